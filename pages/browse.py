@@ -13,6 +13,7 @@ from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import queues
 from clipmem_core.columns import CLIPMEM, REVIEW_PLACE
 from clipmem_core.config import InputError
+from clipmem_core.dashboard.component.pairs import draw_grid, follow_destination
 from clipmem_core.dashboard.deciding import (
     BADGES,
     REVIEW,
@@ -42,12 +43,11 @@ from clipmem_core.dashboard.page import (
     read_choice,
     read_page,
 )
-from clipmem_core.dashboard.pair_component import draw_grid, follow_destination
 from clipmem_core.dashboard.plain import (
     draw_fault,
     explained_errors,
     pairs_in_words,
-    read_noise,
+    read_uncertainty,
     read_verdict,
     show_text,
 )
@@ -136,7 +136,7 @@ def _draw_legend(audit: Audit, selection: Selection, count: int) -> None:
         meaning,
         checks,
         marks,
-        read_noise(audit).explain(),
+        read_uncertainty(audit).explain(),
     ]
     st.caption(" ".join(filter(None, sentences)), help=scores)
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 import streamlit as st
 
 from clipmem_core.audit.verdict import queues
+from clipmem_core.dashboard.component.pairs import REVIEW_KEYS, draw_key_list, draw_single
+from clipmem_core.dashboard.component.routes import prepare_judge
 from clipmem_core.dashboard.filters import conditions, read_filters
 from clipmem_core.dashboard.page import BROWSE, TIGHT_STYLE, link, open_page
-from clipmem_core.dashboard.pair_component import REVIEW_KEYS, draw_keys, draw_single
 from clipmem_core.dashboard.plain import explained_errors, read_verdict, show_text
-from clipmem_core.dashboard.routes import prepare_judge
 from clipmem_core.review.rows import count_pairs
 from clipmem_core.review.selection import RANDOM_CHECK, UNDECIDED
 
@@ -33,4 +33,4 @@ with explained_errors():
             query_params=link(audit, listed),
         )
         show_text(" · ".join(text for text, _ in conditions(listed)))
-        draw_keys(REVIEW_KEYS)
+        draw_key_list(REVIEW_KEYS)

@@ -18,9 +18,9 @@ from clipmem_core.dashboard.plain import (
     as_html,
     cut,
     explained_errors,
-    number,
+    format_difference,
+    format_score,
     read_verdict,
-    signed,
 )
 from clipmem_core.io import shortage
 from clipmem_core.review.cards import (
@@ -104,7 +104,7 @@ def draw_card_picture(card: PairCard, jpeg: bytes, fault: str) -> None:
 
 
 @dataclass(frozen=True)
-class Sides:
+class TwoAudits:
     """Two audits, their names on cards, and the audits in which a pair can be opened, by the label
     of the link."""
 
@@ -116,7 +116,7 @@ class Sides:
 
 
 def draw_change_cards(
-    sides: Sides, column: str, changes: Sequence[Mapping[Any, Any]], *, key: str
+    sides: TwoAudits, column: str, changes: Sequence[Mapping[Any, Any]], *, key: str
 ) -> None:
     """Draw a card for each change."""
     ones = cards(sides.one, [change["row_one"] for change in changes])
@@ -135,7 +135,7 @@ def draw_change_cards(
 
 
 def change_html(
-    one: PairCard, other: PairCard, change: Mapping[Any, Any], column: str, sides: Sides
+    one: PairCard, other: PairCard, change: Mapping[Any, Any], column: str, sides: TwoAudits
 ) -> str:
     """Return the text of a change's card as HTML; foreign text is escaped."""
     first, second = (
@@ -150,9 +150,9 @@ def change_html(
         lines.append(f'<div class="top">{as_html(one.group)} → {as_html(other.group)}</div>')
     names = (*sides.names, "difference")
     values = (
-        number(change["one"]),
-        number(change["other"]),
-        f"<b>{signed(change['difference'])}</b>",
+        format_score(change["one"]),
+        format_score(change["other"]),
+        f"<b>{format_difference(change['difference'])}</b>",
     )
     rows = "".join(
         f'<span class="name">{name}</span><span class="value">{value}</span>'
@@ -184,7 +184,7 @@ def draw_strips(audit: Audit) -> None:
             st.page_link(BROWSE, label=label, icon=icon, query_params=parameters)
         st.caption(f"{queue.sentence} {marks_note(firsts)}")
         score = shown_score(order)
-        labels = [f"{words(score)} {number(card.scores[score])}" for card in shown]
+        labels = [f"{words(score)} {format_score(card.scores[score])}" for card in shown]
         draw_card_row(audit, shown, labels, selection, firsts, key=order)
 
 

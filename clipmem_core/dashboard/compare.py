@@ -1,5 +1,6 @@
-"""Two audits compared: the choice of both, how well they agree, and the pairs that changed most."""
+"""The pages Compare audits and Detectors: how well two audits, or two detectors, agree."""
 
+import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
@@ -8,15 +9,30 @@ import pandas as pd
 import streamlit as st
 
 from clipmem_core.audit.store import PAIRS, SCORES, Audit, is_name, list_audits
-from clipmem_core.columns import CLIPMEM, PAIR_ID, SHA256
+from clipmem_core.columns import CLIPMEM
 from clipmem_core.config import InputError, as_dict, flat
-from clipmem_core.dashboard.cards import Sides, draw_change_cards
+from clipmem_core.dashboard.cards import TwoAudits, draw_change_cards
+from clipmem_core.dashboard.component.pairs import draw_grid
 from clipmem_core.dashboard.page import AUDIT, CHOICE, PAGE, choose_listed, draw_pages, read_page
-from clipmem_core.dashboard.plain import number, pairs_in_words, show_command, show_text, signed
+from clipmem_core.dashboard.plain import (
+    ZOOMABLE,
+    draw_figure,
+    explained_errors,
+    format_difference,
+    format_score,
+    show_command,
+    show_text,
+)
+from clipmem_core.dataset.injected_errors import ERROR_KINDS
 from clipmem_core.figures.audit_scores import comparison_figure
+from clipmem_core.figures.studies import precision_figure
+from clipmem_core.review import compare as r
+from clipmem_core.review.cards import cards
 from clipmem_core.review.compare import Comparison, compare
-from clipmem_core.review.queries import cached, fetch_arrow
+from clipmem_core.review.queries import cached
+from clipmem_core.review.selection import Selection
 from clipmem_core.scores.registry import BY_NAME, words
+from clipmem_core.studies import benchmark_results as b
 
 # in the address
 ONE = "one"
@@ -25,55 +41,59 @@ COLUMN = "column"
 # pairs that changed most
 _LISTED = 96
 PAGE_SIZE = 12
-CHART = {
-    "displaylogo": False,
-    "scrollZoom": True,
-    "modeBarButtonsToRemove": ["toImage", "select2d", "lasso2d"],
+_THIS_AUDIT = "this audit"
+_INJECTED = {
+    "miscaption": "another pair's captions",
+    "vague": "vague captions",
+    "duplicate": "duplicated pair",
 }
 
 
 def draw_choice() -> tuple[Audit, Audit, str]:
     """Draw the choice of two audits and a score, and return them; ends the page if there are no two
-    to compare."""
-    audits = {audit.name: audit for audit in finished_audits()}
-    names = [st.query_params.get(ONE, ""), st.query_params.get(OTHER, "")]
-    for name in names:
+    to compare. Audits of the same data set come first."""
+    audits = {
+        audit.name: audit for audit in list_audits() if is_name(audit.name) and audit.finished
+    }
+    for name in (st.query_params.get(ONE), st.query_params.get(OTHER)):
         if name and name not in audits:
             st.warning("There is no finished audit of this name.", icon=":material/search_off:")
             show_text(f"requested: {name}", limit=120)
     if len(audits) < 2:
-        _draw_none("A comparison needs two finished audits of one data set.")
-    one = audits.get(names[0]) or _default_audit(audits)
-    others = {audit.name: audit for audit in partners(one, list(audits.values()))}
+        _draw_none()
+    usual = st.query_params.get(AUDIT) or st.session_state.get(CHOICE)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        _choose("First audit", list(audits), ONE, default=one.name, clears=[OTHER])
-        if others:
-            other = others[_choose("Second audit", list(others), OTHER)]
-            column = _choose("Score", list(BY_NAME), COLUMN, default=CLIPMEM, format_func=words)
-    if not others:
-        _draw_none("This data set has no second finished audit.")
+        default = usual if usual in audits else ""
+        one = audits[_choose("First audit", list(audits), ONE, default=default, clears=[OTHER])]
+        others = [audit for audit in audits.values() if audit.name != one.name]
+        others.sort(key=lambda other: not same_data_set(one, other))
+        names = [audit.name for audit in others]
+        other = audits[_choose("Second audit", names, OTHER)]
+        column = _choose("Score", list(BY_NAME), COLUMN, default=CLIPMEM, format_func=words)
     if not same_data_set(one, other):
-        st.caption("The second audit is of another version of the data set.")
+        st.caption("The second audit is of another data set, or of another version of it.")
     return one, other, column
-
-
-def _default_audit(audits: dict[str, Audit]) -> Audit:
-    """Return the audit chosen on another page, else the newest; if possible one with a partner."""
-    chosen = st.query_params.get(AUDIT), st.session_state.get(CHOICE)
-    ordered = [audits[name] for name in dict.fromkeys((*chosen, *audits)) if name in audits]
-    return next((audit for audit in ordered if partners(audit, ordered)), ordered[0])
 
 
 def _choose(
     label: str, options: list[str], parameter: str, *, clears: Sequence[str] = (), **style: Any
 ) -> str:
-    style |= {"key": f"compare-{parameter}", "width": 215}
-    return choose_listed(label, options, parameter=parameter, clears=[PAGE, *clears], **style)
+    return choose_listed(
+        label,
+        options,
+        parameter=parameter,
+        key=f"compare-{parameter}",
+        clears=[PAGE, *clears],
+        width=215,
+        **style,
+    )
 
 
-def _draw_none(sentence: str) -> NoReturn:
-    """Say why there is nothing to compare and what to do; ends the page."""
-    st.info(sentence, icon=":material/compare_arrows:")
+def _draw_none() -> NoReturn:
+    """Say that there is nothing to compare and what to do; ends the page."""
+    st.info(
+        "A comparison needs two finished audits of one data set.", icon=":material/compare_arrows:"
+    )
     st.markdown(
         "Audit a data set again with another seed or settings, or audit its export: pairs keep "
         "their ids."
@@ -90,36 +110,29 @@ def _draw_none(sentence: str) -> NoReturn:
 
 def draw_numbers(comparison: Comparison) -> None:
     """Draw how many pairs two audits share, and how well their scores agree."""
-    difference = signed(comparison.mean_difference)
     with st.grid(3, min_column_width=150) as grid:
         grid.metric("Common pairs", f"{comparison.n_common:,}", border=True)
         grid.metric(
             "Spearman",
-            number(comparison.spearman),
+            format_score(comparison.spearman),
             border=True,
             help="Rank agreement: 1 is the same order.",
         )
         grid.metric(
             "Mean difference",
-            difference,
+            format_difference(comparison.mean_difference),
             border=True,
             help="Second minus first, over pairs scored in both.",
         )
     notes = [f"{comparison.n_scored:,} pairs have {words(comparison.column)} in both."]
     if comparison.low is not None:
-        interval = f"{number(comparison.low)} to {number(comparison.high)}"
+        interval = f"{format_score(comparison.low)} to {format_score(comparison.high)}"
         notes.append(f"Mean difference: {interval} (95 % interval, paired by pair).")
-    if comparison.edited or comparison.only_one or comparison.only_other:
-        notes.append(
-            f"Changed pairs: {comparison.edited:,} with another caption or picture, "
-            f"{comparison.only_one:,} in the "
-            f"first only, {comparison.only_other:,} in the second only."
-        )
-    if comparison.regrouped:
-        notes.append(
-            f"In another group in the second: {pairs_in_words(comparison.regrouped)}, not listed "
-            "below."
-        )
+    notes.append(
+        f"With another caption or picture: {comparison.edited:,}; in the first only: "
+        f"{comparison.only_one:,}; in the second only: {comparison.only_other:,}; in another group "
+        f"in the second, and not listed below: {comparison.regrouped:,}."
+    )
     st.caption(" ".join(notes))
 
 
@@ -132,57 +145,19 @@ def draw_settings(one: Audit, other: Audit, comparison: Comparison) -> None:
         )
         for line in comparison.warnings:
             show_text(line, limit=500)
-    table = differing_fields(one, other)
+    table = changed_settings(one, other)
     if table.empty:
         st.caption("Both have the same settings.")
         return
-    label = "1 setting differs" if len(table) == 1 else f"{len(table)} settings differ"
-    with st.expander(label, icon=":material/tune:"):
-        st.dataframe(
-            table,
-            hide_index=True,
-            placeholder="",
-            alt="Settings that differ between the two audits",
-        )
-
-
-def finished_audits() -> list[Audit]:
-    """Return every finished audit, the newest first."""
-    return [audit for audit in list_audits() if is_name(audit.name) and audit.finished]
-
-
-def partners(one: Audit, audits: list[Audit]) -> list[Audit]:
-    """Return the audits of the same data set, then those that have a pair with the same picture in
-    common."""
-    others = [audit for audit in audits if audit.name != one.name]
-    same = [audit for audit in others if same_data_set(one, audit)]
-    for other in others:
-        with suppress(InputError):  # a broken audit
-            if other not in same and _share_pairs(one, other):
-                same.append(other)
-    return same
+    with st.expander(f"Settings that differ: {len(table)}", icon=":material/tune:"):
+        st.dataframe(table, hide_index=True, placeholder="", alt="Settings that differ")
 
 
 def same_data_set(one: Audit, other: Audit) -> bool:
-    """Tell whether two audits are of one version of one data set."""
-    first = fingerprint(one)
-    second = fingerprint(other)
-    return first is not None and first == second
-
-
-def fingerprint(audit: Audit) -> str | None:
-    """Return the fingerprint of an audit's data set; None if its config is broken."""
-    try:
-        return audit.record.dataset_fingerprint
-    except InputError:
-        return None
-
-
-@cached(256, PAIRS, paths=lambda one, other: [other.folder / PAIRS])
-def _share_pairs(one: Audit, other: Audit) -> bool:
-    second = fetch_arrow(other.folder / PAIRS, f'SELECT "{PAIR_ID}", "{SHA256}" FROM parquet')
-    query = f'SELECT "{PAIR_ID}" FROM parquet JOIN second USING ("{PAIR_ID}", "{SHA256}") LIMIT 1'
-    return fetch_arrow(one.folder / PAIRS, query, second=second).num_rows > 0
+    """Tell whether two audits are of one version of one data set; False if a config is broken."""
+    with suppress(InputError):
+        return one.record.dataset_fingerprint == other.record.dataset_fingerprint
+    return False
 
 
 @cached(
@@ -193,13 +168,10 @@ def compared(one: Audit, other: Audit, column: str) -> Comparison:
     return compare(one, other, column=column, limit=_LISTED)
 
 
-def differing_fields(one: Audit, other: Audit) -> pd.DataFrame:
+def changed_settings(one: Audit, other: Audit) -> pd.DataFrame:
     """Return the settings that differ between two audits: setting, first, second, as text."""
-    configs = {
-        name: flat(as_dict(audit.record.config))
-        for name, audit in (("first", one), ("second", other))
-    }
-    table = pd.DataFrame(configs, dtype=object)
+    first, second = (flat(as_dict(audit.record.config)) for audit in (one, other))
+    table = pd.DataFrame({"first": first, "second": second}, dtype=object)
     table = table[table["first"] != table["second"]]
     return table.where(table.notna() & (table != ""), "–").astype(str).reset_index(names="setting")
 
@@ -208,27 +180,27 @@ def draw_points(one: Audit, other: Audit, comparison: Comparison) -> None:
     """Draw one audit's score against the other's, and the pair that was clicked on."""
     points = comparison.points
     if points.empty:
-        st.info(
-            "No pair has this score in both audits: choose another score.", icon=":material/info:"
-        )
+        missing = "No pair has this score in both audits: choose another score."
+        st.info(missing, icon=":material/info:")
         return
     scored = comparison.n_scored
-    sample = (
-        "" if len(points) == scored else f"A random sample of {len(points):,} of {scored:,} pairs. "
+    sample = f"A random sample of {len(points):,} of {scored:,} pairs. "
+    st.caption(
+        f"{sample if len(points) < scored else ''}Colours are the groups in the first audit. "
+        "Click a dot to see its pair."
     )
-    st.caption(f"{sample}Colours are the groups in the first audit. Click a dot to see its pair.")
     event: Any = st.plotly_chart(
         comparison_figure(points, column=comparison.column, names=(one.name, other.name)),
         key=f"comparison-{one.name}-{other.name}-{comparison.column}",
         on_select="rerun",
         selection_mode="points",
-        config=CHART,
+        config=ZOOMABLE | {"displayModeBar": "hover"},
         alt=f"{words(comparison.column)} of each pair in the first audit against that in the "
         "second",
     )
     dots = (event.get("selection") or {}).get("points") or []
-    clicked = [dot["customdata"][0] for dot in dots if dot.get("customdata")]
-    _draw_cards(one, other, comparison, points[points["row_one"].isin(clicked[-1:])], key="clicked")
+    clicked = [dot["customdata"] for dot in dots[-1:]]
+    _draw_cards(one, other, comparison, points[points["row_one"].isin(clicked)], key="clicked")
 
 
 def draw_changed(one: Audit, other: Audit, comparison: Comparison) -> None:
@@ -242,18 +214,143 @@ def draw_changed(one: Audit, other: Audit, comparison: Comparison) -> None:
     ):
         st.subheader("Changed most", anchor=False, width="content")
         draw_pages(page, pages, key="changed-pages")
-    _draw_cards(
-        one,
-        other,
-        comparison,
-        changed.iloc[(page - 1) * PAGE_SIZE : page * PAGE_SIZE],
-        key="changed",
-    )
+    shown = changed[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
+    _draw_cards(one, other, comparison, shown, key="changed")
 
 
 def _draw_cards(
     one: Audit, other: Audit, comparison: Comparison, pairs: pd.DataFrame, *, key: str
 ) -> None:
-    sides = Sides(one, other, links={"In first": one, "In second": other})
+    audits = TwoAudits(one, other, links={"In first": one, "In second": other})
     if len(pairs):
-        draw_change_cards(sides, comparison.column, pairs.to_dict("records"), key=key)
+        draw_change_cards(audits, comparison.column, pairs.to_dict("records"), key=key)
+
+
+def draw_findings(audit: Audit) -> None:
+    """Draw the accuracy of each detector on errors injected here or in a benchmark, or the command
+    that measures it."""
+    st.subheader("Detector accuracy on injected errors", anchor=False)
+    audit_findings = r.injected_findings(audit)
+    benchmarks = {f"benchmark {benchmark.name}": benchmark for benchmark in r.benchmarks_of(audit)}
+    options = [*benchmarks, *([_THIS_AUDIT] if audit_findings else [])]
+    if not options:
+        st.info(
+            "No injected error, no benchmark: compare detectors with each other. A benchmark "
+            "injects errors of every kind into copies of the data set, and measures every detector "
+            "on them.",
+            icon=":material/quiz:",
+        )
+        source = shlex.quote(audit.record.source)
+        show_command(f"python -m clipmem_core benchmark {source} --name {audit.name}")
+        return
+    chosen = choose_listed(
+        "Errors injected in", options, parameter="from", key="detectors-from", width=320
+    )
+    with explained_errors("This benchmark", ends=False):
+        findings = audit_findings
+        if chosen in benchmarks:
+            findings = r.benchmark_findings(benchmarks[chosen])
+        if findings is None:
+            st.info(
+                "The first run of this benchmark is not finished yet.",
+                icon=":material/hourglass_empty:",
+            )
+            return
+        _draw_table(findings)
+        _draw_curves(findings.curves)
+
+
+def _draw_table(findings: r.Findings) -> None:
+    if findings.note:
+        st.caption(findings.note)
+    measures = [name for name in b.SHORT if (findings.table[b.MEASURE] == name).any()]
+    measure = choose_listed(
+        "Measure",
+        measures,
+        parameter="measure",
+        key="detectors-measure",
+        width=240,
+        format_func=b.SHORT.__getitem__,
+    )
+    rows = findings.table[findings.table[b.MEASURE] == measure]
+    rows = rows.assign(
+        detector=rows[b.DETECTOR].map(words),
+        error=[_error_name(row[b.KIND], row[b.SHARE]) for row in rows.to_dict("records")],
+        text=[_cell_text(row) for row in rows.to_dict("records")],
+    )
+    table = rows.pivot(index="detector", columns="error", values="text")
+    table = table.reindex(index=rows["detector"].unique(), columns=rows["error"].unique())
+    st.dataframe(
+        table.fillna("–").reset_index(),
+        hide_index=True,
+        height="content",
+        alt=f"{b.SHORT[measure]} of each detector by kind of error, with intervals",
+    )
+    note = f"{b.SHORT[measure]}, in brackets {findings.interval}."
+    if rows[b.OVER].notna().any():
+        reference = words(b.REFERENCE_DETECTOR)
+        note += f" ▲ ▼: better or worse than {reference}; the paired interval excludes 0."
+    st.caption(note)
+
+
+def _error_name(kind: Any, share: Any) -> str:
+    name = ERROR_KINDS[kind].label if kind in ERROR_KINDS else _INJECTED.get(kind, kind)
+    return f"{name}, {share:.0%}"
+
+
+def _cell_text(row: dict[Any, Any]) -> str:
+    """Return a mean with its interval, and whether it differs from that of the reference."""
+    digits = b.DIGITS[row[b.MEASURE]]
+    text = f"{row['mean']:.{digits}f}"
+    if pd.notna(row["low"]):
+        text += f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
+    if row[f"{b.OVER}_low"] > 0:
+        return f"{text} ▲"
+    return f"{text} ▼" if row[f"{b.OVER}_high"] < 0 else text
+
+
+def _draw_curves(curves: pd.DataFrame) -> None:
+    groups = {
+        f"{kind}-{share:g}": (_error_name(kind, share), rows)
+        for (kind, share), rows in curves.groupby([b.KIND, b.SHARE], sort=False)
+    }
+    chosen = choose_listed(
+        "Error",
+        list(groups),
+        parameter="mistake",
+        key="detectors-kind",
+        width=420,
+        format_func=lambda error: groups[error][0],
+    )
+    name, rows = groups[chosen]
+    alt = f"Precision of each detector against the number of pairs reviewed: {name}"
+    figure = precision_figure(rows, share=rows[b.SHARE].iloc[0])
+    draw_figure(figure, key="detectors-curves", alt=alt)
+    st.caption("Dotted: a random order. Click a name to hide its line.")
+
+
+def draw_differences(audit: Audit) -> None:
+    """Draw the pairs on which two detectors of an audit differ most, either way."""
+    scores = r.detector_scores(audit)
+    names = r.names_in(scores)
+    st.subheader("Where two detectors differ most", anchor=False)
+    if len(scores) < 3 or len(names) < 2:
+        st.caption("This audit has too few pairs with two detectors or more.")
+        return
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        one = _choose_detector("Detector", names, "one")
+        others = [name for name in names if name != one]
+        other = _choose_detector("Other detector", others, "other")
+    for first, second in ((one, other), (other, one)):
+        show_text(f"Suspicious by {words(first)}, not by {words(second)}")
+        rows = r.differ_most(scores, first, second, limit=6)
+        if rows:
+            key = f"differ-{first}-{second}"
+            draw_grid(audit, cards(audit, rows), selection=Selection(order=first), key=key)
+        else:
+            st.caption("No pair.")
+
+
+def _choose_detector(label: str, names: list[str], parameter: str) -> str:
+    key = f"detectors-{parameter}"
+    return choose_listed(label, names, parameter=parameter, key=key, width=215, format_func=words)

@@ -5,7 +5,6 @@ back.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,47 +14,29 @@ from clipmem_core import columns as c
 from clipmem_core.audit.settings import check_config
 from clipmem_core.audit.store import MEMBERSHIP, PAIRS, Audit, caption_counts
 from clipmem_core.config import FIELDS, MODIFIERS, AuditConfig, InputError, Slider
-from clipmem_core.dashboard.page import PAGE, choose_listed, write
-from clipmem_core.dashboard.plain import one_line, one_line_errors, show_text
+from clipmem_core.dashboard.page import PAGE, choose_listed, draw_set, write_address
+from clipmem_core.dashboard.plain import explained_errors, in_one_line, show_text
 from clipmem_core.mitigations import AHEAD_GROUP
 from clipmem_core.review.decisions import decided_for
 from clipmem_core.review.queries import cached
 from clipmem_core.studies import arm as arms
-from clipmem_core.studies.arm import (
-    RANKINGS,
-    REMOVAL,
-    Arm,
-    Decided,
-    Removal,
-    parse_arm,
-    without_idle,
-)
+from clipmem_core.studies.arm import RANKINGS, REMOVAL, Arm, Decided, Removal, without_idle
 from clipmem_core.studies.lab import obstacles
 
 PARAMETER = "setting"
-_LARGEST = 1_000_000  # value of any field; no slider goes further
-_KEY = "mitigation-{}"  # of a control; `on-` precedes the name of a toggle
-REMOVAL_BY = "removal-by"
-REMOVAL_PERCENT = "removal-percent"
-_REMOVED = 5.0  # percent
 _CAPTIONS = "train_captions"
-_ALL_CAPTIONS = 0
 _PLACE = "noise_place"
-PLACE_HELP = (
-    "After: noise on the unit vector, which is normalised again. Before: noise on the "
-    "output, whatever its length."
+_PLACE_HELP = (
+    "After: noise on the unit vector, which is normalised again. Before: noise on the output, "
+    "whatever its length."
 )
-# Each group's fields, with a label and a help for the toggle.
-WORDS = {
-    group: {
-        name: (field.toggle, f"{field.help[:1].upper()}{field.help[1:]}.")
-        for name, field in FIELDS.items()
-        if field.group == group and field.toggle
-    }
+# Each group's fields with a toggle
+GROUPS = {
+    group: [name for name, field in FIELDS.items() if field.group == group and field.toggle]
     for group in ("Text", "Pictures", "Captions", "Training", AHEAD_GROUP)
 }
 # Sliders without a toggle below those of the group AHEAD_GROUP; the share is of held-out pairs
-AHEAD_SLIDERS = {
+_AHEAD_SLIDERS = {
     "adaptive_quantile": "Above this share of held-out pairs",
     "adaptive_every": "Epochs between two checks",
 }
@@ -72,47 +53,49 @@ def draw_setting(audit: Audit, finished: Mapping[str, str]) -> Arm:
 
     `finished` are the texts of arms that are trained, with their titles.
     """
-    config = audit.record.config
-    try:
-        setting = parse_arm(st.query_params.get(PARAMETER, ""))
-        for name, value in setting.fields.items():
-            if not isinstance(value, str) and abs(value) > _LARGEST:
-                raise InputError(f"{name} must be at most {_LARGEST:,}")
-        check_config(dataclasses.replace(config, **setting.fields))
-        setting = without_idle(setting, config)
-        if st.query_params.get(PARAMETER, "") != setting.text:
-            write(**{PARAMETER: setting.text or None})  # the list of settings has one text for each
-    except InputError as error:
-        st.warning(
-            "The setting of this address is not valid and is ignored.", icon=":material/link_off:"
-        )
-        show_text(one_line(error), limit=300)
-        setting = Arm()
+    setting = _read_setting(audit.record.config)
     names = {"": "none", setting.text: setting.title, **finished}
     if len(names) > 1:
-        key = "mitigations-listed"
         choose_listed(
             "Settings",
             list(names),
             parameter=PARAMETER,
-            key=key,
+            key="mitigations-listed",
             clears=[PAGE],
-            format_func=lambda text: names.get(text, text),
+            format_func=names.__getitem__,
         )
     decided = Decided()
-    with one_line_errors("Decisions"):
+    with explained_errors("Decisions", ends=False):
         decided = decided_for(audit)
-    controls = Controls(setting, config, decided, *_facts(audit))
-    with st.container(key="mitigation-setting"):
-        for title in (*WORDS, "Pairs"):
-            with st.container(gap="xsmall", key=f"mitigation-group-{title.split()[0].lower()}"):
-                st.markdown(f"**{title}**")
-                controls.draw_group(title)
-    return (
-        dataclasses.replace(setting, decided=decided)
-        if setting.overrides.get(arms.DECISIONS)
-        else setting
-    )
+    controls = Controls(setting, audit.record.config, decided, *_facts(audit))
+    for group in GROUPS:
+        with st.container(gap="xsmall"):
+            st.markdown(f"**{group}**")
+            controls.draw_group(group)
+    with st.container(gap="xsmall"):
+        st.markdown("**Pairs**")
+        controls.draw_pairs()
+    if setting.overrides.get(arms.DECISIONS):
+        return dataclasses.replace(setting, decided=decided)
+    return setting
+
+
+def _read_setting(baseline: AuditConfig) -> Arm:
+    """Return the setting of the address; without overrides if it is not valid, which is shown."""
+    typed = st.query_params.get(PARAMETER, "")
+    try:
+        setting = arms.parse_arm(typed)
+        check_config(dataclasses.replace(baseline, **setting.fields))
+        setting = without_idle(setting, baseline)
+    except InputError as error:
+        st.warning(
+            "The setting of this address is not valid and is ignored.", icon=":material/link_off:"
+        )
+        show_text(in_one_line(error), limit=300)
+        return Arm()
+    if setting.text != typed:  # the list of settings has one text for each
+        write_address(**{PARAMETER: setting.text or None})
+    return setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,122 +105,93 @@ class Controls:
     setting: Arm
     baseline: AuditConfig
     decided: Decided
-    blocked: Mapping[str, str]  # why settings cannot act
+    obstacles: Mapping[str, str]  # why settings cannot act
     captions: int  # most captions of a pair
 
     def draw_group(self, group: str) -> None:
-        """Draw the toggles of a group, with a slider for each that is on; name those that cannot
-        act."""
-        if group == "Pairs":
-            names = self._draw_pairs()
-        else:
-            self._draw_fields(group)
-            names = {name: label for name, (label, _) in WORDS[group].items()}
-        reasons: dict[str, list[str]] = {}
-        for name in names.keys() & self.blocked.keys():
-            reasons.setdefault(self.blocked[name], []).append(names[name])
-        for reason, labels in reasons.items():
-            st.caption(f"{', '.join(sorted(labels))}: {reason}.")
-
-    def _draw_fields(self, group: str) -> None:
+        """Draw the toggles of a group, with a slider for each that is on."""
         fields = self.setting.fields
         # Where noise is added appears once, below the first field that it has an effect on.
         noise = next((each for each in MODIFIERS[_PLACE] if each in fields), "")
-        for name, (label, text) in WORDS[group].items():
-            self._draw_toggle(name, label, text)
-            if name in fields:
-                if name == _CAPTIONS:
-                    self._draw_captions()
-                else:
-                    self._draw_slider(name, label)
-                if name == noise:
-                    shown = {
-                        "options": FIELDS[_PLACE].choices,
-                        "format_func": str.capitalize,
-                        "required": True,
-                    }
-                    label = "Before or after normalising"
-                    self._draw(
-                        st.segmented_control,
-                        label,
-                        _PLACE,
-                        self._value(_PLACE),
-                        help=PLACE_HELP,
-                        **shown,
-                    )
-        if group == AHEAD_GROUP and any(name in fields for name in WORDS[AHEAD_GROUP]):
-            for name, label in AHEAD_SLIDERS.items():
-                self._draw_slider(name, label, label_visibility="visible")
+        for name in GROUPS[group]:
+            field = FIELDS[name]
+            self._draw_toggle(
+                name,
+                field.toggle,
+                f"{field.help[:1].upper()}{field.help[1:]}.",
+            )
+            if name == _CAPTIONS and name in fields:
+                options = sorted({*self._caption_choices(), fields[name]})
+                self._draw(
+                    st.select_slider, "Captions per pair", name, fields[name], options=options
+                )
+            elif name in fields:
+                self._draw_slider(name, field.toggle, visibility="collapsed")
+            if name == noise:
+                self._draw(
+                    st.segmented_control,
+                    "Before or after normalising",
+                    _PLACE,
+                    self._value(_PLACE),
+                    options=FIELDS[_PLACE].choices,
+                    format_func=str.capitalize,
+                    required=True,
+                    help=_PLACE_HELP,
+                )
+        if group == AHEAD_GROUP and any(name in fields for name in GROUPS[group]):
+            for name, label in _AHEAD_SLIDERS.items():
+                self._draw_slider(name, label, visibility="visible")
 
-    def _draw_captions(self) -> None:
-        value = self.setting.fields[_CAPTIONS]
-        choices = self._caption_choices()
-        options = (
-            choices
-            if value in choices
-            else sorted({*choices, value}, key=lambda count: count or math.inf)
-        )
-        shown: dict[str, Any] = {
-            "options": options,
-            "format_func": lambda count: str(count) if count else "all",
-        }
-        self._draw(st.select_slider, "Captions per pair", _CAPTIONS, value, **shown)
-
-    def _caption_choices(self) -> list[int]:
-        """Return the counts of captions that differ from the baseline; 0 stands for all."""
-        usual = self.baseline.train_captions
-        alike = {
-            usual,
-            *((_ALL_CAPTIONS, self.captions) if usual in (_ALL_CAPTIONS, self.captions) else ()),
-        }
-        return [
-            count for count in (*range(1, self.captions + 1), _ALL_CAPTIONS) if count not in alike
-        ]
-
-    def _draw_pairs(self) -> dict[str, str]:
+    def draw_pairs(self) -> None:
         """Draw which pairs are removed before training: by a ranking, as near-duplicates, by
         decisions."""
-        removal = self.setting.removal
-        labels = {REMOVAL: "Remove pairs", arms.NEAR_DUPLICATES: "Drop near-duplicates"}
         self._draw_toggle(
-            REMOVAL, labels[REMOVAL], "Training leaves out the pairs that rank highest."
+            REMOVAL,
+            "Remove pairs",
+            "Training leaves out the pairs that rank highest.",
         )
-        if removal is not None:
-            ends: dict[str, Any] = {
-                "min_value": 0.5,
-                "max_value": float(arms.MOST_REMOVED),
-                "step": 0.5,
-            }
-            self._draw(
+        if removal := self.setting.removal:
+            draw_set(
                 st.number_input,
                 "Percent of the pairs",
-                REMOVAL_PERCENT,
-                removal.percent,
+                key="mitigation-removal-percent",
+                value=removal.percent,
+                on_choose=lambda value: self._write({REMOVAL: Removal(removal.by, value)}),
+                min_value=0.5,
+                max_value=float(arms.MOST_REMOVED),
+                step=0.5,
                 format="%g",
-                **ends,
             )
-            by: dict[str, Any] = {
-                "options": list(RANKINGS),
-                "format_func": lambda name: RANKINGS.get(name, name),
-            }
-            self._draw(st.selectbox, "Which first", REMOVAL_BY, removal.by, **by)
-        text = "Training keeps only the first of several near-duplicate pictures."
-        self._draw_toggle(arms.NEAR_DUPLICATES, labels[arms.NEAR_DUPLICATES], text)
-        removed = len(self.decided.removed)
-        recaptioned = len(self.decided.recaptioned)
-        counts = (
-            f"{removed:,} removed, {recaptioned:,} with changed captions"
-            if self.decided
-            else "none yet"
+            draw_set(
+                st.selectbox,
+                "Which first",
+                list(RANKINGS),
+                key="mitigation-removal-by",
+                value=removal.by,
+                on_choose=lambda by: self._write({REMOVAL: Removal(by, removal.percent)}),
+                format_func=RANKINGS.__getitem__,
+            )
+        self._draw_toggle(
+            arms.NEAR_DUPLICATES,
+            "Drop near-duplicates",
+            "Training keeps only the first of several near-duplicate pictures.",
         )
+        counts = "none yet"
+        if self.decided:
+            removed = len(self.decided.removed)
+            counts = f"{removed:,} removed, {len(self.decided.recaptioned):,} with changed captions"
         self._draw_toggle(
             arms.DECISIONS,
             f"My decisions: {counts}",
             "Training leaves out the pairs you decided to remove, and uses the captions you "
             "changed.",
-            blocked=not (self.decided or arms.DECISIONS in self.setting.overrides),
         )
-        return labels
+
+    def _caption_choices(self) -> list[int]:
+        """Return the numbers of captions that differ from the baseline's, where 0 stands for
+        all."""
+        usual = self.baseline.train_captions or self.captions
+        return [count for count in range(1, self.captions + 1) if count != usual]
 
     def _value(self, name: str) -> Any:
         return self.setting.fields.get(name, getattr(self.baseline, name))
@@ -253,55 +207,67 @@ class Controls:
             slider = dataclasses.replace(slider, usual=min(slider.high, slider.usual + slider.step))
         return slider
 
-    def _draw_slider(self, name: str, label: str, *, label_visibility: str = "collapsed") -> None:
+    def _draw_slider(self, name: str, label: str, *, visibility: str) -> None:
         """Draw a field's value; a value beyond the usual range widens the slider."""
         slider = self._slider(name)
         value = self._value(name)
         kind = type(getattr(self.baseline, name))
-        ends = {
-            "min_value": kind(min(slider.low, value)),
-            "max_value": kind(max(slider.high, value)),
-        }
-        shown = {"step": kind(slider.step), "label_visibility": label_visibility}
-        self._draw(st.slider, label, name, kind(value), **ends, **shown)
+        self._draw(
+            st.slider,
+            label,
+            name,
+            kind(value),
+            min_value=kind(min(slider.low, value)),
+            max_value=kind(max(slider.high, value)),
+            step=kind(slider.step),
+            label_visibility=visibility,
+        )
 
-    def _draw_toggle(self, name: str, label: str, text: str, *, blocked: bool = False) -> None:
+    def _draw_toggle(self, name: str, label: str, help: str) -> None:
+        """Draw a toggle, which adds first values to the overrides or removes one."""
         on = name in self.setting.overrides
-        disabled = blocked or (name in self.blocked and not on)
-        self._draw(st.toggle, label, f"on-{name}", on, help=text, disabled=disabled)
+        obstacle = self.obstacles.get(name)
+        none_decided = name == arms.DECISIONS and not self.decided
+
+        def switch(on: bool) -> None:
+            if on:
+                self._write(self._first_values(name))
+            else:
+                self._write({}, without=name)
+
+        draw_set(
+            st.toggle,
+            label,
+            key=f"mitigation-on-{name}",
+            value=on,
+            on_choose=switch,
+            help=f"{help} Not available: {obstacle}." if obstacle else help,
+            disabled=not on and bool(obstacle or none_decided),
+        )
 
     def _draw(
-        self, widget: Callable[..., Any], label: str, control: str, value: Any, **options: Any
+        self, widget: Callable[..., Any], label: str, name: str, value: Any, **options: Any
     ) -> None:
-        """Draw a widget that shows a value of the address, and writes its change into the
-        address."""
-        key = _KEY.format(control)
-        st.session_state[key] = value
-        widget(label, key=key, on_change=self._change, args=(control,), **options)
+        """Draw a widget that shows the value of a field, and writes its change into the address."""
 
-    def _change(self, control: str) -> None:
-        """Write the setting with the new value of a control into the address. A callback."""
-        overrides = dict(self.setting.overrides)
-        value = st.session_state[_KEY.format(control)]
-        name = control.removeprefix("on-")
-        if name != control:  # a toggle
-            overrides.pop(name, None)
-            overrides |= self._first_values(name) if value else {}
-        elif name in (REMOVAL_BY, REMOVAL_PERCENT):
-            by, percent = (
-                st.session_state[_KEY.format(part)] for part in (REMOVAL_BY, REMOVAL_PERCENT)
-            )
-            overrides[REMOVAL] = Removal(by, round(float(percent), 3))
-        else:
-            overrides[name] = round(value, 6) if isinstance(value, float) else value
-        write(**{PARAMETER: without_idle(Arm(overrides), self.baseline).text or None, PAGE: None})
+        def change(value: Any) -> None:
+            self._write({name: round(value, 6) if isinstance(value, float) else value})
+
+        draw_set(widget, label, key=f"mitigation-{name}", value=value, on_choose=change, **options)
+
+    def _write(self, changed: Mapping[str, Any], *, without: str = "") -> None:
+        """Write the setting with some overrides changed into the address."""
+        overrides = {**self.setting.overrides, **changed}
+        overrides.pop(without, None)
+        setting = without_idle(Arm(overrides), self.baseline)
+        write_address(**{PARAMETER: setting.text or None, PAGE: None})
 
     def _first_values(self, name: str) -> dict[str, Any]:
         """Return the overrides of a toggle that is switched on."""
+        if name == REMOVAL:
+            return {REMOVAL: Removal(c.CLIPMEM, 5.0)}
         if name in arms.SWITCHES:
             return {name: True}
-        if name == REMOVAL:
-            return {REMOVAL: Removal(c.CLIPMEM, _REMOVED)}
         if name == _CAPTIONS:
             return {_CAPTIONS: self._caption_choices()[-1 if self.baseline.train_captions else 0]}
         slider = self._slider(name)

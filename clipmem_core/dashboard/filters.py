@@ -12,8 +12,8 @@ from clipmem_core import columns as c
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import queues
 from clipmem_core.dashboard import page
+from clipmem_core.dashboard.component.pairs import BROWSE_KEYS, draw_key_list
 from clipmem_core.dashboard.deciding import BADGES
-from clipmem_core.dashboard.pair_component import BROWSE_KEYS, draw_keys
 from clipmem_core.dashboard.plain import read_verdict
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.review import selection as s
@@ -184,7 +184,7 @@ def draw_filters(audit: Audit, selection: Selection) -> None:
                 INJECTED,
             )
             _choose_listed(selection, "check", "Check", list(checks), checks)
-        draw_keys(BROWSE_KEYS)
+        draw_key_list(BROWSE_KEYS)
 
 
 def _type(selection: Selection, field: str, label: str, *, width: int) -> None:

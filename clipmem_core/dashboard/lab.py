@@ -1,37 +1,67 @@
-"""Trains the setting of the page Mitigations: by workers that wait beside an open page, or by a
-job."""
+"""The page Mitigations: a setting trains, by workers that wait beside an open page or by a job, and
+its results."""
 
 import functools
 import subprocess
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import streamlit as st
 
+from clipmem_core import columns as c
+from clipmem_core import glossary
 from clipmem_core.audit.executor import STDERR, Task, program_of, start
 from clipmem_core.audit.jobs import Task as JobTask
 from clipmem_core.audit.jobs import jobs_folder
 from clipmem_core.audit.settings import shares_process, side_by_side
 from clipmem_core.audit.store import MITIGATIONS, Audit
-from clipmem_core.dashboard.plain import draw_fault, duration, explained_errors
+from clipmem_core.config import InputError
+from clipmem_core.dashboard.cards import TwoAudits, draw_change_cards
+from clipmem_core.dashboard.controls import PARAMETER, draw_setting
+from clipmem_core.dashboard.page import PAGE, choose_listed, draw_pages, read_page, write_address
+from clipmem_core.dashboard.plain import (
+    draw_fault,
+    draw_figure,
+    duration,
+    explained_errors,
+    show_command,
+    show_strong,
+)
 from clipmem_core.dashboard.running import draw_task
+from clipmem_core.figures.studies import MEMORIZATION, TEXT, UTILITY, means_figure, tradeoff_figure
 from clipmem_core.studies import lab
+from clipmem_core.studies import results as r
 from clipmem_core.studies.arm import NONE, Arm
+from clipmem_core.studies.study_folder import open_study
 
-_SESSION = (
-    "mitigation-session"  # key in the session of the name by which its page is known to the workers
-)
-# seconds: while a setting trains, and while nothing does
-POLL = 0.4
-HEARTBEAT = 10.0
-RESTART_AFTER = 60.0  # seconds after which workers that ended are started again
-# Shows an error of a part of the page in its place; the other parts are drawn
-shown_errors = functools.partial(
-    explained_errors, "This part of the page cannot be shown.", ends=False
-)
+# Key in the session of the name by which its page is known to the workers
+_SESSION = "mitigation-session"
+# Seconds: while a setting trains, and while nothing does; until workers that ended start again
+_POLL = 0.4
+_HEARTBEAT = 10.0
+_RESTART_AFTER = 60.0
+_PAIRS_SHOWN = 12  # of those that changed
+_PERCENT = (r.CLIPMEM_NET, lab.RETRIEVAL)
+_HELP = {
+    r.CLIPMEM_NET: "Mean clipmem less that of held-out pairs, in % of the baseline's.",
+    c.ATTACK_TPR: "Share of its training pairs that an attacker detects at 1 % FPR, who has the "
+    "other members.",
+    c.ATTACK_AUROC: "The same over all thresholds.",
+    lab.MEMBERSHIP_AUROC: glossary.meaning(glossary.AUROC),
+    c.CLIPMEM_IMAGE: "The image encoder's part of clipmem.",
+    c.CLIPMEM_TEXT: "The text encoder's part of clipmem.",
+    lab.RETRIEVAL: "Mean of six recalls on held-out pairs, in % of the baseline's.",
+    "linear_probe": "Accuracy of a linear probe.",
+    "zero_shot": "Accuracy without any training on labels.",
+    lab.SECONDS: "Seconds of training, relative to the baseline.",
+}
+_shown_errors = functools.partial(explained_errors, "This part of the page", ends=False)
 
 
 @dataclass
@@ -47,9 +77,8 @@ class Workers:
         """The last line of a worker that failed."""
         for process, path in zip(self.processes, self.faults, strict=True):
             if process.poll():
-                return next(
-                    reversed(path.read_text(errors="replace").strip().splitlines()), "it was killed"
-                )
+                lines = path.read_text(errors="replace").strip().splitlines()
+                return lines[-1] if lines else "it was killed"
         return ""
 
 
@@ -64,7 +93,7 @@ def ensure_workers(audit: Audit) -> Workers:
     config = audit.record.config
     if any(process.poll() is None for process in workers.processes) or workers.fault:
         return workers
-    if time.monotonic() - workers.started < RESTART_AFTER and workers.processes:
+    if time.monotonic() - workers.started < _RESTART_AFTER and workers.processes:
         return workers  # those of another server are at work
     workers.started = time.monotonic()
     names = [str(number) for number in range(side_by_side(config))]
@@ -87,16 +116,9 @@ def is_complete(audit: Audit, arm: str) -> bool:
 
 
 def enough_members(audit: Audit, arm: str) -> bool:
-    """Tell whether enough members of an arm are measured to show it."""
+    """Tell whether enough members of an arm, and of the baseline, are measured to show it."""
     least = min(lab.FIRST, len(lab.paired_members(audit)))
     return min(len(lab.finished_members(audit, name)) for name in (arm, NONE)) >= least
-
-
-def ask(audit: Audit, arm: Arm) -> None:
-    """Ask the workers for a setting, before anything else is drawn."""
-    if shares_process(audit.record.config):
-        session = st.session_state.setdefault(_SESSION, uuid.uuid4().hex)
-        lab.want(audit, session, [arm.name] if arm.overrides else [])
 
 
 def follow(audit: Audit, arm: Arm) -> None:
@@ -104,13 +126,13 @@ def follow(audit: Audit, arm: Arm) -> None:
     are finished."""
     pending = arm.name != NONE and not is_complete(audit, arm.name)
     seen = len(lab.finished_members(audit, arm.name)), enough_members(audit, arm.name)
-    every = POLL if pending else HEARTBEAT
     draw = _follow_workers if shares_process(audit.record.config) else _follow_job
+    every = _POLL if pending else _HEARTBEAT
     st.fragment(run_every=every)(draw)(audit, arm, seen)
 
 
 def _follow_workers(audit: Audit, arm: Arm, seen: tuple[int, bool]) -> None:
-    with shown_errors():
+    with _shown_errors():
         lab.stay_open(audit, st.session_state[_SESSION])
         workers = ensure_workers(audit)
         if fault := workers.fault:
@@ -132,31 +154,273 @@ def _draw_members(audit: Audit, arm: Arm, seen: tuple[int, bool]) -> None:
     done = len(lab.finished_members(audit, arm.name))
     total = len(lab.paired_members(audit))
     before, was_enough = seen
-    if enough_members(audit, arm.name) and (
-        not was_enough or done >= min(2 * before, total) > before
-    ):
+    more = done >= min(2 * before, total) > before
+    if enough_members(audit, arm.name) and (more or not was_enough):
         st.rerun()
-    if arm.overrides and done < total and (done or shares_process(audit.record.config)):
-        waiting = (
-            "Starting…"
-            if not (audit.folder / MITIGATIONS / NONE).is_dir()
-            else f"{done} of {total} members"
-        )
-        st.progress(done / total, text=waiting)
+    if arm.overrides and done < total:
+        st.progress(done / total, text=f"{done} of {total} members")
 
 
 def _follow_job(audit: Audit, arm: Arm, seen: tuple[int, bool]) -> None:
-    with shown_errors():
-        if not arm.overrides:
-            return
+    if not arm.overrides:
+        return
+    with _shown_errors():
         _draw_members(audit, arm, seen)
-    if arm.overrides and not is_complete(audit, arm.name):
+    if not is_complete(audit, arm.name):
         members = len(lab.paired_members(audit)) - len(lab.finished_members(audit, arm.name))
-        time_left = duration(lab.seconds_needed(audit, members, side_by_side(audit.record.config)))
-        task = JobTask(
-            jobs_folder() / ".mitigations" / audit.name / arm.name,
-            ["mitigate", audit.name, *arm.flags],
+        seconds = lab.seconds_needed(audit, members, side_by_side(audit.record.config))
+        time_left = duration(seconds) or "as long as the audit took"
+        folder = jobs_folder() / ".mitigations" / audit.name / arm.name
+        draw_task(
+            JobTask(folder, ["mitigate", audit.name, *arm.flags]),
+            functools.partial(is_complete, audit, arm.name),
+            key="mitigation-train",
+            reason=f"{members} members train again: about {time_left}.",
+            label="Train",
         )
-        reason = f"{members} members train again: about {time_left or 'as long as the audit took'}."
-        options: dict[str, Any] = {"key": "mitigation-train", "reason": reason, "label": "Train"}
-        draw_task(task, functools.partial(is_complete, audit, arm.name), **options)
+
+
+def draw_study(name: str) -> None:
+    """Draw the results of a study."""
+    study = open_study(name)
+    compared = r.differences(study.rows)
+    titles = study.request["arms"]
+    for arm, title in titles.items():
+        if (compared[lab.ARM] == arm).any():
+            st.text(r.sentence_of(compared, arm, title))
+    _draw_chart(compared, titles, over=r.OF_SPLITS, key=name)
+    _draw_table(compared, titles, over=r.OF_SPLITS)
+
+
+def draw_lab(audit: Audit) -> None:
+    """Draw the settings of an audit beside the chart, then what the chosen one changes."""
+    titles = {
+        name: title for name, title in lab.list_arms(audit).items() if enough_members(audit, name)
+    }
+    left, right = st.columns([1, 2], gap="medium")
+    with left:
+        finished = {lab.read_setting(audit, name)[0].text: titles[name] for name in titles}
+        arm = draw_setting(audit, finished)
+    with right:
+        try:
+            arm = lab.begin(audit, arm)
+        except InputError as error:
+            draw_fault("This setting cannot be trained.", error)
+            return
+        if shares_process(audit.record.config):
+            session = st.session_state.setdefault(_SESSION, uuid.uuid4().hex)
+            lab.want(audit, session, [arm.name] if arm.overrides else [])
+        chosen = arm.name if arm.name in titles else None
+        compared = r.differences(lab.lab_table(audit, [*titles, NONE]))
+        if chosen:
+            show_strong(r.sentence_of(compared, chosen, arm.title))
+            done = len(lab.finished_members(audit, chosen))
+            st.caption(
+                f"{done} of {len(lab.paired_members(audit))} members. The interval covers other "
+                "members of this audit; they share its pairs and its held-out pairs: `python -m "
+                "clipmem_core study` covers other splits of the pairs too."
+            )
+        elif not arm.overrides:
+            st.caption(
+                "Switch a mitigation on: the members train again, and its effect appears here."
+            )
+        follow(audit, arm)
+        if (compared[lab.ARM] == NONE).any():
+            _draw_chart(compared, titles, over=r.OF_MEMBERS, key=audit.name, chosen=chosen)
+    if chosen:
+        with _shown_errors():
+            _draw_parts(compared, chosen, arm.title)
+    if titles:
+        with _shown_errors():
+            _draw_table(compared, titles, over=r.OF_MEMBERS, chosen=chosen)
+            _draw_actions(audit, titles)
+    if chosen:
+        show_command(r.mitigate_command(audit, arm))
+        with _shown_errors():
+            _draw_changed_pairs(audit, chosen)
+
+
+def _draw_actions(audit: Audit, titles: Mapping[str, str]) -> None:
+    """Draw the download of all rows, and the removal of a setting."""
+    with st.container(horizontal=True):
+        rows: pd.DataFrame = lab.lab_table(audit)
+        st.download_button(
+            "CSV, one row per member",
+            # Called on a click: nothing is stored that a rerun replaces.
+            data=lambda: rows.to_csv(index=False),
+            file_name=f"{audit.name}-mitigations.csv",
+            mime="text/csv",
+            on_click="ignore",
+            icon=":material/download:",
+        )
+        with st.popover("Remove a setting", icon=":material/delete:"):
+            removed = st.selectbox(
+                "Setting", list(titles), format_func=titles.__getitem__, key="mitigation-removed"
+            )
+            if st.button("Delete its results", key="mitigation-remove"):
+                lab.remove_arm(audit, removed)
+                write_address(**{PARAMETER: None, PAGE: None})
+                st.rerun()
+
+
+def _draw_chart(
+    table: pd.DataFrame,
+    titles: Mapping[str, str],
+    *,
+    over: str,
+    key: str,
+    chosen: str | None = None,
+) -> None:
+    """Draw the choice of two measures, and utility against memorization with intervals."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        memorized = _choose_measure("Memorization", r.MEMORIZATIONS, table)
+        useful = _choose_measure("Utility", r.UTILITIES, table)
+    points = points_of(table, titles, memorized, useful)
+    axes = (r.MEASURES[memorized], r.MEASURES[useful])
+    best = r.front(points, MEMORIZATION, UTILITY)
+    draw_figure(
+        tradeoff_figure(points, titles=axes, front=best, chosen=chosen),
+        key=f"mitigation-chart-{key}",
+        alt=f"{axes[1]} against {axes[0]} of {len(points)} settings. Pareto-optimal, from the "
+        f"least memorized: {', '.join(best)}.",
+    )
+    st.caption(
+        f"Each dot is a setting, its bars the 95 % interval of its difference to the baseline over "
+        f"{over}. The line joins the Pareto-optimal settings."
+    )
+
+
+def _choose_measure(label: str, names: Mapping[str, str], table: pd.DataFrame) -> str:
+    return choose_listed(
+        label,
+        [name for name in names if (table["measure"] == name).any()],
+        parameter=label.lower(),
+        key=f"mitigation-{label.lower()}",
+        width=250,
+        format_func=names.__getitem__,
+    )
+
+
+def points_of(
+    table: pd.DataFrame, titles: Mapping[str, str], memorized: str, useful: str
+) -> pd.DataFrame:
+    """Return one row per arm as `tradeoff_figure` takes them: the baseline plus the differences
+    with their intervals.
+
+    Arms without all members, or pairs, are compared with the baseline on the same ones.
+    """
+    axes = []
+    for axis, measure in ((MEMORIZATION, memorized), (UTILITY, useful)):
+        rows = table[table["measure"] == measure].set_index(lab.ARM)
+        ends = rows.loc[NONE, "value"] + rows[["difference", "low", "high"]]
+        ends.columns = [axis, f"{axis}_low", f"{axis}_high"]
+        ends[measure] = [
+            f"{r.MEASURES[measure]} {value:.3f}; against the baseline {_interval(row)}"
+            for value, row in zip(ends[axis], rows.to_dict("records"), strict=True)
+        ]
+        axes.append(ends)
+    points = pd.concat(axes, axis=1, join="inner").reset_index()
+    points["title"] = [titles.get(arm, arm) for arm in points[lab.ARM]]
+    points[TEXT] = points[["title", memorized, useful]].to_numpy().tolist()
+    return points
+
+
+def _interval(row: Mapping[Any, Any]) -> str:
+    ends = f" [{row['low']:+z.3f}, {row['high']:+z.3f}]" if pd.notna(row["low"]) else ""
+    return f"{row['difference']:+z.3f}{ends}".replace("-", "−")
+
+
+def _draw_table(
+    table: pd.DataFrame, titles: Mapping[str, str], *, over: str, chosen: str | None = None
+) -> None:
+    """Draw every arm against the baseline in a table, the chosen one first."""
+    rows = table[table[lab.ARM] != NONE].dropna(subset=["difference"])
+    st.subheader("Each setting against the baseline", anchor=False)
+    in_percent = rows["measure"].isin(_PERCENT) & (rows["baseline"] > 0)
+    number = rows["difference"].mask(in_percent, 100 * rows["difference"] / rows["baseline"])
+    is_time = rows["measure"] == lab.SECONDS
+    rows = rows.assign(number=number.mask(is_time, rows["value"] / rows["baseline"]))
+    rows["text"] = [_cell_text(row) for row in rows.to_dict("records")]
+    numbers = rows.pivot(index=lab.ARM, columns="measure", values="number")
+    numbers = numbers.reindex(columns=[name for name in r.MEASURES if name in numbers])
+    numbers.insert(0, "setting", [titles.get(arm, arm) for arm in numbers.index])
+    numbers.insert(1, "n", rows.groupby(lab.ARM)["n"].max())
+    arms = sorted(rows[lab.ARM].unique(), key=lambda arm: arm != chosen)
+    # Cells show texts, and columns sort by their numbers.
+    formats: dict[Any, Any] = {
+        measure: dict(zip(cells["number"], cells["text"], strict=True)).get
+        for measure, cells in rows.groupby("measure")
+    }
+    columns: dict[str, Any] = {
+        name: st.column_config.NumberColumn(head, help=_HELP[name])
+        for name, head in r.MEASURES.items()
+    }
+    columns["setting"] = st.column_config.TextColumn(pinned=True)
+    columns["n"] = st.column_config.NumberColumn(help=f"How many {over} are compared.")
+    st.dataframe(
+        numbers.loc[arms].style.format(formats, na_rep="–"),
+        hide_index=True,
+        column_config=columns,
+        key="mitigation-differences",
+        alt=f"Differences of {len(arms)} settings to the baseline, with 95 % intervals over {over}",
+    )
+    st.caption(
+        f"Each cell is the mean paired difference to the baseline with its 95 % interval over "
+        f"{over}; * differs from 0 after Holm's correction for the number of settings."
+    )
+
+
+def _cell_text(row: Mapping[Any, Any]) -> str:
+    """Return the text of a cell, with * if it differs from 0 after Holm's correction."""
+    if row["measure"] == lab.SECONDS:
+        return f"×{row['number']:.2f}"
+    star = " *" if row[r.P_OF_ALL] < r.LEVEL else ""
+    return f"{r.relative(row) if row['measure'] in _PERCENT else _interval(row)}{star}"
+
+
+def _draw_parts(table: pd.DataFrame, chosen: str, title: str) -> None:
+    """Draw the parts of the encoders in clipmem without and with an arm."""
+    rows = table[(table[lab.ARM] == chosen) & table["measure"].isin(r.PARTS)]
+    if rows.empty:
+        return
+    rows = rows.assign(encoder=rows["measure"].map(r.PARTS).str.split().str[0])
+    base = rows["baseline"]
+    without = rows.assign(name="without", mean=base, low=np.nan, high=np.nan)
+    with_arm = rows.assign(
+        name="with", mean=rows["value"], low=base + rows["low"], high=base + rows["high"]
+    )
+    st.subheader("In which encoder", anchor=False)
+    means = pd.concat([without, with_arm])
+    draw_figure(
+        means_figure(means, means[:0], title="part of clipmem", noun="members"),
+        key="mitigation-parts",
+        alt=f"Parts of the image and the text encoder in clipmem, without and with: {title}",
+    )
+    parts = [f"{r.PARTS[row['measure']]} {r.relative(row)}" for row in rows.to_dict("records")]
+    paper = "The paper finds most memorization in the text encoder."
+    st.caption(f"{'; '.join(parts).capitalize()}. {paper} Bars: interval of the difference.")
+
+
+def _draw_changed_pairs(audit: Audit, arm: str) -> None:
+    """Draw the pairs whose clipmem changed most from the baseline to an arm, a page of them."""
+    members = lab.finished_members(audit, arm)
+    pairs = pd.DataFrame(
+        {
+            "one": lab.clipmem_by_pair(audit, NONE, members),
+            "other": lab.clipmem_by_pair(audit, arm, members),
+        }
+    )
+    pairs["difference"] = pairs["other"] - pairs["one"]
+    pairs = pairs[lab.read_setting(audit, arm)[1].compared].dropna()
+    pairs = pairs.sort_values("difference", key=lambda change: -change.abs(), kind="stable")
+    pairs = pairs.assign(row_one=pairs.index, row_other=pairs.index)
+    st.subheader("Pairs that changed most", anchor=False)
+    st.caption(
+        f"By the change of their clipmem in {len(members)} members. The largest changes are "
+        "partly chance."
+    )
+    page, pages = read_page(len(pairs), _PAIRS_SHOWN)
+    shown = pairs[(page - 1) * _PAIRS_SHOWN : page * _PAIRS_SHOWN]
+    audits = TwoAudits(audit, audit, names=("without", "with"), links={"Open pair": audit})
+    draw_change_cards(audits, c.CLIPMEM, shown.to_dict("records"), key="mitigation")
+    draw_pages(page, pages, key="mitigation-pages")

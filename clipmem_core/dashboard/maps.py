@@ -4,7 +4,7 @@ pairs."""
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -13,9 +13,9 @@ import streamlit as st
 from clipmem_core import columns as c
 from clipmem_core.audit.store import PAIRS, Audit
 from clipmem_core.audit.verdict import doubt
+from clipmem_core.dashboard.component.pairs import draw_grid, draw_pointer
 from clipmem_core.dashboard.page import BROWSE, TIGHT_STYLE, choose_listed, choose_segment, link
-from clipmem_core.dashboard.pair_component import draw_grid, draw_pointer
-from clipmem_core.dashboard.plain import explained_errors, read_verdict
+from clipmem_core.dashboard.plain import ZOOMABLE, explained_errors, pairs_in_words, read_verdict
 from clipmem_core.dashboard.running import draw_task
 from clipmem_core.figures.audit_scores import PERCENTILES, embedding_figure, score_map_figure
 from clipmem_core.review import selection as s
@@ -26,26 +26,19 @@ from clipmem_core.review.queries import count_rows
 from clipmem_core.review.rows import count_pairs, find_rows
 from clipmem_core.scores.registry import COLOUR_SCORES, words
 
-# pairs beside a chart, pixels of the strip and of a picture
-STRIP = 24
-STRIP_HEIGHT = 560
-STRIP_SIDE = 110
-CHART = {
-    "displaylogo": False,
-    "displayModeBar": True,
-    "scrollZoom": True,
-    "modeBarButtonsToRemove": ["toImage", "autoScale2d"],
-}
-MAP_COLOURS = {c.GROUP: "Group", c.INJECTED: "Injected error"}
-SIDES = {s.IMAGE_SIDE: "Pictures", s.TEXT_SIDE: "Captions"}
+# Pairs beside a chart, pixels of the strip and of a picture
+_STRIP = 24
+_STRIP_HEIGHT = 560
+_STRIP_SIDE = 110
+_MAP_COLOURS = {c.GROUP: "Group", c.INJECTED: "Injected error"}
+_SIDES = {s.IMAGE_SIDE: "Pictures", s.TEXT_SIDE: "Captions"}
 _LINES = (
     "The lines come from the external pairs, which no member trained on: three quarters of them "
-    "lie to the right of "
-    "the vertical line, and one in twenty above the horizontal line."
+    "lie to the right of the vertical line, and one in twenty above the horizontal line."
 )
-MIRRORED = (
-    "Independent pairs were learned by g, which is subtracted: their memorized pairs lie "
-    "below the lower line."
+_MIRRORED = (
+    "Independent pairs were learned by g, which is subtracted: their memorized pairs lie below the "
+    "lower line."
 )
 
 
@@ -68,24 +61,20 @@ def draw_selectable(
             key=key,
             on_select="rerun",
             selection_mode=("box", "lasso"),
-            config=CHART,
+            config=ZOOMABLE,
             alt=alt,
         )
         outline = drawn_outline(event, *columns)
-        css_class = (
-            f"st-key-{re.sub('[^a-zA-Z0-9_-]', '-', key)}"  # Streamlit derives it from the key
-        )
 
         def click(row: int) -> None:
             st.session_state[clicked_key] = row, outline
 
+        # Streamlit derives the class from the key.
+        css_class = f"st-key-{re.sub('[^a-zA-Z0-9_-]', '-', key)}"
         draw_pointer(audit, css_class, key=f"{key}-pointer", on_choose=click)
     row, outline_at_click = st.session_state.get(clicked_key, (None, None))
     with right:
-        if row is not None and outline in (
-            None,
-            outline_at_click,
-        ):  # no shape was drawn after the click
+        if row is not None and outline in (None, outline_at_click):
             _draw_strip(audit, [row], s.Selection(), key=key)
         elif outline is not None:
             _draw_shape(audit, dataclasses.replace(selection, outline=outline), key=key)
@@ -94,30 +83,24 @@ def draw_selectable(
 
 
 def _draw_shape(audit: Audit, selection: s.Selection, *, key: str) -> None:
-    selection, _ = s.from_parameters(
-        s.to_parameters(selection)
-    )  # with the rounding of an address, as in Browse
+    # With the rounding of an address, as in Browse
+    selection = s.from_parameters(s.to_parameters(selection))[0]
     count = count_pairs(audit, selection)
     if count == 0:
         st.caption("No pair inside. Double-click removes the shape.")
         return
-    label = "Open 1 pair in Browse" if count == 1 else f"Open {count:,} pairs in Browse"
+    label = f"Open {pairs_in_words(count)} in Browse"
     if st.button(label, key=f"{key}-open", type="primary", icon=":material/grid_view:"):
         st.switch_page(BROWSE, query_params=link(audit, selection))
-    if count > STRIP:
-        st.caption(f"The first {STRIP}, by {words(selection.order)}:")
-    _draw_strip(audit, find_rows(audit, selection, size=STRIP), selection, key=key)
+    if count > _STRIP:
+        st.caption(f"The first {_STRIP}, by {words(selection.order)}:")
+    _draw_strip(audit, find_rows(audit, selection, size=_STRIP), selection, key=key)
 
 
 def _draw_strip(audit: Audit, rows: Sequence[int], selection: s.Selection, *, key: str) -> None:
-    with st.container(height=STRIP_HEIGHT, border=False):
-        draw_grid(
-            audit,
-            cards(audit, rows, selection),
-            selection=selection,
-            key=f"{key}-strip",
-            side=STRIP_SIDE,
-        )
+    with st.container(height=_STRIP_HEIGHT, border=False):
+        pairs = cards(audit, rows, selection)
+        draw_grid(audit, pairs, selection=selection, key=f"{key}-strip", side=_STRIP_SIDE)
 
 
 def drawn_outline(event: Mapping[str, Any], x: str, y: str) -> s.Outline | None:
@@ -142,7 +125,7 @@ def draw_score_map(audit: Audit) -> None:
             return
         colour_by = c.GROUP
         if points[c.INJECTED].notna().any():
-            colour_by = choose_segment("Colour", MAP_COLOURS, parameter="colour", key="map-colour")
+            colour_by = choose_segment("Colour", _MAP_COLOURS, parameter="colour", key="map-colour")
         draw_selectable(
             audit,
             score_map_figure(points, colour_by=colour_by, corners=corners, density=density),
@@ -151,22 +134,20 @@ def draw_score_map(audit: Audit) -> None:
             key=f"score-map-{audit.name}",
             alt=f"Map of {count:,} pairs: similarity out against clipmem, its corners named.",
         )
-    notes = [
-        _LINES if corners else "",
-        MIRRORED if corners and corners.low is not None else "",
-        sample_note(len(points), count),
-        doubt(read_verdict(audit)),
-    ]
+    notes = [sample_note(len(points), count), doubt(read_verdict(audit))]
+    if corners:
+        lines = _LINES if corners.low is None else f"{_LINES} {_MIRRORED}"
+        notes.insert(0, lines)
     st.caption(" ".join(filter(None, notes)))
 
 
 def sample_note(drawn: int, count: int) -> str:
     """Explain a map that shows a random sample of its pairs; empty if it shows all."""
-    sample = f"Points are a random sample of {drawn:,} of {count:,} pairs"
+    if drawn == count:
+        return ""
     return (
-        f"{sample}; the grey area counts all, and a shape selects among all."
-        if drawn < count
-        else ""
+        f"Points are a random sample of {drawn:,} of {count:,} pairs; the grey area counts all, "
+        "and a shape selects among all."
     )
 
 
@@ -176,22 +157,15 @@ def draw_choices(audit: Audit) -> tuple[str, str]:
     st.html(TIGHT_STYLE)
     colours = [*COLOUR_SCORES, c.GROUP, c.LABEL, c.INJECTED]
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        member, side, colour = (
-            choose_listed(
-                label,
-                options,
-                parameter=parameter,
-                key=f"map-{parameter}",
-                width=180,
-                format_func=named,
-            )
-            for label, parameter, options, named in (
-                ("Model", "member", list(audit.record.members), str),
-                ("Embeddings of", "side", list(SIDES), SIDES.__getitem__),
-                ("Colour", "colour", colours, words),
-            )
-        )
+        member = _choose("Model", "member", list(audit.record.members), str)
+        side = _choose("Embeddings of", "side", list(_SIDES), _SIDES.__getitem__)
+        colour = _choose("Colour", "colour", colours, words)
     return map_name(member, side), colour
+
+
+def _choose(label: str, parameter: str, options: list[str], named: Callable[[str], str]) -> str:
+    key = f"map-{parameter}"
+    return choose_listed(label, options, parameter=parameter, key=key, width=180, format_func=named)
 
 
 @st.fragment
@@ -199,13 +173,11 @@ def draw_embedding_map(audit: Audit, name: str, colour_by: str) -> None:
     """Draw a map of embeddings, or the button that builds it."""
     with explained_errors():
         if map_file(audit, name) is None:
-            reason = "No map yet. Build it once; it is cached."
-            is_done = functools.partial(map_file, audit, name)
             draw_task(
                 map_task(audit, name),
-                is_done,
+                functools.partial(map_file, audit, name),
                 key="build-map",
-                reason=reason,
+                reason="No map yet. Build it once; it is cached.",
                 label="Build the map",
             )
             return

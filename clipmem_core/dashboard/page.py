@@ -82,12 +82,12 @@ def peek_selection() -> Selection:
 
 def write_selection(selection: Selection, **others: str | int | None) -> None:
     """Replace the selection in the address and begin at its first page, unless `page` is passed."""
-    write(
+    write_address(
         **{PAGE: None, **dict.fromkeys(SELECTION_PARAMETERS), **to_parameters(selection), **others}
     )
 
 
-def write(**parameters: str | int | None) -> None:
+def write_address(**parameters: str | int | None) -> None:
     """Set parameters of the address; None removes one."""
     others = {
         name: value for name, value in st.query_params.to_dict().items() if name not in parameters
@@ -159,7 +159,7 @@ def choose_listed(
     text as it is."""
 
     def on_choose(value: str | None) -> None:
-        write(**{parameter: value or None, **dict.fromkeys(clears)})
+        write_address(**{parameter: value or None, **dict.fromkeys(clears)})
 
     chosen = read_choice(parameter, options, default)
     draw_set(draw, label, options, key=key, value=chosen, on_choose=on_choose, **style)
@@ -195,7 +195,7 @@ def draw_pages(page: int, pages: int, *, key: str, parameter: str = PAGE) -> Non
 
         def turn() -> None:
             if _is_new(page_key):
-                write(**{parameter: st.session_state[page_key]})
+                write_address(**{parameter: st.session_state[page_key]})
 
         st.pagination(pages, default=page, max_visible_pages=5, key=page_key, on_change=turn)
 
@@ -254,7 +254,7 @@ def store_choice(name: str | None) -> None:
     """Store the chosen audit, or that there is none, in the session and in the address."""
     st.session_state[CHOICE] = name
     if st.query_params.get(AUDIT) != name:
-        write(**{AUDIT: name})
+        write_address(**{AUDIT: name})
 
 
 def _draw_sidebar(finished: dict[str, bool], audit: str | None, clears: Sequence[str] = ()) -> None:
@@ -274,7 +274,7 @@ def _draw_sidebar(finished: dict[str, bool], audit: str | None, clears: Sequence
         return
 
     def pick() -> None:
-        write(**dict.fromkeys(clears))
+        write_address(**dict.fromkeys(clears))
         if st.session_state[PICKER]:
             store_choice(st.session_state[PICKER])
 

@@ -7,21 +7,29 @@ through a function that reads Markdown.
 
 import html
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import plotly.graph_objects as go
 import streamlit as st
 
 from clipmem_core.audit.store import Audit
+from clipmem_core.columns import CLIPMEM, SE
 from clipmem_core.config import InputError
 
 LIMIT = 1000  # characters of a message
+# Plotly's settings of a chart to zoom into and to select from
+ZOOMABLE = {
+    "displaylogo": False,
+    "displayModeBar": True,
+    "scrollZoom": True,
+    "modeBarButtonsToRemove": ["toImage", "autoScale2d"],
+}
 _LINES = 6
-MODERATED = "moderated"  # `se_kind` of the verdict if single pairs have errors
-MODERATED_ERROR = "standard error, pooled over similar pairs (95 % interval: 1.96 times it)"
-UNITS = ("B", "kB", "MB", "GB", "TB")
+_MODERATED = "moderated"  # `se_kind` of the verdict if single pairs have errors
+_MODERATED_ERROR = "standard error, pooled over similar pairs (95 % interval: 1.96 times it)"
 
 
 def show_text(text: str, *, limit: int = 0) -> None:
@@ -31,9 +39,8 @@ def show_text(text: str, *, limit: int = 0) -> None:
 
 def cut(text: str, limit: int) -> str:
     """Return text of at most `limit` characters and a few lines, with an ellipsis if it was cut."""
-    short = "\n".join(text.splitlines()[:_LINES]) if text.count("\n") >= _LINES else text
-    short = short[:limit].rstrip() if len(short) > limit else short
-    return short if short == text else f"{short}…"
+    short = "\n".join(text.split("\n")[:_LINES])[:limit]
+    return text if short == text else f"{short.rstrip()}…"
 
 
 def as_html(text: str, *, limit: int = 0) -> str:
@@ -59,32 +66,21 @@ def show_strong(text: str) -> None:
     )
 
 
-def one_line(message: object) -> str:
+def in_one_line(message: object) -> str:
     """Return a message in one line."""
     return " ".join(str(message).split())
 
 
 @contextmanager
-def explained_errors(
-    sentence: str = "This audit cannot be shown.", *, ends: bool = True
-) -> Iterator[None]:
+def explained_errors(part: str = "This audit", *, ends: bool = True) -> Iterator[None]:
     """Show an `InputError` of the block, which names the file and the fix, and end the page there,
     or go on."""
     try:
         yield
     except InputError as error:
-        draw_fault(sentence, error)
+        draw_fault(f"{part} cannot be shown.", error)
         if ends:
             st.stop()
-
-
-@contextmanager
-def one_line_errors(part: str) -> Iterator[None]:
-    """Show an `InputError` of the block in one line, and go on with the page."""
-    try:
-        yield
-    except InputError as error:
-        show_text(f"{part} cannot be shown: {one_line(error)}", limit=LIMIT)
 
 
 def show_command(command: str) -> None:
@@ -96,21 +92,26 @@ def show_command(command: str) -> None:
 def draw_fault(sentence: str, message: object, *, icon: str = ":material/error:") -> None:
     """Draw which step failed, and below it in one line the message of the error or process."""
     st.error(sentence, icon=icon)
-    show_text(one_line(message), limit=LIMIT)
+    show_text(in_one_line(message), limit=LIMIT)
+
+
+def draw_figure(figure: go.Figure, *, key: str, alt: str) -> None:
+    """Draw a figure without a toolbar."""
+    st.plotly_chart(figure, key=key, config={"displayModeBar": False}, alt=alt)
 
 
 @dataclass(frozen=True)
-class Noise:
+class Uncertainty:
     """The uncertainty of clipmem in an audit."""
 
     error: str = ""  # a description of the errors of single pairs; empty without such errors
-    floor: float | None = (
-        None  # standard deviation of clipmem over external pairs, which no member trained on
-    )
+    # Standard deviation of clipmem over external pairs, which no member trained on
+    floor: float | None = None
 
-    def around(self, clipmem: float | None, error: float | None) -> str:
-        """Return the uncertainty that follows a pair's clipmem."""
-        if clipmem is None:
+    def around(self, scores: Mapping[str, float | None]) -> str:
+        """Return the uncertainty that follows the clipmem of a pair's scores."""
+        error = scores.get(SE)
+        if scores.get(CLIPMEM) is None:
             return ""
         if error is not None and self.error:
             return f" ± {error:.2f}"
@@ -133,15 +134,15 @@ def read_verdict(audit: Audit) -> dict[str, Any]:
         return {}
 
 
-def read_noise(audit: Audit) -> Noise:
+def read_uncertainty(audit: Audit) -> Uncertainty:
     """Return the uncertainty that an audit's verdict states."""
     verdict = read_verdict(audit)
-    error = MODERATED_ERROR if verdict.get("se_kind") == MODERATED else ""
+    error = _MODERATED_ERROR if verdict.get("se_kind") == _MODERATED else ""
     floor = verdict.get("external_sd")
-    return Noise(error, floor if floor is not None and math.isfinite(floor) else None)
+    return Uncertainty(error, floor if floor is not None and math.isfinite(floor) else None)
 
 
-def number(value: float | None) -> str:
+def format_score(value: float | None) -> str:
     """Return a score in two or three digits: −0.35, 0.031, 3.00; a dash if it is None or not
     finite."""
     if value is None or not math.isfinite(value):
@@ -150,9 +151,9 @@ def number(value: float | None) -> str:
     return (f"{value:.2g}" if small else f"{value:.2f}").replace("-", "−")
 
 
-def signed(value: float | None) -> str:
+def format_difference(value: float | None) -> str:
     """Return a difference with its sign."""
-    return f"+{number(value)}" if value is not None and value > 0 else number(value)
+    return f"+{format_score(value)}" if value is not None and value > 0 else format_score(value)
 
 
 def duration(seconds: float) -> str:
@@ -164,12 +165,6 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours:,} h {minutes} min"
     return f"{minutes} min {remainder} s" if minutes else f"{remainder} s"
-
-
-def bytes_in_words(count: int) -> str:
-    """Return a size as text, in B to TB."""
-    power = min(len(UNITS) - 1, int(math.log10(count) // 3)) if count else 0
-    return f"{count:,} B" if power == 0 else f"{count / 1000**power:.1f} {UNITS[power]}"
 
 
 def pairs_in_words(count: int) -> str:

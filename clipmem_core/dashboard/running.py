@@ -7,7 +7,6 @@ import streamlit as st
 
 from clipmem_core.audit import status as s
 from clipmem_core.audit.jobs import Job, Task, audit_task, cancel, resume_arguments
-from clipmem_core.config import InputError
 from clipmem_core.dashboard.plain import (
     draw_fault,
     duration,
@@ -24,9 +23,9 @@ def draw_empty() -> None:
     """Draw the page without any audit."""
     st.title("CLIPMem", anchor=False)
     st.markdown(
-        "CLIPMem trains small CLIP models with and without parts of an image–caption data set, "
-        "and measures how "
-        "strongly each pair is memorized. Memorized pairs and captions that do not fit rank first."
+        "CLIPMem trains small CLIP models with and without parts of an image–caption data set, and "
+        "measures how strongly each pair is memorized. Memorized pairs and captions that do not "
+        "fit rank first."
     )
     label = "Audit the synthetic set (about a minute)"
     if st.button(label, type="primary", icon=":material/play_arrow:", help=meaning(DRAWN)):
@@ -45,11 +44,11 @@ def draw_progress(name: str) -> None:
     job = state.job
     if state.word == s.DONE or not (audit.begun or job):
         st.rerun()
-    with explained_errors():
-        if state.word == s.BROKEN:
-            raise InputError(state.fault)
-        if audit.begun:
-            _draw_members(state)
+    if state.word == s.BROKEN:
+        draw_fault("This audit is broken.", state.fault)
+        return
+    if audit.begun:
+        _draw_members(state)
     if state.at_work and job is not None:
         draw_job(job, key="cancel-audit", stage=f"{state.word.capitalize()}.")
         return
@@ -63,13 +62,11 @@ def draw_progress(name: str) -> None:
         draw_fault(f"The audit stopped: {reason}.", job.last_line)
     else:
         st.info("This audit is not finished and not running.", icon=":material/pause_circle:")
-    if st.button(
-        "Resume" if audit.begun else "Try again", type="primary", icon=":material/play_arrow:"
-    ):
+    label = "Resume" if audit.begun else "Try again"
+    if st.button(label, type="primary", icon=":material/play_arrow:"):
         if audit.begun:
-            audit_task(
-                name, resume_arguments(name, audit.record.source, audit.record.config)
-            ).start()
+            record = audit.record
+            audit_task(name, resume_arguments(name, record.source, record.config)).start()
         elif job is not None:
             Task(job.folder, job.arguments).start()
         st.rerun()
@@ -112,10 +109,7 @@ def draw_job(job: Job, *, key: str, stage: str = "") -> None:
             st.progress(min(1.0, done / max(1, total)), text=f"{done:,} of {total:,} {what}")
         else:
             show_text(job.last_line or "Starting…", limit=300)
-    note = "You can start it again later."
-    st.button(
-        "Cancel", icon=":material/stop_circle:", key=key, help=note, on_click=cancel, args=(job,)
-    )
+    st.button("Cancel", icon=":material/stop_circle:", key=key, on_click=cancel, args=(job,))
 
 
 def _draw_members(state: s.State) -> None:
@@ -140,21 +134,25 @@ def _draw_members(state: s.State) -> None:
         }
         for member in members
     ]
-    columns = {
-        "progress": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1),
-        "loss": st.column_config.NumberColumn(format="%.2f", width=60),
-        "pairs/s": st.column_config.NumberColumn(format="%.0f", width=70),
-    }
     left_column, right_column = st.columns([3, 2], gap="medium")
     left_column.dataframe(
-        pd.DataFrame(rows), hide_index=True, column_config=columns, alt="Progress of each member"
+        pd.DataFrame(rows),
+        hide_index=True,
+        column_config={
+            "progress": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1),
+            "loss": st.column_config.NumberColumn(format="%.2f", width=60),
+            "pairs/s": st.column_config.NumberColumn(format="%.0f", width=70),
+        },
+        alt="Progress of each member",
     )
     losses = s.loss_curves(audit.folder, [member.name for member in members if member.step])
     if len(losses):
         alt = "Loss of each member over its epochs"
         right_column.line_chart(losses, x="epoch", y="loss", color="member", height=260, alt=alt)
-    if record.config.batch_size > 1 and any(
-        member.at_chance(record.config.batch_size) for member in members
-    ):
-        advice = "check that captions fit their pictures, or lower lr."
-        st.warning(f"The loss of a model is still at chance: {advice}", icon=":material/warning:")
+    batch_size = record.config.batch_size
+    if batch_size > 1 and any(member.at_chance(batch_size) for member in members):
+        st.warning(
+            "The loss of a model is still at chance: check that captions fit their pictures, or "
+            "lower lr.",
+            icon=":material/warning:",
+        )

@@ -5,7 +5,6 @@ In a map, a box or a lasso selects: scores, embeddings, and the encoders' contri
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,29 +28,29 @@ TERM_NAMES = {  # in the order in which they are added up
 PERCENTILES = (2, 98)  # ends of the colour scale
 MEMORIZED = "memorized<br>and wrong", "memorized<br>and right"
 NOT_MEMORIZED = "not learned", "typical"
+_NO_DENSITY = pd.DataFrame()
+_UNSELECTED = {"marker": {"color": layout.OTHER, "opacity": 0.15}}
+_CLASS_COLOURS = {c.INJECTED: layout.KIND_COLOURS, c.LABEL: layout.LABEL_COLOURS}
 
 
 def group_figure(groups: pd.DataFrame, bins: pd.DataFrame) -> go.Figure:
     """Draw clipmem by group: a ridge from the histogram (low, width, share), and the mean with its
     interval."""
     figure = go.Figure()
-    heights = list(range(len(groups)))[::-1]
-    for row, height in enumerate(heights):
-        rows = groups.iloc[[row]]
-        group = str(rows[c.GROUP].item())
+    heights = range(len(groups))[::-1]
+    for height, (name, rows) in zip(heights, groups.groupby(c.GROUP, sort=False), strict=True):
+        group = str(name)
         colour = layout.group_colour(group)
         histogram = bins[bins[c.GROUP] == group]
-        tops = height + 0.72 * histogram["share"] / histogram["share"].max()
-        right = histogram["low"] + histogram["width"]
-        figure.add_scatter(
-            x=np.stack([histogram["low"], histogram["low"], right, right], axis=1).ravel(),
-            y=[y for top in tops for y in (height, top, top, height)],
-            mode="lines",
-            hoverinfo="skip",
-            fill="toself",
-            fillcolor=colour,
+        figure.add_bar(
+            x=histogram["low"],
+            width=histogram["width"],
+            offset=0,
+            base=height,
+            y=0.72 * histogram["share"] / histogram["share"].max(),
+            marker={"color": colour, "line": {"width": 0}},
             opacity=0.45,
-            line={"width": 0},
+            hoverinfo="skip",
         )
         figure.add_scatter(
             x=rows["mean"],
@@ -66,105 +65,53 @@ def group_figure(groups: pd.DataFrame, bins: pd.DataFrame) -> go.Figure:
         f"{layout.safe(group)}<br>{n:,} pairs"
         for group, n in zip(groups[c.GROUP], groups["n"], strict=True)
     ]
-    figure.update_yaxes(tickvals=heights, ticktext=labels, showgrid=False, zeroline=False)
+    figure.update_yaxes(tickvals=list(heights), ticktext=labels, showgrid=False)
     figure.update_yaxes(range=[-0.35, len(groups) - 0.1], fixedrange=True)
-    figure.update_xaxes(title="clipmem (cosine units)", zeroline=False)
-    return layout.set_layout(figure, 110 + 85 * len(groups), top=10, showlegend=False)
-
-
-def encoder_figure(parts: dict[str, float]) -> go.Figure:
-    """Draw each encoder's part of clipmem, in cosine units, as a bar."""
-    names = [name for name in layout.ENCODER_COLOURS if name in parts]
-    figure = go.Figure()
-    figure.add_bar(
-        x=[parts[name] for name in names],
-        y=[f"{name} encoder" for name in names],
-        orientation="h",
-        marker={"color": [layout.ENCODER_COLOURS[name] for name in names]},
-        text=[f"{parts[name]:.3f}" for name in names],
-        hovertemplate="%{y}: %{x:.3f}<extra></extra>",
-    )
-    figure.update_yaxes(autorange="reversed", fixedrange=True)
-    figure.update_xaxes(title="part of clipmem (cosine units)")
-    return layout.set_layout(figure, 190, top=10, bargap=0.35)
+    figure.update_xaxes(title="clipmem (cosine units)")
+    height = 110 + 85 * len(groups)
+    return layout.set_layout(figure, height, top=10, showlegend=False, barmode="overlay")
 
 
 def term_figure(members: pd.DataFrame, *, colour: str, names: Mapping[str, str]) -> go.Figure:
-    """Draw each of `TERM_NAMES` with and without the pair in training: a dot per member, a bar at
-    the mean."""
+    """Draw each of `TERM_NAMES` with and without the pair in training: a dot per member."""
     figure = go.Figure()
-    places = list(range(len(TERM_NAMES)))
-    for side, symbol, shift in (
-        (IN, "circle", -0.17),
-        (OUT, "circle-open", 0.17),
-    ):  # the axis runs downwards
+    places = np.arange(len(TERM_NAMES))
+    terms = list(TERM_NAMES)
+    # The axis runs downwards.
+    for side, symbol, shift in ((IN, "circle", -0.17), (OUT, "circle-open", 0.17)):
         rows = members[members["side"] == side]
         name = layout.safe(names[side])
-        if rows.empty:
-            continue
-        heights = [place + shift for place in places]
+        outline = {"width": 2, "color": colour}
         figure.add_scatter(
-            x=[rows[term].mean() for term in TERM_NAMES],
-            y=heights,
-            mode="markers",
-            marker={"symbol": "line-ns", "size": 20, "line": {"width": 3, "color": colour}},
-            hovertemplate=f"{name}: mean %{{x:.3f}}<extra></extra>",
-            showlegend=False,
-        )
-        figure.add_scatter(
-            x=rows[list(TERM_NAMES)].to_numpy().ravel(),
-            y=heights * len(rows),
+            x=rows[terms].to_numpy().ravel(),
+            y=np.tile(places + shift, len(rows)),
             mode="markers",
             name=name,
-            marker={
-                "symbol": symbol,
-                "size": 10,
-                "color": colour,
-                "line": {"width": 2, "color": colour},
-            },
-            customdata=[layout.safe(member) for member in rows["member"] for _ in TERM_NAMES],
+            marker={"symbol": symbol, "size": 10, "color": colour, "line": outline},
+            customdata=rows["member"].map(layout.safe).repeat(len(terms)),
             hovertemplate=f"%{{customdata}}: %{{x:.3f}}<extra>{name}</extra>",
         )
     figure.add_vline(0, line=layout.DOTTED)
-    figure.update_yaxes(
-        tickvals=places, ticktext=list(TERM_NAMES.values()), zeroline=False, showgrid=True
-    )
+    figure.update_yaxes(tickvals=places, ticktext=list(TERM_NAMES.values()))
     figure.update_yaxes(range=[len(places) - 0.5, -0.5], fixedrange=True)
-    figure.update_xaxes(title="cosine units", zeroline=False, fixedrange=True)
+    figure.update_xaxes(title="cosine units", fixedrange=True)
     return layout.set_layout(figure, 330, top=10, legend=layout.LEGEND_ABOVE)
 
 
 def comparison_figure(points: pd.DataFrame, *, column: str, names: tuple[str, str]) -> go.Figure:
-    """Draw a dot a pair of a `Comparison` (customdata: row_one, escaped pair_id), by its group in
-    the first audit."""
-    figure = go.Figure()
-    for group in sorted(set(points["group_one"]), key=lambda name: -[*c.GROUPS, name].index(name)):
-        rows = points[points["group_one"] == group]
-        ids = [layout.short_name(pair_id, 60) for pair_id in rows[c.PAIR_ID]]
-        figure.add_scattergl(
-            x=rows["one"],
-            y=rows["other"],
-            name=layout.safe(group),
-            mode="markers",
-            marker={
-                "color": layout.group_colour(group),
-                "size": 5 if len(rows) > 1000 else 7,
-                "opacity": 0.6,
-            },
-            customdata=list(zip(rows["row_one"].tolist(), ids, strict=True)),
-            hovertemplate="%{customdata[1]}<br>%{x:.3f} → %{y:.3f}<extra>%{fullData.name}</extra>",
-        )
-    ends = [points[["one", "other"]].min().min(), points[["one", "other"]].max().max()]
+    """Draw the pairs of a `Comparison` by group in the first audit; customdata is `row_one`."""
+    points = points.rename(columns={"group_one": c.GROUP, "row_one": "row"})
+    points["text"] = [layout.short_name(pair_id, 60) for pair_id in points[c.PAIR_ID]]
+    hover = "%{text}<br>%{x:.3f} → %{y:.3f}<extra>%{fullData.name}</extra>"
+    figure = _cloud(points, c.GROUP, ("one", "other"), hover)
+    values = points[["one", "other"]].to_numpy()
+    ends = [values.min(), values.max()]
     figure.add_scatter(
         x=ends, y=ends, mode="lines", line=layout.DOTTED, hoverinfo="skip", showlegend=False
     )
-    score = layout.safe(column.replace("_", " "))
-    figure.update_xaxes(title=f"{score} in {layout.safe(names[0])}", zeroline=False)
-    figure.update_yaxes(title=f"{score} in {layout.safe(names[1])}", zeroline=False)
-    figure.update_layout(clickmode="event+select", dragmode="pan", uirevision="constant")
-    return layout.set_layout(
-        figure, 480, right=0, legend=layout.LEGEND_ABOVE | {"itemsizing": "constant"}
-    )
+    figure.update_xaxes(title=f"{words(column)} in {layout.safe(names[0])}", showgrid=True)
+    figure.update_yaxes(title=f"{words(column)} in {layout.safe(names[1])}", showgrid=True)
+    return figure.update_layout(height=480, clickmode="event+select", dragmode="pan")
 
 
 def score_map_figure(
@@ -176,32 +123,26 @@ def score_map_figure(
     figure = _cloud(points, colour_by, (c.SIMILARITY_OUT, c.CLIPMEM), hover, density)
     if corners is not None:
         figure.add_vline(corners.fits, line=layout.DOTTED)
-        for height in (corners.high, corners.low):
-            if height is not None:
-                figure.add_hline(height, line=layout.DOTTED)
-        # Independent pairs are learned by g, which is subtracted: the memorized ones lie at the
-        # bottom.
-        bottom = NOT_MEMORIZED if corners.low is None else MEMORIZED
-        for names, y, yanchor in ((MEMORIZED, 1, "top"), (bottom, 0, "bottom")):
-            for name, x, xanchor in zip(names, (0.005, 0.995), ("left", "right"), strict=True):
+        figure.add_hline(corners.high, line=layout.DOTTED)
+        bottom = NOT_MEMORIZED
+        if corners.low is not None:
+            # Independent pairs are learned by g, which is subtracted.
+            figure.add_hline(corners.low, line=layout.DOTTED)
+            bottom = MEMORIZED
+        for y, names in enumerate((bottom, MEMORIZED)):
+            for x, name in enumerate(names):
                 figure.add_annotation(
                     text=f"<b>{name}</b>",
-                    **{
-                        "x": x,
-                        "xref": "x domain",
-                        "xanchor": xanchor,
-                        "y": y,
-                        "yref": "y domain",
-                        "yanchor": yanchor,
-                    },
+                    x=x,
+                    y=y,
+                    xref="paper",
+                    yref="paper",
                     font={"size": 13},
                     showarrow=False,
                     borderpad=4,
                 )
-    figure.update_xaxes(
-        title="similarity out (models that never saw the pair)", zeroline=False, showgrid=False
-    )
-    return figure.update_yaxes(title="clipmem: memorization", zeroline=False, showgrid=False)
+    figure.update_xaxes(title="similarity out (models that never saw the pair)")
+    return figure.update_yaxes(title="clipmem: memorization")
 
 
 def contribution_figure(
@@ -213,25 +154,18 @@ def contribution_figure(
     figure = _cloud(points, colour_by, (c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT), hover, density)
     figure.add_vline(0, line=layout.DOTTED)
     figure.add_hline(0, line=layout.DOTTED)
-    figure.update_xaxes(
-        title="clipmem image: the image encoder's part", zeroline=False, showgrid=False
-    )
-    return figure.update_yaxes(
-        title="clipmem text: the text encoder's part", zeroline=False, showgrid=False
-    )
+    figure.update_xaxes(title="clipmem image: the image encoder's part")
+    return figure.update_yaxes(title="clipmem text: the text encoder's part")
 
 
 def embedding_figure(points: pd.DataFrame, *, colour_by: str) -> go.Figure:
     """Draw a map of embeddings coloured by a class or a score. Only neighbourhoods have a meaning:
     it has no axes."""
-    by_class = colour_by in (c.GROUP, c.INJECTED, c.LABEL)
-    scored = (
-        points[:0] if by_class else points[np.isfinite(points[colour_by])].sort_values(colour_by)
-    )
+    scored = points[:0]
+    if colour_by not in (c.GROUP, c.INJECTED, c.LABEL):
+        scored = points[np.isfinite(points[colour_by])].sort_values(colour_by)
     unscored = points.drop(scored.index)
-    figure = _cloud(
-        unscored, colour_by, (MAP_X, MAP_Y), "%{fullData.name}<extra></extra>", scored[:0]
-    )
+    figure = _cloud(unscored, colour_by, (MAP_X, MAP_Y), "%{fullData.name}<extra></extra>")
     if len(scored):  # the highest scores lie on top
         low, high = np.percentile(scored[colour_by], PERCENTILES)
         title = words(colour_by)
@@ -244,72 +178,77 @@ def embedding_figure(points: pd.DataFrame, *, colour_by: str) -> go.Figure:
                 "color": scored[colour_by],
                 "cmin": low,
                 "cmax": high,
-                "colorscale": list(
-                    zip(np.linspace(0, 1, len(layout.SCALE)), layout.SCALE, strict=True)
-                ),
+                "colorscale": layout.SCALE,
                 "colorbar": {"title": {"text": title}, "thickness": 12, "outlinewidth": 0},
                 "size": _marker_size(len(points)),
                 "opacity": 0.8,
             },
             hovertemplate=title + " %{marker.color:.2f}<extra></extra>",
             showlegend=False,
-            **_selectable(scored),
+            customdata=scored["row"],
+            unselected=_UNSELECTED,
         )
     figure.update_xaxes(visible=False)
     return figure.update_yaxes(visible=False)
 
 
 def _cloud(
-    points: pd.DataFrame, colour_by: str, axes: tuple[str, str], hover: str, density: pd.DataFrame
+    points: pd.DataFrame,
+    colour_by: str,
+    axes: tuple[str, str],
+    hover: str,
+    density: pd.DataFrame = _NO_DENSITY,
 ) -> go.Figure:
     """Draw points by class, above the density of all pairs in grey; a drag selects, and the zoom
     survives a rerun."""
     figure = go.Figure()
     if not density.empty:
-        shades = [[0, "rgba(128,128,128,0)"], [1, "rgba(128,128,128,0.6)"]]
-        cells = {"x": density["x"], "y": density["y"], "z": np.log1p(density["n"]), "zmin": 0}
-        figure.add_heatmap(**cells, colorscale=shades, showscale=False, hoverinfo="skip")
+        figure.add_heatmap(
+            x=density["x"],
+            y=density["y"],
+            z=np.log1p(density["n"]),
+            zmin=0,
+            colorscale=["rgba(128,128,128,0)", "rgba(128,128,128,0.6)"],
+            showscale=False,
+            hoverinfo="skip",
+        )
     for name, rows, colour in _classes(points, colour_by):
-        marker = {"color": colour, "size": _marker_size(len(points)), "opacity": 0.7}
-        options = {"name": name, "mode": "markers", "marker": marker, "hovertemplate": hover}
-        figure.add_scattergl(x=rows[axes[0]], y=rows[axes[1]], **options, **_selectable(rows))
+        figure.add_scattergl(
+            x=rows[axes[0]],
+            y=rows[axes[1]],
+            name=name,
+            mode="markers",
+            marker={"color": colour, "size": _marker_size(len(points)), "opacity": 0.7},
+            text=rows.get("text"),
+            hovertemplate=hover,
+            customdata=rows["row"],
+            unselected=_UNSELECTED,
+        )
     legend = layout.LEGEND_ABOVE | {"itemsizing": "constant"}
+    figure.update_xaxes(showgrid=False)
+    figure.update_yaxes(showgrid=False)
     return layout.set_layout(
         figure, 560, right=0, dragmode="lasso", legend=legend, uirevision="constant"
     )
 
 
-def _selectable(points: pd.DataFrame) -> dict[str, Any]:
-    return {
-        "customdata": points["row"],
-        "unselected": {"marker": {"color": layout.OTHER, "opacity": 0.15}},
-    }
-
-
 def _classes(points: pd.DataFrame, column: str) -> list[tuple[str, pd.DataFrame, str]]:
-    """Return the name, the points and the colour of each group, injected kind or label; unnamed
+    """Return the name, the points and the colour of each group, injected kind or label; the other
     points come first."""
     values = points[column]
     if column == c.GROUP:
-        names = [group for group in reversed(c.GROUPS) if (values == group).any()]
-        return [(group, points[values == group], layout.group_colour(group)) for group in names]
-    if column not in (c.INJECTED, c.LABEL):  # pairs without the score
-        return [(f"no {words(column)}", points, layout.OTHER)] if len(points) else []
-    colours = layout.KIND_COLOURS if column == c.INJECTED else layout.LABEL_COLOURS
-    colour_of = dict(zip(values.value_counts().index, colours, strict=False))
-    unnamed = points[~values.isin(list(colour_of))]
-    unnamed_label = (
-        "no error injected"
-        if column == c.INJECTED
-        else "other"
-        if values.notna().any()
-        else "no value"
-    )
-    classes = [
-        (layout.short_name(name), points[values == name], colour)
-        for name, colour in colour_of.items()
-    ]
-    return [(unnamed_label, unnamed, layout.OTHER), *classes] if len(unnamed) else classes
+        colour_of = {group: layout.group_colour(group) for group in reversed(c.GROUPS)}
+    else:  # a score has no classes
+        colour_of = dict(
+            zip(values.value_counts().index, _CLASS_COLOURS.get(column, ()), strict=False)
+        )
+    others = "other" if colour_of else f"no {words(column)}"
+    if column == c.INJECTED:
+        others = "no error injected"
+    classes = [(others, points[~values.isin(list(colour_of))], layout.OTHER)]
+    for name, colour in colour_of.items():
+        classes.append((layout.short_name(name), points[values == name], colour))
+    return [each for each in classes if len(each[1])]
 
 
 def _marker_size(points: int) -> int:

@@ -39,6 +39,8 @@ def set_layout(
     figure: go.Figure, height: int, *, top: int = 30, right: int = 10, **options: Any
 ) -> go.Figure:
     """Set the height, the margins and other layout options of a figure, and return it."""
+    figure.update_xaxes(zeroline=False)
+    figure.update_yaxes(zeroline=False)
     return figure.update_layout(
         height=height, margin={"l": 0, "r": right, "t": top, "b": 0}, **options
     )

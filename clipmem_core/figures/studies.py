@@ -1,9 +1,10 @@
 """Figures of studies: encoders, mitigations (utility against memorization) and detectors."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
+import plotly.express as px
 import plotly.graph_objects as go
 
 from clipmem_core.audit import unit_tables as t
@@ -32,13 +33,6 @@ SOURCES = {  # name and dash
 MEMORIZATION = "memorization"
 UTILITY = "utility"
 TEXT = "text"
-# Pixels: the plot on a narrow screen (a wider one only spreads the labels), a dot, and a line and
-# letter of a label
-PLOT_WIDTH = 300
-PLOT_HEIGHT = 330
-DOT = 9
-LINE = 14
-LETTER = 6.2
 _first_round = [name for name in DETECTORS if name != RANDOM_DETECTOR and name not in SECOND_ROUND]
 DETECTOR_COLOURS = {RANDOM_DETECTOR: layout.OTHER} | dict(
     zip(_first_round, layout.LABEL_COLOURS, strict=False)
@@ -52,13 +46,13 @@ def means_figure(
     """Draw the mean of each encoder by name with its interval, and lines at the means of external
     pairs."""
     figure = go.Figure()
-    names = list(dict.fromkeys(means["name"]))
-    places = {name: len(names) - 1 - row for row, name in enumerate(names)}
-    for shift, (encoder, colour) in zip((0.16, -0.16), layout.ENCODER_COLOURS.items(), strict=True):
+    counts = means.groupby("name", sort=False)["n"].max()
+    places = {name: place for place, name in enumerate(counts.index)}
+    for shift, (encoder, colour) in zip((-0.16, 0.16), layout.ENCODER_COLOURS.items(), strict=True):
         rows = means[(means["encoder"] == encoder) & means["mean"].notna()]
         figure.add_scatter(
             x=rows["mean"],
-            y=[places[name] + shift for name in rows["name"]],
+            y=rows["name"].map(places) + shift,
             error_x=layout.error_bar(rows, colour),
             mode="markers",
             marker={"color": colour, "size": 9},
@@ -66,28 +60,23 @@ def means_figure(
             customdata=layout.mean_texts(rows),
             hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",
         )
-        for mean in null.loc[(null["encoder"] == encoder) & null["mean"].notna(), "mean"]:
+        for mean in null.loc[null["encoder"] == encoder, "mean"].dropna():
             figure.add_vline(mean, line=layout.DOTTED | {"color": colour})
-    counts = means.groupby("name", sort=False)["n"].max()
+    figure.add_vline(0, line={"color": layout.OTHER, "width": 1})
+    figure.update_xaxes(title=title)
     labels = [
-        f"{layout.short_name(name, NAME_LENGTH)}<br>{counts[name]:,} {noun}" for name in names
+        f"{layout.short_name(name, NAME_LENGTH)}<br>{n:,} {noun}" for name, n in counts.items()
     ]
-    figure.update_yaxes(
-        tickvals=[places[name] for name in names], ticktext=labels, showgrid=False, zeroline=False
-    )
-    figure.update_yaxes(range=[-0.6, len(names) - 0.4], fixedrange=True)
-    figure.update_xaxes(title=title, zeroline=True, zerolinecolor=layout.OTHER, zerolinewidth=1)
-    return layout.set_layout(
-        figure, 110 + 44 * len(names), showlegend=True, legend=layout.LEGEND_ABOVE
-    )
+    figure.update_yaxes(tickvals=list(places.values()), ticktext=labels, showgrid=False)
+    figure.update_yaxes(range=[len(counts) - 0.4, -0.6], fixedrange=True)
+    height = 110 + 44 * len(counts)
+    return layout.set_layout(figure, height, showlegend=True, legend=layout.LEGEND_ABOVE)
 
 
 def line_figure(lines: Iterable[Line], x: str, titles: tuple[str, str]) -> go.Figure:
     """Draw lines of means with their intervals."""
     figure = go.Figure()
     for name, rows, colour, dash in lines:
-        if rows.empty:  # a source or paradigm that was not measured
-            continue
         rows = rows.sort_values(x)
         figure.add_scatter(
             x=rows[x],
@@ -99,8 +88,8 @@ def line_figure(lines: Iterable[Line], x: str, titles: tuple[str, str]) -> go.Fi
             customdata=layout.mean_texts(rows),
             hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",
         )
-    figure.update_xaxes(title=titles[0], zeroline=False)
-    figure.update_yaxes(title=titles[1], zeroline=False)
+    figure.update_xaxes(title=titles[0])
+    figure.update_yaxes(title=titles[1])
     return layout.set_layout(figure, 370, legend=layout.LEGEND_ABOVE)
 
 
@@ -128,46 +117,11 @@ def paradigm_figure(means: pd.DataFrame) -> go.Figure:
     for paradigm, colour in PARADIGM_COLOURS.items():
         name = PARADIGM_NAMES[paradigm]
         lines.append((name, means[means["paradigm"] == paradigm], colour, "solid"))
-        paper = pd.DataFrame({DEPTH: (0.0, 1.0), "mean": PAPER[paradigm]}).assign(
-            low=np.nan, high=np.nan
-        )
-        lines.append((f"{name}, paper (digitised)", paper, colour, "dash"))
+        paper = {DEPTH: (0.0, 1.0), "mean": PAPER[paradigm], "low": np.nan, "high": np.nan}
+        lines.append((f"{name}, paper (digitised)", pd.DataFrame(paper), colour, "dash"))
     return line_figure(
         lines, DEPTH, ("relative depth: 0 first layer, 1 last layer", "mean UnitMem")
     )
-
-
-def label_positions(x: np.ndarray, y: np.ndarray, widths: np.ndarray) -> list[str]:
-    """Place the labels of dots so that they overlap neither each other nor a dot; an empty text
-    leaves one out.
-
-    Args: the dots and the widths of their labels in pixels, [n] each; the first ones are placed
-    first.
-    """
-    dots = np.column_stack([x - DOT, y - DOT, x + DOT, y + DOT])
-    labels: list[np.ndarray] = []
-    positions = []
-    for row, width in enumerate(widths):
-        obstacles = np.array([*np.delete(dots, row, axis=0), *labels]).reshape(-1, 4)
-        position = ""
-        for where, box in _boxes_around(x[row], y[row], width):
-            inside = box[:2].min() >= 0 and box[2] <= PLOT_WIDTH and box[3] <= PLOT_HEIGHT
-            apart = (box[:2] >= obstacles[:, 2:]) | (box[2:] <= obstacles[:, :2])
-            if inside and apart.any(axis=1).all():
-                position = where
-                labels.append(box)
-                break
-        positions.append(position)
-    return positions
-
-
-def _boxes_around(x: float, y: float, width: float) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield Plotly's text positions around a dot, with the box of the label: left, bottom, right,
-    top."""
-    places = [("top", y + DOT), ("bottom", y - DOT - LINE)]
-    for vertical, bottom in places if y > PLOT_HEIGHT / 2 else reversed(places):
-        for horizontal, left in (("right", x), ("left", x - width), ("center", x - width / 2)):
-            yield f"{vertical} {horizontal}", np.array([left, bottom, left + width, bottom + LINE])
 
 
 def tradeoff_figure(
@@ -179,117 +133,93 @@ def tradeoff_figure(
 ) -> go.Figure:
     """Draw each arm with its intervals and lines of text on hover, the Pareto front, and an arrow
     to the chosen arm."""
-    figure = go.Figure()
-    by_arm = points.set_index(ARM)
-    ranges = []
+    points = points.set_index(ARM)
     for axis in (MEMORIZATION, UTILITY):
-        ends = points[[axis, f"{axis}_low", f"{axis}_high"]].to_numpy(dtype=float)
-        low = np.nanmin(ends)
-        high = np.nanmax(ends)
-        margin = 0.12 * (high - low) or 0.05
-        ranges.append((low - margin, high + margin))
-    order = [
-        *dict.fromkeys(arm for arm in (chosen, NONE, *front, *by_arm.index) if arm in by_arm.index)
-    ]
-    labels = [
-        layout.short_name(arm.replace("_", " ").replace("-", " "), NAME_LENGTH) for arm in order
-    ]
-    x_pixels, y_pixels = (
-        (by_arm.loc[order, axis].to_numpy(dtype=float) - low) / (high - low) * size
-        for axis, (low, high), size in zip(
-            (MEMORIZATION, UTILITY), ranges, (PLOT_WIDTH, PLOT_HEIGHT), strict=True
-        )
+        points[f"{axis}_up"] = points[f"{axis}_high"] - points[axis]
+        points[f"{axis}_down"] = points[axis] - points[f"{axis}_low"]
+    points["kind"] = np.where(points.index.isin(front), "Pareto-optimal", "dominated")
+    points.loc[NONE, "kind"] = "baseline"
+    points["hover"] = ["<br>".join(map(layout.safe, lines)) for lines in points[TEXT]]
+    # Labels of dominated arms would cover each other.
+    names = points.index.str.replace("[-_]", " ", regex=True)
+    labels = [layout.short_name(name, NAME_LENGTH) for name in names]
+    points["label"] = np.where(points.index.isin([chosen, NONE, *front]), labels, "")
+    baseline_colour = layout.FRONT_COLOUR if NONE in front else layout.OTHER
+    figure = px.scatter(
+        points,
+        x=MEMORIZATION,
+        y=UTILITY,
+        error_x=f"{MEMORIZATION}_up",
+        error_x_minus=f"{MEMORIZATION}_down",
+        error_y=f"{UTILITY}_up",
+        error_y_minus=f"{UTILITY}_down",
+        color="kind",
+        symbol="kind",
+        text="label",
+        custom_data=["hover"],
+        color_discrete_map={
+            "dominated": layout.OTHER,
+            "Pareto-optimal": layout.FRONT_COLOUR,
+            "baseline": baseline_colour,
+        },
+        symbol_map={"dominated": "circle", "Pareto-optimal": "circle", "baseline": "diamond"},
     )
-    positions = label_positions(
-        x_pixels, y_pixels, np.array([LETTER * len(label) for label in labels])
+    thin = {"thickness": 1, "width": 0}
+    figure.update_traces(
+        marker={"opacity": 1, "size": 11},
+        error_x=thin,
+        error_y=thin,
+        textposition="top left",
+        textfont={"size": 11},
+        cliponaxis=False,
+        hovertemplate="%{customdata[0]}<extra></extra>",
     )
-    placed = {
-        arm: (label, where) for arm, label, where in zip(order, labels, positions, strict=True)
-    }
-    best = by_arm.loc[list(front)]
-    line = {"color": layout.OTHER, "width": 1.5, "shape": "hv", "dash": "dot"}
+    best = points.loc[list(front)]
     figure.add_scatter(
         x=best[MEMORIZATION],
         y=best[UTILITY],
         mode="lines",
-        line=line,
+        line={"color": layout.OTHER, "width": 1.5, "shape": "hv", "dash": "dot"},
         hoverinfo="skip",
         showlegend=False,
     )
-    is_baseline = points[ARM] == NONE
-    on_front = points[ARM].isin(front)
-    for name, rows, colour, symbol in (
-        ("dominated", points[~is_baseline & ~on_front], layout.OTHER, "circle"),
-        ("Pareto-optimal", points[~is_baseline & on_front], layout.FRONT_COLOUR, "circle"),
-        (
-            "baseline",
-            points[is_baseline],
-            layout.FRONT_COLOUR if NONE in front else layout.OTHER,
-            "diamond",
-        ),
-    ):
-        if rows.empty:
-            continue
-        bars = {}
-        for error, measure in (("error_x", MEMORIZATION), ("error_y", UTILITY)):
-            means = rows[[measure, f"{measure}_low", f"{measure}_high"]].set_axis(
-                ["mean", "low", "high"], axis=1
-            )
-            bars[error] = layout.error_bar(means, colour) | {"thickness": 1, "width": 0}
+    if chosen is not None and chosen in points.index:
+        x, y = points.loc[chosen, [MEMORIZATION, UTILITY]]
         figure.add_scatter(
-            x=rows[MEMORIZATION],
-            y=rows[UTILITY],
-            **bars,
-            name=name,
-            mode="markers+text",
-            marker={"color": colour, "symbol": symbol, "opacity": 1, "size": 11},
-            text=[placed[arm][0] if placed[arm][1] else "" for arm in rows[ARM]],
-            textposition=[placed[arm][1] or "top right" for arm in rows[ARM]],
-            textfont={"size": 11},
-            customdata=["<br>".join(map(layout.safe, lines)) for lines in rows[TEXT]],
-            hovertemplate="%{customdata}<extra></extra>",
+            x=[x],
+            y=[y],
+            mode="markers",
+            marker={
+                "symbol": "circle-open",
+                "size": 24,
+                "color": layout.CHOSEN_COLOUR,
+                "line": {"width": 2.5},
+            },
+            hoverinfo="skip",
+            showlegend=False,
         )
-    if chosen is not None and chosen in by_arm.index:
-        x, y = by_arm.loc[chosen, [MEMORIZATION, UTILITY]]
-        ring = {
-            "symbol": "circle-open",
-            "size": 24,
-            "color": layout.CHOSEN_COLOUR,
-            "line": {"width": 2.5},
-        }
-        figure.add_scatter(
-            x=[x], y=[y], mode="markers", marker=ring, hoverinfo="skip", showlegend=False
-        )
-        if chosen != NONE and NONE in by_arm.index:
-            start_x, start_y = by_arm.loc[NONE, [MEMORIZATION, UTILITY]]
+        if chosen != NONE:
+            start_x, start_y = points.loc[NONE, [MEMORIZATION, UTILITY]]
             figure.add_annotation(
-                **{
-                    "x": x,
-                    "y": y,
-                    "ax": start_x,
-                    "ay": start_y,
-                    "xref": "x",
-                    "yref": "y",
-                    "axref": "x",
-                    "ayref": "y",
-                },
-                **{
-                    "showarrow": True,
-                    "text": "",
-                    "arrowhead": 2,
-                    "arrowwidth": 2,
-                    "arrowcolor": layout.CHOSEN_COLOUR,
-                },
-                **{"standoff": 12, "startstandoff": 10},
+                x=x,
+                y=y,
+                ax=start_x,
+                ay=start_y,
+                axref="x",
+                ayref="y",
+                text="",
+                arrowhead=2,
+                arrowwidth=2,
+                arrowcolor=layout.CHOSEN_COLOUR,
+                standoff=12,
+                startstandoff=10,
             )
-    figure.update_xaxes(
-        title=f"← less memorized · {layout.safe(titles[0])}", zeroline=False, range=ranges[0]
-    )
-    figure.update_yaxes(
-        title=f"{layout.safe(titles[1])} · more useful →", zeroline=False, range=ranges[1]
-    )
+    memorization, utility = map(layout.safe, titles)
+    figure.update_xaxes(title=f"← less memorized · {memorization}")
+    figure.update_yaxes(title=f"{utility} · more useful →")
+    legend = layout.LEGEND_ABOVE | {"title": ""}
     return layout.set_layout(
-        figure, 440, legend=layout.LEGEND_ABOVE, dragmode=False, hoverlabel={"align": "left"}
+        figure, 440, legend=legend, dragmode=False, hoverlabel={"align": "left"}
     )
 
 
@@ -315,5 +245,5 @@ def precision_figure(curves: pd.DataFrame, *, share: float) -> go.Figure:
     figure.update_xaxes(
         title="pairs reviewed, the most suspicious first", type="log", tickvals=ticks
     )
-    figure.update_yaxes(title="share with an injected error", range=[0, 1.03], zeroline=False)
+    figure.update_yaxes(title="share with an injected error", range=[0, 1.03])
     return layout.set_layout(figure, 380, top=10, dragmode=False)

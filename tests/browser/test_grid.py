@@ -11,7 +11,7 @@ from clipmem_core.review.decisions import Review
 from clipmem_core.review.maps import make_map
 from tests.browser.conftest import TRAINED
 from tests.browser.reviewing import STORED, events, press
-from tests.browser.watched import check_pictures, close_watched, open_watched, wait_idle
+from tests.browser.watched import check_pictures, wait_idle
 
 POINT = """() => {
     const plot = document.querySelector('.js-plotly-plot'), {x, y,
@@ -52,10 +52,6 @@ def test_two_clicks_remove_a_page_a_key_takes_it_back_and_shift_selects_a_range(
     page.locator(".card .check").nth(2).click()
     page.locator(".card .picture").nth(7).click(modifiers=["Shift"])
     page.get_by_text("6 selected").wait_for()
-    page.keyboard.press("k")
-    page.locator(".badge.keep").nth(5).wait_for()
-    page.wait_for_function(STORED)
-    assert review.counts()["keep"] == 6
 
 
 def test_at_five_keys_a_second_each_is_stored_once_on_the_marked_pair_and_others_are_seen(
@@ -132,22 +128,9 @@ def test_one_undo_takes_find_and_replace_back_before_an_older_key(
     page.locator(".card .caption", has_text="å").first.wait_for(state="detached")
     assert page.locator(".card .caption").all_inner_texts() == before
     assert (review.counts()["keep"], len(review.table())) == (1, 1)
-    page.keyboard.press("u")
-    page.get_by_text("0 of 220 decided").wait_for()
     page.locator(".card").nth(2).get_by_role("button", name="More like this picture").click()
     page.wait_for_url("**like=**")
     page.troubles.clear()  # pictures of the previous page
-
-
-def test_without_a_mouse_the_keys_can_be_read(browser: Any, address: str) -> None:
-    touch = browser.new_context(has_touch=True, is_mobile=True)
-    page = open_watched(touch)
-    open_browse(page, address)
-    page.locator(".help").click()
-    assert page.locator("dialog kbd").first.is_visible()
-    assert not page.locator("[data-act=undo] kbd").is_visible()
-    close_watched(page, address)
-    touch.close()
 
 
 def test_the_map_shows_the_picture_at_the_pointer_and_a_click_its_pair(

@@ -82,7 +82,6 @@ def chosen() -> None:
     [
         ({"one": "b", "two": "a", "three": "x", "page": "2"}, ("b", "a", "x", 2, 3)),
         ({"one": "c", "two": "<b>", "three": "y", "page": "9"}, ("a", "b", "", 3, 3)),
-        ({"page": "-1"}, ("a", "b", "", 1, 3)),
     ],
 )
 def test_the_address_sets_each_widget(

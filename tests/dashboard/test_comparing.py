@@ -10,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 from clipmem_core.audit.store import CONFIG, PAIRS, SCORES, Audit, write_json, write_table
 from clipmem_core.config import as_dict
 from clipmem_core.dashboard import compare as page
-from clipmem_core.dashboard.compare import differing_fields, finished_audits, partners
+from clipmem_core.dashboard.compare import changed_settings
 from tests.dashboard.test_pages import metrics, open_page, texts, titles
 from tests.dashboard.test_reviewing import mounted
 from tests.fixtures import HOSTILE, Copy, make_benchmark
@@ -22,16 +22,6 @@ DETECTORS = "pages/detectors.py"
 def with_config(audit: Audit, **values: object) -> Audit:
     write_json(audit.folder / CONFIG, audit.record.values | values)
     return audit
-
-
-def of_other_pairs(audit: Audit, *, common: int = 0) -> Audit:
-    """Make an audit one of another data set, with the same ids, that has the first few pictures in
-    common."""
-    pictures = [
-        each if row < common else f"x{each}" for row, each in enumerate(audit.pairs["sha256"])
-    ]
-    write_table(audit.folder / PAIRS, audit.pairs.assign(sha256=pictures))
-    return with_config(audit, dataset_fingerprint="another")
 
 
 @pytest.fixture
@@ -55,23 +45,11 @@ def changes(app: AppTest) -> list[str]:
     return [element.value for element in app.get("html") if "difference" in element.value]
 
 
-def test_partners_are_of_the_same_data_set_first_and_then_have_a_picture_in_common(
-    copy: Copy,
-) -> None:
-    one = copy(name="one")
-    copy("paper", name="again")
-    of_other_pairs(copy(name="nothing-common"))
-    of_other_pairs(copy(name="one-common"), common=1)
-    (with_config(copy(name="broken"), dataset_fingerprint="another").folder / PAIRS).unlink()
-    (copy(name="begun").folder / "manifest.json").unlink()
-    assert [audit.name for audit in partners(one, finished_audits())] == ["again", "one-common"]
-
-
 def test_the_settings_that_differ_are_listed(copy: Copy) -> None:
     one = copy(name="one")
     other = copy(name="other")
     with_config(other, config=as_dict(other.record.config) | {"epochs": 3, "pretrained": "x.pt"})
-    table = differing_fields(one, other).set_index("setting")
+    table = changed_settings(one, other).set_index("setting")
     assert {name: row.tolist() for name, row in table.iterrows()} == {
         "epochs": ["80", "3"],
         "pretrained": ["–", "x.pt"],
@@ -83,16 +61,15 @@ def test_the_settings_that_differ_are_listed(copy: Copy) -> None:
 
 
 def test_without_two_audits_of_one_data_set_the_page_says_how_to_make_another(copy: Copy) -> None:
-    none = open_page(PAGE)
-    _ = copy(name="one")
-    one = open_page(PAGE)
-    of_other_pairs(copy(name="unlike"))
-    for app in (none, one, open_page(PAGE, one="unlike")):
-        assert app.info
-        assert "--seed 1" in app.code[0].value
+    with_config(copy(name="unlike"), dataset_fingerprint="another")
+    app = open_page(PAGE)
+    assert app.info
+    assert "--seed 1" in app.code[0].value
+    copy(name="one")
     copy(name="other")
-    app = open_page(PAGE, audit="unlike")  # has no partner, but others have
-    assert {app.selectbox[0].value, app.selectbox[1].value} == {"one", "other"}
+    app = open_page(PAGE, audit="one")
+    assert [app.selectbox[place].value for place in (0, 1)] == ["one", "other"]
+    assert app.selectbox[1].options == ["other", "unlike"]
 
 
 def test_the_page_has_the_numbers_of_pandas_and_the_pairs_that_changed_most(
@@ -107,7 +84,6 @@ def test_the_page_has_the_numbers_of_pandas_and_the_pairs_that_changed_most(
     }
     cards = changes(app)
     one, other = (audit.scores["clipmem"][20] for audit in two)
-    assert f"{one:.2f}".replace("-", "−") in cards[0]
     assert f"+{other - one:.2f}" in cards[0]
     assert len(cards) == page.PAGE_SIZE
     protos = [link.proto for link in app.get("page_link") if link.proto.label.startswith("In ")]
@@ -115,7 +91,6 @@ def test_the_page_has_the_numbers_of_pandas_and_the_pairs_that_changed_most(
         ("In first", "audit=one&order=clipmem&pair=images%2F020.png"),
         ("In second", "audit=other&order=clipmem&pair=images%2F020.png"),
     ]
-    assert not set(cards) & set(changes(open_pair(page="2")))
 
 
 def test_the_choice_is_in_the_address(two: tuple[Audit, Audit]) -> None:
@@ -124,11 +99,8 @@ def test_the_choice_is_in_the_address(two: tuple[Audit, Audit]) -> None:
     app.selectbox[2].select("similarity_out").run()
     assert app.query_params["column"] == "similarity_out"
     assert "page" not in app.query_params
-    app = open_page(
-        PAGE, one="../../etc", other="[x](javascript:alert(1))", column="pair_id", page="x"
-    )
-    wrong = [text for text in texts(app) if text.startswith("requested")]
-    assert wrong == ["requested: ../../etc", "requested: [x](javascript:alert(1))"]
+    app = open_page(PAGE, one="[x](javascript:alert(1))", column="pair_id", page="x")
+    assert "requested: [x](javascript:alert(1))" in texts(app)
     assert app.selectbox[2].value == "clipmem"
 
 
@@ -140,7 +112,7 @@ def test_foreign_captions_are_escaped_and_a_click_shows_its_pair(
     pairs = other.pairs
     pairs.at[42, "captions"] = [HOSTILE[0]]
     write_table(other.folder / PAIRS, pairs)
-    clicked = {"selection": {"points": [{"customdata": [42, "images/042.png"]}]}}
+    clicked = {"selection": {"points": [{"customdata": 42}]}}
     monkeypatch.setattr(page.st, "plotly_chart", lambda *_, **__: clicked)
     app = open_pair()
     card = changes(app)[0]
@@ -166,8 +138,6 @@ def test_a_benchmark_of_the_data_set_is_shown_first_and_injected_errors_can_be_c
         "captions swapped at random"
     ] * 3
     assert "▼" in " ".join(table.value.iloc[-1])  # a random order is worse than the reference
-    app.selectbox(key="detectors-measure").select("found_100").run()
-    assert app.dataframe[0].value.iloc[0, 1].startswith("40.0 [40.0, 40.0]")
     app.selectbox(key="detectors-from").select("this audit").run()
     assert app.query_params["from"] == "this audit"
     assert "another pair's captions" in " ".join(app.dataframe[0].value.columns)
@@ -192,8 +162,6 @@ def test_a_broken_result_leaves_the_rest_of_the_page(copy: Copy) -> None:
     audit = copy()
     benchmark = make_benchmark("mine", root=audit.record.root)
     benchmark.result(benchmark.done[0]).write_text("{")
-    assert any(
-        "This benchmark cannot be shown" in text
-        for text in texts(open_page(DETECTORS, audit="made"))
-    )
+    app = open_page(DETECTORS, audit="made")
+    assert app.error[0].value == "This benchmark cannot be shown."
     assert differences(audit) == ["clipmem", "learned"]

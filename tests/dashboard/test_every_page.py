@@ -22,16 +22,7 @@ MAIN = {  # file → the page that reads it first
     store.MANIFEST: "pages/compare.py",
     store.VERDICT: "pages/overview.py",
 }
-NONSENSE = (
-    "",
-    "\0",
-    "-1",
-    "9" * 40,
-    "<script>",
-    "[x](javascript:alert(1))",
-    "../../etc/passwd",
-    "{}",
-)
+NONSENSE = ("", "\0", "-1", "9" * 40, "[x](javascript:alert(1))", "../../etc/passwd")
 NAMES = (
     "page size layout pair order view format outline map range check colour group label "
     "injected decision meaning"

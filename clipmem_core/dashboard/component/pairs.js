@@ -6,6 +6,7 @@ const CACHED = 200 // pairs in memory, and decisions that can be undone
 const PARALLEL = 3 // pairs that load at once, with two requests each: a browser sends six at once
 const POLL = 1000, SIGN = 4000, HOVER = 60 // milliseconds
 const STEPS = {previous: -1, next: 1}
+const KEY_NAMES = {escape: 'Esc', arrowleft: '←', arrowright: '→'} // others: in capitals
 const TYPING = 'textarea, select, [contenteditable], [role=dialog], input:not([type=checkbox])'
 
 // Make a node: its name and class, and as parts its properties, nodes and text.
@@ -20,6 +21,7 @@ function make(name, ...parts) {
 
 const foreign = (name, textContent, ...parts) => make(name, {dir: 'auto', textContent}, ...parts)
 const button = (onclick, ...parts) => make('button', {type: 'button', onclick}, ...parts)
+const keycaps = names => names.split(' ').map(name => make('kbd', name))
 const labelOf = decision => decision === 'recaption' ? 'change caption' : decision
 const counted = count => count === 1 ? '1 pair' : `${inWords(count)} pairs`
 const altOf = (captions, fault) => fault ? 'Picture cannot be read' : `Picture: ${(captions[0] ?? '').slice(0, 120)}`
@@ -52,11 +54,8 @@ class Part {
         Object.assign(this, {root, data, loaded: new Map(), timers: {}, stopped: new AbortController()})
     }
 
-    get isStopped() {
-        return this.stopped.signal.aborted
-    }
-
     stop() {
+        this.isStopped = true
         this.stopped.abort()
         outbox.listeners.delete(this)
         Object.values(this.timers).forEach(clearTimeout)
@@ -120,8 +119,7 @@ class Help extends Part {
     }
 
     show() {
-        const list = Object.entries(this.data.keys).flatMap(([names, meaning]) =>
-            [make('dt', ...names.split(' ').map(name => make('kbd', name))), make('dd', meaning)])
+        const list = this.data.keys.flatMap(([names, meaning]) => [make('dt', ...keycaps(names)), make('dd', meaning)])
         showDialog(this.root, 'keys', make('h2', 'Keys'), make('dl', ...list))
     }
 }
@@ -171,6 +169,8 @@ class Pairs extends Part {
         this.captions = new Map() // row → its new captions, none if they are those of the data set
         this.undoable = tried(() => JSON.parse(sessionStorage.getItem(UNDOABLE))) ?? []
         this.addEvents(data)
+        for (const [names, act] of Object.entries(data.acts))
+            root.querySelector(`[data-act=${act}] span`)?.replaceChildren(...keycaps(names))
         this.on(window, 'keydown', event => this.key(event), true)
         this.on(root, 'click', event => {
             const act = event.target.closest('[data-act]')?.dataset.act
@@ -190,6 +190,12 @@ class Pairs extends Part {
         if (!isShortcut || !this.root.host.isConnected || !this.pressed(event.key.toLowerCase(), event, target)) return
         event.preventDefault()
         event.stopPropagation()
+    }
+
+    // The act of a key, if any; Shift counts for a key that has an act of its own with Shift.
+    actOf(key, {ctrlKey, metaKey, shiftKey}) {
+        const {acts} = this.data, name = (ctrlKey || metaKey ? 'Ctrl ' : '') + (KEY_NAMES[key] ?? key.toUpperCase())
+        return shiftKey && acts[`Shift ${name}`] || acts[name]
     }
 
     fullSize({row}) {

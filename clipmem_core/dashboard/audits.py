@@ -1,127 +1,207 @@
-"""The form that starts an audit: data set, settings and name, and the check of the request."""
+"""The page Audits: the list with its actions, and the form that checks and starts an audit."""
 
 import dataclasses
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
 from typing import Any
 
 import pandas as pd
 import streamlit as st
+from rich.filesize import decimal
 
 from clipmem_core import config as configs
-from clipmem_core.audit.jobs import audit_task, cancel
+from clipmem_core.audit import status as s
+from clipmem_core.audit.jobs import audit_task, cancel, jobs_folder
 from clipmem_core.audit.preflight import Request, check_request, find_check
 from clipmem_core.audit.settings import audit_name
 from clipmem_core.audit.store import CONFIG, audits_folder, is_name
 from clipmem_core.config import FIELDS, PRESETS, AuditConfig, InputError, SourceOptions, data_folder
-from clipmem_core.dashboard.page import draw_set
-from clipmem_core.dashboard.plain import draw_fault, explained_errors
+from clipmem_core.dashboard.page import AUDIT, CHOICE, draw_set, store_choice
+from clipmem_core.dashboard.plain import draw_fault, explained_errors, show_strong
+from clipmem_core.dashboard.running import draw_progress
 from clipmem_core.dataset.source import DRAWN, check_source, lacks_captions
 from clipmem_core.export.cleaned import CLEANED
 from clipmem_core.glossary import DRAWN as DRAWN_SET
 from clipmem_core.glossary import PROTOCOL, meaning
 from clipmem_core.scores.membership import MIN_PAIRS
 
-MAIN = ("epochs", "batch_size", "captions", "inject_miscaptions", "drop_near_duplicates", "seed")
-# Fields that have another widget above
-DRAWN_ABOVE = ["preset", "protocol", "members", "seeds", "features"]
-DRAWN_ABOVE += ["lock_image", "lock_text", "image_tower", "text_tower"]
-DEFAULT_REPEATS = 2
-REPETITIONS = {  # protocol → label, default, help
-    "ensemble": (
-        "Repeats",
-        DEFAULT_REPEATS,
-        "Random partitions into folds; each trains one member per fold.",
-    ),
-    "paper": ("Seeds", 1, "Pairs of models f and g; 3 give intervals."),
+_TABLE = "audits-table"
+_MESSAGE = "audits-message"  # shown once, after the rerun that follows an action
+_COLUMNS = {
+    "pairs": st.column_config.NumberColumn(format="localized"),
+    "begun": st.column_config.DatetimeColumn("started", format="YYYY-MM-DD HH:mm"),
+    "size": st.column_config.NumberColumn("size on disk", format="bytes"),
 }
-PRESET_HELP = {
+_MAIN = ("epochs", "batch_size", "captions", "inject_miscaptions", "drop_near_duplicates", "seed")
+# Fields that have another widget above the grids
+_DRAWN_ABOVE: tuple[str, ...] = ("preset", "protocol", "members", "seeds", "features")
+_DRAWN_ABOVE += ("lock_image", "lock_text", "image_tower", "text_tower", "scenes_pairs")
+_PRESET_HELP = {
     "locked": "Both towers are pretrained and locked, and members train heads on their features: "
-    "minutes on a "
-    "processor, and the best choice to find wrong captions. clipmem measures what the heads "
-    "memorized.",
+    "minutes on a processor, and the best choice to find wrong captions. clipmem measures what the "
+    "heads memorized.",
     "tiny": "The smallest encoders, trained from scratch: for a quick test.",
     "small": "Small encoders, trained from scratch, for thousands of pairs on two cores: what "
     "encoders memorize.",
     "base": "ViT-B/32 from scratch, as in the paper; it needs a GPU.",
 }
-TOWERS = {"image": "sees pictures unchanged", "text": "reads captions unchanged"}
-PERSIST: dict[str, Any] = {"persist_state": "session"}
+_TOWERS = {"image": "sees pictures unchanged", "text": "reads captions unchanged"}
+_PERSIST: dict[str, Any] = {"persist_state": "session"}
 _GRID: dict[str, Any] = {"columns": 4, "min_column_width": 150, "vertical_alignment": "bottom"}
+_PATH = "new-path"
+
+
+def draw_list() -> None:
+    """Draw all audits, and the progress and actions of the selected one."""
+    if message := st.session_state.pop(_MESSAGE, ""):
+        st.success(message, icon=":material/check:")
+    states = s.list_states()
+    _watch([(state.audit.name, state.word) for state in states])
+    if not states:
+        st.info("No audit yet. Start one above.", icon=":material/science:")
+        return
+    selected = _draw_table(states)
+    if selected is None:
+        st.caption("Select a row to open or delete an audit, or to see its progress.")
+        return
+    with st.container(border=True):
+        show_strong(selected.audit.name)
+        if selected.word != s.DONE:
+            draw_progress(selected.audit.name)
+        if not selected.at_work:
+            _draw_actions(selected)
+
+
+@st.fragment(run_every=2)
+def _watch(drawn: list[tuple[str, str]]) -> None:
+    """Rerun the page when an audit starts or ends."""
+    if [(state.audit.name, state.word) for state in s.list_states()] != drawn:
+        st.rerun()
+
+
+def _draw_table(states: list[s.State]) -> s.State | None:
+    """Draw the list, and return the state of the audit that is selected in it."""
+    names = [state.audit.name for state in states]
+    name = st.query_params.get(AUDIT) or st.session_state.get(CHOICE)
+    selected = [names.index(name)] if name in names else []
+    rows = []
+    for state in states:
+        row: dict[str, Any] = state.row | {"begun": None, "size": None}
+        if state.audit.begun:
+            row["begun"] = datetime.fromtimestamp((state.audit.folder / CONFIG).stat().st_mtime)
+            row["size"] = s.folder_bytes(state.audit.folder)
+        rows.append(row)
+
+    def select() -> None:
+        chosen = st.session_state[_TABLE].selection.rows
+        store_choice(names[chosen[0]] if chosen else None)
+
+    st.session_state[_TABLE] = {"selection": {"rows": selected, "columns": [], "cells": []}}
+    st.dataframe(
+        pd.DataFrame(rows),
+        key=_TABLE,
+        hide_index=True,
+        column_config=_COLUMNS,
+        placeholder="",
+        on_select=select,
+        selection_mode="single-row",
+        alt="All audits: name, state, data set, protocol, sizes",
+    )
+    if not selected:
+        return None
+    store_choice(name)
+    return states[selected[0]]
+
+
+def _draw_actions(state: s.State) -> None:
+    name = state.audit.name
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if state.word == s.DONE:
+            st.page_link(
+                "pages/overview.py",
+                label="Open",
+                icon=":material/open_in_new:",
+                query_params={AUDIT: name},
+            )
+        with st.popover("Delete", icon=":material/delete:", key=f"delete-{name}"):
+            size = s.folder_bytes(state.audit.folder) + s.folder_bytes(jobs_folder() / name)
+            st.markdown(f"Deletes {decimal(size)}: members, scores, output. Decisions are kept.")
+            typed = st.text_input("Type its name to confirm", key=f"confirm-{name}")
+            confirmed = st.button(
+                "Delete for good",
+                key=f"delete-now-{name}",
+                type="primary",
+                disabled=typed.strip() != name,
+            )
+    if confirmed:
+        try:
+            freed = s.delete_audit(name)
+        except (InputError, OSError) as error:
+            draw_fault("The audit was not deleted.", error)
+            return
+        st.session_state[_MESSAGE] = f"Deleted; {decimal(freed)} freed."
+        store_choice(None)
+        st.rerun()
 
 
 def draw_request() -> Request:
     """Draw the form and return its request."""
     st.caption(f"An audit needs at least {MIN_PAIRS} pictures with captions.")
-    source = draw_path("new-path", built_in_sources())
+    source = _draw_path()
     options: dict[str, Any] = {}
     if source and lacks_captions(source):
         st.caption("These are folders of pictures without captions.")
-        if st.toggle("Use folder names as captions", key="new-folder-names", **PERSIST):
+        if st.toggle("Use folder names as captions", key="new-folder-names", **_PERSIST):
             options = {"caption_template": _draw_field("caption_template", "a photo of a {label}")}
     with st.container(horizontal=True, gap="large"):
         preset = _choose("Preset", list(PRESETS), configs.DEFAULT_PRESET)
         protocol = _choose(
             "Protocol", FIELDS["protocol"].choices, AuditConfig.protocol, help=meaning(PROTOCOL)
         )
-    st.caption(PRESET_HELP[preset])
+    st.caption(_PRESET_HELP[preset])
     defaults = dataclasses.replace(configs.preset_config(preset), protocol=protocol)
     defaults = dataclasses.replace(defaults, **_draw_towers(defaults))
     with st.grid(**_GRID) as grid:
-        label, default, help_text = REPETITIONS[protocol]
-        key = key_of(f"new-{label.lower()}", default)
-        repetitions = int(grid.number_input(label, step=1, key=key, help=help_text, **PERSIST) or 0)
-        values = _draw_fields(grid, MAIN, defaults)
+        repetitions = "seeds" if protocol == "paper" else "members"
+        values = _draw_fields(grid, [repetitions, *_MAIN], defaults)
         if source == DRAWN:
             options |= _draw_fields(grid, ["scenes_pairs"], SourceOptions())
     with st.expander("Further settings", icon=":material/tune:"):
         unavailable = configs.ineffective_fields(defaults)
-        omitted = {
-            *MAIN,
-            *DRAWN_ABOVE,
-            *unavailable,
-            *(() if defaults.lock_image else ("tower_size",)),
-        }
-        names = [name for name in _field_names(AuditConfig) if name not in omitted]
-        reader_names = [
-            name for name in _field_names(SourceOptions) if name not in {*options, "scenes_pairs"}
-        ]
+        omitted = {*_MAIN, *_DRAWN_ABOVE, *unavailable, *options}
+        if not defaults.lock_image:
+            omitted.add("tower_size")
         with st.grid(**_GRID) as grid:
-            values |= _draw_fields(grid, names, defaults)
+            values |= _draw_fields(grid, _further_fields(AuditConfig, omitted), defaults)
+            reader_names = _further_fields(SourceOptions, omitted)
             options |= _draw_fields(grid, reader_names, SourceOptions())
-        draw_left_out(unavailable)
-    if protocol == "paper":
-        values["seeds"] = repetitions
-    else:
-        values["members"] = 0 if repetitions == DEFAULT_REPEATS else repetitions * values["folds"]
+        for side, effect in _TOWERS.items():
+            if labels := [FIELDS[name].label for name, by in unavailable.items() if by == side]:
+                st.caption(
+                    f"Not available, as the {side} tower is locked and {effect}: "
+                    f"{', '.join(labels)}."
+                )
     config = dataclasses.replace(defaults, **values, source=SourceOptions(**options))
     proposed = free_name(audit_name(source, config), taken=is_taken)
     typed = st.text_input(
-        "Name", key="new-name", placeholder=proposed, help="The audit's folder.", **PERSIST
+        "Name", key="new-name", placeholder=proposed, help="The audit's folder.", **_PERSIST
     )
     return Request(source, typed.strip() or proposed, config)
 
 
-def draw_left_out(unavailable: Mapping[str, str]) -> None:
-    """Name the fields that are not available because a tower is locked."""
-    for side, effect in TOWERS.items():
-        if labels := [FIELDS[name].label for name, tower in unavailable.items() if tower == side]:
-            st.caption(
-                f"Not available, as the {side} tower is locked and {effect}: {', '.join(labels)}."
-            )
-
-
-def draw_path(key: str, offered: Sequence[str]) -> str:
+def _draw_path() -> str:
     """Draw the field for a data set and buttons for those that need no typing; return its path or
     name."""
+    offered = _built_in_sources()
     typed = st.text_input(
         "Path, shards or Hugging Face name",
-        key=key,
+        key=_PATH,
         help="A CSV, TSV, JSONL, Parquet or COCO file, shards, a folder of pictures with "
         "captions, or owner/name.",
         placeholder="/data/pairs.csv",
-        **PERSIST,
+        **_PERSIST,
     ).strip()
     try:
         if typed and typed not in offered:
@@ -132,25 +212,24 @@ def draw_path(key: str, offered: Sequence[str]) -> str:
         st.pills,
         "Or choose one",
         offered,
-        key=f"{key}-offered",
+        key=f"{_PATH}-offered",
         value=typed if typed in offered else None,
-        on_choose=lambda chosen: st.session_state.update({key: chosen or ""}),
+        on_choose=lambda chosen: st.session_state.update({_PATH: chosen or ""}),
         format_func=lambda source: source.removeprefix(f"{data_folder() / configs.SETS}/"),
         help=f"{DRAWN} is the synthetic set. {meaning(DRAWN_SET)}",
     )
     return typed
 
 
-def built_in_sources() -> list[str]:
+def _built_in_sources() -> list[str]:
     """Return the sources that need no typing: the synthetic set, and the sets in the data
     folder."""
-    drawn = re.compile(rf"{DRAWN}-\d+-\d+")
     sets = [
-        path
+        str(path)
         for path in sorted((data_folder() / configs.SETS).glob("[!.]*"))
-        if not (path / CLEANED).is_file()
+        if not (path / CLEANED).is_file() and not re.fullmatch(rf"{DRAWN}-\d+-\d+", path.name)
     ]
-    return [DRAWN, *(str(path) for path in sets if not drawn.fullmatch(path.name))]
+    return [DRAWN, *sets]
 
 
 def free_name(name: str, *, taken: Callable[[str], bool]) -> str:
@@ -171,9 +250,9 @@ def draw_check(request: Request, *, started: Callable[[str], None]) -> None:
     """Draw the button that checks a request, and the result of its check."""
     check = find_check(request)
     label = "Check again" if check else "Check"
-    if st.button(
-        label, type="secondary" if check else "primary", icon=":material/fact_check:"
-    ) and _allowed(request):
+    kind: Any = "secondary" if check else "primary"
+    pressed = st.button(label, type=kind, icon=":material/fact_check:")
+    if pressed and _allowed(request):
         request.check.start()
         st.rerun()
     if check:
@@ -205,10 +284,8 @@ def _draw_check(request: Request, started: Callable[[str], None]) -> None:
         if check.found is None:
             st.progress(0.0, text="Reading the data set")
         elif total:
-            st.progress(
-                done / total,
-                text=f"Opening pictures: {done:,} of {total:,}. You can start meanwhile.",
-            )
+            text = f"Opening pictures: {done:,} of {total:,}. You can start meanwhile."
+            st.progress(done / total, text=text)
     if start and _allowed(request):
         audit_task(request.name, request.arguments).start()
         started(request.name)
@@ -230,18 +307,15 @@ def _draw_counts(counts: dict[str, Any]) -> None:
             border=True,
         )
     if counts["groups"]:
-        st.caption(
-            "Groups: " + ", ".join(f"{count:,} {name}" for name, count in counts["groups"].items())
-        )
+        groups = [f"{count:,} {name}" for name, count in counts["groups"].items()]
+        st.caption(f"Groups: {', '.join(groups)}")
     if counts["reasons"]:
         reasons = pd.DataFrame(counts["reasons"], columns=["rows", "reason", "example"])
-        st.dataframe(
-            reasons, hide_index=True, alt="The most frequent reasons why rows cannot be used"
-        )
+        alt = "The most frequent reasons why rows cannot be used"
+        st.dataframe(reasons, hide_index=True, alt=alt)
         rows = pd.DataFrame(counts["rows_in_quarantine"], columns=["row", "reason"])
-        with st.expander(
-            f"The first {len(rows):,} rows that cannot be used", icon=":material/inventory_2:"
-        ):
+        label = f"The first {len(rows):,} rows that cannot be used"
+        with st.expander(label, icon=":material/inventory_2:"):
             st.dataframe(rows, hide_index=True, alt="Rows that cannot be used, and why")
 
 
@@ -255,16 +329,16 @@ def _allowed(request: Request) -> bool:
     return True
 
 
-def key_of(key: str, value: object) -> str:
+def _key_of(key: str, value: object) -> str:
     """Set a widget's first value, and return its key."""
     st.session_state.setdefault(key, value)
     return key
 
 
 def _choose(label: str, options: Sequence[str], default: str, *, help: str | None = None) -> str:
-    key = key_of(f"new-{label.lower()}", default)
+    key = _key_of(f"new-{label.lower()}", default)
     return (
-        st.segmented_control(label, options, key=key, help=help, required=True, **PERSIST)
+        st.segmented_control(label, options, key=key, help=help, required=True, **_PERSIST)
         or default
     )
 
@@ -275,7 +349,7 @@ def _draw_towers(defaults: AuditConfig) -> dict[str, Any]:
     values = dict[str, Any]()
     locked = PRESETS[configs.DEFAULT_PRESET]
     with st.grid(**_GRID) as grid:
-        for side in TOWERS:
+        for side in _TOWERS:
             lock = f"lock_{side}"
             tower = f"{side}_tower"
             values |= _draw_fields(grid, [lock], defaults) | {tower: ""}
@@ -297,11 +371,11 @@ def _draw_fields(
     return values
 
 
-def _field_names(kind: type) -> list[str]:
+def _further_fields(kind: type, omitted: Collection[str]) -> list[str]:
     return [
         field.name
         for field in dataclasses.fields(kind)
-        if isinstance(field.default, (bool, int, float, str))
+        if field.name not in omitted and isinstance(field.default, (bool, int, float, str))
     ]
 
 
@@ -310,9 +384,9 @@ def _draw_field(name: str, default: Any) -> Any:
     separate widgets."""
     field = FIELDS[name]
     options: dict[str, Any] = {
-        "key": key_of(f"new-{name}-{default}", default),
+        "key": _key_of(f"new-{name}-{default}", default),
         "help": field.help or None,
-        **PERSIST,
+        **_PERSIST,
     }
     if field.choices:
         return st.selectbox(field.label, field.choices, **options)

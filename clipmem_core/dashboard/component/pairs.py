@@ -5,7 +5,7 @@ CSS and JavaScript.
 answered. The page's script runs only for another page, order or pair.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import streamlit as st
 
 from clipmem_core.audit.store import PAIRS, Audit
 from clipmem_core.columns import CLIPMEM, CLIPMEM_SHRUNK, SE
+from clipmem_core.dashboard.component.routes import PREFIX
 from clipmem_core.dashboard.deciding import review_session
 from clipmem_core.dashboard.page import (
     BROWSE,
@@ -23,11 +24,10 @@ from clipmem_core.dashboard.page import (
     link,
     peek_selection,
     read_view,
-    write,
+    write_address,
     write_selection,
 )
-from clipmem_core.dashboard.plain import Noise, cut, number, read_noise
-from clipmem_core.dashboard.routes import PREFIX
+from clipmem_core.dashboard.plain import Uncertainty, cut, format_score, read_uncertainty
 from clipmem_core.figures.layout import INJECTED_COLOUR, group_colour
 from clipmem_core.review.cards import FirstCaption, PairCard, first_captions, shown_score
 from clipmem_core.review.decisions import decided
@@ -48,40 +48,46 @@ HTML, CSS, *JS = (
     Path(__file__).with_name(name).read_text("utf-8")
     for name in ("pairs.html", "pairs.css", *SCRIPTS)
 )
-CAPTION_LIMIT = 160
-FULL_LIMIT = 5000
-LIKE = {PICTURE: "picture", CAPTION: "caption"}  # the buttons "More like"
+_CAPTION_LIMIT = 160
+_FULL_LIMIT = 5000
+_LIKE = {PICTURE: "picture", CAPTION: "caption"}  # the buttons "More like"
 OPENED = "pair_opened"  # the last row on the page Pair
 # the last pair that the component of that page moved to, and the number of its mount
-FOLLOWED = "pair_followed"
-DESTINATION = "grid_destination"  # target page of a click, with its parameters
-DECISION_KEYS = {"K": "Keep", "X": "Remove", "U": "Undo"}
-BROWSE_KEYS = {
-    "← → ↑ ↓": "Mark another pair",
-    "Enter": "Picture at full size; Enter again opens the pair",
-    "Space": "Select the marked pair",
-    "Shift →": "Select a range; so does Shift and a click",
-    "Ctrl A": "Select the page",
-    "Esc": "Unselect",
-} | DECISION_KEYS
-REVIEW_KEYS = {
-    "K": "Keep",
-    "X": "Remove the caption in focus; if it is the only one, the pair",
-    "Shift X": "Remove the pair",
-    "↑ ↓": "Another caption",
-    "1 2 3": "Use a likelier word or a suggested caption",
-    "E": "Edit the captions",
-    "U": "Undo",
-    "← →": "Previous, next pair",
-    "Ctrl Enter": "Save the edited captions",
-    "Esc": "Cancel",
-}
+_FOLLOWED = "pair_followed"
+_DESTINATION = "grid_destination"  # target page of a click, with its parameters
+# Keys of a page: name, act of the component (empty: the layout handles it), meaning
+Keys = tuple[tuple[str, str, str], ...]
+BROWSE_KEYS: Keys = (
+    ("← → ↑ ↓", "", "Mark another pair"),
+    ("Enter", "", "Picture at full size; Enter again opens the pair"),
+    ("Space", "", "Select the marked pair"),
+    ("Shift →", "", "Select a range; so does Shift and a click"),
+    ("Ctrl A", "page", "Select the page"),
+    ("Esc", "none", "Unselect"),
+    ("K", "keep", "Keep"),
+    ("X", "remove", "Remove"),
+    ("U", "undo", "Undo"),
+)
+REVIEW_KEYS: Keys = (
+    ("K", "keep", "Keep"),
+    ("X", "drop", "Remove the caption in focus; if it is the only one, the pair"),
+    ("Shift X", "remove", "Remove the pair"),
+    ("↑ ↓", "", "Another caption"),
+    ("1 2 3", "", "Use a likelier word or a suggested caption"),
+    ("E", "edit", "Edit the captions"),
+    ("U", "undo", "Undo"),
+    ("←", "previous", "Previous pair"),
+    ("→", "next", "Next pair"),
+    ("Ctrl Enter", "", "Save the edited captions"),
+    ("Esc", "", "Cancel"),
+)
 _component = st.components.v2.component("clipmem_pairs", html=HTML, css=CSS, js="\n".join(JS))
 
 
-def draw_keys(keys: Mapping[str, str]) -> None:
+def draw_key_list(keys: Keys) -> None:
     """Draw the button that lists the keys; the key ? opens the list too."""
-    _component(key="keys-help", data={"layout": "keys", "keys": dict(keys)}, width="content")
+    listed = [(name, meaning) for name, _, meaning in keys]
+    _component(key="keys-help", data={"layout": "keys", "keys": listed}, width="content")
 
 
 def draw_pointer(audit: Audit, chart: str, *, key: str, on_choose: Callable[[int], None]) -> None:
@@ -99,49 +105,48 @@ def draw_pointer(audit: Audit, chart: str, *, key: str, on_choose: Callable[[int
 
 def draw_single(audit: Audit, selection: Selection, *, title: str) -> None:
     """Draw the pairs of a selection one after another, the pair of the address first."""
-    undecided = selection.decision in ("", UNDECIDED)
-    _component(
-        key=f"review-{audit.name}",
-        data=_single_data(audit, selection, title=title, undecided=undecided),
-    )
+    data = _single_data(audit, selection) | {"title": title}
+    data["undecided"] = selection.decision in ("", UNDECIDED)
+    _component(key=f"review-{audit.name}", data=data)
 
 
 def draw_followed(audit: Audit, selection: Selection, pair_id: str) -> None:
     """Draw one pair as `draw_single` does; the page's script runs for each new pair."""
-    shown, mount = st.session_state.get(FOLLOWED, ("", 0))
+    shown, mount = st.session_state.get(_FOLLOWED, ("", 0))
     if shown != pair_id:  # after a link the component restarts at the pair of the address
         mount += 1
-        st.session_state[FOLLOWED] = (pair_id, mount)
+        st.session_state[_FOLLOWED] = (pair_id, mount)
     key = f"pair-{audit.name}-{mount}"
 
     def follow() -> None:
         match st.session_state[key].get("act"):
             case {"pair": str(moved_to)}:
-                st.session_state[FOLLOWED] = (moved_to, mount)
-                write(**{PAIR: moved_to})
+                st.session_state[_FOLLOWED] = (moved_to, mount)
+                write_address(**{PAIR: moved_to})
 
-    data = _single_data(audit, selection, title="", undecided=selection.decision == UNDECIDED)
-    _component(key=key, data=data | {"follows": True}, on_act_change=follow)
+    data = _single_data(audit, selection) | {"title": "", "follows": True}
+    _component(key=key, data=data, on_act_change=follow)
 
 
-def _single_data(
-    audit: Audit, selection: Selection, *, title: str, undecided: bool
-) -> dict[str, Any]:
+def _single_data(audit: Audit, selection: Selection) -> dict[str, Any]:
     """Decided pairs stay in the selection, so that their places do not change; the component skips
     them."""
-    listed = replace(selection, decision="") if selection.decision == UNDECIDED else selection
-    data = {"selection": to_parameters(listed), "undecided": undecided, "title": title}
-    return _mounted(audit, "single") | data
+    undecided = selection.decision == UNDECIDED
+    listed = replace(selection, decision="") if undecided else selection
+    data = {"selection": to_parameters(listed), "undecided": undecided}
+    return _mounted(audit, "single", REVIEW_KEYS) | data
 
 
-def _mounted(audit: Audit, layout: str) -> dict[str, Any]:
-    events = [
-        (event, undone)
-        for (name, event), undone in review_session().events.items()
-        if name == audit.name
-    ]
-    mounted = {"layout": layout, "prefix": PREFIX, "audit": audit.name, "events": events}
-    return mounted | {"dataset": audit.record.dataset_fingerprint}
+def _mounted(audit: Audit, layout: str, keys: Keys) -> dict[str, Any]:
+    events = review_session().events.items()
+    return {
+        "layout": layout,
+        "prefix": PREFIX,
+        "audit": audit.name,
+        "dataset": audit.record.dataset_fingerprint,
+        "events": [(event, undone) for (name, event), undone in events if name == audit.name],
+        "acts": {name: act for name, act, _ in keys if act},
+    }
 
 
 def draw_grid(
@@ -162,19 +167,19 @@ def draw_grid(
     current, pages = page or (1, 1)
     keys = fetch_numbered(audit.folder / PAIRS, [CAPTION_KEY], [card.row for card in cards])
     firsts = first_captions(audit, cards, selection)
-    noise = read_noise(audit)
-    shown = shown_scores(cards, noise, order, table=table)
+    uncertainty = read_uncertainty(audit)
+    shown = _shown_scores(cards, uncertainty, order, table=table)
     decided_count, total = count_decided(audit, selection) if main else (0, len(cards))
-    conditions = {
-        name: value
-        for name, value in to_parameters(selection).items()
-        if name not in ("order", "ascending")
-    }
+    conditions = to_parameters(selection)
+    conditions.pop("order", None)
+    conditions.pop("ascending", None)
     data = {
         "address": urlencode(link(audit, selection, **read_view())),
         "view": urlencode({"key": key} | conditions),  # the same pairs in another order
         "cards": [
-            _card_data(card, keys[card.row][0], shown, noise, firsts[card.pair_id])
+            # A caption key has more digits than a browser's numbers.
+            _card_data(card, shown, uncertainty, firsts[card.pair_id])
+            | {"caption_key": str(keys[card.row][0])}
             for card in cards
         ],
         "table": table,
@@ -189,29 +194,33 @@ def draw_grid(
         "main": main,
         "side": side,
         "undecided": selection.decision == UNDECIDED,
-        "like": LIKE,
+        "like": _LIKE,
     }
     _component(
         key=key,
-        data=_mounted(audit, "grid") | data,
+        data=_mounted(audit, "grid", BROWSE_KEYS) | data,
         on_act_change=lambda: _act(audit, selection, key),
     )
 
 
 def follow_destination() -> None:
     """Switch to the target page of a click; a callback cannot."""
-    if destination := st.session_state.pop(DESTINATION, None):
+    if destination := st.session_state.pop(_DESTINATION, None):
         page, parameters = destination
         st.switch_page(page, query_params=parameters)
 
 
-def shown_scores(cards: Sequence[PairCard], noise: Noise, order: str, *, table: bool) -> list[str]:
+def _shown_scores(
+    cards: Sequence[PairCard], uncertainty: Uncertainty, order: str, *, table: bool
+) -> list[str]:
     """Return the scores to show of each pair, first the one that sorts.
 
     A list sorted by clipmem also shows the shrunk clipmem, since noise puts pairs at its top. Only
     a table has a column for the error.
     """
-    hidden = {MATCH} if noise.error and table else {MATCH, SE}
+    hidden = set()
+    if not (uncertainty.error and table):
+        hidden.add(SE)
     if not table and order not in (CLIPMEM, CLIPMEM_SHRUNK):
         hidden.add(CLIPMEM_SHRUNK)
     names = dict.fromkeys((order, *(ROW_SCORES if table else CARD_SCORES)))
@@ -220,32 +229,35 @@ def shown_scores(cards: Sequence[PairCard], noise: Noise, order: str, *, table: 
 
 
 def _card_data(
-    card: PairCard, caption_key: int, shown: Sequence[str], noise: Noise, first: FirstCaption
+    card: PairCard, shown: Sequence[str], uncertainty: Uncertainty, first: FirstCaption
 ) -> dict[str, Any]:
     start, marks, reason = first
     decision = card.decision
-    values = card.scores | {MATCH: card.match}
-    around = noise.around(card.scores.get(CLIPMEM), card.scores.get(SE)) if noise.error else ""
-    label = [f"label: {cut(card.label, CAPTION_LIMIT)}"] if card.label else []
+    facts = [(card.group, group_colour(card.group), "group")]
+    if card.injected:
+        facts.append((card.injected, INJECTED_COLOUR, "injected error"))
+    more = [f"id: {cut(card.pair_id, _CAPTION_LIMIT)}"]
+    if card.label:
+        more.insert(0, f"label: {cut(card.label, _CAPTION_LIMIT)}")
+    if reason:
+        more.insert(0, reason)
+    scores = {name: format_score(card.scores.get(name)) for name in shown}
+    if MATCH in scores:
+        scores[MATCH] = format_score(card.match)
+    if CLIPMEM in scores and uncertainty.error:
+        scores[CLIPMEM] += uncertainty.around(card.scores)
+    captions = (*card.current[start:], *card.current[:start])
     return {
         "row": card.row,
         "pair_id": card.pair_id,
-        "caption_key": str(caption_key),  # it has more digits than a browser's numbers
         "changed": card.current != card.captions,
-        "captions": [
-            cut(caption, FULL_LIMIT) for caption in (*card.current[start:], *card.current[:start])
-        ],
+        "captions": [cut(caption, _FULL_LIMIT) for caption in captions],
         "marks": marks,
         "decision": decision.decision if decision else None,
         "other": decision.words if decision and not decision.decision else "",
-        "facts": [
-            (card.group, group_colour(card.group), "group"),
-            *([(card.injected, INJECTED_COLOUR, "injected error")] if card.injected else []),
-        ],
-        "more": [*([reason] if reason else []), *label, f"id: {cut(card.pair_id, CAPTION_LIMIT)}"],
-        "scores": [
-            f"{number(values.get(name))}{around if name == CLIPMEM else ''}" for name in shown
-        ],
+        "facts": facts,
+        "more": more,
+        "scores": list(scores.values()),
     }
 
 
@@ -254,18 +266,14 @@ def _act(audit: Audit, selection: Selection, key: str) -> None:
     current = peek_selection()
     match st.session_state[key].get("act"):
         case {"open": str(pair_id)}:
-            st.session_state[DESTINATION] = (
-                PAIR_PAGE,
-                link(audit, selection, pair=pair_id, **read_view()),
-            )
-        case {"like": str(pair_id), "by": str(by)} if by in LIKE:
+            parameters = link(audit, selection, pair=pair_id, **read_view())
+            st.session_state[_DESTINATION] = PAIR_PAGE, parameters
+        case {"like": str(pair_id), "by": str(by)} if by in _LIKE:
             like = Selection(order=MATCH, like=pair_id, by=by)
-            st.session_state[DESTINATION] = (
-                BROWSE,
-                link(audit, like, **(read_view() | {"page": None})),
-            )
+            parameters = link(audit, like, **(read_view() | {"page": None}))
+            st.session_state[_DESTINATION] = BROWSE, parameters
         case {"page": int(page)} if page > 0:
-            write(page=page)
+            write_address(page=page)
         case {"order": str(order)} if order in BY_NAME or order == MATCH and current.searched:
             write_selection(replace(current, order=order, ascending=False))
         # any other value only runs the page's script again

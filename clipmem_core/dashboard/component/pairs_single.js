@@ -3,7 +3,6 @@
 const AHEAD = 20 // pairs that are preloaded
 const REST = 300 // milliseconds on a pair, or without a key, until the server is asked about it
 const WORDS = 2 // keys of likelier words; the third is of a suggested caption
-const SINGLE_KEYS = {k: 'keep', x: 'drop', e: 'edit', u: 'undo', arrowleft: 'previous', arrowright: 'next', 1: 1, 2: 2, 3: 3}
 
 const figures = value => value.toFixed(2).replace('-', '−')
 const asLines = captions => captions.map(text => text.split(/\s+/).join(' ').trim()).join('\n')
@@ -233,7 +232,7 @@ class Single extends Pairs {
     // React to a key and return whether it is one of this page's. Up and down scroll the page of a pair with one caption.
     pressed(key, event) {
         const moves = {arrowup: -1, arrowdown: 1}[key], several = this.shown?.order.length > 1
-        const name = event.shiftKey && key === 'x' ? 'remove' : SINGLE_KEYS[key]
+        const name = '123'.includes(key) ? Number(key) : this.actOf(key, event)
         if (event.ctrlKey || event.metaKey || !(moves ? several : name)) return false
         if (moves) this.focusOn(this.shown.focus + moves)
         else if (!event.repeat || key.startsWith('arrow')) this.act(name, event)

@@ -1,0 +1,183 @@
+"""The page Encoders: their parts of clipmem, and UnitMem by layer and paradigm."""
+
+from collections.abc import Callable
+
+import streamlit as st
+
+from clipmem_core import columns as c
+from clipmem_core.audit import unit_tables as t
+from clipmem_core.audit.jobs import PARADIGMS, UNITS, Task, jobs_folder
+from clipmem_core.audit.store import Audit
+from clipmem_core.dashboard.maps import draw_selectable, sample_note
+from clipmem_core.dashboard.page import choose_segment
+from clipmem_core.dashboard.plain import draw_figure, explained_errors, show_text
+from clipmem_core.dashboard.running import draw_task
+from clipmem_core.figures import studies as f
+from clipmem_core.figures.audit_scores import contribution_figure
+from clipmem_core.review import score_breakdown as b
+from clipmem_core.review.overview import locked_towers, points_and_density
+from clipmem_core.review.selection import Selection
+
+_LABELS_SHOWN = 12
+_CLASSES = {c.GROUP: "Group", c.LABEL: "Label", c.INJECTED: "Injected error"}
+_BARS = (
+    "Bars: mean ± 1.96 standard errors over pairs. Dotted: the same over external pairs, "
+    "which no model memorized."
+)
+_MIRRORED = "Independent pairs were learned by g, which is subtracted: theirs are negative."
+_SSLMEM = (
+    "How much closer an encoder puts the views of one picture (text: the captions of one pair) "
+    "if it trained on the pair. It needs two captions, or two views of the picture, which a locked "
+    "tower does not have."
+)
+_MISSING = {  # by kind of job: why there is nothing to show yet, and its button
+    UNITS: ("UnitMem has not been measured in this audit yet.", "Measure units"),
+    PARADIGMS: (
+        "The image encoder has not been trained with captions, labels and self-supervision yet. "
+        "This trains up to nine models of the audit's size.",
+        "Train three ways",
+    ),
+}
+_UNITMEM = (
+    "UnitMem of a unit: (max − mean of the other pairs) / (max + mean of the other pairs) over its "
+    "activations; 1 is a unit that fires for one pair alone. Shown is the mean over the units of a "
+    "layer; bars go from the lowest to the highest member. Only the part above the dashed lines, "
+    "before training and for pairs never trained on, can be memorization."
+)
+_PARADIGMS = (
+    "The same image encoder on the same pictures, trained with captions (CLIP), labels and "
+    "self-supervision (SimCLR); bars are 95 % intervals from three seeds on. Dashed: the paper's "
+    "first and last layer (digitised), of other models on other data: compare the order of the "
+    "paradigms and the rise with depth, not the height."
+)
+
+
+def draw_parts(audit: Audit) -> None:
+    """Draw the parts of the encoders in clipmem, by pair and as means, and SSLMem."""
+    _draw_doubts(audit)
+    _draw_map(audit)
+    _draw_means(audit)
+    _draw_sslmem(audit)
+
+
+def _draw_doubts(audit: Audit) -> None:
+    """Draw how well the members' spaces map onto each other, and warn if the split is doubtful."""
+    encoders = audit.verdict.get("encoders", {})
+    if missing := encoders.get("missing"):
+        st.warning(
+            "Encoder parts are not available in this audit; all other scores are.",
+            icon=":material/warning:",
+        )
+        show_text(missing, limit=500)
+        return
+    if locked := locked_towers(audit.record.config):
+        st.caption(
+            f"Locked: {' and '.join(locked)}. The part of a locked tower is what the head on it "
+            "memorized."
+        )
+    fit = encoders.get("fit")
+    for doubt in b.doubts(b.encoder_means(audit), fit):
+        st.warning(doubt, icon=":material/warning:")
+    if fit is not None:
+        st.caption(
+            "The embedding spaces of two models differ: one is rotated onto the other before "
+            "encoders are exchanged. On pairs that the rotation was not fitted on: mean cosine "
+            f"{fit:.2f}; 1 is perfect."
+        )
+
+
+@st.fragment
+def _draw_map(audit: Audit) -> None:
+    """Draw the pairs; only this fragment reruns when the colours change or a shape is drawn."""
+    st.subheader("Text against image encoder, pair by pair", anchor=False)
+    with explained_errors():
+        points, density, count = points_and_density(
+            audit, *b.PARTS.values(), colour_by=tuple(_CLASSES)
+        )
+        if points.empty:
+            st.info("No pair has contributions of both encoders.", icon=":material/info:")
+            return
+        classes = {name: label for name, label in _CLASSES.items() if points[name].notna().any()}
+        colour_by = choose_segment(
+            "Colour", classes, parameter="colour", key="encoder-colour", default=c.GROUP
+        )
+        draw_selectable(
+            audit,
+            contribution_figure(points, colour_by=colour_by, density=density),
+            selection=Selection(),
+            columns=(c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT),
+            key=f"contributions-{audit.name}",
+            alt=f"{count:,} pairs: the text encoder's part of clipmem against the image encoder's.",
+        )
+    if note := sample_note(len(points), count):
+        st.caption(note)
+
+
+def _draw_means(audit: Audit) -> None:
+    """Draw the mean part of each encoder by group, label or injected error."""
+    st.subheader("Mean parts", anchor=False)
+    by = choose_segment("By", _CLASSES, parameter="by", key="encoder-by")
+    groups = c.GROUPS if by == c.GROUP else c.TARGET_GROUPS
+    means = b.encoder_means(audit, by=by, limit=_LABELS_SHOWN, groups=groups)
+    if means["mean"].isna().all() or set(means["name"]) <= {b.NOT_INJECTED}:
+        missing = f"No pair has contributions and a value of {_CLASSES[by].lower()}."
+        st.info(missing, icon=":material/info:")
+        return
+    null = b.encoder_means(audit, groups=[c.EXTERNAL])
+    figure = f.means_figure(means, null, title="mean part of clipmem (cosine units)")
+    draw_figure(figure, key=f"encoder-means-{by}", alt=f"Mean part of each encoder by {by}")
+    mirrored = by == c.GROUP and (means["name"] == c.INDEPENDENT).any()
+    st.caption(f"{_BARS} {_MIRRORED if mirrored else ''}")
+
+
+def _draw_sslmem(audit: Audit) -> None:
+    """Draw the mean SSLMem of each encoder."""
+    st.subheader("SSLMem: each encoder alone", anchor=False)
+    means = b.encoder_means(audit, b.SSLMEM)
+    if means["mean"].isna().all():
+        missing = "No pair has SSLMem: it needs two views of a picture, or two captions."
+        st.info(missing, icon=":material/info:")
+        return
+    null = means[means["name"] == c.EXTERNAL]
+    figure = f.means_figure(means, null, title="mean SSLMem (cosine units)")
+    draw_figure(figure, key="encoder-sslmem", alt="Mean SSLMem of each encoder by group")
+    st.caption(f"{_SSLMEM} {_BARS}")
+
+
+def draw_units(audit: Audit) -> None:
+    """Draw UnitMem by layer and under the three paradigms, or the buttons that measure them."""
+    st.subheader("UnitMem by layer", anchor=False)
+    if locked := locked_towers(audit.record.config):
+        st.info(
+            "UnitMem and the three paradigms need encoders that are trained on the pairs: audit "
+            "the data set with another preset, such as small. Locked here: "
+            f"{' and '.join(locked)}.",
+            icon=":material/lock:",
+        )
+        return
+    _draw_job(audit, UNITS, lambda: t.read_units(audit) is not None)
+    units = t.read_units(audit)
+    if units is not None:
+        layers = b.tower_layers(units, t.read_units(audit, t.REFERENCES))
+        alt = "Mean UnitMem of both encoders by layer"
+        draw_figure(f.unitmem_figure(layers), key="units", alt=alt)
+        members = f"{units[c.MEMBER].nunique()} of {len(audit.record.members)} members"
+        st.caption(f"{_UNITMEM} Measured on {members} and all pairs that each trained on.")
+    st.subheader("Claim 1: three paradigms", anchor=False)
+    _draw_job(audit, PARADIGMS, lambda: t.read_paradigms(audit) is not None)
+    table = t.read_paradigms(audit)
+    if table is not None:
+        sentence = b.claim_1(table)
+        figure = f.paradigm_figure(b.paradigm_layers(table))
+        draw_figure(figure, key="paradigms", alt=f"Mean UnitMem by depth. {sentence}")
+        st.markdown(sentence)
+        st.caption(_PARADIGMS)
+
+
+def _draw_job(audit: Audit, kind: str, is_done: Callable[[], bool]) -> None:
+    """Draw the job of a measurement that is missing or is running again."""
+    task = Task(jobs_folder() / ".encoders" / audit.name / kind, [kind, audit.name])
+    reason, label = _MISSING[kind]
+    job = task.find()
+    if not is_done() or (job is not None and job.running):
+        draw_task(task, is_done, key=kind, reason=reason, label=label)

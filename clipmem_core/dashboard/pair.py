@@ -1,0 +1,213 @@
+"""The page Pair: its facts, its note, its scores and their terms, and similar pairs."""
+
+from zlib import crc32
+
+import pandas as pd
+import streamlit as st
+
+from clipmem_core import columns as c
+from clipmem_core.audit.store import Audit
+from clipmem_core.dashboard.cards import STRIP_SIZE, STYLE, draw_card_row
+from clipmem_core.dashboard.component.pairs import OPENED
+from clipmem_core.dashboard.deciding import Notice, locked_session
+from clipmem_core.dashboard.page import BROWSE, PAIR, link, peek_selection, read_view
+from clipmem_core.dashboard.plain import (
+    cut,
+    draw_figure,
+    explained_errors,
+    format_score,
+    read_uncertainty,
+    show_text,
+)
+from clipmem_core.dataset.checks import CHECKS
+from clipmem_core.figures.audit_scores import IN, OUT, TERM_NAMES, term_figure
+from clipmem_core.figures.layout import group_colour
+from clipmem_core.glossary import P_WRONG, meaning
+from clipmem_core.review.cards import (
+    LISTED,
+    PairCard,
+    cards,
+    explain_captions,
+    first_captions,
+    listed_scores,
+)
+from clipmem_core.review.decisions import RECAPTION, open_review
+from clipmem_core.review.queries import find_row
+from clipmem_core.review.rows import failed_checks, find_rows, misfit_note
+from clipmem_core.review.score_breakdown import member_terms
+from clipmem_core.review.search import search
+from clipmem_core.review.selection import CAPTION, PICTURE, Selection
+from clipmem_core.scores.registry import BY_NAME, PAGE_SCORES, words
+
+_CAPTION_LIMIT = 600
+_P_WRONG_PARTS = (
+    "p wrong = p pair (all captions belong elsewhere) + p caption (this one does) + "
+    "p word (one word is wrong)"
+)
+_SIMILAR = {PICTURE: "Most similar pictures", CAPTION: "Most similar captions"}
+
+
+def find_pair(audit: Audit, selection: Selection) -> PairCard:
+    """Return the pair of the address, else the first one of the selection; end the page without
+    one."""
+    if pair_id := st.query_params.get(PAIR):
+        row = find_row(audit, pair_id)
+    else:
+        row = next(iter(find_rows(audit, selection, size=1)), None)
+    if row is None:
+        if pair_id:
+            st.warning("This audit has no such pair.", icon=":material/search_off:")
+            show_text(f"requested: {pair_id}", limit=300)
+        else:
+            st.info("No pair fits this selection.", icon=":material/info:")
+        draw_way_back(audit, selection)
+        st.stop()
+    card = cards(audit, [row], selection)[0]
+    # Always: after a link from this page the address is still the old one.
+    st.query_params[PAIR] = card.pair_id
+    st.session_state[OPENED] = card.row
+    return card
+
+
+def draw_way_back(audit: Audit, selection: Selection) -> None:
+    """Draw the link to the page of Browse that the pair was opened from."""
+    parameters = link(audit, selection, **read_view())
+    st.page_link(
+        BROWSE, label="Back to browse", icon=":material/grid_view:", query_params=parameters
+    )
+
+
+def draw_facts(audit: Audit, card: PairCard) -> None:
+    """Draw facts of a pair, the scores of its captions, their unlikely words, and the checks it
+    fails."""
+    error = f" · injected error: {card.injected}" if card.injected else ""
+    show_text(f"group: {card.group}{error} · file: {card.image}", limit=_CAPTION_LIMIT)
+    listed = listed_scores(audit, [card.pair_id]).iloc[0]
+    scores = {
+        words(name): listed[column]
+        for name, column in LISTED.items()
+        if isinstance(listed.get(column), list)
+    }
+    if scores:
+        captions = [cut(caption, _CAPTION_LIMIT) for caption in card.captions]
+        st.dataframe(
+            pd.DataFrame({"audited caption": captions} | scores),
+            hide_index=True,
+            column_config={
+                name: st.column_config.NumberColumn(format="%.2f", width=76) for name in scores
+            },
+            alt="The scores of each caption",
+        )
+        st.caption(_P_WRONG_PARTS, help=meaning(P_WRONG))
+    unlikely = explain_captions(audit, [card.pair_id])[1].get(card.pair_id, {})
+    marks = [
+        (str(number + 1), mark["word"], mark["hint"])
+        for number, marks in unlikely.items()
+        for mark in marks
+    ]
+    if marks:
+        st.dataframe(
+            pd.DataFrame(marks, columns=["caption", "word", "probability"]),
+            hide_index=True,
+            alt="Unlikely words of each caption, and likelier words",
+        )
+    with explained_errors("Checks", ends=False), st.container(horizontal=True):
+        for name in failed_checks(audit, card.row):
+            check = CHECKS[name]
+            about = f"{check.help} {check.advice}"
+            st.badge(check.label, icon=":material/rule:", color="orange", help=about)
+
+
+def draw_note(audit: Audit, card: PairCard) -> None:
+    """Draw the box of a pair's note, which is independent of its decision."""
+    stored = card.decision.note if card.decision else ""
+    key = f"note-{audit.name}-{card.row}-{crc32(stored.encode())}"  # another note needs another box
+    with st.form(f"{key}-form", border=False):
+        st.text_area("Note", stored, key=key, height=80, max_chars=2000)
+        st.form_submit_button(
+            "Save note",
+            icon=":material/edit_note:",
+            on_click=_store_note,
+            args=(audit, card.pair_id, stored, key),
+        )
+
+
+def _store_note(audit: Audit, pair_id: str, before: str, key: str) -> None:
+    """Store a note, unless another tab has changed it. A callback."""
+    typed = st.session_state[key]
+    with locked_session() as session:
+        review = open_review(audit)
+        current = review.current(pair_id)
+        if (current.note if current else "") != before:
+            session.notice = Notice(
+                "Not saved: the note has just changed in another tab. Yours was:", typed, good=False
+            )
+        elif typed != before:
+            decision = current.decision if current else None
+            captions = current.captions if current and decision == RECAPTION else ()
+            outcome = review.decide(
+                [pair_id], decision, captions=captions, note=typed, audit=audit.name
+            )
+            session.saved(audit, "Note saved.", outcome.event)
+
+
+def draw_scores(audit: Audit, card: PairCard) -> None:
+    """Draw the pair's scores, and the uncertainty of clipmem."""
+    uncertainty = read_uncertainty(audit)
+    clipmem = f"{format_score(card.scores.get(c.CLIPMEM))}{uncertainty.around(card.scores)}"
+    st.metric("clipmem", clipmem, help=BY_NAME[c.CLIPMEM].help)
+    st.caption(uncertainty.explain())
+    with st.grid(2, min_column_width=130) as grid:
+        for name, score in PAGE_SCORES.items():
+            note = misfit_note(audit) if name == c.MISFIT else ""
+            about = f"{score.help} {note}".strip()
+            grid.metric(words(name), format_score(card.scores.get(name)), help=about or None)
+
+
+def draw_terms(audit: Audit, card: PairCard) -> None:
+    """Draw each term of the score with and without the pair in training: by member, and the
+    means."""
+    st.subheader("Where the score comes from", anchor=False)
+    means = card.scores
+    left, right = st.columns([3, 2], gap="medium")
+    with left, explained_errors("Single members", ends=False):
+        names = {IN: "in: trained on it", OUT: "out: not trained on it"}
+        if audit.record.protocol == "paper":
+            names = {IN: "in: f", OUT: "out: g"}
+        figure = term_figure(
+            member_terms(audit, card.row), colour=group_colour(card.group), names=names
+        )
+        draw_figure(figure, key="terms", alt="Terms of the score, a dot for each member")
+    with right:
+        columns = {side: [means.get(f"{term}_{side}") for term in TERM_NAMES] for side in (IN, OUT)}
+        table = pd.DataFrame(columns, list(TERM_NAMES.values()), dtype=float)
+        table["in − out"] = table[IN] - table[OUT]
+        st.dataframe(
+            table,
+            column_config={
+                str(name): st.column_config.NumberColumn(format="%.3f", width=64) for name in table
+            },
+            alt="Each term of the score: both means and their difference",
+        )
+        st.caption(
+            "alignment = positive − negative text − negative image; its in − out is clipmem."
+        )
+        with st.grid(2, min_column_width=130) as grid:
+            for name in (c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT):
+                grid.metric(words(name), format_score(means.get(name)))
+
+
+def draw_nearest(audit: Audit, card: PairCard) -> None:
+    """Draw the pairs with the most similar captions and pictures."""
+    st.subheader("Similar pairs", anchor=False)
+    st.html(STYLE)
+    selection = peek_selection()
+    for by, title in _SIMILAR.items():
+        st.markdown(f"**{title}**")
+        with explained_errors(title, ends=False):
+            with st.spinner("Searching…"):
+                rows = search(audit, like=card.pair_id, by=by, k=STRIP_SIZE).rows.tolist()
+                others = cards(audit, rows, Selection(like=card.pair_id, by=by))
+            labels = [f"cosine {format_score(other.match)}" for other in others]
+            firsts = first_captions(audit, others, selection)
+            draw_card_row(audit, others, labels, selection, firsts, key=by)
