@@ -19,7 +19,7 @@ from clipmem_core import columns as c
 from clipmem_core.audit import store
 from clipmem_core.audit.jobs import process_start
 from clipmem_core.audit.prepare import membership_table
-from clipmem_core.audit.scoring import records
+from clipmem_core.audit.scoring import json_rows
 from clipmem_core.audit.settings import machine, versions
 from clipmem_core.audit.setup import audit_fingerprint, member_seeds
 from clipmem_core.audit.store import Audit, Record, write_json, write_manifest, write_table
@@ -265,7 +265,7 @@ def made_verdict(
             {"injected": "miscaption", "n": 10, "clipmem": 0.55, "similarity_out": 0.1},
             {"injected": "none", "n": 90, "clipmem": 0.25, "similarity_out": 0.3},
         ],
-        "detection": records(detection_table(values, injected, n_boot=10))
+        "detection": json_rows(detection_table(values, injected, n_boot=10))
         if len(scores) < 1000
         else [],
         "membership_auroc": 0.93,

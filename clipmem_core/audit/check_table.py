@@ -127,14 +127,15 @@ def _cut(config: AuditConfig, texts: list[str]) -> np.ndarray | None:
         sizes = np.array([len(text.encode("utf-8", "surrogatepass")) for text in texts])
         cut = sizes > context - 2  # a token is at least one byte
         if cut.any():
-            from clipmem_core.features import towers  # torch, which the other checks do without
+            # torch, which the other checks do without
+            from clipmem_core.audit.open_clip_towers import open_clip_lengths
             from clipmem_core.training.model import open_tokenizer
 
             long = [texts[row] for row in np.flatnonzero(cut)]
             if tower:
-                lengths = tower.open().lengths(long)
+                lengths = tower.opened.lengths(long)
             else:
-                lengths = towers.open_clip_lengths(open_tokenizer(config.model), long)
+                lengths = open_clip_lengths(open_tokenizer(config.model), long)
             cut[cut] = lengths > context
     except InputError:
         return None

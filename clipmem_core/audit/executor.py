@@ -76,11 +76,10 @@ def run_members(
     blocks: int = 0,
     executor: Executor,
     watch: Callable[[list[MemberProgress]], None],
-    again: bool = False,
+    second_round: bool = False,
 ) -> None:
-    """Train, embed and evaluate every member that is not finished (`again`: in the second
-    round)."""
-    folders = second_names(names) if again else names
+    """Train, embed and evaluate every member that is not finished, in the second round if asked."""
+    folders = second_names(names) if second_round else names
 
     def progress() -> list[MemberProgress]:
         return [member_progress(audit.folder, name) for name in folders]
@@ -88,20 +87,20 @@ def run_members(
     unfinished = [
         name for name, member in zip(names, progress(), strict=True) if member.stage != "finished"
     ]
-    tasks = member_tasks(audit, unfinished, threads=threads, blocks=blocks, again=again)
+    tasks = member_tasks(
+        audit, unfinished, threads=threads, blocks=blocks, second_round=second_round
+    )
     run_member_tasks(tasks, executor, lambda: watch(progress()))
 
 
 def member_tasks(
-    audit: Audit, names: Sequence[str], *, threads: int, blocks: int = 0, again: bool = False
+    audit: Audit, names: Sequence[str], *, threads: int, blocks: int = 0, second_round: bool = False
 ) -> list[Task]:
-    """Return the tasks that train members (`again`: in the second round), one each or in `blocks`
+    """Return the tasks that train members in the first or `second_round`, one each or in `blocks`
     tasks."""
-    program = program_of(
-        f"clipmem_core.audit.member:{'train_second_round' if again else 'run_members'}",
-        audit.folder,
-    )
-    noun = "second training of member" if again else "member"
+    work = "train_second_round" if second_round else "train_first_round"
+    program = program_of(f"clipmem_core.audit.member:{work}", audit.folder)
+    noun = "second training of member" if second_round else "member"
     blocks = min(blocks or len(names), len(names))
     parts = [names[block::blocks] for block in range(blocks)]
     return [

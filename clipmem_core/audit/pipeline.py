@@ -62,23 +62,27 @@ class Progress:
     words_missing: str = ""  # why there is no words.parquet
     wrong: Probabilities | None = None  # that captions are wrong
 
-    def train(self, *, again: bool = False) -> None:
-        """Train all members that are not finished (`again`: in the second round)."""
+    def train(self, *, second_round: bool = False) -> None:
+        """Train all members that are not finished in the first or second round."""
         record = self.audit.record
         at_once = settings.side_by_side(record.config)
         executor = self.executor or functools.partial(local_processes, at_once=at_once)
         blocks = at_once if settings.shares_process(record.config) else 0
-        options: dict[str, Any] = {"threads": record.threads, "blocks": blocks, "again": again}
+        options: dict[str, Any] = {
+            "threads": record.threads,
+            "blocks": blocks,
+            "second_round": second_round,
+        }
         run_members(
             self.audit, record.members, executor=executor, watch=self.screen.members, **options
         )
 
     @functools.cached_property
     def words(self) -> pd.DataFrame:
-        """The words that were predicted, with their caption's number among all."""
+        """The words that were predicted."""
         from clipmem_core.audit.word_table import read_words  # torch
 
-        return read_words(self.audit, self.caption_counts)
+        return read_words(self.audit)
 
     @functools.cached_property
     def caption_counts(self) -> np.ndarray:
@@ -239,7 +243,7 @@ def _second_round(audit: Audit, progress: Progress) -> None:
             folder / store.SECOND_FIT
         ).is_file():  # a kill may have come before its model was removed
             store.remove_second_model(folder)
-    progress.train(again=True)
+    progress.train(second_round=True)
     progress.second_seconds = time.monotonic() - began
 
 
@@ -273,7 +277,7 @@ def _score(audit: Audit, progress: Progress) -> None:
         store.add_column(audit.folder / store.WORD_TABLE, c.P_WRONG, wrong.words)
     scores = scoring.update_scores(scores, **{c.P_WRONG: wrong.pairs, c.SUSPICION: wrong.worst})
     store.write_table(audit.folder / store.SCORES, scores)
-    utility = scoring.utility_table(audit, sides.membership.members)
+    utility = scoring.read_utilities(audit)
     attacked, progress.attacks = scoring.attack_members(evidence)
     tables = [
         table for table in (utility, attacked) if len(table)
@@ -301,7 +305,7 @@ def _verdict(audit: Audit, progress: Progress) -> None:
         results["sample"] = sample
     if progress.left_out:
         results[SECOND_LEFT_OUT] = progress.left_out
-    utility = scoring.utility_table(audit, record.members)
+    utility = scoring.read_utilities(audit)
     verdict = judge(results, utility, record.config, towers=record.towers, cut=progress.cut)
     scoring_seconds = (
         spent["second round"] - progress.second_seconds + spent["score"] + time.monotonic() - began
@@ -462,14 +466,9 @@ def ensure_features(audit: Audit, screen: Screen, executor: Executor | None = No
     record = audit.record
     if not settings.opens_towers(record.config):
         return 0
-    from clipmem_core.audit.member import features_of, shards_by  # torch
+    from clipmem_core.audit.locked_features import compute_features, shards_by  # torch
 
     screen.say(f"{FEATURES} with the locked towers")
     towers = settings.checked_towers(record.config, record.towers)
-    report: dict[str, Any] = {
-        "pictures": screen.pictures,
-        "captions": screen.captions,
-        "say": screen.say,
-    }
-    compute = shards_by(executor, record.threads)
-    return features_of(towers, audit.pairs, record.pictures, compute=compute, **report).cut
+    compute = shards_by(executor, record.config, record.pictures)
+    return compute_features(towers, audit.pairs, record.pictures, screen, compute=compute)

@@ -29,6 +29,7 @@ UNIT = "unit"
 ROW = "row"
 IMAGE_TOWER = "image"
 TEXT_TOWER = "text"
+TOWERS = (IMAGE_TOWER, TEXT_TOWER)
 UNITMEM_MEAN = "unitmem_mean"
 UNITMEM_MEDIAN = "unitmem_median"
 MEDIAN_ERROR = "median_error"
@@ -43,8 +44,9 @@ _EMBEDDING_FIELDS = [
     "views",
     "seed",
     "crop_scale",
+    "eval_crop_scale",
+    "eval_captions",
 ]
-_EMBEDDING_FIELDS += ["eval_crop_scale", "eval_captions"]
 CLIP = "clip"
 SUPERVISED = "supervised"
 SELF_SUPERVISED = "self-supervised"

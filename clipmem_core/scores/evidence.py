@@ -277,7 +277,7 @@ def probabilities(evidence: CaptionEvidence) -> Probabilities:
         right = right * (1 - values)
     table = pd.DataFrame(parts | {c.P_WRONG: np.sum(list(parts.values()), axis=0)})
     if evidence.words is not None:
-        by_word = by_word * table[c.P_WORD].to_numpy()[evidence.words[c.CAPTION]]
+        by_word = by_word * table[c.P_WORD].to_numpy()[evidence.words[c.CAPTION_ROW]]
     first = np.cumsum(evidence.counts) - evidence.counts
     worst = np.maximum.reduceat(table[c.P_WRONG].to_numpy(), first)
     worst = worst if np.isfinite(worst).any() else suspicion_of(evidence)
@@ -340,7 +340,9 @@ def _wrong_words(
     One word of each caption, drawn at random, is compared with the same caption with another word
     in its place (`changed`): those captions are known to be wrong.
     """
-    caption, own, changed = (words[name].to_numpy() for name in (c.CAPTION, c.SURPRISE, c.CHANGED))
+    caption, own, changed = (
+        words[name].to_numpy() for name in (c.CAPTION_ROW, c.SURPRISE, c.CHANGED)
+    )
     start = np.searchsorted(caption, np.arange(len(fitting) + 1))
     of_caption = mean_ratio(own, start)
     places = np.random.default_rng(0).permutation(

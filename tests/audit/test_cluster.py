@@ -92,8 +92,8 @@ def process_of(module: str, data: Path) -> psutil.Process:
 
 def lose_twice(machines: Any, data: Path) -> None:
     """Kill the worker of a shard of features, and the machine of a member that is being trained."""
-    process_of("clipmem_core.features.embed:run_shards", data).parent().kill()
-    member = process_of("clipmem_core.audit.member:run_members", data)
+    process_of("clipmem_core.audit.locked_features:run_shards", data).parent().kill()
+    member = process_of("clipmem_core.audit.member:train_first_round", data)
     above = {one.pid for one in member.parents()}
     name = member.cmdline()[5]
     log = data / "audits" / "a" / "members" / name / "log.jsonl"

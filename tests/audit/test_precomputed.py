@@ -13,7 +13,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from clipmem_core import columns as c
 from clipmem_core.audit.pipeline import run_audit
-from clipmem_core.audit.prepare import pixels_folder, precomputed_features, sampled
+from clipmem_core.audit.prepare import precomputed_features, sampled
 from clipmem_core.audit.scoring import UNUSABLE
 from clipmem_core.audit.store import CHECK_TABLE, Audit
 from clipmem_core.audit.verdict import WRONG
@@ -86,9 +86,7 @@ def test_a_source_with_features_is_inspected_and_audited_without_a_picture(
     assert audit.record.config.features == source
     assert audit.scores["pair_id"].tolist() == audit.pairs["pair_id"].tolist() == IDS
     assert audit.scores["clipmem"].notna().all()
-    for stored, features in zip(
-        precomputed_features(audit, pixels_folder(audit)), drawn(), strict=True
-    ):
+    for stored, features in zip(precomputed_features(audit), drawn(), strict=True):
         np.testing.assert_array_equal(stored, features.astype(np.float16))
     cosines = cosine_similarity(drawn()[1].astype(np.float16))
     found = search(audit, like=IDS[3], k=5)
@@ -114,7 +112,7 @@ def test_rows_keep_their_features_if_captions_are_injected_and_near_duplicates_d
     assert audit.quarantine["reason"].tolist() == [f"near-duplicate of {IDS[n]}" for n in range(20)]
     owner = np.array([CAPTIONS.index(captions[0]) for captions in audit.pairs["captions"]])
     assert (owner != rows).sum() == 40
-    image_stored, text_stored = precomputed_features(audit, pixels_folder(audit))
+    image_stored, text_stored = precomputed_features(audit)
     np.testing.assert_array_equal(image_stored[:], image.astype(np.float16)[rows])
     np.testing.assert_array_equal(text_stored[np.arange(len(rows))], text.astype(np.float16)[owner])
 

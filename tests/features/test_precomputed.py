@@ -103,7 +103,7 @@ def test_every_form_gives_its_rows_as_halves(
 def test_rows_of_one_id_are_one_pair_with_all_its_captions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
-    monkeypatch.setattr("clipmem_core.features.precomputed.BLOCK", block)
+    monkeypatch.setattr("clipmem_core.features.precomputed.ROWS_AT_ONCE", block)
     table = pd.DataFrame(
         {"filepath": list("abcbdab"), "caption": ["one", "two", "", "two", "three", "four", "five"]}
     )
@@ -168,12 +168,12 @@ def test_files_that_do_not_fit_are_one_line_that_names_them(tmp_path: Path) -> N
     table.write_bytes(table.read_bytes()[:-9])
     refused("metadata_1.parquet")
     part.write_bytes(part.read_bytes()[:-9])
-    refused("img_emb_1.npy is cut off or damaged")
+    refused("img_emb_1.npy cannot be read")
     shutil.rmtree(folder / "img_emb")
     refused("img_emb_0.npy is missing")
     datacomp(tmp_path / "dc")
     np.savez(tmp_path / "dc" / "0a.npz", l14_img=IMAGE[:4], b32_txt=TEXT[:4])
     refused("no array 'l14_txt' but l14_img, b32_txt: rename one", tmp_path / "dc")
     (tmp_path / "dc" / "1b.npz").write_bytes(b"PK")
-    refused("1b.npz is cut off or damaged", tmp_path / "dc")
+    refused("1b.npz cannot be read", tmp_path / "dc")
     refused("holds no features", tmp_path / "nowhere.csv")

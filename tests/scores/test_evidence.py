@@ -101,7 +101,7 @@ def planted(seed: int) -> tuple[CaptionEvidence, np.ndarray]:
         5  # the words of a caption of another picture surprise too
     )
     columns = {
-        "caption": np.repeat(np.arange(1800), 4),
+        "caption_row": np.repeat(np.arange(1800), 4),
         "surprise": surprise.ravel(),
         "changed": changed.ravel(),
     }
