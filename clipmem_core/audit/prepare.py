@@ -31,9 +31,10 @@ from clipmem_core.features.cache import (
     tower_key,
 )
 from clipmem_core.features.precomputed import (
-    SIDES,
+    FORMS,
     Stored,
     caption_rows,
+    feature_parts,
     open_features,
     stored_features,
 )
@@ -44,8 +45,6 @@ from clipmem_core.scores.membership import (
     ensemble_membership,
     paper_membership,
 )
-
-TABLES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
 
 
 class FeaturePixels(Pixels):
@@ -93,31 +92,8 @@ def holds_features(source: str) -> bool:
     """Tell whether features come with a data set: a clip-retrieval folder, DataComp files, or a
     table with arrays."""
     path = Path(os.path.expanduser(source))
-    if not os.path.exists(path):  # False also for text that cannot be a path
-        return False
-    if path.is_file():
-        return _is_datacomp(path) or (path.suffix in TABLES and _arrays_of(path.parent) != {})
-    retrieval = all((path / name).is_dir() for name in ("img_emb", "text_emb"))
-    datacomp = any(map(_is_datacomp, path.iterdir()))
-    return retrieval or datacomp or (_arrays_of(path) != {} and len(_tables(path)) == 1)
-
-
-def _is_datacomp(table: Path) -> bool:
-    return table.suffix == ".parquet" and table.with_suffix(".npz").is_file()
-
-
-def _arrays_of(folder: Path) -> dict[str, str]:
-    """Return the .npy file of each side in the folder of a table; empty unless it has both."""
-    arrays = {side: folder / f"{side}.npy" for side in SIDES}
-    if not all(path.is_file() for path in arrays.values()):
-        return {}
-    return {side: str(path) for side, path in arrays.items()}
-
-
-def _tables(folder: Path) -> list[Path]:
-    return sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in TABLES and path.is_file()
-    )
+    # False also for text that cannot be a path
+    return os.path.exists(path) and bool(feature_parts(path, path))
 
 
 def with_features(source: str, config: AuditConfig) -> AuditConfig:
@@ -148,27 +124,14 @@ def read_features(
             raise InputError(
                 f"there is no {file}: name a table or a folder, and the folder of its --features"
             )
-    table = features
-    arrays: dict[str, str] = {}
-    if not _is_datacomp(features):
-        arrays = _arrays_of(features if features.is_dir() else features.parent)
-        if arrays and features.is_dir():
-            table = _only_table(path)
-    stored = stored_features(table, config.source, **arrays, folder=cache)
+    parts = feature_parts(features, path)
+    if not parts:
+        raise InputError(f"{features} holds no features: give {FORMS}")
+    stored = stored_features(parts, config.source, folder=cache)
     root, images = _relative_images(path.absolute(), stored.pairs[c.IMAGE], config)
     pairs = stored.pairs.assign(**{c.IMAGE: images, c.INJECTED: None, c.WIDTH: 0, c.HEIGHT: 0})
     rows = len(pairs) + len(stored.quarantine)
     return RawPairs(root, "features", rows, pairs, stored.quarantine), stored
-
-
-def _only_table(path: Path) -> Path:
-    """Return a table, or the only one in a folder."""
-    tables = _tables(path) if path.is_dir() else [path]
-    if len(tables) != 1:
-        raise InputError(
-            f"{path} must hold one table of the features' rows, not {len(tables)}: name the table"
-        )
-    return tables[0]
 
 
 def _relative_images(path: Path, images: pd.Series, config: AuditConfig) -> tuple[Path, pd.Series]:

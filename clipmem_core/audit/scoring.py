@@ -3,6 +3,7 @@ utility, verdict."""
 
 import functools
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,8 @@ class Evidence:
     sides: Sides
     views: int
     terms: list[dict[str, np.ndarray]]
-    image: list[np.ndarray]  # μ_I of each member, [n_pairs, dim]
-    text: list[np.ndarray]
+    image: Sequence[np.ndarray]  # μ_I of each member, [n_pairs, dim]
+    text: Sequence[np.ndarray]
     logit_scales: list[float]  # of each member; NaN if its checkpoint is gone
     log_probability: list[np.ndarray]  # in training; empty for members without a trajectory
     n_captions: np.ndarray  # behind each mean text embedding, [n_pairs]
@@ -136,7 +137,7 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, Any]]:
     external = sides.external
     nan = np.full(len(external), np.nan)
     scores = memorization.memorization_table(evidence.terms, sides, keep=spill)
-    values = {str(name): spill(scores.pop(name).to_numpy()) for name in list(scores)}
+    values = {str(name): spill(scores.pop(name).to_numpy()) for name in map(str, scores.columns)}
     split: dict[str, Any] = {"fit": None, "fit_by_member": {}, "missing": None}
     try:
         parts, fits = contributions(evidence.image, evidence.text, sides)

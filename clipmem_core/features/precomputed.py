@@ -12,7 +12,7 @@ offsets.npy                         int64 [n_pairs + 1]; the captions of pair i 
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,9 @@ FORMS = (
     "a folder of clip-retrieval's (img_emb, text_emb, metadata), DataComp's .parquet with "
     ".npz, or a table with .npy"
 )
+TABLES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
+
+Part = tuple[Path, Path, Path]  # a table, and the files of picture and caption features
 
 
 @dataclass(frozen=True)
@@ -70,13 +73,41 @@ class Stored:
     folder: Path
 
 
+def feature_parts(features: Path, source: Path) -> list[Part]:
+    """Return the parts of precomputed features; empty if there are none.
+
+    Args:
+        features: a clip-retrieval folder, a folder of DataComp metadata, one of its .parquet files,
+            or the table or the folder of .npy files.
+        source: the table of .npy files, or a folder with this table alone.
+    """
+    if any((features / name).is_dir() for name in ("img_emb", "text_emb")):
+        paths = [path for name in _RETRIEVAL for path in (features / name).glob(f"{name}_*[0-9].*")]
+        numbers = {path.stem.rpartition("_")[2] for path in paths}
+        table, picture, caption = (
+            [
+                features / name / f"{name}_{number}{ending}"
+                for number in sorted(numbers, key=lambda number: (len(number), number))
+            ]
+            for name, ending in _RETRIEVAL.items()
+        )
+        return list(zip(table, picture, caption, strict=True))
+    folder = features if features.is_dir() else features.parent
+    files = [*folder.glob("*.parquet"), *folder.glob("*.npz")] if features.is_dir() else [features]
+    tables = sorted({path.with_suffix(".parquet") for path in files})
+    if any(table.with_suffix(".npz").is_file() for table in tables):
+        return [(table, table.with_suffix(".npz"), table.with_suffix(".npz")) for table in tables]
+    table_or_folder = features if features.is_file() else source
+    files = [table_or_folder] if table_or_folder.is_file() else list(table_or_folder.iterdir())
+    tables = [path for path in files if path.suffix.lower() in TABLES]
+    arrays = [folder / f"{side}.npy" for side in SIDES]
+    if len(tables) == 1 and all(path.is_file() for path in arrays):
+        return [(tables[0], arrays[0], arrays[1])]
+    return []
+
+
 def stored_features(
-    source: Path,
-    options: SourceOptions,
-    *,
-    image: str = "",
-    text: str = "",
-    folder: Path | None = None,
+    parts: Sequence[Part], options: SourceOptions, *, folder: Path | None = None
 ) -> Stored:
     """Read precomputed features. Rows with the same id are one pair with several captions.
 
@@ -84,21 +115,16 @@ def stored_features(
     quarantine with its reason. `sha256` is that of a pair's features.
 
     Args:
-        source: a clip-retrieval folder, a folder of DataComp metadata, one of its .parquet files,
-            or a table.
+        parts: as of `feature_parts`.
         options: the table's columns, guessed where they are not named.
-        image: for a table, the .npy file with a row for each picture.
-        text: for a table, the .npy file with a row for each caption.
         folder: for the copied features, by default the cache in the data folder.
     """
     try:
-        parts = _parts(source, image, text)
-        stamps = [
-            [str(path), (status := path.stat()).st_size, status.st_mtime_ns]
-            for part in parts
-            for path in part
-        ]
-        key = fingerprint([stamps, image, text, as_dict(options)])
+        stamps = []
+        for path in (path for part in parts for path in part):
+            status = path.stat()
+            stamps.append([str(path), status.st_size, status.st_mtime_ns])
+        key = fingerprint([stamps, as_dict(options)])
         target = (folder or data_folder() / "cache" / "features") / "stored" / key
         if not target.is_dir():
             with naming(target), replacing_folder(target) as new:
@@ -158,33 +184,7 @@ def _open_pairs(folder: Path) -> pa.Table:
     return pa.ipc.open_file(pa.memory_map(str(folder / PAIRS_FILE))).read_all()
 
 
-def _parts(source: Path, image: str, text: str) -> list[tuple[Path, Path, Path]]:
-    """Return the table, and the files of picture and caption features, of each part."""
-    if image and text:
-        return [(source, Path(image), Path(text))]
-    if (source / "metadata").is_dir():
-        paths = [path for name in _RETRIEVAL for path in (source / name).glob(f"{name}_*[0-9].*")]
-        numbers = {path.stem.rpartition("_")[2] for path in paths}
-        table, picture, caption = (
-            [
-                source / name / f"{name}_{number}{ending}"
-                for number in sorted(numbers, key=lambda number: (len(number), number))
-            ]
-            for name, ending in _RETRIEVAL.items()
-        )
-        parts = list(zip(table, picture, caption, strict=True))
-    else:
-        paths = [*source.glob("*.parquet"), *source.glob("*.npz")] if source.is_dir() else [source]
-        tables = sorted({path.with_suffix(".parquet") for path in paths})
-        parts = [(path, path.with_suffix(".npz"), path.with_suffix(".npz")) for path in tables]
-        if not any(archive.is_file() for _, archive, _ in parts):
-            parts = []
-    if not parts:
-        raise InputError(f"{source} holds no features: give {FORMS}")
-    return parts
-
-
-def _store(folder: Path, parts: list[tuple[Path, Path, Path]], options: SourceOptions) -> None:
+def _store(folder: Path, parts: Sequence[Part], options: SourceOptions) -> None:
     """Copy the features of all parts and write the pairs that can use them."""
     tables = list[pa.Table]()
     refused = list[tuple[str, str, str]]()
