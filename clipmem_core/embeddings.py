@@ -41,9 +41,8 @@ class Vectors(_ARRAY):
         self.rows = rows
         self.dtype = np.dtype(np.float32 if index.code_size == 4 * index.d else np.float16)
         codes = faiss.rev_swig_ptr(index.codes.data(), index.ntotal * index.code_size)
-        self.stored = codes.view(
-            f"V{index.code_size}"
-        )  # a row is one item, which is copied at once
+        # A row is one item, which is copied at once.
+        self.stored = codes.view(f"V{index.code_size}")
         self.shape = (index.ntotal if rows is None else len(rows), index.d)
 
     def __len__(self) -> int:
@@ -64,15 +63,15 @@ class Vectors(_ARRAY):
     def cosines(self, query: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
         """Return the cosine of a vector with each row, or with some rows, float32 [n]; 0 for a row
         of zeros."""
-        chosen = np.arange(len(self)) if rows is None else rows
+        rows = np.arange(len(self)) if rows is None else rows
         unit = (query / np.linalg.norm(query)).astype(np.float32)
-        found = np.zeros(len(chosen), np.float32)
-        for at in range(0, len(chosen), QUERIES):
-            part = slice(at, at + QUERIES)
-            block = self[part if rows is None else rows[part]].astype(np.float32, copy=False)
+        cosines = np.zeros(len(rows), np.float32)
+        for at in range(0, len(rows), QUERIES):
+            block = self[rows[at : at + QUERIES]].astype(np.float32, copy=False)
             lengths = np.sqrt(np.vecdot(block, block))
-            np.divide(np.vecdot(block, unit), lengths, out=found[part], where=lengths > 0)
-        return found
+            part = cosines[at : at + QUERIES]
+            np.divide(np.vecdot(block, unit), lengths, out=part, where=lengths > 0)
+        return cosines
 
     def nearest(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the k rows with the largest inner product with a vector: products and rows of the

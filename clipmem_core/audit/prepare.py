@@ -131,7 +131,9 @@ def read_features(
     root, images = _relative_images(path.absolute(), stored.pairs[c.IMAGE], config)
     pairs = stored.pairs.assign(**{c.IMAGE: images, c.INJECTED: None, c.WIDTH: 0, c.HEIGHT: 0})
     rows = len(pairs) + len(stored.quarantine)
-    return RawPairs(root, "features", rows, pairs, stored.quarantine), stored
+    raw = RawPairs(root, "features", rows, pairs, stored.quarantine)
+    _check_not_empty(raw, pairs, stored.quarantine)
+    return raw, stored
 
 
 def _relative_images(path: Path, images: pd.Series, config: AuditConfig) -> tuple[Path, pd.Series]:
@@ -153,10 +155,11 @@ def precomputed_features(audit: Audit) -> tuple[Vectors, Vectors]:
     """Return the features of an audit's pictures and captions, float16 [n_pairs, width] and
     [n_captions, width]."""
     folder = pixels_folder(audit)
-    rows = read_prepared(audit.folder).cache_rows
-    captions = (batch[c.CAPTIONS] for batch in pair_blocks(audit, [c.CAPTIONS]))
-    text = caption_rows(folder, rows, captions)
-    return open_features(folder, "image").take(rows), open_features(folder, "text").take(text)
+    images = read_prepared(audit.folder).cache_rows
+    captions = caption_rows(
+        folder, (batch[c.CAPTIONS] for batch in pair_blocks(audit, [c.CAPTIONS]))
+    )
+    return open_features(folder, "image").take(images), open_features(folder, "text").take(captions)
 
 
 def caption_features(audit: Audit) -> Vectors:
@@ -368,25 +371,16 @@ def pixels_folder(audit: Audit) -> Path:
 def rebuild_store(audit: Audit, *, progress: ReportCount | None = None) -> None:
     """Store an audit's small pictures or features again after their store was lost or damaged."""
     record = audit.record
-    changed = f"have changed since audit {audit.name!r} began: use another --name"
-    pairs = audit.pairs
-    pixels: Pixels
-    if record.config.features:
-        stored = read_features(record.source, record.config)[1]
-        hashes = stored.pairs[c.SHA256].drop_duplicates()
-        rows = hashes.index[pd.Index(hashes).get_indexer(pairs[c.SHA256])]
-        if (hashes[rows].to_numpy() != pairs[c.SHA256]).any():
-            raise InputError(f"the features in {record.config.features} {changed}")
-        pixels = FeaturePixels(stored.folder, rows.to_numpy())
-        clusters = pixels.clusters()
-    else:
-        if not record.pictures.exists():  # on another machine: fetch or draw the set again
-            read_source(record.source, record.config.source, data=data_folder())
-            if not record.pictures.exists():
-                raise InputError(f"there is no {record.pictures}")
-        facts, pixels = _store_pixels(record.pictures, pairs, record.config, progress=progress)
-        if facts[c.REASON].notna().any() or facts[c.SHA256].tolist() != pairs[c.SHA256].tolist():
-            raise InputError(f"the pictures in {record.root} {changed}")
-        clusters = near_duplicate_clusters(pixels.descriptors(), pairs[c.SHA256].tolist())
-    folder = pixels.folder.relative_to(data_folder()).as_posix()
-    write_prepared(audit.folder, cache_rows=pixels.rows, clusters=clusters, pixels=folder)
+    data_set = load_data_set(record.source, record.config, progress=progress)
+    content = [c.PAIR_ID, c.SHA256]
+    if not np.array_equal(data_set.pairs[content], audit.pairs[content]):
+        raise InputError(
+            f"the pairs of {record.source} have changed since audit {audit.name!r} began: use "
+            "another --name"
+        )
+    write_prepared(
+        audit.folder,
+        cache_rows=data_set.pixels.rows,
+        clusters=data_set.clusters,
+        pixels=data_set.pixels.folder.relative_to(data_folder()).as_posix(),
+    )

@@ -420,17 +420,14 @@ def _mean_over_members(
 ) -> np.ndarray:
     """Return the mean of a column of captions.npy over the members that trained, or did not, on
     both pairs of each row, int64 [n_captions + n_decoys, 2]."""
-    members = sides.membership
+    folders = map(audit.member, sides.membership.members)
+    columns = (
+        store.read_array(folder / store.CAPTION_SCORES, shared=True)[:, column]
+        for folder in folders
+    )
     return detectors.nan_mean(
-        np.where((trained[pairs] == trained_on).all(axis=1), values[:, column], np.nan)
-        for values, trained in zip(
-            (
-                store.read_array(audit.member(name) / store.CAPTION_SCORES, shared=True)
-                for name in members.members
-            ),
-            members.trained,
-            strict=True,
-        )
+        np.where((trained[pairs] == trained_on).all(axis=1), values, np.nan)
+        for values, trained in zip(columns, sides.membership.trained, strict=True)
     )
 
 

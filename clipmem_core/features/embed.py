@@ -3,9 +3,8 @@
 import hashlib
 import json
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,43 +182,38 @@ class FeatureExtractor:
         threads.
         """
         keep_memory()
-        waiting = deque[tuple[np.ndarray, Future[np.ndarray]]]()
+        batches = self._batches(np.asarray(inputs[cache.LENGTH]))
         threads = torch.get_num_threads()
-        pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
 
-        def first_result() -> tuple[np.ndarray, np.ndarray]:
-            batch, future = waiting.popleft()
+        def compute(batch: np.ndarray) -> np.ndarray:
             with np.errstate(over="ignore"):
-                features = future.result()[: len(batch)].astype(np.float16)
-            unusable = np.flatnonzero(~np.isfinite(features).all(axis=1))
-            if len(unusable):
-                row = batch[unusable[0]]
-                name = inputs[c.IMAGE if c.IMAGE in inputs else _TEXT][row]
-                raise InputError(
-                    f"tower {self.tower.name} gives NaN or numbers too large for float16 for "
-                    f"{self.tower.kind} {name[:200]!r}: choose another tower"
-                )
-            return batch, features
+                return embed(self._load(inputs, batch))[: len(batch)].astype(np.float16)
 
         try:
-            for batch in self._batches(np.asarray(inputs[cache.LENGTH])):
-                future = pool.submit(lambda batch: embed(self._load(inputs, batch)), batch)
-                waiting.append((batch, future))
-                if len(waiting) > 2 * workers:
-                    yield first_result()
-            while waiting:
-                yield first_result()
+            with ThreadPoolExecutor(
+                workers, initializer=torch.set_num_threads, initargs=(1,)
+            ) as pool:
+                for batch, features in zip(batches, pool.map(compute, batches), strict=True):
+                    unusable = np.flatnonzero(~np.isfinite(features).all(axis=1))
+                    if len(unusable):
+                        row = batch[unusable[0]]
+                        name = inputs[c.IMAGE if c.IMAGE in inputs else _TEXT][row]
+                        raise InputError(
+                            f"tower {self.tower.name} gives NaN or numbers too large for float16 "
+                            f"for {self.tower.kind} {name[:200]!r}: choose another tower"
+                        )
+                    yield batch, features
         finally:
-            pool.shutdown(cancel_futures=True)
             torch.set_num_threads(threads)
 
-    def _batches(self, lengths: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield the inputs of each batch: of one length, and as many as that length allows."""
+    def _batches(self, lengths: np.ndarray) -> list[np.ndarray]:
+        """Return the inputs of each batch: of one length, and as many as that length allows."""
+        batches = []
         for length in np.unique(lengths):
             places = np.flatnonzero(lengths == length)
             size = batch_size(self.tower, int(length))
-            for at in range(0, len(places), size):
-                yield places[at : at + size]
+            batches += [places[at : at + size] for at in range(0, len(places), size)]
+        return batches
 
     def _load(self, inputs: dict[str, list[Any]], batch: np.ndarray) -> Any:
         """Return the decoded pictures, or the captions, of a batch, repeated up to the size of the

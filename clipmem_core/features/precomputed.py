@@ -3,12 +3,10 @@ with .npy files.
 
 A cache folder holds:
 
-pairs.arrow, quarantine.parquet     the usable rows of the table, and the skipped ones with a reason
+pairs.feather, quarantine.parquet   the usable rows of the table, and the skipped ones with a reason
 image.faiss, text.faiss             float16 [n, dim], in the order of the source files
 image_rows.npy, text_rows.npy       int64 [n_pairs], [n_captions], rows in image.faiss and
                                     text.faiss
-offsets.npy                         int64 [n_pairs + 1]; the captions of pair i are offsets[i] to
-                                    offsets[i + 1]
 """
 
 import hashlib
@@ -21,6 +19,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow import feather
 
 from clipmem_core import columns as c
 from clipmem_core.config import InputError, SourceOptions, as_dict, data_folder, fingerprint
@@ -36,17 +35,11 @@ SIDES = ("image", "text")
 DATACOMP = {"image": "l14_img", "text": "l14_txt"}  # arrays of its .npz
 # Folders of clip-retrieval, and the endings of their files
 _RETRIEVAL = {"metadata": ".parquet", "img_emb": ".npy", "text_emb": ".npy"}
-PAIRS_FILE = "pairs.arrow"
+PAIRS_FILE = "pairs.feather"
 QUARANTINE_FILE = "quarantine.parquet"
-OFFSETS_FILE = "offsets.npy"
 _CAPTION = pa.schema(
     [(name, pa.string()) for name in (c.PAIR_ID, c.IMAGE, c.LABEL, c.CAPTIONS)]
     + [(f"{side}_row", pa.int64()) for side in SIDES]
-)
-_PAIR = pa.schema(
-    [(name, pa.string()) for name in (c.PAIR_ID, c.IMAGE)]
-    + [(c.CAPTIONS, pa.list_(pa.string()))]
-    + [(name, pa.string()) for name in (c.LABEL, c.SHA256)]
 )
 FORMS = (
     "a folder of clip-retrieval's (img_emb, text_emb, metadata), DataComp's .parquet with "
@@ -149,39 +142,29 @@ def open_features(folder: Path, side: str) -> Vectors:
     return read_vectors(folder / f"{side}.faiss").take(np.load(folder / f"{side}_rows.npy"))
 
 
-def caption_rows(folder: Path, rows: np.ndarray, captions: Iterable[pa.ListArray]) -> np.ndarray:
-    """Return the text features' row of each caption, also if it moved to another pair.
+def caption_rows(folder: Path, captions: Iterable[pa.ListArray]) -> np.ndarray:
+    """Return a row of `open_features` for each caption; the same text has the same features.
 
     Args:
         folder: `Stored.folder`.
-        rows: int64 [n_pairs], ascending, the row of each pair in `Stored.pairs`.
-        captions: of each pair, [n_pairs] lists in blocks.
+        captions: of each pair, lists in blocks.
 
     Returns:
         int64 [n_captions].
     """
-    blocks = list(captions)
-    listed = pa.chunked_array([block.flatten().cast(pa.string()) for block in blocks])
-    counts = np.concatenate([block.value_lengths() for block in blocks])
-    stored = _open_pairs(folder)[c.CAPTIONS]
-    texts = pa.chunked_array([chunk.flatten() for chunk in stored.chunks], pa.string())
-    first = np.load(folder / OFFSETS_FILE)[rows]
-    row = np.repeat(first - (np.cumsum(counts) - counts), counts) + np.arange(len(listed))
-    row = np.minimum(row, len(texts) - 1)
-    moved = np.flatnonzero(~pc.equal(listed, texts.take(pa.array(row))).to_numpy())
-    if len(moved):
-        moved_texts = listed.take(pa.array(moved))
-        row[moved] = pc.fill_null(pc.index_in(moved_texts, value_set=texts), -1).to_numpy()
-        if (row < 0).any():
-            text = listed[int(row.argmin())].as_py()
-            raise InputError(
-                f"caption {text!r} has no precomputed features: they are of other captions"
-            )
-    return row
+    stored = pa.chunked_array([chunk.flatten() for chunk in _open_pairs(folder)[c.CAPTIONS].chunks])
+    texts = pa.chunked_array([block.flatten().cast(pa.string()) for block in captions])
+    rows = pc.index_in(texts, value_set=stored)
+    if rows.null_count:
+        text = texts.filter(pc.is_null(rows))[0].as_py()
+        raise InputError(
+            f"caption {text!r} has no precomputed features: they are of other captions"
+        )
+    return rows.to_numpy().astype(np.int64)
 
 
 def _open_pairs(folder: Path) -> pa.Table:
-    return pa.ipc.open_file(pa.memory_map(str(folder / PAIRS_FILE))).read_all()
+    return feather.read_table(folder / PAIRS_FILE, memory_map=True)
 
 
 def _store(folder: Path, parts: Sequence[Part], options: SourceOptions) -> None:
@@ -231,15 +214,8 @@ def _store(folder: Path, parts: Sequence[Part], options: SourceOptions) -> None:
                 )
         first_image += image_row
         first_text += text_row
-    captions = pa.concat_tables(tables)
-    if not len(captions):
-        reasons = pd.Series([reason for _, _, reason in refused]).mode()
-        raise InputError(
-            f"all {first_image:,} rows were skipped; most often: "
-            f"{reasons.iloc[0] if len(reasons) else 'none'}"
-        )
     pd.DataFrame(refused, columns=c.QUARANTINE_COLUMNS).to_parquet(folder / QUARANTINE_FILE)
-    _write_pairs(folder, captions)
+    _write_pairs(folder, pa.concat_tables(tables))
 
 
 def _array(path: Path, side: str) -> np.ndarray:
@@ -307,39 +283,29 @@ def _as_table(rows: list[tuple[Any, ...]]) -> pa.Table:
     )
 
 
-def _write_pairs(folder: Path, captions: pa.Table) -> None:
+def _write_pairs(folder: Path, table: pa.Table) -> None:
     """Join captions with the same pair id, each text once, with the picture and the label of the
     first."""
-    # Ids are numbered in order of appearance.
-    pair = pc.dictionary_encode(captions[c.PAIR_ID]).combine_chunks().indices
-    first = np.unique(pair, return_index=True)[1]
-    pairs = captions
-    texts = captions.select([c.CAPTIONS, "text_row"]).append_column("pair", pair)
-    if len(first) < len(captions):
-        pairs = captions.take(pa.array(first))
-        texts = texts.group_by(["pair", c.CAPTIONS], use_threads=False).aggregate(
-            [("text_row", "min")]
-        )
-        texts = texts.rename_columns(["pair", c.CAPTIONS, "text_row"]).sort_by(
-            [("pair", "ascending"), ("text_row", "ascending")]
-        )
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(texts["pair"]))])
-    np.save(folder / OFFSETS_FILE, offsets)
-    np.save(folder / "image_rows.npy", pairs["image_row"].to_numpy())
-    np.save(folder / "text_rows.npy", texts["text_row"].to_numpy())
+    captions = table.to_pandas(types_mapper=pd.ArrowDtype)
+    captions["pair"] = pd.factorize(captions[c.PAIR_ID])[0]
+    pairs = captions.drop_duplicates("pair")
+    texts = captions.drop_duplicates(["pair", c.CAPTIONS]).sort_values("pair", kind="stable")
+    np.save(folder / "image_rows.npy", pairs["image_row"].to_numpy(np.int64))
+    np.save(folder / "text_rows.npy", texts["text_row"].to_numpy(np.int64))
     image, text = (open_features(folder, side) for side in SIDES)
-    with pa.ipc.new_file(str(folder / PAIRS_FILE), _PAIR) as writer:
-        for at in range(0, len(pairs), ROWS_AT_ONCE):
-            ends = offsets[at : at + ROWS_AT_ONCE + 1]
-            starts = (ends - ends[0]).tolist()
-            pictures = image[at : at + ROWS_AT_ONCE]
-            words = text[ends[0] : ends[-1]]
-            sha256 = [
-                hashlib.sha256(picture.tobytes() + words[start:stop].tobytes()).hexdigest()
-                for picture, start, stop in zip(pictures, starts[:-1], starts[1:], strict=True)
-            ]
-            block = pairs.slice(at, ROWS_AT_ONCE)
-            listed = texts[c.CAPTIONS].slice(ends[0], ends[-1] - ends[0]).combine_chunks()
-            lists = pa.ListArray.from_arrays(pa.array(starts, pa.int32()), listed)
-            columns = [block[c.PAIR_ID], block[c.IMAGE], lists, block[c.LABEL], pa.array(sha256)]
-            writer.write_table(pa.table(columns, schema=_PAIR))
+    starts = np.concatenate([[0], np.cumsum(np.bincount(texts["pair"]))])
+    sha256 = []
+    for at in range(0, len(pairs), ROWS_AT_ONCE):
+        ends = starts[at : at + ROWS_AT_ONCE + 1]
+        of_captions = np.split(text[ends[0] : ends[-1]], ends[1:-1] - ends[0])
+        for picture, words in zip(image[at : at + ROWS_AT_ONCE], of_captions, strict=True):
+            sha256.append(hashlib.sha256(picture.tobytes() + words.tobytes()).hexdigest())
+    listed = pa.array(texts[c.CAPTIONS].tolist(), pa.string())
+    columns = {
+        c.PAIR_ID: pairs[c.PAIR_ID],
+        c.IMAGE: pairs[c.IMAGE],
+        c.CAPTIONS: pa.ListArray.from_arrays(pa.array(starts, pa.int32()), listed),
+        c.LABEL: pairs[c.LABEL],
+        c.SHA256: sha256,
+    }
+    feather.write_feather(pa.table(columns), folder / PAIRS_FILE, compression="uncompressed")

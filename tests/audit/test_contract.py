@@ -5,7 +5,6 @@ import json
 import shlex
 
 import faiss
-import numpy as np
 import pyarrow.parquet as pq
 
 from clipmem_core.audit.store import VERSION, Audit
@@ -89,25 +88,13 @@ def test_all_tables_and_embeddings_share_one_row_order(audit: Audit) -> None:
             assert (type(index), index.ntotal) == (faiss.IndexFlatIP, 400)
 
 
-def test_a_trajectory_has_a_number_where_the_member_trained_and_nowhere_else(audit: Audit) -> None:
-    for name in audit.record.members:
-        trajectory = np.load(audit.member(name) / "trajectory.npy")
-        assert trajectory.dtype == np.float16
-        assert trajectory.shape == (audit.record.config.epochs, 400, 2)
-        is_trained = ~np.isnan(trajectory)
-        assert (is_trained == audit.membership[name].to_numpy()[:, None]).all()
-
-
 def test_the_config_says_all_that_the_numbers_depend_on(audit: Audit) -> None:
     stored = json.loads((audit.folder / "config.json").read_text())
-    assert stored == json.loads(json.dumps(audit.record.values))
-    assert {"torch", "open_clip_torch", "faiss-cpu", "numpy", "pillow", "python"} <= set(
-        stored["versions"]
-    )
+    libraries = {"torch", "open_clip_torch", "faiss-cpu", "numpy", "pillow", "python"}
+    assert libraries <= set(stored["versions"])
     assert "auto" not in (stored["config"] | {"rounds": ""}).values()  # decided by the scores
     for name in stored["members"]:
-        own = json.loads((audit.member(name) / "config.json").read_text())
-        assert (own["member"], own["seed"]) == (name, stored["seeds"][name])
+        assert audit.member_record(name).seed == stored["seeds"][name]
 
 
 def test_the_checks_have_a_row_a_pair_in_the_order_of_the_tables(audit: Audit) -> None:

@@ -124,9 +124,9 @@ def test_a_list_of_captions_has_a_row_of_features_each_and_captions_are_found_wh
     found = beside_table(tmp_path, table, IMAGE[:3], TEXT[:4])
     check(found, [["x", "y"], ["z"], ["w"]], [0, 1, 2], [0, 1, 2, 3])
     moved = [pa.array([["x"], ["y", "w"]]), pa.array([["z"]])]
-    assert caption_rows(found.folder, np.array([0, 1, 2]), moved).tolist() == [0, 1, 3, 2]
+    assert caption_rows(found.folder, moved).tolist() == [0, 1, 3, 2]
     with pytest.raises(InputError, match="caption 'new' has no precomputed features"):
-        caption_rows(found.folder, np.array([1]), [pa.array([["new"]])])
+        caption_rows(found.folder, [pa.array([["new"]])])
 
 
 @pytest.mark.parametrize(
