@@ -33,6 +33,7 @@ PROGRAM = (
 # Exit code, plus the error number, of a process that ran out of disk or memory: a full disk takes
 # no message.
 RAN_SHORT = 64
+SMALL = 2_000  # captions: heads and word models train on them faster than a process starts
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def run_members(
     watch: Callable[[list[MemberProgress]], None],
     second_round: bool = False,
 ) -> None:
-    """Train, embed and evaluate every member that is not finished, in the second round if asked."""
+    """Train, embed and evaluate every member that is not finished."""
     folders = second_names(names) if second_round else names
 
     def progress() -> list[MemberProgress]:
@@ -96,8 +97,7 @@ def run_members(
 def member_tasks(
     audit: Audit, names: Sequence[str], *, threads: int, blocks: int = 0, second_round: bool = False
 ) -> list[Task]:
-    """Return the tasks that train members in the first or `second_round`, one each or in `blocks`
-    tasks."""
+    """Return the tasks that train members, one each or in `blocks` tasks."""
     work = "train_second_round" if second_round else "train_first_round"
     program = program_of(f"clipmem_core.audit.member:{work}", audit.folder)
     noun = "second training of member" if second_round else "member"

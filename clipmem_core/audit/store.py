@@ -30,9 +30,8 @@ from clipmem_core.io import DELETE, read_json, reading, replacing
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
 VERSION = 6  # of an audit's folder; other versions cannot be read
-MAX_NAME = (
-    100  # bytes; file systems allow 255, and the names of locks and temporary files are longer
-)
+# bytes; file systems allow 255, and the names of locks and temporary files are longer
+MAX_NAME = 100
 
 
 def check_name(name: str) -> str:

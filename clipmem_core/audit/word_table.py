@@ -19,7 +19,14 @@ import torch
 
 from clipmem_core import columns as c
 from clipmem_core.audit import store
-from clipmem_core.audit.executor import Executor, Task, in_this_process, local_processes, program_of
+from clipmem_core.audit.executor import (
+    SMALL,
+    Executor,
+    Task,
+    in_this_process,
+    local_processes,
+    program_of,
+)
 from clipmem_core.audit.member import Shared, open_shared
 from clipmem_core.audit.store import Audit
 from clipmem_core.features.embed import FeatureExtractor
@@ -45,7 +52,6 @@ _SHARE = "share.json"
 RATIOS = "ratios.json"  # of `fit_words`
 _MOST_FITTED = 1_000_000  # words that log-likelihood ratios are fitted on, evenly spaced
 NOTABLE = 0.0  # better words are stored of words that are more surprising than this
-_SMALL = 2_000  # captions: their models train in less time than a process takes to start
 REPORTED = 2.0  # seconds between two reports of progress
 _SEED = 0  # of the words that words are compared with
 _PAIRS = 4_096  # pairs whose words are Python objects at a time
@@ -251,7 +257,7 @@ def ensure_words(
     program = program_of("clipmem_core.audit.word_table:run_halves", audit.folder)
     tasks = [Task((folder / name,), program, (name,), threads, "word model") for name in missing]
     if executor is None:
-        is_small = len(words.caption_start) - 1 < _SMALL
+        is_small = len(words.caption_start) - 1 < SMALL
         executor = (
             in_this_process if is_small else functools.partial(local_processes, at_once=at_once)
         )
