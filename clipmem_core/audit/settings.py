@@ -303,6 +303,5 @@ def checked_towers(
                 f"the {tower.kind} tower {tower.name} has {hashes}: restore those, or use "
                 "another --name"
             )
-        if tower.weights:
-            tower.weights.check()
+        tower.check()
     return towers

@@ -112,6 +112,11 @@ class Tower:
         facts = {name: getattr(self, name) for name in names}
         return facts | {"libraries": {name: version(name) for name in self.libraries}}
 
+    def check(self) -> None:
+        """Refuse a built-in tower whose weights have another content."""
+        if self.weights:
+            self.weights.check()
+
     @property
     def key(self) -> str:
         """The key of its features."""
