@@ -3,7 +3,7 @@ whole.
 
 <folder>/<key of the tower>/
   features.faiss  float16 [n, dim]
-  keys.bin        KEYS [n]: the sha256 of each row's input, and whether the input was truncated
+  keys.feather    the sha256 of each row's input, and whether the input was truncated
   engine.json     what computes them, if that was measured: torch or ONNX Runtime
   .part/          while rows are computed; the next run adds the finished shards of a killed one
     inputs.parquet  key, length, truncated, and image and sha256, or text; one row group a shard
@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyarrow import feather
 
 from clipmem_core.config import data_folder, fingerprint
 from clipmem_core.embeddings import BLOCK, Vectors, read_vectors, write_vectors
@@ -30,8 +31,8 @@ SHARD = {"image": 1024, "text": 4096}  # inputs: ten seconds of one core
 KEY = "key"
 LENGTH = "length"
 TRUNCATED = "truncated"
-KEYS = np.dtype([(KEY, "V32"), (TRUNCATED, "?")])
 DIGEST = pa.binary(32)
+_KEYS = pa.schema([(KEY, DIGEST), (TRUNCATED, pa.bool_())])
 
 ReportCount = Callable[[int, int], None]  # called with the numbers of finished and of all items
 ReportLine = Callable[[str], None]
@@ -62,19 +63,20 @@ class FeatureStore:
     def __init__(self, key: str) -> None:
         self.folder = data_folder() / "cache" / "features" / key
         self.features_file = self.folder / "features.faiss"
-        self.keys_file = self.folder / "keys.bin"
+        self.keys_file = self.folder / "keys.feather"
         self.part = self.folder / ".part"
         self.inputs_file = self.part / "inputs.parquet"
 
-    def keys(self) -> np.ndarray:
-        """Return the key of each stored row, and whether its input was truncated, `KEYS` [n]."""
-        return np.fromfile(self.keys_file, KEYS) if self.keys_file.is_file() else np.empty(0, KEYS)
+    def keys(self) -> pa.Table:
+        """Return the key of each stored row, and whether its input was truncated."""
+        if not self.keys_file.is_file():
+            return _KEYS.empty_table()
+        return feather.read_table(self.keys_file)
 
     def find(self, keys: pa.Array) -> np.ndarray:
         """Return the row of each key, int64 [n]; -1 for a key that is missing."""
-        stored = self.keys()[KEY]
-        digests = pa.Array.from_buffers(DIGEST, len(stored), [None, pa.py_buffer(stored.tobytes())])
-        return pc.fill_null(pc.index_in(keys, value_set=digests), -1).to_numpy().astype(np.int64)
+        rows = pc.index_in(keys, value_set=self.keys()[KEY])
+        return pc.fill_null(rows, -1).to_numpy().astype(np.int64)
 
     def features(self) -> Vectors:
         """Map the stored features, float16 [n, dim]."""
@@ -109,26 +111,21 @@ class FeatureStore:
 
     def add_shards(self) -> None:
         """Add the rows of the finished shards to the index, and delete the shards."""
-        stored_keys = self.keys()
-        new_keys = []
+        keys = [self.keys()]
+        n_stored = len(keys[0])
         shards = list[tuple[Path, np.ndarray]]()
         if self.finished_shards():
             with pq.ParquetFile(self.inputs_file) as file:
                 for shard in range(file.num_row_groups):
                     path = self.part / f"{shard}.npy"
-                    if not path.is_file():
-                        continue
-                    table = file.read_row_group(shard, columns=[KEY, TRUNCATED])
-                    # A kill may have come after the rows were added.
-                    is_new = self.find(table[KEY].combine_chunks()) < 0
-                    keys = np.empty(len(table), KEYS)
-                    keys[KEY] = [np.void(key) for key in table[KEY].to_pylist()]
-                    keys[TRUNCATED] = table[TRUNCATED].to_numpy()
-                    new_keys.append(keys[is_new])
-                    shards.append((path, is_new))
+                    if path.is_file():
+                        table = file.read_row_group(shard, columns=_KEYS.names)
+                        # A kill may have come after the rows were added.
+                        is_new = self.find(table[KEY].combine_chunks()) < 0
+                        keys.append(table.filter(is_new))
+                        shards.append((path, is_new))
 
         def blocks() -> Iterator[np.ndarray]:
-            n_stored = len(stored_keys)
             if n_stored:
                 stored = self.features()
                 for at in range(0, n_stored, BLOCK):
@@ -136,8 +133,9 @@ class FeatureStore:
             for path, is_new in shards:
                 yield np.load(path)[is_new]
 
-        if any(map(len, new_keys)):
+        table = pa.concat_tables(keys)
+        if len(table) > n_stored:
             write_vectors(self.features_file, blocks())
             with replacing(self.keys_file) as temporary:
-                temporary.write_bytes(np.concatenate([stored_keys, *new_keys]).tobytes())
+                feather.write_feather(table, temporary, compression="uncompressed")
         shutil.rmtree(self.part, ignore_errors=True)

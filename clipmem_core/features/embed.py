@@ -97,8 +97,8 @@ class FeatureExtractor:
     def count_truncated(self, texts: Sequence[str]) -> int:
         """Return the number of captions, whose features are cached, that are longer than the tower
         reads."""
-        keys = self.store.keys()
-        return int(keys[cache.TRUNCATED][self.store.find(cache.text_keys(texts))].sum())
+        truncated = self.store.keys()[cache.TRUNCATED].to_numpy()
+        return int(truncated[self.store.find(cache.text_keys(texts))].sum())
 
     def run_shards(self, names: Sequence[str]) -> None:
         """Compute named shards of the cache in this process."""

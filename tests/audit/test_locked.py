@@ -140,7 +140,7 @@ if "KILL_AT" in os.environ:
 """
 MOMENTS = (
     "os.rename:.part/0.npy",  # features are computed, and not saved yet
-    "os.rename:/keys.bin",  # they are in the index, and their keys are not written yet
+    "os.rename:/keys.feather",  # they are in the index, and their keys are not written yet
     "os.rename:0/state.pt",  # a word model is trained, and its state not saved yet
     "os.rename:words/0.pt",  # the model is kept, and its predictions are not saved yet
     "os.rename:1/predictions.npz",
