@@ -90,12 +90,13 @@ def feature_parts(features: Path, source: Path) -> list[Part]:
     tables = sorted({path.with_suffix(".parquet") for path in files})
     if any(table.with_suffix(".npz").is_file() for table in tables):
         return [(table, table.with_suffix(".npz"), table.with_suffix(".npz")) for table in tables]
-    table_or_folder = features if features.is_file() else source
-    files = [table_or_folder] if table_or_folder.is_file() else list(table_or_folder.iterdir())
-    tables = [path for path in files if path.suffix.lower() in TABLES]
     arrays = [folder / f"{side}.npy" for side in SIDES]
-    if len(tables) == 1 and all(path.is_file() for path in arrays):
-        return [(tables[0], arrays[0], arrays[1])]
+    if all(path.is_file() for path in arrays):
+        table = features if features.is_file() else source
+        files = list(table.iterdir()) if table.is_dir() else [table]
+        tables = [path for path in files if path.suffix.lower() in TABLES]
+        if len(tables) == 1:
+            return [(tables[0], arrays[0], arrays[1])]
     return []
 
 
