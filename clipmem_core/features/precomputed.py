@@ -86,9 +86,10 @@ def feature_parts(features: Path, source: Path) -> list[Part]:
         )
         return list(zip(table, picture, caption, strict=True))
     folder = features if features.is_dir() else features.parent
-    files = [*folder.glob("*.parquet"), *folder.glob("*.npz")] if features.is_dir() else [features]
-    tables = sorted({path.with_suffix(".parquet") for path in files})
-    if any(table.with_suffix(".npz").is_file() for table in tables):
+    files = list(folder.glob("*.*")) if features.is_dir() else [features]
+    suffixes = (".parquet", ".npz")
+    tables = sorted({path.with_suffix(".parquet") for path in files if path.suffix in suffixes})
+    if any(table.is_file() and table.with_suffix(".npz").is_file() for table in tables):
         return [(table, table.with_suffix(".npz"), table.with_suffix(".npz")) for table in tables]
     arrays = [folder / f"{side}.npy" for side in SIDES]
     if all(path.is_file() for path in arrays):
