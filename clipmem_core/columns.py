@@ -47,7 +47,10 @@ P_WORD = "p_word"
 SUSPICION = "suspicion"
 REVIEW_PLACE = "review_place"
 
-CAPTION = "caption"  # captions.parquet: number of the caption in its pair, from 0
+# Row of the caption among all captions of an audit: the key of captions.parquet, words.parquet and
+# the members' captions.npy
+CAPTION_ROW = "caption_row"
+CAPTION = "caption"  # number of the caption in its pair, from 0
 MARGIN_OUT = "margin_out"
 AGREEMENT = "agreement"  # highest cosine with another caption of the pair
 

@@ -6,14 +6,11 @@ Every file opens with faiss alone. An `IndexFlatIP` has float32 vectors (of memb
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import faiss as faiss_typed
 import numpy as np
-import pandas as pd
-from threadpoolctl import threadpool_limits
 
 from clipmem_core.io import replacing
 
@@ -24,7 +21,6 @@ EXACT_UP_TO = 20_000
 SHORT = 64  # numbers of a shortened vector
 _CELLS = 2  # times the root of their number
 PROBES = 8  # cells searched for each vector
-COMPARED = 1 << 20  # vectors by vectors at a time
 
 faiss: Any = faiss_typed  # whose stubs lack half of it
 _ARRAY: Any = object  # so that a type checker takes Vectors for an array
@@ -45,9 +41,8 @@ class Vectors(_ARRAY):
         self.rows = rows
         self.dtype = np.dtype(np.float32 if index.code_size == 4 * index.d else np.float16)
         codes = faiss.rev_swig_ptr(index.codes.data(), index.ntotal * index.code_size)
-        self.stored = codes.view(
-            f"V{index.code_size}"
-        )  # a row is one item, which is copied at once
+        # A row is one item, which is copied at once.
+        self.stored = codes.view(f"V{index.code_size}")
         self.shape = (index.ntotal if rows is None else len(rows), index.d)
 
     def __len__(self) -> int:
@@ -68,28 +63,27 @@ class Vectors(_ARRAY):
     def cosines(self, query: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
         """Return the cosine of a vector with each row, or with some rows, float32 [n]; 0 for a row
         of zeros."""
-        chosen = np.arange(len(self)) if rows is None else rows
+        rows = np.arange(len(self)) if rows is None else rows
         unit = (query / np.linalg.norm(query)).astype(np.float32)
-        found = np.zeros(len(chosen), np.float32)
-        for at in range(0, len(chosen), QUERIES):
-            part = slice(at, at + QUERIES)
-            block = self[part if rows is None else rows[part]].astype(np.float32, copy=False)
+        cosines = np.zeros(len(rows), np.float32)
+        for at in range(0, len(rows), QUERIES):
+            block = self[rows[at : at + QUERIES]].astype(np.float32, copy=False)
             lengths = np.sqrt(np.vecdot(block, block))
-            np.divide(np.vecdot(block, unit), lengths, out=found[part], where=lengths > 0)
-        return found
+            part = cosines[at : at + QUERIES]
+            np.divide(np.vecdot(block, unit), lengths, out=part, where=lengths > 0)
+        return cosines
 
     def nearest(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the k rows with the largest inner product with a vector: products and rows of the
         index, [k] each."""
-        options: dict[str, Any] = {}
+        params = None
         if self.rows is not None:
             chosen = np.zeros(self.index.ntotal, bool)
             chosen[self.rows] = True
             bits = np.packbits(chosen, bitorder="little")
-            options["params"] = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))
-        products, rows = self.index.search(
-            query[None].astype(np.float32), min(k, len(self)), **options
-        )
+            params = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))
+        vector = query[None].astype(np.float32)
+        products, rows = self.index.search(vector, min(k, len(self)), params=params)
         return products[0, rows[0] >= 0], rows[0, rows[0] >= 0]
 
 
@@ -101,17 +95,16 @@ def write_vectors(path: Path, blocks: Iterable[np.ndarray]) -> None:
             raw.write(np.ascontiguousarray(block).data)
         raw.flush()
         dim = block.shape[1]
+        if block.dtype == np.float16:
+            kind = faiss.ScalarQuantizer.QT_fp16
+            index = faiss.IndexScalarQuantizer(dim, kind, faiss.METRIC_INNER_PRODUCT)
+        else:
+            index = faiss.IndexFlatIP(dim)
         codes = np.memmap(raw, np.uint8, "c")
-        halves = dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
-        index = (
-            faiss.IndexScalarQuantizer(*halves)
-            if block.dtype == np.float16
-            else faiss.IndexFlatIP(dim)
-        )
-        view = faiss.MaybeOwnedVectorUInt8.create_view
-        index.codes = view(
+        # Written without a copy in memory
+        index.codes = faiss.MaybeOwnedVectorUInt8.create_view(
             faiss.swig_ptr(codes), len(codes), index.codes.owner
-        )  # written without a copy in memory
+        )
         index.ntotal = len(codes) // index.code_size
         with temporary.open("wb") as file:
             faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
@@ -137,9 +130,12 @@ def nearest_rows(vectors: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.n
     Returns:
         Products, float32 [n_queries, k], and rows of `vectors`, int64 [n_queries, k].
     """
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(np.ascontiguousarray(vectors))
-    return index.search(np.ascontiguousarray(queries), k)
+    return faiss.knn(
+        np.ascontiguousarray(queries),
+        np.ascontiguousarray(vectors),
+        k,
+        metric=faiss.METRIC_INNER_PRODUCT,
+    )
 
 
 def close_pairs(
@@ -149,6 +145,12 @@ def close_pairs(
     the limit; and it."""
     index = faiss.IndexFlat(vectors.shape[1], metric)
     index.add(vectors)
+    return _search_pairs(index, vectors, limit)
+
+
+def _search_pairs(
+    index: Any, vectors: np.ndarray, limit: float
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for start in range(0, len(vectors), QUERIES):
         ends, values, b = index.range_search(vectors[start : start + QUERIES], limit)
         a = start + np.repeat(np.arange(len(ends) - 1), np.diff(ends).astype(np.int64))
@@ -164,9 +166,8 @@ def similar_pairs(
     dimensions are compared in about 2 √n cells: time grows with n^1.5, and a pair close to the
     threshold may be missed. `directions` returns the unit vectors of some rows, float32 [n, dim].
     """
-    found: Iterator[np.ndarray]
     if n <= EXACT_UP_TO:
-        found = (pairs for pairs, _ in close_pairs(directions(slice(None)), threshold - 1e-5))
+        candidates = close_pairs(directions(slice(None)), threshold - 1e-5)
     else:
         dim = directions(slice(1)).shape[1]
         drawn = np.random.default_rng(0).standard_normal((dim, min(SHORT, dim)))
@@ -176,43 +177,26 @@ def similar_pairs(
         )
         faiss.normalize_L2(vectors)
         # The projection changes a cosine t with an SD of about (1 − t²) / √64.
-        found = _pairs_by_cell(vectors, threshold - 4 * (1 - threshold**2) / axes.shape[1] ** 0.5)
-    for pairs in found:
+        margin = 4 * (1 - threshold**2) / axes.shape[1] ** 0.5
+        candidates = _search_pairs(_cells_of(vectors), vectors, threshold - margin)
+    for pairs, _ in candidates:
         for at in range(0, len(pairs), BLOCK):
             part = pairs[at : at + BLOCK]
-            alike = np.vecdot(directions(part[:, 0]), directions(part[:, 1])) >= threshold - 1e-6
-            yield part[alike]
+            cosines = np.vecdot(directions(part[:, 0]), directions(part[:, 1]))
+            yield part[cosines >= threshold - 1e-6]
 
 
-def _pairs_by_cell(vectors: np.ndarray, limit: float) -> Iterator[np.ndarray]:
-    """Yield rows a < b of unit vectors, int64 [n, 2], whose cosine is within the limit: of b in one
-    of a's cells.
-
-    An inverted file index compares the same vectors one by one; here a cell is a product of two
-    matrices.
-    """
-    options = {
-        "niter": 10,
-        "seed": 1,
-        "spherical": True,
-        "min_points_per_centroid": 1,
-        "max_points_per_centroid": 40,
-    }
-    kmeans = faiss.Kmeans(vectors.shape[1], int(_CELLS * len(vectors) ** 0.5), **options)
-    kmeans.train(vectors)
-    near = kmeans.index.search(vectors, PROBES)[1]
-    own, probing = (pd.Series(cells).groupby(cells).indices for cells in (near[:, 0], near.ravel()))
-
-    def compare(cell: int) -> np.ndarray:
-        members = np.asarray(own[cell])
-        queries = np.asarray(probing[cell]) // PROBES
-        pairs = []
-        inside = vectors[members].T
-        rows = max(1, COMPARED // len(members))
-        for part in (queries[at : at + rows] for at in range(0, len(queries), rows)):
-            a, b = np.nonzero(vectors[part] @ inside >= limit)
-            pairs.append(np.stack([part[a], members[b]], axis=1)[part[a] < members[b]])
-        return np.concatenate(pairs)
-
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(2) as pool:
-        yield from pool.map(compare, own)
+def _cells_of(vectors: np.ndarray) -> Any:
+    """Return an inverted file index of unit vectors, which searches the nearest cells."""
+    dim = vectors.shape[1]
+    n_cells = int(_CELLS * len(vectors) ** 0.5)
+    index = faiss.index_factory(dim, f"IVF{n_cells},Flat", faiss.METRIC_INNER_PRODUCT)
+    index.nprobe = PROBES
+    index.cp.niter = 10
+    index.cp.seed = 1
+    index.cp.spherical = True
+    index.cp.min_points_per_centroid = 1
+    index.cp.max_points_per_centroid = 40
+    index.train(vectors)
+    index.add(vectors)
+    return index

@@ -19,7 +19,7 @@ from clipmem_core import columns as c
 from clipmem_core.audit import store
 from clipmem_core.audit.jobs import process_start
 from clipmem_core.audit.prepare import membership_table
-from clipmem_core.audit.scoring import records
+from clipmem_core.audit.scoring import json_rows
 from clipmem_core.audit.settings import machine, versions
 from clipmem_core.audit.setup import audit_fingerprint, member_seeds
 from clipmem_core.audit.store import Audit, Record, write_json, write_manifest, write_table
@@ -75,24 +75,11 @@ def make_audit(
         size = tuple(int(side) for side in rng.integers(60, 160, size=2))
         image = f"images/{number:03d}.png"
         Image.new("RGB", size, colour).save(root / image)
-        captions = [
-            f"a {colour} {shape}",
-            f"one {shape}, painted {colour}",
-            f"{shape} in {colour} on a plain ground",
-        ]
-        captions[:1] = HOSTILE[number : number + 1] or captions[:1]
+        first = HOSTILE[number] if number < len(HOSTILE) else f"a {colour} {shape}"
+        others = [f"one {shape}, painted {colour}", f"{shape} in {colour} on a plain ground"]
         digest = hashlib.sha256((root / image).read_bytes()).hexdigest()
-        rows.append(
-            (
-                image,
-                image,
-                captions,
-                shape,
-                *size,
-                digest,
-                "miscaption" if number % 10 == 0 else None,
-            )
-        )
+        injected = "miscaption" if number % 10 == 0 else None
+        rows.append((image, image, [first, *others], shape, *size, digest, injected))
     pairs = pd.DataFrame(rows, columns=c.PAIR_COLUMNS)
     scores = made_scores(pairs, groups, rng)
     record = made_record(name, root, protocol, groups)
@@ -135,9 +122,15 @@ def write_audit(
     store.write_prepared(folder, cache_rows=rows, clusters=rows)
     for name in record.members:
         (folder / store.MEMBERS / name).mkdir(parents=True, exist_ok=True)
-        own = {"member": name, "seed": record.seeds[name], "fingerprint": record.fingerprint}
-        model = {"model": "tiny", "image_size": 32, "model_config": {}}
-        write_json(folder / store.MEMBERS / name / store.CONFIG, own | model)
+        config = {
+            "member": name,
+            "seed": record.seeds[name],
+            "fingerprint": record.fingerprint,
+            "model": "tiny",
+            "image_size": 32,
+            "model_config": {},
+        }
+        write_json(folder / store.MEMBERS / name / store.CONFIG, config)
     write_json(folder / store.VERDICT, made_verdict(scores, utility, record.config))
     write_manifest(folder)
     return Audit(folder)
@@ -224,16 +217,13 @@ def made_membership(groups: np.ndarray, protocol: str, rng: np.random.Generator)
     the paper."""
     if protocol == "ensemble":
         folds = rng.integers(0, 2, (2, len(groups)))
-        trained = [
-            (folds[repeat] != fold) & (groups == "scored") for repeat in (0, 1) for fold in (0, 1)
-        ]
+        out = [folds[repeat] == fold for repeat in (0, 1) for fold in (0, 1)]
+        trained = (groups == "scored") & ~np.stack(out)
     else:
-        trained = [
-            np.isin(groups, ["shared", group])
-            for _ in range(3)
-            for group in ("candidate", "independent")
-        ]
-    return Membership(groups, MEMBERS[protocol], np.stack(trained))
+        f = np.isin(groups, ["shared", "candidate"])
+        g = np.isin(groups, ["shared", "independent"])
+        trained = np.stack([f, g] * 3)
+    return Membership(groups, MEMBERS[protocol], trained)
 
 
 def made_verdict(
@@ -264,7 +254,7 @@ def made_verdict(
             {"injected": "miscaption", "n": 10, "clipmem": 0.55, "similarity_out": 0.1},
             {"injected": "none", "n": 90, "clipmem": 0.25, "similarity_out": 0.3},
         ],
-        "detection": records(detection_table(values, injected, n_boot=10))
+        "detection": json_rows(detection_table(values, injected, n_boot=10))
         if len(scores) < 1000
         else [],
         "membership_auroc": 0.93,
@@ -330,26 +320,19 @@ Embeddings = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def embed(audit: Audit, *, seed: int = 0) -> Embeddings:
-    """Write the members' indexes and return what is in them: image and text float32 [n_pairs, DIM]
-    of each member."""
+    """Write the members' indexes of means of unit vectors and return what is in them: image and
+    text float32 [n_pairs, DIM] of each member."""
     rng = np.random.default_rng(seed)
-    n_pairs = len(audit.membership)
-    return {name: embed_member(audit, name, rng, n_pairs) for name in audit.record.members}
-
-
-def embed_member(
-    audit: Audit, name: str, rng: np.random.Generator, n_pairs: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Write one member's indexes: means of unit vectors, whose lengths differ."""
-    image, text = (rng.normal(size=(3, n_pairs, DIM)) for _ in "it")
-    means = [
-        (v / np.linalg.norm(v, axis=2, keepdims=True)).mean(axis=0).astype(np.float32)
-        for v in (image, text)
-    ]
-    audit.member(name).mkdir(parents=True, exist_ok=True)
-    for side, mean in zip(("image", "text"), means, strict=True):
-        write_vectors(audit.member(name) / f"{side}.faiss", [mean])
-    return means[0], means[1]
+    embeddings = {}
+    for name in audit.record.members:
+        vectors = rng.normal(size=(2, 3, len(audit.membership), DIM))
+        means = (vectors / np.linalg.norm(vectors, axis=3, keepdims=True)).mean(axis=1)
+        image, text = means.astype(np.float32)
+        audit.member(name).mkdir(parents=True, exist_ok=True)
+        write_vectors(audit.member(name) / "image.faiss", [image])
+        write_vectors(audit.member(name) / "text.faiss", [text])
+        embeddings[name] = (image, text)
+    return embeddings
 
 
 # In place of `jobs.PROGRAM`: runs the text behind the first argument, whose variable `code` is the

@@ -41,13 +41,12 @@ def test_vectors_are_compared_as_by_scikit_learn(tmp_path: Path, dtype: type) ->
     vectors[7] = 0
     write_vectors(tmp_path / "x.faiss", [vectors])
     stored = read_vectors(tmp_path / "x.faiss")
-    np.testing.assert_allclose(
-        stored.cosines(query), cosine_similarity(query[None], vectors)[0], atol=1e-5
-    )
+    cosines = cosine_similarity(query[None], vectors)[0]
+    np.testing.assert_allclose(stored.cosines(query), cosines, atol=1e-5)
     rows = np.unique(rng.integers(3000, size=500))
     products = vectors[rows].astype(np.float32) @ query
-    found, closest = stored.take(rows).nearest(query, 10)
-    np.testing.assert_allclose(found, np.sort(products)[::-1][:10], rtol=1e-3)
+    nearest, closest = stored.take(rows).nearest(query, 10)
+    np.testing.assert_allclose(nearest, np.sort(products)[::-1][:10], rtol=1e-3)
     np.testing.assert_array_equal(closest, rows[np.argsort(-products)[:10]])
     closest = nearest_rows(vectors.astype(np.float32), query[None], 5)[1][0]
     np.testing.assert_array_equal(closest, stored.nearest(query, 5)[1])

@@ -21,7 +21,8 @@ LAYERS = [
         "word_kinds",
     },
     {"dataset", "scores"},  # side by side: neither imports the other
-    {"features", "training"},  # what a locked tower gives, and what is trained on it
+    {"features"},  # what a locked tower gives
+    {"training"},  # what is trained on it
     {"audit"},
     {"studies"},
     {"review"},

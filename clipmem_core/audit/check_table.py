@@ -4,12 +4,9 @@ import dataclasses
 import functools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from clipmem_core import columns as c
 from clipmem_core.audit import store
@@ -19,7 +16,6 @@ from clipmem_core.audit.store import Audit
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.dataset.checks import (
     CHECKS,
-    VERSION,
     Captions,
     PictureMeasures,
     caption_frequencies,
@@ -32,56 +28,45 @@ from clipmem_core.io import write_once
 from clipmem_core.training.names import model_config
 
 NEAR_DUPLICATE_OF = "near_duplicate_of"
-_VERSION_KEY = b"clipmem_checks"  # in the file's metadata
 
 
 def ensure_checks(audit: Audit) -> Path:
-    """Return the file of an audit's checks; compute it if it is missing or of another version of
-    the checks."""
+    """Return the file of an audit's checks; compute it if it is missing."""
     path = audit.folder / store.CHECK_TABLE
     try:
-        if stored_checks(audit) is None:
-            path.unlink(missing_ok=True)
-            write_once(path, functools.partial(_write, audit))
-        return path
+        write_once(path, functools.partial(_write, audit))
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+    return path
 
 
 def stored_checks(audit: Audit) -> Path | None:
-    """Return the file of an audit's checks if it exists in this version."""
+    """Return the file of an audit's checks if it exists."""
     path = audit.folder / store.CHECK_TABLE
-    try:
-        version = (pq.read_schema(path).metadata or {}).get(_VERSION_KEY)
-    except (FileNotFoundError, ValueError, pa.ArrowException):
-        return None
-    return path if version == str(VERSION).encode() else None
+    return path if path.is_file() else None
 
 
 def _write(audit: Audit, path: Path) -> None:
-    record = audit.record
-    pairs = store.read_table(
-        audit.folder / store.PAIRS, columns=[c.PAIR_ID, c.IMAGE, c.WIDTH, c.HEIGHT]
-    )
+    columns = [c.PAIR_ID, c.IMAGE, c.WIDTH, c.HEIGHT]
+    pairs = store.read_table(audit.folder / store.PAIRS, columns=columns)
+    config = audit.record.config
     pictures = _pictures(audit, pairs)
     frequencies = caption_frequencies(captions for captions, _ in _captions(audit))
     names = [name for name, check in CHECKS.items() if check.of == "captions"]
     blocks = []
     for captions, count in _captions(audit):
-        cut = _cut(record.config, list(captions.texts))
+        cut = _cut(config, list(captions.texts))
         captions = dataclasses.replace(captions, cut=cut, frequencies=frequencies)
         blocks.append(check_table(captions, PictureMeasures(), pairs=count)[names])
     table = check_table(Captions.from_pairs([]), pictures, pairs=len(pairs))
     table = table.assign(**pd.concat(blocks, ignore_index=True))
     table.insert(0, c.PAIR_ID, pairs[c.PAIR_ID])
-    first = np.full(len(pairs), None)
+    table[NEAR_DUPLICATE_OF] = pd.Series(None, table.index, dtype=object)
     if pictures.clusters is not None:
         rows = np.flatnonzero(table["near_duplicate"])
-        first[rows] = pairs[c.PAIR_ID].iloc[pictures.clusters[rows]]
-    table[NEAR_DUPLICATE_OF] = pd.Series(first, table.index, dtype=object)
-    arrow = pa.Table.from_pandas(table, preserve_index=False)
-    metadata = (arrow.schema.metadata or {}) | {_VERSION_KEY: str(VERSION).encode()}
-    pq.write_table(arrow.replace_schema_metadata(metadata), path, row_group_size=store.ROW_GROUP)
+        first = pairs[c.PAIR_ID].to_numpy()[pictures.clusters[rows]]
+        table.loc[rows, NEAR_DUPLICATE_OF] = first
+    table.to_parquet(path, index=False, row_group_size=store.ROW_GROUP)
 
 
 def _captions(audit: Audit) -> Iterator[tuple[Captions, int]]:
@@ -100,12 +85,15 @@ def _pictures(audit: Audit, pairs: pd.DataFrame) -> PictureMeasures:
         return PictureMeasures(shorter)
     if config.features:
         return PictureMeasures(shorter, prepared.clusters)
-    folder = pixels_folder(audit)
-    root = audit.record.pictures
-    images = pairs[c.IMAGE].tolist()
-    square: dict[str, Any] = {"size": config.cache_size, "resize_mode": config.resize_mode}
     try:
-        pixels = open_pixels(folder, rows=prepared.cache_rows, root=root, images=images, **square)
+        pixels = open_pixels(
+            pixels_folder(audit),
+            rows=prepared.cache_rows,
+            root=audit.record.pictures,
+            images=pairs[c.IMAGE].tolist(),
+            size=config.cache_size,
+            resize_mode=config.resize_mode,
+        )
         values = measure_pictures(pixels.gather, shape, padded=config.resize_mode == "longest")
     except (FileNotFoundError, InputError, PictureError):
         return PictureMeasures(shorter, prepared.clusters)
@@ -117,24 +105,24 @@ def _cut(config: AuditConfig, texts: list[str]) -> np.ndarray | None:
     is unknown."""
     if config.features:
         return None
+    sizes = np.array([len(text.encode("utf-8", "surrogatepass")) for text in texts])
     try:
         tower = towers_of(config).text if config.lock_text else None
-        context = (
-            tower.context
-            if tower
-            else int(model_config(config.model)["text_cfg"].get("context_length", 77))
-        )
-        sizes = np.array([len(text.encode("utf-8", "surrogatepass")) for text in texts])
+        if tower:
+            context = tower.context
+        else:
+            context = int(model_config(config.model)["text_cfg"].get("context_length", 77))
         cut = sizes > context - 2  # a token is at least one byte
         if cut.any():
-            from clipmem_core.features import towers  # torch, which the other checks do without
+            # torch, which the other checks do without
+            from clipmem_core.audit.open_clip_towers import open_clip_lengths
             from clipmem_core.training.model import open_tokenizer
 
             long = [texts[row] for row in np.flatnonzero(cut)]
             if tower:
-                lengths = tower.open().lengths(long)
+                lengths = tower.opened.lengths(long)
             else:
-                lengths = towers.open_clip_lengths(open_tokenizer(config.model), long)
+                lengths = open_clip_lengths(open_tokenizer(config.model), long)
             cut[cut] = lengths > context
     except InputError:
         return None

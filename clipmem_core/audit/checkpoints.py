@@ -1,6 +1,7 @@
 """Scores checkpoints that somebody else trained."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def score_checkpoints(
     screen: Screen,
 ) -> Audit:
     """Score existing checkpoints without training."""
-    audit = Audit(store.audits_folder() / store.check_name(name))
+    audit = Audit.of(name)
     table = read_membership(Path(membership))
     names = [column for column in table.columns if column not in (c.PAIR_ID, c.GROUP)]
     files = _checkpoint_files(checkpoints, names)
@@ -69,16 +70,10 @@ def score_checkpoints(
         halves=False,  # the file lists the training pairs
     )
     with store.acquire_lock(audit.folder, what="audit"):
-        fresh = not audit.begun
-        _begin(
-            audit,
-            source,
-            config,
-            files,
-            screen,
-            lambda pairs: align_membership(table, names, pairs),
-        )
-        finish_audit(Run(audit, screen), is_new=fresh)
+        is_new = not audit.begun
+        align = functools.partial(align_membership, table, names)
+        _begin(audit, source, config, files, screen, align)
+        finish_audit(Run(audit, screen), is_new=is_new)
     return audit
 
 
@@ -87,7 +82,8 @@ def compare_checkpoints(
 ) -> Path:
     """Score each pair under a target and a reference checkpoint whose training pairs are
     unknown."""
-    names = ("target-0", "reference-0")
+    sides = ("target", "reference")
+    names = tuple(f"{side}-0" for side in sides)
     config = dataclasses.replace(config, protocol="paper", seeds=1, members=2, halves=False)
     audit = Audit(data_folder() / "foreign" / store.check_name(name))
 
@@ -100,9 +96,8 @@ def compare_checkpoints(
         ensure_pixels(audit, screen)
         ensure_features(audit, screen)
         table = pd.DataFrame({c.PAIR_ID: audit.pairs[c.PAIR_ID]})
-        for member in names:
+        for side, member in zip(sides, names, strict=True):
             run = open_member(audit.folder, member)
-            side = member.removesuffix("-0")
             if not (run.folder / store.TEXT_EMBEDDINGS).is_file():
                 screen.say(f"embedding with the {side}")
                 write_embeddings(run, trained_model(run), run.folder)
@@ -155,7 +150,6 @@ def _begin(
     data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
     membership = membership_of(data_set.pairs)
     screen.say(counts(data_set, membership))
-    weights = list(files.values())
     write_audit(
         audit,
         source,
@@ -163,7 +157,7 @@ def _begin(
         data_set,
         data_set.pairs,
         membership,
-        checkpoints=weights,
+        checkpoints=list(files.values()),
     )
 
 
@@ -174,20 +168,17 @@ def read_membership(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise InputError(f"{flag} is not a file")
     try:
-        parquet = path.suffix == ".parquet"
-        table = (
-            pd.read_parquet(path)
-            if parquet
-            else pd.read_csv(path, dtype=str, keep_default_na=False)
-        )
+        if path.suffix == ".parquet":
+            table = pd.read_parquet(path)
+        else:
+            table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise InputError(f"{flag} cannot be read: {str(error).splitlines()[0]}") from None
-    if c.PAIR_ID not in table.columns:
-        raise InputError(
-            f"{flag} needs a column pair_id, it has {', '.join(map(str, table.columns))}"
-        )
-    if (repeated := table[c.PAIR_ID].duplicated()).any():
-        raise InputError(f"{flag} has pair {table[c.PAIR_ID][repeated].iloc[0]!r} more than once")
+    if c.PAIR_ID not in table:
+        raise InputError(f"{flag} needs a column pair_id, it has {', '.join(map(str, table))}")
+    repeated = table[c.PAIR_ID][table[c.PAIR_ID].duplicated()]
+    if len(repeated):
+        raise InputError(f"{flag} has pair {repeated.iloc[0]!r} more than once")
     for column in table.columns.difference([c.PAIR_ID, c.GROUP]):
         values = table[column].astype(str).str.strip().str.lower().map(TRUE_FALSE)
         if values.isna().any():
@@ -198,15 +189,14 @@ def read_membership(path: Path) -> pd.DataFrame:
 
 def align_membership(table: pd.DataFrame, names: Sequence[str], pairs: pd.DataFrame) -> Membership:
     """Bring a membership file into the order of the pairs, and derive each pair's group."""
-    rows = table.set_index(c.PAIR_ID).reindex(pairs[c.PAIR_ID])
-    absent = rows[names[0]].isna().to_numpy()
-    if absent.any():
-        first = pairs[c.PAIR_ID].to_numpy()[absent][0]
+    absent = pairs[c.PAIR_ID][~pairs[c.PAIR_ID].isin(table[c.PAIR_ID])]
+    if len(absent):
         raise InputError(
-            f"--membership lacks {absent.sum():,} of {len(pairs):,} pairs, first {first!r}: "
-            "add them"
+            f"--membership lacks {len(absent):,} of {len(pairs):,} pairs, first "
+            f"{absent.iloc[0]!r}: add them"
         )
-    trained = np.stack([rows[name].to_numpy(dtype=bool) for name in names])
+    rows = table.set_index(c.PAIR_ID).loc[pairs[c.PAIR_ID], list(names)]
+    trained = rows.to_numpy(dtype=bool).T
     group = derive_groups(trained, names)
     if (group == c.EXTERNAL).sum() < 2:
         raise InputError(

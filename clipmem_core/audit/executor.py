@@ -98,10 +98,8 @@ def member_tasks(
     audit: Audit, names: Sequence[str], *, threads: int, blocks: int = 0, second_round: bool = False
 ) -> list[Task]:
     """Return the tasks that train members, one each or in `blocks` tasks."""
-    program = program_of(
-        f"clipmem_core.audit.member:{'train_second_round' if second_round else 'run_members'}",
-        audit.folder,
-    )
+    work = "train_second_round" if second_round else "train_first_round"
+    program = program_of(f"clipmem_core.audit.member:{work}", audit.folder)
     noun = "second training of member" if second_round else "member"
     blocks = min(blocks or len(names), len(names))
     parts = [names[block::blocks] for block in range(blocks)]

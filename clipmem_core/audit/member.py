@@ -1,5 +1,4 @@
-"""Computes the features of locked towers; trains or loads a member, and writes its embeddings and
-utility."""
+"""Trains or loads a member, and writes its embeddings and utility."""
 
 import dataclasses
 import functools
@@ -15,150 +14,56 @@ import torch
 
 from clipmem_core import columns as c
 from clipmem_core.audit import prepare, store
-from clipmem_core.audit.executor import Executor, Task, TaskEvents, program_of
-from clipmem_core.audit.settings import Towers, towers_of
+from clipmem_core.audit.locked_features import Features, caption_texts, open_features, prompts
+from clipmem_core.audit.settings import Towers
 from clipmem_core.audit.store import Audit, MemberRecord, Record
-from clipmem_core.config import AuditConfig, InputError, data_folder, fingerprint
+from clipmem_core.config import AuditConfig, data_folder, fingerprint
 from clipmem_core.dataset.pixels import open_pixels
 from clipmem_core.draws import draw_keys
 from clipmem_core.embeddings import write_vectors
-from clipmem_core.features.cache import ComputeShards
-from clipmem_core.features.embed import image_features, text_features
-from clipmem_core.features.towers import Opened, Tower
+from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.io import save_array, write_once
 from clipmem_core.mitigations import Vocabulary, mitigations_of, pairs_with
 from clipmem_core.scores import detectors
 from clipmem_core.scores.utility import linear_probe, retrieval_recalls, zero_shot
 from clipmem_core.training import model as models
-from clipmem_core.training.model import LockedModel, Model, Standard
+from clipmem_core.training.model import LockedModel, Model
 from clipmem_core.training.names import CHECKPOINT, STATE, TRAJECTORY, model_config
 from clipmem_core.training.trainer import Trainer, chosen_captions, train
 from clipmem_core.training.views import FeatureRows, FeatureViews, TrainingData, ViewMaker, Views
 
 EVALUATION = 1 << 40  # added to the seed of evaluation views: no training seed is as large
-PROMPT = "a picture of {}"
-SHARDS = 8  # of features per task, whose process loads the tower once
-
-
-@dataclass(frozen=True, eq=False)
-class Features:
-    """The output of locked towers for an audit's pairs; None for a tower that members train."""
-
-    image: np.ndarray | None  # mapped, float16 [n_pairs, width]
-    text: np.ndarray | None  # float16 [n_captions, width]
-    cut: int = 0  # captions longer than the text tower reads
-
-    @functools.cached_property
-    def standards(self) -> dict[str, Standard]:
-        """Mean and standard deviation of the features of all pairs, by side."""
-        sides = {"image": self.image, "text": self.text}
-        return {side: Standard.of(values) for side, values in sides.items() if values is not None}
-
-
-def features_of(
-    towers: Towers,
-    pairs: pd.DataFrame,
-    root: Path,
-    *,
-    compute: ComputeShards | None = None,
-    pictures: Callable[[int, int], None] | None = None,
-    captions: Callable[[int, int], None] | None = None,
-    say: Callable[[str], None] = lambda line: None,
-) -> Features:
-    """Return the features of pairs, computed once and cached; `compute` runs shards in other
-    processes."""
-    image = None
-    text = None
-    cut = 0
-    if towers.image:
-        image = image_features(
-            pairs, root, towers.image, compute=compute, progress=pictures, say=say
-        )
-    if towers.text:
-        texts = [list(captions) for captions in pairs[c.CAPTIONS]]
-        text, cut = text_features(texts, towers.text, compute=compute, progress=captions, say=say)
-        text_features(
-            [prompts(pairs)], towers.text, compute=compute
-        )  # cached: members do not open the tower
-    return Features(image, text, cut)
-
-
-def prompts(pairs: pd.DataFrame) -> list[str]:
-    """Return the prompt of each class, in order."""
-    return [
-        PROMPT.format(name) for name in np.unique(pairs[c.LABEL].dropna().to_numpy().astype(str))
-    ]
-
-
-def shards_by(executor: Executor | None, threads: int) -> ComputeShards | None:
-    """Return a function that computes shards of features as tasks of an executor; None to use this
-    process."""
-    if executor is None:
-        return None
-
-    def compute(part: Path, names: Sequence[str]) -> TaskEvents:
-        for name in names:
-            (part / name).mkdir(exist_ok=True)
-        program = program_of("clipmem_core.features.embed:run_shards", part)
-        tasks = [tuple(names[start : start + SHARDS]) for start in range(0, len(names), SHARDS)]
-        return executor(
-            [
-                Task(tuple(part / name for name in task), program, task, threads, "shard")
-                for task in tasks
-            ]
-        )
-
-    return compute
-
-
-def _open_towers(audit: Audit, record: Record, pairs: pd.DataFrame) -> tuple[Towers, Features]:
-    """Return the locked towers of an audit, and their features or the precomputed ones."""
-    path = record.config.features
-    if not path:
-        towers = towers_of(record.config)
-        return towers, features_of(towers, pairs, record.pictures)
-    image, text = prepare.precomputed_features(audit, prepare.pixels_folder(audit))
-
-    def refuse() -> Opened:
-        raise InputError(f"the features in {path} are precomputed: nothing new can be embedded")
-
-    facts: dict[str, Any] = {
-        "name": path,
-        "version": "",
-        "licence": "",
-        "sha256": "",
-        "open": refuse,
-    }
-    towers = Towers(
-        Tower(kind="image", dim=image.shape[1], **facts),
-        Tower(kind="text", dim=text.shape[1], **facts),
-    )
-    return towers, Features(image, text)
 
 
 def build_member(config: AuditConfig, towers: Towers, *, seed: int, pretrained: str = "") -> Model:
     """Build the model that members train; a head, not fitted yet, replaces each locked tower."""
-    full: Model | None = None
+    full_model: Model | None = None
     if not (towers.image and towers.text):
-        options: dict[str, Any] = {
-            "image_size": config.image_size,
-            "pretrained": pretrained,
-            "device": config.device,
-        }
-        full = models.build_model(config.model, loss=config.loss, seed=seed, **options)
-    if not (towers.image or towers.text):
-        return full
-    widths = [tower.dim if tower else 0 for tower in (towers.image, towers.text)]
-    dim = int(model_config(config.model)["embed_dim"])
-    return models.locked_model(*widths, dim=dim, loss=config.loss, seed=seed, full_model=full).to(
-        config.device
+        full_model = models.build_model(
+            config.model,
+            loss=config.loss,
+            seed=seed,
+            image_size=config.image_size,
+            pretrained=pretrained,
+            device=config.device,
+        )
+        if not (towers.image or towers.text):
+            return full_model
+    model = models.locked_model(
+        towers.image.dim if towers.image else 0,
+        towers.text.dim if towers.text else 0,
+        dim=int(model_config(config.model)["embed_dim"]),
+        loss=config.loss,
+        seed=seed,
+        full_model=full_model,
     )
+    return model.to(config.device)
 
 
 def feature_views(model: LockedModel, seed: int) -> FeatureViews:
     """Return a member's training views of image features."""
-    standard = next(module for module in model.visual.modules() if isinstance(module, Standard))
-    return FeatureViews(standard.mean, seed)
+    visual: Any = model.visual
+    return FeatureViews(visual.standard.mean, seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,27 +100,22 @@ def open_shared(folder: Path) -> Shared:
     sides = prepare.sides_of(audit, config, prepare.membership_of(membership))
     external = np.flatnonzero(sides.external)
     utility_pairs = prepare.utility_rows(sides)
-    del sides
     group = membership[c.GROUP] = membership[c.GROUP].astype("category")
-    pairs = (
-        audit.pairs
-        if not config.features
-        else store.read_table(folder / store.PAIRS, columns=[c.LABEL])
-    )
+    columns = [c.LABEL] if config.features else None
+    pairs = store.read_table(folder / store.PAIRS, columns=columns)
     blocks = store.pair_blocks(audit, [c.PAIR_ID])
     keys = np.concatenate([draw_keys(ids[c.PAIR_ID].to_pylist()) for ids in blocks])
     if (group == c.CANDIDATE).sum() == (group == c.INDEPENDENT).sum():
         # Candidate k and independent k share every draw, so that f and g differ in the pair alone.
         keys[group == c.INDEPENDENT] = keys[group == c.CANDIDATE]
-    towers, features = _open_towers(audit, record, pairs)
+    towers, features = open_features(audit, record, pairs)
+    pixels: Any
     if features.image is None:
-        rows = store.read_prepared(folder).cache_rows
-        images = pairs[c.IMAGE].tolist()
-        pixels: Any = open_pixels(
+        pixels = open_pixels(
             prepare.pixels_folder(audit),
-            rows=rows,
+            rows=store.read_prepared(folder).cache_rows,
             root=record.pictures,
-            images=images,
+            images=pairs[c.IMAGE].tolist(),
             size=config.cache_size,
             resize_mode=config.resize_mode,
         )
@@ -252,7 +152,7 @@ def open_member(
 def cached_tokens(model: str, pairs: pd.DataFrame) -> np.ndarray:
     """Return the tokens of all captions, int32 [n_captions, context_length], made once for all
     members."""
-    captions = [caption for listed in pairs[c.CAPTIONS] for caption in listed]
+    captions = caption_texts(pairs)
     key = fingerprint([model_config(model)["text_cfg"], version("open_clip_torch"), captions])
     path = data_folder() / "cache" / "tokens" / f"{key}.npy"
     write_once(path, lambda temporary: save_array(models.tokenize(model, captions), temporary))
@@ -271,10 +171,9 @@ def _vocabulary(
     """Return the tokens that a member trained on these rows reads; None if it reads all."""
     if not config.text_min_df:
         return None
-    counts = pairs_with(
-        model_config(config.model), tokens, start, rows, first=config.train_captions
-    )
-    return Vocabulary(model_config(config.model), counts, config.text_min_df)
+    model = model_config(config.model)
+    counts = pairs_with(model, tokens, start, rows, first=config.train_captions)
+    return Vocabulary(model, counts, config.text_min_df)
 
 
 def vocabulary_of_member(audit: Audit, name: str) -> Vocabulary | None:
@@ -282,9 +181,9 @@ def vocabulary_of_member(audit: Audit, name: str) -> Vocabulary | None:
     config = audit.record.config
     if not config.text_min_df:
         return None  # without reading every caption
-    pairs = audit.pairs
-    rows = np.flatnonzero(audit.membership[name].to_numpy())
-    return _vocabulary(config, cached_tokens(config.model, pairs), _caption_starts(audit), rows)
+    rows = np.flatnonzero(audit.membership[name])
+    tokens = cached_tokens(config.model, audit.pairs)
+    return _vocabulary(config, tokens, _caption_starts(audit), rows)
 
 
 def view_maker(
@@ -294,18 +193,20 @@ def view_maker(
     set."""
     size = model.visual.image_size
     normal = model.visual.preprocess_cfg
-    size = size[0] if isinstance(size, tuple) else size
-    scale = crop_scale or config.crop_scale
     return ViewMaker(
-        size, scale, tuple(normal["mean"]), tuple(normal["std"]), seed, mitigations_of(config)
+        image_size=size[0] if isinstance(size, tuple) else size,
+        crop_scale=crop_scale or config.crop_scale,
+        mean=tuple(normal["mean"]),
+        std=tuple(normal["std"]),
+        seed=seed,
+        mitigations=mitigations_of(config),
     )
 
 
-def _views(run: MemberRun, model: Model, seed: int, *, crop_scale: float = 0.0) -> Views:
-    """Return views of pictures, or of their features if the image tower is locked."""
-    if run.towers.image:
-        return feature_views(model, seed)
-    return view_maker(model, run.config, seed, crop_scale=crop_scale)
+def evaluation_views(model: Model, config: AuditConfig) -> ViewMaker:
+    """Return the view maker of a model's evaluation views of pictures."""
+    seed = config.seed + EVALUATION
+    return view_maker(model, config, seed, crop_scale=config.eval_crop_scale)
 
 
 def finished_model(run: MemberRun) -> Model:
@@ -324,15 +225,12 @@ def trained_model(run: MemberRun, *, after_epoch: Callable[[int], None] | None =
         return finished_model(run)
     model = build_member(config, run.towers, seed=seed, pretrained=config.pretrained)
     if isinstance(model, LockedModel):
-        for side, tower in (("image", model.visual), ("text", model.text)):
-            for module in (
-                tower.modules()
-            ):  # heads standardise features by the mean and deviation over all pairs
-                if isinstance(module, Standard) and side in run.features.standards:
-                    module.load_state_dict(run.features.standards[side].state_dict())
-    trainer = Trainer(
-        model, run.data, config, _views(run, model, seed), seed=seed, device=run.record.device
-    )
+        # Heads standardise features by the mean and deviation over all pairs.
+        heads: dict[str, Any] = {"image": model.visual, "text": model.text}
+        for side, standard in run.features.standards.items():
+            heads[side].standard.load_state_dict(standard.state_dict())
+    views = feature_views(model, seed) if run.towers.image else view_maker(model, config, seed)
+    trainer = Trainer(model, run.data, config, views, seed=seed, device=config.device)
     train(trainer, run.folder, after_epoch=after_epoch)
     return model
 
@@ -345,11 +243,18 @@ def write_embeddings(run: MemberRun, model: Model, folder: Path, *, evaluate: bo
     written last and marks all of them as complete.
     """
     data = run.data
-    options = {"precision": run.config.precision, "device": run.record.device}
-    views = _views(run, model, run.config.seed + EVALUATION, crop_scale=run.config.eval_crop_scale)
-    n_views = 1 if run.towers.image else run.config.views  # features are of one view
+    config = run.config
+    views: Views
+    if run.towers.image:
+        views = feature_views(model, config.seed)
+        n_views = 1
+    else:
+        views = evaluation_views(model, config)
+        n_views = config.views
     folder.mkdir(parents=True, exist_ok=True)
-    blocks = models.image_blocks(model, data, views, n_views=n_views, **options)
+    blocks = models.image_blocks(
+        model, data, views, n_views=n_views, precision=config.precision, device=config.device
+    )
     write_vectors(folder / store.IMAGE_EMBEDDINGS, blocks)
     note: Any = iter
     if evaluate:
@@ -357,9 +262,14 @@ def write_embeddings(run: MemberRun, model: Model, folder: Path, *, evaluate: bo
         store.write_json(folder / store.MEMBER_UTILITY, utility(run, model, image))
         if np.diff(data.caption_start).max(initial=0) > 1:
             note = functools.partial(_score_captions, run, image)
-    first = run.config.eval_captions
     blocks = models.text_blocks(
-        model, data.tokens, data.caption_start, first=first, note=note, **options
+        model,
+        data.tokens,
+        data.caption_start,
+        first=config.eval_captions,
+        note=note,
+        precision=config.precision,
+        device=config.device,
     )
     write_vectors(folder / store.TEXT_EMBEDDINGS, blocks)
 
@@ -370,40 +280,38 @@ def _score_captions(
     """Yield the embeddings of captions, and write similarity, margin and learned of each, and below
     them of each decoy, float32 [n_captions + n_decoys, 3]."""
     data = run.data
-    path = run.folder / TRAJECTORY
-    learned = np.full(int(data.caption_start[-1]), np.nan)
-    if path.is_file():
-        options = {"seed": run.member.seed, "first": run.config.train_captions}
-        learned = learned_captions(data, store.read_array(path, shared=True), **options)
+    n_captions = int(data.caption_start[-1])
     owner = np.repeat(np.arange(len(data.keys)), np.diff(data.caption_start))
     external = detectors.external_used((run.membership[c.GROUP] == c.EXTERNAL).to_numpy())
     decoys = store.read_decoys(run.audit)
-    scores = []
-    of_decoys = np.full((len(decoys), 3), np.nan, np.float32)
+    scores = np.full((n_captions + len(decoys), 3), np.nan, np.float32)
+    of_decoys = scores[n_captions:]
+    path = run.folder / TRAJECTORY
+    if path.is_file():
+        scores[:n_captions, 2] = _learned_captions(run, store.read_array(path, shared=True))
     done = 0
     for vectors in blocks:
         pair = owner[done : done + len(vectors)]
-        scores.append(detectors.caption_scores(vectors, pair, image, external))
-        part, values = detectors.decoy_scores(vectors, scores[-1], done, decoys, image, owner)
-        of_decoys[part, :2] = values
+        observed = detectors.caption_scores(vectors, pair, image, external)
+        rows, values = detectors.decoy_scores(vectors, observed, done, decoys, image, owner)
+        scores[done : done + len(vectors), :2] = observed
+        of_decoys[rows, :2] = values
         done += len(vectors)
         yield vectors
-    own = np.column_stack([np.concatenate(scores), learned]).astype(np.float32)
-    save_array(np.concatenate([own, of_decoys]), run.folder / store.CAPTION_SCORES)
+    save_array(scores, run.folder / store.CAPTION_SCORES)
 
 
-def learned_captions(
-    data: TrainingData, trajectory: np.ndarray, *, seed: int, first: int
-) -> np.ndarray:
+def _learned_captions(run: MemberRun, trajectory: np.ndarray) -> np.ndarray:
     """Return how well a member learned each caption, [n_captions]; NaN where no epoch drew it."""
-    epochs = range(len(trajectory))
+    data = run.data
+    first = run.config.train_captions
     drawn = [
-        chosen_captions(data, data.rows, seed=seed, epoch=epoch, first=first) for epoch in epochs
+        chosen_captions(data, data.rows, seed=run.member.seed, epoch=epoch, first=first)
+        for epoch in range(len(trajectory))
     ]
     log_probability = trajectory[:, :, detectors.LOG_PROBABILITY]
-    return detectors.learned_by_caption(
-        log_probability, data.rows, drawn, int(data.caption_start[-1])
-    )
+    n_captions = int(data.caption_start[-1])
+    return detectors.learned_by_caption(log_probability, data.rows, drawn, n_captions)
 
 
 def caption_embeddings(
@@ -413,52 +321,51 @@ def caption_embeddings(
     `rows`, [n]."""
     start = run.data.caption_start
     captions = np.concatenate([np.arange(start[row], start[row + 1]) for row in rows])
-    options = {"precision": run.config.precision, "device": run.record.device}
-    text = models.text_embeddings(model, run.data.tokens[captions], **options)
+    text = _embed_texts(run, model, run.data.tokens[captions])
     return text, np.repeat(np.arange(len(rows)), start[rows + 1] - start[rows])
 
 
-def probe_rows(run: MemberRun) -> np.ndarray:
-    """Return the pairs a linear probe is fitted on: the shared ones in `paper`, else the member's
-    training pairs."""
-    shared = np.flatnonzero(run.membership[c.GROUP] == c.SHARED)
-    return shared if len(shared) else run.data.rows
+def _embed_texts(run: MemberRun, model: Model, inputs: np.ndarray) -> np.ndarray:
+    """Embed tokens or features of captions, float32 [n, dim]."""
+    config = run.config
+    return models.text_embeddings(model, inputs, precision=config.precision, device=config.device)
 
 
 def utility(run: MemberRun, model: Model, image: np.ndarray) -> dict[str, float]:
     """Measure retrieval both ways on external pairs, and with labels a linear probe and
-    zero-shot."""
+    zero-shot.
+
+    The probe is fitted on the shared pairs of the paper's protocol, or else on the member's
+    training pairs. `image` are embeddings of all pictures, [n_pairs, dim].
+    """
     config = run.config
-    utility_pairs = run.utility_pairs
-    metrics = retrieval_recalls(
-        image[utility_pairs], *caption_embeddings(run, model, utility_pairs)
-    )
+    test = run.utility_pairs
+    metrics = retrieval_recalls(image[test], *caption_embeddings(run, model, test))
     labels = run.pairs[c.LABEL]
     labelled = labels.notna().to_numpy()
-    fit, test = (rows[labelled[rows]] for rows in (probe_rows(run), utility_pairs))
-    if labels.iloc[fit].nunique() >= 2 and len(test):
-        names = labels.to_numpy().astype(str)
-        metrics["linear_probe"] = linear_probe(
-            image[fit], names[fit], image[test], names[test], seed=config.seed
-        )
-        if (
-            not config.features
-        ):  # with features computed elsewhere there is no tower to read a prompt
-            classes = np.unique(names[labelled])
-            texts = prompts(run.pairs)
-            tower = run.towers.text
-            inputs = (
-                text_features([texts], tower)[0][:]
-                if tower
-                else models.tokenize(config.model, texts)
-            )
-            inputs = run.vocabulary.read(inputs) if run.vocabulary else inputs
-            text = models.text_embeddings(
-                model, inputs, precision=config.precision, device=run.record.device
-            )
-            metrics["zero_shot"] = zero_shot(
-                image[test], text, np.searchsorted(classes, names[test])
-            )
+    shared = np.flatnonzero(run.membership[c.GROUP] == c.SHARED)
+    fit = shared if len(shared) else run.data.rows
+    fit = fit[labelled[fit]]
+    test = test[labelled[test]]
+    if labels.iloc[fit].nunique() < 2 or not len(test):
+        return metrics
+    names = labels.to_numpy().astype(str)
+    metrics["linear_probe"] = linear_probe(
+        image[fit], names[fit], image[test], names[test], seed=config.seed
+    )
+    if config.features:  # computed elsewhere: there is no tower to read a prompt
+        return metrics
+    texts = prompts(run.pairs)
+    inputs: np.ndarray
+    if run.towers.text:
+        inputs = FeatureExtractor(run.towers.text).captions(texts)[:]
+    else:
+        inputs = models.tokenize(config.model, texts)
+    if run.vocabulary:
+        inputs = run.vocabulary.read(inputs)
+    classes = np.unique(names[labelled])
+    text = _embed_texts(run, model, inputs)
+    metrics["zero_shot"] = zero_shot(image[test], text, np.searchsorted(classes, names[test]))
     return metrics
 
 
@@ -470,25 +377,28 @@ def clear_leftovers(folder: Path) -> None:
         (folder / STATE).unlink(missing_ok=True)
 
 
-def run_members(folder: Path, names: Sequence[str]) -> None:
+def train_first_round(folder: Path, names: Sequence[str]) -> None:
     """Train, embed and evaluate members, one after the other. The last file written marks a member
     as finished."""
     shared = open_shared(folder)
     for name in names:
         run = open_member(folder, name, shared)
-        clear_leftovers(run.folder)
-        torch.set_num_threads(run.record.threads)
-        model = trained_model(run)
-        write_embeddings(run, model, run.folder, evaluate=True)
+        write_embeddings(run, _train(run), run.folder, evaluate=True)
+
+
+def _train(run: MemberRun) -> Model:
+    """Train a member, or resume its training after a kill."""
+    clear_leftovers(run.folder)
+    torch.set_num_threads(run.record.threads)
+    return trained_model(run)
 
 
 def train_second_round(folder: Path, names: Sequence[str]) -> None:
     """Train members a second time without the pairs left out, and store only their scores on other
     pairs."""
     shared = open_shared(folder)
-    left_out = store.read_table(folder / store.SECOND_TABLE, columns=[store.LEFT_OUT])[
-        store.LEFT_OUT
-    ].to_numpy()
+    table = store.read_table(folder / store.SECOND_TABLE, columns=[store.LEFT_OUT])
+    left_out = table[store.LEFT_OUT].to_numpy()
     external = np.zeros(len(left_out), dtype=bool)
     external[shared.data.external] = True
     for name in names:
@@ -497,11 +407,10 @@ def train_second_round(folder: Path, names: Sequence[str]) -> None:
         data = dataclasses.replace(run.data, rows=np.flatnonzero(trained & ~left_out))
         run = dataclasses.replace(run, data=data)
         run.folder.mkdir(exist_ok=True)
-        clear_leftovers(run.folder)
-        torch.set_num_threads(run.record.threads)
-        model = trained_model(run)
-        write_embeddings(run, model, run.folder / store.SECOND_EMBEDDINGS)
-        image, text = store.read_embeddings(run.folder / store.SECOND_EMBEDDINGS)
+        model = _train(run)
+        embeddings = run.folder / store.SECOND_EMBEDDINGS
+        write_embeddings(run, model, embeddings)
+        image, text = store.read_embeddings(embeddings)
         scale = float(model.logit_scale.detach().exp())
         _, log_probability = detectors.fit_out([image], [text], trained[None], external, [scale])
         save_array(log_probability.astype(np.float32), run.folder / store.SECOND_FIT)

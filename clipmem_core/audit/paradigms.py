@@ -23,10 +23,10 @@ from clipmem_core.audit import unit_tables as t
 from clipmem_core.audit import unitmem as u
 from clipmem_core.audit.console import write_csv
 from clipmem_core.audit.member import (
-    EVALUATION,
     MemberRun,
     build_member,
     clear_leftovers,
+    evaluation_views,
     open_member,
     view_maker,
 )
@@ -98,9 +98,9 @@ class TowerTrainer(Trainer):
         self.labels = labels  # int64 [n_pairs]
         self.loss = SelfSupervisedLoss(SupConLoss(temperature=TEMPERATURE))
 
-    def outputs(self, pixels: np.ndarray, rows: np.ndarray, turn: int) -> Tensor:
+    def outputs(self, pixels: np.ndarray, rows: np.ndarray, view: int) -> Tensor:
         """Return the head's outputs for a view of some pictures, float32 [n, widths[-1]]."""
-        images = self.views.training_images(pixels, self.data.keys[rows], turn, self.device)
+        images = self.views.training_images(pixels, self.data.keys[rows], view, self.device)
         with autocast(self.config.precision, self.device):
             return self.model(images)
 
@@ -120,8 +120,8 @@ class TowerTrainer(Trainer):
             correct = log_probabilities.argmax(dim=1) == labels
             return -log_probability.mean(), correct.float(), log_probability.detach()
         first, second = (
-            F.normalize(self.outputs(pixels, rows, turn), dim=1)
-            for turn in (epoch, epoch + self.config.epochs)
+            F.normalize(self.outputs(pixels, rows, view), dim=1)
+            for view in (epoch, epoch + self.config.epochs)
         )
         both = torch.cat([first.detach(), second.detach()])
         logits = (both @ both.T / TEMPERATURE).fill_diagonal_(-torch.inf)
@@ -149,19 +149,21 @@ def plan_runs(audit: Audit, seed: int, epochs: int) -> list[ParadigmRun]:
     config_seed = record.config.seed + seed
     names = [name for name, value in record.seeds.items() if value == config_seed]
     run = open_member(audit.folder, (names or record.members)[0])
+    config = dataclasses.replace(run.config, epochs=epochs or run.config.epochs)
     labels = pd.Categorical(run.pairs[c.LABEL].astype("string")).codes.astype(np.int64)
     rows = run.data.rows
     labelled = rows[labels[rows] >= 0]
-    with_labels = len(np.unique(labels[labelled])) >= 2
-    config = dataclasses.replace(run.config, epochs=epochs or run.config.epochs)
-    data = dataclasses.replace(run.data, rows=labelled if with_labels else rows)
-    run = dataclasses.replace(run, config=config, data=data)
-    possible = {t.CLIP: True, t.SUPERVISED: with_labels, t.SELF_SUPERVISED: config.crop_scale < 1}
+    possible = [t.CLIP]
+    if len(np.unique(labels[labelled])) >= 2:
+        possible.append(t.SUPERVISED)
+        rows = labelled
+    if config.crop_scale < 1:
+        possible.append(t.SELF_SUPERVISED)
+    run = dataclasses.replace(run, config=config, data=dataclasses.replace(run.data, rows=rows))
     folder = t.paradigms_folder(audit) / RUNS
     return [
         ParadigmRun(name, config_seed, run, labels, folder / f"{name}-{config_seed}")
-        for name in t.PARADIGMS
-        if possible[name]
+        for name in possible
     ]
 
 
@@ -169,7 +171,7 @@ def complete(planned: ParadigmRun, screen: Screen) -> None:
     """Train and measure a run, and write its result; result.json is written last."""
     folder = planned.folder
     run = planned.run
-    config = planned.run.config
+    config = run.config
     labels = planned.labels
     folder.mkdir(parents=True, exist_ok=True)
     clear_leftovers(folder)
@@ -179,17 +181,19 @@ def complete(planned: ParadigmRun, screen: Screen) -> None:
     )
     store.write_table(folder / t.UNITS, units)
     accuracy: float | None = None
-    fit, external = (rows[labels[rows] >= 0] for rows in (run.data.rows, run.data.external))
-    if len(np.unique(labels[fit])) >= 2 and len(external):
-        views = view_maker(
-            model, config, config.seed + EVALUATION, crop_scale=config.eval_crop_scale
+    fit, test = (rows[labels[rows] >= 0] for rows in (run.data.rows, run.data.external))
+    if len(np.unique(labels[fit])) >= 2 and len(test):
+        blocks = image_blocks(
+            model,
+            run.data,
+            evaluation_views(model, config),
+            n_views=config.views,
+            precision=config.precision,
+            device=config.device,
         )
-        options: dict[str, Any] = {"precision": config.precision, "device": run.record.device}
-        image = np.concatenate(
-            list(image_blocks(model, run.data, views, n_views=config.views, **options))
-        )
+        image = np.concatenate(list(blocks))
         accuracy = linear_probe(
-            image[fit], labels[fit], image[external], labels[external], seed=config.seed
+            image[fit], labels[fit], image[test], labels[test], seed=config.seed
         )
     samples = len(run.data.rows) * config.trained_epochs
     last = last_line(folder / LOG)
@@ -211,18 +215,19 @@ def complete(planned: ParadigmRun, screen: Screen) -> None:
 def _trained(planned: ParadigmRun, screen: Screen) -> Model:
     """Load a run's model from its checkpoint if it has one, else train it."""
     run = planned.run
-    config = planned.run.config
+    config = run.config
     seed = planned.seed
     folder = planned.folder
     model = build_member(config, run.towers, seed=seed, pretrained=config.pretrained)
     u.unit_layers(model, t.IMAGE_TOWER)  # refuses a model without units before anything is trained
     views = view_maker(model, config, seed)
-    options: dict[str, Any] = {"seed": seed, "device": run.record.device}
     if planned.paradigm == t.CLIP:
-        trainer = Trainer(model, run.data, config, views, **options)
+        trainer = Trainer(model, run.data, config, views, seed=seed, device=config.device)
     else:
-        labels = None if planned.paradigm == t.SELF_SUPERVISED else planned.labels
-        trainer = TowerTrainer(model, run.data, config, views, labels=labels, **options)
+        labels = planned.labels if planned.paradigm == t.SUPERVISED else None
+        trainer = TowerTrainer(
+            model, run.data, config, views, seed=seed, device=config.device, labels=labels
+        )
     if (folder / CHECKPOINT).is_file():
         weights = torch.load(folder / CHECKPOINT, map_location=trainer.device, weights_only=True)
         trainer.model.load_state_dict(weights)
@@ -259,20 +264,18 @@ def run_paradigms(audit: Audit, *, seeds: int = 3, epochs: int = 0, screen: Scre
         if key not in (*MAY_DIFFER, "epochs")
     }
     key = fingerprint([fixed, record.dataset_fingerprint, epochs or record.config.epochs])
+    settings_file = folder / _SETTINGS
     with store.acquire_lock(folder, what="comparison"):
-        if not (folder / _SETTINGS).is_file():
-            store.write_json(folder / _SETTINGS, key)
-        if (
-            read_json(folder / _SETTINGS, repair=f"delete {folder} and run the command again")
-            != key
-        ):
+        if not settings_file.is_file():
+            store.write_json(settings_file, key)
+        if read_json(settings_file) != key:
             raise InputError(
                 f"{folder} has runs of another audit or other --epochs: delete it, or use the same"
             )
         runs = [run for seed in range(seeds) for run in plan_runs(audit, seed, epochs)]
-        for name in t.PARADIGMS:
+        for name, reason in WHY_NOT.items():
             if name not in {run.paradigm for run in runs}:
-                screen.say(f"note: no {name} runs, since {WHY_NOT[name]}")
+                screen.say(f"note: no {name} runs, since {reason}")
         remaining = [run for run in runs if not (run.folder / RESULT).is_file()]
         screen.say(f"{len(remaining)} of {len(runs)} runs to go")
         for run in remaining:
@@ -285,12 +288,8 @@ def run_paradigms(audit: Audit, *, seeds: int = 3, epochs: int = 0, screen: Scre
 
 def say_paradigms(table: pd.DataFrame, screen: Screen) -> None:
     """Print UnitMem by layer of each paradigm, means over seeds."""
-    for line in (
-        table.pivot_table(t.UNITMEM_MEAN, t.LAYER, t.PARADIGM, sort=False)
-        .round(3)
-        .to_string()
-        .splitlines()
-    ):
+    means = table.pivot_table(t.UNITMEM_MEAN, t.LAYER, t.PARADIGM, sort=False).round(3)
+    for line in means.to_string().splitlines():
         screen.say(line)
 
 
@@ -300,16 +299,12 @@ def _write_table(audit: Audit) -> None:
     machine = settings.machine()
     tables = []
     for path in (folder / RUNS).glob(f"*/{RESULT}"):
-        repair = f"delete {path.parent} and run the command again"
-        layers = t.layer_means(store.read_table(path.parent / t.UNITS, repair=repair), by=[t.LAYER])
-        tables.append(
-            layers.assign(**read_json(path, dict[str, int | str | float | None], repair=repair))
-        )
+        layers = t.layer_means(store.read_table(path.parent / t.UNITS), by=[t.LAYER])
+        tables.append(layers.assign(**read_json(path)))
     front = [t.PARADIGM, t.SEED, t.LAYER]
     table = pd.concat(tables, ignore_index=True)
-    table = table.assign(
-        **{t.PARADIGM: pd.Categorical(table[t.PARADIGM], t.PARADIGMS)}
-    ).sort_values(front)
+    table[t.PARADIGM] = pd.Categorical(table[t.PARADIGM], t.PARADIGMS)
+    table = table.sort_values(front)
     seeds = sorted(set(table[t.SEED]))
     head = [
         f"command: python -m clipmem_core paradigms {audit.name} "

@@ -83,10 +83,10 @@ class Run:
 
     @functools.cached_property
     def words(self) -> pd.DataFrame:
-        """The words that were predicted, with their caption's number among all."""
+        """The words that were predicted."""
         from clipmem_core.audit.word_table import read_words  # torch
 
-        return read_words(self.audit, self.caption_counts)
+        return read_words(self.audit)
 
     @property
     def words_missing(self) -> str:
@@ -322,7 +322,7 @@ class Judge(Stage):
         record = audit.record
         scores = audit.scores
         assert run.wrong is not None
-        utility = scoring.utility_table(audit, record.members)
+        utility = scoring.read_utilities(audit)
         attacked, attacks = scoring.attack_members(run.evidence)
         # An empty table would decide the column type
         tables = [table for table in (utility, attacked) if len(table)]
@@ -486,15 +486,9 @@ def ensure_features(audit: Audit, screen: Screen, executor: Executor | None = No
     record = audit.record
     if not settings.opens_towers(record.config):
         return 0
-    from clipmem_core.audit.member import features_of, shards_by  # torch
+    from clipmem_core.audit.locked_features import compute_features, shards_by  # torch
 
     screen.say(f"{status.FEATURES} with the locked towers")
-    return features_of(
-        settings.checked_towers(record.config, record.towers),
-        audit.pairs,
-        record.pictures,
-        compute=shards_by(executor, record.threads),
-        pictures=screen.pictures,
-        captions=screen.captions,
-        say=screen.say,
-    ).cut
+    towers = settings.checked_towers(record.config, record.towers)
+    compute = shards_by(executor, record.config, record.pictures)
+    return compute_features(towers, audit.pairs, record.pictures, screen, compute=compute)

@@ -25,7 +25,7 @@ from clipmem_core.audit.jobs import (
     jobs_folder,
     resume_arguments,
 )
-from clipmem_core.audit.prepare import DataSet, FeatureRows
+from clipmem_core.audit.prepare import DataSet, FeaturePixels
 from clipmem_core.audit.settings import check_config, resolve
 from clipmem_core.audit.setup import check_same
 from clipmem_core.audit.store import Audit
@@ -54,7 +54,7 @@ def inspect_source(source: str, options: configs.SourceOptions) -> None:
                 source, options, data=data if source == "scenes" else data_folder(), say=screen.say
             )
             config = dataclasses.replace(AuditConfig(), cache_size=PIXELS)
-            data_set = prepare.read_pictures(
+            data_set = prepare.load_pictures(
                 raw, config, cache=data / "pixels", progress=screen.pictures
             )
         screen.progress.stop()
@@ -78,7 +78,7 @@ def _show(source: str, data_set: DataSet) -> None:
         "captions a pair": f"{counts.min()} to {counts.max()}, {counts.mean():.2f} on average",
         "labels": f"{labels.nunique():,} on {len(labels):,} pairs" if len(labels) else "none",
     }
-    if isinstance(data_set.pixels, FeatureRows):
+    if isinstance(data_set.pixels, FeaturePixels):
         facts["features"] = (
             f"precomputed, {data_set.pixels.values.shape[1]:,} numbers a picture: no picture is "
             "opened"
@@ -212,7 +212,7 @@ def check(source: str, config: AuditConfig) -> None:
             rows=raw.rows,
             near_duplicates=0,
         )
-        data_set = prepare.read_pictures(raw, config, progress=RichScreen().pictures)
+        data_set = prepare.load_pictures(raw, config, progress=RichScreen().pictures)
     counts = {"exact": True, "rows": data_set.raw.rows, "near_duplicates": data_set.near_duplicates}
     _print_found(data_set.pairs, data_set.quarantine, data_set.clusters, config, **counts)
 

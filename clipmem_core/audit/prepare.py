@@ -4,10 +4,8 @@ features."""
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,11 +23,18 @@ from clipmem_core.dataset.readers.remote import fetch_source
 from clipmem_core.dataset.source import RawPairs, read_source
 from clipmem_core.draws import SAMPLE, draw_keys, hashed
 from clipmem_core.embeddings import Vectors
-from clipmem_core.features.cache import FeatureStore, text_keys, tower_key
+from clipmem_core.features.cache import (
+    FeatureStore,
+    ReportCount,
+    ReportLine,
+    text_keys,
+    tower_key,
+)
 from clipmem_core.features.precomputed import (
-    SIDES,
+    FORMS,
     Stored,
     caption_rows,
+    feature_parts,
     open_features,
     stored_features,
 )
@@ -41,13 +46,8 @@ from clipmem_core.scores.membership import (
     paper_membership,
 )
 
-ARRAYS = {side: f"{side}.npy" for side in SIDES}  # features, in the folder of a table
-TABLES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
-Report = Callable[[int, int], None]
-Say = Callable[[str], None]
 
-
-class FeatureRows(Pixels):
+class FeaturePixels(Pixels):
     """Precomputed features of some pictures in place of their pixels: float16 [n, width], mapped
     from the file."""
 
@@ -55,8 +55,8 @@ class FeatureRows(Pixels):
         self.values = open_features(folder, "image")
         super().__init__(folder, rows, size=0, stored=self.values)
 
-    def select(self, rows: np.ndarray) -> "FeatureRows":
-        return FeatureRows(self.folder, self.rows[rows])
+    def select(self, rows: np.ndarray) -> "FeaturePixels":
+        return FeaturePixels(self.folder, self.rows[rows])
 
     def clusters(self) -> np.ndarray:
         """Return the near-duplicate cluster of each picture by its features, int64 [n]."""
@@ -92,24 +92,8 @@ def holds_features(source: str) -> bool:
     """Tell whether features come with a data set: a clip-retrieval folder, DataComp files, or a
     table with arrays."""
     path = Path(os.path.expanduser(source))
-    if not os.path.exists(path):  # False also for text that cannot be a path
-        return False
-    if path.is_file():
-        datacomp = path.suffix == ".parquet" and path.with_suffix(".npz").is_file()
-        return datacomp or (path.suffix in TABLES and _has_arrays(path.parent))
-    retrieval = all((path / name).is_dir() for name in ("img_emb", "text_emb"))
-    datacomp = any(table.with_suffix(".npz").is_file() for table in path.glob("*.parquet"))
-    return retrieval or datacomp or (_has_arrays(path) and len(_tables(path)) == 1)
-
-
-def _has_arrays(folder: Path) -> bool:
-    return all((folder / name).is_file() for name in ARRAYS.values())
-
-
-def _tables(folder: Path) -> list[Path]:
-    return sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in TABLES and path.is_file()
-    )
+    # False also for text that cannot be a path
+    return os.path.exists(path) and bool(feature_parts(path, path))
 
 
 def with_features(source: str, config: AuditConfig) -> AuditConfig:
@@ -124,59 +108,58 @@ def with_features(source: str, config: AuditConfig) -> AuditConfig:
 
 
 def read_features(
-    source: str, config: AuditConfig, *, cache: Path | None = None, say: Say = lambda line: None
+    source: str,
+    config: AuditConfig,
+    *,
+    cache: Path | None = None,
+    say: ReportLine = lambda line: None,
 ) -> tuple[RawPairs, Stored]:
     """Read a table and its precomputed features."""
-    local = {
-        name: fetch_source(name, data=data_folder(), say=say) for name in {source, config.features}
-    }
-    path, features = (Path(os.path.expanduser(local[name])) for name in (source, config.features))
+    path, features = (
+        Path(os.path.expanduser(fetch_source(name, data=data_folder(), say=say)))
+        for name in (source, config.features)
+    )
     for file in (path, features):
         if not file.exists():
             raise InputError(
                 f"there is no {file}: name a table or a folder, and the folder of its --features"
             )
-    folder = features if features.is_dir() else features.parent
-    table = features
-    arrays = {side: "" for side in SIDES}
-    has_npz = features.suffix == ".parquet" and features.with_suffix(".npz").is_file()
-    if not has_npz and any((folder / name).is_file() for name in ARRAYS.values()):
-        arrays = {side: str(folder / name) for side, name in ARRAYS.items()}
-        table = features if features.is_file() else path
-        if table.is_dir():
-            tables = _tables(table)
-            if len(tables) != 1:
-                raise InputError(
-                    f"{path} must hold one table of the features' rows, not {len(tables)}: name "
-                    "the table"
-                )
-            table = tables[0]
-    stored = stored_features(table, config.source, **arrays, folder=cache)
-    path = path.absolute()
-    image_folder = config.source.image_folder
-    images = stored.pairs[c.IMAGE]
-    root = (
-        named_folder(image_folder, path) if image_folder else path if path.is_dir() else path.parent
-    )
+    parts = feature_parts(features, path)
+    if not parts:
+        raise InputError(f"{features} holds no features: give {FORMS}")
+    stored = stored_features(parts, config.source, folder=cache)
+    root, images = _relative_images(path.absolute(), stored.pairs[c.IMAGE], config)
+    pairs = stored.pairs.assign(**{c.IMAGE: images, c.INJECTED: None, c.WIDTH: 0, c.HEIGHT: 0})
+    rows = len(pairs) + len(stored.quarantine)
+    raw = RawPairs(root, "features", rows, pairs, stored.quarantine)
+    _check_not_empty(raw, pairs, stored.quarantine)
+    return raw, stored
+
+
+def _relative_images(path: Path, images: pd.Series, config: AuditConfig) -> tuple[Path, pd.Series]:
+    """Return the folder of the pictures of a table, and their paths in it."""
+    if config.source.image_folder:
+        root = named_folder(config.source.image_folder, path)
+    else:
+        root = path if path.is_dir() else path.parent
     if all(map(os.path.isabs, images)):
         folders = sorted({os.path.dirname(image) for image in images})
-        if not image_folder and not all(Path(name).is_relative_to(root) for name in folders):
+        is_outside = not all(Path(folder).is_relative_to(root) for folder in folders)
+        if is_outside and not config.source.image_folder:
             root = Path(os.path.commonpath(folders))
         images = pd.Series([os.path.relpath(image, root) for image in images])
-    pairs = stored.pairs.assign(**{c.IMAGE: images, c.INJECTED: None, c.WIDTH: 0, c.HEIGHT: 0})
-    return RawPairs(
-        root, "features", len(pairs) + len(stored.quarantine), pairs, stored.quarantine
-    ), stored
+    return root, images
 
 
-def precomputed_features(audit: Audit, folder: Path) -> tuple[Vectors, Vectors]:
+def precomputed_features(audit: Audit) -> tuple[Vectors, Vectors]:
     """Return the features of an audit's pictures and captions, float16 [n_pairs, width] and
     [n_captions, width]."""
-    rows = read_prepared(audit.folder).cache_rows
-    text = caption_rows(
-        folder, rows, (batch[c.CAPTIONS] for batch in pair_blocks(audit, [c.CAPTIONS]))
+    folder = pixels_folder(audit)
+    images = read_prepared(audit.folder).cache_rows
+    captions = caption_rows(
+        folder, (batch[c.CAPTIONS] for batch in pair_blocks(audit, [c.CAPTIONS]))
     )
-    return open_features(folder, "image").take(rows), open_features(folder, "text").take(text)
+    return open_features(folder, "image").take(images), open_features(folder, "text").take(captions)
 
 
 def caption_features(audit: Audit) -> Vectors:
@@ -184,7 +167,7 @@ def caption_features(audit: Audit) -> Vectors:
     [n_captions, width]."""
     record = audit.record
     if record.config.features:
-        return precomputed_features(audit, pixels_folder(audit))[1]
+        return precomputed_features(audit)[1]
     captions = [
         text
         for batch in pair_blocks(audit, [c.CAPTIONS])
@@ -193,16 +176,16 @@ def caption_features(audit: Audit) -> Vectors:
     store = FeatureStore(tower_key(record.towers["text"]))
     rows = store.find(text_keys(captions))
     if (rows < 0).any():
-        from clipmem_core.features.embed import text_features  # torch
+        from clipmem_core.features.embed import FeatureExtractor  # torch
 
         tower = towers_of(record.config).text
         assert tower is not None
-        return text_features([captions], tower)[0]
+        return FeatureExtractor(tower).captions(captions)
     return store.features().take(rows)
 
 
 def sampled(
-    raw: RawPairs, config: AuditConfig, *, say: Say = lambda line: None
+    raw: RawPairs, config: AuditConfig, *, say: ReportLine = lambda line: None
 ) -> tuple[RawPairs, np.ndarray]:
     """Draw the random sample of a data set that a config requests, and return its pairs and rows,
     int64 ascending."""
@@ -215,9 +198,8 @@ def sampled(
         f"a random sample of {config.sample:,} of {count:,} pairs, by their ids and seed "
         f"{config.seed}"
     )
-    return dataclasses.replace(
-        raw, pairs=raw.pairs.iloc[rows].reset_index(drop=True), drawn_of=count
-    ), rows
+    pairs = raw.pairs.iloc[rows].reset_index(drop=True)
+    return dataclasses.replace(raw, pairs=pairs, drawn_of=count), rows
 
 
 def load_data_set(
@@ -225,55 +207,62 @@ def load_data_set(
     config: AuditConfig,
     *,
     cache: Path | None = None,
-    progress: Report | None = None,
-    say: Say = lambda line: None,
+    progress: ReportCount | None = None,
+    say: ReportLine = lambda line: None,
 ) -> DataSet:
     """Read a data set, check every picture, and quarantine the rows that cannot be used."""
     if not config.features:
-        raw, _ = sampled(
-            read_source(source, config.source, data=data_folder(), say=say), config, say=say
-        )
-        return read_pictures(raw, config, cache=cache, progress=progress)
+        raw = read_source(source, config.source, data=data_folder(), say=say)
+        raw, _ = sampled(raw, config, say=say)
+        return load_pictures(raw, config, cache=cache, progress=progress)
     raw, stored = read_features(source, config, cache=cache, say=say)
-    raw, drawn = sampled(raw, config, say=say)
+    raw, rows = sampled(raw, config, say=say)
     say(f"looking for near-duplicates among {len(raw.pairs):,} pairs")
-    rows = FeatureRows(stored.folder, drawn)
-    return _data_set(raw, raw.pairs, raw.quarantine, rows.clusters(), rows, config)
+    pixels = FeaturePixels(stored.folder, rows)
+    return _limited(DataSet(raw, raw.pairs, raw.quarantine, pixels.clusters(), pixels), config)
 
 
-def read_pictures(
-    raw: RawPairs, config: AuditConfig, *, cache: Path | None = None, progress: Report | None = None
+def load_pictures(
+    raw: RawPairs,
+    config: AuditConfig,
+    *,
+    cache: Path | None = None,
+    progress: ReportCount | None = None,
 ) -> DataSet:
     """Decode every picture once: store it small, find broken ones and near-duplicates."""
     _check_not_empty(raw, raw.pairs, raw.quarantine)
     facts, pixels = _store_pixels(raw.root, raw.pairs, config, cache=cache, progress=progress)
     usable = facts[c.REASON].isna().to_numpy()
-    quarantine = pd.concat(
-        [raw.quarantine, _quarantined(raw.pairs, facts[c.REASON], ~usable)], ignore_index=True
-    )
+    rows = np.flatnonzero(usable)
+    unreadable = _quarantined(raw.pairs, facts[c.REASON], ~usable)
+    quarantine = pd.concat([raw.quarantine, unreadable], ignore_index=True)
     facts = facts[usable].reset_index(drop=True)
     pairs = raw.pairs[usable].reset_index(drop=True)
     _check_not_empty(raw, pairs, quarantine)
-    rows = np.flatnonzero(usable)
     clusters = near_duplicate_clusters(pixels.descriptors()[rows], facts[c.SHA256].tolist())
     pairs = pairs.assign(**{name: facts[name] for name in (c.WIDTH, c.HEIGHT, c.SHA256)})
-    return _data_set(raw, pairs, quarantine, clusters, pixels.select(rows), config)
+    return _limited(DataSet(raw, pairs, quarantine, clusters, pixels.select(rows)), config)
 
 
 def _check_not_empty(raw: RawPairs, pairs: pd.DataFrame, quarantine: pd.DataFrame) -> None:
-    if pairs.empty:
+    if len(pairs):
+        return
+    most = ""
+    if len(quarantine):
         reasons = quarantine[c.REASON].value_counts()
-        most = (
-            f"; most often: {reasons.index[0]} ({reasons.iloc[0]:,} rows)" if len(reasons) else ""
-        )
-        raise InputError(
-            f"no usable pair among {raw.rows:,} rows in {raw.root}{most}: `inspect` shows every "
-            "reason"
-        )
+        most = f"; most often: {reasons.index[0]} ({reasons.iloc[0]:,} rows)"
+    raise InputError(
+        f"no usable pair among {raw.rows:,} rows in {raw.root}{most}: `inspect` shows every reason"
+    )
 
 
 def _store_pixels(
-    root: Path, pairs: pd.DataFrame, config: AuditConfig, *, cache: Path | None = None, **show: Any
+    root: Path,
+    pairs: pd.DataFrame,
+    config: AuditConfig,
+    *,
+    cache: Path | None = None,
+    progress: ReportCount | None = None,
 ) -> tuple[pd.DataFrame, Pixels]:
     return check_pictures(
         root,
@@ -282,38 +271,30 @@ def _store_pixels(
         resize_mode=config.resize_mode,
         cache=cache or data_folder() / "cache" / "pixels",
         budget_bytes=int(config.cache_gb * 2**30),
-        **show,
+        progress=progress,
     )
 
 
-def _data_set(
-    raw: RawPairs,
-    pairs: pd.DataFrame,
-    quarantine: pd.DataFrame,
-    clusters: np.ndarray,
-    pixels: Pixels,
-    config: AuditConfig,
-) -> DataSet:
+def _limited(data_set: DataSet, config: AuditConfig) -> DataSet:
     """Apply the config's limit of captions, and drop near-duplicates if it says so."""
+    pairs = data_set.pairs
     if config.captions:
-        pairs = pairs.assign(
-            **{
-                c.CAPTIONS: pairs[c.CAPTIONS].map(
-                    lambda captions: list(captions)[: config.captions]
-                )
-            }
-        )
+        first = pairs[c.CAPTIONS].map(lambda captions: list(captions)[: config.captions])
+        pairs = pairs.assign(**{c.CAPTIONS: first})
     pairs = pairs.reindex(columns=c.PAIR_COLUMNS)
-    if config.drop_near_duplicates:
-        first = clusters == np.arange(len(clusters))
-        reasons = "near-duplicate of " + pairs[c.PAIR_ID].iloc[clusters].reset_index(drop=True)
-        quarantine = pd.concat(
-            [quarantine, _quarantined(pairs, reasons, ~first)], ignore_index=True
-        )
-        pairs = pairs[first].reset_index(drop=True)
-        pixels = pixels.select(np.flatnonzero(first))
-        clusters = np.arange(len(pairs))
-    return DataSet(raw, pairs, quarantine, clusters, pixels)
+    if not config.drop_near_duplicates:
+        return dataclasses.replace(data_set, pairs=pairs)
+    clusters = data_set.clusters
+    is_first = clusters == np.arange(len(clusters))
+    reasons = "near-duplicate of " + pairs[c.PAIR_ID].iloc[clusters].reset_index(drop=True)
+    dropped = _quarantined(pairs, reasons, ~is_first)
+    return dataclasses.replace(
+        data_set,
+        pairs=pairs[is_first].reset_index(drop=True),
+        quarantine=pd.concat([data_set.quarantine, dropped], ignore_index=True),
+        clusters=np.arange(is_first.sum()),
+        pixels=data_set.pixels.select(np.flatnonzero(is_first)),
+    )
 
 
 def _quarantined(pairs: pd.DataFrame, reasons: pd.Series, mask: np.ndarray) -> pd.DataFrame:
@@ -361,9 +342,8 @@ def utility_rows(sides: MemberSides) -> np.ndarray:
 
 def inject(pairs: pd.DataFrame, membership: Membership, config: AuditConfig) -> pd.DataFrame:
     """Swap captions among candidates (ensemble: among scored pairs) as the config asks."""
-    rows = np.flatnonzero(
-        membership.group == (c.CANDIDATE if config.protocol == "paper" else c.SCORED)
-    )
+    group = c.CANDIDATE if config.protocol == "paper" else c.SCORED
+    rows = np.flatnonzero(membership.group == group)
     return inject_miscaptions(pairs, rows, n=config.inject_miscaptions, seed=config.seed)
 
 
@@ -388,28 +368,19 @@ def pixels_folder(audit: Audit) -> Path:
     return data_folder() / (read_prepared(audit.folder).pixels or audit.record.pixels)
 
 
-def rebuild_store(audit: Audit, *, progress: Report | None = None) -> None:
+def rebuild_store(audit: Audit, *, progress: ReportCount | None = None) -> None:
     """Store an audit's small pictures or features again after their store was lost or damaged."""
     record = audit.record
-    changed = f"have changed since audit {audit.name!r} began: use another --name"
-    pairs = audit.pairs
-    pixels: Pixels
-    if record.config.features:
-        stored = read_features(record.source, record.config)[1]
-        rows = pd.Series(np.arange(len(stored.pairs)), index=stored.pairs[c.SHA256])
-        rows = rows[~rows.index.duplicated()].reindex(pairs[c.SHA256])
-        if rows.isna().any():
-            raise InputError(f"the features in {record.config.features} {changed}")
-        pixels = FeatureRows(stored.folder, rows.to_numpy(np.int64))
-        clusters = pixels.clusters()
-    else:
-        if not record.pictures.exists():  # on another machine: fetch or draw the set again
-            read_source(record.source, record.config.source, data=data_folder())
-            if not record.pictures.exists():
-                raise InputError(f"there is no {record.pictures}")
-        facts, pixels = _store_pixels(record.pictures, pairs, record.config, progress=progress)
-        if facts[c.REASON].notna().any() or facts[c.SHA256].tolist() != pairs[c.SHA256].tolist():
-            raise InputError(f"the pictures in {record.root} {changed}")
-        clusters = near_duplicate_clusters(pixels.descriptors(), pairs[c.SHA256].tolist())
-    folder = pixels.folder.relative_to(data_folder()).as_posix()
-    write_prepared(audit.folder, cache_rows=pixels.rows, clusters=clusters, pixels=folder)
+    data_set = load_data_set(record.source, record.config, progress=progress)
+    content = [c.PAIR_ID, c.SHA256]
+    if not np.array_equal(data_set.pairs[content], audit.pairs[content]):
+        raise InputError(
+            f"the pairs of {record.source} have changed since audit {audit.name!r} began: use "
+            "another --name"
+        )
+    write_prepared(
+        audit.folder,
+        cache_rows=data_set.pixels.rows,
+        clusters=data_set.clusters,
+        pixels=data_set.pixels.folder.relative_to(data_folder()).as_posix(),
+    )

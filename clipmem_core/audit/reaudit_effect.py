@@ -17,7 +17,7 @@ MIN_EXTERNAL = 10  # external pairs of both audits, below which nothing is measu
 
 
 @dataclass(frozen=True)
-class Change:
+class MeanChange:
     """A mean in both audits, and their difference with a 95 % interval over members, seeds or
     pairs."""
 
@@ -30,7 +30,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Measured:
+class ReauditEffect:
     """The fields of again.json: an audit of a cleaned data set compared with the audit before.
 
     Everything is measured on pairs that both audits have with the same picture and captions:
@@ -45,83 +45,91 @@ class Measured:
     external_then: int
     scored: int
     trained_less: float  # the share of a member's pairs that were removed, in [0, 1]
-    retrieval: Change  # mean of the recalls at 1, 5 and 10, both ways, in [0, 1]
-    clipmem: Change
-    auroc: Change | None  # membership; None where no member leaves out a scored pair
-    whole: tuple[
-        float, float
-    ]  # mean clipmem of all pairs that each audit scores, the removed ones in the first
+    retrieval: MeanChange  # mean of the recalls at 1, 5 and 10, both ways, in [0, 1]
+    clipmem: MeanChange
+    auroc: MeanChange | None  # membership; None where no member leaves out a scored pair
+    # mean clipmem of all pairs that each audit scores, the removed ones in the first
+    whole: tuple[float, float]
 
 
-def measure(audit: Audit, again: Audit, screen: Screen) -> Measured | None:
+def compare_with_reaudit(audit: Audit, reaudit: Audit, screen: Screen) -> ReauditEffect | None:
     """Compare an audit with that of its cleaned data set; None if fewer than ten external pairs are
     in both."""
-    pairs, pairs_again = (
-        each.pairs.set_index(c.PAIR_ID)[[c.SHA256, c.CAPTIONS]] for each in (audit, again)
-    )
-    row = pairs.index.get_indexer(pairs_again.index)
+    columns = [c.SHA256, c.CAPTIONS]
+    pairs = audit.pairs.set_index(c.PAIR_ID)[columns]
+    pairs_now = reaudit.pairs.set_index(c.PAIR_ID)[columns]
+    row = pairs.index.get_indexer(pairs_now.index)
     before = pairs.iloc[row]
-    same = (row >= 0) & (before[c.SHA256].to_numpy() == pairs_again[c.SHA256].to_numpy())
-    same &= [
-        list(a) == list(b) for a, b in zip(before[c.CAPTIONS], pairs_again[c.CAPTIONS], strict=True)
+    same_captions = [
+        list(a) == list(b) for a, b in zip(before[c.CAPTIONS], pairs_now[c.CAPTIONS], strict=True)
     ]
-    rows_again = np.flatnonzero(same)
+    same_picture = before[c.SHA256].to_numpy() == pairs_now[c.SHA256].to_numpy()
+    rows_now = np.flatnonzero((row >= 0) & same_picture & same_captions)
+    rows_then = row[rows_now]
     first = membership_of(audit.membership)
-    second = membership_of(again.membership)
-    membership = Membership(second.group[rows_again], second.members, second.trained[:, rows_again])
+    second = membership_of(reaudit.membership)
+    membership = Membership(second.group[rows_now], second.members, second.trained[:, rows_now])
     external = membership.group == c.EXTERNAL
     if external.sum() < MIN_EXTERNAL:
         return None
     screen.say("comparing both audits on the pairs they share")
-    alignments = []
-    hits = []
-    means = []
-    for each, rows in ((audit, row[rows_again]), (again, rows_again)):
-        embeddings = [read_embeddings(each.member(name)) for name in each.record.members]
-        alignments.append(
-            np.stack([pair_terms(i[rows], t[rows], external)[c.ALIGNMENT] for i, t in embeddings])
-        )
-        hits.append(_hits(each, rows[external], screen))
-        scores = each.scores
-        means.append(scores.loc[scores[c.GROUP].isin(c.TARGET_GROUPS), c.CLIPMEM].mean())
+    then = _alignments(audit, rows_then, external)
+    now = _alignments(reaudit, rows_now, external)
+    hits_then = _hits(audit, rows_then[external], screen)
+    hits_now = _hits(reaudit, rows_now[external], screen)
+    retrieval = crossed_mean(hits_now - hits_then)
     n_common = int((row >= 0).sum())
-    retrieval = crossed_mean(hits[1] - hits[0])
-    (then, now) = (float(values.mean()) for values in hits)
-    return Measured(
+    return ReauditEffect(
         of=audit.name,
         removed=len(pairs) - n_common,
-        recaptioned=n_common - len(rows_again),
+        recaptioned=n_common - len(rows_now),
         members=len(membership.members),
         external=int(external.sum()),
         external_then=int((first.group == c.EXTERNAL).sum()),
         scored=int(np.isin(membership.group, c.TARGET_GROUPS).sum()),
         trained_less=float(1 - second.trained.sum() / first.trained.sum()),
-        retrieval=Change(then, now, retrieval.mean, retrieval.low, retrieval.high, retrieval.over),
-        clipmem=_clipmem(alignments[0], alignments[1], membership, again),
-        auroc=_auroc(alignments[0], alignments[1], membership),
-        whole=(float(means[0]), float(means[1])),
+        retrieval=MeanChange(
+            float(hits_then.mean()),
+            float(hits_now.mean()),
+            retrieval.mean,
+            retrieval.low,
+            retrieval.high,
+            retrieval.over,
+        ),
+        clipmem=_clipmem(then, now, membership, reaudit),
+        auroc=_auroc(then, now, membership),
+        whole=(_mean_clipmem(audit), _mean_clipmem(reaudit)),
     )
+
+
+def _alignments(audit: Audit, rows: np.ndarray, external: np.ndarray) -> np.ndarray:
+    """Return each member's alignment of some pairs, [n_members, n]."""
+    alignments = []
+    for name in audit.record.members:
+        image, text = read_embeddings(audit.member(name))
+        alignments.append(pair_terms(image[rows], text[rows], external)[c.ALIGNMENT])
+    return np.stack(alignments)
+
+
+def _mean_clipmem(audit: Audit) -> float:
+    scores = audit.scores
+    return float(scores.loc[scores[c.GROUP].isin(c.TARGET_GROUPS), c.CLIPMEM].mean())
 
 
 def _hits(audit: Audit, rows: np.ndarray, screen: Screen) -> np.ndarray:
     """Return each member's mean recall of a pair's partner, both ways, at k = 1, 5 and 10,
     [n_members, n]."""
-    from clipmem_core.audit.member import (
-        caption_embeddings,
-        finished_model,
-        open_member,
-        open_shared,
-    )  # torch
+    from clipmem_core.audit import member  # torch
     from clipmem_core.audit.pipeline import ensure_features, ensure_pixels
     from clipmem_core.scores.utility import retrieval_ranks
 
     ensure_pixels(audit, screen)
     ensure_features(audit, screen)
-    shared = open_shared(audit.folder)
+    shared = member.open_shared(audit.folder)
     hits = []
     for name in audit.record.members:
-        run = open_member(audit.folder, name, shared)
-        text, owner = caption_embeddings(run, finished_model(run), rows)
+        run = member.open_member(audit.folder, name, shared)
+        text, owner = member.caption_embeddings(run, member.finished_model(run), rows)
         ranks = retrieval_ranks(read_embeddings(audit.member(name))[0][rows], text, owner)
         to_text, to_image = (
             np.mean([ranks[way] < k for k in (1, 5, 10)], axis=0)
@@ -131,7 +139,9 @@ def _hits(audit: Audit, rows: np.ndarray, screen: Screen) -> np.ndarray:
     return np.stack(hits)
 
 
-def _clipmem(before: np.ndarray, after: np.ndarray, membership: Membership, audit: Audit) -> Change:
+def _clipmem(
+    before: np.ndarray, after: np.ndarray, membership: Membership, audit: Audit
+) -> MeanChange:
     """Return the change of mean clipmem: over the seeds of the paper's protocol, over the members
     of an ensemble."""
     record = audit.record
@@ -153,7 +163,7 @@ def _clipmem(before: np.ndarray, after: np.ndarray, membership: Membership, audi
     )
     difference = crossed_mean(values)
     over = difference.over.replace("members", "seeds") if paper else difference.over
-    return Change(then, now, difference.mean, difference.low, difference.high, over)
+    return MeanChange(then, now, difference.mean, difference.low, difference.high, over)
 
 
 def weighted(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
@@ -163,7 +173,7 @@ def weighted(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
     return len(values) * np.where(inside, values / n_in, -values / (len(values) - n_in))
 
 
-def _auroc(before: np.ndarray, after: np.ndarray, membership: Membership) -> Change | None:
+def _auroc(before: np.ndarray, after: np.ndarray, membership: Membership) -> MeanChange | None:
     from clipmem_core.scores.memorization import membership_auroc
 
     then, now = (membership_auroc(list(each), membership)[0] for each in (before, after))
@@ -176,4 +186,4 @@ def _auroc(before: np.ndarray, after: np.ndarray, membership: Membership) -> Cha
     low, high = (
         (difference.low, difference.high) if difference.n >= MIN_REPLICATES else (None, None)
     )
-    return Change(float(then.mean()), float(now.mean()), difference.mean, low, high, "members")
+    return MeanChange(float(then.mean()), float(now.mean()), difference.mean, low, high, "members")

@@ -3,6 +3,7 @@ utility, verdict."""
 
 import functools
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,11 @@ from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 UNUSABLE = "rows that cannot be used"
 TOP_K = 50  # pairs a person reviews first
 SIZE_STEP = 0.05  # between the sizes of clipmem whose share of pairs is reported
-MIN_NOISE_RATIO = (
-    3  # a size must be this many errors: the share above smaller ones depends on the noise model
-)
+# A size must be this many errors: the share above smaller ones depends on the noise model.
+MIN_NOISE_RATIO = 3
 SPILL_BYTES = 1 << 22  # larger arrays are held in a file instead of memory
 _RESAMPLED = 100_000_000  # pairs drawn by all bootstrap resamples together
-LATER = (c.LOG_PROBABILITY_SECOND, c.P_WRONG, c.SUSPICION)  # added by later steps
+_LATER = (c.LOG_PROBABILITY_SECOND, c.P_WRONG, c.SUSPICION)  # added by later steps
 FEWEST_COUNTED = 300  # pairs, below which wrong captions are not counted
 TOO_FEW = "too few pairs to estimate: review all"
 MAX_ATTACKED = 1_000_000  # pairs; larger sets are sampled
@@ -52,8 +52,8 @@ class Evidence:
     sides: MemberSides
     views: int
     terms: list[dict[str, np.ndarray]]
-    image: list[np.ndarray]  # μ_I of each member, [n_pairs, dim]
-    text: list[np.ndarray]
+    image: Sequence[np.ndarray]  # μ_I of each member, [n_pairs, dim]
+    text: Sequence[np.ndarray]
     logit_scales: list[float]  # of each member; NaN if its checkpoint is gone
     log_probability: list[np.ndarray]  # in training; empty for members without a trajectory
     n_captions: np.ndarray  # behind each mean text embedding, [n_pairs]
@@ -70,9 +70,8 @@ def spill_to_disk(values: np.ndarray, folder: Path) -> np.ndarray:
     if values.nbytes < SPILL_BYTES or isinstance(values.base, np.memmap):
         return values
     with naming(folder), tempfile.TemporaryFile(dir=folder) as file:
-        file.write(
-            np.ascontiguousarray(values).data
-        )  # on a full disk a write to a map would end the process
+        # On a full disk a write to a map would end the process.
+        file.write(np.ascontiguousarray(values).data)
         file.flush()
         return np.asarray(np.memmap(file, values.dtype, "c", shape=values.shape))
 
@@ -81,40 +80,40 @@ def gather_evidence(audit: Audit) -> Evidence:
     """Read the outputs of every member; embeddings and other large arrays stay on disk."""
     from clipmem_core.training.model import logit_scale_of  # torch, which nothing else here needs
 
-    record = audit.record
-    spill = functools.partial(spill_to_disk, folder=audit.folder)
-    table = store.read_table(audit.folder / store.MEMBERSHIP, columns=[c.GROUP, *record.members])
-    sides = sides_of(audit, record.config, membership_of(table))
-    folders = [audit.member(name) for name in record.members]
-    image, text = zip(*map(store.read_embeddings, folders), strict=True)
+    config = audit.record.config
+    names = audit.record.members
+    table = store.read_table(audit.folder / store.MEMBERSHIP, columns=[c.GROUP, *names])
+    sides = sides_of(audit, config, membership_of(table))
     terms = []
-    for embeddings in zip(image, text, strict=True):
-        member_terms = pair_terms(*embeddings, sides.external)
-        terms.append(
-            dict(zip(member_terms, spill(np.stack(list(member_terms.values()))), strict=True))
-        )
-    paths = [folder / TRAJECTORY for folder in folders]
-    trajectories = [
-        spill(detectors.mean_over_epochs(store.read_array(path, shared=True)))
-        for path in paths
-        if path.is_file()
-    ]
-    checkpoints = [audit.member_record(name).checkpoint for name in record.members]
-    weights = [
-        Path(path or folder / CHECKPOINT) for path, folder in zip(checkpoints, folders, strict=True)
-    ]
+    image = []
+    text = []
+    logit_scales = []
+    trajectories = []
+    for name in names:
+        folder = audit.member(name)
+        embeddings = store.read_embeddings(folder)
+        image.append(embeddings[0])
+        text.append(embeddings[1])
+        values = pair_terms(*embeddings, sides.external)
+        stacked = spill_to_disk(np.stack(list(values.values())), audit.folder)
+        terms.append(dict(zip(values, stacked, strict=True)))
+        checkpoint = Path(audit.member_record(name).checkpoint or folder / CHECKPOINT)
+        logit_scales.append(logit_scale_of(checkpoint) if checkpoint.is_file() else np.nan)
+        path = folder / TRAJECTORY
+        if path.is_file():
+            learned = detectors.mean_over_epochs(store.read_array(path, shared=True))
+            trajectories.append(spill_to_disk(learned, audit.folder))
+    most_captions = config.eval_captions or np.iinfo(np.int32).max
     return Evidence(
         pairs=store.read_table(audit.folder / store.PAIRS, columns=[c.PAIR_ID, c.INJECTED]),
         sides=sides,
-        views=1 if record.config.lock_image else record.config.views,
+        views=1 if config.lock_image else config.views,
         terms=terms,
-        image=list(image),
-        text=list(text),
-        logit_scales=[logit_scale_of(path) if path.is_file() else float("nan") for path in weights],
-        log_probability=trajectories if len(trajectories) == len(paths) else [],
-        n_captions=np.minimum(
-            store.caption_counts(audit), record.config.eval_captions or np.iinfo(np.int32).max
-        ),
+        image=image,
+        text=text,
+        logit_scales=logit_scales,
+        log_probability=trajectories if len(trajectories) == len(names) else [],
+        n_captions=np.minimum(store.caption_counts(audit), most_captions),
         folder=audit.folder,
     )
 
@@ -128,37 +127,48 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, Any]]:
     """
     sides = evidence.sides
     spill = functools.partial(spill_to_disk, folder=evidence.folder)
-    members = (evidence.image, evidence.text)
-    trained = evidence.sides.membership.trained
+    trained = sides.membership.trained
     external = sides.external
     nan = np.full(len(external), np.nan)
-    table = memorization.memorization_table(evidence.terms, sides, keep=spill)
-    values = {name: spill(table.pop(name).to_numpy()) for name in map(str, table.columns)}
+    scores = memorization.memorization_table(evidence.terms, sides, keep=spill)
+    values = {str(name): spill(scores.pop(name).to_numpy()) for name in map(str, scores.columns)}
+    split: dict[str, Any] = {"fit": None, "fit_by_member": {}, "missing": None}
     try:
-        parts, fits = contributions(*members, sides)
-        mean = float(np.mean(list(fits.values()))) if fits else None
-        split: dict[str, Any] = {"fit": mean, "fit_by_member": fits, "missing": None}
+        parts, fits = contributions(evidence.image, evidence.text, sides)
+        split["fit_by_member"] = fits
+        if fits:
+            split["fit"] = float(np.mean(list(fits.values())))
     except InputError as error:
-        parts = pd.DataFrame(dict.fromkeys((c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT), nan))
-        split = {"fit": None, "fit_by_member": {}, "missing": str(error)}
-    image, text = (
-        [terms[name] for terms in evidence.terms] for name in (IMAGE_SQUARE, TEXT_SQUARE)
-    )
+        parts = pd.DataFrame({c.CLIPMEM_IMAGE: nan, c.CLIPMEM_TEXT: nan})
+        split["missing"] = str(error)
     sslmem = memorization.sslmem(
-        image, text, sides, n_views=evidence.views, n_captions=evidence.n_captions
+        [terms[IMAGE_SQUARE] for terms in evidence.terms],
+        [terms[TEXT_SQUARE] for terms in evidence.terms],
+        sides,
+        n_views=evidence.views,
+        n_captions=evidence.n_captions,
     )
-    values |= {str(name): spill(part[name].to_numpy()) for part in (parts, sslmem) for name in part}
-    csls, log_probability = detectors.fit_out(*members, trained, external, evidence.logit_scales)
-    swapped = detectors.swapped_csls(*members, trained, external, seed=sides.seed)
+    for table in (parts, sslmem):
+        values |= {str(name): spill(table[name].to_numpy()) for name in table}
+    csls, log_probability = detectors.fit_out(
+        evidence.image, evidence.text, trained, external, evidence.logit_scales
+    )
+    swapped = detectors.swapped_csls(
+        evidence.image, evidence.text, trained, external, seed=sides.seed
+    )
     learned = detectors.learned(evidence.log_probability) if evidence.log_probability else nan
-    new = {c.CSLS_OUT: csls, c.LOG_PROBABILITY_OUT: log_probability, c.LEARNED: learned}
-    new |= {c.CSLS_SWAPPED: swapped}
-    values |= {name: spill(column) for name, column in new.items()} | dict.fromkeys(LATER, nan)
+    values |= {
+        c.CSLS_OUT: spill(csls),
+        c.LOG_PROBABILITY_OUT: spill(log_probability),
+        c.LEARNED: spill(learned),
+        c.CSLS_SWAPPED: spill(swapped),
+    }
+    values |= dict.fromkeys(_LATER, nan)
     _compute_derived(values, set(values))
-    columns = {
+    columns = values | {
         c.PAIR_ID: evidence.pairs[c.PAIR_ID],
         c.GROUP: pd.Series(sides.membership.group),
-    } | values
+    }
     return pd.DataFrame({name: columns[name] for name in SCORE_COLUMNS}, copy=False), split
 
 
@@ -179,17 +189,17 @@ def _compute_derived(values: dict[str, np.ndarray], changed: set[str]) -> None:
             changed.add(score.name)
 
 
-def utility_table(audit: Audit, members: tuple[str, ...]) -> pd.DataFrame:
-    """Gather each member's utility: member, metric, value."""
+def read_utilities(audit: Audit) -> pd.DataFrame:
+    """Return each member's utility: member, metric, value."""
     rows = [
-        (name, *metric)
-        for name in members
-        for metric in store.read_utility(audit.member(name)).items()
+        (name, metric, value)
+        for name in audit.record.members
+        for metric, value in store.read_utility(audit.member(name)).items()
     ]
     return pd.DataFrame(rows, columns=c.UTILITY_COLUMNS)
 
 
-def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+def json_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return a table as JSON rows, with null where a number is missing."""
     clean = table.astype(object).where(table.notna(), None)
     return [{str(key): value for key, value in row.items()} for row in clean.to_dict("records")]
@@ -211,11 +221,6 @@ def wrong_captions(
 ) -> dict[str, Any]:
     """Return how many pairs and captions are probably wrong, and when to stop reviewing; `missing`
     says why not."""
-    counted = {name: count for name, count in wrong.counts.items() if count.estimate is not None}
-    parts = {
-        name: {end: getattr(count, end) for end in ("estimate", "low", "high")}
-        for name, count in counted.items()
-    }
     kinds = {
         "injected": int((injected == c.MISCAPTION).sum()),
         "injected_vague": int((injected == c.VAGUE).sum()),
@@ -225,13 +230,17 @@ def wrong_captions(
         missing = TOO_FEW
     if missing:
         return {"missing": missing, **kinds}
+    counted = {name: count for name, count in wrong.counts.items() if count.estimate is not None}
     stop, left = plan_stop(scores[c.SUSPICION].to_numpy(), wrong.pairs, counted.values())
-    several = len(wrong.captions) > len(wrong.pairs)  # captions of a pair
+    intervals = {
+        name: {"estimate": count.estimate, "low": count.low, "high": count.high}
+        for name, count in counted.items()
+    }
     return {
         "missing": None,
-        **parts,
+        **intervals,
         "kinds": wrong.kinds,
-        "several": several,
+        "several": len(wrong.captions) > len(wrong.pairs),  # captions of a pair
         "stop": stop,
         "left": left,
         **kinds,
@@ -241,21 +250,19 @@ def wrong_captions(
 def summary(evidence: Evidence, scores: pd.DataFrame, split: dict[str, Any]) -> dict[str, Any]:
     """Return every number that the verdict reports; `split` as of `score_table`."""
     sides = evidence.sides
+    members = sides.membership.members
     alignments = evidence.alignments
     target = scores[c.GROUP].isin(c.TARGET_GROUPS)
     null = scores[scores[c.GROUP] == c.EXTERNAL]
     aurocs, auroc = memorization.membership_auroc(alignments, sides.membership)
+    stability = memorization.ranking_stability(alignments, sides)
     scored = sides.membership.trained[:, sides.membership.group == c.SCORED]
-    return {
-        "groups": records(memorization.group_summary(alignments, sides)),
+    values = {
+        "groups": json_rows(memorization.group_summary(alignments, sides)),
         **_injected_errors(evidence.pairs, scores, target, seed=sides.seed),
         "membership_auroc": _number(auroc),
-        "membership_auroc_by_member": dict(
-            zip(sides.membership.members, map(_number, aurocs), strict=True)
-        ),
-        "ranking_stability": _number(
-            memorization.ranking_stability(alignments, sides)
-        ),  # of two halves of the members
+        "membership_auroc_by_member": dict(zip(members, map(_number, aurocs), strict=True)),
+        "ranking_stability": _number(stability),  # of two halves of the members
         "ranking_reliability": reliability(evidence),  # of the scores of all
         "trained_share": _number(scored.mean()) if scored.size else None,
         **_error_summary(evidence, scores, target),
@@ -267,9 +274,11 @@ def summary(evidence: Evidence, scores: pd.DataFrame, split: dict[str, Any]) -> 
             **split,
         },
         "external_pairs": len(null),
-        **({} if sides.utility_only is None else {"utility_pairs": int(sides.utility_only.sum())}),
         "external_sd": float(null[c.CLIPMEM].std()),
     }
+    if sides.utility_only is not None:
+        values["utility_pairs"] = int(sides.utility_only.sum())
+    return values
 
 
 def _injected_errors(
@@ -277,13 +286,13 @@ def _injected_errors(
 ) -> dict[str, Any]:
     """Return the mean scores by kind of injected error, and how well each score detects injected
     wrong captions."""
-    kind = pairs[c.INJECTED].fillna("none").where(target)
+    kind = pairs[c.INJECTED].fillna("none").where(target).rename(c.INJECTED)
     injected = []
     detection = []
     if not kind.dropna().eq("none").all():
-        table = scores.groupby(kind.rename(c.INJECTED))[list(INJECTED_SCORES)].mean()
+        table = scores.groupby(kind)[list(INJECTED_SCORES)].mean()
         table.insert(0, "n", kind.value_counts())
-        injected = records(table.reset_index())
+        injected = json_rows(table.reset_index())
     truth = (kind[target] == c.MISCAPTION).to_numpy()
     values = {
         name: (score.direction * scores[name])[target].to_numpy()
@@ -293,9 +302,10 @@ def _injected_errors(
     if complete and 2 <= truth.sum() < len(truth) - 1:
         n_boot = int(np.clip(_RESAMPLED // len(truth), 100, 2000))
         reference = next(iter(complete))
-        detection = records(
-            detection_table(complete, truth, k=TOP_K, n_boot=n_boot, seed=seed, reference=reference)
+        table = detection_table(
+            complete, truth, k=TOP_K, n_boot=n_boot, seed=seed, reference=reference
         )
+        detection = json_rows(table)
     return {"injected": injected, "detection": detection}
 
 
@@ -312,7 +322,7 @@ def _error_summary(evidence: Evidence, scores: pd.DataFrame, target: pd.Series) 
     return {
         "se_kind": errors.kind,
         "se_degrees": noise.degrees if np.isfinite(noise.degrees) else None,
-        "exceeding": records(share_above(clipmem, noise, sizes, seed=evidence.sides.seed)),
+        "exceeding": json_rows(share_above(clipmem, noise, sizes, seed=evidence.sides.seed)),
     }
 
 
@@ -320,21 +330,17 @@ def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any
     """Attack every member with the others as shadow models; return rows of utility.parquet and of
     the verdict."""
     sides = evidence.sides
-    members = evidence.sides.membership.members
+    members = sides.membership.members
     if len(members) < attacks.FEWEST_MEMBERS:
-        missing = (
+        table = pd.DataFrame({"measure": attacks.ROC_MEASURES})
+        table = table.reindex(columns=attacks.ATTACK_COLUMNS)
+        table["attack"] = attacks.BAVARIA
+        table["targets"] = 0
+        table["missing"] = (
             f"needs at least {attacks.FEWEST_MEMBERS} members, a target and a shadow on either "
             f"side, not {len(members)}"
         )
-        rows = {
-            "attack": attacks.BAVARIA,
-            "measure": attacks.ROC_MEASURES,
-            "targets": 0,
-            "missing": missing,
-        }
-        return pd.DataFrame(columns=c.UTILITY_COLUMNS), records(
-            pd.DataFrame(rows).reindex(columns=attacks.ATTACK_COLUMNS)
-        )
+        return pd.DataFrame(columns=c.UTILITY_COLUMNS), json_rows(table)
     rows = np.flatnonzero(np.isin(sides.membership.group, c.SCORED_GROUPS))
     if len(rows) > MAX_ATTACKED:
         rng = np.random.default_rng([sides.seed, 7])
@@ -348,7 +354,7 @@ def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any
         if not np.isnan(value)
     ]
     table = attacks.attack_table(results, n_boot=n_boot, seed=sides.seed)
-    return pd.DataFrame(metrics, columns=c.UTILITY_COLUMNS), records(table)
+    return pd.DataFrame(metrics, columns=c.UTILITY_COLUMNS), json_rows(table)
 
 
 def caption_table(
@@ -361,49 +367,65 @@ def caption_table(
     those trained on it. Where no pair has several captions they are the pair's, csls_out for
     margin_out. `counts` are captions of each pair, [n]; `words` are the words that were predicted.
     """
+    n_captions = int(counts.sum())
     owner = np.repeat(np.arange(len(counts)), counts)
     start = np.concatenate([[0], np.cumsum(counts)])
-    columns = (c.SIMILARITY_OUT, c.CSLS_OUT, c.LEARNED)
-    members = sides.membership
     decoys = store.read_decoys(audit)
-    similarity, margin, learned = (scores[name].to_numpy()[owner] for name in columns)
     if counts.max(initial=0) > 1:
-        tables = [
-            store.read_array(audit.member(name) / store.CAPTION_SCORES, shared=True)
-            for name in members.members
-        ]
         # A member must have seen neither the picture nor the decoy; a caption is its own decoy
         # here.
         both = np.concatenate([np.column_stack([owner, owner]), owner[decoys[:, :2]]])
-        similarity, margin, learned = (
-            detectors.nan_mean(
-                np.where((trained[both] == is_in).all(axis=1), table[:, column], np.nan)
-                for table, trained in zip(tables, members.trained, strict=True)
-            )
-            for column, is_in in enumerate((False, False, True))
-        )
-    agree = np.full((len(owner), 2), np.nan)
+        similarity = _mean_over_members(audit, sides, both, column=0, trained_on=False)
+        margin = _mean_over_members(audit, sides, both, column=1, trained_on=False)
+        learned = _mean_over_members(audit, sides, both, column=2, trained_on=True)
+    else:
+        of_pair = scores.iloc[owner]
+        similarity = of_pair[c.SIMILARITY_OUT].to_numpy()
+        margin = of_pair[c.CSLS_OUT].to_numpy()
+        learned = of_pair[c.LEARNED].to_numpy()
+    agree = np.full((n_captions, 2), np.nan)
     of_decoys = np.empty((0, 3))
     if len(decoys):
         features = prepare.caption_features(audit)
         agree = agreement(features, start)
-        of_decoys = np.column_stack([agreement(features, start, decoys), margin[len(owner) :]])
-    captions = np.column_stack([agree, margin[: len(owner)]])
-    fit, swapped, misfit = (
-        scores[name].to_numpy() for name in (c.CSLS_OUT, c.CSLS_SWAPPED, c.MISFIT)
-    )
+        of_decoys = np.column_stack([agreement(features, start, decoys), margin[n_captions:]])
     evidence = CaptionEvidence(
-        counts, fit, swapped, misfit, captions, of_decoys, decoys[:, 2], words
+        counts,
+        fit=scores[c.CSLS_OUT].to_numpy(),
+        swapped=scores[c.CSLS_SWAPPED].to_numpy(),
+        misfit=scores[c.MISFIT].to_numpy(),
+        captions=np.column_stack([agree, margin[:n_captions]]),
+        decoys=of_decoys,
+        similar=decoys[:, 2],
+        words=words,
     )
+    rows = np.arange(n_captions)
     table = {
+        c.CAPTION_ROW: rows,
         c.PAIR_ID: scores[c.PAIR_ID].to_numpy()[owner],
-        c.CAPTION: (np.arange(len(owner)) - start[owner]).astype(np.int32),
-        c.SIMILARITY_OUT: similarity[: len(owner)],
-        c.MARGIN_OUT: margin[: len(owner)],
-        c.LEARNED: learned[: len(owner)],
+        c.CAPTION: (rows - start[owner]).astype(np.int32),
+        c.SIMILARITY_OUT: similarity[:n_captions],
+        c.MARGIN_OUT: margin[:n_captions],
+        c.LEARNED: learned[:n_captions],
         c.AGREEMENT: agree[:, 0],
     }
     return pd.DataFrame(table), evidence
+
+
+def _mean_over_members(
+    audit: Audit, sides: MemberSides, pairs: np.ndarray, *, column: int, trained_on: bool
+) -> np.ndarray:
+    """Return the mean of a column of captions.npy over the members that trained, or did not, on
+    both pairs of each row, int64 [n_captions + n_decoys, 2]."""
+    folders = map(audit.member, sides.membership.members)
+    columns = (
+        store.read_array(folder / store.CAPTION_SCORES, shared=True)[:, column]
+        for folder in folders
+    )
+    return detectors.nan_mean(
+        np.where((trained[pairs] == trained_on).all(axis=1), values, np.nan)
+        for values, trained in zip(columns, sides.membership.trained, strict=True)
+    )
 
 
 def whole_set(
@@ -412,47 +434,45 @@ def whole_set(
     """Return the estimated counts of the full set that an audit's pairs were sampled from; empty
     without a sample."""
     drawn = record.config.sample
-    of = record.sampled_of
-    if not of:
+    total = record.sampled_of
+    if not total:
         return {}
 
-    def row(count: str, n: float, among: int, *, exact: int = 0, **limits: float) -> dict[str, Any]:
-        ends = zip(
-            ("whole", "low", "high"), whole_count(min(n, among), among, of, **limits), strict=True
-        )
-        return {"count": count, "found": n, "among": among} | {
-            name: round(end + exact, 1) for name, end in ends
+    def row(name: str, found: float, among: int, **limits: float) -> dict[str, Any]:
+        ends = whole_count(min(found, among), among, total, **limits)
+        whole, low, high = (round(end, 1) for end in ends)
+        return {
+            "count": name,
+            "found": found,
+            "among": among,
+            "whole": whole,
+            "low": low,
+            "high": high,
         }
 
     skipped = int((~audit.quarantine[c.REASON].str.startswith("near-duplicate of ")).sum())
     unread = record.quarantined - (drawn - record.pairs)  # rows counted before the sample was drawn
     usable = drawn - (skipped - unread)
-    rows = [row(UNUSABLE, skipped - unread, drawn, exact=unread)]
+    unusable = row(UNUSABLE, skipped - unread, drawn)
+    for end in ("whole", "low", "high"):
+        unusable[end] = round(unusable[end] + unread, 1)
+    rows = [unusable]
     table = store.read_table(checks)
-    # How often a picture or caption repeats depends on the number of pairs, so a sample cannot
-    # estimate it.
-    for name in (
-        name
-        for name in CHECKS
-        if name in table and name not in ("near_duplicate", "repeated_caption")
-    ):
+    for name, check in CHECKS.items():
+        # How often a picture or caption repeats depends on the number of pairs, so a sample cannot
+        # estimate it.
+        if name not in table or name in ("near_duplicate", "repeated_caption"):
+            continue
         flags = table[name].dropna()
         if len(flags):
             # Pairs without this check, and the same share of the skipped rows, count as not drawn.
-            rows.append(
-                row(CHECKS[name].label, int(flags.sum()), round(drawn * len(flags) / usable))
-            )
+            rows.append(row(check.label, int(flags.sum()), round(drawn * len(flags) / usable)))
     if wrong.get("pairs"):
-        ends = (wrong["pairs"][name] - wrong["injected"] for name in ("estimate", "low", "high"))
-        estimate, low, high = (max(0.0, end) for end in ends)
-        n_scored = int(np.isfinite(scores[c.CSLS_OUT]).sum())
-        rows.append(
-            row(
-                WRONG,
-                estimate,
-                round(drawn * (n_scored - wrong["injected"]) / usable),
-                low=low,
-                high=high,
-            )
+        injected = wrong["injected"]
+        estimate, low, high = (
+            max(0.0, wrong["pairs"][name] - injected) for name in ("estimate", "low", "high")
         )
-    return {"pairs": record.pairs, "of": of, "basis": BASIS, "counts": rows}
+        n_scored = int(np.isfinite(scores[c.CSLS_OUT]).sum())
+        among = round(drawn * (n_scored - injected) / usable)
+        rows.append(row(WRONG, estimate, among, low=low, high=high))
+    return {"pairs": record.pairs, "of": total, "basis": BASIS, "counts": rows}

@@ -300,7 +300,7 @@ def towers_of(config: AuditConfig) -> Towers:
 def _towers(
     image: tuple[str, str] | None, text: tuple[str, str] | None, *, size: int, **options: Any
 ) -> Towers:
-    from clipmem_core.features.towers import image_tower, text_tower
+    from clipmem_core.audit.open_clip_towers import image_tower, text_tower
 
     return Towers(
         image_tower(image[0], pretrained=image[1], size=size, **options) if image else None,

@@ -1,11 +1,9 @@
 """Tables of UnitMem, of members and of paradigms: names, files, means over layers. Without torch,
 for the dashboard."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
@@ -29,22 +27,11 @@ UNIT = "unit"
 ROW = "row"
 IMAGE_TOWER = "image"
 TEXT_TOWER = "text"
+TOWERS = (IMAGE_TOWER, TEXT_TOWER)
 UNITMEM_MEAN = "unitmem_mean"
 UNITMEM_MEDIAN = "unitmem_median"
 MEDIAN_ERROR = "median_error"
 CLIPPED = "clipped"
-# The settings that decide how pictures and captions reach a member's encoders
-_EMBEDDING_FIELDS = [
-    "model",
-    "image_size",
-    "cache_size",
-    "resize_mode",
-    "precision",
-    "views",
-    "seed",
-    "crop_scale",
-]
-_EMBEDDING_FIELDS += ["eval_crop_scale", "eval_captions"]
 CLIP = "clip"
 SUPERVISED = "supervised"
 SELF_SUPERVISED = "self-supervised"
@@ -82,20 +69,9 @@ def read_units(audit: Audit, table: str = UNITS) -> pd.DataFrame | None:
 
 def table_file(audit: Audit, name: str, table: str = UNITS) -> Path:
     """Return the path of a table of a finished audit's member."""
-    config = audit.record.config
     member = audit.member_record(name)
-    files = audit.files
-    trained = store.read_table(audit.folder / store.MEMBERSHIP, columns=[name])[name].to_numpy(
-        dtype=bool
-    )
-    content = [
-        [_VERSION, BINS],
-        member.checkpoint_sha256 or files[f"{store.MEMBERS}/{name}/{CHECKPOINT}"],
-        [member.model_config, member.seed, config.pretrained, config.loss],
-        files[store.PAIRS],
-        hashlib.sha256(np.packbits(trained).tobytes()).hexdigest(),
-        [getattr(config, field) for field in _EMBEDDING_FIELDS],
-    ]
+    weights = member.checkpoint_sha256 or audit.files[f"{store.MEMBERS}/{name}/{CHECKPOINT}"]
+    content = [_VERSION, BINS, vars(member), weights, audit.files[store.MEMBERSHIP]]
     return data_folder() / "cache" / "units" / fingerprint(content) / table
 
 

@@ -24,17 +24,16 @@ from clipmem_core import columns as c
 from clipmem_core.audit import store
 from clipmem_core.audit import unit_tables as t
 from clipmem_core.audit.member import (
-    EVALUATION,
     MemberRun,
     build_member,
+    evaluation_views,
     open_member,
     trained_model,
-    view_maker,
 )
 from clipmem_core.audit.pipeline import Screen, ensure_pixels
 from clipmem_core.audit.status import MemberProgress
 from clipmem_core.audit.store import Audit
-from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.config import InputError
 from clipmem_core.mitigations import can_cut_text
 from clipmem_core.scores.encoders import UnitTally
 from clipmem_core.training.model import Model, autocast, batched, encode_text, mean_by_pair
@@ -50,9 +49,12 @@ def run_units(audit: Audit, *, members: Sequence[str] = (), screen: Screen) -> N
         path = t.table_file(audit, name, table)
         if path.is_file():
             screen.say(f"member {name}: its {path.stem} are measured already")
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            store.write_table(path, measure_member(audit, name, table, screen=screen))
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        run = open_member(audit.folder, name)
+        torch.set_num_threads(run.record.threads)  # as when it was trained
+        measure = measure_units if table == t.UNITS else measure_references
+        store.write_table(path, measure(run, screen))
 
 
 def say_units(audit: Audit, *, screen: Screen) -> None:
@@ -84,37 +86,30 @@ def check_members(audit: Audit, members: Sequence[str] = ()) -> list[str]:
     return list(dict.fromkeys(members or names))
 
 
-def measure_member(
-    audit: Audit, name: str, table: str = t.UNITS, *, screen: Screen
-) -> pd.DataFrame:
-    """Measure both encoders of a member on its training pairs as `unit_table`, or its references
-    (column reference)."""
-    run = open_member(audit.folder, name)
-    torch.set_num_threads(run.record.threads)  # as when it was trained
+def measure_units(run: MemberRun, screen: Screen) -> pd.DataFrame:
+    """Measure both encoders of a member on its training pairs, as `unit_table`."""
+    model = trained_model(run)
+    return measure_model(run, model, t.TOWERS, run.data.rows, label=run.name, screen=screen)
+
+
+def measure_references(run: MemberRun, screen: Screen) -> pd.DataFrame:
+    """Measure the references of a member, as `unit_table` with a column reference."""
+    config = run.config
     rows = run.data.rows
     external = run.data.external
-    towers = (t.IMAGE_TOWER, t.TEXT_TOWER)
-    if table == t.UNITS:
-        return measure_model(run, trained_model(run), towers, rows, label=name, screen=screen)
-    untrained = build_member(
-        run.config, run.towers, seed=run.member.seed, pretrained=run.config.pretrained
-    )
+    untrained = build_member(config, run.towers, seed=run.member.seed, pretrained=config.pretrained)
     measured = [(t.BEFORE, untrained, rows)]
     n = min(len(rows), len(external))  # as many of both: UnitMem grows with the number of pairs
     if n >= 2:
         model = trained_model(run)
-        for reference, chosen in ((t.SEEN, rows), (t.UNSEEN, external)):
-            if n < len(chosen):
-                chosen = np.sort(
-                    np.random.default_rng(run.config.seed).choice(chosen, n, replace=False)
-                )
-            measured.append((reference, model, chosen))
+        for reference, pairs in ((t.SEEN, rows), (t.UNSEEN, external)):
+            drawn = np.random.default_rng(config.seed).choice(pairs, n, replace=False)
+            measured.append((reference, model, np.sort(drawn)))
     tables = []
-    for reference, model, chosen in measured:
-        tables.append(
-            measure_model(run, model, towers, chosen, label=f"{name} {reference}", screen=screen)
-        )
-        tables[-1].insert(0, t.REFERENCE, reference)
+    for reference, model, pairs in measured:
+        label = f"{run.name} {reference}"
+        table = measure_model(run, model, t.TOWERS, pairs, label=label, screen=screen)
+        tables.append(table.assign(**{t.REFERENCE: reference}))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -129,10 +124,9 @@ def measure_model(
 ) -> pd.DataFrame:
     """Measure encoders of a model on pairs of a run under its evaluation views; returns as
     `unit_table`."""
-    config = run.config
     pair_ids = run.pairs[c.PAIR_ID].to_numpy()
+    views = evaluation_views(model, run.config)
     tables = []
-    views = view_maker(model, config, config.seed + EVALUATION, crop_scale=config.eval_crop_scale)
     for tower in towers:
 
         def report(done: int, tower: str = tower) -> None:
@@ -140,16 +134,9 @@ def measure_model(
                 [MemberProgress(f"{label} {tower}", "units", step=done, steps=len(rows))]
             )
 
-        options: dict[str, Any] = {
-            "rows": rows,
-            "config": config,
-            "device": run.record.device,
-            "report": report,
-        }
-        tally = count_units(model, run.data, views, tower, **options)
-        tables.append(
-            unit_table(tally, unit_layers(model, tower).widths, tower=tower, pair_ids=pair_ids)
-        )
+        tally = count_units(run, model, views, tower, rows, report)
+        widths = unit_layers(model, tower).widths
+        tables.append(unit_table(tally, widths, tower=tower, pair_ids=pair_ids))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -163,7 +150,7 @@ class Layers(NamedTuple):
 
 def unit_layers(model: Model, tower: str) -> Layers:
     """Return the blocks of an encoder, `image` or `text`."""
-    encoder: Any = model.visual if tower == "image" else getattr(model, "text", model)
+    encoder: Any = model.visual if tower == t.IMAGE_TOWER else getattr(model, "text", model)
     transformer: Any = getattr(encoder, "transformer", None)
     blocks = list(getattr(transformer, "resblocks", []))
     if not blocks or not all(hasattr(getattr(block, "mlp", None), "gelu") for block in blocks):
@@ -171,9 +158,8 @@ def unit_layers(model: Model, tower: str) -> Layers:
         raise InputError(
             f"UnitMem of the {tower} encoder needs a transformer of open_clip's, not a {kind}"
         )
-    activations = tuple(block.mlp.gelu for block in blocks)
     return Layers(
-        activations,
+        tuple(block.mlp.gelu for block in blocks),
         tuple(block.mlp.c_proj.in_features for block in blocks),
         transformer.batch_first,
     )
@@ -181,56 +167,52 @@ def unit_layers(model: Model, tower: str) -> Layers:
 
 @torch.inference_mode()
 def count_units(
+    run: MemberRun,
     model: Model,
-    data: TrainingData,
     views: ViewMaker,
     tower: str,
-    *,
     rows: np.ndarray,
-    config: AuditConfig,
-    device: str,
     report: Callable[[int], None],
 ) -> UnitTally:
     """Compute the activation of every unit of an encoder, `image` or `text`, on some pairs, rows
     int64 [n].
 
-    Over `config.views` views of a picture, or the evaluated captions. `report` gets the number of
+    Over the `views` of a picture, or the evaluated captions. `report` gets the number of
     finished pairs.
     """
     model.eval()
     layers = unit_layers(model, tower)
     tally = UnitTally(sum(layers.widths))
-    means: list[Tensor] = [torch.empty(0)] * len(
-        layers.widths
-    )  # of each layer, above 0 and below, [2, n, width]
+    # Of each layer, above 0 and below, [2, n, width]
+    means: list[Tensor] = [torch.empty(0)] * len(layers.widths)
     mask: Tensor | None = None  # bool [n, length], the tokens to average; None: all
 
     def note(layer: int, _module: nn.Module, _inputs: Any, activation: Tensor) -> None:
         signed = (activation if layers.batch_first else activation.transpose(0, 1)).float()
-        counted = (
-            torch.ones(1, signed.shape[1], device=signed.device) if mask is None else mask.float()
-        )
-        if signed.shape[1] > counted.shape[1]:
-            raise InputError(f"UnitMem cannot find the caption's tokens among {signed.shape[1]}")
-        weights = counted[:, None, : signed.shape[1]] / counted.sum(dim=1)[:, None, None]
+        length = signed.shape[1]
+        counted = torch.ones(1, length, device=signed.device) if mask is None else mask.float()
+        if length > counted.shape[1]:
+            raise InputError(f"UnitMem cannot find the caption's tokens among {length}")
+        weights = counted[:, None, :length] / counted.sum(dim=1)[:, None, None]
         # A mean over tokens as a product: on a CPU it takes half as long, but never in bfloat16.
         with torch.autocast(signed.device.type, enabled=False):
-            above, mean = (
-                torch.matmul(weights, part).squeeze(1) for part in (signed.clamp(min=0), signed)
-            )
+            above = torch.matmul(weights, signed.clamp(min=0)).squeeze(1)
+            mean = torch.matmul(weights, signed).squeeze(1)
         means[layer] = torch.stack([above, above - mean])
 
+    config = run.config
+    data = run.data
     with ExitStack() as hooks:
         for layer, module in enumerate(layers.activations):
             handle = module.register_forward_hook(partial(note, layer))
             hooks.callback(handle.remove)
-        if tower == "image":
+        if tower == t.IMAGE_TOWER:
             for block in batched(rows):
                 pixels = data.pixels.gather(block)
                 total = np.zeros((2, len(block), sum(layers.widths)), np.float32)
                 for view in range(config.views):
-                    images = views.images(pixels, views.boxes(data.keys[block], view), device)
-                    with autocast(config.precision, device):
+                    images = views.evaluation_images(pixels, data.keys[block], view, config.device)
+                    with autocast(config.precision, config.device):
                         model.visual(images)
                     total += torch.cat(means, dim=2).cpu().numpy()
                 tally.add(block, *(total / config.views))
@@ -238,17 +220,15 @@ def count_units(
         else:
             cut = can_cut_text(model)
             for block, captions, start in _caption_batches(data, rows, config.eval_captions):
-                tokens = torch.from_numpy(data.tokens[captions].astype(np.int64)).to(device)
+                tokens = torch.from_numpy(data.tokens[captions].astype(np.int64)).to(config.device)
                 # All up to the end token, the last that is not 0: token 0 is padding, but also a
                 # word ("!")
-                places = torch.arange(tokens.shape[1], device=device)
+                places = torch.arange(tokens.shape[1], device=config.device)
                 mask = places <= torch.where(tokens != 0, places, 0).amax(dim=1)[:, None]
-                with autocast(config.precision, device):
+                with autocast(config.precision, config.device):
                     encode_text(model, tokens, cut=cut)
-                tally.add(
-                    block,
-                    *(mean_by_pair(part.cpu().numpy(), start) for part in torch.cat(means, dim=2)),
-                )
+                signs = torch.cat(means, dim=2).cpu().numpy()
+                tally.add(block, *(mean_by_pair(sign, start) for sign in signs))
                 report(tally.count)
     return tally
 
@@ -263,11 +243,9 @@ def _caption_batches(
     counts = np.minimum(counts, first) if first else counts
     for block in batched(rows[np.argsort(longest[rows], kind="stable")]):
         start = np.concatenate([[0], np.cumsum(counts[block])])
-        yield (
-            block,
-            np.repeat(data.caption_start[block] - start[:-1], counts[block]) + np.arange(start[-1]),
-            start,
-        )
+        first_caption = data.caption_start[block] - start[:-1]
+        captions = np.repeat(first_caption, counts[block]) + np.arange(start[-1])
+        yield block, captions, start
 
 
 def unit_table(

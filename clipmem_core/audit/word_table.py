@@ -19,11 +19,17 @@ import torch
 
 from clipmem_core import columns as c
 from clipmem_core.audit import store
-from clipmem_core.audit.executor import Executor, Task, in_this_process, local_processes, program_of
+from clipmem_core.audit.executor import (
+    SMALL,
+    Executor,
+    Task,
+    in_this_process,
+    local_processes,
+    program_of,
+)
 from clipmem_core.audit.member import Shared, open_shared
-from clipmem_core.audit.settings import opens_towers, towers_of
 from clipmem_core.audit.store import Audit
-from clipmem_core.features.embed import text_features
+from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.features.towers import Tower
 from clipmem_core.io import DELETE, reading, replacing
 from clipmem_core.scores.evidence import fit_words, surprise, word_evidence
@@ -53,7 +59,6 @@ _SHARE = "share.json"
 RATIOS = "ratios.json"  # of `fit_words`
 _MOST_FITTED = 1_000_000  # words that log-likelihood ratios are fitted on, evenly spaced
 NOTABLE = 0.0  # better words are stored of words that are more surprising than this
-_SMALL = 2_000  # captions: their models train in less time than a process takes to start
 REPORTED = 2.0  # seconds between two reports of progress
 _SEED = 0  # of the words that words are compared with
 _PAIRS = 4_096  # pairs whose words are Python objects at a time
@@ -82,10 +87,18 @@ def predict_half(
         return None
     vectors = None
     if text_tower and len(words.spelled) > VECTOR:
-        vectors = word_vectors(text_features([_embedded(words)], text_tower)[0])
-    options: Any = {"seed": seed, "precision": precision, "state": state}
+        vectors = word_vectors(
+            FeatureExtractor(text_tower).captions([word[:50] for word in words.spelled])
+        )
     model = fit(
-        words, pictures, trained, vectors, progress=lambda share: progress(0.8 * share), **options
+        words,
+        pictures,
+        trained,
+        vectors,
+        seed=seed,
+        precision=precision,
+        state=state,
+        progress=lambda share: progress(0.8 * share),
     )
     changed = changed_words(words, seed=_SEED)
     predict(
@@ -96,14 +109,15 @@ def predict_half(
 
 def save_model(model: WordModel, words: Words, path: Path) -> None:
     """Write a word model with what it needs to predict the words of other captions."""
-    vectors = None if model.vectors is None else model.vectors.half()
-    known = {name: getattr(words, name) for name in ("spelled", "vocabulary_size")}
-    known |= {
+    stored = {
+        "state": model.state_dict(),
+        "spelled": words.spelled,
+        "vocabulary_size": words.vocabulary_size,
         "frequency": torch.from_numpy(words.frequency),
         "precision": model.precision,
-        "vectors": vectors,
+        "vectors": None if model.vectors is None else model.vectors.half(),
     }
-    save_atomically({"state": model.state_dict()} | known, path)
+    save_atomically(stored, path)
 
 
 def load_model(path: Path) -> tuple[WordModel, Words]:
@@ -115,14 +129,16 @@ def load_model(path: Path) -> tuple[WordModel, Words]:
     vectors = None if vectors is None else vectors.float()
     model = WordModel(size, np.zeros((1, len(state["centre"]))), vectors, stored["precision"])
     model.load_state_dict(state)
-    none = np.zeros(1, np.int64)
-    return model.eval(), Words(
-        stored["spelled"], size, none[:0], none, none, stored["frequency"].numpy()
+    no_captions = np.zeros(1, np.int64)
+    words = Words(
+        spelled=stored["spelled"],
+        vocabulary_size=size,
+        ids=np.empty(0, np.int64),
+        caption_start=no_captions,
+        pair_start=no_captions,
+        frequency=stored["frequency"].numpy(),
     )
-
-
-def _embedded(words: Words) -> list[str]:
-    return [word[:50] for word in words.spelled]
+    return model.eval(), words
 
 
 def rows_of_models(half: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -133,7 +149,7 @@ def rows_of_models(half: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(first, np.flatnonzero(half != 0)), (second, first)]
 
 
-def words_of(audit: Audit) -> Words:
+def caption_words(audit: Audit) -> Words:
     """Return the words of the captions of an audit."""
     batches = store.pair_blocks(audit, [c.CAPTIONS])
     return split_words(captions for batch in batches for captions in batch[c.CAPTIONS].to_pylist())
@@ -146,12 +162,10 @@ def predicted_evidence(
     and its kind."""
     ids = np.where(words.ids < words.vocabulary_size, words.ids, 0)
     frequency = words.frequency[np.column_stack([ids, changed])]
-    evidence = word_evidence(
-        predicted.alone, predicted.together, np.where(frequency > 0, frequency, np.nan)
-    )
-    return evidence, np.array([-1, -1, *map(kind_of, words.spelled[: words.vocabulary_size - 2])])[
-        ids
-    ]
+    frequency = np.where(frequency > 0, frequency, np.nan)
+    evidence = word_evidence(predicted.alone, predicted.together, frequency)
+    kinds = np.array([-1, -1, *map(kind_of, words.spelled[: words.vocabulary_size - 2])])
+    return evidence, kinds[ids]
 
 
 def surprises(words: Words, predicted: Predictions) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -168,50 +182,61 @@ def surprises(words: Words, predicted: Predictions) -> tuple[np.ndarray, list[np
 
 
 def predict_words(
-    shared: Shared, words: Words, pictures: np.ndarray, number: int, into: Predictions, **more: Any
+    shared: Shared,
+    words: Words,
+    pictures: np.ndarray,
+    number: int,
+    into: Predictions,
+    *,
+    folder: Path | None = None,
 ) -> WordModel | None:
-    """Train the word model of a half of an audit's pairs, and predict the other half; arguments as
-    of `predict_half`.
+    """Train the word model of a half of an audit's pairs, and predict the other half.
 
-    Word models run on the processor also where members train on a GPU.
+    With a folder its progress and state are written there. Word models run on the processor also
+    where members train on a GPU.
     """
     config = shared.config
     clusters = store.read_prepared(shared.audit.folder).clusters
     half = draw_word_halves(shared.membership[c.GROUP].to_numpy(), clusters, seed=config.seed)
     trained, predicted = rows_of_models(half)[number]
-    text_tower = None if config.features else shared.towers.text
-    precision = config.precision if config.device == "cpu" else "fp32"
-    seed = config.seed + number
-    options: dict[str, Any] = {
-        "text_tower": text_tower,
-        "seed": seed,
-        "precision": precision,
-        **more,
-    }
-    return predict_half(words, pictures, trained, predicted, into=into, **options)
+    return predict_half(
+        words,
+        pictures,
+        trained,
+        predicted,
+        text_tower=None if config.features else shared.towers.text,
+        seed=config.seed + number,
+        precision=config.precision if config.device == "cpu" else "fp32",
+        into=into,
+        state=folder / _STATE if folder else None,
+        progress=_progress_writer(folder / _SHARE) if folder else lambda share: None,
+    )
+
+
+def _progress_writer(path: Path) -> Callable[[float], None]:
+    """Return a function that writes the finished share of a model now and then."""
+    before = time.monotonic()
+
+    def report(share: float) -> None:
+        nonlocal before
+        if time.monotonic() > before + REPORTED:
+            before = time.monotonic()
+            store.write_json(path, share)
+
+    return report
 
 
 def run_halves(folder: Path, names: Sequence[str]) -> None:
     """Train the models of halves in this process and write their predictions."""
     shared = open_shared(folder)
     torch.set_num_threads(shared.record.threads)
-    words = words_of(shared.audit)
+    words = caption_words(shared.audit)
     pictures = shared.features.image
     assert pictures is not None
     for name in names:
         half_folder = folder / store.WORD_MODELS / name
-        before = time.monotonic()
-
-        def report(share: float, half_folder: Path = half_folder) -> None:
-            nonlocal before
-            if time.monotonic() > before + REPORTED:
-                before = time.monotonic()
-                store.write_json(half_folder / _SHARE, share)
-
         into = Predictions.empty(len(words.ids))
-        model = predict_words(
-            shared, words, pictures, int(name), into, state=half_folder / _STATE, progress=report
-        )
+        model = predict_words(shared, words, pictures, int(name), into, folder=half_folder)
         if model:
             save_model(model, words, half_folder.with_suffix(".pt"))
         with replacing(half_folder / _PREDICTED) as temporary, temporary.open("wb") as file:
@@ -232,35 +257,30 @@ def ensure_words(
     if (audit.folder / store.WORD_TABLE).is_file():
         _remove_state(folder)
         return
-    words = words_of(audit)
-    config = audit.record.config
-    if executor is None and opens_towers(config) and (tower := towers_of(config).text):
-        text_features(
-            [_embedded(words)], tower
-        )  # once, for both models; the tower may be loaded already
+    words = caption_words(audit)
     missing = [name for name in HALVES if not (folder / name / _PREDICTED).is_file()]
     for name in missing:
         (folder / name).mkdir(parents=True, exist_ok=True)
     program = program_of("clipmem_core.audit.word_table:run_halves", audit.folder)
     tasks = [Task((folder / name,), program, (name,), threads, "word model") for name in missing]
-    small = int(store.caption_counts(audit).sum()) < _SMALL
-    run = executor or (
-        in_this_process if small else functools.partial(local_processes, at_once=at_once)
-    )
+    if executor is None:
+        is_small = len(words.caption_start) - 1 < SMALL
+        executor = (
+            in_this_process if is_small else functools.partial(local_processes, at_once=at_once)
+        )
     shown = 0.0
-    with closing(run(tasks)) as events:
+    with closing(executor(tasks)) as events:
         for _ in events:
-            shares = [folder / name / _SHARE for name in missing]
-            done = sum(json.loads(share.read_text()) for share in shares if share.is_file()) / len(
-                HALVES
-            )
+            files = [folder / name / _SHARE for name in missing]
+            shares = [json.loads(file.read_text()) for file in files if file.is_file()]
+            done = sum(shares) / len(HALVES)
             if done != shown:
                 watch(shown := done)
-    files: Any = [store.read_array(folder / name / _PREDICTED) for name in HALVES]
-    merged, second = (Predictions(**file) for file in files)
-    added = np.isfinite(second.alone[:, 0])
-    for whole, part in zip(merged, second, strict=True):
-        whole[added] = part[added]
+    predictions: Any = [store.read_array(folder / name / _PREDICTED) for name in HALVES]
+    merged, second = (Predictions(**arrays) for arrays in predictions)
+    is_second = np.isfinite(second.alone[:, 0])
+    for values, added in zip(merged, second, strict=True):
+        values[is_second] = added[is_second]
     _write_words(audit, words, merged)
     _remove_state(folder)
 
@@ -270,91 +290,80 @@ def _remove_state(folder: Path) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def read_words(audit: Audit, counts: np.ndarray) -> pd.DataFrame:
-    """Return caption, surprise, changed and kind of each word that was predicted; `counts` are
-    captions of each pair.
-
-    caption is its number among all captions.
-    """
+def read_words(audit: Audit) -> pd.DataFrame:
+    """Return caption_row, surprise, changed and kind of each word that was predicted."""
     path = audit.folder / store.WORD_TABLE
+    columns = [c.CAPTION_ROW, c.SURPRISE, c.CHANGED, c.WORD]
     if not path.is_file():
-        return pd.DataFrame({c.CAPTION: [], c.SURPRISE: [], c.CHANGED: [], c.WORD_KIND: []}).astype(
-            {c.CAPTION: int}
-        )
+        return pd.DataFrame(columns=columns).astype({c.CAPTION_ROW: int})
     with reading(path, repair=DELETE):
-        table = pq.read_table(path, columns=[c.PAIR_ID, c.CAPTION, c.WORD, c.SURPRISE, c.CHANGED])
-    ids = pa.chunked_array([batch[c.PAIR_ID] for batch in store.pair_blocks(audit, [c.PAIR_ID])])
-    pair = pc.index_in(table[c.PAIR_ID], value_set=ids.combine_chunks()).to_numpy()
+        table = pq.read_table(path, columns=columns)
     listed = pc.utf8_lower(table[c.WORD]).combine_chunks().dictionary_encode()
     kinds = np.array([kind_of(word) for word in listed.dictionary.to_pylist()], np.int8)
-    return pd.DataFrame(
-        {
-            c.CAPTION: (np.cumsum(counts) - counts)[pair] + table[c.CAPTION].to_numpy(),
-            c.SURPRISE: table[c.SURPRISE].to_numpy(),
-            c.CHANGED: table[c.CHANGED].to_numpy(),
-            c.WORD_KIND: kinds[listed.indices.to_numpy()],
-        }
-    )
+    words = table.drop_columns([c.WORD]).to_pandas()
+    return words.assign(**{c.WORD_KIND: kinds[listed.indices.to_numpy()]})
 
 
 def _write_words(audit: Audit, words: Words, predicted: Predictions) -> None:
     """Write a row for each word that was predicted, in blocks."""
     values, ratios = surprises(words, predicted)
-    store.write_json(
-        audit.folder / store.WORD_MODELS / RATIOS, [ratio.tolist() for ratio in ratios]
-    )
-    spelled = np.array(["", "", *words.spelled], dtype=object)
-    first = 0
+    path = audit.folder / store.WORD_MODELS / RATIOS
+    store.write_json(path, [ratio.tolist() for ratio in ratios])
+    first_pair = 0
     writer = None
     with replacing(audit.folder / store.WORD_TABLE) as temporary:
-        batches = store.pair_blocks(audit, [c.PAIR_ID, c.CAPTIONS])
-        for batch in (
-            whole.slice(at, _PAIRS) for whole in batches for at in range(0, len(whole), _PAIRS)
-        ):
-            rows = []
-            starts = []
-            for pair, captions in enumerate(batch[c.CAPTIONS].to_pylist()):
-                for number, caption in enumerate(captions):
-                    matches = list(WORD_PATTERN.finditer(caption))
-                    rows += [
-                        (pair, number, position, match.start())
-                        for position, match in enumerate(matches)
-                    ]
-                    starts += [match[0] for match in matches]
-            part = slice(first, first + len(rows))
-            first = part.stop
-            known = np.flatnonzero(np.isfinite(values[part, 0]))
-            pair, number, position, start = np.array(rows, np.int32).reshape(-1, 4)[known].T
-            own, changed = values[part][known].T
-            alone, together = (
-                np.exp(log[part][known, 0]) for log in (predicted.alone, predicted.together)
-            )
-            probability = CONSISTENT * alone + (1 - CONSISTENT) * together
-            better = predicted.better[part][known]
-            better_probability = predicted.better_probability[part][known]
-            likelier = (better_probability > probability[:, None]) & (
-                better != words.ids[part][known][:, None]
-            )
-            likelier &= (own > NOTABLE)[:, None]
-            offsets = np.concatenate([[0], np.cumsum(likelier.sum(axis=1))]).astype(np.int32)
-            columns = {
-                c.PAIR_ID: batch[c.PAIR_ID].take(pa.array(pair)),
-                c.CAPTION: number,
-                c.POSITION: position,
-                c.START: start,
-                c.WORD: pa.array([starts[place] for place in known], pa.string()),
-                c.PROBABILITY: probability.astype(np.float32),
-                c.SURPRISE: own.astype(np.float32),
-                c.CHANGED: changed.astype(np.float32),
-                c.BETTER: pa.ListArray.from_arrays(
-                    offsets, pa.array(spelled[better[likelier]], pa.string())
-                ),
-                c.BETTER_PROBABILITY: pa.ListArray.from_arrays(
-                    offsets, better_probability[likelier].astype(np.float32)
-                ),
-            }
-            table = pa.table(columns)
-            writer = writer or pq.ParquetWriter(temporary, table.schema)
-            writer.write_table(table)
+        for batch in store.pair_blocks(audit, [c.PAIR_ID, c.CAPTIONS]):
+            for at in range(0, len(batch), _PAIRS):
+                block = batch.slice(at, _PAIRS)
+                table = _word_rows(block, first_pair, words, predicted, values)
+                first_pair += len(block)
+                writer = writer or pq.ParquetWriter(temporary, table.schema)
+                writer.write_table(table)
         assert writer is not None
         writer.close()
+
+
+def _word_rows(
+    pairs: pa.RecordBatch,
+    first_pair: int,
+    words: Words,
+    predicted: Predictions,
+    values: np.ndarray,
+) -> pa.Table:
+    """Return the rows of words.parquet of a block of pairs; `values` as of `surprises`."""
+    captions = pairs[c.CAPTIONS].flatten().to_pylist()
+    matches = [match for caption in captions for match in WORD_PATTERN.finditer(caption)]
+    pair_start = words.pair_start[first_pair : first_pair + len(pairs) + 1]
+    caption_start = words.caption_start[pair_start[0] : pair_start[-1] + 1]
+    pair_of_caption = np.repeat(np.arange(len(pairs)), np.diff(pair_start))
+    caption_of_word = np.repeat(np.arange(len(captions)), np.diff(caption_start))
+    place = np.flatnonzero(np.isfinite(values[caption_start[0] : caption_start[-1], 0]))
+    rows = caption_start[0] + place
+    caption = caption_of_word[place]
+    pair = pair_of_caption[caption]
+    surprise, changed = values[rows].T
+    without_siblings = np.exp(predicted.alone[rows, 0])
+    with_siblings = np.exp(predicted.together[rows, 0])
+    probability = CONSISTENT * without_siblings + (1 - CONSISTENT) * with_siblings
+    better = predicted.better[rows]
+    better_probability = predicted.better_probability[rows]
+    is_likelier = better_probability > probability[:, None]
+    is_likelier &= better != words.ids[rows][:, None]
+    is_likelier &= (surprise > NOTABLE)[:, None]
+    offsets = np.concatenate([[0], np.cumsum(is_likelier.sum(axis=1))]).astype(np.int32)
+    spelled = np.array(["", "", *words.spelled], dtype=object)[better[is_likelier]]
+    likelier_probability = better_probability[is_likelier].astype(np.float32)
+    columns = {
+        c.PAIR_ID: pairs[c.PAIR_ID].take(pa.array(pair)),
+        c.CAPTION_ROW: pair_start[0] + caption,
+        c.CAPTION: (caption - (pair_start[pair] - pair_start[0])).astype(np.int32),
+        c.POSITION: (rows - caption_start[caption]).astype(np.int32),
+        c.START: pa.array([matches[at].start() for at in place], pa.int32()),
+        c.WORD: pa.array([matches[at][0] for at in place], pa.string()),
+        c.PROBABILITY: probability.astype(np.float32),
+        c.SURPRISE: surprise.astype(np.float32),
+        c.CHANGED: changed.astype(np.float32),
+        c.BETTER: pa.ListArray.from_arrays(offsets, pa.array(spelled, pa.string())),
+        c.BETTER_PROBABILITY: pa.ListArray.from_arrays(offsets, likelier_probability),
+    }
+    return pa.table(columns)

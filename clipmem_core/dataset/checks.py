@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-VERSION = 1  # of the checks and their thresholds; a new number recomputes every table
 VALUES = ("brightness", "contrast", "sharpness")  # measurements of pictures in the table
 
 # a caption with fewer of either is short

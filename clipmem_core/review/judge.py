@@ -329,7 +329,7 @@ def _ratios_of_half(
     import torch  # slow to import
 
     from clipmem_core.audit.word_table import predicted_evidence
-    from clipmem_core.features.embed import image_features
+    from clipmem_core.features.embed import FeatureExtractor
     from clipmem_core.training.word_model import Predictions, predict
 
     torch.set_num_threads(1)
@@ -337,7 +337,7 @@ def _ratios_of_half(
     words = number_words(captions, like=known)
     tower = towers_of(audit.record.config).image
     assert tower is not None
-    pictures = image_features(pairs, audit.record.pictures, tower)
+    pictures = FeatureExtractor(tower, audit.record.pictures).images(pairs)
     first = np.zeros(len(words.caption_start) - 1, bool)
     first[words.pair_start[:-1]] = True
     compared = np.where(np.repeat(first, np.diff(words.caption_start)), 0, -1)

@@ -264,15 +264,15 @@ def text_features_of(config: AuditConfig, texts: Sequence[str]) -> np.ndarray:
     cached on disk."""
     if len(texts) == 1:
         return _features_of_text(config, texts[0])
-    from clipmem_core.features.embed import text_features  # torch
+    from clipmem_core.features.embed import FeatureExtractor  # torch
 
-    return text_features([texts], _text_tower(config))[0][:].astype(np.float32)
+    return FeatureExtractor(_text_tower(config)).captions(texts)[:].astype(np.float32)
 
 
 @lru_cache(1024)
 def _features_of_text(config: AuditConfig, text: str) -> np.ndarray:
     with _ENCODING:
-        features = _text_tower(config).open().embed([text])
+        features = _text_tower(config).opened.embed([text])
         _freeze_libraries()
     return features
 

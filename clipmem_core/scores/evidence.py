@@ -251,7 +251,7 @@ class CaptionEvidence:
     captions: np.ndarray  # agreement and margin_out of each caption, [n_captions, 3]
     decoys: np.ndarray  # the same of decoys, [n_decoys, 3]
     similar: np.ndarray  # 1: the decoy is a similar caption, 0: it is drawn at random, [n_decoys]
-    words: pd.DataFrame  # caption, surprise, changed and kind of each predicted word
+    words: pd.DataFrame  # caption_row, surprise, changed and kind of each predicted word
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,7 +300,7 @@ def probabilities(evidence: CaptionEvidence) -> Probabilities:
         captions=pd.DataFrame(table),
         pairs=1 - (1 - by_pair) * all_right,
         worst=worst if np.isfinite(worst).any() else _suspicion(evidence),
-        words=by_word * p_word[evidence.words[c.CAPTION]],
+        words=by_word * p_word[evidence.words[c.CAPTION_ROW]],
         counts=counts,
         kinds=kinds,
         ratio=ratio,
@@ -371,7 +371,7 @@ def _wrong_words(
         words: caption, surprise, changed and kind of each predicted word.
         fitting: false for captions that are probably wrong already, [n_captions].
     """
-    columns = [c.CAPTION, c.SURPRISE, c.CHANGED, c.WORD_KIND]
+    columns = [c.CAPTION_ROW, c.SURPRISE, c.CHANGED, c.WORD_KIND]
     caption, observed, changed, kind = (words[name].to_numpy() for name in columns)
     start = np.searchsorted(caption, np.arange(len(fitting) + 1))
     of_caption = mean_ratio(observed, start)

@@ -21,7 +21,8 @@ from clipmem_core import columns as c
 from clipmem_core.audit import settings
 from clipmem_core.audit.console import RichScreen
 from clipmem_core.audit.executor import Executor, Task, in_this_process, local_processes, program_of
-from clipmem_core.audit.member import Shared, features_of, open_shared, shards_by
+from clipmem_core.audit.locked_features import compute_features, shards_by
+from clipmem_core.audit.member import Shared, open_shared
 from clipmem_core.audit.pipeline import Run, Screen, finish_audit
 from clipmem_core.audit.prepare import DataSet, draw_membership, load_data_set, membership_of
 from clipmem_core.audit.setup import differing_fields, write_audit
@@ -38,7 +39,7 @@ from clipmem_core.audit.store import (
     write_prepared,
     write_table,
 )
-from clipmem_core.audit.word_table import predict_words, read_words, surprises, words_of
+from clipmem_core.audit.word_table import caption_words, predict_words, read_words, surprises
 from clipmem_core.config import (
     AuditConfig,
     InputError,
@@ -196,15 +197,10 @@ def _run_pieces(
     config = benchmark.request["config"]
     if settings.opens_towers(config):
         screen.say("computing features with the locked towers")
-        features_of(
-            settings.checked_towers(config),
-            benchmark.pairs,
-            Path(benchmark.request["root"]),
-            compute=shards_by(executor, config.threads),
-            pictures=screen.pictures,
-            captions=screen.captions,
-            say=screen.say,
-        )
+        root = Path(benchmark.request["root"])
+        compute = shards_by(executor, config, root)
+        towers = settings.checked_towers(config)
+        compute_features(towers, benchmark.pairs, root, screen, compute=compute)
     screen.say(f"{len(pending)} injections of {config.members} members to run")
     program = program_of("clipmem_core.studies.benchmark:run_pieces", benchmark.folder)
     tasks = [
@@ -368,15 +364,15 @@ def _measure_captions(
     audit = shared.audit
     counts = np.diff(shared.data.caption_start)
     captions = read_table(audit.folder / CAPTION_TABLE)
-    words = read_words(audit, counts)
+    words = read_words(audit)
     owner = np.repeat(np.arange(len(counts)), counts)
-    first = np.searchsorted(words[c.CAPTION], np.arange(len(captions) + 1))
+    first = np.searchsorted(words[c.CAPTION_ROW], np.arange(len(captions) + 1))
     scores = {
         c.P_WRONG: captions[c.P_WRONG],
         c.SURPRISE: mean_ratio(words[c.SURPRISE].to_numpy(), first),
     }
     if blind and len(words):
-        listed = words_of(audit)
+        listed = caption_words(audit)
         nothing = np.zeros((len(counts), 1), np.float32)
         into = Predictions.empty(len(listed.ids))
         for number in (0, 1):
@@ -421,8 +417,8 @@ def _caption_metrics(scores: pd.DataFrame, kind: pd.Series) -> dict[str, dict[st
 def _word_metrics(words: pd.DataFrame, changed: pd.DataFrame) -> dict[str, float]:
     """Return the share of changed words that are the most surprising of their caption, and among
     the first two."""
-    place = words.groupby(c.CAPTION)[c.SURPRISE].rank(method="min", ascending=False)
-    place.index = pd.MultiIndex.from_frame(words[[c.CAPTION, c.POSITION]])
+    place = words.groupby(c.CAPTION_ROW)[c.SURPRISE].rank(method="min", ascending=False)
+    place.index = pd.MultiIndex.from_frame(words[[c.CAPTION_ROW, c.POSITION]])
     place = place.reindex(pd.MultiIndex.from_arrays([changed.index, changed["position"]]))
     return {"word_first": float((place <= 1).mean()), "word_first_two": float((place <= 2).mean())}
 

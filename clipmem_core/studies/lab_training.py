@@ -20,6 +20,7 @@ from clipmem_core import columns as c
 from clipmem_core.audit import member as members
 from clipmem_core.audit import store
 from clipmem_core.audit.executor import Executor, Task, local_processes, program_of
+from clipmem_core.audit.locked_features import caption_texts
 from clipmem_core.audit.member import (
     MemberRun,
     Shared,
@@ -39,7 +40,7 @@ from clipmem_core.audit.store import (
     write_json,
 )
 from clipmem_core.config import InputError
-from clipmem_core.features.embed import text_features
+from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.io import save_array
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.encoders import contributions
@@ -151,7 +152,7 @@ def _with_captions(shared: Shared, changes: Changes) -> Shared:
     features = shared.features
     tower = shared.towers.text
     if tower:
-        tokens: Any = text_features(captions, tower)[0]
+        tokens: Any = FeatureExtractor(tower).captions(caption_texts(pairs))
         features = dataclasses.replace(features, text=tokens)
     else:
         tokens = members.cached_tokens(shared.config.model, pairs)

@@ -1,7 +1,6 @@
 """Scores of checkpoints that somebody else trained."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,37 +37,29 @@ def test_a_membership_file_that_cannot_be_used_is_one_line(
         read_membership(tmp_path / "m.csv")
 
 
-def test_groups_follow_from_who_saw_what() -> None:
-    paper = np.array([[1, 1, 0, 0], [1, 0, 1, 0]], dtype=bool)
-    assert derive_groups(paper, ["f-0", "g-0"]).tolist() == [
-        "shared",
-        "candidate",
-        "independent",
-        "external",
-    ]
-    ensemble = np.array([[1, 0, 1, 0], [0, 1, 1, 0]], dtype=bool)
-    assert derive_groups(ensemble, ["r0-f0", "r0-f1"]).tolist() == [
-        "scored",
-        "scored",
-        "shared",
-        "external",
-    ]
+@pytest.mark.parametrize(
+    ("names", "trained", "groups"),
+    [
+        (["f-0", "g-0"], [[1, 1, 0, 0], [1, 0, 1, 0]], "shared candidate independent external"),
+        (["r0-f0", "r0-f1"], [[1, 0, 1, 0], [0, 1, 1, 0]], "scored scored shared external"),
+    ],
+)
+def test_groups_follow_from_who_saw_what(
+    names: list[str], trained: list[list[int]], groups: str
+) -> None:
+    assert derive_groups(np.array(trained, bool), names).tolist() == groups.split()
 
 
-def membership(**columns: Any) -> pd.DataFrame:
-    rows = {
-        "pair_id": ["d", "c", "b", "a", "x"],
-        "f-0": [0, 0, 0, 1, 1],
-        "g-0": [0, 0, 1, 0, 1],
-    } | columns
-    return pd.DataFrame(rows).astype({"f-0": bool, "g-0": bool})
+MEMBERSHIP = pd.DataFrame(
+    {"pair_id": list("dcbax"), "f-0": [0, 0, 0, 1, 1], "g-0": [0, 0, 1, 0, 1]}
+).astype({"f-0": bool, "g-0": bool})
 
 
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        (membership().iloc[1:3], "--membership lacks 2 of 4 pairs, first 'a'"),
-        (membership(**{"f-0": [1] * 5}), "fewer than two pairs that no member trained on"),
+        (MEMBERSHIP.iloc[1:3], "--membership lacks 2 of 4 pairs, first 'a'"),
+        (MEMBERSHIP.assign(**{"f-0": True}), "fewer than two pairs that no member trained on"),
     ],
 )
 def test_a_membership_that_does_not_fit_is_one_line(table: pd.DataFrame, message: str) -> None:
@@ -128,14 +119,13 @@ def test_a_checkpoint_with_nan_is_refused_before_a_picture_is_read(
 
 
 def test_a_target_and_a_reference_give_each_pair_a_difference(files: list[str], made: Made) -> None:
-    table = pd.read_parquet(
-        compare_checkpoints(
-            "scenes", config_of(PAPER), name="two", checkpoints=files, screen=Silent()
-        )
+    path = compare_checkpoints(
+        "scenes", config_of(PAPER), name="two", checkpoints=files, screen=Silent()
     )
-    everyone = np.ones(len(table), dtype=bool)
-    terms = [
-        pair_terms(*read_embeddings(folder), everyone)["alignment"]
-        for folder in (made.paper.member(name) for name in ("f-0", "g-0"))
-    ]
-    np.testing.assert_allclose(table["difference"], terms[0] - terms[1], atol=1e-5)
+    table = pd.read_parquet(path)
+    all_pairs = np.ones(len(table), dtype=bool)
+    target, reference = (
+        pair_terms(*read_embeddings(made.paper.member(name)), all_pairs)["alignment"]
+        for name in ("f-0", "g-0")
+    )
+    np.testing.assert_allclose(table["difference"], target - reference, atol=1e-5)

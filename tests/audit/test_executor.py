@@ -1,7 +1,7 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,8 +11,7 @@ from clipmem_core.audit.status import MemberProgress
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import InputError
 
-# What a member's process does, in place of training
-FINISH = "open(f'{sys.argv[1]}/text.faiss', 'w')"
+# Errors of a member's process, in place of training
 SAID = (
     'print("a warning", file=sys.stderr); print(\'{"error": "model is too small"}\', '
     "file=sys.stderr); sys.exit(2)"
@@ -26,29 +25,14 @@ def audit(tmp_path: Path) -> Audit:
     return Audit(tmp_path)
 
 
-@pytest.fixture
-def run(audit: Audit) -> Callable[..., None]:
+def run(audit: Audit, **scripts: str) -> None:
     """Run scripts as tasks, each in its own process."""
-
-    def run(at_once: int = 2, threads: int = 1, **scripts: str) -> None:
-        command = (sys.executable, "-S", "-c")
-        tasks = [
-            Task(
-                (folder := audit.member(name),),
-                (*command, f"import sys, os; {script}"),
-                (str(folder),),
-                threads,
-            )
-            for name, script in scripts.items()
-        ]
-        ended = [
-            task.folders[0].name
-            for task in local_processes(tasks, at_once=at_once)
-            if task is not None
-        ]
-        assert sorted(ended) == sorted(scripts)
-
-    return run
+    tasks = []
+    for name, script in scripts.items():
+        folder = audit.member(name)
+        program = (sys.executable, "-S", "-c", f"import sys, os; {script}")
+        tasks.append(Task((folder,), program, (str(folder),), threads=1))
+    list(local_processes(tasks, at_once=2))
 
 
 def test_members_that_are_not_finished_become_tasks(audit: Audit) -> None:
@@ -89,11 +73,11 @@ def test_members_that_are_not_finished_become_tasks(audit: Audit) -> None:
     ],
 )
 def test_a_member_that_fails_says_why_and_stops_the_others(
-    run: Callable[..., None], tmp_path: Path, script: str, error: type[Exception], message: str
+    audit: Audit, tmp_path: Path, script: str, error: type[Exception], message: str
 ) -> None:
     beside = f"open('{tmp_path}/pid', 'w').write(str(os.getpid())); import time; time.sleep(60)"
     with pytest.raises(error, match=message):
-        run(a=script, b=beside)
+        run(audit, a=script, b=beside)
     if (tmp_path / "pid").exists():
         with pytest.raises(ProcessLookupError):
             os.kill(int((tmp_path / "pid").read_text()), 0)

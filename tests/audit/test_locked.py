@@ -68,7 +68,7 @@ def test_an_audit_records_its_towers_and_reads_their_features(
     tower = run.towers.text
     assert tower is not None
     captions = [caption for captions in run.pairs["captions"] for caption in captions]
-    np.testing.assert_allclose(run.data.tokens[:5], tower.open().embed(captions[:5]), atol=2e-3)
+    np.testing.assert_allclose(run.data.tokens[:5], tower.opened.embed(captions[:5]), atol=2e-3)
 
 
 def test_words_lie_where_their_captions_have_them_and_make_the_scores(finished: Audit) -> None:
@@ -78,12 +78,12 @@ def test_words_lie_where_their_captions_have_them_and_make_the_scores(finished: 
     pairs = finished.pairs.set_index("pair_id")
     scores = finished.scores.set_index("pair_id")
     names = (
-        "pair_id caption position start word probability surprise changed better "
+        "pair_id caption_row caption position start word probability surprise changed better "
         "better_probability p_wrong"
     )
     assert words.columns.tolist() == names.split()
     names = (
-        "pair_id caption similarity_out margin_out learned agreement p_pair p_caption "
+        "caption_row pair_id caption similarity_out margin_out learned agreement p_pair p_caption "
         "p_word p_wrong"
     )
     assert captions.columns.tolist() == names.split()
@@ -140,7 +140,7 @@ if "KILL_AT" in os.environ:
 """
 MOMENTS = (
     "os.rename:.part/0.npy",  # features are computed, and not saved yet
-    "os.rename:/keys.bin",  # they are in the index, and their keys are not written yet
+    "os.rename:/keys.feather",  # they are in the index, and their keys are not written yet
     "os.rename:0/state.pt",  # a word model is trained, and its state not saved yet
     "os.rename:words/0.pt",  # the model is kept, and its predictions are not saved yet
     "os.rename:1/predictions.npz",

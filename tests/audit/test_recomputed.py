@@ -70,10 +70,9 @@ def test_the_ensemble_compares_members_with_and_without_the_pair(ensemble: Recom
 
 def test_clipmem_is_in_minus_out_and_similarity_follows_who_saw_the_pair(run: Recomputed) -> None:
     scores = run.scores
-    close(scores["clipmem"], (scores["alignment_in"] - scores["alignment_out"]).to_numpy())
-    close(
-        scores["clipmem_relative"], (scores["clipmem"] / scores["clipmem"].abs().max()).to_numpy()
-    )
+    clipmem = scores["clipmem"]
+    close(clipmem, (scores["alignment_in"] - scores["alignment_out"]).to_numpy())
+    close(scores["clipmem_relative"], (clipmem / clipmem.abs().max()).to_numpy())
     close(scores["similarity_in"], run.over("similarity", run.trained))
     close(scores["similarity_out"], run.over("similarity", ~run.trained))
 
@@ -81,13 +80,12 @@ def test_clipmem_is_in_minus_out_and_similarity_follows_who_saw_the_pair(run: Re
 def test_learned_is_the_mean_over_epochs_and_over_the_members_that_train_on_a_pair(
     run: Recomputed,
 ) -> None:
-    epochs = [
-        np.load(run.audit.member(n) / "trajectory.npy")[..., 1].astype(np.float64)
-        for n in run.members
-    ]
+    trajectories = np.stack(
+        [np.load(run.audit.member(name) / "trajectory.npy")[..., 1] for name in run.members]
+    ).astype(np.float64)
     learned = np.full(400, np.nan)
-    for i in np.flatnonzero(run.trained.any(axis=0)):
-        learned[i] = np.mean([epochs[member][:, i] for member in np.flatnonzero(run.trained[:, i])])
+    for row in np.flatnonzero(run.trained.any(axis=0)):
+        learned[row] = trajectories[run.trained[:, row], :, row].mean()
     np.testing.assert_allclose(run.scores["learned"], learned, atol=1e-9)
     assert run.scores["misfit"].notna().all()
 
@@ -96,27 +94,22 @@ def test_the_encoders_parts_are_shapley_values_of_mapped_members(
     paper: Recomputed, ensemble: Recomputed
 ) -> None:
     for run in (paper, ensemble):
-        close(
-            run.scores["clipmem_image"] + run.scores["clipmem_text"],
-            run.scores["clipmem"].to_numpy(),
-        )
-    (f_image, f_text), (g_image, g_text) = (
-        embeddings(paper.audit, name) for name in ("f-0", "g-0")
-    )
+        parts = run.scores["clipmem_image"] + run.scores["clipmem_text"]
+        close(parts, run.scores["clipmem"].to_numpy())
+    f_image, f_text = embeddings(paper.audit, "f-0")
+    g_image, g_text = embeddings(paper.audit, "g-0")
     shared = paper.group == "shared"
-    fitted = (
+    rotation, _ = orthogonal_procrustes(
         np.concatenate([f_image[shared], f_text[shared]]),
         np.concatenate([g_image[shared], g_text[shared]]),
     )
-    turn, _ = orthogonal_procrustes(*fitted)
     h = {
         (a, b): aligned(image, text, paper.external)["alignment"]
-        for a, image in (("f", f_image @ turn), ("g", g_image))
-        for b, text in (("f", f_text @ turn), ("g", g_text))
+        for a, image in (("f", f_image @ rotation), ("g", g_image))
+        for b, text in (("f", f_text @ rotation), ("g", g_text))
     }
-    close(
-        paper.scores["clipmem_image"], (h["f", "g"] - h["g", "g"] + h["f", "f"] - h["g", "f"]) / 2
-    )
+    image_part = (h["f", "g"] - h["g", "g"] + h["f", "f"] - h["g", "f"]) / 2
+    close(paper.scores["clipmem_image"], image_part)
 
 
 def test_group_means_and_membership_auroc_are_those_of_the_scores(run: Recomputed) -> None:
@@ -195,21 +188,16 @@ def test_candidate_and_independent_share_every_draw_and_no_others_do(member_run:
     assert member_run.data.rows.tolist() == np.flatnonzero(member_run.membership["f-0"]).tolist()
 
 
-def test_a_class_that_only_external_pairs_have_counts_in_zero_shot(
-    made: Made, member_run: MemberRun
-) -> None:
-    labels = member_run.pairs["label"].to_numpy(dtype=object).copy()
-    labels[np.flatnonzero(member_run.membership["group"] == "external")] = "zebra"
+def test_utility_depends_on_the_labels_that_pairs_have(made: Made, member_run: MemberRun) -> None:
+    external = (member_run.membership["group"] == "external").to_numpy()
     model = trained_model(member_run)
     image = vectors(member_run.folder / "image.faiss").astype(np.float32)
-    metrics = utility(
-        dataclasses.replace(member_run, pairs=member_run.pairs.assign(label=labels)), model, image
-    )
-    assert metrics["linear_probe"] == 0
+
+    def with_labels(labels: object) -> dict[str, float]:
+        pairs = member_run.pairs.assign(label=labels)
+        return utility(dataclasses.replace(member_run, pairs=pairs), model, image)
+
+    metrics = with_labels(member_run.pairs["label"].mask(external, "zebra"))
+    assert metrics["linear_probe"] == 0  # a class that only external pairs have
     assert 0 <= metrics["zero_shot"] <= 1
-    without = utility(
-        dataclasses.replace(member_run, pairs=member_run.pairs.assign(label=None)), model, image
-    )
-    assert sorted(without) == sorted(
-        f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)
-    )
+    assert all("R@" in name for name in with_labels(None))

@@ -109,27 +109,6 @@ def test_a_grown_audit_has_the_first_members_and_the_membership_of_one_made_at_o
     assert np.array_equal(made.ensemble.membership[list(drawn.members)].to_numpy().T, drawn.trained)
 
 
-def test_growth_that_is_cut_short_is_taken_up_again(
-    start: Audit, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = resolve(dataclasses.replace(config_of(PAPER), seeds=2))
-    one_seed = start.membership
-
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(setup.store, "write_table", killed)
-        with pytest.raises(KeyboardInterrupt):
-            grow(start, config)
-    assert not start.finished
-    check_same(start, "scenes", config)
-    assert grow(start, config) == 2
-    assert start.membership.columns.tolist() == ["pair_id", "group", "f-0", "g-0", "f-1", "g-1"]
-    pd.testing.assert_frame_equal(start.membership[one_seed.columns.tolist()], one_seed)
-    assert grow(start, config) == 0
-
-
 def test_pairs_that_were_left_out_stay_left_out_as_an_audit_grows(start: Audit) -> None:
     table = start.membership
     left_out = table.index.isin([3, 40, 41])

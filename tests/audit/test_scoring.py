@@ -48,15 +48,12 @@ def test_embeddings_that_cannot_be_mapped_cost_only_the_encoders_parts() -> None
 def test_every_caption_has_a_row_with_the_cosine_of_members_that_never_saw_it(made: Made) -> None:
     audit = made.ensemble
     table = pd.read_parquet(audit.folder / "captions.parquet")
-    assert table["pair_id"].tolist() == [
-        row.pair_id for row in audit.pairs.itertuples() for _ in row.captions
-    ]
-    assert table["caption"].tolist() == [
-        number for captions in audit.pairs["captions"] for number in range(len(captions))
-    ]
-    external = table["pair_id"].isin(
-        audit.pairs["pair_id"][audit.membership["group"] == "external"]
-    )
+    counts = audit.pairs["captions"].map(len)
+    assert table["caption_row"].tolist() == list(range(counts.sum()))
+    assert table["pair_id"].tolist() == audit.pairs["pair_id"].repeat(counts).tolist()
+    assert table["caption"].tolist() == [number for count in counts for number in range(count)]
+    external_pairs = audit.pairs["pair_id"][audit.membership["group"] == "external"]
+    external = table["pair_id"].isin(external_pairs)
     assert table.loc[external, "learned"].isna().all()
     assert table[["similarity_out", "margin_out", "p_wrong"]].notna().all(axis=None)
     assert table.loc[~external, "learned"].isna().mean() < 0.2  # 10 epochs of up to five captions
@@ -83,15 +80,12 @@ def test_learned_is_that_of_the_epochs_that_drew_the_caption(made: Made) -> None
     start = np.cumsum([0, *map(len, pairs["captions"])])
     keys = draw_keys(pairs["pair_id"].tolist())
     for row in trained[:5]:
-        by_caption: dict[int, list[float]] = {}
+        n_captions = len(pairs["captions"][row])
+        by_caption: list[list[float]] = [[] for _ in range(n_captions)]
         for epoch, values in enumerate(trajectory):
             drawn = int(hashed(keys[row : row + 1], audit.record.seeds[name], CAPTION, epoch)[0])
-            by_caption.setdefault(drawn % len(pairs["captions"][row]), []).append(
-                values[row] - values[trained].mean()
-            )
-        expected = [
-            np.mean(by_caption.get(number, np.nan)) for number in range(len(pairs["captions"][row]))
-        ]
+            by_caption[drawn % n_captions].append(values[row] - values[trained].mean())
+        expected = [np.mean(values or np.nan) for values in by_caption]
         np.testing.assert_allclose(stored[start[row] : start[row + 1]], expected, atol=1e-4)
 
 

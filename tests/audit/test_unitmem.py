@@ -58,7 +58,7 @@ def test_every_unit_is_measured_once_on_pairs_of_its_member_or_reference(
     for reference, table in references[references["row"] >= 0].groupby("reference"):
         allowed = external if reference == "unseen" else membership["f-0"].to_numpy()
         assert allowed[table["row"]].all(), reference
-    monkeypatch.setattr(unitmem, "measure_member", stop)
+    monkeypatch.setattr(unitmem, "open_member", stop)
     screen = Silent()
     run_units(audit, screen=screen)
     say_units(audit, screen=screen)

@@ -40,7 +40,7 @@ from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.dataset.source import read_source
 from clipmem_core.dataset.workers import cores
 from clipmem_core.features import embed
-from clipmem_core.features.embed import batch_size, image_features, text_features
+from clipmem_core.features.embed import FeatureExtractor, batch_size
 from clipmem_core.features.towers import Tower
 from clipmem_core.io import keep_memory
 from tests.bench import Measure, Measures, console, save, scratch, show
@@ -192,10 +192,8 @@ def _towers(quick: bool, precision: str) -> Measures:
                 ]
             }
         )
-        captions = [list(words) for words in pairs[c.CAPTIONS]]
-        texts = list(
-            dict.fromkeys(text for words in captions for text in words)
-        )  # equal ones are computed once
+        captions = [text for texts in pairs[c.CAPTIONS] for text in texts]
+        texts = list(dict.fromkeys(captions))  # equal ones are computed once
         towers = towers_of(config)
         assert towers.image
         assert towers.text
@@ -214,14 +212,14 @@ def _towers(quick: bool, precision: str) -> Measures:
                     len(pairs),
                     images,
                     squares,
-                    lambda: image_features(pairs, raw.root, images),
+                    lambda: FeatureExtractor(images, raw.root).images(pairs),
                 ),
                 _compare(
                     "caption",
                     len(texts),
                     towers.text,
                     by_length,
-                    lambda: text_features(captions, towers.text),
+                    lambda: FeatureExtractor(towers.text).captions(captions),
                 ),
             ]
 
@@ -235,7 +233,7 @@ def _compare(
 ) -> Measure:
     """Compute features; compare their cost with that of the tower alone, by the faster engine and
     by torch."""
-    opened = tower.open()
+    opened = tower.opened
     alone = dict[str, float]()
     engines = {embed.TORCH: opened.embed} | (
         {embed.ONNX: opened.compile(batches[0])} if opened.compile else {}

@@ -76,7 +76,7 @@ def measured(source: str, seeds: tuple[int, ...]) -> Iterator[dict[str, object]]
             dict.fromkeys(text for captions in pairs[c.CAPTIONS] for text in captions)
         )
     }
-    embed = minilm().open().embed
+    embed = minilm().opened.embed
     texts = list(place)
     vectors = np.concatenate(
         [embed(texts[start : start + 64]) for start in range(0, len(texts), 64)]

@@ -28,7 +28,7 @@ from PIL import Image
 
 from clipmem_core import columns as c
 from clipmem_core.audit.member import feature_views
-from clipmem_core.audit.prepare import draw_membership, read_pictures
+from clipmem_core.audit.prepare import draw_membership, load_pictures
 from clipmem_core.audit.settings import resolve
 from clipmem_core.audit.store import Audit, write_json
 from clipmem_core.config import AuditConfig, data_folder, preset_config
@@ -115,7 +115,7 @@ def make_clipart(folder: Path, *, trained: int, config: AuditConfig, size: int) 
         : needed + 50
     ]  # a few pictures are broken
     drawn = dataclasses.replace(raw, pairs=raw.pairs.iloc[order].reset_index(drop=True))
-    usable = read_pictures(drawn, config, cache=folder / "checked").pairs.iloc[:needed]
+    usable = load_pictures(drawn, config, cache=folder / "checked").pairs.iloc[:needed]
     if len(usable) < needed:
         raise Skipped(
             f"only {len(usable)} of {len(order)} pictures of OpenClipart can be used, {needed} "
@@ -136,7 +136,7 @@ def make_clipart(folder: Path, *, trained: int, config: AuditConfig, size: int) 
     pairs = pd.DataFrame(rows, columns=[IMAGE, CAPTION])
     pairs.to_csv(folder / "pairs.tsv", sep="\t", index=False)
     copied = read_source(str(folder / "pairs.tsv"), config.source, data=data_folder())
-    data_set = read_pictures(copied, config, cache=folder / "checked")
+    data_set = load_pictures(copied, config, cache=folder / "checked")
     membership = draw_membership(data_set.clusters, resolve(config))
     shutil.rmtree(folder / "checked")
     return Clipart(folder, pairs, dict(zip(membership.members, membership.trained, strict=True)))

@@ -309,7 +309,7 @@ def counts_of_audit(asked: Planted) -> pd.DataFrame:
     counts = caption_counts(audit)
     membership = membership_of(audit.membership)
     sides = sides_of(audit, audit.record.config, membership)
-    evidence = caption_table(audit, audit.scores, counts, sides, read_words(audit, counts))[1]
+    evidence = caption_table(audit, audit.scores, counts, sides, read_words(audit))[1]
     right = np.flatnonzero(audit.pairs[c.INJECTED].isna())
     kinds = ["pairs", *(["captions"] if evidence.decoys is not None else []), "words"]
     for kind, share in itertools.product(kinds, asked.shares):
@@ -348,7 +348,7 @@ def plant(
         None if evidence.captions is None else np.where(inside[:, None], evidence.captions, np.nan)
     )
     decoys = None if evidence.decoys is None else evidence.decoys.copy()
-    words = evidence.words[inside[evidence.words[c.CAPTION]]].reset_index(drop=True)
+    words = evidence.words[inside[evidence.words[c.CAPTION_ROW]]].reset_index(drop=True)
     if kind == "pairs":
         n = round(share * np.isfinite(fit).sum())
         wrong = rng.choice(np.flatnonzero(np.isfinite(fit + swapped)), n, replace=False)
@@ -363,9 +363,9 @@ def plant(
         captions[rng.choice(places, n, replace=False)] = decoys[wrong]
         decoys[wrong] = np.nan
     else:
-        of_word = words[c.CAPTION].to_numpy()
+        of_word = words[c.CAPTION_ROW].to_numpy()
         drawn = rng.permutation(np.flatnonzero(np.isfinite(words[c.CHANGED])))
-        n = round(share * words[c.CAPTION].nunique())
+        n = round(share * words[c.CAPTION_ROW].nunique())
         drawn = rng.permutation(drawn[np.unique(of_word[drawn], return_index=True)[1]])[:n]
         known = words[c.CHANGED].to_numpy(copy=True)
         words.loc[drawn, c.SURPRISE] = known[drawn]

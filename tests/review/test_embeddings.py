@@ -178,7 +178,7 @@ def locked_audit(typed: Path, monkeypatch: pytest.MonkeyPatch) -> Audit:
 
 def test_captions_are_searched_by_the_features_of_a_locked_text_tower(locked_audit: Audit) -> None:
     captions = locked_audit.pairs.explode("captions", ignore_index=True)
-    cosines = cosine_similarity(minilm().open().embed(["a red boat", *captions["captions"]]))[0, 1:]
+    cosines = cosine_similarity(minilm().opened.embed(["a red boat", *captions["captions"]]))[0, 1:]
     captions["similarity"] = cosines
     best = captions.sort_values("similarity", kind="stable", ascending=False).drop_duplicates(
         "pair_id"

@@ -72,7 +72,7 @@ def planted(seed: int) -> tuple[CaptionEvidence, np.ndarray]:
     surprise[kind == "word", 2] += 7
     surprise[(kind == "pair") | (kind == "caption")] += 5  # of a caption of another picture
     words = {
-        "caption": np.repeat(np.arange(1800), 4),
+        "caption_row": np.repeat(np.arange(1800), 4),
         "surprise": surprise.ravel(),
         "changed": rng.normal(4, 1, 7200),
         "kind": 2,

@@ -173,7 +173,7 @@ def test_decided_pairs_are_not_compared_and_new_captions_are_embedded(audit: Aud
     assert np.diff(start).tolist() == [1 if row == trained[5] else 5 for row in range(330)]
     tower = after.towers.text
     assert tower is not None
-    expected = tower.open().embed([text])[0]
+    expected = tower.opened.embed([text])[0]
     first = start[trained[5]]
     np.testing.assert_allclose(after.data.tokens[first : first + 1][0], expected, atol=2e-3)
     last = after.data.tokens[start[-2] : start[-1]]

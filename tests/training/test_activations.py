@@ -3,6 +3,7 @@ memory."""
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,10 +27,8 @@ def scores(
     """Count the units of an encoder and check that progress ends at the number of pairs."""
     told: list[int] = []
     rows = data.rows if rows is None else rows
-    config = replace(CONFIG, **changes)
-    tally = count_units(
-        model, data, VIEWS, tower, rows=rows, config=config, device="cpu", report=told.append
-    )
+    run: Any = SimpleNamespace(data=data, config=replace(CONFIG, device="cpu", **changes))
+    tally = count_units(run, model, VIEWS, tower, rows, told.append)
     assert told == sorted(set(told))
     assert told[-1] == len(rows)
     assert not any(module._forward_hooks for module in model.modules())

@@ -1,0 +1,153 @@
+"""Locked towers by name: built-in ones, both towers of an open_clip model, and other libraries'
+models."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from clipmem_core.config import InputError
+from clipmem_core.features import towers
+from clipmem_core.features.towers import LITE, MINILM, Opened, Precision, Tower
+from clipmem_core.mitigations import can_cut_text
+from clipmem_core.training.model import build_model, open_tokenizer, text_features, tokenize
+from clipmem_core.training.names import model_config, model_names
+
+_LONGEST = 20_000  # characters of a caption, for counting tokens
+
+
+def image_tower(
+    name: str,
+    *,
+    pretrained: str = "",
+    size: int = 0,
+    precision: Precision = "fp32",
+    device: str = "cpu",
+) -> Tower:
+    """Return a locked image tower.
+
+    Args:
+        name: a built-in tower, a name for `--model` (with `pretrained`), or a timm model.
+        pretrained: an open_clip tag or a checkpoint file; for timm a checkpoint file, or empty for
+            its own weights.
+        size: side of the square that pictures are resized to, in pixels; 0 for the tower's own.
+        precision: of the matrix products.
+        device: cpu or cuda.
+    """
+    if name in LITE:
+        return towers.efficientnet_lite(name, size=size, precision=precision, device=device)
+    if _is_open_clip(name):
+        return open_clip_towers(
+            name, pretrained=pretrained, size=size, precision=precision, device=device
+        )[0]
+    return towers.timm_tower(
+        name, size=size, checkpoint=pretrained, precision=precision, device=device
+    )
+
+
+def text_tower(
+    name: str, *, pretrained: str = "", precision: Precision = "fp32", device: str = "cpu"
+) -> Tower:
+    """Return a locked text tower.
+
+    Args:
+        name: the built-in tower, a name for `--model` (with `pretrained`), or a model of
+            sentence-transformers or transformers, as a folder or by its name on the hub.
+        pretrained: an open_clip tag or a checkpoint file.
+        precision: of the matrix products.
+        device: cpu or cuda.
+    """
+    if name == MINILM.tower:
+        return towers.minilm(precision=precision, device=device)
+    if _is_open_clip(name):
+        return open_clip_towers(name, pretrained=pretrained, precision=precision, device=device)[1]
+    return towers.sentence_tower(name, precision=precision, device=device)
+
+
+def _is_open_clip(name: str) -> bool:
+    return name in model_names() or name.endswith(".json")
+
+
+def open_clip_towers(
+    name: str, *, pretrained: str, size: int = 0, precision: Precision = "fp32", device: str = "cpu"
+) -> tuple[Tower, Tower]:
+    """Return both towers of an open_clip model: features are its embeddings before
+    normalisation."""
+    import open_clip  # slow to import
+
+    if not pretrained:
+        raise InputError(
+            f"model {name!r} has random weights: name a tag or a checkpoint with --pretrained to "
+            "lock it"
+        )
+    options: dict[str, Any] = {
+        "seed": 0,
+        "image_size": size,
+        "pretrained": pretrained,
+        "device": device,
+    }
+    try:
+        model = build_model(name, loss="clip", **options).eval()
+    except InputError:
+        model = build_model(name, loss="siglip", **options).eval()  # its checkpoint has a bias
+    preprocess = open_clip.get_model_preprocess_cfg(model)
+    mean, deviation = (
+        torch.tensor(preprocess[key], device=device).reshape(3, 1, 1) for key in ("mean", "std")
+    )
+    config = model_config(name)
+    cut = can_cut_text(model)
+
+    def load_image(tower: Tower) -> Opened:
+        @torch.inference_mode()
+        def embed(squares: np.ndarray) -> np.ndarray:
+            pixels = torch.from_numpy(squares).permute(0, 3, 1, 2).to(device).float() / 255
+            with towers.autocast(tower):
+                return model.encode_image((pixels - mean) / deviation).float().cpu().numpy()
+
+        return Opened(embed)
+
+    def load_text(tower: Tower) -> Opened:
+        tokenizer = open_tokenizer(name)
+
+        @torch.inference_mode()
+        def embed(captions: Sequence[str]) -> np.ndarray:
+            tokens = torch.from_numpy(tokenize(name, captions).astype(np.int64)).to(device)
+            with towers.autocast(tower):
+                return text_features(model, tokens, cut=cut).cpu().numpy()
+
+        return Opened(embed, lambda captions: open_clip_lengths(tokenizer, captions))
+
+    side = preprocess["size"]
+    image = Tower(
+        name=name,
+        kind="image",
+        version=Path(pretrained).name if Path(pretrained).is_file() else pretrained,
+        licence="",
+        sha256=towers.weights_sha256(model),
+        dim=int(config["embed_dim"]),
+        size=side if isinstance(side, int) else side[0],
+        resize_mode=preprocess["resize_mode"],
+        precision=precision,
+        device=device,
+        libraries=("torch", "open_clip_torch", "pillow"),
+        load=load_image,
+    )
+    context = int(config["text_cfg"].get("context_length", 77))
+    text = dataclasses.replace(
+        image, kind="text", size=0, resize_mode="squash", context=context, load=load_text
+    )
+    return image, text
+
+
+def open_clip_lengths(tokenizer: Any, captions: Sequence[str]) -> np.ndarray:
+    """Count the tokens of captions before truncation with a tokenizer of open_clip's, int32 [n]."""
+    from open_clip import SimpleTokenizer
+
+    if isinstance(tokenizer, SimpleTokenizer):  # byte-pair encoding is slow on a very long word
+        counts = [len(tokenizer.encode(caption[:_LONGEST])) + 2 for caption in captions]
+    else:
+        counts = [len(ids) for ids in tokenizer.tokenizer(list(captions))["input_ids"]]
+    return np.array(counts, np.int32)
