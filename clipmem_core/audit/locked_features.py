@@ -17,11 +17,11 @@ from clipmem_core.audit.executor import Executor, Task, TaskEvents, program_of
 from clipmem_core.audit.settings import Towers, config_from, towers_of
 from clipmem_core.audit.status import Screen
 from clipmem_core.audit.store import Audit, Record
-from clipmem_core.config import AuditConfig, InputError, as_dict
+from clipmem_core.config import AuditConfig, as_dict
 from clipmem_core.features.cache import ComputeShards
 from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.features.towers import Opened, Tower
-from clipmem_core.io import read_json
+from clipmem_core.io import InputError, read_json
 from clipmem_core.training.model import Standard
 
 PROMPT = "a picture of {}"

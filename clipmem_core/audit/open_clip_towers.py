@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from clipmem_core.config import InputError
 from clipmem_core.features import towers
 from clipmem_core.features.towers import LITE, MINILM, Opened, Precision, Tower
+from clipmem_core.io import InputError
 from clipmem_core.mitigations import can_cut_text
 from clipmem_core.training.model import build_model, open_tokenizer, text_features, tokenize
 from clipmem_core.training.names import model_config, model_names

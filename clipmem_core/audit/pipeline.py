@@ -33,8 +33,8 @@ from clipmem_core.audit.prepare import DataSet
 from clipmem_core.audit.status import LOG, Screen
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import RELIABILITY, SECOND_LEFT_OUT, judge
-from clipmem_core.config import AuditConfig, InputError
-from clipmem_core.io import save_array
+from clipmem_core.config import AuditConfig
+from clipmem_core.io import InputError, save_array
 from clipmem_core.scores.evidence import Probabilities, draw_decoys, probabilities
 from clipmem_core.scores.membership import Membership, side_means
 from clipmem_core.scores.prevalence import SECOND_ROUND_FROM, likely_wrong

@@ -16,14 +16,13 @@ from clipmem_core.audit.store import Audit, Record
 from clipmem_core.config import (
     FIELDS,
     AuditConfig,
-    InputError,
     affecting,
     as_dict,
     data_folder,
     fingerprint,
     flat,
 )
-from clipmem_core.io import DELETE, reading
+from clipmem_core.io import DELETE, InputError, reading
 from clipmem_core.scores.membership import Membership
 from clipmem_core.training.names import model_config
 

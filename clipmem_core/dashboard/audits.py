@@ -17,7 +17,7 @@ from clipmem_core.audit.jobs import audit_task, cancel, jobs_folder
 from clipmem_core.audit.preflight import Request, check_request, find_check
 from clipmem_core.audit.settings import audit_name
 from clipmem_core.audit.store import CONFIG, audits_folder, is_name
-from clipmem_core.config import FIELDS, PRESETS, AuditConfig, InputError, SourceOptions, data_folder
+from clipmem_core.config import FIELDS, PRESETS, AuditConfig, SourceOptions, data_folder
 from clipmem_core.dashboard.page import AUDIT, CHOICE, draw_set, store_choice
 from clipmem_core.dashboard.plain import draw_fault, explained_errors, show_strong
 from clipmem_core.dashboard.running import draw_progress
@@ -25,6 +25,7 @@ from clipmem_core.dataset.source import DRAWN, check_source, lacks_captions
 from clipmem_core.export.cleaned import CLEANED
 from clipmem_core.glossary import DRAWN as DRAWN_SET
 from clipmem_core.glossary import PROTOCOL, meaning
+from clipmem_core.io import InputError
 from clipmem_core.scores.membership import MIN_PAIRS
 
 _TABLE = "audits-table"

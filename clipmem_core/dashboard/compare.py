@@ -10,7 +10,7 @@ import streamlit as st
 
 from clipmem_core.audit.store import PAIRS, SCORES, Audit, is_name, list_audits
 from clipmem_core.columns import CLIPMEM
-from clipmem_core.config import InputError, as_dict, flat
+from clipmem_core.config import as_dict, flat
 from clipmem_core.dashboard.cards import TwoAudits, draw_change_cards
 from clipmem_core.dashboard.component.pairs import draw_grid
 from clipmem_core.dashboard.page import AUDIT, CHOICE, PAGE, choose_listed, draw_pages, read_page
@@ -26,6 +26,7 @@ from clipmem_core.dashboard.plain import (
 from clipmem_core.dataset.injected_errors import ERROR_KINDS
 from clipmem_core.figures.audit_scores import comparison_figure
 from clipmem_core.figures.studies import precision_figure
+from clipmem_core.io import InputError
 from clipmem_core.review import compare as r
 from clipmem_core.review.cards import cards
 from clipmem_core.review.compare import Comparison, compare

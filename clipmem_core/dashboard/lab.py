@@ -21,7 +21,6 @@ from clipmem_core.audit.jobs import Task as JobTask
 from clipmem_core.audit.jobs import jobs_folder
 from clipmem_core.audit.settings import shares_process, side_by_side
 from clipmem_core.audit.store import MITIGATIONS, Audit
-from clipmem_core.config import InputError
 from clipmem_core.dashboard.cards import TwoAudits, draw_change_cards
 from clipmem_core.dashboard.controls import PARAMETER, draw_setting
 from clipmem_core.dashboard.page import PAGE, choose_listed, draw_pages, read_page, write_address
@@ -35,6 +34,7 @@ from clipmem_core.dashboard.plain import (
 )
 from clipmem_core.dashboard.running import draw_task
 from clipmem_core.figures.studies import MEMORIZATION, TEXT, UTILITY, means_figure, tradeoff_figure
+from clipmem_core.io import InputError
 from clipmem_core.studies import lab
 from clipmem_core.studies import results as r
 from clipmem_core.studies.arm import NONE, Arm

@@ -17,7 +17,7 @@ import streamlit as st
 
 from clipmem_core.audit.store import Audit
 from clipmem_core.columns import CLIPMEM, SE
-from clipmem_core.config import InputError
+from clipmem_core.io import InputError
 
 LIMIT = 1000  # characters of a message
 # Plotly's settings of a chart to zoom into and to select from

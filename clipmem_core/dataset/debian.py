@@ -23,8 +23,8 @@ from xml.parsers import expat
 
 from filelock import FileLock
 
-from clipmem_core.config import SETS, InputError
-from clipmem_core.io import replacing_folder
+from clipmem_core.config import SETS
+from clipmem_core.io import InputError, replacing_folder
 
 PACKAGES = {
     "openclipart": ["openclipart-png", "openclipart-svg"],

@@ -14,7 +14,7 @@ import pandas as pd
 import scipy
 
 from clipmem_core import columns as c
-from clipmem_core.config import InputError
+from clipmem_core.io import InputError
 from clipmem_core.word_kinds import COLOUR_WORDS, NUMBER_WORDS
 
 _SWAP_SHARES = (0.05, 0.2, 0.4)

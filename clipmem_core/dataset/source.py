@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from clipmem_core.config import SETS, InputError, SourceOptions
+from clipmem_core.config import SETS, SourceOptions
 from clipmem_core.dataset.readers import columnar, folders, shards, tables
 from clipmem_core.dataset.readers.paths import (
     DELIMITED_SUFFIXES,
@@ -20,6 +20,7 @@ from clipmem_core.dataset.readers.paths import (
 from clipmem_core.dataset.readers.records import Rows, merge_rows
 from clipmem_core.dataset.readers.remote import fetch_from_hub, fetch_source, is_hub_name
 from clipmem_core.dataset.scenes import drawing
+from clipmem_core.io import InputError
 
 DRAWN = "scenes"
 KNOWN_SOURCES = (

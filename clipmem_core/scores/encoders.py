@@ -20,7 +20,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from clipmem_core.columns import ALIGNMENT, CLIPMEM_IMAGE, CLIPMEM_TEXT, EXTERNAL, SHARED
-from clipmem_core.config import InputError
+from clipmem_core.io import InputError
 from clipmem_core.scores.alignment import external_means, leave_out, pair_terms, unit
 from clipmem_core.scores.membership import MemberSides, side_means
 

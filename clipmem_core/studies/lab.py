@@ -47,8 +47,8 @@ from clipmem_core.audit.store import (
     write_json,
     write_table,
 )
-from clipmem_core.config import InputError, ineffective_fields
-from clipmem_core.io import read_json
+from clipmem_core.config import ineffective_fields
+from clipmem_core.io import InputError, read_json
 from clipmem_core.scores.attacks import BAVARIA, FEWEST_MEMBERS, attack, roc
 from clipmem_core.scores.membership import MemberSides, side_means
 from clipmem_core.studies.arm import (

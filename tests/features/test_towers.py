@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from clipmem_core.audit.open_clip_towers import image_tower, open_clip_towers, text_tower
-from clipmem_core.config import InputError
 from clipmem_core.features import towers
 from clipmem_core.features.towers import (
     LITE,
@@ -20,6 +19,7 @@ from clipmem_core.features.towers import (
     efficientnet_lite,
     minilm,
 )
+from clipmem_core.io import InputError
 from clipmem_core.training.model import build_model, tokenize
 
 REFERENCE = "what it is compared with is not installed: pip install -r tests/requirements.txt"

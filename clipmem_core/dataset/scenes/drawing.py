@@ -11,7 +11,6 @@ from PIL import Image, ImageDraw
 from PIL.ImageColor import getrgb
 
 from clipmem_core import columns as c
-from clipmem_core.config import InputError
 from clipmem_core.dataset.scenes.contents import (
     COPY,
     PICTURE,
@@ -35,7 +34,7 @@ from clipmem_core.dataset.scenes.objects import (
     read_data,
     rotation,
 )
-from clipmem_core.io import replacing
+from clipmem_core.io import InputError, replacing
 
 Ink = Rgb | str  # a colour, or its hexadecimal code
 
