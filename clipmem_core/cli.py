@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args
 
 from clipmem_core import __version__
 from clipmem_core import config as configs
-from clipmem_core.config import AuditConfig, InputError, SourceOptions, preset_config
+from clipmem_core.config import AuditConfig, SourceOptions, preset_config
+from clipmem_core.io import InputError
 
 if TYPE_CHECKING:  # a command imports only what it needs, to start faster
     from clipmem_core.audit.console import RichScreen

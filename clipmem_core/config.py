@@ -10,7 +10,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
-from clipmem_core.facts import Affected, Facts, InputError, Part, Slider, control, option
+from clipmem_core.facts import Affected, Facts, Part, Slider, control, option
+from clipmem_core.io import InputError
 from clipmem_core.mitigations import MitigationConfig
 
 DATA_VARIABLE = "CLIPMEM_DATA"

@@ -12,11 +12,6 @@ Part = Literal[
 ]
 
 
-class InputError(ValueError):
-    """A mistake in the input, in one line that says what to do. The command line ends with exit
-    code 2."""
-
-
 @dataclass(frozen=True)
 class Slider:
     """A field's slider: range, step, usual value once switched on, and other fields that this sets

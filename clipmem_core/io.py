@@ -17,8 +17,6 @@ import numpy as np
 from pyarrow import ArrowException
 from pydantic import TypeAdapter, ValidationError
 
-from clipmem_core.config import InputError
-
 _adapter_of: Callable[[Any], TypeAdapter[Any]] = functools.cache(TypeAdapter)
 DELETE = "delete the audit's folder and run it again"
 _MEMORY = "memory ran out: close other programs, or raise the limit (ulimit -v)"
@@ -46,6 +44,11 @@ _FAULTS = {
         (errno.EACCES, errno.EPERM, errno.EROFS), "may not be used: change its permissions"
     ),
 }
+
+
+class InputError(ValueError):
+    """A mistake in the input, in one line that says what to do. The command line ends with exit
+    code 2."""
 
 
 def shortage(error: BaseException) -> str:

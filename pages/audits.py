@@ -9,7 +9,6 @@ import streamlit as st
 from clipmem_core.audit import status as s
 from clipmem_core.audit.jobs import jobs_folder
 from clipmem_core.audit.store import CONFIG
-from clipmem_core.config import InputError
 from clipmem_core.dashboard.new_audit import draw_check, draw_request
 from clipmem_core.dashboard.page import (
     AUDIT,
@@ -21,6 +20,7 @@ from clipmem_core.dashboard.page import (
 )
 from clipmem_core.dashboard.plain import bytes_in_words, draw_fault, explained_errors, show_strong
 from clipmem_core.dashboard.running import draw_progress
+from clipmem_core.io import InputError
 
 VIEWS = {"list": "All audits", "start": "Start an audit"}
 VIEW = "view"  # in the address

@@ -12,7 +12,6 @@ from streamlit.delta_generator import DeltaGenerator
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import queues
 from clipmem_core.columns import CLIPMEM, REVIEW_PLACE
-from clipmem_core.config import InputError
 from clipmem_core.dashboard.deciding import (
     BADGES,
     REVIEW,
@@ -51,6 +50,7 @@ from clipmem_core.dashboard.plain import (
     read_verdict,
     show_text,
 )
+from clipmem_core.io import InputError
 from clipmem_core.review.bulk_edit import preview
 from clipmem_core.review.cards import BY_CAPTION, MARKS, cards
 from clipmem_core.review.decisions import KEEP, REMOVE, open_review

@@ -5,12 +5,12 @@ import pandas as pd
 import streamlit as st
 
 from clipmem_core.audit.store import Audit
-from clipmem_core.config import InputError
 from clipmem_core.dashboard import tradeoff as t
 from clipmem_core.dashboard.controls import PARAMETER, draw_setting
 from clipmem_core.dashboard.lab import ask, enough_members, follow, shown_errors
 from clipmem_core.dashboard.page import PAGE, choose_listed, open_page, write
 from clipmem_core.dashboard.plain import draw_fault, explained_errors, show_command, show_strong
+from clipmem_core.io import InputError
 from clipmem_core.studies import lab
 from clipmem_core.studies import results as r
 from clipmem_core.studies.arm import NONE

@@ -9,7 +9,8 @@ from PIL import Image
 from clipmem_core import cli
 from clipmem_core.audit.jobs import resume_arguments
 from clipmem_core.cli import main, parse
-from clipmem_core.config import InputError, preset_config
+from clipmem_core.config import preset_config
+from clipmem_core.io import InputError
 from tests.fixtures import make_audit
 
 Captured = pytest.CaptureFixture[str]

@@ -16,7 +16,7 @@ from clipmem_core.audit import store
 from clipmem_core.audit.prepare import pixels_folder
 from clipmem_core.audit.settings import towers_of
 from clipmem_core.audit.store import Audit
-from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.config import AuditConfig
 from clipmem_core.dataset.checks import (
     CHECKS,
     VERSION,
@@ -28,7 +28,7 @@ from clipmem_core.dataset.checks import (
 )
 from clipmem_core.dataset.pictures import PictureError
 from clipmem_core.dataset.pixels import open_pixels
-from clipmem_core.io import write_once
+from clipmem_core.io import InputError, write_once
 from clipmem_core.training.names import model_config
 
 NEAR_DUPLICATE_OF = "near_duplicate_of"

@@ -21,7 +21,8 @@ from clipmem_core.audit.pipeline import (
 from clipmem_core.audit.prepare import load_data_set
 from clipmem_core.audit.setup import check_same, write_audit
 from clipmem_core.audit.store import Audit
-from clipmem_core.config import AuditConfig, InputError, data_folder
+from clipmem_core.config import AuditConfig, data_folder
+from clipmem_core.io import InputError
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.membership import Membership, protocol_of, replicate_rows
 from clipmem_core.training.model import load_weights

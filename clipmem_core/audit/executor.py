@@ -20,8 +20,7 @@ from pathlib import Path
 from clipmem_core.audit.jobs import python_path
 from clipmem_core.audit.status import MemberProgress, member_progress, second_names
 from clipmem_core.audit.store import Audit
-from clipmem_core.config import InputError
-from clipmem_core.io import keep_memory, shortage
+from clipmem_core.io import InputError, keep_memory, shortage
 
 SECONDS_BETWEEN_POLLS = 0.1
 STDERR = ".stderr"

@@ -18,14 +18,14 @@ from clipmem_core.audit import prepare, store
 from clipmem_core.audit.executor import Executor, Task, TaskEvents, program_of
 from clipmem_core.audit.settings import Towers, towers_of
 from clipmem_core.audit.store import Audit, MemberRecord, Record
-from clipmem_core.config import AuditConfig, InputError, data_folder, fingerprint
+from clipmem_core.config import AuditConfig, data_folder, fingerprint
 from clipmem_core.dataset.pixels import open_pixels
 from clipmem_core.draws import draw_keys
 from clipmem_core.embeddings import write_vectors
 from clipmem_core.features.cache import ComputeShards
 from clipmem_core.features.embed import image_features, text_features
 from clipmem_core.features.towers import Opened, Tower
-from clipmem_core.io import save_array, write_once
+from clipmem_core.io import InputError, save_array, write_once
 from clipmem_core.mitigations import Vocabulary, mitigations_of, pairs_with
 from clipmem_core.scores import detectors
 from clipmem_core.scores.utility import linear_probe, retrieval_recalls, zero_shot

@@ -34,8 +34,8 @@ from clipmem_core.audit.pipeline import Screen, ensure_pixels
 from clipmem_core.audit.setup import MAY_DIFFER
 from clipmem_core.audit.status import MemberProgress, last_line
 from clipmem_core.audit.store import Audit
-from clipmem_core.config import InputError, as_dict, fingerprint
-from clipmem_core.io import read_json, replacing
+from clipmem_core.config import as_dict, fingerprint
+from clipmem_core.io import InputError, read_json, replacing
 from clipmem_core.scores.utility import linear_probe
 from clipmem_core.training.model import Model, autocast, image_blocks
 from clipmem_core.training.names import CHECKPOINT, LOG

@@ -28,8 +28,8 @@ from clipmem_core.audit.prepare import DataSet
 from clipmem_core.audit.status import FEATURES, LOG, TRAINING, WORDS, Screen, member_progress
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import RELIABILITY, SECOND_LEFT_OUT, judge
-from clipmem_core.config import AuditConfig, InputError
-from clipmem_core.io import DELETE, reading, save_array
+from clipmem_core.config import AuditConfig
+from clipmem_core.io import DELETE, InputError, reading, save_array
 from clipmem_core.scores.evidence import Probabilities, draw_decoys, probabilities
 from clipmem_core.scores.membership import Membership, side_means
 from clipmem_core.scores.prevalence import SECOND_ROUND_FROM, likely_wrong

@@ -29,10 +29,10 @@ from clipmem_core.audit.prepare import DataSet, FeatureRows
 from clipmem_core.audit.settings import check_config, resolve
 from clipmem_core.audit.setup import check_same
 from clipmem_core.audit.store import Audit
-from clipmem_core.config import AuditConfig, InputError, as_dict, data_folder
+from clipmem_core.config import AuditConfig, as_dict, data_folder
 from clipmem_core.dataset.checks import CHECKS, Captions, check_captions
 from clipmem_core.dataset.source import check_source, read_source
-from clipmem_core.io import parse_json
+from clipmem_core.io import InputError, parse_json
 from clipmem_core.scores.membership import MIN_PAIRS
 
 _SHOWN = 5  # pairs, and reasons of a check

@@ -16,7 +16,7 @@ import pyarrow as pa
 from clipmem_core import columns as c
 from clipmem_core.audit.settings import towers_of
 from clipmem_core.audit.store import Audit, pair_blocks, read_prepared, write_prepared
-from clipmem_core.config import AuditConfig, InputError, data_folder, fingerprint
+from clipmem_core.config import AuditConfig, data_folder, fingerprint
 from clipmem_core.dataset.duplicates import alike_by_features, near_duplicate_clusters
 from clipmem_core.dataset.injected_errors import inject_miscaptions
 from clipmem_core.dataset.pixels import Pixels, check_pictures
@@ -33,6 +33,7 @@ from clipmem_core.features.precomputed import (
     open_features,
     stored_features,
 )
+from clipmem_core.io import InputError
 from clipmem_core.scores.membership import (
     Membership,
     Sides,

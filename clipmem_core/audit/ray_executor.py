@@ -20,8 +20,8 @@ from typing import Any
 
 from clipmem_core import __version__
 from clipmem_core.audit.executor import SECONDS_BETWEEN_POLLS, Task, TaskEvents, local_processes
-from clipmem_core.config import DATA_VARIABLE, InputError, data_folder
-from clipmem_core.io import shortage
+from clipmem_core.config import DATA_VARIABLE, data_folder
+from clipmem_core.io import InputError, shortage
 
 ADDRESS = "RAY_ADDRESS"
 RETRIES = 20  # of a task whose worker is lost; a failed task is not retried

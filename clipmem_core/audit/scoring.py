@@ -16,9 +16,8 @@ from clipmem_core.audit import prepare, store
 from clipmem_core.audit.prepare import membership_of, sides_of
 from clipmem_core.audit.store import Audit, Record
 from clipmem_core.audit.verdict import BASIS, WRONG
-from clipmem_core.config import InputError
 from clipmem_core.dataset.checks import CHECKS
-from clipmem_core.io import naming
+from clipmem_core.io import InputError, naming
 from clipmem_core.scores import attacks, detectors, memorization
 from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE, pair_terms
 from clipmem_core.scores.detection import detection_table

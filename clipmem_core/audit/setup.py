@@ -15,13 +15,13 @@ from clipmem_core.audit.store import Audit, Record
 from clipmem_core.config import (
     FIELDS,
     AuditConfig,
-    InputError,
     affecting,
     as_dict,
     data_folder,
     fingerprint,
     flat,
 )
+from clipmem_core.io import InputError
 from clipmem_core.scores.membership import Membership
 from clipmem_core.training.names import model_config
 

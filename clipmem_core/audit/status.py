@@ -15,7 +15,7 @@ import pandas as pd
 from clipmem_core.audit import store
 from clipmem_core.audit.jobs import Job, audit_task, jobs_folder, list_job_names, tail
 from clipmem_core.audit.store import Audit, is_name
-from clipmem_core.config import InputError
+from clipmem_core.io import InputError
 from clipmem_core.training.names import CHECKPOINT, LOG
 
 CHANCE_SHARE = 0.98  # of ln(batch_size), the loss of a random guess within a batch

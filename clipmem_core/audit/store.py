@@ -24,9 +24,9 @@ from typing_extensions import TypedDict
 
 from clipmem_core import columns as c
 from clipmem_core.audit.settings import check_fields
-from clipmem_core.config import SETS, AuditConfig, InputError, as_dict, data_folder
+from clipmem_core.config import SETS, AuditConfig, as_dict, data_folder
 from clipmem_core.embeddings import Vectors, read_vectors
-from clipmem_core.io import DELETE, read_json, reading, replacing
+from clipmem_core.io import DELETE, InputError, read_json, reading, replacing
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
 VERSION = 5  # of an audit's folder; other versions cannot be read

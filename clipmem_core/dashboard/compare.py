@@ -9,11 +9,12 @@ import streamlit as st
 
 from clipmem_core.audit.store import PAIRS, SCORES, Audit, is_name, list_audits
 from clipmem_core.columns import CLIPMEM, PAIR_ID, SHA256
-from clipmem_core.config import InputError, as_dict, flat
+from clipmem_core.config import as_dict, flat
 from clipmem_core.dashboard.cards import Sides, draw_change_cards
 from clipmem_core.dashboard.page import AUDIT, CHOICE, PAGE, choose_listed, draw_pages, read_page
 from clipmem_core.dashboard.plain import number, pairs_in_words, show_command, show_text, signed
 from clipmem_core.figures.audit_scores import comparison_figure
+from clipmem_core.io import InputError
 from clipmem_core.review.compare import Comparison, compare
 from clipmem_core.review.queries import cached, fetch_arrow
 from clipmem_core.scores.registry import BY_NAME, words

@@ -14,9 +14,10 @@ import streamlit as st
 from clipmem_core import columns as c
 from clipmem_core.audit.settings import check_config
 from clipmem_core.audit.store import MEMBERSHIP, PAIRS, Audit, caption_counts
-from clipmem_core.config import FIELDS, MODIFIERS, AuditConfig, InputError, Slider
+from clipmem_core.config import FIELDS, MODIFIERS, AuditConfig, Slider
 from clipmem_core.dashboard.page import PAGE, choose_listed, write
 from clipmem_core.dashboard.plain import one_line, one_line_errors, show_text
+from clipmem_core.io import InputError
 from clipmem_core.mitigations import AHEAD_GROUP
 from clipmem_core.review.decisions import decided_for
 from clipmem_core.review.queries import cached

@@ -18,10 +18,10 @@ import streamlit as st
 from clipmem_core.audit.check_table import stored_checks
 from clipmem_core.audit.store import Audit
 from clipmem_core.columns import REVIEW_PLACE
-from clipmem_core.config import InputError
 from clipmem_core.dashboard.page import BROWSE, link
 from clipmem_core.dashboard.plain import one_line, pairs_in_words, show_strong, show_text
 from clipmem_core.glossary import P_WRONG, meaning
+from clipmem_core.io import InputError
 from clipmem_core.review.cards import PairCard
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, open_review
 from clipmem_core.review.rows import check_counts, score_span

@@ -13,7 +13,6 @@ import streamlit as st
 from clipmem_core.audit.status import DONE, state_of
 from clipmem_core.audit.store import PAIRS, Audit, audits_folder
 from clipmem_core.columns import CAPTIONS, PAIR_ID
-from clipmem_core.config import InputError
 from clipmem_core.dashboard import plain
 from clipmem_core.dashboard.cards import draw_card_picture, start_thumbnails
 from clipmem_core.dashboard.deciding import BADGES, locked_session, undo
@@ -33,6 +32,7 @@ from clipmem_core.dashboard.page import (
 from clipmem_core.dashboard.running import draw_progress, draw_task
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.export import reaudit
+from clipmem_core.io import InputError
 from clipmem_core.review.bulk_edit import word_changes
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.decisions import (

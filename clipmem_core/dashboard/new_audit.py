@@ -14,13 +14,14 @@ from clipmem_core.audit.jobs import audit_task, cancel
 from clipmem_core.audit.preflight import Request, check_request, find_check
 from clipmem_core.audit.settings import audit_name
 from clipmem_core.audit.store import CONFIG, audits_folder, is_name
-from clipmem_core.config import FIELDS, PRESETS, AuditConfig, InputError, SourceOptions, data_folder
+from clipmem_core.config import FIELDS, PRESETS, AuditConfig, SourceOptions, data_folder
 from clipmem_core.dashboard.page import draw_set
 from clipmem_core.dashboard.plain import draw_fault, explained_errors
 from clipmem_core.dataset.source import DRAWN, check_source, lacks_captions
 from clipmem_core.export.cleaned import CLEANED
 from clipmem_core.glossary import DRAWN as DRAWN_SET
 from clipmem_core.glossary import PROTOCOL, meaning
+from clipmem_core.io import InputError
 from clipmem_core.scores.membership import MIN_PAIRS
 
 MAIN = ("epochs", "batch_size", "captions", "inject_miscaptions", "drop_near_duplicates", "seed")

@@ -15,7 +15,7 @@ from typing import Any
 import streamlit as st
 
 from clipmem_core.audit.store import Audit
-from clipmem_core.config import InputError
+from clipmem_core.io import InputError
 
 LIMIT = 1000  # characters of a message
 _LINES = 6

@@ -29,9 +29,9 @@ from starlette.websockets import WebSocketClose
 
 from clipmem_core.audit.store import MEMBERSHIP, PAIRS, Audit, audits_folder, is_name
 from clipmem_core.columns import CAPTION, IMAGE, P_WRONG, PAIR_ID, REVIEW_PLACE
-from clipmem_core.config import InputError
 from clipmem_core.dashboard.cards import FULL_SIDE, LARGE_SIDE, SIDE, WORKERS, thumbnail
 from clipmem_core.dashboard.plain import number, one_line
+from clipmem_core.io import InputError
 from clipmem_core.review.bulk_edit import Batch, store
 from clipmem_core.review.cards import (
     cards,

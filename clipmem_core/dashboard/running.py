@@ -7,7 +7,6 @@ import streamlit as st
 
 from clipmem_core.audit import status as s
 from clipmem_core.audit.jobs import Job, Task, audit_task, cancel, resume_arguments
-from clipmem_core.config import InputError
 from clipmem_core.dashboard.plain import (
     draw_fault,
     duration,
@@ -16,6 +15,7 @@ from clipmem_core.dashboard.plain import (
     show_text,
 )
 from clipmem_core.glossary import DRAWN, meaning
+from clipmem_core.io import InputError
 
 FIRST = "scenes"
 STAGES = {

@@ -24,7 +24,8 @@ from xml.parsers import expat
 
 from filelock import FileLock
 
-from clipmem_core.config import SETS, InputError
+from clipmem_core.config import SETS
+from clipmem_core.io import InputError
 
 Report = Callable[[str], None]
 

@@ -14,7 +14,7 @@ import pandas as pd
 import scipy
 
 from clipmem_core import columns as c
-from clipmem_core.config import InputError
+from clipmem_core.io import InputError
 
 SWAP_SHARES = (0.05, 0.2, 0.4)
 # a pair gets one of the nearest usable captions among those considered

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from clipmem_core.config import SETS, InputError, SourceOptions
+from clipmem_core.config import SETS, SourceOptions
 from clipmem_core.dataset.readers import columnar, folders, shards, tables
 from clipmem_core.dataset.readers.paths import is_url
 from clipmem_core.dataset.readers.records import Rows, merge_rows
 from clipmem_core.dataset.readers.remote import fetch, fetch_from_hub, is_hub_name
 from clipmem_core.dataset.scenes import drawing
+from clipmem_core.io import InputError
 
 DRAWN = "scenes"
 FORMATS = (

@@ -17,10 +17,9 @@ from PIL import Image
 
 from clipmem_core.audit.store import PAIRS, Audit, reading
 from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
-from clipmem_core.config import InputError
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.dataset.readers.paths import picture_fault, tidy
-from clipmem_core.io import replacing_folder
+from clipmem_core.io import InputError, replacing_folder
 from clipmem_core.review.decisions import FOR_OTHER, REMOVE, open_review
 
 _ROW = "row"  # the pair's row in the audit

@@ -21,12 +21,12 @@ from filelock import FileLock, Timeout
 
 from clipmem_core.audit.store import MAX_NAME, PAIRS, SCORES, Audit
 from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
-from clipmem_core.config import DEFAULT_PRESET, InputError, data_folder, did_you_mean
+from clipmem_core.config import DEFAULT_PRESET, data_folder, did_you_mean
 from clipmem_core.dataset.readers.containers import scan_tar, split_reference
 from clipmem_core.dataset.readers.paths import is_picture, normal_reference
 from clipmem_core.export import cleaned as d
 from clipmem_core.export.cleaned import RECAPTIONED, Cleaned, Progress, counted
-from clipmem_core.io import replacing, replacing_folder
+from clipmem_core.io import InputError, replacing, replacing_folder
 from clipmem_core.review.bulk_edit import word_changes
 from clipmem_core.review.cards import LISTED, OWN_CAPTIONS, listed_scores
 from clipmem_core.review.decisions import (

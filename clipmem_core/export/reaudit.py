@@ -24,10 +24,10 @@ from clipmem_core.audit.store import (
     list_audits,
     write_json,
 )
-from clipmem_core.config import SETS, AuditConfig, InputError, SourceOptions, data_folder
+from clipmem_core.config import SETS, AuditConfig, SourceOptions, data_folder
 from clipmem_core.export.cleaned import CLEANED, IMAGES, beside, check_root, clean
 from clipmem_core.export.formats import write_csv
-from clipmem_core.io import read_json
+from clipmem_core.io import InputError, read_json
 from clipmem_core.review.decisions import open_review
 
 AGAIN = "again.json"

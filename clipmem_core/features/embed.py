@@ -20,7 +20,6 @@ from filelock import FileLock
 from torch.nn import functional
 
 from clipmem_core import columns as c
-from clipmem_core.config import InputError
 from clipmem_core.dataset.pictures import GAP, PictureError, decode, resize
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.dataset.workers import cores
@@ -28,7 +27,15 @@ from clipmem_core.embeddings import Vectors
 from clipmem_core.features import cache
 from clipmem_core.features.cache import ComputeShards, FeatureStore
 from clipmem_core.features.towers import Opened, Tower, image_tower, text_tower
-from clipmem_core.io import keep_memory, naming, read_json, replacing, save_array, shortage
+from clipmem_core.io import (
+    InputError,
+    keep_memory,
+    naming,
+    read_json,
+    replacing,
+    save_array,
+    shortage,
+)
 from clipmem_core.scores.alignment import unit
 
 IMAGE_BATCH = {"fp32": 16, "amp_bf16": 8}  # pictures: larger batches leave the processor's caches

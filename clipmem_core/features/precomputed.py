@@ -25,13 +25,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipmem_core import columns as c
-from clipmem_core.config import InputError, SourceOptions, as_dict, data_folder, fingerprint
+from clipmem_core.config import SourceOptions, as_dict, data_folder, fingerprint
 from clipmem_core.dataset.readers.columnar import read_arrow_files, read_schema
 from clipmem_core.dataset.readers.paths import as_name, is_missing, tidy
 from clipmem_core.dataset.readers.records import Row
 from clipmem_core.dataset.readers.tables import read_delimited, read_jsonl
 from clipmem_core.embeddings import Vectors, read_vectors, write_vectors
-from clipmem_core.io import naming, replacing_folder, shortage
+from clipmem_core.io import InputError, naming, replacing_folder, shortage
 
 BLOCK = 65_536  # rows checked and copied at a time
 SIDES = ("image", "text")

@@ -22,9 +22,9 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from clipmem_core.config import InputError
 from clipmem_core.dataset.readers.remote import hub_answers
 from clipmem_core.features.cache import tower_key
+from clipmem_core.io import InputError
 from clipmem_core.mitigations import can_cut_text
 from clipmem_core.training.model import (
     autocast,

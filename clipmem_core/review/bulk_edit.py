@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from clipmem_core.audit.store import PAIRS, Audit
 from clipmem_core.columns import CAPTIONS, PAIR_ID
-from clipmem_core.config import InputError
+from clipmem_core.io import InputError
 from clipmem_core.review import log as events
 from clipmem_core.review.decisions import (
     Edit,

@@ -16,9 +16,9 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.audit.check_table import ensure_checks
 from clipmem_core.audit.store import CAPTION_TABLE, PAIRS, SCORES, WORD_TABLE, Audit, read_table
-from clipmem_core.config import InputError
 from clipmem_core.dataset.pictures import decode
 from clipmem_core.dataset.readers.containers import read_bytes
+from clipmem_core.io import InputError
 from clipmem_core.review.decisions import Decision, open_review
 from clipmem_core.review.queries import (
     check_captions,

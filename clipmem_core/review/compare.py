@@ -9,7 +9,8 @@ import scipy
 
 from clipmem_core import columns as c
 from clipmem_core.audit.store import PAIRS, SCORES, Audit
-from clipmem_core.config import FIELDS, InputError, as_dict, flat
+from clipmem_core.config import FIELDS, as_dict, flat
+from clipmem_core.io import InputError
 from clipmem_core.review.queries import CAPTION_KEY, ROW, cached, fetch_all, number
 from clipmem_core.review.rows import misfit_note
 from clipmem_core.scores.detection import (

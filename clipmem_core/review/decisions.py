@@ -20,7 +20,8 @@ import pyarrow as pa
 
 from clipmem_core.audit.store import PAIRS, SCORES, Audit, check_name
 from clipmem_core.columns import CAPTIONS, PAIR_ID
-from clipmem_core.config import InputError, data_folder
+from clipmem_core.config import data_folder
+from clipmem_core.io import InputError
 from clipmem_core.review import log as events
 from clipmem_core.review import queries as t
 from clipmem_core.review.log import CHOICES, KEEP, RECAPTION, REMOVE

@@ -42,9 +42,8 @@ from clipmem_core.audit.store import (
     read_embeddings,
     read_prepared,
 )
-from clipmem_core.config import InputError
 from clipmem_core.embeddings import Vectors
-from clipmem_core.io import read_json, replacing
+from clipmem_core.io import InputError, read_json, replacing
 from clipmem_core.review import search
 from clipmem_core.review.queries import ROW, cached, fetch_pairs
 from clipmem_core.scores import detectors

@@ -25,8 +25,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from clipmem_core.config import InputError
-from clipmem_core.io import replacing
+from clipmem_core.io import InputError, replacing
 
 KEEP = "keep"
 REMOVE = "remove"

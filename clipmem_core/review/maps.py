@@ -25,8 +25,8 @@ from clipmem_core.audit.store import (
     write_table,
 )
 from clipmem_core.columns import GROUP, INJECTED, LABEL
-from clipmem_core.config import InputError, data_folder, fingerprint
-from clipmem_core.io import write_once
+from clipmem_core.config import data_folder, fingerprint
+from clipmem_core.io import InputError, write_once
 from clipmem_core.review.queries import ROW, fetch_arrow, mismatched_tables, number
 from clipmem_core.review.search import EMBEDDINGS, embeddings_path
 from clipmem_core.review.selection import MAP_X, MAP_Y

@@ -24,7 +24,7 @@ from clipmem_core.audit.store import (
     caption_counts,
 )
 from clipmem_core.columns import CAPTIONS, PAIR_ID
-from clipmem_core.config import InputError
+from clipmem_core.io import InputError
 
 ROW = "file_row_number"
 Columns = dict[str, np.ndarray]

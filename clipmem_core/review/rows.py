@@ -10,8 +10,8 @@ import numpy as np
 from clipmem_core import columns as c
 from clipmem_core.audit.check_table import NEAR_DUPLICATE_OF, ensure_checks, stored_checks
 from clipmem_core.audit.store import PAIRS, SCORES, Audit
-from clipmem_core.config import InputError
 from clipmem_core.dataset.checks import CHECKS
+from clipmem_core.io import InputError
 from clipmem_core.review import queries as t
 from clipmem_core.review import selection as s
 from clipmem_core.review.decisions import CODES, UNDECIDED_CODE, decided, open_review

@@ -13,7 +13,7 @@ from clipmem_core import columns as c
 from clipmem_core.audit import unit_tables as t
 from clipmem_core.audit.store import MEMBERSHIP, PAIRS, Audit, read_embeddings
 from clipmem_core.audit.verdict import FLAT
-from clipmem_core.config import InputError
+from clipmem_core.io import InputError
 from clipmem_core.review import search as s
 from clipmem_core.review.cards import LISTED, OWN_CAPTIONS, listed_scores
 from clipmem_core.review.queries import cached, fetch_all, fetch_numbered, number

@@ -25,8 +25,9 @@ from clipmem_core.audit.store import (
     open_embeddings,
 )
 from clipmem_core.columns import CAPTIONS, GROUP, PAIR_ID
-from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.config import AuditConfig
 from clipmem_core.embeddings import Vectors, nearest_rows
+from clipmem_core.io import InputError
 from clipmem_core.mitigations import Vocabulary
 from clipmem_core.review.queries import ROW, cached, fetch_columns, fetch_numbered, find_row
 from clipmem_core.review.selection import CAPTION, IMAGE_SIDE, PICTURE, TEXT_SIDE

@@ -20,7 +20,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from clipmem_core.columns import CLIPMEM_IMAGE, CLIPMEM_TEXT, EXTERNAL, SHARED
-from clipmem_core.config import InputError
+from clipmem_core.io import InputError
 from clipmem_core.scores.alignment import external_means, leave_out, unit
 from clipmem_core.scores.membership import Sides
 

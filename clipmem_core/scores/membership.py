@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clipmem_core.columns import CANDIDATE, EXTERNAL, INDEPENDENT, SCORED, SHARED
-from clipmem_core.config import InputError
+from clipmem_core.io import InputError
 
 MIN_PAIRS = 200
 MIN_GROUP = 50

@@ -13,16 +13,9 @@ import numpy as np
 
 from clipmem_core import columns as c
 from clipmem_core.audit.store import Audit, read_prepared
-from clipmem_core.config import (
-    ARM_FIELDS,
-    FIELDS,
-    MODIFIERS,
-    AuditConfig,
-    InputError,
-    fingerprint,
-    switched_on,
-)
+from clipmem_core.config import ARM_FIELDS, FIELDS, MODIFIERS, AuditConfig, fingerprint, switched_on
 from clipmem_core.draws import draw_keys, hashed
+from clipmem_core.io import InputError
 from clipmem_core.mitigations import ADAPTIVE
 
 NONE = "none"

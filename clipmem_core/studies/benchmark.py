@@ -39,14 +39,7 @@ from clipmem_core.audit.store import (
     write_table,
 )
 from clipmem_core.audit.word_table import predict_words, read_words, surprises, words_of
-from clipmem_core.config import (
-    AuditConfig,
-    InputError,
-    affecting,
-    as_dict,
-    data_folder,
-    switched_on,
-)
+from clipmem_core.config import AuditConfig, affecting, as_dict, data_folder, switched_on
 from clipmem_core.dataset.injected_errors import (
     ERROR_KINDS,
     WORD_KINDS,
@@ -56,6 +49,7 @@ from clipmem_core.dataset.injected_errors import (
 )
 from clipmem_core.dataset.pixels import Pixels
 from clipmem_core.dataset.source import RawPairs
+from clipmem_core.io import InputError
 from clipmem_core.scores.detection import (
     AUROC,
     AVERAGE_PRECISION,

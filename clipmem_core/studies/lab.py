@@ -47,8 +47,8 @@ from clipmem_core.audit.store import (
     write_json,
     write_table,
 )
-from clipmem_core.config import InputError, ineffective_fields
-from clipmem_core.io import read_json
+from clipmem_core.config import ineffective_fields
+from clipmem_core.io import InputError, read_json
 from clipmem_core.scores.attacks import ALIGNMENT, BAVARIA, FEWEST, attack, roc, shadows_of
 from clipmem_core.scores.membership import Sides, side_means
 from clipmem_core.studies.arm import (

@@ -38,9 +38,8 @@ from clipmem_core.audit.store import (
     read_utility,
     write_json,
 )
-from clipmem_core.config import InputError
 from clipmem_core.features.embed import text_features
-from clipmem_core.io import save_array
+from clipmem_core.io import InputError, save_array
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.encoders import contributions
 from clipmem_core.studies import lab

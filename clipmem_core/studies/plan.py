@@ -7,7 +7,8 @@ are evaluated on that caption and on uncropped pictures, which every arm trains 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from clipmem_core.config import AuditConfig, InputError, did_you_mean
+from clipmem_core.config import AuditConfig, did_you_mean
+from clipmem_core.io import InputError
 from clipmem_core.studies.arm import RANKINGS, REMOVAL, Arm, Removal
 
 # The config fields that studies set unless they are typed

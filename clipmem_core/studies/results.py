@@ -17,7 +17,8 @@ from clipmem_core import columns as c
 from clipmem_core.audit.console import machine_line, make_table, plain, write_csv
 from clipmem_core.audit.settings import typed, typed_flags
 from clipmem_core.audit.store import Audit
-from clipmem_core.config import InputError, affecting
+from clipmem_core.config import affecting
+from clipmem_core.io import InputError
 from clipmem_core.scores.seeds import MIN_REPLICATES, holm, paired_difference
 from clipmem_core.studies import lab
 from clipmem_core.studies.arm import NONE, Arm

@@ -20,7 +20,8 @@ from clipmem_core.audit.prepare import (
 )
 from clipmem_core.audit.setup import differing_fields, write_audit
 from clipmem_core.audit.store import Audit, acquire_lock, write_json
-from clipmem_core.config import AuditConfig, InputError, affecting, as_dict, ineffective_fields
+from clipmem_core.config import AuditConfig, affecting, as_dict, ineffective_fields
+from clipmem_core.io import InputError
 from clipmem_core.studies.arm import DECISIONS, REMOVAL, Arm, Decided, without_idle
 from clipmem_core.studies.lab import NO_RANKING, begin
 from clipmem_core.studies.lab_training import run_arms

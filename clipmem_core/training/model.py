@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipmem_core.config import InputError
 from clipmem_core.dataset.readers.remote import hub_answers
+from clipmem_core.io import InputError
 from clipmem_core.mitigations import can_cut_text
 from clipmem_core.training.names import CHECKPOINT, model_config, model_file
 from clipmem_core.training.views import TrainingData, Views

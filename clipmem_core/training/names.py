@@ -4,8 +4,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from clipmem_core.config import InputError
-from clipmem_core.io import read_json
+from clipmem_core.io import InputError, read_json
 
 CHECKPOINT = "checkpoint.pt"  # an open_clip state dict
 TRAJECTORY = "trajectory.npy"

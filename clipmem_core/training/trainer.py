@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipmem_core.columns import ALIGNMENT
-from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.config import AuditConfig
 from clipmem_core.draws import CAPTION, ORDER, hashed
-from clipmem_core.io import replacing, save_array, shortage
+from clipmem_core.io import InputError, replacing, save_array, shortage
 from clipmem_core.mitigations import ADAPTIVE, Batch, Mitigation, can_cut_text, mitigations_of
 from clipmem_core.scores.alignment import external_means, pair_terms
 from clipmem_core.training.model import (

@@ -16,7 +16,7 @@ from clipmem_core.audit.checkpoints import (
     score_checkpoints,
 )
 from clipmem_core.audit.store import Audit, read_embeddings
-from clipmem_core.config import InputError
+from clipmem_core.io import InputError
 from clipmem_core.scores.alignment import pair_terms
 from tests.audit.small import PAPER, Silent, config_of, with_drawn_set
 from tests.conftest import Made

@@ -16,7 +16,7 @@ from clipmem_core.audit import ray_executor
 from clipmem_core.audit.executor import Task
 from clipmem_core.audit.pipeline import run_audit
 from clipmem_core.audit.ray_executor import ray_tasks, run_on_worker, versions
-from clipmem_core.config import InputError
+from clipmem_core.io import InputError
 from clipmem_core.training.model import build_model
 from tests.audit.small import Silent, config_of
 from tests.audit.test_jobs import until

@@ -9,7 +9,7 @@ import pytest
 from clipmem_core.audit.executor import Task, TaskEvents, local_processes, run_members
 from clipmem_core.audit.status import MemberProgress
 from clipmem_core.audit.store import Audit
-from clipmem_core.config import InputError
+from clipmem_core.io import InputError
 
 # What a member's process does, in place of training
 FINISH = "open(f'{sys.argv[1]}/text.faiss', 'w')"

@@ -20,7 +20,7 @@ from clipmem_core.audit.settings import checked_towers
 from clipmem_core.audit.store import Audit, read_prepared
 from clipmem_core.audit.unitmem import check_members
 from clipmem_core.cli import main
-from clipmem_core.config import InputError
+from clipmem_core.io import InputError
 from clipmem_core.scores.words import Words
 from clipmem_core.training.model import build_model
 from clipmem_core.training.word_model import WordModel

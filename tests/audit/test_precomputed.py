@@ -18,9 +18,10 @@ from clipmem_core.audit.scoring import UNUSABLE
 from clipmem_core.audit.store import CHECK_TABLE, Audit
 from clipmem_core.audit.verdict import WRONG
 from clipmem_core.cli import main, parse
-from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.config import AuditConfig
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.dataset.source import RawPairs
+from clipmem_core.io import InputError
 from clipmem_core.review.search import search
 from clipmem_core.scores.prevalence import whole_count
 from tests.audit.small import Silent

@@ -9,7 +9,8 @@ from clipmem_core.audit.preflight import Request, check_request, find_check
 from clipmem_core.audit.prepare import load_data_set
 from clipmem_core.audit.settings import resolve
 from clipmem_core.cli import main
-from clipmem_core.config import InputError, SourceOptions, preset_config
+from clipmem_core.config import SourceOptions, preset_config
+from clipmem_core.io import InputError
 from tests.audit.test_jobs import until
 
 TINY = preset_config("tiny")

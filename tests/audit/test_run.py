@@ -15,7 +15,8 @@ from clipmem_core.audit.prepare import draw_membership
 from clipmem_core.audit.settings import resolve
 from clipmem_core.audit.setup import check_same, grow
 from clipmem_core.audit.store import Audit, broken_files, file_sha256, write_table
-from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.config import SourceOptions
+from clipmem_core.io import InputError
 from tests.audit.small import ENSEMBLE, PAPER, Silent, config_of, with_drawn_set
 from tests.conftest import Made
 

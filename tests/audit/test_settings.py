@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 
 from clipmem_core.audit.settings import check_config, resolve
-from clipmem_core.config import InputError, preset_config
+from clipmem_core.config import preset_config
+from clipmem_core.io import InputError
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"protocol": "loo"}, "--protocol must be 'ensemble' or 'paper', not 'loo'"),

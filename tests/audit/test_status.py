@@ -17,7 +17,7 @@ from clipmem_core.audit.status import (
     training_seconds_left,
 )
 from clipmem_core.audit.store import Audit, acquire_lock
-from clipmem_core.config import InputError
+from clipmem_core.io import InputError
 from tests.fixtures import leave_job, make_audit
 
 

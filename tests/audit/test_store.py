@@ -12,7 +12,7 @@ import pytest
 from clipmem_core.audit.executor import Task, TaskEvents
 from clipmem_core.audit.pipeline import run_audit
 from clipmem_core.audit.store import VERSION, Audit, check_name, open_audit, write_json
-from clipmem_core.config import InputError
+from clipmem_core.io import InputError
 from tests.audit.small import ENSEMBLE, Silent, config_of
 from tests.conftest import Made
 

@@ -11,7 +11,7 @@ from clipmem_core.audit.paradigms import run_paradigms
 from clipmem_core.audit.store import MANIFEST, Audit
 from clipmem_core.audit.unit_tables import REFERENCES, paradigms_folder, read_paradigms, read_units
 from clipmem_core.audit.unitmem import run_units, say_units
-from clipmem_core.config import InputError
+from clipmem_core.io import InputError
 from tests.audit.small import Silent
 from tests.conftest import Made
 

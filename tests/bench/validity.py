@@ -32,7 +32,8 @@ from clipmem_core.audit.prepare import membership_of, sides_of
 from clipmem_core.audit.scoring import caption_table
 from clipmem_core.audit.store import TEXT_EMBEDDINGS, Audit, caption_counts, read_embeddings
 from clipmem_core.audit.word_table import read_words
-from clipmem_core.config import InputError, data_folder
+from clipmem_core.config import data_folder
+from clipmem_core.io import InputError
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.evidence import CaptionEvidence, probabilities
 from clipmem_core.scores.membership import Membership, Sides, replicate_rows, side_means

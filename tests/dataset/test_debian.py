@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from clipmem_core.config import InputError
 from clipmem_core.dataset import debian
 from clipmem_core.dataset.debian import DublinCore, read_dublin_core, write_captions
+from clipmem_core.io import InputError
 
 needs_dpkg = pytest.mark.skipif(
     shutil.which("dpkg-deb") is None, reason="dpkg-deb builds the packages"

@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.config import InputError
 from clipmem_core.dataset.injected_errors import (
     ERROR_KINDS,
     inject_errors,
     inject_miscaptions,
     picture_sources,
 )
+from clipmem_core.io import InputError
 
 ANIMALS = ["cat", "dog", "cow", "horse", "sheep"]
 PLACES = ["garden", "street", "house", "river"]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.config import InputError
 from clipmem_core.dataset.source import FORMATS
+from clipmem_core.io import InputError
 from tests.dataset.samples import draw, read
 
 TABLE = "image,caption\na.png,x\n"

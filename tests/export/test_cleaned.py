@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from clipmem_core.audit.setup import grow
 from clipmem_core.audit.store import Audit
-from clipmem_core.config import InputError
 from clipmem_core.export.cleaned import clean
 from clipmem_core.export.reaudit import (
     AGAIN,
@@ -20,6 +19,7 @@ from clipmem_core.export.reaudit import (
     read_comparison,
     reaudit,
 )
+from clipmem_core.io import InputError
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, open_review
 from tests.audit.small import Silent
 from tests.export.sources import audited, make_source

@@ -14,9 +14,9 @@ import pytest
 from clipmem_core.audit.prepare import DataSet, load_data_set
 from clipmem_core.audit.store import CAPTION_TABLE, MANIFEST, PAIRS, write_table
 from clipmem_core.cli import main, parse
-from clipmem_core.config import InputError
 from clipmem_core.export.cleaned import clean
 from clipmem_core.export.formats import FORMATS, Summary, write
+from clipmem_core.io import InputError
 from clipmem_core.review.decisions import RECAPTION, REMOVE, Edit, open_review
 from clipmem_core.scores.registry import EXPORT, scores_in
 from tests.audit.test_jobs import until

@@ -13,10 +13,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clipmem_core.config import DATA_VARIABLE, InputError
+from clipmem_core.config import DATA_VARIABLE
 from clipmem_core.features import cache, embed
 from clipmem_core.features.embed import faster, image_features, run_shards, text_features
 from clipmem_core.features.towers import Opened, Tower
+from clipmem_core.io import InputError
 
 
 @dataclass

@@ -9,8 +9,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.config import SourceOptions
 from clipmem_core.features.precomputed import Stored, caption_rows, open_features, stored_features
+from clipmem_core.io import InputError
 
 RNG = np.random.default_rng(1)
 IMAGE = RNG.normal(size=(7, 5)).astype(np.float32)

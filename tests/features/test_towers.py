@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from clipmem_core.config import InputError
 from clipmem_core.features import towers
 from clipmem_core.features.towers import (
     LITE,
@@ -21,6 +20,7 @@ from clipmem_core.features.towers import (
     open_clip_towers,
     text_tower,
 )
+from clipmem_core.io import InputError
 from clipmem_core.training.model import build_model, tokenize
 
 REFERENCE = "what it is compared with is not installed: pip install -r tests/requirements.txt"

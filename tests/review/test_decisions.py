@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from clipmem_core.audit.store import PAIRS, Audit, write_table
-from clipmem_core.config import InputError
+from clipmem_core.io import InputError
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import (
     CHOICES,

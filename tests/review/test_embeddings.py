@@ -18,9 +18,9 @@ from sklearn.metrics.pairwise import cosine_similarity
 from clipmem_core import open_audit
 from clipmem_core.audit.store import CONFIG, Audit, read_json, write_json, write_manifest
 from clipmem_core.cli import main
-from clipmem_core.config import InputError
 from clipmem_core.embeddings import write_vectors
 from clipmem_core.features.towers import minilm
+from clipmem_core.io import InputError
 from clipmem_core.review import maps
 from clipmem_core.review import search as search_module
 from clipmem_core.review.maps import lay_out, make_map, map_file, map_name, map_path, map_points

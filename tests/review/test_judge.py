@@ -15,9 +15,8 @@ from starlette.testclient import TestClient
 from clipmem_core import open_audit
 from clipmem_core.audit.store import write_json
 from clipmem_core.cli import main
-from clipmem_core.config import InputError
 from clipmem_core.dashboard.routes import PREFIX, routes
-from clipmem_core.io import read_json
+from clipmem_core.io import InputError, read_json
 from clipmem_core.review.cards import percent
 from clipmem_core.training.model import build_model
 from tests.audit.test_locked import FLAGS

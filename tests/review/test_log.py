@@ -13,7 +13,7 @@ from uuid import uuid4
 import pandas as pd
 import pytest
 
-from clipmem_core.config import InputError
+from clipmem_core.io import InputError
 from clipmem_core.review import log
 from clipmem_core.review.decisions import CHOICES, KEEP, RECAPTION, REMOVE, Review
 from tests.forked import Server

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from clipmem_core.audit.check_table import ensure_checks
 from clipmem_core.audit.store import CHECK_TABLE, PAIRS, Audit, write_prepared, write_table
-from clipmem_core.config import InputError
 from clipmem_core.dataset import checks
+from clipmem_core.io import InputError
 from clipmem_core.review import rows
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.rows import (

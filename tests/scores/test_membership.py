@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipmem_core.config import InputError
+from clipmem_core.io import InputError
 from clipmem_core.scores import membership
 from clipmem_core.scores.membership import Sides, ensemble_membership, paper_membership
 

@@ -10,7 +10,8 @@ from clipmem_core import columns as c
 from clipmem_core.audit.settings import check_config
 from clipmem_core.audit.store import Audit, is_name, write_prepared, write_table
 from clipmem_core.cli import parse
-from clipmem_core.config import ARM_FIELDS, FIELDS, AuditConfig, InputError, preset_config
+from clipmem_core.config import ARM_FIELDS, FIELDS, AuditConfig, preset_config
+from clipmem_core.io import InputError
 from clipmem_core.studies.arm import Arm, Decided, Removal, changes_of, parse_arm, without_idle
 from clipmem_core.studies.plan import DEFAULTS, STUDIES, find_study
 from tests.fixtures import make_audit

@@ -15,7 +15,8 @@ from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from clipmem_core.audit.executor import in_this_process
-from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.config import AuditConfig
+from clipmem_core.io import InputError
 from clipmem_core.scores.detection import METRICS
 from clipmem_core.studies import benchmark
 from clipmem_core.studies.benchmark import run_benchmark

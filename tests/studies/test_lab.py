@@ -16,7 +16,7 @@ from clipmem_core import columns as c
 from clipmem_core.audit.member import open_member, open_shared
 from clipmem_core.audit.store import Audit, write_json
 from clipmem_core.cli import main
-from clipmem_core.config import InputError
+from clipmem_core.io import InputError
 from clipmem_core.review.decisions import RECAPTION, REMOVE, decided_for, open_review
 from clipmem_core.scores.attacks import BAVARIA, Shadows, attack
 from clipmem_core.scores.membership import draw_utility_pairs

@@ -9,7 +9,7 @@ import pytest
 
 from clipmem_core import columns as c
 from clipmem_core.cli import main
-from clipmem_core.config import InputError
+from clipmem_core.io import InputError
 from clipmem_core.review.decisions import REMOVE, open_review
 from clipmem_core.studies import lab, lab_training, plan
 from clipmem_core.studies.arm import NONE, parse_arm

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import functional as tv
 
-from clipmem_core.config import InputError
 from clipmem_core.draws import MASK, TEXT_NOISE, draw_keys, uniforms
+from clipmem_core.io import InputError
 from clipmem_core.mitigations import (
     Batch,
     EmbeddingNoise,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.config import SourceOptions
 from clipmem_core.dataset.readers.containers import (
     arrow_table,
     damage_as_input_error,
@@ -26,6 +26,7 @@ from clipmem_core.dataset.readers.paths import (
     stamped,
 )
 from clipmem_core.dataset.readers.records import Fields, Row, Rows, find_fields, in_image_folder
+from clipmem_core.io import InputError
 
 _BATCH = 8192  # rows that are Python objects at a time
 _SPLIT = re.compile(r"(.+)-\d{5}-of-\d{5}$|(train|validation|valid|val|dev|test)(?=$|[-_.])")

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.config import SourceOptions
 from clipmem_core.dataset.readers import paths
 from clipmem_core.dataset.readers.records import Row, Rows
+from clipmem_core.io import InputError
 
 LABEL = "{label}"
 _LINE_END = re.compile(r"\r\n|\r|\n")

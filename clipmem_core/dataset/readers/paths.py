@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import unquote
 
-from clipmem_core.facts import InputError
-from clipmem_core.io import shortage
+from clipmem_core.io import InputError, shortage
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 PATH_MAX = 4096  # characters, the limit of Linux

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.config import SourceOptions
 from clipmem_core.dataset.readers import paths
 from clipmem_core.dataset.readers.paths import (
     as_name,
@@ -23,6 +23,7 @@ from clipmem_core.dataset.readers.paths import (
     printable,
     tidy,
 )
+from clipmem_core.io import InputError
 
 _INJECTED = {c.MISCAPTION, c.VAGUE, c.DUPLICATE, c.ATYPICAL}
 _IMAGE = (

@@ -16,10 +16,10 @@ from typing import Any
 
 from filelock import FileLock
 
-from clipmem_core.config import SETS, InputError, fingerprint
+from clipmem_core.config import SETS, fingerprint
 from clipmem_core.dataset.readers.paths import is_url, normal_reference
 from clipmem_core.dataset.readers.shards import expand_pattern
-from clipmem_core.io import replacing, shortage
+from clipmem_core.io import InputError, replacing, shortage
 
 AT_ONCE = 8  # files
 FETCHED = (

@@ -10,10 +10,11 @@ from typing import Any, BinaryIO
 from braceexpand import braceexpand
 
 from clipmem_core import columns as c
-from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.config import SourceOptions
 from clipmem_core.dataset.readers import paths
 from clipmem_core.dataset.readers.containers import TarContent, scan_tar
 from clipmem_core.dataset.readers.records import LABEL_NAMES, Row, Rows
+from clipmem_core.io import InputError
 
 _TEXTS = ("txt", "json", "cls")
 

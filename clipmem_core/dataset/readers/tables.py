@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.config import SourceOptions
 from clipmem_core.dataset.readers.paths import (
     JSON,
     as_name,
@@ -20,6 +20,7 @@ from clipmem_core.dataset.readers.paths import (
     read_lines,
 )
 from clipmem_core.dataset.readers.records import Row, Rows, find_fields, in_image_folder
+from clipmem_core.io import InputError
 
 csv.field_size_limit(sys.maxsize)  # a caption of any length
 _RECORD_LINES = 100  # most lines of a quoted cell; a longer one has a stray quote

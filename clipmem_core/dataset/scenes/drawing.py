@@ -11,7 +11,6 @@ from PIL import Image, ImageDraw
 from PIL.ImageColor import getrgb as rgb
 
 from clipmem_core import columns as c
-from clipmem_core.config import InputError
 from clipmem_core.dataset.scenes import contents as scene_plan
 from clipmem_core.dataset.scenes.objects import (
     COLOURS,
@@ -23,7 +22,7 @@ from clipmem_core.dataset.scenes.objects import (
     blend,
     rotation,
 )
-from clipmem_core.io import replacing
+from clipmem_core.io import InputError, replacing
 
 CAPTIONS_FILE = "captions.jsonl"
 SIDE = 128  # pixels of a finished picture

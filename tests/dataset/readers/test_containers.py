@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clipmem_core.config import InputError
 from clipmem_core.dataset.readers.containers import read_bytes, source_stamp
 from clipmem_core.dataset.readers.paths import normal_reference, picture_fault
+from clipmem_core.io import InputError
 from tests.dataset.samples import draw, write_tar
 
 

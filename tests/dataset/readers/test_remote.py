@@ -11,10 +11,10 @@ import datasets
 import fsspec
 import pytest
 
-from clipmem_core.config import InputError
 from clipmem_core.dataset.readers import remote
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.dataset.readers.remote import is_hub_name
+from clipmem_core.io import InputError
 from tests.dataset.samples import draw, picture_bytes, read, write_tar
 
 

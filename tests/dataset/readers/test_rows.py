@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.config import SourceOptions
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.dataset.readers.records import Row, Rows, find_fields, merge_rows
+from clipmem_core.io import InputError
 from tests.dataset.samples import draw, picture_bytes, read
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import webdataset
 
-from clipmem_core.config import InputError
 from clipmem_core.dataset.readers.containers import read_bytes
+from clipmem_core.io import InputError
 from tests.dataset.samples import check_reasons, picture_bytes, read, write_tar
 
 
