@@ -51,9 +51,9 @@ from clipmem_core.dashboard.plain import (
     show_text,
 )
 from clipmem_core.io import InputError
-from clipmem_core.review.bulk_edit import preview
 from clipmem_core.review.cards import BY_CAPTION, MARKS, cards
 from clipmem_core.review.decisions import KEEP, REMOVE, open_review
+from clipmem_core.review.find_replace import preview_replacement
 from clipmem_core.review.rows import count_pairs, find_rows, pair_ids, score_span
 from clipmem_core.review.search import prepare_search
 from clipmem_core.review.selection import MATCH, Selection
@@ -222,7 +222,7 @@ def _edit_dialog(audit: Audit, selection: Selection) -> None:
         st.caption("You see every change before it is saved; one undo reverts all of them.")
         return
     with st.spinner("Searching…"):
-        changes = preview(audit, ids, find, replacement, match_case=match_case)
+        changes = preview_replacement(audit, ids, find, replacement, match_case=match_case)
     if changes.emptied:
         st.caption(f"Unchanged, as they would be empty: {changes.emptied:,} captions.")
     if changes.removed:

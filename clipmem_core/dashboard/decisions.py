@@ -33,7 +33,6 @@ from clipmem_core.dashboard.running import draw_progress, draw_task
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.export import reaudit
 from clipmem_core.io import InputError
-from clipmem_core.review.bulk_edit import word_changes
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.decisions import (
     CHOICES,
@@ -46,6 +45,7 @@ from clipmem_core.review.decisions import (
     decision_words,
     open_review,
 )
+from clipmem_core.review.find_replace import word_changes
 from clipmem_core.review.queries import ROW, fetch_rows
 from clipmem_core.review.rows import check_counts, near_duplicate_groups
 from clipmem_core.review.selection import DECIDED, UNDECIDED, Selection

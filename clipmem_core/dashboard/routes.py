@@ -32,7 +32,6 @@ from clipmem_core.columns import CAPTION, IMAGE, P_WRONG, PAIR_ID, REVIEW_PLACE
 from clipmem_core.dashboard.cards import FULL_SIDE, LARGE_SIDE, SIDE, WORKERS, thumbnail
 from clipmem_core.dashboard.plain import number, one_line
 from clipmem_core.io import InputError
-from clipmem_core.review.bulk_edit import Batch, store
 from clipmem_core.review.cards import (
     cards,
     explain_captions,
@@ -40,7 +39,13 @@ from clipmem_core.review.cards import (
     shown_score,
     suspicious_captions,
 )
-from clipmem_core.review.decisions import Codes, decided, open_review
+from clipmem_core.review.decisions import (
+    BrowserEvents,
+    Codes,
+    decided,
+    open_review,
+    store_events,
+)
 from clipmem_core.review.queries import (
     cached,
     caption_keys,
@@ -368,9 +373,9 @@ async def take_events(request: Request) -> Response:
 
 def _store(body: bytes) -> Response:
     try:
-        batch = Batch.model_validate(json.loads(body))
+        batch = BrowserEvents.model_validate(json.loads(body))
     except (ValueError, RecursionError) as error:  # pydantic's errors are ValueErrors
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise HTTPException(400, f"this is no batch of decisions: {one_line(reason)}") from None
-    stored, refused = store(open_review(_audit(batch.audit)), batch)
+    stored, refused = store_events(open_review(_audit(batch.audit)), batch)
     return _json({"stored": stored, "refused": refused})

@@ -27,7 +27,6 @@ from clipmem_core.dataset.readers.paths import is_picture, normal_reference
 from clipmem_core.export import cleaned as d
 from clipmem_core.export.cleaned import RECAPTIONED, Cleaned, Progress, counted
 from clipmem_core.io import InputError, replacing, replacing_folder
-from clipmem_core.review.bulk_edit import word_changes
 from clipmem_core.review.cards import LISTED, OWN_CAPTIONS, listed_scores
 from clipmem_core.review.decisions import (
     FOR_OTHER,
@@ -37,6 +36,7 @@ from clipmem_core.review.decisions import (
     decided,
     open_review,
 )
+from clipmem_core.review.find_replace import word_changes
 from clipmem_core.review.queries import count_rows, fetch_pairs, number
 from clipmem_core.scores.registry import EXPORT, scores_in
 

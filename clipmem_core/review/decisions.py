@@ -8,42 +8,51 @@ screen: in an audit with other captions, for example injected errors, the pair i
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from sqlite3 import Connection
-from typing import Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from pydantic import BaseModel, Field
 
 from clipmem_core.audit.store import PAIRS, SCORES, Audit, check_name
 from clipmem_core.columns import CAPTIONS, PAIR_ID
 from clipmem_core.config import data_folder
 from clipmem_core.io import InputError
-from clipmem_core.review import log as events
 from clipmem_core.review import queries as t
-from clipmem_core.review.log import CHOICES, KEEP, RECAPTION, REMOVE
+from clipmem_core.review.log import (
+    CHOICES,
+    KEEP,
+    RECAPTION,
+    REMOVE,
+    add_decision,
+    add_outcome,
+    add_undo,
+    last_id,
+    open_to_read,
+    open_to_write,
+    stored_outcomes,
+    undone_events,
+)
 from clipmem_core.studies.arm import Decided
 
 __all__ = ["CHOICES", "KEEP", "RECAPTION", "REMOVE"]
 FOR_OTHER = "for_other_captions"
 _TABLE_COLUMNS = [PAIR_ID, "decision", CAPTIONS, "note", "time", "audit", FOR_OTHER]
-HISTORY_COLUMNS = [
-    "event",
-    "time",
-    "audit",
-    "kind",
-    "decision",
-    "pairs",
-    "first_pair_id",
-    "undone",
-    "undoes",
-]
+_HISTORY_COLUMNS = ["event", "time", "audit", "kind", "decision", "pairs", "first_pair_id"]
 UNDECIDED_CODE = 0
 CODES = {None: UNDECIDED_CODE, KEEP: 1, REMOVE: 2, RECAPTION: 3}
-_CACHED_AUDITS = 4  # audits whose codes stay in memory, 2 bytes a pair
+# kinds of browser events besides the decisions
+UNDO = "undo"
+UNDECIDE = "undecide"
+MOST_EVENTS = 100  # in a batch
+_MOST_PAIRS = 100_000  # in an event
+# pair_id, decision, number, caption key and neutral of an entry of the log
+Entry = tuple[str, str | None, int, int, int]
 
 _DECISIONS = """
     SELECT entry.pair_id, entry.judged, decision.decision,
@@ -73,19 +82,17 @@ class Decision(NamedTuple):
 
     pair_id: str
     decision: str | None  # keep | remove | recaption; None: undecided, maybe with a note
-    captions: tuple[
-        str, ...
-    ]  # the new captions, also of an undecided pair; empty: those of the data set
+    captions: tuple[str, ...]  # the new ones, also of an undecided pair; empty: of the data set
     note: str
     time: str  # of the decision, ISO 8601 in UTC
+    audit: str
     entry: int  # of the log; 0: no entry applies to the captions of this audit
-    for_other: str | None = None  # the decision on other captions of an undecided pair
-    audit: str = ""
+    for_other_captions: str | None = None  # the decision on other captions of an undecided pair
 
     @property
     def words(self) -> str:
         """The decision in words; empty for an undecided pair."""
-        return decision_words(self.decision, self.for_other)
+        return decision_words(self.decision, self.for_other_captions)
 
 
 class Edit(NamedTuple):
@@ -132,142 +139,116 @@ class Review:
         if not ids:
             raise InputError("no pair is chosen: choose at least one")
         texts = captions_to_store(decision, captions)
-        keys = self._keys(ids)
-        with events.writing(self.path) as log:
-            pairs = ((pair_id, keys.get(pair_id, 0)) for pair_id in ids)
-            return Outcome(
-                *events.add_decision(log, pairs, audit, decision, texts, note=note, neutral=neutral)
-            )
+        pairs = self.with_keys(ids)
+        with open_to_write(self.path) as log:
+            added = add_decision(log, pairs, audit, decision, texts, note=note, neutral=neutral)
+            return Outcome(*added)
 
     def edit(self, edits: Mapping[str, Edit], *, audit: str = "") -> Outcome:
         """Replace captions of pairs in one event, without a decision; pairs with a newer decision
         are skipped."""
-        if not edits:
-            raise InputError("no caption is to be changed: choose what to change")
-        texts = {
-            pair_id: captions_to_store(RECAPTION, edit.captions) for pair_id, edit in edits.items()
-        }
-        keys = self._keys(edits)
-        with events.writing(self.path) as log:
-            entries = {decision.pair_id: decision.entry for decision in self._decisions(log, edits)}
-            texts = {
-                each: text
-                for each, text in texts.items()
-                if entries.get(each, 0) == edits[each].entry
-            }
+        keys = self.with_keys(edits)
+        texts = {}
+        with open_to_write(self.path) as log:
+            decisions = self._decisions(log, edits)
+            for pair_id, (captions, entry) in edits.items():
+                decision = decisions.get(pair_id)
+                if entry == (decision.entry if decision else 0):
+                    texts[pair_id] = captions_to_store(RECAPTION, captions)
             skipped = len(edits) - len(texts)
             if not texts:
                 return Outcome(0, 0, skipped)
-            pairs = ((pair_id, keys.get(pair_id, 0)) for pair_id in texts)
-            added = events.add_decision(log, pairs, audit, RECAPTION, captions_by_pair=texts)
+            pairs = {pair_id: keys[pair_id] for pair_id in texts}
+            added = add_decision(log, pairs, audit, RECAPTION, captions_by_pair=texts)
             return Outcome(*added, skipped)
 
     def undo(self, event: int) -> Outcome | None:
         """Restore the decisions before an event of pairs without a newer one; None: it is undone
         already."""
-        count = self.count_events()
-        if not 1 <= event <= count:
-            raise InputError(
-                f"event {event} is not in the log, which has {count}: choose one of the history"
-            )
-        with events.writing(self.path) as log:
-            outcome = Outcome(*events.add_undo(log, event))
-            return None if not outcome.event and event in events.undone_events(log) else outcome
+        with open_to_write(self.path) as log:
+            outcome = Outcome(*add_undo(log, event))
+            return None if not outcome.event and event in undone_events(log) else outcome
 
     def current(self, pair_id: str) -> Decision | None:
         """Return the current decision on a pair, None if the log does not have the pair."""
         return self.decisions([pair_id]).get(pair_id)
 
-    def decisions(self, pair_ids: Iterable[str]) -> dict[str, Decision]:
-        """Return the current decisions on those of some pairs that the log has."""
-        with events.reading(self.path) as log:
-            return {decision.pair_id: decision for decision in self._decisions(log, pair_ids)}
+    def decisions(self, pair_ids: Iterable[str] | None = None) -> dict[str, Decision]:
+        """Return the current decisions on those of some pairs that the log has, or on all pairs,
+        the newest first."""
+        with open_to_read(self.path) as log:
+            return self._decisions(log, pair_ids)
 
     def table(self) -> pd.DataFrame:
         """Return the pairs with a decision, new captions or a note, the newest first.
 
         for_other_captions is the decision on other captions of an undecided pair.
         """
-        with events.reading(self.path) as log:
-            rows = [
-                each for each in self._decisions(log) if each.words or each.captions or each.note
-            ]
-        table = pd.DataFrame(rows, columns=Decision._fields, dtype=object)
-        table = table.rename(columns={"for_other": FOR_OTHER})[_TABLE_COLUMNS]
+        decisions = self.decisions().values()
+        rows = [each for each in decisions if each.words or each.captions or each.note]
+        table = pd.DataFrame(rows, columns=Decision._fields, dtype=object)[_TABLE_COLUMNS]
         return table.assign(**{CAPTIONS: table[CAPTIONS].map(list)})
 
     def _decisions(
         self, log: Connection, pair_ids: Iterable[str] | None = None
-    ) -> Iterator[Decision]:
-        """Yield the current decisions on some pairs or all, the newest first."""
+    ) -> dict[str, Decision]:
+        """Return the current decisions on some pairs or all, the newest first."""
         entries = "SELECT entry FROM standing"
         values = []
         if pair_ids is not None:
             entries += " WHERE pair_id IN (SELECT value FROM json_each(?))"
             values = [json.dumps([t.without_surrogates(pair_id) for pair_id in pair_ids])]
         rows = log.execute(_DECISIONS.format(entries), values).fetchall()
-        with_key = {pair_id for pair_id, key, *_ in rows if key}
-        keys = self._keys(with_key) if with_key else {}
-        same: dict[str, tuple[Any, ...]] = {}
-        other: dict[str, tuple[Any, ...]] = {}
-        for pair_id, key, *values in rows:
-            applies = not key or keys.get(pair_id, key) == key
-            (same if applies else other).setdefault(pair_id, tuple(values))
-        for pair_id in dict.fromkeys(row[0] for row in rows):
-            decision, captions, note, time, audit, entry = same.get(
-                pair_id, (None, "[]", "", "", "", 0)
-            )
-            for_other = None
-            if decision is None and pair_id in other and other[pair_id][0]:
-                for_other, _, _, time, audit, _ = other[pair_id]
-            texts = tuple(json.loads(captions)) if captions != "[]" else ()
-            yield Decision(pair_id, decision, texts, note, time, entry, for_other, audit)
+        keys = self.with_keys({pair_id for pair_id, key, *_ in rows if key})
+        current: dict[str, Decision] = {}
+        other: dict[str, Decision] = {}
+        for pair_id, key, decision, captions, *facts in rows:
+            applies = not key or keys[pair_id] in (0, key)
+            made = Decision(pair_id, decision, tuple(json.loads(captions)), *facts)
+            (current if applies else other).setdefault(pair_id, made)
+        for pair_id, made in other.items():
+            shown = current.get(pair_id, Decision(pair_id, None, (), "", "", "", 0))
+            if shown.decision is None and made.decision:
+                shown = shown._replace(
+                    for_other_captions=made.decision, time=made.time, audit=made.audit
+                )
+            current[pair_id] = shown
+        return {pair_id: current[pair_id] for pair_id, *_ in rows}
 
-    def _keys(self, pair_ids: Iterable[str]) -> dict[str, int]:
-        return {} if self.pairs is None else t.caption_keys(self.pairs, pair_ids)
+    def with_keys(self, pair_ids: Iterable[str]) -> dict[str, int]:
+        """Return the caption keys of some pairs, 0 for a pair that is not in `pairs`."""
+        ids = dict.fromkeys(pair_ids, 0)
+        return ids | t.caption_keys(self.pairs, ids) if ids and self.pairs is not None else ids
 
     def counts(self) -> dict[str, int]:
         """Return the number of pairs of each decision, in the order of `CHOICES`."""
-        with events.reading(self.path) as log:
-            counts = Counter(each.decision for each in self._decisions(log))
+        counts = Counter(each.decision for each in self.decisions().values())
         return {choice: counts[choice] for choice in CHOICES}
 
     def history(self, *, page: int, size: int) -> pd.DataFrame:
         """Return a page of the events, the newest first; `undoes`: the event an undo reverts,
         `undone`: reverted."""
-        with events.reading(self.path) as log:
+        with open_to_read(self.path) as log:
             rows = log.execute(_HISTORY, (int(size), (int(page) - 1) * int(size))).fetchall()
-            undone = events.undone_events(log)
-        listed = [(*values, values[0] in undone, undoes) for *values, undoes in rows]
-        table = pd.DataFrame(listed, columns=HISTORY_COLUMNS, dtype=object)
-        return table.astype(
-            {"event": "int64", "pairs": "int64", "undone": "bool", "undoes": "Int64"}
-        )
+            undone = undone_events(log)
+        table = pd.DataFrame(rows, columns=[*_HISTORY_COLUMNS, "undoes"], dtype=object)
+        table["undone"] = table["event"].isin(undone)
+        return table.astype({"event": "int64", "pairs": "int64", "undoes": "Int64"})
 
     def count_events(self) -> int:
         """Return the number of events, which is also the number of the last one."""
-        with events.reading(self.path) as log:
-            return events.count_rows(log, "event")
+        with open_to_read(self.path) as log:
+            return last_id(log, "event")
 
     def position(self) -> int:
         """Return the number of entries of the log, which grows with every event."""
-        with events.reading(self.path) as log:
-            return events.count_rows(log, "entry")
+        with open_to_read(self.path) as log:
+            return last_id(log, "entry")
 
-    def entries_after(self, entry: int) -> list[tuple[str, str | None, int, int, int]]:
-        """Return pair_id, decision, number, caption key and neutral of each entry after `entry`, in
-        order."""
-        with events.reading(self.path) as log:
+    def entries_after(self, entry: int) -> list[Entry]:
+        """Return the entries after `entry`, in order."""
+        with open_to_read(self.path) as log:
             return log.execute(_ENTRIES, (int(entry),)).fetchall()
-
-
-def current_decision(log: Connection, pair_id: str, caption_key: int) -> tuple[str, ...]:
-    """Return the decision on a pair with these captions ("" if undecided) and its new captions;
-    empty without both."""
-    last = "SELECT max(entry) FROM standing WHERE pair_id = ? AND judged IN (0, ?)"
-    row = log.execute(_DECISIONS.format(last), (pair_id, caption_key)).fetchone()
-    decision, captions = (row[2], json.loads(row[3])) if row else (None, [])
-    return (decision or "", *captions) if decision or captions else ()
 
 
 def open_review(audit: Audit) -> Review:
@@ -285,72 +266,156 @@ def decision_words(decision: str | None, for_other: str | None) -> str:
 
 
 def captions_to_store(decision: str | None, captions: Sequence[str]) -> str:
-    """Check a decision and its captions; return the captions as a JSON list."""
+    """Check a decision and its captions; return the captions of a recaption as a JSON list."""
     if decision is not None and decision not in CHOICES:
         raise InputError(f"decision {decision!r} is unknown: choose {', '.join(CHOICES)} or none")
-    if captions and decision != RECAPTION:
-        raise InputError(
-            f"captions belong to a {RECAPTION}, not to {decision or 'no decision'}: leave them out"
-        )
+    if decision != RECAPTION:
+        return "[]"
     if any("\0" in caption or t.without_surrogates(caption) != caption for caption in captions):
         raise InputError(
             "a caption has a NUL character or half a character, which not every file can hold: "
             "delete it"
         )
     texts = [caption.strip() for caption in captions if caption.strip()]
-    if decision == RECAPTION and not texts:
+    if not texts:
         raise InputError(f"a {RECAPTION} needs a caption: write at least one that is not blank")
     return json.dumps(texts, ensure_ascii=False)
+
+
+Number = Annotated[int, Field(strict=True, ge=1, lt=2**53)]  # of an event, counted by the client
+Client = Annotated[str, Field(pattern=r"^[0-9a-z]{8,64}$")]  # id of one page of one browser
+Key = Annotated[int, Field(ge=0, lt=2**63)]  # a caption key
+PairKeys = Annotated[tuple[tuple[str, Key], ...], Field(max_length=_MOST_PAIRS)]
+
+
+class BrowserEvent(BaseModel):
+    """A decision on pairs with the captions on screen, for all of them or none, or the undo of an
+    earlier event."""
+
+    number: Number
+    kind: str  # keep | remove | recaption | undecide | undo
+    pair_id: str = ""
+    caption_key: Key = 0  # of the captions on screen
+    others: PairKeys = ()  # more pairs and caption keys
+    captions: tuple[str, ...] = ()  # the new captions of a recaption
+    # an event of a browser, or a number of the log
+    undoes: tuple[Client, Number] | Number | None = None
+    # decision and captions on screen, see `current_decision`; None: any
+    expected: tuple[str, ...] | None = None
+
+    @property
+    def pairs(self) -> dict[str, int]:
+        """The pairs and their caption keys, each pair once."""
+        return {self.pair_id: self.caption_key} | dict(self.others)
+
+
+class BrowserEvents(BaseModel):
+    """A batch of events of a client on the pairs of an audit, in the order of their numbers."""
+
+    audit: str
+    client: Client
+    events: Annotated[list[BrowserEvent], Field(min_length=1, max_length=MOST_EVENTS)]
+
+
+def store_events(review: Review, batch: BrowserEvents) -> tuple[int, dict[int, str]]:
+    """Store a batch in one transaction, each event once; return the last number, and the reasons of
+    refused events."""
+    ids = {pair_id for event in batch.events if event.kind != UNDO for pair_id in event.pairs}
+    keys = review.with_keys(ids)
+    numbers = [event.number for event in batch.events]
+    with open_to_write(review.path) as log:
+        outcomes = stored_outcomes(log, batch.client, numbers)
+        for event in batch.events:
+            if event.number not in outcomes:
+                outcome = _add_event(log, event, keys, batch.audit)
+                outcomes[event.number] = outcome
+                add_outcome(log, batch.client, event.number, outcome)
+    return max(numbers), {number: reason for number in numbers if (reason := outcomes[number][1])}
+
+
+def _add_event(
+    log: Connection, event: BrowserEvent, keys: dict[str, int], audit: str
+) -> tuple[int, str]:
+    """Add an event to the log; return its number there, or 0 and the reason of a refusal."""
+    if event.kind == UNDO:
+        undone = event.undoes or 0
+        if isinstance(undone, tuple):
+            client, number = undone
+            undone, _ = stored_outcomes(log, client, [number]).get(number, (0, ""))
+        if not 1 <= undone <= last_id(log, "event"):
+            return 0, "the event to undo was not stored"
+        added, *_ = add_undo(log, undone)
+        return added, "" if added else "there is a newer decision, or it is undone already"
+    if not all(keys[pair_id] for pair_id in event.pairs):
+        return 0, "the audit has no such pair"
+    if any(keys[pair_id] != key for pair_id, key in event.pairs.items()):
+        return 0, "the captions of the pair have changed since it was shown: reload the page"
+    decision = None if event.kind == UNDECIDE else event.kind
+    try:
+        captions = captions_to_store(decision, event.captions)
+    except InputError as error:
+        return 0, str(error)
+    if event.expected is not None:
+        current = current_decision(log, event.pair_id, event.caption_key)
+        if current != event.expected:
+            seen, now = ((each or ("",))[0] or "undecided" for each in (event.expected, current))
+            if now == seen:
+                return 0, "its captions were just changed in another tab"
+            return 0, f"just marked {now.capitalize()} in another tab"
+    return add_decision(log, event.pairs, audit, decision, captions)[0], ""
+
+
+def current_decision(log: Connection, pair_id: str, caption_key: int) -> tuple[str, ...]:
+    """Return the decision on a pair with these captions ("" if undecided) and its new captions;
+    empty without both."""
+    last = "SELECT max(entry) FROM standing WHERE pair_id = ? AND judged IN (0, ?)"
+    row = log.execute(_DECISIONS.format(last), (pair_id, caption_key)).fetchone()
+    decision, captions = (row[2], json.loads(row[3])) if row else (None, [])
+    return (decision or "", *captions) if decision or captions else ()
 
 
 @dataclass(frozen=True, eq=False)
 class Codes:
     """The decision on each pair of an audit, up to an entry of a log; read-only."""
 
-    version: list[t.Stamp]  # of the audit's tables
     log: tuple[str, int]  # path and inode
     entry: int
     codes: np.ndarray  # int8 [n_pairs], values of `CODES`
     neutral: np.ndarray  # bool [n_pairs], the decision does not say whether the captions are right
 
 
-_codes_cache: dict[Audit, Codes] = {}
 _codes_lock = threading.Lock()
+
+
+@t.cached(4, SCORES, PAIRS)
+def _latest_codes(audit: Audit) -> dict[tuple[str, int], Codes]:
+    """Return the cache of an audit's latest codes, by log."""
+    return {}
 
 
 def decided(audit: Audit) -> Codes:
     """Return the decisions on the pairs of an audit; each call reads only the new entries of the
     log."""
     review = open_review(audit)
-    version = [t.stamp(audit.folder / name) for name in (SCORES, PAIRS)]
     with _codes_lock:
+        latest = _latest_codes(audit)
         log = str(review.path), review.path.stat().st_ino if review.path.exists() else 0
         position = review.position()
-        cached = _codes_cache.pop(audit, None)
-        if (
-            cached is None
-            or (cached.version, cached.log) != (version, log)
-            or position < cached.entry
-        ):
+        codes = latest.get(log)
+        if codes is None or position < codes.entry:  # the log was replaced
             count = t.count_pairs_of(audit)
-            cached = Codes(version, log, 0, np.zeros(count, np.int8), np.zeros(count, bool))
-        if position > cached.entry:
-            cached = _apply_entries(audit, cached, review.entries_after(cached.entry))
-        _codes_cache[audit] = cached
-        if len(_codes_cache) > _CACHED_AUDITS:
-            del _codes_cache[next(iter(_codes_cache))]
-    return cached
+            codes = Codes(log, 0, np.zeros(count, np.int8), np.zeros(count, bool))
+        if position > codes.entry:
+            codes = _apply_entries(audit, codes, review.entries_after(codes.entry))
+        latest[log] = codes
+    return codes
 
 
-def _apply_entries(
-    audit: Audit, before: Codes, entries: list[tuple[str, str | None, int, int, int]]
-) -> Codes:
+def _apply_entries(audit: Audit, before: Codes, entries: list[Entry]) -> Codes:
     """Apply entries of the log in order, except those on pairs or captions that this audit does not
     have."""
-    ids, decisions, numbers, keys, neutral = zip(*entries, strict=True)
-    codes = pa.array([CODES[decision] for decision in decisions], pa.int8())
-    columns = [pa.array(ids), codes, pa.array(numbers), pa.array(keys), pa.array(neutral)]
-    table = pa.table(columns, ["entry_pair_id", "code", "entry", "caption_key", "neutral"])
+    rows = [(pair_id, CODES[decision], *facts) for pair_id, decision, *facts in entries]
+    table = pd.DataFrame(rows, columns=["entry_pair_id", "code", "entry", "caption_key", "neutral"])
     newest = """
         SELECT entry_pair_id, caption_key, max(entry) AS newest, arg_max(code, entry) AS code,
             arg_max(neutral, entry) AS neutral
@@ -361,23 +426,24 @@ def _apply_entries(
         WHERE caption_key = 0 OR caption_key = {t.CAPTION_KEY} ORDER BY newest
     """
     changed = t.fetch_columns(audit.folder / PAIRS, query, entries=table)
-    all_codes = before.codes.copy()
-    all_neutral = before.neutral.copy()
+    codes = before.codes.copy()
+    neutral = before.neutral.copy()
     # the newest wins
-    all_codes[changed[t.ROW]] = changed["code"]
-    all_neutral[changed[t.ROW]] = changed["neutral"]
-    return replace(before, entry=numbers[-1], codes=all_codes, neutral=all_neutral)
+    codes[changed[t.ROW]] = changed["code"]
+    neutral[changed[t.ROW]] = changed["neutral"]
+    return replace(before, entry=entries[-1][2], codes=codes, neutral=neutral)
 
 
 def decided_of(dataset_fingerprint: str, pairs: Path | pa.Table | None = None) -> Decided:
     """Return the pairs of a data set to be removed, and the new captions of others."""
-    table = _review_of(dataset_fingerprint, pairs).table()
-    removes = table["decision"] == REMOVE
-    others = table[~removes & (table[CAPTIONS].map(len) > 0)]
-    captions = {
-        str(id_): tuple(texts) for id_, texts in zip(others[PAIR_ID], others[CAPTIONS], strict=True)
-    }
-    return Decided(frozenset(table.loc[removes, PAIR_ID].astype(str)), captions)
+    removed = set()
+    recaptioned = {}
+    for pair_id, made in _review_of(dataset_fingerprint, pairs).decisions().items():
+        if made.decision == REMOVE:
+            removed.add(pair_id)
+        elif made.captions:
+            recaptioned[pair_id] = made.captions
+    return Decided(frozenset(removed), recaptioned)
 
 
 def decided_for(audit: Audit) -> Decided:

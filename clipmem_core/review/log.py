@@ -2,15 +2,13 @@
 
 Tables:
     event         a row for each decision and each undo
-    entry         a row for each pair of an event. `decided` is the event whose decision is current
-                  for the pair,
-                  `captioned` the event whose new captions are, `noted` the event whose note is,
-                  `judged` the key of the captions that were decided on
+    entry         a row for each pair of an event; `decided`, `captioned` and `noted` are the events
+                  with the pair's current decision, new captions and note, `judged` is the key of
+                  the captions that were decided on
     standing      the current entry of each pair and caption key
-    own_captions  the new captions of each pair of a find and replace; the captions of the event are
-    then empty apart         the neutral events, which do not say whether captions are right
-    (near-duplicates) told          the outcome of each numbered event of a browser, so that a
-    repeated event is stored once
+    own_captions  the new captions of each pair of a find and replace, whose event has none
+    apart         the neutral events, which do not say whether captions are right (near-duplicates)
+    told          the outcome of each numbered event of a browser: a repeated event is stored once
 """
 
 import json
@@ -34,7 +32,7 @@ CHOICES = (KEEP, REMOVE, RECAPTION)
 VERSION = 4
 APPLICATION = 0x434C4D50  # "CLMP" in the file's header: marks our files
 LOCK_TIMEOUT = 5.0  # seconds to wait for another writer
-CACHE_KB = 64_000  # of pages, while writing: a million pairs are read in any order
+_CACHE_KB = 64_000  # of pages, while writing: a million pairs are read in any order
 
 _APPEND_ONLY = "".join(
     f"CREATE TRIGGER {table}_{name} BEFORE {what} ON {table} BEGIN SELECT RAISE(ABORT, 'the log "
@@ -149,16 +147,11 @@ _OUTCOMES = """
 """
 _MOVE_AWAY = "move it away, or restore a copy of it"
 _BUSY = "another process is writing: try again"
-_ADVICE = {
-    sqlite3.SQLITE_BUSY: _BUSY,
-    **dict.fromkeys(
-        (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR), _MOVE_AWAY
-    ),
-}
+_NO_DATABASE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[Connection]:
+def open_to_read(path: Path) -> Iterator[Connection]:
     """Open a log to read; a missing log reads as an empty one and is not created."""
     # SQLite creates files next to a log that it opens to write, which fails in a read-only folder.
     read_only = not os.access(path.parent, os.W_OK) and not Path(f"{path}-wal").exists()
@@ -168,23 +161,21 @@ def reading(path: Path) -> Iterator[Connection]:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[Connection]:
+def open_to_write(path: Path) -> Iterator[Connection]:
     """Open a log to append to and create a missing one; the block is one transaction."""
     with _opened(path, "rw", create=True) as connection:
-        connection.execute(
-            "PRAGMA synchronous = FULL"
-        )  # an acknowledged decision survives a power failure
-        connection.execute(f"PRAGMA cache_size = -{CACHE_KB}")
-        connection.execute(
-            "BEGIN IMMEDIATE"
-        )  # no other process writes between our reads and writes
+        # an acknowledged decision survives a power failure
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
+        # no other process writes between our reads and writes
+        connection.execute("BEGIN IMMEDIATE")
         yield connection
         connection.execute("COMMIT")  # after an error, closing the connection rolls back
 
 
 def add_decision(
     log: Connection,
-    pairs: Iterable[tuple[str, int]],
+    pairs: Mapping[str, int],
     audit: str,
     decision: str | None,
     captions: str = "[]",
@@ -199,12 +190,12 @@ def add_decision(
     `captions` is a JSON list for all pairs; `captions_by_pair` replaces captions and leaves the
     decisions; `note` None leaves the notes; `neutral` judges no caption.
     """
-    number = count_rows(log, "event") + 1
-    first = count_rows(log, "entry") + 1
+    number = last_id(log, "event") + 1
+    first = last_id(log, "entry") + 1
     values = {"event": number, "decision": decision, "edits": captions_by_pair is not None}
     values["noted"] = None if note is None else number
     log.executemany(
-        _DECIDE, (values | {"pair_id": pair_id, "judged": key} for pair_id, key in pairs)
+        _DECIDE, (values | {"pair_id": pair_id, "judged": key} for pair_id, key in pairs.items())
     )
     rows = ((number, pair_id, texts) for pair_id, texts in (captions_by_pair or {}).items())
     log.executemany("INSERT INTO own_captions VALUES (?, ?, ?)", rows)
@@ -218,10 +209,10 @@ def add_undo(log: Connection, undoes: int) -> tuple[int, int, int]:
     restored and skipped."""
     query = "SELECT audit, decision, first_entry, pairs FROM event WHERE id = ?"
     audit, decision, start, pairs = log.execute(query, (undoes,)).fetchone()
-    number = count_rows(log, "event") + 1
-    first = count_rows(log, "entry") + 1
+    number = last_id(log, "event") + 1
+    first = last_id(log, "entry") + 1
     log.execute(_UNDO, (number, start, start + pairs - 1))
-    if count_rows(log, "entry") < first:
+    if last_id(log, "entry") < first:
         return 0, 0, pairs
     event, restored = _add_event(log, first, (audit, undoes, decision, "[]", None))
     return event, restored, pairs - restored
@@ -229,8 +220,8 @@ def add_undo(log: Connection, undoes: int) -> tuple[int, int, int]:
 
 def _add_event(log: Connection, first: int, values: tuple[Any, ...]) -> tuple[int, int]:
     """Add the event of the entries from `first` on; return its number and number of pairs."""
-    number = count_rows(log, "event") + 1
-    pairs = count_rows(log, "entry") + 1 - first
+    number = last_id(log, "event") + 1
+    pairs = last_id(log, "entry") + 1 - first
     time = datetime.now(UTC).isoformat(timespec="seconds")
     log.execute(
         "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -254,13 +245,13 @@ def stored_outcomes(
     return {number: (event, refused) for number, event, refused in rows}
 
 
-def add_outcome(log: Connection, client: str, number: int, *, event: int, refused: str) -> None:
-    """Store the outcome of a client's number."""
-    log.execute("INSERT INTO told VALUES (?, ?, ?, ?)", (client, number, event, refused))
+def add_outcome(log: Connection, client: str, number: int, outcome: tuple[int, str]) -> None:
+    """Store the outcome of a client's number, as of `stored_outcomes`."""
+    log.execute("INSERT INTO told VALUES (?, ?, ?, ?)", (client, number, *outcome))
 
 
-def count_rows(log: Connection, table: str) -> int:
-    """Return the number of rows of an append-only table, which is the id of its last row."""
+def last_id(log: Connection, table: str) -> int:
+    """Return the id of the last row of an append-only table, which is the number of its rows."""
     return log.execute(f"SELECT coalesce(max(id), 0) FROM {table}").fetchone()[0]
 
 
@@ -308,9 +299,12 @@ def _opened(path: Path, mode: str, *, create: bool = False) -> Iterator[Connecti
             yield connection
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF  # the primary code
-        advice = _ADVICE.get(code, "check that the disk has room and that you may write there")
-        message = "".join(letter if letter.isprintable() else " " for letter in str(error))
-        raise InputError(f"{path} cannot be used ({message}): {advice}") from None
+        advice = "check that the disk has room and that you may write there"
+        if code == sqlite3.SQLITE_BUSY:
+            advice = _BUSY
+        elif code in _NO_DATABASE:
+            advice = _MOVE_AWAY
+        raise InputError(f"{path} cannot be used ({error}): {advice}") from None
     except Timeout:
         raise InputError(f"{path} cannot be used (it is locked): {_BUSY}") from None
     except UnicodeEncodeError as error:

@@ -14,8 +14,7 @@ from starlette.testclient import TestClient
 from clipmem_core.audit.store import CAPTION_TABLE, WORD_TABLE, Audit, write_json, write_table
 from clipmem_core.dashboard.routes import LARGEST, PREFIX, routes
 from clipmem_core.review import score_breakdown
-from clipmem_core.review.bulk_edit import MOST_EVENTS
-from clipmem_core.review.decisions import open_review
+from clipmem_core.review.decisions import MOST_EVENTS, open_review
 from tests.fixtures import HOSTILE, caption_rows, embed, write_words
 
 OWN = {"Origin": "http://testserver", "Content-Type": "application/json"}
