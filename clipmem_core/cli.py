@@ -276,12 +276,12 @@ def _export(
     overwrite: Annotated[bool, "replace an existing file or folder"] = False,
 ) -> None:
     """Write an audit's cleaned data set, decisions or report in a format of other tools."""
-    from clipmem_core.export.formats import write
+    from clipmem_core.export.formats import export_audit
 
     audit = _opened(name)
     target = Path(out).expanduser()
     with _screen() as screen:
-        summary = write(audit, format, target, overwrite=overwrite, progress=screen.pictures)
+        summary = export_audit(audit, format, target, overwrite=overwrite, progress=screen.pictures)
         lines = [f"{target}: {summary.line}", *(f"note: {note}" for note in summary.notes)]
         for line in [*lines, *([f"{AUDIT_IT}{summary.command}"] if summary.command else [])]:
             screen.say(line)

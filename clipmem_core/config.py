@@ -10,9 +10,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
-from clipmem_core.facts import Affected, Facts, Part, Slider, control, option
 from clipmem_core.io import InputError
 from clipmem_core.mitigations import MitigationConfig
+from clipmem_core.options import Affected, Option, Part, Slider, control, option
 
 DATA_VARIABLE = "CLIPMEM_DATA"
 SETS = "sets"  # the folder of data sets in the data folder
@@ -57,7 +57,7 @@ class TrainingConfig:
 
     preset: str = option("small", "", affects=("data", "training"))
     source: SourceOptions = field(
-        default_factory=SourceOptions, metadata={"facts": Facts(affects=("data",))}
+        default_factory=SourceOptions, metadata={"facts": Option(affects=("data",))}
     )
 
     protocol: str = option(
@@ -233,7 +233,7 @@ class AuditConfig(MitigationConfig, TrainingConfig):
         return self.stop_epoch or self.epochs
 
 
-def _facts_of(kind: Any) -> dict[str, Facts]:
+def _facts_of(kind: Any) -> dict[str, Option]:
     return {
         item.name: dataclasses.replace(item.metadata["facts"], name=item.name)
         for item in dataclasses.fields(kind)

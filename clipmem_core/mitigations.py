@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 import numpy as np
 
 from clipmem_core.draws import COLOUR, IMAGE_NOISE, MASK, TEXT_NOISE, normals, uniforms
-from clipmem_core.facts import Slider, control, option
 from clipmem_core.io import InputError
+from clipmem_core.options import Slider, control, option
 
 if TYPE_CHECKING:  # the config imports this module, and few of its readers need torch
     from torch import Tensor

@@ -17,47 +17,22 @@ Captured = pytest.CaptureFixture[str]
 
 LONG = "a" * 300
 WRONG = [
-    (
-        "nosuch",
-        "command 'nosuch' is unknown: choose one of inspect, fetch, audit, score, mitigate, "
-        "study, benchmark,",
-    ),
+    ("nosuch", "command 'nosuch' is unknown: choose one of inspect, fetch, audit, score, mitigate"),
     ("audit", "the following arguments are required: SOURCE"),
-    ("score scenes", "the following arguments are required: --name"),
     ("audit scenes extra", "unrecognized arguments: extra"),
     ("inspect scenes --epochs 3", "option --epochs is unknown ("),
-    ("audit scenes --epochs", "argument --epochs: expected one argument"),
     ("audit scenes --lr fast", "argument --lr: invalid float value"),
-    ("audit scenes --epoch=3", "option --epoch is unknown; did you mean '--epochs'?"),
     ("audit --smaple 100 scenes", "option --smaple is unknown; did you mean '--sample'?"),
-    ("map x r0-f0.image", "there is no audit 'x' in"),
-    (
-        "audit scenes --preset lokced",
-        "preset 'lokced' is unknown: choose one of locked, tiny, small, base; did you mean",
-    ),
+    ("audit scenes --preset lokced", "preset 'lokced' is unknown: choose one of locked, tiny"),
     ("audit scenes --protocol loo", "--protocol must be 'ensemble' or 'paper', not 'loo'"),
     ("audit scenes --name a/b", "name 'a/b' must be letters, digits"),
     ("audit nowhere.csv", "there is no 'nowhere.csv': give a CSV"),
-    ("inspect nowhere", "there is no 'nowhere': give a CSV"),
     ("fetch imagenet", "data set 'imagenet' is unknown: choose one of openclipart, tuxpaint"),
-    (
-        "score scenes --name x --membership m.csv --checkpoints a.pt",
-        "--membership 'm.csv' is not a file",
-    ),
+    ("score scenes --name x --membership m.csv --checkpoints a.pt", "--membership 'm.csv' is not"),
     ("export x --format csv --out x.csv", "there is no audit 'x' in"),
-    ("units x", "there is no audit 'x' in"),
-    ("reaudit x", "there is no audit 'x' in"),
-    ("paradigms x", "there is no audit 'x' in"),
-    ("results x out.csv", "there is no audit 'x' in"),
     ("results x out.csv --study", "there is no study 'x' in"),
-    ("results x /", "/ must be the name of a file in a folder that exists"),
     ("results x /nowhere/out.csv", "/nowhere/out.csv must be the name of a file"),
-    ("benchmark scenes --out /", "/ must be the name of a file in a folder that exists"),
     (f"audit {LONG} --name x", f"{LONG} cannot be read: File name too long"),
-    (
-        f"score scenes --name x --membership {LONG} --checkpoints a.pt",
-        f"{LONG} is too long a name: choose a shorter",
-    ),
 ]
 
 
@@ -83,7 +58,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(
         (b"", "an audit needs at least 200 usable pairs, found 3"),
     ],
 )
-def test_an_audit_that_cannot_begin_leaves_no_folder(
+def test_an_audit_that_cannot_start_leaves_no_folder(
     tmp_path: Path, data: Path, capsys: Captured, content: bytes, message: str
 ) -> None:
     (tmp_path / "set").mkdir()
@@ -106,29 +81,20 @@ def test_a_data_folder_that_cannot_be_written_is_named(
     assert line_of(capsys).endswith("set CLIPMEM_DATA")
 
 
-def test_an_audit_locks_towers_and_what_judges_encoders_trains_them() -> None:
+def test_the_preset_of_a_command() -> None:
     audit = parse(shlex.split("audit set.csv --lr 0.5")).config
     assert audit == replace(preset_config("locked"), lr=0.5)
-    assert parse(shlex.split("study combined set.csv --name x")).config.preset == "small"
-    assert (
-        parse(
-            shlex.split("score set.csv --name x --membership m.csv --checkpoints a.pt")
-        ).config.preset
-        == "small"
-    )
+    for typed in (
+        "study combined set.csv --name x",
+        "score s --name x --membership m --checkpoints a",
+    ):
+        assert parse(shlex.split(typed)).config.preset == "small"
 
 
-def test_a_switch_that_a_preset_turns_on_is_typed_to_be_off() -> None:
+def test_a_switch_of_a_preset_can_be_turned_off() -> None:
     config = replace(preset_config("locked"), lock_text=False, text_tower="", model="small")
     words = resume_arguments("x", "set.csv", config)
-    assert words == [
-        "set.csv",
-        "--name=x",
-        "--preset=locked",
-        "--model=small",
-        "--no-lock-text",
-        "--text-tower=",
-    ]
+    assert {"--no-lock-text", "--text-tower="} <= set(words)
     assert parse(["audit", *words]).config == config
 
 
@@ -137,21 +103,13 @@ def test_a_switch_that_a_preset_turns_on_is_typed_to_be_off() -> None:
     [
         (InputError("first line\nsecond line"), 2, "error: first line second line"),
         (RuntimeError("member f-0 failed"), 1, "error: member f-0 failed"),
-        (
-            PermissionError(13, "Permission denied", "/x"),
-            2,
-            "error: /x may not be used: change its permissions",
-        ),
-        (
-            OSError(28, "No space left on device", "/x/y.npz"),
-            2,
-            "error: the disk is full: free some space, and the same",
-        ),
+        (PermissionError(13, "Permission denied", "/x"), 2, "error: /x may not be used"),
+        (OSError(28, "No space left on device", "/x/y.npz"), 2, "error: the disk is full"),
         (MemoryError("picture 'a.png'"), 2, "error: memory ran out: close other programs"),
         (KeyboardInterrupt(), 130, "interrupted: the same command resumes it"),
     ],
 )
-def test_each_way_to_end_has_its_code_and_one_line(
+def test_exit_codes(
     raised: BaseException,
     code: int,
     message: str,
@@ -169,14 +127,12 @@ def test_each_way_to_end_has_its_code_and_one_line(
 def test_the_help_lists_every_command(capsys: Captured) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
-    listed = [
-        line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")
-    ]
+    lines = capsys.readouterr().out.splitlines()
+    listed = [line.split()[0] for line in lines if line.startswith("  ")]
     assert listed == list(cli.COMMANDS)
-    assert {"audit", "export", "map", "list"} <= {*listed}
 
 
-def test_audits_and_studies_are_listed_with_how_they_stand(data: Path, capsys: Captured) -> None:
+def test_audits_are_listed_with_their_state(data: Path, capsys: Captured) -> None:
     assert main(["list"]) == 0
     assert "no audit in" in capsys.readouterr().out
     make_audit(data, "mine")
@@ -184,13 +140,9 @@ def test_audits_and_studies_are_listed_with_how_they_stand(data: Path, capsys: C
     (data / "audits/broken").mkdir()
     (data / "audits/broken/config.json").write_text("{")
     assert main(["list"]) == 0
-    rows = {
-        line.split()[0]: line.split()[1:]
-        for line in capsys.readouterr().out.splitlines()
-        if len(line.split()) > 1
-    }
-    assert (rows["mine"][0], rows["broken"][0]) == ("finished", "broken")
-    assert " ".join(rows["other"]).startswith("not finished")
+    printed = capsys.readouterr().out
+    for row in ("mine +finished", "broken +broken", "other +not finished"):
+        assert re.search(rf"^\W*{row}", printed, re.MULTILINE)
 
 
 ROOT = Path(__file__).parents[1]
@@ -205,7 +157,7 @@ FILE = re.compile(r"`(data/results/[\w.-]+\.csv)`")
 
 
 @pytest.mark.parametrize("page", READMES, ids=lambda page: f"{page.parent.name}/{page.name}")
-def test_every_quoted_command_can_be_typed_and_every_link_leads_to_a_file(page: Path) -> None:
+def test_quoted_commands_and_links_of_documents(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for words in COMMAND.findall(text):
         parse(shlex.split("".join(words)))

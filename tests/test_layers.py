@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"facts", "mitigations", "config", "columns", "io", "embeddings", "glossary", "draws"},
+    {"options", "mitigations", "config", "columns", "io", "embeddings", "glossary", "draws"},
     {"dataset", "scores"},  # side by side: neither imports the other
     {"features", "training"},  # what a locked tower gives, and what is trained on it
     {"audit"},

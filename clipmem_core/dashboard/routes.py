@@ -54,9 +54,9 @@ from clipmem_core.review.queries import (
     find_row,
 )
 from clipmem_core.review.rows import changed_rows, count_pairs, find_rows
-from clipmem_core.review.score_breakdown import QUALITY, suggested_captions
 from clipmem_core.review.search import try_in_thread
 from clipmem_core.review.selection import RANDOM, RANDOM_CHECK, Selection, from_parameters
+from clipmem_core.review.suggestions import QUALITY, suggested_captions
 from clipmem_core.review.wrong_captions import (
     random_check,
     review_progress,
@@ -343,10 +343,10 @@ def _judge(request: Request) -> Response:
 def _judged(audit: Audit, row: int, caption: str) -> tuple[pd.DataFrame, float]:
     """Return the pair's own captions with their probabilities, and the probability that another
     caption is wrong."""
-    from clipmem_core.review.judge import OWN, judge  # slow to import
+    from clipmem_core.review.judge import OWN, judge_captions  # slow to import
 
     pair_ids = fetch_numbered(audit.folder / PAIRS, [PAIR_ID], [row])[row]
-    table = judge(audit, pd.DataFrame({PAIR_ID: pair_ids, CAPTION: [caption]}))
+    table = judge_captions(audit, pd.DataFrame({PAIR_ID: pair_ids, CAPTION: [caption]}))
     return table[table[OWN]], table.loc[~table[OWN], P_WRONG].item()
 
 

@@ -7,57 +7,41 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
+import pandas as pd
 from PIL import Image
 
-from clipmem_core.audit.store import PAIRS, Audit, reading
+from clipmem_core.audit.store import PAIRS, Audit, read_table
 from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.dataset.readers.paths import picture_fault, tidy
 from clipmem_core.io import InputError, replacing_folder
-from clipmem_core.review.decisions import FOR_OTHER, REMOVE, open_review
+from clipmem_core.review.decisions import REMOVE, Decision, open_review
 
-_ROW = "row"  # the pair's row in the audit
 RECAPTIONED = "recaptioned"
 MARK = ".clipmem-export"  # file in a folder that an export may replace
 IMAGES = "{stem}_images"  # folder of extracted pictures
 CLEANED = "cleaned.json"  # in the folder of a data set that a second audit is of
-BLOCK = 20_000  # pairs converted to Python objects at a time
-Progress = Callable[[int, int], None]
-Pictures = tuple[Path, pa.ChunkedArray, tuple[str, ...]]  # folder, names, notes
-_IN_ARCHIVE = r"(?i)\.tar/|\.(parquet|arrow)#[0-9]+$"
+PictureProgress = Callable[[int, int], None]  # called with the finished pictures, and all
+_IN_ARCHIVE = r"(?i)\.tar/|\.(?:parquet|arrow)#[0-9]+$"
 _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2", "PPM": ".pnm"}
-_CAPTION_LISTS = pa.large_list(
-    pa.large_string()
-)  # 64-bit offsets: a million pairs may have more than 2 GB of text
 
 
 @dataclass(frozen=True)
 class Cleaned:
-    """A cleaned data set, in the order of the audit."""
+    """A cleaned data set, in the order of the audit; the index of a table is the row in the
+    audit."""
 
     audit: Audit
     root: Path  # image references are relative to it
-    pairs: pa.Table  # row, pair_id, image, captions, label, width, height, recaptioned (bool)
-    removed_pairs: pa.Table  # the same without recaptioned
+    pairs: pd.DataFrame  # pair_id, image, captions, label, width, height, recaptioned (bool)
+    removed: pd.DataFrame  # the same
     notes: tuple[str, ...]  # shown with any format
 
     @property
-    def kept(self) -> int:
-        return self.pairs.num_rows
-
-    @property
-    def removed(self) -> int:
-        return self.removed_pairs.num_rows
-
-    @property
     def recaptioned(self) -> int:
-        return pc.sum(self.pairs[RECAPTIONED]).as_py() or 0
+        return int(self.pairs[RECAPTIONED].sum())
 
 
 def clean(audit: Audit) -> Cleaned:
@@ -67,68 +51,43 @@ def clean(audit: Audit) -> Cleaned:
             f"audit {audit.name!r} injected wrong captions: export an audit without "
             "--inject-miscaptions"
         )
-    path = audit.folder / PAIRS
-    strings = pa.large_string()
-    with reading(path):
-        table = pq.read_table(path, columns=[PAIR_ID, IMAGE, CAPTIONS, LABEL, WIDTH, HEIGHT])
-    types = {PAIR_ID: strings, IMAGE: strings, LABEL: strings, CAPTIONS: _CAPTION_LISTS}
-    table = table.cast(
-        pa.schema([(field.name, types.get(field.name, field.type)) for field in table.schema])
-    )
-    table = table.add_column(0, _ROW, pa.array(np.arange(table.num_rows)))
-    decisions = open_review(audit).table()
-    remove = _is_in(table, decisions.loc[decisions["decision"] == REMOVE, PAIR_ID])
-    other_captions = (
-        pc.sum(_is_in(table, decisions.loc[decisions[FOR_OTHER].notna(), PAIR_ID])).as_py() or 0
-    )
-    chosen = decisions[decisions[CAPTIONS].map(len) > 0]
-    # like a reader does with captions of a file
-    tidied = (
-        [text for text in dict.fromkeys(map(tidy, texts)) if text] for texts in chosen[CAPTIONS]
-    )
-    new = {pair_id: texts for pair_id, texts in zip(chosen[PAIR_ID], tidied, strict=True) if texts}
-    pairs = _with_captions(table.filter(pc.invert(remove)), new)
-    if pairs.num_rows == 0:
+    columns = [PAIR_ID, IMAGE, CAPTIONS, LABEL, WIDTH, HEIGHT]
+    pairs = read_table(audit.folder / PAIRS, columns=columns)
+    pairs = pairs.astype(object).where(pairs.notna(), None)
+    decisions = open_review(audit).decisions()
+    current = [decisions.get(pair_id, Decision(pair_id)) for pair_id in pairs[PAIR_ID]]
+    new = [_tidied(each.captions) for each in current]
+    pairs[RECAPTIONED] = list(map(bool, new))
+    pairs[CAPTIONS] = [
+        texts or list(stored) for texts, stored in zip(new, pairs[CAPTIONS], strict=True)
+    ]
+    is_removed = np.array([each.decision == REMOVE for each in current])
+    if is_removed.all():
         raise InputError(
             f"every pair of audit {audit.name!r} is marked for removal: there is nothing to export"
         )
     quarantined = len(audit.quarantine)
+    other = sum(each.for_other_captions is not None for each in current)
     limit = audit.record.config.captions
     notes = counted(
         (quarantined, f"{quarantined:,} quarantined input rows are not included"),
-        (
-            other_captions,
-            f"{other_captions:,} pairs have decisions on other captions, which do not count",
-        ),
+        (other, f"{other:,} pairs have decisions on other captions, which do not count"),
         (
             limit,
             f"only the first {limit} captions of a pair are included, as in the audit (--captions)",
         ),
     )
-    return Cleaned(audit, audit.record.pictures, pairs, table.filter(remove), notes)
+    return Cleaned(audit, audit.record.pictures, pairs[~is_removed], pairs[is_removed], notes)
+
+
+def _tidied(captions: Iterable[str]) -> list[str]:
+    """Tidy captions as a reader does with those of a file."""
+    return list(filter(None, dict.fromkeys(map(tidy, captions))))
 
 
 def counted(*notes: tuple[int, str]) -> tuple[str, ...]:
     """Return the notes whose count is not 0."""
     return tuple(note for count, note in notes if count)
-
-
-def _with_captions(pairs: pa.Table, captions: dict[str, list[str]]) -> pa.Table:
-    """Replace the captions of some pairs, and add the column `recaptioned`."""
-    changed = _is_in(pairs, captions)
-    rows = np.flatnonzero(changed.to_numpy())
-    new = [captions[pair_id] for pair_id in pairs[PAIR_ID].take(rows).to_pylist()]
-    index = np.arange(pairs.num_rows)
-    index[rows] = pairs.num_rows + np.arange(len(new))
-    pool = pa.chunked_array(
-        [*pairs[CAPTIONS].chunks, pa.array(new, _CAPTION_LISTS)], _CAPTION_LISTS
-    )
-    replaced = pairs.set_column(pairs.schema.get_field_index(CAPTIONS), CAPTIONS, pool.take(index))
-    return replaced.append_column(RECAPTIONED, changed)
-
-
-def _is_in(pairs: pa.Table, pair_ids: Iterable[str]) -> pa.ChunkedArray:
-    return pc.is_in(pairs[PAIR_ID], value_set=pa.array(list(pair_ids), pa.large_string()))
 
 
 def check_root(root: Path) -> None:
@@ -138,7 +97,9 @@ def check_root(root: Path) -> None:
 
 
 @contextmanager
-def picture_files(cleaned: Cleaned, path: Path, progress: Progress | None) -> Iterator[Pictures]:
+def picture_files(
+    cleaned: Cleaned, path: Path, progress: PictureProgress
+) -> Iterator[tuple[Path, list[str], tuple[str, ...]]]:
     """Yield an absolute folder, the names of the pictures in it, and notes.
 
     Pictures of archives or tables are extracted into a new `<stem>_images`, which is complete at
@@ -146,27 +107,20 @@ def picture_files(cleaned: Cleaned, path: Path, progress: Progress | None) -> It
     """
     check_root(cleaned.root)
     images = cleaned.pairs[IMAGE]
-    if not pc.any(pc.match_substring_regex(images, _IN_ARCHIVE)).as_py():
+    if not images.str.contains(_IN_ARCHIVE).any():
         root = os.path.realpath(cleaned.root)
-        missing = [image for image in values_of(images) if picture_fault(root, image)]
+        missing = [image for image in images if picture_fault(root, image)]
         note = f"{len(missing):,} pictures are missing, first {missing[0]!r}" if missing else ""
-        yield cleaned.root, images, counted((len(missing), note))
+        yield cleaned.root, images.tolist(), counted((len(missing), note))
         return
     folder = beside(path, IMAGES).absolute()
-    names = list[str]()
+    names = []
     with replacing_folder(folder, mark=MARK) as temporary:
         # named by row, as names in archives are not safe as file names
-        for row, _, data in read_pictures(cleaned, progress):
+        for row, _, data in encoded_pictures(cleaned, progress):
             names.append(f"{row:08d}{suffix_of(data)}")
             (temporary / names[-1]).write_bytes(data)
-        column = pa.chunked_array([pa.array(names, pa.large_string())])
-        yield folder, column, (f"{len(names):,} pictures were extracted to {folder}",)
-
-
-def values_of(column: pa.ChunkedArray) -> Iterator[Any]:
-    """Yield a column's values, converted to Python objects in blocks."""
-    for start in range(0, len(column), BLOCK):
-        yield from column.slice(start, BLOCK).to_pylist()
+        yield folder, names, (f"{len(names):,} pictures were extracted to {folder}",)
 
 
 def beside(path: Path, pattern: str) -> Path:
@@ -175,18 +129,19 @@ def beside(path: Path, pattern: str) -> Path:
     return path.with_name(pattern.format(name=path.name, stem=path.stem))
 
 
-def read_pictures(cleaned: Cleaned, progress: Progress | None) -> Iterator[tuple[int, str, bytes]]:
+def encoded_pictures(
+    cleaned: Cleaned, progress: PictureProgress
+) -> Iterator[tuple[int, str, bytes]]:
     """Yield row, reference and content of each picture; a missing one is an input error."""
-    rows = zip(cleaned.pairs[_ROW].to_pylist(), values_of(cleaned.pairs[IMAGE]), strict=True)
-    for done, (row, image) in enumerate(rows):
-        if progress and done % 100 == 0:
-            progress(done, cleaned.kept)
+    images = cleaned.pairs[IMAGE]
+    for done, (row, image) in enumerate(images.items()):
+        if done % 100 == 0:
+            progress(done, len(images))
         try:
             yield row, image, read_bytes(cleaned.root, image)
         except FileNotFoundError as error:
             raise InputError(str(error)) from None
-    if progress:
-        progress(cleaned.kept, cleaned.kept)
+    progress(len(images), len(images))
 
 
 def suffix_of(data: bytes) -> str:

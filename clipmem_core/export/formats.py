@@ -1,12 +1,11 @@
 """The formats of an export: a writer for each, and their registry `FORMATS`."""
 
 import hashlib
-import itertools
 import json
 import posixpath
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from csv import QUOTE_NONNUMERIC  # a lone \r must be quoted too
 from dataclasses import dataclass
@@ -15,78 +14,70 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pandas as pd
 from filelock import FileLock, Timeout
 
-from clipmem_core.audit.store import MAX_NAME, PAIRS, SCORES, Audit
+from clipmem_core.audit.store import MAX_NAME, PAIRS, SCORES, Audit, write_table
 from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
 from clipmem_core.config import DEFAULT_PRESET, data_folder, did_you_mean
 from clipmem_core.dataset.readers.containers import scan_tar, split_reference
 from clipmem_core.dataset.readers.paths import is_picture, normal_reference
-from clipmem_core.export import cleaned as d
-from clipmem_core.export.cleaned import RECAPTIONED, Cleaned, Progress, counted
+from clipmem_core.export.cleaned import (
+    IMAGES,
+    MARK,
+    RECAPTIONED,
+    Cleaned,
+    PictureProgress,
+    beside,
+    check_root,
+    clean,
+    counted,
+    encoded_pictures,
+    picture_files,
+    suffix_of,
+)
 from clipmem_core.io import InputError, replacing, replacing_folder
-from clipmem_core.review.cards import LISTED, OWN_CAPTIONS, listed_scores
+from clipmem_core.review.cards import OWN_CAPTIONS, listed_scores
 from clipmem_core.review.decisions import (
     FOR_OTHER,
-    RECAPTION,
-    REMOVE,
     UNDECIDED_CODE,
+    count_changed,
     decided,
     open_review,
 )
 from clipmem_core.review.find_replace import word_changes
-from clipmem_core.review.queries import count_rows, fetch_pairs, number
+from clipmem_core.review.queries import count_pairs_of, fetch_pairs, number
 from clipmem_core.scores.registry import EXPORT, scores_in
 
-Written = tuple[
-    tuple[str, ...], str
-]  # notes on data the format cannot hold, and the command that audits it, if any
+# notes on data the format cannot hold, and the command that audits the export, if any
+Written = tuple[tuple[str, ...], str]
 
 FOLDER = ""  # the suffix of a folder
 METADATA = "metadata.jsonl"
-NEW_CAPTIONS = (
-    "{name}.captions.jsonl"  # of a list of keys: one JSON object a line, `key` and `captions`
-)
+# of a list of keys: one JSON object a line, `key` and `captions`
+NEW_CAPTIONS = "{name}.captions.jsonl"
 HASHED = "{stem}.uids.csv"  # maps ids to the hashes in a list of uids
-SEPARATORS = {
-    ".csv": (",", ","),
-    ".tsv": ("\t", r"$'\t'"),
-}  # column separator, and its form in a shell
-FORMULA = (
-    "=",
-    "+",
-    "-",
-    "@",
-    "\t",
-    "\r",
-)  # a spreadsheet computes a cell that begins with one of these
-UIDS = np.dtype("u8,u8")  # 128 bits, the high half first
+# column separator, and its form in a shell
+SEPARATORS = {".csv": (",", ","), ".tsv": ("\t", r"$'\t'")}
+# a spreadsheet computes a cell that begins with one of these
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _UID = re.compile("[0-9a-fA-F]{32}")
 _BREAK = re.compile(r"\s*[\r\n]+\s*")
 
 
-def write_csv(cleaned: Cleaned, path: Path, progress: Progress | None) -> Written:
+def write_open_clip(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Written:
     """Write a table for open_clip, one row a caption, separated by commas (`.csv`) or tabs
     (`.tsv`)."""
     separator, shell_separator = SEPARATORS[path.suffix.lower()]
+    # filepath and title are the columns that open_clip reads by default
+    table = cleaned.pairs[[CAPTIONS, PAIR_ID, LABEL]].rename(columns={CAPTIONS: "title"})
     with (
         replacing(path) as temporary,
-        d.picture_files(cleaned, path, progress) as (folder, names, notes),
-        temporary.open("w", encoding="utf-8", newline="") as file,
+        picture_files(cleaned, path, progress) as (folder, names, notes),
     ):
-        for start in range(0, cleaned.kept, d.BLOCK):
-            block = (
-                cleaned.pairs.slice(start, d.BLOCK).select([CAPTIONS, PAIR_ID, LABEL]).to_pandas()
-            )
-            # filepath and title are the columns that open_clip reads by default
-            files = names.slice(start, d.BLOCK).to_pylist()
-            block.insert(0, "filepath", [f"{str(folder).rstrip('/')}/{name}" for name in files])
-            block = block.explode(CAPTIONS).rename(columns={CAPTIONS: "title"})
-            block.to_csv(
-                file, sep=separator, index=False, header=start == 0, quoting=QUOTE_NONNUMERIC
-            )
+        table.insert(0, "filepath", [f"{folder}/{name}" for name in names])
+        rows = table.explode("title")
+        rows.to_csv(temporary, sep=separator, index=False, quoting=QUOTE_NONNUMERIC)
     reads = (
         f"open_clip reads it with --train-data {shlex.quote(str(path))} --csv-separator "
         f"{shell_separator}"
@@ -94,39 +85,25 @@ def write_csv(cleaned: Cleaned, path: Path, progress: Progress | None) -> Writte
     return (*notes, reads), _audit_command(cleaned, path, folder)
 
 
-def write_coco(cleaned: Cleaned, path: Path, progress: Progress | None) -> Written:
+def write_coco(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Written:
     """Write COCO captions: images, with pair_id and label, and annotations; ids count from 1."""
-
-    def images() -> Iterator[dict[str, Any]]:
-        columns = [d.values_of(cleaned.pairs[name]) for name in (WIDTH, HEIGHT, PAIR_ID, LABEL)]
-        for image_id, (name, *values) in enumerate(
-            zip(d.values_of(names), *columns, strict=True), 1
-        ):
-            row = {"id": image_id, "file_name": name} | dict(
-                zip((WIDTH, HEIGHT, PAIR_ID, LABEL), values, strict=True)
-            )
-            yield {key: value for key, value in row.items() if value is not None}
-
-    def annotations() -> Iterator[dict[str, Any]]:
-        ids = itertools.count(1)
-        for image, captions in enumerate(d.values_of(cleaned.pairs[CAPTIONS]), 1):
-            yield from (
-                {"id": next(ids), "image_id": image, "caption": caption} for caption in captions
-            )
-
-    info = json.dumps({"description": f"audit {cleaned.audit.name}, cleaned"})
+    images = cleaned.pairs[[WIDTH, HEIGHT, PAIR_ID, LABEL]].reset_index(drop=True)
+    images.insert(0, "id", images.index + 1)
+    captions = pd.DataFrame({"image_id": images["id"], "caption": list(cleaned.pairs[CAPTIONS])})
+    captions = captions.explode("caption", ignore_index=True)
+    captions.insert(0, "id", captions.index + 1)
     with (
         replacing(path) as temporary,
-        d.picture_files(cleaned, path, progress) as (folder, names, notes),
+        picture_files(cleaned, path, progress) as (folder, names, notes),
         temporary.open("w", encoding="utf-8") as file,
     ):
-        file.write(f'{{"info": {info}')
-        for key, rows in (("images", images()), ("annotations", annotations())):
-            file.write(f',\n"{key}": [')
-            lines = (json.dumps(row, ensure_ascii=False) for row in rows)
-            file.writelines(f"{',' if place else ''}\n{line}" for place, line in enumerate(lines))
-            file.write("]")
-        file.write("}\n")
+        images.insert(1, "file_name", names)
+        content = {
+            "info": {"description": f"audit {cleaned.audit.name}, cleaned"},
+            "images": images.to_dict("records"),
+            "annotations": captions.to_dict("records"),
+        }
+        json.dump(content, file, ensure_ascii=False)
     return notes, _audit_command(cleaned, path, folder)
 
 
@@ -136,66 +113,55 @@ def _audit_command(cleaned: Cleaned, path: Path, images: Path | None = None) -> 
     config = cleaned.audit.record.config
     words = ["audit", str(path), "--name", f"{cleaned.audit.name}-clean"]
     words += ["--image-folder", str(images)] if images else []
-    for field, usual in (("preset", DEFAULT_PRESET), ("protocol", "ensemble")):
-        words += [f"--{field}", getattr(config, field)] if getattr(config, field) != usual else []
+    words += ["--preset", config.preset] if config.preset != DEFAULT_PRESET else []
+    words += ["--protocol", config.protocol] if config.protocol != "ensemble" else []
     return f"python -m clipmem_core {shlex.join(words)}"
 
 
-def write_texts(cleaned: Cleaned, path: Path, progress: Progress | None) -> Written:
+def write_texts(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Written:
     """Write a folder of pictures, each with a `.txt` of the same name, one caption a line."""
-    with _picture_folder(cleaned, path, progress, by_label=True) as (folder, names, pairs):
-        for name, pair in zip(names, pairs, strict=True):
-            lines = [_BREAK.sub(" ", caption) for caption in pair[CAPTIONS]]
-            text = folder / f"{posixpath.splitext(name)[0]}.txt"
-            text.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
+    with _picture_folder(cleaned, path, progress, by_label=True) as (folder, names):
+        for name, captions in zip(names, cleaned.pairs[CAPTIONS], strict=True):
+            lines = [_BREAK.sub(" ", caption) for caption in captions]
+            _write_lines((folder / name).with_suffix(".txt"), lines)
     return (), _audit_command(cleaned, path)
 
 
-def write_imagefolder(cleaned: Cleaned, path: Path, progress: Progress | None) -> Written:
+def write_imagefolder(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Written:
     """Write pictures and a `metadata.jsonl`: file_name, text (lists if a pair has several),
     pair_id, label if any."""
-    with (
-        _picture_folder(cleaned, path, progress) as (folder, names, pairs),
-        (folder / METADATA).open("w", encoding="utf-8", newline="\n") as file,
-    ):
-        several = any(len(pair[CAPTIONS]) > 1 for pair in pairs)
-        labelled = any(pair[LABEL] for pair in pairs)
-        for name, pair in zip(names, pairs, strict=True):
-            text = pair[CAPTIONS] if several else pair[CAPTIONS][0]
-            row = {"file_name": name, "text": text, PAIR_ID: pair[PAIR_ID]}
-            file.write(
-                json.dumps(row | ({LABEL: pair[LABEL]} if labelled else {}), ensure_ascii=False)
-                + "\n"
-            )
+    table = cleaned.pairs[[CAPTIONS, PAIR_ID, LABEL]].rename(columns={CAPTIONS: "text"})
+    if table["text"].map(len).max() == 1:
+        table["text"] = table["text"].str[0]
+    if table[LABEL].isna().all():
+        table = table.drop(columns=LABEL)
+    with _picture_folder(cleaned, path, progress) as (folder, names):
+        table.insert(0, "file_name", names)
+        table.to_json(folder / METADATA, orient="records", lines=True, force_ascii=False)
     reads = f"datasets reads it with load_dataset('imagefolder', data_dir={str(path)!r})"
     return (reads,), _audit_command(cleaned, path)
 
 
 @contextmanager
 def _picture_folder(
-    cleaned: Cleaned, path: Path, progress: Progress | None, *, by_label: bool = False
-) -> Iterator[tuple[Path, list[str], list[dict[str, Any]]]]:
-    """Yield a folder with copies of the pictures, which replaces `path`; the names of the pictures;
-    and the pairs.
+    cleaned: Cleaned, path: Path, progress: PictureProgress, *, by_label: bool = False
+) -> Iterator[tuple[Path, list[str]]]:
+    """Yield a folder with copies of the pictures, which replaces `path`, and their names.
 
     With `by_label` the top folder of a picture is its label; a picture without label is in no
     folder.
     """
-    d.check_root(cleaned.root)
-    names = list[str]()
+    check_root(cleaned.root)
+    names = []
     stems = {posixpath.splitext(METADATA)[0]}
-    with replacing_folder(path, mark=d.MARK) as folder:
-        pictures = zip(
-            d.read_pictures(cleaned, progress), d.values_of(cleaned.pairs[LABEL]), strict=True
-        )
+    with replacing_folder(path, mark=MARK) as folder:
+        pictures = zip(encoded_pictures(cleaned, progress), cleaned.pairs[LABEL], strict=True)
         for (row, image, data), label in pictures:
             _, part = split_reference(cleaned.root, image)
             hidden = any(part.startswith(".") for part in image.split("/"))
-            name = (
-                image
-                if part is None and is_picture(image) and not hidden
-                else f"{row:08d}{d.suffix_of(data)}"
-            )
+            name = f"{row:08d}{suffix_of(data)}"
+            if part is None and is_picture(image) and not hidden:
+                name = image
             if by_label and posixpath.dirname(name).partition("/")[0] != (label or ""):
                 name = posixpath.join(_as_folder(label or ""), posixpath.basename(name))
             stem, ending = posixpath.splitext(name)
@@ -205,7 +171,7 @@ def _picture_folder(
             names.append(f"{stem}{ending}")
             (folder / names[-1]).parent.mkdir(parents=True, exist_ok=True)
             (folder / names[-1]).write_bytes(data)
-        yield folder, names, cleaned.pairs.select([PAIR_ID, CAPTIONS, LABEL]).to_pylist()
+        yield folder, names
 
 
 def _as_folder(label: str) -> str:
@@ -217,25 +183,21 @@ def _as_folder(label: str) -> str:
     return label if fits and "/" not in label and not label.startswith(".") else ""
 
 
-def write_keys(cleaned: Cleaned, path: Path, progress: Progress | None) -> Written:
-    """Write the WebDataset `__key__` of each sample to keep, one a line; new captions go into a
+def write_keys(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Written:
+    """Write the WebDataset `__key__` of each exported sample, one a line; new captions go into a
     second file."""
-    keys = _sample_keys(cleaned.root, cleaned.pairs[IMAGE])
-    distinct = dict.fromkeys(keys)
-    shared = sum(
-        key in distinct for key in _sample_keys(cleaned.root, cleaned.removed_pairs[IMAGE])
-    )
-    _write_lines(path, list(distinct))
-    second = d.beside(path, NEW_CAPTIONS)
+    keys = pd.Series(_sample_keys(cleaned.root, cleaned.pairs[IMAGE]), cleaned.pairs.index)
+    removed = pd.Series(_sample_keys(cleaned.root, cleaned.removed[IMAGE]))
+    shared = int(removed.isin(keys).sum())
+    second = beside(path, NEW_CAPTIONS)
     second.unlink(missing_ok=True)  # of the replaced export
+    with replacing(path) as temporary:
+        _write_lines(temporary, keys.unique())
     if cleaned.recaptioned:
-        changed = cleaned.pairs[RECAPTIONED].to_numpy().nonzero()[0]
-        captions = cleaned.pairs[CAPTIONS].take(changed).to_pylist()
-        rows = [
-            {"key": keys[row], "captions": texts}
-            for row, texts in zip(changed, captions, strict=True)
-        ]
-        _write_lines(second, [json.dumps(row, ensure_ascii=False) for row in rows])
+        captions = pd.DataFrame({"key": keys, CAPTIONS: cleaned.pairs[CAPTIONS]})
+        captions = captions[cleaned.pairs[RECAPTIONED]]
+        with replacing(second) as temporary:
+            captions.to_json(temporary, orient="records", lines=True, force_ascii=False)
     notes = counted(
         (
             cleaned.recaptioned,
@@ -250,64 +212,56 @@ def write_keys(cleaned: Cleaned, path: Path, progress: Progress | None) -> Writt
     return notes, ""
 
 
-def _write_lines(path: Path, lines: list[str]) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
 
 
-def _sample_keys(root: Path, images: pa.ChunkedArray) -> list[str]:
+def _sample_keys(root: Path, images: Iterable[str]) -> list[str]:
     """Return the WebDataset key of each picture; outside of a tar, its path without the suffix."""
-    keys = list[str]()
+    keys = []
     scan = lru_cache(maxsize=4)(scan_tar)
-    for image in images.to_pylist():
+    for image in images:
         path, part = split_reference(root, image)
         if isinstance(part, str):
             folder, slash, name = scan(path).original_names.get(part, part).rpartition("/")
-            keys.append(
-                folder + slash + name.partition(".")[0]
-            )  # as in WebDataset: up to the first dot
+            # as in WebDataset: up to the first dot
+            keys.append(folder + slash + name.partition(".")[0])
         else:
             keys.append(posixpath.splitext(image)[0] if part is None else image)
     return keys
 
 
-def write_uids(cleaned: Cleaned, path: Path, progress: Progress | None) -> Written:
-    """Write the sorted uids to keep, as DataComp's resharder reads them; a CSV has the uids of ids
-    that are hashed."""
-    ids = cleaned.pairs[PAIR_ID]
-    n_hashed = sum(_UID.fullmatch(pair_id) is None for pair_id in d.values_of(ids))
+def write_uids(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Written:
+    """Write the sorted uids of the exported pairs, as DataComp's resharder reads them; a CSV has
+    the uids of ids that are hashed."""
+    table = cleaned.pairs[[PAIR_ID]].assign(uid=cleaned.pairs[PAIR_ID].map(uid_of))
+    hashed = int((table["uid"] != table[PAIR_ID].str.lower()).sum())
+    # 128 bits, the high half first
+    uids = np.frombuffer(bytes.fromhex("".join(table["uid"])), dtype=">u8,>u8")
     with replacing(path) as temporary, temporary.open("wb") as file:
-        packed = b"".join(bytes.fromhex(uid_of(pair_id)) for pair_id in d.values_of(ids))
-        np.save(
-            file, np.sort(np.frombuffer(packed, dtype=">u8,>u8").astype(UIDS)), allow_pickle=False
-        )
-    second = d.beside(path, HASHED)
+        np.save(file, np.sort(uids.astype("u8,u8")), allow_pickle=False)
+    second = beside(path, HASHED)
     second.unlink(missing_ok=True)  # of the replaced export
-    if n_hashed:
+    if hashed:
         with replacing(second) as temporary:
-            table = ids.to_pandas().rename(PAIR_ID).to_frame()
-            table.assign(uid=table[PAIR_ID].map(uid_of)).to_csv(
-                temporary, index=False, quoting=QUOTE_NONNUMERIC
-            )
-    hashed = (
-        f"{n_hashed:,} ids are no uids (32 hex digits) and were hashed, see {second.name}: "
-        "to keep the uids of a pool, audit it with --csv-id-key uid"
+            table.to_csv(temporary, index=False, quoting=QUOTE_NONNUMERIC)
+    note = (
+        f"{hashed:,} ids are no uids (32 hex digits) and were hashed, see {second.name}: "
+        "to have the uids of a pool, audit it with --csv-id-key uid"
     )
     lost = f"{cleaned.recaptioned:,} new captions cannot be in a list of uids"
-    return counted((cleaned.recaptioned, lost), (n_hashed, hashed)), ""
+    return counted((cleaned.recaptioned, lost), (hashed, note)), ""
 
 
 def uid_of(pair_id: str) -> str:
     """Return an id of 32 hex digits in lower case, and for any other id the first 128 bits of its
     SHA-256."""
-    return (
-        pair_id.lower()
-        if _UID.fullmatch(pair_id)
-        else hashlib.sha256(pair_id.encode()).hexdigest()[:32]
-    )
+    if _UID.fullmatch(pair_id):
+        return pair_id.lower()
+    return hashlib.sha256(pair_id.encode()).hexdigest()[:32]
 
 
-def write_decisions(audit: Audit, path: Path, progress: Progress | None) -> Written:
+def write_decisions(audit: Audit, path: Path, progress: PictureProgress) -> Written:
     """Write the pairs with a decision, new captions or a note, with their captions and scores.
 
     In CSV, lists are JSON, and a single quote is put before a text that a spreadsheet would compute
@@ -317,34 +271,18 @@ def write_decisions(audit: Audit, path: Path, progress: Progress | None) -> Writ
     for_other = table.pop(FOR_OTHER).notna()
     table = table[~for_other | (table["note"] != "")]
     table = table.merge(listed_scores(audit, table[PAIR_ID].tolist()), on=PAIR_ID, how="left")
-    changes = [
-        word_changes(*texts) for texts in zip(table[OWN_CAPTIONS], table[CAPTIONS], strict=True)
-    ]
+    captions = zip(table[OWN_CAPTIONS], table[CAPTIONS], strict=True)
+    changes = [word_changes(old, new) for old, new in captions]
     table.insert(list(table).index(CAPTIONS) + 1, "word_changes", changes)
-    files = {
-        PAIRS: [f'"{IMAGE}"', f'"{LABEL}"'],
-        SCORES: [f'{number(name)} AS "{name}"' for name in scores_in(EXPORT)],
-    }
-    for name, columns in files.items():
+    scores = [f'{number(name)} AS "{name}"' for name in scores_in(EXPORT)]
+    for name, columns in ((PAIRS, [f'"{IMAGE}"', f'"{LABEL}"']), (SCORES, scores)):
         values = fetch_pairs(audit.folder / name, columns, table[PAIR_ID])
         table = table.merge(values.to_pandas(), on=PAIR_ID, how="left")
-    texts = pa.list_(pa.string())
-    numbers = pa.list_(pa.float64())
-    kinds = {CAPTIONS: texts, OWN_CAPTIONS: texts} | dict.fromkeys(LISTED.values(), numbers)
-    with replacing(path) as temporary:
-        if path.suffix.lower() == ".parquet":
-            arrow = pa.Table.from_pandas(table, preserve_index=False)
-            fields = [field.with_type(kinds.get(field.name, field.type)) for field in arrow.schema]
-            pq.write_table(arrow.cast(pa.schema(fields)), temporary)
-        else:
-            cells = table.assign(
-                **{name: table[name].map(_as_json) for name in kinds if name in table}
-            ).map(
-                lambda cell: (
-                    f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
-                )
-            )
-            cells.to_csv(temporary, index=False, quoting=QUOTE_NONNUMERIC)
+    if path.suffix.lower() == ".parquet":
+        write_table(path, table)
+    else:
+        with replacing(path) as temporary:
+            table.map(_as_cell).to_csv(temporary, index=False, quoting=QUOTE_NONNUMERIC)
     note = (
         f"{for_other.sum():,} decisions on other captions, for example injected errors, are "
         "not included"
@@ -352,11 +290,15 @@ def write_decisions(audit: Audit, path: Path, progress: Progress | None) -> Writ
     return counted((for_other.sum(), note)), ""
 
 
-def _as_json(values: Any) -> str:
-    return json.dumps(values, ensure_ascii=False) if isinstance(values, list) else ""
+def _as_cell(value: Any) -> Any:
+    """Return a value as a CSV cell: a list as JSON, a formula as text."""
+    if isinstance(value, list):
+        return json.dumps(value, ensure_ascii=False)
+    is_formula = isinstance(value, str) and value.startswith(FORMULA)
+    return f"'{value}" if is_formula else value
 
 
-def write_html(audit: Audit, path: Path, progress: Progress | None) -> Written:
+def write_html(audit: Audit, path: Path, progress: PictureProgress) -> Written:
     """Write the report of an audit on one page."""
     from clipmem_core.export.report import render_report  # imports Plotly
 
@@ -391,8 +333,8 @@ FORMATS = {
         (".csv", ".tsv"),
         "The cleaned data set as open_clip reads it, one row a caption.",
         EXTRACTED,
-        write_csv,
-        second=d.IMAGES,
+        write_open_clip,
+        second=IMAGES,
     ),
     "coco": Format(
         "COCO captions",
@@ -400,7 +342,7 @@ FORMATS = {
         "The cleaned data set as COCO captions: images and annotations.",
         EXTRACTED,
         write_coco,
-        second=d.IMAGES,
+        second=IMAGES,
     ),
     "folder": Format(
         "Pictures with .txt",
@@ -458,7 +400,7 @@ FORMATS = {
 class Summary:
     """The content of an export."""
 
-    kept: int
+    pairs: int
     unreviewed: int
     removed: int
     recaptioned: int
@@ -468,17 +410,17 @@ class Summary:
     @property
     def line(self) -> str:
         """The counts in one line."""
-        exported = f"{self.kept:,} exported, {self.unreviewed:,} of them not reviewed"
+        exported = f"{self.pairs:,} exported, {self.unreviewed:,} of them not reviewed"
         return f"{exported}; {self.removed:,} removed, {self.recaptioned:,} recaptioned"
 
 
-def write(
+def export_audit(
     audit: Audit,
     format: str,
     path: Path,
     *,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: PictureProgress = lambda done, total: None,
 ) -> Summary:
     """Export a finished audit into a file or folder; `progress` gets the number of finished
     pictures and the total."""
@@ -491,17 +433,13 @@ def write(
     audit.check_finished()
     with _lock(path):
         _check_target(about, format, path, overwrite)
-        cleaned = d.clean(audit) if about.cleaned else None
+        cleaned = clean(audit) if about.cleaned else None
         notes, command = about.write(cleaned or audit, path, progress)
+    notes += cleaned.notes if cleaned else ()
     unreviewed = int((decided(audit).codes == UNDECIDED_CODE).sum())
-    if cleaned:
-        notes = (*notes, *cleaned.notes)
-        return Summary(
-            cleaned.kept, unreviewed, cleaned.removed, cleaned.recaptioned, notes, command
-        )
-    counts = open_review(audit).counts()
-    kept = count_rows(audit.folder / PAIRS) - counts[REMOVE]
-    return Summary(kept, unreviewed, counts[REMOVE], counts[RECAPTION], notes, command)
+    removed, recaptioned = count_changed(audit)
+    pairs = count_pairs_of(audit) - removed
+    return Summary(pairs, unreviewed, removed, recaptioned, notes, command)
 
 
 @contextmanager
@@ -525,6 +463,7 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 def _check_target(about: Format, format: str, path: Path, overwrite: bool) -> None:
+    """Check the suffix of a path, and that it is free or may be replaced."""
     if not about.is_folder and path.suffix.lower() not in about.suffixes:
         raise InputError(
             f"--out {str(path)!r} must end in {' or '.join(about.suffixes)} for --format {format}"
@@ -532,10 +471,11 @@ def _check_target(about: Format, format: str, path: Path, overwrite: bool) -> No
     if path.exists() and path.is_dir() != about.is_folder:
         actual, expected = ("folder", "file") if path.is_dir() else ("file", "folder")
         raise InputError(f"--out {str(path)!r} is a {actual}, and the format needs a {expected}")
-    if path.is_dir() and not any(path.iterdir()):
+    if overwrite or (path.is_dir() and not any(path.iterdir())):
         return
-    for target in (path, d.beside(path, about.second) if about.second else path):
-        if target.exists() and not overwrite:
+    second = beside(path, about.second) if about.second else path
+    for target in (path, second):
+        if target.exists():
             raise InputError(
                 f"{target} exists already: choose another --out, or replace it with --overwrite"
             )

@@ -35,12 +35,10 @@ from clipmem_core.review.selection import Selection
 from clipmem_core.review.wrong_captions import wrong_lines
 from clipmem_core.scores.registry import EXPORT, scores_in
 
-TEMPLATE = "report.html.j2"
 _SIDE = 160  # pixels of a thumbnail's longer side
-# pairs of a gallery, decisions
-_SHOWN = 50
+_SHOWN = 50  # pairs of a gallery
 DECISIONS_SHOWN = 500
-CAPTION_LIMIT = 400
+_CAPTION_LIMIT = 400
 
 
 class TextTable(NamedTuple):
@@ -58,9 +56,7 @@ def render_report(audit: Audit) -> str:
     verdict = audit.verdict
     groups = o.group_table(audit)
     sample = f", a random sample of {record.sampled_of:,}" if record.sampled_of else ""
-    settings = [
-        (str(key), str(value)) for key, value in pd.json_normalize(record.values).iloc[0].items()
-    ]
+    settings = list(pd.json_normalize(record.values).iloc[0].items())
     content = {
         "name": audit.name,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -84,9 +80,8 @@ def render_report(audit: Audit) -> str:
         "side": _SIDE,
     }
     loader = FileSystemLoader(Path(__file__).parent)
-    template = Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template(
-        TEMPLATE
-    )
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    template = environment.get_template("report.html.j2")
     return template.render(plotly=get_plotlyjs(), **content)
 
 
@@ -94,12 +89,10 @@ def _tables(audit: Audit, groups: pd.DataFrame) -> list[TextTable]:
     utility = o.utility_table(audit.utility)
     kinds = "; ".join(dict.fromkeys(filter(None, groups["kind"])))
     by_group = [
-        (row[GROUP], f"{row['n']:,}", *(number(row[name]) for name in ("mean", "low", "high")))
+        (row[GROUP], f"{row['n']:,}", *map(three_decimals, (row["mean"], row["low"], row["high"])))
         for row in groups.to_dict("records")
     ]
-    by_member = [
-        (name, *map(number, values)) for name, *values in utility.itertuples(index=False, name=None)
-    ]
+    by_member = [(name, *map(three_decimals, values)) for name, *values in utility.to_numpy()]
     note = f"low to high: {kinds}" if kinds else ""
     counts = f"Counts of all {audit.record.sampled_of:,} pairs"
     return [
@@ -112,21 +105,13 @@ def _tables(audit: Audit, groups: pd.DataFrame) -> list[TextTable]:
 def _decision_table(decisions: pd.DataFrame) -> TextTable:
     rows = []
     for row in decisions.head(DECISIONS_SHOWN).to_dict("records"):
+        words = decision_words(row["decision"], row[FOR_OTHER])
         captions = _cut("\n".join(row["captions"]))
-        note = _cut(row["note"])
-        rows.append(
-            (
-                row[PAIR_ID],
-                decision_words(row["decision"], row[FOR_OTHER]),
-                captions,
-                note,
-                row["time"],
-            )
-        )
+        rows.append((row[PAIR_ID], words, captions, _cut(row["note"]), row["time"]))
     omitted = len(decisions) - len(rows)
-    more = (
-        f"{omitted:,} more are not shown: export the decisions as CSV for all." if omitted else ""
-    )
+    more = ""
+    if omitted:
+        more = f"{omitted:,} more are not shown: export the decisions as CSV for all."
     return TextTable("Decisions", ("id", "decision", "new captions", "note", "time"), rows, more)
 
 
@@ -146,10 +131,9 @@ def _galleries(audit: Audit) -> list[dict[str, Any]]:
         top = cards(audit, top_rows(audit, order, size=_SHOWN))
         firsts = first_captions(audit, top, Selection(order=order))
         shown = [_card(card, audit.record.pictures, firsts[card.pair_id]) for card in top]
-        explanation = f"{queue.sentence} {marks_note(firsts)}"
-        galleries += (
-            [{"title": queue.name, "explanation": explanation, "cards": shown}] if shown else []
-        )
+        if shown:
+            explanation = f"{queue.sentence} {marks_note(firsts)}"
+            galleries.append({"title": queue.name, "explanation": explanation, "cards": shown})
     return galleries
 
 
@@ -164,7 +148,7 @@ def _card(card: PairCard, root: Path, first_caption: FirstCaption) -> dict[str, 
         if shortage(error):
             raise
         picture = ""
-    facts = {name: number(card.scores.get(name)) for name in scores_in(EXPORT)}
+    facts = {name: three_decimals(card.scores.get(name)) for name in scores_in(EXPORT)}
     facts |= {"group": card.group, "label": card.label or "", "injected": card.injected or ""}
     facts |= {f"{mark['word']} →": " ".join(mark["better"][0]) for mark in marks if mark["better"]}
     captions = [_cut(caption) for caption in (*card.current[first:], *card.current[:first])]
@@ -180,9 +164,9 @@ def _card(card: PairCard, root: Path, first_caption: FirstCaption) -> dict[str, 
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= CAPTION_LIMIT else f"{text[:CAPTION_LIMIT].rstrip()}…"
+    return text if len(text) <= _CAPTION_LIMIT else f"{text[:_CAPTION_LIMIT].rstrip()}…"
 
 
-def number(value: Any) -> str:
+def three_decimals(value: Any) -> str:
     """Return a number with three decimals as text; empty for anything else."""
     return "" if pd.isna(value) else f"{value:,.3f}".replace("-", "−")

@@ -378,9 +378,9 @@ class AuditFrames(Audit):
 
         `candidates` has caption, and pair_id or image; `best` marks the best caption of each pair.
         """
-        from clipmem_core.review.judge import judge  # slow to import
+        from clipmem_core.review.judge import judge_captions  # slow to import
 
-        return judge(self, candidates)
+        return judge_captions(self, candidates)
 
     def table(self) -> pd.DataFrame:
         """Return pairs, scores and decisions in one row a pair.

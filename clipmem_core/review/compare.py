@@ -52,8 +52,8 @@ class Comparison:
 def compare(one: Audit, other: Audit, *, column: str = c.CLIPMEM, limit: int) -> Comparison:
     """Compare a score of two audits pair by pair."""
     scores = [c.PAIR_ID, f"{ROW} AS row", f'"{c.GROUP}" AS "group"', f"{number(column)} AS score"]
-    hashes = [f"{CAPTION_KEY} AS captions", f"hash({c.SHA256}) AS picture"]
-    tables = [fetch_all(audit, scores, hashes) for audit in (one, other)]
+    content = [f"hash({CAPTION_KEY}, {c.SHA256}) AS content"]
+    tables = [fetch_all(audit, scores, content) for audit in (one, other)]
     joined = tables[0].merge(tables[1], on=c.PAIR_ID, suffixes=("_one", "_other"))
     if joined.empty:
         raise InputError(
@@ -62,20 +62,14 @@ def compare(one: Audit, other: Audit, *, column: str = c.CLIPMEM, limit: int) ->
         )
     joined = joined.rename(columns={"score_one": "one", "score_other": "other"})
     joined["difference"] = joined["other"] - joined["one"]
-    edited = (joined["captions_one"] != joined["captions_other"]) | (
-        joined["picture_one"] != joined["picture_other"]
-    )
-    regrouped = (joined["group_one"] != joined["group_other"]) & (
-        one.record.protocol == other.record.protocol
-    )
-    joined = joined.drop(columns=["captions_one", "captions_other", "picture_one", "picture_other"])
-    finite = np.isfinite(joined["one"]) & np.isfinite(joined["other"])
+    edited = joined.pop("content_one") != joined.pop("content_other")
+    same_protocol = one.record.protocol == other.record.protocol
+    regrouped = (joined["group_one"] != joined["group_other"]) & same_protocol
+    finite = np.isfinite(joined["difference"])
     scored = joined[finite]
     stayed = joined[finite & ~regrouped]
-    largest = np.argsort(-stayed["difference"].abs().to_numpy(), kind="stable")[:limit]
-    sample = np.sort(
-        np.random.default_rng(0).choice(len(scored), min(len(scored), POINTS), replace=False)
-    )
+    largest = stayed.sort_values("difference", key=lambda values: -values.abs(), kind="stable")
+    sample = scored.sample(min(len(scored), POINTS), random_state=0).sort_index()
     values = scored["one"].to_numpy(), scored["other"].to_numpy()
     correlated = len(scored) > 2 and min(map(np.ptp, values)) > 0
     change = paired_difference(values[1], values[0]) if len(scored) else None
@@ -95,8 +89,8 @@ def compare(one: Audit, other: Audit, *, column: str = c.CLIPMEM, limit: int) ->
         mean_difference=change.mean if change else None,
         low=change.low if change and change.n > 1 else None,
         high=change.high if change and change.n > 1 else None,
-        changed=stayed.iloc[largest].reset_index(drop=True),
-        points=scored.iloc[sample].reset_index(drop=True),
+        changed=largest[:limit].reset_index(drop=True),
+        points=sample.reset_index(drop=True),
         warnings=warnings,
     )
 
@@ -150,8 +144,8 @@ def injected_findings(audit: Audit) -> Findings | None:
     scores = detector_scores(audit)
     names = names_in(scores)
     injected = scores[c.INJECTED]
-    rows = list[pd.DataFrame]()
-    curves = list[pd.DataFrame]()
+    rows = []
+    curves = []
     for kind in sorted(injected.dropna().unique(), key=lambda kind: (kind != c.MISCAPTION, kind)):
         subset = scores[injected.isna() | (injected == kind)]
         truth = subset[c.INJECTED].notna().to_numpy()
@@ -160,13 +154,11 @@ def injected_findings(audit: Audit) -> Findings | None:
         values = {name: subset[name].to_numpy(dtype=float) for name in names}
         cell: dict[str, Any] = {b.KIND: str(kind), b.SHARE: float(truth.mean())}
         n_boot = int(np.clip(_RESAMPLED // len(subset), 50, 500))
-        detected = detection_table(values, truth, n_boot=n_boot).rename(
-            columns={"score": b.DETECTOR}
-        )
+        detected = detection_table(values, truth, n_boot=n_boot)
         for metric in METRICS:
-            part = detected[[b.DETECTOR, metric, f"{metric}_low", f"{metric}_high"]]
+            part = detected[["score", metric, f"{metric}_low", f"{metric}_high"]]
             part = part.set_axis([b.DETECTOR, "mean", "low", "high"], axis=1)
-            rows.append(part.assign(**(cell | {b.MEASURE: metric, "n": 1})))
+            rows.append(part.assign(**cell, **{b.MEASURE: metric, "n": 1}))
         numbers = numbers_reviewed(len(subset))
         for name in names:
             curve = {"number": numbers, "precision": precision_curve(values[name], truth, numbers)}
@@ -181,8 +173,8 @@ def injected_findings(audit: Audit) -> Findings | None:
 def benchmarks_of(audit: Audit) -> list[b.Benchmark]:
     """Return the benchmarks on an audit's data set, those with the same pairs first."""
     record = audit.record
-    same = list[b.Benchmark]()
-    others = list[b.Benchmark]()
+    same = []
+    others = []
     for benchmark in b.list_benchmarks():
         try:
             requested = benchmark.request

@@ -81,12 +81,12 @@ class Decision(NamedTuple):
     """The current decision on one pair."""
 
     pair_id: str
-    decision: str | None  # keep | remove | recaption; None: undecided, maybe with a note
-    captions: tuple[str, ...]  # the new ones, also of an undecided pair; empty: of the data set
-    note: str
-    time: str  # of the decision, ISO 8601 in UTC
-    audit: str
-    entry: int  # of the log; 0: no entry applies to the captions of this audit
+    decision: str | None = None  # keep | remove | recaption; None: undecided, maybe with a note
+    captions: tuple[str, ...] = ()  # the new ones, also of an undecided pair
+    note: str = ""
+    time: str = ""  # of the decision, ISO 8601 in UTC
+    audit: str = ""
+    entry: int = 0  # of the log; 0: no entry applies to the captions of this audit
     for_other_captions: str | None = None  # the decision on other captions of an undecided pair
 
     @property
@@ -152,8 +152,7 @@ class Review:
         with open_to_write(self.path) as log:
             decisions = self._decisions(log, edits)
             for pair_id, (captions, entry) in edits.items():
-                decision = decisions.get(pair_id)
-                if entry == (decision.entry if decision else 0):
+                if entry == decisions.get(pair_id, Decision(pair_id)).entry:
                     texts[pair_id] = captions_to_store(RECAPTION, captions)
             skipped = len(edits) - len(texts)
             if not texts:
@@ -207,7 +206,7 @@ class Review:
             made = Decision(pair_id, decision, tuple(json.loads(captions)), *facts)
             (current if applies else other).setdefault(pair_id, made)
         for pair_id, made in other.items():
-            shown = current.get(pair_id, Decision(pair_id, None, (), "", "", "", 0))
+            shown = current.get(pair_id, Decision(pair_id))
             if shown.decision is None and made.decision:
                 shown = shown._replace(
                     for_other_captions=made.decision, time=made.time, audit=made.audit

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from clipmem_core.audit.store import PAIRS, Audit
 from clipmem_core.columns import CAPTIONS, PAIR_ID
-from clipmem_core.review.decisions import REMOVE, Edit, open_review
+from clipmem_core.review.decisions import REMOVE, Decision, Edit, open_review
 from clipmem_core.review.queries import fetch_pairs
 
 _CONTEXT = 4  # words on each side of a change
@@ -36,11 +36,11 @@ def preview_replacement(
     emptied = 0
     removed = 0
     for pair_id in pair_ids:
-        decision = decisions.get(pair_id)
-        if decision and decision.decision == REMOVE:
+        current = decisions.get(pair_id, Decision(pair_id))
+        if current.decision == REMOVE:
             removed += 1
             continue
-        before = (decision.captions if decision else ()) or tuple(original[pair_id])
+        before = current.captions or tuple(original[pair_id])
         after = []
         for text in before:
             new, count = pattern.subn(lambda match: replacement, text)
@@ -48,7 +48,7 @@ def preview_replacement(
             emptied += not new
             after.append(new or text)
         if tuple(after) != before:
-            edits[pair_id] = Edit(tuple(after), decision.entry if decision else 0)
+            edits[pair_id] = Edit(tuple(after), current.entry)
             pairs = zip(before, after, strict=True)
             captions += [(pair_id, old, new) for old, new in pairs if old != new]
     return Replacement(edits, captions, emptied, removed)

@@ -1,24 +1,22 @@
-"""Captions from elsewhere: the probability that each is wrong for its picture, and the best caption
-of each pair.
+"""Candidate captions: the probability that each is wrong for its picture, and the best caption of
+each pair.
 
-All models that are used never saw the pair. A candidate is compared with the pair's own captions,
-not with candidates.
+Only models that did not train on the pair are used. A candidate is compared with the captions that
+the pair has, not with other candidates.
 
-| probability | that the candidate | from |
-|---|---|---|
-| p_other | belongs to another picture, by the picture alone | its `csls_out`, by the curve of
-`p_pair` |
-| q_caption | belongs to another picture, by its siblings too | agreement and margin_out, by the
-curve of `p_caption` |
-| q_word | has a wrong word | the mean ratio of its words, by the curve of `p_word` |
+    p_other    it belongs to another picture, by the picture alone: its `csls_out` on the curve of
+               `p_pair`
+    q_caption  it belongs to another picture, by its siblings too: agreement and margin_out on the
+               curve of `p_caption`
+    q_word     it has a wrong word: the mean ratio of its words on the curve of `p_word`
 
-If the pair's captions all belong elsewhere (its `p_pair`), they say nothing about the candidate. So
-it belongs elsewhere with p_elsewhere = p_pair · p_other + (1 − p_pair) · q_caption, without
-siblings p_other. A caption from elsewhere has no wrong word: p_word = (1 − p_elsewhere) · q_word,
-and p_wrong = p_elsewhere + p_word.
+If all captions of the pair belong to another picture (its `p_pair`), they say nothing about the
+candidate. So the candidate does with p_mismatch = p_pair · p_other + (1 − p_pair) · q_caption;
+without siblings p_mismatch = p_other. A caption of another picture has no wrong word: p_word =
+(1 − p_mismatch) · q_word, and p_wrong = p_mismatch + p_word.
 """
 
-import collections
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -53,32 +51,29 @@ from clipmem_core.scores.membership import draw_word_halves
 from clipmem_core.scores.prevalence import posterior_at
 from clipmem_core.scores.words import Words, mean_ratio, number_words
 
-# columns: whether a caption is of the pair's own, and whether it is the pair's best
-OWN = "own"
-BEST = "best"
+OWN = "own"  # column: the pair has this caption already
+BEST = "best"  # column: of the pair's captions the least likely to be wrong
 _COLUMNS = (c.SIMILARITY_OUT, c.MARGIN_OUT, c.AGREEMENT, c.P_PAIR, c.P_CAPTION, c.P_WORD, c.P_WRONG)
-# of a pair among those with candidates, and of a caption in its pair
-_PLACE = "_place"
-NUMBER = "_number"
+_PLACE = "_place"  # of a pair among those with candidates
+_NUMBER = "_number"  # of a caption in its pair
 _BLOCK = 2_048  # candidates whose evidence is in memory at a time
-WORDS_FROM = {"0": (-1, 1), "1": (0,)}  # the halves of the pairs that each word model predicts
-FORMATS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
-    ".csv": (
-        partial(pd.read_csv, dtype=str, keep_default_na=False),
-        partial(pd.DataFrame.to_csv, index=False),
-    ),
-    ".jsonl": (
-        partial(pd.read_json, lines=True, dtype=False),
-        partial(pd.DataFrame.to_json, orient="records", lines=True, force_ascii=False),
-    ),
-    ".parquet": (pd.read_parquet, partial(pd.DataFrame.to_parquet, index=False)),
+_HALVES = {"0": (-1, 1), "1": (0,)}  # the halves of the pairs that each word model predicts
+_READERS: dict[str, Callable[..., pd.DataFrame]] = {
+    ".csv": partial(pd.read_csv, dtype=str, keep_default_na=False),
+    ".jsonl": partial(pd.read_json, lines=True, dtype=False),
+    ".parquet": pd.read_parquet,
+}
+_WRITERS: dict[str, Callable[..., Any]] = {
+    ".csv": partial(pd.DataFrame.to_csv, index=False),
+    ".jsonl": partial(pd.DataFrame.to_json, orient="records", lines=True, force_ascii=False),
+    ".parquet": partial(pd.DataFrame.to_parquet, index=False),
 }
 
-Report = Callable[[int, int], None]
 
-
-def judge(
-    audit: Audit, candidates: pd.DataFrame, progress: Report = lambda done, total: None
+def judge_captions(
+    audit: Audit,
+    candidates: pd.DataFrame,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> pd.DataFrame:
     """Return the probability that candidates are wrong, beside those of the captions that their
     pairs have.
@@ -86,12 +81,13 @@ def judge(
     Args:
         candidates: caption, and pair_id or image; several rows a pair. Other columns are returned
             too.
-        progress: called with the candidates that are finished, and all, if they are many.
+        progress: called with the candidates that are finished, and all.
 
     Returns:
-        A row a caption, pair by pair, the pair's own captions first: pair_id, image, caption, own,
+        A row a caption, pair by pair, the captions that it has first: pair_id, image, caption, own,
         best (of the pair's captions the least likely to be wrong), similarity_out, margin_out,
-        agreement, p_pair, p_caption, p_word, p_wrong. Those of own captions are the audit's.
+        agreement, p_pair, p_caption, p_word, p_wrong. The scores of captions that pairs have are
+        the audit's.
     """
     audit.check_finished()
     if audit.record.config.features:
@@ -102,31 +98,24 @@ def judge(
     if fitted["missing"]:
         raise InputError(f"audit {audit.name!r} cannot judge captions: {fitted['missing']}")
     pairs, place = _find_pairs(audit, candidates)
-    own = _own_captions(audit, pairs)
-    scores = []
-    for at in range(0, len(place), _BLOCK):
-        part = slice(at, at + _BLOCK)
-        scores.append(
-            _judge_block(
-                audit, fitted, pairs, own, place[part], candidates[c.CAPTION].tolist()[part]
-            )
-        )
-        if len(place) > _BLOCK:
-            progress(min(at + _BLOCK, len(place)), len(place))
+    current = _current_captions(audit, pairs)
     new = candidates.reset_index(drop=True)
     new[[c.PAIR_ID, c.IMAGE]] = pairs[[c.PAIR_ID, c.IMAGE]].iloc[place].to_numpy()
-    new[[*_COLUMNS]] = np.concatenate(scores)
-    new[OWN] = False
     new[_PLACE] = place
-    table = pd.concat([own, new], ignore_index=True)
+    new[OWN] = False
+    scores = []
+    for at in range(0, len(new), _BLOCK):
+        scores.append(_judge_block(audit, fitted, pairs, current, new[at : at + _BLOCK]))
+        progress(min(at + _BLOCK, len(new)), len(new))
+    new[[*_COLUMNS]] = np.concatenate(scores)
+    table = pd.concat([current, new], ignore_index=True)
     # p_pair counts against a candidate as far as it does not fit the picture. So it does here
-    # against own captions.
-    excused = own[c.P_PAIR] * (1 - _posterior(fitted, "pairs", own[c.CSLS_OUT].to_numpy()))
-    wrong = table[c.P_WRONG].sub(excused, fill_value=0.0)
+    # against the captions that the pair has.
+    fit = _posterior(fitted, "pairs", current[c.CSLS_OUT].to_numpy())
+    wrong = table[c.P_WRONG].sub(current[c.P_PAIR] * (1 - fit), fill_value=0.0)
     table[BEST] = table.index.isin(wrong.dropna().groupby(table[_PLACE]).idxmin())
-    table = table.sort_values(_PLACE, kind="stable", ignore_index=True).drop(
-        columns=[_PLACE, NUMBER, c.CSLS_OUT]
-    )
+    table = table.sort_values(_PLACE, kind="stable", ignore_index=True)
+    table = table.drop(columns=[_PLACE, _NUMBER, c.CSLS_OUT])
     first = [c.PAIR_ID, c.IMAGE, c.CAPTION, OWN, BEST, *_COLUMNS]
     return table[[*first, *(name for name in table if name not in first)]]
 
@@ -136,22 +125,24 @@ def _find_pairs(audit: Audit, candidates: pd.DataFrame) -> tuple[pd.DataFrame, n
     place among them."""
     key = next((name for name in (c.PAIR_ID, c.IMAGE) if name in candidates), None)
     if key is None or c.CAPTION not in candidates:
-        found = ", ".join(map(str, candidates))
         raise InputError(
-            f"the candidates have the columns {found}: name one caption, and one pair_id or image"
+            f"the candidates have the columns {', '.join(map(str, candidates))}: name one caption, "
+            "and one pair_id or image"
         )
-    for number, caption in enumerate(candidates[c.CAPTION], start=1):
-        if not isinstance(caption, str) or not caption.strip():
-            raise InputError(
-                f"row {number} of the candidates has no caption: write one, or remove the row"
-            )
+    has_text = [isinstance(text, str) and bool(text.strip()) for text in candidates[c.CAPTION]]
+    if not all(has_text):
+        raise InputError(
+            f"row {has_text.index(False) + 1} of the candidates has no caption: write one, or "
+            "remove the row"
+        )
     values = candidates[key].astype(str)
     columns = [ROW, *(f'"{name}"' for name in (c.IMAGE, c.CAPTIONS, c.SHA256))]
     pairs = fetch_pairs(audit.folder / PAIRS, columns, values.unique(), key=key).to_pandas()
-    counts = values.map(pairs[key].value_counts()).fillna(0).to_numpy()
-    for number, (value, count) in enumerate(zip(values, counts, strict=True), start=1):
+    counts = values.map(pairs[key].value_counts()).fillna(0).tolist()
+    for number, count in enumerate(counts, start=1):
         if count != 1:
             what = f"{count:.0f} pairs have" if count else "no pair has"
+            value = values.iloc[number - 1]
             raise InputError(
                 f"row {number} of the candidates: {what} the {key} {value!r} in audit "
                 f"{audit.name!r}"
@@ -160,75 +151,61 @@ def _find_pairs(audit: Audit, candidates: pd.DataFrame) -> tuple[pd.DataFrame, n
     return pairs.set_index(key, drop=False).loc[listed].reset_index(drop=True), place
 
 
-def _own_captions(audit: Audit, pairs: pd.DataFrame) -> pd.DataFrame:
+def _current_captions(audit: Audit, pairs: pd.DataFrame) -> pd.DataFrame:
     """Return the captions that pairs have, their stored scores, and csls_out and the place of their
     pair."""
-    listed = (
-        pairs[[c.PAIR_ID, c.IMAGE, c.CAPTIONS]]
-        .rename_axis(_PLACE)
-        .reset_index()
-        .explode(c.CAPTIONS)
-    )
-    listed[NUMBER] = listed.groupby(_PLACE).cumcount()
-    columns = [f'"{c.CAPTION}" AS {NUMBER}', *(f'"{name}"' for name in _COLUMNS)]
+    table = pairs[[c.PAIR_ID, c.IMAGE, c.CAPTIONS]].rename_axis(_PLACE).reset_index()
+    table = table.rename(columns={c.CAPTIONS: c.CAPTION}).explode(c.CAPTION)
+    table[_NUMBER] = table.groupby(_PLACE).cumcount()
+    columns = [f'"{c.CAPTION}" AS {_NUMBER}', *(f'"{name}"' for name in _COLUMNS)]
     scores = fetch_pairs(audit.folder / CAPTION_TABLE, columns, pairs[c.PAIR_ID]).to_pandas()
     fit = fetch_pairs(audit.folder / SCORES, [c.CSLS_OUT], pairs[c.PAIR_ID]).to_pandas()
-    table = listed.merge(scores, on=[c.PAIR_ID, NUMBER], how="left").merge(
-        fit, on=c.PAIR_ID, how="left"
-    )
-    return table.rename(columns={c.CAPTIONS: c.CAPTION}).assign(**{OWN: True})
+    table = table.merge(scores, on=[c.PAIR_ID, _NUMBER], how="left")
+    return table.merge(fit, on=c.PAIR_ID, how="left").assign(**{OWN: True})
 
 
 def _judge_block(
     audit: Audit,
     fitted: dict[str, Any],
     pairs: pd.DataFrame,
-    own: pd.DataFrame,
-    place: np.ndarray,
-    texts: list[str],
+    current: pd.DataFrame,
+    candidates: pd.DataFrame,
 ) -> np.ndarray:
-    """Return the scores `COLUMNS` of candidates for the pairs at some places, [n_candidates,
-    n_columns]."""
-    usable = collections.defaultdict(
-        list
-    )  # captions that are probably wrong say nothing about a candidate
-    right = own[~(own[c.P_CAPTION] > HALF)]
-    for at, number, caption in zip(right[_PLACE], right[NUMBER], right[c.CAPTION], strict=True):
-        usable[at].append((number, caption))
+    """Return the scores `_COLUMNS` of candidates, [n_candidates, n_columns]."""
+    texts = candidates[c.CAPTION].tolist()
+    place = candidates[_PLACE].to_numpy()
+    rows = pairs[ROW].to_numpy()[place]
+    # captions that are probably wrong say nothing about a candidate
+    usable = current[~(current[c.P_CAPTION] > HALF)]
+    by_place = defaultdict(list)
+    for at, *numbered in usable[[_PLACE, _NUMBER, c.CAPTION]].itertuples(index=False):
+        by_place[at].append(numbered)
     siblings = [
-        [each for each in usable[at] if each[1] != text]
+        [(number, caption) for number, caption in by_place[at] if caption != text]
         for at, text in zip(place, texts, strict=True)
     ]
-    rows = pairs[ROW].to_numpy()[place]
     similarity, margin, fit = _out_of(audit, texts, rows).T
     agree = np.full((len(texts), 2), np.nan)
     by_siblings = np.full(len(texts), np.nan)
     if fitted["ratio"] is not None:
-        agree = _agreement(
-            audit, texts, rows, [[number for number, _ in part] for part in siblings]
-        )
+        agree = _agreement(audit, texts, rows, siblings)
         ratios = log_ratio(np.array(fitted["ratio"]), np.column_stack([agree, margin]))
         by_siblings = _posterior(fitted, "captions", -ratios)
     by_picture = _posterior(fitted, "pairs", fit)
     alone = np.isnan(by_siblings)
-    wrong_pair = own.groupby(_PLACE)[c.P_PAIR].first().fillna(0.0).to_numpy()[place]
-    elsewhere = np.where(
-        alone, by_picture, wrong_pair * by_picture + (1 - wrong_pair) * by_siblings
-    )
+    wrong_pair = current.groupby(_PLACE)[c.P_PAIR].first().fillna(0.0).to_numpy()[place]
+    by_both = wrong_pair * by_picture + (1 - wrong_pair) * by_siblings
+    mismatch = np.where(alone, by_picture, by_both)
     captions = [
         [text, *(caption for _, caption in part)]
         for text, part in zip(texts, siblings, strict=True)
     ]
     words = _posterior(fitted, "words", -_word_ratios(audit, pairs.iloc[place], captions))
-    by_word = (1 - elsewhere) * np.nan_to_num(words)
-    values = (
-        similarity,
-        margin,
-        agree[:, 0],
-        np.where(alone, elsewhere, 0.0),
-        np.where(alone, 0.0, elsewhere),
-    )
-    return np.column_stack([*values, by_word, elsewhere + by_word])
+    by_word = (1 - mismatch) * np.nan_to_num(words)
+    p_pair = np.where(alone, mismatch, 0.0)
+    p_caption = np.where(alone, 0.0, mismatch)
+    p_wrong = mismatch + by_word
+    return np.column_stack([similarity, margin, agree[:, 0], p_pair, p_caption, by_word, p_wrong])
 
 
 def _posterior(fitted: dict[str, Any], kind: str, fit: np.ndarray) -> np.ndarray:
@@ -269,12 +246,10 @@ def _beside_external(
         rows: the pairs of the captions, [n].
         beside: the external pairs that they are compared with, [n_beside].
     """
-    pictures = unit(image[beside])
-    captions = unit(text[beside])
-    own = unit(image[rows])
-    similarity = np.vecdot(vectors, own)
-    by_image = own @ captions.T
-    by_text = vectors @ pictures.T
+    pictures = unit(image[rows])
+    similarity = np.vecdot(vectors, pictures)
+    by_image = pictures @ unit(text[beside]).T
+    by_text = vectors @ unit(image[beside]).T
     itself = rows[:, None] == beside
     by_image[itself] = by_text[itself] = -np.inf
     margin = detectors.margins(vectors, similarity, rows, image, beside)
@@ -282,23 +257,18 @@ def _beside_external(
 
 
 def _agreement(
-    audit: Audit, texts: Sequence[str], rows: np.ndarray, siblings: Sequence[Sequence[int]]
+    audit: Audit, texts: Sequence[str], rows: np.ndarray, siblings: Sequence[list[tuple[int, str]]]
 ) -> np.ndarray:
-    """Return the `agreement` of candidates with captions of their pairs, given by number, [n, 2];
-    NaN without any."""
+    """Return the `agreement` of candidates with numbered captions of their pairs, [n, 2]; NaN
+    without any."""
     stored, first = search.features_of_captions(audit)
-    places = [
-        first[row] + number
-        for row, numbers in zip(rows, siblings, strict=True)
-        for number in numbers
-    ]
-    start = np.concatenate([[0], np.cumsum([1 + len(numbers) for numbers in siblings])])
-    features = np.empty((start[-1], stored.shape[1]), np.float32)
-    is_candidate = np.zeros(start[-1], bool)
-    is_candidate[start[:-1]] = True
-    features[is_candidate] = search.text_features_of(audit.record.config, texts)
-    features[~is_candidate] = stored[np.array(places, np.int64)]
-    return agreement(features, start)[start[:-1]]
+    features = search.text_features_of(audit.record.config, texts)
+    agree = []
+    for vector, row, part in zip(features, rows, siblings, strict=True):
+        numbers = np.array([number for number, _ in part], np.int64)
+        compared = np.vstack([vector, stored[first[row] + numbers]])
+        agree.append(agreement(compared, np.array([0, len(compared)]))[0])
+    return np.array(agree)
 
 
 def _word_ratios(
@@ -310,14 +280,13 @@ def _word_ratios(
     By the word model that was not trained on the pair; NaN without a word that it predicts.
     """
     ratios = np.full(len(pairs), np.nan)
-    for name, halves in WORDS_FROM.items():
+    for name, halves in _HALVES.items():
         if not _word_model_files(audit, name)[0].is_file():
             continue
         chosen = np.flatnonzero(np.isin(_word_halves(audit)[pairs[ROW]], halves))
         if len(chosen):
-            ratios[chosen] = _ratios_of_half(
-                audit, name, pairs.iloc[chosen], [captions[at] for at in chosen.tolist()]
-            )
+            listed = [captions[at] for at in chosen.tolist()]
+            ratios[chosen] = _ratios_of_half(audit, name, pairs.iloc[chosen], listed)
     return ratios
 
 
@@ -332,20 +301,18 @@ def _ratios_of_half(
     from clipmem_core.training.word_model import Predictions, predict
 
     torch.set_num_threads(1)
-    model, known, by_kind = _word_model(audit, name)
-    words = number_words(captions, like=known)
+    model, vocabulary, by_kind = _word_model(audit, name)
+    words = number_words(captions, like=vocabulary)
     tower = towers_of(audit.record.config).image
     assert tower is not None
     pictures = image_features(pairs, audit.record.pictures, tower)
-    first = np.zeros(len(words.caption_start) - 1, bool)
-    first[words.pair_start[:-1]] = True
+    first = np.isin(np.arange(len(words.caption_start) - 1), words.pair_start[:-1])
     compared = np.where(np.repeat(first, np.diff(words.caption_start)), 0, -1)
     predicted = Predictions.empty(len(words.ids))
     predict(model, words, pictures, np.arange(len(pairs)), compared, predicted)
     evidence, kinds = predicted_evidence(words, predicted, np.zeros_like(compared))
-    return mean_ratio(surprise(by_kind, evidence[:, 0], kinds), words.caption_start)[
-        words.pair_start[:-1]
-    ]
+    ratios = mean_ratio(surprise(by_kind, evidence[:, 0], kinds), words.caption_start)
+    return ratios[words.pair_start[:-1]]
 
 
 @cached(2, MEMBERSHIP, CONFIG)
@@ -372,22 +339,24 @@ def _word_model(audit: Audit, name: str) -> tuple[Any, Words, list[np.ndarray]]:
     return *load_model(model), list(map(np.array, read_json(ratios)))
 
 
-def judge_file(audit: Audit, path: Path, out: Path | None, progress: Report) -> str:
+def judge_file(
+    audit: Audit, path: Path, out: Path | None, progress: Callable[[int, int], None]
+) -> str:
     """Judge the candidates of a file, write the result, and return a line about it. Without `out`
     it is beside the file, with `-judged` in its name."""
     out = out or path.with_stem(f"{path.stem}-judged")
     for file in (path, out):
-        if file.suffix.lower() not in FORMATS:
-            raise InputError(f"{file} must end with {', '.join(FORMATS)}")
+        if file.suffix.lower() not in _READERS:
+            raise InputError(f"{file} must end with {', '.join(_READERS)}")
     try:
-        candidates = FORMATS[path.suffix.lower()][0](path)
+        candidates = _READERS[path.suffix.lower()](path)
     except (ValueError, ArrowException) as error:
-        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-    table = judge(audit, candidates, progress)
+        raise InputError(f"{path} cannot be read: {error}") from None
+    table = judge_captions(audit, candidates, progress)
     with replacing(out) as temporary:
-        FORMATS[out.suffix.lower()][1](table, temporary)
-    best = table[table[BEST]]
+        _WRITERS[out.suffix.lower()](table, temporary)
+    changed = (table[BEST] & ~table[OWN]).sum()
     return (
         f"{out}: candidates: {len(candidates):,}; pairs: {table[c.PAIR_ID].nunique():,}, "
-        f"with a candidate as the best caption: {len(best) - best[OWN].sum():,}"
+        f"with a candidate as the best caption: {changed:,}"
     )

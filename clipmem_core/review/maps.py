@@ -5,14 +5,12 @@
 A map of 20,000 pairs takes a minute or more, so a background job draws it.
 """
 
-import importlib.metadata
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from clipmem_core.audit.jobs import Task, jobs_folder
 from clipmem_core.audit.store import (
@@ -31,13 +29,12 @@ from clipmem_core.review.queries import ROW, fetch_arrow, mismatched_tables, num
 from clipmem_core.review.search import EMBEDDINGS, embeddings_path
 from clipmem_core.review.selection import MAP_X, MAP_Y
 
-MAP_ROW = "row"
+_MAP_ROW = "row"
 LIMIT = 20_000  # pairs on a map
-FEWEST = 5
+_FEWEST = 5
 _SEED = 0  # of the map and of the pairs drawn for it
-NEIGHBOURS = 15
+_NEIGHBOURS = 15
 _SETTINGS = {"min_dist": 0.1, "metric": "cosine"}
-_LIBRARIES = ("umap-learn", "pynndescent")
 
 
 def map_name(member: str, side: str) -> str:
@@ -46,8 +43,7 @@ def map_name(member: str, side: str) -> str:
 
 
 def map_path(audit: Audit, name: str) -> Path:
-    """Return the path of a map, which depends on the embeddings, the settings and the library
-    versions."""
+    """Return the path of a map, which depends on the embeddings and the settings."""
     member, _, side = name.rpartition(".")
     if side not in EMBEDDINGS or member not in audit.record.members:
         raise InputError(
@@ -55,8 +51,7 @@ def map_path(audit: Audit, name: str) -> Path:
         )
     content = {
         "embeddings": recorded_sha256(audit, embeddings_path(audit, member, side)),
-        "settings": {**_SETTINGS, "n_neighbors": NEIGHBOURS, "seed": _SEED, "limit": LIMIT},
-        "versions": {library: importlib.metadata.version(library) for library in _LIBRARIES},
+        "settings": {**_SETTINGS, "n_neighbors": _NEIGHBOURS, "seed": _SEED, "limit": LIMIT},
     }
     return data_folder() / "cache" / "maps" / f"{fingerprint(content)}.parquet"
 
@@ -77,17 +72,14 @@ def map_points(audit: Audit, name: str, column: str) -> pd.DataFrame:
         raise InputError(
             f"there is no map {name!r} of {audit.name} yet: draw it on the page Map of embeddings"
         )
-    places = read_table(
-        path, columns=[MAP_ROW, MAP_X, MAP_Y], repair="delete it and draw the map again"
-    )
+    places = read_table(path, repair="delete it and draw the map again")
     value = f'"{column}"' if column in (LABEL, INJECTED, GROUP) else number(column)
-    query = (
-        f'SELECT {ROW}, map_x, map_y, {value} AS "{column}" FROM parquet JOIN places USING '
-        f"({ROW}) ORDER BY {ROW}"
-    )
+    query = f"""
+        SELECT {_MAP_ROW}, {MAP_X}, {MAP_Y}, {value} AS "{column}"
+        FROM parquet JOIN places ON {ROW} = {_MAP_ROW} ORDER BY {_MAP_ROW}
+    """
     table = audit.folder / (PAIRS if column in (LABEL, INJECTED) else SCORES)
-    arrow = pa.Table.from_pandas(places.rename(columns={MAP_ROW: ROW}), preserve_index=False)
-    points = fetch_arrow(table, query, places=arrow).to_pandas().rename(columns={ROW: MAP_ROW})
+    points = fetch_arrow(table, query, places=places).to_pandas()
     if len(points) != len(places):
         raise mismatched_tables(audit)
     return points
@@ -98,36 +90,33 @@ def make_map(audit: Audit, name: str, *, say: Callable[[str], None] = lambda lin
     path = map_path(audit, name)
 
     def draw(temporary: Path) -> None:
-        say("reading the embeddings")
         vectors = open_embeddings(embeddings_path(audit, *name.rsplit(".", 1)))
         rows = np.arange(len(vectors))
         if len(rows) > LIMIT:
             rows = np.sort(np.random.default_rng(_SEED).choice(len(rows), LIMIT, replace=False))
-        places = lay_out(vectors[rows], say=say)
-        table = pd.DataFrame({MAP_ROW: rows, MAP_X: places[:, 0], MAP_Y: places[:, 1]})
+        say(f"placing {len(rows):,} pairs by UMAP")
+        places = lay_out(vectors[rows])
+        table = pd.DataFrame({_MAP_ROW: rows, MAP_X: places[:, 0], MAP_Y: places[:, 1]})
         write_table(temporary, table)
 
     write_once(path, draw)
     return path
 
 
-def lay_out(vectors: np.ndarray, *, say: Callable[[str], None] = lambda line: None) -> np.ndarray:
+def lay_out(vectors: np.ndarray) -> np.ndarray:
     """Map vectors to the plane, float32 [n_pairs, 2], by UMAP (McInnes et al. 2018) with the cosine
     distance."""
-    if len(vectors) < FEWEST:
+    if len(vectors) < _FEWEST:
         raise InputError(
-            f"a map needs at least {FEWEST} pairs, and there are {len(vectors)}: audit a larger "
+            f"a map needs at least {_FEWEST} pairs, and there are {len(vectors)}: audit a larger "
             "data set"
         )
-    say("loading UMAP")
     with warnings.catch_warnings():  # of an optional part of UMAP
         warnings.simplefilter("ignore", ImportWarning)
         from umap import UMAP
-    say(f"placing {len(vectors):,} pairs")
-    neighbours = min(NEIGHBOURS, len(vectors) - 1)
-    return UMAP(n_neighbors=neighbours, random_state=_SEED, n_jobs=1, **_SETTINGS).fit_transform(
-        vectors
-    )
+    neighbours = min(_NEIGHBOURS, len(vectors) - 1)
+    umap = UMAP(n_neighbors=neighbours, random_state=_SEED, n_jobs=1, **_SETTINGS)
+    return umap.fit_transform(vectors)
 
 
 def map_task(audit: Audit, name: str) -> Task:

@@ -26,7 +26,7 @@ from clipmem_core.audit.store import (
 )
 from clipmem_core.columns import CAPTIONS, GROUP, PAIR_ID
 from clipmem_core.config import AuditConfig
-from clipmem_core.embeddings import Vectors, nearest_rows
+from clipmem_core.embeddings import Vectors
 from clipmem_core.io import InputError
 from clipmem_core.mitigations import Vocabulary
 from clipmem_core.review.queries import ROW, cached, fetch_columns, fetch_numbered, find_row
@@ -131,12 +131,13 @@ def features_of_captions(audit: Audit) -> tuple[Vectors, np.ndarray]:
     return caption_features(audit), np.concatenate([[0], np.cumsum(caption_counts(audit))])
 
 
-@cached(
-    64,
-    paths=lambda audit, text, row, side, members: [
-        embeddings_path(audit, name, side) for name in members
-    ],
-)
+def _embedding_files(
+    audit: Audit, text: str, row: int | None, side: str, members: tuple[str, ...]
+) -> list[Path]:
+    return [embeddings_path(audit, name, side) for name in members]
+
+
+@cached(64, paths=_embedding_files)
 def _by_embeddings(
     audit: Audit, text: str, row: int | None, side: str, members: tuple[str, ...]
 ) -> Hits:
@@ -146,7 +147,7 @@ def _by_embeddings(
         vectors = open_embeddings(embeddings_path(audit, member, side))
         queries = [embed_texts(audit, [text], member=member)[0]] if text else []
         if row is not None:
-            queries.append(unit(vector_at(vectors, row)[None])[0])
+            queries.append(unit(vectors[[row]])[0])
         by_member.append(vectors.cosines(np.mean(queries, axis=0)))
     mean = np.mean(by_member, axis=0)
     rows = _closest(mean, row)
@@ -162,9 +163,7 @@ def _matching_captions(audit: Audit, text: str, rows: np.ndarray, member: str) -
     listed = fetch_numbered(audit.folder / PAIRS, [CAPTIONS], rows.tolist())
     captions = [caption for row in rows.tolist() for caption in listed[row][0]]
     vectors = embed_texts(audit, [text, *captions], member=member)
-    cosines = np.zeros(len(captions))
-    found, order = nearest_rows(vectors[1:], vectors[:1], len(captions))
-    cosines[order[0]] = found[0]
+    cosines = vectors[1:] @ vectors[0]
     ends = np.cumsum([len(listed[row][0]) for row in rows.tolist()])[:-1]
     return [int(part.argmax()) for part in np.split(cosines, ends)]
 
@@ -179,21 +178,19 @@ def embed_texts(audit: Audit, texts: Sequence[str], *, member: str) -> np.ndarra
     """Embed texts with a member's text encoder, in full precision: unit vectors float32 [n,
     dim]."""
     config = audit.record.config
+    checkpoint_path(audit, member)  # a missing file is named before the slow imports
+    import torch
+
+    from clipmem_core.training.model import text_embeddings, tokenize
+
     with _ENCODING:
-        heads = config.lock_text
-        model, vocabulary = (
-            (_text_head(audit, member), None) if heads else _text_encoder(audit, member)
-        )
-        import torch  # slow to import, and useless without a checkpoint
-
-        from clipmem_core.training.model import text_embeddings, tokenize
-
-        torch.set_num_threads(
-            1
-        )  # few texts are too little work to share: threads that wait for a busy core take .5 s
-        if heads:
+        # few texts are too little work to share: threads that wait for a busy core take .5 s
+        torch.set_num_threads(1)
+        if config.lock_text:
+            model = _text_head(audit, member)
             inputs = text_features_of(config, texts)
         else:
+            model, vocabulary = _text_encoder(audit, member)
             inputs = tokenize(config.model, texts)
             inputs = vocabulary.read(inputs) if vocabulary else inputs
         _freeze_libraries()
@@ -230,21 +227,12 @@ def _member_files(audit: Audit, member: str) -> list[Path]:
 def _text_encoder(audit: Audit, member: str) -> tuple[Any, Vocabulary | None]:
     """Return a member's model without its image encoder, and its vocabulary."""
     from clipmem_core.audit.member import vocabulary_of_member
-    from clipmem_core.training.model import build_model
 
-    config = audit.record.config
-    checkpoint = str(checkpoint_path(audit, member))
-    if config.lock_image:
-        return _locked_model(audit, member), vocabulary_of_member(audit, member)
-    model = build_model(
-        config.model, loss=config.loss, seed=0, image_size=config.image_size, pretrained=checkpoint
-    )
-    model.visual = None
-    return model, vocabulary_of_member(audit, member)
+    return _load_member(audit, member), vocabulary_of_member(audit, member)
 
 
-def _locked_model(audit: Audit, member: str) -> Any:
-    """Return a member with a locked tower, without its image encoder or head."""
+def _load_member(audit: Audit, member: str) -> Any:
+    """Return a member's model without its image encoder or head."""
     from clipmem_core.audit.member import build_member
     from clipmem_core.training.model import load_weights
 
@@ -255,9 +243,8 @@ def _locked_model(audit: Audit, member: str) -> Any:
     return model
 
 
-_text_head = cached(64, paths=_member_files)(
-    _locked_model
-)  # 300,000 weights each: all members are cached
+# 300,000 weights each: all members are cached
+_text_head = cached(64, paths=_member_files)(_load_member)
 
 
 def text_features_of(config: AuditConfig, texts: Sequence[str]) -> np.ndarray:
@@ -297,15 +284,6 @@ def read_sides(audit: Audit) -> Sides:
 def embeddings_path(audit: Audit, member: str, side: str) -> Path:
     """Return the file of a member's embeddings of pictures (`image`) or captions (`text`)."""
     return audit.member(member) / EMBEDDINGS[side]
-
-
-def vector_at(vectors: Vectors, row: int) -> np.ndarray:
-    """Return the mean embedding of a pair, float32 [dim]."""
-    if not 0 <= row < len(vectors):
-        raise InputError(
-            f"there is no embedding of row {row}: delete the audit's members and run it again"
-        )
-    return vectors[[row]][0]
 
 
 def top_k(values: np.ndarray, k: int) -> np.ndarray:

@@ -13,10 +13,10 @@ from clipmem_core.review.queries import cached
 from clipmem_core.scores import prevalence as p
 
 Estimate: TypeAlias = tuple[float, float, float]  # with a 95 % interval
-NEXT = 50  # pairs of the review that a prediction is made for
+_NEXT = 50  # pairs of the review that a prediction is made for
 # nobody is advised to stop with so many wrong ones among the last reviewed pairs
-LAST = 10
-HITS = 3
+_LAST = 10
+_HITS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,10 +27,9 @@ class ReviewProgress:
     wrong: int  # removed or recaptioned
     predicted: float = 0.0  # wrong ones among the decided pairs, by the scores
     remaining: Estimate | None = None  # undecided pairs with a wrong caption
-    by_spot_checks: bool = (
-        False  # `remaining` is from the random spot checks, which contradict the scores
-    )
-    expected: float = 0.0  # wrong ones in the next `NEXT` pairs
+    # `remaining` is from the random spot checks, which contradict the scores
+    by_spot_checks: bool = False
+    expected: float = 0.0  # wrong ones in the next `_NEXT` pairs
     until_stop: int = 0  # pairs to review until fewer than one in ten is expected to be wrong
     left: float = 0.0  # wrong ones that remain then
 
@@ -42,26 +41,23 @@ class ReviewProgress:
         if not self.remaining:
             return f"You changed or removed {self.wrong:,} of {self.decided:,}."
         predicted = round(self.predicted)
-        found = (
-            f"You found {self.wrong:,} where {predicted:,} "
-            f"{'was' if predicted == 1 else 'were'} expected"
-        )
+        were = "was" if predicted == 1 else "were"
+        found = f"You found {self.wrong:,} where {predicted:,} {were} expected"
         remain = "About {:,.0f} remain now ({:,.0f}–{:,.0f})".format(*self.remaining)
         if self.by_spot_checks:
             return f"{found}. Random spot checks find errors that the scores miss. {remain}."
         stop = "You can stop here"
         if self.until_stop:
             stop = f"Review {self.until_stop:,} more to leave about {self.left:,.0f}"
-        return f"{found}: expect about {self.expected:,.0f} in the next {NEXT}. {remain}. {stop}."
+        return f"{found}: expect about {self.expected:,.0f} in the next {_NEXT}. {remain}. {stop}."
 
 
 @cached(2, SCORES)
 def wrong_estimate(audit: Audit) -> tuple[np.ndarray, p.Review]:
     """Return the probability that each pair has a wrong caption, and the order of the review."""
     columns = [c.P_WRONG, c.SUSPICION, c.REVIEW_PLACE]
-    probabilities, suspicion, place = (
-        read_table(audit.folder / SCORES, columns=columns)[columns].to_numpy(float).T
-    )
+    scores = read_table(audit.folder / SCORES, columns=columns)
+    probabilities, suspicion, place = scores[columns].to_numpy(float).T
     return probabilities, p.plan_review(suspicion, place=place)
 
 
@@ -71,7 +67,7 @@ def review_progress(audit: Audit) -> ReviewProgress:
     A removed or recaptioned pair counts as wrong, a kept pair as right. Neutral decisions do not
     count.
     """
-    (probabilities, review) = wrong_estimate(audit)
+    probabilities, review = wrong_estimate(audit)
     decisions = decided(audit)
     codes = decisions.codes
     scored = np.isin(np.arange(len(codes)), review.order)
@@ -86,21 +82,22 @@ def review_progress(audit: Audit) -> ReviewProgress:
     reviewed = review.order[done[review.order]]
     now = np.nan_to_num(p.adjusted(probabilities, done, wrong)[upcoming])
     until_stop = max(p.suggest_stop(now), p.CHECKED - n_done)
-    if wrong[reviewed[-LAST:]].sum() >= HITS:
-        until_stop = max(until_stop, LAST)
+    if wrong[reviewed[-_LAST:]].sum() >= _HITS:
+        until_stop = max(until_stop, _LAST)
     remaining = p.left_after(now, [counted[name] for name in COUNTED if name in counted])
     checks = p.count_reviewed(review, wrong, done)
-    checked = [
-        end - n_wrong for end in (checks.estimate, checks.low, checks.high) if end is not None
-    ]
-    contradicted = not checks.missing and not checked[1] <= remaining[0] <= checked[2]
+    by_spot_checks = False
+    if not checks.missing:
+        checked = (checks.estimate - n_wrong, checks.low - n_wrong, checks.high - n_wrong)
+        by_spot_checks = not checked[1] <= remaining[0] <= checked[2]
+        remaining = checked if by_spot_checks else remaining
     return ReviewProgress(
         n_done,
         n_wrong,
         predicted=float(np.nansum(probabilities[done])),
-        remaining=(checked[0], checked[1], checked[2]) if contradicted else remaining,
-        by_spot_checks=contradicted,
-        expected=float(now[:NEXT].sum()),
+        remaining=remaining,
+        by_spot_checks=by_spot_checks,
+        expected=float(now[:_NEXT].sum()),
         until_stop=min(until_stop, len(upcoming)),
         left=float(now[until_stop:].sum()),
     )
@@ -115,7 +112,7 @@ def wrong_lines(audit: Audit) -> list[str]:
     """
     lines = summary_lines(audit.verdict)
     progress = review_progress(audit)
-    (check, finished) = random_check(audit)
+    check, finished = random_check(audit)
     if progress.sentence:
         lines[2:] = [progress.sentence]
     return list(filter(None, [check if finished else "", *lines]))
@@ -139,16 +136,17 @@ def random_check(audit: Audit) -> tuple[str, bool]:
     low, high = p.count_of_sample(found, len(checked), pairs)
     if len(done) == p.CHECKED:
         estimate = found * pairs / max(len(checked), 1)
-        return (
-            f"About {estimate:,.0f} of all {pairs:,} pairs have a wrong caption "
-            f"({low:,}–{high:,}), decided or not. "
-            f"Your random check found {found} in {len(checked)}."
-        ), True
+        sentence = (
+            f"About {estimate:,.0f} of all {pairs:,} pairs have a wrong caption ({low:,}–{high:,}),"
+            f" decided or not. Your random check found {found} in {len(checked)}."
+        )
+        return sentence, True
     if len(done):
         return f"Random check: {len(done)} of {p.CHECKED} checked, {found} wrong so far.", False
     most = p.count_of_sample(0, p.CHECKED, pairs)[1]
-    return (
+    sentence = (
         f"A random check finds every kind of error, also a single wrong word. If all {p.CHECKED} "
-        "captions are right, "
-        f"at most {most:,} of the {pairs:,} are wrong ({most / pairs:.0%}; 95 % interval)."
-    ), False
+        f"captions are right, at most {most:,} of the {pairs:,} are wrong ({most / pairs:.0%}; "
+        "95 % interval)."
+    )
+    return sentence, False

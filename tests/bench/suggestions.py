@@ -27,7 +27,7 @@ from clipmem_core.audit.prepare import load_data_set
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import AuditConfig, data_folder, preset_config
 from clipmem_core.features.towers import minilm
-from clipmem_core.review import score_breakdown
+from clipmem_core.review import suggestions
 from tests.bench import console, made_on
 
 INJECTED = 150
@@ -121,7 +121,7 @@ def compared_with_truth(
     usable."""
     pairs = audit.pairs
     rows = []
-    score_breakdown.LEAD = -np.inf
+    suggestions.LEAD = -np.inf
     others = np.isin(
         np.arange(len(place)), [place[text] for captions in pairs[c.CAPTIONS] for text in captions]
     )
@@ -130,7 +130,7 @@ def compared_with_truth(
     ):
         if pair_id not in right:
             continue
-        suggested = score_breakdown.suggested_captions(audit, row)
+        suggested = suggestions.suggested_captions(audit, row)
         close = (vectors @ vectors[[place[text] for text in right[pair_id]]].T).max(axis=1)
         rivals = close[others & ~np.isin(np.arange(len(place)), [place[text] for text in captions])]
         for each in suggested.choices:

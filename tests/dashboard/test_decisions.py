@@ -24,7 +24,7 @@ from clipmem_core.cli import parse
 from clipmem_core.config import data_folder
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.export.formats import FORMATS
-from clipmem_core.export.reaudit import AGAIN, reaudit_task
+from clipmem_core.export.reaudit import COMPARISON, reaudit_task
 from clipmem_core.review.decisions import Review, open_review
 from clipmem_core.review.rows import check_counts
 from tests.dashboard.test_pages import links, metrics, open_page, press, texts, titles, toasts
@@ -233,11 +233,11 @@ def test_a_re_audit_is_followed_compared_and_shown(
     second = copy(name="made-again")
     write_json(second.folder / CONFIG, dataclasses.replace(second.record, again="made").values)
     assert "Compare" in [button.label for button in open_view("again", again="made-again").button]
-    write_json(second.folder / AGAIN, {"measured": dataclasses.asdict(FOUND)})
+    write_json(second.folder / COMPARISON, {"measured": dataclasses.asdict(FOUND)})
     app = open_view("again", again="made-again")
     assert "Retrieval −0.050 [−0.100, +0.100], memorization −0.050 [−0.060, −0.040]." in titles(app)
     assert "one=made&other=made-again" in dict(links(app))["Compare pair by pair"]
-    write_json(second.folder / AGAIN, {"measured": None})
+    write_json(second.folder / COMPARISON, {"measured": None})
     assert "Fewer than ten external pairs are in both" in titles(
         open_view("again", again="made-again")
     )

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from clipmem_core.audit.store import CAPTION_TABLE, WORD_TABLE, Audit, write_json, write_table
 from clipmem_core.dashboard.routes import LARGEST, PREFIX, routes
-from clipmem_core.review import score_breakdown
+from clipmem_core.review import suggestions
 from clipmem_core.review.decisions import MOST_EVENTS, open_review
 from tests.fixtures import HOSTILE, caption_rows, embed, write_words
 
@@ -136,8 +136,8 @@ def test_suggestions_are_single_captions_of_other_pairs_and_none_in_a_small_audi
     server: TestClient, audit: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert ask(server, "suggestions", row=3)["choices"] == []
-    monkeypatch.setattr(score_breakdown, "LEAST", 0)
-    monkeypatch.setattr(score_breakdown, "LEAD", 0)
+    monkeypatch.setattr(suggestions, "LEAST", 0)
+    monkeypatch.setattr(suggestions, "LEAD", 0)
     answer = ask(server, "suggestions", row=2)
     captions = audit.pairs["captions"].map(list).tolist()
     assert len(answer["choices"]) == 3

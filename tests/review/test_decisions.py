@@ -2,16 +2,16 @@
 set."""
 
 import tempfile
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from clipmem_core.audit.store import PAIRS, Audit, write_table
+from clipmem_core.audit.store import PAIRS, write_table
 from clipmem_core.io import InputError
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import (
@@ -26,8 +26,6 @@ from clipmem_core.review.decisions import (
     decided_of,
     open_review,
 )
-from clipmem_core.review.rows import find_rows
-from clipmem_core.review.selection import Selection
 from clipmem_core.studies.arm import Decided
 from tests.fixtures import HOSTILE, Copy
 
@@ -37,21 +35,17 @@ def review(data: Path) -> Review:
     return Review(data / "review" / "set.sqlite")
 
 
-def test_a_decision_is_visible_to_every_audit_of_the_data_set(
-    copy: Callable[..., Audit], data: Path
-) -> None:
+def test_a_decision_is_visible_to_every_audit_of_the_data_set(copy: Copy, data: Path) -> None:
     # of one fingerprint
     first = open_review(copy(name="one"))
     second = open_review(copy("paper", name="two"))
     before = datetime.now(UTC).replace(microsecond=0)
-    outcome = first.decide(
-        ["a.png"], RECAPTION, captions=[" a crow ", "", "\n"], note="it is no raven", audit="one"
-    )
+    captions = [" a crow ", "", "\n"]
+    outcome = first.decide(["a.png"], RECAPTION, captions=captions, note="no raven", audit="one")
     assert outcome == Outcome(event=1, pairs=1)
     result = second.current("a.png")
-    assert result == Decision(
-        "a.png", RECAPTION, ("a crow",), "it is no raven", result.time, "one", 1
-    )
+    expected = ("a.png", RECAPTION, ("a crow",), "no raven", result.time, "one", 1)
+    assert result == Decision(*expected)
     assert before <= datetime.fromisoformat(result.time) <= datetime.now(UTC)
     assert (data / "review" / "fedcba9876543210.sqlite").is_file()
 
@@ -60,63 +54,35 @@ def test_a_decision_is_visible_to_every_audit_of_the_data_set(
     ("changed", "fault"),
     [
         ({"pair_ids": []}, "no pair is chosen"),
-        ({"decision": "burn"}, "'burn' is unknown: choose keep, remove, recaption or none"),
-        ({"decision": RECAPTION}, "needs a caption"),
+        ({"decision": "burn"}, "'burn' is unknown"),
         ({"decision": RECAPTION, "captions": ["", " \n"]}, "needs a caption"),
         ({"pair_ids": ["a", "half \ud83d"]}, r"half a character \('\\ud83d'\)"),
         ({"note": "\udc80"}, "half a character"),
-        ({"audit": "\udc80"}, "half a character"),
-        ({"decision": RECAPTION, "captions": ["\udc80"]}, "half a character"),
         ({"decision": RECAPTION, "captions": ["a", "before\0after"]}, "NUL"),
     ],
 )
-def test_an_invalid_decision_is_refused_in_one_line(
+def test_an_invalid_decision_is_refused(
     review: Review, changed: dict[str, object], fault: str
 ) -> None:
     with pytest.raises(InputError, match=fault) as refused:
         review.decide(**{"pair_ids": ["a"], "decision": KEEP, **changed})
-    assert "\n" not in str(refused.value)
     assert str(refused.value).isprintable()
     assert review.position() == review.count_events() == 0
 
 
 def test_every_text_is_stored_unchanged(review: Review) -> None:
-    for text in (
-        *HOSTILE,
-        "before\0after",
-        "\0",
-        "' OR 1=1; --",
-        "?",
-        "\u2028\r\n\t",
-        "'",
-        '"',
-        "[]",
-    ):
+    for text in (*HOSTILE, "\0", "' OR 1=1; --", "?", "\u2028\r\n\t", '"', "[]"):
         before = review.position()
-        caption = text.replace("\0", "")
-        review.decide(
-            [text, text + "x"], RECAPTION, captions=[caption, f"x{caption}x"], note=text, audit=text
-        )
+        caption = f"x{text}x".replace("\0", "")
+        review.decide([text], RECAPTION, captions=[caption], note=text, audit=text)
         result = review.current(text)
-        stripped = [each for each in (caption.strip(), f"x{caption}x") if each]
-        assert (result.pair_id, list(result.captions), result.note) == (text, stripped, text)
-        row = review.table().iloc[1]
-        assert (row["pair_id"], row["captions"], row["note"], row["audit"]) == (
-            text,
-            stripped,
-            text,
-            text,
-        )
+        assert (result.captions, result.note, result.audit) == ((caption,), text, text)
         history = review.history(page=1, size=1).iloc[0]
         assert (history["first_pair_id"], history["audit"]) == (text, text)
-        assert [entry[0] for entry in review.entries_after(before)] == [text, text + "x"]
+        assert [entry[0] for entry in review.entries_after(before)] == [text]
 
 
 NAMES = ["a", "b", "c", "d"]
-
-
-def review_in(folder: Path) -> Review:
-    return Review(folder / "review" / "set.sqlite")
 
 
 class Rounds(RuleBasedStateMachine):
@@ -126,7 +92,7 @@ class Rounds(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
-        self.review = review_in(Path(self.folder.name))
+        self.review = Review(Path(self.folder.name) / "set.sqlite")
         self.state: dict[str, tuple] = {}  # pair → deciding event, decision, captions, note
         self.changes: list[dict[str, tuple]] = []  # event → pair → state before, state after
         self.undoes: list[int | None] = []
@@ -218,53 +184,31 @@ TestRounds = Rounds.TestCase
 SWAPPED = [20, 30]  # rows that have each other's captions in the second audit
 
 
-@pytest.fixture
-def twins(copy: Copy) -> tuple[Audit, Audit]:
-    """Two audits of one data set; the second has injected captions."""
-    clean = copy(name="clean")
-    injected = copy(name="injected")
-    pairs = injected.pairs
-    captions = pairs["captions"].copy()
-    captions[SWAPPED] = captions[SWAPPED[::-1]].tolist()
-    write_table(injected.folder / PAIRS, pairs.assign(captions=captions))
-    return clean, injected
-
-
-def ids_of(audit: Audit) -> list[str]:
-    return audit.pairs["pair_id"].tolist()
-
-
-def rows_so(audit: Audit, decision: str) -> list[int]:
-    return sorted(find_rows(audit, Selection(decision=decision), size=1000))
-
-
 @pytest.mark.parametrize("at", [0, 1])
 def test_a_decision_applies_in_other_audits_to_pairs_with_the_same_captions(
-    twins: tuple[Audit, Audit], at: int
+    copy: Copy, at: int
 ) -> None:
-    here = twins[at]
-    there = twins[1 - at]
-    ids = ids_of(here)
-    open_review(here).decide([ids[SWAPPED[0]], ids[5]], REMOVE, audit=here.name)
+    audits = [copy(name="clean"), copy(name="injected")]
+    pairs = audits[1].pairs
+    captions = pairs["captions"].copy()
+    captions[SWAPPED] = captions[SWAPPED[::-1]].tolist()
+    write_table(audits[1].folder / PAIRS, pairs.assign(captions=captions))
+    here = audits[at]
+    there = audits[1 - at]
+    swapped, same = pairs["pair_id"][[SWAPPED[0], 5]]
+    open_review(here).decide([swapped, same], REMOVE, audit=here.name)
     for audit, expected in ((here, [5, SWAPPED[0]]), (there, [5])):
         review = open_review(audit)
-        assert rows_so(audit, "remove") == rows_so(audit, "decided") == expected
-        assert rows_so(audit, "undecided") == [row for row in range(100) if row not in expected]
-        assert int((decided(audit).codes != 0).sum()) == len(expected)
+        ids = set(pairs["pair_id"][expected])
+        assert np.flatnonzero(decided(audit).codes).tolist() == expected
         assert review.counts()[REMOVE] == len(expected)
         table = review.table()
-        assert sorted(table.loc[table["decision"] == REMOVE, "pair_id"]) == [
-            ids[row] for row in expected
-        ]
-        removed = decided_of(review.path.stem, audit.folder / PAIRS).removed
-        assert removed == {ids[row] for row in expected}
-    result = open_review(there).current(ids[SWAPPED[0]])
-    expected = (None, REMOVE, 0, "remove for other captions")
-    assert (result.decision, result.for_other_captions, result.entry, result.words) == expected
-    table = open_review(there).table().set_index("pair_id")
-    assert table["for_other_captions"].to_dict() == {ids[SWAPPED[0]]: REMOVE, ids[5]: None}
-    card = cards(there, [SWAPPED[0]])[0]
-    assert (card.decision.decision, card.decision.for_other_captions) == (None, REMOVE)
+        assert set(table.loc[table["decision"] == REMOVE, "pair_id"]) == ids
+        assert decided_of(review.path.stem, audit.folder / PAIRS).removed == ids
+    result = open_review(there).current(swapped)
+    assert (result.decision, result.for_other_captions, result.entry) == (None, REMOVE, 0)
+    assert result.words == "remove for other captions"
+    assert cards(there, [SWAPPED[0]])[0].decision == result
 
 
 def test_removed_and_recaptioned_pairs_are_passed_to_studies(data: Path) -> None:

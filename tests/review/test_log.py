@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -54,9 +55,10 @@ def test_another_file_is_refused_and_not_changed(review: Review) -> None:
     }
     for change, why in changes.items():
         content = review.path.read_bytes()
-        query(review.path, change) if change else review.path.write_bytes(
-            b"these are notes\n" * 100
-        )
+        if change:
+            query(review.path, change)
+        else:
+            review.path.write_bytes(b"these are notes\n" * 100)
         before = review.path.read_bytes()
         assert why in refused(review)
         with pytest.raises(InputError, match="move it away"):
@@ -95,29 +97,23 @@ def test_a_locked_log_is_one_line_and_readable(
     assert review.decide(["a"], REMOVE).pairs == 1
 
 
-@pytest.mark.parametrize("table", ["event", "entry"])
-@pytest.mark.parametrize("change", ["DELETE FROM {}", "UPDATE {} SET id = id + 1"])
-def test_the_log_is_append_only(review: Review, table: str, change: str) -> None:
+@pytest.mark.parametrize("change", ["DELETE FROM entry", "UPDATE event SET id = id + 1"])
+def test_the_log_is_append_only(review: Review, change: str) -> None:
     with pytest.raises(sqlite3.IntegrityError, match="the log only grows"):
-        query(review.path, change.format(table))
+        query(review.path, change)
     assert review.position() == 3
 
 
 def test_an_error_rolls_back_and_a_deleted_log_leaves_nothing_in_the_next_one(
     review: Review,
 ) -> None:
-    assert {path.name for path in review.path.parent.iterdir()} == {
-        "set.sqlite",
-        ".set.sqlite.lock",
-    }
     with pytest.raises(InputError, match="half a character"):
         review.decide(["d", "e", "\ud800", "f"], REMOVE)
     assert (review.position(), review.count_events()) == (3, 1)
     assert review.decide(["d"], REMOVE).event == 2
     with closing(sqlite3.connect(review.path, isolation_level=None)) as other:
-        other.execute(
-            "SELECT count(*) FROM entry"
-        ).fetchone()  # while it is open, what is new stays beside the file
+        # while it is open, what is new stays beside the file
+        other.execute("SELECT count(*) FROM entry").fetchone()
         review.decide(["z"], REMOVE)
         left = Path(f"{review.path}-wal").read_bytes()
     assert left
@@ -235,9 +231,8 @@ def assert_consistent(review: Review) -> None:
     events = ask(review, "SELECT id, first_entry, pairs FROM event ORDER BY id")
     assert [number for number, _, _ in events] == list(range(1, len(events) + 1))
     assert counted == {number: pairs for number, _, pairs in events}
-    assert [first for _, first, _ in events] == [
-        1 + sum(e[2] for e in events[:at]) for at in range(len(events))
-    ]
+    ends = np.cumsum([pairs for *_, pairs in events])
+    assert [first for _, first, _ in events] == [1, *(ends[:-1] + 1)]
     last = ask(review, "SELECT pair_id, max(id) FROM entry GROUP BY pair_id ORDER BY pair_id")
     assert last == ask(review, "SELECT pair_id, entry FROM standing ORDER BY pair_id")
 
@@ -252,22 +247,16 @@ def test_concurrent_processes_lose_nothing(empty: Review, run: Run) -> None:
     for process in range(4):
         pairs = [pair for pair, *_ in entries if pair.startswith(f"p{process} ")]
         assert pairs == [f"p{process} {number}" for number in range(10)]
-    result = empty.decisions(
-        [f"p{process} {number}" for process in range(4) for number in range(10)]
-    )
-    assert {pair: (d.decision, d.note) for pair, d in result.items()} == {
-        f"p{process} {number}": (CHOICES[number % 2], f"p{process}")
-        for process in range(4)
-        for number in range(10)
-    }
+    decisions = empty.decisions()
+    for process, number in np.ndindex(4, 10):
+        made = decisions[f"p{process} {number}"]
+        assert (made.decision, made.note) == (CHOICES[number % 2], f"p{process}")
     chain = ask(empty, "SELECT id, previous FROM entry WHERE pair_id = 'everyone''s' ORDER BY id")
     assert [previous for _, previous in chain] == [0, *(entry for entry, _ in chain[:-1])]
     assert_consistent(empty)
 
 
-def test_a_process_killed_before_any_statement_leaves_all_of_its_event_or_nothing(
-    empty: Review, run: Run
-) -> None:
+def test_a_killed_process_leaves_all_of_its_event_or_nothing(empty: Review, run: Run) -> None:
     (survivor,) = run(DIE_AT_EACH_STATEMENT)
     assert survivor > 15  # those before it died, at one statement more each
     assert ask(empty, "SELECT note, pairs FROM event") == [(str(survivor), 5)]

@@ -25,7 +25,7 @@ class Slider:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class Option:
     """Everything about one field of the config."""
 
     name: str = ""
@@ -40,18 +40,16 @@ class Facts:
     # The pairs and their storage, the number of members, training, evaluation; machine: its value
     # follows from that
     affects: tuple[Affected, ...] = ("training",)
-    mitigates: bool = (
-        False  # a mitigation, which its default, or the value of the field `off_at`, turns off
-    )
+    # a mitigation, which its default, or the value of the field `off_at`, turns off
+    mitigates: bool = False
     off_at: str = ""
     modifies: tuple[str, ...] = ()  # the mitigations it has an effect on
     part: Part | None = None  # of a study arm's text; None: arms cannot change it
     slider: Slider | None = None  # on the Mitigations page
     group: str = ""  # there
     toggle: str = ""  # its label there
-    alike: str = (
-        ""  # its name in warnings that clipmem is comparable only between equal values of it
-    )
+    # its name in warnings that clipmem is comparable only between equal values of it
+    alike: str = ""
     trained: str = ""  # the encoder, image or text, that must be trained for it to have an effect
 
     @property
@@ -66,14 +64,14 @@ class Facts:
 
 
 def control(part: Part, toggle: str, slider: Slider | None = None) -> dict[str, Any]:
-    """Return the `Facts` of a field that arms change: its part of their text, and its toggle and
+    """Return the `Option` of a field that arms change: its part of their text, and its toggle and
     slider."""
     return {"part": part, "toggle": toggle, "slider": slider}
 
 
 def option(default: Any, help: str = "", **facts: Any) -> Any:
-    """Declare a field of the config by its default, its help, and further `Facts`."""
+    """Declare a field of the config by its default, its help, and further `Option`."""
     return field(
         default=default,
-        metadata={"help": help or None, "facts": Facts(default=default, help=help, **facts)},
+        metadata={"help": help or None, "facts": Option(default=default, help=help, **facts)},
     )
