@@ -46,7 +46,7 @@ class TextTable(NamedTuple):
 
     title: str
     head: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[Any]]
     note: str = ""
 
 

@@ -87,10 +87,11 @@ def review_progress(audit: Audit) -> ReviewProgress:
     remaining = p.left_after(now, [counted[name] for name in COUNTED if name in counted])
     checks = p.count_reviewed(review, wrong, done)
     by_spot_checks = False
+    ends = (checks.estimate, checks.low, checks.high)
     if not checks.missing:
-        checked = (checks.estimate - n_wrong, checks.low - n_wrong, checks.high - n_wrong)
-        by_spot_checks = not checked[1] <= remaining[0] <= checked[2]
-        remaining = checked if by_spot_checks else remaining
+        estimate, low, high = (end - n_wrong for end in ends if end is not None)
+        by_spot_checks = not low <= remaining[0] <= high
+        remaining = (estimate, low, high) if by_spot_checks else remaining
     return ReviewProgress(
         n_done,
         n_wrong,
