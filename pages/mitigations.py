@@ -13,7 +13,7 @@ from clipmem_core.dashboard.page import PAGE, choose_listed, open_page, write
 from clipmem_core.dashboard.plain import draw_fault, explained_errors, show_command, show_strong
 from clipmem_core.studies import lab
 from clipmem_core.studies import results as r
-from clipmem_core.studies.arm import NONE
+from clipmem_core.studies.arm import BASELINE
 from clipmem_core.studies.study_folder import list_studies, open_study
 
 STUDY = "study"  # in the address: a finished study in place of the audit
@@ -44,7 +44,7 @@ def draw_lab(audit: Audit) -> None:
     left, right = st.columns([1, 2], gap="medium")
     with left:
         arm = draw_setting(
-            audit, {lab.read_setting(audit, name)[0].text: title for name, title in titles.items()}
+            audit, {lab.read_arm(audit, name).text: title for name, title in titles.items()}
         )
     with right:
         try:
@@ -54,7 +54,7 @@ def draw_lab(audit: Audit) -> None:
             draw_fault("This setting cannot be trained.", error)
             return
         chosen = arm.name if arm.name in titles else None
-        compared = r.differences(lab.lab_table(audit, [*titles, NONE]))
+        compared = r.differences(lab.lab_table(audit, [*titles, BASELINE]))
         if chosen:
             show_strong(r.sentence_of(compared, chosen, arm.title))
             st.caption(
@@ -67,7 +67,7 @@ def draw_lab(audit: Audit) -> None:
                 "Switch a mitigation on: the members train again, and its effect appears here."
             )
         follow(audit, arm)
-        if (compared[lab.ARM] == NONE).any():
+        if (compared[lab.ARM] == BASELINE).any():
             t.draw_chart(compared, titles, over=r.OF_MEMBERS, key=audit.name, chosen=chosen)
     if chosen:
         with shown_errors():

@@ -61,8 +61,8 @@ def typed(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in changed.items() if key != "preset"}
 
 
-def typed_flags(values: Mapping[str, Any], *, joint: str = " ") -> list[str]:
-    """Return the flags that set fields of a config: ['--batch-size 8', '--drop-near-duplicates',
+def typed_flags(values: Mapping[str, Any]) -> list[str]:
+    """Return the flags that set fields of a config: ['--batch-size=8', '--drop-near-duplicates',
     '--no-lock-text']."""
     flags = []
     for name, value in values.items():
@@ -70,9 +70,7 @@ def typed_flags(values: Mapping[str, Any], *, joint: str = " ") -> list[str]:
         if isinstance(value, bool):
             flags.append(flag if value else flag.replace("--", "--no-", 1))
         else:
-            flags.append(
-                f"{flag}{joint}{value}" if value != "" or joint == "=" else f"{flag}{joint}''"
-            )
+            flags.append(f"{flag}={value}")
     return flags
 
 

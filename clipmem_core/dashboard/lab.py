@@ -19,7 +19,7 @@ from clipmem_core.audit.store import MITIGATIONS, Audit
 from clipmem_core.dashboard.plain import draw_fault, duration, explained_errors
 from clipmem_core.dashboard.running import draw_task
 from clipmem_core.studies import lab
-from clipmem_core.studies.arm import NONE, Arm
+from clipmem_core.studies.arm import BASELINE, Arm
 
 _SESSION = (
     "mitigation-session"  # key in the session of the name by which its page is known to the workers
@@ -88,8 +88,8 @@ def is_complete(audit: Audit, arm: str) -> bool:
 
 def enough_members(audit: Audit, arm: str) -> bool:
     """Tell whether enough members of an arm are measured to show it."""
-    least = min(lab.FIRST, len(lab.paired_members(audit)))
-    return min(len(lab.finished_members(audit, name)) for name in (arm, NONE)) >= least
+    least = min(lab.FIRST_MEMBERS, len(lab.paired_members(audit)))
+    return min(len(lab.finished_members(audit, name)) for name in (arm, BASELINE)) >= least
 
 
 def ask(audit: Audit, arm: Arm) -> None:
@@ -102,7 +102,7 @@ def ask(audit: Audit, arm: Arm) -> None:
 def follow(audit: Audit, arm: Arm) -> None:
     """Report that the page is open, draw the progress of a setting, and rerun the page when members
     are finished."""
-    pending = arm.name != NONE and not is_complete(audit, arm.name)
+    pending = arm.name != BASELINE and not is_complete(audit, arm.name)
     seen = len(lab.finished_members(audit, arm.name)), enough_members(audit, arm.name)
     every = POLL if pending else HEARTBEAT
     draw = _follow_workers if shares_process(audit.record.config) else _follow_job
@@ -126,7 +126,7 @@ def _follow_workers(audit: Audit, arm: Arm, seen: tuple[int, bool]) -> None:
 def _draw_members(audit: Audit, arm: Arm, seen: tuple[int, bool]) -> None:
     """Draw how many members are finished; rerun the page once enough are, twice as many, and
     all."""
-    if fault := lab.fault_of(audit, NONE) or lab.fault_of(audit, arm.name):
+    if fault := lab.fault_of(audit, BASELINE) or lab.fault_of(audit, arm.name):
         draw_fault("This setting cannot be trained.", fault)
         return
     done = len(lab.finished_members(audit, arm.name))
@@ -139,7 +139,7 @@ def _draw_members(audit: Audit, arm: Arm, seen: tuple[int, bool]) -> None:
     if arm.overrides and done < total and (done or shares_process(audit.record.config)):
         waiting = (
             "Starting…"
-            if not (audit.folder / MITIGATIONS / NONE).is_dir()
+            if not (audit.folder / MITIGATIONS / BASELINE).is_dir()
             else f"{done} of {total} members"
         )
         st.progress(done / total, text=waiting)

@@ -18,7 +18,7 @@ from clipmem_core.dashboard.page import choose_listed, draw_pages, read_page
 from clipmem_core.figures.studies import MEMORIZATION, TEXT, UTILITY, means_figure, tradeoff_figure
 from clipmem_core.studies import lab
 from clipmem_core.studies import results as r
-from clipmem_core.studies.arm import NONE
+from clipmem_core.studies.arm import BASELINE
 
 NO_VALUE = "–"
 _PAGE_SIZE = 12  # pairs that changed
@@ -56,13 +56,15 @@ def draw_chart(
                 "key": f"mitigation-{label.lower()}",
             }
             names = [name for name in named if name in measured]
-            style: dict[str, Any] = {"width": 250, "format_func": r.MEASURES.__getitem__}
+            style: dict[str, Any] = {"width": 250, "format_func": r.MEASURE_LABELS.__getitem__}
             chosen_measures.append(choose_listed(label, names, **options, **style))
     memorized, useful = chosen_measures
     points = points_of(table, titles, memorized, useful)
-    axes = (r.MEASURES[memorized], r.MEASURES[useful])
+    axes = (r.MEASURE_LABELS[memorized], r.MEASURE_LABELS[useful])
     best = r.front(points, MEMORIZATION, UTILITY)
-    values = [", ".join(lines) for lines in points.loc[points[lab.ARM].isin([NONE, chosen]), TEXT]]
+    values = [
+        ", ".join(lines) for lines in points.loc[points[lab.ARM].isin([BASELINE, chosen]), TEXT]
+    ]
     st.plotly_chart(
         tradeoff_figure(points, titles=axes, front=best, chosen=chosen),
         key=f"mitigation-chart-{key}",
@@ -85,7 +87,7 @@ def points_of(
     Arms without all members, or pairs, are compared with the baseline on the same ones.
     """
     points = []
-    base = table[table[lab.ARM] == NONE].set_index("measure")["value"]
+    base = table[table[lab.ARM] == BASELINE].set_index("measure")["value"]
     for arm, measures in table.groupby(lab.ARM, sort=False):
         rows = measures.set_index("measure")
         if not {memorized, useful} <= set(rows.index):
@@ -98,9 +100,11 @@ def points_of(
             ends = (float(base[measure]) + end for end in (difference, low, high))
             point |= dict(zip((axis, f"{axis}_low", f"{axis}_high"), ends, strict=True))
             against = (
-                f"; against the baseline {_interval(difference, low, high)}" if arm != NONE else ""
+                f"; against the baseline {_interval(difference, low, high)}"
+                if arm != BASELINE
+                else ""
             )
-            point[TEXT].append(f"{r.MEASURES[measure]} {point[axis]:.3f}{against}")
+            point[TEXT].append(f"{r.MEASURE_LABELS[measure]} {point[axis]:.3f}{against}")
         points.append(point)
     return pd.DataFrame(points)
 
@@ -114,7 +118,7 @@ def draw_table(
     table: pd.DataFrame, titles: Mapping[str, str], *, over: str, chosen: str | None = None
 ) -> None:
     """Draw every arm against the baseline in a table, the chosen one first."""
-    rows = table[table[lab.ARM] != NONE]
+    rows = table[table[lab.ARM] != BASELINE]
     st.subheader("Each setting against the baseline", anchor=False)
     numbers, texts = table_of(rows, titles, chosen)
     shades = [
@@ -129,7 +133,7 @@ def draw_table(
     styled = numbers.style.apply(lambda column: shades).format(formats, na_rep=NO_VALUE)
     columns: dict[str, Any] = {
         head: st.column_config.NumberColumn(head, help=HELP[name])
-        for name, head in r.MEASURES.items()
+        for name, head in r.MEASURE_LABELS.items()
         if head in numbers
     }
     columns["setting"] = st.column_config.TextColumn("setting", pinned=True)
@@ -155,7 +159,7 @@ def table_of(
         rows.groupby(lab.ARM, sort=False), key=lambda group: group[0] != chosen
     ):
         by_measure = {str(row["measure"]): row for row in measures.to_dict("records")}
-        cells = {head: _cell(by_measure.get(name), name) for name, head in r.MEASURES.items()}
+        cells = {head: _cell(by_measure.get(name), name) for name, head in r.MEASURE_LABELS.items()}
         first = {"setting": titles.get(str(arm), str(arm)), "n": int(measures["n"].max())}
         numbers.append(first | {head: cell[0] for head, cell in cells.items()})
         texts.append({head: text for head, (_, text) in cells.items()})
@@ -172,7 +176,7 @@ def _cell(row: Mapping[Any, Any] | None, measure: str) -> tuple[float, str]:
     if measure == lab.SECONDS:
         times = row["value"] / row["baseline"] if row["baseline"] else math.nan
         return times, f"×{times:.2f}" if row["baseline"] else NO_VALUE
-    star = " *" if row[r.P_OF_ALL] < r.LEVEL else ""
+    star = " *" if row[r.P_OF_ALL] < r.SIGNIFICANCE else ""
     if measure in PERCENT and row["baseline"] > 0:
         return 100 * row["difference"] / row["baseline"], f"{r.relative(row)}{star}"
     return row["difference"], f"{_interval(row['difference'], row['low'], row['high'])}{star}"
@@ -215,8 +219,8 @@ def draw_parts(table: pd.DataFrame, chosen: str, title: str) -> None:
 def draw_changed_pairs(audit: Audit, arm: str) -> None:
     """Draw the pairs whose clipmem changed most from the baseline to an arm, a page of them."""
     members = lab.finished_members(audit, arm)
-    before, after = (lab.clipmem_by_pair(audit, name, members) for name in (NONE, arm))
-    change = np.where(lab.read_setting(audit, arm)[1].compared, after - before, np.nan)
+    before, after = (lab.clipmem_by_pair(audit, name, members) for name in (BASELINE, arm))
+    change = np.where(lab.read_changes(audit, arm).compared, after - before, np.nan)
     order = np.argsort(-np.abs(change), kind="stable")
     order = order[np.isfinite(change[order])]
     st.subheader("Pairs that changed most", anchor=False)

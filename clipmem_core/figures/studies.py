@@ -11,7 +11,7 @@ from clipmem_core.figures import layout
 from clipmem_core.review.score_breakdown import DEPTH, MEMBERS, PARADIGM_NAMES, SOURCE
 from clipmem_core.scores.detection import DETECTORS, RANDOM, REFERENCE, SECOND_ROUND
 from clipmem_core.scores.registry import words
-from clipmem_core.studies.arm import NONE
+from clipmem_core.studies.arm import BASELINE
 from clipmem_core.studies.lab import ARM
 
 NAME_LENGTH = 20  # leaves space for the dots on a telephone
@@ -184,7 +184,9 @@ def tradeoff_figure(
         margin = 0.12 * (high - low) or 0.05
         ranges.append((low - margin, high + margin))
     order = [
-        *dict.fromkeys(arm for arm in (chosen, NONE, *front, *by_arm.index) if arm in by_arm.index)
+        *dict.fromkeys(
+            arm for arm in (chosen, BASELINE, *front, *by_arm.index) if arm in by_arm.index
+        )
     ]
     labels = [
         layout.short_name(arm.replace("_", " ").replace("-", " "), NAME_LENGTH) for arm in order
@@ -211,7 +213,7 @@ def tradeoff_figure(
         hoverinfo="skip",
         showlegend=False,
     )
-    is_baseline = points[ARM] == NONE
+    is_baseline = points[ARM] == BASELINE
     on_front = points[ARM].isin(front)
     for name, rows, colour, symbol in (
         ("dominated", points[~is_baseline & ~on_front], layout.OTHER, "circle"),
@@ -219,7 +221,7 @@ def tradeoff_figure(
         (
             "baseline",
             points[is_baseline],
-            layout.FRONT_COLOUR if NONE in front else layout.OTHER,
+            layout.FRONT_COLOUR if BASELINE in front else layout.OTHER,
             "diamond",
         ),
     ):
@@ -255,8 +257,8 @@ def tradeoff_figure(
         figure.add_scatter(
             x=[x], y=[y], mode="markers", marker=ring, hoverinfo="skip", showlegend=False
         )
-        if chosen != NONE and NONE in by_arm.index:
-            start_x, start_y = by_arm.loc[NONE, [MEMORIZATION, UTILITY]]
+        if chosen != BASELINE and BASELINE in by_arm.index:
+            start_x, start_y = by_arm.loc[BASELINE, [MEMORIZATION, UTILITY]]
             figure.add_annotation(
                 **{
                     "x": x,
