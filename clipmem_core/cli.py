@@ -194,7 +194,7 @@ def _mitigate(
             f"--members must be an even number, not {members}: members are compared two by two"
         )
     begun = lab.begin(audit, arm.Arm(overrides, decided_for(audit) if decisions else arm.Decided()))
-    if begun.name == arm.NONE:
+    if begun.name == arm.BASELINE:
         raise InputError("no mitigation is set: add one, such as --text-noise 0.15")
     from clipmem_core.studies.lab_training import run_arms  # torch
 
@@ -206,7 +206,7 @@ def _mitigate(
             executor=_executor(engine, audit.record.config),
             n_members=members,
         )
-    show_differences(lab.lab_table(audit, [begun.name, arm.NONE]), {begun.name: begun.title})
+    show_differences(lab.lab_table(audit, [begun.name, arm.BASELINE]), {begun.name: begun.title})
 
 
 def _benchmark(
@@ -238,7 +238,7 @@ def _benchmark(
         finished = run_benchmark(source, config, **options, screen=screen)
     benchmark_results.show_benchmark(finished)
     if path:
-        benchmark_results.write_results(finished, path)
+        benchmark_results.write_benchmark_results(finished, path)
 
 
 def _units(
@@ -307,16 +307,16 @@ def _results(
     study: Annotated[bool, "NAME is a study"] = False,
 ) -> None:
     """Write the results of an audit or a study as a small CSV with its command and machine."""
-    from clipmem_core.audit.console import write_results
+    from clipmem_core.audit.console import write_audit_results
     from clipmem_core.studies import results, study_folder
 
     path = _file_to_write(out)
     if study:
-        results.write_results(study_folder.open_study(name), path)
+        results.write_study_results(study_folder.open_study(name), path)
         return
     audit = _opened(name)
     audit.check_finished()
-    write_results(audit, path)
+    write_audit_results(audit, path)
 
 
 def _judge(

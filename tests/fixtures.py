@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,13 +23,13 @@ from clipmem_core.audit.settings import machine, versions
 from clipmem_core.audit.setup import audit_fingerprint, member_seeds
 from clipmem_core.audit.store import Audit, Record, write_json, write_manifest, write_table
 from clipmem_core.audit.verdict import NULL_CHECK, judge, uses
-from clipmem_core.config import AuditConfig, as_dict, preset_config
+from clipmem_core.config import AuditConfig, preset_config
 from clipmem_core.dataset.injected_errors import ERROR_KINDS
 from clipmem_core.embeddings import write_vectors
 from clipmem_core.scores.detection import METRICS, detection_table, numbers_reviewed
 from clipmem_core.scores.membership import Membership
 from clipmem_core.scores.registry import DETECTORS, SCORE_COLUMNS
-from clipmem_core.studies.benchmark_results import BENCHMARK, Benchmark, Piece, benchmark_of
+from clipmem_core.studies.benchmark_results import Benchmark, Injection, benchmark_of
 
 HOSTILE = [
     "<script>document.title = 'taken'</script><b>bold</b><img src=x "
@@ -381,29 +380,26 @@ def make_benchmark(
     benchmark = benchmark_of(name)
     rng = np.random.default_rng(0)
     (benchmark.folder / "injections").mkdir(parents=True)
-    config = as_dict(preset_config("tiny")) | {"members": 4}
-    request: dict[str, Any] = {
-        "source": "scenes",
-        "root": root,
-        "config": config,
-        "dataset_fingerprint": fingerprint,
-    }
-    write_json(benchmark.folder / BENCHMARK, request | {"machine": machine()})
+    record = made_record(name, Path(root), "ensemble", np.array(["scored"]))
+    record = replace(record, root=root, dataset_fingerprint=fingerprint)
+    write_json(benchmark.folder / store.CONFIG, record.values)
     for kind, error in ERROR_KINDS.items():
-        for piece in (
-            Piece(kind, share, seed) for share in error.shares for seed in range(injections)
+        for injection in (
+            Injection(kind, share, seed) for share in error.shares for seed in range(injections)
         ):
-            write_json(benchmark.result(piece), _result(piece, rng))
+            write_json(benchmark.result_file(injection), _result(injection, rng))
     return benchmark
 
 
-def _result(piece: Piece, rng: np.random.Generator) -> dict[str, object]:
+def _result(injection: Injection, rng: np.random.Generator) -> dict[str, object]:
     numbers = numbers_reviewed(200)
     detectors = {}
     for place, name in enumerate(DETECTORS):
         level = 0.95 - 0.03 * place
         values = {metric: float(level + rng.normal() * 0.01) for metric in METRICS}
-        curve = (piece.share + (level - piece.share) * np.linspace(1, 0, len(numbers))).tolist()
+        curve = (
+            injection.share + (level - injection.share) * np.linspace(1, 0, len(numbers))
+        ).tolist()
         detectors[name] = values | {"curve": curve, "found_100": 40.0 - place}
-    result = {"injected": 40, "judged": 200, "absent": "", "without": {}}
-    return piece._asdict() | result | {"numbers": numbers.tolist(), "detectors": detectors}
+    result = {"injected": 40, "judged": 200, "changed": 40, "absent": "", "without": {}}
+    return injection._asdict() | result | {"numbers": numbers.tolist(), "detectors": detectors}

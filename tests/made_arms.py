@@ -11,7 +11,7 @@ from clipmem_core.audit.settings import machine
 from clipmem_core.audit.store import CONFIG, Audit, write_json, write_prepared, write_table
 from clipmem_core.config import as_dict, data_folder
 from clipmem_core.studies import lab
-from clipmem_core.studies.arm import NONE, Arm, parse_arm
+from clipmem_core.studies.arm import BASELINE, Arm, parse_arm
 from clipmem_core.studies.study_folder import StudyFolder
 
 CHANGED = 17  # the pair whose clipmem an arm changes most
@@ -32,7 +32,7 @@ def make_lab(audit: Audit, *, heads: bool = False) -> Audit:
         config = dataclasses.replace(record.config, **locked)
         write_json(audit.folder / CONFIG, dataclasses.replace(record, config=config).values)
     write_prepared(audit.folder, cache_rows=clusters, clusters=clusters)
-    measure(audit, NONE)
+    measure(audit, BASELINE)
     return audit
 
 
@@ -51,7 +51,7 @@ def measure(
     for number, member in enumerate(audit.record.members[:members]):
         rng = np.random.default_rng([number, len(arm)])
         size = MEMORIZED * times * table[member].to_numpy()
-        if arm != NONE:
+        if arm != BASELINE:
             size[CHANGED] *= -1
         alignment = size + 0.01 * rng.normal(size=len(table))
         folder = lab.arm_folder(audit, arm) / member
@@ -60,7 +60,7 @@ def measure(
         np.save(folder / lab.PAIR_VALUES, np.array(values, dtype=np.float32))
         found = {"retrieval": RETRIEVAL + retrieval + 0.01 * number, "linear_probe": 0.6}
         measures = found | {"zero_shot": 0.2, "seconds": 30.0 * (1 + retrieval)}
-        (folder / lab.MEASURES).write_text(json.dumps(measures))
+        (folder / lab.MEASURES_FILE).write_text(json.dumps(measures))
 
 
 def make_study(audit: Audit, name: str, arm: str) -> StudyFolder:
@@ -69,9 +69,9 @@ def make_study(audit: Audit, name: str, arm: str) -> StudyFolder:
     study.folder.mkdir(parents=True)
     values: dict[str, Any] = {"study": "combined", "source": "scenes", "splits": 3, "also": []}
     values |= {"config": as_dict(audit.record.config), "dataset_fingerprint": "0"}
-    titles = {arm: Arm(parse_arm(lab.read_setting(audit, arm)[0].text).overrides).title}
+    titles = {arm: Arm(parse_arm(lab.read_arm(audit, arm).text).overrides).title}
     write_json(study.folder / "study.json", values | {"arms": titles, "machine": machine()})
-    rows = lab.lab_table(audit, [arm, NONE])
+    rows = lab.lab_table(audit, [arm, BASELINE])
     splits = [
         rows.assign(split=split, retrieval=rows["retrieval"] + split / 9) for split in range(3)
     ]

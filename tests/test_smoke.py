@@ -20,17 +20,9 @@ def test_an_audit_its_exports_and_every_page(
     process = command("audit", *AUDIT, data=tmp_path)
     assert (process.communicate(timeout=500)[1], process.returncode) == ("", 0)
     monkeypatch.setenv("CLIPMEM_DATA", str(tmp_path))
-    for name, ending in (
-        ("csv", "csv"),
-        ("coco", "json"),
-        ("html", "html"),
-        ("decisions", "parquet"),
-    ):
-        assert (
-            main(
-                ["export", "scenes", "--format", name, "--out", str(tmp_path / f"{name}.{ending}")]
-            )
-            == 0
-        )
+    endings = {"csv": "csv", "coco": "json", "html": "html", "decisions": "parquet"}
+    for name, ending in endings.items():
+        out = tmp_path / f"{name}.{ending}"
+        assert main(["export", "scenes", "--format", name, "--out", str(out)]) == 0
     for page in PAGES:
         assert not open_page(page, audit="scenes").error, page

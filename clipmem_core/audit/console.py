@@ -2,10 +2,12 @@
 file."""
 
 import math
+import shlex
 import time
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import pandas as pd
@@ -20,7 +22,7 @@ from clipmem_core.audit.settings import typed, typed_flags
 from clipmem_core.audit.status import MemberProgress, State
 from clipmem_core.audit.store import Audit, audits_folder
 from clipmem_core.audit.verdict import RELIABILITY, WHOLE_HEAD, summary_lines, uses, whole_rows
-from clipmem_core.config import affecting, as_dict
+from clipmem_core.config import AuditConfig, affecting, as_dict
 from clipmem_core.scores.registry import INJECTED_SCORES
 
 MEASURES = (
@@ -34,21 +36,30 @@ _SECONDS_BETWEEN_LINES = 1.0  # of counts, on a pipe
 _PAGE = "http://localhost:8501/overview"
 
 
-def command_of(audit: Audit) -> str:
-    """Return the command that reproduces an audit."""
-    config = audit.record.config
+def reproducing_command(
+    words: Sequence[str], config: AuditConfig, defaults: Mapping[str, Any] = MappingProxyType({})
+) -> str:
+    """Return the command that reproduces a run: its words, and the fields of the config that differ
+    from its preset or from the command's own `defaults`."""
+    values = as_dict(config)
+    fields = typed(values) | {name: values[name] for name in defaults}
     # Without fields that depend on the machine or follow from others
     omitted = [*affecting("machine")]
     if config.protocol == "paper" or config.members == 2 * config.folds:
         omitted.append("members")
-    values = {name: value for name, value in typed(as_dict(config)).items() if name not in omitted}
-    words = [
-        "python -m clipmem_core audit",
-        audit.record.source,
-        f"--name {audit.name}",
-        f"--preset {config.preset}",
-    ]
-    return " ".join([*words, *typed_flags(values)])
+    flags = {
+        name: value
+        for name, value in fields.items()
+        if name not in omitted and (name not in defaults or value != defaults[name])
+    }
+    start = ["python", "-m", "clipmem_core", *words, f"--preset={config.preset}"]
+    return shlex.join([*start, *typed_flags(flags)])
+
+
+def command_of(audit: Audit) -> str:
+    """Return the command that reproduces an audit."""
+    record = audit.record
+    return reproducing_command(["audit", record.source, f"--name={audit.name}"], record.config)
 
 
 def result_rows(audit: Audit) -> pd.DataFrame:
@@ -108,23 +119,40 @@ def result_rows(audit: Audit) -> pd.DataFrame:
     )
 
 
-def write_results(audit: Audit, path: Path) -> None:
-    """Write the results as a CSV file whose comment lines hold the command, machine and seeds."""
+def write_audit_results(audit: Audit, path: Path) -> None:
+    """Write an audit's results as a CSV file."""
     record = audit.record
-    head = [
-        f"command: {command_of(audit)}",
-        machine_line(record.machine, record.values),
-        f"seeds: {', '.join(f'{name} {seed}' for name, seed in record.seeds.items())}",
-        f"pairs: {record.pairs:,}, of which external (the gallery) {record.external_pairs:,}",
-        f"data set: {record.dataset_fingerprint}",
-    ]
-    write_csv(path, head, result_rows(audit))
+    write_results(
+        path,
+        result_rows(audit),
+        command=command_of(audit),
+        machine=machine_line(record.machine, record.config),
+        seeds=", ".join(f"{name} {seed}" for name, seed in record.seeds.items()),
+        notes=[
+            f"pairs: {record.pairs:,}, of which external (the gallery) {record.external_pairs:,}",
+            f"data set: {record.dataset_fingerprint}",
+        ],
+    )
 
 
-def machine_line(machine: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """Return a line about the machine; `config` has device, precision and threads."""
-    training = f"{config['device']}, {config['precision']}, {config['threads']} threads a member"
-    return f"machine: {machine['processor']}, {machine['cores']} cores; {training}"
+def machine_line(machine: Mapping[str, Any], config: AuditConfig) -> str:
+    """Return a line about the machine and how a config uses it."""
+    training = f"{config.device}, {config.precision}, {config.threads} threads a member"
+    return f"{machine['processor']}, {machine['cores']} cores; {training}"
+
+
+def write_results(
+    path: Path,
+    rows: pd.DataFrame,
+    *,
+    command: str,
+    machine: str,
+    seeds: str,
+    notes: Sequence[str],
+) -> None:
+    """Write results below comment lines with the command, the machine, the seeds and notes."""
+    head = [f"command: {command}", f"machine: {machine}", f"seeds: {seeds}"]
+    write_csv(path, [*head, *notes], rows)
 
 
 def write_csv(path: Path, head: Sequence[str], rows: pd.DataFrame) -> None:

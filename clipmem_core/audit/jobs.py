@@ -255,7 +255,7 @@ def resume_arguments(name: str, source: str, config: AuditConfig) -> list[str]:
         source,
         f"--name={name}",
         f"--preset={config.preset}",
-        *typed_flags(typed(as_dict(config)), joint="="),
+        *typed_flags(typed(as_dict(config))),
     ]
 
 

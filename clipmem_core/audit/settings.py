@@ -64,8 +64,8 @@ def typed(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in changed.items() if key != "preset"}
 
 
-def typed_flags(values: Mapping[str, Any], *, joint: str = " ") -> list[str]:
-    """Return the flags that set fields of a config: ['--batch-size 8', '--drop-near-duplicates',
+def typed_flags(values: Mapping[str, Any]) -> list[str]:
+    """Return the flags that set fields of a config: ['--batch-size=8', '--drop-near-duplicates',
     '--no-lock-text']."""
     flags = []
     for name, value in values.items():
@@ -73,9 +73,7 @@ def typed_flags(values: Mapping[str, Any], *, joint: str = " ") -> list[str]:
         if isinstance(value, bool):
             flags.append(flag if value else flag.replace("--", "--no-", 1))
         else:
-            flags.append(
-                f"{flag}{joint}{value}" if value != "" or joint == "=" else f"{flag}{joint}''"
-            )
+            flags.append(f"{flag}={value}")
     return flags
 
 
@@ -319,7 +317,7 @@ def open_in_background(config: AuditConfig) -> Thread:
             towers = towers_of(config)
             for tower in filter(None, (towers.image, towers.text)):
                 with suppress(Exception):  # the stage that needs this tower raises it again
-                    tower.open()
+                    tower.opened  # noqa: B018
 
     thread = Thread(target=open_towers, daemon=True)
     thread.start()

@@ -37,7 +37,7 @@ from clipmem_core.figures.studies import MEMORIZATION, TEXT, UTILITY, means_figu
 from clipmem_core.io import InputError
 from clipmem_core.studies import lab
 from clipmem_core.studies import results as r
-from clipmem_core.studies.arm import NONE, Arm
+from clipmem_core.studies.arm import BASELINE, Arm
 from clipmem_core.studies.study_folder import open_study
 
 # Key in the session of the name by which its page is known to the workers
@@ -117,14 +117,14 @@ def is_complete(audit: Audit, arm: str) -> bool:
 
 def enough_members(audit: Audit, arm: str) -> bool:
     """Tell whether enough members of an arm, and of the baseline, are measured to show it."""
-    least = min(lab.FIRST, len(lab.paired_members(audit)))
-    return min(len(lab.finished_members(audit, name)) for name in (arm, NONE)) >= least
+    least = min(lab.FIRST_MEMBERS, len(lab.paired_members(audit)))
+    return min(len(lab.finished_members(audit, name)) for name in (arm, BASELINE)) >= least
 
 
 def follow(audit: Audit, arm: Arm) -> None:
     """Report that the page is open, draw the progress of a setting, and rerun the page when members
     are finished."""
-    pending = arm.name != NONE and not is_complete(audit, arm.name)
+    pending = arm.name != BASELINE and not is_complete(audit, arm.name)
     seen = len(lab.finished_members(audit, arm.name)), enough_members(audit, arm.name)
     draw = _follow_workers if shares_process(audit.record.config) else _follow_job
     every = _POLL if pending else _HEARTBEAT
@@ -148,7 +148,7 @@ def _follow_workers(audit: Audit, arm: Arm, seen: tuple[int, bool]) -> None:
 def _draw_members(audit: Audit, arm: Arm, seen: tuple[int, bool]) -> None:
     """Draw how many members are finished; rerun the page once enough are, twice as many, and
     all."""
-    if fault := lab.fault_of(audit, NONE) or lab.fault_of(audit, arm.name):
+    if fault := lab.fault_of(audit, BASELINE) or lab.fault_of(audit, arm.name):
         draw_fault("This setting cannot be trained.", fault)
         return
     done = len(lab.finished_members(audit, arm.name))
@@ -211,7 +211,7 @@ def draw_lab(audit: Audit) -> None:
             session = st.session_state.setdefault(_SESSION, uuid.uuid4().hex)
             lab.want(audit, session, [arm.name] if arm.overrides else [])
         chosen = arm.name if arm.name in titles else None
-        compared = r.differences(lab.lab_table(audit, [*titles, NONE]))
+        compared = r.differences(lab.lab_table(audit, [*titles, BASELINE]))
         if chosen:
             show_strong(r.sentence_of(compared, chosen, arm.title))
             done = len(lab.finished_members(audit, chosen))
@@ -225,7 +225,7 @@ def draw_lab(audit: Audit) -> None:
                 "Switch a mitigation on: the members train again, and its effect appears here."
             )
         follow(audit, arm)
-        if (compared[lab.ARM] == NONE).any():
+        if (compared[lab.ARM] == BASELINE).any():
             _draw_chart(compared, titles, over=r.OF_MEMBERS, key=audit.name, chosen=chosen)
     if chosen:
         with _shown_errors():
@@ -312,7 +312,7 @@ def points_of(
     axes = []
     for axis, measure in ((MEMORIZATION, memorized), (UTILITY, useful)):
         rows = table[table["measure"] == measure].set_index(lab.ARM)
-        ends = rows.loc[NONE, "value"] + rows[["difference", "low", "high"]]
+        ends = rows.loc[BASELINE, "value"] + rows[["difference", "low", "high"]]
         ends.columns = [axis, f"{axis}_low", f"{axis}_high"]
         ends[measure] = [
             f"{r.MEASURES[measure]} {value:.3f}; against the baseline {_interval(row)}"
@@ -334,7 +334,7 @@ def _draw_table(
     table: pd.DataFrame, titles: Mapping[str, str], *, over: str, chosen: str | None = None
 ) -> None:
     """Draw every arm against the baseline in a table, the chosen one first."""
-    rows = table[table[lab.ARM] != NONE].dropna(subset=["difference"])
+    rows = table[table[lab.ARM] != BASELINE].dropna(subset=["difference"])
     st.subheader("Each setting against the baseline", anchor=False)
     in_percent = rows["measure"].isin(_PERCENT) & (rows["baseline"] > 0)
     number = rows["difference"].mask(in_percent, 100 * rows["difference"] / rows["baseline"])
@@ -406,7 +406,7 @@ def _draw_changed_pairs(audit: Audit, arm: str) -> None:
     members = lab.finished_members(audit, arm)
     pairs = pd.DataFrame(
         {
-            "one": lab.clipmem_by_pair(audit, NONE, members),
+            "one": lab.clipmem_by_pair(audit, BASELINE, members),
             "other": lab.clipmem_by_pair(audit, arm, members),
         }
     )

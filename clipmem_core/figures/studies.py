@@ -17,7 +17,7 @@ from clipmem_core.scores.registry import (
     SECOND_ROUND,
     words,
 )
-from clipmem_core.studies.arm import NONE
+from clipmem_core.studies.arm import BASELINE
 from clipmem_core.studies.lab import ARM
 
 NAME_LENGTH = 20  # leaves space for the dots on a telephone
@@ -138,13 +138,13 @@ def tradeoff_figure(
         points[f"{axis}_up"] = points[f"{axis}_high"] - points[axis]
         points[f"{axis}_down"] = points[axis] - points[f"{axis}_low"]
     points["kind"] = np.where(points.index.isin(front), "Pareto-optimal", "dominated")
-    points.loc[NONE, "kind"] = "baseline"
+    points.loc[BASELINE, "kind"] = "baseline"
     points["hover"] = ["<br>".join(map(layout.safe, lines)) for lines in points[TEXT]]
     # Labels of dominated arms would cover each other.
     names = points.index.str.replace("[-_]", " ", regex=True)
     labels = [layout.short_name(name, NAME_LENGTH) for name in names]
-    points["label"] = np.where(points.index.isin([chosen, NONE, *front]), labels, "")
-    baseline_colour = layout.FRONT_COLOUR if NONE in front else layout.OTHER
+    points["label"] = np.where(points.index.isin([chosen, BASELINE, *front]), labels, "")
+    baseline_colour = layout.FRONT_COLOUR if BASELINE in front else layout.OTHER
     figure = px.scatter(
         points,
         x=MEMORIZATION,
@@ -198,8 +198,8 @@ def tradeoff_figure(
             hoverinfo="skip",
             showlegend=False,
         )
-        if chosen != NONE:
-            start_x, start_y = points.loc[NONE, [MEMORIZATION, UTILITY]]
+        if chosen != BASELINE:
+            start_x, start_y = points.loc[BASELINE, [MEMORIZATION, UTILITY]]
             figure.add_annotation(
                 x=x,
                 y=y,

@@ -177,22 +177,22 @@ def benchmarks_of(audit: Audit) -> list[b.Benchmark]:
     others = []
     for benchmark in b.list_benchmarks():
         try:
-            requested = benchmark.request
+            other = benchmark.record
         except InputError:
             continue  # its command reports the broken file
-        if requested["dataset_fingerprint"] == record.dataset_fingerprint:
+        if other.dataset_fingerprint == record.dataset_fingerprint:
             same.append(benchmark)
-        elif requested["root"] == record.root:
+        elif other.root == record.root:
             others.append(benchmark)
-    return [benchmark for benchmark in same + others if benchmark.done]
+    return [benchmark for benchmark in same + others if benchmark.result_files]
 
 
 def benchmark_findings(benchmark: b.Benchmark) -> Findings | None:
     """Return the results of a benchmark so far, None before the first one."""
-    results = benchmark.results()
+    results = benchmark.results
     if not results:
         return None
-    table = b.benchmark_table(b.metric_rows(results))
+    table = b.benchmark_table(results)
     return Findings(table, b.mean_curves(results), "95 % over injections (Student's t)")
 
 

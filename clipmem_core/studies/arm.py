@@ -3,6 +3,7 @@
 text_mask=0.3 removal=clipmem:5 near_duplicates decisions
 """
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audit.store import Audit, read_prepared
@@ -18,13 +20,13 @@ from clipmem_core.draws import draw_keys, hashed
 from clipmem_core.io import InputError
 from clipmem_core.mitigations import ADAPTIVE
 
-NONE = "none"
-RANDOM = "random"
+BASELINE = "none"
+AT_RANDOM = "random"
 REMOVAL = "removal"
 NEAR_DUPLICATES = "near_duplicates"
 DECISIONS = "decisions"
-SWITCHES = (NEAR_DUPLICATES, DECISIONS)
-RANKINGS = {c.CLIPMEM: "highest clipmem", c.P_WRONG: "highest p_wrong", RANDOM: "at random"}
+SWITCHES = {NEAR_DUPLICATES: "Without near-duplicates", DECISIONS: "With my decisions"}
+RANKINGS = {c.CLIPMEM: "highest clipmem", c.P_WRONG: "highest p_wrong", AT_RANDOM: "at random"}
 MOST_REMOVED = 50  # percent
 LONGEST_NAME = 70  # without fingerprints
 
@@ -50,77 +52,77 @@ class Decided:
         return bool(self.removed or self.recaptioned)
 
     @property
-    def values(self) -> dict[str, Any]:
-        """The decisions as JSON values."""
-        recaptioned = {id_: list(captions) for id_, captions in sorted(self.recaptioned.items())}
-        return {"removed": sorted(self.removed), "recaptioned": recaptioned}
+    def fingerprint(self) -> str:
+        """A key that changes with any decision."""
+        values = {"removed": sorted(self.removed), "recaptioned": dict(self.recaptioned)}
+        return fingerprint(values)[:6]
 
 
 @dataclass(frozen=True)
 class Arm:
-    """Overrides of the baseline: config fields, `removal` (a Removal), `near_duplicates` (only the
-    first of them is trained on) and `decisions` (those in `decided` are applied)."""
+    """Overrides of the baseline: config fields, `removal` (a Removal), `near_duplicates` (train on
+    the first of them only) and `decisions` (apply those in `decided`)."""
 
     overrides: Mapping[str, Any] = field(default_factory=dict)
     decided: Decided = Decided()
 
     @property
     def fields(self) -> dict[str, Any]:
-        """The overrides of config fields."""
-        return {name: value for name, value in self.overrides.items() if name in FIELDS}
+        """The overrides of config fields, in a fixed order."""
+        return {name: self.overrides[name] for name in ARM_FIELDS if name in self.overrides}
 
     @property
     def removal(self) -> Removal | None:
         return self.overrides.get(REMOVAL)
 
     @property
+    def switches(self) -> list[str]:
+        return [name for name in SWITCHES if name in self.overrides]
+
+    @property
     def text(self) -> str:
         """Its overrides in one line, in a fixed order; empty for the baseline."""
         parts = []
-        for name in (*ARM_FIELDS, REMOVAL):
-            if name in self.overrides:
-                value = self.overrides[name]
-                shown = repr(value).removesuffix(".0") if isinstance(value, float) else value
-                parts.append(f"{name}={shown}")
-        return " ".join(parts + [name for name in SWITCHES if self.overrides.get(name)])
+        for name, value in self.fields.items():
+            number = repr(value).removesuffix(".0") if isinstance(value, float) else value
+            parts.append(f"{name}={number}")
+        if self.removal:
+            parts.append(f"{REMOVAL}={self.removal}")
+        return " ".join(parts + self.switches)
 
     @property
     def name(self) -> str:
         """The name of its folder and in tables: its text, and a fingerprint of the decisions."""
-        name = "_".join(re.sub(r"[^\w.]+", "-", part) for part in self.text.split()) or NONE
+        name = "_".join(re.sub(r"[^\w.]+", "-", part) for part in self.text.split()) or BASELINE
         if len(name) > LONGEST_NAME:
             name = f"{name[:LONGEST_NAME]}-{fingerprint(self.text)[:6]}"
-        return (
-            f"{name}-{fingerprint(self.decided.values)[:6]}"
-            if self.overrides.get(DECISIONS)
-            else name
-        )
+        return f"{name}-{self.decided.fingerprint}" if DECISIONS in self.overrides else name
 
     @property
     def title(self) -> str:
         """Its overrides in words."""
         parts = []
         for name, value in self.fields.items():
-            number = f"{value:g}" if isinstance(value, (int, float)) else str(value)
-            shown = "all" if (name, value) == ("train_captions", 0) else number
+            shown = value if isinstance(value, str) else f"{value:g}"
+            if (name, value) == ("train_captions", 0):
+                shown = "all"
             early = " for pairs memorized early" if name in ADAPTIVE else ""
             parts.append(f"{FIELDS[name].toggle or FIELDS[name].label} {shown}{early}")
         if self.removal:
-            parts.append(
-                f"Without {self.removal.percent:g} % of the pairs, {RANKINGS[self.removal.by]}"
-            )
-        titles = {NEAR_DUPLICATES: "Without near-duplicates", DECISIONS: "With my decisions"}
-        parts += [title for name, title in titles.items() if self.overrides.get(name)]
-        return ", ".join([*parts[:1], *(part[:1].lower() + part[1:] for part in parts[1:])]) or NONE
+            ranking = RANKINGS[self.removal.by]
+            parts.append(f"Without {self.removal.percent:g} % of the pairs, {ranking}")
+        parts += [SWITCHES[name] for name in self.switches]
+        title = ", ".join([*parts[:1], *(part[:1].lower() + part[1:] for part in parts[1:])])
+        return title or BASELINE
 
     @property
     def flags(self) -> list[str]:
         """The options of `python -m clipmem_core mitigate` that train it."""
-        valued = {name: value for name, value in self.overrides.items() if name not in SWITCHES}
-        flags = [f"--{name.replace('_', '-')}={value}" for name, value in valued.items()]
-        return flags + [
-            f"--{name.replace('_', '-')}" for name in SWITCHES if self.overrides.get(name)
-        ]
+        flags = []
+        for name, value in self.overrides.items():
+            flag = f"--{name.replace('_', '-')}"
+            flags.append(flag if name in SWITCHES else f"{flag}={value}")
+        return flags
 
 
 def parse_arm(text: str) -> Arm:
@@ -148,43 +150,40 @@ def _parse_value(name: str, value: str) -> Any:
 def parse_removal(text: str) -> Removal:
     """Parse a ranking and a percentage of the scored pairs."""
     by, _, percent = text.partition(":")
-    if (
-        by not in RANKINGS
-        or not re.fullmatch(r"\d{1,3}(\.\d{1,3})?", percent)
-        or not 0 < float(percent) <= MOST_REMOVED
-    ):
-        options = (
-            f"a ranking ({', '.join(RANKINGS)}) and a percentage up to {MOST_REMOVED}, as "
-            "in clipmem:5"
-        )
-        raise InputError(f"removal must be {options}, not {text[:40]!r}")
-    return Removal(by, float(percent))
+    with contextlib.suppress(ValueError):
+        if by in RANKINGS and 0 < float(percent) <= MOST_REMOVED:
+            return Removal(by, float(percent))
+    rankings = ", ".join(RANKINGS)
+    raise InputError(
+        f"removal must be a ranking ({rankings}) and a percentage up to {MOST_REMOVED}, as in "
+        f"clipmem:5, not {text[:40]!r}"
+    )
 
 
 def without_idle(arm: Arm, config: AuditConfig) -> Arm:
     """Return an arm without overrides that change nothing in a config, so that equal trainings have
     equal names."""
-    values = vars(config) | arm.fields
-    on = set(switched_on(values))
+    values = vars(config)
+    on = set(switched_on(values | arm.fields))
     idle = {name for name, needs in MODIFIERS.items() if not on & set(needs)}
     overrides = {
-        name: values[name]
-        for name in ARM_FIELDS
-        if name not in idle and values[name] != vars(config)[name]
-    }
-    overrides |= {
-        name: arm.overrides[name] for name in (REMOVAL, *SWITCHES) if arm.overrides.get(name)
+        name: value
+        for name, value in arm.overrides.items()
+        if name not in idle and values.get(name) != value
     }
     return dataclasses.replace(arm, overrides=overrides)
 
 
 @dataclass(frozen=True, eq=False)
-class Changes:
+class PairChanges:
     """The pairs that an arm removes from training, bool [n_pairs], and the new captions of others
     by their row."""
 
     removed: np.ndarray
     captions: Mapping[int, tuple[str, ...]]
+
+    def __bool__(self) -> bool:
+        return bool(self.removed.any() or self.captions)
 
     @property
     def compared(self) -> np.ndarray:
@@ -194,31 +193,37 @@ class Changes:
         return compared
 
 
-def changes_of(audit: Audit, arm: Arm) -> Changes:
+def changes_of(audit: Audit, arm: Arm) -> PairChanges:
     """Return the pairs, none external, that an arm changes in a finished audit."""
     table = audit.scores
+    config = audit.record.config
     ids = table[c.PAIR_ID].to_numpy(dtype=str)
     scored = (table[c.GROUP] != c.EXTERNAL).to_numpy()
     removed = np.isin(ids, list(arm.decided.removed)) & scored
-    if arm.overrides.get(NEAR_DUPLICATES):
+    if NEAR_DUPLICATES in arm.overrides:
         removed |= later_near_duplicates(audit) & scored
-    captions: dict[int, tuple[str, ...]] = {}
-    if arm.decided.recaptioned:
-        most = audit.record.config.captions or None
+    if arm.removal:
+        removed |= _highest(table, arm.removal, scored, config.seed)
+    captions = {}
+    recaptioned = np.isin(ids, list(arm.decided.recaptioned)) & scored & ~removed
+    if recaptioned.any():
         before = audit.pairs[c.CAPTIONS]
-        for row in np.flatnonzero(
-            np.isin(ids, list(arm.decided.recaptioned)) & scored & ~removed
-        ).tolist():
-            after = tuple(arm.decided.recaptioned[ids[row]])[:most]
+        for row in np.flatnonzero(recaptioned).tolist():
+            after = tuple(arm.decided.recaptioned[ids[row]])[: config.captions or None]
             if after != tuple(before.iloc[row]):
                 captions[row] = after
-    if arm.removal:
-        chance = hashed(draw_keys(ids.tolist()), audit.record.config.seed)
-        rank = np.zeros(len(ids)) if arm.removal.by == RANDOM else -table[arm.removal.by].to_numpy()
-        rank = np.where(scored & np.isfinite(rank), rank, np.inf)
-        count = round(arm.removal.percent / 100 * int(np.isfinite(rank).sum()))
-        removed[np.lexsort([chance, rank])[:count]] = True
-    return Changes(removed, {row: texts for row, texts in captions.items() if not removed[row]})
+    return PairChanges(removed, captions)
+
+
+def _highest(table: pd.DataFrame, removal: Removal, scored: np.ndarray, seed: int) -> np.ndarray:
+    """Return the scored pairs that rank highest, bool [n_pairs]; ties are broken at random."""
+    chance = hashed(draw_keys(table[c.PAIR_ID].tolist()), seed)
+    values = np.zeros(len(table)) if removal.by == AT_RANDOM else table[removal.by].to_numpy()
+    ranked = np.flatnonzero(scored & np.isfinite(values))
+    order = ranked[np.lexsort([chance[ranked], -values[ranked]])]
+    highest = np.zeros(len(table), dtype=bool)
+    highest[order[: round(removal.percent / 100 * len(ranked))]] = True
+    return highest
 
 
 def later_near_duplicates(audit: Audit) -> np.ndarray:

@@ -6,7 +6,6 @@ measured.
 
 import dataclasses
 import functools
-import itertools
 import shutil
 from collections.abc import Sequence
 from contextlib import closing
@@ -21,14 +20,24 @@ from clipmem_core import columns as c
 from clipmem_core.audit import settings
 from clipmem_core.audit.console import RichScreen
 from clipmem_core.audit.executor import Executor, Task, in_this_process, local_processes, program_of
-from clipmem_core.audit.locked_features import compute_features, shards_by
 from clipmem_core.audit.member import Shared, open_shared
-from clipmem_core.audit.pipeline import Run, Screen, finish_audit
-from clipmem_core.audit.prepare import DataSet, draw_membership, load_data_set, membership_of
-from clipmem_core.audit.setup import differing_fields, write_audit
+from clipmem_core.audit.pipeline import (
+    Run,
+    Screen,
+    ensure_features,
+    ensure_pixels,
+    finish_audit,
+)
+from clipmem_core.audit.prepare import (
+    DataSet,
+    draw_membership,
+    load_data_set,
+    membership_of,
+    pixels_folder,
+)
+from clipmem_core.audit.setup import write_audit
 from clipmem_core.audit.store import (
     CAPTION_TABLE,
-    PAIRS,
     WORD_TABLE,
     acquire_lock,
     read_array,
@@ -36,11 +45,10 @@ from clipmem_core.audit.store import (
     read_prepared,
     read_table,
     write_json,
-    write_prepared,
     write_table,
 )
-from clipmem_core.audit.word_table import caption_words, predict_words, read_words, surprises
-from clipmem_core.config import AuditConfig, affecting, as_dict, data_folder, switched_on
+from clipmem_core.audit.word_table import predict_words, read_words, surprises, words_of
+from clipmem_core.config import AuditConfig, as_dict, switched_on
 from clipmem_core.dataset.injected_errors import (
     ERROR_KINDS,
     WORD_KINDS,
@@ -80,15 +88,15 @@ from clipmem_core.scores.registry import (
     SECOND_ROUND,
 )
 from clipmem_core.scores.words import mean_ratio
-from clipmem_core.studies.benchmark_results import BENCHMARK, Benchmark, Piece, benchmark_of
+from clipmem_core.studies.benchmark_results import Benchmark, Injection, benchmark_of
+from clipmem_core.studies.study_folder import check_same
 from clipmem_core.training.model import mean_by_pair
 from clipmem_core.training.names import TRAJECTORY
 from clipmem_core.training.word_model import Predictions
 
 K = 50  # pairs reviewed for precision at k
-# blind: words predicted without the picture
-MIXED = "mixed"
-BLIND = "blind"
+MIXED = "mixed"  # the kind of error that BLIND is measured on
+BLIND = "blind"  # words predicted without the picture
 REVIEWED = (100, 500, 1_000)  # pairs after which the wrong captions found are counted
 
 
@@ -114,30 +122,33 @@ def run_benchmark(
     config = settings.resolve(dataclasses.replace(config, threads=config.threads or 1))
     with acquire_lock(benchmark.folder, what="benchmark"):
         if benchmark.begun:
-            request = benchmark.request
-            # An audit may get more members, a benchmark not.
-            if differ := differing_fields(
-                request["source"], request["config"], source, config, may_differ=affecting()
-            ):
-                raise InputError(
-                    f"benchmark {name!r} has another config: {'; '.join(differ)}. Use another "
-                    "--name"
-                )
+            check_same(benchmark, vars(benchmark.record), source, config)
             screen.say(f"resuming benchmark {name!r}")
         else:
-            _prepare(benchmark, source, config, screen)
+            screen.say(f"reading {source}")
+            data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
+            membership = draw_membership(data_set.clusters, config)
+            write_audit(benchmark, source, config, data_set, data_set.pairs, membership)
         pending = [
-            piece
-            for number in range(injections)
-            for kind in kinds or ERROR_KINDS
-            for share in (
-                shares if shares and len(ERROR_KINDS[kind].shares) > 1 else ERROR_KINDS[kind].shares
-            )
-            if not benchmark.result(piece := Piece(kind, share, config.seed + number)).is_file()
+            injection
+            for injection in _requested(config.seed, injections, kinds, shares)
+            if not benchmark.result_file(injection).is_file()
         ]
         if pending:
-            _run_pieces(benchmark, pending, screen, executor)
+            _run_pending(benchmark, pending, screen, executor)
     return benchmark
+
+
+def _requested(
+    first_seed: int, injections: int, kinds: Sequence[str], shares: Sequence[float]
+) -> list[Injection]:
+    requested = []
+    for seed in range(first_seed, first_seed + injections):
+        for kind in kinds or ERROR_KINDS:
+            usual = ERROR_KINDS[kind].shares
+            chosen = shares if shares and len(usual) > 1 else usual
+            requested += [Injection(kind, share, seed) for share in chosen]
+    return requested
 
 
 def _check_request(
@@ -165,97 +176,69 @@ def _check_request(
         )
 
 
-def _prepare(benchmark: Benchmark, source: str, config: AuditConfig, screen: Screen) -> None:
-    """Read the data set and store it; benchmark.json is written last."""
-    screen.say(f"reading {source}")
-    data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
-    pixels = data_set.pixels
-    folder = benchmark.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    write_table(folder / PAIRS, data_set.pairs)
-    stored = pixels.folder.relative_to(data_folder()).as_posix()
-    write_prepared(folder, cache_rows=pixels.rows, clusters=data_set.clusters, pixels=stored)
-    request = {
-        "source": source,
-        "root": str(data_set.raw.root.resolve()),
-        "config": as_dict(config),
-        "dataset_fingerprint": data_set.fingerprint,
-        "machine": settings.machine(),
-    }
-    write_json(folder / BENCHMARK, request)
-
-
-def _run_pieces(
-    benchmark: Benchmark, pending: Sequence[Piece], screen: Screen, executor: Executor | None
+def _run_pending(
+    benchmark: Benchmark,
+    pending: Sequence[Injection],
+    screen: Screen,
+    executor: Executor | None,
 ) -> None:
-    config = benchmark.request["config"]
-    if settings.opens_towers(config):
-        screen.say("computing features with the locked towers")
-        root = Path(benchmark.request["root"])
-        compute = shards_by(executor, config, root)
-        towers = settings.checked_towers(config)
-        compute_features(towers, benchmark.pairs, root, screen, compute=compute)
+    """Run injections as tasks of an executor."""
+    config = benchmark.record.config
+    ensure_pixels(benchmark, screen)
+    ensure_features(benchmark, screen, executor)
     screen.say(f"{len(pending)} injections of {config.members} members to run")
-    program = program_of("clipmem_core.studies.benchmark:run_pieces", benchmark.folder)
-    tasks = [
-        Task((benchmark.audit(piece).folder,), program, (piece.name,), config.threads, "injection")
-        for piece in pending
-    ]
-    for task in tasks:
-        task.folders[0].mkdir(parents=True, exist_ok=True)  # for its error output
+    program = program_of("clipmem_core.studies.benchmark:run_injections", benchmark.folder)
+    tasks = []
+    for injection in pending:
+        folder = benchmark.injected_audit(injection).folder
+        folder.mkdir(parents=True, exist_ok=True)  # for the error output of its task
+        tasks.append(Task((folder,), program, (injection.name,), config.threads, "injection"))
     run = executor or functools.partial(local_processes, at_once=settings.side_by_side(config))
     with closing(run(tasks)) as events:
         for finished, _ in enumerate(filter(None, events), start=1):
             screen.say(f"{finished} of {len(tasks)} injections finished")
-    shutil.rmtree(benchmark.audit(pending[0]).folder.parent)
+    shutil.rmtree(benchmark.injected_audit(pending[0]).folder.parent)
 
 
-def run_pieces(folder: Path, names: Sequence[str]) -> None:
-    """Run injections one after the other."""
+def run_injections(folder: Path, names: Sequence[str]) -> None:
+    """Run injections one after the other. The work of a task."""
     for name in names:
-        _run_piece(Benchmark(folder), Piece.of(name))
+        _run_injection(Benchmark(folder), Injection.of(name))
 
 
-def _run_piece(benchmark: Benchmark, piece: Piece) -> None:
-    """Run one injection and write its result, or the reason if its split has too few suitable
-    pairs."""
-    request = benchmark.request
-    before = benchmark.pairs
+def _run_injection(benchmark: Benchmark, injection: Injection) -> None:
+    """Audit the data set with the errors of an injection and measure detectors; write the result,
+    or the reason if too few pairs are suitable."""
+    result_file = benchmark.result_file(injection)
+    record = benchmark.record
+    config = dataclasses.replace(record.config, seed=injection.seed)
     prepared = read_prepared(benchmark.folder)
-    config = dataclasses.replace(request["config"], seed=piece.seed)
     membership = draw_membership(prepared.clusters, config)
+    original = benchmark.pairs
     # Only scored pairs without an earlier injected error
-    rows = np.flatnonzero((membership.group == c.SCORED) & before[c.INJECTED].isna().to_numpy())
+    rows = np.flatnonzero((membership.group == c.SCORED) & original[c.INJECTED].isna().to_numpy())
     try:
-        pairs, changes = inject_errors(piece.kind, before, rows, share=piece.share, seed=piece.seed)
+        pairs, changes = inject_errors(
+            injection.kind, original, rows, share=injection.share, seed=injection.seed
+        )
     except InputError as error:
-        nothing = {
-            "injected": 0,
-            "judged": 0,
-            "absent": str(error),
-            "numbers": [],
-            "detectors": {},
-            "without": {},
-        }
-        write_json(benchmark.result(piece), piece._asdict() | nothing)
+        write_json(result_file, injection._asdict() | {"absent": str(error)})
         return
-    audit = benchmark.audit(piece)
+    audit = benchmark.injected_audit(injection)
     if not audit.begun:  # else a kill interrupted it
         # A copy shares near-duplicates and members with its original.
-        source = picture_sources(before, pairs)
+        source = picture_sources(original, pairs)
         membership = dataclasses.replace(membership, trained=membership.trained[:, source])
-        pixels = Pixels(
-            data_folder() / prepared.pixels, prepared.cache_rows[source], config.cache_size
-        )
-        raw = RawPairs(
-            Path(request["root"]), BENCHMARK, len(pairs), pairs, quarantine=pd.DataFrame()
-        )
-        data_set = DataSet(raw, pairs, raw.quarantine, prepared.clusters[source], pixels)
-        write_audit(audit, request["source"], config, data_set, pairs, membership)
+        pixels = Pixels(pixels_folder(benchmark), prepared.cache_rows[source], config.cache_size)
+        nothing = pd.DataFrame()
+        raw = RawPairs(record.pictures, record.format, len(pairs), pairs, nothing)
+        data_set = DataSet(raw, pairs, nothing, prepared.clusters[source], pixels)
+        write_audit(audit, record.source, config, data_set, pairs, membership)
     finish_audit(Run(audit, RichScreen(), executor=in_this_process))
-    scores, result = _measure(open_shared(audit.folder), rows, changes, blind=piece.kind == MIXED)
-    write_table(benchmark.scores(piece), scores)
-    write_json(benchmark.result(piece), piece._asdict() | result)
+    shared = open_shared(audit.folder)
+    scores, result = _measure(shared, rows, changes, blind=injection.kind == MIXED)
+    write_table(result_file.with_suffix(".parquet"), scores)
+    write_json(result_file, injection._asdict() | result)
     shutil.rmtree(audit.folder)
 
 
@@ -263,24 +246,23 @@ def _measure(
     shared: Shared, rows: np.ndarray, changes: Sequence[ChangedCaption], *, blind: bool
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Return each detector's scores of the scored pairs `rows`, and the result of an injection."""
-    every, without = _pair_scores(shared)
-    scores = {name: every[name][rows] for name in DETECTORS if name in every}
+    pair_scores, without = _pair_scores(shared)
+    scores = {name: pair_scores[name][rows] for name in DETECTORS if name in pair_scores}
     truth = shared.pairs[c.INJECTED].notna().to_numpy()[rows]
     numbers = numbers_reviewed(len(rows))
     table = detection_table(scores, truth, k=K, n_boot=1).set_index("score")
-    measured = {
-        name: table.loc[name, METRICS].to_dict()
-        | {"curve": precision_curve(values, truth, numbers).round(4).tolist()}
-        for name, values in scores.items()
-    }
+    measured: dict[str, Any] = {}
+    for name, values in scores.items():
+        curve = precision_curve(values, truth, numbers).round(4).tolist()
+        measured[name] = table.loc[name, METRICS].to_dict() | {"curve": curve}
     if changes:
         changed = pd.DataFrame(changes)
         wrong = np.bincount(changed["row"], minlength=len(shared.pairs))[rows]
-        for name, n in itertools.product(scores, REVIEWED):
-            if n <= len(rows):
-                measured[name][f"found_{n}"] = n * float(
-                    precision_curve(scores[name], wrong, np.array([n]))[0]
-                )
+        reviewed = np.array([n for n in REVIEWED if n <= len(rows)], dtype=int)
+        for name, values in scores.items():
+            precision = precision_curve(values, wrong, reviewed)
+            for n, share in zip(reviewed.tolist(), precision.tolist(), strict=True):
+                measured[name][f"found_{n}"] = n * share
         changed.index = shared.data.caption_start[changed["row"]] + changed["caption"]
         for name, metrics in _measure_captions(shared, rows, changed, blind=blind).items():
             measured[name] = measured.get(name, {}) | metrics
@@ -315,24 +297,14 @@ def _pair_scores(shared: Shared) -> tuple[dict[str, np.ndarray], dict[str, str]]
     scores[c.MISFIT] = misfit(table[c.LEARNED].to_numpy(), first.to_numpy())
     scores[c.P_WRONG] = table[c.SUSPICION].to_numpy()
     scores[RANDOM_DETECTOR] = np.random.default_rng([seed, len(table)]).random(len(table))
-    folders = list(map(shared.audit.member, shared.record.members))
+    folders = [shared.audit.member(name) for name in shared.record.members]
     members = [[vectors[:] for vectors in read_embeddings(folder)] for folder in folders]
     text = shared.features.text
     if text is not None:
         text = mean_by_pair(np.asarray(text, np.float32), shared.data.caption_start)
-    locked = [
-        None if features is None else nearest(features, LEMON_NEIGHBOURS)
-        for features in (shared.features.image, text)
-    ]
-    lemons = []
-    for member in members:
-        found = zip(locked, member, strict=True)
-        neighbours = [
-            nearest(vectors, LEMON_NEIGHBOURS) if rows is None else rows for rows, vectors in found
-        ]
-        lemons.append(lemon(*member, *neighbours))
     scores[LEMON_IN], scores[LEMON_OUT] = side_means(
-        lemons, membership_of(shared.membership).trained
+        _lemon_scores(members, (shared.features.image, text)),
+        membership_of(shared.membership).trained,
     )
     scores[MARGIN] = -nan_mean(
         margin_over_epochs(read_array(folder / TRAJECTORY)) for folder in folders
@@ -348,6 +320,22 @@ def _pair_scores(shared: Shared) -> tuple[dict[str, np.ndarray], dict[str, str]]
     return scores, without
 
 
+def _lemon_scores(
+    members: Sequence[Sequence[np.ndarray]], features: Sequence[np.ndarray | None]
+) -> list[np.ndarray]:
+    """Return LEMoN's score by each member's image and text embeddings, [n_pairs] each; neighbours
+    are those by the features of a locked tower, else by the embeddings."""
+    locked = [None if values is None else nearest(values, LEMON_NEIGHBOURS) for values in features]
+    scores = []
+    for member in members:
+        neighbours = [
+            nearest(vectors, LEMON_NEIGHBOURS) if rows is None else rows
+            for rows, vectors in zip(locked, member, strict=True)
+        ]
+        scores.append(lemon(*member, *neighbours))
+    return scores
+
+
 def _measure_captions(
     shared: Shared, rows: np.ndarray, changed: pd.DataFrame, *, blind: bool
 ) -> dict[str, dict[str, Any]]:
@@ -358,24 +346,19 @@ def _measure_captions(
     audit = shared.audit
     counts = np.diff(shared.data.caption_start)
     captions = read_table(audit.folder / CAPTION_TABLE)
-    words = read_words(audit)
-    owner = np.repeat(np.arange(len(counts)), counts)
-    first = np.searchsorted(words[c.CAPTION_ROW], np.arange(len(captions) + 1))
+    words = read_words(audit, counts)
+    pair = np.repeat(np.arange(len(counts)), counts)
+    first = np.searchsorted(words[c.CAPTION], np.arange(len(captions) + 1))
     scores = {
         c.P_WRONG: captions[c.P_WRONG],
         c.SURPRISE: mean_ratio(words[c.SURPRISE].to_numpy(), first),
     }
     if blind and len(words):
-        listed = caption_words(audit)
-        nothing = np.zeros((len(counts), 1), np.float32)
-        into = Predictions.empty(len(listed.ids))
-        for number in (0, 1):
-            predict_words(shared, listed, nothing, number, into)
-        scores[BLIND] = mean_ratio(surprises(listed, into)[0][:, 0], listed.caption_start)
+        scores[BLIND] = _blind_surprise(shared)
     scores |= {c.MARGIN_OUT: -captions[c.MARGIN_OUT], c.AGREEMENT: -captions[c.AGREEMENT]}
-    scores[c.MISFIT] = audit.scores[c.MISFIT].to_numpy()[owner]
+    scores[c.MISFIT] = audit.scores[c.MISFIT].to_numpy()[pair]
     table = pd.DataFrame(scores).dropna(axis=1, how="all")
-    table = table.fillna(table.min())[np.isin(owner, rows)]
+    table = table.fillna(table.min())[np.isin(pair, rows)]
     measured = _caption_metrics(table, changed["word_kind"].reindex(table.index))
     if c.P_WRONG in table:
         measured[c.P_WRONG] |= _calibration(
@@ -396,16 +379,26 @@ def _caption_metrics(scores: pd.DataFrame, kind: pd.Series) -> dict[str, dict[st
     changed.
     """
     measured: dict[str, dict[str, Any]] = {str(name): {} for name in scores}
-    for suffix in ("", *(f"_{word_kind}" for word_kind in WORD_KINDS)):
-        changed = ("_" + kind).eq(suffix) if suffix else kind.notna()
-        if changed.any():
-            among = changed | kind.isna()
-            for name, metrics in measured.items():
-                found = changed[among], scores.loc[among, name]
-                metrics[f"caption_{ROC_AUC}{suffix}"] = float(roc_auc_score(*found))
-                if not suffix:
-                    metrics[f"caption_{AVERAGE_PRECISION}"] = float(average_precision_score(*found))
+    kinds = {"": kind.notna()} | {f"_{word_kind}": kind == word_kind for word_kind in WORD_KINDS}
+    for suffix, changed in kinds.items():
+        among = changed | kind.isna()
+        for name, metrics in measured.items() if changed.any() else ():
+            auroc = roc_auc_score(changed[among], scores.loc[among, name])
+            metrics[f"caption_{ROC_AUC}{suffix}"] = float(auroc)
+    for name, metrics in measured.items():
+        precision = average_precision_score(kind.notna(), scores[name])
+        metrics[f"caption_{AVERAGE_PRECISION}"] = float(precision)
     return measured
+
+
+def _blind_surprise(shared: Shared) -> np.ndarray:
+    """Return the surprise of captions by word models that see no picture, [n_captions]."""
+    words = words_of(shared.audit)
+    no_pictures = np.zeros((len(shared.pairs), 1), np.float32)
+    into = Predictions.empty(len(words.ids))
+    for half in (0, 1):
+        predict_words(shared, words, no_pictures, half, into)
+    return mean_ratio(surprises(words, into)[0][:, 0], words.caption_start)
 
 
 def _word_metrics(words: pd.DataFrame, changed: pd.DataFrame) -> dict[str, float]:
@@ -420,10 +413,10 @@ def _word_metrics(words: pd.DataFrame, changed: pd.DataFrame) -> dict[str, float
 def _calibration(p_wrong: np.ndarray, changed: np.ndarray) -> dict[str, Any]:
     """Return Σ p_wrong over the number of changed captions, and the mean and the truth of p_wrong
     in each tenth."""
-    tenth = np.minimum(p_wrong * 10, 9).astype(int)
-    groups = pd.DataFrame({"p": p_wrong, "wrong": changed}).groupby(tenth)
-    tenths = [(len(group), group["p"].mean(), group["wrong"].mean()) for _, group in groups]
+    frame = pd.DataFrame({"p": p_wrong, "wrong": changed})
+    groups = frame.groupby(np.minimum(p_wrong * 10, 9).astype(int))
+    tenths = groups.agg(n=("p", "size"), p=("p", "mean"), wrong=("wrong", "mean"))
     return {
         "sum_over_wrong": float(p_wrong.sum() / changed.sum()),
-        "tenths": np.round(tenths, 4).tolist(),
+        "tenths": tenths.round(4).to_numpy().tolist(),
     }

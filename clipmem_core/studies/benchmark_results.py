@@ -1,6 +1,6 @@
 """A benchmark's folder and its results: tables with intervals, a CSV and curves.
 
-<data>/benchmarks/<name>/   benchmark.json · pairs.parquet, as those of an audit
+<data>/benchmarks/<name>/   config.json, pairs.parquet and more, as of an audit that is not trained
     injections/<kind>-<share>-<seed>.json       metrics of each detector of pairs, captions and
                                                 words; written last
     injections/<kind>-<share>-<seed>.parquet    row, injected (bool) and each detector's score of
@@ -11,19 +11,15 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from pydantic import AfterValidator
 from rich.console import Console
-from typing_extensions import TypedDict
 
 from clipmem_core import columns as c
-from clipmem_core.audit.console import machine_line, plain, write_csv
-from clipmem_core.audit.settings import check_fields, typed, typed_flags
-from clipmem_core.audit.store import PAIRS, Audit, Named, read_table
-from clipmem_core.config import AuditConfig, affecting, as_dict
+from clipmem_core.audit.console import machine_line, plain, reproducing_command, write_results
+from clipmem_core.audit.store import Audit
 from clipmem_core.dataset.injected_errors import ERROR_KINDS, WORD_KINDS
 from clipmem_core.io import read_json
 from clipmem_core.scores.detection import AVERAGE_PRECISION, METRICS, PRECISION_AT_K, ROC_AUC
@@ -38,7 +34,6 @@ from clipmem_core.scores.registry import (
 from clipmem_core.scores.seeds import MIN_REPLICATES, paired_difference, seed_interval
 from clipmem_core.studies.results import print_table
 
-BENCHMARK = "benchmark.json"
 KIND = "kind"
 SHARE = "share"
 _SEED = "seed"
@@ -62,35 +57,13 @@ SHORT = {
 }
 DIGITS = {measure: 1 if measure.startswith("found") else 3 for measure in SHORT}
 OVER = "over_reference"
-TABLE_COLUMNS = [
-    KIND,
-    SHARE,
-    DETECTOR,
-    MEASURE,
-    "n",
-    "mean",
-    "low",
-    "high",
-    OVER,
-    f"{OVER}_low",
-    f"{OVER}_high",
-]
-_HINT = "delete its folder and run the benchmark again"
+_OVER_COLUMNS = [OVER, f"{OVER}_low", f"{OVER}_high"]
+TABLE_COLUMNS = [KIND, SHARE, DETECTOR, MEASURE, "n", "mean", "low", "high", *_OVER_COLUMNS]
+_REPAIR = "delete it and run the benchmark again"
 
 
-class BenchmarkFile(TypedDict):
-    """The fields of benchmark.json."""
-
-    source: str
-    root: str
-    config: Annotated[AuditConfig, AfterValidator(check_fields)]
-    dataset_fingerprint: str
-    machine: dict[str, str | int]
-
-
-class Piece(NamedTuple):
-    """One injection: a kind of error, its share of the pairs, and the seed of split, draw and
-    members."""
+class Injection(NamedTuple):
+    """A kind of error, its share of the pairs, and the seed of split, errors and members."""
 
     kind: str
     share: float
@@ -101,108 +74,87 @@ class Piece(NamedTuple):
         return f"{self.kind}-{np.format_float_positional(self.share)}-{self.seed}"
 
     @classmethod
-    def of(cls, name: str) -> "Piece":
+    def of(cls, name: str) -> "Injection":
         kind, share, seed = name.rsplit("-", 2)
         return cls(kind, float(share), int(seed))
 
 
 @dataclass(frozen=True)
-class Benchmark(Named):
-    """One benchmark's folder. Files are read on access."""
+class Benchmark(Audit):
+    """One benchmark's folder: the data set as an audit that is not trained, and the results of
+    injections. Files are read on access."""
 
     KIND = "benchmark"
     PARENT = "benchmarks"
-    FIRST = BENCHMARK
 
-    @property
-    def request(self) -> dict[str, Any]:
-        """The content of benchmark.json; its config as an `AuditConfig`."""
-        return read_json(self.folder / BENCHMARK, BenchmarkFile, repair=_HINT)
+    def result_file(self, injection: Injection) -> Path:
+        """Return the result file of an injection, which exists if it is done; each detector's
+        scores are beside it."""
+        return self.folder / "injections" / f"{injection.name}.json"
 
-    @property
-    def pairs(self) -> pd.DataFrame:
-        return read_table(self.folder / PAIRS, repair=_HINT)
-
-    def result(self, piece: Piece) -> Path:
-        """Return the result file of an injection; it exists if the injection is done."""
-        return self.folder / "injections" / f"{piece.name}.json"
-
-    def scores(self, piece: Piece) -> Path:
-        """Return the file with each detector's scores."""
-        return self.folder / "injections" / f"{piece.name}.parquet"
-
-    def audit(self, piece: Piece) -> Audit:
+    def injected_audit(self, injection: Injection) -> Audit:
         """Return the audit of an injection, which is deleted once its result is written."""
-        return Audit(self.folder / "injections" / ".audits" / piece.name)
+        return Audit(self.folder / "injections" / ".audits" / injection.name)
 
     @property
-    def done(self) -> list[Piece]:
-        """The finished injections, by kind, share and seed."""
-        pieces = [
-            Piece.of(path.name.removesuffix(".json"))
-            for path in (self.folder / "injections").glob("[!.]*.json")
-        ]
-        return sorted(pieces, key=lambda piece: (list(ERROR_KINDS).index(piece.kind), *piece))
+    def result_files(self) -> list[Path]:
+        return list((self.folder / "injections").glob("[!.]*.json"))
 
-    def read(self, piece: Piece) -> dict[str, Any]:
-        return read_json(self.result(piece), dict[str, Any], repair=_HINT)
+    @property
+    def stored(self) -> list[dict[str, Any]]:
+        """The results of all finished injections, by kind, share and seed."""
+        kinds = list(ERROR_KINDS)
+        return sorted(
+            (read_json(path, dict[str, Any], repair=_REPAIR) for path in self.result_files),
+            key=lambda result: (kinds.index(result[KIND]), result[SHARE], result[_SEED]),
+        )
 
+    @property
     def results(self) -> list[dict[str, Any]]:
-        """Return the results, without injections that had too few suitable pairs."""
-        return [result for result in map(self.read, self.done) if not result["absent"]]
+        """The results without injections that had too few suitable pairs."""
+        return [result for result in self.stored if not result["absent"]]
 
     @property
     def absent(self) -> dict[str, str]:
         """The kinds with too few suitable pairs, with the reason."""
-        return {
-            result[KIND]: result["absent"]
-            for result in map(self.read, self.done)
-            if result["absent"]
-        }
+        return {result[KIND]: result["absent"] for result in self.stored if result["absent"]}
 
 
 benchmark_of = Benchmark.of
 list_benchmarks = Benchmark.every
 
 
-def metric_rows(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Return one row per injection and detector: kind, share, seed, detector and the metrics."""
-    rows = [
-        {KIND: result[KIND], SHARE: result[SHARE], _SEED: result[_SEED], DETECTOR: name, **metrics}
-        for result in results
-        for name, metrics in result["detectors"].items()
-    ]
-    return pd.DataFrame(rows, columns=[KIND, SHARE, _SEED, DETECTOR, *SHORT])
-
-
-def benchmark_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Average over injections, and compare each detector with the reference on the same injections.
+def benchmark_table(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Average each measure of each detector over injections, and compare it with that of
+    `REFERENCE` on the same injections.
 
     Intervals are Student's t over injections; NaN below three. `over_reference` is the mean of the
     paired differences detector − reference.
     """
-    table = []
-    for (kind, share), injections in rows.groupby([KIND, SHARE], sort=False):
-        wide = {
-            measure: injections.pivot(index=_SEED, columns=DETECTOR, values=measure)
+    values = pd.DataFrame(
+        [
+            (result[KIND], result[SHARE], result[_SEED], name, measure, metrics[measure])
+            for result in results
+            for name, metrics in result["detectors"].items()
             for measure in SHORT
-        }
-        for name, measure in itertools.product(dict.fromkeys(injections[DETECTOR]), SHORT):
-            values = wide[measure][name].dropna()
-            over = [np.nan] * 3
-            if values.empty:
-                continue
-            both = (
-                wide[measure][[name]]
-                .assign(reference=wide[measure].get(REFERENCE_DETECTOR, np.nan))
-                .dropna()
-            )
-            if len(both):
-                paired = paired_difference(both[name], both["reference"])
-                ends = [paired.low, paired.high] if paired.n >= MIN_REPLICATES else [np.nan] * 2
-                over = [paired.mean, *ends]
-            mean = [len(values), values.mean(), *seed_interval(values.to_numpy())]
-            table.append([kind, share, name, measure, *mean, *over])
+            if measure in metrics
+        ],
+        columns=[KIND, SHARE, _SEED, DETECTOR, MEASURE, "value"],
+    )
+    reference = values[values[DETECTOR] == REFERENCE_DETECTOR].drop(columns=DETECTOR)
+    on = [KIND, SHARE, _SEED, MEASURE]
+    values = values.merge(reference, on=on, how="left", suffixes=("", "_of_reference"))
+    table = []
+    for key, rows in values.groupby([KIND, SHARE, DETECTOR, MEASURE], sort=False):
+        mean = [len(rows), rows["value"].mean(), *seed_interval(rows["value"].to_numpy())]
+        paired = rows.dropna()
+        over = [np.nan] * 3
+        if len(paired):
+            difference = paired_difference(paired["value"], paired["value_of_reference"])
+            over = [difference.mean, difference.low, difference.high]
+        if len(paired) < MIN_REPLICATES:
+            over[1:] = [np.nan] * 2
+        table.append([*key, *mean, *over])
     return pd.DataFrame(table, columns=TABLE_COLUMNS)
 
 
@@ -214,63 +166,43 @@ def mean_curves(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
     scored pairs.
     """
     rows = []
-    for (kind, share), group in itertools.groupby(
-        results, lambda result: (result[KIND], result[SHARE])
-    ):
+    for key, group in itertools.groupby(results, lambda result: (result[KIND], result[SHARE])):
         injections = list(group)
-        most = min(result["judged"] for result in injections)
-        numbers = [number for number in injections[0]["numbers"] if number <= most]
-        for name in (
-            name for name, metrics in injections[0]["detectors"].items() if "curve" in metrics
-        ):
+        fewest = min(result["judged"] for result in injections)
+        numbers = [number for number in injections[0]["numbers"] if number <= fewest]
+        for name, metrics in injections[0]["detectors"].items():
+            if "curve" not in metrics:
+                continue
             curves = [
                 np.interp(numbers, result["numbers"], result["detectors"][name]["curve"])
                 for result in injections
                 if name in result["detectors"]
             ]
-            means = zip(numbers, np.mean(curves, axis=0).tolist(), strict=True)
-            rows += [(kind, share, name, number, value) for number, value in means]
+            means = np.mean(curves, axis=0).tolist()
+            rows += [(*key, name, *point) for point in zip(numbers, means, strict=True)]
     return pd.DataFrame(rows, columns=[KIND, SHARE, DETECTOR, "number", "precision"])
 
 
 def show_benchmark(benchmark: Benchmark) -> None:
     """Print a table per kind and share, and the skipped kinds and detectors with reasons."""
     console = Console(highlight=False)
-    results = benchmark.results()
-    for (kind, share), cell_rows in benchmark_table(metric_rows(results)).groupby(
-        [KIND, SHARE], sort=False
-    ):
-        injected = [result for result in results if (result[KIND], result[SHARE]) == (kind, share)]
-        counts = (
-            f"{injected[0]['injected']:,} of {injected[0]['judged']:,} pairs; "
-            f"{len(injected)} injections"
-        )
-        found = cell_rows[MEASURE].str.startswith("found")
-        of_pairs = cell_rows[MEASURE].isin(METRICS)
-        parts = {
-            f"{ERROR_KINDS[str(kind)].label}, {share:.0%} ({counts})": cell_rows[of_pairs],
-            f"of {injected[0].get('changed', 0):,} changed captions, those in the "
-            "first pairs": cell_rows[found],
-            "single captions, by the kind of word, and the place of the changed word": cell_rows[
-                ~of_pairs & ~found
-            ],
-        }
-        for heading, part in parts.items():
-            shown = pd.DataFrame(
-                index=pd.Index(part[DETECTOR].unique()).map(words).rename("detector")
-            )
-            for measure, cells in part.set_index(part[DETECTOR].map(words)).groupby(
-                MEASURE, sort=False
-            ):
-                name = SHORT[str(measure)].split(": ")[-1]
-                digits = DIGITS[str(measure)]
-                shown[name] = _intervals(cells[["mean", "low", "high"]], f".{digits}f")
-                if measure in METRICS:
-                    shown[f"{name} over {REFERENCE_DETECTOR}"] = _intervals(
-                        cells[TABLE_COLUMNS[-3:]], f"+.{digits}f"
-                    )
-            if len(shown):
-                print_table(console, heading, shown.fillna("").reset_index())
+    results = benchmark.results
+    by_error = benchmark_table(results).groupby([KIND, SHARE], sort=False)
+    for (kind, share), rows in by_error:
+        first = next(result for result in results if (result[KIND], result[SHARE]) == (kind, share))
+        counts = f"{first['injected']:,} of {first['judged']:,} pairs; {rows['n'].max()} injections"
+        of_pairs = rows[MEASURE].isin(METRICS)
+        found = rows[MEASURE].str.startswith("found")
+        for heading, part in (
+            (f"{ERROR_KINDS[str(kind)].label}, {share:.0%} ({counts})", rows[of_pairs]),
+            (f"of {first['changed']:,} changed captions, those in the first pairs", rows[found]),
+            (
+                "single captions, by the kind of word, and the place of the changed word",
+                rows[~of_pairs & ~found],
+            ),
+        ):
+            if len(part):
+                print_table(console, heading, _wide(part))
     missing = {f"kind {kind!r}": {reason} for kind, reason in benchmark.absent.items()}
     missing |= {
         words(name): {result["without"].get(name) for result in results} - {None}
@@ -286,52 +218,64 @@ def show_benchmark(benchmark: Benchmark) -> None:
     console.print(plain(str(benchmark.folder)), soft_wrap=True)
 
 
+def _wide(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per detector and one column per measure, with intervals as text."""
+    columns = {}
+    for measure, cells in rows.groupby(MEASURE, sort=False):
+        cells = cells.set_index(DETECTOR)
+        label = SHORT[str(measure)].split(": ")[-1]
+        digits = DIGITS[str(measure)]
+        columns[label] = _intervals(cells[["mean", "low", "high"]], f".{digits}f")
+        if measure in METRICS:
+            over = f"{label} over {REFERENCE_DETECTOR}"
+            columns[over] = _intervals(cells[_OVER_COLUMNS], f"+.{digits}f")
+    table = pd.DataFrame(columns).reindex(rows[DETECTOR].unique()).fillna("")
+    return table.rename(index=words).rename_axis("detector").reset_index()
+
+
 def _intervals(cells: pd.DataFrame, style: str) -> pd.Series:
-    texts = [
-        f"{mean:{style}}" + ("" if np.isnan(low) else f" [{low:{style}}, {high:{style}}]")
-        for mean, low, high in cells.itertuples(index=False)
-    ]
+    texts = []
+    for mean, low, high in cells.itertuples(index=False):
+        interval = "" if np.isnan(low) else f" [{low:{style}}, {high:{style}}]"
+        texts.append(f"{mean:{style}}{interval}")
     return pd.Series(texts, cells.index)
 
 
-def command_of(benchmark: Benchmark) -> str:
+def benchmark_command(benchmark: Benchmark) -> str:
     """Return the command that reproduces a benchmark."""
-    request = benchmark.request
-    done = benchmark.done
-    config: AuditConfig = request["config"]
-    following = (*affecting("machine"), "members" if config.members == 2 * config.folds else "")
-    fields = {
-        name: value for name, value in typed(as_dict(config)).items() if name not in following
-    }
-    swaps = sorted({piece.share for piece in done if len(ERROR_KINDS[piece.kind].shares) > 1})
-    source = Path(request["source"])
-    parts = [
-        f"python -m clipmem_core benchmark {source.name if source.is_absolute() else source} "
-        f"--name {benchmark.name}",
-        f"--preset {config.preset} --injections {len({piece.seed for piece in done})}",
-        f"--kinds {' '.join(dict.fromkeys(piece.kind for piece in done))}",
-        *([f"--shares {' '.join(map(str, swaps))}"] if swaps else []),
-    ]
-    return " ".join([*parts, *typed_flags(fields)])
+    record = benchmark.record
+    stored = benchmark.stored
+    source = Path(record.source)
+    seeds = {result[_SEED] for result in stored}
+    kinds = dict.fromkeys(result[KIND] for result in stored)
+    shares = {str(result[SHARE]) for result in stored if len(ERROR_KINDS[result[KIND]].shares) > 1}
+    command = ["benchmark", source.name if source.is_absolute() else record.source]
+    command += [f"--name={benchmark.name}", f"--injections={len(seeds)}", "--kinds", *kinds]
+    command += ["--shares", *sorted(shares)] if shares else []
+    return reproducing_command(command, record.config)
 
 
-def write_results(benchmark: Benchmark, path: Path) -> None:
-    """Write the table below comment lines with command, machine, seeds and means."""
-    request = benchmark.request
-    results = benchmark.results()
+def write_benchmark_results(benchmark: Benchmark, path: Path) -> None:
+    """Write the table of a benchmark as a CSV file."""
+    record = benchmark.record
+    config = record.config
+    results = benchmark.results
     pairs = benchmark.pairs
-    config = as_dict(request["config"])
     seeds = ", ".join(map(str, sorted({result[_SEED] for result in results})))
-    skipped = [f"{kind}: {why}" for kind, why in benchmark.absent.items()]
-    second = f"; {words(MISFIT_SECOND)}: {SECOND_FORMULA}" if config["rounds"] != "1" else ""
-    head = [
-        f"command: {command_of(benchmark)}",
-        machine_line(request["machine"], config),
-        f"seeds: {seeds}, each another split and injection, trained by {config['members']} members",
-        "low, high: 95 % over them (Student's t); over_reference: detector − misfit, paired",
+    skipped = [f"{kind}: {reason}" for kind, reason in benchmark.absent.items()]
+    second = f"; {words(MISFIT_SECOND)}: {SECOND_FORMULA}" if config.rounds != "1" else ""
+    notes = [
+        "low, high: 95 % over injections (Student's t); over_reference: detector − misfit, paired",
         f"misfit: {MISFIT_FORMULA}{second}",
         f"pairs: {len(pairs):,} with {pairs[c.CAPTIONS].map(len).sum():,} captions; data set: "
-        f"{request['dataset_fingerprint']}",
+        f"{record.dataset_fingerprint}",
         f"skipped: {'; '.join(skipped) or 'no kind'}",
     ]
-    write_csv(path, head, benchmark_table(metric_rows(results)))
+    write_results(
+        path,
+        benchmark_table(results),
+        command=benchmark_command(benchmark),
+        machine=machine_line(record.machine, config),
+        seeds=f"{seeds}, each another split and injection, trained by {config.members} members",
+        notes=notes,
+    )

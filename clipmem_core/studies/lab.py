@@ -37,7 +37,6 @@ from clipmem_core.audit.store import (
     MEMBERSHIP,
     MITIGATION_TABLE,
     MITIGATIONS,
-    PAIRS,
     Audit,
     caption_counts,
     check_name,
@@ -52,12 +51,12 @@ from clipmem_core.io import InputError, read_json
 from clipmem_core.scores.attacks import BAVARIA, FEWEST_MEMBERS, attack, roc
 from clipmem_core.scores.membership import MemberSides, side_means
 from clipmem_core.studies.arm import (
+    BASELINE,
     DECISIONS,
     NEAR_DUPLICATES,
-    NONE,
     REMOVAL,
     Arm,
-    Changes,
+    PairChanges,
     changes_of,
     later_near_duplicates,
     parse_arm,
@@ -66,11 +65,11 @@ from clipmem_core.studies.arm import (
 
 SETTING = "setting.json"
 PAIR_VALUES = "pairs.npy"
-MEASURES = "measures.json"
+MEASURES_FILE = "measures.json"
 FAULT = "error.txt"
 WANTED = ".wanted"
 SECONDS_OPEN = 90  # a page reports more often; browsers wake a hidden tab once a minute
-FIRST = 4  # members that train first
+FIRST_MEMBERS = 4  # an arm is shown from so many members on
 MOST_ATTACKED = 100_000  # pairs
 FEWEST_COMPARED = 10  # pairs that only one member of a couple trained on
 ARM = "arm"
@@ -83,7 +82,7 @@ RECALLS = tuple(f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for
 NO_RANKING = (
     "with --protocol paper most pairs have no score of their own: audit with --protocol ensemble"
 )
-HINT = "delete its folder: the setting is trained again"
+_REPAIR = "delete its folder: the setting is trained again"
 
 
 def arm_folder(audit: Audit, arm: str) -> Path:
@@ -105,31 +104,29 @@ def paired_members(audit: Audit) -> list[str]:
 def finished_members(audit: Audit, arm: str) -> list[str]:
     """Return the members of an arm whose couple is measured, in the order of the audit."""
     folder = arm_folder(audit, arm)
-    done = (
-        pair
-        for pair in couples(audit.record.members)
-        if all((folder / name / MEASURES).is_file() for name in pair)
-    )
-    return [name for couple in done for name in couple]
+    finished = list[str]()
+    for couple in couples(audit.record.members):
+        if all((folder / name / MEASURES_FILE).is_file() for name in couple):
+            finished += couple
+    return finished
 
 
 def obstacles(audit: Audit) -> dict[str, str]:
     """Return why settings cannot act on an audit, by their names."""
     config = audit.record.config
-    locked = {
+    reasons = {
         name: f"the {side} tower is locked" for name, side in ineffective_fields(config).items()
     }
-    found = (
-        {} if caption_counts(audit).max() > 1 else {"train_captions": "every pair has one caption"}
-    )
+    if caption_counts(audit).max() <= 1:
+        reasons["train_captions"] = "every pair has one caption"
     if config.loss != "clip":
-        found["adaptive_rest"] = f"it works with the loss clip only, not {config.loss}"
+        reasons["adaptive_rest"] = f"it works with the loss clip only, not {config.loss}"
     if config.protocol == "paper":
-        found[REMOVAL] = NO_RANKING
+        reasons[REMOVAL] = NO_RANKING
     group = read_table(audit.folder / MEMBERSHIP, columns=[c.GROUP])[c.GROUP]
     if not (later_near_duplicates(audit) & (group != c.EXTERNAL).to_numpy()).any():
-        found[NEAR_DUPLICATES] = "no two pictures that members train on look alike"
-    return locked | found
+        reasons[NEAR_DUPLICATES] = "no two pictures that members train on look alike"
+    return reasons
 
 
 def begin(audit: Audit, arm: Arm) -> Arm:
@@ -137,7 +134,7 @@ def begin(audit: Audit, arm: Arm) -> Arm:
     audit.check_finished()
     record = audit.record
     arm = without_idle(arm, record.config)
-    for name in (NONE, arm.name):
+    for name in (BASELINE, arm.name):
         (arm_folder(audit, name) / FAULT).unlink(missing_ok=True)
     path = arm_folder(audit, arm.name) / SETTING
     if path.is_file():
@@ -153,29 +150,26 @@ def begin(audit: Audit, arm: Arm) -> Arm:
             "members"
         )
     check_config(dataclasses.replace(record.config, **arm.fields))
-    if arm.name == NONE:
+    if arm.name == BASELINE:
         return arm
-    if blocked := [
-        f"{name}: {why}" for name, why in obstacles(audit).items() if name in arm.overrides
-    ]:
-        raise InputError(blocked[0])
+    for name, reason in obstacles(audit).items():
+        if name in arm.overrides:
+            raise InputError(f"{name}: {reason}")
     changes = changes_of(audit, arm)
     _check_changes(audit, arm, changes)
-    ids = read_table(audit.folder / PAIRS, columns=[c.PAIR_ID])[c.PAIR_ID]
-    captions = {ids.iloc[row]: list(texts) for row, texts in changes.captions.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    values = {
+    setting = {
         "setting": arm.text,
         "title": arm.title,
-        "removed": ids[changes.removed].tolist(),
-        "captions": captions,
+        "removed_rows": np.flatnonzero(changes.removed).tolist(),
+        "captions_by_row": changes.captions,
     }
-    write_json(path, values)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, setting)
     return arm
 
 
-def _check_changes(audit: Audit, arm: Arm, changes: Changes) -> None:
-    if arm.overrides.get(DECISIONS) and not (changes.removed.any() or changes.captions):
+def _check_changes(audit: Audit, arm: Arm, changes: PairChanges) -> None:
+    if DECISIONS in arm.overrides and not changes:
         raise InputError(
             f"{DECISIONS}: no pair that members train on is removed or has new captions: "
             "decide first"
@@ -189,7 +183,7 @@ def _check_changes(audit: Audit, arm: Arm, changes: Changes) -> None:
             f"{DECISIONS}: features were computed elsewhere, so that new captions cannot be "
             "embedded"
         )
-    if not arm.removal and not changes.removed.any() and not changes.captions:
+    if not changes:
         return
     trained = lab_sides(audit, couples(audit.record.members)[0]).membership.trained
     first, second = trained & changes.compared
@@ -201,31 +195,32 @@ def _check_changes(audit: Audit, arm: Arm, changes: Changes) -> None:
         )
 
 
-def read_setting(audit: Audit, name: str) -> tuple[Arm, Changes]:
-    """Read an arm that was begun, and the pairs that it changes."""
-    unchanged = Changes(np.zeros(audit.record.pairs, dtype=bool), {})
-    if name == NONE:
-        return Arm(), unchanged
-    values = read_json(arm_folder(audit, name) / SETTING, dict[str, Any], repair=HINT)
-    removed = values["removed"]
-    captions = values["captions"]
-    if not (removed or captions):
-        return parse_arm(values["setting"]), unchanged
-    ids = read_table(audit.folder / PAIRS, columns=[c.PAIR_ID])[c.PAIR_ID].to_numpy(dtype=str)
-    rows = np.flatnonzero(np.isin(ids, list(captions))).tolist()
-    changed = {row: tuple(captions[ids[row]]) for row in rows}
-    return parse_arm(values["setting"]), Changes(np.isin(ids, removed), changed)
+def _setting(audit: Audit, name: str) -> dict[str, Any]:
+    """Read the setting of an arm that was begun."""
+    if name == BASELINE:
+        return {"setting": "", "removed_rows": [], "captions_by_row": {}}
+    return read_json(arm_folder(audit, name) / SETTING, dict[str, Any], repair=_REPAIR)
+
+
+def read_arm(audit: Audit, name: str) -> Arm:
+    """Read an arm that was begun, without its decisions."""
+    return parse_arm(_setting(audit, name)["setting"])
+
+
+def read_changes(audit: Audit, name: str) -> PairChanges:
+    """Read the pairs that an arm changes."""
+    setting = _setting(audit, name)
+    removed = np.zeros(audit.record.pairs, dtype=bool)
+    removed[setting["removed_rows"]] = True
+    captions = {int(row): tuple(texts) for row, texts in setting["captions_by_row"].items()}
+    return PairChanges(removed, captions)
 
 
 def list_arms(audit: Audit) -> dict[str, str]:
     """Return the titles of all arms that were begun, by their names, the oldest first."""
-    paths = {
-        path: path.stat().st_mtime for path in (audit.folder / MITIGATIONS).glob(f"*/{SETTING}")
-    }
-    return {
-        path.parent.name: str(read_json(path, dict[str, Any], repair=HINT)["title"])
-        for path in sorted(paths, key=paths.__getitem__)
-    }
+    settings = (audit.folder / MITIGATIONS).glob(f"*/{SETTING}")
+    names = [path.parent.name for path in sorted(settings, key=lambda path: path.stat().st_mtime)]
+    return {name: _setting(audit, name)["title"] for name in names}
 
 
 def remove_arm(audit: Audit, name: str) -> None:
@@ -237,29 +232,25 @@ def remove_arm(audit: Audit, name: str) -> None:
 def arm_rows(audit: Audit, name: str) -> pd.DataFrame:
     """Return one row per member of an arm, and one of the baseline on the same members and
     pairs."""
-    known = set(finished_members(audit, NONE))
-    members = tuple(member for member in finished_members(audit, name) if member in known)
-    return (
-        _arm_rows(audit, name, members, _stamp(audit, name, members)) if members else pd.DataFrame()
-    )
-
-
-def _stamp(audit: Audit, arm: str, members: Sequence[str]) -> int:
-    """Return the time at which the last member was measured: an arm may be removed and trained
-    anew."""
-    return (arm_folder(audit, arm) / members[-1] / MEASURES).stat().st_mtime_ns
+    in_baseline = finished_members(audit, BASELINE)
+    members = tuple(member for member in finished_members(audit, name) if member in in_baseline)
+    if not members:
+        return pd.DataFrame()
+    # An arm may be removed and trained anew
+    last_measured = (arm_folder(audit, name) / members[-1] / MEASURES_FILE).stat().st_mtime_ns
+    return _arm_rows(audit, name, members, last_measured)
 
 
 @functools.lru_cache(maxsize=256)
-def _arm_rows(audit: Audit, name: str, members: tuple[str, ...], stamp: int) -> pd.DataFrame:
-    compared = read_setting(audit, name)[1].compared
+def _arm_rows(
+    audit: Audit, name: str, members: tuple[str, ...], last_measured: int
+) -> pd.DataFrame:
+    compared = read_changes(audit, name).compared
     sides = lab_sides(audit, members)
-    names = dict.fromkeys((name, NONE))
-    tables = [
-        _measured(audit, arm, sides, compared).assign(**{ARM: arm, AGAINST: name}) for arm in names
-    ]
-    table = pd.concat(tables, ignore_index=True)
-    return table.reindex(columns=list(dict.fromkeys([ARM, AGAINST, c.MEMBER, *table.columns])))
+    rows = []
+    for arm in dict.fromkeys((name, BASELINE)):
+        rows += [{ARM: arm, AGAINST: name} | row for row in _measured(audit, arm, sides, compared)]
+    return pd.DataFrame(rows)
 
 
 def lab_sides(audit: Audit, members: Sequence[str]) -> MemberSides:
@@ -276,8 +267,10 @@ def read_values(audit: Audit, arm: str, members: Sequence[str]) -> np.ndarray:
     return np.stack([read_array(folder / name / PAIR_VALUES) for name in members])
 
 
-def _measured(audit: Audit, arm: str, sides: MemberSides, compared: np.ndarray) -> pd.DataFrame:
-    """Return the measures of an arm's members on `compared` pairs, bool [n_pairs]."""
+def _measured(
+    audit: Audit, arm: str, sides: MemberSides, compared: np.ndarray
+) -> list[dict[str, Any]]:
+    """Return the measures of each of an arm's members on `compared` pairs, bool [n_pairs]."""
     members = sides.membership.members
     trained = sides.membership.trained
     values = read_values(audit, arm, members)
@@ -287,9 +280,7 @@ def _measured(audit: Audit, arm: str, sides: MemberSides, compared: np.ndarray) 
     attacked = _attack(values[:, 0], sides, compared)
     rows = []
     for row, member in enumerate(members):
-        measures = read_json(
-            arm_folder(audit, arm) / member / MEASURES, dict[str, Any], repair=HINT
-        )
+        path = arm_folder(audit, arm) / member / MEASURES_FILE
         rows.append(
             {
                 c.MEMBER: member,
@@ -298,10 +289,10 @@ def _measured(audit: Audit, arm: str, sides: MemberSides, compared: np.ndarray) 
                 c.CLIPMEM_IMAGE: float(values[row, 1, only[row]].mean()),
                 c.CLIPMEM_TEXT: float(values[row, 2, only[row]].mean()),
                 **attacked[row],
-                **measures,
+                **read_json(path, dict[str, Any], repair=_REPAIR),
             }
         )
-    return pd.DataFrame(rows)
+    return rows
 
 
 def _attack(
@@ -310,15 +301,14 @@ def _attack(
     """Attack each member by its alignment alone, and with the others as its shadows."""
     chosen = np.flatnonzero(np.isin(sides.membership.group, c.SCORED_GROUPS) & compared)
     if len(chosen) > MOST_ATTACKED:
-        rng = np.random.default_rng(sides.seed)
-        chosen = np.sort(rng.choice(chosen, MOST_ATTACKED, replace=False))
+        chosen = np.random.default_rng(sides.seed).choice(chosen, MOST_ATTACKED, replace=False)
     attacks = (c.ALIGNMENT, BAVARIA) if len(alignments) >= FEWEST_MEMBERS else (c.ALIGNMENT,)
-    measured = []
-    for target in attack(list(alignments), sides, chosen, attacks=attacks):
+    rows = []
+    for target in attack(list(alignments), sides, np.sort(chosen), attacks=attacks):
         by_shadows = roc(target, BAVARIA) if BAVARIA in attacks else {}
-        named = {column: by_shadows.get(name, np.nan) for name, column in c.ATTACK_METRICS.items()}
-        measured.append({MEMBERSHIP_AUROC: roc(target, c.ALIGNMENT)["auroc"]} | named)
-    return measured
+        row = {column: by_shadows.get(name, np.nan) for name, column in c.ATTACK_METRICS.items()}
+        rows.append({MEMBERSHIP_AUROC: roc(target, c.ALIGNMENT)["auroc"]} | row)
+    return rows
 
 
 def lab_table(audit: Audit, arms: Iterable[str] = ()) -> pd.DataFrame:
@@ -328,13 +318,10 @@ def lab_table(audit: Audit, arms: Iterable[str] = ()) -> pd.DataFrame:
     clipmem and clipmem_external in cosine units, clipmem_image and clipmem_text, membership_auroc,
     attack_auroc and attack_TPR@…, retrieval and other utility, seconds of training.
     """
-    tables = [arm_rows(audit, name) for name in arms or (*list_arms(audit), NONE)]
-    tables = [table for table in tables if len(table)]
-    return (
-        pd.concat(tables, ignore_index=True)
-        if tables
-        else pd.DataFrame({ARM: [], AGAINST: [], c.MEMBER: []})
-    )
+    tables = [arm_rows(audit, name) for name in arms or (*list_arms(audit), BASELINE)]
+    if all(table.empty for table in tables):
+        return pd.DataFrame({ARM: [], AGAINST: [], c.MEMBER: []})
+    return pd.concat([table for table in tables if len(table)], ignore_index=True)
 
 
 def write_lab_table(audit: Audit) -> None:
@@ -346,36 +333,30 @@ def write_lab_table(audit: Audit) -> None:
 def clipmem_by_pair(audit: Audit, arm: str, members: Sequence[str]) -> np.ndarray:
     """Return the clipmem of each pair by some members of an arm, [n_pairs]; NaN of external pairs
     and of those that all or none of the members trained on."""
-    return _clipmem_by_pair(audit, arm, tuple(members), _stamp(audit, arm, members))
+    membership = lab_sides(audit, members).membership
+    alignments = read_values(audit, arm, members)[:, 0]
+    mean_in, mean_out = side_means(list(alignments), membership.trained)
+    return np.where(membership.group != c.EXTERNAL, mean_in - mean_out, np.nan)
 
 
-@functools.lru_cache(maxsize=8)
-def _clipmem_by_pair(audit: Audit, arm: str, members: tuple[str, ...], stamp: int) -> np.ndarray:
-    sides = lab_sides(audit, members)
-    inside, outside = side_means(
-        list(read_values(audit, arm, members)[:, 0]), sides.membership.trained
-    )
-    return np.where(sides.membership.group != c.EXTERNAL, inside - outside, np.nan)
+def _wanted(audit: Audit, session: str) -> Path:
+    return audit.folder / MITIGATIONS / WANTED / f"{session}.json"
 
 
 def want(audit: Audit, session: str, arms: Sequence[str]) -> None:
     """Report that a page is open and wants some arms trained."""
-    path = audit.folder / MITIGATIONS / WANTED / f"{session}.json"
+    path = _wanted(audit, session)
     path.parent.mkdir(parents=True, exist_ok=True)
-    before = {}
-    with contextlib.suppress(FileNotFoundError):
-        before = json.loads(path.read_text())
-    if before.get("arms") != list(arms):
+    if not path.is_file() or json.loads(path.read_text())["arms"] != list(arms):
         write_json(path, {"arms": list(arms), "since": time.time()})
     stay_open(audit, session)
 
 
 def stay_open(audit: Audit, session: str) -> None:
     """Report that a page is still open."""
-    with contextlib.suppress(
-        FileNotFoundError
-    ):  # the page was silent for so long that a worker took it for closed
-        os.utime(audit.folder / MITIGATIONS / WANTED / f"{session}.json")
+    # A worker deletes the file of a page that was silent for long
+    with contextlib.suppress(FileNotFoundError):
+        os.utime(_wanted(audit, session))
 
 
 def wanted_arms(audit: Audit) -> list[str] | None:
@@ -388,12 +369,11 @@ def wanted_arms(audit: Audit) -> list[str] | None:
                 requests.append(json.loads(path.read_text()))
             else:
                 path.unlink()
-    arms = [
-        arm
-        for request in sorted(requests, key=lambda request: -request["since"])
-        for arm in request["arms"]
-    ]
-    return [arm for arm in dict.fromkeys(arms) if not fault_of(audit, arm)] if requests else None
+    if not requests:
+        return None
+    requests.sort(key=lambda request: -request["since"])
+    arms = dict.fromkeys(arm for request in requests for arm in request["arms"])
+    return [arm for arm in arms if not fault_of(audit, arm)]
 
 
 def fault_of(audit: Audit, arm: str) -> str:
@@ -406,5 +386,5 @@ def seconds_needed(audit: Audit, members: int, at_once: int) -> float:
     """Return the training time of an arm, from the logs of the audit's members; NaN if they have
     none."""
     seconds = [member_progress(audit.folder, name).seconds for name in audit.record.members]
-    known = [value for value in seconds if value]
-    return float(np.mean(known)) * members / at_once if known else float("nan")
+    logged = [value for value in seconds if value]
+    return float(np.mean(logged)) * members / at_once if logged else float("nan")

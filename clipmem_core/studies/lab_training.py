@@ -13,26 +13,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
 from clipmem_core import columns as c
-from clipmem_core.audit import member as members
-from clipmem_core.audit import store
 from clipmem_core.audit.executor import Executor, Task, local_processes, program_of
 from clipmem_core.audit.locked_features import caption_texts
 from clipmem_core.audit.member import (
     MemberRun,
     Shared,
+    cached_tokens,
+    clear_leftovers,
     open_member,
     open_shared,
     trained_model,
+    utility,
     write_embeddings,
 )
 from clipmem_core.audit.pipeline import Screen, ensure_features, ensure_pixels
 from clipmem_core.audit.settings import shares_process, side_by_side
 from clipmem_core.audit.status import last_line
 from clipmem_core.audit.store import (
+    IMAGE_EMBEDDINGS,
+    MITIGATIONS,
     Audit,
     open_embeddings,
     read_embeddings,
@@ -44,17 +48,14 @@ from clipmem_core.io import InputError, save_array
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.encoders import contributions
 from clipmem_core.studies import lab
-from clipmem_core.studies.arm import NONE, Changes
+from clipmem_core.studies.arm import BASELINE, PairChanges
 from clipmem_core.training.names import CHECKPOINT, LOG, TRAJECTORY
 
 _EMBEDDINGS = ".embeddings"  # of a member until its couple is measured
-NEARLY_DONE = (
-    0.75  # share of an arm's members from which on it is trained to its end, wanted or not
-)
 _SECONDS_BETWEEN_POLLS = 0.1
 NICE = 10  # lowers the priority of a worker, so that the page and the browser are not slowed down
 Couple = tuple[str, str]
-GoesOn = Callable[[], bool]
+IsWanted = Callable[[], bool]
 
 
 class NotWantedError(Exception):
@@ -74,25 +75,27 @@ class Lab:
         )
         torch.set_num_threads(self.record.threads)
 
-    def train(
-        self, arm: str, couple: Couple, goes_on: GoesOn = lambda: True, *, wait: bool = True
-    ) -> bool:
-        """Train and measure a couple unless it is finished or, without `wait`, in training; tell
-        whether it was."""
+    def train(self, arm: str, couple: Couple, *, for_page: bool = False) -> bool:
+        """Train and measure a couple unless it is finished; tell whether it was trained.
+
+        `for_page`: only while a page wants it, and not if another process trains it.
+        """
+        is_wanted = functools.partial(self.is_wanted, arm) if for_page else lambda: True
         folder = lab.arm_folder(self.audit, arm)
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(folder / f".{couple[0]}.lock").acquire(timeout=-1 if wait else 0):
-                if all((folder / name / lab.MEASURES).is_file() for name in couple):
+            with FileLock(folder / f".{couple[0]}.lock").acquire(timeout=0 if for_page else -1):
+                if all((folder / name / lab.MEASURES_FILE).is_file() for name in couple):
                     return False
-                train_couple(self.changed(arm), arm, couple, goes_on)
+                train_couple(self.changed(arm), arm, couple, is_wanted)
         except Timeout:
             return False
-        except FileNotFoundError as error:
-            if arm != NONE and not (folder / lab.SETTING).is_file():
-                return False  # somebody removed the arm
-            raise InputError(f"{error.filename} is missing: was it deleted? Try again") from None
-        if len(lab.finished_members(self.audit, arm)) in (lab.FIRST, 2 * len(self.couples)):
+        except FileNotFoundError:
+            if arm == BASELINE or (folder / lab.SETTING).is_file():
+                raise
+            return False  # somebody removed the arm
+        finished = len(lab.finished_members(self.audit, arm))
+        if finished in (lab.FIRST_MEMBERS, 2 * len(self.couples)):
             lab.write_lab_table(self.audit)
         return True
 
@@ -103,50 +106,44 @@ class Lab:
         The baseline of a couple is measured before the couple is trained, and that of all others at
         last.
         """
-        for arm in (*arms, NONE):
-            for couple, name in itertools.product(self.couples, dict.fromkeys((NONE, arm))):
+        for arm in (*arms, BASELINE):
+            for couple, name in itertools.product(self.couples, dict.fromkeys((BASELINE, arm))):
                 if lab.fault_of(self.audit, name):
                     continue
                 try:
-                    if self.train(name, couple, functools.partial(self.goes_on, name), wait=False):
+                    if self.train(name, couple, for_page=True):
                         return True
                 except NotWantedError:
                     return True
                 except InputError as error:
-                    (lab.arm_folder(self.audit, name) / lab.FAULT).write_text(
-                        str(error), encoding="utf-8"
-                    )
+                    fault = lab.arm_folder(self.audit, name) / lab.FAULT
+                    fault.write_text(str(error), encoding="utf-8")
                     return True
         return False
 
-    def goes_on(self, arm: str) -> bool:
-        """Tell whether the training of an arm goes on: a page wants it, or it is nearly done."""
-        if arm == NONE or arm in (lab.wanted_arms(self.audit) or ()):
-            return True
-        return len(lab.finished_members(self.audit, arm)) >= NEARLY_DONE * 2 * len(self.couples)
+    def is_wanted(self, arm: str) -> bool:
+        """Tell whether a page wants an arm; all want the baseline."""
+        return arm == BASELINE or arm in (lab.wanted_arms(self.audit) or ())
 
 
-def with_setting(shared: Shared, arm: str) -> Shared:
+def with_setting(shared: Shared, name: str) -> Shared:
     """Return the data of an audit's members as an arm changes them."""
-    overrides, changes = lab.read_setting(shared.audit, arm)
-    shared = dataclasses.replace(
-        shared, config=dataclasses.replace(shared.config, **overrides.fields)
-    )
-    if changes.removed.any():
-        membership = shared.membership.copy()
-        names = list(shared.record.members)
-        membership[names] = membership[names].to_numpy() & ~changes.removed[:, None]
-        shared = dataclasses.replace(shared, membership=membership)
+    arm = lab.read_arm(shared.audit, name)
+    changes = lab.read_changes(shared.audit, name)
+    members = list(shared.record.members)
+    membership = shared.membership.copy()
+    membership[members] = membership[members].to_numpy() & ~changes.removed[:, None]
+    config = dataclasses.replace(shared.config, **arm.fields)
+    shared = dataclasses.replace(shared, config=config, membership=membership)
     return _with_captions(shared, changes) if changes.captions else shared
 
 
-def _with_captions(shared: Shared, changes: Changes) -> Shared:
+def _with_captions(shared: Shared, changes: PairChanges) -> Shared:
     """Replace the captions of some pairs, and their tokens or features."""
     captions = [
         list(changes.captions.get(row, texts)) for row, texts in enumerate(shared.pairs[c.CAPTIONS])
     ]
-    pairs = shared.pairs.copy()
-    pairs[c.CAPTIONS] = captions
+    pairs = shared.pairs.assign(**{c.CAPTIONS: pd.Series(captions)})
     start = np.concatenate([[0], np.cumsum([len(texts) for texts in captions])]).astype(np.int64)
     features = shared.features
     tower = shared.towers.text
@@ -154,58 +151,55 @@ def _with_captions(shared: Shared, changes: Changes) -> Shared:
         tokens: Any = FeatureExtractor(tower).captions(caption_texts(pairs))
         features = dataclasses.replace(features, text=tokens)
     else:
-        tokens = members.cached_tokens(shared.config.model, pairs)
+        tokens = cached_tokens(shared.config.model, pairs)
     data = dataclasses.replace(shared.data, tokens=tokens, caption_start=start)
     return dataclasses.replace(shared, pairs=pairs, features=features, data=data)
 
 
-def train_couple(shared: Shared, arm: str, couple: Couple, goes_on: GoesOn) -> None:
+def train_couple(shared: Shared, arm: str, couple: Couple, is_wanted: IsWanted) -> None:
     """Train two members of an arm and measure them; those of the baseline are only measured.
 
-    The training ends with `NotWantedError` after an epoch if `goes_on` returns False.
+    The training ends with `NotWantedError` after an epoch if `is_wanted` returns False.
     """
     audit = shared.audit
-    folder = lab.arm_folder(shared.audit, arm)
+    folder = lab.arm_folder(audit, arm)
+    embedded = []
     measures = []
-    places = []
     for name in couple:
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        if arm == NONE:
-            places.append(audit.member(name))
-            utility = read_utility(audit.member(name))
+        output = folder / name
+        output.mkdir(parents=True, exist_ok=True)
+        if arm == BASELINE:
             log = audit.member(name) / LOG
+            metrics = read_utility(audit.member(name))
+            embedded.append(read_embeddings(audit.member(name)))
         else:
-            run = open_member(audit.folder, name, shared, folder / name)
-            places.append(run.folder / _EMBEDDINGS)
-            utility = _train(run, goes_on)
-            log = run.folder / LOG
-        retrieval = float(np.mean([utility.pop(recall) for recall in lab.RECALLS]))
-        measures.append(
-            {lab.RETRIEVAL: retrieval} | utility | {lab.SECONDS: last_line(log).get("seconds")}
-        )
-    embedded = list(map(read_embeddings, places))
-    for name, values in zip(couple, _pair_values(audit, couple, embedded), strict=True):
-        save_array(values, folder / name / lab.PAIR_VALUES)
-    for name, values in zip(couple, measures, strict=True):
-        write_json(folder / name / lab.MEASURES, values)
-        shutil.rmtree(folder / name / _EMBEDDINGS, ignore_errors=True)
+            log = output / LOG
+            metrics = _train(open_member(audit.folder, name, shared, output), is_wanted)
+            embedded.append(read_embeddings(output / _EMBEDDINGS))
+        retrieval = float(np.mean([metrics.pop(recall) for recall in lab.RECALLS]))
+        seconds = last_line(log).get("seconds")
+        measures.append({lab.RETRIEVAL: retrieval} | metrics | {lab.SECONDS: seconds})
+    values = _pair_values(audit, couple, embedded)
+    for name, of_pairs, of_member in zip(couple, values, measures, strict=True):
+        output = folder / name
+        save_array(of_pairs, output / lab.PAIR_VALUES)
+        write_json(output / lab.MEASURES_FILE, of_member)
+        shutil.rmtree(output / _EMBEDDINGS, ignore_errors=True)
         for leftover in (CHECKPOINT, TRAJECTORY):
-            (folder / name / leftover).unlink(missing_ok=True)
+            (output / leftover).unlink(missing_ok=True)
 
 
-def _train(run: MemberRun, goes_on: GoesOn) -> dict[str, float]:
+def _train(run: MemberRun, is_wanted: IsWanted) -> dict[str, float]:
     """Train and embed a member, and return its utility."""
 
     def after_epoch(_: int) -> None:
-        if not goes_on():
+        if not is_wanted():
             raise NotWantedError
 
-    members.clear_leftovers(run.folder)
+    clear_leftovers(run.folder)
     model = trained_model(run, after_epoch=after_epoch)
     write_embeddings(run, model, run.folder / _EMBEDDINGS)
-    return members.utility(
-        run, model, open_embeddings(run.folder / _EMBEDDINGS / store.IMAGE_EMBEDDINGS)
-    )
+    return utility(run, model, open_embeddings(run.folder / _EMBEDDINGS / IMAGE_EMBEDDINGS))
 
 
 def _pair_values(audit: Audit, couple: Couple, embedded: Sequence[Any]) -> np.ndarray:
@@ -215,9 +209,9 @@ def _pair_values(audit: Audit, couple: Couple, embedded: Sequence[Any]) -> np.nd
     partner as the one that did not; NaN on other pairs.
     """
     sides = lab.lab_sides(audit, couple)
-    alignments = [pair_terms(image, text, sides.external)[c.ALIGNMENT] for image, text in embedded]
     values = np.full((2, 3, len(sides.external)), np.nan, dtype=np.float32)
-    values[:, 0] = alignments
+    for row, (image, text) in enumerate(embedded):
+        values[row, 0] = pair_terms(image, text, sides.external)[c.ALIGNMENT]
     image, text = zip(*embedded, strict=True)
     try:
         parts, _ = contributions(image, text, sides)
@@ -252,18 +246,25 @@ def run_arms(
     """Train the first `n_members` (0: all) members of arms that were begun, and measure the
     baseline's."""
     config = audit.record.config
-    names = audit.record.members
-    couples = lab.couples(names[: n_members or len(names)])
-    finished = {arm: lab.finished_members(audit, arm) for arm in (NONE, *arms)}
-    todo = [
+    members = audit.record.members
+    couples = lab.couples(members[: n_members or len(members)])
+    finished = {arm: lab.finished_members(audit, arm) for arm in (BASELINE, *arms)}
+    missing = [
         f"{arm}/{first}" for first, _ in couples for arm in finished if first not in finished[arm]
     ]
-    if todo:
+    if missing:
         ensure_pixels(audit, screen)
         ensure_features(audit, screen, executor)
         at_once = side_by_side(config)
-        blocks = min(len(todo), at_once) if shares_process(config) else len(todo)
-        tasks = [_task(audit, todo[block::blocks]) for block in range(blocks)]
+        blocks = min(len(missing), at_once) if shares_process(config) else len(missing)
+        program = program_of("clipmem_core.studies.lab_training:train_members", audit.folder)
+        tasks = []
+        for names in (missing[block::blocks] for block in range(blocks)):
+            folders = tuple(audit.folder / MITIGATIONS / name for name in names)
+            for folder in folders:
+                folder.mkdir(parents=True, exist_ok=True)  # for the error output of its task
+            noun = "training of member"
+            tasks.append(Task(folders, program, tuple(names), audit.record.threads, noun))
         run = executor or functools.partial(local_processes, at_once=at_once)
         total = 2 * len(couples) * len(arms)
         shown = -1
@@ -275,14 +276,6 @@ def run_arms(
     lab.write_lab_table(audit)
 
 
-def _task(audit: Audit, names: Sequence[str]) -> Task:
-    program = program_of("clipmem_core.studies.lab_training:train_members", audit.folder)
-    folders = tuple(audit.folder / store.MITIGATIONS / name for name in names)
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
-    return Task(folders, program, tuple(names), audit.record.threads, "training of member")
-
-
 def serve(folder: Path, names: Sequence[str]) -> None:
     """Train what open pages want, the newest first, until no page is open.
 
@@ -292,7 +285,7 @@ def serve(folder: Path, names: Sequence[str]) -> None:
     trainer = Lab(folder)
     with (
         suppress(Timeout),
-        FileLock(folder / store.MITIGATIONS / f".worker-{names[0]}.lock", timeout=0),
+        FileLock(folder / MITIGATIONS / f".worker-{names[0]}.lock", timeout=0),
     ):
         while (wanted := lab.wanted_arms(trainer.audit)) is not None:
             if not trainer.train_any(wanted):

@@ -9,84 +9,84 @@ from typing import Any, NamedTuple
 
 from clipmem_core.config import AuditConfig, did_you_mean
 from clipmem_core.io import InputError
-from clipmem_core.studies.arm import RANKINGS, REMOVAL, Arm, Removal
+from clipmem_core.studies.arm import RANKINGS
 
 # The config fields that studies set unless they are typed
 DEFAULTS: dict[str, Any] = {
+    "protocol": "paper",
     # External pairs that control adaptive mitigations are not used for utility.
-    **{"protocol": "paper", "retrieval_apart": True},
+    "retrieval_apart": True,
     # Otherwise an arm is evaluated on crops or captions it did not train on.
-    **{"eval_crop_scale": 1.0, "eval_captions": 1, "views": 2},
+    "eval_crop_scale": 1.0,
+    "eval_captions": 1,
+    "views": 2,
 }
 MOST_CAPTIONS = 5
 ONE_CAPTION: dict[str, Any] = {"train_captions": 1}
-_ALL_CAPTIONS: dict[str, Any] = {"train_captions": 0}
 NOISE_LEVELS = (0.01, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
 REMOVED = (1, 2, 5, 10, 20)  # percent
-CROPS: dict[str, Any] = {"crop_scale": 0.2, "colour": 0.4}
-FLOOR: dict[str, Any] = {"min_logit_scale": 30.0}  # open_clip starts at 14.3
-MIN_DF: dict[str, Any] = {"text_min_df": 10}
-_MASK: dict[str, Any] = {"text_mask": 0.15}
-ADAPTIVE_MASK: dict[str, Any] = {"adaptive_mask": 0.6}
+# Each mitigation at one setting, and some combinations
+COMBINED = (
+    "text_noise=0.15",
+    "image_noise=0.15",
+    "text_mask=0.15",
+    "text_mask=0.3",
+    "crop_scale=0.2 colour=0.4",
+    "weight_decay=1",  # ten times the presets'
+    "max_logit_scale=10",
+    "min_logit_scale=30",  # open_clip starts at 14.3
+    "text_min_df=5",
+    "text_min_df=10",
+    "adaptive_noise=0.15",
+    "adaptive_mask=0.6",
+    # At the median, half of all pairs that are not memorized would rest, and nothing is learned.
+    "adaptive_rest=1 adaptive_quantile=0.95",
+    "text_min_df=10 min_logit_scale=30",
+    "text_mask=0.15 text_noise=0.05",
+    "text_mask=0.15 crop_scale=0.2 colour=0.4",
+    "adaptive_mask=0.6 crop_scale=0.2 colour=0.4",
+)
+ALL_CAPTIONS = (
+    "train_captions=0",
+    "train_captions=0 text_mask=0.15",
+    "train_captions=0 adaptive_mask=0.6",
+)
 
 
-def captions_arms(config: AuditConfig, most: int) -> list[Arm]:
+def captions_arms(config: AuditConfig, most: int) -> list[str]:
     """Return two captions a pair, three, up to five, and all if there are more."""
     if most < 2:
         raise InputError(
             "study captions needs pairs with several captions, and this source has none"
         )
     counts = [*range(2, min(most, MOST_CAPTIONS) + 1), *([0] if most > MOST_CAPTIONS else [])]
-    return [Arm({"train_captions": count}) for count in counts]
+    return [f"train_captions={count}" for count in counts]
 
 
-def text_noise_arms(config: AuditConfig, most: int) -> list[Arm]:
+def text_noise_arms(config: AuditConfig, most: int) -> list[str]:
     """Return the paper's levels of noise on the text embedding."""
-    return [Arm({"text_noise": level}) for level in NOISE_LEVELS]
+    return [f"text_noise={level}" for level in NOISE_LEVELS]
 
 
-def removal_arms(config: AuditConfig, most: int) -> list[Arm]:
+def removal_arms(config: AuditConfig, most: int) -> list[str]:
     """Return growing shares of removed pairs, by each ranking.
 
     The paper removes candidates from the training of f. Here all members lose the same pairs, and
     memorization is compared on the others.
     """
-    return [Arm({REMOVAL: Removal(by, percent)}) for percent in REMOVED for by in RANKINGS]
+    return [f"removal={by}:{percent}" for percent in REMOVED for by in RANKINGS]
 
 
-def combined_arms(config: AuditConfig, most: int) -> list[Arm]:
+def combined_arms(config: AuditConfig, most: int) -> list[str]:
     """Return each mitigation at one setting, and some combinations."""
-    settings: list[dict[str, Any]] = [
-        {"text_noise": 0.15},
-        {"image_noise": 0.15},
-        _MASK,
-        {"text_mask": 0.3},
-        CROPS,
-        {"weight_decay": 1.0},  # ten times the presets'
-        {"max_logit_scale": 10.0},
-        FLOOR,
-        {"text_min_df": 5},
-        MIN_DF,
-        {"stop_epoch": max(1, round(config.epochs * 2 / 3))},
-        {"adaptive_noise": 0.15},
-        ADAPTIVE_MASK,
-        # At the median, half of all pairs that are not memorized would rest, and nothing is
-        # learned.
-        {"adaptive_rest": 1.0, "adaptive_quantile": 0.95},
-        MIN_DF | FLOOR,
-        _MASK | {"text_noise": 0.05},
-        _MASK | CROPS,
-        ADAPTIVE_MASK | CROPS,
-    ]
-    if most > 1:
-        settings += [_ALL_CAPTIONS, _ALL_CAPTIONS | _MASK, _ALL_CAPTIONS | ADAPTIVE_MASK]
-    return [Arm(fields) for fields in settings]
+    early_stop = max(1, round(config.epochs * 2 / 3))
+    return [*COMBINED, f"stop_epoch={early_stop}", *(ALL_CAPTIONS if most > 1 else ())]
 
 
 class Study(NamedTuple):
-    """The arms of a study."""
+    """The arms of a study, as texts."""
 
-    arms: Callable[[AuditConfig, int], list[Arm]]  # from the config and the most captions of a pair
+    arms: Callable[[AuditConfig, int], list[str]]  # from the config and the most captions of a pair
     one_caption: bool = True  # whether the baseline trains on one caption a pair
 
 

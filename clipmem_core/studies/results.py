@@ -14,17 +14,21 @@ import pandas as pd
 from rich.console import Console
 
 from clipmem_core import columns as c
-from clipmem_core.audit.console import machine_line, make_table, plain, write_csv
-from clipmem_core.audit.settings import typed, typed_flags
+from clipmem_core.audit.console import (
+    machine_line,
+    make_table,
+    plain,
+    reproducing_command,
+    write_results,
+)
 from clipmem_core.audit.store import Audit
-from clipmem_core.config import affecting
 from clipmem_core.io import InputError
 from clipmem_core.scores.seeds import MIN_REPLICATES, holm, paired_difference
 from clipmem_core.studies import lab
-from clipmem_core.studies.arm import NONE, Arm
+from clipmem_core.studies.arm import BASELINE, Arm
 from clipmem_core.studies.lab import AGAINST, ARM, RETRIEVAL, SECONDS
 from clipmem_core.studies.plan import DEFAULTS
-from clipmem_core.studies.study_folder import SPLIT, StudyFolder
+from clipmem_core.studies.study_folder import ARMS, SPLIT, StudyFolder
 
 CLIPMEM_NET = "clipmem_net"  # clipmem less that of external pairs, which no member trains on
 MEMORIZATIONS = {
@@ -35,20 +39,20 @@ MEMORIZATIONS = {
 }
 PARTS = {c.CLIPMEM_IMAGE: "image part", c.CLIPMEM_TEXT: "text part"}
 UTILITIES = {RETRIEVAL: "retrieval", "linear_probe": "linear probe", "zero_shot": "zero-shot"}
-MEASURES = MEMORIZATIONS | PARTS | UTILITIES | {SECONDS: "seconds"}
+MEASURE_LABELS = MEMORIZATIONS | PARTS | UTILITIES | {SECONDS: "seconds"}
 # The measures on a terminal
 _SHOWN = {
     CLIPMEM_NET: "memorized",
     c.ATTACK_TPR: "attack",
     c.CLIPMEM_IMAGE: "image",
     c.CLIPMEM_TEXT: "text",
+    RETRIEVAL: "retrieval",
 }
-_SHOWN |= {RETRIEVAL: "retrieval"}
 OF_MEMBERS = "members of this audit"
 OF_SPLITS = c.SPLITS
-COLUMNS = [ARM, "measure", "n", "value", "baseline", "difference", "low", "high", "p_value"]
+_COLUMNS = [ARM, "measure", "n", "value", "baseline", "difference", "low", "high", "p_value"]
 P_OF_ALL = "p_of_all"
-LEVEL = 0.05  # of Holm's p
+SIGNIFICANCE = 0.05  # of Holm's p
 
 
 def differences(rows: pd.DataFrame) -> pd.DataFrame:
@@ -60,46 +64,40 @@ def differences(rows: pd.DataFrame) -> pd.DataFrame:
     arms by Holm's method. The rows of `none` have the values alone.
     """
     over = SPLIT if SPLIT in rows else c.MEMBER
-    if CLIPMEM_NET not in rows and len(rows):
+    if len(rows):
         rows = rows.assign(**{CLIPMEM_NET: rows[c.CLIPMEM] - rows[lab.CLIPMEM_EXTERNAL]})
-    measures = [name for name in MEASURES if name in rows]
+    measures = [name for name in MEASURE_LABELS if name in rows]
     means = rows.groupby([AGAINST, ARM, over])[measures].mean().astype(float)
     compared = []
     for arm in dict.fromkeys(rows[ARM]):
-        own, base = means.loc[(arm, arm)].align(means.loc[(arm, NONE)], join="inner", axis=0)
+        of_arm, of_baseline = means.loc[(arm, arm)].align(
+            means.loc[(arm, BASELINE)], join="inner", axis=0
+        )
         for measure in measures:
-            values = np.stack([own[measure], base[measure]])
+            values = np.stack([of_arm[measure], of_baseline[measure]])
             values = values[:, np.isfinite(values).all(axis=0)]
             if not values.size:
                 continue
-            found = paired_difference(*values)
-            tested = [found.low, found.high, found.p_value]
-            if arm == NONE or found.n < MIN_REPLICATES:
-                tested = [np.nan] * 3
-            compared.append(
-                [arm, measure, found.n, *values.mean(axis=1).tolist(), found.mean, *tested]
-            )
-    table = pd.DataFrame(compared, columns=COLUMNS)
-    corrected = table.groupby("measure", sort=False)["p_value"].transform(
-        lambda p: holm(p.to_numpy())
-    )
+            paired = paired_difference(*values)
+            test = [paired.low, paired.high, paired.p_value]
+            if arm == BASELINE or paired.n < MIN_REPLICATES:
+                test = [np.nan] * 3
+            compared.append([arm, measure, paired.n, *values.mean(axis=1), paired.mean, *test])
+    table = pd.DataFrame(compared, columns=_COLUMNS)
+    by_measure = table.groupby("measure", sort=False)["p_value"]
+    corrected = by_measure.transform(lambda p: holm(p.to_numpy()))
     return table.assign(**{P_OF_ALL: corrected.astype(float)})
 
 
 def front(points: pd.DataFrame, x: str, y: str) -> list[str]:
     """Return the Pareto-optimal arms by ascending x: small x and large y are better."""
-    points = points.dropna(subset=[x, y]).sort_values(
-        [x, y], ascending=[True, False], kind="stable"
-    )
-    optimal = []
-    best = -np.inf
-    x_of_best = np.nan
-    for arm, best_x, value in points[[ARM, x, y]].itertuples(index=False, name=None):
-        if value > best or (value == best and best_x == x_of_best):
-            optimal.append(str(arm))
-            best = value
-            x_of_best = best_x
-    return optimal
+    points = points.dropna(subset=[x, y]).sort_values(x, kind="stable")
+    cost = points[x].to_numpy()
+    gain = points[y].to_numpy()
+    no_worse = (cost <= cost[:, None]) & (gain >= gain[:, None])
+    better = (cost < cost[:, None]) | (gain > gain[:, None])
+    beaten = (no_worse & better).any(axis=1)
+    return points[~beaten][ARM].tolist()
 
 
 def relative(row: Any) -> str:
@@ -107,12 +105,11 @@ def relative(row: Any) -> str:
     if the interval is wider than the baseline, which then is no different from 0."""
     in_percent = row["baseline"] > max(0.0, np.nan_to_num(row["high"] - row["low"]))
     scale, unit, spec = (100 / row["baseline"], " %", "+z.1f") if in_percent else (1.0, "", "+z.3f")
-    ends = (
-        ""
-        if np.isnan(row["low"])
-        else f" [{scale * row['low']:{spec}}, {scale * row['high']:{spec}}]"
+    difference, low, high = (
+        f"{scale * row[name]:{spec}}" for name in ("difference", "low", "high")
     )
-    return f"{scale * row['difference']:{spec}}{unit}{ends}".replace("-", "−")
+    interval = "" if np.isnan(row["low"]) else f" [{low}, {high}]"
+    return f"{difference}{unit}{interval}".replace("-", "−")
 
 
 def sentence_of(compared: pd.DataFrame, arm: str, title: str) -> str:
@@ -120,10 +117,10 @@ def sentence_of(compared: pd.DataFrame, arm: str, title: str) -> str:
     rows = {str(row["measure"]): row for row in compared[compared[ARM] == arm].to_dict("records")}
     parts = [f"memorization {relative(rows[CLIPMEM_NET])}"] if CLIPMEM_NET in rows else []
     if c.ATTACK_TPR in rows:
-        found, before = (
-            f"{100 * rows[c.ATTACK_TPR][name]:.0f} %" for name in ("value", "baseline")
+        after, before = (100 * rows[c.ATTACK_TPR][name] for name in ("value", "baseline"))
+        parts.append(
+            f"an attacker finds {after:.0f} % of the training pairs instead of {before:.0f} %"
         )
-        parts.append(f"an attacker finds {found} of the training pairs instead of {before}")
     if RETRIEVAL in rows:
         parts.append(f"retrieval {relative(rows[RETRIEVAL])}")
     return f"{title}: {', '.join(parts)}."
@@ -155,57 +152,44 @@ def show_differences(rows: pd.DataFrame, titles: dict[str, str]) -> None:
 
 def print_table(console: Console, title: str, table: pd.DataFrame) -> None:
     """Print a table of strings; all columns but the first are aligned right."""
-    names = list(map(str, table))
-    console.print(
-        make_table(title, table.set_axis(names, axis=1).to_dict("records"), names, right=names[1:])
-    )
+    columns = table.columns.tolist()
+    console.print(make_table(title, table.to_dict("records"), columns, right=columns[1:]))
 
 
 def _cell(row: dict[Any, Any]) -> str:
-    if row[ARM] == NONE:
+    if row[ARM] == BASELINE:
         return f"{row['value']:.3f}"
     half = "" if np.isnan(row["low"]) else f" ± {(row['high'] - row['low']) / 2:.3f}"
-    return f"{row['difference']:+.3f}{half}{'*' if row[P_OF_ALL] < LEVEL else ''}"
+    return f"{row['difference']:+.3f}{half}{'*' if row[P_OF_ALL] < SIGNIFICANCE else ''}"
 
 
-def command_of(study: StudyFolder) -> str:
+def study_command(study: StudyFolder) -> str:
     """Return the command that reproduces the rows of a study."""
     request = study.request
-    config = {
-        name: value for name, value in request["config"].items() if name not in affecting("machine")
-    }
-    usual = DEFAULTS | ({"members": config["members"]} if config["protocol"] == "paper" else {})
-    fields = typed(config) | {name: config[name] for name in usual if name in config}
-    fields = {name: value for name, value in fields.items() if value != usual.get(name)}
-    words = [
-        request["study"],
-        request["source"],
-        f"--name={study.name}",
-        f"--preset={config['preset']}",
-    ]
+    words = ["study", request["study"], request["source"], f"--name={study.name}"]
     words += [f"--splits={request['splits']}", *(f"--also={text}" for text in request["also"])]
-    return shlex.join(
-        ["python", "-m", "clipmem_core", "study", *words, *typed_flags(fields, joint="=")]
-    )
+    return reproducing_command(words, request["config"], DEFAULTS)
 
 
-def write_results(study: StudyFolder, path: Path) -> None:
-    """Write the results as a CSV with a header of comment lines: command, machine, seeds, and
-    sentences."""
-    if study.rows.empty:
+def write_study_results(study: StudyFolder, path: Path) -> None:
+    """Write the differences of a study as a CSV file, with a sentence an arm."""
+    if not (study.folder / ARMS).is_file():
         raise InputError(
             f"study {study.name!r} has no result yet: run the same command to resume it"
         )
     request = study.request
     compared = differences(study.rows)
     seeds = [str(study.audit(split).record.config.seed) for split in range(request["splits"])]
-    head = [
-        f"command: {command_of(study)}",
-        machine_line(request["machine"], request["config"]),
-        f"seeds: {', '.join(seeds)}",
+    notes = [
         f"value: mean over splits; low, high: 95 % interval over {OF_SPLITS} of the paired "
-        f"difference to {NONE}; "
-        "n: how many; p_of_all: Holm's p",
+        f"difference to {BASELINE}; n: how many; p_of_all: Holm's p",
         *(sentence_of(compared, arm, title) for arm, title in request["arms"].items()),
     ]
-    write_csv(path, head, compared)
+    write_results(
+        path,
+        compared,
+        command=study_command(study),
+        machine=machine_line(request["machine"], request["config"]),
+        seeds=", ".join(seeds),
+        notes=notes,
+    )

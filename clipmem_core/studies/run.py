@@ -18,17 +18,17 @@ from clipmem_core.audit.prepare import (
     load_data_set,
     with_features,
 )
-from clipmem_core.audit.setup import differing_fields, write_audit
+from clipmem_core.audit.setup import write_audit
 from clipmem_core.audit.store import Audit, acquire_lock, write_json
-from clipmem_core.config import AuditConfig, affecting, as_dict, ineffective_fields
+from clipmem_core.config import AuditConfig, as_dict, ineffective_fields
 from clipmem_core.io import InputError
-from clipmem_core.studies.arm import DECISIONS, REMOVAL, Arm, Decided, without_idle
+from clipmem_core.studies.arm import DECISIONS, REMOVAL, Arm, Decided, parse_arm, without_idle
 from clipmem_core.studies.lab import NO_RANKING, begin
 from clipmem_core.studies.lab_training import run_arms
 from clipmem_core.studies.plan import ONE_CAPTION, find_study
-from clipmem_core.studies.study_folder import STUDY, StudyFolder, study_folder
+from clipmem_core.studies.study_folder import STUDY, StudyFolder, check_same, study_folder
 
-Decisions = Callable[[str, pa.Table], Decided]
+ReadDecisions = Callable[[str, pa.Table], Decided]
 
 
 def run_study(
@@ -40,7 +40,7 @@ def run_study(
     screen: Screen,
     splits: int = 5,
     also: Sequence[Arm] = (),
-    decisions: Decisions = lambda *_: Decided(),
+    decisions: ReadDecisions = lambda *_: Decided(),
     executor: Executor | None = None,
 ) -> StudyFolder:
     """Run a study of plan.STUDIES, or continue it, until every arm is trained on every split.
@@ -53,47 +53,56 @@ def run_study(
     if splits < 1:
         raise InputError(f"--splits must be at least 1, not {splits}: intervals need 3")
     with acquire_lock(folder.folder, what="study"):
-        requested = config = settings.resolve(with_features(source, config))
+        requested = settings.resolve(with_features(source, config))
         if folder.begun:
             request = folder.request
-            then = settings.config_from(request["config"])
-            free = affecting()
-            differ = differing_fields(request["source"], then, source, config, may_differ=free)
-            if differ or request["study"] != study:
-                differ = differ or [f"the study is {request['study']} there and {study} here"]
+            check_same(folder, request, source, requested)
+            if request["study"] != study:
                 raise InputError(
-                    f"study {name!r} exists with another config: {'; '.join(differ)}. Use "
-                    "another --name"
+                    f"study {name!r} is a study {request['study']}, not {study}. Use another --name"
                 )
             screen.say(f"resuming study {name!r}")
         else:
             screen.say(f"reading {source}")
         load = functools.cache(
-            lambda: load_data_set(source, config, progress=screen.pictures, say=screen.say)
+            lambda: load_data_set(source, requested, progress=screen.pictures, say=screen.say)
         )
         first = folder.audit(0)
         pairs = first.pairs if first.begun else load().pairs
+        fingerprint = first.record.dataset_fingerprint if first.begun else load().fingerprint
         most = int(pairs[c.CAPTIONS].map(len).max())
+        config = requested
         if plan.one_caption and most > 1:
             config = dataclasses.replace(config, **ONE_CAPTION)
-        fingerprint = first.record.dataset_fingerprint if first.begun else load().fingerprint
-        if any(arm.overrides.get(DECISIONS) for arm in also):
+        if any(DECISIONS in arm.overrides for arm in also):
             columns = pa.Table.from_pandas(pairs[[c.PAIR_ID, c.CAPTIONS]], preserve_index=False)
+            decided = decisions(fingerprint, columns)
             also = [
-                dataclasses.replace(arm, decided=decisions(fingerprint, columns)) for arm in also
+                dataclasses.replace(arm, decided=decided) if DECISIONS in arm.overrides else arm
+                for arm in also
             ]
         arms = _arms(study, config, most, also, screen)
-        request = {"study": study, "source": source, "config": as_dict(requested), "splits": splits}
-        request |= {
+        folder.folder.mkdir(parents=True, exist_ok=True)
+        request = {
+            "study": study,
+            "source": source,
+            "config": as_dict(requested),
+            "splits": splits,
             "also": [arm.text for arm in also],
             "arms": {arm.name: arm.title for arm in arms},
+            "dataset_fingerprint": fingerprint,
+            "machine": settings.machine(),
         }
-        request |= {"dataset_fingerprint": fingerprint, "machine": settings.machine()}
-        folder.folder.mkdir(parents=True, exist_ok=True)
         write_json(folder.folder / STUDY, request)
+        replicates = config.seeds if config.protocol == "paper" else config.members // config.folds
         for split in range(splits):
             screen.say(f"split {split + 1} of {splits}: {len(arms)} arms")
-            audit = _baseline(folder.audit(split), source, config, split, load, screen, executor)
+            audit = folder.audit(split)
+            seeded = dataclasses.replace(config, seed=config.seed + split * replicates)
+            if not audit.begun:
+                _write_baseline(audit, source, seeded, load())
+            if not audit.finished:
+                finish_audit(Run(audit, screen, executor=executor, predicts_words=False))
             run_arms(audit, [begin(audit, arm).name for arm in arms], screen, executor=executor)
             folder.write_rows(split + 1)
     return folder
@@ -105,7 +114,7 @@ def _arms(
     """Return the arms of a plan that can act on a config, and those of `also`; refuse one that
     cannot run."""
     idle = set(ineffective_fields(config)) | ({REMOVAL} if config.protocol == "paper" else set())
-    planned = find_study(study).arms(config, most)
+    planned = [parse_arm(text) for text in find_study(study).arms(config, most)]
     if out := [arm.text for arm in planned if idle & set(arm.overrides)]:
         screen.say(f"skipped, since they have no effect on this audit: {', '.join(out)}")
     arms = [arm for arm in planned if not idle & set(arm.overrides)]
@@ -118,28 +127,13 @@ def _arms(
         settings.check_config(dataclasses.replace(config, **arm.fields))
         if arm.removal and config.protocol == "paper":
             raise InputError(f"{arm.text}: {NO_RANKING}")
-        if arm.overrides.get(DECISIONS) and not arm.decided:
+        if DECISIONS in arm.overrides and not arm.decided:
             raise InputError(f"{arm.text}: no pair of this data set is decided: decide first")
     return list({arm.name: arm for arm in arms}.values())
 
 
-def _baseline(
-    audit: Audit,
-    source: str,
-    config: AuditConfig,
-    split: int,
-    load: Callable[[], DataSet],
-    screen: Screen,
-    executor: Executor | None,
-) -> Audit:
-    """Return the finished audit of a split."""
-    if not audit.begun:
-        data_set = load()
-        replicates = config.seeds if config.protocol == "paper" else config.members // config.folds
-        config = dataclasses.replace(config, seed=config.seed + split * replicates)
-        membership = draw_membership(data_set.clusters, config)
-        pairs = inject(data_set.pairs, membership, config)
-        write_audit(audit, source, config, data_set, pairs, membership)
-    if not audit.finished:
-        finish_audit(Run(audit, screen, executor=executor, predicts_words=False))
-    return audit
+def _write_baseline(audit: Audit, source: str, config: AuditConfig, data_set: DataSet) -> None:
+    """Write the audit of a split, not trained yet."""
+    membership = draw_membership(data_set.clusters, config)
+    pairs = inject(data_set.pairs, membership, config)
+    write_audit(audit, source, config, data_set, pairs, membership)

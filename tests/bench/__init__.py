@@ -1,6 +1,7 @@
 """What the benchmarks share: a measurement, the table of them, and a temporary folder in the data
 folder."""
 
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,8 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
-from rich.table import Table
 
+from clipmem_core.audit.console import make_table, write_csv
 from clipmem_core.audit.settings import machine
 from clipmem_core.config import data_folder
 
@@ -23,6 +24,7 @@ that the work can take, in the same unit and run; `ratio` is the alternative's v
 above 1, ours is faster. Core ms are milliseconds of one processor core.
 """
 COLUMNS = ["what", "unit", "value", "floor", "alternative", "alternative_value", "ratio", "target"]
+NUMBERS = ["value", "floor", "alternative_value", "ratio"]
 
 console = Console(highlight=False)
 
@@ -65,15 +67,13 @@ def _text(number: float | None) -> str:
 
 def show(parts: Mapping[str, Measures]) -> None:
     """Print the measurements of some parts as one table."""
-    table = Table(title="bench", title_justify="left")
-    for column in ("part", *COLUMNS):
-        numeric = column in ("value", "floor", "alternative_value", "ratio")
-        table.add_column(column.replace("_", " "), justify="right" if numeric else "left")
-    for part, measures in parts.items():
-        for place, line in enumerate(measures):
-            table.add_row("" if place else part, *line.cells)
-        table.add_section()
-    console.print(table)
+    columns = ["part", *COLUMNS]
+    rows = [
+        dict(zip(columns, [part, *line.cells], strict=True))
+        for part, measures in parts.items()
+        for line in measures
+    ]
+    console.print(make_table("bench", rows, columns, right=NUMBERS))
 
 
 def made_on() -> str:
@@ -97,6 +97,20 @@ def save(part: str, measures: Measures, *, command: str) -> None:
     lines += ["", *(f"- `{command}`: {machine}, {day}" for command, machine, day in made)]
     path.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     console.print(f"written to {path}", markup=False)
+
+
+def save_table(table: pd.DataFrame, path: str, *notes: str) -> None:
+    """Print a table and, if there is a path, write it below comment lines that say what made it."""
+    console.print(table.round(3).to_string(index=False), markup=False, soft_wrap=True)
+    if path:
+        arguments = " ".join(Path(word).name for word in sys.argv[1:])
+        module = f"tests.bench.{Path(sys.argv[0]).stem}".removesuffix(".__main__")
+        head = [
+            f"command: python -m {module} {arguments}",
+            f"machine: {made_on()}; {date.today().isoformat()}",
+            *notes,
+        ]
+        write_csv(Path(path), head, table)
 
 
 @contextmanager

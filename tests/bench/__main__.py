@@ -80,7 +80,7 @@ def main(bench: Bench) -> int:
 
 if __name__ == "__main__":
     if sys.argv[1:2] in (["wrong"], ["coverage"]):
-        sys.exit(validity.command(sys.argv[1], sys.argv[2:]))
+        sys.exit(validity.command(sys.argv[1:]))
     sys.exit(
         main(tyro.cli(Bench, prog="python -m tests.bench", config=(tyro.conf.FlagCreatePairsOff,)))
     )

@@ -1,5 +1,4 @@
-"""Features from towers, and audits of synthetic features: seconds, memory, how both grow; exports
-and Browse.
+"""Features from towers, and audits of synthetic features: seconds, memory, and how both grow.
 
     python -m tests.bench.large FOLDER [--pairs N …] [--epochs E] [--dim D]
 
@@ -23,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 from unittest import mock
@@ -35,7 +35,7 @@ import tyro
 from clipmem_core import columns as c
 from clipmem_core.audit.settings import resolve, towers_of
 from clipmem_core.audit.store import Audit
-from clipmem_core.config import DATA_VARIABLE, SourceOptions, preset_config
+from clipmem_core.config import DATA_VARIABLE, AuditConfig, SourceOptions, preset_config
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.dataset.source import read_source
 from clipmem_core.dataset.workers import cores
@@ -44,14 +44,12 @@ from clipmem_core.features.embed import FeatureExtractor, batch_size
 from clipmem_core.features.towers import Tower
 from clipmem_core.io import keep_memory
 from tests.bench import Measure, Measures, console, save, scratch, show
-from tests.bench.pages import turn
 from tests.large_fixtures import make_features
 
 WIDTH = 512
 FLAGS = ("--preset", "locked", "--folds", "4", "--members", "4")
 SIZES = (1_000, 10_000, 100_000)
 QUICK = (500, 1_000)
-CHANGES = ("open", "page", "order", "decision", "table")  # of Browse; these find pairs in any audit
 
 
 def measure_features(quick: bool) -> Measures:
@@ -62,7 +60,7 @@ def measure_features(quick: bool) -> Measures:
     for pairs in QUICK if quick else SIZES:
         with scratch() as folder:
             table = make_features(folder / "features", pairs=pairs, dim=WIDTH)
-            measured, _, processor[pairs] = audit(table, folder / "data", pairs, flags)
+            measured, processor[pairs] = audit(table, folder / "data", pairs, flags)
         lines += measured
     return lines + growth(processor)
 
@@ -78,23 +76,16 @@ def growth(spent: dict[int, float]) -> Measures:
     return lines
 
 
-def audit(table: Path, data: Path, pairs: int, flags: list[str]) -> tuple[Measures, float, float]:
-    """Audit a table of features; return what was measured, the seconds and the processor
-    seconds."""
-    seconds, processor, peak, stages = run_audit(
-        ["audit", str(table), "--name", "large", *FLAGS, *flags], data
-    )
-    console.print(f"{pairs:,} pairs: {seconds:.0f} s, {peak / 1e6:.0f} MB")
+def audit(table: Path, data: Path, pairs: int, flags: Sequence[str]) -> tuple[Measures, float]:
+    """Audit a table of features; return what was measured, and the processor seconds."""
+    words = ["audit", str(table), "--name", "large", *FLAGS, *flags]
+    seconds, processor, peak, stages = run_audit(words, data)
     name = f"audit of {pairs:,} pairs of features × {WIDTH}, 4 members"
-    parts = ", ".join(
-        f"{part} {stages[part]:.0f}" for part in ("prepare", "words", "members", "scoring")
-    )
     lines = [
-        Measure(f"{name} ({parts} s)", seconds, "s"),
-        Measure(f"{name}, each pair", 1e6 * seconds / pairs, "µs"),
+        Measure(f"{name} ({stages})", seconds, "s"),
         Measure(f"{name}: own memory", peak / 1e6, "MB", target="< 3000"),
     ]
-    return lines, seconds, processor
+    return lines, processor
 
 
 def measure_audit(quick: bool) -> Measures:
@@ -105,41 +96,26 @@ def measure_audit(quick: bool) -> Measures:
     with scratch() as data:
         read_source("scenes", SourceOptions(scenes_pairs=pairs), data=data)
         for name, target in (("first", "≤ 150"), ("second", "≤ 60")):
-            words = [
-                "audit",
-                "scenes",
-                "--scenes-pairs",
-                str(pairs),
-                "--name",
-                name,
-                "--members",
-                str(members),
-            ]
-            seconds, _, _, stages = run_audit([*words, "--seed", str(len(lines))], data)
-            parts = ", ".join(
-                f"{part} {stages[part]:.0f}" for part in ("prepare", "words", "members", "scoring")
-            )
-            what = (
-                f"{name} audit of {pairs:,} drawn pictures × 5 captions, {members} members "
-                f"({parts} s)"
-            )
+            flags = ["--scenes-pairs", pairs, "--members", members, "--seed", len(lines)]
+            words = ["audit", "scenes", "--name", name, *map(str, flags)]
+            seconds, _, _, stages = run_audit(words, data)
+            audited = f"{pairs:,} drawn pictures × 5 captions, {members} members"
+            what = f"{name} audit of {audited} ({stages})"
             lines.append(Measure(what, seconds, "s", target=target))
     return lines
 
 
-def run_audit(words: list[str], data: Path) -> tuple[float, float, int, dict[str, float]]:
-    """Run an audit; return what `run_command` does, and the seconds of its stages."""
-    return *run_command(words, data), Audit(
-        data / "audits" / words[words.index("--name") + 1]
-    ).seconds
+def run_audit(words: list[str], data: Path) -> tuple[float, float, int, str]:
+    """Run an audit; return what `run_command` does, and the seconds of its stages in words."""
+    measured = run_command(words, data)
+    seconds = Audit(data / "audits" / words[words.index("--name") + 1]).seconds
+    return *measured, ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()) + " s"
 
 
-def run_command(
-    words: list[str], data: Path, *, module: str = "clipmem_core"
-) -> tuple[float, float, int]:
+def run_command(words: list[str], data: Path) -> tuple[float, float, int]:
     """Run a command of the package; return its seconds, processor seconds and peak of anonymous
     bytes."""
-    command = [sys.executable, "-m", module, *words]
+    command = [sys.executable, "-m", "clipmem_core", *words]
     before = os.times()
     began = time.perf_counter()
     peak = 0
@@ -158,69 +134,52 @@ def run_command(
 def _anonymous(pid: int) -> int:
     """Return the anonymous bytes of a process and its descendants."""
     total = 0
-    try:
+    with suppress(psutil.NoSuchProcess, OSError):  # it has just ended
         parent = psutil.Process(pid)
         for process in (parent, *parent.children(recursive=True)):
             lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
-            total += next(
-                (int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")), 0
-            )
-    except (psutil.NoSuchProcess, OSError):  # it has just ended
-        pass
+            sizes = [int(line.split()[1]) for line in lines if line.startswith("RssAnon")]
+            total += 1024 * sum(sizes)
     return total
 
 
 def measure_towers(quick: bool) -> Measures:
     """Compute the features of each side once in each precision."""
     keep_memory()
-    found = resolve(preset_config("locked")).precision
+    config = resolve(preset_config("locked"))
     return [
-        line for precision in dict.fromkeys(("fp32", found)) for line in _towers(quick, precision)
+        line
+        for precision in dict.fromkeys(("fp32", config.precision))
+        for line in _towers(quick, dataclasses.replace(config, precision=precision))
     ]
 
 
-def _towers(quick: bool, precision: str) -> Measures:
-    config = dataclasses.replace(resolve(preset_config("locked")), precision=precision)
+def _towers(quick: bool, config: AuditConfig) -> Measures:
+    count = 200 if quick else 1_100
     with scratch() as temporary, mock.patch.dict(os.environ, {DATA_VARIABLE: str(temporary)}):
-        count = 200 if quick else 1_100
         raw = read_source("scenes", SourceOptions(scenes_pairs=count), data=temporary)
-        pairs = raw.pairs.assign(
-            **{
-                c.SHA256: [
-                    hashlib.sha256(read_bytes(raw.root, image)).hexdigest()
-                    for image in raw.pairs[c.IMAGE]
-                ]
-            }
-        )
+        files = [read_bytes(raw.root, image) for image in raw.pairs[c.IMAGE]]
+        hashes = [hashlib.sha256(file).hexdigest() for file in files]
+        pairs = raw.pairs.assign(**{c.SHA256: hashes})
         captions = [text for texts in pairs[c.CAPTIONS] for text in texts]
-        texts = list(dict.fromkeys(captions))  # equal ones are computed once
+        different = set(captions)  # equal ones are computed once
         towers = towers_of(config)
-        assert towers.image
-        assert towers.text
         images = towers.image
-        square = np.random.default_rng(0).integers(
-            0, 256, (images.size, images.size, 3), dtype=np.uint8
-        )
-        squares = [
+        texts = towers.text
+        assert images
+        assert texts
+        shape = (images.size, images.size, 3)
+        square = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        batches = [
             np.stack([square] * len(part)) for part in _parts(pairs.index, batch_size(images))
         ]
-        by_length = _parts(sorted(texts, key=len), batch_size(towers.text))  # as they are embedded
+        by_length = _parts(sorted(different, key=len), batch_size(texts))  # as they are embedded
         with mock.patch.object(embed, "COMPILED_FROM", 1):
+            compute_images = functools.partial(FeatureExtractor(images, raw.root).images, pairs)
+            compute_texts = functools.partial(FeatureExtractor(texts).captions, captions)
             return [
-                _compare(
-                    "picture",
-                    len(pairs),
-                    images,
-                    squares,
-                    lambda: FeatureExtractor(images, raw.root).images(pairs),
-                ),
-                _compare(
-                    "caption",
-                    len(texts),
-                    towers.text,
-                    by_length,
-                    lambda: FeatureExtractor(towers.text).captions(captions),
-                ),
+                _compare("picture", count, images, batches, compute_images),
+                _compare("caption", len(different), texts, by_length, compute_texts),
             ]
 
 
@@ -234,10 +193,10 @@ def _compare(
     """Compute features; compare their cost with that of the tower alone, by the faster engine and
     by torch."""
     opened = tower.opened
-    alone = dict[str, float]()
-    engines = {embed.TORCH: opened.embed} | (
-        {embed.ONNX: opened.compile(batches[0])} if opened.compile else {}
-    )
+    engines = {embed.TORCH: opened.embed}
+    if opened.compile:
+        engines[embed.ONNX] = opened.compile(batches[0])
+    tower_ms = dict[str, float]()
 
     def timed(run: Callable[[Any], Any], batch: Any) -> float:
         began = time.perf_counter()
@@ -247,17 +206,20 @@ def _compare(
     with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for engine, run in engines.items():
             list(pool.map(functools.partial(timed, run), batches[:4]))
-            alone[engine] = 1000 * sum(pool.map(functools.partial(timed, run), batches)) / count
+            seconds = pool.map(functools.partial(timed, run), batches)
+            tower_ms[engine] = 1000 * sum(seconds) / count
     before = os.times()
     compute()
-    total = (
-        1000 * (sum(os.times()[:4]) - sum(before[:4])) / count
-    )  # also of processes that it starts and ends
-    fastest = min(alone, key=alone.__getitem__)
-    name = f"{what}, file to features, {tower.precision}; floor: {tower.name} alone in {fastest}"
-    other = f"{tower.name} alone in torch"
+    spent = sum(os.times()[:4]) - sum(before[:4])  # also of processes that it starts and ends
+    fastest = min(tower_ms, key=tower_ms.__getitem__)
     return Measure(
-        name, total, "core ms", alone[fastest], other, alone[embed.TORCH], target="≤ 1.3 floor"
+        f"{what}, file to features, {tower.precision}; floor: {tower.name} alone in {fastest}",
+        1000 * spent / count,
+        "core ms",
+        floor=tower_ms[fastest],
+        alternative=f"{tower.name} alone in torch",
+        alternative_value=tower_ms[embed.TORCH],
+        target="≤ 1.3 floor",
     )
 
 
@@ -277,25 +239,9 @@ def main(
             console.print(f"making {count:,} features")
             make_features(made, pairs=count, dim=dim)
             (made / "done").touch()
-        measured, spent[count], _ = audit(
-            made / "pairs.parquet", data, count, ["--epochs", str(epochs)]
-        )
+        flags = ["--epochs", str(epochs)]
+        measured, spent[count] = audit(made / "pairs.parquet", data, count, flags)
         lines += measured
-        for kind, ending in (("csv", "csv"), ("datacomp", "npy")):
-            out = str(data / f"{kind}.{ending}")
-            seconds, _, peak = run_command(
-                ["export", "large", "--format", kind, "--out", out, "--overwrite"], data
-            )
-            lines.append(Measure(f"export of {count:,} pairs to {kind}", seconds, "s"))
-            lines.append(Measure(f"export of {count:,} pairs to {kind}: memory", peak / 1e6, "MB"))
-        times_by_kind = turn(data, "browse", "2", *CHANGES)
-        memory = times_by_kind.pop("memory_mb")
-        plain = min(times_by_kind.pop("plain"))
-        slowest, kind = max((max(times), kind) for kind, times in times_by_kind.items())
-        lines.append(
-            Measure(f"Browse, {count:,} pairs, slowest change ({kind})", slowest, "ms", floor=plain)
-        )
-        lines.append(Measure(f"Browse, {count:,} pairs: memory", memory, "MB"))
     lines += growth(spent)
     show({"large": lines})
     listed = " ".join(map(str, pairs))

@@ -11,7 +11,6 @@ closer. Audits stay and are resumed.
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import date
 from pathlib import Path
 from typing import Annotated
 
@@ -21,14 +20,15 @@ import tyro
 
 from clipmem_core import columns as c
 from clipmem_core.audit import settings
-from clipmem_core.audit.console import RichScreen, write_csv
+from clipmem_core.audit.console import RichScreen
 from clipmem_core.audit.pipeline import run_audit
 from clipmem_core.audit.prepare import load_data_set
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import AuditConfig, data_folder, preset_config
 from clipmem_core.features.towers import minilm
 from clipmem_core.review import suggestions
-from tests.bench import console, made_on
+from clipmem_core.scores.alignment import unit
+from tests.bench import save_table
 
 INJECTED = 150
 CLOSE = 0.6
@@ -42,8 +42,8 @@ def audited_copy(pairs: pd.DataFrame, root: Path, config: AuditConfig, name: str
     path = data_folder() / "sets" / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [
-        json.dumps({"id": pair_id, "image": str(root / image), "captions": list(own)})
-        for pair_id, image, own in zip(
+        json.dumps({"id": pair_id, "image": str(root / image), "captions": list(captions)})
+        for pair_id, image, captions in zip(
             pairs[c.PAIR_ID], pairs[c.IMAGE], pairs[c.CAPTIONS], strict=True
         )
     ]
@@ -54,7 +54,7 @@ def audited_copy(pairs: pd.DataFrame, root: Path, config: AuditConfig, name: str
 
 @dataclass(frozen=True)
 class Suggestions:
-    """Count how many suggestions for pairs with a injected caption are usable, by the lead that is
+    """Count how many suggestions for pairs with an injected caption are usable, by the lead that is
     asked of them."""
 
     sources: Annotated[tuple[str, ...], tyro.conf.Positional]
@@ -70,48 +70,38 @@ def measured(source: str, seeds: tuple[int, ...]) -> Iterator[dict[str, object]]
     config = replace(config, source=replace(config.source, scenes_pairs=SCENES_PAIRS))
     data_set = load_data_set(source, settings.resolve(config))
     pairs = data_set.pairs[data_set.pairs[c.INJECTED].isna()].reset_index(drop=True)
-    place = {
-        text: at
-        for at, text in enumerate(
-            dict.fromkeys(text for captions in pairs[c.CAPTIONS] for text in captions)
-        )
-    }
+    texts = pairs[c.CAPTIONS].explode().unique().tolist()
+    place = {text: at for at, text in enumerate(texts)}
     embed = minilm().opened.embed
-    texts = list(place)
-    vectors = np.concatenate(
-        [embed(texts[start : start + 64]) for start in range(0, len(texts), 64)]
-    )
+    parts = [embed(texts[start : start + 64]) for start in range(0, len(texts), 64)]
+    vectors = unit(np.concatenate(parts))
     for seed in seeds:
-        wrong, donors = (
-            np.random.default_rng(seed).permutation(len(pairs))[: 2 * INJECTED].reshape(2, -1)
-        )
+        order = np.random.default_rng(seed).permutation(len(pairs))
+        wrong, donors = order[: 2 * INJECTED].reshape(2, -1)
         moved = pairs[c.CAPTIONS].copy()
         moved[wrong] = moved[donors].to_numpy()
         table = pairs.assign(**{c.CAPTIONS: moved}).drop(index=donors)
         seeded = replace(config, seed=seed)
         audit = audited_copy(table, data_set.raw.root, seeded, f"suggestions-{name}-{seed}")
-        captions = {row: set(pairs[c.CAPTIONS][row]) for row in wrong}
-        right = {
-            pairs[c.PAIR_ID][row]: captions[row]
-            for row in wrong
-            if captions[row].isdisjoint(moved[row])
-        }
-        suggested = compared_with_truth(
-            audit, right, place, vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        )
+        right = {}
+        for row in wrong:
+            captions = set(pairs[c.CAPTIONS][row])
+            if captions.isdisjoint(moved[row]):
+                right[pairs[c.PAIR_ID][row]] = captions
+        suggested = compared_with_truth(audit, right, place, vectors)
         for lead in LEADS:
             shown = suggested[suggested["lead"] >= lead]
-            counts = {
+            yield {
+                "set": name,
+                "seed": seed,
+                "lead": lead,
                 "pairs": len(audit.pairs),
                 "injected": len(right),
                 "with_suggestion": shown["row"].nunique(),
-            }
-            usable = {
                 "suggestions": len(shown),
                 "usable": shown["usable"].sum(),
                 "precision": shown["usable"].mean(),
             }
-            yield {"set": name, "seed": seed, "lead": lead} | counts | usable
 
 
 def compared_with_truth(
@@ -122,9 +112,8 @@ def compared_with_truth(
     pairs = audit.pairs
     rows = []
     suggestions.LEAD = -np.inf
-    others = np.isin(
-        np.arange(len(place)), [place[text] for captions in pairs[c.CAPTIONS] for text in captions]
-    )
+    others = np.zeros(len(place), dtype=bool)
+    others[[place[text] for text in pairs[c.CAPTIONS].explode()]] = True
     for row, (pair_id, captions) in enumerate(
         zip(pairs[c.PAIR_ID], pairs[c.CAPTIONS], strict=True)
     ):
@@ -132,21 +121,17 @@ def compared_with_truth(
             continue
         suggested = suggestions.suggested_captions(audit, row)
         close = (vectors @ vectors[[place[text] for text in right[pair_id]]].T).max(axis=1)
-        rivals = close[others & ~np.isin(np.arange(len(place)), [place[text] for text in captions])]
-        for each in suggested.choices:
-            fit = close[place[each.caption]]
-            if each.cosine > np.nanmin(suggested.cosines):
-                rows.append(
-                    (row, each.lead, fit >= CLOSE and (rivals > fit + 1e-6).sum() < NEAREST)
-                )
+        is_rival = others.copy()
+        is_rival[[place[text] for text in captions]] = False
+        for choice in suggested.choices:
+            fit = close[place[choice.caption]]
+            rivals = (close[is_rival] > fit + 1e-6).sum()
+            if choice.cosine > np.nanmin(suggested.cosines):
+                rows.append((row, choice.lead, fit >= CLOSE and rivals < NEAREST))
     return pd.DataFrame(rows, columns=["row", "lead", "usable"])
 
 
 if __name__ == "__main__":
     asked = tyro.cli(Suggestions, prog="python -m tests.bench.suggestions")
     table = pd.DataFrame([row for source in asked.sources for row in measured(source, asked.seeds)])
-    console.print(table.round(3).to_string(), markup=False)
-    if asked.out:
-        write_csv(
-            Path(asked.out), [" ".join(__doc__.split()), f"{made_on()}; {date.today()}"], table
-        )
+    save_table(table, asked.out, " ".join(__doc__.split()))

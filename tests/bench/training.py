@@ -18,7 +18,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,7 @@ from PIL import Image
 
 from clipmem_core import columns as c
 from clipmem_core.audit.member import feature_views
-from clipmem_core.audit.prepare import draw_membership, load_pictures
+from clipmem_core.audit.prepare import load_pictures
 from clipmem_core.audit.settings import resolve
 from clipmem_core.audit.store import Audit, write_json
 from clipmem_core.config import AuditConfig, data_folder, preset_config
@@ -47,16 +46,6 @@ IMAGE = "filepath"
 CAPTION = "title"
 
 
-@dataclass(frozen=True)
-class Clipart:
-    """A folder with pairs.tsv and pictures/, and the pairs that each member of an audit trains
-    on."""
-
-    folder: Path
-    pairs: pd.DataFrame  # IMAGE and CAPTION, [n_pairs]
-    trained: dict[str, np.ndarray]  # bool [n_pairs] a member
-
-
 def measure(quick: bool) -> Measures:
     """Train on the original files, and on pictures that have the training size."""
     trained, epochs = (200, 1) if quick else (2_000, 5)
@@ -66,128 +55,106 @@ def measure(quick: bool) -> Measures:
         ("original files", 0, "ratio ≥ 3"),
         ("pictures of that size", size, "ratio ≥ 1.5"),
     ):
+        config = preset_config("small")
+        config = dataclasses.replace(
+            config,
+            protocol="paper",
+            epochs=epochs,
+            batch_size=min(250, trained // 4),  # divides the pairs: theirs drops the rest
+            cache_size=side or config.cache_size,
+        )
         with scratch() as folder:
-            config = preset_config("small")
-            config = dataclasses.replace(
-                config,
-                protocol="paper",
-                epochs=epochs,
-                batch_size=min(250, trained // 4),  # divides the pairs: theirs drops the rest
-                cache_size=side or config.cache_size,
-            )
-            clipart = make_clipart(folder / "clipart", trained=trained, config=config, size=side)
-            ours, total, prepare = run_ours(clipart, config, folder / "ours")
+            table = make_clipart(folder / "clipart", trained=trained, config=config, size=side)
+            seconds, audit = run_ours(table, config, folder / "ours")
             theirs = {
-                workers: run_theirs(clipart, config, folder / f"theirs-{workers}", workers=workers)
+                workers: run_theirs(audit, config, folder / f"theirs-{workers}", workers)
                 for workers in WORKERS
             }
         workers = min(theirs, key=theirs.__getitem__)
-        best = {
-            "alternative": f"open_clip_train.main ×2, {workers} workers",
-            "alternative_value": theirs[workers],
-        }
-        what = f"2 members × {trained:,} clip-art pairs × {epochs} epochs, {name}"
-        lines += [
-            Measure(f"{what}, to both checkpoints", ours, "s", **best, target=target),
-            Measure(f"{what}, the audit", total, "s", **best),
-            Measure(f"{what}, of it reading and decoding", prepare, "s"),
-            Measure(f"{what}, throughput", 2 * trained * epochs / ours, "pairs/s"),
-        ]
+        lines.append(
+            Measure(
+                f"2 members × {trained:,} clip-art pairs × {epochs} epochs, {name}, to both "
+                "checkpoints",
+                seconds,
+                "s",
+                alternative=f"open_clip_train.main ×2, {workers} workers",
+                alternative_value=theirs[workers],
+                target=target,
+            )
+        )
     return lines
 
 
-def make_clipart(folder: Path, *, trained: int, config: AuditConfig, size: int) -> Clipart:
-    """Draw usable pictures of OpenClipart into a folder, so that each member trains on `trained`.
+def make_clipart(folder: Path, *, trained: int, config: AuditConfig, size: int) -> Path:
+    """Copy pictures of OpenClipart into a folder, as many as let each member train on `trained`;
+    return their table.
 
     Pictures become squares of `size` pixels; 0 copies the original files.
     """
     source = data_folder() / "sets" / "openclipart"
     if not source.is_dir():
-        command = [sys.executable, "-m", "clipmem_core", "fetch", "openclipart"]
-        console.print("fetching OpenClipart")
-        if subprocess.run(command, check=False).returncode != 0:
-            raise Skipped(
-                "OpenClipart cannot be fetched: see `python -m clipmem_core fetch openclipart`"
-            )
+        raise Skipped("OpenClipart is missing: `python -m clipmem_core fetch openclipart`")
     needed = next(n for n in range(trained, 3 * trained) if n - 2 * group_size(n) == trained)
-    raw = read_source(str(source), AuditConfig().source, data=data_folder())
-    order = np.random.default_rng(0).permutation(len(raw.pairs))[
-        : needed + 50
-    ]  # a few pictures are broken
+    raw = read_source(str(source), config.source, data=data_folder())
+    # A few pictures are broken
+    order = np.random.default_rng(0).permutation(len(raw.pairs))[: needed + 50]
     drawn = dataclasses.replace(raw, pairs=raw.pairs.iloc[order].reset_index(drop=True))
-    usable = load_pictures(drawn, config, cache=folder / "checked").pairs.iloc[:needed]
-    if len(usable) < needed:
-        raise Skipped(
-            f"only {len(usable)} of {len(order)} pictures of OpenClipart can be used, {needed} "
-            "are needed"
-        )
     (folder / "pictures").mkdir(parents=True)
+    usable = load_pictures(drawn, config, cache=folder / "checked").pairs.iloc[:needed]
+    shutil.rmtree(folder / "checked")
     rows = []
-    for number, (image, captions) in enumerate(
-        zip(usable[c.IMAGE], usable[c.CAPTIONS], strict=True)
-    ):
-        name = f"pictures/{number:05}.png"
+    for image, captions in zip(usable[c.IMAGE], usable[c.CAPTIONS], strict=True):
+        name = f"pictures/{len(rows):05}.png"
         if size:
             square = resize(decode((raw.root / image).read_bytes())[0], size, config.resize_mode)
             Image.fromarray(square).save(folder / name)
         else:
             shutil.copyfile(raw.root / image, folder / name)
         rows.append((name, " ".join(captions[0].replace('"', " ").split())))
-    pairs = pd.DataFrame(rows, columns=[IMAGE, CAPTION])
-    pairs.to_csv(folder / "pairs.tsv", sep="\t", index=False)
-    copied = read_source(str(folder / "pairs.tsv"), config.source, data=data_folder())
-    data_set = load_pictures(copied, config, cache=folder / "checked")
-    membership = draw_membership(data_set.clusters, resolve(config))
-    shutil.rmtree(folder / "checked")
-    return Clipart(folder, pairs, dict(zip(membership.members, membership.trained, strict=True)))
+    table = folder / "pairs.tsv"
+    pd.DataFrame(rows, columns=[IMAGE, CAPTION]).to_csv(table, sep="\t", index=False)
+    return table
 
 
-def run_ours(clipart: Clipart, config: AuditConfig, data: Path) -> tuple[float, float, float]:
-    """Audit in an empty data folder; return the seconds until both checkpoints, in all, and of
-    preparing."""
-    words = [
-        "--name=bench",
-        f"--preset={config.preset}",
-        f"--protocol={config.protocol}",
-        f"--epochs={config.epochs}",
-    ]
-    words += [f"--batch-size={config.batch_size}", f"--cache-size={config.cache_size}"]
-    words += [f"--csv-img-key={IMAGE}", f"--csv-caption-key={CAPTION}"]
-    command = [
-        sys.executable,
-        "-m",
-        "clipmem_core",
-        "audit",
-        str(clipart.folder / "pairs.tsv"),
-        *words,
-    ]
+def run_ours(table: Path, config: AuditConfig, data: Path) -> tuple[float, Audit]:
+    """Audit in an empty data folder; return the seconds until both checkpoints, and the audit."""
+    flags = {
+        "name": "bench",
+        "preset": config.preset,
+        "protocol": config.protocol,
+        "epochs": config.epochs,
+        "batch-size": config.batch_size,
+        "cache-size": config.cache_size,
+        "csv-img-key": IMAGE,
+        "csv-caption-key": CAPTION,
+    }
+    command = [sys.executable, "-m", "clipmem_core", "audit", str(table), *_words(flags)]
     began = time.time()
-    run_command(command, log=data.with_suffix(".log"), data=data)
-    ended = time.time()
+    run_command(command, log=data.with_suffix(".log"), CLIPMEM_DATA=str(data))
     audit = Audit(data / "audits" / "bench")
-    membership = audit.membership
-    for name, trained in clipart.trained.items():
-        if not np.array_equal(membership[name].to_numpy(), trained):
-            raise RuntimeError(
-                f"member {name} of {audit.folder} trained on other pairs than open_clip will"
-            )
-    written = [(audit.member(name) / "checkpoint.pt").stat().st_mtime for name in clipart.trained]
-    console.print(f"ours {max(written) - began:.1f} s, the audit {ended - began:.1f} s")
-    return max(written) - began, ended - began, audit.seconds["preparing"]
+    written = [
+        (audit.member(name) / "checkpoint.pt").stat().st_mtime for name in audit.record.members
+    ]
+    console.print(f"ours {max(written) - began:.1f} s")
+    return max(written) - began, audit
 
 
-def run_theirs(clipart: Clipart, config: AuditConfig, folder: Path, *, workers: int) -> float:
+def run_theirs(audit: Audit, config: AuditConfig, folder: Path, workers: int) -> float:
     """Train on the pairs of each member with open_clip's trainer and return the seconds until the
     last checkpoint."""
     folder.mkdir()
     write_json(folder / "open_clip_config.json", {"model_cfg": model_config(config.model)})
-    commands = {
-        member: _their_command(clipart, config, folder, member, workers)
-        for member in clipart.trained
-    }
+    membership = audit.membership
+    captions = audit.pairs[c.CAPTIONS].str[0]
+    pairs = pd.DataFrame({IMAGE: audit.pairs[c.IMAGE], CAPTION: captions})
+    commands = {}
+    for member in audit.record.members:
+        rows = pairs[membership[member]]
+        rows.to_csv(folder / f"{member}.tsv", sep="\t", index=False)
+        commands[member] = _their_command(config, folder, member, len(rows), workers)
     began = time.time()
     for member, command in commands.items():
-        run_command(command, log=folder / f"{member}.log", cwd=clipart.folder)
+        run_command(command, log=folder / f"{member}.log", cwd=audit.record.pictures)
     checkpoints = [
         folder / member / "checkpoints" / f"epoch_{config.epochs}.pt" for member in commands
     ]
@@ -197,57 +164,46 @@ def run_theirs(clipart: Clipart, config: AuditConfig, folder: Path, *, workers: 
 
 
 def _their_command(
-    clipart: Clipart, config: AuditConfig, folder: Path, member: str, workers: int
+    config: AuditConfig, folder: Path, member: str, pairs: int, workers: int
 ) -> list[str]:
-    rows = clipart.pairs[clipart.trained[member]]
-    rows.to_csv(clipart.folder / f"{member}.tsv", sep="\t", index=False)
-    steps = config.epochs * (len(rows) // config.batch_size)
-    flags: dict[str, object] = {
-        "train-data": clipart.folder / f"{member}.tsv",
+    steps = config.epochs * (pairs // config.batch_size)
+    flags = {
+        "train-data": folder / f"{member}.tsv",
         "dataset-type": "csv",
-    }
-    flags |= {"csv-img-key": IMAGE, "csv-caption-key": CAPTION, "model": f"local-dir:{folder}"}
-    flags |= {
+        "csv-img-key": IMAGE,
+        "csv-caption-key": CAPTION,
+        "model": f"local-dir:{folder}",
         "aug-cfg": f"scale=({config.crop_scale},1.0)",
         "batch-size": config.batch_size,
         "epochs": config.epochs,
-    }
-    flags |= {"lr": config.lr, "wd": config.weight_decay, "warmup": min(config.warmup, steps // 10)}
-    flags |= {
+        "lr": config.lr,
+        "wd": config.weight_decay,
+        "warmup": min(config.warmup, steps // 10),
         "beta1": config.beta1,
         "beta2": config.beta2,
         "eps": config.eps,
         "precision": resolve(config).precision,
+        "device": "cpu",
+        "workers": workers,
+        "save-frequency": 0,
+        "seed": config.seed,
+        "logs": folder,
+        "name": member,
     }
-    flags |= {"device": "cpu", "workers": workers, "save-frequency": 0, "seed": config.seed}
-    flags |= {"logs": folder, "name": member}
-    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    return [sys.executable, "-m", "open_clip_train.main", *words]
+    return [sys.executable, "-m", "open_clip_train.main", *_words(flags)]
+
+
+def _words(flags: dict[str, object]) -> list[str]:
+    return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
 
 
 def run_command(
-    command: Sequence[str], *, log: Path, data: Path | None = None, cwd: Path | None = None
+    command: Sequence[str], *, log: Path, cwd: Path | None = None, **environment: str
 ) -> None:
     """Run one process to its end, with its output in a file."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {
-        **os.environ,
-        "HF_HUB_OFFLINE": "1",
-        **({"CLIPMEM_DATA": str(data)} if data else {}),
-    }
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", **environment}
     with log.open("wb") as output:
-        finished = subprocess.run(
-            command,
-            cwd=cwd,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            check=False,
-        )
-    if finished.returncode != 0:
-        end = log.read_text(encoding="utf-8", errors="replace")[-2000:]
-        raise RuntimeError(f"{' '.join(command)} ended with {finished.returncode}:\n{end}")
+        subprocess.run(command, cwd=cwd, env=environment, stdout=output, stderr=output, check=True)
 
 
 def measure_heads(quick: bool) -> Measures:
@@ -258,48 +214,38 @@ def measure_heads(quick: bool) -> Measures:
     image = 1280
     text = 384
     pairs = 6_000 if quick else 20_000
+    rows = np.arange(pairs)
     features = [
         rng.standard_normal((pairs, width), dtype=np.float32).astype(np.float16)
         for width in (image, text)
     ]
+    data = TrainingData(
+        FeatureRows(features[0]), features[1], np.arange(pairs + 1), rows.astype(np.uint64), rows
+    )
+    preset = preset_config("locked")
     dim = model_config("locked")["embed_dim"]
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    for precision in ("fp32", "amp_bf16")[
-        : 1 + (resolve(preset_config("locked")).precision == "amp_bf16")
-    ]:
-        config = dataclasses.replace(preset_config("locked"), precision=precision)
+    for precision in dict.fromkeys(("fp32", resolve(preset).precision)):
+        config = dataclasses.replace(preset, precision=precision)
         model = locked_model(image, text, dim=dim, loss=config.loss, seed=0)
-        rows = np.arange(pairs)
-        data = TrainingData(
-            FeatureRows(features[0]),
-            features[1],
-            np.arange(pairs + 1),
-            rows.astype(np.uint64),
-            rows,
-        )
-        trainer = Trainer(
-            model.train(), data, config, feature_views(model, 0), seed=0, device="cpu"
-        )
+        views = feature_views(model, 0)
+        trainer = Trainer(model.train(), data, config, views, seed=0, device="cpu")
         steps = trainer.steps()
         square = torch.randn(1024, 1024)
         square = square.bfloat16() if precision == "amp_bf16" else square
         rate = 2 * 1024**3 / _seconds(lambda: square @ square)  # noqa: B023
         batch = pairs / trainer.batches
-        products = (
-            2
-            * batch
-            * (2 * (image * dim + text * HIDDEN + HIDDEN * dim) + HIDDEN * dim + 3 * dim * batch)
-        )
-        what = (
-            f"a training step of heads, {batch:.0f} pairs, {precision}; floor: its matrix products"
-        )
+        heads = image * dim + text * HIDDEN + HIDDEN * dim
+        products = 2 * batch * (2 * heads + HIDDEN * dim + 3 * dim * batch)
+        seconds = _seconds(lambda: next(steps))  # noqa: B023
+        name = f"a training step of heads, {batch:.0f} pairs, {precision}"
         lines.append(
             Measure(
-                what,
-                1000 * _seconds(lambda: next(steps)),  # noqa: B023
+                f"{name}; floor: its matrix products",
+                1000 * seconds,
                 "core ms",
-                1000 * products / rate,
+                floor=1000 * products / rate,
             )
         )
     torch.set_num_threads(before)

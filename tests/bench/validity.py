@@ -1,16 +1,15 @@
 """Whether counts of wrong captions, standard errors, p and q values hold what they say.
 
-    python -m tests.bench wrong coverage [--sets 200]        simulated sets and reviews: how often
-                                                             intervals cover
+    python -m tests.bench wrong coverage [--sets 200]       simulated sets and reviews: how often
+                                                            intervals cover
     python -m tests.bench wrong planted AUDIT [--sets 40]   errors planted in the evidence of a
                                                             finished audit
     python -m tests.bench coverage [AUDIT…] [--seeds 20] [--out FOLDER]
 
-`coverage` takes simulated audits, whose truth is known, and audits of many members, finished or not
-(`audit … --folds 4
---members 64`): these are cut into blocks of members that share none, and what one block says of a
-pair is compared with another, whose error is known as well. All blocks of an audit have one split
-of the pairs. Audits stay in the data folder and are resumed.
+`coverage` takes simulated audits, whose truth is known, and finished audits of many members
+(`audit … --folds 4 --members 64`): these are cut into blocks of members that share none, and what
+one block says of a pair is compared with another, whose error is known as well. All blocks of an
+audit have one split of the pairs.
 """
 
 import dataclasses
@@ -18,34 +17,23 @@ import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
-from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import tyro
-from scipy.stats import t
 
 from clipmem_core import columns as c
 from clipmem_core.audit.prepare import membership_of, sides_of
-from clipmem_core.audit.scoring import caption_table
-from clipmem_core.audit.store import TEXT_EMBEDDINGS, Audit, caption_counts, read_embeddings
+from clipmem_core.audit.scoring import caption_table, gather_evidence
+from clipmem_core.audit.store import Audit, caption_counts, open_audit
 from clipmem_core.audit.word_table import read_words
-from clipmem_core.config import data_folder
 from clipmem_core.io import InputError
-from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.evidence import CaptionEvidence, probabilities
-from clipmem_core.scores.membership import Membership, MemberSides, replicate_rows, side_means
+from clipmem_core.scores.membership import Membership, Sides, side_means
 from clipmem_core.scores.prevalence import count_reviewed, plan_review
-from clipmem_core.scores.uncertainty import (
-    Errors,
-    NoiseModel,
-    share_above,
-    shrunk_by_group,
-    standard_errors,
-)
-from tests.bench import console, made_on
+from clipmem_core.scores.uncertainty import Errors, shrunk_by_group, standard_errors
+from tests.bench import save_table
 from tests.scores.simulated import simulate
 
 DESIGNS: dict[str, dict[str, Any]] = {
@@ -56,11 +44,9 @@ DESIGNS: dict[str, dict[str, Any]] = {
 MEMBERS = (4, 8, 16)
 TOP = 50
 LEVEL = 0.1  # of q
-SIZES = np.array([0.3, 0.4, 0.5])  # three times the noise of four members and more
 SEEDS = {
-    "simulated": "# seeds: 0 to {} of simulated audits, each of 2,000 scored and 200 external "
-    "pairs",
-    "audits": "# seeds: 0, one split; the members of an audit are cut into blocks that share none",
+    "simulated": "seeds: 0 to {} of simulated audits, each of 2,000 scored and 200 external pairs",
+    "audits": "seeds: 0, one split; the members of an audit are cut into blocks that share none",
 }
 
 
@@ -83,155 +69,98 @@ class Block(NamedTuple):
 
 
 def simulated(seeds: int) -> pd.DataFrame:
-    """Return one row a design and number of members: means over seeds, and half a 95 % interval of
-    the coverage."""
+    """Return one row a design and number of members: means over seeds."""
     lines = []
-    for name, how in DESIGNS.items():
-        for members in (count for count in MEMBERS if count % how["folds"] == 0):
-            rows = pd.DataFrame([_one(seed, members=members, **how) for seed in range(seeds)])
-            half = (
-                t.ppf(0.975, seeds - 1) * rows["coverage"].std() / seeds**0.5
-                if seeds > 1
-                else float("nan")
-            )
-            lines.append(
-                {
-                    "design": name,
-                    "members": members,
-                    "seeds": seeds,
-                    **rows.mean(),
-                    "coverage_half": half,
-                }
-            )
-            console.print(str(lines[-1]), markup=False)
+    for name, design in DESIGNS.items():
+        for members in (count for count in MEMBERS if count % design["folds"] == 0):
+            rows = [_simulate_once(seed, members=members, **design) for seed in range(seeds)]
+            means = pd.DataFrame(rows).mean().to_dict()
+            lines.append({"design": name, "members": members, "seeds": seeds} | means)
     return pd.DataFrame(lines)
 
 
-def _one(seed: int, **how: Any) -> dict[str, float]:
-    nothing = simulate(seed, memorized=0, **how)
-    small = (nothing.p() <= 0.05)[nothing.scored]
-    tenths = [
-        small[rows].mean() for rows in np.array_split(np.argsort(nothing.noise[nothing.scored]), 10)
-    ]
-    half = simulate(seed, **how)
-    rows = np.flatnonzero(half.scored)
-    shares = share_above(half.clipmem[rows], NoiseModel.of(half.errors, rows), SIZES, seed=0)
-    true = (half.true[rows, None] >= SIZES).mean(axis=0)
-    within = float(((shares["low"] <= true) & (true <= shares["high"])).mean())
-    row = {"coverage": half.covered(), "share_coverage": within, "p_05": small.mean()}
-    row |= {"p_05_quietest_tenth": tenths[0], "p_05_noisiest_tenth": tenths[-1]}
-    for name, other in {
-        "": {},
-        "_quiet_external": {"external_noise": 0.8},
-        "_few": {"memorized": 0.1},
-    }.items():
-        rate, power = simulate(seed, **how, **other).false_finds(LEVEL)
-        row |= {f"false_at_q_10{name}": rate, f"found_at_q_10{name}": power}
-    return row
+def _simulate_once(seed: int, **design: Any) -> dict[str, float]:
+    null = simulate(seed, memorized=0, **design)
+    significant = (null.p() <= 0.05)[null.scored]
+    tenths = np.array_split(significant[np.argsort(null.noise[null.scored])], 10)
+    audit = simulate(seed, **design)
+    rate, power = audit.false_finds(LEVEL)
+    return {
+        "coverage": audit.covered(),
+        "p_05": significant.mean(),
+        "p_05_quietest_tenth": tenths[0].mean(),
+        "p_05_noisiest_tenth": tenths[-1].mean(),
+        "false_at_q_10": rate,
+        "found_at_q_10": power,
+    }
 
 
 def of_audit(name: str) -> pd.DataFrame:
     """Return one row a number of members: what blocks of so many say, held against other blocks."""
-    values, sides = _alignments(Audit(data_folder() / "audits" / name))
+    evidence = gather_evidence(open_audit(name))
+    sides = evidence.sides
+    values = np.stack(evidence.alignments)
+    scored = ~sides.external
     lines = []
     for members in MEMBERS:
-        repeats = members // len(sides.replicates[0])
-        blocks = list(_blocks(values, sides, repeats)) if repeats else []
-        twos = list(zip(blocks[::2], blocks[1::2], strict=False))
-        if twos:
-            read = {
-                "audit": name,
-                "scored_pairs": int((~sides.external).sum()),
-                "members_read": len(values),
-            }
-            lines.append({**read, "members": members, **_against(twos, ~sides.external)})
-            console.print(str(lines[-1]), markup=False)
+        blocks = list(_blocks(values, sides, members))
+        if len(blocks) > 1:
+            first = {"audit": name, "scored_pairs": int(scored.sum()), "members": members}
+            lines.append(first | _compare(blocks, scored))
     return pd.DataFrame(lines)
 
 
-def _alignments(audit: Audit) -> tuple[np.ndarray, MemberSides]:
-    """Return the alignments of finished members, as far as these are whole repeats, and who trains
-    on what."""
-    drawn = membership_of(audit.membership)
-    config = audit.record.config
-    names = list(
-        itertools.takewhile(
-            lambda name: (audit.member(name) / TEXT_EMBEDDINGS).is_file(), drawn.members
-        )
-    )
-    size = len(replicate_rows(drawn.members)[0])
-    names = names[: len(names) // size * size]
-    sides = MemberSides(
-        Membership(drawn.group, tuple(names), drawn.trained[: len(names)]),
-        config.seed,
-    )
-    vectors = [read_embeddings(audit.member(name)) for name in names]
-    return np.stack(
-        [pair_terms(image, text, sides.external)[c.ALIGNMENT] for image, text in vectors]
-    ), sides
-
-
-def _blocks(values: np.ndarray, sides: MemberSides, repeats: int) -> Iterator[Block]:
-    """Yield what each block of whole repeats says."""
+def _blocks(values: np.ndarray, sides: Sides, members: int) -> Iterator[Block]:
+    """Yield what each block of so many members, in whole repeats, says."""
     names = sides.membership.members
-    for first in range(0, len(sides.replicates) - repeats + 1, repeats):
+    trained = sides.membership.trained
+    repeats = members // len(sides.replicates[0])
+    for first in range(0, len(sides.replicates) - repeats + 1, repeats) if repeats else ():
         rows = np.concatenate(sides.replicates[first : first + repeats])
-        drawn = Membership(
-            sides.membership.group,
-            tuple(names[row] for row in rows.tolist()),
-            sides.membership.trained[rows],
-        )
-        block_sides = MemberSides(drawn, sides.seed)
-        alignments = list(values[rows])
-        mean_in, mean_out = side_means(alignments, block_sides.inside)
-        errors = standard_errors(alignments, block_sides)
-        expected = shrunk_by_group(mean_in - mean_out, errors, drawn.group, seed=block_sides.seed)
-        welch = np.zeros(len(expected))
-        for side in (block_sides.inside, ~block_sides.inside):
+        group = sides.membership.group
+        drawn = Membership(group, tuple(names[row] for row in rows.tolist()), trained[rows])
+        block = Sides(drawn, sides.protocol, sides.seed)
+        mean_in, mean_out = side_means(list(values[rows]), block.inside)
+        errors = standard_errors(list(values[rows]), block)
+        shrunk = shrunk_by_group(mean_in - mean_out, errors, group, seed=block.seed)
+        welch = np.zeros(len(shrunk))
+        for side in (block.inside, ~block.inside):
             count = side.sum(axis=0)
             mean = (values[rows] * side).sum(axis=0) / count
             welch += (side * (values[rows] - mean) ** 2).sum(axis=0) / (count - 1) / count
-        yield Block(mean_in - mean_out, errors, expected, welch)
+        yield Block(mean_in - mean_out, errors, shrunk, welch)
 
 
-def _against(twos: Sequence[tuple[Block, Block]], scored: np.ndarray) -> dict[str, float]:
+def _compare(blocks: Sequence[Block], scored: np.ndarray) -> dict[str, float]:
     """Compare blocks two by two."""
     covered = []
-    before = []
+    covered_by_welch = []
     tops = []
-    for first, second in twos:
+    rows = np.flatnonzero(scored)
+    pairs = list(zip(blocks[::2], blocks[1::2], strict=False))
+    for first, second in pairs:
         off = np.abs(first.clipmem - second.clipmem)[scored]
         covered.append((off <= 1.96 * np.hypot(first.errors.se, second.errors.se)[scored]).mean())
-        before.append((off <= 1.96 * np.sqrt(first.welch + second.welch)[scored]).mean())
-        tops += [_top(first, second, scored), _top(second, first, scored)]
-    row = {"comparisons": len(twos), "coverage": np.mean(covered)}
-    row |= {"coverage_lowest": np.min(covered), "coverage_highest": np.max(covered)}
-    return (
-        row
-        | {"coverage_of_own_members_alone": np.mean(before)}
-        | pd.DataFrame(tops).mean().to_dict()
-    )
-
-
-def _top(first: Block, second: Block, scored: np.ndarray) -> dict[str, float]:
-    """Return the means of the pairs that are highest in one block: raw, shrunken, and in the other
-    block."""
-    rows = np.flatnonzero(scored)
-    top = rows[np.argsort(-first.clipmem[rows])[:TOP]]
-    by_shrunk = rows[np.argsort(-first.shrunk[rows])[:TOP]]
+        welch = 1.96 * np.sqrt(first.welch + second.welch)[scored]
+        covered_by_welch.append((off <= welch).mean())
+        for one, other in ((first, second), (second, first)):
+            top = rows[np.argsort(-one.clipmem[rows])[:TOP]]
+            tops.append([block[top].mean() for block in (one.clipmem, one.shrunk, other.clipmem)])
+    highest, shrunk, in_other_members = np.mean(tops, axis=0)
     return {
-        f"top_{TOP}": first.clipmem[top].mean(),
-        f"top_{TOP}_shrunk": first.shrunk[top].mean(),
-        f"top_{TOP}_other_members": second.clipmem[top].mean(),
-        f"top_{TOP}_by_shrunk": first.shrunk[by_shrunk].mean(),
-        f"top_{TOP}_by_shrunk_other_members": second.clipmem[by_shrunk].mean(),
+        "comparisons": len(pairs),
+        "coverage": np.mean(covered),
+        "coverage_lowest": np.min(covered),
+        "coverage_highest": np.max(covered),
+        "coverage_of_own_members_alone": np.mean(covered_by_welch),
+        f"top_{TOP}": highest,
+        f"top_{TOP}_shrunk": shrunk,
+        f"top_{TOP}_other_members": in_other_members,
     }
 
 
-KINDS = {
-    "random": 3.0,
-    "hard": 1.0,
-}  # standard deviations between the scores of right and of wrong captions
+# Standard deviations between the scores of right and of wrong captions
+KINDS = {"random": 3.0, "hard": 1.0}
 
 
 @dataclass(frozen=True)
@@ -255,46 +184,32 @@ class Planted:
     out: str = ""
 
 
-def scores_of(rng: np.random.Generator, wrong: np.ndarray, kind: str) -> np.ndarray:
-    """Draw how well captions fit: normal with a heavier left side, wrong ones lower by so many
-    SD."""
-    right = np.where(
-        rng.random(len(wrong)) < 0.8,
-        rng.normal(0, 1, len(wrong)),
-        rng.normal(-0.5, 1.3, len(wrong)),
-    )
-    return np.where(wrong, rng.normal(-KINDS[kind], 1, len(wrong)), right)
-
-
 def intervals(asked: Intervals) -> pd.DataFrame:
     """Return one row a setting: how often each interval holds the truth, and its mean width."""
     rows = []
-    for kind in KINDS:
-        for share in asked.shares:
-            sets = [one_set(asked, kind, share, seed) for seed in range(asked.sets)]
-            for method in sets[0]:
-                ends = np.array([values[method] for values in sets])
-                truth = round(share * asked.pairs)
-                covered = (ends[:, 0] <= truth) & (truth <= ends[:, 1])
-                rows.append((kind, share, method, covered.mean(), *ends.mean(axis=0)))
-                console.print(*map(str, rows[-1]))
+    for kind, share, reviewed in itertools.product(KINDS, asked.shares, asked.reviewed):
+        ends = np.array(
+            [_interval(asked.pairs, kind, share, reviewed, seed) for seed in range(asked.sets)]
+        )
+        truth = round(share * asked.pairs)
+        covered = (ends[:, 0] <= truth) & (truth <= ends[:, 1])
+        rows.append((kind, share, f"review of {reviewed}", covered.mean(), *ends.mean(axis=0)))
     return pd.DataFrame(rows, columns=["kind", "share", "method", "coverage", "low", "high"])
 
 
-def one_set(asked: Intervals, kind: str, share: float, seed: int) -> dict[str, tuple[float, float]]:
-    """Return the interval of each method for one simulated set."""
+def _interval(n: int, kind: str, share: float, reviewed: int, seed: int) -> tuple[float, float]:
+    """Return the interval of a review of one simulated set."""
     rng = np.random.default_rng([seed, round(1000 * share), len(kind)])
-    wrong = np.zeros(asked.pairs, dtype=bool)
-    wrong[rng.choice(asked.pairs, round(share * asked.pairs), replace=False)] = True
-    fit = scores_of(rng, wrong, kind)
-    methods = {}
+    wrong = np.zeros(n, dtype=bool)
+    wrong[rng.choice(n, round(share * n), replace=False)] = True
+    # How well captions fit: normal with a heavier left side, wrong ones lower
+    right = np.where(rng.random(n) < 0.8, rng.normal(0, 1, n), rng.normal(-0.5, 1.3, n))
+    fit = np.where(wrong, rng.normal(-KINDS[kind], 1, n), right)
     review = plan_review(-fit, seed=seed)
-    for looked_at in asked.reviewed:
-        decided = np.zeros(asked.pairs, dtype=bool)
-        decided[review.order[:looked_at]] = True
-        count = count_reviewed(review, wrong & decided, decided)
-        methods[f"review of {looked_at}"] = (count.low or 0.0, count.high or 0.0)
-    return methods
+    decided = np.zeros(n, dtype=bool)
+    decided[review.order[:reviewed]] = True
+    count = count_reviewed(review, wrong & decided, decided)
+    return count.low or 0.0, count.high or 0.0
 
 
 def counts_of_audit(asked: Planted) -> pd.DataFrame:
@@ -305,122 +220,92 @@ def counts_of_audit(asked: Planted) -> pd.DataFrame:
     random: the score of a picture with another caption, of a decoy, or of another word takes the
     place of a caption's own. Pairs with injected errors are left out.
     """
-    audit = Audit(data_folder() / "audits" / asked.audit)
-    rows = []
-    counts = caption_counts(audit)
-    membership = membership_of(audit.membership)
-    sides = sides_of(audit, audit.record.config, membership)
-    evidence = caption_table(audit, audit.scores, counts, sides, read_words(audit))[1]
+    audit = open_audit(asked.audit)
+    evidence = _caption_evidence(audit)
     right = np.flatnonzero(audit.pairs[c.INJECTED].isna())
     kinds = ["pairs", *(["captions"] if evidence.decoys is not None else []), "words"]
+    rows = []
     for kind, share in itertools.product(kinds, asked.shares):
         ends = []
         for seed in range(asked.sets):
             rng = np.random.default_rng([seed, round(1000 * share)])
-            planted, n = plant(
-                evidence,
-                kind,
-                share,
-                np.sort(rng.choice(right, round(0.8 * len(right)), False)),
-                rng,
-            )
+            pairs = np.sort(rng.choice(right, round(0.8 * len(right)), False))
+            planted, n = plant(evidence, kind, share, pairs, rng)
             count = probabilities(planted).counts[kind]
             ends.append((count.estimate, count.low, count.high))
         estimate, low, high = np.array(ends, dtype=float).T
         covered = ((low <= n) & (n <= high)).mean()
-        rows.append(
-            (asked.audit, kind, share, n, covered, estimate.mean(), low.mean(), high.mean())
-        )
-        console.print(*map(str, rows[-1]))
+        means = [values.mean() for values in (estimate, low, high)]
+        rows.append((asked.audit, kind, share, n, covered, *means))
     columns = ["audit", "kind", "share", "planted", "coverage", "estimate", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _caption_evidence(audit: Audit) -> CaptionEvidence:
+    counts = caption_counts(audit)
+    sides = sides_of(audit, audit.record.config, membership_of(audit.membership))
+    return caption_table(audit, audit.scores, counts, sides, read_words(audit, counts))[1]
 
 
 def plant(
     evidence: CaptionEvidence, kind: str, share: float, rows: np.ndarray, rng: np.random.Generator
 ) -> tuple[CaptionEvidence, int]:
     """Return the evidence of some pairs with errors of one kind, and their number."""
-    owner = np.repeat(np.arange(len(evidence.counts)), evidence.counts)
     chosen = np.isin(np.arange(len(evidence.counts)), rows)
-    inside = np.isin(owner, rows)
-    fit, swapped = (np.where(chosen, values, np.nan) for values in (evidence.fit, evidence.swapped))
+    chosen_captions = np.repeat(chosen, evidence.counts)
     assert evidence.words is not None
-    captions = (
-        None if evidence.captions is None else np.where(inside[:, None], evidence.captions, np.nan)
-    )
-    decoys = None if evidence.decoys is None else evidence.decoys.copy()
-    words = evidence.words[inside[evidence.words[c.CAPTION_ROW]]].reset_index(drop=True)
+    words = evidence.words[chosen_captions[evidence.words[c.CAPTION]]].reset_index(drop=True)
+    fit = np.where(chosen, evidence.fit, np.nan)
+    swapped = np.where(chosen, evidence.swapped, np.nan)
+    planted = {"fit": fit, "swapped": swapped, "words": words}
+    if evidence.captions is not None and evidence.decoys is not None:
+        captions = np.where(chosen_captions[:, None], evidence.captions, np.nan)
+        decoys = evidence.decoys.copy()
+        planted |= {"captions": captions, "decoys": decoys}
     if kind == "pairs":
         n = round(share * np.isfinite(fit).sum())
         wrong = rng.choice(np.flatnonzero(np.isfinite(fit + swapped)), n, replace=False)
         fit[wrong] = swapped[wrong]
         swapped[wrong] = np.nan
-    elif kind == "captions" and captions is not None and decoys is not None:
-        places, usable = (
-            np.flatnonzero(np.isfinite(values).all(axis=1)) for values in (captions, decoys)
-        )
-        n = min(round(share * len(places)), len(usable) // 2)
+    elif kind == "captions":
+        scored = np.flatnonzero(np.isfinite(captions).all(axis=1))
+        usable = np.flatnonzero(np.isfinite(decoys).all(axis=1))
+        n = min(round(share * len(scored)), len(usable) // 2)
         wrong = rng.choice(usable, n, replace=False)
-        captions[rng.choice(places, n, replace=False)] = decoys[wrong]
+        captions[rng.choice(scored, n, replace=False)] = decoys[wrong]
         decoys[wrong] = np.nan
     else:
         of_word = words[c.CAPTION_ROW].to_numpy()
         drawn = rng.permutation(np.flatnonzero(np.isfinite(words[c.CHANGED])))
         n = round(share * words[c.CAPTION_ROW].nunique())
         drawn = rng.permutation(drawn[np.unique(of_word[drawn], return_index=True)[1]])[:n]
-        known = words[c.CHANGED].to_numpy(copy=True)
-        words.loc[drawn, c.SURPRISE] = known[drawn]
-        words.loc[drawn, c.CHANGED] = rng.permutation(known)[drawn]
-    planted = {
-        "fit": fit,
-        "swapped": swapped,
-        "captions": captions,
-        "decoys": decoys,
-        "words": words,
-    }
+        changed = words[c.CHANGED].to_numpy(copy=True)
+        words.loc[drawn, c.SURPRISE] = changed[drawn]
+        words.loc[drawn, c.CHANGED] = rng.permutation(changed)[drawn]
     return dataclasses.replace(evidence, **planted), n
 
 
-def write(path: str, table: pd.DataFrame, words: Sequence[str], more: Sequence[str] = ()) -> None:
-    """Write a table below comments that say what made it."""
-    command = f"python -m tests.bench {' '.join(Path(word).name for word in words)}"
-    head = [f"# command: {command}", f"# machine: {made_on()}; {date.today().isoformat()}", *more]
-    Path(path).write_text(
-        "\n".join(head) + "\n" + table.round(4).to_csv(index=False), encoding="utf-8"
-    )
-
-
-def measure_coverage(asked: Coverage, words: Sequence[str]) -> None:
+def measure_coverage(asked: Coverage) -> None:
     tables = {"simulated": simulated(asked.seeds)} if asked.seeds else {}
     if asked.audits:
         tables["audits"] = pd.concat([of_audit(name) for name in asked.audits], ignore_index=True)
     for name, table in tables.items():
-        console.print(table.round(3).T.to_string())
-        if asked.out:
-            write(
-                f"{asked.out}/coverage-{name}.csv",
-                table,
-                words,
-                [SEEDS[name].format(asked.seeds - 1)],
-            )
+        path = f"{asked.out}/coverage-{name}.csv" if asked.out else ""
+        save_table(table, path, SEEDS[name].format(asked.seeds - 1))
 
 
-def command(what: str, arguments: Sequence[str]) -> int:
+def command(words: Sequence[str]) -> int:
     """Run `wrong` or `coverage` from the command line; return the exit code."""
+    what, *arguments = words
     prog = f"python -m tests.bench {what}"
-    words = [what, *arguments]
     try:
         if what == "coverage":
-            flags = (tyro.conf.FlagCreatePairsOff,)
-            measure_coverage(tyro.cli(Coverage, args=arguments, prog=prog, config=flags), words)
+            measure_coverage(tyro.cli(Coverage, args=arguments, prog=prog))
         else:
             kinds = {"coverage": Intervals, "planted": Planted}
-            measures = {Intervals: intervals, Planted: counts_of_audit}
             asked = tyro.extras.subcommand_cli_from_dict(kinds, args=arguments, prog=prog)
-            table = measures[type(asked)](asked)
-            console.print(table.round(3).to_string(), markup=False)
-            if asked.out:
-                write(asked.out, table, words)
+            measure = intervals if isinstance(asked, Intervals) else counts_of_audit
+            save_table(measure(asked), asked.out)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

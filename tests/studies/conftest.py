@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from clipmem_core.audit.store import Audit, write_json
-from clipmem_core.cli import parse
+from clipmem_core.cli import main, parse
 from clipmem_core.config import AuditConfig
 from clipmem_core.studies import lab, plan
 from clipmem_core.studies.arm import Arm, parse_arm
@@ -18,7 +18,7 @@ from clipmem_core.studies.run import run_study
 from clipmem_core.studies.study_folder import StudyFolder
 from tests.audit.small import Silent, in_process, made_once
 
-AGAIN = "again"
+UNCHANGED = "unchanged"
 NOISE = "text_noise-0.15"
 REMOVED = "removal-clipmem-9"
 FLAGS = ["--preset", "tiny", "--scenes-pairs", "220", "--epochs", "2", "--threads", "1"]
@@ -46,11 +46,11 @@ def lab_data(typed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train_arms(typed: Path, data: Path) -> None:
     shutil.copytree(typed, data, dirs_exist_ok=True)
     audit = Audit(data / "audits" / "scenes")
-    folder = lab.arm_folder(audit, AGAIN)
+    folder = lab.arm_folder(audit, UNCHANGED)
     folder.mkdir(parents=True)
-    values = {"setting": "", "title": "again", "removed": [], "captions": {}}
+    values = {"setting": "", "title": "unchanged", "removed_rows": [], "captions_by_row": {}}
     write_json(folder / lab.SETTING, values)
-    run_arms(audit, [AGAIN], Silent(), executor=in_process)
+    run_arms(audit, [UNCHANGED], Silent(), executor=in_process)
     for text in ("text_noise=0.15", "removal=clipmem:9"):
         train(audit, parse_arm(text))
 
@@ -61,9 +61,17 @@ def measured(lab_data: Path) -> Audit:
     return Audit(lab_data / "audits" / "scenes")
 
 
+def check_refused(words: Sequence[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Check that a command ends with one line that says what is wrong."""
+    assert main(words) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: ")
+    assert message in line
+
+
 def study_of(*texts: str) -> Study:
     """A study with these arms."""
-    return Study(lambda config, most: [parse_arm(text) for text in texts])
+    return Study(lambda config, most: list(texts))
 
 
 def config_of(*flags: str, study: str = "combined") -> AuditConfig:
@@ -82,11 +90,11 @@ def run(name: str, *, splits: int = 2, seeds: int = 1, also: Sequence[str] = ())
 
 @pytest.fixture(scope="session")
 def study_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with the finished study `whole` of one arm, two splits and two seeds."""
-    return made_once(tmp_path_factory, "studies", lambda _: run("whole", seeds=2))
+    """A data folder with the finished study `finished` of one arm, two splits and two seeds."""
+    return made_once(tmp_path_factory, "studies", lambda _: run("finished", seeds=2))
 
 
 @pytest.fixture
-def whole(study_data: Path) -> StudyFolder:
+def finished_study(study_data: Path) -> StudyFolder:
     """The finished study, not to be changed."""
-    return StudyFolder(study_data / "studies" / "whole")
+    return StudyFolder(study_data / "studies" / "finished")

@@ -12,7 +12,15 @@ from clipmem_core.audit.store import Audit, is_name, write_prepared, write_table
 from clipmem_core.cli import parse
 from clipmem_core.config import ARM_FIELDS, FIELDS, AuditConfig, preset_config
 from clipmem_core.io import InputError
-from clipmem_core.studies.arm import Arm, Decided, Removal, changes_of, parse_arm, without_idle
+from clipmem_core.studies.arm import (
+    Arm,
+    Decided,
+    PairChanges,
+    Removal,
+    changes_of,
+    parse_arm,
+    without_idle,
+)
 from clipmem_core.studies.plan import DEFAULTS, STUDIES, find_study
 from tests.fixtures import make_audit
 
@@ -29,10 +37,10 @@ def test_an_arm_parses_back_from_its_text_in_any_order_and_from_its_flags() -> N
         typed = vars(parse(["mitigate", "x", *arm.flags]))
         assert {name: typed[name] for name in arm.fields} == arm.fields
         assert typed["removal"] == str(arm.removal or "")
-        assert typed["decisions"] == bool(arm.overrides.get("decisions"))
+        assert typed["decisions"] == ("decisions" in arm.overrides)
     assert len({arm.name for arm in arms}) == 3  # the last two are cut short
     decided = [Decided(frozenset(ids)) for ids in ("a", "ab")]
-    names = [Arm({"decisions": True}, own).name for own in decided]
+    names = [Arm({"decisions": True}, each).name for each in decided]
     assert names[0] != names[1]
 
 
@@ -41,7 +49,6 @@ WRONG = {
     "text_mask": "text_mask must be a number, not ''",
     "stop_epoch=3.5": "stop_epoch must be a whole number, not '3.5'",
     "near_duplicates=yes": "near_duplicates",
-    "removal=clipmem:-3": "removal must be",
     "removal=clipmem:0": "removal must be",
     "removal=clipmem:50.1": "removal must be",
     "removal=misfit:3": "clipmem, p_wrong, random",
@@ -49,11 +56,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize("text", WRONG)
-def test_a_wrong_setting_is_one_line(text: str) -> None:
-    with pytest.raises(InputError) as error:
+def test_a_wrong_setting_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match=WRONG[text]):
         parse_arm(text)
-    assert WRONG[text] in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 def test_overrides_without_effect_are_left_out() -> None:
@@ -79,9 +84,12 @@ def audit(tmp_path: Path) -> Audit:
     return made
 
 
-def removed_by(audit: Audit, text: str, decided: Decided = Decided()) -> list[int]:  # noqa: B008
-    found = changes_of(audit, dataclasses.replace(parse_arm(text), decided=decided))
-    return np.flatnonzero(found.removed).tolist()
+def changes_by(audit: Audit, text: str, decided: Decided | None = None) -> PairChanges:
+    return changes_of(audit, dataclasses.replace(parse_arm(text), decided=decided or Decided()))
+
+
+def removed_by(audit: Audit, text: str) -> list[int]:
+    return np.flatnonzero(changes_by(audit, text).removed).tolist()
 
 
 @pytest.mark.parametrize("by", [c.CLIPMEM, c.P_WRONG])
@@ -110,11 +118,10 @@ def test_an_arm_changes_near_duplicates_decided_pairs_and_no_external_pair(audit
     captions = {ids[1]: ("a",), ids[20]: ("b",), ids[21]: tuple(audit.pairs["captions"][21])}
     decided = Decided(frozenset(ids[[9, 95]]), captions | {ids[96]: ("c",), "other": ("d",)})
     assert removed_by(audit, "near_duplicates") == [1, 3, 4]
-    assert removed_by(audit, "near_duplicates decisions", decided) == [1, 3, 4, 9]
-    arm = dataclasses.replace(parse_arm("near_duplicates decisions"), decided=decided)
-    found = changes_of(audit, arm)
-    assert found.captions == {20: ("b",)}  # 1 is removed, 21 has the same captions
-    assert np.flatnonzero(~found.compared).tolist() == [1, 3, 4, 9, 20]
+    changes = changes_by(audit, "near_duplicates decisions", decided)
+    assert np.flatnonzero(changes.removed).tolist() == [1, 3, 4, 9]
+    assert changes.captions == {20: ("b",)}  # 1 is removed, 21 has the same captions
+    assert np.flatnonzero(~changes.compared).tolist() == [1, 3, 4, 9, 20]
 
 
 @pytest.mark.parametrize("name", list(STUDIES))
@@ -125,11 +132,10 @@ def test_the_arms_of_a_study_can_run_and_differ(name: str, captions: int) -> Non
         with pytest.raises(InputError, match="captions"):
             find_study(name).arms(config, captions)
         return
-    arms = find_study(name).arms(config, captions)
-    baseline = dataclasses.replace(config, **({"train_captions": 1} if captions > 1 else {}))
-    texts = [without_idle(arm, baseline).text for arm in arms]
-    assert len(set(texts)) == len(arms)
-    assert "" not in texts
+    arms = [parse_arm(text) for text in find_study(name).arms(config, captions)]
+    baseline = dataclasses.replace(config, train_captions=int(captions > 1))
+    texts = {without_idle(arm, baseline).text for arm in arms}
+    assert len(texts - {""}) == len(arms)
     assert bool(arms) == (name != "settings")
     for arm in arms:
         check_config(dataclasses.replace(baseline, **arm.fields))

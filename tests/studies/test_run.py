@@ -12,9 +12,9 @@ from clipmem_core.cli import main
 from clipmem_core.io import InputError
 from clipmem_core.review.decisions import REMOVE, open_review
 from clipmem_core.studies import lab, lab_training, plan
-from clipmem_core.studies.arm import NONE, parse_arm
+from clipmem_core.studies.arm import BASELINE, parse_arm
 from clipmem_core.studies.study_folder import StudyFolder
-from tests.studies.conftest import FLAGS, run, study_of
+from tests.studies.conftest import FLAGS, check_refused, run, study_of
 from tests.studies.test_lab import check_baseline
 
 ARM = "crop_scale-1"
@@ -32,33 +32,35 @@ def data(study_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is trained with an arm: split, arm and member."""
-    found = []
+    members = []
     before = lab_training._train
 
     def noted(run: object, *how: object) -> dict[str, float]:
-        found.append("/".join(run.folder.parts[-4::2]) + f"/{run.name}")
+        members.append("/".join(run.folder.parts[-4::2]) + f"/{run.name}")
         return before(run, *how)
 
     monkeypatch.setattr(lab_training, "_train", noted)
-    return found
+    return members
 
 
-def test_the_rows_are_the_labs_of_its_splits(whole: StudyFolder) -> None:
-    rows = whole.rows
+def test_the_rows_are_the_labs_of_its_splits(finished_study: StudyFolder) -> None:
+    rows = finished_study.rows
     assert rows.groupby(["split", "arm", "against"]).size().to_dict() == {
-        (split, *arms): 4 for split in (0, 1) for arms in ((ARM, ARM), (NONE, ARM), (NONE, NONE))
+        (split, *arms): 4
+        for split in (0, 1)
+        for arms in ((ARM, ARM), (BASELINE, ARM), (BASELINE, BASELINE))
     }
     for split in (0, 1):
-        audit = whole.audit(split)
-        found = lab.lab_table(audit, [ARM, NONE])
-        own = rows[rows["split"] == split].drop(columns="split").reset_index(drop=True)
-        pd.testing.assert_frame_equal(found, own)
+        audit = finished_study.audit(split)
+        table = lab.lab_table(audit, [ARM, BASELINE])
+        expected = rows[rows["split"] == split].drop(columns="split").reset_index(drop=True)
+        pd.testing.assert_frame_equal(table, expected)
         check_baseline(audit, ARM, np.zeros(220, dtype=bool))
         assert audit.record.seeds == {f"{side}-{n}": 2 * split + n for n in (0, 1) for side in "fg"}
         assert audit.record.config.train_captions == 1
-    groups = [whole.audit(split).membership[c.GROUP] for split in (0, 1)]
+    groups = [finished_study.audit(split).membership[c.GROUP] for split in (0, 1)]
     assert (groups[0] != groups[1]).mean() > 0.3
-    assert whole.request["arms"] == {ARM: parse_arm("crop_scale=1").title}
+    assert finished_study.request["arms"] == {ARM: parse_arm("crop_scale=1").title}
 
 
 def test_an_interrupted_study_trains_nothing_twice(
@@ -76,26 +78,26 @@ def test_an_interrupted_study_trains_nothing_twice(
     with monkeypatch.context() as patch:
         patch.setattr(lab_training, "train_couple", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            run("again")
-    assert couples == [NONE, ARM, NONE]
-    study = StudyFolder(data / "studies" / "again")
+            run("resumed")
+    assert couples == [BASELINE, ARM, BASELINE]
+    study = StudyFolder(data / "studies" / "resumed")
     assert set(study.rows["split"]) == {0}
     first = study.rows
-    study = run("again")
+    study = run("resumed")
     assert sorted(trained) == [f"split-{split}/{ARM}/{side}-0" for split in (0, 1) for side in "fg"]
     assert set(study.rows["split"]) == {0, 1}
     pd.testing.assert_frame_equal(study.rows[: len(first)], first)
     trained.clear()
-    run("again", splits=1)
+    run("resumed", splits=1)
     assert trained == []
     with pytest.raises(InputError, match="Use another --name"):
-        run("again", seeds=2)
+        run("resumed", seeds=2)
 
 
 def test_an_arm_of_also_is_added_with_the_decisions(
     data: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = run("again")
+    study = run("resumed")
     groups = [study.audit(split).membership[c.GROUP] for split in (0, 1)]
     ids = study.audit(0).pairs[c.PAIR_ID]
     # The first split trains on one of them alone, the second on the other two.
@@ -104,12 +106,12 @@ def test_an_arm_of_also_is_added_with_the_decisions(
     open_review(study.audit(0)).decide(ids[chosen].tolist(), REMOVE)
     trained.clear()
     monkeypatch.setitem(plan.STUDIES, "one", study_of("crop_scale=1"))
-    typed = ["study", "one", "scenes", "--name", "again", *FLAGS, "--splits", "2", "--seeds", "1"]
+    typed = ["study", "one", "scenes", "--name", "resumed", *FLAGS, "--splits", "2", "--seeds", "1"]
     assert main([*typed, "--also", "decisions"]) == 0
     (name,) = set(study.request["arms"]) - {ARM}
     assert trained == [f"split-{split}/{name}/{side}-0" for split in (0, 1) for side in "fg"]
     for split, outside in enumerate(external):
-        removed = lab.read_setting(study.audit(split), name)[1].removed
+        removed = lab.read_changes(study.audit(split), name).removed
         assert np.flatnonzero(removed).tolist() == [row for row in chosen if row not in outside]
     rows = study.rows
     assert set(rows[rows["against"] == name]["split"]) == {0, 1}
@@ -132,14 +134,12 @@ def test_wrong_input_is_one_line_and_nothing_is_written(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: str
 ) -> None:
     monkeypatch.setitem(plan.STUDIES, "bad", study_of("weight_decay=-1"))
-    assert main(["study", *typed.split(), "--scenes-pairs", "220"]) == 2
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("error: ")
-    assert WRONG[typed] in line
+    words = ["study", *typed.split(), "--scenes-pairs", "220"]
+    check_refused(words, WRONG[typed], capsys)
     assert not list(data.glob("studies/[!.]*/[!.]*"))
 
 
-def test_a_papers_audit_refuses_a_removal(whole: StudyFolder) -> None:
+def test_a_papers_audit_refuses_a_removal(finished_study: StudyFolder) -> None:
     with pytest.raises(InputError, match="removal: .*--protocol ensemble"):
-        lab.begin(whole.audit(0), parse_arm("removal=random:5"))
-    assert list(lab.list_arms(whole.audit(0))) == [ARM]
+        lab.begin(finished_study.audit(0), parse_arm("removal=random:5"))
+    assert list(lab.list_arms(finished_study.audit(0))) == [ARM]
