@@ -7,7 +7,6 @@ import streamlit as st
 
 from clipmem_core.audit.jobs import Job, Task, export_task
 from clipmem_core.audit.store import Audit
-from clipmem_core.cli import AUDIT_IT
 from clipmem_core.config import data_folder
 from clipmem_core.dashboard.deciding import draw_notice, draw_wrong
 from clipmem_core.dashboard.decisions import (
@@ -21,7 +20,7 @@ from clipmem_core.dashboard.decisions import (
 from clipmem_core.dashboard.page import choose_listed, choose_segment, open_page
 from clipmem_core.dashboard.plain import draw_fault, explained_errors, show_command, show_text
 from clipmem_core.dashboard.running import draw_job
-from clipmem_core.export.formats import FORMATS
+from clipmem_core.export.formats import AUDIT_IT, FORMATS
 from clipmem_core.review.decisions import count_changed
 from clipmem_core.review.selection import UNDECIDED
 

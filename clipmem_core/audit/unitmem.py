@@ -37,7 +37,13 @@ from clipmem_core.audit.store import Audit
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.mitigations import can_cut_text
 from clipmem_core.scores.encoders import UnitTally
-from clipmem_core.training.model import Model, autocast, batched, encode_text, mean_by_pair
+from clipmem_core.training.model import (
+    Model,
+    autocast,
+    encode_text,
+    evaluation_batches,
+    mean_by_pair,
+)
 from clipmem_core.training.views import TrainingData, ViewMaker
 
 
@@ -225,7 +231,7 @@ def count_units(
             handle = module.register_forward_hook(partial(note, layer))
             hooks.callback(handle.remove)
         if tower == "image":
-            for block in batched(rows):
+            for block in evaluation_batches(rows):
                 pixels = data.pixels.gather(block)
                 total = np.zeros((2, len(block), sum(layers.widths)), np.float32)
                 for view in range(config.views):
@@ -261,7 +267,7 @@ def _caption_batches(
     longest = np.maximum.reduceat((data.tokens != 0).sum(axis=1), data.caption_start[:-1])
     counts = np.diff(data.caption_start)
     counts = np.minimum(counts, first) if first else counts
-    for block in batched(rows[np.argsort(longest[rows], kind="stable")]):
+    for block in evaluation_batches(rows[np.argsort(longest[rows], kind="stable")]):
         start = np.concatenate([[0], np.cumsum(counts[block])])
         yield (
             block,

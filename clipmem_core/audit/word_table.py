@@ -89,7 +89,7 @@ def predict_half(
 
 def save_model(model: WordModel, words: Words, path: Path) -> None:
     """Write a word model with what it needs to predict the words of other captions."""
-    vectors = None if model.vectors is None else model.vectors.half()
+    vectors = None if model.embedding.vectors is None else model.embedding.vectors.half()
     known = {name: getattr(words, name) for name in ("spelled", "vocabulary_size")}
     known |= {
         "frequency": torch.from_numpy(words.frequency),
@@ -106,7 +106,9 @@ def load_model(path: Path) -> tuple[WordModel, Words]:
     vectors = stored["vectors"]
     size = stored["vocabulary_size"]
     vectors = None if vectors is None else vectors.float()
-    model = WordModel(size, np.zeros((1, len(state["centre"]))), vectors, stored["precision"])
+    model = WordModel(
+        size, np.zeros((1, len(state["encoder.centre"]))), vectors, stored["precision"]
+    )
     model.load_state_dict(state)
     none = np.zeros(1, np.int64)
     return model.eval(), Words(

@@ -44,6 +44,7 @@ Written = tuple[
     tuple[str, ...], str
 ]  # notes on data the format cannot hold, and the command that audits it, if any
 
+AUDIT_IT = "audit it: "  # begins the line with the command that audits an export
 FOLDER = ""  # the suffix of a folder
 METADATA = "metadata.jsonl"
 NEW_CAPTIONS = (

@@ -29,9 +29,9 @@ from clipmem_core.mitigations import can_cut_text
 from clipmem_core.training.model import (
     autocast,
     build_model,
-    one_line,
     open_tokenizer,
-    text_features,
+    refusing,
+    text_outputs,
     tokenize,
 )
 from clipmem_core.training.names import model_config, model_names
@@ -218,7 +218,7 @@ def open_clip_towers(
     def embed_texts(captions: Sequence[str]) -> np.ndarray:
         tokens = torch.from_numpy(tokenize(name, captions).astype(np.int64)).to(device)
         with autocast(precision, device):
-            return text_features(model, tokens, cut=cut).cpu().numpy()
+            return text_outputs(model, tokens, cut=cut).cpu().numpy()
 
     def open_text() -> Opened:
         return Opened(embed_texts, functools.partial(open_clip_lengths, open_tokenizer(name)))
@@ -277,12 +277,8 @@ def _timm_tower(
     options: dict[str, Any] = {"pretrained_cfg_overlay": {"file": checkpoint}} if checkpoint else {}
     if not checkpoint:
         hub_answers()
-    try:
+    with refusing(f"the weights of image tower {name!r} are not available"):
         model: Any = timm.create_model(name, pretrained=True, num_classes=0, **options)
-    except Exception as error:  # timm, torch and the hub's client each raise their own kinds
-        raise InputError(
-            f"the weights of image tower {name!r} are not available: {one_line(error)}"
-        ) from None
     preprocess = timm.data.resolve_model_data_config(model)
     mean, deviation = (np.array(preprocess[key], np.float32) * 255 for key in ("mean", "std"))
     return Tower(
@@ -308,10 +304,8 @@ def _sentence_tower(name: str, *, precision: Precision, device: str) -> Tower:
         raise InputError(
             f"text tower {name!r} is no folder, and the hub does not answer: choose {MINILM}"
         )
-    try:
+    with refusing(f"text tower {name!r} cannot be loaded"):
         opened, model = _open_sentences(name, precision=precision, device=device)
-    except Exception as error:  # transformers and the hub's client each raise their own kinds
-        raise InputError(f"text tower {name!r} cannot be loaded: {one_line(error)}") from None
     return Tower(
         name=Path(name).name,
         kind="text",

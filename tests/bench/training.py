@@ -35,7 +35,7 @@ from clipmem_core.config import AuditConfig, data_folder, preset_config
 from clipmem_core.dataset.pictures import decode, resize
 from clipmem_core.dataset.source import read_source
 from clipmem_core.scores.membership import group_size
-from clipmem_core.training.model import HIDDEN, locked_model
+from clipmem_core.training.model import TEXT_HEAD_WIDTH, locked_model
 from clipmem_core.training.names import model_config
 from clipmem_core.training.trainer import Trainer
 from clipmem_core.training.views import FeatureRows, TrainingData
@@ -289,7 +289,11 @@ def measure_heads(quick: bool) -> Measures:
         products = (
             2
             * batch
-            * (2 * (image * dim + text * HIDDEN + HIDDEN * dim) + HIDDEN * dim + 3 * dim * batch)
+            * (
+                2 * (image * dim + text * TEXT_HEAD_WIDTH + TEXT_HEAD_WIDTH * dim)
+                + TEXT_HEAD_WIDTH * dim
+                + 3 * dim * batch
+            )
         )
         what = (
             f"a training step of heads, {batch:.0f} pairs, {precision}; floor: its matrix products"

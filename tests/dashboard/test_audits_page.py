@@ -15,7 +15,7 @@ from streamlit.testing.v1 import AppTest
 from clipmem_core.audit.jobs import Task
 from clipmem_core.audit.preflight import Request
 from clipmem_core.audit.store import write_json
-from clipmem_core.cli import main, parse
+from clipmem_core.cli import main, parse_command
 from clipmem_core.config import preset_config
 from clipmem_core.dashboard import running
 from tests.dashboard.test_pages import labels, open_page, texts, titles, unfinished
@@ -45,7 +45,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     def start(task: Task) -> None:
         name = task.folder.name
         words = list(task.arguments)
-        checked = parse(["audit", *words[1:]]) if words[0] == "check" else None
+        checked = parse_command(["audit", *words[1:]]) if words[0] == "check" else None
         made.append(
             ("check", Request(checked.source, checked.name, checked.config))
             if checked
@@ -130,7 +130,7 @@ def test_a_cancelled_audit_resumes_with_its_settings(copy: Copy, data: Path, cal
     leave_job(data / "jobs" / "made", exit_code=130, said="interrupted\n")
     button(open_page(PAGE, audit="made"), "Resume").click().run()
     ((name, words),) = calls
-    command = parse(words)
+    command = parse_command(words)
     assert (name, command.source, command.config) == ("made", "scenes", audit.record.config)
 
 

@@ -15,7 +15,7 @@ from scipy.stats import ttest_rel
 
 from clipmem_core.audit.settings import machine, resolve
 from clipmem_core.audit.store import write_json
-from clipmem_core.cli import main, parse
+from clipmem_core.cli import main, parse_command
 from clipmem_core.config import SourceOptions, affecting, as_dict
 from clipmem_core.studies.results import (
     command_of,
@@ -163,7 +163,7 @@ def test_the_command_of_a_study_makes_it_again(
     study = asked_for(tmp_path, *flags, **changes)
     words = shlex.split(command_of(study))
     assert words[:3] == ["python", "-m", "clipmem_core"]
-    command = parse(words[3:])
+    command = parse_command(words[3:])
     found = (command.study, command.source, command.name, command.splits, command.also)
     expected = ("combined", "my pairs.csv", "asked", 3, ("text_mask=0.3 decisions",))
     assert found == expected
