@@ -148,7 +148,7 @@ def words_in(tokens: np.ndarray) -> list[list[int]]:
     return [row[1 : row.index(END)] for row in tokens.tolist()]
 
 
-@settings(max_examples=50)
+@settings(max_examples=10)
 @given(st.floats(0, 0.99), st.integers(0, 50))
 def test_masking_keeps_start_end_and_order(share: float, epoch: int) -> None:
     left = masked(share, epoch=epoch)

@@ -133,14 +133,6 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-def assert_refused(name: str, path: Path) -> None:
-    """Check that a file is refused as a checkpoint and as a start, each in one line."""
-    with pytest.raises(InputError, match=f"{path.name}' does not load: .+"):
-        load_weights(build_model(name, loss="clip", seed=0), path)
-    with pytest.raises(InputError, match=f"cannot be built from .*{path.name}', .+"):
-        build_model(name, loss="clip", seed=0, pretrained=str(path))
-
-
 @pytest.mark.parametrize(("prefix", "bare"), [("", True), ("module.", False)])
 def test_open_clips_own_forms_load(toy: str, tmp_path: Path, prefix: str, bare: bool) -> None:
     source, target = (build_model(toy, loss="clip", seed=seed) for seed in (1, 2))
@@ -158,18 +150,19 @@ def test_open_clips_own_forms_load(toy: str, tmp_path: Path, prefix: str, bare: 
     )
 
 
-def test_code_in_a_checkpoint_does_not_run_and_a_broken_one_is_refused(
-    toy: str, tmp_path: Path
-) -> None:
+def test_code_in_a_checkpoint_does_not_run(toy: str, tmp_path: Path) -> None:
     path = tmp_path / "trap.pt"
     trace = tmp_path / "trace"
     torch.save({"state_dict": Trap(trace)}, path)
-    assert_refused(toy, path)
-    assert not trace.exists()
     torch.load(path, weights_only=False)
-    assert trace.exists()
-    path.write_bytes(b"PK\x03\x04 cut short")
-    assert_refused(toy, path)
+    trace.unlink()  # the trap works
+    for _ in range(2):
+        with pytest.raises(InputError, match="trap.pt' does not load: .+"):
+            load_weights(build_model(toy, loss="clip", seed=0), path)
+        with pytest.raises(InputError, match="cannot be built from .*trap.pt', .+"):
+            build_model(toy, loss="clip", seed=0, pretrained=str(path))
+        path.write_bytes(b"PK\x03\x04 cut short")
+    assert not trace.exists()
 
 
 HOW = {"precision": "fp32", "device": "cpu"}
