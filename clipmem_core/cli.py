@@ -4,14 +4,14 @@ code 2."""
 import argparse
 import dataclasses
 import functools
-import inspect as introspection
+import inspect
 import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args, get_origin
 
 from clipmem_core import __version__
 from clipmem_core import config as configs
@@ -27,12 +27,10 @@ _DONE = 0
 _FAILED = 1
 _WRONG_INPUT = 2
 _INTERRUPTED = 130
-AUDIT_IT = "audit it: "  # begins the line with the command that audits an export
 
-# A parameter annotated with a text is a flag; one annotated with (name in messages, text) is
-# positional.
-Source = Annotated[str, ("SOURCE", "a path, a URL, a hub name, or `scenes`")]
-Name = Annotated[str, ("NAME", "the audit")]
+# A parameter annotated with a text is a flag; one annotated with a text and a name is positional.
+Source = Annotated[str, "a path, a URL, a hub name, or `scenes`", "SOURCE"]
+AuditName = Annotated[str, "the audit", "NAME"]
 Engine = Annotated[
     Literal["local", "ray"], "what runs the work: this machine, or the Ray cluster of RAY_ADDRESS"
 ]
@@ -75,7 +73,7 @@ def _inspect(source: Source, options: SourceOptions = SourceOptions()) -> None: 
     inspect_source(source, options)
 
 
-def _fetch(name: Annotated[str, ("SET", "openclipart | tuxpaint")]) -> None:
+def _fetch(name: Annotated[str, "openclipart | tuxpaint", "SET"]) -> None:
     """Fetch a data set from Debian's archive into the data folder."""
     from clipmem_core.dataset.debian import fetch_debian_set
 
@@ -139,13 +137,13 @@ def _studies() -> str:
 
 
 def _study(
-    study: Annotated[str, ("STUDY", _studies)],
+    study: Annotated[str, _studies, "STUDY"],
     source: Source,
     name: Annotated[str, "the study's folder"],
     splits: Annotated[
         int, "of the pairs; each has an audit of its own, whose members train again with every arm"
     ] = 5,
-    also: Annotated[Texts, 'one more arm, such as "text_mask=0.3 decisions"', "repeated"] = (),
+    also: Annotated[Texts, 'one more arm, such as "text_mask=0.3 decisions"'] = (),
     engine: Engine = "local",
     config: AuditConfig = AuditConfig(),  # noqa: B008 studies are about trained encoders, not locked ones
 ) -> None:
@@ -155,20 +153,26 @@ def _study(
     from clipmem_core.studies.results import show_differences
     from clipmem_core.studies.run import run_study
 
-    options: dict[str, Any] = {
-        "also": [parse_arm(text) for text in also],
-        "splits": splits,
-        "decisions": decided_of,
-    }
-    options |= {"executor": _executor(engine, config)}
+    executor = _executor(engine, config)
+    arms = [parse_arm(text) for text in also]
     with _screen(config.batch_size) as screen:
-        finished = run_study(study, source, config, name=name, **options, screen=screen)
+        finished = run_study(
+            study,
+            source,
+            config,
+            name=name,
+            also=arms,
+            splits=splits,
+            decisions=decided_of,
+            executor=executor,
+            screen=screen,
+        )
     show_differences(finished.rows, finished.request["arms"])
     print(finished.folder)
 
 
 def _mitigate(
-    name: Name,
+    name: AuditName,
     members: Annotated[int, "train so many members again, an even number; 0: all"] = 0,
     removal: Annotated[
         str, "leave pairs out of training, by a ranking and a percentage: clipmem:5, p_wrong:5"
@@ -186,9 +190,13 @@ def _mitigate(
     from clipmem_core.studies.results import show_differences
 
     audit = _opened(name)
-    overrides = fields | ({arm.REMOVAL: arm.parse_removal(removal)} if removal else {})
-    switches = {arm.NEAR_DUPLICATES: near_duplicates, arm.DECISIONS: decisions}
-    overrides |= {switch: True for switch, on in switches.items() if on}
+    overrides = dict(fields)
+    if removal:
+        overrides[arm.REMOVAL] = arm.parse_removal(removal)
+    if near_duplicates:
+        overrides[arm.NEAR_DUPLICATES] = True
+    if decisions:
+        overrides[arm.DECISIONS] = True
     if members < 0 or members % 2:
         raise InputError(
             f"--members must be an even number, not {members}: members are compared two by two"
@@ -232,17 +240,25 @@ def _benchmark(
     from clipmem_core.studies.benchmark import run_benchmark
 
     path = _file_to_write(out) if out else None
-    options: dict[str, Any] = {"injections": injections, "kinds": kinds, "shares": shares}
-    options |= {"name": name or audit_name(source, config), "executor": _executor(engine, config)}
+    executor = _executor(engine, config)
     with _screen() as screen:
-        finished = run_benchmark(source, config, **options, screen=screen)
+        finished = run_benchmark(
+            source,
+            config,
+            name=name or audit_name(source, config),
+            injections=injections,
+            kinds=kinds,
+            shares=shares,
+            executor=executor,
+            screen=screen,
+        )
     benchmark_results.show_benchmark(finished)
     if path:
         benchmark_results.write_benchmark_results(finished, path)
 
 
 def _units(
-    name: Name, members: Annotated[Texts, "which members; all if none is named"] = ()
+    name: AuditName, members: Annotated[Texts, "which members; all if none is named"] = ()
 ) -> None:
     """Measure UnitMem: which pair activates each unit of an audit's members most, and by how
     much."""
@@ -255,7 +271,7 @@ def _units(
 
 
 def _paradigms(
-    name: Name,
+    name: AuditName,
     seeds: Annotated[int, "runs of each of the three paradigms"] = 3,
     epochs: Annotated[int, "of each run; 0 means the audit's"] = 0,
 ) -> None:
@@ -270,25 +286,27 @@ def _paradigms(
 
 
 def _export(
-    name: Name,
+    name: AuditName,
     format: Annotated[str, "csv | coco | folder | imagefolder | wds | datacomp | html | decisions"],
     out: Annotated[str, "the file or folder to write"],
     overwrite: Annotated[bool, "replace an existing file or folder"] = False,
 ) -> None:
     """Write an audit's cleaned data set, decisions or report in a format of other tools."""
-    from clipmem_core.export.formats import export_audit
+    from clipmem_core.export.formats import AUDIT_IT, export_audit
 
     audit = _opened(name)
     target = Path(out).expanduser()
     with _screen() as screen:
         summary = export_audit(audit, format, target, overwrite=overwrite, progress=screen.pictures)
-        lines = [f"{target}: {summary.line}", *(f"note: {note}" for note in summary.notes)]
-        for line in [*lines, *([f"{AUDIT_IT}{summary.command}"] if summary.command else [])]:
-            screen.say(line)
+        screen.say(f"{target}: {summary.line}")
+        for note in summary.notes:
+            screen.say(f"note: {note}")
+        if summary.command:
+            screen.say(f"{AUDIT_IT}{summary.command}")
 
 
 def _reaudit(
-    audit: Name,
+    audit: AuditName,
     name: Annotated[str, "the second audit's folder; empty adds -again to the first one's"] = "",
 ) -> None:
     """Audit an audit's cleaned data set with the same members, and compare retrieval and
@@ -302,8 +320,8 @@ def _reaudit(
 
 
 def _results(
-    name: Name,
-    out: Annotated[str, ("CSV", "the file to write")],
+    name: AuditName,
+    out: Annotated[str, "the file to write", "CSV"],
     study: Annotated[bool, "NAME is a study"] = False,
 ) -> None:
     """Write the results of an audit or a study as a small CSV with its command and machine."""
@@ -320,9 +338,9 @@ def _results(
 
 
 def _judge(
-    name: Name,
+    name: AuditName,
     candidates: Annotated[
-        str, ("CANDIDATES", "a CSV, JSON Lines or Parquet file: caption, and pair_id or image")
+        str, "a CSV, JSON Lines or Parquet file: caption, and pair_id or image", "CANDIDATES"
     ],
     out: Annotated[str, "the file to write; empty adds -judged to the name of CANDIDATES"] = "",
 ) -> None:
@@ -337,7 +355,8 @@ def _judge(
 
 
 def _map(
-    audit: Name, name: Annotated[str, ("MAP", "a member and its embeddings, such as r0-f0.image")]
+    audit: AuditName,
+    name: Annotated[str, "a member and its embeddings, such as r0-f0.image", "MAP"],
 ) -> None:
     """Place the embeddings of an audit on a map, which the page Map of embeddings shows."""
     from clipmem_core.review.maps import make_map
@@ -363,132 +382,123 @@ def _job(folder: str, *arguments: str) -> int:
 def _check(*arguments: str) -> None:
     from clipmem_core.audit.preflight import check
 
-    requested = parse(["audit", *arguments])
+    requested = parse_command(["audit", *arguments])
     check(requested.source, requested.config)
 
 
-TYPED = (
+_COMMANDS = (
     *(_inspect, _fetch, _audit, _score, _mitigate, _study, _benchmark, _units, _paradigms),
     *(_judge, _map, _export, _reaudit, _results, _list),
 )
-COMMANDS: dict[str, Callable[..., None]] = {command.__name__[1:]: command for command in TYPED}
+COMMANDS: dict[str, Callable[..., None]] = {
+    command.__name__.removeprefix("_"): command for command in _COMMANDS
+}
 # Run in detached processes, not in a terminal
 PROCESSES: dict[str, Callable[..., int | None]] = {"job": _job, "check": _check}
 
 
 class _Parser(argparse.ArgumentParser):
+    """A parser of one command, whose errors are input errors."""
+
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (`{self.prog} --help` lists every flag)")
 
+    def add(self, name: str, kind: Any, default: Any, help: Any, metavar: str = "") -> None:
+        """Add a positional argument if it has a metavar, else a flag."""
+        text = (help() if callable(help) else help).replace("%", "%%")
+        if metavar:
+            self.add_argument(name, help=text, metavar=metavar)
+            return
+        options: dict[str, Any] = {"type": kind}
+        if kind is bool:
+            options = {"action": argparse.BooleanOptionalAction}
+        elif get_origin(kind) is Literal:
+            options = {"choices": get_args(kind)}
+        elif get_origin(kind) is tuple:
+            options = {"type": get_args(kind)[0], "nargs": "*", "action": "extend"}
+        required = default is inspect.Parameter.empty
+        if not required and default not in ("", ()) and default is not False:
+            text += f" (default: {default})"
+        flag = "--" + name.replace("_", "-")
+        self.add_argument(flag, help=text, required=required, **options)
 
-def parse(arguments: Sequence[str]) -> SimpleNamespace:
+    def parse_words(self, words: Sequence[str]) -> dict[str, Any]:
+        """Return the arguments that are typed; suggest a flag in place of an unknown one."""
+        namespace, unknown = self.parse_known_args(words)
+        for word in unknown:
+            if word.startswith("-"):  # the words after it may be its value, or right
+                option = word.partition("=")[0]
+                hint = configs.did_you_mean(option, self._option_string_actions)
+                self.error(f"option {option} is unknown{hint}")
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in vars(namespace).items()
+        }
+
+
+def _print_overview() -> None:
+    print("usage: python -m clipmem_core COMMAND …\n")
+    for name, command in COMMANDS.items():
+        print(f"  {name:9} {(command.__doc__ or '').splitlines()[0]}")
+    print("\nCOMMAND --help lists every flag.")
+
+
+def parse_command(arguments: Sequence[str]) -> SimpleNamespace:
     """Return a command and its arguments; the first mistake is an input error."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        lines = [
-            f"  {name:9} {(command.__doc__ or '').splitlines()[0]}"
-            for name, command in COMMANDS.items()
-        ]
-        overview = [
-            "usage: python -m clipmem_core COMMAND …",
-            "",
-            *lines,
-            "",
-            "COMMAND --help lists every flag.",
-        ]
-        print("\n".join(overview), file=sys.stdout if arguments else sys.stderr)
-        raise SystemExit(_DONE if arguments else _WRONG_INPUT)
     name, *words = arguments
-    if name == "--version":
-        print(f"clipmem {__version__}")
-        raise SystemExit(_DONE)
     if name not in COMMANDS:
         hint = configs.did_you_mean(name, COMMANDS)
         raise InputError(f"command {name!r} is unknown: choose one of {', '.join(COMMANDS)}{hint}")
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = {}  # defaults that differ from the preset's
     if name == "study":
         from clipmem_core.studies.plan import DEFAULTS
 
         changes = DEFAULTS
-    return _parse_words(
-        COMMANDS[name], words, program=f"python -m clipmem_core {name}", changes=changes
+    command = COMMANDS[name]
+    parser = _Parser(
+        prog=f"python -m clipmem_core {name}",
+        description=command.__doc__,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
     )
+    usage = ["%(prog)s [options]"]
+    parameters = inspect.signature(command).parameters.values()
+    for parameter in parameters:
+        default = parameter.default
+        if parameter.kind is parameter.VAR_KEYWORD:
+            for field in configs.ARM_FIELDS:
+                facts = configs.FIELDS[field]
+                parser.add(field, type(facts.default), "", facts.help)
+        elif dataclasses.is_dataclass(default):
+            for field, value in (configs.flat(configs.as_dict(default)) | changes).items():
+                parser.add(field, type(value), value, configs.FIELDS[field].help)
+        else:
+            kind, help, *metavar = get_args(parameter.annotation)
+            parser.add(parameter.name, kind, default, help, *metavar)
+            usage += metavar
+    parser.usage = " ".join(usage)
+    typed = parser.parse_words(words)
+    values: dict[str, Any] = {}
+    for parameter in parameters:
+        if dataclasses.is_dataclass(parameter.default):
+            values[parameter.name] = _filled(parameter.default, typed, changes)
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            values |= typed
+        else:
+            values[parameter.name] = typed.pop(parameter.name, parameter.default)
+    return SimpleNamespace(command=command, **values)
 
 
-def _parse_words(
-    command: Callable[..., None], words: Sequence[str], *, program: str, changes: Mapping[str, Any]
-) -> SimpleNamespace:
-    """Parse the words after a command; `changes` are defaults that differ from the preset's."""
-    parameters = introspection.signature(command).parameters.values()
-    parts = [parameter for parameter in parameters if dataclasses.is_dataclass(parameter.default)]
-    variable = [parameter for parameter in parameters if parameter.kind is parameter.VAR_KEYWORD]
-    named = [parameter for parameter in parameters if parameter not in (*parts, *variable)]
-    fields = [(parameter, get_args(parameter.annotation)) for parameter in named]
-    metavars = [help[0] for _, (_, help, *_) in fields if isinstance(help, tuple)]
-    usage = " ".join([program, "[options]", *metavars])
-    suppressed: dict[str, Any] = {"allow_abbrev": False, "argument_default": argparse.SUPPRESS}
-    parser = _Parser(prog=program, usage=usage, description=command.__doc__, **suppressed)
-    flags = list[str]()
-    for field, (kind, help, *repeated) in fields:
-        flags += _add(parser, field.name, kind, field.default, help, repeated=bool(repeated))
-    for name in configs.ARM_FIELDS if variable else ():
-        mitigation = configs.FIELDS[name]
-        flags += _add(parser, name, type(mitigation.default), "", mitigation.help)
-    for part in parts:
-        group = parser.add_argument_group("settings")
-        for name, value in (configs.flat(configs.as_dict(part.default)) | dict(changes)).items():
-            flags += _add(group, name, type(value), value, configs.FIELDS[name].help)
-    namespace, unknown = parser.parse_known_args(words)
-    for word in unknown:
-        if word.startswith("-"):  # the words after it may be its value, or right
-            option = word.partition("=")[0]
-            parser.error(f"option {option} is unknown{configs.did_you_mean(option, flags)}")
-    if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    typed: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in vars(namespace).items()
-    }
-    values = {field.name: typed.pop(field.name, field.default) for field, _ in fields}
-    for part in parts:
-        filled: Any = part.default
-        if isinstance(filled, AuditConfig):
-            filled = dataclasses.replace(
-                preset_config(typed.get("preset", filled.preset)), **changes
-            )
-            filled = dataclasses.replace(filled, source=_replaced(filled.source, typed))
-        values[part.name] = _replaced(filled, typed)
-    return SimpleNamespace(command=command, **values, **(typed if variable else {}))
-
-
-def _add(
-    parser: Any, name: str, kind: Any, default: Any, help: Any, *, repeated: bool = False
-) -> list[str]:
-    metavar, help = help if isinstance(help, tuple) else ("", help)
-    text = (help() if callable(help) else help).replace("%", "%%")
-    if metavar:
-        return parser.add_argument(name, help=text, metavar=metavar).option_strings
-    required = default is introspection.Parameter.empty
-    shown = not required and default not in ("", ()) and default is not False
-    arguments: dict[str, Any] = {
-        "help": f"{text} (default: {default})" if shown else text,
-        "required": required,
-    }
-    value, *more = get_args(kind) or [kind]
-    if kind is bool:
-        arguments["action"] = argparse.BooleanOptionalAction
-    elif isinstance(value, str):
-        arguments["choices"] = [value, *more]
-    else:
-        arguments |= {"type": value, "metavar": value.__name__.upper()}
-        arguments |= {"action": "append"} if repeated else {"nargs": "*"} if more else {}
-    return parser.add_argument("--" + name.replace("_", "-"), **arguments).option_strings
-
-
-def _replaced(part: Any, typed: Mapping[str, Any]) -> Any:
+def _filled(part: Any, typed: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
+    """Return a config with what is typed, on the preset that is typed, or its own."""
     names = {field.name for field in dataclasses.fields(part)}
-    return dataclasses.replace(
-        part, **{name: value for name, value in typed.items() if name in names}
-    )
+    own = {name: value for name, value in typed.items() if name in names}
+    if isinstance(part, AuditConfig):
+        part = preset_config(typed.get("preset", part.preset))
+        own = {**changes, **own, "source": _filled(part.source, typed, {})}
+    return dataclasses.replace(part, **own)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -497,7 +507,13 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if arguments and arguments[0] in PROCESSES:
             return PROCESSES[arguments[0]](*arguments[1:]) or _DONE
-        values = vars(parse(arguments))
+        if not arguments or arguments[0] in ("-h", "--help"):
+            _print_overview()
+            return _DONE if arguments else _WRONG_INPUT
+        if arguments[0] == "--version":
+            print(f"clipmem {__version__}")
+            return _DONE
+        values = vars(parse_command(arguments))
         values.pop("command")(**values)
     except InputError as error:
         print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
@@ -514,9 +530,7 @@ def main(arguments: Sequence[str]) -> int:
         short = shortage(error)
         fault = path_fault(error)
         if short:
-            message = (
-                f"{short}, and the same command resumes it{f' ({message})' if message else ''}"
-            )
+            message = f"{short}, and the same command resumes it ({message})".removesuffix(" ()")
         print(f"error: {fault or message}", file=sys.stderr)
         return _WRONG_INPUT if short or fault else _FAILED
     return _DONE

@@ -1,9 +1,11 @@
 """The frozen configuration of an audit: its fields, presets and fingerprint."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
+import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -24,31 +26,40 @@ def did_you_mean(word: str, names: Iterable[str]) -> str:
     return f"; did you mean {similar[0]!r}?" if similar else ""
 
 
+# Fields by what they affect; the others affect training
+data_option = functools.partial(option, affects=("data",))
+member_option = functools.partial(option, affects=("members",))
+evaluation_option = functools.partial(option, affects=("evaluation",))
+machine_option = functools.partial(option, affects=("machine",))
+
+
 @dataclass(frozen=True)
 class SourceOptions:
     """How to read a data set. Names are open_clip's; an empty string means: detect it from the
     file."""
 
-    csv_img_key: str = option(
+    csv_img_key: str = data_option(
         "", "column with the picture's path (table formats)", title="Picture column"
     )
-    csv_caption_key: str = option(
+    csv_caption_key: str = data_option(
         "", "column with the caption, a string or a list of strings", title="Caption column"
     )
-    csv_label_key: str = option("", "column with the class label", title="Label column")
-    csv_id_key: str = option(
+    csv_label_key: str = data_option("", "column with the class label", title="Label column")
+    csv_id_key: str = data_option(
         "", "column with a stable id; empty: the picture's path", title="Id column"
     )
-    csv_separator: str = option("", "one character", title="Separator")
-    image_folder: str = option(
+    csv_separator: str = data_option("", "one character", title="Separator")
+    image_folder: str = data_option(
         "", "the folder that picture paths start in; absolute paths must lie in it"
     )
-    caption_template: str = option(
+    caption_template: str = data_option(
         "", "folder: caption of pictures without one, as in `a photo of a {label}`"
     )
-    split: str = option("train", "Hugging Face data sets")
-    scenes_pairs: int = option(1100, "`scenes`: how many pairs are drawn", title="Pairs to draw")
-    scenes_seed: int = option(0, "`scenes`: the seed they are drawn from")
+    split: str = data_option("train", "Hugging Face data sets")
+    scenes_pairs: int = data_option(
+        1100, "`scenes`: how many pairs are drawn", title="Pairs to draw"
+    )
+    scenes_seed: int = data_option(0, "`scenes`: the seed they are drawn from")
 
 
 @dataclass(frozen=True)
@@ -60,59 +71,52 @@ class TrainingConfig:
         default_factory=SourceOptions, metadata={"facts": Option(affects=("data",))}
     )
 
-    protocol: str = option(
+    protocol: str = data_option(
         "ensemble",
         "ensemble | paper",
         choices=("ensemble", "paper"),
-        affects=("data",),
         alike="protocol",
     )
-    folds: int = option(
+    folds: int = data_option(
         2,
         "ensemble: parts a repeat is cut into; each member leaves one out",
         ge=2,
-        affects=("data",),
     )
-    halves: bool = option(
-        False, "ensemble: half of a repeat's members leave a pair out, not one", affects=("data",)
+    halves: bool = data_option(
+        False, "ensemble: half of a repeat's members leave a pair out, not one"
     )
-    members: int = option(
-        0, "ensemble: repeats × folds in all; 0 means two repeats", ge=0, affects=("members",)
+    members: int = member_option(0, "ensemble: repeats × folds in all; 0 means two repeats", ge=0)
+    stable: float = member_option(
+        0.0, "stop at this reliability of the ranking; 0: never", ge=0, lt=1
     )
-    stable: float = option(
-        0.0, "stop at this reliability of the ranking; 0: never", ge=0, lt=1, affects=("members",)
-    )
-    rounds: str = option(
+    rounds: str = member_option(
         "auto",
         "ensemble: with 2, members train a second time without the captions that are probably "
         "wrong, and misfit uses "
         "this second round; auto does so if at least a tenth of the captions are probably wrong",
         title="Rounds of training",
         choices=("auto", "1", "2"),
-        affects=("members",),
     )
-    seeds: int = option(1, "paper: pairs of members f-s and g-s", ge=1, affects=("members",))
+    seeds: int = member_option(1, "paper: pairs of members f-s and g-s", ge=1)
     seed: int = option(
         0, "of splits, initialisation and draws", ge=0, affects=("data", "training", "evaluation")
     )
-    inject_miscaptions: int = option(
+    inject_miscaptions: int = data_option(
         0,
         "this many pairs get another pair's captions",
         title="Injected wrong captions",
         ge=0,
-        affects=("data",),
     )
-    drop_near_duplicates: bool = option(
+    drop_near_duplicates: bool = data_option(
         False,
         "keep only the first of near-duplicate pictures",
         title="Drop near-duplicates",
-        affects=("data",),
     )
-    captions: int = option(
-        0, "used per pair; 0: all", title="Captions per pair (0: all)", ge=0, affects=("data",)
+    captions: int = data_option(
+        0, "used per pair; 0: all", title="Captions per pair (0: all)", ge=0
     )
-    sample: int = option(
-        0, "audit a random sample and estimate counts of all; 0: all pairs", ge=0, affects=("data",)
+    sample: int = data_option(
+        0, "audit a random sample and estimate counts of all; 0: all pairs", ge=0
     )
     train_captions: int = option(
         0,
@@ -145,22 +149,21 @@ class TrainingConfig:
         "", "locked, of sentence-transformers; empty: that of --model", alike="text tower"
     )
     tower_size: int = option(0, "pixels that a locked image tower sees; 0 means its own", ge=0)
-    features: str = option(
+    features: str = data_option(
         "",
         "features computed elsewhere, also at a URL: a folder of clip-retrieval's, DataComp's "
         ".parquet with .npz, or a "
         "folder with image.npy and text.npy, a row for each of SOURCE's; needs both towers "
         "locked, and no picture",
         title="Features computed elsewhere",
-        affects=("data",),
     )
     loss: str = option("clip", "clip | siglip", choices=("clip", "siglip"), alike="loss")
     image_size: int = option(0, "pixels the model sees; 0 means the model's own", ge=0, le=8192)
-    cache_size: int = option(
-        64, "pixels a picture is stored at; crops are cut from these", ge=8, affects=("data",)
+    cache_size: int = data_option(
+        64, "pixels a picture is stored at; crops are cut from these", ge=8
     )
-    resize_mode: str = option(
-        "squash", "as in open_clip", choices=("shortest", "longest", "squash"), affects=("data",)
+    resize_mode: str = data_option(
+        "squash", "as in open_clip", choices=("shortest", "longest", "squash")
     )
     crop_scale: float = option(
         0.5,
@@ -186,38 +189,30 @@ class TrainingConfig:
     beta2: float = option(0.98, "", ge=0, lt=1)
     eps: float = option(1e-6, "", title="Adam's epsilon", gt=0)
     warmup: int = option(50, "steps", ge=0)
-    precision: str = option(
+    precision: str = machine_option(
         "auto",
         "auto (bf16 if fast) | fp32 | amp_bf16",
         choices=("auto", "fp32", "amp_bf16"),
-        affects=("machine",),
     )
-    device: str = option(
-        "auto", "auto | cpu | cuda", choices=("auto", "cpu", "cuda"), affects=("machine",)
-    )
-    threads: int = option(
-        0, "processor threads of one member; 0 divides the cores", ge=0, affects=("machine",)
-    )
+    device: str = machine_option("auto", "auto | cpu | cuda", choices=("auto", "cpu", "cuda"))
+    threads: int = machine_option(0, "processor threads of one member; 0 divides the cores", ge=0)
 
 
 @dataclass(frozen=True)
 class AuditConfig(MitigationConfig, TrainingConfig):
     """Everything the numbers of an audit depend on, apart from the data set's content."""
 
-    views: int = option(
-        4, "augmented views a picture in evaluation", trained="image", ge=2, affects=("evaluation",)
+    views: int = evaluation_option(
+        4, "augmented views a picture in evaluation", trained="image", ge=2
     )
-    eval_crop_scale: float = option(
+    eval_crop_scale: float = evaluation_option(
         0.0,
         "crop scale of evaluation views; 0: as in training",
         trained="image",
         ge=0,
         le=1,
-        affects=("evaluation",),
     )
-    eval_captions: int = option(
-        0, "captions of a pair in evaluation; 0: all used", ge=0, affects=("evaluation",)
-    )
+    eval_captions: int = evaluation_option(0, "captions of a pair in evaluation; 0: all used", ge=0)
     retrieval_apart: bool = option(
         False,
         "utility on half of the external pairs; the others centre alignments",
@@ -233,17 +228,10 @@ class AuditConfig(MitigationConfig, TrainingConfig):
         return self.stop_epoch or self.epochs
 
 
-def _facts_of(kind: Any) -> dict[str, Option]:
-    return {
-        item.name: dataclasses.replace(item.metadata["facts"], name=item.name)
-        for item in dataclasses.fields(kind)
-    }
-
-
 # All fields, the options of the source included
-FIELDS = _facts_of(AuditConfig) | {
-    name: dataclasses.replace(facts, affects=("data",))
-    for name, facts in _facts_of(SourceOptions).items()
+FIELDS: dict[str, Option] = {
+    item.name: dataclasses.replace(item.metadata["facts"], name=item.name)
+    for item in (*dataclasses.fields(AuditConfig), *dataclasses.fields(SourceOptions))
 }
 # The fields that an arm of a study may change, in the order of its text
 ARM_FIELDS = tuple(
@@ -256,57 +244,35 @@ MODIFIERS = {name: facts.modifies for name, facts in FIELDS.items() if facts.mod
 def affecting(*affected: Affected) -> tuple[str, ...]:
     """Return the fields that affect any of these; without arguments, the fields that affect no
     number."""
-    fields = [
-        facts
+    return tuple(
+        facts.name
         for facts in FIELDS.values()
         if set(affected) & set(facts.affects) or not (affected or facts.affects)
-    ]
-    return tuple(facts.name for facts in fields)
+    )
 
 
 def switched_on(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of (part of) a config that switch a mitigation on, and their modifiers."""
-    changed = {
-        name: value
-        for name, value in values.items()
-        if name in FIELDS and value != FIELDS[name].default
-    }
+    changed = [
+        facts for name, facts in FIELDS.items() if values.get(name, facts.default) != facts.default
+    ]
     on = {
-        name
-        for name, value in changed.items()
-        if FIELDS[name].mitigates and value != values.get(FIELDS[name].off_at)
+        facts.name
+        for facts in changed
+        if facts.mitigates and values[facts.name] != values.get(facts.off_at)
     }
     return {
-        name: value
-        for name, value in changed.items()
-        if name in on or on & set(FIELDS[name].modifies)
+        facts.name: values[facts.name]
+        for facts in changed
+        if facts.name in on or on & set(facts.modifies)
     }
 
 
-DEFAULT_PRESET = (
-    "locked"  # of an audit; studies of trained encoders start from `AuditConfig.preset`
+DEFAULT_PRESET = "locked"  # of an audit; studies of encoders start from `AuditConfig.preset`
+# The fields of each preset that differ from their defaults
+PRESETS: dict[str, dict[str, Any]] = tomllib.loads(
+    Path(__file__).with_name("presets.toml").read_text(encoding="utf-8")
 )
-PRESETS: dict[str, dict[str, Any]] = {
-    "locked": {
-        "model": "locked",
-        "image_tower": "efficientnet-lite2",
-        "text_tower": "all-MiniLM-L6-v2",
-    }
-    | {"lock_image": True, "lock_text": True, "halves": True, "folds": 8, "views": 2}
-    | {"epochs": 12, "batch_size": 512, "lr": 2e-3, "warmup": 200},
-    "tiny": {
-        "model": "tiny",
-        "cache_size": 40,
-        "epochs": 80,
-        "batch_size": 64,
-        "lr": 2e-3,
-        "warmup": 20,
-        "views": 2,
-    },
-    "small": {},
-    "base": {"model": "ViT-B-32", "cache_size": 256, "resize_mode": "shortest", "crop_scale": 0.9}
-    | {"epochs": 100, "batch_size": 128, "lr": 5e-4, "weight_decay": 0.2, "warmup": 2000},
-}
 
 
 def preset_config(name: str) -> AuditConfig:

@@ -1,9 +1,8 @@
 """Mitigations of memorization: each is a class with its settings and hooks.
 
-`MitigationConfig` at the end lists them all. The audit config inherits their settings; command
-line, Mitigations page, study arms and result columns follow from these. With its defaults a
-mitigation changes nothing. All draws are functions of seed, epoch and pair, so that a resumed run
-draws the same.
+The audit config inherits their settings through `MitigationConfig`; command line, Mitigations page,
+study arms and result columns follow from these. With its defaults a mitigation changes nothing. All
+draws are functions of seed, epoch and pair, so that a resumed run draws the same.
 """
 
 import dataclasses
@@ -33,25 +32,19 @@ class Batch:
     epoch: int
     seed: int
     captions: np.ndarray | None = None  # int64 [n], the caption of each pair in this epoch
-    ahead: np.ndarray | None = (
-        None  # bool [n], pairs memorized early; None: no mitigation is adaptive
-    )
+    ends: np.ndarray | None = None  # int64 [n], places of their end tokens, if they are masked
+    ahead: np.ndarray | None = None  # bool [n], pairs memorized early; None: not adaptive
 
     def strength(self, always: float, ahead: float = 0.0) -> np.ndarray:
         """Return the strength for each pair, [n]: `always`, and the larger of both for pairs
         memorized early."""
-        if self.ahead is None:
-            return np.full(len(self.keys), always)
-        return np.where(self.ahead, max(always, ahead), always)
+        early = np.zeros(len(self.keys), bool) if self.ahead is None else self.ahead
+        return np.where(early, max(always, ahead), always)
 
 
 class Mitigation:
     """A mitigation with its settings; hooks get the encoders' outputs before they are normalised,
     float32 [n, dim]."""
-
-    def start(self, model: Any, tokens: np.ndarray) -> None:
-        """Prepare for a member's model and the tokens of all captions, int32 [n_captions,
-        context_length]."""
 
     def tokens(self, tokens: np.ndarray, batch: Batch) -> np.ndarray:
         """Change the captions of a batch, int32 [n, context_length]."""
@@ -67,32 +60,32 @@ class Mitigation:
         """Change the embeddings for the loss; return the same object if unchanged."""
         return image, text
 
-    def weight(self, batch: Batch) -> np.ndarray | None:
-        """Return the weight of each pair in the loss, [n]; None if all weigh the same."""
-        return None
+    def weight(self, batch: Batch) -> np.ndarray:
+        """Return the weight of each pair in the loss, [n]."""
+        return np.ones(len(batch.keys))
 
     def after_step(self, model: Any) -> None:
         """Change the model's weights after a step of the optimizer."""
 
 
+MITIGATIONS: list[type[Mitigation]] = []  # in the order in which they act
 Registered = TypeVar("Registered", bound=type[Mitigation])
 
 
 @dataclass_transform(frozen_default=True)
 def mitigation(*, group: str, trained: str = "") -> Callable[[Registered], Registered]:
-    """Make a class a mitigation that belongs to a group on the Mitigations page and needs a trained
-    encoder, if any."""
+    """Register a mitigation of a group on the Mitigations page, which needs the encoder `trained`
+    (image, text or none) to be trained."""
 
     def register(kind: Registered) -> Registered:
         dataclass(frozen=True, eq=False)(kind)
         for item in dataclasses.fields(kind):  # type: ignore[arg-type]  # made a dataclass above
-            facts = item.metadata["facts"]
-            changes = {
-                "group": facts.group or group,
-                "trained": trained,
-                "mitigates": not facts.modifies,
-            }
-            item.metadata = {**item.metadata, "facts": dataclasses.replace(facts, **changes)}  # type: ignore[assignment]
+            facts = dataclasses.replace(item.metadata["facts"], trained=trained)
+            facts = dataclasses.replace(
+                facts, group=facts.group or group, mitigates=not facts.modifies
+            )
+            item.metadata = {**item.metadata, "facts": facts}  # type: ignore[assignment]
+        MITIGATIONS.append(kind)
         return kind
 
     return register
@@ -101,8 +94,8 @@ def mitigation(*, group: str, trained: str = "") -> Callable[[Registered], Regis
 def mitigations_of(config: Any) -> list[Mitigation]:
     """Return every mitigation with the settings of an audit config."""
     return [
-        kind(**{item.name: getattr(config, item.name) for item in dataclasses.fields(kind)})
-        for kind in reversed(MitigationConfig.__bases__)
+        kind(**{item.name: getattr(config, item.name) for item in dataclasses.fields(kind)})  # type: ignore[arg-type]
+        for kind in MITIGATIONS
     ]
 
 
@@ -150,10 +143,10 @@ class EmbeddingNoise(Mitigation):
     def embeddings(
         self, image: "Tensor", text: "Tensor", batch: Batch
     ) -> tuple["Tensor", "Tensor"]:
-        noisy_image = self.noisy(image, batch.strength(self.image_noise), batch, IMAGE_NOISE)
-        return noisy_image, self.noisy(
-            text, batch.strength(self.text_noise, self.adaptive_noise), batch, TEXT_NOISE
-        )
+        image_std = batch.strength(self.image_noise)
+        text_std = batch.strength(self.text_noise, self.adaptive_noise)
+        noisy_image = self.noisy(image, image_std, batch, IMAGE_NOISE)
+        return noisy_image, self.noisy(text, text_std, batch, TEXT_NOISE)
 
     def noisy(
         self, features: "Tensor", strength: np.ndarray, batch: Batch, stream: int
@@ -165,12 +158,9 @@ class EmbeddingNoise(Mitigation):
 
         drawn = normals(batch.keys, features.shape[1], batch.seed, stream, batch.epoch)
         noise = torch.from_numpy(drawn * strength.astype(np.float32)[:, None]).to(features.device)
-        clean = (
-            features
-            if self.noise_place == "before"
-            else torch.nn.functional.normalize(features, dim=-1)
-        )
-        return clean + noise
+        if self.noise_place == "after":
+            features = torch.nn.functional.normalize(features, dim=-1)
+        return features + noise
 
 
 @mitigation(group="Text", trained="text")
@@ -195,21 +185,12 @@ class TextMask(Mitigation):
         **control("ahead", "Masked words", Slider(0.05, 0.95, 0.05, 0.6)),
     )
 
-    def start(self, model: Any, tokens: np.ndarray) -> None:
-        if self.text_mask or self.adaptive_mask:
-            causal = can_cut_text(model)
-            end = model.text_eos_id if causal and model.text_pool_type == "eos" else None
-            ends = find_ends(
-                tokens, reads_to_end=causal, end=end, flags="--text-mask and --adaptive-mask"
-            )
-            object.__setattr__(self, "ends", ends)  # settings are frozen
-
     def tokens(self, tokens: np.ndarray, batch: Batch) -> np.ndarray:
-        if not (self.text_mask or self.adaptive_mask):
+        if batch.ends is None:
             return tokens
-        ends = vars(self)["ends"][batch.captions]
         draws = uniforms(batch.keys, tokens.shape[1], batch.seed, MASK, batch.epoch)
-        return drop_words(tokens, ends, batch.strength(self.text_mask, self.adaptive_mask), draws)
+        share = batch.strength(self.text_mask, self.adaptive_mask)
+        return drop_words(tokens, batch.ends, share, draws)
 
 
 def drop_words(
@@ -226,11 +207,10 @@ def drop_words(
         share: of each caption's words that are dropped, in [0, 1), [n].
         draws: uniform in [0, 1), [n, context_length]; the first column decides the rounding.
     """
-    words = words_of(tokens, ends)
+    words = between_ends(tokens, ends)
     counts = ends - 1
-    n_dropped = np.minimum(
-        np.floor(share * counts + draws[:, 0]).astype(np.int64), np.maximum(counts - 1, 0)
-    )
+    wanted = np.floor(share * counts + draws[:, 0]).astype(np.int64)
+    n_dropped = np.minimum(wanted, np.maximum(counts - 1, 0))
     rank = np.where(words, draws, 2.0).argsort(axis=1, kind="stable").argsort(axis=1)
     return drop_tokens(tokens, words & (rank < n_dropped[:, None]))
 
@@ -270,10 +250,8 @@ class Colour(Mitigation):
     def images(self, images: "Tensor", batch: Batch) -> "Tensor":
         if not self.colour:
             return images
-        return jitter(
-            images,
-            1 + self.colour * (2 * uniforms(batch.keys, 3, batch.seed, COLOUR, batch.epoch) - 1),
-        )
+        draws = uniforms(batch.keys, 3, batch.seed, COLOUR, batch.epoch)
+        return jitter(images, 1 + self.colour * (2 * draws - 1))
 
 
 def jitter(images: "Tensor", factors: np.ndarray) -> "Tensor":
@@ -281,19 +259,16 @@ def jitter(images: "Tensor", factors: np.ndarray) -> "Tensor":
     factors [n, 3]."""
     import torch
 
+    weights = torch.tensor((0.2989, 0.587, 0.114), device=images.device)  # as in torchvision
+
     def grey(images: "Tensor") -> "Tensor":
-        weights = torch.tensor((0.2989, 0.587, 0.114), device=images.device).view(
-            1, 3, 1, 1
-        )  # as in torchvision
-        return (images * weights).sum(dim=1, keepdim=True)
+        return (images * weights.view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
 
     def blend(images: "Tensor", plain: "Tensor", factor: "Tensor") -> "Tensor":
         weight = factor.view(-1, 1, 1, 1)
         return (weight * images + (1 - weight) * plain).clamp(0, 255)
 
-    brightness, contrast, saturation = torch.from_numpy(factors.T.astype(np.float32)).to(
-        images.device
-    )
+    brightness, contrast, saturation = torch.tensor(factors.T, dtype=torch.float32).to(weights)
     bright = blend(images, torch.zeros_like(images), brightness)
     contrasted = blend(bright, grey(bright).mean(dim=(1, 2, 3), keepdim=True), contrast)
     return blend(contrasted, grey(contrasted), saturation)
@@ -377,13 +352,13 @@ class Rest(Mitigation):
         slider=Slider(1, 10, 1, 2),
     )
 
-    def weight(self, batch: Batch) -> np.ndarray | None:
-        return 1 - batch.strength(0, self.adaptive_rest) if self.adaptive_rest else None
+    def weight(self, batch: Batch) -> np.ndarray:
+        return 1 - batch.strength(0, self.adaptive_rest)
 
 
 @dataclass(frozen=True)
 class MitigationConfig(Rest, EarlyStop, LogitScale, Colour, RareTokens, TextMask, EmbeddingNoise):
-    """The settings of all mitigations. Add a new one at the front of the list."""
+    """The settings of all mitigations, the last one first."""
 
 
 def can_cut_text(model: Any) -> bool:
@@ -393,19 +368,9 @@ def can_cut_text(model: Any) -> bool:
     return causal and getattr(model, "text_pool_type", "") in ("argmax", "eos")
 
 
-def find_ends(tokens: np.ndarray, *, reads_to_end: bool, end: int | None, flags: str) -> np.ndarray:
-    """Return the position of each caption's end token (None: the highest) if the encoder pools
-    there, int64 [n]."""
-    if not reads_to_end:
-        raise InputError(
-            f"{flags}: the text encoder must read up to an end token, as that of --model small does"
-        )
-    return tokens.argmax(axis=1) if end is None else (tokens == end).argmax(axis=1)
-
-
-def words_of(tokens: np.ndarray, ends: np.ndarray) -> np.ndarray:
+def between_ends(tokens: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Return which tokens lie between start and end token, bool [n, context_length]; `ends` as of
-    `find_ends`."""
+    `caption_ends`."""
     position = np.arange(tokens.shape[1])
     return (position > 0) & (position < ends[:, None])
 
@@ -428,7 +393,7 @@ class Vocabulary:
     def read(self, tokens: np.ndarray) -> np.ndarray:
         """Remove rare tokens, [n, context_length]: later ones move up, and a caption keeps its most
         common one."""
-        words = words_of(tokens, caption_ends(self.model, tokens))
+        words = between_ends(tokens, caption_ends(self.model, tokens))
         counts = np.where(words, self.pairs[tokens], -1)
         removed = words & (counts < self.min_df)
         emptied = np.flatnonzero(words.any(axis=1) & (removed == words).all(axis=1))
@@ -444,31 +409,41 @@ def pairs_with(
     *,
     first: int = 0,
 ) -> np.ndarray:
-    """Count the training pairs `rows` of each token, int64 [vocab_size], in their `first` captions
-    (0: in all).
+    """Count the training pairs of each token, int64 [vocab_size].
 
-    Args: an open_clip configuration; tokens and caption_start as in `TrainingData`.
+    Args:
+        model: an open_clip configuration.
+        tokens, caption_start: as in `TrainingData`.
+        rows: the training pairs, int64 [n_trained].
+        first: captions of a pair that are read; 0: all.
     """
     counts = np.diff(caption_start)
     pair = np.repeat(np.arange(len(counts)), counts)
     place = np.arange(len(tokens)) - caption_start[pair]
-    trained = np.isin(pair, rows) & ((place < first) if first else True)
-    caption, position = np.nonzero(words_of(tokens, caption_ends(model, tokens)) & trained[:, None])
+    trained = np.isin(pair, rows) & (place < (first or len(tokens)))
+    words = between_ends(tokens, caption_ends(model, tokens))
+    caption, position = np.nonzero(words & trained[:, None])
     size = model["text_cfg"]["vocab_size"]
-    distinct = np.unique(
-        pair[caption] * size + tokens[caption, position]
-    )  # each pair and token once
-    return np.bincount(distinct % size, minlength=size)
+    pair_and_token = np.unique(pair[caption] * size + tokens[caption, position])
+    return np.bincount(pair_and_token % size, minlength=size)
 
 
-def caption_ends(model: Mapping[str, Any], tokens: np.ndarray) -> np.ndarray:
-    """Return the position of the end token of each row of `tokens` [n_captions, context_length],
-    int64."""
+def caption_ends(
+    model: Mapping[str, Any], tokens: np.ndarray, *, flags: str = "--text-min-df"
+) -> np.ndarray:
+    """Return the place of each caption's end token, int64 [n_captions].
+
+    Args:
+        model: an open_clip configuration; its text encoder must pool at the end token.
+        tokens: int32 [n_captions, context_length].
+        flags: that need the end token.
+    """
     text = model["text_cfg"]
     pool = text.get("pool_type", "argmax")
-    other = model.get("custom_text") or any(
-        text.get(name) for name in ("hf_model_name", "no_causal_mask", "embed_cls")
-    )
-    reads_to_end = not other and pool in ("argmax", "eos")
-    end = text.get("eos_id", 2) if pool == "eos" else None
-    return find_ends(tokens, reads_to_end=reads_to_end, end=end, flags="--text-min-df")
+    other = ("hf_model_name", "no_causal_mask", "embed_cls")
+    if model.get("custom_text") or any(map(text.get, other)) or pool not in ("argmax", "eos"):
+        raise InputError(
+            f"{flags}: the text encoder must read up to an end token, as that of --model small does"
+        )
+    highest = pool == "argmax"
+    return (tokens if highest else tokens == text.get("eos_id", 2)).argmax(axis=1)

@@ -92,7 +92,7 @@ def serve() -> None:
 
     os.fsync = lambda _: None
     factory.SimpleTokenizer = functools.cache(SimpleTokenizer)
-    clipmem_core.cli.parse(["audit", "scenes"])  # what is only loaded when it is used
+    clipmem_core.cli.parse_command(["audit", "scenes"])  # what is only loaded when it is used
     build_model("tiny", loss="clip", seed=0)
     tokenize("tiny", ["a frog"])
     for line in sys.stdin:

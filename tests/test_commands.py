@@ -8,7 +8,7 @@ from PIL import Image
 
 from clipmem_core import cli
 from clipmem_core.audit.jobs import resume_arguments
-from clipmem_core.cli import main, parse
+from clipmem_core.cli import main, parse_command
 from clipmem_core.config import preset_config
 from clipmem_core.io import InputError
 from tests.fixtures import make_audit
@@ -82,20 +82,20 @@ def test_a_data_folder_that_cannot_be_written_is_named(
 
 
 def test_the_preset_of_a_command() -> None:
-    audit = parse(shlex.split("audit set.csv --lr 0.5")).config
+    audit = parse_command(shlex.split("audit set.csv --lr 0.5")).config
     assert audit == replace(preset_config("locked"), lr=0.5)
     for typed in (
         "study combined set.csv --name x",
         "score s --name x --membership m --checkpoints a",
     ):
-        assert parse(shlex.split(typed)).config.preset == "small"
+        assert parse_command(shlex.split(typed)).config.preset == "small"
 
 
 def test_a_switch_of_a_preset_can_be_turned_off() -> None:
     config = replace(preset_config("locked"), lock_text=False, text_tower="", model="small")
     words = resume_arguments("x", "set.csv", config)
     assert {"--no-lock-text", "--text-tower="} <= set(words)
-    assert parse(["audit", *words]).config == config
+    assert parse_command(["audit", *words]).config == config
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_exit_codes(
     monkeypatch: pytest.MonkeyPatch,
     capsys: Captured,
 ) -> None:
-    def fail(name: cli.Name) -> None:
+    def fail(name: cli.AuditName) -> None:
         raise raised
 
     monkeypatch.setitem(cli.COMMANDS, "fetch", fail)
@@ -160,6 +160,6 @@ FILE = re.compile(r"`(data/results/[\w.-]+\.csv)`")
 def test_quoted_commands_and_links_of_documents(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for words in COMMAND.findall(text):
-        parse(shlex.split("".join(words)))
+        parse_command(shlex.split("".join(words)))
     missing = [name for name in LINK.findall(text) if not (page.parent / name).exists()]
     assert not missing + [name for name in FILE.findall(text) if not (ROOT / name).exists()]

@@ -9,7 +9,7 @@ def test_a_mitigation_can_be_an_arm() -> None:
     )
 
 
-def test_a_mitigation_is_on_unless_it_has_its_default_and_its_modifiers_only_with_it() -> None:
+def test_mitigations_and_their_modifiers_are_on_or_off() -> None:
     for preset in ("tiny", "small", "base"):
         assert switched_on(as_dict(preset_config(preset))) == {}
     assert (

@@ -3,7 +3,6 @@
 import hashlib
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -48,16 +47,10 @@ def test_a_draw_depends_on_the_pair_id_alone() -> None:
     assert (uniforms(KEYS, 3, 3, VIEW, 1)[some] == uniforms(KEYS[some], 3, 3, VIEW, 1)).all()
 
 
-def test_draws_are_uniform_and_those_of_other_columns_streams_epochs_and_seeds_unrelated() -> None:
-    draws = [uniforms(KEYS, 4, 0, VIEW, 0)]
-    draws += [
-        uniforms(KEYS, 1, *parts)
-        for parts in ((0, ORDER, 0), (0, CAPTION, 0), (0, ORDER, 1), (1, ORDER, 0))
-    ]
+def test_draws_are_uniform_and_uncorrelated() -> None:
+    streams = ((0, ORDER, 0), (0, CAPTION, 0), (0, ORDER, 1), (1, ORDER, 0))
+    draws = [uniforms(KEYS, 4, 0, VIEW, 0), *(uniforms(KEYS, 1, *parts) for parts in streams)]
     columns = np.concatenate(draws, axis=1)
-    assert (columns.min(), columns.max()) == pytest.approx((0, 1), abs=2e-3)
     assert all(stats.kstest(column, "uniform").pvalue > 1e-3 for column in columns.T)
-    assert (
-        np.abs(np.corrcoef(columns, rowvar=False) - np.eye(columns.shape[1])).max()
-        < 4 / len(KEYS) ** 0.5
-    )
+    correlations = np.corrcoef(columns, rowvar=False) - np.eye(columns.shape[1])
+    assert np.abs(correlations).max() < 4 / len(KEYS) ** 0.5

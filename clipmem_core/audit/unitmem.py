@@ -36,7 +36,13 @@ from clipmem_core.audit.store import Audit
 from clipmem_core.io import InputError
 from clipmem_core.mitigations import can_cut_text
 from clipmem_core.scores.encoders import UnitTally
-from clipmem_core.training.model import Model, autocast, batched, encode_text, mean_by_pair
+from clipmem_core.training.model import (
+    Model,
+    autocast,
+    encode_text,
+    evaluation_batches,
+    mean_by_pair,
+)
 from clipmem_core.training.views import TrainingData, ViewMaker
 
 
@@ -207,7 +213,7 @@ def count_units(
             handle = module.register_forward_hook(partial(note, layer))
             hooks.callback(handle.remove)
         if tower == t.IMAGE_TOWER:
-            for block in batched(rows):
+            for block in evaluation_batches(rows):
                 pixels = data.pixels.gather(block)
                 total = np.zeros((2, len(block), sum(layers.widths)), np.float32)
                 for view in range(config.views):
@@ -241,7 +247,7 @@ def _caption_batches(
     longest = np.maximum.reduceat((data.tokens != 0).sum(axis=1), data.caption_start[:-1])
     counts = np.diff(data.caption_start)
     counts = np.minimum(counts, first) if first else counts
-    for block in batched(rows[np.argsort(longest[rows], kind="stable")]):
+    for block in evaluation_batches(rows[np.argsort(longest[rows], kind="stable")]):
         start = np.concatenate([[0], np.cumsum(counts[block])])
         first_caption = data.caption_start[block] - start[:-1]
         captions = np.repeat(first_caption, counts[block]) + np.arange(start[-1])

@@ -109,13 +109,14 @@ def predict_half(
 
 def save_model(model: WordModel, words: Words, path: Path) -> None:
     """Write a word model with what it needs to predict the words of other captions."""
+    vectors = model.embedding.vectors
     stored = {
         "state": model.state_dict(),
         "spelled": words.spelled,
         "vocabulary_size": words.vocabulary_size,
         "frequency": torch.from_numpy(words.frequency),
         "precision": model.precision,
-        "vectors": None if model.vectors is None else model.vectors.half(),
+        "vectors": None if vectors is None else vectors.half(),
     }
     save_atomically(stored, path)
 
@@ -127,7 +128,9 @@ def load_model(path: Path) -> tuple[WordModel, Words]:
     vectors = stored["vectors"]
     size = stored["vocabulary_size"]
     vectors = None if vectors is None else vectors.float()
-    model = WordModel(size, np.zeros((1, len(state["centre"]))), vectors, stored["precision"])
+    model = WordModel(
+        size, np.zeros((1, len(state["encoder.centre"]))), vectors, stored["precision"]
+    )
     model.load_state_dict(state)
     no_captions = np.zeros(1, np.int64)
     words = Words(

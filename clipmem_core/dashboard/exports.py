@@ -8,7 +8,6 @@ import streamlit as st
 from clipmem_core.audit.jobs import Job, export_task
 from clipmem_core.audit.status import DONE, state_of
 from clipmem_core.audit.store import Audit, audits_folder
-from clipmem_core.cli import AUDIT_IT
 from clipmem_core.config import data_folder
 from clipmem_core.dashboard.audits import free_name, is_taken
 from clipmem_core.dashboard.decisions import count_decisions
@@ -23,7 +22,7 @@ from clipmem_core.dashboard.plain import (
 )
 from clipmem_core.dashboard.running import draw_progress, draw_task
 from clipmem_core.export import reaudit
-from clipmem_core.export.formats import FORMATS
+from clipmem_core.export.formats import AUDIT_IT, FORMATS
 from clipmem_core.io import InputError
 from clipmem_core.review.decisions import REMOVE, count_changed
 from clipmem_core.review.selection import UNDECIDED

@@ -52,6 +52,7 @@ from clipmem_core.scores.registry import EXPORT_SCORES
 # notes on data the format cannot hold, and the command that audits the export, if any
 Written = tuple[tuple[str, ...], str]
 
+AUDIT_IT = "audit it: "  # begins the line with the command that audits an export
 FOLDER = ""  # the suffix of a folder
 METADATA = "metadata.jsonl"
 # of a list of keys: one JSON object a line, `key` and `captions`

@@ -8,7 +8,7 @@ import math
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,12 +29,11 @@ Model: TypeAlias = (
 
 # above this length torch's fused attention kernel is faster than plain matrix products on a CPU
 _SHORT = 128
-HIDDEN = 512  # width of the hidden layer of a text head
-BLOCK = 65_536  # features that are read at a time
-MOST_STANDARD = (
-    2_000_000  # features that mean and scale are computed from; of more, blocks evenly spaced
-)
-BATCH = 256
+TEXT_HEAD_WIDTH = 512  # of the hidden layer of a text head
+_FEATURES_AT_ONCE = 65_536
+# Features that mean and scale are computed from; of more, blocks evenly spaced
+_MOST_STANDARD = 2_000_000
+EVALUATION_BATCH = 256
 
 
 def build_model(
@@ -46,39 +45,38 @@ def build_model(
     pretrained: str = "",
     device: str = "cpu",
 ) -> Model:
-    """Build an open_clip model whose initial weights are a function of the seed.
+    """Build an open_clip model.
 
-    Loss "siglip" starts at logit scale 10 and bias -10, "clip" as open_clip. An image size of 0 is
-    the model's own. `pretrained` is a checkpoint file, or a tag of open_clip's, to start from.
+    Args:
+        name: one of ours, a name of open_clip's, or a JSON file.
+        loss: "siglip" starts at logit scale 10 and bias -10, "clip" as open_clip.
+        seed: initial weights are a function of it.
+        image_size: pixels a side; 0: the model's own.
+        pretrained: a checkpoint file, or a tag of open_clip's, to start from.
+        device: "cpu" or "cuda".
     """
     import open_clip
 
     registered = _register(name)
     _ask_hub(name, pretrained)
-    options = (
-        {"init_logit_scale": math.log(10), "init_logit_bias": -10.0} if loss == "siglip" else {}
-    )
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = open_clip.create_model(
-                registered,
-                pretrained=pretrained or None,
-                force_image_size=image_size or None,
-                pretrained_text=False,
-                device=device,
-                output_dict=True,
-                **options,
-            )
-    except (
-        Exception
-    ) as error:  # config classes, towers, torch and pickle each raise their own kinds
-        start = f" from {pretrained!r}, which must be of this model and loss" if pretrained else ""
-        raise InputError(f"model {name!r} cannot be built{start}: {one_line(error)}") from None
+    options = {}
+    if loss == "siglip":
+        options = {"init_logit_scale": math.log(10), "init_logit_bias": -10.0}
+    start = f" from {pretrained!r}, which must be of this model and loss" if pretrained else ""
+    with refusing(f"model {name!r} cannot be built{start}"), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = open_clip.create_model(
+            registered,
+            pretrained=pretrained or None,
+            force_image_size=image_size or None,
+            pretrained_text=False,
+            device=device,
+            output_dict=True,
+            **options,
+        )
+    attention_block = open_clip.transformer.ResidualAttentionBlock
     for block in model.modules() if device == "cpu" else ():
-        if isinstance(block, open_clip.transformer.ResidualAttentionBlock) and not hasattr(
-            block, "ln_1_kv"
-        ):
+        if isinstance(block, attention_block) and not hasattr(block, "ln_1_kv"):
             block.attention = functools.partial(short_attention, block.attn, block.attention)
     return model
 
@@ -90,17 +88,19 @@ def _ask_hub(name: str, pretrained: str = "") -> None:
         hub_answers()
 
 
-def one_line(error: Exception) -> str:
-    """Return the message of an error of torch, open_clip or the hub as one line."""
-    if isinstance(
-        error, pickle.UnpicklingError
-    ):  # torch's message advises to run the code in the file
-        return "it is no checkpoint, or holds more than weights"
-    if isinstance(
-        error, ModuleNotFoundError
-    ):  # an optional package for towers and tokenizers of the hub
-        return f"it needs a package: run `pip install {error.name}`"
-    return " ".join(str(error).split())[:300] or type(error).__name__
+@contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Make any error an input error: open_clip, torch, pickle and the hub each raise their own
+    kinds."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):  # torch advises to run the code in the file
+            reason = "it is no checkpoint, or holds more than weights"
+        if isinstance(error, ModuleNotFoundError):  # optional, for towers and tokenizers of the hub
+            reason = f"it needs a package: run `pip install {error.name}`"
+        raise InputError(f"{what}: {reason}") from None
 
 
 def load_weights(model: Model, checkpoint: Path) -> None:
@@ -108,18 +108,11 @@ def load_weights(model: Model, checkpoint: Path) -> None:
     weights only."""
     import open_clip
 
-    try:
+    with refusing(f"checkpoint {str(checkpoint)!r} does not load"):
         open_clip.load_checkpoint(model, str(checkpoint), weights_only=True)
-    except Exception as error:  # torch, pickle and zip each raise their own kinds
-        raise InputError(
-            f"checkpoint {str(checkpoint)!r} does not load ({one_line(error)}): use another"
-        ) from None
-    for name, tensor in model.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            raise InputError(
-                f"checkpoint {str(checkpoint)!r} holds NaN or infinity in {name}: give an "
-                "earlier one"
-            )
+        for name, tensor in model.state_dict().items():
+            if not torch.isfinite(tensor).all():
+                raise InputError(f"it holds NaN or infinity in {name}")
 
 
 def logit_scale_of(checkpoint: Path) -> float:
@@ -127,20 +120,13 @@ def logit_scale_of(checkpoint: Path) -> float:
     it."""
     if checkpoint.suffix in (".npz", ".npy"):  # JAX weights
         return math.nan
-    try:
-        state = (
-            torch.load(checkpoint, "cpu", weights_only=True)
-            if checkpoint.name == CHECKPOINT
-            else {}
-        )
-        if "logit_scale" not in state:  # not one of ours
+    with refusing(f"checkpoint {str(checkpoint)!r} does not load"):
+        if checkpoint.name == CHECKPOINT:
+            state = torch.load(checkpoint, "cpu", weights_only=True)
+        if checkpoint.name != CHECKPOINT or "logit_scale" not in state:  # not one of ours
             from open_clip.factory import load_state_dict
 
             state = load_state_dict(str(checkpoint), weights_only=True)
-    except Exception as error:  # torch, pickle and zip each raise their own kinds
-        raise InputError(
-            f"checkpoint {str(checkpoint)!r} does not load ({one_line(error)})"
-        ) from None
     return float(state["logit_scale"].float().exp()) if "logit_scale" in state else math.nan
 
 
@@ -158,22 +144,29 @@ def short_attention(
     if length > _SHORT or attn.in_proj_weight is None or not attn.batch_first:
         return fallback(q_x, k_x=k_x, v_x=v_x, attn_mask=attn_mask)
     head = width // attn.num_heads
-    qkv = F.linear(q_x, attn.in_proj_weight, attn.in_proj_bias).view(
-        batch, length, 3, attn.num_heads, head
-    )
-    query, key, value = qkv.permute(2, 0, 3, 1, 4).reshape(3, batch * attn.num_heads, length, head)
+    qkv = F.linear(q_x, attn.in_proj_weight, attn.in_proj_bias)
+    qkv = qkv.view(batch, length, 3, attn.num_heads, head).permute(2, 0, 3, 1, 4)
+    query, key, value = qkv.reshape(3, batch * attn.num_heads, length, head)
     weights = torch.bmm(query * head**-0.5, key.transpose(1, 2))
     if attn_mask is not None:
         weights = weights + attn_mask.to(weights.dtype)
-    mixed = torch.bmm(torch.softmax(weights, dim=-1), value).view(
-        batch, attn.num_heads, length, head
-    )
-    return attn.out_proj(mixed.transpose(1, 2).reshape(batch, length, width))
+    mixed = torch.bmm(torch.softmax(weights, dim=-1), value)
+    mixed = mixed.view(batch, attn.num_heads, length, head).transpose(1, 2)
+    return attn.out_proj(mixed.reshape(batch, length, width))
 
 
 def tokenize(name: str, captions: Sequence[str]) -> np.ndarray:
-    """Return tokens int32 [n_captions, context_length], without special tokens in captions: the
-    first end is pooled."""
+    """Return the tokens of captions.
+
+    Special tokens that a caption spells are dropped: the text encoder pools at the first end token.
+
+    Args:
+        name: of the model.
+        captions: n captions.
+
+    Returns:
+        int32 [n, context_length].
+    """
     from open_clip.tokenizer import SimpleTokenizer
 
     context = model_config(name)["text_cfg"].get("context_length", 77)
@@ -196,12 +189,8 @@ def open_tokenizer(name: str) -> Any:
     import open_clip
 
     _ask_hub(name)
-    try:
+    with refusing(f"the tokenizer of model {name!r} is not available"):
         return open_clip.get_tokenizer(_register(name))
-    except Exception as error:  # transformers and the hub client each raise their own kinds
-        raise InputError(
-            f"the tokenizer of model {name!r} is not available: {one_line(error)}"
-        ) from None
 
 
 def _register(name: str) -> str:
@@ -215,13 +204,21 @@ def _register(name: str) -> str:
 
 def encode_text(model: Model, tokens: Tensor, *, cut: bool) -> Tensor:
     """Encode tokens [n, context_length] into unit vectors float32 [n, dim]; `cut` as in
-    `text_features`."""
-    return F.normalize(text_features(model, tokens, cut=cut), dim=-1)
+    `text_outputs`."""
+    return F.normalize(text_outputs(model, tokens, cut=cut), dim=-1)
 
 
-def text_features(model: Model, tokens: Tensor, *, cut: bool) -> Tensor:
-    """Encode tokens before normalisation, float32 [n, dim]; `cut` drops what follows the last end,
-    exact if causal."""
+def text_outputs(model: Model, tokens: Tensor, *, cut: bool) -> Tensor:
+    """Encode captions, without normalisation.
+
+    Args:
+        model: an open_clip model, or one with locked towers.
+        tokens: int64 [n, context_length], or features of a locked tower, float32 [n, width].
+        cut: drop the columns after the longest caption, exact if `can_cut_text`.
+
+    Returns:
+        float32 [n, dim].
+    """
     if not cut:
         return model.encode_text(tokens).float()
     from open_clip.transformer import text_global_pool
@@ -247,9 +244,7 @@ def text_input(tokens: np.ndarray) -> Tensor:
 
 def autocast(precision: str, device: str) -> AbstractContextManager[Any]:
     """Return the context of a precision: bfloat16 products for amp_bf16, no change for fp32."""
-    return (
-        torch.autocast(device, dtype=torch.bfloat16) if precision == "amp_bf16" else nullcontext()
-    )
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "amp_bf16")
 
 
 def encode_image(model: Model, images: Tensor) -> Tensor:
@@ -276,19 +271,17 @@ class Standard(nn.Module):
     @torch.no_grad()
     def of(cls, features: np.ndarray) -> "Standard":
         """Fit mean and scale to features [n, width], which may be a memory map."""
-        total = np.zeros(features.shape[1])
-        square = 0.0
-        count = 0
-        for start in range(0, len(features), BLOCK * -(-len(features) // MOST_STANDARD)):
-            block = features[start : start + BLOCK].astype(np.float64)
-            total += block.sum(axis=0)
-            square += float((block**2).sum())
-            count += len(block)
-        mean = total / count
-        spread = max(square / (count * features.shape[1]) - float((mean**2).mean()), 0.0) ** 0.5
+        step = _FEATURES_AT_ONCE * -(-len(features) // _MOST_STANDARD)
+        starts = range(0, len(features), step)
+        blocks = [features[start : start + _FEATURES_AT_ONCE] for start in starts]
+        count = sum(map(len, blocks))
+        sums = [block.sum(axis=0, dtype=np.float64) for block in blocks]
+        squares = [np.square(block, dtype=np.float64).sum(axis=0) for block in blocks]
+        mean = np.sum(sums, axis=0) / count
+        variance = float((np.sum(squares, axis=0) / count - mean**2).mean())
         standard = cls(features.shape[1])
         standard.mean.copy_(torch.from_numpy(mean))
-        standard.scale.fill_(spread or 1.0)
+        standard.scale.fill_(max(variance, 0.0) ** 0.5 or 1.0)
         return standard
 
 
@@ -323,36 +316,36 @@ def locked_model(
     seed: int,
     full_model: Model | None = None,
 ) -> LockedModel:
-    """Build a model with locked towers; the initial weights of its heads are a function of the
-    seed.
+    """Build a model with locked towers.
 
-    The widths are those of features, 0 for a trained tower, which comes from `full_model`; `dim` is
-    an embedding's.
+    Args:
+        image_width, text_width: of features; 0 for a trained tower, which `full_model` has.
+        dim: of embeddings.
+        loss: "clip" or "siglip".
+        seed: the initial weights of heads are a function of it.
+        full_model: an open_clip model, if one tower is trained.
     """
+    visual: nn.Module = full_model and full_model.visual
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if image_width or full_model is None:  # one linear map, named as in open_clip's timm towers
-            head = nn.Sequential(OrderedDict({"proj": nn.Linear(image_width, dim, bias=False)}))
-            visual: nn.Module = nn.Sequential(
-                OrderedDict({"standard": Standard(image_width), "head": head})
-            )
-        else:
-            visual = full_model.visual
-        if (
-            text_width or full_model is None
-        ):  # two linear maps, named as in open_clip's Hugging Face towers
+        if image_width:  # one linear map, named as in open_clip's timm towers
+            head = OrderedDict({"proj": nn.Linear(image_width, dim, bias=False)})
+            visual = _on_standard(image_width, head=nn.Sequential(head))
+        if text_width:  # two linear maps, named as in open_clip's Hugging Face towers
             layers = (
-                nn.Linear(text_width, HIDDEN, bias=False),
+                nn.Linear(text_width, TEXT_HEAD_WIDTH, bias=False),
                 nn.GELU(),
-                nn.Linear(HIDDEN, dim, bias=False),
+                nn.Linear(TEXT_HEAD_WIDTH, dim, bias=False),
             )
-            proj = nn.Sequential(*layers)
-            text: nn.Module = nn.Sequential(
-                OrderedDict({"standard": Standard(text_width), "proj": proj})
-            )
+            text: nn.Module = _on_standard(text_width, proj=nn.Sequential(*layers))
         else:
             text = _TextTower(full_model)
     return LockedModel(visual, text, loss=loss)
+
+
+def _on_standard(width: int, **head: nn.Module) -> nn.Sequential:
+    """Return a head on standardised features, under its name."""
+    return nn.Sequential(OrderedDict(standard=Standard(width), **head))
 
 
 class _TextTower(nn.Module):
@@ -367,18 +360,30 @@ class _TextTower(nn.Module):
         return self.model.encode_text(tokens)
 
 
-def batched(rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield rows in batches of at most `BATCH`."""
-    return (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
+def evaluation_batches(rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield rows in batches of at most `EVALUATION_BATCH`."""
+    for start in range(0, len(rows), EVALUATION_BATCH):
+        yield rows[start : start + EVALUATION_BATCH]
 
 
 def image_blocks(
     model: Model, data: TrainingData, views: Views, *, n_views: int, precision: str, device: str
 ) -> Iterator[np.ndarray]:
-    """Embed `n_views` crops of every picture; yield the mean unit vectors of a batch at a time,
-    float32 [n, dim]."""
+    """Embed views of every picture.
+
+    Args:
+        model: encodes pictures.
+        data: all pairs.
+        views: draws the views.
+        n_views: of a picture.
+        precision: "fp32" or "amp_bf16".
+        device: "cpu" or "cuda".
+
+    Yields:
+        The mean unit vectors of a batch of pictures, float32 [n, dim].
+    """
     model.eval()
-    for rows in batched(np.arange(len(data.keys))):
+    for rows in evaluation_batches(np.arange(len(data.keys))):
         pixels = data.pixels.gather(rows)
         encoded = []
         with torch.inference_mode():
@@ -400,16 +405,26 @@ def text_blocks(
     precision: str,
     device: str,
 ) -> Iterator[np.ndarray]:
-    """Yield the mean embedding of each pair's captions, all or the `first` ones, float32 [n, dim].
+    """Embed the captions of every pair.
 
     Features are embedded a batch of pairs at a time; tokens all at once, so that captions of
-    similar length share a batch. `note` iterates over the embeddings of single captions, float32
-    [n_captions, dim], and yields them again.
+    similar length share a batch.
+
+    Args:
+        model: encodes captions.
+        tokens: int32 [n_captions, context_length], or features, float16 [n_captions, width].
+        caption_start: the first caption of each pair, int64 [n_pairs + 1].
+        first: captions of a pair that are averaged; 0: all.
+        note: iterates over the embeddings of single captions, float32 [n, dim], and yields them.
+        precision: "fp32" or "amp_bf16".
+        device: "cpu" or "cuda".
+
+    Yields:
+        The mean unit vectors of the captions of each pair of a batch, float32 [n, dim].
     """
-    at_once = len(caption_start) if tokens.dtype.kind == "i" else BATCH
-    starts = [
-        caption_start[at : at + at_once + 1] for at in range(0, len(caption_start) - 1, at_once)
-    ]
+    at_once = len(caption_start) if tokens.dtype.kind == "i" else EVALUATION_BATCH
+    n_pairs = len(caption_start) - 1
+    starts = [caption_start[at : at + at_once + 1] for at in range(0, n_pairs, at_once)]
     embedded = (
         text_embeddings(model, tokens[start[0] : start[-1]], precision=precision, device=device)
         for start in starts
@@ -427,23 +442,28 @@ def text_embeddings(model: Model, tokens: np.ndarray, *, precision: str, device:
     lengths = (tokens != 0).sum(axis=1) if tokens.dtype.kind == "i" else np.zeros(len(tokens))
     order = np.argsort(lengths, kind="stable")
     blocks = []
-    for rows in batched(order):
+    for rows in evaluation_batches(order):
         with autocast(precision, device):
-            blocks.append(
-                encode_text(model, text_input(tokens[rows]).to(device), cut=cut).cpu().numpy()
-            )
+            vectors = encode_text(model, text_input(tokens[rows]).to(device), cut=cut)
+        blocks.append(vectors.cpu().numpy())
     return np.concatenate(blocks)[np.argsort(order)]
 
 
 def mean_by_pair(vectors: np.ndarray, caption_start: np.ndarray, *, first: int = 0) -> np.ndarray:
-    """Average caption vectors [n_captions, dim] within each pair, all or the `first` ones, float32
-    [n_pairs, dim]."""
+    """Average the vectors of captions within each pair.
+
+    Args:
+        vectors: float32 [n_captions, dim].
+        caption_start: the first caption of each pair, int64 [n_pairs + 1].
+        first: captions of a pair that are averaged; 0: all.
+
+    Returns:
+        float32 [n_pairs, dim].
+    """
     counts = np.diff(caption_start)
     if first:
         place = np.arange(len(vectors)) - np.repeat(caption_start[:-1], counts)
         vectors = vectors[place < first]
         counts = np.minimum(counts, first)
-    if counts.max(initial=0) == 1 == counts.min(initial=1):
-        return vectors
     sums = np.add.reduceat(vectors, np.cumsum(counts) - counts, axis=0, dtype=np.float32)
     return sums / counts[:, None].astype(np.float32)

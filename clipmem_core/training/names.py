@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+from clipmem_core.config import did_you_mean
 from clipmem_core.io import InputError, read_json
 
 CHECKPOINT = "checkpoint.pt"  # an open_clip state dict
@@ -16,9 +17,8 @@ def _folders() -> tuple[Path, Path]:
     spec = importlib.util.find_spec("open_clip")
     if spec is None or not spec.submodule_search_locations:
         raise InputError("open_clip is not installed: run `pip install -r requirements.txt`")
-    return Path(__file__).parent / "models", Path(
-        spec.submodule_search_locations[0]
-    ) / "model_configs"
+    theirs = Path(spec.submodule_search_locations[0]) / "model_configs"
+    return Path(__file__).parent / "models", theirs
 
 
 def model_names() -> list[str]:
@@ -39,10 +39,9 @@ def model_file(name: str) -> Path:
         path = folder / f"{name.replace('/', '-')}.json"
         if path.is_file():
             return path
-    names = model_names()
-    similar = [model for model in names if model.lower().startswith(name.lower()[:5])] or names
+    hint = did_you_mean(name, model_names())
     raise InputError(
-        f"model {name!r} is unknown: try {', '.join(similar[:8])}, … or give a JSON model config"
+        f"model {name!r} is unknown: give a name of open_clip's or a JSON model config{hint}"
     )
 
 

@@ -10,6 +10,7 @@ import resource
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -21,67 +22,98 @@ from torch.nn import functional as F
 from clipmem_core.columns import ALIGNMENT
 from clipmem_core.config import AuditConfig
 from clipmem_core.draws import CAPTION, ORDER, hashed
-from clipmem_core.io import InputError, replacing, save_array, shortage
-from clipmem_core.mitigations import ADAPTIVE, Batch, Mitigation, can_cut_text, mitigations_of
+from clipmem_core.io import InputError, replacing, save_array
+from clipmem_core.mitigations import (
+    ADAPTIVE,
+    Batch,
+    Mitigation,
+    can_cut_text,
+    caption_ends,
+    mitigations_of,
+)
 from clipmem_core.scores.alignment import external_means, pair_terms
 from clipmem_core.training.model import (
     Model,
     autocast,
     encode_image,
     encode_text,
-    text_features,
     text_input,
+    text_outputs,
 )
-from clipmem_core.training.names import CHECKPOINT, LOG, STATE, TRAJECTORY
+from clipmem_core.training.names import CHECKPOINT, LOG, STATE, TRAJECTORY, model_config
 from clipmem_core.training.views import PixelSource, TrainingData, Views
 
 SECONDS_BETWEEN_SAVES = 20.0
-TRAINED_TO_SAVED = 20.0  # seconds of training to one of saving, at least
+_TRAINED_TO_SAVED = 20.0  # seconds of training to one of saving, at least
 _SECONDS_BETWEEN_LINES = 1.0
 # A larger set may not fit into memory: blocks of neighbouring rows are shuffled, and the pairs of
 # some blocks together.
 SHUFFLED_UP_TO = 2_000_000
-BLOCK = 8_192
+SHUFFLED_ROWS = 8_192  # of a block
 BLOCKS_AT_ONCE = 32
 
 
 def epoch_batches(
     data: TrainingData, *, seed: int, epoch: int, batch_size: int
 ) -> list[np.ndarray]:
-    """Cut an epoch's order into batches of equal size (±1), none larger than batch_size and none
-    dropped."""
+    """Cut an epoch's order into batches of equal size (±1), none larger than `batch_size`.
+
+    Args:
+        data: pairs, of which `rows` are trained on.
+        seed, epoch: of the order.
+        batch_size: pairs.
+
+    Returns:
+        The rows of each batch, int64 [n] each.
+    """
+
+    def shuffled(values: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        return values[np.argsort(hashed(keys, seed, ORDER, epoch), kind="stable")]
+
     parts = [data.rows]
     if len(data.keys) > SHUFFLED_UP_TO:
-        starts = np.searchsorted(data.rows, np.arange(0, len(data.keys) + BLOCK, BLOCK))
-        order = np.argsort(
-            hashed(np.arange(len(starts) - 1, dtype=np.uint64), seed, ORDER, epoch), kind="stable"
-        )
-        blocks = [data.rows[starts[block] : starts[block + 1]] for block in order]
+        n_blocks = -(-len(data.keys) // SHUFFLED_ROWS)
+        numbers = np.arange(n_blocks, dtype=np.uint64)
+        starts = np.searchsorted(data.rows, np.arange(1, n_blocks) * SHUFFLED_ROWS)
+        blocks = np.split(data.rows, starts)
+        order = shuffled(np.arange(n_blocks), numbers)
         parts = [
-            np.concatenate(blocks[at : at + BLOCKS_AT_ONCE])
-            for at in range(0, len(blocks), BLOCKS_AT_ONCE)
+            np.concatenate([blocks[block] for block in order[at : at + BLOCKS_AT_ONCE]])
+            for at in range(0, n_blocks, BLOCKS_AT_ONCE)
         ]
-    shuffled = [
-        rows[np.argsort(hashed(data.keys[rows], seed, ORDER, epoch), kind="stable")]
-        for rows in parts
-    ]
-    return np.array_split(np.concatenate(shuffled), math.ceil(len(data.rows) / batch_size))
+    order = np.concatenate([shuffled(rows, data.keys[rows]) for rows in parts])
+    return np.array_split(order, math.ceil(len(data.rows) / batch_size))
 
 
 def chosen_captions(
     data: TrainingData, rows: np.ndarray, *, seed: int, epoch: int, first: int = 0
 ) -> np.ndarray:
-    """Draw one caption for each row, of its `first` captions or (0) of all: caption numbers int64
-    [n]."""
+    """Draw a caption for each pair.
+
+    Args:
+        data: pairs.
+        rows: of the pairs, int64 [n].
+        seed, epoch: of the draw.
+        first: captions of a pair that are drawn from; 0: all.
+
+    Returns:
+        Numbers of captions, int64 [n].
+    """
     counts = data.caption_start[rows + 1] - data.caption_start[rows]
-    counts = np.minimum(counts, first) if first else counts
+    counts = np.minimum(counts, first or counts.max(initial=1))
     drawn = hashed(data.keys[rows], seed, CAPTION, epoch) % counts.astype(np.uint64)
     return data.caption_start[rows] + drawn.astype(np.int64)
 
 
 def learning_rate(step: int, *, total: int, peak: float, warmup: int) -> float:
-    """Return the rate of a step: linear warm-up over at most a tenth of the run, then half a cosine
-    down to 0."""
+    """Return the learning rate of a step: linear warm-up, then half a cosine down to 0.
+
+    Args:
+        step: from 0.
+        total: steps.
+        peak: the highest rate.
+        warmup: steps of warm-up, at most a tenth of all.
+    """
     warmup = min(warmup, total // 10)
     if step < warmup:
         return peak * (step + 1) / warmup
@@ -89,28 +121,28 @@ def learning_rate(step: int, *, total: int, peak: float, warmup: int) -> float:
 
 
 class AdamW(torch.optim.AdamW):
-    """AdamW without torch.compile, which every process would take a second to import."""
+    """AdamW without the wrappers that import torch.compile, which takes a second in every
+    process."""
 
-    add_param_group, zero_grad, state_dict, load_state_dict = (
-        inspect.unwrap(getattr(torch.optim.AdamW, name))
-        for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
-    )
+    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
+    state_dict = inspect.unwrap(torch.optim.AdamW.state_dict)
     step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
 
 
 def make_optimizer(model: Model, config: AuditConfig) -> AdamW:
     """Build AdamW; gains, biases and the logit scale have no weight decay, as in open_clip."""
-    groups: dict[float, list[Tensor]] = {0.0: [], config.weight_decay: []}
+    exempt: list[Tensor] = []
+    decayed: list[Tensor] = []
     for name, parameter in model.named_parameters():
-        exempt = parameter.ndim < 2 or any(
-            mark in name for mark in ("bn", "ln", "bias", "logit_scale")
-        )
+        marked = any(mark in name for mark in ("bn", "ln", "bias", "logit_scale"))
         if parameter.requires_grad:
-            groups[0.0 if exempt else config.weight_decay].append(parameter)
-    parameters = [{"params": group, "weight_decay": decay} for decay, group in groups.items()]
-    return AdamW(
-        parameters, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True
-    )
+            (exempt if marked or parameter.ndim < 2 else decayed).append(parameter)
+    groups = [
+        {"params": exempt, "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": config.weight_decay},
+    ]
+    betas = (config.beta1, config.beta2)
+    return AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=True)
 
 
 class Contrast(torch.autograd.Function):
@@ -171,14 +203,11 @@ class HeldOutLevel:
 
     def measure(self, image: Tensor, text: Tensor) -> None:
         """Set the level from the unit vectors of the external pairs, [n_external, dim] each."""
-        if len(image) < 2:  # the means exclude the pair itself
-            return
         vectors = image.float().cpu().numpy(), text.float().cpu().numpy()
         external = np.ones(len(image), dtype=bool)
         self.level = float(np.quantile(pair_terms(*vectors, external)[ALIGNMENT], self.quantile))
-        self.means = tuple(
-            torch.from_numpy(mean.astype(np.float32)) for mean in external_means(*vectors, external)
-        )
+        means = external_means(*vectors, external)
+        self.means = tuple(torch.from_numpy(mean.astype(np.float32)) for mean in means)
 
     def compare(self, rows: np.ndarray, image: Tensor, text: Tensor) -> None:
         """Update which pairs of a batch are ahead, from their unit vectors in this step, [n, dim]
@@ -210,12 +239,8 @@ class Trainer:
         self.seed = seed
         self.device = device
         self.cut = can_cut_text(model)
-        self.generator = (
-            torch.cuda.default_generators[0] if device == "cuda" else torch.default_generator
-        )
         self.optimizer = make_optimizer(model, config)
-        self.batches = math.ceil(len(data.rows) / config.batch_size)
-        self.schedule = config.epochs * self.batches  # steps until the learning rate is 0
+        self.batches = math.ceil(len(data.rows) / config.batch_size)  # of an epoch
         self.total = config.trained_epochs * self.batches
         self.done = 0  # steps
         self.seconds = 0.0
@@ -223,22 +248,24 @@ class Trainer:
         self.trajectory = np.full((config.epochs, len(data.keys), 2), np.nan, dtype=np.float16)
         self.held_out: HeldOutLevel | None = None
         self.mitigations: list[Mitigation] = []
-        if hasattr(model, "logit_scale"):  # not an image encoder alone
-            self.mitigations = mitigations_of(config)
-            for mitigation in self.mitigations:
-                mitigation.start(model, data.tokens)
-            if any(getattr(config, name) for name in ADAPTIVE):
-                self.held_out = HeldOutLevel(
-                    len(data.keys), config.adaptive_quantile, config.adaptive_every
-                )
+        self.ends: np.ndarray | None = None  # int64 [n_captions], places of end tokens if masked
+        if not hasattr(model, "logit_scale"):  # an image encoder alone
+            return
+        self.mitigations = mitigations_of(config)
+        if config.text_mask or config.adaptive_mask:
+            flags = "--text-mask and --adaptive-mask"
+            self.ends = caption_ends(model_config(config.model), data.tokens, flags=flags)
+        if any(getattr(config, name) for name in ADAPTIVE):
+            quantile = config.adaptive_quantile
+            self.held_out = HeldOutLevel(len(data.keys), quantile, config.adaptive_every)
 
     def batch(self, rows: np.ndarray, epoch: int) -> Batch:
         """Draw a caption for each pair, and return the batch as mitigations read it."""
-        captions = chosen_captions(
-            self.data, rows, seed=self.seed, epoch=epoch, first=self.config.train_captions
-        )
+        first = self.config.train_captions
+        captions = chosen_captions(self.data, rows, seed=self.seed, epoch=epoch, first=first)
+        ends = None if self.ends is None else self.ends[captions]
         ahead = None if self.held_out is None else self.held_out.ahead[rows]
-        return Batch(self.data.keys[rows], epoch, self.seed, captions, ahead)
+        return Batch(self.data.keys[rows], epoch, self.seed, captions, ends, ahead)
 
     def inputs(self, batch: Batch, pixels: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return the views and captions of a batch: images [n, 3, size, size], tokens [n,
@@ -252,12 +279,14 @@ class Trainer:
     def step(self, rows: np.ndarray, pixels: np.ndarray) -> float:
         """Train on one batch, write its pairs into the trajectory, and return the loss."""
         epoch = self.done // self.batches
+        schedule = self.config.epochs * self.batches  # steps until the learning rate is 0
+        warmup = self.config.warmup
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(
-                self.done, total=self.schedule, peak=self.config.lr, warmup=self.config.warmup
+                self.done, total=schedule, peak=self.config.lr, warmup=warmup
             )
         # Dropout inside a tower must not depend on the step a run resumes at.
-        self.generator.manual_seed((self.seed * 1_000_003 + self.done) % 2**63)
+        torch.manual_seed((self.seed * 1_000_003 + self.done) % 2**63)
         loss, cosine, log_probability = self.forward_loss(rows, epoch, pixels)
         if not torch.isfinite(loss):
             raise InputError(
@@ -266,7 +295,7 @@ class Trainer:
             )
         loss.backward()
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad()
         for mitigation in self.mitigations:  # one clamps the logit scale
             mitigation.after_step(self.model)
         self.trajectory[epoch, rows] = torch.stack([cosine, log_probability], dim=1).cpu().numpy()
@@ -282,34 +311,33 @@ class Trainer:
         batch = self.batch(rows, epoch)
         images, tokens = self.inputs(batch, pixels)
         with autocast(self.config.precision, self.device):
-            image_out = self.model.encode_image(images).float()
-            text_out = text_features(self.model, tokens, cut=self.cut)
-        image = F.normalize(image_out, dim=-1)
-        text = F.normalize(text_out, dim=-1)
+            image_output = self.model.encode_image(images).float()
+            text_output = text_outputs(self.model, tokens, cut=self.cut)
+        image = F.normalize(image_output, dim=-1)
+        text = F.normalize(text_output, dim=-1)
         scale = self.model.logit_scale.exp()
         cosine, log_probability = Contrast.apply(image, text, scale, self.config.precision)
-        changed_image = image_out
-        changed_text = text_out
-        weight: np.ndarray | None = None
+        if self.held_out is not None:
+            self.held_out.compare(rows, image.detach(), text.detach())
+        changed_image = image_output
+        changed_text = text_output
+        weight = np.ones(len(rows))
         for mitigation in self.mitigations:
             changed_image, changed_text = mitigation.embeddings(changed_image, changed_text, batch)
-            factor = mitigation.weight(batch)
-            weight = factor if weight is None else weight if factor is None else weight * factor
-        loss_image = image if changed_image is image_out else F.normalize(changed_image, dim=-1)
-        loss_text = text if changed_text is text_out else F.normalize(changed_text, dim=-1)
+            weight = weight * mitigation.weight(batch)
+        changed = changed_image is not image_output or changed_text is not text_output
+        if changed:
+            image = F.normalize(changed_image, dim=-1)
+            text = F.normalize(changed_text, dim=-1)
         if self.config.loss == "siglip":
             from open_clip.loss import SigLipLoss  # slow to import
 
-            loss = SigLipLoss()(loss_image, loss_text, scale, logit_bias=self.model.logit_bias)
+            loss = SigLipLoss()(image, text, scale, logit_bias=self.model.logit_bias)
         else:
             terms = log_probability
-            if loss_image is not image or loss_text is not text:
-                terms = Contrast.apply(loss_image, loss_text, scale, self.config.precision)[1]
-            if weight is not None:
-                terms = terms * torch.from_numpy(weight.astype(np.float32)).to(self.device)
-            loss = -terms.mean()
-        if self.held_out is not None:
-            self.held_out.compare(rows, image.detach(), text.detach())
+            if changed:
+                terms = Contrast.apply(image, text, scale, self.config.precision)[1]
+            loss = -(terms * torch.from_numpy(weight).to(terms)).mean()
         return loss, cosine, log_probability.detach()
 
     @torch.no_grad()
@@ -317,7 +345,7 @@ class Trainer:
         """Set the held-out level from one view and one caption of each external pair, drawn as in
         this epoch."""
         external = self.data.external
-        if not len(external):
+        if len(external) < 2:  # the means exclude the pair itself
             return
         self.model.eval()
         images = []
@@ -334,13 +362,9 @@ class Trainer:
         """Run all remaining steps, one per iteration."""
         while self.done < self.total:
             epoch, first = divmod(self.done, self.batches)
-            if (
-                self.held_out is not None
-                and epoch
-                and not first
-                and epoch % self.held_out.every == 0
-            ):
-                self.measure_held_out(self.held_out, epoch)
+            held_out = self.held_out
+            if held_out and epoch and not first and epoch % held_out.every == 0:
+                self.measure_held_out(held_out, epoch)
             batches = epoch_batches(
                 self.data, seed=self.seed, epoch=epoch, batch_size=self.config.batch_size
             )
@@ -369,39 +393,33 @@ class Trainer:
 
     def save(self, folder: Path) -> None:
         """Save the state that a killed run resumes from."""
-        held_out = self.held_out
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "step": self.done,
+            "done": self.done,
             "seconds": self.seconds,
             "trajectory": torch.from_numpy(self.trajectory),
             "sums": self.sums.tolist(),
-            "held_out": held_out
-            and (torch.from_numpy(held_out.ahead), held_out.level, held_out.means),
         }
+        if self.held_out is not None:
+            level = self.held_out
+            state["held_out"] = (torch.from_numpy(level.ahead), level.level, level.means)
         save_atomically(state, folder / STATE)
 
     def resume(self, folder: Path) -> None:
-        """Load the last saved state, if it exists and can be read."""
-        try:
-            state = torch.load(folder / STATE, map_location=self.device, weights_only=True)
-        except (
-            Exception
-        ) as error:  # no file, or a broken one: torch, pickle and zip each raise their own kinds
-            if shortage(error):
-                raise
+        """Load the last saved state, if it exists."""
+        if not (folder / STATE).is_file():
             return
+        state = torch.load(folder / STATE, map_location=self.device, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.done = state["step"]
+        self.done = state["done"]
         self.seconds = state["seconds"]
         self.sums = np.array(state["sums"])
         self.trajectory = state["trajectory"].cpu().numpy()
         if self.held_out is not None:
-            ahead, self.held_out.level, means = state["held_out"]
+            ahead, self.held_out.level, self.held_out.means = state["held_out"]
             self.held_out.ahead = ahead.cpu().numpy()
-            self.held_out.means = tuple(means)
 
 
 def read_ahead(
@@ -409,10 +427,11 @@ def read_ahead(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield each batch with its pixels while a thread reads the next."""
     with ThreadPoolExecutor(1) as pool:
-        ahead = [pool.submit(pixels.gather, rows) for rows in batches[:1]]
-        for place, rows in enumerate(batches):
-            ready = ahead.pop().result()
-            ahead = [pool.submit(pixels.gather, rows) for rows in batches[place + 1 : place + 2]]
+        ahead = pool.submit(pixels.gather, batches[0])
+        for rows, following in zip_longest(batches, batches[1:]):
+            ready = ahead.result()
+            if following is not None:
+                ahead = pool.submit(pixels.gather, following)
             yield rows, ready
 
 
@@ -445,7 +464,7 @@ def train(
         if now - last_save > pause and trainer.done < trainer.total:
             trainer.save(folder)
             last_save = time.monotonic()
-            pause = max(SECONDS_BETWEEN_SAVES, TRAINED_TO_SAVED * (last_save - now))
+            pause = max(SECONDS_BETWEEN_SAVES, _TRAINED_TO_SAVED * (last_save - now))
     save_array(trainer.trajectory, folder / TRAJECTORY)
     # The checkpoint is written last: it marks the member as trained.
     save_atomically(trainer.model.state_dict(), folder / CHECKPOINT)
@@ -454,15 +473,10 @@ def train(
 
 def _truncate_log(path: Path, step: int) -> None:
     """Remove lines after a step, and an incomplete line."""
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            if json.loads(line)["step"] <= step:
-                lines.append(f"{line}\n")
-        except ValueError:
-            continue
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    complete = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
     with replacing(path) as temporary:
-        temporary.write_text("".join(lines), encoding="utf-8")
+        temporary.write_text("".join(complete), encoding="utf-8")
 
 
 def save_atomically(value: Any, path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from clipmem_core.audit.executor import Task, TaskEvents, in_this_process
 from clipmem_core.audit.status import MemberProgress
 from clipmem_core.audit.store import Audit
-from clipmem_core.cli import parse
+from clipmem_core.cli import parse_command
 from clipmem_core.config import AuditConfig
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +73,7 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 
 
 def config_of(flags: Sequence[str]) -> AuditConfig:
-    return parse(["audit", "scenes", *flags]).config
+    return parse_command(["audit", "scenes", *flags]).config
 
 
 def vectors(path: Path) -> np.ndarray:

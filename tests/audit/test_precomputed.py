@@ -15,7 +15,7 @@ from clipmem_core.audit.prepare import precomputed_features, sampled
 from clipmem_core.audit.scoring import UNUSABLE
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import WRONG
-from clipmem_core.cli import main, parse
+from clipmem_core.cli import main, parse_command
 from clipmem_core.config import AuditConfig
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.dataset.source import RawPairs
@@ -59,7 +59,7 @@ def write_table(folder: Path, image: np.ndarray, text: np.ndarray, captions: lis
 
 
 def config_of(*flags: str) -> AuditConfig:
-    return parse(["audit", "SOURCE", *FLAGS, *flags]).config
+    return parse_command(["audit", "SOURCE", *FLAGS, *flags]).config
 
 
 def audit_of(source: str, *flags: str) -> Audit:

@@ -34,7 +34,7 @@ from clipmem_core.config import AuditConfig, data_folder, preset_config
 from clipmem_core.dataset.pictures import decode, resize
 from clipmem_core.dataset.source import read_source
 from clipmem_core.scores.membership import group_size
-from clipmem_core.training.model import HIDDEN, locked_model
+from clipmem_core.training.model import TEXT_HEAD_WIDTH, locked_model
 from clipmem_core.training.names import model_config
 from clipmem_core.training.trainer import Trainer
 from clipmem_core.training.views import FeatureRows, TrainingData
@@ -236,8 +236,8 @@ def measure_heads(quick: bool) -> Measures:
         square = square.bfloat16() if precision == "amp_bf16" else square
         rate = 2 * 1024**3 / _seconds(lambda: square @ square)  # noqa: B023
         batch = pairs / trainer.batches
-        heads = image * dim + text * HIDDEN + HIDDEN * dim
-        products = 2 * batch * (2 * heads + HIDDEN * dim + 3 * dim * batch)
+        heads = image * dim + text * TEXT_HEAD_WIDTH + TEXT_HEAD_WIDTH * dim
+        products = 2 * batch * (2 * heads + TEXT_HEAD_WIDTH * dim + 3 * dim * batch)
         seconds = _seconds(lambda: next(steps))  # noqa: B023
         name = f"a training step of heads, {batch:.0f} pairs, {precision}"
         lines.append(

@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audit.jobs import Task
 from clipmem_core.audit.preflight import Request
-from clipmem_core.cli import main, parse
+from clipmem_core.cli import main, parse_command
 from clipmem_core.config import preset_config
 from clipmem_core.dashboard import running
 from tests.dashboard.test_pages import labels, open_page, press, texts, titles, unfinished
@@ -45,7 +45,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
 def checked(calls: Calls) -> Any:
     """The audit that the last check is of, as the command line parses it."""
-    return parse(["audit", *calls[-1][1][1:]])
+    return parse_command(["audit", *calls[-1][1][1:]])
 
 
 def form(source: str = "scenes") -> AppTest:

@@ -20,7 +20,6 @@ from clipmem_core.audit.store import (
     write_prepared,
     write_table,
 )
-from clipmem_core.cli import parse
 from clipmem_core.config import data_folder
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.export.formats import FORMATS
@@ -217,7 +216,7 @@ def test_every_export_is_a_job_with_the_command_that_is_shown(
     app = press(open_view("export", format=format, file=suffix), "Export")
     (task,) = started
     assert app.code[-1].value == task.typed
-    command = parse(task.arguments)
+    command = parse_command(task.arguments)
     assert (command.name, command.format) == ("made", format)
     assert Path(command.out) == data / "exports" / "made" / f"made-{format}{suffix}"
 

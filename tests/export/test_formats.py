@@ -13,7 +13,7 @@ import pytest
 
 from clipmem_core.audit.prepare import DataSet, load_data_set
 from clipmem_core.audit.store import CAPTION_TABLE, MANIFEST, PAIRS, write_table
-from clipmem_core.cli import main, parse
+from clipmem_core.cli import main, parse_command
 from clipmem_core.export.cleaned import clean
 from clipmem_core.export.formats import FORMATS, Summary, export_audit
 from clipmem_core.io import InputError
@@ -30,7 +30,7 @@ def read_back(summary: Summary) -> DataSet:
     """Read what the printed command names, as an audit would."""
     words = shlex.split(summary.command)
     assert words[:3] == ["python", "-m", "clipmem_core"]
-    command = parse(words[3:])
+    command = parse_command(words[3:])
     assert (command.config.preset, command.config.protocol) == ("tiny", "paper")
     return load_data_set(command.source, command.config)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from clipmem_core.audit.store import Audit, write_json
-from clipmem_core.cli import main, parse
+from clipmem_core.cli import main, parse_command
 from clipmem_core.config import AuditConfig
 from clipmem_core.studies import lab, plan
 from clipmem_core.studies.arm import Arm, parse_arm
@@ -75,7 +75,7 @@ def study_of(*texts: str) -> Study:
 
 
 def config_of(*flags: str, study: str = "combined") -> AuditConfig:
-    return parse(["study", study, "scenes", "--name", "x", *FLAGS, *flags]).config
+    return parse_command(["study", study, "scenes", "--name", "x", *FLAGS, *flags]).config
 
 
 def run(name: str, *, splits: int = 2, seeds: int = 1, also: Sequence[str] = ()) -> StudyFolder:

@@ -9,7 +9,7 @@ import pytest
 from clipmem_core import columns as c
 from clipmem_core.audit.settings import check_config
 from clipmem_core.audit.store import Audit, is_name, write_prepared, write_table
-from clipmem_core.cli import parse
+from clipmem_core.cli import parse_command
 from clipmem_core.config import ARM_FIELDS, FIELDS, AuditConfig, preset_config
 from clipmem_core.io import InputError
 from clipmem_core.studies.arm import (
@@ -34,7 +34,7 @@ def test_an_arm_parses_back_from_its_text_in_any_order_and_from_its_flags() -> N
         assert parse_arm("  ".join(reversed(arm.text.split()))) == arm
         assert is_name(arm.name)
         assert len(arm.name) < 90
-        typed = vars(parse(["mitigate", "x", *arm.flags]))
+        typed = vars(parse_command(["mitigate", "x", *arm.flags]))
         assert {name: typed[name] for name in arm.fields} == arm.fields
         assert typed["removal"] == str(arm.removal or "")
         assert typed["decisions"] == ("decisions" in arm.overrides)

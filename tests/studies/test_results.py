@@ -14,7 +14,7 @@ from scipy.stats import ttest_rel
 from clipmem_core.audit.settings import machine, resolve
 from clipmem_core.audit.setup import differing_fields
 from clipmem_core.audit.store import write_json
-from clipmem_core.cli import main, parse
+from clipmem_core.cli import main
 from clipmem_core.config import SourceOptions, affecting, as_dict
 from clipmem_core.studies.results import (
     differences,
@@ -149,7 +149,7 @@ def test_the_study_command_a_study_makes_it_again(
     write_json(study.folder / "study.json", values)
     words = shlex.split(study_command(study))
     assert words[:3] == ["python", "-m", "clipmem_core"]
-    command = parse(words[3:])
+    command = parse_command(words[3:])
     parsed = (command.study, command.source, command.name, command.splits, list(command.also))
     assert parsed == ("combined", "my pairs.csv", "asked", 3, also)
     differing = differing_fields("", config, "", resolve(command.config), may_differ=MACHINE)

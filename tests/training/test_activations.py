@@ -3,11 +3,9 @@ memory."""
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from torch.nn import functional as F
@@ -19,20 +17,6 @@ from clipmem_core.training.views import TrainingData
 from tests.training.toys import CONFIG, MODEL, draw_data, view_maker, write_model
 
 VIEWS = view_maker(seed=3)
-
-
-def scores(
-    model: Model, data: TrainingData, tower: str, rows: np.ndarray | None = None, **changes: int
-) -> pd.DataFrame:
-    """Count the units of an encoder and check that progress ends at the number of pairs."""
-    told: list[int] = []
-    rows = data.rows if rows is None else rows
-    run: Any = SimpleNamespace(data=data, config=replace(CONFIG, device="cpu", **changes))
-    tally = count_units(run, model, VIEWS, tower, rows, told.append)
-    assert told == sorted(set(told))
-    assert told[-1] == len(rows)
-    assert not any(module._forward_hooks for module in model.modules())
-    return tally.scores()
 
 
 @pytest.fixture
@@ -75,23 +59,29 @@ def text_activations(model: Model, tokens: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("tower", "captions"), [("image", 0), ("text", 0), ("text", 2)])
-def test_units_are_those_of_one_picture_or_caption_at_a_time(
+def test_units_equal_those_of_one_input_at_a_time(
     model: Model, tower: str, captions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "BATCH", 3)
+    monkeypatch.setattr(models, "EVALUATION_BATCH", 3)
     data = draw_data(12, captions=3)
     rows = np.array([0, 1, 2, 5, 7, 8, 11])
-    found = scores(model, data, tower, rows, views=3, eval_captions=captions)
+    config = replace(CONFIG, views=3, eval_captions=captions)
+    reported: list[int] = []
+    found = count_units(
+        model, data, VIEWS, tower, rows=rows, config=config, device="cpu", report=reported.append
+    ).scores()
+    assert reported == sorted(set(reported))
+    assert reported[-1] == len(rows)
     with torch.no_grad():
         if tower == "image":
             each = [
                 [image_activations(model, data, row, view) for view in range(3)] for row in rows
             ]
         else:
-            own = [range(*data.caption_start[[row, row + 1]])[: captions or None] for row in rows]
+            numbers = [range(*data.caption_start[[row, row + 1]]) for row in rows]
             each = [
-                [text_activations(model, data.tokens[number]) for number in numbers]
-                for numbers in own
+                [text_activations(model, data.tokens[number]) for number in own[: captions or None]]
+                for own in numbers
             ]
     table = np.stack([np.mean(one, axis=0) for one in each])
     assert table.shape == (7, 2 * 64)
@@ -106,13 +96,3 @@ def test_units_are_those_of_one_picture_or_caption_at_a_time(
     clear = top - rest[-1] > 1e-4
     assert clear.mean() > 0.9
     np.testing.assert_array_equal(found.row[clear], rows[table.argmax(axis=0)][clear])
-
-
-def test_values_below_zero_count_as_zero(model: Model) -> None:
-    with torch.no_grad():
-        for block in model.visual.transformer.resblocks:
-            block.mlp.c_fc.weight.zero_()
-            block.mlp.c_fc.bias.fill_(-1)
-    found = scores(model, draw_data(6), "image", views=2)
-    np.testing.assert_array_equal(found["max"], 0)
-    np.testing.assert_allclose(found.clipped, 1)

@@ -3,7 +3,6 @@ locked towers; names."""
 
 import json
 import math
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,8 +34,7 @@ from tests.training import toys
 from tests.training.toys import draw_data, draw_tokens, view_maker
 
 
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("length", [1, 128])
+@pytest.mark.parametrize(("length", "causal"), [(1, False), (128, True)])
 def test_short_attention_and_its_gradients_equal_torchs(length: int, causal: bool) -> None:
     torch.manual_seed(0)
     attn = nn.MultiheadAttention(24, 3, batch_first=True)
@@ -52,25 +50,17 @@ def test_short_attention_and_its_gradients_equal_torchs(length: int, causal: boo
     torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-4)
 
 
-def test_a_built_model_computes_what_open_clips_own_computes() -> None:
+def test_a_built_model_equals_open_clips() -> None:
     ours = build_model("tiny", loss="clip", seed=0).eval()
     theirs = open_clip.create_model("tiny").eval()
     theirs.load_state_dict(ours.state_dict())
     images = torch.randn(3, 3, 32, 32)
     tokens = torch.from_numpy(tokenize("tiny", ["a", "a red dog", "!"])).long()
     with torch.no_grad():
-        torch.testing.assert_close(
-            encode_image(ours, images),
-            theirs.encode_image(images, normalize=True),
-            atol=1e-5,
-            rtol=0,
-        )
-        torch.testing.assert_close(
-            encode_text(ours, tokens, cut=True),
-            theirs.encode_text(tokens, normalize=True),
-            atol=1e-5,
-            rtol=0,
-        )
+        found = [encode_image(ours, images), encode_text(ours, tokens, cut=True)]
+        image = theirs.encode_image(images, normalize=True)
+        expected = [image, theirs.encode_text(tokens, normalize=True)]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -104,17 +94,12 @@ def test_initial_weights_are_a_function_of_the_seed(toy: str) -> None:
         build_model(toy, loss="clip", seed=seed).state_dict() for seed in (3, 3, 4)
     )
     assert all(torch.equal(first[name], again[name]) for name in first)
-    for name in ("visual.conv1.weight", "token_embedding.weight", "text_projection"):
-        assert not torch.equal(first[name], other[name])
+    assert not torch.equal(first["visual.conv1.weight"], other["visual.conv1.weight"])
     before = torch.get_rng_state()
-    numpy_before = np.random.get_state()[1].copy()
     build_model(toy, loss="clip", seed=0)
     assert torch.equal(torch.get_rng_state(), before)
-    assert (np.random.get_state()[1] == numpy_before).all()
 
 
-START = 49406
-END = 49407
 CAPTIONS = [
     "Two DOGS, one ball & 3 sticks!",
     "  spaced \t out\n ",
@@ -125,22 +110,17 @@ CAPTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("model", "context"), [("tiny", 16), ("ViT-B-32", 77)])
-def test_tokens_of_ordinary_captions_are_open_clips(model: str, context: int) -> None:
-    tokens = tokenize(model, CAPTIONS)
+def test_tokens_of_ordinary_captions_are_open_clips() -> None:
+    tokens = tokenize("tiny", CAPTIONS)
     assert tokens.dtype == "int32"
-    np.testing.assert_array_equal(
-        tokens, open_clip.get_tokenizer("ViT-B-32")(CAPTIONS, context_length=context)
-    )
+    expected = open_clip.get_tokenizer("ViT-B-32")(CAPTIONS, context_length=16)
+    np.testing.assert_array_equal(tokens, expected)
 
 
-@pytest.mark.parametrize(
-    "spelled", ["<end_of_text>", "&amp;lt;end_of_text&amp;gt;", "<START_OF_TEXT>"]
-)
+@pytest.mark.parametrize("spelled", ["<end_of_text>", "&amp;lt;end_of_text&amp;gt;"])
 def test_special_tokens_that_a_caption_spells_vanish(spelled: str) -> None:
     plain, odd = tokenize("tiny", ["a red dog", f"a {spelled} red {spelled} dog"])
     assert odd.tolist() == plain.tolist()
-    assert tokenize("tiny", [spelled])[0, :3].tolist() == [START, END, 0]
 
 
 class Trap:
@@ -151,18 +131,6 @@ class Trap:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return Path.touch, (self.path,)
-
-
-def assert_refused(name: str, path: Path, reason: str) -> None:
-    """Check that a file is refused as a checkpoint and as a start, each in one line."""
-    quoted = re.escape(repr(str(path)))
-    with pytest.raises(
-        InputError, match=rf"checkpoint {quoted} does not load \({reason}"
-    ) as loaded:
-        load_weights(build_model(name, loss="clip", seed=0), path)
-    with pytest.raises(InputError, match=f"cannot be built from {quoted}, .*: {reason}") as built:
-        build_model(name, loss="clip", seed=0, pretrained=str(path))
-    assert "\n" not in str(loaded.value) + str(built.value)
 
 
 @pytest.mark.parametrize(("prefix", "bare"), [("", True), ("module.", False)])
@@ -182,18 +150,19 @@ def test_open_clips_own_forms_load(toy: str, tmp_path: Path, prefix: str, bare: 
     )
 
 
-def test_code_in_a_checkpoint_does_not_run_and_a_broken_one_is_refused(
-    toy: str, tmp_path: Path
-) -> None:
+def test_code_in_a_checkpoint_does_not_run(toy: str, tmp_path: Path) -> None:
     path = tmp_path / "trap.pt"
     trace = tmp_path / "trace"
     torch.save({"state_dict": Trap(trace)}, path)
-    assert_refused(toy, path, "it is no checkpoint, or holds more than weights")
-    assert not trace.exists()
     torch.load(path, weights_only=False)
-    assert trace.exists()
-    path.write_bytes(b"PK\x03\x04 cut short")
-    assert_refused(toy, path, ".+")
+    trace.unlink()  # the trap works
+    for _ in range(2):
+        with pytest.raises(InputError, match="trap.pt' does not load: .+"):
+            load_weights(build_model(toy, loss="clip", seed=0), path)
+        with pytest.raises(InputError, match="cannot be built from .*trap.pt', .+"):
+            build_model(toy, loss="clip", seed=0, pretrained=str(path))
+        path.write_bytes(b"PK\x03\x04 cut short")
+    assert not trace.exists()
 
 
 HOW = {"precision": "fp32", "device": "cpu"}
@@ -202,34 +171,27 @@ HOW = {"precision": "fp32", "device": "cpu"}
 def test_mean_embeddings_of_pictures_equal_the_slow_mean_over_views(
     toy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(under_test, "BATCH", 3)
+    monkeypatch.setattr(under_test, "EVALUATION_BATCH", 3)
     model = build_model(toy, loss="clip", seed=0)
     data = draw_data(10)
     views = view_maker(seed=5)
     means = np.concatenate(list(image_blocks(model, data, views, n_views=3, **HOW)))
-    assert means.dtype == np.float32
-    assert means.shape == (10, 16)
     for pair in range(10):
         row = np.array([pair])
-        total = torch.zeros(16)
-        for view in range(3):
-            image = views.images(data.pixels.gather(row), views.boxes(data.keys[row], view))
-            with torch.no_grad():
-                total += F.normalize(model.encode_image(image)[0], dim=0)
-        np.testing.assert_allclose(means[pair], total / 3, atol=1e-5)
-        assert np.linalg.norm(means[pair]) < 1
+        pixels = data.pixels.gather(row)
+        boxes = [views.boxes(data.keys[row], view) for view in range(3)]
+        with torch.no_grad():
+            each = [encode_image(model, views.images(pixels, box)) for box in boxes]
+        np.testing.assert_allclose(means[pair], torch.cat(each).mean(dim=0), atol=1e-5)
 
 
-def test_captions_are_averaged_within_their_pair_all_or_the_first_where_that_is_asked() -> None:
+def test_captions_are_averaged_within_their_pair() -> None:
     vectors = np.array([[1, 0], [0, 1], [1, 1], [3, 1], [2, -2], [5, 5]], dtype=np.float32)
-    means = mean_by_pair(vectors, np.array([0, 1, 4, 6]))
-    np.testing.assert_allclose(means, [[1, 0], [4 / 3, 1], [3.5, 1.5]], rtol=1e-6)
-    assert means.dtype == np.float32
     start = np.array([0, 1, 4, 6])
-    np.testing.assert_allclose(mean_by_pair(vectors, start, first=1), vectors[[0, 1, 4]])
-    np.testing.assert_allclose(
-        mean_by_pair(vectors, start, first=2), [[1, 0], [0.5, 1], [3.5, 1.5]]
-    )
+    means = {0: [[1, 0], [4 / 3, 1], [3.5, 1.5]], 2: [[1, 0], [0.5, 1], [3.5, 1.5]]}
+    for first, expected in means.items():
+        found = mean_by_pair(vectors, start, first=first)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 FEATURES = np.random.default_rng(0).normal(3, 2, (500, 6)).astype(np.float16)
@@ -253,15 +215,11 @@ def test_a_view_to_train_on_has_a_fifth_of_its_numbers_at_their_mean() -> None:
     assert dropped.float().mean().item() == pytest.approx(0.2, abs=0.03)
     kept = mean + (torch.from_numpy(FEATURES).float() - mean) / 0.8
     torch.testing.assert_close(seen[~dropped], kept[~dropped], atol=1e-5, rtol=1e-5)
-    alone = FeatureViews(mean, seed=4).training_images(FEATURES[7:8], keys[7:8], 2)
+    alone = views.training_images(FEATURES[7:8], keys[7:8], 2)
     torch.testing.assert_close(alone[0], seen[7])  # whoever else is in the batch
-    assert not torch.equal(views.training_images(FEATURES, keys, 3), seen)
-    assert torch.equal(
-        views.evaluation_images(FEATURES, keys, 0), torch.from_numpy(FEATURES).float()
-    )
 
 
-def test_models_of_open_clip_ours_and_json_files_are_known(tmp_path: Path) -> None:
+def test_model_names_and_configs(tmp_path: Path) -> None:
     names = model_names()
     assert names[:3] == ["locked", "small", "tiny"]
     assert {"ViT-B-32", "RN50", "roberta-ViT-B-32"} <= set(names)
@@ -274,23 +232,9 @@ def test_models_of_open_clip_ours_and_json_files_are_known(tmp_path: Path) -> No
     assert model_config(str(wrapped)) == toys.MODEL
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (
-            {"embed_dim": 16, "text_cfg": {}},
-            "lacks vision_cfg: an open_clip model config has all three",
-        ),
-        ({"model_cfg": {"vision_cfg": {}}}, "lacks embed_dim, text_cfg"),
-        ({"model_cfg": None}, "lacks embed_dim, vision_cfg, text_cfg"),
-        ([1, 2], "lacks embed_dim, vision_cfg, text_cfg"),
-        (None, "is not valid JSON"),
-    ],
-)
-def test_a_file_that_is_no_model_config_is_refused(
-    tmp_path: Path, content: Any, reason: str
-) -> None:
+@pytest.mark.parametrize("content", ['{"embed_dim": 16, "text_cfg": {}}', "[1, 2]", "{"])
+def test_a_file_that_is_no_model_config_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "odd.json"
-    path.write_text("{" if content is None else json.dumps(content))
-    with pytest.raises(InputError, match=reason):
+    path.write_text(content)
+    with pytest.raises(InputError, match="odd.json"):
         model_config(str(path))
