@@ -10,7 +10,7 @@ import streamlit as st
 from clipmem_core.audit.store import PAIRS, SCORES, Audit, is_name, list_audits
 from clipmem_core.columns import CLIPMEM, PAIR_ID, SHA256
 from clipmem_core.config import InputError, as_dict, flat
-from clipmem_core.dashboard.cards import Sides, draw_change_cards
+from clipmem_core.dashboard.cards import ComparedAudits, draw_change_cards
 from clipmem_core.dashboard.page import AUDIT, CHOICE, PAGE, choose_listed, draw_pages, read_page
 from clipmem_core.dashboard.plain import number, pairs_in_words, show_command, show_text, signed
 from clipmem_core.figures.audit_scores import comparison_figure
@@ -254,6 +254,6 @@ def draw_changed(one: Audit, other: Audit, comparison: Comparison) -> None:
 def _draw_cards(
     one: Audit, other: Audit, comparison: Comparison, pairs: pd.DataFrame, *, key: str
 ) -> None:
-    sides = Sides(one, other, links={"In first": one, "In second": other})
+    sides = ComparedAudits(one, other, links={"In first": one, "In second": other})
     if len(pairs):
         draw_change_cards(sides, comparison.column, pairs.to_dict("records"), key=key)

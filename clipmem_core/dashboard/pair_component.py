@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
-from clipmem_core.audit.store import PAIRS, Audit
+from clipmem_core.audit.store import Audit
 from clipmem_core.columns import CLIPMEM, CLIPMEM_SHRUNK, SE
 from clipmem_core.dashboard.deciding import review_session
 from clipmem_core.dashboard.page import (
@@ -31,7 +31,6 @@ from clipmem_core.dashboard.routes import PREFIX
 from clipmem_core.figures.layout import INJECTED_COLOUR, group_colour
 from clipmem_core.review.cards import FirstCaption, PairCard, first_captions, shown_score
 from clipmem_core.review.decisions import decided
-from clipmem_core.review.queries import CAPTION_KEY, fetch_numbered
 from clipmem_core.review.rows import count_decided
 from clipmem_core.review.selection import (
     CAPTION,
@@ -160,7 +159,6 @@ def draw_grid(
     order = shown_score(selection.order)
     main = page is not None
     current, pages = page or (1, 1)
-    keys = fetch_numbered(audit.folder / PAIRS, [CAPTION_KEY], [card.row for card in cards])
     firsts = first_captions(audit, cards, selection)
     noise = read_noise(audit)
     shown = shown_scores(cards, noise, order, table=table)
@@ -173,10 +171,7 @@ def draw_grid(
     data = {
         "address": urlencode(link(audit, selection, **read_view())),
         "view": urlencode({"key": key} | conditions),  # the same pairs in another order
-        "cards": [
-            _card_data(card, keys[card.row][0], shown, noise, firsts[card.pair_id])
-            for card in cards
-        ],
+        "cards": [_card_data(card, shown, noise, firsts[card.pair_id]) for card in cards],
         "table": table,
         "order": order,
         "scores": [[name, words(name)] for name in shown],
@@ -220,7 +215,7 @@ def shown_scores(cards: Sequence[PairCard], noise: Noise, order: str, *, table: 
 
 
 def _card_data(
-    card: PairCard, caption_key: int, shown: Sequence[str], noise: Noise, first: FirstCaption
+    card: PairCard, shown: Sequence[str], noise: Noise, first: FirstCaption
 ) -> dict[str, Any]:
     start, marks, reason = first
     decision = card.decision
@@ -230,7 +225,7 @@ def _card_data(
     return {
         "row": card.row,
         "pair_id": card.pair_id,
-        "caption_key": str(caption_key),  # it has more digits than a browser's numbers
+        "caption_key": str(card.caption_key),  # it has more digits than a browser's numbers
         "changed": card.current != card.captions,
         "captions": [
             cut(caption, FULL_LIMIT) for caption in (*card.current[start:], *card.current[:start])

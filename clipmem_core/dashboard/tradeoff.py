@@ -13,7 +13,7 @@ import streamlit as st
 from clipmem_core import columns as c
 from clipmem_core import glossary
 from clipmem_core.audit.store import Audit
-from clipmem_core.dashboard.cards import Sides, draw_change_cards
+from clipmem_core.dashboard.cards import ComparedAudits, draw_change_cards
 from clipmem_core.dashboard.page import choose_listed, draw_pages, read_page
 from clipmem_core.figures.studies import MEMORIZATION, TEXT, UTILITY, means_figure, tradeoff_figure
 from clipmem_core.studies import lab
@@ -235,6 +235,6 @@ def draw_changed_pairs(audit: Audit, arm: str) -> None:
         }
         for row in order[(page - 1) * _PAGE_SIZE : page * _PAGE_SIZE].tolist()
     ]
-    sides = Sides(audit, audit, names=("without", "with"), links={"Open pair": audit})
+    sides = ComparedAudits(audit, audit, names=("without", "with"), links={"Open pair": audit})
     draw_change_cards(sides, c.CLIPMEM, records, key="mitigation")
     draw_pages(page, pages, key="mitigation-pages")

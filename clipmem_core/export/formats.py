@@ -37,7 +37,7 @@ from clipmem_core.review.decisions import (
     decided,
     open_review,
 )
-from clipmem_core.review.queries import count_rows, fetch_pairs, number
+from clipmem_core.review.queries import count_rows_of, fetch_pairs, number_sql
 from clipmem_core.scores.registry import EXPORT, scores_in
 
 Written = tuple[
@@ -323,7 +323,7 @@ def write_decisions(audit: Audit, path: Path, progress: Progress | None) -> Writ
     table.insert(list(table).index(CAPTIONS) + 1, "word_changes", changes)
     files = {
         PAIRS: [f'"{IMAGE}"', f'"{LABEL}"'],
-        SCORES: [f'{number(name)} AS "{name}"' for name in scores_in(EXPORT)],
+        SCORES: [f'{number_sql(name)} AS "{name}"' for name in scores_in(EXPORT)],
     }
     for name, columns in files.items():
         values = fetch_pairs(audit.folder / name, columns, table[PAIR_ID])
@@ -500,7 +500,7 @@ def write(
             cleaned.kept, unreviewed, cleaned.removed, cleaned.recaptioned, notes, command
         )
     counts = open_review(audit).counts()
-    kept = count_rows(audit.folder / PAIRS) - counts[REMOVE]
+    kept = count_rows_of(audit.folder / PAIRS) - counts[REMOVE]
     return Summary(kept, unreviewed, counts[REMOVE], counts[RECAPTION], notes, command)
 
 

@@ -27,7 +27,7 @@ from clipmem_core.audit.store import (
 from clipmem_core.columns import GROUP, INJECTED, LABEL
 from clipmem_core.config import InputError, data_folder, fingerprint
 from clipmem_core.io import write_once
-from clipmem_core.review.queries import ROW, fetch_arrow, mismatched_tables, number
+from clipmem_core.review.queries import ROW, fetch_arrow, mismatched_tables, number_sql
 from clipmem_core.review.search import EMBEDDINGS, embeddings_path
 from clipmem_core.review.selection import MAP_X, MAP_Y
 
@@ -80,7 +80,7 @@ def map_points(audit: Audit, name: str, column: str) -> pd.DataFrame:
     places = read_table(
         path, columns=[MAP_ROW, MAP_X, MAP_Y], repair="delete it and draw the map again"
     )
-    value = f'"{column}"' if column in (LABEL, INJECTED, GROUP) else number(column)
+    value = f'"{column}"' if column in (LABEL, INJECTED, GROUP) else number_sql(column)
     query = (
         f'SELECT {ROW}, map_x, map_y, {value} AS "{column}" FROM parquet JOIN places USING '
         f"({ROW}) ORDER BY {ROW}"

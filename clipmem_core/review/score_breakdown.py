@@ -16,7 +16,7 @@ from clipmem_core.audit.verdict import FLAT
 from clipmem_core.config import InputError
 from clipmem_core.review import search as s
 from clipmem_core.review.cards import LISTED, OWN_CAPTIONS, listed_scores
-from clipmem_core.review.queries import cached, fetch_all, fetch_numbered, number
+from clipmem_core.review.queries import cached, fetch_all, fetch_numbered, number_sql
 from clipmem_core.scores.alignment import external_means, terms_of
 from clipmem_core.scores.membership import Sides
 from clipmem_core.scores.seeds import MIN_REPLICATES, over_seeds, seed_interval
@@ -218,7 +218,7 @@ def encoder_means(
     """
     selected = [
         f'"{c.GROUP}"',
-        *(f'{number(column)} AS "{encoder}"' for encoder, column in columns.items()),
+        *(f'{number_sql(column)} AS "{encoder}"' for encoder, column in columns.items()),
     ]
     names = [f'CAST("{by}" AS VARCHAR) AS name']
     scores = (
