@@ -3,7 +3,6 @@ on."""
 
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -95,9 +94,14 @@ def draw_gallery(audit: Audit, selection: Selection, *, actions: DeltaGenerator)
     shown = cards(audit, find_rows(audit, selection, page=page, size=size), selection)
     _draw_legend(audit, selection, count)
     draw_notice(audit, key="browse")
-    table = st.query_params.get(LAYOUT) == TABLE
-    key = f"browse-{audit.name}"
-    draw_grid(audit, shown, selection=selection, key=key, table=table, page=(page, pages))
+    draw_grid(
+        audit,
+        shown,
+        selection=selection,
+        key=f"browse-{audit.name}",
+        table=st.query_params.get(LAYOUT) == TABLE,
+        page=(page, pages),
+    )
     with st.container(
         horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"
     ):
@@ -116,46 +120,36 @@ def draw_gallery(audit: Audit, selection: Selection, *, actions: DeltaGenerator)
 def _draw_legend(audit: Audit, selection: Selection, count: int) -> None:
     queue = queue_of(selection)
     meaning = queues(read_verdict(audit))[queue].sentence if queue else ""
-    meaning = SUBTRACTED if queue == CLIPMEM and selection.lowest_first else meaning
-    checks = "One pair in ten is a random spot check." if selection.order == REVIEW_PLACE else ""
-    marks = MARKS if selection.order in BY_CAPTION else ""
-    scores = "\n".join(f"- **{words(score)}**: {text}" for score, text in LEGEND.items())
-    unlisted = (
-        0
-        if selection.order == MATCH
-        else count_pairs(audit, replace(selection, order=CLIPMEM)) - count
-    )
-    missing = (
-        f"{pairs_in_words(unlisted)} without {words(selection.order)} not listed."
-        if unlisted > 0
-        else ""
-    )
+    if queue == CLIPMEM and selection.lowest_first:
+        meaning = SUBTRACTED
+    missing = ""
+    if selection.order != MATCH:
+        unlisted = count_pairs(audit, replace(selection, order=CLIPMEM)) - count
+        if unlisted > 0:
+            missing = f"{pairs_in_words(unlisted)} without {words(selection.order)} not listed."
     sentences = [
         f"**{pairs_in_words(count)}.**",
         missing,
         meaning,
-        checks,
-        marks,
+        "One pair in ten is a random spot check." if selection.order == REVIEW_PLACE else "",
+        MARKS if selection.order in BY_CAPTION else "",
         read_uncertainty(audit).explain(),
     ]
+    scores = "\n".join(f"- **{words(score)}**: {text}" for score, text in LEGEND.items())
     st.caption(" ".join(filter(None, sentences)), help=scores)
 
 
 def _draw_nothing(audit: Audit, selection: Selection) -> None:
     """Draw that no pair is listed, and how many there are without each condition."""
     if selection.order in BY_NAME and score_span(audit, selection.order) is None:
-        reason = (
-            BY_NAME[selection.order].absent or "is missing in this audit: sort by another score."
-        )
+        absent = BY_NAME[selection.order].absent
+        reason = absent or "is missing in this audit: sort by another score."
         st.info(f"{words(selection.order)} {reason}", icon=":material/info:")
         return
     st.info("No pair fits all of these conditions.", icon=":material/search_off:")
     rests = [(f"without “{text}”", rest) for text, rest in conditions(selection)]
-    rests += (
-        [("sorted by memorization", replace(selection, order=CLIPMEM))]
-        if selection.order != MATCH
-        else []
-    )
+    if selection.order != MATCH:
+        rests.append(("sorted by memorization", replace(selection, order=CLIPMEM)))
     for text, rest in rests:
         if count := count_pairs(audit, rest):
             show_text(f"{text}: {pairs_in_words(count)}", limit=_ID_LIMIT)
@@ -169,11 +163,13 @@ def _draw_bulk(audit: Audit, selection: Selection, count: int) -> None:
         )
         with st.container(horizontal=True, vertical_alignment="bottom"):
             for decision, label in ((KEEP, "Keep"), (REMOVE, "Remove"), (None, "Undecided")):
-                press: dict[str, Any] = {
-                    "on_click": _decide,
-                    "args": (audit, selection, count, decision),
-                }
-                st.button(label, icon=BADGES[decision][1], key=f"bulk-{label}", **press)
+                st.button(
+                    label,
+                    icon=BADGES[decision][1],
+                    key=f"bulk-{label}",
+                    on_click=_decide,
+                    args=(audit, selection, count, decision),
+                )
         st.button(
             "Find and replace in captions…",
             icon=":material/find_replace:",
@@ -193,11 +189,8 @@ def _decide(audit: Audit, selection: Selection, count: int, decision: str | None
             session.notice = Notice("Not saved: the selection has changed meanwhile.", good=False)
             return
         outcome = open_review(audit).decide(ids, decision, audit=audit.name)
-        session.saved(
-            audit,
-            f"Saved: {BADGES[decision][0]}, for {pairs_in_words(outcome.pairs)}.",
-            outcome.event,
-        )
+        sentence = f"Saved: {BADGES[decision][0]}, for {pairs_in_words(outcome.pairs)}."
+        session.saved(audit, sentence, outcome.event)
 
 
 def _open() -> None:
@@ -243,12 +236,9 @@ def _edit_dialog(audit: Audit, selection: Selection) -> None:
         with locked_session() as session:
             outcome = open_review(audit).edit(changes.edits, audit=audit.name)
             session.presses += 1
-            unchanged = (
-                f" {pairs_in_words(outcome.skipped)}, changed meanwhile, unchanged."
-                if outcome.skipped
-                else ""
-            )
-            sentence = f"Captions of {pairs_in_words(outcome.pairs)} changed.{unchanged}"
+            sentence = f"Captions of {pairs_in_words(outcome.pairs)} changed."
+            if outcome.skipped:
+                sentence += f" {pairs_in_words(outcome.skipped)}, changed meanwhile, unchanged."
             if outcome.pairs:
                 session.saved(audit, sentence, outcome.event)
             else:

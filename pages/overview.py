@@ -13,19 +13,17 @@ from clipmem_core.audit.verdict import BASIS, RELIABILITY, WHOLE_HEAD, uses, who
 from clipmem_core.dashboard.cards import draw_strips
 from clipmem_core.dashboard.deciding import draw_wrong
 from clipmem_core.dashboard.maps import draw_score_map
-from clipmem_core.dashboard.page import TIGHT_STYLE, open_page
+from clipmem_core.dashboard.page import TIGHT_STYLE, is_on_screen, open_page
 from clipmem_core.dashboard.plain import explained_errors, show_strong, show_text
 from clipmem_core.figures.audit_scores import group_figure
 from clipmem_core.review import overview as o
 from clipmem_core.review.queries import count_pairs_of
 
 PROTOCOLS = {
-    "ensemble": "Each member leaves out one part of the pairs. clipmem is the alignment of a "
-    "pair under the members "
-    "trained with it, minus that under the members trained without it.",
+    "ensemble": "Each member leaves out one part of the pairs. clipmem is the alignment of a pair "
+    "under the members trained with it, minus that under the members trained without it.",
     "paper": "f is trained on shared and candidate pairs, g on shared and independent pairs. "
-    "clipmem is the alignment "
-    "of a pair under f, minus that under g.",
+    "clipmem is the alignment of a pair under f, minus that under g.",
 }
 ICONS = {
     True: ":green[:material/check_circle:]",
@@ -35,31 +33,28 @@ ICONS = {
 QUARANTINE_ROWS = 1000
 ATTACKS_HELP = (
     "Each member is attacked with the help of the others. TPR: share of its training pairs "
-    "detected at the stated "
-    "false positive rate. Intervals: Student's t over members, which share their attackers, and "
-    "a bootstrap over pairs."
+    "detected at the stated false positive rate. Intervals: Student's t over members, which share "
+    "their attackers, and a bootstrap over pairs."
 )
 MEASURES = {  # name in the verdict → label and help
     "membership_auroc": ("Membership AUROC", glossary.meaning(glossary.AUROC)),
     c.ATTACK_AUROC: (
         "Attack AUROC",
         "The same for an attacker who has the other members and compares a pair's alignment "
-        "under members that trained "
-        "on it and under members that did not.",
+        "under members that trained on it and under members that did not.",
     ),
     RELIABILITY: (
         "Ranking reliability",
         "Expected rank agreement of clipmem with a second audit of this size, estimated from two "
-        "halves of this audit "
-        "(Spearman–Brown): 1 is the same order, 0 is chance.",
+        "halves of this audit (Spearman–Brown): 1 is the same order, 0 is chance.",
     ),
     "image": ("Image part", "The image encoder's part of clipmem. See Encoders."),
     "text": ("Text part", "The text encoder's part of clipmem. See Encoders."),
 }
 SHARES_HELP = (
     "Share of the scored (or candidate) pairs with a 95 % interval, corrected for the noise of "
-    "clipmem. It does not "
-    "grow with the number of members, unlike the share of pairs with a small q."
+    "clipmem. It does not grow with the number of members, unlike the share of pairs with a "
+    "small q."
 )
 
 
@@ -70,9 +65,8 @@ def draw_verdict(verdict: dict[str, Any]) -> None:
     failed = any(check["good"] is False for check in checks)
     with st.expander("Checks", icon=":material/fact_check:", expanded=failed):
         for check in checks:
-            good = check["good"]
             with st.container(horizontal=True, wrap=False):
-                st.markdown(ICONS[good], width="content")
+                st.markdown(ICONS[check["good"]], width="content")
                 with st.container(gap=None):
                     show_text(check["sentence"])
                     if check["advice"]:
@@ -83,46 +77,48 @@ def draw_sizes(audit: Audit, verdict: dict[str, Any]) -> None:
     """Draw which score to use, the audit's sizes and protocol, and its quarantine."""
     record = audit.record
     quarantine = audit.quarantine
+    rows = len(quarantine)
     with st.expander("Which score to use", icon=":material/help_center:"):
         for score, use in uses(verdict).items():
             show_text(f"{score}: {use}")
+    protocol = f"{glossary.meaning(glossary.PROTOCOL)} Here: {PROTOCOLS[record.protocol]}"
+    sizes = {
+        "Pairs": (f"{count_pairs_of(audit):,}", None),
+        "Members": (str(len(record.members)), glossary.meaning(glossary.MEMBER)),
+        "Protocol": (record.protocol, protocol),
+        "Quarantined": (f"{rows:,}", "Input rows that could not be used."),
+    }
     with st.grid(4, min_column_width=150) as grid:
-        grid.metric("Pairs", f"{count_pairs_of(audit):,}", border=True)
-        grid.metric(
-            "Members", str(len(record.members)), border=True, help=glossary.meaning(glossary.MEMBER)
-        )
-        protocol = f"{glossary.meaning(glossary.PROTOCOL)} Here: {PROTOCOLS[record.protocol]}"
-        grid.metric("Protocol", record.protocol, border=True, help=protocol)
-        grid.metric(
-            "Quarantined",
-            f"{len(quarantine):,}",
-            border=True,
-            help="Input rows that could not be used.",
-        )
-    if len(quarantine):
-        with st.expander(
-            f"Quarantine: {len(quarantine):,} input rows and why", icon=":material/inventory_2:"
-        ):
-            first = quarantine.head(QUARANTINE_ROWS)
-            st.dataframe(
-                first,
-                hide_index=True,
-                alt="Quarantined input rows with their source, id and reason",
-            )
-            if len(quarantine) > QUARANTINE_ROWS:
+        for label, (value, help_text) in sizes.items():
+            grid.metric(label, value, border=True, help=help_text)
+    if rows:
+        title = f"Quarantine: {rows:,} input rows and why"
+        with st.expander(title, icon=":material/inventory_2:"):
+            alt = "Quarantined input rows with their source, id and reason"
+            st.dataframe(quarantine.head(QUARANTINE_ROWS), hide_index=True, alt=alt)
+            if rows > QUARANTINE_ROWS:
                 st.caption(
                     f"The first {QUARANTINE_ROWS:,}; quarantine.parquet in the audit's folder "
                     "has all."
                 )
     if estimates := whole_rows(verdict):
-        with st.expander(
-            f"Estimates for all {record.sampled_of:,} pairs", icon=":material/query_stats:"
-        ):
-            _draw_table(
-                pd.DataFrame(estimates, columns=list(WHOLE_HEAD)),
-                alt="Estimates with their intervals",
-            )
+        title = f"Estimates for all {record.sampled_of:,} pairs"
+        with st.expander(title, icon=":material/query_stats:"):
+            table = pd.DataFrame(estimates, columns=list(WHOLE_HEAD))
+            _draw_table(table, alt="Estimates with their intervals")
             show_text(BASIS)
+
+
+@st.fragment
+def draw_details(audit: Audit, verdict: dict[str, Any]) -> None:
+    """Draw charts and tables once they are scrolled to: a browser needs seconds for charts."""
+    if not is_on_screen(f"details-{audit.name}"):
+        return
+    with explained_errors():
+        draw_groups(audit, verdict)
+        draw_exceeding(verdict)
+        draw_score_map(audit)
+        draw_tables(audit, verdict)
 
 
 def draw_groups(audit: Audit, verdict: dict[str, Any]) -> None:
@@ -142,29 +138,30 @@ def draw_groups(audit: Audit, verdict: dict[str, Any]) -> None:
         st.subheader("Means", anchor=False)
         table = groups[["group", "n", "mean", "low", "high"]].dropna(axis=1, how="all")
         _draw_table(table, alt="Mean clipmem of each group with its interval")
-        kinds = dict.fromkeys(filter(None, groups["kind"]))
+        kinds = list(filter(None, groups["kind"].unique()))
         if kinds:
-            intervals = "; ".join(
-                f"mean ± 1 {kind}" if kind.startswith("SD") else kind for kind in kinds
-            )
-            show_text(f"low and high: {intervals}")
-        attacks = verdict.get("attacks", [])
-        values = (
-            verdict
-            | verdict.get("encoders", {})
-            | {c.ATTACK_AUROC: attacks[0]["value"] if attacks else None}
-        )
-        with st.grid(2, min_column_width=140) as grid:
-            for name, (label, help_text) in MEASURES.items():
-                if values.get(name) is not None:
-                    grid.metric(label, f"{values[name]:.2f}", help=help_text)
+            intervals = [f"mean ± 1 {kind}" if kind.startswith("SD") else kind for kind in kinds]
+            show_text(f"low and high: {'; '.join(intervals)}")
+        draw_measures(verdict)
+
+
+def draw_measures(verdict: dict[str, Any]) -> None:
+    """Draw the audit's measures, and the success of each membership attack."""
+    attacks = verdict.get("attacks", [])
+    values = verdict | verdict.get("encoders", {})
+    if attacks:
+        values[c.ATTACK_AUROC] = attacks[0]["value"]
+    with st.grid(2, min_column_width=140) as grid:
+        for name, (label, help_text) in MEASURES.items():
+            if values.get(name) is not None:
+                grid.metric(label, f"{values[name]:.2f}", help=help_text)
+    if attacks:
         measured, missing = o.attack_rows(attacks)
-        if len(measured) or missing:
-            with st.expander("Membership attacks", icon=":material/policy:"):
-                st.caption(ATTACKS_HELP)
-                _draw_table(measured, alt="Success of each membership attack, with intervals")
-                for reason in missing:
-                    show_text(reason, limit=300)
+        with st.expander("Membership attacks", icon=":material/policy:"):
+            st.caption(ATTACKS_HELP)
+            _draw_table(measured, alt="Success of each membership attack, with intervals")
+            for reason in missing:
+                show_text(reason, limit=300)
 
 
 def draw_exceeding(verdict: dict[str, Any]) -> None:
@@ -178,13 +175,13 @@ def draw_exceeding(verdict: dict[str, Any]) -> None:
         )
         return
     texts = [(row["size"], "{share:.1%} ({low:.1%} to {high:.1%})".format(**row)) for row in shares]
-    columns = {"size": st.column_config.NumberColumn("clipmem above", format="%.2f")}
-    columns["share"] = st.column_config.TextColumn("share of pairs", help=SHARES_HELP)
-    table = pd.DataFrame(texts, columns=["size", "share"])
     st.dataframe(
-        table,
+        pd.DataFrame(texts, columns=["size", "share"]),
         hide_index=True,
-        column_config=columns,
+        column_config={
+            "size": st.column_config.NumberColumn("clipmem above", format="%.2f"),
+            "share": st.column_config.TextColumn("share of pairs", help=SHARES_HELP),
+        },
         width=420,
         alt="Share of pairs above each clipmem",
     )
@@ -193,7 +190,7 @@ def draw_exceeding(verdict: dict[str, Any]) -> None:
 def draw_tables(audit: Audit, verdict: dict[str, Any]) -> None:
     """Draw utility and the audit's settings; the page Detectors is about injected errors."""
     st.subheader("Utility", anchor=False)
-    utility = o.utility_table(audit.utility)
+    utility = o.member_utility(audit.utility)
     if utility.empty:
         st.caption("No utility was measured.")
     else:
@@ -214,7 +211,7 @@ audit = open_page("Overview")
 with explained_errors():
     st.html(TIGHT_STYLE)  # the answers fit a screen
     record = audit.record
-    config = audit.record.config
+    config = record.config
     verdict = audit.verdict
     sample = f", a random sample of {record.sampled_of:,}" if record.sampled_of else ""
     sizes = f"{count_pairs_of(audit):,} pairs{sample} · {len(record.members)} members"
@@ -223,7 +220,4 @@ with explained_errors():
     draw_strips(audit)
     draw_verdict(verdict)
     draw_sizes(audit, verdict)
-    draw_groups(audit, verdict)
-    draw_exceeding(verdict)
-    draw_score_map(audit)
-    draw_tables(audit, verdict)
+    draw_details(audit, verdict)

@@ -54,8 +54,7 @@ STYLE = """<style>
 .pair-card { font-size: .875rem; line-height: 1.4; overflow-wrap: anywhere; }
 .pair-card .top { font-size: .8rem; }
 .pair-card .caption { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2;
-overflow: hidden;
-  min-height: 2.8em; margin: .2rem 0; }
+  overflow: hidden; min-height: 2.8em; margin: .2rem 0; }
 .pair-card .scores { display: grid; grid-template-columns: 1fr auto; gap: 0 .5rem; }
 .pair-card .name { opacity: .75; }
 .pair-card .value { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
@@ -67,11 +66,7 @@ def thumbnail(root: Path, image: str, *, side: int = SIDE) -> tuple[bytes, str]:
     reason."""
     try:
         return (_cached_jpeg if side <= SIDE else make_jpeg)(root, image, side), ""
-    except (
-        OSError,
-        ValueError,
-        MemoryError,
-    ) as error:  # InputError and PictureError are ValueErrors
+    except (OSError, ValueError, MemoryError) as error:  # our own errors are ValueErrors
         return placeholder(side), shortage(error) or str(error)
 
 
@@ -111,7 +106,6 @@ class TwoAudits:
     one: Audit
     other: Audit
     names: tuple[str, str] = ("first", "second")
-    in_other: str = "in the second"
     links: Mapping[str, Audit] = field(default_factory=dict)
 
 
@@ -138,14 +132,11 @@ def change_html(
     one: PairCard, other: PairCard, change: Mapping[Any, Any], column: str, sides: TwoAudits
 ) -> str:
     """Return the text of a change's card as HTML; foreign text is escaped."""
-    first, second = (
-        '<div class="caption" '
-        f'dir="auto">{as_html(" ".join(card.captions[:1]), limit=CAPTION_LIMIT)}</div>'
-        for card in (one, other)
-    )
+    texts = [as_html(" ".join(card.captions[:1]), limit=CAPTION_LIMIT) for card in (one, other)]
+    first, second = (f'<div class="caption" dir="auto">{text}</div>' for text in texts)
     lines = [first]
     if one.captions != other.captions:
-        lines += [f'<div class="top"><b>captions differ; {sides.in_other}:</b></div>{second}']
+        lines += [f'<div class="top"><b>captions differ; in the second:</b></div>{second}']
     if one.group != other.group:
         lines.append(f'<div class="top">{as_html(one.group)} → {as_html(other.group)}</div>')
     names = (*sides.names, "difference")
@@ -178,10 +169,13 @@ def draw_strips(audit: Audit) -> None:
             horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"
         ):
             st.subheader(queue.name, anchor=False, width="content")
-            label = "Browse in this order"
-            icon = ":material/grid_view:"
             parameters = link(audit, selection)
-            st.page_link(BROWSE, label=label, icon=icon, query_params=parameters)
+            st.page_link(
+                BROWSE,
+                label="Browse in this order",
+                icon=":material/grid_view:",
+                query_params=parameters,
+            )
         st.caption(f"{queue.sentence} {marks_note(firsts)}")
         score = shown_score(order)
         labels = [f"{words(score)} {format_score(card.scores[score])}" for card in shown]
@@ -212,10 +206,8 @@ def draw_card_row(
                 better = [
                     f"{mark['word']} → {mark['better'][0][0]}" for mark in marks if mark["better"]
                 ]
-                notes = "".join(
+                notes = [
                     f'<div class="name">{as_html(note)}</div>' for note in (reason, *better) if note
-                )
-                st.html(
-                    '<div class="pair-card" '
-                    f'dir="auto"><bdi>{marked(caption, marks)}</bdi>{notes}</div>'
-                )
+                ]
+                text = f"<bdi>{marked(caption, marks)}</bdi>{''.join(notes)}"
+                st.html(f'<div class="pair-card" dir="auto">{text}</div>')

@@ -30,12 +30,15 @@ _FIELDS = {
     "decision": "decision",
     "words": "words",
 }
-# in the address
-_GRID = ""
-TABLE = "table"
-LAYOUTS = {_GRID: ":material/grid_view: Grid", TABLE: ":material/table_rows: Table"}
+TABLE = "table"  # in the address
+LAYOUTS = {"": ":material/grid_view: Grid", TABLE: ":material/table_rows: Table"}
 _DECISIONS = {"": "All decisions", s.UNDECIDED: s.UNDECIDED, s.DECIDED: s.DECIDED}
 _DECISIONS |= {name: BADGES[name][0] for name in CHOICES}
+_ORDERS = {
+    c.CLIPMEM: "Sort by memorization",
+    c.REVIEW_PLACE: "Order of review",
+    s.RANDOM: "Random order",
+}
 INJECTED = {s.ANY: "any injected error", s.NONE: "no injected error"}
 DIRECTIONS = {False: "high to low", True: "low to high"}
 _STEPS = 200  # of a slider
@@ -89,13 +92,11 @@ def conditions(selection: Selection) -> list[tuple[str, Selection]]:
             "…" if end is None else f"{end:.4g}".replace("-", "−")
             for end in (removed.low, removed.high)
         )
-        chips.append(
-            (f"{words(removed.column)} {low} to {high}", changed(selection, ranges=others))
-        )
+        text = f"{words(removed.column)} {low} to {high}"
+        chips.append((text, changed(selection, ranges=others)))
     if outline := selection.outline:
-        place = (
-            selection.map if outline.x == s.MAP_X else f"{words(outline.x)} and {words(outline.y)}"
-        )
+        axes = f"{words(outline.x)} and {words(outline.y)}"
+        place = selection.map if outline.x == s.MAP_X else axes
         chips.append((f"outlined on the map of {place}", changed(selection, outline=None, map="")))
     side = _SIDES[selection.by]
     if selection.meaning:
@@ -130,86 +131,52 @@ def draw_filters(audit: Audit, selection: Selection) -> None:
     """Draw search, the most used filters, the order, and all other filters behind buttons."""
     with st.container(horizontal=True, vertical_alignment="center"):
         _type(selection, "meaning", "Search by meaning", width=175)
-        _choose(
-            selection,
-            "by",
-            "Search in",
-            list(_SIDES),
-            lambda side: f"in {_SIDES[side]}",
-            width=125,
-            **_HIDDEN,
-        )
+        sides = {side: f"in {name}" for side, name in _SIDES.items()}
+        _choose(selection, "by", "Search in", sides, width=125, **_HIDDEN)
         _type(selection, "words", "Words in the caption", width=165)
-        _choose(
-            selection,
-            "decision",
-            "Decision",
-            _DECISIONS,
-            _DECISIONS.__getitem__,
-            width=155,
-            **_HIDDEN,
-        )
-        scores = [*([s.MATCH] if selection.searched else []), *BY_NAME, s.RANDOM]
-        names = {score: f"Sort by {words(score)}" for score in scores}
-        names |= {
-            c.CLIPMEM: "Sort by memorization",
-            c.REVIEW_PLACE: "Order of review",
-            s.RANDOM: "Random order",
-        }
-        _choose(selection, "order", "Sort by", scores, names.__getitem__, width=170, **_HIDDEN)
+        _choose(selection, "decision", "Decision", _DECISIONS, width=155, **_HIDDEN)
+        scores = [*([s.MATCH] if selection.searched else []), *BY_NAME]
+        orders = {score: f"Sort by {words(score)}" for score in scores} | _ORDERS
+        _choose(selection, "order", "Sort by", orders, width=170, **_HIDDEN)
         directions = {
             ascending: DIRECTIONS[ascending != selection.lowest_first] for ascending in DIRECTIONS
         }
-        _choose(
-            selection,
-            "ascending",
-            "Direction",
-            directions,
-            directions.__getitem__,
-            width=128,
-            **_HIDDEN,
-        )
+        _choose(selection, "ascending", "Direction", directions, width=128, **_HIDDEN)
         with st.popover("Scores", icon=":material/bar_chart:"):
             _draw_range(audit, selection)
         with st.popover("More", icon=":material/tune:"):
             kinds = frequent_values(audit, c.INJECTED)
+            injected = INJECTED | dict(zip(kinds, kinds, strict=True)) if kinds else {}
+            labels = frequent_values(audit, c.LABEL)
+            groups = audit.record.groups
+            _choose_any(selection, "group", "Group", dict(zip(groups, groups, strict=True)))
+            _choose_any(selection, "label", "Label", dict(zip(labels, labels, strict=True)))
+            _choose_any(selection, "injected", "Injected error", injected)
             checks = {name: check.label for name, check in CHECKS.items()}
-            _choose_listed(selection, "group", "Group", list(audit.record.groups))
-            _choose_listed(selection, "label", "Label", frequent_values(audit, c.LABEL))
-            _choose_listed(
-                selection,
-                "injected",
-                "Injected error",
-                [*INJECTED, *kinds] if kinds else [],
-                INJECTED,
-            )
-            _choose_listed(selection, "check", "Check", list(checks), checks)
+            _choose_any(selection, "check", "Check", checks)
         draw_key_list(BROWSE_KEYS)
 
 
 def _type(selection: Selection, field: str, label: str, *, width: int) -> None:
-    style = {
-        "type": "search",
-        "placeholder": label,
-        "width": width,
-        "value": getattr(selection, field),
-    } | _HIDDEN
-    page.draw_set(st.text_input, label, key=field, on_choose=_setter(field), **style)
+    page.draw_set(
+        st.text_input,
+        label,
+        key=field,
+        value=getattr(selection, field),
+        on_choose=_setter(field),
+        type="search",
+        placeholder=label,
+        width=width,
+        **_HIDDEN,
+    )
 
 
-def _choose_listed(
-    selection: Selection,
-    field: str,
-    label: str,
-    options: Sequence[str],
-    names: Mapping[str, str] | None = None,
-) -> None:
+def _choose_any(selection: Selection, field: str, label: str, names: dict[str, str]) -> None:
     """Draw a list with "any" and the value of the address; nothing without options."""
-    listed = list(dict.fromkeys(["", getattr(selection, field), *options]))
+    current = getattr(selection, field)
+    listed = {"": "any", current: current or "any"} | names
     if len(listed) > 1:
-        _choose(
-            selection, field, label, listed, lambda name: (names or {}).get(name, name) or "any"
-        )
+        _choose(selection, field, label, listed)
 
 
 def draw_conditions(selection: Selection) -> None:
@@ -224,17 +191,21 @@ def draw_conditions(selection: Selection) -> None:
         page.write_selection(removed[0] if len(removed) == 1 else cleared(selection))
 
     with st.container(horizontal=True, vertical_alignment="center"):
-        style: dict[str, Any] = {
-            "format_func": lambda place: chips[place][0],
-            "wrap": True,
-        } | _HIDDEN
-        style |= {"key": "conditions", "value": places, "on_choose": remove}
-        page.draw_set(st.multiselect, "Active filters", places, **style)
-        icon = ":material/close:"
+        page.draw_set(
+            st.multiselect,
+            "Active filters",
+            places,
+            key="conditions",
+            value=places,
+            on_choose=remove,
+            format_func=lambda place: chips[place][0],
+            wrap=True,
+            **_HIDDEN,
+        )
         st.button(
             "Clear all",
             type="tertiary",
-            icon=icon,
+            icon=":material/close:",
             on_click=lambda: page.write_selection(cleared(selection)),
         )
 
@@ -249,40 +220,49 @@ def _draw_range(audit: Audit, selection: Selection) -> None:
         st.caption("The values of this score have no range.")
         return
     current = next((each for each in selection.ranges if each.column == column), Range(column))
-    low, high = (
-        float(np.clip(default if end is None else end, *span))
-        for end, default in zip((current.low, current.high), span, strict=True)
+    ends = (
+        span[0] if current.low is None else current.low,
+        span[1] if current.high is None else current.high,
     )
 
-    def choose_range(ends: tuple[float, float]) -> None:
+    def choose_range(chosen: tuple[float, float]) -> None:
         low, high = (
-            None if end == default else end for end, default in zip(ends, span, strict=True)
+            None if end == default else end for end, default in zip(chosen, span, strict=True)
         )
         selection = page.peek_selection()
-        new = Range(column, low, high)
-        others = tuple(each for each in selection.ranges if each.column != column)
-        page.write_selection(
-            changed(selection, ranges=others if new == Range(column) else (*others, new))
-        )
+        others = [each for each in selection.ranges if each.column != column]
+        if (low, high) != (None, None):
+            others.append(Range(column, low, high))
+        page.write_selection(changed(selection, ranges=tuple(others)))
 
-    step = (span[1] - span[0]) / _STEPS
-    key = f"range-{column}"
-    style = {"min_value": span[0], "max_value": span[1], "step": step, "format": "%.3g"} | _HIDDEN
     page.draw_set(
-        st.slider, words(column), key=key, value=(low, high), on_choose=choose_range, **style
+        st.slider,
+        words(column),
+        key=f"range-{column}",
+        value=tuple(np.clip(ends, *span).tolist()),
+        on_choose=choose_range,
+        min_value=span[0],
+        max_value=span[1],
+        step=(span[1] - span[0]) / _STEPS,
+        format="%.3g",
+        **_HIDDEN,
     )
 
 
 def _choose(
-    selection: Selection,
-    field: str,
-    label: str,
-    options: Any,
-    format_func: Callable[[Any], str],
-    **style: Any,
+    selection: Selection, field: str, label: str, names: Mapping[Any, str], **style: Any
 ) -> None:
-    style |= {"key": field, "value": getattr(selection, field), "format_func": format_func}
-    page.draw_set(st.selectbox, label, list(options), on_choose=_setter(field), **style)
+    """Draw the values of a field as a list of their names."""
+    page.draw_set(
+        st.selectbox,
+        label,
+        list(names),
+        key=field,
+        value=getattr(selection, field),
+        on_choose=_setter(field),
+        format_func=names.__getitem__,
+        **style,
+    )
 
 
 def _setter(field: str) -> Callable[[Any], None]:

@@ -22,7 +22,7 @@ from clipmem_core.review import selection as s
 from clipmem_core.review.cards import cards
 from clipmem_core.review.maps import map_file, map_name, map_points, map_task
 from clipmem_core.review.overview import load_score_map
-from clipmem_core.review.queries import count_rows
+from clipmem_core.review.queries import count_rows_of
 from clipmem_core.review.rows import count_pairs, find_rows
 from clipmem_core.scores.registry import COLOUR_SCORES, words
 
@@ -182,7 +182,7 @@ def draw_embedding_map(audit: Audit, name: str, colour_by: str) -> None:
             )
             return
         points = map_points(audit, name, colour_by)
-        pairs = count_rows(audit.folder / PAIRS)
+        pairs = count_rows_of(audit.folder / PAIRS)
         draw_selectable(
             audit,
             embedding_figure(points, colour_by=colour_by),

@@ -61,6 +61,24 @@ TIGHT_STYLE = """<style>
 [data-testid="stMainBlockContainer"] h1 { font-size: 1.4rem; }
 </style>"""
 
+# Streamlit keeps the state of this component as long as the page draws it.
+_SCREEN_SCRIPT = """
+export default ({parentElement, setStateValue}) => {
+    const observer = new IntersectionObserver(([place]) =>
+        place.isIntersecting && setStateValue('reached', true))
+    observer.observe(parentElement)
+    return () => observer.disconnect()
+}
+"""
+_screen = st.components.v2.component("clipmem_screen", js=_SCREEN_SCRIPT, isolate_styles=False)
+
+
+def is_on_screen(key: str) -> bool:
+    """Tell whether a person has scrolled to this place of the page; the fragment reruns then."""
+    default = {"reached": False}
+    mounted = _screen(key=key, default=default, height=1, on_reached_change=lambda: None)
+    return bool(mounted.reached)
+
 
 def read_selection() -> Selection:
     """Return the selection of the address; a warning names parts that are not valid, which are
@@ -82,17 +100,13 @@ def peek_selection() -> Selection:
 
 def write_selection(selection: Selection, **others: str | int | None) -> None:
     """Replace the selection in the address and begin at its first page, unless `page` is passed."""
-    write_address(
-        **{PAGE: None, **dict.fromkeys(SELECTION_PARAMETERS), **to_parameters(selection), **others}
-    )
+    cleared = dict.fromkeys((PAGE, *SELECTION_PARAMETERS))
+    write_address(**cleared | to_parameters(selection) | others)
 
 
 def write_address(**parameters: str | int | None) -> None:
     """Set parameters of the address; None removes one."""
-    others = {
-        name: value for name, value in st.query_params.to_dict().items() if name not in parameters
-    }
-    st.query_params.from_dict(others | _as_text(parameters))
+    st.query_params.from_dict(_as_text(st.query_params.to_dict() | parameters))
 
 
 def link(audit: Audit, selection: Selection, **others: str | int | None) -> dict[str, str]:
@@ -101,7 +115,7 @@ def link(audit: Audit, selection: Selection, **others: str | int | None) -> dict
     return {AUDIT: audit.name} | to_parameters(selection) | _as_text(others)
 
 
-def _as_text(parameters: dict[str, str | int | None]) -> dict[str, str]:
+def _as_text(parameters: Mapping[str, str | int | None]) -> dict[str, str]:
     return {name: str(value) for name, value in parameters.items() if value is not None}
 
 
@@ -170,12 +184,15 @@ def choose_segment(
     label: str, names: Mapping[str, str], *, hidden: bool = False, **options: Any
 ) -> str:
     """Draw options side by side as `choose_listed` does, and return the chosen one."""
-    style: dict[str, Any] = {
-        "required": True,
-        "label_visibility": "collapsed" if hidden else "visible",
-    }
-    style |= {"draw": st.segmented_control, "format_func": names.__getitem__}
-    return choose_listed(label, list(names), **style, **options)
+    return choose_listed(
+        label,
+        list(names),
+        draw=st.segmented_control,
+        required=True,
+        format_func=names.__getitem__,
+        label_visibility="collapsed" if hidden else "visible",
+        **options,
+    )
 
 
 def read_page(count: int, size: int, *, parameter: str = PAGE) -> tuple[int, int]:

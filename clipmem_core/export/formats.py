@@ -46,7 +46,7 @@ from clipmem_core.review.decisions import (
     open_review,
 )
 from clipmem_core.review.find_replace import word_changes
-from clipmem_core.review.queries import count_pairs_of, fetch_pairs, number
+from clipmem_core.review.queries import count_pairs_of, fetch_pairs, number_sql
 from clipmem_core.scores.registry import EXPORT_SCORES
 
 # notes on data the format cannot hold, and the command that audits the export, if any
@@ -275,7 +275,7 @@ def write_decisions(audit: Audit, path: Path, progress: PictureProgress) -> Writ
     captions = zip(table[OWN_CAPTIONS], table[CAPTIONS], strict=True)
     changes = [word_changes(old, new) for old, new in captions]
     table.insert(list(table).index(CAPTIONS) + 1, "word_changes", changes)
-    scores = [f'{number(name)} AS "{name}"' for name in EXPORT_SCORES]
+    scores = [f'{number_sql(name)} AS "{name}"' for name in EXPORT_SCORES]
     for name, columns in ((PAIRS, [f'"{IMAGE}"', f'"{LABEL}"']), (SCORES, scores)):
         values = fetch_pairs(audit.folder / name, columns, table[PAIR_ID])
         table = table.merge(values.to_pandas(), on=PAIR_ID, how="left")

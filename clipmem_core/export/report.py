@@ -86,7 +86,7 @@ def render_report(audit: Audit) -> str:
 
 
 def _tables(audit: Audit, groups: pd.DataFrame) -> list[TextTable]:
-    utility = o.utility_table(audit.utility)
+    utility = o.member_utility(audit.utility)
     kinds = "; ".join(dict.fromkeys(filter(None, groups["kind"])))
     by_group = [
         (row[GROUP], f"{row['n']:,}", *map(three_decimals, (row["mean"], row["low"], row["high"])))

@@ -21,11 +21,12 @@ from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.io import InputError
 from clipmem_core.review.decisions import Decision, open_review
 from clipmem_core.review.queries import (
-    check_captions,
+    CAPTION_KEY,
+    check_caption_rows,
     fetch_numbered,
     fetch_pairs,
     mismatched_tables,
-    number,
+    number_sql,
 )
 from clipmem_core.review.search import search
 from clipmem_core.review.selection import CAPTION, RANDOM, Selection
@@ -33,9 +34,8 @@ from clipmem_core.scores.registry import BY_NAME
 
 OWN_CAPTIONS = "own_captions"
 Marks: TypeAlias = list[dict[str, Any]]  # surprising words of a caption
-FirstCaption: TypeAlias = tuple[
-    int, Marks, str
-]  # its place in `current`, its surprising words, and what is wrong
+# the caption's place in `current`, its surprising words, and what is wrong with it
+FirstCaption: TypeAlias = tuple[int, Marks, str]
 PARTS = (c.P_WRONG, c.P_PAIR, c.P_CAPTION, c.P_WORD)
 # scores of single captions: column of a list of them, by score
 LISTED = {name: f"{name}_by_caption" for name in (*PARTS, c.SIMILARITY_OUT, c.MARGIN_OUT)}
@@ -44,10 +44,8 @@ MARKED = 3
 _SURPRISE = (1.0, 2.5, 4.0)
 _LINES = ("none", "dotted", "solid", "double")
 MARKS = "Underlined words are unlikely with the picture and the other words."
-BY_CAPTION = (
-    c.REVIEW_PLACE,
-    c.P_WRONG,
-)  # orders in which the worst caption of a pair says what is wrong
+# orders in which the worst caption of a pair says what is wrong
+BY_CAPTION = (c.REVIEW_PLACE, c.P_WRONG)
 LIKELY = 0.5  # probability from which a caption is probably wrong
 _UNSEARCHED = Selection()
 
@@ -59,6 +57,7 @@ class PairCard:
 
     row: int
     pair_id: str
+    caption_key: int
     image: str
     captions: tuple[str, ...]
     label: str | None
@@ -77,48 +76,46 @@ class PairCard:
 
 def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED) -> list[PairCard]:
     """Return the cards of some pairs, in the order of `rows`."""
-    scores = fetch_numbered(
-        audit.folder / SCORES, [f'"{c.PAIR_ID}"', f'"{c.GROUP}"', *map(number, BY_NAME)], rows
-    )
-    columns = (c.PAIR_ID, c.IMAGE, c.CAPTIONS, c.LABEL, c.INJECTED)
-    pairs = fetch_numbered(audit.folder / PAIRS, [f'"{column}"' for column in columns], rows)
+    columns = [f'"{name}"' for name in (c.PAIR_ID, c.IMAGE, c.CAPTIONS, c.LABEL, c.INJECTED)]
+    pairs = fetch_numbered(audit.folder / PAIRS, [CAPTION_KEY, *columns], rows)
+    columns = [f'"{c.PAIR_ID}"', f'"{c.GROUP}"', *map(number_sql, BY_NAME)]
+    scores = fetch_numbered(audit.folder / SCORES, columns, rows)
     for row in rows:
         if row not in scores and row not in pairs:
             raise InputError(
                 f"audit {audit.name!r} has no row {row}: open the pair from the gallery again"
             )
-        if row not in scores or row not in pairs or scores[row][0] != pairs[row][0]:
+        if row not in scores or row not in pairs or scores[row][0] != pairs[row][1]:
             raise mismatched_tables(audit)
-    decisions = open_review(audit).decisions([pairs[row][0] for row in rows])
-    matches: dict[int, tuple[float, int]] = {}
+    decisions = open_review(audit).decisions([pairs[row][1] for row in rows])
+    matches: dict[int, tuple[float, int | None]] = {}
     if selection.searched:
         found = search(audit, selection.meaning, like=selection.like, by=selection.by)
-        matches = {
-            row: (cosine, number)
-            for row, cosine, number in zip(*map(np.ndarray.tolist, found), strict=True)
-        }
+        for row, cosine, caption in zip(*map(np.ndarray.tolist, found), strict=True):
+            matches[row] = cosine, None if caption == -1 else caption
     shown = []
     for row in rows:
-        (pair_id, image, captions, label, injected) = pairs[row]
-        (_, group, *values) = scores[row]
-        numbers = {
-            name: value if math.isfinite(value) else None
-            for name, value in zip(BY_NAME, values, strict=True)
-        }
-        facts = (
-            row,
-            pair_id,
-            image,
-            tuple(map(str, captions or ())),
-            label,
-            injected,
-            group,
-            numbers,
-        )
+        key, pair_id, image, captions, label, injected = pairs[row]
+        _, group, *values = scores[row]
         match, matched = matches.get(row, (None, None))
-        shown.append(
-            PairCard(*facts, match, matched if matched != -1 else None, decisions.get(pair_id))
+        card = PairCard(
+            row=row,
+            pair_id=pair_id,
+            caption_key=key,
+            image=image,
+            captions=tuple(map(str, captions or ())),
+            label=label,
+            injected=injected,
+            group=group,
+            scores={
+                name: value if math.isfinite(value) else None
+                for name, value in zip(BY_NAME, values, strict=True)
+            },
+            match=match,
+            matched=matched,
+            decision=decisions.get(pair_id),
         )
+        shown.append(card)
     return shown
 
 
@@ -161,7 +158,7 @@ def explain_captions(
     """
     reasons = dict[str, dict[int, str]]()
     marks = _surprising_words(audit, pair_ids)
-    columns = [f'"{c.CAPTION}"', *(f'{number(name)} AS "{name}"' for name in PARTS)]
+    columns = [f'"{c.CAPTION}"', *(f'{number_sql(name)} AS "{name}"' for name in PARTS)]
     for row in fetch_pairs(audit.folder / CAPTION_TABLE, columns, pair_ids).to_pylist():
         pair_id = row[c.PAIR_ID]
         caption = row[c.CAPTION]
@@ -194,27 +191,23 @@ def _surprising_words(audit: Audit, pair_ids: Sequence[str]) -> dict[str, dict[i
     """Return the most surprising words; repaired is the probability that the caption is right with
     a likelier word."""
     shown = dict[str, dict[int, Marks]]()
-    columns = [
-        c.CAPTION,
-        c.START,
-        c.WORD,
-        c.SURPRISE,
-        c.PROBABILITY,
-        c.BETTER,
-        c.BETTER_PROBABILITY,
-    ]
-    rank = (
-        f'row_number() OVER (PARTITION BY "{c.PAIR_ID}", "{c.CAPTION}" ORDER BY '
-        f'"{c.SURPRISE}" DESC) AS rank'
+    columns = (
+        *(c.CAPTION, c.START, c.WORD, c.SURPRISE),
+        *(c.PROBABILITY, c.BETTER, c.BETTER_PROBABILITY),
     )
-    end = (
-        f'WHERE "{c.SURPRISE}" > {_SURPRISE[0]} QUALIFY rank <= {MARKED} ORDER BY '
-        f'"{c.CAPTION}", "{c.START}"'
+    rank = (
+        f'row_number() OVER (PARTITION BY "{c.PAIR_ID}", "{c.CAPTION}" '
+        f'ORDER BY "{c.SURPRISE}" DESC) AS rank'
     )
     repaired = (
-        f'"{c.P_WRONG}" * "{c.BETTER_PROBABILITY}"[1] / greatest(1 - "{c.PROBABILITY}", 1e-9)'
+        f'coalesce("{c.P_WRONG}" * "{c.BETTER_PROBABILITY}"[1] '
+        f'/ greatest(1 - "{c.PROBABILITY}", 1e-9), 0) AS repaired'
     )
-    selected = [*(f'"{name}"' for name in columns), rank, f"coalesce({repaired}, 0) AS repaired"]
+    end = (
+        f'WHERE "{c.SURPRISE}" > {_SURPRISE[0]} QUALIFY rank <= {MARKED} '
+        f'ORDER BY "{c.CAPTION}", "{c.START}"'
+    )
+    selected = [*(f'"{name}"' for name in columns), rank, repaired]
     for row in fetch_pairs(audit.folder / WORD_TABLE, selected, pair_ids, end=end).to_pylist():
         word = row[c.WORD]
         likelier = row[c.BETTER] or []
@@ -257,19 +250,22 @@ def first_captions(
     searched = _folded(selection.words).split()
     for card in shown:
         number = card.matched
+        if number is None and searched:
+            number = next(
+                (
+                    place
+                    for place, text in enumerate(map(_folded, card.captions))
+                    if all(word in text for word in searched)
+                ),
+                None,
+            )
         if number is None:
-            texts = enumerate(map(_folded, card.captions if searched else ()))
-            having = (place for place, text in texts if all(word in text for word in searched))
-            number = next(having, worst.get(card.pair_id, 0))
+            number = worst.get(card.pair_id, 0)
         text = "".join(card.captions[number : number + 1])
         if text in card.current:
-            words = marks.get(card.pair_id, {})
-            reason = reasons.get(card.pair_id, {})
-            firsts[card.pair_id] = (
-                card.current.index(text),
-                words.get(number, []),
-                reason.get(number, ""),
-            )
+            words = marks.get(card.pair_id, {}).get(number, [])
+            reason = reasons.get(card.pair_id, {}).get(number, "")
+            firsts[card.pair_id] = card.current.index(text), words, reason
         else:
             firsts[card.pair_id] = min(number, len(card.current) - 1), [], ""
     return firsts
@@ -344,7 +340,7 @@ class AuditFrames(Audit):
         path = self.folder / CAPTION_TABLE
         if not path.is_file():
             return table
-        check_captions(self)
+        check_caption_rows(self)
         scores = read_table(path).rename(columns={c.CAPTION: "number"})
         return table.merge(scores, on=[c.PAIR_ID, "number"], how="left")
 
@@ -357,20 +353,15 @@ class AuditFrames(Audit):
         By caption, the caption is the one that matched; `by="picture"` looks into pictures.
         """
         found = search(self, text, like=like, by=by, k=k)
-        listed = fetch_numbered(
-            self.folder / PAIRS, [f'"{c.PAIR_ID}"', f'"{c.CAPTIONS}"'], found.rows.tolist()
-        )
-        pairs = [listed[row] for row in found.rows.tolist()]
-        captions = [
+        rows = found.rows.tolist()
+        columns = [f'"{c.PAIR_ID}"', f'"{c.CAPTIONS}"']
+        pairs = fetch_numbered(self.folder / PAIRS, columns, rows)
+        table = pd.DataFrame([pairs[row] for row in rows], columns=[c.PAIR_ID, "caption"])
+        table["caption"] = [
             captions[max(number, 0)]
-            for (_, captions), number in zip(pairs, found.captions, strict=True)
+            for captions, number in zip(table["caption"], found.captions, strict=True)
         ]
-        columns = {
-            c.PAIR_ID: [pair_id for pair_id, _ in pairs],
-            "caption": captions,
-            "similarity": found.similarity,
-        }
-        return pd.DataFrame(columns)
+        return table.assign(similarity=found.similarity)
 
     def judge(self, candidates: pd.DataFrame) -> pd.DataFrame:
         """Return the probability that captions from elsewhere are wrong, beside those of the
@@ -395,12 +386,10 @@ class AuditFrames(Audit):
             str(root / image) if (root / image).is_file() else None for image in pairs[c.IMAGE]
         ]
         pairs.insert(1, "filepath", pd.Series(files, dtype=object))
-        joined = pd.concat(
-            [pairs, self.scores.drop(columns=[c.PAIR_ID])], axis=1
-        )  # all tables have one order
-        return joined.merge(
-            self.decisions[[c.PAIR_ID, "decision", "note"]], on=c.PAIR_ID, how="left"
-        )
+        # all tables have one order
+        joined = pd.concat([pairs, self.scores.drop(columns=[c.PAIR_ID])], axis=1)
+        decisions = self.decisions[[c.PAIR_ID, "decision", "note"]]
+        return joined.merge(decisions, on=c.PAIR_ID, how="left")
 
 
 def open_frames(name: str) -> AuditFrames:

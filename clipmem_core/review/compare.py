@@ -11,7 +11,7 @@ from clipmem_core import columns as c
 from clipmem_core.audit.store import PAIRS, SCORES, Audit
 from clipmem_core.config import FIELDS, as_dict, flat
 from clipmem_core.io import InputError
-from clipmem_core.review.queries import CAPTION_KEY, ROW, cached, fetch_all, number
+from clipmem_core.review.queries import CAPTION_KEY, ROW, cached, fetch_all, number_sql
 from clipmem_core.review.rows import misfit_note
 from clipmem_core.scores.detection import (
     METRICS,
@@ -51,7 +51,12 @@ class Comparison:
 
 def compare(one: Audit, other: Audit, *, column: str = c.CLIPMEM, limit: int) -> Comparison:
     """Compare a score of two audits pair by pair."""
-    scores = [c.PAIR_ID, f"{ROW} AS row", f'"{c.GROUP}" AS "group"', f"{number(column)} AS score"]
+    scores = [
+        c.PAIR_ID,
+        f"{ROW} AS row",
+        f'"{c.GROUP}" AS "group"',
+        f"{number_sql(column)} AS score",
+    ]
     content = [f"hash({CAPTION_KEY}, {c.SHA256}) AS content"]
     tables = [fetch_all(audit, scores, content) for audit in (one, other)]
     joined = tables[0].merge(tables[1], on=c.PAIR_ID, suffixes=("_one", "_other"))
@@ -123,7 +128,7 @@ def detector_scores(audit: Audit) -> pd.DataFrame:
     candidate pairs."""
     detectors = DETECTION_SCORES
     oriented = (
-        f'{score.direction} * {number(name)} AS "{name}"' for name, score in detectors.items()
+        f'{score.direction} * {number_sql(name)} AS "{name}"' for name, score in detectors.items()
     )
     table = fetch_all(audit, [f"{ROW} AS row", f'"{c.GROUP}"', *oriented], [f'"{c.INJECTED}"'])
     table = table[table[c.GROUP].isin(c.TARGET_GROUPS)]

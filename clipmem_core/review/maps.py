@@ -25,7 +25,7 @@ from clipmem_core.audit.store import (
 from clipmem_core.columns import GROUP, INJECTED, LABEL
 from clipmem_core.config import data_folder, fingerprint
 from clipmem_core.io import InputError, write_once
-from clipmem_core.review.queries import ROW, fetch_arrow, mismatched_tables, number
+from clipmem_core.review.queries import ROW, fetch_arrow, mismatched_tables, number_sql
 from clipmem_core.review.search import EMBEDDINGS, embeddings_path
 from clipmem_core.review.selection import MAP_X, MAP_Y
 
@@ -73,7 +73,7 @@ def map_points(audit: Audit, name: str, column: str) -> pd.DataFrame:
             f"there is no map {name!r} of {audit.name} yet: draw it on the page Map of embeddings"
         )
     places = read_table(path, repair="delete it and draw the map again")
-    value = f'"{column}"' if column in (LABEL, INJECTED, GROUP) else number(column)
+    value = f'"{column}"' if column in (LABEL, INJECTED, GROUP) else number_sql(column)
     query = f"""
         SELECT {_MAP_ROW}, {MAP_X}, {MAP_Y}, {value} AS "{column}"
         FROM parquet JOIN places ON {ROW} = {_MAP_ROW} ORDER BY {_MAP_ROW}

@@ -11,7 +11,7 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.audit.store import PAIRS, SCORES, Audit
 from clipmem_core.config import AuditConfig
-from clipmem_core.review.queries import cached, fetch_all, fetch_frame, number
+from clipmem_core.review.queries import cached, fetch_all, fetch_frame, number_sql
 
 MEMBERS_SHOWN = 6  # with a column each
 ATTACK_MEASURES = {"auroc": "AUROC", "TPR@0.01": "TPR at 1 % FPR", "TPR@0.001": "TPR at .1 % FPR"}
@@ -41,10 +41,8 @@ def group_table(audit: Audit) -> pd.DataFrame:
 def group_bins(audit: Audit) -> pd.DataFrame:
     """Return the histogram of clipmem of each group: group, low and width of a bin, share of the
     group."""
-    scores = fetch_frame(
-        audit.folder / SCORES, f'SELECT "{c.GROUP}", {number(c.CLIPMEM)} AS x FROM parquet'
-    )
-    scores = scores[np.isfinite(scores["x"])]
+    query = f'SELECT "{c.GROUP}", {c.CLIPMEM} AS x FROM parquet WHERE isfinite({c.CLIPMEM})'
+    scores = fetch_frame(audit.folder / SCORES, query)
     edges = np.histogram_bin_edges(scores["x"], _BINS)
     rows = []
     for group, values in scores.groupby(c.GROUP)["x"]:
@@ -74,7 +72,7 @@ def attack_rows(attacks: list[dict[str, Any]]) -> tuple[pd.DataFrame, list[str]]
     return pd.DataFrame(shown), missing
 
 
-def utility_table(utility: pd.DataFrame) -> pd.DataFrame:
+def member_utility(utility: pd.DataFrame) -> pd.DataFrame:
     """Return metric, mean, and a column for each member, or the lowest and highest of many; without
     attacks."""
     utility = utility[~utility[c.METRIC].isin(c.ATTACK_METRICS.values())]
@@ -107,7 +105,9 @@ def load_score_map(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame, int, Corne
     x = c.SIMILARITY_OUT
     y = c.CLIPMEM
     points, density, count = points_and_density(audit, x, y, colour_by=(c.GROUP, c.INJECTED))
-    scores = fetch_all(audit, [f'"{c.GROUP}"', f"{number(x)} AS x", f"{number(y)} AS y"]).dropna()
+    scores = fetch_all(
+        audit, [f'"{c.GROUP}"', f"{number_sql(x)} AS x", f"{number_sql(y)} AS y"]
+    ).dropna()
     external = scores[scores[c.GROUP] == c.EXTERNAL]
     if external.empty:
         return points, density, count, None
@@ -128,7 +128,7 @@ def points_and_density(
     Returns row, x, y and `colour_by` of the sample; centre x, y and count n of each cell of a 2D
     histogram of all pairs, empty if all are drawn; and the number of pairs with both scores.
     """
-    scores = [*(f'{number(name)} AS "{name}"' for name in (x, y)), f'"{c.GROUP}"']
+    scores = [*(f'{number_sql(name)} AS "{name}"' for name in (x, y)), f'"{c.GROUP}"']
     table = fetch_all(audit, scores, [f'"{name}"' for name in colour_by if name != c.GROUP])
     rows = finite = np.flatnonzero(np.isfinite(table[x]) & np.isfinite(table[y]))
     density = pd.DataFrame()

@@ -71,8 +71,8 @@ def cached(
 @cached(64, SCORES, PAIRS)
 def count_pairs_of(audit: Audit) -> int:
     """Return the number of pairs of an audit."""
-    count = count_rows(audit.folder / SCORES)
-    if count != count_rows(audit.folder / PAIRS):
+    count = count_rows_of(audit.folder / SCORES)
+    if count != count_rows_of(audit.folder / PAIRS):
         raise mismatched_tables(audit)
     return count
 
@@ -86,9 +86,9 @@ def mismatched_tables(audit: Audit, table: str = SCORES) -> InputError:
 
 
 @cached(64, CAPTION_TABLE, PAIRS)
-def check_captions(audit: Audit) -> None:
+def check_caption_rows(audit: Audit) -> None:
     """Refuse a captions.parquet without a row for each caption of the pairs."""
-    if count_rows(audit.folder / CAPTION_TABLE) != caption_counts(audit).sum():
+    if count_rows_of(audit.folder / CAPTION_TABLE) != caption_counts(audit).sum():
         raise mismatched_tables(audit, CAPTION_TABLE)
 
 
@@ -121,7 +121,7 @@ def _requested(pair_ids: Iterable[str]) -> pa.Table:
     return pa.table({"requested_id": pa.array(map(without_surrogates, pair_ids), pa.string())})
 
 
-def count_rows(path: Path) -> int:
+def count_rows_of(path: Path) -> int:
     """Return the number of rows of a Parquet file."""
     return fetch_rows(path, "SELECT count(*) FROM parquet")[0][0]
 
@@ -176,7 +176,7 @@ def fetch_pairs(
     ):  # captions have no scores in this audit
         return pa.table({PAIR_ID: pa.array([], pa.string())})
     if path.name == CAPTION_TABLE:
-        check_captions(Audit(path.parent))
+        check_caption_rows(Audit(path.parent))
     join = f'SEMI JOIN requested ON "{key}" = requested_id'
     query = f'SELECT "{PAIR_ID}", {", ".join(columns)} FROM parquet {join} {end}'
     return fetch_arrow(path, query, requested=_requested(pair_ids))
@@ -194,7 +194,7 @@ def fetch_numbered(
     return {row: tuple(values) for row, *values in fetch_rows(path, query)}
 
 
-def number(column: str) -> str:
+def number_sql(column: str) -> str:
     """Return SQL of a score as a number, NaN if missing; a column without any value may have
     another type."""
     return f"coalesce(TRY_CAST(\"{column}\" AS DOUBLE), 'nan'::DOUBLE)"

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from clipmem_core import columns as c
 from clipmem_core.audit.check_table import NEAR_DUPLICATE_OF, ensure_checks, stored_checks
@@ -16,9 +17,16 @@ from clipmem_core.review import queries as t
 from clipmem_core.review import selection as s
 from clipmem_core.review.decisions import CODES, UNDECIDED_CODE, decided, open_review
 from clipmem_core.review.maps import map_file
-from clipmem_core.review.queries import ROW, cached, fetch_columns, fetch_rows, number
+from clipmem_core.review.queries import (
+    ROW,
+    cached,
+    fetch_arrow,
+    fetch_columns,
+    fetch_rows,
+    number_sql,
+)
 from clipmem_core.review.search import search
-from clipmem_core.review.selection import Outline, Selection
+from clipmem_core.review.selection import Outline, Range, Selection
 from clipmem_core.review.wrong_captions import wrong_estimate
 from clipmem_core.scores.registry import SECOND_NOTE
 
@@ -49,9 +57,8 @@ def find_rows(audit: Audit, selection: Selection, *, page: int = 1, size: int) -
 
 def pair_ids(audit: Audit, selection: Selection) -> list[str]:
     """Return the ids of all pairs of a selection, in its order."""
-    ids = fetch_columns(audit.folder / PAIRS, f'SELECT "{c.PAIR_ID}" FROM parquet ORDER BY {ROW}')[
-        c.PAIR_ID
-    ]
+    query = f'SELECT "{c.PAIR_ID}" FROM parquet ORDER BY {ROW}'
+    ids = fetch_columns(audit.folder / PAIRS, query)[c.PAIR_ID]
     return ids[_rows(audit, selection)].tolist()
 
 
@@ -74,10 +81,11 @@ def _rows_at(
     mask = _mask(audit, replace(selection, order=c.CLIPMEM, ascending=False, decision=""), map_path)
     if selection.decision:
         codes = decided(audit).codes
-        code = {s.UNDECIDED: UNDECIDED_CODE, **CODES}.get(selection.decision, -1)
-        mask = mask & (
-            codes != UNDECIDED_CODE if selection.decision == s.DECIDED else codes == code
-        )
+        if selection.decision == s.DECIDED:
+            mask = mask & (codes != UNDECIDED_CODE)
+        else:
+            code = {s.UNDECIDED: UNDECIDED_CODE, **CODES}.get(selection.decision, -1)
+            mask = mask & (codes == code)
     if selection.order == s.MATCH and selection.searched:
         rows = search(audit, selection.meaning, like=selection.like, by=selection.by).rows
     elif selection.order == s.RANDOM:
@@ -90,9 +98,8 @@ def _rows_at(
 
 @cached(8, SCORES, PAIRS)
 def _sorted(audit: Audit, column: str) -> np.ndarray:
-    scores = fetch_columns(audit.folder / SCORES, f"SELECT {number(column)} AS score FROM parquet")[
-        "score"
-    ]
+    query = f"SELECT {number_sql(column)} AS score FROM parquet"
+    scores = fetch_columns(audit.folder / SCORES, query)["score"]
     rows = np.flatnonzero(np.isfinite(scores)).astype(np.int32)
     return rows[np.argsort(-scores[rows], kind="stable")]
 
@@ -108,7 +115,9 @@ def _mask(audit: Audit, selection: Selection, map_path: Path | None) -> np.ndarr
                 f"{audit.folder} has embeddings of more pairs than scores: delete it and run "
                 "it again"
             )
-        mask &= np.isin(np.arange(len(mask)), rows)
+        fits = np.zeros(len(mask), bool)
+        fits[rows] = True
+        mask &= fits
     return mask
 
 
@@ -119,9 +128,12 @@ def _rows_of_conditions(
         if clauses:
             where = " AND ".join(clause for clause, _ in clauses)
             values = [value for _, listed in clauses for value in listed]
-            yield fetch_columns(
-                audit.folder / name, f"SELECT {ROW} FROM parquet WHERE {where}", values
-            )[ROW]
+            query = f"SELECT {ROW} FROM parquet WHERE {where}"
+            yield fetch_columns(audit.folder / name, query, values)[ROW]
+    if words := list(dict.fromkeys(selection.words.split())):
+        where = " AND ".join(f"contains(text, {_FOLDED.format('?')})" for _ in words)
+        query = f"SELECT {ROW} FROM folded WHERE {where}"
+        yield fetch_columns(audit.folder / PAIRS, query, words, folded=_folded_captions(audit))[ROW]
     if selection.check:
         query = f'SELECT {ROW} FROM parquet WHERE "{selection.check}"'
         yield fetch_columns(ensure_checks(audit), query)[ROW]
@@ -131,6 +143,14 @@ def _rows_of_conditions(
         yield search(audit, selection.meaning, like=selection.like, by=selection.by).rows
 
 
+@cached(1, PAIRS)
+def _folded_captions(audit: Audit) -> pa.Table:
+    """Return row and folded captions of each pair: 120 MB for a million pairs, and a filter by
+    words reads nothing else."""
+    text = _FOLDED.format(f"array_to_string({c.CAPTIONS}, chr(10))")
+    return fetch_arrow(audit.folder / PAIRS, f"SELECT {ROW}, {text} AS text FROM parquet")
+
+
 def _clauses(selection: Selection) -> dict[str, list[tuple[str, list[str | float]]]]:
     """Return SQL and its values for a selection's conditions on the columns of scores.parquet and
     of pairs.parquet."""
@@ -138,24 +158,21 @@ def _clauses(selection: Selection) -> dict[str, list[tuple[str, list[str | float
     if selection.group:
         scores.append((f'"{c.GROUP}" = ?', [selection.group]))
     for each in selection.ranges:
-        value = number(each.column)
-        ends = [
-            (sign, end) for sign, end in ((">=", each.low), ("<=", each.high)) if end is not None
-        ]
-        scores += [(f"isfinite({value})", [])] if ends else []
-        scores += [(f"{value} {sign} ?", [end]) for sign, end in ends]
+        if each == Range(each.column):
+            continue
+        value = number_sql(each.column)
+        low = -np.inf if each.low is None else each.low
+        high = np.inf if each.high is None else each.high
+        scores.append((f"isfinite({value}) AND {value} BETWEEN ? AND ?", [low, high]))
     pairs: list[tuple[str, list[str | float]]] = []
     if selection.label:
         pairs.append((f'"{c.LABEL}" = ?', [selection.label]))
-    if selection.injected in (s.ANY, s.NONE):
-        pairs.append((f'"{c.INJECTED}" IS {"NOT " if selection.injected == s.ANY else ""}NULL', []))
+    if selection.injected == s.ANY:
+        pairs.append((f'"{c.INJECTED}" IS NOT NULL', []))
+    elif selection.injected == s.NONE:
+        pairs.append((f'"{c.INJECTED}" IS NULL', []))
     elif selection.injected:
         pairs.append((f'"{c.INJECTED}" = ?', [selection.injected]))
-    text = _FOLDED.format(f"array_to_string({c.CAPTIONS}, chr(10))")
-    pairs += [
-        (f"contains({text}, {_FOLDED.format('?')})", [word])
-        for word in dict.fromkeys(selection.words.split())
-    ]
     return {SCORES: scores, PAIRS: pairs}
 
 
@@ -168,14 +185,13 @@ def _rows_in(audit: Audit, outline: Outline, map_name: str, map_path: Path | Non
             "embeddings"
         )
     row = '"row"' if on_map else ROW
-    query = (
-        f"SELECT {row} AS place, {number(outline.x)} AS x, {number(outline.y)} AS y FROM parquet"
-    )
-    points = fetch_columns(path, query)
-    return points["place"][inside(points["x"], points["y"], outline.corners)]
+    x = number_sql(outline.x)
+    y = number_sql(outline.y)
+    points = fetch_columns(path, f"SELECT {row} AS place, {x} AS x, {y} AS y FROM parquet")
+    return points["place"][in_polygon(points["x"], points["y"], outline.corners)]
 
 
-def inside(x: np.ndarray, y: np.ndarray, corners: Sequence[tuple[float, float]]) -> np.ndarray:
+def in_polygon(x: np.ndarray, y: np.ndarray, corners: Sequence[tuple[float, float]]) -> np.ndarray:
     """Return which points [n_points] lie in a polygon: a ray to the right crosses its edges an odd
     number of times."""
     odd = np.zeros(len(x), bool)
@@ -186,9 +202,10 @@ def inside(x: np.ndarray, y: np.ndarray, corners: Sequence[tuple[float, float]])
     return odd
 
 
+@cached(16, PAIRS)
 def frequent_values(audit: Audit, column: str) -> list[str]:
     """Return the values of the column label or injected, the most frequent first, at most
-    `LABELS_SHOWN`."""
+    `_LABELS_SHOWN`."""
     query = f"""
         SELECT "{column}" FROM parquet WHERE "{column}" IS NOT NULL
         GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT {_LABELS_SHOWN}
@@ -199,7 +216,7 @@ def frequent_values(audit: Audit, column: str) -> list[str]:
 @cached(64, SCORES)
 def score_span(audit: Audit, column: str) -> tuple[float, float] | None:
     """Return the lowest and the highest value of a score, None if no pair has it."""
-    value = number(column)
+    value = number_sql(column)
     query = f"SELECT min({value}), max({value}) FROM parquet WHERE isfinite({value})"
     low, high = fetch_rows(audit.folder / SCORES, query)[0]
     return None if low is None else (low, high)
@@ -225,15 +242,14 @@ def changed_rows(audit: Audit, entry: int | None = None) -> tuple[int, dict[int,
     if entry is None or current.entry < entry:  # the log was replaced
         rows = np.flatnonzero(current.codes != UNDECIDED_CODE)
     else:
-        changed = dict.fromkeys(pair_id for pair_id, *_ in open_review(audit).entries_after(entry))
-        rows = (
-            t.fetch_pairs(audit.folder / PAIRS, [ROW], changed)[ROW].to_numpy()
-            if changed
-            else np.empty(0, int)
-        )
+        changed = {pair_id for pair_id, *_ in open_review(audit).entries_after(entry)}
+        rows = np.empty(0, int)
+        if changed:  # a page asks every second
+            rows = t.fetch_pairs(audit.folder / PAIRS, [ROW], changed)[ROW].to_numpy()
     decisions = {code: decision for decision, code in CODES.items()}
+    codes = current.codes[rows].tolist()
     return current.entry, {
-        row: decisions[code] for row, code in zip(rows.tolist(), current.codes[rows], strict=True)
+        row: decisions[code] for row, code in zip(rows.tolist(), codes, strict=True)
     }
 
 

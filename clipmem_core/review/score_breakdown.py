@@ -11,7 +11,7 @@ from clipmem_core.audit import unit_tables as t
 from clipmem_core.audit.store import MEMBERSHIP, Audit, read_embeddings
 from clipmem_core.audit.verdict import FLAT
 from clipmem_core.review import search as s
-from clipmem_core.review.queries import cached, fetch_all, number
+from clipmem_core.review.queries import cached, fetch_all, number_sql
 from clipmem_core.scores.alignment import external_means, terms_of
 from clipmem_core.scores.seeds import MIN_REPLICATES, over_seeds, seed_interval
 
@@ -72,7 +72,7 @@ def encoder_means(
     Returns name, encoder, n, mean, low and high (± 1.96 standard errors over pairs) of the most
     frequent names.
     """
-    selected = [f'{number(column)} AS "{encoder}"' for encoder, column in columns.items()]
+    selected = [f'{number_sql(column)} AS "{encoder}"' for encoder, column in columns.items()]
     pairs = [] if by == c.GROUP else [f'CAST("{by}" AS VARCHAR) AS "{by}"']
     scores = fetch_all(audit, [f'"{c.GROUP}"', *selected], pairs)
     scores = scores[scores[c.GROUP].isin(groups)]

@@ -1,6 +1,5 @@
 """The selection of pairs on a page and their order, and its parameters in an address."""
 
-import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -76,16 +75,8 @@ class Selection:
 
 RANDOM_CHECK = Selection(order=RANDOM)  # its first 50 pairs are the random check
 _TEXTS = (
-    "group",
-    "label",
-    "injected",
-    "decision",
-    "check",
-    "words",
-    "map",
-    "meaning",
-    "like",
-    "by",
+    *("group", "label", "injected", "decision", "check", "words"),
+    *("map", "meaning", "like", "by"),
 )
 
 
@@ -96,14 +87,12 @@ def to_parameters(selection: Selection) -> dict[str, str]:
     parameters = {name: value for name, value in values.items() if value != getattr(default, name)}
     if selection.ascending:
         parameters["ascending"] = "1"
-    if selection.ranges:
-        ends = (
-            ["" if end is None else f"{end:.6g}" for end in (r.low, r.high)]
-            for r in selection.ranges
-        )
-        parameters["range"] = ",".join(
-            ":".join([r.column, *e]) for r, e in zip(selection.ranges, ends, strict=True)
-        )
+    ranges = []
+    for each in selection.ranges:
+        ends = ("" if end is None else f"{end:.6g}" for end in (each.low, each.high))
+        ranges.append(":".join([each.column, *ends]))
+    if ranges:
+        parameters["range"] = ",".join(ranges)
     if selection.outline:
         corners = selection.outline.corners
         if len(corners) > MAX_CORNERS:  # a lasso has one for each mouse event
@@ -120,24 +109,26 @@ def from_parameters(parameters: Mapping[str, str]) -> tuple[Selection, list[str]
 
     The default order is that of the review, of a search match.
     """
-    texts: dict[str, Any] = {name: parameters[name] for name in _TEXTS if parameters.get(name)}
-    wrong = ["by"] if texts.get("by", CAPTION) not in (CAPTION, PICTURE) else []
-    wrong += ["check"] if texts.get("check", "") not in ("", *CHECKS) else []
-    selection = Selection(**{name: value for name, value in texts.items() if name not in wrong})
-    default = MATCH if selection.searched else REVIEW_PLACE
-    order = parameters.get("order") or default
-    ranges = _ranges(parameters.get("range", ""))
-    outline = _outline(parameters.get("outline", ""))
-    if order not in (*BY_NAME, RANDOM, default):
-        wrong = [*wrong, "order"]
-        order = default
-    wrong += ["range"] if ranges is None else []
-    wrong += ["outline"] if outline is None and parameters.get("outline") else []
+    invalid = []
+    values: dict[str, Any] = {name: parameters[name] for name in _TEXTS if parameters.get(name)}
+    if values.get("by", CAPTION) not in (CAPTION, PICTURE):
+        invalid.append("by")
+    if values.get("check", "") not in ("", *CHECKS):
+        invalid.append("check")
+    for name in invalid:
+        del values[name]
+    default = MATCH if "meaning" in values or "like" in values else REVIEW_PLACE
+    values["order"] = parameters.get("order") or default
+    if values["order"] not in (*BY_NAME, RANDOM, default):
+        invalid.append("order")
+        values["order"] = default
+    for parameter, field, read in (("range", "ranges", _ranges), ("outline", "outline", _outline)):
+        try:
+            values[field] = read(parameters.get(parameter, ""))
+        except ValueError:
+            invalid.append(parameter)
     ascending = parameters.get("ascending") == "1"
-    selection = dataclasses.replace(
-        selection, order=order, ascending=ascending, ranges=ranges or (), outline=outline
-    )
-    return selection, wrong
+    return Selection(ascending=ascending, **values), invalid
 
 
 def box(x: str, y: str, x_ends: Iterable[float], y_ends: Iterable[float]) -> Outline:
@@ -147,42 +138,32 @@ def box(x: str, y: str, x_ends: Iterable[float], y_ends: Iterable[float]) -> Out
     return Outline(x, y, ((left, low), (right, low), (right, high), (left, high)))
 
 
-def _ranges(text: str) -> tuple[Range, ...] | None:
-    """Read ranges from `column:low:high,…`; None if it is malformed."""
-    if not text:
-        return ()
+def _ranges(text: str) -> tuple[Range, ...]:
+    """Read ranges from `column:low:high,…`."""
     ranges = []
-    for column, *ends in (part.split(":") for part in text.split(",")):
-        numbers = [_float(end) for end in ends]
-        if (
-            column not in BY_NAME
-            or len(ends) != 2
-            or [n is None for n in numbers] != [not end for end in ends]
-        ):
-            return None
-        ranges.append(Range(column, *numbers))
+    for part in text.split(",") if text else ():
+        column, low, high = part.split(":")
+        if column not in BY_NAME:
+            raise ValueError(column)
+        ranges.append(Range(column, *(_finite(end) if end else None for end in (low, high))))
     return tuple(ranges)
 
 
 def _outline(text: str) -> Outline | None:
-    x, _, rest = text.partition(":")
-    y, _, rest = rest.partition(":")
-    numbers = [_float(part) for part in rest.split(":")]
-    columns = {x, y} <= set(BY_NAME) or (x, y) == (MAP_X, MAP_Y)
-    if (
-        not columns
-        or None in numbers
-        or len(numbers) % 2
-        or not 6 <= len(numbers) <= 2 * MAX_CORNERS
-    ):
+    """Read an outline from `x:y:…`, the coordinates of its corners one after another."""
+    if not text:
         return None
-    flat = [number for number in numbers if number is not None]
-    return Outline(x, y, tuple(zip(flat[::2], flat[1::2], strict=True)))
+    x, y, *parts = text.split(":")
+    numbers = [_finite(part) for part in parts]
+    if not {x, y} <= set(BY_NAME) and (x, y) != (MAP_X, MAP_Y):
+        raise ValueError(x, y)
+    if not 6 <= len(numbers) <= 2 * MAX_CORNERS:
+        raise ValueError(len(numbers))
+    return Outline(x, y, tuple(zip(numbers[::2], numbers[1::2], strict=True)))
 
 
-def _float(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value

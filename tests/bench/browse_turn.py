@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 BEGAN = time.perf_counter()
-APP = str(
-    Path(__file__).resolve().parents[2] / "app.py"
-)  # run as a script: the package imports too much
+# run as a script: the package imports too much
+APP = str(Path(__file__).resolve().parents[2] / "app.py")
 Address = dict[str, str]
 
 

@@ -20,6 +20,7 @@ from clipmem_core.audit.store import (
     write_prepared,
     write_table,
 )
+from clipmem_core.cli import parse_command
 from clipmem_core.config import data_folder
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.export.formats import FORMATS

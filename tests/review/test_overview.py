@@ -15,9 +15,9 @@ from clipmem_core.review.overview import (
     attack_rows,
     group_table,
     load_score_map,
-    utility_table,
+    member_utility,
 )
-from clipmem_core.review.queries import count_rows
+from clipmem_core.review.queries import count_rows_of
 from clipmem_core.review.search import Hits
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.registry import BY_NAME
@@ -41,14 +41,14 @@ def test_groups_agree_with_pandas_and_carry_the_intervals_of_the_verdict(
     np.testing.assert_allclose(
         groups[["n", "mean", "sd"]].to_numpy(float), computed.to_numpy(float)
     )
-    assert count_rows(made["paper"].folder / "quarantine.parquet") == 120
+    assert count_rows_of(made["paper"].folder / "quarantine.parquet") == 120
 
 
 def test_the_utility_table_keeps_its_order_and_has_means() -> None:
     utility = pd.DataFrame(
         {"member": ["b", "a", "b"], "metric": ["R@5", "R@5", "R@1"], "value": [0.5, 0.25, 0.1]}
     )
-    table = utility_table(utility).set_index("metric")
+    table = member_utility(utility).set_index("metric")
     assert table.columns.tolist() == ["mean", "b", "a"]
     assert table.loc["R@5"].tolist() == [0.375, 0.5, 0.25]
     assert table.loc["R@1", "mean"] == 0.1

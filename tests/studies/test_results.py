@@ -14,7 +14,7 @@ from scipy.stats import ttest_rel
 from clipmem_core.audit.settings import machine, resolve
 from clipmem_core.audit.setup import differing_fields
 from clipmem_core.audit.store import write_json
-from clipmem_core.cli import main
+from clipmem_core.cli import main, parse_command
 from clipmem_core.config import SourceOptions, affecting, as_dict
 from clipmem_core.studies.results import (
     differences,

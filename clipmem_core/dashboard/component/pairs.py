@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
-from clipmem_core.audit.store import PAIRS, Audit
+from clipmem_core.audit.store import Audit
 from clipmem_core.columns import CLIPMEM, CLIPMEM_SHRUNK, SE
 from clipmem_core.dashboard.component.routes import PREFIX
 from clipmem_core.dashboard.deciding import review_session
@@ -31,7 +31,6 @@ from clipmem_core.dashboard.plain import Uncertainty, cut, format_score, read_un
 from clipmem_core.figures.layout import INJECTED_COLOUR, group_colour
 from clipmem_core.review.cards import FirstCaption, PairCard, first_captions, shown_score
 from clipmem_core.review.decisions import decided
-from clipmem_core.review.queries import CAPTION_KEY, fetch_numbered
 from clipmem_core.review.rows import count_decided
 from clipmem_core.review.selection import (
     CAPTION,
@@ -165,7 +164,6 @@ def draw_grid(
     order = shown_score(selection.order)
     main = page is not None
     current, pages = page or (1, 1)
-    keys = fetch_numbered(audit.folder / PAIRS, [CAPTION_KEY], [card.row for card in cards])
     firsts = first_captions(audit, cards, selection)
     uncertainty = read_uncertainty(audit)
     shown = _shown_scores(cards, uncertainty, order, table=table)
@@ -176,12 +174,7 @@ def draw_grid(
     data = {
         "address": urlencode(link(audit, selection, **read_view())),
         "view": urlencode({"key": key} | conditions),  # the same pairs in another order
-        "cards": [
-            # A caption key has more digits than a browser's numbers.
-            _card_data(card, shown, uncertainty, firsts[card.pair_id])
-            | {"caption_key": str(keys[card.row][0])}
-            for card in cards
-        ],
+        "cards": [_card_data(card, shown, uncertainty, firsts[card.pair_id]) for card in cards],
         "table": table,
         "order": order,
         "scores": [[name, words(name)] for name in shown],
@@ -250,6 +243,7 @@ def _card_data(
     return {
         "row": card.row,
         "pair_id": card.pair_id,
+        "caption_key": str(card.caption_key),  # it has more digits than a browser's numbers
         "changed": card.current != card.captions,
         "captions": [cut(caption, _FULL_LIMIT) for caption in captions],
         "marks": marks,

@@ -48,7 +48,6 @@ from clipmem_core.review.decisions import (
 )
 from clipmem_core.review.queries import (
     cached,
-    caption_keys,
     count_pairs_of,
     fetch_numbered,
     find_row,
@@ -222,7 +221,6 @@ def _pairs(request: Request) -> Response:
     audit, selection = _parse(request)
     shown = cards(audit, _numbers(request, "rows"), selection)
     ids = [card.pair_id for card in shown]
-    keys = caption_keys(audit.folder / PAIRS, ids)
     first = suspicious_captions(audit, ids)
     reasons, surprising = explain_captions(audit, ids)
     spot_checks = set()
@@ -240,7 +238,7 @@ def _pairs(request: Request) -> Response:
             {
                 "row": card.row,
                 "pair_id": card.pair_id,
-                "caption_key": str(keys.get(card.pair_id, 0)),
+                "caption_key": str(card.caption_key),
                 "captions": card.captions,
                 "first": first.get(card.pair_id, 0),
                 "words": surprising.get(card.pair_id, {}),
