@@ -340,12 +340,12 @@ def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any
             f"side, not {len(members)}"
         )
         return pd.DataFrame(columns=c.UTILITY_COLUMNS), json_rows(table)
-    rows = np.flatnonzero(np.isin(sides.membership.group, c.SCORED_GROUPS))
-    if len(rows) > MAX_ATTACKED:
+    attacked = np.flatnonzero(np.isin(sides.membership.group, c.SCORED_GROUPS))
+    if len(attacked) > MAX_ATTACKED:
         rng = np.random.default_rng([sides.seed, 7])
-        rows = np.sort(rng.choice(rows, MAX_ATTACKED, replace=False))
-    results = attacks.attack(evidence.alignments, sides, rows)
-    n_boot = int(np.clip(_RESAMPLED // (len(rows) * len(members)), 100, 300))
+        attacked = np.sort(rng.choice(attacked, MAX_ATTACKED, replace=False))
+    results = attacks.attack(evidence.alignments, sides, attacked)
+    n_boot = int(np.clip(_RESAMPLED // (len(attacked) * len(members)), 100, 300))
     metrics = [
         (name, c.ATTACK_METRICS[measure], value)
         for name, result in zip(members, results, strict=True)

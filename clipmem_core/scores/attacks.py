@@ -286,7 +286,7 @@ def attack_table(attacked: Sequence[Attacked], *, n_boot: int, seed: int) -> pd.
         has_value = values[ROC_AUC].notna()
         ends: dict[str, Any] = {}
         if has_value.any() and name in (BAVARIA, ALIGNMENT):
-            measured = [attacked[target] for target in np.flatnonzero(has_value)]
+            measured = [attacked[target] for target in np.flatnonzero(has_value).tolist()]
             ends = _pair_intervals(measured, name, n_boot=n_boot, seed=seed)
         for measure in ROC_MEASURES:
             finite = values[measure].dropna().to_numpy()

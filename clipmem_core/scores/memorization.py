@@ -131,11 +131,12 @@ def group_summary(alignments: Sequence[np.ndarray], sides: MemberSides) -> pd.Da
     replicates = replicate_clipmem(alignments, sides.replicates, sides.inside)
     mean_in, mean_out = side_means(alignments, sides.inside)
     of_pairs = pd.Series(mean_in - mean_out).groupby(sides.membership.group)
-    table = of_pairs.agg(n="size", mean="mean", half="std")
+    table = of_pairs.agg(["size", "mean", "std"]).set_axis(["n", "mean", "half"], axis=1)
     kind = "SD over pairs"
     if len(replicates) >= MIN_REPLICATES:
-        for name, rows in of_pairs.indices.items():
-            table.loc[name, "half"] = half_width(replicates[:, rows].mean(axis=1))
+        groups = of_pairs.indices.items()
+        half = {name: half_width(replicates[:, rows].mean(axis=1)) for name, rows in groups}
+        table["half"] = pd.Series(half)
         kind = f"95% interval over {'seeds' if sides.protocol == 'paper' else 'repeats'}"
     table["low"] = table["mean"] - table["half"]
     table["high"] = table["mean"] + table["half"]

@@ -115,7 +115,7 @@ def error_variances(
     for rows in plan.blocks:
         is_in = inside[rows]
         block = np.stack([alignments[row] for row in rows]).astype(np.float64)
-        mean_in, mean_out = side_means(block, is_in)
+        mean_in, mean_out = side_means(list(block), is_in)
         differences.append(mean_in - mean_out)
         if plan.within:
             squares += ((block - np.where(is_in, mean_in, mean_out)) ** 2).sum(axis=0)
