@@ -471,7 +471,7 @@ def parse_command(arguments: Sequence[str]) -> SimpleNamespace:
             for field in configs.ARM_FIELDS:
                 facts = configs.FIELDS[field]
                 parser.add(field, type(facts.default), "", facts.help)
-        elif dataclasses.is_dataclass(default):
+        elif isinstance(default, (AuditConfig, SourceOptions)):
             for field, value in (configs.flat(configs.as_dict(default)) | changes).items():
                 parser.add(field, type(value), value, configs.FIELDS[field].help)
         else:

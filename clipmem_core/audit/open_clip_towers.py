@@ -13,7 +13,7 @@ from clipmem_core.features import towers
 from clipmem_core.features.towers import LITE, MINILM, Opened, Precision, Tower
 from clipmem_core.io import InputError
 from clipmem_core.mitigations import can_cut_text
-from clipmem_core.training.model import build_model, open_tokenizer, text_features, tokenize
+from clipmem_core.training.model import build_model, open_tokenizer, text_outputs, tokenize
 from clipmem_core.training.names import model_config, model_names
 
 _LONGEST = 20_000  # characters of a caption, for counting tokens
@@ -116,7 +116,7 @@ def open_clip_towers(
         def embed(captions: Sequence[str]) -> np.ndarray:
             tokens = torch.from_numpy(tokenize(name, captions).astype(np.int64)).to(device)
             with towers.autocast(tower):
-                return text_features(model, tokens, cut=cut).cpu().numpy()
+                return text_outputs(model, tokens, cut=cut).cpu().numpy()
 
         return Opened(embed, lambda captions: open_clip_lengths(tokenizer, captions))
 

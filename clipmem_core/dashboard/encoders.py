@@ -76,7 +76,7 @@ def _draw_doubts(audit: Audit) -> None:
             "memorized."
         )
     fit = encoders.get("fit")
-    for doubt in b.doubts(b.encoder_means(audit), fit):
+    for doubt in b.encoder_doubts(b.encoder_means(audit), fit):
         st.warning(doubt, icon=":material/warning:")
     if fit is not None:
         st.caption(

@@ -199,7 +199,7 @@ def draw_lab(audit: Audit) -> None:
     }
     left, right = st.columns([1, 2], gap="medium")
     with left:
-        finished = {lab.read_setting(audit, name)[0].text: titles[name] for name in titles}
+        finished = {lab.read_arm(audit, name).text: titles[name] for name in titles}
         arm = draw_setting(audit, finished)
     with right:
         try:
@@ -276,7 +276,7 @@ def _draw_chart(
         memorized = _choose_measure("Memorization", r.MEMORIZATIONS, table)
         useful = _choose_measure("Utility", r.UTILITIES, table)
     points = points_of(table, titles, memorized, useful)
-    axes = (r.MEASURES[memorized], r.MEASURES[useful])
+    axes = (r.MEASURE_LABELS[memorized], r.MEASURE_LABELS[useful])
     best = r.front(points, MEMORIZATION, UTILITY)
     draw_figure(
         tradeoff_figure(points, titles=axes, front=best, chosen=chosen),
@@ -315,7 +315,7 @@ def points_of(
         ends = rows.loc[BASELINE, "value"] + rows[["difference", "low", "high"]]
         ends.columns = [axis, f"{axis}_low", f"{axis}_high"]
         ends[measure] = [
-            f"{r.MEASURES[measure]} {value:.3f}; against the baseline {_interval(row)}"
+            f"{r.MEASURE_LABELS[measure]} {value:.3f}; against the baseline {_interval(row)}"
             for value, row in zip(ends[axis], rows.to_dict("records"), strict=True)
         ]
         axes.append(ends)
@@ -342,7 +342,7 @@ def _draw_table(
     rows = rows.assign(number=number.mask(is_time, rows["value"] / rows["baseline"]))
     rows["text"] = [_cell_text(row) for row in rows.to_dict("records")]
     numbers = rows.pivot(index=lab.ARM, columns="measure", values="number")
-    numbers = numbers.reindex(columns=[name for name in r.MEASURES if name in numbers])
+    numbers = numbers.reindex(columns=[name for name in r.MEASURE_LABELS if name in numbers])
     numbers.insert(0, "setting", [titles.get(arm, arm) for arm in numbers.index])
     numbers.insert(1, "n", rows.groupby(lab.ARM)["n"].max())
     arms = sorted(rows[lab.ARM].unique(), key=lambda arm: arm != chosen)
@@ -353,7 +353,7 @@ def _draw_table(
     }
     columns: dict[str, Any] = {
         name: st.column_config.NumberColumn(head, help=_HELP[name])
-        for name, head in r.MEASURES.items()
+        for name, head in r.MEASURE_LABELS.items()
     }
     columns["setting"] = st.column_config.TextColumn(pinned=True)
     columns["n"] = st.column_config.NumberColumn(help=f"How many {over} are compared.")
@@ -374,7 +374,7 @@ def _cell_text(row: Mapping[Any, Any]) -> str:
     """Return the text of a cell, with * if it differs from 0 after Holm's correction."""
     if row["measure"] == lab.SECONDS:
         return f"×{row['number']:.2f}"
-    star = " *" if row[r.P_OF_ALL] < r.LEVEL else ""
+    star = " *" if row[r.P_OF_ALL] < r.SIGNIFICANCE else ""
     return f"{r.relative(row) if row['measure'] in _PERCENT else _interval(row)}{star}"
 
 
@@ -411,7 +411,7 @@ def _draw_changed_pairs(audit: Audit, arm: str) -> None:
         }
     )
     pairs["difference"] = pairs["other"] - pairs["one"]
-    pairs = pairs[lab.read_setting(audit, arm)[1].compared].dropna()
+    pairs = pairs[lab.read_changes(audit, arm).compared].dropna()
     pairs = pairs.sort_values("difference", key=lambda change: -change.abs(), kind="stable")
     pairs = pairs.assign(row_one=pairs.index, row_other=pairs.index)
     st.subheader("Pairs that changed most", anchor=False)

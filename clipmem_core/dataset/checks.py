@@ -3,7 +3,6 @@ and advice in checks.json."""
 
 import contextlib
 import functools
-import json
 import re
 import unicodedata
 from collections import Counter
@@ -14,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from clipmem_core.io import read_json
 
 VALUES = ("brightness", "contrast", "sharpness")  # measurements of pictures in the table
 
@@ -274,7 +275,7 @@ _FINDERS: dict[str, Callable[[Any], Any]] = {
     "tiny": lambda shorter: shorter < TINY,
     "near_duplicate": lambda clusters: np.bincount(clusters)[clusters] > 1,
 }
-_FACTS = json.loads((Path(__file__).parent / "checks.json").read_text("utf-8"))
+_FACTS = read_json(Path(__file__).with_name("checks.json"))
 CHECKS = {name: DataCheck(name, find=find, **_FACTS[name]) for name, find in _FINDERS.items()}
 
 

@@ -24,7 +24,7 @@ from xml.parsers import expat
 from filelock import FileLock
 
 from clipmem_core.config import SETS
-from clipmem_core.io import InputError, replacing_folder
+from clipmem_core.io import InputError, read_json, replacing_folder
 
 PACKAGES = {
     "openclipart": ["openclipart-png", "openclipart-svg"],
@@ -212,9 +212,7 @@ _ABOUT_THE_FILE = re.compile(
     re.I,
 )
 # keywords without information, organisations that sign as artists, and words of little meaning
-_WORDS: dict[str, list[str]] = json.loads(
-    (Path(__file__).parent / "debian_words.json").read_text("utf-8")
-)
+_WORDS: dict[str, list[str]] = read_json(Path(__file__).with_name("debian_words.json"))
 
 
 def write_captions(pictures: Sequence[tuple[str, DublinCore]]) -> list[str]:

@@ -134,7 +134,7 @@ def encoded_pictures(
 ) -> Iterator[tuple[int, str, bytes]]:
     """Yield row, reference and content of each picture; a missing one is an input error."""
     images = cleaned.pairs[IMAGE]
-    for done, (row, image) in enumerate(images.items()):
+    for done, (row, image) in enumerate(zip(images.index, images, strict=True)):
         if done % 100 == 0:
             progress(done, len(images))
         try:

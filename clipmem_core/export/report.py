@@ -56,7 +56,9 @@ def render_report(audit: Audit) -> str:
     verdict = audit.verdict
     groups = o.group_table(audit)
     sample = f", a random sample of {record.sampled_of:,}" if record.sampled_of else ""
-    settings = list(pd.json_normalize(record.values).iloc[0].items())
+    settings = [
+        (str(name), value) for name, value in pd.json_normalize(record.values).iloc[0].items()
+    ]
     content = {
         "name": audit.name,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -93,8 +93,8 @@ def feature_parts(features: Path, source: Path) -> list[Part]:
         return [(table, table.with_suffix(".npz"), table.with_suffix(".npz")) for table in tables]
     arrays = [folder / f"{side}.npy" for side in SIDES]
     if all(path.is_file() for path in arrays):
-        table = features if features.is_file() else source
-        files = list(table.iterdir()) if table.is_dir() else [table]
+        place = features if features.is_file() else source
+        files = list(place.iterdir()) if place.is_dir() else [place]
         tables = [path for path in files if path.suffix.lower() in TABLES]
         if len(tables) == 1:
             return [(tables[0], arrays[0], arrays[1])]

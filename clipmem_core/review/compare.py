@@ -163,7 +163,8 @@ def injected_findings(audit: Audit) -> Findings | None:
         for metric in METRICS:
             part = detected[["score", metric, f"{metric}_low", f"{metric}_high"]]
             part = part.set_axis([b.DETECTOR, "mean", "low", "high"], axis=1)
-            rows.append(part.assign(**cell, **{b.MEASURE: metric, "n": 1}))
+            values_of = cell | {b.MEASURE: metric, "n": 1}
+            rows.append(part.assign(**values_of))
         numbers = numbers_reviewed(len(subset))
         for name in names:
             curve = {"number": numbers, "precision": precision_curve(values[name], truth, numbers)}

@@ -58,7 +58,7 @@ _PLACE = "_place"  # of a pair among those with candidates
 _NUMBER = "_number"  # of a caption in its pair
 _BLOCK = 2_048  # candidates whose evidence is in memory at a time
 _HALVES = {"0": (-1, 1), "1": (0,)}  # the halves of the pairs that each word model predicts
-_READERS: dict[str, Callable[..., pd.DataFrame]] = {
+_READERS: dict[str, Callable[..., Any]] = {
     ".csv": partial(pd.read_csv, dtype=str, keep_default_na=False),
     ".jsonl": partial(pd.read_json, lines=True, dtype=False),
     ".parquet": pd.read_parquet,

@@ -89,7 +89,7 @@ def review_progress(audit: Audit) -> ReviewProgress:
     )
     checks = p.count_reviewed(review, wrong, done)
     by_spot_checks = False
-    if not checks.missing:
+    if checks.estimate is not None and checks.low is not None and checks.high is not None:
         checked = (checks.estimate - n_wrong, checks.low - n_wrong, checks.high - n_wrong)
         by_spot_checks = not checked[1] <= remaining[0] <= checked[2]
         remaining = checked if by_spot_checks else remaining

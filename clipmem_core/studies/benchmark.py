@@ -47,7 +47,7 @@ from clipmem_core.audit.store import (
     write_json,
     write_table,
 )
-from clipmem_core.audit.word_table import predict_words, read_words, surprises, words_of
+from clipmem_core.audit.word_table import caption_words, predict_words, read_words, surprises
 from clipmem_core.config import AuditConfig, as_dict, switched_on
 from clipmem_core.dataset.injected_errors import (
     ERROR_KINDS,
@@ -346,9 +346,9 @@ def _measure_captions(
     audit = shared.audit
     counts = np.diff(shared.data.caption_start)
     captions = read_table(audit.folder / CAPTION_TABLE)
-    words = read_words(audit, counts)
+    words = read_words(audit)
     pair = np.repeat(np.arange(len(counts)), counts)
-    first = np.searchsorted(words[c.CAPTION], np.arange(len(captions) + 1))
+    first = np.searchsorted(words[c.CAPTION_ROW], np.arange(len(captions) + 1))
     scores = {
         c.P_WRONG: captions[c.P_WRONG],
         c.SURPRISE: mean_ratio(words[c.SURPRISE].to_numpy(), first),
@@ -393,7 +393,7 @@ def _caption_metrics(scores: pd.DataFrame, kind: pd.Series) -> dict[str, dict[st
 
 def _blind_surprise(shared: Shared) -> np.ndarray:
     """Return the surprise of captions by word models that see no picture, [n_captions]."""
-    words = words_of(shared.audit)
+    words = caption_words(shared.audit)
     no_pictures = np.zeros((len(shared.pairs), 1), np.float32)
     into = Predictions.empty(len(words.ids))
     for half in (0, 1):

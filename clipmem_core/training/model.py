@@ -325,11 +325,11 @@ def locked_model(
         seed: the initial weights of heads are a function of it.
         full_model: an open_clip model, if one tower is trained.
     """
-    visual: nn.Module = full_model and full_model.visual
+    visual: Any = full_model and full_model.visual
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if image_width:  # one linear map, named as in open_clip's timm towers
-            head = OrderedDict({"proj": nn.Linear(image_width, dim, bias=False)})
+            head = OrderedDict[str, nn.Module]({"proj": nn.Linear(image_width, dim, bias=False)})
             visual = _on_standard(image_width, head=nn.Sequential(head))
         if text_width:  # two linear maps, named as in open_clip's Hugging Face towers
             layers = (

@@ -244,7 +244,7 @@ def counts_of_audit(asked: Planted) -> pd.DataFrame:
 def _caption_evidence(audit: Audit) -> CaptionEvidence:
     counts = caption_counts(audit)
     sides = sides_of(audit, audit.record.config, membership_of(audit.membership))
-    return caption_table(audit, audit.scores, counts, sides, read_words(audit, counts))[1]
+    return caption_table(audit, audit.scores, counts, sides, read_words(audit))[1]
 
 
 def plant(
@@ -254,7 +254,7 @@ def plant(
     chosen = np.isin(np.arange(len(evidence.counts)), rows)
     chosen_captions = np.repeat(chosen, evidence.counts)
     assert evidence.words is not None
-    words = evidence.words[chosen_captions[evidence.words[c.CAPTION]]].reset_index(drop=True)
+    words = evidence.words[chosen_captions[evidence.words[c.CAPTION_ROW]]].reset_index(drop=True)
     fit = np.where(chosen, evidence.fit, np.nan)
     swapped = np.where(chosen, evidence.swapped, np.nan)
     planted = {"fit": fit, "swapped": swapped, "words": words}

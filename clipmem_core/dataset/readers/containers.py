@@ -9,7 +9,6 @@ so it is light.
 
 import contextlib
 import hashlib
-import json
 import os
 import posixpath
 import re
@@ -25,15 +24,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipmem_core.dataset.readers import paths
-from clipmem_core.io import InputError, shortage
+from clipmem_core.io import InputError, read_json, shortage
 
 _ROW = re.compile(r"(.+\.(?:parquet|arrow))#(\d+)")
 _TAR = re.compile(r"\.tar/", re.IGNORECASE)
 _TAR_BLOCK = 512  # bytes of a tar header
 # usual names of columns; the first one in a table is used
-COLUMN_NAMES: dict[str, list[str]] = json.loads(
-    (Path(__file__).parent / "column_names.json").read_text("utf-8")
-)
+COLUMN_NAMES: dict[str, list[str]] = read_json(Path(__file__).with_name("column_names.json"))
 # what tarfile raises
 _TAR_DAMAGE = (tarfile.TarError, ValueError, LookupError, ArithmeticError, RecursionError)
 

@@ -1,7 +1,6 @@
 """The kinds of objects of the synthetic set, as objects.json describes them, and the brush that
 draws them."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,8 @@ from numpy.random import Generator
 from PIL import ImageDraw
 from PIL.ImageColor import getrgb
 
+from clipmem_core.io import read_json
+
 Rgb = tuple[int, ...]  # or RGBA for a translucent colour
 Points = Sequence[float] | np.ndarray  # x, y, x, y … or [n_points, 2]
 Steps = Sequence[Any]  # see `Drawing`
@@ -20,10 +21,9 @@ Steps = Sequence[Any]  # see `Drawing`
 _LINE_WIDTH = 3  # pixels of an outline
 
 
-def read_data(name: str) -> dict[str, Any]:
+def read_data(name: str) -> Any:
     """Read one of the JSON files beside this module."""
-    data: dict[str, Any] = json.loads((Path(__file__).parent / name).read_text("utf-8"))
-    return data
+    return read_json(Path(__file__).with_name(name))
 
 
 @dataclass(frozen=True)
