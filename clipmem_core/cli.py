@@ -471,7 +471,8 @@ def parse_command(arguments: Sequence[str]) -> SimpleNamespace:
                 facts = configs.FIELDS[field]
                 parser.add(field, type(facts.default), "", facts.help)
         elif dataclasses.is_dataclass(default):
-            for field, value in (configs.flat(configs.as_dict(default)) | changes).items():
+            defaults = configs.flat(configs.as_dict(parameter.default)) | changes
+            for field, value in defaults.items():
                 parser.add(field, type(value), value, configs.FIELDS[field].help)
         else:
             kind, help, *metavar = get_args(parameter.annotation)
