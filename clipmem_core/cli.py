@@ -472,7 +472,8 @@ def parse_command(arguments: Sequence[str]) -> SimpleNamespace:
                 facts = configs.FIELDS[field]
                 parser.add(field, type(facts.default), "", facts.help)
         elif isinstance(default, (AuditConfig, SourceOptions)):
-            for field, value in (configs.flat(configs.as_dict(default)) | changes).items():
+            defaults = configs.flat(configs.as_dict(default)) | changes
+            for field, value in defaults.items():
                 parser.add(field, type(value), value, configs.FIELDS[field].help)
         else:
             kind, help, *metavar = get_args(parameter.annotation)

@@ -314,7 +314,7 @@ def locked_model(
     dim: int,
     loss: str,
     seed: int,
-    full_model: Model | None = None,
+    full_model: Model = None,
 ) -> LockedModel:
     """Build a model with locked towers.
 
@@ -325,12 +325,14 @@ def locked_model(
         seed: the initial weights of heads are a function of it.
         full_model: an open_clip model, if one tower is trained.
     """
-    visual: Any = full_model and full_model.visual
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if image_width:  # one linear map, named as in open_clip's timm towers
-            head = OrderedDict[str, nn.Module]({"proj": nn.Linear(image_width, dim, bias=False)})
-            visual = _on_standard(image_width, head=nn.Sequential(head))
+            proj = nn.Linear(image_width, dim, bias=False)
+            head = nn.Sequential(OrderedDict({"proj": proj}))
+            visual: nn.Module = _on_standard(image_width, head=head)
+        else:
+            visual = full_model.visual
         if text_width:  # two linear maps, named as in open_clip's Hugging Face towers
             layers = (
                 nn.Linear(text_width, TEXT_HEAD_WIDTH, bias=False),

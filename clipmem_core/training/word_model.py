@@ -192,13 +192,15 @@ class CaptionAttention(nn.Module):
         Args: as of `ContextEncoder`; `hidden` is its output.
         """
         before = embedded[around[:, _WINDOW - 1]]
+        own = embedded[:-1]
         after = embedded[around[:, _WINDOW]]
-        key = self.key(torch.cat([before, embedded[:-1], after], -1))
+        key = self.key(torch.cat([before, own, after], -1))
+        value = self.value(embedded[:-1])
         query = torch.zeros_like(key).index_copy(0, picked, self.query(hidden))
         # [n_rows, heads, n, 32] each
         query, key, value = (
             part.view(*block.words.shape, _HEADS, -1).transpose(1, 2)
-            for part in (query, key, self.value(embedded[:-1]))
+            for part in (query, key, value)
         )
         scores = (query @ key.transpose(2, 3)).float() * key.shape[-1] ** -0.5
         scores = scores.masked_fill(~block.in_others[:, None], -torch.inf)
