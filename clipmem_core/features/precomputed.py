@@ -77,14 +77,14 @@ def feature_parts(features: Path, source: Path) -> list[Part]:
     if any((features / name).is_dir() for name in ("img_emb", "text_emb")):
         paths = [path for name in _RETRIEVAL for path in (features / name).glob(f"{name}_*[0-9].*")]
         numbers = {path.stem.rpartition("_")[2] for path in paths}
-        table, picture, caption = (
+        metadata, images, texts = (
             [
                 features / name / f"{name}_{number}{ending}"
                 for number in sorted(numbers, key=lambda number: (len(number), number))
             ]
             for name, ending in _RETRIEVAL.items()
         )
-        return list(zip(table, picture, caption, strict=True))
+        return list(zip(metadata, images, texts, strict=True))
     folder = features if features.is_dir() else features.parent
     files = list(folder.glob("*.*")) if features.is_dir() else [features]
     suffixes = (".parquet", ".npz")
