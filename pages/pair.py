@@ -14,6 +14,7 @@ from clipmem_core.dashboard.page import (
     BROWSE,
     PAIR,
     TIGHT_STYLE,
+    is_on_screen,
     link,
     open_page,
     peek_selection,
@@ -197,6 +198,14 @@ def draw_nearest(audit: Audit, card: PairCard) -> None:
             draw_card_row(audit, others, labels, selection, firsts, key=by)
 
 
+@st.fragment
+def draw_details(audit: Audit, card: PairCard) -> None:
+    """Draw terms and similar pairs once they are scrolled to: charts would delay the picture."""
+    if is_on_screen(f"details-{card.row}"):
+        draw_terms(audit, card)
+        draw_nearest(audit, card)
+
+
 audit = open_page("Pair")
 with plain.explained_errors():
     selection = read_filters(audit)
@@ -213,5 +222,4 @@ with plain.explained_errors():
         draw_note(audit, card)
     with right:
         draw_scores(audit, card)
-    draw_terms(audit, card)
-    draw_nearest(audit, card)
+    draw_details(audit, card)
