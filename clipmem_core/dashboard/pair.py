@@ -10,7 +10,7 @@ from clipmem_core.audit.store import Audit
 from clipmem_core.dashboard.cards import STRIP_SIZE, STYLE, draw_card_row
 from clipmem_core.dashboard.component.pairs import OPENED
 from clipmem_core.dashboard.deciding import Notice, locked_session
-from clipmem_core.dashboard.page import BROWSE, PAIR, link, peek_selection, read_view
+from clipmem_core.dashboard.page import BROWSE, PAIR, is_on_screen, link, peek_selection, read_view
 from clipmem_core.dashboard.plain import (
     cut,
     draw_figure,
@@ -162,6 +162,14 @@ def draw_scores(audit: Audit, card: PairCard) -> None:
             note = misfit_note(audit) if name == c.MISFIT else ""
             about = f"{score.help} {note}".strip()
             grid.metric(words(name), format_score(card.scores.get(name)), help=about or None)
+
+
+@st.fragment
+def draw_details(audit: Audit, card: PairCard) -> None:
+    """Draw terms and similar pairs once they are scrolled to: charts would delay the picture."""
+    if is_on_screen(f"details-{card.row}"):
+        draw_terms(audit, card)
+        draw_nearest(audit, card)
 
 
 def draw_terms(audit: Audit, card: PairCard) -> None:

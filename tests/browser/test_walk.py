@@ -14,7 +14,14 @@ from clipmem_core.audit.store import Audit
 from tests.browser.conftest import TRAINED
 from tests.browser.reviewing import all_stored, next_pair, open_review_page
 from tests.browser.server import serve
-from tests.browser.watched import PATIENCE, check_pictures, close_watched, open_watched, wait_idle
+from tests.browser.watched import (
+    PATIENCE,
+    check_pictures,
+    close_watched,
+    open_watched,
+    scroll_down,
+    wait_idle,
+)
 
 STARTED = "walked"
 
@@ -57,6 +64,7 @@ def test_the_app_opens_with_the_newest_audit_and_a_search_by_meaning_leads_to_a_
     page.locator(".card .caption").first.click()
     page.wait_for_url("**/pair?**")
     wait_idle(page)
+    scroll_down(page)
     check_pictures(page, at_least=13)
     assert parameters(page)["meaning"] == "a red house"
 
@@ -70,6 +78,7 @@ def test_a_link_to_a_pair_opens_on_a_server_that_nobody_has_asked_anything_yet(
         page.goto(f"{cold}/pair?audit={TRAINED}&pair={pair}")
         page.locator(f".pair[data-pair='{pair}']").wait_for()
         wait_idle(page)
+        scroll_down(page)
         check_pictures(page, at_least=13)
         assert page.title() == "Pair · CLIPMem"
         close_watched(page, cold)

@@ -64,6 +64,11 @@ def wait_idle(page: Any) -> None:
     assert page.get_by_test_id("stException").count() == 0
 
 
+def scroll_down(page: Any) -> None:
+    """Scroll a page to its end, where it draws the rest."""
+    page.get_by_test_id("stMain").evaluate("main => main.scrollTo(0, main.scrollHeight)")
+
+
 def check_pictures(page: Any, *, at_least: int = 0) -> None:
     """Wait until at least so many pictures are shown and all are loaded; each has an alternative
     text."""

@@ -52,7 +52,7 @@ def chips(app: AppTest) -> list[str]:
     return app.multiselect(key="conditions").options if app.multiselect else []
 
 
-def test_likely_wrong_captions_come_first_and_the_other_queue_is_one_click_away(copy: Copy) -> None:
+def test_queues(copy: Copy) -> None:
     audit = copy()
     app = open_page(BROWSE)
     assert ids(app) == ranked(audit, "review_place", ascending=True)[:24]
@@ -62,7 +62,7 @@ def test_likely_wrong_captions_come_first_and_the_other_queue_is_one_click_away(
     assert address(app) == {"audit": "made", "order": "clipmem"}
 
 
-def test_without_an_order_of_review_it_is_that_of_memorization(copy: Copy) -> None:
+def test_without_an_order_of_review(copy: Copy) -> None:
     audit = copy()
     write_table(audit.folder / "scores.parquet", audit.scores.assign(review_place=float("nan")))
     assert (
@@ -73,9 +73,7 @@ def test_without_an_order_of_review_it_is_that_of_memorization(copy: Copy) -> No
     assert "review place" in app.info[0].value
 
 
-def test_pages_follow_each_other_and_independent_pairs_come_with_the_lowest_first(
-    copy: Copy,
-) -> None:
+def test_pages_and_independent_pairs_lowest_first(copy: Copy) -> None:
     audit = copy("paper")
     expected = ranked(audit, "clipmem", "group == 'independent'", ascending=True)
     app = open_page(BROWSE, order="clipmem", group="independent", size="12")
@@ -88,7 +86,7 @@ def test_pages_follow_each_other_and_independent_pairs_come_with_the_lowest_firs
     assert "page" not in address(app)
 
 
-def test_filters_narrow_the_pairs_and_their_chips_widen_them(copy: Copy) -> None:
+def test_filters_and_their_chips(copy: Copy) -> None:
     rows = (audit := copy()).scores.merge(audit.pairs, on="pair_id")
     app = open_page(BROWSE, order="clipmem", size="96")
     app.text_input(key="words").set_value("CIRCLE").run()
@@ -106,9 +104,7 @@ def test_filters_narrow_the_pairs_and_their_chips_widen_them(copy: Copy) -> None
     assert [text for text in texts(app) if text.startswith("without “words: nowhere”: ")]
 
 
-def test_any_score_orders_and_is_in_bold_and_decided_pairs_wear_a_badge_and_can_be_left_out(
-    copy: Copy,
-) -> None:
+def test_order_by_any_score_and_decisions(copy: Copy) -> None:
     audit = copy()
     expected = ranked(audit, "learned", ascending=True)[:25]
     open_review(audit).decide(expected[:1], "remove")
@@ -124,9 +120,7 @@ def test_any_score_orders_and_is_in_bold_and_decided_pairs_wear_a_badge_and_can_
     assert (grid(app)["decided"], grid(app)["total"]) == (1, 80)
 
 
-def test_a_card_shows_the_caption_that_matched_else_the_suspicious_one_as_it_is_now(
-    copy: Copy,
-) -> None:
+def test_the_first_caption_of_a_card(copy: Copy) -> None:
     audit = copy()
     first = ranked(audit, "review_place", ascending=True)[0]
     pairs = audit.pairs.set_index("pair_id", drop=False)
@@ -154,7 +148,7 @@ def test_a_card_shows_the_caption_that_matched_else_the_suspicious_one_as_it_is_
     assert card["captions"] == ["two kites", "a crow"]
 
 
-def test_captions_and_the_address_reach_the_page_as_data_alone(copy: Copy) -> None:
+def test_foreign_text_is_never_parsed(copy: Copy) -> None:
     copy()
     app = open_page(BROWSE, order="clipmem", words=HOSTILE[0], label=HOSTILE[2], group=HOSTILE[1])
     parsed = " ".join(
@@ -196,7 +190,7 @@ def dialog(find: str, replacement: str, **parameters: str) -> AppTest:
     return app
 
 
-def test_find_and_replace_shows_every_change_stores_all_and_undoes_them_as_one(copy: Copy) -> None:
+def test_find_and_replace_and_undo(copy: Copy) -> None:
     audit = copy()
     having = (
         audit.pairs["captions"].map(lambda texts: any("square" in text for text in texts)).sum()

@@ -190,7 +190,7 @@ def test_an_outline_on_a_map_holds_pairs_of_the_map(
     assert count_pairs(audit, Selection(map="m0.text", outline=None)) == 100
 
 
-def test_a_search_is_ordered_by_match_and_can_be_filtered_and_turned_round(
+def test_a_search_is_ordered_by_match_filtered_and_reversed(
     made: dict[str, Audit], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audit = made["ensemble"]
@@ -237,7 +237,7 @@ def checked(copy: Copy) -> Audit:
     return made
 
 
-def test_counts_are_those_of_the_table_and_none_where_it_is_not_known(checked: Audit) -> None:
+def test_counts_of_checks(checked: Audit) -> None:
     counts = check_counts(checked)
     table = pq.read_table(ensure_checks(checked)).to_pandas()
     assert list(counts) == list(checks.CHECKS)
@@ -251,7 +251,7 @@ def test_counts_are_those_of_the_table_and_none_where_it_is_not_known(checked: A
     assert {name for name, count in unknown.items() if count is None} == missing
 
 
-def test_a_check_is_a_condition_and_near_duplicates_come_in_groups_the_largest_first(
+def test_checks_as_conditions_and_groups_of_near_duplicates(
     checked: Audit,
 ) -> None:
     assert failed_checks(checked, 3) == []  # before the checks are made
