@@ -92,8 +92,8 @@ class TrainingConfig:
     rounds: str = member_option(
         "auto",
         "ensemble: with 2, members train a second time without the captions that are probably "
-        "wrong, and misfit uses "
-        "this second round; auto does so if at least a tenth of the captions are probably wrong",
+        "wrong, and misfit uses this second round; auto does so if at least a tenth of the "
+        "captions are probably wrong",
         title="Rounds of training",
         choices=("auto", "1", "2"),
     )
@@ -152,9 +152,8 @@ class TrainingConfig:
     features: str = data_option(
         "",
         "features computed elsewhere, also at a URL: a folder of clip-retrieval's, DataComp's "
-        ".parquet with .npz, or a "
-        "folder with image.npy and text.npy, a row for each of SOURCE's; needs both towers "
-        "locked, and no picture",
+        ".parquet with .npz, or a folder with image.npy and text.npy, a row for each of SOURCE's; "
+        "needs both towers locked, and no picture",
         title="Features computed elsewhere",
     )
     loss: str = option("clip", "clip | siglip", choices=("clip", "siglip"), alike="loss")

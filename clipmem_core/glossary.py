@@ -20,15 +20,14 @@ MEANINGS = {
     ),
     CLIPMEM: (
         "How much better picture and caption match for members that trained on the pair than for "
-        "those that did not; "
-        "0 is no memorization, and most pairs lie below 0.5.",
+        "those that did not; 0 is no memorization, and most pairs lie below 0.5.",
         "High: the pair is memorized. That alone is no reason to remove it: rare but correct "
         "pairs are memorized too.",
     ),
     P_WRONG: (
         "The probability that a caption is wrong: all captions of the pair belong to another "
-        "picture, this one does, "
-        "or one of its words is wrong. It comes from models that never saw the pair.",
+        "picture, this one does, or one of its words is wrong. It comes from models that never saw "
+        "the pair.",
         "Review from the highest down. Of captions with a probability of 90 %, about nine in ten "
         "are wrong.",
     ),
@@ -55,14 +54,12 @@ MEANINGS = {
     ),
     AUROC: (
         "How well a member's match of picture and caption separates pairs it trained on from "
-        "others: 0.5 is chance, 1 "
-        "is perfect.",
+        "others: 0.5 is chance, 1 is perfect.",
         "The closer to 1, the more the model reveals which pairs it was trained on.",
     ),
     PROTOCOL: (
-        "Who trains on what. Ensemble: every pair is left out by some members, so that each gets "
-        "a score. Paper: two "
-        "models f and g that differ in one group of pairs, as in the paper.",
+        "Who trains on what. Ensemble: every pair is left out by some members, so that each gets a "
+        "score. Paper: two models f and g that differ in one group of pairs, as in the paper.",
         "Choose ensemble to clean a data set, paper to compare with the paper's figures.",
     ),
     Q_VALUE: (
@@ -72,8 +69,7 @@ MEANINGS = {
     ),
     ARM: (
         "One setting of a study, such as noise on captions, trained as often as the others and "
-        "compared with the "
-        "baseline.",
+        "compared with the baseline.",
         "Choose one that lowers memorization without losing retrieval, judged by the ends of its "
         "intervals.",
     ),

@@ -225,9 +225,8 @@ class RareTokens(Mitigation):
 
     text_min_df: int = option(
         0,
-        "tokens (words, or pieces of long ones) of fewer training pairs than this are never "
-        "read, in training or "
-        "after: a word of a single caption identifies its picture",
+        "tokens (words, or pieces of long ones) of fewer training pairs than this are never read, "
+        "in training or after: a word of a single caption identifies its picture",
         ge=0,
         **control("vocabulary", "Without rare words", Slider(1, 100, 1, 10)),
     )
@@ -280,9 +279,8 @@ class LogitScale(Mitigation):
 
     min_logit_scale: float = option(
         1.0,
-        "smallest logit scale, the factor on similarities in the loss; it starts at 14. A high "
-        "one lowers clipmem by "
-        "its units alone: compare membership AUROC too",
+        "smallest logit scale, the factor on similarities in the loss; it starts at 14. A high one "
+        "lowers clipmem by its units alone: compare membership AUROC too",
         ge=1,
         alike="floor of the logit scale",
         **control("logit scale", "Floor of the logit scale", Slider(1.0, 100.0, 1.0, 30.0)),

@@ -10,15 +10,6 @@ from clipmem_core.dashboard.filters import read_filters
 from clipmem_core.dashboard.page import TIGHT_STYLE, open_page
 from clipmem_core.dashboard.plain import explained_errors
 
-
-@st.fragment
-def draw_details(audit: Audit, card: PairCard) -> None:
-    """Draw terms and similar pairs once they are scrolled to: charts would delay the picture."""
-    if is_on_screen(f"details-{card.row}"):
-        draw_terms(audit, card)
-        draw_nearest(audit, card)
-
-
 audit = open_page("Pair")
 with explained_errors():
     selection = read_filters(audit)

@@ -31,9 +31,8 @@ from clipmem_core.training.model import load_weights
 COMPARISON = "foreign.parquet"
 COMPARISON_CLAIM = (
     "difference = alignment under the target − alignment under the reference. It suggests "
-    "memorization only if the two "
-    "checkpoints differ in nothing but whether they saw the pair; model, data, epochs and seed "
-    "may differ too."
+    "memorization only if the two checkpoints differ in nothing but whether they saw the pair; "
+    "model, data, epochs and seed may differ too."
 )
 TRUE_FALSE = {"true": True, "false": False, "1": True, "0": False}
 

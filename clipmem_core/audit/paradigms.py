@@ -307,8 +307,8 @@ def _write_table(audit: Audit) -> None:
     table = table.sort_values(front)
     seeds = sorted(set(table[t.SEED]))
     head = [
-        f"command: python -m clipmem_core paradigms {audit.name} "
-        f"--seeds {len(seeds)} --epochs {table['epochs'].iloc[0]}",
+        f"command: python -m clipmem_core paradigms {audit.name} --seeds {len(seeds)} --epochs "
+        f"{table['epochs'].iloc[0]}",
         f"machine: {machine['processor']}, {machine['cores']} cores; {record.device}, "
         f"{record.precision}",
         f"seeds: {', '.join(map(str, seeds))}",

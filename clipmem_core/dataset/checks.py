@@ -25,9 +25,8 @@ REPEATED = 5  # pictures of one caption, from which it counts as repeated
 RARE_SCRIPT = 0.05  # a script is rare below this share of the captions
 ODD_SHARE = 0.5  # of a caption's letters and digits, in words of no language
 _DARK = 0.32  # of full brightness, below which 99 of 100 pixels are (the threshold of cleanvision)
-BLURRED = (
-    0.2  # see `measure_pictures`: no edge is narrower than about a sixtieth of the picture's side
-)
+# see `measure_pictures`: no edge is narrower than about a sixtieth of the picture's side
+BLURRED = 0.2
 # grey levels: a blank page with the noise of JPEG has about 1, thin lines on white 2.5 and more
 UNIFORM = 2.0
 # pixels: towers read 192 and more, where each pixel of a tiny picture becomes nine or more

@@ -105,8 +105,8 @@ def differing_settings(one: Audit, other: Audit) -> tuple[str, ...]:
     first, second = (flat(as_dict(audit.record.config)) for audit in (one, other))
     return tuple(
         f"The {field.alike} differs: {first[name] or 'none'} in {one.name}, "
-        f"{second[name] or 'none'} in {other.name} "
-        f"({field.flag}). clipmem is comparable only if it is the same."
+        f"{second[name] or 'none'} in {other.name} ({field.flag}). clipmem is comparable only if "
+        "it is the same."
         for name, field in FIELDS.items()
         if field.alike and first[name] != second[name]
     )

@@ -23,9 +23,8 @@ from clipmem_core.mitigations import can_cut_text
 from clipmem_core.training.names import CHECKPOINT, model_config, model_file
 from clipmem_core.training.views import TrainingData, Views
 
-Model: TypeAlias = (
-    Any  # an open_clip model; torch's Module does not declare the attributes of its towers
-)
+# an open_clip model; torch's Module does not declare the attributes of its towers
+Model: TypeAlias = Any
 
 # above this length torch's fused attention kernel is faster than plain matrix products on a CPU
 _SHORT = 128

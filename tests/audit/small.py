@@ -26,8 +26,7 @@ ROOT = Path(__file__).parents[2]
 # recomputed.
 PAPER = shlex.split(
     "--preset tiny --protocol paper --scenes-pairs 400 --captions 1 --crop-scale 1 --epochs 24 "
-    "--batch-size 32 "
-    "--precision fp32 --threads 1"
+    "--batch-size 32 --precision fp32 --threads 1"
 )
 LOCKED = shlex.split("--scenes-pairs 330 --folds 4 --members 8 --batch-size 64 --threads 1")
 ENSEMBLE = shlex.split("--preset tiny --scenes-pairs 400 --epochs 10 --threads 1 --rounds 1")

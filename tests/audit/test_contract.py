@@ -14,17 +14,14 @@ MEMBER_FILES = (
 )
 SCORES = (
     "pair_id group n_in n_out clipmem clipmem_relative se p_value q_value clipmem_shrunk "
-    "alignment_in alignment_out "
-    "positive_in positive_out negative_text_in negative_text_out negative_image_in "
-    "negative_image_out "
-    "similarity_in similarity_out clipmem_image clipmem_text sslmem_image sslmem_text misfit "
-    "learned log_probability_out csls_out csls_swapped p_wrong suspicion review_place "
-    "log_probability_second"
+    "alignment_in alignment_out positive_in positive_out negative_text_in negative_text_out "
+    "negative_image_in negative_image_out similarity_in similarity_out clipmem_image clipmem_text "
+    "sslmem_image sslmem_text misfit learned log_probability_out csls_out csls_swapped p_wrong "
+    "suspicion review_place log_probability_second"
 )
 CHECKS = (
     "empty_caption short_caption long_caption markup gibberish other_script file_name "
-    "repeated_caption "
-    "dark blurred uniform tiny near_duplicate"
+    "repeated_caption dark blurred uniform tiny near_duplicate"
 )
 RECALLS = {f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)}
 

@@ -99,9 +99,8 @@ def test_a_job_outlives_the_process_that_started_it_and_finds_the_package_from_a
     tmp_path: Path, start: Start
 ) -> None:
     starter = (
-        "from clipmem_core.audit import jobs;"
-        f"jobs.PROGRAM = {SCRIPTS!r};"
-        f"jobs.Task(jobs.jobs_folder() / 'orphan', ['export', {SLEEP!r}]).start()"
+        "from clipmem_core.audit import jobs;jobs.PROGRAM = "
+        f"{SCRIPTS!r};jobs.Task(jobs.jobs_folder() / 'orphan', ['export', {SLEEP!r}]).start()"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     subprocess.run(

@@ -32,8 +32,8 @@ from tests.forked import Server
 # differ, and it is small.
 FLAGS = shlex.split(
     "--preset small --model tiny --lock-image --lock-text --halves --folds 2 --scenes-pairs 220 "
-    "--cache-size 40 "
-    "--epochs 3 --batch-size 32 --lr 2e-3 --views 2 --threads 1 --precision fp32 --rounds 1"
+    "--cache-size 40 --epochs 3 --batch-size 32 --lr 2e-3 --views 2 --threads 1 --precision fp32 "
+    "--rounds 1"
 )
 
 

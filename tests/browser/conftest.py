@@ -25,9 +25,8 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-ONE_PROCESS = (
-    "--process-per-site"  # a page's scripts are compiled once, not for each page that is opened
-)
+# a page's scripts are compiled once, not for each page that is opened
+ONE_PROCESS = "--process-per-site"
 TRAINED = "scenes"
 
 

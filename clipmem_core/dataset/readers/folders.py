@@ -54,9 +54,9 @@ def read_folder(root: Path, options: SourceOptions) -> Rows:
                 yield Row(texts[stem], reason="no picture of the same name")
         if not used:
             raise InputError(
-                f"{root} holds pictures but no captions: put a .txt of the same name beside "
-                "each, give a table, "
-                f"or let class folders name them: --caption-template 'a photo of a {LABEL}'"
+                f"{root} holds pictures but no captions: put a .txt of the same name beside each, "
+                "give a table, or let class folders name them: --caption-template 'a photo of a "
+                f"{LABEL}'"
             )
 
     return Rows(root, "folder", rows())
