@@ -53,7 +53,7 @@ def _opened(name: str) -> "Audit":
 def _executor(engine: str, config: AuditConfig) -> "Executor | None":
     if engine == "local":
         return None
-    from clipmem_core.audit.ray_executor import import_ray, ray_tasks
+    from clipmem_core.audit.executor import import_ray, ray_tasks
 
     import_ray()
     return functools.partial(ray_tasks, gpus=int(config.device == "cuda"))
@@ -131,7 +131,7 @@ def _score(
 
 
 def _studies() -> str:
-    from clipmem_core.studies.plan import STUDIES  # takes a second
+    from clipmem_core.studies.arm import STUDIES  # takes a second
 
     return " | ".join(STUDIES)
 
@@ -326,11 +326,11 @@ def _results(
 ) -> None:
     """Write the results of an audit or a study as a small CSV with its command and machine."""
     from clipmem_core.audit.console import write_audit_results
-    from clipmem_core.studies import results, study_folder
+    from clipmem_core.studies import results
 
     path = _file_to_write(out)
     if study:
-        results.write_study_results(study_folder.open_study(name), path)
+        results.write_study_results(results.open_study(name), path)
         return
     audit = _opened(name)
     audit.check_finished()
@@ -368,13 +368,13 @@ def _list() -> None:
     """List the audits and studies."""
     from clipmem_core.audit.console import show_audits
     from clipmem_core.audit.status import list_states
-    from clipmem_core.studies.study_folder import list_studies
+    from clipmem_core.studies.results import list_studies
 
     show_audits(list_states(), [study.name for study in list_studies()])
 
 
 def _job(folder: str, *arguments: str) -> int:
-    from clipmem_core.audit.jobs import run_job
+    from clipmem_core.audit.status import run_job
 
     return run_job(Path(folder), arguments, main)
 
@@ -453,7 +453,7 @@ def parse_command(arguments: Sequence[str]) -> SimpleNamespace:
         raise InputError(f"command {name!r} is unknown: choose one of {', '.join(COMMANDS)}{hint}")
     changes: dict[str, Any] = {}  # defaults that differ from the preset's
     if name == "study":
-        from clipmem_core.studies.plan import DEFAULTS
+        from clipmem_core.studies.arm import DEFAULTS
 
         changes = DEFAULTS
     command = COMMANDS[name]

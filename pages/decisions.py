@@ -5,10 +5,11 @@ from clipmem_core.dashboard.deciding import draw_notice, draw_wrong
 from clipmem_core.dashboard.decisions import (
     draw_checks,
     draw_decisions,
+    draw_exports,
     draw_history,
+    draw_reaudits,
     draw_reviewed,
 )
-from clipmem_core.dashboard.exports import draw_exports, draw_reaudits
 from clipmem_core.dashboard.page import choose_segment, open_page
 from clipmem_core.dashboard.plain import explained_errors
 

@@ -22,7 +22,7 @@ from clipmem_core.audit import pipeline
 from clipmem_core.audit.pipeline import run_audit
 from clipmem_core.audit.store import Audit, file_sha256
 from clipmem_core.cli import main
-from clipmem_core.dataset import pixels, workers
+from clipmem_core.dataset import pixels
 from clipmem_core.dataset.scenes import drawing
 from clipmem_core.dataset.scenes.drawing import draw_scenes
 from clipmem_core.studies import lab_training
@@ -38,7 +38,7 @@ settings.load_profile("unhurried")
 def pytest_xdist_auto_num_workers() -> int:
     """One process more than cores: a third of a run's time some tests wait, for browsers, clusters
     and clocks."""
-    return workers.cores() + 1
+    return pixels.cores() + 1
 
 
 @pytest.fixture(scope="session", autouse=True)

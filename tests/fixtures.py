@@ -16,11 +16,11 @@ from PIL import Image
 
 from clipmem_core import columns as c
 from clipmem_core.audit import store
-from clipmem_core.audit.jobs import process_start
 from clipmem_core.audit.prepare import membership_table
 from clipmem_core.audit.scoring import json_rows
 from clipmem_core.audit.settings import machine, versions
 from clipmem_core.audit.setup import audit_fingerprint, member_seeds
+from clipmem_core.audit.status import process_start
 from clipmem_core.audit.store import Audit, Record, write_json, write_manifest, write_table
 from clipmem_core.audit.verdict import NULL_CHECK, judge, uses
 from clipmem_core.config import AuditConfig, preset_config
@@ -342,7 +342,7 @@ SCRIPTS = (
     """
 import sys
 from pathlib import Path
-from clipmem_core.audit.jobs import run_job
+from clipmem_core.audit.status import run_job
 
 def run(words):
     space = {}

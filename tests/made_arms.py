@@ -12,7 +12,7 @@ from clipmem_core.audit.store import CONFIG, Audit, write_json, write_prepared, 
 from clipmem_core.config import as_dict, data_folder
 from clipmem_core.studies import lab
 from clipmem_core.studies.arm import BASELINE, Arm, parse_arm
-from clipmem_core.studies.study_folder import StudyFolder
+from clipmem_core.studies.results import StudyFolder
 
 CHANGED = 17  # the pair whose clipmem an arm changes most
 # of the baseline

@@ -9,18 +9,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {
-        "options",
-        "mitigations",
-        "config",
-        "columns",
-        "io",
-        "embeddings",
-        "glossary",
-        "draws",
-        "word_kinds",
-    },
-    {"dataset", "scores"},  # side by side: neither imports the other
+    {"options", "mitigations", "config", "columns", "io", "embeddings", "glossary", "draws"},
+    {"scores"},
+    {"dataset"},
     {"features"},  # what a locked tower gives
     {"training"},  # what is trained on it
     {"audit"},

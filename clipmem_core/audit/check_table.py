@@ -115,7 +115,7 @@ def _cut(config: AuditConfig, texts: list[str]) -> np.ndarray | None:
         cut = sizes > context - 2  # a token is at least one byte
         if cut.any():
             # torch, which the other checks do without
-            from clipmem_core.audit.open_clip_towers import open_clip_lengths
+            from clipmem_core.audit.locked_towers import open_clip_lengths
             from clipmem_core.training.model import open_tokenizer
 
             long = [texts[row] for row in np.flatnonzero(cut)]

@@ -14,7 +14,7 @@ import torch
 
 from clipmem_core import columns as c
 from clipmem_core.audit import prepare, store
-from clipmem_core.audit.locked_features import Features, caption_texts, open_features, prompts
+from clipmem_core.audit.locked_towers import Features, caption_texts, open_features, prompts
 from clipmem_core.audit.settings import Towers
 from clipmem_core.audit.store import Audit, MemberRecord, Record
 from clipmem_core.config import AuditConfig, data_folder, fingerprint

@@ -486,7 +486,7 @@ def ensure_features(audit: Audit, screen: Screen, executor: Executor | None = No
     record = audit.record
     if not settings.opens_towers(record.config):
         return 0
-    from clipmem_core.audit.locked_features import compute_features, shards_by  # torch
+    from clipmem_core.audit.locked_towers import compute_features, shards_by  # torch
 
     screen.say(f"{status.FEATURES} with the locked towers")
     towers = settings.checked_towers(record.config, record.towers)

@@ -16,7 +16,10 @@ from clipmem_core import columns as c
 from clipmem_core import config as configs
 from clipmem_core.audit import prepare
 from clipmem_core.audit.console import RichScreen, make_table, plain
-from clipmem_core.audit.jobs import (
+from clipmem_core.audit.prepare import DataSet, FeaturePixels
+from clipmem_core.audit.settings import check_config, resolve
+from clipmem_core.audit.setup import check_same
+from clipmem_core.audit.status import (
     OUTPUT,
     WRONG_INPUT,
     Job,
@@ -25,9 +28,6 @@ from clipmem_core.audit.jobs import (
     jobs_folder,
     resume_arguments,
 )
-from clipmem_core.audit.prepare import DataSet, FeaturePixels
-from clipmem_core.audit.settings import check_config, resolve
-from clipmem_core.audit.setup import check_same
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import AuditConfig, as_dict, data_folder
 from clipmem_core.dataset.checks import CHECKS, Captions, caption_flags

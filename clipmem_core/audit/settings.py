@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from clipmem_core import config as configs
 from clipmem_core.config import FIELDS, AuditConfig
-from clipmem_core.dataset.workers import cores as available_cores
+from clipmem_core.dataset.pixels import cores as available_cores
 from clipmem_core.io import InputError
 from clipmem_core.scores.membership import MIN_PAIRS
 from clipmem_core.training.names import model_config
@@ -299,7 +299,7 @@ def towers_of(config: AuditConfig) -> Towers:
 def _towers(
     image: tuple[str, str] | None, text: tuple[str, str] | None, *, size: int, **options: Any
 ) -> Towers:
-    from clipmem_core.audit.open_clip_towers import image_tower, text_tower
+    from clipmem_core.audit.locked_towers import image_tower, text_tower
 
     return Towers(
         image_tower(image[0], pretrained=image[1], size=size, **options) if image else None,

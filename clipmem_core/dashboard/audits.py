@@ -13,9 +13,9 @@ from rich.filesize import decimal
 
 from clipmem_core import config as configs
 from clipmem_core.audit import status as s
-from clipmem_core.audit.jobs import audit_task, cancel, jobs_folder
 from clipmem_core.audit.preflight import Request, check_request, find_check
 from clipmem_core.audit.settings import audit_name
+from clipmem_core.audit.status import audit_task, cancel, jobs_folder
 from clipmem_core.audit.store import CONFIG, audits_folder, is_name
 from clipmem_core.config import FIELDS, PRESETS, AuditConfig, SourceOptions, data_folder
 from clipmem_core.dashboard.page import AUDIT, CHOICE, draw_set, store_choice

@@ -6,7 +6,7 @@ import streamlit as st
 
 from clipmem_core import columns as c
 from clipmem_core.audit import unit_tables as t
-from clipmem_core.audit.jobs import PARADIGMS, UNITS, Task, jobs_folder
+from clipmem_core.audit.status import PARADIGMS, UNITS, Task, jobs_folder
 from clipmem_core.audit.store import Audit
 from clipmem_core.dashboard.maps import draw_selectable, sample_note
 from clipmem_core.dashboard.page import choose_segment

@@ -17,9 +17,9 @@ import streamlit as st
 from clipmem_core import columns as c
 from clipmem_core import glossary
 from clipmem_core.audit.executor import STDERR, Task, program_of, start
-from clipmem_core.audit.jobs import Task as JobTask
-from clipmem_core.audit.jobs import jobs_folder
 from clipmem_core.audit.settings import shares_process, side_by_side
+from clipmem_core.audit.status import Task as JobTask
+from clipmem_core.audit.status import jobs_folder
 from clipmem_core.audit.store import MITIGATIONS, Audit
 from clipmem_core.dashboard.cards import TwoAudits, draw_change_cards
 from clipmem_core.dashboard.controls import PARAMETER, draw_setting
@@ -38,7 +38,7 @@ from clipmem_core.io import InputError
 from clipmem_core.studies import lab
 from clipmem_core.studies import results as r
 from clipmem_core.studies.arm import BASELINE, Arm
-from clipmem_core.studies.study_folder import open_study
+from clipmem_core.studies.results import open_study
 
 # Key in the session of the name by which its page is known to the workers
 _SESSION = "mitigation-session"

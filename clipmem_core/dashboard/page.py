@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import streamlit as st
 
-from clipmem_core.audit.jobs import list_job_names
+from clipmem_core.audit.status import list_job_names
 from clipmem_core.audit.store import Audit, audits_folder, is_name, list_audits
 from clipmem_core.dashboard.plain import explained_errors, show_text, show_title
 from clipmem_core.dashboard.running import FIRST, draw_empty, draw_progress

@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from clipmem_core.audit import status as s
-from clipmem_core.audit.jobs import Job, Task, audit_task, cancel, resume_arguments
+from clipmem_core.audit.status import Job, Task, audit_task, cancel, resume_arguments
 from clipmem_core.dashboard.plain import (
     draw_fault,
     duration,

@@ -15,7 +15,7 @@ import scipy
 
 from clipmem_core import columns as c
 from clipmem_core.io import InputError
-from clipmem_core.word_kinds import COLOUR_WORDS, NUMBER_WORDS
+from clipmem_core.scores.words import COLOUR_WORDS, NUMBER_WORDS
 
 _SWAP_SHARES = (0.05, 0.2, 0.4)
 # a pair gets one of the nearest usable captions among those considered

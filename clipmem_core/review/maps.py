@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clipmem_core.audit.jobs import Task, jobs_folder
+from clipmem_core.audit.status import Task, jobs_folder
 from clipmem_core.audit.store import (
     PAIRS,
     SCORES,

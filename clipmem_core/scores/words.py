@@ -13,7 +13,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from clipmem_core.word_kinds import COLOUR_WORDS, NUMBER_WORDS
+COLOUR_WORDS = (
+    *("red", "orange", "yellow", "green", "blue", "purple", "violet", "pink", "brown"),
+    *("black", "white", "grey", "gray", "gold", "golden", "silver", "beige"),
+)
+NUMBER_WORDS = (
+    *("one", "two", "three", "four", "five", "six"),
+    *("seven", "eight", "nine", "ten", "eleven", "twelve"),
+)
+
 
 WORD_PATTERN = re.compile(r"\w+")
 _PREDICTED_FROM = 5  # captions that a predicted word occurs in

@@ -89,7 +89,7 @@ from clipmem_core.scores.registry import (
 )
 from clipmem_core.scores.words import mean_ratio
 from clipmem_core.studies.benchmark_results import Benchmark, Injection, benchmark_of
-from clipmem_core.studies.study_folder import check_same
+from clipmem_core.studies.results import check_same
 from clipmem_core.training.model import mean_by_pair
 from clipmem_core.training.names import TRAJECTORY
 from clipmem_core.training.word_model import Predictions

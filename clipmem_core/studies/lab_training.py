@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from clipmem_core import columns as c
 from clipmem_core.audit.executor import Executor, Task, local_processes, program_of
-from clipmem_core.audit.locked_features import caption_texts
+from clipmem_core.audit.locked_towers import caption_texts
 from clipmem_core.audit.member import (
     MemberRun,
     Shared,

@@ -22,11 +22,19 @@ from clipmem_core.audit.setup import write_audit
 from clipmem_core.audit.store import Audit, acquire_lock, write_json
 from clipmem_core.config import AuditConfig, as_dict, ineffective_fields
 from clipmem_core.io import InputError
-from clipmem_core.studies.arm import DECISIONS, REMOVAL, Arm, Decided, parse_arm, without_idle
+from clipmem_core.studies.arm import (
+    DECISIONS,
+    ONE_CAPTION,
+    REMOVAL,
+    Arm,
+    Decided,
+    find_study,
+    parse_arm,
+    without_idle,
+)
 from clipmem_core.studies.lab import NO_RANKING, begin
 from clipmem_core.studies.lab_training import run_arms
-from clipmem_core.studies.plan import ONE_CAPTION, find_study
-from clipmem_core.studies.study_folder import STUDY, StudyFolder, check_same, study_folder
+from clipmem_core.studies.results import STUDY, StudyFolder, check_same, study_folder
 
 ReadDecisions = Callable[[str, pa.Table], Decided]
 

@@ -11,10 +11,9 @@ import psutil
 import pytest
 import torch
 
-from clipmem_core.audit import ray_executor
-from clipmem_core.audit.executor import Task
+from clipmem_core.audit import executor
+from clipmem_core.audit.executor import Task, ray_tasks, run_on_worker, versions
 from clipmem_core.audit.pipeline import run_audit
-from clipmem_core.audit.ray_executor import ray_tasks, run_on_worker, versions
 from clipmem_core.io import InputError
 from clipmem_core.training.model import build_model
 from tests.audit.small import Silent, config_of
@@ -31,12 +30,12 @@ def machines() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in ray_executor.QUIET.items():
+        for name, value in executor.QUIET.items():
             patch.setenv(name, value)
         head = {"num_cpus": 0, "include_dashboard": False}
         cluster = Cluster(initialize_head=True, head_node_args=head)
         cluster.nodes = [cluster.add_node(num_cpus=1, include_dashboard=False) for _ in range(2)]
-        patch.setenv(ray_executor.ADDRESS, cluster.address)
+        patch.setenv(executor.ADDRESS, cluster.address)
         yield cluster
         ray.shutdown()
         cluster.shutdown()
@@ -80,7 +79,7 @@ def process_of(function: str, data: Path) -> psutil.Process:
 
 def lose_twice(machines: Any, data: Path) -> None:
     """Kill the worker of a shard of features, and the machine of a member that is being trained."""
-    process_of("clipmem_core.audit.locked_features:run_shards", data).parent().kill()
+    process_of("clipmem_core.audit.locked_towers:run_shards", data).parent().kill()
     member = process_of("clipmem_core.audit.member:train_first_round", data)
     parents = {process.pid for process in member.parents()}
     log = data / "audits" / "a" / "members" / member.cmdline()[5] / "log.jsonl"
@@ -97,12 +96,12 @@ def test_an_audit_that_loses_a_worker_and_a_machine_has_the_scores_of_one_that_r
     torch.save(build_model("tiny", loss="clip", seed=5).state_dict(), tmp_path / "tiny.pt")
     config = config_of(flags(str(tmp_path / "tiny.pt"), "--members", "4", "--epochs", "20"))
     audits = []
-    for name, executor in {"here": None, "there": ray_tasks}.items():
+    for name, engine in {"here": None, "there": ray_tasks}.items():
         monkeypatch.setenv("CLIPMEM_DATA", str(tmp_path / name))
-        if executor:
+        if engine:
             losing = threading.Thread(target=lose_twice, args=(machines, tmp_path / name))
             losing.start()
-        audits.append(run_audit("scenes", config, name="a", screen=Silent(), executor=executor))
+        audits.append(run_audit("scenes", config, name="a", screen=Silent(), executor=engine))
     losing.join()
     assert len(machines.nodes) == 1
     same(*audits)

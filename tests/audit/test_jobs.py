@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.audit import jobs
-from clipmem_core.audit.jobs import (
+from clipmem_core.audit import status
+from clipmem_core.audit.status import (
     INTERRUPTED,
     Job,
     Task,
@@ -34,7 +34,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Starts real detached processes under the names of audits, and kills those that still run at
     the end."""
     started: list[Job] = []
-    monkeypatch.setattr(jobs, "PROGRAM", SCRIPTS)
+    monkeypatch.setattr(status, "PROGRAM", SCRIPTS)
 
     def begin(name: str, script: str = SLEEP, *, trains: bool = False) -> Job:
         started.append(
@@ -99,8 +99,8 @@ def test_a_job_outlives_the_process_that_started_it_and_finds_the_package_from_a
     tmp_path: Path, start: Start
 ) -> None:
     starter = (
-        "from clipmem_core.audit import jobs;jobs.PROGRAM = "
-        f"{SCRIPTS!r};jobs.Task(jobs.jobs_folder() / 'orphan', ['export', {SLEEP!r}]).start()"
+        "from clipmem_core.audit import jobs;status.PROGRAM = "
+        f"{SCRIPTS!r};status.Task(status.jobs_folder() / 'orphan', ['export', {SLEEP!r}]).start()"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     subprocess.run(

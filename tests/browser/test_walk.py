@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from clipmem_core.audit.jobs import audit_task, cancel
+from clipmem_core.audit.status import audit_task, cancel
 from clipmem_core.audit.store import Audit
 from tests.browser.conftest import TRAINED
 from tests.browser.reviewing import all_stored, next_pair, open_review_page

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audit.jobs import Task
 from clipmem_core.audit.preflight import Request
+from clipmem_core.audit.status import Task
 from clipmem_core.cli import main, parse_command
 from clipmem_core.config import preset_config
 from clipmem_core.dashboard import running

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audit.jobs import Task, export_task
-from clipmem_core.audit.reaudit_effect import MeanChange, ReauditEffect
+from clipmem_core.audit.status import Task, export_task
 from clipmem_core.audit.store import (
     CONFIG,
     PAIRS,
@@ -24,7 +23,7 @@ from clipmem_core.cli import parse_command
 from clipmem_core.config import data_folder
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.export.formats import FORMATS
-from clipmem_core.export.reaudit import COMPARISON
+from clipmem_core.export.reaudit import COMPARISON, MeanChange, ReauditEffect
 from clipmem_core.review.decisions import Review, open_review
 from clipmem_core.review.rows import check_counts
 from tests.dashboard.test_pages import links, metrics, open_page, press, texts, titles, toasts

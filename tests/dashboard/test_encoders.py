@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.audit.jobs import Task
+from clipmem_core.audit.status import Task
 from tests.dashboard.test_every_page import said
 from tests.dashboard.test_pages import address, captions, figures, open_page, texts
 from tests.fixtures import Copy, leave_job

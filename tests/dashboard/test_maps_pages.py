@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audit.jobs import Task
+from clipmem_core.audit.status import Task
 from clipmem_core.audit.store import Audit, write_manifest
 from clipmem_core.dashboard import maps as page
 from clipmem_core.dashboard.maps import drawn_outline

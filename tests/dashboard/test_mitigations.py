@@ -11,7 +11,7 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audit.jobs import Task
+from clipmem_core.audit.status import Task
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import ARM_FIELDS, FIELDS
 from clipmem_core.dashboard import lab as workers

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audit.jobs import Task
+from clipmem_core.audit.status import Task
 from clipmem_core.audit.store import Audit, acquire_lock, write_json
 from clipmem_core.review.rows import top_rows
 from tests.fixtures import HOSTILE, Copy

@@ -10,12 +10,11 @@ import pytest
 from clipmem_core.audit.store import Audit, write_json
 from clipmem_core.cli import main, parse_command
 from clipmem_core.config import AuditConfig
-from clipmem_core.studies import lab, plan
-from clipmem_core.studies.arm import Arm, parse_arm
+from clipmem_core.studies import arm, lab
+from clipmem_core.studies.arm import Arm, Study, parse_arm
 from clipmem_core.studies.lab_training import run_arms
-from clipmem_core.studies.plan import Study
+from clipmem_core.studies.results import StudyFolder
 from clipmem_core.studies.run import run_study
-from clipmem_core.studies.study_folder import StudyFolder
 from tests.audit.small import Silent, in_process, made_once
 
 UNCHANGED = "unchanged"
@@ -81,7 +80,7 @@ def config_of(*flags: str, study: str = "combined") -> AuditConfig:
 def run(name: str, *, splits: int = 2, seeds: int = 1, also: Sequence[str] = ()) -> StudyFolder:
     """Run the study `one` in this process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(plan.STUDIES, "one", study_of("crop_scale=1"))
+        patch.setitem(arm.STUDIES, "one", study_of("crop_scale=1"))
         config = config_of("--seeds", str(seeds), study="one")
         arms = [parse_arm(text) for text in also]
         options = {"name": name, "splits": splits, "also": arms, "executor": in_process}

@@ -13,15 +13,17 @@ from clipmem_core.cli import parse_command
 from clipmem_core.config import ARM_FIELDS, FIELDS, AuditConfig, preset_config
 from clipmem_core.io import InputError
 from clipmem_core.studies.arm import (
+    DEFAULTS,
+    STUDIES,
     Arm,
     Decided,
     PairChanges,
     Removal,
     changes_of,
+    find_study,
     parse_arm,
     without_idle,
 )
-from clipmem_core.studies.plan import DEFAULTS, STUDIES, find_study
 from tests.fixtures import make_audit
 
 

@@ -17,6 +17,7 @@ from clipmem_core.audit.store import write_json
 from clipmem_core.cli import main, parse_command
 from clipmem_core.config import SourceOptions, affecting, as_dict
 from clipmem_core.studies.results import (
+    StudyFolder,
     differences,
     front,
     relative,
@@ -24,7 +25,6 @@ from clipmem_core.studies.results import (
     show_differences,
     study_command,
 )
-from clipmem_core.studies.study_folder import StudyFolder
 from tests.studies.conftest import config_of
 
 ARMS = {"a": 8, "b": 4, "c": 8}  # members of each

@@ -11,9 +11,9 @@ from clipmem_core import columns as c
 from clipmem_core.cli import main
 from clipmem_core.io import InputError
 from clipmem_core.review.decisions import REMOVE, open_review
-from clipmem_core.studies import lab, lab_training, plan
+from clipmem_core.studies import arm, lab, lab_training
 from clipmem_core.studies.arm import BASELINE, parse_arm
-from clipmem_core.studies.study_folder import StudyFolder
+from clipmem_core.studies.results import StudyFolder
 from tests.studies.conftest import FLAGS, check_refused, run, study_of
 from tests.studies.test_lab import check_baseline
 
@@ -105,7 +105,7 @@ def test_an_arm_of_also_is_added_with_the_decisions(
     chosen = sorted({*external[0][:4], *external[1][:4], *range(4)})
     open_review(study.audit(0)).decide(ids[chosen].tolist(), REMOVE)
     trained.clear()
-    monkeypatch.setitem(plan.STUDIES, "one", study_of("crop_scale=1"))
+    monkeypatch.setitem(arm.STUDIES, "one", study_of("crop_scale=1"))
     typed = ["study", "one", "scenes", "--name", "resumed", *FLAGS, "--splits", "2", "--seeds", "1"]
     assert main([*typed, "--also", "decisions"]) == 0
     (name,) = set(study.request["arms"]) - {ARM}
@@ -133,7 +133,7 @@ WRONG = {
 def test_wrong_input_is_one_line_and_nothing_is_written(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: str
 ) -> None:
-    monkeypatch.setitem(plan.STUDIES, "bad", study_of("weight_decay=-1"))
+    monkeypatch.setitem(arm.STUDIES, "bad", study_of("weight_decay=-1"))
     words = ["study", *typed.split(), "--scenes-pairs", "220"]
     check_refused(words, WRONG[typed], capsys)
     assert not list(data.glob("studies/[!.]*/[!.]*"))
