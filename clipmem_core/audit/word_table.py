@@ -296,11 +296,12 @@ def _remove_state(folder: Path) -> None:
 def read_words(audit: Audit) -> pd.DataFrame:
     """Return caption_row, surprise, changed and kind of each word that was predicted."""
     path = audit.folder / store.WORD_TABLE
-    columns = [c.CAPTION_ROW, c.SURPRISE, c.CHANGED, c.WORD]
+    columns = [c.CAPTION_ROW, c.SURPRISE, c.CHANGED]
     if not path.is_file():
-        return pd.DataFrame(columns=columns).astype({c.CAPTION_ROW: int})
+        empty = pd.DataFrame(dtype=float, columns=[*columns, c.WORD_KIND])
+        return empty.astype({c.CAPTION_ROW: int})
     with reading(path, repair=DELETE):
-        table = pq.read_table(path, columns=columns)
+        table = pq.read_table(path, columns=[*columns, c.WORD])
     listed = pc.utf8_lower(table[c.WORD]).combine_chunks().dictionary_encode()
     kinds = np.array([kind_of(word) for word in listed.dictionary.to_pylist()], np.int8)
     words = table.drop_columns([c.WORD]).to_pandas()
