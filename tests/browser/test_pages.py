@@ -15,9 +15,8 @@ PICTURES = {"overview": 12, "browse": 24, "pair": 1}  # at least so many
 FITS = """() => {
     const [main, side] = ['stMain', 'stSidebar'].map(name =>
     document.querySelector(`[data-testid=${name}]`))
-    if (innerWidth < 600 && side && side.getBoundingClientRect().right > 1) return false  // it is
-                                                                                          still
-                                                                                          closing
+    // The sidebar may still be closing
+    if (innerWidth < 600 && side && side.getBoundingClientRect().right > 1) return false
     return main.scrollWidth <= main.clientWidth && document.body.scrollWidth <= innerWidth
 }"""
 ACTIVE = (

@@ -87,7 +87,7 @@ def test_the_address_sets_every_widget_and_every_field_has_one(audit: Audit) -> 
     assert app.number_input(key="mitigation-removal-percent").value == 7
     assert app.selectbox(key="mitigation-removal-by").value == "p_wrong"
     (name,) = lab.list_arms(audit)
-    assert lab.read_setting(audit, name)[0].text == setting
+    assert lab.read_arm(audit, name).text == setting
 
 
 @pytest.mark.usefixtures("audit")
