@@ -15,7 +15,7 @@ from clipmem_core.dashboard.deciding import draw_wrong
 from clipmem_core.dashboard.maps import draw_score_map
 from clipmem_core.dashboard.page import TIGHT_STYLE, is_on_screen, open_page
 from clipmem_core.dashboard.plain import explained_errors, show_strong, show_text
-from clipmem_core.figures.audit_scores import group_figure
+from clipmem_core.figures import group_figure
 from clipmem_core.review import overview as o
 from clipmem_core.review.queries import count_pairs_of
 

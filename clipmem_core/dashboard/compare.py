@@ -24,8 +24,7 @@ from clipmem_core.dashboard.plain import (
     show_text,
 )
 from clipmem_core.dataset.injected_errors import ERROR_KINDS
-from clipmem_core.figures.audit_scores import comparison_figure
-from clipmem_core.figures.studies import precision_figure
+from clipmem_core.figures import comparison_figure, precision_figure
 from clipmem_core.io import InputError
 from clipmem_core.review import compare as r
 from clipmem_core.review.cards import cards

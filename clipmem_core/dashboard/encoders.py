@@ -5,6 +5,7 @@ from collections.abc import Callable
 import streamlit as st
 
 from clipmem_core import columns as c
+from clipmem_core import figures as f
 from clipmem_core.audit import unit_tables as t
 from clipmem_core.audit.status import PARADIGMS, UNITS, Task, jobs_folder
 from clipmem_core.audit.store import Audit
@@ -12,8 +13,7 @@ from clipmem_core.dashboard.maps import draw_selectable, sample_note
 from clipmem_core.dashboard.page import choose_segment
 from clipmem_core.dashboard.plain import draw_figure, explained_errors, show_text
 from clipmem_core.dashboard.running import draw_task
-from clipmem_core.figures import studies as f
-from clipmem_core.figures.audit_scores import contribution_figure
+from clipmem_core.figures import contribution_figure
 from clipmem_core.review import score_breakdown as b
 from clipmem_core.review.overview import locked_towers, points_and_density
 from clipmem_core.review.selection import Selection

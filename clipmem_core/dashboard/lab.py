@@ -33,7 +33,7 @@ from clipmem_core.dashboard.plain import (
     show_strong,
 )
 from clipmem_core.dashboard.running import draw_task
-from clipmem_core.figures.studies import MEMORIZATION, TEXT, UTILITY, means_figure, tradeoff_figure
+from clipmem_core.figures import MEMORIZATION, TEXT, UTILITY, means_figure, tradeoff_figure
 from clipmem_core.io import InputError
 from clipmem_core.studies import lab
 from clipmem_core.studies import results as r

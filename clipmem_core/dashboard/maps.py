@@ -17,7 +17,7 @@ from clipmem_core.dashboard.component.pairs import draw_grid, draw_pointer
 from clipmem_core.dashboard.page import BROWSE, TIGHT_STYLE, choose_listed, choose_segment, link
 from clipmem_core.dashboard.plain import ZOOMABLE, explained_errors, pairs_in_words, read_verdict
 from clipmem_core.dashboard.running import draw_task
-from clipmem_core.figures.audit_scores import PERCENTILES, embedding_figure, score_map_figure
+from clipmem_core.figures import PERCENTILES, embedding_figure, score_map_figure
 from clipmem_core.review import selection as s
 from clipmem_core.review.cards import cards
 from clipmem_core.review.maps import map_file, map_name, map_points, map_task

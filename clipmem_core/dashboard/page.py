@@ -18,7 +18,7 @@ from clipmem_core.audit.status import list_job_names
 from clipmem_core.audit.store import Audit, audits_folder, is_name, list_audits
 from clipmem_core.dashboard.plain import explained_errors, show_text, show_title
 from clipmem_core.dashboard.running import FIRST, draw_empty, draw_progress
-from clipmem_core.figures.layout import ENCODER_COLOURS
+from clipmem_core.figures import ENCODER_COLOURS
 from clipmem_core.glossary import MEANINGS
 from clipmem_core.review.selection import Selection, from_parameters, to_parameters
 

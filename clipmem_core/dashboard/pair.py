@@ -20,8 +20,7 @@ from clipmem_core.dashboard.plain import (
     show_text,
 )
 from clipmem_core.dataset.checks import CHECKS
-from clipmem_core.figures.audit_scores import IN, OUT, TERM_NAMES, term_figure
-from clipmem_core.figures.layout import group_colour
+from clipmem_core.figures import IN, OUT, TERM_NAMES, group_colour, term_figure
 from clipmem_core.glossary import P_WRONG, meaning
 from clipmem_core.review.cards import (
     LISTED,

@@ -16,7 +16,7 @@ from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import BASIS, WHOLE_HEAD, whole_rows
 from clipmem_core.audit.verdict import queues as verdict_queues
 from clipmem_core.columns import GROUP, PAIR_ID
-from clipmem_core.figures.audit_scores import group_figure
+from clipmem_core.figures import group_figure
 from clipmem_core.io import shortage
 from clipmem_core.review import overview as o
 from clipmem_core.review.cards import (

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from clipmem_core.dashboard.cards import placeholder, thumbnail
-from clipmem_core.figures.audit_scores import (
+from clipmem_core.figures import (
     contribution_figure,
     embedding_figure,
+    group_colour,
     score_map_figure,
 )
-from clipmem_core.figures.layout import group_colour
 
 NONE = pd.DataFrame()
 MAPS: dict[str, tuple[Callable[..., go.Figure], str, str]] = {

@@ -28,7 +28,7 @@ from clipmem_core.dashboard.page import (
     write_selection,
 )
 from clipmem_core.dashboard.plain import Uncertainty, cut, format_score, read_uncertainty
-from clipmem_core.figures.layout import INJECTED_COLOUR, group_colour
+from clipmem_core.figures import INJECTED_COLOUR, group_colour
 from clipmem_core.review.cards import FirstCaption, PairCard, first_captions, shown_score
 from clipmem_core.review.decisions import decided
 from clipmem_core.review.rows import count_decided

@@ -1,0 +1,559 @@
+"""Plotly figures of audits, maps of pairs, encoders, mitigations and detectors.
+
+In a map, a box or a lasso selects pairs.
+"""
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.express as px
+import plotly.graph_objects as go
+
+from clipmem_core import columns as c
+from clipmem_core.arm import BASELINE
+from clipmem_core.audit import unit_tables as t
+from clipmem_core.lab import ARM
+from clipmem_core.review.overview import Corners
+from clipmem_core.review.score_breakdown import DEPTH, MEMBERS, PARADIGM_NAMES, SOURCE
+from clipmem_core.review.selection import MAP_X, MAP_Y
+from clipmem_core.scores.registry import (
+    DETECTORS,
+    RANDOM_DETECTOR,
+    REFERENCE_DETECTOR,
+    SECOND_ROUND,
+    words,
+)
+
+GROUP_COLOURS = {
+    c.CANDIDATE: "#d55e00",
+    c.INDEPENDENT: "#1479b8",
+    c.SCORED: "#9a5bc4",
+    c.SHARED: "#808080",
+    c.EXTERNAL: "#008f6b",
+}
+ENCODER_COLOURS = {"image": "#a87800", "text": "#c2487a"}
+OTHER = "#808080"
+INJECTED_COLOUR = "#c2487a"
+KIND_COLOURS = (INJECTED_COLOUR, "#1479b8", "#a87800", "#008f6b")
+LABEL_COLOURS = (
+    *("#1479b8", "#d55e00", "#008f6b", "#9a5bc4", "#a87800", "#d6498a"),
+    *("#0f8f9f", "#d93a3a", "#6f8a1f", "#6a6fd8", "#a0674b", "#c04fc0"),
+)
+SCALE = ("#3f87b5", "#7b74b8", "#b8608c", "#d5552a")  # low to high
+CHOSEN_COLOUR = "#6a6fd8"
+FRONT_COLOUR = "#0f8f9f"
+DOTTED = {"color": OTHER, "width": 1, "dash": "dot"}
+LEGEND_ABOVE: dict[str, Any] = {"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0}
+
+
+def group_colour(group: str) -> str:
+    """Return the colour of a group; grey for an unknown name."""
+    return GROUP_COLOURS.get(group, OTHER)
+
+
+def set_layout(
+    figure: go.Figure, height: int, *, top: int = 30, right: int = 10, **options: Any
+) -> go.Figure:
+    """Set the height, the margins and other layout options of a figure, and return it."""
+    figure.update_xaxes(zeroline=False)
+    figure.update_yaxes(zeroline=False)
+    return figure.update_layout(
+        height=height, margin={"l": 0, "r": right, "t": top, "b": 0}, **options
+    )
+
+
+def error_bar(rows: pd.DataFrame, colour: str) -> dict[str, object]:
+    """Return Plotly's error bar from the columns mean, low and high; NaN draws no bar."""
+    up, down = ((rows[end] - rows["mean"]).abs().fillna(0) for end in ("high", "low"))
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": up,
+        "arrayminus": down,
+        "color": colour,
+        "thickness": 2,
+    }
+
+
+def mean_texts(rows: pd.DataFrame) -> list[str]:
+    """Return each row's mean and interval as text, from the columns mean, low and high."""
+    ends = zip(rows["mean"], rows["low"], rows["high"], strict=True)
+    texts = [
+        f"{mean:.3f}" + (f" ({low:.3f} to {high:.3f})" if pd.notna(low) else "")
+        for mean, low, high in ends
+    ]
+    return [text.replace("-", "−") for text in texts]
+
+
+def short_name(name: object, limit: int = 40) -> str:
+    """Return foreign text in one line, shortened and escaped for Plotly."""
+    text = " ".join(str(name).split())
+    return safe(f"{text[:limit]}…" if len(text) > limit else text)
+
+
+def safe(text: object) -> str:
+    """Escape text for Plotly, which reads some HTML but not &quot;."""
+    return html.escape(str(text), quote=False)
+
+
+IN = "in"
+OUT = "out"
+TERM_NAMES = {  # in the order in which they are added up
+    c.POSITIVE: "positive",
+    c.NEGATIVE_TEXT: "negative text",
+    c.NEGATIVE_IMAGE: "negative image",
+    c.ALIGNMENT: "alignment",
+    c.SIMILARITY: "similarity",
+}
+PERCENTILES = (2, 98)  # ends of the colour scale
+MEMORIZED = "memorized<br>and wrong", "memorized<br>and right"
+NOT_MEMORIZED = "not learned", "typical"
+_NO_DENSITY = pd.DataFrame()
+_UNSELECTED = {"marker": {"color": OTHER, "opacity": 0.15}}
+_CLASS_COLOURS = {c.INJECTED: KIND_COLOURS, c.LABEL: LABEL_COLOURS}
+
+
+def group_figure(groups: pd.DataFrame, bins: pd.DataFrame) -> go.Figure:
+    """Draw clipmem by group: a ridge from the histogram (low, width, share), and the mean with its
+    interval."""
+    figure = go.Figure()
+    heights = range(len(groups))[::-1]
+    for height, (name, rows) in zip(heights, groups.groupby(c.GROUP, sort=False), strict=True):
+        group = str(name)
+        colour = group_colour(group)
+        histogram = bins[bins[c.GROUP] == group]
+        figure.add_bar(
+            x=histogram["low"],
+            width=histogram["width"],
+            offset=0,
+            base=height,
+            y=0.72 * histogram["share"] / histogram["share"].max(),
+            marker={"color": colour, "line": {"width": 0}},
+            opacity=0.45,
+            hoverinfo="skip",
+        )
+        figure.add_scatter(
+            x=rows["mean"],
+            y=[height - 0.12],
+            mode="markers",
+            marker={"color": colour, "size": 12},
+            error_x=error_bar(rows, colour),
+            hovertemplate=f"{safe(group)}: mean {mean_texts(rows)[0]}<extra></extra>",
+        )
+    figure.add_vline(0, line=DOTTED)
+    labels = [
+        f"{safe(group)}<br>{n:,} pairs"
+        for group, n in zip(groups[c.GROUP], groups["n"], strict=True)
+    ]
+    figure.update_yaxes(tickvals=list(heights), ticktext=labels, showgrid=False)
+    figure.update_yaxes(range=[-0.35, len(groups) - 0.1], fixedrange=True)
+    figure.update_xaxes(title="clipmem (cosine units)")
+    height = 110 + 85 * len(groups)
+    return set_layout(figure, height, top=10, showlegend=False, barmode="overlay")
+
+
+def term_figure(members: pd.DataFrame, *, colour: str, names: Mapping[str, str]) -> go.Figure:
+    """Draw each of `TERM_NAMES` with and without the pair in training: a dot per member."""
+    figure = go.Figure()
+    places = np.arange(len(TERM_NAMES))
+    terms = list(TERM_NAMES)
+    # The axis runs downwards.
+    for side, symbol, shift in ((IN, "circle", -0.17), (OUT, "circle-open", 0.17)):
+        rows = members[members["side"] == side]
+        name = safe(names[side])
+        outline = {"width": 2, "color": colour}
+        figure.add_scatter(
+            x=rows[terms].to_numpy().ravel(),
+            y=np.tile(places + shift, len(rows)),
+            mode="markers",
+            name=name,
+            marker={"symbol": symbol, "size": 10, "color": colour, "line": outline},
+            customdata=rows["member"].map(safe).repeat(len(terms)),
+            hovertemplate=f"%{{customdata}}: %{{x:.3f}}<extra>{name}</extra>",
+        )
+    figure.add_vline(0, line=DOTTED)
+    figure.update_yaxes(tickvals=places, ticktext=list(TERM_NAMES.values()))
+    figure.update_yaxes(range=[len(places) - 0.5, -0.5], fixedrange=True)
+    figure.update_xaxes(title="cosine units", fixedrange=True)
+    return set_layout(figure, 330, top=10, legend=LEGEND_ABOVE)
+
+
+def comparison_figure(points: pd.DataFrame, *, column: str, names: tuple[str, str]) -> go.Figure:
+    """Draw the pairs of a `Comparison` by group in the first audit; customdata is `row_one`."""
+    points = points.rename(columns={"group_one": c.GROUP, "row_one": "row"})
+    points["text"] = [short_name(pair_id, 60) for pair_id in points[c.PAIR_ID]]
+    hover = "%{text}<br>%{x:.3f} → %{y:.3f}<extra>%{fullData.name}</extra>"
+    figure = _cloud(points, c.GROUP, ("one", "other"), hover)
+    values = points[["one", "other"]].to_numpy()
+    ends = [values.min(), values.max()]
+    figure.add_scatter(
+        x=ends, y=ends, mode="lines", line=DOTTED, hoverinfo="skip", showlegend=False
+    )
+    figure.update_xaxes(title=f"{words(column)} in {safe(names[0])}", showgrid=True)
+    figure.update_yaxes(title=f"{words(column)} in {safe(names[1])}", showgrid=True)
+    return figure.update_layout(height=480, clickmode="event+select", dragmode="pan")
+
+
+def score_map_figure(
+    points: pd.DataFrame, *, colour_by: str, corners: Corners | None, density: pd.DataFrame
+) -> go.Figure:
+    """Draw similarity_out against clipmem and name the corners, above the density (x, y, n) of all
+    pairs."""
+    hover = "similarity out %{x:.2f}<br>clipmem %{y:.2f}<extra>%{fullData.name}</extra>"
+    figure = _cloud(points, colour_by, (c.SIMILARITY_OUT, c.CLIPMEM), hover, density)
+    if corners is not None:
+        figure.add_vline(corners.fits, line=DOTTED)
+        figure.add_hline(corners.high, line=DOTTED)
+        bottom = NOT_MEMORIZED
+        if corners.low is not None:
+            # Independent pairs are learned by g, which is subtracted.
+            figure.add_hline(corners.low, line=DOTTED)
+            bottom = MEMORIZED
+        for y, names in enumerate((bottom, MEMORIZED)):
+            for x, name in enumerate(names):
+                figure.add_annotation(
+                    text=f"<b>{name}</b>",
+                    x=x,
+                    y=y,
+                    xref="paper",
+                    yref="paper",
+                    font={"size": 13},
+                    showarrow=False,
+                    borderpad=4,
+                )
+    figure.update_xaxes(title="similarity out (models that never saw the pair)")
+    return figure.update_yaxes(title="clipmem: memorization")
+
+
+def contribution_figure(
+    points: pd.DataFrame, *, colour_by: str, density: pd.DataFrame
+) -> go.Figure:
+    """Draw the text encoder's contribution against the image encoder's, above the density (x, y, n)
+    of all pairs."""
+    hover = "image %{x:.2f}<br>text %{y:.2f}<extra>%{fullData.name}</extra>"
+    figure = _cloud(points, colour_by, (c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT), hover, density)
+    figure.add_vline(0, line=DOTTED)
+    figure.add_hline(0, line=DOTTED)
+    figure.update_xaxes(title="clipmem image: the image encoder's part")
+    return figure.update_yaxes(title="clipmem text: the text encoder's part")
+
+
+def embedding_figure(points: pd.DataFrame, *, colour_by: str) -> go.Figure:
+    """Draw a map of embeddings coloured by a class or a score. Only neighbourhoods have a meaning:
+    it has no axes."""
+    scored = points[:0]
+    if colour_by not in (c.GROUP, c.INJECTED, c.LABEL):
+        scored = points[np.isfinite(points[colour_by])].sort_values(colour_by)
+    unscored = points.drop(scored.index)
+    figure = _cloud(unscored, colour_by, (MAP_X, MAP_Y), "%{fullData.name}<extra></extra>")
+    if len(scored):  # the highest scores lie on top
+        low, high = np.percentile(scored[colour_by], PERCENTILES)
+        title = words(colour_by)
+        figure.add_scattergl(
+            x=scored[MAP_X],
+            y=scored[MAP_Y],
+            name=title,
+            mode="markers",
+            marker={
+                "color": scored[colour_by],
+                "cmin": low,
+                "cmax": high,
+                "colorscale": SCALE,
+                "colorbar": {"title": {"text": title}, "thickness": 12, "outlinewidth": 0},
+                "size": _marker_size(len(points)),
+                "opacity": 0.8,
+            },
+            hovertemplate=title + " %{marker.color:.2f}<extra></extra>",
+            showlegend=False,
+            customdata=scored["row"],
+            unselected=_UNSELECTED,
+        )
+    figure.update_xaxes(visible=False)
+    return figure.update_yaxes(visible=False)
+
+
+def _cloud(
+    points: pd.DataFrame,
+    colour_by: str,
+    axes: tuple[str, str],
+    hover: str,
+    density: pd.DataFrame = _NO_DENSITY,
+) -> go.Figure:
+    """Draw points by class, above the density of all pairs in grey; a drag selects, and the zoom
+    survives a rerun."""
+    figure = go.Figure()
+    if not density.empty:
+        figure.add_heatmap(
+            x=density["x"],
+            y=density["y"],
+            z=np.log1p(density["n"]),
+            zmin=0,
+            colorscale=["rgba(128,128,128,0)", "rgba(128,128,128,0.6)"],
+            showscale=False,
+            hoverinfo="skip",
+        )
+    for name, rows, colour in _classes(points, colour_by):
+        figure.add_scattergl(
+            x=rows[axes[0]],
+            y=rows[axes[1]],
+            name=name,
+            mode="markers",
+            marker={"color": colour, "size": _marker_size(len(points)), "opacity": 0.7},
+            text=rows.get("text"),
+            hovertemplate=hover,
+            customdata=rows["row"],
+            unselected=_UNSELECTED,
+        )
+    legend = LEGEND_ABOVE | {"itemsizing": "constant"}
+    figure.update_xaxes(showgrid=False)
+    figure.update_yaxes(showgrid=False)
+    return set_layout(figure, 560, right=0, dragmode="lasso", legend=legend, uirevision="constant")
+
+
+def _classes(points: pd.DataFrame, column: str) -> list[tuple[str, pd.DataFrame, str]]:
+    """Return the name, the points and the colour of each group, injected kind or label; the other
+    points come first."""
+    values = points[column]
+    if column == c.GROUP:
+        colour_of = {group: group_colour(group) for group in reversed(c.GROUPS)}
+    else:  # a score has no classes
+        colour_of = dict(
+            zip(values.value_counts().index, _CLASS_COLOURS.get(column, ()), strict=False)
+        )
+    others = "other" if colour_of else f"no {words(column)}"
+    if column == c.INJECTED:
+        others = "no error injected"
+    classes = [(others, points[~values.isin(list(colour_of))], OTHER)]
+    for name, colour in colour_of.items():
+        classes.append((short_name(name), points[values == name], colour))
+    return [each for each in classes if len(each[1])]
+
+
+def _marker_size(points: int) -> int:
+    return 8 if points < 500 else 6 if points < 3000 else 4
+
+
+NAME_LENGTH = 20  # leaves space for the dots on a telephone
+PARADIGM_COLOURS = {t.CLIP: "#c2487a", t.SUPERVISED: "#1479b8", t.SELF_SUPERVISED: "#008f6b"}
+# Mean UnitMem of layers 1 and 12, digitised from a figure of "Captured by Captions" (ICLR 2025).
+PAPER = {t.CLIP: (0.272, 0.411), t.SELF_SUPERVISED: (0.339, 0.376), t.SUPERVISED: (0.265, 0.477)}
+SOURCES = {  # name and dash
+    MEMBERS: ("trained members", "solid"),
+    t.BEFORE: ("before training", "dash"),
+    t.SEEN: ("as many training pairs", "dot"),
+    t.UNSEEN: ("pairs never trained on", "dashdot"),
+}
+MEMORIZATION = "memorization"
+UTILITY = "utility"
+TEXT = "text"
+_first_round = [name for name in DETECTORS if name != RANDOM_DETECTOR and name not in SECOND_ROUND]
+DETECTOR_COLOURS = {RANDOM_DETECTOR: OTHER} | dict(zip(_first_round, LABEL_COLOURS, strict=False))
+Line = tuple[str, pd.DataFrame, str, str]  # name, rows, colour and dash
+
+
+def means_figure(
+    means: pd.DataFrame, null: pd.DataFrame, *, title: str, noun: str = "pairs"
+) -> go.Figure:
+    """Draw the mean of each encoder by name with its interval, and lines at the means of external
+    pairs."""
+    figure = go.Figure()
+    counts = means.groupby("name", sort=False)["n"].max()
+    places = {name: place for place, name in enumerate(counts.index)}
+    for shift, (encoder, colour) in zip((-0.16, 0.16), ENCODER_COLOURS.items(), strict=True):
+        rows = means[(means["encoder"] == encoder) & means["mean"].notna()]
+        figure.add_scatter(
+            x=rows["mean"],
+            y=rows["name"].map(places) + shift,
+            error_x=error_bar(rows, colour),
+            mode="markers",
+            marker={"color": colour, "size": 9},
+            name=f"{encoder} encoder",
+            customdata=mean_texts(rows),
+            hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",
+        )
+        for mean in null.loc[null["encoder"] == encoder, "mean"].dropna():
+            figure.add_vline(mean, line=DOTTED | {"color": colour})
+    figure.add_vline(0, line={"color": OTHER, "width": 1})
+    figure.update_xaxes(title=title)
+    labels = [f"{short_name(name, NAME_LENGTH)}<br>{n:,} {noun}" for name, n in counts.items()]
+    figure.update_yaxes(tickvals=list(places.values()), ticktext=labels, showgrid=False)
+    figure.update_yaxes(range=[len(counts) - 0.4, -0.6], fixedrange=True)
+    height = 110 + 44 * len(counts)
+    return set_layout(figure, height, showlegend=True, legend=LEGEND_ABOVE)
+
+
+def line_figure(lines: Iterable[Line], x: str, titles: tuple[str, str]) -> go.Figure:
+    """Draw lines of means with their intervals."""
+    figure = go.Figure()
+    for name, rows, colour, dash in lines:
+        rows = rows.sort_values(x)
+        figure.add_scatter(
+            x=rows[x],
+            y=rows["mean"],
+            error_y=error_bar(rows, colour),
+            name=name,
+            mode="lines+markers",
+            line={"color": colour, "width": 2, "dash": dash},
+            customdata=mean_texts(rows),
+            hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",
+        )
+    figure.update_xaxes(title=titles[0])
+    figure.update_yaxes(title=titles[1])
+    return set_layout(figure, 370, legend=LEGEND_ABOVE)
+
+
+def unitmem_figure(layers: pd.DataFrame) -> go.Figure:
+    """Draw UnitMem by layer of both encoders: of the members, and of the references without
+    memorization."""
+    lines = [
+        (
+            f"{tower}: {name}",
+            layers[(layers[t.TOWER] == tower) & (layers[SOURCE] == source)],
+            colour,
+            dash,
+        )
+        for tower, colour in ENCODER_COLOURS.items()
+        for source, (name, dash) in SOURCES.items()
+    ]
+    figure = line_figure(lines, t.LAYER, ("layer", "mean UnitMem"))
+    return figure.update_xaxes(tickvals=sorted(set(layers[t.LAYER])))
+
+
+def paradigm_figure(means: pd.DataFrame) -> go.Figure:
+    """Draw UnitMem by relative depth of an image encoder under each paradigm, beside the paper's
+    values."""
+    lines: list[Line] = []
+    for paradigm, colour in PARADIGM_COLOURS.items():
+        name = PARADIGM_NAMES[paradigm]
+        lines.append((name, means[means["paradigm"] == paradigm], colour, "solid"))
+        paper = {DEPTH: (0.0, 1.0), "mean": PAPER[paradigm], "low": np.nan, "high": np.nan}
+        lines.append((f"{name}, paper (digitised)", pd.DataFrame(paper), colour, "dash"))
+    return line_figure(
+        lines, DEPTH, ("relative depth: 0 first layer, 1 last layer", "mean UnitMem")
+    )
+
+
+def tradeoff_figure(
+    points: pd.DataFrame,
+    *,
+    titles: tuple[str, str],
+    front: Sequence[str],
+    chosen: str | None = None,
+) -> go.Figure:
+    """Draw each arm with its intervals and lines of text on hover, the Pareto front, and an arrow
+    to the chosen arm."""
+    points = points.set_index(ARM)
+    for axis in (MEMORIZATION, UTILITY):
+        points[f"{axis}_up"] = points[f"{axis}_high"] - points[axis]
+        points[f"{axis}_down"] = points[axis] - points[f"{axis}_low"]
+    points["kind"] = np.where(points.index.isin(front), "Pareto-optimal", "dominated")
+    points.loc[BASELINE, "kind"] = "baseline"
+    points["hover"] = ["<br>".join(map(safe, lines)) for lines in points[TEXT]]
+    # Labels of dominated arms would cover each other.
+    names = points.index.str.replace("[-_]", " ", regex=True)
+    labels = [short_name(name, NAME_LENGTH) for name in names]
+    points["label"] = np.where(points.index.isin([chosen, BASELINE, *front]), labels, "")
+    baseline_colour = FRONT_COLOUR if BASELINE in front else OTHER
+    figure = px.scatter(
+        points,
+        x=MEMORIZATION,
+        y=UTILITY,
+        error_x=f"{MEMORIZATION}_up",
+        error_x_minus=f"{MEMORIZATION}_down",
+        error_y=f"{UTILITY}_up",
+        error_y_minus=f"{UTILITY}_down",
+        color="kind",
+        symbol="kind",
+        text="label",
+        custom_data=["hover"],
+        color_discrete_map={
+            "dominated": OTHER,
+            "Pareto-optimal": FRONT_COLOUR,
+            "baseline": baseline_colour,
+        },
+        symbol_map={"dominated": "circle", "Pareto-optimal": "circle", "baseline": "diamond"},
+    )
+    thin = {"thickness": 1, "width": 0}
+    figure.update_traces(
+        marker={"opacity": 1, "size": 11},
+        error_x=thin,
+        error_y=thin,
+        textposition="top left",
+        textfont={"size": 11},
+        cliponaxis=False,
+        hovertemplate="%{customdata[0]}<extra></extra>",
+    )
+    best = points.loc[list(front)]
+    figure.add_scatter(
+        x=best[MEMORIZATION],
+        y=best[UTILITY],
+        mode="lines",
+        line={"color": OTHER, "width": 1.5, "shape": "hv", "dash": "dot"},
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    if chosen is not None and chosen in points.index:
+        x, y = points.loc[chosen, [MEMORIZATION, UTILITY]]
+        figure.add_scatter(
+            x=[x],
+            y=[y],
+            mode="markers",
+            marker={
+                "symbol": "circle-open",
+                "size": 24,
+                "color": CHOSEN_COLOUR,
+                "line": {"width": 2.5},
+            },
+            hoverinfo="skip",
+            showlegend=False,
+        )
+        if chosen != BASELINE:
+            start_x, start_y = points.loc[BASELINE, [MEMORIZATION, UTILITY]]
+            figure.add_annotation(
+                x=x,
+                y=y,
+                ax=start_x,
+                ay=start_y,
+                axref="x",
+                ayref="y",
+                text="",
+                arrowhead=2,
+                arrowwidth=2,
+                arrowcolor=CHOSEN_COLOUR,
+                standoff=12,
+                startstandoff=10,
+            )
+    memorization, utility = map(safe, titles)
+    figure.update_xaxes(title=f"← less memorized · {memorization}")
+    figure.update_yaxes(title=f"{utility} · more useful →")
+    legend = LEGEND_ABOVE | {"title": ""}
+    return set_layout(figure, 440, legend=legend, dragmode=False, hoverlabel={"align": "left"})
+
+
+def precision_figure(curves: pd.DataFrame, *, share: float) -> go.Figure:
+    """Draw the precision of each detector (dashed: second round) by pairs reviewed, and that of a
+    random order."""
+    figure = go.Figure()
+    for detector, rows in curves.groupby("detector", sort=False):
+        name = str(detector)
+        first_round = SECOND_ROUND.get(name, name)
+        colour = DETECTOR_COLOURS.get(first_round, OTHER)
+        dash = "solid" if first_round == name else "dash"
+        figure.add_scatter(
+            x=rows["number"],
+            y=rows["precision"],
+            name=words(name),
+            mode="lines",
+            line={"color": colour, "width": 4 if name == REFERENCE_DETECTOR else 1.8, "dash": dash},
+            hovertemplate=f"{words(name)}: %{{y:.3f}} of the first %{{x:,}}<extra></extra>",
+        )
+    figure.add_hline(share, line=DOTTED)
+    ticks = [first * 10**power for power in range(7) for first in (1, 2, 5)]
+    figure.update_xaxes(
+        title="pairs reviewed, the most suspicious first", type="log", tickvals=ticks
+    )
+    figure.update_yaxes(title="share with an injected error", range=[0, 1.03])
+    return set_layout(figure, 380, top=10, dragmode=False)
