@@ -4,9 +4,9 @@ pairs."""
 import streamlit as st
 
 from clipmem_core.dashboard import pair as p
+from clipmem_core.dashboard.browse import read_filters
 from clipmem_core.dashboard.component.pairs import REVIEW_KEYS, draw_followed, draw_key_list
 from clipmem_core.dashboard.deciding import draw_notice
-from clipmem_core.dashboard.filters import read_filters
 from clipmem_core.dashboard.page import TIGHT_STYLE, open_page
 from clipmem_core.dashboard.plain import explained_errors
 

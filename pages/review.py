@@ -5,9 +5,9 @@ from dataclasses import replace
 import streamlit as st
 
 from clipmem_core.audit.verdict import queues
+from clipmem_core.dashboard.browse import conditions, read_filters
 from clipmem_core.dashboard.component.pairs import REVIEW_KEYS, draw_key_list, draw_single
 from clipmem_core.dashboard.component.routes import prepare_judge
-from clipmem_core.dashboard.filters import conditions, read_filters
 from clipmem_core.dashboard.page import BROWSE, TIGHT_STYLE, link, open_page
 from clipmem_core.dashboard.plain import explained_errors, read_verdict, show_text
 from clipmem_core.review.rows import count_pairs

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.dashboard.filters import cleared, conditions
+from clipmem_core.dashboard.browse import cleared, conditions
 from clipmem_core.review.selection import MATCH, Range, Selection, box, to_parameters
 
 FULL = Selection(

@@ -1,0 +1,213 @@
+"""The page Overview: the verdict, sizes, clipmem by group, and utility."""
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from clipmem_core import columns as c
+from clipmem_core import glossary
+from clipmem_core.audit.store import Audit
+from clipmem_core.audit.verdict import BASIS, RELIABILITY, WHOLE_HEAD, uses, whole_rows
+from clipmem_core.dashboard.maps import draw_score_map
+from clipmem_core.dashboard.page import is_on_screen
+from clipmem_core.dashboard.plain import explained_errors, show_strong, show_text
+from clipmem_core.figures import group_figure
+from clipmem_core.review import overview as o
+from clipmem_core.review.queries import count_pairs_of
+
+PROTOCOLS = {
+    "ensemble": "Each member leaves out one part of the pairs. clipmem is the alignment of a pair "
+    "under the members trained with it, minus that under the members trained without it.",
+    "paper": "f is trained on shared and candidate pairs, g on shared and independent pairs. "
+    "clipmem is the alignment of a pair under f, minus that under g.",
+}
+ICONS = {
+    True: ":green[:material/check_circle:]",
+    False: ":orange[:material/warning:]",
+    None: ":gray[:material/help:]",
+}
+QUARANTINE_ROWS = 1000
+ATTACKS_HELP = (
+    "Each member is attacked with the help of the others. TPR: share of its training pairs "
+    "detected at the stated false positive rate. Intervals: Student's t over members, which share "
+    "their attackers, and a bootstrap over pairs."
+)
+MEASURES = {  # name in the verdict → label and help
+    "membership_auroc": ("Membership AUROC", glossary.meaning(glossary.AUROC)),
+    c.ATTACK_AUROC: (
+        "Attack AUROC",
+        "The same for an attacker who has the other members and compares a pair's alignment "
+        "under members that trained on it and under members that did not.",
+    ),
+    RELIABILITY: (
+        "Ranking reliability",
+        "Expected rank agreement of clipmem with a second audit of this size, estimated from two "
+        "halves of this audit (Spearman–Brown): 1 is the same order, 0 is chance.",
+    ),
+    "image": ("Image part", "The image encoder's part of clipmem. See Encoders."),
+    "text": ("Text part", "The text encoder's part of clipmem. See Encoders."),
+}
+SHARES_HELP = (
+    "Share of the scored (or candidate) pairs with a 95 % interval, corrected for the noise of "
+    "clipmem. It does not grow with the number of members, unlike the share of pairs with a "
+    "small q."
+)
+
+
+def draw_source(audit: Audit) -> None:
+    """Draw a line with the data set, its size, and the models."""
+    record = audit.record
+    sample = f", a random sample of {record.sampled_of:,}" if record.sampled_of else ""
+    sizes = f"{count_pairs_of(audit):,} pairs{sample} · {len(record.members)} members"
+    models = f"{o.model_words(record.config)} · preset {record.config.preset}"
+    show_text(f"{record.source} · {sizes} · {models}")
+
+
+def draw_verdict(verdict: dict[str, Any]) -> None:
+    """Draw the audit's verdict: a sentence, and each check with advice, expanded if one failed."""
+    checks = verdict["checks"]
+    show_strong(verdict["sentence"])
+    failed = any(check["good"] is False for check in checks)
+    with st.expander("Checks", icon=":material/fact_check:", expanded=failed):
+        for check in checks:
+            with st.container(horizontal=True, wrap=False):
+                st.markdown(ICONS[check["good"]], width="content")
+                with st.container(gap=None):
+                    show_text(check["sentence"])
+                    if check["advice"]:
+                        show_text(f"→ {check['advice']}")
+
+
+def draw_sizes(audit: Audit, verdict: dict[str, Any]) -> None:
+    """Draw which score to use, the audit's sizes and protocol, and its quarantine."""
+    record = audit.record
+    quarantine = audit.quarantine
+    rows = len(quarantine)
+    with st.expander("Which score to use", icon=":material/help_center:"):
+        for score, use in uses(verdict).items():
+            show_text(f"{score}: {use}")
+    protocol = f"{glossary.meaning(glossary.PROTOCOL)} Here: {PROTOCOLS[record.protocol]}"
+    sizes = {
+        "Pairs": (f"{count_pairs_of(audit):,}", None),
+        "Members": (str(len(record.members)), glossary.meaning(glossary.MEMBER)),
+        "Protocol": (record.protocol, protocol),
+        "Quarantined": (f"{rows:,}", "Input rows that could not be used."),
+    }
+    with st.grid(4, min_column_width=150) as grid:
+        for label, (value, help_text) in sizes.items():
+            grid.metric(label, value, border=True, help=help_text)
+    if rows:
+        title = f"Quarantine: {rows:,} input rows and why"
+        with st.expander(title, icon=":material/inventory_2:"):
+            alt = "Quarantined input rows with their source, id and reason"
+            st.dataframe(quarantine.head(QUARANTINE_ROWS), hide_index=True, alt=alt)
+            if rows > QUARANTINE_ROWS:
+                st.caption(
+                    f"The first {QUARANTINE_ROWS:,}; quarantine.parquet in the audit's folder "
+                    "has all."
+                )
+    if estimates := whole_rows(verdict):
+        title = f"Estimates for all {record.sampled_of:,} pairs"
+        with st.expander(title, icon=":material/query_stats:"):
+            table = pd.DataFrame(estimates, columns=list(WHOLE_HEAD))
+            _draw_table(table, alt="Estimates with their intervals")
+            show_text(BASIS)
+
+
+@st.fragment
+def draw_details(audit: Audit, verdict: dict[str, Any]) -> None:
+    """Draw charts and tables once they are scrolled to: a browser needs seconds for charts."""
+    if not is_on_screen(f"details-{audit.name}"):
+        return
+    with explained_errors():
+        draw_groups(audit, verdict)
+        draw_exceeding(verdict)
+        draw_score_map(audit)
+        draw_tables(audit, verdict)
+
+
+def draw_groups(audit: Audit, verdict: dict[str, Any]) -> None:
+    """Draw clipmem by group as a figure and a table, and the audit's measures."""
+    groups = o.group_table(audit)
+    left, right = st.columns([3, 2], gap="medium")
+    with left:
+        st.subheader("clipmem by group", anchor=False)
+        means = ", ".join(f"{row.group} {row.mean:.3f}" for row in groups.itertuples())
+        st.plotly_chart(
+            group_figure(groups, o.group_bins(audit)),
+            config={"displaylogo": False, "displayModeBar": False},
+            alt=f"Distribution and mean of clipmem by group. Means: {means}.",
+        )
+        st.caption("Area: distribution over pairs. Dot: mean. Bar: its interval.")
+    with right:
+        st.subheader("Means", anchor=False)
+        table = groups[["group", "n", "mean", "low", "high"]].dropna(axis=1, how="all")
+        _draw_table(table, alt="Mean clipmem of each group with its interval")
+        kinds = list(filter(None, groups["kind"].unique()))
+        if kinds:
+            intervals = [f"mean ± 1 {kind}" if kind.startswith("SD") else kind for kind in kinds]
+            show_text(f"low and high: {'; '.join(intervals)}")
+        draw_measures(verdict)
+
+
+def draw_measures(verdict: dict[str, Any]) -> None:
+    """Draw the audit's measures, and the success of each membership attack."""
+    attacks = verdict.get("attacks", [])
+    values = verdict | verdict.get("encoders", {})
+    if attacks:
+        values[c.ATTACK_AUROC] = attacks[0]["value"]
+    with st.grid(2, min_column_width=140) as grid:
+        for name, (label, help_text) in MEASURES.items():
+            if values.get(name) is not None:
+                grid.metric(label, f"{values[name]:.2f}", help=help_text)
+    if attacks:
+        measured, missing = o.attack_rows(attacks)
+        with st.expander("Membership attacks", icon=":material/policy:"):
+            st.caption(ATTACKS_HELP)
+            _draw_table(measured, alt="Success of each membership attack, with intervals")
+            for reason in missing:
+                show_text(reason, limit=300)
+
+
+def draw_exceeding(verdict: dict[str, Any]) -> None:
+    """Draw the share of pairs whose clipmem exceeds each of several sizes, corrected for noise."""
+    st.subheader("Distribution of memorization", anchor=False)
+    shares = verdict.get("exceeding")
+    if not shares:
+        st.caption(
+            "Not available: this needs 50 pairs and values of at least three times the noise of "
+            "clipmem."
+        )
+        return
+    texts = [(row["size"], "{share:.1%} ({low:.1%} to {high:.1%})".format(**row)) for row in shares]
+    st.dataframe(
+        pd.DataFrame(texts, columns=["size", "share"]),
+        hide_index=True,
+        column_config={
+            "size": st.column_config.NumberColumn("clipmem above", format="%.2f"),
+            "share": st.column_config.TextColumn("share of pairs", help=SHARES_HELP),
+        },
+        width=420,
+        alt="Share of pairs above each clipmem",
+    )
+
+
+def draw_tables(audit: Audit, verdict: dict[str, Any]) -> None:
+    """Draw utility and the audit's settings; the page Detectors is about injected errors."""
+    st.subheader("Utility", anchor=False)
+    utility = o.member_utility(audit.utility)
+    if utility.empty:
+        st.caption("No utility was measured.")
+    else:
+        _draw_table(utility, alt="Utility of the members, by metric")
+    with st.expander("Settings of this audit", icon=":material/settings:"):
+        st.json(audit.record.values | {"seconds": audit.seconds})
+
+
+def _draw_table(values: pd.DataFrame, *, alt: str) -> None:
+    """Draw a table: floats with three decimals, names with spaces for underscores."""
+    columns: dict[str, Any] = {name: name.replace("_", " ") for name in map(str, values.columns)}
+    for name in values.select_dtypes("float").columns:
+        columns[name] = st.column_config.NumberColumn(columns[name], format="%.3f")
+    st.dataframe(values, hide_index=True, column_config=columns, alt=alt)
