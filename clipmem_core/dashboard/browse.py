@@ -1,4 +1,5 @@
-"""The page Browse: queues, search, filters, order and conditions, which read and write the address,\nand the pairs that fit."""
+"""The page Browse: queues, search, filters, order and conditions, which read and write the address,
+and the pairs that fit."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
