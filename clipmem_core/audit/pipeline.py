@@ -430,9 +430,10 @@ def run_stage(stage: Stage, run: Run) -> None:
         store.write_json(audit.folder / store.STAGE, stage.name)
     with threadpool_limits(limits=stage.blas_threads, user_api="blas"):
         stage.run(run)
-    seconds = audit.seconds
-    seconds[stage.name] = round(seconds.get(stage.name, 0.0) + time.monotonic() - began, 2)
-    store.write_json(audit.folder / store.SECONDS, seconds)
+    if not audit.finished:  # the manifest is written last
+        seconds = audit.seconds
+        seconds[stage.name] = round(seconds.get(stage.name, 0.0) + time.monotonic() - began, 2)
+        store.write_json(audit.folder / store.SECONDS, seconds)
 
 
 def counts(data_set: DataSet, membership: Membership) -> str:

@@ -99,7 +99,7 @@ def test_a_job_outlives_the_process_that_started_it_and_finds_the_package_from_a
     tmp_path: Path, start: Start
 ) -> None:
     starter = (
-        "from clipmem_core.audit import jobs;status.PROGRAM = "
+        "from clipmem_core.audit import status;status.PROGRAM = "
         f"{SCRIPTS!r};status.Task(status.jobs_folder() / 'orphan', ['export', {SLEEP!r}]).start()"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
