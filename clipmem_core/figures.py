@@ -13,9 +13,7 @@ import plotly.express as px
 import plotly.graph_objects as go
 
 from clipmem_core import columns as c
-from clipmem_core.arm import BASELINE
 from clipmem_core.audit import unit_tables as t
-from clipmem_core.lab import ARM
 from clipmem_core.review.overview import Corners
 from clipmem_core.review.score_breakdown import DEPTH, MEMBERS, PARADIGM_NAMES, SOURCE
 from clipmem_core.review.selection import MAP_X, MAP_Y
@@ -26,6 +24,8 @@ from clipmem_core.scores.registry import (
     SECOND_ROUND,
     words,
 )
+from clipmem_core.studies.arm import BASELINE
+from clipmem_core.studies.lab import ARM
 
 GROUP_COLOURS = {
     c.CANDIDATE: "#d55e00",
