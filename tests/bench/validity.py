@@ -30,7 +30,7 @@ from clipmem_core.audit.store import Audit, caption_counts, open_audit
 from clipmem_core.audit.word_table import read_words
 from clipmem_core.io import InputError
 from clipmem_core.scores.evidence import CaptionEvidence, probabilities
-from clipmem_core.scores.membership import Membership, Sides, side_means
+from clipmem_core.scores.membership import Membership, MemberSides, side_means
 from clipmem_core.scores.prevalence import count_reviewed, plan_review
 from clipmem_core.scores.uncertainty import Errors, shrunk_by_group, standard_errors
 from tests.bench import save_table
@@ -110,7 +110,7 @@ def of_audit(name: str) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def _blocks(values: np.ndarray, sides: Sides, members: int) -> Iterator[Block]:
+def _blocks(values: np.ndarray, sides: MemberSides, members: int) -> Iterator[Block]:
     """Yield what each block of so many members, in whole repeats, says."""
     names = sides.membership.members
     trained = sides.membership.trained
@@ -119,7 +119,7 @@ def _blocks(values: np.ndarray, sides: Sides, members: int) -> Iterator[Block]:
         rows = np.concatenate(sides.replicates[first : first + repeats])
         group = sides.membership.group
         drawn = Membership(group, tuple(names[row] for row in rows.tolist()), trained[rows])
-        block = Sides(drawn, sides.protocol, sides.seed)
+        block = MemberSides(drawn, sides.seed)
         mean_in, mean_out = side_means(list(values[rows]), block.inside)
         errors = standard_errors(list(values[rows]), block)
         shrunk = shrunk_by_group(mean_in - mean_out, errors, group, seed=block.seed)

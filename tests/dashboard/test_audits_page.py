@@ -12,7 +12,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audit.preflight import Request
-from clipmem_core.audit.status import Task
+from clipmem_core.audit.status import TRAINING, Task
+from clipmem_core.audit.store import STAGE, write_json
 from clipmem_core.cli import main, parse_command
 from clipmem_core.config import preset_config
 from clipmem_core.dashboard import running
@@ -92,7 +93,8 @@ def test_a_broken_audit_is_named_and_can_be_deleted(copy: Copy) -> None:
 def test_a_running_audit_shows_members_losses_and_output_and_can_be_cancelled(
     copy: Copy, data: Path, calls: Calls
 ) -> None:
-    unfinished(copy())
+    audit = unfinished(copy())
+    write_json(audit.folder / STAGE, TRAINING)
     leave_job(data / "jobs" / "made", running=True, said="member r0-f0: training\n")
     app = open_page(PAGE, audit="made")
     assert table(app, "size")["state"].tolist() == ["training"]

@@ -182,7 +182,7 @@ def test_a_re_audit_is_started_by_one_button_once_there_are_decisions(
 
 def test_a_finished_re_audit_is_compared_and_shown(trained: Audit, copy: Copy) -> None:
     second = copy(name="made-again")
-    write_json(second.folder / CONFIG, dataclasses.replace(second.record, again="made").values)
+    write_json(second.folder / CONFIG, dataclasses.replace(second.record, reaudit_of="made").values)
     assert "Compare" in [button.label for button in open_view("again", again="made-again").button]
     write_json(second.folder / COMPARISON, {"measured": dataclasses.asdict(FOUND)})
     app = open_view("again", again="made-again")

@@ -34,7 +34,7 @@ def audit(copy: Copy) -> Audit:
 @pytest.fixture
 def built(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
     """Build the first member's map of pictures from the first two numbers of its embeddings."""
-    monkeypatch.setattr(maps, "lay_out", lambda vectors, *, say: vectors[:, :2])
+    monkeypatch.setattr(maps, "lay_out", lambda vectors: vectors[:, :2])
     make_map(audit, map_name("r0-f0", "image"))
     return pd.read_parquet(map_path(audit, NAME))
 
