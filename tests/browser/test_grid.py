@@ -138,7 +138,7 @@ def test_the_map_shows_the_picture_at_the_pointer_and_a_click_its_pair(
 ) -> None:
     audit = Audit(data / "audits" / TRAINED)
     monkeypatch.setenv("CLIPMEM_DATA", str(data))
-    monkeypatch.setattr("clipmem_core.review.maps.lay_out", lambda vectors, *, say: vectors[:, :2])
+    monkeypatch.setattr("clipmem_core.review.maps.lay_out", lambda vectors: vectors[:, :2])
     make_map(audit, f"{audit.record.members[0]}.image")
     page.goto(f"{address}/embeddings?audit={TRAINED}")
     wait_idle(page)
