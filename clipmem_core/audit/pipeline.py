@@ -61,7 +61,8 @@ class Run:
         at_once = settings.side_by_side(record.config)
         blocks = at_once if settings.shares_process(record.config) else 0
         executor = self.executor or functools.partial(local_processes, at_once=at_once)
-        if blocks and self.executor is None and self.is_small:
+        is_small = self.caption_counts.sum() <= SMALL
+        if blocks and self.executor is None and is_small:
             executor = in_this_process
         run_members(
             self.audit,
@@ -76,10 +77,6 @@ class Run:
     @functools.cached_property
     def caption_counts(self) -> np.ndarray:
         return store.caption_counts(self.audit)
-
-    @property
-    def is_small(self) -> bool:
-        return int(self.caption_counts.sum()) <= SMALL
 
     @functools.cached_property
     def words(self) -> pd.DataFrame:
@@ -370,7 +367,7 @@ def run_audit(
     reaudit_of: Audit | None = None,
 ) -> Audit:
     """Run an audit, or resume it, and return it."""
-    audit = Audit(store.audits_folder() / store.check_name(name))
+    audit = Audit.of(name)
     config = settings.resolve(prepare.with_features(source, config))
     with store.acquire_lock(audit.folder, what="audit"):
         if audit.begun:

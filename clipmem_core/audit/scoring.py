@@ -130,7 +130,7 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, Any]]:
     external = sides.external
     nan = np.full(len(external), np.nan)
     scores = memorization.memorization_table(evidence.terms, sides, keep=spill)
-    values = {str(name): spill(scores.pop(name).to_numpy()) for name in map(str, scores.columns)}
+    values = {name: spill(scores.pop(name).to_numpy()) for name in map(str, scores.columns)}
     split: dict[str, Any] = {"fit": None, "fit_by_member": {}, "missing": None}
     try:
         parts, fits = contributions(evidence.image, evidence.text, sides)
