@@ -230,13 +230,12 @@ class SecondRound(Stage):
     name = status.SECOND_ROUND
 
     def is_done(self, run: Run) -> bool:
-        record = run.audit.record
-        is_checkpoint = run.audit.member_record(record.members[0]).checkpoint
-        return record.config.rounds == "1" or record.protocol == "paper" or bool(is_checkpoint)
+        config = run.audit.record.config
+        is_single = config.rounds == "1" or config.protocol == "paper"
+        return is_single or run.audit.scores_checkpoints
 
     def run(self, run: Run) -> None:
         audit = run.audit
-        folders = [audit.member(name) / store.SECOND for name in audit.record.members]
         if not self.select(run):
             if audit.record.config.rounds == "2":
                 run.screen.say(
@@ -248,7 +247,8 @@ class SecondRound(Stage):
             f"second round: members train again without the {run.left_out:,} pairs that are "
             "probably wrong"
         )
-        for folder in folders:
+        for name in audit.record.members:
+            folder = audit.member(name) / store.SECOND
             if (folder / store.SECOND_FIT).is_file():  # a kill may have left its model
                 store.remove_second_model(folder)
         run.train(second_round=True)

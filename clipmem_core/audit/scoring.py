@@ -374,8 +374,10 @@ def caption_table(
         # A member must have seen neither the picture nor the decoy; a caption is its own decoy
         # here.
         both = np.concatenate([np.column_stack([owner, owner]), owner[decoys[:, :2]]])
-        similarity = _mean_over_members(audit, sides, both, column=0, trained_on=False)
-        margin = _mean_over_members(audit, sides, both, column=1, trained_on=False)
+        similarity, margin = (
+            _mean_over_members(audit, sides, both, column=column, trained_on=False)
+            for column in (0, 1)
+        )
         learned = _mean_over_members(audit, sides, both, column=2, trained_on=True)
     else:
         of_pair = scores.iloc[owner]

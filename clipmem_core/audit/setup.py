@@ -179,7 +179,7 @@ def grow(audit: Audit, config: AuditConfig, *, members: int = 0) -> int:
             f"audit {audit.name!r} has the members of audit {record.reaudit_of!r}: use another "
             "--name"
         )
-    _check_trains(audit, drawn.members[0])
+    _check_trains(audit)
     rounds = "2" if config.rounds == "2" else record.config.rounds
     config = dataclasses.replace(config, threads=record.threads, rounds=rounds)
     membership = draw_membership(
@@ -204,7 +204,7 @@ def add_round(audit: Audit, config: AuditConfig) -> bool:
     record = audit.record
     if config.rounds != "2" or record.config.rounds == "2":
         return False
-    _check_trains(audit, record.members[0])
+    _check_trains(audit)
     _change(
         audit,
         dataclasses.replace(
@@ -214,8 +214,8 @@ def add_round(audit: Audit, config: AuditConfig) -> bool:
     return True
 
 
-def _check_trains(audit: Audit, member: str) -> None:
-    if audit.member_record(member).checkpoint:
+def _check_trains(audit: Audit) -> None:
+    if audit.scores_checkpoints:
         raise InputError(
             f"audit {audit.name!r} scores existing checkpoints and cannot train: use another --name"
         )

@@ -442,6 +442,11 @@ class Audit(Named):
         """The SHA-256 of each file of a finished audit."""
         return self.manifest["files"]
 
+    @property
+    def scores_checkpoints(self) -> bool:
+        """Tell whether it scores existing checkpoints instead of training its members."""
+        return bool(self.member_record(self.record.members[0]).checkpoint)
+
     def member(self, name: str) -> Path:
         """Return a member's folder."""
         return inside(self.folder, f"{MEMBERS}/{check_name(name)}")

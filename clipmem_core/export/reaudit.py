@@ -272,7 +272,7 @@ def check_repeatable(audit: Audit) -> AuditConfig:
         raise InputError(
             f"audit {audit.name!r} injected wrong captions: repeat one without --inject-miscaptions"
         )
-    if config.features or audit.member_record(record.members[0]).checkpoint:
+    if config.features or audit.scores_checkpoints:
         what = "features" if config.features else "checkpoints"
         raise InputError(
             f"audit {audit.name!r} uses your {what}, which cannot be trained again without "

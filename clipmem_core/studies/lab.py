@@ -139,7 +139,7 @@ def begin(audit: Audit, arm: Arm) -> Arm:
     path = arm_folder(audit, arm.name) / SETTING
     if path.is_file():
         return arm
-    if audit.member_record(record.members[0]).checkpoint:
+    if audit.scores_checkpoints:
         raise InputError(
             f"audit {audit.name!r} scores existing checkpoints and cannot train: use an audit "
             "that trains"
