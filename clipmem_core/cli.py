@@ -182,7 +182,7 @@ def _mitigate(
         bool, "train without the pairs that were removed in review, and with changed captions"
     ] = False,
     engine: Engine = "local",
-    **fields: Any,
+    **overrides: Any,
 ) -> None:
     """Train an audit's members again with mitigations, and compare memorization and utility."""
     from clipmem_core.review.decisions import decided_for
@@ -190,7 +190,6 @@ def _mitigate(
     from clipmem_core.studies.results import show_differences
 
     audit = _opened(name)
-    overrides = dict(fields)
     if removal:
         overrides[arm.REMOVAL] = arm.parse_removal(removal)
     if near_duplicates:

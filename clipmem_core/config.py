@@ -287,9 +287,7 @@ def preset_config(name: str) -> AuditConfig:
 def ineffective_fields(config: AuditConfig) -> dict[str, str]:
     """Return the fields that have no effect since their encoder is locked, with the encoder."""
     locked = {"image": config.lock_image, "text": config.lock_text}
-    return {
-        name: facts.trained for name, facts in FIELDS.items() if locked.get(facts.trained, False)
-    }
+    return {name: facts.trained for name, facts in FIELDS.items() if locked.get(facts.trained)}
 
 
 def data_folder() -> Path:

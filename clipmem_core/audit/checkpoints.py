@@ -157,7 +157,7 @@ def _begin(
         data_set,
         data_set.pairs,
         membership,
-        checkpoints=list(files.values()),
+        checkpoints=files,
     )
 
 

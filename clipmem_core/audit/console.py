@@ -71,15 +71,30 @@ def result_rows(audit: Audit) -> pd.DataFrame:
         rows.append({"what": what, "of": of, "measure": measure, "value": value} | more)
 
     for row in verdict["groups"]:
-        interval = {"low": row["low"], "high": row["high"], "kind": c.of_one_split(row["kind"])}
-        add("clipmem", row["group"], "mean", row["mean"], **interval, n=row["n"])
+        add(
+            "clipmem",
+            row["group"],
+            "mean",
+            row["mean"],
+            low=row["low"],
+            high=row["high"],
+            kind=c.of_one_split(row["kind"]),
+            n=row["n"],
+        )
     for row in verdict["injected"]:
         for name in (name for name in row if name not in (c.INJECTED, "n")):
             add("injected", row[c.INJECTED], name, row[name], n=row["n"])
     for row in verdict["detection"]:
         for name in MEASURES:
-            interval = {"low": row.get(f"{name}_low"), "high": row.get(f"{name}_high")}
-            add("detection", row["score"], name, row[name], **interval, kind="95% paired bootstrap")
+            add(
+                "detection",
+                row["score"],
+                name,
+                row[name],
+                low=row.get(f"{name}_low"),
+                high=row.get(f"{name}_high"),
+                kind="95% paired bootstrap",
+            )
     for name, value in verdict["membership_auroc_by_member"].items():
         add("membership", name, "auroc", value)
     add("ranking", "halves of the members", "spearman", verdict["ranking_stability"])
@@ -94,24 +109,28 @@ def result_rows(audit: Audit) -> pd.DataFrame:
             low = row[f"{unit}_low"]
             high = row[f"{unit}_high"]
             if row["value"] is not None and low is not None:
-                interval = {"low": low, "high": high, "kind": kind}
                 add(
                     "attack",
                     row["attack"],
                     row["measure"],
                     row["value"],
-                    **interval,
+                    low=low,
+                    high=high,
+                    kind=kind,
                     n=row["targets"],
                 )
     utility = audit.utility[~audit.utility[c.METRIC].isin(c.ATTACK_METRICS.values())]
     for metric, values in utility.groupby(c.METRIC, sort=False)[c.VALUE]:
-        spread = {
-            "low": values.min(),
-            "high": values.max(),
-            "kind": "range over members",
-            "n": len(values),
-        }
-        add("utility", "external", str(metric), values.mean(), **spread)
+        add(
+            "utility",
+            "external",
+            str(metric),
+            values.mean(),
+            low=values.min(),
+            high=values.max(),
+            kind="range over members",
+            n=len(values),
+        )
     for name, value in audit.seconds.items():
         add("seconds", "audit", name, value)
     return pd.DataFrame(
@@ -151,8 +170,8 @@ def write_results(
     notes: Sequence[str],
 ) -> None:
     """Write results below comment lines with the command, the machine, the seeds and notes."""
-    head = [f"command: {command}", f"machine: {machine}", f"seeds: {seeds}"]
-    write_csv(path, [*head, *notes], rows)
+    head = [f"command: {command}", f"machine: {machine}", f"seeds: {seeds}", *notes]
+    write_csv(path, head, rows)
 
 
 def write_csv(path: Path, head: Sequence[str], rows: pd.DataFrame) -> None:

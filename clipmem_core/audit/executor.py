@@ -91,7 +91,8 @@ def run_members(
     watch: Callable[[list[MemberProgress]], None],
     second_round: bool = False,
 ) -> None:
-    """Train, embed and evaluate every member that is not finished."""
+    """Train, embed and evaluate every member that is not finished, in one task each or in `blocks`
+    tasks."""
     folders = second_names(names) if second_round else names
 
     def progress() -> list[MemberProgress]:
@@ -100,32 +101,18 @@ def run_members(
     unfinished = [
         name for name, member in zip(names, progress(), strict=True) if member.stage != "finished"
     ]
-    tasks = member_tasks(
-        audit, unfinished, threads=threads, blocks=blocks, second_round=second_round
-    )
-    run_member_tasks(tasks, executor, lambda: watch(progress()))
-
-
-def member_tasks(
-    audit: Audit, names: Sequence[str], *, threads: int, blocks: int = 0, second_round: bool = False
-) -> list[Task]:
-    """Return the tasks that train members, one each or in `blocks` tasks."""
     work = "train_second_round" if second_round else "train_first_round"
     program = program_of(f"clipmem_core.audit.member:{work}", audit.folder)
     noun = "second training of member" if second_round else "member"
-    blocks = min(blocks or len(names), len(names))
-    parts = [names[block::blocks] for block in range(blocks)]
-    return [
+    blocks = min(blocks or len(unfinished), len(unfinished))
+    parts = [unfinished[block::blocks] for block in range(blocks)]
+    tasks = [
         Task(tuple(map(audit.member, part)), program, tuple(part), threads, noun) for part in parts
     ]
-
-
-def run_member_tasks(tasks: Sequence[Task], executor: Executor, report: Callable[[], None]) -> None:
-    """Run tasks and call `report` repeatedly."""
     with closing(executor(tasks)) as events:
         for _ in events:
-            report()
-    report()
+            watch(progress())
+    watch(progress())
 
 
 def local_processes(tasks: Sequence[Task], *, at_once: int) -> TaskEvents:
@@ -262,9 +249,8 @@ def ray_tasks(tasks: Sequence[Task], *, gpus: int = 0) -> TaskEvents:
         absolute = dataclasses.replace(
             task, folders=tuple(folder.absolute() for folder in task.folders)
         )
-        running[remote.options(num_cpus=task.threads).remote(absolute, versions(), os.getcwd())] = (
-            task
-        )
+        options = remote.options(num_cpus=task.threads)
+        running[options.remote(absolute, versions(), os.getcwd())] = task
     try:
         while running:
             yield None
@@ -310,12 +296,11 @@ def versions() -> dict[str, str]:
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         digest.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())
-    libraries = {name: version(name) for name in ("torch", "open_clip_torch", "numpy")}
     return {
         "clipmem": __version__,
         "code": digest.hexdigest()[:12],
         "python": platform.python_version(),
-        **libraries,
+        **{name: version(name) for name in ("torch", "open_clip_torch", "numpy")},
     }
 
 

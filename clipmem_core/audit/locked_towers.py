@@ -256,8 +256,8 @@ def run_shards(part: Path, names: Sequence[str]) -> None:
     """Compute shards of a tower's features in this process. The work of a task."""
     request = read_json(part / _REQUEST)
     towers = towers_of(config_from(request["config"]))
-    for tower in (towers.image, towers.text):
-        if tower and tower.key == part.parent.name:
+    for tower in filter(None, towers):
+        if tower.key == part.parent.name:
             FeatureExtractor(tower, Path(request["root"])).run_shards(names)
             return
     raise InputError(
@@ -271,13 +271,10 @@ def open_features(audit: Audit, record: Record, pairs: pd.DataFrame) -> tuple[To
     path = record.config.features
     if not path:
         towers = towers_of(record.config)
-        image: np.ndarray | None = None
-        text: np.ndarray | None = None
-        if towers.image:
-            image = FeatureExtractor(towers.image, record.pictures).images(pairs)
-        if towers.text:
-            text = FeatureExtractor(towers.text).captions(caption_texts(pairs))
-        return towers, Features(image, text)
+        return towers, Features(
+            FeatureExtractor(towers.image, record.pictures).images(pairs) if towers.image else None,
+            FeatureExtractor(towers.text).captions(caption_texts(pairs)) if towers.text else None,
+        )
     image, text = prepare.precomputed_features(audit)
 
     def refuse(_: Tower) -> Opened:

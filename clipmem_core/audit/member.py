@@ -99,7 +99,7 @@ def open_shared(folder: Path) -> Shared:
     membership = store.read_table(folder / store.MEMBERSHIP, columns=[c.GROUP, *record.members])
     sides = prepare.sides_of(audit, config, prepare.membership_of(membership))
     external = np.flatnonzero(sides.external)
-    utility_pairs = prepare.utility_rows(sides)
+    utility_only = sides.external if sides.utility_only is None else sides.utility_only
     group = membership[c.GROUP] = membership[c.GROUP].astype("category")
     columns = [c.LABEL] if config.features else None
     pairs = store.read_table(folder / store.PAIRS, columns=columns)
@@ -129,6 +129,7 @@ def open_shared(folder: Path) -> Shared:
         rows=np.array([], dtype=np.int64),
         external=external,
     )
+    utility_pairs = np.flatnonzero(utility_only)
     return Shared(audit, record, config, pairs, membership, towers, features, data, utility_pairs)
 
 

@@ -61,7 +61,8 @@ class Run:
         at_once = settings.side_by_side(record.config)
         blocks = at_once if settings.shares_process(record.config) else 0
         executor = self.executor or functools.partial(local_processes, at_once=at_once)
-        if blocks and self.executor is None and self.is_small:
+        is_small = self.caption_counts.sum() <= SMALL
+        if blocks and self.executor is None and is_small:
             executor = in_this_process
         run_members(
             self.audit,
@@ -76,10 +77,6 @@ class Run:
     @functools.cached_property
     def caption_counts(self) -> np.ndarray:
         return store.caption_counts(self.audit)
-
-    @property
-    def is_small(self) -> bool:
-        return int(self.caption_counts.sum()) <= SMALL
 
     @functools.cached_property
     def words(self) -> pd.DataFrame:
@@ -233,13 +230,12 @@ class SecondRound(Stage):
     name = status.SECOND_ROUND
 
     def is_done(self, run: Run) -> bool:
-        record = run.audit.record
-        is_checkpoint = run.audit.member_record(record.members[0]).checkpoint
-        return record.config.rounds == "1" or record.protocol == "paper" or bool(is_checkpoint)
+        config = run.audit.record.config
+        is_single = config.rounds == "1" or config.protocol == "paper"
+        return is_single or run.audit.scores_checkpoints
 
     def run(self, run: Run) -> None:
         audit = run.audit
-        folders = [audit.member(name) / store.SECOND for name in audit.record.members]
         if not self.select(run):
             if audit.record.config.rounds == "2":
                 run.screen.say(
@@ -251,7 +247,8 @@ class SecondRound(Stage):
             f"second round: members train again without the {run.left_out:,} pairs that are "
             "probably wrong"
         )
-        for folder in folders:
+        for name in audit.record.members:
+            folder = audit.member(name) / store.SECOND
             if (folder / store.SECOND_FIT).is_file():  # a kill may have left its model
                 store.remove_second_model(folder)
         run.train(second_round=True)
@@ -370,7 +367,7 @@ def run_audit(
     reaudit_of: Audit | None = None,
 ) -> Audit:
     """Run an audit, or resume it, and return it."""
-    audit = Audit(store.audits_folder() / store.check_name(name))
+    audit = Audit.of(name)
     config = settings.resolve(prepare.with_features(source, config))
     with store.acquire_lock(audit.folder, what="audit"):
         if audit.begun:

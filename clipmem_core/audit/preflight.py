@@ -100,17 +100,12 @@ def _show(source: str, data_set: DataSet) -> None:
         for name, flags in caption_flags(captions).items()
     ]
     console.print(make_table("flagged captions", checks, ["captions", "check", "example"]))
-    first = [
-        {
-            name: row[name] if isinstance(row[name], str) else None
-            for name in (c.PAIR_ID, c.IMAGE, c.LABEL)
-        }
-        | {c.CAPTIONS: " | ".join(caption[:200] for caption in row[c.CAPTIONS])}
-        for row in pairs.head(_SHOWN).to_dict("records")
-    ]
-    console.print(
-        make_table(f"the first {_SHOWN} pairs", first, [c.PAIR_ID, c.IMAGE, c.LABEL, c.CAPTIONS])
-    )
+    columns = [c.PAIR_ID, c.IMAGE, c.LABEL, c.CAPTIONS]
+    first = pairs[columns].head(_SHOWN).to_dict("records")
+    for row in first:
+        row[c.LABEL] = None if pd.isna(row[c.LABEL]) else row[c.LABEL]
+        row[c.CAPTIONS] = " | ".join(caption[:200] for caption in row[c.CAPTIONS])
+    console.print(make_table(f"the first {_SHOWN} pairs", first, columns))
 
 
 def _reasons(quarantine: pd.DataFrame, kinds: pd.Series) -> list[dict[str, Any]]:
@@ -213,8 +208,15 @@ def check(source: str, config: AuditConfig) -> None:
             near_duplicates=0,
         )
         data_set = prepare.load_pictures(raw, config, progress=RichScreen().pictures)
-    counts = {"exact": True, "rows": data_set.raw.rows, "near_duplicates": data_set.near_duplicates}
-    _print_found(data_set.pairs, data_set.quarantine, data_set.clusters, config, **counts)
+    _print_found(
+        data_set.pairs,
+        data_set.quarantine,
+        data_set.clusters,
+        config,
+        exact=True,
+        rows=data_set.raw.rows,
+        near_duplicates=data_set.near_duplicates,
+    )
 
 
 def _print_found(

@@ -133,7 +133,7 @@ def read_features(
     pairs = stored.pairs.assign(**{c.IMAGE: images, c.INJECTED: None, c.WIDTH: 0, c.HEIGHT: 0})
     rows = len(pairs) + len(stored.quarantine)
     raw = RawPairs(root, "features", rows, pairs, stored.quarantine)
-    _check_not_empty(raw, pairs, stored.quarantine)
+    _check_not_empty(raw)
     return raw, stored
 
 
@@ -231,48 +231,37 @@ def load_pictures(
     progress: ReportCount | None = None,
 ) -> DataSet:
     """Decode every picture once: store it small, find broken ones and near-duplicates."""
-    _check_not_empty(raw, raw.pairs, raw.quarantine)
-    facts, pixels = _store_pixels(raw.root, raw.pairs, config, cache=cache, progress=progress)
+    _check_not_empty(raw)
+    facts, pixels = check_pictures(
+        raw.root,
+        raw.pairs[c.IMAGE].tolist(),
+        size=config.cache_size,
+        resize_mode=config.resize_mode,
+        cache=cache or data_folder() / "cache" / "pixels",
+        budget_bytes=int(config.cache_gb * 2**30),
+        progress=progress,
+    )
     usable = facts[c.REASON].isna().to_numpy()
     rows = np.flatnonzero(usable)
     unreadable = _quarantined(raw.pairs, facts[c.REASON], ~usable)
     quarantine = pd.concat([raw.quarantine, unreadable], ignore_index=True)
     facts = facts[usable].reset_index(drop=True)
     pairs = raw.pairs[usable].reset_index(drop=True)
-    _check_not_empty(raw, pairs, quarantine)
+    _check_not_empty(dataclasses.replace(raw, pairs=pairs, quarantine=quarantine))
     clusters = near_duplicate_clusters(pixels.descriptors()[rows], facts[c.SHA256].tolist())
     pairs = pairs.assign(**{name: facts[name] for name in (c.WIDTH, c.HEIGHT, c.SHA256)})
     return _limited(DataSet(raw, pairs, quarantine, clusters, pixels.select(rows)), config)
 
 
-def _check_not_empty(raw: RawPairs, pairs: pd.DataFrame, quarantine: pd.DataFrame) -> None:
-    if len(pairs):
+def _check_not_empty(raw: RawPairs) -> None:
+    if len(raw.pairs):
         return
     most = ""
-    if len(quarantine):
-        reasons = quarantine[c.REASON].value_counts()
+    if len(raw.quarantine):
+        reasons = raw.quarantine[c.REASON].value_counts()
         most = f"; most often: {reasons.index[0]} ({reasons.iloc[0]:,} rows)"
     raise InputError(
         f"no usable pair among {raw.rows:,} rows in {raw.root}{most}: `inspect` shows every reason"
-    )
-
-
-def _store_pixels(
-    root: Path,
-    pairs: pd.DataFrame,
-    config: AuditConfig,
-    *,
-    cache: Path | None = None,
-    progress: ReportCount | None = None,
-) -> tuple[pd.DataFrame, Pixels]:
-    return check_pictures(
-        root,
-        pairs[c.IMAGE].tolist(),
-        size=config.cache_size,
-        resize_mode=config.resize_mode,
-        cache=cache or data_folder() / "cache" / "pixels",
-        budget_bytes=int(config.cache_gb * 2**30),
-        progress=progress,
     )
 
 
@@ -336,11 +325,6 @@ def sides_of(audit: Audit, config: AuditConfig, membership: Membership) -> Membe
     return MemberSides(membership, config.seed, utility_only)
 
 
-def utility_rows(sides: MemberSides) -> np.ndarray:
-    """Return the external pairs that utility is measured on."""
-    return np.flatnonzero(sides.external if sides.utility_only is None else sides.utility_only)
-
-
 def inject(pairs: pd.DataFrame, membership: Membership, config: AuditConfig) -> pd.DataFrame:
     """Swap captions among candidates (ensemble: among scored pairs) as the config asks."""
     group = c.CANDIDATE if config.protocol == "paper" else c.SCORED
@@ -369,7 +353,7 @@ def pixels_folder(audit: Audit) -> Path:
     return data_folder() / (read_prepared(audit.folder).pixels or audit.record.pixels)
 
 
-def rebuild_store(audit: Audit, *, progress: ReportCount | None = None) -> None:
+def rebuild_store(audit: Audit, *, progress: ReportCount) -> None:
     """Store an audit's small pictures or features again after their store was lost or damaged."""
     record = audit.record
     data_set = load_data_set(record.source, record.config, progress=progress)

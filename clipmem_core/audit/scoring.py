@@ -130,7 +130,7 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, Any]]:
     external = sides.external
     nan = np.full(len(external), np.nan)
     scores = memorization.memorization_table(evidence.terms, sides, keep=spill)
-    values = {str(name): spill(scores.pop(name).to_numpy()) for name in map(str, scores.columns)}
+    values = {name: spill(scores.pop(name).to_numpy()) for name in map(str, scores.columns)}
     split: dict[str, Any] = {"fit": None, "fit_by_member": {}, "missing": None}
     try:
         parts, fits = contributions(evidence.image, evidence.text, sides)
@@ -374,8 +374,10 @@ def caption_table(
         # A member must have seen neither the picture nor the decoy; a caption is its own decoy
         # here.
         both = np.concatenate([np.column_stack([owner, owner]), owner[decoys[:, :2]]])
-        similarity = _mean_over_members(audit, sides, both, column=0, trained_on=False)
-        margin = _mean_over_members(audit, sides, both, column=1, trained_on=False)
+        similarity, margin = (
+            _mean_over_members(audit, sides, both, column=column, trained_on=False)
+            for column in (0, 1)
+        )
         learned = _mean_over_members(audit, sides, both, column=2, trained_on=True)
     else:
         of_pair = scores.iloc[owner]

@@ -6,11 +6,11 @@ import platform
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING
 from importlib.metadata import version
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
@@ -56,12 +56,11 @@ def typed(values: Mapping[str, Any]) -> dict[str, Any]:
     preset = configs.flat(
         configs.as_dict(configs.preset_config(values.get("preset", AuditConfig.preset)))
     )
-    changed = {
+    return {
         key: value
         for key, value in configs.flat(values).items()
-        if value != preset.get(key, MISSING)
+        if key != "preset" and value != preset.get(key, MISSING)
     }
-    return {key: value for key, value in changed.items() if key != "preset"}
 
 
 def typed_flags(values: Mapping[str, Any]) -> list[str]:
@@ -130,13 +129,10 @@ def check_config(config: AuditConfig) -> None:
     _refuse(rules)
     model_config(config.model)
     for name, kind in configs.ineffective_fields(config).items():
-        if FIELDS[name].part and getattr(config, name) not in (
-            FIELDS[name].default,
-            preset.get(name),
-        ):
+        facts = FIELDS[name]
+        if facts.part and getattr(config, name) not in (facts.default, preset.get(name)):
             raise InputError(
-                f"{FIELDS[name].flag} has no effect on a locked {kind} tower: remove it or "
-                f"--lock-{kind}"
+                f"{facts.flag} has no effect on a locked {kind} tower: remove it or --lock-{kind}"
             )
 
 
@@ -266,8 +262,7 @@ def machine() -> dict[str, Any]:
     return {"processor": processor, "cores": available_cores(), "system": platform.platform()}
 
 
-@dataclass(frozen=True)
-class Towers:
+class Towers(NamedTuple):
     """The locked towers of an audit; None if members train that encoder."""
 
     image: "Tower | None"
@@ -276,7 +271,7 @@ class Towers:
     @property
     def records(self) -> dict[str, dict[str, Any]]:
         """The record of each tower in config.json, by kind."""
-        return {tower.kind: tower.record() for tower in (self.image, self.text) if tower}
+        return {tower.kind: tower.record() for tower in self if tower}
 
 
 def towers_of(config: AuditConfig) -> Towers:
@@ -293,9 +288,8 @@ def towers_of(config: AuditConfig) -> Towers:
     )
 
 
-@functools.lru_cache(
-    maxsize=4
-)  # building an open_clip model takes time; a page may compare two audits
+# Building an open_clip model takes time; a page may compare two audits
+@functools.lru_cache(maxsize=4)
 def _towers(
     image: tuple[str, str] | None, text: tuple[str, str] | None, *, size: int, **options: Any
 ) -> Towers:
@@ -315,7 +309,7 @@ def open_in_background(config: AuditConfig) -> Thread:
 
         if opens_towers(config):
             towers = towers_of(config)
-            for tower in filter(None, (towers.image, towers.text)):
+            for tower in filter(None, towers):
                 with suppress(Exception):  # the stage that needs this tower raises it again
                     tower.opened  # noqa: B018
 
@@ -330,16 +324,12 @@ def checked_towers(
     """Return the towers that a resolved config locks after a check that their weights equal the
     recorded ones."""
     towers = towers_of(config)
-    for tower in (tower for tower in (towers.image, towers.text) if tower):
+    for tower in filter(None, towers):
         sha256 = (recorded or {}).get(tower.kind, {}).get("sha256", tower.sha256)
         if sha256 != tower.sha256:
-            hashes = (
-                f"weights of sha256 {tower.sha256[:12]}…, not {sha256[:12]}… as the audit "
-                "began with"
-            )
             raise InputError(
-                f"the {tower.kind} tower {tower.name} has {hashes}: restore those, or use "
-                "another --name"
+                f"the {tower.kind} tower {tower.name} has weights of sha256 {tower.sha256[:12]}…, "
+                f"not {sha256[:12]}… as the audit began with: restore those, or use another --name"
             )
         tower.check()
     return towers

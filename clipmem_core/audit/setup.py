@@ -3,7 +3,7 @@ to it."""
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -37,7 +37,7 @@ def write_audit(
     pairs: pd.DataFrame,
     membership: Membership,
     *,
-    checkpoints: Sequence[Path] = (),
+    checkpoints: Mapping[str, Path] | None = None,
     reaudit_of: str = "",
 ) -> None:
     """Write everything the members start from; config.json is written last and makes the folder an
@@ -73,28 +73,26 @@ def write_audit(
         sampled_of=data_set.raw.drawn_of,
         reaudit_of=reaudit_of,
     )
-    _write_members(audit, record, record.members, checkpoints)
+    _write_members(audit, record, record.members, checkpoints or {})
     store.write_json(audit.folder / store.CONFIG, record.values)
 
 
 def _write_members(
-    audit: Audit, record: Record, names: Sequence[str], checkpoints: Sequence[Path] = ()
+    audit: Audit, record: Record, names: Sequence[str], checkpoints: Mapping[str, Path]
 ) -> None:
     model = record.config.model
-    size = record.config.image_size
-    for index, name in enumerate(names):
+    for name in names:
         audit.member(name).mkdir(parents=True, exist_ok=True)
-        checkpoint = [
-            (str(path), store.file_sha256(path)) for path in checkpoints[index : index + 1]
-        ]
+        path = checkpoints.get(name)
         member = store.MemberRecord(
             name,
             record.seeds[name],
             record.fingerprint,
             model,
-            size,
+            record.config.image_size,
             model_config(model),
-            *sum(checkpoint, ()),
+            str(path) if path else "",
+            store.file_sha256(path) if path else "",
         )
         store.write_json(audit.member(name) / store.CONFIG, vars(member))
 
@@ -116,9 +114,9 @@ def check_prepared(audit: Audit) -> None:
 
 def audit_fingerprint(config: AuditConfig, data_set: str) -> str:
     """Return the key of an audit: its config and its data set's content."""
-    values = as_dict(config)
     free = affecting()
-    return fingerprint([{key: value for key, value in values.items() if key not in free}, data_set])
+    values = {key: value for key, value in as_dict(config).items() if key not in free}
+    return fingerprint([values, data_set])
 
 
 def member_seeds(config: AuditConfig, members: Sequence[str]) -> dict[str, int]:
@@ -153,11 +151,11 @@ def differing_fields(
     requested ones."""
     now = flat(as_dict(config))
     then = flat(as_dict(config_then))
+    # `threads`: another machine may resume
     differ = [
         f"{FIELDS[key].flag} is {then[key]!r} there and {now[key]!r} here"
         for key in now
-        if key not in (*may_differ, "threads")
-        and now[key] != then[key]  # another machine may resume
+        if key not in (*may_differ, "threads") and now[key] != then[key]
     ]
     if source_then != source and Path(source_then).resolve() != Path(source).resolve():
         differ.insert(0, f"the source is {source_then!r} there and {source!r} here")
@@ -181,7 +179,7 @@ def grow(audit: Audit, config: AuditConfig, *, members: int = 0) -> int:
             f"audit {audit.name!r} has the members of audit {record.reaudit_of!r}: use another "
             "--name"
         )
-    _check_trains(audit, drawn.members[0])
+    _check_trains(audit)
     rounds = "2" if config.rounds == "2" else record.config.rounds
     config = dataclasses.replace(config, threads=record.threads, rounds=rounds)
     membership = draw_membership(
@@ -206,7 +204,7 @@ def add_round(audit: Audit, config: AuditConfig) -> bool:
     record = audit.record
     if config.rounds != "2" or record.config.rounds == "2":
         return False
-    _check_trains(audit, record.members[0])
+    _check_trains(audit)
     _change(
         audit,
         dataclasses.replace(
@@ -216,8 +214,8 @@ def add_round(audit: Audit, config: AuditConfig) -> bool:
     return True
 
 
-def _check_trains(audit: Audit, member: str) -> None:
-    if audit.member_record(member).checkpoint:
+def _check_trains(audit: Audit) -> None:
+    if audit.scores_checkpoints:
         raise InputError(
             f"audit {audit.name!r} scores existing checkpoints and cannot train: use another --name"
         )
@@ -229,5 +227,5 @@ def _change(audit: Audit, record: Record, new: Sequence[str] = ()) -> None:
         record, fingerprint=audit_fingerprint(record.config, record.dataset_fingerprint)
     )
     (audit.folder / store.MANIFEST).unlink(missing_ok=True)
-    _write_members(audit, record, new)
+    _write_members(audit, record, new, {})
     store.write_json(audit.folder / store.CONFIG, record.values)

@@ -517,7 +517,7 @@ def _remove(folder: Path) -> None:
     only unlinked."""
     if folder.is_symlink():
         folder.unlink()
-    elif folder.exists():
+    else:
         hidden = folder.with_name(f".{folder.name}{DELETED}")
         shutil.rmtree(hidden, ignore_errors=True)
         folder.rename(hidden)

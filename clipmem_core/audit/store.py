@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -36,11 +37,7 @@ MAX_NAME = 100
 
 def check_name(name: str) -> str:
     """Return a name if it is safe as the name of a folder."""
-    if (
-        not name
-        or name.startswith((".", "-"))
-        or not all(char.isalnum() or char in "-_." for char in name)
-    ):
+    if not re.fullmatch(r"\w[\w.-]*", name):
         raise InputError(
             f"name {name!r} must be letters, digits, '-', '_' or '.', and not start with '.' or '-'"
         )
@@ -129,11 +126,7 @@ class Record:
 
     @property
     def values(self) -> dict[str, Any]:
-        values = {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in vars(self).items()
-        }
-        return {"version": VERSION} | values | {"config": as_dict(self.config)}
+        return {"version": VERSION} | as_dict(self) | {"members": list(self.members)}
 
 
 @dataclass(frozen=True)
@@ -449,6 +442,11 @@ class Audit(Named):
         """The SHA-256 of each file of a finished audit."""
         return self.manifest["files"]
 
+    @property
+    def scores_checkpoints(self) -> bool:
+        """Tell whether it scores existing checkpoints instead of training its members."""
+        return bool(self.member_record(self.record.members[0]).checkpoint)
+
     def member(self, name: str) -> Path:
         """Return a member's folder."""
         return inside(self.folder, f"{MEMBERS}/{check_name(name)}")
@@ -523,13 +521,13 @@ def recorded_sha256(audit: "Audit", path: Path) -> str:
 def write_manifest(folder: Path) -> None:
     """Write the hash and size of every file. The manifest is written last and marks the audit as
     finished."""
-    paths = [
-        path for path in sorted(folder.rglob("[!.]*")) if path.is_file() and path.suffix != ".lock"
-    ]
-    files = {path.relative_to(folder).as_posix(): path for path in paths}
-    free = (MANIFEST, SECONDS, CHECK_TABLE, MITIGATION_TABLE)
+    free = (MANIFEST, SECONDS, CHECK_TABLE, MITIGATION_TABLE, MITIGATIONS)
     files = {
-        name: path for name, path in files.items() if name.split("/")[0] not in (MITIGATIONS, *free)
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("[!.]*"))
+        if path.is_file()
+        and path.suffix != ".lock"
+        and path.relative_to(folder).parts[0] not in free
     }
     hashes = {name: file_sha256(path) for name, path in files.items()}
     sizes = {name: path.stat().st_size for name, path in files.items()}

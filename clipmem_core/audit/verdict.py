@@ -145,7 +145,7 @@ def _ends(count: Mapping[str, float]) -> str:
 def _unseen(verdict: Mapping[str, Any]) -> str:
     """Return which errors the counts leave out, and whether a failed check makes them useless."""
     wrong = verdict["wrong_captions"]
-    (tone, failed) = _tone(verdict)
+    tone, failed = _tone(verdict)
     hardly = [f"wrong {kind['kind']}s" for kind in wrong["kinds"] if not kind["seen"]]
     never = ["single wrong captions"] * (wrong["several"] and "captions" not in wrong)
     never += ["wrong words"] * ("words" not in wrong)

@@ -20,8 +20,6 @@ from clipmem_core.audit.status import Screen, Task, audit_task, list_job_names
 from clipmem_core.audit.store import (
     Audit,
     acquire_lock,
-    audits_folder,
-    check_name,
     list_audits,
     read_embeddings,
     write_json,
@@ -228,7 +226,7 @@ def reaudit(audit: Audit, name: str, screen: Screen) -> Audit:
     from clipmem_core.audit.pipeline import run_audit
 
     config = check_repeatable(audit)
-    second = Audit(audits_folder() / check_name(name))
+    second = Audit.of(name)
     table = cleaned_folder(name) / _CAPTIONS
     note = table.with_name(CLEANED)
     is_free = not second.begun and not table.parent.exists()
@@ -269,12 +267,12 @@ def check_repeatable(audit: Audit) -> AuditConfig:
     """Check that a second audit is possible, and return its config."""
     audit.check_finished()
     record = audit.record
-    config = audit.record.config
+    config = record.config
     if config.inject_miscaptions:
         raise InputError(
             f"audit {audit.name!r} injected wrong captions: repeat one without --inject-miscaptions"
         )
-    if config.features or audit.member_record(record.members[0]).checkpoint:
+    if config.features or audit.scores_checkpoints:
         what = "features" if config.features else "checkpoints"
         raise InputError(
             f"audit {audit.name!r} uses your {what}, which cannot be trained again without "
@@ -307,13 +305,15 @@ def list_reaudits(audit: Audit) -> list[str]:
     jobs = []
     for second in list_audits():
         try:
-            started += [second.name] if second.record.reaudit_of == audit.name else []
+            if second.record.reaudit_of == audit.name:
+                started.append(second.name)
         except InputError:  # its page reports the broken file
             continue
     for name in (name for name in list_job_names() if name not in started):
         task = reaudit_task(audit, name)
         job = task.find()
-        jobs += [name] if job is not None and job.arguments == tuple(task.arguments) else []
+        if job and job.arguments == tuple(task.arguments):
+            jobs.append(name)
     return jobs + started
 
 

@@ -59,10 +59,13 @@ def render_report(audit: Audit) -> str:
     settings = [
         (str(name), value) for name, value in pd.json_normalize(record.values).iloc[0].items()
     ]
-    content = {
-        "name": audit.name,
-        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "facts": {
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    return environment.get_template("report.html.j2").render(
+        plotly=get_plotlyjs(),
+        name=audit.name,
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        facts={
             "data set": record.source,
             "pairs": f"{count_pairs_of(audit):,}{sample}",
             "quarantined rows": f"{len(audit.quarantine):,}",
@@ -70,21 +73,17 @@ def render_report(audit: Audit) -> str:
             "members": len(record.members),
             "trained": o.model_words(record.config),
         },
-        "lines": wrong_lines(audit),
-        "sentence": verdict["sentence"],
-        "checks": verdict["checks"],
-        "figure": _figure(groups, o.group_bins(audit)),
-        "tables": [each for each in _tables(audit, groups) if each.rows],
-        "galleries": _galleries(audit),
-        "counts": open_review(audit).counts(),
-        "decisions": _decision_table(open_review(audit).table()),
-        "settings": TextTable("How this audit was made", ("setting", "value"), settings),
-        "side": _SIDE,
-    }
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
-    template = environment.get_template("report.html.j2")
-    return template.render(plotly=get_plotlyjs(), **content)
+        lines=wrong_lines(audit),
+        sentence=verdict["sentence"],
+        checks=verdict["checks"],
+        figure=_figure(groups, o.group_bins(audit)),
+        tables=[each for each in _tables(audit, groups) if each.rows],
+        galleries=_galleries(audit),
+        counts=open_review(audit).counts(),
+        decisions=_decision_table(open_review(audit).table()),
+        settings=TextTable("How this audit was made", ("setting", "value"), settings),
+        side=_SIDE,
+    )
 
 
 def _tables(audit: Audit, groups: pd.DataFrame) -> list[TextTable]:
@@ -111,10 +110,13 @@ def _decision_table(decisions: pd.DataFrame) -> TextTable:
         captions = _cut("\n".join(row["captions"]))
         rows.append((row[PAIR_ID], words, captions, _cut(row["note"]), row["time"]))
     omitted = len(decisions) - len(rows)
-    more = ""
-    if omitted:
-        more = f"{omitted:,} more are not shown: export the decisions as CSV for all."
-    return TextTable("Decisions", ("id", "decision", "new captions", "note", "time"), rows, more)
+    more = f"{omitted:,} more are not shown: export the decisions as CSV for all."
+    return TextTable(
+        "Decisions",
+        ("id", "decision", "new captions", "note", "time"),
+        rows,
+        more if omitted else "",
+    )
 
 
 def _figure(groups: pd.DataFrame, bins: pd.DataFrame) -> Any:

@@ -255,7 +255,6 @@ DEFAULTS: dict[str, Any] = {
     "views": 2,
 }
 MOST_CAPTIONS = 5
-ONE_CAPTION: dict[str, Any] = {"train_captions": 1}
 NOISE_LEVELS = (0.01, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
 REMOVED = (1, 2, 5, 10, 20)  # percent
 # Each mitigation at one setting, and some combinations

@@ -139,7 +139,7 @@ def begin(audit: Audit, arm: Arm) -> Arm:
     path = arm_folder(audit, arm.name) / SETTING
     if path.is_file():
         return arm
-    if audit.member_record(record.members[0]).checkpoint:
+    if audit.scores_checkpoints:
         raise InputError(
             f"audit {audit.name!r} scores existing checkpoints and cannot train: use an audit "
             "that trains"
@@ -256,8 +256,7 @@ def _arm_rows(
 def lab_sides(audit: Audit, members: Sequence[str]) -> MemberSides:
     """Return which of some members trained on each pair."""
     table = read_table(audit.folder / MEMBERSHIP, columns=[c.PAIR_ID, c.GROUP, *members])
-    membership = membership_of(table)
-    return sides_of(audit, audit.record.config, membership)
+    return sides_of(audit, audit.record.config, membership_of(table))
 
 
 def read_values(audit: Audit, arm: str, members: Sequence[str]) -> np.ndarray:
@@ -318,10 +317,11 @@ def lab_table(audit: Audit, arms: Iterable[str] = ()) -> pd.DataFrame:
     clipmem and clipmem_external in cosine units, clipmem_image and clipmem_text, membership_auroc,
     attack_auroc and attack_TPR@…, retrieval and other utility, seconds of training.
     """
-    tables = [arm_rows(audit, name) for name in arms or (*list_arms(audit), BASELINE)]
-    if all(table.empty for table in tables):
+    names = arms or (*list_arms(audit), BASELINE)
+    tables = [rows for name in names if len(rows := arm_rows(audit, name))]
+    if not tables:
         return pd.DataFrame({ARM: [], AGAINST: [], c.MEMBER: []})
-    return pd.concat([table for table in tables if len(table)], ignore_index=True)
+    return pd.concat(tables, ignore_index=True)
 
 
 def write_lab_table(audit: Audit) -> None:

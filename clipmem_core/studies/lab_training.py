@@ -263,8 +263,8 @@ def run_arms(
             folders = tuple(audit.folder / MITIGATIONS / name for name in names)
             for folder in folders:
                 folder.mkdir(parents=True, exist_ok=True)  # for the error output of its task
-            noun = "training of member"
-            tasks.append(Task(folders, program, tuple(names), audit.record.threads, noun))
+            threads = audit.record.threads
+            tasks.append(Task(folders, program, tuple(names), threads, "training of member"))
         run = executor or functools.partial(local_processes, at_once=at_once)
         total = 2 * len(couples) * len(arms)
         shown = -1

@@ -12,19 +12,17 @@ from clipmem_core.audit import settings
 from clipmem_core.audit.executor import Executor
 from clipmem_core.audit.pipeline import Run, Screen, finish_audit
 from clipmem_core.audit.prepare import (
-    DataSet,
     draw_membership,
     inject,
     load_data_set,
     with_features,
 )
 from clipmem_core.audit.setup import write_audit
-from clipmem_core.audit.store import Audit, acquire_lock, write_json
+from clipmem_core.audit.store import acquire_lock, write_json
 from clipmem_core.config import AuditConfig, as_dict, ineffective_fields
 from clipmem_core.io import InputError
 from clipmem_core.studies.arm import (
     DECISIONS,
-    ONE_CAPTION,
     REMOVAL,
     Arm,
     Decided,
@@ -81,7 +79,7 @@ def run_study(
         most = int(pairs[c.CAPTIONS].map(len).max())
         config = requested
         if plan.one_caption and most > 1:
-            config = dataclasses.replace(config, **ONE_CAPTION)
+            config = dataclasses.replace(config, train_captions=1)
         if any(DECISIONS in arm.overrides for arm in also):
             columns = pa.Table.from_pandas(pairs[[c.PAIR_ID, c.CAPTIONS]], preserve_index=False)
             decided = decisions(fingerprint, columns)
@@ -108,7 +106,10 @@ def run_study(
             audit = folder.audit(split)
             seeded = dataclasses.replace(config, seed=config.seed + split * replicates)
             if not audit.begun:
-                _write_baseline(audit, source, seeded, load())
+                data_set = load()
+                membership = draw_membership(data_set.clusters, seeded)
+                injected = inject(data_set.pairs, membership, seeded)
+                write_audit(audit, source, seeded, data_set, injected, membership)
             if not audit.finished:
                 finish_audit(Run(audit, screen, executor=executor, predicts_words=False))
             run_arms(audit, [begin(audit, arm).name for arm in arms], screen, executor=executor)
@@ -138,10 +139,3 @@ def _arms(
         if DECISIONS in arm.overrides and not arm.decided:
             raise InputError(f"{arm.text}: no pair of this data set is decided: decide first")
     return list({arm.name: arm for arm in arms}.values())
-
-
-def _write_baseline(audit: Audit, source: str, config: AuditConfig, data_set: DataSet) -> None:
-    """Write the audit of a split, not trained yet."""
-    membership = draw_membership(data_set.clusters, config)
-    pairs = inject(data_set.pairs, membership, config)
-    write_audit(audit, source, config, data_set, pairs, membership)
