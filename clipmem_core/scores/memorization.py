@@ -217,6 +217,8 @@ def ranking_reliability(stability: float, replicates: int = 2) -> float:
         >>> ranking_reliability(0.5), ranking_reliability(0.5, replicates=3)
         (0.6666666666666666, 0.75)
     """
+    if np.isnan(stability):
+        return float("nan")
     longer = replicates / (replicates // 2)
-    agreement = float(np.maximum(stability, 0.0))
+    agreement = max(stability, 0.0)
     return longer * agreement / (1 + (longer - 1) * agreement)
