@@ -84,7 +84,8 @@ class Vectors(_ARRAY):
             params = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))
         vector = query[None].astype(np.float32)
         products, rows = self.index.search(vector, min(k, len(self)), params=params)
-        return products[0, rows[0] >= 0], rows[0, rows[0] >= 0]
+        found = rows >= 0
+        return products[found], rows[found]
 
 
 def write_vectors(path: Path, blocks: Iterable[np.ndarray]) -> None:
@@ -130,12 +131,7 @@ def nearest_rows(vectors: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.n
     Returns:
         Products, float32 [n_queries, k], and rows of `vectors`, int64 [n_queries, k].
     """
-    return faiss.knn(
-        np.ascontiguousarray(queries),
-        np.ascontiguousarray(vectors),
-        k,
-        metric=faiss.METRIC_INNER_PRODUCT,
-    )
+    return faiss.knn(queries, vectors, k, metric=faiss.METRIC_INNER_PRODUCT)
 
 
 def close_pairs(

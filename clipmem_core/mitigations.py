@@ -5,10 +5,9 @@ study arms and result columns follow from these. With its defaults a mitigation 
 draws are functions of seed, epoch and pair, so that a resumed run draws the same.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 
 import numpy as np
@@ -79,10 +78,10 @@ def mitigation(*, group: str, trained: str = "") -> Callable[[Registered], Regis
 
     def register(kind: Registered) -> Registered:
         dataclass(frozen=True, eq=False)(kind)
-        for item in dataclasses.fields(kind):  # type: ignore[arg-type]  # made a dataclass above
-            facts = dataclasses.replace(item.metadata["facts"], trained=trained)
-            facts = dataclasses.replace(
-                facts, group=facts.group or group, mitigates=not facts.modifies
+        for item in fields(kind):  # type: ignore[arg-type]  # made a dataclass above
+            plain = item.metadata["facts"]
+            facts = replace(
+                plain, trained=trained, group=plain.group or group, mitigates=not plain.modifies
             )
             item.metadata = {**item.metadata, "facts": facts}  # type: ignore[assignment]
         MITIGATIONS.append(kind)
@@ -94,7 +93,7 @@ def mitigation(*, group: str, trained: str = "") -> Callable[[Registered], Regis
 def mitigations_of(config: Any) -> list[Mitigation]:
     """Return every mitigation with the settings of an audit config."""
     return [
-        kind(**{item.name: getattr(config, item.name) for item in dataclasses.fields(kind)})  # type: ignore[arg-type]
+        kind(**{item.name: getattr(config, item.name) for item in fields(kind)})  # type: ignore[arg-type]
         for kind in MITIGATIONS
     ]
 

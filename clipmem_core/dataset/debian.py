@@ -112,7 +112,6 @@ def _run(*command: str, folder: Path) -> None:
         capture_output=True,
         text=True,
         errors="replace",
-        check=False,
     )
     if process.returncode:
         reason = " ".join(process.stderr.split())[-300:] or "no reason given"

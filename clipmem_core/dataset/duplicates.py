@@ -61,13 +61,16 @@ def alike_by_features(features: np.ndarray, *, threshold: float = ALIKE) -> np.n
     `features` [n, dim] may be of any float type and mapped.
     """
     n = len(features)
-    starts = range(0, len(features), BLOCK)
+    starts = range(0, n, BLOCK)
     if n < 2:
         return np.arange(n)
     total = sum(features[at : at + BLOCK].sum(axis=0, dtype=np.float64) for at in starts)
     mean = (total / n).astype(np.float32)
-    mapped = (row for at in starts for row in features[at : at + BLOCK])
-    digests = (hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in mapped)
+    digests = (
+        hashlib.blake2b(row.tobytes(), digest_size=16).digest()
+        for at in starts
+        for row in features[at : at + BLOCK]
+    )
     repeats = _repeats(digests, range(n))
     rows = np.setdiff1d(np.arange(n), repeats[:, 0])
 
@@ -106,9 +109,8 @@ def _similar_pairs(descriptors: np.ndarray, contrast: np.ndarray) -> Iterator[np
         return
     side = round((descriptors.shape[1] / 3) ** 0.5)
     blocks = []
-    for at in range(
-        0, len(descriptors), BLOCK
-    ):  # at half their side, less their mean, in units of contrast
+    # At half their side, less their mean, in units of contrast
+    for at in range(0, len(descriptors), BLOCK):
         grid = descriptors[at : at + BLOCK].reshape(-1, side // 2, 2, side // 2, 2, 3)
         small = grid.mean(axis=(2, 4), dtype=np.float32).reshape(len(grid), -1)
         blocks.append((small - small.mean(axis=1, keepdims=True)) / contrast[at : at + BLOCK, None])

@@ -17,7 +17,6 @@ from clipmem_core import columns as c
 from clipmem_core.io import InputError
 from clipmem_core.scores.words import COLOUR_WORDS, NUMBER_WORDS
 
-_SWAP_SHARES = (0.05, 0.2, 0.4)
 # a pair gets one of the nearest usable captions among those considered
 _NEAREST = 10
 _CONSIDERED = 40
@@ -50,7 +49,7 @@ class ErrorKind:
 
     label: str
     inject: Callable[[pd.DataFrame, np.ndarray, int, int], Injected]  # pairs, rows, n and seed
-    shares: tuple[float, ...]  # of the pairs, a benchmark's default
+    shares: tuple[float, ...] = (0.05, 0.2, 0.4)  # of the pairs, a benchmark's default
 
 
 def inject_errors(
@@ -143,16 +142,13 @@ def _swap_random(
             continue
         targets = free[drawn]
         donors = dict(zip(targets.tolist(), targets[sources].tolist(), strict=True))
-        if not single:
-            return _with_captions(pairs, {row: captions[donor] for row, donor in donors.items()})
-        numbers = {row: int(rng.integers(len(captions[row]))) for row in donors}
-        return _with_captions(
-            pairs,
-            {
-                row: _replaced(captions[row], numbers[row], captions[donor][numbers[donor]])
-                for row, donor in donors.items()
-            },
-        )
+        new = {row: captions[donor] for row, donor in donors.items()}
+        if single:
+            numbers = {row: int(rng.integers(len(captions[row]))) for row in donors}
+            for row, donor in donors.items():
+                text = captions[donor][numbers[donor]]
+                new[row] = _replaced(captions[row], numbers[row], text)
+        return _with_captions(pairs, new)
     raise InputError(
         f"{n} pairs cannot swap captions so that each gets another: too many share a text, "
         "inject fewer"
@@ -254,12 +250,11 @@ def _swap_nearest(
         raise InputError(
             f"only {len(donors):,} pairs have another pair with similar words, {n:,} were requested"
         )
-    if not single:
-        return _with_captions(pairs, {row: captions[donor] for row, donor in donors.items()})
-    new = {}
-    for row, donor in donors.items():
-        number = int(rng.integers(min(len(captions[row]), len(captions[donor]))))
-        new[row] = _replaced(captions[row], number, captions[donor][number])
+    new = {row: captions[donor] for row, donor in donors.items()}
+    if single:
+        for row, donor in donors.items():
+            number = int(rng.integers(min(len(captions[row]), len(captions[donor]))))
+            new[row] = _replaced(captions[row], number, captions[donor][number])
     return _with_captions(pairs, new)
 
 
@@ -393,14 +388,10 @@ def _duplicate(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> Inje
 _SINGLE_SWAPS = (partial(_swap_random, single=True), partial(_swap_nearest, single=True))
 _ONE_WORD = partial(_replace_word, every=False)
 ERROR_KINDS = {
-    "random": ErrorKind("captions swapped at random", _swap_random, _SWAP_SHARES),
-    "label": ErrorKind(
-        "captions swapped among pairs of one label", _swap_inside_label, _SWAP_SHARES
-    ),
-    "nearest": ErrorKind(
-        "captions swapped with one of the ten nearest", _swap_nearest, _SWAP_SHARES
-    ),
-    "one-caption": ErrorKind("one of several captions swapped", _SINGLE_SWAPS[0], _SWAP_SHARES),
+    "random": ErrorKind("captions swapped at random", _swap_random),
+    "label": ErrorKind("captions swapped among pairs of one label", _swap_inside_label),
+    "nearest": ErrorKind("captions swapped with one of the ten nearest", _swap_nearest),
+    "one-caption": ErrorKind("one of several captions swapped", _SINGLE_SWAPS[0]),
     # typical of captioning models: many captions, each with one wrong word
     "one-word": ErrorKind("one word of one caption changed", _ONE_WORD, (0.2,)),
     "one-word-all": ErrorKind(

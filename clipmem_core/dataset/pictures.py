@@ -8,7 +8,7 @@ import hashlib
 import io
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -28,7 +28,7 @@ SPARE = 2
 GAP = 3
 DESCRIPTOR_SIDE = 16
 
-Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 warnings.filterwarnings("ignore", module=r"PIL\.")
 

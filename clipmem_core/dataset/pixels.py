@@ -131,11 +131,8 @@ class Pixels:
         if self.stored is not None:
             return self.stored[self.rows[rows]]
         assert self.read is not None
-        squares = np.empty((len(rows), self.size, self.size, 3), np.uint8)
         with ThreadPoolExecutor(cores()) as threads:
-            for i, square in enumerate(threads.map(self.read, [self.images[row] for row in rows])):
-                squares[i] = square
-        return squares
+            return np.stack(list(threads.map(self.read, [self.images[row] for row in rows])))
 
     def select(self, rows: np.ndarray) -> "Pixels":
         """Return a selection: picture i of the result is picture rows[i] of this."""
@@ -156,7 +153,7 @@ def open_pixels(
     file = folder / PIXELS_FILE
     stored = np.asarray(np.load(file, mmap_mode="r")) if file.exists() else None
     read = functools.partial(read_square, root, size=size, resize_mode=resize_mode)
-    return Pixels(folder, np.asarray(rows, np.int64), size, images, read, stored)
+    return Pixels(folder, rows, size, images, read, stored)
 
 
 def check_pictures(
@@ -207,14 +204,12 @@ def check_pictures(
                 for path in (*part.iterdir(), part):
                     sync(path)
             sync(cache)
-    columns = pq.read_table(folder / FACTS_FILE).to_pydict()
-    texts = {name: pd.Series(columns[name], dtype=object) for name in (c.SHA256, c.REASON)}
-    numbers = {name: np.array(columns[name], np.int64) for name in (c.WIDTH, c.HEIGHT)}
+    facts_of_pictures = pd.DataFrame(pq.read_table(folder / FACTS_FILE).to_pydict(), dtype=object)
     rows = np.arange(len(images))
     pixels = open_pixels(
         folder, rows=rows, root=root, images=images, size=size, resize_mode=resize_mode
     )
-    return pd.DataFrame(numbers | texts), pixels
+    return facts_of_pictures.astype({c.WIDTH: np.int64, c.HEIGHT: np.int64}), pixels
 
 
 def _write_facts(folder: Path, facts: list[Fact]) -> None:
@@ -222,5 +217,4 @@ def _write_facts(folder: Path, facts: list[Fact]) -> None:
     table = pd.DataFrame(facts, columns=Fact._fields)
     descriptors = np.frombuffer(b"".join(table.pop("descriptor")), np.uint8)
     np.save(folder / DESCRIPTORS_FILE, descriptors.reshape(len(facts), len(Fact().descriptor)))
-    types = {c.WIDTH: "int64", c.HEIGHT: "int64", c.SHA256: "string", c.REASON: "string"}
-    table.astype(types).to_parquet(folder / FACTS_FILE, index=False)
+    table.to_parquet(folder / FACTS_FILE, index=False)

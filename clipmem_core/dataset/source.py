@@ -94,9 +94,9 @@ def lacks_captions(source: str) -> bool:
     """Tell whether a source is class folders of pictures without captions, which need a
     `--caption-template`."""
     folder = Path(os.path.expanduser(source))
-    if not folder.is_dir():
-        return False
-    if any(path.suffix.lower() in SOURCE_SUFFIXES for path in folder.iterdir()):
+    if not folder.is_dir() or any(
+        path.suffix.lower() in SOURCE_SUFFIXES for path in folder.iterdir()
+    ):
         return False
     return folders.has_class_folders(folder)
 

@@ -257,8 +257,9 @@ class FeatureExtractor:
         if not (tower.resize_mode == "squash" and is_uncut and _SIMD):
             return resize(picture, tower.size, tower.resize_mode, box)
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
-        size = (tower.size, tower.size)
-        square = functional.interpolate(pixels, size, mode="bicubic", antialias=True)
+        square = functional.interpolate(
+            pixels, (tower.size, tower.size), mode="bicubic", antialias=True
+        )
         return square[0].permute(1, 2, 0).numpy()
 
 

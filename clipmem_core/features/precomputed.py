@@ -24,7 +24,14 @@ from pyarrow import feather
 from clipmem_core import columns as c
 from clipmem_core.config import SourceOptions, as_dict, data_folder, fingerprint
 from clipmem_core.dataset.readers.columnar import read_arrow_files, read_schema
-from clipmem_core.dataset.readers.paths import as_name, is_missing, tidy
+from clipmem_core.dataset.readers.paths import (
+    JSON_LINES_SUFFIXES,
+    TABLE_SUFFIXES,
+    as_name,
+    is_missing,
+    stamped,
+    tidy,
+)
 from clipmem_core.dataset.readers.records import Row
 from clipmem_core.dataset.readers.tables import read_delimited, read_jsonl
 from clipmem_core.embeddings import Vectors, read_vectors, write_vectors
@@ -45,9 +52,9 @@ FORMS = (
     "a folder of clip-retrieval's (img_emb, text_emb, metadata), DataComp's .parquet with "
     ".npz, or a table with .npy"
 )
-TABLES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
+TABLES = (".parquet", *TABLE_SUFFIXES)
 
-Part = tuple[Path, Path, Path]  # a table, and the files of picture and caption features
+Part = tuple[Path, ...]  # a table, and the files of picture and caption features
 
 
 @dataclass(frozen=True)
@@ -77,32 +84,28 @@ def feature_parts(features: Path, source: Path) -> list[Part]:
     if any((features / name).is_dir() for name in ("img_emb", "text_emb")):
         paths = [path for name in _RETRIEVAL for path in (features / name).glob(f"{name}_*[0-9].*")]
         numbers = {path.stem.rpartition("_")[2] for path in paths}
-        metadata, images, texts = (
-            [
-                features / name / f"{name}_{number}{ending}"
-                for number in sorted(numbers, key=lambda number: (len(number), number))
-            ]
-            for name, ending in _RETRIEVAL.items()
-        )
-        return list(zip(metadata, images, texts, strict=True))
+        return [
+            tuple(features / name / f"{name}_{number}{end}" for name, end in _RETRIEVAL.items())
+            for number in sorted(numbers, key=lambda number: (len(number), number))
+        ]
     folder = features if features.is_dir() else features.parent
     files = list(folder.glob("*.*")) if features.is_dir() else [features]
     suffixes = (".parquet", ".npz")
     tables = sorted({path.with_suffix(".parquet") for path in files if path.suffix in suffixes})
     if any(table.is_file() and table.with_suffix(".npz").is_file() for table in tables):
-        return [(table, table.with_suffix(".npz"), table.with_suffix(".npz")) for table in tables]
+        return [(table, *[table.with_suffix(".npz")] * 2) for table in tables]
     arrays = [folder / f"{side}.npy" for side in SIDES]
     if all(path.is_file() for path in arrays):
         place = features if features.is_file() else source
         files = list(place.iterdir()) if place.is_dir() else [place]
         tables = [path for path in files if path.suffix.lower() in TABLES]
         if len(tables) == 1:
-            return [(tables[0], arrays[0], arrays[1])]
+            return [(tables[0], *arrays)]
     return []
 
 
 def stored_features(
-    parts: Sequence[Part], options: SourceOptions, *, folder: Path | None = None
+    parts: Sequence[Part], options: SourceOptions, *, folder: Path | None
 ) -> Stored:
     """Read precomputed features. Rows with the same id are one pair with several captions.
 
@@ -112,13 +115,10 @@ def stored_features(
     Args:
         parts: as of `feature_parts`.
         options: the table's columns, guessed where they are not named.
-        folder: for the copied features, by default the cache in the data folder.
+        folder: for the copied features, None for the cache in the data folder.
     """
     try:
-        stamps = []
-        for path in (path for part in parts for path in part):
-            status = path.stat()
-            stamps.append([str(path), status.st_size, status.st_mtime_ns])
+        stamps = [stamped(path) for part in parts for path in part]
         key = fingerprint([stamps, as_dict(options)])
         target = (folder or data_folder() / "cache" / "features") / "stored" / key
         if not target.is_dir():
@@ -224,7 +224,7 @@ def _array(path: Path, side: str) -> np.ndarray:
     """Open an array [n, dim] of a .npy or .npz file."""
     with reading(path, repair="copy it again"):
         if path.suffix == ".npz":
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            with np.load(path) as archive:
                 key = DATACOMP[side]
                 if key not in archive.files:
                     raise InputError(
@@ -233,7 +233,7 @@ def _array(path: Path, side: str) -> np.ndarray:
                     )
                 array = archive[key]
         else:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            array = np.load(path, mmap_mode="r")
     if array.ndim != 2 or array.dtype.kind != "f" or not array.shape[1]:
         raise InputError(
             f"{path} must hold numbers [n, dim], not {array.dtype} {list(array.shape)}"
@@ -275,7 +275,7 @@ def _read_table(table: Path, options: SourceOptions) -> Iterable[Row]:
         read_schema(table)  # raises for a damaged file
         home = table.resolve()
         return read_arrow_files([home], home.parent, options, kind="parquet").rows
-    read = read_jsonl if table.suffix.lower() in (".jsonl", ".ndjson") else read_delimited
+    read = read_jsonl if table.suffix.lower() in JSON_LINES_SUFFIXES else read_delimited
     return read(table, options).rows
 
 

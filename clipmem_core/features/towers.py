@@ -108,7 +108,7 @@ class Tower:
     def record(self) -> dict[str, Any]:
         """Return everything that its features depend on, as JSON values."""
         others = ("libraries", "weights", "load")
-        names = [field.name for field in fields(self) if field.name not in others]
+        names = {field.name for field in fields(self)}.difference(others)
         facts = {name: getattr(self, name) for name in names}
         return facts | {"libraries": {name: version(name) for name in self.libraries}}
 
@@ -162,8 +162,7 @@ def reason_of(error: Exception) -> str:
 def autocast(tower: Tower) -> torch.autocast:
     """Return the context of a tower's precision: bfloat16 products for amp_bf16, no change for
     fp32."""
-    enabled = tower.precision == "amp_bf16"
-    return torch.autocast(tower.device, dtype=torch.bfloat16, enabled=enabled)
+    return torch.autocast(tower.device, torch.bfloat16, enabled=tower.precision == "amp_bf16")
 
 
 def efficientnet_lite(

@@ -53,7 +53,7 @@ def _files(audit: Audit, member: str) -> list[Path]:
 
 
 @cached(64, MEMBERSHIP, paths=_files)
-def _external_means(audit: Audit, member: str) -> tuple[np.ndarray, np.ndarray]:
+def _external_means(audit: Audit, member: str) -> np.ndarray:
     """Return the mean embeddings of the external pictures and captions, ν_I and ν_T."""
     return external_means(*read_embeddings(audit.member(member)), s.read_sides(audit).external)
 

@@ -18,9 +18,7 @@ TEXT_SQUARE = "text_square"
 _CHUNK = 1_024  # pairs at a time, so that a block stays in a core's cache
 
 
-def external_means(
-    image: np.ndarray, text: np.ndarray, external: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def external_means(image: np.ndarray, text: np.ndarray, external: np.ndarray) -> np.ndarray:
     """Return ν_I and ν_T, the means of mean embeddings over the external pairs.
 
     Args:
@@ -29,11 +27,10 @@ def external_means(
         external: true for external pairs, [n_pairs]; at least two.
 
     Returns:
-        float64 [dim] each.
+        float64 [2, dim].
     """
     rows = np.flatnonzero(external)
-    nu_image, nu_text = (side[rows].mean(axis=0, dtype=np.float64) for side in (image, text))
-    return nu_image, nu_text
+    return np.stack([side[rows].mean(axis=0, dtype=np.float64) for side in (image, text)])
 
 
 def pair_terms(image: np.ndarray, text: np.ndarray, external: np.ndarray) -> dict[str, np.ndarray]:
@@ -51,9 +48,7 @@ def pair_terms(image: np.ndarray, text: np.ndarray, external: np.ndarray) -> dic
         (positive as a cosine, 0 where a mean has no length), and image_square, text_square: ‖μ‖²,
         which `sslmem` takes.
     """
-    nu_image, nu_text = external_means(image, text, external)
-    nu_image = nu_image.astype(image.dtype)
-    nu_text = nu_text.astype(text.dtype)
+    nu_image, nu_text = external_means(image, text, external).astype(image.dtype)
     products = np.empty((5, len(image)), dtype=np.float32)
 
     for start in range(0, len(image), _CHUNK):

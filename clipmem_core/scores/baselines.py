@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import scipy
 
 from clipmem_core.embeddings import nearest_rows
@@ -123,28 +124,21 @@ def confident_learning(features: np.ndarray, labels: np.ndarray, *, seed: int) -
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    names, classes, counts = np.unique(
-        [name if isinstance(name, str) else "" for name in labels],
-        return_inverse=True,
-        return_counts=True,
-    )
-    usable = (counts >= _FOLDS) & (names != "")
-    if usable.sum() < 2:
+    names = pd.Series(labels)
+    rows = np.flatnonzero(names.map(names.value_counts()) >= _FOLDS)
+    if names[rows].nunique() < 2:
         raise ValueError(f"fewer than two labels have {_FOLDS} pairs or more")
-    rows = np.flatnonzero(usable[classes])
     if len(rows) > _MOST_LABELLED:
         rows = np.sort(np.random.default_rng(seed).choice(rows, _MOST_LABELLED, replace=False))
-    _, classes_of_rows = np.unique(classes[rows], return_inverse=True)
+    classes, _ = pd.factorize(names[rows], sort=True)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=100))
     folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
     chosen = np.asarray(features[rows], dtype=np.float32)
     # of no convergence, and of a class that was drawn down below the number of folds
     with warnings.catch_warnings(action="ignore"):
-        probability = cross_val_predict(
-            model, chosen, classes_of_rows, cv=folds, method="predict_proba"
-        )
+        probability = cross_val_predict(model, chosen, classes, cv=folds, method="predict_proba")
     score = np.zeros(len(labels))
-    score[rows] = _over_thresholds(probability, classes_of_rows)
+    score[rows] = _over_thresholds(probability, classes)
     return score
 
 

@@ -178,7 +178,7 @@ def fit_out(
     trained: np.ndarray,
     external: np.ndarray,
     logit_scales: Sequence[float],
-) -> tuple[np.ndarray, np.ndarray]:
+) -> np.ndarray:
     """Average `csls` and `log_probability` over the members that were not trained on a pair, in one
     pass.
 
@@ -192,7 +192,7 @@ def fit_out(
         logit_scales: of each member; NaN where unknown.
 
     Returns:
-        csls_out and log_probability_out, float64 [n_pairs] each; NaN for pairs that every member
+        csls_out and log_probability_out, float64 [2, n_pairs]; NaN for pairs that every member
         trains on.
     """
 
@@ -205,8 +205,7 @@ def fit_out(
 
     # The products' own threads would wait for each other
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(2) as pool:
-        fit, sure = nan_mean(list(pool.map(measure, image, text, trained, logit_scales)))
-    return fit, sure
+        return nan_mean(list(pool.map(measure, image, text, trained, logit_scales)))
 
 
 def external_used(external: np.ndarray) -> np.ndarray:

@@ -274,18 +274,21 @@ class UnitTally:
         low, high = (
             unitmem(highest, np.clip(rest_median + s, 0, highest)) for s in (spread, -spread)
         )
-        columns = {
-            "unitmem_mean": unitmem(highest, np.minimum(rest_mean, highest)),
-            "unitmem_median": median,
-            "median_error": np.maximum(high - median, median - low),
-            "max": highest,
-            "second": self.second.astype(np.float64),
-            "rest_mean": rest_mean,
-            "rest_median": rest_median,
-            "clipped": np.divide(self.below, total, out=np.zeros(len(highest)), where=total > 0),
-            "row": self.row,
-        }
-        return pd.DataFrame(columns)
+        return pd.DataFrame(
+            {
+                "unitmem_mean": unitmem(highest, np.minimum(rest_mean, highest)),
+                "unitmem_median": median,
+                "median_error": np.maximum(high - median, median - low),
+                "max": highest,
+                "second": self.second.astype(np.float64),
+                "rest_mean": rest_mean,
+                "rest_median": rest_median,
+                "clipped": np.divide(
+                    self.below, total, out=np.zeros(len(highest)), where=total > 0
+                ),
+                "row": self.row,
+            }
+        )
 
     def _rest_median(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the median over all pairs but the one behind `max`, and its largest error,

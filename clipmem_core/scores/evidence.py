@@ -73,8 +73,6 @@ def draw_decoys(
     cluster = np.repeat(clusters, counts)
     places = evenly_spaced(np.flatnonzero(np.repeat(counts > 1, counts)), _MOST_DECOYS)
     donors = evenly_spaced(np.arange(len(cluster)), _MOST_DONORS)
-    if not len(places):
-        return np.empty((0, 3), np.int64)
     rng = np.random.default_rng([seed, _DECOY_DRAW])
     texts = rng.choice(donors, len(places))
     similar_to = places[1::2]
@@ -342,8 +340,8 @@ def _wrong_captions(
     """
     usable = [part[np.isfinite(part).all(axis=1)] for part in (evidence.captions, evidence.decoys)]
     if not all(map(len, usable)):
-        missing = "no member saw neither the picture nor the caption"
-        return None, WrongCount(None, None, None, missing), np.zeros(len(fitting))
+        unknown = WrongCount(missing="no member saw neither the picture nor the caption")
+        return None, unknown, np.zeros(len(fitting))
     ratio = fit_ratio(*usable)
     fit = -log_ratio(ratio, evidence.captions)
     of_decoys = -log_ratio(ratio, evidence.decoys)

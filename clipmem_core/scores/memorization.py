@@ -12,6 +12,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from clipmem_core import columns as c
+from clipmem_core.scores.detectors import nan_mean
 from clipmem_core.scores.membership import Membership, MemberSides, replicate_clipmem, side_means
 from clipmem_core.scores.seeds import MIN_REPLICATES, half_width
 from clipmem_core.scores.uncertainty import (
@@ -167,8 +168,7 @@ def membership_auroc(
         trained = membership.trained[row, scored]
         if trained.any() and not trained.all():
             values[row] = roc_auc_score(trained, np.asarray(alignment)[scored])
-    finite = values[~np.isnan(values)]
-    return values, float(finite.mean()) if len(finite) else float("nan")
+    return values, float(nan_mean(values))
 
 
 def ranking_stability(alignments: Sequence[np.ndarray], sides: MemberSides) -> float:
@@ -220,4 +220,5 @@ def ranking_reliability(stability: float, replicates: int = 2) -> float:
     if np.isnan(stability):
         return float("nan")
     longer = replicates / (replicates // 2)
-    return longer * max(stability, 0.0) / (1 + (longer - 1) * max(stability, 0.0))
+    agreement = max(stability, 0.0)
+    return longer * agreement / (1 + (longer - 1) * agreement)

@@ -19,7 +19,6 @@ is reviewed first, [n_pairs].
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import numpy as np
 import scipy
@@ -53,7 +52,7 @@ _SLOT_DRAW = 11
 _ORDER_DRAW = 12
 
 # A function that is interpolated: its arguments in ascending order, and its values, [n] each
-Curve: TypeAlias = tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]
+Curve = tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -61,9 +60,9 @@ class WrongCount:
     """How many captions are wrong; all None, with the reason in `missing`, where that is
     unknown."""
 
-    estimate: float | None
-    low: float | None  # of a 95 % interval
-    high: float | None
+    estimate: float | None = None
+    low: float | None = None  # of a 95 % interval
+    high: float | None = None
     missing: str = ""
     # The probability that each caption is wrong; NaN if unknown
     posterior: np.ndarray = field(repr=False, default_factory=lambda: np.empty(0))
@@ -100,13 +99,13 @@ def estimate_wrong(fit: np.ndarray, *swapped: np.ndarray) -> WrongCount:
             f"a count needs {_FEWEST_PAIRS} pairs and swapped pairs with a score, not "
             f"{len(values)} and {len(reference)}"
         )
-        return WrongCount(None, None, None, few, posterior)
+        return WrongCount(missing=few, posterior=posterior)
     middle = np.median(values)
     low, high = np.percentile(values, (16, 84))
     spread = (high - low) / 2  # the standard deviation of a normal distribution
     if spread == 0 or reference.std() == 0:
         alike = "the pairs do not differ in how well captions fit"
-        return WrongCount(None, None, None, alike, posterior)
+        return WrongCount(missing=alike, posterior=posterior)
     standard, *references = ((part - middle) / spread for part in (values, *kinds))
     # Counted in cells, so that the time does not depend on the number of pairs
     ends = np.concatenate([standard, *references])
@@ -349,11 +348,10 @@ def adjusted(probabilities: np.ndarray, decided: np.ndarray, wrong: np.ndarray) 
         >>> adjusted(np.full(100, 0.02), decided, wrong)[-1].round(2)
         np.float64(0.18)
     """
-    if not decided.any():
-        return probabilities
     found = int(wrong[decided].sum())
+    share = found / max(decided.sum(), 1)
     factor = (found + 1) / (float(np.nansum(probabilities[decided])) + 1)
-    return np.minimum(probabilities * factor, np.maximum(probabilities, found / decided.sum()))
+    return np.minimum(probabilities * factor, np.maximum(probabilities, share))
 
 
 @dataclass(frozen=True, eq=False)

@@ -185,12 +185,12 @@ DETECTION_SCORES = _scores(
 )
 # The means of injected errors by kind
 INJECTED_SCORES = _scores(
-    *(c.CLIPMEM, c.SIMILARITY_OUT, c.P_WRONG, c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT, c.MISFIT)
+    c.CLIPMEM, c.SIMILARITY_OUT, c.P_WRONG, c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT, c.MISFIT
 )
 # A pair's card in the gallery, and the legend above it
 CARD_SCORES = _scores(c.CLIPMEM, c.CLIPMEM_SHRUNK, c.SIMILARITY_OUT, c.P_WRONG)
 # The gallery as a table
-ROW_SCORES = _scores(*(c.CLIPMEM, c.SE, c.CLIPMEM_SHRUNK, c.SIMILARITY_OUT, c.P_WRONG, c.MISFIT))
+ROW_SCORES = _scores(c.CLIPMEM, c.SE, c.CLIPMEM_SHRUNK, c.SIMILARITY_OUT, c.P_WRONG, c.MISFIT)
 # A pair's own page, below clipmem
 PAGE_SCORES = _scores(
     *(c.SIMILARITY_OUT, c.SIMILARITY_IN, c.P_WRONG, c.Q_VALUE, c.MISFIT),

@@ -82,9 +82,7 @@ def paired_difference(
     Returns:
         The mean of values − reference, its interval and p value.
     """
-    values = np.asarray(values, dtype=np.float64)
-    reference = np.asarray(reference, dtype=np.float64)
-    differences = values - reference
+    differences = np.asarray(values, np.float64) - np.asarray(reference, np.float64)
     n = len(differences)
     mean = float(differences.mean())
     if n < 2:
@@ -142,12 +140,12 @@ def crossed_mean(values: np.ndarray) -> CrossedMean:
     mean = float(values.mean())
     if pairs < 2:
         return CrossedMean(mean, None, None, PAIRS_ALONE)
-    by_member = values.mean(axis=1)
     by_pair = values.mean(axis=0)
     variance = float(by_pair.var(ddof=1)) / pairs
     degrees = pairs - 1
     over = PAIRS_ALONE
     if members >= MIN_REPLICATES:
+        by_member = values.mean(axis=1)
         of_members = float(by_member.var(ddof=1)) / members
         rest = values - by_member[:, None] - by_pair + mean
         cells = float((rest**2).sum()) / ((members - 1) * (pairs - 1)) / values.size

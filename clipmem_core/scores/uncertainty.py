@@ -150,12 +150,12 @@ def fit_prior(variance: np.ndarray, degrees: int, covariate: np.ndarray) -> Prio
         fitted = trend.predict(covariate[:, None])
         rank = _KNOTS + 2
     residual_variance = ((logs - fitted) ** 2).sum() / max(len(logs) - rank, 1)
-    beyond = residual_variance - float(polygamma(1, degrees / 2))
+    beyond = residual_variance - polygamma(1, degrees / 2)
     if beyond <= 0:
         return Prior(np.exp(fitted), np.inf)
     # trigamma(x) > 1/x² near 0, and < 1/x + 1/x²
     ends = min(1e-3, beyond**-0.5 / 10), 1 + 1 / beyond
-    d0 = 2 * float(brentq(lambda x: float(polygamma(1, x)) - beyond, *ends))
+    d0 = 2 * brentq(lambda x: polygamma(1, x) - beyond, *ends)
     return Prior(np.exp(fitted + digamma(d0 / 2) - np.log(d0 / 2)), d0)
 
 
@@ -193,7 +193,7 @@ class Errors:
     def se(self) -> np.ndarray:
         """Standard errors, [n_pairs], widened by the quantile of Student's t: clipmem ± 1.96 se
         covers 95 %."""
-        return np.sqrt(self.variance) * t.ppf(0.975, self.degrees) / float(norm.ppf(0.975))
+        return np.sqrt(self.variance) * t.ppf(0.975, self.degrees) / norm.ppf(0.975)
 
 
 def standard_errors(alignments: Sequence[np.ndarray], sides: MemberSides) -> Errors:
@@ -299,8 +299,9 @@ def p_values(score: np.ndarray, null: np.ndarray, group: np.ndarray) -> np.ndarr
     Returns:
         [n_pairs].
     """
-    at_least = len(null) - np.searchsorted(np.sort(null), score, side="left")
-    at_most = np.searchsorted(np.sort(null), score, side="right")
+    null = np.sort(null)
+    at_least = len(null) - np.searchsorted(null, score)
+    at_most = np.searchsorted(null, score, side="right")
     p = (1 + np.where(group == INDEPENDENT, at_most, at_least)) / (1 + len(null))
     return np.where(np.isnan(score), np.nan, p)
 

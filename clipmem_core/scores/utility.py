@@ -53,11 +53,10 @@ def retrieval_ranks(
     """
     image = unit(image)
     text = unit(text)
-    owner = np.asarray(caption_owner)
     pairs = np.arange(len(image))
     return {
-        "image_to_text": _ranks(image, text, pairs, owner),
-        "text_to_image": _ranks(text, image, owner, pairs),
+        "image_to_text": _ranks(image, text, pairs, caption_owner),
+        "text_to_image": _ranks(text, image, caption_owner, pairs),
     }
 
 

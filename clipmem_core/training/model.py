@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from clipmem_core.training.names import CHECKPOINT, model_config, model_file
 from clipmem_core.training.views import TrainingData, Views
 
 # an open_clip model; torch's Module does not declare the attributes of its towers
-Model: TypeAlias = Any
+Model = Any
 
 # above this length torch's fused attention kernel is faster than plain matrix products on a CPU
 _SHORT = 128
@@ -328,8 +328,7 @@ def locked_model(
         torch.manual_seed(seed)
         if image_width:  # one linear map, named as in open_clip's timm towers
             proj = nn.Linear(image_width, dim, bias=False)
-            head = nn.Sequential(OrderedDict({"proj": proj}))
-            visual: nn.Module = _on_standard(image_width, head=head)
+            visual = _on_standard(image_width, head=nn.Sequential(OrderedDict(proj=proj)))
         else:
             visual = full_model.visual
         if text_width:  # two linear maps, named as in open_clip's Hugging Face towers
@@ -401,8 +400,8 @@ def text_blocks(
     tokens: np.ndarray,
     caption_start: np.ndarray,
     *,
-    first: int = 0,
-    note: Callable[[Iterator[np.ndarray]], Iterator[np.ndarray]] = iter,
+    first: int,
+    note: Callable[[Iterator[np.ndarray]], Iterator[np.ndarray]],
     precision: str,
     device: str,
 ) -> Iterator[np.ndarray]:

@@ -131,8 +131,8 @@ class AdamW(torch.optim.AdamW):
 
 def make_optimizer(model: Model, config: AuditConfig) -> AdamW:
     """Build AdamW; gains, biases and the logit scale have no weight decay, as in open_clip."""
-    exempt: list[Tensor] = []
-    decayed: list[Tensor] = []
+    exempt = list[Tensor]()
+    decayed = list[Tensor]()
     for name, parameter in model.named_parameters():
         marked = any(mark in name for mark in ("bn", "ln", "bias", "logit_scale"))
         if parameter.requires_grad:
@@ -199,22 +199,21 @@ class HeldOutLevel:
         self.every = every
         self.ahead = np.zeros(n_pairs, dtype=bool)
         self.level = math.inf  # no pair is ahead before the first measurement
-        self.means: tuple[Tensor, ...] = ()  # ν_I and ν_T, float32 [dim] each
+        self.means = torch.empty(2, 0)  # ν_I and ν_T, float32 [2, dim]
 
     def measure(self, image: Tensor, text: Tensor) -> None:
         """Set the level from the unit vectors of the external pairs, [n_external, dim] each."""
         vectors = image.float().cpu().numpy(), text.float().cpu().numpy()
         external = np.ones(len(image), dtype=bool)
         self.level = float(np.quantile(pair_terms(*vectors, external)[ALIGNMENT], self.quantile))
-        means = external_means(*vectors, external)
-        self.means = tuple(torch.from_numpy(mean.astype(np.float32)) for mean in means)
+        self.means = torch.from_numpy(external_means(*vectors, external).astype(np.float32))
 
     def compare(self, rows: np.ndarray, image: Tensor, text: Tensor) -> None:
         """Update which pairs of a batch are ahead, from their unit vectors in this step, [n, dim]
         each."""
         if math.isinf(self.level):
             return
-        image_mean, text_mean = (mean.to(image.device) for mean in self.means)
+        image_mean, text_mean = self.means.to(image.device)
         alignment = (image * text).sum(dim=1) - image @ text_mean - text @ image_mean
         self.ahead[rows] = (alignment > self.level).cpu().numpy()
 
@@ -253,11 +252,13 @@ class Trainer:
             return
         self.mitigations = mitigations_of(config)
         if config.text_mask or config.adaptive_mask:
-            flags = "--text-mask and --adaptive-mask"
-            self.ends = caption_ends(model_config(config.model), data.tokens, flags=flags)
+            self.ends = caption_ends(
+                model_config(config.model), data.tokens, flags="--text-mask and --adaptive-mask"
+            )
         if any(getattr(config, name) for name in ADAPTIVE):
-            quantile = config.adaptive_quantile
-            self.held_out = HeldOutLevel(len(data.keys), quantile, config.adaptive_every)
+            self.held_out = HeldOutLevel(
+                len(data.keys), config.adaptive_quantile, config.adaptive_every
+            )
 
     def batch(self, rows: np.ndarray, epoch: int) -> Batch:
         """Draw a caption for each pair, and return the batch as mitigations read it."""
@@ -280,11 +281,11 @@ class Trainer:
         """Train on one batch, write its pairs into the trajectory, and return the loss."""
         epoch = self.done // self.batches
         schedule = self.config.epochs * self.batches  # steps until the learning rate is 0
-        warmup = self.config.warmup
+        rate = learning_rate(
+            self.done, total=schedule, peak=self.config.lr, warmup=self.config.warmup
+        )
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(
-                self.done, total=schedule, peak=self.config.lr, warmup=warmup
-            )
+            group["lr"] = rate
         # Dropout inside a tower must not depend on the step a run resumes at.
         torch.manual_seed((self.seed * 1_000_003 + self.done) % 2**63)
         loss, cosine, log_probability = self.forward_loss(rows, epoch, pixels)

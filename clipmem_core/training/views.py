@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -23,12 +22,10 @@ class TrainingData:
     """The pairs of a member. Rows are those of the pair table."""
 
     pixels: "PixelSource"  # stored pictures by row, or the features of a locked tower
-    tokens: (
-        np.ndarray
-    )  # int32 [n_captions, context_length]; float16 [n_captions, width] if the text tower is locked
-    caption_start: (
-        np.ndarray
-    )  # int64 [n_pairs + 1]: captions of pair i are rows start[i] … start[i + 1] - 1
+    # int32 [n_captions, context_length]; float16 [n_captions, width] if the text tower is locked
+    tokens: np.ndarray
+    # int64 [n_pairs + 1]: captions of pair i are rows start[i] … start[i + 1] - 1
+    caption_start: np.ndarray
     keys: np.ndarray  # uint64 [n_pairs], seeds of the random draws
     rows: np.ndarray  # int64 [n_trained], the pairs this member trains on, ascending
     # int64 [n_external], pairs that no member trains on; adaptive mitigations compare trained pairs
@@ -72,7 +69,7 @@ class ViewMaker:
         )
 
     def evaluation_images(
-        self, pixels: np.ndarray, keys: np.ndarray, view: int, device: str = "cpu"
+        self, pixels: np.ndarray, keys: np.ndarray, view: int, device: str
     ) -> Tensor:
         """Draw an evaluation view, as `training_images` without mitigations."""
         return self.images(pixels, self.boxes(keys, view), device)
@@ -140,11 +137,11 @@ class FeatureViews:
         )
 
     def evaluation_images(
-        self, features: np.ndarray, keys: np.ndarray, view: int, device: str = "cpu"
+        self, features: np.ndarray, keys: np.ndarray, view: int, device: str
     ) -> Tensor:
         """Return features unchanged, float32 [n, width]."""
         return torch.from_numpy(features).to(device).float()
 
 
-Views: TypeAlias = ViewMaker | FeatureViews
-PixelSource: TypeAlias = Pixels | FeatureRows
+Views = ViewMaker | FeatureViews
+PixelSource = Pixels | FeatureRows

@@ -195,7 +195,7 @@ class CaptionAttention(nn.Module):
         own = embedded[:-1]
         after = embedded[around[:, _WINDOW]]
         key = self.key(torch.cat([before, own, after], -1))
-        value = self.value(embedded[:-1])
+        value = self.value(own)
         query = torch.zeros_like(key).index_copy(0, picked, self.query(hidden))
         # [n_rows, heads, n, 32] each
         query, key, value = (
@@ -439,8 +439,7 @@ def fit(
     bias = np.log(np.maximum(words.frequency * share, 1e-9))
     bias[:2] = -1e4
     model.embedding.out.bias.data = torch.from_numpy(bias).float()
-    start = words.caption_start[words.pair_start]
-    n_words = max(1, int((start[pairs + 1] - start[pairs]).sum()))
+    n_words = max(1, int(np.diff(words.caption_start[words.pair_start])[pairs].sum()))
     per_epoch = -(-len(pairs) // PAIRS_PER_STEP)
     steps = max(1, round(per_epoch * np.clip(TRAINED / n_words, _FEWEST_EPOCHS, _MOST_EPOCHS)))
     optimizer = AdamW(model.parameters(), lr=_RATE, weight_decay=_DECAY, fused=True)

@@ -136,8 +136,9 @@ def read_arrow_files(
             else:
                 yield from _file_rows(path, names[path], fields[path])
 
-    found = Rows(root, kind, rows(), files=not inside)
-    return in_image_folder(found, options.image_folder, files[0])
+    return in_image_folder(
+        Rows(root, kind, rows(), files=not inside), options.image_folder, files[0]
+    )
 
 
 def _file_rows(path: Path, name_of_file: str, fields: FieldColumns) -> Iterator[Row]:

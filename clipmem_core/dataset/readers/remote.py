@@ -29,7 +29,7 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _ARCHIVE_SUFFIXES = (".zip", ".gz", ".txt")  # of files that are no data set
 
 
-def fetch_source(url: str, *, data: Path, say: Callable[[str], None] = lambda line: None) -> str:
+def fetch_source(url: str, *, data: Path, say: Callable[[str], None]) -> str:
     """Return the local path of a data set; files at a URL are copied into the data folder once, but
     not file://."""
     if not is_url(url):

@@ -24,7 +24,7 @@ _DATA = read_data("places.json")
 PLACES = _DATA["places"]  # with the lights of each, most common first
 SKIES = _DATA["skies"]  # of the lights outdoors
 PHRASES = read_data("phrases.json")  # of captions, the plainest first; see `captions_of`
-NUMBERS: list[str] = PHRASES["numbers"]
+NUMBERS = PHRASES["numbers"]
 
 
 class Thing(NamedTuple):

@@ -46,7 +46,7 @@ _CANVAS = 3 * SIDE  # pixels of a picture while it is drawn, for smooth edges
 _SLOTS = read_data("places.json")["slots"]
 
 
-def draw_scenes(folder: Path, *, pairs: int = 1100, seed: int = 0) -> None:
+def draw_scenes(folder: Path, *, pairs: int, seed: int) -> None:
     """Draw a data set into a folder: images/NNNNN.png and, written last, captions.jsonl.
 
     Each line of captions.jsonl has image, pair_id, captions (five), label (kind of the main object)
@@ -72,12 +72,12 @@ def draw_scenes(folder: Path, *, pairs: int = 1100, seed: int = 0) -> None:
             picture = _near_duplicate(picture, stream(seed, plan.number, COPY))
         picture.save(folder / image, compress_level=4)
         described = partner if plan.injected == c.MISCAPTION else plan
+        scene = None if plan.injected == c.VAGUE else described.scene
         words = stream(seed, described.number, WORDS)
-        vague = plan.injected == c.VAGUE
         record = {
             c.IMAGE: image,
             c.PAIR_ID: f"scene-{plan.number:05d}",
-            c.CAPTIONS: captions_of(None if vague else described.scene, words),
+            c.CAPTIONS: captions_of(scene, words),
             c.LABEL: plan.scene.main.kind,
             c.INJECTED: plan.injected,
         }
@@ -298,8 +298,7 @@ class Canvas(Drawing):
 
 
 def _pixels(points: Points) -> list[float]:
-    pixels: list[float] = (np.ravel(points) * _CANVAS).tolist()
-    return pixels
+    return list(np.ravel(points) * _CANVAS)
 
 
 def _draw_object(canvas: Canvas, spot: Spot, scene: Scene) -> None:

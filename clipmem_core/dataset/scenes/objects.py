@@ -49,7 +49,7 @@ class ObjectKind:
 
 _DATA = read_data("objects.json")
 COLOURS: dict[str, Rgb] = {name: getrgb(text) for name, text in _DATA["colours"].items()}
-DETAILS: dict[str, str] = _DATA["details"]
+DETAILS = _DATA["details"]
 OBJECT_KINDS = {name: ObjectKind(**facts) for name, facts in _DATA["kinds"].items()}
 
 
@@ -74,8 +74,7 @@ def _smooth(points: Points, *, closed: bool) -> np.ndarray:
     segments = len(padded) - 3
     tangents = (padded[2:] - padded[:-2]) / 2
     spline = scipy.interpolate.CubicHermiteSpline(range(segments + 1), padded[1:-1], tangents)
-    curve: np.ndarray = spline(np.arange(6 * segments + (not closed)) / 6)
-    return curve
+    return spline(np.arange(6 * segments + (not closed)) / 6)
 
 
 class Drawing:
@@ -208,5 +207,4 @@ class Brush(Drawing):
 
     def _pixels(self, points: Points) -> list[float]:
         corners = np.reshape(points, (-1, 2)) @ self.matrix.T + self.origin
-        pixels: list[float] = corners.ravel().tolist()
-        return pixels
+        return list(corners.ravel())
