@@ -64,10 +64,7 @@ def test_imports_point_one_way_between_packages() -> None:
     level = {name: place for place, names in enumerate(LAYERS) for name in names}
     for path, imported in packages().items():
         own = layer_of(path)
-        beside = {"dataset", "scores"} - {own} if own in ("dataset", "scores") else set()
-        against = {
-            name for name in imported & set(level) if level[name] > level[own] or name in beside
-        }
+        against = {name for name in imported & set(level) if level[name] > level[own]}
         assert not against, f"{path} imports {against}"
 
 

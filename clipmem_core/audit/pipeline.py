@@ -51,7 +51,7 @@ class Run:
     reaudit_of: Audit | None = None  # the audit whose membership is repeated
     executor: Executor | None = None
     predicts_words: bool = True  # a study does not use them
-    opening: Thread | None = None  # opens the locked towers while pictures are read
+    importing: Thread | None = None  # imports the towers' libraries while pictures are read
     truncated: int = 0  # captions longer than the locked text tower reads
     wrong: Probabilities | None = None  # that captions are wrong
 
@@ -142,7 +142,7 @@ class Prepare(Stage):
         screen = run.screen
         assert config is not None
         screen.say(f"reading {run.source}")
-        run.opening = settings.open_in_background(config)
+        run.importing = settings.import_in_background(config)
         data_set = prepare.load_data_set(
             run.source, config, progress=screen.pictures, say=screen.say
         )
@@ -172,8 +172,8 @@ class ExtractFeatures(Stage):
         audit = run.audit
         config = audit.record.config
         setup.check_prepared(audit)
-        if run.opening:
-            run.opening.join()
+        if run.importing:
+            run.importing.join()
         ensure_pixels(audit, run.screen)
         run.truncated = ensure_features(audit, run.screen, run.executor)
         path = audit.folder / store.DECOYS
@@ -484,7 +484,7 @@ def ensure_features(audit: Audit, screen: Screen, executor: Executor | None = No
     record = audit.record
     if not settings.opens_towers(record.config):
         return 0
-    from clipmem_core.audit.locked_towers import compute_features, shards_by  # torch
+    from clipmem_core.audit.member import compute_features, shards_by  # torch
 
     screen.say(f"{status.FEATURES} with the locked towers")
     towers = settings.checked_towers(record.config, record.towers)

@@ -5,7 +5,6 @@ import functools
 import platform
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import MISSING
 from importlib.metadata import version
 from pathlib import Path
@@ -301,19 +300,17 @@ def _towers(
     )
 
 
-def open_in_background(config: AuditConfig) -> Thread:
-    """Import torch and open the locked towers of a resolved config in a thread."""
+def import_in_background(config: AuditConfig) -> Thread:
+    """Import the libraries of a resolved config's locked towers in a thread."""
 
-    def open_towers() -> None:
+    def import_libraries() -> None:
         import torch  # noqa: F401
 
         if opens_towers(config):
-            towers = towers_of(config)
-            for tower in filter(None, towers):
-                with suppress(Exception):  # the stage that needs this tower raises it again
-                    tower.opened  # noqa: B018
+            import sentence_transformers  # noqa: F401
+            import timm  # noqa: F401
 
-    thread = Thread(target=open_towers, daemon=True)
+    thread = Thread(target=import_libraries, daemon=True)
     thread.start()
     return thread
 

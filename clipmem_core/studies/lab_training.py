@@ -19,11 +19,11 @@ from filelock import FileLock, Timeout
 
 from clipmem_core import columns as c
 from clipmem_core.audit.executor import Executor, Task, local_processes, program_of
-from clipmem_core.audit.locked_towers import caption_texts
 from clipmem_core.audit.member import (
     MemberRun,
     Shared,
     cached_tokens,
+    caption_texts,
     clear_leftovers,
     open_member,
     open_shared,

@@ -79,7 +79,7 @@ def process_of(function: str, data: Path) -> psutil.Process:
 
 def lose_twice(machines: Any, data: Path) -> None:
     """Kill the worker of a shard of features, and the machine of a member that is being trained."""
-    process_of("clipmem_core.audit.locked_towers:run_shards", data).parent().kill()
+    process_of("clipmem_core.audit.member:run_shards", data).parent().kill()
     member = process_of("clipmem_core.audit.member:train_first_round", data)
     parents = {process.pid for process in member.parents()}
     log = data / "audits" / "a" / "members" / member.cmdline()[5] / "log.jsonl"
