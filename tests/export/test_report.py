@@ -95,7 +95,7 @@ def test_it_refers_to_nothing_outside_and_captions_and_notes_are_text(page: Page
     assert titles == {"unlikely: 0.3 %; likelier: fox<b> 71 %"}
     assert not page.open
     figure = json.loads(page.data["figure"])
-    assert sum(trace["mode"] == "markers" for trace in figure["data"]) >= 2
+    assert sum(trace.get("mode") == "markers" for trace in figure["data"]) >= 2
     assert "Plotly.react" in page.data["script"]
 
 

@@ -3,6 +3,7 @@ memory."""
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -65,11 +66,10 @@ def test_units_equal_those_of_one_input_at_a_time(
     monkeypatch.setattr(models, "EVALUATION_BATCH", 3)
     data = draw_data(12, captions=3)
     rows = np.array([0, 1, 2, 5, 7, 8, 11])
-    config = replace(CONFIG, views=3, eval_captions=captions)
+    config = replace(CONFIG, views=3, eval_captions=captions, device="cpu")
+    run: Any = SimpleNamespace(data=data, config=config)
     reported: list[int] = []
-    found = count_units(
-        model, data, VIEWS, tower, rows=rows, config=config, device="cpu", report=reported.append
-    ).scores()
+    found = count_units(run, model, VIEWS, tower, rows, reported.append).scores()
     assert reported == sorted(set(reported))
     assert reported[-1] == len(rows)
     with torch.no_grad():
