@@ -294,10 +294,13 @@ def _towers(
 ) -> Towers:
     from clipmem_core.audit.locked_towers import image_tower, text_tower
 
-    return Towers(
+    towers = Towers(
         image_tower(image[0], pretrained=image[1], size=size, **options) if image else None,
         text_tower(text[0], pretrained=text[1], **options) if text else None,
     )
+    for tower in filter(None, towers):
+        tower.check()
+    return towers
 
 
 def import_in_background(config: AuditConfig) -> Thread:
@@ -328,5 +331,4 @@ def checked_towers(
                 f"the {tower.kind} tower {tower.name} has weights of sha256 {tower.sha256[:12]}…, "
                 f"not {sha256[:12]}… as the audit began with: restore those, or use another --name"
             )
-        tower.check()
     return towers

@@ -1,5 +1,6 @@
 """The data of a member, and the views of pictures and features it is trained and evaluated on."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -116,6 +117,13 @@ class FeatureRows:
         return self.values[rows]
 
 
+@functools.lru_cache(maxsize=1)  # members of a repeat share the seed
+def dropout_masks(seed: int, width: int) -> Tensor:
+    """Return masks of features, 0 or 1 / (1 − `DROPOUT`), float32 [`MASKS`, width]."""
+    drawn = np.random.default_rng([seed, VIEW]).random((MASKS, width), dtype=np.float32)
+    return torch.from_numpy((drawn >= DROPOUT) / np.float32(1 - DROPOUT))
+
+
 class FeatureViews:
     """Views of features: dropout to the mean in training views, with one of `MASKS` masks; none in
     evaluation views."""
@@ -123,15 +131,14 @@ class FeatureViews:
     def __init__(self, mean: Tensor, seed: int) -> None:
         self.mean = mean
         self.seed = seed
-        drawn = np.random.default_rng([seed, VIEW]).random((MASKS, len(mean)), dtype=np.float32)
-        self.masks = torch.from_numpy((drawn >= DROPOUT) / np.float32(1 - DROPOUT))
 
     def training_images(
         self, features: np.ndarray, keys: np.ndarray, epoch: int, device: str = "cpu"
     ) -> Tensor:
         """Return a view of features [n, width] for an epoch, float32 [n, width]."""
         chosen = hashed(keys, self.seed, VIEW, epoch) % np.uint64(MASKS)
-        masks = self.masks[torch.from_numpy(chosen.astype(np.int64))].to(device)
+        masks = dropout_masks(self.seed, len(self.mean))
+        masks = masks[torch.from_numpy(chosen.astype(np.int64))].to(device)
         return torch.addcmul(
             self.mean, self.evaluation_images(features, keys, 0, device) - self.mean, masks
         )
