@@ -37,8 +37,8 @@ MEANINGS = {
         "are wrong.",
     ),
     _SURPRISE: (
-        "How much less likely a word is with this picture and the other words than without them, in "
-        "log-odds.",
+        "How much less likely a word is with this picture and these other words than without them, "
+        "in log-odds.",
         "Underlined words are suspicious. Rare but correct words surprise too; a word in few "
         "captions is not judged.",
     ),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from clipmem_core.config import SETS, SourceOptions
-from clipmem_core.dataset.readers import columnar, folders, shards, tables
+from clipmem_core.dataset.readers import columnar, csv_json, folders, shards
 from clipmem_core.dataset.readers.paths import (
     DELIMITED_SUFFIXES,
     JSON_LINES_SUFFIXES,
@@ -40,9 +40,9 @@ def _ends(*suffixes: str) -> Callable[[Path], bool]:
 READERS: tuple[tuple[Callable[[Path], object], Callable[[Path, SourceOptions], Rows]], ...] = (
     (columnar.is_saved_folder, columnar.read_saved_folder),
     (shards.shards_in, lambda path, options: shards.read_shards(shards.shards_in(path), options)),
-    (_ends(*DELIMITED_SUFFIXES, ".txt"), tables.read_delimited),
-    (_ends(*JSON_LINES_SUFFIXES), tables.read_jsonl),
-    (_ends(".json"), tables.read_json_table),
+    (_ends(*DELIMITED_SUFFIXES, ".txt"), csv_json.read_delimited),
+    (_ends(*JSON_LINES_SUFFIXES), csv_json.read_jsonl),
+    (_ends(".json"), csv_json.read_json_table),
     (columnar.parquet_files, columnar.read_parquet),
     (folders.holds_pictures, folders.read_folder),
 )
@@ -108,7 +108,7 @@ def _read(source: str, options: SourceOptions, data: Path) -> Rows:
         table = folder / drawing.CAPTIONS_FILE
         if not table.is_file():
             drawing.draw_scenes(folder, pairs=options.scenes_pairs, seed=options.scenes_seed)
-        return replace(tables.read_jsonl(table, SourceOptions()), format=DRAWN)
+        return replace(csv_json.read_jsonl(table, SourceOptions()), format=DRAWN)
     path = Path(os.path.expanduser(source))  # an unknown user's home stays as it is
     if not path.exists() and _PATTERN.fullmatch(source):
         return shards.read_shards(shards.expand_pattern(source), options)

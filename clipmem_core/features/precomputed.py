@@ -24,6 +24,7 @@ from pyarrow import feather
 from clipmem_core import columns as c
 from clipmem_core.config import SourceOptions, as_dict, data_folder, fingerprint
 from clipmem_core.dataset.readers.columnar import read_arrow_files, read_schema
+from clipmem_core.dataset.readers.csv_json import read_delimited, read_jsonl
 from clipmem_core.dataset.readers.paths import (
     JSON_LINES_SUFFIXES,
     TABLE_SUFFIXES,
@@ -33,7 +34,6 @@ from clipmem_core.dataset.readers.paths import (
     tidy,
 )
 from clipmem_core.dataset.readers.records import Row
-from clipmem_core.dataset.readers.tables import read_delimited, read_jsonl
 from clipmem_core.embeddings import Vectors, read_vectors, write_vectors
 from clipmem_core.io import InputError, naming, reading, replacing_folder
 

@@ -14,7 +14,7 @@ from streamlit.testing.v1 import AppTest
 from clipmem_core.audit.status import Task
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import ARM_FIELDS, FIELDS
-from clipmem_core.dashboard import lab as workers
+from clipmem_core.dashboard import mitigations as workers
 from clipmem_core.dashboard.controls import GROUPS
 from clipmem_core.review.decisions import open_review
 from clipmem_core.studies import lab

@@ -20,7 +20,7 @@ Choice = TypeVar("Choice", str, int)
 
 _BLOCK = 100  # pairs with 4 miscaption, 4 vague, 3 atypical and 2 duplicate
 PLAN, PICTURE, WORDS, COPY = range(4)  # streams of random numbers of one pair
-_DATA = read_data("places.json")
+_DATA = read_data("place_drawings.json")
 PLACES = _DATA["places"]  # with the lights of each, most common first
 SKIES = _DATA["skies"]  # of the lights outdoors
 PHRASES = read_data("phrases.json")  # of captions, the plainest first; see `captions_of`

@@ -43,7 +43,7 @@ SIDE = 128  # pixels of a finished picture
 _CANVAS = 3 * SIDE  # pixels of a picture while it is drawn, for smooth edges
 # Positions of several objects, by `standing` or `hanging` and their number: (x, y, size) in sides
 # of the picture; y is that of the feet or, if hanging, the centre.
-_SLOTS = read_data("places.json")["slots"]
+_SLOTS = read_data("place_drawings.json")["slots"]
 
 
 def draw_scenes(folder: Path, *, pairs: int, seed: int) -> None:

@@ -1,5 +1,5 @@
-"""The kinds of objects of the synthetic set, as objects.json describes them, and the brush that
-draws them."""
+"""The kinds of objects of the synthetic set, as object_drawings.json describes them, and the brush
+that draws them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -47,7 +47,7 @@ class ObjectKind:
     details: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
-_DATA = read_data("objects.json")
+_DATA = read_data("object_drawings.json")
 COLOURS: dict[str, Rgb] = {name: getrgb(text) for name, text in _DATA["colours"].items()}
 DETAILS = _DATA["details"]
 OBJECT_KINDS = {name: ObjectKind(**facts) for name, facts in _DATA["kinds"].items()}
@@ -78,7 +78,7 @@ def _smooth(points: Points, *, closed: bool) -> np.ndarray:
 
 
 class Drawing:
-    """Draws the steps of objects.json or places.json.
+    """Draws the steps of object_drawings.json or place_drawings.json.
 
     A step is the name of a method and its arguments; a text among them is a colour. Three kinds of
     steps draw random numbers:
