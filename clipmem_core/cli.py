@@ -130,6 +130,12 @@ def _score(
     show_verdict(finished)
 
 
+def _formats() -> str:
+    from clipmem_core.export.formats import FORMATS
+
+    return " | ".join(FORMATS)
+
+
 def _studies() -> str:
     from clipmem_core.studies.arm import STUDIES  # takes a second
 
@@ -286,7 +292,7 @@ def _paradigms(
 
 def _export(
     name: AuditName,
-    format: Annotated[str, "csv | coco | folder | imagefolder | wds | datacomp | html | decisions"],
+    format: Annotated[str, _formats],
     out: Annotated[str, "the file or folder to write"],
     overwrite: Annotated[bool, "replace an existing file or folder"] = False,
 ) -> None:

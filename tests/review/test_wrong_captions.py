@@ -52,7 +52,7 @@ def with_counts(audit: Audit, wrong: int, pairs: int) -> None:
     verdict on them."""
     rng = np.random.default_rng(0)
     fit = np.concatenate([rng.normal(0, 1, wrong), rng.normal(5, 1, pairs - wrong)])
-    columns = {"caption": int, "surprise": float, "changed": float, "kind": int}
+    columns = {"caption_row": int, "surprise": float, "changed": float, "kind": int}
     words = pd.DataFrame(columns=list(columns)).astype(columns)
     none = np.empty((0, 3))
     scores = np.ones(pairs, int), fit, rng.normal(0, 1, pairs), -fit
