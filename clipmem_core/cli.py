@@ -157,7 +157,7 @@ def _study(
     from clipmem_core.review.decisions import decided_of
     from clipmem_core.studies.arm import parse_arm
     from clipmem_core.studies.results import show_differences
-    from clipmem_core.studies.run import run_study
+    from clipmem_core.studies.training import run_study
 
     executor = _executor(engine, config)
     arms = [parse_arm(text) for text in also]
@@ -209,7 +209,7 @@ def _mitigate(
     begun = lab.begin(audit, arm.Arm(overrides, decided_for(audit) if decisions else arm.Decided()))
     if begun.name == arm.BASELINE:
         raise InputError("no mitigation is set: add one, such as --text-noise 0.15")
-    from clipmem_core.studies.lab_training import run_arms  # torch
+    from clipmem_core.studies.training import run_arms  # torch
 
     with _screen() as screen:
         run_arms(

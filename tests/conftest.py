@@ -22,10 +22,10 @@ from clipmem_core.audit import pipeline
 from clipmem_core.audit.pipeline import run_audit
 from clipmem_core.audit.store import Audit, file_sha256
 from clipmem_core.cli import main
-from clipmem_core.dataset import pixels
+from clipmem_core.dataset import pixels, workers
 from clipmem_core.dataset.scenes import drawing
 from clipmem_core.dataset.scenes.drawing import draw_scenes
-from clipmem_core.studies import lab_training
+from clipmem_core.studies import training
 from tests.audit.small import ENSEMBLE, LOCKED, PAPER, Silent, config_of, in_process, made_once
 from tests.forked import Server
 
@@ -38,7 +38,7 @@ settings.load_profile("unhurried")
 def pytest_xdist_auto_num_workers() -> int:
     """One process more than cores: a third of a run's time some tests wait, for browsers, clusters
     and clocks."""
-    return pixels.cores() + 1
+    return workers.cores() + 1
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -61,7 +61,7 @@ def _few_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr(os, "fsync", lambda _: None)
         patch.setattr(drawing, "draw_scenes", drawn_once)
         patch.setattr(pipeline, "local_processes", in_process)
-        patch.setattr(lab_training, "local_processes", in_process)
+        patch.setattr(training, "local_processes", in_process)
         patch.setattr(factory, "SimpleTokenizer", functools.cache(SimpleTokenizer))
         patch.setattr(
             manifest_scanner, "scan_component_manifests", functools.cache(scan_component_manifests)

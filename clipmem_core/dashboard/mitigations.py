@@ -100,7 +100,7 @@ def ensure_workers(audit: Audit) -> Workers:
     folders = [audit.folder / MITIGATIONS / f".worker-{name}" for name in names]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
-    program = program_of("clipmem_core.studies.lab_training:serve", audit.folder)
+    program = program_of("clipmem_core.studies.training:serve", audit.folder)
     tasks = [
         Task((folder,), program, (name,), audit.record.threads)
         for folder, name in zip(folders, names, strict=True)

@@ -10,91 +10,24 @@ The folder is built under a temporary name and then renamed, so an existing fold
 
 import functools
 import math
-import multiprocessing
-import os
-import signal
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 import PIL
 import pyarrow.parquet as pq
 from filelock import FileLock
-from pebble import ProcessExpired, ProcessPool
 
 from clipmem_core import columns as c
 from clipmem_core.config import fingerprint
 from clipmem_core.dataset.pictures import Fact, check_chunk, read_square
 from clipmem_core.dataset.readers.containers import source_stamp
+from clipmem_core.dataset.workers import cores, map_chunks
 from clipmem_core.io import naming, replacing_folder, sync
-
-Task = TypeVar("Task")
-Result = TypeVar("Result")
-
-SECONDS = 300.0  # limit of a chunk; the largest picture takes a few seconds
-
-
-def cores() -> int:
-    """Return the number of processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def map_chunks(
-    work: Callable[[list[Task]], Result], items: Sequence[Task], *, workers: int, chunk: int
-) -> Generator[tuple[list[Task], Result | None], None, None]:
-    """Yield each chunk of items with the result of `work`, a function of a module or a partial of
-    one.
-
-    The items of a chunk whose process died or hung are retried one by one at the end, in a single
-    process. An item that crashes or hangs its process again has the result None; one whose process
-    is killed again raises MemoryError.
-    """
-    chunks = [list(items[start : start + chunk]) for start in range(0, len(items), chunk)]
-    retries = list[list[Task]]()
-    for part, result, error in _results(work, chunks, workers):
-        if error:
-            retries += [[item] for item in part]
-        else:
-            yield part, result
-    for part, result, error in _results(work, retries, 1):
-        # by the system, for example when memory ran out
-        if isinstance(error, ProcessExpired) and error.exitcode == -signal.SIGKILL:
-            raise MemoryError(f"the process working on {part[0]!r} was killed, alone as well")
-        yield part, result
-
-
-def _results(
-    work: Callable[[list[Task]], Result], chunks: Sequence[list[Task]], workers: int
-) -> Generator[tuple[list[Task], Result | None, Exception | None], None, None]:
-    """Yield each chunk in order with its result, or with the error that ended its process."""
-    pool = ProcessPool(workers, initializer=_silence, context=multiprocessing.get_context("spawn"))
-    try:
-        futures = deque(pool.schedule(work, (part,), timeout=SECONDS) for part in chunks)
-        for part in chunks:
-            result = None
-            failure = None
-            try:
-                result = futures.popleft().result()
-            except (ProcessExpired, TimeoutError) as error:
-                failure = error
-            yield part, result, failure
-    finally:
-        pool.stop()
-        pool.join()
-
-
-def _silence() -> None:
-    """Discard the output of libraries."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
-
 
 VERSION = 2  # of what is stored and how it is computed; a new number leaves old caches behind
 FACTS_FILE = "facts.parquet"

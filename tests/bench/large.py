@@ -36,9 +36,9 @@ from clipmem_core import columns as c
 from clipmem_core.audit.settings import resolve, towers_of
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import DATA_VARIABLE, AuditConfig, SourceOptions, preset_config
-from clipmem_core.dataset.pixels import cores
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.dataset.source import read_source
+from clipmem_core.dataset.workers import cores
 from clipmem_core.features import embed
 from clipmem_core.features.embed import FeatureExtractor, batch_size
 from clipmem_core.features.towers import Tower

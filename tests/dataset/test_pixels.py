@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from clipmem_core.dataset.pictures import PictureError, read_square
-from clipmem_core.dataset.pixels import Pixels, check_pictures, map_chunks, open_pixels
+from clipmem_core.dataset.pixels import Pixels, check_pictures, open_pixels
+from clipmem_core.dataset.workers import map_chunks
 from clipmem_core.io import shortage
 
 IMAGES = ["a.png", "turned.jpg", "broken.png", "sub/clear.png", "a.png", "missing.png"]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.dataset import pixels
-from clipmem_core.dataset.pixels import map_chunks
+from clipmem_core.dataset import workers
+from clipmem_core.dataset.workers import map_chunks
 
 
 def misbehave(chunk: list[int], *, crash: int = -1, hang: int = -1) -> list[int]:
@@ -39,7 +39,7 @@ def process_id(chunk: list[int]) -> int:
 
 
 def test_a_crash_or_a_hang_costs_only_its_item(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pixels, "SECONDS", 0.5)
+    monkeypatch.setattr(workers, "SECONDS", 0.5)
     work = functools.partial(misbehave, crash=5, hang=6)
     results = dict[int, int | None]()
     for chunk, squares in map_chunks(work, range(50), workers=2, chunk=7):

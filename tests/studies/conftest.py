@@ -12,9 +12,8 @@ from clipmem_core.cli import main, parse_command
 from clipmem_core.config import AuditConfig
 from clipmem_core.studies import arm, lab
 from clipmem_core.studies.arm import Arm, Study, parse_arm
-from clipmem_core.studies.lab_training import run_arms
 from clipmem_core.studies.results import StudyFolder
-from clipmem_core.studies.run import run_study
+from clipmem_core.studies.training import run_arms, run_study
 from tests.audit.small import Silent, in_process, made_once
 
 UNCHANGED = "unchanged"

@@ -19,9 +19,9 @@ from clipmem_core.io import InputError
 from clipmem_core.review.decisions import RECAPTION, REMOVE, decided_for, open_review
 from clipmem_core.scores.attacks import BAVARIA, attack
 from clipmem_core.scores.membership import draw_utility_pairs
-from clipmem_core.studies import lab, lab_training
+from clipmem_core.studies import lab, training
 from clipmem_core.studies.arm import BASELINE, Arm, parse_arm
-from clipmem_core.studies.lab_training import serve, train_members, with_setting
+from clipmem_core.studies.training import serve, train_members, with_setting
 from tests.audit.small import aligned, embeddings
 from tests.audit.test_locked import KILLS
 from tests.forked import Server
@@ -191,15 +191,15 @@ def test_decided_pairs_are_not_compared_and_new_captions_are_embedded(audit: Aud
 TYPED = ["mitigate", "scenes", "--text-noise", "0.15", "--members", "4"]
 COUNTS = """
 import os
-from clipmem_core.studies import lab_training
-train = lab_training._train
+from clipmem_core.studies import training
+train = training._train
 
 def noted(run, is_wanted):
     with open(os.environ["CLIPMEM_DATA"] + "/trained.txt", "a") as file:
         print(run.name, file=file, flush=True)
     return train(run, is_wanted)
 
-lab_training._train = noted
+training._train = noted
 """
 
 
@@ -239,7 +239,7 @@ def forget(audit: Audit, arm: str, *members: str) -> None:
 def close_when_idle(patch: pytest.MonkeyPatch) -> None:
     """Take every page for closed as soon as nothing is left to train."""
     sleep = SimpleNamespace(sleep=lambda _: patch.setattr(lab, "SECONDS_OPEN", 0))
-    patch.setattr(lab_training, "time", sleep)
+    patch.setattr(training, "time", sleep)
 
 
 def test_a_worker_abandons_what_no_page_wants(
@@ -247,7 +247,7 @@ def test_a_worker_abandons_what_no_page_wants(
 ) -> None:
     forget(lab_copy, NOISE, *lab_copy.record.members[4:])
     close_when_idle(monkeypatch)
-    before = lab_training.train_couple
+    before = training.train_couple
     began = []
 
     def changes_mind(shared: Any, arm: str, couple: Sequence[str], is_wanted: Any) -> None:
@@ -255,7 +255,7 @@ def test_a_worker_abandons_what_no_page_wants(
         lab.want(lab_copy, "page", [])
         before(shared, arm, couple, is_wanted)
 
-    monkeypatch.setattr(lab_training, "train_couple", changes_mind)
+    monkeypatch.setattr(training, "train_couple", changes_mind)
     lab.want(lab_copy, "page", [NOISE])
     serve(lab_copy.folder, ["0"])
     assert began == [(NOISE, lab_copy.record.members[4])]
@@ -282,7 +282,7 @@ def test_a_worker_trains_the_newest_wish_after_its_baseline_and_reports_faults(
             folder = lab.arm_folder(lab_copy, arm) / name
             shutil.copytree(lab.arm_folder(lab_copy, UNCHANGED) / name, folder, dirs_exist_ok=True)
 
-    monkeypatch.setattr(lab_training, "train_couple", stub)
+    monkeypatch.setattr(training, "train_couple", stub)
     for session, arms in {"a": [NOISE], "b": [other, REMOVED]}.items():
         lab.want(lab_copy, session, arms)
     serve(lab_copy.folder, ["0"])
@@ -311,7 +311,7 @@ def test_a_finished_couple_is_not_trained_again_and_a_removed_arm_is(
     lab_copy: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = []
-    monkeypatch.setattr(lab_training, "train_couple", lambda *how: trained.append(how[1]))
+    monkeypatch.setattr(training, "train_couple", lambda *how: trained.append(how[1]))
     train_members(lab_copy.folder, [f"{NOISE}/r0-f0"])
     assert trained == []
     assert list(lab.list_arms(lab_copy)) == [UNCHANGED, NOISE, REMOVED]

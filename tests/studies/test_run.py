@@ -11,7 +11,7 @@ from clipmem_core import columns as c
 from clipmem_core.cli import main
 from clipmem_core.io import InputError
 from clipmem_core.review.decisions import REMOVE, open_review
-from clipmem_core.studies import arm, lab, lab_training
+from clipmem_core.studies import arm, lab, training
 from clipmem_core.studies.arm import BASELINE, parse_arm
 from clipmem_core.studies.results import StudyFolder
 from tests.studies.conftest import FLAGS, check_refused, run, study_of
@@ -33,13 +33,13 @@ def data(study_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is trained with an arm: split, arm and member."""
     members = []
-    before = lab_training._train
+    before = training._train
 
     def noted(run: object, *how: object) -> dict[str, float]:
         members.append("/".join(run.folder.parts[-4::2]) + f"/{run.name}")
         return before(run, *how)
 
-    monkeypatch.setattr(lab_training, "_train", noted)
+    monkeypatch.setattr(training, "_train", noted)
     return members
 
 
@@ -66,7 +66,7 @@ def test_the_rows_are_the_labs_of_its_splits(finished_study: StudyFolder) -> Non
 def test_an_interrupted_study_trains_nothing_twice(
     data: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = lab_training.train_couple
+    before = training.train_couple
     couples = []
 
     def interrupted(shared: object, arm: str, couple: object, *how: object) -> None:
@@ -76,7 +76,7 @@ def test_an_interrupted_study_trains_nothing_twice(
         before(shared, arm, couple, *how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(lab_training, "train_couple", interrupted)
+        patch.setattr(training, "train_couple", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run("resumed")
     assert couples == [BASELINE, ARM, BASELINE]

@@ -1,5 +1,6 @@
 """Trains members of an audit again with mitigations, two at a time, measures them, and serves open
-pages."""
+pages; runs a study: an audit of each split of the pairs, whose members train again with each arm.
+The same call resumes."""
 
 import dataclasses
 import functools
@@ -14,10 +15,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 from filelock import FileLock, Timeout
 
 from clipmem_core import columns as c
+from clipmem_core.audit import settings
 from clipmem_core.audit.executor import Executor, Task, local_processes, program_of
 from clipmem_core.audit.member import (
     MemberRun,
@@ -31,24 +34,45 @@ from clipmem_core.audit.member import (
     utility,
     write_embeddings,
 )
-from clipmem_core.audit.pipeline import Screen, ensure_features, ensure_pixels
+from clipmem_core.audit.pipeline import Run, Screen, ensure_features, ensure_pixels, finish_audit
+from clipmem_core.audit.prepare import (
+    draw_membership,
+    inject,
+    load_data_set,
+    with_features,
+)
 from clipmem_core.audit.settings import shares_process, side_by_side
+from clipmem_core.audit.setup import write_audit
 from clipmem_core.audit.status import last_line
 from clipmem_core.audit.store import (
     IMAGE_EMBEDDINGS,
     MITIGATIONS,
     Audit,
+    acquire_lock,
     open_embeddings,
     read_embeddings,
     read_utility,
     write_json,
 )
+from clipmem_core.config import AuditConfig, as_dict, ineffective_fields
 from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.io import InputError, save_array
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.encoders import contributions
 from clipmem_core.studies import lab
-from clipmem_core.studies.arm import BASELINE, PairChanges
+from clipmem_core.studies.arm import (
+    BASELINE,
+    DECISIONS,
+    REMOVAL,
+    Arm,
+    Decided,
+    PairChanges,
+    find_study,
+    parse_arm,
+    without_idle,
+)
+from clipmem_core.studies.lab import NO_RANKING, begin
+from clipmem_core.studies.results import STUDY, StudyFolder, check_same, study_folder
 from clipmem_core.training.names import CHECKPOINT, LOG, TRAJECTORY
 
 _EMBEDDINGS = ".embeddings"  # of a member until its couple is measured
@@ -257,7 +281,7 @@ def run_arms(
         ensure_features(audit, screen, executor)
         at_once = side_by_side(config)
         blocks = min(len(missing), at_once) if shares_process(config) else len(missing)
-        program = program_of("clipmem_core.studies.lab_training:train_members", audit.folder)
+        program = program_of("clipmem_core.studies.training:train_members", audit.folder)
         tasks = []
         for names in (missing[block::blocks] for block in range(blocks)):
             folders = tuple(audit.folder / MITIGATIONS / name for name in names)
@@ -290,3 +314,110 @@ def serve(folder: Path, names: Sequence[str]) -> None:
         while (wanted := lab.wanted_arms(trainer.audit)) is not None:
             if not trainer.train_any(wanted):
                 time.sleep(_SECONDS_BETWEEN_POLLS)
+
+
+ReadDecisions = Callable[[str, pa.Table], Decided]
+
+
+def run_study(
+    study: str,
+    source: str,
+    config: AuditConfig,
+    *,
+    name: str,
+    screen: Screen,
+    splits: int = 5,
+    also: Sequence[Arm] = (),
+    decisions: ReadDecisions = lambda *_: Decided(),
+    executor: Executor | None = None,
+) -> StudyFolder:
+    """Run a study of plan.STUDIES, or continue it, until every arm is trained on every split.
+
+    `also` adds arms to the plan's. `decisions` returns the decisions on a data set from its
+    fingerprint and its pairs.
+    """
+    plan = find_study(study)
+    folder = study_folder(name)
+    if splits < 1:
+        raise InputError(f"--splits must be at least 1, not {splits}: intervals need 3")
+    with acquire_lock(folder.folder, what="study"):
+        requested = settings.resolve(with_features(source, config))
+        if folder.begun:
+            request = folder.request
+            check_same(folder, request, source, requested)
+            if request["study"] != study:
+                raise InputError(
+                    f"study {name!r} is a study {request['study']}, not {study}. Use another --name"
+                )
+            screen.say(f"resuming study {name!r}")
+        else:
+            screen.say(f"reading {source}")
+        load = functools.cache(
+            lambda: load_data_set(source, requested, progress=screen.pictures, say=screen.say)
+        )
+        first = folder.audit(0)
+        pairs = first.pairs if first.begun else load().pairs
+        fingerprint = first.record.dataset_fingerprint if first.begun else load().fingerprint
+        most = int(pairs[c.CAPTIONS].map(len).max())
+        config = requested
+        if plan.one_caption and most > 1:
+            config = dataclasses.replace(config, train_captions=1)
+        if any(DECISIONS in arm.overrides for arm in also):
+            columns = pa.Table.from_pandas(pairs[[c.PAIR_ID, c.CAPTIONS]], preserve_index=False)
+            decided = decisions(fingerprint, columns)
+            also = [
+                dataclasses.replace(arm, decided=decided) if DECISIONS in arm.overrides else arm
+                for arm in also
+            ]
+        arms = _arms(study, config, most, also, screen)
+        folder.folder.mkdir(parents=True, exist_ok=True)
+        request = {
+            "study": study,
+            "source": source,
+            "config": as_dict(requested),
+            "splits": splits,
+            "also": [arm.text for arm in also],
+            "arms": {arm.name: arm.title for arm in arms},
+            "dataset_fingerprint": fingerprint,
+            "machine": settings.machine(),
+        }
+        write_json(folder.folder / STUDY, request)
+        replicates = config.seeds if config.protocol == "paper" else config.members // config.folds
+        for split in range(splits):
+            screen.say(f"split {split + 1} of {splits}: {len(arms)} arms")
+            audit = folder.audit(split)
+            seeded = dataclasses.replace(config, seed=config.seed + split * replicates)
+            if not audit.begun:
+                data_set = load()
+                membership = draw_membership(data_set.clusters, seeded)
+                injected = inject(data_set.pairs, membership, seeded)
+                write_audit(audit, source, seeded, data_set, injected, membership)
+            if not audit.finished:
+                finish_audit(Run(audit, screen, executor=executor, predicts_words=False))
+            run_arms(audit, [begin(audit, arm).name for arm in arms], screen, executor=executor)
+            folder.write_rows(split + 1)
+    return folder
+
+
+def _arms(
+    study: str, config: AuditConfig, most: int, also: Sequence[Arm], screen: Screen
+) -> list[Arm]:
+    """Return the arms of a plan that can act on a config, and those of `also`; refuse one that
+    cannot run."""
+    idle = set(ineffective_fields(config)) | ({REMOVAL} if config.protocol == "paper" else set())
+    planned = [parse_arm(text) for text in find_study(study).arms(config, most)]
+    if out := [arm.text for arm in planned if idle & set(arm.overrides)]:
+        screen.say(f"skipped, since they have no effect on this audit: {', '.join(out)}")
+    arms = [arm for arm in planned if not idle & set(arm.overrides)]
+    arms = [without_idle(arm, config) for arm in (*arms, *also)]
+    if not arms:
+        raise InputError(
+            f"study {study} has no arm that can act on this config: add --also, or other settings"
+        )
+    for arm in arms:
+        settings.check_config(dataclasses.replace(config, **arm.fields))
+        if arm.removal and config.protocol == "paper":
+            raise InputError(f"{arm.text}: {NO_RANKING}")
+        if DECISIONS in arm.overrides and not arm.decided:
+            raise InputError(f"{arm.text}: no pair of this data set is decided: decide first")
+    return list({arm.name: arm for arm in arms}.values())
