@@ -1,9 +1,9 @@
 """Mitigations of memorization: each is a class with its settings and hooks.
 
 A new one is a class here, and its name among the bases of `MitigationConfig`, through which the
-audit config inherits the settings; command line, Mitigations page,
-study arms and result columns follow from these. With its defaults a mitigation changes nothing. All
-draws are functions of seed, epoch and pair, so that a resumed run draws the same.
+audit config inherits the settings; command line, Mitigations page, study arms and result columns
+follow from these. With its defaults a mitigation changes nothing. All draws are functions of seed,
+epoch and pair, so that a resumed run draws the same.
 """
 
 import math

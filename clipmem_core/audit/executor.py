@@ -37,11 +37,8 @@ from clipmem_core.io import InputError, keep_memory, shortage
 
 SECONDS_BETWEEN_POLLS = 0.1
 STDERR = ".stderr"
-PROGRAM = (
-    sys.executable,
-    "-m",
-    "clipmem_core.audit.executor",
-)  # a function, a folder and names follow
+# A function, a folder and names follow.
+PROGRAM = (sys.executable, "-m", "clipmem_core.audit.executor")
 # Exit code, plus the error number, of a process that ran out of disk or memory: a full disk takes
 # no message.
 RAN_SHORT = 64

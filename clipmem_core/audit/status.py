@@ -48,14 +48,8 @@ FAILED = 1
 WRONG_INPUT = 2
 INTERRUPTED = 130
 PROGRAM = (sys.executable, "-m", "clipmem_core", "job")  # folder and arguments follow
-TRAINS = (
-    "audit",
-    "reaudit",
-    "mitigate",
-    "study",
-    UNITS,
-    PARADIGMS,
-)  # one of these commands runs at a time
+# One of these commands runs at a time.
+TRAINS = ("audit", "reaudit", "mitigate", "study", UNITS, PARADIGMS)
 WAITS = "waiting for its turn"
 SECONDS_BETWEEN_POLLS = 0.5
 _COUNT = re.compile(r"(?:.*: )?([\d,]+) of ([\d,]+) (pictures|captions)")
@@ -185,9 +179,8 @@ class Task:
                 self.folder / JOB,
                 {name: value for name, value in asdict(job).items() if name != "folder"},
             )
-            threading.Thread(
-                target=process.wait, daemon=True
-            ).start()  # no zombie while this server runs
+            # The thread reaps the process, which leaves no zombie while this server runs.
+            threading.Thread(target=process.wait, daemon=True).start()
         return job
 
 
@@ -199,9 +192,8 @@ def python_path() -> str:
 
 def run_job(folder: Path, arguments: Sequence[str], run: Callable[[Sequence[str]], int]) -> int:
     """Run a job in its own process, write its exit code and return it."""
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # ignored where the server runs in the background
+    # SIGINT is ignored where the server runs in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     turn = FileLock(jobs_folder() / ".turn.lock")
     code = FAILED
     try:

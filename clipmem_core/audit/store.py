@@ -468,9 +468,8 @@ def acquire_lock(folder: Path, *, what: str) -> Iterator[None]:
     holder = folder.with_name(f".{folder.name}.holder")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(_lock_file(folder)).acquire(
-            timeout=0.5
-        )  # `is_locked` acquires it for a moment
+        # `is_locked` acquires the lock for a moment.
+        lock = FileLock(_lock_file(folder)).acquire(timeout=0.5)
         holder.write_text(
             f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M')}"
         )

@@ -33,10 +33,8 @@ WRONG = "wrong captions"  # the count of a sample
 WHOLE_HEAD = ("count", "in the sample", "of", "in the whole set", "low", "high")
 LITTLE = "the members have learned little"
 HARDLY = "the members hardly generalise"
-NULL_CHECK = (
-    "held-out pairs do not score 0",
-    "held-out pairs show no memorization",
-)  # failed, passed
+# Failed, passed.
+NULL_CHECK = ("held-out pairs do not score 0", "held-out pairs show no memorization")
 
 
 def queues(verdict: Mapping[str, Any]) -> dict[str, Queue]:

@@ -286,9 +286,8 @@ def _opened(path: Path, mode: str, *, create: bool = False) -> Iterator[Connecti
                 raise InputError(f"{path} is not a log of decisions: {_MOVE_AWAY}")
             if _pragma(connection, "user_version") == VERSION - 1 and mode == "rw":
                 with FileLock(path.parent / f".{path.name}.lock", timeout=LOCK_TIMEOUT):
-                    if (
-                        _pragma(connection, "user_version") == VERSION - 1
-                    ):  # no other process was first
+                    # Another process may have been first.
+                    if _pragma(connection, "user_version") == VERSION - 1:
                         connection.executescript(_UPGRADE)
             version = _pragma(connection, "user_version")
             if version != VERSION:

@@ -171,9 +171,8 @@ def fetch_pairs(
 ) -> pa.Table:
     """Return pair_id and columns of some pairs of a file, or of those with some values in the
     column `key`; `end` is appended to the query."""
-    if (
-        path.name in (CAPTION_TABLE, WORD_TABLE) and not path.is_file()
-    ):  # captions have no scores in this audit
+    # An audit can have no scores of single captions.
+    if path.name in (CAPTION_TABLE, WORD_TABLE) and not path.is_file():
         return pa.table({PAIR_ID: pa.array([], pa.string())})
     if path.name == CAPTION_TABLE:
         check_caption_rows(Audit(path.parent))
@@ -220,9 +219,8 @@ def _executed(
     path: Path, query: str, values: Sequence[Any], **tables: Table
 ) -> Iterator[duckdb.DuckDBPyRelation]:
     stamp(path)  # a missing file has its own message
-    glob = "".join(
-        f"[{letter}]" if letter in "*?[" else letter for letter in str(path)
-    )  # DuckDB takes patterns
+    # DuckDB takes patterns.
+    glob = "".join(f"[{letter}]" if letter in "*?[" else letter for letter in str(path))
     rows = "SELECT * FROM read_parquet(?, file_row_number = true)"
     query = f"WITH parquet AS NOT MATERIALIZED ({rows}) {query}"
     try:
