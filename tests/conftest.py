@@ -46,8 +46,8 @@ def _few_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Make tests fast: members train and pictures are decoded in the test's process; sets,
     tokenizer and Streamlit's list of components are cached; and no test waits for the disk.
 
-    Processes have tests of their own: pairs/test_workers, pairs/test_pixels, audits/test_executor,
-    test_preflight, test_smoke.
+    Processes have tests of their own: dataset/test_workers, dataset/test_pixels,
+    audit/test_executor, audit/test_preflight, test_smoke.
     """
 
     def drawn_once(folder: Path, *, pairs: int, seed: int) -> None:
