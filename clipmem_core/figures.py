@@ -366,7 +366,7 @@ def means_figure(
         rows = means[(means["encoder"] == encoder) & means["mean"].notna()]
         figure.add_scatter(
             x=rows["mean"],
-            y=rows["name"].map(places) + shift,
+            y=[places[name] + shift for name in rows["name"]],
             error_x=error_bar(rows, colour),
             mode="markers",
             marker={"color": colour, "size": 9},
