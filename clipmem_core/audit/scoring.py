@@ -24,7 +24,8 @@ from clipmem_core.scores.detection import detection_table
 from clipmem_core.scores.encoders import contributions
 from clipmem_core.scores.evidence import CaptionEvidence, Probabilities, agreement
 from clipmem_core.scores.membership import MemberSides
-from clipmem_core.scores.prevalence import plan_stop, whole_count
+from clipmem_core.scores.prevalence import whole_count
+from clipmem_core.scores.progress import Posterior
 from clipmem_core.scores.registry import BY_NAME, DETECTION_SCORES, INJECTED_SCORES, SCORE_COLUMNS
 from clipmem_core.scores.uncertainty import NoiseModel, share_above, standard_errors
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
@@ -218,8 +219,8 @@ def reliability(evidence: Evidence) -> float | None:
 def wrong_captions(
     injected: pd.Series, scores: pd.DataFrame, wrong: Probabilities
 ) -> dict[str, Any]:
-    """Return how many pairs and captions are probably wrong, and when to stop reviewing; `missing`
-    says why not."""
+    """Return how many pairs have a wrong caption, and the counts of each kind of evidence;
+    `missing` says why not."""
     kinds = {
         "injected": int((injected == c.MISCAPTION).sum()),
         "injected_vague": int((injected == c.VAGUE).sum()),
@@ -229,19 +230,22 @@ def wrong_captions(
         missing = TOO_FEW
     if missing:
         return {"missing": missing, **kinds}
-    counted = {name: count for name, count in wrong.counts.items() if count.estimate is not None}
-    stop, left = plan_stop(scores[c.SUSPICION].to_numpy(), wrong.pairs, counted.values())
     intervals = {
         name: {"estimate": count.estimate, "low": count.low, "high": count.high}
-        for name, count in counted.items()
+        for name, count in wrong.counts.items()
+        if count.estimate is not None
     }
+    estimate = sum(wrong.parts)
+    probabilities = wrong.pairs[np.isfinite(wrong.pairs)]
+    _, low, high, _ = Posterior.of(probabilities).before_review()
     return {
         "missing": None,
+        "all": {"estimate": estimate, "low": min(low, estimate), "high": max(high, estimate)},
+        "of": len(probabilities),
+        "parts": wrong.parts,
         **intervals,
         "kinds": wrong.kinds,
         "several": len(wrong.captions) > len(wrong.pairs),  # captions of a pair
-        "stop": stop,
-        "left": left,
         **kinds,
     }
 
@@ -468,10 +472,10 @@ def whole_set(
         if len(flags):
             # Pairs without this check, and the same share of the skipped rows, count as not drawn.
             rows.append(row(check.label, int(flags.sum()), round(drawn * len(flags) / usable)))
-    if wrong.get("pairs"):
+    if not wrong["missing"]:
         injected = wrong["injected"]
         estimate, low, high = (
-            max(0.0, wrong["pairs"][name] - injected) for name in ("estimate", "low", "high")
+            max(0.0, wrong["all"][name] - injected) for name in ("estimate", "low", "high")
         )
         n_scored = int(np.isfinite(scores[c.CSLS_OUT]).sum())
         among = round(drawn * (n_scored - injected) / usable)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
@@ -26,7 +27,6 @@ STABLE = 2 / 3  # reliability: halves of the members of two repeats agree to .5
 # members that do not generalise and have a membership AUROC below this learned little
 LITTLE_AUROC = 0.65
 DISTRUST = "not to be trusted here"
-COUNTED = ("pairs", "captions", "words")  # the counts of wrong ones in a verdict
 RELIABILITY = "ranking_reliability"
 SECOND_LEFT_OUT = "second_round_left_out"
 WRONG = "wrong captions"  # the count of a sample
@@ -84,60 +84,40 @@ def _tone(verdict: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def summary_lines(verdict: Mapping[str, Any]) -> list[str]:
-    """Return three lines: how many captions are wrong and of what kind, what is not seen, what to
-    do next.
+    """Return two lines: how many pairs have a wrong caption and of what kind, and what is not seen.
 
     Lines are empty if there is nothing to say.
     """
     wrong = verdict.get("wrong_captions", {})
-    if "pairs" not in wrong:
+    if "all" not in wrong:
         missing = wrong.get("missing") or ""
-        return [f"{missing[:1].upper()}{missing[1:]}." if missing else "", "", ""]
-    left = f"Review the first {wrong['stop']:,} pairs; about {wrong['left'][0]:,.0f} will remain."
-    return [" ".join(_counts(verdict)), _unseen(verdict), left]
-
-
-def _counts(verdict: Mapping[str, Any]) -> list[str]:
-    wrong = verdict["wrong_captions"]
-    pairs, captions, words = (wrong.get(name) for name in COUNTED)
-    n = round(pairs["estimate"])
-    sentences = [f"No pair looks wrong as a whole{_ends(pairs)}."]
-    if n:
-        sentences = [
-            f"About {n:,} {'pair has' if n == 1 else 'pairs have'} another picture's "
-            f"captions{_ends(pairs)}."
-        ]
+        return [f"{missing[:1].upper()}{missing[1:]}." if missing else "", ""]
+    sentences = [_count(wrong)]
     if row := next((row for row in whole_rows(verdict) if row[0] == WRONG), None):
         without = ", without the injected errors," if wrong["injected"] else ""
         sentences.append(f"In the whole set{without} about {row[3]} do ({row[4]}–{row[5]}).")
-    if captions:
-        found = round(captions["estimate"])
-        sentence = "No single caption looks like another picture's"
-        if found:
-            sentence = f"About {found:,} single caption{' does' if found == 1 else 's do'}"
-        if found and n:
-            sentence = (
-                f"About {found:,} more caption{' belongs' if found == 1 else 's belong'} "
-                "to another picture"
-            )
-        sentences.append(f"{sentence}{_ends(captions)}.")
-    if words and any(kind["seen"] for kind in wrong["kinds"]):
-        count = (
-            f"about {words['estimate']:,.0f}"
-            if round(words["estimate"])
-            else "none that this audit sees"
-        )
-        sentences.append(f"Wrong words: {count}{_ends(words)}.")
     injected = {"wrong": wrong["injected"], "vague": wrong["injected_vague"]}
     if listed := ", ".join(f"{count:,} {kind}" for kind, count in injected.items() if count):
         sentences.append(f"Injected on purpose: {listed}.")
-    return sentences
+    return [" ".join(sentences), _unseen(verdict)]
 
 
-def _ends(count: Mapping[str, float]) -> str:
-    """Return a 95 % interval in brackets."""
-    low, high = (round(count[end]) for end in ("low", "high"))
-    return f" ({low:,}–{high:,})" if low else f" (at most {high:,})" if high else ""
+def _count(wrong: Mapping[str, Any]) -> str:
+    """Return how many pairs have a wrong caption; the counts of each kind add up."""
+    n, low, high = (round(wrong["all"][name]) for name in ("estimate", "low", "high"))
+    if not n:
+        return (
+            f"No caption looks wrong; at most {high:,} of {wrong['of']:,} pairs have one that is."
+        )
+    # Rounded so that the parts add up
+    parts = np.diff(np.rint(np.cumsum([0.0, *wrong["parts"]]))).astype(int)
+    names = ("all captions", "one", "one word")
+    if not wrong["several"]:
+        names = ("the whole caption", "", "a word")
+    kinds = zip(parts, names, strict=True)
+    listed = ", ".join(f"in {count:,} {name}" for count, name in kinds if count)
+    have = "pair has" if n == 1 else "pairs have"
+    return f"About {n:,} of {wrong['of']:,} {have} a wrong caption ({low:,}–{high:,}): {listed}."
 
 
 def _unseen(verdict: Mapping[str, Any]) -> str:

@@ -24,8 +24,7 @@ from clipmem_core.io import InputError
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, open_review
 from clipmem_core.review.rows import check_counts, score_span
 from clipmem_core.review.selection import RANDOM_CHECK, UNDECIDED, Selection
-from clipmem_core.review.wrong_captions import random_check, wrong_lines
-from clipmem_core.scores.prevalence import CHECKED
+from clipmem_core.review.wrong_captions import NEXT, review_progress, wrong_lines
 
 BadgeColour = Literal["green", "red", "blue", "gray"]
 BADGES: dict[str | None, tuple[str, str, BadgeColour]] = {  # decision → label, icon, colour
@@ -39,10 +38,11 @@ _SESSION = "review_session"
 _NEXT_LABEL = "Review next (includes 10 % random spot checks)"
 _REPEATED = "repeated_caption"  # a check
 _ESTIMATED = (
-    "Counts are sums of these probabilities, with 95 % intervals. If you find more wrong captions "
-    "than expected, or fewer, all other probabilities follow. If the random spot checks contradict "
-    "them, the number that remains comes from the spot checks alone. You can stop where fewer than "
-    "one in ten of the next pairs is expected to be wrong."
+    "The count is the sum of the pairs' probabilities. Its 95 % interval allows for errors that "
+    "the scores over- or underestimate, or do not see. Each decision, ranked or at random, "
+    "corrects both; three in a hundred decisions may be slips. The upper bound comes from random "
+    "checks alone, without any model. It holds whenever you stop; a pair that you kept counts as "
+    "right."
 )
 
 
@@ -142,13 +142,12 @@ def draw_wrong(audit: Audit) -> None:
                 icon=":material/playlist_add_check:",
                 query_params=link(audit, Selection(order=REVIEW_PLACE, decision=UNDECIDED)),
             )
-        if about := random_check(audit)[0]:
             st.page_link(
                 REVIEW,
-                label=f"Check {CHECKED} at random",
+                label=f"Check {NEXT} at random",
                 icon=":material/casino:",
                 query_params=link(audit, replace(RANDOM_CHECK, decision=UNDECIDED)),
-                help=about,
+                help=review_progress(audit).certificate.offer,
             )
         if count := stored_checks(audit) and check_counts(audit)[_REPEATED]:
             st.page_link(

@@ -51,8 +51,8 @@ UNDO = "undo"
 UNDECIDE = "undecide"
 MOST_EVENTS = 100  # in a batch
 _MOST_PAIRS = 100_000  # in an event
-# pair_id, decision, number, caption key and neutral of an entry of the log
-Entry = tuple[str, str | None, int, int, int]
+# pair_id, decision, number, event, caption key and neutral of an entry of the log
+Entry = tuple[str, str | None, int, int, int, int]
 
 _DECISIONS = """
     SELECT entry.pair_id, entry.judged, decision.decision,
@@ -71,7 +71,8 @@ _HISTORY = """
     FROM event LEFT JOIN entry ON entry.id = first_entry ORDER BY event.id DESC LIMIT ? OFFSET ?
 """
 _ENTRIES = """
-    SELECT pair_id, event.decision, entry.id, judged, entry.decided IN (SELECT event FROM apart)
+    SELECT pair_id, event.decision, entry.id, entry.event, judged,
+        entry.decided IN (SELECT event FROM apart)
     FROM entry LEFT JOIN event ON event.id = entry.decided
     WHERE entry.id > ? ORDER BY entry.id
 """
@@ -381,6 +382,7 @@ class Codes:
     entry: int
     codes: np.ndarray  # int8 [n_pairs], values of `CODES`
     neutral: np.ndarray  # bool [n_pairs], the decision does not say whether the captions are right
+    first: np.ndarray  # int64 [n_pairs], the event of the first decision; 0: none yet
 
 
 _codes_lock = threading.Lock()
@@ -403,7 +405,8 @@ def decided(audit: Audit) -> Codes:
         codes = latest.get(log)
         if codes is None or position < codes.entry:  # the log was replaced
             count = t.count_pairs_of(audit)
-            codes = Codes(log, 0, np.zeros(count, np.int8), np.zeros(count, bool))
+            kinds = (np.int8, bool, np.int64)
+            codes = Codes(log, 0, *(np.zeros(count, kind) for kind in kinds))
         if position > codes.entry:
             codes = _apply_entries(audit, codes, review.entries_after(codes.entry))
         latest[log] = codes
@@ -414,23 +417,29 @@ def _apply_entries(audit: Audit, before: Codes, entries: list[Entry]) -> Codes:
     """Apply entries of the log in order, except those on pairs or captions that this audit does not
     have."""
     rows = [(pair_id, CODES[decision], *facts) for pair_id, decision, *facts in entries]
-    table = pd.DataFrame(rows, columns=["entry_pair_id", "code", "entry", "caption_key", "neutral"])
-    newest = """
+    names = ["entry_pair_id", "code", "entry", "event", "caption_key", "neutral"]
+    table = pd.DataFrame(rows, columns=names)
+    newest = f"""
         SELECT entry_pair_id, caption_key, max(entry) AS newest, arg_max(code, entry) AS code,
-            arg_max(neutral, entry) AS neutral
+            arg_max(neutral, entry) AS neutral,
+            coalesce(min(event) FILTER (code != {UNDECIDED_CODE}), 0) AS first
         FROM entries GROUP BY entry_pair_id, caption_key
     """
     query = f"""
-        SELECT {t.ROW}, code, neutral FROM parquet JOIN ({newest}) ON "{PAIR_ID}" = entry_pair_id
+        SELECT {t.ROW}, code, neutral, first FROM parquet
+        JOIN ({newest}) ON "{PAIR_ID}" = entry_pair_id
         WHERE caption_key = 0 OR caption_key = {t.CAPTION_KEY} ORDER BY newest
     """
     changed = t.fetch_columns(audit.folder / PAIRS, query, entries=table)
     codes = before.codes.copy()
     neutral = before.neutral.copy()
+    first = before.first.copy()
     # the newest wins
     codes[changed[t.ROW]] = changed["code"]
     neutral[changed[t.ROW]] = changed["neutral"]
-    return replace(before, entry=entries[-1][2], codes=codes, neutral=neutral)
+    is_new = first[changed[t.ROW]] == 0
+    first[changed[t.ROW][is_new]] = changed["first"][is_new]
+    return replace(before, entry=entries[-1][2], codes=codes, neutral=neutral, first=first)
 
 
 def decided_of(dataset_fingerprint: str, pairs: Path | pa.Table | None = None) -> Decided:

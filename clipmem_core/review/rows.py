@@ -27,7 +27,7 @@ from clipmem_core.review.queries import (
 )
 from clipmem_core.review.search import search
 from clipmem_core.review.selection import Outline, Range, Selection
-from clipmem_core.review.wrong_captions import wrong_estimate
+from clipmem_core.review.wrong_captions import review_order
 from clipmem_core.scores.registry import SECOND_NOTE
 
 _LABELS_SHOWN = 200
@@ -89,7 +89,7 @@ def _rows_at(
     if selection.order == s.MATCH and selection.searched:
         rows = search(audit, selection.meaning, like=selection.like, by=selection.by).rows
     elif selection.order == s.RANDOM:
-        rows = wrong_estimate(audit)[1].drawn
+        rows = review_order(audit).drawn
     else:
         rows = _sorted(audit, selection.order)
     rows = rows[::-1] if selection.ascending != selection.lowest_first else rows
@@ -231,7 +231,7 @@ def top_rows(audit: Audit, queue: str, *, size: int) -> list[int]:
     """Return the first rows of a queue; of the review the most suspicious ones, without random spot
     checks."""
     if queue == c.REVIEW_PLACE:
-        return wrong_estimate(audit)[1].ranked[:size].tolist()
+        return review_order(audit).ranked[:size].tolist()
     return find_rows(audit, Selection(order=queue), size=size)
 
 

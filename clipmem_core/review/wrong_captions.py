@@ -1,154 +1,147 @@
-"""Estimates of the number of wrong captions of an audit, from its scores and the decisions."""
+"""How many pairs of an audit still have a wrong caption, by its scores and the decisions, and what
+the random checks guarantee."""
 
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 
 from clipmem_core import columns as c
 from clipmem_core.audit.store import SCORES, Audit, read_table
-from clipmem_core.audit.verdict import COUNTED, summary_lines
-from clipmem_core.review.decisions import CODES, KEEP, UNDECIDED_CODE, decided
+from clipmem_core.audit.verdict import summary_lines
+from clipmem_core.review.decisions import CODES, KEEP, REMOVE, UNDECIDED_CODE, decided
 from clipmem_core.review.queries import cached
-from clipmem_core.scores import prevalence as p
+from clipmem_core.scores.certificate import CONFIDENCE, bound_wrong
+from clipmem_core.scores.prevalence import ReviewOrder, plan_review
+from clipmem_core.scores.progress import Posterior
 
-Estimate: TypeAlias = tuple[float, float, float]  # with a 95 % interval
-_NEXT = 50  # pairs of the review that a prediction is made for
-# nobody is advised to stop with so many wrong ones among the last reviewed pairs
-_LAST = 10
-_HITS = 3
+NEXT = 50  # pairs of a random check, and of a prediction
+_FEWEST_CHECKED = 20  # random checks that a bound is stated from
 
 
-@dataclass(frozen=True, eq=False)
-class ReviewProgress:
-    """The decisions so far and the pairs with a wrong caption that remain."""
+@dataclass(frozen=True)
+class Certificate:
+    """An upper bound on the kept pairs with a wrong caption, from random checks alone."""
 
-    decided: int
-    wrong: int  # removed or recaptioned
-    predicted: float = 0.0  # wrong ones among the decided pairs, by the scores
-    remaining: Estimate | None = None  # undecided pairs with a wrong caption
-    # `remaining` is from the random spot checks, which contradict the scores
-    by_spot_checks: bool = False
-    expected: float = 0.0  # wrong ones in the next `_NEXT` pairs
-    until_stop: int = 0  # pairs to review until fewer than one in ten is expected to be wrong
-    left: float = 0.0  # wrong ones that remain then
+    kept: int  # pairs that are not removed
+    checked: int  # pairs drawn at random
+    wrong: int  # of these
+    most: int  # kept pairs with a wrong caption, at most
+    most_if_right: int  # the same after `NEXT` further checks without an error
+    confidence: float = CONFIDENCE
+
+    @property
+    def share(self) -> float:
+        """The share of the kept pairs that have a wrong caption, at most."""
+        return self.most / max(self.kept, 1)
 
     @property
     def sentence(self) -> str:
-        """What was found, what to expect, and what to do next; empty without decisions."""
+        """The bound; until there is one, the number of checks, if any."""
+        if self.checked >= min(_FEWEST_CHECKED, self.kept):
+            return (
+                f"At most {self.share:.1%} of the {self.kept:,} kept pairs have a wrong caption "
+                f"({self.confidence:.0%} confidence): {self.wrong:,} of {self.checked:,} checked "
+                "at random did."
+            )
+        return f"{self.checked:,} checked at random, {self.wrong:,} wrong." if self.checked else ""
+
+    @property
+    def offer(self) -> str:
+        """What further random checks would show."""
+        share = self.most_if_right / max(self.kept, 1)
+        return f"Check {NEXT} at random: at most {share:.1%} are wrong if all {NEXT} are right"
+
+
+@dataclass(frozen=True)
+class ReviewProgress:
+    """The decisions so far, the pairs that still have a wrong caption, and the random checks."""
+
+    decided: int
+    wrong: int  # removed or recaptioned
+    certificate: Certificate
+    # Pairs without a decision that have a wrong caption, with a 95 % interval; None if unknown
+    remaining: float | None = None
+    low: float | None = None
+    high: float | None = None
+    next_50: float | None = None  # of the next 50 pairs of the review
+
+    @property
+    def sentence(self) -> str:
+        """What was found, what remains and what to expect; empty without decisions."""
         if not self.decided:
             return ""
-        if not self.remaining:
-            return f"You changed or removed {self.wrong:,} of {self.decided:,}."
-        predicted = round(self.predicted)
-        were = "was" if predicted == 1 else "were"
-        found = f"You found {self.wrong:,} where {predicted:,} {were} expected"
-        remain = "About {:,.0f} remain now ({:,.0f}–{:,.0f})".format(*self.remaining)
-        if self.by_spot_checks:
-            return f"{found}. Random spot checks find errors that the scores miss. {remain}."
-        stop = "You can stop here"
-        if self.until_stop:
-            stop = f"Review {self.until_stop:,} more to leave about {self.left:,.0f}"
-        return f"{found}: expect about {self.expected:,.0f} in the next {_NEXT}. {remain}. {stop}."
+        found = f"{self.decided:,} checked, {self.wrong:,} wrong."
+        if self.remaining is None:
+            return found
+        have = "pair still has" if round(self.remaining) == 1 else "pairs still have"
+        return (
+            f"{found} About {self.remaining:,.0f} {have} a wrong caption "
+            f"({self.low:,.0f}–{self.high:,.0f}); about {self.next_50:,.0f} of the next {NEXT} do."
+        )
 
 
 @cached(2, SCORES)
-def wrong_estimate(audit: Audit) -> tuple[np.ndarray, p.ReviewOrder]:
-    """Return the probability that each pair has a wrong caption, and the order of the review."""
-    columns = [c.P_WRONG, c.SUSPICION, c.REVIEW_PLACE]
+def review_order(audit: Audit) -> ReviewOrder:
+    """Return the order of the review."""
+    columns = [c.SUSPICION, c.REVIEW_PLACE]
     scores = read_table(audit.folder / SCORES, columns=columns)
-    probabilities, suspicion, place = scores[columns].to_numpy(float).T
-    return probabilities, p.plan_review(suspicion, place=place)
+    suspicion, place = scores[columns].to_numpy(float).T
+    return plan_review(suspicion, place=place)
+
+
+@cached(2, SCORES)
+def _posterior(audit: Audit) -> tuple[np.ndarray, Posterior]:
+    """Return the rows with a probability of a wrong caption, and the prior of their number."""
+    scores = read_table(audit.folder / SCORES, columns=[c.P_WRONG])[c.P_WRONG].to_numpy(float)
+    rows = np.flatnonzero(np.isfinite(scores))
+    return rows, Posterior.of(scores[rows])
 
 
 def review_progress(audit: Audit) -> ReviewProgress:
-    """Count the decisions and estimate the wrong captions that remain.
+    """Count the decisions, and estimate and bound the wrong captions that remain.
 
     A removed or recaptioned pair counts as wrong, a kept pair as right. Neutral decisions do not
     count.
     """
-    probabilities, review = wrong_estimate(audit)
+    review = review_order(audit)
     decisions = decided(audit)
-    codes = decisions.codes
-    scored = np.isin(np.arange(len(codes)), review.order)
-    done = scored & ~decisions.neutral & (codes != UNDECIDED_CODE)
-    wrong = done & (codes != CODES[KEEP])
-    n_done = int(done.sum())
-    n_wrong = int(wrong.sum())
-    counted = audit.verdict.get("wrong_captions", {})
-    if not n_done or counted.get("missing", "") is not None:
-        return ReviewProgress(n_done, n_wrong)
-    upcoming = review.order[~done[review.order]]
-    reviewed = review.order[done[review.order]]
-    now = np.nan_to_num(p.adjusted(probabilities, done, wrong)[upcoming])
-    until_stop = max(p.suggest_stop(now), p.CHECKED - n_done)
-    if wrong[reviewed[-_LAST:]].sum() >= _HITS:
-        until_stop = max(until_stop, _LAST)
-    remaining = p.left_after(
-        now, [p.WrongCount(**counted[name]) for name in COUNTED if name in counted]
+    has_decision = decisions.codes != UNDECIDED_CODE
+    counted = np.zeros(len(has_decision), bool)
+    counted[review.order] = True
+    done = counted & has_decision & ~decisions.neutral
+    wrong = done & (decisions.codes != CODES[KEEP])
+    drawn = review.drawn[~(has_decision & decisions.neutral)[review.drawn]]
+    removed = wrong & (decisions.codes == CODES[REMOVE])
+    bound = bound_wrong(drawn, np.where(done, decisions.first, 0), wrong, more=NEXT)
+    certificate = Certificate(
+        len(drawn) - int(removed.sum()),
+        bound.checked,
+        bound.wrong,
+        bound.most,
+        bound.most_if_right,
     )
-    checks = p.count_reviewed(review, wrong, done)
-    by_spot_checks = False
-    if checks.estimate is not None and checks.low is not None and checks.high is not None:
-        checked = (checks.estimate - n_wrong, checks.low - n_wrong, checks.high - n_wrong)
-        by_spot_checks = not checked[1] <= remaining[0] <= checked[2]
-        remaining = checked if by_spot_checks else remaining
+    counts = int(done.sum()), int(wrong.sum())
+    if audit.verdict.get("wrong_captions", {}).get("missing", "") is not None:
+        return ReviewProgress(*counts, certificate)
+    rows, posterior = _posterior(audit)
+    left = ~done & (decisions.codes != CODES[REMOVE])
+    estimate = posterior.remaining((done & ~wrong)[rows], wrong[rows], left[rows])
+    probabilities = np.zeros(len(done))
+    probabilities[rows] = estimate.probabilities
+    upcoming = review.order[~has_decision[review.order]][:NEXT]
     return ReviewProgress(
-        n_done,
-        n_wrong,
-        predicted=float(np.nansum(probabilities[done])),
-        remaining=remaining,
-        by_spot_checks=by_spot_checks,
-        expected=float(now[:_NEXT].sum()),
-        until_stop=min(until_stop, len(upcoming)),
-        left=float(now[until_stop:].sum()),
+        *counts,
+        certificate,
+        remaining=estimate.estimate,
+        low=estimate.low,
+        high=estimate.high,
+        next_50=float(probabilities[upcoming].sum()),
     )
 
 
 def wrong_lines(audit: Audit) -> list[str]:
-    """Return in up to four lines how many captions are wrong, what the audit cannot see, and what
-    to do next.
-
-    Decisions replace the last line. The result of a random check is the first, since it does not
-    depend on scores.
-    """
-    lines = summary_lines(audit.verdict)
+    """Return how many pairs have a wrong caption, or still have one, what random checks guarantee,
+    and what the audit cannot see."""
+    count, unseen = summary_lines(audit.verdict)
     progress = review_progress(audit)
-    check, finished = random_check(audit)
-    if progress.sentence:
-        lines[2:] = [progress.sentence]
-    return list(filter(None, [check if finished else "", *lines]))
-
-
-def random_check(audit: Audit) -> tuple[str, bool]:
-    """Say what a random check of 50 pairs has shown so far, or can show, and whether it is
-    finished.
-
-    Empty for a smaller audit.
-    """
-    drawn = wrong_estimate(audit)[1].drawn
-    decisions = decided(audit)
-    pairs = len(drawn)
-    sample = drawn[: p.CHECKED]
-    if pairs <= p.CHECKED:
-        return "", False
-    done = sample[decisions.codes[sample] != UNDECIDED_CODE]
-    checked = done[~decisions.neutral[done]]
-    found = int((decisions.codes[checked] != CODES[KEEP]).sum())
-    low, high = p.count_of_sample(found, len(checked), pairs)
-    if len(done) == p.CHECKED:
-        estimate = found * pairs / max(len(checked), 1)
-        sentence = (
-            f"About {estimate:,.0f} of all {pairs:,} pairs have a wrong caption ({low:,}–{high:,}),"
-            f" decided or not. Your random check found {found} in {len(checked)}."
-        )
-        return sentence, True
-    if len(done):
-        return f"Random check: {len(done)} of {p.CHECKED} checked, {found} wrong so far.", False
-    most = p.count_of_sample(0, p.CHECKED, pairs)[1]
-    sentence = (
-        f"A random check finds every kind of error, also a single wrong word. If all {p.CHECKED} "
-        f"captions are right, at most {most:,} of the {pairs:,} are wrong ({most / pairs:.0%}; "
-        "95 % interval)."
-    )
-    return sentence, False
+    return list(filter(None, [progress.sentence or count, progress.certificate.sentence, unseen]))

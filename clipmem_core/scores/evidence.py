@@ -258,6 +258,8 @@ class Probabilities:
 
     captions: pd.DataFrame  # p_pair, p_caption, p_word and p_wrong of each caption
     pairs: np.ndarray  # that at least one caption of the pair is wrong, [n_pairs]
+    # The number of wrong pairs: all captions are another picture's, one is, or one word is wrong
+    parts: list[float]
     # The highest p_wrong of the pair's captions, [n_pairs]; misfit if there is no p_wrong
     worst: np.ndarray
     words: np.ndarray  # that each predicted word is wrong
@@ -288,7 +290,8 @@ def probabilities(evidence: CaptionEvidence) -> Probabilities:
     counts["words"], p_word, by_word, kinds = _wrong_words(evidence.words, fitting)
     # Of a wrong pair all captions are wrong; errors of single captions are independent.
     first = np.cumsum(evidence.counts) - evidence.counts
-    all_right = np.multiply.reduceat((1 - p_caption) * (1 - p_word), first)
+    fits, right_words = (np.multiply.reduceat(1 - p, first) for p in (p_caption, p_word))
+    parts = [by_pair, (1 - by_pair) * (1 - fits), (1 - by_pair) * fits * (1 - right_words)]
     p_caption = (1 - p_pair) * p_caption
     p_word = (1 - p_pair - p_caption) * p_word
     p_wrong = p_pair + p_caption + p_word
@@ -296,7 +299,8 @@ def probabilities(evidence: CaptionEvidence) -> Probabilities:
     table = {c.P_PAIR: p_pair, c.P_CAPTION: p_caption, c.P_WORD: p_word, c.P_WRONG: p_wrong}
     return Probabilities(
         captions=pd.DataFrame(table),
-        pairs=1 - (1 - by_pair) * all_right,
+        pairs=np.sum(parts, axis=0),
+        parts=np.nansum(parts, axis=1).tolist(),
         worst=worst if np.isfinite(worst).any() else _suspicion(evidence),
         words=by_word * p_word[evidence.words[c.CAPTION_ROW]],
         counts=counts,

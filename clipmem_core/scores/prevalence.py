@@ -1,5 +1,5 @@
-"""How many captions are wrong: from the scores alone, from a review, and for a set that pairs were
-sampled from.
+"""How many captions are wrong, from the scores alone, and for a set that pairs were sampled from;
+and the order of a review.
 
 From scores: a mixture of captions that fit and of captions swapped at random (`swapped_csls`), the
 known positives of positive-unlabelled learning (Elkan & Noto, KDD 2008). In general only an upper
@@ -7,28 +7,24 @@ bound of their share is identified (Blanchard, Lee & Scott, JMLR 2010; Scott, AI
 the assumed shape of the others identifies it: a two-piece Student t with one peak (Fernández &
 Steel, JASA 93, 1998).
 
-From a review: two strata, the most suspicious pairs, which are all reviewed and counted, and the
-rest, estimated from a simple random sample (Horvitz & Thompson, JASA 1952; Cochran, Sampling
-Techniques, chapter 5), so the interval does not depend on the scores.
-
 `fit` is larger where a caption fits better, [n_pairs], NaN for pairs without a score; `swapped` is
 the same of pairs with a caption swapped at random, [n_swapped]; `suspicion` is larger where a pair
 is reviewed first, [n_pairs].
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import scipy
 
+from clipmem_core.scores.progress import mixture_quantile
+
 _FEWEST_PAIRS = 100  # and swapped pairs, below which there is no count
 # The share of wrong pairs from which a second round leaves them out, by the setting `rounds`.
 # Members hardly improve below a hundredth; a second round finds clearly more from a tenth on.
 SECOND_ROUND_FROM = {"2": 0.01, "auto": 0.1}
-CHECKED = 50  # pairs that a person reviews at least: scores miss small errors
-_FEWEST_CHECKED = 10  # random spot checks, below which a review gives no estimate
 _TAIL = 0.025
 _CELLS = 200
 _SHARES = 12  # shares that are tried at once
@@ -43,9 +39,6 @@ _QUANTILES = np.arange(1, 10) / 10  # of the swapped pairs
 # Peak, log width left and right, log degrees of freedom
 _LIMITS = ((-4.0, 4.0), (-3.0, 2.0), (-3.0, 2.0), (0.7, 4.6))
 _START = (0.0, 0.0, 0.0, 3.0)
-# The review goes on while this share of the next pairs is expected to be wrong
-_NEXT = 20
-_WORTH = 0.1
 _RANDOM_SHARE = 0.1  # of the places of a review
 # Random streams: which places of the review are random, and the random order
 _SLOT_DRAW = 11
@@ -132,7 +125,9 @@ def estimate_wrong(fit: np.ndarray, *swapped: np.ndarray) -> WrongCount:
     curve = (middle + middles * spread, log_odds)
     posterior[scored] = posterior_at(curve, values)
     estimate = float(weights @ mean)
-    quantiles = np.array([_quantile(q, weights, mean, deviation) for q in (_TAIL, 1 - _TAIL)])
+    quantiles = np.array(
+        [mixture_quantile(q, weights, mean, deviation) for q in (_TAIL, 1 - _TAIL)]
+    )
     # The scores of swapped captions are a sample too, which matters where as many captions are
     # wrong.
     wider = np.sqrt(1 + estimate / len(reference))
@@ -257,18 +252,6 @@ def _two_piece_t(values: np.ndarray, shape: np.ndarray) -> tuple[np.ndarray, np.
     return chance, (slopes - chance * slopes.sum(axis=1, keepdims=True)) / total
 
 
-def _quantile(q: float, weights: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> float:
-    """Return a quantile of the count: a normal about each share's mean, mixed by the weights,
-    [n_shares] each."""
-
-    def beyond(count: float) -> float:
-        return weights @ scipy.special.ndtr((count - mean) / deviation) - q
-
-    low = (mean - 8 * deviation).min() - 1
-    high = (mean + 8 * deviation).max() + 1
-    return float(scipy.optimize.brentq(beyond, low, high))
-
-
 def likely_wrong(
     suspicion: np.ndarray, fit: np.ndarray, swapped: np.ndarray, *, least: float
 ) -> np.ndarray:
@@ -291,67 +274,6 @@ def likely_wrong(
     if count >= least * np.isfinite(fit).sum():
         left_out[plan_review(suspicion).ranked[:count]] = True
     return left_out
-
-
-def suggest_stop(probabilities: np.ndarray) -> int:
-    """Return the number of pairs, in the order of review, after which fewer than one in ten of the
-    next is wrong.
-
-    Args: the probability that a pair has a wrong caption, in the order of review, [n].
-    """
-    window = min(_NEXT, len(probabilities))
-    if not window:
-        return 0
-    shares = np.lib.stride_tricks.sliding_window_view(probabilities, window).mean(axis=1)
-    few = np.flatnonzero(shares < _WORTH)
-    if not len(few):
-        return len(probabilities)
-    worth = np.flatnonzero(probabilities[: few[0] + window] >= _WORTH)
-    return int(worth[-1]) + 1 if len(worth) else 0
-
-
-def left_after(
-    probabilities: np.ndarray, counts: Iterable[WrongCount]
-) -> tuple[float, float, float]:
-    """Return how many pairs with a wrong caption are probably among pairs not reviewed, and a 95 %
-    interval.
-
-    Args:
-        probabilities: that each of these pairs has a wrong caption, [n].
-        counts: of wrong pairs, captions and words of all pairs, whose relative errors are added in
-            quadrature.
-    """
-    left = float(np.nansum(probabilities))
-    sampling = 1.96 * np.sqrt(np.nansum(probabilities * (1 - probabilities)))
-    ends = [(count.low, count.estimate, count.high) for count in counts]
-    low, estimate, high = np.array(ends, dtype=float).T
-    share = left / max(estimate.sum(), 1e-9)
-    below = np.hypot(share * np.linalg.norm(estimate - low), sampling)
-    above = np.hypot(share * np.linalg.norm(high - estimate), sampling)
-    return left, float(max(0.0, left - below)), float(left + above)
-
-
-def adjusted(probabilities: np.ndarray, decided: np.ndarray, wrong: np.ndarray) -> np.ndarray:
-    """Return the probabilities in the light of a review: multiplied by the errors found over those
-    expected.
-
-    No pair gets a higher probability than the share found so far, unless it had one before.
-
-    Args:
-        probabilities: that each pair has a wrong caption, [n_pairs].
-        decided: true for reviewed pairs, [n_pairs].
-        wrong: true for those of them that are wrong, [n_pairs].
-
-    Example:
-        >>> decided = np.arange(100) < 50
-        >>> wrong = np.arange(100) < 17
-        >>> adjusted(np.full(100, 0.02), decided, wrong)[-1].round(2)
-        np.float64(0.18)
-    """
-    found = int(wrong[decided].sum())
-    share = found / max(decided.sum(), 1)
-    factor = (found + 1) / (float(np.nansum(probabilities[decided])) + 1)
-    return np.minimum(probabilities * factor, np.maximum(probabilities, share))
 
 
 @dataclass(frozen=True, eq=False)
@@ -404,94 +326,6 @@ def review_place(suspicion: np.ndarray) -> np.ndarray:
     place = np.full(len(suspicion), np.nan)
     place[order] = np.arange(1, len(order) + 1)
     return place
-
-
-def plan_stop(
-    suspicion: np.ndarray, probabilities: np.ndarray, counts: Iterable[WrongCount]
-) -> tuple[int, tuple[float, float, float]]:
-    """Return the number of pairs to review, at least 50, and how many wrong ones are left then,
-    with an interval.
-
-    Args:
-        suspicion: NaN for pairs that are not reviewed, [n_pairs].
-        probabilities: that each pair has a wrong caption, [n_pairs].
-        counts: as for `left_after`.
-    """
-    order = plan_review(suspicion).order
-    stop = min(max(suggest_stop(np.nan_to_num(probabilities[order])), CHECKED), len(order))
-    return stop, left_after(probabilities[order[stop:]], counts)
-
-
-def count_reviewed(review: ReviewOrder, wrong: np.ndarray, decided: np.ndarray) -> WrongCount:
-    """Count wrong captions from the decisions so far, with a 95 % interval that does not depend on
-    the scores.
-
-    Args:
-        review: the order of the review.
-        wrong: true where the caption was found wrong, [n_pairs].
-        decided: true for reviewed pairs, [n_pairs].
-
-    Returns:
-        The count among all pairs with a score. While no random pair of the rest is reviewed, the
-        interval runs from the wrong captions found to all that are not known to be right.
-    """
-    top = _leading(decided[review.ranked])
-    rest = np.zeros(len(decided), dtype=bool)
-    rest[review.ranked[top:]] = True
-    drawn = review.drawn[rest[review.drawn]]
-    sample = drawn[: _leading(decided[drawn])]
-    counted = int(wrong[review.ranked[:top]].sum())
-    wrong_in_rest = int((wrong & decided & rest).sum())
-    right_in_rest = int((~wrong & decided & rest).sum())
-    wrong_in_sample = int(wrong[sample].sum())
-    low, high = count_of_sample(wrong_in_sample, len(sample), len(drawn))
-    estimate = None
-    missing = f"fewer than {_FEWEST_CHECKED} pairs were checked at random"
-    if len(sample) >= min(_FEWEST_CHECKED, len(drawn)):
-        by_sample = len(drawn) * wrong_in_sample / max(len(sample), 1)
-        estimate = counted + max(by_sample, wrong_in_rest)
-        missing = ""
-    return WrongCount(
-        estimate,
-        float(counted + max(low, wrong_in_rest)),
-        float(counted + min(high, len(drawn) - right_in_rest)),
-        missing,
-    )
-
-
-def _leading(flags: np.ndarray) -> int:
-    """Return how many flags are true before the first that is false."""
-    return int(np.append(flags, False).argmin())
-
-
-def count_of_sample(found: int, drawn: int, pairs: int) -> tuple[int, int]:
-    """Return a 95 % interval for the number of wrong captions, from a simple random sample.
-
-    The middle 95 % of the posterior with Jeffreys' prior on the share: a beta-binomial number among
-    the pairs that were not drawn; from 0 where none was found, and to all where none was right. It
-    covers 95 % on average over shares (Brown, Cai & DasGupta, Statistical Science 2001).
-
-    Args:
-        found: wrong captions in the sample.
-        drawn: pairs in the sample.
-        pairs: in all.
-
-    Example:
-        >>> count_of_sample(0, 0, 50), count_of_sample(5, 10, 10), count_of_sample(0, 30, 1000)
-        ((0, 50), (5, 5), (0, 78))
-    """
-    if drawn == 0:
-        return 0, pairs
-    rest = pairs - drawn
-    # betabinom.pmf without scipy.stats, slow to import
-    wrong = np.arange(rest + 1)
-    betaln = scipy.special.betaln
-    log_ways = -np.log(rest + 1) - betaln(rest - wrong + 1, wrong + 1)
-    ends = found + 0.5, drawn - found + 0.5
-    log_chance = betaln(wrong + ends[0], rest - wrong + ends[1]) - betaln(*ends)
-    below = np.cumsum(np.exp(log_ways + log_chance))
-    low, high = np.minimum(np.searchsorted(below, (_TAIL, 1 - _TAIL)), rest).tolist()
-    return found + (low if found else 0), found + (high if found < drawn else rest)
 
 
 def whole_count(

@@ -80,6 +80,8 @@ from clipmem_core.scores.detection import (
 )
 from clipmem_core.scores.detectors import misfit, nan_mean
 from clipmem_core.scores.membership import side_means
+from clipmem_core.scores.prevalence import plan_review
+from clipmem_core.scores.progress import Posterior, Remaining
 from clipmem_core.scores.registry import (
     DETECTION_SCORES,
     DETECTORS,
@@ -98,6 +100,8 @@ K = 50  # pairs reviewed for precision at k
 MIXED = "mixed"  # the kind of error that BLIND is measured on
 BLIND = "blind"  # words predicted without the picture
 REVIEWED = (100, 500, 1_000)  # pairs after which the wrong captions found are counted
+# Decisions after which the number that remains is compared with the truth
+STOPS = (1, 6, 20, 60, 120, 250, 500)
 
 
 def run_benchmark(
@@ -249,6 +253,7 @@ def _measure(
     pair_scores, without = _pair_scores(shared)
     scores = {name: pair_scores[name][rows] for name in DETECTORS if name in pair_scores}
     truth = shared.pairs[c.INJECTED].notna().to_numpy()[rows]
+    scored = shared.audit.scores.iloc[rows]
     numbers = numbers_reviewed(len(rows))
     table = detection_table(scores, truth, k=K, n_boot=1).set_index("score")
     measured: dict[str, Any] = {}
@@ -266,6 +271,8 @@ def _measure(
         changed.index = shared.data.caption_start[changed["row"]] + changed["caption"]
         for name, metrics in _measure_captions(shared, rows, changed, blind=blind).items():
             measured[name] = measured.get(name, {}) | metrics
+    if np.isfinite(scored[c.P_WRONG]).all():
+        measured[c.P_WRONG] |= _replay_review(scored, truth)
     result = {
         "injected": int(truth.sum()),
         "judged": len(rows),
@@ -277,6 +284,26 @@ def _measure(
     }
     columns = {name: values.astype(np.float32) for name, values in scores.items()}
     return pd.DataFrame({"row": rows, c.INJECTED: truth} | columns), result
+
+
+def _replay_review(scores: pd.DataFrame, truth: np.ndarray) -> dict[str, float]:
+    """Return the share of stops of a review at which the interval holds the number of wrong
+    captions that remain, and how far slips at its beginning move the estimate."""
+    posterior = Posterior.of(scores[c.P_WRONG].to_numpy(float))
+    order = plan_review(scores[c.SUSPICION].to_numpy(float)).order
+
+    def review(n: int, wrong: np.ndarray) -> Remaining:
+        decided = np.isin(np.arange(len(truth)), order[:n])
+        return posterior.remaining(decided & ~wrong, decided & wrong, ~decided)
+
+    covered = []
+    for n in (stop for stop in STOPS if stop < len(order)):
+        remaining = review(n, truth)
+        covered.append(round(remaining.low) <= truth[order[n:]].sum() <= round(remaining.high))
+    before = posterior.before_review().estimate
+    one, six = (abs(review(n, np.zeros_like(truth)).estimate / before - 1) for n in (1, 6))
+    measured = {"covered": float(np.mean(covered)), "one_slip": one, "six_slips": six}
+    return {f"review_{name}": value for name, value in measured.items()}
 
 
 def _pair_scores(shared: Shared) -> tuple[dict[str, np.ndarray], dict[str, str]]:

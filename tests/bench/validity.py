@@ -29,9 +29,11 @@ from clipmem_core.audit.scoring import caption_table, gather_evidence
 from clipmem_core.audit.store import Audit, caption_counts, open_audit
 from clipmem_core.audit.word_table import read_words
 from clipmem_core.io import InputError
+from clipmem_core.scores.certificate import bound_wrong
 from clipmem_core.scores.evidence import CaptionEvidence, probabilities
 from clipmem_core.scores.membership import Membership, MemberSides, side_means
-from clipmem_core.scores.prevalence import count_reviewed, plan_review
+from clipmem_core.scores.prevalence import estimate_wrong, plan_review
+from clipmem_core.scores.progress import Posterior
 from clipmem_core.scores.uncertainty import Errors, shrunk_by_group, standard_errors
 from tests.bench import save_table
 from tests.scores.simulated import simulate
@@ -165,7 +167,7 @@ KINDS = {"random": 3.0, "hard": 1.0}
 
 @dataclass(frozen=True)
 class Intervals:
-    """Count wrong captions of simulated sets by reviews, and say how often intervals cover."""
+    """Review simulated sets, and say how often the interval and the bound of what remains hold."""
 
     sets: int = 200  # of each setting
     pairs: int = 1000
@@ -185,31 +187,47 @@ class Planted:
 
 
 def intervals(asked: Intervals) -> pd.DataFrame:
-    """Return one row a setting: how often each interval holds the truth, and its mean width."""
+    """Return one row a setting: how often the interval and the bound hold the number of wrong
+    captions that remain, and their means."""
     rows = []
     for kind, share, reviewed in itertools.product(KINDS, asked.shares, asked.reviewed):
         ends = np.array(
-            [_interval(asked.pairs, kind, share, reviewed, seed) for seed in range(asked.sets)]
+            [_review(asked.pairs, kind, share, reviewed, seed) for seed in range(asked.sets)]
         )
-        truth = round(share * asked.pairs)
-        covered = (ends[:, 0] <= truth) & (truth <= ends[:, 1])
-        rows.append((kind, share, f"review of {reviewed}", covered.mean(), *ends.mean(axis=0)))
-    return pd.DataFrame(rows, columns=["kind", "share", "method", "coverage", "low", "high"])
+        left, low, high, most = ends.T
+        covered = ((low <= left) & (left <= high)).mean()
+        rows.append((kind, share, reviewed, covered, (left <= most).mean(), *ends.mean(axis=0)))
+    columns = ["kind", "share", "reviewed", "coverage", "coverage_of_bound"]
+    return pd.DataFrame(rows, columns=[*columns, "left", "low", "high", "bound"])
 
 
-def _interval(n: int, kind: str, share: float, reviewed: int, seed: int) -> tuple[float, float]:
-    """Return the interval of a review of one simulated set."""
+def _review(n: int, kind: str, share: float, most: int, seed: int) -> tuple[float, ...]:
+    """Review a simulated set, and stop where the bound pleases; return the number of wrong captions
+    that remain, its interval and its bound.
+
+    The person changes between ranked and random pairs, looks at the bound after each twenty and
+    stops once it is at most a quarter of the wrong captions.
+    """
     rng = np.random.default_rng([seed, round(1000 * share), len(kind)])
     wrong = np.zeros(n, dtype=bool)
     wrong[rng.choice(n, round(share * n), replace=False)] = True
     # How well captions fit: normal with a heavier left side, wrong ones lower
     right = np.where(rng.random(n) < 0.8, rng.normal(0, 1, n), rng.normal(-0.5, 1.3, n))
     fit = np.where(wrong, rng.normal(-KINDS[kind], 1, n), right)
+    swapped = rng.normal(-KINDS[kind], 1, n)
     review = plan_review(-fit, seed=seed)
-    decided = np.zeros(n, dtype=bool)
-    decided[review.order[:reviewed]] = True
-    count = count_reviewed(review, wrong & decided, decided)
-    return count.low or 0.0, count.high or 0.0
+    first = np.zeros(n, int)
+    for start in range(0, most, 20):
+        queue = review.drawn if rng.random() < 0.5 else review.ranked
+        chosen = queue[first[queue] == 0][:20]
+        first[chosen] = start + 1 + np.arange(len(chosen))
+        bound = bound_wrong(review.drawn, first, wrong & (first > 0)).most
+        if bound <= 0.25 * wrong.sum():
+            break
+    decided = first > 0
+    posterior = Posterior.of(estimate_wrong(fit, swapped).posterior)
+    left = posterior.remaining(decided & ~wrong, decided & wrong, ~decided)
+    return float((wrong & ~decided).sum()), round(left.low), round(left.high), bound
 
 
 def counts_of_audit(asked: Planted) -> pd.DataFrame:

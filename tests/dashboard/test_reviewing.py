@@ -14,11 +14,13 @@ from tests.fixtures import HOSTILE
 
 REVIEW = "pages/review.py"
 TOLD: dict[str, Any] = {
-    "pairs": {"estimate": 40.2, "low": 25.0, "high": 60.0},
+    "all": {"estimate": 40.2, "low": 25.0, "high": 60.0},
+    "of": 80,
+    "parts": [38.0, 1.2, 1.0],
     "injected": 0,
     "injected_vague": 0,
 }
-TOLD |= {"missing": None, "several": True, "kinds": [], "stop": 50, "left": [9.0, 4.0, 14.0]}
+TOLD |= {"missing": None, "several": True, "kinds": []}
 
 
 @pytest.fixture
@@ -64,7 +66,7 @@ def test_the_number_of_wrong_captions_is_plain_text(audit: Audit) -> None:
     review = open_review(audit)
     review.decide(ids[:3], "remove")
     review.decide(ids[3:5], "keep")
-    assert "3 of 5" in titles(open_page("pages/decisions.py", audit="made"))
+    assert "5 checked, 3 wrong" in titles(open_page("pages/decisions.py", audit="made"))
     review.decide(ids[:5], None)
     write_json(audit.folder / VERDICT, audit.verdict | {"wrong_captions": {"missing": HOSTILE[0]}})
     assert "&lt;script&gt;" in titles(open_page(audit="made"))

@@ -154,7 +154,7 @@ def test_events_are_stored_once_in_their_order_and_seen_by_others(
     ]
     for _ in range(2):
         assert send(server, *batch).json() == {"stored": 3, "refused": {}}
-    assert ask(server, "changes", entry=0)["status"].startswith("You changed or removed 2 of 3")
+    assert ask(server, "changes", entry=0)["status"].startswith("3 checked, 2 wrong")
     assert send(server, event(second, 4, "undo", undoes=[CLIENT, 2])).json() == {
         "stored": 4,
         "refused": {},

@@ -165,10 +165,13 @@ class Rounds(RuleBasedStateMachine):
         listed = sorted(pair for pair, state in self.state.items() if state[1] or state[3])
         assert sorted(self.review.table()["pair_id"]) == listed
         entries = [
-            (pair, after[1]) for change in self.changes for pair, (_, after) in change.items()
+            (pair, after[1], event)
+            for event, change in enumerate(self.changes, 1)
+            for pair, (_, after) in change.items()
         ]
         assert self.review.entries_after(0) == [
-            (*entry, number, 0, 0) for number, entry in enumerate(entries, 1)
+            (pair, decision, number, event, 0, 0)
+            for number, (pair, decision, event) in enumerate(entries, 1)
         ]
         history = self.review.history(page=1, size=100).iloc[::-1]
         assert list(history["undone"]) == [

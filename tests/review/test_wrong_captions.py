@@ -14,16 +14,11 @@ from clipmem_core.audit.verdict import summary_lines
 from clipmem_core.columns import PAIR_COLUMNS
 from clipmem_core.review.cards import cards, explain_captions, first_captions, marked
 from clipmem_core.review.decisions import open_review
-from clipmem_core.review.rows import find_rows, top_rows
+from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import RANDOM, Selection
-from clipmem_core.review.wrong_captions import (
-    random_check,
-    review_progress,
-    wrong_estimate,
-    wrong_lines,
-)
+from clipmem_core.review.wrong_captions import review_order, review_progress, wrong_lines
 from clipmem_core.scores.evidence import CaptionEvidence, Probabilities, probabilities
-from clipmem_core.scores.prevalence import WrongCount, review_place
+from clipmem_core.scores.prevalence import review_place
 from tests.fixtures import caption_rows, write_words
 
 Copy = Callable[..., Audit]
@@ -59,114 +54,98 @@ def with_counts(audit: Audit, wrong: int, pairs: int) -> None:
     with_scores(audit, probabilities(CaptionEvidence(*scores, none, none, none[:, 0], words)))
 
 
-def with_even(audit: Audit, probability: float, pairs: int) -> list[str]:
-    """Give an audit pairs that are equally likely wrong, and return their ids in the order of the
-    review."""
-    estimate = probability * pairs
-    even = np.full(pairs, probability)
-    counts = {"pairs": WrongCount(estimate, estimate / 2, 2 * estimate)}
-    with_scores(
-        audit,
-        Probabilities(pd.DataFrame(), even, -np.arange(pairs) / pairs, even, counts, [], None),
-    )
-    return [f"p{row}" for row in wrong_estimate(audit)[1].order]
+def in_review_order(audit: Audit) -> list[str]:
+    return [f"p{row}" for row in review_order(audit).order]
 
 
-def test_removed_and_recaptioned_pairs_count_as_wrong(audit: Audit) -> None:
+def test_one_number_follows_the_decisions(audit: Audit) -> None:
     with_counts(audit, 30, 400)
-    assert review_progress(audit).sentence == ""
+    before = review_progress(audit)
+    assert (before.decided, before.sentence) == (0, "")
+    assert before.remaining == pytest.approx(30, abs=5)
+    assert audit.verdict["wrong_captions"]["all"]["estimate"] == pytest.approx(30, abs=5)
     review = open_review(audit)
-    order = wrong_estimate(audit)[1].order[:200]
-    ids = [f"p{row}" for row in order]
-    wrong = [name for name, row in zip(ids, order, strict=True) if row < 30]
+    ids = in_review_order(audit)[:200]
+    wrong = [name for name in ids if int(name[1:]) < 30]
     review.decide([name for name in ids if name not in wrong], "keep")
     review.decide(wrong[:5], "recaption", captions=["another"])
     review.decide(wrong[5:], "remove")
     review.decide([f"p{row}" for row in range(390, 400)], "remove")
     review.undo(review.count_events())
     result = review_progress(audit)
-    assert (result.decided, result.wrong, result.until_stop) == (200, len(wrong), 0)
-    assert result.remaining is not None
-    assert not result.by_spot_checks
-    assert result.remaining[1] <= 30 - len(wrong) <= result.remaining[2]
-    assert wrong_lines(audit)[-1] == result.sentence
+    assert (result.decided, result.wrong) == (200, len(wrong))
+    assert round(result.low) <= 30 - len(wrong) <= round(result.high)
+    assert result.next_50 < 2
+    assert wrong_lines(audit)[:2] == [result.sentence, result.certificate.sentence]
 
 
-def test_spot_checks_replace_an_estimate_that_they_contradict(
-    audit: Audit,
-) -> None:
+def test_a_slip_does_not_end_a_review(audit: Audit) -> None:
+    with_counts(audit, 300, 2000)
+    before = review_progress(audit).remaining
+    open_review(audit).decide(in_review_order(audit)[:1], "keep")
+    assert review_progress(audit).remaining == pytest.approx(before, rel=0.1)
+    open_review(audit).decide(in_review_order(audit)[:6], "keep")
+    assert review_progress(audit).remaining > 0.5 * before
+
+
+def test_the_certificate_counts_random_checks_alone(audit: Audit) -> None:
     with_counts(audit, 0, 4000)
-    order = wrong_estimate(audit)[1]
     review = open_review(audit)
-    assert "at most 194 of the 4,000" in random_check(audit)[0]  # betabinom(3950, .5, 50.5), 97.5 %
-    assert "Random check" not in wrong_lines(audit)[0]
-    checked = [f"p{row}" for row in order.drawn[:50]]
+    assert find_rows(audit, Selection(order=RANDOM), size=50) == (
+        review_order(audit).drawn[:50].tolist()
+    )
+    checked = [f"p{row}" for row in review_order(audit).drawn[:50]]
+    ranked = [f"p{row}" for row in review_order(audit).ranked[:30]]
+    review.decide(sorted(set(ranked) - set(checked)), "keep")
+    assert review_progress(audit).certificate.checked == 0
     review.decide(checked[:10], "remove")  # errors that the scores do not see
-    assert "10 of 50 checked, 10 wrong" in random_check(audit)[0]
     review.decide(checked[10:], "keep")
-    assert "bout 800 of all 4,000" in wrong_lines(audit)[0]
     result = review_progress(audit)
-    assert result.by_spot_checks
-    assert result.remaining is not None
-    assert result.remaining[1] < 0.2 * 3950 < result.remaining[2]
-    assert "You can stop" not in " ".join(wrong_lines(audit))
-    assert find_rows(audit, Selection(order=RANDOM), size=50) == order.drawn[:50].tolist()
+    assert result.remaining > 100
+    found = result.certificate
+    assert (found.checked, found.wrong, found.kept) == (50, 10, 3990)
+    assert 0.2 < found.most_if_right / 3990 < found.share < 0.5
+    review.decide(in_review_order(audit)[:100], "keep", neutral=True)
+    assert review_progress(audit).certificate.kept < 3990
 
 
-def test_more_wrong_captions_than_predicted_raise_the_estimates(
-    audit: Audit,
-) -> None:
-    ids = with_even(audit, 0.02, 4000)
+def test_a_decision_that_is_changed_keeps_its_place(audit: Audit) -> None:
+    with_counts(audit, 0, 4000)
     review = open_review(audit)
-    review.decide(ids[:10], "keep")
-    assert review_progress(audit).until_stop == 40  # fifty at least
-    review.decide(ids[10:60], "keep")
-    before = review_progress(audit)
-    assert before.remaining is not None
-    assert (before.until_stop, before.predicted) == (0, pytest.approx(1.2))
-    review.decide(ids[:17], "remove")
-    after = review_progress(audit)
-    assert after.remaining is not None
-    assert after.expected > 5 * before.expected
-    assert after.remaining[0] > 5 * before.remaining[0]
-    assert after.until_stop > 0
+    checked = [f"p{row}" for row in review_order(audit).drawn[:40]]
+    for name in checked:
+        review.decide([name], "keep")
+    review.decide(checked[:1], "remove")
+    review.undo(5)
+    assert review_progress(audit).certificate.checked == 4  # the fifth is the next one
+    review.decide(checked[4:5], "keep")
+    found = review_progress(audit).certificate
+    assert (found.checked, found.wrong) == (40, 1)
 
 
-@pytest.mark.parametrize(("hits", "until_stop"), [(2, 0), (3, 10)])
-def test_three_wrong_ones_in_the_last_ten_forbid_the_stop(
-    audit: Audit, hits: int, until_stop: int
-) -> None:
-    ids = with_even(audit, 0.02, 4000)
-    review = open_review(audit)
-    assert top_rows(audit, "review_place", size=30) == list(range(30))  # no random spot check
-    review.decide(ids[: 300 - hits], "keep")
-    review.decide(ids[300 - hits : 300], "remove")
-    assert review_progress(audit).until_stop == until_stop
-
-
-def test_the_lines_have_the_counts_and_what_the_audit_cannot_see() -> None:
-    ends = ("estimate", "low", "high")
+def test_the_parts_of_the_count_add_up() -> None:
     wrong = {
         "missing": None,
-        "pairs": dict(zip(ends, (0.2, 0, 6), strict=True)),
-        "captions": dict(zip(ends, (701, 610, 790), strict=True)),
-        "words": dict(zip(ends, (500.4, 360, 980), strict=True)),
+        "all": {"estimate": 1230.4, "low": 840.2, "high": 1900.1},
+        "of": 8091,
+        "parts": [236.4, 478.4, 515.6],
+        "captions": {"estimate": 480.0, "low": 400.0, "high": 520.0},
+        "words": {"estimate": 520.0, "low": 360.0, "high": 980.0},
         "kinds": [{"kind": "other word", "seen": True}, {"kind": "number", "seen": False}],
         "several": True,
-        "stop": 900,
-        "left": [60.2, 20.0, 80.0],
         "injected": 0,
         "injected_vague": 0,
     }
     verdict = {"checks": [{"name": "", "good": True}], "wrong_captions": wrong}
-    counts, unseen, advice = summary_lines(verdict)
-    assert re.findall(r"[\d,]+", counts) == ["6", "701", "610", "790", "500", "360", "980"]
+    count, unseen = summary_lines(verdict)
+    total, *numbers = [int(text.replace(",", "")) for text in re.findall(r"[\d,]*\d", count)]
+    assert (total, numbers[:3]) == (1230, [8091, 840, 1900])
+    assert sum(numbers[3:]) == total
     assert ("numbers" in unseen, "words" in unseen) == (True, False)
-    assert re.findall(r"\d+", advice) == ["900", "60"]
-    blind = wrong | {"kinds": wrong["kinds"][1:]}
-    assert "words" not in summary_lines({"wrong_captions": blind})[0]
+    none = wrong | {"all": {"estimate": 0.2, "low": 0.0, "high": 400.0}}
+    assert "400 of 8,091" in summary_lines({"wrong_captions": none})[0]
     missing = {"wrong_captions": {"missing": "too few pairs"}}
-    assert summary_lines(missing) == ["Too few pairs.", "", ""]
+    assert summary_lines(missing) == ["Too few pairs.", ""]
 
 
 def test_unlikely_words_are_marked_in_escaped_text(copy: Copy) -> None:

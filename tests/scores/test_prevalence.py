@@ -7,8 +7,6 @@ from scipy.stats import hypergeom
 
 from clipmem_core.scores import prevalence
 from clipmem_core.scores.prevalence import (
-    count_of_sample,
-    count_reviewed,
     estimate_wrong,
     plan_review,
     whole_count,
@@ -104,48 +102,6 @@ def test_a_lower_score_never_has_a_lower_probability() -> None:
     np.testing.assert_allclose(prevalence.posterior_at(found.curve, fit), found.posterior)
 
 
-def test_the_review_stops_where_fewer_than_one_in_ten_of_the_next_is_wrong() -> None:
-    assert prevalence.suggest_stop(np.concatenate([np.full(40, 0.8), np.full(400, 0.01)])) == 40
-    assert prevalence.suggest_stop(np.zeros(100)) == 0
-    assert prevalence.suggest_stop(np.ones(30)) == 30
-    suspicion = -np.arange(440.0)
-    probabilities = np.concatenate([np.full(80, 0.8), np.full(360, 0.01)])
-    count = prevalence.WrongCount(70.0, 35.0, 140.0)
-    stop, (left, low, high) = prevalence.plan_stop(suspicion, probabilities, [count])
-    assert 80 <= stop <= 95
-    assert left == pytest.approx(0.01 * (440 - stop))
-    # Twice as many, and chance
-    above = np.hypot(left, 1.96 * np.sqrt(left * 0.99))
-    assert high - left == pytest.approx(above)
-    assert 0 <= low < left
-    assert prevalence.left_after(probabilities[:0], [count]) == (0.0, 0.0, 0.0)
-
-
-def test_probabilities_follow_what_a_review_finds() -> None:
-    probabilities = np.full(100, 0.02)
-    decided = np.arange(100) < 50
-    more = prevalence.adjusted(probabilities, decided, np.arange(100) < 17)
-    assert more[50:] == pytest.approx(0.02 * 18 / 2)
-    fewer = prevalence.adjusted(np.full(100, 0.5), decided, np.zeros(100, bool))
-    assert fewer[50:] == pytest.approx(0.5 / 26)
-    assert prevalence.adjusted(probabilities, decided, decided).max() <= 1
-
-
-@pytest.mark.parametrize("apart", [3.0, 0.5, -2.0])
-def test_the_interval_covers_whatever_the_scores_are_worth(apart: float) -> None:
-    """Nominal .95; of 150 reviews at most 15 may miss (P = .003 under .95). At −2 the scores are
-    worse than none."""
-    missed = 0
-    for seed, share in itertools.product(range(50), (0.05, 0.2, 0.4)):
-        rng = np.random.default_rng(seed)
-        wrong = rng.permutation(600) < share * 600
-        review = plan_review(rng.normal(size=600) + apart * wrong, seed=seed)
-        decided = np.isin(np.arange(600), review.order[:200])
-        count = count_reviewed(review, wrong & decided, decided)
-        missed += not count.low <= wrong.sum() <= count.high
-    assert missed <= 15
-
-
 def test_a_tenth_of_the_places_is_random() -> None:
     suspicion = np.arange(2000.0)
     suspicion[:100] = np.nan
@@ -156,48 +112,6 @@ def test_a_tenth_of_the_places_is_random() -> None:
     assert (np.diff(by_suspicion) < 0).all()
     at_random = suspicion[review.order[:200][review.at_random[:200]]]
     assert at_random.mean() == pytest.approx(1050, abs=350)
-
-
-def test_the_top_is_counted_and_the_rest_estimated() -> None:
-    review = plan_review(-np.arange(100.0), seed=3)
-    wrong = np.arange(100) < 20
-    rest = review.drawn[review.drawn >= 10][:12]
-    decided = np.isin(np.arange(100), [*range(10), *rest])
-    count = count_reviewed(review, wrong & decided, decided)
-    found = int(wrong[rest].sum())
-    low, high = count_of_sample(found, 12, 90)
-    assert (count.estimate, count.low, count.high) == (10 + 90 * found / 12, 10 + low, 10 + high)
-
-
-def test_decisions_bound_the_count() -> None:
-    review = plan_review(-np.arange(100.0))
-    decided = np.isin(np.arange(100), review.ranked[:10])
-    count = count_reviewed(review, decided & (np.arange(100) < 4), decided)
-    assert (count.estimate, count.low, count.high) == (None, 4.0, 94.0)
-    assert count.missing
-    every = np.ones(100, dtype=bool)
-    count = count_reviewed(review, np.arange(100) % 7 == 0, every)
-    assert (count.low, count.estimate, count.high) == (15.0, 15.0, 15.0)
-
-
-def test_pairs_that_a_person_picked_are_counted() -> None:
-    review = plan_review(-np.arange(200.0), seed=1)
-    rest = review.drawn[review.drawn >= 20]
-    wrong = np.isin(np.arange(200), rest[50:80])
-    decided = wrong | np.isin(np.arange(200), [*range(20), *rest[:5]])
-    count = count_reviewed(review, wrong, decided)
-    assert count.low == 30 <= count.high
-
-
-def test_the_interval_of_a_sample_covers_95_percent_on_average() -> None:
-    """Exactly, by the hypergeometric distribution of what is found; never below 90 %."""
-    found = np.arange(21)
-    low, high = np.array([count_of_sample(n, 20, 300) for n in found]).T
-    wrong = np.arange(3, 150)[:, None]
-    covered = (low <= wrong) & (wrong <= high)
-    coverage = (hypergeom.pmf(found, 300, wrong, 20) * covered).sum(axis=1)
-    assert coverage.mean() == pytest.approx(0.96, abs=0.02)
-    assert coverage.min() > 0.9
 
 
 @pytest.mark.parametrize(

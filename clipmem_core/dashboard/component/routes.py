@@ -56,13 +56,7 @@ from clipmem_core.review.rows import changed_rows, count_pairs, find_rows
 from clipmem_core.review.search import try_in_thread
 from clipmem_core.review.selection import RANDOM, RANDOM_CHECK, Selection, from_parameters
 from clipmem_core.review.suggestions import QUALITY, suggested_captions
-from clipmem_core.review.wrong_captions import (
-    random_check,
-    review_progress,
-    wrong_estimate,
-    wrong_lines,
-)
-from clipmem_core.scores.prevalence import CHECKED
+from clipmem_core.review.wrong_captions import NEXT, review_order, wrong_lines
 from clipmem_core.scores.registry import words
 
 # Streamlit's page writes styles inline, its charts compile functions and draw in workers, and it
@@ -189,7 +183,7 @@ def _queue(request: Request) -> Response:
     audit, selection = _parse(request)
     state = _state(audit, selection)
     first = find_row(audit, request.query_params.get("pair", ""))
-    size = CHECKED if selection == RANDOM_CHECK else max(1, count_pairs(audit, selection))
+    size = NEXT if selection == RANDOM_CHECK else max(1, count_pairs(audit, selection))
     rows = find_rows(audit, selection, size=size)
     return _json(state | {"rows": rows, "first": first})
 
@@ -203,16 +197,14 @@ def _state(audit: Audit, selection: Selection, after: int | None = None) -> dict
     """Return the last entry of the log, the decisions after an entry or all, and the sentence on
     wrong captions."""
     entry, decisions = changed_rows(audit, after)
-    status = _status(audit, decided(audit), selection == RANDOM_CHECK)
+    status = _status(audit, decided(audit))
     return {"entry": entry, "decided": decisions, "status": status}
 
 
 @functools.lru_cache(16)
-def _status(audit: Audit, codes: Codes, checks: bool) -> str:
-    """Return the sentence on wrong captions, or on the random check, once for each state of the
-    log."""
-    check = random_check(audit)[0] if checks else ""
-    return check or review_progress(audit).sentence or " ".join(wrong_lines(audit))
+def _status(audit: Audit, codes: Codes) -> str:
+    """Return the sentences on wrong captions, once for each state of the log."""
+    return " ".join(wrong_lines(audit))
 
 
 def _pairs(request: Request) -> Response:
@@ -225,7 +217,7 @@ def _pairs(request: Request) -> Response:
     reasons, surprising = explain_captions(audit, ids)
     spot_checks = set()
     if selection.order == REVIEW_PLACE:
-        review = wrong_estimate(audit)[1]
+        review = review_order(audit)
         spot_checks = set(review.order[review.at_random].tolist())
     order = shown_score(selection.order)
     answer = []
