@@ -23,7 +23,7 @@ class Certificate:
     """An upper bound on the kept pairs with a wrong caption, from random checks alone."""
 
     kept: int  # pairs that are not removed
-    checked: int  # pairs drawn at random
+    checks: list[int]  # rows of the pairs that were checked at random, in their order
     wrong: int  # of these
     most: int  # kept pairs with a wrong caption, at most
     most_if_right: int  # the same after `NEXT` further checks without an error
@@ -37,13 +37,14 @@ class Certificate:
     @property
     def sentence(self) -> str:
         """The bound; until there is one, the number of checks, if any."""
-        if self.checked >= min(_FEWEST_CHECKED, self.kept):
+        checked = len(self.checks)
+        if checked >= min(_FEWEST_CHECKED, self.kept):
             return (
                 f"At most {self.share:.1%} of the {self.kept:,} kept pairs have a wrong caption "
-                f"({self.confidence:.0%} confidence): {self.wrong:,} of {self.checked:,} checked "
+                f"({self.confidence:.0%} confidence): {self.wrong:,} of {checked:,} checked "
                 "at random did."
             )
-        return f"{self.checked:,} checked at random, {self.wrong:,} wrong." if self.checked else ""
+        return f"{checked:,} checked at random, {self.wrong:,} wrong." if checked else ""
 
     @property
     def offer(self) -> str:
@@ -113,13 +114,7 @@ def review_progress(audit: Audit) -> ReviewProgress:
     drawn = review.drawn[~(has_decision & decisions.neutral)[review.drawn]]
     removed = wrong & (decisions.codes == CODES[REMOVE])
     bound = bound_wrong(drawn, np.where(done, decisions.first, 0), wrong, more=NEXT)
-    certificate = Certificate(
-        len(drawn) - int(removed.sum()),
-        bound.checked,
-        bound.wrong,
-        bound.most,
-        bound.most_if_right,
-    )
+    certificate = Certificate(len(drawn) - int(removed.sum()), *bound)
     counts = int(done.sum()), int(wrong.sum())
     if audit.verdict.get("wrong_captions", {}).get("missing", "") is not None:
         return ReviewProgress(*counts, certificate)

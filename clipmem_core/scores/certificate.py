@@ -24,7 +24,7 @@ _NUMBERS = 2_000  # numbers of wrong captions that are tested, evenly spaced
 class Bound(NamedTuple):
     """What random checks say."""
 
-    checked: int  # pairs drawn at random
+    checks: list[int]  # pairs that were checked at random, in their order
     wrong: int  # of these
     most: int  # pairs without a decision that have a wrong caption, at most
     most_if_right: int  # the same after `more` further checks that find no error
@@ -43,8 +43,8 @@ def bound_wrong(drawn: np.ndarray, first: np.ndarray, wrong: np.ndarray, *, more
 
     Example:
         >>> pairs = np.arange(1000)
-        >>> bound_wrong(pairs, np.where(pairs < 250, pairs + 1, 0), pairs < 1, more=50)
-        Bound(checked=250, wrong=1, most=23, most_if_right=18)
+        >>> bound_wrong(pairs, np.where(pairs < 250, pairs + 1, 0), pairs < 1, more=50)[1:]
+        (1, 23, 18)
     """
     place = np.full(len(first), -1)
     place[drawn] = np.arange(len(drawn))
@@ -76,7 +76,7 @@ def bound_wrong(drawn: np.ndarray, first: np.ndarray, wrong: np.ndarray, *, more
     log_ratio = np.cumsum(log_ratio, axis=0)
     most = _most(numbers, log_ratio[: len(checks)])
     n_wrong = int(outcome.sum())
-    return Bound(len(checks), n_wrong, most, _most(numbers, log_ratio) if more else most)
+    return Bound(order[checks].tolist(), n_wrong, most, _most(numbers, log_ratio) if more else most)
 
 
 def _most(numbers: np.ndarray, log_ratio: np.ndarray) -> int:

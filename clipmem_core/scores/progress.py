@@ -74,30 +74,31 @@ class Posterior:
         Args: true for pairs that a person found right, for those found wrong, and for those that
         are counted, [n_pairs] each.
         """
-        counts = [
+        n_kept, n_wrong, n_left = (
             np.bincount(self.cell[chosen], minlength=_CELLS) for chosen in (kept, wrong, left)
-        ]
-        filled = np.unique(self.cell)
-        n_kept, n_wrong, n_left = (count[filled] for count in counts)
-        by_scores = scipy.special.expit(
-            (_A[:, None] + self.centre)[..., None] + _B[:, None] * self.log_odds[filled]
         )
-        # [31, 11, 16, n_filled]
-        q = _C[:, None] + (1 - _C[:, None]) * by_scores[:, :, None]
-        weight = -0.5 * (_A / _SD_A)[:, None, None] ** 2
-        weight = weight - 0.5 * ((_B - 1) / _SD_B)[:, None] ** 2 - _FALL * np.log(_C)
-        if n_kept.any() or n_wrong.any():
+        a = _A[:, None, None] + self.centre
+        seen = scipy.special.expit(a + _B[:, None] * self.log_odds)  # [31, 11, n_cells]
+        weight = -0.5 * (_A[:, None, None] / _SD_A) ** 2 - 0.5 * ((_B[:, None] - 1) / _SD_B) ** 2
+        weight = weight - _FALL * np.log(_C)  # [31, 11, 16]
+        decided = np.flatnonzero(n_kept + n_wrong)
+        if len(decided):
+            q = _C[:, None] + (1 - _C[:, None]) * seen[..., None, decided]
             found = _SLIP + (1 - 2 * _SLIP) * q
-            weight = weight + _POWER * (np.log(found) @ n_wrong + np.log1p(-found) @ n_kept)
+            log_likelihood = np.log(found) @ n_wrong[decided] + np.log1p(-found) @ n_kept[decided]
+            weight = weight + _POWER * log_likelihood
         weight = np.exp(weight - weight.max())
         weight /= weight.sum()
-        mean = (q @ n_left).ravel()
-        deviation = np.sqrt(((q * (1 - q)) @ n_left).ravel()) + 1e-6
-        quantiles = [mixture_quantile(level, weight.ravel(), mean, deviation) for level in _LEVELS]
-        estimate, low, high = np.clip(quantiles, 0, n_left.sum()).tolist()
-        of_cells = np.zeros(_CELLS)
-        of_cells[filled] = np.tensordot(weight, q, axes=3)
-        return Remaining(estimate, low, high, of_cells[self.cell])
+        first, second = ((seen**power @ n_left)[..., None] for power in (1, 2))  # moments of σ
+        mean = _C * n_left.sum() + (1 - _C) * first
+        squares = _C**2 * n_left.sum() + 2 * _C * (1 - _C) * first + (1 - _C) ** 2 * second
+        deviation = np.sqrt(np.maximum(mean - squares, 0.0)) + 1e-6
+        estimate, low, high = (
+            mixture_quantile(level, weight.ravel(), mean.ravel(), deviation.ravel())
+            for level in _LEVELS
+        )
+        of_cells = np.sum(weight * _C) + np.tensordot(weight @ (1 - _C), seen)
+        return Remaining(max(estimate, 0.0), max(low, 0.0), max(high, 0.0), of_cells[self.cell])
 
 
 def mixture_quantile(

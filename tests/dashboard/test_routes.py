@@ -161,7 +161,7 @@ def test_events_are_stored_once_in_their_order_and_seen_by_others(
     }
     changes = ask(server, "changes", entry=0)
     assert changes["decided"] == {"20": "keep", "21": None, "22": "recaption"}
-    assert changes["status"].startswith("You changed or removed 1 of 2")
+    assert changes["status"].startswith("2 checked, 1 wrong")
     assert ask(server, "pairs", rows=22)[0]["recaptioned"] == ["a crow"]
     assert open_review(audit).count_events() == 4
 

@@ -85,7 +85,7 @@ def test_decisions_teach_and_slips_hardly_do() -> None:
     )
     assert unseen.estimate > 3 * before
     everything = posterior.remaining(~flags(len(p), 0), flags(len(p), 0), none)
-    assert everything[:3] == (0, 0, 0)
+    assert everything[:3] == pytest.approx((0, 0, 0), abs=0.01)
 
 
 def test_the_interval_holds_what_remains_at_each_stop() -> None:
