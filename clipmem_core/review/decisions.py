@@ -29,6 +29,8 @@ from clipmem_core.review.log import (
     KEEP,
     RECAPTION,
     REMOVE,
+    SEVERAL,
+    Own,
     add_decision,
     add_outcome,
     add_undo,
@@ -40,7 +42,7 @@ from clipmem_core.review.log import (
 )
 from clipmem_core.studies.arm import Decided
 
-__all__ = ["CHOICES", "KEEP", "RECAPTION", "REMOVE"]
+__all__ = ["CHOICES", "KEEP", "RECAPTION", "REMOVE", "SEVERAL"]
 FOR_OTHER = "for_other_captions"
 _TABLE_COLUMNS = [PAIR_ID, "decision", CAPTIONS, "note", "time", "audit", FOR_OTHER]
 _HISTORY_COLUMNS = ["event", "time", "audit", "kind", "decision", "pairs", "first_pair_id"]
@@ -55,14 +57,17 @@ _MOST_PAIRS = 100_000  # in an event
 Entry = tuple[str, str | None, int, int, int]
 
 _DECISIONS = """
-    SELECT entry.pair_id, entry.judged, decision.decision,
-        coalesce(edit.captions, recaption.captions, '[]'), coalesce(note.note, ''),
+    SELECT entry.pair_id, entry.judged, coalesce(choice.decision, decision.decision),
+        coalesce(edit.captions, recaption.captions, '[]'), coalesce(own_note.note, note.note, ''),
         coalesce(decision.time, event.time), coalesce(decision.audit, event.audit), entry.id
     FROM entry JOIN event ON event.id = entry.event
     LEFT JOIN event AS decision ON decision.id = entry.decided
     LEFT JOIN event AS note ON note.id = entry.noted
     LEFT JOIN event AS recaption ON recaption.id = entry.captioned
-    LEFT JOIN own_captions AS edit ON edit.event = entry.captioned AND edit.pair_id = entry.pair_id
+    LEFT JOIN own_captions AS choice ON (choice.event, choice.pair_id) = (decided, entry.pair_id)
+    LEFT JOIN own_captions AS own_note
+        ON (own_note.event, own_note.pair_id) = (noted, entry.pair_id)
+    LEFT JOIN own_captions AS edit ON (edit.event, edit.pair_id) = (captioned, entry.pair_id)
     WHERE entry.id IN ({}) ORDER BY entry.id DESC
 """
 _HISTORY = """
@@ -71,8 +76,10 @@ _HISTORY = """
     FROM event LEFT JOIN entry ON entry.id = first_entry ORDER BY event.id DESC LIMIT ? OFFSET ?
 """
 _ENTRIES = """
-    SELECT pair_id, event.decision, entry.id, judged, entry.decided IN (SELECT event FROM apart)
-    FROM entry LEFT JOIN event ON event.id = entry.decided
+    SELECT entry.pair_id, coalesce(own.decision, event.decision), entry.id, judged,
+        decided IN (SELECT event FROM apart)
+    FROM entry LEFT JOIN event ON event.id = decided
+    LEFT JOIN own_captions AS own ON (own.event, own.pair_id) = (decided, entry.pair_id)
     WHERE entry.id > ? ORDER BY entry.id
 """
 
@@ -95,11 +102,13 @@ class Decision(NamedTuple):
         return decision_words(self.decision, self.for_other_captions)
 
 
-class Edit(NamedTuple):
-    """New captions of one pair, and the pair's `entry` when they were written."""
+class Choice(NamedTuple):
+    """What to decide on one pair."""
 
-    captions: tuple[str, ...]
-    entry: int
+    decision: str | None  # None: the decision stays
+    captions: tuple[str, ...] = ()  # the new ones; empty: those of the pair stay
+    note: str | None = None  # None: the note stays
+    entry: int | None = None  # the pair's when the choice was made; a newer one stays
 
 
 @dataclass(frozen=True)
@@ -144,22 +153,24 @@ class Review:
             added = add_decision(log, pairs, audit, decision, texts, note=note, neutral=neutral)
             return Outcome(*added)
 
-    def edit(self, edits: Mapping[str, Edit], *, audit: str = "") -> Outcome:
-        """Replace captions of pairs in one event, without a decision; pairs with a newer decision
-        are skipped."""
-        keys = self.with_keys(edits)
-        texts = {}
+    def decide_each(self, choices: Mapping[str, Choice], *, audit: str = "") -> Outcome:
+        """Decide on each pair by a choice of its own, all in one event."""
+        keys = self.with_keys(choices)
+        own = {}
         with open_to_write(self.path) as log:
-            decisions = self._decisions(log, edits)
-            for pair_id, (captions, entry) in edits.items():
-                if entry == decisions.get(pair_id, Decision(pair_id)).entry:
-                    texts[pair_id] = captions_to_store(RECAPTION, captions)
-            skipped = len(edits) - len(texts)
-            if not texts:
+            current = self._decisions(log, choices)
+            for pair_id, (decision, captions, note, entry) in choices.items():
+                if entry in (None, current.get(pair_id, Decision(pair_id)).entry):
+                    texts = captions_to_store(RECAPTION if captions else decision, captions)
+                    own[pair_id] = Own(decision, texts, note)
+            skipped = len(choices) - len(own)
+            if not own:
                 return Outcome(0, 0, skipped)
-            pairs = {pair_id: keys[pair_id] for pair_id in texts}
-            added = add_decision(log, pairs, audit, RECAPTION, captions_by_pair=texts)
-            return Outcome(*added, skipped)
+            # History shows an event of new captions alone as a recaption.
+            kinds = {each.decision or RECAPTION for each in own.values()}
+            kind = kinds.pop() if len(kinds) == 1 else SEVERAL
+            pairs = {pair_id: keys[pair_id] for pair_id in own}
+            return Outcome(*add_decision(log, pairs, audit, kind, own=own), skipped)
 
     def undo(self, event: int) -> Outcome | None:
         """Restore the decisions before an event of pairs without a newer one; None: it is undone
