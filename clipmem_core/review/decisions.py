@@ -40,6 +40,7 @@ from clipmem_core.review.log import (
     stored_outcomes,
     undone_events,
 )
+from clipmem_core.review.selection import UNDECIDED
 from clipmem_core.studies.arm import Decided
 
 __all__ = ["CHOICES", "KEEP", "RECAPTION", "REMOVE", "SEVERAL"]
@@ -161,8 +162,7 @@ class Review:
             current = self._decisions(log, choices)
             for pair_id, (decision, captions, note, entry) in choices.items():
                 if entry in (None, current.get(pair_id, Decision(pair_id)).entry):
-                    texts = captions_to_store(RECAPTION if captions else decision, captions)
-                    own[pair_id] = Own(decision, texts, note)
+                    own[pair_id] = Own(decision, captions_to_store(decision, captions), note)
             skipped = len(choices) - len(own)
             if not own:
                 return Outcome(0, 0, skipped)
@@ -276,10 +276,10 @@ def decision_words(decision: str | None, for_other: str | None) -> str:
 
 
 def captions_to_store(decision: str | None, captions: Sequence[str]) -> str:
-    """Check a decision and its captions; return the captions of a recaption as a JSON list."""
+    """Check a decision and its new captions; return these as a JSON list."""
     if decision is not None and decision not in CHOICES:
         raise InputError(f"decision {decision!r} is unknown: choose {', '.join(CHOICES)} or none")
-    if decision != RECAPTION:
+    if not captions and decision != RECAPTION:
         return "[]"
     if any("\0" in caption or t.without_surrogates(caption) != caption for caption in captions):
         raise InputError(
@@ -419,6 +419,12 @@ def decided(audit: Audit) -> Codes:
             codes = _apply_entries(audit, codes, review.entries_after(codes.entry))
         latest[log] = codes
     return codes
+
+
+def count_decisions(audit: Audit) -> dict[str, int]:
+    """Return the number of an audit's pairs of each decision, and of the undecided."""
+    counts = np.bincount(decided(audit).codes, minlength=len(CODES))
+    return {choice or UNDECIDED: int(counts[code]) for choice, code in CODES.items()}
 
 
 def _apply_entries(audit: Audit, before: Codes, entries: list[Entry]) -> Codes:
