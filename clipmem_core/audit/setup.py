@@ -158,10 +158,9 @@ def source_changes(audit: Audit, source: str, config: AuditConfig, screen: Scree
     time = path.stat().st_mtime_ns
     root = audit.record.pictures
     files = source_files(source)
-    if files:
+    if files and not config.features:  # which need no pictures
         images = store.read_table(path, columns=[c.IMAGE])[c.IMAGE]
-        pictures = {split_reference(root, image)[0] for image in images}
-        files += [*pictures, *{picture.parent for picture in pictures}]
+        files += {split_reference(root, image)[0] for image in images}
     if not any(is_newer(file, time) for file in files):
         return ""
     screen.say(f"reading {source} again: it has newer files than audit {audit.name!r}")

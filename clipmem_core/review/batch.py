@@ -16,9 +16,10 @@ from clipmem_core.review.decisions import (
     Decision,
     Outcome,
     captions_to_store,
+    decided,
     open_review,
 )
-from clipmem_core.review.queries import CAPTION_KEY, cached, fetch_pairs, without_surrogates
+from clipmem_core.review.queries import CAPTION_KEY, ROW, cached, fetch_pairs, without_surrogates
 from clipmem_core.tables import FORMULA
 
 DECISION = "decision"
@@ -49,11 +50,11 @@ def store_table(audit: Audit, table: pd.DataFrame) -> StoredTable:
         )
     review = open_review(audit)
     rows = table.reindex(columns=[PAIR_ID, DECISION, CAPTIONS, NOTE])
-    ids = rows.pop(PAIR_ID).astype(str)
-    keys = review.with_keys([*ids, *map(_text, ids)])
+    rows[PAIR_ID] = rows[PAIR_ID].astype(str)
+    keys = review.with_keys([*rows[PAIR_ID], *map(_text, rows[PAIR_ID])])
     choices: dict[str, Choice] = {}
     refused = []
-    for row, (pair_id, *cells) in enumerate(zip(ids, *map(rows.get, rows), strict=True), start=1):
+    for row, (pair_id, *cells) in enumerate(rows.to_numpy().tolist(), start=1):
         name = pair_id if keys[pair_id] else _text(pair_id)
         try:
             if not keys[name]:
@@ -116,7 +117,7 @@ def _transferable(audit: Audit, other: Audit, *positions: int) -> tuple[dict[str
         if each.decision or each.captions or each.note
     }
     pictures = fetch_pairs(other.folder / PAIRS, [SHA256], made)[SHA256].unique().to_pylist()
-    columns = [SHA256, f"{CAPTION_KEY} AS key"]
+    columns = [ROW, SHA256, f"{CAPTION_KEY} AS key"]
     there, here = (
         fetch_pairs(each.folder / PAIRS, columns, pictures, key=SHA256).to_pandas()
         for each in (other, audit)
@@ -126,15 +127,15 @@ def _transferable(audit: Audit, other: Audit, *positions: int) -> tuple[dict[str
     moved = alone[0].merge(alone[1], on=_CONTENT, suffixes=("", "_here"))
     partners = dict(zip(moved[PAIR_ID], moved[f"{PAIR_ID}_here"], strict=True))
     partners |= dict(zip(same, same, strict=True))
+    neutral = set(there[PAIR_ID][decided(other).neutral[there[ROW]]])
     current = open_review(audit).decisions(partners.values())
     choices = {}
     for pair_id, partner in partners.items():
         now = current.get(partner, Decision(partner))
         if pair_id in made and not (now.decision or now.captions or now.note):
-            decision = made[pair_id]
-            choices[partner] = Choice(
-                decision.decision, decision.captions, decision.note or None, now.entry
-            )
+            _, decision, captions, note, *_ = made[pair_id]
+            is_neutral = pair_id in neutral
+            choices[partner] = Choice(decision, captions, note or None, now.entry, is_neutral)
     return choices, int(there[PAIR_ID].isin(made).sum())
 
 

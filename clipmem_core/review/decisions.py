@@ -78,7 +78,7 @@ _HISTORY = """
 """
 _ENTRIES = """
     SELECT entry.pair_id, coalesce(own.decision, event.decision), entry.id, judged,
-        decided IN (SELECT event FROM apart)
+        ifnull(neutral, decided IN (SELECT event FROM apart))
     FROM entry LEFT JOIN event ON event.id = decided
     LEFT JOIN own_captions AS own ON (own.event, own.pair_id) = (decided, entry.pair_id)
     WHERE entry.id > ? ORDER BY entry.id
@@ -110,6 +110,7 @@ class Choice(NamedTuple):
     captions: tuple[str, ...] = ()  # the new ones; empty: those of the pair stay
     note: str | None = None  # None: the note stays
     entry: int | None = None  # the pair's when the choice was made; a newer one stays
+    neutral: bool = False  # judges no caption
 
 
 @dataclass(frozen=True)
@@ -160,9 +161,10 @@ class Review:
         own = {}
         with open_to_write(self.path) as log:
             current = self._decisions(log, choices)
-            for pair_id, (decision, captions, note, entry) in choices.items():
+            for pair_id, (decision, captions, note, entry, neutral) in choices.items():
                 if entry in (None, current.get(pair_id, Decision(pair_id)).entry):
-                    own[pair_id] = Own(decision, captions_to_store(decision, captions), note)
+                    texts = captions_to_store(decision, captions)
+                    own[pair_id] = Own(decision, texts, note, neutral)
             skipped = len(choices) - len(own)
             if not own:
                 return Outcome(0, 0, skipped)

@@ -334,8 +334,8 @@ def judge_file(
     """Judge the candidates of a file, write the result, and return a line about it. Without `out`
     it is beside the file, with `-judged` in its name."""
     out = out or path.with_stem(f"{path.stem}-judged")
-    check_suffix(out)
     candidates = read_frame(path)
+    check_suffix(out)
     table = judge_captions(audit, candidates, progress)
     write_frame(table, out)
     changed = (table[BEST] & ~table[OWN]).sum()

@@ -85,6 +85,7 @@ _TABLES = f"""
         captions TEXT NOT NULL,           -- a JSON list; empty: they stay
         decision TEXT,                    -- null: the decision stays
         note TEXT,                        -- null: the note stays
+        neutral INTEGER NOT NULL DEFAULT 0,
         PRIMARY KEY (event, pair_id)
     ) WITHOUT ROWID;
     {_APPEND_ONLY}
@@ -95,6 +96,7 @@ _UPGRADE = f"""
     BEGIN IMMEDIATE;
     ALTER TABLE own_captions ADD COLUMN decision TEXT;
     ALTER TABLE own_captions ADD COLUMN note TEXT;
+    ALTER TABLE own_captions ADD COLUMN neutral INTEGER NOT NULL DEFAULT 0;
     PRAGMA user_version = {VERSION};
     COMMIT;
 """
@@ -179,6 +181,7 @@ class Own(NamedTuple):
     decision: str | None  # None: the pair's decision stays
     captions: str = "[]"  # a JSON list; empty: the captions stay
     note: str | None = None  # None: the note stays
+    neutral: bool = False  # judges no caption
 
 
 def add_decision(
@@ -215,8 +218,8 @@ def add_decision(
 
     log.executemany(_DECIDE, rows())
     if own:
-        insert = "INSERT INTO own_captions VALUES (:event, :pair_id, :captions, :decision, :note)"
-        log.executemany(insert, rows())
+        columns = ":event, :pair_id, :captions, :decision, :note, :neutral"
+        log.executemany(f"INSERT INTO own_captions VALUES ({columns})", rows())
     if neutral:
         log.execute("INSERT INTO apart VALUES (?)", (number,))
     return _add_event(log, first, (audit, None, decision, captions, note))

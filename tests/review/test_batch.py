@@ -11,7 +11,7 @@ from clipmem_core import open_audit
 from clipmem_core.audit.store import CONFIG, PAIRS, Audit, write_json, write_table
 from clipmem_core.cli import main
 from clipmem_core.export.formats import export_audit
-from clipmem_core.review.decisions import Review, open_review
+from clipmem_core.review.decisions import Review, decided, open_review
 from tests.fixtures import Copy
 
 COLUMNS = ["pair_id", "decision", "captions", "note"]
@@ -107,7 +107,7 @@ def test_decisions_follow_pairs_with_the_same_picture_and_captions(
     write_table(mine.folder / PAIRS, pairs)
     ids = pairs["pair_id"].tolist()
     expected = decide_in_all_ways(open_audit("mine"))
-    open_review(mine).decide(ids[7:9], "remove")
+    open_review(mine).decide(ids[7:9], "remove", neutral=True)
     other = copy(name="other")
     names = dict(zip(ids[:7] + [ids[8]], [f"new {row}" for row in range(8)], strict=True))
     pairs["pair_id"] = pairs["pair_id"].map(lambda pair_id: names.get(pair_id, pair_id))
@@ -125,6 +125,7 @@ def test_decisions_follow_pairs_with_the_same_picture_and_captions(
     assert stored(review) == sorted(
         [*moved, (ids[7], "remove", (), ""), ("new 1", "remove", (), "")]
     )
+    assert decided(other).neutral.sum() == 1
     assert main(["decisions", "other", "--from", "mine"]) == 2
     review.undo(2)
     assert stored(review) == [("new 1", "remove", (), "")]

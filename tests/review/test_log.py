@@ -78,7 +78,9 @@ def test_a_log_of_the_version_before_keeps_its_decisions(review: Review) -> None
     review.decide(["b"], RECAPTION, captions=["newer"], note="why")
     review.decide_each({"c": Choice(None, ("found",))})
     before = review.table()
-    columns = (f"ALTER TABLE own_captions DROP COLUMN {name}" for name in ("decision", "note"))
+    columns = (
+        f"ALTER TABLE own_captions DROP COLUMN {name}" for name in ("decision", "note", "neutral")
+    )
     query(review.path, *columns, "PRAGMA user_version = 4")
     pd.testing.assert_frame_equal(review.table(), before)
     review.decide_each({"a": Choice(REMOVE), "c": Choice(None, ("edited",), "a note")})

@@ -50,12 +50,11 @@ def stamped(path: Path) -> Stamped:
 
 
 def is_newer(path: Path, time_ns: int) -> bool:
-    """Tell whether a file or folder was written or moved here since a time; False if it is
-    missing."""
+    """Tell whether a file or folder was written, moved or deleted since a time."""
     try:
         status = path.stat()
     except OSError:
-        return False
+        return True
     # a moved file keeps its modification time
     return max(status.st_mtime_ns, status.st_ctime_ns) >= time_ns
 
