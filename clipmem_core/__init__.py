@@ -4,18 +4,20 @@ wrong."""
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from clipmem_core.review.cards import AuditFrames
+    from clipmem_core.api import AuditFrames
 
 __version__ = "0.1.0"
 
 
 def open_audit(name: str) -> "AuditFrames":
     """Return a finished audit as tables: `.pairs`, `.scores`, `.captions`, `.decisions`,
-    `.table()`, `.search()`, `.judge()`.
+    `.table()`, `.search()`, `.judge()`, `.decide()`.
 
     Args:
         name: the audit's, in the data folder (`data/`, or what the variable CLIPMEM_DATA says).
     """
-    from clipmem_core.review.cards import open_frames
+    from clipmem_core.api import AuditFrames
 
-    return open_frames(name)
+    audit = AuditFrames.open(name)
+    audit.check_finished()
+    return audit

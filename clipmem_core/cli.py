@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args, get_origin
 
-from clipmem_core import __version__
+from clipmem_core import __version__, open_audit
 from clipmem_core import config as configs
 from clipmem_core.config import AuditConfig, SourceOptions, preset_config
 from clipmem_core.io import InputError
@@ -359,6 +359,40 @@ def _judge(
         screen.say(line)
 
 
+def _decisions(
+    name: AuditName,
+    file: Annotated[
+        str, "a CSV, JSON Lines or Parquet file: pair_id, decision, captions, note", "FILE"
+    ] = "",
+    from_: Annotated[
+        str, "an audit whose decisions to store where picture and captions are the same"
+    ] = "",
+) -> None:
+    """Store decisions of a file or of another audit, and count the pairs of each decision."""
+    from clipmem_core.review.batch import take_over, transferable
+    from clipmem_core.review.decisions import count_decisions
+
+    audit = open_audit(name)
+    if file:
+        result = audit.decide(Path(file).expanduser())
+        for row, pair_id, reason in result.refused.itertuples(index=False):
+            print(f"refused: row {row}, {pair_id!r}: {reason}")
+        if not result.stored:
+            raise InputError(f"no decision of {file} could be stored")
+        print(f"{result.stored:,} decisions stored, {len(result.refused):,} refused")
+    if from_:
+        other = _opened(from_)
+        total = transferable(audit, other)[1]
+        stored = take_over(audit, other).pairs
+        if not stored:
+            raise InputError(
+                f"none of the {total:,} decisions of audit {from_!r} applies to an undecided pair "
+                f"of audit {name!r} with the same picture and captions"
+            )
+        print(f"{stored:,} of {total:,} decisions of audit {from_!r} stored")
+    print(", ".join(f"{count:,} {choice}" for choice, count in count_decisions(audit).items()))
+
+
 def _map(
     audit: AuditName,
     name: Annotated[str, "a member and its embeddings, such as r0-f0.image", "MAP"],
@@ -393,7 +427,7 @@ def _check(*arguments: str) -> None:
 
 _COMMANDS = (
     *(_inspect, _fetch, _audit, _score, _mitigate, _study, _benchmark, _units, _paradigms),
-    *(_judge, _map, _export, _reaudit, _results, _list),
+    *(_judge, _decisions, _map, _export, _reaudit, _results, _list),
 )
 COMMANDS: dict[str, Callable[..., None]] = {
     command.__name__.removeprefix("_"): command for command in _COMMANDS
@@ -411,8 +445,9 @@ class _Parser(argparse.ArgumentParser):
     def add(self, name: str, kind: Any, default: Any, help: Any, metavar: str = "") -> None:
         """Add a positional argument if it has a metavar, else a flag."""
         text = (help() if callable(help) else help).replace("%", "%%")
+        required = default is inspect.Parameter.empty
         if metavar:
-            self.add_argument(name, help=text, metavar=metavar)
+            self.add_argument(name, help=text, metavar=metavar, nargs=None if required else "?")
             return
         options: dict[str, Any] = {"type": kind}
         if kind is bool:
@@ -421,10 +456,9 @@ class _Parser(argparse.ArgumentParser):
             options = {"choices": get_args(kind)}
         elif get_origin(kind) is tuple:
             options = {"type": get_args(kind)[0], "nargs": "*", "action": "extend"}
-        required = default is inspect.Parameter.empty
         if not required and default not in ("", ()) and default is not False:
             text += f" (default: {default})"
-        flag = "--" + name.replace("_", "-")
+        flag = "--" + name.rstrip("_").replace("_", "-")
         self.add_argument(flag, help=text, required=required, **options)
 
     def parse_words(self, words: Sequence[str]) -> dict[str, Any]:
@@ -483,7 +517,7 @@ def parse_command(arguments: Sequence[str]) -> SimpleNamespace:
         else:
             kind, help, *metavar = get_args(parameter.annotation)
             parser.add(parameter.name, kind, default, help, *metavar)
-            usage += metavar
+            usage += metavar if default is parameter.empty else [f"[{each}]" for each in metavar]
     parser.usage = " ".join(usage)
     typed = parser.parse_words(words)
     values: dict[str, Any] = {}
@@ -493,7 +527,7 @@ def parse_command(arguments: Sequence[str]) -> SimpleNamespace:
         elif parameter.kind is parameter.VAR_KEYWORD:
             values |= typed
         else:
-            values[parameter.name] = typed.pop(parameter.name, parameter.default)
+            values[parameter.name] = typed.pop(parameter.name.rstrip("_"), parameter.default)
     return SimpleNamespace(command=command, **values)
 
 

@@ -372,6 +372,11 @@ def run_audit(
     with store.acquire_lock(audit.folder, what="audit"):
         if audit.begun:
             setup.check_same(audit, source, config)
+            if changes := setup.source_changes(audit, source, config, screen):
+                changed = f"{source} has changed since audit {name!r} read it ({changes})"
+                if audit.finished:
+                    raise InputError(f"{changed}: use another --name")
+                screen.say(f"note: {changed}: the audit continues with what it read")
             # With --stable only growth that a kill interrupted is resumed here
             members = len(audit.record.members) if config.stable else 0
             if more := setup.grow(audit, config, members=members):

@@ -11,7 +11,14 @@ import pyarrow.parquet as pq
 
 from clipmem_core import columns as c
 from clipmem_core.audit import settings, store
-from clipmem_core.audit.prepare import DataSet, draw_membership, membership_of, membership_table
+from clipmem_core.audit.prepare import (
+    DataSet,
+    draw_membership,
+    load_data_set,
+    membership_of,
+    membership_table,
+)
+from clipmem_core.audit.status import Screen
 from clipmem_core.audit.store import Audit, Record
 from clipmem_core.config import (
     FIELDS,
@@ -22,6 +29,9 @@ from clipmem_core.config import (
     fingerprint,
     flat,
 )
+from clipmem_core.dataset.readers.containers import split_reference
+from clipmem_core.dataset.readers.paths import is_newer
+from clipmem_core.dataset.source import source_files
 from clipmem_core.io import DELETE, InputError, reading
 from clipmem_core.scores.membership import Membership
 from clipmem_core.training.names import model_config
@@ -137,6 +147,38 @@ def check_same(audit: Audit, source: str, config: AuditConfig) -> None:
     members = len(record.members)
     if config.members < members:
         raise InputError(f"audit {audit.name!r} has {members} members: --members must not be fewer")
+
+
+def source_changes(audit: Audit, source: str, config: AuditConfig, screen: Screen) -> str:
+    """Describe how a source differs from the pairs of its audit; empty if it does not.
+
+    It is read again only if one of its files is newer than the audit's.
+    """
+    path = audit.folder / store.PAIRS
+    time = path.stat().st_mtime_ns
+    root = audit.record.pictures
+    files = source_files(source)
+    if files and not config.features:  # which need no pictures
+        images = store.read_table(path, columns=[c.IMAGE])[c.IMAGE]
+        files += {split_reference(root, image)[0] for image in images}
+    if not any(is_newer(file, time) for file in files):
+        return ""
+    screen.say(f"reading {source} again: it has newer files than audit {audit.name!r}")
+    data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
+    then, now = (pairs.set_index(c.PAIR_ID) for pairs in (audit.pairs, data_set.pairs))
+    both = then.index.intersection(now.index)
+    added = len(now) - len(both)
+    removed = len(then) - len(both)
+    then, now = then.loc[both], now.loc[both]
+    injected = then[c.INJECTED].notna() & bool(config.inject_miscaptions)
+    captions = then[c.CAPTIONS].map(list) != now[c.CAPTIONS].map(list)
+    counts = {
+        "pairs added": added,
+        "pairs removed": removed,
+        "pairs with other captions": (captions & ~injected).sum(),
+        "pairs with another picture": (then[c.SHA256] != now[c.SHA256]).sum(),
+    }
+    return ", ".join(f"{what}: {count:,}" for what, count in counts.items() if count)
 
 
 def differing_fields(

@@ -482,7 +482,7 @@ def _edit_dialog(audit: Audit, selection: Selection) -> None:
         key="bulk-edit-store",
     ):
         with locked_session() as session:
-            outcome = open_review(audit).edit(changes.edits, audit=audit.name)
+            outcome = open_review(audit).decide_each(changes.edits, audit=audit.name)
             session.presses += 1
             sentence = f"Captions of {pairs_in_words(outcome.pairs)} changed."
             if outcome.skipped:

@@ -21,7 +21,7 @@ from clipmem_core.dashboard.page import BROWSE, link
 from clipmem_core.dashboard.plain import in_one_line, pairs_in_words, show_strong, show_text
 from clipmem_core.glossary import P_WRONG, meaning
 from clipmem_core.io import InputError
-from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, open_review
+from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, SEVERAL, open_review
 from clipmem_core.review.rows import check_counts, score_span
 from clipmem_core.review.selection import RANDOM_CHECK, UNDECIDED, Selection
 from clipmem_core.review.wrong_captions import NEXT, review_progress, wrong_lines
@@ -31,6 +31,7 @@ BADGES: dict[str | None, tuple[str, str, BadgeColour]] = {  # decision → label
     KEEP: ("keep", ":material/check_circle:", "green"),
     REMOVE: ("remove", ":material/delete:", "red"),
     RECAPTION: ("change caption", ":material/edit:", "blue"),
+    SEVERAL: ("several", ":material/checklist:", "gray"),
     None: ("undecided", ":material/radio_button_unchecked:", "gray"),
 }
 REVIEW = "pages/review.py"

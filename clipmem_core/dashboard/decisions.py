@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -45,15 +44,15 @@ from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.export import reaudit
 from clipmem_core.export.formats import AUDIT_IT, FORMATS
 from clipmem_core.io import InputError
+from clipmem_core.review.batch import find_offer, take_over
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.decisions import (
     CHOICES,
-    CODES,
     FOR_OTHER,
     KEEP,
     REMOVE,
     count_changed,
-    decided,
+    count_decisions,
     decision_words,
     open_review,
 )
@@ -97,12 +96,6 @@ _COLUMNS = {name: st.column_config.TextColumn(width=width) for name, width in _W
 }
 
 
-def count_decisions(audit: Audit) -> dict[str, int]:
-    """Return the number of an audit's pairs of each decision, and of the undecided."""
-    counts = np.bincount(decided(audit).codes, minlength=len(CODES))
-    return {choice or UNDECIDED: int(counts[code]) for choice, code in CODES.items()}
-
-
 def draw_reviewed(audit: Audit) -> None:
     """Draw the number of pairs of each decision."""
     counts = count_decisions(audit)
@@ -119,6 +112,7 @@ def draw_reviewed(audit: Audit) -> None:
 
 def draw_decisions(audit: Audit) -> None:
     """Draw the decisions on the data set of an audit, filtered by the address."""
+    _draw_offer(audit)
     with st.spinner("Reading the decisions…"):
         table = open_review(audit).table()
     if table.empty:
@@ -202,6 +196,36 @@ def _draw_page(audit: Audit, part: pd.DataFrame, selection: Selection) -> None:
         placeholder="",
         alt="The decisions of this page: pair, captions, note, time",
     )
+
+
+def _draw_offer(audit: Audit) -> None:
+    """Draw the offer to take over the decisions of another audit."""
+    with st.spinner("Reading the decisions of other audits…"):
+        offer = find_offer(audit)
+    if offer is None:
+        return
+    other, count, total = offer
+    with st.container(horizontal=True, vertical_alignment="center", border=True):
+        show_text(
+            f"{count:,} of {total:,} decisions of audit {other.name} apply here: the pairs have "
+            "the same picture and captions."
+        )
+        st.button(
+            "Take them over",
+            icon=":material/content_copy:",
+            key=f"take-over-{other.name}",
+            on_click=_take_over,
+            args=(audit, other),
+        )
+
+
+def _take_over(audit: Audit, other: Audit) -> None:
+    """Store the decisions of another audit that apply here. A callback."""
+    with locked_session() as session:
+        outcome = take_over(audit, other)
+        if outcome.pairs:
+            sentence = f"Taken over from {other.name}: {pairs_in_words(outcome.pairs)}."
+            session.saved(audit, sentence, outcome.event)
 
 
 def draw_history(audit: Audit) -> None:

@@ -90,6 +90,17 @@ def check_source(source: str) -> None:
         raise InputError(f"there is no {source!r}: give {KNOWN_SOURCES}")
 
 
+def source_files(source: str) -> list[Path]:
+    """List the files and folders of a data set on this machine; none of a URL, a hub name or
+    `scenes`."""
+    if source == DRAWN or is_url(source):
+        return []
+    path = Path(os.path.expanduser(source))
+    if path.exists():
+        return [path, *path.rglob("*")]
+    return shards.expand_pattern(source) if _PATTERN.fullmatch(source) else []
+
+
 def lacks_captions(source: str) -> bool:
     """Tell whether a source is class folders of pictures without captions, which need a
     `--caption-template`."""

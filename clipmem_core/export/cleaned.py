@@ -1,11 +1,14 @@
 """The cleaned data set: the pairs of an audit that are not removed, with new captions, and their
 picture files."""
 
+import hashlib
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +16,16 @@ import pandas as pd
 from PIL import Image
 
 from clipmem_core.audit.store import PAIRS, Audit, read_table
-from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
-from clipmem_core.dataset.readers.containers import read_bytes
-from clipmem_core.dataset.readers.paths import picture_fault, tidy
+from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, SHA256, WIDTH
+from clipmem_core.dataset.readers.containers import read_bytes, split_reference
+from clipmem_core.dataset.readers.paths import is_newer, picture_fault, tidy
 from clipmem_core.io import InputError, replacing_folder
 from clipmem_core.review.decisions import REMOVE, Decision, open_review
 
 RECAPTIONED = "recaptioned"
 MARK = ".clipmem-export"  # file in a folder that an export may replace
 IMAGES = "{stem}_images"  # folder of extracted pictures
+_NAMED = 3  # changed pictures in a note
 CLEANED = "cleaned.json"  # in the folder of a data set that a second audit is of
 PictureProgress = Callable[[int, int], None]  # called with the finished pictures, and all
 _IN_ARCHIVE = r"(?i)\.tar/|\.(?:parquet|arrow)#[0-9]+$"
@@ -37,7 +41,26 @@ class Cleaned:
     root: Path  # image references are relative to it
     pairs: pd.DataFrame  # pair_id, image, captions, label, width, height, recaptioned (bool)
     removed: pd.DataFrame  # the same
-    notes: tuple[str, ...]  # shown with any format
+    limits: tuple[str, ...]  # the notes on pairs
+    # references of pictures whose bytes differ from the audit's; reading a picture adds to them
+    changed: dict[str, None]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes shown with any format."""
+        count = len(self.changed)
+        first = ", ".join(map(repr, islice(self.changed, _NAMED)))
+        note = (
+            f"{count:,} pictures have changed since the audit, first {first}: audit the set again"
+        )
+        return self.limits + counted((count, note))
+
+    def read(self, image: str, sha256: str | None) -> bytes:
+        """Read a picture, and compare it with the audit's."""
+        data = read_bytes(self.root, image)
+        if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+            self.changed[image] = None
+        return data
 
     @property
     def recaptioned(self) -> int:
@@ -51,8 +74,10 @@ def clean(audit: Audit) -> Cleaned:
             f"audit {audit.name!r} injected wrong captions: export an audit without "
             "--inject-miscaptions"
         )
-    columns = [PAIR_ID, IMAGE, CAPTIONS, LABEL, WIDTH, HEIGHT]
+    columns = [PAIR_ID, IMAGE, CAPTIONS, LABEL, WIDTH, HEIGHT, SHA256]
     pairs = read_table(audit.folder / PAIRS, columns=columns)
+    if audit.record.config.features:
+        pairs[SHA256] = None  # of the features
     pairs = pairs.astype(object).where(pairs.notna(), None)
     decisions = open_review(audit).decisions()
     current = [decisions.get(pair_id, Decision(pair_id)) for pair_id in pairs[PAIR_ID]]
@@ -77,7 +102,15 @@ def clean(audit: Audit) -> Cleaned:
             f"only the first {limit} captions of a pair are included, as in the audit (--captions)",
         ),
     )
-    return Cleaned(audit, audit.record.pictures, pairs[~is_removed], pairs[is_removed], notes)
+    root = audit.record.pictures
+    cleaned = Cleaned(audit, root, pairs[~is_removed], pairs[is_removed], notes, {})
+    time = (audit.folder / PAIRS).stat().st_mtime_ns
+    in_newer = lru_cache(maxsize=4)(partial(is_newer, time_ns=time))
+    for image, sha256 in zip(pairs[IMAGE], pairs[SHA256], strict=True):
+        if sha256 and in_newer(split_reference(root, image)[0]):
+            with suppress(FileNotFoundError, InputError):
+                cleaned.read(image, sha256)
+    return cleaned
 
 
 def _tidied(captions: Iterable[str]) -> list[str]:
@@ -133,12 +166,12 @@ def encoded_pictures(
     cleaned: Cleaned, progress: PictureProgress
 ) -> Iterator[tuple[int, str, bytes]]:
     """Yield row, reference and content of each picture; a missing one is an input error."""
-    images = cleaned.pairs[IMAGE]
-    for done, (row, image) in enumerate(zip(images.index, images, strict=True)):
+    images = cleaned.pairs[[IMAGE, SHA256]]
+    for done, (row, image, sha256) in enumerate(images.itertuples(name=None)):
         if done % 100 == 0:
             progress(done, len(images))
         try:
-            yield row, image, read_bytes(cleaned.root, image)
+            yield row, image, cleaned.read(image, sha256)
         except FileNotFoundError as error:
             raise InputError(str(error)) from None
     progress(len(images), len(images))

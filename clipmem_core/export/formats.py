@@ -48,6 +48,7 @@ from clipmem_core.review.decisions import (
 from clipmem_core.review.find_replace import word_changes
 from clipmem_core.review.queries import count_pairs_of, fetch_pairs, number_sql
 from clipmem_core.scores.registry import EXPORT_SCORES
+from clipmem_core.tables import FORMULA
 
 # notes on data the format cannot hold, and the command that audits the export, if any
 Written = tuple[tuple[str, ...], str]
@@ -60,8 +61,6 @@ NEW_CAPTIONS = "{name}.captions.jsonl"
 HASHED = "{stem}.uids.csv"  # maps ids to the hashes in a list of uids
 # column separator, and its form in a shell
 SEPARATORS = {".csv": (",", ","), ".tsv": ("\t", r"$'\t'")}
-# a spreadsheet computes a cell that begins with one of these
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _UID = re.compile("[0-9a-fA-F]{32}")
 _BREAK = re.compile(r"\s*[\r\n]+\s*")
 

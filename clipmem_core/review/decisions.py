@@ -29,6 +29,8 @@ from clipmem_core.review.log import (
     KEEP,
     RECAPTION,
     REMOVE,
+    SEVERAL,
+    Own,
     add_decision,
     add_outcome,
     add_undo,
@@ -38,9 +40,10 @@ from clipmem_core.review.log import (
     stored_outcomes,
     undone_events,
 )
+from clipmem_core.review.selection import UNDECIDED
 from clipmem_core.studies.arm import Decided
 
-__all__ = ["CHOICES", "KEEP", "RECAPTION", "REMOVE"]
+__all__ = ["CHOICES", "KEEP", "RECAPTION", "REMOVE", "SEVERAL"]
 FOR_OTHER = "for_other_captions"
 _TABLE_COLUMNS = [PAIR_ID, "decision", CAPTIONS, "note", "time", "audit", FOR_OTHER]
 _HISTORY_COLUMNS = ["event", "time", "audit", "kind", "decision", "pairs", "first_pair_id"]
@@ -55,14 +58,17 @@ _MOST_PAIRS = 100_000  # in an event
 Entry = tuple[str, str | None, int, int, int, int]
 
 _DECISIONS = """
-    SELECT entry.pair_id, entry.judged, decision.decision,
-        coalesce(edit.captions, recaption.captions, '[]'), coalesce(note.note, ''),
+    SELECT entry.pair_id, entry.judged, coalesce(choice.decision, decision.decision),
+        coalesce(edit.captions, recaption.captions, '[]'), coalesce(own_note.note, note.note, ''),
         coalesce(decision.time, event.time), coalesce(decision.audit, event.audit), entry.id
     FROM entry JOIN event ON event.id = entry.event
     LEFT JOIN event AS decision ON decision.id = entry.decided
     LEFT JOIN event AS note ON note.id = entry.noted
     LEFT JOIN event AS recaption ON recaption.id = entry.captioned
-    LEFT JOIN own_captions AS edit ON edit.event = entry.captioned AND edit.pair_id = entry.pair_id
+    LEFT JOIN own_captions AS choice ON (choice.event, choice.pair_id) = (decided, entry.pair_id)
+    LEFT JOIN own_captions AS own_note
+        ON (own_note.event, own_note.pair_id) = (noted, entry.pair_id)
+    LEFT JOIN own_captions AS edit ON (edit.event, edit.pair_id) = (captioned, entry.pair_id)
     WHERE entry.id IN ({}) ORDER BY entry.id DESC
 """
 _HISTORY = """
@@ -71,9 +77,10 @@ _HISTORY = """
     FROM event LEFT JOIN entry ON entry.id = first_entry ORDER BY event.id DESC LIMIT ? OFFSET ?
 """
 _ENTRIES = """
-    SELECT pair_id, event.decision, entry.id, entry.event, judged,
-        entry.decided IN (SELECT event FROM apart)
-    FROM entry LEFT JOIN event ON event.id = entry.decided
+    SELECT entry.pair_id, coalesce(own.decision, event.decision), entry.id, entry.event, judged,
+        ifnull(neutral, decided IN (SELECT event FROM apart))
+    FROM entry LEFT JOIN event ON event.id = decided
+    LEFT JOIN own_captions AS own ON (own.event, own.pair_id) = (decided, entry.pair_id)
     WHERE entry.id > ? ORDER BY entry.id
 """
 
@@ -96,11 +103,14 @@ class Decision(NamedTuple):
         return decision_words(self.decision, self.for_other_captions)
 
 
-class Edit(NamedTuple):
-    """New captions of one pair, and the pair's `entry` when they were written."""
+class Choice(NamedTuple):
+    """What to decide on one pair."""
 
-    captions: tuple[str, ...]
-    entry: int
+    decision: str | None  # None: the decision stays
+    captions: tuple[str, ...] = ()  # the new ones; empty: those of the pair stay
+    note: str | None = None  # None: the note stays
+    entry: int | None = None  # the pair's when the choice was made; a newer one stays
+    neutral: bool = False  # judges no caption
 
 
 @dataclass(frozen=True)
@@ -145,22 +155,24 @@ class Review:
             added = add_decision(log, pairs, audit, decision, texts, note=note, neutral=neutral)
             return Outcome(*added)
 
-    def edit(self, edits: Mapping[str, Edit], *, audit: str = "") -> Outcome:
-        """Replace captions of pairs in one event, without a decision; pairs with a newer decision
-        are skipped."""
-        keys = self.with_keys(edits)
-        texts = {}
+    def decide_each(self, choices: Mapping[str, Choice], *, audit: str = "") -> Outcome:
+        """Decide on each pair by a choice of its own, all in one event."""
+        keys = self.with_keys(choices)
+        own = {}
         with open_to_write(self.path) as log:
-            decisions = self._decisions(log, edits)
-            for pair_id, (captions, entry) in edits.items():
-                if entry == decisions.get(pair_id, Decision(pair_id)).entry:
-                    texts[pair_id] = captions_to_store(RECAPTION, captions)
-            skipped = len(edits) - len(texts)
-            if not texts:
+            current = self._decisions(log, choices)
+            for pair_id, (decision, captions, note, entry, neutral) in choices.items():
+                if entry in (None, current.get(pair_id, Decision(pair_id)).entry):
+                    texts = captions_to_store(decision, captions)
+                    own[pair_id] = Own(decision, texts, note, neutral)
+            skipped = len(choices) - len(own)
+            if not own:
                 return Outcome(0, 0, skipped)
-            pairs = {pair_id: keys[pair_id] for pair_id in texts}
-            added = add_decision(log, pairs, audit, RECAPTION, captions_by_pair=texts)
-            return Outcome(*added, skipped)
+            # History shows an event of new captions alone as a recaption.
+            kinds = {each.decision or RECAPTION for each in own.values()}
+            kind = kinds.pop() if len(kinds) == 1 else SEVERAL
+            pairs = {pair_id: keys[pair_id] for pair_id in own}
+            return Outcome(*add_decision(log, pairs, audit, kind, own=own), skipped)
 
     def undo(self, event: int) -> Outcome | None:
         """Restore the decisions before an event of pairs without a newer one; None: it is undone
@@ -266,10 +278,10 @@ def decision_words(decision: str | None, for_other: str | None) -> str:
 
 
 def captions_to_store(decision: str | None, captions: Sequence[str]) -> str:
-    """Check a decision and its captions; return the captions of a recaption as a JSON list."""
+    """Check a decision and its new captions; return these as a JSON list."""
     if decision is not None and decision not in CHOICES:
         raise InputError(f"decision {decision!r} is unknown: choose {', '.join(CHOICES)} or none")
-    if decision != RECAPTION:
+    if not captions and decision != RECAPTION:
         return "[]"
     if any("\0" in caption or t.without_surrogates(caption) != caption for caption in captions):
         raise InputError(
@@ -411,6 +423,12 @@ def decided(audit: Audit) -> Codes:
             codes = _apply_entries(audit, codes, review.entries_after(codes.entry))
         latest[log] = codes
     return codes
+
+
+def count_decisions(audit: Audit) -> dict[str, int]:
+    """Return the number of an audit's pairs of each decision, and of the undecided."""
+    counts = np.bincount(decided(audit).codes, minlength=len(CODES))
+    return {choice or UNDECIDED: int(counts[code]) for choice, code in CODES.items()}
 
 
 def _apply_entries(audit: Audit, before: Codes, entries: list[Entry]) -> Codes:

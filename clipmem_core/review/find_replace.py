@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from clipmem_core.audit.store import PAIRS, Audit
 from clipmem_core.columns import CAPTIONS, PAIR_ID
-from clipmem_core.review.decisions import REMOVE, Decision, Edit, open_review
+from clipmem_core.review.decisions import REMOVE, Choice, Decision, open_review
 from clipmem_core.review.queries import fetch_pairs
 
 _CONTEXT = 4  # words on each side of a change
@@ -17,7 +17,7 @@ _CONTEXT = 4  # words on each side of a change
 class Replacement(NamedTuple):
     """The preview of find and replace."""
 
-    edits: dict[str, Edit]  # by pair_id
+    edits: dict[str, Choice]  # by pair_id
     captions: list[tuple[str, str, str]]  # pair_id, before and after of each caption that changes
     emptied: int  # captions that stay, since they would be empty
     removed: int  # pairs that stay, since they are marked for removal
@@ -31,7 +31,7 @@ def preview_replacement(
     table = fetch_pairs(audit.folder / PAIRS, [CAPTIONS], pair_ids)
     original = dict(zip(table[PAIR_ID].to_pylist(), table[CAPTIONS].to_pylist(), strict=True))
     decisions = open_review(audit).decisions(pair_ids)
-    edits: dict[str, Edit] = {}
+    edits: dict[str, Choice] = {}
     captions: list[tuple[str, str, str]] = []
     emptied = 0
     removed = 0
@@ -48,7 +48,7 @@ def preview_replacement(
             emptied += not new
             after.append(new or text)
         if tuple(after) != before:
-            edits[pair_id] = Edit(tuple(after), current.entry)
+            edits[pair_id] = Choice(None, tuple(after), entry=current.entry)
             pairs = zip(before, after, strict=True)
             captions += [(pair_id, old, new) for old, new in pairs if old != new]
     return Replacement(edits, captions, emptied, removed)

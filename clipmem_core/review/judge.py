@@ -18,13 +18,11 @@ without siblings p_mismatch = p_other. A caption of another picture has no wrong
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from pyarrow import ArrowException
 
 from clipmem_core import columns as c
 from clipmem_core.audit.settings import towers_of
@@ -41,7 +39,7 @@ from clipmem_core.audit.store import (
     read_prepared,
 )
 from clipmem_core.embeddings import Vectors
-from clipmem_core.io import InputError, read_json, replacing
+from clipmem_core.io import InputError, read_json
 from clipmem_core.review import search
 from clipmem_core.review.queries import ROW, cached, fetch_pairs
 from clipmem_core.scores import detectors
@@ -50,6 +48,7 @@ from clipmem_core.scores.evidence import HALF, agreement, log_ratio, surprise
 from clipmem_core.scores.membership import draw_word_halves
 from clipmem_core.scores.prevalence import posterior_at
 from clipmem_core.scores.words import Words, mean_ratio, number_words
+from clipmem_core.tables import check_suffix, read_frame, write_frame
 
 OWN = "own"  # column: the pair has this caption already
 BEST = "best"  # column: of the pair's captions the least likely to be wrong
@@ -58,16 +57,6 @@ _PLACE = "_place"  # of a pair among those with candidates
 _NUMBER = "_number"  # of a caption in its pair
 _BLOCK = 2_048  # candidates whose evidence is in memory at a time
 _HALVES = {"0": (-1, 1), "1": (0,)}  # the halves of the pairs that each word model predicts
-_READERS: dict[str, Callable[..., Any]] = {
-    ".csv": partial(pd.read_csv, dtype=str, keep_default_na=False),
-    ".jsonl": partial(pd.read_json, lines=True, dtype=False),
-    ".parquet": pd.read_parquet,
-}
-_WRITERS: dict[str, Callable[..., Any]] = {
-    ".csv": partial(pd.DataFrame.to_csv, index=False),
-    ".jsonl": partial(pd.DataFrame.to_json, orient="records", lines=True, force_ascii=False),
-    ".parquet": partial(pd.DataFrame.to_parquet, index=False),
-}
 
 
 def judge_captions(
@@ -345,16 +334,10 @@ def judge_file(
     """Judge the candidates of a file, write the result, and return a line about it. Without `out`
     it is beside the file, with `-judged` in its name."""
     out = out or path.with_stem(f"{path.stem}-judged")
-    for file in (path, out):
-        if file.suffix.lower() not in _READERS:
-            raise InputError(f"{file} must end with {', '.join(_READERS)}")
-    try:
-        candidates = _READERS[path.suffix.lower()](path)
-    except (ValueError, ArrowException) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
+    candidates = read_frame(path)
+    check_suffix(out)
     table = judge_captions(audit, candidates, progress)
-    with replacing(out) as temporary:
-        _WRITERS[out.suffix.lower()](table, temporary)
+    write_frame(table, out)
     changed = (table[BEST] & ~table[OWN]).sum()
     return (
         f"{out}: candidates: {len(candidates):,}; pairs: {table[c.PAIR_ID].nunique():,}, "

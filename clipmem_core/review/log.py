@@ -6,7 +6,8 @@ Tables:
                   with the pair's current decision, new captions and note, `judged` is the key of
                   the captions that were decided on
     standing      the current entry of each pair and caption key
-    own_captions  the new captions of each pair of a find and replace, whose event has none
+    own_captions  a pair's own decision, new captions and note in an event of several kinds or
+                  captions; without a decision only its captions or note change
     apart         the neutral events, which do not say whether captions are right (near-duplicates)
     told          the outcome of each numbered event of a browser: a repeated event is stored once
 """
@@ -19,7 +20,7 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from sqlite3 import Connection
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -29,7 +30,8 @@ KEEP = "keep"
 REMOVE = "remove"
 RECAPTION = "recaption"
 CHOICES = (KEEP, REMOVE, RECAPTION)
-VERSION = 4
+SEVERAL = "several"  # of an event, whose pairs have different decisions
+VERSION = 5
 APPLICATION = 0x434C4D50  # "CLMP" in the file's header: marks our files
 LOCK_TIMEOUT = 5.0  # seconds to wait for another writer
 _CACHE_KB = 64_000  # of pages, while writing: a million pairs are read in any order
@@ -80,41 +82,41 @@ _TABLES = f"""
     CREATE TABLE own_captions (
         event INTEGER NOT NULL,
         pair_id TEXT NOT NULL,
-        captions TEXT NOT NULL,           -- a JSON list
+        captions TEXT NOT NULL,           -- a JSON list; empty: they stay
+        decision TEXT,                    -- null: the decision stays
+        note TEXT,                        -- null: the note stays
+        neutral INTEGER NOT NULL DEFAULT 0,
         PRIMARY KEY (event, pair_id)
     ) WITHOUT ROWID;
     {_APPEND_ONLY}
     COMMIT;
 """
-# In version 3, the current new captions were always those of the decision.
+# In version 4, all pairs of an event had its decision and note.
 _UPGRADE = f"""
     BEGIN IMMEDIATE;
-    DROP TRIGGER entry_unchanged;
-    ALTER TABLE entry ADD COLUMN captioned INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE standing ADD COLUMN captioned INTEGER NOT NULL DEFAULT 0;
-    UPDATE entry SET captioned = decided
-        WHERE decided IN (SELECT id FROM event WHERE decision = 'recaption');
-    UPDATE standing SET captioned = decided
-        WHERE decided IN (SELECT id FROM event WHERE decision = 'recaption');
-    CREATE TRIGGER entry_unchanged BEFORE UPDATE ON entry
-        BEGIN SELECT RAISE(ABORT, 'the log only grows'); END;
+    ALTER TABLE own_captions ADD COLUMN decision TEXT;
+    ALTER TABLE own_captions ADD COLUMN note TEXT;
+    ALTER TABLE own_captions ADD COLUMN neutral INTEGER NOT NULL DEFAULT 0;
     PRAGMA user_version = {VERSION};
     COMMIT;
 """
 # The current entry of a pair is the later of two: on its captions, and on unknown captions (key 0).
-# "Undecided" takes a recaption back, and leaves what find and replace changed.
+# "Undecided" takes a recaption back, and leaves what find and replace changed (an event without
+# the pair's decision).
 _DECIDE = """
     INSERT INTO entry (event, pair_id, decided, captioned, noted, previous, judged)
-    SELECT :event, :pair_id, iif(:edits, ifnull(current.decided, 0), :event),
-        CASE WHEN :edits OR :decision = 'recaption' THEN :event
-            WHEN :decision IS NOT NULL OR edit.event THEN ifnull(current.captioned, 0) ELSE 0 END,
-        coalesce(:noted, current.noted, 0), ifnull(current.entry, 0), :judged
+    SELECT :event, :pair_id, iif(:decides, :event, ifnull(current.decided, 0)),
+        CASE WHEN :captions != '[]' THEN :event
+            WHEN :decision IS NOT NULL OR edit.event OR NOT :decides
+            THEN ifnull(current.captioned, 0) ELSE 0 END,
+        iif(:note IS NULL, ifnull(current.noted, 0), :event), ifnull(current.entry, 0), :judged
     FROM (SELECT 1) LEFT JOIN
     (
         SELECT * FROM standing WHERE pair_id = :pair_id AND judged IN (0, :judged)
         ORDER BY entry DESC LIMIT 1
     ) AS current
     LEFT JOIN own_captions AS edit ON edit.event = current.captioned AND edit.pair_id = :pair_id
+        AND edit.decision IS NULL
 """
 _UNDO = """
     INSERT INTO entry (event, pair_id, decided, captioned, noted, previous, judged)
@@ -173,6 +175,15 @@ def open_to_write(path: Path) -> Iterator[Connection]:
         connection.execute("COMMIT")  # after an error, closing the connection rolls back
 
 
+class Own(NamedTuple):
+    """The part of one pair in an event of several."""
+
+    decision: str | None  # None: the pair's decision stays
+    captions: str = "[]"  # a JSON list; empty: the captions stay
+    note: str | None = None  # None: the note stays
+    neutral: bool = False  # judges no caption
+
+
 def add_decision(
     log: Connection,
     pairs: Mapping[str, int],
@@ -181,24 +192,34 @@ def add_decision(
     captions: str = "[]",
     *,
     note: str | None = None,
-    captions_by_pair: Mapping[str, str] | None = None,
+    own: Mapping[str, Own] | None = None,
     neutral: bool = False,
 ) -> tuple[int, int]:
     """Add a decision on pairs and their caption keys (0: unknown); return the event's number and
     number of pairs.
 
-    `captions` is a JSON list for all pairs; `captions_by_pair` replaces captions and leaves the
-    decisions; `note` None leaves the notes; `neutral` judges no caption.
+    `captions` is a JSON list for all pairs; `note` None leaves the notes; with `own`, each pair has
+    its own decision, captions and note instead; `neutral` judges no caption.
     """
     number = last_id(log, "event") + 1
     first = last_id(log, "entry") + 1
-    values = {"event": number, "decision": decision, "edits": captions_by_pair is not None}
-    values["noted"] = None if note is None else number
-    log.executemany(
-        _DECIDE, (values | {"pair_id": pair_id, "judged": key} for pair_id, key in pairs.items())
-    )
-    rows = ((number, pair_id, texts) for pair_id, texts in (captions_by_pair or {}).items())
-    log.executemany("INSERT INTO own_captions VALUES (?, ?, ?)", rows)
+    shared = Own(decision, captions, note)
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for pair_id, key in pairs.items():
+            values = own[pair_id] if own else shared
+            decides = not own or values.decision is not None
+            yield values._asdict() | {
+                "event": number,
+                "pair_id": pair_id,
+                "judged": key,
+                "decides": decides,
+            }
+
+    log.executemany(_DECIDE, rows())
+    if own:
+        columns = ":event, :pair_id, :captions, :decision, :note, :neutral"
+        log.executemany(f"INSERT INTO own_captions VALUES ({columns})", rows())
     if neutral:
         log.execute("INSERT INTO apart VALUES (?)", (number,))
     return _add_event(log, first, (audit, None, decision, captions, note))

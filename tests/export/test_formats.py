@@ -17,7 +17,7 @@ from clipmem_core.cli import main, parse_command
 from clipmem_core.export.cleaned import clean
 from clipmem_core.export.formats import FORMATS, Summary, export_audit
 from clipmem_core.io import InputError
-from clipmem_core.review.decisions import RECAPTION, REMOVE, Edit, open_review
+from clipmem_core.review.decisions import RECAPTION, REMOVE, Choice, open_review
 from clipmem_core.scores.registry import EXPORT_SCORES
 from tests.audit.test_jobs import until
 from tests.export.sources import audited, make_source
@@ -249,8 +249,8 @@ def test_decisions_have_old_and_new_captions_and_the_scores_of_each(
     place = scores["caption"]
     scores = scores.assign(similarity_out=place / 4, p_wrong=place.where(place > 0) / 4)
     write_table(audit.folder / CAPTION_TABLE, scores)
-    edits = {pair_id: Edit(tuple(captions), 0) for pair_id, captions in NEW_CAPTIONS.items()}
-    open_review(audit).edit(edits)
+    edits = {pair_id: Choice(None, tuple(captions)) for pair_id, captions in NEW_CAPTIONS.items()}
+    open_review(audit).decide_each(edits)
     export_audit(audit, "decisions", path)
     read = pd.read_parquet if path.suffix == ".parquet" else pd.read_csv
     table = read(path).set_index("pair_id")

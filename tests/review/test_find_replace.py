@@ -4,7 +4,7 @@ from clipmem_core.review.decisions import (
     KEEP,
     RECAPTION,
     REMOVE,
-    Edit,
+    Choice,
     Review,
     decided,
     decided_of,
@@ -30,7 +30,7 @@ def test_captions_are_not_emptied_and_removed_pairs_stay(audit: Audit, review: R
     assert (preview.emptied, preview.removed) == (1, 1)
     assert [edit.captions for edit in preview.edits.values()] == [("a", "frog")]
     review.decide([first], KEEP)
-    assert review.edit(preview.edits).pairs == 0  # there is a newer decision
+    assert review.decide_each(preview.edits).pairs == 0  # there is a newer decision
 
 
 def test_replaced_captions_are_no_decision_and_outlast_other_decisions(
@@ -40,9 +40,11 @@ def test_replaced_captions_are_no_decision_and_outlast_other_decisions(
     review.decide([second], KEEP)
     review.decide([third], RECAPTION, captions=["by hand"])
     entries = review.decisions()
-    edits = {first: Edit(("new",), 0)}
-    edits |= {pair_id: Edit(("new",), entries[pair_id].entry) for pair_id in (second, third)}
-    event = review.edit(edits).event
+    edits = {first: Choice(None, ("new",), entry=0)}
+    edits |= {
+        pair_id: Choice(None, ("new",), entry=entries[pair_id].entry) for pair_id in (second, third)
+    }
+    event = review.decide_each(edits).event
     assert decided(audit).codes[:3].tolist() == [0, 1, 3]
     assert 0 in find_rows(audit, Selection(decision="undecided", order="clipmem"), size=100)
     assert new_captions(review) == dict.fromkeys([first, second, third], ("new",))

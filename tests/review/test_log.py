@@ -16,7 +16,7 @@ import pytest
 
 from clipmem_core.io import InputError
 from clipmem_core.review import log
-from clipmem_core.review.decisions import CHOICES, KEEP, RECAPTION, REMOVE, Review
+from clipmem_core.review.decisions import CHOICES, KEEP, RECAPTION, REMOVE, Choice, Review
 from tests.forked import Server
 
 
@@ -49,7 +49,7 @@ def refused(review: Review) -> str:
 
 def test_another_file_is_refused_and_not_changed(review: Review) -> None:
     changes = {
-        "PRAGMA user_version = 5": "version 5",
+        "PRAGMA user_version = 6": "version 6",
         "DROP TABLE standing": "no such table",
         "": "not a database",
     }
@@ -76,14 +76,18 @@ def test_a_log_of_the_version_before_keeps_its_decisions(review: Review) -> None
     review.decide(["a", "b"], RECAPTION, captions=["new"])
     review.undo(2)
     review.decide(["b"], RECAPTION, captions=["newer"], note="why")
+    review.decide_each({"c": Choice(None, ("found",))})
     before = review.table()
-    columns = (f"ALTER TABLE {table} DROP COLUMN captioned" for table in ("entry", "standing"))
-    query(review.path, *columns, "PRAGMA user_version = 3")
+    columns = (
+        f"ALTER TABLE own_captions DROP COLUMN {name}" for name in ("decision", "note", "neutral")
+    )
+    query(review.path, *columns, "PRAGMA user_version = 4")
     pd.testing.assert_frame_equal(review.table(), before)
-    review.undo(4)
-    assert review.current("b").decision == KEEP
+    review.decide_each({"a": Choice(REMOVE), "c": Choice(None, ("edited",), "a note")})
+    found = {name: each[1:4] for name, each in review.decisions(["a", "c"]).items()}
+    assert found == {"a": (REMOVE, (), ""), "c": (KEEP, ("edited",), "a note")}
     with pytest.raises(sqlite3.Error, match="only grows"):
-        query(review.path, "UPDATE entry SET captioned = 0")
+        query(review.path, "UPDATE own_captions SET decision = 'keep'")
 
 
 def test_a_locked_log_is_one_line_and_readable(
@@ -126,7 +130,7 @@ def test_an_error_rolls_back_and_a_deleted_log_leaves_nothing_in_the_next_one(
 START = """
 import json, os, sqlite3, sys, time
 from pathlib import Path
-from clipmem_core.review.decisions import CHOICES, KEEP, RECAPTION, REMOVE, Review
+from clipmem_core.review.decisions import CHOICES, KEEP, RECAPTION, REMOVE, Choice, Review
 review, name = Review(Path(os.environ["LOG"])), os.environ["NAME"]
 gate, rounds = Path(os.environ["GATE"]), iter("012")
 def wait():

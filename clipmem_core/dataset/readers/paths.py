@@ -49,6 +49,16 @@ def stamped(path: Path) -> Stamped:
     return Stamped(os.fspath(path), status.st_size, status.st_mtime_ns)
 
 
+def is_newer(path: Path, time_ns: int) -> bool:
+    """Tell whether a file or folder was written, moved or deleted since a time."""
+    try:
+        status = path.stat()
+    except OSError:
+        return True
+    # a moved file keeps its modification time
+    return max(status.st_mtime_ns, status.st_ctime_ns) >= time_ns
+
+
 def reading_fault(error: Exception, what: str) -> str:
     """Return why something cannot be read, in one line; a shortage of the machine is raised."""
     if shortage(error):

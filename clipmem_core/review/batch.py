@@ -1,0 +1,159 @@
+"""Decisions on many pairs at once: of a table from elsewhere, and of another audit in which pairs
+have the same picture and captions."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from clipmem_core.audit.store import PAIRS, Audit
+from clipmem_core.columns import CAPTIONS, PAIR_ID, SHA256
+from clipmem_core.io import InputError
+from clipmem_core.review.decisions import (
+    CHOICES,
+    Choice,
+    Decision,
+    Outcome,
+    captions_to_store,
+    decided,
+    open_review,
+)
+from clipmem_core.review.queries import CAPTION_KEY, ROW, cached, fetch_pairs, without_surrogates
+from clipmem_core.tables import FORMULA
+
+DECISION = "decision"
+NOTE = "note"
+_CONTENT = [SHA256, "key"]  # picture and captions of a pair
+
+
+@dataclass(frozen=True)
+class StoredTable:
+    """The result of a table of decisions."""
+
+    stored: int
+    refused: pd.DataFrame  # row (from 1), pair_id, reason
+    event: int  # its number in the history; 0: nothing was stored
+
+
+def store_table(audit: Audit, table: pd.DataFrame) -> StoredTable:
+    """Store the decisions of a table in one event: pair_id, decision, and optionally captions and
+    note.
+
+    Captions are a list, a JSON list, or a single caption. A row without a decision changes captions
+    or note only.
+    """
+    if not {PAIR_ID, DECISION} <= set(table):
+        raise InputError(
+            f"the decisions have the columns {', '.join(map(str, table))}: name pair_id and "
+            "decision, and captions for a recaption"
+        )
+    review = open_review(audit)
+    rows = table.reindex(columns=[PAIR_ID, DECISION, CAPTIONS, NOTE])
+    rows[PAIR_ID] = rows[PAIR_ID].astype(str)
+    keys = review.with_keys([*rows[PAIR_ID], *map(_text, rows[PAIR_ID])])
+    choices: dict[str, Choice] = {}
+    refused = []
+    for row, (pair_id, *cells) in enumerate(rows.to_numpy().tolist(), start=1):
+        name = pair_id if keys[pair_id] else _text(pair_id)
+        try:
+            if not keys[name]:
+                raise InputError("the audit has no such pair")
+            if name in choices:
+                raise InputError("the pair is in an earlier row")
+            choices[name] = _read_choice(*cells)
+        except InputError as error:
+            refused.append((row, pair_id, str(error)))
+    outcome = review.decide_each(choices, audit=audit.name)
+    reasons = pd.DataFrame(refused, columns=["row", PAIR_ID, "reason"])
+    return StoredTable(outcome.pairs, reasons, outcome.event)
+
+
+def _read_choice(decision: Any, captions: Any, note: Any) -> Choice:
+    choice = Choice(_text(decision) or None, _captions(captions), _text(note) or None)
+    if not any(choice):
+        raise InputError(f"it has no decision: choose {', '.join(CHOICES)}")
+    if without_surrogates(choice.note) != choice.note:
+        raise InputError("its note has half a character: delete it")
+    captions_to_store(choice.decision, choice.captions)
+    return choice
+
+
+def _text(cell: Any) -> str:
+    """Return a cell as text, without the quote that our CSV puts before a formula."""
+    if not isinstance(cell, str):
+        return ""
+    return cell[1:] if cell.startswith(tuple(f"'{start}" for start in FORMULA)) else cell
+
+
+def _captions(cell: Any) -> tuple[str, ...]:
+    if isinstance(cell, str):
+        try:
+            listed = json.loads(cell)
+        except ValueError:
+            listed = None
+        is_list = isinstance(listed, list) and all(isinstance(text, str) for text in listed)
+        cell = listed if is_list else [cell]
+    texts = cell if pd.api.types.is_list_like(cell) else ()
+    return tuple(text for text in map(str, texts) if text.strip())
+
+
+def transferable(audit: Audit, other: Audit) -> tuple[dict[str, Choice], int]:
+    """Return the decisions of another audit that apply to undecided pairs of an audit, and the
+    number of all its decisions.
+
+    They apply to a pair with the same picture and captions: the one with the same id, else the only
+    one, if the other audit has only one too.
+    """
+    positions = [open_review(each).position() for each in (audit, other)]
+    return _transferable(audit, other, *positions)
+
+
+@cached(8, PAIRS, paths=lambda audit, other, *positions: [other.folder / PAIRS])
+def _transferable(audit: Audit, other: Audit, *positions: int) -> tuple[dict[str, Choice], int]:
+    made = {
+        pair_id: each
+        for pair_id, each in open_review(other).decisions().items()
+        if each.decision or each.captions or each.note
+    }
+    pictures = fetch_pairs(other.folder / PAIRS, [SHA256], made)[SHA256].unique().to_pylist()
+    columns = [ROW, SHA256, f"{CAPTION_KEY} AS key"]
+    there, here = (
+        fetch_pairs(each.folder / PAIRS, columns, pictures, key=SHA256).to_pandas()
+        for each in (other, audit)
+    )
+    same = there.merge(here, on=[PAIR_ID, *_CONTENT])[PAIR_ID]
+    alone = [table.drop_duplicates(_CONTENT, keep=False) for table in (there, here)]
+    moved = alone[0].merge(alone[1], on=_CONTENT, suffixes=("", "_here"))
+    partners = dict(zip(moved[PAIR_ID], moved[f"{PAIR_ID}_here"], strict=True))
+    partners |= dict(zip(same, same, strict=True))
+    neutral = set(there[PAIR_ID][decided(other).neutral[there[ROW]]])
+    current = open_review(audit).decisions(partners.values())
+    choices = {}
+    for pair_id, partner in partners.items():
+        now = current.get(partner, Decision(partner))
+        if pair_id in made and not (now.decision or now.captions or now.note):
+            _, decision, captions, note, *_ = made[pair_id]
+            is_neutral = pair_id in neutral
+            choices[partner] = Choice(decision, captions, note or None, now.entry, is_neutral)
+    return choices, int(there[PAIR_ID].isin(made).sum())
+
+
+def find_offer(audit: Audit) -> tuple[Audit, int, int] | None:
+    """Return the audit of another data set with the most decisions that apply here, how many do,
+    and how many it has; None without any."""
+    offers = []
+    data_set = audit.record.dataset_fingerprint
+    for other in Audit.every():
+        try:
+            if other.record.dataset_fingerprint != data_set and open_review(other).position():
+                choices, total = transferable(audit, other)
+                offers.append((other, len(choices), total))
+        except InputError:  # its own pages report the broken file
+            continue
+    return max((each for each in offers if each[1]), key=lambda each: each[1], default=None)
+
+
+def take_over(audit: Audit, other: Audit) -> Outcome:
+    """Store the decisions of another audit that apply here, in one event."""
+    return open_review(audit).decide_each(transferable(audit, other)[0], audit=audit.name)

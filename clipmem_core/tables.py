@@ -1,0 +1,45 @@
+"""Tables from elsewhere: CSV, JSON Lines and Parquet files that a person names."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pyarrow import ArrowException
+
+from clipmem_core.io import InputError, replacing
+
+# a spreadsheet computes a cell that begins with one of these
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_READERS: dict[str, Callable[..., Any]] = {
+    ".csv": partial(pd.read_csv, dtype=str, keep_default_na=False),
+    ".jsonl": partial(pd.read_json, lines=True, dtype=False),
+    ".parquet": pd.read_parquet,
+}
+_WRITERS: dict[str, Callable[..., Any]] = {
+    ".csv": partial(pd.DataFrame.to_csv, index=False),
+    ".jsonl": partial(pd.DataFrame.to_json, orient="records", lines=True, force_ascii=False),
+    ".parquet": partial(pd.DataFrame.to_parquet, index=False),
+}
+
+
+def check_suffix(path: Path) -> None:
+    """Refuse a name that is of no format of a table."""
+    if path.suffix.lower() not in _READERS:
+        raise InputError(f"{path} must end with {', '.join(_READERS)}")
+
+
+def read_frame(path: Path) -> pd.DataFrame:
+    """Read a table by its suffix; the cells of a CSV file are text."""
+    check_suffix(path)
+    try:
+        return _READERS[path.suffix.lower()](path)
+    except (ValueError, ArrowException) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+
+
+def write_frame(table: pd.DataFrame, path: Path) -> None:
+    """Write a table by its suffix."""
+    with replacing(path) as temporary:
+        _WRITERS[path.suffix.lower()](table, temporary)

@@ -1,0 +1,131 @@
+"""Decisions of tables, in each format, and those taken over from another audit."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from clipmem_core import open_audit
+from clipmem_core.audit.store import CONFIG, PAIRS, Audit, write_json, write_table
+from clipmem_core.cli import main
+from clipmem_core.export.formats import export_audit
+from clipmem_core.review.decisions import Review, decided, open_review
+from tests.fixtures import Copy
+
+COLUMNS = ["pair_id", "decision", "captions", "note"]
+
+
+def stored(review: Review) -> list[tuple]:
+    """Return the decisions in the log, by pair."""
+    table = review.table()[COLUMNS]
+    rows = table.assign(captions=table["captions"].map(tuple)).itertuples(index=False, name=None)
+    return sorted(rows, key=str)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_the_good_rows_of_a_table_are_one_event_and_the_others_are_named(
+    audit: Audit, review: Review, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = audit.pairs["pair_id"].tolist()
+    review.decide([ids[0]], "keep", note="first")
+    rows = [
+        (ids[0], "remove", None, None),
+        (ids[1], "recaption", ["[a] frog", "x, y"], "=why"),
+        (ids[2], "keep", None, ""),
+        ("nowhere", "keep", None, ""),
+        (ids[3], "burn", None, ""),
+        (ids[4], "recaption", [" "], ""),
+        (ids[1], "keep", None, ""),
+        (ids[5], "", None, ""),
+    ]
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    path = tmp_path / f"table{suffix}"
+    if suffix == ".csv":
+        table["captions"] = [texts and json.dumps(texts) for texts in table["captions"]]
+        table.to_csv(path, index=False)
+    elif suffix == ".jsonl":
+        table.to_json(path, orient="records", lines=True)
+    else:
+        table.to_parquet(path)
+    result = open_audit("made").decide(path)
+    assert (result.stored, result.event) == (3, 2)
+    refused = list(zip(result.refused["row"], result.refused["pair_id"], strict=True))
+    assert refused == [(4, "nowhere"), (5, ids[3]), (6, ids[4]), (7, ids[1]), (8, ids[5])]
+    assert stored(review) == [
+        (ids[0], "remove", (), "first"),
+        (ids[1], "recaption", ("[a] frog", "x, y"), "=why"),
+        (ids[2], "keep", (), ""),
+    ]
+    assert review.history(page=1, size=1)["decision"].item() == "several"
+    assert review.undo(2).pairs == 3
+    assert stored(review) == [(ids[0], "keep", (), "first")]
+    assert main(["decisions", "made", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "row 4, 'nowhere'" in printed
+    assert "3 decisions stored, 5 refused" in printed
+    table[3:5].to_csv(tmp_path / "bad.csv")
+    assert main(["decisions", "made", str(tmp_path / "bad.csv")]) == 2
+
+
+def decide_in_all_ways(audit: Audit) -> list[tuple]:
+    ids = audit.pairs["pair_id"]
+    table = [
+        (ids[1], "keep", ["kept and edited"], None),
+        (ids[2], "recaption", "a single caption", "'=why"),
+        (ids[3], None, ["edited"], None),
+        (ids[4], None, None, "=a note"),
+    ]
+    audit.decide(pd.DataFrame(table, columns=COLUMNS))
+    open_review(audit).decide([ids[5]], "recaption", captions=["gone"])
+    open_review(audit).decide([ids[5], ids[6]], "remove")
+    return stored(open_review(audit))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_exported_decisions_are_read_back(copy: Copy, tmp_path: Path, suffix: str) -> None:
+    copy()
+    audit = open_audit("made")
+    expected = decide_in_all_ways(audit)
+    export_audit(audit, "decisions", tmp_path / f"exported{suffix}")
+    review = open_review(audit)
+    review.path.unlink()
+    assert audit.decide(tmp_path / f"exported{suffix}").refused.empty
+    assert stored(review) == expected
+
+
+def test_decisions_follow_pairs_with_the_same_picture_and_captions(
+    copy: Copy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = copy(name="mine")
+    pairs = mine.pairs
+    # 7, 8 and 9 share picture and captions
+    for row in (8, 9):
+        pairs.loc[row, "sha256"] = pairs.loc[7, "sha256"]
+        pairs.at[row, "captions"] = pairs.at[7, "captions"]
+    write_table(mine.folder / PAIRS, pairs)
+    ids = pairs["pair_id"].tolist()
+    expected = decide_in_all_ways(open_audit("mine"))
+    open_review(mine).decide(ids[7:9], "remove", neutral=True)
+    other = copy(name="other")
+    names = dict(zip(ids[:7] + [ids[8]], [f"new {row}" for row in range(8)], strict=True))
+    pairs["pair_id"] = pairs["pair_id"].map(lambda pair_id: names.get(pair_id, pair_id))
+    pairs.at[6, "captions"] = ["corrected"]
+    write_table(other.folder / PAIRS, pairs[::-1])
+    record = dataclasses.replace(other.record, dataset_fingerprint="0123456789abcdef")
+    write_json(other.folder / CONFIG, record.values)
+    review = open_review(other)
+    review.decide(["new 1"], "remove")
+    assert main(["decisions", "other", "--from", "mine"]) == 0
+    assert "5 of 8 decisions of audit 'mine'" in capsys.readouterr().out
+    moved = [
+        (names.get(pair_id, pair_id), *rest) for pair_id, *rest in expected if pair_id in ids[2:6]
+    ]
+    assert stored(review) == sorted(
+        [*moved, (ids[7], "remove", (), ""), ("new 1", "remove", (), "")]
+    )
+    assert decided(other).neutral.sum() == 1
+    assert main(["decisions", "other", "--from", "mine"]) == 2
+    review.undo(2)
+    assert stored(review) == [("new 1", "remove", (), "")]
