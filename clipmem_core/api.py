@@ -13,6 +13,7 @@ from clipmem_core.review.decisions import open_review
 from clipmem_core.review.queries import check_caption_rows, fetch_numbered
 from clipmem_core.review.search import search
 from clipmem_core.review.selection import CAPTION
+from clipmem_core.review.wrong_captions import ReviewProgress, review_progress
 from clipmem_core.tables import read_frame
 
 
@@ -83,6 +84,11 @@ class AuditFrames(Audit):
         return store_table(
             self, table if isinstance(table, pd.DataFrame) else read_frame(Path(table))
         )
+
+    def progress(self) -> ReviewProgress:
+        """Return how many pairs are decided, how many still have a wrong caption (with a 95 %
+        interval), and the certificate of the random checks."""
+        return review_progress(self)
 
     def table(self) -> pd.DataFrame:
         """Return pairs, scores and decisions in one row a pair.

@@ -371,6 +371,7 @@ def _decisions(
     """Store decisions of a file or of another audit, and count the pairs of each decision."""
     from clipmem_core.review.batch import take_over, transferable
     from clipmem_core.review.decisions import count_decisions
+    from clipmem_core.review.wrong_captions import wrong_lines
 
     audit = open_audit(name)
     if file:
@@ -391,6 +392,7 @@ def _decisions(
             )
         print(f"{stored:,} of {total:,} decisions of audit {from_!r} stored")
     print(", ".join(f"{count:,} {choice}" for choice, count in count_decisions(audit).items()))
+    print(*wrong_lines(audit), sep="\n")
 
 
 def _map(

@@ -230,11 +230,6 @@ def wrong_captions(
         missing = TOO_FEW
     if missing:
         return {"missing": missing, **kinds}
-    intervals = {
-        name: {"estimate": count.estimate, "low": count.low, "high": count.high}
-        for name, count in wrong.counts.items()
-        if count.estimate is not None
-    }
     estimate = sum(wrong.parts)
     probabilities = wrong.pairs[np.isfinite(wrong.pairs)]
     _, low, high, _ = Posterior.of(probabilities).before_review()
@@ -243,7 +238,7 @@ def wrong_captions(
         "all": {"estimate": estimate, "low": min(low, estimate), "high": max(high, estimate)},
         "of": len(probabilities),
         "parts": wrong.parts,
-        **intervals,
+        "counted": [name for name, count in wrong.counts.items() if not count.missing],
         "kinds": wrong.kinds,
         "several": len(wrong.captions) > len(wrong.pairs),  # captions of a pair
         **kinds,

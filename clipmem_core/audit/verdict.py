@@ -125,8 +125,8 @@ def _unseen(verdict: Mapping[str, Any]) -> str:
     wrong = verdict["wrong_captions"]
     tone, failed = _tone(verdict)
     hardly = [f"wrong {kind['kind']}s" for kind in wrong["kinds"] if not kind["seen"]]
-    never = ["single wrong captions"] * (wrong["several"] and "captions" not in wrong)
-    never += ["wrong words"] * ("words" not in wrong)
+    never = ["single wrong captions"] * (wrong["several"] and "captions" not in wrong["counted"])
+    never += ["wrong words"] * ("words" not in wrong["counted"])
     unseen = [
         f"{' and '.join(names)} are {how} seen"
         for names, how in ((never, "not"), (hardly, "hardly"))

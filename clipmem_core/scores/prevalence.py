@@ -19,8 +19,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import scipy
 
-from clipmem_core.scores.progress import mixture_quantile
-
 _FEWEST_PAIRS = 100  # and swapped pairs, below which there is no count
 # The share of wrong pairs from which a second round leaves them out, by the setting `rounds`.
 # Members hardly improve below a hundredth; a second round finds clearly more from a tenth on.
@@ -29,13 +27,11 @@ _TAIL = 0.025
 _CELLS = 200
 _SHARES = 12  # shares that are tried at once
 _POWER = 0.5  # of the likelihood
-_MODEL_ERROR = 0.1  # of the estimate, for shapes of scores that no member of the family has
 # Of the first of two kinds of swapped captions among the wrong ones
 _KIND_SHARES = np.array([0.5, 0.75, 1.0])
 _DROP = 18.0  # of log-likelihood, beyond which a share is ignored
 _FLOOR = 1e-9
 _SLOPE = 1e-3  # of the log-odds of the posterior, per standard deviation of the scores
-_QUANTILES = np.arange(1, 10) / 10  # of the swapped pairs
 # Peak, log width left and right, log degrees of freedom
 _LIMITS = ((-4.0, 4.0), (-3.0, 2.0), (-3.0, 2.0), (0.7, 4.6))
 _START = (0.0, 0.0, 0.0, 3.0)
@@ -54,8 +50,6 @@ class WrongCount:
     unknown."""
 
     estimate: float | None = None
-    low: float | None = None  # of a 95 % interval
-    high: float | None = None
     missing: str = ""
     # The probability that each caption is wrong; NaN if unknown
     posterior: np.ndarray = field(repr=False, default_factory=lambda: np.empty(0))
@@ -71,16 +65,14 @@ def estimate_wrong(fit: np.ndarray, *swapped: np.ndarray) -> WrongCount:
     each share of wrong ones (profile likelihood); share and count are averaged over it, with
     Jeffreys' prior on the share. With two kinds of swapped captions they are also averaged over the
     shares of both kinds among the wrong ones. No shape is exact: the square root of the likelihood
-    is used, and the error contains a tenth of the count. The interval's upper end is no lower than
-    `most_wrong`, which needs no shape.
+    is used.
 
     Args:
         fit: of the captions, [n]; NaN without a score.
         swapped: of captions swapped in one way, [n_swapped], and in a second way if there is one.
 
     Returns:
-        The count among the captions with a score, its 95 % interval, and each caption's
-        probability, in [0, 1].
+        The count among the captions with a score, and each caption's probability, in [0, 1].
     """
     scored = np.isfinite(fit)
     kinds = [values[np.isfinite(values)] for values in swapped]
@@ -114,8 +106,6 @@ def estimate_wrong(fit: np.ndarray, *swapped: np.ndarray) -> WrongCount:
     heights, wrong = (np.concatenate(parts) for parts in zip(*profiles, strict=True))
     weights = np.exp(heights - heights.max())
     weights /= weights.sum()
-    mean = wrong @ counts
-    deviation = np.maximum(np.sqrt((wrong * (1 - wrong)) @ counts), 1e-6)
     # A fit that is worse never has a lower probability; the slope keeps the order of scores where
     # it is constant.
     descending = scipy.optimize.isotonic_regression(
@@ -124,22 +114,7 @@ def estimate_wrong(fit: np.ndarray, *swapped: np.ndarray) -> WrongCount:
     log_odds = scipy.special.logit(np.clip(descending, 1e-12, 1 - 1e-12)) - _SLOPE * middles
     curve = (middle + middles * spread, log_odds)
     posterior[scored] = posterior_at(curve, values)
-    estimate = float(weights @ mean)
-    quantiles = np.array(
-        [mixture_quantile(q, weights, mean, deviation) for q in (_TAIL, 1 - _TAIL)]
-    )
-    # The scores of swapped captions are a sample too, which matters where as many captions are
-    # wrong.
-    wider = np.sqrt(1 + estimate / len(reference))
-    below, above = np.hypot(wider * (quantiles - estimate), _MODEL_ERROR * estimate)
-    high = max(estimate + above, most_wrong(values, reference))
-    return WrongCount(
-        estimate,
-        float(max(estimate - below, 0.0)),
-        float(min(high, len(values))),
-        posterior=posterior,
-        curve=curve,
-    )
+    return WrongCount(float(weights @ wrong @ counts), posterior=posterior, curve=curve)
 
 
 def posterior_at(curve: Curve, fit: np.ndarray) -> np.ndarray:
@@ -153,34 +128,6 @@ def posterior_at(curve: Curve, fit: np.ndarray) -> np.ndarray:
         [n], in [0, 1].
     """
     return scipy.special.expit(np.interp(fit, *curve))
-
-
-def most_wrong(fit: np.ndarray, swapped: np.ndarray) -> float:
-    """Return an upper 97.5 % bound on how many pairs are like the swapped ones, for any scores of
-    the others.
-
-    Of W wrong captions a share q scores below the quantile q of the swapped ones, so W q is at most
-    the number of pairs below it, up to the noise of both (Blanchard, Lee & Scott, JMLR 2010,
-    theorem 11, with normal approximations). The lowest bound of nine quantiles, each at the level
-    that holds for all of them.
-
-    Args:
-        fit: of the pairs, [n].
-        swapped: of swapped pairs, [n_swapped].
-
-    Example:
-        >>> fit = np.concatenate([np.full(900, 9.0), np.arange(100) / 100])
-        >>> round(most_wrong(fit, np.arange(1000) / 1000))
-        113
-    """
-    z = scipy.special.ndtri(1 - 0.025 / len(_QUANTILES))
-    below = np.searchsorted(np.sort(fit), np.quantile(swapped, _QUANTILES), side="right")
-    least = _QUANTILES - z * np.sqrt(_QUANTILES * (1 - _QUANTILES) / len(swapped))
-    least = np.maximum(least, 1e-9)  # a quantile of few swapped pairs bounds nothing
-    noise = z * np.sqrt(_QUANTILES * (1 - _QUANTILES))
-    # The largest W with W q − z √(W q (1 − q)) ≤ number below.
-    root = (noise + np.sqrt(noise**2 + 4 * least * below)) / (2 * least)
-    return float((root**2).min())
 
 
 def _profile(

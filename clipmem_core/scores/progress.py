@@ -94,22 +94,14 @@ class Posterior:
         squares = _C**2 * n_left.sum() + 2 * _C * (1 - _C) * first + (1 - _C) ** 2 * second
         deviation = np.sqrt(np.maximum(mean - squares, 0.0)) + 1e-6
         estimate, low, high = (
-            mixture_quantile(level, weight.ravel(), mean.ravel(), deviation.ravel())
-            for level in _LEVELS
+            _quantile(level, weight.ravel(), mean.ravel(), deviation.ravel()) for level in _LEVELS
         )
         of_cells = np.sum(weight * _C) + np.tensordot(weight @ (1 - _C), seen)
         return Remaining(max(estimate, 0.0), max(low, 0.0), max(high, 0.0), of_cells[self.cell])
 
 
-def mixture_quantile(
-    level: float, weights: np.ndarray, mean: np.ndarray, deviation: np.ndarray
-) -> float:
-    """Return a quantile of a mixture of normal distributions.
-
-    Args:
-        level: of the quantile, between 0 and 1.
-        weights, mean, deviation: of each distribution, [n].
-    """
+def _quantile(level: float, weights: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> float:
+    """Return a quantile of a mixture of normal distributions, [n] each."""
 
     def beyond(value: float) -> float:
         return weights @ scipy.special.ndtr((value - mean) / deviation) - level

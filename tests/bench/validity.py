@@ -231,8 +231,7 @@ def _review(n: int, kind: str, share: float, most: int, seed: int) -> tuple[floa
 
 
 def counts_of_audit(asked: Planted) -> pd.DataFrame:
-    """Return one row a kind and share: how often the interval holds the number of planted errors,
-    and its mean ends.
+    """Return one row a kind and share: the number of planted errors, and its estimate.
 
     Errors are planted in the evidence of a finished audit, in four fifths of its pairs drawn at
     random: the score of a picture with another caption, of a decoy, or of another word takes the
@@ -244,19 +243,15 @@ def counts_of_audit(asked: Planted) -> pd.DataFrame:
     kinds = ["pairs", *(["captions"] if evidence.decoys is not None else []), "words"]
     rows = []
     for kind, share in itertools.product(kinds, asked.shares):
-        ends = []
+        estimates = []
         for seed in range(asked.sets):
             rng = np.random.default_rng([seed, round(1000 * share)])
             pairs = np.sort(rng.choice(right, round(0.8 * len(right)), False))
             planted, n = plant(evidence, kind, share, pairs, rng)
-            count = probabilities(planted).counts[kind]
-            ends.append((count.estimate, count.low, count.high))
-        estimate, low, high = np.array(ends, dtype=float).T
-        covered = ((low <= n) & (n <= high)).mean()
-        means = [values.mean() for values in (estimate, low, high)]
-        rows.append((asked.audit, kind, share, n, covered, *means))
-    columns = ["audit", "kind", "share", "planted", "coverage", "estimate", "low", "high"]
-    return pd.DataFrame(rows, columns=columns)
+            estimates.append(probabilities(planted).counts[kind].estimate)
+        spread = np.std(estimates, dtype=float)
+        rows.append((asked.audit, kind, share, n, np.mean(estimates), spread))
+    return pd.DataFrame(rows, columns=["audit", "kind", "share", "planted", "estimate", "sd"])
 
 
 def _caption_evidence(audit: Audit) -> CaptionEvidence:

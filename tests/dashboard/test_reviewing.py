@@ -20,7 +20,7 @@ TOLD: dict[str, Any] = {
     "injected": 0,
     "injected_vague": 0,
 }
-TOLD |= {"missing": None, "several": True, "kinds": []}
+TOLD |= {"missing": None, "several": True, "kinds": [], "counted": ["pairs"]}
 
 
 @pytest.fixture

@@ -22,26 +22,9 @@ def drawn(
     return fit, rng.normal(0, 1, pairs)
 
 
-def test_the_interval_holds_the_number_of_swapped_captions() -> None:
-    """Nominal .95; of 16 sets at most four may miss (P = .0009 under .95)."""
-    missed = 0
-    widths = []
-    for seed, wrong in itertools.product(range(4), (10, 50, 200, 400)):
-        found = estimate_wrong(*drawn(seed, wrong))
-        missed += not found.low <= wrong <= found.high
-        widths.append((found.high - found.low) / wrong)
-    assert missed <= 4
-    assert np.median(widths) < 0.6  # and it says something
-
-
-@pytest.mark.parametrize("wrong", [20, 200])
-def test_the_upper_bound_needs_no_shape_of_the_scores(wrong: int) -> None:
-    """Two peaks, one of them below most swapped captions: the count goes wrong, its upper bound
-    does not."""
-    rng = np.random.default_rng(0)
-    parts = rng.normal(0, 1, wrong), rng.normal(4, 1, 900), rng.normal(0.5, 0.3, 100)
-    swapped = rng.normal(0, 1, 1000)
-    assert estimate_wrong(np.concatenate(parts), swapped).high >= wrong
+def test_the_number_of_swapped_captions_is_estimated() -> None:
+    for seed, wrong in itertools.product(range(2), (10, 50, 200, 400)):
+        assert estimate_wrong(*drawn(seed, wrong)).estimate == pytest.approx(wrong, rel=0.2, abs=4)
 
 
 def test_the_posterior_is_that_of_two_known_densities() -> None:
@@ -67,7 +50,7 @@ def test_the_slopes_of_the_shape_are_those_of_finite_differences() -> None:
 
 def test_too_few_pairs_or_equal_scores_have_no_count() -> None:
     few = estimate_wrong(np.arange(50.0), np.arange(500.0))
-    assert (few.estimate, few.low, few.high) == (None, None, None)
+    assert few.estimate is None
     assert "needs 100 pairs" in few.missing
     assert "do not differ" in estimate_wrong(np.ones(200), np.arange(200.0)).missing
 
@@ -88,7 +71,7 @@ def test_wrong_captions_of_two_kinds_are_counted() -> None:
     fit = np.concatenate([rng.normal(0, 1, 60), rng.normal(5, 1, 1940)])
     kinds = rng.normal(0, 1, 1000), rng.normal(5, 1, 1000)
     count = estimate_wrong(fit, *kinds)
-    assert count.low <= 60 <= count.high
+    assert 60 <= count.estimate <= 120  # the second kind may be half of them
     assert count.posterior[:60].mean() > 0.9
     assert count.posterior[60:].mean() < 0.1
 
