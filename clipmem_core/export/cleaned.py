@@ -37,6 +37,7 @@ class Cleaned:
     root: Path  # image references are relative to it
     pairs: pd.DataFrame  # pair_id, image, captions, label, width, height, recaptioned (bool)
     removed: pd.DataFrame  # the same
+    line: str  # the counts
     notes: tuple[str, ...]  # shown with any format
 
     @property
@@ -56,16 +57,26 @@ def clean(audit: Audit) -> Cleaned:
     pairs = pairs.astype(object).where(pairs.notna(), None)
     decisions = open_review(audit).decisions()
     current = [decisions.get(pair_id, Decision(pair_id)) for pair_id in pairs[PAIR_ID]]
-    new = [_tidied(each.captions) for each in current]
-    pairs[RECAPTIONED] = list(map(bool, new))
+    stored = list(map(list, pairs[CAPTIONS]))
     pairs[CAPTIONS] = [
-        texts or list(stored) for texts, stored in zip(new, pairs[CAPTIONS], strict=True)
+        _tidied(each.captions) or texts for each, texts in zip(current, stored, strict=True)
     ]
+    both = list(zip(pairs[CAPTIONS], stored, strict=True))
+    pairs[RECAPTIONED] = [new != old for new, old in both]
     is_removed = np.array([each.decision == REMOVE for each in current])
     if is_removed.all():
         raise InputError(
             f"every pair of audit {audit.name!r} is marked for removal: there is nothing to export"
         )
+    kept = pairs[~is_removed]
+    undecided = sum(each.decision is None for each in current)
+    fewer = np.array([len(old) - len(new) if set(new) < set(old) else 0 for new, old in both])
+    fewer[is_removed] = 0
+    line = (
+        f"{len(kept):,} exported, {undecided:,} of them not reviewed; removed pairs: "
+        f"{is_removed.sum():,}, removed captions: {fewer.sum():,}, pairs with changed captions: "
+        f"{(kept[RECAPTIONED] & (fewer[~is_removed] == 0)).sum():,}"
+    )
     quarantined = len(audit.quarantine)
     other = sum(each.for_other_captions is not None for each in current)
     limit = audit.record.config.captions
@@ -77,7 +88,7 @@ def clean(audit: Audit) -> Cleaned:
             f"only the first {limit} captions of a pair are included, as in the audit (--captions)",
         ),
     )
-    return Cleaned(audit, audit.record.pictures, pairs[~is_removed], pairs[is_removed], notes)
+    return Cleaned(audit, audit.record.pictures, kept, pairs[is_removed], line, notes)
 
 
 def _tidied(captions: Iterable[str]) -> list[str]:

@@ -11,7 +11,7 @@ from csv import QUOTE_NONNUMERIC  # a lone \r must be quoted too
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -38,18 +38,13 @@ from clipmem_core.export.cleaned import (
 )
 from clipmem_core.io import InputError, replacing, replacing_folder
 from clipmem_core.review.cards import OWN_CAPTIONS, listed_scores
-from clipmem_core.review.decisions import (
-    FOR_OTHER,
-    UNDECIDED_CODE,
-    count_changed,
-    decided,
-    open_review,
-)
+from clipmem_core.review.decisions import FOR_OTHER, open_review
 from clipmem_core.review.find_replace import word_changes
 from clipmem_core.review.queries import count_pairs_of, fetch_pairs, number_sql
 from clipmem_core.scores.registry import EXPORT_SCORES
 
-# notes on data the format cannot hold, and the command that audits the export, if any
+# Notes on data the format cannot hold, and the command that audits the export, if any. The first
+# note of a format without the cleaned data set is the counts.
 Written = tuple[tuple[str, ...], str]
 
 AUDIT_IT = "audit it: "  # begins the line with the command that audits an export
@@ -202,7 +197,8 @@ def write_keys(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Writt
     notes = counted(
         (
             cleaned.recaptioned,
-            f"{cleaned.recaptioned:,} new captions cannot be in a list of keys: see {second.name}",
+            f"new captions of {cleaned.recaptioned:,} pairs cannot be in a list of keys: see "
+            f"{second.name}",
         ),
         (
             shared,
@@ -250,7 +246,7 @@ def write_uids(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Writt
         f"{hashed:,} ids are no uids (32 hex digits) and were hashed, see {second.name}: "
         "to have the uids of a pool, audit it with --csv-id-key uid"
     )
-    lost = f"{cleaned.recaptioned:,} new captions cannot be in a list of uids"
+    lost = f"new captions of {cleaned.recaptioned:,} pairs cannot be in a list of uids"
     return counted((cleaned.recaptioned, lost), (hashed, note)), ""
 
 
@@ -288,7 +284,8 @@ def write_decisions(audit: Audit, path: Path, progress: PictureProgress) -> Writ
         f"{for_other.sum():,} decisions on other captions, for example injected errors, are "
         "not included"
     )
-    return counted((for_other.sum(), note)), ""
+    line = f"pairs with a decision, new captions or a note: {len(table):,}"
+    return (line, *counted((for_other.sum(), note))), ""
 
 
 def _as_cell(value: Any) -> Any:
@@ -306,7 +303,7 @@ def write_html(audit: Audit, path: Path, progress: PictureProgress) -> Written:
     page = render_report(audit)
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    return (), ""
+    return (f"report of {count_pairs_of(audit):,} pairs",), ""
 
 
 @dataclass(frozen=True)
@@ -397,22 +394,12 @@ FORMATS = {
 }
 
 
-@dataclass(frozen=True)
-class Summary:
+class Summary(NamedTuple):
     """The content of an export."""
 
-    pairs: int
-    unreviewed: int
-    removed: int
-    recaptioned: int
+    line: str  # the counts
     notes: tuple[str, ...]  # on data that is missing from the export, and how to read it
     command: str  # audits the export; empty if the format cannot be read
-
-    @property
-    def line(self) -> str:
-        """The counts in one line."""
-        exported = f"{self.pairs:,} exported, {self.unreviewed:,} of them not reviewed"
-        return f"{exported}; {self.removed:,} removed, {self.recaptioned:,} recaptioned"
 
 
 def export_audit(
@@ -434,13 +421,11 @@ def export_audit(
     audit.check_finished()
     with _lock(path):
         _check_target(about, format, path, overwrite)
+        # decisions are read once
         cleaned = clean(audit) if about.cleaned else None
         notes, command = about.write(cleaned or audit, path, progress)
-    notes += cleaned.notes if cleaned else ()
-    unreviewed = int((decided(audit).codes == UNDECIDED_CODE).sum())
-    removed, recaptioned = count_changed(audit)
-    pairs = count_pairs_of(audit) - removed
-    return Summary(pairs, unreviewed, removed, recaptioned, notes, command)
+    line, *notes = (cleaned.line, *notes, *cleaned.notes) if cleaned else notes
+    return Summary(line, tuple(notes), command)
 
 
 @contextmanager
