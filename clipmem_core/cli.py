@@ -348,15 +348,16 @@ def _judge(
         str, "a CSV, JSON Lines or Parquet file: caption, and pair_id or image", "CANDIDATES"
     ],
     out: Annotated[str, "the file to write; empty adds -judged to the name of CANDIDATES"] = "",
+    all_captions: Annotated[bool, "write the captions that the pairs have too"] = False,
 ) -> None:
     """Give captions from elsewhere the probability that they are wrong, and mark the best of each
     pair."""
     from clipmem_core.review.judge import judge_file
 
     path = _file_to_write(out) if out else None
+    file = Path(candidates).expanduser()
     with _screen() as screen:
-        line = judge_file(_opened(name), Path(candidates).expanduser(), path, screen.captions)
-        screen.say(line)
+        judge_file(_opened(name), file, path, all_captions=all_captions, screen=screen)
 
 
 def _map(
