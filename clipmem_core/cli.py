@@ -104,29 +104,25 @@ def _audit(
 def _score(
     source: Source,
     name: Annotated[str, "the audit's folder"],
-    checkpoints: Annotated[
-        Texts, "open_clip's, in the order of members; without --membership target and reference"
-    ],
+    checkpoints: Annotated[Texts, "open_clip's, in the order of members"],
     membership: Annotated[
         str, "CSV or Parquet: pair_id, one true/false column a member, and optionally group"
-    ] = "",
+    ],
     config: AuditConfig = AuditConfig(),  # noqa: B008
 ) -> None:
     """Score existing checkpoints: no training."""
-    from clipmem_core.audit.checkpoints import (
-        COMPARISON_CLAIM,
-        compare_checkpoints,
-        score_checkpoints,
-    )
+    from clipmem_core.audit.checkpoints import score_checkpoints
     from clipmem_core.audit.console import show_verdict
 
     with _screen() as screen:
-        options: dict[str, Any] = {"name": name, "checkpoints": checkpoints, "screen": screen}
-        if not membership:
-            screen.say(f"{compare_checkpoints(source, config, **options)}: one row a pair")
-            screen.say(COMPARISON_CLAIM)
-            return
-        finished = score_checkpoints(source, config, membership=membership, **options)
+        finished = score_checkpoints(
+            source,
+            config,
+            name=name,
+            membership=membership,
+            checkpoints=checkpoints,
+            screen=screen,
+        )
     show_verdict(finished)
 
 
