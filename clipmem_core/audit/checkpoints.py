@@ -38,7 +38,6 @@ def score_checkpoints(
     files = _checkpoint_files(checkpoints, names)
     refused = {
         "inject-miscaptions": config.inject_miscaptions,
-        "stable": config.stable,
         "rounds": config.rounds == "2",
     }
     for flag, used in refused.items():
