@@ -424,8 +424,9 @@ def export_audit(
         # decisions are read once
         cleaned = clean(audit) if about.cleaned else None
         notes, command = about.write(cleaned or audit, path, progress)
-    line, *notes = (cleaned.line, *notes, *cleaned.notes) if cleaned else notes
-    return Summary(line, tuple(notes), command)
+    if cleaned:
+        notes = (cleaned.line, *notes, *cleaned.notes)
+    return Summary(notes[0], notes[1:], command)
 
 
 @contextmanager

@@ -369,7 +369,9 @@ def judge_file(
     shown[c.CAPTION] = shown[c.CAPTION].str[:_CUT]
     shown[BEST] = shown[BEST].map({True: "yes", False: ""})
     title = f"captions, the likeliest wrong first ({len(shown):,} of {len(judged):,})"
-    screen.progress.console.print(make_table(title, shown.to_dict("records"), list(shown)))
+    screen.progress.console.print(
+        make_table(title, shown.to_dict("records"), shown.columns.tolist())
+    )
     screen.say(
         f"{out}: candidates: {len(judged):,}; pairs: {judged[c.PAIR_ID].nunique():,}, "
         f"with a candidate as the best caption: {judged[BEST].sum():,}"

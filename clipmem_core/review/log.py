@@ -304,8 +304,8 @@ def _opened(path: Path, mode: str, *, create: bool = False) -> Iterator[Connecti
             advice = _BUSY
         elif code in _NO_DATABASE:
             advice = _MOVE_AWAY
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} cannot be used ({reason}): {advice}") from None
+        fault = " ".join(str(error).split())
+        raise InputError(f"{path} cannot be used ({fault}): {advice}") from None
     except Timeout:
         raise InputError(f"{path} cannot be used (it is locked): {_BUSY}") from None
     except UnicodeEncodeError as error:
