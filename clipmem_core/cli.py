@@ -104,29 +104,25 @@ def _audit(
 def _score(
     source: Source,
     name: Annotated[str, "the audit's folder"],
-    checkpoints: Annotated[
-        Texts, "open_clip's, in the order of members; without --membership target and reference"
-    ],
+    checkpoints: Annotated[Texts, "open_clip's, in the order of members"],
     membership: Annotated[
         str, "CSV or Parquet: pair_id, one true/false column a member, and optionally group"
-    ] = "",
+    ],
     config: AuditConfig = AuditConfig(),  # noqa: B008
 ) -> None:
     """Score existing checkpoints: no training."""
-    from clipmem_core.audit.checkpoints import (
-        COMPARISON_CLAIM,
-        compare_checkpoints,
-        score_checkpoints,
-    )
+    from clipmem_core.audit.checkpoints import score_checkpoints
     from clipmem_core.audit.console import show_verdict
 
     with _screen() as screen:
-        options: dict[str, Any] = {"name": name, "checkpoints": checkpoints, "screen": screen}
-        if not membership:
-            screen.say(f"{compare_checkpoints(source, config, **options)}: one row a pair")
-            screen.say(COMPARISON_CLAIM)
-            return
-        finished = score_checkpoints(source, config, membership=membership, **options)
+        finished = score_checkpoints(
+            source,
+            config,
+            name=name,
+            membership=membership,
+            checkpoints=checkpoints,
+            screen=screen,
+        )
     show_verdict(finished)
 
 
@@ -348,15 +344,16 @@ def _judge(
         str, "a CSV, JSON Lines or Parquet file: caption, and pair_id or image", "CANDIDATES"
     ],
     out: Annotated[str, "the file to write; empty adds -judged to the name of CANDIDATES"] = "",
+    all_captions: Annotated[bool, "write the captions that the pairs have too"] = False,
 ) -> None:
     """Give captions from elsewhere the probability that they are wrong, and mark the best of each
     pair."""
     from clipmem_core.review.judge import judge_file
 
     path = _file_to_write(out) if out else None
+    file = Path(candidates).expanduser()
     with _screen() as screen:
-        line = judge_file(_opened(name), Path(candidates).expanduser(), path, screen.captions)
-        screen.say(line)
+        judge_file(_opened(name), file, path, all_captions=all_captions, screen=screen)
 
 
 def _decisions(

@@ -86,9 +86,6 @@ class TrainingConfig:
         False, "ensemble: half of a repeat's members leave a pair out, not one"
     )
     members: int = member_option(0, "ensemble: repeats × folds in all; 0 means two repeats", ge=0)
-    stable: float = member_option(
-        0.0, "stop at this reliability of the ranking; 0: never", ge=0, lt=1
-    )
     rounds: str = member_option(
         "auto",
         "ensemble: with 2, members train a second time without the captions that are probably "

@@ -116,7 +116,8 @@ def replacing_folder(folder: Path, *, mark: str = "") -> Iterator[Path]:
     if mark:
         (temporary / mark).touch()
     try:
-        yield temporary
+        with naming(folder):
+            yield temporary
         if folder.exists():
             folder.replace(old)
         temporary.replace(folder)

@@ -1,8 +1,7 @@
 """Scores checkpoints that somebody else trained."""
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,30 +9,16 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audit import settings, store
-from clipmem_core.audit.member import build_member, open_member, trained_model, write_embeddings
-from clipmem_core.audit.pipeline import (
-    Run,
-    Screen,
-    counts,
-    ensure_features,
-    ensure_pixels,
-    finish_audit,
-)
+from clipmem_core.audit.member import build_member
+from clipmem_core.audit.pipeline import Run, Screen, counts, finish_audit
 from clipmem_core.audit.prepare import load_data_set
 from clipmem_core.audit.setup import check_same, write_audit
 from clipmem_core.audit.store import Audit
-from clipmem_core.config import AuditConfig, data_folder
+from clipmem_core.config import AuditConfig
 from clipmem_core.io import InputError
-from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.membership import Membership, protocol_of, replicate_rows
 from clipmem_core.training.model import load_weights
 
-COMPARISON = "foreign.parquet"
-COMPARISON_CLAIM = (
-    "difference = alignment under the target − alignment under the reference. It suggests "
-    "memorization only if the two checkpoints differ in nothing but whether they saw the pair; "
-    "model, data, epochs and seed may differ too."
-)
 TRUE_FALSE = {"true": True, "false": False, "1": True, "0": False}
 
 
@@ -53,7 +38,6 @@ def score_checkpoints(
     files = _checkpoint_files(checkpoints, names)
     refused = {
         "inject-miscaptions": config.inject_miscaptions,
-        "stable": config.stable,
         "rounds": config.rounds == "2",
     }
     for flag, used in refused.items():
@@ -71,43 +55,9 @@ def score_checkpoints(
     )
     with store.acquire_lock(audit.folder, what="audit"):
         is_new = not audit.begun
-        align = functools.partial(align_membership, table, names)
-        _begin(audit, source, config, files, screen, align)
+        _begin(audit, source, config, files, screen, table)
         finish_audit(Run(audit, screen), is_new=is_new)
     return audit
-
-
-def compare_checkpoints(
-    source: str, config: AuditConfig, *, name: str, checkpoints: Sequence[str], screen: Screen
-) -> Path:
-    """Score each pair under a target and a reference checkpoint whose training pairs are
-    unknown."""
-    sides = ("target", "reference")
-    names = tuple(f"{side}-0" for side in sides)
-    config = dataclasses.replace(config, protocol="paper", seeds=1, members=2, halves=False)
-    audit = Audit(data_folder() / "foreign" / store.check_name(name))
-
-    def membership(pairs: pd.DataFrame) -> Membership:  # a placeholder that no score reads
-        trained = np.repeat([[True], [False]], len(pairs), axis=1)
-        return Membership(np.full(len(pairs), c.CANDIDATE, dtype="<U11"), names, trained)
-
-    with store.acquire_lock(audit.folder, what="comparison"):
-        _begin(audit, source, config, _checkpoint_files(checkpoints, names), screen, membership)
-        ensure_pixels(audit, screen)
-        ensure_features(audit, screen)
-        table = pd.DataFrame({c.PAIR_ID: audit.pairs[c.PAIR_ID]})
-        for side, member in zip(sides, names, strict=True):
-            run = open_member(audit.folder, member)
-            if not (run.folder / store.TEXT_EMBEDDINGS).is_file():
-                screen.say(f"embedding with the {side}")
-                write_embeddings(run, trained_model(run), run.folder)
-            terms = pair_terms(*store.read_embeddings(run.folder), np.ones(len(table), dtype=bool))
-            for term in (c.ALIGNMENT, c.SIMILARITY):
-                table[f"{term}_{side}"] = terms[term].astype(np.float64)
-        table["difference"] = table["alignment_target"] - table["alignment_reference"]
-        store.write_table(audit.folder / COMPARISON, table)
-        store.write_manifest(audit.folder)
-    return audit.folder / COMPARISON
 
 
 def _checkpoint_files(checkpoints: Sequence[str], names: Sequence[str]) -> dict[str, Path]:
@@ -128,7 +78,7 @@ def _begin(
     config: AuditConfig,
     files: Mapping[str, Path],
     screen: Screen,
-    membership_of: Callable[[pd.DataFrame], Membership],
+    table: pd.DataFrame,
 ) -> None:
     """Write the first files of an audit of checkpoints, or refuse one with other files or
     settings."""
@@ -148,7 +98,7 @@ def _begin(
         load_weights(model, file)
     screen.say(f"reading {source}")
     data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
-    membership = membership_of(data_set.pairs)
+    membership = align_membership(table, list(files), data_set.pairs)
     screen.say(counts(data_set, membership))
     write_audit(
         audit,

@@ -8,7 +8,6 @@ import contextlib
 import functools
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Thread
 from typing import Any, ClassVar
@@ -32,7 +31,7 @@ from clipmem_core.audit.executor import (
 from clipmem_core.audit.prepare import DataSet
 from clipmem_core.audit.status import LOG, Screen
 from clipmem_core.audit.store import Audit
-from clipmem_core.audit.verdict import RELIABILITY, SECOND_LEFT_OUT, judge
+from clipmem_core.audit.verdict import SECOND_LEFT_OUT, judge
 from clipmem_core.config import AuditConfig
 from clipmem_core.io import InputError, save_array
 from clipmem_core.scores.evidence import Probabilities, draw_decoys, probabilities
@@ -47,7 +46,7 @@ class Run:
     audit: Audit
     screen: Screen
     source: str = ""
-    requested: AuditConfig | None = None  # resolved; it may request more members than there are
+    requested: AuditConfig | None = None  # resolved
     reaudit_of: Audit | None = None  # the audit whose membership is repeated
     executor: Executor | None = None
     predicts_words: bool = True  # a study does not use them
@@ -149,10 +148,7 @@ class Prepare(Stage):
         if run.reaudit_of:
             membership = prepare.repeat_membership(run.reaudit_of, data_set.pairs)
         else:
-            members = config.members
-            if config.stable:  # begin with two repeats
-                members = min(members, settings.REPEATS * config.folds)
-            membership = prepare.draw_membership(data_set.clusters, config, members=members)
+            membership = prepare.draw_membership(data_set.clusters, config)
         pairs = prepare.inject(data_set.pairs, membership, config)
         screen.say(counts(data_set, membership))
         name = run.reaudit_of.name if run.reaudit_of else ""
@@ -210,17 +206,13 @@ class PredictWords(Stage):
 
 
 class TrainMembers(Stage):
-    """Train the members; with --stable, more of them until the ranking is reliable enough."""
+    """Train the members."""
 
     name = status.TRAINING
 
     def run(self, run: Run) -> None:
-        while True:
-            run.screen.say(f"training {len(run.audit.record.members)} members")
-            run.train()
-            if not _add_repeat(run, lambda: scoring.reliability(run.evidence)):
-                return
-            del run.evidence
+        run.screen.say(f"training {len(run.audit.record.members)} members")
+        run.train()
 
 
 class SecondRound(Stage):
@@ -377,9 +369,7 @@ def run_audit(
                 if audit.finished:
                     raise InputError(f"{changed}: use another --name")
                 screen.say(f"note: {changed}: the audit continues with what it read")
-            # With --stable only growth that a kill interrupted is resumed here
-            members = len(audit.record.members) if config.stable else 0
-            if more := setup.grow(audit, config, members=members):
+            if more := setup.grow(audit, config):
                 screen.say(f"adding {more} members to audit {name!r}")
             elif setup.add_round(audit, config):
                 screen.say(f"adding a second round to audit {name!r}")
@@ -408,8 +398,6 @@ def finish_audit(run: Run, *, is_new: bool = False) -> None:
             f"{len(broken)} of its files are broken or missing, first {broken[0]}: recomputing them"
         )
         store.reopen(audit, broken)
-    elif audit.finished:
-        _add_repeat(run, lambda: audit.verdict[RELIABILITY])
     if audit.finished:
         run.screen.say("it is finished: nothing to do")
         return
@@ -448,27 +436,6 @@ def counts(data_set: DataSet, membership: Membership) -> str:
         f"{len(data_set.pairs):,} pairs with {captions:,} captions ({groups}); near-duplicates: "
         f"{data_set.near_duplicates:,}; rows in quarantine: {len(data_set.quarantine):,}"
     )
-
-
-def _add_repeat(run: Run, measure: Callable[[], float | None]) -> bool:
-    """Add members if the ranking is less reliable than --stable requests, and tell whether some
-    were added."""
-    audit = run.audit
-    config = run.requested
-    if config is None or not config.stable:
-        return False
-    members = len(audit.record.members)
-    value = measure()
-    reached = value is not None and value >= config.stable
-    shown = "is unknown"
-    if value is not None:
-        shown = f"{value:.3f} {'≥' if reached else '<'} {config.stable:g}"
-    run.screen.say(f"reliability {shown} with {members} of {config.members} members")
-    if reached or members >= config.members:
-        return False
-    more = setup.grow(audit, config, members=members + config.folds)
-    run.screen.say(f"adding {more} members to audit {audit.name!r}")
-    return True
 
 
 def ensure_pixels(audit: Audit, screen: Screen) -> None:

@@ -293,12 +293,11 @@ def _quarantined(pairs: pd.DataFrame, reasons: pd.Series, mask: np.ndarray) -> p
     )[mask]
 
 
-def draw_membership(clusters: np.ndarray, config: AuditConfig, *, members: int = 0) -> Membership:
-    """Draw which member trains on which pair, by near-duplicate clusters, [n_pairs]; 0 members: the
-    config's."""
+def draw_membership(clusters: np.ndarray, config: AuditConfig) -> Membership:
+    """Draw which member trains on which pair, by near-duplicate clusters, [n_pairs]."""
     if config.protocol == "paper":
         return paper_membership(clusters, seeds=config.seeds, seed=config.seed)
-    repeats = (members or config.members) // config.folds
+    repeats = config.members // config.folds
     return ensemble_membership(
         clusters, folds=config.folds, repeats=repeats, seed=config.seed, halves=config.halves
     )

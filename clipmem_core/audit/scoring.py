@@ -210,12 +210,6 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def reliability(evidence: Evidence) -> float | None:
-    """Return the reliability of the ranking by clipmem, in [0, 1]; None with only one repeat."""
-    stability = memorization.ranking_stability(evidence.alignments, evidence.sides)
-    return _number(memorization.ranking_reliability(stability, len(evidence.sides.replicates)))
-
-
 def wrong_captions(
     injected: pd.Series, scores: pd.DataFrame, wrong: Probabilities
 ) -> dict[str, Any]:
@@ -254,6 +248,7 @@ def summary(evidence: Evidence, scores: pd.DataFrame, split: dict[str, Any]) -> 
     null = scores[scores[c.GROUP] == c.EXTERNAL]
     aurocs, auroc = memorization.membership_auroc(alignments, sides.membership)
     stability = memorization.ranking_stability(alignments, sides)
+    reliability = memorization.ranking_reliability(stability, len(sides.replicates))
     scored = sides.membership.trained[:, sides.membership.group == c.SCORED]
     values = {
         "groups": json_rows(memorization.group_summary(alignments, sides)),
@@ -261,7 +256,7 @@ def summary(evidence: Evidence, scores: pd.DataFrame, split: dict[str, Any]) -> 
         "membership_auroc": _number(auroc),
         "membership_auroc_by_member": dict(zip(members, map(_number, aurocs), strict=True)),
         "ranking_stability": _number(stability),  # of two halves of the members
-        "ranking_reliability": reliability(evidence),  # of the scores of all
+        "ranking_reliability": _number(reliability),  # of the scores of all
         "trained_share": _number(scored.mean()) if scored.size else None,
         **_error_summary(evidence, scores, target),
         "encoders": {

@@ -23,9 +23,8 @@ from clipmem_core.training.names import model_config
 if TYPE_CHECKING:  # torch, which only embedding needs
     from clipmem_core.features.towers import Tower
 
-# of an ensemble without --members; the second with --stable
+# of an ensemble without --members
 REPEATS = 2
-STABLE_REPEATS = 4
 LIBRARIES = (
     "torch",
     "open_clip_torch",
@@ -100,7 +99,6 @@ def check_config(config: AuditConfig) -> None:
             not ensemble and config.halves and not preset.get("halves"),
             f"--halves {ensemble_only}",
         ),
-        (not ensemble and config.stable, f"--stable {ensemble_only}"),
         (not ensemble and config.rounds == "2", f"--rounds {ensemble_only}"),
         (
             config.tower_size and not config.lock_image,
@@ -189,9 +187,8 @@ def resolve(config: AuditConfig) -> AuditConfig:
     """Fill in every `auto` and 0 that depends on the machine or the protocol."""
     check_config(config)
     device = resolve_device(config.device)
-    repeats = STABLE_REPEATS if config.stable else REPEATS
     members = (
-        2 * config.seeds if config.protocol == "paper" else config.members or repeats * config.folds
+        2 * config.seeds if config.protocol == "paper" else config.members or REPEATS * config.folds
     )
     precision = config.precision
     if precision == "auto":

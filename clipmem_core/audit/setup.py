@@ -143,7 +143,6 @@ def check_same(audit: Audit, source: str, config: AuditConfig) -> None:
             f"audit {audit.name!r} exists with another config: {'; '.join(differ)}. Use another "
             "--name"
         )
-    # With --stable, an audit may have stopped with fewer than requested
     members = len(record.members)
     if config.members < members:
         raise InputError(f"audit {audit.name!r} has {members} members: --members must not be fewer")
@@ -204,16 +203,16 @@ def differing_fields(
     return differ
 
 
-def grow(audit: Audit, config: AuditConfig, *, members: int = 0) -> int:
-    """Add repeats or seeds to an audit until it has `members` (0: those of the config), and return
-    the number added.
+def grow(audit: Audit, config: AuditConfig) -> int:
+    """Add repeats or seeds to an audit until it has the members of the config, and return the
+    number added.
 
     Pairs that the first members don't train on are excluded for the new ones too. The manifest is
     deleted first and membership.parquet is written last, so that growth resumes after a kill.
     """
     record = audit.record
     drawn = membership_of(audit.membership)
-    more = (members or config.members) - len(drawn.members)
+    more = config.members - len(drawn.members)
     if more <= 0:
         return 0
     if record.reaudit_of:
@@ -224,9 +223,7 @@ def grow(audit: Audit, config: AuditConfig, *, members: int = 0) -> int:
     _check_trains(audit)
     rounds = "2" if config.rounds == "2" else record.config.rounds
     config = dataclasses.replace(config, threads=record.threads, rounds=rounds)
-    membership = draw_membership(
-        store.read_prepared(audit.folder).clusters, config, members=members
-    )
+    membership = draw_membership(store.read_prepared(audit.folder).clusters, config)
     new = membership.members[len(drawn.members) :]
     excluded = (membership.trained[: -len(new)] & ~drawn.trained).any(axis=0)
     membership = dataclasses.replace(membership, trained=membership.trained & ~excluded)

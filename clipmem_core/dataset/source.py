@@ -16,6 +16,7 @@ from clipmem_core.dataset.readers.paths import (
     SOURCE_SUFFIXES,
     TABLE_SUFFIXES,
     is_url,
+    reading_fault,
 )
 from clipmem_core.dataset.readers.records import Rows, merge_rows
 from clipmem_core.dataset.readers.remote import fetch_from_hub, fetch_source, is_hub_name
@@ -79,7 +80,7 @@ def read_source(
         rows = _read(source, options, data)
         total, pairs, quarantine = merge_rows(rows)
     except OSError as error:
-        raise InputError(f"{source} cannot be read: {error.strerror or error}") from error
+        raise InputError(reading_fault(error, source)) from error
     return RawPairs(rows.root.absolute(), rows.format, total, pairs, quarantine)
 
 

@@ -41,6 +41,7 @@ class Cleaned:
     root: Path  # image references are relative to it
     pairs: pd.DataFrame  # pair_id, image, captions, label, width, height, recaptioned (bool)
     removed: pd.DataFrame  # the same
+    line: str  # the counts
     limits: tuple[str, ...]  # the notes on pairs
     # references of pictures whose bytes differ from the audit's; reading a picture adds to them
     changed: dict[str, None]
@@ -81,16 +82,26 @@ def clean(audit: Audit) -> Cleaned:
     pairs = pairs.astype(object).where(pairs.notna(), None)
     decisions = open_review(audit).decisions()
     current = [decisions.get(pair_id, Decision(pair_id)) for pair_id in pairs[PAIR_ID]]
-    new = [_tidied(each.captions) for each in current]
-    pairs[RECAPTIONED] = list(map(bool, new))
+    stored = list(map(list, pairs[CAPTIONS]))
     pairs[CAPTIONS] = [
-        texts or list(stored) for texts, stored in zip(new, pairs[CAPTIONS], strict=True)
+        _tidied(each.captions) or texts for each, texts in zip(current, stored, strict=True)
     ]
+    both = list(zip(pairs[CAPTIONS], stored, strict=True))
+    pairs[RECAPTIONED] = [new != old for new, old in both]
     is_removed = np.array([each.decision == REMOVE for each in current])
     if is_removed.all():
         raise InputError(
             f"every pair of audit {audit.name!r} is marked for removal: there is nothing to export"
         )
+    kept = pairs[~is_removed]
+    undecided = sum(each.decision is None for each in current)
+    fewer = np.array([len(old) - len(new) if set(new) < set(old) else 0 for new, old in both])
+    fewer[is_removed] = 0
+    line = (
+        f"{len(kept):,} exported, {undecided:,} of them not reviewed; removed pairs: "
+        f"{is_removed.sum():,}, removed captions: {fewer.sum():,}, pairs with changed captions: "
+        f"{(kept[RECAPTIONED] & (fewer[~is_removed] == 0)).sum():,}"
+    )
     quarantined = len(audit.quarantine)
     other = sum(each.for_other_captions is not None for each in current)
     limit = audit.record.config.captions
@@ -103,7 +114,7 @@ def clean(audit: Audit) -> Cleaned:
         ),
     )
     root = audit.record.pictures
-    cleaned = Cleaned(audit, root, pairs[~is_removed], pairs[is_removed], notes, {})
+    cleaned = Cleaned(audit, root, kept, pairs[is_removed], line, notes, {})
     time = (audit.folder / PAIRS).stat().st_mtime_ns
     in_newer = lru_cache(maxsize=4)(partial(is_newer, time_ns=time))
     for image, sha256 in zip(pairs[IMAGE], pairs[SHA256], strict=True):

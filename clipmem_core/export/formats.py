@@ -9,15 +9,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from csv import QUOTE_NONNUMERIC  # a lone \r must be quoted too
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from clipmem_core.audit.store import MAX_NAME, PAIRS, SCORES, Audit, write_table
+from clipmem_core.audit.store import MAX_NAME, PAIRS, SCORES, Audit, write_json, write_table
 from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
 from clipmem_core.config import DEFAULT_PRESET, data_folder, did_you_mean
 from clipmem_core.dataset.readers.containers import scan_tar, split_reference
@@ -39,23 +40,31 @@ from clipmem_core.export.cleaned import (
 from clipmem_core.io import InputError, replacing, replacing_folder
 from clipmem_core.review.cards import OWN_CAPTIONS, listed_scores
 from clipmem_core.review.decisions import (
+    CODES,
     FOR_OTHER,
-    UNDECIDED_CODE,
-    count_changed,
+    KEEP,
+    count_decisions,
     decided,
     open_review,
 )
 from clipmem_core.review.find_replace import word_changes
-from clipmem_core.review.queries import count_pairs_of, fetch_pairs, number_sql
+from clipmem_core.review.queries import count_pairs_of, fetch_numbered, fetch_pairs, number_sql
+from clipmem_core.review.wrong_captions import review_progress
 from clipmem_core.scores.registry import EXPORT_SCORES
 from clipmem_core.tables import FORMULA
 
-# notes on data the format cannot hold, and the command that audits the export, if any
+# Notes on data the format cannot hold, and the command that audits the export, if any. The first
+# note of a format without the cleaned data set is the counts.
 Written = tuple[tuple[str, ...], str]
 
 AUDIT_IT = "audit it: "  # begins the line with the command that audits an export
 FOLDER = ""  # the suffix of a folder
 METADATA = "metadata.jsonl"
+CERTIFICATE = "certificate.json"  # in the folder of an export
+METHOD = (
+    "confidence sequence by betting on random checks without replacement (Waudby-Smith & Ramdas, "
+    "NeurIPS 2020); pairs that a person kept count as right"
+)
 # of a list of keys: one JSON object a line, `key` and `captions`
 NEW_CAPTIONS = "{name}.captions.jsonl"
 HASHED = "{stem}.uids.csv"  # maps ids to the hashes in a list of uids
@@ -201,7 +210,8 @@ def write_keys(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Writt
     notes = counted(
         (
             cleaned.recaptioned,
-            f"{cleaned.recaptioned:,} new captions cannot be in a list of keys: see {second.name}",
+            f"new captions of {cleaned.recaptioned:,} pairs cannot be in a list of keys: see "
+            f"{second.name}",
         ),
         (
             shared,
@@ -249,7 +259,7 @@ def write_uids(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Writt
         f"{hashed:,} ids are no uids (32 hex digits) and were hashed, see {second.name}: "
         "to have the uids of a pool, audit it with --csv-id-key uid"
     )
-    lost = f"{cleaned.recaptioned:,} new captions cannot be in a list of uids"
+    lost = f"new captions of {cleaned.recaptioned:,} pairs cannot be in a list of uids"
     return counted((cleaned.recaptioned, lost), (hashed, note)), ""
 
 
@@ -287,7 +297,8 @@ def write_decisions(audit: Audit, path: Path, progress: PictureProgress) -> Writ
         f"{for_other.sum():,} decisions on other captions, for example injected errors, are "
         "not included"
     )
-    return counted((for_other.sum(), note)), ""
+    line = f"pairs with a decision, new captions or a note: {len(table):,}"
+    return (line, *counted((for_other.sum(), note))), ""
 
 
 def _as_cell(value: Any) -> Any:
@@ -305,7 +316,7 @@ def write_html(audit: Audit, path: Path, progress: PictureProgress) -> Written:
     page = render_report(audit)
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    return (), ""
+    return (f"report of {count_pairs_of(audit):,} pairs",), ""
 
 
 @dataclass(frozen=True)
@@ -396,22 +407,12 @@ FORMATS = {
 }
 
 
-@dataclass(frozen=True)
-class Summary:
+class Summary(NamedTuple):
     """The content of an export."""
 
-    pairs: int
-    unreviewed: int
-    removed: int
-    recaptioned: int
+    line: str  # the counts
     notes: tuple[str, ...]  # on data that is missing from the export, and how to read it
     command: str  # audits the export; empty if the format cannot be read
-
-    @property
-    def line(self) -> str:
-        """The counts in one line."""
-        exported = f"{self.pairs:,} exported, {self.unreviewed:,} of them not reviewed"
-        return f"{exported}; {self.removed:,} removed, {self.recaptioned:,} recaptioned"
 
 
 def export_audit(
@@ -433,13 +434,43 @@ def export_audit(
     audit.check_finished()
     with _lock(path):
         _check_target(about, format, path, overwrite)
+        # decisions are read once
         cleaned = clean(audit) if about.cleaned else None
         notes, command = about.write(cleaned or audit, path, progress)
-    notes += cleaned.notes if cleaned else ()
-    unreviewed = int((decided(audit).codes == UNDECIDED_CODE).sum())
-    removed, recaptioned = count_changed(audit)
-    pairs = count_pairs_of(audit) - removed
-    return Summary(pairs, unreviewed, removed, recaptioned, notes, command)
+        _write_certificate(audit, _certificate_of(about, path))
+    if cleaned:
+        notes = (cleaned.line, *notes, *cleaned.notes)
+    return Summary(notes[0], notes[1:], command)
+
+
+def _certificate_of(about: Format, path: Path) -> Path:
+    return (path if about.is_folder else path.parent) / CERTIFICATE
+
+
+def _write_certificate(audit: Audit, path: Path) -> None:
+    """Write the bound on the kept pairs with a wrong caption, and the random checks behind it."""
+    certificate = review_progress(audit).certificate
+    ids = fetch_numbered(audit.folder / PAIRS, [f'"{PAIR_ID}"'], certificate.checks)
+    codes = decided(audit).codes
+    content = {
+        "method": METHOD,
+        "audit": audit.name,
+        "data_set": audit.record.dataset_fingerprint,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "statement": certificate.sentence,
+        "confidence": certificate.confidence,
+        "kept": certificate.kept,
+        "most_wrong": certificate.most,
+        "share": certificate.share,
+        "decisions": count_decisions(audit),
+        "checks": len(certificate.checks),
+        "wrong": certificate.wrong,
+        "draws": [
+            {"pair_id": ids[row][0], "wrong": bool(codes[row] != CODES[KEEP])}
+            for row in certificate.checks
+        ],
+    }
+    write_json(path, content)
 
 
 @contextmanager
@@ -471,6 +502,9 @@ def _check_target(about: Format, format: str, path: Path, overwrite: bool) -> No
     if path.exists() and path.is_dir() != about.is_folder:
         actual, expected = ("folder", "file") if path.is_dir() else ("file", "folder")
         raise InputError(f"--out {str(path)!r} is a {actual}, and the format needs a {expected}")
+    certificate = _certificate_of(about, path)
+    if certificate.is_file() and METHOD not in certificate.read_text("utf-8", "replace"):
+        raise InputError(f"{certificate} is not of an export: choose another folder for --out")
     if overwrite or (path.is_dir() and not any(path.iterdir())):
         return
     second = beside(path, about.second) if about.second else path

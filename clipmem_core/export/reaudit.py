@@ -283,7 +283,7 @@ def check_repeatable(audit: Audit) -> AuditConfig:
     config = dataclasses.replace(config, sample=0)
     if record.protocol == "paper":
         return config
-    return dataclasses.replace(config, members=len(record.members), stable=0.0)
+    return dataclasses.replace(config, members=len(record.members))
 
 
 def is_outdated(audit: Audit, name: str) -> bool:

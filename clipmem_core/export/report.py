@@ -55,6 +55,7 @@ def render_report(audit: Audit) -> str:
     record = audit.record
     verdict = audit.verdict
     groups = o.group_table(audit)
+    decisions = open_review(audit).table()
     sample = f", a random sample of {record.sampled_of:,}" if record.sampled_of else ""
     settings = [
         (str(name), value) for name, value in pd.json_normalize(record.values).iloc[0].items()
@@ -79,8 +80,8 @@ def render_report(audit: Audit) -> str:
         figure=_figure(groups, o.group_bins(audit)),
         tables=[each for each in _tables(audit, groups) if each.rows],
         galleries=_galleries(audit),
-        counts=open_review(audit).counts(),
-        decisions=_decision_table(open_review(audit).table()),
+        counts=decisions["decision"].value_counts().to_dict(),
+        decisions=_decision_table(decisions),
         settings=TextTable("How this audit was made", ("setting", "value"), settings),
         side=_SIDE,
     )

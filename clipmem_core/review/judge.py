@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
+from clipmem_core.audit.console import RichScreen, make_table
 from clipmem_core.audit.settings import towers_of
 from clipmem_core.audit.store import (
     CAPTION_TABLE,
@@ -41,7 +42,7 @@ from clipmem_core.audit.store import (
 from clipmem_core.embeddings import Vectors
 from clipmem_core.io import InputError, read_json
 from clipmem_core.review import search
-from clipmem_core.review.queries import ROW, cached, fetch_pairs
+from clipmem_core.review.queries import ROW, cached, fetch_pairs, stamp
 from clipmem_core.scores import detectors
 from clipmem_core.scores.alignment import unit
 from clipmem_core.scores.evidence import HALF, agreement, log_ratio, surprise
@@ -56,6 +57,8 @@ _COLUMNS = (c.SIMILARITY_OUT, c.MARGIN_OUT, c.AGREEMENT, c.P_PAIR, c.P_CAPTION, 
 _PLACE = "_place"  # of a pair among those with candidates
 _NUMBER = "_number"  # of a caption in its pair
 _BLOCK = 2_048  # candidates whose evidence is in memory at a time
+_SHOWN = 20  # candidates of the printed table
+_CUT = 60  # characters of a printed caption
 _HALVES = {"0": (-1, 1), "1": (0,)}  # the halves of the pairs that each word model predicts
 
 
@@ -63,6 +66,8 @@ def judge_captions(
     audit: Audit,
     candidates: pd.DataFrame,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    all_captions: bool = True,
 ) -> pd.DataFrame:
     """Return the probability that candidates are wrong, beside those of the captions that their
     pairs have.
@@ -71,12 +76,13 @@ def judge_captions(
         candidates: caption, and pair_id or image; several rows a pair. Other columns are returned
             too.
         progress: called with the candidates that are finished, and all.
+        all_captions: return the captions that the pairs have too.
 
     Returns:
         A row a caption, pair by pair, the captions that it has first: pair_id, image, caption, own,
         best (of the pair's captions the least likely to be wrong), similarity_out, margin_out,
         agreement, p_pair, p_caption, p_word, p_wrong. The scores of captions that pairs have are
-        the audit's.
+        the audit's. Without `all_captions` a row a candidate, in their order.
     """
     audit.check_finished()
     if audit.record.config.features:
@@ -103,7 +109,8 @@ def judge_captions(
     fit = _posterior(fitted, "pairs", current[c.CSLS_OUT].to_numpy())
     wrong = table[c.P_WRONG].sub(current[c.P_PAIR] * (1 - fit), fill_value=0.0)
     table[BEST] = table.index.isin(wrong.dropna().groupby(table[_PLACE]).idxmin())
-    table = table.sort_values(_PLACE, kind="stable", ignore_index=True)
+    order = table.sort_values(_PLACE, kind="stable") if all_captions else table[len(current) :]
+    table = order.reset_index(drop=True)
     table = table.drop(columns=[_PLACE, _NUMBER, c.CSLS_OUT])
     first = [c.PAIR_ID, c.IMAGE, c.CAPTION, OWN, BEST, *_COLUMNS]
     return table[[*first, *(name for name in table if name not in first)]]
@@ -147,6 +154,7 @@ def _current_captions(audit: Audit, pairs: pd.DataFrame) -> pd.DataFrame:
     table = table.rename(columns={c.CAPTIONS: c.CAPTION}).explode(c.CAPTION)
     table[_NUMBER] = table.groupby(_PLACE).cumcount()
     columns = [f'"{c.CAPTION}" AS {_NUMBER}', *(f'"{name}"' for name in _COLUMNS)]
+    stamp(audit.folder / CAPTION_TABLE)  # a missing one has no row for `fetch_pairs`
     scores = fetch_pairs(audit.folder / CAPTION_TABLE, columns, pairs[c.PAIR_ID]).to_pandas()
     fit = fetch_pairs(audit.folder / SCORES, [c.CSLS_OUT], pairs[c.PAIR_ID]).to_pandas()
     table = table.merge(scores, on=[c.PAIR_ID, _NUMBER], how="left")
@@ -189,7 +197,9 @@ def _judge_block(
         [text, *(caption for _, caption in part)]
         for text, part in zip(texts, siblings, strict=True)
     ]
-    words = _posterior(fitted, "words", -_word_ratios(audit, pairs.iloc[place], captions))
+    words = np.full(len(texts), np.nan)
+    if "words" in fitted["curves"]:
+        words = _posterior(fitted, "words", -_word_ratios(audit, pairs.iloc[place], captions))
     by_word = (1 - mismatch) * np.nan_to_num(words)
     p_pair = np.where(alone, mismatch, 0.0)
     p_caption = np.where(alone, 0.0, mismatch)
@@ -270,8 +280,6 @@ def _word_ratios(
     """
     ratios = np.full(len(pairs), np.nan)
     for name, halves in _HALVES.items():
-        if not _word_model_files(audit, name)[0].is_file():
-            continue
         chosen = np.flatnonzero(np.isin(_word_halves(audit)[pairs[ROW]], halves))
         if len(chosen):
             listed = [captions[at] for at in chosen.tolist()]
@@ -329,17 +337,25 @@ def _word_model(audit: Audit, name: str) -> tuple[Any, Words, list[np.ndarray]]:
 
 
 def judge_file(
-    audit: Audit, path: Path, out: Path | None, progress: Callable[[int, int], None]
-) -> str:
-    """Judge the candidates of a file, write the result, and return a line about it. Without `out`
-    it is beside the file, with `-judged` in its name."""
+    audit: Audit, path: Path, out: Path | None, *, all_captions: bool, screen: RichScreen
+) -> None:
+    """Judge the candidates of a file, print the likeliest wrong ones, and write the result. Without
+    `out` it is beside the file, with `-judged` in its name."""
     out = out or path.with_stem(f"{path.stem}-judged")
     candidates = read_frame(path)
     check_suffix(out)
-    table = judge_captions(audit, candidates, progress)
+    table = judge_captions(audit, candidates, screen.captions, all_captions=all_captions)
     write_frame(table, out)
-    changed = (table[BEST] & ~table[OWN]).sum()
-    return (
-        f"{out}: candidates: {len(candidates):,}; pairs: {table[c.PAIR_ID].nunique():,}, "
-        f"with a candidate as the best caption: {changed:,}"
+    judged = table[~table[OWN]].sort_values(c.P_WRONG, ascending=False)
+    shown = judged[[c.PAIR_ID, c.CAPTION, c.P_WRONG, BEST]].head(_SHOWN).astype(object)
+    shown = shown.where(shown.notna(), None)
+    shown[c.CAPTION] = shown[c.CAPTION].str[:_CUT]
+    shown[BEST] = shown[BEST].map({True: "yes", False: ""})
+    title = f"captions, the likeliest wrong first ({len(shown):,} of {len(judged):,})"
+    screen.progress.console.print(
+        make_table(title, shown.to_dict("records"), shown.columns.tolist())
+    )
+    screen.say(
+        f"{out}: candidates: {len(judged):,}; pairs: {judged[c.PAIR_ID].nunique():,}, "
+        f"with a candidate as the best caption: {judged[BEST].sum():,}"
     )

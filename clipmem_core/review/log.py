@@ -317,14 +317,16 @@ def _opened(path: Path, mode: str, *, create: bool = False) -> Iterator[Connecti
                     f"{_MOVE_AWAY}"
                 )
             yield connection
-    except sqlite3.Error as error:
+    # damaged bytes raise the last two, also in an error's text
+    except (sqlite3.Error, UnicodeDecodeError, json.JSONDecodeError) as error:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF  # the primary code
         advice = "check that the disk has room and that you may write there"
         if code == sqlite3.SQLITE_BUSY:
             advice = _BUSY
         elif code in _NO_DATABASE:
             advice = _MOVE_AWAY
-        raise InputError(f"{path} cannot be used ({error}): {advice}") from None
+        fault = " ".join(str(error).split())
+        raise InputError(f"{path} cannot be used ({fault}): {advice}") from None
     except Timeout:
         raise InputError(f"{path} cannot be used (it is locked): {_BUSY}") from None
     except UnicodeEncodeError as error:

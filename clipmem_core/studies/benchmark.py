@@ -166,8 +166,8 @@ def _check_request(
         raise InputError(f"--injections must be at least 1, not {injections}: intervals need 3")
     if wrong := [share for share in shares if not 0 < share < 1]:
         raise InputError(f"--shares must be above 0 and below 1, not {wrong[0]:g}")
-    if config.protocol != "ensemble" or config.stable:
-        raise InputError("a benchmark needs --protocol ensemble without --stable")
+    if config.protocol != "ensemble":
+        raise InputError("a benchmark needs --protocol ensemble")
     if config.features:
         raise InputError("a benchmark embeds changed captions: it cannot use --features")
     if config.inject_miscaptions:

@@ -9,14 +9,12 @@ import torch
 
 from clipmem_core.audit.checkpoints import (
     align_membership,
-    compare_checkpoints,
     derive_groups,
     read_membership,
     score_checkpoints,
 )
-from clipmem_core.audit.store import Audit, read_embeddings
+from clipmem_core.audit.store import Audit
 from clipmem_core.io import InputError
-from clipmem_core.scores.alignment import pair_terms
 from tests.audit.small import PAPER, Silent, config_of, with_drawn_set
 from tests.conftest import Made
 
@@ -117,16 +115,3 @@ def test_a_checkpoint_with_nan_is_refused_before_a_picture_is_read(
         score(files, screen)
     assert screen.lines == []
     assert not (data / "audits" / "scored").exists()
-
-
-def test_a_target_and_a_reference_give_each_pair_a_difference(files: list[str], made: Made) -> None:
-    path = compare_checkpoints(
-        "scenes", config_of(PAPER), name="two", checkpoints=files, screen=Silent()
-    )
-    table = pd.read_parquet(path)
-    all_pairs = np.ones(len(table), dtype=bool)
-    target, reference = (
-        pair_terms(*read_embeddings(made.paper.member(name)), all_pairs)["alignment"]
-        for name in ("f-0", "g-0")
-    )
-    np.testing.assert_allclose(table["difference"], target - reference, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Audits with locked towers: records, growth until stable, the second round, and that kills change
+"""Audits with locked towers: records, growth, the second round, and that kills change
 no score."""
 
 import dataclasses
@@ -114,17 +114,6 @@ def test_words_lie_where_their_captions_have_them_and_make_the_scores(finished: 
     assert np.nanmean(run[len(captions) :, 1]) < np.nanmean(run[: len(captions), 1])
 
 
-def test_members_are_added_until_the_ranking_is_stable(start: str, data: Path) -> None:
-    config = config_of(flags(start, "--epochs", "1", "--members", "6", "--stable", "0.01"))
-    audit = run_audit("scenes", config, name="a", screen=Silent())
-    assert len(audit.record.members) == len(audit.membership.columns) - 2 < 6
-    screen = Silent()
-    run_audit("scenes", config, name="a", screen=screen)
-    assert screen.lines[-1] == "it is finished: nothing to do"
-    run_audit("scenes", dataclasses.replace(config, stable=0.999), name="a", screen=Silent())
-    assert len(audit.record.members) == 6
-
-
 # Runs in every process of an audit before anything else: KILL_AT names an event and how the path
 # ends that it is about.
 KILLS = """
@@ -147,6 +136,8 @@ MOMENTS = (
     "os.rename:a/words.parquet",
     "os.rename:r0-f1/trajectory.npy",
     "os.rename:r0-f1/text.faiss",  # the member is trained, and not embedded yet
+)
+GROWTH = (
     "os.rename:a/membership.parquet",  # a repeat is about to be added
     "os.rename:a/manifest.json",
 )
@@ -154,31 +145,31 @@ MOMENTS = (
 
 def killed_audit_is_same(
     uninterrupted: Audit,
-    moments: Sequence[str],
-    arguments: Sequence[str],
+    runs: Sequence[tuple[Sequence[str], Sequence[str]]],
     folder: Path,
     forks: Server,
 ) -> None:
-    """Run an audit until it is killed at each moment, and at last to its end: its scores are those
-    without a kill."""
+    """Run an audit with some flags until it is killed at each moment, and at last to its end: its
+    scores are those without a kill."""
     data = with_drawn_set(folder / "data", uninterrupted.folder.parents[1])
-    command = ["audit", "scenes", "--name", "a", *arguments]
-    for moment in (*moments, ""):
-        process = forks.start(
-            *command, data=data, before=KILLS, **({"KILL_AT": moment} if moment else {})
-        )
-        errors = process.communicate()[1]
-        # itself, or one of its members
-        assert process.returncode in ((-signal.SIGKILL, 1) if moment else (0,)), (moment, errors)
+    for moments, arguments in runs:
+        command = ["audit", "scenes", "--name", "a", *arguments]
+        for moment in (*moments, ""):
+            process = forks.start(
+                *command, data=data, before=KILLS, **({"KILL_AT": moment} if moment else {})
+            )
+            errors = process.communicate()[1]
+            # itself, or one of its members
+            codes = (-signal.SIGKILL, 1) if moment else (0,)
+            assert process.returncode in codes, (moment, errors)
     same(Audit(data / "audits" / "a"), uninterrupted)
 
 
 def test_a_kill_at_features_heads_and_growth_changes_no_score(
     finished: Audit, start: str, tmp_path: Path, forks: Server
 ) -> None:
-    killed_audit_is_same(
-        finished, MOMENTS, flags(start, "--members", "6", "--stable", "0.999"), tmp_path, forks
-    )
+    runs = [(MOMENTS, flags(start, "--members", "4")), (GROWTH, flags(start, "--members", "6"))]
+    killed_audit_is_same(finished, runs, tmp_path, forks)
 
 
 def test_a_full_disk_is_named_and_the_same_command_resumes(
@@ -290,7 +281,7 @@ def test_a_kill_in_the_second_round_changes_no_score(
     two_rounds: Audit, start: str, tmp_path: Path, forks: Server
 ) -> None:
     arguments = flags(start, *MANY_WRONG, "--rounds", "2")
-    killed_audit_is_same(two_rounds, SECOND_MOMENTS, arguments, tmp_path, forks)
+    killed_audit_is_same(two_rounds, [(SECOND_MOMENTS, arguments)], tmp_path, forks)
     assert not list(tmp_path.glob("data/audits/a/members/*/second/*.pt"))
 
 

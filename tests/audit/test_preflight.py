@@ -1,4 +1,5 @@
 import dataclasses
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from clipmem_core.audit.prepare import load_data_set
 from clipmem_core.audit.settings import resolve
 from clipmem_core.cli import main
 from clipmem_core.config import SourceOptions, preset_config
+from clipmem_core.dataset.scenes import drawing
+from clipmem_core.dataset.scenes.drawing import draw_scenes
 from clipmem_core.io import InputError
 from tests.audit.test_jobs import until
 
@@ -54,6 +57,20 @@ def test_what_is_wrong_is_one_line(data: Path, capsys: Captured) -> None:
     assert main(Request("scenes", "a", dataclasses.replace(SMALL, folds=300)).check.arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "folds must be at most 170" in line
+
+
+def test_a_disk_without_room_for_the_synthetic_set_is_one_line(
+    data: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drawing, "draw_scenes", draw_scenes)  # not a copy
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, limits[1]))
+    try:
+        assert main(["audit", *Request("scenes", "a", SMALL).arguments]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "raise the limit" in line
 
 
 HOSTILE = "[bold]shout[/bold] :smile: [/] {x} \\"

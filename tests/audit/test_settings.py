@@ -14,7 +14,6 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"model": "ViT-B-33"}, "model 'ViT-B-33' is unknown"),
     ({"seeds": 2}, "--seeds belongs to --protocol paper"),
     ({"protocol": "paper", "members": 4}, "--members belongs to --protocol ensemble"),
-    ({"protocol": "paper", "stable": 0.9}, "--stable belongs to --protocol ensemble"),
     ({"folds": 3, "members": 4}, r"--members must be a multiple of --folds \(3\), not 4"),
     (
         {"adaptive_rest": 0.5, "loss": "siglip"},

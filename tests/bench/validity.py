@@ -249,8 +249,8 @@ def counts_of_audit(asked: Planted) -> pd.DataFrame:
             pairs = np.sort(rng.choice(right, round(0.8 * len(right)), False))
             planted, n = plant(evidence, kind, share, pairs, rng)
             estimates.append(probabilities(planted).counts[kind].estimate)
-        spread = np.std(estimates, dtype=float)
-        rows.append((asked.audit, kind, share, n, np.mean(estimates), spread))
+        values = np.array(estimates, dtype=float)
+        rows.append((asked.audit, kind, share, n, values.mean(), values.std()))
     return pd.DataFrame(rows, columns=["audit", "kind", "share", "planted", "estimate", "sd"])
 
 

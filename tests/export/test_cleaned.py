@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -115,7 +116,7 @@ def test_members_train_on_the_same_pairs_less_the_removed_ones(both: tuple[Audit
     assert len(table) == len(first.membership) - 10
     assert (second.record.seeds, second.record.reaudit_of) == (first.record.seeds, "scenes")
     with pytest.raises(InputError, match="has the members of audit 'scenes'"):
-        grow(second, second.record.config, members=16)
+        grow(second, replace(second.record.config, members=16))
 
 
 def test_the_comparison_has_the_values_of_both_audits(

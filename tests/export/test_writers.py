@@ -106,7 +106,7 @@ def test_webdataset_keeps_exactly_the_samples_of_the_list(
             samples = group_by_keys(tar_file_expander([{"url": str(shard), "stream": stream}]))
             keys += [sample["__key__"] for sample in samples]
     assert listed == [key for key in keys if key in listed] == expected
-    assert (summary.pairs, summary.removed, summary.notes, summary.command) == (5, 2, (), "")
+    assert (summary.notes, summary.command) == ((), "")
 
 
 def test_shared_keys_are_reported_and_new_captions_go_into_a_second_file(
@@ -120,7 +120,7 @@ def test_shared_keys_are_reported_and_new_captions_go_into_a_second_file(
     second = tmp_path / "keys.txt.captions.jsonl"
     review.decide([audit.pairs["pair_id"][1]], RECAPTION, captions=["new 🐊"])
     notes = export_audit(audit, "wds", tmp_path / "keys.txt").notes
-    assert notes[0].startswith("1 new captions cannot be in a list of keys")
+    assert notes[0].startswith("new captions of 1 pairs cannot be in a list of keys")
     assert notes[1].startswith("1 removed samples share the key of another sample")
     assert json.loads(second.read_text()) == {"key": "2", "captions": ["new 🐊"]}
     review.undo(review.count_events())

@@ -97,7 +97,9 @@ def test_a_file_of_candidates_is_judged(capsys: pytest.CaptureFixture[str]) -> N
     table.to_parquet("new.parquet")
     for ending in ("csv", "jsonl", "parquet"):
         assert main(["judge", "five", f"new.{ending}"]) == 0
-        assert f"new-judged.{ending}: candidates: 120; pairs: 60" in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        assert f"new-judged.{ending}: candidates: 120; pairs: 60" in printed
+        assert printed.count("\n scene-") == 20
     results = [
         pd.read_csv("new-judged.csv"),
         pd.read_json("new-judged.jsonl", lines=True),
@@ -106,7 +108,11 @@ def test_a_file_of_candidates_is_judged(capsys: pytest.CaptureFixture[str]) -> N
     for found in results:
         np.testing.assert_allclose(found["p_wrong"], results[0]["p_wrong"], atol=1e-6)
         assert set(found["true"].dropna()) == {"yes", "no"}
-    new = results[0][~results[0]["own"]]
+        assert found["caption"].tolist() == table["caption"].tolist()
+    assert main(["judge", "five", "new.csv", "--all-captions"]) == 0
+    both = pd.read_csv("new-judged.csv")
+    new = both[~both["own"]]
+    assert (len(both), len(new)) == (420, 120)
     by_pair = new.pivot(index="image", columns="true", values="p_wrong")
     assert (by_pair["no"] > by_pair["yes"]).mean() > 0.8
     alone = open_audit("five").judge(table[table["true"] == "no"])
@@ -158,16 +164,18 @@ def test_the_editor_shows_the_probability_of_the_typed_caption() -> None:
     assert text(caption=" ") == text(caption="a", row=9_999) == ""
 
 
-def test_a_lost_word_model_is_trained_again_and_predicts_the_same() -> None:
+@pytest.mark.parametrize("lost", ["words/1.pt", "captions.parquet"])
+def test_a_lost_file_is_named_and_made_again(lost: str, capsys: pytest.CaptureFixture[str]) -> None:
     audit = open_audit("one")
     table = candidates()
     before = audit.judge(table)
-    (audit.folder / "words" / "1.pt").unlink()
-    lost = audit.judge(table)["p_word"]
+    table.to_csv("new.csv")
+    (audit.folder / lost).unlink()
+    assert main(["judge", "one", "new.csv"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert lost in line
     assert run("--name", "one", "--captions", "1") == 0
-    after = audit.judge(table)
-    np.testing.assert_allclose(after[PARTS], before[PARTS], atol=1e-5)
-    assert not np.allclose(lost, before["p_word"], atol=1e-5)
+    np.testing.assert_allclose(audit.judge(table)[PARTS], before[PARTS], atol=1e-5)
 
 
 def test_precomputed_features_and_few_pairs_are_no_traceback(audits: Path) -> None:

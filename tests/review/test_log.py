@@ -72,6 +72,20 @@ def test_another_file_is_refused_and_not_changed(review: Review) -> None:
     assert "unable to open database file" in refused(review)
 
 
+@pytest.mark.parametrize(
+    ("part", "damage"), [(b"TABLE event", b"\xff"), (b"a note", b"\xff\n"), (b'["new"', b"x")]
+)
+def test_damaged_bytes_are_one_line(review: Review, part: bytes, damage: bytes) -> None:
+    review.decide(["a"], RECAPTION, captions=["new"], note="a note")
+    content = review.path.read_bytes()
+    assert part in content
+    review.path.write_bytes(content.replace(part, (damage * 20)[: len(part)]))
+    with pytest.raises(InputError) as error:
+        review.table()
+    assert str(review.path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 def test_a_log_of_the_version_before_keeps_its_decisions(review: Review) -> None:
     review.decide(["a", "b"], RECAPTION, captions=["new"])
     review.undo(2)

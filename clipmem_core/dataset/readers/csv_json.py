@@ -2,11 +2,12 @@
 captions."""
 
 import csv
+import io
 import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def read_delimited(path: Path, options: SourceOptions) -> Rows:
             "--csv-separator must be one character other than quotes and line ends, not "
             f"{separator!r}"
         )
-    separator = separator or max("\t,;|", key=next(filter(str.strip, read_lines(path)), "").count)
+    separator = separator or max("\t,;|", key=next(filter(str.strip, _lines(path)), "").count)
     _, header, fault = next(_records(path, separator), (0, [], "it is empty"))
     if not header:
         raise InputError(f"{path.name} has no header line: {fault}")
@@ -68,10 +69,20 @@ def read_delimited(path: Path, options: SourceOptions) -> Rows:
     return in_image_folder(Rows(path.parent, kind, rows()), options.image_folder, path)
 
 
+def _lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a table, which end with a lone `\\r` if its header does (old Macs)."""
+    lines = read_lines(path)
+    header = next(lines, "")
+    lines = chain([header], lines)
+    if "\r" in header.rstrip("\r\n"):
+        return chain.from_iterable(io.StringIO(line, newline="") for line in lines)
+    return lines
+
+
 def _records(path: Path, separator: str) -> Iterator[tuple[int, list[str], str]]:
     """Yield the number of each record's first line, its cells, and its fault, such as unbalanced
     quotes."""
-    lines = read_lines(path)
+    lines = _lines(path)
     buffer = deque[str]()
     number = 1
     while True:

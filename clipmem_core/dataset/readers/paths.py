@@ -148,15 +148,14 @@ def _text_lines(stream: BinaryIO) -> Iterator[str]:
     start = stream.read(2)
     stream.seek(0)
     if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        text = stream.read().decode("utf-16", errors="replace").replace("\0", "")
+        text = stream.read().decode("utf-16", errors="replace")
         yield from io.StringIO(text, newline="\n")
         return
     for line in stream:
         try:
-            text = line.decode("utf-8-sig")
+            yield line.decode("utf-8-sig")
         except UnicodeDecodeError:
-            text = line.decode("cp1252", errors="replace")
-        yield text.replace("\0", "")
+            yield line.decode("cp1252", errors="replace")
 
 
 def decode_json(text: str) -> Any:

@@ -126,7 +126,7 @@ def _check(row: Row) -> Iterator[Row]:
         yield row
         return
     try:
-        image = normal_reference(_text(row.image, "image reference").replace("\0", ""))
+        image = normal_reference(_text(row.image, "image reference"))
         if not image.strip():
             raise InputError("image reference is empty")
         if is_missing(row.captions):

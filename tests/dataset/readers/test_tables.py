@@ -46,7 +46,9 @@ def test_a_table_written_by_pandas_is_read_whatever_its_separator(
     assert raw.format == ("tsv" if separator == "\t" else "csv")
 
 
-@pytest.mark.parametrize(("encoding", "end"), [("utf-16", "\n"), ("cp1252", "\r\n")])
+@pytest.mark.parametrize(
+    ("encoding", "end"), [("utf-16", "\n"), ("cp1252", "\r\n"), ("utf-8", "\r")]
+)
 def test_encodings_and_line_ends_are_read(tmp_path: Path, encoding: str, end: str) -> None:
     text = end.join(["image,caption", "a.png,Café à la crème", "b.png,Grüße aus Köln", ""])
     expected = {"a.png": ["Café à la crème"], "b.png": ["Grüße aus Köln"]}
@@ -83,6 +85,7 @@ def test_every_bad_row_is_quarantined_with_its_line_and_reason(tmp_path: Path) -
         "gone.png,x": "no such picture",
         "https://example.org/a.png,x": "URL",
         "link.png,x": "link that leaves",
+        "a\0.png,x": "not valid text",
         'a.png,"never closed': "quotes do not add up",
     }
     draw(tmp_path, "set/a.png", "set/b.png", "out.png")
