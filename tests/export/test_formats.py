@@ -12,13 +12,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from clipmem_core import open_audit
 from clipmem_core.audit.prepare import DataSet, load_data_set
 from clipmem_core.audit.store import CAPTION_TABLE, MANIFEST, PAIRS, write_table
 from clipmem_core.cli import main, parse_command
 from clipmem_core.export.cleaned import clean
-from clipmem_core.export.formats import FORMATS, Summary, export_audit
+from clipmem_core.export.formats import CERTIFICATE, FORMATS, Summary, export_audit
 from clipmem_core.io import InputError
 from clipmem_core.review.decisions import RECAPTION, REMOVE, Choice, open_review
+from clipmem_core.review.wrong_captions import review_order
 from clipmem_core.scores.registry import EXPORT_SCORES
 from tests.audit.test_jobs import until
 from tests.export.sources import audited, make_source
@@ -71,7 +73,7 @@ def test_a_cleaned_data_set_is_read_back_as_it_was_written(
         assert back.pairs[column].fillna("").tolist() == expected[column].fillna("").tolist()
     assert list(map(list, back.pairs["captions"])) == list(map(list, expected["captions"]))
     written = {path.name for path in (tmp_path / "out folder").iterdir()}
-    assert written - {out} == ({"clean_images"} if out == "clean.json" else set())
+    assert written - {out, CERTIFICATE} == ({"clean_images"} if out == "clean.json" else set())
 
 
 @pytest.mark.parametrize("kind", ["folder", "csv"])
@@ -166,6 +168,25 @@ def start_export(path: Path, format: str, step: str) -> "subprocess.Popen[bytes]
 
 
 @pytest.mark.parametrize("out", ["o.csv", "folder"])
+def test_a_certificate_lists_the_random_checks_and_replaces_no_other_file(
+    copy: Copy, tmp_path: Path
+) -> None:
+    audit = copy()
+    drawn = audit.pairs["pair_id"][review_order(audit).drawn[:25]].tolist()
+    open_review(audit).decide(drawn[:1], REMOVE)
+    open_review(audit).decide(drawn[1:], "keep")
+    export_audit(audit, "csv", tmp_path / "clean.csv")
+    written = json.loads((tmp_path / CERTIFICATE).read_text())
+    assert [draw["pair_id"] for draw in written["draws"]] == drawn
+    assert [draw["wrong"] for draw in written["draws"]] == [True] + [False] * 24
+    bound = open_audit(audit.name).progress().certificate
+    assert (written["most_wrong"], written["kept"]) == (bound.most, bound.kept)
+    assert 0.05 < written["share"] < 0.5
+    (tmp_path / CERTIFICATE).write_text("{}")
+    with pytest.raises(InputError, match=CERTIFICATE):
+        export_audit(audit, "html", tmp_path / "report.html", overwrite=True)
+
+
 def test_an_export_waits_for_no_other_and_removes_the_files_of_a_killed_one(
     out: str, tmp_path: Path, data: Path
 ) -> None:
