@@ -81,6 +81,11 @@ def test_the_queue_and_its_pairs_as_the_browser_asks_for_them(
     checked = ask(server, "queue", order="random")["rows"]
     assert (len(checked), len(set(checked) & set(queue["rows"]))) == (50, 50)
     assert "spot check" in ask(server, "pairs", order="random", rows=str(checked[0]))[0]["score"]
+    ids = audit.pairs["pair_id"][checked]
+    open_review(audit).decide(ids[:-1], "keep")
+    assert ask(server, "queue", order="random")["rows"] == checked  # a reload stays in the batch
+    open_review(audit).decide(ids, "keep")
+    assert set(ask(server, "queue", order="random")["rows"]) == set(queue["rows"]) - set(checked)
 
 
 def test_a_card_has_its_most_suspicious_caption_and_the_most_surprising_words(
