@@ -9,10 +9,10 @@ from clipmem_core.audit.verdict import queues
 from clipmem_core.columns import REVIEW_PLACE, SUSPICION
 from clipmem_core.dashboard.browse import conditions, read_filters
 from clipmem_core.dashboard.component.pairs import REVIEW_KEYS, draw_key_list, draw_single
-from clipmem_core.dashboard.page import AUDIT, BROWSE, TIGHT_STYLE, link, open_page
+from clipmem_core.dashboard.page import BROWSE, TIGHT_STYLE, link, open_page
 from clipmem_core.dashboard.plain import explained_errors, read_verdict, show_text
 from clipmem_core.review.rows import count_pairs
-from clipmem_core.review.selection import RANDOM_CHECK, UNDECIDED, Selection
+from clipmem_core.review.selection import RANDOM, RANDOM_CHECK, UNDECIDED, Selection
 from clipmem_core.scores.prevalence import CHECKED
 
 audit = open_page("Review")
@@ -21,21 +21,18 @@ with explained_errors():
     st.html(TIGHT_STYLE)
     listed = replace(selection, decision="") if selection.decision == UNDECIDED else selection
     if count_pairs(audit, listed):
-        order = SUSPICION if listed.order == REVIEW_PLACE else listed.order
-        queue = queues(read_verdict(audit)).get(order)
+        queue_order = SUSPICION if listed.order == REVIEW_PLACE else listed.order
+        queue = queues(read_verdict(audit)).get(queue_order)
         title = "random check" if listed == RANDOM_CHECK else queue.name if queue else ""
-        next_pairs = {"Review next": Selection(order=REVIEW_PLACE)}
+        ways = [("Review next", "review", REVIEW_PLACE)]
         if count_pairs(audit, RANDOM_CHECK) > CHECKED:
-            next_pairs[f"Check {CHECKED} more at random"] = RANDOM_CHECK
-        links = {
-            label: f"review?{urlencode(link(audit, replace(pairs, decision=UNDECIDED)))}"
-            for label, pairs in next_pairs.items()
-        }
-        links |= {
-            label: f"{path}?{urlencode({AUDIT: audit.name})}"
-            for label, path in (("Overview", "overview"), ("Export", "decisions"))
-        }
-        draw_single(audit, selection, title=title, links=list(links.items()))
+            ways.append((f"Check {CHECKED} more at random", "review", RANDOM))
+        ways += [("Overview", "overview", ""), ("Export", "decisions", "")]
+        links = []
+        for label, path, order in ways:
+            pairs = Selection(order=order, decision=UNDECIDED if order else "")
+            links.append((label, f"{path}?{urlencode(link(audit, pairs))}"))
+        draw_single(audit, selection, title=title, links=links)
     else:
         st.info("No pair fits this selection.", icon=":material/search_off:")
     with st.container(horizontal=True, vertical_alignment="center"):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from starlette.applications import Starlette
@@ -13,7 +14,7 @@ from starlette.testclient import TestClient
 
 from clipmem_core.audit.store import CAPTION_TABLE, WORD_TABLE, Audit, write_json, write_table
 from clipmem_core.dashboard.component.routes import PREFIX, routes
-from clipmem_core.review import suggestions
+from clipmem_core.review import judge, suggestions
 from clipmem_core.review.decisions import MOST_EVENTS, open_review
 from tests.fixtures import HOSTILE, caption_rows, embed, write_words
 
@@ -146,6 +147,19 @@ def test_suggestions_are_single_captions_of_other_pairs_and_none_in_a_small_audi
     }
     assert len(answer["cosines"]) == len(captions[2])
     assert "has no row 1000" in ask(server, "suggestions", row=1000)["fault"]
+
+
+def test_a_new_caption_is_right_if_it_is_less_likely_wrong_than_most_right_ones(
+    server: TestClient, audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = caption_rows(audit)
+    shares = np.arange(len(scores)) / len(scores)  # nine of ten below .5 are below .45
+    write_table(audit.folder / CAPTION_TABLE, scores.assign(p_wrong=shares))
+    for wrong, right in ((0.44, True), (0.46, False), (np.nan, True)):
+        judged = {"own": [True, False], "caption": ["a crow", "a fox"], "p_wrong": [0.9, wrong]}
+        table = pd.DataFrame(judged)
+        monkeypatch.setattr(judge, "judge_captions", lambda *_, table=table: table)
+        assert ask(server, "judge", row=1, caption="a fox")["right"] is right
 
 
 def test_events_are_stored_once_in_their_order_and_seen_by_others(

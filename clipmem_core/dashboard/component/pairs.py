@@ -65,7 +65,7 @@ BROWSE_KEYS: Keys = (
     ("Esc", "none", "Unselect"),
     ("K", "keep", "Keep"),
     ("X", "drop", "Remove the caption shown of the marked pair; if it is the only one, the pair"),
-    ("Shift X", "remove", "Remove the pair"),
+    ("Shift X", "remove", "Remove the pair or the selected pairs"),
     ("U", "undo", "Undo"),
 )
 REVIEW_KEYS: Keys = (

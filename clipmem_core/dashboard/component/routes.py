@@ -194,9 +194,8 @@ def _queue(request: Request) -> Response:
     state = _state(audit, selection)
     first = find_row(audit, request.query_params.get("pair", ""))
     rows = find_rows(audit, selection, size=max(1, count_pairs(audit, selection)))
-    if selection == RANDOM_CHECK:  # one check has the first undecided pair
-        first_undecided = int(np.argmax(decided(audit).codes[rows] == UNDECIDED_CODE))
-        start = first_undecided // CHECKED * CHECKED
+    if selection == RANDOM_CHECK and rows:  # the check that has the first undecided pair
+        start = int(np.argmax(decided(audit).codes[rows] == UNDECIDED_CODE)) // CHECKED * CHECKED
         rows = rows[start : start + CHECKED]
     return _json(state | {"rows": rows, "first": first})
 
@@ -327,9 +326,9 @@ def _judge(request: Request) -> Response:
 def _mostly_right(audit: Audit) -> float:
     """Return the probability of being wrong that nine of ten captions that are probably right do
     not exceed."""
-    right = f'FROM parquet WHERE "{P_WRONG}" < {LIKELY}'
-    query = f'SELECT coalesce(quantile_cont("{P_WRONG}", 0.9), {LIKELY}) {right}'
-    return float(fetch_rows(audit.folder / CAPTION_TABLE, query)[0][0])
+    share = f'coalesce(quantile_cont("{P_WRONG}", 0.9), {LIKELY})'
+    query = f'SELECT {share} FROM parquet WHERE "{P_WRONG}" < {LIKELY}'
+    return fetch_rows(audit.folder / CAPTION_TABLE, query)[0][0]
 
 
 def _judged(audit: Audit, row: int, caption: str) -> tuple[pd.DataFrame, float]:
