@@ -1,28 +1,38 @@
 """Pairs one after another, each decided by a key; the browser sends the decisions in batches."""
 
 from dataclasses import replace
+from urllib.parse import urlencode
 
 import streamlit as st
 
 from clipmem_core.audit.verdict import queues
+from clipmem_core.columns import REVIEW_PLACE, SUSPICION
 from clipmem_core.dashboard.browse import conditions, read_filters
 from clipmem_core.dashboard.component.pairs import REVIEW_KEYS, draw_key_list, draw_single
-from clipmem_core.dashboard.component.routes import prepare_judge
 from clipmem_core.dashboard.page import BROWSE, TIGHT_STYLE, link, open_page
 from clipmem_core.dashboard.plain import explained_errors, read_verdict, show_text
 from clipmem_core.review.rows import count_pairs
-from clipmem_core.review.selection import RANDOM_CHECK, UNDECIDED
+from clipmem_core.review.selection import RANDOM, RANDOM_CHECK, UNDECIDED, Selection
+from clipmem_core.review.wrong_captions import NEXT
 
 audit = open_page("Review")
 with explained_errors():
-    selection = read_filters(audit)
+    selection = read_filters(audit, suspicious=REVIEW_PLACE)
     st.html(TIGHT_STYLE)
     listed = replace(selection, decision="") if selection.decision == UNDECIDED else selection
     if count_pairs(audit, listed):
-        queue = queues(read_verdict(audit)).get(listed.order)
+        queue_order = SUSPICION if listed.order == REVIEW_PLACE else listed.order
+        queue = queues(read_verdict(audit)).get(queue_order)
         title = "random check" if listed == RANDOM_CHECK else queue.name if queue else ""
-        draw_single(audit, selection, title=title)
-        prepare_judge(audit)
+        ways = [("Review next", "review", REVIEW_PLACE)]
+        if count_pairs(audit, RANDOM_CHECK) > NEXT:
+            ways.append((f"Check {NEXT} more at random", "review", RANDOM))
+        ways += [("Overview", "overview", ""), ("Export", "decisions", "")]
+        links = []
+        for label, path, order in ways:
+            pairs = Selection(order=order, decision=UNDECIDED if order else "")
+            links.append((label, f"{path}?{urlencode(link(audit, pairs))}"))
+        draw_single(audit, selection, title=title, links=links)
     else:
         st.info("No pair fits this selection.", icon=":material/search_off:")
     with st.container(horizontal=True, vertical_alignment="center"):

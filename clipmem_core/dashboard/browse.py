@@ -15,7 +15,7 @@ from streamlit.delta_generator import DeltaGenerator
 from clipmem_core import columns as c
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import queues
-from clipmem_core.columns import CLIPMEM, REVIEW_PLACE
+from clipmem_core.columns import CLIPMEM
 from clipmem_core.dashboard import page
 from clipmem_core.dashboard.component.pairs import (
     BROWSE_KEYS,
@@ -71,7 +71,6 @@ _DECISIONS = {"": "All decisions", s.UNDECIDED: s.UNDECIDED, s.DECIDED: s.DECIDE
 _DECISIONS |= {name: BADGES[name][0] for name in CHOICES}
 _ORDERS = {
     c.CLIPMEM: "Sort by memorization",
-    c.REVIEW_PLACE: "Order of review",
     s.RANDOM: "Random order",
 }
 INJECTED = {s.ANY: "any injected error", s.NONE: "no injected error"}
@@ -91,13 +90,19 @@ def changed(selection: Selection, **changes: Any) -> Selection:
     return new
 
 
-def read_filters(audit: Audit) -> Selection:
-    """Return the selection of the address. Without an order it is that of the review, or clipmem in
-    an old audit."""
+def read_filters(audit: Audit, *, suspicious: str = c.SUSPICION) -> Selection:
+    """Return the selection of the address. Without an order it is `suspicious`, or clipmem in an
+    old audit.
+
+    `suspicious` is the page's order of suspicious pairs: `REVIEW_PLACE` is that with random spot
+    checks.
+    """
     searched = page.peek_selection().searched
-    if "order" not in st.query_params and not searched and not score_span(audit, c.REVIEW_PLACE):
+    if "order" not in st.query_params and not searched and not score_span(audit, c.SUSPICION):
         st.query_params["order"] = c.CLIPMEM
-    return page.read_selection()
+    selection = page.read_selection()
+    by_suspicion = selection.order in (c.SUSPICION, c.REVIEW_PLACE)
+    return replace(selection, order=suspicious) if by_suspicion else selection
 
 
 def queue_of(selection: Selection) -> str | None:
@@ -172,6 +177,7 @@ def draw_filters(audit: Audit, selection: Selection) -> None:
         _choose(selection, "decision", "Decision", _DECISIONS, width=155, **_HIDDEN)
         scores = [*([s.MATCH] if selection.searched else []), *BY_NAME]
         orders = {score: f"Sort by {words(score)}" for score in scores} | _ORDERS
+        del orders[c.REVIEW_PLACE]  # a selected page would have random pairs
         _choose(selection, "order", "Sort by", orders, width=170, **_HIDDEN)
         directions = {
             ascending: DIRECTIONS[ascending != selection.lowest_first] for ascending in DIRECTIONS
@@ -379,7 +385,6 @@ def _draw_legend(audit: Audit, selection: Selection, count: int) -> None:
         f"**{pairs_in_words(count)}.**",
         missing,
         meaning,
-        "One pair in ten is a random spot check." if selection.order == REVIEW_PLACE else "",
         MARKS if selection.order in BY_CAPTION else "",
         read_uncertainty(audit).explain(),
     ]

@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import BASIS, WHOLE_HEAD, whole_rows
 from clipmem_core.audit.verdict import queues as verdict_queues
-from clipmem_core.columns import GROUP, PAIR_ID
+from clipmem_core.columns import GROUP, P_WRONG, PAIR_ID
 from clipmem_core.figures import group_figure
 from clipmem_core.io import shortage
 from clipmem_core.review import overview as o
@@ -153,7 +153,12 @@ def _card(card: PairCard, root: Path, first_caption: FirstCaption) -> dict[str, 
         if shortage(error):
             raise
         picture = ""
-    facts = {name: three_decimals(card.scores.get(name)) for name in EXPORT_SCORES}
+    decision = card.decision.words if card.decision else ""
+    facts = {
+        name: three_decimals(card.scores.get(name))
+        for name in EXPORT_SCORES
+        if name != P_WRONG or not decision
+    }
     facts |= {"group": card.group, "label": card.label or "", "injected": card.injected or ""}
     facts |= {f"{mark['word']} →": " ".join(mark["better"][0]) for mark in marks if mark["better"]}
     captions = [_cut(caption) for caption in (*card.current[first:], *card.current[:first])]
@@ -164,7 +169,7 @@ def _card(card: PairCard, root: Path, first_caption: FirstCaption) -> dict[str, 
         "reason": reason,
         "pair_id": _cut(card.pair_id),
         "facts": {name: _cut(value) for name, value in facts.items() if value},
-        "decision": card.decision.words if card.decision else "",
+        "decision": decision,
     }
 
 

@@ -42,7 +42,7 @@ _SURPRISE = (1.0, 2.5, 4.0)
 _LINES = ("none", "dotted", "solid", "double")
 MARKS = "Underlined words are unlikely with the picture and the other words."
 # orders in which the worst caption of a pair says what is wrong
-BY_CAPTION = (c.REVIEW_PLACE, c.P_WRONG)
+BY_CAPTION = (c.SUSPICION, c.REVIEW_PLACE, c.P_WRONG)
 LIKELY = 0.5  # probability from which a caption is probably wrong
 _UNSEARCHED = Selection()
 
@@ -117,9 +117,9 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
 
 
 def shown_score(order: str) -> str:
-    """Return the score that pairs show in an order: p_wrong in the order of the review, also a
-    random one."""
-    return c.P_WRONG if order in (c.REVIEW_PLACE, RANDOM) else order
+    """Return the score that pairs show in an order: p_wrong in the orders of suspicion and of
+    reviews."""
+    return c.P_WRONG if order in (*BY_CAPTION, RANDOM) else order
 
 
 def make_jpeg(root: Path, image: str, side: int) -> bytes:

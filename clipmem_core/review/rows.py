@@ -228,11 +228,9 @@ def misfit_note(audit: Audit) -> str:
 
 
 def top_rows(audit: Audit, queue: str, *, size: int) -> list[int]:
-    """Return the first rows of a queue; of the review the most suspicious ones, without random spot
-    checks."""
-    if queue == c.REVIEW_PLACE:
-        return review_order(audit).ranked[:size].tolist()
-    return find_rows(audit, Selection(order=queue), size=size)
+    """Return the first rows of a queue; of the suspicious pairs the undecided ones."""
+    decision = s.UNDECIDED if queue == c.SUSPICION else ""
+    return find_rows(audit, Selection(order=queue, decision=decision), size=size)
 
 
 def changed_rows(audit: Audit, entry: int | None = None) -> tuple[int, dict[int, str | None]]:

@@ -149,14 +149,11 @@ _SCORES = (
         use_doubted="says which captions fit least",
         absent="needs 100 pairs.",
     ),
-    Score(c.SUSPICION),
     Score(
-        c.REVIEW_PLACE,
-        direction=-1,
+        c.SUSPICION,
         queue=Queue("Probably wrong", "Ordered by each pair's worst caption.", doubted="Low fit"),
-        needs=(c.SUSPICION,),
-        compute=review_place,
     ),
+    Score(c.REVIEW_PLACE, direction=-1, needs=(c.SUSPICION,), compute=review_place),
     Score(
         c.LOG_PROBABILITY_SECOND,
         direction=-1,
@@ -176,7 +173,7 @@ def _scores(*names: str) -> dict[str, Score]:
 
 # Where scores are shown or used, in their order, by name.
 # The lists of pairs to review first, the highest first
-QUEUE_SCORES = _scores(c.CLIPMEM, c.REVIEW_PLACE)
+QUEUE_SCORES = _scores(c.CLIPMEM, c.SUSPICION)
 # The verdict's advice on the use of scores
 USE_SCORES = _scores(c.P_WRONG, c.CLIPMEM, c.SIMILARITY_OUT)
 # The comparison at finding injected errors; the first is the reference

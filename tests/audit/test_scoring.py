@@ -164,7 +164,7 @@ def test_pairs_that_nobody_memorized_score_within_a_tenth_of_the_effect(
 
 def test_captions_are_called_wrong_only_if_no_check_failed_and_the_reason_is_shown() -> None:
     for verdict in (verdict_of(), verdict_of(ranking_reliability=None, ranking_stability=None)):
-        assert queues(verdict)["review_place"].name == "Probably wrong"
+        assert queues(verdict)["suspicion"].name == "Probably wrong"
         assert "probably wrong" in uses(verdict)["p_wrong"]
         assert doubt(verdict) == ""
     for verdict in (

@@ -39,6 +39,9 @@ def test_two_clicks_remove_a_page_a_key_takes_it_back_and_shift_selects_a_range(
 ) -> None:
     ids = open_browse(page, address)
     page.get_by_role("button", name="Select page").click()
+    page.keyboard.press("x")  # is for one caption
+    page.locator(".sign.late").wait_for()
+    assert events(review) == []
     page.get_by_role("button", name="Remove").click()
     page.locator(".badge.remove").nth(11).wait_for()
     page.wait_for_function(STORED)
@@ -55,16 +58,23 @@ def test_two_clicks_remove_a_page_a_key_takes_it_back_and_shift_selects_a_range(
 
 
 def test_at_five_keys_a_second_each_is_stored_once_on_the_marked_pair_and_others_are_seen(
-    page: Any, address: str, review: Review
+    page: Any, address: str, data: Path, review: Review
 ) -> None:
     ids = open_browse(page, address)
     page.keyboard.press("x")
     page.get_by_text("Mark a pair first").wait_for()
     page.keyboard.press("ArrowRight")
+    first = page.locator(".card .caption").nth(1).text_content()
     press(page, "kx" * 5)
     page.wait_for_function(STORED)
-    expected = [(each, ("keep", "remove")[place % 2]) for place, each in enumerate(ids[:10])]
+    expected = [(each, ("keep", "recaption")[place % 2]) for place, each in enumerate(ids[:10])]
     assert [(pair, decision) for pair, decision, _ in events(review)] == expected
+    pairs = Audit(data / "audits" / TRAINED).pairs.set_index("pair_id")
+    before = pairs["captions"][ids[1]].tolist()
+    before.remove(first)
+    assert list(review.current(ids[1]).captions) == before  # type: ignore[union-attr]
+    page.keyboard.press("Shift+X")
+    page.locator(".card").nth(10).locator(".badge.remove").wait_for()
     review.decide(ids[11:], "remove", audit="of somebody else")
     page.locator(".card").nth(11).locator(".badge.remove").wait_for()
     page.keyboard.press("ArrowRight")

@@ -149,12 +149,20 @@ def test_the_most_suspicious_caption_comes_first_and_a_key_stores_a_likelier_wor
     page.locator("ol span").nth(2).wait_for()
     start, word = captions[first].rsplit(maxsplit=1)
     assert page.locator("ol span").all_inner_texts() == [f"{word} → fox<b>", "a heron", "a stork"]
+    answers = [{"text": "", "wrong": "72 %", "right": False}, {"text": "", "right": True}]
+    page.route("**/api/review/judge?**", lambda route: route.fulfill(json=answers.pop(0)))
     for number, key, changed in ((first, "1", f"{start} fox<b>"), (order[1], "3", "a stork")):
         before = captions[number]
-        press(page, key + "k")
+        captions[number] = changed
+        page.keyboard.press(key)
+        if number == first:  # it may still be wrong, so its pair stays
+            page.locator(".reason", has_text="72 %").wait_for()
+            assert shown_pair(page) == pair
+            all_stored(page)
+            assert list(review.current(pair).captions) == captions  # type: ignore[union-attr]
+            page.keyboard.press("k")
         next_pair(page, pair)
         all_stored(page)
-        captions[number] = changed
         assert list(review.current(pair).captions) == captions  # type: ignore[union-attr]
         while shown_pair(page) != pair:
             page.keyboard.press("ArrowLeft")
@@ -162,7 +170,60 @@ def test_the_most_suspicious_caption_comes_first_and_a_key_stores_a_likelier_wor
         assert page.locator(".captions s").all_text_contents()[-1] == before
         assert shown.count() == 5
         page.keyboard.press("ArrowDown")
-    assert [decision for _, decision, _ in events(review)] == ["recaption", "keep"] * 2
+    assert [decision for _, decision, _ in events(review)] == ["recaption", "keep", "recaption"]
+
+
+def test_a_key_during_a_judgement_is_for_the_pair_on_screen_and_ends_the_wait(
+    page: Any, address: str, review: Review
+) -> None:
+    judged: list[Any] = []
+    page.route("**/api/review/judge?**", lambda route: judged.append(route))
+    open_review_page(page, address)
+    pair = shown_pair(page)
+    page.locator("ol button").first.wait_for()
+    press(page, "11")
+    page.get_by_text("Ignored: ").wait_for()
+    assert shown_pair(page) == pair
+    page.keyboard.press("k")
+    second = next_pair(page, pair)
+    judged[0].fulfill(json={"text": "", "right": True})
+    page.wait_for_timeout(300)
+    assert shown_pair(page) == second
+    all_stored(page)
+    assert [event[:2] for event in events(review)] == [(pair, "recaption"), (pair, "keep")]
+    page.keyboard.press("1")
+    while len(judged) < 2:
+        page.wait_for_timeout(50)
+    judged[1].fulfill(json={"text": "", "right": True})
+    next_pair(page, second)
+    page.keyboard.press("k")  # was meant for the pair before
+    page.get_by_text("Ignored: ").wait_for()
+    all_stored(page)
+    assert [event[0] for event in events(review)] == [pair, pair, second]
+
+
+def test_after_the_last_pair_there_are_links_and_no_key_decides(
+    page: Any, address: str, review: Review
+) -> None:
+    open_review_page(page, address, order="random", decision="undecided")
+    checked = set()
+    for _ in range(50):
+        checked.add(pair := shown_pair(page))
+        page.wait_for_timeout(100)  # until it is painted
+        page.keyboard.press("k")
+        page.locator(f".pair:not([data-pair='{pair}'])").wait_for(state="attached")
+        page.locator(".pair[data-pair]:not([hidden]), .ended .links").first.wait_for()
+    all_stored(page)
+    assert not page.locator(".review").get_by_role("button", name="Keep").is_visible()
+    page.keyboard.press("x")
+    page.locator(".sign.late").wait_for()
+    assert len(checked) == len(events(review)) == 50
+    links = page.locator(".links a")
+    assert links.count() == 4
+    links.nth(1).click()
+    page.locator(".pair[data-pair]").wait_for()
+    assert shown_pair(page) not in checked
+    page.troubles.clear()  # pictures of the previous page
 
 
 def test_x_removes_the_caption_in_focus_and_with_shift_the_pair(
@@ -184,9 +245,22 @@ def test_x_removes_the_caption_in_focus_and_with_shift_the_pair(
     assert [decision for _, decision, _ in events(review)] == ["recaption", "remove"]
 
 
-def test_an_edit_and_undo(page: Any, address: str, review: Review) -> None:
+def test_an_edit_and_undo(page: Any, address: str, data: Path, review: Review) -> None:
     open_review_page(page, address)
     pair = shown_pair(page)
+    lines = page.locator(".captions li").all_text_contents()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("e")
+    assert page.locator("textarea").input_value().split("\n") == lines
+    page.keyboard.type(" and more")  # the caret is at the caption in focus
+    page.keyboard.press("Control+Enter")
+    next_pair(page, pair)
+    all_stored(page)
+    captions = Audit(data / "audits" / TRAINED).pairs.set_index("pair_id")["captions"][pair]
+    edited = [text + " and more" * (text == lines[1]) for text in captions]
+    assert list(review.current(pair).captions) == edited  # type: ignore[union-attr]
+    page.keyboard.press("u")
+    page.locator(f".pair[data-pair='{pair}']").wait_for()
     page.keyboard.press("e")
     page.locator("textarea").fill("a crow\n\n a black bird")
     page.keyboard.press("Control+Enter")
@@ -269,7 +343,9 @@ def test_hostile_captions_and_words_show_as_they_are_and_do_nothing(
             arg=[caption, caption.split()[-1]],
         )
         page.wait_for_timeout(100)  # until it is painted
+        pair = shown_pair(page)
         page.keyboard.press("1")
+        next_pair(page, pair)
         page.keyboard.press("ArrowLeft")
         replaced = " ".join([*caption.split()[:-1], "fox<b>"]).lower()  # a capital stays one
         assert (

@@ -8,7 +8,7 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audit.status import Task
 from clipmem_core.audit.store import Audit, acquire_lock, write_json
-from clipmem_core.review.rows import top_rows
+from clipmem_core.review.decisions import open_review
 from tests.fixtures import HOSTILE, Copy
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,6 +91,8 @@ def test_a_finished_audit_opens_with_its_groups_and_the_first_pairs_of_either_qu
     copy: Copy, page: str, protocol: str
 ) -> None:
     audit = copy(protocol)
+    decided, first = audit.pairs["pair_id"][audit.scores["suspicion"].nlargest(2).index]
+    open_review(audit).decide([decided], "remove")
     app = open_page(page)
     shown = titles(app)
     assert "made" in shown
@@ -104,10 +106,9 @@ def test_a_finished_audit_opens_with_its_groups_and_the_first_pairs_of_either_qu
         float(text.removeprefix("clipmem")) for text, _ in found if text.startswith("clipmem")
     ]
     assert shown_values == pytest.approx(audit.scores["clipmem"].nlargest(6).tolist(), abs=0.006)
-    wanted = ["audit=made&order=review_place", "audit=made&order=clipmem"]
-    first = audit.pairs["pair_id"][top_rows(audit, "review_place", size=1)[0]].replace("/", "%2F")
+    wanted = ["audit=made&order=suspicion", "audit=made&order=clipmem"]
     worst = next(there for label, there in found if label.startswith("p wrong"))
-    assert worst == f"{wanted[0]}&pair={first}"
+    assert worst == f"{wanted[0]}&pair={first.replace('/', '%2F')}"
     assert [there for label, there in found if label.startswith("Browse")] == wanted
     written = [element.value for element in app.get("html") if "pair-card" in element.value]
     assert any("&lt;script&gt;" in value for value in written)

@@ -46,7 +46,7 @@ def test_without_a_pair_the_likeliest_wrong_caption_opens(
     assert app.query_params["pair"] == audit.scores.sort_values("review_place")["pair_id"].iloc[0]
     (data,) = mounted(app)
     assert (data["selection"], data["undecided"], data["follows"]) == (
-        {"order": "review_place"},
+        {"order": "suspicion"},
         False,
         True,
     )

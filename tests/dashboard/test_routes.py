@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from starlette.applications import Starlette
@@ -13,7 +14,7 @@ from starlette.testclient import TestClient
 
 from clipmem_core.audit.store import CAPTION_TABLE, WORD_TABLE, Audit, write_json, write_table
 from clipmem_core.dashboard.component.routes import PREFIX, routes
-from clipmem_core.review import suggestions
+from clipmem_core.review import judge, suggestions
 from clipmem_core.review.decisions import MOST_EVENTS, open_review
 from tests.fixtures import HOSTILE, caption_rows, embed, write_words
 
@@ -81,6 +82,11 @@ def test_the_queue_and_its_pairs_as_the_browser_asks_for_them(
     checked = ask(server, "queue", order="random")["rows"]
     assert (len(checked), len(set(checked) & set(queue["rows"]))) == (50, 50)
     assert "spot check" in ask(server, "pairs", order="random", rows=str(checked[0]))[0]["score"]
+    ids = audit.pairs["pair_id"][checked]
+    open_review(audit).decide(ids[:-1], "keep")
+    assert ask(server, "queue", order="random")["rows"] == checked  # a reload stays in the batch
+    open_review(audit).decide(ids, "keep")
+    assert set(ask(server, "queue", order="random")["rows"]) == set(queue["rows"]) - set(checked)
 
 
 def test_a_card_has_its_most_suspicious_caption_and_the_most_surprising_words(
@@ -141,6 +147,19 @@ def test_suggestions_are_single_captions_of_other_pairs_and_none_in_a_small_audi
     }
     assert len(answer["cosines"]) == len(captions[2])
     assert "has no row 1000" in ask(server, "suggestions", row=1000)["fault"]
+
+
+def test_a_new_caption_is_right_if_it_is_less_likely_wrong_than_most_right_ones(
+    server: TestClient, audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = caption_rows(audit)
+    shares = np.arange(len(scores)) / len(scores)  # nine of ten below .5 are below .45
+    write_table(audit.folder / CAPTION_TABLE, scores.assign(p_wrong=shares))
+    for wrong, right in ((0.44, True), (0.46, False), (np.nan, True)):
+        judged = {"own": [True, False], "caption": ["a crow", "a fox"], "p_wrong": [0.9, wrong]}
+        table = pd.DataFrame(judged)
+        monkeypatch.setattr(judge, "judge_captions", lambda *_, table=table: table)
+        assert ask(server, "judge", row=1, caption="a fox")["right"] is right
 
 
 def test_events_are_stored_once_in_their_order_and_seen_by_others(

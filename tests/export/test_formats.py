@@ -167,7 +167,6 @@ def start_export(path: Path, format: str, step: str) -> "subprocess.Popen[bytes]
     return subprocess.Popen([sys.executable, "-c", EXPORT_SCRIPT, str(path), format, step])
 
 
-@pytest.mark.parametrize("out", ["o.csv", "folder"])
 def test_a_certificate_lists_the_random_checks_and_replaces_no_other_file(
     copy: Copy, tmp_path: Path
 ) -> None:
@@ -187,6 +186,7 @@ def test_a_certificate_lists_the_random_checks_and_replaces_no_other_file(
         export_audit(audit, "html", tmp_path / "report.html", overwrite=True)
 
 
+@pytest.mark.parametrize("out", ["o.csv", "folder"])
 def test_an_export_waits_for_no_other_and_removes_the_files_of_a_killed_one(
     out: str, tmp_path: Path, data: Path
 ) -> None:

@@ -12,7 +12,7 @@ from clipmem_core.audit.store import Audit, write_json
 from clipmem_core.export import report
 from clipmem_core.export.formats import export_audit
 from clipmem_core.export.report import three_decimals
-from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
+from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, open_review
 from tests.fixtures import HOSTILE, Copy, write_words
 
 VOID = {"meta", "img", "br"}
@@ -65,6 +65,7 @@ def decide(audit: Audit) -> None:
     ids = audit.pairs["pair_id"].tolist()
     open_review(audit).decide([ids[1]], REMOVE, note="<script>alert(1)</script>")
     open_review(audit).decide([ids[2]], RECAPTION, captions=["<b>new</b>"])
+    open_review(audit).decide([ids[audit.scores["suspicion"].idxmax()]], KEEP)
     write_words(audit)
 
 
@@ -107,7 +108,9 @@ def test_it_has_the_verdict_the_tables_and_how_it_was_made(audit: Audit, page: P
         assert {row["group"], three_decimals(row["mean"]), three_decimals(row["low"])} <= set(
             page.texts
         )
-    scored = min(50, audit.scores["review_place"].notna().sum())
+    undecided = audit.scores.drop([1, 2, audit.scores["suspicion"].idxmax()])
+    worst = undecided.dropna(subset="suspicion").nlargest(50, "suspicion")
+    scored = len(worst)
     images = page.attributes("img")
     assert len(images) == 50 + scored
     for image in images:
@@ -116,6 +119,7 @@ def test_it_has_the_verdict_the_tables_and_how_it_was_made(audit: Audit, page: P
         assert image["alt"].startswith("Picture: ")
     top = audit.scores.sort_values("clipmem", ascending=False)["pair_id"].tolist()[:50]
     shown = [text for text in page.texts if text.startswith("images/")]
+    assert shown[:scored] == worst["pair_id"].tolist()
     assert shown[scored:][:50] == top
 
 

@@ -113,7 +113,8 @@ def slowly(audit: Audit, selection: Selection, decisions: dict[str, str]) -> lis
         row for row, p in enumerate(pairs) if is_selected(selection, p, decisions.get(p["pair_id"]))
     ]
     result.sort(key=lambda row: (-pairs[row][selection.order], row))
-    turned = selection.order == "clipmem" and selection.group == "independent"
+    turned = selection.order == "review_place"
+    turned |= selection.order == "clipmem" and selection.group == "independent"
     return result[::-1] if selection.ascending != turned else result
 
 

@@ -244,6 +244,12 @@ class Pairs extends Part {
         this.storeUndoable([...this.undoable, {audit, client, number, pair_id, before}].slice(-CACHED))
     }
 
+    // The decision on a pair and its new captions, as this page has them: the server refuses to replace any others.
+    expected(row) {
+        const before = this.decisions.get(row) ?? '', texts = this.captions.get(row) ?? []
+        return before || texts.length ? [before, ...texts] : []
+    }
+
     storeUndoable(undoable) {
         this.undoable = undoable
         tried(() => sessionStorage.setItem(UNDOABLE, JSON.stringify(undoable)))

@@ -15,7 +15,7 @@ import streamlit as st
 
 from clipmem_core.audit.store import Audit
 from clipmem_core.columns import CLIPMEM, CLIPMEM_SHRUNK, SE
-from clipmem_core.dashboard.component.routes import PREFIX
+from clipmem_core.dashboard.component.routes import PREFIX, prepare_judge
 from clipmem_core.dashboard.deciding import review_session
 from clipmem_core.dashboard.page import (
     BROWSE,
@@ -64,7 +64,8 @@ BROWSE_KEYS: Keys = (
     ("Ctrl A", "page", "Select the page"),
     ("Esc", "none", "Unselect"),
     ("K", "keep", "Keep"),
-    ("X", "remove", "Remove"),
+    ("X", "drop", "Remove the caption shown of the marked pair; if it is the only one, the pair"),
+    ("Shift X", "remove", "Remove the pair or the selected pairs"),
     ("U", "undo", "Undo"),
 )
 REVIEW_KEYS: Keys = (
@@ -102,9 +103,12 @@ def draw_pointer(audit: Audit, chart: str, *, key: str, on_choose: Callable[[int
     _component(key=key, data=data, on_act_change=act)
 
 
-def draw_single(audit: Audit, selection: Selection, *, title: str) -> None:
-    """Draw the pairs of a selection one after another, the pair of the address first."""
-    data = _single_data(audit, selection) | {"title": title}
+def draw_single(
+    audit: Audit, selection: Selection, *, title: str, links: Sequence[tuple[str, str]]
+) -> None:
+    """Draw the pairs of a selection one after another, the pair of the address first, and after the
+    last one links (label and address)."""
+    data = _single_data(audit, selection) | {"title": title, "links": links}
     data["undecided"] = selection.decision in ("", UNDECIDED)
     _component(key=f"review-{audit.name}", data=data)
 
@@ -123,7 +127,7 @@ def draw_followed(audit: Audit, selection: Selection, pair_id: str) -> None:
                 st.session_state[_FOLLOWED] = (moved_to, mount)
                 write_address(**{PAIR: moved_to})
 
-    data = _single_data(audit, selection) | {"title": "", "follows": True}
+    data = _single_data(audit, selection) | {"title": "", "links": [], "follows": True}
     _component(key=key, data=data, on_act_change=follow)
 
 
@@ -133,6 +137,7 @@ def _single_data(audit: Audit, selection: Selection) -> dict[str, Any]:
     undecided = selection.decision == UNDECIDED
     listed = replace(selection, decision="") if undecided else selection
     data = {"selection": to_parameters(listed), "undecided": undecided}
+    prepare_judge(audit)
     return _mounted(audit, "single", REVIEW_KEYS) | data
 
 
@@ -239,13 +244,15 @@ def _card_data(
         scores[MATCH] = format_score(card.match)
     if CLIPMEM in scores and uncertainty.error:
         scores[CLIPMEM] += uncertainty.around(card.scores)
-    captions = (*card.current[start:], *card.current[:start])
+    captions = [cut(caption, _FULL_LIMIT) for caption in card.current]
     return {
         "row": card.row,
         "pair_id": card.pair_id,
         "caption_key": str(card.caption_key),  # it has more digits than a browser's numbers
         "changed": card.current != card.captions,
-        "captions": [cut(caption, _FULL_LIMIT) for caption in captions],
+        "captions": captions,
+        "first": start,
+        "whole": captions == list(card.current),
         "marks": marks,
         "decision": decision.decision if decision else None,
         "other": decision.words if decision and not decision.decision else "",

@@ -39,7 +39,9 @@ class Grid extends Pairs {
         this.byRow = new Map(data.cards.map(card => [card.row, card]))
         this.changed = new Set(data.cards.filter(({changed}) => changed).map(({row}) => row))
         for (const card of data.cards) {
-            if (!unsent.has(card.row) && (moved || data.entry >= this.entry)) this.decisions.set(card.row, card.decision)
+            card.shown = [...card.captions.slice(card.first), ...card.captions.slice(0, card.first)]
+            if (!unsent.has(card.row) && (moved || data.entry >= this.entry))
+                this.set(card.row, card.decision, card.changed ? card.captions : [])
             if (this.selected.has(card.row)) this.selected.set(card.row, card)
         }
         this.entry = Math.max(this.entry, data.entry)
@@ -71,7 +73,7 @@ class Grid extends Pairs {
     }
 
     node(card, place) {
-        const [caption = ''] = card.captions, {scores, order} = this.data, link = this.pairLink(card, caption || '(no caption)')
+        const [caption = ''] = card.shown, {scores, order} = this.data, link = this.pairLink(card, caption || '(no caption)')
         const like = Object.entries(this.data.like).map(([by, name]) =>
             button(() => this.trigger({like: card.pair_id, by}), name, {ariaLabel: `More like this ${name}`}))
         const facts = card.facts.map(([text, colour, title]) => make('bdi', text, {title, style: `--dot:${colour}`}))
@@ -96,7 +98,7 @@ class Grid extends Pairs {
     details(card) {
         const count = card.captions.length, title = count > 1 ? `All ${count} captions and more` : 'The caption in full and more'
         return make('details', make('summary', {title, ariaLabel: title}, count > 1 ? `+${count - 1}` : '…'),
-            ...[...card.captions, ...card.more].map(text => foreign('p', text)))
+            ...[...card.shown, ...card.more].map(text => foreign('p', text)))
     }
 
     showLoaded(row) {
@@ -107,7 +109,7 @@ class Grid extends Pairs {
     }
 
     enlarge(place) {
-        const card = this.data.cards[place], link = this.pairLink(card, 'Open pair'), [caption = ''] = card.captions
+        const card = this.data.cards[place], link = this.pairLink(card, 'Open pair'), [caption = ''] = card.shown
         this.mark(place)
         if (this.loaded.get(card.row)?.fault) return this.sign('This picture cannot be read.', 'late')
         link.onclick = event => {
@@ -115,7 +117,7 @@ class Grid extends Pairs {
             event.preventDefault()
             this.trigger({open: card.pair_id})
         }
-        showPicture(this.root, {src: this.fullSize(card), alt: altOf(card.captions), caption}, link)
+        showPicture(this.root, {src: this.fullSize(card), alt: altOf(card.shown), caption}, link)
     }
 
     draw() {
@@ -124,7 +126,8 @@ class Grid extends Pairs {
             const {row} = card, decision = this.decisions.get(row) ?? null, node = this.nodes.get(row)
             const selected = node.querySelector('.check').checked = this.selected.has(row)
             const current = card === cards[this.current]
-            node.className = `card ${decision ?? ''} ${selected ? 'selected' : ''} ${current ? 'current' : ''}`
+            const states = {selected, current, dropped: this.isDropped(card)}
+            node.className = ['card', decision, ...Object.keys(states).filter(state => states[state])].join(' ')
             const badge = {className: `badge ${decision ?? ''}`, textContent: labelOf(decision) ?? card.other}
             Object.assign(node.querySelector('.badge'), badge)
         }
@@ -216,14 +219,30 @@ class Grid extends Pairs {
         this.draw()
     }
 
+    // Whether the caption that a card shows was removed here.
+    isDropped({row, shown}) {
+        const changed = this.captions.get(row) ?? []
+        return changed.length > 0 && !changed.includes(shown[0])
+    }
+
     // Decide on the selected pairs, else on the marked one.
     decideShown(kind) {
         const selected = [...this.selected.values()], marked = this.data.cards[this.current]
-        const cards = selected.length ? selected : [marked], label = kind === 'undecide' ? 'undecided' : kind
+        const cards = selected.length ? selected : [marked], act = kind === 'drop' ? 'remove' : kind
+        const label = act === 'undecide' ? 'undecided' : act
+        if (kind === 'drop' && selected.length) return this.sign(`X removes one caption; Shift X removes ${counted(selected.length)}.`, 'late')
         if (!cards[0]) return this.sign('Mark a pair first with an arrow key or a click on its card.', 'late')
         if (!selected.length && !this.loaded.get(marked.row)) return this.sign('Ignored: the picture has not loaded yet.', 'late')
-        this.decide(cards, kind)
-        this.sign(`${label}: ${counted(cards.length)} ✓`, kind)
+        if (kind === 'drop' && marked.captions.length > 1) {
+            if (this.isDropped(marked)) return this.sign('This caption was removed before.', 'late')
+            if (!marked.whole) return this.sign('Ignored: open the pair to remove one of such long captions.', 'late')
+            const captions = marked.captions.toSpliced(marked.first, 1)
+            this.decide(cards, 'recaption', {captions, expected: this.expected(marked.row)})
+            this.sign('caption removed ✓', 'recaption')
+        } else {
+            this.decide(cards, act)
+            this.sign(`${label}: ${counted(cards.length)} ✓`, act)
+        }
         this.selected.clear()
         if (!selected.length && this.current < this.data.cards.length - 1) this.mark(this.current + 1)
     }

@@ -57,8 +57,9 @@ class Single extends Pairs {
         return this.places(from).next().value ?? this.rows.length
     }
 
-    go(place) {
-        Object.assign(this, {place, editing: false})
+    // Show the pair of a place; `grace`: milliseconds in which keys are still meant for the pair before.
+    go(place, grace = 0) {
+        Object.assign(this, {place, grace, editing: false, judging: null})
         this.draw()
     }
 
@@ -109,8 +110,9 @@ class Single extends Pairs {
         this.drawState()
     }
 
-    wait(reason) {
+    wait(reason, links = []) {
         Object.assign(this, {shown: null, choices: [], painted: Infinity})
+        this.find('links').replaceChildren(...links.map(([label, href]) => make('a', label, {href})))
         delete this.find('pair').dataset.pair
         this.find('pair').hidden = true
         this.write({wait: this.failure ? `${reason} (${this.failure}; retrying)` : reason})
@@ -118,9 +120,10 @@ class Single extends Pairs {
 
     draw() {
         const row = this.rows[this.place], loaded = this.loaded.get(row)
+        this.find('review').classList.toggle('ended', row === undefined)
         if (row === undefined) {
             this.name('')
-            this.wait(this.only.checked ? 'All pairs are decided. The result is above.' : 'That was the last pair.')
+            this.wait(this.only.checked ? 'All pairs are decided.' : 'That was the last pair.', this.data.links)
         } else if (loaded && this.shown?.row !== row) this.fill(row, loaded)
         else if (this.shown?.row !== row) {
             if (!this.data.follows) this.name('') // a reload must not return to the pair that was just decided
@@ -151,7 +154,7 @@ class Single extends Pairs {
         this.find('pair').hidden = false
         this.find('pair').dataset.pair = card.pair_id
         requestAnimationFrame(() => setTimeout(() => {
-            if (this.shown?.row === row) this.painted = performance.now()
+            if (this.shown?.row === row) this.painted = performance.now() + this.grace
         }))
         this.later('rest', REST, () => this.suggest())
         if (this.data.follows) this.later('follow', REST, () => this.trigger({pair: card.pair_id})) // the page shows its scores
@@ -173,11 +176,16 @@ class Single extends Pairs {
         if (!this.editing) this.box.blur() // a hidden box has the focus, and gets the next key, until the next frame
     }
 
+    // The place of a caption of the data set in the current captions, −1 if it was changed or removed.
+    placeOf(number) {
+        const {shown: {card: {captions}}, currentCaptions} = this
+        return currentCaptions.length === captions.length ? number : currentCaptions.indexOf(captions[number])
+    }
+
     // The caption in focus; after: its current text, if any, and place: that in the current captions.
     get focused() {
-        const {card: {captions}, order, focus} = this.shown, {currentCaptions} = this, number = order[focus]
-        const place = currentCaptions.length === captions.length ? number : currentCaptions.indexOf(captions[number])
-        return {number, text: captions[number], after: currentCaptions[place], place}
+        const {card: {captions}, order, focus} = this.shown, number = order[focus], place = this.placeOf(number)
+        return {number, text: captions[number], after: this.currentCaptions[place], place}
     }
 
     // Draw each caption once: a removed or changed one is struck through, and followed by its new text.
@@ -199,23 +207,25 @@ class Single extends Pairs {
     focusOn(place) {
         const {length} = this.shown.order
         this.shown.focus = (place + length) % length
+        this.judging = null
         this.drawSuggestions()
     }
 
     // Draw suggestions for the caption in focus: likelier words in place of surprising ones, captions that fit better.
     drawSuggestions() {
-        const {row, card, focus} = this.shown, answer = this.suggestions.get(row), {number, text, after} = this.focused
+        const {row, card, focus, doubt} = this.shown, answer = this.suggestions.get(row), {number, text, after} = this.focused
         const fit = answer?.cosines?.[number] ?? null, title = 'Suggested by models that never saw it'
         const surprising = (card.words[number] ?? []).filter(({rank, better}) => text === after && rank <= WORDS && better.length)
         const words = surprising.map(({start, end, word, better: [[other, value]]}) => ({value,
             caption: Array.from(text).toSpliced(start, end - start, other).join(''),
             label: make('span', make('bdi', word), ' → ', make('bdi', other))}))
-        const captions = (answer?.choices ?? []).filter(({cosine}) => cosine > (fit ?? -Infinity))
+        const captions = (answer?.choices ?? []).filter(({cosine, caption}) => caption !== after && cosine > (fit ?? -Infinity))
             .map(({caption, cosine}) => ({value: figures(cosine), caption, label: foreign('span', caption)}))
         this.choices = [...words, ...captions].slice(0, 3)
         const heading = this.choices.length ? title + (fit === null ? '' : ` (fit of the caption: ${figures(fit)})`)
             : answer ? `No suggestion: ${answer.fault || 'none is likely enough to be right.'}` : `${title} …`
-        this.write({heading, quality: captions.length ? answer.quality : '', reason: text === after && card.reasons[number] || ''})
+        const reason = text === after ? card.reasons[number] : after === doubt?.caption && doubt?.reason
+        this.write({heading, quality: captions.length ? answer.quality : '', reason: reason || ''})
         Array.from(this.find('captions').children, (line, place) => line.classList.toggle('focus', place === focus))
         this.find('choices').replaceChildren(...this.choices.map(({label, value}, place) =>
             make('li', button(event => this.act(place + 1, event), make('kbd', place + 1), label, make('i', value)))))
@@ -240,33 +250,53 @@ class Single extends Pairs {
     }
 
     act(name, event) {
+        if (this.judging && name > 0) return this.sign('Ignored: the new caption is being judged.', 'late')
+        this.judging = null // the pair does not go by itself from a person who does something else
         if (name === 'keep' || name === 'remove') this.decideShown(name, event)
         else if (name === 'drop') this.change(event, [], 'caption removed')
         else if (name === 'undo') this.undo()
         else if (name in STEPS) this.step(STEPS[name])
         else if (name === 'edit') this.edit(event)
         else if (name === 'cancel') this.editing = false
-        else this.change(event, [this.choices[name - 1]?.caption])
+        else this.use(event, this.choices[name - 1]?.caption)
         this.drawState()
     }
 
     // Whether a key or click came after the pair on screen was painted, so that it refers to this pair.
     accepts(event) {
         const accepted = this.shown !== null && event.timeStamp >= this.painted
-        if (!accepted) this.sign('Ignored: the pair was not on screen yet.', 'late')
+        const ended = this.rows[this.place] === undefined
+        if (!accepted) this.sign(ended ? 'There is no pair to decide on.' : 'Ignored: the pair was not on screen yet.', 'late')
         return accepted
     }
 
-    // `expected` is the decision on this page, and the new captions: the server refuses to replace any others.
-    decideShown(kind, event, captions, label = labelOf(kind)) {
-        if (!this.accepts(event)) return
-        const {row, card, news} = this.shown, before = this.decisions.get(row) ?? '', texts = this.captions.get(row) ?? []
+    // Decide on the pair on screen, and show the next one unless this one stays.
+    decideShown(kind, event, captions, label = labelOf(kind), stays = false) {
+        if (!this.accepts(event)) return false
+        const {row, card, news} = this.shown
         this.shown.news = ''
         if (news) return this.sign(`${news} Press again to replace it.`, 'late')
-        this.decide([card], kind, {captions, expected: before || texts.length ? [before, ...texts] : []})
+        this.decide([card], kind, {captions, expected: this.expected(row)})
         this.visited.add(row)
         this.sign(`${label} ✓`, kind)
-        this.go(this.next(this.place + 1))
+        this.go(stays ? this.place : this.next(this.place + 1))
+        return true
+    }
+
+    // Use a suggestion. The pair stays on screen until the server answers, and for good if the caption may still be wrong.
+    async use(event, caption) {
+        if (!this.change(event, [caption], undefined, true)) return
+        const {shown} = this, doubt = this.judging = shown.doubt = {caption, reason: 'Changed; being judged…'}
+        this.drawSuggestions()
+        const answer = await this.ask('judge', {row: shown.row, caption}).then(response => response.json()).catch(() => null)
+        if (this.isStopped || this.shown !== shown) return
+        const {right = Boolean(answer), wrong} = answer ?? {} // an audit that cannot judge answers without both
+        doubt.reason = right ? '' : `Changed; ${wrong ? `it may still be wrong (${wrong})` : 'not judged'}.`
+        this.drawSuggestions()
+        if (this.judging !== doubt) return
+        this.judging = null
+        if (right) this.go(this.next(this.place + 1), REST)
+        else this.sign(doubt.reason, 'late')
     }
 
     undone(rows) {
@@ -281,22 +311,26 @@ class Single extends Pairs {
     }
 
     // Replace the caption in focus by others: by none to remove it, and the pair if it has no other caption.
-    change(event, texts, label) {
-        if (!this.accepts(event)) return
+    change(event, texts, label, stays) {
+        if (!this.accepts(event)) return false
         const {focused: {place}, currentCaptions} = this, captions = currentCaptions.toSpliced(place, 1, ...texts)
         if (texts.includes(undefined)) this.sign('There is no such suggestion.', 'late')
         else if (place < 0) this.sign('This caption was changed or removed before.', 'late')
-        else if (captions.length) this.decideShown('recaption', event, captions, label)
-        else this.decideShown('remove', event)
+        else if (captions.length) return this.decideShown('recaption', event, captions, label, stays)
+        else return this.decideShown('remove', event)
     }
 
+    // Edit the captions, one a line, in the order on screen.
     edit(event) {
         if (!this.accepts(event)) return
-        const {currentCaptions, focused: {place}} = this
-        this.box.value = this.unchanged = asLines(currentCaptions)
+        const {shown: {order}, currentCaptions, focused: {place}} = this
+        const places = [...order.map(number => this.placeOf(number)), ...currentCaptions.keys()].filter(each => each >= 0)
+        const captions = (this.lineOrder = [...new Set(places)]).map(each => currentCaptions[each])
+        this.box.value = this.unchanged = asLines(captions)
         this.editing = true
         this.find('edit').hidden = false
-        this.box.selectionEnd = asLines(currentCaptions.slice(0, place + 1)).length // the caret is after the caption in focus
+        // the caret is after the caption in focus
+        this.box.selectionEnd = asLines(captions.slice(0, this.lineOrder.indexOf(place) + 1)).length
         this.box.focus()
         this.judge()
     }
@@ -312,9 +346,10 @@ class Single extends Pairs {
 
     recaption(event) {
         event.preventDefault()
-        const lines = this.box.value.split('\n').map(line => line.trim()).filter(Boolean)
-        if (!lines.length) this.sign('Not saved: write at least one caption.', 'late')
-        else if (lines.join('\n') === this.unchanged) this.sign('Not saved: nothing was changed.', 'late')
-        else this.decideShown('recaption', event, lines)
+        const lines = this.box.value.split('\n').map(line => line.trim()), {lineOrder} = this
+        const captions = (lines.length === lineOrder.length ? lines.map((_, place) => lines[lineOrder.indexOf(place)]) : lines).filter(Boolean)
+        if (!captions.length) this.sign('Not saved: write at least one caption.', 'late')
+        else if (lines.filter(Boolean).join('\n') === this.unchanged) this.sign('Not saved: nothing was changed.', 'late')
+        else this.decideShown('recaption', event, captions)
     }
 }

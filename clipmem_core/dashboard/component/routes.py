@@ -11,6 +11,7 @@ import threading
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 from pydantic import ValidationError
@@ -27,12 +28,13 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
-from clipmem_core.audit.store import MEMBERSHIP, PAIRS, Audit, audits_folder, is_name
+from clipmem_core.audit.store import CAPTION_TABLE, MEMBERSHIP, PAIRS, Audit, audits_folder, is_name
 from clipmem_core.columns import CAPTION, IMAGE, P_WRONG, PAIR_ID, REVIEW_PLACE
 from clipmem_core.dashboard.cards import FULL_SIDE, LARGE_SIDE, SIDE, WORKERS, thumbnail
 from clipmem_core.dashboard.plain import format_score, in_one_line
 from clipmem_core.io import InputError
 from clipmem_core.review.cards import (
+    LIKELY,
     cards,
     explain_captions,
     percent,
@@ -40,6 +42,7 @@ from clipmem_core.review.cards import (
     suspicious_captions,
 )
 from clipmem_core.review.decisions import (
+    UNDECIDED_CODE,
     BrowserEvents,
     Codes,
     decided,
@@ -50,6 +53,7 @@ from clipmem_core.review.queries import (
     cached,
     count_pairs_of,
     fetch_numbered,
+    fetch_rows,
     find_row,
 )
 from clipmem_core.review.rows import changed_rows, count_pairs, find_rows
@@ -183,8 +187,10 @@ def _queue(request: Request) -> Response:
     audit, selection = _parse(request)
     state = _state(audit, selection)
     first = find_row(audit, request.query_params.get("pair", ""))
-    size = NEXT if selection == RANDOM_CHECK else max(1, count_pairs(audit, selection))
-    rows = find_rows(audit, selection, size=size)
+    rows = find_rows(audit, selection, size=max(1, count_pairs(audit, selection)))
+    if selection == RANDOM_CHECK and rows:  # the check that has the first undecided pair
+        start = int(np.argmax(decided(audit).codes[rows] == UNDECIDED_CODE)) // NEXT * NEXT
+        rows = rows[start : start + NEXT]
     return _json(state | {"rows": rows, "first": first})
 
 
@@ -287,8 +293,8 @@ def _suggestions(audit: Audit, row: int) -> dict[str, Any]:
 
 
 def _judge(request: Request) -> Response:
-    """Answer with the probability that a caption that is being typed is wrong, and that of the
-    caption in its place."""
+    """Answer with the probability that a new caption is wrong and whether it is probably right, and
+    with that of the caption in its place."""
     audit, _ = _parse(request)
     row = _numbers(request, "row")[0]
     texts = (request.query_params.get(name, "") for name in ("caption", "before"))
@@ -304,7 +310,17 @@ def _judge(request: Request) -> Response:
     parts = [] if caption == before else [f"{percent(typed)} as typed"]
     if replaced:
         parts.append(f"{percent(replaced[0])} now")
-    return _json({"text": f"Probability that it is wrong: {', '.join(parts)}"})
+    text = f"Probability that it is wrong: {', '.join(parts)}"
+    return _json({"text": text, "wrong": percent(typed), "right": not typed > _mostly_right(audit)})
+
+
+@cached(8, CAPTION_TABLE)
+def _mostly_right(audit: Audit) -> float:
+    """Return the probability of being wrong that nine of ten captions that are probably right do
+    not exceed."""
+    share = f'coalesce(quantile_cont("{P_WRONG}", 0.9), {LIKELY})'
+    query = f'SELECT {share} FROM parquet WHERE "{P_WRONG}" < {LIKELY}'
+    return fetch_rows(audit.folder / CAPTION_TABLE, query)[0][0]
 
 
 def _judged(audit: Audit, row: int, caption: str) -> tuple[pd.DataFrame, float]:
@@ -319,7 +335,7 @@ def _judged(audit: Audit, row: int, caption: str) -> tuple[pd.DataFrame, float]:
 
 @functools.lru_cache(8)
 def prepare_judge(audit: Audit) -> None:
-    """Load in a thread what the editor's first judgement needs."""
+    """Load in a thread what the first judgement needs."""
     try_in_thread(lambda: _judged(audit, 0, "picture"))
 
 
