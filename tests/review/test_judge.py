@@ -140,9 +140,7 @@ def test_a_file_that_is_no_table_is_one_line(capsys: pytest.CaptureFixture[str])
         assert name in line
 
 
-def test_damaged_embeddings_are_one_line(
-    audits: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_damaged_embeddings_are_one_line(audits: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = audits / "data" / "audits"
     shutil.copytree(folder / "five", folder / "damaged")
     candidates().to_csv("new.csv")
