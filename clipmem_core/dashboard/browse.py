@@ -309,8 +309,8 @@ def _setter(field: str) -> Callable[[Any], None]:
 PAGE_SIZES = ("12", "24", "48", "96")
 DEFAULT_SIZE = "24"
 PICTURES_BY_TEXT = (
-    "Pictures are compared with the text by models trained on these captions alone: they read no "
-    "other language, and no “not”."
+    "Pictures are compared with the text by models trained on these captions, which understand "
+    "neither other languages nor “not”."
 )
 SUBTRACTED = (
     "These pairs were learned by g, which is subtracted, so the lowest clipmem is the "

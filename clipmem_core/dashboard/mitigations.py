@@ -197,9 +197,9 @@ def draw_lab(audit: Audit) -> None:
     total = len(lab.paired_members(audit))
     titles = {}
     for name, title in lab.list_arms(audit).items():
+        done = len(lab.compared_members(audit, name))
         if enough_members(audit, name):
-            done = len(lab.compared_members(audit, name))
-            part = "" if done == total else f" (provisional: {done} of {total} members)"
+            part = f" (provisional: {done} of {total} members)" if done < total else ""
             titles[name] = f"{title}{part}"
     left, right = st.columns([1, 2], gap="medium")
     with left:
@@ -220,10 +220,10 @@ def draw_lab(audit: Audit) -> None:
             show_strong(r.sentence_of(compared, chosen, titles[chosen]))
             done = len(lab.compared_members(audit, chosen))
             st.caption(
-                f"{done} of {total} members, with and without the setting. An attacker who has "
-                "more members finds more pairs. The interval covers other members of this audit; "
-                "they share its pairs and its held-out pairs: `python -m clipmem_core study` "
-                "covers other splits of the pairs too."
+                f"{done} of {total} members. An attacker who has more of them finds more pairs. "
+                "The interval covers other members of this audit; they share its pairs and its "
+                "held-out pairs: `python -m clipmem_core study` covers other splits of the pairs "
+                "too."
             )
         elif not arm.overrides:
             st.caption(
