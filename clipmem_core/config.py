@@ -117,8 +117,8 @@ class TrainingConfig:
     )
     train_captions: int = option(
         0,
-        "captions of a pair that training draws from, one at random each epoch; 0 means all that "
-        "are used",
+        "captions of a pair that training draws from, one at random each epoch; the more, the less "
+        "a pair is memorized; 0 means all that are used",
         ge=0,
         group="Captions",
         **control("captions", "Captions per pair in training"),

@@ -21,16 +21,17 @@ RETRIEVAL = 0.5
 
 
 def make_lab(audit: Audit, *, heads: bool = False) -> Audit:
-    """Give an audit near-duplicates, locked towers, and the baseline of its lab."""
+    """Give an audit near-duplicates and a training on one caption, or locked towers, and the
+    baseline of its lab."""
     clusters = np.arange(len(audit.pairs))
+    record = audit.record
+    towers = {"image_tower": "efficientnet-lite2", "text_tower": "all-MiniLM-L6-v2"}
+    changed: dict[str, Any] = {"lock_image": True, "lock_text": True, **towers}
     if not heads:
         clusters[3] = 2
-    else:
-        record = audit.record
-        towers = {"image_tower": "efficientnet-lite2", "text_tower": "all-MiniLM-L6-v2"}
-        locked = {"lock_image": True, "lock_text": True, **towers}
-        config = dataclasses.replace(record.config, **locked)
-        write_json(audit.folder / CONFIG, dataclasses.replace(record, config=config).values)
+        changed = {"train_captions": 1}
+    config = dataclasses.replace(record.config, **changed)
+    write_json(audit.folder / CONFIG, dataclasses.replace(record, config=config).values)
     write_prepared(audit.folder, cache_rows=clusters, clusters=clusters)
     measure(audit, BASELINE)
     return audit

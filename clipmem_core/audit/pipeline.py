@@ -295,8 +295,8 @@ class Score(Stage):
         store.write_json(audit.folder / store.FITTED, fitted)
         captions = pd.concat([captions, wrong.captions], axis=1)
         store.write_table(audit.folder / store.CAPTION_TABLE, captions)
-        if len(run.words):
-            store.add_column(audit.folder / store.WORD_TABLE, c.P_WRONG, wrong.words)
+        if (words := audit.folder / store.WORD_TABLE).is_file():  # perhaps without a row
+            store.add_column(words, c.P_WRONG, wrong.words)
         scores = scoring.update_scores(scores, **{c.P_WRONG: wrong.pairs, c.SUSPICION: wrong.worst})
         store.write_table(audit.folder / store.SCORES, scores)
 

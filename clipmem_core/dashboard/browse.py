@@ -314,6 +314,10 @@ def _setter(field: str) -> Callable[[Any], None]:
 
 PAGE_SIZES = ("12", "24", "48", "96")
 DEFAULT_SIZE = "24"
+PICTURES_BY_TEXT = (
+    "Pictures are compared with the text by models trained on these captions, which understand "
+    "neither other languages nor “not”."
+)
 SUBTRACTED = (
     "These pairs were learned by g, which is subtracted, so the lowest clipmem is the "
     "most memorized."
@@ -385,6 +389,7 @@ def _draw_legend(audit: Audit, selection: Selection, count: int) -> None:
         f"**{pairs_in_words(count)}.**",
         missing,
         meaning,
+        PICTURES_BY_TEXT if selection.meaning and selection.by == s.PICTURE else "",
         MARKS if selection.order in BY_CAPTION else "",
         read_uncertainty(audit).explain(),
     ]

@@ -122,7 +122,8 @@ class Controls:
                 f"{field.help[:1].upper()}{field.help[1:]}.",
             )
             if name == _CAPTIONS and name in fields:
-                options = sorted({*self._caption_choices(), fields[name]})
+                fewest = self.baseline.train_captions
+                options = sorted({*range(fewest, self.captions + 1), fields[name]})
                 self._draw(
                     st.select_slider, "Captions per pair", name, fields[name], options=options
                 )
@@ -187,12 +188,6 @@ class Controls:
             "Training leaves out the pairs you decided to remove, and uses the captions you "
             "changed.",
         )
-
-    def _caption_choices(self) -> list[int]:
-        """Return the numbers of captions that differ from the baseline's, where 0 stands for
-        all."""
-        usual = self.baseline.train_captions or self.captions
-        return [count for count in range(1, self.captions + 1) if count != usual]
 
     def _value(self, name: str) -> Any:
         return self.setting.fields.get(name, getattr(self.baseline, name))
@@ -270,6 +265,6 @@ class Controls:
         if name in arms.SWITCHES:
             return {name: True}
         if name == _CAPTIONS:
-            return {_CAPTIONS: self._caption_choices()[-1 if self.baseline.train_captions else 0]}
+            return {_CAPTIONS: self.captions}
         slider = self._slider(name)
         return {name: slider.usual, **slider.brings}

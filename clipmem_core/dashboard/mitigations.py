@@ -111,21 +111,21 @@ def ensure_workers(audit: Audit) -> Workers:
 
 
 def is_complete(audit: Audit, arm: str) -> bool:
-    """Tell whether all members of an arm are measured."""
-    return len(lab.finished_members(audit, arm)) == len(lab.paired_members(audit))
+    """Tell whether an arm is compared on all members."""
+    return len(lab.compared_members(audit, arm)) == len(lab.paired_members(audit))
 
 
 def enough_members(audit: Audit, arm: str) -> bool:
     """Tell whether enough members of an arm, and of the baseline, are measured to show it."""
     least = min(lab.FIRST_MEMBERS, len(lab.paired_members(audit)))
-    return min(len(lab.finished_members(audit, name)) for name in (arm, BASELINE)) >= least
+    return len(lab.compared_members(audit, arm)) >= least
 
 
 def follow(audit: Audit, arm: Arm) -> None:
     """Report that the page is open, draw the progress of a setting, and rerun the page when members
     are finished."""
     pending = arm.name != BASELINE and not is_complete(audit, arm.name)
-    seen = len(lab.finished_members(audit, arm.name)), enough_members(audit, arm.name)
+    seen = len(lab.compared_members(audit, arm.name)), enough_members(audit, arm.name)
     draw = _follow_workers if shares_process(audit.record.config) else _follow_job
     every = _POLL if pending else _HEARTBEAT
     st.fragment(run_every=every)(draw)(audit, arm, seen)
@@ -151,7 +151,7 @@ def _draw_members(audit: Audit, arm: Arm, seen: tuple[int, bool]) -> None:
     if fault := lab.fault_of(audit, BASELINE) or lab.fault_of(audit, arm.name):
         draw_fault("This setting cannot be trained.", fault)
         return
-    done = len(lab.finished_members(audit, arm.name))
+    done = len(lab.compared_members(audit, arm.name))
     total = len(lab.paired_members(audit))
     before, was_enough = seen
     more = done >= min(2 * before, total) > before
@@ -167,7 +167,7 @@ def _follow_job(audit: Audit, arm: Arm, seen: tuple[int, bool]) -> None:
     with _shown_errors():
         _draw_members(audit, arm, seen)
     if not is_complete(audit, arm.name):
-        members = len(lab.paired_members(audit)) - len(lab.finished_members(audit, arm.name))
+        members = len(lab.paired_members(audit)) - len(lab.compared_members(audit, arm.name))
         seconds = lab.seconds_needed(audit, members, side_by_side(audit.record.config))
         time_left = duration(seconds) or "as long as the audit took"
         folder = jobs_folder() / ".mitigations" / audit.name / arm.name
@@ -194,9 +194,13 @@ def draw_study(name: str) -> None:
 
 def draw_lab(audit: Audit) -> None:
     """Draw the settings of an audit beside the chart, then what the chosen one changes."""
-    titles = {
-        name: title for name, title in lab.list_arms(audit).items() if enough_members(audit, name)
-    }
+    total = len(lab.paired_members(audit))
+    titles = {}
+    for name, title in lab.list_arms(audit).items():
+        done = len(lab.compared_members(audit, name))
+        if enough_members(audit, name):
+            part = f" (provisional: {done} of {total} members)" if done < total else ""
+            titles[name] = f"{title}{part}"
     left, right = st.columns([1, 2], gap="medium")
     with left:
         finished = {lab.read_arm(audit, name).text: titles[name] for name in titles}
@@ -213,12 +217,13 @@ def draw_lab(audit: Audit) -> None:
         chosen = arm.name if arm.name in titles else None
         compared = r.differences(lab.lab_table(audit, [*titles, BASELINE]))
         if chosen:
-            show_strong(r.sentence_of(compared, chosen, arm.title))
-            done = len(lab.finished_members(audit, chosen))
+            show_strong(r.sentence_of(compared, chosen, titles[chosen]))
+            done = len(lab.compared_members(audit, chosen))
             st.caption(
-                f"{done} of {len(lab.paired_members(audit))} members. The interval covers other "
-                "members of this audit; they share its pairs and its held-out pairs: `python -m "
-                "clipmem_core study` covers other splits of the pairs too."
+                f"{done} of {total} members. An attacker who has more of them finds more pairs. "
+                "The interval covers other members of this audit; they share its pairs and its "
+                "held-out pairs: `python -m clipmem_core study` covers other splits of the pairs "
+                "too."
             )
         elif not arm.overrides:
             st.caption(
@@ -403,7 +408,7 @@ def _draw_parts(table: pd.DataFrame, chosen: str, title: str) -> None:
 
 def _draw_changed_pairs(audit: Audit, arm: str) -> None:
     """Draw the pairs whose clipmem changed most from the baseline to an arm, a page of them."""
-    members = lab.finished_members(audit, arm)
+    members = lab.compared_members(audit, arm)
     pairs = pd.DataFrame(
         {
             "one": lab.clipmem_by_pair(audit, BASELINE, members),

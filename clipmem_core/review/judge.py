@@ -31,11 +31,13 @@ from clipmem_core.audit.store import (
     CAPTION_TABLE,
     CONFIG,
     FITTED,
+    MEMBERS,
     MEMBERSHIP,
     PAIRS,
     SCORES,
     WORD_MODELS,
     Audit,
+    broken_files,
     read_embeddings,
     read_prepared,
 )
@@ -92,6 +94,9 @@ def judge_captions(
     fitted = read_json(audit.folder / FITTED)
     if fitted["missing"]:
         raise InputError(f"audit {audit.name!r} cannot judge captions: {fitted['missing']}")
+    for name in broken_files(audit.folder):
+        if name.startswith(MEMBERS):  # its embeddings may be those of other pairs
+            raise InputError(f"{audit.folder / name} is damaged: run the audit again to replace it")
     pairs, place = _find_pairs(audit, candidates)
     current = _current_captions(audit, pairs)
     new = candidates.reset_index(drop=True)

@@ -111,14 +111,22 @@ def finished_members(audit: Audit, arm: str) -> list[str]:
     return finished
 
 
+def compared_members(audit: Audit, arm: str) -> list[str]:
+    """Return the members on which an arm is compared with the baseline: both are measured."""
+    in_baseline = finished_members(audit, BASELINE)
+    return [member for member in finished_members(audit, arm) if member in in_baseline]
+
+
 def obstacles(audit: Audit) -> dict[str, str]:
     """Return why settings cannot act on an audit, by their names."""
     config = audit.record.config
     reasons = {
         name: f"the {side} tower is locked" for name, side in ineffective_fields(config).items()
     }
-    if caption_counts(audit).max() <= 1:
-        reasons["train_captions"] = "every pair has one caption"
+    if not 0 < config.train_captions < caption_counts(audit).max():
+        reasons["train_captions"] = (
+            "members train on all captions already, and pairs with fewer are memorized more"
+        )
     if config.loss != "clip":
         reasons["adaptive_rest"] = f"it works with the loss clip only, not {config.loss}"
     if config.protocol == "paper":
@@ -232,8 +240,7 @@ def remove_arm(audit: Audit, name: str) -> None:
 def arm_rows(audit: Audit, name: str) -> pd.DataFrame:
     """Return one row per member of an arm, and one of the baseline on the same members and
     pairs."""
-    in_baseline = finished_members(audit, BASELINE)
-    members = tuple(member for member in finished_members(audit, name) if member in in_baseline)
+    members = tuple(compared_members(audit, name))
     if not members:
         return pd.DataFrame()
     # An arm may be removed and trained anew

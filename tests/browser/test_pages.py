@@ -1,17 +1,27 @@
-"""Every page in a real browser: its pictures load, hostile captions do nothing, and it fits the
-screen."""
+"""Every page in a real browser, to its end, with an audit in every state: nothing fails, pictures
+load, hostile captions do nothing, and it fits the screen."""
 
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clipmem_core.dashboard.page import PAGES
+from tests.audit.small import made_once
 from tests.browser.conftest import TRAINED
-from tests.browser.watched import check_pictures, wait_idle
+from tests.browser.server import serve
+from tests.browser.states import FEW, NAMES, STATES, make_states
+from tests.browser.watched import (
+    check_pictures,
+    close_watched,
+    open_watched,
+    scroll_down,
+    wait_idle,
+)
 
-NAMES = {Path(path).stem: title for path, (title, _) in PAGES.items()}
-PICTURES = {"overview": 12, "browse": 24, "pair": 1}  # at least so many
+PICTURES = {"overview": 12, "browse": 24, "pair": 1}  # at least so many of a usual audit
+USUAL = ("hostile", "paper", TRAINED)
 FITS = """() => {
     const [main, side] = ['stMain', 'stSidebar'].map(name =>
     document.querySelector(`[data-testid=${name}]`))
@@ -24,19 +34,52 @@ ACTIVE = (
 )
 
 
-@pytest.mark.parametrize(
-    ("page", "audit"), [("light", TRAINED), ("dark", "hostile")], indirect=["page"]
-)
-@pytest.mark.parametrize("name", NAMES)
-def test_a_page_fits_desk_and_phone_and_hostile_captions_do_nothing(
-    page: Any, address: str, name: str, audit: str
-) -> None:
+@pytest.fixture(scope="module")
+def states(
+    tmp_path_factory: pytest.TempPathFactory, browser: Any, typed: Path, run: Callable[..., str]
+) -> Iterator[str]:
+    """Where a data folder with an audit in each state is served."""
+    made = made_once(tmp_path_factory, "states", lambda data: make_states(data, typed, run))
+    data = shutil.copytree(made, tmp_path_factory.mktemp("states") / "data")
+    with serve(Path(data)) as served:
+        yield served
+
+
+def check_page(page: Any, address: str, name: str, audit: str) -> None:
+    """Open a page, draw it to its end on a desk, and fit it to a phone."""
+    page.set_viewport_size({"width": 1280, "height": 900})
     page.goto(f"{address}/{name}?audit={audit}")
     wait_idle(page)
-    check_pictures(page, at_least=PICTURES.get(name, 0))
+    scroll_down(page)
+    check_pictures(page, at_least=PICTURES.get(name, 0) if audit in USUAL else 0)
     assert page.title() == f"{NAMES[name]} · CLIPMem"
-    assert page.locator("h1").is_visible()
+    assert page.locator("h1").first.is_visible()
     assert page.locator(ACTIVE).count() == 0
-    for width, height in ((1280, 900), (390, 800)):  # desk, phone
-        page.set_viewport_size({"width": width, "height": height})
-        page.wait_for_function(FITS)
+    page.wait_for_function(FITS)
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.wait_for_function(FITS)
+    wait_idle(page)
+
+
+@pytest.mark.parametrize("audit", STATES)
+def test_pages_are_drawn_to_their_end_in_every_state(context: Any, states: str, audit: str) -> None:
+    theme = ("light", "dark")[[*STATES].index(audit) % 2]
+    for name in STATES[audit]:
+        page = open_watched(context, theme=theme)
+        check_page(page, states, name, audit)
+        close_watched(page, states)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pages_of_a_trained_audit_are_drawn_to_their_end(
+    page: Any, address: str, name: str
+) -> None:
+    check_page(page, address, name, TRAINED)
+
+
+def test_pages_without_any_audit(context: Any, tmp_path: Path) -> None:
+    with serve(tmp_path) as address:
+        for name in FEW:
+            page = open_watched(context, theme="dark")
+            check_page(page, address, name, "")
+            close_watched(page, address)

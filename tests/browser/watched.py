@@ -17,6 +17,10 @@ AT_REST = """() => {
         && document.querySelector('[data-testid=stMain] h1')
         && !document.querySelector('[data-testid=stSkeleton]')
 }"""
+# Parts that a page draws once they are scrolled to are drawn.
+LATE_DRAWN = """() => [...document.querySelectorAll('[class*=st-key-details-]')]
+    .every(each => each.nextElementSibling)"""
+AT_END = "main => main.scrollTop + main.clientHeight >= main.scrollHeight - 2"
 # Our components have their own shadow root.
 MAIN_IMAGES = """[document, ...[...document.querySelectorAll('[data-testid=stMain] *')].map(each =>
 each.shadowRoot)]
@@ -61,12 +65,20 @@ def close_watched(page: Any, address: str) -> None:
 def wait_idle(page: Any) -> None:
     """Wait until a page has a heading and its script has run; it shows no traceback."""
     page.wait_for_function(AT_REST)
-    assert page.get_by_test_id("stException").count() == 0
+    faults = page.get_by_test_id("stException").all_inner_texts()
+    assert not faults, (page.url, faults)
 
 
 def scroll_down(page: Any) -> None:
-    """Scroll a page to its end, where it draws the rest."""
-    page.get_by_test_id("stMain").evaluate("main => main.scrollTo(0, main.scrollHeight)")
+    """Scroll a page to its end step by step, until it has drawn all late parts."""
+    main = page.get_by_test_id("stMain")
+    at_end = False
+    while not at_end:
+        main.evaluate("main => main.scrollBy(0, main.clientHeight)")
+        if main.evaluate(AT_END):
+            page.wait_for_function(LATE_DRAWN)
+            wait_idle(page)
+            at_end = main.evaluate(AT_END)
 
 
 def check_pictures(page: Any, *, at_least: int = 0) -> None:

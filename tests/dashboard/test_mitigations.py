@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from clipmem_core.dashboard import mitigations as workers
 from clipmem_core.dashboard.controls import GROUPS
 from clipmem_core.review.decisions import open_review
 from clipmem_core.studies import lab
+from clipmem_core.studies.arm import BASELINE
 from tests.dashboard.test_every_page import said
 from tests.dashboard.test_pages import address, figures, labels, links, open_page, press, texts
 from tests.dashboard.test_pages import titles as written
@@ -120,7 +122,7 @@ def test_settings_that_cannot_act_are_off_and_say_why(heads: Audit, copy: Copy) 
 
     app = open_page(PAGE)
     expected = {"text_mask", "adaptive_mask", "text_min_df", "crop_scale", "colour"}
-    assert blocked(app) == expected | {"near_duplicates", "decisions"}
+    assert blocked(app) == expected | {"train_captions", "near_duplicates", "decisions"}
     told = " ".join(f"{each.label} {each.help}" for each in app.toggle)
     for reason in ("text tower is locked", "image tower is locked", "look alike", "none yet"):
         assert reason in told
@@ -244,6 +246,20 @@ def test_a_page_asks_its_workers_for_a_setting_and_shows_their_progress(heads: A
     app.run()
     assert not app.get("progress")
     assert "memorization −" in written(app)
+
+
+def test_a_setting_on_few_members_is_provisional_and_compared_on_those_of_the_baseline(
+    audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lab, "FIRST_MEMBERS", 2)
+    add_arm(audit, STRONG, times=0.5)
+    app = open_page(PAGE, setting=STRONG)
+    assert "provisional" not in written(app)
+    shutil.rmtree(lab.arm_folder(audit, BASELINE) / audit.record.members[2])
+    app = open_page(PAGE, setting=STRONG)
+    assert not app.error, said(app)
+    assert "provisional: 2 of 4" in written(app)
+    assert app.dataframe[0].value["n"].tolist() == [2]
 
 
 def test_a_fault_of_a_worker_is_one_line(

@@ -187,8 +187,11 @@ def test_events_are_stored_once_in_their_order_and_seen_by_others(
 
 def test_another_site_stores_nothing(server: TestClient, audit: Audit) -> None:
     (pair,) = ask(server, "pairs", rows=20)
-    for origin in ("http://testserver.evil.test", "http://testserver:81", "null", ""):
+    others = ("http://testserver.evil.test", "http://testserver:81", "null", "")
+    for origin in (*others, "//testserver", "ftp://testserver"):
         assert send(server, event(pair, 1), headers={"Origin": origin}).status_code == 403
+    with_tls = TestClient(server.app, base_url="https://testserver")
+    assert send(with_tls, event(pair, 1)).status_code == 403
     assert not open_review(audit).path.exists()
 
 

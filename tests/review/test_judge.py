@@ -146,6 +146,19 @@ def test_a_file_that_is_no_table_is_one_line(capsys: pytest.CaptureFixture[str])
         assert name in line
 
 
+def test_damaged_embeddings_are_one_line(audits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = audits / "data" / "audits"
+    shutil.copytree(folder / "five", folder / "damaged")
+    candidates().to_csv("new.csv")
+    path = sorted((folder / "damaged" / "members").glob("*/image.faiss"))[1]
+    content = path.read_bytes()
+    for damaged in (content + b"more", content[:-9], b"\0" * len(content)):
+        path.write_bytes(damaged)
+        assert main(["judge", "damaged", "new.csv"]) == 2
+        (line,) = capsys.readouterr().err.split("error:")[1].strip().splitlines()
+        assert str(path) in line
+
+
 def test_the_editor_shows_the_probability_of_the_typed_caption() -> None:
     server = TestClient(Starlette(routes=routes()))
     audit = open_audit("five")

@@ -85,7 +85,7 @@ class Outbox {
             Object.assign(this, {trouble: '', delay: SEND, most: BATCH})
             this.remove(batch.filter(({number}) => number <= stored), refused)
         } catch (error) {
-            const {message, status} = error, refused = status === 400
+            const {message, status} = error, refused = [400, 413].includes(status)
             Object.assign(this, {trouble: message, delay: Math.min(2 * this.delay, SLOWEST)})
             if (refused && batch.length > 1) this.most = 1 // send one by one to find the invalid one
             else if (refused) this.remove(batch, {[batch[0].number]: message})

@@ -9,7 +9,7 @@ import math
 import re
 import threading
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -86,6 +86,7 @@ HEADERS = {
 }
 PREFIX = "api/review"  # below the address of the app; no path of Streamlit begins like this
 _MOST_ROWS = 100  # of one answer
+_MOST_BYTES = 16_000_000  # of one batch; a browser stores 5 million characters of unsent events
 _NOT_CACHED = {"Cache-Control": "no-store"}
 _CACHED = {"Cache-Control": "private, max-age=600"}
 _few_pictures = threading.BoundedSemaphore(WORKERS)
@@ -107,14 +108,17 @@ class OwnWebsockets:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refused = scope["type"] == "websocket" and not _is_own(Headers(scope=scope))
+        refused = scope["type"] == "websocket" and not _is_own(scope)
         await (WebSocketClose() if refused else self._app)(scope, receive, send)
 
 
-def _is_own(headers: Headers) -> bool:
-    """Tell whether a request comes from a page of this host and port."""
-    host = headers.get("host", "")
-    return bool(host) and urlsplit(headers.get("origin", "")).netloc == host
+def _is_own(scope: Scope) -> bool:
+    """Tell whether a request comes from a page of this scheme, host and port."""
+    headers = Headers(scope=scope)
+    host = headers.get("host")
+    # A proxy that ends TLS asks by http for a page of https; no page of http asks by https.
+    schemes = ("http", "https") if scope["scheme"] in ("http", "ws") else ("https",)
+    return bool(host) and headers.get("origin") in [f"{scheme}://{host}" for scheme in schemes]
 
 
 def middleware() -> list[Middleware]:
@@ -342,12 +346,17 @@ def prepare_judge(audit: Audit) -> None:
 async def _take_events(request: Request) -> Response:
     """Store a batch of events, each once even if it is sent twice, and answer with the last stored
     number."""
-    if not _is_own(request.headers):
+    if not _is_own(request.scope):
         raise HTTPException(403, "only pages of this dashboard may send decisions")
-    return await run_in_threadpool(_store, await request.body())
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > _MOST_BYTES:
+            raise HTTPException(413, f"a batch has at most {_MOST_BYTES:,} bytes")
+    return await run_in_threadpool(_store, body)
 
 
-def _store(body: bytes) -> Response:
+def _store(body: bytearray) -> Response:
     try:
         batch = BrowserEvents.model_validate_json(body)
     except ValidationError as error:

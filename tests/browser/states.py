@@ -1,0 +1,56 @@
+"""Audits in every state that a page meets, and their pages."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from clipmem_core.audit import store
+from clipmem_core.audit.store import write_json, write_table
+from clipmem_core.dashboard.page import PAGES
+from tests.audit.test_precomputed import FLAGS, two_parts
+from tests.dashboard.test_pages import unfinished
+from tests.fixtures import embed, make_audit, make_benchmark, write_words
+from tests.made_arms import add_arm, make_lab
+from tests.made_encoders import make_paradigms, make_units
+
+NAMES = {Path(path).stem: title for path, (title, _) in PAGES.items()}
+FEW = ["overview", "compare", "audits"]  # the other pages are the same without a finished audit
+STATES = {
+    **dict.fromkeys(["hostile", "paper", "locked", "precomputed", "one", "empty"], [*NAMES]),
+    **dict.fromkeys(["unfinished", "broken"], FEW),
+}
+
+
+def make_states(data: Path, typed: Path, run: Callable[..., str]) -> None:
+    """Make an audit in each state: that of locked towers is copied, that of precomputed features
+    trained, the others are made up."""
+    made = {name: make_audit(data, name) for name in ("one", "empty", "unfinished", "broken")}
+    hostile = make_lab(make_audit(data, "hostile"))
+    paper = make_audit(data, "paper", protocol="paper")
+    for audit in (paper, made["one"], made["empty"]):
+        embed(audit)
+    write_words(hostile)
+    for text, members in (("text_noise=0.15", 2), ("crop_scale=0.3", 4)):
+        add_arm(hostile, text, times=0.5, members=members)
+    make_units(paper)
+    make_paradigms(paper)
+    make_benchmark("made", root=paper.record.root, fingerprint=paper.record.dataset_fingerprint)
+    for folder in ("audits", "cache"):
+        shutil.copytree(typed / folder, data / folder, dirs_exist_ok=True)
+    (data / "audits" / "scenes").rename(data / "audits" / "locked")
+    (features := data / "sets" / "features").mkdir()
+    run(data, "audit", two_parts(features), "--name", "precomputed", *FLAGS)
+    record = made["one"].record
+    first, *others = record.members
+    config = dataclasses.replace(record, members=(first,)).values
+    write_json(made["one"].folder / store.CONFIG, config)
+    write_table(made["one"].folder / store.MEMBERSHIP, made["one"].membership.drop(columns=others))
+    for file in (store.SCORES, store.MEMBERSHIP):  # neither a score nor a held-out pair
+        table = store.read_table(made["empty"].folder / file)
+        missing = dict.fromkeys(table.select_dtypes("float"), np.nan)
+        write_table(made["empty"].folder / file, table.assign(**missing, group="shared"))
+    unfinished(made["unfinished"])
+    (made["broken"].folder / store.CONFIG).write_bytes(b"\x00")
