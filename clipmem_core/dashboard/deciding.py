@@ -148,7 +148,7 @@ def draw_wrong(audit: Audit) -> None:
                 label=f"Check {NEXT} at random",
                 icon=":material/casino:",
                 query_params=link(audit, replace(RANDOM_CHECK, decision=UNDECIDED)),
-                help=review_progress(audit).certificate.offer,
+                help=review_progress(audit).certificate.outlook,
             )
         if count := stored_checks(audit) and check_counts(audit)[_REPEATED]:
             st.page_link(

@@ -47,10 +47,10 @@ class Certificate:
         return f"{checked:,} checked at random, {self.wrong:,} wrong." if checked else ""
 
     @property
-    def offer(self) -> str:
+    def outlook(self) -> str:
         """What further random checks would show."""
         share = self.most_if_right / max(self.kept, 1)
-        return f"Check {NEXT} at random: at most {share:.1%} are wrong if all {NEXT} are right"
+        return f"{NEXT} more random checks without an error lower the bound to {share:.1%}."
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ from clipmem_core.review.rows import changed_rows, count_pairs, find_rows
 from clipmem_core.review.search import try_in_thread
 from clipmem_core.review.selection import RANDOM, RANDOM_CHECK, Selection, from_parameters
 from clipmem_core.review.suggestions import QUALITY, suggested_captions
-from clipmem_core.review.wrong_captions import NEXT, review_order, wrong_lines
+from clipmem_core.review.wrong_captions import NEXT, review_order, review_progress, wrong_lines
 from clipmem_core.scores.registry import words
 
 # Streamlit's page writes styles inline, its charts compile functions and draw in workers, and it
@@ -207,14 +207,16 @@ def _state(audit: Audit, selection: Selection, after: int | None = None) -> dict
     """Return the last entry of the log, the decisions after an entry or all, and the sentence on
     wrong captions."""
     entry, decisions = changed_rows(audit, after)
-    status = _status(audit, decided(audit))
+    status = _status(audit, decided(audit), selection == RANDOM_CHECK)
     return {"entry": entry, "decided": decisions, "status": status}
 
 
 @functools.lru_cache(16)
-def _status(audit: Audit, codes: Codes) -> str:
-    """Return the sentences on wrong captions, once for each state of the log."""
-    return " ".join(wrong_lines(audit))
+def _status(audit: Audit, codes: Codes, checks: bool) -> str:
+    """Return the sentences on wrong captions, once for each state of the log, and in a random check
+    what further ones would show."""
+    outlook = [review_progress(audit).certificate.outlook] if checks else []
+    return " ".join([*wrong_lines(audit), *outlook])
 
 
 def _pairs(request: Request) -> Response:
