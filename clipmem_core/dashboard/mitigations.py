@@ -196,15 +196,16 @@ def draw_lab(audit: Audit) -> None:
     """Draw the settings of an audit beside the chart, then what the chosen one changes."""
     total = len(lab.paired_members(audit))
     titles = {}
+    listed = {}  # a label of a list must not change while it is open
     for name, title in lab.list_arms(audit).items():
         done = len(lab.compared_members(audit, name))
         if enough_members(audit, name):
             part = f" (provisional: {done} of {total} members)" if done < total else ""
             titles[name] = f"{title}{part}"
+            listed[lab.read_arm(audit, name).text] = title
     left, right = st.columns([1, 2], gap="medium")
     with left:
-        finished = {lab.read_arm(audit, name).text: titles[name] for name in titles}
-        arm = draw_setting(audit, finished)
+        arm = draw_setting(audit, listed)
     with right:
         try:
             arm = lab.begin(audit, arm)

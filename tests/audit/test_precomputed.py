@@ -166,6 +166,6 @@ def test_an_audit_of_a_sample_says_so_and_counts_the_whole_set(source: str, data
         file_names["found"] * (SOURCE_PAIRS - 20) / SAMPLE, abs=0.1
     )
     wrong = counts[WRONG]
-    estimate = verdict["wrong_captions"]["pairs"]["estimate"]
+    estimate = verdict["wrong_captions"]["all"]["estimate"]
     assert wrong["among"] == SAMPLE
     assert wrong["whole"] == pytest.approx(estimate * (SOURCE_PAIRS - 20) / SAMPLE, abs=0.1)

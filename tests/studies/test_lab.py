@@ -108,8 +108,9 @@ def check_baseline(audit: Audit, arm: str, removed: np.ndarray) -> None:
             "seconds": json.loads(log[-1])["seconds"],
             **utility,
         }
+        # Ranks of pairs with nearly equal scores differ between processors.
         assert {name: row[name] for name in expected} == pytest.approx(
-            expected, abs=1e-4, nan_ok=True
+            expected, abs=1e-3, nan_ok=True
         )
         assert row[c.CLIPMEM_IMAGE] + row[c.CLIPMEM_TEXT] == pytest.approx(row[c.CLIPMEM], abs=1e-5)
 
