@@ -111,7 +111,7 @@ def _count(wrong: Mapping[str, Any]) -> str:
         )
     # Rounded so that the parts add up
     parts = np.diff(np.rint(np.cumsum([0.0, *wrong["parts"]]))).astype(int)
-    names = ("all captions", "one", "one word")
+    names = ("all captions", "one caption", "one word")
     if not wrong["several"]:
         names = ("the whole caption", "", "a word")
     kinds = zip(parts, names, strict=True)

@@ -40,17 +40,17 @@ class Certificate:
         checked = len(self.checks)
         if checked >= min(_FEWEST_CHECKED, self.kept):
             return (
-                f"At most {self.share:.1%} of the {self.kept:,} kept pairs have a wrong caption "
-                f"({self.confidence:.0%} confidence): {self.wrong:,} of {checked:,} checked "
-                "at random did."
+                f"At most {100 * self.share:.1f} % of the {self.kept:,} kept pairs have a wrong "
+                f"caption ({100 * self.confidence:.0f} % confidence): {self.wrong:,} of "
+                f"{checked:,} checked at random did."
             )
         return f"{checked:,} checked at random, {self.wrong:,} wrong." if checked else ""
 
     @property
     def outlook(self) -> str:
         """What further random checks would show."""
-        share = self.most_if_right / max(self.kept, 1)
-        return f"{NEXT} more random checks without an error lower the bound to {share:.1%}."
+        share = 100 * self.most_if_right / max(self.kept, 1)
+        return f"{NEXT} more random checks without an error lower the bound to {share:.1f} %."
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ class Single extends Pairs {
         this.find('review').classList.toggle('ended', row === undefined)
         if (row === undefined) {
             this.name('')
-            this.wait(this.only.checked ? 'All pairs are decided.' : 'That was the last pair.', this.data.links)
+            this.wait(this.only.checked ? `All ${inWords(this.rows.length)} pairs are decided.` : 'That was the last pair.', this.data.links)
         } else if (loaded && this.shown?.row !== row) this.fill(row, loaded)
         else if (this.shown?.row !== row) {
             if (!this.data.follows) this.name('') // a reload must not return to the pair that was just decided
