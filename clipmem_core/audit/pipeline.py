@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from threadpoolctl import threadpool_limits
 
 from clipmem_core import columns as c
-from clipmem_core.audit import prepare, scoring, settings, setup, status, store
+from clipmem_core.audit import incidents, prepare, scoring, settings, setup, status, store
 from clipmem_core.audit.check_table import ensure_checks
 from clipmem_core.audit.executor import (
     SMALL,
@@ -34,7 +34,12 @@ from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import SECOND_LEFT_OUT, judge
 from clipmem_core.config import AuditConfig
 from clipmem_core.io import InputError, save_array
-from clipmem_core.scores.evidence import Probabilities, draw_decoys, probabilities
+from clipmem_core.scores.evidence import (
+    Probabilities,
+    draw_decoys,
+    probabilities,
+    with_displaced,
+)
 from clipmem_core.scores.membership import Membership, side_means
 from clipmem_core.scores.prevalence import SECOND_ROUND_FROM, likely_wrong
 
@@ -284,7 +289,10 @@ class Score(Stage):
         captions, of_captions = scoring.caption_table(
             audit, scores, run.caption_counts, sides, run.words
         )
-        run.wrong = wrong = probabilities(of_captions)
+        wrong = probabilities(of_captions)
+        runs = incidents.find_displaced(run.evidence)
+        rows, _, probability = incidents.displaced(runs)
+        run.wrong = wrong = with_displaced(wrong, run.caption_counts, rows, probability)
         curves = {
             name: np.array(count.curve).tolist()
             for name, count in wrong.counts.items()
@@ -299,6 +307,7 @@ class Score(Stage):
             store.add_column(words, c.P_WRONG, wrong.words)
         scores = scoring.update_scores(scores, **{c.P_WRONG: wrong.pairs, c.SUSPICION: wrong.worst})
         store.write_table(audit.folder / store.SCORES, scores)
+        incidents.write_incidents(audit, runs, [])
 
 
 class Judge(Stage):
