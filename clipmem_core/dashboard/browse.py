@@ -164,7 +164,7 @@ def draw_queues(audit: Audit, selection: Selection) -> None:
     page.draw_set(
         st.segmented_control, "Queue", list(names), key="queue", on_choose=choose_queue, **style
     )
-    page.choose_segment("Layout", LAYOUTS, parameter=page.LAYOUT, key="layout", hidden=True)
+    page.choose_segment("Layout", LAYOUTS, parameter=page.LAYOUT, hidden=True)
 
 
 def draw_filters(audit: Audit, selection: Selection) -> None:
@@ -364,15 +364,9 @@ def draw_gallery(audit: Audit, selection: Selection, *, actions: DeltaGenerator)
         horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"
     ):
         choose_listed(
-            "Per page",
-            PAGE_SIZES,
-            parameter=SIZE,
-            key=SIZE,
-            width=85,
-            default=DEFAULT_SIZE,
-            clears=[PAGE],
+            "Per page", PAGE_SIZES, parameter=SIZE, width=85, default=DEFAULT_SIZE, clears=[PAGE]
         )
-        draw_pages(page, pages, key="pages")
+        draw_pages(page, pages)
 
 
 def _draw_legend(audit: Audit, selection: Selection, count: int) -> None:

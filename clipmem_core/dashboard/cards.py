@@ -4,7 +4,6 @@ import functools
 import io
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from clipmem_core.dashboard.plain import (
     format_difference,
     format_score,
     read_verdict,
+    show_text,
 )
 from clipmem_core.io import shortage
 from clipmem_core.review.cards import (
@@ -52,12 +52,7 @@ STRIP_SIZE = 6
 STYLE = """<style>
 [class*="st-key-cards-"] [data-testid="stImage"] img { aspect-ratio: 1; object-fit: contain; }
 .pair-card { font-size: .875rem; line-height: 1.4; overflow-wrap: anywhere; }
-.pair-card .top { font-size: .8rem; }
-.pair-card .caption { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2;
-  overflow: hidden; min-height: 2.8em; margin: .2rem 0; }
-.pair-card .scores { display: grid; grid-template-columns: 1fr auto; gap: 0 .5rem; }
 .pair-card .name { opacity: .75; }
-.pair-card .value { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 </style>"""
 
 
@@ -98,59 +93,41 @@ def draw_card_picture(card: PairCard, jpeg: bytes, fault: str) -> None:
     )
 
 
-@dataclass(frozen=True)
-class TwoAudits:
-    """Two audits, their names on cards, and the audits in which a pair can be opened, by the label
-    of the link."""
-
-    one: Audit
-    other: Audit
-    names: tuple[str, str] = ("first", "second")
-    links: Mapping[str, Audit] = field(default_factory=dict)
-
-
 def draw_change_cards(
-    sides: TwoAudits, column: str, changes: Sequence[Mapping[Any, Any]], *, key: str
+    one: Audit,
+    other: Audit,
+    column: str,
+    changes: Sequence[Mapping[Any, Any]],
+    *,
+    key: str,
+    links: Mapping[str, Audit],
 ) -> None:
-    """Draw a card for each change."""
-    ones = cards(sides.one, [change["row_one"] for change in changes])
-    others = cards(sides.other, [change["row_other"] for change in changes])
-    pictures = start_thumbnails(sides.one.record.pictures, [card.image for card in ones])
+    """Draw a card for each change; `links` are the audits that the pair can be opened in, by
+    label."""
+    ones = cards(one, [change["row_one"] for change in changes])
+    others = cards(other, [change["row_other"] for change in changes])
+    pictures = start_thumbnails(one.record.pictures, [card.image for card in ones])
     st.html(STYLE)
     with st.grid("auto", min_column_width=165, border=True, key=f"cards-{key}") as grid:
-        for one, other, change, picture in zip(ones, others, changes, pictures, strict=True):
+        for first, second, change, picture in zip(ones, others, changes, pictures, strict=True):
             with grid.cell(), st.container(gap="xsmall"):
-                draw_card_picture(one, *picture.result())
-                st.html(change_html(one, other, change, column, sides))
+                draw_card_picture(first, *picture.result())
+                before, after = (
+                    cut(" ".join(card.captions[:1]), STRIP_LIMIT) for card in (first, second)
+                )
+                show_text(before)
+                if first.captions != second.captions:
+                    st.caption("Captions differ; in the second:")
+                    show_text(after)
+                if first.group != second.group:
+                    show_text(f"{first.group} → {second.group}")
+                scores = f"{format_score(change['one'])} → {format_score(change['other'])}"
+                difference = format_difference(change["difference"])
+                st.markdown(f"{words(column)} {scores} (**{difference}**)")
                 with st.container(horizontal=True, gap="xsmall"):
-                    for label, audit in sides.links.items():
-                        parameters = link(audit, Selection(), pair=one.pair_id)
+                    for label, audit in links.items():
+                        parameters = link(audit, Selection(), pair=first.pair_id)
                         st.page_link(PAIR_PAGE, label=label, query_params=parameters)
-
-
-def change_html(
-    one: PairCard, other: PairCard, change: Mapping[Any, Any], column: str, sides: TwoAudits
-) -> str:
-    """Return the text of a change's card as HTML; foreign text is escaped."""
-    texts = [as_html(" ".join(card.captions[:1]), limit=CAPTION_LIMIT) for card in (one, other)]
-    first, second = (f'<div class="caption" dir="auto">{text}</div>' for text in texts)
-    lines = [first]
-    if one.captions != other.captions:
-        lines += [f'<div class="top"><b>captions differ; in the second:</b></div>{second}']
-    if one.group != other.group:
-        lines.append(f'<div class="top">{as_html(one.group)} → {as_html(other.group)}</div>')
-    names = (*sides.names, "difference")
-    values = (
-        format_score(change["one"]),
-        format_score(change["other"]),
-        f"<b>{format_difference(change['difference'])}</b>",
-    )
-    rows = "".join(
-        f'<span class="name">{name}</span><span class="value">{value}</span>'
-        for name, value in zip(names, values, strict=True)
-    )
-    lines.append(f'<div class="top">{words(column)}</div><div class="scores">{rows}</div>')
-    return f'<div class="pair-card">{"".join(lines)}</div>'
 
 
 def draw_strips(audit: Audit) -> None:

@@ -10,8 +10,7 @@ import streamlit as st
 
 from clipmem_core.audit.store import PAIRS, SCORES, Audit, is_name, list_audits
 from clipmem_core.columns import CLIPMEM
-from clipmem_core.config import as_dict, flat
-from clipmem_core.dashboard.cards import TwoAudits, draw_change_cards
+from clipmem_core.dashboard.cards import draw_change_cards
 from clipmem_core.dashboard.component.pairs import draw_grid
 from clipmem_core.dashboard.page import AUDIT, CHOICE, PAGE, choose_listed, draw_pages, read_page
 from clipmem_core.dashboard.plain import (
@@ -82,7 +81,6 @@ def _choose(
         label,
         options,
         parameter=parameter,
-        key=f"compare-{parameter}",
         clears=[PAGE, *clears],
         width=215,
         **style,
@@ -110,6 +108,7 @@ def _draw_none() -> NoReturn:
 
 def draw_numbers(comparison: Comparison) -> None:
     """Draw how many pairs two audits share, and how well their scores agree."""
+    change = comparison.change
     with st.grid(3, min_column_width=150) as grid:
         grid.metric("Common pairs", f"{comparison.n_common:,}", border=True)
         grid.metric(
@@ -120,13 +119,13 @@ def draw_numbers(comparison: Comparison) -> None:
         )
         grid.metric(
             "Mean difference",
-            format_difference(comparison.mean_difference),
+            format_difference(change and change.mean),
             border=True,
             help="Second minus first, over pairs scored in both.",
         )
     notes = [f"{comparison.n_scored:,} pairs have {words(comparison.column)} in both."]
-    if comparison.low is not None:
-        interval = f"{format_score(comparison.low)} to {format_score(comparison.high)}"
+    if change and change.n > 1:
+        interval = f"{format_score(change.low)} to {format_score(change.high)}"
         notes.append(f"Mean difference: {interval} (95 % interval, paired by pair).")
     notes.append(
         f"With another caption or picture: {comparison.edited:,}; in the first only: "
@@ -145,7 +144,7 @@ def draw_settings(one: Audit, other: Audit, comparison: Comparison) -> None:
         )
         for line in comparison.warnings:
             show_text(line, limit=500)
-    table = changed_settings(one, other)
+    table = r.changed_settings(one, other)
     if table.empty:
         st.caption("Both have the same settings.")
         return
@@ -166,14 +165,6 @@ def same_data_set(one: Audit, other: Audit) -> bool:
 def compared(one: Audit, other: Audit, column: str) -> Comparison:
     """Return how a score compares between two audits, computed once per version of their files."""
     return compare(one, other, column=column, limit=_LISTED)
-
-
-def changed_settings(one: Audit, other: Audit) -> pd.DataFrame:
-    """Return the settings that differ between two audits: setting, first, second, as text."""
-    first, second = (flat(as_dict(audit.record.config)) for audit in (one, other))
-    table = pd.DataFrame({"first": first, "second": second}, dtype=object)
-    table = table[table["first"] != table["second"]]
-    return table.where(table.notna() & (table != ""), "–").astype(str).reset_index(names="setting")
 
 
 def draw_points(one: Audit, other: Audit, comparison: Comparison) -> None:
@@ -213,7 +204,7 @@ def draw_changed(one: Audit, other: Audit, comparison: Comparison) -> None:
         horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"
     ):
         st.subheader("Changed most", anchor=False, width="content")
-        draw_pages(page, pages, key="changed-pages")
+        draw_pages(page, pages)
     shown = changed[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
     _draw_cards(one, other, comparison, shown, key="changed")
 
@@ -221,9 +212,10 @@ def draw_changed(one: Audit, other: Audit, comparison: Comparison) -> None:
 def _draw_cards(
     one: Audit, other: Audit, comparison: Comparison, pairs: pd.DataFrame, *, key: str
 ) -> None:
-    audits = TwoAudits(one, other, links={"In first": one, "In second": other})
     if len(pairs):
-        draw_change_cards(audits, comparison.column, pairs.to_dict("records"), key=key)
+        changes = pairs.to_dict("records")
+        links = {"In first": one, "In second": other}
+        draw_change_cards(one, other, comparison.column, changes, key=key, links=links)
 
 
 def draw_findings(audit: Audit) -> None:
@@ -243,9 +235,7 @@ def draw_findings(audit: Audit) -> None:
         source = shlex.quote(audit.record.source)
         show_command(f"python -m clipmem_core benchmark {source} --name {audit.name}")
         return
-    chosen = choose_listed(
-        "Errors injected in", options, parameter="from", key="detectors-from", width=320
-    )
+    chosen = choose_listed("Errors injected in", options, parameter="from", width=320)
     with explained_errors("This benchmark", ends=False):
         findings = audit_findings
         if chosen in benchmarks:
@@ -268,7 +258,6 @@ def _draw_table(findings: r.Findings) -> None:
         "Measure",
         measures,
         parameter="measure",
-        key="detectors-measure",
         width=240,
         format_func=b.SHORT.__getitem__,
     )
@@ -318,7 +307,6 @@ def _draw_curves(curves: pd.DataFrame) -> None:
         "Error",
         list(groups),
         parameter="mistake",
-        key="detectors-kind",
         width=420,
         format_func=lambda error: groups[error][0],
     )
@@ -338,9 +326,10 @@ def draw_differences(audit: Audit) -> None:
         st.caption("This audit has too few pairs with two detectors or more.")
         return
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        one = _choose_detector("Detector", names, "one")
+        style: dict[str, Any] = {"width": 215, "format_func": words}
+        one = choose_listed("Detector", names, parameter=ONE, **style)
         others = [name for name in names if name != one]
-        other = _choose_detector("Other detector", others, "other")
+        other = choose_listed("Other detector", others, parameter=OTHER, **style)
     for first, second in ((one, other), (other, one)):
         show_text(f"Suspicious by {words(first)}, not by {words(second)}")
         rows = r.differ_most(scores, first, second, limit=6)
@@ -349,8 +338,3 @@ def draw_differences(audit: Audit) -> None:
             draw_grid(audit, cards(audit, rows), selection=Selection(order=first), key=key)
         else:
             st.caption("No pair.")
-
-
-def _choose_detector(label: str, names: list[str], parameter: str) -> str:
-    key = f"detectors-{parameter}"
-    return choose_listed(label, names, parameter=parameter, key=key, width=215, format_func=words)

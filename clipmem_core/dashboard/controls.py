@@ -61,7 +61,6 @@ def draw_setting(audit: Audit, finished: Mapping[str, str]) -> Arm:
             "Settings",
             list(names),
             parameter=PARAMETER,
-            key="mitigations-listed",
             clears=[PAGE],
             format_func=names.__getitem__,
         )

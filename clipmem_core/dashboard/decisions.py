@@ -127,9 +127,7 @@ def draw_decisions(audit: Audit) -> None:
     for name in (*CHOICES, _OTHER):
         label = BADGES[name][0] if name in BADGES else name
         names[name] = f"{label.capitalize()} {counts.get(name, 0):,}"
-    choice = choose_segment(
-        "Decision", names, parameter=_DECISION, key="decision-list", hidden=True, clears=[PAGE]
-    )
+    choice = choose_segment("Decision", names, parameter=_DECISION, hidden=True, clears=[PAGE])
     shown = table if choice == ALL else table[choices == choice]
     selection = Selection(decision={ALL: DECIDED, _OTHER: UNDECIDED}.get(choice, choice))
     page, pages = read_page(len(shown), _PAIRS_SHOWN)
@@ -143,7 +141,7 @@ def draw_decisions(audit: Audit) -> None:
                 icon=":material/grid_view:",
                 query_params=link(audit, selection),
             )
-        draw_pages(page, pages, key="decision-pages")
+        draw_pages(page, pages)
     if shown.empty:
         st.caption("No pair has this decision.")
         return
@@ -240,7 +238,7 @@ def draw_history(audit: Audit) -> None:
     st.caption("Full history; undo is recorded too. Newer decisions are kept.")
     for event in review.history(page=page, size=_EVENTS_SHOWN).to_dict("records"):
         _draw_event(audit, event)
-    draw_pages(page, pages, key="history-pages", parameter=_HISTORY_PAGE)
+    draw_pages(page, pages, parameter=_HISTORY_PAGE)
 
 
 def _draw_event(audit: Audit, event: dict[Any, Any]) -> None:
@@ -308,7 +306,7 @@ def draw_checks(audit: Audit) -> None:
     ):
         pairs = pairs_in_words(sum(map(len, groups)))
         st.caption(f"Groups: {len(groups):,}, with {pairs}", width="content")
-        draw_pages(page, pages, key="near_duplicate-pages", parameter=_GROUP_PAGE)
+        draw_pages(page, pages, parameter=_GROUP_PAGE)
     for group in groups[(page - 1) * _GROUPS_SHOWN : page * _GROUPS_SHOWN]:
         _draw_group(audit, cards(audit, group[:_OF_GROUP]), hidden=len(group) - _OF_GROUP)
 
@@ -381,7 +379,6 @@ def draw_exports(audit: Audit) -> None:
             "Format",
             list(FORMATS),
             parameter=_FORMAT,
-            key="export-format",
             clears=[_SUFFIX],
             draw=st.radio,
             format_func=lambda name: FORMATS[name].title,
@@ -394,9 +391,7 @@ def draw_exports(audit: Audit) -> None:
         st.caption(about.limits)
         if len(about.suffixes) > 1:
             suffixes = {suffix: suffix for suffix in about.suffixes}
-            suffix = choose_segment(
-                "File", suffixes, parameter=_SUFFIX, key="export-suffix", hidden=True
-            )
+            suffix = choose_segment("File", suffixes, parameter=_SUFFIX, hidden=True)
         path = data_folder().absolute() / "exports" / audit.name / f"{audit.name}-{format}{suffix}"
         task = export_task(audit, format, path)
         job = task.find()
@@ -453,7 +448,7 @@ def draw_reaudits(audit: Audit) -> None:
     if not names:
         _draw_start(audit)
         return
-    name = choose_listed("Re-audits", names, parameter=_SECOND, key="again-second", width=320)
+    name = choose_listed("Re-audits", names, parameter=_SECOND, width=320)
     if reaudit.is_outdated(audit, name):
         st.caption(
             ":material/update: There are newer decisions than this audit: re-audit to include them."

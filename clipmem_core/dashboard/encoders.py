@@ -98,9 +98,7 @@ def _draw_map(audit: Audit) -> None:
             st.info("No pair has contributions of both encoders.", icon=":material/info:")
             return
         classes = {name: label for name, label in _CLASSES.items() if points[name].notna().any()}
-        colour_by = choose_segment(
-            "Colour", classes, parameter="colour", key="encoder-colour", default=c.GROUP
-        )
+        colour_by = choose_segment("Colour", classes, parameter="colour", default=c.GROUP)
         draw_selectable(
             audit,
             contribution_figure(points, colour_by=colour_by, density=density),
@@ -116,7 +114,7 @@ def _draw_map(audit: Audit) -> None:
 def _draw_means(audit: Audit) -> None:
     """Draw the mean part of each encoder by group, label or injected error."""
     st.subheader("Mean parts", anchor=False)
-    by = choose_segment("By", _CLASSES, parameter="by", key="encoder-by")
+    by = choose_segment("By", _CLASSES, parameter="by")
     groups = c.GROUPS if by == c.GROUP else c.TARGET_GROUPS
     means = b.encoder_means(audit, by=by, limit=_LABELS_SHOWN, groups=groups)
     if means["mean"].isna().all() or set(means["name"]) <= {b.NOT_INJECTED}:

@@ -4,7 +4,7 @@ pairs."""
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -125,7 +125,7 @@ def draw_score_map(audit: Audit) -> None:
             return
         colour_by = c.GROUP
         if points[c.INJECTED].notna().any():
-            colour_by = choose_segment("Colour", _MAP_COLOURS, parameter="colour", key="map-colour")
+            colour_by = choose_segment("Colour", _MAP_COLOURS, parameter="colour")
         draw_selectable(
             audit,
             score_map_figure(points, colour_by=colour_by, corners=corners, density=density),
@@ -157,15 +157,16 @@ def draw_choices(audit: Audit) -> tuple[str, str]:
     st.html(TIGHT_STYLE)
     colours = [*COLOUR_SCORES, c.GROUP, c.LABEL, c.INJECTED]
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        member = _choose("Model", "member", list(audit.record.members), str)
-        side = _choose("Embeddings of", "side", list(_SIDES), _SIDES.__getitem__)
-        colour = _choose("Colour", "colour", colours, words)
+        member = choose_listed("Model", list(audit.record.members), parameter="member", width=180)
+        side = choose_listed(
+            "Embeddings of",
+            list(_SIDES),
+            parameter="side",
+            width=180,
+            format_func=_SIDES.__getitem__,
+        )
+        colour = choose_listed("Colour", colours, parameter="colour", width=180, format_func=words)
     return map_name(member, side), colour
-
-
-def _choose(label: str, parameter: str, options: list[str], named: Callable[[str], str]) -> str:
-    key = f"map-{parameter}"
-    return choose_listed(label, options, parameter=parameter, key=key, width=180, format_func=named)
 
 
 @st.fragment

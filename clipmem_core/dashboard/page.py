@@ -163,20 +163,20 @@ def choose_listed(
     options: Sequence[str],
     *,
     parameter: str,
-    key: str,
+    key: str = "",
     default: str = "",
     clears: Sequence[str] = (),
     draw: Callable[..., Any] = st.selectbox,
     **style: Any,
 ) -> str:
     """Draw options as a list, or by another widget, and return the chosen one; a list shows any
-    text as it is."""
+    text as it is. The widget's key is the parameter of the address, unless another is passed."""
 
     def on_choose(value: str | None) -> None:
         write_address(**{parameter: value or None, **dict.fromkeys(clears)})
 
     chosen = read_choice(parameter, options, default)
-    draw_set(draw, label, options, key=key, value=chosen, on_choose=on_choose, **style)
+    draw_set(draw, label, options, key=key or parameter, value=chosen, on_choose=on_choose, **style)
     return chosen
 
 
@@ -203,11 +203,11 @@ def read_page(count: int, size: int, *, parameter: str = PAGE) -> tuple[int, int
     return min(max(page, 1), pages), pages
 
 
-def draw_pages(page: int, pages: int, *, key: str, parameter: str = PAGE) -> None:
+def draw_pages(page: int, pages: int, *, parameter: str = PAGE) -> None:
     """Draw the numbers of several pages; their key changes with the page, since their value may not
     be set."""
     if pages > 1:
-        page_key = f"{key}-{pages}-{page}"
+        page_key = f"{parameter}-{pages}-{page}"
         st.session_state[SHOWN.format(page_key)] = page
 
         def turn() -> None:

@@ -20,7 +20,7 @@ from clipmem_core.scores.detection import (
     precision_curve,
 )
 from clipmem_core.scores.registry import DETECTION_SCORES
-from clipmem_core.scores.seeds import paired_difference
+from clipmem_core.scores.seeds import Difference, paired_difference
 from clipmem_core.studies import benchmark_results as b
 
 POINTS = 5_000  # pairs in a scatter plot
@@ -39,9 +39,7 @@ class Comparison:
     edited: int  # common pairs with other captions or another picture
     regrouped: int  # common pairs in another group of the same protocol
     spearman: float | None  # None for fewer than three pairs or constant scores
-    mean_difference: float | None
-    low: float | None  # 95 % interval of the mean paired difference
-    high: float | None
+    change: Difference | None  # paired by pair; None without pairs scored in both
     # pair_id, row_one, row_other, one, other, difference, group_one, group_other of pairs that stay
     # in their group, the largest change first
     changed: pd.DataFrame
@@ -77,7 +75,6 @@ def compare(one: Audit, other: Audit, *, column: str = c.CLIPMEM, limit: int) ->
     sample = scored.sample(min(len(scored), POINTS), random_state=0).sort_index()
     values = scored["one"].to_numpy(), scored["other"].to_numpy()
     correlated = len(scored) > 2 and min(map(np.ptp, values)) > 0
-    change = paired_difference(values[1], values[0]) if len(scored) else None
     warnings = differing_settings(one, other)
     noted = [f"in {audit.name}, {note}" for audit in (one, other) if (note := misfit_note(audit))]
     if column == c.MISFIT and len(noted) == 1:
@@ -91,24 +88,28 @@ def compare(one: Audit, other: Audit, *, column: str = c.CLIPMEM, limit: int) ->
         edited=int(edited.sum()),
         regrouped=int(regrouped.sum()),
         spearman=float(scipy.stats.spearmanr(*values).statistic) if correlated else None,
-        mean_difference=change.mean if change else None,
-        low=change.low if change and change.n > 1 else None,
-        high=change.high if change and change.n > 1 else None,
+        change=paired_difference(values[1], values[0]) if len(scored) else None,
         changed=largest[:limit].reset_index(drop=True),
         points=sample.reset_index(drop=True),
         warnings=warnings,
     )
 
 
+def changed_settings(one: Audit, other: Audit) -> pd.DataFrame:
+    """Return the settings that differ between two audits: setting, first, second, as text."""
+    first, second = (flat(as_dict(audit.record.config)) for audit in (one, other))
+    table = pd.DataFrame({"first": first, "second": second}, dtype=object)
+    table = table[table["first"] != table["second"]]
+    return table.where(table.notna() & (table != ""), "–").astype(str).reset_index(names="setting")
+
+
 def differing_settings(one: Audit, other: Audit) -> tuple[str, ...]:
     """Return a sentence for each setting that makes the scores of two audits incomparable."""
-    first, second = (flat(as_dict(audit.record.config)) for audit in (one, other))
     return tuple(
-        f"The {field.alike} differs: {first[name] or 'none'} in {one.name}, "
-        f"{second[name] or 'none'} in {other.name} ({field.flag}). clipmem is comparable only if "
-        "it is the same."
-        for name, field in FIELDS.items()
-        if field.alike and first[name] != second[name]
+        f"The {FIELDS[name].alike} differs: {first} in {one.name}, {second} in {other.name} "
+        f"({FIELDS[name].flag}). clipmem is comparable only if it is the same."
+        for name, first, second in changed_settings(one, other).itertuples(index=False)
+        if FIELDS[name].alike
     )
 
 

@@ -65,14 +65,19 @@ def map_file(audit: Audit, name: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def map_points(audit: Audit, name: str, column: str) -> pd.DataFrame:
-    """Return row, map_x, map_y and one more column of the pairs on a map."""
+def require_map(audit: Audit, name: str) -> Path:
+    """Return the file of a map, or say how to draw it."""
     path = map_file(audit, name)
     if path is None:
         raise InputError(
             f"there is no map {name!r} of {audit.name} yet: draw it on the page Map of embeddings"
         )
-    places = read_table(path, repair="delete it and draw the map again")
+    return path
+
+
+def map_points(audit: Audit, name: str, column: str) -> pd.DataFrame:
+    """Return row, map_x, map_y and one more column of the pairs on a map."""
+    places = read_table(require_map(audit, name), repair="delete it and draw the map again")
     value = f'"{column}"' if column in (LABEL, INJECTED, GROUP) else number_sql(column)
     query = f"""
         SELECT {_MAP_ROW}, {MAP_X}, {MAP_Y}, {value} AS "{column}"

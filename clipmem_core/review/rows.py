@@ -3,7 +3,6 @@ changes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +15,7 @@ from clipmem_core.io import InputError
 from clipmem_core.review import queries as t
 from clipmem_core.review import selection as s
 from clipmem_core.review.decisions import CODES, UNDECIDED_CODE, decided, open_review
-from clipmem_core.review.maps import map_file
+from clipmem_core.review.maps import require_map
 from clipmem_core.review.queries import (
     ROW,
     cached,
@@ -65,9 +64,7 @@ def pair_ids(audit: Audit, selection: Selection) -> list[str]:
 def _rows(audit: Audit, selection: Selection) -> np.ndarray:
     """Return a selection's rows in its order, int32."""
     codes = decided(audit) if selection.decision else None
-    on_map = selection.outline is not None and selection.outline.x == s.MAP_X
-    path = map_file(audit, selection.map) if on_map else None
-    return _rows_at(audit, selection, (codes.log, codes.entry) if codes else None, path)
+    return _rows_at(audit, selection, (codes.log, codes.entry) if codes else None)
 
 
 @cached(8, SCORES, PAIRS)
@@ -75,10 +72,9 @@ def _rows_at(
     audit: Audit,
     selection: Selection,
     entry: tuple[tuple[str, int], int] | None,
-    map_path: Path | None,
 ) -> np.ndarray:
     """Find a selection's rows; `entry` of the log is part of the cache key."""
-    mask = _mask(audit, replace(selection, order=c.CLIPMEM, ascending=False, decision=""), map_path)
+    mask = _mask(audit, replace(selection, order=c.CLIPMEM, ascending=False, decision=""))
     if selection.decision:
         codes = decided(audit).codes
         if selection.decision == s.DECIDED:
@@ -105,11 +101,11 @@ def _sorted(audit: Audit, column: str) -> np.ndarray:
 
 
 @cached(16, SCORES, PAIRS)
-def _mask(audit: Audit, selection: Selection, map_path: Path | None) -> np.ndarray:
+def _mask(audit: Audit, selection: Selection) -> np.ndarray:
     """Return which pairs match a selection, except for its condition on decisions, bool
     [n_pairs]."""
     mask = np.ones(t.count_pairs_of(audit), bool)
-    for rows in _rows_of_conditions(audit, selection, map_path):
+    for rows in _rows_of_conditions(audit, selection):
         if rows.max(initial=0) >= len(mask):
             raise InputError(
                 f"{audit.folder} has embeddings of more pairs than scores: delete it and run "
@@ -121,9 +117,7 @@ def _mask(audit: Audit, selection: Selection, map_path: Path | None) -> np.ndarr
     return mask
 
 
-def _rows_of_conditions(
-    audit: Audit, selection: Selection, map_path: Path | None
-) -> Iterator[np.ndarray]:
+def _rows_of_conditions(audit: Audit, selection: Selection) -> Iterator[np.ndarray]:
     for name, clauses in _clauses(selection).items():
         if clauses:
             where = " AND ".join(clause for clause, _ in clauses)
@@ -138,7 +132,7 @@ def _rows_of_conditions(
         query = f'SELECT {ROW} FROM parquet WHERE "{selection.check}"'
         yield fetch_columns(ensure_checks(audit), query)[ROW]
     if selection.outline:
-        yield _rows_in(audit, selection.outline, selection.map, map_path)
+        yield _rows_in(audit, selection.outline, selection.map)
     if selection.searched:
         yield search(audit, selection.meaning, like=selection.like, by=selection.by).rows
 
@@ -176,14 +170,9 @@ def _clauses(selection: Selection) -> dict[str, list[tuple[str, list[str | float
     return {SCORES: scores, PAIRS: pairs}
 
 
-def _rows_in(audit: Audit, outline: Outline, map_name: str, map_path: Path | None) -> np.ndarray:
-    on_map = (outline.x, outline.y) == (s.MAP_X, s.MAP_Y)
-    path = map_path if on_map else audit.folder / SCORES
-    if path is None:
-        raise InputError(
-            f"there is no map {map_name!r} of {audit.name} yet: draw it on the page Map of "
-            "embeddings"
-        )
+def _rows_in(audit: Audit, outline: Outline, map_name: str) -> np.ndarray:
+    on_map = outline.x == s.MAP_X
+    path = require_map(audit, map_name) if on_map else audit.folder / SCORES
     row = '"row"' if on_map else ROW
     x = number_sql(outline.x)
     y = number_sql(outline.y)

@@ -110,10 +110,10 @@ def test_a_map_that_is_missing_or_failed_is_built_by_a_button(
 def test_member_side_and_colour_are_in_the_address(audit: Audit, built: pd.DataFrame) -> None:
     app = open_page(EMBEDDINGS, colour="label")
     assert sorted(trace_names(app)) == ["circle", "square", "triangle"]
-    app.selectbox(key="map-colour").select("p_wrong").run()
+    app.selectbox(key="colour").select("p_wrong").run()
     assert trace_names(app) == ["no p wrong", "p wrong"]
-    app.selectbox(key="map-member").select("r1-f1").run()
-    app.selectbox(key="map-side").select("text").run()
+    app.selectbox(key="member").select("r1-f1").run()
+    app.selectbox(key="side").select("text").run()
     shown = address(app)
     assert (shown["member"], shown["side"], shown["colour"]) == ("r1-f1", "text", "p_wrong")
 

@@ -217,7 +217,7 @@ def _shown_scores(
     a table has a column for the error.
     """
     hidden = set()
-    if not (uncertainty.error and table):
+    if not (uncertainty.pooled and table):
         hidden.add(SE)
     if not table and order not in (CLIPMEM, CLIPMEM_SHRUNK):
         hidden.add(CLIPMEM_SHRUNK)
@@ -242,7 +242,7 @@ def _card_data(
     scores = {name: format_score(card.scores.get(name)) for name in shown}
     if MATCH in scores:
         scores[MATCH] = format_score(card.match)
-    if CLIPMEM in scores and uncertainty.error:
+    if CLIPMEM in scores and uncertainty.pooled:
         scores[CLIPMEM] += uncertainty.around(card.scores)
     captions = [cut(caption, _FULL_LIMIT) for caption in card.current]
     return {
