@@ -14,8 +14,18 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args, get_origin
 
 from clipmem_core import __version__, open_audit
-from clipmem_core import config as configs
-from clipmem_core.config import AuditConfig, SourceOptions, preset_config
+from clipmem_core.config import (
+    ARM_FIELDS,
+    DEFAULT_PRESET,
+    FIELDS,
+    AuditConfig,
+    SourceOptions,
+    as_dict,
+    data_folder,
+    did_you_mean,
+    flat,
+    preset_config,
+)
 from clipmem_core.io import InputError
 
 if TYPE_CHECKING:  # a command imports only what it needs, to start faster
@@ -35,7 +45,7 @@ Engine = Annotated[
     Literal["local", "ray"], "what runs the work: this machine, or the Ray cluster of RAY_ADDRESS"
 ]
 Texts = tuple[str, ...]
-LOCKED = preset_config(configs.DEFAULT_PRESET)
+LOCKED = preset_config(DEFAULT_PRESET)
 
 
 def _screen(batch_size: int = 0) -> "RichScreen":
@@ -78,7 +88,7 @@ def _fetch(name: Annotated[str, "openclipart | tuxpaint", "SET"]) -> None:
     from clipmem_core.dataset.debian import fetch_debian_set
 
     with _screen() as screen:
-        folder = fetch_debian_set(name, data=configs.data_folder(), say=screen.say)
+        folder = fetch_debian_set(name, data=data_folder(), say=screen.say)
         screen.say(f"next: python -m clipmem_core audit {folder} --name {name}")
 
 
@@ -466,7 +476,7 @@ class _Parser(argparse.ArgumentParser):
         for word in unknown:
             if word.startswith("-"):  # the words after it may be its value, or right
                 option = word.partition("=")[0]
-                hint = configs.did_you_mean(option, self._option_string_actions)
+                hint = did_you_mean(option, self._option_string_actions)
                 self.error(f"option {option} is unknown{hint}")
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -487,7 +497,7 @@ def parse_command(arguments: Sequence[str]) -> SimpleNamespace:
     """Return a command and its arguments; the first mistake is an input error."""
     name, *words = arguments
     if name not in COMMANDS:
-        hint = configs.did_you_mean(name, COMMANDS)
+        hint = did_you_mean(name, COMMANDS)
         raise InputError(f"command {name!r} is unknown: choose one of {', '.join(COMMANDS)}{hint}")
     changes: dict[str, Any] = {}  # defaults that differ from the preset's
     if name == "study":
@@ -506,13 +516,13 @@ def parse_command(arguments: Sequence[str]) -> SimpleNamespace:
     for parameter in parameters:
         default = parameter.default
         if parameter.kind is parameter.VAR_KEYWORD:
-            for field in configs.ARM_FIELDS:
-                facts = configs.FIELDS[field]
+            for field in ARM_FIELDS:
+                facts = FIELDS[field]
                 parser.add(field, type(facts.default), "", facts.help)
         elif isinstance(default, (AuditConfig, SourceOptions)):
-            defaults = configs.flat(configs.as_dict(default)) | changes
+            defaults = flat(as_dict(default)) | changes
             for field, value in defaults.items():
-                parser.add(field, type(value), value, configs.FIELDS[field].help)
+                parser.add(field, type(value), value, FIELDS[field].help)
         else:
             kind, help, *metavar = get_args(parameter.annotation)
             parser.add(parameter.name, kind, default, help, *metavar)

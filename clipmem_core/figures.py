@@ -148,8 +148,13 @@ def group_figure(groups: pd.DataFrame, bins: pd.DataFrame) -> go.Figure:
         f"{safe(group)}<br>{n:,} pairs"
         for group, n in zip(groups[c.GROUP], groups["n"], strict=True)
     ]
-    figure.update_yaxes(tickvals=list(heights), ticktext=labels, showgrid=False)
-    figure.update_yaxes(range=[-0.35, len(groups) - 0.1], fixedrange=True)
+    figure.update_yaxes(
+        tickvals=list(heights),
+        ticktext=labels,
+        showgrid=False,
+        range=[-0.35, len(groups) - 0.1],
+        fixedrange=True,
+    )
     figure.update_xaxes(title="clipmem (cosine units)")
     height = 110 + 85 * len(groups)
     return set_layout(figure, height, top=10, showlegend=False, barmode="overlay")
@@ -175,8 +180,12 @@ def term_figure(members: pd.DataFrame, *, colour: str, names: Mapping[str, str])
             hovertemplate=f"%{{customdata}}: %{{x:.3f}}<extra>{name}</extra>",
         )
     figure.add_vline(0, line=DOTTED)
-    figure.update_yaxes(tickvals=places, ticktext=list(TERM_NAMES.values()))
-    figure.update_yaxes(range=[len(places) - 0.5, -0.5], fixedrange=True)
+    figure.update_yaxes(
+        tickvals=places,
+        ticktext=list(TERM_NAMES.values()),
+        range=[len(places) - 0.5, -0.5],
+        fixedrange=True,
+    )
     figure.update_xaxes(title="cosine units", fixedrange=True)
     return set_layout(figure, 330, top=10, legend=LEGEND_ABOVE)
 
@@ -379,8 +388,13 @@ def means_figure(
     figure.add_vline(0, line={"color": OTHER, "width": 1})
     figure.update_xaxes(title=title)
     labels = [f"{short_name(name, NAME_LENGTH)}<br>{n:,} {noun}" for name, n in counts.items()]
-    figure.update_yaxes(tickvals=list(places.values()), ticktext=labels, showgrid=False)
-    figure.update_yaxes(range=[len(counts) - 0.4, -0.6], fixedrange=True)
+    figure.update_yaxes(
+        tickvals=list(places.values()),
+        ticktext=labels,
+        showgrid=False,
+        range=[len(counts) - 0.4, -0.6],
+        fixedrange=True,
+    )
     height = 110 + 44 * len(counts)
     return set_layout(figure, height, showlegend=True, legend=LEGEND_ABOVE)
 
@@ -446,9 +460,6 @@ def tradeoff_figure(
     """Draw each arm with its intervals and lines of text on hover, the Pareto front, and an arrow
     to the chosen arm."""
     points = points.set_index(ARM)
-    for axis in (MEMORIZATION, UTILITY):
-        points[f"{axis}_up"] = points[f"{axis}_high"] - points[axis]
-        points[f"{axis}_down"] = points[axis] - points[f"{axis}_low"]
     points["kind"] = np.where(points.index.isin(front), "Pareto-optimal", "dominated")
     points.loc[BASELINE, "kind"] = "baseline"
     points["hover"] = ["<br>".join(map(safe, lines)) for lines in points[TEXT]]
@@ -461,10 +472,8 @@ def tradeoff_figure(
         points,
         x=MEMORIZATION,
         y=UTILITY,
-        error_x=f"{MEMORIZATION}_up",
-        error_x_minus=f"{MEMORIZATION}_down",
-        error_y=f"{UTILITY}_up",
-        error_y_minus=f"{UTILITY}_down",
+        error_x=f"{MEMORIZATION}_error",
+        error_y=f"{UTILITY}_error",
         color="kind",
         symbol="kind",
         text="label",

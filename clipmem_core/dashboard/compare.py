@@ -25,9 +25,19 @@ from clipmem_core.dashboard.plain import (
 from clipmem_core.dataset.injected_errors import ERROR_KINDS
 from clipmem_core.figures import comparison_figure, precision_figure
 from clipmem_core.io import InputError
-from clipmem_core.review import compare as r
 from clipmem_core.review.cards import cards
-from clipmem_core.review.compare import Comparison, compare
+from clipmem_core.review.compare import (
+    Comparison,
+    Findings,
+    benchmark_findings,
+    benchmarks_of,
+    changed_settings,
+    compare,
+    detector_scores,
+    differ_most,
+    injected_findings,
+    names_in,
+)
 from clipmem_core.review.queries import cached
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.registry import BY_NAME, words
@@ -36,7 +46,6 @@ from clipmem_core.studies import benchmark_results as b
 # in the address
 ONE = "one"
 OTHER = "other"
-COLUMN = "column"
 # pairs that changed most
 _LISTED = 96
 PAGE_SIZE = 12
@@ -68,7 +77,7 @@ def draw_choice() -> tuple[Audit, Audit, str]:
         others.sort(key=lambda other: not same_data_set(one, other))
         names = [audit.name for audit in others]
         other = audits[_choose("Second audit", names, OTHER)]
-        column = _choose("Score", list(BY_NAME), COLUMN, default=CLIPMEM, format_func=words)
+        column = _choose("Score", list(BY_NAME), "column", default=CLIPMEM, format_func=words)
     if not same_data_set(one, other):
         st.caption("The second audit is of another data set, or of another version of it.")
     return one, other, column
@@ -144,7 +153,7 @@ def draw_settings(one: Audit, other: Audit, comparison: Comparison) -> None:
         )
         for line in comparison.warnings:
             show_text(line, limit=500)
-    table = r.changed_settings(one, other)
+    table = changed_settings(one, other)
     if table.empty:
         st.caption("Both have the same settings.")
         return
@@ -222,8 +231,8 @@ def draw_findings(audit: Audit) -> None:
     """Draw the accuracy of each detector on errors injected here or in a benchmark, or the command
     that measures it."""
     st.subheader("Detector accuracy on injected errors", anchor=False)
-    audit_findings = r.injected_findings(audit)
-    benchmarks = {f"benchmark {benchmark.name}": benchmark for benchmark in r.benchmarks_of(audit)}
+    audit_findings = injected_findings(audit)
+    benchmarks = {f"benchmark {benchmark.name}": benchmark for benchmark in benchmarks_of(audit)}
     options = [*benchmarks, *([_THIS_AUDIT] if audit_findings else [])]
     if not options:
         st.info(
@@ -239,7 +248,7 @@ def draw_findings(audit: Audit) -> None:
     with explained_errors("This benchmark", ends=False):
         findings = audit_findings
         if chosen in benchmarks:
-            findings = r.benchmark_findings(benchmarks[chosen])
+            findings = benchmark_findings(benchmarks[chosen])
         if findings is None:
             st.info(
                 "The first run of this benchmark is not finished yet.",
@@ -250,7 +259,7 @@ def draw_findings(audit: Audit) -> None:
         _draw_curves(findings.curves)
 
 
-def _draw_table(findings: r.Findings) -> None:
+def _draw_table(findings: Findings) -> None:
     if findings.note:
         st.caption(findings.note)
     measures = [name for name in b.SHORT if (findings.table[b.MEASURE] == name).any()]
@@ -319,8 +328,8 @@ def _draw_curves(curves: pd.DataFrame) -> None:
 
 def draw_differences(audit: Audit) -> None:
     """Draw the pairs on which two detectors of an audit differ most, either way."""
-    scores = r.detector_scores(audit)
-    names = r.names_in(scores)
+    scores = detector_scores(audit)
+    names = names_in(scores)
     st.subheader("Where two detectors differ most", anchor=False)
     if len(scores) < 3 or len(names) < 2:
         st.caption("This audit has too few pairs with two detectors or more.")
@@ -332,7 +341,7 @@ def draw_differences(audit: Audit) -> None:
         other = choose_listed("Other detector", others, parameter=OTHER, **style)
     for first, second in ((one, other), (other, one)):
         show_text(f"Suspicious by {words(first)}, not by {words(second)}")
-        rows = r.differ_most(scores, first, second, limit=6)
+        rows = differ_most(scores, first, second, limit=6)
         if rows:
             key = f"differ-{first}-{second}"
             draw_grid(audit, cards(audit, rows), selection=Selection(order=first), key=key)

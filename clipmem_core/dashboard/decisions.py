@@ -62,7 +62,6 @@ from clipmem_core.review.rows import check_counts, near_duplicate_groups
 from clipmem_core.review.selection import DECIDED, UNDECIDED, Selection
 
 # parameters of the address
-_DECISION = "decision"
 _HISTORY_PAGE = "history"
 _GROUP_PAGE = "group"
 # on a page
@@ -127,7 +126,7 @@ def draw_decisions(audit: Audit) -> None:
     for name in (*CHOICES, _OTHER):
         label = BADGES[name][0] if name in BADGES else name
         names[name] = f"{label.capitalize()} {counts.get(name, 0):,}"
-    choice = choose_segment("Decision", names, parameter=_DECISION, hidden=True, clears=[PAGE])
+    choice = choose_segment("Decision", names, parameter="decision", hidden=True, clears=[PAGE])
     shown = table if choice == ALL else table[choices == choice]
     selection = Selection(decision={ALL: DECIDED, _OTHER: UNDECIDED}.get(choice, choice))
     page, pages = read_page(len(shown), _PAIRS_SHOWN)
@@ -321,7 +320,7 @@ def _draw_group(audit: Audit, group: Sequence[PairCard], *, hidden: int) -> None
                 with st.container(width=_GROUP_SIDE + 20, gap="xsmall"):
                     draw_card_picture(card, *picture.result())
                     show_text(cut(" · ".join(card.current), _GROUP_LIMIT))
-                    label, icon, colour = BADGES[card.decision.decision if card.decision else None]
+                    label, icon, colour = BADGES[card.decision.decision]
                     st.badge(label, icon=icon, color=colour)
                     _draw_link(audit, card.pair_id)
                     others = [pair_id for pair_id in ids if pair_id != card.pair_id]
@@ -359,7 +358,6 @@ def _decide(audit: Audit, keep: Sequence[str], remove: Sequence[str]) -> None:
 
 
 # in the address
-_FORMAT = "format"
 _SUFFIX = "file"
 _SECOND = "again"
 _DOWNLOAD_BYTES = 200_000_000  # a download is read into memory
@@ -378,7 +376,7 @@ def draw_exports(audit: Audit) -> None:
         format = choose_listed(
             "Format",
             list(FORMATS),
-            parameter=_FORMAT,
+            parameter="format",
             clears=[_SUFFIX],
             draw=st.radio,
             format_func=lambda name: FORMATS[name].title,

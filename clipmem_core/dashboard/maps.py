@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from clipmem_core import columns as c
-from clipmem_core.audit.store import PAIRS, Audit
+from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import doubt
 from clipmem_core.dashboard.component.pairs import draw_grid, draw_pointer
 from clipmem_core.dashboard.page import BROWSE, TIGHT_STYLE, choose_listed, choose_segment, link
@@ -20,9 +20,9 @@ from clipmem_core.dashboard.running import draw_task
 from clipmem_core.figures import PERCENTILES, embedding_figure, score_map_figure
 from clipmem_core.review import selection as s
 from clipmem_core.review.cards import cards
-from clipmem_core.review.maps import map_file, map_name, map_points, map_task
+from clipmem_core.review.maps import map_file, map_points, map_task
 from clipmem_core.review.overview import load_score_map
-from clipmem_core.review.queries import count_rows_of
+from clipmem_core.review.queries import count_pairs_of
 from clipmem_core.review.rows import count_pairs, find_rows
 from clipmem_core.scores.registry import COLOUR_SCORES, words
 
@@ -166,7 +166,7 @@ def draw_choices(audit: Audit) -> tuple[str, str]:
             format_func=_SIDES.__getitem__,
         )
         colour = choose_listed("Colour", colours, parameter="colour", width=180, format_func=words)
-    return map_name(member, side), colour
+    return f"{member}.{side}", colour
 
 
 @st.fragment
@@ -183,7 +183,7 @@ def draw_embedding_map(audit: Audit, name: str, colour_by: str) -> None:
             )
             return
         points = map_points(audit, name, colour_by)
-        pairs = count_rows_of(audit.folder / PAIRS)
+        pairs = count_pairs_of(audit)
         draw_selectable(
             audit,
             embedding_figure(points, colour_by=colour_by),

@@ -295,15 +295,15 @@ def points_of(
     table: pd.DataFrame, titles: Mapping[str, str], memorized: str, useful: str
 ) -> pd.DataFrame:
     """Return one row per arm as `tradeoff_figure` takes them: the baseline plus the differences
-    with their intervals.
+    with half their intervals.
 
     Arms without all members, or pairs, are compared with the baseline on the same ones.
     """
     axes = []
     for axis, measure in ((MEMORIZATION, memorized), (UTILITY, useful)):
         rows = table[table["measure"] == measure].set_index(lab.ARM)
-        ends = rows.loc[BASELINE, "value"] + rows[["difference", "low", "high"]]
-        ends.columns = [axis, f"{axis}_low", f"{axis}_high"]
+        ends = pd.DataFrame({axis: rows.loc[BASELINE, "value"] + rows["difference"]})
+        ends[f"{axis}_error"] = rows["high"] - rows["difference"]
         ends[measure] = [
             f"{r.MEASURE_LABELS[measure]} {value:.3f}; against the baseline {_interval(row)}"
             for value, row in zip(ends[axis], rows.to_dict("records"), strict=True)

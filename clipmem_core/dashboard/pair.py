@@ -119,7 +119,7 @@ def draw_facts(audit: Audit, card: PairCard) -> None:
 
 def draw_note(audit: Audit, card: PairCard) -> None:
     """Draw the box of a pair's note, which is independent of its decision."""
-    stored = card.decision.note if card.decision else ""
+    stored = card.decision.note
     key = f"note-{audit.name}-{card.row}-{crc32(stored.encode())}"  # another note needs another box
     with st.form(f"{key}-form", border=False):
         st.text_area("Note", stored, key=key, height=80, max_chars=2000)

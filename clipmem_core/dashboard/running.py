@@ -5,8 +5,23 @@ from collections.abc import Callable
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.audit import status as s
-from clipmem_core.audit.status import Job, Task, audit_task, cancel, resume_arguments
+from clipmem_core.audit.status import (
+    BROKEN,
+    CANCELLED,
+    DONE,
+    OUTSIDE,
+    STOPPED,
+    Job,
+    State,
+    Task,
+    all_progress,
+    audit_task,
+    cancel,
+    loss_curves,
+    resume_arguments,
+    state_of,
+    training_seconds_left,
+)
 from clipmem_core.dashboard.plain import (
     draw_fault,
     duration,
@@ -39,12 +54,12 @@ def draw_empty() -> None:
 def draw_progress(name: str) -> None:
     """Draw the progress of an audit every two seconds; rerun the page once it is finished or
     gone."""
-    state = s.state_of(name)
+    state = state_of(name)
     audit = state.audit
     job = state.job
-    if state.word == s.DONE or not (audit.begun or job):
+    if state.word == DONE or not (audit.begun or job):
         st.rerun()
-    if state.word == s.BROKEN:
+    if state.word == BROKEN:
         draw_fault("This audit is broken.", state.fault)
         return
     if audit.begun:
@@ -52,12 +67,12 @@ def draw_progress(name: str) -> None:
     if state.at_work and job is not None:
         draw_job(job, key="cancel-audit", stage=f"{state.word.capitalize()}.")
         return
-    if state.word == s.OUTSIDE:
+    if state.word == OUTSIDE:
         st.caption("Another process is running it, perhaps in a terminal.")
         return
-    if state.word == s.CANCELLED:
+    if state.word == CANCELLED:
         st.info("Cancelled. Resume continues where it stopped.", icon=":material/pause_circle:")
-    elif state.word == s.STOPPED and job is not None:
+    elif state.word == STOPPED and job is not None:
         reason = "it was killed" if job.exit_code is None else f"exit code {job.exit_code}"
         draw_fault(f"The audit stopped: {reason}.", job.last_line)
     else:
@@ -112,15 +127,15 @@ def draw_job(job: Job, *, key: str, stage: str = "") -> None:
     st.button("Cancel", icon=":material/stop_circle:", key=key, on_click=cancel, args=(job,))
 
 
-def _draw_members(state: s.State) -> None:
+def _draw_members(state: State) -> None:
     audit = state.audit
     record = state.audit.record
-    members = s.all_progress(audit.folder, record.members)
+    members = all_progress(audit.folder, record.members)
     if all(member.stage == "waiting" for member in members):
         return
     finished = sum(member.stage == "finished" for member in members)
     summary = f"{finished} of {len(members)} members finished"
-    if state.at_work and (left := duration(s.training_seconds_left(members))):
+    if state.at_work and (left := duration(training_seconds_left(members))):
         summary += f" · {left} of training left"
     st.progress(sum(member.share for member in members) / len(members), text=summary)
     rows = [
@@ -145,7 +160,7 @@ def _draw_members(state: s.State) -> None:
         },
         alt="Progress of each member",
     )
-    losses = s.loss_curves(audit.folder, [member.name for member in members if member.step])
+    losses = loss_curves(audit.folder, [member.name for member in members if member.step])
     if len(losses):
         alt = "Loss of each member over its epochs"
         right_column.line_chart(losses, x="epoch", y="loss", color="member", height=260, alt=alt)

@@ -61,14 +61,14 @@ class PairCard:
     injected: str | None
     group: str
     scores: dict[str, float | None]
-    match: float | None = None
-    matched: int | None = None  # number of the caption that a search matched
-    decision: Decision | None = None
+    match: float | None
+    matched: int | None  # number of the caption that a search matched
+    decision: Decision
 
     @property
     def current(self) -> tuple[str, ...]:
         """The captions after recaptions and replacements."""
-        return (self.decision.captions if self.decision else ()) or self.captions
+        return self.decision.captions or self.captions
 
 
 def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED) -> list[PairCard]:
@@ -78,11 +78,11 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
     columns = [f'"{c.PAIR_ID}"', f'"{c.GROUP}"', *map(number_sql, BY_NAME)]
     scores = fetch_numbered(audit.folder / SCORES, columns, rows)
     for row in rows:
-        if row not in scores and row not in pairs:
+        if row not in pairs:
             raise InputError(
                 f"audit {audit.name!r} has no row {row}: open the pair from the gallery again"
             )
-        if row not in scores or row not in pairs or scores[row][0] != pairs[row][1]:
+        if row not in scores or scores[row][0] != pairs[row][1]:
             raise mismatched_tables(audit)
     decisions = open_review(audit).decisions([pairs[row][1] for row in rows])
     matches: dict[int, tuple[float, int | None]] = {}
@@ -110,7 +110,7 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
             },
             match=match,
             matched=matched,
-            decision=decisions.get(pair_id),
+            decision=decisions.get(pair_id, Decision(pair_id)),
         )
         shown.append(card)
     return shown

@@ -37,13 +37,9 @@ _NEIGHBOURS = 15
 _SETTINGS = {"min_dist": 0.1, "metric": "cosine"}
 
 
-def map_name(member: str, side: str) -> str:
-    """Return the name of a map in an address: "r0-f0.image"."""
-    return f"{member}.{side}"
-
-
 def map_path(audit: Audit, name: str) -> Path:
-    """Return the path of a map, which depends on the embeddings and the settings."""
+    """Return the path of a map such as "r0-f0.image", which depends on the embeddings and the
+    settings."""
     member, _, side = name.rpartition(".")
     if side not in EMBEDDINGS or member not in audit.record.members:
         raise InputError(

@@ -12,20 +12,31 @@ from clipmem_core.audit.check_table import NEAR_DUPLICATE_OF, ensure_checks, sto
 from clipmem_core.audit.store import PAIRS, SCORES, Audit
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.io import InputError
-from clipmem_core.review import queries as t
-from clipmem_core.review import selection as s
 from clipmem_core.review.decisions import CODES, UNDECIDED_CODE, decided, open_review
 from clipmem_core.review.maps import require_map
 from clipmem_core.review.queries import (
     ROW,
     cached,
+    count_pairs_of,
     fetch_arrow,
     fetch_columns,
+    fetch_pairs,
     fetch_rows,
     number_sql,
 )
 from clipmem_core.review.search import search
-from clipmem_core.review.selection import Outline, Range, Selection
+from clipmem_core.review.selection import (
+    ANY,
+    DECIDED,
+    MAP_X,
+    MATCH,
+    NONE,
+    RANDOM,
+    UNDECIDED,
+    Outline,
+    Range,
+    Selection,
+)
 from clipmem_core.review.wrong_captions import review_order
 from clipmem_core.scores.registry import SECOND_NOTE
 
@@ -50,7 +61,7 @@ def find_rows(audit: Audit, selection: Selection, *, page: int = 1, size: int) -
 
     The lowest comes first if it is `lowest_first`. `ascending` reverses the order.
     """
-    start = (max(page, 1) - 1) * size
+    start = (page - 1) * size
     return _rows(audit, selection)[start : start + size].tolist()
 
 
@@ -77,14 +88,14 @@ def _rows_at(
     mask = _mask(audit, replace(selection, order=c.CLIPMEM, ascending=False, decision=""))
     if selection.decision:
         codes = decided(audit).codes
-        if selection.decision == s.DECIDED:
+        if selection.decision == DECIDED:
             mask = mask & (codes != UNDECIDED_CODE)
         else:
-            code = {s.UNDECIDED: UNDECIDED_CODE, **CODES}.get(selection.decision, -1)
+            code = {UNDECIDED: UNDECIDED_CODE, **CODES}.get(selection.decision, -1)
             mask = mask & (codes == code)
-    if selection.order == s.MATCH and selection.searched:
+    if selection.order == MATCH and selection.searched:
         rows = search(audit, selection.meaning, like=selection.like, by=selection.by).rows
-    elif selection.order == s.RANDOM:
+    elif selection.order == RANDOM:
         rows = review_order(audit).drawn
     else:
         rows = _sorted(audit, selection.order)
@@ -104,7 +115,7 @@ def _sorted(audit: Audit, column: str) -> np.ndarray:
 def _mask(audit: Audit, selection: Selection) -> np.ndarray:
     """Return which pairs match a selection, except for its condition on decisions, bool
     [n_pairs]."""
-    mask = np.ones(t.count_pairs_of(audit), bool)
+    mask = np.ones(count_pairs_of(audit), bool)
     for rows in _rows_of_conditions(audit, selection):
         if rows.max(initial=0) >= len(mask):
             raise InputError(
@@ -161,9 +172,9 @@ def _clauses(selection: Selection) -> dict[str, list[tuple[str, list[str | float
     pairs: list[tuple[str, list[str | float]]] = []
     if selection.label:
         pairs.append((f'"{c.LABEL}" = ?', [selection.label]))
-    if selection.injected == s.ANY:
+    if selection.injected == ANY:
         pairs.append((f'"{c.INJECTED}" IS NOT NULL', []))
-    elif selection.injected == s.NONE:
+    elif selection.injected == NONE:
         pairs.append((f'"{c.INJECTED}" IS NULL', []))
     elif selection.injected:
         pairs.append((f'"{c.INJECTED}" = ?', [selection.injected]))
@@ -171,7 +182,7 @@ def _clauses(selection: Selection) -> dict[str, list[tuple[str, list[str | float
 
 
 def _rows_in(audit: Audit, outline: Outline, map_name: str) -> np.ndarray:
-    on_map = outline.x == s.MAP_X
+    on_map = outline.x == MAP_X
     path = require_map(audit, map_name) if on_map else audit.folder / SCORES
     row = '"row"' if on_map else ROW
     x = number_sql(outline.x)
@@ -218,7 +229,7 @@ def misfit_note(audit: Audit) -> str:
 
 def top_rows(audit: Audit, queue: str, *, size: int) -> list[int]:
     """Return the first rows of a queue; of the suspicious pairs the undecided ones."""
-    decision = s.UNDECIDED if queue == c.SUSPICION else ""
+    decision = UNDECIDED if queue == c.SUSPICION else ""
     return find_rows(audit, Selection(order=queue, decision=decision), size=size)
 
 
@@ -232,7 +243,7 @@ def changed_rows(audit: Audit, entry: int | None = None) -> tuple[int, dict[int,
         changed = {pair_id for pair_id, *_ in open_review(audit).entries_after(entry)}
         rows = np.empty(0, int)
         if changed:  # a page asks every second
-            rows = t.fetch_pairs(audit.folder / PAIRS, [ROW], changed)[ROW].to_numpy()
+            rows = fetch_pairs(audit.folder / PAIRS, [ROW], changed)[ROW].to_numpy()
     decisions = {code: decision for decision, code in CODES.items()}
     codes = current.codes[rows].tolist()
     return current.entry, {

@@ -28,8 +28,7 @@ DEPTH = "depth"
 
 
 def member_terms(audit: Audit, row: int) -> pd.DataFrame:
-    """Return the terms of one pair by member in cosine units, with whether it trained on it, and
-    its side (in, out)."""
+    """Return the terms of one pair by member in cosine units, and the member's side (in, out)."""
     sides = s.read_sides(audit)
     membership = sides.membership
     external = sides.external
@@ -43,8 +42,7 @@ def member_terms(audit: Audit, row: int) -> pd.DataFrame:
         rows.append({term: float(terms[term][0]) for term in c.TERMS})
     table = pd.DataFrame(rows)
     table.insert(0, c.MEMBER, membership.members)
-    table.insert(1, "trained", membership.trained[:, row])
-    table.insert(2, "side", np.where(sides.inside[:, row], "in", "out"))
+    table.insert(1, "side", np.where(sides.inside[:, row], "in", "out"))
     return table
 
 
