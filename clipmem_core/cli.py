@@ -31,7 +31,6 @@ from clipmem_core.io import InputError
 if TYPE_CHECKING:  # a command imports only what it needs, to start faster
     from clipmem_core.audit.console import RichScreen
     from clipmem_core.audit.executor import Executor
-    from clipmem_core.audit.store import Audit
 
 _DONE = 0
 _FAILED = 1
@@ -52,12 +51,6 @@ def _screen(batch_size: int = 0) -> "RichScreen":
     from clipmem_core.audit.console import RichScreen
 
     return RichScreen(batch_size)
-
-
-def _opened(name: str) -> "Audit":
-    from clipmem_core.audit.store import open_audit
-
-    return open_audit(name)
 
 
 def _executor(engine: str, config: AuditConfig) -> "Executor | None":
@@ -201,7 +194,7 @@ def _mitigate(
     from clipmem_core.studies import arm, lab
     from clipmem_core.studies.results import show_differences
 
-    audit = _opened(name)
+    audit = open_audit(name)
     if removal:
         overrides[arm.REMOVAL] = arm.parse_removal(removal)
     if near_duplicates:
@@ -276,7 +269,7 @@ def _units(
     from clipmem_core.audit.unitmem import run_units, say_units
 
     with _screen() as screen:
-        audit = _opened(name)
+        audit = open_audit(name)
         run_units(audit, members=members, screen=screen)
         say_units(audit, screen=screen)
 
@@ -292,7 +285,7 @@ def _paradigms(
 
     with _screen() as screen:
         say_paradigms(
-            run_paradigms(_opened(name), seeds=seeds, epochs=epochs, screen=screen), screen
+            run_paradigms(open_audit(name), seeds=seeds, epochs=epochs, screen=screen), screen
         )
 
 
@@ -305,7 +298,7 @@ def _export(
     """Write an audit's cleaned data set, decisions or report in a format of other tools."""
     from clipmem_core.export.formats import AUDIT_IT, export_audit
 
-    audit = _opened(name)
+    audit = open_audit(name)
     target = Path(out).expanduser()
     with _screen() as screen:
         summary = export_audit(audit, format, target, overwrite=overwrite, progress=screen.pictures)
@@ -324,7 +317,7 @@ def _reaudit(
     memorization."""
     from clipmem_core.export.reaudit import comparison_lines, read_comparison, reaudit
 
-    first = _opened(audit)
+    first = open_audit(audit)
     with _screen(first.record.config.batch_size) as screen:
         second = reaudit(first, name or f"{first.name}-again", screen)
     print(*comparison_lines(read_comparison(second)[0]), sep="\n")
@@ -343,8 +336,7 @@ def _results(
     if study:
         results.write_study_results(results.open_study(name), path)
         return
-    audit = _opened(name)
-    audit.check_finished()
+    audit = open_audit(name)
     write_audit_results(audit, path)
 
 
@@ -363,7 +355,7 @@ def _judge(
     path = _file_to_write(out) if out else None
     file = Path(candidates).expanduser()
     with _screen() as screen:
-        judge_file(_opened(name), file, path, all_captions=all_captions, screen=screen)
+        judge_file(open_audit(name), file, path, all_captions=all_captions, screen=screen)
 
 
 def _decisions(
@@ -389,7 +381,7 @@ def _decisions(
             raise InputError(f"no decision of {file} could be stored")
         print(f"{result.stored:,} decisions stored, {len(result.refused):,} refused")
     if from_:
-        other = _opened(from_)
+        other = open_audit(from_)
         total = transferable(audit, other)[1]
         stored = take_over(audit, other).pairs
         if not stored:
@@ -409,7 +401,7 @@ def _map(
     """Place the embeddings of an audit on a map, which the page Map of embeddings shows."""
     from clipmem_core.review.maps import make_map
 
-    make_map(_opened(audit), name, say=lambda line: print(line, flush=True))
+    make_map(open_audit(audit), name, say=lambda line: print(line, flush=True))
 
 
 def _list() -> None:

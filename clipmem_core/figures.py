@@ -504,7 +504,7 @@ def tradeoff_figure(
         hoverinfo="skip",
         showlegend=False,
     )
-    if chosen is not None and chosen in points.index:
+    if chosen in points.index:
         x, y = points.loc[chosen, [MEMORIZATION, UTILITY]]
         figure.add_scatter(
             x=[x],
@@ -519,22 +519,21 @@ def tradeoff_figure(
             hoverinfo="skip",
             showlegend=False,
         )
-        if chosen != BASELINE:
-            start_x, start_y = points.loc[BASELINE, [MEMORIZATION, UTILITY]]
-            figure.add_annotation(
-                x=x,
-                y=y,
-                ax=start_x,
-                ay=start_y,
-                axref="x",
-                ayref="y",
-                text="",
-                arrowhead=2,
-                arrowwidth=2,
-                arrowcolor=CHOSEN_COLOUR,
-                standoff=12,
-                startstandoff=10,
-            )
+        start_x, start_y = points.loc[BASELINE, [MEMORIZATION, UTILITY]]
+        figure.add_annotation(
+            x=x,
+            y=y,
+            ax=start_x,
+            ay=start_y,
+            axref="x",
+            ayref="y",
+            text="",
+            arrowhead=2,
+            arrowwidth=2,
+            arrowcolor=CHOSEN_COLOUR,
+            standoff=12,
+            startstandoff=10,
+        )
     memorization, utility = map(safe, titles)
     figure.update_xaxes(title=f"← less memorized · {memorization}")
     figure.update_yaxes(title=f"{utility} · more useful →")

@@ -347,17 +347,15 @@ def _allowed(request: Request) -> bool:
     return True
 
 
-def _key_of(key: str, value: object) -> str:
-    """Set a widget's first value, and return its key."""
-    st.session_state.setdefault(key, value)
-    return key
-
-
 def _choose(label: str, options: Sequence[str], default: str, *, help: str | None = None) -> str:
-    key = _key_of(f"new-{label.lower()}", default)
-    return (
-        st.segmented_control(label, options, key=key, help=help, required=True, **_PERSIST)
-        or default
+    return st.segmented_control(
+        label,
+        options,
+        default=default,
+        key=f"new-{label.lower()}",
+        help=help,
+        required=True,
+        **_PERSIST,
     )
 
 
@@ -401,8 +399,10 @@ def _draw_field(name: str, default: Any) -> Any:
     """Draw the widget of a field and return its value; the key holds the default, so presets have
     separate widgets."""
     field = FIELDS[name]
+    key = f"new-{name}-{default}"
+    st.session_state.setdefault(key, default)
     options: dict[str, Any] = {
-        "key": _key_of(f"new-{name}-{default}", default),
+        "key": key,
         "help": field.help or None,
         **_PERSIST,
     }

@@ -2,7 +2,6 @@
 and the pairs that fit."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -342,7 +341,7 @@ OPENED = "bulk_edit_opened"
 def draw_gallery(audit: Audit, selection: Selection, *, actions: DeltaGenerator) -> None:
     """Draw the current page of a selection, and in `actions` the buttons for all of its pairs."""
     try:
-        with st.spinner("Searching…") if selection.searched else nullcontext():
+        with st.spinner("Searching…"):
             count = count_pairs(audit, selection)
     except InputError as error:
         if not selection.searched:

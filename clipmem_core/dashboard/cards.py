@@ -70,10 +70,11 @@ _cached_jpeg = functools.lru_cache(maxsize=CACHED)(make_jpeg)
 
 
 def start_thumbnails(
-    root: Path, images: Sequence[str], *, side: int = SIDE
+    audit: Audit, shown: Sequence[PairCard], *, side: int = SIDE
 ) -> list[Future[tuple[bytes, str]]]:
-    """Return a future of `thumbnail` for each image, made in parallel."""
-    return [_POOL.submit(thumbnail, root, image, side=side) for image in images]
+    """Return a future of `thumbnail` for each card, made in parallel."""
+    root = audit.record.pictures
+    return [_POOL.submit(thumbnail, root, card.image, side=side) for card in shown]
 
 
 @functools.cache
@@ -106,7 +107,7 @@ def draw_change_cards(
     label."""
     ones = cards(one, [change["row_one"] for change in changes])
     others = cards(other, [change["row_other"] for change in changes])
-    pictures = start_thumbnails(one.record.pictures, [card.image for card in ones])
+    pictures = start_thumbnails(one, ones)
     st.html(STYLE)
     with st.grid("auto", min_column_width=165, border=True, key=f"cards-{key}") as grid:
         for first, second, change, picture in zip(ones, others, changes, pictures, strict=True):
@@ -170,7 +171,7 @@ def draw_card_row(
 ) -> None:
     """Draw pictures side by side, each with a labelled link to its pair and a caption, its unlikely
     words marked."""
-    pictures = start_thumbnails(audit.record.pictures, [card.image for card in shown])
+    pictures = start_thumbnails(audit, shown)
     with st.grid(STRIP_SIZE, min_column_width=115, key=f"cards-{key}") as grid:
         for card, label, picture in zip(shown, labels, pictures, strict=True):
             with grid.cell(), st.container(gap="xsmall"):

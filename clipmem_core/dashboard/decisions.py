@@ -57,7 +57,7 @@ from clipmem_core.review.decisions import (
     open_review,
 )
 from clipmem_core.review.find_replace import word_changes
-from clipmem_core.review.queries import ROW, fetch_rows
+from clipmem_core.review.queries import ROW, fetch_pairs
 from clipmem_core.review.rows import check_counts, near_duplicate_groups
 from clipmem_core.review.selection import DECIDED, UNDECIDED, Selection
 
@@ -148,16 +148,13 @@ def draw_decisions(audit: Audit) -> None:
 
 
 def _draw_page(audit: Audit, part: pd.DataFrame, selection: Selection) -> None:
-    places = ", ".join("?" * len(part))
-    query = f'SELECT {ROW} FROM parquet WHERE "{PAIR_ID}" IN ({places})'
-    found = fetch_rows(audit.folder / PAIRS, query, part[PAIR_ID].tolist())
-    here = cards(audit, [row for (row,) in found])
+    found = fetch_pairs(audit.folder / PAIRS, [ROW], part[PAIR_ID])
+    here = cards(audit, found[ROW].to_pylist())
     if len(here) < len(part):
         st.caption(
             "Pairs without a picture are in another audit of this data set, and not in this one."
         )
-    images = [card.image for card in here]
-    pictures = start_thumbnails(audit.record.pictures, images, side=_SIDE)
+    pictures = start_thumbnails(audit, here, side=_SIDE)
     shown = {card.pair_id: (card, picture) for card, picture in zip(here, pictures, strict=True)}
     lines = []
     for entry in part.to_dict("records"):
@@ -312,8 +309,7 @@ def draw_checks(audit: Audit) -> None:
 
 def _draw_group(audit: Audit, group: Sequence[PairCard], *, hidden: int) -> None:
     ids = [card.pair_id for card in group]
-    images = [card.image for card in group]
-    pictures = start_thumbnails(audit.record.pictures, images, side=_GROUP_SIDE)
+    pictures = start_thumbnails(audit, group, side=_GROUP_SIDE)
     with st.container(border=True):
         with st.container(horizontal=True, gap="medium"):
             for card, picture in zip(group, pictures, strict=True):

@@ -267,12 +267,12 @@ def _agreement(
     without any."""
     stored, first = search.features_of_captions(audit)
     features = search.text_features_of(audit.record.config, texts)
-    agree = []
-    for vector, row, part in zip(features, rows, siblings, strict=True):
-        numbers = np.array([number for number, _ in part], np.int64)
-        compared = np.vstack([vector, stored[first[row] + numbers]])
-        agree.append(agreement(compared, np.array([0, len(compared)]))[0])
-    return np.array(agree)
+    compared = [
+        np.vstack([vector, stored[[first[row] + number for number, _ in part]]])
+        for vector, row, part in zip(features, rows, siblings, strict=True)
+    ]
+    start = np.cumsum([0, *map(len, compared)])
+    return agreement(np.concatenate(compared), start)[start[:-1]]
 
 
 def _word_ratios(

@@ -11,7 +11,7 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.audit.store import PAIRS, SCORES, Audit
 from clipmem_core.config import AuditConfig
-from clipmem_core.review.queries import cached, fetch_all, fetch_frame, number_sql
+from clipmem_core.review.queries import cached, fetch_all, fetch_frame, fetch_rows, number_sql
 
 MEMBERS_SHOWN = 6  # with a column each
 ATTACK_MEASURES = {"auroc": "AUROC", "TPR@0.01": "TPR at 1 % FPR", "TPR@0.001": "TPR at .1 % FPR"}
@@ -105,17 +105,16 @@ def load_score_map(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame, int, Corne
     x = c.SIMILARITY_OUT
     y = c.CLIPMEM
     points, density, count = points_and_density(audit, x, y, colour_by=(c.GROUP, c.INJECTED))
-    scores = fetch_all(
-        audit, [f'"{c.GROUP}"', f"{number_sql(x)} AS x", f"{number_sql(y)} AS y"]
-    ).dropna()
-    external = scores[scores[c.GROUP] == c.EXTERNAL]
-    if external.empty:
+    query = f"""
+        SELECT quantile_cont(x, {FITTING}), quantile_cont(y, {1 - NOISE}), quantile_cont(y, {NOISE})
+        FROM (SELECT "{c.GROUP}", {number_sql(x)} AS x, {number_sql(y)} AS y FROM parquet)
+        WHERE "{c.GROUP}" = '{c.EXTERNAL}' AND isfinite(x) AND isfinite(y)
+    """
+    fits, high, low = fetch_rows(audit.folder / SCORES, query)[0]
+    if fits is None:
         return points, density, count, None
-    low = float(external["y"].quantile(NOISE)) if (scores[c.GROUP] == c.INDEPENDENT).any() else None
-    corners = Corners(
-        float(external["x"].quantile(FITTING)), float(external["y"].quantile(1 - NOISE)), low
-    )
-    return points, density, count, corners
+    mirrored = c.INDEPENDENT in audit.record.groups
+    return points, density, count, Corners(fits, high, low if mirrored else None)
 
 
 @cached(4, SCORES, PAIRS)

@@ -94,10 +94,8 @@ def check_caption_rows(audit: Audit) -> None:
 
 def find_row(audit: Audit, pair_id: str) -> int | None:
     """Return the row of a pair, None if the audit has no such pair."""
-    rows = fetch_rows(
-        audit.folder / PAIRS, f'SELECT {ROW} FROM parquet WHERE "{PAIR_ID}" = ? LIMIT 1', [pair_id]
-    )
-    return rows[0][0] if rows else None
+    rows = fetch_pairs(audit.folder / PAIRS, [ROW], [pair_id])[ROW].to_pylist()
+    return rows[0] if rows else None
 
 
 def caption_keys(pairs: Path | pa.Table, pair_ids: Iterable[str]) -> dict[str, int]:

@@ -3,6 +3,7 @@ changes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -129,19 +130,13 @@ def _mask(audit: Audit, selection: Selection) -> np.ndarray:
 
 
 def _rows_of_conditions(audit: Audit, selection: Selection) -> Iterator[np.ndarray]:
-    for name, clauses in _clauses(selection).items():
-        if clauses:
-            where = " AND ".join(clause for clause, _ in clauses)
-            values = [value for _, listed in clauses for value in listed]
-            query = f"SELECT {ROW} FROM parquet WHERE {where}"
-            yield fetch_columns(audit.folder / name, query, values)[ROW]
+    for path, where, values in _clauses(audit, selection):
+        query = f"SELECT {ROW} FROM parquet WHERE {where}"
+        yield fetch_columns(path, query, values)[ROW]
     if words := list(dict.fromkeys(selection.words.split())):
         where = " AND ".join(f"contains(text, {_FOLDED.format('?')})" for _ in words)
         query = f"SELECT {ROW} FROM folded WHERE {where}"
         yield fetch_columns(audit.folder / PAIRS, query, words, folded=_folded_captions(audit))[ROW]
-    if selection.check:
-        query = f'SELECT {ROW} FROM parquet WHERE "{selection.check}"'
-        yield fetch_columns(ensure_checks(audit), query)[ROW]
     if selection.outline:
         yield _rows_in(audit, selection.outline, selection.map)
     if selection.searched:
@@ -156,29 +151,31 @@ def _folded_captions(audit: Audit) -> pa.Table:
     return fetch_arrow(audit.folder / PAIRS, f"SELECT {ROW}, {text} AS text FROM parquet")
 
 
-def _clauses(selection: Selection) -> dict[str, list[tuple[str, list[str | float]]]]:
-    """Return SQL and its values for a selection's conditions on the columns of scores.parquet and
-    of pairs.parquet."""
-    scores: list[tuple[str, list[str | float]]] = []
+def _clauses(
+    audit: Audit, selection: Selection
+) -> Iterator[tuple[Path, str, Sequence[str | float]]]:
+    """Yield a file, SQL and its values for each condition on columns of one file."""
+    scores = audit.folder / SCORES
+    pairs = audit.folder / PAIRS
     if selection.group:
-        scores.append((f'"{c.GROUP}" = ?', [selection.group]))
+        yield scores, f'"{c.GROUP}" = ?', [selection.group]
     for each in selection.ranges:
         if each == Range(each.column):
             continue
         value = number_sql(each.column)
         low = -np.inf if each.low is None else each.low
         high = np.inf if each.high is None else each.high
-        scores.append((f"isfinite({value}) AND {value} BETWEEN ? AND ?", [low, high]))
-    pairs: list[tuple[str, list[str | float]]] = []
+        yield scores, f"isfinite({value}) AND {value} BETWEEN ? AND ?", [low, high]
     if selection.label:
-        pairs.append((f'"{c.LABEL}" = ?', [selection.label]))
+        yield pairs, f'"{c.LABEL}" = ?', [selection.label]
     if selection.injected == ANY:
-        pairs.append((f'"{c.INJECTED}" IS NOT NULL', []))
+        yield pairs, f'"{c.INJECTED}" IS NOT NULL', []
     elif selection.injected == NONE:
-        pairs.append((f'"{c.INJECTED}" IS NULL', []))
+        yield pairs, f'"{c.INJECTED}" IS NULL', []
     elif selection.injected:
-        pairs.append((f'"{c.INJECTED}" = ?', [selection.injected]))
-    return {SCORES: scores, PAIRS: pairs}
+        yield pairs, f'"{c.INJECTED}" = ?', [selection.injected]
+    if selection.check:
+        yield ensure_checks(audit), f'"{selection.check}"', []
 
 
 def _rows_in(audit: Audit, outline: Outline, map_name: str) -> np.ndarray:
