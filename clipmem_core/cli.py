@@ -426,12 +426,26 @@ def _check(*arguments: str) -> None:
     check(requested.source, requested.config)
 
 
-_COMMANDS = (
-    *(_inspect, _fetch, _audit, _score, _mitigate, _study, _benchmark, _units, _paradigms),
-    *(_judge, _decisions, _map, _export, _reaudit, _results, _list),
-)
 COMMANDS: dict[str, Callable[..., None]] = {
-    command.__name__.removeprefix("_"): command for command in _COMMANDS
+    command.__name__.removeprefix("_"): command
+    for command in (
+        _inspect,
+        _fetch,
+        _audit,
+        _score,
+        _mitigate,
+        _study,
+        _benchmark,
+        _units,
+        _paradigms,
+        _judge,
+        _decisions,
+        _map,
+        _export,
+        _reaudit,
+        _results,
+        _list,
+    )
 }
 # Run in detached processes, not in a terminal
 PROCESSES: dict[str, Callable[..., int | None]] = {"job": _job, "check": _check}

@@ -38,20 +38,25 @@ ENCODER_COLOURS = {"image": "#a87800", "text": "#c2487a"}
 OTHER = "#808080"
 INJECTED_COLOUR = "#c2487a"
 KIND_COLOURS = (INJECTED_COLOUR, "#1479b8", "#a87800", "#008f6b")
-LABEL_COLOURS = (
-    *("#1479b8", "#d55e00", "#008f6b", "#9a5bc4", "#a87800", "#d6498a"),
-    *("#0f8f9f", "#d93a3a", "#6f8a1f", "#6a6fd8", "#a0674b", "#c04fc0"),
-)
+LABEL_COLOURS = [
+    "#1479b8",
+    "#d55e00",
+    "#008f6b",
+    "#9a5bc4",
+    "#a87800",
+    "#d6498a",
+    "#0f8f9f",
+    "#d93a3a",
+    "#6f8a1f",
+    "#6a6fd8",
+    "#a0674b",
+    "#c04fc0",
+]
 SCALE = ("#3f87b5", "#7b74b8", "#b8608c", "#d5552a")  # low to high
 CHOSEN_COLOUR = "#6a6fd8"
 FRONT_COLOUR = "#0f8f9f"
 DOTTED = {"color": OTHER, "width": 1, "dash": "dot"}
 LEGEND_ABOVE: dict[str, Any] = {"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0}
-
-
-def group_colour(group: str) -> str:
-    """Return the colour of a group; grey for an unknown name."""
-    return GROUP_COLOURS.get(group, OTHER)
 
 
 def set_layout(
@@ -123,7 +128,7 @@ def group_figure(groups: pd.DataFrame, bins: pd.DataFrame) -> go.Figure:
     heights = range(len(groups))[::-1]
     for height, (name, rows) in zip(heights, groups.groupby(c.GROUP, sort=False), strict=True):
         group = str(name)
-        colour = group_colour(group)
+        colour = GROUP_COLOURS[group]
         histogram = bins[bins[c.GROUP] == group]
         figure.add_bar(
             x=histogram["low"],
@@ -327,7 +332,7 @@ def _classes(points: pd.DataFrame, column: str) -> list[tuple[str, pd.DataFrame,
     points come first."""
     values = points[column]
     if column == c.GROUP:
-        colour_of = {group: group_colour(group) for group in reversed(c.GROUPS)}
+        colour_of = {group: GROUP_COLOURS[group] for group in reversed(c.GROUPS)}
     else:  # a score has no classes
         colour_of = dict(
             zip(values.value_counts().index, _CLASS_COLOURS.get(column, ()), strict=False)
@@ -504,7 +509,7 @@ def tradeoff_figure(
         hoverinfo="skip",
         showlegend=False,
     )
-    if chosen in points.index:
+    if chosen and chosen in points.index:
         x, y = points.loc[chosen, [MEMORIZATION, UTILITY]]
         figure.add_scatter(
             x=[x],

@@ -27,5 +27,5 @@ with explained_errors():
     draw_wrong(audit)
     names = {view: name for view, (name, _) in VIEWS.items()}
     view = choose_segment("View", names, parameter="view", hidden=True)
-    draw_notice(audit, key="decisions")
+    draw_notice(audit)
     VIEWS[view][1](audit)

@@ -54,8 +54,18 @@ _COLUMNS = {
 }
 _MAIN = ("epochs", "batch_size", "captions", "inject_miscaptions", "drop_near_duplicates", "seed")
 # Fields that have another widget above the grids
-_DRAWN_ABOVE: tuple[str, ...] = ("preset", "protocol", "members", "seeds", "features")
-_DRAWN_ABOVE += ("lock_image", "lock_text", "image_tower", "text_tower", "scenes_pairs")
+_DRAWN_ABOVE = [
+    "preset",
+    "protocol",
+    "members",
+    "seeds",
+    "features",
+    "lock_image",
+    "lock_text",
+    "image_tower",
+    "text_tower",
+    "scenes_pairs",
+]
 _PRESET_HELP = {
     "locked": "Both towers are pretrained and locked, and members train heads on their features: "
     "minutes on a processor, and the best choice to find wrong captions. clipmem measures what the "

@@ -359,7 +359,7 @@ def draw_gallery(audit: Audit, selection: Selection, *, actions: DeltaGenerator)
     page, pages = read_page(count, size)
     shown = cards(audit, find_rows(audit, selection, page=page, size=size), selection)
     _draw_legend(audit, selection, count)
-    draw_notice(audit, key="browse")
+    draw_notice(audit)
     draw_grid(
         audit,
         shown,

@@ -1,6 +1,7 @@
 """Thumbnails, and pairs as cards: changes between two audits, and strips of a queue."""
 
 import functools
+import html
 import io
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +15,6 @@ from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import queues
 from clipmem_core.dashboard.page import BROWSE, PAIR_PAGE, link, read_view
 from clipmem_core.dashboard.plain import (
-    as_html,
     cut,
     explained_errors,
     format_difference,
@@ -185,7 +185,9 @@ def draw_card_row(
                     f"{mark['word']} → {mark['better'][0][0]}" for mark in marks if mark["better"]
                 ]
                 notes = [
-                    f'<div class="name">{as_html(note)}</div>' for note in (reason, *better) if note
+                    f'<div class="name"><bdi>{html.escape(note)}</bdi></div>'
+                    for note in (reason, *better)
+                    if note
                 ]
                 text = f"<bdi>{marked(caption, marks)}</bdi>{''.join(notes)}"
                 st.html(f'<div class="pair-card" dir="auto">{text}</div>')

@@ -128,7 +128,7 @@ def draw_numbers(comparison: Comparison) -> None:
         )
         grid.metric(
             "Mean difference",
-            format_difference(change and change.mean),
+            format_difference(change.mean if change else None),
             border=True,
             help="Second minus first, over pairs scored in both.",
         )

@@ -392,7 +392,7 @@ def draw_exports(audit: Audit) -> None:
         ran = job is not None and job.running
         # The page shows the result once the job that it saw has ended.
         contents = _contents(audit, format)
-        draw_task(task, lambda: ran, key="make-export", reason=contents, label="Export")
+        draw_task(task, lambda: ran, reason=contents, label="Export")
         if job is not None and job.exit_code == 0 and path.exists():
             _draw_result(job, path)
 
@@ -504,7 +504,6 @@ def _draw_second(audit: Audit, name: str) -> None:
         draw_task(
             reaudit.reaudit_task(audit, name),
             lambda: reaudit.read_comparison(second)[1],
-            key="compare-again",
             reason="The second audit is finished but not compared yet.",
             label="Compare",
         )

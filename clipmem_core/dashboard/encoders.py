@@ -177,4 +177,4 @@ def _draw_job(audit: Audit, kind: str, is_done: Callable[[], bool]) -> None:
     reason, label = _MISSING[kind]
     job = task.find()
     if not is_done() or (job is not None and job.running):
-        draw_task(task, is_done, key=kind, reason=reason, label=label)
+        draw_task(task, is_done, reason=reason, label=label)

@@ -2,7 +2,6 @@
 pairs."""
 
 import dataclasses
-import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -176,8 +175,7 @@ def draw_embedding_map(audit: Audit, name: str, colour_by: str) -> None:
         if map_file(audit, name) is None:
             draw_task(
                 map_task(audit, name),
-                functools.partial(map_file, audit, name),
-                key="build-map",
+                lambda: map_file(audit, name),
                 reason="No map yet. Build it once; it is cached.",
                 label="Build the map",
             )

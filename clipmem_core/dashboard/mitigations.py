@@ -160,7 +160,6 @@ def _follow_job(audit: Audit, arm: Arm, seen: int) -> None:
         draw_task(
             JobTask(folder, ["mitigate", audit.name, *arm.flags]),
             lambda: not _missing_members(audit, arm.name),
-            key="mitigation-train",
             reason=f"{members} members train again: about {time_left}.",
             label="Train",
         )
@@ -302,8 +301,9 @@ def points_of(
     axes = []
     for axis, measure in ((MEMORIZATION, memorized), (UTILITY, useful)):
         rows = table[table["measure"] == measure].set_index(lab.ARM)
-        ends = pd.DataFrame({axis: rows.loc[BASELINE, "value"] + rows["difference"]})
-        ends[f"{axis}_error"] = rows["high"] - rows["difference"]
+        ends = rows.loc[BASELINE, "value"] + rows[["difference", "high"]]
+        ends.columns = [axis, f"{axis}_error"]
+        ends[f"{axis}_error"] -= ends[axis]
         ends[measure] = [
             f"{r.MEASURE_LABELS[measure]} {value:.3f}; against the baseline {_interval(row)}"
             for value, row in zip(ends[axis], rows.to_dict("records"), strict=True)

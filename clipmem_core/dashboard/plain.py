@@ -41,11 +41,6 @@ def cut(text: str, limit: int) -> str:
     return text if short == text else f"{short.rstrip()}…"
 
 
-def as_html(text: str) -> str:
-    """Return text as escaped HTML that isolates its writing direction: for `st.html`."""
-    return f"<bdi>{html.escape(text)}</bdi>"
-
-
 def show_title(text: str, subject: str = "") -> None:
     """Write text as the page's main heading, and in lighter letters the subject of the page."""
     about = (

@@ -65,7 +65,7 @@ def draw_progress(name: str) -> None:
     if audit.begun:
         _draw_members(state)
     if state.at_work and job is not None:
-        draw_job(job, key="cancel-audit", stage=f"{state.word.capitalize()}.")
+        draw_job(job, stage=f"{state.word.capitalize()}.")
         return
     if state.word == OUTSIDE:
         st.caption("Another process is running it, perhaps in a terminal.")
@@ -88,15 +88,13 @@ def draw_progress(name: str) -> None:
 
 
 @st.fragment(run_every=2)
-def draw_task(
-    task: Task, is_done: Callable[[], object], *, key: str, reason: str, label: str
-) -> None:
+def draw_task(task: Task, is_done: Callable[[], object], *, reason: str, label: str) -> None:
     """Draw the button that starts a job, or every two seconds its progress; rerun the page once it
     is done."""
     with explained_errors():
         job = task.find()
         if job is not None and job.running:
-            draw_job(job, key=f"cancel-{key}")
+            draw_job(job)
             return
         if is_done():
             st.rerun()
@@ -104,13 +102,13 @@ def draw_task(
             draw_fault("The job failed.", job.last_line)
         else:
             st.info(reason, icon=":material/info:")
-        if st.button(label, key=key, type="primary", icon=":material/play_arrow:"):
+        if st.button(label, type="primary", icon=":material/play_arrow:"):
             task.start()
             st.rerun()
         show_command(task.typed)
 
 
-def draw_job(job: Job, *, key: str, stage: str = "") -> None:
+def draw_job(job: Job, *, stage: str = "") -> None:
     """Draw the last output of a running job and a button that cancels it."""
     if job.cancelling:
         st.info("Cancelling…", icon=":material/stop_circle:")
@@ -124,6 +122,7 @@ def draw_job(job: Job, *, key: str, stage: str = "") -> None:
             st.progress(min(1.0, done / max(1, total)), text=f"{done:,} of {total:,} {what}")
         else:
             show_text(job.last_line or "Starting…", limit=300)
+    key = f"cancel-{job.folder.name}"
     st.button("Cancel", icon=":material/stop_circle:", key=key, on_click=cancel, args=(job,))
 
 

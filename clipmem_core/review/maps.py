@@ -31,10 +31,8 @@ from clipmem_core.review.selection import MAP_X, MAP_Y
 
 _MAP_ROW = "row"
 LIMIT = 20_000  # pairs on a map
-_FEWEST = 5
 _SEED = 0  # of the map and of the pairs drawn for it
-_NEIGHBOURS = 15
-_SETTINGS = {"min_dist": 0.1, "metric": "cosine"}
+_SETTINGS = {"n_neighbors": 15, "min_dist": 0.1, "metric": "cosine"}
 
 
 def map_path(audit: Audit, name: str) -> Path:
@@ -47,7 +45,7 @@ def map_path(audit: Audit, name: str) -> Path:
         )
     content = {
         "embeddings": recorded_sha256(audit, embeddings_path(audit, member, side)),
-        "settings": {**_SETTINGS, "n_neighbors": _NEIGHBOURS, "seed": _SEED, "limit": LIMIT},
+        "settings": {**_SETTINGS, "seed": _SEED, "limit": LIMIT},
     }
     return data_folder() / "cache" / "maps" / f"{fingerprint(content)}.parquet"
 
@@ -107,17 +105,10 @@ def make_map(audit: Audit, name: str, *, say: Callable[[str], None] = lambda lin
 def lay_out(vectors: np.ndarray) -> np.ndarray:
     """Map vectors to the plane, float32 [n_pairs, 2], by UMAP (McInnes et al. 2018) with the cosine
     distance."""
-    if len(vectors) < _FEWEST:
-        raise InputError(
-            f"a map needs at least {_FEWEST} pairs, and there are {len(vectors)}: audit a larger "
-            "data set"
-        )
     with warnings.catch_warnings():  # of an optional part of UMAP
         warnings.simplefilter("ignore", ImportWarning)
         from umap import UMAP
-    neighbours = min(_NEIGHBOURS, len(vectors) - 1)
-    umap = UMAP(n_neighbors=neighbours, random_state=_SEED, n_jobs=1, **_SETTINGS)
-    return umap.fit_transform(vectors)
+    return UMAP(random_state=_SEED, n_jobs=1, **_SETTINGS).fit_transform(vectors)
 
 
 def map_task(audit: Audit, name: str) -> Task:

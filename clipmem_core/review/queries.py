@@ -29,7 +29,6 @@ from clipmem_core.io import InputError
 ROW = "file_row_number"
 Columns = dict[str, np.ndarray]
 Table: TypeAlias = pd.DataFrame | pa.Table
-Stamp = tuple[int, int, int]
 Function = TypeVar("Function", bound=Callable[..., Any])
 # SQL of a caption key: a positive hash of 63 bits of a pair's captions, which contain no NUL.
 CAPTION_KEY = (
@@ -37,7 +36,7 @@ CAPTION_KEY = (
 )
 
 
-def stamp(path: Path) -> Stamp:
+def stamp(path: Path) -> tuple[int, int, int]:
     """Return inode, size and modification time of a file."""
     try:
         status = path.stat()

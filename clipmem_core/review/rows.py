@@ -8,9 +8,18 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from clipmem_core import columns as c
 from clipmem_core.audit.check_table import NEAR_DUPLICATE_OF, ensure_checks, stored_checks
 from clipmem_core.audit.store import PAIRS, SCORES, Audit
+from clipmem_core.columns import (
+    CAPTIONS,
+    CLIPMEM,
+    GROUP,
+    INJECTED,
+    LABEL,
+    LOG_PROBABILITY_SECOND,
+    PAIR_ID,
+    SUSPICION,
+)
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.io import InputError
 from clipmem_core.review.decisions import CODES, UNDECIDED_CODE, decided, open_review
@@ -68,8 +77,8 @@ def find_rows(audit: Audit, selection: Selection, *, page: int = 1, size: int) -
 
 def pair_ids(audit: Audit, selection: Selection) -> list[str]:
     """Return the ids of all pairs of a selection, in its order."""
-    query = f'SELECT "{c.PAIR_ID}" FROM parquet ORDER BY {ROW}'
-    ids = fetch_columns(audit.folder / PAIRS, query)[c.PAIR_ID]
+    query = f'SELECT "{PAIR_ID}" FROM parquet ORDER BY {ROW}'
+    ids = fetch_columns(audit.folder / PAIRS, query)[PAIR_ID]
     return ids[_rows(audit, selection)].tolist()
 
 
@@ -86,7 +95,7 @@ def _rows_at(
     entry: tuple[tuple[str, int], int] | None,
 ) -> np.ndarray:
     """Find a selection's rows; `entry` of the log is part of the cache key."""
-    mask = _mask(audit, replace(selection, order=c.CLIPMEM, ascending=False, decision=""))
+    mask = _mask(audit, replace(selection, order=CLIPMEM, ascending=False, decision=""))
     if selection.decision:
         codes = decided(audit).codes
         if selection.decision == DECIDED:
@@ -147,7 +156,7 @@ def _rows_of_conditions(audit: Audit, selection: Selection) -> Iterator[np.ndarr
 def _folded_captions(audit: Audit) -> pa.Table:
     """Return row and folded captions of each pair: 120 MB for a million pairs, and a filter by
     words reads nothing else."""
-    text = _FOLDED.format(f"array_to_string({c.CAPTIONS}, chr(10))")
+    text = _FOLDED.format(f"array_to_string({CAPTIONS}, chr(10))")
     return fetch_arrow(audit.folder / PAIRS, f"SELECT {ROW}, {text} AS text FROM parquet")
 
 
@@ -158,7 +167,7 @@ def _clauses(
     scores = audit.folder / SCORES
     pairs = audit.folder / PAIRS
     if selection.group:
-        yield scores, f'"{c.GROUP}" = ?', [selection.group]
+        yield scores, f'"{GROUP}" = ?', [selection.group]
     for each in selection.ranges:
         if each == Range(each.column):
             continue
@@ -167,13 +176,13 @@ def _clauses(
         high = np.inf if each.high is None else each.high
         yield scores, f"isfinite({value}) AND {value} BETWEEN ? AND ?", [low, high]
     if selection.label:
-        yield pairs, f'"{c.LABEL}" = ?', [selection.label]
+        yield pairs, f'"{LABEL}" = ?', [selection.label]
     if selection.injected == ANY:
-        yield pairs, f'"{c.INJECTED}" IS NOT NULL', []
+        yield pairs, f'"{INJECTED}" IS NOT NULL', []
     elif selection.injected == NONE:
-        yield pairs, f'"{c.INJECTED}" IS NULL', []
+        yield pairs, f'"{INJECTED}" IS NULL', []
     elif selection.injected:
-        yield pairs, f'"{c.INJECTED}" = ?', [selection.injected]
+        yield pairs, f'"{INJECTED}" = ?', [selection.injected]
     if selection.check:
         yield ensure_checks(audit), f'"{selection.check}"', []
 
@@ -221,12 +230,12 @@ def score_span(audit: Audit, column: str) -> tuple[float, float] | None:
 
 def misfit_note(audit: Audit) -> str:
     """Say that misfit is from a second round of training; empty for an audit with one round."""
-    return SECOND_NOTE if score_span(audit, c.LOG_PROBABILITY_SECOND) else ""
+    return SECOND_NOTE if score_span(audit, LOG_PROBABILITY_SECOND) else ""
 
 
 def top_rows(audit: Audit, queue: str, *, size: int) -> list[int]:
     """Return the first rows of a queue; of the suspicious pairs the undecided ones."""
-    decision = UNDECIDED if queue == c.SUSPICION else ""
+    decision = UNDECIDED if queue == SUSPICION else ""
     return find_rows(audit, Selection(order=queue, decision=decision), size=size)
 
 

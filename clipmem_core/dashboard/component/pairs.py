@@ -28,7 +28,7 @@ from clipmem_core.dashboard.page import (
     write_selection,
 )
 from clipmem_core.dashboard.plain import Uncertainty, cut, format_score, read_uncertainty
-from clipmem_core.figures import INJECTED_COLOUR, group_colour
+from clipmem_core.figures import GROUP_COLOURS, INJECTED_COLOUR
 from clipmem_core.review.cards import FirstCaption, PairCard, first_captions, shown_score
 from clipmem_core.review.decisions import decided
 from clipmem_core.review.rows import count_decided
@@ -231,7 +231,7 @@ def _card_data(
 ) -> dict[str, Any]:
     start, marks, reason = first
     decision = card.decision
-    facts = [(card.group, group_colour(card.group), "group")]
+    facts = [(card.group, GROUP_COLOURS[card.group], "group")]
     if card.injected:
         facts.append((card.injected, INJECTED_COLOUR, "injected error"))
     more = [f"id: {cut(card.pair_id, _CAPTION_LIMIT)}"]
