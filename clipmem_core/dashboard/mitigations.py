@@ -38,7 +38,6 @@ from clipmem_core.io import InputError
 from clipmem_core.studies import lab
 from clipmem_core.studies import results as r
 from clipmem_core.studies.arm import BASELINE, Arm
-from clipmem_core.studies.results import open_study
 
 # Key in the session of the name by which its page is known to the workers
 _SESSION = "mitigation-session"
@@ -167,7 +166,7 @@ def _follow_job(audit: Audit, arm: Arm, seen: int) -> None:
 
 def draw_study(name: str) -> None:
     """Draw the results of a study."""
-    study = open_study(name)
+    study = r.open_study(name)
     compared = r.differences(study.rows)
     titles = study.request["arms"]
     for arm, title in titles.items():
