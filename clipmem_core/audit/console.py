@@ -145,7 +145,8 @@ def write_audit_results(audit: Audit, path: Path) -> None:
         path,
         result_rows(audit),
         command=command_of(audit),
-        machine=machine_line(record.machine, record.config),
+        machine=record.machine,
+        config=record.config,
         seeds=", ".join(f"{name} {seed}" for name, seed in record.seeds.items()),
         notes=[
             f"pairs: {record.pairs:,}, of which external (the gallery) {record.external_pairs:,}",
@@ -154,23 +155,25 @@ def write_audit_results(audit: Audit, path: Path) -> None:
     )
 
 
-def machine_line(machine: Mapping[str, Any], config: AuditConfig) -> str:
-    """Return a line about the machine and how a config uses it."""
-    training = f"{config.device}, {config.precision}, {config.threads} threads a member"
-    return f"{machine['processor']}, {machine['cores']} cores; {training}"
-
-
 def write_results(
     path: Path,
     rows: pd.DataFrame,
     *,
     command: str,
-    machine: str,
+    machine: Mapping[str, Any],
+    config: AuditConfig,
     seeds: str,
     notes: Sequence[str],
 ) -> None:
-    """Write results below comment lines with the command, the machine, the seeds and notes."""
-    head = [f"command: {command}", f"machine: {machine}", f"seeds: {seeds}", *notes]
+    """Write results below comment lines with the command, the machine and how a config uses it, the
+    seeds and notes."""
+    head = [
+        f"command: {command}",
+        f"machine: {machine['processor']}, {machine['cores']} cores; {config.device}, "
+        f"{config.precision}, {config.threads} threads a member",
+        f"seeds: {seeds}",
+        *notes,
+    ]
     write_csv(path, head, rows)
 
 

@@ -31,6 +31,7 @@ from clipmem_core.io import InputError, read_json, save_array, write_once
 from clipmem_core.mitigations import Vocabulary, mitigations_of, pairs_with
 from clipmem_core.scores import detectors
 from clipmem_core.scores.utility import linear_probe, retrieval_recalls, zero_shot
+from clipmem_core.scores.words import group_starts
 from clipmem_core.training import model as models
 from clipmem_core.training.model import (
     LockedModel,
@@ -246,7 +247,7 @@ def open_shared(folder: Path) -> Shared:
     data = TrainingData(
         pixels=pixels,
         tokens=cached_tokens(config.model, pairs) if features.text is None else features.text,
-        caption_start=_caption_starts(audit),
+        caption_start=group_starts(store.caption_counts(audit)),
         keys=keys,
         rows=np.array([], dtype=np.int64),
         external=external,
@@ -282,12 +283,6 @@ def cached_tokens(model: str, pairs: pd.DataFrame) -> np.ndarray:
     return np.load(path)
 
 
-def _caption_starts(audit: Audit) -> np.ndarray:
-    """Return the number of each pair's first caption, and at the end the number of captions, int64
-    [n_pairs + 1]."""
-    return np.concatenate([[0], np.cumsum(store.caption_counts(audit))]).astype(np.int64)
-
-
 def _vocabulary(
     config: AuditConfig, tokens: np.ndarray, start: np.ndarray, rows: np.ndarray
 ) -> Vocabulary | None:
@@ -306,7 +301,7 @@ def vocabulary_of_member(audit: Audit, name: str) -> Vocabulary | None:
         return None  # without reading every caption
     rows = np.flatnonzero(audit.membership[name])
     tokens = cached_tokens(config.model, audit.pairs)
-    return _vocabulary(config, tokens, _caption_starts(audit), rows)
+    return _vocabulary(config, tokens, group_starts(store.caption_counts(audit)), rows)
 
 
 def view_maker(
@@ -411,7 +406,7 @@ def _score_captions(
     of_decoys = scores[n_captions:]
     path = run.folder / TRAJECTORY
     if path.is_file():
-        scores[:n_captions, 2] = _learned_captions(run, store.read_array(path, shared=True))
+        scores[:n_captions, 2] = _learned_captions(run, store.read_array(path))
     done = 0
     for vectors in blocks:
         pair = owner[done : done + len(vectors)]

@@ -37,6 +37,7 @@ from clipmem_core.io import InputError, save_array
 from clipmem_core.scores.evidence import Probabilities, draw_decoys, probabilities
 from clipmem_core.scores.membership import Membership, side_means
 from clipmem_core.scores.prevalence import SECOND_ROUND_FROM, likely_wrong
+from clipmem_core.scores.words import group_starts
 
 
 @dataclass
@@ -176,7 +177,7 @@ class ExtractFeatures(Stage):
         has_captions = config.lock_text or config.features
         several = run.caption_counts.max(initial=0) > 1
         if run.predicts_words and has_captions and several and not path.is_file():
-            start = np.concatenate([[0], np.cumsum(run.caption_counts)])
+            start = group_starts(run.caption_counts)
             clusters = store.read_prepared(audit.folder).clusters
             features = prepare.caption_features(audit)
             save_array(draw_decoys(features, start, clusters, seed=config.seed), path)
@@ -278,7 +279,7 @@ class Score(Stage):
         sides = run.evidence.sides
         if run.left_out:
             folders = [audit.member(name) / store.SECOND for name in audit.record.members]
-            fits = [store.read_array(folder / store.SECOND_FIT, shared=True) for folder in folders]
+            fits = [store.read_array(folder / store.SECOND_FIT) for folder in folders]
             second = side_means(fits, sides.membership.trained)[1]
             scores = scoring.update_scores(scores, **{c.LOG_PROBABILITY_SECOND: second})
         captions, of_captions = scoring.caption_table(

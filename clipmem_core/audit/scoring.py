@@ -28,6 +28,7 @@ from clipmem_core.scores.prevalence import whole_count
 from clipmem_core.scores.progress import Posterior
 from clipmem_core.scores.registry import BY_NAME, DETECTION_SCORES, INJECTED_SCORES, SCORE_COLUMNS
 from clipmem_core.scores.uncertainty import NoiseModel, share_above, standard_errors
+from clipmem_core.scores.words import group_starts
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
 UNUSABLE = "rows that cannot be used"
@@ -101,7 +102,7 @@ def gather_evidence(audit: Audit) -> Evidence:
         logit_scales.append(logit_scale_of(checkpoint) if checkpoint.is_file() else np.nan)
         path = folder / TRAJECTORY
         if path.is_file():
-            learned = detectors.mean_over_epochs(store.read_array(path, shared=True))
+            learned = detectors.mean_over_epochs(store.read_array(path))
             trajectories.append(spill_to_disk(learned, audit.folder))
     most_captions = config.eval_captions or np.iinfo(np.int32).max
     return Evidence(
@@ -362,7 +363,7 @@ def caption_table(
     """
     n_captions = int(counts.sum())
     owner = np.repeat(np.arange(len(counts)), counts)
-    start = np.concatenate([[0], np.cumsum(counts)])
+    start = group_starts(counts)
     decoys = store.read_decoys(audit)
     if counts.max(initial=0) > 1:
         # A member must have seen neither the picture nor the decoy; a caption is its own decoy
@@ -413,10 +414,7 @@ def _mean_over_members(
     """Return the mean of a column of captions.npy over the members that trained, or did not, on
     both pairs of each row, int64 [n_captions + n_decoys, 2]."""
     folders = map(audit.member, sides.membership.members)
-    columns = (
-        store.read_array(folder / store.CAPTION_SCORES, shared=True)[:, column]
-        for folder in folders
-    )
+    columns = (store.read_array(folder / store.CAPTION_SCORES)[:, column] for folder in folders)
     return detectors.nan_mean(
         np.where((trained[pairs] == trained_on).all(axis=1), values, np.nan)
         for values, trained in zip(columns, sides.membership.trained, strict=True)

@@ -36,6 +36,7 @@ from clipmem_core.audit.store import Audit
 from clipmem_core.io import InputError
 from clipmem_core.mitigations import can_cut_text
 from clipmem_core.scores.encoders import UnitTally
+from clipmem_core.scores.words import group_starts
 from clipmem_core.training.model import (
     Model,
     autocast,
@@ -248,7 +249,7 @@ def _caption_batches(
     counts = np.diff(data.caption_start)
     counts = np.minimum(counts, first) if first else counts
     for block in evaluation_batches(rows[np.argsort(longest[rows], kind="stable")]):
-        start = np.concatenate([[0], np.cumsum(counts[block])])
+        start = group_starts(counts[block])
         first_caption = data.caption_start[block] - start[:-1]
         captions = np.repeat(first_caption, counts[block]) + np.arange(start[-1])
         yield block, captions, start

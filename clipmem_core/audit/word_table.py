@@ -38,6 +38,7 @@ from clipmem_core.scores.words import (
     WORD_PATTERN,
     Words,
     changed_words,
+    group_starts,
     kind_of,
     split_words,
 )
@@ -319,7 +320,7 @@ def _word_rows(
     is_likelier = better_probability > probability[:, None]
     is_likelier &= better != words.ids[rows][:, None]
     is_likelier &= (surprise > NOTABLE)[:, None]
-    offsets = np.concatenate([[0], np.cumsum(is_likelier.sum(axis=1))]).astype(np.int32)
+    offsets = group_starts(is_likelier.sum(axis=1)).astype(np.int32)
     spelled = np.array(["", "", *words.spelled], dtype=object)[better[is_likelier]]
     likelier_probability = better_probability[is_likelier].astype(np.float32)
     columns = {

@@ -99,8 +99,8 @@ def split_words(captions: Iterable[Sequence[str]]) -> Words:
         spelled=[words[number] for number in order],
         vocabulary_size=size,
         ids=numbered,
-        caption_start=_starts(list(map(len, ids[1:]))),
-        pair_start=_starts(counts),
+        caption_start=group_starts(list(map(len, ids[1:]))),
+        pair_start=group_starts(counts),
         frequency=occurrences / max(occurrences.sum(), 1.0),
     )
 
@@ -117,12 +117,12 @@ def number_words(captions: Sequence[Sequence[str]], *, like: Words) -> Words:
         ids=np.array(
             [numbers.get(word.lower(), 1) for caption in listed for word in caption], np.int32
         ),
-        caption_start=_starts(list(map(len, listed))),
-        pair_start=_starts(list(map(len, captions))),
+        caption_start=group_starts(list(map(len, listed))),
+        pair_start=group_starts(list(map(len, captions))),
     )
 
 
-def _starts(counts: Sequence[int]) -> np.ndarray:
+def group_starts(counts: Sequence[int]) -> np.ndarray:
     """Return the first place of each group of so many, and the end, int64 [n + 1]."""
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 

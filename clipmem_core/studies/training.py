@@ -59,6 +59,7 @@ from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.io import InputError, save_array
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.encoders import contributions
+from clipmem_core.scores.words import group_starts
 from clipmem_core.studies import lab
 from clipmem_core.studies.arm import (
     BASELINE,
@@ -168,7 +169,7 @@ def _with_captions(shared: Shared, changes: PairChanges) -> Shared:
         list(changes.captions.get(row, texts)) for row, texts in enumerate(shared.pairs[c.CAPTIONS])
     ]
     pairs = shared.pairs.assign(**{c.CAPTIONS: pd.Series(captions)})
-    start = np.concatenate([[0], np.cumsum([len(texts) for texts in captions])]).astype(np.int64)
+    start = group_starts(list(map(len, captions)))
     features = shared.features
     tower = shared.towers.text
     if tower:
