@@ -15,7 +15,7 @@ from clipmem_core import columns as c
 from clipmem_core.audit import prepare, store
 from clipmem_core.audit.prepare import membership_of, sides_of
 from clipmem_core.audit.store import Audit, Record
-from clipmem_core.audit.verdict import BASIS, WRONG
+from clipmem_core.audit.verdict import WRONG
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.io import InputError, naming
 from clipmem_core.scores import attacks, detectors, memorization
@@ -157,7 +157,7 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, Any]]:
     swapped = detectors.swapped_csls(
         evidence.image, evidence.text, trained, external, seed=sides.seed
     )
-    learned = detectors.learned(evidence.log_probability) if evidence.log_probability else nan
+    learned = detectors.nan_mean(evidence.log_probability) if evidence.log_probability else nan
     values |= {
         c.CSLS_OUT: spill(csls),
         c.LOG_PROBABILITY_OUT: spill(log_probability),
@@ -263,8 +263,6 @@ def summary(evidence: Evidence, scores: pd.DataFrame, split: dict[str, Any]) -> 
         "encoders": {
             "image": _number(scores.loc[target, c.CLIPMEM_IMAGE].mean()),
             "text": _number(scores.loc[target, c.CLIPMEM_TEXT].mean()),
-            "null_image": _number(null[c.CLIPMEM_IMAGE].mean()),
-            "null_text": _number(null[c.CLIPMEM_TEXT].mean()),
             **split,
         },
         "external_pairs": len(null),
@@ -468,4 +466,4 @@ def whole_set(
         n_scored = int(np.isfinite(scores[c.CSLS_OUT]).sum())
         among = round(drawn * (n_scored - injected) / usable)
         rows.append(row(WRONG, estimate, among, low=low, high=high))
-    return {"pairs": record.pairs, "of": total, "basis": BASIS, "counts": rows}
+    return {"pairs": record.pairs, "of": total, "counts": rows}

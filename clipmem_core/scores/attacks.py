@@ -73,11 +73,7 @@ class Attacked:
 
 
 def attack(
-    alignments: Sequence[np.ndarray],
-    sides: MemberSides,
-    rows: np.ndarray,
-    *,
-    attacks: Sequence[str] = (BAVARIA, LIRA, RMIA, ALIGNMENT),
+    alignments: Sequence[np.ndarray], sides: MemberSides, rows: np.ndarray
 ) -> list[Attacked]:
     """Attack every member with the others; NaN where an attack needs a shadow on either side and a
     pair has none.
@@ -87,10 +83,9 @@ def attack(
     within one target.
 
     Args:
-        alignments: one array a member, [n_pairs] each, of at least `FEWEST_MEMBERS` members.
+        alignments: one array a member, [n_pairs] each.
         sides: who was trained on what.
         rows: the pairs that are attacked, int [n], ascending; no external ones.
-        attacks: which attacks, by name.
 
     Returns:
         One result a member, arrays [n].
@@ -109,7 +104,7 @@ def attack(
         used = _shadows(trained, target, replicate, key)
         inside = _side(centred, used & trained, noise)
         outside = _side(centred, used & ~trained, noise)
-        scores = {name: _SCORES[name](centred[target], inside, outside) for name in attacks}
+        scores = {name: score(centred[target], inside, outside) for name, score in _SCORES.items()}
         results.append(Attacked(trained[target], scores))
     return results
 

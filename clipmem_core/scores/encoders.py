@@ -211,7 +211,6 @@ class UnitTally:
         self.total = np.zeros(n_units)
         self.below = np.zeros(n_units)
         self.highest = np.zeros(n_units, np.float32)
-        self.second = np.zeros(n_units, np.float32)
         self.row = np.full(n_units, -1, dtype=np.int64)
         # The number of zeros, then of larger activations by their size
         self.histogram = np.zeros((n_units, 1 + BINS), dtype=np.int32)
@@ -235,10 +234,9 @@ class UnitTally:
         np.add.at(self.histogram.reshape(-1), bins.reshape(-1), np.int32(1))
 
     def _rank(self, rows: np.ndarray, values: np.ndarray) -> None:
-        """Store the two largest activations, and of equal ones the pair with the smaller number."""
+        """Store the largest activation, and of equal ones the pair with the smaller number."""
         seen = np.vstack([self.highest, values])
         seen_rows = np.vstack([self.row, np.broadcast_to(rows[:, None], values.shape)])
-        self.second = np.partition(np.vstack([self.second, seen]), -2, axis=0)[-2]
         self.highest = seen.max(axis=0)
         at_highest = seen == self.highest
         self.row = seen_rows.min(axis=0, where=at_highest, initial=np.iinfo(np.int64).max)
@@ -262,9 +260,8 @@ class UnitTally:
         """Return UnitMem from the counts, a row a unit.
 
         unitmem_mean (the paper's; exact), unitmem_median (by its code), median_error (its largest
-        possible error), max (activation on the pair with the largest), second (the next one),
-        rest_mean, rest_median, clipped (share of the activation, in absolute value, that was below
-        0), and row (the pair behind `max`; -1 for a silent unit).
+        possible error), clipped (share of the activation, in absolute value, that was below 0), and
+        row (the pair with the largest activation; -1 for a silent unit).
         """
         highest = self.highest.astype(np.float64)
         total = self.below + self.total
@@ -279,10 +276,6 @@ class UnitTally:
                 "unitmem_mean": unitmem(highest, np.minimum(rest_mean, highest)),
                 "unitmem_median": median,
                 "median_error": np.maximum(high - median, median - low),
-                "max": highest,
-                "second": self.second.astype(np.float64),
-                "rest_mean": rest_mean,
-                "rest_median": rest_median,
                 "clipped": np.divide(
                     self.below, total, out=np.zeros(len(highest)), where=total > 0
                 ),
@@ -291,8 +284,8 @@ class UnitTally:
         )
 
     def _rest_median(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the median over all pairs but the one behind `max`, and its largest error,
-        [n_units] each."""
+        """Return the median over all pairs but the one with the largest activation, and its largest
+        error, [n_units] each."""
         others = self.histogram.copy()
         others[np.arange(len(others)), self._bin(self.highest)] -= 1
         reached = others.cumsum(axis=1, dtype=np.int32)
