@@ -21,7 +21,6 @@ from clipmem_core.audit.settings import Towers, config_from, towers_of
 from clipmem_core.audit.status import Screen
 from clipmem_core.audit.store import Audit, MemberRecord, Record
 from clipmem_core.config import AuditConfig, as_dict, data_folder, fingerprint
-from clipmem_core.dataset.pixels import open_pixels
 from clipmem_core.draws import draw_keys
 from clipmem_core.embeddings import write_vectors
 from clipmem_core.features.cache import ComputeShards
@@ -234,14 +233,7 @@ def open_shared(folder: Path) -> Shared:
     towers, features = open_features(audit, record, pairs)
     pixels: Any
     if features.image is None:
-        pixels = open_pixels(
-            prepare.pixels_folder(audit),
-            rows=store.read_prepared(folder).cache_rows,
-            root=record.pictures,
-            images=pairs[c.IMAGE].tolist(),
-            size=config.cache_size,
-            resize_mode=config.resize_mode,
-        )
+        pixels = prepare.audit_pixels(audit, pairs[c.IMAGE])
     else:
         pixels = FeatureRows(features.image)
     data = TrainingData(

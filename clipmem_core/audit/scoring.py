@@ -85,17 +85,13 @@ def gather_evidence(audit: Audit) -> Evidence:
     names = audit.record.members
     table = store.read_table(audit.folder / store.MEMBERSHIP, columns=[c.GROUP, *names])
     sides = sides_of(audit, config, membership_of(table))
+    embeddings = [store.read_embeddings(audit.member(name)) for name in names]
     terms = []
-    image = []
-    text = []
     logit_scales = []
     trajectories = []
-    for name in names:
+    for name, vectors in zip(names, embeddings, strict=True):
         folder = audit.member(name)
-        embeddings = store.read_embeddings(folder)
-        image.append(embeddings[0])
-        text.append(embeddings[1])
-        values = pair_terms(*embeddings, sides.external)
+        values = pair_terms(*vectors, sides.external)
         stacked = spill_to_disk(np.stack(list(values.values())), audit.folder)
         terms.append(dict(zip(values, stacked, strict=True)))
         checkpoint = Path(audit.member_record(name).checkpoint or folder / CHECKPOINT)
@@ -110,8 +106,8 @@ def gather_evidence(audit: Audit) -> Evidence:
         sides=sides,
         views=1 if config.lock_image else config.views,
         terms=terms,
-        image=image,
-        text=text,
+        image=[image for image, _ in embeddings],
+        text=[text for _, text in embeddings],
         logit_scales=logit_scales,
         log_probability=trajectories if len(trajectories) == len(names) else [],
         n_captions=np.minimum(store.caption_counts(audit), most_captions),
