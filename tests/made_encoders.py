@@ -90,7 +90,7 @@ def paradigm_rows(
                 "clipped": 0.3,
             }
         )
-        rows[-1] |= {"unitmem_mean": value, "unitmem_median": value + 0.1, "median_error": 0.002}
+        rows[-1] |= {"unitmem_mean": value}
     return pd.DataFrame(rows)
 
 
