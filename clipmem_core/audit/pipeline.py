@@ -85,14 +85,6 @@ class Run:
 
         return read_words(self.audit)
 
-    @property
-    def words_missing(self) -> str:
-        """Why no word is predicted; empty if words are."""
-        config = self.audit.record.config
-        if config.lock_image or config.features:
-            return ""
-        return "the words of captions are scored with a locked image tower only"
-
     @functools.cached_property
     def evidence(self) -> scoring.Evidence:
         return scoring.gather_evidence(self.audit)
@@ -168,7 +160,6 @@ class ExtractFeatures(Stage):
     def run(self, run: Run) -> None:
         audit = run.audit
         config = audit.record.config
-        setup.check_prepared(audit)
         if run.importing:
             run.importing.join()
         ensure_pixels(audit, run.screen)
@@ -189,7 +180,8 @@ class PredictWords(Stage):
     name = status.WORDS
 
     def is_done(self, run: Run) -> bool:
-        return not run.predicts_words or bool(run.words_missing)
+        config = run.audit.record.config
+        return not (run.predicts_words and (config.lock_image or config.features))
 
     def run(self, run: Run) -> None:
         from clipmem_core.audit.word_table import ensure_words  # torch
@@ -325,7 +317,6 @@ class Judge(Stage):
         if run.left_out:
             results[SECOND_LEFT_OUT] = run.left_out
         verdict = judge(results, utility, record.config, towers=record.towers, cut=run.truncated)
-        verdict["words_missing"] = run.words_missing or None
         store.write_json(audit.folder / store.VERDICT, verdict)
 
 

@@ -119,8 +119,7 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Return every score of every pair (`SCORE_COLUMNS`), and how well clipmem was split between
     the encoders.
 
-    The split has fit, the mean of fit_by_member (of the maps between embeddings), and missing, why
-    there is none.
+    The split has fit, the mean over the maps between embeddings, and missing, why there is none.
     """
     sides = evidence.sides
     spill = functools.partial(spill_to_disk, folder=evidence.folder)
@@ -129,10 +128,9 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, Any]]:
     nan = np.full(len(external), np.nan)
     scores = memorization.memorization_table(evidence.terms, sides, keep=spill)
     values = {name: spill(scores.pop(name).to_numpy()) for name in map(str, scores.columns)}
-    split: dict[str, Any] = {"fit": None, "fit_by_member": {}, "missing": None}
+    split: dict[str, Any] = {"fit": None, "missing": None}
     try:
         parts, fits = contributions(evidence.image, evidence.text, sides)
-        split["fit_by_member"] = fits
         if fits:
             split["fit"] = float(np.mean(list(fits.values())))
     except InputError as error:

@@ -28,7 +28,6 @@ IMAGE_TOWER = "image"
 TEXT_TOWER = "text"
 TOWERS = (IMAGE_TOWER, TEXT_TOWER)
 UNITMEM_MEAN = "unitmem_mean"
-CLIPPED = "clipped"
 CLIP = "clip"
 SUPERVISED = "supervised"
 SELF_SUPERVISED = "self-supervised"
@@ -44,7 +43,7 @@ def layer_means(
     """Average UnitMem over the units of each layer that fire; also count all and the silent
     ones."""
     groups = units.assign(silent=units[UNITMEM_MEAN].isna()).groupby(list(by), sort=False)
-    means = groups[[UNITMEM_MEAN, CLIPPED]].mean()
+    means = groups[UNITMEM_MEAN].mean()
     return groups["silent"].agg(units="size", silent="sum").join(means).reset_index()
 
 

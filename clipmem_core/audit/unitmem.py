@@ -190,22 +190,22 @@ def count_units(
     model.eval()
     layers = unit_layers(model, tower)
     tally = UnitTally(sum(layers.widths))
-    # Of each layer, above 0 and below, [2, n, width]
+    # Of each layer, [n, width]
     means: list[Tensor] = [torch.empty(0)] * len(layers.widths)
     mask: Tensor | None = None  # bool [n, length], the tokens to average; None: all
 
     def note(layer: int, _module: nn.Module, _inputs: Any, activation: Tensor) -> None:
-        signed = (activation if layers.batch_first else activation.transpose(0, 1)).float()
-        length = signed.shape[1]
-        counted = torch.ones(1, length, device=signed.device) if mask is None else mask.float()
+        above = (
+            (activation if layers.batch_first else activation.transpose(0, 1)).float().clamp(min=0)
+        )
+        length = above.shape[1]
+        counted = torch.ones(1, length, device=above.device) if mask is None else mask.float()
         if length > counted.shape[1]:
             raise InputError(f"UnitMem cannot find the caption's tokens among {length}")
         weights = counted[:, None, :length] / counted.sum(dim=1)[:, None, None]
         # A mean over tokens as a product: on a CPU it takes half as long, but never in bfloat16.
-        with torch.autocast(signed.device.type, enabled=False):
-            above = torch.matmul(weights, signed.clamp(min=0)).squeeze(1)
-            mean = torch.matmul(weights, signed).squeeze(1)
-        means[layer] = torch.stack([above, above - mean])
+        with torch.autocast(above.device.type, enabled=False):
+            means[layer] = torch.matmul(weights, above).squeeze(1)
 
     config = run.config
     data = run.data
@@ -216,13 +216,13 @@ def count_units(
         if tower == t.IMAGE_TOWER:
             for block in evaluation_batches(rows):
                 pixels = data.pixels.gather(block)
-                total = np.zeros((2, len(block), sum(layers.widths)), np.float32)
+                total = np.zeros((len(block), sum(layers.widths)), np.float32)
                 for view in range(config.views):
                     images = views.evaluation_images(pixels, data.keys[block], view, config.device)
                     with autocast(config.precision, config.device):
                         model.visual(images)
-                    total += torch.cat(means, dim=2).cpu().numpy()
-                tally.add(block, *(total / config.views))
+                    total += torch.cat(means, dim=1).cpu().numpy()
+                tally.add(block, total / config.views)
                 report(tally.count)
         else:
             cut = can_cut_text(model)
@@ -234,8 +234,8 @@ def count_units(
                 mask = places <= torch.where(tokens != 0, places, 0).amax(dim=1)[:, None]
                 with autocast(config.precision, config.device):
                     encode_text(model, tokens, cut=cut)
-                signs = torch.cat(means, dim=2).cpu().numpy()
-                tally.add(block, *(mean_by_pair(sign, start) for sign in signs))
+                values = torch.cat(means, dim=1).cpu().numpy()
+                tally.add(block, mean_by_pair(values, start))
                 report(tally.count)
     return tally
 

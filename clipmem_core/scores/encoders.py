@@ -195,28 +195,25 @@ class UnitTally:
     """Streams activations batch by batch, in memory that depends only on the number of units.
 
     UnitMem is bounded where activations are not negative, as those of the paper's ReLU networks; a
-    transformer's GELU goes down to −0.17. So activations below 0 count as 0 (token by token, before
-    any mean), and `clipped` is the share that this leaves out.
+    transformer's GELU goes down to −0.17. So activations below 0 count as 0, token by token, before
+    any mean.
     """
 
     def __init__(self, n_units: int) -> None:
         self.count = 0
         self.total = np.zeros(n_units)
-        self.below = np.zeros(n_units)
         self.highest = np.zeros(n_units)
         self.row = np.full(n_units, -1, dtype=np.int64)
 
-    def add(self, rows: np.ndarray, values: np.ndarray, below: np.ndarray) -> None:
+    def add(self, rows: np.ndarray, values: np.ndarray) -> None:
         """Count a batch of pairs. Of equal activations the pair with the smaller number counts.
 
         Args:
             rows: the pairs, int64 [n]; each comes once in all batches.
             values: mean activations, those below 0 counted as 0, float32 [n, n_units].
-            below: the mean absolute value of what that left out, float32 [n, n_units].
         """
         self.count += len(rows)
         self.total += values.sum(axis=0, dtype=np.float64)
-        self.below += below.sum(axis=0, dtype=np.float64)
         seen = np.vstack([self.highest, values])
         seen_rows = np.vstack([self.row, np.broadcast_to(rows[:, None], values.shape)])
         self.highest = seen.max(axis=0)
@@ -224,16 +221,8 @@ class UnitTally:
         self.row = seen_rows.min(axis=0, where=at_highest, initial=np.iinfo(np.int64).max)
 
     def scores(self) -> pd.DataFrame:
-        """Return UnitMem, a row a unit: unitmem_mean, clipped (share of the activation, in absolute
-        value, that was below 0), and row (the pair with the largest activation; -1 for a silent
-        unit)."""
-        total = self.below + self.total
+        """Return UnitMem, a row a unit: unitmem_mean, and row (the pair with the largest activation;
+        -1 for a silent unit)."""
         rest = np.maximum(self.total - self.highest, 0) / (self.count - 1)
-        clipped = np.divide(self.below, total, out=np.zeros(len(total)), where=total > 0)
-        return pd.DataFrame(
-            {
-                "unitmem_mean": unitmem(self.highest, np.minimum(rest, self.highest)),
-                "clipped": clipped,
-                "row": self.row,
-            }
-        )
+        values = unitmem(self.highest, np.minimum(rest, self.highest))
+        return pd.DataFrame({"unitmem_mean": values, "row": self.row})

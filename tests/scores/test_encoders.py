@@ -83,7 +83,7 @@ def streamed(values: np.ndarray, order: np.ndarray, *, batch: int) -> pd.DataFra
     """Count a table [n_pairs, n_units] batch by batch."""
     tally = UnitTally(values.shape[1])
     for part in np.split(order, range(batch, len(order), batch)):
-        tally.add(part, values[part], np.zeros_like(values[part]))
+        tally.add(part, values[part])
     return tally.scores()
 
 
@@ -116,10 +116,3 @@ def test_streaming_in_any_order_is_the_table_in_memory(
         assert found.row == row
     assert np.isnan(scores.unitmem_mean[4])
     assert scores.row[4] == -1
-
-
-def test_clipped_is_the_share_below_zero() -> None:
-    tally = UnitTally(3)
-    values = np.array([[3, 0, 1], [0, 0, 1]], dtype=np.float32)
-    tally.add(np.array([4, 9]), values, np.array([[0, 0.1, 0.5], [1, 0, 0.5]], dtype=np.float32))
-    np.testing.assert_allclose(tally.scores().clipped, [0.25, 1, 1 / 3])
