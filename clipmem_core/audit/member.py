@@ -16,7 +16,7 @@ import torch
 
 from clipmem_core import columns as c
 from clipmem_core.audit import prepare, store
-from clipmem_core.audit.executor import Executor, Task, TaskEvents, program_of
+from clipmem_core.audit.executor import Executor, Task, TaskEvents
 from clipmem_core.audit.settings import Towers, config_from, towers_of
 from clipmem_core.audit.status import Screen
 from clipmem_core.audit.store import Audit, MemberRecord, Record
@@ -111,10 +111,10 @@ def shards_by(executor: Executor | None, config: AuditConfig, root: Path) -> Com
         store.write_json(part / _REQUEST, request)
         for name in names:
             (part / name).mkdir(exist_ok=True)
-        program = program_of("clipmem_core.audit.member:run_shards", part)
+        work = "clipmem_core.audit.member:run_shards"
         groups = [tuple(names[start : start + _SHARDS]) for start in range(0, len(names), _SHARDS)]
         tasks = [
-            Task(tuple(part / name for name in group), program, group, config.threads, "shard")
+            Task(tuple(part / name for name in group), work, part, group, config.threads, "shard")
             for group in groups
         ]
         return executor(tasks)

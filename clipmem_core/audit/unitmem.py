@@ -195,9 +195,8 @@ def count_units(
     mask: Tensor | None = None  # bool [n, length], the tokens to average; None: all
 
     def note(layer: int, _module: nn.Module, _inputs: Any, activation: Tensor) -> None:
-        above = (
-            (activation if layers.batch_first else activation.transpose(0, 1)).float().clamp(min=0)
-        )
+        above = activation if layers.batch_first else activation.transpose(0, 1)
+        above = above.float().clamp(min=0)
         length = above.shape[1]
         counted = torch.ones(1, length, device=above.device) if mask is None else mask.float()
         if length > counted.shape[1]:

@@ -25,7 +25,6 @@ from clipmem_core.audit.executor import (
     Task,
     in_this_process,
     local_processes,
-    program_of,
 )
 from clipmem_core.audit.member import Shared, open_shared
 from clipmem_core.audit.store import Audit
@@ -230,8 +229,11 @@ def ensure_words(
     missing = [name for name in HALVES if not (folder / name / _PREDICTED).is_file()]
     for name in missing:
         (folder / name).mkdir(parents=True, exist_ok=True)
-    program = program_of("clipmem_core.audit.word_table:run_halves", audit.folder)
-    tasks = [Task((folder / name,), program, (name,), threads, "word model") for name in missing]
+    work = "clipmem_core.audit.word_table:run_halves"
+    tasks = [
+        Task((folder / name,), work, audit.folder, (name,), threads, "word model")
+        for name in missing
+    ]
     if executor is None:
         is_small = len(words.caption_start) - 1 < SMALL
         executor = (

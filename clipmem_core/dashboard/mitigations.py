@@ -16,7 +16,7 @@ import streamlit as st
 
 from clipmem_core import columns as c
 from clipmem_core import glossary
-from clipmem_core.audit.executor import STDERR, Task, program_of, start
+from clipmem_core.audit.executor import STDERR, Task, start
 from clipmem_core.audit.settings import shares_process, side_by_side
 from clipmem_core.audit.status import Task as JobTask
 from clipmem_core.audit.status import jobs_folder
@@ -100,9 +100,9 @@ def ensure_workers(audit: Audit) -> Workers:
     folders = [audit.folder / MITIGATIONS / f".worker-{name}" for name in names]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
-    program = program_of("clipmem_core.studies.training:serve", audit.folder)
+    work = "clipmem_core.studies.training:serve"
     tasks = [
-        Task((folder,), program, (name,), audit.record.threads)
+        Task((folder,), work, audit.folder, (name,), audit.record.threads)
         for folder, name in zip(folders, names, strict=True)
     ]
     workers.faults = [folder / STDERR for folder in folders]

@@ -221,7 +221,7 @@ class UnitTally:
         self.row = seen_rows.min(axis=0, where=at_highest, initial=np.iinfo(np.int64).max)
 
     def scores(self) -> pd.DataFrame:
-        """Return UnitMem, a row a unit: unitmem_mean, and row (the pair with the largest activation;
+        """Return a row a unit: unitmem_mean, and row (the pair with the largest activation;
         -1 for a silent unit)."""
         rest = np.maximum(self.total - self.highest, 0) / (self.count - 1)
         values = unitmem(self.highest, np.minimum(rest, self.highest))
