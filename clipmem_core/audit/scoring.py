@@ -318,14 +318,14 @@ def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any
     sides = evidence.sides
     members = sides.membership.members
     if len(members) < attacks.FEWEST_MEMBERS:
-        table = pd.DataFrame({"measure": attacks.ROC_MEASURES})
-        table = table.reindex(columns=attacks.ATTACK_COLUMNS)
-        table["attack"] = attacks.BAVARIA
-        table["targets"] = 0
-        table["missing"] = (
-            f"needs at least {attacks.FEWEST_MEMBERS} members, a target and a shadow on either "
-            f"side, not {len(members)}"
-        )
+        row = {
+            "attack": attacks.BAVARIA,
+            "measure": attacks.ROC_MEASURES,
+            "targets": 0,
+            "missing": f"needs at least {attacks.FEWEST_MEMBERS} members, a target and a shadow on "
+            f"either side, not {len(members)}",
+        }
+        table = pd.DataFrame(row, columns=attacks.ATTACK_COLUMNS)
         return pd.DataFrame(columns=c.UTILITY_COLUMNS), json_rows(table)
     attacked = np.flatnonzero(np.isin(sides.membership.group, c.SCORED_GROUPS))
     if len(attacked) > MAX_ATTACKED:

@@ -122,7 +122,7 @@ def number_words(captions: Sequence[Sequence[str]], *, like: Words) -> Words:
     )
 
 
-def group_starts(counts: Sequence[int]) -> np.ndarray:
+def group_starts(counts: Sequence[int] | np.ndarray) -> np.ndarray:
     """Return the first place of each group of so many, and the end, int64 [n + 1]."""
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
