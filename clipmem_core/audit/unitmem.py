@@ -60,8 +60,12 @@ def run_units(audit: Audit, *, members: Sequence[str] = (), screen: Screen) -> N
         path.parent.mkdir(parents=True, exist_ok=True)
         run = open_member(audit.folder, name)
         torch.set_num_threads(run.record.threads)  # as when it was trained
-        measure = measure_units if table == t.UNITS else measure_references
-        store.write_table(path, measure(run, screen))
+        if table == t.UNITS:
+            model = trained_model(run)
+            units = measure_model(run, model, t.TOWERS, run.data.rows, label=name, screen=screen)
+        else:
+            units = measure_references(run, screen)
+        store.write_table(path, units)
 
 
 def say_units(audit: Audit, *, screen: Screen) -> None:
@@ -91,12 +95,6 @@ def check_members(audit: Audit, members: Sequence[str] = ()) -> list[str]:
             f"audit {audit.name!r} has no member {unknown[0]!r}: it has {', '.join(names)}"
         )
     return list(dict.fromkeys(members or names))
-
-
-def measure_units(run: MemberRun, screen: Screen) -> pd.DataFrame:
-    """Measure both encoders of a member on its training pairs, as `unit_table`."""
-    model = trained_model(run)
-    return measure_model(run, model, t.TOWERS, run.data.rows, label=run.name, screen=screen)
 
 
 def measure_references(run: MemberRun, screen: Screen) -> pd.DataFrame:

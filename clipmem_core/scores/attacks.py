@@ -160,12 +160,12 @@ def rmia(values: np.ndarray, inside: Side, outside: Side) -> np.ndarray:
     return values - (inside.mean_or_nan + outside.mean_or_nan) / 2
 
 
-def _alignment(values: np.ndarray, inside: Side, outside: Side) -> np.ndarray:
-    """Return the target's alignments, whatever the shadows."""
-    return values
-
-
-_SCORES = {BAVARIA: bavaria, LIRA: lira, RMIA: rmia, ALIGNMENT: _alignment}
+_SCORES = {
+    BAVARIA: bavaria,
+    LIRA: lira,
+    RMIA: rmia,
+    ALIGNMENT: lambda values, inside, outside: values,  # whatever the shadows
+}
 
 
 def _shadows(
