@@ -16,7 +16,7 @@ import streamlit as st
 
 from clipmem_core import columns as c
 from clipmem_core import glossary
-from clipmem_core.audit.executor import STDERR, Task, program_of, start
+from clipmem_core.audit.executor import STDERR, Task, start
 from clipmem_core.audit.settings import shares_process, side_by_side
 from clipmem_core.audit.status import Task as JobTask
 from clipmem_core.audit.status import jobs_folder
@@ -95,11 +95,11 @@ def ensure_workers(audit: Audit) -> Workers:
         return workers  # those of another server are at work
     workers.started = time.monotonic()
     workers.processes = {}
-    program = program_of("clipmem_core.studies.training:serve", audit.folder)
+    work = "clipmem_core.studies.training:serve"
     for number in range(side_by_side(audit.record.config)):
         folder = audit.folder / MITIGATIONS / f".worker-{number}"
         folder.mkdir(parents=True, exist_ok=True)
-        task = Task((folder,), program, (str(number),), audit.record.threads)
+        task = Task((folder,), work, audit.folder, (str(number),), audit.record.threads)
         workers.processes[folder / STDERR] = start(task)
     return workers
 

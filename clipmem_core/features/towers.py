@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from clipmem_core.dataset.readers.remote import hub_answers
+from clipmem_core.dataset.readers.remote import hub_answers, reason_of
 from clipmem_core.features.cache import tower_key
 from clipmem_core.io import InputError
 
@@ -154,31 +154,18 @@ _TIMM_LIBRARIES = ("torch", "timm", "pillow")
 _SENTENCE_LIBRARIES = ("torch", "sentence-transformers", "transformers", "tokenizers")
 
 
-def reason_of(error: Exception) -> str:
-    """Return the message of another library's error as one line."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
 def autocast(tower: Tower) -> torch.autocast:
     """Return the context of a tower's precision: bfloat16 products for amp_bf16, no change for
     fp32."""
     return torch.autocast(tower.device, torch.bfloat16, enabled=tower.precision == "amp_bf16")
 
 
-def efficientnet_lite(
-    name: str = "efficientnet-lite2",
-    *,
-    size: int = 0,
-    precision: Precision = "fp32",
-    device: str = "cpu",
-) -> Tower:
+def efficientnet_lite(name: str = "efficientnet-lite2", *, size: int) -> Tower:
     """Return an EfficientNet-Lite: features are the 1,280 pooled channels before the classifier.
 
     Args:
         name: a name in `LITE`.
         size: side of the square that pictures are resized to, in pixels; 0 for 192.
-        precision: of the matrix products.
-        device: cpu or cuda.
     """
     weights = LITE[name]
     return Tower(
@@ -189,8 +176,6 @@ def efficientnet_lite(
         sha256=weights.sha256,
         dim=1280,
         size=size or _SIZE,
-        precision=precision,
-        device=device,
         seen="It was trained on ImageNet's 1.28 million labelled photographs; a picture of yours "
         "may be one of them.",
         libraries=_TIMM_LIBRARIES,
@@ -208,28 +193,17 @@ def _load_lite(tower: Tower) -> Opened:
     state = torch.load(LITE[tower.name].path, weights_only=True)
     tensors = (tensor for key, tensor in state.items() if not key.startswith("_fc."))
     model.load_state_dict(dict(zip(model.state_dict(), tensors, strict=True)))
-    bf16_on_cpu = tower.precision == "amp_bf16" and tower.device == "cpu"
-    one_pass = bf16_on_cpu and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    _fold_batch_norm(model.eval(), one_pass=one_pass)
+    _fold_batch_norm(model.eval())
     return _open_network(tower, model, LITE_MEAN, LITE_DEVIATION)
 
 
-def timm_tower(
-    name: str,
-    *,
-    size: int = 0,
-    checkpoint: str = "",
-    precision: Precision = "fp32",
-    device: str = "cpu",
-) -> Tower:
+def timm_tower(name: str, *, size: int, checkpoint: str) -> Tower:
     """Return a timm model: features are the input of its classifier.
 
     Args:
         name: a model of timm's.
         size: side of the square that pictures are resized to, in pixels; 0 for the model's own.
         checkpoint: a file of weights; empty for the model's own, from the hub.
-        precision: of the matrix products.
-        device: cpu or cuda.
     """
     import timm
 
@@ -263,20 +237,13 @@ def timm_tower(
         sha256=weights_sha256(model),
         dim=int(model.num_features),
         size=size or int(preprocess["input_size"][1]),
-        precision=precision,
-        device=device,
         libraries=_TIMM_LIBRARIES,
         load=lambda tower: _open_network(tower, model, mean, deviation),
     )
 
 
-def minilm(*, precision: Precision = "fp32", device: str = "cpu") -> Tower:
-    """Return all-MiniLM-L6-v2: features are unit sentence embeddings of 384 dimensions.
-
-    Args:
-        precision: of the matrix products.
-        device: cpu or cuda.
-    """
+def minilm() -> Tower:
+    """Return all-MiniLM-L6-v2: features are unit sentence embeddings of 384 dimensions."""
     return Tower(
         name=MINILM.tower,
         kind="text",
@@ -285,8 +252,6 @@ def minilm(*, precision: Precision = "fp32", device: str = "cpu") -> Tower:
         sha256=MINILM.sha256,
         dim=384,
         context=256,
-        precision=precision,
-        device=device,
         seen="It was trained on a billion pairs of sentences from the web, with the captions of "
         "COCO and Flickr30k.",
         libraries=_SENTENCE_LIBRARIES,
@@ -302,7 +267,7 @@ def _load_minilm(tower: Tower) -> Opened:
         return _open_sentences(tower, _sentence_model(folder, tower.precision, tower.device))
 
 
-def sentence_tower(name: str, *, precision: Precision = "fp32", device: str = "cpu") -> Tower:
+def sentence_tower(name: str, *, precision: Precision, device: str) -> Tower:
     """Return a sentence-transformers or transformers model: features are sentence embeddings.
 
     Args:
@@ -472,32 +437,8 @@ def _runners(
     return embed, compile_network if can_compile else None
 
 
-class _ConvolutionReLU6(nn.Module):
-    """A convolution and ReLU6 in one pass over memory, as oneDNN computes them in torch's compiled
-    models."""
-
-    def __init__(self, convolution: Any) -> None:
-        from timm.layers import Conv2dSame, pad_same
-
-        super().__init__()
-        self.convolution = convolution
-        self.pad = pad_same if isinstance(convolution, Conv2dSame) else None
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        layer = self.convolution
-        padding = layer.padding
-        if self.pad:
-            x = self.pad(x, layer.kernel_size, layer.stride, layer.dilation)
-            padding = (0, 0)
-        settings = padding, layer.stride, layer.dilation, layer.groups, "hardtanh", [0.0, 6.0], ""
-        return torch.ops.mkldnn._convolution_pointwise(x, layer.weight, layer.bias, *settings)
-
-
-def _fold_batch_norm(model: nn.Module, *, one_pass: bool) -> None:
-    """Fold each batch norm into its convolution: equal up to rounding, and a quarter faster.
-
-    With `one_pass` also each ReLU6, which saves an eighth of the time in bfloat16.
-    """
+def _fold_batch_norm(model: nn.Module) -> None:
+    """Fold each batch norm into its convolution: equal up to rounding, and a quarter faster."""
     from timm.layers import BatchNormAct2d
 
     convolution = ""
@@ -505,7 +446,6 @@ def _fold_batch_norm(model: nn.Module, *, one_pass: bool) -> None:
         if isinstance(module, nn.Conv2d):
             convolution = name
         elif isinstance(module, BatchNormAct2d):
-            folded: Any = fuse_conv_bn_eval(cast(Any, model.get_submodule(convolution)), module)
-            fused = one_pass and isinstance(module.act, nn.ReLU6)
-            model.set_submodule(convolution, _ConvolutionReLU6(folded) if fused else folded)
-            model.set_submodule(name, nn.Identity() if fused else module.act)
+            folded = fuse_conv_bn_eval(cast(Any, model.get_submodule(convolution)), module)
+            model.set_submodule(convolution, folded)
+            model.set_submodule(name, module.act)
