@@ -193,7 +193,9 @@ def _load_lite(tower: Tower) -> Opened:
     state = torch.load(LITE[tower.name].path, weights_only=True)
     tensors = (tensor for key, tensor in state.items() if not key.startswith("_fc."))
     model.load_state_dict(dict(zip(model.state_dict(), tensors, strict=True)))
-    _fold_batch_norm(model.eval())
+    bf16_on_cpu = tower.precision == "amp_bf16" and tower.device == "cpu"
+    one_pass = bf16_on_cpu and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    _fold_batch_norm(model.eval(), one_pass=one_pass)
     return _open_network(tower, model, LITE_MEAN, LITE_DEVIATION)
 
 
@@ -437,8 +439,32 @@ def _runners(
     return embed, compile_network if can_compile else None
 
 
-def _fold_batch_norm(model: nn.Module) -> None:
-    """Fold each batch norm into its convolution: equal up to rounding, and a quarter faster."""
+class _ConvolutionReLU6(nn.Module):
+    """A convolution and ReLU6 in one pass over memory, as oneDNN computes them in torch's compiled
+    models."""
+
+    def __init__(self, convolution: Any) -> None:
+        from timm.layers import Conv2dSame, pad_same
+
+        super().__init__()
+        self.convolution = convolution
+        self.pad = pad_same if isinstance(convolution, Conv2dSame) else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        layer = self.convolution
+        padding = layer.padding
+        if self.pad:
+            x = self.pad(x, layer.kernel_size, layer.stride, layer.dilation)
+            padding = (0, 0)
+        settings = padding, layer.stride, layer.dilation, layer.groups, "hardtanh", [0.0, 6.0], ""
+        return torch.ops.mkldnn._convolution_pointwise(x, layer.weight, layer.bias, *settings)
+
+
+def _fold_batch_norm(model: nn.Module, *, one_pass: bool) -> None:
+    """Fold each batch norm into its convolution: equal up to rounding, and a quarter faster.
+
+    With `one_pass` also each ReLU6, which saves an eighth of the time in bfloat16.
+    """
     from timm.layers import BatchNormAct2d
 
     convolution = ""
@@ -446,6 +472,7 @@ def _fold_batch_norm(model: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):
             convolution = name
         elif isinstance(module, BatchNormAct2d):
-            folded = fuse_conv_bn_eval(cast(Any, model.get_submodule(convolution)), module)
-            model.set_submodule(convolution, folded)
-            model.set_submodule(name, module.act)
+            folded: Any = fuse_conv_bn_eval(cast(Any, model.get_submodule(convolution)), module)
+            fused = one_pass and isinstance(module.act, nn.ReLU6)
+            model.set_submodule(convolution, _ConvolutionReLU6(folded) if fused else folded)
+            model.set_submodule(name, nn.Identity() if fused else module.act)
