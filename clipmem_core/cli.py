@@ -14,14 +14,23 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args, get_origin
 
 from clipmem_core import __version__, open_audit
-from clipmem_core import config as configs
-from clipmem_core.config import AuditConfig, SourceOptions, preset_config
+from clipmem_core.config import (
+    ARM_FIELDS,
+    DEFAULT_PRESET,
+    FIELDS,
+    AuditConfig,
+    SourceOptions,
+    as_dict,
+    data_folder,
+    did_you_mean,
+    flat,
+    preset_config,
+)
 from clipmem_core.io import InputError
 
 if TYPE_CHECKING:  # a command imports only what it needs, to start faster
     from clipmem_core.audit.console import RichScreen
     from clipmem_core.audit.executor import Executor
-    from clipmem_core.audit.store import Audit
 
 _DONE = 0
 _FAILED = 1
@@ -35,19 +44,13 @@ Engine = Annotated[
     Literal["local", "ray"], "what runs the work: this machine, or the Ray cluster of RAY_ADDRESS"
 ]
 Texts = tuple[str, ...]
-LOCKED = preset_config(configs.DEFAULT_PRESET)
+LOCKED = preset_config(DEFAULT_PRESET)
 
 
 def _screen(batch_size: int = 0) -> "RichScreen":
     from clipmem_core.audit.console import RichScreen
 
     return RichScreen(batch_size)
-
-
-def _opened(name: str) -> "Audit":
-    from clipmem_core.audit.store import open_audit
-
-    return open_audit(name)
 
 
 def _executor(engine: str, config: AuditConfig) -> "Executor | None":
@@ -78,7 +81,7 @@ def _fetch(name: Annotated[str, "openclipart | tuxpaint", "SET"]) -> None:
     from clipmem_core.dataset.debian import fetch_debian_set
 
     with _screen() as screen:
-        folder = fetch_debian_set(name, data=configs.data_folder(), say=screen.say)
+        folder = fetch_debian_set(name, data=data_folder(), say=screen.say)
         screen.say(f"next: python -m clipmem_core audit {folder} --name {name}")
 
 
@@ -191,7 +194,7 @@ def _mitigate(
     from clipmem_core.studies import arm, lab
     from clipmem_core.studies.results import show_differences
 
-    audit = _opened(name)
+    audit = open_audit(name)
     if removal:
         overrides[arm.REMOVAL] = arm.parse_removal(removal)
     if near_duplicates:
@@ -266,7 +269,7 @@ def _units(
     from clipmem_core.audit.unitmem import run_units, say_units
 
     with _screen() as screen:
-        audit = _opened(name)
+        audit = open_audit(name)
         run_units(audit, members=members, screen=screen)
         say_units(audit, screen=screen)
 
@@ -282,7 +285,7 @@ def _paradigms(
 
     with _screen() as screen:
         say_paradigms(
-            run_paradigms(_opened(name), seeds=seeds, epochs=epochs, screen=screen), screen
+            run_paradigms(open_audit(name), seeds=seeds, epochs=epochs, screen=screen), screen
         )
 
 
@@ -295,7 +298,7 @@ def _export(
     """Write an audit's cleaned data set, decisions or report in a format of other tools."""
     from clipmem_core.export.formats import AUDIT_IT, export_audit
 
-    audit = _opened(name)
+    audit = open_audit(name)
     target = Path(out).expanduser()
     with _screen() as screen:
         summary = export_audit(audit, format, target, overwrite=overwrite, progress=screen.pictures)
@@ -314,7 +317,7 @@ def _reaudit(
     memorization."""
     from clipmem_core.export.reaudit import comparison_lines, read_comparison, reaudit
 
-    first = _opened(audit)
+    first = open_audit(audit)
     with _screen(first.record.config.batch_size) as screen:
         second = reaudit(first, name or f"{first.name}-again", screen)
     print(*comparison_lines(read_comparison(second)[0]), sep="\n")
@@ -333,8 +336,7 @@ def _results(
     if study:
         results.write_study_results(results.open_study(name), path)
         return
-    audit = _opened(name)
-    audit.check_finished()
+    audit = open_audit(name)
     write_audit_results(audit, path)
 
 
@@ -353,7 +355,7 @@ def _judge(
     path = _file_to_write(out) if out else None
     file = Path(candidates).expanduser()
     with _screen() as screen:
-        judge_file(_opened(name), file, path, all_captions=all_captions, screen=screen)
+        judge_file(open_audit(name), file, path, all_captions=all_captions, screen=screen)
 
 
 def _decisions(
@@ -379,7 +381,7 @@ def _decisions(
             raise InputError(f"no decision of {file} could be stored")
         print(f"{result.stored:,} decisions stored, {len(result.refused):,} refused")
     if from_:
-        other = _opened(from_)
+        other = open_audit(from_)
         total = transferable(audit, other)[1]
         stored = take_over(audit, other).pairs
         if not stored:
@@ -399,7 +401,7 @@ def _map(
     """Place the embeddings of an audit on a map, which the page Map of embeddings shows."""
     from clipmem_core.review.maps import make_map
 
-    make_map(_opened(audit), name, say=lambda line: print(line, flush=True))
+    make_map(open_audit(audit), name, say=lambda line: print(line, flush=True))
 
 
 def _list() -> None:
@@ -424,12 +426,26 @@ def _check(*arguments: str) -> None:
     check(requested.source, requested.config)
 
 
-_COMMANDS = (
-    *(_inspect, _fetch, _audit, _score, _mitigate, _study, _benchmark, _units, _paradigms),
-    *(_judge, _decisions, _map, _export, _reaudit, _results, _list),
-)
 COMMANDS: dict[str, Callable[..., None]] = {
-    command.__name__.removeprefix("_"): command for command in _COMMANDS
+    command.__name__.removeprefix("_"): command
+    for command in (
+        _inspect,
+        _fetch,
+        _audit,
+        _score,
+        _mitigate,
+        _study,
+        _benchmark,
+        _units,
+        _paradigms,
+        _judge,
+        _decisions,
+        _map,
+        _export,
+        _reaudit,
+        _results,
+        _list,
+    )
 }
 # Run in detached processes, not in a terminal
 PROCESSES: dict[str, Callable[..., int | None]] = {"job": _job, "check": _check}
@@ -466,7 +482,7 @@ class _Parser(argparse.ArgumentParser):
         for word in unknown:
             if word.startswith("-"):  # the words after it may be its value, or right
                 option = word.partition("=")[0]
-                hint = configs.did_you_mean(option, self._option_string_actions)
+                hint = did_you_mean(option, self._option_string_actions)
                 self.error(f"option {option} is unknown{hint}")
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -487,7 +503,7 @@ def parse_command(arguments: Sequence[str]) -> SimpleNamespace:
     """Return a command and its arguments; the first mistake is an input error."""
     name, *words = arguments
     if name not in COMMANDS:
-        hint = configs.did_you_mean(name, COMMANDS)
+        hint = did_you_mean(name, COMMANDS)
         raise InputError(f"command {name!r} is unknown: choose one of {', '.join(COMMANDS)}{hint}")
     changes: dict[str, Any] = {}  # defaults that differ from the preset's
     if name == "study":
@@ -506,13 +522,13 @@ def parse_command(arguments: Sequence[str]) -> SimpleNamespace:
     for parameter in parameters:
         default = parameter.default
         if parameter.kind is parameter.VAR_KEYWORD:
-            for field in configs.ARM_FIELDS:
-                facts = configs.FIELDS[field]
+            for field in ARM_FIELDS:
+                facts = FIELDS[field]
                 parser.add(field, type(facts.default), "", facts.help)
         elif isinstance(default, (AuditConfig, SourceOptions)):
-            defaults = configs.flat(configs.as_dict(default)) | changes
+            defaults = flat(as_dict(default)) | changes
             for field, value in defaults.items():
-                parser.add(field, type(value), value, configs.FIELDS[field].help)
+                parser.add(field, type(value), value, FIELDS[field].help)
         else:
             kind, help, *metavar = get_args(parameter.annotation)
             parser.add(parameter.name, kind, default, help, *metavar)

@@ -12,8 +12,28 @@ import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 
-from clipmem_core import columns as c
 from clipmem_core.audit import unit_tables as t
+from clipmem_core.columns import (
+    ALIGNMENT,
+    CANDIDATE,
+    CLIPMEM,
+    CLIPMEM_IMAGE,
+    CLIPMEM_TEXT,
+    EXTERNAL,
+    GROUP,
+    GROUPS,
+    INDEPENDENT,
+    INJECTED,
+    LABEL,
+    NEGATIVE_IMAGE,
+    NEGATIVE_TEXT,
+    PAIR_ID,
+    POSITIVE,
+    SCORED,
+    SHARED,
+    SIMILARITY,
+    SIMILARITY_OUT,
+)
 from clipmem_core.review.overview import Corners
 from clipmem_core.review.score_breakdown import DEPTH, MEMBERS, PARADIGM_NAMES, SOURCE
 from clipmem_core.review.selection import MAP_X, MAP_Y
@@ -28,30 +48,35 @@ from clipmem_core.studies.arm import BASELINE
 from clipmem_core.studies.lab import ARM
 
 GROUP_COLOURS = {
-    c.CANDIDATE: "#d55e00",
-    c.INDEPENDENT: "#1479b8",
-    c.SCORED: "#9a5bc4",
-    c.SHARED: "#808080",
-    c.EXTERNAL: "#008f6b",
+    CANDIDATE: "#d55e00",
+    INDEPENDENT: "#1479b8",
+    SCORED: "#9a5bc4",
+    SHARED: "#808080",
+    EXTERNAL: "#008f6b",
 }
 ENCODER_COLOURS = {"image": "#a87800", "text": "#c2487a"}
 OTHER = "#808080"
 INJECTED_COLOUR = "#c2487a"
 KIND_COLOURS = (INJECTED_COLOUR, "#1479b8", "#a87800", "#008f6b")
-LABEL_COLOURS = (
-    *("#1479b8", "#d55e00", "#008f6b", "#9a5bc4", "#a87800", "#d6498a"),
-    *("#0f8f9f", "#d93a3a", "#6f8a1f", "#6a6fd8", "#a0674b", "#c04fc0"),
-)
+LABEL_COLOURS = [
+    "#1479b8",
+    "#d55e00",
+    "#008f6b",
+    "#9a5bc4",
+    "#a87800",
+    "#d6498a",
+    "#0f8f9f",
+    "#d93a3a",
+    "#6f8a1f",
+    "#6a6fd8",
+    "#a0674b",
+    "#c04fc0",
+]
 SCALE = ("#3f87b5", "#7b74b8", "#b8608c", "#d5552a")  # low to high
 CHOSEN_COLOUR = "#6a6fd8"
 FRONT_COLOUR = "#0f8f9f"
 DOTTED = {"color": OTHER, "width": 1, "dash": "dot"}
 LEGEND_ABOVE: dict[str, Any] = {"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0}
-
-
-def group_colour(group: str) -> str:
-    """Return the colour of a group; grey for an unknown name."""
-    return GROUP_COLOURS.get(group, OTHER)
 
 
 def set_layout(
@@ -102,18 +127,18 @@ def safe(text: object) -> str:
 IN = "in"
 OUT = "out"
 TERM_NAMES = {  # in the order in which they are added up
-    c.POSITIVE: "positive",
-    c.NEGATIVE_TEXT: "negative text",
-    c.NEGATIVE_IMAGE: "negative image",
-    c.ALIGNMENT: "alignment",
-    c.SIMILARITY: "similarity",
+    POSITIVE: "positive",
+    NEGATIVE_TEXT: "negative text",
+    NEGATIVE_IMAGE: "negative image",
+    ALIGNMENT: "alignment",
+    SIMILARITY: "similarity",
 }
 PERCENTILES = (2, 98)  # ends of the colour scale
 MEMORIZED = "memorized<br>and wrong", "memorized<br>and right"
 NOT_MEMORIZED = "not learned", "typical"
 _NO_DENSITY = pd.DataFrame()
 _UNSELECTED = {"marker": {"color": OTHER, "opacity": 0.15}}
-_CLASS_COLOURS = {c.INJECTED: KIND_COLOURS, c.LABEL: LABEL_COLOURS}
+_CLASS_COLOURS = {INJECTED: KIND_COLOURS, LABEL: LABEL_COLOURS}
 
 
 def group_figure(groups: pd.DataFrame, bins: pd.DataFrame) -> go.Figure:
@@ -121,10 +146,10 @@ def group_figure(groups: pd.DataFrame, bins: pd.DataFrame) -> go.Figure:
     interval."""
     figure = go.Figure()
     heights = range(len(groups))[::-1]
-    for height, (name, rows) in zip(heights, groups.groupby(c.GROUP, sort=False), strict=True):
+    for height, (name, rows) in zip(heights, groups.groupby(GROUP, sort=False), strict=True):
         group = str(name)
-        colour = group_colour(group)
-        histogram = bins[bins[c.GROUP] == group]
+        colour = GROUP_COLOURS[group]
+        histogram = bins[bins[GROUP] == group]
         figure.add_bar(
             x=histogram["low"],
             width=histogram["width"],
@@ -145,11 +170,15 @@ def group_figure(groups: pd.DataFrame, bins: pd.DataFrame) -> go.Figure:
         )
     figure.add_vline(0, line=DOTTED)
     labels = [
-        f"{safe(group)}<br>{n:,} pairs"
-        for group, n in zip(groups[c.GROUP], groups["n"], strict=True)
+        f"{safe(group)}<br>{n:,} pairs" for group, n in zip(groups[GROUP], groups["n"], strict=True)
     ]
-    figure.update_yaxes(tickvals=list(heights), ticktext=labels, showgrid=False)
-    figure.update_yaxes(range=[-0.35, len(groups) - 0.1], fixedrange=True)
+    figure.update_yaxes(
+        tickvals=list(heights),
+        ticktext=labels,
+        showgrid=False,
+        range=[-0.35, len(groups) - 0.1],
+        fixedrange=True,
+    )
     figure.update_xaxes(title="clipmem (cosine units)")
     height = 110 + 85 * len(groups)
     return set_layout(figure, height, top=10, showlegend=False, barmode="overlay")
@@ -175,18 +204,22 @@ def term_figure(members: pd.DataFrame, *, colour: str, names: Mapping[str, str])
             hovertemplate=f"%{{customdata}}: %{{x:.3f}}<extra>{name}</extra>",
         )
     figure.add_vline(0, line=DOTTED)
-    figure.update_yaxes(tickvals=places, ticktext=list(TERM_NAMES.values()))
-    figure.update_yaxes(range=[len(places) - 0.5, -0.5], fixedrange=True)
+    figure.update_yaxes(
+        tickvals=places,
+        ticktext=list(TERM_NAMES.values()),
+        range=[len(places) - 0.5, -0.5],
+        fixedrange=True,
+    )
     figure.update_xaxes(title="cosine units", fixedrange=True)
     return set_layout(figure, 330, top=10, legend=LEGEND_ABOVE)
 
 
 def comparison_figure(points: pd.DataFrame, *, column: str, names: tuple[str, str]) -> go.Figure:
     """Draw the pairs of a `Comparison` by group in the first audit; customdata is `row_one`."""
-    points = points.rename(columns={"group_one": c.GROUP, "row_one": "row"})
-    points["text"] = [short_name(pair_id, 60) for pair_id in points[c.PAIR_ID]]
+    points = points.rename(columns={"group_one": GROUP, "row_one": "row"})
+    points["text"] = [short_name(pair_id, 60) for pair_id in points[PAIR_ID]]
     hover = "%{text}<br>%{x:.3f} → %{y:.3f}<extra>%{fullData.name}</extra>"
-    figure = _cloud(points, c.GROUP, ("one", "other"), hover)
+    figure = _cloud(points, GROUP, ("one", "other"), hover)
     values = points[["one", "other"]].to_numpy()
     ends = [values.min(), values.max()]
     figure.add_scatter(
@@ -203,7 +236,7 @@ def score_map_figure(
     """Draw similarity_out against clipmem and name the corners, above the density (x, y, n) of all
     pairs."""
     hover = "similarity out %{x:.2f}<br>clipmem %{y:.2f}<extra>%{fullData.name}</extra>"
-    figure = _cloud(points, colour_by, (c.SIMILARITY_OUT, c.CLIPMEM), hover, density)
+    figure = _cloud(points, colour_by, (SIMILARITY_OUT, CLIPMEM), hover, density)
     if corners is not None:
         figure.add_vline(corners.fits, line=DOTTED)
         figure.add_hline(corners.high, line=DOTTED)
@@ -234,7 +267,7 @@ def contribution_figure(
     """Draw the text encoder's contribution against the image encoder's, above the density (x, y, n)
     of all pairs."""
     hover = "image %{x:.2f}<br>text %{y:.2f}<extra>%{fullData.name}</extra>"
-    figure = _cloud(points, colour_by, (c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT), hover, density)
+    figure = _cloud(points, colour_by, (CLIPMEM_IMAGE, CLIPMEM_TEXT), hover, density)
     figure.add_vline(0, line=DOTTED)
     figure.add_hline(0, line=DOTTED)
     figure.update_xaxes(title="clipmem image: the image encoder's part")
@@ -245,7 +278,7 @@ def embedding_figure(points: pd.DataFrame, *, colour_by: str) -> go.Figure:
     """Draw a map of embeddings coloured by a class or a score. Only neighbourhoods have a meaning:
     it has no axes."""
     scored = points[:0]
-    if colour_by not in (c.GROUP, c.INJECTED, c.LABEL):
+    if colour_by not in (GROUP, INJECTED, LABEL):
         scored = points[np.isfinite(points[colour_by])].sort_values(colour_by)
     unscored = points.drop(scored.index)
     figure = _cloud(unscored, colour_by, (MAP_X, MAP_Y), "%{fullData.name}<extra></extra>")
@@ -317,14 +350,14 @@ def _classes(points: pd.DataFrame, column: str) -> list[tuple[str, pd.DataFrame,
     """Return the name, the points and the colour of each group, injected kind or label; the other
     points come first."""
     values = points[column]
-    if column == c.GROUP:
-        colour_of = {group: group_colour(group) for group in reversed(c.GROUPS)}
+    if column == GROUP:
+        colour_of = {group: GROUP_COLOURS[group] for group in reversed(GROUPS)}
     else:  # a score has no classes
         colour_of = dict(
             zip(values.value_counts().index, _CLASS_COLOURS.get(column, ()), strict=False)
         )
     others = "other" if colour_of else f"no {words(column)}"
-    if column == c.INJECTED:
+    if column == INJECTED:
         others = "no error injected"
     classes = [(others, points[~values.isin(list(colour_of))], OTHER)]
     for name, colour in colour_of.items():
@@ -379,8 +412,13 @@ def means_figure(
     figure.add_vline(0, line={"color": OTHER, "width": 1})
     figure.update_xaxes(title=title)
     labels = [f"{short_name(name, NAME_LENGTH)}<br>{n:,} {noun}" for name, n in counts.items()]
-    figure.update_yaxes(tickvals=list(places.values()), ticktext=labels, showgrid=False)
-    figure.update_yaxes(range=[len(counts) - 0.4, -0.6], fixedrange=True)
+    figure.update_yaxes(
+        tickvals=list(places.values()),
+        ticktext=labels,
+        showgrid=False,
+        range=[len(counts) - 0.4, -0.6],
+        fixedrange=True,
+    )
     height = 110 + 44 * len(counts)
     return set_layout(figure, height, showlegend=True, legend=LEGEND_ABOVE)
 
@@ -446,9 +484,6 @@ def tradeoff_figure(
     """Draw each arm with its intervals and lines of text on hover, the Pareto front, and an arrow
     to the chosen arm."""
     points = points.set_index(ARM)
-    for axis in (MEMORIZATION, UTILITY):
-        points[f"{axis}_up"] = points[f"{axis}_high"] - points[axis]
-        points[f"{axis}_down"] = points[axis] - points[f"{axis}_low"]
     points["kind"] = np.where(points.index.isin(front), "Pareto-optimal", "dominated")
     points.loc[BASELINE, "kind"] = "baseline"
     points["hover"] = ["<br>".join(map(safe, lines)) for lines in points[TEXT]]
@@ -461,10 +496,8 @@ def tradeoff_figure(
         points,
         x=MEMORIZATION,
         y=UTILITY,
-        error_x=f"{MEMORIZATION}_up",
-        error_x_minus=f"{MEMORIZATION}_down",
-        error_y=f"{UTILITY}_up",
-        error_y_minus=f"{UTILITY}_down",
+        error_x=f"{MEMORIZATION}_error",
+        error_y=f"{UTILITY}_error",
         color="kind",
         symbol="kind",
         text="label",
@@ -495,7 +528,7 @@ def tradeoff_figure(
         hoverinfo="skip",
         showlegend=False,
     )
-    if chosen is not None and chosen in points.index:
+    if chosen and chosen in points.index:
         x, y = points.loc[chosen, [MEMORIZATION, UTILITY]]
         figure.add_scatter(
             x=[x],
@@ -510,22 +543,21 @@ def tradeoff_figure(
             hoverinfo="skip",
             showlegend=False,
         )
-        if chosen != BASELINE:
-            start_x, start_y = points.loc[BASELINE, [MEMORIZATION, UTILITY]]
-            figure.add_annotation(
-                x=x,
-                y=y,
-                ax=start_x,
-                ay=start_y,
-                axref="x",
-                ayref="y",
-                text="",
-                arrowhead=2,
-                arrowwidth=2,
-                arrowcolor=CHOSEN_COLOUR,
-                standoff=12,
-                startstandoff=10,
-            )
+        start_x, start_y = points.loc[BASELINE, [MEMORIZATION, UTILITY]]
+        figure.add_annotation(
+            x=x,
+            y=y,
+            ax=start_x,
+            ay=start_y,
+            axref="x",
+            ayref="y",
+            text="",
+            arrowhead=2,
+            arrowwidth=2,
+            arrowcolor=CHOSEN_COLOUR,
+            standoff=12,
+            startstandoff=10,
+        )
     memorization, utility = map(safe, titles)
     figure.update_xaxes(title=f"← less memorized · {memorization}")
     figure.update_yaxes(title=f"{utility} · more useful →")

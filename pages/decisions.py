@@ -26,6 +26,6 @@ with explained_errors():
     draw_reviewed(audit)
     draw_wrong(audit)
     names = {view: name for view, (name, _) in VIEWS.items()}
-    view = choose_segment("View", names, parameter="view", key="decisions-view", hidden=True)
-    draw_notice(audit, key="decisions")
+    view = choose_segment("View", names, parameter="view", hidden=True)
+    draw_notice(audit)
     VIEWS[view][1](audit)

@@ -8,7 +8,7 @@ VIEWS = {"parts": ":material/call_split: Parts of clipmem", "units": ":material/
 
 audit = open_page("Encoders")
 with explained_errors():
-    view = choose_segment("View", VIEWS, parameter="view", key="encoders-view", hidden=True)
+    view = choose_segment("View", VIEWS, parameter="view", hidden=True)
     if view == "parts":
         draw_parts(audit)
     else:

@@ -17,7 +17,6 @@ with explained_errors():
             "Results of",
             list(titles),
             parameter="study",
-            key="mitigations-study",
             clears=[PARAMETER, PAGE],
             width=400,
             format_func=titles.__getitem__,

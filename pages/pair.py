@@ -19,7 +19,7 @@ with explained_errors():
         p.draw_way_back(audit, selection)
         draw_key_list(REVIEW_KEYS)
     draw_followed(audit, selection, card.pair_id)
-    draw_notice(audit, key="pair")
+    draw_notice(audit)
     left, right = st.columns([3, 2], gap="medium")
     with left:
         p.draw_facts(audit, card)

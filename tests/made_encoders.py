@@ -60,7 +60,7 @@ def _units(rng: np.random.Generator, rows: np.ndarray, ids: np.ndarray) -> pd.Da
         tally = UnitTally(sum(widths))
         values = rng.exponential(size=(len(rows), sum(widths))).astype(np.float32)
         values[:, -1] = 0
-        tally.add(rows, values, np.zeros_like(values))
+        tally.add(rows, values)
         tables.append(unit_table(tally, widths, tower=tower, pair_ids=ids))
     return pd.concat(tables, ignore_index=True)
 
@@ -87,10 +87,9 @@ def paradigm_rows(
                 "layer": layer,
                 "units": 8,
                 "silent": 0,
-                "clipped": 0.3,
             }
         )
-        rows[-1] |= {"unitmem_mean": value, "unitmem_median": value + 0.1, "median_error": 0.002}
+        rows[-1] |= {"unitmem_mean": value}
     return pd.DataFrame(rows)
 
 

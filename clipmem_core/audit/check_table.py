@@ -10,7 +10,7 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audit import store
-from clipmem_core.audit.prepare import pixels_folder
+from clipmem_core.audit.prepare import audit_pixels
 from clipmem_core.audit.settings import towers_of
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import AuditConfig
@@ -23,7 +23,6 @@ from clipmem_core.dataset.checks import (
     measure_pictures,
 )
 from clipmem_core.dataset.pictures import PictureError
-from clipmem_core.dataset.pixels import open_pixels
 from clipmem_core.io import InputError, write_once
 from clipmem_core.training.names import model_config
 
@@ -80,24 +79,17 @@ def _pictures(audit: Audit, pairs: pd.DataFrame) -> PictureMeasures:
     config = audit.record.config
     shorter = shape.min(axis=1) if shape.all() else None
     try:
-        prepared = store.read_prepared(audit.folder)
+        clusters = store.read_prepared(audit.folder).clusters
     except InputError:  # it may be missing from a finished audit
         return PictureMeasures(shorter)
     if config.features:
-        return PictureMeasures(shorter, prepared.clusters)
+        return PictureMeasures(shorter, clusters)
     try:
-        pixels = open_pixels(
-            pixels_folder(audit),
-            rows=prepared.cache_rows,
-            root=audit.record.pictures,
-            images=pairs[c.IMAGE].tolist(),
-            size=config.cache_size,
-            resize_mode=config.resize_mode,
-        )
+        pixels = audit_pixels(audit, pairs[c.IMAGE])
         values = measure_pictures(pixels.gather, shape, padded=config.resize_mode == "longest")
     except (FileNotFoundError, InputError, PictureError):
-        return PictureMeasures(shorter, prepared.clusters)
-    return PictureMeasures(shorter, prepared.clusters, *values)
+        return PictureMeasures(shorter, clusters)
+    return PictureMeasures(shorter, clusters, *values)
 
 
 def _cut(config: AuditConfig, texts: list[str]) -> np.ndarray | None:

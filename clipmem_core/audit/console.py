@@ -65,36 +65,22 @@ def command_of(audit: Audit) -> str:
 def result_rows(audit: Audit) -> pd.DataFrame:
     """Return an audit's results as a tidy table: what, of, measure, value, low, high, kind, n."""
     verdict = audit.verdict
-    rows = list[dict[str, Any]]()
+    rows = list[tuple[Any, ...]]()
 
-    def add(what: str, of: str, measure: str, value: Any, **more: Any) -> None:
-        rows.append({"what": what, "of": of, "measure": measure, "value": value} | more)
+    def add(*row: Any) -> None:
+        rows.append(row)
 
     for row in verdict["groups"]:
-        add(
-            "clipmem",
-            row["group"],
-            "mean",
-            row["mean"],
-            low=row["low"],
-            high=row["high"],
-            kind=c.of_one_split(row["kind"]),
-            n=row["n"],
-        )
+        kind = c.of_one_split(row["kind"])
+        ends = (row["low"], row["high"])
+        add("clipmem", row["group"], "mean", row["mean"], *ends, kind, row["n"])
     for row in verdict["injected"]:
         for name in (name for name in row if name not in (c.INJECTED, "n")):
-            add("injected", row[c.INJECTED], name, row[name], n=row["n"])
+            add("injected", row[c.INJECTED], name, row[name], None, None, None, row["n"])
     for row in verdict["detection"]:
         for name in MEASURES:
-            add(
-                "detection",
-                row["score"],
-                name,
-                row[name],
-                low=row.get(f"{name}_low"),
-                high=row.get(f"{name}_high"),
-                kind="95% paired bootstrap",
-            )
+            ends = (row.get(f"{name}_low"), row.get(f"{name}_high"))
+            add("detection", row["score"], name, row[name], *ends, "95% paired bootstrap")
     for name, value in verdict["membership_auroc_by_member"].items():
         add("membership", name, "auroc", value)
     add("ranking", "halves of the members", "spearman", verdict["ranking_stability"])
@@ -106,31 +92,14 @@ def result_rows(audit: Audit) -> pd.DataFrame:
             ("members", "95% interval over members"),
             ("pairs", "95% bootstrap over pairs"),
         ):
-            low = row[f"{unit}_low"]
-            high = row[f"{unit}_high"]
-            if row["value"] is not None and low is not None:
-                add(
-                    "attack",
-                    row["attack"],
-                    row["measure"],
-                    row["value"],
-                    low=low,
-                    high=high,
-                    kind=kind,
-                    n=row["targets"],
-                )
+            ends = (row[f"{unit}_low"], row[f"{unit}_high"])
+            if row["value"] is not None and ends[0] is not None:
+                measured = (row["attack"], row["measure"], row["value"])
+                add("attack", *measured, *ends, kind, row["targets"])
     utility = audit.utility[~audit.utility[c.METRIC].isin(c.ATTACK_METRICS.values())]
     for metric, values in utility.groupby(c.METRIC, sort=False)[c.VALUE]:
-        add(
-            "utility",
-            "external",
-            str(metric),
-            values.mean(),
-            low=values.min(),
-            high=values.max(),
-            kind="range over members",
-            n=len(values),
-        )
+        ends = (values.min(), values.max())
+        add("utility", "external", metric, values.mean(), *ends, "range over members", len(values))
     for name, value in audit.seconds.items():
         add("seconds", "audit", name, value)
     return pd.DataFrame(
@@ -145,7 +114,8 @@ def write_audit_results(audit: Audit, path: Path) -> None:
         path,
         result_rows(audit),
         command=command_of(audit),
-        machine=machine_line(record.machine, record.config),
+        machine=record.machine,
+        config=record.config,
         seeds=", ".join(f"{name} {seed}" for name, seed in record.seeds.items()),
         notes=[
             f"pairs: {record.pairs:,}, of which external (the gallery) {record.external_pairs:,}",
@@ -154,23 +124,25 @@ def write_audit_results(audit: Audit, path: Path) -> None:
     )
 
 
-def machine_line(machine: Mapping[str, Any], config: AuditConfig) -> str:
-    """Return a line about the machine and how a config uses it."""
-    training = f"{config.device}, {config.precision}, {config.threads} threads a member"
-    return f"{machine['processor']}, {machine['cores']} cores; {training}"
-
-
 def write_results(
     path: Path,
     rows: pd.DataFrame,
     *,
     command: str,
-    machine: str,
+    machine: Mapping[str, Any],
+    config: AuditConfig,
     seeds: str,
     notes: Sequence[str],
 ) -> None:
-    """Write results below comment lines with the command, the machine, the seeds and notes."""
-    head = [f"command: {command}", f"machine: {machine}", f"seeds: {seeds}", *notes]
+    """Write results below comment lines with the command, the machine and how a config uses it, the
+    seeds and notes."""
+    head = [
+        f"command: {command}",
+        f"machine: {machine['processor']}, {machine['cores']} cores; {config.device}, "
+        f"{config.precision}, {config.threads} threads a member",
+        f"seeds: {seeds}",
+        *notes,
+    ]
     write_csv(path, head, rows)
 
 

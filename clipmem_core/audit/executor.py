@@ -50,14 +50,15 @@ class Task:
     """Members, or parts of another computation, that one process computes one after the other."""
 
     folders: tuple[Path, ...]  # one for each name
-    program: tuple[str, ...]
-    names: tuple[str, ...]  # the program's arguments, such as the names of members
+    work: str  # a function (`module:name`) that computes names in a folder
+    folder: Path
+    names: tuple[str, ...]  # such as those of members
     threads: int
     noun: str = "member"  # for messages
 
     @property
     def command(self) -> tuple[str, ...]:
-        return (*self.program, *self.names)
+        return (*PROGRAM, self.work, str(self.folder.absolute()), *self.names)
 
 
 # An executor runs every task and yields each that has ended, and None in between so that its caller
@@ -65,17 +66,6 @@ class Task:
 # its machine ran out of disk or memory, RuntimeError otherwise.
 TaskEvents = Generator[Task | None, None, None]
 Executor = Callable[[Sequence[Task]], TaskEvents]
-
-
-def program_of(work: str, folder: Path) -> tuple[str, ...]:
-    """Return the program of a task: a function (`module:name`) that computes names in a folder."""
-    return (*PROGRAM, work, str(folder.absolute()))
-
-
-def do_work(arguments: Sequence[str]) -> None:
-    """Call the function of `program_of` on the folder and the names that follow."""
-    work, folder, *names = arguments
-    pkgutil.resolve_name(work)(Path(folder), names)
 
 
 def run_members(
@@ -98,13 +88,14 @@ def run_members(
     unfinished = [
         name for name, member in zip(names, progress(), strict=True) if member.stage != "finished"
     ]
-    work = "train_second_round" if second_round else "train_first_round"
-    program = program_of(f"clipmem_core.audit.member:{work}", audit.folder)
+    function = "train_second_round" if second_round else "train_first_round"
+    work = f"clipmem_core.audit.member:{function}"
     noun = "second training of member" if second_round else "member"
     blocks = min(blocks or len(unfinished), len(unfinished))
     parts = [unfinished[block::blocks] for block in range(blocks)]
     tasks = [
-        Task(tuple(map(audit.member, part)), program, tuple(part), threads, noun) for part in parts
+        Task(tuple(map(audit.member, part)), work, audit.folder, tuple(part), threads, noun)
+        for part in parts
     ]
     with closing(executor(tasks)) as events:
         for _ in events:
@@ -135,14 +126,13 @@ def local_processes(tasks: Sequence[Task], *, at_once: int) -> TaskEvents:
 
 
 def in_this_process(tasks: Sequence[Task]) -> TaskEvents:
-    """Run tasks of `program_of` in this process; an `Executor` for heads, which train faster than
-    Python starts."""
+    """Run tasks in this process; an `Executor` for heads, which train faster than Python starts."""
     import torch
 
     threads = torch.get_num_threads()
     for task in tasks:
         try:
-            do_work(task.command[len(PROGRAM) :])
+            pkgutil.resolve_name(task.work)(task.folder, task.names)
         finally:
             torch.set_num_threads(threads)
         yield task
@@ -196,7 +186,8 @@ def main(arguments: Sequence[str]) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        do_work(arguments)
+        work, folder, *names = arguments
+        pkgutil.resolve_name(work)(Path(folder), names)
     except InputError as error:
         print(json.dumps({"error": str(error)}), file=sys.stderr)
         return 2
@@ -244,7 +235,9 @@ def ray_tasks(tasks: Sequence[Task], *, gpus: int = 0) -> TaskEvents:
     for task in split:
         # The worker runs in another folder
         absolute = dataclasses.replace(
-            task, folders=tuple(folder.absolute() for folder in task.folders)
+            task,
+            folders=tuple(folder.absolute() for folder in task.folders),
+            folder=task.folder.absolute(),
         )
         options = remote.options(num_cpus=task.threads)
         running[options.remote(absolute, versions(), os.getcwd())] = task
@@ -317,8 +310,7 @@ def run_on_worker(task: Task, required: dict[str, str], folder: str = ".") -> st
         return f"{worker} does not see {missing[0]}: all machines must share the data folder"
     try:
         with contextlib.chdir(folder if Path(folder).is_dir() else "."):
-            local = dataclasses.replace(task, program=(sys.executable, *task.program[1:]))
-            for _ in local_processes([local], at_once=1):
+            for _ in local_processes([task], at_once=1):
                 pass
     except InputError as error:
         return str(error)

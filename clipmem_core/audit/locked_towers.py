@@ -43,14 +43,14 @@ def image_tower(
         device: cpu or cuda.
     """
     if name in LITE:
-        return towers.efficientnet_lite(name, size=size, precision=precision, device=device)
-    if _is_open_clip(name):
+        tower = towers.efficientnet_lite(name, size=size)
+    elif _is_open_clip(name):
         return open_clip_towers(
             name, pretrained=pretrained, size=size, precision=precision, device=device
         )[0]
-    return towers.timm_tower(
-        name, size=size, checkpoint=pretrained, precision=precision, device=device
-    )
+    else:
+        tower = towers.timm_tower(name, size=size, checkpoint=pretrained)
+    return dataclasses.replace(tower, precision=precision, device=device)
 
 
 def text_tower(
@@ -66,7 +66,7 @@ def text_tower(
         device: cpu or cuda.
     """
     if name == MINILM.tower:
-        return towers.minilm(precision=precision, device=device)
+        return dataclasses.replace(towers.minilm(), precision=precision, device=device)
     if _is_open_clip(name):
         return open_clip_towers(name, pretrained=pretrained, precision=precision, device=device)[1]
     return towers.sentence_tower(name, precision=precision, device=device)

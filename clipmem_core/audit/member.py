@@ -16,12 +16,11 @@ import torch
 
 from clipmem_core import columns as c
 from clipmem_core.audit import prepare, store
-from clipmem_core.audit.executor import Executor, Task, TaskEvents, program_of
+from clipmem_core.audit.executor import Executor, Task, TaskEvents
 from clipmem_core.audit.settings import Towers, config_from, towers_of
 from clipmem_core.audit.status import Screen
 from clipmem_core.audit.store import Audit, MemberRecord, Record
 from clipmem_core.config import AuditConfig, as_dict, data_folder, fingerprint
-from clipmem_core.dataset.pixels import open_pixels
 from clipmem_core.draws import draw_keys
 from clipmem_core.embeddings import write_vectors
 from clipmem_core.features.cache import ComputeShards
@@ -31,6 +30,7 @@ from clipmem_core.io import InputError, read_json, save_array, write_once
 from clipmem_core.mitigations import Vocabulary, mitigations_of, pairs_with
 from clipmem_core.scores import detectors
 from clipmem_core.scores.utility import linear_probe, retrieval_recalls, zero_shot
+from clipmem_core.scores.words import group_starts
 from clipmem_core.training import model as models
 from clipmem_core.training.model import (
     LockedModel,
@@ -111,10 +111,10 @@ def shards_by(executor: Executor | None, config: AuditConfig, root: Path) -> Com
         store.write_json(part / _REQUEST, request)
         for name in names:
             (part / name).mkdir(exist_ok=True)
-        program = program_of("clipmem_core.audit.member:run_shards", part)
+        work = "clipmem_core.audit.member:run_shards"
         groups = [tuple(names[start : start + _SHARDS]) for start in range(0, len(names), _SHARDS)]
         tasks = [
-            Task(tuple(part / name for name in group), program, group, config.threads, "shard")
+            Task(tuple(part / name for name in group), work, part, group, config.threads, "shard")
             for group in groups
         ]
         return executor(tasks)
@@ -233,20 +233,13 @@ def open_shared(folder: Path) -> Shared:
     towers, features = open_features(audit, record, pairs)
     pixels: Any
     if features.image is None:
-        pixels = open_pixels(
-            prepare.pixels_folder(audit),
-            rows=store.read_prepared(folder).cache_rows,
-            root=record.pictures,
-            images=pairs[c.IMAGE].tolist(),
-            size=config.cache_size,
-            resize_mode=config.resize_mode,
-        )
+        pixels = prepare.audit_pixels(audit, pairs[c.IMAGE])
     else:
         pixels = FeatureRows(features.image)
     data = TrainingData(
         pixels=pixels,
         tokens=cached_tokens(config.model, pairs) if features.text is None else features.text,
-        caption_start=_caption_starts(audit),
+        caption_start=group_starts(store.caption_counts(audit)),
         keys=keys,
         rows=np.array([], dtype=np.int64),
         external=external,
@@ -282,12 +275,6 @@ def cached_tokens(model: str, pairs: pd.DataFrame) -> np.ndarray:
     return np.load(path)
 
 
-def _caption_starts(audit: Audit) -> np.ndarray:
-    """Return the number of each pair's first caption, and at the end the number of captions, int64
-    [n_pairs + 1]."""
-    return np.concatenate([[0], np.cumsum(store.caption_counts(audit))]).astype(np.int64)
-
-
 def _vocabulary(
     config: AuditConfig, tokens: np.ndarray, start: np.ndarray, rows: np.ndarray
 ) -> Vocabulary | None:
@@ -306,7 +293,7 @@ def vocabulary_of_member(audit: Audit, name: str) -> Vocabulary | None:
         return None  # without reading every caption
     rows = np.flatnonzero(audit.membership[name])
     tokens = cached_tokens(config.model, audit.pairs)
-    return _vocabulary(config, tokens, _caption_starts(audit), rows)
+    return _vocabulary(config, tokens, group_starts(store.caption_counts(audit)), rows)
 
 
 def view_maker(
@@ -411,7 +398,7 @@ def _score_captions(
     of_decoys = scores[n_captions:]
     path = run.folder / TRAJECTORY
     if path.is_file():
-        scores[:n_captions, 2] = _learned_captions(run, store.read_array(path, shared=True))
+        scores[:n_captions, 2] = _learned_captions(run, store.read_array(path))
     done = 0
     for vectors in blocks:
         pair = owner[done : done + len(vectors)]

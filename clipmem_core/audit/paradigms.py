@@ -21,7 +21,7 @@ from clipmem_core import columns as c
 from clipmem_core.audit import settings, store
 from clipmem_core.audit import unit_tables as t
 from clipmem_core.audit import unitmem as u
-from clipmem_core.audit.console import write_csv
+from clipmem_core.audit.console import write_results
 from clipmem_core.audit.member import (
     MemberRun,
     build_member,
@@ -296,7 +296,6 @@ def say_paradigms(table: pd.DataFrame, screen: Screen) -> None:
 def _write_table(audit: Audit) -> None:
     folder = t.paradigms_folder(audit)
     record = audit.record
-    machine = settings.machine()
     tables = []
     for path in (folder / RUNS).glob(f"*/{RESULT}"):
         layers = t.layer_means(store.read_table(path.parent / t.UNITS), by=[t.LAYER])
@@ -306,13 +305,14 @@ def _write_table(audit: Audit) -> None:
     table[t.PARADIGM] = pd.Categorical(table[t.PARADIGM], t.PARADIGMS)
     table = table.sort_values(front)
     seeds = sorted(set(table[t.SEED]))
-    head = [
-        f"command: python -m clipmem_core paradigms {audit.name} --seeds {len(seeds)} --epochs "
-        f"{table['epochs'].iloc[0]}",
-        f"machine: {machine['processor']}, {machine['cores']} cores; {record.device}, "
-        f"{record.precision}",
-        f"seeds: {', '.join(map(str, seeds))}",
-        f"data set: {record.dataset_fingerprint}",
-    ]
     with replacing(folder / t.PARADIGM_TABLE) as temporary:
-        write_csv(temporary, head, table[[*front, *table.columns.difference(front, sort=False)]])
+        write_results(
+            temporary,
+            table[[*front, *table.columns.difference(front, sort=False)]],
+            command=f"python -m clipmem_core paradigms {audit.name} --seeds {len(seeds)} --epochs "
+            f"{table['epochs'].iloc[0]}",
+            machine=settings.machine(),
+            config=record.config,
+            seeds=", ".join(map(str, seeds)),
+            notes=[f"data set: {record.dataset_fingerprint}"],
+        )

@@ -42,6 +42,7 @@ from clipmem_core.scores.evidence import (
 )
 from clipmem_core.scores.membership import Membership, side_means
 from clipmem_core.scores.prevalence import SECOND_ROUND_FROM, likely_wrong
+from clipmem_core.scores.words import group_starts
 
 
 @dataclass
@@ -88,14 +89,6 @@ class Run:
         from clipmem_core.audit.word_table import read_words  # torch
 
         return read_words(self.audit)
-
-    @property
-    def words_missing(self) -> str:
-        """Why no word is predicted; empty if words are."""
-        config = self.audit.record.config
-        if config.lock_image or config.features:
-            return ""
-        return "the words of captions are scored with a locked image tower only"
 
     @functools.cached_property
     def evidence(self) -> scoring.Evidence:
@@ -172,7 +165,6 @@ class ExtractFeatures(Stage):
     def run(self, run: Run) -> None:
         audit = run.audit
         config = audit.record.config
-        setup.check_prepared(audit)
         if run.importing:
             run.importing.join()
         ensure_pixels(audit, run.screen)
@@ -181,7 +173,7 @@ class ExtractFeatures(Stage):
         has_captions = config.lock_text or config.features
         several = run.caption_counts.max(initial=0) > 1
         if run.predicts_words and has_captions and several and not path.is_file():
-            start = np.concatenate([[0], np.cumsum(run.caption_counts)])
+            start = group_starts(run.caption_counts)
             clusters = store.read_prepared(audit.folder).clusters
             features = prepare.caption_features(audit)
             save_array(draw_decoys(features, start, clusters, seed=config.seed), path)
@@ -193,7 +185,8 @@ class PredictWords(Stage):
     name = status.WORDS
 
     def is_done(self, run: Run) -> bool:
-        return not run.predicts_words or bool(run.words_missing)
+        config = run.audit.record.config
+        return not (run.predicts_words and (config.lock_image or config.features))
 
     def run(self, run: Run) -> None:
         from clipmem_core.audit.word_table import ensure_words  # torch
@@ -283,7 +276,7 @@ class Score(Stage):
         sides = run.evidence.sides
         if run.left_out:
             folders = [audit.member(name) / store.SECOND for name in audit.record.members]
-            fits = [store.read_array(folder / store.SECOND_FIT, shared=True) for folder in folders]
+            fits = [store.read_array(folder / store.SECOND_FIT) for folder in folders]
             second = side_means(fits, sides.membership.trained)[1]
             scores = scoring.update_scores(scores, **{c.LOG_PROBABILITY_SECOND: second})
         captions, of_captions = scoring.caption_table(
@@ -333,7 +326,6 @@ class Judge(Stage):
         if run.left_out:
             results[SECOND_LEFT_OUT] = run.left_out
         verdict = judge(results, utility, record.config, towers=record.towers, cut=run.truncated)
-        verdict["words_missing"] = run.words_missing or None
         store.write_json(audit.folder / store.VERDICT, verdict)
 
 

@@ -31,6 +31,7 @@ from clipmem_core.audit.status import (
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import AuditConfig, as_dict, data_folder
 from clipmem_core.dataset.checks import CHECKS, Captions, caption_flags
+from clipmem_core.dataset.pixels import Pixels
 from clipmem_core.dataset.source import check_source, read_source
 from clipmem_core.io import InputError, parse_json
 from clipmem_core.scores.membership import MIN_PAIRS
@@ -197,37 +198,18 @@ def check(source: str, config: AuditConfig) -> None:
         data_set = prepare.load_data_set(source, config)
     else:
         raw, _ = prepare.sampled(read_source(source, config.source, data=data_folder()), config)
-        clusters = np.arange(len(raw.pairs))
-        _print_found(
-            raw.pairs,
-            raw.quarantine,
-            clusters,
-            config,
-            exact=False,
-            rows=raw.rows,
-            near_duplicates=0,
-        )
+        rows = np.arange(len(raw.pairs))
+        unread = DataSet(raw, raw.pairs, raw.quarantine, rows, Pixels(Path(), rows, 0))
+        _print_found(unread, config, exact=False)
         data_set = prepare.load_pictures(raw, config, progress=RichScreen().pictures)
-    _print_found(
-        data_set.pairs,
-        data_set.quarantine,
-        data_set.clusters,
-        config,
-        exact=True,
-        rows=data_set.raw.rows,
-        near_duplicates=data_set.near_duplicates,
-    )
+    _print_found(data_set, config, exact=True)
 
 
-def _print_found(
-    pairs: pd.DataFrame,
-    quarantine: pd.DataFrame,
-    clusters: np.ndarray,
-    config: AuditConfig,
-    **more: int,
-) -> None:
+def _print_found(data_set: DataSet, config: AuditConfig, *, exact: bool) -> None:
     """Print the content of a data set; drawing the membership and injecting errors refuses what the
     audit would."""
+    pairs = data_set.pairs
+    quarantine = data_set.quarantine
     counts = pairs[c.CAPTIONS].map(len)
     reasons = quarantine[c.REASON].astype(str)
     kinds = reasons.replace("^near-duplicate of .*", "near-duplicate of another pair", regex=True)
@@ -242,11 +224,14 @@ def _print_found(
         .to_numpy()
         .tolist(),
         "groups": {},
+        "exact": exact,
+        "rows": data_set.raw.rows,
+        "near_duplicates": data_set.near_duplicates,
     }
     try:
-        membership = prepare.draw_membership(clusters, config)
+        membership = prepare.draw_membership(data_set.clusters, config)
         prepare.inject(pairs, membership, config)
         groups = pd.Series(membership.group).value_counts()
         summary["groups"] = {str(name): int(count) for name, count in groups.items()}
     finally:  # a refused data set is shown too
-        print(json.dumps(summary | more), flush=True)
+        print(json.dumps(summary), flush=True)

@@ -17,7 +17,7 @@ from clipmem_core.audit.store import Audit, pair_blocks, read_prepared, write_pr
 from clipmem_core.config import AuditConfig, data_folder, fingerprint
 from clipmem_core.dataset.duplicates import alike_by_features, near_duplicate_clusters
 from clipmem_core.dataset.injected_errors import inject_miscaptions
-from clipmem_core.dataset.pixels import Pixels, check_pictures
+from clipmem_core.dataset.pixels import Pixels, check_pictures, open_pixels
 from clipmem_core.dataset.readers.records import named_folder
 from clipmem_core.dataset.readers.remote import fetch_source
 from clipmem_core.dataset.source import RawPairs, read_source
@@ -350,6 +350,19 @@ def membership_of(table: pd.DataFrame) -> Membership:
 def pixels_folder(audit: Audit) -> Path:
     """Return the store of an audit's small pictures."""
     return data_folder() / (read_prepared(audit.folder).pixels or audit.record.pixels)
+
+
+def audit_pixels(audit: Audit, images: pd.Series) -> Pixels:
+    """Open an audit's small pictures; `images` has the reference of each pair's."""
+    record = audit.record
+    return open_pixels(
+        pixels_folder(audit),
+        rows=read_prepared(audit.folder).cache_rows,
+        root=record.pictures,
+        images=images.tolist(),
+        size=record.config.cache_size,
+        resize_mode=record.config.resize_mode,
+    )
 
 
 def rebuild_store(audit: Audit, *, progress: ReportCount) -> None:

@@ -15,7 +15,7 @@ from clipmem_core import columns as c
 from clipmem_core.audit import prepare, store
 from clipmem_core.audit.prepare import membership_of, sides_of
 from clipmem_core.audit.store import Audit, Record
-from clipmem_core.audit.verdict import BASIS, WRONG
+from clipmem_core.audit.verdict import WRONG
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.io import InputError, naming
 from clipmem_core.scores import attacks, detectors, memorization
@@ -28,6 +28,7 @@ from clipmem_core.scores.prevalence import whole_count
 from clipmem_core.scores.progress import Posterior
 from clipmem_core.scores.registry import BY_NAME, DETECTION_SCORES, INJECTED_SCORES, SCORE_COLUMNS
 from clipmem_core.scores.uncertainty import NoiseModel, share_above, standard_errors
+from clipmem_core.scores.words import group_starts
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
 UNUSABLE = "rows that cannot be used"
@@ -84,24 +85,20 @@ def gather_evidence(audit: Audit) -> Evidence:
     names = audit.record.members
     table = store.read_table(audit.folder / store.MEMBERSHIP, columns=[c.GROUP, *names])
     sides = sides_of(audit, config, membership_of(table))
+    embeddings = [store.read_embeddings(audit.member(name)) for name in names]
     terms = []
-    image = []
-    text = []
     logit_scales = []
     trajectories = []
-    for name in names:
+    for name, vectors in zip(names, embeddings, strict=True):
         folder = audit.member(name)
-        embeddings = store.read_embeddings(folder)
-        image.append(embeddings[0])
-        text.append(embeddings[1])
-        values = pair_terms(*embeddings, sides.external)
+        values = pair_terms(*vectors, sides.external)
         stacked = spill_to_disk(np.stack(list(values.values())), audit.folder)
         terms.append(dict(zip(values, stacked, strict=True)))
         checkpoint = Path(audit.member_record(name).checkpoint or folder / CHECKPOINT)
         logit_scales.append(logit_scale_of(checkpoint) if checkpoint.is_file() else np.nan)
         path = folder / TRAJECTORY
         if path.is_file():
-            learned = detectors.mean_over_epochs(store.read_array(path, shared=True))
+            learned = detectors.mean_over_epochs(store.read_array(path))
             trajectories.append(spill_to_disk(learned, audit.folder))
     most_captions = config.eval_captions or np.iinfo(np.int32).max
     return Evidence(
@@ -109,8 +106,8 @@ def gather_evidence(audit: Audit) -> Evidence:
         sides=sides,
         views=1 if config.lock_image else config.views,
         terms=terms,
-        image=image,
-        text=text,
+        image=[image for image, _ in embeddings],
+        text=[text for _, text in embeddings],
         logit_scales=logit_scales,
         log_probability=trajectories if len(trajectories) == len(names) else [],
         n_captions=np.minimum(store.caption_counts(audit), most_captions),
@@ -122,8 +119,7 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Return every score of every pair (`SCORE_COLUMNS`), and how well clipmem was split between
     the encoders.
 
-    The split has fit, the mean of fit_by_member (of the maps between embeddings), and missing, why
-    there is none.
+    The split has fit, the mean over the maps between embeddings, and missing, why there is none.
     """
     sides = evidence.sides
     spill = functools.partial(spill_to_disk, folder=evidence.folder)
@@ -132,10 +128,9 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, Any]]:
     nan = np.full(len(external), np.nan)
     scores = memorization.memorization_table(evidence.terms, sides, keep=spill)
     values = {name: spill(scores.pop(name).to_numpy()) for name in map(str, scores.columns)}
-    split: dict[str, Any] = {"fit": None, "fit_by_member": {}, "missing": None}
+    split: dict[str, Any] = {"fit": None, "missing": None}
     try:
         parts, fits = contributions(evidence.image, evidence.text, sides)
-        split["fit_by_member"] = fits
         if fits:
             split["fit"] = float(np.mean(list(fits.values())))
     except InputError as error:
@@ -156,7 +151,7 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, Any]]:
     swapped = detectors.swapped_csls(
         evidence.image, evidence.text, trained, external, seed=sides.seed
     )
-    learned = detectors.learned(evidence.log_probability) if evidence.log_probability else nan
+    learned = detectors.nan_mean(evidence.log_probability) if evidence.log_probability else nan
     values |= {
         c.CSLS_OUT: spill(csls),
         c.LOG_PROBABILITY_OUT: spill(log_probability),
@@ -263,8 +258,6 @@ def summary(evidence: Evidence, scores: pd.DataFrame, split: dict[str, Any]) -> 
         "encoders": {
             "image": _number(scores.loc[target, c.CLIPMEM_IMAGE].mean()),
             "text": _number(scores.loc[target, c.CLIPMEM_TEXT].mean()),
-            "null_image": _number(null[c.CLIPMEM_IMAGE].mean()),
-            "null_text": _number(null[c.CLIPMEM_TEXT].mean()),
             **split,
         },
         "external_pairs": len(null),
@@ -326,14 +319,14 @@ def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any
     sides = evidence.sides
     members = sides.membership.members
     if len(members) < attacks.FEWEST_MEMBERS:
-        table = pd.DataFrame({"measure": attacks.ROC_MEASURES})
-        table = table.reindex(columns=attacks.ATTACK_COLUMNS)
-        table["attack"] = attacks.BAVARIA
-        table["targets"] = 0
-        table["missing"] = (
-            f"needs at least {attacks.FEWEST_MEMBERS} members, a target and a shadow on either "
-            f"side, not {len(members)}"
-        )
+        row = {
+            "attack": attacks.BAVARIA,
+            "measure": attacks.ROC_MEASURES,
+            "targets": 0,
+            "missing": f"needs at least {attacks.FEWEST_MEMBERS} members, a target and a shadow on "
+            f"either side, not {len(members)}",
+        }
+        table = pd.DataFrame(row, columns=attacks.ATTACK_COLUMNS)
         return pd.DataFrame(columns=c.UTILITY_COLUMNS), json_rows(table)
     attacked = np.flatnonzero(np.isin(sides.membership.group, c.SCORED_GROUPS))
     if len(attacked) > MAX_ATTACKED:
@@ -363,7 +356,7 @@ def caption_table(
     """
     n_captions = int(counts.sum())
     owner = np.repeat(np.arange(len(counts)), counts)
-    start = np.concatenate([[0], np.cumsum(counts)])
+    start = group_starts(counts)
     decoys = store.read_decoys(audit)
     if counts.max(initial=0) > 1:
         # A member must have seen neither the picture nor the decoy; a caption is its own decoy
@@ -414,10 +407,7 @@ def _mean_over_members(
     """Return the mean of a column of captions.npy over the members that trained, or did not, on
     both pairs of each row, int64 [n_captions + n_decoys, 2]."""
     folders = map(audit.member, sides.membership.members)
-    columns = (
-        store.read_array(folder / store.CAPTION_SCORES, shared=True)[:, column]
-        for folder in folders
-    )
+    columns = (store.read_array(folder / store.CAPTION_SCORES)[:, column] for folder in folders)
     return detectors.nan_mean(
         np.where((trained[pairs] == trained_on).all(axis=1), values, np.nan)
         for values, trained in zip(columns, sides.membership.trained, strict=True)
@@ -471,4 +461,4 @@ def whole_set(
         n_scored = int(np.isfinite(scores[c.CSLS_OUT]).sum())
         among = round(drawn * (n_scored - injected) / usable)
         rows.append(row(WRONG, estimate, among, low=low, high=high))
-    return {"pairs": record.pairs, "of": total, "basis": BASIS, "counts": rows}
+    return {"pairs": record.pairs, "of": total, "counts": rows}

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
-import pyarrow.parquet as pq
 
 from clipmem_core import columns as c
 from clipmem_core.audit import settings, store
@@ -32,7 +31,7 @@ from clipmem_core.config import (
 from clipmem_core.dataset.readers.containers import split_reference
 from clipmem_core.dataset.readers.paths import is_newer
 from clipmem_core.dataset.source import source_files
-from clipmem_core.io import DELETE, InputError, reading
+from clipmem_core.io import InputError
 from clipmem_core.scores.membership import Membership
 from clipmem_core.training.names import model_config
 
@@ -105,21 +104,6 @@ def _write_members(
             store.file_sha256(path) if path else "",
         )
         store.write_json(audit.member(name) / store.CONFIG, vars(member))
-
-
-def check_prepared(audit: Audit) -> None:
-    """Refuse an audit that cannot resume because a file of its beginning cannot be read."""
-    record = audit.record
-    store.read_table(audit.folder / store.QUARANTINE)
-    for name in record.members:
-        audit.member_record(name)
-    path = audit.folder / store.MEMBERSHIP
-    with reading(path, repair=DELETE):
-        columns = pq.read_schema(path).names
-    if tuple(name for name in columns if name not in (c.PAIR_ID, c.GROUP)) != record.members:
-        raise InputError(
-            f"{path} and {store.CONFIG} differ in members: delete {audit.folder} and run it again"
-        )
 
 
 def audit_fingerprint(config: AuditConfig, data_set: str) -> str:

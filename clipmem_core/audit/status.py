@@ -271,11 +271,6 @@ CHANCE_SHARE = 0.98  # of ln(batch_size), the loss of a random guess within a ba
 _POINTS = 300  # of a loss curve
 
 
-def seconds_left(seconds: float, done: float, total: float) -> float:
-    """Return the time left at the pace so far; NaN before anything is done."""
-    return seconds / done * (total - done) if done else math.nan
-
-
 @dataclass(frozen=True)
 class MemberProgress:
     """A member's stage (waiting, training, embedding, finished) and the last line of its log."""
@@ -292,7 +287,7 @@ class MemberProgress:
     @property
     def seconds_left(self) -> float:
         """Training time left at the pace so far; NaN before the first line."""
-        return seconds_left(self.seconds, self.step, self.steps)
+        return self.seconds / self.step * (self.steps - self.step) if self.step else math.nan
 
     @property
     def share(self) -> float:

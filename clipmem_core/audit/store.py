@@ -237,10 +237,10 @@ def caption_counts(audit: "Audit") -> np.ndarray:
     return np.concatenate([block.to_numpy(zero_copy_only=False) for block in counts])
 
 
-def read_array(path: Path, *, shared: bool = False) -> np.ndarray:
-    """Read an array of a member, or map it."""
+def read_array(path: Path) -> np.ndarray:
+    """Map an array of a member."""
     with reading(path, repair=RETRAIN):
-        return np.load(path, mmap_mode="r" if shared else None)
+        return np.load(path, mmap_mode="r")
 
 
 def add_column(path: Path, name: str, values: np.ndarray) -> None:

@@ -11,7 +11,6 @@ from clipmem_core.audit import store
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import data_folder, fingerprint
 from clipmem_core.io import reading
-from clipmem_core.scores.encoders import BINS
 from clipmem_core.training.names import CHECKPOINT
 
 _VERSION = 1  # of the measure: a new number recomputes every table
@@ -29,9 +28,6 @@ IMAGE_TOWER = "image"
 TEXT_TOWER = "text"
 TOWERS = (IMAGE_TOWER, TEXT_TOWER)
 UNITMEM_MEAN = "unitmem_mean"
-UNITMEM_MEDIAN = "unitmem_median"
-MEDIAN_ERROR = "median_error"
-CLIPPED = "clipped"
 CLIP = "clip"
 SUPERVISED = "supervised"
 SELF_SUPERVISED = "self-supervised"
@@ -47,7 +43,7 @@ def layer_means(
     """Average UnitMem over the units of each layer that fire; also count all and the silent
     ones."""
     groups = units.assign(silent=units[UNITMEM_MEAN].isna()).groupby(list(by), sort=False)
-    means = groups[[UNITMEM_MEAN, UNITMEM_MEDIAN, MEDIAN_ERROR, CLIPPED]].mean()
+    means = groups[UNITMEM_MEAN].mean()
     return groups["silent"].agg(units="size", silent="sum").join(means).reset_index()
 
 
@@ -71,7 +67,7 @@ def table_file(audit: Audit, name: str, table: str = UNITS) -> Path:
     """Return the path of a table of a finished audit's member."""
     member = audit.member_record(name)
     weights = member.checkpoint_sha256 or audit.files[f"{store.MEMBERS}/{name}/{CHECKPOINT}"]
-    content = [_VERSION, BINS, vars(member), weights, audit.files[store.MEMBERSHIP]]
+    content = [_VERSION, vars(member), weights, audit.files[store.MEMBERSHIP]]
     return data_folder() / "cache" / "units" / fingerprint(content) / table
 
 

@@ -36,6 +36,7 @@ from clipmem_core.audit.store import Audit
 from clipmem_core.io import InputError
 from clipmem_core.mitigations import can_cut_text
 from clipmem_core.scores.encoders import UnitTally
+from clipmem_core.scores.words import group_starts
 from clipmem_core.training.model import (
     Model,
     autocast,
@@ -59,8 +60,12 @@ def run_units(audit: Audit, *, members: Sequence[str] = (), screen: Screen) -> N
         path.parent.mkdir(parents=True, exist_ok=True)
         run = open_member(audit.folder, name)
         torch.set_num_threads(run.record.threads)  # as when it was trained
-        measure = measure_units if table == t.UNITS else measure_references
-        store.write_table(path, measure(run, screen))
+        if table == t.UNITS:
+            model = trained_model(run)
+            units = measure_model(run, model, t.TOWERS, run.data.rows, label=name, screen=screen)
+        else:
+            units = measure_references(run, screen)
+        store.write_table(path, units)
 
 
 def say_units(audit: Audit, *, screen: Screen) -> None:
@@ -90,12 +95,6 @@ def check_members(audit: Audit, members: Sequence[str] = ()) -> list[str]:
             f"audit {audit.name!r} has no member {unknown[0]!r}: it has {', '.join(names)}"
         )
     return list(dict.fromkeys(members or names))
-
-
-def measure_units(run: MemberRun, screen: Screen) -> pd.DataFrame:
-    """Measure both encoders of a member on its training pairs, as `unit_table`."""
-    model = trained_model(run)
-    return measure_model(run, model, t.TOWERS, run.data.rows, label=run.name, screen=screen)
 
 
 def measure_references(run: MemberRun, screen: Screen) -> pd.DataFrame:
@@ -189,22 +188,21 @@ def count_units(
     model.eval()
     layers = unit_layers(model, tower)
     tally = UnitTally(sum(layers.widths))
-    # Of each layer, above 0 and below, [2, n, width]
+    # Of each layer, [n, width]
     means: list[Tensor] = [torch.empty(0)] * len(layers.widths)
     mask: Tensor | None = None  # bool [n, length], the tokens to average; None: all
 
     def note(layer: int, _module: nn.Module, _inputs: Any, activation: Tensor) -> None:
-        signed = (activation if layers.batch_first else activation.transpose(0, 1)).float()
-        length = signed.shape[1]
-        counted = torch.ones(1, length, device=signed.device) if mask is None else mask.float()
+        above = activation if layers.batch_first else activation.transpose(0, 1)
+        above = above.float().clamp(min=0)
+        length = above.shape[1]
+        counted = torch.ones(1, length, device=above.device) if mask is None else mask.float()
         if length > counted.shape[1]:
             raise InputError(f"UnitMem cannot find the caption's tokens among {length}")
         weights = counted[:, None, :length] / counted.sum(dim=1)[:, None, None]
         # A mean over tokens as a product: on a CPU it takes half as long, but never in bfloat16.
-        with torch.autocast(signed.device.type, enabled=False):
-            above = torch.matmul(weights, signed.clamp(min=0)).squeeze(1)
-            mean = torch.matmul(weights, signed).squeeze(1)
-        means[layer] = torch.stack([above, above - mean])
+        with torch.autocast(above.device.type, enabled=False):
+            means[layer] = torch.matmul(weights, above).squeeze(1)
 
     config = run.config
     data = run.data
@@ -215,13 +213,13 @@ def count_units(
         if tower == t.IMAGE_TOWER:
             for block in evaluation_batches(rows):
                 pixels = data.pixels.gather(block)
-                total = np.zeros((2, len(block), sum(layers.widths)), np.float32)
+                total = np.zeros((len(block), sum(layers.widths)), np.float32)
                 for view in range(config.views):
                     images = views.evaluation_images(pixels, data.keys[block], view, config.device)
                     with autocast(config.precision, config.device):
                         model.visual(images)
-                    total += torch.cat(means, dim=2).cpu().numpy()
-                tally.add(block, *(total / config.views))
+                    total += torch.cat(means, dim=1).cpu().numpy()
+                tally.add(block, total / config.views)
                 report(tally.count)
         else:
             cut = can_cut_text(model)
@@ -233,8 +231,8 @@ def count_units(
                 mask = places <= torch.where(tokens != 0, places, 0).amax(dim=1)[:, None]
                 with autocast(config.precision, config.device):
                     encode_text(model, tokens, cut=cut)
-                signs = torch.cat(means, dim=2).cpu().numpy()
-                tally.add(block, *(mean_by_pair(sign, start) for sign in signs))
+                values = torch.cat(means, dim=1).cpu().numpy()
+                tally.add(block, mean_by_pair(values, start))
                 report(tally.count)
     return tally
 
@@ -248,7 +246,7 @@ def _caption_batches(
     counts = np.diff(data.caption_start)
     counts = np.minimum(counts, first) if first else counts
     for block in evaluation_batches(rows[np.argsort(longest[rows], kind="stable")]):
-        start = np.concatenate([[0], np.cumsum(counts[block])])
+        start = group_starts(counts[block])
         first_caption = data.caption_start[block] - start[:-1]
         captions = np.repeat(first_caption, counts[block]) + np.arange(start[-1])
         yield block, captions, start

@@ -157,8 +157,7 @@ def judge(
     towers: Mapping[str, Mapping[str, Any]] | None = None,
     cut: int = 0,
 ) -> dict[str, Any]:
-    """Turn an audit's summary into its verdict: checks, one sentence, the use of each score, and
-    the summary."""
+    """Turn an audit's summary into its verdict: checks, one sentence, and the summary."""
     means = utility.groupby(c.METRIC, sort=False)[c.VALUE].mean().to_dict()
     checks = [
         _generalises(summary, (means["image_to_text_R@5"] + means["text_to_image_R@5"]) / 2),
@@ -178,7 +177,6 @@ def judge(
     return {
         "sentence": sentence,
         "checks": checks,
-        "uses": uses({"checks": checks}),
         **summary,
         "utility": means,
     }

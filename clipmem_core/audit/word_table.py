@@ -25,12 +25,10 @@ from clipmem_core.audit.executor import (
     Task,
     in_this_process,
     local_processes,
-    program_of,
 )
 from clipmem_core.audit.member import Shared, open_shared
 from clipmem_core.audit.store import Audit
 from clipmem_core.features.embed import FeatureExtractor
-from clipmem_core.features.towers import Tower
 from clipmem_core.io import DELETE, reading, replacing
 from clipmem_core.scores.evidence import fit_words, surprise, word_evidence
 from clipmem_core.scores.membership import draw_word_halves
@@ -39,6 +37,7 @@ from clipmem_core.scores.words import (
     WORD_PATTERN,
     Words,
     changed_words,
+    group_starts,
     kind_of,
     split_words,
 )
@@ -60,51 +59,7 @@ RATIOS = "ratios.json"  # of `fit_words`
 _MOST_FITTED = 1_000_000  # words that log-likelihood ratios are fitted on, evenly spaced
 NOTABLE = 0.0  # better words are stored of words that are more surprising than this
 REPORTED = 2.0  # seconds between two reports of progress
-_SEED = 0  # of the words that words are compared with
 _PAIRS = 4_096  # pairs whose words are Python objects at a time
-
-
-def predict_half(
-    words: Words,
-    pictures: np.ndarray,
-    trained: np.ndarray,
-    predicted: np.ndarray,
-    *,
-    text_tower: Tower | None,
-    seed: int,
-    precision: str,
-    into: Predictions,
-    state: Path | None = None,
-    progress: Callable[[float], None] = lambda share: None,
-) -> WordModel | None:
-    """Train a word model on the rows `trained`, write its predictions of the words of the rows
-    `predicted`, return it.
-
-    `text_tower` embeds each word as an input, if there is one; a killed training resumes from the
-    file `state`.
-    """
-    if words.vocabulary_size < 4 or not len(trained):
-        return None
-    vectors = None
-    if text_tower and len(words.spelled) > VECTOR:
-        vectors = word_vectors(
-            FeatureExtractor(text_tower).captions([word[:50] for word in words.spelled])
-        )
-    model = fit(
-        words,
-        pictures,
-        trained,
-        vectors,
-        seed=seed,
-        precision=precision,
-        state=state,
-        progress=lambda share: progress(0.8 * share),
-    )
-    changed = changed_words(words, seed=_SEED)
-    predict(
-        model, words, pictures, predicted, changed, into, lambda share: progress(0.8 + 0.2 * share)
-    )
-    return model
 
 
 def save_model(model: WordModel, words: Words, path: Path) -> None:
@@ -163,18 +118,16 @@ def predicted_evidence(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the `word_evidence` of each word and of the word it is compared with, [n_words, 2, 4],
     and its kind."""
-    ids = np.where(words.ids < words.vocabulary_size, words.ids, 0)
-    frequency = words.frequency[np.column_stack([ids, changed])]
+    frequency = words.frequency[np.column_stack([words.predicted, changed])]
     frequency = np.where(frequency > 0, frequency, np.nan)
     evidence = word_evidence(predicted.alone, predicted.together, frequency)
-    kinds = np.array([-1, -1, *map(kind_of, words.spelled[: words.vocabulary_size - 2])])
-    return evidence, kinds[ids]
+    return evidence, words.kinds[words.predicted]
 
 
 def surprises(words: Words, predicted: Predictions) -> tuple[np.ndarray, list[np.ndarray]]:
     """Return how surprising each word is, and the word it is compared with, [n_words, 2]:
     log-likelihood ratios that it is wrong, NaN if not predicted; and the result of `fit_words`."""
-    evidence, kinds = predicted_evidence(words, predicted, changed_words(words, seed=_SEED))
+    evidence, kinds = predicted_evidence(words, predicted, changed_words(words))
     # A word that a caption repeats a thousand times counts once.
     caption = np.repeat(np.arange(len(words.caption_start) - 1), np.diff(words.caption_start))
     keys = caption * words.vocabulary_size + np.minimum(words.ids, words.vocabulary_size)
@@ -202,18 +155,30 @@ def predict_words(
     clusters = store.read_prepared(shared.audit.folder).clusters
     half = draw_word_halves(shared.membership[c.GROUP].to_numpy(), clusters, seed=config.seed)
     trained, predicted = rows_of_models(half)[number]
-    return predict_half(
+    if words.vocabulary_size < 4 or not len(trained):
+        return None
+    tower = None if config.features else shared.towers.text
+    vectors = None
+    if tower and len(words.spelled) > VECTOR:
+        vectors = word_vectors(
+            FeatureExtractor(tower).captions([word[:50] for word in words.spelled])
+        )
+    report = _progress_writer(folder / _SHARE) if folder else lambda share: None
+    model = fit(
         words,
         pictures,
         trained,
-        predicted,
-        text_tower=None if config.features else shared.towers.text,
+        vectors,
         seed=config.seed + number,
         precision=config.precision if config.device == "cpu" else "fp32",
-        into=into,
         state=folder / _STATE if folder else None,
-        progress=_progress_writer(folder / _SHARE) if folder else lambda share: None,
+        progress=lambda share: report(0.8 * share),
     )
+    changed = changed_words(words)
+    predict(
+        model, words, pictures, predicted, changed, into, lambda share: report(0.8 + 0.2 * share)
+    )
+    return model
 
 
 def _progress_writer(path: Path) -> Callable[[float], None]:
@@ -264,8 +229,11 @@ def ensure_words(
     missing = [name for name in HALVES if not (folder / name / _PREDICTED).is_file()]
     for name in missing:
         (folder / name).mkdir(parents=True, exist_ok=True)
-    program = program_of("clipmem_core.audit.word_table:run_halves", audit.folder)
-    tasks = [Task((folder / name,), program, (name,), threads, "word model") for name in missing]
+    work = "clipmem_core.audit.word_table:run_halves"
+    tasks = [
+        Task((folder / name,), work, audit.folder, (name,), threads, "word model")
+        for name in missing
+    ]
     if executor is None:
         is_small = len(words.caption_start) - 1 < SMALL
         executor = (
@@ -354,7 +322,7 @@ def _word_rows(
     is_likelier = better_probability > probability[:, None]
     is_likelier &= better != words.ids[rows][:, None]
     is_likelier &= (surprise > NOTABLE)[:, None]
-    offsets = np.concatenate([[0], np.cumsum(is_likelier.sum(axis=1))]).astype(np.int32)
+    offsets = group_starts(is_likelier.sum(axis=1)).astype(np.int32)
     spelled = np.array(["", "", *words.spelled], dtype=object)[better[is_likelier]]
     likelier_probability = better_probability[is_likelier].astype(np.float32)
     columns = {

@@ -11,13 +11,30 @@ import pandas as pd
 import streamlit as st
 from rich.filesize import decimal
 
-from clipmem_core import config as configs
-from clipmem_core.audit import status as s
 from clipmem_core.audit.preflight import Request, check_request, find_check
 from clipmem_core.audit.settings import audit_name
-from clipmem_core.audit.status import audit_task, cancel, jobs_folder
+from clipmem_core.audit.status import (
+    DONE,
+    State,
+    audit_task,
+    cancel,
+    delete_audit,
+    folder_bytes,
+    jobs_folder,
+    list_states,
+)
 from clipmem_core.audit.store import CONFIG, audits_folder, is_name
-from clipmem_core.config import FIELDS, PRESETS, AuditConfig, SourceOptions, data_folder
+from clipmem_core.config import (
+    DEFAULT_PRESET,
+    FIELDS,
+    PRESETS,
+    SETS,
+    AuditConfig,
+    SourceOptions,
+    data_folder,
+    ineffective_fields,
+    preset_config,
+)
 from clipmem_core.dashboard.page import AUDIT, CHOICE, draw_set, store_choice
 from clipmem_core.dashboard.plain import draw_fault, explained_errors, show_strong
 from clipmem_core.dashboard.running import draw_progress
@@ -37,8 +54,18 @@ _COLUMNS = {
 }
 _MAIN = ("epochs", "batch_size", "captions", "inject_miscaptions", "drop_near_duplicates", "seed")
 # Fields that have another widget above the grids
-_DRAWN_ABOVE: tuple[str, ...] = ("preset", "protocol", "members", "seeds", "features")
-_DRAWN_ABOVE += ("lock_image", "lock_text", "image_tower", "text_tower", "scenes_pairs")
+_DRAWN_ABOVE = [
+    "preset",
+    "protocol",
+    "members",
+    "seeds",
+    "features",
+    "lock_image",
+    "lock_text",
+    "image_tower",
+    "text_tower",
+    "scenes_pairs",
+]
 _PRESET_HELP = {
     "locked": "Both towers are pretrained and locked, and members train heads on their features: "
     "minutes on a processor, and the best choice to find wrong captions. clipmem measures what the "
@@ -58,7 +85,7 @@ def draw_list() -> None:
     """Draw all audits, and the progress and actions of the selected one."""
     if message := st.session_state.pop(_MESSAGE, ""):
         st.success(message, icon=":material/check:")
-    states = s.list_states()
+    states = list_states()
     _watch([(state.audit.name, state.word) for state in states])
     if not states:
         st.info("No audit yet. Start one above.", icon=":material/science:")
@@ -69,7 +96,7 @@ def draw_list() -> None:
         return
     with st.container(border=True):
         show_strong(selected.audit.name)
-        if selected.word != s.DONE:
+        if selected.word != DONE:
             draw_progress(selected.audit.name)
         if not selected.at_work:
             _draw_actions(selected)
@@ -78,11 +105,11 @@ def draw_list() -> None:
 @st.fragment(run_every=2)
 def _watch(drawn: list[tuple[str, str]]) -> None:
     """Rerun the page when an audit starts or ends."""
-    if [(state.audit.name, state.word) for state in s.list_states()] != drawn:
+    if [(state.audit.name, state.word) for state in list_states()] != drawn:
         st.rerun()
 
 
-def _draw_table(states: list[s.State]) -> s.State | None:
+def _draw_table(states: list[State]) -> State | None:
     """Draw the list, and return the state of the audit that is selected in it."""
     names = [state.audit.name for state in states]
     name = st.query_params.get(AUDIT) or st.session_state.get(CHOICE)
@@ -92,7 +119,7 @@ def _draw_table(states: list[s.State]) -> s.State | None:
         row: dict[str, Any] = state.row | {"begun": None, "size": None}
         if state.audit.begun:
             row["begun"] = datetime.fromtimestamp((state.audit.folder / CONFIG).stat().st_mtime)
-            row["size"] = s.folder_bytes(state.audit.folder)
+            row["size"] = folder_bytes(state.audit.folder)
         rows.append(row)
 
     def select() -> None:
@@ -116,10 +143,10 @@ def _draw_table(states: list[s.State]) -> s.State | None:
     return states[selected[0]]
 
 
-def _draw_actions(state: s.State) -> None:
+def _draw_actions(state: State) -> None:
     name = state.audit.name
     with st.container(horizontal=True, vertical_alignment="center"):
-        if state.word == s.DONE:
+        if state.word == DONE:
             st.page_link(
                 "pages/overview.py",
                 label="Open",
@@ -127,7 +154,7 @@ def _draw_actions(state: s.State) -> None:
                 query_params={AUDIT: name},
             )
         with st.popover("Delete", icon=":material/delete:", key=f"delete-{name}"):
-            size = s.folder_bytes(state.audit.folder) + s.folder_bytes(jobs_folder() / name)
+            size = folder_bytes(state.audit.folder) + folder_bytes(jobs_folder() / name)
             st.markdown(f"Deletes {decimal(size)}: members, scores, output. Decisions are kept.")
             typed = st.text_input("Type its name to confirm", key=f"confirm-{name}")
             confirmed = st.button(
@@ -138,7 +165,7 @@ def _draw_actions(state: s.State) -> None:
             )
     if confirmed:
         try:
-            freed = s.delete_audit(name)
+            freed = delete_audit(name)
         except (InputError, OSError) as error:
             draw_fault("The audit was not deleted.", error)
             return
@@ -157,12 +184,12 @@ def draw_request() -> Request:
         if st.toggle("Use folder names as captions", key="new-folder-names", **_PERSIST):
             options = {"caption_template": _draw_field("caption_template", "a photo of a {label}")}
     with st.container(horizontal=True, gap="large"):
-        preset = _choose("Preset", list(PRESETS), configs.DEFAULT_PRESET)
+        preset = _choose("Preset", list(PRESETS), DEFAULT_PRESET)
         protocol = _choose(
             "Protocol", FIELDS["protocol"].choices, AuditConfig.protocol, help=meaning(PROTOCOL)
         )
     st.caption(_PRESET_HELP[preset])
-    defaults = dataclasses.replace(configs.preset_config(preset), protocol=protocol)
+    defaults = dataclasses.replace(preset_config(preset), protocol=protocol)
     defaults = dataclasses.replace(defaults, **_draw_towers(defaults))
     with st.grid(**_GRID) as grid:
         repetitions = "seeds" if protocol == "paper" else "members"
@@ -170,7 +197,7 @@ def draw_request() -> Request:
         if source == DRAWN:
             options |= _draw_fields(grid, ["scenes_pairs"], SourceOptions())
     with st.expander("Further settings", icon=":material/tune:"):
-        unavailable = configs.ineffective_fields(defaults)
+        unavailable = ineffective_fields(defaults)
         omitted = {*_MAIN, *_DRAWN_ABOVE, *unavailable, *options}
         if not defaults.lock_image:
             omitted.add("tower_size")
@@ -216,7 +243,7 @@ def _draw_path() -> str:
         key=f"{_PATH}-offered",
         value=typed if typed in offered else None,
         on_choose=lambda chosen: st.session_state.update({_PATH: chosen or ""}),
-        format_func=lambda source: source.removeprefix(f"{data_folder() / configs.SETS}/"),
+        format_func=lambda source: source.removeprefix(f"{data_folder() / SETS}/"),
         help=f"{DRAWN} is the synthetic set. {meaning(DRAWN_SET)}",
     )
     return typed
@@ -227,7 +254,7 @@ def _built_in_sources() -> list[str]:
     folder."""
     sets = [
         str(path)
-        for path in sorted((data_folder() / configs.SETS).glob("[!.]*"))
+        for path in sorted((data_folder() / SETS).glob("[!.]*"))
         if not (path / CLEANED).is_file() and not re.fullmatch(rf"{DRAWN}-\d+-\d+", path.name)
     ]
     return [DRAWN, *sets]
@@ -330,17 +357,15 @@ def _allowed(request: Request) -> bool:
     return True
 
 
-def _key_of(key: str, value: object) -> str:
-    """Set a widget's first value, and return its key."""
-    st.session_state.setdefault(key, value)
-    return key
-
-
 def _choose(label: str, options: Sequence[str], default: str, *, help: str | None = None) -> str:
-    key = _key_of(f"new-{label.lower()}", default)
-    return (
-        st.segmented_control(label, options, key=key, help=help, required=True, **_PERSIST)
-        or default
+    return st.segmented_control(
+        label,
+        options,
+        default=default,
+        key=f"new-{label.lower()}",
+        help=help,
+        required=True,
+        **_PERSIST,
     )
 
 
@@ -348,7 +373,7 @@ def _draw_towers(defaults: AuditConfig) -> dict[str, Any]:
     """Draw which towers are locked and the name of each locked one; return these fields and the
     model."""
     values = dict[str, Any]()
-    locked = PRESETS[configs.DEFAULT_PRESET]
+    locked = PRESETS[DEFAULT_PRESET]
     with st.grid(**_GRID) as grid:
         for side in _TOWERS:
             lock = f"lock_{side}"
@@ -384,8 +409,10 @@ def _draw_field(name: str, default: Any) -> Any:
     """Draw the widget of a field and return its value; the key holds the default, so presets have
     separate widgets."""
     field = FIELDS[name]
+    key = f"new-{name}-{default}"
+    st.session_state.setdefault(key, default)
     options: dict[str, Any] = {
-        "key": _key_of(f"new-{name}-{default}", default),
+        "key": key,
         "help": field.help or None,
         **_PERSIST,
     }

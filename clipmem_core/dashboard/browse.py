@@ -1,9 +1,7 @@
 """The page Browse: queues, search, filters, order and conditions, which read and write the address,
 and the pairs that fit."""
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -15,13 +13,7 @@ from streamlit.delta_generator import DeltaGenerator
 from clipmem_core import columns as c
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import queues
-from clipmem_core.columns import CLIPMEM
-from clipmem_core.dashboard import page
-from clipmem_core.dashboard.component.pairs import (
-    BROWSE_KEYS,
-    draw_grid,
-    draw_key_list,
-)
+from clipmem_core.dashboard.component.pairs import BROWSE_KEYS, draw_grid, draw_key_list
 from clipmem_core.dashboard.deciding import (
     BADGES,
     REVIEW,
@@ -35,10 +27,15 @@ from clipmem_core.dashboard.page import (
     PAGE,
     SIZE,
     choose_listed,
+    choose_segment,
     draw_pages,
+    draw_set,
     link,
+    peek_selection,
     read_choice,
     read_page,
+    read_selection,
+    write_selection,
 )
 from clipmem_core.dashboard.plain import (
     draw_fault,
@@ -49,15 +46,26 @@ from clipmem_core.dashboard.plain import (
 )
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.io import InputError
-from clipmem_core.review import selection as s
 from clipmem_core.review.cards import BY_CAPTION, MARKS, cards
 from clipmem_core.review.decisions import CHOICES, KEEP, REMOVE, open_review
 from clipmem_core.review.find_replace import preview_replacement
 from clipmem_core.review.rows import count_pairs, find_rows, frequent_values, pair_ids, score_span
-from clipmem_core.review.selection import MATCH, Range, Selection
+from clipmem_core.review.selection import (
+    ANY,
+    CAPTION,
+    DECIDED,
+    MAP_X,
+    MATCH,
+    NONE,
+    PICTURE,
+    RANDOM,
+    UNDECIDED,
+    Range,
+    Selection,
+)
 from clipmem_core.scores.registry import BY_NAME, CARD_SCORES, QUEUE_SCORES, words
 
-_SIDES = {s.CAPTION: "captions", s.PICTURE: "pictures"}
+_SIDES = {CAPTION: "captions", PICTURE: "pictures"}
 _FIELDS = {
     "group": "group",
     "label": "label",
@@ -67,13 +75,13 @@ _FIELDS = {
 }
 TABLE = "table"  # in the address
 LAYOUTS = {"": ":material/grid_view: Grid", TABLE: ":material/table_rows: Table"}
-_DECISIONS = {"": "All decisions", s.UNDECIDED: s.UNDECIDED, s.DECIDED: s.DECIDED}
+_DECISIONS = {"": "All decisions", UNDECIDED: UNDECIDED, DECIDED: DECIDED}
 _DECISIONS |= {name: BADGES[name][0] for name in CHOICES}
 _ORDERS = {
     c.CLIPMEM: "Sort by memorization",
-    s.RANDOM: "Random order",
+    RANDOM: "Random order",
 }
-INJECTED = {s.ANY: "any injected error", s.NONE: "no injected error"}
+INJECTED = {ANY: "any injected error", NONE: "no injected error"}
 DIRECTIONS = {False: "high to low", True: "low to high"}
 _STEPS = 200  # of a slider
 _HIDDEN = {"label_visibility": "collapsed"}
@@ -82,11 +90,11 @@ _HIDDEN = {"label_visibility": "collapsed"}
 def changed(selection: Selection, **changes: Any) -> Selection:
     """Return a selection with other conditions; a search sorts by match from its beginning to its
     end."""
-    new = dataclasses.replace(selection, **changes)
+    new = replace(selection, **changes)
     if new.searched and not selection.searched and "order" not in changes:
-        return dataclasses.replace(new, order=s.MATCH, ascending=False)
-    if new.order == s.MATCH and not new.searched:
-        return dataclasses.replace(new, order=c.REVIEW_PLACE, ascending=False)
+        return replace(new, order=MATCH, ascending=False)
+    if new.order == MATCH and not new.searched:
+        return replace(new, order=c.REVIEW_PLACE, ascending=False)
     return new
 
 
@@ -97,10 +105,10 @@ def read_filters(audit: Audit, *, suspicious: str = c.SUSPICION) -> Selection:
     `suspicious` is the page's order of suspicious pairs: `REVIEW_PLACE` is that with random spot
     checks.
     """
-    searched = page.peek_selection().searched
+    searched = peek_selection().searched
     if "order" not in st.query_params and not searched and not score_span(audit, c.SUSPICION):
         st.query_params["order"] = c.CLIPMEM
-    selection = page.read_selection()
+    selection = read_selection()
     by_suspicion = selection.order in (c.SUSPICION, c.REVIEW_PLACE)
     return replace(selection, order=suspicious) if by_suspicion else selection
 
@@ -114,7 +122,7 @@ def queue_of(selection: Selection) -> str | None:
 
 def with_queue(selection: Selection, order: str) -> Selection:
     """Return a selection in the order of a queue, with its filters and without its search."""
-    return dataclasses.replace(selection, order=order, ascending=False, meaning="", like="")
+    return replace(selection, order=order, ascending=False, meaning="", like="")
 
 
 def conditions(selection: Selection) -> list[tuple[str, Selection]]:
@@ -136,7 +144,7 @@ def conditions(selection: Selection) -> list[tuple[str, Selection]]:
         chips.append((text, changed(selection, ranges=others)))
     if outline := selection.outline:
         axes = f"{words(outline.x)} and {words(outline.y)}"
-        place = selection.map if outline.x == s.MAP_X else axes
+        place = selection.map if outline.x == MAP_X else axes
         chips.append((f"outlined on the map of {place}", changed(selection, outline=None, map="")))
     side = _SIDES[selection.by]
     if selection.meaning:
@@ -148,7 +156,7 @@ def conditions(selection: Selection) -> list[tuple[str, Selection]]:
 
 def cleared(selection: Selection) -> Selection:
     """Return a selection without conditions, in the same order if it needs no search."""
-    order = c.REVIEW_PLACE if selection.order == s.MATCH else selection.order
+    order = c.REVIEW_PLACE if selection.order == MATCH else selection.order
     return Selection(order=order, ascending=selection.ascending and order == selection.order)
 
 
@@ -158,13 +166,13 @@ def draw_queues(audit: Audit, selection: Selection) -> None:
 
     def choose_queue(order: str | None) -> None:
         if order:
-            page.write_selection(with_queue(page.peek_selection(), order))
+            write_selection(with_queue(peek_selection(), order))
 
     style = {"value": queue_of(selection), "format_func": names.__getitem__} | _HIDDEN
-    page.draw_set(
+    draw_set(
         st.segmented_control, "Queue", list(names), key="queue", on_choose=choose_queue, **style
     )
-    page.choose_segment("Layout", LAYOUTS, parameter=page.LAYOUT, key="layout", hidden=True)
+    choose_segment("Layout", LAYOUTS, parameter=LAYOUT, hidden=True)
 
 
 def draw_filters(audit: Audit, selection: Selection) -> None:
@@ -175,7 +183,7 @@ def draw_filters(audit: Audit, selection: Selection) -> None:
         _choose(selection, "by", "Search in", sides, width=125, **_HIDDEN)
         _type(selection, "words", "Words in the caption", width=165)
         _choose(selection, "decision", "Decision", _DECISIONS, width=155, **_HIDDEN)
-        scores = [*([s.MATCH] if selection.searched else []), *BY_NAME]
+        scores = [*([MATCH] if selection.searched else []), *BY_NAME]
         orders = {score: f"Sort by {words(score)}" for score in scores} | _ORDERS
         del orders[c.REVIEW_PLACE]  # a selected page would have random pairs
         _choose(selection, "order", "Sort by", orders, width=170, **_HIDDEN)
@@ -199,7 +207,7 @@ def draw_filters(audit: Audit, selection: Selection) -> None:
 
 
 def _type(selection: Selection, field: str, label: str, *, width: int) -> None:
-    page.draw_set(
+    draw_set(
         st.text_input,
         label,
         key=field,
@@ -229,10 +237,10 @@ def draw_conditions(selection: Selection) -> None:
 
     def remove(remaining: Sequence[int]) -> None:
         removed = [rest for place, (_, rest) in enumerate(chips) if place not in remaining]
-        page.write_selection(removed[0] if len(removed) == 1 else cleared(selection))
+        write_selection(removed[0] if len(removed) == 1 else cleared(selection))
 
     with st.container(horizontal=True, vertical_alignment="center"):
-        page.draw_set(
+        draw_set(
             st.multiselect,
             "Active filters",
             places,
@@ -247,7 +255,7 @@ def draw_conditions(selection: Selection) -> None:
             "Clear all",
             type="tertiary",
             icon=":material/close:",
-            on_click=lambda: page.write_selection(cleared(selection)),
+            on_click=lambda: write_selection(cleared(selection)),
         )
 
 
@@ -270,13 +278,13 @@ def _draw_range(audit: Audit, selection: Selection) -> None:
         low, high = (
             None if end == default else end for end, default in zip(chosen, span, strict=True)
         )
-        selection = page.peek_selection()
+        selection = peek_selection()
         others = [each for each in selection.ranges if each.column != column]
         if (low, high) != (None, None):
             others.append(Range(column, low, high))
-        page.write_selection(changed(selection, ranges=tuple(others)))
+        write_selection(changed(selection, ranges=tuple(others)))
 
-    page.draw_set(
+    draw_set(
         st.slider,
         words(column),
         key=f"range-{column}",
@@ -294,7 +302,7 @@ def _choose(
     selection: Selection, field: str, label: str, names: Mapping[Any, str], **style: Any
 ) -> None:
     """Draw the values of a field as a list of their names."""
-    page.draw_set(
+    draw_set(
         st.selectbox,
         label,
         list(names),
@@ -307,8 +315,8 @@ def _choose(
 
 
 def _setter(field: str) -> Callable[[Any], None]:
-    return lambda value: page.write_selection(
-        changed(page.peek_selection(), **{field: "" if value is None else value})
+    return lambda value: write_selection(
+        changed(peek_selection(), **{field: "" if value is None else value})
     )
 
 
@@ -333,7 +341,7 @@ OPENED = "bulk_edit_opened"
 def draw_gallery(audit: Audit, selection: Selection, *, actions: DeltaGenerator) -> None:
     """Draw the current page of a selection, and in `actions` the buttons for all of its pairs."""
     try:
-        with st.spinner("Searching…") if selection.searched else nullcontext():
+        with st.spinner("Searching…"):
             count = count_pairs(audit, selection)
     except InputError as error:
         if not selection.searched:
@@ -351,7 +359,7 @@ def draw_gallery(audit: Audit, selection: Selection, *, actions: DeltaGenerator)
     page, pages = read_page(count, size)
     shown = cards(audit, find_rows(audit, selection, page=page, size=size), selection)
     _draw_legend(audit, selection, count)
-    draw_notice(audit, key="browse")
+    draw_notice(audit)
     draw_grid(
         audit,
         shown,
@@ -364,32 +372,26 @@ def draw_gallery(audit: Audit, selection: Selection, *, actions: DeltaGenerator)
         horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"
     ):
         choose_listed(
-            "Per page",
-            PAGE_SIZES,
-            parameter=SIZE,
-            key=SIZE,
-            width=85,
-            default=DEFAULT_SIZE,
-            clears=[PAGE],
+            "Per page", PAGE_SIZES, parameter=SIZE, width=85, default=DEFAULT_SIZE, clears=[PAGE]
         )
-        draw_pages(page, pages, key="pages")
+        draw_pages(page, pages)
 
 
 def _draw_legend(audit: Audit, selection: Selection, count: int) -> None:
     queue = queue_of(selection)
     meaning = queues(read_verdict(audit))[queue].sentence if queue else ""
-    if queue == CLIPMEM and selection.lowest_first:
+    if queue == c.CLIPMEM and selection.lowest_first:
         meaning = SUBTRACTED
     missing = ""
     if selection.order != MATCH:
-        unlisted = count_pairs(audit, replace(selection, order=CLIPMEM)) - count
+        unlisted = count_pairs(audit, replace(selection, order=c.CLIPMEM)) - count
         if unlisted > 0:
             missing = f"{pairs_in_words(unlisted)} without {words(selection.order)} not listed."
     sentences = [
         f"**{pairs_in_words(count)}.**",
         missing,
         meaning,
-        PICTURES_BY_TEXT if selection.meaning and selection.by == s.PICTURE else "",
+        PICTURES_BY_TEXT if selection.meaning and selection.by == PICTURE else "",
         MARKS if selection.order in BY_CAPTION else "",
         read_uncertainty(audit).explain(),
     ]
@@ -407,7 +409,7 @@ def _draw_nothing(audit: Audit, selection: Selection) -> None:
     st.info("No pair fits all of these conditions.", icon=":material/search_off:")
     rests = [(f"without “{text}”", rest) for text, rest in conditions(selection)]
     if selection.order != MATCH:
-        rests.append(("sorted by memorization", replace(selection, order=CLIPMEM)))
+        rests.append(("sorted by memorization", replace(selection, order=c.CLIPMEM)))
     for text, rest in rests:
         if count := count_pairs(audit, rest):
             show_text(f"{text}: {pairs_in_words(count)}", limit=_ID_LIMIT)

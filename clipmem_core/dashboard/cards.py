@@ -1,10 +1,10 @@
 """Thumbnails, and pairs as cards: changes between two audits, and strips of a queue."""
 
 import functools
+import html
 import io
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,12 @@ from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import queues
 from clipmem_core.dashboard.page import BROWSE, PAIR_PAGE, link, read_view
 from clipmem_core.dashboard.plain import (
-    as_html,
     cut,
     explained_errors,
     format_difference,
     format_score,
     read_verdict,
+    show_text,
 )
 from clipmem_core.io import shortage
 from clipmem_core.review.cards import (
@@ -52,12 +52,7 @@ STRIP_SIZE = 6
 STYLE = """<style>
 [class*="st-key-cards-"] [data-testid="stImage"] img { aspect-ratio: 1; object-fit: contain; }
 .pair-card { font-size: .875rem; line-height: 1.4; overflow-wrap: anywhere; }
-.pair-card .top { font-size: .8rem; }
-.pair-card .caption { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2;
-  overflow: hidden; min-height: 2.8em; margin: .2rem 0; }
-.pair-card .scores { display: grid; grid-template-columns: 1fr auto; gap: 0 .5rem; }
 .pair-card .name { opacity: .75; }
-.pair-card .value { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 </style>"""
 
 
@@ -75,10 +70,11 @@ _cached_jpeg = functools.lru_cache(maxsize=CACHED)(make_jpeg)
 
 
 def start_thumbnails(
-    root: Path, images: Sequence[str], *, side: int = SIDE
+    audit: Audit, shown: Sequence[PairCard], *, side: int = SIDE
 ) -> list[Future[tuple[bytes, str]]]:
-    """Return a future of `thumbnail` for each image, made in parallel."""
-    return [_POOL.submit(thumbnail, root, image, side=side) for image in images]
+    """Return a future of `thumbnail` for each card, made in parallel."""
+    root = audit.record.pictures
+    return [_POOL.submit(thumbnail, root, card.image, side=side) for card in shown]
 
 
 @functools.cache
@@ -98,59 +94,41 @@ def draw_card_picture(card: PairCard, jpeg: bytes, fault: str) -> None:
     )
 
 
-@dataclass(frozen=True)
-class TwoAudits:
-    """Two audits, their names on cards, and the audits in which a pair can be opened, by the label
-    of the link."""
-
-    one: Audit
-    other: Audit
-    names: tuple[str, str] = ("first", "second")
-    links: Mapping[str, Audit] = field(default_factory=dict)
-
-
 def draw_change_cards(
-    sides: TwoAudits, column: str, changes: Sequence[Mapping[Any, Any]], *, key: str
+    one: Audit,
+    other: Audit,
+    column: str,
+    changes: Sequence[Mapping[Any, Any]],
+    *,
+    key: str,
+    links: Mapping[str, Audit],
 ) -> None:
-    """Draw a card for each change."""
-    ones = cards(sides.one, [change["row_one"] for change in changes])
-    others = cards(sides.other, [change["row_other"] for change in changes])
-    pictures = start_thumbnails(sides.one.record.pictures, [card.image for card in ones])
+    """Draw a card for each change; `links` are the audits that the pair can be opened in, by
+    label."""
+    ones = cards(one, [change["row_one"] for change in changes])
+    others = cards(other, [change["row_other"] for change in changes])
+    pictures = start_thumbnails(one, ones)
     st.html(STYLE)
     with st.grid("auto", min_column_width=165, border=True, key=f"cards-{key}") as grid:
-        for one, other, change, picture in zip(ones, others, changes, pictures, strict=True):
+        for first, second, change, picture in zip(ones, others, changes, pictures, strict=True):
             with grid.cell(), st.container(gap="xsmall"):
-                draw_card_picture(one, *picture.result())
-                st.html(change_html(one, other, change, column, sides))
+                draw_card_picture(first, *picture.result())
+                before, after = (
+                    cut(" ".join(card.captions[:1]), STRIP_LIMIT) for card in (first, second)
+                )
+                show_text(before)
+                if first.captions != second.captions:
+                    st.caption("Captions differ; in the second:")
+                    show_text(after)
+                if first.group != second.group:
+                    show_text(f"{first.group} → {second.group}")
+                scores = f"{format_score(change['one'])} → {format_score(change['other'])}"
+                difference = format_difference(change["difference"])
+                st.markdown(f"{words(column)} {scores} (**{difference}**)")
                 with st.container(horizontal=True, gap="xsmall"):
-                    for label, audit in sides.links.items():
-                        parameters = link(audit, Selection(), pair=one.pair_id)
+                    for label, audit in links.items():
+                        parameters = link(audit, Selection(), pair=first.pair_id)
                         st.page_link(PAIR_PAGE, label=label, query_params=parameters)
-
-
-def change_html(
-    one: PairCard, other: PairCard, change: Mapping[Any, Any], column: str, sides: TwoAudits
-) -> str:
-    """Return the text of a change's card as HTML; foreign text is escaped."""
-    texts = [as_html(" ".join(card.captions[:1]), limit=CAPTION_LIMIT) for card in (one, other)]
-    first, second = (f'<div class="caption" dir="auto">{text}</div>' for text in texts)
-    lines = [first]
-    if one.captions != other.captions:
-        lines += [f'<div class="top"><b>captions differ; in the second:</b></div>{second}']
-    if one.group != other.group:
-        lines.append(f'<div class="top">{as_html(one.group)} → {as_html(other.group)}</div>')
-    names = (*sides.names, "difference")
-    values = (
-        format_score(change["one"]),
-        format_score(change["other"]),
-        f"<b>{format_difference(change['difference'])}</b>",
-    )
-    rows = "".join(
-        f'<span class="name">{name}</span><span class="value">{value}</span>'
-        for name, value in zip(names, values, strict=True)
-    )
-    lines.append(f'<div class="top">{words(column)}</div><div class="scores">{rows}</div>')
-    return f'<div class="pair-card">{"".join(lines)}</div>'
 
 
 def draw_strips(audit: Audit) -> None:
@@ -193,7 +171,7 @@ def draw_card_row(
 ) -> None:
     """Draw pictures side by side, each with a labelled link to its pair and a caption, its unlikely
     words marked."""
-    pictures = start_thumbnails(audit.record.pictures, [card.image for card in shown])
+    pictures = start_thumbnails(audit, shown)
     with st.grid(STRIP_SIZE, min_column_width=115, key=f"cards-{key}") as grid:
         for card, label, picture in zip(shown, labels, pictures, strict=True):
             with grid.cell(), st.container(gap="xsmall"):
@@ -207,7 +185,9 @@ def draw_card_row(
                     f"{mark['word']} → {mark['better'][0][0]}" for mark in marks if mark["better"]
                 ]
                 notes = [
-                    f'<div class="name">{as_html(note)}</div>' for note in (reason, *better) if note
+                    f'<div class="name"><bdi>{html.escape(note)}</bdi></div>'
+                    for note in (reason, *better)
+                    if note
                 ]
                 text = f"<bdi>{marked(caption, marks)}</bdi>{''.join(notes)}"
                 st.html(f'<div class="pair-card" dir="auto">{text}</div>')

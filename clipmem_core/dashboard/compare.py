@@ -10,8 +10,7 @@ import streamlit as st
 
 from clipmem_core.audit.store import PAIRS, SCORES, Audit, is_name, list_audits
 from clipmem_core.columns import CLIPMEM
-from clipmem_core.config import as_dict, flat
-from clipmem_core.dashboard.cards import TwoAudits, draw_change_cards
+from clipmem_core.dashboard.cards import draw_change_cards
 from clipmem_core.dashboard.component.pairs import draw_grid
 from clipmem_core.dashboard.page import AUDIT, CHOICE, PAGE, choose_listed, draw_pages, read_page
 from clipmem_core.dashboard.plain import (
@@ -26,9 +25,19 @@ from clipmem_core.dashboard.plain import (
 from clipmem_core.dataset.injected_errors import ERROR_KINDS
 from clipmem_core.figures import comparison_figure, precision_figure
 from clipmem_core.io import InputError
-from clipmem_core.review import compare as r
 from clipmem_core.review.cards import cards
-from clipmem_core.review.compare import Comparison, compare
+from clipmem_core.review.compare import (
+    Comparison,
+    Findings,
+    benchmark_findings,
+    benchmarks_of,
+    changed_settings,
+    compare,
+    detector_scores,
+    differ_most,
+    injected_findings,
+    names_in,
+)
 from clipmem_core.review.queries import cached
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.registry import BY_NAME, words
@@ -37,7 +46,6 @@ from clipmem_core.studies import benchmark_results as b
 # in the address
 ONE = "one"
 OTHER = "other"
-COLUMN = "column"
 # pairs that changed most
 _LISTED = 96
 PAGE_SIZE = 12
@@ -69,7 +77,7 @@ def draw_choice() -> tuple[Audit, Audit, str]:
         others.sort(key=lambda other: not same_data_set(one, other))
         names = [audit.name for audit in others]
         other = audits[_choose("Second audit", names, OTHER)]
-        column = _choose("Score", list(BY_NAME), COLUMN, default=CLIPMEM, format_func=words)
+        column = _choose("Score", list(BY_NAME), "column", default=CLIPMEM, format_func=words)
     if not same_data_set(one, other):
         st.caption("The second audit is of another data set, or of another version of it.")
     return one, other, column
@@ -82,7 +90,6 @@ def _choose(
         label,
         options,
         parameter=parameter,
-        key=f"compare-{parameter}",
         clears=[PAGE, *clears],
         width=215,
         **style,
@@ -110,6 +117,7 @@ def _draw_none() -> NoReturn:
 
 def draw_numbers(comparison: Comparison) -> None:
     """Draw how many pairs two audits share, and how well their scores agree."""
+    change = comparison.change
     with st.grid(3, min_column_width=150) as grid:
         grid.metric("Common pairs", f"{comparison.n_common:,}", border=True)
         grid.metric(
@@ -120,13 +128,13 @@ def draw_numbers(comparison: Comparison) -> None:
         )
         grid.metric(
             "Mean difference",
-            format_difference(comparison.mean_difference),
+            format_difference(change.mean if change else None),
             border=True,
             help="Second minus first, over pairs scored in both.",
         )
     notes = [f"{comparison.n_scored:,} pairs have {words(comparison.column)} in both."]
-    if comparison.low is not None:
-        interval = f"{format_score(comparison.low)} to {format_score(comparison.high)}"
+    if change and change.n > 1:
+        interval = f"{format_score(change.low)} to {format_score(change.high)}"
         notes.append(f"Mean difference: {interval} (95 % interval, paired by pair).")
     notes.append(
         f"With another caption or picture: {comparison.edited:,}; in the first only: "
@@ -168,14 +176,6 @@ def compared(one: Audit, other: Audit, column: str) -> Comparison:
     return compare(one, other, column=column, limit=_LISTED)
 
 
-def changed_settings(one: Audit, other: Audit) -> pd.DataFrame:
-    """Return the settings that differ between two audits: setting, first, second, as text."""
-    first, second = (flat(as_dict(audit.record.config)) for audit in (one, other))
-    table = pd.DataFrame({"first": first, "second": second}, dtype=object)
-    table = table[table["first"] != table["second"]]
-    return table.where(table.notna() & (table != ""), "–").astype(str).reset_index(names="setting")
-
-
 def draw_points(one: Audit, other: Audit, comparison: Comparison) -> None:
     """Draw one audit's score against the other's, and the pair that was clicked on."""
     points = comparison.points
@@ -213,7 +213,7 @@ def draw_changed(one: Audit, other: Audit, comparison: Comparison) -> None:
         horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"
     ):
         st.subheader("Changed most", anchor=False, width="content")
-        draw_pages(page, pages, key="changed-pages")
+        draw_pages(page, pages)
     shown = changed[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
     _draw_cards(one, other, comparison, shown, key="changed")
 
@@ -221,17 +221,18 @@ def draw_changed(one: Audit, other: Audit, comparison: Comparison) -> None:
 def _draw_cards(
     one: Audit, other: Audit, comparison: Comparison, pairs: pd.DataFrame, *, key: str
 ) -> None:
-    audits = TwoAudits(one, other, links={"In first": one, "In second": other})
     if len(pairs):
-        draw_change_cards(audits, comparison.column, pairs.to_dict("records"), key=key)
+        changes = pairs.to_dict("records")
+        links = {"In first": one, "In second": other}
+        draw_change_cards(one, other, comparison.column, changes, key=key, links=links)
 
 
 def draw_findings(audit: Audit) -> None:
     """Draw the accuracy of each detector on errors injected here or in a benchmark, or the command
     that measures it."""
     st.subheader("Detector accuracy on injected errors", anchor=False)
-    audit_findings = r.injected_findings(audit)
-    benchmarks = {f"benchmark {benchmark.name}": benchmark for benchmark in r.benchmarks_of(audit)}
+    audit_findings = injected_findings(audit)
+    benchmarks = {f"benchmark {benchmark.name}": benchmark for benchmark in benchmarks_of(audit)}
     options = [*benchmarks, *([_THIS_AUDIT] if audit_findings else [])]
     if not options:
         st.info(
@@ -243,13 +244,11 @@ def draw_findings(audit: Audit) -> None:
         source = shlex.quote(audit.record.source)
         show_command(f"python -m clipmem_core benchmark {source} --name {audit.name}")
         return
-    chosen = choose_listed(
-        "Errors injected in", options, parameter="from", key="detectors-from", width=320
-    )
+    chosen = choose_listed("Errors injected in", options, parameter="from", width=320)
     with explained_errors("This benchmark", ends=False):
         findings = audit_findings
         if chosen in benchmarks:
-            findings = r.benchmark_findings(benchmarks[chosen])
+            findings = benchmark_findings(benchmarks[chosen])
         if findings is None:
             st.info(
                 "The first run of this benchmark is not finished yet.",
@@ -260,7 +259,7 @@ def draw_findings(audit: Audit) -> None:
         _draw_curves(findings.curves)
 
 
-def _draw_table(findings: r.Findings) -> None:
+def _draw_table(findings: Findings) -> None:
     if findings.note:
         st.caption(findings.note)
     measures = [name for name in b.SHORT if (findings.table[b.MEASURE] == name).any()]
@@ -268,7 +267,6 @@ def _draw_table(findings: r.Findings) -> None:
         "Measure",
         measures,
         parameter="measure",
-        key="detectors-measure",
         width=240,
         format_func=b.SHORT.__getitem__,
     )
@@ -318,7 +316,6 @@ def _draw_curves(curves: pd.DataFrame) -> None:
         "Error",
         list(groups),
         parameter="mistake",
-        key="detectors-kind",
         width=420,
         format_func=lambda error: groups[error][0],
     )
@@ -331,26 +328,22 @@ def _draw_curves(curves: pd.DataFrame) -> None:
 
 def draw_differences(audit: Audit) -> None:
     """Draw the pairs on which two detectors of an audit differ most, either way."""
-    scores = r.detector_scores(audit)
-    names = r.names_in(scores)
+    scores = detector_scores(audit)
+    names = names_in(scores)
     st.subheader("Where two detectors differ most", anchor=False)
     if len(scores) < 3 or len(names) < 2:
         st.caption("This audit has too few pairs with two detectors or more.")
         return
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        one = _choose_detector("Detector", names, "one")
+        style: dict[str, Any] = {"width": 215, "format_func": words}
+        one = choose_listed("Detector", names, parameter=ONE, **style)
         others = [name for name in names if name != one]
-        other = _choose_detector("Other detector", others, "other")
+        other = choose_listed("Other detector", others, parameter=OTHER, **style)
     for first, second in ((one, other), (other, one)):
         show_text(f"Suspicious by {words(first)}, not by {words(second)}")
-        rows = r.differ_most(scores, first, second, limit=6)
+        rows = differ_most(scores, first, second, limit=6)
         if rows:
             key = f"differ-{first}-{second}"
             draw_grid(audit, cards(audit, rows), selection=Selection(order=first), key=key)
         else:
             st.caption("No pair.")
-
-
-def _choose_detector(label: str, names: list[str], parameter: str) -> str:
-    key = f"detectors-{parameter}"
-    return choose_listed(label, names, parameter=parameter, key=key, width=215, format_func=words)

@@ -20,8 +20,19 @@ from clipmem_core.io import InputError
 from clipmem_core.mitigations import AHEAD_GROUP
 from clipmem_core.review.decisions import decided_for
 from clipmem_core.review.queries import cached
-from clipmem_core.studies import arm as arms
-from clipmem_core.studies.arm import RANKINGS, REMOVAL, Arm, Decided, Removal, without_idle
+from clipmem_core.studies.arm import (
+    DECISIONS,
+    MOST_REMOVED,
+    NEAR_DUPLICATES,
+    RANKINGS,
+    REMOVAL,
+    SWITCHES,
+    Arm,
+    Decided,
+    Removal,
+    parse_arm,
+    without_idle,
+)
 from clipmem_core.studies.lab import obstacles
 
 PARAMETER = "setting"
@@ -61,7 +72,6 @@ def draw_setting(audit: Audit, finished: Mapping[str, str]) -> Arm:
             "Settings",
             list(names),
             parameter=PARAMETER,
-            key="mitigations-listed",
             clears=[PAGE],
             format_func=names.__getitem__,
         )
@@ -76,7 +86,7 @@ def draw_setting(audit: Audit, finished: Mapping[str, str]) -> Arm:
     with st.container(gap="xsmall"):
         st.markdown("**Pairs**")
         controls.draw_pairs()
-    if setting.overrides.get(arms.DECISIONS):
+    if setting.overrides.get(DECISIONS):
         return dataclasses.replace(setting, decided=decided)
     return setting
 
@@ -85,7 +95,7 @@ def _read_setting(baseline: AuditConfig) -> Arm:
     """Return the setting of the address; without overrides if it is not valid, which is shown."""
     typed = st.query_params.get(PARAMETER, "")
     try:
-        setting = arms.parse_arm(typed)
+        setting = parse_arm(typed)
         check_config(dataclasses.replace(baseline, **setting.fields))
         setting = without_idle(setting, baseline)
     except InputError as error:
@@ -160,7 +170,7 @@ class Controls:
                 value=removal.percent,
                 on_choose=lambda value: self._write({REMOVAL: Removal(removal.by, value)}),
                 min_value=0.5,
-                max_value=float(arms.MOST_REMOVED),
+                max_value=float(MOST_REMOVED),
                 step=0.5,
                 format="%g",
             )
@@ -174,7 +184,7 @@ class Controls:
                 format_func=RANKINGS.__getitem__,
             )
         self._draw_toggle(
-            arms.NEAR_DUPLICATES,
+            NEAR_DUPLICATES,
             "Drop near-duplicates",
             "Training keeps only the first of several near-duplicate pictures.",
         )
@@ -183,7 +193,7 @@ class Controls:
             removed = len(self.decided.removed)
             counts = f"{removed:,} removed, {len(self.decided.recaptioned):,} with changed captions"
         self._draw_toggle(
-            arms.DECISIONS,
+            DECISIONS,
             f"My decisions: {counts}",
             "Training leaves out the pairs you decided to remove, and uses the captions you "
             "changed.",
@@ -223,7 +233,7 @@ class Controls:
         """Draw a toggle, which adds first values to the overrides or removes one."""
         on = name in self.setting.overrides
         obstacle = self.obstacles.get(name)
-        none_decided = name == arms.DECISIONS and not self.decided
+        none_decided = name == DECISIONS and not self.decided
 
         def switch(on: bool) -> None:
             if on:
@@ -262,7 +272,7 @@ class Controls:
         """Return the overrides of a toggle that is switched on."""
         if name == REMOVAL:
             return {REMOVAL: Removal(c.CLIPMEM, 5.0)}
-        if name in arms.SWITCHES:
+        if name in SWITCHES:
             return {name: True}
         if name == _CAPTIONS:
             return {_CAPTIONS: self.captions}

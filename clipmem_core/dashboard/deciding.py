@@ -106,7 +106,7 @@ def undo(audit: Audit, event: int, *, done: str = "Undone") -> None:
         session.notice = Notice(sentence)
 
 
-def draw_notice(audit: Audit, *, key: str) -> None:
+def draw_notice(audit: Audit) -> None:
     """Draw the result of the last pressed button, once, with a button that undoes it."""
     session = review_session()
     notice = session.notice
@@ -121,7 +121,7 @@ def draw_notice(audit: Audit, *, key: str) -> None:
             st.button(
                 "Undo",
                 type="tertiary",
-                key=f"{key}-undo-{notice.event}",
+                key=f"notice-undo-{notice.event}",
                 on_click=undo,
                 args=(audit, notice.event),
             )

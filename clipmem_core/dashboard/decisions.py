@@ -57,12 +57,11 @@ from clipmem_core.review.decisions import (
     open_review,
 )
 from clipmem_core.review.find_replace import word_changes
-from clipmem_core.review.queries import ROW, fetch_rows
+from clipmem_core.review.queries import ROW, fetch_pairs
 from clipmem_core.review.rows import check_counts, near_duplicate_groups
 from clipmem_core.review.selection import DECIDED, UNDECIDED, Selection
 
 # parameters of the address
-_DECISION = "decision"
 _HISTORY_PAGE = "history"
 _GROUP_PAGE = "group"
 # on a page
@@ -127,9 +126,7 @@ def draw_decisions(audit: Audit) -> None:
     for name in (*CHOICES, _OTHER):
         label = BADGES[name][0] if name in BADGES else name
         names[name] = f"{label.capitalize()} {counts.get(name, 0):,}"
-    choice = choose_segment(
-        "Decision", names, parameter=_DECISION, key="decision-list", hidden=True, clears=[PAGE]
-    )
+    choice = choose_segment("Decision", names, parameter="decision", hidden=True, clears=[PAGE])
     shown = table if choice == ALL else table[choices == choice]
     selection = Selection(decision={ALL: DECIDED, _OTHER: UNDECIDED}.get(choice, choice))
     page, pages = read_page(len(shown), _PAIRS_SHOWN)
@@ -143,7 +140,7 @@ def draw_decisions(audit: Audit) -> None:
                 icon=":material/grid_view:",
                 query_params=link(audit, selection),
             )
-        draw_pages(page, pages, key="decision-pages")
+        draw_pages(page, pages)
     if shown.empty:
         st.caption("No pair has this decision.")
         return
@@ -151,16 +148,13 @@ def draw_decisions(audit: Audit) -> None:
 
 
 def _draw_page(audit: Audit, part: pd.DataFrame, selection: Selection) -> None:
-    places = ", ".join("?" * len(part))
-    query = f'SELECT {ROW} FROM parquet WHERE "{PAIR_ID}" IN ({places})'
-    found = fetch_rows(audit.folder / PAIRS, query, part[PAIR_ID].tolist())
-    here = cards(audit, [row for (row,) in found])
+    found = fetch_pairs(audit.folder / PAIRS, [ROW], part[PAIR_ID])
+    here = cards(audit, found[ROW].to_pylist())
     if len(here) < len(part):
         st.caption(
             "Pairs without a picture are in another audit of this data set, and not in this one."
         )
-    images = [card.image for card in here]
-    pictures = start_thumbnails(audit.record.pictures, images, side=_SIDE)
+    pictures = start_thumbnails(audit, here, side=_SIDE)
     shown = {card.pair_id: (card, picture) for card, picture in zip(here, pictures, strict=True)}
     lines = []
     for entry in part.to_dict("records"):
@@ -240,7 +234,7 @@ def draw_history(audit: Audit) -> None:
     st.caption("Full history; undo is recorded too. Newer decisions are kept.")
     for event in review.history(page=page, size=_EVENTS_SHOWN).to_dict("records"):
         _draw_event(audit, event)
-    draw_pages(page, pages, key="history-pages", parameter=_HISTORY_PAGE)
+    draw_pages(page, pages, parameter=_HISTORY_PAGE)
 
 
 def _draw_event(audit: Audit, event: dict[Any, Any]) -> None:
@@ -308,22 +302,21 @@ def draw_checks(audit: Audit) -> None:
     ):
         pairs = pairs_in_words(sum(map(len, groups)))
         st.caption(f"Groups: {len(groups):,}, with {pairs}", width="content")
-        draw_pages(page, pages, key="near_duplicate-pages", parameter=_GROUP_PAGE)
+        draw_pages(page, pages, parameter=_GROUP_PAGE)
     for group in groups[(page - 1) * _GROUPS_SHOWN : page * _GROUPS_SHOWN]:
         _draw_group(audit, cards(audit, group[:_OF_GROUP]), hidden=len(group) - _OF_GROUP)
 
 
 def _draw_group(audit: Audit, group: Sequence[PairCard], *, hidden: int) -> None:
     ids = [card.pair_id for card in group]
-    images = [card.image for card in group]
-    pictures = start_thumbnails(audit.record.pictures, images, side=_GROUP_SIDE)
+    pictures = start_thumbnails(audit, group, side=_GROUP_SIDE)
     with st.container(border=True):
         with st.container(horizontal=True, gap="medium"):
             for card, picture in zip(group, pictures, strict=True):
                 with st.container(width=_GROUP_SIDE + 20, gap="xsmall"):
                     draw_card_picture(card, *picture.result())
                     show_text(cut(" · ".join(card.current), _GROUP_LIMIT))
-                    label, icon, colour = BADGES[card.decision.decision if card.decision else None]
+                    label, icon, colour = BADGES[card.decision.decision]
                     st.badge(label, icon=icon, color=colour)
                     _draw_link(audit, card.pair_id)
                     others = [pair_id for pair_id in ids if pair_id != card.pair_id]
@@ -361,7 +354,6 @@ def _decide(audit: Audit, keep: Sequence[str], remove: Sequence[str]) -> None:
 
 
 # in the address
-_FORMAT = "format"
 _SUFFIX = "file"
 _SECOND = "again"
 _DOWNLOAD_BYTES = 200_000_000  # a download is read into memory
@@ -380,8 +372,7 @@ def draw_exports(audit: Audit) -> None:
         format = choose_listed(
             "Format",
             list(FORMATS),
-            parameter=_FORMAT,
-            key="export-format",
+            parameter="format",
             clears=[_SUFFIX],
             draw=st.radio,
             format_func=lambda name: FORMATS[name].title,
@@ -394,16 +385,14 @@ def draw_exports(audit: Audit) -> None:
         st.caption(about.limits)
         if len(about.suffixes) > 1:
             suffixes = {suffix: suffix for suffix in about.suffixes}
-            suffix = choose_segment(
-                "File", suffixes, parameter=_SUFFIX, key="export-suffix", hidden=True
-            )
+            suffix = choose_segment("File", suffixes, parameter=_SUFFIX, hidden=True)
         path = data_folder().absolute() / "exports" / audit.name / f"{audit.name}-{format}{suffix}"
         task = export_task(audit, format, path)
         job = task.find()
         ran = job is not None and job.running
         # The page shows the result once the job that it saw has ended.
         contents = _contents(audit, format)
-        draw_task(task, lambda: ran, key="make-export", reason=contents, label="Export")
+        draw_task(task, lambda: ran, reason=contents, label="Export")
         if job is not None and job.exit_code == 0 and path.exists():
             _draw_result(job, path)
 
@@ -453,7 +442,7 @@ def draw_reaudits(audit: Audit) -> None:
     if not names:
         _draw_start(audit)
         return
-    name = choose_listed("Re-audits", names, parameter=_SECOND, key="again-second", width=320)
+    name = choose_listed("Re-audits", names, parameter=_SECOND, width=320)
     if reaudit.is_outdated(audit, name):
         st.caption(
             ":material/update: There are newer decisions than this audit: re-audit to include them."
@@ -515,7 +504,6 @@ def _draw_second(audit: Audit, name: str) -> None:
         draw_task(
             reaudit.reaudit_task(audit, name),
             lambda: reaudit.read_comparison(second)[1],
-            key="compare-again",
             reason="The second audit is finished but not compared yet.",
             label="Compare",
         )

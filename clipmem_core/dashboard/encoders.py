@@ -5,7 +5,6 @@ from collections.abc import Callable
 import streamlit as st
 
 from clipmem_core import columns as c
-from clipmem_core import figures as f
 from clipmem_core.audit import unit_tables as t
 from clipmem_core.audit.status import PARADIGMS, UNITS, Task, jobs_folder
 from clipmem_core.audit.store import Audit
@@ -13,7 +12,7 @@ from clipmem_core.dashboard.maps import draw_selectable, sample_note
 from clipmem_core.dashboard.page import choose_segment
 from clipmem_core.dashboard.plain import draw_figure, explained_errors, show_text
 from clipmem_core.dashboard.running import draw_task
-from clipmem_core.figures import contribution_figure
+from clipmem_core.figures import contribution_figure, means_figure, paradigm_figure, unitmem_figure
 from clipmem_core.review import score_breakdown as b
 from clipmem_core.review.overview import locked_towers, points_and_density
 from clipmem_core.review.selection import Selection
@@ -98,9 +97,7 @@ def _draw_map(audit: Audit) -> None:
             st.info("No pair has contributions of both encoders.", icon=":material/info:")
             return
         classes = {name: label for name, label in _CLASSES.items() if points[name].notna().any()}
-        colour_by = choose_segment(
-            "Colour", classes, parameter="colour", key="encoder-colour", default=c.GROUP
-        )
+        colour_by = choose_segment("Colour", classes, parameter="colour", default=c.GROUP)
         draw_selectable(
             audit,
             contribution_figure(points, colour_by=colour_by, density=density),
@@ -116,7 +113,7 @@ def _draw_map(audit: Audit) -> None:
 def _draw_means(audit: Audit) -> None:
     """Draw the mean part of each encoder by group, label or injected error."""
     st.subheader("Mean parts", anchor=False)
-    by = choose_segment("By", _CLASSES, parameter="by", key="encoder-by")
+    by = choose_segment("By", _CLASSES, parameter="by")
     groups = c.GROUPS if by == c.GROUP else c.TARGET_GROUPS
     means = b.encoder_means(audit, by=by, limit=_LABELS_SHOWN, groups=groups)
     if means["mean"].isna().all() or set(means["name"]) <= {b.NOT_INJECTED}:
@@ -124,7 +121,7 @@ def _draw_means(audit: Audit) -> None:
         st.info(missing, icon=":material/info:")
         return
     null = b.encoder_means(audit, groups=[c.EXTERNAL])
-    figure = f.means_figure(means, null, title="mean part of clipmem (cosine units)")
+    figure = means_figure(means, null, title="mean part of clipmem (cosine units)")
     draw_figure(figure, key=f"encoder-means-{by}", alt=f"Mean part of each encoder by {by}")
     mirrored = by == c.GROUP and (means["name"] == c.INDEPENDENT).any()
     st.caption(f"{_BARS} {_MIRRORED if mirrored else ''}")
@@ -139,7 +136,7 @@ def _draw_sslmem(audit: Audit) -> None:
         st.info(missing, icon=":material/info:")
         return
     null = means[means["name"] == c.EXTERNAL]
-    figure = f.means_figure(means, null, title="mean SSLMem (cosine units)")
+    figure = means_figure(means, null, title="mean SSLMem (cosine units)")
     draw_figure(figure, key="encoder-sslmem", alt="Mean SSLMem of each encoder by group")
     st.caption(f"{_SSLMEM} {_BARS}")
 
@@ -160,7 +157,7 @@ def draw_units(audit: Audit) -> None:
     if units is not None:
         layers = b.tower_layers(units, t.read_units(audit, t.REFERENCES))
         alt = "Mean UnitMem of both encoders by layer"
-        draw_figure(f.unitmem_figure(layers), key="units", alt=alt)
+        draw_figure(unitmem_figure(layers), key="units", alt=alt)
         members = f"{units[c.MEMBER].nunique()} of {len(audit.record.members)} members"
         st.caption(f"{_UNITMEM} Measured on {members} and all pairs that each trained on.")
     st.subheader("Claim 1: three paradigms", anchor=False)
@@ -168,7 +165,7 @@ def draw_units(audit: Audit) -> None:
     table = t.read_paradigms(audit)
     if table is not None:
         sentence = b.claim_1(table)
-        figure = f.paradigm_figure(b.paradigm_layers(table))
+        figure = paradigm_figure(b.paradigm_layers(table))
         draw_figure(figure, key="paradigms", alt=f"Mean UnitMem by depth. {sentence}")
         st.markdown(sentence)
         st.caption(_PARADIGMS)
@@ -180,4 +177,4 @@ def _draw_job(audit: Audit, kind: str, is_done: Callable[[], bool]) -> None:
     reason, label = _MISSING[kind]
     job = task.find()
     if not is_done() or (job is not None and job.running):
-        draw_task(task, is_done, key=kind, reason=reason, label=label)
+        draw_task(task, is_done, reason=reason, label=label)

@@ -2,36 +2,45 @@
 pairs."""
 
 import dataclasses
-import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 import streamlit as st
 
-from clipmem_core import columns as c
-from clipmem_core.audit.store import PAIRS, Audit
+from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import doubt
+from clipmem_core.columns import CLIPMEM, GROUP, INJECTED, LABEL, SIMILARITY_OUT
 from clipmem_core.dashboard.component.pairs import draw_grid, draw_pointer
 from clipmem_core.dashboard.page import BROWSE, TIGHT_STYLE, choose_listed, choose_segment, link
 from clipmem_core.dashboard.plain import ZOOMABLE, explained_errors, pairs_in_words, read_verdict
 from clipmem_core.dashboard.running import draw_task
 from clipmem_core.figures import PERCENTILES, embedding_figure, score_map_figure
-from clipmem_core.review import selection as s
 from clipmem_core.review.cards import cards
-from clipmem_core.review.maps import map_file, map_name, map_points, map_task
+from clipmem_core.review.maps import map_file, map_points, map_task
 from clipmem_core.review.overview import load_score_map
-from clipmem_core.review.queries import count_rows_of
+from clipmem_core.review.queries import count_pairs_of
 from clipmem_core.review.rows import count_pairs, find_rows
+from clipmem_core.review.selection import (
+    IMAGE_SIDE,
+    MAP_X,
+    MAP_Y,
+    TEXT_SIDE,
+    Outline,
+    Selection,
+    box,
+    from_parameters,
+    to_parameters,
+)
 from clipmem_core.scores.registry import COLOUR_SCORES, words
 
 # Pairs beside a chart, pixels of the strip and of a picture
 _STRIP = 24
 _STRIP_HEIGHT = 560
 _STRIP_SIDE = 110
-_MAP_COLOURS = {c.GROUP: "Group", c.INJECTED: "Injected error"}
-_SIDES = {s.IMAGE_SIDE: "Pictures", s.TEXT_SIDE: "Captions"}
+_MAP_COLOURS = {GROUP: "Group", INJECTED: "Injected error"}
+_SIDES = {IMAGE_SIDE: "Pictures", TEXT_SIDE: "Captions"}
 _LINES = (
     "The lines come from the external pairs, which no member trained on: three quarters of them "
     "lie to the right of the vertical line, and one in twenty above the horizontal line."
@@ -46,7 +55,7 @@ def draw_selectable(
     audit: Audit,
     figure: go.Figure,
     *,
-    selection: s.Selection,
+    selection: Selection,
     columns: tuple[str, str],
     key: str,
     alt: str,
@@ -75,16 +84,16 @@ def draw_selectable(
     row, outline_at_click = st.session_state.get(clicked_key, (None, None))
     with right:
         if row is not None and outline in (None, outline_at_click):
-            _draw_strip(audit, [row], s.Selection(), key=key)
+            _draw_strip(audit, [row], Selection(), key=key)
         elif outline is not None:
             _draw_shape(audit, dataclasses.replace(selection, outline=outline), key=key)
         else:
             st.caption("Click a point, or lasso points to see their pictures.")
 
 
-def _draw_shape(audit: Audit, selection: s.Selection, *, key: str) -> None:
+def _draw_shape(audit: Audit, selection: Selection, *, key: str) -> None:
     # With the rounding of an address, as in Browse
-    selection = s.from_parameters(s.to_parameters(selection))[0]
+    selection = from_parameters(to_parameters(selection))[0]
     count = count_pairs(audit, selection)
     if count == 0:
         st.caption("No pair inside. Double-click removes the shape.")
@@ -97,20 +106,20 @@ def _draw_shape(audit: Audit, selection: s.Selection, *, key: str) -> None:
     _draw_strip(audit, find_rows(audit, selection, size=_STRIP), selection, key=key)
 
 
-def _draw_strip(audit: Audit, rows: Sequence[int], selection: s.Selection, *, key: str) -> None:
+def _draw_strip(audit: Audit, rows: Sequence[int], selection: Selection, *, key: str) -> None:
     with st.container(height=_STRIP_HEIGHT, border=False):
         pairs = cards(audit, rows, selection)
         draw_grid(audit, pairs, selection=selection, key=f"{key}-strip", side=_STRIP_SIDE)
 
 
-def drawn_outline(event: Mapping[str, Any], x: str, y: str) -> s.Outline | None:
+def drawn_outline(event: Mapping[str, Any], x: str, y: str) -> Outline | None:
     """Return the shape that was drawn last on a chart of the columns x and y, or None."""
     selected = event.get("selection") or {}
     lassos = [lasso for lasso in selected.get("lasso") or [] if len(lasso["x"]) >= 3]
     boxes = selected.get("box") or []
     if lassos:
-        return s.Outline(x, y, tuple(zip(lassos[-1]["x"], lassos[-1]["y"], strict=True)))
-    return s.box(x, y, boxes[-1]["x"], boxes[-1]["y"]) if boxes else None
+        return Outline(x, y, tuple(zip(lassos[-1]["x"], lassos[-1]["y"], strict=True)))
+    return box(x, y, boxes[-1]["x"], boxes[-1]["y"]) if boxes else None
 
 
 @st.fragment
@@ -123,14 +132,14 @@ def draw_score_map(audit: Audit) -> None:
         if count == 0:
             st.info("No pair has both similarity out and clipmem.", icon=":material/info:")
             return
-        colour_by = c.GROUP
-        if points[c.INJECTED].notna().any():
-            colour_by = choose_segment("Colour", _MAP_COLOURS, parameter="colour", key="map-colour")
+        colour_by = GROUP
+        if points[INJECTED].notna().any():
+            colour_by = choose_segment("Colour", _MAP_COLOURS, parameter="colour")
         draw_selectable(
             audit,
             score_map_figure(points, colour_by=colour_by, corners=corners, density=density),
-            selection=s.Selection(),
-            columns=(c.SIMILARITY_OUT, c.CLIPMEM),
+            selection=Selection(),
+            columns=(SIMILARITY_OUT, CLIPMEM),
             key=f"score-map-{audit.name}",
             alt=f"Map of {count:,} pairs: similarity out against clipmem, its corners named.",
         )
@@ -155,17 +164,18 @@ def draw_choices(audit: Audit) -> tuple[str, str]:
     """Draw the choice of embeddings and colour, and return the map's name and the colour's
     column."""
     st.html(TIGHT_STYLE)
-    colours = [*COLOUR_SCORES, c.GROUP, c.LABEL, c.INJECTED]
+    colours = [*COLOUR_SCORES, GROUP, LABEL, INJECTED]
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        member = _choose("Model", "member", list(audit.record.members), str)
-        side = _choose("Embeddings of", "side", list(_SIDES), _SIDES.__getitem__)
-        colour = _choose("Colour", "colour", colours, words)
-    return map_name(member, side), colour
-
-
-def _choose(label: str, parameter: str, options: list[str], named: Callable[[str], str]) -> str:
-    key = f"map-{parameter}"
-    return choose_listed(label, options, parameter=parameter, key=key, width=180, format_func=named)
+        member = choose_listed("Model", list(audit.record.members), parameter="member", width=180)
+        side = choose_listed(
+            "Embeddings of",
+            list(_SIDES),
+            parameter="side",
+            width=180,
+            format_func=_SIDES.__getitem__,
+        )
+        colour = choose_listed("Colour", colours, parameter="colour", width=180, format_func=words)
+    return f"{member}.{side}", colour
 
 
 @st.fragment
@@ -175,19 +185,18 @@ def draw_embedding_map(audit: Audit, name: str, colour_by: str) -> None:
         if map_file(audit, name) is None:
             draw_task(
                 map_task(audit, name),
-                functools.partial(map_file, audit, name),
-                key="build-map",
+                lambda: map_file(audit, name),
                 reason="No map yet. Build it once; it is cached.",
                 label="Build the map",
             )
             return
         points = map_points(audit, name, colour_by)
-        pairs = count_rows_of(audit.folder / PAIRS)
+        pairs = count_pairs_of(audit)
         draw_selectable(
             audit,
             embedding_figure(points, colour_by=colour_by),
-            selection=s.Selection(map=name),
-            columns=(s.MAP_X, s.MAP_Y),
+            selection=Selection(map=name),
+            columns=(MAP_X, MAP_Y),
             key=f"embeddings-{name}",
             alt=f"Map of {len(points):,} pairs by their embeddings, coloured by "
             f"{words(colour_by)}.",
@@ -195,7 +204,7 @@ def draw_embedding_map(audit: Audit, name: str, colour_by: str) -> None:
     notes = [
         "Similar pairs lie close together. Axes and distances between far groups have no meaning."
     ]
-    if colour_by not in (c.GROUP, c.LABEL, c.INJECTED):
+    if colour_by not in (GROUP, LABEL, INJECTED):
         notes.append("Colours end at the {}nd and {}th percentile.".format(*PERCENTILES))
     if pairs > len(points):
         notes.append(f"The map shows a random sample of {len(points):,} of {pairs:,} pairs.")

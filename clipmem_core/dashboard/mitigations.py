@@ -16,12 +16,12 @@ import streamlit as st
 
 from clipmem_core import columns as c
 from clipmem_core import glossary
-from clipmem_core.audit.executor import STDERR, Task, program_of, start
+from clipmem_core.audit.executor import STDERR, Task, start
 from clipmem_core.audit.settings import shares_process, side_by_side
 from clipmem_core.audit.status import Task as JobTask
 from clipmem_core.audit.status import jobs_folder
 from clipmem_core.audit.store import MITIGATIONS, Audit
-from clipmem_core.dashboard.cards import TwoAudits, draw_change_cards
+from clipmem_core.dashboard.cards import draw_change_cards
 from clipmem_core.dashboard.controls import PARAMETER, draw_setting
 from clipmem_core.dashboard.page import PAGE, choose_listed, draw_pages, read_page, write_address
 from clipmem_core.dashboard.plain import (
@@ -38,7 +38,6 @@ from clipmem_core.io import InputError
 from clipmem_core.studies import lab
 from clipmem_core.studies import results as r
 from clipmem_core.studies.arm import BASELINE, Arm
-from clipmem_core.studies.results import open_study
 
 # Key in the session of the name by which its page is known to the workers
 _SESSION = "mitigation-session"
@@ -69,13 +68,13 @@ class Workers:
     """The processes that train heads for the open pages of an audit; they end with this server."""
 
     started: float = 0.0
-    processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
-    faults: list[Path] = field(default_factory=list)  # where each writes its errors
+    # by the file that each writes its errors to
+    processes: dict[Path, "subprocess.Popen[bytes]"] = field(default_factory=dict)
 
     @property
     def fault(self) -> str:
         """The last line of a worker that failed."""
-        for process, path in zip(self.processes, self.faults, strict=True):
+        for path, process in self.processes.items():
             if process.poll():
                 lines = path.read_text(errors="replace").strip().splitlines()
                 return lines[-1] if lines else "it was killed"
@@ -90,91 +89,76 @@ def _workers_of(folder: Path) -> Workers:
 def ensure_workers(audit: Audit) -> Workers:
     """Start the workers of an audit unless they run or failed a moment ago."""
     workers = _workers_of(audit.folder)
-    config = audit.record.config
-    if any(process.poll() is None for process in workers.processes) or workers.fault:
+    if any(process.poll() is None for process in workers.processes.values()) or workers.fault:
         return workers
     if time.monotonic() - workers.started < _RESTART_AFTER and workers.processes:
         return workers  # those of another server are at work
     workers.started = time.monotonic()
-    names = [str(number) for number in range(side_by_side(config))]
-    folders = [audit.folder / MITIGATIONS / f".worker-{name}" for name in names]
-    for folder in folders:
+    workers.processes = {}
+    work = "clipmem_core.studies.training:serve"
+    for number in range(side_by_side(audit.record.config)):
+        folder = audit.folder / MITIGATIONS / f".worker-{number}"
         folder.mkdir(parents=True, exist_ok=True)
-    program = program_of("clipmem_core.studies.training:serve", audit.folder)
-    tasks = [
-        Task((folder,), program, (name,), audit.record.threads)
-        for folder, name in zip(folders, names, strict=True)
-    ]
-    workers.faults = [folder / STDERR for folder in folders]
-    workers.processes = [start(task) for task in tasks]
+        task = Task((folder,), work, audit.folder, (str(number),), audit.record.threads)
+        workers.processes[folder / STDERR] = start(task)
     return workers
 
 
-def is_complete(audit: Audit, arm: str) -> bool:
-    """Tell whether an arm is compared on all members."""
-    return len(lab.compared_members(audit, arm)) == len(lab.paired_members(audit))
-
-
-def enough_members(audit: Audit, arm: str) -> bool:
-    """Tell whether enough members of an arm, and of the baseline, are measured to show it."""
-    least = min(lab.FIRST_MEMBERS, len(lab.paired_members(audit)))
-    return len(lab.compared_members(audit, arm)) >= least
+def _missing_members(audit: Audit, arm: str) -> int:
+    """Return on how many members an arm is not compared yet."""
+    return len(lab.paired_members(audit)) - len(lab.compared_members(audit, arm))
 
 
 def follow(audit: Audit, arm: Arm) -> None:
     """Report that the page is open, draw the progress of a setting, and rerun the page when members
     are finished."""
-    pending = arm.name != BASELINE and not is_complete(audit, arm.name)
-    seen = len(lab.compared_members(audit, arm.name)), enough_members(audit, arm.name)
+    pending = arm.name != BASELINE and _missing_members(audit, arm.name)
+    seen = len(lab.compared_members(audit, arm.name))
     draw = _follow_workers if shares_process(audit.record.config) else _follow_job
     every = _POLL if pending else _HEARTBEAT
     st.fragment(run_every=every)(draw)(audit, arm, seen)
 
 
-def _follow_workers(audit: Audit, arm: Arm, seen: tuple[int, bool]) -> None:
+def _follow_workers(audit: Audit, arm: Arm, seen: int) -> None:
     with _shown_errors():
         lab.stay_open(audit, st.session_state[_SESSION])
         workers = ensure_workers(audit)
         if fault := workers.fault:
             draw_fault("The training stopped.", fault)
             if st.button("Try again", key="mitigation-again", icon=":material/play_arrow:"):
-                workers.processes = []
-                workers.faults = []
+                workers.processes.clear()
                 st.rerun()
             return
         _draw_members(audit, arm, seen)
 
 
-def _draw_members(audit: Audit, arm: Arm, seen: tuple[int, bool]) -> None:
-    """Draw how many members are finished; rerun the page once enough are, twice as many, and
-    all."""
+def _draw_members(audit: Audit, arm: Arm, seen: int) -> None:
+    """Draw how many members are finished; rerun the page once enough are, twice as many as it has
+    seen, and all."""
     if fault := lab.fault_of(audit, BASELINE) or lab.fault_of(audit, arm.name):
         draw_fault("This setting cannot be trained.", fault)
         return
     done = len(lab.compared_members(audit, arm.name))
     total = len(lab.paired_members(audit))
-    before, was_enough = seen
-    more = done >= min(2 * before, total) > before
-    if enough_members(audit, arm.name) and (more or not was_enough):
+    first = lab.FIRST_MEMBERS if seen < lab.FIRST_MEMBERS else 2 * seen
+    if done >= min(first, total) > seen:
         st.rerun()
     if arm.overrides and done < total:
         st.progress(done / total, text=f"{done} of {total} members")
 
 
-def _follow_job(audit: Audit, arm: Arm, seen: tuple[int, bool]) -> None:
+def _follow_job(audit: Audit, arm: Arm, seen: int) -> None:
     if not arm.overrides:
         return
     with _shown_errors():
         _draw_members(audit, arm, seen)
-    if not is_complete(audit, arm.name):
-        members = len(lab.paired_members(audit)) - len(lab.compared_members(audit, arm.name))
+    if members := _missing_members(audit, arm.name):
         seconds = lab.seconds_needed(audit, members, side_by_side(audit.record.config))
         time_left = duration(seconds) or "as long as the audit took"
         folder = jobs_folder() / ".mitigations" / audit.name / arm.name
         draw_task(
             JobTask(folder, ["mitigate", audit.name, *arm.flags]),
-            functools.partial(is_complete, audit, arm.name),
-            key="mitigation-train",
+            lambda: not _missing_members(audit, arm.name),
             reason=f"{members} members train again: about {time_left}.",
             label="Train",
         )
@@ -182,7 +166,7 @@ def _follow_job(audit: Audit, arm: Arm, seen: tuple[int, bool]) -> None:
 
 def draw_study(name: str) -> None:
     """Draw the results of a study."""
-    study = open_study(name)
+    study = r.open_study(name)
     compared = r.differences(study.rows)
     titles = study.request["arms"]
     for arm, title in titles.items():
@@ -199,7 +183,7 @@ def draw_lab(audit: Audit) -> None:
     listed = {}  # a label of a list must not change while it is open
     for name, title in lab.list_arms(audit).items():
         done = len(lab.compared_members(audit, name))
-        if enough_members(audit, name):
+        if done >= min(lab.FIRST_MEMBERS, total):
             part = f" (provisional: {done} of {total} members)" if done < total else ""
             titles[name] = f"{title}{part}"
             listed[lab.read_arm(audit, name).text] = title
@@ -301,7 +285,6 @@ def _choose_measure(label: str, names: Mapping[str, str], table: pd.DataFrame) -
         label,
         [name for name in names if (table["measure"] == name).any()],
         parameter=label.lower(),
-        key=f"mitigation-{label.lower()}",
         width=250,
         format_func=names.__getitem__,
     )
@@ -311,15 +294,16 @@ def points_of(
     table: pd.DataFrame, titles: Mapping[str, str], memorized: str, useful: str
 ) -> pd.DataFrame:
     """Return one row per arm as `tradeoff_figure` takes them: the baseline plus the differences
-    with their intervals.
+    with half their intervals.
 
     Arms without all members, or pairs, are compared with the baseline on the same ones.
     """
     axes = []
     for axis, measure in ((MEMORIZATION, memorized), (UTILITY, useful)):
         rows = table[table["measure"] == measure].set_index(lab.ARM)
-        ends = rows.loc[BASELINE, "value"] + rows[["difference", "low", "high"]]
-        ends.columns = [axis, f"{axis}_low", f"{axis}_high"]
+        ends = rows.loc[BASELINE, "value"] + rows[["difference", "high"]]
+        ends.columns = [axis, f"{axis}_error"]
+        ends[f"{axis}_error"] -= ends[axis]
         ends[measure] = [
             f"{r.MEASURE_LABELS[measure]} {value:.3f}; against the baseline {_interval(row)}"
             for value, row in zip(ends[axis], rows.to_dict("records"), strict=True)
@@ -427,6 +411,7 @@ def _draw_changed_pairs(audit: Audit, arm: str) -> None:
     )
     page, pages = read_page(len(pairs), _PAIRS_SHOWN)
     shown = pairs[(page - 1) * _PAIRS_SHOWN : page * _PAIRS_SHOWN]
-    audits = TwoAudits(audit, audit, names=("without", "with"), links={"Open pair": audit})
-    draw_change_cards(audits, c.CLIPMEM, shown.to_dict("records"), key="mitigation")
-    draw_pages(page, pages, key="mitigation-pages")
+    changes = shown.to_dict("records")
+    links = {"Open pair": audit}
+    draw_change_cards(audit, audit, c.CLIPMEM, changes, key="mitigation", links=links)
+    draw_pages(page, pages)

@@ -30,7 +30,6 @@ PAIR = "pair"
 BROWSE = "pages/browse.py"
 PAIR_PAGE = "pages/pair.py"
 ALL = ""  # the option without a condition
-SHOWN = "{}-shown"  # key in the session of the last value that a widget showed or sent
 SELECTION_PARAMETERS = ("range", *(field.name for field in dataclasses.fields(Selection)))
 PAGES = {  # file → title and icon, in the order of the sidebar
     "pages/overview.py": ("Overview", ":material/dashboard:"),
@@ -140,7 +139,8 @@ def draw_set(
 ) -> None:
     """Draw a widget that shows a value, and call a function with another value that a person
     chooses."""
-    st.session_state[key] = st.session_state[SHOWN.format(key)] = value
+    # The session has the last value that a widget showed or sent.
+    st.session_state[key] = st.session_state[f"{key}-shown"] = value
     draw(
         *args,
         key=key,
@@ -152,9 +152,9 @@ def draw_set(
 def _is_new(key: str) -> bool:
     """Tell whether a value is new: a browser may send that of a widget that is gone, and Streamlit
     calls it changed."""
-    before = st.session_state.get(SHOWN.format(key))
+    before = st.session_state.get(f"{key}-shown")
     now = st.session_state[key]
-    st.session_state[SHOWN.format(key)] = now
+    st.session_state[f"{key}-shown"] = now
     return bool(before != now)
 
 
@@ -163,20 +163,20 @@ def choose_listed(
     options: Sequence[str],
     *,
     parameter: str,
-    key: str,
+    key: str = "",
     default: str = "",
     clears: Sequence[str] = (),
     draw: Callable[..., Any] = st.selectbox,
     **style: Any,
 ) -> str:
     """Draw options as a list, or by another widget, and return the chosen one; a list shows any
-    text as it is."""
+    text as it is. The widget's key is the parameter of the address, unless another is passed."""
 
     def on_choose(value: str | None) -> None:
         write_address(**{parameter: value or None, **dict.fromkeys(clears)})
 
     chosen = read_choice(parameter, options, default)
-    draw_set(draw, label, options, key=key, value=chosen, on_choose=on_choose, **style)
+    draw_set(draw, label, options, key=key or parameter, value=chosen, on_choose=on_choose, **style)
     return chosen
 
 
@@ -203,12 +203,12 @@ def read_page(count: int, size: int, *, parameter: str = PAGE) -> tuple[int, int
     return min(max(page, 1), pages), pages
 
 
-def draw_pages(page: int, pages: int, *, key: str, parameter: str = PAGE) -> None:
+def draw_pages(page: int, pages: int, *, parameter: str = PAGE) -> None:
     """Draw the numbers of several pages; their key changes with the page, since their value may not
     be set."""
     if pages > 1:
-        page_key = f"{key}-{pages}-{page}"
-        st.session_state[SHOWN.format(page_key)] = page
+        page_key = f"{parameter}-{pages}-{page}"
+        st.session_state[f"{page_key}-shown"] = page
 
         def turn() -> None:
             if _is_new(page_key):

@@ -20,7 +20,7 @@ from clipmem_core.dashboard.plain import (
     show_text,
 )
 from clipmem_core.dataset.checks import CHECKS
-from clipmem_core.figures import IN, OUT, TERM_NAMES, group_colour, term_figure
+from clipmem_core.figures import GROUP_COLOURS, IN, OUT, TERM_NAMES, term_figure
 from clipmem_core.glossary import P_WRONG, meaning
 from clipmem_core.review.cards import (
     LISTED,
@@ -119,7 +119,7 @@ def draw_facts(audit: Audit, card: PairCard) -> None:
 
 def draw_note(audit: Audit, card: PairCard) -> None:
     """Draw the box of a pair's note, which is independent of its decision."""
-    stored = card.decision.note if card.decision else ""
+    stored = card.decision.note
     key = f"note-{audit.name}-{card.row}-{crc32(stored.encode())}"  # another note needs another box
     with st.form(f"{key}-form", border=False):
         st.text_area("Note", stored, key=key, height=80, max_chars=2000)
@@ -182,7 +182,7 @@ def draw_terms(audit: Audit, card: PairCard) -> None:
         if audit.record.protocol == "paper":
             names = {IN: "in: f", OUT: "out: g"}
         figure = term_figure(
-            member_terms(audit, card.row), colour=group_colour(card.group), names=names
+            member_terms(audit, card.row), colour=GROUP_COLOURS[card.group], names=names
         )
         draw_figure(figure, key="terms", alt="Terms of the score, a dot for each member")
     with right:

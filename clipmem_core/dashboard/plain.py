@@ -28,8 +28,6 @@ ZOOMABLE = {
     "modeBarButtonsToRemove": ["toImage", "autoScale2d"],
 }
 _LINES = 6
-_MODERATED = "moderated"  # `se_kind` of the verdict if single pairs have errors
-_MODERATED_ERROR = "standard error, pooled over similar pairs (95 % interval: 1.96 times it)"
 
 
 def show_text(text: str, *, limit: int = 0) -> None:
@@ -41,11 +39,6 @@ def cut(text: str, limit: int) -> str:
     """Return text of at most `limit` characters and a few lines, with an ellipsis if it was cut."""
     short = "\n".join(text.split("\n")[:_LINES])[:limit]
     return text if short == text else f"{short.rstrip()}…"
-
-
-def as_html(text: str, *, limit: int = 0) -> str:
-    """Return text as escaped HTML that isolates its writing direction: for `st.html`."""
-    return f"<bdi>{html.escape(cut(text, limit) if limit else text)}</bdi>"
 
 
 def show_title(text: str, subject: str = "") -> None:
@@ -104,23 +97,23 @@ def draw_figure(figure: go.Figure, *, key: str, alt: str) -> None:
 class Uncertainty:
     """The uncertainty of clipmem in an audit."""
 
-    error: str = ""  # a description of the errors of single pairs; empty without such errors
+    pooled: bool  # whether single pairs have errors, pooled over similar pairs
     # Standard deviation of clipmem over external pairs, which no member trained on
-    floor: float | None = None
+    floor: float | None
 
     def around(self, scores: Mapping[str, float | None]) -> str:
         """Return the uncertainty that follows the clipmem of a pair's scores."""
         error = scores.get(SE)
         if scores.get(CLIPMEM) is None:
             return ""
-        if error is not None and self.error:
+        if error is not None and self.pooled:
             return f" ± {error:.2f}"
         return "" if self.floor is None else f" (noise {self.floor:.2f})"
 
     def explain(self) -> str:
         """Return a sentence that explains `around`."""
-        if self.error:
-            return f"± {self.error}."
+        if self.pooled:
+            return "± standard error, pooled over similar pairs (95 % interval: 1.96 times it)."
         if self.floor is None:
             return "This audit has no estimate of the error of clipmem."
         return f"Noise {self.floor:.2f}: SD of clipmem over external pairs, which no member saw."
@@ -137,9 +130,7 @@ def read_verdict(audit: Audit) -> dict[str, Any]:
 def read_uncertainty(audit: Audit) -> Uncertainty:
     """Return the uncertainty that an audit's verdict states."""
     verdict = read_verdict(audit)
-    error = _MODERATED_ERROR if verdict.get("se_kind") == _MODERATED else ""
-    floor = verdict.get("external_sd")
-    return Uncertainty(error, floor if floor is not None and math.isfinite(floor) else None)
+    return Uncertainty(verdict.get("se_kind") == "moderated", verdict.get("external_sd"))
 
 
 def format_score(value: float | None) -> str:

@@ -5,8 +5,23 @@ from collections.abc import Callable
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.audit import status as s
-from clipmem_core.audit.status import Job, Task, audit_task, cancel, resume_arguments
+from clipmem_core.audit.status import (
+    BROKEN,
+    CANCELLED,
+    DONE,
+    OUTSIDE,
+    STOPPED,
+    Job,
+    State,
+    Task,
+    all_progress,
+    audit_task,
+    cancel,
+    loss_curves,
+    resume_arguments,
+    state_of,
+    training_seconds_left,
+)
 from clipmem_core.dashboard.plain import (
     draw_fault,
     duration,
@@ -39,25 +54,25 @@ def draw_empty() -> None:
 def draw_progress(name: str) -> None:
     """Draw the progress of an audit every two seconds; rerun the page once it is finished or
     gone."""
-    state = s.state_of(name)
+    state = state_of(name)
     audit = state.audit
     job = state.job
-    if state.word == s.DONE or not (audit.begun or job):
+    if state.word == DONE or not (audit.begun or job):
         st.rerun()
-    if state.word == s.BROKEN:
+    if state.word == BROKEN:
         draw_fault("This audit is broken.", state.fault)
         return
     if audit.begun:
         _draw_members(state)
     if state.at_work and job is not None:
-        draw_job(job, key="cancel-audit", stage=f"{state.word.capitalize()}.")
+        draw_job(job, stage=f"{state.word.capitalize()}.")
         return
-    if state.word == s.OUTSIDE:
+    if state.word == OUTSIDE:
         st.caption("Another process is running it, perhaps in a terminal.")
         return
-    if state.word == s.CANCELLED:
+    if state.word == CANCELLED:
         st.info("Cancelled. Resume continues where it stopped.", icon=":material/pause_circle:")
-    elif state.word == s.STOPPED and job is not None:
+    elif state.word == STOPPED and job is not None:
         reason = "it was killed" if job.exit_code is None else f"exit code {job.exit_code}"
         draw_fault(f"The audit stopped: {reason}.", job.last_line)
     else:
@@ -73,15 +88,13 @@ def draw_progress(name: str) -> None:
 
 
 @st.fragment(run_every=2)
-def draw_task(
-    task: Task, is_done: Callable[[], object], *, key: str, reason: str, label: str
-) -> None:
+def draw_task(task: Task, is_done: Callable[[], object], *, reason: str, label: str) -> None:
     """Draw the button that starts a job, or every two seconds its progress; rerun the page once it
     is done."""
     with explained_errors():
         job = task.find()
         if job is not None and job.running:
-            draw_job(job, key=f"cancel-{key}")
+            draw_job(job)
             return
         if is_done():
             st.rerun()
@@ -89,13 +102,13 @@ def draw_task(
             draw_fault("The job failed.", job.last_line)
         else:
             st.info(reason, icon=":material/info:")
-        if st.button(label, key=key, type="primary", icon=":material/play_arrow:"):
+        if st.button(label, type="primary", icon=":material/play_arrow:"):
             task.start()
             st.rerun()
         show_command(task.typed)
 
 
-def draw_job(job: Job, *, key: str, stage: str = "") -> None:
+def draw_job(job: Job, *, stage: str = "") -> None:
     """Draw the last output of a running job and a button that cancels it."""
     if job.cancelling:
         st.info("Cancelling…", icon=":material/stop_circle:")
@@ -109,18 +122,19 @@ def draw_job(job: Job, *, key: str, stage: str = "") -> None:
             st.progress(min(1.0, done / max(1, total)), text=f"{done:,} of {total:,} {what}")
         else:
             show_text(job.last_line or "Starting…", limit=300)
+    key = f"cancel-{job.folder.name}"
     st.button("Cancel", icon=":material/stop_circle:", key=key, on_click=cancel, args=(job,))
 
 
-def _draw_members(state: s.State) -> None:
+def _draw_members(state: State) -> None:
     audit = state.audit
     record = state.audit.record
-    members = s.all_progress(audit.folder, record.members)
+    members = all_progress(audit.folder, record.members)
     if all(member.stage == "waiting" for member in members):
         return
     finished = sum(member.stage == "finished" for member in members)
     summary = f"{finished} of {len(members)} members finished"
-    if state.at_work and (left := duration(s.training_seconds_left(members))):
+    if state.at_work and (left := duration(training_seconds_left(members))):
         summary += f" · {left} of training left"
     st.progress(sum(member.share for member in members) / len(members), text=summary)
     rows = [
@@ -145,7 +159,7 @@ def _draw_members(state: s.State) -> None:
         },
         alt="Progress of each member",
     )
-    losses = s.loss_curves(audit.folder, [member.name for member in members if member.step])
+    losses = loss_curves(audit.folder, [member.name for member in members if member.step])
     if len(losses):
         alt = "Loss of each member over its epochs"
         right_column.line_chart(losses, x="epoch", y="loss", color="member", height=260, alt=alt)

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from clipmem_core.dataset.readers.remote import hub_answers
+from clipmem_core.dataset.readers.remote import hub_answers, reason_of
 from clipmem_core.features.cache import tower_key
 from clipmem_core.io import InputError
 
@@ -154,31 +154,18 @@ _TIMM_LIBRARIES = ("torch", "timm", "pillow")
 _SENTENCE_LIBRARIES = ("torch", "sentence-transformers", "transformers", "tokenizers")
 
 
-def reason_of(error: Exception) -> str:
-    """Return the message of another library's error as one line."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
 def autocast(tower: Tower) -> torch.autocast:
     """Return the context of a tower's precision: bfloat16 products for amp_bf16, no change for
     fp32."""
     return torch.autocast(tower.device, torch.bfloat16, enabled=tower.precision == "amp_bf16")
 
 
-def efficientnet_lite(
-    name: str = "efficientnet-lite2",
-    *,
-    size: int = 0,
-    precision: Precision = "fp32",
-    device: str = "cpu",
-) -> Tower:
+def efficientnet_lite(name: str = "efficientnet-lite2", *, size: int) -> Tower:
     """Return an EfficientNet-Lite: features are the 1,280 pooled channels before the classifier.
 
     Args:
         name: a name in `LITE`.
         size: side of the square that pictures are resized to, in pixels; 0 for 192.
-        precision: of the matrix products.
-        device: cpu or cuda.
     """
     weights = LITE[name]
     return Tower(
@@ -189,8 +176,6 @@ def efficientnet_lite(
         sha256=weights.sha256,
         dim=1280,
         size=size or _SIZE,
-        precision=precision,
-        device=device,
         seen="It was trained on ImageNet's 1.28 million labelled photographs; a picture of yours "
         "may be one of them.",
         libraries=_TIMM_LIBRARIES,
@@ -214,22 +199,13 @@ def _load_lite(tower: Tower) -> Opened:
     return _open_network(tower, model, LITE_MEAN, LITE_DEVIATION)
 
 
-def timm_tower(
-    name: str,
-    *,
-    size: int = 0,
-    checkpoint: str = "",
-    precision: Precision = "fp32",
-    device: str = "cpu",
-) -> Tower:
+def timm_tower(name: str, *, size: int, checkpoint: str) -> Tower:
     """Return a timm model: features are the input of its classifier.
 
     Args:
         name: a model of timm's.
         size: side of the square that pictures are resized to, in pixels; 0 for the model's own.
         checkpoint: a file of weights; empty for the model's own, from the hub.
-        precision: of the matrix products.
-        device: cpu or cuda.
     """
     import timm
 
@@ -263,20 +239,13 @@ def timm_tower(
         sha256=weights_sha256(model),
         dim=int(model.num_features),
         size=size or int(preprocess["input_size"][1]),
-        precision=precision,
-        device=device,
         libraries=_TIMM_LIBRARIES,
         load=lambda tower: _open_network(tower, model, mean, deviation),
     )
 
 
-def minilm(*, precision: Precision = "fp32", device: str = "cpu") -> Tower:
-    """Return all-MiniLM-L6-v2: features are unit sentence embeddings of 384 dimensions.
-
-    Args:
-        precision: of the matrix products.
-        device: cpu or cuda.
-    """
+def minilm() -> Tower:
+    """Return all-MiniLM-L6-v2: features are unit sentence embeddings of 384 dimensions."""
     return Tower(
         name=MINILM.tower,
         kind="text",
@@ -285,8 +254,6 @@ def minilm(*, precision: Precision = "fp32", device: str = "cpu") -> Tower:
         sha256=MINILM.sha256,
         dim=384,
         context=256,
-        precision=precision,
-        device=device,
         seen="It was trained on a billion pairs of sentences from the web, with the captions of "
         "COCO and Flickr30k.",
         libraries=_SENTENCE_LIBRARIES,
@@ -302,7 +269,7 @@ def _load_minilm(tower: Tower) -> Opened:
         return _open_sentences(tower, _sentence_model(folder, tower.precision, tower.device))
 
 
-def sentence_tower(name: str, *, precision: Precision = "fp32", device: str = "cpu") -> Tower:
+def sentence_tower(name: str, *, precision: Precision, device: str) -> Tower:
     """Return a sentence-transformers or transformers model: features are sentence embeddings.
 
     Args:

@@ -12,8 +12,30 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from clipmem_core import columns as c
 from clipmem_core.audit.store import CAPTION_TABLE, PAIRS, SCORES, WORD_TABLE, Audit
+from clipmem_core.columns import (
+    BETTER,
+    BETTER_PROBABILITY,
+    CAPTION,
+    CAPTIONS,
+    GROUP,
+    IMAGE,
+    INJECTED,
+    LABEL,
+    MARGIN_OUT,
+    P_CAPTION,
+    P_PAIR,
+    P_WORD,
+    P_WRONG,
+    PAIR_ID,
+    PROBABILITY,
+    REVIEW_PLACE,
+    SIMILARITY_OUT,
+    START,
+    SURPRISE,
+    SUSPICION,
+    WORD,
+)
 from clipmem_core.dataset.pictures import decode
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.io import InputError
@@ -33,16 +55,16 @@ OWN_CAPTIONS = "own_captions"
 Marks: TypeAlias = list[dict[str, Any]]  # surprising words of a caption
 # the caption's place in `current`, its surprising words, and what is wrong with it
 FirstCaption: TypeAlias = tuple[int, Marks, str]
-PARTS = (c.P_WRONG, c.P_PAIR, c.P_CAPTION, c.P_WORD)
+PARTS = (P_WRONG, P_PAIR, P_CAPTION, P_WORD)
 # scores of single captions: column of a list of them, by score
-LISTED = {name: f"{name}_by_caption" for name in (*PARTS, c.SIMILARITY_OUT, c.MARGIN_OUT)}
+LISTED = {name: f"{name}_by_caption" for name in (*PARTS, SIMILARITY_OUT, MARGIN_OUT)}
 # words of a caption at most; limits of a weak to a strong mark, in nats
 MARKED = 3
 _SURPRISE = (1.0, 2.5, 4.0)
 _LINES = ("none", "dotted", "solid", "double")
 MARKS = "Underlined words are unlikely with the picture and the other words."
 # orders in which the worst caption of a pair says what is wrong
-BY_CAPTION = (c.SUSPICION, c.REVIEW_PLACE, c.P_WRONG)
+BY_CAPTION = (SUSPICION, REVIEW_PLACE, P_WRONG)
 LIKELY = 0.5  # probability from which a caption is probably wrong
 _UNSEARCHED = Selection()
 
@@ -61,28 +83,28 @@ class PairCard:
     injected: str | None
     group: str
     scores: dict[str, float | None]
-    match: float | None = None
-    matched: int | None = None  # number of the caption that a search matched
-    decision: Decision | None = None
+    match: float | None
+    matched: int | None  # number of the caption that a search matched
+    decision: Decision
 
     @property
     def current(self) -> tuple[str, ...]:
         """The captions after recaptions and replacements."""
-        return (self.decision.captions if self.decision else ()) or self.captions
+        return self.decision.captions or self.captions
 
 
 def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED) -> list[PairCard]:
     """Return the cards of some pairs, in the order of `rows`."""
-    columns = [f'"{name}"' for name in (c.PAIR_ID, c.IMAGE, c.CAPTIONS, c.LABEL, c.INJECTED)]
+    columns = [f'"{name}"' for name in (PAIR_ID, IMAGE, CAPTIONS, LABEL, INJECTED)]
     pairs = fetch_numbered(audit.folder / PAIRS, [CAPTION_KEY, *columns], rows)
-    columns = [f'"{c.PAIR_ID}"', f'"{c.GROUP}"', *map(number_sql, BY_NAME)]
+    columns = [f'"{PAIR_ID}"', f'"{GROUP}"', *map(number_sql, BY_NAME)]
     scores = fetch_numbered(audit.folder / SCORES, columns, rows)
     for row in rows:
-        if row not in scores and row not in pairs:
+        if row not in pairs:
             raise InputError(
                 f"audit {audit.name!r} has no row {row}: open the pair from the gallery again"
             )
-        if row not in scores or row not in pairs or scores[row][0] != pairs[row][1]:
+        if row not in scores or scores[row][0] != pairs[row][1]:
             raise mismatched_tables(audit)
     decisions = open_review(audit).decisions([pairs[row][1] for row in rows])
     matches: dict[int, tuple[float, int | None]] = {}
@@ -110,7 +132,7 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
             },
             match=match,
             matched=matched,
-            decision=decisions.get(pair_id),
+            decision=decisions.get(pair_id, Decision(pair_id)),
         )
         shown.append(card)
     return shown
@@ -119,7 +141,7 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
 def shown_score(order: str) -> str:
     """Return the score that pairs show in an order: p_wrong in the orders of suspicion and of
     reviews."""
-    return c.P_WRONG if order in (*BY_CAPTION, RANDOM) else order
+    return P_WRONG if order in (*BY_CAPTION, RANDOM) else order
 
 
 def make_jpeg(root: Path, image: str, side: int) -> bytes:
@@ -134,12 +156,12 @@ def make_jpeg(root: Path, image: str, side: int) -> bytes:
 def suspicious_captions(audit: Audit, pair_ids: Sequence[str]) -> dict[str, int]:
     """Return the number of the caption with the highest p_wrong, else the lowest similarity_out, of
     some pairs."""
-    order = f'"{c.P_WRONG}" DESC NULLS LAST, "{c.SIMILARITY_OUT}" NULLS LAST, "{c.CAPTION}"'
-    first = f'first("{c.CAPTION}" ORDER BY {order}) AS number'
+    order = f'"{P_WRONG}" DESC NULLS LAST, "{SIMILARITY_OUT}" NULLS LAST, "{CAPTION}"'
+    first = f'first("{CAPTION}" ORDER BY {order}) AS number'
     table = fetch_pairs(
-        audit.folder / CAPTION_TABLE, [first], pair_ids, end=f'GROUP BY "{c.PAIR_ID}"'
+        audit.folder / CAPTION_TABLE, [first], pair_ids, end=f'GROUP BY "{PAIR_ID}"'
     )
-    return {row[c.PAIR_ID]: row["number"] for row in table.to_pylist()}
+    return {row[PAIR_ID]: row["number"] for row in table.to_pylist()}
 
 
 def explain_captions(
@@ -155,30 +177,30 @@ def explain_captions(
     """
     reasons = dict[str, dict[int, str]]()
     marks = _surprising_words(audit, pair_ids)
-    columns = [f'"{c.CAPTION}"', *(f'{number_sql(name)} AS "{name}"' for name in PARTS)]
+    columns = [f'"{CAPTION}"', *(f'{number_sql(name)} AS "{name}"' for name in PARTS)]
     for row in fetch_pairs(audit.folder / CAPTION_TABLE, columns, pair_ids).to_pylist():
-        pair_id = row[c.PAIR_ID]
-        caption = row[c.CAPTION]
-        right = 1 - row[c.P_WRONG]
+        pair_id = row[PAIR_ID]
+        caption = row[CAPTION]
+        right = 1 - row[P_WRONG]
         of_pair = marks.get(pair_id, {})
-        other = row[c.P_PAIR] + row[c.P_CAPTION]
+        other = row[P_PAIR] + row[P_CAPTION]
         for word in of_pair.get(caption, []):
             if not word.pop("repaired") > max(right, LIKELY):
                 word["better"] = []
         if not right <= 1 - LIKELY:
             continue
-        if max(other, row[c.P_WORD]) < LIKELY:
+        if max(other, row[P_WORD]) < LIKELY:
             reason = (
                 f"Probably wrong ({percent(1 - right)}): another picture's caption, or one word"
             )
-        elif other > row[c.P_WORD]:
+        elif other > row[P_WORD]:
             reason = f"Probably another picture's caption ({percent(other)})"
             of_pair.pop(caption, None)
         else:
-            worst = [word[c.WORD] for word in of_pair.get(caption, []) if word["rank"] == 1]
+            worst = [word[WORD] for word in of_pair.get(caption, []) if word["rank"] == 1]
             reason = (
                 f"One word is probably wrong{''.join(f': {word}' for word in worst)} "
-                f"({percent(row[c.P_WORD])})"
+                f"({percent(row[P_WORD])})"
             )
         reasons.setdefault(pair_id, {})[caption] = reason
     return reasons, marks
@@ -189,38 +211,38 @@ def _surprising_words(audit: Audit, pair_ids: Sequence[str]) -> dict[str, dict[i
     a likelier word."""
     shown = dict[str, dict[int, Marks]]()
     columns = (
-        *(c.CAPTION, c.START, c.WORD, c.SURPRISE),
-        *(c.PROBABILITY, c.BETTER, c.BETTER_PROBABILITY),
+        *(CAPTION, START, WORD, SURPRISE),
+        *(PROBABILITY, BETTER, BETTER_PROBABILITY),
     )
     rank = (
-        f'row_number() OVER (PARTITION BY "{c.PAIR_ID}", "{c.CAPTION}" '
-        f'ORDER BY "{c.SURPRISE}" DESC) AS rank'
+        f'row_number() OVER (PARTITION BY "{PAIR_ID}", "{CAPTION}" '
+        f'ORDER BY "{SURPRISE}" DESC) AS rank'
     )
     repaired = (
-        f'coalesce("{c.P_WRONG}" * "{c.BETTER_PROBABILITY}"[1] '
-        f'/ greatest(1 - "{c.PROBABILITY}", 1e-9), 0) AS repaired'
+        f'coalesce("{P_WRONG}" * "{BETTER_PROBABILITY}"[1] '
+        f'/ greatest(1 - "{PROBABILITY}", 1e-9), 0) AS repaired'
     )
     end = (
-        f'WHERE "{c.SURPRISE}" > {_SURPRISE[0]} QUALIFY rank <= {MARKED} '
-        f'ORDER BY "{c.CAPTION}", "{c.START}"'
+        f'WHERE "{SURPRISE}" > {_SURPRISE[0]} QUALIFY rank <= {MARKED} '
+        f'ORDER BY "{CAPTION}", "{START}"'
     )
     selected = [*(f'"{name}"' for name in columns), rank, repaired]
     for row in fetch_pairs(audit.folder / WORD_TABLE, selected, pair_ids, end=end).to_pylist():
-        word = row[c.WORD]
-        likelier = row[c.BETTER] or []
+        word = row[WORD]
+        likelier = row[BETTER] or []
         if word[:1].isupper():
             likelier = [other[:1].upper() + other[1:] for other in likelier]
-        better = list(zip(likelier, map(percent, row[c.BETTER_PROBABILITY] or []), strict=True))
+        better = list(zip(likelier, map(percent, row[BETTER_PROBABILITY] or []), strict=True))
         listed = f"; likelier: {', '.join(map(' '.join, better[:MARKED]))}" if better else ""
-        hint = f"unlikely: {percent(row[c.PROBABILITY])}{listed}"
-        strength = sum(row[c.SURPRISE] > low for low in _SURPRISE)
+        hint = f"unlikely: {percent(row[PROBABILITY])}{listed}"
+        strength = sum(row[SURPRISE] > low for low in _SURPRISE)
         mark = row | {
-            "end": row[c.START] + len(word),
+            "end": row[START] + len(word),
             "strength": strength,
             "hint": hint,
             "better": better[:1],
         }
-        shown.setdefault(row[c.PAIR_ID], {}).setdefault(row[c.CAPTION], []).append(mark)
+        shown.setdefault(row[PAIR_ID], {}).setdefault(row[CAPTION], []).append(mark)
     return shown
 
 
@@ -300,13 +322,11 @@ def marked(caption: str, words: Sequence[dict[str, Any]]) -> str:
 def listed_scores(audit: Audit, pair_ids: Sequence[str]) -> pd.DataFrame:
     """Return pair_id and own_captions of some pairs, and the lists `LISTED` of the scores of their
     captions if any."""
-    pairs = fetch_pairs(audit.folder / PAIRS, [f'"{c.CAPTIONS}" AS {OWN_CAPTIONS}'], pair_ids)
+    pairs = fetch_pairs(audit.folder / PAIRS, [f'"{CAPTIONS}" AS {OWN_CAPTIONS}'], pair_ids)
     table = pd.DataFrame(pairs.to_pydict(), dtype=object)
     lists = [
-        f'list(CASE WHEN isfinite("{name}") THEN "{name}" END ORDER BY "{c.CAPTION}") AS {listed}'
+        f'list(CASE WHEN isfinite("{name}") THEN "{name}" END ORDER BY "{CAPTION}") AS {listed}'
         for name, listed in LISTED.items()
     ]
-    scores = fetch_pairs(
-        audit.folder / CAPTION_TABLE, lists, pair_ids, end=f'GROUP BY "{c.PAIR_ID}"'
-    )
-    return table.merge(pd.DataFrame(scores.to_pydict(), dtype=object), on=c.PAIR_ID, how="left")
+    scores = fetch_pairs(audit.folder / CAPTION_TABLE, lists, pair_ids, end=f'GROUP BY "{PAIR_ID}"')
+    return table.merge(pd.DataFrame(scores.to_pydict(), dtype=object), on=PAIR_ID, how="left")

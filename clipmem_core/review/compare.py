@@ -7,8 +7,17 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from clipmem_core import columns as c
 from clipmem_core.audit.store import PAIRS, SCORES, Audit
+from clipmem_core.columns import (
+    CLIPMEM,
+    GROUP,
+    INJECTED,
+    MISCAPTION,
+    MISFIT,
+    PAIR_ID,
+    SHA256,
+    TARGET_GROUPS,
+)
 from clipmem_core.config import FIELDS, as_dict, flat
 from clipmem_core.io import InputError
 from clipmem_core.review.queries import CAPTION_KEY, ROW, cached, fetch_all, number_sql
@@ -20,7 +29,7 @@ from clipmem_core.scores.detection import (
     precision_curve,
 )
 from clipmem_core.scores.registry import DETECTION_SCORES
-from clipmem_core.scores.seeds import paired_difference
+from clipmem_core.scores.seeds import Difference, paired_difference
 from clipmem_core.studies import benchmark_results as b
 
 POINTS = 5_000  # pairs in a scatter plot
@@ -39,9 +48,7 @@ class Comparison:
     edited: int  # common pairs with other captions or another picture
     regrouped: int  # common pairs in another group of the same protocol
     spearman: float | None  # None for fewer than three pairs or constant scores
-    mean_difference: float | None
-    low: float | None  # 95 % interval of the mean paired difference
-    high: float | None
+    change: Difference | None  # paired by pair; None without pairs scored in both
     # pair_id, row_one, row_other, one, other, difference, group_one, group_other of pairs that stay
     # in their group, the largest change first
     changed: pd.DataFrame
@@ -49,17 +56,17 @@ class Comparison:
     warnings: tuple[str, ...]
 
 
-def compare(one: Audit, other: Audit, *, column: str = c.CLIPMEM, limit: int) -> Comparison:
+def compare(one: Audit, other: Audit, *, column: str = CLIPMEM, limit: int) -> Comparison:
     """Compare a score of two audits pair by pair."""
     scores = [
-        c.PAIR_ID,
+        PAIR_ID,
         f"{ROW} AS row",
-        f'"{c.GROUP}" AS "group"',
+        f'"{GROUP}" AS "group"',
         f"{number_sql(column)} AS score",
     ]
-    content = [f"hash({CAPTION_KEY}, {c.SHA256}) AS content"]
+    content = [f"hash({CAPTION_KEY}, {SHA256}) AS content"]
     tables = [fetch_all(audit, scores, content) for audit in (one, other)]
-    joined = tables[0].merge(tables[1], on=c.PAIR_ID, suffixes=("_one", "_other"))
+    joined = tables[0].merge(tables[1], on=PAIR_ID, suffixes=("_one", "_other"))
     if joined.empty:
         raise InputError(
             f"audits {one.name!r} and {other.name!r} share no pair_id: compare audits of one "
@@ -77,10 +84,9 @@ def compare(one: Audit, other: Audit, *, column: str = c.CLIPMEM, limit: int) ->
     sample = scored.sample(min(len(scored), POINTS), random_state=0).sort_index()
     values = scored["one"].to_numpy(), scored["other"].to_numpy()
     correlated = len(scored) > 2 and min(map(np.ptp, values)) > 0
-    change = paired_difference(values[1], values[0]) if len(scored) else None
     warnings = differing_settings(one, other)
     noted = [f"in {audit.name}, {note}" for audit in (one, other) if (note := misfit_note(audit))]
-    if column == c.MISFIT and len(noted) == 1:
+    if column == MISFIT and len(noted) == 1:
         warnings += (f"The formula of misfit differs: {noted[0]}",)
     return Comparison(
         column=column,
@@ -91,24 +97,28 @@ def compare(one: Audit, other: Audit, *, column: str = c.CLIPMEM, limit: int) ->
         edited=int(edited.sum()),
         regrouped=int(regrouped.sum()),
         spearman=float(scipy.stats.spearmanr(*values).statistic) if correlated else None,
-        mean_difference=change.mean if change else None,
-        low=change.low if change and change.n > 1 else None,
-        high=change.high if change and change.n > 1 else None,
+        change=paired_difference(values[1], values[0]) if len(scored) else None,
         changed=largest[:limit].reset_index(drop=True),
         points=sample.reset_index(drop=True),
         warnings=warnings,
     )
 
 
+def changed_settings(one: Audit, other: Audit) -> pd.DataFrame:
+    """Return the settings that differ between two audits: setting, first, second, as text."""
+    first, second = (flat(as_dict(audit.record.config)) for audit in (one, other))
+    table = pd.DataFrame({"first": first, "second": second}, dtype=object)
+    table = table[table["first"] != table["second"]]
+    return table.where(table.notna() & (table != ""), "–").astype(str).reset_index(names="setting")
+
+
 def differing_settings(one: Audit, other: Audit) -> tuple[str, ...]:
     """Return a sentence for each setting that makes the scores of two audits incomparable."""
-    first, second = (flat(as_dict(audit.record.config)) for audit in (one, other))
     return tuple(
-        f"The {field.alike} differs: {first[name] or 'none'} in {one.name}, "
-        f"{second[name] or 'none'} in {other.name} ({field.flag}). clipmem is comparable only if "
-        "it is the same."
-        for name, field in FIELDS.items()
-        if field.alike and first[name] != second[name]
+        f"The {FIELDS[name].alike} differs: {first} in {one.name}, {second} in {other.name} "
+        f"({FIELDS[name].flag}). clipmem is comparable only if it is the same."
+        for name, first, second in changed_settings(one, other).itertuples(index=False)
+        if FIELDS[name].alike
     )
 
 
@@ -130,16 +140,16 @@ def detector_scores(audit: Audit) -> pd.DataFrame:
     oriented = (
         f'{score.direction} * {number_sql(name)} AS "{name}"' for name, score in detectors.items()
     )
-    table = fetch_all(audit, [f"{ROW} AS row", f'"{c.GROUP}"', *oriented], [f'"{c.INJECTED}"'])
-    table = table[table[c.GROUP].isin(c.TARGET_GROUPS)]
+    table = fetch_all(audit, [f"{ROW} AS row", f'"{GROUP}"', *oriented], [f'"{INJECTED}"'])
+    table = table[table[GROUP].isin(TARGET_GROUPS)]
     names = [name for name in detectors if np.isfinite(table[name]).mean() > 0.5]
     finite = np.isfinite(table[names].to_numpy(dtype=float)).all(axis=1)
-    return table.loc[finite, ["row", c.INJECTED, *names]].reset_index(drop=True)
+    return table.loc[finite, ["row", INJECTED, *names]].reset_index(drop=True)
 
 
 def names_in(scores: pd.DataFrame) -> list[str]:
     """Return the detectors in a table of `detector_scores`."""
-    return [str(name) for name in scores.columns if name not in ("row", c.INJECTED)]
+    return [str(name) for name in scores.columns if name not in ("row", INJECTED)]
 
 
 @cached(4, SCORES, PAIRS)
@@ -148,12 +158,12 @@ def injected_findings(audit: Audit) -> Findings | None:
     errors."""
     scores = detector_scores(audit)
     names = names_in(scores)
-    injected = scores[c.INJECTED]
+    injected = scores[INJECTED]
     rows = []
     curves = []
-    for kind in sorted(injected.dropna().unique(), key=lambda kind: (kind != c.MISCAPTION, kind)):
+    for kind in sorted(injected.dropna().unique(), key=lambda kind: (kind != MISCAPTION, kind)):
         subset = scores[injected.isna() | (injected == kind)]
-        truth = subset[c.INJECTED].notna().to_numpy()
+        truth = subset[INJECTED].notna().to_numpy()
         if not names or truth.sum() < 2 or truth.all():
             continue
         values = {name: subset[name].to_numpy(dtype=float) for name in names}

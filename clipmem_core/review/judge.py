@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipmem_core import columns as c
 from clipmem_core.audit.console import RichScreen, make_table
 from clipmem_core.audit.settings import towers_of
 from clipmem_core.audit.store import (
@@ -41,6 +40,21 @@ from clipmem_core.audit.store import (
     read_embeddings,
     read_prepared,
 )
+from clipmem_core.columns import (
+    AGREEMENT,
+    CAPTION,
+    CAPTIONS,
+    CSLS_OUT,
+    IMAGE,
+    MARGIN_OUT,
+    P_CAPTION,
+    P_PAIR,
+    P_WORD,
+    P_WRONG,
+    PAIR_ID,
+    SHA256,
+    SIMILARITY_OUT,
+)
 from clipmem_core.embeddings import Vectors
 from clipmem_core.io import InputError, read_json
 from clipmem_core.review import search
@@ -55,7 +69,7 @@ from clipmem_core.tables import check_suffix, read_frame, write_frame
 
 OWN = "own"  # column: the pair has this caption already
 BEST = "best"  # column: of the pair's captions the least likely to be wrong
-_COLUMNS = (c.SIMILARITY_OUT, c.MARGIN_OUT, c.AGREEMENT, c.P_PAIR, c.P_CAPTION, c.P_WORD, c.P_WRONG)
+_COLUMNS = (SIMILARITY_OUT, MARGIN_OUT, AGREEMENT, P_PAIR, P_CAPTION, P_WORD, P_WRONG)
 _PLACE = "_place"  # of a pair among those with candidates
 _NUMBER = "_number"  # of a caption in its pair
 _BLOCK = 2_048  # candidates whose evidence is in memory at a time
@@ -100,7 +114,7 @@ def judge_captions(
     pairs, place = _find_pairs(audit, candidates)
     current = _current_captions(audit, pairs)
     new = candidates.reset_index(drop=True)
-    new[[c.PAIR_ID, c.IMAGE]] = pairs[[c.PAIR_ID, c.IMAGE]].iloc[place].to_numpy()
+    new[[PAIR_ID, IMAGE]] = pairs[[PAIR_ID, IMAGE]].iloc[place].to_numpy()
     new[_PLACE] = place
     new[OWN] = False
     scores = []
@@ -111,33 +125,33 @@ def judge_captions(
     table = pd.concat([current, new], ignore_index=True)
     # p_pair counts against a candidate as far as it does not fit the picture. So it does here
     # against the captions that the pair has.
-    fit = _posterior(fitted, "pairs", current[c.CSLS_OUT].to_numpy())
-    wrong = table[c.P_WRONG].sub(current[c.P_PAIR] * (1 - fit), fill_value=0.0)
+    fit = _posterior(fitted, "pairs", current[CSLS_OUT].to_numpy())
+    wrong = table[P_WRONG].sub(current[P_PAIR] * (1 - fit), fill_value=0.0)
     table[BEST] = table.index.isin(wrong.dropna().groupby(table[_PLACE]).idxmin())
     order = table.sort_values(_PLACE, kind="stable") if all_captions else table[len(current) :]
     table = order.reset_index(drop=True)
-    table = table.drop(columns=[_PLACE, _NUMBER, c.CSLS_OUT])
-    first = [c.PAIR_ID, c.IMAGE, c.CAPTION, OWN, BEST, *_COLUMNS]
+    table = table.drop(columns=[_PLACE, _NUMBER, CSLS_OUT])
+    first = [PAIR_ID, IMAGE, CAPTION, OWN, BEST, *_COLUMNS]
     return table[[*first, *(name for name in table if name not in first)]]
 
 
 def _find_pairs(audit: Audit, candidates: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
     """Return the pairs of candidates in the order of their first candidates, and each candidate's
     place among them."""
-    key = next((name for name in (c.PAIR_ID, c.IMAGE) if name in candidates), None)
-    if key is None or c.CAPTION not in candidates:
+    key = next((name for name in (PAIR_ID, IMAGE) if name in candidates), None)
+    if key is None or CAPTION not in candidates:
         raise InputError(
             f"the candidates have the columns {', '.join(map(str, candidates))}: name one caption, "
             "and one pair_id or image"
         )
-    has_text = [isinstance(text, str) and bool(text.strip()) for text in candidates[c.CAPTION]]
+    has_text = [isinstance(text, str) and bool(text.strip()) for text in candidates[CAPTION]]
     if not all(has_text):
         raise InputError(
             f"row {has_text.index(False) + 1} of the candidates has no caption: write one, or "
             "remove the row"
         )
     values = candidates[key].astype(str)
-    columns = [ROW, *(f'"{name}"' for name in (c.IMAGE, c.CAPTIONS, c.SHA256))]
+    columns = [ROW, *(f'"{name}"' for name in (IMAGE, CAPTIONS, SHA256))]
     pairs = fetch_pairs(audit.folder / PAIRS, columns, values.unique(), key=key).to_pandas()
     counts = values.map(pairs[key].value_counts()).fillna(0).tolist()
     for number, count in enumerate(counts, start=1):
@@ -155,15 +169,15 @@ def _find_pairs(audit: Audit, candidates: pd.DataFrame) -> tuple[pd.DataFrame, n
 def _current_captions(audit: Audit, pairs: pd.DataFrame) -> pd.DataFrame:
     """Return the captions that pairs have, their stored scores, and csls_out and the place of their
     pair."""
-    table = pairs[[c.PAIR_ID, c.IMAGE, c.CAPTIONS]].rename_axis(_PLACE).reset_index()
-    table = table.rename(columns={c.CAPTIONS: c.CAPTION}).explode(c.CAPTION)
+    table = pairs[[PAIR_ID, IMAGE, CAPTIONS]].rename_axis(_PLACE).reset_index()
+    table = table.rename(columns={CAPTIONS: CAPTION}).explode(CAPTION)
     table[_NUMBER] = table.groupby(_PLACE).cumcount()
-    columns = [f'"{c.CAPTION}" AS {_NUMBER}', *(f'"{name}"' for name in _COLUMNS)]
+    columns = [f'"{CAPTION}" AS {_NUMBER}', *(f'"{name}"' for name in _COLUMNS)]
     stamp(audit.folder / CAPTION_TABLE)  # a missing one has no row for `fetch_pairs`
-    scores = fetch_pairs(audit.folder / CAPTION_TABLE, columns, pairs[c.PAIR_ID]).to_pandas()
-    fit = fetch_pairs(audit.folder / SCORES, [c.CSLS_OUT], pairs[c.PAIR_ID]).to_pandas()
-    table = table.merge(scores, on=[c.PAIR_ID, _NUMBER], how="left")
-    return table.merge(fit, on=c.PAIR_ID, how="left").assign(**{OWN: True})
+    scores = fetch_pairs(audit.folder / CAPTION_TABLE, columns, pairs[PAIR_ID]).to_pandas()
+    fit = fetch_pairs(audit.folder / SCORES, [CSLS_OUT], pairs[PAIR_ID]).to_pandas()
+    table = table.merge(scores, on=[PAIR_ID, _NUMBER], how="left")
+    return table.merge(fit, on=PAIR_ID, how="left").assign(**{OWN: True})
 
 
 def _judge_block(
@@ -174,13 +188,13 @@ def _judge_block(
     candidates: pd.DataFrame,
 ) -> np.ndarray:
     """Return the scores `_COLUMNS` of candidates, [n_candidates, n_columns]."""
-    texts = candidates[c.CAPTION].tolist()
+    texts = candidates[CAPTION].tolist()
     place = candidates[_PLACE].to_numpy()
     rows = pairs[ROW].to_numpy()[place]
     # captions that are probably wrong say nothing about a candidate
-    usable = current[~(current[c.P_CAPTION] > HALF)]
+    usable = current[~(current[P_CAPTION] > HALF)]
     by_place = defaultdict(list)
-    for at, *numbered in usable[[_PLACE, _NUMBER, c.CAPTION]].itertuples(index=False):
+    for at, *numbered in usable[[_PLACE, _NUMBER, CAPTION]].itertuples(index=False):
         by_place[at].append(numbered)
     siblings = [
         [(number, caption) for number, caption in by_place[at] if caption != text]
@@ -195,7 +209,7 @@ def _judge_block(
         by_siblings = _posterior(fitted, "captions", -ratios)
     by_picture = _posterior(fitted, "pairs", fit)
     alone = np.isnan(by_siblings)
-    wrong_pair = current.groupby(_PLACE)[c.P_PAIR].first().fillna(0.0).to_numpy()[place]
+    wrong_pair = current.groupby(_PLACE)[P_PAIR].first().fillna(0.0).to_numpy()[place]
     by_both = wrong_pair * by_picture + (1 - wrong_pair) * by_siblings
     mismatch = np.where(alone, by_picture, by_both)
     captions = [
@@ -267,12 +281,12 @@ def _agreement(
     without any."""
     stored, first = search.features_of_captions(audit)
     features = search.text_features_of(audit.record.config, texts)
-    agree = []
-    for vector, row, part in zip(features, rows, siblings, strict=True):
-        numbers = np.array([number for number, _ in part], np.int64)
-        compared = np.vstack([vector, stored[first[row] + numbers]])
-        agree.append(agreement(compared, np.array([0, len(compared)]))[0])
-    return np.array(agree)
+    compared = [
+        np.vstack([vector, stored[[first[row] + number for number, _ in part]]])
+        for vector, row, part in zip(features, rows, siblings, strict=True)
+    ]
+    start = np.cumsum([0, *map(len, compared)])
+    return agreement(np.concatenate(compared), start)[start[:-1]]
 
 
 def _word_ratios(
@@ -351,16 +365,16 @@ def judge_file(
     check_suffix(out)
     table = judge_captions(audit, candidates, screen.captions, all_captions=all_captions)
     write_frame(table, out)
-    judged = table[~table[OWN]].sort_values(c.P_WRONG, ascending=False)
-    shown = judged[[c.PAIR_ID, c.CAPTION, c.P_WRONG, BEST]].head(_SHOWN).astype(object)
+    judged = table[~table[OWN]].sort_values(P_WRONG, ascending=False)
+    shown = judged[[PAIR_ID, CAPTION, P_WRONG, BEST]].head(_SHOWN).astype(object)
     shown = shown.where(shown.notna(), None)
-    shown[c.CAPTION] = shown[c.CAPTION].str[:_CUT]
+    shown[CAPTION] = shown[CAPTION].str[:_CUT]
     shown[BEST] = shown[BEST].map({True: "yes", False: ""})
     title = f"captions, the likeliest wrong first ({len(shown):,} of {len(judged):,})"
     screen.progress.console.print(
         make_table(title, shown.to_dict("records"), shown.columns.tolist())
     )
     screen.say(
-        f"{out}: candidates: {len(judged):,}; pairs: {judged[c.PAIR_ID].nunique():,}, "
+        f"{out}: candidates: {len(judged):,}; pairs: {judged[PAIR_ID].nunique():,}, "
         f"with a candidate as the best caption: {judged[BEST].sum():,}"
     )

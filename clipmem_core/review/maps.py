@@ -31,19 +31,13 @@ from clipmem_core.review.selection import MAP_X, MAP_Y
 
 _MAP_ROW = "row"
 LIMIT = 20_000  # pairs on a map
-_FEWEST = 5
 _SEED = 0  # of the map and of the pairs drawn for it
-_NEIGHBOURS = 15
-_SETTINGS = {"min_dist": 0.1, "metric": "cosine"}
-
-
-def map_name(member: str, side: str) -> str:
-    """Return the name of a map in an address: "r0-f0.image"."""
-    return f"{member}.{side}"
+_SETTINGS = {"n_neighbors": 15, "min_dist": 0.1, "metric": "cosine"}
 
 
 def map_path(audit: Audit, name: str) -> Path:
-    """Return the path of a map, which depends on the embeddings and the settings."""
+    """Return the path of a map such as "r0-f0.image", which depends on the embeddings and the
+    settings."""
     member, _, side = name.rpartition(".")
     if side not in EMBEDDINGS or member not in audit.record.members:
         raise InputError(
@@ -51,7 +45,7 @@ def map_path(audit: Audit, name: str) -> Path:
         )
     content = {
         "embeddings": recorded_sha256(audit, embeddings_path(audit, member, side)),
-        "settings": {**_SETTINGS, "n_neighbors": _NEIGHBOURS, "seed": _SEED, "limit": LIMIT},
+        "settings": {**_SETTINGS, "seed": _SEED, "limit": LIMIT},
     }
     return data_folder() / "cache" / "maps" / f"{fingerprint(content)}.parquet"
 
@@ -65,14 +59,19 @@ def map_file(audit: Audit, name: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def map_points(audit: Audit, name: str, column: str) -> pd.DataFrame:
-    """Return row, map_x, map_y and one more column of the pairs on a map."""
+def require_map(audit: Audit, name: str) -> Path:
+    """Return the file of a map, or say how to draw it."""
     path = map_file(audit, name)
     if path is None:
         raise InputError(
             f"there is no map {name!r} of {audit.name} yet: draw it on the page Map of embeddings"
         )
-    places = read_table(path, repair="delete it and draw the map again")
+    return path
+
+
+def map_points(audit: Audit, name: str, column: str) -> pd.DataFrame:
+    """Return row, map_x, map_y and one more column of the pairs on a map."""
+    places = read_table(require_map(audit, name), repair="delete it and draw the map again")
     value = f'"{column}"' if column in (LABEL, INJECTED, GROUP) else number_sql(column)
     query = f"""
         SELECT {_MAP_ROW}, {MAP_X}, {MAP_Y}, {value} AS "{column}"
@@ -106,17 +105,10 @@ def make_map(audit: Audit, name: str, *, say: Callable[[str], None] = lambda lin
 def lay_out(vectors: np.ndarray) -> np.ndarray:
     """Map vectors to the plane, float32 [n_pairs, 2], by UMAP (McInnes et al. 2018) with the cosine
     distance."""
-    if len(vectors) < _FEWEST:
-        raise InputError(
-            f"a map needs at least {_FEWEST} pairs, and there are {len(vectors)}: audit a larger "
-            "data set"
-        )
     with warnings.catch_warnings():  # of an optional part of UMAP
         warnings.simplefilter("ignore", ImportWarning)
         from umap import UMAP
-    neighbours = min(_NEIGHBOURS, len(vectors) - 1)
-    umap = UMAP(n_neighbors=neighbours, random_state=_SEED, n_jobs=1, **_SETTINGS)
-    return umap.fit_transform(vectors)
+    return UMAP(random_state=_SEED, n_jobs=1, **_SETTINGS).fit_transform(vectors)
 
 
 def map_task(audit: Audit, name: str) -> Task:

@@ -8,10 +8,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipmem_core import columns as c
 from clipmem_core.audit.store import PAIRS, SCORES, Audit
+from clipmem_core.columns import (
+    ATTACK_METRICS,
+    CLIPMEM,
+    EXTERNAL,
+    GROUP,
+    GROUPS,
+    INDEPENDENT,
+    INJECTED,
+    MEMBER,
+    METRIC,
+    SIMILARITY_OUT,
+    VALUE,
+    of_one_split,
+)
 from clipmem_core.config import AuditConfig
-from clipmem_core.review.queries import cached, fetch_all, fetch_frame, number_sql
+from clipmem_core.review.queries import cached, fetch_all, fetch_frame, fetch_rows, number_sql
 
 MEMBERS_SHOWN = 6  # with a column each
 ATTACK_MEASURES = {"auroc": "AUROC", "TPR@0.01": "TPR at 1 % FPR", "TPR@0.001": "TPR at .1 % FPR"}
@@ -27,31 +40,31 @@ def group_table(audit: Audit) -> pd.DataFrame:
     """Return group, n, mean and sd of clipmem, and low, high and kind of the verdict's intervals,
     by group."""
     query = f"""
-        SELECT "{c.GROUP}", count(*) AS n, avg({c.CLIPMEM}) AS mean, stddev_samp({c.CLIPMEM}) AS sd
-        FROM parquet WHERE isfinite({c.CLIPMEM}) GROUP BY ALL
+        SELECT "{GROUP}", count(*) AS n, avg({CLIPMEM}) AS mean, stddev_samp({CLIPMEM}) AS sd
+        FROM parquet WHERE isfinite({CLIPMEM}) GROUP BY ALL
     """
-    ends = pd.DataFrame(audit.verdict["groups"], columns=[c.GROUP, "low", "high", "kind"])
-    groups = fetch_frame(audit.folder / SCORES, query).merge(ends, on=c.GROUP, how="left")
+    ends = pd.DataFrame(audit.verdict["groups"], columns=[GROUP, "low", "high", "kind"])
+    groups = fetch_frame(audit.folder / SCORES, query).merge(ends, on=GROUP, how="left")
     groups = groups.astype({"low": float, "high": float})
-    groups["kind"] = groups["kind"].fillna("").astype(str).map(c.of_one_split)
-    order = {group: place for place, group in enumerate(c.GROUPS)}
-    return groups.sort_values(c.GROUP, key=lambda names: names.map(order), ignore_index=True)
+    groups["kind"] = groups["kind"].fillna("").astype(str).map(of_one_split)
+    order = {group: place for place, group in enumerate(GROUPS)}
+    return groups.sort_values(GROUP, key=lambda names: names.map(order), ignore_index=True)
 
 
 def group_bins(audit: Audit) -> pd.DataFrame:
     """Return the histogram of clipmem of each group: group, low and width of a bin, share of the
     group."""
-    query = f'SELECT "{c.GROUP}", {c.CLIPMEM} AS x FROM parquet WHERE isfinite({c.CLIPMEM})'
+    query = f'SELECT "{GROUP}", {CLIPMEM} AS x FROM parquet WHERE isfinite({CLIPMEM})'
     scores = fetch_frame(audit.folder / SCORES, query)
     edges = np.histogram_bin_edges(scores["x"], _BINS)
     rows = []
-    for group, values in scores.groupby(c.GROUP)["x"]:
+    for group, values in scores.groupby(GROUP)["x"]:
         counts = np.histogram(values, edges)[0]
         rows += [
             (group, edges[k], edges[1] - edges[0], counts[k] / len(values))
             for k in np.flatnonzero(counts)
         ]
-    return pd.DataFrame(rows, columns=[c.GROUP, "low", "width", "share"])
+    return pd.DataFrame(rows, columns=[GROUP, "low", "width", "share"])
 
 
 def attack_rows(attacks: list[dict[str, Any]]) -> tuple[pd.DataFrame, list[str]]:
@@ -75,11 +88,11 @@ def attack_rows(attacks: list[dict[str, Any]]) -> tuple[pd.DataFrame, list[str]]
 def member_utility(utility: pd.DataFrame) -> pd.DataFrame:
     """Return metric, mean, and a column for each member, or the lowest and highest of many; without
     attacks."""
-    utility = utility[~utility[c.METRIC].isin(c.ATTACK_METRICS.values())]
+    utility = utility[~utility[METRIC].isin(ATTACK_METRICS.values())]
     if utility.empty:
         return pd.DataFrame()
     wide = utility.pivot_table(
-        index=c.METRIC, columns=c.MEMBER, values=c.VALUE, sort=False, observed=True
+        index=METRIC, columns=MEMBER, values=VALUE, sort=False, observed=True
     )
     mean = wide.mean(axis=1)
     if len(wide.columns) > MEMBERS_SHOWN:
@@ -102,20 +115,19 @@ class Corners:
 def load_score_map(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame, int, Corners | None]:
     """Return `points_and_density` of the map of scores, and its corners; None if no external pair
     has both scores."""
-    x = c.SIMILARITY_OUT
-    y = c.CLIPMEM
-    points, density, count = points_and_density(audit, x, y, colour_by=(c.GROUP, c.INJECTED))
-    scores = fetch_all(
-        audit, [f'"{c.GROUP}"', f"{number_sql(x)} AS x", f"{number_sql(y)} AS y"]
-    ).dropna()
-    external = scores[scores[c.GROUP] == c.EXTERNAL]
-    if external.empty:
+    x = SIMILARITY_OUT
+    y = CLIPMEM
+    points, density, count = points_and_density(audit, x, y, colour_by=(GROUP, INJECTED))
+    query = f"""
+        SELECT quantile_cont(x, {FITTING}), quantile_cont(y, {1 - NOISE}), quantile_cont(y, {NOISE})
+        FROM (SELECT "{GROUP}", {number_sql(x)} AS x, {number_sql(y)} AS y FROM parquet)
+        WHERE "{GROUP}" = '{EXTERNAL}' AND isfinite(x) AND isfinite(y)
+    """
+    fits, high, low = fetch_rows(audit.folder / SCORES, query)[0]
+    if fits is None:
         return points, density, count, None
-    low = float(external["y"].quantile(NOISE)) if (scores[c.GROUP] == c.INDEPENDENT).any() else None
-    corners = Corners(
-        float(external["x"].quantile(FITTING)), float(external["y"].quantile(1 - NOISE)), low
-    )
-    return points, density, count, corners
+    mirrored = INDEPENDENT in audit.record.groups
+    return points, density, count, Corners(fits, high, low if mirrored else None)
 
 
 @cached(4, SCORES, PAIRS)
@@ -128,8 +140,8 @@ def points_and_density(
     Returns row, x, y and `colour_by` of the sample; centre x, y and count n of each cell of a 2D
     histogram of all pairs, empty if all are drawn; and the number of pairs with both scores.
     """
-    scores = [*(f'{number_sql(name)} AS "{name}"' for name in (x, y)), f'"{c.GROUP}"']
-    table = fetch_all(audit, scores, [f'"{name}"' for name in colour_by if name != c.GROUP])
+    scores = [*(f'{number_sql(name)} AS "{name}"' for name in (x, y)), f'"{GROUP}"']
+    table = fetch_all(audit, scores, [f'"{name}"' for name in colour_by if name != GROUP])
     rows = finite = np.flatnonzero(np.isfinite(table[x]) & np.isfinite(table[y]))
     density = pd.DataFrame()
     if len(finite) > LIMIT:

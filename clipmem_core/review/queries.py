@@ -29,7 +29,6 @@ from clipmem_core.io import InputError
 ROW = "file_row_number"
 Columns = dict[str, np.ndarray]
 Table: TypeAlias = pd.DataFrame | pa.Table
-Stamp = tuple[int, int, int]
 Function = TypeVar("Function", bound=Callable[..., Any])
 # SQL of a caption key: a positive hash of 63 bits of a pair's captions, which contain no NUL.
 CAPTION_KEY = (
@@ -37,7 +36,7 @@ CAPTION_KEY = (
 )
 
 
-def stamp(path: Path) -> Stamp:
+def stamp(path: Path) -> tuple[int, int, int]:
     """Return inode, size and modification time of a file."""
     try:
         status = path.stat()
@@ -94,10 +93,8 @@ def check_caption_rows(audit: Audit) -> None:
 
 def find_row(audit: Audit, pair_id: str) -> int | None:
     """Return the row of a pair, None if the audit has no such pair."""
-    rows = fetch_rows(
-        audit.folder / PAIRS, f'SELECT {ROW} FROM parquet WHERE "{PAIR_ID}" = ? LIMIT 1', [pair_id]
-    )
-    return rows[0][0] if rows else None
+    rows = fetch_pairs(audit.folder / PAIRS, [ROW], [pair_id])[ROW].to_pylist()
+    return rows[0] if rows else None
 
 
 def caption_keys(pairs: Path | pa.Table, pair_ids: Iterable[str]) -> dict[str, int]:

@@ -8,25 +8,45 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from clipmem_core import columns as c
 from clipmem_core.audit.check_table import NEAR_DUPLICATE_OF, ensure_checks, stored_checks
 from clipmem_core.audit.store import PAIRS, SCORES, Audit
+from clipmem_core.columns import (
+    CAPTIONS,
+    CLIPMEM,
+    GROUP,
+    INJECTED,
+    LABEL,
+    LOG_PROBABILITY_SECOND,
+    PAIR_ID,
+    SUSPICION,
+)
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.io import InputError
-from clipmem_core.review import queries as t
-from clipmem_core.review import selection as s
 from clipmem_core.review.decisions import CODES, UNDECIDED_CODE, decided, open_review
-from clipmem_core.review.maps import map_file
+from clipmem_core.review.maps import require_map
 from clipmem_core.review.queries import (
     ROW,
     cached,
+    count_pairs_of,
     fetch_arrow,
     fetch_columns,
+    fetch_pairs,
     fetch_rows,
     number_sql,
 )
 from clipmem_core.review.search import search
-from clipmem_core.review.selection import Outline, Range, Selection
+from clipmem_core.review.selection import (
+    ANY,
+    DECIDED,
+    MAP_X,
+    MATCH,
+    NONE,
+    RANDOM,
+    UNDECIDED,
+    Outline,
+    Range,
+    Selection,
+)
 from clipmem_core.review.wrong_captions import review_order
 from clipmem_core.scores.registry import SECOND_NOTE
 
@@ -51,23 +71,21 @@ def find_rows(audit: Audit, selection: Selection, *, page: int = 1, size: int) -
 
     The lowest comes first if it is `lowest_first`. `ascending` reverses the order.
     """
-    start = (max(page, 1) - 1) * size
+    start = (page - 1) * size
     return _rows(audit, selection)[start : start + size].tolist()
 
 
 def pair_ids(audit: Audit, selection: Selection) -> list[str]:
     """Return the ids of all pairs of a selection, in its order."""
-    query = f'SELECT "{c.PAIR_ID}" FROM parquet ORDER BY {ROW}'
-    ids = fetch_columns(audit.folder / PAIRS, query)[c.PAIR_ID]
+    query = f'SELECT "{PAIR_ID}" FROM parquet ORDER BY {ROW}'
+    ids = fetch_columns(audit.folder / PAIRS, query)[PAIR_ID]
     return ids[_rows(audit, selection)].tolist()
 
 
 def _rows(audit: Audit, selection: Selection) -> np.ndarray:
     """Return a selection's rows in its order, int32."""
     codes = decided(audit) if selection.decision else None
-    on_map = selection.outline is not None and selection.outline.x == s.MAP_X
-    path = map_file(audit, selection.map) if on_map else None
-    return _rows_at(audit, selection, (codes.log, codes.entry) if codes else None, path)
+    return _rows_at(audit, selection, (codes.log, codes.entry) if codes else None)
 
 
 @cached(8, SCORES, PAIRS)
@@ -75,20 +93,19 @@ def _rows_at(
     audit: Audit,
     selection: Selection,
     entry: tuple[tuple[str, int], int] | None,
-    map_path: Path | None,
 ) -> np.ndarray:
     """Find a selection's rows; `entry` of the log is part of the cache key."""
-    mask = _mask(audit, replace(selection, order=c.CLIPMEM, ascending=False, decision=""), map_path)
+    mask = _mask(audit, replace(selection, order=CLIPMEM, ascending=False, decision=""))
     if selection.decision:
         codes = decided(audit).codes
-        if selection.decision == s.DECIDED:
+        if selection.decision == DECIDED:
             mask = mask & (codes != UNDECIDED_CODE)
         else:
-            code = {s.UNDECIDED: UNDECIDED_CODE, **CODES}.get(selection.decision, -1)
+            code = {UNDECIDED: UNDECIDED_CODE, **CODES}.get(selection.decision, -1)
             mask = mask & (codes == code)
-    if selection.order == s.MATCH and selection.searched:
+    if selection.order == MATCH and selection.searched:
         rows = search(audit, selection.meaning, like=selection.like, by=selection.by).rows
-    elif selection.order == s.RANDOM:
+    elif selection.order == RANDOM:
         rows = review_order(audit).drawn
     else:
         rows = _sorted(audit, selection.order)
@@ -105,11 +122,11 @@ def _sorted(audit: Audit, column: str) -> np.ndarray:
 
 
 @cached(16, SCORES, PAIRS)
-def _mask(audit: Audit, selection: Selection, map_path: Path | None) -> np.ndarray:
+def _mask(audit: Audit, selection: Selection) -> np.ndarray:
     """Return which pairs match a selection, except for its condition on decisions, bool
     [n_pairs]."""
-    mask = np.ones(t.count_pairs_of(audit), bool)
-    for rows in _rows_of_conditions(audit, selection, map_path):
+    mask = np.ones(count_pairs_of(audit), bool)
+    for rows in _rows_of_conditions(audit, selection):
         if rows.max(initial=0) >= len(mask):
             raise InputError(
                 f"{audit.folder} has embeddings of more pairs than scores: delete it and run "
@@ -121,24 +138,16 @@ def _mask(audit: Audit, selection: Selection, map_path: Path | None) -> np.ndarr
     return mask
 
 
-def _rows_of_conditions(
-    audit: Audit, selection: Selection, map_path: Path | None
-) -> Iterator[np.ndarray]:
-    for name, clauses in _clauses(selection).items():
-        if clauses:
-            where = " AND ".join(clause for clause, _ in clauses)
-            values = [value for _, listed in clauses for value in listed]
-            query = f"SELECT {ROW} FROM parquet WHERE {where}"
-            yield fetch_columns(audit.folder / name, query, values)[ROW]
+def _rows_of_conditions(audit: Audit, selection: Selection) -> Iterator[np.ndarray]:
+    for path, where, values in _clauses(audit, selection):
+        query = f"SELECT {ROW} FROM parquet WHERE {where}"
+        yield fetch_columns(path, query, values)[ROW]
     if words := list(dict.fromkeys(selection.words.split())):
         where = " AND ".join(f"contains(text, {_FOLDED.format('?')})" for _ in words)
         query = f"SELECT {ROW} FROM folded WHERE {where}"
         yield fetch_columns(audit.folder / PAIRS, query, words, folded=_folded_captions(audit))[ROW]
-    if selection.check:
-        query = f'SELECT {ROW} FROM parquet WHERE "{selection.check}"'
-        yield fetch_columns(ensure_checks(audit), query)[ROW]
     if selection.outline:
-        yield _rows_in(audit, selection.outline, selection.map, map_path)
+        yield _rows_in(audit, selection.outline, selection.map)
     if selection.searched:
         yield search(audit, selection.meaning, like=selection.like, by=selection.by).rows
 
@@ -147,43 +156,40 @@ def _rows_of_conditions(
 def _folded_captions(audit: Audit) -> pa.Table:
     """Return row and folded captions of each pair: 120 MB for a million pairs, and a filter by
     words reads nothing else."""
-    text = _FOLDED.format(f"array_to_string({c.CAPTIONS}, chr(10))")
+    text = _FOLDED.format(f"array_to_string({CAPTIONS}, chr(10))")
     return fetch_arrow(audit.folder / PAIRS, f"SELECT {ROW}, {text} AS text FROM parquet")
 
 
-def _clauses(selection: Selection) -> dict[str, list[tuple[str, list[str | float]]]]:
-    """Return SQL and its values for a selection's conditions on the columns of scores.parquet and
-    of pairs.parquet."""
-    scores: list[tuple[str, list[str | float]]] = []
+def _clauses(
+    audit: Audit, selection: Selection
+) -> Iterator[tuple[Path, str, Sequence[str | float]]]:
+    """Yield a file, SQL and its values for each condition on columns of one file."""
+    scores = audit.folder / SCORES
+    pairs = audit.folder / PAIRS
     if selection.group:
-        scores.append((f'"{c.GROUP}" = ?', [selection.group]))
+        yield scores, f'"{GROUP}" = ?', [selection.group]
     for each in selection.ranges:
         if each == Range(each.column):
             continue
         value = number_sql(each.column)
         low = -np.inf if each.low is None else each.low
         high = np.inf if each.high is None else each.high
-        scores.append((f"isfinite({value}) AND {value} BETWEEN ? AND ?", [low, high]))
-    pairs: list[tuple[str, list[str | float]]] = []
+        yield scores, f"isfinite({value}) AND {value} BETWEEN ? AND ?", [low, high]
     if selection.label:
-        pairs.append((f'"{c.LABEL}" = ?', [selection.label]))
-    if selection.injected == s.ANY:
-        pairs.append((f'"{c.INJECTED}" IS NOT NULL', []))
-    elif selection.injected == s.NONE:
-        pairs.append((f'"{c.INJECTED}" IS NULL', []))
+        yield pairs, f'"{LABEL}" = ?', [selection.label]
+    if selection.injected == ANY:
+        yield pairs, f'"{INJECTED}" IS NOT NULL', []
+    elif selection.injected == NONE:
+        yield pairs, f'"{INJECTED}" IS NULL', []
     elif selection.injected:
-        pairs.append((f'"{c.INJECTED}" = ?', [selection.injected]))
-    return {SCORES: scores, PAIRS: pairs}
+        yield pairs, f'"{INJECTED}" = ?', [selection.injected]
+    if selection.check:
+        yield ensure_checks(audit), f'"{selection.check}"', []
 
 
-def _rows_in(audit: Audit, outline: Outline, map_name: str, map_path: Path | None) -> np.ndarray:
-    on_map = (outline.x, outline.y) == (s.MAP_X, s.MAP_Y)
-    path = map_path if on_map else audit.folder / SCORES
-    if path is None:
-        raise InputError(
-            f"there is no map {map_name!r} of {audit.name} yet: draw it on the page Map of "
-            "embeddings"
-        )
+def _rows_in(audit: Audit, outline: Outline, map_name: str) -> np.ndarray:
+    on_map = outline.x == MAP_X
+    path = require_map(audit, map_name) if on_map else audit.folder / SCORES
     row = '"row"' if on_map else ROW
     x = number_sql(outline.x)
     y = number_sql(outline.y)
@@ -224,12 +230,12 @@ def score_span(audit: Audit, column: str) -> tuple[float, float] | None:
 
 def misfit_note(audit: Audit) -> str:
     """Say that misfit is from a second round of training; empty for an audit with one round."""
-    return SECOND_NOTE if score_span(audit, c.LOG_PROBABILITY_SECOND) else ""
+    return SECOND_NOTE if score_span(audit, LOG_PROBABILITY_SECOND) else ""
 
 
 def top_rows(audit: Audit, queue: str, *, size: int) -> list[int]:
     """Return the first rows of a queue; of the suspicious pairs the undecided ones."""
-    decision = s.UNDECIDED if queue == c.SUSPICION else ""
+    decision = UNDECIDED if queue == SUSPICION else ""
     return find_rows(audit, Selection(order=queue, decision=decision), size=size)
 
 
@@ -243,7 +249,7 @@ def changed_rows(audit: Audit, entry: int | None = None) -> tuple[int, dict[int,
         changed = {pair_id for pair_id, *_ in open_review(audit).entries_after(entry)}
         rows = np.empty(0, int)
         if changed:  # a page asks every second
-            rows = t.fetch_pairs(audit.folder / PAIRS, [ROW], changed)[ROW].to_numpy()
+            rows = fetch_pairs(audit.folder / PAIRS, [ROW], changed)[ROW].to_numpy()
     decisions = {code: decision for decision, code in CODES.items()}
     codes = current.codes[rows].tolist()
     return current.entry, {

@@ -6,17 +6,29 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clipmem_core import columns as c
 from clipmem_core.audit import unit_tables as t
 from clipmem_core.audit.store import MEMBERSHIP, Audit, read_embeddings
 from clipmem_core.audit.verdict import FLAT
+from clipmem_core.columns import (
+    CLIPMEM_IMAGE,
+    CLIPMEM_TEXT,
+    EXTERNAL,
+    GROUP,
+    GROUPS,
+    INJECTED,
+    MEMBER,
+    SSLMEM_IMAGE,
+    SSLMEM_TEXT,
+    TARGET_GROUPS,
+    TERMS,
+)
 from clipmem_core.review import search as s
 from clipmem_core.review.queries import cached, fetch_all, number_sql
 from clipmem_core.scores.alignment import external_means, terms_of
 from clipmem_core.scores.seeds import MIN_REPLICATES, over_seeds, seed_interval
 
-PARTS = {"image": c.CLIPMEM_IMAGE, "text": c.CLIPMEM_TEXT}
-SSLMEM = {"image": c.SSLMEM_IMAGE, "text": c.SSLMEM_TEXT}
+PARTS = {"image": CLIPMEM_IMAGE, "text": CLIPMEM_TEXT}
+SSLMEM = {"image": SSLMEM_IMAGE, "text": SSLMEM_TEXT}
 NOT_INJECTED = "not injected"
 # mean cosine on held-out pairs; below it a mapped embedding is closer to other pairs
 _POOR_FIT = 0.5
@@ -28,8 +40,7 @@ DEPTH = "depth"
 
 
 def member_terms(audit: Audit, row: int) -> pd.DataFrame:
-    """Return the terms of one pair by member in cosine units, with whether it trained on it, and
-    its side (in, out)."""
+    """Return the terms of one pair by member in cosine units, and the member's side (in, out)."""
     sides = s.read_sides(audit)
     membership = sides.membership
     external = sides.external
@@ -40,11 +51,10 @@ def member_terms(audit: Audit, row: int) -> pd.DataFrame:
         image, text = (vectors[[row]][0].astype(np.float64) for vectors in embeddings)
         products = [image @ text, image @ mean_text, mean_image @ text, image @ image, text @ text]
         terms = terms_of(np.array(products)[:, None], external[[row]], int(external.sum()))
-        rows.append({term: float(terms[term][0]) for term in c.TERMS})
+        rows.append({term: float(terms[term][0]) for term in TERMS})
     table = pd.DataFrame(rows)
-    table.insert(0, c.MEMBER, membership.members)
-    table.insert(1, "trained", membership.trained[:, row])
-    table.insert(2, "side", np.where(sides.inside[:, row], "in", "out"))
+    table.insert(0, MEMBER, membership.members)
+    table.insert(1, "side", np.where(sides.inside[:, row], "in", "out"))
     return table
 
 
@@ -62,8 +72,8 @@ def encoder_means(
     audit: Audit,
     columns: Mapping[str, str] = PARTS,
     *,
-    by: str = c.GROUP,
-    groups: Sequence[str] = c.GROUPS,
+    by: str = GROUP,
+    groups: Sequence[str] = GROUPS,
     limit: int = 50,
 ) -> pd.DataFrame:
     """Average the scores of encoders, `PARTS` or `SSLMEM`, over groups, labels or injected kinds of
@@ -73,14 +83,14 @@ def encoder_means(
     frequent names.
     """
     selected = [f'{number_sql(column)} AS "{encoder}"' for encoder, column in columns.items()]
-    pairs = [] if by == c.GROUP else [f'CAST("{by}" AS VARCHAR) AS "{by}"']
-    scores = fetch_all(audit, [f'"{c.GROUP}"', *selected], pairs)
-    scores = scores[scores[c.GROUP].isin(groups)]
-    scores["name"] = scores[by].fillna(NOT_INJECTED) if by == c.INJECTED else scores[by]
+    pairs = [] if by == GROUP else [f'CAST("{by}" AS VARCHAR) AS "{by}"']
+    scores = fetch_all(audit, [f'"{GROUP}"', *selected], pairs)
+    scores = scores[scores[GROUP].isin(groups)]
+    scores["name"] = scores[by].fillna(NOT_INJECTED) if by == INJECTED else scores[by]
     counts = scores["name"].value_counts().sort_index().sort_values(ascending=False, kind="stable")
-    places = {name: place for place, name in enumerate(c.GROUPS)}
-    places[NOT_INJECTED] = len(c.GROUPS) + 1
-    names = sorted(counts.index[:limit], key=lambda name: places.get(name, len(c.GROUPS)))
+    places = {name: place for place, name in enumerate(GROUPS)}
+    places[NOT_INJECTED] = len(GROUPS) + 1
+    names = sorted(counts.index[:limit], key=lambda name: places.get(name, len(GROUPS)))
     by_name = scores.groupby("name")[list(columns)].agg(["count", "mean", "sem"]).reindex(names)
     means = by_name.rename_axis(columns=["encoder", ""]).stack(0, future_stack=True).reset_index()
     half = _Z * means.pop("sem")
@@ -96,8 +106,8 @@ def encoder_doubts(groups: pd.DataFrame, fit: float | None) -> list[str]:
             f"The map between the members' spaces fits poorly: {fit:.2f} of 1. Do not rely on "
             "the split."
         )
-    top = groups[groups["name"].isin(c.TARGET_GROUPS)]["mean"].sum()
-    for row in groups[groups["name"] == c.EXTERNAL].to_dict("records"):
+    top = groups[groups["name"].isin(TARGET_GROUPS)]["mean"].sum()
+    for row in groups[groups["name"] == EXTERNAL].to_dict("records"):
         off = abs(row["mean"])
         three_errors = 3 * (row["high"] - row["low"]) / (2 * _Z)
         if off > FLAT * abs(top) and off > three_errors:

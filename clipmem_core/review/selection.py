@@ -74,10 +74,18 @@ class Selection:
 
 
 RANDOM_CHECK = Selection(order=RANDOM)  # its first 50 pairs are the random check
-_TEXTS = (
-    *("group", "label", "injected", "decision", "check", "words"),
-    *("map", "meaning", "like", "by"),
-)
+_TEXTS = [
+    "group",
+    "label",
+    "injected",
+    "decision",
+    "check",
+    "words",
+    "map",
+    "meaning",
+    "like",
+    "by",
+]
 
 
 def to_parameters(selection: Selection) -> dict[str, str]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clipmem_core import columns as c
 from clipmem_core.audit.store import PAIRS, Audit, read_embeddings
+from clipmem_core.columns import PAIR_ID, SIMILARITY_OUT
 from clipmem_core.io import InputError
 from clipmem_core.review.cards import LISTED, OWN_CAPTIONS, listed_scores
 from clipmem_core.review.queries import fetch_numbered
@@ -112,13 +112,13 @@ def _different(audit: Audit, excluded: set[str], score: np.ndarray) -> list[tupl
 
 def _captions(audit: Audit, rows: Sequence[int]) -> list[list[tuple[str, float | None]]]:
     """Return the captions of pairs, each with its similarity_out if single captions have scores."""
-    ids = fetch_numbered(audit.folder / PAIRS, [c.PAIR_ID], rows)
-    table = listed_scores(audit, [ids[row][0] for row in rows]).set_index(c.PAIR_ID)
+    ids = fetch_numbered(audit.folder / PAIRS, [PAIR_ID], rows)
+    table = listed_scores(audit, [ids[row][0] for row in rows]).set_index(PAIR_ID)
     captions = []
     for row in rows:
         pair = table.loc[ids[row][0]]
         texts = pair[OWN_CAPTIONS]
-        fits = pair.get(LISTED[c.SIMILARITY_OUT])
+        fits = pair.get(LISTED[SIMILARITY_OUT])
         fits = fits if isinstance(fits, list) else [None] * len(texts)
         captions.append(list(zip(texts, fits, strict=True)))
     return captions

@@ -73,11 +73,7 @@ class Attacked:
 
 
 def attack(
-    alignments: Sequence[np.ndarray],
-    sides: MemberSides,
-    rows: np.ndarray,
-    *,
-    attacks: Sequence[str] = (BAVARIA, LIRA, RMIA, ALIGNMENT),
+    alignments: Sequence[np.ndarray], sides: MemberSides, rows: np.ndarray
 ) -> list[Attacked]:
     """Attack every member with the others; NaN where an attack needs a shadow on either side and a
     pair has none.
@@ -87,10 +83,9 @@ def attack(
     within one target.
 
     Args:
-        alignments: one array a member, [n_pairs] each, of at least `FEWEST_MEMBERS` members.
+        alignments: one array a member, [n_pairs] each.
         sides: who was trained on what.
         rows: the pairs that are attacked, int [n], ascending; no external ones.
-        attacks: which attacks, by name.
 
     Returns:
         One result a member, arrays [n].
@@ -109,7 +104,7 @@ def attack(
         used = _shadows(trained, target, replicate, key)
         inside = _side(centred, used & trained, noise)
         outside = _side(centred, used & ~trained, noise)
-        scores = {name: _SCORES[name](centred[target], inside, outside) for name in attacks}
+        scores = {name: score(centred[target], inside, outside) for name, score in _SCORES.items()}
         results.append(Attacked(trained[target], scores))
     return results
 
@@ -165,12 +160,12 @@ def rmia(values: np.ndarray, inside: Side, outside: Side) -> np.ndarray:
     return values - (inside.mean_or_nan + outside.mean_or_nan) / 2
 
 
-def _alignment(values: np.ndarray, inside: Side, outside: Side) -> np.ndarray:
-    """Return the target's alignments, whatever the shadows."""
-    return values
-
-
-_SCORES = {BAVARIA: bavaria, LIRA: lira, RMIA: rmia, ALIGNMENT: _alignment}
+_SCORES = {
+    BAVARIA: bavaria,
+    LIRA: lira,
+    RMIA: rmia,
+    ALIGNMENT: lambda values, inside, outside: values,  # whatever the shadows
+}
 
 
 def _shadows(

@@ -41,6 +41,10 @@ def evenly_spaced(values: np.ndarray, most: int) -> np.ndarray:
 def mean_over_epochs(trajectory: np.ndarray) -> np.ndarray:
     """Average one member's in-batch log-probability of the true partner over epochs.
 
+    `learned` is its mean over the members that train on a pair, how early and how well they learn
+    it: at most 0; near 0 at once, far below late or never. Paper: candidates have it from f,
+    independents from g.
+
     Args:
         trajectory: training cosine and log-probability (≤ 0, both directions averaged), [n_epochs,
             n_pairs, 2]; NaN where not trained; may be a memory map.
@@ -49,23 +53,6 @@ def mean_over_epochs(trajectory: np.ndarray) -> np.ndarray:
         float64 [n_pairs]; NaN for pairs the member never trained on.
     """
     return nan_mean(trajectory[:, :, LOG_PROBABILITY])
-
-
-def learned(log_probabilities: Sequence[np.ndarray]) -> np.ndarray:
-    """Average `mean_over_epochs` over the members that train on a pair: how early and how well it
-    is learned.
-
-    At most 0; near 0 learned at once, far below late or never. Paper: candidates have it from f,
-    independents from g.
-
-    Args:
-        log_probabilities: one array a member, [n_pairs]; NaN where the member does not train on
-            the pair.
-
-    Returns:
-        float64 [n_pairs]; NaN for pairs that no member trains on.
-    """
-    return nan_mean(log_probabilities)
 
 
 def misfit(

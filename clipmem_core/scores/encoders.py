@@ -24,7 +24,6 @@ from clipmem_core.io import InputError
 from clipmem_core.scores.alignment import external_means, leave_out, pair_terms, unit
 from clipmem_core.scores.membership import MemberSides, side_means
 
-BINS = 512  # of a unit's histogram, a power of two
 # Pairs at a time: of a fit, of the parts
 _FIT_CHUNK = 8_192
 _CHUNK = 1_024
@@ -183,8 +182,7 @@ def unitmem(highest: np.ndarray, rest: np.ndarray) -> np.ndarray:
 
     Args:
         highest: the largest of the pairs' mean activations, at least 0, [n_units].
-        rest: mean (the paper) or median (its code) of those of the other pairs, at least 0,
-            [n_units].
+        rest: mean of those of the other pairs, at least 0, [n_units].
 
     Returns:
         float64 [n_units]; NaN where both are 0.
@@ -197,110 +195,34 @@ class UnitTally:
     """Streams activations batch by batch, in memory that depends only on the number of units.
 
     UnitMem is bounded where activations are not negative, as those of the paper's ReLU networks; a
-    transformer's GELU goes down to −0.17. So activations below 0 count as 0 (token by token, before
-    any mean), and `clipped` is the share that this leaves out.
-
-    The mean variant is exact. The median is read from a histogram of 512 bins over [0, 2^e), the
-    least power of two above the unit's largest activation. When that grows, neighbouring bins are
-    merged, so that the order of batches changes nothing. UnitMem by the median is off by
-    `median_error` at most, about 0.004; zeros have a bin of their own.
+    transformer's GELU goes down to −0.17. So activations below 0 count as 0, token by token, before
+    any mean.
     """
 
     def __init__(self, n_units: int) -> None:
         self.count = 0
         self.total = np.zeros(n_units)
-        self.below = np.zeros(n_units)
-        self.highest = np.zeros(n_units, np.float32)
-        self.second = np.zeros(n_units, np.float32)
+        self.highest = np.zeros(n_units)
         self.row = np.full(n_units, -1, dtype=np.int64)
-        # The number of zeros, then of larger activations by their size
-        self.histogram = np.zeros((n_units, 1 + BINS), dtype=np.int32)
 
-    def add(self, rows: np.ndarray, values: np.ndarray, below: np.ndarray) -> None:
-        """Count a batch of pairs.
+    def add(self, rows: np.ndarray, values: np.ndarray) -> None:
+        """Count a batch of pairs. Of equal activations the pair with the smaller number counts.
 
         Args:
             rows: the pairs, int64 [n]; each comes once in all batches.
             values: mean activations, those below 0 counted as 0, float32 [n, n_units].
-            below: the mean absolute value of what that left out, float32 [n, n_units].
         """
         self.count += len(rows)
         self.total += values.sum(axis=0, dtype=np.float64)
-        self.below += below.sum(axis=0, dtype=np.float64)
-        before = np.frexp(self.highest)[1]
-        self._rank(rows, values)
-        self._widen(before)
-        bins = self._bin(values) + np.arange(values.shape[1]) * (1 + BINS)
-        # The type matters: a number of another than the histogram's takes a hundred times as long.
-        np.add.at(self.histogram.reshape(-1), bins.reshape(-1), np.int32(1))
-
-    def _rank(self, rows: np.ndarray, values: np.ndarray) -> None:
-        """Store the two largest activations, and of equal ones the pair with the smaller number."""
         seen = np.vstack([self.highest, values])
         seen_rows = np.vstack([self.row, np.broadcast_to(rows[:, None], values.shape)])
-        self.second = np.partition(np.vstack([self.second, seen]), -2, axis=0)[-2]
         self.highest = seen.max(axis=0)
         at_highest = seen == self.highest
         self.row = seen_rows.min(axis=0, where=at_highest, initial=np.iinfo(np.int64).max)
 
-    def _widen(self, before: np.ndarray) -> None:
-        """Double the range of units that outgrew theirs, merging bins two by two."""
-        above_zero = self.histogram[:, 1:]
-        doublings = np.minimum(np.frexp(self.highest)[1] - before, int(np.log2(BINS)))
-        for step in range(doublings.max(initial=0)):
-            units = np.flatnonzero(doublings > step)
-            folded = above_zero[units].reshape(len(units), BINS // 2, 2).sum(axis=2)
-            above_zero[units, : BINS // 2] = folded
-            above_zero[units, BINS // 2 :] = 0
-
-    def _bin(self, values: np.ndarray) -> np.ndarray:
-        """Return the bin of activations [..., n_units]; scaling by a power of two is exact."""
-        scaled = values * np.ldexp(float(BINS), -np.frexp(self.highest)[1])
-        return np.where(values > 0, 1 + scaled.astype(np.int64), 0)
-
     def scores(self) -> pd.DataFrame:
-        """Return UnitMem from the counts, a row a unit.
-
-        unitmem_mean (the paper's; exact), unitmem_median (by its code), median_error (its largest
-        possible error), max (activation on the pair with the largest), second (the next one),
-        rest_mean, rest_median, clipped (share of the activation, in absolute value, that was below
-        0), and row (the pair behind `max`; -1 for a silent unit).
-        """
-        highest = self.highest.astype(np.float64)
-        total = self.below + self.total
-        rest_mean = np.maximum(self.total - highest, 0) / (self.count - 1)
-        rest_median, spread = self._rest_median()
-        median = unitmem(highest, rest_median)
-        low, high = (
-            unitmem(highest, np.clip(rest_median + s, 0, highest)) for s in (spread, -spread)
-        )
-        return pd.DataFrame(
-            {
-                "unitmem_mean": unitmem(highest, np.minimum(rest_mean, highest)),
-                "unitmem_median": median,
-                "median_error": np.maximum(high - median, median - low),
-                "max": highest,
-                "second": self.second.astype(np.float64),
-                "rest_mean": rest_mean,
-                "rest_median": rest_median,
-                "clipped": np.divide(
-                    self.below, total, out=np.zeros(len(highest)), where=total > 0
-                ),
-                "row": self.row,
-            }
-        )
-
-    def _rest_median(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the median over all pairs but the one behind `max`, and its largest error,
-        [n_units] each."""
-        others = self.histogram.copy()
-        others[np.arange(len(others)), self._bin(self.highest)] -= 1
-        reached = others.cumsum(axis=1, dtype=np.int32)
-        width = np.ldexp(1 / BINS, np.frexp(self.highest)[1])
-        median = np.zeros(len(width))
-        spread = np.zeros(len(width))
-        for place in ((self.count - 2) // 2, (self.count - 1) // 2):
-            number = (reached <= place).sum(axis=1)  # of the bin
-            median += np.maximum(number - 0.5, 0) * width / 2
-            spread += (number > 0) * width / 4
-        return np.minimum(median, self.highest), spread
+        """Return a row a unit: unitmem_mean, and row (the pair with the largest activation;
+        -1 for a silent unit)."""
+        rest = np.maximum(self.total - self.highest, 0) / (self.count - 1)
+        values = unitmem(self.highest, np.minimum(rest, self.highest))
+        return pd.DataFrame({"unitmem_mean": values, "row": self.row})

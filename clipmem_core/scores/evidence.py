@@ -413,8 +413,8 @@ def _wrong_words(
     for number, name in enumerate(COMPARED_KINDS):
         of_kind = wrong[kind[drawn] == number]
         if len(of_kind) and len(right):
-            ranks = scipy.stats.rankdata(np.concatenate([of_kind, right]))[: len(of_kind)]
-            auroc = float((ranks.mean() - (len(of_kind) + 1) / 2) / len(right))
+            above = scipy.stats.mannwhitneyu(of_kind, right, method="asymptotic").statistic
+            auroc = float(above / len(of_kind) / len(right))
             kinds.append({"kind": name, "auroc": auroc, "seen": auroc >= _SEEN_FROM})
     share = np.exp(observed - of_caption[caption]) / np.diff(start)[caption]
     return count, np.nan_to_num(posterior_at(count.curve, -of_caption)), share, kinds

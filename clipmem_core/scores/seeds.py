@@ -67,9 +67,7 @@ class Difference:
     p_value: float  # two-sided
 
 
-def paired_difference(
-    values: ArrayLike, reference: ArrayLike, *, level: float = _LEVEL
-) -> Difference:
+def paired_difference(values: ArrayLike, reference: ArrayLike) -> Difference:
     """Compare two arms over the seeds they share: the mean difference, with the paired t test.
 
     Effects that a seed has on both arms (split, initialisation, draws) cancel. In the units of the
@@ -77,7 +75,6 @@ def paired_difference(
 
     Args:
         values, reference: of both arms on the same seeds, [n_seeds] each.
-        level: coverage of the interval.
 
     Returns:
         The mean of values − reference, its interval and p value.
@@ -89,10 +86,9 @@ def paired_difference(
         return Difference(n, mean, *[float("nan")] * 3)
     if differences.std() <= 1e-12 * abs(mean):  # constant, for which the test is not defined
         return Difference(n, mean, mean, mean, float(mean == 0))
-    error = float(differences.std(ddof=1)) / n**0.5
-    half = float(scipy.special.stdtrit(n - 1, (1 + level) / 2)) * error
-    p_value = 2 * float(scipy.special.stdtr(n - 1, -abs(mean) / error))
-    return Difference(n, mean, mean - half, mean + half, p_value)
+    test = scipy.stats.ttest_1samp(differences, 0)
+    low, high = test.confidence_interval(_LEVEL)
+    return Difference(n, mean, float(low), float(high), float(test.pvalue))
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:

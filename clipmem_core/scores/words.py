@@ -6,6 +6,7 @@ captions. Words below `Words.vocabulary_size` are predicted: the frequent ones, 
 first, except words of English grammar, which say little about a picture.
 """
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -45,6 +46,16 @@ class Words:
     pair_start: np.ndarray  # the first caption of each pair, int64 [n_pairs + 1]
     # The share of each predicted word among all, [vocabulary_size]; 0 for the first two numbers
     frequency: np.ndarray
+
+    @functools.cached_property
+    def predicted(self) -> np.ndarray:
+        """The number of each predicted word, and 0 in place of other words, [n_words]."""
+        return np.where(self.ids < self.vocabulary_size, self.ids, 0)
+
+    @functools.cached_property
+    def kinds(self) -> np.ndarray:
+        """The kind of each number below `vocabulary_size`, −1 for the first two."""
+        return np.array([-1, -1, *map(kind_of, self.spelled[: self.vocabulary_size - 2])])
 
 
 def split_words(captions: Iterable[Sequence[str]]) -> Words:
@@ -88,8 +99,8 @@ def split_words(captions: Iterable[Sequence[str]]) -> Words:
         spelled=[words[number] for number in order],
         vocabulary_size=size,
         ids=numbered,
-        caption_start=_starts(list(map(len, ids[1:]))),
-        pair_start=_starts(counts),
+        caption_start=group_starts(list(map(len, ids[1:]))),
+        pair_start=group_starts(counts),
         frequency=occurrences / max(occurrences.sum(), 1.0),
     )
 
@@ -106,12 +117,12 @@ def number_words(captions: Sequence[Sequence[str]], *, like: Words) -> Words:
         ids=np.array(
             [numbers.get(word.lower(), 1) for caption in listed for word in caption], np.int32
         ),
-        caption_start=_starts(list(map(len, listed))),
-        pair_start=_starts(list(map(len, captions))),
+        caption_start=group_starts(list(map(len, listed))),
+        pair_start=group_starts(list(map(len, captions))),
     )
 
 
-def _starts(counts: Sequence[int]) -> np.ndarray:
+def group_starts(counts: Sequence[int] | np.ndarray) -> np.ndarray:
     """Return the first place of each group of so many, and the end, int64 [n + 1]."""
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
@@ -121,27 +132,25 @@ def kind_of(word: str) -> int:
     return 0 if word in COLOUR_WORDS else 1 if word in NUMBER_WORDS or word.isdecimal() else 2
 
 
-def changed_words(words: Words, *, seed: int) -> np.ndarray:
+def changed_words(words: Words) -> np.ndarray:
     """Draw another word of the same kind for each word.
 
     Models compare each word with it: it is a wrong word that a caption could have, as the scores
     see it.
 
-    Args: the words of a data set; the start of the draw.
+    Args: the words of a data set.
 
     Returns:
         Numbers of words, int32 [n_words]; 0 for a word that is not predicted.
     """
-    rng = np.random.default_rng([seed, 13])
+    rng = np.random.default_rng([0, 13])
     drawn = np.zeros(len(words.ids), np.int32)
-    kinds = np.array([-1, -1, *map(kind_of, words.spelled[: words.vocabulary_size - 2])])
-    ids = np.where(words.ids < words.vocabulary_size, words.ids, 0)
     for kind in range(len(COMPARED_KINDS)):
-        listed = np.flatnonzero(kinds == kind)
+        listed = np.flatnonzero(words.kinds == kind)
         if len(listed) < 2:
             continue
-        at = np.flatnonzero(kinds[ids] == kind)
-        place = np.searchsorted(listed, ids[at])
+        at = np.flatnonzero(words.kinds[words.predicted] == kind)
+        place = np.searchsorted(listed, words.predicted[at])
         most = min(_SIMILAR_RANKS, (len(listed) - 1) // 2) or 1
         step = rng.integers(1, most + 1, len(at)) * rng.choice([-1, 1], len(at))
         drawn[at] = listed[(place + step) % len(listed)]

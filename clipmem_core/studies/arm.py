@@ -255,8 +255,11 @@ DEFAULTS: dict[str, Any] = {
     "views": 2,
 }
 MOST_CAPTIONS = 5
-NOISE_LEVELS = (0.01, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
-REMOVED = (1, 2, 5, 10, 20)  # percent
+# The paper's levels of noise on the text embedding
+TEXT_NOISE = [f"text_noise={level}" for level in (0.01, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)]
+# Growing shares of removed pairs in percent, by each ranking. The paper removes candidates from the
+# training of f. Here all members lose the same pairs, and memorization is compared on the others.
+REMOVALS = [f"removal={by}:{percent}" for percent in (1, 2, 5, 10, 20) for by in RANKINGS]
 # Each mitigation at one setting, and some combinations
 COMBINED = (
     "text_noise=0.15",
@@ -295,20 +298,6 @@ def captions_arms(config: AuditConfig, most: int) -> list[str]:
     return [f"train_captions={count}" for count in counts]
 
 
-def text_noise_arms(config: AuditConfig, most: int) -> list[str]:
-    """Return the paper's levels of noise on the text embedding."""
-    return [f"text_noise={level}" for level in NOISE_LEVELS]
-
-
-def removal_arms(config: AuditConfig, most: int) -> list[str]:
-    """Return growing shares of removed pairs, by each ranking.
-
-    The paper removes candidates from the training of f. Here all members lose the same pairs, and
-    memorization is compared on the others.
-    """
-    return [f"removal={by}:{percent}" for percent in REMOVED for by in RANKINGS]
-
-
 def combined_arms(config: AuditConfig, most: int) -> list[str]:
     """Return each mitigation at one setting, and some combinations."""
     early_stop = max(1, round(config.epochs * 2 / 3))
@@ -324,8 +313,8 @@ class Study(NamedTuple):
 
 STUDIES = {
     "captions": Study(captions_arms),
-    "text-noise": Study(text_noise_arms),
-    "removal": Study(removal_arms),
+    "text-noise": Study(lambda config, most: TEXT_NOISE),
+    "removal": Study(lambda config, most: REMOVALS),
     "combined": Study(combined_arms),
     "settings": Study(lambda config, most: [], one_caption=False),
 }

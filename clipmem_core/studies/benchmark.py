@@ -19,7 +19,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from clipmem_core import columns as c
 from clipmem_core.audit import settings
 from clipmem_core.audit.console import RichScreen
-from clipmem_core.audit.executor import Executor, Task, in_this_process, local_processes, program_of
+from clipmem_core.audit.executor import Executor, Task, in_this_process, local_processes
 from clipmem_core.audit.member import Shared, open_shared
 from clipmem_core.audit.pipeline import (
     Run,
@@ -191,12 +191,13 @@ def _run_pending(
     ensure_pixels(benchmark, screen)
     ensure_features(benchmark, screen, executor)
     screen.say(f"{len(pending)} injections of {config.members} members to run")
-    program = program_of("clipmem_core.studies.benchmark:run_injections", benchmark.folder)
+    work = "clipmem_core.studies.benchmark:run_injections"
     tasks = []
     for injection in pending:
         folder = benchmark.injected_audit(injection).folder
         folder.mkdir(parents=True, exist_ok=True)  # for the error output of its task
-        tasks.append(Task((folder,), program, (injection.name,), config.threads, "injection"))
+        names = (injection.name,)
+        tasks.append(Task((folder,), work, benchmark.folder, names, config.threads, "injection"))
     run = executor or functools.partial(local_processes, at_once=settings.side_by_side(config))
     with closing(run(tasks)) as events:
         for finished, _ in enumerate(filter(None, events), start=1):

@@ -18,7 +18,7 @@ import pandas as pd
 from rich.console import Console
 
 from clipmem_core import columns as c
-from clipmem_core.audit.console import machine_line, plain, reproducing_command, write_results
+from clipmem_core.audit.console import plain, reproducing_command, write_results
 from clipmem_core.audit.store import Audit
 from clipmem_core.dataset.injected_errors import ERROR_KINDS, WORD_KINDS
 from clipmem_core.io import read_json
@@ -284,7 +284,8 @@ def write_benchmark_results(benchmark: Benchmark, path: Path) -> None:
         path,
         benchmark_table(results),
         command=benchmark_command(benchmark),
-        machine=machine_line(record.machine, config),
+        machine=record.machine,
+        config=config,
         seeds=f"{seeds}, each another split and injection, trained by {config.members} members",
         notes=notes,
     )

@@ -48,7 +48,7 @@ from clipmem_core.audit.store import (
 )
 from clipmem_core.config import ineffective_fields
 from clipmem_core.io import InputError, read_json
-from clipmem_core.scores.attacks import BAVARIA, FEWEST_MEMBERS, attack, roc
+from clipmem_core.scores.attacks import BAVARIA, attack, roc
 from clipmem_core.scores.membership import MemberSides, side_means
 from clipmem_core.studies.arm import (
     BASELINE,
@@ -308,11 +308,10 @@ def _attack(
     chosen = np.flatnonzero(np.isin(sides.membership.group, c.SCORED_GROUPS) & compared)
     if len(chosen) > MOST_ATTACKED:
         chosen = np.random.default_rng(sides.seed).choice(chosen, MOST_ATTACKED, replace=False)
-    attacks = (c.ALIGNMENT, BAVARIA) if len(alignments) >= FEWEST_MEMBERS else (c.ALIGNMENT,)
     rows = []
-    for target in attack(list(alignments), sides, np.sort(chosen), attacks=attacks):
-        by_shadows = roc(target, BAVARIA) if BAVARIA in attacks else {}
-        row = {column: by_shadows.get(name, np.nan) for name, column in c.ATTACK_METRICS.items()}
+    for target in attack(list(alignments), sides, np.sort(chosen)):
+        by_shadows = roc(target, BAVARIA)
+        row = {column: by_shadows[name] for name, column in c.ATTACK_METRICS.items()}
         rows.append({MEMBERSHIP_AUROC: roc(target, c.ALIGNMENT)["auroc"]} | row)
     return rows
 

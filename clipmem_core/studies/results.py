@@ -20,7 +20,6 @@ from typing_extensions import TypedDict
 
 from clipmem_core import columns as c
 from clipmem_core.audit.console import (
-    machine_line,
     make_table,
     plain,
     reproducing_command,
@@ -270,7 +269,8 @@ def write_study_results(study: StudyFolder, path: Path) -> None:
         path,
         compared,
         command=study_command(study),
-        machine=machine_line(request["machine"], request["config"]),
+        machine=request["machine"],
+        config=request["config"],
         seeds=", ".join(seeds),
         notes=notes,
     )

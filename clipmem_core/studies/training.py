@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from clipmem_core import columns as c
 from clipmem_core.audit import settings
-from clipmem_core.audit.executor import Executor, Task, local_processes, program_of
+from clipmem_core.audit.executor import Executor, Task, local_processes
 from clipmem_core.audit.member import (
     MemberRun,
     Shared,
@@ -59,6 +59,7 @@ from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.io import InputError, save_array
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.encoders import contributions
+from clipmem_core.scores.words import group_starts
 from clipmem_core.studies import lab
 from clipmem_core.studies.arm import (
     BASELINE,
@@ -168,7 +169,7 @@ def _with_captions(shared: Shared, changes: PairChanges) -> Shared:
         list(changes.captions.get(row, texts)) for row, texts in enumerate(shared.pairs[c.CAPTIONS])
     ]
     pairs = shared.pairs.assign(**{c.CAPTIONS: pd.Series(captions)})
-    start = np.concatenate([[0], np.cumsum([len(texts) for texts in captions])]).astype(np.int64)
+    start = group_starts(list(map(len, captions)))
     features = shared.features
     tower = shared.towers.text
     if tower:
@@ -281,14 +282,15 @@ def run_arms(
         ensure_features(audit, screen, executor)
         at_once = side_by_side(config)
         blocks = min(len(missing), at_once) if shares_process(config) else len(missing)
-        program = program_of("clipmem_core.studies.training:train_members", audit.folder)
+        work = "clipmem_core.studies.training:train_members"
         tasks = []
         for names in (missing[block::blocks] for block in range(blocks)):
             folders = tuple(audit.folder / MITIGATIONS / name for name in names)
             for folder in folders:
                 folder.mkdir(parents=True, exist_ok=True)  # for the error output of its task
             threads = audit.record.threads
-            tasks.append(Task(folders, program, tuple(names), threads, "training of member"))
+            noun = "training of member"
+            tasks.append(Task(folders, work, audit.folder, tuple(names), threads, noun))
         run = executor or functools.partial(local_processes, at_once=at_once)
         total = 2 * len(couples) * len(arms)
         shown = -1

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipmem_core.dataset.readers.remote import hub_answers
+from clipmem_core.dataset.readers.remote import hub_answers, reason_of
 from clipmem_core.io import InputError
 from clipmem_core.mitigations import can_cut_text
 from clipmem_core.training.names import CHECKPOINT, model_config, model_file
@@ -94,7 +94,7 @@ def refusing(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = reason_of(error)
         if isinstance(error, pickle.UnpicklingError):  # torch advises to run the code in the file
             reason = "it is no checkpoint, or holds more than weights"
         if isinstance(error, ModuleNotFoundError):  # optional, for towers and tokenizers of the hub

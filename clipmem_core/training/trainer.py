@@ -5,8 +5,6 @@ import inspect
 import io
 import json
 import math
-import platform
-import resource
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -384,7 +382,6 @@ class Trainer:
             "loss": round(loss / count, 5),
             "log_probability": round(log_probability / count, 5),
             "seconds": round(self.seconds, 2),
-            "peak_mb": round(peak_mb(self.device), 1),
         }
         if hasattr(self.model, "logit_scale"):
             line["logit_scale"] = round(float(self.model.logit_scale.detach().exp()), 3)
@@ -486,11 +483,3 @@ def save_atomically(value: Any, path: Path) -> None:
     torch.save(value, buffer)
     with replacing(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
-
-
-def peak_mb(device: str) -> float:
-    """Return this process's peak memory in MB, of the GPU for cuda."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 1e6
-    unit = 1 if platform.system() == "Darwin" else 1024  # bytes there, KiB on other systems
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

@@ -51,6 +51,14 @@ class Silent:
         pass
 
 
+class Script(Task):
+    """A task that runs a script, its field `work`."""
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        return (sys.executable, "-S", "-c", f"import sys; {self.work}", str(self.folder))
+
+
 def in_process(tasks: Sequence[Task], *, at_once: int = 1) -> TaskEvents:
     """Train members in this process, one after the other; an executor."""
     return in_this_process(tasks)

@@ -1,7 +1,6 @@
 """Tasks on a real cluster of Ray: a head without cores, and machines of a core each, all of them
 processes here."""
 
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +11,11 @@ import pytest
 import torch
 
 from clipmem_core.audit import executor
-from clipmem_core.audit.executor import Task, ray_tasks, run_on_worker, versions
+from clipmem_core.audit.executor import ray_tasks, run_on_worker, versions
 from clipmem_core.audit.pipeline import run_audit
 from clipmem_core.io import InputError
 from clipmem_core.training.model import build_model
-from tests.audit.small import Silent, config_of
+from tests.audit.small import Script, Silent, config_of
 from tests.audit.test_jobs import until
 from tests.audit.test_locked import flags
 from tests.audit.test_resume import same
@@ -57,9 +56,8 @@ def test_an_error_of_a_member_is_passed_on(
 ) -> None:
     folder = tmp_path / "a"
     folder.mkdir()
-    program = (sys.executable, "-S", "-c", f"import sys; {script}")
     with pytest.raises(error, match=message):
-        list(ray_tasks([Task((folder,), program, (str(folder),), threads=1)]))
+        list(ray_tasks([Script((folder,), script, folder, (), threads=1)]))
 
 
 def process_of(function: str, data: Path) -> psutil.Process:
@@ -108,6 +106,6 @@ def test_an_audit_that_loses_a_worker_and_a_machine_has_the_scores_of_one_that_r
 
 
 def test_a_worker_with_other_code_or_without_the_folder_says_so(tmp_path: Path) -> None:
-    task = Task((tmp_path / "gone",), (sys.executable, "-c", ""), (), threads=1)
+    task = Script((tmp_path / "gone",), "", tmp_path, (), threads=1)
     assert str(task.folders[0]) in str(run_on_worker(task, versions()))
     assert "has code" in str(run_on_worker(task, versions() | {"code": "1.0"}))

@@ -1,6 +1,5 @@
 import os
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from clipmem_core.audit.executor import Task, TaskEvents, local_processes, run_m
 from clipmem_core.audit.status import MemberProgress
 from clipmem_core.audit.store import Audit
 from clipmem_core.io import InputError
+from tests.audit.small import Script
 
 # Errors of a member's process, in place of training
 SAID = (
@@ -30,8 +30,7 @@ def run(audit: Audit, **scripts: str) -> None:
     tasks = []
     for name, script in scripts.items():
         folder = audit.member(name)
-        program = (sys.executable, "-S", "-c", f"import sys, os; {script}")
-        tasks.append(Task((folder,), program, (str(folder),), threads=1))
+        tasks.append(Script((folder,), f"import os; {script}", folder, (), threads=1))
     list(local_processes(tasks, at_once=2))
 
 

@@ -63,17 +63,11 @@ def chosen() -> None:
 
     from clipmem_core.dashboard.page import choose_listed, choose_segment, draw_pages, read_page
 
-    first = choose_segment(
-        "One", {"a": "A", "b": "B"}, parameter="one", key="one-key", clears=["page"]
-    )
-    second = choose_segment(
-        "Two", {"a": "A", "b": "B"}, parameter="two", key="two-key", default="b", hidden=True
-    )
-    listed = choose_listed(
-        "Three", ["", "x"], parameter="three", key="three-key", width=100, clears=["page"]
-    )
+    first = choose_segment("One", {"a": "A", "b": "B"}, parameter="one", clears=["page"])
+    second = choose_segment("Two", {"a": "A", "b": "B"}, parameter="two", default="b", hidden=True)
+    listed = choose_listed("Three", ["", "x"], parameter="three", width=100, clears=["page"])
     page, pages = read_page(25, 12)
-    draw_pages(page, pages, key="pages")
+    draw_pages(page, pages)
     st.session_state["choices"] = (first, second, listed, page, pages)
 
 
@@ -92,10 +86,10 @@ def test_the_address_sets_each_widget(
 
 def test_a_choice_is_written_into_the_address_and_begins_at_the_first_page() -> None:
     app = run(chosen, page="2", other="stays")
-    app.segmented_control(key="one-key").select("b").run()
+    app.segmented_control(key="one").select("b").run()
     assert app.query_params == {"one": "b", "other": "stays"}
     app = run(chosen, three="x")
-    app.selectbox(key="three-key").select("").run()
+    app.selectbox(key="three").select("").run()
     assert "three" not in app.query_params
 
 

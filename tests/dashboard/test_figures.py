@@ -11,9 +11,9 @@ from PIL import Image
 
 from clipmem_core.dashboard.cards import placeholder, thumbnail
 from clipmem_core.figures import (
+    GROUP_COLOURS,
     contribution_figure,
     embedding_figure,
-    group_colour,
     score_map_figure,
 )
 
@@ -53,7 +53,7 @@ def test_classes_on_a_map_have_their_colours_and_all_their_pairs(name: str) -> N
     assert [trace.name for trace in figure.data] == ["external", "scored"]
     for trace in figure.data:
         own = frame[frame["group"] == trace.name]
-        assert trace.marker.color == group_colour(trace.name)
+        assert trace.marker.color == GROUP_COLOURS[trace.name]
         assert (list(trace.x), list(trace.y)) == (own[x].tolist(), own[y].tolist())
         assert list(trace.customdata) == own["row"].tolist()
     assert [trace.name for trace in draw(frame, "injected").data] == [

@@ -12,7 +12,7 @@ from clipmem_core.audit.store import Audit, write_manifest
 from clipmem_core.dashboard import maps as page
 from clipmem_core.dashboard.maps import drawn_outline
 from clipmem_core.review import maps
-from clipmem_core.review.maps import make_map, map_name, map_path
+from clipmem_core.review.maps import make_map, map_path
 from clipmem_core.review.selection import Outline
 from tests.dashboard.test_pages import ROOT, address, figures, open_page, texts
 from tests.dashboard.test_reviewing import mounted
@@ -35,7 +35,7 @@ def audit(copy: Copy) -> Audit:
 def built(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
     """Build the first member's map of pictures from the first two numbers of its embeddings."""
     monkeypatch.setattr(maps, "lay_out", lambda vectors: vectors[:, :2])
-    make_map(audit, map_name("r0-f0", "image"))
+    make_map(audit, "r0-f0.image")
     return pd.read_parquet(map_path(audit, NAME))
 
 
@@ -110,10 +110,10 @@ def test_a_map_that_is_missing_or_failed_is_built_by_a_button(
 def test_member_side_and_colour_are_in_the_address(audit: Audit, built: pd.DataFrame) -> None:
     app = open_page(EMBEDDINGS, colour="label")
     assert sorted(trace_names(app)) == ["circle", "square", "triangle"]
-    app.selectbox(key="map-colour").select("p_wrong").run()
+    app.selectbox(key="colour").select("p_wrong").run()
     assert trace_names(app) == ["no p wrong", "p wrong"]
-    app.selectbox(key="map-member").select("r1-f1").run()
-    app.selectbox(key="map-side").select("text").run()
+    app.selectbox(key="member").select("r1-f1").run()
+    app.selectbox(key="side").select("text").run()
     shown = address(app)
     assert (shown["member"], shown["side"], shown["colour"]) == ("r1-f1", "text", "p_wrong")
 

@@ -178,7 +178,7 @@ def test_the_chosen_arm_has_its_sentence_arrow_row_parts_and_pairs(
     assert rows["retrieval"].tolist() == pytest.approx([100 * 0.1 / 0.515, -100 * 0.1 / 0.515])
     assert rows["seconds"].tolist() == pytest.approx([1.1, 0.9])
     assert {"with", "text"} <= set(re.findall("[a-z]+", json.dumps(figures(app)[1])))
-    cards = [each.value for each in app.get("html") if "difference" in each.value]
+    cards = [each.value for each in app.markdown if " → " in each.value]
     assert len(cards) == 12
     drop = f"{1.5 * MEMORIZED:.1f}"  # from 0.4 to −0.2
     assert f"−{drop}" in cards[0]
@@ -194,9 +194,9 @@ def test_measures_are_in_the_address_and_finished_settings_are_listed(audit: Aud
     add_arm(audit, STRONG, times=0.5)
     app = open_page(PAGE, memorization="membership_auroc")
     assert "membership AUROC" in figures(app)[0]["layout"]["xaxis"]["title"]["text"]
-    app.selectbox(key="mitigation-utility").select("linear_probe").run()
+    app.selectbox(key="utility").select("linear_probe").run()
     assert address(app)["utility"] == "linear_probe"
-    app.selectbox(key="mitigations-listed").select(STRONG).run()
+    app.selectbox(key="setting").select(STRONG).run()
     assert app.toggle(key="mitigation-on-text_mask").value
 
 
@@ -222,7 +222,7 @@ def test_a_broken_file_is_named(audit: Audit, file: str) -> None:
 def test_a_finished_study_can_be_chosen(audit: Audit) -> None:
     make_study(audit, "mine", add_arm(audit, STRONG, times=0.5, retrieval=0.1))
     app = open_page(PAGE, setting=STRONG)
-    app.selectbox(key="mitigations-study").select("mine").run()
+    app.selectbox(key="study").select("mine").run()
     assert address(app)["study"] == "mine"
     assert "setting" not in address(app)
     assert "memorization −" in said(app)
@@ -267,13 +267,13 @@ def test_a_fault_of_a_worker_is_one_line(
 ) -> None:
     (tmp_path / "errors").write_text("line\nMemoryError: *none* left\n")
     ended = SimpleNamespace(poll=lambda: 1)
-    dead = workers.Workers(0.0, [ended], [tmp_path / "errors"])  # type: ignore[list-item]
+    dead = workers.Workers(0.0, {tmp_path / "errors": ended})  # type: ignore[dict-item]
     monkeypatch.setattr(workers, "ensure_workers", lambda audit: dead)
     app = open_page(PAGE, setting=NOISE)
     assert app.error
     assert "MemoryError: *none* left" in texts(app)
     press(app, "Try again")
-    assert dead.processes == []
+    assert not dead.processes
 
 
 def test_trained_encoders_get_a_job_with_its_time(audit: Audit, jobs: Jobs, data: Path) -> None:

@@ -32,7 +32,8 @@ def test_changed_captions_pictures_and_groups_are_counted(
     one = copy(name="a")
     other = copy(name="b")
     same = compare(one, other, limit=5)
-    assert (same.mean_difference, same.low, same.high, same.warnings) == (0, 0, 0, ())
+    assert same.change is not None
+    assert (same.change.mean, same.change.low, same.change.high, same.warnings) == (0, 0, 0, ())
     assert (same.edited, same.regrouped) == (0, 0)
     pairs = other.pairs
     pairs.at[2, "captions"] = ["another"]
@@ -67,7 +68,8 @@ def test_it_agrees_with_pandas_on_audits_of_other_order_and_size(copy: Copy) -> 
     assert result.n_scored == len(joined) == 78
     spearman = joined["clipmem_one"].corr(joined["clipmem_other"], method="spearman")
     assert result.spearman == pytest.approx(spearman)
-    assert result.mean_difference == pytest.approx(joined["difference"].mean())
+    assert result.change is not None
+    assert result.change.mean == pytest.approx(joined["difference"].mean())
     largest = joined.sort_values("difference", key=abs, ascending=False)[:7]
     for column in ("pair_id", "row_one", "row_other", "group_other"):
         assert result.changed[column].tolist() == largest[column].tolist()

@@ -21,7 +21,7 @@ from clipmem_core.features.towers import minilm
 from clipmem_core.io import InputError
 from clipmem_core.review import maps
 from clipmem_core.review import search as search_module
-from clipmem_core.review.maps import lay_out, make_map, map_file, map_name, map_path, map_points
+from clipmem_core.review.maps import lay_out, make_map, map_file, map_path, map_points
 from clipmem_core.review.search import embed_texts, search
 from clipmem_core.training.model import build_model
 from clipmem_core.training.names import model_config
@@ -178,7 +178,7 @@ assert "torch" not in sys.modules
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
-NAME = map_name("r0-f0", "image")
+NAME = "r0-f0.image"
 ODD_NAMES = ["", "r0-f0.picture", "absent.image", "../../../etc.image", "r0-f0/../r0-f0.image"]
 
 
@@ -218,9 +218,7 @@ def test_a_map_has_a_place_for_every_pair_and_is_drawn_once(audit: Audit, drawn:
 
 
 def test_each_member_and_side_has_a_map_and_other_names_are_refused(audit: Audit) -> None:
-    names = [
-        map_name(member, side) for member in audit.record.members for side in ("image", "text")
-    ]
+    names = [f"{member}.{side}" for member in audit.record.members for side in ("image", "text")]
     assert len({map_path(audit, name) for name in names}) == 8
     for name in ODD_NAMES:
         assert map_file(audit, name) is None

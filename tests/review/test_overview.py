@@ -104,7 +104,7 @@ def test_a_card_has_the_decision_of_its_pair_and_the_match_of_the_search(
     assert shown[0].scores["se"] is None
     assert [(card.match, card.matched) for card in shown] == [(0.5, 0), (0.75, None), (None, None)]
     assert shown[0].decision == open_review(audit).current(shown[0].pair_id)
-    assert shown[1].decision is None
+    assert shown[1].decision.decision is None
 
 
 def test_an_audit_opens_as_frames_of_one_order_with_what_was_decided(

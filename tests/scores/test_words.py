@@ -45,7 +45,7 @@ def test_a_captions_score_is_log_mean_exp_of_its_words() -> None:
 
 def test_words_are_compared_with_another_of_their_kind() -> None:
     words = split_words(CAPTIONS)
-    changed = changed_words(words, seed=0)
+    changed = changed_words(words)
     spelled = np.array(["", "", *words.spelled])
     pairs = {f"{spelled[a]} {spelled[b]}" for a, b in zip(words.ids, changed, strict=True) if b}
     assert pairs == {"red blue", "blue red", "two three", "three two", "dog cats", "cats dog"}

@@ -82,7 +82,7 @@ def check_baseline(audit: Audit, arm: str, removed: np.ndarray) -> None:
     )
     attacked = ~removed & np.isin(group, ["scored", "candidate", "independent"])
     sides = lab.lab_sides(audit, members)
-    guesses = attack(list(alignments), sides, np.flatnonzero(attacked), attacks=(BAVARIA,))
+    guesses = attack(list(alignments), sides, np.flatnonzero(attacked))
     for number, row in enumerate(rows.to_dict("records")):
         folder = audit.member(row[c.MEMBER])
         alignment = alignments[number]

@@ -88,11 +88,7 @@ def test_units_equal_those_of_one_input_at_a_time(
     top = table.max(axis=0)
     rest = np.sort(table, axis=0)[:-1]
     mean = rest.mean(axis=0)
-    median = np.median(rest, axis=0)
     np.testing.assert_allclose(found.unitmem_mean, (top - mean) / (top + mean), atol=1e-4)
-    assert (
-        np.abs(found.unitmem_median - (top - median) / (top + median)) <= found.median_error + 1e-4
-    ).all()
     clear = top - rest[-1] > 1e-4
     assert clear.mean() > 0.9
     np.testing.assert_array_equal(found.row[clear], rows[table.argmax(axis=0)][clear])

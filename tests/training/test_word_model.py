@@ -2,14 +2,13 @@
 training goes on."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from clipmem_core.audit.word_table import predict_half, rows_of_models, surprises
-from clipmem_core.scores.words import mean_ratio, split_words
+from clipmem_core.audit.word_table import rows_of_models, surprises
+from clipmem_core.scores.words import changed_words, mean_ratio, split_words
 from clipmem_core.training import word_model
 
 COLOURS = ("red", "green", "blue", "black")
@@ -55,10 +54,9 @@ def test_changed_words_are_the_most_surprising(
     captions[380 : 380 + len(ODD)] = [[text] for text in ODD]
     words = split_words(captions)
     into = word_model.Predictions.empty(len(words.ids))
-    for rows in rows_of_models(rng.random(400) >= 0.5):
-        predict_half(
-            words, features, *rows, text_tower=None, seed=0, precision=precision, into=into
-        )
+    for trained, predicted in rows_of_models(rng.random(400) >= 0.5):
+        model = word_model.fit(words, features, trained, None, seed=0, precision=precision)
+        word_model.predict(model, words, features, predicted, changed_words(words), into)
     scores = mean_ratio(surprises(words, into)[0][:, 0], words.caption_start)
     wrong = scores[words.pair_start[changed]]
     right = np.delete(scores[words.pair_start[:380]], changed)
@@ -70,10 +68,7 @@ def test_changed_words_are_the_most_surprising(
 
 def test_too_few_words_are_no_error() -> None:
     words = split_words([["你好"], [""], ["x"]])
-    rows = np.arange(3)
     into = word_model.Predictions.empty(len(words.ids))
-    options: dict[str, Any] = {"text_tower": None, "seed": 0, "precision": "fp32", "into": into}
-    assert predict_half(words, np.ones((3, 3)), rows, rows, **options) is None
     assert np.isnan(surprises(words, into)[0]).all()
 
 

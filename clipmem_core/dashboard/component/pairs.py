@@ -28,7 +28,7 @@ from clipmem_core.dashboard.page import (
     write_selection,
 )
 from clipmem_core.dashboard.plain import Uncertainty, cut, format_score, read_uncertainty
-from clipmem_core.figures import INJECTED_COLOUR, group_colour
+from clipmem_core.figures import GROUP_COLOURS, INJECTED_COLOUR
 from clipmem_core.review.cards import FirstCaption, PairCard, first_captions, shown_score
 from clipmem_core.review.decisions import decided
 from clipmem_core.review.rows import count_decided
@@ -217,7 +217,7 @@ def _shown_scores(
     a table has a column for the error.
     """
     hidden = set()
-    if not (uncertainty.error and table):
+    if not (uncertainty.pooled and table):
         hidden.add(SE)
     if not table and order not in (CLIPMEM, CLIPMEM_SHRUNK):
         hidden.add(CLIPMEM_SHRUNK)
@@ -231,7 +231,7 @@ def _card_data(
 ) -> dict[str, Any]:
     start, marks, reason = first
     decision = card.decision
-    facts = [(card.group, group_colour(card.group), "group")]
+    facts = [(card.group, GROUP_COLOURS[card.group], "group")]
     if card.injected:
         facts.append((card.injected, INJECTED_COLOUR, "injected error"))
     more = [f"id: {cut(card.pair_id, _CAPTION_LIMIT)}"]
@@ -242,7 +242,7 @@ def _card_data(
     scores = {name: format_score(card.scores.get(name)) for name in shown}
     if MATCH in scores:
         scores[MATCH] = format_score(card.match)
-    if CLIPMEM in scores and uncertainty.error:
+    if CLIPMEM in scores and uncertainty.pooled:
         scores[CLIPMEM] += uncertainty.around(card.scores)
     captions = [cut(caption, _FULL_LIMIT) for caption in card.current]
     return {
@@ -254,8 +254,8 @@ def _card_data(
         "first": start,
         "whole": captions == list(card.current),
         "marks": marks,
-        "decision": decision.decision if decision else None,
-        "other": decision.words if decision and not decision.decision else "",
+        "decision": decision.decision,
+        "other": "" if decision.decision else decision.words,
         "facts": facts,
         "more": more,
         "scores": list(scores.values()),

@@ -5,9 +5,9 @@ middleware checks hosts.
 """
 
 import functools
-import math
 import re
 import threading
+from dataclasses import asdict
 from typing import Any
 from urllib.parse import quote
 
@@ -65,20 +65,14 @@ from clipmem_core.scores.registry import words
 
 # Streamlit's page writes styles inline, its charts compile functions and draw in workers, and it
 # makes a blob of a component's script.
-POLICY = {
-    "default-src": "'self'",
-    "script-src": "'self' 'unsafe-inline' 'unsafe-eval' blob:",
-    "style-src": "'self' 'unsafe-inline'",
-    "img-src": "'self' data: blob:",
-    "font-src": "'self' data:",
-    "worker-src": "'self' blob:",
-    "object-src": "'none'",
-    "base-uri": "'self'",
-    "form-action": "'self'",
-    "frame-ancestors": "'self'",
-}
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
+    "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; "
+    "frame-ancestors 'self'"
+)
 HEADERS = {
-    "Content-Security-Policy": "; ".join(f"{kind} {allowed}" for kind, allowed in POLICY.items()),
+    "Content-Security-Policy": POLICY,
     "Cross-Origin-Resource-Policy": "same-origin",
     "X-Frame-Options": "SAMEORIGIN",
     "X-Content-Type-Options": "nosniff",
@@ -235,7 +229,6 @@ def _pairs(request: Request) -> Response:
     answer = []
     for card in shown:
         score = card.match if card.match is not None else card.scores.get(order)
-        decision = card.decision
         at_random = selection.order == RANDOM or card.row in spot_checks
         note = " · random spot check" if at_random else ""
         answer.append(
@@ -249,9 +242,9 @@ def _pairs(request: Request) -> Response:
                 "reasons": reasons.get(card.pair_id, {}),
                 "label": card.label or "",
                 "score": f"{words(order)} {format_score(score)}{note}",
-                "decision": decision.decision if decision else None,
-                "recaptioned": decision.captions if decision else (),
-                "note": decision.note if decision else "",
+                "decision": card.decision.decision,
+                "recaptioned": card.decision.captions,
+                "note": card.decision.note,
             }
         )
     return _json(answer)
@@ -290,10 +283,8 @@ def _suggestions(audit: Audit, row: int) -> dict[str, Any]:
     suggestions = suggested_captions(audit, row)
     return {
         "fault": "" if suggestions.members else "every model saw this pair.",
-        "cosines": [value if math.isfinite(value) else None for value in suggestions.cosines],
-        "choices": [
-            {"caption": each.caption, "cosine": each.cosine} for each in suggestions.choices
-        ],
+        "cosines": suggestions.cosines,
+        "choices": [asdict(each) for each in suggestions.choices],
         "quality": QUALITY,
     }
 

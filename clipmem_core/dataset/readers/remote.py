@@ -29,6 +29,11 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _ARCHIVE_SUFFIXES = (".zip", ".gz", ".txt")  # of files that are no data set
 
 
+def reason_of(error: Exception) -> str:
+    """Return the message of another library's error as one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 def fetch_source(url: str, *, data: Path, say: Callable[[str], None]) -> str:
     """Return the local path of a data set; files at a URL are copied into the data folder once, but
     not file://."""
@@ -63,8 +68,7 @@ def fetch_source(url: str, *, data: Path, say: Callable[[str], None]) -> str:
     except Exception as error:  # each file system raises different classes
         if shortage(error):
             raise
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise InputError(f"{url} cannot be reached: {reason}") from error
+        raise InputError(f"{url} cannot be reached: {reason_of(error)}") from error
     return str(target / part).rstrip("/")
 
 
@@ -134,7 +138,7 @@ def fetch_from_hub(name: str, *, split: str, data: Path) -> Path:
     try:
         pairs = datasets.load_dataset(name, split=split)
     except Exception as error:  # the hub's client has a dozen unrelated kinds
-        first = " ".join(str(error).split())[:160] if online else "it does not answer"
+        first = reason_of(error) if online else "it does not answer"
         raise InputError(
             f"{name!r} is no path, and the hub has no split {split!r} of it ({first})"
         ) from error
