@@ -228,7 +228,9 @@ def _benchmark(
         int, "of each kind and share, each with another split, other pairs and other members"
     ] = 5,
     kinds: Annotated[
-        Texts, "random label nearest one-caption one-word one-word-all vague duplicates; empty: all"
+        Texts,
+        "random label nearest one-caption one-word one-word-all mixed pipeline vague duplicates; "
+        "empty: all",
     ] = (),
     shares: Annotated[
         tuple[float, ...], "of the scored pairs, for swaps; .05 .2 .4 if none is named"

@@ -38,8 +38,10 @@ def displaced(runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def write_incidents(audit: Audit, runs: Sequence[Run], faults: Sequence[Fault]) -> None:
     """Write incidents.parquet, the largest first, and incident_pairs.parquet."""
-    found = [(run.kind, run.rows, run.score, _cause(run), run) for run in runs]
-    found += [(each.kind, each.rows, each.evidence, each.cause, None) for each in faults]
+    found: list[tuple[str, np.ndarray, float, str, Run | None]] = [
+        *((run.kind, run.rows, run.score, _cause(run), run) for run in runs),
+        *((each.kind, each.rows, each.evidence, each.cause, None) for each in faults),
+    ]
     incidents = []
     pairs = [pd.DataFrame({NUMBER: [], "row": [], "from_row": []}, dtype=int)]
     pairs[0]["probability"] = np.empty(0)

@@ -29,7 +29,7 @@ EXCHANGE = "exchange"
 REVERSAL = "reversal"
 REORDERED = "reordered"
 RANDOM_DRAW = 31  # random stream
-# Sum of a run: of any, and of one of 12 rows. On sets without such faults the highest are 20 and 10.
+# Sum of a run, and of one of 12 rows or more; the highest in sets without such faults: 20 and 10
 THRESHOLD = 25.0
 _LEAST = 16.0
 _LONG = 12
