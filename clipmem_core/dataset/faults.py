@@ -180,4 +180,5 @@ def ascending(texts: Sequence[str]) -> bool:
     values = np.array([text.casefold() for text in texts], object)
     different = np.count_nonzero(values[:-1] != values[1:])
     rising = np.count_nonzero(values[:-1] < values[1:])
-    return different >= max(_FEWEST, len(texts) / 2) and rising >= _ASCENDING * different
+    enough = different >= max(_FEWEST, len(texts) / 2)
+    return bool(enough and rising >= _ASCENDING * different)
