@@ -21,7 +21,7 @@ SCORES = (
 )
 CHECKS = (
     "empty_caption short_caption long_caption markup gibberish other_script file_name "
-    "repeated_caption dark blurred uniform tiny near_duplicate"
+    "model_output repeated_caption dark blurred uniform tiny near_duplicate"
 )
 RECALLS = {f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)}
 
