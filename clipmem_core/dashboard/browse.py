@@ -63,6 +63,7 @@ _FIELDS = {
     "label": "label",
     "injected": "injected error",
     "decision": "decision",
+    "incident": "fault",
     "words": "words",
 }
 TABLE = "table"  # in the address

@@ -16,6 +16,7 @@ from clipmem_core.io import InputError
 from clipmem_core.review import queries as t
 from clipmem_core.review import selection as s
 from clipmem_core.review.decisions import CODES, UNDECIDED_CODE, decided, open_review
+from clipmem_core.review.incidents import read_incidents
 from clipmem_core.review.maps import map_file
 from clipmem_core.review.queries import (
     ROW,
@@ -137,6 +138,9 @@ def _rows_of_conditions(
     if selection.check:
         query = f'SELECT {ROW} FROM parquet WHERE "{selection.check}"'
         yield fetch_columns(ensure_checks(audit), query)[ROW]
+    if selection.incident:
+        pairs = read_incidents(audit)[1]
+        yield pairs["row"][pairs["number"].astype(str) == selection.incident].to_numpy()
     if selection.outline:
         yield _rows_in(audit, selection.outline, selection.map, map_path)
     if selection.searched:

@@ -53,6 +53,7 @@ class Selection:
     injected: str = ""  # a kind, `any` or `none`
     decision: str = ""  # keep | remove | recaption | decided | undecided
     check: str = ""  # a check of `CHECKS` that the pair fails
+    incident: str = ""  # the number of an incident that the pair belongs to
     words: str = ""  # each must be in the captions, in any order and case
     ranges: tuple[Range, ...] = ()
     outline: Outline | None = None
@@ -75,7 +76,7 @@ class Selection:
 
 RANDOM_CHECK = Selection(order=RANDOM)  # its first 50 pairs are the random check
 _TEXTS = (
-    *("group", "label", "injected", "decision", "check", "words"),
+    *("group", "label", "injected", "decision", "check", "incident", "words"),
     *("map", "meaning", "like", "by"),
 )
 
