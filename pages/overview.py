@@ -1,5 +1,5 @@
-"""The results of an audit: faults of the pipeline, probably wrong captions, striking pairs, verdict,
-groups and utility."""
+"""The results of an audit: faults of the pipeline, probably wrong captions, striking pairs, the
+verdict, groups and utility."""
 
 import streamlit as st
 

@@ -63,7 +63,7 @@ _FIELDS = {
     "label": "label",
     "injected": "injected error",
     "decision": "decision",
-    "incident": "fault",
+    "incident": "incident",
     "words": "words",
 }
 TABLE = "table"  # in the address

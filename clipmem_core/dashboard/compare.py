@@ -29,6 +29,7 @@ from clipmem_core.io import InputError
 from clipmem_core.review import compare as r
 from clipmem_core.review.cards import cards
 from clipmem_core.review.compare import Comparison, compare
+from clipmem_core.review.incidents import read_incidents
 from clipmem_core.review.queries import cached
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.registry import BY_NAME, words
@@ -145,6 +146,11 @@ def draw_settings(one: Audit, other: Audit, comparison: Comparison) -> None:
         )
         for line in comparison.warnings:
             show_text(line, limit=500)
+    counts = [len(read_incidents(audit)[0]) for audit in (one, other)]
+    if any(counts):
+        st.caption(
+            "Faults of the pipeline: {} in the first audit, {} in the second.".format(*counts)
+        )
     table = changed_settings(one, other)
     if table.empty:
         st.caption("Both have the same settings.")

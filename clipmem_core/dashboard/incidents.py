@@ -16,6 +16,7 @@ from clipmem_core.review.incidents import (
     incident_pairs,
     incident_states,
     incidents_line,
+    state_words,
     store_repairs,
 )
 from clipmem_core.review.queries import fetch_numbered
@@ -59,9 +60,10 @@ def _draw_incident(audit: Audit, state: Any) -> None:
                 on_click=_repair,
                 args=(audit, number),
             )
+        else:
+            st.markdown(state_words(state), width="content")
         if state.repaired:
             card = cards(audit, pairs["row"][pairs["repaired"]][-1:].tolist())[0]
-            st.markdown(f"Repaired {pairs_in_words(state.repaired)}", width="content")
             st.button(
                 "Undo",
                 icon=":material/undo:",
@@ -69,8 +71,6 @@ def _draw_incident(audit: Audit, state: Any) -> None:
                 on_click=undo,
                 args=(audit, card.decision.event if card.decision else 0),
             )
-        if not state.repairs:
-            st.markdown("No repair: review these pairs.", width="content")
         parameters = link(audit, selection)
         st.page_link(BROWSE, label="Browse", icon=":material/grid_view:", query_params=parameters)
         lost = pairs[pairs["undecided"] & ~pairs["has_repair"]]

@@ -76,14 +76,12 @@ def incident_states(audit: Audit) -> pd.DataFrame:
 
 
 def state_words(state: Any) -> str:
-    """Return what is left to do about an incident, a row of `incident_states`."""
+    """Return what can be done about an incident, a row of `incident_states`, or was done."""
     if state.to_repair:
-        return f"{state.to_repair:,} can be repaired."
+        return f"Can be repaired: {state.to_repair:,} of {state.pairs:,} pairs."
     if state.repaired:
-        return f"{state.repaired:,} repaired."
-    return (
-        "All repairable pairs are decided." if state.repairs else "No repair: review these pairs."
-    )
+        return f"Repaired: {state.repaired:,} of {state.pairs:,} pairs."
+    return "" if state.repairs else "No repair: review these pairs."
 
 
 def incidents_line(audit: Audit) -> str:
@@ -96,7 +94,7 @@ def incidents_line(audit: Audit) -> str:
     rows = pairs["row"][pairs["undecided"] & pairs["number"].isin(numbers)].unique()
     faults = "1 fault explains" if len(numbers) == 1 else f"{len(numbers):,} faults explain"
     progress = review_progress(audit)
-    if progress.probabilities is None:
+    if progress.probabilities is None or progress.remaining is None:
         return f"{faults} {len(rows):,} pairs."
     explained = min(progress.probabilities[rows].sum(), progress.remaining)
     return f"{faults} {explained:,.0f} of about {progress.remaining:,.0f} wrong pairs."
