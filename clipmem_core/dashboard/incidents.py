@@ -7,7 +7,7 @@ import streamlit as st
 
 from clipmem_core.audit.store import PAIRS, Audit
 from clipmem_core.columns import CAPTIONS
-from clipmem_core.dashboard.cards import CAPTION_LIMIT, STRIP_SIZE, STYLE, draw_card_row
+from clipmem_core.dashboard.cards import CAPTION_LIMIT, STRIP_SIZE, draw_card_row
 from clipmem_core.dashboard.deciding import draw_notice, locked_session, undo
 from clipmem_core.dashboard.page import BROWSE, PAIR_PAGE, draw_pages, link, read_page
 from clipmem_core.dashboard.plain import cut, pairs_in_words, show_strong, show_text
@@ -84,16 +84,14 @@ def _draw_incident(audit: Audit, state: Any) -> None:
 def _draw_changes(audit: Audit, pairs: pd.DataFrame, selection: Selection) -> None:
     """Draw pictures, each with its caption and below it the one that a repair gives it."""
     shown = cards(audit, pairs["row"].tolist())
-    sources = pairs["from_row"].where(pairs["has_repair"], pairs["row"]).tolist()
+    sources = pairs["from_row"].where(pairs["has_repair"], -1).tolist()
     captions = fetch_numbered(audit.folder / PAIRS, [CAPTIONS], sources)
     firsts: dict[str, FirstCaption] = {}
     for card, source in zip(shown, sources, strict=True):
-        after = cut(captions[source][0][0], CAPTION_LIMIT)
-        firsts[card.pair_id] = 0, [], f"→ {after}" if source != card.row else ""
+        after = f"→ {cut(captions[source][0][0], CAPTION_LIMIT)}" if source in captions else ""
+        firsts[card.pair_id] = 0, [], after
     labels = [f"Pair {card.row + 1:,}" for card in shown]
-    st.html(STYLE)
-    key = f"incident-{selection.incident}"
-    draw_card_row(audit, shown, labels, selection, firsts, key=key)
+    draw_card_row(audit, shown, labels, selection, firsts, key=f"incident-{selection.incident}")
 
 
 def _repair(audit: Audit, number: int) -> None:

@@ -5,6 +5,7 @@ no person has looked at the pair.
 """
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,10 +34,7 @@ _COLUMNS = {
 }
 
 
-@cached(
-    8,
-    paths=lambda audit: [path for name in _COLUMNS if (path := audit.folder / name).is_file()],
-)
+@cached(8, paths=lambda audit: filter(Path.is_file, map(audit.folder.joinpath, _COLUMNS)))
 def read_incidents(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the incidents of an audit by number, and their pairs; empty if it has none."""
     incidents, pairs = (
@@ -92,45 +90,38 @@ def incidents_line(audit: Audit) -> str:
         return ""
     pairs = incident_pairs(audit)
     rows = pairs["row"][pairs["undecided"] & pairs["number"].isin(numbers)].unique()
-    faults = "1 fault explains" if len(numbers) == 1 else f"{len(numbers):,} faults explain"
     progress = review_progress(audit)
     if progress.probabilities is None or progress.remaining is None:
-        return f"{faults} {len(rows):,} pairs."
+        return f"Faults of the pipeline: {len(numbers):,}, with {len(rows):,} pairs."
     explained = min(progress.probabilities[rows].sum(), progress.remaining)
+    faults = "1 fault explains" if len(numbers) == 1 else f"{len(numbers):,} faults explain"
     return f"{faults} {explained:,.0f} of about {progress.remaining:,.0f} wrong pairs."
 
 
 def repairs(audit: Audit, number: int) -> pd.DataFrame:
     """Return the repairs of an incident: pair_id, from_pair_id, probability."""
-    check_numbers(audit, [number])
-    pairs = incident_pairs(audit)
-    pairs = pairs[pairs["has_repair"] & (pairs["number"] == number)]
+    pairs = _pairs_of(audit, [number], "has_repair")
     ids = read_table(audit.folder / PAIRS, columns=[c.PAIR_ID])[c.PAIR_ID].to_numpy()
-    return pd.DataFrame(
-        {
-            c.PAIR_ID: ids[pairs["row"]],
-            "from_pair_id": ids[pairs["from_row"]],
-            "probability": pairs["probability"].to_numpy(),
-        }
-    )
+    table = pairs.assign(pair_id=ids[pairs["row"]], from_pair_id=ids[pairs["from_row"]])
+    return table[[c.PAIR_ID, "from_pair_id", "probability"]].reset_index(drop=True)
 
 
-def check_numbers(audit: Audit, numbers: Collection[int]) -> None:
-    """Refuse the number of an incident that an audit does not have."""
+def _pairs_of(audit: Audit, numbers: Collection[int], state: str) -> pd.DataFrame:
+    """Return the pairs of some incidents that are in a state, a column of `incident_pairs`."""
     known = read_incidents(audit)[0].index
     if unknown := [str(number) for number in numbers if number not in known]:
         raise InputError(
             f"audit {audit.name!r} has no incident {', '.join(unknown)}: it has "
             f"{', '.join(map(str, known)) or 'none'}"
         )
+    pairs = incident_pairs(audit)
+    return pairs[pairs[state] & pairs["number"].isin(numbers)]
 
 
 def store_repairs(audit: Audit, numbers: Collection[int]) -> Outcome:
     """Give the undecided pairs of some incidents their right captions, in one event."""
-    check_numbers(audit, numbers)
+    pairs = _pairs_of(audit, numbers, "to_repair")
     kinds = read_incidents(audit)[0]["kind"]
-    pairs = incident_pairs(audit)
-    pairs = pairs[pairs["to_repair"] & pairs["number"].isin(numbers)]
     table = read_table(audit.folder / PAIRS, columns=[c.PAIR_ID, c.CAPTIONS])
     ids = table[c.PAIR_ID].iloc[pairs["row"]]
     captions = table[c.CAPTIONS].iloc[pairs["from_row"]]
@@ -142,7 +133,8 @@ def store_repairs(audit: Audit, numbers: Collection[int]) -> Outcome:
         now = current.get(pair_id, Decision(pair_id))
         note = None if now.note else notes[number]
         choices[pair_id] = Choice(RECAPTION, tuple(texts), note, now.entry, neutral=True)
-    outcome = review.decide_each(choices, audit=audit.name, note="; ".join(notes.values()))
+    label = "; ".join(notes.values())
+    outcome = review.decide_each(choices, audit=audit.name, note=label)
     if not outcome.pairs:
-        raise InputError(f"no pair of {'; '.join(notes.values())} is left to repair")
+        raise InputError(f"no pair of {label} is left to repair")
     return outcome

@@ -116,7 +116,7 @@ def review_progress(audit: Audit) -> ReviewProgress:
     counted[review.order] = True
     done = counted & has_decision & ~decisions.neutral
     wrong = done & (decisions.codes != CODES[KEEP])
-    drawn = review.drawn[~(has_decision & decisions.neutral)[review.drawn]]
+    drawn = review.drawn[~decisions.neutral[review.drawn]]
     removed = wrong & (decisions.codes == CODES[REMOVE])
     bound = bound_wrong(drawn, np.where(done, decisions.first, 0), wrong, more=NEXT)
     certificate = Certificate(len(drawn) - int(removed.sum()), *bound)
