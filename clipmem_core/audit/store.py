@@ -162,6 +162,8 @@ WORD_TABLE = "words.parquet"  # optional: one row per word that the word model r
 WORD_MODELS = "words"
 FITTED = "p_wrong.json"  # what turns the evidence on a caption into p_wrong
 CHECK_TABLE = "checks.parquet"  # optional, not in the manifest: it is recomputed if missing
+INCIDENTS = "incidents.parquet"  # faults of the pipeline that made the data set
+INCIDENT_PAIRS = "incident_pairs.parquet"  # their pairs, and the pair whose captions fit each
 UTILITY = "utility.parquet"
 # optional, not in the manifest: folder of the members that were trained with mitigations
 MITIGATIONS = "mitigations"
@@ -174,8 +176,6 @@ MEMBERS = "members"
 IMAGE_EMBEDDINGS = "image.faiss"
 TEXT_EMBEDDINGS = "text.faiss"  # written last: marks a member as finished
 MEMBER_UTILITY = "utility.json"
-INCIDENTS = "incidents.parquet"  # faults of the pipeline that explain many wrong captions
-INCIDENT_PAIRS = "incident_pairs.parquet"
 SECOND_TABLE = "second.parquet"  # optional: the pairs that the second round excludes
 LEFT_OUT = "left_out"  # its column
 SECOND = "second"  # folder of a member's second training
