@@ -165,6 +165,7 @@ class ExtractFeatures(Stage):
     def run(self, run: Run) -> None:
         audit = run.audit
         config = audit.record.config
+        store.read_table(audit.folder / store.QUARANTINE)  # named before hours of training
         if run.importing:
             run.importing.join()
         ensure_pixels(audit, run.screen)
