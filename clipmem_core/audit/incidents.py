@@ -7,38 +7,26 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core.audit import store
-from clipmem_core.audit.scoring import Evidence
 from clipmem_core.audit.store import Audit
 from clipmem_core.dataset.faults import Fault
-from clipmem_core.scores.incidents import EXCHANGE, REVERSAL, SHIFT, Fits, Run, find_runs
+from clipmem_core.scores.incidents import EXCHANGE, REVERSAL, SHIFT, DisplacedRun
 
 NUMBER = "number"
 COLUMNS = [NUMBER, "kind", "pairs", "first", "last", "evidence", "repairs", "cause"]
 LIKELY = 0.5  # probability from which a pair is displaced
 
 
-def find_displaced(evidence: Evidence) -> list[Run]:
-    """Return the runs of pairs whose captions belong to other pairs in order."""
-    sides = evidence.sides
-    return find_runs(
-        Fits.of(evidence.image, evidence.text, sides.membership.trained, seed=sides.seed)
-    )
-
-
-def displaced(runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the pairs that runs explain, the pairs whose captions belong to them, and the
-    probability of it, [n] each."""
-    rows, partners, probability = (
-        np.concatenate([np.empty(0, kind), *(getattr(run, name) for run in runs)])
-        for name, kind in (("rows", int), ("partners", int), ("probability", float))
-    )
+def displaced(runs: Sequence[DisplacedRun]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pairs that runs explain, and the probability of it, [n] each."""
+    rows = np.concatenate([np.empty(0, int), *(run.rows for run in runs)])
+    probability = np.concatenate([np.empty(0), *(run.probability for run in runs)])
     likely = probability >= LIKELY
-    return rows[likely], partners[likely], probability[likely]
+    return rows[likely], probability[likely]
 
 
-def write_incidents(audit: Audit, runs: Sequence[Run], faults: Sequence[Fault]) -> None:
+def write_incidents(audit: Audit, runs: Sequence[DisplacedRun], faults: Sequence[Fault]) -> None:
     """Write incidents.parquet, the largest first, and incident_pairs.parquet."""
-    found: list[tuple[str, np.ndarray, float, str, Run | None]] = [
+    found: list[tuple[str, np.ndarray, float, str, DisplacedRun | None]] = [
         *((run.kind, run.rows, run.score, _cause(run), run) for run in runs),
         *((each.kind, each.rows, each.evidence, each.cause, None) for each in faults),
     ]
@@ -61,7 +49,7 @@ def write_incidents(audit: Audit, runs: Sequence[Run], faults: Sequence[Fault]) 
     store.write_table(audit.folder / store.INCIDENT_PAIRS, table)
 
 
-def _cause(run: Run) -> str:
+def _cause(run: DisplacedRun) -> str:
     """Return the probable cause of a run in one or two sentences."""
     first, last, n = int(run.rows.min()) + 1, int(run.rows.max()) + 1, len(run.rows)
     if run.kind == SHIFT:

@@ -31,15 +31,18 @@ from clipmem_core.audit.executor import (
 from clipmem_core.audit.prepare import DataSet
 from clipmem_core.audit.status import LOG, Screen
 from clipmem_core.audit.store import Audit
-from clipmem_core.audit.verdict import SECOND_LEFT_OUT, judge
+from clipmem_core.audit.verdict import SECOND_LEFT_OUT, is_distrusted, judge
 from clipmem_core.config import AuditConfig
+from clipmem_core.dataset.faults import find_faults
 from clipmem_core.io import InputError, save_array
 from clipmem_core.scores.evidence import (
+    HALF,
     Probabilities,
     draw_decoys,
     probabilities,
     with_displaced,
 )
+from clipmem_core.scores.incidents import DisplacedRun, Fits, find_runs
 from clipmem_core.scores.membership import Membership, side_means
 from clipmem_core.scores.prevalence import SECOND_ROUND_FROM, likely_wrong
 from clipmem_core.scores.words import group_starts
@@ -93,6 +96,14 @@ class Run:
     @functools.cached_property
     def evidence(self) -> scoring.Evidence:
         return scoring.gather_evidence(self.audit)
+
+    @functools.cached_property
+    def displaced(self) -> list[DisplacedRun]:
+        """The runs of pairs whose captions belong to other pairs in order."""
+        sides = self.evidence.sides
+        trained = sides.membership.trained
+        fits = Fits.of(self.evidence.image, self.evidence.text, trained, seed=sides.seed)
+        return find_runs(fits)
 
     @functools.cached_property
     def first_scores(self) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -284,8 +295,7 @@ class Score(Stage):
             audit, scores, run.caption_counts, sides, run.words
         )
         wrong = probabilities(of_captions)
-        runs = incidents.find_displaced(run.evidence)
-        rows, _, probability = incidents.displaced(runs)
+        rows, probability = incidents.displaced(run.displaced)
         run.wrong = wrong = with_displaced(wrong, run.caption_counts, rows, probability)
         curves = {
             name: np.array(count.curve).tolist()
@@ -301,7 +311,6 @@ class Score(Stage):
             store.add_column(words, c.P_WRONG, wrong.words)
         scores = scoring.update_scores(scores, **{c.P_WRONG: wrong.pairs, c.SUSPICION: wrong.worst})
         store.write_table(audit.folder / store.SCORES, scores)
-        incidents.write_incidents(audit, runs, [])
 
 
 class Judge(Stage):
@@ -328,6 +337,15 @@ class Judge(Stage):
             results[SECOND_LEFT_OUT] = run.left_out
         verdict = judge(results, utility, record.config, towers=record.towers, cut=run.truncated)
         store.write_json(audit.folder / store.VERDICT, verdict)
+        # Members that learned little do not tell which captions are wrong.
+        suspected = None
+        if not is_distrusted(verdict):
+            suspected = run.wrong.pairs > HALF
+            suspected[incidents.displaced(run.displaced)[0]] = False
+        clusters = store.read_prepared(audit.folder).clusters
+        checks = store.read_table(ensure_checks(audit))
+        faults = find_faults(audit.pairs, clusters, checks, suspected)
+        incidents.write_incidents(audit, run.displaced, faults)
 
 
 class WriteManifest(Stage):

@@ -55,7 +55,7 @@ _PRIOR = 4.0  # log-odds that a row within a run is displaced
 _BLOCK = 65_536
 
 
-class Run(NamedTuple):
+class DisplacedRun(NamedTuple):
     """A run of pairs whose captions belong to other pairs in order."""
 
     kind: str
@@ -145,7 +145,7 @@ class Fits:
         return np.nan_to_num(np.clip(ratio, -_CLIP, _CLIP))
 
 
-def find_runs(fits: Fits) -> list[Run]:
+def find_runs(fits: Fits) -> list[DisplacedRun]:
     """Return the shifts, exchanges and reversals, in the order of the source."""
     rows, partners, line = _near_votes(fits.votes, len(fits.own))
     evidence = fits.evidence(rows, partners)
@@ -170,7 +170,7 @@ def find_runs(fits: Fits) -> list[Run]:
     return [*runs, *_reordered(fits, runs)]
 
 
-def _complete(fits: Fits, rows: np.ndarray, partners: np.ndarray) -> Run:
+def _complete(fits: Fits, rows: np.ndarray, partners: np.ndarray) -> DisplacedRun:
     """Return the run of some rows, with the rows that it implies: a reversal maps its rows onto
     each other, and so do two blocks that were exchanged."""
     step = partners - rows
@@ -186,7 +186,7 @@ def _complete(fits: Fits, rows: np.ndarray, partners: np.ndarray) -> Run:
             evidence = np.concatenate([evidence, back])[at]
             rows = both
     probability = scipy.special.expit(evidence + _PRIOR)
-    return Run(kind, rows, partners, probability, float(evidence.sum()))
+    return DisplacedRun(kind, rows, partners, probability, float(evidence.sum()))
 
 
 def _near_votes(votes: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -266,16 +266,16 @@ def maximal_segments(values: np.ndarray) -> list[tuple[float, int, int]]:
     return [(after - before, first, last) for before, after, first, last in segments]
 
 
-def _exchanges(runs: list[Run]) -> list[Run]:
+def _exchanges(runs: list[DisplacedRun]) -> list[DisplacedRun]:
     """Return the runs, of two that are the same exchange the better one."""
-    kept = list[Run]()
+    kept = list[DisplacedRun]()
     for run in sorted(runs, key=lambda run: -run.score):
         if not any(np.isin(run.rows, each.rows).mean() > 1 - _OVERLAP for each in kept):
             kept.append(run)
     return kept
 
 
-def _reordered(fits: Fits, runs: Sequence[Run]) -> Iterator[Run]:
+def _reordered(fits: Fits, runs: Sequence[DisplacedRun]) -> Iterator[DisplacedRun]:
     """Yield runs of rows in which nearly all captions belong elsewhere in the run, without a
     line."""
     explained = np.zeros(len(fits.own), bool)
@@ -292,7 +292,7 @@ def _reordered(fits: Fits, runs: Sequence[Run]) -> Iterator[Run]:
         partners, probability = assign(fits, rows)
         moved = (probability >= SURE) & (partners != rows)
         if moved.mean() >= _REORDERED_SHARE:
-            yield Run(REORDERED, rows, partners, np.where(moved, probability, 0.0), score)
+            yield DisplacedRun(REORDERED, rows, partners, np.where(moved, probability, 0.0), score)
 
 
 def assign(fits: Fits, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
