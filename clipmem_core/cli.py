@@ -410,7 +410,7 @@ def _incidents(
     for state in states.itertuples():
         place = f"{state.kind}, {state.pairs:,} pairs, {state.first:,} to {state.last:,}"
         print(f"{state.Index}  {place}: {state.cause} {incidents.state_words(state)}")
-    print(incidents.incidents_line(audit) or f"{len(states):,} faults, none is open.")
+    print(incidents.incidents_line(audit) or "No open fault of the pipeline.")
 
 
 def _map(

@@ -37,7 +37,7 @@ def test_the_folder_holds_these_files_and_no_others(audit: Audit) -> None:
     tables = {
         f"{name}.parquet"
         for name in ("pairs", "quarantine", "membership", "scores", "captions", "utility")
-    }
+    } | {"incidents.parquet", "incident_pairs.parquet"}
     member_files = set(MEMBER_FILES.split(" "))
     if audit.pairs["captions"].map(len).max() > 1:
         member_files |= {"captions.npy"}
