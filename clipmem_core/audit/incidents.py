@@ -24,8 +24,11 @@ def displaced(runs: Sequence[DisplacedRun]) -> tuple[np.ndarray, np.ndarray]:
     return rows[likely], probability[likely]
 
 
-def write_incidents(audit: Audit, runs: Sequence[DisplacedRun], faults: Sequence[Fault]) -> None:
-    """Write incidents.parquet, the largest first, and incident_pairs.parquet."""
+def write_incidents(
+    audit: Audit, runs: Sequence[DisplacedRun], faults: Sequence[Fault], swaps: DisplacedRun
+) -> None:
+    """Write incidents.parquet, the largest first, and incident_pairs.parquet; number 0 are single
+    swaps, which are no incident."""
     found: list[tuple[str, np.ndarray, float, str, DisplacedRun | None]] = [
         *((run.kind, run.rows, run.score, _cause(run), run) for run in runs),
         *((each.kind, each.rows, each.evidence, each.cause, None) for each in faults),
@@ -44,6 +47,8 @@ def write_incidents(audit: Audit, runs: Sequence[DisplacedRun], faults: Sequence
         ends = int(rows.min()) + 1, int(rows.max()) + 1
         incidents.append((number, kind, len(rows), *ends, float(evidence), repairs, cause))
         pairs.append(table)
+    single = {"row": swaps.rows, "from_row": swaps.partners, "probability": swaps.probability}
+    pairs.append(pd.DataFrame({NUMBER: 0} | single))
     store.write_table(audit.folder / store.INCIDENTS, pd.DataFrame(incidents, columns=COLUMNS))
     table = pd.concat(pairs, ignore_index=True)
     store.write_table(audit.folder / store.INCIDENT_PAIRS, table)

@@ -42,7 +42,7 @@ from clipmem_core.scores.evidence import (
     probabilities,
     with_displaced,
 )
-from clipmem_core.scores.incidents import DisplacedRun, Fits, find_runs
+from clipmem_core.scores.incidents import DisplacedRun, Fits, find_runs, find_swaps
 from clipmem_core.scores.membership import Membership, side_means
 from clipmem_core.scores.prevalence import SECOND_ROUND_FROM, likely_wrong
 from clipmem_core.scores.words import group_starts
@@ -98,12 +98,16 @@ class Run:
         return scoring.gather_evidence(self.audit)
 
     @functools.cached_property
-    def displaced(self) -> list[DisplacedRun]:
-        """The runs of pairs whose captions belong to other pairs in order."""
+    def fits(self) -> Fits:
+        """How well pictures fit the captions of other pairs."""
         sides = self.evidence.sides
         trained = sides.membership.trained
-        fits = Fits.of(self.evidence.image, self.evidence.text, trained, seed=sides.seed)
-        return find_runs(fits)
+        return Fits.of(self.evidence.image, self.evidence.text, trained, seed=sides.seed)
+
+    @functools.cached_property
+    def displaced(self) -> list[DisplacedRun]:
+        """The runs of pairs whose captions belong to other pairs in order."""
+        return find_runs(self.fits)
 
     @functools.cached_property
     def first_scores(self) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -338,14 +342,18 @@ class Judge(Stage):
         verdict = judge(results, utility, record.config, towers=record.towers, cut=run.truncated)
         store.write_json(audit.folder / store.VERDICT, verdict)
         # Members that learned little do not tell which captions are wrong.
+        explained = incidents.displaced(run.displaced)[0]
         suspected = None
         if not is_distrusted(verdict):
             suspected = run.wrong.pairs > HALF
-            suspected[incidents.displaced(run.displaced)[0]] = False
+            suspected[explained] = False
+        by_pair = run.wrong.parts[0].copy()
+        by_pair[explained] = 0.0
+        swaps = find_swaps(run.fits, np.nan_to_num(by_pair))
         clusters = store.read_prepared(audit.folder).clusters
         checks = store.read_table(ensure_checks(audit))
         faults = find_faults(audit.pairs, clusters, checks, suspected)
-        incidents.write_incidents(audit, run.displaced, faults)
+        incidents.write_incidents(audit, run.displaced, faults, swaps)
 
 
 class WriteManifest(Stage):

@@ -28,6 +28,7 @@ SHIFT = "shift"
 EXCHANGE = "exchange"
 REVERSAL = "reversal"
 REORDERED = "reordered"
+SWAP = "swap"
 RANDOM_DRAW = 31  # random stream
 # Sum of a run, and of one of 12 rows or more; the highest in sets without such faults: 20 and 10
 THRESHOLD = 25.0
@@ -48,6 +49,7 @@ _NEAR = 40  # rows
 _AROUND = 60  # rows beside the votes that are looked at
 _OVERLAP = 0.2  # share of a run that better runs may explain
 SURE = 0.9  # probability of a repair by assignment
+_SUSPECTED = 0.3  # probability of a wrong pair that may be a part of a swap
 _FEWEST_REORDERED = 30
 _MOST_REORDERED = 2_000
 _REORDERED_SHARE = 0.2  # of the rows, with a sure repair
@@ -295,6 +297,21 @@ def _reordered(fits: Fits, runs: Sequence[DisplacedRun]) -> Iterator[DisplacedRu
             yield DisplacedRun(REORDERED, rows, partners, np.where(moved, probability, 0.0), score)
 
 
+def find_swaps(fits: Fits, probability: np.ndarray) -> DisplacedRun:
+    """Return pairs whose captions surely belong to each other's pictures, without any order.
+
+    Args: the probability that all captions of a pair belong elsewhere, [n_pairs]; 0 for pairs that
+    a run explains.
+    """
+    suspects = np.flatnonzero(probability > _SUSPECTED)
+    suspects = np.sort(
+        suspects[np.argsort(-probability[suspects], kind="stable")][:_MOST_REORDERED]
+    )
+    partners, sure = assign(fits, suspects)
+    chosen = (sure >= SURE) & (partners != suspects)
+    return DisplacedRun(SWAP, suspects[chosen], partners[chosen], sure[chosen], 0.0)
+
+
 def assign(fits: Fits, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Give each of some pictures the captions of one of the same pairs, so that the total fit is
     highest (Hungarian method).
@@ -303,6 +320,8 @@ def assign(fits: Fits, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     smaller of those among all captions and among all pictures.
     """
     n = len(rows)
+    if n < 2:
+        return rows, np.zeros(n)
     fit = fits.at(np.repeat(rows, n), np.tile(rows, n)).reshape(n, n)
     logits = np.nan_to_num(fit * fits.gain, nan=-np.inf, neginf=-1e3)
     logits = np.where(np.isfinite(logits), logits, -1e3)

@@ -171,8 +171,8 @@ def test_runs_are_displaced_as_a_pipeline_would() -> None:
     captions = [[f"caption {row}"] for row in range(2000)]
     pairs = pd.DataFrame({"pair_id": map(str, range(2000)), "captions": captions})
     pairs["injected"] = None
-    injected, changes = inject_errors("pipeline", pairs, np.arange(2000), share=0.3, seed=1)
-    runs = draw_displaced(2000, 600, 1)
+    injected, changes = inject_errors("pipeline", pairs, np.arange(2000), share=0.45, seed=1)
+    runs = draw_displaced(2000, 900, 1)
     assert {run.kind for run in runs} == {"shift", "exchange", "reversal"}
     source = np.arange(2000)
     for run in runs:
@@ -180,6 +180,6 @@ def test_runs_are_displaced_as_a_pipeline_would() -> None:
         source[run.rows] = run.sources
     assert [texts[0] for texts in injected["captions"]] == [f"caption {row}" for row in source]
     assert {change.row for change in changes} == set(np.flatnonzero(source != np.arange(2000)))
-    assert 400 < len(changes) <= 600
+    assert 600 < len(changes) <= 900
     with pytest.raises(InputError, match="too few"):
         inject_errors("pipeline", pairs, np.arange(2000), share=0.005, seed=1)
