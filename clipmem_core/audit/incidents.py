@@ -40,13 +40,17 @@ def write_incidents(
     for number, (kind, rows, evidence, cause, run) in enumerate(found, start=1):
         table = pd.DataFrame({NUMBER: number, "row": rows, "from_row": -1, "probability": np.nan})
         if run:
-            moved = run.probability >= LIKELY
-            table["from_row"] = np.where(moved, run.partners, -1)
+            table["from_row"] = run.partners
             table["probability"] = run.probability
-        repairs = int((table["from_row"] >= 0).sum())
+        repairs = int((table["probability"] >= LIKELY).sum())
         ends = int(rows.min()) + 1, int(rows.max()) + 1
         incidents.append((number, kind, len(rows), *ends, float(evidence), repairs, cause))
         pairs.append(table)
+        if run and kind == SHIFT:  # the pairs behind it, whose captions were overwritten
+            step = int(run.partners[0] - run.rows[0])
+            lost = rows.max() + 1 + np.arange(step) if step > 0 else rows.min() + np.arange(step, 0)
+            lost = {NUMBER: number, "row": lost, "from_row": -1, "probability": np.nan}
+            pairs.append(pd.DataFrame(lost))
     single = {"row": swaps.rows, "from_row": swaps.partners, "probability": swaps.probability}
     pairs.append(pd.DataFrame({NUMBER: 0} | single))
     store.write_table(audit.folder / store.INCIDENTS, pd.DataFrame(incidents, columns=COLUMNS))

@@ -73,7 +73,7 @@ def _draw_incident(audit: Audit, state: Any) -> None:
             )
         parameters = link(audit, selection)
         st.page_link(BROWSE, label="Browse", icon=":material/grid_view:", query_params=parameters)
-        lost = pairs[pairs["undecided"] & ~pairs["has_repair"]]
+        lost = pairs[pairs["undecided"] & (pairs["from_row"] < 0)]
         if state.repairs and len(lost):
             st.markdown(f"Captions lost: {pairs_in_words(len(lost))}", width="content")
             for card in cards(audit, lost["row"][:_LOST].tolist()):

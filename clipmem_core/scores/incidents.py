@@ -187,6 +187,11 @@ def _complete(fits: Fits, rows: np.ndarray, partners: np.ndarray) -> DisplacedRu
             partners = np.concatenate([partners, rows])[at]
             evidence = np.concatenate([evidence, back])[at]
             rows = both
+            # A row and its partner say the same, so that both must speak for the outermost ones.
+            joint = evidence + evidence[np.searchsorted(rows, partners)]
+            first, last = np.flatnonzero(joint > 0)[[0, -1]]
+            inside = slice(first, last + 1)
+            rows, partners, evidence = rows[inside], partners[inside], evidence[inside]
     probability = scipy.special.expit(evidence + _PRIOR)
     return DisplacedRun(kind, rows, partners, probability, float(evidence.sum()))
 
