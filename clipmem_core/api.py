@@ -10,6 +10,7 @@ from clipmem_core.audit.check_table import ensure_checks
 from clipmem_core.audit.store import CAPTION_TABLE, PAIRS, Audit, read_table
 from clipmem_core.review.batch import StoredTable, store_table
 from clipmem_core.review.decisions import open_review
+from clipmem_core.review.incidents import read_incidents, repairs
 from clipmem_core.review.queries import check_caption_rows, fetch_numbered
 from clipmem_core.review.search import search
 from clipmem_core.review.selection import CAPTION
@@ -89,6 +90,19 @@ class AuditFrames(Audit):
         """Return how many pairs are decided, how many still have a wrong caption (with a 95 %
         interval), and the certificate of the random checks."""
         return review_progress(self)
+
+    def incidents(self) -> pd.DataFrame:
+        """Return the faults of the pipeline by number: kind, pairs, first, last, cause, repairs.
+
+        first and last are the numbers of pairs in the order of the source, from 1; repairs is the
+        number of pairs whose right captions are another pair's.
+        """
+        return read_incidents(self)[0][["kind", "pairs", "first", "last", "cause", "repairs"]]
+
+    def repairs(self, number: int) -> pd.DataFrame:
+        """Return the pairs of an incident whose captions can be repaired: pair_id, from_pair_id
+        (the pair that has their captions), probability."""
+        return repairs(self, number)
 
     def table(self) -> pd.DataFrame:
         """Return pairs, scores and decisions in one row a pair.

@@ -228,7 +228,9 @@ def _benchmark(
         int, "of each kind and share, each with another split, other pairs and other members"
     ] = 5,
     kinds: Annotated[
-        Texts, "random label nearest one-caption one-word one-word-all vague duplicates; empty: all"
+        Texts,
+        "random label nearest one-caption one-word one-word-all mixed pipeline vague duplicates; "
+        "empty: all",
     ] = (),
     shares: Annotated[
         tuple[float, ...], "of the scored pairs, for swaps; .05 .2 .4 if none is named"
@@ -394,6 +396,23 @@ def _decisions(
     print(*wrong_lines(audit), sep="\n")
 
 
+def _incidents(
+    name: AuditName,
+    repair: Annotated[tuple[int, ...], "repair the undecided pairs of these incidents"] = (),
+) -> None:
+    """Print the faults of the pipeline that an audit found, and repair their pairs."""
+    from clipmem_core.review import incidents
+
+    audit = open_audit(name)
+    if repair:
+        print(f"{incidents.store_repairs(audit, repair).pairs:,} pairs repaired")
+    states = incidents.incident_states(audit)
+    for state in states.itertuples():
+        place = f"{state.kind}, {state.pairs:,} pairs, {state.first:,} to {state.last:,}"
+        print(f"{state.Index}  {place}: {state.cause} {incidents.state_words(state)}")
+    print(incidents.incidents_line(audit) or "No open fault of the pipeline.")
+
+
 def _map(
     audit: AuditName,
     name: Annotated[str, "a member and its embeddings, such as r0-f0.image", "MAP"],
@@ -440,6 +459,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
         _paradigms,
         _judge,
         _decisions,
+        _incidents,
         _map,
         _export,
         _reaudit,

@@ -134,6 +134,16 @@ def nearest_rows(vectors: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.n
     return faiss.knn(queries, vectors, k, metric=faiss.METRIC_INNER_PRODUCT)
 
 
+def nearest_neighbours(
+    vectors: np.ndarray, queries: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what `nearest_rows` does; above `EXACT_UP_TO` vectors only the nearest cells are
+    searched, and a row is −1 where too few were found."""
+    if len(vectors) <= EXACT_UP_TO:
+        return nearest_rows(vectors, queries, k)
+    return _cells_of(vectors).search(queries, k)
+
+
 def close_pairs(
     vectors: np.ndarray, limit: float, *, metric: int = faiss.METRIC_INNER_PRODUCT
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -159,6 +159,28 @@ def write_words(audit: Audit) -> pd.DataFrame:
     return table
 
 
+def write_incidents(audit: Audit) -> None:
+    """Write two incidents: rows 20 to 29 have the captions of the row above, rows 40 and 50 have
+    no repair."""
+    rows = [(1, row, row + 1 if row < 29 else -1, 0.99) for row in range(20, 30)]
+    rows += [(2, row, -1, np.nan) for row in (40, 50)]
+    pairs = pd.DataFrame(rows, columns=["number", "row", "from_row", "probability"])
+    incidents = pd.DataFrame(
+        {
+            "number": [1, 2],
+            "kind": ["shift", "text"],
+            "pairs": [10, 2],
+            "first": [21, 41],
+            "last": [30, 51],
+            "evidence": [90.0, 9.0],
+            "repairs": [9, 0],
+            "cause": ["Captions are one row late.", HOSTILE[0]],
+        }
+    )
+    write_table(audit.folder / store.INCIDENTS, incidents)
+    write_table(audit.folder / store.INCIDENT_PAIRS, pairs)
+
+
 def made_scores(pairs: pd.DataFrame, groups: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
     """Draw scores.parquet; pairs with hostile captions, the first ones, come out on top."""
     scores = pd.DataFrame({column: rng.normal(size=len(pairs)) for column in SCORE_COLUMNS})

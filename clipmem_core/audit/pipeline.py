@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from threadpoolctl import threadpool_limits
 
 from clipmem_core import columns as c
-from clipmem_core.audit import prepare, scoring, settings, setup, status, store
+from clipmem_core.audit import incidents, prepare, scoring, settings, setup, status, store
 from clipmem_core.audit.check_table import ensure_checks
 from clipmem_core.audit.executor import (
     SMALL,
@@ -31,10 +31,18 @@ from clipmem_core.audit.executor import (
 from clipmem_core.audit.prepare import DataSet
 from clipmem_core.audit.status import LOG, Screen
 from clipmem_core.audit.store import Audit
-from clipmem_core.audit.verdict import SECOND_LEFT_OUT, judge
+from clipmem_core.audit.verdict import SECOND_LEFT_OUT, is_distrusted, judge
 from clipmem_core.config import AuditConfig
+from clipmem_core.dataset.faults import find_faults
 from clipmem_core.io import InputError, save_array
-from clipmem_core.scores.evidence import Probabilities, draw_decoys, probabilities
+from clipmem_core.scores.evidence import (
+    HALF,
+    Probabilities,
+    draw_decoys,
+    probabilities,
+    with_displaced,
+)
+from clipmem_core.scores.incidents import DisplacedRun, Fits, find_runs, find_swaps
 from clipmem_core.scores.membership import Membership, side_means
 from clipmem_core.scores.prevalence import SECOND_ROUND_FROM, likely_wrong
 from clipmem_core.scores.words import group_starts
@@ -88,6 +96,18 @@ class Run:
     @functools.cached_property
     def evidence(self) -> scoring.Evidence:
         return scoring.gather_evidence(self.audit)
+
+    @functools.cached_property
+    def fits(self) -> Fits:
+        """How well pictures fit the captions of other pairs."""
+        sides = self.evidence.sides
+        trained = sides.membership.trained
+        return Fits.of(self.evidence.image, self.evidence.text, trained, seed=sides.seed)
+
+    @functools.cached_property
+    def displaced(self) -> list[DisplacedRun]:
+        """The runs of pairs whose captions belong to other pairs in order."""
+        return find_runs(self.fits)
 
     @functools.cached_property
     def first_scores(self) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -278,7 +298,9 @@ class Score(Stage):
         captions, of_captions = scoring.caption_table(
             audit, scores, run.caption_counts, sides, run.words
         )
-        run.wrong = wrong = probabilities(of_captions)
+        wrong = probabilities(of_captions)
+        rows, probability = incidents.displaced(run.displaced)
+        run.wrong = wrong = with_displaced(wrong, run.caption_counts, rows, probability)
         curves = {
             name: np.array(count.curve).tolist()
             for name, count in wrong.counts.items()
@@ -319,6 +341,19 @@ class Judge(Stage):
             results[SECOND_LEFT_OUT] = run.left_out
         verdict = judge(results, utility, record.config, towers=record.towers, cut=run.truncated)
         store.write_json(audit.folder / store.VERDICT, verdict)
+        # Members that learned little do not tell which captions are wrong.
+        explained = incidents.displaced(run.displaced)[0]
+        suspected = None
+        if not is_distrusted(verdict):
+            suspected = run.wrong.pairs > HALF
+            suspected[explained] = False
+        by_pair = run.wrong.parts[0].copy()
+        by_pair[explained] = 0.0
+        swaps = find_swaps(run.fits, np.nan_to_num(by_pair))
+        clusters = store.read_prepared(audit.folder).clusters
+        checks = store.read_table(ensure_checks(audit))
+        faults = find_faults(audit.pairs, clusters, checks, suspected)
+        incidents.write_incidents(audit, run.displaced, faults, swaps)
 
 
 class WriteManifest(Stage):

@@ -31,6 +31,7 @@ from clipmem_core.audit.status import (
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import AuditConfig, as_dict, data_folder
 from clipmem_core.dataset.checks import CHECKS, Captions, caption_flags
+from clipmem_core.dataset.faults import find_faults
 from clipmem_core.dataset.pixels import Pixels
 from clipmem_core.dataset.source import check_source, read_source
 from clipmem_core.io import InputError, parse_json
@@ -95,12 +96,19 @@ def _show(source: str, data_set: DataSet) -> None:
         reasons = _reasons(data_set.quarantine, data_set.quarantine[c.REASON])
         console.print(make_table("in quarantine", reasons, ["rows", "reason", "example"]))
     captions = Captions.from_pairs([list(captions) for captions in pairs[c.CAPTIONS]])
+    flags = caption_flags(captions)
     checks = [
-        {"captions": int(flags.sum()), "check": CHECKS[name].label}
-        | {"example": captions.texts[int(flags.argmax())][:80] if flags.any() else ""}
-        for name, flags in caption_flags(captions).items()
+        {"captions": int(flagged.sum()), "check": CHECKS[name].label}
+        | {"example": captions.texts[int(flagged.argmax())][:80] if flagged.any() else ""}
+        for name, flagged in flags.items()
     ]
     console.print(make_table("flagged captions", checks, ["captions", "check", "example"]))
+    of_pairs = {
+        name: np.bincount(captions.owner, flagged, minlength=len(pairs)) > 0
+        for name, flagged in flags.items()
+    }
+    for fault in find_faults(pairs, data_set.clusters, pd.DataFrame(of_pairs)):
+        console.print(plain(f"{fault.kind}: {fault.cause}"), soft_wrap=True)
     columns = [c.PAIR_ID, c.IMAGE, c.LABEL, c.CAPTIONS]
     first = pairs[columns].head(_SHOWN).to_dict("records")
     for row in first:

@@ -219,14 +219,15 @@ def wrong_captions(
         missing = TOO_FEW
     if missing:
         return {"missing": missing, **kinds}
-    estimate = sum(wrong.parts)
+    parts = np.nansum(wrong.parts, axis=1)
+    estimate = float(parts.sum())
     probabilities = wrong.pairs[np.isfinite(wrong.pairs)]
     _, low, high, _ = Posterior.of(probabilities).before_review()
     return {
         "missing": None,
         "all": {"estimate": estimate, "low": min(low, estimate), "high": max(high, estimate)},
         "of": len(probabilities),
-        "parts": wrong.parts,
+        "parts": parts.tolist(),
         "counted": [name for name, count in wrong.counts.items() if not count.missing],
         "kinds": wrong.kinds,
         "several": len(wrong.captions) > len(wrong.pairs),  # captions of a pair

@@ -30,7 +30,7 @@ from clipmem_core.embeddings import Vectors, read_vectors
 from clipmem_core.io import DELETE, InputError, read_json, reading, replacing
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
-VERSION = 7  # of an audit's folder; other versions cannot be read
+VERSION = 8  # of an audit's folder; other versions cannot be read
 # bytes; file systems allow 255, and the names of locks and temporary files are longer
 MAX_NAME = 100
 
@@ -162,6 +162,8 @@ WORD_TABLE = "words.parquet"  # optional: one row per word that the word model r
 WORD_MODELS = "words"
 FITTED = "p_wrong.json"  # what turns the evidence on a caption into p_wrong
 CHECK_TABLE = "checks.parquet"  # optional, not in the manifest: it is recomputed if missing
+INCIDENTS = "incidents.parquet"  # faults of the pipeline that made the data set
+INCIDENT_PAIRS = "incident_pairs.parquet"  # their pairs, and the pair whose captions fit each
 UTILITY = "utility.parquet"
 # optional, not in the manifest: folder of the members that were trained with mitigations
 MITIGATIONS = "mitigations"

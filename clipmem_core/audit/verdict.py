@@ -61,6 +61,11 @@ def uses(verdict: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def is_distrusted(verdict: Mapping[str, Any]) -> bool:
+    """Tell whether the members learned too little to tell wrong captions from right ones."""
+    return _tone(verdict)[0] == DISTRUST
+
+
 def doubt(verdict: Mapping[str, Any]) -> str:
     """Return a warning about the scores of single pairs; empty if no check failed."""
     tone, failed = _tone(verdict)

@@ -71,6 +71,7 @@ _FIELDS = {
     "label": "label",
     "injected": "injected error",
     "decision": "decision",
+    "incident": "incident",
     "words": "words",
 }
 TABLE = "table"  # in the address

@@ -38,6 +38,7 @@ from clipmem_core.review.compare import (
     injected_findings,
     names_in,
 )
+from clipmem_core.review.incidents import read_incidents
 from clipmem_core.review.queries import cached
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.registry import BY_NAME, words
@@ -153,6 +154,11 @@ def draw_settings(one: Audit, other: Audit, comparison: Comparison) -> None:
         )
         for line in comparison.warnings:
             show_text(line, limit=500)
+    counts = [len(read_incidents(audit)[0]) for audit in (one, other)]
+    if any(counts):
+        st.caption(
+            "Faults of the pipeline: {} in the first audit, {} in the second.".format(*counts)
+        )
     table = changed_settings(one, other)
     if table.empty:
         st.caption("Both have the same settings.")

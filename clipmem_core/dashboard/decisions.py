@@ -245,6 +245,8 @@ def _draw_event(audit: Audit, event: dict[Any, Any]) -> None:
     facts = [str(number), f"{moment(event['time'])} UTC"]
     if event["audit"]:
         facts.append(f"audit {cut(event['audit'], _ID_LIMIT)}")
+    if event["note"]:
+        facts.append(cut(in_one_line(event["note"]), _ID_LIMIT))
     if not pd.isna(event["undoes"]):
         facts.append(f"undo of {event['undoes']}")
     if event["undone"]:

@@ -49,6 +49,18 @@ _FILE_NAME = re.compile(
     | [^\W_]+(?:_[^\W_]+)+  # words joined by underscores""",
     re.I | re.X,
 )
+_MODEL_OUTPUT = re.compile(
+    r"""\b(?:as|i\sam|i['’]m)\san?\s(?:ai|(?:\w+\s)?language\smodel)\b
+    | ^\W*(?:i\sam|i['’]m)?\s*(?:very\s)?sorry,?\s(?:but|i)\b
+    | \bi\s(?:can(?:not|['’]t|\snot)|am\s(?:unable|not\sable)\sto)\s
+      (?:see|view|identify|describe|provide|assist|help|access|process|fulfill)\b
+    | ^\W*(?:please\s)?(?:describe|caption|write|generate|provide)\s(?:an?|the|this)\s
+      (?:\w+\s){0,3}(?:image|picture|photo|caption|description)\b
+    | \bhere(?:\sis|['’]s)\s(?:a|an|the|your)\s(?:\w+\s)?(?:caption|description)\b
+    | ^(?:assistant|user|system)\s?: | <\|im_ | \[/?inst\]
+    | ^[^\d:=(]{1,60}[:=(]\s*(?:0?\.\d+|1\.0+)[)\s]*(?:[,;]|$)  # the label of a classifier""",
+    re.I | re.X,
+)
 _WORD = re.compile(r"[^\W_]+")
 _SAME = re.compile(r"(\D)\1{3}")  # a letter or sign four times
 _CONSONANTS = re.compile(r"[^aeiouy]{7}")  # `Knightsbridge` has six
@@ -100,7 +112,7 @@ def caption_frequencies(blocks: Iterable[Captions]) -> Frequencies:
     hashes = [np.empty(0, np.int64)]
     for block in blocks:
         scripts.update(filter(None, map(main_script, block.texts)))
-        once_a_pair = np.unique(np.stack([block.owner, _hashes(block)]), axis=1)
+        once_a_pair = np.unique(np.stack([block.owner, caption_hashes(block)]), axis=1)
         hashes.append(once_a_pair[1])
     values, counts = np.unique(np.concatenate(hashes), return_counts=True)
     rare = frozenset(
@@ -109,7 +121,7 @@ def caption_frequencies(blocks: Iterable[Captions]) -> Frequencies:
     return Frequencies(rare, values[counts >= REPEATED])
 
 
-def _hashes(captions: Captions) -> np.ndarray:
+def caption_hashes(captions: Captions) -> np.ndarray:
     """Return the hash of each caption without case and spaces, int64 [n_captions]; valid in this
     process."""
     return np.array([hash(" ".join(text.casefold().split())) for text in captions.texts], np.int64)
@@ -267,7 +279,10 @@ _FINDERS: dict[str, Callable[[Any], Any]] = {
         [main_script(text) in captions.data_set.rare_scripts for text in captions.texts], bool
     ),
     "file_name": _each(lambda text: _FILE_NAME.fullmatch(text.strip())),
-    "repeated_caption": lambda captions: np.isin(_hashes(captions), captions.data_set.repeated),
+    "model_output": _each(_MODEL_OUTPUT.search),
+    "repeated_caption": lambda captions: np.isin(
+        caption_hashes(captions), captions.data_set.repeated
+    ),
     "dark": lambda brightness: brightness < _DARK,
     "blurred": lambda sharpness: sharpness < BLURRED,
     "uniform": lambda contrast: contrast < UNIFORM,

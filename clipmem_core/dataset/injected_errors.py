@@ -24,6 +24,10 @@ _DRAWS = 200  # attempts to draw rows for a swap
 _BLOCK = 512  # pairs in one search for nearest captions
 _SIMILAR_RANKS = 25  # a noun's replacement differs by at most so many ranks in frequency
 WORD_KINDS = ("colour", "number", "noun")
+DISPLACED_KINDS = ("shift", "exchange", "reversal")
+_SHORTEST, _LONGEST = 20, 400  # pairs of a displaced run
+_APART = 10  # pairs between two of them
+_DISPLACED_DRAW = 41  # random stream
 _WORD = re.compile(r"\w+")
 _VAGUE_CAPTIONS = (
     *("a picture", "an image", "a photo of something", "some things", "something that can be seen"),
@@ -364,6 +368,55 @@ def _mix(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> Injected:
     return pairs, changes
 
 
+class Displaced(NamedTuple):
+    """A run of pairs that get the captions of other pairs, as by a fault of a pipeline."""
+
+    kind: str  # shift, exchange or reversal
+    rows: np.ndarray  # [n]
+    sources: np.ndarray  # the pair whose captions each row gets, [n]
+
+
+def draw_displaced(n_pairs: int, n: int, seed: int) -> list[Displaced]:
+    """Draw runs of 20 to 400 pairs in the order of the source, n pairs in all: captions one row
+    late, blocks exchanged, and runs in reverse order in turn."""
+    rng = np.random.default_rng([seed, _DISPLACED_DRAW])
+    free = np.ones(n_pairs, bool)
+    runs = list[Displaced]()
+    for attempt in range(_DRAWS):
+        if n < _SHORTEST or attempt == _DRAWS - 1:
+            break
+        kind = DISPLACED_KINDS[len(runs) % len(DISPLACED_KINDS)]
+        blocks = 2 if kind == "exchange" else 1
+        length = int(rng.integers(_SHORTEST, _LONGEST + 1))
+        length = max(min(length, n // blocks, n_pairs // 8), _SHORTEST)
+        starts = rng.integers(_APART, n_pairs - length - _APART, blocks)
+        spans = [slice(start - _APART, start + length + _APART) for start in starts]
+        if not all(free[span].all() for span in spans) or abs(np.ptp(starts)) < length > blocks > 1:
+            continue
+        for span in spans:
+            free[span] = False
+        rows = np.concatenate([np.arange(start, start + length) for start in starts])
+        sources = {
+            "shift": rows - 1,
+            "exchange": np.roll(rows, length),
+            "reversal": rows[::-1],
+        }[kind]
+        runs.append(Displaced(kind, rows, sources))
+        n -= len(rows)
+    return runs
+
+
+def _displace(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> Injected:
+    """Give runs of pairs the captions of others, as `draw_displaced` draws them."""
+    captions = pairs[c.CAPTIONS].tolist()
+    runs = draw_displaced(len(pairs), n, seed)
+    if not runs:
+        raise InputError(f"{n:,} pairs are too few for a run of {_SHORTEST}: use a larger share")
+    sources = [zip(run.rows.tolist(), run.sources.tolist(), strict=True) for run in runs]
+    new = {row: captions[source] for pairs_of_run in sources for row, source in pairs_of_run}
+    return _with_captions(pairs, new)
+
+
 def _make_vague(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> Injected:
     """Replace the captions of pairs, at most ten, by captions that fit any picture."""
     rng = np.random.default_rng(seed)
@@ -399,6 +452,7 @@ ERROR_KINDS = {
     ),
     # a small share, as in real data: a fifth of equal captions would change training
     "mixed": ErrorKind("four kinds of errors", _mix, (0.21,)),
+    "pipeline": ErrorKind("runs of captions displaced by a pipeline", _displace, (0.05, 0.2)),
     "vague": ErrorKind("captions that fit any picture", _make_vague, (0.05,)),
     "duplicates": ErrorKind("duplicated pairs", _duplicate, (0.05,)),
 }

@@ -29,6 +29,7 @@ from clipmem_core.review.cards import (
     marks_note,
 )
 from clipmem_core.review.decisions import FOR_OTHER, decision_words, open_review
+from clipmem_core.review.incidents import incident_states, incidents_line, state_words
 from clipmem_core.review.queries import count_pairs_of
 from clipmem_core.review.rows import top_rows
 from clipmem_core.review.selection import Selection
@@ -74,7 +75,8 @@ def render_report(audit: Audit) -> str:
             "members": len(record.members),
             "trained": o.model_words(record.config),
         },
-        lines=wrong_lines(audit),
+        lines=list(filter(None, [incidents_line(audit), *wrong_lines(audit)])),
+        incidents=[(row.cause, state_words(row)) for row in incident_states(audit).itertuples()],
         sentence=verdict["sentence"],
         checks=verdict["checks"],
         figure=_figure(groups, o.group_bins(audit)),

@@ -46,7 +46,7 @@ from clipmem_core.studies.arm import Decided
 __all__ = ["CHOICES", "KEEP", "RECAPTION", "REMOVE", "SEVERAL"]
 FOR_OTHER = "for_other_captions"
 _TABLE_COLUMNS = [PAIR_ID, "decision", CAPTIONS, "note", "time", "audit", FOR_OTHER]
-_HISTORY_COLUMNS = ["event", "time", "audit", "kind", "decision", "pairs", "first_pair_id"]
+_HISTORY_COLUMNS = ["event", "time", "audit", "kind", "decision", "pairs", "first_pair_id", "note"]
 UNDECIDED_CODE = 0
 CODES = {None: UNDECIDED_CODE, KEEP: 1, REMOVE: 2, RECAPTION: 3}
 # kinds of browser events besides the decisions
@@ -60,7 +60,8 @@ Entry = tuple[str, str | None, int, int, int, int]
 _DECISIONS = """
     SELECT entry.pair_id, entry.judged, coalesce(choice.decision, decision.decision),
         coalesce(edit.captions, recaption.captions, '[]'), coalesce(own_note.note, note.note, ''),
-        coalesce(decision.time, event.time), coalesce(decision.audit, event.audit), entry.id
+        coalesce(decision.time, event.time), coalesce(decision.audit, event.audit), entry.id,
+        entry.decided
     FROM entry JOIN event ON event.id = entry.event
     LEFT JOIN event AS decision ON decision.id = entry.decided
     LEFT JOIN event AS note ON note.id = entry.noted
@@ -73,7 +74,7 @@ _DECISIONS = """
 """
 _HISTORY = """
     SELECT event.id, time, audit, CASE WHEN undoes IS NULL THEN 'decide' ELSE 'undo' END,
-        decision, pairs, pair_id, undoes
+        decision, pairs, pair_id, event.note, undoes
     FROM event LEFT JOIN entry ON entry.id = first_entry ORDER BY event.id DESC LIMIT ? OFFSET ?
 """
 _ENTRIES = """
@@ -95,6 +96,7 @@ class Decision(NamedTuple):
     time: str = ""  # of the decision, ISO 8601 in UTC
     audit: str = ""
     entry: int = 0  # of the log; 0: no entry applies to the captions of this audit
+    event: int = 0  # of the decision
     for_other_captions: str | None = None  # the decision on other captions of an undecided pair
 
     @property
@@ -155,8 +157,10 @@ class Review:
             added = add_decision(log, pairs, audit, decision, texts, note=note, neutral=neutral)
             return Outcome(*added)
 
-    def decide_each(self, choices: Mapping[str, Choice], *, audit: str = "") -> Outcome:
-        """Decide on each pair by a choice of its own, all in one event."""
+    def decide_each(
+        self, choices: Mapping[str, Choice], *, audit: str = "", note: str | None = None
+    ) -> Outcome:
+        """Decide on each pair by a choice of its own, all in one event; History shows its note."""
         keys = self.with_keys(choices)
         own = {}
         with open_to_write(self.path) as log:
@@ -172,7 +176,7 @@ class Review:
             kinds = {each.decision or RECAPTION for each in own.values()}
             kind = kinds.pop() if len(kinds) == 1 else SEVERAL
             pairs = {pair_id: keys[pair_id] for pair_id in own}
-            return Outcome(*add_decision(log, pairs, audit, kind, own=own), skipped)
+            return Outcome(*add_decision(log, pairs, audit, kind, note=note, own=own), skipped)
 
     def undo(self, event: int) -> Outcome | None:
         """Restore the decisions before an event of pairs without a newer one; None: it is undone

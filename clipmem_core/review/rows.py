@@ -23,6 +23,7 @@ from clipmem_core.columns import (
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.io import InputError
 from clipmem_core.review.decisions import CODES, UNDECIDED_CODE, decided, open_review
+from clipmem_core.review.incidents import read_incidents
 from clipmem_core.review.maps import require_map
 from clipmem_core.review.queries import (
     ROW,
@@ -146,6 +147,9 @@ def _rows_of_conditions(audit: Audit, selection: Selection) -> Iterator[np.ndarr
         where = " AND ".join(f"contains(text, {_FOLDED.format('?')})" for _ in words)
         query = f"SELECT {ROW} FROM folded WHERE {where}"
         yield fetch_columns(audit.folder / PAIRS, query, words, folded=_folded_captions(audit))[ROW]
+    if selection.incident:
+        pairs = read_incidents(audit)[1]
+        yield pairs["row"][pairs["number"].astype(str) == selection.incident].to_numpy()
     if selection.outline:
         yield _rows_in(audit, selection.outline, selection.map)
     if selection.searched:

@@ -53,6 +53,7 @@ class Selection:
     injected: str = ""  # a kind, `any` or `none`
     decision: str = ""  # keep | remove | recaption | decided | undecided
     check: str = ""  # a check of `CHECKS` that the pair fails
+    incident: str = ""  # the number of an incident that the pair belongs to
     words: str = ""  # each must be in the captions, in any order and case
     ranges: tuple[Range, ...] = ()
     outline: Outline | None = None
@@ -80,6 +81,7 @@ _TEXTS = [
     "injected",
     "decision",
     "check",
+    "incident",
     "words",
     "map",
     "meaning",

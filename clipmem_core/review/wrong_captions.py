@@ -1,14 +1,14 @@
 """How many pairs of an audit still have a wrong caption, by its scores and the decisions, and what
 the random checks guarantee."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from clipmem_core import columns as c
 from clipmem_core.audit.store import SCORES, Audit, read_table
 from clipmem_core.audit.verdict import summary_lines
-from clipmem_core.review.decisions import CODES, KEEP, REMOVE, UNDECIDED_CODE, decided
+from clipmem_core.review.decisions import CODES, KEEP, RECAPTION, REMOVE, UNDECIDED_CODE, decided
 from clipmem_core.review.queries import cached
 from clipmem_core.scores.certificate import CONFIDENCE, bound_wrong
 from clipmem_core.scores.prevalence import ReviewOrder, plan_review
@@ -60,18 +60,23 @@ class ReviewProgress:
     decided: int
     wrong: int  # removed or recaptioned
     certificate: Certificate
+    repaired: int = 0  # pairs of incidents that have the captions of another pair
     # Pairs without a decision that have a wrong caption, with a 95 % interval; None if unknown
     remaining: float | None = None
     low: float | None = None
     high: float | None = None
     next_50: float | None = None  # of the next 50 pairs of the review
+    # that each pair has a wrong caption, [n_pairs]
+    probabilities: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     @property
     def sentence(self) -> str:
         """What was found, what remains and what to expect; empty without decisions."""
-        if not self.decided:
+        if not self.decided + self.repaired:
             return ""
-        found = f"{self.decided:,} checked, {self.wrong:,} wrong."
+        repaired = f"{self.repaired:,} repaired." if self.repaired else ""
+        checked = f"{self.decided:,} checked, {self.wrong:,} wrong." if self.decided else ""
+        found = " ".join(filter(None, [repaired, checked]))
         if self.remaining is None:
             return found
         have = "pair still has" if round(self.remaining) == 1 else "pairs still have"
@@ -102,7 +107,7 @@ def review_progress(audit: Audit) -> ReviewProgress:
     """Count the decisions, and estimate and bound the wrong captions that remain.
 
     A removed or recaptioned pair counts as wrong, a kept pair as right. Neutral decisions do not
-    count.
+    count, and a neutral recaption repairs a pair.
     """
     review = review_order(audit)
     decisions = decided(audit)
@@ -111,26 +116,27 @@ def review_progress(audit: Audit) -> ReviewProgress:
     counted[review.order] = True
     done = counted & has_decision & ~decisions.neutral
     wrong = done & (decisions.codes != CODES[KEEP])
-    drawn = review.drawn[~(has_decision & decisions.neutral)[review.drawn]]
+    drawn = review.drawn[~decisions.neutral[review.drawn]]
     removed = wrong & (decisions.codes == CODES[REMOVE])
     bound = bound_wrong(drawn, np.where(done, decisions.first, 0), wrong, more=NEXT)
     certificate = Certificate(len(drawn) - int(removed.sum()), *bound)
-    counts = int(done.sum()), int(wrong.sum())
+    repaired = decisions.neutral & (decisions.codes == CODES[RECAPTION])
+    counts = int(done.sum()), int(wrong.sum()), certificate, int(repaired.sum())
     if audit.verdict.get("wrong_captions", {}).get("missing", "") is not None:
-        return ReviewProgress(*counts, certificate)
+        return ReviewProgress(*counts)
     rows, posterior = _posterior(audit)
-    left = ~done & (decisions.codes != CODES[REMOVE])
+    left = ~done & ~repaired & (decisions.codes != CODES[REMOVE])
     estimate = posterior.remaining((done & ~wrong)[rows], wrong[rows], left[rows])
     probabilities = np.zeros(len(done))
     probabilities[rows] = estimate.probabilities
     upcoming = review.order[~has_decision[review.order]][:NEXT]
     return ReviewProgress(
         *counts,
-        certificate,
         remaining=estimate.estimate,
         low=estimate.low,
         high=estimate.high,
         next_50=float(probabilities[upcoming].sum()),
+        probabilities=probabilities,
     )
 
 

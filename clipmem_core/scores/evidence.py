@@ -19,7 +19,7 @@ end n, [n_pairs + 1].
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,8 @@ _MEAN_SURPRISE = np.array([0.5, 0.5, 0.0, 0.0, 0.0])
 _SAME = 0.999  # cosine from which two captions count as equal
 _BLOCK = 8_192  # siblings in memory at a time
 _DECOY_DRAW = 21  # random stream
+EXPLAINED = -1.0  # suspicion of a pair that an incident explains
+_MOST_SURE = 0.98  # probability that it is wrong
 
 
 def draw_decoys(
@@ -258,8 +260,8 @@ class Probabilities:
 
     captions: pd.DataFrame  # p_pair, p_caption, p_word and p_wrong of each caption
     pairs: np.ndarray  # that at least one caption of the pair is wrong, [n_pairs]
-    # The number of wrong pairs: all captions are another picture's, one is, or one word is wrong
-    parts: list[float]
+    # That all captions are another picture's, that one is, that one word is wrong, [3, n_pairs]
+    parts: np.ndarray
     # The highest p_wrong of the pair's captions, [n_pairs]; misfit if there is no p_wrong
     worst: np.ndarray
     words: np.ndarray  # that each predicted word is wrong
@@ -291,7 +293,9 @@ def probabilities(evidence: CaptionEvidence) -> Probabilities:
     # Of a wrong pair all captions are wrong; errors of single captions are independent.
     first = np.cumsum(evidence.counts) - evidence.counts
     fits, right_words = (np.multiply.reduceat(1 - p, first) for p in (p_caption, p_word))
-    parts = [by_pair, (1 - by_pair) * (1 - fits), (1 - by_pair) * fits * (1 - right_words)]
+    parts = np.stack(
+        [by_pair, (1 - by_pair) * (1 - fits), (1 - by_pair) * fits * (1 - right_words)]
+    )
     p_caption = (1 - p_pair) * p_caption
     p_word = (1 - p_pair - p_caption) * p_word
     p_wrong = p_pair + p_caption + p_word
@@ -299,14 +303,34 @@ def probabilities(evidence: CaptionEvidence) -> Probabilities:
     table = {c.P_PAIR: p_pair, c.P_CAPTION: p_caption, c.P_WORD: p_word, c.P_WRONG: p_wrong}
     return Probabilities(
         captions=pd.DataFrame(table),
-        pairs=np.sum(parts, axis=0),
-        parts=np.nansum(parts, axis=1).tolist(),
+        pairs=parts.sum(axis=0),
+        parts=parts,
         worst=worst if np.isfinite(worst).any() else _suspicion(evidence),
         words=by_word * p_word[evidence.words[c.CAPTION_ROW]],
         counts=counts,
         kinds=kinds,
         ratio=ratio,
     )
+
+
+def with_displaced(
+    wrong: Probabilities, counts: np.ndarray, rows: np.ndarray, probability: np.ndarray
+) -> Probabilities:
+    """Return the probabilities where incidents explain some pairs: all captions of these belong to
+    other pairs. They come last in the review, since one repair undoes them all.
+
+    Args: captions of each pair, [n_pairs]; the pairs and the probability of each, [n].
+    """
+    chosen = np.zeros(len(counts))
+    chosen[rows] = np.minimum(probability, _MOST_SURE)
+    of_caption = np.repeat(chosen, counts)
+    captions = wrong.captions.copy()
+    for name in captions:
+        certain = of_caption if name in (c.P_PAIR, c.P_WRONG) else 0.0
+        captions[name] = np.where(of_caption > 0, certain, captions[name])
+    parts = np.where(chosen > 0, np.stack([chosen, 0 * chosen, 0 * chosen]), wrong.parts)
+    worst = np.where(chosen > 0, EXPLAINED, wrong.worst)
+    return replace(wrong, captions=captions, pairs=parts.sum(axis=0), parts=parts, worst=worst)
 
 
 def _suspicion(evidence: CaptionEvidence) -> np.ndarray:

@@ -20,6 +20,7 @@ from clipmem_core import columns as c
 from clipmem_core.audit import settings
 from clipmem_core.audit.console import RichScreen
 from clipmem_core.audit.executor import Executor, Task, in_this_process, local_processes
+from clipmem_core.audit.incidents import NUMBER
 from clipmem_core.audit.member import Shared, open_shared
 from clipmem_core.audit.pipeline import (
     Run,
@@ -38,7 +39,10 @@ from clipmem_core.audit.prepare import (
 from clipmem_core.audit.setup import write_audit
 from clipmem_core.audit.store import (
     CAPTION_TABLE,
+    INCIDENT_PAIRS,
+    INCIDENTS,
     WORD_TABLE,
+    Audit,
     acquire_lock,
     read_array,
     read_embeddings,
@@ -53,6 +57,8 @@ from clipmem_core.dataset.injected_errors import (
     ERROR_KINDS,
     WORD_KINDS,
     ChangedCaption,
+    Displaced,
+    draw_displaced,
     inject_errors,
     picture_sources,
 )
@@ -97,6 +103,7 @@ from clipmem_core.training.names import TRAJECTORY
 from clipmem_core.training.word_model import Predictions
 
 K = 50  # pairs reviewed for precision at k
+PIPELINE = "pipeline"  # the kind of error that incidents are measured on
 MIXED = "mixed"  # the kind of error that BLIND is measured on
 BLIND = "blind"  # words predicted without the picture
 REVIEWED = (100, 500, 1_000)  # pairs after which the wrong captions found are counted
@@ -242,6 +249,10 @@ def _run_injection(benchmark: Benchmark, injection: Injection) -> None:
     finish_audit(Run(audit, RichScreen(), executor=in_this_process))
     shared = open_shared(audit.folder)
     scores, result = _measure(shared, rows, changes, blind=injection.kind == MIXED)
+    if injection.kind == PIPELINE:
+        n = round(injection.share * len(rows))
+        planted = draw_displaced(len(pairs), n, injection.seed)
+        result["detectors"][c.P_WRONG] |= _measure_incidents(audit, planted)
     write_table(result_file.with_suffix(".parquet"), scores)
     write_json(result_file, injection._asdict() | result)
     shutil.rmtree(audit.folder)
@@ -285,6 +296,34 @@ def _measure(
     }
     columns = {name: values.astype(np.float32) for name, values in scores.items()}
     return pd.DataFrame({"row": rows, c.INJECTED: truth} | columns), result
+
+
+def _measure_incidents(audit: Audit, planted: Sequence[Displaced]) -> dict[str, float]:
+    """Return the share of planted runs whose kind is named, the shares of their pairs that are
+    repaired and of repairs that are wrong, and the number of incidents that were not planted."""
+    incidents = read_table(audit.folder / INCIDENTS)
+    pairs = read_table(audit.folder / INCIDENT_PAIRS)
+    pairs = pairs[pairs[NUMBER] > 0]
+    source = np.arange(audit.record.pairs)  # whose captions each pair has
+    for run in planted:
+        source[run.rows] = run.sources
+    kinds = pairs[NUMBER].map(incidents.set_index(NUMBER)["kind"])
+    named = [
+        (pairs["row"].isin(run.rows) & (kinds == run.kind)).sum() >= len(run.rows) / 2
+        for run in planted
+    ]
+    displaced = np.flatnonzero(source != np.arange(len(source)))
+    repairs = pairs[pairs["from_row"] >= 0]
+    right = source[repairs["from_row"]] == repairs["row"]
+    repairable = np.isin(displaced, source).sum()  # the captions of the others are lost
+    is_planted = pairs["row"].isin(displaced).groupby(pairs[NUMBER]).any()
+    measured = {
+        "named": float(np.mean(named)),
+        "repaired": float((right & repairs["row"].isin(displaced)).sum() / max(repairable, 1)),
+        "wrongly": float((~right).mean()) if len(repairs) else 0.0,
+        "false": float((~is_planted).sum()),
+    }
+    return {f"incidents_{name}": value for name, value in measured.items()}
 
 
 def _replay_review(scores: pd.DataFrame, truth: np.ndarray) -> dict[str, float]:

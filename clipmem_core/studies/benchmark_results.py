@@ -54,6 +54,10 @@ SHORT = {
     # shares of the changed words, by their place in the caption
     "word_first": "changed word: first",
     "word_first_two": "changed word: first two",
+    "incidents_named": "incidents: kind named",
+    "incidents_repaired": "incidents: pairs repaired",
+    "incidents_wrongly": "incidents: repairs that are wrong",
+    "incidents_false": "incidents: not planted",
     "review_covered": "review: interval holds",
     "review_one_slip": "review: moved by one slip",
     "review_six_slips": "review: moved by six slips",
@@ -196,14 +200,16 @@ def show_benchmark(benchmark: Benchmark) -> None:
         counts = f"{first['injected']:,} of {first['judged']:,} pairs; {rows['n'].max()} injections"
         of_pairs = rows[MEASURE].isin(METRICS)
         found = rows[MEASURE].str.startswith("found")
+        incidents = rows[MEASURE].str.startswith("incidents")
         review = rows[MEASURE].str.startswith("review")
         for heading, part in (
             (f"{ERROR_KINDS[str(kind)].label}, {share:.0%} ({counts})", rows[of_pairs]),
             (f"of {first['changed']:,} changed captions, those in the first pairs", rows[found]),
             (
                 "single captions, by the kind of word, and the place of the changed word",
-                rows[~of_pairs & ~found & ~review],
+                rows[~of_pairs & ~found & ~review & ~incidents],
             ),
+            ("planted runs, their pairs, repairs, and incidents beside them", rows[incidents]),
             (
                 "a review: share of stops at which the interval of what remains holds, and how far "
                 "slips at its beginning move the estimate",

@@ -21,7 +21,7 @@ SCORES = (
 )
 CHECKS = (
     "empty_caption short_caption long_caption markup gibberish other_script file_name "
-    "repeated_caption dark blurred uniform tiny near_duplicate"
+    "model_output repeated_caption dark blurred uniform tiny near_duplicate"
 )
 RECALLS = {f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)}
 
@@ -37,7 +37,7 @@ def test_the_folder_holds_these_files_and_no_others(audit: Audit) -> None:
     tables = {
         f"{name}.parquet"
         for name in ("pairs", "quarantine", "membership", "scores", "captions", "utility")
-    }
+    } | {"incidents.parquet", "incident_pairs.parquet"}
     member_files = set(MEMBER_FILES.split(" "))
     if audit.pairs["captions"].map(len).max() > 1:
         member_files |= {"captions.npy"}

@@ -12,7 +12,7 @@ from clipmem_core.audit.store import write_json, write_table
 from clipmem_core.dashboard.page import PAGES
 from tests.audit.test_precomputed import FLAGS, two_parts
 from tests.dashboard.test_pages import unfinished
-from tests.fixtures import embed, make_audit, make_benchmark, write_words
+from tests.fixtures import embed, make_audit, make_benchmark, write_incidents, write_words
 from tests.made_arms import add_arm, make_lab
 from tests.made_encoders import make_paradigms, make_units
 
@@ -33,6 +33,7 @@ def make_states(data: Path, typed: Path, run: Callable[..., str]) -> None:
     for audit in (paper, made["one"], made["empty"]):
         embed(audit)
     write_words(hostile)
+    write_incidents(hostile)
     for text, members in (("text_noise=0.15", 2), ("crop_scale=0.3", 4)):
         add_arm(hostile, text, times=0.5, members=members)
     make_units(paper)

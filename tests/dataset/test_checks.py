@@ -33,6 +33,8 @@ PLAIN = [
     "the angle θ between two rays",
     "the 1948 edition, p. 12",
     "a picture of a dog",
+    "a card that says: I'm sorry",
+    "map at a scale of 1:0.5",
     "photo of IMG_0042 on a screen",
 ]
 
@@ -57,6 +59,11 @@ def test_plain_captions_pass_every_check() -> None:
         ("gibberish", ["CafÃ© in Paris", "fro\ufffdg in a pond", "xkcdq wrtzp", "aaaaaah nooooo"]),
         ("gibberish", ["a1b2c3d4e5f6", "qwrtpsdfg hjklzx"]),
         ("file_name", ["IMG_0042.JPG", "P1010001", "red_car_3", "Screenshot 2020-01-02"]),
+        (
+            "model_output",
+            ["I'm sorry, but I can't", "As an AI, I see a frog", "[INST] Describe it"],
+        ),
+        ("model_output", ["Describe this image briefly.", "cat: 0.83", "dog (.5), cat (.1)"]),
         ("file_name", ["untitled", "image (3)", "my frog.png", "C:/pictures/frog.webp"]),
     ],
 )

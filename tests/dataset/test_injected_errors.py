@@ -9,6 +9,7 @@ import pytest
 
 from clipmem_core.dataset.injected_errors import (
     ERROR_KINDS,
+    draw_displaced,
     inject_errors,
     inject_miscaptions,
     picture_sources,
@@ -51,7 +52,7 @@ def changed(pairs: pd.DataFrame, injected: pd.DataFrame) -> np.ndarray:
     )
 
 
-@pytest.mark.parametrize("kind", ERROR_KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in ERROR_KINDS if kind != "pipeline"])
 def test_a_share_of_the_rows_is_injected_and_the_rest_stays(kind: str) -> None:
     pairs = table()
     rows = np.arange(20, 120)
@@ -164,3 +165,21 @@ def test_a_swap_gives_every_pair_other_texts_or_is_refused(seed: int) -> None:
     for equal, n in (([["a"]] * 8, 4), (captions, 1), (captions, 9)):
         with pytest.raises(InputError, match="cannot swap|only 8 pairs"):
             inject_miscaptions(table(n=8).assign(captions=equal), np.arange(8), n=n, seed=seed)
+
+
+def test_runs_are_displaced_as_a_pipeline_would() -> None:
+    captions = [[f"caption {row}"] for row in range(2000)]
+    pairs = pd.DataFrame({"pair_id": map(str, range(2000)), "captions": captions})
+    pairs["injected"] = None
+    injected, changes = inject_errors("pipeline", pairs, np.arange(2000), share=0.45, seed=1)
+    runs = draw_displaced(2000, 900, 1)
+    assert {run.kind for run in runs} == {"shift", "exchange", "reversal"}
+    source = np.arange(2000)
+    for run in runs:
+        assert (source[run.rows] == run.rows).all()  # no two overlap
+        source[run.rows] = run.sources
+    assert [texts[0] for texts in injected["captions"]] == [f"caption {row}" for row in source]
+    assert {change.row for change in changes} == set(np.flatnonzero(source != np.arange(2000)))
+    assert 600 < len(changes) <= 900
+    with pytest.raises(InputError, match="too few"):
+        inject_errors("pipeline", pairs, np.arange(2000), share=0.005, seed=1)

@@ -44,7 +44,7 @@ def test_a_decision_is_visible_to_every_audit_of_the_data_set(copy: Copy, data: 
     outcome = first.decide(["a.png"], RECAPTION, captions=captions, note="no raven", audit="one")
     assert outcome == Outcome(event=1, pairs=1)
     result = second.current("a.png")
-    expected = ("a.png", RECAPTION, ("a crow",), "no raven", result.time, "one", 1)
+    expected = ("a.png", RECAPTION, ("a crow",), "no raven", result.time, "one", 1, 1)
     assert result == Decision(*expected)
     assert before <= datetime.fromisoformat(result.time) <= datetime.now(UTC)
     assert (data / "review" / "fedcba9876543210.sqlite").is_file()

@@ -1,0 +1,184 @@
+"""Faults of a pipeline that need no model, or only which pairs are probably wrong: repeated
+captions and pictures, text that is no caption, sorted captions, and bad sources."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import scipy
+
+from clipmem_core import columns as c
+from clipmem_core.dataset.checks import CHECKS, Captions, caption_hashes
+from clipmem_core.scores.seeds import holm
+
+# A caption (of pictures) or picture (of captions) that repeats so often, and so many times as often
+# as the tenth of the most repeated, is a fault: series of up to 13 pictures share a title, and all
+# generic captions are about equally common.
+_REPEATED = 20
+_REPEATED_SHARE = 0.001  # of all
+_REPEATED_FACTOR = 3
+_USUAL = 10
+# Flags of a check are a fault from this number and share of pairs (no caption is output of a model
+# by nature), or if they exceed the others by this number in a stretch of rows, which chance does at
+# a share of 2 % in 1 of 10¹⁰ sets.
+_FEWEST = 5
+_TEXT_SHARE = 0.02
+_STRETCH = 10
+_TEXT_CAUSES = {
+    "model_output": "answers of a captioning model or a classifier were not filtered",
+    "empty_caption": "captions were lost, or read from another column",
+    "markup": "markup was not removed",
+    "gibberish": "text was decoded wrongly, or read from another column",
+    "other_script": "captions of another source were mixed in",
+    "file_name": "file names were read as captions",
+}
+_ASCENDING = 0.98  # of the neighbours in a sorted list
+_SOURCE_P = 0.01  # after Holm's correction
+_SOURCE_WRONG = 10  # pairs
+_SOURCE_FACTOR = 2  # times the rate of all other pairs
+
+
+@dataclass(frozen=True, eq=False)
+class Fault:
+    """A fault of a pipeline: the pairs it concerns, and its probable cause."""
+
+    kind: str
+    rows: np.ndarray  # int64 [n], rows of pairs.parquet, ascending
+    cause: str  # a sentence
+    evidence: float  # larger is stronger
+
+
+def find_faults(
+    pairs: pd.DataFrame, clusters: np.ndarray, checks: pd.DataFrame, wrong: np.ndarray | None = None
+) -> list[Fault]:
+    """Return repeated captions and pictures, text that is no caption, and sorted captions or
+    sources of wrong pairs.
+
+    A pair of a repeated caption or picture, or of text, counts for no later kind.
+
+    Args:
+        pairs: with the columns image, captions and label, in the order of the source.
+        clusters: near-duplicates share a number, int64 [n_pairs].
+        checks: flags by name of the check, [n_pairs]; others than the flags of text are not read.
+        wrong: pairs that are probably wrong for no other reason, bool [n_pairs]; None if no model
+            can say so. Sorted captions are looked for without it, sources with it.
+    """
+    n = len(pairs)
+    captions = Captions.from_pairs(pairs[c.CAPTIONS].tolist())
+    hashes = caption_hashes(captions)
+    firsts = np.unique(captions.owner, return_index=True)[1]
+    explained = np.zeros(n, bool)
+    faults = []
+    for kind, keys, others, owner in (
+        ("repeated caption", hashes, clusters[captions.owner], captions.owner),
+        ("repeated picture", clusters, hashes[firsts], np.arange(n)),
+    ):
+        for places, count in _repeated(keys, others):
+            rows = np.unique(owner[places])
+            explained[rows] = True
+            subject = f"{count:,} pictures have the caption “{captions.texts[places[0]][:80]}”"
+            if kind == "repeated picture":
+                image = pairs[c.IMAGE].iloc[rows[0]]
+                subject = f"{len(rows):,} pairs with {count:,} captions have the picture {image}"
+            excess, where = _stretch(rows, n)
+            reason = "probably a placeholder or boilerplate"
+            if excess == len(rows):
+                reason = "probably one row was read repeatedly"
+            faults.append(Fault(kind, rows, f"{subject}{where}: {reason}.", len(rows)))
+    for name, reason in _TEXT_CAUSES.items():
+        rows = np.flatnonzero(checks[name].fillna(False).to_numpy(bool) & ~explained)
+        excess, where = _stretch(rows, n)
+        share = 0 if name == "model_output" else _TEXT_SHARE
+        if len(rows) >= max(_FEWEST, share * n) or excess >= _STRETCH:
+            explained[rows] = True
+            cause = f"{CHECKS[name].label}: {len(rows):,} of {n:,} pairs{where}; probably {reason}."
+            faults.append(Fault("text", rows, cause, len(rows)))
+    if wrong is not None:
+        return faults + _bad_sources(pairs, wrong & ~explained)
+    texts = [captions.texts[place].casefold() for place in firsts]
+    names = [os.path.basename(image).casefold() for image in pairs[c.IMAGE]]
+    named = sum(name[:3] == text[:3] for name, text in zip(names, texts, strict=True))
+    if ascending(texts) and 2 * named < n:
+        cause = f"The captions of all {n:,} pairs are in alphabetical order: they belong to other "
+        cause += "pictures, unless whole rows were sorted."
+        faults.append(Fault("sorted", np.arange(n), cause, n))
+    return faults
+
+
+def _repeated(keys: np.ndarray, others: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+    """Yield the places of each key that has far more distinct others than usual, and their
+    number."""
+    n = len(np.unique(others))
+    counts = pd.Series(others).groupby(keys).nunique().sort_values(ascending=False)
+    # of few captions each is a class name, unless it is the only one
+    usual = counts.iloc[_USUAL - 1] if len(counts) >= _USUAL else n * (len(counts) > 1)
+    limit = max(_REPEATED, _REPEATED_SHARE * n, _REPEATED_FACTOR * usual)
+    often = counts.index[counts >= limit]
+    rest = np.count_nonzero(~np.isin(keys, often))
+    if 2 * (len(counts) - len(often)) >= rest:  # else most captions are names of classes
+        for key in often:
+            yield np.flatnonzero(keys == key), int(counts[key])
+
+
+def _stretch(rows: np.ndarray, n: int) -> tuple[int, str]:
+    """Return by how much the rows exceed the others in the stretch with the largest excess, and
+    words for that stretch if chance does not explain it."""
+    score = np.full(n + 1, -1)
+    score[rows + 1] = 1
+    score[0] = 0
+    score = score.cumsum()
+    excess = score - np.minimum.accumulate(score)
+    end = int(excess.argmax())
+    largest = int(excess[end])
+    if largest < _STRETCH:
+        return largest, ""
+    start = int(np.flatnonzero(score[:end] == score[end] - largest)[-1])
+    inside = np.count_nonzero((rows >= start) & (rows < end))
+    all_of = "all" if inside == len(rows) else f"{inside:,} of them"
+    return largest, f" ({all_of} in pairs {start + 1:,} to {end:,})"
+
+
+def _bad_sources(pairs: pd.DataFrame, wrong: np.ndarray) -> list[Fault]:
+    """Compare the rate of wrong pairs of each label, folder and shard with that of all other
+    pairs, by Fisher's exact test; the pairs of the worst one do not count for the next."""
+    n = len(pairs)
+    columns = [("label", pairs[c.LABEL].dropna())]
+    folders = pairs[c.IMAGE].map(os.path.dirname)
+    while folders.nunique() > 1:
+        columns.append(("folder", folders))
+        folders = folders.map(os.path.dirname)
+    sources = pd.concat([f"{name} " + values.astype(str) for name, values in columns])
+    rows = sources.index.to_numpy(np.int64)
+    codes, names = pd.factorize(sources)
+    sizes = np.bincount(codes)
+    faults = []
+    while total := np.count_nonzero(wrong):
+        found = np.bincount(codes, wrong[rows]).astype(int)
+        p_values = scipy.stats.hypergeom.sf(found - 1, n, total, sizes)
+        elsewhere = (total - found) / np.maximum(n - sizes, 1)
+        rate = found / sizes
+        bad = (holm(p_values) <= _SOURCE_P) & (found >= _SOURCE_WRONG)
+        bad &= rate >= _SOURCE_FACTOR * elsewhere
+        if not bad.any():
+            break
+        worst = int(np.where(bad, p_values, 2).argmin())
+        concerned = np.intersect1d(rows[codes == worst], np.flatnonzero(wrong))
+        wrong[concerned] = False
+        cause = (
+            f"{names[worst]}: {100 * rate[worst]:.0f} % of {sizes[worst]:,} pairs are probably "
+            f"wrong, elsewhere {100 * elsewhere[worst]:.1f} %."
+        )
+        evidence = -float(np.log10(max(p_values[worst], 1e-300)))
+        faults.append(Fault("source", concerned, cause, evidence))
+    return faults
+
+
+def ascending(texts: Sequence[str]) -> bool:
+    """Tell whether texts, most of them different, are in alphabetical order without case."""
+    values = np.array([text.casefold() for text in texts], object)
+    different = np.count_nonzero(values[:-1] != values[1:])
+    rising = np.count_nonzero(values[:-1] < values[1:])
+    enough = different >= max(_FEWEST, len(texts) / 2)
+    return bool(enough and rising >= _ASCENDING * different)

@@ -1,0 +1,337 @@
+"""Faults of a pipeline that explain many wrong captions at once: captions that stand some rows off,
+blocks that were exchanged, and runs in reverse or another order.
+
+C[i, j] is how well the picture of pair i fits the captions of pair j: the mean cosine under the
+members that trained on neither, less the mean cosines of both with their ten nearest (CSLS). Pairs
+are in the order of the source. If the captions of a run stand d rows lower, C is high where
+j = i + d; if the run is reversed, where i + j is constant. The evidence of a row is the smaller of
+two log-likelihood ratios,
+
+    (C[i, j] − C[i, i]) g   "displaced" against "as it is"
+    (C[i, j] − (m₁ + m₀) / 2) g   "belongs together" against "at random"
+
+with g = (m₁ − m₀) / s², m₁ the median of C[i, i], m₀ the mean of random pairs and s their pooled
+deviation, each clipped at ±6. A run is a segment of maximal sum (Ruzzo & Tompa, ISMB 1999).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import scipy
+
+from clipmem_core.embeddings import nearest_neighbours
+from clipmem_core.scores.alignment import unit
+
+SHIFT = "shift"
+EXCHANGE = "exchange"
+REVERSAL = "reversal"
+REORDERED = "reordered"
+SWAP = "swap"
+RANDOM_DRAW = 31  # random stream
+# Sum of a run, and of one of 12 rows or more; the highest in sets without such faults: 20 and 10
+THRESHOLD = 25.0
+_LEAST = 16.0
+_LONG = 12
+_WEAK = 8.0  # sum of a further part of a run
+_CLIP = 6.0
+# Between two parts of a run: rows for each of both, and least mean evidence
+_GAP = 0.35
+_BROKEN = -2.0
+_RIVAL = 0.8  # of a run's score: another line with as much explains the same rows
+_NEIGHBOURS = 10
+_SEARCHERS = 4  # members that search in a set of more than `_SEARCHED_BY_ALL` pairs
+_SEARCHED_BY_ALL = 20_000
+_RANDOM_PAIRS = 200_000
+_VOTES = 4  # of near rows, that a diagonal is looked at from
+_NEAR = 40  # rows
+_AROUND = 60  # rows beside the votes that are looked at
+_OVERLAP = 0.2  # share of a run that better runs may explain
+SURE = 0.9  # probability of a repair by assignment
+_SUSPECTED = 0.3  # probability of a wrong pair that may be a part of a swap
+_FEWEST_REORDERED = 30
+_MOST_REORDERED = 2_000
+_REORDERED_SHARE = 0.2  # of the rows, with a sure repair
+_PRIOR = 4.0  # log-odds that a row within a run is displaced
+_BLOCK = 65_536
+
+
+class DisplacedRun(NamedTuple):
+    """A run of pairs whose captions belong to other pairs in order."""
+
+    kind: str
+    rows: np.ndarray  # ascending, [n]
+    partners: np.ndarray  # the pair whose captions belong to each row, [n]
+    probability: np.ndarray  # that they do, [n]
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
+class Fits:
+    """How well pictures fit captions, by the members that trained on neither."""
+
+    image: Sequence[np.ndarray]  # embeddings of each member, [n_pairs, dim]
+    text: Sequence[np.ndarray]
+    trained: np.ndarray  # [n_members, n_pairs]
+    hubs: np.ndarray  # mean cosine of pictures, and of captions, with their nearest, [2, n_pairs]
+    votes: np.ndarray  # picture and one of its nearest captions, [n, 2]
+    own: np.ndarray  # C[i, i], [n_pairs]; NaN for pairs that every member trained on
+    middle: float  # (m₁ + m₀) / 2
+    gain: float  # g
+
+    @classmethod
+    def of(
+        cls,
+        image: Sequence[np.ndarray],
+        text: Sequence[np.ndarray],
+        trained: np.ndarray,
+        *,
+        seed: int,
+    ) -> "Fits":
+        """Search the nearest captions of each picture and the reverse, and measure the spread.
+
+        Args: embeddings of each member, [n_pairs, dim]; true where it trained on the pair,
+        [n_members, n_pairs]; the seed of the random pairs.
+        """
+        n = trained.shape[1]
+        hubs = np.zeros((2, n))
+        counts = np.zeros(n)
+        keys = []
+        searchers = len(trained) if n <= _SEARCHED_BY_ALL else _SEARCHERS
+        for a, b, in_training in zip(image[:searchers], text, trained, strict=False):
+            rows = np.flatnonzero(~in_training)
+            pictures, captions = (unit(np.asarray(part[rows], np.float32)) for part in (a, b))
+            for side, (queries, others) in enumerate(((pictures, captions), (captions, pictures))):
+                cosines, found = nearest_neighbours(others, queries, _NEIGHBOURS)
+                hubs[side, rows] += cosines.mean(axis=1)
+                if side == 0:
+                    keys.append((rows[:, None] * n + rows[found])[found >= 0])
+            counts[rows] += 1
+        hubs /= np.maximum(counts, 1)
+        distinct, times = np.unique(np.concatenate(keys), return_counts=True)
+        # The captions that most members name, ten of each picture
+        order = np.lexsort((-times, distinct // n))
+        place = np.arange(len(order)) - np.searchsorted(distinct[order] // n, distinct[order] // n)
+        votes = np.column_stack(np.divmod(distinct[order[place < _NEIGHBOURS]], n))
+        everything = np.arange(n)
+        fits = cls(image, text, trained, hubs, votes, np.empty(0), 0.0, 0.0)
+        own = fits.at(everything, everything)
+        i, j = np.random.default_rng([seed, RANDOM_DRAW]).integers(0, n, (2, _RANDOM_PAIRS))
+        at_random = fits.at(i[i != j], j[i != j])
+        right, chance = np.nanmedian(own), np.nanmean(at_random)
+        deviation = 1.4826 * np.nanmedian(np.abs(own - right))
+        variance = (deviation**2 + np.nanvar(at_random)) / 2
+        gain = max(right - chance, 0.0) / variance
+        return cls(image, text, trained, hubs, votes, own, (right + chance) / 2, gain)
+
+    def at(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        """Return C[i, j], [n]; NaN where every member trained on one of both."""
+        total = np.zeros(len(i))
+        count = np.zeros(len(i))
+        for image, text, trained in zip(self.image, self.text, self.trained, strict=True):
+            chosen = np.flatnonzero(~(trained[i] | trained[j]))
+            for at in range(0, len(chosen), _BLOCK):
+                part = chosen[at : at + _BLOCK]
+                vectors = unit(np.asarray(image[i[part]])), unit(np.asarray(text[j[part]]))
+                total[part] += np.vecdot(*vectors)
+            count[chosen] += 1
+        mean = np.divide(total, count, out=np.full(len(i), np.nan), where=count > 0)
+        return 2 * mean - self.hubs[0, i] - self.hubs[1, j]
+
+    def evidence(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        """Return the log-likelihood ratio that picture i has the captions of pair j, [n]; 0 where
+        it is unknown."""
+        fit = self.at(i, j)
+        ratio = np.minimum(fit - self.own[i], fit - self.middle) * self.gain
+        return np.nan_to_num(np.clip(ratio, -_CLIP, _CLIP))
+
+
+def find_runs(fits: Fits) -> list[DisplacedRun]:
+    """Return the shifts, exchanges and reversals, in the order of the source."""
+    rows, partners, line = _near_votes(fits.votes, len(fits.own))
+    evidence = fits.evidence(rows, partners)
+    found = []
+    starts = np.flatnonzero(np.diff(line, prepend=-1))
+    for start, end in zip(starts, [*starts[1:], len(line)], strict=True):
+        for score, first, last in _runs(rows[start:end], evidence[start:end]):
+            found.append((score, slice(start + first, start + last + 1)))
+    best = np.zeros((2, len(fits.own)))  # the highest scores that explain a row
+    runs = []
+    for score, part in sorted(found, key=lambda each: -each[0]):
+        rank = np.minimum((best[:, rows[part]] > 0).sum(axis=0), 1)
+        np.maximum.at(best, (rank, rows[part]), score)
+    for score, part in sorted(found, key=lambda each: -each[0]):
+        first, second = best[:, rows[part]]
+        is_best = (first <= score).mean() >= 1 - _OVERLAP
+        enough = THRESHOLD if len(first) < _LONG else _LEAST
+        if score < enough or not is_best or (second >= _RIVAL * score).mean() >= 0.5:
+            continue
+        runs.append(_complete(fits, rows[part], partners[part]))
+    runs = sorted(_exchanges(runs), key=lambda run: int(run.rows[0]))
+    return [*runs, *_reordered(fits, runs)]
+
+
+def _complete(fits: Fits, rows: np.ndarray, partners: np.ndarray) -> DisplacedRun:
+    """Return the run of some rows, with the rows that it implies: a reversal maps its rows onto
+    each other, and so do two blocks that were exchanged."""
+    step = partners - rows
+    is_shift = bool((step == step[0]).all())
+    evidence = fits.evidence(rows, partners)
+    kind = SHIFT if is_shift else REVERSAL
+    if not is_shift or abs(step[0]) >= len(rows):
+        back = fits.evidence(partners, rows)
+        if not is_shift or back.sum() >= _WEAK:
+            kind = EXCHANGE if is_shift else REVERSAL
+            both, at = np.unique(np.concatenate([rows, partners]), return_index=True)
+            partners = np.concatenate([partners, rows])[at]
+            evidence = np.concatenate([evidence, back])[at]
+            rows = both
+            # A row and its partner say the same, so that both must speak for the outermost ones.
+            joint = evidence + evidence[np.searchsorted(rows, partners)]
+            first, last = np.flatnonzero(joint > 0)[[0, -1]]
+            inside = slice(first, last + 1)
+            rows, partners, evidence = rows[inside], partners[inside], evidence[inside]
+    probability = scipy.special.expit(evidence + _PRIOR)
+    return DisplacedRun(kind, rows, partners, probability, float(evidence.sum()))
+
+
+def _near_votes(votes: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the rows and partners along the lines that several near rows vote for, and the number
+    of the line that each belongs to, [n_rows] each."""
+    i, j = votes[votes[:, 0] != votes[:, 1]].T
+    spans = []
+    for lines in (j - i + n, i + j + 2 * n):  # diagonals, antidiagonals
+        order = np.lexsort((i, lines))
+        row, line = i[order], lines[order]
+        last = slice(_VOTES - 1, None)
+        near = line[last] == line[: len(line) - _VOTES + 1]
+        near &= row[last] - row[: len(row) - _VOTES + 1] <= _NEAR
+        at = np.flatnonzero(near)
+        low = np.maximum(row[at] - _AROUND, 0)
+        high = np.minimum(row[at + _VOTES - 1] + _AROUND, n - 1)
+        spans.append(np.column_stack([line[at], low, high]))
+    merged = list[list[int]]()
+    for number, low, high in np.concatenate(spans).tolist():
+        if merged and merged[-1][0] == number and low <= merged[-1][2]:
+            merged[-1][2] = max(high, merged[-1][2])
+        else:
+            merged.append([number, low, high])
+    parts = [np.arange(low, high + 1) for _, low, high in merged]
+    rows = np.concatenate([np.empty(0, int), *parts])
+    number = np.repeat(np.arange(len(merged)), list(map(len, parts)))
+    line = np.array([each[0] for each in merged], int)[number]
+    partners = np.where(line < 2 * n, rows + line - n, line - 2 * n - rows)
+    inside = (partners >= 0) & (partners < n) & (partners != rows)
+    return rows[inside], partners[inside], number[inside]
+
+
+def _runs(rows: np.ndarray, evidence: np.ndarray) -> Iterator[tuple[float, int, int]]:
+    """Yield sum, first and last place of the runs of a line; two parts with a short gap are one."""
+    run = None
+    for score, first, last in maximal_segments(evidence):
+        if score < _WEAK:
+            continue
+        if run:
+            gap = evidence[run[2] + 1 : first]
+            most = max(5, _GAP * (run[2] - run[1] + last - first))
+            if rows[first] - rows[run[2]] - 1 == len(gap) <= most and gap.mean() > _BROKEN:
+                run = (run[0] + score, run[1], last)
+                continue
+            yield run
+        run = (score, first, last)
+    if run:
+        yield run
+
+
+def maximal_segments(values: np.ndarray) -> list[tuple[float, int, int]]:
+    """Return sum, first and last place of all maximal segments of positive sum, in order.
+
+    Ruzzo & Tompa, ISMB 1999: no other segment that contains one of them, or lies within it, has a
+    higher sum.
+
+    Example:
+        >>> maximal_segments(np.array([4.0, -5.0, 3.0, -1.0, 2.0]))
+        [(4.0, 0, 0), (4.0, 2, 4)]
+    """
+    segments = list[tuple[float, float, int, int]]()  # sums before and after, first, last
+    total = 0.0
+    for place, value in enumerate(values.tolist()):
+        before, total = total, total + value
+        if value <= 0:
+            continue
+        first = place
+        while True:
+            at = next(
+                (k for k in range(len(segments) - 1, -1, -1) if segments[k][0] < before), None
+            )
+            if at is None or segments[at][1] >= total:
+                break
+            before, _, first, _ = segments[at]
+            del segments[at:]
+        segments.append((before, total, first, place))
+    return [(after - before, first, last) for before, after, first, last in segments]
+
+
+def _exchanges(runs: list[DisplacedRun]) -> list[DisplacedRun]:
+    """Return the runs, of two that are the same exchange the better one."""
+    kept = list[DisplacedRun]()
+    for run in sorted(runs, key=lambda run: -run.score):
+        if not any(np.isin(run.rows, each.rows).mean() > 1 - _OVERLAP for each in kept):
+            kept.append(run)
+    return kept
+
+
+def _reordered(fits: Fits, runs: Sequence[DisplacedRun]) -> Iterator[DisplacedRun]:
+    """Yield runs of rows in which nearly all captions belong elsewhere in the run, without a
+    line."""
+    explained = np.zeros(len(fits.own), bool)
+    for run in runs:
+        explained[run.rows] = True
+    ratio = np.nan_to_num(np.clip((fits.middle - fits.own) * fits.gain, -_CLIP, _CLIP))
+    share = np.clip((ratio > 0).mean(), 0.01, 0.5)
+    surprise = ratio - np.logaddexp(np.log(share) + ratio, np.log1p(-share))
+    surprise[explained] = -_CLIP
+    for score, first, last in maximal_segments(surprise):
+        rows = np.arange(first, last + 1)
+        if score < THRESHOLD or not _FEWEST_REORDERED <= len(rows) <= _MOST_REORDERED:
+            continue
+        partners, probability = assign(fits, rows)
+        moved = (probability >= SURE) & (partners != rows)
+        if moved.mean() >= _REORDERED_SHARE:
+            yield DisplacedRun(REORDERED, rows, partners, np.where(moved, probability, 0.0), score)
+
+
+def find_swaps(fits: Fits, probability: np.ndarray) -> DisplacedRun:
+    """Return pairs whose captions surely belong to each other's pictures, without any order.
+
+    Args: the probability that all captions of a pair belong elsewhere, [n_pairs]; 0 for pairs that
+    a run explains.
+    """
+    suspects = np.flatnonzero(probability > _SUSPECTED)
+    suspects = np.sort(
+        suspects[np.argsort(-probability[suspects], kind="stable")][:_MOST_REORDERED]
+    )
+    partners, sure = assign(fits, suspects)
+    chosen = (sure >= SURE) & (partners != suspects)
+    return DisplacedRun(SWAP, suspects[chosen], partners[chosen], sure[chosen], 0.0)
+
+
+def assign(fits: Fits, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give each of some pictures the captions of one of the same pairs, so that the total fit is
+    highest (Hungarian method).
+
+    Returns: the pair whose captions belong to each picture, and the probability, [n] each: the
+    smaller of those among all captions and among all pictures.
+    """
+    n = len(rows)
+    if n < 2:
+        return rows, np.zeros(n)
+    fit = fits.at(np.repeat(rows, n), np.tile(rows, n)).reshape(n, n)
+    logits = np.nan_to_num(fit * fits.gain, nan=-np.inf, neginf=-1e3)
+    logits = np.where(np.isfinite(logits), logits, -1e3)
+    chosen = scipy.optimize.linear_sum_assignment(logits, maximize=True)[1]
+    by_picture, by_caption = (
+        scipy.special.softmax(logits, axis=axis)[np.arange(n), chosen] for axis in (1, 0)
+    )
+    return rows[chosen], np.minimum(by_picture, by_caption)

@@ -1,0 +1,35 @@
+"""Faults of the pipeline on the pages Overview and Compare, and in the report."""
+
+from clipmem_core.export.report import render_report
+from clipmem_core.review.decisions import count_decisions
+from tests.dashboard.test_pages import captions, labels, links, open_page, press, texts, titles
+from tests.fixtures import HOSTILE, Copy, write_incidents
+
+
+def test_a_fault_is_shown_repaired_and_undone(copy: Copy) -> None:
+    audit = copy()
+    copy(name="other")
+    write_incidents(audit)
+    report = render_report(audit)
+    assert "Captions are one row late." in report
+    assert HOSTILE[0] not in report
+    app = open_page(audit="made")
+    assert texts(app)[1:3] == ["Captions are one row late.", HOSTILE[0]]
+    there = [query for label, query in links(app) if label == "Browse"]
+    assert [query.split("incident=")[1][0] for query in there] == ["1", "2"]
+    assert f"→ {audit.pairs['captions'][21][0]}" in titles(app)
+    lost = [query for label, query in links(app) if label == "30"]
+    assert "pair=images%2F029.png" in lost[0]
+    press(app, "Repair 9 pairs")
+    assert count_decisions(audit)["recaption"] == 9
+    assert "Repair 9 pairs" not in labels(app)
+    view = open_page("pages/decisions.py", audit="made", view="history")
+    assert any("incident 1: shift" in text for text in texts(view))
+    app = open_page(audit="made")
+    press(app, "Undo")
+    assert count_decisions(audit)["recaption"] == 0
+    assert "Repair 9 pairs" in labels(app)
+    pairs = open_page("pages/browse.py", audit="made", incident="2", order="clipmem")
+    assert "**2 pairs.**" in captions(pairs)
+    compared = open_page("pages/compare.py", one="made", other="other")
+    assert "2 in the first audit, 0 in the second" in captions(compared)
