@@ -14,7 +14,7 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.audit.store import INCIDENT_PAIRS, INCIDENTS, PAIRS, Audit, read_table
 from clipmem_core.io import InputError
-from clipmem_core.review.cards import percent
+from clipmem_core.review.cards import cards, percent
 from clipmem_core.review.decisions import (
     CODES,
     RECAPTION,
@@ -25,7 +25,7 @@ from clipmem_core.review.decisions import (
     decided,
     open_review,
 )
-from clipmem_core.review.queries import CAPTION_KEY, cached, fetch_numbered
+from clipmem_core.review.queries import cached
 from clipmem_core.review.wrong_captions import review_progress
 
 _LEAST = 0.5  # probability of a repair
@@ -115,13 +115,12 @@ def find_swap(audit: Audit, row: int) -> dict[str, Any] | None:
     if row not in swaps.index:
         return None
     other = int(swaps["from_row"][row])
-    columns = [CAPTION_KEY, c.PAIR_ID, c.CAPTIONS]
-    key, pair_id, captions = fetch_numbered(audit.folder / PAIRS, columns, [other])[other]
+    (card,) = cards(audit, [other])
     return {
         "row": other,
-        "pair_id": pair_id,
-        "caption_key": str(key),
-        "captions": captions,
+        "pair_id": card.pair_id,
+        "caption_key": str(card.caption_key),
+        "captions": card.captions,
         "probability": percent(swaps["probability"][row]),
         "mutual": bool(swaps["from_row"].get(other) == row),
     }
