@@ -181,6 +181,13 @@ def write_incidents(audit: Audit) -> None:
     write_table(audit.folder / store.INCIDENT_PAIRS, pairs)
 
 
+def write_swaps(audit: Audit, swaps: dict[int, int]) -> None:
+    """Write single swaps: rows, each with the row whose captions fit it."""
+    columns = {"row": swaps.keys(), "from_row": swaps.values()}
+    table = pd.DataFrame(columns).assign(number=0, probability=0.97)
+    write_table(audit.folder / store.INCIDENT_PAIRS, table)
+
+
 def made_scores(pairs: pd.DataFrame, groups: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
     """Draw scores.parquet; pairs with hostile captions, the first ones, come out on top."""
     scores = pd.DataFrame({column: rng.normal(size=len(pairs)) for column in SCORE_COLUMNS})

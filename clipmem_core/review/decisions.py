@@ -52,6 +52,7 @@ CODES = {None: UNDECIDED_CODE, KEEP: 1, REMOVE: 2, RECAPTION: 3}
 # kinds of browser events besides the decisions
 UNDO = "undo"
 UNDECIDE = "undecide"
+SWAP = "swap"
 MOST_EVENTS = 100  # in a batch
 _MOST_PAIRS = 100_000  # in an event
 # pair_id, decision, number, event, caption key and neutral of an entry of the log
@@ -234,7 +235,7 @@ class Review:
     def with_keys(self, pair_ids: Iterable[str]) -> dict[str, int]:
         """Return the caption keys of some pairs, 0 for a pair that is not in `pairs`."""
         ids = dict.fromkeys(pair_ids, 0)
-        return ids | t.caption_keys(self.pairs, ids) if ids and self.pairs is not None else ids
+        return ids | t.fetch_by_id(self.pairs, t.CAPTION_KEY, ids)
 
     def counts(self) -> dict[str, int]:
         """Return the number of pairs of each decision, in the order of `CHOICES`."""
@@ -305,11 +306,11 @@ PairKeys = Annotated[tuple[tuple[str, Key], ...], Field(max_length=_MOST_PAIRS)]
 
 
 class BrowserEvent(BaseModel):
-    """A decision on pairs with the captions on screen, for all of them or none, or the undo of an
-    earlier event."""
+    """A decision on pairs with the captions on screen, for all of them or none, the swap of the
+    captions of two undecided pairs, or the undo of an earlier event."""
 
     number: Number
-    kind: str  # keep | remove | recaption | undecide | undo
+    kind: str  # keep | remove | recaption | undecide | swap | undo
     pair_id: str = ""
     caption_key: Key = 0  # of the captions on screen
     others: PairKeys = ()  # more pairs and caption keys
@@ -338,19 +339,25 @@ def store_events(review: Review, batch: BrowserEvents) -> tuple[int, dict[int, s
     refused events."""
     ids = {pair_id for event in batch.events if event.kind != UNDO for pair_id in event.pairs}
     keys = review.with_keys(ids)
+    swapped = {pair_id for event in batch.events if event.kind == SWAP for pair_id in event.pairs}
+    captions = t.fetch_by_id(review.pairs, CAPTIONS, swapped)
     numbers = [event.number for event in batch.events]
     with open_to_write(review.path) as log:
         outcomes = stored_outcomes(log, batch.client, numbers)
         for event in batch.events:
             if event.number not in outcomes:
-                outcome = _add_event(log, event, keys, batch.audit)
+                outcome = _add_event(log, event, keys, captions, batch.audit)
                 outcomes[event.number] = outcome
                 add_outcome(log, batch.client, event.number, outcome)
     return max(numbers), {number: reason for number in numbers if (reason := outcomes[number][1])}
 
 
 def _add_event(
-    log: Connection, event: BrowserEvent, keys: dict[str, int], audit: str
+    log: Connection,
+    event: BrowserEvent,
+    keys: dict[str, int],
+    captions: dict[str, Sequence[str]],
+    audit: str,
 ) -> tuple[int, str]:
     """Add an event to the log; return its number there, or 0 and the reason of a refusal."""
     if event.kind == UNDO:
@@ -367,18 +374,30 @@ def _add_event(
     if any(keys[pair_id] != key for pair_id, key in event.pairs.items()):
         return 0, "the captions of the pair have changed since it was shown: reload the page"
     decision = None if event.kind == UNDECIDE else event.kind
+    expected = event.expected
+    own = {}
+    texts = "[]"
     try:
-        captions = captions_to_store(decision, event.captions)
+        if event.kind == SWAP:
+            if len(event.pairs) != 2:
+                return 0, "a swap has two pairs"
+            decision = RECAPTION
+            expected = ()
+            for pair_id, source in zip(event.pairs, reversed(event.pairs), strict=True):
+                own[pair_id] = Own(decision, captions_to_store(decision, list(captions[source])))
+        else:
+            texts = captions_to_store(decision, event.captions)
     except InputError as error:
         return 0, str(error)
-    if event.expected is not None:
-        current = current_decision(log, event.pair_id, event.caption_key)
-        if current != event.expected:
-            seen, now = ((each or ("",))[0] or "undecided" for each in (event.expected, current))
+    for pair_id, key in event.pairs.items() if expected is not None else ():
+        current = current_decision(log, pair_id, key)
+        if current != expected:
+            seen, now = ((each or ("",))[0] or "undecided" for each in (expected, current))
             if now == seen:
                 return 0, "its captions were just changed in another tab"
-            return 0, f"just marked {now.capitalize()} in another tab"
-    return add_decision(log, event.pairs, audit, decision, captions)[0], ""
+            name = "" if pair_id == event.pair_id else f"{pair_id} was "
+            return 0, f"{name}just marked {now.capitalize()} in another tab"
+    return add_decision(log, event.pairs, audit, decision, texts, own=own)[0], ""
 
 
 def current_decision(log: Connection, pair_id: str, caption_key: int) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.audit.store import INCIDENT_PAIRS, INCIDENTS, PAIRS, Audit, read_table
 from clipmem_core.io import InputError
+from clipmem_core.review.cards import cards, percent
 from clipmem_core.review.decisions import (
     CODES,
     RECAPTION,
@@ -104,6 +105,25 @@ def repairs(audit: Audit, number: int) -> pd.DataFrame:
     ids = read_table(audit.folder / PAIRS, columns=[c.PAIR_ID])[c.PAIR_ID].to_numpy()
     table = pairs.assign(pair_id=ids[pairs["row"]], from_pair_id=ids[pairs["from_row"]])
     return table[[c.PAIR_ID, "from_pair_id", "probability"]].reset_index(drop=True)
+
+
+def find_swap(audit: Audit, row: int) -> dict[str, Any] | None:
+    """Return the pair whose captions surely fit the picture of a row that no incident explains;
+    `mutual`: the captions of the row fit the other picture too."""
+    pairs = read_incidents(audit)[1]
+    swaps = pairs[pairs["number"] == 0].set_index("row")
+    if row not in swaps.index:
+        return None
+    other = int(swaps["from_row"][row])
+    (card,) = cards(audit, [other])
+    return {
+        "row": other,
+        "pair_id": card.pair_id,
+        "caption_key": str(card.caption_key),
+        "captions": card.captions,
+        "probability": percent(swaps["probability"][row]),
+        "mutual": bool(swaps["from_row"].get(other) == row),
+    }
 
 
 def _pairs_of(audit: Audit, numbers: Collection[int], state: str) -> pd.DataFrame:

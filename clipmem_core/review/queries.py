@@ -4,7 +4,7 @@ pair's row in all."""
 import functools
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, cast
@@ -97,21 +97,25 @@ def find_row(audit: Audit, pair_id: str) -> int | None:
     return rows[0] if rows else None
 
 
-def caption_keys(pairs: Path | pa.Table, pair_ids: Iterable[str]) -> dict[str, int]:
-    """Return the caption keys of those of some pairs that a file or table has."""
+def fetch_by_id(
+    pairs: Path | pa.Table | None, value: str, pair_ids: Collection[str]
+) -> dict[str, Any]:
+    """Return a value, as SQL, of those of some pairs that a file or table has."""
+    if pairs is None or not pair_ids:
+        return {}
     requested = _requested(pair_ids)
     query = (
-        f"SELECT requested_id, {CAPTION_KEY} AS key FROM parquet JOIN requested ON "
+        f"SELECT requested_id, {value} AS value FROM parquet JOIN requested ON "
         f'"{PAIR_ID}" = requested_id'
     )
     if isinstance(pairs, Path):
-        keys = fetch_columns(pairs, query, requested=requested)
+        found = fetch_columns(pairs, query, requested=requested)
     else:
         with _database().cursor() as cursor:
             cursor.register("parquet", pairs)
             cursor.register("requested", requested)
-            keys = cast(Columns, cursor.execute(query).fetchnumpy())
-    return dict(zip(keys["requested_id"].tolist(), keys["key"].tolist(), strict=True))
+            found = cast(Columns, cursor.execute(query).fetchnumpy())
+    return dict(zip(found["requested_id"].tolist(), found["value"].tolist(), strict=True))
 
 
 def _requested(pair_ids: Iterable[str]) -> pa.Table:

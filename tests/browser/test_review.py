@@ -24,7 +24,7 @@ from tests.browser.reviewing import (
     shown_pair,
 )
 from tests.browser.watched import wait_idle
-from tests.fixtures import HOSTILE
+from tests.fixtures import HOSTILE, write_swaps
 
 EVENTS = "**/api/review/events"
 SHRINK = """image => {
@@ -171,6 +171,38 @@ def test_the_most_suspicious_caption_comes_first_and_a_key_stores_a_likelier_wor
         assert shown.count() == 5
         page.keyboard.press("ArrowDown")
     assert [decision for _, decision, _ in events(review)] == ["recaption", "keep", "recaption"]
+
+
+def test_a_key_swaps_the_captions_of_two_pairs_and_another_undoes_both(
+    page: Any, address: str, data: Path, review: Review
+) -> None:
+    audit = Audit(data / "audits" / TRAINED)
+    one, other, last = audit.scores["review_place"].sort_values().index[40:43]
+    write_swaps(audit, {one: other, other: one, last: one})
+    pairs = audit.pairs.set_index("pair_id")["captions"].map(tuple)
+    ids = audit.pairs["pair_id"][[one, other, last]].tolist()
+    open_review_page(page, address, pair=ids[0], decision="undecided")
+    for _ in range(2):
+        page.locator("ol bdi", has_text=ids[1]).wait_for()
+        page.keyboard.press("1")
+        assert next_pair(page, ids[0]) == ids[2]  # the other is decided too
+        all_stored(page)
+        assert review.current(ids[0]).captions == pairs[ids[1]]  # type: ignore[union-attr]
+        assert review.current(ids[1]).captions == pairs[ids[0]]  # type: ignore[union-attr]
+        page.keyboard.press("u")
+        page.locator(f".pair[data-pair='{ids[0]}']").wait_for()
+        all_stored(page)
+        assert review.table().empty
+    review.decide(ids[1:2], "recaption", captions=["a crow"])
+    page.locator("ol img").wait_for(state="hidden")  # both must be undecided
+    for pair in ids[:2]:  # the other one was shown by the undo
+        page.keyboard.press("ArrowRight")
+        next_pair(page, pair)
+    page.locator("ol bdi", has_text=ids[0]).wait_for()
+    page.keyboard.press("1")
+    next_pair(page, ids[2])
+    all_stored(page)
+    assert review.current(ids[2]).captions == pairs[ids[0]]  # type: ignore[union-attr]
 
 
 def test_a_key_during_a_judgement_is_for_the_pair_on_screen_and_ends_the_wait(

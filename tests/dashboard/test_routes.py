@@ -15,8 +15,8 @@ from starlette.testclient import TestClient
 from clipmem_core.audit.store import CAPTION_TABLE, WORD_TABLE, Audit, write_json, write_table
 from clipmem_core.dashboard.component.routes import PREFIX, routes
 from clipmem_core.review import judge, suggestions
-from clipmem_core.review.decisions import MOST_EVENTS, open_review
-from tests.fixtures import HOSTILE, caption_rows, embed, write_words
+from clipmem_core.review.decisions import MOST_EVENTS, decided, open_review
+from tests.fixtures import HOSTILE, caption_rows, embed, write_swaps, write_words
 
 OWN = {"Origin": "http://testserver"}
 CLIENT = "0123456789abcdef"
@@ -183,6 +183,31 @@ def test_events_are_stored_once_in_their_order_and_seen_by_others(
     assert changes["status"].startswith("2 checked, 1 wrong")
     assert ask(server, "pairs", rows=22)[0]["recaptioned"] == ["a crow"]
     assert open_review(audit).count_events() == 4
+
+
+def test_a_swap_is_stored_and_undone_as_one_and_refused_after_a_decision(
+    server: TestClient, audit: Audit
+) -> None:
+    write_swaps(audit, {20: 21, 21: 20, 22: 20})
+    one, other = ask(server, "pairs", rows="20,21")
+    swap, single, none = (ask(server, "suggestions", row=row)["swap"] for row in (20, 22, 23))
+    assert (swap["row"], swap["mutual"], swap["captions"]) == (21, True, other["captions"])
+    assert (single["pair_id"], single["mutual"], none) == (one["pair_id"], False, None)
+    others = [[swap["pair_id"], swap["caption_key"]]]
+    for _ in range(2):
+        sent = send(server, event(one, 1, "swap", others=others)).json()
+        assert sent == {"stored": 1, "refused": {}}
+    swapped = [pair["recaptioned"] for pair in ask(server, "pairs", rows="20,21")]
+    assert swapped == [other["captions"], one["captions"]]
+    assert not decided(audit).neutral[[20, 21]].any()
+    batch = [
+        event(one, 2, "undo", undoes=[CLIENT, 1]),
+        event(other, 3),
+        event(one, 4, "swap", others=others),
+        event(one, 5, "swap"),
+    ]
+    assert list(send(server, *batch).json()["refused"]) == ["4", "5"]
+    assert ask(server, "changes", entry=0)["decided"] == {"20": None, "21": "keep"}
 
 
 def test_another_site_stores_nothing(server: TestClient, audit: Audit) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from clipmem_core.audit.store import PAIRS, Audit
 from clipmem_core.review.decisions import REMOVE, BrowserEvents, Review, store_events
-from clipmem_core.review.queries import caption_keys
+from clipmem_core.review.queries import CAPTION_KEY, fetch_by_id
 
 CLIENT = "client01"
 OTHER = "client02"
@@ -16,7 +16,7 @@ Event = dict[str, Any]
 
 def event_of(audit: Audit, number: int, kind: str, pair_id: str = IDS[0], **more: object) -> Event:
     """A decision as the page sends it, with the caption key of the audit."""
-    key = caption_keys(audit.folder / PAIRS, [pair_id]).get(pair_id, 1)
+    key = fetch_by_id(audit.folder / PAIRS, CAPTION_KEY, [pair_id]).get(pair_id, 1)
     return {"number": number, "kind": kind, "pair_id": pair_id, "caption_key": str(key)} | more
 
 
@@ -93,7 +93,7 @@ def test_a_decision_is_refused_if_the_current_one_is_not_the_expected_one(
 
 
 def test_an_event_for_many_pairs_is_undone_as_one(audit: Audit, review: Review) -> None:
-    keys = caption_keys(audit.folder / PAIRS, IDS)
+    keys = fetch_by_id(audit.folder / PAIRS, CAPTION_KEY, IDS)
     others = [(pair_id, keys[pair_id]) for pair_id in IDS[1:]]
     undecide = event_of(audit, 2, "undecide", IDS[1])
     keep = event_of(audit, 3, "keep", IDS[1])

@@ -198,8 +198,8 @@ class Pairs extends Part {
         return shiftKey && acts[`Shift ${name}`] || acts[name]
     }
 
-    fullSize({row}) {
-        return `${this.data.prefix}/picture?${new URLSearchParams({audit: this.data.audit, row, full: 1})}`
+    addressOf({row}, size = 'full') {
+        return `${this.data.prefix}/picture?${new URLSearchParams({audit: this.data.audit, row, [size]: 1})}`
     }
 
     sign(text, kind = '') {
@@ -235,12 +235,13 @@ class Pairs extends Part {
         return outbox.put({prefix, audit, dataset, rows: cards.map(({row}) => row), ...pairs, ...fields})
     }
 
+    // Decide on pairs; `after` of a card: the captions that it gets in a swap.
     decide(cards, kind, fields = {}) {
-        const decision = kind === 'undecide' ? null : kind
+        const decision = kind === 'undecide' ? null : kind === 'swap' ? 'recaption' : kind
         const {client, number} = this.put(cards, {kind, shows: decision, ...fields})
         const before = cards.map(({row}) => [row, this.decisions.get(row) ?? null, this.captions.get(row)])
         const {audit} = this.data, [{pair_id}] = cards
-        for (const card of cards) this.set(card.row, decision, fields.captions ?? this.captions.get(card.row))
+        for (const card of cards) this.set(card.row, decision, card.after ?? fields.captions ?? this.captions.get(card.row))
         this.storeUndoable([...this.undoable, {audit, client, number, pair_id, before}].slice(-CACHED))
     }
 

@@ -73,7 +73,7 @@ REVIEW_KEYS: Keys = (
     ("X", "drop", "Remove the caption in focus; if it is the only one, the pair"),
     ("Shift X", "remove", "Remove the pair"),
     ("↑ ↓", "", "Another caption"),
-    ("1 2 3", "", "Use a likelier word or a suggested caption"),
+    ("1 2 3", "", "Use a suggestion: captions of another pair, a likelier word, a caption"),
     ("E", "edit", "Edit the captions"),
     ("U", "undo", "Undo"),
     ("←", "previous", "Previous pair"),

@@ -83,7 +83,7 @@ class Grid extends Pairs {
         const texts = make('div.texts', Object.assign(link, {className: 'caption'}), make('p.fault'),
             make('p.facts', ...facts), this.details(card), make('p.similar', 'More like: ', ...like))
         const node = make('article.card', {tabIndex: -1},
-            make('a.picture', {href: this.fullSize(card), tabIndex: place ? -1 : 0}),
+            make('a.picture', {href: this.addressOf(card), tabIndex: place ? -1 : 0}),
             make('input.check', {type: 'checkbox', tabIndex: -1, ariaLabel: `Select this pair: ${caption.slice(0, 80)}`}),
             make('div.words', texts, make('span.badge'), make('dl.scores', ...lines)))
         node.dataset.row = card.row
@@ -117,7 +117,7 @@ class Grid extends Pairs {
             event.preventDefault()
             this.trigger({open: card.pair_id})
         }
-        showPicture(this.root, {src: this.fullSize(card), alt: altOf(card.shown), caption}, link)
+        showPicture(this.root, {src: this.addressOf(card), alt: altOf(card.shown), caption}, link)
     }
 
     draw() {

@@ -191,7 +191,7 @@ class Single extends Pairs {
     // Draw each caption once: a removed or changed one is struck through, and followed by its new text.
     drawCaptions() {
         const {shown: {row, card: {captions, words}, order}, currentCaptions} = this
-        const state = JSON.stringify([row, currentCaptions]), inPlace = currentCaptions.length === captions.length
+        const state = JSON.stringify([row, currentCaptions, this.swap]), inPlace = currentCaptions.length === captions.length
         if (this.drawn === state) return
         this.drawn = state
         const lines = order.map(number => {
@@ -204,6 +204,12 @@ class Single extends Pairs {
         this.drawSuggestions()
     }
 
+    // The pair whose captions fit the picture on screen, while its suggestion can be accepted.
+    get swap() {
+        const {row} = this.shown, swap = this.suggestions.get(row)?.swap, other = this.decisions.get(swap?.row)
+        return !this.expected(row).length && (swap?.mutual ? !other : other !== 'keep') && swap
+    }
+
     focusOn(place) {
         const {length} = this.shown.order
         this.shown.focus = (place + length) % length
@@ -211,7 +217,8 @@ class Single extends Pairs {
         this.drawSuggestions()
     }
 
-    // Draw suggestions for the caption in focus: likelier words in place of surprising ones, captions that fit better.
+    // Draw suggestions: captions of another pair for all of this one; for the caption in focus likelier words in place of
+    // surprising ones, and captions that fit better.
     drawSuggestions() {
         const {row, card, focus, doubt} = this.shown, answer = this.suggestions.get(row), {number, text, after} = this.focused
         const fit = answer?.cosines?.[number] ?? null, title = 'Suggested by models that never saw it'
@@ -219,9 +226,13 @@ class Single extends Pairs {
         const words = surprising.map(({start, end, word, better: [[other, value]]}) => ({value,
             caption: Array.from(text).toSpliced(start, end - start, other).join(''),
             label: make('span', make('bdi', word), ' → ', make('bdi', other))}))
+        const {swap} = this, swaps = swap ? [{swap, value: '', label: make('span',
+            make('img', {src: this.addressOf(swap, 'small'), alt: altOf(swap.captions)}),
+            make('b', 'Captions of ', make('bdi', swap.pair_id), ` fit this picture (${swap.probability})${swap.mutual ? ', and vice versa' : ''}`),
+            foreign('span', swap.captions[0]))}] : []
         const captions = (answer?.choices ?? []).filter(({cosine, caption}) => caption !== after && cosine > (fit ?? -Infinity))
             .map(({caption, cosine}) => ({value: figures(cosine), caption, label: foreign('span', caption)}))
-        this.choices = [...words, ...captions].slice(0, 3)
+        this.choices = [...swaps, ...words, ...captions].slice(0, 3)
         const heading = this.choices.length ? title + (fit === null ? '' : ` (fit of the caption: ${figures(fit)})`)
             : answer ? `No suggestion: ${answer.fault || 'none is likely enough to be right.'}` : `${title} …`
         const reason = text === after ? card.reasons[number] : after === doubt?.caption && doubt?.reason
@@ -236,7 +247,7 @@ class Single extends Pairs {
         const place = [...this.find('captions').children].indexOf(line), captions = this.shown && this.currentCaptions
         if (line && place < order.length) this.focusOn(place)
         else if (event.target.closest('.picture img'))
-            showPicture(this.root, {src: this.fullSize({row}), alt: altOf(captions), caption: this.focused.after ?? captions[0]})
+            showPicture(this.root, {src: this.addressOf({row}), alt: altOf(captions), caption: this.focused.after ?? captions[0]})
     }
 
     // React to a key and return whether it is one of this page's. Up and down scroll the page of a pair with one caption.
@@ -258,7 +269,12 @@ class Single extends Pairs {
         else if (name in STEPS) this.step(STEPS[name])
         else if (name === 'edit') this.edit(event)
         else if (name === 'cancel') this.editing = false
-        else this.use(event, this.choices[name - 1]?.caption)
+        else {
+            const {caption, swap} = this.choices[name - 1] ?? {}
+            if (swap?.mutual) this.decideShown('swap', event, undefined, 'captions swapped', false, swap)
+            else if (swap) this.decideShown('recaption', event, swap.captions)
+            else this.use(event, caption)
+        }
         this.drawState()
     }
 
@@ -270,13 +286,14 @@ class Single extends Pairs {
         return accepted
     }
 
-    // Decide on the pair on screen, and show the next one unless this one stays.
-    decideShown(kind, event, captions, label = labelOf(kind), stays = false) {
+    // Decide on the pair on screen, and in a swap on another one, and show the next one unless this one stays.
+    decideShown(kind, event, captions, label = labelOf(kind), stays = false, swap = null) {
         if (!this.accepts(event)) return false
         const {row, card, news} = this.shown
         this.shown.news = ''
         if (news) return this.sign(`${news} Press again to replace it.`, 'late')
-        this.decide([card], kind, {captions, expected: this.expected(row)})
+        const cards = swap ? [{...card, after: swap.captions}, {...swap, after: card.captions}] : [card]
+        this.decide(cards, kind, {captions, expected: this.expected(row)})
         this.visited.add(row)
         this.sign(`${label} ✓`, kind)
         this.go(stays ? this.place : this.next(this.place + 1))

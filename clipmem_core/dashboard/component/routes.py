@@ -49,6 +49,7 @@ from clipmem_core.review.decisions import (
     open_review,
     store_events,
 )
+from clipmem_core.review.incidents import find_swap
 from clipmem_core.review.queries import (
     cached,
     count_pairs_of,
@@ -267,15 +268,16 @@ def _picture(request: Request) -> Response:
 
 
 def _suggest(request: Request) -> Response:
-    """Answer with captions of other pairs, suggested for a row, or with the reason why the audit
-    cannot suggest any."""
+    """Answer with the pair whose captions surely fit a row, and with captions of other pairs or the
+    reason why the audit cannot suggest any."""
     audit, _ = _parse(request)
     row = _numbers(request, "row")[0]
     with _one_search:
         try:
-            return _json(_suggestions(audit, row))
+            answer = _suggestions(audit, row)
         except InputError as error:
-            return _json({"fault": in_one_line(error), "choices": []})
+            answer = {"fault": in_one_line(error), "choices": []}
+    return _json(answer | {"swap": find_swap(audit, row)})
 
 
 @cached(512, PAIRS, MEMBERSHIP)
