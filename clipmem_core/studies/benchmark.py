@@ -303,7 +303,8 @@ def _measure_incidents(audit: Audit, planted: Sequence[Displaced]) -> dict[str, 
     repaired and of repairs that are wrong, and the number of incidents that were not planted."""
     incidents = read_table(audit.folder / INCIDENTS)
     pairs = read_table(audit.folder / INCIDENT_PAIRS)
-    pairs = pairs[pairs[NUMBER] > 0]
+    incidents = incidents[incidents["repairs"] > 0]  # a set may have faults of other kinds
+    pairs = pairs[pairs[NUMBER].isin(incidents[NUMBER])]
     source = np.arange(audit.record.pairs)  # whose captions each pair has
     for run in planted:
         source[run.rows] = run.sources
