@@ -165,10 +165,6 @@ def find_runs(fits: Fits) -> list[DisplacedRun]:
         first, second = best[:, rows[part]]
         is_best = (first <= score).mean() >= 1 - _OVERLAP
         enough = THRESHOLD if len(first) < _LONG else _LEAST
-        if _WEAK <= score < enough and is_best and len(first) >= _LONG:
-            # Of two blocks that were exchanged each is weaker, and both speak for the same line.
-            back = fits.evidence(partners[part], rows[part]).sum()
-            enough = _LEAST - back if back >= _WEAK else enough
         if score < enough or not is_best or (second >= _RIVAL * score).mean() >= 0.5:
             continue
         runs.append(_complete(fits, rows[part], partners[part]))
