@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from threadpoolctl import threadpool_limits
 
 from clipmem_core import columns as c
-from clipmem_core.audit import incidents, prepare, scoring, settings, setup, status, store
+from clipmem_core.audit import incident_tables, prepare, scoring, settings, setup, status, store
 from clipmem_core.audit.check_table import ensure_checks
 from clipmem_core.audit.executor import (
     SMALL,
@@ -35,6 +35,7 @@ from clipmem_core.audit.verdict import SECOND_LEFT_OUT, is_distrusted, judge
 from clipmem_core.config import AuditConfig
 from clipmem_core.dataset.faults import find_faults
 from clipmem_core.io import InputError, save_array
+from clipmem_core.scores.displaced import DisplacedRun, Fits, find_runs, find_swaps
 from clipmem_core.scores.evidence import (
     HALF,
     Probabilities,
@@ -42,7 +43,6 @@ from clipmem_core.scores.evidence import (
     probabilities,
     with_displaced,
 )
-from clipmem_core.scores.incidents import DisplacedRun, Fits, find_runs, find_swaps
 from clipmem_core.scores.membership import Membership, side_means
 from clipmem_core.scores.prevalence import SECOND_ROUND_FROM, likely_wrong
 from clipmem_core.scores.words import group_starts
@@ -299,7 +299,7 @@ class Score(Stage):
             audit, scores, run.caption_counts, sides, run.words
         )
         wrong = probabilities(of_captions)
-        rows, probability = incidents.displaced(run.displaced)
+        rows, probability = incident_tables.displaced(run.displaced)
         run.wrong = wrong = with_displaced(wrong, run.caption_counts, rows, probability)
         curves = {
             name: np.array(count.curve).tolist()
@@ -342,7 +342,7 @@ class Judge(Stage):
         verdict = judge(results, utility, record.config, towers=record.towers, cut=run.truncated)
         store.write_json(audit.folder / store.VERDICT, verdict)
         # Members that learned little do not tell which captions are wrong.
-        explained = incidents.displaced(run.displaced)[0]
+        explained = incident_tables.displaced(run.displaced)[0]
         suspected = None
         if not is_distrusted(verdict):
             suspected = run.wrong.pairs > HALF
@@ -353,7 +353,7 @@ class Judge(Stage):
         clusters = store.read_prepared(audit.folder).clusters
         checks = store.read_table(ensure_checks(audit))
         faults = find_faults(audit.pairs, clusters, checks, suspected)
-        incidents.write_incidents(audit, run.displaced, faults, swaps)
+        incident_tables.write_incidents(audit, run.displaced, faults, swaps)
 
 
 class WriteManifest(Stage):

@@ -9,7 +9,7 @@ import pandas as pd
 from clipmem_core.audit import store
 from clipmem_core.audit.store import Audit
 from clipmem_core.dataset.faults import Fault
-from clipmem_core.scores.incidents import EXCHANGE, REVERSAL, SHIFT, DisplacedRun
+from clipmem_core.scores.displaced import EXCHANGE, REVERSAL, SHIFT, DisplacedRun
 
 NUMBER = "number"
 COLUMNS = [NUMBER, "kind", "pairs", "first", "last", "evidence", "repairs", "cause"]
