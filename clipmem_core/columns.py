@@ -6,6 +6,8 @@ PAIR_ID, IMAGE, CAPTIONS, LABEL, WIDTH, HEIGHT, SHA256, INJECTED = PAIR_COLUMNS
 SOURCE = "source"
 REASON = "reason"
 QUARANTINE_COLUMNS = [SOURCE, PAIR_ID, REASON]
+INCIDENT_COLUMNS = ["number", "kind", "pairs", "first", "last", "evidence", "repairs", "cause"]
+INCIDENT_PAIR_COLUMNS = ["number", "row", "from_row", "probability"]
 
 GROUP = "group"
 GROUPS = ["candidate", "independent", "scored", "shared", "external"]

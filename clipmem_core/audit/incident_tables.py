@@ -6,21 +6,20 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from clipmem_core import columns as c
 from clipmem_core.audit import store
 from clipmem_core.audit.store import Audit
 from clipmem_core.dataset.faults import Fault
 from clipmem_core.scores.displaced import EXCHANGE, REVERSAL, SHIFT, DisplacedRun
 
 NUMBER = "number"
-COLUMNS = [NUMBER, "kind", "pairs", "first", "last", "evidence", "repairs", "cause"]
-LIKELY = 0.5  # probability from which a pair is displaced
 
 
 def displaced(runs: Sequence[DisplacedRun]) -> tuple[np.ndarray, np.ndarray]:
     """Return the pairs that runs explain, and the probability of it, [n] each."""
     rows = np.concatenate([np.empty(0, int), *(run.rows for run in runs)])
     probability = np.concatenate([np.empty(0), *(run.probability for run in runs)])
-    likely = probability >= LIKELY
+    likely = probability >= store.DISPLACED
     return rows[likely], probability[likely]
 
 
@@ -42,7 +41,7 @@ def write_incidents(
         if run:
             table["from_row"] = run.partners
             table["probability"] = run.probability
-        repairs = int((table["probability"] >= LIKELY).sum())
+        repairs = int((table["probability"] >= store.DISPLACED).sum())
         ends = int(rows.min()) + 1, int(rows.max()) + 1
         incidents.append((number, kind, len(rows), *ends, float(evidence), repairs, cause))
         pairs.append(table)
@@ -53,7 +52,9 @@ def write_incidents(
             pairs.append(pd.DataFrame(lost))
     single = {"row": swaps.rows, "from_row": swaps.partners, "probability": swaps.probability}
     pairs.append(pd.DataFrame({NUMBER: 0} | single))
-    store.write_table(audit.folder / store.INCIDENTS, pd.DataFrame(incidents, columns=COLUMNS))
+    store.write_table(
+        audit.folder / store.INCIDENTS, pd.DataFrame(incidents, columns=c.INCIDENT_COLUMNS)
+    )
     table = pd.concat(pairs, ignore_index=True)
     store.write_table(audit.folder / store.INCIDENT_PAIRS, table)
 

@@ -12,7 +12,14 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audit.store import INCIDENT_PAIRS, INCIDENTS, PAIRS, Audit, read_table
+from clipmem_core.audit.store import (
+    DISPLACED,
+    INCIDENT_PAIRS,
+    INCIDENTS,
+    PAIRS,
+    Audit,
+    read_table,
+)
 from clipmem_core.io import InputError
 from clipmem_core.review.cards import cards, percent
 from clipmem_core.review.decisions import (
@@ -28,11 +35,7 @@ from clipmem_core.review.decisions import (
 from clipmem_core.review.queries import cached
 from clipmem_core.review.wrong_captions import review_progress
 
-_LEAST = 0.5  # probability of a repair
-_COLUMNS = {
-    INCIDENTS: ["number", "kind", "pairs", "first", "last", "evidence", "repairs", "cause"],
-    INCIDENT_PAIRS: ["number", "row", "from_row", "probability"],
-}
+_COLUMNS = {INCIDENTS: c.INCIDENT_COLUMNS, INCIDENT_PAIRS: c.INCIDENT_PAIR_COLUMNS}
 
 
 @cached(8, paths=lambda audit: filter(Path.is_file, map(audit.folder.joinpath, _COLUMNS)))
@@ -53,7 +56,7 @@ def incident_pairs(audit: Audit) -> pd.DataFrame:
     pairs = read_incidents(audit)[1]
     decisions = decided(audit)
     codes = decisions.codes[pairs["row"]]
-    has_repair = (pairs["from_row"] >= 0) & (pairs["probability"] >= _LEAST)
+    has_repair = (pairs["from_row"] >= 0) & (pairs["probability"] >= DISPLACED)
     undecided = codes == UNDECIDED_CODE
     recaptioned = (codes == CODES[RECAPTION]) & decisions.neutral[pairs["row"]]
     return pairs.assign(

@@ -148,7 +148,8 @@ class Fits:
 
 
 def find_runs(fits: Fits) -> list[DisplacedRun]:
-    """Return the shifts, exchanges and reversals, in the order of the source."""
+    """Return the shifts, exchanges and reversals in the order of the source, then the reordered
+    runs."""
     rows, partners, line = _near_votes(fits.votes, len(fits.own))
     evidence = fits.evidence(rows, partners)
     found = []
@@ -328,8 +329,7 @@ def assign(fits: Fits, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if n < 2:
         return rows, np.zeros(n)
     fit = fits.at(np.repeat(rows, n), np.tile(rows, n)).reshape(n, n)
-    logits = np.nan_to_num(fit * fits.gain, nan=-np.inf, neginf=-1e3)
-    logits = np.where(np.isfinite(logits), logits, -1e3)
+    logits = np.nan_to_num(fit * fits.gain, nan=-1e3)  # NaN: every member trained on one of both
     chosen = scipy.optimize.linear_sum_assignment(logits, maximize=True)[1]
     by_picture, by_caption = (
         scipy.special.softmax(logits, axis=axis)[np.arange(n), chosen] for axis in (1, 0)
