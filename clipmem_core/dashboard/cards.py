@@ -27,6 +27,7 @@ from clipmem_core.review.cards import (
     FirstCaption,
     PairCard,
     cards,
+    data_url,
     first_captions,
     make_jpeg,
     marked,
@@ -87,11 +88,13 @@ def placeholder(side: int = SIDE) -> bytes:
 
 
 def draw_card_picture(card: PairCard, jpeg: bytes, fault: str) -> None:
-    """Draw a picture, or a grey square if it cannot be read."""
+    """Draw a picture, or a grey square if it cannot be read.
+
+    Streamlit deletes the files of a page while the page runs again, so the page holds the picture.
+    """
     caption = cut(" ".join(card.current[:1]), ALT_LIMIT)
-    st.image(
-        jpeg, width="stretch", alt="Picture cannot be read" if fault else f"Picture: {caption}"
-    )
+    alt = "Picture cannot be read" if fault else f"Picture: {caption}"
+    st.image(data_url(jpeg), width="stretch", alt=alt)
 
 
 def draw_change_cards(

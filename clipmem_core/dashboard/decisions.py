@@ -1,7 +1,6 @@
 """The page Decisions: progress, the list, the history with undo, checks without a model, exports
 and re-audits."""
 
-from base64 import b64encode
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,7 @@ from clipmem_core.export import reaudit
 from clipmem_core.export.formats import AUDIT_IT, FORMATS
 from clipmem_core.io import InputError
 from clipmem_core.review.batch import find_offer, take_over
-from clipmem_core.review.cards import PairCard, cards
+from clipmem_core.review.cards import PairCard, cards, data_url
 from clipmem_core.review.decisions import (
     CHOICES,
     FOR_OTHER,
@@ -164,8 +163,7 @@ def _draw_page(audit: Audit, part: pd.DataFrame, selection: Selection) -> None:
         if pair_id in shown:
             card, picture = shown[pair_id]
             captions = list(card.captions)
-            jpeg = b64encode(picture.result()[0]).decode()
-            line["picture"] = f"data:image/jpeg;base64,{jpeg}"
+            line["picture"] = data_url(picture.result()[0])
             line["open"] = f"pair?{urlencode(link(audit, selection, pair=pair_id))}"
         decision = BADGES[entry["decision"]][0] if entry["decision"] else ""
         changes = word_changes(captions, entry[CAPTIONS])

@@ -1,7 +1,6 @@
 """The report of an audit as one self-contained HTML file: verdict, figure, tables, pictures and
 decisions."""
 
-import base64
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from clipmem_core.review.cards import (
     FirstCaption,
     PairCard,
     cards,
+    data_url,
     first_captions,
     make_jpeg,
     marked,
@@ -149,8 +149,7 @@ def _card(card: PairCard, root: Path, first_caption: FirstCaption) -> dict[str, 
     cannot be read."""
     first, marks, reason = first_caption
     try:
-        jpeg = base64.b64encode(make_jpeg(root, card.image, _SIDE)).decode()
-        picture = f"data:image/jpeg;base64,{jpeg}"
+        picture = data_url(make_jpeg(root, card.image, _SIDE))
     except (OSError, ValueError) as error:  # missing or damaged
         if shortage(error):
             raise

@@ -1,5 +1,6 @@
 """The pairs of an audit with their scores and decisions, as cards for a page."""
 
+import base64
 import html
 import io
 import math
@@ -151,6 +152,11 @@ def make_jpeg(root: Path, image: str, side: int) -> bytes:
     picture.thumbnail((side, side))
     picture.save(file, "JPEG", quality=85)
     return file.getvalue()
+
+
+def data_url(jpeg: bytes) -> str:
+    """Return a URL that holds a JPEG itself."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
 
 def suspicious_captions(audit: Audit, pair_ids: Sequence[str]) -> dict[str, int]:
