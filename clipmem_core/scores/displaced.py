@@ -37,7 +37,7 @@ _LONG = 12
 _WEAK = 8.0  # sum of a further part of a run
 _CLIP = 6.0
 # Between two parts of a run: rows for each of both, and least mean evidence
-_GAP = 0.35
+_GAP = 1.0
 _BROKEN = -2.0
 _RIVAL = 0.8  # of a run's score: another line with as much explains the same rows
 _NEIGHBOURS = 10
@@ -47,6 +47,9 @@ _RANDOM_PAIRS = 200_000
 _VOTES = 4  # of near rows, that a diagonal is looked at from
 _NEAR = 40  # rows
 _AROUND = 60  # rows beside the votes that are looked at
+_STRETCH = 20  # rows
+_STRETCH_VOTES = 5  # of one stretch for another
+_MOST_STRETCHES = 200  # pairs of stretches that are compared
 _OVERLAP = 0.2  # share of a run that better runs may explain
 SURE = 0.9  # probability of a repair by assignment
 _SUSPECTED = 0.3  # probability of a wrong pair that may be a part of a swap
@@ -150,13 +153,17 @@ class Fits:
 def find_runs(fits: Fits) -> list[DisplacedRun]:
     """Return the shifts, exchanges and reversals in the order of the source, then the reordered
     runs."""
-    rows, partners, line = _near_votes(fits.votes, len(fits.own))
+    rows, partners, line = _lines(fits)
     evidence = fits.evidence(rows, partners)
     found = []
     starts = np.flatnonzero(np.diff(line, prepend=-1))
     for start, end in zip(starts, [*starts[1:], len(line)], strict=True):
         for score, first, last in _runs(rows[start:end], evidence[start:end]):
-            found.append((score, slice(start + first, start + last + 1)))
+            part = slice(start + first, start + last + 1)
+            if abs(partners[part] - rows[part]).min() > last - first:
+                # Of two blocks that were exchanged both speak for the same line.
+                score += max(0.0, fits.evidence(partners[part], rows[part]).sum())
+            found.append((score, part))
     best = np.zeros((2, len(fits.own)))  # the highest scores that explain a row
     runs = []
     for score, part in sorted(found, key=lambda each: -each[0]):
@@ -168,7 +175,9 @@ def find_runs(fits: Fits) -> list[DisplacedRun]:
         enough = THRESHOLD if len(first) < _LONG else _LEAST
         if score < enough or not is_best or (second >= _RIVAL * score).mean() >= 0.5:
             continue
-        runs.append(_complete(fits, rows[part], partners[part]))
+        run = _complete(fits, rows[part], partners[part])
+        if run.score >= _LEAST:  # also with the rows that do not fit
+            runs.append(run)
     runs = sorted(_exchanges(runs), key=lambda run: int(run.rows[0]))
     return [*runs, *_reordered(fits, runs)]
 
@@ -197,10 +206,11 @@ def _complete(fits: Fits, rows: np.ndarray, partners: np.ndarray) -> DisplacedRu
     return DisplacedRun(kind, rows, partners, probability, float(evidence.sum()))
 
 
-def _near_votes(votes: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _lines(fits: Fits) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the rows and partners along the lines that several near rows vote for, and the number
     of the line that each belongs to, [n_rows] each."""
-    i, j = votes[votes[:, 0] != votes[:, 1]].T
+    n = len(fits.own)
+    i, j = fits.votes[fits.votes[:, 0] != fits.votes[:, 1]].T
     spans = []
     for lines in (j - i + n, i + j + 2 * n):  # diagonals, antidiagonals
         order = np.lexsort((i, lines))
@@ -212,8 +222,22 @@ def _near_votes(votes: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, np.n
         low = np.maximum(row[at] - _AROUND, 0)
         high = np.minimum(row[at + _VOTES - 1] + _AROUND, n - 1)
         spans.append(np.column_stack([line[at], low, high]))
+    # Among pictures that look alike no line has several votes, but a stretch of rows whose captions
+    # do not fit has many for another stretch: look at all lines between both.
+    misfit = fits.own[i] < fits.middle
+    stretches, counts = np.unique(
+        np.column_stack([i, j])[misfit] // _STRETCH, axis=0, return_counts=True
+    )
+    often = np.argsort(-counts, kind="stable")[:_MOST_STRETCHES]
+    for first, second in stretches[often[counts[often] >= _STRETCH_VOTES]].tolist():
+        low, high = max(first * _STRETCH - _AROUND, 0), min((first + 1) * _STRETCH + _AROUND, n) - 1
+        offsets = np.arange(1 - _STRETCH, _STRETCH)
+        steps = (second - first) * _STRETCH + offsets
+        sums = (first + second + 1) * _STRETCH - 1 + offsets
+        lines = np.concatenate([steps + n, sums + 2 * n])
+        spans.append(np.column_stack([lines, np.full((len(lines), 2), (low, high))]))
     merged = list[list[int]]()
-    for number, low, high in np.concatenate(spans).tolist():
+    for number, low, high in sorted(np.concatenate(spans).tolist()):
         if merged and merged[-1][0] == number and low <= merged[-1][2]:
             merged[-1][2] = max(high, merged[-1][2])
         else:
