@@ -3,6 +3,9 @@
 PAIR_COLUMNS = ["pair_id", "image", "captions", "label", "width", "height", "sha256", "injected"]
 PAIR_ID, IMAGE, CAPTIONS, LABEL, WIDTH, HEIGHT, SHA256, INJECTED = PAIR_COLUMNS
 
+# optional column of pairs.parquet: the sentences of long captions, in order
+SENTENCES = "sentences"
+
 SOURCE = "source"
 REASON = "reason"
 QUARANTINE_COLUMNS = [SOURCE, PAIR_ID, REASON]
@@ -49,16 +52,18 @@ P_WORD = "p_word"
 SUSPICION = "suspicion"
 REVIEW_PLACE = "review_place"
 
-# Row of the caption among all captions of an audit: the key of captions.parquet, words.parquet and
-# the members' captions.npy
+# Row of the caption, or of the sentence where captions are long, among all of an audit: the key of
+# captions.parquet or sentences.parquet, of words.parquet and of the members' captions.npy
 CAPTION_ROW = "caption_row"
 CAPTION = "caption"  # number of the caption in its pair, from 0
 MARGIN_OUT = "margin_out"
 AGREEMENT = "agreement"  # highest cosine with another caption of the pair
+SENTENCE = "sentence"  # number of the sentence in its caption, from 0
 
 # words.parquet: one row per word that the word model reads
 POSITION = "position"  # number of the word in its caption, from 0
-START = "start"  # its first character
+START = "start"  # its first character in the caption; also of a sentence
+END = "end"  # the character behind the sentence
 WORD = "word"
 PROBABILITY = "probability"
 SURPRISE = "surprise"

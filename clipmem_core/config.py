@@ -112,6 +112,12 @@ class TrainingConfig:
     captions: int = data_option(
         0, "used per pair; 0: all", title="Captions per pair (0: all)", ge=0
     )
+    sentences: str = data_option(
+        "auto",
+        "judge each sentence of a caption; auto: if the median caption has two or more",
+        title="Sentences of long captions",
+        choices=("auto", "on", "off"),
+    )
     sample: int = data_option(
         0, "audit a random sample and estimate counts of all; 0: all pairs", ge=0
     )

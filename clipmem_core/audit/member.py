@@ -62,8 +62,9 @@ class Features:
 
 
 def caption_texts(pairs: pd.DataFrame) -> list[str]:
-    """Return the captions of all pairs, in order."""
-    return [caption for captions in pairs[c.CAPTIONS] for caption in captions]
+    """Return the captions of all pairs, or their sentences, in order."""
+    column = c.SENTENCES if c.SENTENCES in pairs else c.CAPTIONS
+    return [text for texts in pairs[column] for text in texts]
 
 
 def prompts(pairs: pd.DataFrame) -> list[str]:
@@ -92,9 +93,10 @@ def compute_features(
     # Members do not open the tower.
     FeatureExtractor(towers.text, root, compute).captions(prompts(pairs))
     truncated = extractor.count_truncated(texts)
+    noun = "sentences" if c.SENTENCES in pairs else "captions"
     if truncated:
         screen.say(
-            f"{truncated:,} of {len(texts):,} captions are longer than the {towers.text.context} "
+            f"{truncated:,} of {len(texts):,} {noun} are longer than the {towers.text.context} "
             f"tokens that {towers.text.name} reads"
         )
     return truncated
@@ -239,7 +241,7 @@ def open_shared(folder: Path) -> Shared:
     data = TrainingData(
         pixels=pixels,
         tokens=cached_tokens(config.model, pairs) if features.text is None else features.text,
-        caption_start=group_starts(store.caption_counts(audit)),
+        caption_start=group_starts(store.text_counts(audit)),
         keys=keys,
         rows=np.array([], dtype=np.int64),
         external=external,
@@ -293,7 +295,7 @@ def vocabulary_of_member(audit: Audit, name: str) -> Vocabulary | None:
         return None  # without reading every caption
     rows = np.flatnonzero(audit.membership[name])
     tokens = cached_tokens(config.model, audit.pairs)
-    return _vocabulary(config, tokens, group_starts(store.caption_counts(audit)), rows)
+    return _vocabulary(config, tokens, group_starts(store.text_counts(audit)), rows)
 
 
 def view_maker(

@@ -31,7 +31,7 @@ from clipmem_core.audit.executor import (
 from clipmem_core.audit.prepare import DataSet
 from clipmem_core.audit.status import LOG, Screen
 from clipmem_core.audit.store import Audit
-from clipmem_core.audit.verdict import SECOND_LEFT_OUT, is_distrusted, judge
+from clipmem_core.audit.verdict import PART, SECOND_LEFT_OUT, is_distrusted, judge
 from clipmem_core.config import AuditConfig
 from clipmem_core.dataset.faults import find_faults
 from clipmem_core.io import InputError, save_array
@@ -69,7 +69,7 @@ class Run:
         at_once = settings.side_by_side(record.config)
         blocks = at_once if settings.shares_process(record.config) else 0
         executor = self.executor or functools.partial(local_processes, at_once=at_once)
-        is_small = self.caption_counts.sum() <= SMALL
+        is_small = self.text_counts.sum() <= SMALL
         if blocks and self.executor is None and is_small:
             executor = in_this_process
         run_members(
@@ -83,8 +83,8 @@ class Run:
         )
 
     @functools.cached_property
-    def caption_counts(self) -> np.ndarray:
-        return store.caption_counts(self.audit)
+    def text_counts(self) -> np.ndarray:
+        return store.text_counts(self.audit)
 
     @functools.cached_property
     def words(self) -> pd.DataFrame:
@@ -187,9 +187,9 @@ class ExtractFeatures(Stage):
         run.truncated = ensure_features(audit, run.screen, run.executor)
         path = audit.folder / store.DECOYS
         has_captions = config.lock_text or config.features
-        several = run.caption_counts.max(initial=0) > 1
+        several = run.text_counts.max(initial=0) > 1
         if run.predicts_words and has_captions and several and not path.is_file():
-            start = group_starts(run.caption_counts)
+            start = group_starts(run.text_counts)
             clusters = store.read_prepared(audit.folder).clusters
             features = prepare.caption_features(audit)
             save_array(draw_decoys(features, start, clusters, seed=config.seed), path)
@@ -209,7 +209,7 @@ class PredictWords(Stage):
 
         record = run.audit.record
         run.screen.say(self.name)
-        n = int(run.caption_counts.sum())
+        n = int(run.text_counts.sum())
 
         def report(share: float) -> None:
             run.screen.captions(round(share * n), n)
@@ -296,20 +296,27 @@ class Score(Stage):
             second = side_means(fits, sides.membership.trained)[1]
             scores = scoring.update_scores(scores, **{c.LOG_PROBABILITY_SECOND: second})
         captions, of_captions = scoring.caption_table(
-            audit, scores, run.caption_counts, sides, run.words
+            audit, scores, run.text_counts, sides, run.words
         )
         wrong = probabilities(of_captions)
         rows, probability = incident_tables.displaced(run.displaced)
-        run.wrong = wrong = with_displaced(wrong, run.caption_counts, rows, probability)
+        run.wrong = wrong = with_displaced(wrong, run.text_counts, rows, probability)
         curves = {
             name: np.array(count.curve).tolist()
             for name, count in wrong.counts.items()
             if not count.missing
         }
-        ratio = None if wrong.ratio is None else wrong.ratio.tolist()
-        fitted = {"missing": wrong.counts["pairs"].missing, "curves": curves, "ratio": ratio}
+        ratio, specific = (
+            None if values is None else values.tolist() for values in (wrong.ratio, wrong.specific)
+        )
+        missing = wrong.counts["pairs"].missing
+        fitted = {"missing": missing, "curves": curves, "ratio": ratio, "specific": specific}
         store.write_json(audit.folder / store.FITTED, fitted)
         captions = pd.concat([captions, wrong.captions], axis=1)
+        if audit.record.sentences:
+            captions = scoring.sentence_table(audit, captions)
+            store.write_table(audit.folder / store.SENTENCE_TABLE, captions)
+            captions = scoring.captions_of_sentences(captions)
         store.write_table(audit.folder / store.CAPTION_TABLE, captions)
         if (words := audit.folder / store.WORD_TABLE).is_file():  # perhaps without a row
             store.add_column(words, c.P_WRONG, wrong.words)
@@ -335,6 +342,7 @@ class Judge(Stage):
         results = scoring.summary(run.evidence, scores, run.first_scores[1]) | {"attacks": attacks}
         wrong = scoring.wrong_captions(audit.pairs[c.INJECTED], scores, run.wrong)
         results["wrong_captions"] = wrong
+        results[PART] = "sentence" if record.sentences else "caption"
         if sample := scoring.whole_set(audit, record, scores, ensure_checks(audit), wrong):
             results["sample"] = sample
         if run.left_out:

@@ -13,13 +13,20 @@ import pyarrow as pa
 
 from clipmem_core import columns as c
 from clipmem_core.audit.settings import towers_of
-from clipmem_core.audit.store import Audit, pair_blocks, read_prepared, write_prepared
+from clipmem_core.audit.store import (
+    Audit,
+    pair_blocks,
+    read_prepared,
+    text_blocks,
+    write_prepared,
+)
 from clipmem_core.config import AuditConfig, data_folder, fingerprint
 from clipmem_core.dataset.duplicates import alike_by_features, near_duplicate_clusters
 from clipmem_core.dataset.injected_errors import inject_miscaptions
 from clipmem_core.dataset.pixels import Pixels, check_pictures, open_pixels
 from clipmem_core.dataset.readers.records import named_folder
 from clipmem_core.dataset.readers.remote import fetch_source
+from clipmem_core.dataset.sentences import are_long, sentences_of
 from clipmem_core.dataset.source import RawPairs, read_source
 from clipmem_core.draws import SAMPLE, draw_keys, hashed
 from clipmem_core.embeddings import Vectors
@@ -164,16 +171,12 @@ def precomputed_features(audit: Audit) -> tuple[Vectors, Vectors]:
 
 
 def caption_features(audit: Audit) -> Vectors:
-    """Return the locked text tower's features of all captions, or the precomputed ones, float16
-    [n_captions, width]."""
+    """Return the locked text tower's features of all captions or sentences, or the precomputed
+    ones, float16 [n_captions, width]."""
     record = audit.record
     if record.config.features:
         return precomputed_features(audit)[1]
-    captions = [
-        text
-        for batch in pair_blocks(audit, [c.CAPTIONS])
-        for text in batch[c.CAPTIONS].flatten().to_pylist()
-    ]
+    captions = [text for block in text_blocks(audit) for texts in block for text in texts]
     store = FeatureStore(tower_key(record.towers["text"]))
     rows = store.find(text_keys(captions))
     if (rows < 0).any():
@@ -322,6 +325,17 @@ def sides_of(audit: Audit, config: AuditConfig, membership: Membership) -> Membe
             membership.group, read_prepared(audit.folder).clusters, seed=config.seed
         )
     return MemberSides(membership, config.seed, utility_only)
+
+
+def with_sentences(pairs: pd.DataFrame, config: AuditConfig) -> pd.DataFrame:
+    """Return the pairs with the sentences of their captions if the config asks for them: with
+    `auto` if captions are long and a locked tower reads them."""
+    pairs = pairs.drop(columns=c.SENTENCES, errors="ignore")  # perhaps of other captions
+    captions = pairs[c.CAPTIONS].tolist()
+    is_auto = config.sentences == "auto" and config.lock_text and not config.features
+    if config.sentences == "on" or (is_auto and are_long(captions)):
+        return pairs.assign(**{c.SENTENCES: pd.Series(map(sentences_of, captions))})
+    return pairs
 
 
 def inject(pairs: pd.DataFrame, membership: Membership, config: AuditConfig) -> pd.DataFrame:

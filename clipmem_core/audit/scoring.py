@@ -17,6 +17,7 @@ from clipmem_core.audit.prepare import membership_of, sides_of
 from clipmem_core.audit.store import Audit, Record
 from clipmem_core.audit.verdict import WRONG
 from clipmem_core.dataset.checks import CHECKS
+from clipmem_core.dataset.sentences import places_of
 from clipmem_core.io import InputError, naming
 from clipmem_core.scores import attacks, detectors, memorization
 from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE, pair_terms
@@ -110,7 +111,7 @@ def gather_evidence(audit: Audit) -> Evidence:
         text=[text for _, text in embeddings],
         logit_scales=logit_scales,
         log_probability=trajectories if len(trajectories) == len(names) else [],
-        n_captions=np.minimum(store.caption_counts(audit), most_captions),
+        n_captions=np.minimum(store.text_counts(audit), most_captions),
         folder=audit.folder,
     )
 
@@ -374,6 +375,7 @@ def caption_table(
         learned = of_pair[c.LEARNED].to_numpy()
     agree = np.full((n_captions, 2), np.nan)
     of_decoys = np.empty((0, 3))
+    features = None
     if len(decoys):
         features = prepare.caption_features(audit)
         agree = agreement(features, start)
@@ -386,6 +388,8 @@ def caption_table(
         captions=np.column_stack([agree, margin[:n_captions]]),
         decoys=of_decoys,
         similar=decoys[:, 2],
+        texts=decoys[:, 1],
+        features=features if audit.record.sentences else None,
         words=words,
     )
     rows = np.arange(n_captions)
@@ -399,6 +403,34 @@ def caption_table(
         c.AGREEMENT: agree[:, 0],
     }
     return pd.DataFrame(table), evidence
+
+
+def sentence_table(audit: Audit, captions: pd.DataFrame) -> pd.DataFrame:
+    """Return sentences.parquet: captions.parquet by sentence, with the place of each."""
+    pairs = store.read_table(audit.folder / store.PAIRS, columns=[c.CAPTIONS])
+    places = places_of(pairs[c.CAPTIONS])
+    table = pd.concat([captions.drop(columns=[c.CAPTION]), places], axis=1)
+    first = [c.CAPTION_ROW, c.PAIR_ID, *places]
+    return table[[*first, *(name for name in captions if name not in (*first, c.CAPTION))]]
+
+
+def captions_of_sentences(sentences: pd.DataFrame) -> pd.DataFrame:
+    """Return captions.parquet: a caption is wrong if it has a wrong sentence, and errors of its
+    sentences are independent. Other scores are those of the sentence most likely wrong."""
+    table = sentences.copy()
+    same_pair = 1 - table[c.P_PAIR]
+    right = ((same_pair - table[c.P_CAPTION]) / same_pair).clip(0, 1)
+    right_words = ((1 - table[c.P_WRONG]) / (same_pair - table[c.P_CAPTION])).clip(0, 1)
+    rows = (table[c.SENTENCE] == 0).cumsum() - 1  # of each sentence's caption
+    worst = table[c.P_WRONG].fillna(-1.0).groupby(rows).idxmax()
+    right, right_words = (part.groupby(rows).prod() for part in (right, right_words))
+    captions = table.loc[worst].reset_index(drop=True)
+    p_pair = captions[c.P_PAIR]
+    captions[c.P_CAPTION] = (1 - p_pair) * (1 - right)
+    captions[c.P_WORD] = (1 - p_pair) * right * (1 - right_words)
+    captions[c.P_WRONG] = p_pair + captions[c.P_CAPTION] + captions[c.P_WORD]
+    captions[c.CAPTION_ROW] = captions.index
+    return captions.drop(columns=[c.SENTENCE, c.START, c.END])
 
 
 def _mean_over_members(

@@ -105,6 +105,10 @@ def check_config(config: AuditConfig) -> None:
             "--tower-size is the picture size of a locked image tower: add --lock-image",
         ),
         (
+            config.features and config.sentences == "on",
+            "--features are those of captions, not of sentences: set --sentences off",
+        ),
+        (
             config.model == "locked" and config.lock_image != config.lock_text,
             "--model locked has two locked towers and none to train: use --model small",
         ),

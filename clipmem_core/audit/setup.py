@@ -16,6 +16,7 @@ from clipmem_core.audit.prepare import (
     load_data_set,
     membership_of,
     membership_table,
+    with_sentences,
 )
 from clipmem_core.audit.status import Screen
 from clipmem_core.audit.store import Audit, Record
@@ -52,6 +53,7 @@ def write_audit(
     """Write everything the members start from; config.json is written last and makes the folder an
     audit."""
     audit.folder.mkdir(parents=True, exist_ok=True)
+    pairs = with_sentences(pairs, config)
     quarantine = data_set.quarantine.reindex(columns=c.QUARANTINE_COLUMNS).astype("string")
     store.write_table(audit.folder / store.PAIRS, pairs)
     store.write_table(audit.folder / store.QUARANTINE, quarantine)
@@ -81,6 +83,7 @@ def write_audit(
         towers=settings.towers_of(config).records if settings.opens_towers(config) else {},
         sampled_of=data_set.raw.drawn_of,
         reaudit_of=reaudit_of,
+        sentences=c.SENTENCES in pairs,
     )
     _write_members(audit, record, record.members, checkpoints or {})
     store.write_json(audit.folder / store.CONFIG, record.values)

@@ -105,6 +105,7 @@ class Record:
     towers: dict[str, dict[str, Any]] = field(default_factory=dict)  # the locked towers, by kind
     sampled_of: Count = 0  # pairs of the data set, if the audit's are a random sample of them
     reaudit_of: str = ""  # the audit whose members this one trains on its cleaned data set
+    sentences: bool = False  # each sentence of a caption is evidence of its own
 
     @property
     def pictures(self) -> Path:
@@ -123,6 +124,12 @@ class Record:
             if self.protocol == "ensemble"
             else [g for g in c.GROUPS if g != c.SCORED]
         )
+
+    @property
+    def texts(self) -> str:
+        """The column of pairs.parquet whose texts are trained on and scored: captions, or their
+        sentences."""
+        return c.SENTENCES if self.sentences else c.CAPTIONS
 
     @property
     def values(self) -> dict[str, Any]:
@@ -157,6 +164,7 @@ QUARANTINE = "quarantine.parquet"
 MEMBERSHIP = "membership.parquet"
 SCORES = "scores.parquet"
 CAPTION_TABLE = "captions.parquet"  # optional: one row per caption
+SENTENCE_TABLE = "sentences.parquet"  # optional: one row per sentence of long captions
 WORD_TABLE = "words.parquet"  # optional: one row per word that the word model reads
 # optional: folder of the word models, and of what turns their predictions into `surprise`
 WORD_MODELS = "words"
@@ -232,10 +240,22 @@ def pair_blocks(audit: "Audit", columns: Sequence[str]) -> Iterator[pa.RecordBat
         yield from file.iter_batches(PAIR_BLOCK, columns=list(columns))
 
 
-def caption_counts(audit: "Audit") -> np.ndarray:
+def caption_counts(audit: "Audit", column: str = c.CAPTIONS) -> np.ndarray:
     """Return the number of captions of each pair, int32 [n_pairs]."""
-    counts = (pc.list_value_length(batch[c.CAPTIONS]) for batch in pair_blocks(audit, [c.CAPTIONS]))
+    counts = (pc.list_value_length(batch[column]) for batch in pair_blocks(audit, [column]))
     return np.concatenate([block.to_numpy(zero_copy_only=False) for block in counts])
+
+
+def text_counts(audit: "Audit") -> np.ndarray:
+    """Return the number of captions of each pair, or of their sentences, int32 [n_pairs]."""
+    return caption_counts(audit, audit.record.texts)
+
+
+def text_blocks(audit: "Audit") -> Iterator[list[list[str]]]:
+    """Yield the captions of each pair, or their sentences, in blocks of pairs."""
+    column = audit.record.texts
+    for batch in pair_blocks(audit, [column]):
+        yield batch[column].to_pylist()
 
 
 def read_array(path: Path) -> np.ndarray:

@@ -29,6 +29,7 @@ LITTLE_AUROC = 0.65
 DISTRUST = "not to be trusted here"
 RELIABILITY = "ranking_reliability"
 SECOND_LEFT_OUT = "second_round_left_out"
+PART = "part"  # of a pair, that is trained on and scored: caption or sentence
 WRONG = "wrong captions"  # the count of a sample
 WHOLE_HEAD = ("count", "in the sample", "of", "in the whole set", "low", "high")
 LITTLE = "the members have learned little"
@@ -97,7 +98,7 @@ def summary_lines(verdict: Mapping[str, Any]) -> list[str]:
     if "all" not in wrong:
         missing = wrong.get("missing") or ""
         return [f"{missing[:1].upper()}{missing[1:]}." if missing else "", ""]
-    sentences = [_count(wrong)]
+    sentences = [_count(wrong, verdict.get(PART, "caption"))]
     if row := next((row for row in whole_rows(verdict) if row[0] == WRONG), None):
         without = ", without the injected errors," if wrong["injected"] else ""
         sentences.append(f"In the whole set{without} about {row[3]} do ({row[4]}–{row[5]}).")
@@ -107,7 +108,7 @@ def summary_lines(verdict: Mapping[str, Any]) -> list[str]:
     return [" ".join(sentences), _unseen(verdict)]
 
 
-def _count(wrong: Mapping[str, Any]) -> str:
+def _count(wrong: Mapping[str, Any], part: str) -> str:
     """Return how many pairs have a wrong caption; the counts of each kind add up."""
     n, low, high = (round(wrong["all"][name]) for name in ("estimate", "low", "high"))
     if not n:
@@ -116,7 +117,7 @@ def _count(wrong: Mapping[str, Any]) -> str:
         )
     # Rounded so that the parts add up
     parts = np.diff(np.rint(np.cumsum([0.0, *wrong["parts"]]))).astype(int)
-    names = ("all captions", "one caption", "one word")
+    names = ("all captions", f"one {part}", "one word")
     if not wrong["several"]:
         names = ("the whole caption", "", "a word")
     kinds = zip(parts, names, strict=True)
@@ -130,7 +131,9 @@ def _unseen(verdict: Mapping[str, Any]) -> str:
     wrong = verdict["wrong_captions"]
     tone, failed = _tone(verdict)
     hardly = [f"wrong {kind['kind']}s" for kind in wrong["kinds"] if not kind["seen"]]
-    never = ["single wrong captions"] * (wrong["several"] and "captions" not in wrong["counted"])
+    never = [f"single wrong {verdict.get(PART, 'caption')}s"] * (
+        wrong["several"] and "captions" not in wrong["counted"]
+    )
     never += ["wrong words"] * ("words" not in wrong["counted"])
     unseen = [
         f"{' and '.join(names)} are {how} seen"
@@ -300,9 +303,10 @@ def _notes(
             seen = str(tower.get("seen", ""))
             sentences.append(f"{tower['name']}{seen[2:] if seen.startswith('It') else f': {seen}'}")
         if cut:
-            sentences.append(
-                f"{cut:,} captions are cut to the {towers['text']['context']} tokens that it reads."
-            )
+            part = summary[PART]
+            ends = "" if part == "sentence" else ", which --sentences on ends"
+            context = towers["text"]["context"]
+            sentences.append(f"{cut:,} {part}s are cut to the {context} tokens it reads{ends}.")
         notes["locked encoders"] = " ".join(dict.fromkeys(sentences))
     checks = [_check(name, True, sentence) for name, sentence in notes.items()]
     if config.pretrained and not (config.lock_image and config.lock_text):

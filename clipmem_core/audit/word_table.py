@@ -28,6 +28,7 @@ from clipmem_core.audit.executor import (
 )
 from clipmem_core.audit.member import Shared, open_shared
 from clipmem_core.audit.store import Audit
+from clipmem_core.dataset.sentences import places_of
 from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.io import DELETE, reading, replacing
 from clipmem_core.scores.evidence import fit_words, surprise, word_evidence
@@ -108,9 +109,8 @@ def rows_of_models(half: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def caption_words(audit: Audit) -> Words:
-    """Return the words of the captions of an audit."""
-    batches = store.pair_blocks(audit, [c.CAPTIONS])
-    return split_words(captions for batch in batches for captions in batch[c.CAPTIONS].to_pylist())
+    """Return the words of the captions, or of their sentences, of an audit."""
+    return split_words(texts for block in store.text_blocks(audit) for texts in block)
 
 
 def predicted_evidence(
@@ -284,10 +284,12 @@ def _write_words(audit: Audit, words: Words, predicted: Predictions) -> None:
     first_pair = 0
     writer = None
     with replacing(audit.folder / store.WORD_TABLE) as temporary:
-        for batch in store.pair_blocks(audit, [c.PAIR_ID, c.CAPTIONS]):
+        record = audit.record
+        columns = {c.PAIR_ID, c.CAPTIONS, record.texts}
+        for batch in store.pair_blocks(audit, sorted(columns)):
             for at in range(0, len(batch), _PAIRS):
                 block = batch.slice(at, _PAIRS)
-                table = _word_rows(block, first_pair, words, predicted, values)
+                table = _word_rows(block, first_pair, words, predicted, values, record.texts)
                 first_pair += len(block)
                 writer = writer or pq.ParquetWriter(temporary, table.schema)
                 writer.write_table(table)
@@ -301,9 +303,11 @@ def _word_rows(
     words: Words,
     predicted: Predictions,
     values: np.ndarray,
+    column: str,
 ) -> pa.Table:
-    """Return the rows of words.parquet of a block of pairs; `values` as of `surprises`."""
-    captions = pairs[c.CAPTIONS].flatten().to_pylist()
+    """Return the rows of words.parquet of a block of pairs, whose texts are in a column; `values`
+    as of `surprises`."""
+    captions = pairs[column].flatten().to_pylist()
     matches = [match for caption in captions for match in WORD_PATTERN.finditer(caption)]
     pair_start = words.pair_start[first_pair : first_pair + len(pairs) + 1]
     caption_start = words.caption_start[pair_start[0] : pair_start[-1] + 1]
@@ -325,12 +329,18 @@ def _word_rows(
     offsets = group_starts(is_likelier.sum(axis=1)).astype(np.int32)
     spelled = np.array(["", "", *words.spelled], dtype=object)[better[is_likelier]]
     likelier_probability = better_probability[is_likelier].astype(np.float32)
+    number = caption - (pair_start[pair] - pair_start[0])
+    start = np.array([matches[at].start() for at in place], np.int64)
+    if column == c.SENTENCES:
+        places = places_of(pairs[c.CAPTIONS].to_pylist()).iloc[caption]
+        number = places[c.CAPTION].to_numpy()
+        start += places[c.START].to_numpy()
     columns = {
         c.PAIR_ID: pairs[c.PAIR_ID].take(pa.array(pair)),
         c.CAPTION_ROW: pair_start[0] + caption,
-        c.CAPTION: (caption - (pair_start[pair] - pair_start[0])).astype(np.int32),
+        c.CAPTION: number.astype(np.int32),
         c.POSITION: (rows - caption_start[caption]).astype(np.int32),
-        c.START: pa.array([matches[at].start() for at in place], pa.int32()),
+        c.START: start.astype(np.int32),
         c.WORD: pa.array([matches[at][0] for at in place], pa.string()),
         c.PROBABILITY: probability.astype(np.float32),
         c.SURPRISE: surprise.astype(np.float32),

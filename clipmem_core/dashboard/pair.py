@@ -103,6 +103,7 @@ def draw_facts(audit: Audit, card: PairCard) -> None:
         (str(number + 1), mark["word"], mark["hint"])
         for number, marks in unlikely.items()
         for mark in marks
+        if mark["word"]
     ]
     if marks:
         st.dataframe(

@@ -14,6 +14,7 @@ import pandas as pd
 import scipy
 
 from clipmem_core import columns as c
+from clipmem_core.dataset.sentences import sentence_spans, sentences_of
 from clipmem_core.io import InputError
 from clipmem_core.scores.words import COLOUR_WORDS, NUMBER_WORDS
 
@@ -36,12 +37,13 @@ _VAGUE_CAPTIONS = (
 
 
 class ChangedCaption(NamedTuple):
-    """A caption that was changed, and the one word of it that was, if not all of it."""
+    """A caption that was changed, and the one word or sentence of it that was, if not all of it."""
 
     row: int
     caption: int  # its number in the pair
     position: int = -1  # the number of the word in the caption
     word_kind: str = ""  # of `WORD_KINDS`
+    sentence: int = -1  # the number of the sentence in the caption
 
 
 Injected = tuple[pd.DataFrame, list[ChangedCaption]]  # pairs, and their captions that were changed
@@ -354,6 +356,36 @@ def _nouns(captions: Iterable[str]) -> list[str]:
     return nouns if len(nouns) > 1 else []
 
 
+def _replace_sentence(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> Injected:
+    """Replace one sentence of the longest caption of n pairs by one of another of these pairs."""
+    rng = np.random.default_rng(seed)
+    captions = pairs[c.CAPTIONS].tolist()
+    long = [row for row in rng.permutation(free).tolist() if len(sentences_of(captions[row])) > 1]
+    longest = {row: int(np.argmax(list(map(len, captions[row])))) for row in long}
+    new = dict[int, list[str]]()
+    changes = list[ChangedCaption]()
+    for row, donor in zip(long, np.roll(long, 1).tolist(), strict=True):
+        if len(new) == n:
+            break
+        number = longest[row]
+        before = captions[row][number]
+        spans = sentence_spans(before)
+        place = int(rng.integers(len(spans)))
+        start, end = spans[place]
+        text = str(rng.choice(sentences_of([captions[donor][longest[donor]]])))
+        after = before[:start] + text + before[end:]
+        sentences = sentences_of([after])
+        # The sentences of a caption must stay the same ones.
+        if len(spans) == len(sentences) > 1 and sentences[place] == text not in before:
+            new[row] = _replaced(captions[row], number, after)
+            changes.append(ChangedCaption(row, number, sentence=place))
+    if len(new) < n:
+        raise InputError(
+            f"only {len(new):,} pairs have a caption of several sentences, {n:,} were requested"
+        )
+    return _with_captions(pairs, new)[0], changes
+
+
 def _mix(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> Injected:
     """Inject four kinds of errors at once: of seven pairs one has the captions of another pair, one
     a single caption of a random pair, one a single caption of a pair with similar words, and four
@@ -450,6 +482,7 @@ ERROR_KINDS = {
     "one-word-all": ErrorKind(
         "one word of each caption changed", partial(_replace_word, every=True), (0.2,)
     ),
+    "sentence": ErrorKind("one sentence of a long caption replaced", _replace_sentence, (0.2,)),
     # a small share, as in real data: a fifth of equal captions would change training
     "mixed": ErrorKind("four kinds of errors", _mix, (0.21,)),
     "pipeline": ErrorKind("runs of captions displaced by a pipeline", _displace, (0.05, 0.2)),

@@ -13,12 +13,20 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from clipmem_core.audit.store import CAPTION_TABLE, PAIRS, SCORES, WORD_TABLE, Audit
+from clipmem_core.audit.store import (
+    CAPTION_TABLE,
+    PAIRS,
+    SCORES,
+    SENTENCE_TABLE,
+    WORD_TABLE,
+    Audit,
+)
 from clipmem_core.columns import (
     BETTER,
     BETTER_PROBABILITY,
     CAPTION,
     CAPTIONS,
+    END,
     GROUP,
     IMAGE,
     INJECTED,
@@ -31,6 +39,7 @@ from clipmem_core.columns import (
     PAIR_ID,
     PROBABILITY,
     REVIEW_PLACE,
+    SENTENCE,
     SIMILARITY_OUT,
     START,
     SURPRISE,
@@ -53,7 +62,7 @@ from clipmem_core.review.selection import RANDOM, Selection
 from clipmem_core.scores.registry import BY_NAME
 
 OWN_CAPTIONS = "own_captions"
-Marks: TypeAlias = list[dict[str, Any]]  # surprising words of a caption
+Marks: TypeAlias = list[dict[str, Any]]  # surprising words and wrong sentences of a caption
 # the caption's place in `current`, its surprising words, and what is wrong with it
 FirstCaption: TypeAlias = tuple[int, Marks, str]
 PARTS = (P_WRONG, P_PAIR, P_CAPTION, P_WORD)
@@ -209,7 +218,31 @@ def explain_captions(
                 f"({percent(row[P_WORD])})"
             )
         reasons.setdefault(pair_id, {})[caption] = reason
+    for (pair_id, caption), sentences in _wrong_sentences(audit, pair_ids).items():
+        numbers = " and ".join(f"{mark[SENTENCE] + 1:,}" for mark in sentences)
+        which = f"Sentence {numbers} is" if len(sentences) == 1 else f"Sentences {numbers} are"
+        reasons.setdefault(pair_id, {})[caption] = f"{which} probably of another picture's caption"
+        others = [
+            word
+            for word in marks.get(pair_id, {}).get(caption, [])
+            if all(word["end"] <= mark[START] or mark["end"] <= word[START] for mark in sentences)
+        ]
+        listed = sorted([*others, *sentences], key=lambda mark: mark[START])
+        marks.setdefault(pair_id, {})[caption] = listed
     return reasons, marks
+
+
+def _wrong_sentences(audit: Audit, pair_ids: Sequence[str]) -> dict[tuple[str, int], Marks]:
+    """Return marks for the sentences that probably belong to another picture, by pair and
+    caption."""
+    columns = [f'"{name}"' for name in (CAPTION, SENTENCE, START, END, P_CAPTION)]
+    end = f'WHERE "{P_CAPTION}" > {LIKELY} ORDER BY "{CAPTION}", "{START}"'
+    shown = dict[tuple[str, int], Marks]()
+    for row in fetch_pairs(audit.folder / SENTENCE_TABLE, columns, pair_ids, end=end).to_pylist():
+        hint = f"probably of another picture's caption ({percent(row[P_CAPTION])})"
+        mark = row | {"strength": len(_SURPRISE), "hint": hint, "rank": 0, "better": [], WORD: ""}
+        shown.setdefault((row[PAIR_ID], row[CAPTION]), []).append(mark)
+    return shown
 
 
 def _surprising_words(audit: Audit, pair_ids: Sequence[str]) -> dict[str, dict[int, Marks]]:

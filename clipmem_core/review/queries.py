@@ -18,6 +18,7 @@ from clipmem_core.audit.store import (
     CAPTION_TABLE,
     PAIRS,
     SCORES,
+    SENTENCE_TABLE,
     WORD_TABLE,
     Audit,
     Named,
@@ -172,8 +173,8 @@ def fetch_pairs(
 ) -> pa.Table:
     """Return pair_id and columns of some pairs of a file, or of those with some values in the
     column `key`; `end` is appended to the query."""
-    # An audit can have no scores of single captions.
-    if path.name in (CAPTION_TABLE, WORD_TABLE) and not path.is_file():
+    # An audit can have no scores of single captions, words or sentences.
+    if path.name in (CAPTION_TABLE, SENTENCE_TABLE, WORD_TABLE) and not path.is_file():
         return pa.table({PAIR_ID: pa.array([], pa.string())})
     if path.name == CAPTION_TABLE:
         check_caption_rows(Audit(path.parent))

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from clipmem_core import columns
 from clipmem_core.audit.prepare import caption_features, sides_of
 from clipmem_core.audit.settings import towers_of
 from clipmem_core.audit.store import (
@@ -19,10 +20,12 @@ from clipmem_core.audit.store import (
     IMAGE_EMBEDDINGS,
     MEMBERSHIP,
     PAIRS,
+    SENTENCE_TABLE,
     TEXT_EMBEDDINGS,
     Audit,
-    caption_counts,
     open_embeddings,
+    read_table,
+    text_counts,
 )
 from clipmem_core.columns import CAPTIONS, GROUP, PAIR_ID
 from clipmem_core.config import AuditConfig
@@ -120,15 +123,19 @@ def _by_features(audit: Audit, text: str, row: int | None) -> Hits:
     by_caption = cosines[features.rows]
     best = np.fmax.reduceat(by_caption, start[:-1])
     rows = _closest(best, row)
-    captions = [np.argmax(by_caption[start[each] : start[each + 1]] == best[each]) for each in rows]
-    return Hits(rows, best[rows], np.array(captions, np.int64))
+    texts = [np.argmax(by_caption[start[each] : start[each + 1]] == best[each]) for each in rows]
+    captions = np.array(texts, np.int64)
+    if audit.record.sentences:
+        numbers = read_table(audit.folder / SENTENCE_TABLE, columns=[columns.CAPTION])
+        captions = numbers[columns.CAPTION].to_numpy()[start[rows] + captions]
+    return Hits(rows, best[rows], captions)
 
 
 @cached(2, CONFIG, PAIRS)
 def features_of_captions(audit: Audit) -> tuple[Vectors, np.ndarray]:
     """Return the features of all captions, and the number of each pair's first one, int64 [n_pairs
     + 1]."""
-    return caption_features(audit), np.concatenate([[0], np.cumsum(caption_counts(audit))])
+    return caption_features(audit), np.concatenate([[0], np.cumsum(text_counts(audit))])
 
 
 def _embedding_files(

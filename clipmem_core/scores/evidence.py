@@ -7,6 +7,9 @@ Fitted against pictures with the caption of a held-out pair (`swapped_csls`).
 `p_caption`: this caption belongs to another pair. Evidence: its agreement with the pair's other
 captions, and `margin_out`. Fitted against decoys: captions of other pairs in its place.
 
+Sentences of a long caption count like captions of the pair. Some say nothing of the picture ("It is
+red."), so that their log-likelihood ratio depends on how specific they are (`specificity`).
+
 `p_word`: one word of the caption is wrong. Evidence: the log-likelihood ratio of each word. Fitted
 against another word of its kind in its place (`changed_words`).
 
@@ -19,7 +22,7 @@ end n, [n_pairs + 1].
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -46,7 +49,10 @@ _MOST_FITTED = 200_000  # examples of a class that a log-likelihood ratio is fit
 _MEAN_SURPRISE = np.array([0.5, 0.5, 0.0, 0.0, 0.0])
 _SAME = 0.999  # cosine from which two captions count as equal
 _BLOCK = 8_192  # siblings in memory at a time
-_DECOY_DRAW = 21  # random stream
+# Random streams
+_DECOY_DRAW = 21
+_SPECIFIC_DRAW = 22
+_RIDGES = np.logspace(-1, 3, 9)  # penalties that are tried
 EXPLAINED = -1.0  # suspicion of a pair that an incident explains
 _MOST_SURE = 0.98  # probability that it is wrong
 
@@ -166,6 +172,48 @@ def fit_ratio(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
     return np.append(coefficients, model.intercept_[0] - coefficients @ centre)
 
 
+def specificity(
+    features: np.ndarray, texts: np.ndarray, gaps: np.ndarray, owner: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Predict how much better each text fits its own picture than another, from its features.
+
+    Ridge regression on one half of the pairs predicts the other half. The result is standardised.
+
+    Args:
+        features: of all texts, [n_texts, width].
+        texts: number of each text that is a decoy, [n].
+        gaps: its log-likelihood ratio as a decoy, less that in its own place, [n].
+        owner: pair of each text, [n_texts].
+
+    Returns:
+        [n_texts], and the mean of both models, for other texts: coefficients and constant, [width +
+        1].
+    """
+    from sklearn.linear_model import RidgeCV  # slow to import
+
+    vectors = unit(np.asarray(features, np.float32))
+    half = np.random.default_rng([0, _SPECIFIC_DRAW]).integers(0, 2, owner.max() + 1)[owner]
+    predicted = np.empty(len(vectors))
+    models = []
+    for predicts in (0, 1):
+        fitted = half[texts] != predicts
+        model = RidgeCV(_RIDGES).fit(vectors[texts[fitted]], gaps[fitted])
+        models.append(np.append(model.coef_, model.intercept_))
+        predicted[half == predicts] = model.predict(vectors[half == predicts])
+    model = np.mean(models, axis=0)
+    model[-1] -= predicted.mean()
+    return (predicted - predicted.mean()) / predicted.std(), model / predicted.std()
+
+
+def by_specificity(evidence: np.ndarray, specific: np.ndarray) -> np.ndarray:
+    """Return evidence whose log-likelihood ratio depends on how specific the texts are.
+
+    Args: [n, n_features]; [n].
+    Returns: [n, 2 n_features + 1].
+    """
+    return np.column_stack([evidence, specific, evidence * specific[:, None]])
+
+
 def log_ratio(ratio: np.ndarray, evidence: np.ndarray) -> np.ndarray:
     """Return the log-likelihood ratio of evidence.
 
@@ -252,6 +300,10 @@ class CaptionEvidence:
     decoys: np.ndarray  # the same of decoys, [n_decoys, 3]
     similar: np.ndarray  # 1: the decoy is a similar caption, 0: it is drawn at random, [n_decoys]
     words: pd.DataFrame  # caption_row, surprise, changed and kind of each predicted word
+    # Of sentences only: number of each that is the decoy, [n_decoys], and features, [n_captions,
+    # width]
+    texts: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    features: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,6 +320,7 @@ class Probabilities:
     counts: dict[str, WrongCount]  # of pairs, captions and words
     kinds: list[dict[str, Any]]  # of words: how well wrong ones are seen
     ratio: np.ndarray | None  # of single captions, as of `fit_ratio`
+    specific: np.ndarray | None  # how specific sentences are, as of `specificity`
 
 
 def probabilities(evidence: CaptionEvidence) -> Probabilities:
@@ -287,6 +340,7 @@ def probabilities(evidence: CaptionEvidence) -> Probabilities:
     counts["pairs"], by_pair = _wrong_pairs(evidence)
     p_pair = by_pair[owner]
     fitting = ~(p_pair > HALF)
+    evidence, specific = _with_specificity(evidence)
     ratio, counts["captions"], p_caption = _wrong_captions(evidence, fitting)
     fitting &= p_caption <= HALF
     counts["words"], p_word, by_word, kinds = _wrong_words(evidence.words, fitting)
@@ -310,6 +364,7 @@ def probabilities(evidence: CaptionEvidence) -> Probabilities:
         counts=counts,
         kinds=kinds,
         ratio=ratio,
+        specific=specific,
     )
 
 
@@ -353,6 +408,34 @@ def _wrong_pairs(evidence: CaptionEvidence) -> tuple[WrongCount, np.ndarray]:
     return count, np.interp(suspicion, np.sort(suspicion[both]), np.sort(count.posterior[both]))
 
 
+def _with_specificity(evidence: CaptionEvidence) -> tuple[CaptionEvidence, np.ndarray | None]:
+    """Return the evidence on sentences with how specific they are, and the model of that; without
+    sentences the evidence as it is.
+
+    The decoys of sentences are those drawn at random: the sentences of one picture differ more
+    than similar sentences of two.
+    """
+    captions = evidence.captions
+    known = np.isfinite(evidence.decoys).all(axis=1) & (evidence.similar == 0)
+    usable = np.isfinite(captions).all(axis=1)
+    if evidence.features is None or not (known.any() and usable.any()):
+        return evidence, None
+    decoys, texts = evidence.decoys[known], evidence.texts[known]
+    ratio = fit_ratio(captions[usable], decoys)
+    gaps = log_ratio(ratio, decoys) - log_ratio(ratio, captions[texts])
+    compared = np.isfinite(gaps)
+    owner = np.repeat(np.arange(len(evidence.counts)), evidence.counts)
+    specific, model = specificity(evidence.features, texts[compared], gaps[compared], owner)
+    changed = replace(
+        evidence,
+        captions=by_specificity(captions, specific),
+        decoys=by_specificity(decoys, specific[texts]),
+        similar=evidence.similar[known],
+        texts=texts,
+    )
+    return changed, model
+
+
 def _wrong_captions(
     evidence: CaptionEvidence, fitting: np.ndarray
 ) -> tuple[np.ndarray | None, WrongCount, np.ndarray]:
@@ -376,7 +459,7 @@ def _wrong_captions(
     twins = np.flatnonzero(np.repeat(evidence.counts == 2, evidence.counts)).reshape(-1, 2)
     counted = np.where(fitting, fit, np.nan)
     counted[twins[np.arange(len(twins)), fit[twins].argmax(axis=1)]] = np.nan
-    by_kind = [of_decoys[evidence.similar == similar] for similar in (0, 1)]
+    by_kind = [of_decoys[evidence.similar == similar] for similar in np.unique(evidence.similar)]
     count = estimate_wrong(counted, *by_kind)
     p_caption = np.nan_to_num(posterior_at(count.curve, fit))
     odds = p_caption[twins] / (1 - p_caption[twins])

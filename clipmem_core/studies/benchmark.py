@@ -41,6 +41,7 @@ from clipmem_core.audit.store import (
     CAPTION_TABLE,
     INCIDENT_PAIRS,
     INCIDENTS,
+    SENTENCE_TABLE,
     WORD_TABLE,
     Audit,
     acquire_lock,
@@ -63,6 +64,7 @@ from clipmem_core.dataset.injected_errors import (
     picture_sources,
 )
 from clipmem_core.dataset.pixels import Pixels
+from clipmem_core.dataset.sentences import places_of
 from clipmem_core.dataset.source import RawPairs
 from clipmem_core.io import InputError
 from clipmem_core.scores.baselines import (
@@ -95,7 +97,7 @@ from clipmem_core.scores.registry import (
     RANDOM_DETECTOR,
     SECOND_ROUND,
 )
-from clipmem_core.scores.words import mean_ratio
+from clipmem_core.scores.words import WORD_PATTERN, group_starts, mean_ratio
 from clipmem_core.studies.benchmark_results import Benchmark, Injection, benchmark_of
 from clipmem_core.studies.results import check_same
 from clipmem_core.training.model import mean_by_pair
@@ -280,7 +282,7 @@ def _measure(
             precision = precision_curve(values, wrong, reviewed)
             for n, share in zip(reviewed.tolist(), precision.tolist(), strict=True):
                 measured[name][f"found_{n}"] = n * share
-        changed.index = shared.data.caption_start[changed["row"]] + changed["caption"]
+        changed = _changed_texts(shared, changed)
         for name, metrics in _measure_captions(shared, rows, changed, blind=blind).items():
             measured[name] = measured.get(name, {}) | metrics
     if np.isfinite(scored[c.P_WRONG]).all():
@@ -296,6 +298,30 @@ def _measure(
     }
     columns = {name: values.astype(np.float32) for name, values in scores.items()}
     return pd.DataFrame({"row": rows, c.INJECTED: truth} | columns), result
+
+
+def _changed_texts(shared: Shared, changed: pd.DataFrame) -> pd.DataFrame:
+    """Return the changed captions, or their changed sentences, by the number among all."""
+    captions = shared.pairs[c.CAPTIONS]
+    if not shared.record.sentences:
+        start = group_starts(list(map(len, captions)))
+        return changed.set_index(start[changed["row"]] + changed["caption"])
+    places = places_of(captions)
+    start = shared.data.caption_start
+    rows = []
+    for change in changed.to_dict("records"):
+        of_pair = places.iloc[start[change["row"]] : start[change["row"] + 1]]
+        of_caption = of_pair[of_pair[c.CAPTION] == change["caption"]]
+        if change["sentence"] >= 0:
+            of_caption = of_caption[of_caption[c.SENTENCE] == change["sentence"]]
+        elif change["position"] >= 0:
+            words = [*WORD_PATTERN.finditer(captions[change["row"]][change["caption"]])]
+            at = words[change["position"]].start()
+            of_caption = of_caption[(of_caption[c.START] <= at) & (at < of_caption[c.END])]
+            before = [word for word in words if word.start() < of_caption[c.START].iloc[0]]
+            change["position"] -= len(before)
+        rows += [change | {"text": text} for text in of_caption.index]
+    return pd.DataFrame(rows).set_index("text")
 
 
 def _measure_incidents(audit: Audit, planted: Sequence[Displaced]) -> dict[str, float]:
@@ -407,13 +433,12 @@ def _lemon_scores(
 def _measure_captions(
     shared: Shared, rows: np.ndarray, changed: pd.DataFrame, *, blind: bool
 ) -> dict[str, dict[str, Any]]:
-    """Return how well detectors find single captions and words of the scored pairs `rows`.
-
-    `changed` has the fields of `ChangedCaption`, by the number of the caption among all.
-    """
+    """Return how well detectors find single captions, or their sentences, and words of the scored
+    pairs `rows`; `changed` as of `_changed_texts`."""
     audit = shared.audit
     counts = np.diff(shared.data.caption_start)
-    captions = read_table(audit.folder / CAPTION_TABLE)
+    name = SENTENCE_TABLE if shared.record.sentences else CAPTION_TABLE
+    captions = read_table(audit.folder / name)
     words = read_words(audit)
     pair = np.repeat(np.arange(len(counts)), counts)
     first = np.searchsorted(words[c.CAPTION_ROW], np.arange(len(captions) + 1))

@@ -38,11 +38,11 @@ from clipmem_core.audit.store import (
     MITIGATION_TABLE,
     MITIGATIONS,
     Audit,
-    caption_counts,
     check_name,
     inside,
     read_array,
     read_table,
+    text_counts,
     write_json,
     write_table,
 )
@@ -123,7 +123,7 @@ def obstacles(audit: Audit) -> dict[str, str]:
     reasons = {
         name: f"the {side} tower is locked" for name, side in ineffective_fields(config).items()
     }
-    if not 0 < config.train_captions < caption_counts(audit).max():
+    if not 0 < config.train_captions < text_counts(audit).max():
         reasons["train_captions"] = (
             "members train on all captions already, and pairs with fewer are memorized more"
         )

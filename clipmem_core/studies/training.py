@@ -55,6 +55,7 @@ from clipmem_core.audit.store import (
     write_json,
 )
 from clipmem_core.config import AuditConfig, as_dict, ineffective_fields
+from clipmem_core.dataset.sentences import sentences_of
 from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.io import InputError, save_array
 from clipmem_core.scores.alignment import pair_terms
@@ -169,6 +170,9 @@ def _with_captions(shared: Shared, changes: PairChanges) -> Shared:
         list(changes.captions.get(row, texts)) for row, texts in enumerate(shared.pairs[c.CAPTIONS])
     ]
     pairs = shared.pairs.assign(**{c.CAPTIONS: pd.Series(captions)})
+    if shared.record.sentences:
+        captions = list(map(sentences_of, captions))
+        pairs[c.SENTENCES] = captions
     start = group_starts(list(map(len, captions)))
     features = shared.features
     tower = shared.towers.text

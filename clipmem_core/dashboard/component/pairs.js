@@ -33,6 +33,16 @@ function marked(caption, words = []) {
         make(`u.strength${strength}`, text(start, end), {title: hint})]), text(words.at(-1)?.end ?? 0)]
 }
 
+// A caption without the first marked sentence that it still has; null if it has none.
+function withoutSentence(caption = '', before = '', marks = []) {
+    const sentences = marks.filter(({sentence}) => sentence >= 0).map(({start, end}) => Array.from(before).slice(start, end).join(''))
+    const sentence = sentences.find(each => caption.includes(each))
+    if (sentence === undefined) return null
+    const [left, ...right] = caption.split(sentence), behind = right.join(sentence)
+    const gap = /\s$/.test(left) || /^\s/.test(behind) ? ' ' : ''
+    return [left.trimEnd(), behind.trimStart()].filter(Boolean).join(gap)
+}
+
 // Show a dialog that Escape and a click close. Its role turns the keys of the page off, see TYPING.
 function showDialog(root, className, ...content) {
     const dialog = make('dialog', {className, tabIndex: -1, role: 'dialog', onclick: () => dialog.close()}, ...content)

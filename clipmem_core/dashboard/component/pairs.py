@@ -64,13 +64,17 @@ BROWSE_KEYS: Keys = (
     ("Ctrl A", "page", "Select the page"),
     ("Esc", "none", "Unselect"),
     ("K", "keep", "Keep"),
-    ("X", "drop", "Remove the caption shown of the marked pair; if it is the only one, the pair"),
+    ("X", "drop", "Remove the marked sentence, or the caption shown (the last one: the pair)"),
     ("Shift X", "remove", "Remove the pair or the selected pairs"),
     ("U", "undo", "Undo"),
 )
 REVIEW_KEYS: Keys = (
     ("K", "keep", "Keep"),
-    ("X", "drop", "Remove the caption in focus; if it is the only one, the pair"),
+    (
+        "X",
+        "drop",
+        "Remove the marked sentence, or the caption in focus (the last one: the pair)",
+    ),
     ("Shift X", "remove", "Remove the pair"),
     ("↑ ↓", "", "Another caption"),
     ("1 2 3", "", "Use a suggestion: captions of another pair, a likelier word, a caption"),

@@ -233,12 +233,13 @@ class Grid extends Pairs {
         if (kind === 'drop' && selected.length) return this.sign(`X removes one caption; Shift X removes ${counted(selected.length)}.`, 'late')
         if (!cards[0]) return this.sign('Mark a pair first with an arrow key or a click on its card.', 'late')
         if (!selected.length && !this.loaded.get(marked.row)) return this.sign('Ignored: the picture has not loaded yet.', 'late')
-        if (kind === 'drop' && marked.captions.length > 1) {
+        const rest = kind === 'drop' && withoutSentence(marked.captions[marked.first], marked.shown[0], marked.marks)
+        if (kind === 'drop' && (marked.captions.length > 1 || rest)) {
             if (this.isDropped(marked)) return this.sign('This caption was removed before.', 'late')
             if (!marked.whole) return this.sign('Ignored: open the pair to remove one of such long captions.', 'late')
-            const captions = marked.captions.toSpliced(marked.first, 1)
+            const captions = marked.captions.toSpliced(marked.first, 1, ...rest ? [rest] : [])
             this.decide(cards, 'recaption', {captions, expected: this.expected(marked.row)})
-            this.sign('caption removed ✓', 'recaption')
+            this.sign(`${rest ? 'sentence' : 'caption'} removed ✓`, 'recaption')
         } else {
             this.decide(cards, act)
             this.sign(`${label}: ${counted(cards.length)} ✓`, act)

@@ -264,7 +264,7 @@ class Single extends Pairs {
         if (this.judging && name > 0) return this.sign('Ignored: the new caption is being judged.', 'late')
         this.judging = null // the pair does not go by itself from a person who does something else
         if (name === 'keep' || name === 'remove') this.decideShown(name, event)
-        else if (name === 'drop') this.change(event, [], 'caption removed')
+        else if (name === 'drop') this.drop(event)
         else if (name === 'undo') this.undo()
         else if (name in STEPS) this.step(STEPS[name])
         else if (name === 'edit') this.edit(event)
@@ -337,6 +337,13 @@ class Single extends Pairs {
         else return this.decideShown('remove', event)
     }
 
+    // Remove the marked sentence of the caption in focus, else the caption. The pair stays if another sentence is marked.
+    drop(event) {
+        const {number, text, after} = this.focused, marks = this.shown.card.words[number]
+        const rest = withoutSentence(after, text, marks), more = rest && withoutSentence(rest, text, marks) !== null
+        this.change(event, rest ? [rest] : [], `${rest ? 'sentence' : 'caption'} removed`, more)
+    }
+
     // Edit the captions, one a line, in the order on screen.
     edit(event) {
         if (!this.accepts(event)) return
@@ -346,8 +353,11 @@ class Single extends Pairs {
         this.box.value = this.unchanged = asLines(captions)
         this.editing = true
         this.find('edit').hidden = false
-        // the caret is after the caption in focus
-        this.box.selectionEnd = asLines(captions.slice(0, this.lineOrder.indexOf(place) + 1)).length
+        // the caret is after the caption in focus, or after its first marked sentence
+        const line = this.lineOrder.indexOf(place), {number, text, after} = this.focused
+        const end = text === after && this.shown.card.words[number]?.find(({sentence}) => sentence >= 0)?.end
+        const behind = end ? Array.from(text).slice(end).join('').length : 0
+        this.box.selectionEnd = asLines(captions.slice(0, line + 1)).length - behind
         this.box.focus()
         this.judge()
     }
