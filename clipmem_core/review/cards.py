@@ -73,6 +73,7 @@ MARKED = 3
 _SURPRISE = (1.0, 2.5, 4.0)
 _LINES = ("none", "dotted", "solid", "double")
 MARKS = "Underlined words are unlikely with the picture and the other words."
+SENTENCE_MARKS = "Underlined sentences are probably of another picture's caption."
 # orders in which the worst caption of a pair says what is wrong
 BY_CAPTION = (SUSPICION, REVIEW_PLACE, P_WRONG)
 LIKELY = 0.5  # probability from which a caption is probably wrong
@@ -330,8 +331,10 @@ def first_captions(
 
 
 def marks_note(firsts: Mapping[str, FirstCaption]) -> str:
-    """Return the note on underlined words; empty if no word is underlined."""
-    return MARKS if any(marks for _, marks, _ in firsts.values()) else ""
+    """Return the note on underlined words and sentences; empty if none is underlined."""
+    of_sentences = {SENTENCE in mark for _, marks, _ in firsts.values() for mark in marks}
+    notes = {False: MARKS, True: SENTENCE_MARKS}
+    return " ".join(notes[each] for each in sorted(of_sentences))
 
 
 def _folded(text: str) -> str:

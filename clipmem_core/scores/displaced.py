@@ -37,7 +37,7 @@ _LONG = 12
 _WEAK = 8.0  # sum of a further part of a run
 _CLIP = 6.0
 # Between two parts of a run: rows for each of both, and least mean evidence
-_GAP = 1.0
+_GAP = 0.35
 _BROKEN = -2.0
 _RIVAL = 0.8  # of a run's score: another line with as much explains the same rows
 _NEIGHBOURS = 10
@@ -153,29 +153,29 @@ class Fits:
 def find_runs(fits: Fits) -> list[DisplacedRun]:
     """Return the shifts, exchanges and reversals in the order of the source, then the reordered
     runs."""
-    rows, partners, line = _lines(fits)
-    evidence = fits.evidence(rows, partners)
     found = []
-    starts = np.flatnonzero(np.diff(line, prepend=-1))
-    for start, end in zip(starts, [*starts[1:], len(line)], strict=True):
-        for score, first, last in _runs(rows[start:end], evidence[start:end]):
-            part = slice(start + first, start + last + 1)
+    for rows, partners, is_voted in _lines(fits):
+        for score, first, last in _runs(rows, fits.evidence(rows, partners)):
+            part = slice(first, last + 1)
+            back = 0.0
             if abs(partners[part] - rows[part]).min() > last - first:
                 # Of two blocks that were exchanged both speak for the same line.
-                score += max(0.0, fits.evidence(partners[part], rows[part]).sum())
-            found.append((score, part))
+                back = max(0.0, fits.evidence(partners[part], rows[part]).sum())
+            if back >= _WEAK or is_voted:
+                found.append((score + back, rows[part], partners[part]))
+    found.sort(key=lambda each: -each[0])
     best = np.zeros((2, len(fits.own)))  # the highest scores that explain a row
     runs = []
-    for score, part in sorted(found, key=lambda each: -each[0]):
-        rank = np.minimum((best[:, rows[part]] > 0).sum(axis=0), 1)
-        np.maximum.at(best, (rank, rows[part]), score)
-    for score, part in sorted(found, key=lambda each: -each[0]):
-        first, second = best[:, rows[part]]
+    for score, rows, _ in found:
+        rank = np.minimum((best[:, rows] > 0).sum(axis=0), 1)
+        np.maximum.at(best, (rank, rows), score)
+    for score, rows, partners in found:
+        first, second = best[:, rows]
         is_best = (first <= score).mean() >= 1 - _OVERLAP
         enough = THRESHOLD if len(first) < _LONG else _LEAST
         if score < enough or not is_best or (second >= _RIVAL * score).mean() >= 0.5:
             continue
-        run = _complete(fits, rows[part], partners[part])
+        run = _complete(fits, rows, partners)
         if run.score >= _LEAST:  # also with the rows that do not fit
             runs.append(run)
     runs = sorted(_exchanges(runs), key=lambda run: int(run.rows[0]))
@@ -206,13 +206,13 @@ def _complete(fits: Fits, rows: np.ndarray, partners: np.ndarray) -> DisplacedRu
     return DisplacedRun(kind, rows, partners, probability, float(evidence.sum()))
 
 
-def _lines(fits: Fits) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the rows and partners along the lines that several near rows vote for, and the number
-    of the line that each belongs to, [n_rows] each."""
+def _voted_spans(fits: Fits) -> np.ndarray:
+    """Return the lines that several near rows vote for: number of the line, first and last row,
+    int64 [n, 3]. A line is j − i + n or i + j + 2 n."""
     n = len(fits.own)
     i, j = fits.votes[fits.votes[:, 0] != fits.votes[:, 1]].T
     spans = []
-    for lines in (j - i + n, i + j + 2 * n):  # diagonals, antidiagonals
+    for lines in (j - i + n, i + j + 2 * n):
         order = np.lexsort((i, lines))
         row, line = i[order], lines[order]
         last = slice(_VOTES - 1, None)
@@ -222,33 +222,51 @@ def _lines(fits: Fits) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         low = np.maximum(row[at] - _AROUND, 0)
         high = np.minimum(row[at + _VOTES - 1] + _AROUND, n - 1)
         spans.append(np.column_stack([line[at], low, high]))
-    # Among pictures that look alike no line has several votes, but a stretch of rows whose captions
-    # do not fit has many for another stretch: look at all lines between both.
-    misfit = fits.own[i] < fits.middle
-    stretches, counts = np.unique(
-        np.column_stack([i, j])[misfit] // _STRETCH, axis=0, return_counts=True
-    )
+    return np.concatenate(spans)
+
+
+def _stretch_spans(fits: Fits) -> np.ndarray:
+    """Return all lines between two stretches of rows if many captions of the first, which do not
+    fit, are near pictures of the second: as `_voted_spans`.
+
+    Among pictures that look alike no single line has several votes.
+    """
+    n = len(fits.own)
+    misfits = fits.votes[fits.own[fits.votes[:, 0]] < fits.middle]
+    stretches, counts = np.unique(misfits // _STRETCH, axis=0, return_counts=True)
     often = np.argsort(-counts, kind="stable")[:_MOST_STRETCHES]
-    for first, second in stretches[often[counts[often] >= _STRETCH_VOTES]].tolist():
-        low, high = max(first * _STRETCH - _AROUND, 0), min((first + 1) * _STRETCH + _AROUND, n) - 1
-        offsets = np.arange(1 - _STRETCH, _STRETCH)
+    often = often[counts[often] >= _STRETCH_VOTES]
+    offsets = np.arange(1 - _STRETCH, _STRETCH)
+    spans = [np.empty((0, 3), int)]
+    for first, second in stretches[often].tolist():
         steps = (second - first) * _STRETCH + offsets
         sums = (first + second + 1) * _STRETCH - 1 + offsets
         lines = np.concatenate([steps + n, sums + 2 * n])
-        spans.append(np.column_stack([lines, np.full((len(lines), 2), (low, high))]))
-    merged = list[list[int]]()
-    for number, low, high in sorted(np.concatenate(spans).tolist()):
+        low = max(first * _STRETCH - _AROUND, 0)
+        high = min((first + 1) * _STRETCH + _AROUND, n) - 1
+        spans.append(np.column_stack([lines, np.full_like(lines, low), np.full_like(lines, high)]))
+    return np.concatenate(spans)
+
+
+def _lines(fits: Fits) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
+    """Yield the rows and partners of each span, and whether near rows vote for it; spans of a line
+    that overlap are one."""
+    n = len(fits.own)
+    spans = [(*span, True) for span in _voted_spans(fits).tolist()]
+    spans += [(*span, False) for span in _stretch_spans(fits).tolist()]
+    merged = list[tuple[int, int, int, bool]]()
+    for number, low, high, is_voted in sorted(spans):
         if merged and merged[-1][0] == number and low <= merged[-1][2]:
-            merged[-1][2] = max(high, merged[-1][2])
+            _, first, last, was_voted = merged.pop()
+            merged.append((number, first, max(high, last), is_voted or was_voted))
         else:
-            merged.append([number, low, high])
-    parts = [np.arange(low, high + 1) for _, low, high in merged]
-    rows = np.concatenate([np.empty(0, int), *parts])
-    number = np.repeat(np.arange(len(merged)), list(map(len, parts)))
-    line = np.array([each[0] for each in merged], int)[number]
-    partners = np.where(line < 2 * n, rows + line - n, line - 2 * n - rows)
-    inside = (partners >= 0) & (partners < n) & (partners != rows)
-    return rows[inside], partners[inside], number[inside]
+            merged.append((number, low, high, is_voted))
+    for number, low, high, is_voted in merged:
+        rows = np.arange(low, high + 1)
+        partners = rows + number - n if number < 2 * n else number - 2 * n - rows
+        inside = (partners >= 0) & (partners < n) & (partners != rows)
+        if inside.any():
+            yield rows[inside], partners[inside], is_voted
 
 
 def _runs(rows: np.ndarray, evidence: np.ndarray) -> Iterator[tuple[float, int, int]]:

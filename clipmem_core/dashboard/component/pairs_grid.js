@@ -79,7 +79,10 @@ class Grid extends Pairs {
         const facts = card.facts.map(([text, colour, title]) => make('bdi', text, {title, style: `--dot:${colour}`}))
         const lines = scores.map(([name, label], at) =>
             make(name === order ? 'div.order' : 'div', make('dt', label), make('dd', card.scores[at])))
-        if (caption) link.replaceChildren(...marked(caption, card.marks))
+        // a caption begins with its marked sentence
+        const from = card.marks.find(({sentence}) => sentence >= 0)?.start ?? 0
+        const marks = card.marks.filter(({start}) => start >= from).map(mark => ({...mark, start: mark.start - from, end: mark.end - from}))
+        if (caption) link.replaceChildren(from ? '… ' : '', ...marked(Array.from(caption).slice(from).join(''), marks))
         const texts = make('div.texts', Object.assign(link, {className: 'caption'}), make('p.fault'),
             make('p.facts', ...facts), this.details(card), make('p.similar', 'More like: ', ...like))
         const node = make('article.card', {tabIndex: -1},

@@ -236,6 +236,9 @@ class Single extends Pairs {
         const heading = this.choices.length ? title + (fit === null ? '' : ` (fit of the caption: ${figures(fit)})`)
             : answer ? `No suggestion: ${answer.fault || 'none is likely enough to be right.'}` : `${title} …`
         const reason = text === after ? card.reasons[number] : after === doubt?.caption && doubt?.reason
+        const hasSentence = withoutSentence(after, text, card.words[number]) !== null
+        this.find('review').classList.toggle('sentences', hasSentence)
+        this.write({part: hasSentence ? 'sentence' : 'caption'})
         this.write({heading, quality: captions.length ? answer.quality : '', reason: reason || ''})
         Array.from(this.find('captions').children, (line, place) => line.classList.toggle('focus', place === focus))
         this.find('choices').replaceChildren(...this.choices.map(({label, value}, place) =>
