@@ -129,6 +129,26 @@ def type_it(data: Path) -> None:
     assert (code, errors.getvalue()) == (0, "")
 
 
+def make_long(data: Path) -> None:
+    """Audit pictures whose captions have two or three sentences."""
+    folder = data / "sets" / "long"
+    drawing.draw_scenes(folder, pairs=330, seed=0)
+    lines = []
+    for line in (folder / "captions.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        sentences = [f"{text[:1].upper()}{text[1:].rstrip('.')}." for text in record["captions"]]
+        captions = [" ".join(sentences[:3]), "  ".join(sentences[3:])]
+        lines.append(json.dumps({"image": record["image"], "captions": captions}) + "\n")
+    (folder / "captions.jsonl").write_text("".join(lines))
+    run_audit(str(folder / "captions.jsonl"), config_of(LOCKED), name="long", screen=Silent())
+
+
+@pytest.fixture(scope="session")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Audit:
+    """An audit of long captions by sentence."""
+    return Audit(made_once(tmp_path_factory, "long", make_long) / "audits" / "long")
+
+
 def train_both(data: Path) -> None:
     run_audit("scenes", config_of(PAPER), name="paper", screen=Silent())
     members = [*ENSEMBLE, "--members"]

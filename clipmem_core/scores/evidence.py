@@ -415,10 +415,12 @@ def _with_specificity(evidence: CaptionEvidence) -> tuple[CaptionEvidence, np.nd
     The decoys of sentences are those drawn at random: the sentences of one picture differ more
     than similar sentences of two.
     """
+    if evidence.features is None:
+        return evidence, None
     captions = evidence.captions
     known = np.isfinite(evidence.decoys).all(axis=1) & (evidence.similar == 0)
     usable = np.isfinite(captions).all(axis=1)
-    if evidence.features is None or not (known.any() and usable.any()):
+    if not (known.any() and usable.any()):
         return evidence, None
     decoys, texts = evidence.decoys[known], evidence.texts[known]
     ratio = fit_ratio(captions[usable], decoys)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from clipmem_core.audit import store
-from clipmem_core.audit.store import write_json, write_table
+from clipmem_core.audit.store import Audit, write_json, write_table
 from clipmem_core.dashboard.page import PAGES
 from tests.audit.test_precomputed import FLAGS, two_parts
 from tests.dashboard.test_pages import unfinished
@@ -20,11 +20,12 @@ NAMES = {Path(path).stem: title for path, (title, _) in PAGES.items()}
 FEW = ["overview", "compare", "audits"]  # the other pages are the same without a finished audit
 STATES = {
     **dict.fromkeys(["hostile", "paper", "locked", "precomputed", "one", "empty"], [*NAMES]),
+    "long": ["overview", "browse", "review", "pair", "decisions"],
     **dict.fromkeys(["unfinished", "broken"], FEW),
 }
 
 
-def make_states(data: Path, typed: Path, run: Callable[..., str]) -> None:
+def make_states(data: Path, typed: Path, long: Audit, run: Callable[..., str]) -> None:
     """Make an audit in each state: that of locked towers is copied, that of precomputed features
     trained, the others are made up."""
     made = {name: make_audit(data, name) for name in ("one", "empty", "unfinished", "broken")}
@@ -39,10 +40,11 @@ def make_states(data: Path, typed: Path, run: Callable[..., str]) -> None:
     make_units(paper)
     make_paradigms(paper)
     make_benchmark("made", root=paper.record.root, fingerprint=paper.record.dataset_fingerprint)
-    for folder in ("audits", "cache"):
+    for folder in ("audits", "cache", "sets"):
         shutil.copytree(typed / folder, data / folder, dirs_exist_ok=True)
+        shutil.copytree(long.folder.parents[1] / folder, data / folder, dirs_exist_ok=True)
     (data / "audits" / "scenes").rename(data / "audits" / "locked")
-    (features := data / "sets" / "features").mkdir()
+    (features := data / "sets" / "features").mkdir(parents=True)
     run(data, "audit", two_parts(features), "--name", "precomputed", *FLAGS)
     record = made["one"].record
     first, *others = record.members

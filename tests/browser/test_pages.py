@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from clipmem_core.audit.store import Audit
 from tests.audit.small import made_once
 from tests.browser.conftest import TRAINED
 from tests.browser.server import serve
@@ -36,10 +37,14 @@ ACTIVE = (
 
 @pytest.fixture(scope="module")
 def states(
-    tmp_path_factory: pytest.TempPathFactory, browser: Any, typed: Path, run: Callable[..., str]
+    tmp_path_factory: pytest.TempPathFactory,
+    browser: Any,
+    typed: Path,
+    long: Audit,
+    run: Callable[..., str],
 ) -> Iterator[str]:
     """Where a data folder with an audit in each state is served."""
-    made = made_once(tmp_path_factory, "states", lambda data: make_states(data, typed, run))
+    made = made_once(tmp_path_factory, "states", lambda data: make_states(data, typed, long, run))
     data = shutil.copytree(made, tmp_path_factory.mktemp("states") / "data")
     with serve(Path(data)) as served:
         yield served

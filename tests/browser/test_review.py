@@ -1,6 +1,7 @@
 """Review mode: keys at five a second, reloads, a server that does not answer, decisions of others,
 hostile captions."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -8,10 +9,16 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 
-from clipmem_core.audit.store import CAPTION_TABLE, Audit, read_table
+from clipmem_core.audit.store import (
+    CAPTION_TABLE,
+    SENTENCE_TABLE,
+    Audit,
+    read_table,
+    write_table,
+)
 from clipmem_core.dataset.pictures import decode
 from clipmem_core.dataset.readers.containers import read_bytes
-from clipmem_core.review.decisions import Review
+from clipmem_core.review.decisions import Review, open_review
 from tests.browser.conftest import TRAINED
 from tests.browser.reviewing import (
     WATCH,
@@ -23,7 +30,8 @@ from tests.browser.reviewing import (
     press,
     shown_pair,
 )
-from tests.browser.watched import wait_idle
+from tests.browser.server import serve
+from tests.browser.watched import open_watched, wait_idle
 from tests.fixtures import HOSTILE, write_swaps
 
 EVENTS = "**/api/review/events"
@@ -275,6 +283,34 @@ def test_x_removes_the_caption_in_focus_and_with_shift_the_pair(
         page.keyboard.press("ArrowLeft")
         page.locator(f".pair[data-pair='{pair}']").wait_for()
     assert [decision for _, decision, _ in events(review)] == ["recaption", "remove"]
+
+
+def test_x_removes_the_marked_sentence_alone(browser: Any, long: Audit, tmp_path: Path) -> None:
+    data = shutil.copytree(long.folder.parents[1], tmp_path / "data")
+    audit = Audit(data / "audits" / "long")
+    sentences = read_table(audit.folder / SENTENCE_TABLE).assign(p_caption=0.0)
+    pair = sentences["pair_id"][0]
+    sentences.loc[1, "p_caption"] = 0.97  # the second of three
+    write_table(audit.folder / SENTENCE_TABLE, sentences)
+    first, second = audit.pairs["captions"][0]
+    start, end = sentences.loc[1, ["start", "end"]]
+    with serve(data) as address:
+        page = open_watched(browser)
+        open_review_page(page, address, audit="long", pair=pair)
+        assert page.locator(".captions u").all_text_contents() == [first[start:end]]
+        page.get_by_role("button", name="Remove sentence").wait_for()
+        page.keyboard.press("e")  # the caret is behind the sentence
+        page.keyboard.type("!")
+        assert f"{first[:end]}!{first[end:]}" in page.locator("textarea").input_value()
+        page.keyboard.press("Escape")
+        page.keyboard.press("x")
+        next_pair(page, pair)
+        all_stored(page)
+        page.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPMEM_DATA", str(data))
+        captions = open_review(audit).current(pair).captions  # type: ignore[union-attr]
+    assert list(captions) == [first[:start] + first[end + 1 :], second]
 
 
 def test_an_edit_and_undo(page: Any, address: str, data: Path, review: Review) -> None:

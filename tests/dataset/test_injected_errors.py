@@ -14,6 +14,7 @@ from clipmem_core.dataset.injected_errors import (
     inject_miscaptions,
     picture_sources,
 )
+from clipmem_core.dataset.sentences import sentences_of
 from clipmem_core.io import InputError
 
 ANIMALS = ["cat", "dog", "cow", "horse", "sheep"]
@@ -52,7 +53,24 @@ def changed(pairs: pd.DataFrame, injected: pd.DataFrame) -> np.ndarray:
     )
 
 
-@pytest.mark.parametrize("kind", [kind for kind in ERROR_KINDS if kind != "pipeline"])
+def test_one_sentence_of_a_long_caption_is_replaced_at_its_place() -> None:
+    pairs = table()
+    pairs["captions"] = [
+        ["A dog.", f"A {first} here. It has {second} here. The end of {first} comes."]
+        for first, second in pairs["captions"]
+    ]
+    injected, changes = inject_errors("sentence", pairs, np.arange(100), share=0.2, seed=3)
+    assert sorted({change.row for change in changes}) == changed(pairs, injected).tolist()
+    assert len(changes) == 20
+    for row, number, _, _, place in changes:
+        before = sentences_of([pairs["captions"][row][number]])
+        after = sentences_of([injected["captions"][row][number]])
+        assert [a != b for a, b in zip(before, after, strict=True)] == [
+            place == each for each in range(3)
+        ]
+
+
+@pytest.mark.parametrize("kind", ERROR_KINDS.keys() - {"pipeline", "sentence"})
 def test_a_share_of_the_rows_is_injected_and_the_rest_stays(kind: str) -> None:
     pairs = table()
     rows = np.arange(20, 120)
@@ -89,7 +107,7 @@ def test_a_changed_word_is_at_its_position_and_of_its_kind(kind: str) -> None:
     vocabulary = {"colour": COLOURS, "number": COUNTS, "noun": [*ANIMALS, *PLACES, "near"]}
     assert {change.word_kind for change in changes} == set(vocabulary)
     new: dict[int, set[str]] = {}
-    for row, number, position, word_kind in changes:
+    for row, number, position, word_kind, _ in changes:
         old_words, new_words = (
             frame["captions"][row][number].split() for frame in (pairs, injected)
         )
