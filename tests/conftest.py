@@ -140,7 +140,12 @@ def make_long(data: Path) -> None:
         captions = [" ".join(sentences[:3]), "  ".join(sentences[3:])]
         lines.append(json.dumps({"image": record["image"], "captions": captions}) + "\n")
     (folder / "captions.jsonl").write_text("".join(lines))
-    run_audit(str(folder / "captions.jsonl"), config_of([*LOCKED, "--sentences", "on"]), name="long", screen=Silent())
+    run_audit(
+        str(folder / "captions.jsonl"),
+        config_of([*LOCKED, "--sentences", "on"]),
+        name="long",
+        screen=Silent(),
+    )
 
 
 @pytest.fixture(scope="session")
