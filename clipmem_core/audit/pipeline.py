@@ -302,7 +302,7 @@ class Score(Stage):
         rows, probability = incident_tables.displaced(run.displaced)
         run.wrong = wrong = with_displaced(wrong, run.caption_counts, rows, probability)
         curves = {
-            name: np.array(count.curve).tolist()
+            name: np.array(count.ratio).tolist()
             for name, count in wrong.counts.items()
             if not count.missing
         }

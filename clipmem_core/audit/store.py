@@ -30,7 +30,7 @@ from clipmem_core.embeddings import Vectors, read_vectors
 from clipmem_core.io import DELETE, InputError, read_json, reading, replacing
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
-VERSION = 8  # of an audit's folder; other versions cannot be read
+VERSION = 9  # of an audit's folder; other versions cannot be read
 # bytes; file systems allow 255, and the names of locks and temporary files are longer
 MAX_NAME = 100
 

@@ -1,0 +1,131 @@
+"""Reads captions to judge: for which pair of an audit each is, for a new pair, or why it cannot be
+used."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from clipmem_core.audit.prepare import DataSet, load_pictures
+from clipmem_core.audit.store import PAIRS, Audit
+from clipmem_core.columns import CAPTION, CAPTIONS, IMAGE, LABEL, PAIR_ID, REASON, SHA256, SOURCE
+from clipmem_core.config import SourceOptions, data_folder
+from clipmem_core.dataset.readers.paths import as_name, is_missing, normal_reference, tidy
+from clipmem_core.dataset.readers.records import Row, Rows, in_image_folder, merge_rows
+from clipmem_core.dataset.source import RawPairs, read_source
+from clipmem_core.features.cache import ReportCount, ReportLine
+from clipmem_core.io import InputError
+from clipmem_core.review.queries import ROW, fetch_pairs
+from clipmem_core.tables import SUFFIXES, read_frame
+
+PICTURE = "_picture"  # column: the picture in `Candidates.data_set`; None if it is not at hand
+_AT = "_at"  # row of a table
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Captions to judge.
+
+    `table` has caption, pair_id or image, `PICTURE`, the row of the audit's pair (−1: a new pair),
+    and the reason why a caption cannot be judged. `data_set` has the pictures at hand, if any.
+    """
+
+    table: pd.DataFrame
+    data_set: DataSet | None
+
+
+def read_candidates(
+    audit: Audit,
+    source: str,
+    options: SourceOptions,
+    *,
+    progress: ReportCount,
+    say: ReportLine,
+) -> Candidates:
+    """Read any source that an audit reads, or a table of captions for pairs of the audit."""
+    path = Path(source).expanduser()
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
+        table = read_frame(path)
+        if CAPTION in table and (PAIR_ID in table or IMAGE in table):
+            return table_candidates(audit, table, options.image_folder, path, progress=progress)
+    raw = read_source(source, options, data=data_folder(), say=say)
+    table = raw.pairs.explode(CAPTIONS).rename(columns={CAPTIONS: CAPTION})
+    table = table.assign(**{PICTURE: table[IMAGE]}).dropna(axis=1, how="all")
+    refused = raw.quarantine.rename(columns={SOURCE: IMAGE})
+    return _matched(audit, pd.concat([table, refused], ignore_index=True), raw, progress)
+
+
+def table_candidates(
+    audit: Audit,
+    table: pd.DataFrame,
+    folder: str = "",
+    file: Path = Path("candidates"),
+    *,
+    progress: ReportCount = lambda done, total: None,
+) -> Candidates:
+    """Return the captions of a table; pictures are looked for in a folder, or beside the file."""
+    if CAPTION not in table or not (PAIR_ID in table or IMAGE in table):
+        raise InputError(
+            f"the candidates have the columns {', '.join(map(str, table))}: name one caption, "
+            "and one pair_id or image"
+        )
+    table = table.explode(CAPTION, ignore_index=True)
+    absent = pd.Series(None, table.index)
+    columns = [table.get(name, absent) for name in (IMAGE, CAPTION, LABEL, PAIR_ID)]
+    rows = [Row(str(at), *cells) for at, cells in enumerate(zip(*columns, strict=True))]
+    found = in_image_folder(Rows(file.parent, "table", rows), folder, file)
+    rows = list(found.rows)
+    raw = RawPairs(found.root.absolute(), "table", *merge_rows(replace(found, rows=rows)))
+    reasons = dict(zip(raw.quarantine[SOURCE], raw.quarantine[REASON], strict=True))
+    table[REASON] = [reasons.get(row.source) for row in rows]
+    table[PICTURE] = [
+        None if row.source in reasons else normal_reference(row.image) for row in rows
+    ]
+    return _matched(audit, table, raw, progress)
+
+
+def _matched(audit: Audit, table: pd.DataFrame, raw: RawPairs, progress: ReportCount) -> Candidates:
+    """Open the pictures, and find the pairs of the audit: by pair_id or image, unless the picture
+    at hand is another one, else by the bytes of the picture."""
+    data_set = None
+    pictures = pd.Series(None, table.index, dtype=object)
+    if len(raw.pairs):
+        config = replace(audit.record.config, captions=0, drop_near_duplicates=False)
+        data_set = load_pictures(raw, config, progress=progress)
+        pictures = table[PICTURE].map(data_set.pairs.set_index(IMAGE)[SHA256])
+        broken = data_set.quarantine[len(raw.quarantine) :].set_index(SOURCE)[REASON]
+        table[REASON] = table[PICTURE].map(broken).fillna(table[REASON])
+    rows = pd.Series(-1, table.index)
+    texts = table[CAPTION].map(lambda text: "" if is_missing(text) else tidy(str(text)))
+    faults = pd.Series(None, table.index, dtype=object)
+    for key, values in [
+        (PAIR_ID, table.get(PAIR_ID)),
+        (IMAGE, table.get(IMAGE)),
+        (SHA256, pictures),
+    ]:
+        if values is None:
+            continue
+        names = values.map(as_name).rename(key).dropna()
+        columns = [ROW, *(f'"{name}"' for name in (IMAGE, SHA256))]
+        pairs = fetch_pairs(audit.folder / PAIRS, columns, names.unique(), key=key).to_pandas()
+        hits = names.rename_axis(_AT).reset_index().merge(pairs, on=key).set_index(_AT)
+        at_hand = pictures[hits.index]
+        hits = hits[(rows[hits.index] < 0) & (at_hand.isna() | (at_hand == hits[SHA256]))]
+        if key != SHA256:
+            faults[hits.index[hits.index.duplicated()]] = f"several pairs have this {key}"
+        hits = hits[~hits.index.duplicated()]
+        rows[hits.index] = hits[ROW]
+    absent = (rows < 0) & pictures.isna()
+    unknown = "no pair of the audit has its pair_id or image"
+    faults[absent] = unknown
+    if IMAGE in table:
+        faults[absent] = table[REASON].fillna(unknown)
+    faults[texts == ""] = "caption is empty"
+    table = table.assign(**{CAPTION: texts, ROW: rows, REASON: faults})
+    if faults.notna().all():
+        raise InputError(
+            f"none of {len(table):,} captions can be judged; the first: {faults.iloc[0]}"
+            if len(table)
+            else "there is no caption to judge"
+        )
+    return Candidates(table, data_set)
