@@ -89,7 +89,10 @@ def _show(source: str, data_set: DataSet) -> None:
         for name, column in (("picture widths", c.WIDTH), ("picture heights", c.HEIGHT)):
             facts[name] = f"{pairs[column].min():,} to {pairs[column].max():,} pixels"
     facts["near-duplicates"] = f"{data_set.near_duplicates:,} of the pictures"
-    facts["in quarantine"] = f"{len(data_set.quarantine):,} rows"
+    facts["in quarantine"] = (
+        f"{len(data_set.quarantine):,} rows, {data_set.without_caption:,} of them pictures without "
+        "a caption"
+    )
     for name, fact in facts.items():
         console.print(plain(f"{name:24} {fact}"), soft_wrap=True)
     if len(data_set.quarantine):

@@ -18,6 +18,7 @@ from clipmem_core.config import AuditConfig, data_folder, fingerprint
 from clipmem_core.dataset.duplicates import alike_by_features, near_duplicate_clusters
 from clipmem_core.dataset.injected_errors import inject_miscaptions
 from clipmem_core.dataset.pixels import Pixels, check_pictures, open_pixels
+from clipmem_core.dataset.readers.folders import NO_CAPTION
 from clipmem_core.dataset.readers.records import named_folder
 from clipmem_core.dataset.readers.remote import fetch_source
 from clipmem_core.dataset.source import RawPairs, read_source
@@ -79,6 +80,11 @@ class DataSet:
     def near_duplicates(self) -> int:
         """The number of pictures that repeat another one."""
         return int((self.clusters != np.arange(len(self.clusters))).sum())
+
+    @property
+    def without_caption(self) -> int:
+        """The number of pictures in a folder that have no caption file."""
+        return int((self.quarantine[c.REASON] == NO_CAPTION).sum())
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -42,6 +42,7 @@ MATCHED = 48  # closest pairs whose matching caption is looked for if members em
 MOST = 10 * LIMIT  # captions, of which the pairs of a result are the best
 SIDES = {PICTURE: IMAGE_SIDE, CAPTION: TEXT_SIDE}
 EMBEDDINGS = {IMAGE_SIDE: IMAGE_EMBEDDINGS, TEXT_SIDE: TEXT_EMBEDDINGS}
+_TYPED = 2  # texts at most, which a page asks about
 _ENCODING = threading.RLock()  # building a model changes global state of torch and open_clip
 _ON_CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}  # of heads and encoders
 
@@ -265,10 +266,10 @@ _text_head = cached(64, paths=_member_files)(_load_member)
 
 
 def text_features_of(config: AuditConfig, texts: Sequence[str]) -> np.ndarray:
-    """Return the locked text tower's features of texts, float32 [n, width]; those of several are
-    cached on disk."""
-    if len(texts) == 1:
-        return _features_of_text(config, texts[0])
+    """Return the locked text tower's features of texts, float32 [n, width]; those of more than a
+    few, which were typed, are cached on disk."""
+    if len(texts) <= _TYPED:
+        return np.concatenate([_features_of_text(config, text) for text in texts])
     from clipmem_core.features.embed import FeatureExtractor  # torch
 
     return FeatureExtractor(towers_here(config).text).captions(texts)[:].astype(np.float32)
