@@ -1,9 +1,11 @@
 """Reads captions to judge: for which pair of an audit each is, for a new pair, or why it cannot be
 used."""
 
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from clipmem_core.audit.prepare import DataSet, load_pictures
@@ -19,7 +21,6 @@ from clipmem_core.review.queries import ROW, fetch_pairs
 from clipmem_core.tables import SUFFIXES, read_frame
 
 PICTURE = "_picture"  # column: the picture in `Candidates.data_set`; None if it is not at hand
-_AT = "_at"  # row of a table
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,7 @@ def read_candidates(
             return table_candidates(audit, table, options.image_folder, path, progress=progress)
     raw = read_source(source, options, data=data_folder(), say=say)
     table = raw.pairs.explode(CAPTIONS).rename(columns={CAPTIONS: CAPTION})
-    table = table.assign(**{PICTURE: table[IMAGE]}).dropna(axis=1, how="all")
+    table = table.assign(**{PICTURE: table[IMAGE], REASON: None})
     refused = raw.quarantine.rename(columns={SOURCE: IMAGE})
     return _matched(audit, pd.concat([table, refused], ignore_index=True), raw, progress)
 
@@ -88,44 +89,40 @@ def _matched(audit: Audit, table: pd.DataFrame, raw: RawPairs, progress: ReportC
     """Open the pictures, and find the pairs of the audit: by pair_id or image, unless the picture
     at hand is another one, else by the bytes of the picture."""
     data_set = None
-    pictures = pd.Series(None, table.index, dtype=object)
+    hashes = dict[str, str]()
+    reasons = dict(enumerate(table[REASON].tolist()))
+    pictures = table[PICTURE].tolist()
     if len(raw.pairs):
         config = replace(audit.record.config, captions=0, drop_near_duplicates=False)
         data_set = load_pictures(raw, config, progress=progress)
-        pictures = table[PICTURE].map(data_set.pairs.set_index(IMAGE)[SHA256])
-        broken = data_set.quarantine[len(raw.quarantine) :].set_index(SOURCE)[REASON]
-        table[REASON] = table[PICTURE].map(broken).fillna(table[REASON])
-    rows = pd.Series(-1, table.index)
-    texts = table[CAPTION].map(lambda text: "" if is_missing(text) else tidy(str(text)))
-    faults = pd.Series(None, table.index, dtype=object)
-    for key, values in [
-        (PAIR_ID, table.get(PAIR_ID)),
-        (IMAGE, table.get(IMAGE)),
-        (SHA256, pictures),
-    ]:
-        if values is None:
-            continue
-        names = values.map(as_name).rename(key).dropna()
-        columns = [ROW, *(f'"{name}"' for name in (IMAGE, SHA256))]
-        pairs = fetch_pairs(audit.folder / PAIRS, columns, names.unique(), key=key).to_pandas()
-        hits = names.rename_axis(_AT).reset_index().merge(pairs, on=key).set_index(_AT)
-        at_hand = pictures[hits.index]
-        hits = hits[(rows[hits.index] < 0) & (at_hand.isna() | (at_hand == hits[SHA256]))]
-        if key != SHA256:
-            faults[hits.index[hits.index.duplicated()]] = f"several pairs have this {key}"
-        hits = hits[~hits.index.duplicated()]
-        rows[hits.index] = hits[ROW]
-    absent = (rows < 0) & pictures.isna()
-    unknown = "no pair of the audit has its pair_id or image"
-    faults[absent] = unknown
-    if IMAGE in table:
-        faults[absent] = table[REASON].fillna(unknown)
-    faults[texts == ""] = "caption is empty"
-    table = table.assign(**{CAPTION: texts, ROW: rows, REASON: faults})
-    if faults.notna().all():
-        raise InputError(
-            f"none of {len(table):,} captions can be judged; the first: {faults.iloc[0]}"
-            if len(table)
-            else "there is no caption to judge"
-        )
-    return Candidates(table, data_set)
+        hashes = dict(zip(data_set.pairs[IMAGE], data_set.pairs[SHA256], strict=True))
+        broken = data_set.quarantine[len(raw.quarantine) :].set_index(SOURCE)[REASON].to_dict()
+        reasons = {at: broken.get(pictures[at], reason) for at, reason in reasons.items()}
+    at_hand = [hashes.get(picture) for picture in pictures]
+    keys = {name: table[name].map(as_name).tolist() for name in (PAIR_ID, IMAGE) if name in table}
+    keys[SHA256] = at_hand
+    columns = [ROW, *(f'"{name}"' for name in (IMAGE, SHA256))]
+    rows = np.full(len(table), -1)
+    for key, values in keys.items():
+        pairs = fetch_pairs(audit.folder / PAIRS, columns, set(values) - {None}, key=key)
+        found = defaultdict(list)
+        for pair in pairs.to_pylist():
+            found[pair[key]].append(pair)
+        for at in np.flatnonzero(rows < 0).tolist():
+            same = [pair for pair in found[values[at]] if at_hand[at] in (None, pair[SHA256])]
+            if len(same) == 1 or (same and key == SHA256):
+                rows[at] = same[0][ROW]
+            elif same:
+                reasons[at] = f"{len(same)} pairs of the audit have its {key}"
+    texts = ["" if is_missing(text) else tidy(str(text)) for text in table[CAPTION]]
+    for at, (row, text, sha256) in enumerate(zip(rows, texts, at_hand, strict=True)):
+        if row >= 0 or sha256:
+            reasons[at] = None
+        elif IMAGE not in keys or not reasons[at]:
+            reasons[at] = "no pair of the audit has its pair_id or image"
+        if not text:
+            reasons[at] = "caption is empty"
+    if all(reasons.values()):
+        raise InputError(f"no caption can be judged; the first: {reasons.get(0, 'there is none')}")
+    table[REASON] = pd.Series(reasons, dtype=object)
+    return Candidates(table.assign(**{CAPTION: texts}, **{ROW: rows}), data_set)

@@ -361,7 +361,9 @@ def batch_probabilities(
     for kind, part in enumerate(parts):
         share = shares[kind]
         if len(share) >= FEWEST_IN_BATCH:
-            share = batch_share(ratios[kind], weights[kind])
+            share = np.full(len(share), batch_share(ratios[kind], weights[kind]))
+        if kind == 1:  # one of both is wrong
+            share[twins] /= 2
         part[:] = known[kind] * scipy.special.expit(ratios[kind] + scipy.special.logit(share))
         if kind == 1:
             _exclude_each_other(part, twins)
