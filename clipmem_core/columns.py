@@ -3,6 +3,8 @@
 PAIR_COLUMNS = ["pair_id", "image", "captions", "label", "width", "height", "sha256", "injected"]
 PAIR_ID, IMAGE, CAPTIONS, LABEL, WIDTH, HEIGHT, SHA256, INJECTED = PAIR_COLUMNS
 
+GROUP_KEY = "group_key"  # of pairs that are split as one, in a data set before its audit
+
 SOURCE = "source"
 REASON = "reason"
 QUARANTINE_COLUMNS = [SOURCE, PAIR_ID, REASON]

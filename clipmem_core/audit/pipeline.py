@@ -161,7 +161,7 @@ class Prepare(Stage):
         if run.reaudit_of:
             membership = prepare.repeat_membership(run.reaudit_of, data_set.pairs)
         else:
-            membership = prepare.draw_membership(data_set.clusters, config)
+            membership = prepare.draw_membership(data_set.groups, config)
         pairs = prepare.inject(data_set.pairs, membership, config)
         screen.say(counts(data_set, membership))
         name = run.reaudit_of.name if run.reaudit_of else ""
@@ -190,7 +190,7 @@ class ExtractFeatures(Stage):
         several = run.caption_counts.max(initial=0) > 1
         if run.predicts_words and has_captions and several and not path.is_file():
             start = group_starts(run.caption_counts)
-            clusters = store.read_prepared(audit.folder).clusters
+            clusters = store.read_prepared(audit.folder).groups
             features = prepare.caption_features(audit)
             save_array(draw_decoys(features, start, clusters, seed=config.seed), path)
 

@@ -246,7 +246,7 @@ def _print_found(data_set: DataSet, config: AuditConfig, *, exact: bool) -> None
         "near_duplicates": data_set.near_duplicates,
     }
     try:
-        membership = prepare.draw_membership(data_set.clusters, config)
+        membership = prepare.draw_membership(data_set.groups, config)
         prepare.inject(pairs, membership, config)
         groups = pd.Series(membership.group).value_counts()
         summary["groups"] = {str(name): int(count) for name, count in groups.items()}

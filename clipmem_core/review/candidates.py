@@ -50,7 +50,9 @@ def read_candidates(
         if CAPTION in table and (PAIR_ID in table or IMAGE in table):
             return table_candidates(audit, table, options.image_folder, path, progress=progress)
     raw = read_source(source, options, data=data_folder(), say=say)
-    table = raw.pairs.explode(CAPTIONS).rename(columns={CAPTIONS: CAPTION})
+    table = (
+        raw.pairs.explode(CAPTIONS).rename(columns={CAPTIONS: CAPTION}).dropna(axis=1, how="all")
+    )
     table = table.assign(**{PICTURE: table[IMAGE], REASON: None})
     refused = raw.quarantine.rename(columns={SOURCE: IMAGE})
     return _matched(audit, pd.concat([table, refused], ignore_index=True), raw, progress)

@@ -98,7 +98,9 @@ _NUMBER = "_number"  # of a caption in its pair
 _BLOCK = 2_048  # captions whose evidence is in memory at a time
 _SHOWN = 10  # candidates of the printed table
 _CUT = 60  # characters of a printed caption
-_MOST_ORDERED = 20_000  # new pairs, above which no displaced captions are searched
+# New pairs among which displaced captions are searched
+_FEWEST_ORDERED = 100
+_MOST_ORDERED = 20_000
 # The halves of the pairs that each word model predicts; 2: new pairs
 _HALVES = {"0": (-1, 1, 2), "1": (0, 2)}
 
@@ -441,7 +443,7 @@ def _word_halves(audit: Audit) -> np.ndarray:
     """Return which word model was trained on each pair, 0 or 1, and −1 for external pairs,
     [n_pairs]."""
     group = search.read_sides(audit).membership.group
-    clusters = read_prepared(audit.folder).clusters
+    clusters = read_prepared(audit.folder).groups
     return draw_word_halves(group, clusters, seed=audit.record.config.seed)
 
 
@@ -471,7 +473,7 @@ def new_incidents(audit: Audit, candidates: Candidates) -> list[str]:
     if not len(pairs):
         return []
     causes = [fault.cause for fault in faults_without_model(pairs, data_set.clusters[chosen])]
-    if len(pairs) > _MOST_ORDERED:
+    if not _FEWEST_ORDERED <= len(pairs) <= _MOST_ORDERED:
         return causes
     features = FeatureExtractor(search.towers_here(audit.record.config).image).images(pairs)[:]
     texts = [text for captions in pairs[CAPTIONS] for text in captions]
