@@ -150,7 +150,7 @@ def test_suggestions_are_single_captions_of_other_pairs_and_none_in_a_small_audi
 
 
 def test_a_new_caption_is_right_if_it_is_probably_not_wrong(
-    server: TestClient, monkeypatch: pytest.MonkeyPatch
+    server: TestClient, audit: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for wrong, right in ((0.44, True), (0.56, False), (np.nan, True)):
         table = pd.DataFrame({"p_wrong": [wrong, 0.9]})
