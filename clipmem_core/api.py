@@ -66,15 +66,19 @@ class AuditFrames(Audit):
         ]
         return table.assign(similarity=found.similarity)
 
-    def judge(self, candidates: pd.DataFrame) -> pd.DataFrame:
+    def judge(self, candidates: pd.DataFrame, image_folder: str = "") -> pd.DataFrame:
         """Return the probability that captions from elsewhere are wrong, beside those of the
         captions that pairs have.
 
-        `candidates` has caption, and pair_id or image; `best` marks the best caption of each pair.
+        `candidates` has caption, and pair_id or image; `replaces` may name the caption of the pair
+        in whose place one is put. A picture in `image_folder` that the audit has never seen is a
+        new pair with the captions of its rows. `best` marks the best caption of each pair; `reason`
+        says why a row was not judged.
         """
+        from clipmem_core.review.candidates import table_candidates
         from clipmem_core.review.judge import judge_captions  # slow to import
 
-        return judge_captions(self, candidates)
+        return judge_captions(self, table_candidates(self, candidates, image_folder))
 
     def decide(self, table: pd.DataFrame | str | Path) -> StoredTable:
         """Store the decisions of a table, or of a CSV, JSON Lines or Parquet file, in one event.

@@ -344,20 +344,27 @@ def _results(
 
 def _judge(
     name: AuditName,
-    candidates: Annotated[
-        str, "a CSV, JSON Lines or Parquet file: caption, and pair_id or image", "CANDIDATES"
+    source: Annotated[
+        str, "what `audit` reads, or a CSV, JSON Lines or Parquet file: caption, pair_id", "SOURCE"
     ],
-    out: Annotated[str, "the file to write; empty adds -judged to the name of CANDIDATES"] = "",
+    out: Annotated[str, "the file to write; empty adds -judged to the name of SOURCE"] = "",
     all_captions: Annotated[bool, "write the captions that the pairs have too"] = False,
-) -> None:
-    """Give captions from elsewhere the probability that they are wrong, and mark the best of each
-    pair."""
-    from clipmem_core.review.judge import judge_file
+    fail_above: Annotated[
+        float, "end with exit code 1 if a larger share of the captions is wrong"
+    ] = 1.0,
+    options: SourceOptions = SourceOptions(),  # noqa: B008
+) -> int:
+    """Give new pairs, or captions from elsewhere, the probability that they are wrong."""
+    from clipmem_core.review.judge import judge_source
 
     path = _file_to_write(out) if out else None
-    file = Path(candidates).expanduser()
+    audit = open_audit(name)
     with _screen() as screen:
-        judge_file(open_audit(name), file, path, all_captions=all_captions, screen=screen)
+        share = judge_source(audit, source, options, path, all_captions=all_captions, screen=screen)
+        if share <= fail_above:
+            return _DONE
+        screen.say(f"{share:.1%} is more than --fail-above {fail_above:.1%}")
+        return _FAILED
 
 
 def _decisions(
@@ -445,7 +452,7 @@ def _check(*arguments: str) -> None:
     check(requested.source, requested.config)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
+COMMANDS: dict[str, Callable[..., int | None]] = {
     command.__name__.removeprefix("_"): command
     for command in (
         _inspect,
@@ -589,7 +596,7 @@ def main(arguments: Sequence[str]) -> int:
             print(f"clipmem {__version__}")
             return _DONE
         values = vars(parse_command(arguments))
-        values.pop("command")(**values)
+        return values.pop("command")(**values) or _DONE
     except InputError as error:
         print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return _WRONG_INPUT

@@ -5,6 +5,7 @@ PAIR_ID, IMAGE, CAPTIONS, LABEL, WIDTH, HEIGHT, SHA256, INJECTED = PAIR_COLUMNS
 
 # optional column of pairs.parquet: the sentences of long captions, in order
 SENTENCES = "sentences"
+GROUP_KEY = "group_key"  # of pairs that are split as one, in a data set before its audit
 
 SOURCE = "source"
 REASON = "reason"

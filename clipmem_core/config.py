@@ -48,6 +48,12 @@ class SourceOptions:
     csv_id_key: str = data_option(
         "", "column with a stable id; empty: the picture's path", title="Id column"
     )
+    group_key: str = data_option(
+        "",
+        "column with a study or product: its pictures are trained on or held out together, and "
+        "their captions are no decoys for each other",
+        title="Group column",
+    )
     csv_separator: str = data_option("", "one character", title="Separator")
     image_folder: str = data_option(
         "", "the folder that picture paths start in; absolute paths must lie in it"

@@ -22,12 +22,13 @@ _WRITERS: dict[str, Callable[..., Any]] = {
     ".jsonl": partial(pd.DataFrame.to_json, orient="records", lines=True, force_ascii=False),
     ".parquet": partial(pd.DataFrame.to_parquet, index=False),
 }
+SUFFIXES = tuple(_READERS)
 
 
 def check_suffix(path: Path) -> None:
     """Refuse a name that is of no format of a table."""
-    if path.suffix.lower() not in _READERS:
-        raise InputError(f"{path} must end with {', '.join(_READERS)}")
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{path} must end with {', '.join(SUFFIXES)}")
 
 
 def read_frame(path: Path) -> pd.DataFrame:

@@ -29,7 +29,7 @@ def write_incidents(
     """Write incidents.parquet, the largest first, and incident_pairs.parquet; number 0 are single
     swaps, which are no incident."""
     found: list[tuple[str, np.ndarray, float, str, DisplacedRun | None]] = [
-        *((run.kind, run.rows, run.score, _cause(run), run) for run in runs),
+        *((run.kind, run.rows, run.score, cause_of(run), run) for run in runs),
         *((each.kind, each.rows, each.evidence, each.cause, None) for each in faults),
     ]
     incidents = []
@@ -59,7 +59,7 @@ def write_incidents(
     store.write_table(audit.folder / store.INCIDENT_PAIRS, table)
 
 
-def _cause(run: DisplacedRun) -> str:
+def cause_of(run: DisplacedRun) -> str:
     """Return the probable cause of a run in one or two sentences."""
     first, last, n = int(run.rows.min()) + 1, int(run.rows.max()) + 1, len(run.rows)
     if run.kind == SHIFT:

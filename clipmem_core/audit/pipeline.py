@@ -161,7 +161,7 @@ class Prepare(Stage):
         if run.reaudit_of:
             membership = prepare.repeat_membership(run.reaudit_of, data_set.pairs)
         else:
-            membership = prepare.draw_membership(data_set.clusters, config)
+            membership = prepare.draw_membership(data_set.groups, config)
         pairs = prepare.inject(data_set.pairs, membership, config)
         screen.say(counts(data_set, membership))
         name = run.reaudit_of.name if run.reaudit_of else ""
@@ -190,7 +190,7 @@ class ExtractFeatures(Stage):
         several = run.text_counts.max(initial=0) > 1
         if run.predicts_words and has_captions and several and not path.is_file():
             start = group_starts(run.text_counts)
-            clusters = store.read_prepared(audit.folder).clusters
+            clusters = store.read_prepared(audit.folder).groups
             features = prepare.caption_features(audit)
             save_array(draw_decoys(features, start, clusters, seed=config.seed), path)
 
@@ -302,7 +302,7 @@ class Score(Stage):
         rows, probability = incident_tables.displaced(run.displaced)
         run.wrong = wrong = with_displaced(wrong, run.text_counts, rows, probability)
         curves = {
-            name: np.array(count.curve).tolist()
+            name: np.array(count.ratio).tolist()
             for name, count in wrong.counts.items()
             if not count.missing
         }
@@ -470,7 +470,8 @@ def counts(data_set: DataSet, membership: Membership) -> str:
     )
     return (
         f"{len(data_set.pairs):,} pairs with {captions:,} captions ({groups}); near-duplicates: "
-        f"{data_set.near_duplicates:,}; rows in quarantine: {len(data_set.quarantine):,}"
+        f"{data_set.near_duplicates:,}; rows in quarantine: {len(data_set.quarantine):,}, "
+        f"{data_set.without_caption:,} of them pictures without a caption"
     )
 
 

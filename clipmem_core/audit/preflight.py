@@ -31,7 +31,7 @@ from clipmem_core.audit.status import (
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import AuditConfig, as_dict, data_folder
 from clipmem_core.dataset.checks import CHECKS, Captions, caption_flags
-from clipmem_core.dataset.faults import find_faults
+from clipmem_core.dataset.faults import Fault, find_faults
 from clipmem_core.dataset.pixels import Pixels
 from clipmem_core.dataset.source import check_source, read_source
 from clipmem_core.io import InputError, parse_json
@@ -89,7 +89,10 @@ def _show(source: str, data_set: DataSet) -> None:
         for name, column in (("picture widths", c.WIDTH), ("picture heights", c.HEIGHT)):
             facts[name] = f"{pairs[column].min():,} to {pairs[column].max():,} pixels"
     facts["near-duplicates"] = f"{data_set.near_duplicates:,} of the pictures"
-    facts["in quarantine"] = f"{len(data_set.quarantine):,} rows"
+    facts["in quarantine"] = (
+        f"{len(data_set.quarantine):,} rows, {data_set.without_caption:,} of them pictures without "
+        "a caption"
+    )
     for name, fact in facts.items():
         console.print(plain(f"{name:24} {fact}"), soft_wrap=True)
     if len(data_set.quarantine):
@@ -103,11 +106,7 @@ def _show(source: str, data_set: DataSet) -> None:
         for name, flagged in flags.items()
     ]
     console.print(make_table("flagged captions", checks, ["captions", "check", "example"]))
-    of_pairs = {
-        name: np.bincount(captions.owner, flagged, minlength=len(pairs)) > 0
-        for name, flagged in flags.items()
-    }
-    for fault in find_faults(pairs, data_set.clusters, pd.DataFrame(of_pairs)):
+    for fault in faults_without_model(pairs, data_set.clusters):
         console.print(plain(f"{fault.kind}: {fault.cause}"), soft_wrap=True)
     columns = [c.PAIR_ID, c.IMAGE, c.LABEL, c.CAPTIONS]
     first = pairs[columns].head(_SHOWN).to_dict("records")
@@ -115,6 +114,16 @@ def _show(source: str, data_set: DataSet) -> None:
         row[c.LABEL] = None if pd.isna(row[c.LABEL]) else row[c.LABEL]
         row[c.CAPTIONS] = " | ".join(caption[:200] for caption in row[c.CAPTIONS])
     console.print(make_table(f"the first {_SHOWN} pairs", first, columns))
+
+
+def faults_without_model(pairs: pd.DataFrame, clusters: np.ndarray) -> list[Fault]:
+    """Return the faults of a pipeline that pairs show before any training."""
+    captions = Captions.from_pairs(pairs[c.CAPTIONS].tolist())
+    flags = {
+        name: np.bincount(captions.owner, flagged, minlength=len(pairs)) > 0
+        for name, flagged in caption_flags(captions).items()
+    }
+    return find_faults(pairs, clusters, pd.DataFrame(flags))
 
 
 def _reasons(quarantine: pd.DataFrame, kinds: pd.Series) -> list[dict[str, Any]]:
@@ -237,7 +246,7 @@ def _print_found(data_set: DataSet, config: AuditConfig, *, exact: bool) -> None
         "near_duplicates": data_set.near_duplicates,
     }
     try:
-        membership = prepare.draw_membership(data_set.clusters, config)
+        membership = prepare.draw_membership(data_set.groups, config)
         prepare.inject(pairs, membership, config)
         groups = pd.Series(membership.group).value_counts()
         summary["groups"] = {str(name): int(count) for name, count in groups.items()}

@@ -21,9 +21,14 @@ from clipmem_core.audit.store import (
     write_prepared,
 )
 from clipmem_core.config import AuditConfig, data_folder, fingerprint
-from clipmem_core.dataset.duplicates import alike_by_features, near_duplicate_clusters
+from clipmem_core.dataset.duplicates import (
+    alike_by_features,
+    join_clusters,
+    near_duplicate_clusters,
+)
 from clipmem_core.dataset.injected_errors import inject_miscaptions
 from clipmem_core.dataset.pixels import Pixels, check_pictures, open_pixels
+from clipmem_core.dataset.readers.folders import NO_CAPTION
 from clipmem_core.dataset.readers.records import named_folder
 from clipmem_core.dataset.readers.remote import fetch_source
 from clipmem_core.dataset.sentences import are_long, sentences_of
@@ -86,6 +91,21 @@ class DataSet:
     def near_duplicates(self) -> int:
         """The number of pictures that repeat another one."""
         return int((self.clusters != np.arange(len(self.clusters))).sum())
+
+    @functools.cached_property
+    def groups(self) -> np.ndarray:
+        """The cluster of each pair that is split as one: near-duplicates, and pairs with the same
+        --group-key, int64 [n_pairs]."""
+        raw = self.raw.pairs
+        if c.GROUP_KEY not in raw:
+            return self.clusters
+        keys = raw.set_index(c.PAIR_ID)[c.GROUP_KEY].loc[self.pairs[c.PAIR_ID]]
+        return join_clusters(self.clusters, keys.tolist())
+
+    @property
+    def without_caption(self) -> int:
+        """The number of pictures in a folder that have no caption file."""
+        return int((self.quarantine[c.REASON] == NO_CAPTION).sum())
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -322,7 +342,7 @@ def sides_of(audit: Audit, config: AuditConfig, membership: Membership) -> Membe
     utility_only = None
     if config.retrieval_apart:
         utility_only = draw_utility_pairs(
-            membership.group, read_prepared(audit.folder).clusters, seed=config.seed
+            membership.group, read_prepared(audit.folder).groups, seed=config.seed
         )
     return MemberSides(membership, config.seed, utility_only)
 
@@ -393,5 +413,6 @@ def rebuild_store(audit: Audit, *, progress: ReportCount) -> None:
         audit.folder,
         cache_rows=data_set.pixels.rows,
         clusters=data_set.clusters,
+        groups=data_set.groups,
         pixels=data_set.pixels.folder.relative_to(data_folder()).as_posix(),
     )

@@ -58,7 +58,12 @@ def write_audit(
     store.write_table(audit.folder / store.PAIRS, pairs)
     store.write_table(audit.folder / store.QUARANTINE, quarantine)
     store.write_table(audit.folder / store.MEMBERSHIP, membership_table(pairs, membership))
-    store.write_prepared(audit.folder, cache_rows=data_set.pixels.rows, clusters=data_set.clusters)
+    store.write_prepared(
+        audit.folder,
+        cache_rows=data_set.pixels.rows,
+        clusters=data_set.clusters,
+        groups=data_set.groups,
+    )
     record = Record(
         name=audit.name,
         source=source,
@@ -210,7 +215,7 @@ def grow(audit: Audit, config: AuditConfig) -> int:
     _check_trains(audit)
     rounds = "2" if config.rounds == "2" else record.config.rounds
     config = dataclasses.replace(config, threads=record.threads, rounds=rounds)
-    membership = draw_membership(store.read_prepared(audit.folder).clusters, config)
+    membership = draw_membership(store.read_prepared(audit.folder).groups, config)
     new = membership.members[len(drawn.members) :]
     excluded = (membership.trained[: -len(new)] & ~drawn.trained).any(axis=0)
     membership = dataclasses.replace(membership, trained=membership.trained & ~excluded)

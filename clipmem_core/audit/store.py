@@ -30,7 +30,7 @@ from clipmem_core.embeddings import Vectors, read_vectors
 from clipmem_core.io import DELETE, InputError, read_json, reading, replacing
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
-VERSION = 8  # of an audit's folder; other versions cannot be read
+VERSION = 9  # of an audit's folder; other versions cannot be read
 # bytes; file systems allow 255, and the names of locks and temporary files are longer
 MAX_NAME = 100
 
@@ -316,15 +316,22 @@ class Prepared(NamedTuple):
 
     cache_rows: np.ndarray  # the stored picture of each pair, int64 [n_pairs]
     clusters: np.ndarray  # the near-duplicate cluster of each pair, int64 [n_pairs]
+    groups: np.ndarray  # of pairs that are split as one, int64 [n_pairs]
     pixels: str  # the store, in the data folder; empty: as in config.json
 
 
 def write_prepared(
-    folder: Path, *, cache_rows: np.ndarray, clusters: np.ndarray, pixels: str = ""
+    folder: Path,
+    *,
+    cache_rows: np.ndarray,
+    clusters: np.ndarray,
+    groups: np.ndarray | None = None,
+    pixels: str = "",
 ) -> None:
     """Write the near-duplicates and stored pictures of an audit atomically."""
     with replacing(folder / PREPARED) as temporary, temporary.open("wb") as file:
-        np.savez(file, cache_rows=cache_rows, clusters=clusters, pixels=pixels)
+        groups = clusters if groups is None else groups
+        np.savez(file, cache_rows=cache_rows, clusters=clusters, groups=groups, pixels=pixels)
 
 
 def read_prepared(folder: Path) -> Prepared:
@@ -338,7 +345,10 @@ def read_prepared(folder: Path) -> Prepared:
     ):
         pixels = str(stored["pixels"])
         return Prepared(
-            stored["cache_rows"], stored["clusters"], check_inner(pixels) if pixels else ""
+            stored["cache_rows"],
+            stored["clusters"],
+            stored["groups"],
+            check_inner(pixels) if pixels else "",
         )
 
 

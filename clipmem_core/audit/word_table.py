@@ -152,7 +152,7 @@ def predict_words(
     where members train on a GPU.
     """
     config = shared.config
-    clusters = store.read_prepared(shared.audit.folder).clusters
+    clusters = store.read_prepared(shared.audit.folder).groups
     half = draw_word_halves(shared.membership[c.GROUP].to_numpy(), clusters, seed=config.seed)
     trained, predicted = rows_of_models(half)[number]
     if words.vocabulary_size < 4 or not len(trained):

@@ -85,6 +85,19 @@ def alike_by_features(features: np.ndarray, *, threshold: float = ALIKE) -> np.n
     )
 
 
+def join_clusters(clusters: np.ndarray, keys: Sequence[Hashable]) -> np.ndarray:
+    """Return each picture's cluster where pictures with the same key share one too, int64 [n].
+
+    Args: the near-duplicate cluster of each picture, [n]; its key, None for none.
+
+    Example:
+        >>> join_clusters(np.array([0, 1, 1, 3]), ["a", "b", None, "a"]).tolist()
+        [0, 1, 1, 0]
+    """
+    rows = np.arange(len(clusters))
+    return _clusters(len(rows), [np.column_stack([rows, clusters]), _repeats(keys, rows.tolist())])
+
+
 def _repeats(keys: Iterable[Hashable], rows: Iterable[int]) -> np.ndarray:
     """Return each row with an earlier row's key and the first row with it, int64 [n, 2]; empty keys
     do not count."""

@@ -27,7 +27,7 @@ DRAWN = "scenes"
 KNOWN_SOURCES = (
     "a CSV, TSV, JSONL or Parquet file, COCO captions JSON, WebDataset shards "
     "(name-{000..041}.tar), a Hugging Face data set (saved folder, Parquet or owner/name), "
-    "a folder of pictures with .txt captions, or scenes"
+    "a folder of pictures with .txt or .caption files, or scenes"
 )
 _PATTERN = re.compile(r".*\{.*\.tar", re.DOTALL)  # of shards
 _USUAL = ("captions", "metadata", "annotations")  # names that win if a folder has several tables

@@ -1,31 +1,34 @@
 """Candidate captions: the probability that each is wrong for its picture, and the best caption of
 each pair.
 
-Only models that did not train on the pair are used. A candidate is compared with the captions that
-the pair has, not with other candidates.
+Only models that did not train on a pair are used: all of them for a new pair, whose picture the
+audit has never seen. Nothing is trained. A candidate for a pair of the audit is compared with the
+captions that the pair has, except the one in whose place it is put, and not with other candidates.
+The captions of a new pair are compared with each other.
 
-    p_other    it belongs to another picture, by the picture alone: its `csls_out` on the curve of
-               `p_pair`
-    q_caption  it belongs to another picture, by its siblings too: agreement and margin_out on the
-               curve of `p_caption`
-    q_word     it has a wrong word: the mean ratio of its words on the curve of `p_word`
-
-If all captions of the pair belong to another picture (its `p_pair`), they say nothing about the
-candidate. So the candidate does with p_mismatch = p_pair · p_other + (1 − p_pair) · q_caption;
-without siblings p_mismatch = p_other. A caption of another picture has no wrong word: p_word =
-(1 − p_mismatch) · q_word, and p_wrong = p_mismatch + p_word.
+The audit fitted log-likelihood ratios (`scores/evidence.py`): of csls_out against pictures with
+another caption, of agreement and margin_out against decoys, of words against others in their place.
+How many captions of the batch are wrong is estimated from the batch (`batch_probabilities`), so the
+audit's share does not matter. The captions of a new pair have all three ratios, as in the audit. A
+candidate for a pair of the audit has the first one only if it has no siblings, or if they probably
+belong to another picture and say nothing.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 
 from clipmem_core.audit.console import RichScreen, make_table
-from clipmem_core.audit.settings import towers_of
+from clipmem_core.audit.incident_tables import cause_of
+from clipmem_core.audit.preflight import faults_without_model
+from clipmem_core.audit.prepare import DataSet
+from clipmem_core.audit.settings import audit_name
 from clipmem_core.audit.store import (
     CAPTION_TABLE,
     CONFIG,
@@ -40,6 +43,7 @@ from clipmem_core.audit.store import (
     read_embeddings,
     read_prepared,
 )
+from clipmem_core.audit.word_table import load_model, predicted_evidence
 from clipmem_core.columns import (
     AGREEMENT,
     CAPTION,
@@ -52,54 +56,57 @@ from clipmem_core.columns import (
     P_WORD,
     P_WRONG,
     PAIR_ID,
+    REASON,
     SHA256,
     SIMILARITY_OUT,
 )
-from clipmem_core.embeddings import Vectors
+from clipmem_core.config import SourceOptions
+from clipmem_core.dataset.readers.paths import as_name
+from clipmem_core.features.cache import ReportCount
+from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.io import InputError, read_json
 from clipmem_core.review import search
-from clipmem_core.review.queries import ROW, cached, fetch_pairs, stamp
+from clipmem_core.review.candidates import PICTURE, Candidates, read_candidates
+from clipmem_core.review.queries import ROW, cached, fetch_numbered, fetch_pairs, stamp
 from clipmem_core.scores import detectors
 from clipmem_core.scores.alignment import unit
-from clipmem_core.scores.evidence import HALF, agreement, log_ratio, surprise
+from clipmem_core.scores.detectors import nan_mean
+from clipmem_core.scores.displaced import Fits, find_runs
+from clipmem_core.scores.evidence import (
+    HALF,
+    agreement,
+    batch_probabilities,
+    log_ratio,
+    surprise,
+)
 from clipmem_core.scores.membership import draw_word_halves
-from clipmem_core.scores.prevalence import posterior_at
-from clipmem_core.scores.words import Words, mean_ratio, number_words
-from clipmem_core.tables import check_suffix, read_frame, write_frame
+from clipmem_core.scores.words import Words, group_starts, mean_ratio, number_words
+from clipmem_core.tables import SUFFIXES, check_suffix, write_frame
+from clipmem_core.training.model import mean_by_pair
+from clipmem_core.training.word_model import Predictions, predict
 
 OWN = "own"  # column: the pair has this caption already
+NEW = "new"  # column: the audit has never seen the pair
 BEST = "best"  # column: of the pair's captions the least likely to be wrong
-_COLUMNS = (SIMILARITY_OUT, MARGIN_OUT, AGREEMENT, P_PAIR, P_CAPTION, P_WORD, P_WRONG)
+REPLACES = "replaces"  # optional column: the caption of the pair in whose place this one is put
+_PARTS = {P_PAIR: "all captions", P_CAPTION: "caption", P_WORD: "word"}
+_COLUMNS = (SIMILARITY_OUT, MARGIN_OUT, AGREEMENT, *_PARTS, P_WRONG)
+_AT = "_at"  # number of a candidate
 _PLACE = "_place"  # of a pair among those with candidates
+_UNIT = "_unit"  # of captions that are siblings of each other: of a new pair, or one candidate
 _NUMBER = "_number"  # of a caption in its pair
-_BLOCK = 2_048  # candidates whose evidence is in memory at a time
-_SHOWN = 20  # candidates of the printed table
+_BLOCK = 2_048  # captions whose evidence is in memory at a time
+_SHOWN = 10  # candidates of the printed table
 _CUT = 60  # characters of a printed caption
-_HALVES = {"0": (-1, 1), "1": (0,)}  # the halves of the pairs that each word model predicts
+# New pairs among which displaced captions are searched
+_FEWEST_ORDERED = 100
+_MOST_ORDERED = 20_000
+# The halves of the pairs that each word model predicts; 2: new pairs
+_HALVES = {"0": (-1, 1, 2), "1": (0, 2)}
 
 
-def judge_captions(
-    audit: Audit,
-    candidates: pd.DataFrame,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-    *,
-    all_captions: bool = True,
-) -> pd.DataFrame:
-    """Return the probability that candidates are wrong, beside those of the captions that their
-    pairs have.
-
-    Args:
-        candidates: caption, and pair_id or image; several rows a pair. Other columns are returned
-            too.
-        progress: called with the candidates that are finished, and all.
-        all_captions: return the captions that the pairs have too.
-
-    Returns:
-        A row a caption, pair by pair, the captions that it has first: pair_id, image, caption, own,
-        best (of the pair's captions the least likely to be wrong), similarity_out, margin_out,
-        agreement, p_pair, p_caption, p_word, p_wrong. The scores of captions that pairs have are
-        the audit's. Without `all_captions` a row a candidate, in their order.
-    """
+def check_judges(audit: Audit) -> dict[str, Any]:
+    """Return what an audit fitted on its captions; refuse one that cannot judge others."""
     audit.check_finished()
     if audit.record.config.features:
         raise InputError(
@@ -111,224 +118,324 @@ def judge_captions(
     for name in broken_files(audit.folder):
         if name.startswith(MEMBERS):  # its embeddings may be those of other pairs
             raise InputError(f"{audit.folder / name} is damaged: run the audit again to replace it")
-    pairs, place = _find_pairs(audit, candidates)
+    return fitted
+
+
+def judge_captions(
+    audit: Audit,
+    candidates: Candidates,
+    progress: ReportCount = lambda done, total: None,
+    *,
+    all_captions: bool = True,
+) -> pd.DataFrame:
+    """Return the probability that candidates are wrong, beside those of the captions that their
+    pairs have.
+
+    Args:
+        candidates: several rows a pair. Other columns of their table are returned too.
+        progress: called with the captions that are finished, and all.
+        all_captions: return the captions that the pairs have too.
+
+    Returns:
+        A row a caption, pair by pair, the captions that it has first: pair_id, image, caption, own,
+        new, best (of the pair's captions the least likely to be wrong), similarity_out, margin_out,
+        agreement, p_pair, p_caption, p_word, p_wrong, reason (why it was not judged). The scores of
+        captions that pairs have are the audit's. Without `all_captions` a row a candidate, in their
+        order.
+    """
+    fitted = check_judges(audit)
+    added = (OWN, NEW, BEST, *_COLUMNS)
+    given = candidates.table.drop(columns=[*added], errors="ignore").assign(**{OWN: False})
+    given[NEW] = (given[ROW] < 0) & given[REASON].isna()
+    new = given[given[REASON].isna()].rename_axis(_AT).reset_index()
+    if new[NEW].any() and not audit.record.config.lock_image:
+        raise InputError(
+            f"audit {audit.name!r} trains its image encoders and can judge captions of its own "
+            "pairs alone: audit with --preset locked to judge new pairs"
+        )
+    new[_PLACE] = pd.factorize(new[ROW].astype(object).where(~new[NEW], new[PICTURE]))[0]
+    pairs = _pairs(audit, new.drop_duplicates(_PLACE), candidates.data_set)
+    new[[PAIR_ID, IMAGE]] = pairs[[PAIR_ID, IMAGE]].iloc[new[_PLACE]].to_numpy()
     current = _current_captions(audit, pairs)
-    new = candidates.reset_index(drop=True)
-    new[[PAIR_ID, IMAGE]] = pairs[[PAIR_ID, IMAGE]].iloc[place].to_numpy()
-    new[_PLACE] = place
-    new[OWN] = False
-    scores = []
-    for at in range(0, len(new), _BLOCK):
-        scores.append(_judge_block(audit, fitted, pairs, current, new[at : at + _BLOCK]))
-        progress(min(at + _BLOCK, len(new)), len(new))
-    new[[*_COLUMNS]] = np.concatenate(scores)
+    new[_UNIT] = np.where(new[NEW], -1 - new[_PLACE], np.arange(len(new)))
+    judged = new.drop_duplicates([_UNIT, CAPTION]).sort_values(_UNIT, kind="stable")
+    judged[[*_COLUMNS]] = _judge_units(audit, fitted, pairs, current, judged, progress)
+    new = new.merge(judged[[_UNIT, CAPTION, *_COLUMNS]], on=[_UNIT, CAPTION])
     table = pd.concat([current, new], ignore_index=True)
     # p_pair counts against a candidate as far as it does not fit the picture. So it does here
     # against the captions that the pair has.
-    fit = _posterior(fitted, "pairs", current[CSLS_OUT].to_numpy())
+    fit = expit(_ratio_at(fitted, "pairs", current[CSLS_OUT].to_numpy()))
     wrong = table[P_WRONG].sub(current[P_PAIR] * (1 - fit), fill_value=0.0)
     table[BEST] = table.index.isin(wrong.dropna().groupby(table[_PLACE]).idxmin())
-    order = table.sort_values(_PLACE, kind="stable") if all_captions else table[len(current) :]
-    table = order.reset_index(drop=True)
-    table = table.drop(columns=[_PLACE, _NUMBER, CSLS_OUT])
-    first = [PAIR_ID, IMAGE, CAPTION, OWN, BEST, *_COLUMNS]
+    refused = given[given[REASON].notna()].assign(**{BEST: False})
+    if all_captions:
+        table = pd.concat([table.sort_values(_PLACE, kind="stable"), refused])
+    else:
+        table = pd.concat([table[len(current) :].set_index(_AT), refused]).sort_index()
+    inner = [
+        name for name in (_AT, _PLACE, _UNIT, _NUMBER, CSLS_OUT, PICTURE, ROW) if name in table
+    ]
+    table = table.drop(columns=inner).reset_index(drop=True)
+    first = [PAIR_ID, IMAGE, CAPTION, *added, REASON]
     return table[[*first, *(name for name in table if name not in first)]]
 
 
-def _find_pairs(audit: Audit, candidates: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
-    """Return the pairs of candidates in the order of their first candidates, and each candidate's
-    place among them."""
-    key = next((name for name in (PAIR_ID, IMAGE) if name in candidates), None)
-    if key is None or CAPTION not in candidates:
-        raise InputError(
-            f"the candidates have the columns {', '.join(map(str, candidates))}: name one caption, "
-            "and one pair_id or image"
-        )
-    has_text = [isinstance(text, str) and bool(text.strip()) for text in candidates[CAPTION]]
-    if not all(has_text):
-        raise InputError(
-            f"row {has_text.index(False) + 1} of the candidates has no caption: write one, or "
-            "remove the row"
-        )
-    values = candidates[key].astype(str)
-    columns = [ROW, *(f'"{name}"' for name in (IMAGE, CAPTIONS, SHA256))]
-    pairs = fetch_pairs(audit.folder / PAIRS, columns, values.unique(), key=key).to_pandas()
-    counts = values.map(pairs[key].value_counts()).fillna(0).tolist()
-    for number, count in enumerate(counts, start=1):
-        if count != 1:
-            what = f"{count:.0f} pairs have" if count else "no pair has"
-            value = values.iloc[number - 1]
-            raise InputError(
-                f"row {number} of the candidates: {what} the {key} {value!r} in audit "
-                f"{audit.name!r}"
-            )
-    place, listed = pd.factorize(values)
-    return pairs.set_index(key, drop=False).loc[listed].reset_index(drop=True), place
+def _pairs(audit: Audit, firsts: pd.DataFrame, data_set: DataSet | None) -> pd.DataFrame:
+    """Return the pairs of candidates, the first of each given: row (−1: new), pair_id, image,
+    captions, sha256."""
+    columns = [PAIR_ID, IMAGE, CAPTIONS, SHA256]
+    rows = firsts[ROW].tolist()
+    stored = fetch_numbered(
+        audit.folder / PAIRS, [f'"{name}"' for name in columns], [row for row in rows if row >= 0]
+    )
+    sha256 = {} if data_set is None else data_set.pairs.set_index(IMAGE)[SHA256].to_dict()
+    names = firsts.get(PAIR_ID, firsts[PICTURE]).map(as_name)
+    listed = [
+        stored[row] if row >= 0 else (name or picture, picture, [], sha256[picture])
+        for row, name, picture in zip(rows, names, firsts[PICTURE], strict=True)
+    ]
+    pairs = pd.DataFrame(listed, columns=columns).assign(**{ROW: rows})
+    config = audit.record.config
+    if data_set is not None and (pairs[ROW] < 0).any():  # in their folder, which blocks do not know
+        tower = search.towers_here(config).image
+        FeatureExtractor(tower, data_set.raw.root).images(pairs[pairs[ROW] < 0])
+    return pairs
 
 
 def _current_captions(audit: Audit, pairs: pd.DataFrame) -> pd.DataFrame:
     """Return the captions that pairs have, their stored scores, and csls_out and the place of their
     pair."""
-    table = pairs[[PAIR_ID, IMAGE, CAPTIONS]].rename_axis(_PLACE).reset_index()
-    table = table.rename(columns={CAPTIONS: CAPTION}).explode(CAPTION)
+    table = pairs[pairs[ROW] >= 0].rename_axis(_PLACE).reset_index()
+    table = table[[_PLACE, PAIR_ID, IMAGE, CAPTIONS]].rename(columns={CAPTIONS: CAPTION})
+    table = table.explode(CAPTION)
     table[_NUMBER] = table.groupby(_PLACE).cumcount()
     columns = [f'"{CAPTION}" AS {_NUMBER}', *(f'"{name}"' for name in _COLUMNS)]
     stamp(audit.folder / CAPTION_TABLE)  # a missing one has no row for `fetch_pairs`
     scores = fetch_pairs(audit.folder / CAPTION_TABLE, columns, pairs[PAIR_ID]).to_pandas()
     fit = fetch_pairs(audit.folder / SCORES, [CSLS_OUT], pairs[PAIR_ID]).to_pandas()
     table = table.merge(scores, on=[PAIR_ID, _NUMBER], how="left")
-    return table.merge(fit, on=PAIR_ID, how="left").assign(**{OWN: True})
+    return table.merge(fit, on=PAIR_ID, how="left").assign(**{OWN: True, NEW: False})
 
 
-def _judge_block(
+def _judge_units(
     audit: Audit,
     fitted: dict[str, Any],
     pairs: pd.DataFrame,
     current: pd.DataFrame,
-    candidates: pd.DataFrame,
+    judged: pd.DataFrame,
+    progress: ReportCount,
 ) -> np.ndarray:
-    """Return the scores `_COLUMNS` of candidates, [n_candidates, n_columns]."""
-    texts = candidates[CAPTION].tolist()
-    place = candidates[_PLACE].to_numpy()
-    rows = pairs[ROW].to_numpy()[place]
-    # captions that are probably wrong say nothing about a candidate
-    usable = current[~(current[P_CAPTION] > HALF)]
+    """Return the scores `_COLUMNS` of captions in the order of their units, [n, n_columns]."""
     by_place = defaultdict(list)
+    # If all captions of a pair belong to another picture, they say nothing about a candidate.
+    usable = current[~(current[P_PAIR] > HALF)]
     for at, *numbered in usable[[_PLACE, _NUMBER, CAPTION]].itertuples(index=False):
         by_place[at].append(numbered)
+    replaced = judged.get(REPLACES, pd.Series(None, judged.index)).tolist()
+    start = np.append(np.flatnonzero(~judged[_UNIT].duplicated()), len(judged))
+    all_texts = judged[CAPTION].tolist()
+    texts = [all_texts[first:end] for first, end in pairwise(start)]
+    places = judged[_PLACE].to_numpy()[start[:-1]]
     siblings = [
-        [(number, caption) for number, caption in by_place[at] if caption != text]
-        for at, text in zip(place, texts, strict=True)
+        [(number, text) for number, text in by_place[place] if text not in (*own, replaced[first])]
+        for place, own, first in zip(places, texts, start[:-1], strict=True)
     ]
-    similarity, margin, fit = _out_of(audit, texts, rows).T
-    agree = np.full((len(texts), 2), np.nan)
-    by_siblings = np.full(len(texts), np.nan)
+    counts = np.diff(start)
+    step = max(1, _BLOCK // int(counts.max()))
+    blocks = []
+    for at in range(0, len(counts), step):
+        part = slice(at, at + step)
+        block = pairs.iloc[places[part]]
+        blocks.append(_evidence(audit, fitted, block, texts[part], siblings[part]))
+        progress(int(start[part.stop : part.stop + 1].sum() or len(judged)), len(judged))
+    evidence = np.concatenate(blocks)
+    similarity, margin, fit, agree, _, words = evidence.T
+    by_pair = _ratio_at(fitted, "pairs", fit)
+    by_caption = np.full(len(judged), np.nan)
     if fitted["ratio"] is not None:
-        agree = _agreement(audit, texts, rows, siblings)
-        ratios = log_ratio(np.array(fitted["ratio"]), np.column_stack([agree, margin]))
-        by_siblings = _posterior(fitted, "captions", -ratios)
-    by_picture = _posterior(fitted, "pairs", fit)
-    alone = np.isnan(by_siblings)
-    wrong_pair = current.groupby(_PLACE)[P_PAIR].first().fillna(0.0).to_numpy()[place]
-    by_both = wrong_pair * by_picture + (1 - wrong_pair) * by_siblings
-    mismatch = np.where(alone, by_picture, by_both)
-    captions = [
-        [text, *(caption for _, caption in part)]
-        for text, part in zip(texts, siblings, strict=True)
-    ]
-    words = np.full(len(texts), np.nan)
-    if "words" in fitted["curves"]:
-        words = _posterior(fitted, "words", -_word_ratios(audit, pairs.iloc[place], captions))
-    by_word = (1 - mismatch) * np.nan_to_num(words)
-    p_pair = np.where(alone, mismatch, 0.0)
-    p_caption = np.where(alone, 0.0, mismatch)
-    p_wrong = mismatch + by_word
-    return np.column_stack([similarity, margin, agree[:, 0], p_pair, p_caption, by_word, p_wrong])
+        ratio = log_ratio(np.array(fitted["ratio"]), evidence[:, [3, 4, 1]])
+        by_caption = _ratio_at(fitted, "captions", -ratio)
+    by_pair[~judged[NEW].to_numpy() & np.isfinite(by_caption)] = np.nan
+    by_word = _ratio_at(fitted, "words", -words)
+    wrong = batch_probabilities(counts, by_pair[start[:-1]], by_caption, by_word)[0]
+    return np.column_stack([similarity, margin, agree, wrong[[*_PARTS, P_WRONG]]])
 
 
-def _posterior(fitted: dict[str, Any], kind: str, fit: np.ndarray) -> np.ndarray:
-    """Return the probability that captions are wrong; NaN without a fitted curve or without a
-    score."""
+def _ratio_at(fitted: dict[str, Any], kind: str, fit: np.ndarray) -> np.ndarray:
+    """Return the log-likelihood ratio that captions are wrong; NaN without a fitted curve or
+    without a score."""
     curve = fitted["curves"].get(kind)
-    return posterior_at(curve, fit) if curve else np.full(len(fit), np.nan)
+    return np.interp(fit, *curve) if curve else np.full(len(fit), np.nan)
 
 
-def _out_of(audit: Audit, texts: Sequence[str], rows: np.ndarray) -> np.ndarray:
-    """Return similarity, margin and CSLS of candidates for the pairs of some rows, [n, 3].
+def _evidence(
+    audit: Audit,
+    fitted: dict[str, Any],
+    pairs: pd.DataFrame,
+    texts: Sequence[list[str]],
+    siblings: Sequence[list[tuple[int, str]]],
+) -> np.ndarray:
+    """Return similarity, margin, csls of the unit, agreement in two columns, and the mean ratio of
+    the words of captions, [n_captions, 6].
 
-    Means over the members that were not trained on the pair; NaN if all were.
+    Args:
+        audit, fitted: an audit and what it fitted.
+        pairs: the pair of each unit, [n_units].
+        texts: the captions of each unit, to judge.
+        siblings: the other captions of each unit's pair, with their numbers there.
+    """
+    start = group_starts(list(map(len, texts)))
+    rows = pairs[ROW].to_numpy()
+    agree = np.full((start[-1], 2), np.nan)
+    if fitted["ratio"] is not None:
+        agree = _agreement(audit, texts, start, rows, siblings)
+    words = np.full(start[-1], np.nan)
+    pictures: Any = None
+    if "words" in fitted["curves"] or (rows < 0).any():
+        tower = search.towers_here(audit.record.config).image
+        pictures = FeatureExtractor(tower, audit.record.pictures).images(pairs)
+    if "words" in fitted["curves"]:
+        words = _word_ratios(audit, texts, start, rows, siblings, pictures)
+    return np.column_stack([_out_of(audit, texts, start, rows, pictures), agree, words])
+
+
+def _out_of(
+    audit: Audit, texts: Sequence[list[str]], start: np.ndarray, rows: np.ndarray, pictures: Any
+) -> np.ndarray:
+    """Return similarity and margin of captions, and the CSLS of their units, [n_captions, 3].
+
+    Means over the members that were not trained on the pair; NaN if all were. `pictures` has the
+    features of each unit's picture, if any is new.
     """
     sides = search.read_sides(audit)
     beside = detectors.external_used(sides.external)
     membership = sides.membership
+    owner = np.repeat(np.arange(len(rows)), np.diff(start))
     by_member = []
     for name, trained in zip(membership.members, membership.trained, strict=True):
-        chosen = np.flatnonzero(~trained[rows])
-        values = np.full((len(rows), 3), np.nan)
-        if len(chosen):
+        units = np.flatnonzero((rows < 0) | ~trained[rows])
+        values = np.full((len(owner), 3), np.nan)
+        if len(units):
             image, text = read_embeddings(audit.member(name))
-            vectors = search.embed_texts(audit, [texts[at] for at in chosen.tolist()], member=name)
-            values[chosen] = _beside_external(vectors, image, text, rows[chosen], beside)
+            captions = [caption for at in units.tolist() for caption in texts[at]]
+            vectors = search.embed_texts(audit, captions, member=name)
+            shown = unit(image[np.maximum(rows[units], 0)])
+            is_new = rows[units] < 0
+            if is_new.any():
+                features = pictures[units[is_new]]
+                shown[is_new] = search.embed_pictures(audit, features, member=name)
+            counts = np.diff(start)[units]
+            external = unit(image[beside]), unit(text[beside])
+            itself = rows[units, None] == beside
+            values[np.isin(owner, units)] = _beside_external(
+                vectors, counts, shown, itself, external
+            )
         by_member.append(values)
     return detectors.nan_mean(by_member)
 
 
 def _beside_external(
-    vectors: np.ndarray, image: Vectors, text: Vectors, rows: np.ndarray, beside: np.ndarray
+    vectors: np.ndarray,
+    counts: np.ndarray,
+    pictures: np.ndarray,
+    itself: np.ndarray,
+    external: tuple[np.ndarray, np.ndarray],
 ) -> np.ndarray:
-    """Return similarity, margin and CSLS of captions by one member, [n, 3].
+    """Return similarity and margin of captions, and the CSLS of their units, by one member, [n, 3].
 
     Args:
         vectors: unit embeddings of the captions, [n, dim].
-        image, text: embeddings of all pairs, [n_pairs, dim].
-        rows: the pairs of the captions, [n].
-        beside: the external pairs that they are compared with, [n_beside].
+        counts: captions of each unit, [n_units].
+        pictures: unit embeddings, [n_units, dim].
+        itself: whether a unit's pair is an external one, [n_units, n_external].
+        external: unit embeddings of the external pictures and captions, [n_external, dim].
     """
-    pictures = unit(image[rows])
-    similarity = np.vecdot(vectors, pictures)
-    by_image = pictures @ unit(text[beside]).T
-    by_text = vectors @ unit(image[beside]).T
-    itself = rows[:, None] == beside
-    by_image[itself] = by_text[itself] = -np.inf
-    scores = detectors.caption_scores(vectors, rows, image, beside)
-    return np.column_stack([scores, detectors.csls(similarity, by_image, by_text)])
+    owner = np.repeat(np.arange(len(counts)), counts)
+    similarity = np.vecdot(vectors, pictures[owner])
+    cosines = np.where(itself[owner], -np.inf, vectors @ external[0].T)
+    means = unit(mean_by_pair(vectors, group_starts(counts)))
+    by_image, by_text = (
+        np.where(itself, -np.inf, queries @ others.T)
+        for queries, others in zip((pictures, means), external[::-1], strict=True)
+    )
+    fit = detectors.csls(np.vecdot(means, pictures), by_image, by_text)
+    margin = similarity - detectors.mean_of_nearest(cosines)
+    return np.column_stack([similarity, margin, fit[owner]])
 
 
 def _agreement(
-    audit: Audit, texts: Sequence[str], rows: np.ndarray, siblings: Sequence[list[tuple[int, str]]]
+    audit: Audit,
+    texts: Sequence[list[str]],
+    start: np.ndarray,
+    rows: np.ndarray,
+    siblings: Sequence[list[tuple[int, str]]],
 ) -> np.ndarray:
-    """Return the `agreement` of candidates with numbered captions of their pairs, [n, 2]; NaN
-    without any."""
+    """Return the `agreement` of captions with the others of their unit and with numbered captions
+    of its pair, [n_captions, 2]; NaN without any."""
     stored, first = search.features_of_captions(audit)
-    features = search.text_features_of(audit.record.config, texts)
-    compared = [
-        np.vstack([vector, stored[[first[row] + number for number, _ in part]]])
-        for vector, row, part in zip(features, rows, siblings, strict=True)
-    ]
-    start = np.cumsum([0, *map(len, compared)])
-    return agreement(np.concatenate(compared), start)[start[:-1]]
+    features = search.text_features_of(
+        audit.record.config, [text for part in texts for text in part]
+    )
+    compared = []
+    for unit_, row in enumerate(rows):
+        numbers = np.array([number for number, _ in siblings[unit_]], int)
+        own = features[start[unit_] : start[unit_ + 1]]
+        compared.append(np.vstack([own, stored[first[row] + numbers]]))
+    begin = group_starts(list(map(len, compared)))
+    judged = np.arange(start[-1]) + np.repeat(begin[:-1] - start[:-1], np.diff(start))
+    return agreement(np.concatenate(compared), begin)[judged]
 
 
 def _word_ratios(
-    audit: Audit, pairs: pd.DataFrame, captions: Sequence[Sequence[str]]
+    audit: Audit,
+    texts: Sequence[list[str]],
+    start: np.ndarray,
+    rows: np.ndarray,
+    siblings: Sequence[list[tuple[int, str]]],
+    pictures: Any,
 ) -> np.ndarray:
-    """Return the mean log-likelihood ratio that a word is wrong, of the first of some captions of
-    each pair, [n_pairs].
+    """Return the mean log-likelihood ratio that a word is wrong, of each caption, [n_captions].
 
-    By the word model that was not trained on the pair; NaN without a word that it predicts.
+    By the word model that was not trained on the pair, or the mean of both; NaN without a word that
+    it predicts.
     """
-    ratios = np.full(len(pairs), np.nan)
+    half = np.where(rows < 0, 2, _word_halves(audit)[rows])
+    by_model = []
     for name, halves in _HALVES.items():
-        chosen = np.flatnonzero(np.isin(_word_halves(audit)[pairs[ROW]], halves))
-        if len(chosen):
-            listed = [captions[at] for at in chosen.tolist()]
-            ratios[chosen] = _ratios_of_half(audit, name, pairs.iloc[chosen], listed)
-    return ratios
+        chosen = np.isin(half, halves)
+        ratios = np.full(start[-1], np.nan)
+        if chosen.any():
+            listed = [
+                ([*texts[at], *(text for _, text in siblings[at])], len(texts[at]))
+                for at in np.flatnonzero(chosen).tolist()
+            ]
+            is_judged = np.repeat(chosen, np.diff(start))
+            ratios[is_judged] = _ratios_by(
+                audit, name, pictures[chosen], *zip(*listed, strict=True)
+            )
+        by_model.append(ratios)
+    return nan_mean(by_model)
 
 
-def _ratios_of_half(
-    audit: Audit, name: str, pairs: pd.DataFrame, captions: Sequence[Sequence[str]]
+def _ratios_by(
+    audit: Audit,
+    name: str,
+    pictures: np.ndarray,
+    captions: Sequence[Sequence[str]],
+    counts: Sequence[int],
 ) -> np.ndarray:
-    """Return `_word_ratios` by one model."""
-    import torch  # slow to import
-
-    from clipmem_core.audit.word_table import predicted_evidence
-    from clipmem_core.features.embed import FeatureExtractor
-    from clipmem_core.training.word_model import Predictions, predict
-
-    torch.set_num_threads(1)
+    """Return `_word_ratios` by one model: of so many first captions of each list, which are read
+    together."""
     model, vocabulary, by_kind = _word_model(audit, name)
     words = number_words(captions, like=vocabulary)
-    tower = towers_of(audit.record.config).image
-    assert tower is not None
-    pictures = FeatureExtractor(tower, audit.record.pictures).images(pairs)
-    first = np.isin(np.arange(len(words.caption_start) - 1), words.pair_start[:-1])
-    compared = np.where(np.repeat(first, np.diff(words.caption_start)), 0, -1)
+    of_pair = np.diff(words.pair_start)
+    number = np.arange(of_pair.sum()) - np.repeat(words.pair_start[:-1], of_pair)
+    is_judged = number < np.repeat(counts, of_pair)
+    compared = np.where(np.repeat(is_judged, np.diff(words.caption_start)), 0, -1)
     predicted = Predictions.empty(len(words.ids))
-    predict(model, words, pictures, np.arange(len(pairs)), compared, predicted)
+    predict(model, words, pictures, np.arange(len(captions)), compared, predicted)
     evidence, kinds = predicted_evidence(words, predicted, np.zeros_like(compared))
-    ratios = mean_ratio(surprise(by_kind, evidence[:, 0], kinds), words.caption_start)
-    return ratios[words.pair_start[:-1]]
+    return mean_ratio(surprise(by_kind, evidence[:, 0], kinds), words.caption_start)[is_judged]
 
 
 @cached(2, MEMBERSHIP, CONFIG)
@@ -336,7 +443,7 @@ def _word_halves(audit: Audit) -> np.ndarray:
     """Return which word model was trained on each pair, 0 or 1, and −1 for external pairs,
     [n_pairs]."""
     group = search.read_sides(audit).membership.group
-    clusters = read_prepared(audit.folder).clusters
+    clusters = read_prepared(audit.folder).groups
     return draw_word_halves(group, clusters, seed=audit.record.config.seed)
 
 
@@ -349,32 +456,81 @@ def _word_model_files(audit: Audit, name: str) -> list[Path]:
 def _word_model(audit: Audit, name: str) -> tuple[Any, Words, list[np.ndarray]]:
     """Return a word model, the words of the data set, and the log-likelihood ratio of a wrong word
     of each kind."""
-    from clipmem_core.audit.word_table import load_model
-
     model, ratios = _word_model_files(audit, name)
     return *load_model(model), list(map(np.array, read_json(ratios)))
 
 
-def judge_file(
-    audit: Audit, path: Path, out: Path | None, *, all_captions: bool, screen: RichScreen
-) -> None:
-    """Judge the candidates of a file, print the likeliest wrong ones, and write the result. Without
-    `out` it is beside the file, with `-judged` in its name."""
-    out = out or path.with_stem(f"{path.stem}-judged")
-    candidates = read_frame(path)
+def new_incidents(audit: Audit, candidates: Candidates) -> list[str]:
+    """Return the probable causes of faults among new pairs, in the order of their source: repeated
+    captions and pictures, text that is no caption, and captions of other pairs in order."""
+    data_set = candidates.data_set
+    table = candidates.table
+    if data_set is None:
+        return []
+    shown = table[PICTURE][(table[ROW] < 0) & table[REASON].isna()]
+    chosen = data_set.pairs[IMAGE].isin(shown).to_numpy()
+    pairs = data_set.pairs[chosen].reset_index(drop=True)
+    if not len(pairs):
+        return []
+    causes = [fault.cause for fault in faults_without_model(pairs, data_set.clusters[chosen])]
+    if not _FEWEST_ORDERED <= len(pairs) <= _MOST_ORDERED:
+        return causes
+    features = FeatureExtractor(search.towers_here(audit.record.config).image).images(pairs)[:]
+    texts = [text for captions in pairs[CAPTIONS] for text in captions]
+    start = group_starts(pairs[CAPTIONS].map(len).to_numpy())
+    names = audit.record.members
+    image = [search.embed_pictures(audit, features, member=name) for name in names]
+    text = [mean_by_pair(search.embed_texts(audit, texts, member=name), start) for name in names]
+    never = np.zeros((len(names), len(pairs)), bool)
+    fits = Fits.of(image, text, never, seed=audit.record.config.seed)
+    return [*(cause_of(run) for run in find_runs(fits)), *causes]
+
+
+def judge_source(
+    audit: Audit,
+    source: str,
+    options: SourceOptions,
+    out: Path | None,
+    *,
+    all_captions: bool,
+    screen: RichScreen,
+) -> float:
+    """Judge the captions of a source, print a summary, write the result, and return the share of
+    wrong captions. Without `out` it is beside a table, with `-judged` in its name."""
+    check_judges(audit)
+    path = Path(source).expanduser()
+    if out is None and path.suffix.lower() in SUFFIXES:
+        out = path.with_stem(f"{path.stem}-judged")
+    out = out or Path(f"{audit_name(source, audit.record.config)}-judged.csv")
     check_suffix(out)
+    candidates = read_candidates(audit, source, options, progress=screen.pictures, say=screen.say)
     table = judge_captions(audit, candidates, screen.captions, all_captions=all_captions)
     write_frame(table, out)
-    judged = table[~table[OWN]].sort_values(P_WRONG, ascending=False)
-    shown = judged[[PAIR_ID, CAPTION, P_WRONG, BEST]].head(_SHOWN).astype(object)
+    refused = table[REASON].dropna()
+    judged = table[~table[OWN] & table[REASON].isna()]
+    expected = judged[[*_PARTS]].sum()
+    share = expected.sum() / max(judged[P_WRONG].count(), 1)
+    worst = judged.nlargest(_SHOWN, P_WRONG)
+    kinds = worst[[*_PARTS]].fillna(0.0).idxmax(axis=1).map(_PARTS)
+    shown = worst[[PAIR_ID, CAPTION, P_WRONG]].assign(wrong=kinds).astype(object)
     shown = shown.where(shown.notna(), None)
     shown[CAPTION] = shown[CAPTION].str[:_CUT]
-    shown[BEST] = shown[BEST].map({True: "yes", False: ""})
     title = f"captions, the likeliest wrong first ({len(shown):,} of {len(judged):,})"
     screen.progress.console.print(
         make_table(title, shown.to_dict("records"), shown.columns.tolist())
     )
+    for cause in new_incidents(audit, candidates):
+        screen.say(cause)
+    for reason, count in refused.value_counts().items():
+        screen.say(f"{count:,} not judged: {reason}")
+    screen.say(
+        f"About {expected.sum():,.0f} of {len(judged):,} captions are wrong ({share:.1%}): "
+        f"{expected[P_PAIR]:,.0f} with all captions of their pair, {expected[P_CAPTION]:,.0f} "
+        f"alone, {expected[P_WORD]:,.0f} in a word."
+    )
     screen.say(
         f"{out}: candidates: {len(judged):,}; pairs: {judged[PAIR_ID].nunique():,}, "
+        f"new: {judged[PAIR_ID][judged[NEW]].nunique():,}; "
         f"with a candidate as the best caption: {judged[BEST].sum():,}"
     )
+    return float(share)

@@ -14,7 +14,7 @@ import numpy as np
 
 from clipmem_core import columns
 from clipmem_core.audit.prepare import caption_features, sides_of
-from clipmem_core.audit.settings import towers_of
+from clipmem_core.audit.settings import resolve_device, towers_of
 from clipmem_core.audit.store import (
     CONFIG,
     IMAGE_EMBEDDINGS,
@@ -45,8 +45,9 @@ MATCHED = 48  # closest pairs whose matching caption is looked for if members em
 MOST = 10 * LIMIT  # captions, of which the pairs of a result are the best
 SIDES = {PICTURE: IMAGE_SIDE, CAPTION: TEXT_SIDE}
 EMBEDDINGS = {IMAGE_SIDE: IMAGE_EMBEDDINGS, TEXT_SIDE: TEXT_EMBEDDINGS}
+_TYPED = 2  # texts at most, which a page asks about
 _ENCODING = threading.RLock()  # building a model changes global state of torch and open_clip
-_ON_CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
+_ON_CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}  # of heads and encoders
 
 
 class Hits(NamedTuple):
@@ -204,6 +205,22 @@ def embed_texts(audit: Audit, texts: Sequence[str], *, member: str) -> np.ndarra
         return unit(text_embeddings(model, inputs, precision="fp32", device="cpu"))
 
 
+def embed_pictures(audit: Audit, features: np.ndarray, *, member: str) -> np.ndarray:
+    """Embed features of pictures with a member's head, in full precision: unit vectors float32 [n,
+    dim]."""
+    import torch
+
+    from clipmem_core.training.model import encode_image
+
+    with _ENCODING, torch.inference_mode():
+        torch.set_num_threads(1)
+        if audit.record.config.lock_text:
+            model = _text_head(audit, member)
+        else:
+            model, _ = _text_encoder(audit, member)
+        return encode_image(model, torch.from_numpy(features).float()).numpy()
+
+
 @lru_cache(1)
 def _freeze_libraries() -> None:
     """Exclude all that is loaded from garbage collection: Streamlit collects after each script, .3
@@ -232,21 +249,22 @@ def _member_files(audit: Audit, member: str) -> list[Path]:
 
 @cached(ENCODERS, paths=_member_files)
 def _text_encoder(audit: Audit, member: str) -> tuple[Any, Vocabulary | None]:
-    """Return a member's model without its image encoder, and its vocabulary."""
+    """Return a member's model without a trained image encoder, and its vocabulary."""
     from clipmem_core.audit.member import vocabulary_of_member
 
     return _load_member(audit, member), vocabulary_of_member(audit, member)
 
 
 def _load_member(audit: Audit, member: str) -> Any:
-    """Return a member's model without its image encoder or head."""
+    """Return a member's model without a trained image encoder."""
     from clipmem_core.audit.member import build_member
     from clipmem_core.training.model import load_weights
 
     config = dataclasses.replace(audit.record.config, **_ON_CPU)
     model: Any = build_member(config, towers_of(config), seed=0)
     load_weights(model, checkpoint_path(audit, member))
-    model.visual = None
+    if not config.lock_image:
+        model.visual = None
     return model
 
 
@@ -255,26 +273,29 @@ _text_head = cached(64, paths=_member_files)(_load_member)
 
 
 def text_features_of(config: AuditConfig, texts: Sequence[str]) -> np.ndarray:
-    """Return the locked text tower's features of texts, float32 [n, width]; those of several are
-    cached on disk."""
-    if len(texts) == 1:
-        return _features_of_text(config, texts[0])
+    """Return the locked text tower's features of texts, float32 [n, width]; those of more than a
+    few, which were typed, are cached on disk."""
+    if len(texts) <= _TYPED:
+        return np.concatenate([_features_of_text(config, text) for text in texts])
     from clipmem_core.features.embed import FeatureExtractor  # torch
 
-    return FeatureExtractor(_text_tower(config)).captions(texts)[:].astype(np.float32)
+    return FeatureExtractor(towers_here(config).text).captions(texts)[:].astype(np.float32)
 
 
 @lru_cache(1024)
 def _features_of_text(config: AuditConfig, text: str) -> np.ndarray:
     with _ENCODING:
-        features = _text_tower(config).opened.embed([text])
+        features = towers_here(config).text.opened.embed([text])
         _freeze_libraries()
     return features
 
 
-def _text_tower(config: AuditConfig) -> Any:
-    """Return the locked text tower, which stays loaded once it is open."""
-    return towers_of(dataclasses.replace(config, **_ON_CPU)).text
+def towers_here(config: AuditConfig) -> Any:
+    """Return the locked towers as the audit opened them, whose features are cached; on the
+    processor if this machine has no GPU. They stay loaded once they are open."""
+    if resolve_device("auto") == "cpu":
+        config = dataclasses.replace(config, device="cpu")
+    return towers_of(config)
 
 
 @cached(2, MEMBERSHIP)

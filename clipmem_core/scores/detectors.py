@@ -122,10 +122,10 @@ def csls(cosine: np.ndarray, by_image: np.ndarray, by_text: np.ndarray) -> np.nd
         >>> csls(np.array([1.0]), np.array([[0.0, 0.5]]), np.array([[0.5, -np.inf]])).tolist()
         [1.25]
     """
-    return 2 * cosine - _mean_of_nearest(by_image) - _mean_of_nearest(by_text)
+    return 2 * cosine - mean_of_nearest(by_image) - mean_of_nearest(by_text)
 
 
-def _mean_of_nearest(cosines: np.ndarray) -> np.ndarray:
+def mean_of_nearest(cosines: np.ndarray) -> np.ndarray:
     """Return the mean of each row's 10 largest cosines, or of as many finite ones as every row has.
 
     Args: [n, n_external]; −∞ for a pair's own partner. Returns: [n].
@@ -266,7 +266,7 @@ def swapped_csls(
 
     def measure(a: np.ndarray, b: np.ndarray, in_training: np.ndarray) -> np.ndarray:
         blocks = _beside_external(a, b, external, partners)
-        of_donors = np.concatenate([_mean_of_nearest(by_text) for *_, by_text in blocks])
+        of_donors = np.concatenate([mean_of_nearest(by_text) for *_, by_text in blocks])
         values = np.full(len(external), np.nan)
         rows = pairs[~in_training[pairs]]
         for part, _, by_image, _ in _beside_external(a, b, external, rows):
@@ -274,7 +274,7 @@ def swapped_csls(
             each = np.arange(len(donor))
             cosine = by_image[each, donor]
             by_image[each, donor] = -np.inf  # not a neighbour of the picture
-            near = _mean_of_nearest(by_image) + of_donors[donor]
+            near = mean_of_nearest(by_image) + of_donors[donor]
             values[rows[part]] = 2 * cosine - near
         return values
 
@@ -307,7 +307,7 @@ def caption_scores(
         itself = owner[part, None] == beside
         cosines = np.where(itself, -np.inf, vectors[part] @ pictures.T)
         scores[part, 0] = similarity
-        scores[part, 1] = similarity - _mean_of_nearest(cosines)
+        scores[part, 1] = similarity - mean_of_nearest(cosines)
     return scores
 
 

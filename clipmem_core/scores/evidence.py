@@ -33,7 +33,7 @@ from clipmem_core import columns as c
 from clipmem_core.embeddings import nearest_rows
 from clipmem_core.scores.alignment import unit
 from clipmem_core.scores.detectors import evenly_spaced
-from clipmem_core.scores.prevalence import WrongCount, estimate_wrong, posterior_at
+from clipmem_core.scores.prevalence import WrongCount, batch_share, estimate_wrong, posterior_at
 from clipmem_core.scores.words import COMPARED_KINDS, mean_ratio
 
 _MOST_DECOYS = 20_000  # captions in whose place a decoy is put, evenly spaced
@@ -53,6 +53,7 @@ _BLOCK = 8_192  # siblings in memory at a time
 _DECOY_DRAW = 21
 _SPECIFIC_DRAW = 22
 _RIDGES = np.logspace(-1, 3, 9)  # penalties that are tried
+FEWEST_IN_BATCH = 50  # captions, below which their share of wrong ones is not estimated
 EXPLAINED = -1.0  # suspicion of a pair that an incident explains
 _MOST_SURE = 0.98  # probability that it is wrong
 
@@ -344,8 +345,33 @@ def probabilities(evidence: CaptionEvidence) -> Probabilities:
     ratio, counts["captions"], p_caption = _wrong_captions(evidence, fitting)
     fitting &= p_caption <= HALF
     counts["words"], p_word, by_word, kinds = _wrong_words(evidence.words, fitting)
-    # Of a wrong pair all captions are wrong; errors of single captions are independent.
+    captions, parts = _combined(evidence.counts, by_pair, p_caption, p_word)
     first = np.cumsum(evidence.counts) - evidence.counts
+    worst = np.maximum.reduceat(captions[c.P_WRONG].to_numpy(), first)
+    return Probabilities(
+        captions=captions,
+        pairs=parts.sum(axis=0),
+        parts=parts,
+        worst=worst if np.isfinite(worst).any() else _suspicion(evidence),
+        words=by_word * captions[c.P_WORD].to_numpy()[evidence.words[c.CAPTION_ROW]],
+        counts=counts,
+        kinds=kinds,
+        ratio=ratio,
+        specific=specific,
+    )
+
+
+def _combined(
+    counts: np.ndarray, by_pair: np.ndarray, p_caption: np.ndarray, p_word: np.ndarray
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return p_pair, p_caption, p_word and p_wrong of each caption, and `Probabilities.parts`.
+
+    Args: captions of each pair and the probability that all are wrong, [n_pairs]; the probability
+    that each is wrong if the pair is not, and that one of its words is if it is not, [n_captions].
+    """
+    p_pair = np.repeat(by_pair, counts)
+    # Of a wrong pair all captions are wrong; errors of single captions are independent.
+    first = np.cumsum(counts) - counts
     fits, right_words = (np.multiply.reduceat(1 - p, first) for p in (p_caption, p_word))
     parts = np.stack(
         [by_pair, (1 - by_pair) * (1 - fits), (1 - by_pair) * fits * (1 - right_words)]
@@ -353,19 +379,64 @@ def probabilities(evidence: CaptionEvidence) -> Probabilities:
     p_caption = (1 - p_pair) * p_caption
     p_word = (1 - p_pair - p_caption) * p_word
     p_wrong = p_pair + p_caption + p_word
-    worst = np.maximum.reduceat(p_wrong, first)
     table = {c.P_PAIR: p_pair, c.P_CAPTION: p_caption, c.P_WORD: p_word, c.P_WRONG: p_wrong}
-    return Probabilities(
-        captions=pd.DataFrame(table),
-        pairs=parts.sum(axis=0),
-        parts=parts,
-        worst=worst if np.isfinite(worst).any() else _suspicion(evidence),
-        words=by_word * p_word[evidence.words[c.CAPTION_ROW]],
-        counts=counts,
-        kinds=kinds,
-        ratio=ratio,
-        specific=specific,
-    )
+    return pd.DataFrame(table), parts
+
+
+def batch_probabilities(
+    counts: np.ndarray, by_pair: np.ndarray, by_caption: np.ndarray, by_word: np.ndarray
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return the probability that captions of a batch are wrong, from log-likelihood ratios that
+    were fitted on other captions.
+
+    The share of each kind is estimated from the batch (`batch_share`), among captions that are not
+    wrong in a kind before it. Below 50 captions half are taken to be wrong, equally by each kind
+    of evidence that a caption has.
+
+    Args:
+        counts: captions of each pair, [n_pairs].
+        by_pair: that all captions of the pair are wrong, [n_pairs]; NaN where unknown.
+        by_caption: that each caption is, by its siblings, [n_captions].
+        by_word: that one of its words is, [n_captions].
+
+    Returns:
+        As of `_combined`; NaN for captions without evidence of the first two kinds.
+    """
+    first = np.cumsum(counts) - counts
+    ratios = np.stack([np.repeat(by_pair, counts), by_caption, by_word])
+    known = np.isfinite(ratios)
+    ratios[~known] = 0.0
+    # Of what is left, 1/6, 1/5 and 1/4 for three kinds: one half in all
+    shares = 1 / np.maximum(2 * known.sum(axis=0) - np.cumsum(known, axis=0) + known, 1)
+    weights = known.astype(float)
+    weights[0] /= np.repeat(counts, counts)
+    twins = _twins(counts)
+    weights[1, twins[np.arange(len(twins)), ratios[1, twins].argmin(axis=1)]] = 0.0
+    parts = np.zeros_like(ratios)
+    for kind, part in enumerate(parts):
+        share = shares[kind]
+        if len(share) >= FEWEST_IN_BATCH:
+            share = np.full(len(share), batch_share(ratios[kind], weights[kind]))
+        if kind == 1:  # one of both is wrong
+            share[twins] /= 2
+        part[:] = known[kind] * scipy.special.expit(ratios[kind] + scipy.special.logit(share))
+        if kind == 1:
+            _exclude_each_other(part, twins)
+        weights *= 1 - part
+    parts[0, ~known[:2].any(axis=0)] = np.nan
+    return _combined(counts, parts[0, first], parts[1], parts[2])
+
+
+def _twins(counts: np.ndarray) -> np.ndarray:
+    """Return the numbers of the two captions of each pair that has two, [n, 2]: they disagree with
+    each other equally if one is wrong."""
+    return np.flatnonzero(np.repeat(counts == 2, counts)).reshape(-1, 2)
+
+
+def _exclude_each_other(p_caption: np.ndarray, twins: np.ndarray) -> None:
+    """Let the errors of twins exclude each other, in place."""
+    odds = p_caption[twins] / (1 - p_caption[twins])
+    p_caption[twins] = odds / (1 + odds.sum(axis=1, keepdims=True))
 
 
 def with_displaced(
@@ -444,8 +515,7 @@ def _wrong_captions(
     """Return the log-likelihood ratio, the number of captions of other pairs, and the probability
     of each caption.
 
-    The two captions of a pair, numbered in `twins`, [n, 2], disagree with each other equally if one
-    is wrong: they are counted once, and the errors of both exclude each other.
+    Twins are counted once, and the errors of both exclude each other.
 
     Args:
         evidence: on all captions.
@@ -458,14 +528,13 @@ def _wrong_captions(
     ratio = fit_ratio(*usable)
     fit = -log_ratio(ratio, evidence.captions)
     of_decoys = -log_ratio(ratio, evidence.decoys)
-    twins = np.flatnonzero(np.repeat(evidence.counts == 2, evidence.counts)).reshape(-1, 2)
+    twins = _twins(evidence.counts)
     counted = np.where(fitting, fit, np.nan)
     counted[twins[np.arange(len(twins)), fit[twins].argmax(axis=1)]] = np.nan
     by_kind = [of_decoys[evidence.similar == similar] for similar in np.unique(evidence.similar)]
     count = estimate_wrong(counted, *by_kind)
     p_caption = np.nan_to_num(posterior_at(count.curve, fit))
-    odds = p_caption[twins] / (1 - p_caption[twins])
-    p_caption[twins] = odds / (1 + odds.sum(axis=1, keepdims=True))
+    _exclude_each_other(p_caption, twins)
     return ratio, count, p_caption
 
 

@@ -12,6 +12,7 @@ the same of pairs with a caption swapped at random, [n_swapped]; `suspicion` is 
 is reviewed first, [n_pairs].
 """
 
+import functools
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ _POWER = 0.5  # of the likelihood
 _KIND_SHARES = np.array([0.5, 0.75, 1.0])
 _DROP = 18.0  # of log-likelihood, beyond which a share is ignored
 _FLOOR = 1e-9
+_STEPS = 1_000  # of expectation maximisation
 _SLOPE = 1e-3  # of the log-odds of the posterior, per standard deviation of the scores
 # Peak, log width left and right, log degrees of freedom
 _LIMITS = ((-4.0, 4.0), (-3.0, 2.0), (-3.0, 2.0), (0.7, 4.6))
@@ -55,6 +57,9 @@ class WrongCount:
     posterior: np.ndarray = field(repr=False, default_factory=lambda: np.empty(0))
     # The log-odds of the posterior, which descend, as a function of the scores
     curve: Curve = field(repr=False, default=((0.0,), (-np.inf,)))
+    # The log-likelihood ratio of wrong to right captions, which descends too: unlike the posterior
+    # it does not depend on how many of these captions are wrong
+    ratio: Curve = field(repr=False, default=((0.0,), (0.0,)))
 
 
 def estimate_wrong(fit: np.ndarray, *swapped: np.ndarray) -> WrongCount:
@@ -103,18 +108,25 @@ def estimate_wrong(fit: np.ndarray, *swapped: np.ndarray) -> WrongCount:
     if len(kinds) > 1:
         densities = np.column_stack([_KIND_SHARES, 1 - _KIND_SHARES]) @ densities
     profiles = [_profile(middles, counts, density) for density in densities]
-    heights, wrong = (np.concatenate(parts) for parts in zip(*profiles, strict=True))
+    heights, wrong, ratios = (np.concatenate(parts) for parts in zip(*profiles, strict=True))
     weights = np.exp(heights - heights.max())
     weights /= weights.sum()
     # A fit that is worse never has a lower probability; the slope keeps the order of scores where
     # it is constant.
-    descending = scipy.optimize.isotonic_regression(
-        weights @ wrong, weights=counts + 1e-6, increasing=False
-    ).x
+    isotonic = functools.partial(scipy.optimize.isotonic_regression, increasing=False)
+    descending = isotonic(weights @ wrong, weights=counts + 1e-6).x
     log_odds = scipy.special.logit(np.clip(descending, 1e-12, 1 - 1e-12)) - _SLOPE * middles
-    curve = (middle + middles * spread, log_odds)
-    posterior[scored] = posterior_at(curve, values)
-    return WrongCount(float(weights @ wrong @ counts), posterior=posterior, curve=curve)
+    scores = middle + middles * spread
+    posterior[scored] = posterior_at((scores, log_odds), values)
+    # Other captions may be wrong more often: cells with swapped captions count as much
+    filled = counts / len(values) + densities.mean(axis=0)
+    ratio = isotonic(weights @ ratios, weights=filled).x - _SLOPE * middles
+    return WrongCount(
+        float(weights @ wrong @ counts),
+        posterior=posterior,
+        curve=(scores, log_odds),
+        ratio=(scores, ratio),
+    )
 
 
 def posterior_at(curve: Curve, fit: np.ndarray) -> np.ndarray:
@@ -130,11 +142,35 @@ def posterior_at(curve: Curve, fit: np.ndarray) -> np.ndarray:
     return scipy.special.expit(np.interp(fit, *curve))
 
 
+def batch_share(log_ratio: np.ndarray, weight: np.ndarray) -> float:
+    """Estimate the share of wrong captions in a batch, by expectation maximisation.
+
+    share = Σ w p / Σ w with log-odds of p = log ratio + log-odds of share (Saerens, Latinne &
+    Decaestecker, Neural Computation 14, 2002), with Jeffreys' prior on the share.
+
+    Args:
+        log_ratio: log-likelihood ratio that each caption is wrong, [n].
+        weight: of each caption, in [0, 1], [n].
+
+    Returns:
+        In (0, 1); one half of an empty batch.
+
+    Example:
+        >>> round(batch_share(np.repeat([9.0, -9.0], [30, 70]), np.ones(100)), 3)
+        0.302
+    """
+    share = 0.5
+    for _ in range(_STEPS):
+        wrong = weight @ scipy.special.expit(log_ratio + scipy.special.logit(share))
+        share = (wrong + 0.5) / (weight.sum() + 1)
+    return float(share)
+
+
 def _profile(
     middles: np.ndarray, counts: np.ndarray, swapped: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the log of the weight of each share of wrong captions tried, [n_shares], and each
-    cell's probability of wrong by it, [n_shares, n_cells].
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the log of the weight of each share of wrong captions tried, [n_shares], each cell's
+    probability of wrong by it, and its log-likelihood ratio, [n_shares, n_cells] each.
 
     Args: the middle of each cell, its number of pairs, and the probability of a swapped pair in it,
     [n_cells] each.
@@ -169,7 +205,8 @@ def _profile(
     weights = _POWER * heights + np.log(shares * (1 - shares)) / 2 + np.log(logits[1] - logits[0])
     fits = np.stack([_two_piece_t(middles, solution.x)[0] for solution in fitted])
     wrong = shares[:, None] * swapped
-    return weights, wrong / (wrong + (1 - shares[:, None]) * fits)
+    ratios = np.log(swapped) - np.log(fits)
+    return weights, wrong / (wrong + (1 - shares[:, None]) * fits), ratios
 
 
 def _two_piece_t(values: np.ndarray, shape: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

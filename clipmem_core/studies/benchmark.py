@@ -140,7 +140,7 @@ def run_benchmark(
         else:
             screen.say(f"reading {source}")
             data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
-            membership = draw_membership(data_set.clusters, config)
+            membership = draw_membership(data_set.groups, config)
             write_audit(benchmark, source, config, data_set, data_set.pairs, membership)
         pending = [
             injection
@@ -227,7 +227,7 @@ def _run_injection(benchmark: Benchmark, injection: Injection) -> None:
     record = benchmark.record
     config = dataclasses.replace(record.config, seed=injection.seed)
     prepared = read_prepared(benchmark.folder)
-    membership = draw_membership(prepared.clusters, config)
+    membership = draw_membership(prepared.groups, config)
     original = benchmark.pairs
     # Only scored pairs without an earlier injected error
     rows = np.flatnonzero((membership.group == c.SCORED) & original[c.INJECTED].isna().to_numpy())

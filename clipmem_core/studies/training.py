@@ -395,7 +395,7 @@ def run_study(
             seeded = dataclasses.replace(config, seed=config.seed + split * replicates)
             if not audit.begun:
                 data_set = load()
-                membership = draw_membership(data_set.clusters, seeded)
+                membership = draw_membership(data_set.groups, seeded)
                 injected = inject(data_set.pairs, membership, seeded)
                 write_audit(audit, source, seeded, data_set, injected, membership)
             if not audit.finished:

@@ -13,6 +13,7 @@ from clipmem_core.audit.prepare import (
     load_data_set,
 )
 from clipmem_core.config import AuditConfig
+from clipmem_core.io import InputError
 
 CONFIG = AuditConfig(cache_size=16, members=4)
 
@@ -88,3 +89,19 @@ def test_wrong_captions_are_injected_where_they_are_scored(protocol: str, group:
         list(a) != list(b) for a, b in zip(injected[c.CAPTIONS], pairs[c.CAPTIONS], strict=True)
     ]
     assert np.flatnonzero(changed).tolist() == rows.tolist()
+
+
+def test_pairs_with_one_group_key_are_split_as_one(folder: Path) -> None:
+    rows = [f"cat/{number}.png,caption {number},study-{number % 2}" for number in (0, 1, 2)]
+    rows += [f"dog/{number}.png,caption {number}," for number in (3, 4, 5)]
+    (folder / "studies.csv").write_text("\n".join(["image,caption,study", *rows]))
+    options = dataclasses.replace(CONFIG.source, group_key="study")
+    config = dataclasses.replace(CONFIG, source=options)
+    found = load_data_set(str(folder / "studies.csv"), config)
+    assert found.groups.tolist() == [0, 1, 0, 1, 4, 5]  # the fourth repeats the second picture
+    assert found.near_duplicates == 1
+    with pytest.raises(InputError, match="--group-key"):
+        load_data_set(
+            str(folder / "studies.csv"),
+            dataclasses.replace(config, source=dataclasses.replace(options, group_key="x")),
+        )

@@ -2,11 +2,12 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy.optimize import approx_fprime
+from scipy.optimize import approx_fprime, minimize_scalar
 from scipy.stats import hypergeom
 
 from clipmem_core.scores import prevalence
 from clipmem_core.scores.prevalence import (
+    batch_share,
     estimate_wrong,
     plan_review,
     whole_count,
@@ -35,6 +36,25 @@ def test_the_posterior_is_that_of_two_known_densities() -> None:
     right = 3700 * np.exp(-((fit - 3) ** 2) / 2)
     assert np.abs(found.posterior - wrong / (wrong + right)).mean() < 0.02
     assert found.estimate == pytest.approx(found.posterior.sum(), rel=0.01)
+    # The ratio of two normal densities with means 0 and 3 is linear
+    shown = np.linspace(0, 3, 7)
+    np.testing.assert_allclose(np.interp(shown, *found.ratio), 4.5 - 3 * shown, atol=0.5)
+
+
+@pytest.mark.parametrize("wrong", [20, 400, 1700])
+def test_the_share_of_another_batch_is_that_of_maximum_likelihood(wrong: int) -> None:
+    fit, swapped = drawn(0, 40, pairs=2000)
+    ratio = np.interp(drawn(1, wrong, pairs=2000)[0], *estimate_wrong(fit, swapped).ratio)
+    weight = np.ones(2000)
+    weight[::7] = 0.5
+
+    def loss(share: float) -> float:
+        prior = np.log(share * (1 - share)) / 2
+        return -float(weight @ np.log(share * np.exp(ratio) + 1 - share) + prior)
+
+    best = minimize_scalar(loss, bounds=(1e-6, 1 - 1e-6), method="bounded", options={"xatol": 1e-8})
+    assert batch_share(ratio, weight) == pytest.approx(best.x, rel=1e-3)
+    assert batch_share(ratio, np.ones(2000)) == pytest.approx(wrong / 2000, rel=0.25)
 
 
 def test_the_slopes_of_the_shape_are_those_of_finite_differences() -> None:

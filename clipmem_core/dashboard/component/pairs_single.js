@@ -305,10 +305,11 @@ class Single extends Pairs {
 
     // Use a suggestion. The pair stays on screen until the server answers, and for good if the caption may still be wrong.
     async use(event, caption) {
+        const before = this.currentCaptions[this.focused.place] ?? ''
         if (!this.change(event, [caption], undefined, true)) return
         const {shown} = this, doubt = this.judging = shown.doubt = {caption, reason: 'Changed; being judged…'}
         this.drawSuggestions()
-        const answer = await this.ask('judge', {row: shown.row, caption}).then(response => response.json()).catch(() => null)
+        const answer = await this.ask('judge', {row: shown.row, caption, before}).then(response => response.json()).catch(() => null)
         if (this.isStopped || this.shown !== shown) return
         const {right = Boolean(answer), wrong} = answer ?? {} // an audit that cannot judge answers without both
         doubt.reason = right ? '' : `Changed; ${wrong ? `it may still be wrong (${wrong})` : 'not judged'}.`

@@ -28,8 +28,8 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
-from clipmem_core.audit.store import CAPTION_TABLE, MEMBERSHIP, PAIRS, Audit, audits_folder, is_name
-from clipmem_core.columns import CAPTION, IMAGE, P_WRONG, PAIR_ID, REVIEW_PLACE
+from clipmem_core.audit.store import MEMBERSHIP, PAIRS, Audit, audits_folder, is_name
+from clipmem_core.columns import CAPTION, CAPTIONS, IMAGE, P_WRONG, PAIR_ID, REVIEW_PLACE
 from clipmem_core.dashboard.cards import FULL_SIDE, LARGE_SIDE, SIDE, WORKERS, thumbnail
 from clipmem_core.dashboard.plain import format_score, in_one_line
 from clipmem_core.io import InputError
@@ -54,7 +54,6 @@ from clipmem_core.review.queries import (
     cached,
     count_pairs_of,
     fetch_numbered,
-    fetch_rows,
     find_row,
 )
 from clipmem_core.review.rows import changed_rows, count_pairs, find_rows
@@ -302,40 +301,32 @@ def _judge(request: Request) -> Response:
         return _json({"text": ""})
     with _one_search:
         try:
-            own, typed = _judged(audit, row, caption)
+            typed, now = _judged(audit, row, caption, before)
         except InputError as error:
             return _json({"text": in_one_line(error)})
-    replaced = own.loc[own[CAPTION].map(in_one_line) == before, P_WRONG].tolist()
-    parts = [] if caption == before else [f"{percent(typed)} as typed"]
-    if replaced:
-        parts.append(f"{percent(replaced[0])} now")
-    text = f"Probability that it is wrong: {', '.join(parts)}"
-    return _json({"text": text, "wrong": percent(typed), "right": not typed > _mostly_right(audit)})
+    parts = [f"{percent(typed)} as typed"] if caption != before else []
+    parts += [f"{percent(now)} now"] if before else []
+    text = f"Probability that it is wrong, if half of all captions are: {', '.join(parts)}"
+    return _json({"text": text, "wrong": percent(typed), "right": not typed > LIKELY})
 
 
-@cached(8, CAPTION_TABLE)
-def _mostly_right(audit: Audit) -> float:
-    """Return the probability of being wrong that nine of ten captions that are probably right do
-    not exceed."""
-    share = f'coalesce(quantile_cont("{P_WRONG}", 0.9), {LIKELY})'
-    query = f'SELECT {share} FROM parquet WHERE "{P_WRONG}" < {LIKELY}'
-    return fetch_rows(audit.folder / CAPTION_TABLE, query)[0][0]
+def _judged(audit: Audit, row: int, caption: str, before: str) -> tuple[float, float]:
+    """Return the probabilities that a caption, and that the one that it replaces, are wrong."""
+    from clipmem_core.review.candidates import table_candidates
+    from clipmem_core.review.judge import REPLACES, judge_captions  # slow to import
 
-
-def _judged(audit: Audit, row: int, caption: str) -> tuple[pd.DataFrame, float]:
-    """Return the pair's own captions with their probabilities, and the probability that another
-    caption is wrong."""
-    from clipmem_core.review.judge import OWN, judge_captions  # slow to import
-
-    pair_ids = fetch_numbered(audit.folder / PAIRS, [PAIR_ID], [row])[row]
-    table = judge_captions(audit, pd.DataFrame({PAIR_ID: pair_ids, CAPTION: [caption]}))
-    return table[table[OWN]], table.loc[~table[OWN], P_WRONG].item()
+    pair_id, captions = fetch_numbered(audit.folder / PAIRS, [PAIR_ID, CAPTIONS], [row])[row]
+    before = next((text for text in captions if in_one_line(text) == before), before)
+    typed = {PAIR_ID: pair_id, CAPTION: [caption, before or caption], REPLACES: before}
+    candidates = table_candidates(audit, pd.DataFrame(typed))
+    table = judge_captions(audit, candidates, all_captions=False)
+    return table[P_WRONG].iloc[0], table[P_WRONG].iloc[1]
 
 
 @functools.lru_cache(8)
 def prepare_judge(audit: Audit) -> None:
     """Load in a thread what the first judgement needs."""
-    try_in_thread(lambda: _judged(audit, 0, "picture"))
+    try_in_thread(lambda: _judged(audit, 0, "picture", ""))
 
 
 async def _take_events(request: Request) -> Response:

@@ -183,6 +183,8 @@ def _read_coco(path: Path, images: Any, annotations: Any, options: SourceOptions
             f"{path.name}: images and annotations must be lists, as in COCO's captions files"
         )
 
+    fields = _COCO_FIELDS._replace(group_key=options.group_key)
+
     def rows() -> Iterator[Row]:
         by_id = dict[Any, dict[str, Any]]()
         for i, image in enumerate(images):
@@ -202,7 +204,7 @@ def _read_coco(path: Path, images: Any, annotations: Any, options: SourceOptions
                 continue
             without_annotation.pop(key, None)
             image = by_id[key]
-            yield Row._make((source, *map((image | annotation).get, _COCO_FIELDS), ""))
+            yield Row._make((source, *map((image | annotation).get, fields), ""))
         for key, image in without_annotation.items():
             reason = "image has no annotation"
             yield Row(f"{path.name}: image {key}", pair_id=image["pair_id"], reason=reason)

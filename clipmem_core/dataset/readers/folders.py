@@ -1,5 +1,5 @@
-"""Reads a folder of pictures, each with a `.txt` of one caption a line; the top folders are the
-labels."""
+"""Reads a folder of pictures, each with a `.txt` or `.caption` of one caption a line; the top
+folders are the labels."""
 
 import os
 import re
@@ -12,6 +12,8 @@ from clipmem_core.dataset.readers.records import Row, Rows
 from clipmem_core.io import InputError
 
 LABEL = "{label}"
+NO_CAPTION = "no caption file: a .txt or .caption of the same name is missing"
+_SUFFIXES = (".caption", ".txt")  # of captions; the last one counts where a picture has both
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
@@ -21,15 +23,15 @@ def holds_pictures(root: Path) -> bool:
 
 
 def has_class_folders(root: Path) -> bool:
-    """Tell whether the first subfolder with pictures has no `.txt`."""
+    """Tell whether the first subfolder with pictures has no captions."""
     first = next(
         (files for folder, files in _walk(root) if folder and any(map(paths.is_picture, files))), []
     )
-    return bool(first) and not any(name.lower().endswith(".txt") for name in first)
+    return bool(first) and not any(name.lower().endswith(_SUFFIXES) for name in first)
 
 
 def read_folder(root: Path, options: SourceOptions) -> Rows:
-    """Read a folder; a picture without a `.txt` is captioned by the template or quarantined, as is
+    """Read a folder; a picture without captions is captioned by the template or quarantined, as is
     the reverse."""
     template = options.caption_template
     if template and LABEL not in template:
@@ -43,7 +45,7 @@ def read_folder(root: Path, options: SourceOptions) -> Rows:
             texts = {
                 os.path.splitext(name)[0]: os.path.join(folder, name)
                 for name in files
-                if name.lower().endswith(".txt")
+                if name.lower().endswith(_SUFFIXES)
             }
             pictures = {name: os.path.splitext(name)[0] for name in files if paths.is_picture(name)}
             for name, stem in pictures.items():
@@ -54,7 +56,7 @@ def read_folder(root: Path, options: SourceOptions) -> Rows:
                 yield Row(texts[stem], reason="no picture of the same name")
         if not used:
             raise InputError(
-                f"{root} holds pictures but no captions: put a .txt of the same name beside each, "
+                f"{root} holds pictures but no captions: put a .txt or .caption beside each, "
                 "give a table, or let class folders name them: --caption-template 'a photo of a "
                 f"{LABEL}'"
             )
@@ -77,7 +79,7 @@ def _row(root: Path, image: str, text: str | None, template: str) -> Row:
     if text is None and template and label:
         return Row(image, image, [template.replace(LABEL, label.replace("_", " "))], label)
     if text is None:
-        return Row(image, image, reason=f"no caption file: {Path(image).stem}.txt is missing")
+        return Row(image, image, reason=NO_CAPTION)
     path = root / text
     if not paths.is_inside(os.path.realpath(root), os.fspath(path)):
         return Row(image, image, reason=paths.LINK_LEAVES.replace("image", "caption file"))

@@ -41,6 +41,7 @@ class Row(NamedTuple):
     label: Any = None
     pair_id: Any = None
     injected: Any = None
+    group_key: Any = None
     reason: str = ""
 
 
@@ -107,11 +108,12 @@ def merge_rows(rows: Rows) -> tuple[int, pd.DataFrame, pd.DataFrame]:
             name = as_name(row.pair_id) or as_name(image)
             refused.append((printable(row.source), name, printable(reason)))
             continue
-        pair = pairs.setdefault(row.image, [pair_id, row.image, [], None, None])
+        pair = pairs.setdefault(row.image, [pair_id, row.image, [], None, None, None])
         pair[2] += [caption for caption in row.captions if caption not in pair[2]]
         pair[3] = pair[3] or row.label
         pair[4] = pair[4] or (row.injected if row.injected in _INJECTED else None)
-    columns = [c.PAIR_ID, c.IMAGE, c.CAPTIONS, c.LABEL, c.INJECTED]
+        pair[5] = pair[5] or row.group_key
+    columns = [c.PAIR_ID, c.IMAGE, c.CAPTIONS, c.LABEL, c.INJECTED, c.GROUP_KEY]
     return (
         total,
         pd.DataFrame(list(pairs.values()), columns=columns, dtype=object),
@@ -139,7 +141,8 @@ def _check(row: Row) -> Iterator[Row]:
     filled = list(dict.fromkeys(filter(None, captions)))
     pair_id = as_name(row.pair_id)
     if filled:
-        yield Row(row.source, image, filled, as_name(row.label), pair_id, as_name(row.injected))
+        label, injected, group_key = map(as_name, (row.label, row.injected, row.group_key))
+        yield Row(row.source, image, filled, label, pair_id, injected, group_key)
     for _ in range(captions.count("") if filled else 1):
         yield Row(row.source, image, pair_id=pair_id, reason="caption is empty")
 
@@ -160,6 +163,7 @@ class FieldColumns(NamedTuple):
     label: str
     pair_id: str
     injected: str
+    group_key: str = ""
 
 
 def find_fields(
@@ -174,6 +178,7 @@ def find_fields(
         "--csv-caption-key": options.csv_caption_key,
         "--csv-label-key": options.csv_label_key,
         "--csv-id-key": options.csv_id_key,
+        "--group-key": options.group_key,
     }
     for flag, name in flags.items():
         if name and name not in columns:
@@ -193,7 +198,7 @@ def find_fields(
         raise InputError(f"{message}, and no usual name for pictures: --csv-img-key names it")
     label = options.csv_label_key or guess("label")
     pair_id = options.csv_id_key or guess("id")
-    fields = FieldColumns(image, caption, label, pair_id, guess("injected"))
+    fields = FieldColumns(image, caption, label, pair_id, guess("injected"), options.group_key)
     repeated = [name for name in fields if name and list(columns).count(name) > 1]
     if repeated:
         raise InputError(

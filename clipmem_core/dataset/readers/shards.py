@@ -127,4 +127,5 @@ def _sample_rows(
         reason = str(error)
     image = f"{shard}/{member}"
     pair_id = values.get(options.csv_id_key or c.PAIR_ID)
-    yield Row(image, image, captions, label, pair_id, values.get(c.INJECTED), reason)
+    group_key = values.get(options.group_key)
+    yield Row(image, image, captions, label, pair_id, values.get(c.INJECTED), group_key, reason)

@@ -14,7 +14,7 @@ def test_pictures_with_texts_beside_them_are_read(tmp_path: Path) -> None:
     (tmp_path / "cats/a.txt").write_text("one\n\n  two \r\nthree\u2028still three\none\n")
     (tmp_path / "cats/deep/b.TXT").write_bytes("Café\r\n".encode("cp1252"))
     (tmp_path / "dogs/a.txt").write_text("\ufeffdog", encoding="utf-8")
-    (tmp_path / "c.txt").write_text("c")
+    (tmp_path / "c.caption").write_text("c")
     raw = read(tmp_path)
     assert list(raw.pairs.image) == ["c.webp", "cats/a.png", "cats/deep/b.PNG", "dogs/a.jpg"]
     texts = [["c"], ["one", "two", "three\u2028still three"], ["Café"], ["dog"]]
@@ -45,7 +45,7 @@ def test_every_bad_file_is_quarantined_with_its_reason(tmp_path: Path) -> None:
     raw = read(root)
     assert list(raw.pairs.image) == ["a.png"]
     wanted = {
-        "silent.png": "no caption file: silent.txt",
+        "silent.png": "no caption file",
         "empty.png": "caption is empty",
         "leak.png": "caption file is reached by a link that leaves",
         "dir.png": "no caption file",

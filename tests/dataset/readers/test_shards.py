@@ -66,7 +66,7 @@ def test_the_json_gives_what_flags_choose_and_no_wrong_label_of_img2dataset(tmp_
     meta = {"caption": "a dog", "key": "1"}
     write_tar(tmp_path / "0.tar", {"1.jpg": picture_bytes(), "1.json": json.dumps(meta)})
     pairs = read(tmp_path / "0.tar").pairs
-    assert pairs.iloc[0].tolist() == ["0.tar/1.jpg", "0.tar/1.jpg", ["a dog"], None, None]
+    assert pairs.iloc[0].tolist() == ["0.tar/1.jpg", "0.tar/1.jpg", ["a dog"], None, None, None]
 
 
 def test_every_bad_sample_is_quarantined_with_its_reason(tmp_path: Path) -> None:

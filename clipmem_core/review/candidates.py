@@ -1,0 +1,130 @@
+"""Reads captions to judge: for which pair of an audit each is, for a new pair, or why it cannot be
+used."""
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from clipmem_core.audit.prepare import DataSet, load_pictures
+from clipmem_core.audit.store import PAIRS, Audit
+from clipmem_core.columns import CAPTION, CAPTIONS, IMAGE, LABEL, PAIR_ID, REASON, SHA256, SOURCE
+from clipmem_core.config import SourceOptions, data_folder
+from clipmem_core.dataset.readers.paths import as_name, is_missing, normal_reference, tidy
+from clipmem_core.dataset.readers.records import Row, Rows, in_image_folder, merge_rows
+from clipmem_core.dataset.source import RawPairs, read_source
+from clipmem_core.features.cache import ReportCount, ReportLine
+from clipmem_core.io import InputError
+from clipmem_core.review.queries import ROW, fetch_pairs
+from clipmem_core.tables import SUFFIXES, read_frame
+
+PICTURE = "_picture"  # column: the picture in `Candidates.data_set`; None if it is not at hand
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Captions to judge.
+
+    `table` has caption, pair_id or image, `PICTURE`, the row of the audit's pair (−1: a new pair),
+    and the reason why a caption cannot be judged. `data_set` has the pictures at hand, if any.
+    """
+
+    table: pd.DataFrame
+    data_set: DataSet | None
+
+
+def read_candidates(
+    audit: Audit,
+    source: str,
+    options: SourceOptions,
+    *,
+    progress: ReportCount,
+    say: ReportLine,
+) -> Candidates:
+    """Read any source that an audit reads, or a table of captions for pairs of the audit."""
+    path = Path(source).expanduser()
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
+        table = read_frame(path)
+        if CAPTION in table and (PAIR_ID in table or IMAGE in table):
+            return table_candidates(audit, table, options.image_folder, path, progress=progress)
+    raw = read_source(source, options, data=data_folder(), say=say)
+    table = (
+        raw.pairs.explode(CAPTIONS).rename(columns={CAPTIONS: CAPTION}).dropna(axis=1, how="all")
+    )
+    table = table.assign(**{PICTURE: table[IMAGE], REASON: None})
+    refused = raw.quarantine.rename(columns={SOURCE: IMAGE})
+    return _matched(audit, pd.concat([table, refused], ignore_index=True), raw, progress)
+
+
+def table_candidates(
+    audit: Audit,
+    table: pd.DataFrame,
+    folder: str = "",
+    file: Path = Path("candidates"),
+    *,
+    progress: ReportCount = lambda done, total: None,
+) -> Candidates:
+    """Return the captions of a table; pictures are looked for in a folder, or beside the file."""
+    if CAPTION not in table or not (PAIR_ID in table or IMAGE in table):
+        raise InputError(
+            f"the candidates have the columns {', '.join(map(str, table))}: name one caption, "
+            "and one pair_id or image"
+        )
+    table = table.explode(CAPTION, ignore_index=True)
+    absent = pd.Series(None, table.index)
+    columns = [table.get(name, absent) for name in (IMAGE, CAPTION, LABEL, PAIR_ID)]
+    rows = [Row(str(at), *cells) for at, cells in enumerate(zip(*columns, strict=True))]
+    found = in_image_folder(Rows(file.parent, "table", rows), folder, file)
+    rows = list(found.rows)
+    raw = RawPairs(found.root.absolute(), "table", *merge_rows(replace(found, rows=rows)))
+    reasons = dict(zip(raw.quarantine[SOURCE], raw.quarantine[REASON], strict=True))
+    table[REASON] = [reasons.get(row.source) for row in rows]
+    table[PICTURE] = [
+        None if row.source in reasons else normal_reference(row.image) for row in rows
+    ]
+    return _matched(audit, table, raw, progress)
+
+
+def _matched(audit: Audit, table: pd.DataFrame, raw: RawPairs, progress: ReportCount) -> Candidates:
+    """Open the pictures, and find the pairs of the audit: by pair_id or image, unless the picture
+    at hand is another one, else by the bytes of the picture."""
+    data_set = None
+    hashes = dict[str, str]()
+    reasons = dict(enumerate(table[REASON].tolist()))
+    pictures = table[PICTURE].tolist()
+    if len(raw.pairs):
+        config = replace(audit.record.config, captions=0, drop_near_duplicates=False)
+        data_set = load_pictures(raw, config, progress=progress)
+        hashes = dict(zip(data_set.pairs[IMAGE], data_set.pairs[SHA256], strict=True))
+        broken = data_set.quarantine[len(raw.quarantine) :].set_index(SOURCE)[REASON].to_dict()
+        reasons = {at: broken.get(pictures[at], reason) for at, reason in reasons.items()}
+    at_hand = [hashes.get(picture) for picture in pictures]
+    keys = {name: table[name].map(as_name).tolist() for name in (PAIR_ID, IMAGE) if name in table}
+    keys[SHA256] = at_hand
+    columns = [ROW, *(f'"{name}"' for name in (IMAGE, SHA256))]
+    rows = np.full(len(table), -1)
+    for key, values in keys.items():
+        pairs = fetch_pairs(audit.folder / PAIRS, columns, set(values) - {None}, key=key)
+        found = defaultdict(list)
+        for pair in pairs.to_pylist():
+            found[pair[key]].append(pair)
+        for at in np.flatnonzero(rows < 0).tolist():
+            same = [pair for pair in found[values[at]] if at_hand[at] in (None, pair[SHA256])]
+            if len(same) == 1 or (same and key == SHA256):
+                rows[at] = same[0][ROW]
+            elif same:
+                reasons[at] = f"{len(same)} pairs of the audit have its {key}"
+    texts = ["" if is_missing(text) else tidy(str(text)) for text in table[CAPTION]]
+    for at, (row, text, sha256) in enumerate(zip(rows, texts, at_hand, strict=True)):
+        if row >= 0 or sha256:
+            reasons[at] = None
+        elif IMAGE not in keys or not reasons[at]:
+            reasons[at] = "no pair of the audit has its pair_id or image"
+        if not text:
+            reasons[at] = "caption is empty"
+    if all(reasons.values()):
+        raise InputError(f"no caption can be judged; the first: {reasons.get(0, 'there is none')}")
+    table[REASON] = pd.Series(reasons, dtype=object)
+    return Candidates(table.assign(**{CAPTION: texts}, **{ROW: rows}), data_set)
