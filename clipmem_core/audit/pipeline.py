@@ -317,6 +317,7 @@ class Score(Stage):
             captions = scoring.sentence_table(audit, captions)
             store.write_table(audit.folder / store.SENTENCE_TABLE, captions)
             captions = scoring.captions_of_sentences(captions)
+            captions = captions.drop(columns=[c.SENTENCE, c.START, c.END])
         store.write_table(audit.folder / store.CAPTION_TABLE, captions)
         if (words := audit.folder / store.WORD_TABLE).is_file():  # perhaps without a row
             store.add_column(words, c.P_WRONG, wrong.words)

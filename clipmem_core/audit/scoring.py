@@ -429,8 +429,7 @@ def captions_of_sentences(sentences: pd.DataFrame) -> pd.DataFrame:
     captions[c.P_CAPTION] = (1 - p_pair) * (1 - right)
     captions[c.P_WORD] = (1 - p_pair) * right * (1 - right_words)
     captions[c.P_WRONG] = p_pair + captions[c.P_CAPTION] + captions[c.P_WORD]
-    captions[c.CAPTION_ROW] = captions.index
-    return captions.drop(columns=[c.SENTENCE, c.START, c.END])
+    return captions.assign(**{c.CAPTION_ROW: captions.index})
 
 
 def _mean_over_members(

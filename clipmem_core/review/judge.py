@@ -28,6 +28,7 @@ from clipmem_core.audit.console import RichScreen, make_table
 from clipmem_core.audit.incident_tables import cause_of
 from clipmem_core.audit.preflight import faults_without_model
 from clipmem_core.audit.prepare import DataSet
+from clipmem_core.audit.scoring import captions_of_sentences
 from clipmem_core.audit.settings import audit_name
 from clipmem_core.audit.store import (
     CAPTION_TABLE,
@@ -57,11 +58,13 @@ from clipmem_core.columns import (
     P_WRONG,
     PAIR_ID,
     REASON,
+    SENTENCE,
     SHA256,
     SIMILARITY_OUT,
 )
 from clipmem_core.config import SourceOptions
 from clipmem_core.dataset.readers.paths import as_name
+from clipmem_core.dataset.sentences import sentences_of
 from clipmem_core.features.cache import ReportCount
 from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.io import InputError, read_json
@@ -76,6 +79,7 @@ from clipmem_core.scores.evidence import (
     HALF,
     agreement,
     batch_probabilities,
+    by_specificity,
     log_ratio,
     surprise,
 )
@@ -159,7 +163,14 @@ def judge_captions(
     current = _current_captions(audit, pairs)
     new[_UNIT] = np.where(new[NEW], -1 - new[_PLACE], np.arange(len(new)))
     judged = new.drop_duplicates([_UNIT, CAPTION]).sort_values(_UNIT, kind="stable")
-    judged[[*_COLUMNS]] = _judge_units(audit, fitted, pairs, current, judged, progress)
+    if audit.record.sentences:
+        sentences = _sentences(judged)
+        scores = _judge_units(audit, fitted, pairs, _sentences(current), sentences, progress)
+        scored = pd.DataFrame(scores, columns=[*_COLUMNS])
+        scored[SENTENCE] = sentences[SENTENCE].to_numpy()
+        judged[[*_COLUMNS]] = captions_of_sentences(scored)[[*_COLUMNS]].to_numpy()
+    else:
+        judged[[*_COLUMNS]] = _judge_units(audit, fitted, pairs, current, judged, progress)
     new = new.merge(judged[[_UNIT, CAPTION, *_COLUMNS]], on=[_UNIT, CAPTION])
     table = pd.concat([current, new], ignore_index=True)
     # p_pair counts against a candidate as far as it does not fit the picture. So it does here
@@ -178,6 +189,21 @@ def judge_captions(
     table = table.drop(columns=inner).reset_index(drop=True)
     first = [PAIR_ID, IMAGE, CAPTION, *added, REASON]
     return table[[*first, *(name for name in table if name not in first)]]
+
+
+def _sentences(captions: pd.DataFrame) -> pd.DataFrame:
+    """Return a row for each sentence of captions, with its number in the caption; `_NUMBER` is that
+    in the pair. What it replaces is a list of sentences."""
+    texts = [sentences_of([caption]) for caption in captions[CAPTION]]
+    table = captions.copy()
+    table[CAPTION] = texts
+    table[SENTENCE] = [range(len(part)) for part in texts]
+    table = table.explode([CAPTION, SENTENCE], ignore_index=True)
+    table[_NUMBER] = table.groupby(_PLACE).cumcount()
+    if REPLACES in table:
+        replaced = [text if isinstance(text, str) else "" for text in table[REPLACES]]
+        table[REPLACES] = [sentences_of([text]) for text in replaced]
+    return table
 
 
 def _pairs(audit: Audit, firsts: pd.DataFrame, data_set: DataSet | None) -> pd.DataFrame:
@@ -231,13 +257,16 @@ def _judge_units(
     usable = current[~(current[P_PAIR] > HALF)]
     for at, *numbered in usable[[_PLACE, _NUMBER, CAPTION]].itertuples(index=False):
         by_place[at].append(numbered)
-    replaced = judged.get(REPLACES, pd.Series(None, judged.index)).tolist()
+    replaced = [
+        texts if isinstance(texts, list) else [texts]
+        for texts in judged.get(REPLACES, pd.Series(None, judged.index))
+    ]
     start = np.append(np.flatnonzero(~judged[_UNIT].duplicated()), len(judged))
     all_texts = judged[CAPTION].tolist()
     texts = [all_texts[first:end] for first, end in pairwise(start)]
     places = judged[_PLACE].to_numpy()[start[:-1]]
     siblings = [
-        [(number, text) for number, text in by_place[place] if text not in (*own, replaced[first])]
+        [(number, text) for number, text in by_place[place] if text not in (*own, *replaced[first])]
         for place, own, first in zip(places, texts, start[:-1], strict=True)
     ]
     counts = np.diff(start)
@@ -249,11 +278,14 @@ def _judge_units(
         blocks.append(_evidence(audit, fitted, block, texts[part], siblings[part]))
         progress(int(start[part.stop : part.stop + 1].sum() or len(judged)), len(judged))
     evidence = np.concatenate(blocks)
-    similarity, margin, fit, agree, _, words = evidence.T
+    similarity, margin, fit, agree, _, specific, words = evidence.T
     by_pair = _ratio_at(fitted, "pairs", fit)
     by_caption = np.full(len(judged), np.nan)
     if fitted["ratio"] is not None:
-        ratio = log_ratio(np.array(fitted["ratio"]), evidence[:, [3, 4, 1]])
+        of_captions = evidence[:, [3, 4, 1]]
+        if fitted["specific"] is not None:
+            of_captions = by_specificity(of_captions, specific)
+        ratio = log_ratio(np.array(fitted["ratio"]), of_captions)
         by_caption = _ratio_at(fitted, "captions", -ratio)
     by_pair[~judged[NEW].to_numpy() & np.isfinite(by_caption)] = np.nan
     by_word = _ratio_at(fitted, "words", -words)
@@ -275,8 +307,8 @@ def _evidence(
     texts: Sequence[list[str]],
     siblings: Sequence[list[tuple[int, str]]],
 ) -> np.ndarray:
-    """Return similarity, margin, csls of the unit, agreement in two columns, and the mean ratio of
-    the words of captions, [n_captions, 6].
+    """Return similarity, margin, csls of the unit, agreement in two columns, how specific they are,
+    and the mean ratio of the words of captions, [n_captions, 7].
 
     Args:
         audit, fitted: an audit and what it fitted.
@@ -286,9 +318,9 @@ def _evidence(
     """
     start = group_starts(list(map(len, texts)))
     rows = pairs[ROW].to_numpy()
-    agree = np.full((start[-1], 2), np.nan)
+    agree = np.full((start[-1], 3), np.nan)
     if fitted["ratio"] is not None:
-        agree = _agreement(audit, texts, start, rows, siblings)
+        agree = _agreement(audit, fitted, texts, start, rows, siblings)
     words = np.full(start[-1], np.nan)
     pictures: Any = None
     if "words" in fitted["curves"] or (rows < 0).any():
@@ -365,13 +397,15 @@ def _beside_external(
 
 def _agreement(
     audit: Audit,
+    fitted: dict[str, Any],
     texts: Sequence[list[str]],
     start: np.ndarray,
     rows: np.ndarray,
     siblings: Sequence[list[tuple[int, str]]],
 ) -> np.ndarray:
     """Return the `agreement` of captions with the others of their unit and with numbered captions
-    of its pair, [n_captions, 2]; NaN without any."""
+    of its pair, NaN without any, and how specific they are if the audit fitted it, [n_captions,
+    3]."""
     stored, first = search.features_of_captions(audit)
     features = search.text_features_of(
         audit.record.config, [text for part in texts for text in part]
@@ -383,7 +417,11 @@ def _agreement(
         compared.append(np.vstack([own, stored[first[row] + numbers]]))
     begin = group_starts(list(map(len, compared)))
     judged = np.arange(start[-1]) + np.repeat(begin[:-1] - start[:-1], np.diff(start))
-    return agreement(np.concatenate(compared), begin)[judged]
+    specific = np.full(len(features), np.nan)
+    if fitted["specific"] is not None:
+        model = np.array(fitted["specific"])
+        specific = unit(np.asarray(features, np.float32)) @ model[:-1] + model[-1]
+    return np.column_stack([agreement(np.concatenate(compared), begin)[judged], specific])
 
 
 def _word_ratios(

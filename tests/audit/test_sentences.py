@@ -2,10 +2,16 @@
 is."""
 
 import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
 
 from clipmem_core import columns as c
 from clipmem_core.audit.store import CAPTION_TABLE, SENTENCE_TABLE, WORD_TABLE, Audit, read_table
 from clipmem_core.audit.verdict import summary_lines
+from clipmem_core.dataset.sentences import sentences_of
+from clipmem_core.review.candidates import table_candidates
+from clipmem_core.review.judge import judge_captions
 
 
 def test_each_sentence_is_a_row_with_its_place(long: Audit) -> None:
@@ -35,3 +41,25 @@ def test_a_caption_is_wrong_if_one_of_its_sentences_is(long: Audit) -> None:
     parts = captions[[c.P_PAIR, c.P_CAPTION, c.P_WORD]].sum(axis=1)
     np.testing.assert_allclose(parts, captions[c.P_WRONG], atol=1e-9)
     assert "one sentence" in summary_lines(long.verdict)[0]
+
+
+def test_a_long_caption_is_judged_by_its_sentences(
+    long: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIPMEM_DATA", str(long.folder.parents[1]))
+    captions = [each[0] for each in long.pairs[c.CAPTIONS]]
+    rows = np.arange(0, 320, 2)
+    mixed = []
+    for row in rows:
+        first, _, last = sentences_of([captions[row]])
+        mixed.append(f"{first} {sentences_of([captions[row + 1]])[1]} {last}")
+    right = [captions[row] for row in rows]
+    table = pd.DataFrame({c.PAIR_ID: [*long.pairs[c.PAIR_ID][rows]] * 2, "replaces": right * 2})
+    table["caption"] = [*right, *mixed]
+    judged = judge_captions(long, table_candidates(long, table), all_captions=False)
+    is_wrong = np.repeat([False, True], len(rows))
+    assert judged["caption"].tolist() == table["caption"].tolist()
+    assert roc_auc_score(is_wrong, judged[c.P_WRONG]) > 0.75
+    np.testing.assert_allclose(
+        judged[[c.P_PAIR, c.P_CAPTION, c.P_WORD]].sum(axis=1), judged[c.P_WRONG], atol=1e-9
+    )
