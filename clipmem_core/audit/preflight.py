@@ -32,6 +32,12 @@ from clipmem_core.audit.store import Audit
 from clipmem_core.config import AuditConfig, as_dict, data_folder
 from clipmem_core.dataset.checks import CHECKS, Captions, caption_flags
 from clipmem_core.dataset.faults import find_faults
+from clipmem_core.dataset.languages import (
+    describe_languages,
+    language_shares,
+    languages_read,
+    with_text_tower,
+)
 from clipmem_core.dataset.pixels import Pixels
 from clipmem_core.dataset.source import check_source, read_source
 from clipmem_core.io import InputError, parse_json
@@ -80,7 +86,13 @@ def _show(source: str, data_set: DataSet) -> None:
         "captions a pair": f"{counts.min()} to {counts.max()}, {counts.mean():.2f} on average",
         "labels": f"{labels.nunique():,} on {len(labels):,} pairs" if len(labels) else "none",
     }
-    if isinstance(data_set.pixels, FeaturePixels):
+    captions = Captions.from_pairs([list(captions) for captions in pairs[c.CAPTIONS]])
+    languages = language_shares(captions.texts)
+    chosen = with_text_tower(configs.preset_config(configs.DEFAULT_PRESET), languages)
+    has_features = isinstance(data_set.pixels, FeaturePixels)
+    read = () if has_features else languages_read(chosen)
+    facts["languages"] = describe_languages(languages, read) or "uncertain: captions are short"
+    if has_features:
         facts["features"] = (
             f"precomputed, {data_set.pixels.values.shape[1]:,} numbers a picture: no picture is "
             "opened"
@@ -88,6 +100,7 @@ def _show(source: str, data_set: DataSet) -> None:
     else:
         for name, column in (("picture widths", c.WIDTH), ("picture heights", c.HEIGHT)):
             facts[name] = f"{pairs[column].min():,} to {pairs[column].max():,} pixels"
+        facts["text tower"] = f"{chosen.text_tower}, unless --text-tower names another"
     facts["near-duplicates"] = f"{data_set.near_duplicates:,} of the pictures"
     facts["in quarantine"] = f"{len(data_set.quarantine):,} rows"
     for name, fact in facts.items():
@@ -95,7 +108,6 @@ def _show(source: str, data_set: DataSet) -> None:
     if len(data_set.quarantine):
         reasons = _reasons(data_set.quarantine, data_set.quarantine[c.REASON])
         console.print(make_table("in quarantine", reasons, ["rows", "reason", "example"]))
-    captions = Captions.from_pairs([list(captions) for captions in pairs[c.CAPTIONS]])
     flags = caption_flags(captions)
     checks = [
         {"captions": int(flagged.sum()), "check": CHECKS[name].label}
@@ -219,6 +231,8 @@ def _print_found(data_set: DataSet, config: AuditConfig, *, exact: bool) -> None
     pairs = data_set.pairs
     quarantine = data_set.quarantine
     counts = pairs[c.CAPTIONS].map(len)
+    languages = language_shares([text for texts in pairs[c.CAPTIONS] for text in texts])
+    config = with_text_tower(config, languages)
     reasons = quarantine[c.REASON].astype(str)
     kinds = reasons.replace("^near-duplicate of .*", "near-duplicate of another pair", regex=True)
     summary = {
@@ -235,6 +249,8 @@ def _print_found(data_set: DataSet, config: AuditConfig, *, exact: bool) -> None
         "exact": exact,
         "rows": data_set.raw.rows,
         "near_duplicates": data_set.near_duplicates,
+        "languages": describe_languages(languages, languages_read(config)),
+        "text_tower": config.text_tower if languages_read(config) else "",
     }
     try:
         membership = prepare.draw_membership(data_set.clusters, config)

@@ -197,6 +197,8 @@ def resolve(config: AuditConfig) -> AuditConfig:
         )
         precision = "amp_bf16" if has_bf16 else "fp32"
     config = dataclasses.replace(config, device=device, members=members, precision=precision)
+    if config.text_tower == configs.MULTILINGUAL:
+        config = dataclasses.replace(config, text_tower=configs.MULTILINGUAL_TOWER)
     if not config.threads:
         config = dataclasses.replace(
             config, threads=max(1, available_cores() // side_by_side(config))
@@ -271,12 +273,13 @@ class Towers(NamedTuple):
 
 
 def towers_of(config: AuditConfig) -> Towers:
-    """Return the towers that a resolved config locks."""
+    """Return the towers that a resolved config locks; for `auto` that of English captions."""
+    text_tower = configs.ENGLISH_TOWER if config.text_tower == configs.AUTO else config.text_tower
     image, text = (
         (name or config.model, "" if name else config.pretrained) if locked else None
         for name, locked in (
             (config.image_tower, config.lock_image),
-            (config.text_tower, config.lock_text),
+            (text_tower, config.lock_text),
         )
     )
     return _towers(

@@ -20,6 +20,7 @@ from clipmem_core.audit.prepare import (
 from clipmem_core.audit.status import Screen
 from clipmem_core.audit.store import Audit, Record
 from clipmem_core.config import (
+    AUTO,
     FIELDS,
     AuditConfig,
     affecting,
@@ -28,6 +29,7 @@ from clipmem_core.config import (
     fingerprint,
     flat,
 )
+from clipmem_core.dataset.languages import language_shares, with_text_tower
 from clipmem_core.dataset.readers.containers import split_reference
 from clipmem_core.dataset.readers.paths import is_newer
 from clipmem_core.dataset.source import source_files
@@ -51,6 +53,8 @@ def write_audit(
 ) -> None:
     """Write everything the members start from; config.json is written last and makes the folder an
     audit."""
+    languages = language_shares([text for captions in pairs[c.CAPTIONS] for text in captions])
+    config = with_text_tower(config, languages)
     audit.folder.mkdir(parents=True, exist_ok=True)
     quarantine = data_set.quarantine.reindex(columns=c.QUARANTINE_COLUMNS).astype("string")
     store.write_table(audit.folder / store.PAIRS, pairs)
@@ -79,6 +83,7 @@ def write_audit(
         machine=settings.machine(),
         config=config,
         towers=settings.towers_of(config).records if settings.opens_towers(config) else {},
+        languages=languages,
         sampled_of=data_set.raw.drawn_of,
         reaudit_of=reaudit_of,
     )
@@ -176,11 +181,13 @@ def differing_fields(
     requested ones."""
     now = flat(as_dict(config))
     then = flat(as_dict(config_then))
-    # `threads`: another machine may resume
+    # `threads`: another machine may resume. A text tower that is to be chosen was chosen.
     differ = [
         f"{FIELDS[key].flag} is {then[key]!r} there and {now[key]!r} here"
         for key in now
-        if key not in (*may_differ, "threads") and now[key] != then[key]
+        if key not in (*may_differ, "threads")
+        and now[key] != then[key]
+        and (key, now[key]) != ("text_tower", AUTO)
     ]
     if source_then != source and Path(source_then).resolve() != Path(source).resolve():
         differ.insert(0, f"the source is {source_then!r} there and {source!r} here")
@@ -206,7 +213,8 @@ def grow(audit: Audit, config: AuditConfig) -> int:
         )
     _check_trains(audit)
     rounds = "2" if config.rounds == "2" else record.config.rounds
-    config = dataclasses.replace(config, threads=record.threads, rounds=rounds)
+    tower = record.config.text_tower
+    config = dataclasses.replace(config, threads=record.threads, rounds=rounds, text_tower=tower)
     membership = draw_membership(store.read_prepared(audit.folder).clusters, config)
     new = membership.members[len(drawn.members) :]
     excluded = (membership.trained[: -len(new)] & ~drawn.trained).any(axis=0)

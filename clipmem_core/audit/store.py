@@ -30,7 +30,7 @@ from clipmem_core.embeddings import Vectors, read_vectors
 from clipmem_core.io import DELETE, InputError, read_json, reading, replacing
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
-VERSION = 8  # of an audit's folder; other versions cannot be read
+VERSION = 9  # of an audit's folder; other versions cannot be read
 # bytes; file systems allow 255, and the names of locks and temporary files are longer
 MAX_NAME = 100
 
@@ -103,6 +103,8 @@ class Record:
     machine: dict[str, str | int]
     config: CheckedConfig
     towers: dict[str, dict[str, Any]] = field(default_factory=dict)  # the locked towers, by kind
+    # The share of each language among the captions, the largest first
+    languages: dict[str, float] = field(default_factory=dict)
     sampled_of: Count = 0  # pairs of the data set, if the audit's are a random sample of them
     reaudit_of: str = ""  # the audit whose members this one trains on its cleaned data set
 

@@ -252,6 +252,8 @@ class CaptionEvidence:
     decoys: np.ndarray  # the same of decoys, [n_decoys, 3]
     similar: np.ndarray  # 1: the decoy is a similar caption, 0: it is drawn at random, [n_decoys]
     words: pd.DataFrame  # caption_row, surprise, changed and kind of each predicted word
+    # False for captions that the text tower does not read, which have no probability, [n_captions]
+    read: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,11 +287,12 @@ def probabilities(evidence: CaptionEvidence) -> Probabilities:
     owner = np.repeat(np.arange(len(evidence.counts)), evidence.counts)
     counts = {}
     counts["pairs"], by_pair = _wrong_pairs(evidence)
-    p_pair = by_pair[owner]
-    fitting = ~(p_pair > HALF)
+    p_pair = np.where(evidence.read, by_pair[owner], np.nan)
+    fitting = ~(p_pair > HALF) & evidence.read
     ratio, counts["captions"], p_caption = _wrong_captions(evidence, fitting)
     fitting &= p_caption <= HALF
     counts["words"], p_word, by_word, kinds = _wrong_words(evidence.words, fitting)
+    p_caption[~evidence.read] = p_word[~evidence.read] = 0.0
     # Of a wrong pair all captions are wrong; errors of single captions are independent.
     first = np.cumsum(evidence.counts) - evidence.counts
     fits, right_words = (np.multiply.reduceat(1 - p, first) for p in (p_caption, p_word))
@@ -299,7 +302,7 @@ def probabilities(evidence: CaptionEvidence) -> Probabilities:
     p_caption = (1 - p_pair) * p_caption
     p_word = (1 - p_pair - p_caption) * p_word
     p_wrong = p_pair + p_caption + p_word
-    worst = np.maximum.reduceat(p_wrong, first)
+    worst = np.fmax.reduceat(p_wrong, first)
     table = {c.P_PAIR: p_pair, c.P_CAPTION: p_caption, c.P_WORD: p_word, c.P_WRONG: p_wrong}
     return Probabilities(
         captions=pd.DataFrame(table),
