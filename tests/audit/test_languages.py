@@ -11,11 +11,9 @@ from clipmem_core.audit.store import Audit
 from clipmem_core.cli import main
 
 CHINESE = range(100, 140)  # of 330 pairs
-WORDS = (
-    ("红色的", "蓝色的", "一只小", "两只大"),
-    ("狗", "猫", "鸟"),
-    ("在草地上奔跑", "在沙滩上玩耍"),
-)
+ADJECTIVES = ("", "红色的", "蓝色的", "一只小", "两只大")
+NOUNS = ("狗", "猫", "鸟")
+VERBS = ("在草地上奔跑", "在沙滩上玩耍")
 FLAGS = ["--folds=4", "--members=4", "--epochs=3", "--batch-size=64", "--threads=1"]
 
 
@@ -25,8 +23,8 @@ def mixed(typed: Path, data: Path) -> list[str]:
     record = Audit(typed / "audits" / "scenes")
     pairs = record.pairs[["image", "captions"]].copy()
     for row in CHINESE:
-        adjective, noun, verb = (part[(row // (k + 1)) % len(part)] for k, part in enumerate(WORDS))
-        pairs.at[row, "captions"] = [f"{adjective}{noun}{verb}", f"{noun}{verb}"]
+        noun, verb = NOUNS[row % 3], VERBS[row % 2]
+        pairs.at[row, "captions"] = [f"{adjective}{noun}{verb}" for adjective in ADJECTIVES]
     shutil.copytree(typed / "cache", data / "cache")  # its features are computed
     table = data / "mixed.csv"
     pairs.explode("captions").rename(columns={"image": "filepath", "captions": "title"}).to_csv(
