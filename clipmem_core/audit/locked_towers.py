@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from clipmem_core.config import AUTO
 from clipmem_core.features import towers
 from clipmem_core.features.towers import LITE, MINILM, USE, Opened, Precision, Tower
 from clipmem_core.io import InputError
@@ -65,7 +66,7 @@ def text_tower(
         precision: of the matrix products.
         device: cpu or cuda.
     """
-    if name == MINILM.tower:
+    if name in (AUTO, MINILM.tower):  # until the captions are read
         return dataclasses.replace(towers.minilm(), precision=precision, device=device)
     if name == USE.tower:
         return towers.multilingual()  # numpy in full precision

@@ -41,7 +41,12 @@ from clipmem_core.audit.verdict import (
 )
 from clipmem_core.config import AuditConfig
 from clipmem_core.dataset.faults import find_faults
-from clipmem_core.dataset.languages import describe_languages, languages_read, spaces_words
+from clipmem_core.dataset.languages import (
+    describe_languages,
+    is_read,
+    languages_read,
+    spaces_words,
+)
 from clipmem_core.io import InputError, save_array
 from clipmem_core.scores.displaced import DisplacedRun, Fits, find_runs, find_swaps
 from clipmem_core.scores.evidence import (
@@ -108,7 +113,9 @@ class Run:
     @functools.cached_property
     def read(self) -> np.ndarray:
         """Captions that the text tower reads, bool [n_captions]."""
-        return scoring.captions_read(self.audit, int(self.caption_counts.sum()))
+        languages = languages_read(self.audit.record.config)
+        texts = self.audit.pairs[c.CAPTIONS]
+        return np.array([is_read(text, languages) for part in texts for text in part], bool)
 
     @functools.cached_property
     def read_pairs(self) -> np.ndarray:
@@ -188,9 +195,7 @@ class Prepare(Stage):
             run.audit, run.source, config, data_set, pairs, membership, reaudit_of=name
         )
         record = run.audit.record
-        if read := languages_read(record.config):
-            listed = describe_languages(record.languages, read) or "in no certain language"
-            screen.say(f"captions: {listed}; text tower: {record.config.text_tower}")
+        screen.say(f"captions: {describe_languages(record.languages, record.config)}")
         pa.default_memory_pool().release_unused()  # captions, before members need the memory
 
 

@@ -35,7 +35,6 @@ from clipmem_core.dataset.faults import find_faults
 from clipmem_core.dataset.languages import (
     describe_languages,
     language_shares,
-    languages_read,
     with_text_tower,
 )
 from clipmem_core.dataset.pixels import Pixels
@@ -53,23 +52,23 @@ def inspect_source(source: str, options: configs.SourceOptions) -> None:
     """Print a summary of a data set; nothing is stored."""
     with tempfile.TemporaryDirectory(prefix="clipmem-") as folder, RichScreen() as screen:
         data = Path(folder)
+        preset = configs.preset_config(configs.DEFAULT_PRESET)
         if prepare.holds_features(source):
-            preset = configs.preset_config(configs.DEFAULT_PRESET)
             config = dataclasses.replace(preset, source=options, features=source)
             data_set = prepare.load_data_set(source, config, cache=data)
         else:
             raw = read_source(
                 source, options, data=data if source == "scenes" else data_folder(), say=screen.say
             )
-            config = dataclasses.replace(AuditConfig(), cache_size=PIXELS)
+            config = dataclasses.replace(preset, cache_size=PIXELS)
             data_set = prepare.load_pictures(
                 raw, config, cache=data / "pixels", progress=screen.pictures
             )
         screen.progress.stop()
-        _show(source, data_set)
+        _show(source, data_set, config)
 
 
-def _show(source: str, data_set: DataSet) -> None:
+def _show(source: str, data_set: DataSet, config: AuditConfig) -> None:
     """Print the summary, the reasons in quarantine, the flagged captions, and the first pairs."""
     console = Console(highlight=False)
     pairs = data_set.pairs
@@ -88,11 +87,8 @@ def _show(source: str, data_set: DataSet) -> None:
     }
     captions = Captions.from_pairs([list(captions) for captions in pairs[c.CAPTIONS]])
     languages = language_shares(captions.texts)
-    chosen = with_text_tower(configs.preset_config(configs.DEFAULT_PRESET), languages)
-    has_features = isinstance(data_set.pixels, FeaturePixels)
-    read = () if has_features else languages_read(chosen)
-    facts["languages"] = describe_languages(languages, read) or "uncertain: captions are short"
-    if has_features:
+    facts["languages"] = describe_languages(languages, with_text_tower(config, languages))
+    if isinstance(data_set.pixels, FeaturePixels):
         facts["features"] = (
             f"precomputed, {data_set.pixels.values.shape[1]:,} numbers a picture: no picture is "
             "opened"
@@ -100,7 +96,6 @@ def _show(source: str, data_set: DataSet) -> None:
     else:
         for name, column in (("picture widths", c.WIDTH), ("picture heights", c.HEIGHT)):
             facts[name] = f"{pairs[column].min():,} to {pairs[column].max():,} pixels"
-        facts["text tower"] = f"{chosen.text_tower}, unless --text-tower names another"
     facts["near-duplicates"] = f"{data_set.near_duplicates:,} of the pictures"
     facts["in quarantine"] = f"{len(data_set.quarantine):,} rows"
     for name, fact in facts.items():
@@ -231,8 +226,6 @@ def _print_found(data_set: DataSet, config: AuditConfig, *, exact: bool) -> None
     pairs = data_set.pairs
     quarantine = data_set.quarantine
     counts = pairs[c.CAPTIONS].map(len)
-    languages = language_shares([text for texts in pairs[c.CAPTIONS] for text in texts])
-    config = with_text_tower(config, languages)
     reasons = quarantine[c.REASON].astype(str)
     kinds = reasons.replace("^near-duplicate of .*", "near-duplicate of another pair", regex=True)
     summary = {
@@ -249,8 +242,6 @@ def _print_found(data_set: DataSet, config: AuditConfig, *, exact: bool) -> None
         "exact": exact,
         "rows": data_set.raw.rows,
         "near_duplicates": data_set.near_duplicates,
-        "languages": describe_languages(languages, languages_read(config)),
-        "text_tower": config.text_tower if languages_read(config) else "",
     }
     try:
         membership = prepare.draw_membership(data_set.clusters, config)

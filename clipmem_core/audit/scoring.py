@@ -17,7 +17,6 @@ from clipmem_core.audit.prepare import membership_of, sides_of
 from clipmem_core.audit.store import Audit, Record
 from clipmem_core.audit.verdict import WRONG
 from clipmem_core.dataset.checks import CHECKS
-from clipmem_core.dataset.languages import is_read, languages_read
 from clipmem_core.io import InputError, naming
 from clipmem_core.scores import attacks, detectors, memorization
 from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE, pair_terms
@@ -409,22 +408,6 @@ def caption_table(
         c.READ: read,
     }
     return pd.DataFrame(table), evidence
-
-
-def captions_read(audit: Audit, n_captions: int) -> np.ndarray:
-    """Return false for captions in a language that the locked text tower does not read, bool
-    [n_captions]."""
-    languages = languages_read(audit.record.config)
-    if not languages:
-        return np.ones(n_captions, bool)
-    return np.array(
-        [
-            is_read(text, languages)
-            for batch in store.pair_blocks(audit, [c.CAPTIONS])
-            for text in batch[c.CAPTIONS].flatten().to_pylist()
-        ],
-        bool,
-    )
 
 
 def _mean_over_members(

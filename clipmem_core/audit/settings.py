@@ -273,13 +273,12 @@ class Towers(NamedTuple):
 
 
 def towers_of(config: AuditConfig) -> Towers:
-    """Return the towers that a resolved config locks; for `auto` that of English captions."""
-    text_tower = configs.ENGLISH_TOWER if config.text_tower == configs.AUTO else config.text_tower
+    """Return the towers that a resolved config locks."""
     image, text = (
         (name or config.model, "" if name else config.pretrained) if locked else None
         for name, locked in (
             (config.image_tower, config.lock_image),
-            (text_tower, config.lock_text),
+            (config.text_tower, config.lock_text),
         )
     )
     return _towers(

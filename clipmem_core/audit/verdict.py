@@ -9,12 +9,7 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.config import AuditConfig
-from clipmem_core.dataset.languages import (
-    ENGLISH,
-    describe_languages,
-    languages_read,
-    spaces_words,
-)
+from clipmem_core.dataset.languages import describe_languages, spaces_words
 from clipmem_core.scores.registry import QUEUE_SCORES, USE_SCORES, Queue
 
 BASIS = (
@@ -299,9 +294,8 @@ def _notes(
             f"Members were trained a second time without the {left_out:,} pairs that are probably "
             "wrong. misfit uses the second round; all other scores use the first."
         )
-    read = languages_read(config)
     if languages := summary.get(LANGUAGES):
-        notes["languages"] = f"Captions: {describe_languages(languages, read)}."
+        notes["languages"] = f"Captions: {describe_languages(languages, config)}."
         if not spaces_words(languages):
             notes["languages"] += f" Their {UNSPACED}."
     if towers:
@@ -322,7 +316,7 @@ def _notes(
     if count := summary.get(NOT_READ):
         sentence = f"{count:,} captions are in languages that {config.text_tower} does not read. "
         sentence += "They have no p_wrong, and no count includes them."
-        advice = "audit again with --text-tower multilingual" if read == ENGLISH else ""
+        advice = "audit again with a --text-tower that reads them"
         checks.append(_check("some captions are not read", None, sentence, advice))
     if config.pretrained and not (config.lock_image and config.lock_text):
         sentence = (

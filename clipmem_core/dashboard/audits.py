@@ -334,9 +334,6 @@ def _draw_counts(counts: dict[str, Any]) -> None:
             f"{counts['near_duplicates']:,}" if counts["exact"] else "…",
             border=True,
         )
-    if counts["languages"]:
-        tower = f" · text tower: {counts['text_tower']}" if counts["text_tower"] else ""
-        st.caption(f"Captions: {counts['languages']}{tower}")
     if counts["groups"]:
         groups = [f"{count:,} {name}" for name, count in counts["groups"].items()]
         st.caption(f"Groups: {', '.join(groups)}")

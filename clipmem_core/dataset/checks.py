@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipmem_core.dataset.languages import language_of, main_script, other_languages
+from clipmem_core.dataset.languages import language_of, main_script
 from clipmem_core.io import read_json
 
 VALUES = ("brightness", "contrast", "sharpness")  # measurements of pictures in the table
@@ -104,7 +104,11 @@ class Captions:
         """Return the language of each caption that differs from that of its pair or data set, empty
         for the others, str [n_captions]."""
         languages = list(map(language_of, self.texts))
-        return other_languages(languages, self.owner, self.data_set.rare_languages)
+        table = pd.DataFrame({"pair": self.owner, "language": languages}).replace("", None)
+        of_pair = table.groupby("pair")["language"].transform("count")
+        alike = table.groupby(["pair", "language"])["pair"].transform("size")
+        rare = table["language"].isin(self.data_set.rare_languages)
+        return np.where((2 * alike < of_pair) | rare, languages, "")
 
     @classmethod
     def from_pairs(cls, captions: Sequence[Sequence[str]]) -> "Captions":

@@ -27,7 +27,6 @@ _USUAL = 10
 # a share of 2 % in 1 of 10¹⁰ sets.
 _FEWEST = 5
 _TEXT_SHARE = 0.02
-_TEXT_SHARES = {"model_output": 0.0, "other_language": 0.001}  # rare by nature
 _STRETCH = 10
 _MIXED = "captions of another source were mixed in"
 _TEXT_CAUSES = {
@@ -95,7 +94,7 @@ def find_faults(
     for name, reason in _TEXT_CAUSES.items():
         rows = np.flatnonzero(checks[name].fillna(False).to_numpy(bool) & ~explained)
         excess, where = _stretch(rows, n)
-        share = _TEXT_SHARES.get(name, _TEXT_SHARE)
+        share = 0 if name in ("model_output", "other_language") else _TEXT_SHARE
         if len(rows) >= max(_FEWEST, share * n) or excess >= _STRETCH:
             explained[rows] = True
             subject = f"{CHECKS[name].label}: {len(rows):,} of {n:,} pairs"

@@ -6,33 +6,18 @@ import functools
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from clipmem_core.config import AUTO, ENGLISH_TOWER, MULTILINGUAL_TOWER, AuditConfig
+from clipmem_core.io import read_json
 
-NAMES = {
-    **{"ar": "Arabic", "bg": "Bulgarian", "bn": "Bengali", "ca": "Catalan", "cs": "Czech"},
-    **{"da": "Danish", "de": "German", "el": "Greek", "en": "English", "es": "Spanish"},
-    **{"et": "Estonian", "fa": "Persian", "fi": "Finnish", "fr": "French", "he": "Hebrew"},
-    **{"hi": "Hindi", "hr": "Croatian", "hu": "Hungarian", "id": "Indonesian", "it": "Italian"},
-    **{"ja": "Japanese", "ka": "Georgian", "km": "Khmer", "ko": "Korean", "lo": "Lao"},
-    **{"lt": "Lithuanian", "lv": "Latvian", "my": "Burmese", "nl": "Dutch", "no": "Norwegian"},
-    **{"pl": "Polish", "pt": "Portuguese", "ro": "Romanian", "ru": "Russian", "sk": "Slovak"},
-    **{"sl": "Slovenian", "sv": "Swedish", "ta": "Tamil", "te": "Telugu", "th": "Thai"},
-    **{"tr": "Turkish", "uk": "Ukrainian", "ur": "Urdu", "vi": "Vietnamese", "zh": "Chinese"},
-}
-WITHOUT_SPACES = ("ja", "km", "lo", "my", "th", "zh")
-ENGLISH = ("en",)
-TOWER_LANGUAGES = {
-    ENGLISH_TOWER: ENGLISH,
-    MULTILINGUAL_TOWER: (
-        *("ar", "de", "en", "es", "fr", "it", "ja", "ko"),
-        *("nl", "pl", "pt", "ru", "th", "tr", "zh"),
-    ),
-}
+_FACTS = read_json(Path(__file__).with_name("languages.json"))
+NAMES: dict[str, str] = _FACTS["names"]
+TOWER_LANGUAGES: dict[str, list[str]] = _FACTS["towers"]  # that each built-in text tower reads
+ENGLISH = TOWER_LANGUAGES[ENGLISH_TOWER]
 _MOSTLY_ENGLISH = 0.9  # share of the captions
 _SURE = 0.8  # probability; none of 12,000 English captions has another language above .71
 _READ = 2_000  # characters of a caption
@@ -113,55 +98,35 @@ def with_text_tower(config: AuditConfig, shares: Mapping[str, float]) -> AuditCo
     return dataclasses.replace(config, text_tower=tower)
 
 
-def languages_read(config: AuditConfig) -> tuple[str, ...]:
+def languages_read(config: AuditConfig) -> list[str]:
     """Return the languages that the locked text tower of an audit reads; empty if unknown."""
     unknown = config.features or not config.lock_text
-    return () if unknown else TOWER_LANGUAGES.get(config.text_tower, ())
+    return [] if unknown else TOWER_LANGUAGES.get(config.text_tower, [])
 
 
 def is_read(text: str, languages: Sequence[str]) -> bool:
     """Tell whether a tower of some languages may read a text: false for one that is clearly in
     another."""
-    language = language_of(text) if languages else ""
-    if language or languages != ENGLISH:
-        return not language or language in languages
-    return main_script(text) in ("", "LATIN")
+    if language := language_of(text):
+        return not languages or language in languages
+    return languages != ENGLISH or main_script(text) in ("", "LATIN")
 
 
-def describe_languages(shares: Mapping[str, float], languages: Sequence[str]) -> str:
-    """Return the languages of captions in words, and which of them a tower of some languages does
-    not read."""
-    named = {NAMES[name]: share for name, share in shares.items() if share >= _NAMED}
-    listed = ", ".join(f"{name} {100 * share:.0f} %" for name, share in named.items())
-    unread = [NAMES[name] for name in shares if name not in languages and NAMES[name] in named]
-    if not (languages and unread):
+def describe_languages(shares: Mapping[str, float], config: AuditConfig) -> str:
+    """Return the languages of captions in words, the text tower, and which it does not read."""
+    named = [name for name, share in shares.items() if share >= _NAMED]
+    listed = ", ".join(f"{NAMES[name]} {100 * shares[name]:.0f} %" for name in named)
+    listed = listed or "in no certain language"
+    read = languages_read(config)
+    if not read:
         return listed
-    verb = "is" if len(unread) == 1 else "are"
-    return (
-        f"{listed}. {' and '.join(unread)} {verb} not read: captions are compared as strings of "
-        "characters only"
-    )
+    listed += f"; text tower: {config.text_tower}"
+    if unread := [f"{NAMES[name]} is not read" for name in named if name not in read]:
+        unread.append("captions are compared as strings of characters only")
+        listed += f". {': '.join(unread)}"
+    return listed
 
 
 def spaces_words(shares: Mapping[str, float]) -> bool:
     """Tell whether most captions are in languages with spaces between words."""
-    return sum(shares.get(language, 0.0) for language in WITHOUT_SPACES) < 0.5
-
-
-def other_languages(
-    languages: Sequence[str], owner: np.ndarray, rare: frozenset[str]
-) -> np.ndarray:
-    """Return the language of each caption that differs from that of its data set or of its pair,
-    empty for the others, str [n_captions].
-
-    Args:
-        languages: of each caption, empty if uncertain.
-        owner: the pair of each caption, [n_captions].
-        rare: languages of few captions of the data set.
-    """
-    table = pd.DataFrame({"pair": owner, "language": languages})
-    certain = table[table["language"] != ""]
-    of_pair = certain.groupby("pair")["language"].transform("size")
-    alike = certain.groupby(["pair", "language"])["language"].transform("size")
-    other = (2 * alike < of_pair) | certain["language"].isin(rare)
-    return certain["language"].where(other, "").reindex(table.index, fill_value="").to_numpy(str)
+    return sum(shares.get(language, 0.0) for language in _FACTS["without_spaces"]) < 0.5

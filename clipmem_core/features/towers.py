@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -290,7 +291,6 @@ def multilingual() -> Tower:
         context=512,  # it has no limit; longer captions would take much memory
         seen="It was trained on several tasks in 16 languages; the documents of its package do not "
         "name the data, and a caption of yours may be among them.",
-        libraries=("numpy",),
         weights=USE,
         load=_load_multilingual,
     )
@@ -305,17 +305,14 @@ def _load_multilingual(tower: Tower) -> Opened:
     threadpool_limits(1, user_api="blas")
     tokenizer = UseTokenizer(str(USE.path.with_name("sp.model")))
 
-    class Truncating:
-        """The tokenizer, with at most `context` tokens."""
+    def encode(text: str, **options: Any) -> list[int]:
+        return tokenizer.encode(text, **options)[: tower.context]
 
-        def encode(self, text: str, **options: Any) -> list[int]:
-            return tokenizer.encode(text, **options)[: tower.context]
-
-    def lengths(captions: Sequence[str]) -> np.ndarray:
-        return np.array(list(map(len, tokenizer.encode(captions))), np.int32)
-
-    model = NumpyBackend(str(USE.path), Truncating(), threads=None)
-    return Opened(model.encode, lengths)
+    model = NumpyBackend(str(USE.path), SimpleNamespace(encode=encode), threads=None)
+    return Opened(
+        model.encode,
+        lambda captions: np.array([len(ids) for ids in tokenizer.encode(captions)], np.int32),
+    )
 
 
 def sentence_tower(name: str, *, precision: Precision, device: str) -> Tower:

@@ -292,7 +292,7 @@ def probabilities(evidence: CaptionEvidence) -> Probabilities:
     ratio, counts["captions"], p_caption = _wrong_captions(evidence, fitting)
     fitting &= p_caption <= HALF
     counts["words"], p_word, by_word, kinds = _wrong_words(evidence.words, fitting)
-    p_caption[~evidence.read] = p_word[~evidence.read] = 0.0
+    p_word[~evidence.read] = 0.0
     # Of a wrong pair all captions are wrong; errors of single captions are independent.
     first = np.cumsum(evidence.counts) - evidence.counts
     fits, right_words = (np.multiply.reduceat(1 - p, first) for p in (p_caption, p_word))
