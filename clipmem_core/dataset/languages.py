@@ -94,8 +94,7 @@ def with_text_tower(config: AuditConfig, shares: Mapping[str, float]) -> AuditCo
     if config.text_tower != AUTO:
         return config
     english = mostly_english(shares) or config.features
-    tower = ENGLISH_TOWER if english else MULTILINGUAL_TOWER
-    return dataclasses.replace(config, text_tower=tower)
+    return dataclasses.replace(config, text_tower=ENGLISH_TOWER if english else MULTILINGUAL_TOWER)
 
 
 def languages_read(config: AuditConfig) -> list[str]:
