@@ -58,6 +58,7 @@ REVIEW_PLACE = "review_place"
 CAPTION_ROW = "caption_row"
 CAPTION = "caption"  # number of the caption in its pair, from 0
 MARGIN_OUT = "margin_out"
+READ = "read"  # false: in a language that the text tower does not read
 AGREEMENT = "agreement"  # highest cosine with another caption of the pair
 SENTENCE = "sentence"  # number of the sentence in its caption, from 0
 

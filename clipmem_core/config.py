@@ -17,6 +17,10 @@ from clipmem_core.mitigations import MitigationConfig
 from clipmem_core.options import Affected, Option, Part, Slider, control, option
 
 DATA_VARIABLE = "CLIPMEM_DATA"
+AUTO = "auto"  # decided by the captions: the text tower, sentences
+ENGLISH_TOWER = "all-MiniLM-L6-v2"
+MULTILINGUAL_TOWER = "universal-sentence-encoder-multilingual-3"
+MULTILINGUAL = "multilingual"  # its short name
 SETS = "sets"  # the folder of data sets in the data folder
 
 
@@ -119,10 +123,10 @@ class TrainingConfig:
         0, "used per pair; 0: all", title="Captions per pair (0: all)", ge=0
     )
     sentences: str = data_option(
-        "auto",
+        AUTO,
         "judge each sentence of a caption; auto: if most pairs have one caption, of two or more",
         title="Sentences of long captions",
-        choices=("auto", "on", "off"),
+        choices=(AUTO, "on", "off"),
     )
     sample: int = data_option(
         0, "audit a random sample and estimate counts of all; 0: all pairs", ge=0
@@ -155,7 +159,10 @@ class TrainingConfig:
         "", "locked: efficientnet-lite0 to 2, or timm's; empty: of --model", alike="image tower"
     )
     text_tower: str = option(
-        "", "locked, of sentence-transformers; empty: that of --model", alike="text tower"
+        "",
+        "locked: auto (by the captions' language) | all-MiniLM-L6-v2 (English) | multilingual, or "
+        "of sentence-transformers; empty: that of --model",
+        alike="text tower",
     )
     tower_size: int = option(0, "pixels that a locked image tower sees; 0 means its own", ge=0)
     features: str = data_option(

@@ -140,7 +140,7 @@ def caption_rows(audit: Audit) -> pd.DataFrame:
     texts = audit.pairs.explode(c.CAPTIONS).reset_index(drop=True)
     names = (c.SIMILARITY_OUT, c.MARGIN_OUT, c.P_PAIR, c.P_CAPTION, c.P_WORD, c.P_WRONG)
     return texts[[c.PAIR_ID]].assign(
-        caption=texts.groupby(c.PAIR_ID).cumcount(), **dict.fromkeys(names, 0.0)
+        caption=texts.groupby(c.PAIR_ID).cumcount(), read=True, **dict.fromkeys(names, 0.0)
     )
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from clipmem_core.config import AUTO
 from clipmem_core.features import towers
-from clipmem_core.features.towers import LITE, MINILM, Opened, Precision, Tower
+from clipmem_core.features.towers import LITE, MINILM, USE, Opened, Precision, Tower
 from clipmem_core.io import InputError
 from clipmem_core.mitigations import can_cut_text
 from clipmem_core.training.model import (
@@ -59,14 +60,16 @@ def text_tower(
     """Return a locked text tower.
 
     Args:
-        name: the built-in tower, a name for `--model` (with `pretrained`), or a model of
+        name: a built-in tower, a name for `--model` (with `pretrained`), or a model of
             sentence-transformers or transformers, as a folder or by its name on the hub.
         pretrained: an open_clip tag or a checkpoint file.
         precision: of the matrix products.
         device: cpu or cuda.
     """
-    if name == MINILM.tower:
+    if name in (AUTO, MINILM.tower):  # until the captions are read
         return dataclasses.replace(towers.minilm(), precision=precision, device=device)
+    if name == USE.tower:
+        return towers.multilingual()  # numpy in full precision
     if _is_open_clip(name):
         return open_clip_towers(name, pretrained=pretrained, precision=precision, device=device)[1]
     return towers.sentence_tower(name, precision=precision, device=device)

@@ -31,9 +31,23 @@ from clipmem_core.audit.executor import (
 from clipmem_core.audit.prepare import DataSet
 from clipmem_core.audit.status import LOG, Screen
 from clipmem_core.audit.store import Audit
-from clipmem_core.audit.verdict import PART, SECOND_LEFT_OUT, is_distrusted, judge
+from clipmem_core.audit.verdict import (
+    LANGUAGES,
+    NOT_READ,
+    PART,
+    SECOND_LEFT_OUT,
+    UNSPACED,
+    is_distrusted,
+    judge,
+)
 from clipmem_core.config import AuditConfig
 from clipmem_core.dataset.faults import find_faults
+from clipmem_core.dataset.languages import (
+    describe_languages,
+    is_read,
+    languages_read,
+    spaces_words,
+)
 from clipmem_core.io import InputError, save_array
 from clipmem_core.scores.displaced import DisplacedRun, Fits, find_runs, find_swaps
 from clipmem_core.scores.evidence import (
@@ -98,6 +112,19 @@ class Run:
         return scoring.gather_evidence(self.audit)
 
     @functools.cached_property
+    def read(self) -> np.ndarray:
+        """Captions that the text tower reads, bool [n_captions]."""
+        languages = languages_read(self.audit.record.config)
+        blocks = store.text_blocks(self.audit)
+        read = [is_read(text, languages) for block in blocks for part in block for text in part]
+        return np.array(read, bool)
+
+    @functools.cached_property
+    def read_pairs(self) -> np.ndarray:
+        """Pairs with such a caption, bool [n_pairs]."""
+        return np.logical_or.reduceat(self.read, group_starts(self.text_counts)[:-1])
+
+    @functools.cached_property
     def fits(self) -> Fits:
         """How well pictures fit the captions of other pairs."""
         sides = self.evidence.sides
@@ -107,7 +134,8 @@ class Run:
     @functools.cached_property
     def displaced(self) -> list[DisplacedRun]:
         """The runs of pairs whose captions belong to other pairs in order."""
-        return find_runs(self.fits)
+        # Captions that are not read fit no picture, whatever their order.
+        return [run for run in find_runs(self.fits) if self.read_pairs[run.rows].mean() > HALF]
 
     @functools.cached_property
     def first_scores(self) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -168,6 +196,8 @@ class Prepare(Stage):
         setup.write_audit(
             run.audit, run.source, config, data_set, pairs, membership, reaudit_of=name
         )
+        record = run.audit.record
+        screen.say(f"captions: {describe_languages(record.languages, record.config)}")
         pa.default_memory_pool().release_unused()  # captions, before members need the memory
 
 
@@ -208,6 +238,9 @@ class PredictWords(Stage):
         from clipmem_core.audit.word_table import ensure_words  # torch
 
         record = run.audit.record
+        if not spaces_words(record.languages):
+            run.screen.say(f"note: {UNSPACED}")
+            return
         run.screen.say(self.name)
         n = int(run.text_counts.sum())
 
@@ -264,7 +297,7 @@ class SecondRound(Stage):
         number of pairs."""
         audit = run.audit
         scores = run.first_scores[0]
-        scored = scores[c.GROUP].isin(c.SCORED_GROUPS).to_numpy()
+        scored = scores[c.GROUP].isin(c.SCORED_GROUPS).to_numpy() & run.read_pairs
         misfit, fit = (np.where(scored, scores[name], np.nan) for name in (c.MISFIT, c.CSLS_OUT))
         least = SECOND_ROUND_FROM[audit.record.config.rounds]
         left_out = likely_wrong(misfit, fit, scores[c.CSLS_SWAPPED].to_numpy(), least=least)
@@ -296,7 +329,7 @@ class Score(Stage):
             second = side_means(fits, sides.membership.trained)[1]
             scores = scoring.update_scores(scores, **{c.LOG_PROBABILITY_SECOND: second})
         captions, of_captions = scoring.caption_table(
-            audit, scores, run.text_counts, sides, run.words
+            audit, scores, run.text_counts, sides, run.words, run.read
         )
         wrong = probabilities(of_captions)
         rows, probability = incident_tables.displaced(run.displaced)
@@ -348,6 +381,8 @@ class Judge(Stage):
             results["sample"] = sample
         if run.left_out:
             results[SECOND_LEFT_OUT] = run.left_out
+        results[LANGUAGES] = record.languages
+        results[NOT_READ] = int(np.count_nonzero(~run.read))
         verdict = judge(results, utility, record.config, towers=record.towers, cut=run.truncated)
         store.write_json(audit.folder / store.VERDICT, verdict)
         # Members that learned little do not tell which captions are wrong.

@@ -32,6 +32,11 @@ from clipmem_core.audit.store import Audit
 from clipmem_core.config import AuditConfig, as_dict, data_folder
 from clipmem_core.dataset.checks import CHECKS, Captions, caption_flags
 from clipmem_core.dataset.faults import Fault, find_faults
+from clipmem_core.dataset.languages import (
+    describe_languages,
+    language_shares,
+    with_text_tower,
+)
 from clipmem_core.dataset.pixels import Pixels
 from clipmem_core.dataset.source import check_source, read_source
 from clipmem_core.io import InputError, parse_json
@@ -47,23 +52,23 @@ def inspect_source(source: str, options: configs.SourceOptions) -> None:
     """Print a summary of a data set; nothing is stored."""
     with tempfile.TemporaryDirectory(prefix="clipmem-") as folder, RichScreen() as screen:
         data = Path(folder)
+        preset = configs.preset_config(configs.DEFAULT_PRESET)
         if prepare.holds_features(source):
-            preset = configs.preset_config(configs.DEFAULT_PRESET)
             config = dataclasses.replace(preset, source=options, features=source)
             data_set = prepare.load_data_set(source, config, cache=data)
         else:
             raw = read_source(
                 source, options, data=data if source == "scenes" else data_folder(), say=screen.say
             )
-            config = dataclasses.replace(AuditConfig(), cache_size=PIXELS)
+            config = dataclasses.replace(preset, cache_size=PIXELS)
             data_set = prepare.load_pictures(
                 raw, config, cache=data / "pixels", progress=screen.pictures
             )
         screen.progress.stop()
-        _show(source, data_set)
+        _show(source, data_set, config)
 
 
-def _show(source: str, data_set: DataSet) -> None:
+def _show(source: str, data_set: DataSet, config: AuditConfig) -> None:
     """Print the summary, the reasons in quarantine, the flagged captions, and the first pairs."""
     console = Console(highlight=False)
     pairs = data_set.pairs
@@ -80,6 +85,9 @@ def _show(source: str, data_set: DataSet) -> None:
         "captions a pair": f"{counts.min()} to {counts.max()}, {counts.mean():.2f} on average",
         "labels": f"{labels.nunique():,} on {len(labels):,} pairs" if len(labels) else "none",
     }
+    captions = Captions.from_pairs([list(captions) for captions in pairs[c.CAPTIONS]])
+    languages = language_shares(captions.texts)
+    facts["languages"] = describe_languages(languages, with_text_tower(config, languages))
     if isinstance(data_set.pixels, FeaturePixels):
         facts["features"] = (
             f"precomputed, {data_set.pixels.values.shape[1]:,} numbers a picture: no picture is "
@@ -98,7 +106,6 @@ def _show(source: str, data_set: DataSet) -> None:
     if len(data_set.quarantine):
         reasons = _reasons(data_set.quarantine, data_set.quarantine[c.REASON])
         console.print(make_table("in quarantine", reasons, ["rows", "reason", "example"]))
-    captions = Captions.from_pairs([list(captions) for captions in pairs[c.CAPTIONS]])
     flags = caption_flags(captions)
     checks = [
         {"captions": int(flagged.sum()), "check": CHECKS[name].label}

@@ -20,7 +20,7 @@ from clipmem_core.audit.store import (
     text_blocks,
     write_prepared,
 )
-from clipmem_core.config import AuditConfig, data_folder, fingerprint
+from clipmem_core.config import AUTO, AuditConfig, data_folder, fingerprint
 from clipmem_core.dataset.duplicates import (
     alike_by_features,
     join_clusters,
@@ -352,7 +352,7 @@ def with_sentences(pairs: pd.DataFrame, config: AuditConfig) -> pd.DataFrame:
     `auto` if captions are long and a locked tower reads them."""
     pairs = pairs.drop(columns=c.SENTENCES, errors="ignore")  # perhaps of other captions
     captions = pairs[c.CAPTIONS].tolist()
-    is_auto = config.sentences == "auto" and config.lock_text and not config.features
+    is_auto = config.sentences == AUTO and config.lock_text and not config.features
     if config.sentences == "on" or (is_auto and are_long(captions)):
         return pairs.assign(**{c.SENTENCES: pd.Series(map(sentences_of, captions))})
     return pairs

@@ -346,14 +346,20 @@ def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any
 
 
 def caption_table(
-    audit: Audit, scores: pd.DataFrame, counts: np.ndarray, sides: MemberSides, words: pd.DataFrame
+    audit: Audit,
+    scores: pd.DataFrame,
+    counts: np.ndarray,
+    sides: MemberSides,
+    words: pd.DataFrame,
+    read: np.ndarray,
 ) -> tuple[pd.DataFrame, CaptionEvidence]:
     """Return captions.parquet without probabilities, one row per caption, and the evidence that
     captions are wrong.
 
     similarity_out and margin_out are means over the members not trained on the pair, learned over
     those trained on it. Where no pair has several captions they are the pair's, csls_out for
-    margin_out. `counts` are captions of each pair, [n]; `words` are the words that were predicted.
+    margin_out. `counts` are captions of each pair, [n]; `words` are the words that were predicted;
+    `read` is false for captions that the text tower does not read, [n_captions].
     """
     n_captions = int(counts.sum())
     owner = np.repeat(np.arange(len(counts)), counts)
@@ -380,17 +386,19 @@ def caption_table(
         features = prepare.caption_features(audit)
         agree = agreement(features, start)
         of_decoys = np.column_stack([agreement(features, start, decoys), margin[n_captions:]])
+    some_read = np.logical_or.reduceat(read, start[:-1])
     evidence = CaptionEvidence(
         counts,
-        fit=scores[c.CSLS_OUT].to_numpy(),
+        fit=np.where(some_read, scores[c.CSLS_OUT], np.nan),
         swapped=scores[c.CSLS_SWAPPED].to_numpy(),
-        misfit=scores[c.MISFIT].to_numpy(),
-        captions=np.column_stack([agree, margin[:n_captions]]),
+        misfit=np.where(some_read, scores[c.MISFIT], np.nan),
+        captions=np.where(read, np.column_stack([agree, margin[:n_captions]]).T, np.nan).T,
         decoys=of_decoys,
         similar=decoys[:, 2],
         texts=decoys[:, 1],
         features=features if audit.record.sentences else None,
         words=words,
+        read=read,
     )
     rows = np.arange(n_captions)
     table = {
@@ -401,6 +409,7 @@ def caption_table(
         c.MARGIN_OUT: margin[:n_captions],
         c.LEARNED: learned[:n_captions],
         c.AGREEMENT: agree[:, 0],
+        c.READ: read,
     }
     return pd.DataFrame(table), evidence
 

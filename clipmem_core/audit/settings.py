@@ -201,6 +201,8 @@ def resolve(config: AuditConfig) -> AuditConfig:
         )
         precision = "amp_bf16" if has_bf16 else "fp32"
     config = dataclasses.replace(config, device=device, members=members, precision=precision)
+    if config.text_tower == configs.MULTILINGUAL:
+        config = dataclasses.replace(config, text_tower=configs.MULTILINGUAL_TOWER)
     if not config.threads:
         config = dataclasses.replace(
             config, threads=max(1, available_cores() // side_by_side(config))

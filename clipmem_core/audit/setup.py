@@ -21,6 +21,7 @@ from clipmem_core.audit.prepare import (
 from clipmem_core.audit.status import Screen
 from clipmem_core.audit.store import Audit, Record
 from clipmem_core.config import (
+    AUTO,
     FIELDS,
     AuditConfig,
     affecting,
@@ -29,6 +30,7 @@ from clipmem_core.config import (
     fingerprint,
     flat,
 )
+from clipmem_core.dataset.languages import language_shares, with_text_tower
 from clipmem_core.dataset.readers.containers import split_reference
 from clipmem_core.dataset.readers.paths import is_newer
 from clipmem_core.dataset.source import source_files
@@ -36,6 +38,7 @@ from clipmem_core.io import InputError
 from clipmem_core.scores.membership import Membership
 from clipmem_core.training.names import model_config
 
+_BY_CAPTIONS = ("text_tower", "sentences")  # with `auto` fields that the captions decide
 MAY_DIFFER = (*affecting("members"), *affecting())  # fields that may change when an audit resumes
 
 
@@ -52,8 +55,11 @@ def write_audit(
 ) -> None:
     """Write everything the members start from; config.json is written last and makes the folder an
     audit."""
+    languages = language_shares([text for captions in pairs[c.CAPTIONS] for text in captions])
+    config = with_text_tower(config, languages)
     audit.folder.mkdir(parents=True, exist_ok=True)
     pairs = with_sentences(pairs, config)
+    config = dataclasses.replace(config, sentences="on" if c.SENTENCES in pairs else "off")
     quarantine = data_set.quarantine.reindex(columns=c.QUARANTINE_COLUMNS).astype("string")
     store.write_table(audit.folder / store.PAIRS, pairs)
     store.write_table(audit.folder / store.QUARANTINE, quarantine)
@@ -86,9 +92,9 @@ def write_audit(
         machine=settings.machine(),
         config=config,
         towers=settings.towers_of(config).records if settings.opens_towers(config) else {},
+        languages=languages,
         sampled_of=data_set.raw.drawn_of,
         reaudit_of=reaudit_of,
-        sentences=c.SENTENCES in pairs,
     )
     _write_members(audit, record, record.members, checkpoints or {})
     store.write_json(audit.folder / store.CONFIG, record.values)
@@ -184,11 +190,13 @@ def differing_fields(
     requested ones."""
     now = flat(as_dict(config))
     then = flat(as_dict(config_then))
-    # `threads`: another machine may resume
+    # `threads`: another machine may resume. What is to be chosen by the captions was chosen.
     differ = [
         f"{FIELDS[key].flag} is {then[key]!r} there and {now[key]!r} here"
         for key in now
-        if key not in (*may_differ, "threads") and now[key] != then[key]
+        if key not in (*may_differ, "threads")
+        and now[key] != then[key]
+        and not (key in _BY_CAPTIONS and now[key] == AUTO)
     ]
     if source_then != source and Path(source_then).resolve() != Path(source).resolve():
         differ.insert(0, f"the source is {source_then!r} there and {source!r} here")
@@ -214,7 +222,8 @@ def grow(audit: Audit, config: AuditConfig) -> int:
         )
     _check_trains(audit)
     rounds = "2" if config.rounds == "2" else record.config.rounds
-    config = dataclasses.replace(config, threads=record.threads, rounds=rounds)
+    chosen = {name: getattr(record.config, name) for name in ("threads", *_BY_CAPTIONS)}
+    config = dataclasses.replace(config, rounds=rounds, **chosen)
     membership = draw_membership(store.read_prepared(audit.folder).groups, config)
     new = membership.members[len(drawn.members) :]
     excluded = (membership.trained[: -len(new)] & ~drawn.trained).any(axis=0)

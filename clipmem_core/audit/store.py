@@ -103,9 +103,10 @@ class Record:
     machine: dict[str, str | int]
     config: CheckedConfig
     towers: dict[str, dict[str, Any]] = field(default_factory=dict)  # the locked towers, by kind
+    # The share of each language among the captions, the largest first
+    languages: dict[str, float] = field(default_factory=dict)
     sampled_of: Count = 0  # pairs of the data set, if the audit's are a random sample of them
     reaudit_of: str = ""  # the audit whose members this one trains on its cleaned data set
-    sentences: bool = False  # each sentence of a caption is evidence of its own
 
     @property
     def pictures(self) -> Path:
@@ -124,6 +125,11 @@ class Record:
             if self.protocol == "ensemble"
             else [g for g in c.GROUPS if g != c.SCORED]
         )
+
+    @property
+    def sentences(self) -> bool:
+        """Tell whether each sentence of a caption is evidence of its own."""
+        return self.config.sentences == "on"
 
     @property
     def texts(self) -> str:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.config import AuditConfig
+from clipmem_core.dataset.languages import describe_languages, spaces_words
 from clipmem_core.scores.registry import QUEUE_SCORES, USE_SCORES, Queue
 
 BASIS = (
@@ -30,6 +31,9 @@ DISTRUST = "not to be trusted here"
 RELIABILITY = "ranking_reliability"
 SECOND_LEFT_OUT = "second_round_left_out"
 PART = "part"  # of a pair, that is trained on and scored: caption or sentence
+LANGUAGES = "languages"
+NOT_READ = "captions_not_read"
+UNSPACED = "words are not separated by spaces and cannot be split: no evidence on single words"
 WRONG = "wrong captions"  # the count of a sample
 WHOLE_HEAD = ("count", "in the sample", "of", "in the whole set", "low", "high")
 LITTLE = "the members have learned little"
@@ -293,6 +297,10 @@ def _notes(
             f"Members were trained a second time without the {left_out:,} pairs that are probably "
             "wrong. misfit uses the second round; all other scores use the first."
         )
+    if languages := summary.get(LANGUAGES):
+        notes["languages"] = f"Captions: {describe_languages(languages, config)}."
+        if not spaces_words(languages):
+            notes["languages"] += f" Their {UNSPACED}."
     if towers:
         trained = "the heads" if len(towers) > 1 else "the heads and the other encoder"
         sentences = [
@@ -309,6 +317,11 @@ def _notes(
             sentences.append(f"{cut:,} {part}s are cut to the {context} tokens it reads{ends}.")
         notes["locked encoders"] = " ".join(dict.fromkeys(sentences))
     checks = [_check(name, True, sentence) for name, sentence in notes.items()]
+    if count := summary.get(NOT_READ):
+        sentence = f"{count:,} captions are in languages that {config.text_tower} does not read. "
+        sentence += "They have no p_wrong, and no count includes them."
+        advice = "audit again with a --text-tower that reads them"
+        checks.append(_check("some captions are not read", None, sentence, advice))
     if config.pretrained and not (config.lock_image and config.lock_text):
         sentence = (
             f"{config.pretrained!r} may have seen these pairs: clipmem counts only what "

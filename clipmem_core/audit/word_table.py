@@ -28,6 +28,7 @@ from clipmem_core.audit.executor import (
 )
 from clipmem_core.audit.member import Shared, open_shared
 from clipmem_core.audit.store import Audit
+from clipmem_core.dataset.languages import mostly_english
 from clipmem_core.dataset.sentences import places_of
 from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.io import DELETE, reading, replacing
@@ -71,6 +72,7 @@ def save_model(model: WordModel, words: Words, path: Path) -> None:
         "spelled": words.spelled,
         "vocabulary_size": words.vocabulary_size,
         "frequency": torch.from_numpy(words.frequency),
+        "english": words.english,
         "precision": model.precision,
         "vectors": None if vectors is None else vectors.half(),
     }
@@ -96,6 +98,7 @@ def load_model(path: Path) -> tuple[WordModel, Words]:
         caption_start=no_captions,
         pair_start=no_captions,
         frequency=stored["frequency"].numpy(),
+        english=stored["english"],
     )
     return model.eval(), words
 
@@ -110,7 +113,8 @@ def rows_of_models(half: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def caption_words(audit: Audit) -> Words:
     """Return the words of the captions, or of their sentences, of an audit."""
-    return split_words(texts for block in store.text_blocks(audit) for texts in block)
+    texts = (texts for block in store.text_blocks(audit) for texts in block)
+    return split_words(texts, english=mostly_english(audit.record.languages))
 
 
 def predicted_evidence(
@@ -271,7 +275,9 @@ def read_words(audit: Audit) -> pd.DataFrame:
     with reading(path, repair=DELETE):
         table = pq.read_table(path, columns=[*columns, c.WORD])
     listed = pc.utf8_lower(table[c.WORD]).combine_chunks().dictionary_encode()
-    kinds = np.array([kind_of(word) for word in listed.dictionary.to_pylist()], np.int8)
+    spelled = listed.dictionary.to_pylist()
+    english = mostly_english(audit.record.languages)
+    kinds = np.array([kind_of(word, english=english) for word in spelled], np.int8)
     words = table.drop_columns([c.WORD]).to_pandas()
     return words.assign(**{c.WORD_KIND: kinds[listed.indices.to_numpy()]})
 

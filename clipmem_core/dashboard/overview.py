@@ -12,6 +12,7 @@ from clipmem_core.audit.verdict import BASIS, RELIABILITY, WHOLE_HEAD, uses, who
 from clipmem_core.dashboard.maps import draw_score_map
 from clipmem_core.dashboard.page import is_on_screen
 from clipmem_core.dashboard.plain import explained_errors, show_strong, show_text
+from clipmem_core.dataset.languages import describe_languages
 from clipmem_core.figures import group_figure
 from clipmem_core.review import overview as o
 from clipmem_core.review.queries import count_pairs_of
@@ -61,7 +62,8 @@ def draw_source(audit: Audit) -> None:
     sample = f", a random sample of {record.sampled_of:,}" if record.sampled_of else ""
     sizes = f"{count_pairs_of(audit):,} pairs{sample} · {len(record.members)} members"
     models = f"{o.model_words(record.config)} · preset {record.config.preset}"
-    show_text(f"{record.source} · {sizes} · {models}")
+    languages = describe_languages(record.languages, record.config)
+    show_text(f"{record.source} · {sizes} · {models} · captions: {languages}")
 
 
 def draw_verdict(verdict: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from clipmem_core.dataset.languages import language_of, main_script
 from clipmem_core.io import read_json
 
 VALUES = ("brightness", "contrast", "sharpness")  # measurements of pictures in the table
@@ -23,6 +24,7 @@ SHORT_WORDS = 2
 SHORT_LETTERS = 6
 REPEATED = 5  # pictures of one caption, from which it counts as repeated
 RARE_SCRIPT = 0.05  # a script is rare below this share of the captions
+OTHER_LANGUAGE = 0.25  # a language other than the most common is another below this share
 ODD_SHARE = 0.5  # of a caption's letters and digits, in words of no language
 _DARK = 0.32  # of full brightness, below which 99 of 100 pixels are (the threshold of cleanvision)
 # see `measure_pictures`: no edge is narrower than about a sixtieth of the picture's side
@@ -70,16 +72,14 @@ _TWICE_ENCODED = re.compile(
 )
 _CONTROLS = re.compile("[\ufffd\x01-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _WITHOUT_SPACES = ("CJK", "THAI", "LAO", "KHMER", "MYANMAR")
-_ONE_SCRIPT = dict.fromkeys(
-    ("HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "BOPOMOFO", "IDEOGRAPHIC"), "CJK"
-)
 
 
 @dataclass(frozen=True, eq=False)
 class Frequencies:
-    """Rare scripts and repeated captions of a data set."""
+    """Rare scripts and languages, and repeated captions of a data set."""
 
     rare_scripts: frozenset[str]
+    rare_languages: frozenset[str]
     repeated: np.ndarray  # int64 [n_repeated], hashes
 
 
@@ -99,6 +99,17 @@ class Captions:
         """Return the frequencies of the data set."""
         return self.frequencies or caption_frequencies([self])
 
+    @functools.cached_property
+    def other_languages(self) -> np.ndarray:
+        """Return the language of each caption that differs from that of its pair or data set, empty
+        for the others, str [n_captions]."""
+        languages = list(map(language_of, self.texts))
+        table = pd.DataFrame({"pair": self.owner, "language": languages}).replace("", None)
+        of_pair = table.groupby("pair")["language"].transform("count")
+        alike = table.groupby(["pair", "language"])["pair"].transform("size")
+        rare = table["language"].isin(self.data_set.rare_languages)
+        return np.where((2 * alike < of_pair) | rare, languages, "")
+
     @classmethod
     def from_pairs(cls, captions: Sequence[Sequence[str]]) -> "Captions":
         """Flatten the lists of captions of pairs."""
@@ -107,38 +118,31 @@ class Captions:
 
 
 def caption_frequencies(blocks: Iterable[Captions]) -> Frequencies:
-    """Count scripts and equal captions over all captions, a block of pairs at a time."""
+    """Count scripts, languages and equal captions over all captions, a block of pairs at a time."""
     scripts = Counter[str]()
+    languages = Counter[str]()
     hashes = [np.empty(0, np.int64)]
     for block in blocks:
         scripts.update(filter(None, map(main_script, block.texts)))
+        languages.update(filter(None, map(language_of, block.texts)))
         once_a_pair = np.unique(np.stack([block.owner, caption_hashes(block)]), axis=1)
         hashes.append(once_a_pair[1])
     values, counts = np.unique(np.concatenate(hashes), return_counts=True)
     rare = frozenset(
         script for script, count in scripts.items() if count < RARE_SCRIPT * scripts.total()
     )
-    return Frequencies(rare, values[counts >= REPEATED])
+    rare_languages = frozenset(
+        language
+        for language, count in languages.most_common()[1:]
+        if count < OTHER_LANGUAGE * languages.total()
+    )
+    return Frequencies(rare, rare_languages, values[counts >= REPEATED])
 
 
 def caption_hashes(captions: Captions) -> np.ndarray:
     """Return the hash of each caption without case and spaces, int64 [n_captions]; valid in this
     process."""
     return np.array([hash(" ".join(text.casefold().split())) for text in captions.texts], np.int64)
-
-
-def main_script(text: str) -> str:
-    """Return the Unicode name of the script of most letters; empty for a text without letters."""
-    if text.isascii():
-        return "LATIN" if any(letter.isalpha() for letter in text) else ""
-    counts = Counter(_script(letter) for letter in text if letter.isalpha())
-    return counts.most_common(1)[0][0] if counts else ""
-
-
-@functools.lru_cache(maxsize=1 << 16)
-def _script(letter: str) -> str:
-    first = unicodedata.name(unicodedata.normalize("NFKC", letter)[0], "UNKNOWN").split()[0]
-    return _ONE_SCRIPT.get(first, first)
 
 
 def _is_empty(text: str) -> bool:
@@ -278,6 +282,7 @@ _FINDERS: dict[str, Callable[[Any], Any]] = {
     "other_script": lambda captions: np.array(
         [main_script(text) in captions.data_set.rare_scripts for text in captions.texts], bool
     ),
+    "other_language": lambda captions: captions.other_languages != "",
     "file_name": _each(lambda text: _FILE_NAME.fullmatch(text.strip())),
     "model_output": _each(_MODEL_OUTPUT.search),
     "repeated_caption": lambda captions: np.isin(

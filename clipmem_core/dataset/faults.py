@@ -2,6 +2,7 @@
 captions and pictures, text that is no caption, sorted captions, and bad sources."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ import scipy
 
 from clipmem_core import columns as c
 from clipmem_core.dataset.checks import CHECKS, Captions, caption_hashes
+from clipmem_core.dataset.languages import NAMES
 from clipmem_core.scores.seeds import holm
 
 # A caption (of pictures) or picture (of captions) that repeats so often, and so many times as often
@@ -26,12 +28,14 @@ _USUAL = 10
 _FEWEST = 5
 _TEXT_SHARE = 0.02
 _STRETCH = 10
+_MIXED = "captions of another source were mixed in"
 _TEXT_CAUSES = {
     "model_output": "answers of a captioning model or a classifier were not filtered",
     "empty_caption": "captions were lost, or read from another column",
     "markup": "markup was not removed",
     "gibberish": "text was decoded wrongly, or read from another column",
-    "other_script": "captions of another source were mixed in",
+    "other_language": _MIXED,
+    "other_script": _MIXED,
     "file_name": "file names were read as captions",
 }
 _ASCENDING = 0.98  # of the neighbours in a sorted list
@@ -90,10 +94,16 @@ def find_faults(
     for name, reason in _TEXT_CAUSES.items():
         rows = np.flatnonzero(checks[name].fillna(False).to_numpy(bool) & ~explained)
         excess, where = _stretch(rows, n)
-        share = 0 if name == "model_output" else _TEXT_SHARE
+        share = 0 if name in ("model_output", "other_language") else _TEXT_SHARE
         if len(rows) >= max(_FEWEST, share * n) or excess >= _STRETCH:
             explained[rows] = True
-            cause = f"{CHECKS[name].label}: {len(rows):,} of {n:,} pairs{where}; probably {reason}."
+            subject = f"{CHECKS[name].label}: {len(rows):,} of {n:,} pairs"
+            if name == "other_language":
+                others = captions.other_languages[np.isin(captions.owner, rows)]
+                counts = Counter(others[others != ""].tolist()).most_common()
+                listed = [f"{count:,} {NAMES[language]}" for language, count in counts]
+                subject += f", with {' and '.join(listed)} captions"
+            cause = f"{subject}{where}; probably {reason}."
             faults.append(Fault("text", rows, cause, len(rows)))
     if wrong is not None:
         return faults + _bad_sources(pairs, wrong & ~explained)

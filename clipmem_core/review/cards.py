@@ -38,6 +38,7 @@ from clipmem_core.columns import (
     P_WRONG,
     PAIR_ID,
     PROBABILITY,
+    READ,
     REVIEW_PLACE,
     SENTENCE,
     SIMILARITY_OUT,
@@ -193,7 +194,7 @@ def explain_captions(
     """
     reasons = dict[str, dict[int, str]]()
     marks = _surprising_words(audit, pair_ids)
-    columns = [f'"{CAPTION}"', *(f'{number_sql(name)} AS "{name}"' for name in PARTS)]
+    columns = [f'"{CAPTION}"', READ, *(f'{number_sql(name)} AS "{name}"' for name in PARTS)]
     for row in fetch_pairs(audit.folder / CAPTION_TABLE, columns, pair_ids).to_pylist():
         pair_id = row[PAIR_ID]
         caption = row[CAPTION]
@@ -203,6 +204,8 @@ def explain_captions(
         for word in of_pair.get(caption, []):
             if not word.pop("repaired") > max(right, LIKELY):
                 word["better"] = []
+        if not row[READ]:
+            reasons.setdefault(pair_id, {})[caption] = "Not read by the text tower"
         if not right <= 1 - LIKELY:
             continue
         if max(other, row[P_WORD]) < LIKELY:

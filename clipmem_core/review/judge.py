@@ -63,6 +63,7 @@ from clipmem_core.columns import (
     SIMILARITY_OUT,
 )
 from clipmem_core.config import SourceOptions
+from clipmem_core.dataset.languages import is_read, languages_read
 from clipmem_core.dataset.readers.paths import as_name
 from clipmem_core.dataset.sentences import sentences_of
 from clipmem_core.features.cache import ReportCount
@@ -150,6 +151,12 @@ def judge_captions(
     fitted = check_judges(audit)
     added = (OWN, NEW, BEST, *_COLUMNS)
     given = candidates.table.drop(columns=[*added], errors="ignore").assign(**{OWN: False})
+    languages = languages_read(audit.record.config)
+    for at, text in given.loc[given[REASON].isna(), CAPTION].items():
+        if not is_read(text, languages):
+            given.loc[at, REASON] = "the text tower does not read its language"
+    if given[REASON].notna().all():
+        raise InputError(f"no caption can be judged; the first: {given[REASON].iloc[0]}")
     given[NEW] = (given[ROW] < 0) & given[REASON].isna()
     new = given[given[REASON].isna()].rename_axis(_AT).reset_index()
     if new[NEW].any() and not audit.record.config.lock_image:

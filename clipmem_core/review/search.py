@@ -29,6 +29,7 @@ from clipmem_core.audit.store import (
 )
 from clipmem_core.columns import CAPTIONS, GROUP, PAIR_ID
 from clipmem_core.config import AuditConfig
+from clipmem_core.dataset.languages import NAMES, is_read, languages_read
 from clipmem_core.embeddings import Vectors
 from clipmem_core.io import InputError
 from clipmem_core.mitigations import Vocabulary
@@ -85,6 +86,10 @@ def search(
             f"audit {audit.name!r} has precomputed features and cannot embed a text: search by "
             "a pair"
         )
+    languages = languages_read(config)
+    if not is_read(text, languages):
+        only = ", ".join(NAMES[name] for name in languages)
+        raise InputError(f"{config.text_tower} reads {only} only, not {text!r}: search in English")
     if by == CAPTION and (config.lock_text or config.features):
         found = _by_features(audit, text, row)
     else:

@@ -301,6 +301,8 @@ class CaptionEvidence:
     decoys: np.ndarray  # the same of decoys, [n_decoys, 3]
     similar: np.ndarray  # 1: the decoy is a similar caption, 0: it is drawn at random, [n_decoys]
     words: pd.DataFrame  # caption_row, surprise, changed and kind of each predicted word
+    # False for captions that the text tower does not read, which have no probability, [n_captions]
+    read: np.ndarray
     # Of sentences only: number of each that is the decoy, [n_decoys], and features, [n_captions,
     # width]
     texts: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
@@ -340,14 +342,16 @@ def probabilities(evidence: CaptionEvidence) -> Probabilities:
     counts = {}
     counts["pairs"], by_pair = _wrong_pairs(evidence)
     p_pair = by_pair[owner]
-    fitting = ~(p_pair > HALF)
+    fitting = ~(p_pair > HALF) & evidence.read
     evidence, specific = _with_specificity(evidence)
     ratio, counts["captions"], p_caption = _wrong_captions(evidence, fitting)
     fitting &= p_caption <= HALF
     counts["words"], p_word, by_word, kinds = _wrong_words(evidence.words, fitting)
+    p_word[~evidence.read] = 0.0
     captions, parts = _combined(evidence.counts, by_pair, p_caption, p_word)
+    captions[~evidence.read] = np.nan
     first = np.cumsum(evidence.counts) - evidence.counts
-    worst = np.maximum.reduceat(captions[c.P_WRONG].to_numpy(), first)
+    worst = np.fmax.reduceat(captions[c.P_WRONG].to_numpy(), first)
     return Probabilities(
         captions=captions,
         pairs=parts.sum(axis=0),

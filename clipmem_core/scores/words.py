@@ -9,7 +9,7 @@ first, except words of English grammar, which say little about a picture.
 import functools
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,6 +25,7 @@ NUMBER_WORDS = (
 
 
 WORD_PATTERN = re.compile(r"\w+")
+_GRAMMAR_SHARE = 0.1  # of the captions
 _PREDICTED_FROM = 5  # captions that a predicted word occurs in
 # Distinct words
 _MOST_PREDICTED = 10_000
@@ -46,6 +47,7 @@ class Words:
     pair_start: np.ndarray  # the first caption of each pair, int64 [n_pairs + 1]
     # The share of each predicted word among all, [vocabulary_size]; 0 for the first two numbers
     frequency: np.ndarray
+    english: bool = True  # else all words are of one kind
 
     @functools.cached_property
     def predicted(self) -> np.ndarray:
@@ -55,13 +57,15 @@ class Words:
     @functools.cached_property
     def kinds(self) -> np.ndarray:
         """The kind of each number below `vocabulary_size`, −1 for the first two."""
-        return np.array([-1, -1, *map(kind_of, self.spelled[: self.vocabulary_size - 2])])
+        spelled = self.spelled[: self.vocabulary_size - 2]
+        return np.array([-1, -1, *(kind_of(word, english=self.english) for word in spelled)])
 
 
-def split_words(captions: Iterable[Sequence[str]]) -> Words:
+def split_words(captions: Iterable[Sequence[str]], *, english: bool = True) -> Words:
     """Return the words of each pair's captions; case and punctuation do not matter.
 
-    Args: the captions of each pair, in the order of pairs.
+    Args: the captions of each pair, in the order of pairs; whether they are in English. In other
+    languages words of more than a tenth of the captions count as grammar.
 
     Example:
         >>> split_words([["A dog.", "a DOG!"]]).ids.tolist()
@@ -81,12 +85,15 @@ def split_words(captions: Iterable[Sequence[str]]) -> Words:
             in_captions.update(set(listed))
             ids.append(np.array(listed, np.int32))
     words = list(numbers)
+    grammar: Collection[str] = ENGLISH_STOP_WORDS.difference(NUMBER_WORDS)
+    if not english:
+        most = _GRAMMAR_SHARE * sum(counts)
+        grammar = {words[number] for number, count in in_captions.items() if count > most}
     by_count = [number for number, _ in in_captions.most_common(_MOST_READ)]
     predicted = [
         number
         for number in by_count
-        if in_captions[number] >= _PREDICTED_FROM
-        and (words[number] not in ENGLISH_STOP_WORDS or words[number] in NUMBER_WORDS)
+        if in_captions[number] >= _PREDICTED_FROM and words[number] not in grammar
     ][:_MOST_PREDICTED]
     order = list(dict.fromkeys([*predicted, *by_count]))
     place = np.ones(len(numbers) + 1, np.int32)
@@ -102,6 +109,7 @@ def split_words(captions: Iterable[Sequence[str]]) -> Words:
         caption_start=group_starts(list(map(len, ids[1:]))),
         pair_start=group_starts(counts),
         frequency=occurrences / max(occurrences.sum(), 1.0),
+        english=english,
     )
 
 
@@ -127,8 +135,11 @@ def group_starts(counts: Sequence[int] | np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
-def kind_of(word: str) -> int:
-    """Return the kind of a word in lower case, a place in COMPARED_KINDS."""
+def kind_of(word: str, *, english: bool = True) -> int:
+    """Return the kind of a word in lower case, a place in COMPARED_KINDS; all words of another
+    language are of one."""
+    if not english:
+        return 2
     return 0 if word in COLOUR_WORDS else 1 if word in NUMBER_WORDS or word.isdecimal() else 2
 
 

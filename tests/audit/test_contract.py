@@ -20,8 +20,8 @@ SCORES = (
     "suspicion review_place log_probability_second"
 )
 CHECKS = (
-    "empty_caption short_caption long_caption markup gibberish other_script file_name "
-    "model_output repeated_caption dark blurred uniform tiny near_duplicate"
+    "empty_caption short_caption long_caption markup gibberish other_script other_language "
+    "file_name model_output repeated_caption dark blurred uniform tiny near_duplicate"
 )
 RECALLS = {f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)}
 

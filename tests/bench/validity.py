@@ -26,7 +26,13 @@ import tyro
 from clipmem_core import columns as c
 from clipmem_core.audit.prepare import membership_of, sides_of
 from clipmem_core.audit.scoring import caption_table, gather_evidence
-from clipmem_core.audit.store import Audit, caption_counts, open_audit
+from clipmem_core.audit.store import (
+    CAPTION_TABLE,
+    Audit,
+    caption_counts,
+    open_audit,
+    read_table,
+)
 from clipmem_core.audit.word_table import read_words
 from clipmem_core.io import InputError
 from clipmem_core.scores.certificate import bound_wrong
@@ -257,7 +263,8 @@ def counts_of_audit(asked: Planted) -> pd.DataFrame:
 def _caption_evidence(audit: Audit) -> CaptionEvidence:
     counts = caption_counts(audit)
     sides = sides_of(audit, audit.record.config, membership_of(audit.membership))
-    return caption_table(audit, audit.scores, counts, sides, read_words(audit))[1]
+    read = read_table(audit.folder / CAPTION_TABLE, columns=[c.READ])[c.READ].to_numpy(bool)
+    return caption_table(audit, audit.scores, counts, sides, read_words(audit), read)[1]
 
 
 def plant(

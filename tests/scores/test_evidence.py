@@ -86,6 +86,7 @@ def planted(seed: int) -> tuple[CaptionEvidence, np.ndarray]:
         decoys=rng.normal(-3, 1, (1000, 3)),
         similar=np.arange(1000) % 2,
         words=pd.DataFrame(words),
+        read=np.ones(1800, bool),
     )
     return given, kind
 
@@ -111,6 +112,24 @@ def test_each_kind_of_error_is_found_as_what_it_is_and_counted() -> None:
     assert found.kinds == [
         {"kind": "other word", "auroc": pytest.approx(1, abs=0.05), "seen": True}
     ]
+
+
+def test_captions_that_are_not_read_have_no_probability_and_are_not_counted() -> None:
+    given, kind = planted(0)
+    read = (kind != "caption") & (np.arange(1800) >= 60)  # of the 40 wrong pairs 20 are read
+    some = read.reshape(600, 3).any(axis=1)
+    fit, misfit = (np.where(some, values, np.nan) for values in (given.fit, given.misfit))
+    captions = np.where(read[:, None], given.captions, np.nan)
+    known = {"fit": fit, "misfit": misfit, "captions": captions, "read": read}
+    found = probabilities(dataclasses.replace(given, **known))
+    assert (found.captions.notna().to_numpy() == read[:, None]).all()
+    assert (np.isfinite(found.pairs) == some).all()
+    by_pair = found.captions["p_wrong"].to_numpy().reshape(600, 3)[some]
+    np.testing.assert_allclose(found.worst[some], np.nanmax(by_pair, axis=1))
+    assert found.counts["pairs"].estimate == pytest.approx(20, rel=0.2)
+    assert found.counts["captions"].estimate < 5
+    assert found.counts["words"].estimate == pytest.approx(40, rel=0.2)
+    assert np.nansum(found.parts, axis=1)[1] < 5
 
 
 def test_a_pair_is_wrong_if_all_of_it_or_one_of_its_captions_is() -> None:

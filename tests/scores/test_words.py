@@ -33,6 +33,15 @@ def test_words_are_numbered_by_frequency_without_grammar() -> None:
     assert rare.spelled[: rare.vocabulary_size - 2] == ["dog"]
 
 
+def test_words_of_another_language_are_of_one_kind_without_the_most_frequent() -> None:
+    captions = [[f"Der {word} im Garten"] for word in ("Hund", "red", "zwei") for _ in range(5)]
+    fillers = [[f"Bild {number}"] for number in range(45)]
+    words = split_words([*captions, *fillers], english=False)
+    # "der", "im" and "garten" are in 15 of 60 captions, "bild" in 45, the others in 5
+    assert set(words.spelled[: words.vocabulary_size - 2]) == {"hund", "red", "zwei"}
+    assert set(words.kinds[2:]) == {COMPARED_KINDS.index("other word")}
+
+
 def test_a_captions_score_is_log_mean_exp_of_its_words() -> None:
     rng = np.random.default_rng(0)
     start = np.array([0, 3, 3, 10])
