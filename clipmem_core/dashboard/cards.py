@@ -29,6 +29,7 @@ from clipmem_core.review.cards import (
     cards,
     data_url,
     first_captions,
+    from_sentence,
     make_jpeg,
     marked,
     marks_note,
@@ -183,7 +184,8 @@ def draw_card_row(
                 st.page_link(PAIR_PAGE, label=label, icon="", query_params=parameters)
                 first, marks, reason = firsts[card.pair_id]
                 limit = CAPTION_LIMIT if marks or reason else STRIP_LIMIT
-                caption = cut("".join(card.current[first : first + 1]), limit)
+                caption, marks = from_sentence("".join(card.current[first : first + 1]), marks)
+                caption = cut(caption, limit)
                 better = [
                     f"{mark['word']} → {mark['better'][0][0]}" for mark in marks if mark["better"]
                 ]

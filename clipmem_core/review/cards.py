@@ -333,6 +333,17 @@ def first_captions(
     return firsts
 
 
+def from_sentence(caption: str, marks: Marks) -> tuple[str, Marks]:
+    """Return the part of a caption from its first marked sentence on, and the marks in it."""
+    first = next((mark[START] for mark in marks if SENTENCE in mark), 0)
+    if not first:
+        return caption, marks
+    moved = 2 - first
+    later = [mark for mark in marks if mark[START] >= first]
+    moved_marks = [mark | {name: mark[name] + moved for name in (START, END)} for mark in later]
+    return f"… {caption[first:]}", moved_marks
+
+
 def marks_note(firsts: Mapping[str, FirstCaption]) -> str:
     """Return the note on underlined words and sentences; empty if none is underlined."""
     of_sentences = {SENTENCE in mark for _, marks, _ in firsts.values() for mark in marks}
