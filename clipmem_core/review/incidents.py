@@ -95,9 +95,11 @@ def incidents_line(audit: Audit) -> str:
     pairs = incident_pairs(audit)
     rows = pairs["row"][pairs["undecided"] & pairs["number"].isin(numbers)].unique()
     progress = review_progress(audit)
-    if progress.probabilities is None or progress.remaining is None:
+    explained = 0.0
+    if progress.probabilities is not None and progress.remaining is not None:
+        explained = min(progress.probabilities[rows].sum(), progress.remaining)
+    if round(explained) == 0:
         return f"Faults of the pipeline: {len(numbers):,}, with {len(rows):,} pairs."
-    explained = min(progress.probabilities[rows].sum(), progress.remaining)
     faults = "1 fault explains" if len(numbers) == 1 else f"{len(numbers):,} faults explain"
     return f"{faults} {explained:,.0f} of about {progress.remaining:,.0f} wrong pairs."
 
