@@ -35,8 +35,8 @@ from clipmem_core.config import (
     ineffective_fields,
     preset_config,
 )
-from clipmem_core.dashboard.page import AUDIT, CHOICE, draw_set, store_choice
-from clipmem_core.dashboard.plain import draw_fault, explained_errors, show_strong
+from clipmem_core.dashboard.page import AUDIT, draw_set, read_audit, store_choice
+from clipmem_core.dashboard.plain import draw_fault, explained_errors, in_a_row, show_strong
 from clipmem_core.dashboard.running import draw_progress
 from clipmem_core.dataset.source import DRAWN, check_source, lacks_captions
 from clipmem_core.export.cleaned import CLEANED
@@ -112,7 +112,7 @@ def _watch(drawn: list[tuple[str, str]]) -> None:
 def _draw_table(states: list[State]) -> State | None:
     """Draw the list, and return the state of the audit that is selected in it."""
     names = [state.audit.name for state in states]
-    name = st.query_params.get(AUDIT) or st.session_state.get(CHOICE)
+    name = read_audit()
     selected = [names.index(name)] if name in names else []
     rows = []
     for state in states:
@@ -145,7 +145,7 @@ def _draw_table(states: list[State]) -> State | None:
 
 def _draw_actions(state: State) -> None:
     name = state.audit.name
-    with st.container(horizontal=True, vertical_alignment="center"):
+    with in_a_row():
         if state.word == DONE:
             st.page_link(
                 "pages/overview.py",
@@ -183,7 +183,7 @@ def draw_request() -> Request:
         st.caption("These are folders of pictures without captions.")
         if st.toggle("Use folder names as captions", key="new-folder-names", **_PERSIST):
             options = {"caption_template": _draw_field("caption_template", "a photo of a {label}")}
-    with st.container(horizontal=True, gap="large"):
+    with in_a_row(gap="large"):
         preset = _choose("Preset", list(PRESETS), DEFAULT_PRESET)
         protocol = _choose(
             "Protocol", FIELDS["protocol"].choices, AuditConfig.protocol, help=meaning(PROTOCOL)
@@ -301,7 +301,7 @@ def _draw_check(request: Request, started: Callable[[str], None]) -> None:
         _draw_counts(check.found)
     if check.error:
         return
-    with st.container(horizontal=True):
+    with in_a_row():
         start = check.found is not None and st.button(
             "Start", type="primary", icon=":material/play_arrow:"
         )

@@ -39,6 +39,7 @@ from clipmem_core.dashboard.page import (
 )
 from clipmem_core.dashboard.plain import (
     draw_fault,
+    in_a_row,
     pairs_in_words,
     read_uncertainty,
     read_verdict,
@@ -46,9 +47,9 @@ from clipmem_core.dashboard.plain import (
 )
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.io import InputError
+from clipmem_core.review.batch import preview_replacement
 from clipmem_core.review.cards import BY_CAPTION, MARKS, cards
 from clipmem_core.review.decisions import CHOICES, KEEP, REMOVE, open_review
-from clipmem_core.review.find_replace import preview_replacement
 from clipmem_core.review.rows import count_pairs, find_rows, frequent_values, pair_ids, score_span
 from clipmem_core.review.selection import (
     ANY,
@@ -178,7 +179,7 @@ def draw_queues(audit: Audit, selection: Selection) -> None:
 
 def draw_filters(audit: Audit, selection: Selection) -> None:
     """Draw search, the most used filters, the order, and all other filters behind buttons."""
-    with st.container(horizontal=True, vertical_alignment="center"):
+    with in_a_row():
         _type(selection, "meaning", "Search by meaning", width=175)
         sides = {side: f"in {name}" for side, name in _SIDES.items()}
         _choose(selection, "by", "Search in", sides, width=125, **_HIDDEN)
@@ -240,7 +241,7 @@ def draw_conditions(selection: Selection) -> None:
         removed = [rest for place, (_, rest) in enumerate(chips) if place not in remaining]
         write_selection(removed[0] if len(removed) == 1 else cleared(selection))
 
-    with st.container(horizontal=True, vertical_alignment="center"):
+    with in_a_row():
         draw_set(
             st.multiselect,
             "Active filters",
@@ -369,9 +370,7 @@ def draw_gallery(audit: Audit, selection: Selection, *, actions: DeltaGenerator)
         table=st.query_params.get(LAYOUT) == TABLE,
         page=(page, pages),
     )
-    with st.container(
-        horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"
-    ):
+    with in_a_row("bottom", horizontal_alignment="distribute"):
         choose_listed(
             "Per page", PAGE_SIZES, parameter=SIZE, width=85, default=DEFAULT_SIZE, clears=[PAGE]
         )
@@ -422,7 +421,7 @@ def _draw_bulk(audit: Audit, selection: Selection, count: int) -> None:
         st.caption(
             f"Decide for all {pairs_in_words(count)} of this selection, on all of its pages."
         )
-        with st.container(horizontal=True, vertical_alignment="bottom"):
+        with in_a_row("bottom"):
             for decision, label in ((KEEP, "Keep"), (REMOVE, "Remove"), (None, "Undecided")):
                 st.button(
                     label,
@@ -468,7 +467,7 @@ def _edit_dialog(audit: Audit, selection: Selection) -> None:
         f"In the current captions of the {pairs} of this selection. Undecided pairs stay in the "
         "review."
     )
-    with st.container(horizontal=True):
+    with in_a_row():
         find = st.text_input("Find", key="bulk-edit-find", max_chars=MAX_TEXT)
         replacement = st.text_input("Replace with", key="bulk-edit-replace", max_chars=MAX_TEXT)
     match_case = st.toggle("Match case", value=True, key="bulk-edit-case")

@@ -12,13 +12,14 @@ from clipmem_core.audit.store import PAIRS, SCORES, Audit, is_name, list_audits
 from clipmem_core.columns import CLIPMEM
 from clipmem_core.dashboard.cards import draw_change_cards
 from clipmem_core.dashboard.component.pairs import draw_grid
-from clipmem_core.dashboard.page import AUDIT, CHOICE, PAGE, choose_listed, draw_pages, read_page
+from clipmem_core.dashboard.page import PAGE, choose_listed, draw_pages, read_audit, read_page
 from clipmem_core.dashboard.plain import (
     ZOOMABLE,
     draw_figure,
     explained_errors,
     format_difference,
     format_score,
+    in_a_row,
     show_command,
     show_text,
 )
@@ -70,8 +71,8 @@ def draw_choice() -> tuple[Audit, Audit, str]:
             show_text(f"requested: {name}", limit=120)
     if len(audits) < 2:
         _draw_none()
-    usual = st.query_params.get(AUDIT) or st.session_state.get(CHOICE)
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    usual = read_audit()
+    with in_a_row("bottom"):
         default = usual if usual in audits else ""
         one = audits[_choose("First audit", list(audits), ONE, default=default, clears=[OTHER])]
         others = [audit for audit in audits.values() if audit.name != one.name]
@@ -215,9 +216,7 @@ def draw_changed(one: Audit, other: Audit, comparison: Comparison) -> None:
     if changed.empty:
         return
     page, pages = read_page(len(changed), PAGE_SIZE)
-    with st.container(
-        horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"
-    ):
+    with in_a_row("bottom", horizontal_alignment="distribute"):
         st.subheader("Changed most", anchor=False, width="content")
         draw_pages(page, pages)
     shown = changed[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
@@ -340,7 +339,7 @@ def draw_differences(audit: Audit) -> None:
     if len(scores) < 3 or len(names) < 2:
         st.caption("This audit has too few pairs with two detectors or more.")
         return
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    with in_a_row("bottom"):
         style: dict[str, Any] = {"width": 215, "format_func": words}
         one = choose_listed("Detector", names, parameter=ONE, **style)
         others = [name for name in names if name != one]

@@ -31,6 +31,7 @@ from clipmem_core.dashboard.page import (
 from clipmem_core.dashboard.plain import (
     cut,
     explained_errors,
+    in_a_row,
     in_one_line,
     moment,
     pairs_in_words,
@@ -43,7 +44,7 @@ from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.export import reaudit
 from clipmem_core.export.formats import AUDIT_IT, FORMATS
 from clipmem_core.io import InputError
-from clipmem_core.review.batch import find_offer, take_over
+from clipmem_core.review.batch import find_offer, take_over, word_changes
 from clipmem_core.review.cards import PairCard, cards, data_url
 from clipmem_core.review.decisions import (
     CHOICES,
@@ -55,7 +56,6 @@ from clipmem_core.review.decisions import (
     decision_words,
     open_review,
 )
-from clipmem_core.review.find_replace import word_changes
 from clipmem_core.review.queries import ROW, fetch_pairs
 from clipmem_core.review.rows import check_counts, near_duplicate_groups
 from clipmem_core.review.selection import DECIDED, UNDECIDED, Selection
@@ -129,9 +129,7 @@ def draw_decisions(audit: Audit) -> None:
     shown = table if choice == ALL else table[choices == choice]
     selection = Selection(decision={ALL: DECIDED, _OTHER: UNDECIDED}.get(choice, choice))
     page, pages = read_page(len(shown), _PAIRS_SHOWN)
-    with st.container(
-        horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"
-    ):
+    with in_a_row(horizontal_alignment="distribute"):
         if choice != _OTHER:  # Browse cannot filter by these
             st.page_link(
                 BROWSE,
@@ -197,7 +195,7 @@ def _draw_offer(audit: Audit) -> None:
     if offer is None:
         return
     other, count, total = offer
-    with st.container(horizontal=True, vertical_alignment="center", border=True):
+    with in_a_row(border=True):
         show_text(
             f"{count:,} of {total:,} decisions of audit {other.name} apply here: the pairs have "
             "the same picture and captions."
@@ -249,7 +247,7 @@ def _draw_event(audit: Audit, event: dict[Any, Any]) -> None:
         facts.append(f"undo of {event['undoes']}")
     if event["undone"]:
         facts.append("undone")
-    with st.container(horizontal=True, vertical_alignment="center", border=True):
+    with in_a_row(border=True):
         st.badge(label, icon=icon, color=colour)
         with st.container(gap=None):
             show_text(f"{cut(pair_id, _ID_LIMIT)}{others}")
@@ -297,9 +295,7 @@ def draw_checks(audit: Audit) -> None:
         st.caption("No near-duplicate pictures in this audit.")
         return
     page, pages = read_page(len(groups), _GROUPS_SHOWN, parameter=_GROUP_PAGE)
-    with st.container(
-        horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"
-    ):
+    with in_a_row(horizontal_alignment="distribute"):
         pairs = pairs_in_words(sum(map(len, groups)))
         st.caption(f"Groups: {len(groups):,}, with {pairs}", width="content")
         draw_pages(page, pages, parameter=_GROUP_PAGE)
@@ -311,7 +307,7 @@ def _draw_group(audit: Audit, group: Sequence[PairCard], *, hidden: int) -> None
     ids = [card.pair_id for card in group]
     pictures = start_thumbnails(audit, group, side=_GROUP_SIDE)
     with st.container(border=True):
-        with st.container(horizontal=True, gap="medium"):
+        with in_a_row(gap="medium"):
             for card, picture in zip(group, pictures, strict=True):
                 with st.container(width=_GROUP_SIDE + 20, gap="xsmall"):
                     draw_card_picture(card, *picture.result())
@@ -512,7 +508,7 @@ def _draw_second(audit: Audit, name: str) -> None:
     show_strong(first)
     for sentence in others:
         show_text(sentence)
-    with st.container(horizontal=True):
+    with in_a_row():
         st.page_link(
             "pages/overview.py",
             label="Open",

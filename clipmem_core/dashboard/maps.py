@@ -14,7 +14,13 @@ from clipmem_core.audit.verdict import doubt
 from clipmem_core.columns import CLIPMEM, GROUP, INJECTED, LABEL, SIMILARITY_OUT
 from clipmem_core.dashboard.component.pairs import draw_grid, draw_pointer
 from clipmem_core.dashboard.page import BROWSE, TIGHT_STYLE, choose_listed, choose_segment, link
-from clipmem_core.dashboard.plain import ZOOMABLE, explained_errors, pairs_in_words, read_verdict
+from clipmem_core.dashboard.plain import (
+    ZOOMABLE,
+    explained_errors,
+    in_a_row,
+    pairs_in_words,
+    read_verdict,
+)
 from clipmem_core.dashboard.running import draw_task
 from clipmem_core.figures import PERCENTILES, embedding_figure, score_map_figure
 from clipmem_core.review.cards import cards
@@ -165,7 +171,7 @@ def draw_choices(audit: Audit) -> tuple[str, str]:
     column."""
     st.html(TIGHT_STYLE)
     colours = [*COLOUR_SCORES, GROUP, LABEL, INJECTED]
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    with in_a_row("bottom"):
         member = choose_listed("Model", list(audit.record.members), parameter="member", width=180)
         side = choose_listed(
             "Embeddings of",

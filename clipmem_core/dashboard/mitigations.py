@@ -29,6 +29,7 @@ from clipmem_core.dashboard.plain import (
     draw_figure,
     duration,
     explained_errors,
+    in_a_row,
     show_command,
     show_strong,
 )
@@ -232,7 +233,7 @@ def draw_lab(audit: Audit) -> None:
 
 def _draw_actions(audit: Audit, titles: Mapping[str, str]) -> None:
     """Draw the download of all rows, and the removal of a setting."""
-    with st.container(horizontal=True):
+    with in_a_row():
         rows: pd.DataFrame = lab.lab_table(audit)
         st.download_button(
             "CSV, one row per member",
@@ -262,7 +263,7 @@ def _draw_chart(
     chosen: str | None = None,
 ) -> None:
     """Draw the choice of two measures, and utility against memorization with intervals."""
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    with in_a_row("bottom"):
         memorized = _choose_measure("Memorization", r.MEMORIZATIONS, table)
         useful = _choose_measure("Utility", r.UTILITIES, table)
     points = points_of(table, titles, memorized, useful)

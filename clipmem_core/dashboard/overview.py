@@ -1,4 +1,5 @@
-"""The page Overview: the verdict, sizes, clipmem by group, and utility."""
+"""The page Overview: faults of the pipeline, each with a button that repairs its pairs, the
+verdict, sizes, clipmem by group, and utility."""
 
 from typing import Any
 
@@ -7,14 +8,32 @@ import streamlit as st
 
 from clipmem_core import columns as c
 from clipmem_core import glossary
-from clipmem_core.audit.store import Audit
+from clipmem_core.audit.store import PAIRS, Audit
 from clipmem_core.audit.verdict import BASIS, RELIABILITY, WHOLE_HEAD, uses, whole_rows
+from clipmem_core.dashboard.cards import CAPTION_LIMIT, STRIP_SIZE, draw_card_row
+from clipmem_core.dashboard.deciding import draw_notice, locked_session, undo
 from clipmem_core.dashboard.maps import draw_score_map
-from clipmem_core.dashboard.page import is_on_screen
-from clipmem_core.dashboard.plain import explained_errors, show_strong, show_text
+from clipmem_core.dashboard.page import BROWSE, PAIR_PAGE, draw_pages, is_on_screen, link, read_page
+from clipmem_core.dashboard.plain import (
+    cut,
+    explained_errors,
+    in_a_row,
+    pairs_in_words,
+    show_strong,
+    show_text,
+)
 from clipmem_core.figures import group_figure
 from clipmem_core.review import overview as o
-from clipmem_core.review.queries import count_pairs_of
+from clipmem_core.review.cards import FirstCaption, cards
+from clipmem_core.review.incidents import (
+    incident_pairs,
+    incident_states,
+    incidents_line,
+    state_words,
+    store_repairs,
+)
+from clipmem_core.review.queries import count_pairs_of, fetch_numbered
+from clipmem_core.review.selection import Selection
 
 PROTOCOLS = {
     "ensemble": "Each member leaves out one part of the pairs. clipmem is the alignment of a pair "
@@ -53,6 +72,9 @@ SHARES_HELP = (
     "clipmem. It does not grow with the number of members, unlike the share of pairs with a "
     "small q."
 )
+_INCIDENTS = "incidents"  # the parameter of a page of incidents
+_INCIDENTS_SHOWN = 4  # on a page
+_LOST = 5  # pairs with a link
 
 
 def draw_source(audit: Audit) -> None:
@@ -64,6 +86,80 @@ def draw_source(audit: Audit) -> None:
     show_text(f"{record.source} · {sizes} · {models}")
 
 
+def draw_incidents(audit: Audit) -> None:
+    """Draw how many wrong pairs the faults of the pipeline explain, and each fault that is open or
+    repaired."""
+    draw_notice(audit)
+    if line := incidents_line(audit):
+        show_strong(line)
+    states = incident_states(audit)
+    listed = states[states["is_open"] | (states["repaired"] > 0)]
+    page, pages = read_page(len(listed), _INCIDENTS_SHOWN, parameter=_INCIDENTS)
+    for state in listed[(page - 1) * _INCIDENTS_SHOWN : page * _INCIDENTS_SHOWN].itertuples():
+        with st.container(border=True, gap="xsmall"):
+            _draw_incident(audit, state)
+    draw_pages(page, pages, parameter=_INCIDENTS)
+
+
+def _draw_incident(audit: Audit, state: Any) -> None:
+    number = int(state.Index)
+    selection = Selection(incident=str(number))
+    pairs = incident_pairs(audit)
+    pairs = pairs[pairs["number"] == number]
+    show_text(state.cause)
+    if state.is_open:
+        first = pairs[pairs["to_repair"] if state.to_repair else pairs["undecided"]]
+        _draw_changes(audit, first[:STRIP_SIZE], selection)
+    with in_a_row():
+        if state.to_repair:
+            st.button(
+                f"Repair {pairs_in_words(state.to_repair)}",
+                icon=":material/build:",
+                key=f"repair-{number}",
+                on_click=_repair,
+                args=(audit, number),
+            )
+        else:
+            st.markdown(state_words(state), width="content")
+        if state.repaired:
+            card = cards(audit, pairs["row"][pairs["repaired"]][-1:].tolist())[0]
+            st.button(
+                "Undo",
+                icon=":material/undo:",
+                key=f"undo-{number}",
+                on_click=undo,
+                args=(audit, card.decision.event if card.decision else 0),
+            )
+        parameters = link(audit, selection)
+        st.page_link(BROWSE, label="Browse", icon=":material/grid_view:", query_params=parameters)
+        lost = pairs[pairs["undecided"] & (pairs["from_row"] < 0)]
+        if state.repairs and len(lost):
+            st.markdown(f"Captions lost: {pairs_in_words(len(lost))}", width="content")
+            for card in cards(audit, lost["row"][:_LOST].tolist()):
+                parameters = link(audit, selection, pair=card.pair_id)
+                st.page_link(PAIR_PAGE, label=f"{card.row + 1:,}", icon="", query_params=parameters)
+
+
+def _draw_changes(audit: Audit, pairs: pd.DataFrame, selection: Selection) -> None:
+    """Draw pictures, each with its caption and below it the one that a repair gives it."""
+    shown = cards(audit, pairs["row"].tolist())
+    sources = pairs["from_row"].where(pairs["has_repair"], -1).tolist()
+    captions = fetch_numbered(audit.folder / PAIRS, [c.CAPTIONS], sources)
+    firsts: dict[str, FirstCaption] = {}
+    for card, source in zip(shown, sources, strict=True):
+        after = f"→ {cut(captions[source][0][0], CAPTION_LIMIT)}" if source in captions else ""
+        firsts[card.pair_id] = 0, [], after
+    labels = [f"Pair {card.row + 1:,}" for card in shown]
+    draw_card_row(audit, shown, labels, selection, firsts, key=f"incident-{selection.incident}")
+
+
+def _repair(audit: Audit, number: int) -> None:
+    """Repair the pairs of an incident. A callback."""
+    with locked_session() as session:
+        event = store_repairs(audit, [number]).event
+        session.events[audit.name, event] = False  # the key U undoes it
+
+
 def draw_verdict(verdict: dict[str, Any]) -> None:
     """Draw the audit's verdict: a sentence, and each check with advice, expanded if one failed."""
     checks = verdict["checks"]
@@ -71,7 +167,7 @@ def draw_verdict(verdict: dict[str, Any]) -> None:
     failed = any(check["good"] is False for check in checks)
     with st.expander("Checks", icon=":material/fact_check:", expanded=failed):
         for check in checks:
-            with st.container(horizontal=True, wrap=False):
+            with in_a_row(wrap=False):
                 st.markdown(ICONS[check["good"]], width="content")
                 with st.container(gap=None):
                     show_text(check["sentence"])

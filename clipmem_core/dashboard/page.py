@@ -238,10 +238,10 @@ def open_page(title: str) -> Audit:
 def open_bare_page(title: str, *, clears: Sequence[str] = ()) -> str:
     """Set up a page that needs no audit; its links keep the chosen one."""
     finished = _set_up(title)
-    chosen = st.query_params.get(AUDIT) or st.session_state.get(CHOICE)
+    chosen = read_audit()
     _draw_sidebar(finished, chosen, clears)
     show_title(title)
-    return chosen or ""
+    return chosen
 
 
 def _set_up(title: str) -> dict[str, bool]:
@@ -254,7 +254,7 @@ def _set_up(title: str) -> dict[str, bool]:
 def _choose_audit(names: list[str]) -> str | None:
     """Return the audit of the address, else of the session, else the newest; also one whose job has
     just begun."""
-    requested = st.query_params.get(AUDIT) or st.session_state.get(CHOICE)
+    requested = read_audit()
     jobs = list_job_names()
     name = names[0] if names else FIRST if FIRST in jobs else None
     if requested and (requested in names or requested in jobs):
@@ -265,6 +265,11 @@ def _choose_audit(names: list[str]) -> str | None:
     if name:
         store_choice(name)
     return name
+
+
+def read_audit() -> str:
+    """Return the name of the audit of the address, else of the session; empty without one."""
+    return st.query_params.get(AUDIT) or st.session_state.get(CHOICE) or ""
 
 
 def store_choice(name: str | None) -> None:

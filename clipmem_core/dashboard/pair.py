@@ -16,6 +16,7 @@ from clipmem_core.dashboard.plain import (
     draw_figure,
     explained_errors,
     format_score,
+    in_a_row,
     read_uncertainty,
     show_text,
 )
@@ -111,7 +112,7 @@ def draw_facts(audit: Audit, card: PairCard) -> None:
             hide_index=True,
             alt="Unlikely words of each caption, and likelier words",
         )
-    with explained_errors("Checks", ends=False), st.container(horizontal=True):
+    with explained_errors("Checks", ends=False), in_a_row():
         for name in failed_checks(audit, card.row):
             check = CHECKS[name]
             about = f"{check.help} {check.advice}"

@@ -14,6 +14,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from clipmem_core.audit.store import Audit
 from clipmem_core.columns import CLIPMEM, SE
@@ -28,6 +29,11 @@ ZOOMABLE = {
     "modeBarButtonsToRemove": ["toImage", "autoScale2d"],
 }
 _LINES = 6
+
+
+def in_a_row(vertical_alignment: Any = "center", **options: Any) -> DeltaGenerator:
+    """Return a container whose elements are side by side."""
+    return st.container(horizontal=True, vertical_alignment=vertical_alignment, **options)
 
 
 def show_text(text: str, *, limit: int = 0) -> None:

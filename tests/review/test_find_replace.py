@@ -1,4 +1,5 @@
 from clipmem_core.audit.store import Audit
+from clipmem_core.review.batch import preview_replacement
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import (
     KEEP,
@@ -9,7 +10,6 @@ from clipmem_core.review.decisions import (
     decided,
     decided_of,
 )
-from clipmem_core.review.find_replace import preview_replacement
 from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import Selection
 from tests.review.test_browser_events import event_of, send
