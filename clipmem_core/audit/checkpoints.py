@@ -17,6 +17,7 @@ from clipmem_core.audit.store import Audit
 from clipmem_core.config import AuditConfig
 from clipmem_core.io import InputError
 from clipmem_core.scores.membership import Membership, protocol_of, replicate_rows
+from clipmem_core.tables import read_frame
 from clipmem_core.training.model import load_weights
 
 TRUE_FALSE = {"true": True, "false": False, "1": True, "0": False}
@@ -35,14 +36,17 @@ def score_checkpoints(
     audit = Audit.of(name)
     table = read_membership(Path(membership))
     names = [column for column in table.columns if column not in (c.PAIR_ID, c.GROUP)]
-    files = _checkpoint_files(checkpoints, names)
-    refused = {
-        "inject-miscaptions": config.inject_miscaptions,
-        "rounds": config.rounds == "2",
-    }
-    for flag, used in refused.items():
-        if used:
-            raise InputError(f"--{flag} belongs to audit: score trains no members")
+    if len(checkpoints) != len(names):
+        raise InputError(
+            f"--checkpoints must be {len(names)} ({', '.join(names)}), not {len(checkpoints)}"
+        )
+    files = {name: Path(path).resolve() for name, path in zip(names, checkpoints, strict=True)}
+    for path in files.values():
+        if not path.is_file():
+            raise InputError(f"--checkpoints {str(path)!r} is not a file")
+    if config.inject_miscaptions or config.rounds == "2":
+        flag = "inject-miscaptions" if config.inject_miscaptions else "rounds"
+        raise InputError(f"--{flag} belongs to audit: score trains no members")
     protocol = protocol_of(names)
     replicates = replicate_rows(names)
     config = dataclasses.replace(
@@ -58,18 +62,6 @@ def score_checkpoints(
         _begin(audit, source, config, files, screen, table)
         finish_audit(Run(audit, screen), is_new=is_new)
     return audit
-
-
-def _checkpoint_files(checkpoints: Sequence[str], names: Sequence[str]) -> dict[str, Path]:
-    if len(checkpoints) != len(names):
-        raise InputError(
-            f"--checkpoints must be {len(names)} ({', '.join(names)}), not {len(checkpoints)}"
-        )
-    files = {name: Path(path).resolve() for name, path in zip(names, checkpoints, strict=True)}
-    for path in files.values():
-        if not path.is_file():
-            raise InputError(f"--checkpoints {str(path)!r} is not a file")
-    return files
 
 
 def _begin(
@@ -117,13 +109,7 @@ def read_membership(path: Path) -> pd.DataFrame:
     flag = f"--membership {str(path)!r}"
     if not path.is_file():
         raise InputError(f"{flag} is not a file")
-    try:
-        if path.suffix == ".parquet":
-            table = pd.read_parquet(path)
-        else:
-            table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{flag} cannot be read: {str(error).splitlines()[0]}") from None
+    table = read_frame(path)
     if c.PAIR_ID not in table:
         raise InputError(f"{flag} needs a column pair_id, it has {', '.join(map(str, table))}")
     repeated = table[c.PAIR_ID][table[c.PAIR_ID].duplicated()]

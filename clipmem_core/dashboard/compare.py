@@ -43,6 +43,7 @@ from clipmem_core.review.incidents import read_incidents
 from clipmem_core.review.queries import cached
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.registry import BY_NAME, words
+from clipmem_core.scores.seeds import interval_text
 from clipmem_core.studies import benchmark_results as b
 
 # in the address
@@ -303,10 +304,8 @@ def _error_name(kind: Any, share: Any) -> str:
 
 def _cell_text(row: dict[Any, Any]) -> str:
     """Return a mean with its interval, and whether it differs from that of the reference."""
-    digits = b.DIGITS[row[b.MEASURE]]
-    text = f"{row['mean']:.{digits}f}"
-    if pd.notna(row["low"]):
-        text += f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
+    spec = f".{b.DIGITS[row[b.MEASURE]]}f"
+    text = interval_text(row["mean"], row["low"], row["high"], spec)
     if row[f"{b.OVER}_low"] > 0:
         return f"{text} ▲"
     return f"{text} ▼" if row[f"{b.OVER}_high"] < 0 else text

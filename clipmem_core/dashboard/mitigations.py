@@ -36,6 +36,7 @@ from clipmem_core.dashboard.plain import (
 from clipmem_core.dashboard.running import draw_task
 from clipmem_core.figures import MEMORIZATION, TEXT, UTILITY, means_figure, tradeoff_figure
 from clipmem_core.io import InputError
+from clipmem_core.scores.seeds import interval_text
 from clipmem_core.studies import lab
 from clipmem_core.studies import results as r
 from clipmem_core.studies.arm import BASELINE, Arm
@@ -122,7 +123,8 @@ def follow(audit: Audit, arm: Arm) -> None:
 
 def _follow_workers(audit: Audit, arm: Arm, seen: int) -> None:
     with _shown_errors():
-        lab.stay_open(audit, st.session_state[_SESSION])
+        session = st.session_state.setdefault(_SESSION, uuid.uuid4().hex)
+        lab.want(audit, session, [arm.name] if arm.overrides else [])
         workers = ensure_workers(audit)
         if fault := workers.fault:
             draw_fault("The training stopped.", fault)
@@ -197,9 +199,6 @@ def draw_lab(audit: Audit) -> None:
         except InputError as error:
             draw_fault("This setting cannot be trained.", error)
             return
-        if shares_process(audit.record.config):
-            session = st.session_state.setdefault(_SESSION, uuid.uuid4().hex)
-            lab.want(audit, session, [arm.name] if arm.overrides else [])
         chosen = arm.name if arm.name in titles else None
         compared = r.differences(lab.lab_table(audit, [*titles, BASELINE]))
         if chosen:
@@ -317,8 +316,7 @@ def points_of(
 
 
 def _interval(row: Mapping[Any, Any]) -> str:
-    ends = f" [{row['low']:+z.3f}, {row['high']:+z.3f}]" if pd.notna(row["low"]) else ""
-    return f"{row['difference']:+z.3f}{ends}".replace("-", "−")
+    return interval_text(row["difference"], row["low"], row["high"], "+z.3f")
 
 
 def _draw_table(

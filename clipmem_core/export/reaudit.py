@@ -31,7 +31,7 @@ from clipmem_core.io import InputError, read_json
 from clipmem_core.review.decisions import open_review
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.membership import Membership, MemberSides, replicate_clipmem, side_means
-from clipmem_core.scores.seeds import MIN_REPLICATES, crossed_mean, paired_difference
+from clipmem_core.scores.seeds import MIN_REPLICATES, crossed_mean, interval_text, paired_difference
 
 MIN_EXTERNAL = 10  # external pairs of both audits, below which nothing is measured
 
@@ -109,12 +109,7 @@ def compare_with_reaudit(audit: Audit, reaudit: Audit, screen: Screen) -> Reaudi
         scored=int(np.isin(membership.group, c.TARGET_GROUPS).sum()),
         trained_less=float(1 - second.trained.sum() / first.trained.sum()),
         retrieval=MeanChange(
-            float(hits_then.mean()),
-            float(hits_now.mean()),
-            retrieval.mean,
-            retrieval.low,
-            retrieval.high,
-            retrieval.over,
+            float(hits_then.mean()), float(hits_now.mean()), *dataclasses.astuple(retrieval)
         ),
         clipmem=_clipmem(then, now, membership, reaudit),
         auroc=_auroc(then, now, membership),
@@ -174,23 +169,16 @@ def _clipmem(
         float((a - b).mean())
         for a, b in (side_means(list(each), inside) for each in (before, after))
     )
-    paper = record.protocol == "paper"
     change = after - before
-    values = (
-        replicate_clipmem(list(change), sides.replicates, inside)
-        if paper
-        else weighted(change, inside)
-    )
-    difference = crossed_mean(values)
-    over = difference.over.replace("members", "seeds") if paper else difference.over
+    if record.protocol == "paper":
+        difference = crossed_mean(replicate_clipmem(list(change), sides.replicates, inside))
+        over = difference.over.replace("members", "seeds")
+    else:  # weighted so that the mean is the mean of in minus out
+        n_in = inside.sum(axis=0)
+        weighted = np.where(inside, change / n_in, -change / (len(change) - n_in))
+        difference = crossed_mean(len(change) * weighted)
+        over = difference.over
     return MeanChange(then, now, difference.mean, difference.low, difference.high, over)
-
-
-def weighted(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Return values weighted so that their mean is the mean of in minus out, [n_members, n_pairs]
-    each."""
-    n_in = inside.sum(axis=0)
-    return len(values) * np.where(inside, values / n_in, -values / (len(values) - n_in))
 
 
 def _auroc(before: np.ndarray, after: np.ndarray, membership: Membership) -> MeanChange | None:
@@ -367,8 +355,7 @@ def _from_to(change: MeanChange) -> str:
 
 
 def _change(change: MeanChange) -> str:
-    interval = "" if change.low is None else f" [{change.low:+.3f}, {change.high:+.3f}]"
-    return f"{change.difference:+.3f}{interval}".replace("-", "−")
+    return interval_text(change.difference, change.low, change.high, "+.3f")
 
 
 def _significance(change: MeanChange) -> str:

@@ -98,7 +98,7 @@ from clipmem_core.scores.registry import (
     SECOND_ROUND,
 )
 from clipmem_core.scores.words import WORD_PATTERN, group_starts, mean_ratio
-from clipmem_core.studies.benchmark_results import Benchmark, Injection, benchmark_of
+from clipmem_core.studies.benchmark_results import Benchmark, Injection
 from clipmem_core.studies.results import check_same
 from clipmem_core.training.model import mean_by_pair
 from clipmem_core.training.names import TRAJECTORY
@@ -130,7 +130,7 @@ def run_benchmark(
     The first injection has the config's seed. By default all `kinds` and `shares` run, in processes
     of this machine.
     """
-    benchmark = benchmark_of(name)
+    benchmark = Benchmark.of(name)
     _check_request(injections, kinds, shares, config)
     config = settings.resolve(dataclasses.replace(config, threads=config.threads or 1))
     with acquire_lock(benchmark.folder, what="benchmark"):

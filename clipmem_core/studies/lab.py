@@ -345,24 +345,16 @@ def clipmem_by_pair(audit: Audit, arm: str, members: Sequence[str]) -> np.ndarra
     return np.where(membership.group != c.EXTERNAL, mean_in - mean_out, np.nan)
 
 
-def _wanted(audit: Audit, session: str) -> Path:
-    return audit.folder / MITIGATIONS / WANTED / f"{session}.json"
-
-
 def want(audit: Audit, session: str, arms: Sequence[str]) -> None:
-    """Report that a page is open and wants some arms trained."""
-    path = _wanted(audit, session)
+    """Report that a page is open, again every few seconds, and wants some arms trained."""
+    path = audit.folder / MITIGATIONS / WANTED / f"{session}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.is_file() or json.loads(path.read_text())["arms"] != list(arms):
-        write_json(path, {"arms": list(arms), "since": time.time()})
-    stay_open(audit, session)
-
-
-def stay_open(audit: Audit, session: str) -> None:
-    """Report that a page is still open."""
     # A worker deletes the file of a page that was silent for long
     with contextlib.suppress(FileNotFoundError):
-        os.utime(_wanted(audit, session))
+        os.utime(path)
+        if json.loads(path.read_text())["arms"] == list(arms):
+            return
+    write_json(path, {"arms": list(arms), "since": time.time()})
 
 
 def wanted_arms(audit: Audit) -> list[str] | None:

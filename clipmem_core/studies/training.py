@@ -74,7 +74,7 @@ from clipmem_core.studies.arm import (
     without_idle,
 )
 from clipmem_core.studies.lab import NO_RANKING, begin
-from clipmem_core.studies.results import STUDY, StudyFolder, check_same, study_folder
+from clipmem_core.studies.results import STUDY, StudyFolder, check_same
 from clipmem_core.training.names import CHECKPOINT, LOG, TRAJECTORY
 
 _EMBEDDINGS = ".embeddings"  # of a member until its couple is measured
@@ -343,7 +343,7 @@ def run_study(
     fingerprint and its pairs.
     """
     plan = find_study(study)
-    folder = study_folder(name)
+    folder = StudyFolder.of(name)
     if splits < 1:
         raise InputError(f"--splits must be at least 1, not {splits}: intervals need 3")
     with acquire_lock(folder.folder, what="study"):
