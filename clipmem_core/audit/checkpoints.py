@@ -1,7 +1,7 @@
 """Scores checkpoints that somebody else trained."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,50 +57,28 @@ def score_checkpoints(
         folds=len(replicates[0]) if protocol == "ensemble" else config.folds,
         halves=False,  # the file lists the training pairs
     )
+    config = settings.resolve(config)
     with store.acquire_lock(audit.folder, what="audit"):
         is_new = not audit.begun
-        _begin(audit, source, config, files, screen, table)
+        if is_new:
+            model = build_member(config, settings.towers_of(config), seed=config.seed)
+            for file in files.values():  # refuses a broken one before a picture is read
+                load_weights(model, file)
+            screen.say(f"reading {source}")
+            data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
+            pairs = data_set.pairs
+            drawn = align_membership(table, names, pairs)
+            screen.say(counts(data_set, drawn))
+            write_audit(audit, source, config, data_set, pairs, drawn, checkpoints=files)
+        else:
+            check_same(audit, source, config)
+            for member, file in files.items():
+                if audit.member_record(member).checkpoint_sha256 != store.file_sha256(file):
+                    raise InputError(
+                        f"{audit.name!r} was made from other checkpoints: choose another --name"
+                    )
         finish_audit(Run(audit, screen), is_new=is_new)
     return audit
-
-
-def _begin(
-    audit: Audit,
-    source: str,
-    config: AuditConfig,
-    files: Mapping[str, Path],
-    screen: Screen,
-    table: pd.DataFrame,
-) -> None:
-    """Write the first files of an audit of checkpoints, or refuse one with other files or
-    settings."""
-    config = settings.resolve(config)
-    if audit.begun:
-        check_same(audit, source, config)
-        hashes = {
-            name: audit.member_record(name).checkpoint_sha256 for name in audit.record.members
-        }
-        if hashes != {name: store.file_sha256(path) for name, path in files.items()}:
-            raise InputError(
-                f"{audit.name!r} was made from other checkpoints: choose another --name"
-            )
-        return
-    model = build_member(config, settings.towers_of(config), seed=config.seed)
-    for file in files.values():  # refuses a broken one before a picture is read
-        load_weights(model, file)
-    screen.say(f"reading {source}")
-    data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
-    membership = align_membership(table, list(files), data_set.pairs)
-    screen.say(counts(data_set, membership))
-    write_audit(
-        audit,
-        source,
-        config,
-        data_set,
-        data_set.pairs,
-        membership,
-        checkpoints=files,
-    )
 
 
 def read_membership(path: Path) -> pd.DataFrame:

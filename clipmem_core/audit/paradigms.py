@@ -5,8 +5,7 @@ their order, views, optimiser, schedule, the encoder's first weights and the num
 are the same.
 """
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +29,8 @@ from clipmem_core.audit.member import (
     view_maker,
 )
 from clipmem_core.audit.pipeline import Screen, ensure_pixels
-from clipmem_core.audit.setup import MAY_DIFFER
 from clipmem_core.audit.status import MemberProgress, last_line
 from clipmem_core.audit.store import Audit
-from clipmem_core.config import as_dict, fingerprint
 from clipmem_core.io import InputError, read_json, replacing
 from clipmem_core.scores.utility import linear_probe
 from clipmem_core.training.model import Model, autocast, image_blocks
@@ -147,7 +144,7 @@ def plan_runs(audit: Audit, seed: int, epochs: int) -> list[ParadigmRun]:
     config_seed = record.config.seed + seed
     names = [name for name, value in record.seeds.items() if value == config_seed]
     run = open_member(audit.folder, (names or record.members)[0])
-    config = dataclasses.replace(run.config, epochs=epochs or run.config.epochs)
+    config = replace(run.config, epochs=epochs or run.config.epochs)
     labels = pd.Categorical(run.pairs[c.LABEL].astype("string")).codes.astype(np.int64)
     rows = run.data.rows
     labelled = rows[labels[rows] >= 0]
@@ -157,7 +154,7 @@ def plan_runs(audit: Audit, seed: int, epochs: int) -> list[ParadigmRun]:
         rows = labelled
     if config.crop_scale < 1:
         possible.append(t.SELF_SUPERVISED)
-    run = dataclasses.replace(run, config=config, data=dataclasses.replace(run.data, rows=rows))
+    run = replace(run, config=config, data=replace(run.data, rows=rows))
     folder = t.paradigms_folder(audit) / RUNS
     return [
         ParadigmRun(name, config_seed, run, labels, folder / f"{name}-{config_seed}")
@@ -256,12 +253,8 @@ def run_paradigms(audit: Audit, *, seeds: int = 3, epochs: int = 0, screen: Scre
     folder = t.paradigms_folder(audit)
     torch.set_num_threads(record.threads)  # as the members had
     folder.mkdir(parents=True, exist_ok=True)
-    fixed = {
-        key: value
-        for key, value in as_dict(record.config).items()
-        if key not in (*MAY_DIFFER, "epochs")
-    }
-    key = fingerprint([fixed, record.dataset_fingerprint, epochs or record.config.epochs])
+    # That of the first member stays if members are added
+    key = [audit.member_record(record.members[0]).fingerprint, epochs or record.config.epochs]
     settings_file = folder / _SETTINGS
     with store.acquire_lock(folder, what="comparison"):
         if not settings_file.is_file():

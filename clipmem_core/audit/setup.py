@@ -207,7 +207,7 @@ def grow(audit: Audit, config: AuditConfig) -> int:
             f"audit {audit.name!r} has the members of audit {record.reaudit_of!r}: use another "
             "--name"
         )
-    _check_trains(audit)
+    check_trains(audit)
     rounds = "2" if config.rounds == "2" else record.config.rounds
     config = dataclasses.replace(config, threads=record.threads, rounds=rounds)
     membership = draw_membership(store.read_prepared(audit.folder).clusters, config)
@@ -230,7 +230,7 @@ def add_round(audit: Audit, config: AuditConfig) -> bool:
     record = audit.record
     if config.rounds != "2" or record.config.rounds == "2":
         return False
-    _check_trains(audit)
+    check_trains(audit)
     _change(
         audit,
         dataclasses.replace(
@@ -240,10 +240,12 @@ def add_round(audit: Audit, config: AuditConfig) -> bool:
     return True
 
 
-def _check_trains(audit: Audit) -> None:
+def check_trains(audit: Audit) -> None:
+    """Refuse an audit of existing checkpoints."""
     if audit.scores_checkpoints:
         raise InputError(
-            f"audit {audit.name!r} scores existing checkpoints and cannot train: use another --name"
+            f"audit {audit.name!r} scores existing checkpoints and cannot train: use an audit "
+            "that trains"
         )
 
 

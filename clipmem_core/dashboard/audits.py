@@ -1,9 +1,9 @@
 """The page Audits: the list with its actions, and the form that checks and starts an audit."""
 
-import dataclasses
 import itertools
 import re
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import fields, replace
 from datetime import datetime
 from typing import Any
 
@@ -36,7 +36,13 @@ from clipmem_core.config import (
     preset_config,
 )
 from clipmem_core.dashboard.page import AUDIT, draw_set, read_audit, store_choice
-from clipmem_core.dashboard.plain import draw_fault, explained_errors, in_a_row, show_strong
+from clipmem_core.dashboard.plain import (
+    draw_fault,
+    draw_table,
+    explained_errors,
+    in_a_row,
+    show_strong,
+)
 from clipmem_core.dashboard.running import draw_progress
 from clipmem_core.dataset.source import DRAWN, check_source, lacks_captions
 from clipmem_core.export.cleaned import CLEANED
@@ -84,11 +90,11 @@ _PATH = "new-path"
 def draw_list() -> None:
     """Draw all audits, and the progress and actions of the selected one."""
     if message := st.session_state.pop(_MESSAGE, ""):
-        st.success(message, icon=":material/check:")
+        st.success(message)
     states = list_states()
     _watch([(state.audit.name, state.word) for state in states])
     if not states:
-        st.info("No audit yet. Start one above.", icon=":material/science:")
+        st.info("No audit yet. Start one above.")
         return
     selected = _draw_table(states)
     if selected is None:
@@ -189,14 +195,14 @@ def draw_request() -> Request:
             "Protocol", FIELDS["protocol"].choices, AuditConfig.protocol, help=meaning(PROTOCOL)
         )
     st.caption(_PRESET_HELP[preset])
-    defaults = dataclasses.replace(preset_config(preset), protocol=protocol)
-    defaults = dataclasses.replace(defaults, **_draw_towers(defaults))
+    defaults = replace(preset_config(preset), protocol=protocol)
+    defaults = replace(defaults, **_draw_towers(defaults))
     with st.grid(**_GRID) as grid:
         repetitions = "seeds" if protocol == "paper" else "members"
         values = _draw_fields(grid, [repetitions, *_MAIN], defaults)
         if source == DRAWN:
             options |= _draw_fields(grid, ["scenes_pairs"], SourceOptions())
-    with st.expander("Further settings", icon=":material/tune:"):
+    with st.expander("Further settings"):
         unavailable = ineffective_fields(defaults)
         omitted = {*_MAIN, *_DRAWN_ABOVE, *unavailable, *options}
         if not defaults.lock_image:
@@ -211,7 +217,7 @@ def draw_request() -> Request:
                     f"Not available, as the {side} tower is locked and {effect}: "
                     f"{', '.join(labels)}."
                 )
-    config = dataclasses.replace(defaults, **values, source=SourceOptions(**options))
+    config = replace(defaults, **values, source=SourceOptions(**options))
     proposed = free_name(audit_name(source, config), taken=is_taken)
     typed = st.text_input(
         "Name", key="new-name", placeholder=proposed, help="The audit's folder.", **_PERSIST
@@ -340,11 +346,11 @@ def _draw_counts(counts: dict[str, Any]) -> None:
     if counts["reasons"]:
         reasons = pd.DataFrame(counts["reasons"], columns=["rows", "reason", "example"])
         alt = "The most frequent reasons why rows cannot be used"
-        st.dataframe(reasons, hide_index=True, alt=alt)
+        draw_table(reasons, alt=alt)
         rows = pd.DataFrame(counts["rows_in_quarantine"], columns=["row", "reason"])
         label = f"The first {len(rows):,} rows that cannot be used"
-        with st.expander(label, icon=":material/inventory_2:"):
-            st.dataframe(rows, hide_index=True, alt="Rows that cannot be used, and why")
+        with st.expander(label):
+            draw_table(rows, alt="Rows that cannot be used, and why")
 
 
 def _allowed(request: Request) -> bool:
@@ -400,7 +406,7 @@ def _draw_fields(
 def _further_fields(kind: type, omitted: Collection[str]) -> list[str]:
     return [
         field.name
-        for field in dataclasses.fields(kind)
+        for field in fields(kind)
         if field.name not in omitted and isinstance(field.default, (bool, int, float, str))
     ]
 

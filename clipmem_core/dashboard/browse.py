@@ -28,9 +28,9 @@ from clipmem_core.dashboard.page import (
     SIZE,
     choose_listed,
     choose_segment,
+    draw_link,
     draw_pages,
     draw_set,
-    link,
     peek_selection,
     read_choice,
     read_page,
@@ -39,6 +39,7 @@ from clipmem_core.dashboard.page import (
 )
 from clipmem_core.dashboard.plain import (
     draw_fault,
+    draw_table,
     in_a_row,
     pairs_in_words,
     read_uncertainty,
@@ -348,15 +349,14 @@ def draw_gallery(audit: Audit, selection: Selection, *, actions: DeltaGenerator)
     except InputError as error:
         if not selection.searched:
             raise
-        draw_fault("This search failed.", error, icon=":material/search_off:")
+        draw_fault("This search failed.", error)
         st.stop()
     if count == 0:
         _draw_nothing(audit, selection)
         return
     with actions:
         _draw_bulk(audit, selection, count)
-        icon = ":material/rate_review:"
-        st.page_link(REVIEW, label="Start review", icon=icon, query_params=link(audit, selection))
+        draw_link(REVIEW, "Start review", ":material/rate_review:", audit, selection)
     size = int(read_choice(SIZE, PAGE_SIZES, DEFAULT_SIZE))
     page, pages = read_page(count, size)
     shown = cards(audit, find_rows(audit, selection, page=page, size=size), selection)
@@ -404,9 +404,9 @@ def _draw_nothing(audit: Audit, selection: Selection) -> None:
     if selection.order in BY_NAME and score_span(audit, selection.order) is None:
         absent = BY_NAME[selection.order].absent
         reason = absent or "is missing in this audit: sort by another score."
-        st.info(f"{words(selection.order)} {reason}", icon=":material/info:")
+        st.info(f"{words(selection.order)} {reason}")
         return
-    st.info("No pair fits all of these conditions.", icon=":material/search_off:")
+    st.info("No pair fits all of these conditions.")
     rests = [(f"without “{text}”", rest) for text, rest in conditions(selection)]
     if selection.order != MATCH:
         rests.append(("sorted by memorization", replace(selection, order=c.CLIPMEM)))
@@ -482,9 +482,9 @@ def _edit_dialog(audit: Audit, selection: Selection) -> None:
         st.caption(f"Unchanged, as marked for removal: {pairs_in_words(changes.removed)}.")
     if changes.edits:
         table = pd.DataFrame(changes.captions, columns=["pair", "before", "after"])
-        st.dataframe(table, hide_index=True, height=300, alt="Captions before and after the change")
+        draw_table(table, alt="Captions before and after the change")
     else:
-        st.info("No caption changes.", icon=":material/search_off:")
+        st.info("No caption changes.")
     label = f"Change {len(changes.captions):,} captions of {pairs_in_words(len(changes.edits))}"
     if st.button(
         label,

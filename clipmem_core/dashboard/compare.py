@@ -16,6 +16,7 @@ from clipmem_core.dashboard.page import PAGE, choose_listed, draw_pages, read_au
 from clipmem_core.dashboard.plain import (
     ZOOMABLE,
     draw_figure,
+    draw_table,
     explained_errors,
     format_difference,
     format_score,
@@ -68,7 +69,7 @@ def draw_choice() -> tuple[Audit, Audit, str]:
     }
     for name in (st.query_params.get(ONE), st.query_params.get(OTHER)):
         if name and name not in audits:
-            st.warning("There is no finished audit of this name.", icon=":material/search_off:")
+            st.warning("There is no finished audit of this name.")
             show_text(f"requested: {name}", limit=120)
     if len(audits) < 2:
         _draw_none()
@@ -101,9 +102,7 @@ def _choose(
 
 def _draw_none() -> NoReturn:
     """Say that there is nothing to compare and what to do; ends the page."""
-    st.info(
-        "A comparison needs two finished audits of one data set.", icon=":material/compare_arrows:"
-    )
+    st.info("A comparison needs two finished audits of one data set.")
     st.markdown(
         "Audit a data set again with another seed or settings, or audit its export: pairs keep "
         "their ids."
@@ -152,7 +151,6 @@ def draw_settings(one: Audit, other: Audit, comparison: Comparison) -> None:
     if comparison.warnings:
         st.warning(
             "These audits ran with different settings: compare ranks, not scores.",
-            icon=":material/warning:",
         )
         for line in comparison.warnings:
             show_text(line, limit=500)
@@ -165,8 +163,8 @@ def draw_settings(one: Audit, other: Audit, comparison: Comparison) -> None:
     if table.empty:
         st.caption("Both have the same settings.")
         return
-    with st.expander(f"Settings that differ: {len(table)}", icon=":material/tune:"):
-        st.dataframe(table, hide_index=True, placeholder="", alt="Settings that differ")
+    with st.expander(f"Settings that differ: {len(table)}"):
+        draw_table(table, alt="Settings that differ")
 
 
 def same_data_set(one: Audit, other: Audit) -> bool:
@@ -189,7 +187,7 @@ def draw_points(one: Audit, other: Audit, comparison: Comparison) -> None:
     points = comparison.points
     if points.empty:
         missing = "No pair has this score in both audits: choose another score."
-        st.info(missing, icon=":material/info:")
+        st.info(missing)
         return
     scored = comparison.n_scored
     sample = f"A random sample of {len(points):,} of {scored:,} pairs. "
@@ -245,7 +243,6 @@ def draw_findings(audit: Audit) -> None:
             "No injected error, no benchmark: compare detectors with each other. A benchmark "
             "injects errors of every kind into copies of the data set, and measures every detector "
             "on them.",
-            icon=":material/quiz:",
         )
         source = shlex.quote(audit.record.source)
         show_command(f"python -m clipmem_core benchmark {source} --name {audit.name}")
@@ -258,7 +255,6 @@ def draw_findings(audit: Audit) -> None:
         if findings is None:
             st.info(
                 "The first run of this benchmark is not finished yet.",
-                icon=":material/hourglass_empty:",
             )
             return
         _draw_table(findings)
@@ -268,14 +264,9 @@ def draw_findings(audit: Audit) -> None:
 def _draw_table(findings: Findings) -> None:
     if findings.note:
         st.caption(findings.note)
-    measures = [name for name in b.SHORT if (findings.table[b.MEASURE] == name).any()]
-    measure = choose_listed(
-        "Measure",
-        measures,
-        parameter="measure",
-        width=240,
-        format_func=b.SHORT.__getitem__,
-    )
+    measured = set(findings.table[b.MEASURE])
+    measures = {name: text for name, text in b.SHORT.items() if name in measured}
+    measure = choose_listed("Measure", measures, parameter="measure", width=240)
     rows = findings.table[findings.table[b.MEASURE] == measure]
     rows = rows.assign(
         detector=rows[b.DETECTOR].map(words),
@@ -312,19 +303,14 @@ def _cell_text(row: dict[Any, Any]) -> str:
 
 
 def _draw_curves(curves: pd.DataFrame) -> None:
-    groups = {
-        f"{kind}-{share:g}": (_error_name(kind, share), rows)
-        for (kind, share), rows in curves.groupby([b.KIND, b.SHARE], sort=False)
-    }
-    chosen = choose_listed(
-        "Error",
-        list(groups),
-        parameter="mistake",
-        width=420,
-        format_func=lambda error: groups[error][0],
-    )
-    name, rows = groups[chosen]
-    alt = f"Precision of each detector against the number of pairs reviewed: {name}"
+    names = {}
+    groups = {}
+    for (kind, share), rows in curves.groupby([b.KIND, b.SHARE], sort=False):
+        names[f"{kind}-{share:g}"] = _error_name(kind, share)
+        groups[f"{kind}-{share:g}"] = rows
+    chosen = choose_listed("Error", names, parameter="mistake", width=420)
+    rows = groups[chosen]
+    alt = f"Precision of each detector against the number of pairs reviewed: {names[chosen]}"
     figure = precision_figure(rows, share=rows[b.SHARE].iloc[0])
     draw_figure(figure, key="detectors-curves", alt=alt)
     st.caption("Dotted: a random order. Click a name to hide its line.")

@@ -17,7 +17,7 @@ import streamlit as st
 from clipmem_core.audit.check_table import stored_checks
 from clipmem_core.audit.store import Audit
 from clipmem_core.columns import REVIEW_PLACE
-from clipmem_core.dashboard.page import BROWSE, link
+from clipmem_core.dashboard.page import BROWSE, draw_link, link
 from clipmem_core.dashboard.plain import (
     in_a_row,
     in_one_line,
@@ -143,12 +143,8 @@ def draw_wrong(audit: Audit) -> None:
         show(line)
     with in_a_row():
         if score_span(audit, REVIEW_PLACE):
-            st.page_link(
-                REVIEW,
-                label=_NEXT_LABEL,
-                icon=":material/playlist_add_check:",
-                query_params=link(audit, Selection(order=REVIEW_PLACE, decision=UNDECIDED)),
-            )
+            suspicious = Selection(order=REVIEW_PLACE, decision=UNDECIDED)
+            draw_link(REVIEW, _NEXT_LABEL, ":material/playlist_add_check:", audit, suspicious)
             st.page_link(
                 REVIEW,
                 label=f"Check {NEXT} at random",
@@ -157,12 +153,8 @@ def draw_wrong(audit: Audit) -> None:
                 help=review_progress(audit).certificate.outlook,
             )
         if count := stored_checks(audit) and check_counts(audit)[_REPEATED]:
-            st.page_link(
-                BROWSE,
-                label=f"Same caption on many pictures: {pairs_in_words(count)}",
-                icon=":material/notes:",
-                query_params=link(audit, Selection(check=_REPEATED)),
-            )
-    with st.expander("How this is estimated", icon=":material/help_center:"):
+            label = f"Same caption on many pictures: {pairs_in_words(count)}"
+            draw_link(BROWSE, label, ":material/notes:", audit, Selection(check=_REPEATED))
+    with st.expander("How this is estimated"):
         show_text(meaning(P_WRONG))
         show_text(_ESTIMATED)

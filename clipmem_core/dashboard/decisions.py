@@ -23,6 +23,7 @@ from clipmem_core.dashboard.page import (
     PAIR_PAGE,
     choose_listed,
     choose_segment,
+    draw_link,
     draw_pages,
     link,
     read_page,
@@ -114,10 +115,8 @@ def draw_decisions(audit: Audit) -> None:
     with st.spinner("Reading the decisions…"):
         table = open_review(audit).table()
     if table.empty:
-        st.info("Nothing has been decided yet.", icon=":material/checklist:")
-        st.page_link(
-            BROWSE, label="Browse", icon=":material/grid_view:", query_params={"audit": audit.name}
-        )
+        st.info("Nothing has been decided yet.")
+        draw_link(BROWSE, "Browse", ":material/grid_view:", audit, Selection())
         return
     choices = table["decision"].fillna(_OTHER)
     counts = choices.value_counts()
@@ -131,12 +130,7 @@ def draw_decisions(audit: Audit) -> None:
     page, pages = read_page(len(shown), _PAIRS_SHOWN)
     with in_a_row(horizontal_alignment="distribute"):
         if choice != _OTHER:  # Browse cannot filter by these
-            st.page_link(
-                BROWSE,
-                label="Browse these",
-                icon=":material/grid_view:",
-                query_params=link(audit, selection),
-            )
+            draw_link(BROWSE, "Browse these", ":material/grid_view:", audit, selection)
         draw_pages(page, pages)
     if shown.empty:
         st.caption("No pair has this decision.")
@@ -224,7 +218,7 @@ def draw_history(audit: Audit) -> None:
     count = review.count_events()
     if count == 0:
         empty = "Nothing has been decided yet, so there is nothing to undo."
-        st.info(empty, icon=":material/history:")
+        st.info(empty)
         return
     page, pages = read_page(count, _EVENTS_SHOWN, parameter=_HISTORY_PAGE)
     st.caption("Full history; undo is recorded too. Newer decisions are kept.")
@@ -266,7 +260,7 @@ def _draw_event(audit: Audit, event: dict[Any, Any]) -> None:
 
 
 def _draw_link(audit: Audit, pair_id: str) -> None:
-    st.page_link(PAIR_PAGE, label="Open", query_params=link(audit, Selection(), pair=pair_id))
+    draw_link(PAIR_PAGE, "Open", None, audit, Selection(), pair=pair_id)
 
 
 def draw_checks(audit: Audit) -> None:
@@ -278,12 +272,10 @@ def draw_checks(audit: Audit) -> None:
         if count:
             check = CHECKS[name]
             left, right = st.columns([3, 5], vertical_alignment="center")
-            left.page_link(
-                BROWSE,
-                label=f"{check.label}: **{count:,}**",
-                icon=":material/image:" if check.of == "pictures" else ":material/notes:",
-                query_params=link(audit, Selection(check=name)),
-            )
+            icon = ":material/image:" if check.of == "pictures" else ":material/notes:"
+            label = f"{check.label}: **{count:,}**"
+            with left:
+                draw_link(BROWSE, label, icon, audit, Selection(check=name))
             right.caption(f"{check.help} {check.advice}")
     for sentence, value in (("Nothing found", 0), ("Not available in this audit", None)):
         names = [CHECKS[name].label.lower() for name, count in counts.items() if count == value]
@@ -444,7 +436,7 @@ def draw_reaudits(audit: Audit) -> None:
             ":material/update: There are newer decisions than this audit: re-audit to include them."
         )
     _draw_second(audit, name)
-    with st.expander("Re-audit with current decisions", icon=":material/autorenew:"):
+    with st.expander("Re-audit with current decisions"):
         _draw_start(audit)
 
 

@@ -136,7 +136,7 @@ def draw_score_map(audit: Audit) -> None:
     with explained_errors():
         points, density, count, corners = load_score_map(audit)
         if count == 0:
-            st.info("No pair has both similarity out and clipmem.", icon=":material/info:")
+            st.info("No pair has both similarity out and clipmem.")
             return
         colour_by = GROUP
         if points[INJECTED].notna().any():
@@ -175,10 +175,9 @@ def draw_choices(audit: Audit) -> tuple[str, str]:
         member = choose_listed("Model", list(audit.record.members), parameter="member", width=180)
         side = choose_listed(
             "Embeddings of",
-            list(_SIDES),
+            _SIDES,
             parameter="side",
             width=180,
-            format_func=_SIDES.__getitem__,
         )
         colour = choose_listed("Colour", colours, parameter="colour", width=180, format_func=words)
     return f"{member}.{side}", colour

@@ -3,10 +3,8 @@ its results."""
 
 import functools
 import subprocess
-import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +41,9 @@ from clipmem_core.studies.arm import BASELINE, Arm
 
 # Key in the session of the name by which its page is known to the workers
 _SESSION = "mitigation-session"
-# Seconds: while a setting trains, and while nothing does; until workers that ended start again
+# Seconds: while a setting trains, and while nothing does
 _POLL = 0.4
 _HEARTBEAT = 10.0
-_RESTART_AFTER = 60.0
 _PAIRS_SHOWN = 12  # of those that changed
 _PERCENT = (r.CLIPMEM_NET, lab.RETRIEVAL)
 _HELP = {
@@ -65,45 +62,38 @@ _HELP = {
 _shown_errors = functools.partial(explained_errors, "This part of the page", ends=False)
 
 
-@dataclass
-class Workers:
-    """The processes that train heads for the open pages of an audit; they end with this server."""
-
-    started: float = 0.0
-    # by the file that each writes its errors to
-    processes: dict[Path, "subprocess.Popen[bytes]"] = field(default_factory=dict)
-
-    @property
-    def fault(self) -> str:
-        """The last line of a worker that failed."""
-        for path, process in self.processes.items():
-            if process.poll():
-                lines = path.read_text(errors="replace").strip().splitlines()
-                return lines[-1] if lines else "it was killed"
-        return ""
+# Processes that train heads for the open pages of an audit, by the file of their errors
+Workers = dict[Path, "subprocess.Popen[bytes]"]
 
 
 @st.cache_resource(show_spinner=False)
 def _workers_of(folder: Path) -> Workers:
-    return Workers()
+    """Return the workers of an audit's folder, which end with this server."""
+    return {}
 
 
 def ensure_workers(audit: Audit) -> Workers:
-    """Start the workers of an audit unless they run or failed a moment ago."""
+    """Start the workers of an audit unless they run or failed."""
     workers = _workers_of(audit.folder)
-    if any(process.poll() is None for process in workers.processes.values()) or workers.fault:
+    if _fault_of(workers) or any(process.poll() is None for process in workers.values()):
         return workers
-    if time.monotonic() - workers.started < _RESTART_AFTER and workers.processes:
-        return workers  # those of another server are at work
-    workers.started = time.monotonic()
-    workers.processes = {}
+    workers.clear()
     work = "clipmem_core.studies.training:serve"
     for number in range(side_by_side(audit.record.config)):
         folder = audit.folder / MITIGATIONS / f".worker-{number}"
         folder.mkdir(parents=True, exist_ok=True)
         task = Task((folder,), work, audit.folder, (str(number),), audit.record.threads)
-        workers.processes[folder / STDERR] = start(task)
+        workers[folder / STDERR] = start(task)
     return workers
+
+
+def _fault_of(workers: Workers) -> str:
+    """Return the last line of a worker that failed."""
+    for path, process in workers.items():
+        if process.poll():
+            lines = path.read_text(errors="replace").strip().splitlines()
+            return lines[-1] if lines else "it was killed"
+    return ""
 
 
 def _missing_members(audit: Audit, arm: str) -> int:
@@ -126,10 +116,10 @@ def _follow_workers(audit: Audit, arm: Arm, seen: int) -> None:
         session = st.session_state.setdefault(_SESSION, uuid.uuid4().hex)
         lab.want(audit, session, [arm.name] if arm.overrides else [])
         workers = ensure_workers(audit)
-        if fault := workers.fault:
+        if fault := _fault_of(workers):
             draw_fault("The training stopped.", fault)
             if st.button("Try again", key="mitigation-again", icon=":material/play_arrow:"):
-                workers.processes.clear()
+                workers.clear()
                 st.rerun()
             return
         _draw_members(audit, arm, seen)
@@ -283,10 +273,9 @@ def _draw_chart(
 def _choose_measure(label: str, names: Mapping[str, str], table: pd.DataFrame) -> str:
     return choose_listed(
         label,
-        [name for name in names if (table["measure"] == name).any()],
+        {name: text for name, text in names.items() if (table["measure"] == name).any()},
         parameter=label.lower(),
         width=250,
-        format_func=names.__getitem__,
     )
 
 

@@ -13,9 +13,17 @@ from clipmem_core.audit.verdict import BASIS, RELIABILITY, WHOLE_HEAD, uses, who
 from clipmem_core.dashboard.cards import CAPTION_LIMIT, STRIP_SIZE, draw_card_row
 from clipmem_core.dashboard.deciding import draw_notice, locked_session, undo
 from clipmem_core.dashboard.maps import draw_score_map
-from clipmem_core.dashboard.page import BROWSE, PAIR_PAGE, draw_pages, is_on_screen, link, read_page
+from clipmem_core.dashboard.page import (
+    BROWSE,
+    PAIR_PAGE,
+    draw_link,
+    draw_pages,
+    is_on_screen,
+    read_page,
+)
 from clipmem_core.dashboard.plain import (
     cut,
+    draw_table,
     explained_errors,
     in_a_row,
     pairs_in_words,
@@ -130,14 +138,13 @@ def _draw_incident(audit: Audit, state: Any) -> None:
                 on_click=undo,
                 args=(audit, card.decision.event if card.decision else 0),
             )
-        parameters = link(audit, selection)
-        st.page_link(BROWSE, label="Browse", icon=":material/grid_view:", query_params=parameters)
+        draw_link(BROWSE, "Browse", ":material/grid_view:", audit, selection)
         lost = pairs[pairs["undecided"] & (pairs["from_row"] < 0)]
         if state.repairs and len(lost):
             st.markdown(f"Captions lost: {pairs_in_words(len(lost))}", width="content")
             for card in cards(audit, lost["row"][:_LOST].tolist()):
-                parameters = link(audit, selection, pair=card.pair_id)
-                st.page_link(PAIR_PAGE, label=f"{card.row + 1:,}", icon="", query_params=parameters)
+                label = f"{card.row + 1:,}"
+                draw_link(PAIR_PAGE, label, "", audit, selection, pair=card.pair_id)
 
 
 def _draw_changes(audit: Audit, pairs: pd.DataFrame, selection: Selection) -> None:
@@ -165,7 +172,7 @@ def draw_verdict(verdict: dict[str, Any]) -> None:
     checks = verdict["checks"]
     show_strong(verdict["sentence"])
     failed = any(check["good"] is False for check in checks)
-    with st.expander("Checks", icon=":material/fact_check:", expanded=failed):
+    with st.expander("Checks", expanded=failed):
         for check in checks:
             with in_a_row(wrap=False):
                 st.markdown(ICONS[check["good"]], width="content")
@@ -180,7 +187,7 @@ def draw_sizes(audit: Audit, verdict: dict[str, Any]) -> None:
     record = audit.record
     quarantine = audit.quarantine
     rows = len(quarantine)
-    with st.expander("Which score to use", icon=":material/help_center:"):
+    with st.expander("Which score to use"):
         for score, use in uses(verdict).items():
             show_text(f"{score}: {use}")
     protocol = f"{glossary.meaning(glossary.PROTOCOL)} Here: {PROTOCOLS[record.protocol]}"
@@ -195,9 +202,9 @@ def draw_sizes(audit: Audit, verdict: dict[str, Any]) -> None:
             grid.metric(label, value, border=True, help=help_text)
     if rows:
         title = f"Quarantine: {rows:,} input rows and why"
-        with st.expander(title, icon=":material/inventory_2:"):
+        with st.expander(title):
             alt = "Quarantined input rows with their source, id and reason"
-            st.dataframe(quarantine.head(QUARANTINE_ROWS), hide_index=True, alt=alt)
+            draw_table(quarantine.head(QUARANTINE_ROWS), alt=alt)
             if rows > QUARANTINE_ROWS:
                 st.caption(
                     f"The first {QUARANTINE_ROWS:,}; quarantine.parquet in the audit's folder "
@@ -205,9 +212,9 @@ def draw_sizes(audit: Audit, verdict: dict[str, Any]) -> None:
                 )
     if estimates := whole_rows(verdict):
         title = f"Estimates for all {record.sampled_of:,} pairs"
-        with st.expander(title, icon=":material/query_stats:"):
+        with st.expander(title):
             table = pd.DataFrame(estimates, columns=list(WHOLE_HEAD))
-            _draw_table(table, alt="Estimates with their intervals")
+            draw_table(table, alt="Estimates with their intervals")
             show_text(BASIS)
 
 
@@ -239,7 +246,7 @@ def draw_groups(audit: Audit, verdict: dict[str, Any]) -> None:
     with right:
         st.subheader("Means", anchor=False)
         table = groups[["group", "n", "mean", "low", "high"]].dropna(axis=1, how="all")
-        _draw_table(table, alt="Mean clipmem of each group with its interval")
+        draw_table(table, alt="Mean clipmem of each group with its interval")
         kinds = list(filter(None, groups["kind"].unique()))
         if kinds:
             intervals = [f"mean ± 1 {kind}" if kind.startswith("SD") else kind for kind in kinds]
@@ -259,9 +266,9 @@ def draw_measures(verdict: dict[str, Any]) -> None:
                 grid.metric(label, f"{values[name]:.2f}", help=help_text)
     if attacks:
         measured, missing = o.attack_rows(attacks)
-        with st.expander("Membership attacks", icon=":material/policy:"):
+        with st.expander("Membership attacks"):
             st.caption(ATTACKS_HELP)
-            _draw_table(measured, alt="Success of each membership attack, with intervals")
+            draw_table(measured, alt="Success of each membership attack, with intervals")
             for reason in missing:
                 show_text(reason, limit=300)
 
@@ -296,14 +303,6 @@ def draw_tables(audit: Audit, verdict: dict[str, Any]) -> None:
     if utility.empty:
         st.caption("No utility was measured.")
     else:
-        _draw_table(utility, alt="Utility of the members, by metric")
-    with st.expander("Settings of this audit", icon=":material/settings:"):
+        draw_table(utility, alt="Utility of the members, by metric")
+    with st.expander("Settings of this audit"):
         st.json(audit.record.values | {"seconds": audit.seconds})
-
-
-def _draw_table(values: pd.DataFrame, *, alt: str) -> None:
-    """Draw a table: floats with three decimals, names with spaces for underscores."""
-    columns: dict[str, Any] = {name: name.replace("_", " ") for name in map(str, values.columns)}
-    for name in values.select_dtypes("float").columns:
-        columns[name] = st.column_config.NumberColumn(columns[name], format="%.3f")
-    st.dataframe(values, hide_index=True, column_config=columns, alt=alt)

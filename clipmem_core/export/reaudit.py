@@ -7,8 +7,7 @@ audit.
 <data>/audits/<name>/again.json the comparison
 """
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,9 +107,7 @@ def compare_with_reaudit(audit: Audit, reaudit: Audit, screen: Screen) -> Reaudi
         external_then=int((first.group == c.EXTERNAL).sum()),
         scored=int(np.isin(membership.group, c.TARGET_GROUPS).sum()),
         trained_less=float(1 - second.trained.sum() / first.trained.sum()),
-        retrieval=MeanChange(
-            float(hits_then.mean()), float(hits_now.mean()), *dataclasses.astuple(retrieval)
-        ),
+        retrieval=MeanChange(float(hits_then.mean()), float(hits_now.mean()), *astuple(retrieval)),
         clipmem=_clipmem(then, now, membership, reaudit),
         auroc=_auroc(then, now, membership),
         whole=(_mean_clipmem(audit), _mean_clipmem(reaudit)),
@@ -241,13 +238,11 @@ def reaudit(audit: Audit, name: str, screen: Screen) -> Audit:
         )
     extracted = beside(table, IMAGES).absolute()
     pictures = extracted if extracted.is_dir() else audit.record.pictures
-    config = dataclasses.replace(config, source=SourceOptions(image_folder=str(pictures)))
+    config = replace(config, source=SourceOptions(image_folder=str(pictures)))
     run_audit(str(table), config, name=name, screen=screen, reaudit_of=audit)
     if not (second.folder / COMPARISON).is_file():
         measured = compare_with_reaudit(audit, second, screen)
-        write_json(
-            second.folder / COMPARISON, {"measured": measured and dataclasses.asdict(measured)}
-        )
+        write_json(second.folder / COMPARISON, {"measured": measured and asdict(measured)})
     return second
 
 
@@ -268,10 +263,10 @@ def check_repeatable(audit: Audit) -> AuditConfig:
         )
     check_root(record.pictures)
     # the cleaned data set has only the sampled pairs
-    config = dataclasses.replace(config, sample=0)
+    config = replace(config, sample=0)
     if record.protocol == "paper":
         return config
-    return dataclasses.replace(config, members=len(record.members))
+    return replace(config, members=len(record.members))
 
 
 def is_outdated(audit: Audit, name: str) -> bool:

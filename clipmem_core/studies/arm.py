@@ -8,10 +8,9 @@ All arms are evaluated on that caption and on uncropped pictures, which every ar
 """
 
 import contextlib
-import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -183,7 +182,7 @@ def without_idle(arm: Arm, config: AuditConfig) -> Arm:
         for name, value in arm.overrides.items()
         if name not in idle and values.get(name) != value
     }
-    return dataclasses.replace(arm, overrides=overrides)
+    return replace(arm, overrides=overrides)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,11 +4,11 @@ An injection is an audit of pairs with injected errors, which is deleted once ea
 measured.
 """
 
-import dataclasses
 import functools
 import shutil
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,7 @@ def run_benchmark(
     """
     benchmark = Benchmark.of(name)
     _check_request(injections, kinds, shares, config)
-    config = settings.resolve(dataclasses.replace(config, threads=config.threads or 1))
+    config = settings.resolve(replace(config, threads=config.threads or 1))
     with acquire_lock(benchmark.folder, what="benchmark"):
         if benchmark.begun:
             check_same(benchmark, vars(benchmark.record), source, config)
@@ -142,51 +142,43 @@ def run_benchmark(
             data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
             membership = draw_membership(data_set.clusters, config)
             write_audit(benchmark, source, config, data_set, data_set.pairs, membership)
-        pending = [
-            injection
-            for injection in _requested(config.seed, injections, kinds, shares)
-            if not benchmark.result_file(injection).is_file()
-        ]
+        requested = []
+        for seed in range(config.seed, config.seed + injections):
+            for kind in kinds or ERROR_KINDS:
+                usual = ERROR_KINDS[kind].shares
+                chosen = shares if shares and len(usual) > 1 else usual
+                requested += [Injection(kind, share, seed) for share in chosen]
+        pending = [each for each in requested if not benchmark.result_file(each).is_file()]
         if pending:
             _run_pending(benchmark, pending, screen, executor)
     return benchmark
 
 
-def _requested(
-    first_seed: int, injections: int, kinds: Sequence[str], shares: Sequence[float]
-) -> list[Injection]:
-    requested = []
-    for seed in range(first_seed, first_seed + injections):
-        for kind in kinds or ERROR_KINDS:
-            usual = ERROR_KINDS[kind].shares
-            chosen = shares if shares and len(usual) > 1 else usual
-            requested += [Injection(kind, share, seed) for share in chosen]
-    return requested
-
-
 def _check_request(
     injections: int, kinds: Sequence[str], shares: Sequence[float], config: AuditConfig
 ) -> None:
-    if unknown := [kind for kind in kinds if kind not in ERROR_KINDS]:
-        raise InputError(
-            f"kind {unknown[0]!r} of error is unknown: choose from {', '.join(ERROR_KINDS)}"
-        )
-    if injections < 1:
-        raise InputError(f"--injections must be at least 1, not {injections}: intervals need 3")
-    if wrong := [share for share in shares if not 0 < share < 1]:
-        raise InputError(f"--shares must be above 0 and below 1, not {wrong[0]:g}")
-    if config.protocol != "ensemble":
-        raise InputError("a benchmark needs --protocol ensemble")
-    if config.features:
-        raise InputError("a benchmark embeds changed captions: it cannot use --features")
-    if config.inject_miscaptions:
-        raise InputError(
-            "a benchmark injects its own errors: use --kinds and --shares, not --inject-miscaptions"
-        )
-    if mitigating := switched_on(as_dict(config)):
-        raise InputError(
-            f"a benchmark trains members without mitigations: remove {', '.join(mitigating)}"
-        )
+    unknown = [kind for kind in kinds if kind not in ERROR_KINDS]
+    wrong = [f"{share:g}" for share in shares if not 0 < share < 1]
+    mitigating = ", ".join(switched_on(as_dict(config)))
+    for is_refused, why in (
+        (
+            unknown,
+            f"kind {''.join(unknown[:1])!r} of error is unknown: choose from "
+            f"{', '.join(ERROR_KINDS)}",
+        ),
+        (injections < 1, f"--injections must be at least 1, not {injections}: intervals need 3"),
+        (wrong, f"--shares must be above 0 and below 1, not {', '.join(wrong)}"),
+        (config.protocol != "ensemble", "a benchmark needs --protocol ensemble"),
+        (config.features, "a benchmark embeds changed captions: it cannot use --features"),
+        (
+            config.inject_miscaptions,
+            "a benchmark injects its own errors: use --kinds and --shares, not "
+            "--inject-miscaptions",
+        ),
+        (mitigating, f"a benchmark trains members without mitigations: remove {mitigating}"),
+    ):
+        if is_refused:
+            raise InputError(why)
 
 
 def _run_pending(
@@ -225,7 +217,7 @@ def _run_injection(benchmark: Benchmark, injection: Injection) -> None:
     or the reason if too few pairs are suitable."""
     result_file = benchmark.result_file(injection)
     record = benchmark.record
-    config = dataclasses.replace(record.config, seed=injection.seed)
+    config = replace(record.config, seed=injection.seed)
     prepared = read_prepared(benchmark.folder)
     membership = draw_membership(prepared.clusters, config)
     original = benchmark.pairs
@@ -242,7 +234,7 @@ def _run_injection(benchmark: Benchmark, injection: Injection) -> None:
     if not audit.begun:  # else a kill interrupted it
         # A copy shares near-duplicates and members with its original.
         source = picture_sources(original, pairs)
-        membership = dataclasses.replace(membership, trained=membership.trained[:, source])
+        membership = replace(membership, trained=membership.trained[:, source])
         pixels = Pixels(pixels_folder(benchmark), prepared.cache_rows[source], config.cache_size)
         nothing = pd.DataFrame()
         raw = RawPairs(record.pictures, record.format, len(pairs), pairs, nothing)

@@ -200,7 +200,7 @@ def show_benchmark(benchmark: Benchmark) -> None:
         first = next(result for result in results if (result[KIND], result[SHARE]) == (kind, share))
         counts = f"{first['injected']:,} of {first['judged']:,} pairs; {rows['n'].max()} injections"
         changed = f"of {first['changed']:,} changed captions, those in the first pairs"
-        headings = {  # by how the measures of a table begin
+        headings: dict[Any, str] = {  # by how the measures of a table begin
             tuple(METRICS): f"{ERROR_KINDS[str(kind)].label}, {share:.0%} ({counts})",
             "found": changed,
             ("caption", "sum", "word"): "single captions, by the kind of word, and the place of "
@@ -244,7 +244,7 @@ def _wide(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _intervals(cells: pd.DataFrame, style: str) -> pd.Series:
-    texts = [interval_text(*row, style) for row in cells.to_numpy()]
+    texts = [interval_text(mean, low, high, style) for mean, low, high in cells.to_numpy()]
     return pd.Series(texts, cells.index)
 
 

@@ -32,6 +32,7 @@ from filelock import FileLock
 from clipmem_core import columns as c
 from clipmem_core.audit.prepare import membership_of, sides_of
 from clipmem_core.audit.settings import check_config
+from clipmem_core.audit.setup import check_trains
 from clipmem_core.audit.status import member_progress
 from clipmem_core.audit.store import (
     MEMBERSHIP,
@@ -147,11 +148,7 @@ def begin(audit: Audit, arm: Arm) -> Arm:
     path = arm_folder(audit, arm.name) / SETTING
     if path.is_file():
         return arm
-    if audit.scores_checkpoints:
-        raise InputError(
-            f"audit {audit.name!r} scores existing checkpoints and cannot train: use an audit "
-            "that trains"
-        )
+    check_trains(audit)
     if len(record.members) < 2:
         raise InputError(
             f"audit {audit.name!r} has one member, and mitigations compare two: audit with more "

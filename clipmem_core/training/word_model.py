@@ -362,6 +362,11 @@ def word_blocks(
         )
 
 
+def count_words(words: Words, pairs: np.ndarray) -> int:
+    """Return the number of words of some pairs, int64 [n], at least 1."""
+    return max(1, int(np.diff(words.caption_start[words.pair_start])[pairs].sum()))
+
+
 def trained_share(words: Words) -> np.ndarray:
     """Return how often each predicted word is trained on where it occurs, [vocabulary_size]."""
     with np.errstate(divide="ignore"):
@@ -439,7 +444,7 @@ def fit(
     bias = np.log(np.maximum(words.frequency * share, 1e-9))
     bias[:2] = -1e4
     model.embedding.out.bias.data = torch.from_numpy(bias).float()
-    n_words = max(1, int(np.diff(words.caption_start[words.pair_start])[pairs].sum()))
+    n_words = count_words(words, pairs)
     per_epoch = -(-len(pairs) // PAIRS_PER_STEP)
     steps = max(1, round(per_epoch * np.clip(TRAINED / n_words, _FEWEST_EPOCHS, _MOST_EPOCHS)))
     optimizer = AdamW(model.parameters(), lr=_RATE, weight_decay=_DECAY, fused=True)
@@ -507,7 +512,7 @@ def predict(
     untrained[:2] = -torch.inf
     candidates = torch.arange(words.vocabulary_size)
     done = 0
-    n_words = max(1, int(np.diff(words.caption_start[words.pair_start])[pairs].sum()))
+    n_words = count_words(words, pairs)
     size = max(2 * PAIRS_PER_STEP, _PREDICTED * len(pairs) // n_words)
     for block in word_blocks(words, pictures, pairs, size=size):
         predicted = (block.words > 1) & (block.words < words.vocabulary_size)
