@@ -210,11 +210,7 @@ class RichScreen:
             ):
                 self.say(f"member {member.name}: {member.stage}")
             self.stages[member.name] = member.stage
-            if (
-                self.batch_size
-                and member.at_chance(self.batch_size)
-                and member.name not in self.warned
-            ):
+            if member.at_chance(self.batch_size) and member.name not in self.warned:
                 self.warned.add(member.name)
                 self.say(
                     f"warning: the loss of member {member.name} is at chance ({member.loss:.2f}): "

@@ -228,7 +228,12 @@ def draw_request() -> Request:
 def _draw_path() -> str:
     """Draw the field for a data set and buttons for those that need no typing; return its path or
     name."""
-    offered = _built_in_sources()
+    sets = [
+        str(path)
+        for path in sorted((data_folder() / SETS).glob("[!.]*"))
+        if not (path / CLEANED).is_file() and not re.fullmatch(rf"{DRAWN}-\d+-\d+", path.name)
+    ]
+    offered = [DRAWN, *sets]  # the synthetic set, and those in the data folder
     typed = st.text_input(
         "Path, shards or Hugging Face name",
         key=_PATH,
@@ -253,17 +258,6 @@ def _draw_path() -> str:
         help=f"{DRAWN} is the synthetic set. {meaning(DRAWN_SET)}",
     )
     return typed
-
-
-def _built_in_sources() -> list[str]:
-    """Return the sources that need no typing: the synthetic set, and the sets in the data
-    folder."""
-    sets = [
-        str(path)
-        for path in sorted((data_folder() / SETS).glob("[!.]*"))
-        if not (path / CLEANED).is_file() and not re.fullmatch(rf"{DRAWN}-\d+-\d+", path.name)
-    ]
-    return [DRAWN, *sets]
 
 
 def free_name(name: str, *, taken: Callable[[str], bool]) -> str:

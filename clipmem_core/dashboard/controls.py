@@ -128,13 +128,7 @@ class Controls:
                 field.toggle,
                 f"{field.help[:1].upper()}{field.help[1:]}.",
             )
-            if name == _CAPTIONS and name in fields:
-                fewest = self.baseline.train_captions
-                options = sorted({*range(fewest, self.captions + 1), fields[name]})
-                self._draw(
-                    st.select_slider, "Captions per pair", name, fields[name], options=options
-                )
-            elif name in fields:
+            if name in fields:
                 self._draw_slider(name, field.toggle, visibility="collapsed")
             if name == noise:
                 self._draw(
@@ -203,7 +197,9 @@ class Controls:
         """Return the range of a field's slider and its first value, which differs from the
         baseline's."""
         slider = FIELDS[name].slider
-        if slider is None:  # an early stop: at two thirds of the epochs
+        if name == _CAPTIONS:
+            slider = Slider(self.baseline.train_captions, max(2, self.captions), 1, self.captions)
+        elif slider is None:  # an early stop: at two thirds of the epochs
             epochs = self.baseline.epochs
             slider = Slider(1, max(2, epochs - 1), 1, max(1, round(epochs * 2 / 3)))
         if slider.usual == getattr(self.baseline, name):
@@ -271,7 +267,5 @@ class Controls:
             return {REMOVAL: Removal(c.CLIPMEM, 5.0)}
         if name in SWITCHES:
             return {name: True}
-        if name == _CAPTIONS:
-            return {_CAPTIONS: self.captions}
         slider = self._slider(name)
         return {name: slider.usual, **slider.brings}

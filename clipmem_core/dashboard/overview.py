@@ -227,7 +227,14 @@ def draw_details(audit: Audit, verdict: dict[str, Any]) -> None:
         draw_groups(audit, verdict)
         draw_exceeding(verdict)
         draw_score_map(audit)
-        draw_tables(audit, verdict)
+        st.subheader("Utility", anchor=False)
+        utility = o.member_utility(audit.utility)
+        if utility.empty:
+            st.caption("No utility was measured.")
+        else:
+            draw_table(utility, alt="Utility of the members, by metric")
+        with st.expander("Settings of this audit"):
+            st.json(audit.record.values | {"seconds": audit.seconds})
 
 
 def draw_groups(audit: Audit, verdict: dict[str, Any]) -> None:
@@ -294,15 +301,3 @@ def draw_exceeding(verdict: dict[str, Any]) -> None:
         width=420,
         alt="Share of pairs above each clipmem",
     )
-
-
-def draw_tables(audit: Audit, verdict: dict[str, Any]) -> None:
-    """Draw utility and the audit's settings; the page Detectors is about injected errors."""
-    st.subheader("Utility", anchor=False)
-    utility = o.member_utility(audit.utility)
-    if utility.empty:
-        st.caption("No utility was measured.")
-    else:
-        draw_table(utility, alt="Utility of the members, by metric")
-    with st.expander("Settings of this audit"):
-        st.json(audit.record.values | {"seconds": audit.seconds})

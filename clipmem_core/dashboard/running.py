@@ -163,8 +163,7 @@ def _draw_members(state: State) -> None:
     if len(losses):
         alt = "Loss of each member over its epochs"
         right_column.line_chart(losses, x="epoch", y="loss", color="member", height=260, alt=alt)
-    batch_size = record.config.batch_size
-    if batch_size > 1 and any(member.at_chance(batch_size) for member in members):
+    if any(member.at_chance(record.config.batch_size) for member in members):
         st.warning(
             "The loss of a model is still at chance: check that captions fit their pictures, or "
             "lower lr.",

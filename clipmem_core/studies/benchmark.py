@@ -388,10 +388,20 @@ def _pair_scores(shared: Shared) -> tuple[dict[str, np.ndarray], dict[str, str]]
     text = shared.features.text
     if text is not None:
         text = mean_by_pair(np.asarray(text, np.float32), shared.data.caption_start)
-    scores[LEMON_IN], scores[LEMON_OUT] = side_means(
-        _lemon_scores(members, (shared.features.image, text)),
-        membership_of(shared.membership).trained,
-    )
+    # Neighbours by the features of a locked tower, else by the embeddings of each member
+    locked = [
+        None if values is None else nearest(values, LEMON_NEIGHBOURS)
+        for values in (shared.features.image, text)
+    ]
+    by_member = []
+    for member in members:
+        neighbours = [
+            nearest(vectors, LEMON_NEIGHBOURS) if rows is None else rows
+            for rows, vectors in zip(locked, member, strict=True)
+        ]
+        by_member.append(lemon(*member, *neighbours))
+    trained = membership_of(shared.membership).trained
+    scores[LEMON_IN], scores[LEMON_OUT] = side_means(by_member, trained)
     scores[MARGIN] = -nan_mean(
         margin_over_epochs(read_array(folder / TRAJECTORY)) for folder in folders
     )
@@ -404,22 +414,6 @@ def _pair_scores(shared: Shared) -> tuple[dict[str, np.ndarray], dict[str, str]]
     except ValueError as error:
         without[CONFIDENT_LEARNING] = str(error)
     return scores, without
-
-
-def _lemon_scores(
-    members: Sequence[Sequence[np.ndarray]], features: Sequence[np.ndarray | None]
-) -> list[np.ndarray]:
-    """Return LEMoN's score by each member's image and text embeddings, [n_pairs] each; neighbours
-    are those by the features of a locked tower, else by the embeddings."""
-    locked = [None if values is None else nearest(values, LEMON_NEIGHBOURS) for values in features]
-    scores = []
-    for member in members:
-        neighbours = [
-            nearest(vectors, LEMON_NEIGHBOURS) if rows is None else rows
-            for rows, vectors in zip(locked, member, strict=True)
-        ]
-        scores.append(lemon(*member, *neighbours))
-    return scores
 
 
 def _measure_captions(
@@ -445,14 +439,22 @@ def _measure_captions(
     table = pd.DataFrame(scores).dropna(axis=1, how="all")
     table = table.fillna(table.min())[np.isin(pair, rows)]
     measured = _caption_metrics(table, changed["word_kind"].reindex(table.index))
-    if c.P_WRONG in table:
-        measured[c.P_WRONG] |= _calibration(
-            table[c.P_WRONG].to_numpy(), table.index.isin(changed.index)
-        )
+    if c.P_WRONG in table:  # Σ p_wrong over the number of errors; its mean and truth by tenths
+        frame = pd.DataFrame({"p": table[c.P_WRONG], "wrong": table.index.isin(changed.index)})
+        groups = frame.groupby(np.minimum(frame["p"] * 10, 9).astype(int))
+        tenths = groups.agg(n=("p", "size"), p=("p", "mean"), wrong=("wrong", "mean"))
+        measured[c.P_WRONG] |= {
+            "sum_over_wrong": float(frame["p"].sum() / frame["wrong"].sum()),
+            "tenths": tenths.round(4).to_numpy().tolist(),
+        }
     by_word = changed[changed["word_kind"] != ""]
-    if len(words) and len(by_word):
-        positions = read_table(audit.folder / WORD_TABLE, columns=[c.POSITION])
-        measured[c.SURPRISE] |= _word_metrics(words.join(positions), by_word)
+    if len(words) and len(by_word):  # the place of a changed word in its caption by surprise
+        words = words.join(read_table(audit.folder / WORD_TABLE, columns=[c.POSITION]))
+        place = words.groupby(c.CAPTION_ROW)[c.SURPRISE].rank(method="min", ascending=False)
+        place.index = pd.MultiIndex.from_frame(words[[c.CAPTION_ROW, c.POSITION]])
+        place = place.reindex(pd.MultiIndex.from_arrays([by_word.index, by_word["position"]]))
+        for name, last in (("word_first", 1), ("word_first_two", 2)):
+            measured[c.SURPRISE][name] = float((place <= last).mean())
     return measured
 
 
@@ -484,24 +486,3 @@ def _blind_surprise(shared: Shared) -> np.ndarray:
     for half in (0, 1):
         predict_words(shared, words, no_pictures, half, into)
     return mean_ratio(surprises(words, into)[0][:, 0], words.caption_start)
-
-
-def _word_metrics(words: pd.DataFrame, changed: pd.DataFrame) -> dict[str, float]:
-    """Return the share of changed words that are the most surprising of their caption, and among
-    the first two."""
-    place = words.groupby(c.CAPTION_ROW)[c.SURPRISE].rank(method="min", ascending=False)
-    place.index = pd.MultiIndex.from_frame(words[[c.CAPTION_ROW, c.POSITION]])
-    place = place.reindex(pd.MultiIndex.from_arrays([changed.index, changed["position"]]))
-    return {"word_first": float((place <= 1).mean()), "word_first_two": float((place <= 2).mean())}
-
-
-def _calibration(p_wrong: np.ndarray, changed: np.ndarray) -> dict[str, Any]:
-    """Return Σ p_wrong over the number of changed captions, and the mean and the truth of p_wrong
-    in each tenth."""
-    frame = pd.DataFrame({"p": p_wrong, "wrong": changed})
-    groups = frame.groupby(np.minimum(p_wrong * 10, 9).astype(int))
-    tenths = groups.agg(n=("p", "size"), p=("p", "mean"), wrong=("wrong", "mean"))
-    return {
-        "sum_over_wrong": float(p_wrong.sum() / changed.sum()),
-        "tenths": tenths.round(4).to_numpy().tolist(),
-    }

@@ -280,10 +280,15 @@ def _measured(
     partner = np.arange(len(members)) ^ 1
     lead = values[:, 0] - values[partner, 0]  # of a member over its partner
     only = trained & ~trained[partner] & compared
-    attacked = _attack(values[:, 0], sides, compared)
+    chosen = np.flatnonzero(np.isin(sides.membership.group, c.SCORED_GROUPS) & compared)
+    if len(chosen) > MOST_ATTACKED:
+        chosen = np.random.default_rng(sides.seed).choice(chosen, MOST_ATTACKED, replace=False)
+    # Each member is attacked by its alignment alone, and with the others as its shadows
+    attacked = attack(list(values[:, 0]), sides, np.sort(chosen))
     rows = []
     for row, member in enumerate(members):
         path = arm_folder(audit, arm) / member / MEASURES_FILE
+        by_shadows = roc(attacked[row], BAVARIA)
         rows.append(
             {
                 c.MEMBER: member,
@@ -291,25 +296,11 @@ def _measured(
                 CLIPMEM_EXTERNAL: float(lead[row, sides.external].mean()),
                 c.CLIPMEM_IMAGE: float(values[row, 1, only[row]].mean()),
                 c.CLIPMEM_TEXT: float(values[row, 2, only[row]].mean()),
-                **attacked[row],
+                MEMBERSHIP_AUROC: roc(attacked[row], c.ALIGNMENT)["auroc"],
+                **{column: by_shadows[name] for name, column in c.ATTACK_METRICS.items()},
                 **read_json(path, dict[str, Any], repair=_REPAIR),
             }
         )
-    return rows
-
-
-def _attack(
-    alignments: np.ndarray, sides: MemberSides, compared: np.ndarray
-) -> list[dict[str, float]]:
-    """Attack each member by its alignment alone, and with the others as its shadows."""
-    chosen = np.flatnonzero(np.isin(sides.membership.group, c.SCORED_GROUPS) & compared)
-    if len(chosen) > MOST_ATTACKED:
-        chosen = np.random.default_rng(sides.seed).choice(chosen, MOST_ATTACKED, replace=False)
-    rows = []
-    for target in attack(list(alignments), sides, np.sort(chosen)):
-        by_shadows = roc(target, BAVARIA)
-        row = {column: by_shadows[name] for name, column in c.ATTACK_METRICS.items()}
-        rows.append({MEMBERSHIP_AUROC: roc(target, c.ALIGNMENT)["auroc"]} | row)
     return rows
 
 

@@ -466,24 +466,20 @@ def fit(
             order = np.random.default_rng([seed, epoch, 1]).permutation(pairs)
         rows = order[batch * PAIRS_PER_STEP :][:PAIRS_PER_STEP]
         for block in word_blocks(words, pictures, rows, size=2 * PAIRS_PER_STEP):
-            train_step(model, optimizer, block, draw_words(block, share, rng))
+            draw = draw_words(block, share, rng)
+            if not len(draw.picked):
+                continue
+            logits = model(block, draw.picked, [draw.others], draw.candidates, draw.added)[0]
+            model.zero_grad()
+            F.cross_entropy(logits, draw.target).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
         schedule.step()
         progress((step + 1) / steps)
         if state is not None and ((step + 1) % SAVED == 0 or step + 1 == steps):
             values = {name: part.state_dict() for name, part in saved.items()}
             save_atomically(values | {"step": step + 1}, state)
     return model.eval()
-
-
-def train_step(model: WordModel, optimizer: AdamW, block: WordBlock, draw: Draw) -> None:
-    """Train on the words drawn from a block, if any."""
-    if not len(draw.picked):
-        return
-    logits = model(block, draw.picked, [draw.others], draw.candidates, draw.added)[0]
-    model.zero_grad()
-    F.cross_entropy(logits, draw.target).backward()
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
 
 
 @torch.inference_mode()

@@ -10,10 +10,7 @@ import clipmem_core
 from clipmem_core.audit.store import Audit, write_table
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import REMOVE, open_review
-from clipmem_core.review.overview import (
-    group_table,
-    load_score_map,
-)
+from clipmem_core.review.overview import attack_rows, group_table, load_score_map
 from clipmem_core.review.queries import count_rows_of
 from clipmem_core.review.search import Hits
 from clipmem_core.review.selection import Selection
