@@ -255,13 +255,28 @@ def _draw_chart(
     with in_a_row("bottom"):
         memorized = _choose_measure("Memorization", r.MEMORIZATIONS, table)
         useful = _choose_measure("Utility", r.UTILITIES, table)
-    points = points_of(table, titles, memorized, useful)
-    axes = (r.MEASURE_LABELS[memorized], r.MEASURE_LABELS[useful])
+    # A row per arm: the baseline, plus the difference with half its interval. Arms without all
+    # members, or pairs, are compared with the baseline on the same ones.
+    axes = []
+    for axis, measure in ((MEMORIZATION, memorized), (UTILITY, useful)):
+        rows = table[table["measure"] == measure].set_index(lab.ARM)
+        ends = rows.loc[BASELINE, "value"] + rows[["difference", "high"]]
+        ends.columns = [axis, f"{axis}_error"]
+        ends[f"{axis}_error"] -= ends[axis]
+        ends[measure] = [
+            f"{r.MEASURE_LABELS[measure]} {value:.3f}; against the baseline {_interval(row)}"
+            for value, row in zip(ends[axis], rows.to_dict("records"), strict=True)
+        ]
+        axes.append(ends)
+    points = pd.concat(axes, axis=1, join="inner").reset_index()
+    points["title"] = [titles.get(arm, arm) for arm in points[lab.ARM]]
+    points[TEXT] = points[["title", memorized, useful]].to_numpy().tolist()
+    labels = (r.MEASURE_LABELS[memorized], r.MEASURE_LABELS[useful])
     best = r.front(points, MEMORIZATION, UTILITY)
     draw_figure(
-        tradeoff_figure(points, titles=axes, front=best, chosen=chosen),
+        tradeoff_figure(points, titles=labels, front=best, chosen=chosen),
         key=f"mitigation-chart-{key}",
-        alt=f"{axes[1]} against {axes[0]} of {len(points)} settings. Pareto-optimal, from the "
+        alt=f"{labels[1]} against {labels[0]} of {len(points)} settings. Pareto-optimal, from the "
         f"least memorized: {', '.join(best)}.",
     )
     st.caption(
@@ -277,31 +292,6 @@ def _choose_measure(label: str, names: Mapping[str, str], table: pd.DataFrame) -
         parameter=label.lower(),
         width=250,
     )
-
-
-def points_of(
-    table: pd.DataFrame, titles: Mapping[str, str], memorized: str, useful: str
-) -> pd.DataFrame:
-    """Return one row per arm as `tradeoff_figure` takes them: the baseline plus the differences
-    with half their intervals.
-
-    Arms without all members, or pairs, are compared with the baseline on the same ones.
-    """
-    axes = []
-    for axis, measure in ((MEMORIZATION, memorized), (UTILITY, useful)):
-        rows = table[table["measure"] == measure].set_index(lab.ARM)
-        ends = rows.loc[BASELINE, "value"] + rows[["difference", "high"]]
-        ends.columns = [axis, f"{axis}_error"]
-        ends[f"{axis}_error"] -= ends[axis]
-        ends[measure] = [
-            f"{r.MEASURE_LABELS[measure]} {value:.3f}; against the baseline {_interval(row)}"
-            for value, row in zip(ends[axis], rows.to_dict("records"), strict=True)
-        ]
-        axes.append(ends)
-    points = pd.concat(axes, axis=1, join="inner").reset_index()
-    points["title"] = [titles.get(arm, arm) for arm in points[lab.ARM]]
-    points[TEXT] = points[["title", memorized, useful]].to_numpy().tolist()
-    return points
 
 
 def _interval(row: Mapping[Any, Any]) -> str:
