@@ -29,8 +29,10 @@ from clipmem_core.audit.member import (
     view_maker,
 )
 from clipmem_core.audit.pipeline import Screen, ensure_pixels
+from clipmem_core.audit.setup import MAY_DIFFER
 from clipmem_core.audit.status import MemberProgress, last_line
 from clipmem_core.audit.store import Audit
+from clipmem_core.config import as_dict, fingerprint
 from clipmem_core.io import InputError, read_json, replacing
 from clipmem_core.scores.utility import linear_probe
 from clipmem_core.training.model import Model, autocast, image_blocks
@@ -253,8 +255,12 @@ def run_paradigms(audit: Audit, *, seeds: int = 3, epochs: int = 0, screen: Scre
     folder = t.paradigms_folder(audit)
     torch.set_num_threads(record.threads)  # as the members had
     folder.mkdir(parents=True, exist_ok=True)
-    # That of the first member stays if members are added
-    key = [audit.member_record(record.members[0]).fingerprint, epochs or record.config.epochs]
+    fixed = {
+        key: value
+        for key, value in as_dict(record.config).items()
+        if key not in (*MAY_DIFFER, "epochs")
+    }
+    key = fingerprint([fixed, record.dataset_fingerprint, epochs or record.config.epochs])
     settings_file = folder / _SETTINGS
     with store.acquire_lock(folder, what="comparison"):
         if not settings_file.is_file():
