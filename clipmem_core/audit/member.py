@@ -30,7 +30,7 @@ from clipmem_core.io import InputError, read_json, save_array, write_once
 from clipmem_core.mitigations import Vocabulary, mitigations_of, pairs_with
 from clipmem_core.scores import detectors
 from clipmem_core.scores.utility import linear_probe, retrieval_recalls, zero_shot
-from clipmem_core.scores.words import group_starts
+from clipmem_core.scores.words import group_starts, owners
 from clipmem_core.training import model as models
 from clipmem_core.training.model import (
     LockedModel,
@@ -393,7 +393,7 @@ def _score_captions(
     them of each decoy, float32 [n_captions + n_decoys, 3]."""
     data = run.data
     n_captions = int(data.caption_start[-1])
-    owner = np.repeat(np.arange(len(data.keys)), np.diff(data.caption_start))
+    owner = owners(np.diff(data.caption_start))
     external = detectors.external_used((run.membership[c.GROUP] == c.EXTERNAL).to_numpy())
     decoys = store.read_decoys(run.audit)
     scores = np.full((n_captions + len(decoys), 3), np.nan, np.float32)
@@ -434,7 +434,7 @@ def caption_embeddings(
     start = run.data.caption_start
     captions = np.concatenate([np.arange(start[row], start[row + 1]) for row in rows])
     text = _embed_texts(run, model, run.data.tokens[captions])
-    return text, np.repeat(np.arange(len(rows)), start[rows + 1] - start[rows])
+    return text, owners(np.diff(start)[rows])
 
 
 def _embed_texts(run: MemberRun, model: Model, inputs: np.ndarray) -> np.ndarray:

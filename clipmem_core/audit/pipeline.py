@@ -248,8 +248,7 @@ class PredictWords(Stage):
             run.screen.captions(round(share * n), n)
 
         at_once = min(2, settings.side_by_side(record.config))
-        threads = record.threads
-        ensure_words(run.audit, run.executor, at_once=at_once, threads=threads, watch=report)
+        ensure_words(run.audit, run.executor, at_once=at_once, watch=report)
 
 
 class TrainMembers(Stage):

@@ -29,7 +29,7 @@ from clipmem_core.scores.prevalence import whole_count
 from clipmem_core.scores.progress import Posterior
 from clipmem_core.scores.registry import BY_NAME, DETECTION_SCORES, INJECTED_SCORES, SCORE_COLUMNS
 from clipmem_core.scores.uncertainty import NoiseModel, share_above, standard_errors
-from clipmem_core.scores.words import group_starts
+from clipmem_core.scores.words import group_starts, owners
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
 UNUSABLE = "rows that cannot be used"
@@ -362,7 +362,7 @@ def caption_table(
     `read` is false for captions that the text tower does not read, [n_captions].
     """
     n_captions = int(counts.sum())
-    owner = np.repeat(np.arange(len(counts)), counts)
+    owner = owners(counts)
     start = group_starts(counts)
     decoys = store.read_decoys(audit)
     if counts.max(initial=0) > 1:

@@ -41,6 +41,7 @@ from clipmem_core.scores.words import (
     changed_words,
     group_starts,
     kind_of,
+    owners,
     split_words,
 )
 from clipmem_core.training.trainer import save_atomically
@@ -133,7 +134,7 @@ def surprises(words: Words, predicted: Predictions) -> tuple[np.ndarray, list[np
     log-likelihood ratios that it is wrong, NaN if not predicted; and the result of `fit_words`."""
     evidence, kinds = predicted_evidence(words, predicted, changed_words(words))
     # A word that a caption repeats a thousand times counts once.
-    caption = np.repeat(np.arange(len(words.caption_start) - 1), np.diff(words.caption_start))
+    caption = owners(np.diff(words.caption_start))
     keys = caption * words.vocabulary_size + np.minimum(words.ids, words.vocabulary_size)
     different = np.unique(keys, return_index=True)[1]
     different = different[:: 1 + len(different) // _MOST_FITTED]
@@ -220,7 +221,6 @@ def ensure_words(
     executor: Executor | None,
     *,
     at_once: int,
-    threads: int,
     watch: Callable[[float], None],
 ) -> None:
     """Write words.parquet unless it exists: train both models, or resume them, and merge their
@@ -235,7 +235,7 @@ def ensure_words(
         (folder / name).mkdir(parents=True, exist_ok=True)
     work = "clipmem_core.audit.word_table:run_halves"
     tasks = [
-        Task((folder / name,), work, audit.folder, (name,), threads, "word model")
+        Task((folder / name,), work, audit.folder, (name,), audit.record.threads, "word model")
         for name in missing
     ]
     if executor is None:
@@ -317,8 +317,8 @@ def _word_rows(
     matches = [match for caption in captions for match in WORD_PATTERN.finditer(caption)]
     pair_start = words.pair_start[first_pair : first_pair + len(pairs) + 1]
     caption_start = words.caption_start[pair_start[0] : pair_start[-1] + 1]
-    pair_of_caption = np.repeat(np.arange(len(pairs)), np.diff(pair_start))
-    caption_of_word = np.repeat(np.arange(len(captions)), np.diff(caption_start))
+    pair_of_caption = owners(np.diff(pair_start))
+    caption_of_word = owners(np.diff(caption_start))
     place = np.flatnonzero(np.isfinite(values[caption_start[0] : caption_start[-1], 0]))
     rows = caption_start[0] + place
     caption = caption_of_word[place]

@@ -103,7 +103,7 @@ def _matched(audit: Audit, table: pd.DataFrame, raw: RawPairs, progress: ReportC
     at_hand = [hashes.get(picture) for picture in pictures]
     keys = {name: table[name].map(as_name).tolist() for name in (PAIR_ID, IMAGE) if name in table}
     keys[SHA256] = at_hand
-    columns = [ROW, *(f'"{name}"' for name in (IMAGE, SHA256))]
+    columns = [ROW, IMAGE, SHA256]
     rows = np.full(len(table), -1)
     for key, values in keys.items():
         pairs = fetch_pairs(audit.folder / PAIRS, columns, set(values) - {None}, key=key)

@@ -85,7 +85,7 @@ from clipmem_core.scores.evidence import (
     surprise,
 )
 from clipmem_core.scores.membership import draw_word_halves
-from clipmem_core.scores.words import Words, group_starts, mean_ratio, number_words
+from clipmem_core.scores.words import Words, group_starts, mean_ratio, number_words, owners
 from clipmem_core.tables import SUFFIXES, check_suffix, write_frame
 from clipmem_core.training.model import mean_by_pair
 from clipmem_core.training.word_model import Predictions, predict
@@ -218,9 +218,7 @@ def _pairs(audit: Audit, firsts: pd.DataFrame, data_set: DataSet | None) -> pd.D
     captions, sha256."""
     columns = [PAIR_ID, IMAGE, CAPTIONS, SHA256]
     rows = firsts[ROW].tolist()
-    stored = fetch_numbered(
-        audit.folder / PAIRS, [f'"{name}"' for name in columns], [row for row in rows if row >= 0]
-    )
+    stored = fetch_numbered(audit.folder / PAIRS, columns, [row for row in rows if row >= 0])
     sha256 = {} if data_set is None else data_set.pairs.set_index(IMAGE)[SHA256].to_dict()
     names = firsts.get(PAIR_ID, firsts[PICTURE]).map(as_name)
     listed = [
@@ -242,7 +240,7 @@ def _current_captions(audit: Audit, pairs: pd.DataFrame) -> pd.DataFrame:
     table = table[[_PLACE, PAIR_ID, IMAGE, CAPTIONS]].rename(columns={CAPTIONS: CAPTION})
     table = table.explode(CAPTION)
     table[_NUMBER] = table.groupby(_PLACE).cumcount()
-    columns = [f'"{CAPTION}" AS {_NUMBER}', *(f'"{name}"' for name in _COLUMNS)]
+    columns = [f"{CAPTION} AS {_NUMBER}", *_COLUMNS]
     stamp(audit.folder / CAPTION_TABLE)  # a missing one has no row for `fetch_pairs`
     scores = fetch_pairs(audit.folder / CAPTION_TABLE, columns, pairs[PAIR_ID]).to_pandas()
     fit = fetch_pairs(audit.folder / SCORES, [CSLS_OUT], pairs[PAIR_ID]).to_pandas()
@@ -349,7 +347,7 @@ def _out_of(
     sides = search.read_sides(audit)
     beside = detectors.external_used(sides.external)
     membership = sides.membership
-    owner = np.repeat(np.arange(len(rows)), np.diff(start))
+    owner = owners(np.diff(start))
     by_member = []
     for name, trained in zip(membership.members, membership.trained, strict=True):
         units = np.flatnonzero((rows < 0) | ~trained[rows])
@@ -389,7 +387,7 @@ def _beside_external(
         itself: whether a unit's pair is an external one, [n_units, n_external].
         external: unit embeddings of the external pictures and captions, [n_external, dim].
     """
-    owner = np.repeat(np.arange(len(counts)), counts)
+    owner = owners(counts)
     similarity = np.vecdot(vectors, pictures[owner])
     cosines = np.where(itself[owner], -np.inf, vectors @ external[0].T)
     means = unit(mean_by_pair(vectors, group_starts(counts)))
