@@ -168,9 +168,9 @@ class Check:
     start."""
 
     job: Job
-    found: dict[str, Any] | None = None
-    pictures: tuple[int, int] = (0, 0)
-    error: str = ""
+    found: dict[str, Any] | None
+    pictures: tuple[int, int]
+    error: str
 
 
 def check_request(request: Request) -> None:

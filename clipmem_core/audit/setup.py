@@ -64,12 +64,8 @@ def write_audit(
     store.write_table(audit.folder / store.PAIRS, pairs)
     store.write_table(audit.folder / store.QUARANTINE, quarantine)
     store.write_table(audit.folder / store.MEMBERSHIP, membership_table(pairs, membership))
-    store.write_prepared(
-        audit.folder,
-        cache_rows=data_set.pixels.rows,
-        clusters=data_set.clusters,
-        groups=data_set.groups,
-    )
+    prepared = store.Prepared(data_set.pixels.rows, data_set.clusters, data_set.groups)
+    store.write_prepared(audit.folder, prepared)
     record = Record(
         name=audit.name,
         source=source,

@@ -124,7 +124,5 @@ def _matched(audit: Audit, table: pd.DataFrame, raw: RawPairs, progress: ReportC
             reasons[at] = "no pair of the audit has its pair_id or image"
         if not text:
             reasons[at] = "caption is empty"
-    if all(reasons.values()):
-        raise InputError(f"no caption can be judged; the first: {reasons.get(0, 'there is none')}")
     table[REASON] = pd.Series(reasons, dtype=object)
     return Candidates(table.assign(**{CAPTION: texts}, **{ROW: rows}), data_set)

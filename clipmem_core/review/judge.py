@@ -156,7 +156,8 @@ def judge_captions(
         if not is_read(text, languages):
             given.loc[at, REASON] = "the text tower does not read its language"
     if given[REASON].notna().all():
-        raise InputError(f"no caption can be judged; the first: {given[REASON].iloc[0]}")
+        first = given[REASON].get(0, "there is none")
+        raise InputError(f"no caption can be judged; the first: {first}")
     given[NEW] = (given[ROW] < 0) & given[REASON].isna()
     new = given[given[REASON].isna()].rename_axis(_AT).reset_index()
     if new[NEW].any() and not audit.record.config.lock_image:
@@ -170,6 +171,8 @@ def judge_captions(
     current = _current_captions(audit, pairs)
     new[_UNIT] = np.where(new[NEW], -1 - new[_PLACE], np.arange(len(new)))
     judged = new.drop_duplicates([_UNIT, CAPTION]).sort_values(_UNIT, kind="stable")
+    if REPLACES in judged:
+        judged[REPLACES] = [[text] if isinstance(text, str) else [] for text in judged[REPLACES]]
     if audit.record.sentences:
         sentences = _sentences(judged)
         scores = _judge_units(audit, fitted, pairs, _sentences(current), sentences, progress)
@@ -190,10 +193,8 @@ def judge_captions(
         table = pd.concat([table.sort_values(_PLACE, kind="stable"), refused])
     else:
         table = pd.concat([table[len(current) :].set_index(_AT), refused]).sort_index()
-    inner = [
-        name for name in (_AT, _PLACE, _UNIT, _NUMBER, CSLS_OUT, PICTURE, ROW) if name in table
-    ]
-    table = table.drop(columns=inner).reset_index(drop=True)
+    inner = [_AT, _PLACE, _UNIT, _NUMBER, CSLS_OUT, PICTURE, ROW]
+    table = table.drop(columns=inner, errors="ignore").reset_index(drop=True)
     first = [PAIR_ID, IMAGE, CAPTION, *added, REASON]
     return table[[*first, *(name for name in table if name not in first)]]
 
@@ -208,8 +209,7 @@ def _sentences(captions: pd.DataFrame) -> pd.DataFrame:
     table = table.explode([CAPTION, SENTENCE], ignore_index=True)
     table[_NUMBER] = table.groupby(_PLACE).cumcount()
     if REPLACES in table:
-        replaced = [text if isinstance(text, str) else "" for text in table[REPLACES]]
-        table[REPLACES] = [sentences_of([text]) for text in replaced]
+        table[REPLACES] = table[REPLACES].map(sentences_of)
     return table
 
 
@@ -262,10 +262,7 @@ def _judge_units(
     usable = current[~(current[P_PAIR] > HALF)]
     for at, *numbered in usable[[_PLACE, _NUMBER, CAPTION]].itertuples(index=False):
         by_place[at].append(numbered)
-    replaced = [
-        texts if isinstance(texts, list) else [texts]
-        for texts in judged.get(REPLACES, pd.Series(None, judged.index))
-    ]
+    replaced = judged[REPLACES].tolist() if REPLACES in judged else [[]] * len(judged)
     start = np.append(np.flatnonzero(~judged[_UNIT].duplicated()), len(judged))
     all_texts = judged[CAPTION].tolist()
     texts = [all_texts[first:end] for first, end in pairwise(start)]
@@ -549,7 +546,6 @@ def judge_source(
     candidates = read_candidates(audit, source, options, progress=screen.pictures, say=screen.say)
     table = judge_captions(audit, candidates, screen.captions, all_captions=all_captions)
     write_frame(table, out)
-    refused = table[REASON].dropna()
     judged = table[~table[OWN] & table[REASON].isna()]
     expected = judged[[*_PARTS]].sum()
     share = expected.sum() / max(judged[P_WRONG].count(), 1)
@@ -564,7 +560,7 @@ def judge_source(
     )
     for cause in new_incidents(audit, candidates):
         screen.say(cause)
-    for reason, count in refused.value_counts().items():
+    for reason, count in table[REASON].value_counts().items():
         screen.say(f"{count:,} not judged: {reason}")
     screen.say(
         f"About {expected.sum():,.0f} of {len(judged):,} captions are wrong ({share:.1%}): "

@@ -243,7 +243,7 @@ def top_rows(audit: Audit, queue: str, *, size: int) -> list[int]:
     return find_rows(audit, Selection(order=queue, decision=decision), size=size)
 
 
-def changed_rows(audit: Audit, entry: int | None = None) -> tuple[int, dict[int, str | None]]:
+def changed_rows(audit: Audit, entry: int | None) -> tuple[int, dict[int, str | None]]:
     """Return the log's last entry, and the decisions by row: of rows with a later entry than
     `entry`, or of all."""
     current = decided(audit)
