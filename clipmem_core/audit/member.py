@@ -42,7 +42,6 @@ from clipmem_core.training.trainer import Trainer, chosen_captions, train
 from clipmem_core.training.views import FeatureRows, FeatureViews, TrainingData, ViewMaker, Views
 
 EVALUATION = 1 << 40  # added to the seed of evaluation views: no training seed is as large
-PROMPT = "a picture of {}"
 _SHARDS = 8  # of features per task, whose process loads the tower once
 _REQUEST = "request.json"  # the config and the folder of the pictures
 
@@ -70,7 +69,7 @@ def caption_texts(pairs: pd.DataFrame) -> list[str]:
 def prompts(pairs: pd.DataFrame) -> list[str]:
     """Return the prompt of each class, in order."""
     labels = pairs[c.LABEL].dropna().to_numpy().astype(str)
-    return [PROMPT.format(name) for name in np.unique(labels)]
+    return [f"a picture of {name}" for name in np.unique(labels)]
 
 
 def compute_features(

@@ -39,9 +39,7 @@ SIZE_STEP = 0.05  # between the sizes of clipmem whose share of pairs is reporte
 MIN_NOISE_RATIO = 3
 SPILL_BYTES = 1 << 22  # larger arrays are held in a file instead of memory
 _RESAMPLED = 100_000_000  # pairs drawn by all bootstrap resamples together
-_LATER = (c.LOG_PROBABILITY_SECOND, c.P_WRONG, c.SUSPICION)  # added by later steps
 FEWEST_COUNTED = 300  # pairs, below which wrong captions are not counted
-TOO_FEW = "too few pairs to estimate: review all"
 MAX_ATTACKED = 1_000_000  # pairs; larger sets are sampled
 
 
@@ -159,7 +157,8 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, Any]]:
         c.LEARNED: spill(learned),
         c.CSLS_SWAPPED: spill(swapped),
     }
-    values |= dict.fromkeys(_LATER, nan)
+    # Added by later steps
+    values |= dict.fromkeys((c.LOG_PROBABILITY_SECOND, c.P_WRONG, c.SUSPICION), nan)
     _compute_derived(values, set(values))
     columns = values | {
         c.PAIR_ID: evidence.pairs[c.PAIR_ID],
@@ -217,7 +216,7 @@ def wrong_captions(
     }
     missing = wrong.counts["pairs"].missing
     if np.isfinite(scores[c.MISFIT].fillna(scores[c.CSLS_OUT])).sum() < FEWEST_COUNTED:
-        missing = TOO_FEW
+        missing = "too few pairs to estimate: review all"
     if missing:
         return {"missing": missing, **kinds}
     parts = np.nansum(wrong.parts, axis=1)

@@ -60,7 +60,6 @@ _PREDICTED = "predictions.npz"
 _SHARE = "share.json"
 RATIOS = "ratios.json"  # of `fit_words`
 _MOST_FITTED = 1_000_000  # words that log-likelihood ratios are fitted on, evenly spaced
-NOTABLE = 0.0  # better words are stored of words that are more surprising than this
 REPORTED = 2.0  # seconds between two reports of progress
 _PAIRS = 4_096  # pairs whose words are Python objects at a time
 
@@ -331,7 +330,7 @@ def _word_rows(
     better_probability = predicted.better_probability[rows]
     is_likelier = better_probability > probability[:, None]
     is_likelier &= better != words.ids[rows][:, None]
-    is_likelier &= (surprise > NOTABLE)[:, None]
+    is_likelier &= (surprise > 0)[:, None]
     offsets = group_starts(is_likelier.sum(axis=1)).astype(np.int32)
     spelled = np.array(["", "", *words.spelled], dtype=object)[better[is_likelier]]
     likelier_probability = better_probability[is_likelier].astype(np.float32)

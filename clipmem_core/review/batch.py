@@ -23,7 +23,6 @@ from clipmem_core.review.queries import CAPTION_KEY, ROW, cached, fetch_pairs, w
 from clipmem_core.tables import FORMULA
 
 DECISION = "decision"
-NOTE = "note"
 _CONTENT = [SHA256, "key"]  # picture and captions of a pair
 
 
@@ -49,7 +48,7 @@ def store_table(audit: Audit, table: pd.DataFrame) -> StoredTable:
             "decision, and captions for a recaption"
         )
     review = open_review(audit)
-    rows = table.reindex(columns=[PAIR_ID, DECISION, CAPTIONS, NOTE])
+    rows = table.reindex(columns=[PAIR_ID, DECISION, CAPTIONS, "note"])
     rows[PAIR_ID] = rows[PAIR_ID].astype(str)
     keys = review.with_keys([*rows[PAIR_ID], *map(_text, rows[PAIR_ID])])
     choices: dict[str, Choice] = {}

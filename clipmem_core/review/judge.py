@@ -543,7 +543,7 @@ def judge_source(
         out = path.with_stem(f"{path.stem}-judged")
     out = out or Path(f"{audit_name(source, audit.record.config)}-judged.csv")
     check_suffix(out)
-    candidates = read_candidates(audit, source, options, progress=screen.pictures, say=screen.say)
+    candidates = read_candidates(audit, source, options, screen)
     table = judge_captions(audit, candidates, screen.captions, all_captions=all_captions)
     write_frame(table, out)
     judged = table[~table[OWN] & table[REASON].isna()]
