@@ -1,7 +1,6 @@
 """The words of captions: two word models, each trained on half of the pairs, and the table of their
 predictions."""
 
-import functools
 import json
 import shutil
 import time
@@ -19,13 +18,7 @@ import torch
 
 from clipmem_core import columns as c
 from clipmem_core.audit import store
-from clipmem_core.audit.executor import (
-    SMALL,
-    Executor,
-    Task,
-    in_this_process,
-    local_processes,
-)
+from clipmem_core.audit.executor import Executor, Task
 from clipmem_core.audit.member import Shared, open_shared
 from clipmem_core.audit.store import Audit
 from clipmem_core.dataset.languages import mostly_english
@@ -215,13 +208,7 @@ def run_halves(folder: Path, names: Sequence[str]) -> None:
             np.savez(file, **into._asdict())
 
 
-def ensure_words(
-    audit: Audit,
-    executor: Executor | None,
-    *,
-    at_once: int,
-    watch: Callable[[float], None],
-) -> None:
+def ensure_words(audit: Audit, executor: Executor, *, watch: Callable[[float], None]) -> None:
     """Write words.parquet unless it exists: train both models, or resume them, and merge their
     predictions."""
     folder = audit.folder / store.WORD_MODELS
@@ -237,11 +224,6 @@ def ensure_words(
         Task((folder / name,), work, audit.folder, (name,), audit.record.threads, "word model")
         for name in missing
     ]
-    if executor is None:
-        is_small = len(words.caption_start) - 1 < SMALL
-        executor = (
-            in_this_process if is_small else functools.partial(local_processes, at_once=at_once)
-        )
     shown = 0.0
     with closing(executor(tasks)) as events:
         for _ in events:

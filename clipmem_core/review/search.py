@@ -37,6 +37,7 @@ from clipmem_core.review.queries import ROW, cached, fetch_columns, fetch_number
 from clipmem_core.review.selection import CAPTION, IMAGE_SIDE, PICTURE, TEXT_SIDE
 from clipmem_core.scores.alignment import unit
 from clipmem_core.scores.membership import Membership, MemberSides
+from clipmem_core.scores.words import group_starts
 from clipmem_core.training.names import CHECKPOINT
 
 LIMIT = 1000  # pairs in the result of a search
@@ -141,7 +142,7 @@ def _by_features(audit: Audit, text: str, row: int | None) -> Hits:
 def features_of_captions(audit: Audit) -> tuple[Vectors, np.ndarray]:
     """Return the features of all captions, and the number of each pair's first one, int64 [n_pairs
     + 1]."""
-    return caption_features(audit), np.concatenate([[0], np.cumsum(text_counts(audit))])
+    return caption_features(audit), group_starts(text_counts(audit))
 
 
 def _embedding_files(

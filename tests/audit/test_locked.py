@@ -19,7 +19,6 @@ from clipmem_core.audit.pipeline import run_audit
 from clipmem_core.audit.settings import checked_towers
 from clipmem_core.audit.store import Audit, read_prepared
 from clipmem_core.audit.unitmem import check_members
-from clipmem_core.cli import main
 from clipmem_core.io import InputError
 from clipmem_core.scores.words import Words
 from clipmem_core.training.model import build_model
@@ -283,11 +282,3 @@ def test_a_kill_in_the_second_round_changes_no_score(
     arguments = flags(start, *MANY_WRONG, "--rounds", "2")
     killed_audit_is_same(two_rounds, [(SECOND_MOMENTS, arguments)], tmp_path, forks)
     assert not list(tmp_path.glob("data/audits/a/members/*/second/*.pt"))
-
-
-def test_the_papers_protocol_and_studies_have_one_round(
-    data: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for command in (["audit", "scenes", "--protocol", "paper"], ["study", "combined", "scenes"]):
-        assert main([*command, "--name", "s", "--rounds", "2"]) == 2
-        assert "--rounds belongs to --protocol ensemble" in capsys.readouterr().err
