@@ -219,7 +219,7 @@ def open_shared(folder: Path) -> Shared:
     audit = Audit(folder)
     record = audit.record
     config = record.config
-    membership = store.read_table(folder / store.MEMBERSHIP, columns=[c.GROUP, *record.members])
+    membership = audit.read_columns(store.MEMBERSHIP, c.GROUP, *record.members)
     sides = prepare.sides_of(audit, config, prepare.membership_of(membership))
     external = np.flatnonzero(sides.external)
     utility_only = sides.external if sides.utility_only is None else sides.utility_only
@@ -508,7 +508,7 @@ def train_second_round(folder: Path, names: Sequence[str]) -> None:
     """Train members a second time without the pairs left out, and store only their scores on other
     pairs."""
     shared = open_shared(folder)
-    table = store.read_table(folder / store.SECOND_TABLE, columns=[store.LEFT_OUT])
+    table = shared.audit.read_columns(store.SECOND_TABLE, store.LEFT_OUT)
     left_out = table[store.LEFT_OUT].to_numpy()
     external = np.zeros(len(left_out), dtype=bool)
     external[shared.data.external] = True

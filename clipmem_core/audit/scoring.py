@@ -82,7 +82,7 @@ def gather_evidence(audit: Audit) -> Evidence:
 
     config = audit.record.config
     names = audit.record.members
-    table = store.read_table(audit.folder / store.MEMBERSHIP, columns=[c.GROUP, *names])
+    table = audit.read_columns(store.MEMBERSHIP, c.GROUP, *names)
     sides = sides_of(audit, config, membership_of(table))
     embeddings = [store.read_embeddings(audit.member(name)) for name in names]
     terms = []
@@ -101,7 +101,7 @@ def gather_evidence(audit: Audit) -> Evidence:
             trajectories.append(spill_to_disk(learned, audit.folder))
     most_captions = config.eval_captions or np.iinfo(np.int32).max
     return Evidence(
-        pairs=store.read_table(audit.folder / store.PAIRS, columns=[c.PAIR_ID, c.INJECTED]),
+        pairs=audit.read_columns(store.PAIRS, c.PAIR_ID, c.INJECTED),
         sides=sides,
         views=1 if config.lock_image else config.views,
         terms=terms,
@@ -415,8 +415,7 @@ def caption_table(
 
 def sentence_table(audit: Audit, captions: pd.DataFrame) -> pd.DataFrame:
     """Return sentences.parquet: captions.parquet by sentence, with the place of each."""
-    pairs = store.read_table(audit.folder / store.PAIRS, columns=[c.CAPTIONS])
-    places = places_of(pairs[c.CAPTIONS])
+    places = places_of(audit.read_columns(store.PAIRS, c.CAPTIONS)[c.CAPTIONS])
     table = pd.concat([captions.drop(columns=[c.CAPTION]), places], axis=1)
     first = [c.CAPTION_ROW, c.PAIR_ID, *places]
     return table[[*first, *(name for name in captions if name not in (*first, c.CAPTION))]]

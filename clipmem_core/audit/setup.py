@@ -147,12 +147,11 @@ def source_changes(audit: Audit, source: str, config: AuditConfig, screen: Scree
 
     It is read again only if one of its files is newer than the audit's.
     """
-    path = audit.folder / store.PAIRS
-    time = path.stat().st_mtime_ns
+    time = (audit.folder / store.PAIRS).stat().st_mtime_ns
     root = audit.record.pictures
     files = source_files(source)
     if files and not config.features:  # which need no pictures
-        images = store.read_table(path, columns=[c.IMAGE])[c.IMAGE]
+        images = audit.read_columns(store.PAIRS, c.IMAGE)[c.IMAGE]
         files += {split_reference(root, image)[0] for image in images}
     if not any(is_newer(file, time) for file in files):
         return ""

@@ -478,6 +478,10 @@ class Audit(Named):
         """Tell whether it scores existing checkpoints instead of training its members."""
         return bool(self.member_record(self.record.members[0]).checkpoint)
 
+    def read_columns(self, table: str, *columns: str) -> pd.DataFrame:
+        """Read some columns of a table."""
+        return read_table(self.folder / table, columns=list(columns))
+
     def member(self, name: str) -> Path:
         """Return a member's folder."""
         return inside(self.folder, f"{MEMBERS}/{check_name(name)}")

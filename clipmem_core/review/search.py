@@ -24,7 +24,6 @@ from clipmem_core.audit.store import (
     TEXT_EMBEDDINGS,
     Audit,
     open_embeddings,
-    read_table,
     text_counts,
 )
 from clipmem_core.columns import CAPTIONS, GROUP, PAIR_ID
@@ -133,7 +132,7 @@ def _by_features(audit: Audit, text: str, row: int | None) -> Hits:
     texts = [np.argmax(by_caption[start[each] : start[each + 1]] == best[each]) for each in rows]
     captions = np.array(texts, np.int64)
     if audit.record.sentences:
-        numbers = read_table(audit.folder / SENTENCE_TABLE, columns=[columns.CAPTION])
+        numbers = audit.read_columns(SENTENCE_TABLE, columns.CAPTION)
         captions = numbers[columns.CAPTION].to_numpy()[start[rows] + captions]
     return Hits(rows, best[rows], captions)
 
