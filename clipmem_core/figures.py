@@ -83,11 +83,9 @@ def set_layout(
     figure: go.Figure, height: int, *, top: int = 30, right: int = 10, **options: Any
 ) -> go.Figure:
     """Set the height, the margins and other layout options of a figure, and return it."""
-    figure.update_xaxes(zeroline=False)
-    figure.update_yaxes(zeroline=False)
-    return figure.update_layout(
-        height=height, margin={"l": 0, "r": right, "t": top, "b": 0}, **options
-    )
+    margin = {"l": 0, "r": right, "t": top, "b": 0}
+    figure.update_layout(height=height, margin=margin, **options)
+    return figure.update_layout(xaxis_zeroline=False, yaxis_zeroline=False)
 
 
 def error_bar(rows: pd.DataFrame, colour: str) -> dict[str, object]:
@@ -179,9 +177,14 @@ def group_figure(groups: pd.DataFrame, bins: pd.DataFrame) -> go.Figure:
         range=[-0.35, len(groups) - 0.1],
         fixedrange=True,
     )
-    figure.update_xaxes(title="clipmem (cosine units)")
-    height = 110 + 85 * len(groups)
-    return set_layout(figure, height, top=10, showlegend=False, barmode="overlay")
+    return set_layout(
+        figure,
+        110 + 85 * len(groups),
+        top=10,
+        xaxis_title="clipmem (cosine units)",
+        showlegend=False,
+        barmode="overlay",
+    )
 
 
 def term_figure(members: pd.DataFrame, *, colour: str, names: Mapping[str, str]) -> go.Figure:
@@ -225,9 +228,10 @@ def comparison_figure(points: pd.DataFrame, *, column: str, names: tuple[str, st
     figure.add_scatter(
         x=ends, y=ends, mode="lines", line=DOTTED, hoverinfo="skip", showlegend=False
     )
-    figure.update_xaxes(title=f"{words(column)} in {safe(names[0])}", showgrid=True)
-    figure.update_yaxes(title=f"{words(column)} in {safe(names[1])}", showgrid=True)
-    return figure.update_layout(height=480, clickmode="event+select", dragmode="pan")
+    x, y = ({"title": f"{words(column)} in {safe(name)}", "showgrid": True} for name in names)
+    return figure.update_layout(
+        xaxis=x, yaxis=y, height=480, clickmode="event+select", dragmode="pan"
+    )
 
 
 def score_map_figure(
@@ -257,8 +261,10 @@ def score_map_figure(
                     showarrow=False,
                     borderpad=4,
                 )
-    figure.update_xaxes(title="similarity out (models that never saw the pair)")
-    return figure.update_yaxes(title="clipmem: memorization")
+    return figure.update_layout(
+        xaxis_title="similarity out (models that never saw the pair)",
+        yaxis_title="clipmem: memorization",
+    )
 
 
 def contribution_figure(
@@ -270,8 +276,10 @@ def contribution_figure(
     figure = _cloud(points, colour_by, (CLIPMEM_IMAGE, CLIPMEM_TEXT), hover, density)
     figure.add_vline(0, line=DOTTED)
     figure.add_hline(0, line=DOTTED)
-    figure.update_xaxes(title="clipmem image: the image encoder's part")
-    return figure.update_yaxes(title="clipmem text: the text encoder's part")
+    return figure.update_layout(
+        xaxis_title="clipmem image: the image encoder's part",
+        yaxis_title="clipmem text: the text encoder's part",
+    )
 
 
 def embedding_figure(points: pd.DataFrame, *, colour_by: str) -> go.Figure:
@@ -304,8 +312,7 @@ def embedding_figure(points: pd.DataFrame, *, colour_by: str) -> go.Figure:
             customdata=scored["row"],
             unselected=_UNSELECTED,
         )
-    figure.update_xaxes(visible=False)
-    return figure.update_yaxes(visible=False)
+    return figure.update_layout(xaxis_visible=False, yaxis_visible=False)
 
 
 def _cloud(
@@ -341,9 +348,8 @@ def _cloud(
             unselected=_UNSELECTED,
         )
     legend = LEGEND_ABOVE | {"itemsizing": "constant"}
-    figure.update_xaxes(showgrid=False)
-    figure.update_yaxes(showgrid=False)
-    return set_layout(figure, 560, right=0, dragmode="lasso", legend=legend, uirevision="constant")
+    figure.update_layout(xaxis_showgrid=False, yaxis_showgrid=False, uirevision="constant")
+    return set_layout(figure, 560, right=0, dragmode="lasso", legend=legend)
 
 
 def _classes(points: pd.DataFrame, column: str) -> list[tuple[str, pd.DataFrame, str]]:
@@ -410,7 +416,6 @@ def means_figure(
         for mean in null.loc[null["encoder"] == encoder, "mean"].dropna():
             figure.add_vline(mean, line=DOTTED | {"color": colour})
     figure.add_vline(0, line={"color": OTHER, "width": 1})
-    figure.update_xaxes(title=title)
     labels = [f"{short_name(name, NAME_LENGTH)}<br>{n:,} {noun}" for name, n in counts.items()]
     figure.update_yaxes(
         tickvals=list(places.values()),
@@ -420,7 +425,7 @@ def means_figure(
         fixedrange=True,
     )
     height = 110 + 44 * len(counts)
-    return set_layout(figure, height, showlegend=True, legend=LEGEND_ABOVE)
+    return set_layout(figure, height, xaxis_title=title, showlegend=True, legend=LEGEND_ABOVE)
 
 
 def line_figure(lines: Iterable[Line], x: str, titles: tuple[str, str]) -> go.Figure:
@@ -438,9 +443,9 @@ def line_figure(lines: Iterable[Line], x: str, titles: tuple[str, str]) -> go.Fi
             customdata=mean_texts(rows),
             hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",
         )
-    figure.update_xaxes(title=titles[0])
-    figure.update_yaxes(title=titles[1])
-    return set_layout(figure, 370, legend=LEGEND_ABOVE)
+    return set_layout(
+        figure, 370, xaxis_title=titles[0], yaxis_title=titles[1], legend=LEGEND_ABOVE
+    )
 
 
 def unitmem_figure(layers: pd.DataFrame) -> go.Figure:
@@ -559,10 +564,15 @@ def tradeoff_figure(
             startstandoff=10,
         )
     memorization, utility = map(safe, titles)
-    figure.update_xaxes(title=f"← less memorized · {memorization}")
-    figure.update_yaxes(title=f"{utility} · more useful →")
-    legend = LEGEND_ABOVE | {"title": ""}
-    return set_layout(figure, 440, legend=legend, dragmode=False, hoverlabel={"align": "left"})
+    return set_layout(
+        figure,
+        440,
+        xaxis_title=f"← less memorized · {memorization}",
+        yaxis_title=f"{utility} · more useful →",
+        legend=LEGEND_ABOVE | {"title": ""},
+        dragmode=False,
+        hoverlabel={"align": "left"},
+    )
 
 
 def precision_figure(curves: pd.DataFrame, *, share: float) -> go.Figure:

@@ -15,11 +15,10 @@ with explained_errors():
         titles = {"": f"this audit: {audit.name}"} | {name: f"study: {name}" for name in studies}
         shown = choose_listed(
             "Results of",
-            list(titles),
+            titles,
             parameter="study",
             clears=[PARAMETER, PAGE],
             width=400,
-            format_func=titles.__getitem__,
         )
     if shown:
         draw_study(shown)

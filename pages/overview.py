@@ -6,7 +6,6 @@ import streamlit as st
 from clipmem_core.dashboard import overview as o
 from clipmem_core.dashboard.cards import draw_strips
 from clipmem_core.dashboard.deciding import draw_wrong
-from clipmem_core.dashboard.incidents import draw_incidents
 from clipmem_core.dashboard.page import TIGHT_STYLE, open_page
 from clipmem_core.dashboard.plain import explained_errors
 
@@ -15,7 +14,7 @@ with explained_errors():
     st.html(TIGHT_STYLE)  # the answers fit a screen
     verdict = audit.verdict
     o.draw_source(audit)
-    draw_incidents(audit)
+    o.draw_incidents(audit)
     draw_wrong(audit)
     draw_strips(audit)
     o.draw_verdict(verdict)

@@ -9,8 +9,8 @@ from clipmem_core.audit.verdict import queues
 from clipmem_core.columns import REVIEW_PLACE, SUSPICION
 from clipmem_core.dashboard.browse import conditions, read_filters
 from clipmem_core.dashboard.component.pairs import REVIEW_KEYS, draw_key_list, draw_single
-from clipmem_core.dashboard.page import BROWSE, TIGHT_STYLE, link, open_page
-from clipmem_core.dashboard.plain import explained_errors, read_verdict, show_text
+from clipmem_core.dashboard.page import BROWSE, TIGHT_STYLE, draw_link, link, open_page
+from clipmem_core.dashboard.plain import explained_errors, in_a_row, read_verdict, show_text
 from clipmem_core.review.rows import count_pairs
 from clipmem_core.review.selection import RANDOM, RANDOM_CHECK, UNDECIDED, Selection
 from clipmem_core.review.wrong_captions import NEXT
@@ -34,13 +34,8 @@ with explained_errors():
             links.append((label, f"{path}?{urlencode(link(audit, pairs))}"))
         draw_single(audit, selection, title=title, links=links)
     else:
-        st.info("No pair fits this selection.", icon=":material/search_off:")
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.page_link(
-            BROWSE,
-            label="Filter in Browse",
-            icon=":material/grid_view:",
-            query_params=link(audit, listed),
-        )
+        st.info("No pair fits this selection.")
+    with in_a_row():
+        draw_link(BROWSE, "Filter in Browse", ":material/grid_view:", audit, listed)
         show_text(" · ".join(text for text, _ in conditions(listed)))
         draw_key_list(REVIEW_KEYS)

@@ -29,7 +29,7 @@ from clipmem_core.embeddings import write_vectors
 from clipmem_core.scores.detection import METRICS, detection_table, numbers_reviewed
 from clipmem_core.scores.membership import Membership
 from clipmem_core.scores.registry import DETECTORS, SCORE_COLUMNS
-from clipmem_core.studies.benchmark_results import Benchmark, Injection, benchmark_of
+from clipmem_core.studies.benchmark_results import Benchmark, Injection
 
 HOSTILE = [
     "<script>document.title = 'taken'</script><b>bold</b><img src=x "
@@ -406,7 +406,7 @@ def make_benchmark(
 ) -> Benchmark:
     """Write a benchmark into the data folder: every kind at its shares, and better detectors
     first."""
-    benchmark = benchmark_of(name)
+    benchmark = Benchmark.of(name)
     rng = np.random.default_rng(0)
     (benchmark.folder / "injections").mkdir(parents=True)
     record = made_record(name, Path(root), "ensemble", np.array(["scored"]))

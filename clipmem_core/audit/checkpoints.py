@@ -1,7 +1,7 @@
 """Scores checkpoints that somebody else trained."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from clipmem_core.audit.store import Audit
 from clipmem_core.config import AuditConfig
 from clipmem_core.io import InputError
 from clipmem_core.scores.membership import Membership, protocol_of, replicate_rows
+from clipmem_core.tables import read_frame
 from clipmem_core.training.model import load_weights
 
 TRUE_FALSE = {"true": True, "false": False, "1": True, "0": False}
@@ -35,14 +36,17 @@ def score_checkpoints(
     audit = Audit.of(name)
     table = read_membership(Path(membership))
     names = [column for column in table.columns if column not in (c.PAIR_ID, c.GROUP)]
-    files = _checkpoint_files(checkpoints, names)
-    refused = {
-        "inject-miscaptions": config.inject_miscaptions,
-        "rounds": config.rounds == "2",
-    }
-    for flag, used in refused.items():
-        if used:
-            raise InputError(f"--{flag} belongs to audit: score trains no members")
+    if len(checkpoints) != len(names):
+        raise InputError(
+            f"--checkpoints must be {len(names)} ({', '.join(names)}), not {len(checkpoints)}"
+        )
+    files = {name: Path(path).resolve() for name, path in zip(names, checkpoints, strict=True)}
+    for path in files.values():
+        if not path.is_file():
+            raise InputError(f"--checkpoints {str(path)!r} is not a file")
+    if config.inject_miscaptions or config.rounds == "2":
+        flag = "inject-miscaptions" if config.inject_miscaptions else "rounds"
+        raise InputError(f"--{flag} belongs to audit: score trains no members")
     protocol = protocol_of(names)
     replicates = replicate_rows(names)
     config = dataclasses.replace(
@@ -53,62 +57,28 @@ def score_checkpoints(
         folds=len(replicates[0]) if protocol == "ensemble" else config.folds,
         halves=False,  # the file lists the training pairs
     )
+    config = settings.resolve(config)
     with store.acquire_lock(audit.folder, what="audit"):
         is_new = not audit.begun
-        _begin(audit, source, config, files, screen, table)
+        if is_new:
+            model = build_member(config, settings.towers_of(config), seed=config.seed)
+            for file in files.values():  # refuses a broken one before a picture is read
+                load_weights(model, file)
+            screen.say(f"reading {source}")
+            data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
+            pairs = data_set.pairs
+            drawn = align_membership(table, names, pairs)
+            screen.say(counts(data_set, drawn))
+            write_audit(audit, source, config, data_set, pairs, drawn, checkpoints=files)
+        else:
+            check_same(audit, source, config)
+            for member, file in files.items():
+                if audit.member_record(member).checkpoint_sha256 != store.file_sha256(file):
+                    raise InputError(
+                        f"{audit.name!r} was made from other checkpoints: choose another --name"
+                    )
         finish_audit(Run(audit, screen), is_new=is_new)
     return audit
-
-
-def _checkpoint_files(checkpoints: Sequence[str], names: Sequence[str]) -> dict[str, Path]:
-    if len(checkpoints) != len(names):
-        raise InputError(
-            f"--checkpoints must be {len(names)} ({', '.join(names)}), not {len(checkpoints)}"
-        )
-    files = {name: Path(path).resolve() for name, path in zip(names, checkpoints, strict=True)}
-    for path in files.values():
-        if not path.is_file():
-            raise InputError(f"--checkpoints {str(path)!r} is not a file")
-    return files
-
-
-def _begin(
-    audit: Audit,
-    source: str,
-    config: AuditConfig,
-    files: Mapping[str, Path],
-    screen: Screen,
-    table: pd.DataFrame,
-) -> None:
-    """Write the first files of an audit of checkpoints, or refuse one with other files or
-    settings."""
-    config = settings.resolve(config)
-    if audit.begun:
-        check_same(audit, source, config)
-        hashes = {
-            name: audit.member_record(name).checkpoint_sha256 for name in audit.record.members
-        }
-        if hashes != {name: store.file_sha256(path) for name, path in files.items()}:
-            raise InputError(
-                f"{audit.name!r} was made from other checkpoints: choose another --name"
-            )
-        return
-    model = build_member(config, settings.towers_of(config), seed=config.seed)
-    for file in files.values():  # refuses a broken one before a picture is read
-        load_weights(model, file)
-    screen.say(f"reading {source}")
-    data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
-    membership = align_membership(table, list(files), data_set.pairs)
-    screen.say(counts(data_set, membership))
-    write_audit(
-        audit,
-        source,
-        config,
-        data_set,
-        data_set.pairs,
-        membership,
-        checkpoints=files,
-    )
 
 
 def read_membership(path: Path) -> pd.DataFrame:
@@ -117,13 +87,7 @@ def read_membership(path: Path) -> pd.DataFrame:
     flag = f"--membership {str(path)!r}"
     if not path.is_file():
         raise InputError(f"{flag} is not a file")
-    try:
-        if path.suffix == ".parquet":
-            table = pd.read_parquet(path)
-        else:
-            table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{flag} cannot be read: {str(error).splitlines()[0]}") from None
+    table = read_frame(path)
     if c.PAIR_ID not in table:
         raise InputError(f"{flag} needs a column pair_id, it has {', '.join(map(str, table))}")
     repeated = table[c.PAIR_ID][table[c.PAIR_ID].duplicated()]

@@ -56,12 +56,6 @@ def reproducing_command(
     return shlex.join([*start, *typed_flags(flags)])
 
 
-def command_of(audit: Audit) -> str:
-    """Return the command that reproduces an audit."""
-    record = audit.record
-    return reproducing_command(["audit", record.source, f"--name={audit.name}"], record.config)
-
-
 def result_rows(audit: Audit) -> pd.DataFrame:
     """Return an audit's results as a tidy table: what, of, measure, value, low, high, kind, n."""
     verdict = audit.verdict
@@ -113,7 +107,9 @@ def write_audit_results(audit: Audit, path: Path) -> None:
     write_results(
         path,
         result_rows(audit),
-        command=command_of(audit),
+        command=reproducing_command(
+            ["audit", record.source, f"--name={audit.name}"], record.config
+        ),
         machine=record.machine,
         config=record.config,
         seeds=", ".join(f"{name} {seed}" for name, seed in record.seeds.items()),
@@ -214,11 +210,7 @@ class RichScreen:
             ):
                 self.say(f"member {member.name}: {member.stage}")
             self.stages[member.name] = member.stage
-            if (
-                self.batch_size
-                and member.at_chance(self.batch_size)
-                and member.name not in self.warned
-            ):
+            if member.at_chance(self.batch_size) and member.name not in self.warned:
                 self.warned.add(member.name)
                 self.say(
                     f"warning: the loss of member {member.name} is at chance ({member.loss:.2f}): "

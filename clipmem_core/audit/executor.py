@@ -7,7 +7,6 @@ task whose worker or machine is lost resumes on another one.
 """
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import json
@@ -23,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -227,14 +226,14 @@ def ray_tasks(tasks: Sequence[Task], *, gpus: int = 0) -> TaskEvents:
     # Split tasks of several members until there is one for each slot, if possible
     parts = [min(max(1, math.ceil(slots / len(tasks))), len(task.folders)) for task in tasks]
     split = [
-        dataclasses.replace(task, folders=task.folders[part::count], names=task.names[part::count])
+        replace(task, folders=task.folders[part::count], names=task.names[part::count])
         for task, count in zip(tasks, parts, strict=True)
         for part in range(count)
     ]
     running = {}
     for task in split:
         # The worker runs in another folder
-        absolute = dataclasses.replace(
+        absolute = replace(
             task,
             folders=tuple(folder.absolute() for folder in task.folders),
             folder=task.folder.absolute(),

@@ -5,15 +5,13 @@ their order, views, optimiser, schedule, the encoder's first weights and the num
 are the same.
 """
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from pytorch_metric_learning.losses import SelfSupervisedLoss, SupConLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -82,10 +80,10 @@ class TowerTrainer(Trainer):
     """Trains with the steps of `Trainer` and the same views: on labels with cross-entropy, else as
     SimCLR.
 
-    In SimCLR (Chen et al., ICML 2020) the two views of a picture are positives within the batch.
-    With two views the library's SupConLoss is NT-Xent. Views are crops, without SimCLR's colours
-    and blur. The head is linear for labels, and SimCLR's projection otherwise: a hidden layer as
-    wide as the encoder's output, and 128 numbers.
+    In SimCLR (Chen et al., ICML 2020) the two views of a picture are positives within the batch,
+    and the loss is NT-Xent. Views are crops, without SimCLR's colours and blur. The head is linear
+    for labels, and SimCLR's projection otherwise: a hidden layer as wide as the encoder's output,
+    and 128 numbers.
     """
 
     def __init__(
@@ -96,7 +94,6 @@ class TowerTrainer(Trainer):
         )
         super().__init__(HeadedTower(model, *widths, seed=seed), *args, seed=seed, **kwargs)
         self.labels = labels  # int64 [n_pairs]
-        self.loss = SelfSupervisedLoss(SupConLoss(temperature=TEMPERATURE))
 
     def outputs(self, pixels: np.ndarray, rows: np.ndarray, view: int) -> Tensor:
         """Return the head's outputs for a view of some pictures, float32 [n, widths[-1]]."""
@@ -114,21 +111,21 @@ class TowerTrainer(Trainer):
         among all views of the batch.
         """
         if self.labels is not None:
-            log_probabilities = F.log_softmax(self.outputs(pixels, rows, epoch), dim=1)
+            logits = self.outputs(pixels, rows, epoch)
             labels = torch.from_numpy(self.labels[rows]).to(self.device)
-            log_probability = log_probabilities.gather(1, labels[:, None])[:, 0]
-            correct = log_probabilities.argmax(dim=1) == labels
-            return -log_probability.mean(), correct.float(), log_probability.detach()
+            terms = F.cross_entropy(logits, labels, reduction="none")
+            correct = logits.argmax(dim=1) == labels
+            return terms.mean(), correct.float(), -terms.detach()
         first, second = (
             F.normalize(self.outputs(pixels, rows, view), dim=1)
             for view in (epoch, epoch + self.config.epochs)
         )
-        both = torch.cat([first.detach(), second.detach()])
+        both = torch.cat([first, second])
         logits = (both @ both.T / TEMPERATURE).fill_diagonal_(-torch.inf)
         partner = torch.arange(len(both), device=both.device).roll(len(first))
-        log_probability = F.log_softmax(logits, dim=1).gather(1, partner[:, None])[:, 0]
-        cosine = (first.detach() * second.detach()).sum(dim=1)
-        return self.loss(first, second), cosine, log_probability.view(2, -1).mean(dim=0)
+        terms = F.cross_entropy(logits, partner, reduction="none")
+        cosine = (first * second).sum(dim=1).detach()
+        return terms.mean(), cosine, -terms.detach().view(2, -1).mean(dim=0)
 
 
 @dataclass(frozen=True)
@@ -149,7 +146,7 @@ def plan_runs(audit: Audit, seed: int, epochs: int) -> list[ParadigmRun]:
     config_seed = record.config.seed + seed
     names = [name for name, value in record.seeds.items() if value == config_seed]
     run = open_member(audit.folder, (names or record.members)[0])
-    config = dataclasses.replace(run.config, epochs=epochs or run.config.epochs)
+    config = replace(run.config, epochs=epochs or run.config.epochs)
     labels = pd.Categorical(run.pairs[c.LABEL].astype("string")).codes.astype(np.int64)
     rows = run.data.rows
     labelled = rows[labels[rows] >= 0]
@@ -159,7 +156,7 @@ def plan_runs(audit: Audit, seed: int, epochs: int) -> list[ParadigmRun]:
         rows = labelled
     if config.crop_scale < 1:
         possible.append(t.SELF_SUPERVISED)
-    run = dataclasses.replace(run, config=config, data=dataclasses.replace(run.data, rows=rows))
+    run = replace(run, config=config, data=replace(run.data, rows=rows))
     folder = t.paradigms_folder(audit) / RUNS
     return [
         ParadigmRun(name, config_seed, run, labels, folder / f"{name}-{config_seed}")

@@ -215,7 +215,7 @@ def grow(audit: Audit, config: AuditConfig) -> int:
             f"audit {audit.name!r} has the members of audit {record.reaudit_of!r}: use another "
             "--name"
         )
-    _check_trains(audit)
+    check_trains(audit)
     rounds = "2" if config.rounds == "2" else record.config.rounds
     chosen = {name: getattr(record.config, name) for name in ("threads", *_BY_CAPTIONS)}
     config = dataclasses.replace(config, rounds=rounds, **chosen)
@@ -239,7 +239,7 @@ def add_round(audit: Audit, config: AuditConfig) -> bool:
     record = audit.record
     if config.rounds != "2" or record.config.rounds == "2":
         return False
-    _check_trains(audit)
+    check_trains(audit)
     _change(
         audit,
         dataclasses.replace(
@@ -249,10 +249,12 @@ def add_round(audit: Audit, config: AuditConfig) -> bool:
     return True
 
 
-def _check_trains(audit: Audit) -> None:
+def check_trains(audit: Audit) -> None:
+    """Refuse an audit of existing checkpoints."""
     if audit.scores_checkpoints:
         raise InputError(
-            f"audit {audit.name!r} scores existing checkpoints and cannot train: use another --name"
+            f"audit {audit.name!r} scores existing checkpoints and cannot train: use an audit "
+            "that trains"
         )
 
 

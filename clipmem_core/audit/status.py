@@ -298,7 +298,7 @@ class MemberProgress:
 
     def at_chance(self, batch_size: int) -> bool:
         """Tell whether the loss is still at chance after a fifth of the run."""
-        late = self.steps > 0 and self.step >= self.steps / 5
+        late = batch_size > 1 and self.steps > 0 and self.step >= self.steps / 5
         return late and self.log_probability <= -CHANCE_SHARE * math.log(batch_size)
 
 

@@ -10,7 +10,7 @@ with the class token) or over the pair's captions (text encoder: tokens up to th
 below 0 count as 0; see `UnitTally`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
@@ -44,7 +44,7 @@ from clipmem_core.training.model import (
     evaluation_batches,
     mean_by_pair,
 )
-from clipmem_core.training.views import TrainingData, ViewMaker
+from clipmem_core.training.views import ViewMaker
 
 
 def run_units(audit: Audit, *, members: Sequence[str] = (), screen: Screen) -> None:
@@ -223,7 +223,14 @@ def count_units(
                 report(tally.count)
         else:
             cut = can_cut_text(model)
-            for block, captions, start in _caption_batches(data, rows, config.eval_captions):
+            # Pairs with captions of similar length share a batch
+            longest = np.maximum.reduceat((data.tokens != 0).sum(axis=1), data.caption_start[:-1])
+            counts = np.diff(data.caption_start)
+            counts = np.minimum(counts, config.eval_captions or counts.max())
+            for block in evaluation_batches(rows[np.argsort(longest[rows], kind="stable")]):
+                start = group_starts(counts[block])
+                first = data.caption_start[block] - start[:-1]
+                captions = np.repeat(first, counts[block]) + np.arange(start[-1])
                 tokens = torch.from_numpy(data.tokens[captions].astype(np.int64)).to(config.device)
                 # All up to the end token, the last that is not 0: token 0 is padding, but also a
                 # word ("!")
@@ -235,21 +242,6 @@ def count_units(
                 tally.add(block, mean_by_pair(values, start))
                 report(tally.count)
     return tally
-
-
-def _caption_batches(
-    data: TrainingData, rows: np.ndarray, first: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield batches of pairs with captions of similar length: pairs, caption numbers, and the
-    offsets of the pairs."""
-    longest = np.maximum.reduceat((data.tokens != 0).sum(axis=1), data.caption_start[:-1])
-    counts = np.diff(data.caption_start)
-    counts = np.minimum(counts, first) if first else counts
-    for block in evaluation_batches(rows[np.argsort(longest[rows], kind="stable")]):
-        start = group_starts(counts[block])
-        first_caption = data.caption_start[block] - start[:-1]
-        captions = np.repeat(first_caption, counts[block]) + np.arange(start[-1])
-        yield block, captions, start
 
 
 def unit_table(

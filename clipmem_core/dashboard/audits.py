@@ -1,9 +1,9 @@
 """The page Audits: the list with its actions, and the form that checks and starts an audit."""
 
-import dataclasses
 import itertools
 import re
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import fields, replace
 from datetime import datetime
 from typing import Any
 
@@ -35,8 +35,14 @@ from clipmem_core.config import (
     ineffective_fields,
     preset_config,
 )
-from clipmem_core.dashboard.page import AUDIT, CHOICE, draw_set, store_choice
-from clipmem_core.dashboard.plain import draw_fault, explained_errors, show_strong
+from clipmem_core.dashboard.page import AUDIT, draw_set, read_audit, store_choice
+from clipmem_core.dashboard.plain import (
+    draw_fault,
+    draw_table,
+    explained_errors,
+    in_a_row,
+    show_strong,
+)
 from clipmem_core.dashboard.running import draw_progress
 from clipmem_core.dataset.source import DRAWN, check_source, lacks_captions
 from clipmem_core.export.cleaned import CLEANED
@@ -84,11 +90,11 @@ _PATH = "new-path"
 def draw_list() -> None:
     """Draw all audits, and the progress and actions of the selected one."""
     if message := st.session_state.pop(_MESSAGE, ""):
-        st.success(message, icon=":material/check:")
+        st.success(message)
     states = list_states()
     _watch([(state.audit.name, state.word) for state in states])
     if not states:
-        st.info("No audit yet. Start one above.", icon=":material/science:")
+        st.info("No audit yet. Start one above.")
         return
     selected = _draw_table(states)
     if selected is None:
@@ -112,7 +118,7 @@ def _watch(drawn: list[tuple[str, str]]) -> None:
 def _draw_table(states: list[State]) -> State | None:
     """Draw the list, and return the state of the audit that is selected in it."""
     names = [state.audit.name for state in states]
-    name = st.query_params.get(AUDIT) or st.session_state.get(CHOICE)
+    name = read_audit()
     selected = [names.index(name)] if name in names else []
     rows = []
     for state in states:
@@ -145,7 +151,7 @@ def _draw_table(states: list[State]) -> State | None:
 
 def _draw_actions(state: State) -> None:
     name = state.audit.name
-    with st.container(horizontal=True, vertical_alignment="center"):
+    with in_a_row():
         if state.word == DONE:
             st.page_link(
                 "pages/overview.py",
@@ -183,20 +189,20 @@ def draw_request() -> Request:
         st.caption("These are folders of pictures without captions.")
         if st.toggle("Use folder names as captions", key="new-folder-names", **_PERSIST):
             options = {"caption_template": _draw_field("caption_template", "a photo of a {label}")}
-    with st.container(horizontal=True, gap="large"):
+    with in_a_row(gap="large"):
         preset = _choose("Preset", list(PRESETS), DEFAULT_PRESET)
         protocol = _choose(
             "Protocol", FIELDS["protocol"].choices, AuditConfig.protocol, help=meaning(PROTOCOL)
         )
     st.caption(_PRESET_HELP[preset])
-    defaults = dataclasses.replace(preset_config(preset), protocol=protocol)
-    defaults = dataclasses.replace(defaults, **_draw_towers(defaults))
+    defaults = replace(preset_config(preset), protocol=protocol)
+    defaults = replace(defaults, **_draw_towers(defaults))
     with st.grid(**_GRID) as grid:
         repetitions = "seeds" if protocol == "paper" else "members"
         values = _draw_fields(grid, [repetitions, *_MAIN], defaults)
         if source == DRAWN:
             options |= _draw_fields(grid, ["scenes_pairs"], SourceOptions())
-    with st.expander("Further settings", icon=":material/tune:"):
+    with st.expander("Further settings"):
         unavailable = ineffective_fields(defaults)
         omitted = {*_MAIN, *_DRAWN_ABOVE, *unavailable, *options}
         if not defaults.lock_image:
@@ -211,7 +217,7 @@ def draw_request() -> Request:
                     f"Not available, as the {side} tower is locked and {effect}: "
                     f"{', '.join(labels)}."
                 )
-    config = dataclasses.replace(defaults, **values, source=SourceOptions(**options))
+    config = replace(defaults, **values, source=SourceOptions(**options))
     proposed = free_name(audit_name(source, config), taken=is_taken)
     typed = st.text_input(
         "Name", key="new-name", placeholder=proposed, help="The audit's folder.", **_PERSIST
@@ -222,7 +228,12 @@ def draw_request() -> Request:
 def _draw_path() -> str:
     """Draw the field for a data set and buttons for those that need no typing; return its path or
     name."""
-    offered = _built_in_sources()
+    sets = [
+        str(path)
+        for path in sorted((data_folder() / SETS).glob("[!.]*"))
+        if not (path / CLEANED).is_file() and not re.fullmatch(rf"{DRAWN}-\d+-\d+", path.name)
+    ]
+    offered = [DRAWN, *sets]  # the synthetic set, and those in the data folder
     typed = st.text_input(
         "Path, shards or Hugging Face name",
         key=_PATH,
@@ -247,17 +258,6 @@ def _draw_path() -> str:
         help=f"{DRAWN} is the synthetic set. {meaning(DRAWN_SET)}",
     )
     return typed
-
-
-def _built_in_sources() -> list[str]:
-    """Return the sources that need no typing: the synthetic set, and the sets in the data
-    folder."""
-    sets = [
-        str(path)
-        for path in sorted((data_folder() / SETS).glob("[!.]*"))
-        if not (path / CLEANED).is_file() and not re.fullmatch(rf"{DRAWN}-\d+-\d+", path.name)
-    ]
-    return [DRAWN, *sets]
 
 
 def free_name(name: str, *, taken: Callable[[str], bool]) -> str:
@@ -301,7 +301,7 @@ def _draw_check(request: Request, started: Callable[[str], None]) -> None:
         _draw_counts(check.found)
     if check.error:
         return
-    with st.container(horizontal=True):
+    with in_a_row():
         start = check.found is not None and st.button(
             "Start", type="primary", icon=":material/play_arrow:"
         )
@@ -340,11 +340,11 @@ def _draw_counts(counts: dict[str, Any]) -> None:
     if counts["reasons"]:
         reasons = pd.DataFrame(counts["reasons"], columns=["rows", "reason", "example"])
         alt = "The most frequent reasons why rows cannot be used"
-        st.dataframe(reasons, hide_index=True, alt=alt)
+        draw_table(reasons, alt=alt)
         rows = pd.DataFrame(counts["rows_in_quarantine"], columns=["row", "reason"])
         label = f"The first {len(rows):,} rows that cannot be used"
-        with st.expander(label, icon=":material/inventory_2:"):
-            st.dataframe(rows, hide_index=True, alt="Rows that cannot be used, and why")
+        with st.expander(label):
+            draw_table(rows, alt="Rows that cannot be used, and why")
 
 
 def _allowed(request: Request) -> bool:
@@ -400,7 +400,7 @@ def _draw_fields(
 def _further_fields(kind: type, omitted: Collection[str]) -> list[str]:
     return [
         field.name
-        for field in dataclasses.fields(kind)
+        for field in fields(kind)
         if field.name not in omitted and isinstance(field.default, (bool, int, float, str))
     ]
 

@@ -28,9 +28,9 @@ from clipmem_core.dashboard.page import (
     SIZE,
     choose_listed,
     choose_segment,
+    draw_link,
     draw_pages,
     draw_set,
-    link,
     peek_selection,
     read_choice,
     read_page,
@@ -39,6 +39,8 @@ from clipmem_core.dashboard.page import (
 )
 from clipmem_core.dashboard.plain import (
     draw_fault,
+    draw_table,
+    in_a_row,
     pairs_in_words,
     read_uncertainty,
     read_verdict,
@@ -46,9 +48,9 @@ from clipmem_core.dashboard.plain import (
 )
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.io import InputError
+from clipmem_core.review.batch import preview_replacement
 from clipmem_core.review.cards import BY_CAPTION, MARKS, cards
 from clipmem_core.review.decisions import CHOICES, KEEP, REMOVE, open_review
-from clipmem_core.review.find_replace import preview_replacement
 from clipmem_core.review.rows import count_pairs, find_rows, frequent_values, pair_ids, score_span
 from clipmem_core.review.selection import (
     ANY,
@@ -178,7 +180,7 @@ def draw_queues(audit: Audit, selection: Selection) -> None:
 
 def draw_filters(audit: Audit, selection: Selection) -> None:
     """Draw search, the most used filters, the order, and all other filters behind buttons."""
-    with st.container(horizontal=True, vertical_alignment="center"):
+    with in_a_row():
         _type(selection, "meaning", "Search by meaning", width=175)
         sides = {side: f"in {name}" for side, name in _SIDES.items()}
         _choose(selection, "by", "Search in", sides, width=125, **_HIDDEN)
@@ -240,7 +242,7 @@ def draw_conditions(selection: Selection) -> None:
         removed = [rest for place, (_, rest) in enumerate(chips) if place not in remaining]
         write_selection(removed[0] if len(removed) == 1 else cleared(selection))
 
-    with st.container(horizontal=True, vertical_alignment="center"):
+    with in_a_row():
         draw_set(
             st.multiselect,
             "Active filters",
@@ -347,15 +349,14 @@ def draw_gallery(audit: Audit, selection: Selection, *, actions: DeltaGenerator)
     except InputError as error:
         if not selection.searched:
             raise
-        draw_fault("This search failed.", error, icon=":material/search_off:")
+        draw_fault("This search failed.", error)
         st.stop()
     if count == 0:
         _draw_nothing(audit, selection)
         return
     with actions:
         _draw_bulk(audit, selection, count)
-        icon = ":material/rate_review:"
-        st.page_link(REVIEW, label="Start review", icon=icon, query_params=link(audit, selection))
+        draw_link(REVIEW, "Start review", ":material/rate_review:", audit, selection)
     size = int(read_choice(SIZE, PAGE_SIZES, DEFAULT_SIZE))
     page, pages = read_page(count, size)
     shown = cards(audit, find_rows(audit, selection, page=page, size=size), selection)
@@ -369,9 +370,7 @@ def draw_gallery(audit: Audit, selection: Selection, *, actions: DeltaGenerator)
         table=st.query_params.get(LAYOUT) == TABLE,
         page=(page, pages),
     )
-    with st.container(
-        horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"
-    ):
+    with in_a_row("bottom", horizontal_alignment="distribute"):
         choose_listed(
             "Per page", PAGE_SIZES, parameter=SIZE, width=85, default=DEFAULT_SIZE, clears=[PAGE]
         )
@@ -405,9 +404,9 @@ def _draw_nothing(audit: Audit, selection: Selection) -> None:
     if selection.order in BY_NAME and score_span(audit, selection.order) is None:
         absent = BY_NAME[selection.order].absent
         reason = absent or "is missing in this audit: sort by another score."
-        st.info(f"{words(selection.order)} {reason}", icon=":material/info:")
+        st.info(f"{words(selection.order)} {reason}")
         return
-    st.info("No pair fits all of these conditions.", icon=":material/search_off:")
+    st.info("No pair fits all of these conditions.")
     rests = [(f"without “{text}”", rest) for text, rest in conditions(selection)]
     if selection.order != MATCH:
         rests.append(("sorted by memorization", replace(selection, order=c.CLIPMEM)))
@@ -422,7 +421,7 @@ def _draw_bulk(audit: Audit, selection: Selection, count: int) -> None:
         st.caption(
             f"Decide for all {pairs_in_words(count)} of this selection, on all of its pages."
         )
-        with st.container(horizontal=True, vertical_alignment="bottom"):
+        with in_a_row("bottom"):
             for decision, label in ((KEEP, "Keep"), (REMOVE, "Remove"), (None, "Undecided")):
                 st.button(
                     label,
@@ -468,7 +467,7 @@ def _edit_dialog(audit: Audit, selection: Selection) -> None:
         f"In the current captions of the {pairs} of this selection. Undecided pairs stay in the "
         "review."
     )
-    with st.container(horizontal=True):
+    with in_a_row():
         find = st.text_input("Find", key="bulk-edit-find", max_chars=MAX_TEXT)
         replacement = st.text_input("Replace with", key="bulk-edit-replace", max_chars=MAX_TEXT)
     match_case = st.toggle("Match case", value=True, key="bulk-edit-case")
@@ -483,9 +482,9 @@ def _edit_dialog(audit: Audit, selection: Selection) -> None:
         st.caption(f"Unchanged, as marked for removal: {pairs_in_words(changes.removed)}.")
     if changes.edits:
         table = pd.DataFrame(changes.captions, columns=["pair", "before", "after"])
-        st.dataframe(table, hide_index=True, height=300, alt="Captions before and after the change")
+        draw_table(table, alt="Captions before and after the change")
     else:
-        st.info("No caption changes.", icon=":material/search_off:")
+        st.info("No caption changes.")
     label = f"Change {len(changes.captions):,} captions of {pairs_in_words(len(changes.edits))}"
     if st.button(
         label,

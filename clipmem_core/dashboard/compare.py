@@ -12,13 +12,15 @@ from clipmem_core.audit.store import PAIRS, SCORES, Audit, is_name, list_audits
 from clipmem_core.columns import CLIPMEM
 from clipmem_core.dashboard.cards import draw_change_cards
 from clipmem_core.dashboard.component.pairs import draw_grid
-from clipmem_core.dashboard.page import AUDIT, CHOICE, PAGE, choose_listed, draw_pages, read_page
+from clipmem_core.dashboard.page import PAGE, choose_listed, draw_pages, read_audit, read_page
 from clipmem_core.dashboard.plain import (
     ZOOMABLE,
     draw_figure,
+    draw_table,
     explained_errors,
     format_difference,
     format_score,
+    in_a_row,
     show_command,
     show_text,
 )
@@ -42,6 +44,7 @@ from clipmem_core.review.incidents import read_incidents
 from clipmem_core.review.queries import cached
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.registry import BY_NAME, words
+from clipmem_core.scores.seeds import interval_text
 from clipmem_core.studies import benchmark_results as b
 
 # in the address
@@ -66,12 +69,12 @@ def draw_choice() -> tuple[Audit, Audit, str]:
     }
     for name in (st.query_params.get(ONE), st.query_params.get(OTHER)):
         if name and name not in audits:
-            st.warning("There is no finished audit of this name.", icon=":material/search_off:")
+            st.warning("There is no finished audit of this name.")
             show_text(f"requested: {name}", limit=120)
     if len(audits) < 2:
         _draw_none()
-    usual = st.query_params.get(AUDIT) or st.session_state.get(CHOICE)
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    usual = read_audit()
+    with in_a_row("bottom"):
         default = usual if usual in audits else ""
         one = audits[_choose("First audit", list(audits), ONE, default=default, clears=[OTHER])]
         others = [audit for audit in audits.values() if audit.name != one.name]
@@ -99,9 +102,7 @@ def _choose(
 
 def _draw_none() -> NoReturn:
     """Say that there is nothing to compare and what to do; ends the page."""
-    st.info(
-        "A comparison needs two finished audits of one data set.", icon=":material/compare_arrows:"
-    )
+    st.info("A comparison needs two finished audits of one data set.")
     st.markdown(
         "Audit a data set again with another seed or settings, or audit its export: pairs keep "
         "their ids."
@@ -150,7 +151,6 @@ def draw_settings(one: Audit, other: Audit, comparison: Comparison) -> None:
     if comparison.warnings:
         st.warning(
             "These audits ran with different settings: compare ranks, not scores.",
-            icon=":material/warning:",
         )
         for line in comparison.warnings:
             show_text(line, limit=500)
@@ -163,8 +163,8 @@ def draw_settings(one: Audit, other: Audit, comparison: Comparison) -> None:
     if table.empty:
         st.caption("Both have the same settings.")
         return
-    with st.expander(f"Settings that differ: {len(table)}", icon=":material/tune:"):
-        st.dataframe(table, hide_index=True, placeholder="", alt="Settings that differ")
+    with st.expander(f"Settings that differ: {len(table)}"):
+        draw_table(table, alt="Settings that differ")
 
 
 def same_data_set(one: Audit, other: Audit) -> bool:
@@ -187,7 +187,7 @@ def draw_points(one: Audit, other: Audit, comparison: Comparison) -> None:
     points = comparison.points
     if points.empty:
         missing = "No pair has this score in both audits: choose another score."
-        st.info(missing, icon=":material/info:")
+        st.info(missing)
         return
     scored = comparison.n_scored
     sample = f"A random sample of {len(points):,} of {scored:,} pairs. "
@@ -215,9 +215,7 @@ def draw_changed(one: Audit, other: Audit, comparison: Comparison) -> None:
     if changed.empty:
         return
     page, pages = read_page(len(changed), PAGE_SIZE)
-    with st.container(
-        horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"
-    ):
+    with in_a_row("bottom", horizontal_alignment="distribute"):
         st.subheader("Changed most", anchor=False, width="content")
         draw_pages(page, pages)
     shown = changed[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
@@ -245,7 +243,6 @@ def draw_findings(audit: Audit) -> None:
             "No injected error, no benchmark: compare detectors with each other. A benchmark "
             "injects errors of every kind into copies of the data set, and measures every detector "
             "on them.",
-            icon=":material/quiz:",
         )
         source = shlex.quote(audit.record.source)
         show_command(f"python -m clipmem_core benchmark {source} --name {audit.name}")
@@ -258,7 +255,6 @@ def draw_findings(audit: Audit) -> None:
         if findings is None:
             st.info(
                 "The first run of this benchmark is not finished yet.",
-                icon=":material/hourglass_empty:",
             )
             return
         _draw_table(findings)
@@ -268,14 +264,9 @@ def draw_findings(audit: Audit) -> None:
 def _draw_table(findings: Findings) -> None:
     if findings.note:
         st.caption(findings.note)
-    measures = [name for name in b.SHORT if (findings.table[b.MEASURE] == name).any()]
-    measure = choose_listed(
-        "Measure",
-        measures,
-        parameter="measure",
-        width=240,
-        format_func=b.SHORT.__getitem__,
-    )
+    measured = set(findings.table[b.MEASURE])
+    measures = {name: text for name, text in b.SHORT.items() if name in measured}
+    measure = choose_listed("Measure", measures, parameter="measure", width=240)
     rows = findings.table[findings.table[b.MEASURE] == measure]
     rows = rows.assign(
         detector=rows[b.DETECTOR].map(words),
@@ -304,29 +295,22 @@ def _error_name(kind: Any, share: Any) -> str:
 
 def _cell_text(row: dict[Any, Any]) -> str:
     """Return a mean with its interval, and whether it differs from that of the reference."""
-    digits = b.DIGITS[row[b.MEASURE]]
-    text = f"{row['mean']:.{digits}f}"
-    if pd.notna(row["low"]):
-        text += f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
+    spec = f".{b.DIGITS[row[b.MEASURE]]}f"
+    text = interval_text(row["mean"], row["low"], row["high"], spec)
     if row[f"{b.OVER}_low"] > 0:
         return f"{text} ▲"
     return f"{text} ▼" if row[f"{b.OVER}_high"] < 0 else text
 
 
 def _draw_curves(curves: pd.DataFrame) -> None:
-    groups = {
-        f"{kind}-{share:g}": (_error_name(kind, share), rows)
-        for (kind, share), rows in curves.groupby([b.KIND, b.SHARE], sort=False)
-    }
-    chosen = choose_listed(
-        "Error",
-        list(groups),
-        parameter="mistake",
-        width=420,
-        format_func=lambda error: groups[error][0],
-    )
-    name, rows = groups[chosen]
-    alt = f"Precision of each detector against the number of pairs reviewed: {name}"
+    names = {}
+    groups = {}
+    for (kind, share), rows in curves.groupby([b.KIND, b.SHARE], sort=False):
+        names[f"{kind}-{share:g}"] = _error_name(kind, share)
+        groups[f"{kind}-{share:g}"] = rows
+    chosen = choose_listed("Error", names, parameter="mistake", width=420)
+    rows = groups[chosen]
+    alt = f"Precision of each detector against the number of pairs reviewed: {names[chosen]}"
     figure = precision_figure(rows, share=rows[b.SHARE].iloc[0])
     draw_figure(figure, key="detectors-curves", alt=alt)
     st.caption("Dotted: a random order. Click a name to hide its line.")
@@ -340,7 +324,7 @@ def draw_differences(audit: Audit) -> None:
     if len(scores) < 3 or len(names) < 2:
         st.caption("This audit has too few pairs with two detectors or more.")
         return
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    with in_a_row("bottom"):
         style: dict[str, Any] = {"width": 215, "format_func": words}
         one = choose_listed("Detector", names, parameter=ONE, **style)
         others = [name for name in names if name != one]

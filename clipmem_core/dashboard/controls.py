@@ -4,8 +4,8 @@ back.
 ?setting=text_mask=0.3 removal=clipmem:5   the text form of an arm; empty for the baseline.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import streamlit as st
@@ -70,10 +70,9 @@ def draw_setting(audit: Audit, finished: Mapping[str, str]) -> Arm:
     if len(names) > 1:
         choose_listed(
             "Settings",
-            list(names),
+            names,
             parameter=PARAMETER,
             clears=[PAGE],
-            format_func=names.__getitem__,
         )
     decided = Decided()
     with explained_errors("Decisions", ends=False):
@@ -87,7 +86,7 @@ def draw_setting(audit: Audit, finished: Mapping[str, str]) -> Arm:
         st.markdown("**Pairs**")
         controls.draw_pairs()
     if setting.overrides.get(DECISIONS):
-        return dataclasses.replace(setting, decided=decided)
+        return replace(setting, decided=decided)
     return setting
 
 
@@ -96,12 +95,10 @@ def _read_setting(baseline: AuditConfig) -> Arm:
     typed = st.query_params.get(PARAMETER, "")
     try:
         setting = parse_arm(typed)
-        check_config(dataclasses.replace(baseline, **setting.fields))
+        check_config(replace(baseline, **setting.fields))
         setting = without_idle(setting, baseline)
     except InputError as error:
-        st.warning(
-            "The setting of this address is not valid and is ignored.", icon=":material/link_off:"
-        )
+        st.warning("The setting of this address is not valid and is ignored.")
         show_text(in_one_line(error), limit=300)
         return Arm()
     if setting.text != typed:  # the list of settings has one text for each
@@ -109,7 +106,7 @@ def _read_setting(baseline: AuditConfig) -> Arm:
     return setting
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Controls:
     """The controls of a setting."""
 
@@ -131,13 +128,7 @@ class Controls:
                 field.toggle,
                 f"{field.help[:1].upper()}{field.help[1:]}.",
             )
-            if name == _CAPTIONS and name in fields:
-                fewest = self.baseline.train_captions
-                options = sorted({*range(fewest, self.captions + 1), fields[name]})
-                self._draw(
-                    st.select_slider, "Captions per pair", name, fields[name], options=options
-                )
-            elif name in fields:
+            if name in fields:
                 self._draw_slider(name, field.toggle, visibility="collapsed")
             if name == noise:
                 self._draw(
@@ -206,11 +197,13 @@ class Controls:
         """Return the range of a field's slider and its first value, which differs from the
         baseline's."""
         slider = FIELDS[name].slider
-        if slider is None:  # an early stop: at two thirds of the epochs
+        if name == _CAPTIONS:
+            slider = Slider(self.baseline.train_captions, max(2, self.captions), 1, self.captions)
+        elif slider is None:  # an early stop: at two thirds of the epochs
             epochs = self.baseline.epochs
             slider = Slider(1, max(2, epochs - 1), 1, max(1, round(epochs * 2 / 3)))
         if slider.usual == getattr(self.baseline, name):
-            slider = dataclasses.replace(slider, usual=min(slider.high, slider.usual + slider.step))
+            slider = replace(slider, usual=min(slider.high, slider.usual + slider.step))
         return slider
 
     def _draw_slider(self, name: str, label: str, *, visibility: str) -> None:
@@ -274,7 +267,5 @@ class Controls:
             return {REMOVAL: Removal(c.CLIPMEM, 5.0)}
         if name in SWITCHES:
             return {name: True}
-        if name == _CAPTIONS:
-            return {_CAPTIONS: self.captions}
         slider = self._slider(name)
         return {name: slider.usual, **slider.brings}

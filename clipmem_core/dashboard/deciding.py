@@ -17,8 +17,14 @@ import streamlit as st
 from clipmem_core.audit.check_table import stored_checks
 from clipmem_core.audit.store import Audit
 from clipmem_core.columns import REVIEW_PLACE
-from clipmem_core.dashboard.page import BROWSE, link
-from clipmem_core.dashboard.plain import in_one_line, pairs_in_words, show_strong, show_text
+from clipmem_core.dashboard.page import BROWSE, draw_link, link
+from clipmem_core.dashboard.plain import (
+    in_a_row,
+    in_one_line,
+    pairs_in_words,
+    show_strong,
+    show_text,
+)
 from clipmem_core.glossary import P_WRONG, meaning
 from clipmem_core.io import InputError
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, SEVERAL, open_review
@@ -114,7 +120,7 @@ def draw_notice(audit: Audit) -> None:
     if notice is None:
         return
     st.toast(notice.sentence, icon=":material/check:" if notice.good else ":material/warning:")
-    with st.container(horizontal=True, vertical_alignment="center"):
+    with in_a_row():
         icon = ":green[:material/check:]" if notice.good else ":orange[:material/warning:]"
         st.markdown(f"{icon} {notice.sentence}", width="content")
         if notice.event is not None:
@@ -135,14 +141,10 @@ def draw_wrong(audit: Audit) -> None:
     for place, line in enumerate(wrong_lines(audit)):
         show = show_text if place else show_strong
         show(line)
-    with st.container(horizontal=True):
+    with in_a_row():
         if score_span(audit, REVIEW_PLACE):
-            st.page_link(
-                REVIEW,
-                label=_NEXT_LABEL,
-                icon=":material/playlist_add_check:",
-                query_params=link(audit, Selection(order=REVIEW_PLACE, decision=UNDECIDED)),
-            )
+            suspicious = Selection(order=REVIEW_PLACE, decision=UNDECIDED)
+            draw_link(REVIEW, _NEXT_LABEL, ":material/playlist_add_check:", audit, suspicious)
             st.page_link(
                 REVIEW,
                 label=f"Check {NEXT} at random",
@@ -151,12 +153,8 @@ def draw_wrong(audit: Audit) -> None:
                 help=review_progress(audit).certificate.outlook,
             )
         if count := stored_checks(audit) and check_counts(audit)[_REPEATED]:
-            st.page_link(
-                BROWSE,
-                label=f"Same caption on many pictures: {pairs_in_words(count)}",
-                icon=":material/notes:",
-                query_params=link(audit, Selection(check=_REPEATED)),
-            )
-    with st.expander("How this is estimated", icon=":material/help_center:"):
+            label = f"Same caption on many pictures: {pairs_in_words(count)}"
+            draw_link(BROWSE, label, ":material/notes:", audit, Selection(check=_REPEATED))
+    with st.expander("How this is estimated"):
         show_text(meaning(P_WRONG))
         show_text(_ESTIMATED)

@@ -23,6 +23,7 @@ from clipmem_core.dashboard.page import (
     PAIR_PAGE,
     choose_listed,
     choose_segment,
+    draw_link,
     draw_pages,
     link,
     read_page,
@@ -31,6 +32,7 @@ from clipmem_core.dashboard.page import (
 from clipmem_core.dashboard.plain import (
     cut,
     explained_errors,
+    in_a_row,
     in_one_line,
     moment,
     pairs_in_words,
@@ -43,7 +45,7 @@ from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.export import reaudit
 from clipmem_core.export.formats import AUDIT_IT, FORMATS
 from clipmem_core.io import InputError
-from clipmem_core.review.batch import find_offer, take_over
+from clipmem_core.review.batch import find_offer, take_over, word_changes
 from clipmem_core.review.cards import PairCard, cards, data_url
 from clipmem_core.review.decisions import (
     CHOICES,
@@ -55,7 +57,6 @@ from clipmem_core.review.decisions import (
     decision_words,
     open_review,
 )
-from clipmem_core.review.find_replace import word_changes
 from clipmem_core.review.queries import ROW, fetch_pairs
 from clipmem_core.review.rows import check_counts, near_duplicate_groups
 from clipmem_core.review.selection import DECIDED, UNDECIDED, Selection
@@ -114,10 +115,8 @@ def draw_decisions(audit: Audit) -> None:
     with st.spinner("Reading the decisions…"):
         table = open_review(audit).table()
     if table.empty:
-        st.info("Nothing has been decided yet.", icon=":material/checklist:")
-        st.page_link(
-            BROWSE, label="Browse", icon=":material/grid_view:", query_params={"audit": audit.name}
-        )
+        st.info("Nothing has been decided yet.")
+        draw_link(BROWSE, "Browse", ":material/grid_view:", audit, Selection())
         return
     choices = table["decision"].fillna(_OTHER)
     counts = choices.value_counts()
@@ -129,16 +128,9 @@ def draw_decisions(audit: Audit) -> None:
     shown = table if choice == ALL else table[choices == choice]
     selection = Selection(decision={ALL: DECIDED, _OTHER: UNDECIDED}.get(choice, choice))
     page, pages = read_page(len(shown), _PAIRS_SHOWN)
-    with st.container(
-        horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"
-    ):
+    with in_a_row(horizontal_alignment="distribute"):
         if choice != _OTHER:  # Browse cannot filter by these
-            st.page_link(
-                BROWSE,
-                label="Browse these",
-                icon=":material/grid_view:",
-                query_params=link(audit, selection),
-            )
+            draw_link(BROWSE, "Browse these", ":material/grid_view:", audit, selection)
         draw_pages(page, pages)
     if shown.empty:
         st.caption("No pair has this decision.")
@@ -197,7 +189,7 @@ def _draw_offer(audit: Audit) -> None:
     if offer is None:
         return
     other, count, total = offer
-    with st.container(horizontal=True, vertical_alignment="center", border=True):
+    with in_a_row(border=True):
         show_text(
             f"{count:,} of {total:,} decisions of audit {other.name} apply here: the pairs have "
             "the same picture and captions."
@@ -226,7 +218,7 @@ def draw_history(audit: Audit) -> None:
     count = review.count_events()
     if count == 0:
         empty = "Nothing has been decided yet, so there is nothing to undo."
-        st.info(empty, icon=":material/history:")
+        st.info(empty)
         return
     page, pages = read_page(count, _EVENTS_SHOWN, parameter=_HISTORY_PAGE)
     st.caption("Full history; undo is recorded too. Newer decisions are kept.")
@@ -249,7 +241,7 @@ def _draw_event(audit: Audit, event: dict[Any, Any]) -> None:
         facts.append(f"undo of {event['undoes']}")
     if event["undone"]:
         facts.append("undone")
-    with st.container(horizontal=True, vertical_alignment="center", border=True):
+    with in_a_row(border=True):
         st.badge(label, icon=icon, color=colour)
         with st.container(gap=None):
             show_text(f"{cut(pair_id, _ID_LIMIT)}{others}")
@@ -268,7 +260,7 @@ def _draw_event(audit: Audit, event: dict[Any, Any]) -> None:
 
 
 def _draw_link(audit: Audit, pair_id: str) -> None:
-    st.page_link(PAIR_PAGE, label="Open", query_params=link(audit, Selection(), pair=pair_id))
+    draw_link(PAIR_PAGE, "Open", None, audit, Selection(), pair=pair_id)
 
 
 def draw_checks(audit: Audit) -> None:
@@ -280,12 +272,10 @@ def draw_checks(audit: Audit) -> None:
         if count:
             check = CHECKS[name]
             left, right = st.columns([3, 5], vertical_alignment="center")
-            left.page_link(
-                BROWSE,
-                label=f"{check.label}: **{count:,}**",
-                icon=":material/image:" if check.of == "pictures" else ":material/notes:",
-                query_params=link(audit, Selection(check=name)),
-            )
+            icon = ":material/image:" if check.of == "pictures" else ":material/notes:"
+            label = f"{check.label}: **{count:,}**"
+            with left:
+                draw_link(BROWSE, label, icon, audit, Selection(check=name))
             right.caption(f"{check.help} {check.advice}")
     for sentence, value in (("Nothing found", 0), ("Not available in this audit", None)):
         names = [CHECKS[name].label.lower() for name, count in counts.items() if count == value]
@@ -297,9 +287,7 @@ def draw_checks(audit: Audit) -> None:
         st.caption("No near-duplicate pictures in this audit.")
         return
     page, pages = read_page(len(groups), _GROUPS_SHOWN, parameter=_GROUP_PAGE)
-    with st.container(
-        horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"
-    ):
+    with in_a_row(horizontal_alignment="distribute"):
         pairs = pairs_in_words(sum(map(len, groups)))
         st.caption(f"Groups: {len(groups):,}, with {pairs}", width="content")
         draw_pages(page, pages, parameter=_GROUP_PAGE)
@@ -311,7 +299,7 @@ def _draw_group(audit: Audit, group: Sequence[PairCard], *, hidden: int) -> None
     ids = [card.pair_id for card in group]
     pictures = start_thumbnails(audit, group, side=_GROUP_SIDE)
     with st.container(border=True):
-        with st.container(horizontal=True, gap="medium"):
+        with in_a_row(gap="medium"):
             for card, picture in zip(group, pictures, strict=True):
                 with st.container(width=_GROUP_SIDE + 20, gap="xsmall"):
                     draw_card_picture(card, *picture.result())
@@ -448,7 +436,7 @@ def draw_reaudits(audit: Audit) -> None:
             ":material/update: There are newer decisions than this audit: re-audit to include them."
         )
     _draw_second(audit, name)
-    with st.expander("Re-audit with current decisions", icon=":material/autorenew:"):
+    with st.expander("Re-audit with current decisions"):
         _draw_start(audit)
 
 
@@ -512,7 +500,7 @@ def _draw_second(audit: Audit, name: str) -> None:
     show_strong(first)
     for sentence in others:
         show_text(sentence)
-    with st.container(horizontal=True):
+    with in_a_row():
         st.page_link(
             "pages/overview.py",
             label="Open",

@@ -65,7 +65,6 @@ def _draw_doubts(audit: Audit) -> None:
     if missing := encoders.get("missing"):
         st.warning(
             "Encoder parts are not available in this audit; all other scores are.",
-            icon=":material/warning:",
         )
         show_text(missing, limit=500)
         return
@@ -76,7 +75,7 @@ def _draw_doubts(audit: Audit) -> None:
         )
     fit = encoders.get("fit")
     for doubt in b.encoder_doubts(b.encoder_means(audit), fit):
-        st.warning(doubt, icon=":material/warning:")
+        st.warning(doubt)
     if fit is not None:
         st.caption(
             "The embedding spaces of two models differ: one is rotated onto the other before "
@@ -94,7 +93,7 @@ def _draw_map(audit: Audit) -> None:
             audit, *b.PARTS.values(), colour_by=tuple(_CLASSES)
         )
         if points.empty:
-            st.info("No pair has contributions of both encoders.", icon=":material/info:")
+            st.info("No pair has contributions of both encoders.")
             return
         classes = {name: label for name, label in _CLASSES.items() if points[name].notna().any()}
         colour_by = choose_segment("Colour", classes, parameter="colour", default=c.GROUP)
@@ -118,7 +117,7 @@ def _draw_means(audit: Audit) -> None:
     means = b.encoder_means(audit, by=by, limit=_LABELS_SHOWN, groups=groups)
     if means["mean"].isna().all() or set(means["name"]) <= {b.NOT_INJECTED}:
         missing = f"No pair has contributions and a value of {_CLASSES[by].lower()}."
-        st.info(missing, icon=":material/info:")
+        st.info(missing)
         return
     null = b.encoder_means(audit, groups=[c.EXTERNAL])
     figure = means_figure(means, null, title="mean part of clipmem (cosine units)")
@@ -133,7 +132,7 @@ def _draw_sslmem(audit: Audit) -> None:
     means = b.encoder_means(audit, b.SSLMEM)
     if means["mean"].isna().all():
         missing = "No pair has SSLMem: it needs two views of a picture, or two captions."
-        st.info(missing, icon=":material/info:")
+        st.info(missing)
         return
     null = means[means["name"] == c.EXTERNAL]
     figure = means_figure(means, null, title="mean SSLMem (cosine units)")
@@ -149,7 +148,6 @@ def draw_units(audit: Audit) -> None:
             "UnitMem and the three paradigms need encoders that are trained on the pairs: audit "
             "the data set with another preset, such as small. Locked here: "
             f"{' and '.join(locked)}.",
-            icon=":material/lock:",
         )
         return
     _draw_job(audit, UNITS, lambda: t.read_units(audit) is not None)

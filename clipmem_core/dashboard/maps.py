@@ -14,7 +14,13 @@ from clipmem_core.audit.verdict import doubt
 from clipmem_core.columns import CLIPMEM, GROUP, INJECTED, LABEL, SIMILARITY_OUT
 from clipmem_core.dashboard.component.pairs import draw_grid, draw_pointer
 from clipmem_core.dashboard.page import BROWSE, TIGHT_STYLE, choose_listed, choose_segment, link
-from clipmem_core.dashboard.plain import ZOOMABLE, explained_errors, pairs_in_words, read_verdict
+from clipmem_core.dashboard.plain import (
+    ZOOMABLE,
+    explained_errors,
+    in_a_row,
+    pairs_in_words,
+    read_verdict,
+)
 from clipmem_core.dashboard.running import draw_task
 from clipmem_core.figures import PERCENTILES, embedding_figure, score_map_figure
 from clipmem_core.review.cards import cards
@@ -130,7 +136,7 @@ def draw_score_map(audit: Audit) -> None:
     with explained_errors():
         points, density, count, corners = load_score_map(audit)
         if count == 0:
-            st.info("No pair has both similarity out and clipmem.", icon=":material/info:")
+            st.info("No pair has both similarity out and clipmem.")
             return
         colour_by = GROUP
         if points[INJECTED].notna().any():
@@ -165,14 +171,13 @@ def draw_choices(audit: Audit) -> tuple[str, str]:
     column."""
     st.html(TIGHT_STYLE)
     colours = [*COLOUR_SCORES, GROUP, LABEL, INJECTED]
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    with in_a_row("bottom"):
         member = choose_listed("Model", list(audit.record.members), parameter="member", width=180)
         side = choose_listed(
             "Embeddings of",
-            list(_SIDES),
+            _SIDES,
             parameter="side",
             width=180,
-            format_func=_SIDES.__getitem__,
         )
         colour = choose_listed("Colour", colours, parameter="colour", width=180, format_func=words)
     return f"{member}.{side}", colour

@@ -3,10 +3,8 @@ its results."""
 
 import functools
 import subprocess
-import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +27,23 @@ from clipmem_core.dashboard.plain import (
     draw_figure,
     duration,
     explained_errors,
+    in_a_row,
     show_command,
     show_strong,
 )
 from clipmem_core.dashboard.running import draw_task
 from clipmem_core.figures import MEMORIZATION, TEXT, UTILITY, means_figure, tradeoff_figure
 from clipmem_core.io import InputError
+from clipmem_core.scores.seeds import interval_text
 from clipmem_core.studies import lab
 from clipmem_core.studies import results as r
 from clipmem_core.studies.arm import BASELINE, Arm
 
 # Key in the session of the name by which its page is known to the workers
 _SESSION = "mitigation-session"
-# Seconds: while a setting trains, and while nothing does; until workers that ended start again
+# Seconds: while a setting trains, and while nothing does
 _POLL = 0.4
 _HEARTBEAT = 10.0
-_RESTART_AFTER = 60.0
 _PAIRS_SHOWN = 12  # of those that changed
 _PERCENT = (r.CLIPMEM_NET, lab.RETRIEVAL)
 _HELP = {
@@ -63,45 +62,38 @@ _HELP = {
 _shown_errors = functools.partial(explained_errors, "This part of the page", ends=False)
 
 
-@dataclass
-class Workers:
-    """The processes that train heads for the open pages of an audit; they end with this server."""
-
-    started: float = 0.0
-    # by the file that each writes its errors to
-    processes: dict[Path, "subprocess.Popen[bytes]"] = field(default_factory=dict)
-
-    @property
-    def fault(self) -> str:
-        """The last line of a worker that failed."""
-        for path, process in self.processes.items():
-            if process.poll():
-                lines = path.read_text(errors="replace").strip().splitlines()
-                return lines[-1] if lines else "it was killed"
-        return ""
+# Processes that train heads for the open pages of an audit, by the file of their errors
+Workers = dict[Path, "subprocess.Popen[bytes]"]
 
 
 @st.cache_resource(show_spinner=False)
 def _workers_of(folder: Path) -> Workers:
-    return Workers()
+    """Return the workers of an audit's folder, which end with this server."""
+    return {}
 
 
 def ensure_workers(audit: Audit) -> Workers:
-    """Start the workers of an audit unless they run or failed a moment ago."""
+    """Start the workers of an audit unless they run or failed."""
     workers = _workers_of(audit.folder)
-    if any(process.poll() is None for process in workers.processes.values()) or workers.fault:
+    if _fault_of(workers) or any(process.poll() is None for process in workers.values()):
         return workers
-    if time.monotonic() - workers.started < _RESTART_AFTER and workers.processes:
-        return workers  # those of another server are at work
-    workers.started = time.monotonic()
-    workers.processes = {}
+    workers.clear()
     work = "clipmem_core.studies.training:serve"
     for number in range(side_by_side(audit.record.config)):
         folder = audit.folder / MITIGATIONS / f".worker-{number}"
         folder.mkdir(parents=True, exist_ok=True)
         task = Task((folder,), work, audit.folder, (str(number),), audit.record.threads)
-        workers.processes[folder / STDERR] = start(task)
+        workers[folder / STDERR] = start(task)
     return workers
+
+
+def _fault_of(workers: Workers) -> str:
+    """Return the last line of a worker that failed."""
+    for path, process in workers.items():
+        if process.poll():
+            lines = path.read_text(errors="replace").strip().splitlines()
+            return lines[-1] if lines else "it was killed"
+    return ""
 
 
 def _missing_members(audit: Audit, arm: str) -> int:
@@ -121,12 +113,13 @@ def follow(audit: Audit, arm: Arm) -> None:
 
 def _follow_workers(audit: Audit, arm: Arm, seen: int) -> None:
     with _shown_errors():
-        lab.stay_open(audit, st.session_state[_SESSION])
+        session = st.session_state.setdefault(_SESSION, uuid.uuid4().hex)
+        lab.want(audit, session, [arm.name] if arm.overrides else [])
         workers = ensure_workers(audit)
-        if fault := workers.fault:
+        if fault := _fault_of(workers):
             draw_fault("The training stopped.", fault)
             if st.button("Try again", key="mitigation-again", icon=":material/play_arrow:"):
-                workers.processes.clear()
+                workers.clear()
                 st.rerun()
             return
         _draw_members(audit, arm, seen)
@@ -196,9 +189,6 @@ def draw_lab(audit: Audit) -> None:
         except InputError as error:
             draw_fault("This setting cannot be trained.", error)
             return
-        if shares_process(audit.record.config):
-            session = st.session_state.setdefault(_SESSION, uuid.uuid4().hex)
-            lab.want(audit, session, [arm.name] if arm.overrides else [])
         chosen = arm.name if arm.name in titles else None
         compared = r.differences(lab.lab_table(audit, [*titles, BASELINE]))
         if chosen:
@@ -232,7 +222,7 @@ def draw_lab(audit: Audit) -> None:
 
 def _draw_actions(audit: Audit, titles: Mapping[str, str]) -> None:
     """Draw the download of all rows, and the removal of a setting."""
-    with st.container(horizontal=True):
+    with in_a_row():
         rows: pd.DataFrame = lab.lab_table(audit)
         st.download_button(
             "CSV, one row per member",
@@ -262,42 +252,11 @@ def _draw_chart(
     chosen: str | None = None,
 ) -> None:
     """Draw the choice of two measures, and utility against memorization with intervals."""
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    with in_a_row("bottom"):
         memorized = _choose_measure("Memorization", r.MEMORIZATIONS, table)
         useful = _choose_measure("Utility", r.UTILITIES, table)
-    points = points_of(table, titles, memorized, useful)
-    axes = (r.MEASURE_LABELS[memorized], r.MEASURE_LABELS[useful])
-    best = r.front(points, MEMORIZATION, UTILITY)
-    draw_figure(
-        tradeoff_figure(points, titles=axes, front=best, chosen=chosen),
-        key=f"mitigation-chart-{key}",
-        alt=f"{axes[1]} against {axes[0]} of {len(points)} settings. Pareto-optimal, from the "
-        f"least memorized: {', '.join(best)}.",
-    )
-    st.caption(
-        f"Each dot is a setting, its bars the 95 % interval of its difference to the baseline over "
-        f"{over}. The line joins the Pareto-optimal settings."
-    )
-
-
-def _choose_measure(label: str, names: Mapping[str, str], table: pd.DataFrame) -> str:
-    return choose_listed(
-        label,
-        [name for name in names if (table["measure"] == name).any()],
-        parameter=label.lower(),
-        width=250,
-        format_func=names.__getitem__,
-    )
-
-
-def points_of(
-    table: pd.DataFrame, titles: Mapping[str, str], memorized: str, useful: str
-) -> pd.DataFrame:
-    """Return one row per arm as `tradeoff_figure` takes them: the baseline plus the differences
-    with half their intervals.
-
-    Arms without all members, or pairs, are compared with the baseline on the same ones.
-    """
+    # A row per arm: the baseline, plus the difference with half its interval. Arms without all
+    # members, or pairs, are compared with the baseline on the same ones.
     axes = []
     for axis, measure in ((MEMORIZATION, memorized), (UTILITY, useful)):
         rows = table[table["measure"] == measure].set_index(lab.ARM)
@@ -312,12 +271,31 @@ def points_of(
     points = pd.concat(axes, axis=1, join="inner").reset_index()
     points["title"] = [titles.get(arm, arm) for arm in points[lab.ARM]]
     points[TEXT] = points[["title", memorized, useful]].to_numpy().tolist()
-    return points
+    labels = (r.MEASURE_LABELS[memorized], r.MEASURE_LABELS[useful])
+    best = r.front(points, MEMORIZATION, UTILITY)
+    draw_figure(
+        tradeoff_figure(points, titles=labels, front=best, chosen=chosen),
+        key=f"mitigation-chart-{key}",
+        alt=f"{labels[1]} against {labels[0]} of {len(points)} settings. Pareto-optimal, from the "
+        f"least memorized: {', '.join(best)}.",
+    )
+    st.caption(
+        f"Each dot is a setting, its bars the 95 % interval of its difference to the baseline over "
+        f"{over}. The line joins the Pareto-optimal settings."
+    )
+
+
+def _choose_measure(label: str, names: Mapping[str, str], table: pd.DataFrame) -> str:
+    return choose_listed(
+        label,
+        {name: text for name, text in names.items() if (table["measure"] == name).any()},
+        parameter=label.lower(),
+        width=250,
+    )
 
 
 def _interval(row: Mapping[Any, Any]) -> str:
-    ends = f" [{row['low']:+z.3f}, {row['high']:+z.3f}]" if pd.notna(row["low"]) else ""
-    return f"{row['difference']:+z.3f}{ends}".replace("-", "−")
+    return interval_text(row["difference"], row["low"], row["high"], "+z.3f")
 
 
 def _draw_table(

@@ -1,4 +1,5 @@
-"""The page Overview: the verdict, sizes, clipmem by group, and utility."""
+"""The page Overview: faults of the pipeline, each with a button that repairs its pairs, the
+verdict, sizes, clipmem by group, and utility."""
 
 from typing import Any
 
@@ -7,15 +8,41 @@ import streamlit as st
 
 from clipmem_core import columns as c
 from clipmem_core import glossary
-from clipmem_core.audit.store import Audit
+from clipmem_core.audit.store import PAIRS, Audit
 from clipmem_core.audit.verdict import BASIS, RELIABILITY, WHOLE_HEAD, uses, whole_rows
+from clipmem_core.dashboard.cards import CAPTION_LIMIT, STRIP_SIZE, draw_card_row
+from clipmem_core.dashboard.deciding import draw_notice, locked_session, undo
 from clipmem_core.dashboard.maps import draw_score_map
-from clipmem_core.dashboard.page import is_on_screen
-from clipmem_core.dashboard.plain import explained_errors, show_strong, show_text
+from clipmem_core.dashboard.page import (
+    BROWSE,
+    PAIR_PAGE,
+    draw_link,
+    draw_pages,
+    is_on_screen,
+    read_page,
+)
+from clipmem_core.dashboard.plain import (
+    cut,
+    draw_table,
+    explained_errors,
+    in_a_row,
+    pairs_in_words,
+    show_strong,
+    show_text,
+)
 from clipmem_core.dataset.languages import describe_languages
 from clipmem_core.figures import group_figure
 from clipmem_core.review import overview as o
-from clipmem_core.review.queries import count_pairs_of
+from clipmem_core.review.cards import FirstCaption, cards
+from clipmem_core.review.incidents import (
+    incident_pairs,
+    incident_states,
+    incidents_line,
+    state_words,
+    store_repairs,
+)
+from clipmem_core.review.queries import count_pairs_of, fetch_numbered
+from clipmem_core.review.selection import Selection
 
 PROTOCOLS = {
     "ensemble": "Each member leaves out one part of the pairs. clipmem is the alignment of a pair "
@@ -54,6 +81,9 @@ SHARES_HELP = (
     "clipmem. It does not grow with the number of members, unlike the share of pairs with a "
     "small q."
 )
+_INCIDENTS = "incidents"  # the parameter of a page of incidents
+_INCIDENTS_SHOWN = 4  # on a page
+_LOST = 5  # pairs with a link
 
 
 def draw_source(audit: Audit) -> None:
@@ -66,14 +96,87 @@ def draw_source(audit: Audit) -> None:
     show_text(f"{record.source} · {sizes} · {models} · captions: {languages}")
 
 
+def draw_incidents(audit: Audit) -> None:
+    """Draw how many wrong pairs the faults of the pipeline explain, and each fault that is open or
+    repaired."""
+    draw_notice(audit)
+    if line := incidents_line(audit):
+        show_strong(line)
+    states = incident_states(audit)
+    listed = states[states["is_open"] | (states["repaired"] > 0)]
+    page, pages = read_page(len(listed), _INCIDENTS_SHOWN, parameter=_INCIDENTS)
+    for state in listed[(page - 1) * _INCIDENTS_SHOWN : page * _INCIDENTS_SHOWN].itertuples():
+        with st.container(border=True, gap="xsmall"):
+            _draw_incident(audit, state)
+    draw_pages(page, pages, parameter=_INCIDENTS)
+
+
+def _draw_incident(audit: Audit, state: Any) -> None:
+    number = int(state.Index)
+    selection = Selection(incident=str(number))
+    pairs = incident_pairs(audit)
+    pairs = pairs[pairs["number"] == number]
+    show_text(state.cause)
+    if state.is_open:
+        first = pairs[pairs["to_repair"] if state.to_repair else pairs["undecided"]]
+        _draw_changes(audit, first[:STRIP_SIZE], selection)
+    with in_a_row():
+        if state.to_repair:
+            st.button(
+                f"Repair {pairs_in_words(state.to_repair)}",
+                icon=":material/build:",
+                key=f"repair-{number}",
+                on_click=_repair,
+                args=(audit, number),
+            )
+        else:
+            st.markdown(state_words(state), width="content")
+        if state.repaired:
+            card = cards(audit, pairs["row"][pairs["repaired"]][-1:].tolist())[0]
+            st.button(
+                "Undo",
+                icon=":material/undo:",
+                key=f"undo-{number}",
+                on_click=undo,
+                args=(audit, card.decision.event if card.decision else 0),
+            )
+        draw_link(BROWSE, "Browse", ":material/grid_view:", audit, selection)
+        lost = pairs[pairs["undecided"] & (pairs["from_row"] < 0)]
+        if state.repairs and len(lost):
+            st.markdown(f"Captions lost: {pairs_in_words(len(lost))}", width="content")
+            for card in cards(audit, lost["row"][:_LOST].tolist()):
+                label = f"{card.row + 1:,}"
+                draw_link(PAIR_PAGE, label, "", audit, selection, pair=card.pair_id)
+
+
+def _draw_changes(audit: Audit, pairs: pd.DataFrame, selection: Selection) -> None:
+    """Draw pictures, each with its caption and below it the one that a repair gives it."""
+    shown = cards(audit, pairs["row"].tolist())
+    sources = pairs["from_row"].where(pairs["has_repair"], -1).tolist()
+    captions = fetch_numbered(audit.folder / PAIRS, [c.CAPTIONS], sources)
+    firsts: dict[str, FirstCaption] = {}
+    for card, source in zip(shown, sources, strict=True):
+        after = f"→ {cut(captions[source][0][0], CAPTION_LIMIT)}" if source in captions else ""
+        firsts[card.pair_id] = 0, [], after
+    labels = [f"Pair {card.row + 1:,}" for card in shown]
+    draw_card_row(audit, shown, labels, selection, firsts, key=f"incident-{selection.incident}")
+
+
+def _repair(audit: Audit, number: int) -> None:
+    """Repair the pairs of an incident. A callback."""
+    with locked_session() as session:
+        event = store_repairs(audit, [number]).event
+        session.events[audit.name, event] = False  # the key U undoes it
+
+
 def draw_verdict(verdict: dict[str, Any]) -> None:
     """Draw the audit's verdict: a sentence, and each check with advice, expanded if one failed."""
     checks = verdict["checks"]
     show_strong(verdict["sentence"])
     failed = any(check["good"] is False for check in checks)
-    with st.expander("Checks", icon=":material/fact_check:", expanded=failed):
+    with st.expander("Checks", expanded=failed):
         for check in checks:
-            with st.container(horizontal=True, wrap=False):
+            with in_a_row(wrap=False):
                 st.markdown(ICONS[check["good"]], width="content")
                 with st.container(gap=None):
                     show_text(check["sentence"])
@@ -86,7 +189,7 @@ def draw_sizes(audit: Audit, verdict: dict[str, Any]) -> None:
     record = audit.record
     quarantine = audit.quarantine
     rows = len(quarantine)
-    with st.expander("Which score to use", icon=":material/help_center:"):
+    with st.expander("Which score to use"):
         for score, use in uses(verdict).items():
             show_text(f"{score}: {use}")
     protocol = f"{glossary.meaning(glossary.PROTOCOL)} Here: {PROTOCOLS[record.protocol]}"
@@ -101,9 +204,9 @@ def draw_sizes(audit: Audit, verdict: dict[str, Any]) -> None:
             grid.metric(label, value, border=True, help=help_text)
     if rows:
         title = f"Quarantine: {rows:,} input rows and why"
-        with st.expander(title, icon=":material/inventory_2:"):
+        with st.expander(title):
             alt = "Quarantined input rows with their source, id and reason"
-            st.dataframe(quarantine.head(QUARANTINE_ROWS), hide_index=True, alt=alt)
+            draw_table(quarantine.head(QUARANTINE_ROWS), alt=alt)
             if rows > QUARANTINE_ROWS:
                 st.caption(
                     f"The first {QUARANTINE_ROWS:,}; quarantine.parquet in the audit's folder "
@@ -111,9 +214,9 @@ def draw_sizes(audit: Audit, verdict: dict[str, Any]) -> None:
                 )
     if estimates := whole_rows(verdict):
         title = f"Estimates for all {record.sampled_of:,} pairs"
-        with st.expander(title, icon=":material/query_stats:"):
+        with st.expander(title):
             table = pd.DataFrame(estimates, columns=list(WHOLE_HEAD))
-            _draw_table(table, alt="Estimates with their intervals")
+            draw_table(table, alt="Estimates with their intervals")
             show_text(BASIS)
 
 
@@ -126,7 +229,14 @@ def draw_details(audit: Audit, verdict: dict[str, Any]) -> None:
         draw_groups(audit, verdict)
         draw_exceeding(verdict)
         draw_score_map(audit)
-        draw_tables(audit, verdict)
+        st.subheader("Utility", anchor=False)
+        utility = o.member_utility(audit.utility)
+        if utility.empty:
+            st.caption("No utility was measured.")
+        else:
+            draw_table(utility, alt="Utility of the members, by metric")
+        with st.expander("Settings of this audit"):
+            st.json(audit.record.values | {"seconds": audit.seconds})
 
 
 def draw_groups(audit: Audit, verdict: dict[str, Any]) -> None:
@@ -145,7 +255,7 @@ def draw_groups(audit: Audit, verdict: dict[str, Any]) -> None:
     with right:
         st.subheader("Means", anchor=False)
         table = groups[["group", "n", "mean", "low", "high"]].dropna(axis=1, how="all")
-        _draw_table(table, alt="Mean clipmem of each group with its interval")
+        draw_table(table, alt="Mean clipmem of each group with its interval")
         kinds = list(filter(None, groups["kind"].unique()))
         if kinds:
             intervals = [f"mean ± 1 {kind}" if kind.startswith("SD") else kind for kind in kinds]
@@ -165,9 +275,9 @@ def draw_measures(verdict: dict[str, Any]) -> None:
                 grid.metric(label, f"{values[name]:.2f}", help=help_text)
     if attacks:
         measured, missing = o.attack_rows(attacks)
-        with st.expander("Membership attacks", icon=":material/policy:"):
+        with st.expander("Membership attacks"):
             st.caption(ATTACKS_HELP)
-            _draw_table(measured, alt="Success of each membership attack, with intervals")
+            draw_table(measured, alt="Success of each membership attack, with intervals")
             for reason in missing:
                 show_text(reason, limit=300)
 
@@ -193,23 +303,3 @@ def draw_exceeding(verdict: dict[str, Any]) -> None:
         width=420,
         alt="Share of pairs above each clipmem",
     )
-
-
-def draw_tables(audit: Audit, verdict: dict[str, Any]) -> None:
-    """Draw utility and the audit's settings; the page Detectors is about injected errors."""
-    st.subheader("Utility", anchor=False)
-    utility = o.member_utility(audit.utility)
-    if utility.empty:
-        st.caption("No utility was measured.")
-    else:
-        _draw_table(utility, alt="Utility of the members, by metric")
-    with st.expander("Settings of this audit", icon=":material/settings:"):
-        st.json(audit.record.values | {"seconds": audit.seconds})
-
-
-def _draw_table(values: pd.DataFrame, *, alt: str) -> None:
-    """Draw a table: floats with three decimals, names with spaces for underscores."""
-    columns: dict[str, Any] = {name: name.replace("_", " ") for name in map(str, values.columns)}
-    for name in values.select_dtypes("float").columns:
-        columns[name] = st.column_config.NumberColumn(columns[name], format="%.3f")
-    st.dataframe(values, hide_index=True, column_config=columns, alt=alt)

@@ -87,7 +87,6 @@ def read_selection() -> Selection:
         names = ", ".join(invalid)
         st.warning(
             f"Part of this address is not valid and is ignored: {names}.",
-            icon=":material/link_off:",
         )
     return selection
 
@@ -112,6 +111,13 @@ def link(audit: Audit, selection: Selection, **others: str | int | None) -> dict
     """Return the parameters of a link into a page: `query_params` of st.page_link and
     st.switch_page."""
     return {AUDIT: audit.name} | to_parameters(selection) | _as_text(others)
+
+
+def draw_link(
+    path: str, label: str, icon: str | None, audit: Audit, selection: Selection, **others: Any
+) -> None:
+    """Draw a link into a page that shows a selection; `others` are parameters of the address."""
+    st.page_link(path, label=label, icon=icon, query_params=link(audit, selection, **others))
 
 
 def _as_text(parameters: Mapping[str, str | int | None]) -> dict[str, str]:
@@ -160,7 +166,7 @@ def _is_new(key: str) -> bool:
 
 def choose_listed(
     label: str,
-    options: Sequence[str],
+    options: Sequence[str] | Mapping[str, str],
     *,
     parameter: str,
     key: str = "",
@@ -169,14 +175,19 @@ def choose_listed(
     draw: Callable[..., Any] = st.selectbox,
     **style: Any,
 ) -> str:
-    """Draw options as a list, or by another widget, and return the chosen one; a list shows any
-    text as it is. The widget's key is the parameter of the address, unless another is passed."""
+    """Draw options, which may have names, as a list, or by another widget, and return the chosen
+    one; a list shows any text as it is. The widget's key is the parameter of the address, unless
+    another is passed."""
+    if isinstance(options, Mapping):
+        style["format_func"] = options.__getitem__
 
     def on_choose(value: str | None) -> None:
         write_address(**{parameter: value or None, **dict.fromkeys(clears)})
 
     chosen = read_choice(parameter, options, default)
-    draw_set(draw, label, options, key=key or parameter, value=chosen, on_choose=on_choose, **style)
+    draw_set(
+        draw, label, list(options), key=key or parameter, value=chosen, on_choose=on_choose, **style
+    )
     return chosen
 
 
@@ -186,10 +197,9 @@ def choose_segment(
     """Draw options side by side as `choose_listed` does, and return the chosen one."""
     return choose_listed(
         label,
-        list(names),
+        names,
         draw=st.segmented_control,
         required=True,
-        format_func=names.__getitem__,
         label_visibility="collapsed" if hidden else "visible",
         **options,
     )
@@ -238,10 +248,10 @@ def open_page(title: str) -> Audit:
 def open_bare_page(title: str, *, clears: Sequence[str] = ()) -> str:
     """Set up a page that needs no audit; its links keep the chosen one."""
     finished = _set_up(title)
-    chosen = st.query_params.get(AUDIT) or st.session_state.get(CHOICE)
+    chosen = read_audit()
     _draw_sidebar(finished, chosen, clears)
     show_title(title)
-    return chosen or ""
+    return chosen
 
 
 def _set_up(title: str) -> dict[str, bool]:
@@ -254,17 +264,22 @@ def _set_up(title: str) -> dict[str, bool]:
 def _choose_audit(names: list[str]) -> str | None:
     """Return the audit of the address, else of the session, else the newest; also one whose job has
     just begun."""
-    requested = st.query_params.get(AUDIT) or st.session_state.get(CHOICE)
+    requested = read_audit()
     jobs = list_job_names()
     name = names[0] if names else FIRST if FIRST in jobs else None
     if requested and (requested in names or requested in jobs):
         name = requested
     elif requested and name:
-        st.warning("That audit does not exist; showing another one.", icon=":material/search_off:")
+        st.warning("That audit does not exist; showing another one.")
         show_text(f"requested: {requested}", limit=120)
     if name:
         store_choice(name)
     return name
+
+
+def read_audit() -> str:
+    """Return the name of the audit of the address, else of the session; empty without one."""
+    return st.query_params.get(AUDIT) or st.session_state.get(CHOICE) or ""
 
 
 def store_choice(name: str | None) -> None:

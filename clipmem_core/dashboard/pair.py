@@ -10,12 +10,21 @@ from clipmem_core.audit.store import Audit
 from clipmem_core.dashboard.cards import STRIP_SIZE, STYLE, draw_card_row
 from clipmem_core.dashboard.component.pairs import OPENED
 from clipmem_core.dashboard.deciding import Notice, locked_session
-from clipmem_core.dashboard.page import BROWSE, PAIR, is_on_screen, link, peek_selection, read_view
+from clipmem_core.dashboard.page import (
+    BROWSE,
+    PAIR,
+    draw_link,
+    is_on_screen,
+    peek_selection,
+    read_view,
+)
 from clipmem_core.dashboard.plain import (
     cut,
     draw_figure,
+    draw_table,
     explained_errors,
     format_score,
+    in_a_row,
     read_uncertainty,
     show_text,
 )
@@ -55,10 +64,10 @@ def find_pair(audit: Audit, selection: Selection) -> PairCard:
         row = next(iter(find_rows(audit, selection, size=1)), None)
     if row is None:
         if pair_id:
-            st.warning("This audit has no such pair.", icon=":material/search_off:")
+            st.warning("This audit has no such pair.")
             show_text(f"requested: {pair_id}", limit=300)
         else:
-            st.info("No pair fits this selection.", icon=":material/info:")
+            st.info("No pair fits this selection.")
         draw_way_back(audit, selection)
         st.stop()
     card = cards(audit, [row], selection)[0]
@@ -70,10 +79,7 @@ def find_pair(audit: Audit, selection: Selection) -> PairCard:
 
 def draw_way_back(audit: Audit, selection: Selection) -> None:
     """Draw the link to the page of Browse that the pair was opened from."""
-    parameters = link(audit, selection, **read_view())
-    st.page_link(
-        BROWSE, label="Back to browse", icon=":material/grid_view:", query_params=parameters
-    )
+    draw_link(BROWSE, "Back to browse", ":material/grid_view:", audit, selection, **read_view())
 
 
 def draw_facts(audit: Audit, card: PairCard) -> None:
@@ -106,12 +112,11 @@ def draw_facts(audit: Audit, card: PairCard) -> None:
         if mark["word"]
     ]
     if marks:
-        st.dataframe(
+        draw_table(
             pd.DataFrame(marks, columns=["caption", "word", "probability"]),
-            hide_index=True,
             alt="Unlikely words of each caption, and likelier words",
         )
-    with explained_errors("Checks", ends=False), st.container(horizontal=True):
+    with explained_errors("Checks", ends=False), in_a_row():
         for name in failed_checks(audit, card.row):
             check = CHECKS[name]
             about = f"{check.help} {check.advice}"

@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from clipmem_core.audit.store import Audit
 from clipmem_core.columns import CLIPMEM, SE
@@ -28,6 +30,11 @@ ZOOMABLE = {
     "modeBarButtonsToRemove": ["toImage", "autoScale2d"],
 }
 _LINES = 6
+
+
+def in_a_row(vertical_alignment: Any = "center", **options: Any) -> DeltaGenerator:
+    """Return a container whose elements are side by side."""
+    return st.container(horizontal=True, vertical_alignment=vertical_alignment, **options)
 
 
 def show_text(text: str, *, limit: int = 0) -> None:
@@ -82,15 +89,23 @@ def show_command(command: str) -> None:
     st.code(command, language="bash", wrap_lines=True)
 
 
-def draw_fault(sentence: str, message: object, *, icon: str = ":material/error:") -> None:
+def draw_fault(sentence: str, message: object) -> None:
     """Draw which step failed, and below it in one line the message of the error or process."""
-    st.error(sentence, icon=icon)
+    st.error(sentence, icon=":material/error:")
     show_text(in_one_line(message), limit=LIMIT)
 
 
 def draw_figure(figure: go.Figure, *, key: str, alt: str) -> None:
     """Draw a figure without a toolbar."""
     st.plotly_chart(figure, key=key, config={"displayModeBar": False}, alt=alt)
+
+
+def draw_table(values: pd.DataFrame, *, alt: str) -> None:
+    """Draw a table: floats with three decimals, names with spaces for underscores."""
+    columns: dict[str, Any] = {name: name.replace("_", " ") for name in map(str, values.columns)}
+    for name in values.select_dtypes("float").columns:
+        columns[name] = st.column_config.NumberColumn(columns[name], format="%.3f")
+    st.dataframe(values, hide_index=True, column_config=columns, alt=alt)
 
 
 @dataclass(frozen=True)

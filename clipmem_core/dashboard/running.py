@@ -71,12 +71,12 @@ def draw_progress(name: str) -> None:
         st.caption("Another process is running it, perhaps in a terminal.")
         return
     if state.word == CANCELLED:
-        st.info("Cancelled. Resume continues where it stopped.", icon=":material/pause_circle:")
+        st.info("Cancelled. Resume continues where it stopped.")
     elif state.word == STOPPED and job is not None:
         reason = "it was killed" if job.exit_code is None else f"exit code {job.exit_code}"
         draw_fault(f"The audit stopped: {reason}.", job.last_line)
     else:
-        st.info("This audit is not finished and not running.", icon=":material/pause_circle:")
+        st.info("This audit is not finished and not running.")
     label = "Resume" if audit.begun else "Try again"
     if st.button(label, type="primary", icon=":material/play_arrow:"):
         if audit.begun:
@@ -101,7 +101,7 @@ def draw_task(task: Task, is_done: Callable[[], object], *, reason: str, label: 
         if job is not None and job.failed:
             draw_fault("The job failed.", job.last_line)
         else:
-            st.info(reason, icon=":material/info:")
+            st.info(reason)
         if st.button(label, type="primary", icon=":material/play_arrow:"):
             task.start()
             st.rerun()
@@ -111,10 +111,10 @@ def draw_task(task: Task, is_done: Callable[[], object], *, reason: str, label: 
 def draw_job(job: Job, *, stage: str = "") -> None:
     """Draw the last output of a running job and a button that cancels it."""
     if job.cancelling:
-        st.info("Cancelling…", icon=":material/stop_circle:")
+        st.info("Cancelling…")
         return
     if job.waiting:
-        st.info("Queued: one training job runs at a time.", icon=":material/schedule:")
+        st.info("Queued: one training job runs at a time.")
     else:
         st.caption(f"{stage} You can close this page; it continues.".strip())
         if job.count:
@@ -163,10 +163,8 @@ def _draw_members(state: State) -> None:
     if len(losses):
         alt = "Loss of each member over its epochs"
         right_column.line_chart(losses, x="epoch", y="loss", color="member", height=260, alt=alt)
-    batch_size = record.config.batch_size
-    if batch_size > 1 and any(member.at_chance(batch_size) for member in members):
+    if any(member.at_chance(record.config.batch_size) for member in members):
         st.warning(
             "The loss of a model is still at chance: check that captions fit their pictures, or "
             "lower lr.",
-            icon=":material/warning:",
         )

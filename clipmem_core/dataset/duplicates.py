@@ -51,12 +51,12 @@ def near_duplicate_clusters(descriptors: np.ndarray, sha256: Sequence[str]) -> n
     return _clusters(n, [_repeats(sha256, range(n)), repeats, *similar])
 
 
-def alike_by_features(features: np.ndarray, *, threshold: float = ALIKE) -> np.ndarray:
+def alike_by_features(features: np.ndarray) -> np.ndarray:
     """Return each picture's cluster by features of a locked tower: the row of its first picture,
     int64 [n].
 
     They match cropped or recoloured copies too. Pictures of one cluster are connected by links of
-    cosine ≥ threshold. The mean over all pictures is subtracted first, since features after a ReLU
+    cosine ≥ ALIKE. The mean over all pictures is subtracted first, since features after a ReLU
     all have similar directions. Above 20,000 distinct features the search is approximate.
     `features` [n, dim] may be of any float type and mapped.
     """
@@ -81,7 +81,7 @@ def alike_by_features(features: np.ndarray, *, threshold: float = ALIKE) -> np.n
         return vectors
 
     return _clusters(
-        n, [repeats, *(rows[pairs] for pairs in similar_pairs(directions, len(rows), threshold))]
+        n, [repeats, *(rows[pairs] for pairs in similar_pairs(directions, len(rows), ALIKE))]
     )
 
 

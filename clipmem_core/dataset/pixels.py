@@ -97,7 +97,6 @@ def check_pictures(
     resize_mode: str,
     cache: Path,
     budget_bytes: int,
-    workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[pd.DataFrame, Pixels]:
     """Decode every picture of a data set once, or read the facts and squares (`Pixels`) that an
@@ -124,16 +123,19 @@ def check_pictures(
                     check_chunk, root=root, size=size, resize_mode=resize_mode, pixels=squares
                 )
                 facts = dict[int, Fact]()
-                chunks = map_chunks(
-                    work, list(enumerate(images)), workers=workers or cores(), chunk=_CHUNK
-                )
+                chunks = map_chunks(work, list(enumerate(images)), workers=cores(), chunk=_CHUNK)
                 with closing(chunks):
                     for chunk, result in chunks:
                         crashed = [(row, Fact(reason=_CRASHED)) for row, _ in chunk]
                         facts.update(result or crashed)
                         if progress is not None:
                             progress(len(facts), len(images))
-                _write_facts(part, [facts[row] for row in range(len(images))])
+                table = pd.DataFrame([facts[row] for row in sorted(facts)], columns=Fact._fields)
+                descriptors = np.frombuffer(b"".join(table.pop("descriptor")), np.uint8)
+                np.save(
+                    part / DESCRIPTORS_FILE, descriptors.reshape(len(table), len(Fact().descriptor))
+                )
+                table.to_parquet(part / FACTS_FILE, index=False)
                 for path in (*part.iterdir(), part):
                     sync(path)
             sync(cache)
@@ -143,11 +145,3 @@ def check_pictures(
         folder, rows=rows, root=root, images=images, size=size, resize_mode=resize_mode
     )
     return facts_of_pictures.astype({c.WIDTH: np.int64, c.HEIGHT: np.int64}), pixels
-
-
-def _write_facts(folder: Path, facts: list[Fact]) -> None:
-    """Write the facts and the descriptors of the pictures."""
-    table = pd.DataFrame(facts, columns=Fact._fields)
-    descriptors = np.frombuffer(b"".join(table.pop("descriptor")), np.uint8)
-    np.save(folder / DESCRIPTORS_FILE, descriptors.reshape(len(facts), len(Fact().descriptor)))
-    table.to_parquet(folder / FACTS_FILE, index=False)

@@ -4,7 +4,7 @@ picture files."""
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -84,7 +84,9 @@ def clean(audit: Audit) -> Cleaned:
     current = [decisions.get(pair_id, Decision(pair_id)) for pair_id in pairs[PAIR_ID]]
     stored = list(map(list, pairs[CAPTIONS]))
     pairs[CAPTIONS] = [
-        _tidied(each.captions) or texts for each, texts in zip(current, stored, strict=True)
+        # as a reader does with the captions of a file
+        list(filter(None, dict.fromkeys(map(tidy, each.captions)))) or texts
+        for each, texts in zip(current, stored, strict=True)
     ]
     both = list(zip(pairs[CAPTIONS], stored, strict=True))
     pairs[RECAPTIONED] = [new != old for new, old in both]
@@ -122,11 +124,6 @@ def clean(audit: Audit) -> Cleaned:
             with suppress(FileNotFoundError, InputError):
                 cleaned.read(image, sha256)
     return cleaned
-
-
-def _tidied(captions: Iterable[str]) -> list[str]:
-    """Tidy captions as a reader does with those of a file."""
-    return list(filter(None, dict.fromkeys(map(tidy, captions))))
 
 
 def counted(*notes: tuple[int, str]) -> tuple[str, ...]:

@@ -38,6 +38,7 @@ from clipmem_core.export.cleaned import (
     suffix_of,
 )
 from clipmem_core.io import InputError, replacing, replacing_folder
+from clipmem_core.review.batch import word_changes
 from clipmem_core.review.cards import OWN_CAPTIONS, listed_scores
 from clipmem_core.review.decisions import (
     CODES,
@@ -47,7 +48,6 @@ from clipmem_core.review.decisions import (
     decided,
     open_review,
 )
-from clipmem_core.review.find_replace import word_changes
 from clipmem_core.review.queries import count_pairs_of, fetch_numbered, fetch_pairs, number_sql
 from clipmem_core.review.wrong_captions import review_progress
 from clipmem_core.scores.registry import EXPORT_SCORES

@@ -7,8 +7,7 @@ audit.
 <data>/audits/<name>/again.json the comparison
 """
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from clipmem_core.io import InputError, read_json
 from clipmem_core.review.decisions import open_review
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.membership import Membership, MemberSides, replicate_clipmem, side_means
-from clipmem_core.scores.seeds import MIN_REPLICATES, crossed_mean, paired_difference
+from clipmem_core.scores.seeds import MIN_REPLICATES, crossed_mean, interval_text, paired_difference
 
 MIN_EXTERNAL = 10  # external pairs of both audits, below which nothing is measured
 
@@ -108,14 +107,7 @@ def compare_with_reaudit(audit: Audit, reaudit: Audit, screen: Screen) -> Reaudi
         external_then=int((first.group == c.EXTERNAL).sum()),
         scored=int(np.isin(membership.group, c.TARGET_GROUPS).sum()),
         trained_less=float(1 - second.trained.sum() / first.trained.sum()),
-        retrieval=MeanChange(
-            float(hits_then.mean()),
-            float(hits_now.mean()),
-            retrieval.mean,
-            retrieval.low,
-            retrieval.high,
-            retrieval.over,
-        ),
+        retrieval=MeanChange(float(hits_then.mean()), float(hits_now.mean()), *astuple(retrieval)),
         clipmem=_clipmem(then, now, membership, reaudit),
         auroc=_auroc(then, now, membership),
         whole=(_mean_clipmem(audit), _mean_clipmem(reaudit)),
@@ -174,23 +166,16 @@ def _clipmem(
         float((a - b).mean())
         for a, b in (side_means(list(each), inside) for each in (before, after))
     )
-    paper = record.protocol == "paper"
     change = after - before
-    values = (
-        replicate_clipmem(list(change), sides.replicates, inside)
-        if paper
-        else weighted(change, inside)
-    )
-    difference = crossed_mean(values)
-    over = difference.over.replace("members", "seeds") if paper else difference.over
+    if record.protocol == "paper":
+        difference = crossed_mean(replicate_clipmem(list(change), sides.replicates, inside))
+        over = difference.over.replace("members", "seeds")
+    else:  # weighted so that the mean is the mean of in minus out
+        n_in = inside.sum(axis=0)
+        weighted = np.where(inside, change / n_in, -change / (len(change) - n_in))
+        difference = crossed_mean(len(change) * weighted)
+        over = difference.over
     return MeanChange(then, now, difference.mean, difference.low, difference.high, over)
-
-
-def weighted(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Return values weighted so that their mean is the mean of in minus out, [n_members, n_pairs]
-    each."""
-    n_in = inside.sum(axis=0)
-    return len(values) * np.where(inside, values / n_in, -values / (len(values) - n_in))
 
 
 def _auroc(before: np.ndarray, after: np.ndarray, membership: Membership) -> MeanChange | None:
@@ -253,13 +238,11 @@ def reaudit(audit: Audit, name: str, screen: Screen) -> Audit:
         )
     extracted = beside(table, IMAGES).absolute()
     pictures = extracted if extracted.is_dir() else audit.record.pictures
-    config = dataclasses.replace(config, source=SourceOptions(image_folder=str(pictures)))
+    config = replace(config, source=SourceOptions(image_folder=str(pictures)))
     run_audit(str(table), config, name=name, screen=screen, reaudit_of=audit)
     if not (second.folder / COMPARISON).is_file():
         measured = compare_with_reaudit(audit, second, screen)
-        write_json(
-            second.folder / COMPARISON, {"measured": measured and dataclasses.asdict(measured)}
-        )
+        write_json(second.folder / COMPARISON, {"measured": measured and asdict(measured)})
     return second
 
 
@@ -280,10 +263,10 @@ def check_repeatable(audit: Audit) -> AuditConfig:
         )
     check_root(record.pictures)
     # the cleaned data set has only the sampled pairs
-    config = dataclasses.replace(config, sample=0)
+    config = replace(config, sample=0)
     if record.protocol == "paper":
         return config
-    return dataclasses.replace(config, members=len(record.members))
+    return replace(config, members=len(record.members))
 
 
 def is_outdated(audit: Audit, name: str) -> bool:
@@ -367,8 +350,7 @@ def _from_to(change: MeanChange) -> str:
 
 
 def _change(change: MeanChange) -> str:
-    interval = "" if change.low is None else f" [{change.low:+.3f}, {change.high:+.3f}]"
-    return f"{change.difference:+.3f}{interval}".replace("-", "−")
+    return interval_text(change.difference, change.low, change.high, "+.3f")
 
 
 def _significance(change: MeanChange) -> str:

@@ -61,6 +61,11 @@ def render_report(audit: Audit) -> str:
     settings = [
         (str(name), value) for name, value in pd.json_normalize(record.values).iloc[0].items()
     ]
+    figure = group_figure(groups, o.group_bins(audit))
+    clear = "rgba(0, 0, 0, 0)"  # for a light or dark page
+    figure.update_layout(template="none", paper_bgcolor=clear, plot_bgcolor=clear, autosize=True)
+    figure.update_xaxes(gridcolor="rgba(128, 128, 128, 0.3)", automargin=True)
+    figure.update_yaxes(automargin=True)
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     return environment.get_template("report.html.j2").render(
@@ -79,7 +84,7 @@ def render_report(audit: Audit) -> str:
         incidents=[(row.cause, state_words(row)) for row in incident_states(audit).itertuples()],
         sentence=verdict["sentence"],
         checks=verdict["checks"],
-        figure=_figure(groups, o.group_bins(audit)),
+        figure=json.loads(str(figure.to_json())),
         tables=[each for each in _tables(audit, groups) if each.rows],
         galleries=_galleries(audit),
         counts=decisions["decision"].value_counts().to_dict(),
@@ -120,16 +125,6 @@ def _decision_table(decisions: pd.DataFrame) -> TextTable:
         rows,
         more if omitted else "",
     )
-
-
-def _figure(groups: pd.DataFrame, bins: pd.DataFrame) -> Any:
-    """Return the figure of the groups as JSON, transparent for a light or dark page."""
-    figure = group_figure(groups, bins)
-    clear = "rgba(0, 0, 0, 0)"
-    figure.update_layout(template="none", paper_bgcolor=clear, plot_bgcolor=clear, autosize=True)
-    figure.update_xaxes(gridcolor="rgba(128, 128, 128, 0.3)", automargin=True)
-    figure.update_yaxes(automargin=True)
-    return json.loads(str(figure.to_json()))
 
 
 def _galleries(audit: Audit) -> list[dict[str, Any]]:

@@ -191,7 +191,7 @@ def benchmarks_of(audit: Audit) -> list[b.Benchmark]:
     record = audit.record
     same = []
     others = []
-    for benchmark in b.list_benchmarks():
+    for benchmark in b.Benchmark.every():
         try:
             other = benchmark.record
         except InputError:

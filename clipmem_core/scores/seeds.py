@@ -3,6 +3,7 @@ members and pairs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,6 +35,12 @@ def seed_interval(values: np.ndarray) -> tuple[float, float]:
     mean = float(np.mean(values))
     half = half_width(values)
     return mean - half, mean + half
+
+
+def interval_text(mean: float, low: Any, high: Any, spec: str = ".3f", unit: str = "") -> str:
+    """Return a number, and in brackets its interval if it has one: −0.120 [−0.200, −0.040]."""
+    interval = "" if pd.isna(low) else f" [{low:{spec}}, {high:{spec}}]"
+    return f"{mean:{spec}}{unit}{interval}".replace("-", "−")
 
 
 def over_seeds(table: pd.DataFrame, *, by: Sequence[str], measure: str) -> pd.DataFrame:

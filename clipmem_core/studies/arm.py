@@ -8,14 +8,12 @@ All arms are evaluated on that caption and on uncropped pictures, which every ar
 """
 
 import contextlib
-import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audit.store import Audit, read_prepared
@@ -183,7 +181,7 @@ def without_idle(arm: Arm, config: AuditConfig) -> Arm:
         for name, value in arm.overrides.items()
         if name not in idle and values.get(name) != value
     }
-    return dataclasses.replace(arm, overrides=overrides)
+    return replace(arm, overrides=overrides)
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,7 +213,13 @@ def changes_of(audit: Audit, arm: Arm) -> PairChanges:
     if NEAR_DUPLICATES in arm.overrides:
         removed |= later_near_duplicates(audit) & scored
     if arm.removal:
-        removed |= _highest(table, arm.removal, scored, config.seed)
+        # Those that rank highest; ties are broken at random
+        by, percent = arm.removal
+        chance = hashed(draw_keys(table[c.PAIR_ID].tolist()), config.seed)
+        values = np.zeros(len(table)) if by == AT_RANDOM else table[by].to_numpy()
+        ranked = np.flatnonzero(scored & np.isfinite(values))
+        order = ranked[np.lexsort([chance[ranked], -values[ranked]])]
+        removed[order[: round(percent / 100 * len(ranked))]] = True
     captions = {}
     recaptioned = np.isin(ids, list(arm.decided.recaptioned)) & scored & ~removed
     if recaptioned.any():
@@ -225,17 +229,6 @@ def changes_of(audit: Audit, arm: Arm) -> PairChanges:
             if after != tuple(before.iloc[row]):
                 captions[row] = after
     return PairChanges(removed, captions)
-
-
-def _highest(table: pd.DataFrame, removal: Removal, scored: np.ndarray, seed: int) -> np.ndarray:
-    """Return the scored pairs that rank highest, bool [n_pairs]; ties are broken at random."""
-    chance = hashed(draw_keys(table[c.PAIR_ID].tolist()), seed)
-    values = np.zeros(len(table)) if removal.by == AT_RANDOM else table[removal.by].to_numpy()
-    ranked = np.flatnonzero(scored & np.isfinite(values))
-    order = ranked[np.lexsort([chance[ranked], -values[ranked]])]
-    highest = np.zeros(len(table), dtype=bool)
-    highest[order[: round(removal.percent / 100 * len(ranked))]] = True
-    return highest
 
 
 def later_near_duplicates(audit: Audit) -> np.ndarray:

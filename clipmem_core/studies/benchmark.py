@@ -4,11 +4,11 @@ An injection is an audit of pairs with injected errors, which is deleted once ea
 measured.
 """
 
-import dataclasses
 import functools
 import shutil
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ from clipmem_core.scores.registry import (
     SECOND_ROUND,
 )
 from clipmem_core.scores.words import WORD_PATTERN, group_starts, mean_ratio
-from clipmem_core.studies.benchmark_results import Benchmark, Injection, benchmark_of
+from clipmem_core.studies.benchmark_results import Benchmark, Injection
 from clipmem_core.studies.results import check_same
 from clipmem_core.training.model import mean_by_pair
 from clipmem_core.training.names import TRAJECTORY
@@ -130,9 +130,9 @@ def run_benchmark(
     The first injection has the config's seed. By default all `kinds` and `shares` run, in processes
     of this machine.
     """
-    benchmark = benchmark_of(name)
+    benchmark = Benchmark.of(name)
     _check_request(injections, kinds, shares, config)
-    config = settings.resolve(dataclasses.replace(config, threads=config.threads or 1))
+    config = settings.resolve(replace(config, threads=config.threads or 1))
     with acquire_lock(benchmark.folder, what="benchmark"):
         if benchmark.begun:
             check_same(benchmark, vars(benchmark.record), source, config)
@@ -142,51 +142,43 @@ def run_benchmark(
             data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
             membership = draw_membership(data_set.groups, config)
             write_audit(benchmark, source, config, data_set, data_set.pairs, membership)
-        pending = [
-            injection
-            for injection in _requested(config.seed, injections, kinds, shares)
-            if not benchmark.result_file(injection).is_file()
-        ]
+        requested = []
+        for seed in range(config.seed, config.seed + injections):
+            for kind in kinds or ERROR_KINDS:
+                usual = ERROR_KINDS[kind].shares
+                chosen = shares if shares and len(usual) > 1 else usual
+                requested += [Injection(kind, share, seed) for share in chosen]
+        pending = [each for each in requested if not benchmark.result_file(each).is_file()]
         if pending:
             _run_pending(benchmark, pending, screen, executor)
     return benchmark
 
 
-def _requested(
-    first_seed: int, injections: int, kinds: Sequence[str], shares: Sequence[float]
-) -> list[Injection]:
-    requested = []
-    for seed in range(first_seed, first_seed + injections):
-        for kind in kinds or ERROR_KINDS:
-            usual = ERROR_KINDS[kind].shares
-            chosen = shares if shares and len(usual) > 1 else usual
-            requested += [Injection(kind, share, seed) for share in chosen]
-    return requested
-
-
 def _check_request(
     injections: int, kinds: Sequence[str], shares: Sequence[float], config: AuditConfig
 ) -> None:
-    if unknown := [kind for kind in kinds if kind not in ERROR_KINDS]:
-        raise InputError(
-            f"kind {unknown[0]!r} of error is unknown: choose from {', '.join(ERROR_KINDS)}"
-        )
-    if injections < 1:
-        raise InputError(f"--injections must be at least 1, not {injections}: intervals need 3")
-    if wrong := [share for share in shares if not 0 < share < 1]:
-        raise InputError(f"--shares must be above 0 and below 1, not {wrong[0]:g}")
-    if config.protocol != "ensemble":
-        raise InputError("a benchmark needs --protocol ensemble")
-    if config.features:
-        raise InputError("a benchmark embeds changed captions: it cannot use --features")
-    if config.inject_miscaptions:
-        raise InputError(
-            "a benchmark injects its own errors: use --kinds and --shares, not --inject-miscaptions"
-        )
-    if mitigating := switched_on(as_dict(config)):
-        raise InputError(
-            f"a benchmark trains members without mitigations: remove {', '.join(mitigating)}"
-        )
+    unknown = [kind for kind in kinds if kind not in ERROR_KINDS]
+    wrong = [f"{share:g}" for share in shares if not 0 < share < 1]
+    mitigating = ", ".join(switched_on(as_dict(config)))
+    for is_refused, why in (
+        (
+            unknown,
+            f"kind {''.join(unknown[:1])!r} of error is unknown: choose from "
+            f"{', '.join(ERROR_KINDS)}",
+        ),
+        (injections < 1, f"--injections must be at least 1, not {injections}: intervals need 3"),
+        (wrong, f"--shares must be above 0 and below 1, not {', '.join(wrong)}"),
+        (config.protocol != "ensemble", "a benchmark needs --protocol ensemble"),
+        (config.features, "a benchmark embeds changed captions: it cannot use --features"),
+        (
+            config.inject_miscaptions,
+            "a benchmark injects its own errors: use --kinds and --shares, not "
+            "--inject-miscaptions",
+        ),
+        (mitigating, f"a benchmark trains members without mitigations: remove {mitigating}"),
+    ):
+        if is_refused:
+            raise InputError(why)
 
 
 def _run_pending(
@@ -225,7 +217,7 @@ def _run_injection(benchmark: Benchmark, injection: Injection) -> None:
     or the reason if too few pairs are suitable."""
     result_file = benchmark.result_file(injection)
     record = benchmark.record
-    config = dataclasses.replace(record.config, seed=injection.seed)
+    config = replace(record.config, seed=injection.seed)
     prepared = read_prepared(benchmark.folder)
     membership = draw_membership(prepared.groups, config)
     original = benchmark.pairs
@@ -242,7 +234,7 @@ def _run_injection(benchmark: Benchmark, injection: Injection) -> None:
     if not audit.begun:  # else a kill interrupted it
         # A copy shares near-duplicates and members with its original.
         source = picture_sources(original, pairs)
-        membership = dataclasses.replace(membership, trained=membership.trained[:, source])
+        membership = replace(membership, trained=membership.trained[:, source])
         pixels = Pixels(pixels_folder(benchmark), prepared.cache_rows[source], config.cache_size)
         nothing = pd.DataFrame()
         raw = RawPairs(record.pictures, record.format, len(pairs), pairs, nothing)
@@ -396,10 +388,20 @@ def _pair_scores(shared: Shared) -> tuple[dict[str, np.ndarray], dict[str, str]]
     text = shared.features.text
     if text is not None:
         text = mean_by_pair(np.asarray(text, np.float32), shared.data.caption_start)
-    scores[LEMON_IN], scores[LEMON_OUT] = side_means(
-        _lemon_scores(members, (shared.features.image, text)),
-        membership_of(shared.membership).trained,
-    )
+    # Neighbours by the features of a locked tower, else by the embeddings of each member
+    locked = [
+        None if values is None else nearest(values, LEMON_NEIGHBOURS)
+        for values in (shared.features.image, text)
+    ]
+    by_member = []
+    for member in members:
+        neighbours = [
+            nearest(vectors, LEMON_NEIGHBOURS) if rows is None else rows
+            for rows, vectors in zip(locked, member, strict=True)
+        ]
+        by_member.append(lemon(*member, *neighbours))
+    trained = membership_of(shared.membership).trained
+    scores[LEMON_IN], scores[LEMON_OUT] = side_means(by_member, trained)
     scores[MARGIN] = -nan_mean(
         margin_over_epochs(read_array(folder / TRAJECTORY)) for folder in folders
     )
@@ -412,22 +414,6 @@ def _pair_scores(shared: Shared) -> tuple[dict[str, np.ndarray], dict[str, str]]
     except ValueError as error:
         without[CONFIDENT_LEARNING] = str(error)
     return scores, without
-
-
-def _lemon_scores(
-    members: Sequence[Sequence[np.ndarray]], features: Sequence[np.ndarray | None]
-) -> list[np.ndarray]:
-    """Return LEMoN's score by each member's image and text embeddings, [n_pairs] each; neighbours
-    are those by the features of a locked tower, else by the embeddings."""
-    locked = [None if values is None else nearest(values, LEMON_NEIGHBOURS) for values in features]
-    scores = []
-    for member in members:
-        neighbours = [
-            nearest(vectors, LEMON_NEIGHBOURS) if rows is None else rows
-            for rows, vectors in zip(locked, member, strict=True)
-        ]
-        scores.append(lemon(*member, *neighbours))
-    return scores
 
 
 def _measure_captions(
@@ -453,14 +439,22 @@ def _measure_captions(
     table = pd.DataFrame(scores).dropna(axis=1, how="all")
     table = table.fillna(table.min())[np.isin(pair, rows)]
     measured = _caption_metrics(table, changed["word_kind"].reindex(table.index))
-    if c.P_WRONG in table:
-        measured[c.P_WRONG] |= _calibration(
-            table[c.P_WRONG].to_numpy(), table.index.isin(changed.index)
-        )
+    if c.P_WRONG in table:  # Σ p_wrong over the number of errors; its mean and truth by tenths
+        frame = pd.DataFrame({"p": table[c.P_WRONG], "wrong": table.index.isin(changed.index)})
+        groups = frame.groupby(np.minimum(frame["p"] * 10, 9).astype(int))
+        tenths = groups.agg(n=("p", "size"), p=("p", "mean"), wrong=("wrong", "mean"))
+        measured[c.P_WRONG] |= {
+            "sum_over_wrong": float(frame["p"].sum() / frame["wrong"].sum()),
+            "tenths": tenths.round(4).to_numpy().tolist(),
+        }
     by_word = changed[changed["word_kind"] != ""]
-    if len(words) and len(by_word):
-        positions = read_table(audit.folder / WORD_TABLE, columns=[c.POSITION])
-        measured[c.SURPRISE] |= _word_metrics(words.join(positions), by_word)
+    if len(words) and len(by_word):  # the place of a changed word in its caption by surprise
+        words = words.join(read_table(audit.folder / WORD_TABLE, columns=[c.POSITION]))
+        place = words.groupby(c.CAPTION_ROW)[c.SURPRISE].rank(method="min", ascending=False)
+        place.index = pd.MultiIndex.from_frame(words[[c.CAPTION_ROW, c.POSITION]])
+        place = place.reindex(pd.MultiIndex.from_arrays([by_word.index, by_word["position"]]))
+        for name, last in (("word_first", 1), ("word_first_two", 2)):
+            measured[c.SURPRISE][name] = float((place <= last).mean())
     return measured
 
 
@@ -492,24 +486,3 @@ def _blind_surprise(shared: Shared) -> np.ndarray:
     for half in (0, 1):
         predict_words(shared, words, no_pictures, half, into)
     return mean_ratio(surprises(words, into)[0][:, 0], words.caption_start)
-
-
-def _word_metrics(words: pd.DataFrame, changed: pd.DataFrame) -> dict[str, float]:
-    """Return the share of changed words that are the most surprising of their caption, and among
-    the first two."""
-    place = words.groupby(c.CAPTION_ROW)[c.SURPRISE].rank(method="min", ascending=False)
-    place.index = pd.MultiIndex.from_frame(words[[c.CAPTION_ROW, c.POSITION]])
-    place = place.reindex(pd.MultiIndex.from_arrays([changed.index, changed["position"]]))
-    return {"word_first": float((place <= 1).mean()), "word_first_two": float((place <= 2).mean())}
-
-
-def _calibration(p_wrong: np.ndarray, changed: np.ndarray) -> dict[str, Any]:
-    """Return Σ p_wrong over the number of changed captions, and the mean and the truth of p_wrong
-    in each tenth."""
-    frame = pd.DataFrame({"p": p_wrong, "wrong": changed})
-    groups = frame.groupby(np.minimum(p_wrong * 10, 9).astype(int))
-    tenths = groups.agg(n=("p", "size"), p=("p", "mean"), wrong=("wrong", "mean"))
-    return {
-        "sum_over_wrong": float(p_wrong.sum() / changed.sum()),
-        "tenths": tenths.round(4).to_numpy().tolist(),
-    }

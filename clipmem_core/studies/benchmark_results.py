@@ -31,7 +31,12 @@ from clipmem_core.scores.registry import (
     SECOND_FORMULA,
     words,
 )
-from clipmem_core.scores.seeds import MIN_REPLICATES, paired_difference, seed_interval
+from clipmem_core.scores.seeds import (
+    MIN_REPLICATES,
+    interval_text,
+    paired_difference,
+    seed_interval,
+)
 from clipmem_core.studies.results import print_table
 
 KIND = "kind"
@@ -127,10 +132,6 @@ class Benchmark(Audit):
         return {result[KIND]: result["absent"] for result in self.stored if result["absent"]}
 
 
-benchmark_of = Benchmark.of
-list_benchmarks = Benchmark.every
-
-
 def benchmark_table(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Average each measure of each detector over injections, and compare it with that of
     `REFERENCE` on the same injections.
@@ -198,24 +199,18 @@ def show_benchmark(benchmark: Benchmark) -> None:
     for (kind, share), rows in by_error:
         first = next(result for result in results if (result[KIND], result[SHARE]) == (kind, share))
         counts = f"{first['injected']:,} of {first['judged']:,} pairs; {rows['n'].max()} injections"
-        of_pairs = rows[MEASURE].isin(METRICS)
-        found = rows[MEASURE].str.startswith("found")
-        incidents = rows[MEASURE].str.startswith("incidents")
-        review = rows[MEASURE].str.startswith("review")
-        for heading, part in (
-            (f"{ERROR_KINDS[str(kind)].label}, {share:.0%} ({counts})", rows[of_pairs]),
-            (f"of {first['changed']:,} changed captions, those in the first pairs", rows[found]),
-            (
-                "single captions, by the kind of word, and the place of the changed word",
-                rows[~of_pairs & ~found & ~review & ~incidents],
-            ),
-            ("planted runs, their pairs, repairs, and incidents beside them", rows[incidents]),
-            (
-                "a review: share of stops at which the interval of what remains holds, and how far "
-                "slips at its beginning move the estimate",
-                rows[review],
-            ),
-        ):
+        changed = f"of {first['changed']:,} changed captions, those in the first pairs"
+        headings: dict[Any, str] = {  # by how the measures of a table begin
+            tuple(METRICS): f"{ERROR_KINDS[str(kind)].label}, {share:.0%} ({counts})",
+            "found": changed,
+            ("caption", "sum", "word"): "single captions, by the kind of word, and the place of "
+            "the changed word",
+            "incidents": "planted runs, their pairs, repairs, and incidents beside them",
+            "review": "a review: share of stops at which the interval of what remains holds, and "
+            "how far slips at its beginning move the estimate",
+        }
+        for begin, heading in headings.items():
+            part = rows[rows[MEASURE].str.startswith(begin)]
             if len(part):
                 print_table(console, heading, _wide(part))
     missing = {f"kind {kind!r}": {reason} for kind, reason in benchmark.absent.items()}
@@ -249,10 +244,7 @@ def _wide(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _intervals(cells: pd.DataFrame, style: str) -> pd.Series:
-    texts = []
-    for mean, low, high in cells.itertuples(index=False):
-        interval = "" if np.isnan(low) else f" [{low:{style}}, {high:{style}}]"
-        texts.append(f"{mean:{style}}{interval}")
+    texts = [interval_text(mean, low, high, style) for mean, low, high in cells.to_numpy()]
     return pd.Series(texts, cells.index)
 
 

@@ -32,6 +32,7 @@ from filelock import FileLock
 from clipmem_core import columns as c
 from clipmem_core.audit.prepare import membership_of, sides_of
 from clipmem_core.audit.settings import check_config
+from clipmem_core.audit.setup import check_trains
 from clipmem_core.audit.status import member_progress
 from clipmem_core.audit.store import (
     MEMBERSHIP,
@@ -147,11 +148,7 @@ def begin(audit: Audit, arm: Arm) -> Arm:
     path = arm_folder(audit, arm.name) / SETTING
     if path.is_file():
         return arm
-    if audit.scores_checkpoints:
-        raise InputError(
-            f"audit {audit.name!r} scores existing checkpoints and cannot train: use an audit "
-            "that trains"
-        )
+    check_trains(audit)
     if len(record.members) < 2:
         raise InputError(
             f"audit {audit.name!r} has one member, and mitigations compare two: audit with more "
@@ -283,10 +280,15 @@ def _measured(
     partner = np.arange(len(members)) ^ 1
     lead = values[:, 0] - values[partner, 0]  # of a member over its partner
     only = trained & ~trained[partner] & compared
-    attacked = _attack(values[:, 0], sides, compared)
+    chosen = np.flatnonzero(np.isin(sides.membership.group, c.SCORED_GROUPS) & compared)
+    if len(chosen) > MOST_ATTACKED:
+        chosen = np.random.default_rng(sides.seed).choice(chosen, MOST_ATTACKED, replace=False)
+    # Each member is attacked by its alignment alone, and with the others as its shadows
+    attacked = attack(list(values[:, 0]), sides, np.sort(chosen))
     rows = []
     for row, member in enumerate(members):
         path = arm_folder(audit, arm) / member / MEASURES_FILE
+        by_shadows = roc(attacked[row], BAVARIA)
         rows.append(
             {
                 c.MEMBER: member,
@@ -294,25 +296,11 @@ def _measured(
                 CLIPMEM_EXTERNAL: float(lead[row, sides.external].mean()),
                 c.CLIPMEM_IMAGE: float(values[row, 1, only[row]].mean()),
                 c.CLIPMEM_TEXT: float(values[row, 2, only[row]].mean()),
-                **attacked[row],
+                MEMBERSHIP_AUROC: roc(attacked[row], c.ALIGNMENT)["auroc"],
+                **{column: by_shadows[name] for name, column in c.ATTACK_METRICS.items()},
                 **read_json(path, dict[str, Any], repair=_REPAIR),
             }
         )
-    return rows
-
-
-def _attack(
-    alignments: np.ndarray, sides: MemberSides, compared: np.ndarray
-) -> list[dict[str, float]]:
-    """Attack each member by its alignment alone, and with the others as its shadows."""
-    chosen = np.flatnonzero(np.isin(sides.membership.group, c.SCORED_GROUPS) & compared)
-    if len(chosen) > MOST_ATTACKED:
-        chosen = np.random.default_rng(sides.seed).choice(chosen, MOST_ATTACKED, replace=False)
-    rows = []
-    for target in attack(list(alignments), sides, np.sort(chosen)):
-        by_shadows = roc(target, BAVARIA)
-        row = {column: by_shadows[name] for name, column in c.ATTACK_METRICS.items()}
-        rows.append({MEMBERSHIP_AUROC: roc(target, c.ALIGNMENT)["auroc"]} | row)
     return rows
 
 
@@ -345,24 +333,16 @@ def clipmem_by_pair(audit: Audit, arm: str, members: Sequence[str]) -> np.ndarra
     return np.where(membership.group != c.EXTERNAL, mean_in - mean_out, np.nan)
 
 
-def _wanted(audit: Audit, session: str) -> Path:
-    return audit.folder / MITIGATIONS / WANTED / f"{session}.json"
-
-
 def want(audit: Audit, session: str, arms: Sequence[str]) -> None:
-    """Report that a page is open and wants some arms trained."""
-    path = _wanted(audit, session)
+    """Report that a page is open, again every few seconds, and wants some arms trained."""
+    path = audit.folder / MITIGATIONS / WANTED / f"{session}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.is_file() or json.loads(path.read_text())["arms"] != list(arms):
-        write_json(path, {"arms": list(arms), "since": time.time()})
-    stay_open(audit, session)
-
-
-def stay_open(audit: Audit, session: str) -> None:
-    """Report that a page is still open."""
     # A worker deletes the file of a page that was silent for long
     with contextlib.suppress(FileNotFoundError):
-        os.utime(_wanted(audit, session))
+        os.utime(path)
+        if json.loads(path.read_text())["arms"] == list(arms):
+            return
+    write_json(path, {"arms": list(arms), "since": time.time()})
 
 
 def wanted_arms(audit: Audit) -> list[str] | None:

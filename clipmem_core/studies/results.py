@@ -38,7 +38,7 @@ from clipmem_core.audit.store import (
 )
 from clipmem_core.config import AuditConfig, affecting
 from clipmem_core.io import InputError, read_json
-from clipmem_core.scores.seeds import MIN_REPLICATES, holm, paired_difference
+from clipmem_core.scores.seeds import MIN_REPLICATES, holm, interval_text, paired_difference
 from clipmem_core.studies import lab
 from clipmem_core.studies.arm import BASELINE, DEFAULTS, Arm
 from clipmem_core.studies.lab import AGAINST, ARM, RETRIEVAL, SECONDS, lab_table
@@ -105,7 +105,6 @@ def check_same(folder: Named, request: dict[str, Any], source: str, config: Audi
         )
 
 
-study_folder = StudyFolder.of
 open_study = StudyFolder.open
 list_studies = StudyFolder.every
 
@@ -172,12 +171,9 @@ def differences(rows: pd.DataFrame) -> pd.DataFrame:
 def front(points: pd.DataFrame, x: str, y: str) -> list[str]:
     """Return the Pareto-optimal arms by ascending x: small x and large y are better."""
     points = points.dropna(subset=[x, y]).sort_values(x, kind="stable")
-    cost = points[x].to_numpy()
-    gain = points[y].to_numpy()
-    no_worse = (cost <= cost[:, None]) & (gain >= gain[:, None])
-    better = (cost < cost[:, None]) | (gain > gain[:, None])
-    beaten = (no_worse & better).any(axis=1)
-    return points[~beaten][ARM].tolist()
+    best = points.groupby(x)[y].max().cummax()
+    gains = best[best.diff() != 0]  # where a larger x has a larger y than any smaller one
+    return points.loc[points[y] == points[x].map(gains), ARM].tolist()
 
 
 def relative(row: Any) -> str:
@@ -185,11 +181,8 @@ def relative(row: Any) -> str:
     if the interval is wider than the baseline, which then is no different from 0."""
     in_percent = row["baseline"] > max(0.0, np.nan_to_num(row["high"] - row["low"]))
     scale, unit, spec = (100 / row["baseline"], " %", "+z.1f") if in_percent else (1.0, "", "+z.3f")
-    difference, low, high = (
-        f"{scale * row[name]:{spec}}" for name in ("difference", "low", "high")
-    )
-    interval = "" if np.isnan(row["low"]) else f" [{low}, {high}]"
-    return f"{difference}{unit}{interval}".replace("-", "−")
+    difference, low, high = (scale * row[name] for name in ("difference", "low", "high"))
+    return interval_text(difference, low, high, spec, unit)
 
 
 def sentence_of(compared: pd.DataFrame, arm: str, title: str) -> str:

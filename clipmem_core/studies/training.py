@@ -2,14 +2,13 @@
 pages; runs a study: an audit of each split of the pairs, whose members train again with each arm.
 The same call resumes."""
 
-import dataclasses
 import functools
 import itertools
 import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +73,7 @@ from clipmem_core.studies.arm import (
     without_idle,
 )
 from clipmem_core.studies.lab import NO_RANKING, begin
-from clipmem_core.studies.results import STUDY, StudyFolder, check_same, study_folder
+from clipmem_core.studies.results import STUDY, StudyFolder, check_same
 from clipmem_core.training.names import CHECKPOINT, LOG, TRAJECTORY
 
 _EMBEDDINGS = ".embeddings"  # of a member until its couple is measured
@@ -159,8 +158,8 @@ def with_setting(shared: Shared, name: str) -> Shared:
     members = list(shared.record.members)
     membership = shared.membership.copy()
     membership[members] = membership[members].to_numpy() & ~changes.removed[:, None]
-    config = dataclasses.replace(shared.config, **arm.fields)
-    shared = dataclasses.replace(shared, config=config, membership=membership)
+    config = replace(shared.config, **arm.fields)
+    shared = replace(shared, config=config, membership=membership)
     return _with_captions(shared, changes) if changes.captions else shared
 
 
@@ -178,11 +177,11 @@ def _with_captions(shared: Shared, changes: PairChanges) -> Shared:
     tower = shared.towers.text
     if tower:
         tokens: Any = FeatureExtractor(tower).captions(caption_texts(pairs))
-        features = dataclasses.replace(features, text=tokens)
+        features = replace(features, text=tokens)
     else:
         tokens = cached_tokens(shared.config.model, pairs)
-    data = dataclasses.replace(shared.data, tokens=tokens, caption_start=start)
-    return dataclasses.replace(shared, pairs=pairs, features=features, data=data)
+    data = replace(shared.data, tokens=tokens, caption_start=start)
+    return replace(shared, pairs=pairs, features=features, data=data)
 
 
 def train_couple(shared: Shared, arm: str, couple: Couple, is_wanted: IsWanted) -> None:
@@ -312,11 +311,9 @@ def serve(folder: Path, names: Sequence[str]) -> None:
     `names` is the number of this worker. Workers share the couples of an arm by their locks.
     """
     os.nice(NICE)
-    trainer = Lab(folder)
-    with (
-        suppress(Timeout),
-        FileLock(folder / MITIGATIONS / f".worker-{names[0]}.lock", timeout=0),
-    ):
+    # Another server may have a worker of this number.
+    with FileLock(folder / MITIGATIONS / f".worker-{names[0]}.lock"):
+        trainer = Lab(folder)
         while (wanted := lab.wanted_arms(trainer.audit)) is not None:
             if not trainer.train_any(wanted):
                 time.sleep(_SECONDS_BETWEEN_POLLS)
@@ -343,7 +340,7 @@ def run_study(
     fingerprint and its pairs.
     """
     plan = find_study(study)
-    folder = study_folder(name)
+    folder = StudyFolder.of(name)
     if splits < 1:
         raise InputError(f"--splits must be at least 1, not {splits}: intervals need 3")
     with acquire_lock(folder.folder, what="study"):
@@ -367,13 +364,12 @@ def run_study(
         most = int(pairs[c.CAPTIONS].map(len).max())
         config = requested
         if plan.one_caption and most > 1:
-            config = dataclasses.replace(config, train_captions=1)
+            config = replace(config, train_captions=1)
         if any(DECISIONS in arm.overrides for arm in also):
             columns = pa.Table.from_pandas(pairs[[c.PAIR_ID, c.CAPTIONS]], preserve_index=False)
             decided = decisions(fingerprint, columns)
             also = [
-                dataclasses.replace(arm, decided=decided) if DECISIONS in arm.overrides else arm
-                for arm in also
+                replace(arm, decided=decided) if DECISIONS in arm.overrides else arm for arm in also
             ]
         arms = _arms(study, config, most, also, screen)
         folder.folder.mkdir(parents=True, exist_ok=True)
@@ -392,7 +388,7 @@ def run_study(
         for split in range(splits):
             screen.say(f"split {split + 1} of {splits}: {len(arms)} arms")
             audit = folder.audit(split)
-            seeded = dataclasses.replace(config, seed=config.seed + split * replicates)
+            seeded = replace(config, seed=config.seed + split * replicates)
             if not audit.begun:
                 data_set = load()
                 membership = draw_membership(data_set.groups, seeded)
@@ -421,7 +417,7 @@ def _arms(
             f"study {study} has no arm that can act on this config: add --also, or other settings"
         )
     for arm in arms:
-        settings.check_config(dataclasses.replace(config, **arm.fields))
+        settings.check_config(replace(config, **arm.fields))
         if arm.removal and config.protocol == "paper":
             raise InputError(f"{arm.text}: {NO_RANKING}")
         if DECISIONS in arm.overrides and not arm.decided:

@@ -439,7 +439,14 @@ def train(
     """Train a member and write checkpoint.pt, trajectory.npy and log.jsonl; `after_epoch` may not
     change the model."""
     trainer.resume(folder)
-    _truncate_log(folder / LOG, trainer.done)
+    path = folder / LOG
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    # Without an incomplete line, and lines after the saved state
+    complete = [
+        line for line in lines if line[-1] == "\n" and json.loads(line)["step"] <= trainer.done
+    ]
+    with replacing(path) as temporary:
+        temporary.write_text("".join(complete), encoding="utf-8")
     began = time.monotonic() - trainer.seconds
     last_line = last_save = time.monotonic()
     last_step = trainer.done
@@ -452,7 +459,7 @@ def train(
         if now - last_line > _SECONDS_BETWEEN_LINES or step == 0:
             samples = (trainer.done - last_step) * len(trainer.data.rows) / trainer.batches
             rate = {"samples_per_second": round(samples / max(now - last_line, 1e-9), 1)}
-            with (folder / LOG).open("a", encoding="utf-8") as file:
+            with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(trainer.log_line() | rate) + "\n")
             last_line = now
             last_step = trainer.done
@@ -467,14 +474,6 @@ def train(
     # The checkpoint is written last: it marks the member as trained.
     save_atomically(trainer.model.state_dict(), folder / CHECKPOINT)
     (folder / STATE).unlink(missing_ok=True)
-
-
-def _truncate_log(path: Path, step: int) -> None:
-    """Remove lines after a step, and an incomplete line."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    complete = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    with replacing(path) as temporary:
-        temporary.write_text("".join(complete), encoding="utf-8")
 
 
 def save_atomically(value: Any, path: Path) -> None:

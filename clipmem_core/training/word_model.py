@@ -362,6 +362,11 @@ def word_blocks(
         )
 
 
+def count_words(words: Words, pairs: np.ndarray) -> int:
+    """Return the number of words of some pairs, int64 [n], at least 1."""
+    return max(1, int(np.diff(words.caption_start[words.pair_start])[pairs].sum()))
+
+
 def trained_share(words: Words) -> np.ndarray:
     """Return how often each predicted word is trained on where it occurs, [vocabulary_size]."""
     with np.errstate(divide="ignore"):
@@ -439,7 +444,7 @@ def fit(
     bias = np.log(np.maximum(words.frequency * share, 1e-9))
     bias[:2] = -1e4
     model.embedding.out.bias.data = torch.from_numpy(bias).float()
-    n_words = max(1, int(np.diff(words.caption_start[words.pair_start])[pairs].sum()))
+    n_words = count_words(words, pairs)
     per_epoch = -(-len(pairs) // PAIRS_PER_STEP)
     steps = max(1, round(per_epoch * np.clip(TRAINED / n_words, _FEWEST_EPOCHS, _MOST_EPOCHS)))
     optimizer = AdamW(model.parameters(), lr=_RATE, weight_decay=_DECAY, fused=True)
@@ -461,24 +466,20 @@ def fit(
             order = np.random.default_rng([seed, epoch, 1]).permutation(pairs)
         rows = order[batch * PAIRS_PER_STEP :][:PAIRS_PER_STEP]
         for block in word_blocks(words, pictures, rows, size=2 * PAIRS_PER_STEP):
-            train_step(model, optimizer, block, draw_words(block, share, rng))
+            draw = draw_words(block, share, rng)
+            if not len(draw.picked):
+                continue
+            logits = model(block, draw.picked, [draw.others], draw.candidates, draw.added)[0]
+            model.zero_grad()
+            F.cross_entropy(logits, draw.target).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
         schedule.step()
         progress((step + 1) / steps)
         if state is not None and ((step + 1) % SAVED == 0 or step + 1 == steps):
             values = {name: part.state_dict() for name, part in saved.items()}
             save_atomically(values | {"step": step + 1}, state)
     return model.eval()
-
-
-def train_step(model: WordModel, optimizer: AdamW, block: WordBlock, draw: Draw) -> None:
-    """Train on the words drawn from a block, if any."""
-    if not len(draw.picked):
-        return
-    logits = model(block, draw.picked, [draw.others], draw.candidates, draw.added)[0]
-    model.zero_grad()
-    F.cross_entropy(logits, draw.target).backward()
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
 
 
 @torch.inference_mode()
@@ -507,7 +508,7 @@ def predict(
     untrained[:2] = -torch.inf
     candidates = torch.arange(words.vocabulary_size)
     done = 0
-    n_words = max(1, int(np.diff(words.caption_start[words.pair_start])[pairs].sum()))
+    n_words = count_words(words, pairs)
     size = max(2 * PAIRS_PER_STEP, _PREDICTED * len(pairs) // n_words)
     for block in word_blocks(words, pictures, pairs, size=size):
         predicted = (block.words > 1) & (block.words < words.vocabulary_size)

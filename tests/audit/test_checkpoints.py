@@ -31,7 +31,7 @@ def test_a_membership_file_that_cannot_be_used_is_one_line(
     text: str, message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "m.csv").write_text(text, encoding="utf-8")
-    with pytest.raises(InputError, match=f"--membership '.*m.csv':? {message}"):
+    with pytest.raises(InputError, match=f"m.csv'?:? {message}"):
         read_membership(tmp_path / "m.csv")
 
 

@@ -82,8 +82,8 @@ def test_words_lie_where_their_captions_have_them_and_make_the_scores(finished: 
     )
     assert words.columns.tolist() == names.split()
     names = (
-        "caption_row pair_id caption similarity_out margin_out learned agreement p_pair p_caption "
-        "p_word p_wrong"
+        "caption_row pair_id caption similarity_out margin_out learned agreement read p_pair "
+        "p_caption p_word p_wrong"
     )
     assert captions.columns.tolist() == names.split()
     assert len(captions) == 5 * len(pairs)
@@ -174,9 +174,11 @@ def test_a_kill_at_features_heads_and_growth_changes_no_score(
 def test_a_full_disk_is_named_and_the_same_command_resumes(
     start: str, tmp_path: Path, forks: Server
 ) -> None:
+    # The detector of languages unpacks its model into an unnamed file.
+    loaded = "from clipmem_core.dataset.languages import language_of; language_of('a dog')"
     full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, -1))"
     command = ["audit", "scenes", "--name", "a", *flags(start, "--members", "2", "--epochs", "1")]
-    process = forks.start(*command, data=tmp_path, before=full)
+    process = forks.start(*command, data=tmp_path, before=f"{loaded}; {full}")
     (line,) = process.communicate()[1].splitlines()
     assert process.returncode == 2
     assert "raise the limit (ulimit -f), and the same command resumes it" in line

@@ -11,7 +11,6 @@ import pytest
 import torch
 from scipy.linalg import orthogonal_procrustes
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from clipmem_core.audit.member import (
@@ -110,20 +109,6 @@ def test_the_encoders_parts_are_shapley_values_of_mapped_members(
     }
     image_part = (h["f", "g"] - h["g", "g"] + h["f", "f"] - h["g", "f"]) / 2
     close(paper.scores["clipmem_image"], image_part)
-
-
-def test_group_means_and_membership_auroc_are_those_of_the_scores(run: Recomputed) -> None:
-    verdict = run.audit.verdict
-    means = run.scores.groupby("group")["clipmem"].mean()
-    assert {row["group"]: row["mean"] for row in verdict["groups"]} == pytest.approx(
-        means.to_dict(), abs=1e-6
-    )
-    scored = np.isin(run.group, ["candidate", "independent", "scored"])
-    aurocs = [
-        roc_auc_score(trained[scored], terms["alignment"][scored])
-        for trained, terms in zip(run.trained, run.terms, strict=True)
-    ]
-    assert verdict["membership_auroc"] == pytest.approx(np.mean(aurocs), abs=1e-4)
 
 
 def ranks(queries: np.ndarray, answers: np.ndarray) -> np.ndarray:

@@ -103,7 +103,7 @@ def test_a_grown_audit_has_the_first_members_and_the_membership_of_one_made_at_o
     for name, sha256 in made.before_growth.items():
         assert file_sha256(made.ensemble.folder / name) == sha256, name
     record = made.ensemble.record
-    config = resolve(config_of([*ENSEMBLE, "--members", "4"]))
+    config = resolve(config_of([*ENSEMBLE, "--members", "4", "--sentences", "off"]))
     assert record.seeds == {"r0-f0": 0, "r0-f1": 0, "r1-f0": 1, "r1-f1": 1}
     assert record.fingerprint == setup.audit_fingerprint(config, record.dataset_fingerprint)
     drawn = draw_membership(np.load(made.ensemble.folder / ".prepared.npz")["clusters"], config)

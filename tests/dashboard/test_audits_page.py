@@ -2,9 +2,7 @@
 and starts one."""
 
 import dataclasses
-import io
 import json
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 from clipmem_core.audit.preflight import Request
 from clipmem_core.audit.status import TRAINING, Task
 from clipmem_core.audit.store import STAGE, write_json
-from clipmem_core.cli import main, parse_command
+from clipmem_core.cli import parse_command
 from clipmem_core.config import preset_config
 from clipmem_core.dashboard import running
 from tests.dashboard.test_pages import labels, open_page, press, texts, titles, unfinished
@@ -187,19 +185,6 @@ def test_locked_towers_are_the_default_and_hide_fields_without_effect(calls: Cal
     assert checked(calls).config == dataclasses.replace(
         preset_config("locked"), model="small", lock_text=False, text_tower=""
     )
-
-
-def test_a_data_set_that_is_too_small_is_refused_with_its_bad_rows(tmp_path: Path) -> None:
-    (tmp_path / "pairs.csv").write_text("filepath,caption\nabsent.png,a crow\n")
-    request = Request(str(tmp_path / "pairs.csv"), "pairs", TINY)
-    with redirect_stdout(io.StringIO()) as printed:
-        assert main(list(request.check.arguments)) == 2
-    leave_job(
-        request.check.folder, exit_code=2, said=f"{printed.getvalue()}error: needs at least 200\n"
-    )
-    app = form(str(tmp_path / "pairs.csv"))
-    assert "needs at least 200" in texts(app)
-    assert "pairs.csv:2" in table(app, "row")["row"][0]
 
 
 def test_a_finished_check_starts_exactly_what_it_checked(data: Path, calls: Calls) -> None:

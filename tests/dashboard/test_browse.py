@@ -65,17 +65,6 @@ def test_queues(copy: Copy) -> None:
     assert address(app) == {"audit": "made", "order": "clipmem"}
 
 
-def test_without_an_order_of_review(copy: Copy) -> None:
-    audit = copy()
-    write_table(audit.folder / "scores.parquet", audit.scores.assign(suspicion=float("nan")))
-    assert (
-        ids(open_page(BROWSE, label="circle")) == ranked(audit, "clipmem", "label == 'circle'")[:24]
-    )
-    app = open_page(BROWSE)
-    app.segmented_control(key="queue").select("suspicion").run()
-    assert "suspicion" in app.info[0].value
-
-
 def test_pages_and_independent_pairs_lowest_first(copy: Copy) -> None:
     audit = copy("paper")
     expected = ranked(audit, "clipmem", "group == 'independent'", ascending=True)

@@ -93,17 +93,6 @@ def test_the_page_has_the_numbers_of_pandas_and_the_pairs_that_changed_most(
     ]
 
 
-def test_the_choice_is_in_the_address(two: tuple[Audit, Audit]) -> None:
-    app = open_pair(column="misfit", page="2")
-    assert [box.value for box in app.main.selectbox] == ["one", "other", "misfit"]
-    app.selectbox[2].select("similarity_out").run()
-    assert app.query_params["column"] == "similarity_out"
-    assert "page" not in app.query_params
-    app = open_page(PAGE, one="[x](javascript:alert(1))", column="pair_id", page="x")
-    assert "requested: [x](javascript:alert(1))" in texts(app)
-    assert app.selectbox[2].value == "clipmem"
-
-
 def test_foreign_captions_are_escaped_and_a_click_shows_its_pair(
     two: tuple[Audit, Audit], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

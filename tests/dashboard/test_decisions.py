@@ -28,7 +28,7 @@ from clipmem_core.export.reaudit import COMPARISON, MeanChange, ReauditEffect
 from clipmem_core.review.decisions import Review, open_review
 from clipmem_core.review.rows import check_counts
 from tests.dashboard.test_pages import links, metrics, open_page, press, texts, titles, toasts
-from tests.fixtures import HOSTILE, Copy, leave_job
+from tests.fixtures import HOSTILE, Copy
 
 PAGE = "pages/decisions.py"
 
@@ -126,12 +126,6 @@ def test_the_history_undoes_an_event_and_redoes_it_unless_there_is_a_newer_decis
     review.decide(audit.pairs["pair_id"][3:6], "keep")
     assert "newer decision" in toasts(press_key(app, "undo-6"))
     assert review.counts() == {"keep": 5, "remove": 0, "recaption": 1}
-
-
-@pytest.mark.usefixtures("review")
-def test_a_broken_audit_is_one_line(audit: Audit) -> None:
-    (audit.folder / PAIRS).unlink()
-    assert any("pairs.parquet is missing" in text for text in texts(open_view()))
 
 
 def test_each_check_has_its_count_and_leads_to_its_pairs(audit: Audit) -> None:
@@ -246,12 +240,3 @@ def test_a_finished_export_is_offered_with_what_it_holds(audit: Audit) -> None:
     assert [button.label for button in app.get("download_button")] == ["Download"]
     assert "of them not reviewed; 3 removed, 1 " in app.info[0].value
     assert str(out) in [code.value for code in app.code]
-
-
-@pytest.mark.usefixtures("audit")
-def test_an_export_that_failed_says_why(data: Path) -> None:
-    folder = data / "jobs" / ".exports" / "made" / "made-html.html"
-    leave_job(folder, said="out of space\n", exit_code=2)
-    app = open_view("export", format="html")
-    assert "out of space" in texts(app)
-    assert "Export" in [button.label for button in app.button]

@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from clipmem_core.audit.status import Task
-from clipmem_core.audit.store import SCORES, write_table
 from tests.dashboard.test_every_page import said
 from tests.dashboard.test_pages import address, captions, figures, open_page, texts
 from tests.fixtures import Copy, leave_job
@@ -31,16 +29,6 @@ def test_the_parts_are_drawn_pair_by_pair_and_as_means(copy: Copy, protocol: str
     app.segmented_control(key="colour").select("label").run()
     app.segmented_control(key="by").select("injected").run()
     assert (address(app)["colour"], address(app)["by"]) == ("label", "injected")
-
-
-def test_an_encoder_without_any_score_is_left_out_of_a_figure(copy: Copy) -> None:
-    audit = copy()
-    write_table(audit.folder / SCORES, audit.scores.assign(sslmem_image=np.nan))
-    app = open_page(PAGE)
-    assert not app.exception
-    image, text = figures(app)[-1]["data"]
-    assert "x" not in image or not image["x"]
-    assert text["x"]
 
 
 def test_without_units_and_paradigms_buttons_start_them(

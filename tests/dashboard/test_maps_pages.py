@@ -14,7 +14,7 @@ from clipmem_core.dashboard.maps import drawn_outline
 from clipmem_core.review import maps
 from clipmem_core.review.maps import make_map, map_path
 from clipmem_core.review.selection import Outline
-from tests.dashboard.test_pages import ROOT, address, figures, open_page, texts
+from tests.dashboard.test_pages import ROOT, address, open_page, texts
 from tests.dashboard.test_reviewing import mounted
 from tests.fixtures import HOSTILE, Copy, embed, leave_job
 
@@ -55,12 +55,6 @@ def shape(monkeypatch: pytest.MonkeyPatch) -> None:
         return Outline(x, y, ((0.0, 0.0), (9.0, 0.0), (9.0, 9.0), (0.0, 9.0)))
 
     monkeypatch.setattr(page, "drawn_outline", quarter)
-
-
-def trace_names(app: AppTest) -> list[str]:
-    """The classes of the chart on which pairs can be selected."""
-    chart = next(figure for figure in figures(app) if figure["layout"].get("dragmode") == "lasso")
-    return [trace["name"] for trace in chart["data"] if "name" in trace]
 
 
 @pytest.mark.usefixtures("shape")
@@ -105,17 +99,6 @@ def test_a_map_that_is_missing_or_failed_is_built_by_a_button(
     assert HOSTILE[2] in texts(app)
     app.button[0].click().run()
     assert started == ["r1-f0.text", NAME]
-
-
-def test_member_side_and_colour_are_in_the_address(audit: Audit, built: pd.DataFrame) -> None:
-    app = open_page(EMBEDDINGS, colour="label")
-    assert sorted(trace_names(app)) == ["circle", "square", "triangle"]
-    app.selectbox(key="colour").select("p_wrong").run()
-    assert trace_names(app) == ["no p wrong", "p wrong"]
-    app.selectbox(key="member").select("r1-f1").run()
-    app.selectbox(key="side").select("text").run()
-    shown = address(app)
-    assert (shown["member"], shown["side"], shown["colour"]) == ("r1-f1", "text", "p_wrong")
 
 
 def test_the_outline_is_the_last_lasso_or_box() -> None:

@@ -115,24 +115,6 @@ def test_a_finished_audit_opens_with_its_groups_and_the_first_pairs_of_either_qu
     assert not [value for value in written if "<script" in value or HOSTILE[0] in value]
 
 
-@pytest.mark.parametrize("good", [True, False])
-def test_the_overview_calls_captions_wrong_only_where_the_checks_hold(
-    copy: Copy, good: bool
-) -> None:
-    audit = copy()
-    check = {"name": "the members hardly generalise", "good": good, "sentence": "", "advice": ""}
-    write_json(audit.folder / "verdict.json", audit.verdict | {"checks": [check]})
-    app = open_page()
-    subheaders = {element.value for element in app.subheader}
-    assert {
-        "Most memorized",
-        "Probably wrong" if good else "Low fit, not to be trusted here",
-    } <= subheaders
-    told = " ".join(element.value for kind in ("caption", "text") for element in app.get(kind))
-    assert ("ot to be trusted here: the members hardly generalise" in told) is not good
-    assert ("probably wrong" in told) is good
-
-
 def test_without_an_audit_a_button_starts_one(started: list[tuple[list[str], str]]) -> None:
     app = open_page()
     assert app.title[0].value == "CLIPMem"
@@ -193,15 +175,6 @@ def _log(audit: Audit, name: str) -> None:
     line = {"step": 25, "steps": 100, "epoch": 2.5, "loss": 3.0, "log_probability": -2.0}
     line |= {"seconds": 10.0, "samples_per_second": 900.0}
     (audit.folder / "members" / name / "log.jsonl").write_text(f"{json.dumps(line)}\n")
-
-
-def test_the_share_of_pairs_above_each_size_has_its_interval(copy: Copy) -> None:
-    copy()
-    shares = next(table.value for table in open_page().dataframe if "share" in table.value)
-    assert shares.to_numpy().tolist() == [
-        [0.2, "60.0% (50.0% to 70.0%)"],
-        [0.4, "12.0% (8.0% to 16.0%)"],
-    ]
 
 
 def test_an_audit_of_a_sample_says_so_and_shows_the_counts_of_the_whole_set(copy: Copy) -> None:

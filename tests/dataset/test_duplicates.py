@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from clipmem_core import embeddings
 from clipmem_core.dataset import duplicates
-from clipmem_core.dataset.duplicates import alike_by_features, near_duplicate_clusters
+from clipmem_core.dataset.duplicates import ALIKE, alike_by_features, near_duplicate_clusters
 from clipmem_core.dataset.pictures import check_chunk
 from tests.dataset.samples import drawing
 
@@ -109,12 +109,12 @@ def test_clusters_by_features_are_those_of_a_slow_loop() -> None:
     rng = np.random.default_rng(4)
     centres = rng.normal(size=(12, 6))
     features = np.concatenate(
-        [centres + rng.normal(scale=0.08, size=centres.shape) for _ in range(5)]
+        [centres + rng.normal(scale=0.1, size=centres.shape) for _ in range(5)]
     )
     unit = features - features.mean(axis=0)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-    expected = clusters_of(len(features), lambda i, j: bool(unit[i] @ unit[j] >= 0.9))
-    assert alike_by_features(features, threshold=0.9).tolist() == expected
+    expected = clusters_of(len(features), lambda i, j: bool(unit[i] @ unit[j] >= ALIKE))
+    assert alike_by_features(features).tolist() == expected
 
 
 def test_many_features_are_searched_in_cells_and_nearly_all_links_are_found(

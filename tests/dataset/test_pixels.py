@@ -50,8 +50,8 @@ def root(shared: Path, tmp_path: Path) -> Path:
 def check(
     root: Path, *, budget: int = 1 << 20, images: list[str] = IMAGES, **options: Any
 ) -> tuple[pd.DataFrame, Pixels]:
-    """Check the pictures with one process into a cache beside them."""
-    settings = {"size": 24, "resize_mode": "shortest", "workers": 1, **options}
+    """Check the pictures into a cache beside them."""
+    settings = {"size": 24, "resize_mode": "shortest", **options}
     cache = root.parent / ("cache" if budget else "streamed")
     return check_pictures(root, images, cache=cache, budget_bytes=budget, **settings)
 

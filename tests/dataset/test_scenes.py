@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clipmem_core.dataset.scenes.contents import (
+    COLOURS,
     NUMBERS,
+    OBJECT_KINDS,
     PHRASES,
     PlannedPair,
     Thing,
@@ -21,7 +23,6 @@ from clipmem_core.dataset.scenes.contents import (
     plan_scene,
 )
 from clipmem_core.dataset.scenes.drawing import SIDE, draw_scenes, place_objects
-from clipmem_core.dataset.scenes.objects import COLOURS, OBJECT_KINDS
 
 PAIRS = 110
 

@@ -15,7 +15,6 @@ from clipmem_core.export.cleaned import clean
 from clipmem_core.export.formats import FORMATS, export_audit
 from clipmem_core.export.reaudit import (
     COMPARISON,
-    check_repeatable,
     is_outdated,
     list_reaudits,
     read_comparison,
@@ -24,7 +23,7 @@ from clipmem_core.export.reaudit import (
 from clipmem_core.io import InputError
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, open_review
 from tests.audit.small import Silent
-from tests.export.sources import audited, make_source, picture
+from tests.export.sources import audited, make_source
 
 
 @pytest.fixture(scope="module")
@@ -164,12 +163,6 @@ def test_a_name_of_something_else_is_refused(both: tuple[Audit, Audit]) -> None:
             reaudit(both[0], name, Silent())
 
 
-def test_an_audit_with_injected_errors_is_not_repeated(tmp_path: Path, data: Path) -> None:
-    injected = audited(make_source("csv", tmp_path / "set"), inject_miscaptions=2)
-    with pytest.raises(InputError, match="audit 'mine' injected wrong captions"):
-        check_repeatable(injected)
-
-
 @pytest.mark.parametrize("format", ["csv", "folder", "datacomp"])
 def test_pictures_that_were_exchanged_since_the_audit_are_named(
     format: str, tmp_path: Path, data: Path
@@ -188,11 +181,3 @@ def test_pictures_that_were_exchanged_since_the_audit_are_named(
     assert [names[0] in note and names[1] in note for note in notes if "2 pictures" in note] == [
         True
     ]
-
-
-def test_pictures_of_a_rewritten_archive_are_compared(tmp_path: Path, data: Path) -> None:
-    source = make_source("tar", tmp_path / "set")
-    audit = audited(source)
-    shard = (source / "shard-0.tar").read_bytes()
-    (source / "shard-0.tar").write_bytes(shard.replace(picture(2), bytes(len(picture(2)))))
-    assert list(clean(audit).changed) == ["shard-0.tar/deep/0002.png"]

@@ -7,7 +7,6 @@ from clipmem_core.audit.store import CONFIG, PAIRS, SCORES, Audit, write_json, w
 from clipmem_core.review.compare import (
     compare,
     detector_scores,
-    differing_settings,
     injected_findings,
     names_in,
 )
@@ -75,17 +74,6 @@ def test_it_agrees_with_pandas_on_audits_of_other_order_and_size(copy: Copy) -> 
         assert result.changed[column].tolist() == largest[column].tolist()
     np.testing.assert_allclose(result.changed["difference"], largest["difference"])
     assert result.points["pair_id"].tolist() == joined["pair_id"].tolist()
-
-
-def test_settings_that_forbid_a_comparison_are_named(copy: Copy) -> None:
-    one = copy("paper", name="a")
-    other = with_config(
-        copy("ensemble", name="b"), loss="siglip", model="ViT-B-32", max_logit_scale=20.0, epochs=7
-    )
-    warnings = differing_settings(one, other)
-    assert [text.split()[1] for text in warnings] == ["protocol", "model", "loss", "cap"]
-    assert "paper in a, ensemble in b (--protocol)" in warnings[0]
-    assert compare(one, other, limit=1).warnings == warnings
 
 
 @pytest.mark.parametrize("protocol", ["ensemble", "paper"])

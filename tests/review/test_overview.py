@@ -4,19 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 import clipmem_core
 from clipmem_core.audit.store import Audit, write_table
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import REMOVE, open_review
-from clipmem_core.review.overview import (
-    attack_rows,
-    group_table,
-    load_score_map,
-    member_utility,
-)
+from clipmem_core.review.overview import attack_rows, group_table, load_score_map
 from clipmem_core.review.queries import count_rows_of
 from clipmem_core.review.search import Hits
 from clipmem_core.review.selection import Selection
@@ -42,16 +36,6 @@ def test_groups_agree_with_pandas_and_carry_the_intervals_of_the_verdict(
         groups[["n", "mean", "sd"]].to_numpy(float), computed.to_numpy(float)
     )
     assert count_rows_of(made["paper"].folder / "quarantine.parquet") == 120
-
-
-def test_the_utility_table_keeps_its_order_and_has_means() -> None:
-    utility = pd.DataFrame(
-        {"member": ["b", "a", "b"], "metric": ["R@5", "R@5", "R@1"], "value": [0.5, 0.25, 0.1]}
-    )
-    table = member_utility(utility).set_index("metric")
-    assert table.columns.tolist() == ["mean", "b", "a"]
-    assert table.loc["R@5"].tolist() == [0.375, 0.5, 0.25]
-    assert table.loc["R@1", "mean"] == 0.1
 
 
 def test_attacks_are_shown_with_both_intervals_and_absent_ones_with_their_reason() -> None:

@@ -7,7 +7,6 @@ from clipmem_core.audit.unit_tables import REFERENCES, read_units
 from clipmem_core.columns import GROUPS
 from clipmem_core.review.score_breakdown import (
     claim_1,
-    encoder_doubts,
     encoder_means,
     member_terms,
     paradigm_layers,
@@ -82,20 +81,6 @@ def test_paradigms_go_by_relative_depth_with_an_interval_over_seeds() -> None:
     alone = paradigm_layers(paradigm_rows({"clip": 0.4}, layers=1, seeds=2))
     assert alone["depth"].tolist() == [0.5]
     assert alone["low"].isna().all()
-
-
-def test_a_poor_fit_and_a_null_off_0_are_doubted() -> None:
-    rows = [
-        ("candidate", "image", 0.05),
-        ("candidate", "text", 0.35),
-        ("external", "image", -0.041),
-    ]
-    table = pd.DataFrame([*rows, ("external", "text", 0.0)], columns=["name", "encoder", "mean"])
-    table = table.assign(low=table["mean"] - 0.002, high=table["mean"] + 0.002)
-    poor, null = encoder_doubts(table, 0.49)
-    assert "fits poorly: 0.49" in poor
-    assert "null of the image encoder is not near 0: −0.041" in null
-    assert encoder_doubts(table.replace(-0.041, 0.039), 0.5) == []  # within a tenth of .40
 
 
 def test_claim_1_is_answered_by_the_seeds() -> None:

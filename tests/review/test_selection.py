@@ -286,22 +286,6 @@ def test_an_address_reopens_the_same_selection(
     assert from_parameters(to_parameters(selection)) == (selection, [])
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("order", 'clipmem"; DROP TABLE x'),
-        ("range", "clipmem:nan:1"),
-        ("outline", "clipmem:misfit:0:0:1:1"),
-        ("outline", "clipmem:map_y:0:0:1:1:2:2"),
-        ("outline", "clipmem:misfit:0:0:1:1:2:inf"),
-        ("by", "smell"),
-    ],
-)
-def test_a_malformed_parameter_is_named_and_ignored(name: str, value: str) -> None:
-    expected = Selection(order="review_place", group="scored")
-    assert from_parameters({name: value, "group": "scored"}) == (expected, [name])
-
-
 def test_a_search_is_ordered_by_match_unless_the_address_says_otherwise() -> None:
     assert from_parameters({"meaning": "a cat"})[0].order == "match"
     assert from_parameters({"like": "a.png", "order": "misfit"})[0].order == "misfit"

@@ -305,8 +305,6 @@ def test_a_worker_trains_the_newest_wish_after_its_baseline_and_reports_faults(
     assert lab.wanted_arms(lab_copy) == [NOISE, other]
     (lab_copy.folder / "mitigations" / ".wanted" / "a.json").unlink()
     assert lab.wanted_arms(lab_copy) is None
-    lab.stay_open(lab_copy, "a")  # a page that was silent for long
-    serve(lab_copy.folder, ["0"])
 
 
 def test_a_finished_couple_is_not_trained_again_and_a_removed_arm_is(

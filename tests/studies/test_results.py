@@ -21,8 +21,6 @@ from clipmem_core.studies.results import (
     differences,
     front,
     relative,
-    sentence_of,
-    show_differences,
     study_command,
 )
 from tests.studies.conftest import config_of
@@ -110,21 +108,6 @@ def test_a_difference_is_in_percent_of_the_baseline() -> None:
     assert relative(row) == "−25.0 % [−30.0, +20.0]"
     assert relative(row | {"low": np.nan}) == "−25.0 %"
     assert relative(row | {"baseline": -0.4}) == "−0.100 [−0.120, +0.080]"
-
-
-def test_a_sentence_and_a_table_have_the_numbers(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = made_rows().assign(**{"attack_TPR@0.01": 0.25})
-    rows.loc[rows["arm"] == "a", ["clipmem", "clipmem_external"]] = [0.1, 0.0]
-    rows.loc[side(rows, "none", "a").index, ["clipmem", "clipmem_external"]] = [0.25, 0.05]
-    rows.loc[rows["arm"] == "a", "attack_TPR@0.01"] = 0.125
-    sentence = sentence_of(differences(rows), "a", "Less")
-    assert sentence.startswith("Less: memorization −50.0 % [−50.0, −50.0], ")
-    assert "12 % of the training pairs instead of 25 %" in sentence
-    show_differences(rows, {"a": "Less", "another": "x"})
-    shown = capsys.readouterr().out
-    assert sentence in shown
-    assert "-0.100" in shown
-    assert "another" not in shown
 
 
 MACHINE = affecting("machine")

@@ -137,9 +137,3 @@ def test_wrong_input_is_one_line_and_nothing_is_written(
     words = ["study", *typed.split(), "--scenes-pairs", "220"]
     check_refused(words, WRONG[typed], capsys)
     assert not list(data.glob("studies/[!.]*/[!.]*"))
-
-
-def test_a_papers_audit_refuses_a_removal(finished_study: StudyFolder) -> None:
-    with pytest.raises(InputError, match="removal: .*--protocol ensemble"):
-        lab.begin(finished_study.audit(0), parse_arm("removal=random:5"))
-    assert list(lab.list_arms(finished_study.audit(0))) == [ARM]

@@ -343,6 +343,7 @@ class Single extends Pairs {
 
     // Remove the marked sentence of the caption in focus, else the caption. The pair stays if another sentence is marked.
     drop(event) {
+        if (!this.accepts(event)) return
         const {number, text, after} = this.focused, marks = this.shown.card.words[number]
         const rest = withoutSentence(after, text, marks), more = rest && withoutSentence(rest, text, marks) !== null
         this.change(event, rest ? [rest] : [], `${rest ? 'sentence' : 'caption'} removed`, more)

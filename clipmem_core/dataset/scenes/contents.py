@@ -1,5 +1,5 @@
 """Plans the content of each picture of the synthetic set, with a long tail, its captions, and the
-injected errors.
+injected errors; object_drawings.json describes the kinds of objects.
 
 A pair depends on the seed and its number only, so a larger set begins with the smaller one. The
 exception: of two pairs with swapped captions, the first has the right captions if the set ends
@@ -7,22 +7,57 @@ before the second.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeVar
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.random import Generator
+from PIL.ImageColor import getrgb
 
 from clipmem_core.columns import ATYPICAL, DUPLICATE, MISCAPTION, VAGUE
-from clipmem_core.dataset.scenes.objects import COLOURS, OBJECT_KINDS, ObjectKind, read_data
+from clipmem_core.io import read_json
 
+Rgb = tuple[int, ...]  # or RGBA for a translucent colour
+Steps = Sequence[Any]  # see `Drawing`
 Choice = TypeVar("Choice", str, int)
 
 _BLOCK = 100  # pairs with 4 miscaption, 4 vague, 3 atypical and 2 duplicate
 PLAN, PICTURE, WORDS, COPY = range(4)  # streams of random numbers of one pair
-_DATA = read_data("place_drawings.json")
-PLACES = _DATA["places"]  # with the lights of each, most common first
-SKIES = _DATA["skies"]  # of the lights outdoors
+
+
+def read_data(name: str) -> Any:
+    """Read one of the JSON files beside this module."""
+    return read_json(Path(__file__).with_name(name))
+
+
+@dataclass(frozen=True)
+class ObjectKind:
+    """One kind of object."""
+
+    plural: str
+    stands: bool  # on the ground; other kinds hang in the air or in the water
+    half_width: float  # of the drawing; the larger of the two is about 1
+    half_height: float
+    colours: list[str]  # favourites, most common first; the rest of the palette follows
+    places: list[str]  # most common first
+    steps: Steps  # its drawing, see `Brush`
+    size_beside: float = 0.21  # half its side beside another object, in sides of the picture
+    rides: bool = False  # on a kind that carries
+    carries_at: float | None = None  # y of the feet of a rider
+    in_front: bool = False  # of a kind with `behind`
+    behind: bool = False
+    hides: list[str] = field(default_factory=list)  # effects that are hardly visible on it
+    # for some of its own colours: other colours of details
+    details: dict[str, dict[str, str]] = field(default_factory=dict)
+
+
+OBJECT_DATA = read_data("object_drawings.json")
+COLOURS: dict[str, Rgb] = {name: getrgb(text) for name, text in OBJECT_DATA["colours"].items()}
+OBJECT_KINDS = {name: ObjectKind(**facts) for name, facts in OBJECT_DATA["kinds"].items()}
+PLACE_DATA = read_data("place_drawings.json")
+PLACES = PLACE_DATA["places"]  # with the lights of each, most common first
+SKIES = PLACE_DATA["skies"]  # of the lights outdoors
 PHRASES = read_data("phrases.json")  # of captions, the plainest first; see `captions_of`
 NUMBERS = PHRASES["numbers"]
 
