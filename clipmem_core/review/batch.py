@@ -13,6 +13,7 @@ import pandas as pd
 
 from clipmem_core.audit.store import PAIRS, Audit
 from clipmem_core.columns import CAPTIONS, PAIR_ID, SHA256
+from clipmem_core.dataset.readers.paths import without_surrogates
 from clipmem_core.io import InputError
 from clipmem_core.review.decisions import (
     CHOICES,
@@ -24,7 +25,7 @@ from clipmem_core.review.decisions import (
     decided,
     open_review,
 )
-from clipmem_core.review.queries import CAPTION_KEY, ROW, cached, fetch_pairs, without_surrogates
+from clipmem_core.review.queries import CAPTION_KEY, ROW, cached, fetch_pairs
 from clipmem_core.tables import FORMULA
 
 DECISION = "decision"

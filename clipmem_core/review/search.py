@@ -144,13 +144,12 @@ def features_of_captions(audit: Audit) -> tuple[Vectors, np.ndarray]:
     return caption_features(audit), group_starts(text_counts(audit))
 
 
-def _embedding_files(
-    audit: Audit, text: str, row: int | None, side: str, members: tuple[str, ...]
-) -> list[Path]:
-    return [embeddings_path(audit, name, side) for name in members]
-
-
-@cached(64, paths=_embedding_files)
+@cached(
+    64,
+    paths=lambda audit, _, __, side, members: [
+        embeddings_path(audit, name, side) for name in members
+    ],
+)
 def _by_embeddings(
     audit: Audit, text: str, row: int | None, side: str, members: tuple[str, ...]
 ) -> Hits:
