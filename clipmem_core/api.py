@@ -57,8 +57,7 @@ class AuditFrames(Audit):
         """
         found = search(self, text, like=like, by=by, k=k)
         rows = found.rows.tolist()
-        columns = [f'"{c.PAIR_ID}"', f'"{c.CAPTIONS}"']
-        pairs = fetch_numbered(self.folder / PAIRS, columns, rows)
+        pairs = fetch_numbered(self.folder / PAIRS, [c.PAIR_ID, c.CAPTIONS], rows)
         table = pd.DataFrame([pairs[row] for row in rows], columns=[c.PAIR_ID, "caption"])
         table["caption"] = [
             captions[max(number, 0)]

@@ -118,7 +118,7 @@ def write_audit(
         write_table(folder / file, table)
     write_json(folder / store.CONFIG, record.values)
     rows = np.arange(len(pairs))
-    store.write_prepared(folder, cache_rows=rows, clusters=rows)
+    store.write_prepared(folder, store.Prepared(rows, rows, rows))
     for name in record.members:
         (folder / store.MEMBERS / name).mkdir(parents=True, exist_ok=True)
         config = {

@@ -8,7 +8,14 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core.audit.settings import machine
-from clipmem_core.audit.store import CONFIG, Audit, write_json, write_prepared, write_table
+from clipmem_core.audit.store import (
+    CONFIG,
+    Audit,
+    Prepared,
+    write_json,
+    write_prepared,
+    write_table,
+)
 from clipmem_core.config import as_dict, data_folder
 from clipmem_core.studies import lab
 from clipmem_core.studies.arm import BASELINE, Arm, parse_arm
@@ -32,7 +39,7 @@ def make_lab(audit: Audit, *, heads: bool = False) -> Audit:
         changed = {"train_captions": 1}
     config = dataclasses.replace(record.config, **changed)
     write_json(audit.folder / CONFIG, dataclasses.replace(record, config=config).values)
-    write_prepared(audit.folder, cache_rows=clusters, clusters=clusters)
+    write_prepared(audit.folder, Prepared(clusters, clusters, clusters))
     measure(audit, BASELINE)
     return audit
 

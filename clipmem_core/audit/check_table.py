@@ -46,8 +46,7 @@ def stored_checks(audit: Audit) -> Path | None:
 
 
 def _write(audit: Audit, path: Path) -> None:
-    columns = [c.PAIR_ID, c.IMAGE, c.WIDTH, c.HEIGHT]
-    pairs = store.read_table(audit.folder / store.PAIRS, columns=columns)
+    pairs = audit.read_columns(store.PAIRS, c.PAIR_ID, c.IMAGE, c.WIDTH, c.HEIGHT)
     config = audit.record.config
     pictures = _pictures(audit, pairs)
     frequencies = caption_frequencies(captions for captions, _ in _captions(audit))

@@ -30,7 +30,7 @@ from clipmem_core.io import InputError, read_json, save_array, write_once
 from clipmem_core.mitigations import Vocabulary, mitigations_of, pairs_with
 from clipmem_core.scores import detectors
 from clipmem_core.scores.utility import linear_probe, retrieval_recalls, zero_shot
-from clipmem_core.scores.words import group_starts
+from clipmem_core.scores.words import group_starts, owners
 from clipmem_core.training import model as models
 from clipmem_core.training.model import (
     LockedModel,
@@ -42,7 +42,6 @@ from clipmem_core.training.trainer import Trainer, chosen_captions, train
 from clipmem_core.training.views import FeatureRows, FeatureViews, TrainingData, ViewMaker, Views
 
 EVALUATION = 1 << 40  # added to the seed of evaluation views: no training seed is as large
-PROMPT = "a picture of {}"
 _SHARDS = 8  # of features per task, whose process loads the tower once
 _REQUEST = "request.json"  # the config and the folder of the pictures
 
@@ -70,7 +69,7 @@ def caption_texts(pairs: pd.DataFrame) -> list[str]:
 def prompts(pairs: pd.DataFrame) -> list[str]:
     """Return the prompt of each class, in order."""
     labels = pairs[c.LABEL].dropna().to_numpy().astype(str)
-    return [PROMPT.format(name) for name in np.unique(labels)]
+    return [f"a picture of {name}" for name in np.unique(labels)]
 
 
 def compute_features(
@@ -220,7 +219,7 @@ def open_shared(folder: Path) -> Shared:
     audit = Audit(folder)
     record = audit.record
     config = record.config
-    membership = store.read_table(folder / store.MEMBERSHIP, columns=[c.GROUP, *record.members])
+    membership = audit.read_columns(store.MEMBERSHIP, c.GROUP, *record.members)
     sides = prepare.sides_of(audit, config, prepare.membership_of(membership))
     external = np.flatnonzero(sides.external)
     utility_only = sides.external if sides.utility_only is None else sides.utility_only
@@ -393,7 +392,7 @@ def _score_captions(
     them of each decoy, float32 [n_captions + n_decoys, 3]."""
     data = run.data
     n_captions = int(data.caption_start[-1])
-    owner = np.repeat(np.arange(len(data.keys)), np.diff(data.caption_start))
+    owner = owners(np.diff(data.caption_start))
     external = detectors.external_used((run.membership[c.GROUP] == c.EXTERNAL).to_numpy())
     decoys = store.read_decoys(run.audit)
     scores = np.full((n_captions + len(decoys), 3), np.nan, np.float32)
@@ -434,7 +433,7 @@ def caption_embeddings(
     start = run.data.caption_start
     captions = np.concatenate([np.arange(start[row], start[row + 1]) for row in rows])
     text = _embed_texts(run, model, run.data.tokens[captions])
-    return text, np.repeat(np.arange(len(rows)), start[rows + 1] - start[rows])
+    return text, owners(np.diff(start)[rows])
 
 
 def _embed_texts(run: MemberRun, model: Model, inputs: np.ndarray) -> np.ndarray:
@@ -509,7 +508,7 @@ def train_second_round(folder: Path, names: Sequence[str]) -> None:
     """Train members a second time without the pairs left out, and store only their scores on other
     pairs."""
     shared = open_shared(folder)
-    table = store.read_table(folder / store.SECOND_TABLE, columns=[store.LEFT_OUT])
+    table = shared.audit.read_columns(store.SECOND_TABLE, store.LEFT_OUT)
     left_out = table[store.LEFT_OUT].to_numpy()
     external = np.zeros(len(left_out), dtype=bool)
     external[shared.data.external] = True

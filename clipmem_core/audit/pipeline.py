@@ -82,19 +82,24 @@ class Run:
         record = self.audit.record
         at_once = settings.side_by_side(record.config)
         blocks = at_once if settings.shares_process(record.config) else 0
-        executor = self.executor or functools.partial(local_processes, at_once=at_once)
-        is_small = self.text_counts.sum() <= SMALL
-        if blocks and self.executor is None and is_small:
-            executor = in_this_process
         run_members(
             self.audit,
             record.members,
             threads=record.threads,
             blocks=blocks,
-            executor=executor,
+            executor=self.executor_of(at_once, is_light=bool(blocks)),
             watch=self.screen.members,
             second_round=second_round,
         )
+
+    def executor_of(self, at_once: int, *, is_light: bool) -> Executor:
+        """Return what runs tasks: the requested executor, else processes of this machine, or this
+        process for light tasks on few captions."""
+        if self.executor:
+            return self.executor
+        if is_light and self.text_counts.sum() <= SMALL:
+            return in_this_process
+        return functools.partial(local_processes, at_once=at_once)
 
     @functools.cached_property
     def text_counts(self) -> np.ndarray:
@@ -248,8 +253,7 @@ class PredictWords(Stage):
             run.screen.captions(round(share * n), n)
 
         at_once = min(2, settings.side_by_side(record.config))
-        threads = record.threads
-        ensure_words(run.audit, run.executor, at_once=at_once, threads=threads, watch=report)
+        ensure_words(run.audit, run.executor_of(at_once, is_light=True), watch=report)
 
 
 class TrainMembers(Stage):

@@ -45,7 +45,6 @@ from clipmem_core.scores.membership import MIN_PAIRS
 _SHOWN = 5  # pairs, and reasons of a check
 _LISTED = 1000  # rows in quarantine
 PIXELS = 32  # enough to find near-duplicates
-RETRY = "check the audit again"
 
 
 def inspect_source(source: str, options: configs.SourceOptions) -> None:
@@ -168,9 +167,9 @@ class Check:
     start."""
 
     job: Job
-    found: dict[str, Any] | None = None
-    pictures: tuple[int, int] = (0, 0)
-    error: str = ""
+    found: dict[str, Any] | None
+    pictures: tuple[int, int]
+    error: str
 
 
 def check_request(request: Request) -> None:
@@ -200,9 +199,10 @@ def find_check(request: Request) -> Check | None:
     error = ""
     lines = path.read_bytes().splitlines(keepends=True)
     summaries = [line for line in lines if line.startswith(b"{") and line.endswith(b"\n")]
-    found = (
-        parse_json(summaries[-1], dict[str, Any], path=path, repair=RETRY) if summaries else None
-    )
+    found = None
+    if summaries:
+        repair = "check the audit again"
+        found = parse_json(summaries[-1], dict[str, Any], path=path, repair=repair)
     if job.cancelled:
         error = "the check was stopped: check again"
     elif not job.running and job.exit_code != 0:

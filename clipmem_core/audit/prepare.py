@@ -15,6 +15,7 @@ from clipmem_core import columns as c
 from clipmem_core.audit.settings import towers_of
 from clipmem_core.audit.store import (
     Audit,
+    Prepared,
     pair_blocks,
     read_prepared,
     text_blocks,
@@ -139,8 +140,8 @@ def read_features(
     source: str,
     config: AuditConfig,
     *,
-    cache: Path | None = None,
-    say: ReportLine = lambda line: None,
+    cache: Path | None,
+    say: ReportLine,
 ) -> tuple[RawPairs, Stored]:
     """Read a table and its precomputed features."""
     path, features = (
@@ -409,10 +410,6 @@ def rebuild_store(audit: Audit, *, progress: ReportCount) -> None:
             f"the pairs of {record.source} have changed since audit {audit.name!r} began: use "
             "another --name"
         )
-    write_prepared(
-        audit.folder,
-        cache_rows=data_set.pixels.rows,
-        clusters=data_set.clusters,
-        groups=data_set.groups,
-        pixels=data_set.pixels.folder.relative_to(data_folder()).as_posix(),
-    )
+    folder = data_set.pixels.folder.relative_to(data_folder()).as_posix()
+    prepared = Prepared(data_set.pixels.rows, data_set.clusters, data_set.groups, folder)
+    write_prepared(audit.folder, prepared)

@@ -29,7 +29,7 @@ from clipmem_core.scores.prevalence import whole_count
 from clipmem_core.scores.progress import Posterior
 from clipmem_core.scores.registry import BY_NAME, DETECTION_SCORES, INJECTED_SCORES, SCORE_COLUMNS
 from clipmem_core.scores.uncertainty import NoiseModel, share_above, standard_errors
-from clipmem_core.scores.words import group_starts
+from clipmem_core.scores.words import group_starts, owners
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
 UNUSABLE = "rows that cannot be used"
@@ -39,9 +39,7 @@ SIZE_STEP = 0.05  # between the sizes of clipmem whose share of pairs is reporte
 MIN_NOISE_RATIO = 3
 SPILL_BYTES = 1 << 22  # larger arrays are held in a file instead of memory
 _RESAMPLED = 100_000_000  # pairs drawn by all bootstrap resamples together
-_LATER = (c.LOG_PROBABILITY_SECOND, c.P_WRONG, c.SUSPICION)  # added by later steps
 FEWEST_COUNTED = 300  # pairs, below which wrong captions are not counted
-TOO_FEW = "too few pairs to estimate: review all"
 MAX_ATTACKED = 1_000_000  # pairs; larger sets are sampled
 
 
@@ -84,7 +82,7 @@ def gather_evidence(audit: Audit) -> Evidence:
 
     config = audit.record.config
     names = audit.record.members
-    table = store.read_table(audit.folder / store.MEMBERSHIP, columns=[c.GROUP, *names])
+    table = audit.read_columns(store.MEMBERSHIP, c.GROUP, *names)
     sides = sides_of(audit, config, membership_of(table))
     embeddings = [store.read_embeddings(audit.member(name)) for name in names]
     terms = []
@@ -103,7 +101,7 @@ def gather_evidence(audit: Audit) -> Evidence:
             trajectories.append(spill_to_disk(learned, audit.folder))
     most_captions = config.eval_captions or np.iinfo(np.int32).max
     return Evidence(
-        pairs=store.read_table(audit.folder / store.PAIRS, columns=[c.PAIR_ID, c.INJECTED]),
+        pairs=audit.read_columns(store.PAIRS, c.PAIR_ID, c.INJECTED),
         sides=sides,
         views=1 if config.lock_image else config.views,
         terms=terms,
@@ -159,7 +157,8 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, Any]]:
         c.LEARNED: spill(learned),
         c.CSLS_SWAPPED: spill(swapped),
     }
-    values |= dict.fromkeys(_LATER, nan)
+    # Added by later steps
+    values |= dict.fromkeys((c.LOG_PROBABILITY_SECOND, c.P_WRONG, c.SUSPICION), nan)
     _compute_derived(values, set(values))
     columns = values | {
         c.PAIR_ID: evidence.pairs[c.PAIR_ID],
@@ -217,7 +216,7 @@ def wrong_captions(
     }
     missing = wrong.counts["pairs"].missing
     if np.isfinite(scores[c.MISFIT].fillna(scores[c.CSLS_OUT])).sum() < FEWEST_COUNTED:
-        missing = TOO_FEW
+        missing = "too few pairs to estimate: review all"
     if missing:
         return {"missing": missing, **kinds}
     parts = np.nansum(wrong.parts, axis=1)
@@ -362,7 +361,7 @@ def caption_table(
     `read` is false for captions that the text tower does not read, [n_captions].
     """
     n_captions = int(counts.sum())
-    owner = np.repeat(np.arange(len(counts)), counts)
+    owner = owners(counts)
     start = group_starts(counts)
     decoys = store.read_decoys(audit)
     if counts.max(initial=0) > 1:
@@ -416,8 +415,7 @@ def caption_table(
 
 def sentence_table(audit: Audit, captions: pd.DataFrame) -> pd.DataFrame:
     """Return sentences.parquet: captions.parquet by sentence, with the place of each."""
-    pairs = store.read_table(audit.folder / store.PAIRS, columns=[c.CAPTIONS])
-    places = places_of(pairs[c.CAPTIONS])
+    places = places_of(audit.read_columns(store.PAIRS, c.CAPTIONS)[c.CAPTIONS])
     table = pd.concat([captions.drop(columns=[c.CAPTION]), places], axis=1)
     first = [c.CAPTION_ROW, c.PAIR_ID, *places]
     return table[[*first, *(name for name in captions if name not in (*first, c.CAPTION))]]

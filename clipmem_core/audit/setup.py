@@ -64,12 +64,8 @@ def write_audit(
     store.write_table(audit.folder / store.PAIRS, pairs)
     store.write_table(audit.folder / store.QUARANTINE, quarantine)
     store.write_table(audit.folder / store.MEMBERSHIP, membership_table(pairs, membership))
-    store.write_prepared(
-        audit.folder,
-        cache_rows=data_set.pixels.rows,
-        clusters=data_set.clusters,
-        groups=data_set.groups,
-    )
+    prepared = store.Prepared(data_set.pixels.rows, data_set.clusters, data_set.groups)
+    store.write_prepared(audit.folder, prepared)
     record = Record(
         name=audit.name,
         source=source,
@@ -151,12 +147,11 @@ def source_changes(audit: Audit, source: str, config: AuditConfig, screen: Scree
 
     It is read again only if one of its files is newer than the audit's.
     """
-    path = audit.folder / store.PAIRS
-    time = path.stat().st_mtime_ns
+    time = (audit.folder / store.PAIRS).stat().st_mtime_ns
     root = audit.record.pictures
     files = source_files(source)
     if files and not config.features:  # which need no pictures
-        images = store.read_table(path, columns=[c.IMAGE])[c.IMAGE]
+        images = audit.read_columns(store.PAIRS, c.IMAGE)[c.IMAGE]
         files += {split_reference(root, image)[0] for image in images}
     if not any(is_newer(file, time) for file in files):
         return ""

@@ -323,21 +323,13 @@ class Prepared(NamedTuple):
     cache_rows: np.ndarray  # the stored picture of each pair, int64 [n_pairs]
     clusters: np.ndarray  # the near-duplicate cluster of each pair, int64 [n_pairs]
     groups: np.ndarray  # of pairs that are split as one, int64 [n_pairs]
-    pixels: str  # the store, in the data folder; empty: as in config.json
+    pixels: str = ""  # the store, in the data folder; empty: as in config.json
 
 
-def write_prepared(
-    folder: Path,
-    *,
-    cache_rows: np.ndarray,
-    clusters: np.ndarray,
-    groups: np.ndarray | None = None,
-    pixels: str = "",
-) -> None:
+def write_prepared(folder: Path, prepared: Prepared) -> None:
     """Write the near-duplicates and stored pictures of an audit atomically."""
     with replacing(folder / PREPARED) as temporary, temporary.open("wb") as file:
-        groups = clusters if groups is None else groups
-        np.savez(file, cache_rows=cache_rows, clusters=clusters, groups=groups, pixels=pixels)
+        np.savez(file, **prepared._asdict())
 
 
 def read_prepared(folder: Path) -> Prepared:
@@ -485,6 +477,10 @@ class Audit(Named):
     def scores_checkpoints(self) -> bool:
         """Tell whether it scores existing checkpoints instead of training its members."""
         return bool(self.member_record(self.record.members[0]).checkpoint)
+
+    def read_columns(self, table: str, *columns: str) -> pd.DataFrame:
+        """Read some columns of a table."""
+        return read_table(self.folder / table, columns=list(columns))
 
     def member(self, name: str) -> Path:
         """Return a member's folder."""

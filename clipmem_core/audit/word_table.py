@@ -1,7 +1,6 @@
 """The words of captions: two word models, each trained on half of the pairs, and the table of their
 predictions."""
 
-import functools
 import json
 import shutil
 import time
@@ -19,13 +18,7 @@ import torch
 
 from clipmem_core import columns as c
 from clipmem_core.audit import store
-from clipmem_core.audit.executor import (
-    SMALL,
-    Executor,
-    Task,
-    in_this_process,
-    local_processes,
-)
+from clipmem_core.audit.executor import Executor, Task
 from clipmem_core.audit.member import Shared, open_shared
 from clipmem_core.audit.store import Audit
 from clipmem_core.dataset.languages import mostly_english
@@ -41,6 +34,7 @@ from clipmem_core.scores.words import (
     changed_words,
     group_starts,
     kind_of,
+    owners,
     split_words,
 )
 from clipmem_core.training.trainer import save_atomically
@@ -59,7 +53,6 @@ _PREDICTED = "predictions.npz"
 _SHARE = "share.json"
 RATIOS = "ratios.json"  # of `fit_words`
 _MOST_FITTED = 1_000_000  # words that log-likelihood ratios are fitted on, evenly spaced
-NOTABLE = 0.0  # better words are stored of words that are more surprising than this
 REPORTED = 2.0  # seconds between two reports of progress
 _PAIRS = 4_096  # pairs whose words are Python objects at a time
 
@@ -133,7 +126,7 @@ def surprises(words: Words, predicted: Predictions) -> tuple[np.ndarray, list[np
     log-likelihood ratios that it is wrong, NaN if not predicted; and the result of `fit_words`."""
     evidence, kinds = predicted_evidence(words, predicted, changed_words(words))
     # A word that a caption repeats a thousand times counts once.
-    caption = np.repeat(np.arange(len(words.caption_start) - 1), np.diff(words.caption_start))
+    caption = owners(np.diff(words.caption_start))
     keys = caption * words.vocabulary_size + np.minimum(words.ids, words.vocabulary_size)
     different = np.unique(keys, return_index=True)[1]
     different = different[:: 1 + len(different) // _MOST_FITTED]
@@ -215,14 +208,7 @@ def run_halves(folder: Path, names: Sequence[str]) -> None:
             np.savez(file, **into._asdict())
 
 
-def ensure_words(
-    audit: Audit,
-    executor: Executor | None,
-    *,
-    at_once: int,
-    threads: int,
-    watch: Callable[[float], None],
-) -> None:
+def ensure_words(audit: Audit, executor: Executor, *, watch: Callable[[float], None]) -> None:
     """Write words.parquet unless it exists: train both models, or resume them, and merge their
     predictions."""
     folder = audit.folder / store.WORD_MODELS
@@ -235,14 +221,9 @@ def ensure_words(
         (folder / name).mkdir(parents=True, exist_ok=True)
     work = "clipmem_core.audit.word_table:run_halves"
     tasks = [
-        Task((folder / name,), work, audit.folder, (name,), threads, "word model")
+        Task((folder / name,), work, audit.folder, (name,), audit.record.threads, "word model")
         for name in missing
     ]
-    if executor is None:
-        is_small = len(words.caption_start) - 1 < SMALL
-        executor = (
-            in_this_process if is_small else functools.partial(local_processes, at_once=at_once)
-        )
     shown = 0.0
     with closing(executor(tasks)) as events:
         for _ in events:
@@ -317,8 +298,8 @@ def _word_rows(
     matches = [match for caption in captions for match in WORD_PATTERN.finditer(caption)]
     pair_start = words.pair_start[first_pair : first_pair + len(pairs) + 1]
     caption_start = words.caption_start[pair_start[0] : pair_start[-1] + 1]
-    pair_of_caption = np.repeat(np.arange(len(pairs)), np.diff(pair_start))
-    caption_of_word = np.repeat(np.arange(len(captions)), np.diff(caption_start))
+    pair_of_caption = owners(np.diff(pair_start))
+    caption_of_word = owners(np.diff(caption_start))
     place = np.flatnonzero(np.isfinite(values[caption_start[0] : caption_start[-1], 0]))
     rows = caption_start[0] + place
     caption = caption_of_word[place]
@@ -331,7 +312,7 @@ def _word_rows(
     better_probability = predicted.better_probability[rows]
     is_likelier = better_probability > probability[:, None]
     is_likelier &= better != words.ids[rows][:, None]
-    is_likelier &= (surprise > NOTABLE)[:, None]
+    is_likelier &= (surprise > 0)[:, None]
     offsets = group_starts(is_likelier.sum(axis=1)).astype(np.int32)
     spelled = np.array(["", "", *words.spelled], dtype=object)[better[is_likelier]]
     likelier_probability = better_probability[is_likelier].astype(np.float32)

@@ -16,6 +16,7 @@ import pandas as pd
 
 from clipmem_core.dataset.languages import language_of, main_script
 from clipmem_core.io import read_json
+from clipmem_core.scores.words import owners
 
 VALUES = ("brightness", "contrast", "sharpness")  # measurements of pictures in the table
 
@@ -113,7 +114,7 @@ class Captions:
     @classmethod
     def from_pairs(cls, captions: Sequence[Sequence[str]]) -> "Captions":
         """Flatten the lists of captions of pairs."""
-        owner = np.repeat(np.arange(len(captions)), [len(texts) for texts in captions])
+        owner = owners(list(map(len, captions)))
         return cls([text for texts in captions for text in texts], owner)
 
 

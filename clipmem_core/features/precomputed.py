@@ -53,7 +53,6 @@ FORMS = (
     "a folder of clip-retrieval's (img_emb, text_emb, metadata), DataComp's .parquet with "
     ".npz, or a table with .npy"
 )
-TABLES = (".parquet", *TABLE_SUFFIXES)
 
 Part = tuple[Path, ...]  # a table, and the files of picture and caption features
 
@@ -99,7 +98,7 @@ def feature_parts(features: Path, source: Path) -> list[Part]:
     if all(path.is_file() for path in arrays):
         place = features if features.is_file() else source
         files = list(place.iterdir()) if place.is_dir() else [place]
-        tables = [path for path in files if path.suffix.lower() in TABLES]
+        tables = [path for path in files if path.suffix.lower() in (".parquet", *TABLE_SUFFIXES)]
         if len(tables) == 1:
             return [(tables[0], *arrays)]
     return []

@@ -13,6 +13,7 @@ import pandas as pd
 
 from clipmem_core.audit.store import PAIRS, Audit
 from clipmem_core.columns import CAPTIONS, PAIR_ID, SHA256
+from clipmem_core.dataset.readers.paths import without_surrogates
 from clipmem_core.io import InputError
 from clipmem_core.review.decisions import (
     CHOICES,
@@ -24,11 +25,10 @@ from clipmem_core.review.decisions import (
     decided,
     open_review,
 )
-from clipmem_core.review.queries import CAPTION_KEY, ROW, cached, fetch_pairs, without_surrogates
+from clipmem_core.review.queries import CAPTION_KEY, ROW, cached, fetch_pairs
 from clipmem_core.tables import FORMULA
 
 DECISION = "decision"
-NOTE = "note"
 _CONTEXT = 4  # words on each side of a change
 _CONTENT = [SHA256, "key"]  # picture and captions of a pair
 
@@ -55,7 +55,7 @@ def store_table(audit: Audit, table: pd.DataFrame) -> StoredTable:
             "decision, and captions for a recaption"
         )
     review = open_review(audit)
-    rows = table.reindex(columns=[PAIR_ID, DECISION, CAPTIONS, NOTE])
+    rows = table.reindex(columns=[PAIR_ID, DECISION, CAPTIONS, "note"])
     rows[PAIR_ID] = rows[PAIR_ID].astype(str)
     keys = review.with_keys([*rows[PAIR_ID], *map(_text, rows[PAIR_ID])])
     choices: dict[str, Choice] = {}

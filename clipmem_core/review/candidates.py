@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core.audit.prepare import DataSet, load_pictures
+from clipmem_core.audit.status import Screen
 from clipmem_core.audit.store import PAIRS, Audit
 from clipmem_core.columns import CAPTION, CAPTIONS, IMAGE, LABEL, PAIR_ID, REASON, SHA256, SOURCE
 from clipmem_core.config import SourceOptions, data_folder
 from clipmem_core.dataset.readers.paths import as_name, is_missing, normal_reference, tidy
 from clipmem_core.dataset.readers.records import Row, Rows, in_image_folder, merge_rows
 from clipmem_core.dataset.source import RawPairs, read_source
-from clipmem_core.features.cache import ReportCount, ReportLine
+from clipmem_core.features.cache import ReportCount
 from clipmem_core.io import InputError
 from clipmem_core.review.queries import ROW, fetch_pairs
 from clipmem_core.tables import SUFFIXES, read_frame
@@ -39,23 +40,21 @@ def read_candidates(
     audit: Audit,
     source: str,
     options: SourceOptions,
-    *,
-    progress: ReportCount,
-    say: ReportLine,
+    screen: Screen,
 ) -> Candidates:
     """Read any source that an audit reads, or a table of captions for pairs of the audit."""
     path = Path(source).expanduser()
     if path.is_file() and path.suffix.lower() in SUFFIXES:
         table = read_frame(path)
         if CAPTION in table and (PAIR_ID in table or IMAGE in table):
-            return table_candidates(audit, table, options.image_folder, path, progress=progress)
-    raw = read_source(source, options, data=data_folder(), say=say)
+            return table_candidates(audit, table, options.image_folder, path, screen.pictures)
+    raw = read_source(source, options, data=data_folder(), say=screen.say)
     table = (
         raw.pairs.explode(CAPTIONS).rename(columns={CAPTIONS: CAPTION}).dropna(axis=1, how="all")
     )
     table = table.assign(**{PICTURE: table[IMAGE], REASON: None})
     refused = raw.quarantine.rename(columns={SOURCE: IMAGE})
-    return _matched(audit, pd.concat([table, refused], ignore_index=True), raw, progress)
+    return _matched(audit, pd.concat([table, refused], ignore_index=True), raw, screen.pictures)
 
 
 def table_candidates(
@@ -63,7 +62,6 @@ def table_candidates(
     table: pd.DataFrame,
     folder: str = "",
     file: Path = Path("candidates"),
-    *,
     progress: ReportCount = lambda done, total: None,
 ) -> Candidates:
     """Return the captions of a table; pictures are looked for in a folder, or beside the file."""
@@ -103,7 +101,7 @@ def _matched(audit: Audit, table: pd.DataFrame, raw: RawPairs, progress: ReportC
     at_hand = [hashes.get(picture) for picture in pictures]
     keys = {name: table[name].map(as_name).tolist() for name in (PAIR_ID, IMAGE) if name in table}
     keys[SHA256] = at_hand
-    columns = [ROW, *(f'"{name}"' for name in (IMAGE, SHA256))]
+    columns = [ROW, IMAGE, SHA256]
     rows = np.full(len(table), -1)
     for key, values in keys.items():
         pairs = fetch_pairs(audit.folder / PAIRS, columns, set(values) - {None}, key=key)
@@ -124,7 +122,5 @@ def _matched(audit: Audit, table: pd.DataFrame, raw: RawPairs, progress: ReportC
             reasons[at] = "no pair of the audit has its pair_id or image"
         if not text:
             reasons[at] = "caption is empty"
-    if all(reasons.values()):
-        raise InputError(f"no caption can be judged; the first: {reasons.get(0, 'there is none')}")
     table[REASON] = pd.Series(reasons, dtype=object)
     return Candidates(table.assign(**{CAPTION: texts}, **{ROW: rows}), data_set)

@@ -107,9 +107,9 @@ class PairCard:
 
 def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED) -> list[PairCard]:
     """Return the cards of some pairs, in the order of `rows`."""
-    columns = [f'"{name}"' for name in (PAIR_ID, IMAGE, CAPTIONS, LABEL, INJECTED)]
-    pairs = fetch_numbered(audit.folder / PAIRS, [CAPTION_KEY, *columns], rows)
-    columns = [f'"{PAIR_ID}"', f'"{GROUP}"', *map(number_sql, BY_NAME)]
+    columns = [CAPTION_KEY, PAIR_ID, IMAGE, CAPTIONS, LABEL, INJECTED]
+    pairs = fetch_numbered(audit.folder / PAIRS, columns, rows)
+    columns = [PAIR_ID, f'"{GROUP}"', *map(number_sql, BY_NAME)]
     scores = fetch_numbered(audit.folder / SCORES, columns, rows)
     for row in rows:
         if row not in pairs:
@@ -173,8 +173,8 @@ def data_url(jpeg: bytes) -> str:
 def suspicious_captions(audit: Audit, pair_ids: Sequence[str]) -> dict[str, int]:
     """Return the number of the caption with the highest p_wrong, else the lowest similarity_out, of
     some pairs."""
-    order = f'"{P_WRONG}" DESC NULLS LAST, "{SIMILARITY_OUT}" NULLS LAST, "{CAPTION}"'
-    first = f'first("{CAPTION}" ORDER BY {order}) AS number'
+    order = f"{P_WRONG} DESC NULLS LAST, {SIMILARITY_OUT} NULLS LAST, {CAPTION}"
+    first = f"first({CAPTION} ORDER BY {order}) AS number"
     table = fetch_pairs(
         audit.folder / CAPTION_TABLE, [first], pair_ids, end=f'GROUP BY "{PAIR_ID}"'
     )
@@ -194,7 +194,7 @@ def explain_captions(
     """
     reasons = dict[str, dict[int, str]]()
     marks = _surprising_words(audit, pair_ids)
-    columns = [f'"{CAPTION}"', READ, *(f'{number_sql(name)} AS "{name}"' for name in PARTS)]
+    columns = [CAPTION, READ, *(f"{number_sql(name)} AS {name}" for name in PARTS)]
     for row in fetch_pairs(audit.folder / CAPTION_TABLE, columns, pair_ids).to_pylist():
         pair_id = row[PAIR_ID]
         caption = row[CAPTION]
@@ -253,10 +253,6 @@ def _surprising_words(audit: Audit, pair_ids: Sequence[str]) -> dict[str, dict[i
     """Return the most surprising words; repaired is the probability that the caption is right with
     a likelier word."""
     shown = dict[str, dict[int, Marks]]()
-    columns = (
-        *(CAPTION, START, WORD, SURPRISE),
-        *(PROBABILITY, BETTER, BETTER_PROBABILITY),
-    )
     rank = (
         f'row_number() OVER (PARTITION BY "{PAIR_ID}", "{CAPTION}" '
         f'ORDER BY "{SURPRISE}" DESC) AS rank'
@@ -265,12 +261,13 @@ def _surprising_words(audit: Audit, pair_ids: Sequence[str]) -> dict[str, dict[i
         f'coalesce("{P_WRONG}" * "{BETTER_PROBABILITY}"[1] '
         f'/ greatest(1 - "{PROBABILITY}", 1e-9), 0) AS repaired'
     )
+    columns = [CAPTION, START, WORD, SURPRISE, PROBABILITY, BETTER, BETTER_PROBABILITY]
+    columns += [rank, repaired]
     end = (
         f'WHERE "{SURPRISE}" > {_SURPRISE[0]} QUALIFY rank <= {MARKED} '
         f'ORDER BY "{CAPTION}", "{START}"'
     )
-    selected = [*(f'"{name}"' for name in columns), rank, repaired]
-    for row in fetch_pairs(audit.folder / WORD_TABLE, selected, pair_ids, end=end).to_pylist():
+    for row in fetch_pairs(audit.folder / WORD_TABLE, columns, pair_ids, end=end).to_pylist():
         word = row[WORD]
         likelier = row[BETTER] or []
         if word[:1].isupper():
@@ -378,7 +375,7 @@ def marked(caption: str, words: Sequence[dict[str, Any]]) -> str:
 def listed_scores(audit: Audit, pair_ids: Sequence[str]) -> pd.DataFrame:
     """Return pair_id and own_captions of some pairs, and the lists `LISTED` of the scores of their
     captions if any."""
-    pairs = fetch_pairs(audit.folder / PAIRS, [f'"{CAPTIONS}" AS {OWN_CAPTIONS}'], pair_ids)
+    pairs = fetch_pairs(audit.folder / PAIRS, [f"{CAPTIONS} AS {OWN_CAPTIONS}"], pair_ids)
     table = pd.DataFrame(pairs.to_pydict(), dtype=object)
     lists = [
         f'list(CASE WHEN isfinite("{name}") THEN "{name}" END ORDER BY "{CAPTION}") AS {listed}'

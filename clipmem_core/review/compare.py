@@ -140,7 +140,7 @@ def detector_scores(audit: Audit) -> pd.DataFrame:
     oriented = (
         f'{score.direction} * {number_sql(name)} AS "{name}"' for name, score in detectors.items()
     )
-    table = fetch_all(audit, [f"{ROW} AS row", f'"{GROUP}"', *oriented], [f'"{INJECTED}"'])
+    table = fetch_all(audit, [f"{ROW} AS row", f'"{GROUP}"', *oriented], [INJECTED])
     table = table[table[GROUP].isin(TARGET_GROUPS)]
     names = [name for name in detectors if np.isfinite(table[name]).mean() > 0.5]
     finite = np.isfinite(table[names].to_numpy(dtype=float)).all(axis=1)

@@ -22,6 +22,7 @@ from pydantic import BaseModel, Field
 from clipmem_core.audit.store import PAIRS, SCORES, Audit, check_name
 from clipmem_core.columns import CAPTIONS, PAIR_ID
 from clipmem_core.config import data_folder
+from clipmem_core.dataset.readers.paths import without_surrogates
 from clipmem_core.io import InputError
 from clipmem_core.review import queries as t
 from clipmem_core.review.log import (
@@ -214,7 +215,7 @@ class Review:
         values = []
         if pair_ids is not None:
             entries += " WHERE pair_id IN (SELECT value FROM json_each(?))"
-            values = [json.dumps([t.without_surrogates(pair_id) for pair_id in pair_ids])]
+            values = [json.dumps([without_surrogates(pair_id) for pair_id in pair_ids])]
         rows = log.execute(_DECISIONS.format(entries), values).fetchall()
         keys = self.with_keys({pair_id for pair_id, key, *_ in rows if key})
         current: dict[str, Decision] = {}
@@ -288,7 +289,7 @@ def captions_to_store(decision: str | None, captions: Sequence[str]) -> str:
         raise InputError(f"decision {decision!r} is unknown: choose {', '.join(CHOICES)} or none")
     if not captions and decision != RECAPTION:
         return "[]"
-    if any("\0" in caption or t.without_surrogates(caption) != caption for caption in captions):
+    if any("\0" in caption or without_surrogates(caption) != caption for caption in captions):
         raise InputError(
             "a caption has a NUL character or half a character, which not every file can hold: "
             "delete it"

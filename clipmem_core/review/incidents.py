@@ -107,7 +107,7 @@ def incidents_line(audit: Audit) -> str:
 def repairs(audit: Audit, number: int) -> pd.DataFrame:
     """Return the repairs of an incident: pair_id, from_pair_id, probability."""
     pairs = _pairs_of(audit, [number], "has_repair")
-    ids = read_table(audit.folder / PAIRS, columns=[c.PAIR_ID])[c.PAIR_ID].to_numpy()
+    ids = audit.read_columns(PAIRS, c.PAIR_ID)[c.PAIR_ID].to_numpy()
     table = pairs.assign(pair_id=ids[pairs["row"]], from_pair_id=ids[pairs["from_row"]])
     return table[[c.PAIR_ID, "from_pair_id", "probability"]].reset_index(drop=True)
 
@@ -147,7 +147,7 @@ def store_repairs(audit: Audit, numbers: Collection[int]) -> Outcome:
     """Give the undecided pairs of some incidents their right captions, in one event."""
     pairs = _pairs_of(audit, numbers, "to_repair")
     kinds = read_incidents(audit)[0]["kind"]
-    table = read_table(audit.folder / PAIRS, columns=[c.PAIR_ID, c.CAPTIONS])
+    table = audit.read_columns(PAIRS, c.PAIR_ID, c.CAPTIONS)
     ids = table[c.PAIR_ID].iloc[pairs["row"]]
     captions = table[c.CAPTIONS].iloc[pairs["from_row"]]
     review = open_review(audit)

@@ -85,7 +85,7 @@ from clipmem_core.scores.evidence import (
     surprise,
 )
 from clipmem_core.scores.membership import draw_word_halves
-from clipmem_core.scores.words import Words, group_starts, mean_ratio, number_words
+from clipmem_core.scores.words import Words, group_starts, mean_ratio, number_words, owners
 from clipmem_core.tables import SUFFIXES, check_suffix, write_frame
 from clipmem_core.training.model import mean_by_pair
 from clipmem_core.training.word_model import Predictions, predict
@@ -156,7 +156,8 @@ def judge_captions(
         if not is_read(text, languages):
             given.loc[at, REASON] = "the text tower does not read its language"
     if given[REASON].notna().all():
-        raise InputError(f"no caption can be judged; the first: {given[REASON].iloc[0]}")
+        first = given[REASON].get(0, "there is none")
+        raise InputError(f"no caption can be judged; the first: {first}")
     given[NEW] = (given[ROW] < 0) & given[REASON].isna()
     new = given[given[REASON].isna()].rename_axis(_AT).reset_index()
     if new[NEW].any() and not audit.record.config.lock_image:
@@ -170,6 +171,8 @@ def judge_captions(
     current = _current_captions(audit, pairs)
     new[_UNIT] = np.where(new[NEW], -1 - new[_PLACE], np.arange(len(new)))
     judged = new.drop_duplicates([_UNIT, CAPTION]).sort_values(_UNIT, kind="stable")
+    if REPLACES in judged:
+        judged[REPLACES] = [[text] if isinstance(text, str) else [] for text in judged[REPLACES]]
     if audit.record.sentences:
         sentences = _sentences(judged)
         scores = _judge_units(audit, fitted, pairs, _sentences(current), sentences, progress)
@@ -190,10 +193,8 @@ def judge_captions(
         table = pd.concat([table.sort_values(_PLACE, kind="stable"), refused])
     else:
         table = pd.concat([table[len(current) :].set_index(_AT), refused]).sort_index()
-    inner = [
-        name for name in (_AT, _PLACE, _UNIT, _NUMBER, CSLS_OUT, PICTURE, ROW) if name in table
-    ]
-    table = table.drop(columns=inner).reset_index(drop=True)
+    inner = [_AT, _PLACE, _UNIT, _NUMBER, CSLS_OUT, PICTURE, ROW]
+    table = table.drop(columns=inner, errors="ignore").reset_index(drop=True)
     first = [PAIR_ID, IMAGE, CAPTION, *added, REASON]
     return table[[*first, *(name for name in table if name not in first)]]
 
@@ -208,8 +209,7 @@ def _sentences(captions: pd.DataFrame) -> pd.DataFrame:
     table = table.explode([CAPTION, SENTENCE], ignore_index=True)
     table[_NUMBER] = table.groupby(_PLACE).cumcount()
     if REPLACES in table:
-        replaced = [text if isinstance(text, str) else "" for text in table[REPLACES]]
-        table[REPLACES] = [sentences_of([text]) for text in replaced]
+        table[REPLACES] = table[REPLACES].map(sentences_of)
     return table
 
 
@@ -218,9 +218,7 @@ def _pairs(audit: Audit, firsts: pd.DataFrame, data_set: DataSet | None) -> pd.D
     captions, sha256."""
     columns = [PAIR_ID, IMAGE, CAPTIONS, SHA256]
     rows = firsts[ROW].tolist()
-    stored = fetch_numbered(
-        audit.folder / PAIRS, [f'"{name}"' for name in columns], [row for row in rows if row >= 0]
-    )
+    stored = fetch_numbered(audit.folder / PAIRS, columns, [row for row in rows if row >= 0])
     sha256 = {} if data_set is None else data_set.pairs.set_index(IMAGE)[SHA256].to_dict()
     names = firsts.get(PAIR_ID, firsts[PICTURE]).map(as_name)
     listed = [
@@ -242,7 +240,7 @@ def _current_captions(audit: Audit, pairs: pd.DataFrame) -> pd.DataFrame:
     table = table[[_PLACE, PAIR_ID, IMAGE, CAPTIONS]].rename(columns={CAPTIONS: CAPTION})
     table = table.explode(CAPTION)
     table[_NUMBER] = table.groupby(_PLACE).cumcount()
-    columns = [f'"{CAPTION}" AS {_NUMBER}', *(f'"{name}"' for name in _COLUMNS)]
+    columns = [f"{CAPTION} AS {_NUMBER}", *_COLUMNS]
     stamp(audit.folder / CAPTION_TABLE)  # a missing one has no row for `fetch_pairs`
     scores = fetch_pairs(audit.folder / CAPTION_TABLE, columns, pairs[PAIR_ID]).to_pandas()
     fit = fetch_pairs(audit.folder / SCORES, [CSLS_OUT], pairs[PAIR_ID]).to_pandas()
@@ -264,10 +262,7 @@ def _judge_units(
     usable = current[~(current[P_PAIR] > HALF)]
     for at, *numbered in usable[[_PLACE, _NUMBER, CAPTION]].itertuples(index=False):
         by_place[at].append(numbered)
-    replaced = [
-        texts if isinstance(texts, list) else [texts]
-        for texts in judged.get(REPLACES, pd.Series(None, judged.index))
-    ]
+    replaced = judged[REPLACES].tolist() if REPLACES in judged else [[]] * len(judged)
     start = np.append(np.flatnonzero(~judged[_UNIT].duplicated()), len(judged))
     all_texts = judged[CAPTION].tolist()
     texts = [all_texts[first:end] for first, end in pairwise(start)]
@@ -349,7 +344,7 @@ def _out_of(
     sides = search.read_sides(audit)
     beside = detectors.external_used(sides.external)
     membership = sides.membership
-    owner = np.repeat(np.arange(len(rows)), np.diff(start))
+    owner = owners(np.diff(start))
     by_member = []
     for name, trained in zip(membership.members, membership.trained, strict=True):
         units = np.flatnonzero((rows < 0) | ~trained[rows])
@@ -389,7 +384,7 @@ def _beside_external(
         itself: whether a unit's pair is an external one, [n_units, n_external].
         external: unit embeddings of the external pictures and captions, [n_external, dim].
     """
-    owner = np.repeat(np.arange(len(counts)), counts)
+    owner = owners(counts)
     similarity = np.vecdot(vectors, pictures[owner])
     cosines = np.where(itself[owner], -np.inf, vectors @ external[0].T)
     means = unit(mean_by_pair(vectors, group_starts(counts)))
@@ -548,10 +543,9 @@ def judge_source(
         out = path.with_stem(f"{path.stem}-judged")
     out = out or Path(f"{audit_name(source, audit.record.config)}-judged.csv")
     check_suffix(out)
-    candidates = read_candidates(audit, source, options, progress=screen.pictures, say=screen.say)
+    candidates = read_candidates(audit, source, options, screen)
     table = judge_captions(audit, candidates, screen.captions, all_captions=all_captions)
     write_frame(table, out)
-    refused = table[REASON].dropna()
     judged = table[~table[OWN] & table[REASON].isna()]
     expected = judged[[*_PARTS]].sum()
     share = expected.sum() / max(judged[P_WRONG].count(), 1)
@@ -566,7 +560,7 @@ def judge_source(
     )
     for cause in new_incidents(audit, candidates):
         screen.say(cause)
-    for reason, count in refused.value_counts().items():
+    for reason, count in table[REASON].value_counts().items():
         screen.say(f"{count:,} not judged: {reason}")
     screen.say(
         f"About {expected.sum():,.0f} of {len(judged):,} captions are wrong ({share:.1%}): "

@@ -25,6 +25,7 @@ from clipmem_core.audit.store import (
     caption_counts,
 )
 from clipmem_core.columns import CAPTIONS, PAIR_ID
+from clipmem_core.dataset.readers.paths import without_surrogates
 from clipmem_core.io import InputError
 
 ROW = "file_row_number"
@@ -239,10 +240,3 @@ def _executed(
         raise InputError(
             f"{path} cannot be read ({reason}): delete the audit's folder and run it again"
         ) from None
-
-
-def without_surrogates(value: Any) -> Any:
-    """Replace lone surrogates in a text, which DuckDB refuses."""
-    if not isinstance(value, str) or value.isascii():
-        return value
-    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -180,15 +180,15 @@ def _clauses(
         high = np.inf if each.high is None else each.high
         yield scores, f"isfinite({value}) AND {value} BETWEEN ? AND ?", [low, high]
     if selection.label:
-        yield pairs, f'"{LABEL}" = ?', [selection.label]
+        yield pairs, f"{LABEL} = ?", [selection.label]
     if selection.injected == ANY:
-        yield pairs, f'"{INJECTED}" IS NOT NULL', []
+        yield pairs, f"{INJECTED} IS NOT NULL", []
     elif selection.injected == NONE:
-        yield pairs, f'"{INJECTED}" IS NULL', []
+        yield pairs, f"{INJECTED} IS NULL", []
     elif selection.injected:
-        yield pairs, f'"{INJECTED}" = ?', [selection.injected]
+        yield pairs, f"{INJECTED} = ?", [selection.injected]
     if selection.check:
-        yield ensure_checks(audit), f'"{selection.check}"', []
+        yield ensure_checks(audit), selection.check, []
 
 
 def _rows_in(audit: Audit, outline: Outline, map_name: str) -> np.ndarray:
@@ -243,7 +243,7 @@ def top_rows(audit: Audit, queue: str, *, size: int) -> list[int]:
     return find_rows(audit, Selection(order=queue, decision=decision), size=size)
 
 
-def changed_rows(audit: Audit, entry: int | None = None) -> tuple[int, dict[int, str | None]]:
+def changed_rows(audit: Audit, entry: int | None) -> tuple[int, dict[int, str | None]]:
     """Return the log's last entry, and the decisions by row: of rows with a later entry than
     `entry`, or of all."""
     current = decided(audit)
@@ -275,8 +275,7 @@ def failed_checks(audit: Audit, row: int) -> list[str]:
     path = stored_checks(audit)
     if path is None:
         return []
-    columns = ", ".join(f'"{name}"' for name in CHECKS)
-    flags = fetch_rows(path, f"SELECT {columns} FROM parquet WHERE {ROW} = ?", [row])[0]
+    flags = fetch_rows(path, f"SELECT {', '.join(CHECKS)} FROM parquet WHERE {ROW} = ?", [row])[0]
     return [name for name, flag in zip(CHECKS, flags, strict=True) if flag]
 
 

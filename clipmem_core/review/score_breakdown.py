@@ -1,7 +1,6 @@
 """Scores in parts: terms of a pair by member, clipmem by encoder, UnitMem by layer."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -58,11 +57,11 @@ def member_terms(audit: Audit, row: int) -> pd.DataFrame:
     return table
 
 
-def _files(audit: Audit, member: str) -> list[Path]:
-    return [s.embeddings_path(audit, member, by) for by in s.EMBEDDINGS]
-
-
-@cached(64, MEMBERSHIP, paths=_files)
+@cached(
+    64,
+    MEMBERSHIP,
+    paths=lambda audit, member: [s.embeddings_path(audit, member, by) for by in s.EMBEDDINGS],
+)
 def _external_means(audit: Audit, member: str) -> np.ndarray:
     """Return the mean embeddings of the external pictures and captions, ν_I and ν_T."""
     return external_means(*read_embeddings(audit.member(member)), s.read_sides(audit).external)

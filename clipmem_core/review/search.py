@@ -24,7 +24,6 @@ from clipmem_core.audit.store import (
     TEXT_EMBEDDINGS,
     Audit,
     open_embeddings,
-    read_table,
     text_counts,
 )
 from clipmem_core.columns import CAPTIONS, GROUP, PAIR_ID
@@ -37,6 +36,7 @@ from clipmem_core.review.queries import ROW, cached, fetch_columns, fetch_number
 from clipmem_core.review.selection import CAPTION, IMAGE_SIDE, PICTURE, TEXT_SIDE
 from clipmem_core.scores.alignment import unit
 from clipmem_core.scores.membership import Membership, MemberSides
+from clipmem_core.scores.words import group_starts
 from clipmem_core.training.names import CHECKPOINT
 
 LIMIT = 1000  # pairs in the result of a search
@@ -132,7 +132,7 @@ def _by_features(audit: Audit, text: str, row: int | None) -> Hits:
     texts = [np.argmax(by_caption[start[each] : start[each + 1]] == best[each]) for each in rows]
     captions = np.array(texts, np.int64)
     if audit.record.sentences:
-        numbers = read_table(audit.folder / SENTENCE_TABLE, columns=[columns.CAPTION])
+        numbers = audit.read_columns(SENTENCE_TABLE, columns.CAPTION)
         captions = numbers[columns.CAPTION].to_numpy()[start[rows] + captions]
     return Hits(rows, best[rows], captions)
 
@@ -141,16 +141,15 @@ def _by_features(audit: Audit, text: str, row: int | None) -> Hits:
 def features_of_captions(audit: Audit) -> tuple[Vectors, np.ndarray]:
     """Return the features of all captions, and the number of each pair's first one, int64 [n_pairs
     + 1]."""
-    return caption_features(audit), np.concatenate([[0], np.cumsum(text_counts(audit))])
+    return caption_features(audit), group_starts(text_counts(audit))
 
 
-def _embedding_files(
-    audit: Audit, text: str, row: int | None, side: str, members: tuple[str, ...]
-) -> list[Path]:
-    return [embeddings_path(audit, name, side) for name in members]
-
-
-@cached(64, paths=_embedding_files)
+@cached(
+    64,
+    paths=lambda audit, _, __, side, members: [
+        embeddings_path(audit, name, side) for name in members
+    ],
+)
 def _by_embeddings(
     audit: Audit, text: str, row: int | None, side: str, members: tuple[str, ...]
 ) -> Hits:
@@ -199,11 +198,10 @@ def embed_texts(audit: Audit, texts: Sequence[str], *, member: str) -> np.ndarra
     with _ENCODING:
         # few texts are too little work to share: threads that wait for a busy core take .5 s
         torch.set_num_threads(1)
+        model, vocabulary = _open_member(audit, member)
         if config.lock_text:
-            model = _text_head(audit, member)
             inputs = text_features_of(config, texts)
         else:
-            model, vocabulary = _text_encoder(audit, member)
             inputs = tokenize(config.model, texts)
             inputs = vocabulary.read(inputs) if vocabulary else inputs
         _freeze_libraries()
@@ -219,10 +217,7 @@ def embed_pictures(audit: Audit, features: np.ndarray, *, member: str) -> np.nda
 
     with _ENCODING, torch.inference_mode():
         torch.set_num_threads(1)
-        if audit.record.config.lock_text:
-            model = _text_head(audit, member)
-        else:
-            model, _ = _text_encoder(audit, member)
+        model, _ = _open_member(audit, member)
         return encode_image(model, torch.from_numpy(features).float()).numpy()
 
 
@@ -252,17 +247,9 @@ def _member_files(audit: Audit, member: str) -> list[Path]:
     return [audit.folder / CONFIG, checkpoint_path(audit, member)]
 
 
-@cached(ENCODERS, paths=_member_files)
-def _text_encoder(audit: Audit, member: str) -> tuple[Any, Vocabulary | None]:
+def _load_member(audit: Audit, member: str) -> tuple[Any, Vocabulary | None]:
     """Return a member's model without a trained image encoder, and its vocabulary."""
-    from clipmem_core.audit.member import vocabulary_of_member
-
-    return _load_member(audit, member), vocabulary_of_member(audit, member)
-
-
-def _load_member(audit: Audit, member: str) -> Any:
-    """Return a member's model without a trained image encoder."""
-    from clipmem_core.audit.member import build_member
+    from clipmem_core.audit.member import build_member, vocabulary_of_member
     from clipmem_core.training.model import load_weights
 
     config = dataclasses.replace(audit.record.config, **_ON_CPU)
@@ -270,11 +257,16 @@ def _load_member(audit: Audit, member: str) -> Any:
     load_weights(model, checkpoint_path(audit, member))
     if not config.lock_image:
         model.visual = None
-    return model
+    return model, vocabulary_of_member(audit, member)
 
 
+_load_encoder = cached(ENCODERS, paths=_member_files)(_load_member)
 # 300,000 weights each: all members are cached
-_text_head = cached(64, paths=_member_files)(_load_member)
+_load_head = cached(64, paths=_member_files)(_load_member)
+
+
+def _open_member(audit: Audit, member: str) -> tuple[Any, Vocabulary | None]:
+    return (_load_head if audit.record.config.lock_text else _load_encoder)(audit, member)
 
 
 def text_features_of(config: AuditConfig, texts: Sequence[str]) -> np.ndarray:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from clipmem_core import columns as c
-from clipmem_core.audit.store import SCORES, Audit, read_table
+from clipmem_core.audit.store import SCORES, Audit
 from clipmem_core.audit.verdict import summary_lines
 from clipmem_core.review.decisions import CODES, KEEP, RECAPTION, REMOVE, UNDECIDED_CODE, decided
 from clipmem_core.review.queries import cached
@@ -89,16 +89,15 @@ class ReviewProgress:
 @cached(2, SCORES)
 def review_order(audit: Audit) -> ReviewOrder:
     """Return the order of the review."""
-    columns = [c.SUSPICION, c.REVIEW_PLACE]
-    scores = read_table(audit.folder / SCORES, columns=columns)
-    suspicion, place = scores[columns].to_numpy(float).T
+    scores = audit.read_columns(SCORES, c.SUSPICION, c.REVIEW_PLACE)
+    suspicion, place = scores.to_numpy(float).T
     return plan_review(suspicion, place=place)
 
 
 @cached(2, SCORES)
 def _posterior(audit: Audit) -> tuple[np.ndarray, Posterior]:
     """Return the rows with a probability of a wrong caption, and the prior of their number."""
-    scores = read_table(audit.folder / SCORES, columns=[c.P_WRONG])[c.P_WRONG].to_numpy(float)
+    scores = audit.read_columns(SCORES, c.P_WRONG)[c.P_WRONG].to_numpy(float)
     rows = np.flatnonzero(np.isfinite(scores))
     return rows, Posterior.of(scores[rows])
 

@@ -234,7 +234,15 @@ def nan_mean(values: Iterable[np.ndarray]) -> np.ndarray:
         finite = ~np.isnan(value)
         total = total + np.where(finite, value, 0.0)
         count = count + finite
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return divide_or_nan(total, count)
+
+
+def divide_or_nan(total: np.ndarray, by: np.ndarray) -> np.ndarray:
+    """Return total / by, NaN where `by` is not above 0.
+
+    Args: arrays of one shape. Returns: float64 of that shape.
+    """
+    return np.divide(total, by, out=np.full(total.shape, np.nan), where=by > 0)
 
 
 def swapped_csls(
@@ -370,4 +378,4 @@ def learned_by_caption(
         off = values - values[finite].mean() if finite.any() else values
         total += np.bincount(captions[finite], off[finite], n_captions)
         count += np.bincount(captions[finite], minlength=n_captions)
-    return np.divide(total, count, out=np.full(n_captions, np.nan), where=count > 0)
+    return divide_or_nan(total, count)

@@ -23,6 +23,7 @@ import scipy
 
 from clipmem_core.embeddings import nearest_neighbours
 from clipmem_core.scores.alignment import unit
+from clipmem_core.scores.detectors import divide_or_nan
 
 SHIFT = "shift"
 EXCHANGE = "exchange"
@@ -139,8 +140,7 @@ class Fits:
                 vectors = unit(np.asarray(image[i[part]])), unit(np.asarray(text[j[part]]))
                 total[part] += np.vecdot(*vectors)
             count[chosen] += 1
-        mean = np.divide(total, count, out=np.full(len(i), np.nan), where=count > 0)
-        return 2 * mean - self.hubs[0, i] - self.hubs[1, j]
+        return 2 * divide_or_nan(total, count) - self.hubs[0, i] - self.hubs[1, j]
 
     def evidence(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         """Return the log-likelihood ratio that picture i has the captions of pair j, [n]; 0 where

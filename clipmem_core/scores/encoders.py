@@ -22,6 +22,7 @@ from threadpoolctl import threadpool_limits
 from clipmem_core.columns import ALIGNMENT, CLIPMEM_IMAGE, CLIPMEM_TEXT, EXTERNAL, SHARED
 from clipmem_core.io import InputError
 from clipmem_core.scores.alignment import external_means, leave_out, pair_terms, unit
+from clipmem_core.scores.detectors import divide_or_nan
 from clipmem_core.scores.membership import MemberSides, side_means
 
 # Pairs at a time: of a fit, of the parts
@@ -187,8 +188,7 @@ def unitmem(highest: np.ndarray, rest: np.ndarray) -> np.ndarray:
     Returns:
         float64 [n_units]; NaN where both are 0.
     """
-    total = highest + rest
-    return np.divide(highest - rest, total, out=np.full(total.shape, np.nan), where=total > 0)
+    return divide_or_nan(highest - rest, highest + rest)
 
 
 class UnitTally:

@@ -34,7 +34,7 @@ from clipmem_core.embeddings import nearest_rows
 from clipmem_core.scores.alignment import unit
 from clipmem_core.scores.detectors import evenly_spaced
 from clipmem_core.scores.prevalence import WrongCount, batch_share, estimate_wrong, posterior_at
-from clipmem_core.scores.words import COMPARED_KINDS, mean_ratio
+from clipmem_core.scores.words import COMPARED_KINDS, mean_ratio, owners
 
 _MOST_DECOYS = 20_000  # captions in whose place a decoy is put, evenly spaced
 _MOST_DONORS = 100_000  # captions that decoys are drawn from, evenly spaced
@@ -124,7 +124,7 @@ def agreement(
     """
     place, text = np.tile(np.arange(start[-1]), (2, 1)) if decoys is None else decoys[:, :2].T
     counts = np.diff(start)
-    pair = np.repeat(np.arange(len(counts)), counts)[place]
+    pair = owners(counts)[place]
     n_siblings = counts[pair] - 1
     slot = place - start[pair]
     result = np.full((len(place), 2), np.nan)
@@ -338,7 +338,7 @@ def probabilities(evidence: CaptionEvidence) -> Probabilities:
     Returns:
         Probabilities of captions, pairs and words, and how many are wrong.
     """
-    owner = np.repeat(np.arange(len(evidence.counts)), evidence.counts)
+    owner = owners(evidence.counts)
     counts = {}
     counts["pairs"], by_pair = _wrong_pairs(evidence)
     p_pair = by_pair[owner]
@@ -501,7 +501,7 @@ def _with_specificity(evidence: CaptionEvidence) -> tuple[CaptionEvidence, np.nd
     ratio = fit_ratio(captions[usable], decoys)
     gaps = log_ratio(ratio, decoys) - log_ratio(ratio, captions[texts])
     compared = np.isfinite(gaps)
-    owner = np.repeat(np.arange(len(evidence.counts)), evidence.counts)
+    owner = owners(evidence.counts)
     specific, model = specificity(evidence.features, texts[compared], gaps[compared], owner)
     changed = replace(
         evidence,

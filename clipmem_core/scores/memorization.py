@@ -199,7 +199,7 @@ def ranking_stability(alignments: Sequence[np.ndarray], sides: MemberSides) -> f
     return float(spearmanr(first, second).statistic)
 
 
-def ranking_reliability(stability: float, replicates: int = 2) -> float:
+def ranking_reliability(stability: float, replicates: int) -> float:
     """Return the reliability of scores that are means over all repeats or seeds, from the agreement
     of two halves.
 
@@ -214,7 +214,7 @@ def ranking_reliability(stability: float, replicates: int = 2) -> float:
             leave one out.
 
     Example:
-        >>> ranking_reliability(0.5), ranking_reliability(0.5, replicates=3)
+        >>> ranking_reliability(0.5, replicates=2), ranking_reliability(0.5, replicates=3)
         (0.6666666666666666, 0.75)
     """
     if np.isnan(stability):

@@ -135,6 +135,16 @@ def group_starts(counts: Sequence[int] | np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
+def owners(counts: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Return the group of each member of groups of so many, int64 [sum of counts].
+
+    Example:
+        >>> owners([2, 0, 1]).tolist()
+        [0, 0, 2]
+    """
+    return np.repeat(np.arange(len(counts)), counts)
+
+
 def kind_of(word: str, *, english: bool = True) -> int:
     """Return the kind of a word in lower case, a place in COMPARED_KINDS; all words of another
     language are of one."""
@@ -186,7 +196,7 @@ def mean_ratio(values: np.ndarray, start: np.ndarray) -> np.ndarray:
         [0.69, nan, 1.61]
     """
     finite = np.isfinite(values)
-    group = np.repeat(np.arange(len(start) - 1), np.diff(start))[finite]
+    group = owners(np.diff(start))[finite]
     counts = np.bincount(group, minlength=len(start) - 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.log(np.bincount(group, np.exp(values[finite]), len(start) - 1) / counts)

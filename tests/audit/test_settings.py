@@ -8,7 +8,6 @@ from clipmem_core.config import preset_config
 from clipmem_core.io import InputError
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"protocol": "loo"}, "--protocol must be 'ensemble' or 'paper', not 'loo'"),
     ({"sample": 50}, "--sample must be at least 200 pairs"),
     ({"lr": 0.0}, "--lr must be greater than 0, not 0.0"),
     ({"model": "ViT-B-33"}, "model 'ViT-B-33' is unknown"),
@@ -32,6 +31,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     ({"halves": True, "folds": 5}, "--folds must be even with --halves, not 5"),
     ({"halves": True, "protocol": "paper"}, "--halves belongs to --protocol ensemble"),
+    ({"rounds": "2", "protocol": "paper"}, "--rounds belongs to --protocol ensemble"),
 ]
 
 

@@ -15,6 +15,7 @@ from clipmem_core.audit.store import (
     PAIRS,
     Audit,
     MemberRecord,
+    Prepared,
     write_json,
     write_prepared,
     write_table,
@@ -143,7 +144,7 @@ def test_one_near_duplicate_is_kept_and_the_others_removed_or_all_are_kept(audit
     rows = np.arange(len(audit.pairs))
     clusters = rows.copy()
     clusters[[7, 9]] = 5
-    write_prepared(audit.folder, cache_rows=rows, clusters=clusters)
+    write_prepared(audit.folder, Prepared(rows, clusters, clusters))
     ids = audit.pairs["pair_id"].iloc[[5, 7, 9]].tolist()
     review = open_review(audit)
 

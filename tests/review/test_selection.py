@@ -16,7 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipmem_core.audit.check_table import ensure_checks
-from clipmem_core.audit.store import CHECK_TABLE, PAIRS, Audit, write_prepared, write_table
+from clipmem_core.audit.store import (
+    CHECK_TABLE,
+    PAIRS,
+    Audit,
+    Prepared,
+    write_prepared,
+    write_table,
+)
 from clipmem_core.dataset import checks
 from clipmem_core.io import InputError
 from clipmem_core.review import rows
@@ -236,7 +243,7 @@ def checked(copy: Copy) -> Audit:
     clusters = rows.copy()
     clusters[[7, 9, 12]] = 5
     clusters[20] = 19
-    write_prepared(made.folder, cache_rows=rows, clusters=clusters)
+    write_prepared(made.folder, Prepared(rows, clusters, clusters))
     return made
 
 

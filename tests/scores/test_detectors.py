@@ -5,16 +5,7 @@ from torch.nn import functional
 
 from clipmem_core.scores import detectors
 from clipmem_core.scores.alignment import unit
-from clipmem_core.scores.detectors import fit_out, misfit, nan_mean, swapped_csls
-
-
-def test_learned_is_the_mean_over_epochs_and_members() -> None:
-    trajectory = np.full((2, 3, 2), np.nan, dtype=np.float16)
-    trajectory[:, 0, 1] = [-4, -2]
-    trajectory[1, 1, 1] = -8
-    np.testing.assert_array_equal(detectors.mean_over_epochs(trajectory), [-3, -8, np.nan])
-    members = [np.array([-1.0, -2.0, np.nan]), np.array([-3.0, np.nan, np.nan])]
-    np.testing.assert_array_equal(nan_mean(members), [-2, -2, np.nan])
+from clipmem_core.scores.detectors import fit_out, misfit, swapped_csls
 
 
 def test_misfit_is_minus_the_weighted_sum_of_z_scores() -> None:

@@ -110,17 +110,6 @@ def test_external_pairs_have_random_sides_in_an_ensemble_and_f_in_the_paper() ->
     assert (inside == np.array([True, False, True, False])[:, None]).all()
 
 
-def test_side_means_agree_with_masked_arrays() -> None:
-    rng = np.random.default_rng(0)
-    values = rng.normal(size=(5, 40))
-    inside = rng.random((5, 40)) < 0.5
-    inside[:, :2] = [True, False]
-    means = membership.side_means(list(values), inside)
-    for mean, hidden in zip(means, (~inside, inside), strict=True):
-        expected = np.ma.array(values, mask=hidden).mean(axis=0).filled(np.nan)
-        np.testing.assert_allclose(mean, expected)
-
-
 def test_many_labellings_are_sampled_and_few_are_all() -> None:
     sides = ensemble_sides(300, folds=3, repeats=6)
     inside = np.stack(list(membership.labellings(sides, np.arange(5))))  # of 729 in all

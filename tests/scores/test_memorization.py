@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from scipy.special import digamma
 from scipy.stats import spearmanr, ttest_1samp
-from sklearn.metrics import roc_auc_score
 
 from clipmem_core.columns import TERMS
 from clipmem_core.scores import memorization
@@ -94,19 +93,6 @@ def test_two_replicates_show_the_spread_of_pairs(sides: MemberSides) -> None:
     assert set(summary["kind"]) == {"SD over pairs"}
     found = summary.loc["external", ["mean", "high"]].tolist()
     assert found == pytest.approx([external.mean(), external.mean() + external.std(ddof=1)])
-
-
-def test_membership_auroc_is_that_of_scikit_learn() -> None:
-    sides, alignments = noisy(paper_sides(2_200), memorized=1.0)
-    values, mean = memorization.membership_auroc(alignments, sides.membership)
-    chosen = np.isin(sides.membership.group, ["candidate", "independent"])
-    trained = sides.membership.trained[:, chosen]
-    expected = [
-        roc_auc_score(*member)
-        for member in zip(trained, np.array(alignments)[:, chosen], strict=True)
-    ]
-    assert values.tolist() == pytest.approx(expected)
-    assert mean == pytest.approx(np.mean(expected))
 
 
 def test_ranking_stability_is_the_rank_correlation_of_two_disjoint_halves() -> None:

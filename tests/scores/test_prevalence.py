@@ -2,7 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy.optimize import approx_fprime, minimize_scalar
+from scipy.optimize import minimize_scalar
 from scipy.stats import hypergeom
 
 from clipmem_core.scores import prevalence
@@ -55,17 +55,6 @@ def test_the_share_of_another_batch_is_that_of_maximum_likelihood(wrong: int) ->
     best = minimize_scalar(loss, bounds=(1e-6, 1 - 1e-6), method="bounded", options={"xatol": 1e-8})
     assert batch_share(ratio, weight) == pytest.approx(best.x, rel=1e-3)
     assert batch_share(ratio, np.ones(2000)) == pytest.approx(wrong / 2000, rel=0.25)
-
-
-def test_the_slopes_of_the_shape_are_those_of_finite_differences() -> None:
-    cells = np.linspace(-4, 4, 50)
-
-    def densities(shape: np.ndarray) -> np.ndarray:
-        return prevalence._two_piece_t(cells, shape)[0]
-
-    shape = np.array([0.3, -0.2, 0.4, 1.5])
-    expected = approx_fprime(shape, densities, 1e-7).T
-    np.testing.assert_allclose(prevalence._two_piece_t(cells, shape)[1], expected, atol=1e-6)
 
 
 def test_too_few_pairs_or_equal_scores_have_no_count() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from clipmem_core import columns as c
 from clipmem_core.audit.settings import check_config
-from clipmem_core.audit.store import Audit, is_name, write_prepared, write_table
+from clipmem_core.audit.store import Audit, Prepared, is_name, write_prepared, write_table
 from clipmem_core.cli import parse_command
 from clipmem_core.config import ARM_FIELDS, FIELDS, AuditConfig, preset_config
 from clipmem_core.io import InputError
@@ -82,7 +82,7 @@ def audit(tmp_path: Path) -> Audit:
     made = make_audit(tmp_path)
     clusters = np.arange(100)
     clusters[[1, 3, 4, 91]] = [0, 2, 2, 90]
-    write_prepared(made.folder, cache_rows=np.arange(100), clusters=clusters)
+    write_prepared(made.folder, Prepared(np.arange(100), clusters, clusters))
     return made
 
 

@@ -33,7 +33,6 @@ csv.field_size_limit(sys.maxsize)  # a caption of any length
 _RECORD_LINES = 100  # most lines of a quoted cell; a longer one has a stray quote
 # files with these separators are often written without quoting: a stray quote is part of the text
 _UNQUOTED = "\t|"
-_COCO_FIELDS = FieldColumns("file_name", "caption", "label", "pair_id", "injected")
 _SEARCHED = 50  # pictures looked up in each likely folder
 
 
@@ -183,7 +182,8 @@ def _read_coco(path: Path, images: Any, annotations: Any, options: SourceOptions
             f"{path.name}: images and annotations must be lists, as in COCO's captions files"
         )
 
-    fields = _COCO_FIELDS._replace(group_key=options.group_key)
+    columns = "file_name", "caption", "label", "pair_id", "injected", options.group_key
+    fields = FieldColumns(*columns)
 
     def rows() -> Iterator[Row]:
         by_id = dict[Any, dict[str, Any]]()

@@ -173,11 +173,16 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
+def without_surrogates(value: Any) -> Any:
+    """Replace halves of surrogate pairs in a text, which other libraries refuse."""
+    if not isinstance(value, str) or value.isascii():
+        return value
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def tidy(text: str) -> str:
     """Return the text without outer whitespace, NUL characters and halves of surrogate pairs."""
-    if not text.isascii():
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text.replace("\0", "").strip()
+    return without_surrogates(text).replace("\0", "").strip()
 
 
 def printable(text: str) -> str:
