@@ -354,9 +354,11 @@ def with_sentences(pairs: pd.DataFrame, config: AuditConfig) -> pd.DataFrame:
     pairs = pairs.drop(columns=c.SENTENCES, errors="ignore")  # perhaps of other captions
     captions = pairs[c.CAPTIONS].tolist()
     is_auto = config.sentences == AUTO and config.lock_text and not config.features
-    if config.sentences == "on" or (is_auto and are_long(captions)):
-        return pairs.assign(**{c.SENTENCES: pd.Series(map(sentences_of, captions))})
-    return pairs
+    if not (config.sentences == "on" or (is_auto and are_long(captions))):
+        return pairs
+    sentences = list(map(sentences_of, captions))
+    several = any(len(one) > len(other) for one, other in zip(sentences, captions, strict=True))
+    return pairs.assign(**{c.SENTENCES: pd.Series(sentences)}) if several else pairs
 
 
 def inject(pairs: pd.DataFrame, membership: Membership, config: AuditConfig) -> pd.DataFrame:

@@ -104,10 +104,12 @@ def languages_read(config: AuditConfig) -> list[str]:
 
 
 def is_read(text: str, languages: Sequence[str]) -> bool:
-    """Tell whether a tower of some languages may read a text: false for one that is clearly in
-    another."""
+    """Tell whether a tower of some languages (none: unknown) may read a text: false for one that is
+    clearly in another."""
+    if not languages:
+        return True
     if language := language_of(text):
-        return not languages or language in languages
+        return language in languages
     return languages != ENGLISH or main_script(text) in ("", "LATIN")
 
 
