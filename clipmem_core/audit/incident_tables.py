@@ -9,7 +9,7 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.audit import store
 from clipmem_core.audit.store import Audit
-from clipmem_core.dataset.faults import Fault
+from clipmem_core.dataset.faults import Fault, ascending
 from clipmem_core.scores.displaced import EXCHANGE, REVERSAL, SHIFT, DisplacedRun
 
 NUMBER = "number"
@@ -28,8 +28,9 @@ def write_incidents(
 ) -> None:
     """Write incidents.parquet, the largest first, and incident_pairs.parquet; number 0 are single
     swaps, which are no incident."""
+    captions = audit.pairs[c.CAPTIONS].tolist() if runs else []
     found: list[tuple[str, np.ndarray, float, str, DisplacedRun | None]] = [
-        *((run.kind, run.rows, run.score, cause_of(run), run) for run in runs),
+        *((run.kind, run.rows, run.score, cause_of(run, captions), run) for run in runs),
         *((each.kind, each.rows, each.evidence, each.cause, None) for each in faults),
     ]
     incidents = []
@@ -59,8 +60,9 @@ def write_incidents(
     store.write_table(audit.folder / store.INCIDENT_PAIRS, table)
 
 
-def cause_of(run: DisplacedRun) -> str:
-    """Return the probable cause of a run in one or two sentences."""
+def cause_of(run: DisplacedRun, captions: Sequence[Sequence[str]]) -> str:
+    """Return the probable cause of a run among pairs with these captions, in one or two
+    sentences."""
     first, last, n = int(run.rows.min()) + 1, int(run.rows.max()) + 1, len(run.rows)
     if run.kind == SHIFT:
         step = int(run.partners[0] - run.rows[0])
@@ -79,4 +81,7 @@ def cause_of(run: DisplacedRun) -> str:
         return f"The captions of pairs {ends} and {others} are exchanged: {n:,} pairs."
     if run.kind == REVERSAL:
         return f"The captions from pair {first:,} to {last:,} are in reverse order: {n:,} pairs."
-    return f"Nearly all captions from pair {first:,} to {last:,} belong to other pairs there."
+    where = f"from pair {first:,} to {last:,}"
+    if ascending([captions[row][0] for row in run.rows]):
+        return f"The captions {where} are in alphabetical order, and belong to other pairs there."
+    return f"Nearly all captions {where} belong to other pairs there."

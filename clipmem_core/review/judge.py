@@ -523,7 +523,7 @@ def new_incidents(audit: Audit, candidates: Candidates) -> list[str]:
     text = [mean_by_pair(search.embed_texts(audit, texts, member=name), start) for name in names]
     never = np.zeros((len(names), len(pairs)), bool)
     fits = Fits.of(image, text, never, seed=audit.record.config.seed)
-    return [*(cause_of(run) for run in find_runs(fits)), *causes]
+    return [*(cause_of(run, pairs[CAPTIONS].tolist()) for run in find_runs(fits)), *causes]
 
 
 def judge_source(

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from clipmem_core import open_audit
+from clipmem_core.audit.incident_tables import cause_of
 from clipmem_core.audit.store import SCORES, VERDICT, Audit, write_json, write_table
 from clipmem_core.cli import main
 from clipmem_core.export.formats import export_audit
@@ -15,6 +16,7 @@ from clipmem_core.review.incidents import incidents_line
 from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import Selection, from_parameters, to_parameters
 from clipmem_core.review.wrong_captions import review_progress, wrong_lines
+from clipmem_core.scores.displaced import REORDERED, DisplacedRun
 from tests.fixtures import write_incidents
 
 Captured = pytest.CaptureFixture[str]
@@ -97,3 +99,11 @@ def test_pairs_of_an_incident_are_selected(audit: Audit) -> None:
     assert from_parameters(to_parameters(selection)) == (selection, [])
     assert sorted(find_rows(audit, selection, size=9)) == [40, 50]
     assert not find_rows(audit, Selection(incident="x"), size=9)
+
+
+def test_a_reordered_run_says_whether_its_captions_are_in_alphabetical_order() -> None:
+    rows = np.arange(10, 60)
+    run = DisplacedRun(REORDERED, rows, rows[::-1], np.ones(50), 99.0)
+    ordered = [[f"caption {row:03}"] for row in range(80)]
+    assert "alphabetical" in cause_of(run, ordered)
+    assert "alphabetical" not in cause_of(run, ordered[::-1])
