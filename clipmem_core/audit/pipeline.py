@@ -41,7 +41,7 @@ from clipmem_core.audit.verdict import (
     judge,
 )
 from clipmem_core.config import AuditConfig
-from clipmem_core.dataset.faults import find_faults
+from clipmem_core.dataset.faults import ascending_stretches, find_faults
 from clipmem_core.dataset.languages import (
     describe_languages,
     is_read,
@@ -139,8 +139,10 @@ class Run:
     @functools.cached_property
     def displaced(self) -> list[DisplacedRun]:
         """The runs of pairs whose captions belong to other pairs in order."""
+        firsts = [captions[0] for captions in self.audit.pairs[c.CAPTIONS]]
+        runs = find_runs(self.fits, ascending_stretches(firsts))
         # Captions that are not read fit no picture, whatever their order.
-        return [run for run in find_runs(self.fits) if self.read_pairs[run.rows].mean() > HALF]
+        return [run for run in runs if self.read_pairs[run.rows].mean() > HALF]
 
     @functools.cached_property
     def first_scores(self) -> tuple[pd.DataFrame, dict[str, Any]]:

@@ -38,6 +38,7 @@ _TEXT_CAUSES = {
     "other_script": _MIXED,
     "file_name": "file names were read as captions",
 }
+_SORTED = 30  # rows
 _ASCENDING = 0.98  # of the neighbours in a sorted list
 _SOURCE_P = 0.01  # after Holm's correction
 _SOURCE_WRONG = 10  # pairs
@@ -183,6 +184,18 @@ def _bad_sources(pairs: pd.DataFrame, wrong: np.ndarray) -> list[Fault]:
         evidence = -float(np.log10(max(p_values[worst], 1e-300)))
         faults.append(Fault("source", concerned, cause, evidence))
     return faults
+
+
+def ascending_stretches(texts: Sequence[str]) -> list[np.ndarray]:
+    """Return the rows of stretches of 30 texts or more in alphabetical order without case."""
+    values = np.array([text.casefold() for text in texts], object)
+    breaks = np.flatnonzero(values[:-1] > values[1:]) + 1
+    stretches = np.split(np.arange(len(texts)), breaks)
+    return [
+        rows
+        for rows in stretches
+        if len(rows) >= _SORTED and ascending([texts[row] for row in rows])
+    ]
 
 
 def ascending(texts: Sequence[str]) -> bool:

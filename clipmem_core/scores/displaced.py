@@ -150,9 +150,10 @@ class Fits:
         return np.nan_to_num(np.clip(ratio, -_CLIP, _CLIP))
 
 
-def find_runs(fits: Fits) -> list[DisplacedRun]:
+def find_runs(fits: Fits, stretches: Sequence[np.ndarray] = ()) -> list[DisplacedRun]:
     """Return the shifts, exchanges and reversals in the order of the source, then the reordered
-    runs."""
+    runs, also without a sure repair where captions are in alphabetical order (`stretches`: the
+    rows of each such part)."""
     found = []
     for rows, partners, is_voted in _lines(fits):
         for score, first, last in _runs(rows, fits.evidence(rows, partners)):
@@ -179,7 +180,7 @@ def find_runs(fits: Fits) -> list[DisplacedRun]:
         if run.score >= _LEAST:  # also with the rows that do not fit
             runs.append(run)
     runs = sorted(_exchanges(runs), key=lambda run: int(run.rows[0]))
-    return [*runs, *_reordered(fits, runs)]
+    return [*runs, *_reordered(fits, runs, stretches)]
 
 
 def _complete(fits: Fits, rows: np.ndarray, partners: np.ndarray) -> DisplacedRun:
@@ -325,24 +326,43 @@ def _exchanges(runs: list[DisplacedRun]) -> list[DisplacedRun]:
     return kept
 
 
-def _reordered(fits: Fits, runs: Sequence[DisplacedRun]) -> Iterator[DisplacedRun]:
-    """Yield runs of rows in which nearly all captions belong elsewhere in the run, without a
-    line."""
+def _reordered(
+    fits: Fits, runs: Sequence[DisplacedRun], stretches: Sequence[np.ndarray]
+) -> Iterator[DisplacedRun]:
+    """Yield stretches in alphabetical order with far more misfits than the other rows, and runs of
+    rows in which nearly all captions belong elsewhere in the run, without a line."""
     explained = np.zeros(len(fits.own), bool)
     for run in runs:
         explained[run.rows] = True
     ratio = np.nan_to_num(np.clip((fits.middle - fits.own) * fits.gain, -_CLIP, _CLIP))
     share = np.clip((ratio > 0).mean(), 0.01, 0.5)
     surprise = ratio - np.logaddexp(np.log(share) + ratio, np.log1p(-share))
+    for rows in stretches:
+        outside = ~explained
+        outside[rows] = False
+        if explained[rows].any() or len(rows) > _MOST_REORDERED or not outside.any():
+            continue
+        found = np.count_nonzero(ratio[rows] > 0)
+        usual = max((ratio[outside] > 0).mean(), 0.01)
+        score = -float(scipy.stats.binom.logsf(found - 1, len(rows), usual))
+        if score >= THRESHOLD:
+            explained[rows] = True
+            yield _by_assignment(fits, rows, score)
     surprise[explained] = -_CLIP
     for score, first, last in maximal_segments(surprise):
         rows = np.arange(first, last + 1)
         if score < THRESHOLD or not _FEWEST_REORDERED <= len(rows) <= _MOST_REORDERED:
             continue
-        partners, probability = assign(fits, rows)
-        moved = (probability >= SURE) & (partners != rows)
-        if moved.mean() >= _REORDERED_SHARE:
-            yield DisplacedRun(REORDERED, rows, partners, np.where(moved, probability, 0.0), score)
+        run = _by_assignment(fits, rows, score)
+        if (run.probability > 0).mean() >= _REORDERED_SHARE:
+            yield run
+
+
+def _by_assignment(fits: Fits, rows: np.ndarray, score: float) -> DisplacedRun:
+    """Return a run in another order, with the sure repairs alone."""
+    partners, probability = assign(fits, rows)
+    moved = (probability >= SURE) & (partners != rows)
+    return DisplacedRun(REORDERED, rows, partners, np.where(moved, probability, 0.0), score)
 
 
 def find_swaps(fits: Fits, probability: np.ndarray) -> DisplacedRun:

@@ -69,6 +69,17 @@ def test_a_run_in_another_order_is_repaired_where_that_is_sure() -> None:
     assert (source[run.partners[sure]] == run.rows[sure]).mean() >= 0.9
 
 
+def test_a_stretch_in_alphabetical_order_needs_misfits_and_no_repair() -> None:
+    source = np.arange(N)
+    source[300:380] = np.random.default_rng(1).permutation(np.arange(300, 380))
+    stretches = [np.arange(100, 180), np.arange(300, 380)]
+    fits = fits_of(source, noise=1.2)
+    assert find_runs(fits) == []
+    (run,) = find_runs(fits, stretches)
+    assert (run.kind, run.rows.tolist()) == ("reordered", stretches[1].tolist())
+    assert (run.probability > 0.5).mean() < 0.1  # too few for a run without an order
+
+
 def test_segments_are_those_of_the_definition() -> None:
     """A maximal segment: every proper part has a lower sum, and no larger one has this property."""
     rng = np.random.default_rng(0)
