@@ -135,6 +135,7 @@ def test_an_audit_that_is_deleted_while_it_runs_is_one_line(runs: Runs) -> None:
 def test_members_end_with_a_killed_run_which_resumes(runs: Runs, whole: Audit) -> None:
     process = runs.start(HOLD="yes")
     until(lambda: len(states(runs)) == 2 or process.poll() is not None, seconds=120)
+    assert process.poll() is None, process.communicate()
     members = children(process)
     assert len(members) == 2
     process.kill()
