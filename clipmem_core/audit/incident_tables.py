@@ -28,7 +28,7 @@ def write_incidents(
 ) -> None:
     """Write incidents.parquet, the largest first, and incident_pairs.parquet; number 0 are single
     swaps, which are no incident."""
-    captions = audit.pairs[c.CAPTIONS].tolist() if runs else []
+    captions = audit.read_columns(store.PAIRS, c.CAPTIONS)[c.CAPTIONS].tolist()
     found: list[tuple[str, np.ndarray, float, str, DisplacedRun | None]] = [
         *((run.kind, run.rows, run.score, cause_of(run, captions), run) for run in runs),
         *((each.kind, each.rows, each.evidence, each.cause, None) for each in faults),

@@ -139,7 +139,8 @@ class Run:
     @functools.cached_property
     def displaced(self) -> list[DisplacedRun]:
         """The runs of pairs whose captions belong to other pairs in order."""
-        firsts = [captions[0] for captions in self.audit.pairs[c.CAPTIONS]]
+        pairs = self.audit.read_columns(store.PAIRS, c.CAPTIONS)
+        firsts = [captions[0] for captions in pairs[c.CAPTIONS]]
         runs = find_runs(self.fits, ascending_stretches(firsts))
         # Captions that are not read fit no picture, whatever their order.
         return [run for run in runs if self.read_pairs[run.rows].mean() > HALF]
