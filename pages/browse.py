@@ -6,7 +6,7 @@ import streamlit as st
 from clipmem_core.dashboard import browse as b
 from clipmem_core.dashboard.component.pairs import follow_destination
 from clipmem_core.dashboard.page import TIGHT_STYLE, open_page
-from clipmem_core.dashboard.plain import explained_errors, in_a_row
+from clipmem_core.dashboard.plain import explained_errors
 from clipmem_core.review.search import prepare_search
 
 follow_destination()  # before anything is drawn
@@ -14,11 +14,7 @@ audit = open_page("Browse")
 with explained_errors():
     selection = b.read_filters(audit)
     st.html(TIGHT_STYLE)
-    with in_a_row():
-        b.draw_queues(audit, selection)
-        st.space("stretch")
-        actions = in_a_row(width="content")
     b.draw_filters(audit, selection)
     b.draw_conditions(selection)
-    b.draw_gallery(audit, selection, actions=actions)
+    b.draw_gallery(audit, selection)
     prepare_search(audit)

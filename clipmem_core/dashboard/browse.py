@@ -8,22 +8,30 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
 
 from clipmem_core import columns as c
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import queues
-from clipmem_core.dashboard.component.pairs import BROWSE_KEYS, draw_grid, draw_key_list
+from clipmem_core.dashboard.component.pairs import (
+    BROWSE_KEYS,
+    REPLACES,
+    SCORES,
+    TABLE,
+    draw_grid,
+    draw_key_list,
+)
 from clipmem_core.dashboard.deciding import (
     BADGES,
     REVIEW,
     Notice,
     draw_notice,
     locked_session,
-    review_session,
 )
 from clipmem_core.dashboard.page import (
+    AUDIT,
+    BROWSE,
     LAYOUT,
+    MAP,
     PAGE,
     SIZE,
     choose_listed,
@@ -47,11 +55,19 @@ from clipmem_core.dashboard.plain import (
     show_text,
 )
 from clipmem_core.dataset.checks import CHECKS
+from clipmem_core.figures import BAR_COLOUR, OTHER
 from clipmem_core.io import InputError
 from clipmem_core.review.batch import preview_replacement
 from clipmem_core.review.cards import BY_CAPTION, MARKS, cards
-from clipmem_core.review.decisions import CHOICES, KEEP, REMOVE, open_review
-from clipmem_core.review.rows import count_pairs, find_rows, frequent_values, pair_ids, score_span
+from clipmem_core.review.decisions import CHOICES, open_review
+from clipmem_core.review.rows import (
+    count_pairs,
+    find_rows,
+    frequent_values,
+    pair_ids,
+    score_counts,
+    score_span,
+)
 from clipmem_core.review.selection import (
     ANY,
     CAPTION,
@@ -64,8 +80,10 @@ from clipmem_core.review.selection import (
     UNDECIDED,
     Range,
     Selection,
+    to_parameters,
 )
-from clipmem_core.scores.registry import BY_NAME, CARD_SCORES, QUEUE_SCORES, words
+from clipmem_core.review.views import MAX_NAME, read_views, store_view
+from clipmem_core.scores.registry import BY_NAME, CARD_SCORES, FILTER_SCORES, words
 
 _SIDES = {CAPTION: "captions", PICTURE: "pictures"}
 _FIELDS = {
@@ -76,17 +94,25 @@ _FIELDS = {
     "incident": "incident",
     "words": "words",
 }
-TABLE = "table"  # in the address
-LAYOUTS = {"": ":material/grid_view: Grid", TABLE: ":material/table_rows: Table"}
+LAYOUTS = {
+    "": ":material/grid_view:",
+    SCORES: ":material/bar_chart:",
+    TABLE: ":material/table_rows:",
+}
 _DECISIONS = {"": "All decisions", UNDECIDED: UNDECIDED, DECIDED: DECIDED}
 _DECISIONS |= {name: BADGES[name][0] for name in CHOICES}
-_ORDERS = {
-    c.CLIPMEM: "Sort by memorization",
-    RANDOM: "Random order",
+_SORTS = {  # (order, ascending) → name
+    (c.CLIPMEM, True): "Least memorized first",
+    (c.CLIPMEM_TEXT, False): "Memorized by the text encoder first",
+    (c.CLIPMEM_IMAGE, False): "Memorized by the image encoder first",
+    (c.SIMILARITY_OUT, True): "Worst fitting caption first",
+    (c.SIMILARITY_OUT, False): "Best fitting caption first",
+    (RANDOM, False): "Random order",
 }
 INJECTED = {ANY: "any injected error", NONE: "no injected error"}
-DIRECTIONS = {False: "high to low", True: "low to high"}
+_MARKDOWN = str.maketrans({sign: f"\\{sign}" for sign in r"\`*_{}[]()#+-.!|$:~<>"})
 _STEPS = 200  # of a slider
+_BARS_HIGH = 28  # pixels of a histogram
 _HIDDEN = {"label_visibility": "collapsed"}
 
 
@@ -114,18 +140,6 @@ def read_filters(audit: Audit, *, suspicious: str = c.SUSPICION) -> Selection:
     selection = read_selection()
     by_suspicion = selection.order in (c.SUSPICION, c.REVIEW_PLACE)
     return replace(selection, order=suspicious) if by_suspicion else selection
-
-
-def queue_of(selection: Selection) -> str | None:
-    """Return the score of the queue whose order a selection has, or None."""
-    by_queue = with_queue(selection, selection.order)
-    in_queue = selection == by_queue and selection.order in QUEUE_SCORES
-    return selection.order if in_queue else None
-
-
-def with_queue(selection: Selection, order: str) -> Selection:
-    """Return a selection in the order of a queue, with its filters and without its search."""
-    return replace(selection, order=order, ascending=False, meaning="", like="")
 
 
 def conditions(selection: Selection) -> list[tuple[str, Selection]]:
@@ -163,53 +177,102 @@ def cleared(selection: Selection) -> Selection:
     return Selection(order=order, ascending=selection.ascending and order == selection.order)
 
 
-def draw_queues(audit: Audit, selection: Selection) -> None:
-    """Draw the queues, and the choice of grid or table."""
-    names = {order: queue.name for order, queue in reversed(queues(read_verdict(audit)).items())}
-
-    def choose_queue(order: str | None) -> None:
-        if order:
-            write_selection(with_queue(peek_selection(), order))
-
-    style = {"value": queue_of(selection), "format_func": names.__getitem__} | _HIDDEN
-    draw_set(
-        st.segmented_control, "Queue", list(names), key="queue", on_choose=choose_queue, **style
-    )
-    choose_segment("Layout", LAYOUTS, parameter=LAYOUT, hidden=True)
-
-
 def draw_filters(audit: Audit, selection: Selection) -> None:
-    """Draw search, the most used filters, the order, and all other filters behind buttons."""
-    with in_a_row():
-        _type(selection, "meaning", "Search by meaning", width=175)
-        sides = {side: f"in {name}" for side, name in _SIDES.items()}
-        _choose(selection, "by", "Search in", sides, width=125, **_HIDDEN)
-        _type(selection, "words", "Words in the caption", width=165)
-        _choose(selection, "decision", "Decision", _DECISIONS, width=155, **_HIDDEN)
-        scores = [*([MATCH] if selection.searched else []), *BY_NAME]
-        orders = {score: f"Sort by {words(score)}" for score in scores} | _ORDERS
-        del orders[c.REVIEW_PLACE]  # a selected page would have random pairs
-        _choose(selection, "order", "Sort by", orders, width=170, **_HIDDEN)
-        directions = {
-            ascending: DIRECTIONS[ascending != selection.lowest_first] for ascending in DIRECTIONS
-        }
-        _choose(selection, "ascending", "Direction", directions, width=128, **_HIDDEN)
-        with st.popover("Scores", icon=":material/bar_chart:"):
-            _draw_range(audit, selection)
-        with st.popover("More", icon=":material/tune:"):
-            kinds = frequent_values(audit, c.INJECTED)
-            injected = INJECTED | dict(zip(kinds, kinds, strict=True)) if kinds else {}
-            labels = frequent_values(audit, c.LABEL)
-            groups = audit.record.groups
-            _choose_any(selection, "group", "Group", dict(zip(groups, groups, strict=True)))
-            _choose_any(selection, "label", "Label", dict(zip(labels, labels, strict=True)))
-            _choose_any(selection, "injected", "Injected error", injected)
-            checks = {name: check.label for name, check in CHECKS.items()}
-            _choose_any(selection, "check", "Check", checks)
+    """Draw search, order, the button of all filters with the number of active ones, and links to
+    other views of the selection."""
+    active = len(conditions(selection))
+    with in_a_row(gap="xsmall"):
+        _type(selection, "meaning", "Search", width=180)
+        _draw_order(audit, selection)
+        label = f"Filter ({active})" if active else "Filter"
+        with st.popover(label, icon=":material/filter_list:", key="filters"):
+            _draw_drawer(audit, selection)
+        choose_segment("Layout", LAYOUTS, parameter=LAYOUT, hidden=True)
+        st.space("stretch")
+        draw_link(MAP, "Map", ":material/bubble_chart:", audit, selection)
+        draw_link(REVIEW, "Review", ":material/rate_review:", audit, selection)
         draw_key_list(BROWSE_KEYS)
 
 
-def _type(selection: Selection, field: str, label: str, *, width: int) -> None:
+def _draw_order(audit: Audit, selection: Selection) -> None:
+    """Draw the order in words; a table's heads sort by any score."""
+    lists = reversed(queues(read_verdict(audit)).items())
+    sorts = {(order, False): f"{queue.name} first" for order, queue in lists} | _SORTS
+    if selection.searched:
+        sorts = {(MATCH, False): "Best match first"} | sorts
+    chosen = selection.order, selection.ascending
+    lowest_first = selection.ascending != selection.lowest_first
+    usual = f"{words(selection.order)}, {'low to high' if lowest_first else 'high to low'}"
+    names = {chosen: usual} | sorts
+
+    def sort(place: int) -> None:
+        order, ascending = list(names)[place]
+        write_selection(replace(peek_selection(), order=order, ascending=ascending))
+
+    draw_set(
+        st.selectbox,
+        "Sort",
+        list(range(len(names))),
+        key="order",
+        value=list(names).index(chosen),
+        on_choose=sort,
+        format_func=list(names.values()).__getitem__,
+        width=200,
+        **_HIDDEN,
+    )
+
+
+def _draw_drawer(audit: Audit, selection: Selection) -> None:
+    """Draw every filter, each score with the distribution of its values, and the stored views."""
+    _type(selection, "words", "Words in the caption", width="stretch")
+    sides = {CAPTION: "captions: by meaning", PICTURE: "pictures: by members of this audit"}
+    _choose(selection, "by", "Search among", sides)
+    kinds = frequent_values(audit, c.INJECTED)
+    injected = INJECTED | dict(zip(kinds, kinds, strict=True)) if kinds else {}
+    labels = frequent_values(audit, c.LABEL)
+    groups = audit.record.groups
+    checks = {name: check.label for name, check in CHECKS.items()}
+    left, right = st.columns(2)
+    with left:
+        _choose(selection, "decision", "Decision", _DECISIONS)
+        _choose_any(selection, "group", "Group", dict(zip(groups, groups, strict=True)))
+    with right:
+        _choose_any(selection, "check", "Check", checks)
+        _choose_any(selection, "label", "Label", dict(zip(labels, labels, strict=True)))
+    _choose_any(selection, "injected", "Injected error", injected)
+    ranged = [each.column for each in selection.ranges]
+    for column in dict.fromkeys([*FILTER_SCORES, *ranged]):
+        _draw_range(audit, selection, column)
+    _draw_views(audit, selection)
+
+
+def _draw_views(audit: Audit, selection: Selection) -> None:
+    """Draw the stored views, each a link with a button that deletes it, and a field that stores
+    this one."""
+    views = read_views(audit)
+    for place, (name, parameters) in enumerate(views.items()):
+        with in_a_row(horizontal_alignment="distribute"):
+            label = name.translate(_MARKDOWN)
+            st.page_link(BROWSE, label=label, query_params={AUDIT: audit.name} | parameters)
+            st.button(
+                "",
+                key=f"view-{place}",
+                icon=":material/delete:",
+                type="tertiary",
+                help="Delete this view",
+                on_click=store_view,
+                args=(audit, name, None),
+            )
+
+    def store() -> None:
+        if name := st.session_state["view-name"].strip():
+            store_view(audit, name, to_parameters(peek_selection()))
+        st.session_state["view-name"] = ""
+
+    st.text_input("Store this view as", key="view-name", max_chars=MAX_NAME, on_change=store)
+
+
+def _type(selection: Selection, field: str, label: str, *, width: Any) -> None:
     draw_set(
         st.text_input,
         label,
@@ -262,14 +325,10 @@ def draw_conditions(selection: Selection) -> None:
         )
 
 
-def _draw_range(audit: Audit, selection: Selection) -> None:
-    """Draw a score with two handles that select a range."""
-    scores = list(BY_NAME)
-    first = scores.index(selection.ranges[-1].column if selection.ranges else c.CLIPMEM)
-    column = st.selectbox("Score", scores, index=first, key="range-column", format_func=words)
+def _draw_range(audit: Audit, selection: Selection, column: str) -> None:
+    """Draw the distribution of a score, and two handles that select a range of it."""
     span = score_span(audit, column)
     if span is None or not span[0] < span[1]:
-        st.caption("The values of this score have no range.")
         return
     current = next((each for each in selection.ranges if each.column == column), Range(column))
     ends = (
@@ -287,18 +346,34 @@ def _draw_range(audit: Audit, selection: Selection) -> None:
             others.append(Range(column, low, high))
         write_selection(changed(selection, ranges=tuple(others)))
 
-    draw_set(
-        st.slider,
-        words(column),
-        key=f"range-{column}",
-        value=tuple(np.clip(ends, *span).tolist()),
-        on_choose=choose_range,
-        min_value=span[0],
-        max_value=span[1],
-        step=(span[1] - span[0]) / _STEPS,
-        format="%.3g",
-        **_HIDDEN,
+    with st.container(gap=None):
+        st.caption(words(column), help=BY_NAME[column].legend or BY_NAME[column].help or None)
+        st.html(_bars(*score_counts(audit, column), ends))
+        draw_set(
+            st.slider,
+            words(column),
+            key=f"range-{column}",
+            value=tuple(np.clip(ends, *span).tolist()),
+            on_choose=choose_range,
+            min_value=span[0],
+            max_value=span[1],
+            step=(span[1] - span[0]) / _STEPS,
+            format="%.3g",
+            **_HIDDEN,
+        )
+
+
+def _bars(counts: np.ndarray, edges: np.ndarray, ends: tuple[float, float]) -> str:
+    """Return a histogram as HTML, the bars within a range in colour."""
+    heights = 100 * np.sqrt(counts / counts.max())  # a bar of few pairs stays visible
+    inside = (edges[1:] >= ends[0]) & (edges[:-1] <= ends[1])
+    bars = "".join(
+        f'<div style="flex:1;height:{height:.0f}%;background:{BAR_COLOUR if within else OTHER}">'
+        "</div>"
+        for height, within in zip(heights, inside, strict=True)
     )
+    style = f"display:flex;align-items:end;gap:1px;height:{_BARS_HIGH}px;margin-bottom:.6rem"
+    return f'<div style="{style}">{bars}</div>'
 
 
 def _choose(
@@ -326,8 +401,9 @@ def _setter(field: str) -> Callable[[Any], None]:
 PAGE_SIZES = ("12", "24", "48", "96")
 DEFAULT_SIZE = "24"
 PICTURES_BY_TEXT = (
-    "Pictures are compared with the text by models trained on these captions, which understand "
-    "neither other languages nor “not”."
+    "Pictures are compared with the text by models trained on these captions only: they miss rare "
+    "things, other languages and “not”. Search among captions first; from a picture that is right, "
+    "“Similar” finds others."
 )
 SUBTRACTED = (
     "These pairs were learned by g, which is subtracted, so the lowest clipmem is the "
@@ -338,11 +414,10 @@ LEGEND = {name: score.legend for name, score in CARD_SCORES.items()} | {
 }
 MAX_TEXT = 500  # characters
 _ID_LIMIT = 80
-OPENED = "bulk_edit_opened"
 
 
-def draw_gallery(audit: Audit, selection: Selection, *, actions: DeltaGenerator) -> None:
-    """Draw the current page of a selection, and in `actions` the buttons for all of its pairs."""
+def draw_gallery(audit: Audit, selection: Selection) -> None:
+    """Draw the current page of a selection."""
     try:
         with st.spinner("Searching…"):
             count = count_pairs(audit, selection)
@@ -351,23 +426,22 @@ def draw_gallery(audit: Audit, selection: Selection, *, actions: DeltaGenerator)
             raise
         draw_fault("This search failed.", error)
         st.stop()
+    if selection.meaning and selection.by == PICTURE:
+        st.caption(PICTURES_BY_TEXT)
     if count == 0:
         _draw_nothing(audit, selection)
         return
-    with actions:
-        _draw_bulk(audit, selection, count)
-        draw_link(REVIEW, "Start review", ":material/rate_review:", audit, selection)
+    if st.session_state.pop(REPLACES, False):
+        _edit_dialog(audit, selection)
     size = int(read_choice(SIZE, PAGE_SIZES, DEFAULT_SIZE))
     page, pages = read_page(count, size)
-    shown = cards(audit, find_rows(audit, selection, page=page, size=size), selection)
-    _draw_legend(audit, selection, count)
     draw_notice(audit)
     draw_grid(
         audit,
-        shown,
+        cards(audit, find_rows(audit, selection, page=page, size=size), selection),
         selection=selection,
         key=f"browse-{audit.name}",
-        table=st.query_params.get(LAYOUT) == TABLE,
+        layout=st.query_params.get(LAYOUT, ""),
         page=(page, pages),
     )
     with in_a_row("bottom", horizontal_alignment="distribute"):
@@ -375,12 +449,13 @@ def draw_gallery(audit: Audit, selection: Selection, *, actions: DeltaGenerator)
             "Per page", PAGE_SIZES, parameter=SIZE, width=85, default=DEFAULT_SIZE, clears=[PAGE]
         )
         draw_pages(page, pages)
+    _draw_legend(audit, selection, count)
 
 
 def _draw_legend(audit: Audit, selection: Selection, count: int) -> None:
-    queue = queue_of(selection)
-    meaning = queues(read_verdict(audit))[queue].sentence if queue else ""
-    if queue == c.CLIPMEM and selection.lowest_first:
+    queue = queues(read_verdict(audit)).get(selection.order)
+    meaning = queue.sentence if queue else ""
+    if selection.order == c.CLIPMEM and selection.lowest_first:
         meaning = SUBTRACTED
     missing = ""
     if selection.order != MATCH:
@@ -391,7 +466,6 @@ def _draw_legend(audit: Audit, selection: Selection, count: int) -> None:
         f"**{pairs_in_words(count)}.**",
         missing,
         meaning,
-        PICTURES_BY_TEXT if selection.meaning and selection.by == PICTURE else "",
         MARKS if selection.order in BY_CAPTION else "",
         read_uncertainty(audit).explain(),
     ]
@@ -413,50 +487,6 @@ def _draw_nothing(audit: Audit, selection: Selection) -> None:
     for text, rest in rests:
         if count := count_pairs(audit, rest):
             show_text(f"{text}: {pairs_in_words(count)}", limit=_ID_LIMIT)
-
-
-def _draw_bulk(audit: Audit, selection: Selection, count: int) -> None:
-    key = f"bulk-{review_session().presses}"
-    with st.popover(f"All {count:,}", key=key, icon=":material/checklist:"):
-        st.caption(
-            f"Decide for all {pairs_in_words(count)} of this selection, on all of its pages."
-        )
-        with in_a_row("bottom"):
-            for decision, label in ((KEEP, "Keep"), (REMOVE, "Remove"), (None, "Undecided")):
-                st.button(
-                    label,
-                    icon=BADGES[decision][1],
-                    key=f"bulk-{label}",
-                    on_click=_decide,
-                    args=(audit, selection, count, decision),
-                )
-        st.button(
-            "Find and replace in captions…",
-            icon=":material/find_replace:",
-            key="bulk-edit",
-            on_click=_open,
-        )
-        if st.session_state.pop(OPENED, False):
-            _edit_dialog(audit, selection)
-
-
-def _decide(audit: Audit, selection: Selection, count: int, decision: str | None) -> None:
-    """Decide for all pairs of a selection, if they are as many as on the page. A callback."""
-    with locked_session() as session:
-        session.presses += 1
-        ids = pair_ids(audit, selection)
-        if len(ids) != count:
-            session.notice = Notice("Not saved: the selection has changed meanwhile.", good=False)
-            return
-        outcome = open_review(audit).decide(ids, decision, audit=audit.name)
-        sentence = f"Saved: {BADGES[decision][0]}, for {pairs_in_words(outcome.pairs)}."
-        session.saved(audit, sentence, outcome.event)
-
-
-def _open() -> None:
-    """Open the dialog in the next run, and close its menu. A callback."""
-    st.session_state[OPENED] = True
-    review_session().presses += 1
 
 
 @st.dialog("Find and replace in captions", width="large")
@@ -495,7 +525,6 @@ def _edit_dialog(audit: Audit, selection: Selection) -> None:
     ):
         with locked_session() as session:
             outcome = open_review(audit).decide_each(changes.edits, audit=audit.name)
-            session.presses += 1
             sentence = f"Captions of {pairs_in_words(outcome.pairs)} changed."
             if outcome.skipped:
                 sentence += f" {pairs_in_words(outcome.skipped)}, changed meanwhile, unchanged."

@@ -41,7 +41,7 @@ from clipmem_core.scores.registry import words
 
 # pixels: of a card, in review, at full size
 SIDE = 320
-LARGE_SIDE = 900
+LARGE_SIDE = 1600
 FULL_SIDE = 4000
 GREY = (150, 150, 150)
 CACHED = 5000  # thumbnails, of about 20 kB each

@@ -68,7 +68,6 @@ class ReviewSession:
     """The state that callbacks change."""
 
     lock: threading.RLock = field(default_factory=threading.RLock)
-    presses: int = 0  # part of the keys of menus, so that a pressed button closes its menu
     notice: Notice | None = None
     # Audit and number in the log → whether undone
     events: dict[tuple[str, int], bool] = field(default_factory=dict)

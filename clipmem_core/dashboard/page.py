@@ -29,6 +29,7 @@ LAYOUT = "layout"
 PAIR = "pair"
 BROWSE = "pages/browse.py"
 PAIR_PAGE = "pages/pair.py"
+MAP = "pages/embeddings.py"
 ALL = ""  # the option without a condition
 SELECTION_PARAMETERS = ("range", *(field.name for field in dataclasses.fields(Selection)))
 PAGES = {  # file → title and icon, in the order of the sidebar

@@ -52,6 +52,7 @@ from clipmem_core.review.wrong_captions import review_order
 from clipmem_core.scores.registry import SECOND_NOTE
 
 _LABELS_SHOWN = 200
+_BINS = 40  # of the distribution of a score
 _FOLDED = "lower(upper(nfc_normalize({})))"  # both, so that the two forms of a sigma match
 
 
@@ -230,6 +231,14 @@ def score_span(audit: Audit, column: str) -> tuple[float, float] | None:
     query = f"SELECT min({value}), max({value}) FROM parquet WHERE isfinite({value})"
     low, high = fetch_rows(audit.folder / SCORES, query)[0]
     return None if low is None else (low, high)
+
+
+@cached(64, SCORES)
+def score_counts(audit: Audit, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers of pairs in equal bins of a score, and the edges of the bins."""
+    query = f"SELECT {number_sql(column)} AS score FROM parquet"
+    scores = fetch_columns(audit.folder / SCORES, query)["score"]
+    return np.histogram(scores[np.isfinite(scores)], _BINS)
 
 
 def misfit_note(audit: Audit) -> str:

@@ -187,6 +187,8 @@ INJECTED_SCORES = _scores(
 )
 # A pair's card in the gallery, and the legend above it
 CARD_SCORES = _scores(c.CLIPMEM, c.CLIPMEM_SHRUNK, c.SIMILARITY_OUT, c.P_WRONG)
+# The filters with a range
+FILTER_SCORES = _scores(c.P_WRONG, c.CLIPMEM, c.SIMILARITY_OUT, c.MISFIT)
 # The gallery as a table
 ROW_SCORES = _scores(c.CLIPMEM, c.SE, c.CLIPMEM_SHRUNK, c.SIMILARITY_OUT, c.P_WRONG, c.MISFIT)
 # A pair's own page, below clipmem

@@ -55,6 +55,16 @@ def test_two_clicks_remove_a_page_a_key_takes_it_back_and_shift_selects_a_range(
     page.locator(".card .check").nth(2).click()
     page.locator(".card .picture").nth(7).click(modifiers=["Shift"])
     page.get_by_text("6 selected").wait_for()
+    page.get_by_role("button", name="Unselect").click()
+    page.get_by_role("button", name="Select page").click()
+    page.get_by_role("button", name="Select all 220 that match").click()
+    page.get_by_role("button", name="Remove").click()
+    page.get_by_text("220 of 220 decided").wait_for()
+    assert review.counts()["remove"] == 220
+    page.keyboard.press("u")
+    page.get_by_text("0 of 220 decided").wait_for()
+    page.wait_for_function(STORED)
+    assert review.counts()["remove"] == 0
 
 
 def test_at_five_keys_a_second_each_is_stored_once_on_the_marked_pair_and_others_are_seen(
@@ -124,8 +134,8 @@ def test_one_undo_takes_find_and_replace_back_before_an_older_key(
     page.keyboard.press("ArrowRight")
     page.keyboard.press("k")
     before = page.locator(".card .caption").all_inner_texts()
-    page.get_by_test_id("stPopover").filter(has_text="All 220").get_by_role("button").click()
-    page.get_by_role("button", name="Find and replace").click()
+    for name in ("Select page", "Select all 220 that match", "Find and replace"):
+        page.get_by_role("button", name=name).click()
     for label, text in (("Find", "a"), ("Replace with", "å")):
         page.get_by_label(label, exact=True).fill(text)
         page.keyboard.press("Enter")
@@ -138,7 +148,7 @@ def test_one_undo_takes_find_and_replace_back_before_an_older_key(
     page.locator(".card .caption", has_text="å").first.wait_for(state="detached")
     assert page.locator(".card .caption").all_inner_texts() == before
     assert (review.counts()["keep"], len(review.table())) == (1, 1)
-    page.locator(".card").nth(2).get_by_role("button", name="More like this picture").click()
+    page.locator(".card").nth(2).get_by_role("button", name="Like picture").click()
     page.wait_for_url("**like=**")
     page.troubles.clear()  # pictures of the previous page
 

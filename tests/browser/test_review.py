@@ -133,6 +133,13 @@ def test_the_picture_on_screen_is_that_of_the_pair(page: Any, address: str, data
         seen = np.array(page.locator(".picture img").evaluate(SHRINK)).reshape(8, 8, 4)[..., :3]
         assert np.argmin([np.abs(seen - picture).mean() for picture in small]) == place
         page.keyboard.press("ArrowRight")
+    image = page.locator(".picture img")
+    page.keyboard.press("z")
+    page.wait_for_function("image => image.style.scale === '3'", arg=image.element_handle())
+    assert "full=1" in image.get_attribute("src")
+    image.hover()
+    page.mouse.wheel(0, 9999)
+    page.wait_for_function("image => image.style.scale === '1'", arg=image.element_handle())
 
 
 def test_the_most_suspicious_caption_comes_first_and_a_key_stores_a_likelier_word_or_a_suggestion(
@@ -147,7 +154,7 @@ def test_the_most_suspicious_caption_comes_first_and_a_key_stores_a_likelier_wor
     open_review_page(page, address)
     audit = Audit(data / "audits" / TRAINED)
     pair = shown_pair(page)
-    shown = page.locator(".captions li")
+    shown = page.locator(".captions .line")
     captions = audit.pairs.set_index("pair_id")["captions"][pair].tolist()
     first = int(
         read_table(audit.folder / CAPTION_TABLE).set_index("pair_id").loc[pair, "p_wrong"].argmax()
@@ -271,7 +278,7 @@ def test_x_removes_the_caption_in_focus_and_with_shift_the_pair(
 ) -> None:
     open_review_page(page, address)
     pair = shown_pair(page)
-    captions = page.locator(".captions li").all_text_contents()
+    captions = page.locator(".captions .line").all_text_contents()
     # A caption is removed once alone; a removed pair keeps its captions.
     for keys, rest in (("ArrowUp x", captions[:-1]), ("Shift+X", captions[:-1])):
         page.wait_for_timeout(100)  # until it is painted
@@ -316,7 +323,7 @@ def test_x_removes_the_marked_sentence_alone(browser: Any, long: Audit, tmp_path
 def test_an_edit_and_undo(page: Any, address: str, data: Path, review: Review) -> None:
     open_review_page(page, address)
     pair = shown_pair(page)
-    lines = page.locator(".captions li").all_text_contents()
+    lines = page.locator(".captions .line").all_text_contents()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("e")
     assert page.locator("textarea").input_value().split("\n") == lines
@@ -405,7 +412,7 @@ def test_hostile_captions_and_words_show_as_they_are_and_do_nothing(
         page.wait_for_function(
             """expected => {
                 const {shadowRoot} = document.querySelector('[data-testid=stBidiComponentIsolated]')
-                return ['li', 'li u'].every((name, at) =>
+                return ['.line', '.line u'].every((name, at) =>
                 shadowRoot.querySelector(name)?.textContent === expected[at])
             }""",
             arg=[caption, caption.split()[-1]],

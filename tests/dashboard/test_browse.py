@@ -2,17 +2,18 @@
 selection."""
 
 from typing import Any
+from urllib.parse import parse_qsl
 
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audit.store import CAPTION_TABLE, PAIRS, Audit, write_table
+from clipmem_core.dashboard.component.pairs import REPLACES
 from clipmem_core.review.decisions import open_review
-from tests.dashboard.test_pages import address, open_page, press, texts, toasts
+from tests.dashboard.test_pages import address, open_page, press, texts
 from tests.dashboard.test_reviewing import mounted
 from tests.fixtures import HOSTILE, Copy, caption_rows, write_words
 
 BROWSE = "pages/browse.py"
-OPENED = "bulk_edit_opened"  # set in the session, opens the dialog
 
 
 def grid(app: AppTest) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def test_queues(copy: Copy) -> None:
     assert ids(app) == ids(open_page(BROWSE, order="review_place"))
     assert ids(app) == ranked(audit, "suspicion")[:24]
     assert "80 pairs" in legend(app).value
-    app.segmented_control(key="queue").select("clipmem").run()
+    app.selectbox(key="order").select_index(1).run()
     assert ids(app) == ids(open_page(BROWSE, order="clipmem")) == ranked(audit, "clipmem")[:24]
     assert address(app) == {"audit": "made", "order": "clipmem"}
 
@@ -100,9 +101,7 @@ def test_order_by_any_score_and_decisions(copy: Copy) -> None:
     audit = copy()
     expected = ranked(audit, "learned", ascending=True)[:25]
     open_review(audit).decide(expected[:1], "remove")
-    app = open_page(BROWSE)
-    app.selectbox(key="order").select("learned").run()
-    app.selectbox(key="ascending").select(True).run()
+    app = open_page(BROWSE, order="learned", ascending="1")
     assert ids(app) == expected[:24]
     assert list(scores_of(app, 0))[0] == grid(app)["order"] == "learned"
     assert address(app) == {"audit": "made", "order": "learned", "ascending": "1"}
@@ -158,25 +157,24 @@ def test_foreign_text_is_never_parsed(copy: Copy) -> None:
         assert not [value for value in parsed if word in value]
 
 
-def test_a_whole_selection_is_decided_and_undone(copy: Copy) -> None:
-    audit = copy("paper")
-    app = press(open_page(BROWSE, group="candidate", order="clipmem"), "Remove")
-    removed = open_review(audit).decisions(audit.pairs["pair_id"].tolist())
-    assert set(removed) == set(ranked(audit, "clipmem", "group == 'candidate'"))
-    press(app, "Undo")
-    assert open_review(audit).counts()["remove"] == 0
-    assert "Undone" in toasts(app)
+def test_a_view_is_stored_under_a_name_listed_with_its_link_and_deleted(copy: Copy) -> None:
+    copy()
+    app = open_page(BROWSE, order="clipmem", label="circle")
+    app.text_input(key="view-name").set_value("odd [circles](x)").run()
+    (app := open_page(BROWSE)).run()
+    (link,) = [each.proto for each in app.get("page_link") if "circles" in each.proto.label]
+    assert dict(parse_qsl(link.query_string))["label"] == "circle"
+    app.button(key="view-0").click().run()
+    assert "view-0" not in [each.key for each in app.button]
 
 
 def dialog(find: str, replacement: str, **parameters: str) -> AppTest:
     """Open the dialog and fill it in; AppTest runs whole pages, which closes dialogs, so each run
     opens it again."""
     app = open_page(BROWSE, audit="made", **parameters)
-    app.button(key="bulk-edit").click().run()
-    assert "bulk-edit-find" in [element.key for element in app.text_input]
     for name, value in {"find": find, "replace": replacement}.items():
         app.session_state[f"bulk-edit-{name}"] = value
-    app.session_state[OPENED] = True
+    app.session_state[REPLACES] = True
     app.run()
     assert not app.exception, app.exception[0].message
     return app
@@ -191,7 +189,7 @@ def test_find_and_replace_and_undo(copy: Copy) -> None:
     table = app.dataframe[0].value
     assert table["pair"].nunique() == having
     assert (table["before"].str.replace("square", "<b>box</b>") == table["after"]).all()
-    app.session_state[OPENED] = True
+    app.session_state[REPLACES] = True
     app.button(key="bulk-edit-store").click().run()
     table = open_review(audit).table()
     assert (len(table), set(table["decision"])) == (having, {None})

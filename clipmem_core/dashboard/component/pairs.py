@@ -14,9 +14,9 @@ from urllib.parse import urlencode
 import streamlit as st
 
 from clipmem_core.audit.store import Audit
-from clipmem_core.columns import CLIPMEM, CLIPMEM_SHRUNK, SE
+from clipmem_core.columns import CLIPMEM, CLIPMEM_SHRUNK, SE, WORD
 from clipmem_core.dashboard.component.routes import PREFIX, prepare_judge
-from clipmem_core.dashboard.deciding import review_session
+from clipmem_core.dashboard.deciding import BADGES, Notice, locked_session, review_session
 from clipmem_core.dashboard.page import (
     BROWSE,
     PAIR,
@@ -27,11 +27,23 @@ from clipmem_core.dashboard.page import (
     write_address,
     write_selection,
 )
-from clipmem_core.dashboard.plain import Uncertainty, cut, format_score, read_uncertainty
-from clipmem_core.figures import GROUP_COLOURS, INJECTED_COLOUR
-from clipmem_core.review.cards import FirstCaption, PairCard, first_captions, shown_score
-from clipmem_core.review.decisions import decided
-from clipmem_core.review.rows import count_decided
+from clipmem_core.dashboard.plain import (
+    Uncertainty,
+    cut,
+    format_score,
+    pairs_in_words,
+    read_uncertainty,
+)
+from clipmem_core.review.cards import (
+    BY_CAPTION,
+    FirstCaption,
+    PairCard,
+    first_captions,
+    from_sentence,
+    shown_score,
+)
+from clipmem_core.review.decisions import KEEP, REMOVE, decided, open_review
+from clipmem_core.review.rows import count_decided, pair_ids
 from clipmem_core.review.selection import (
     CAPTION,
     MATCH,
@@ -49,7 +61,12 @@ HTML, CSS, *JS = (
 )
 _CAPTION_LIMIT = 160
 _FULL_LIMIT = 5000
-_LIKE = {PICTURE: "picture", CAPTION: "caption"}  # the buttons "More like"
+_LIKE = {PICTURE: "Like picture", CAPTION: "Like caption"}  # buttons
+_ALL = {"keep": KEEP, "remove": REMOVE, "undecide": None}  # decisions on all pairs of a selection
+# Layouts of a grid in the address
+SCORES = "scores"
+TABLE = "table"
+REPLACES = "find_and_replace"  # in the session: the dialog opens in the next run
 OPENED = "pair_opened"  # the last row on the page Pair
 # the last pair that the component of that page moved to, and the number of its mount
 _FOLLOWED = "pair_followed"
@@ -79,6 +96,7 @@ REVIEW_KEYS: Keys = (
     ("↑ ↓", "", "Another caption"),
     ("1 2 3", "", "Use a suggestion: captions of another pair, a likelier word, a caption"),
     ("E", "edit", "Edit the captions"),
+    ("Z", "zoom", "Magnify the picture; so does the mouse wheel"),
     ("U", "undo", "Undo"),
     ("←", "previous", "Previous pair"),
     ("→", "next", "Next pair"),
@@ -164,7 +182,7 @@ def draw_grid(
     selection: Selection,
     key: str,
     side: int = 170,
-    table: bool = False,
+    layout: str = "",
     page: tuple[int, int] | None = None,
 ) -> None:
     """Draw pairs that can be opened, selected and decided; `side` is that of a picture, in
@@ -175,7 +193,7 @@ def draw_grid(
     current, pages = page or (1, 1)
     firsts = first_captions(audit, cards, selection)
     uncertainty = read_uncertainty(audit)
-    shown = _shown_scores(cards, uncertainty, order, table=table)
+    shown = _shown_scores(cards, uncertainty, selection.order, layout)
     decided_count, total = count_decided(audit, selection) if main else (0, len(cards))
     conditions = to_parameters(selection)
     conditions.pop("order", None)
@@ -184,7 +202,7 @@ def draw_grid(
         "address": urlencode(link(audit, selection, **read_view())),
         "view": urlencode({"key": key} | conditions),  # the same pairs in another order
         "cards": [_card_data(card, shown, uncertainty, firsts[card.pair_id]) for card in cards],
-        "table": table,
+        "table": layout == TABLE,
         "order": order,
         "scores": [[name, words(name)] for name in shown],
         "page": current,
@@ -213,21 +231,24 @@ def follow_destination() -> None:
 
 
 def _shown_scores(
-    cards: Sequence[PairCard], uncertainty: Uncertainty, order: str, *, table: bool
+    cards: Sequence[PairCard], uncertainty: Uncertainty, order: str, layout: str
 ) -> list[str]:
     """Return the scores to show of each pair, first the one that sorts.
 
-    A list sorted by clipmem also shows the shrunk clipmem, since noise puts pairs at its top. Only
-    a table has a column for the error.
+    Without a layout that shows scores only that one, and none in an order by suspicion: reasons
+    have its probabilities. A list sorted by clipmem also shows the shrunk clipmem, since noise puts
+    pairs at its top. Only a table has a column for the error.
     """
-    hidden = set()
-    if not (uncertainty.pooled and table):
-        hidden.add(SE)
-    if not table and order not in (CLIPMEM, CLIPMEM_SHRUNK):
-        hidden.add(CLIPMEM_SHRUNK)
-    names = dict.fromkeys((order, *(ROW_SCORES if table else CARD_SCORES)))
+    score = shown_score(order)
     match = [MATCH] if any(card.match is not None for card in cards) else []
-    return [*match, *(name for name in names if name not in hidden and name in BY_NAME)]
+    names = [score] if order not in BY_CAPTION else []
+    if layout == TABLE:
+        hidden = set() if uncertainty.pooled else {SE}
+        names = [name for name in dict.fromkeys([score, *ROW_SCORES]) if name not in hidden]
+    elif layout == SCORES:
+        hidden = set() if score in (CLIPMEM, CLIPMEM_SHRUNK) else {CLIPMEM_SHRUNK}
+        names = [name for name in dict.fromkeys([score, *CARD_SCORES]) if name not in hidden]
+    return [*match, *(name for name in names if name in BY_NAME)]
 
 
 def _card_data(
@@ -235,20 +256,17 @@ def _card_data(
 ) -> dict[str, Any]:
     start, marks, reason = first
     decision = card.decision
-    facts = [(card.group, GROUP_COLOURS[card.group], "group")]
-    if card.injected:
-        facts.append((card.injected, INJECTED_COLOUR, "injected error"))
-    more = [f"id: {cut(card.pair_id, _CAPTION_LIMIT)}"]
+    more = [f"group: {card.group}", f"id: {cut(card.pair_id, _CAPTION_LIMIT)}"]
     if card.label:
         more.insert(0, f"label: {cut(card.label, _CAPTION_LIMIT)}")
-    if reason:
-        more.insert(0, reason)
     scores = {name: format_score(card.scores.get(name)) for name in shown}
     if MATCH in scores:
         scores[MATCH] = format_score(card.match)
     if CLIPMEM in scores and uncertainty.pooled:
         scores[CLIPMEM] += uncertainty.around(card.scores)
     captions = [cut(caption, _FULL_LIMIT) for caption in card.current]
+    caption, caption_marks = from_sentence("".join(captions[start : start + 1]), marks)
+    better = [f"{mark[WORD]} → {mark['better'][0][0]}" for mark in marks if mark["better"]]
     return {
         "row": card.row,
         "pair_id": card.pair_id,
@@ -256,14 +274,28 @@ def _card_data(
         "changed": card.current != card.captions,
         "captions": captions,
         "first": start,
+        "caption": caption,
+        "caption_marks": caption_marks,
         "whole": captions == list(card.current),
         "marks": marks,
         "decision": decision.decision,
         "other": "" if decision.decision else decision.words,
-        "facts": facts,
+        "notes": [note for note in (reason, *better, card.injected) if note],
         "more": more,
         "scores": list(scores.values()),
     }
+
+
+def _decide_all(audit: Audit, selection: Selection, decision: str | None, total: int) -> None:
+    """Decide for all pairs of a selection, if they are as many as on the page."""
+    with locked_session() as session:
+        ids = pair_ids(audit, selection)
+        if len(ids) != total:
+            session.notice = Notice("Not saved: the selection has changed meanwhile.", good=False)
+            return
+        outcome = open_review(audit).decide(ids, decision, audit=audit.name)
+        sentence = f"Saved: {BADGES[decision][0]}, for {pairs_in_words(outcome.pairs)}."
+        session.saved(audit, sentence, outcome.event)
 
 
 def _act(audit: Audit, selection: Selection, key: str) -> None:
@@ -277,8 +309,13 @@ def _act(audit: Audit, selection: Selection, key: str) -> None:
             like = Selection(order=MATCH, like=pair_id, by=by)
             parameters = link(audit, like, **(read_view() | {"page": None}))
             st.session_state[_DESTINATION] = BROWSE, parameters
+        case {"all": "replace"}:
+            st.session_state[REPLACES] = True
+        case {"all": str(act), "total": int(total)} if act in _ALL:
+            _decide_all(audit, selection, _ALL[act], total)
         case {"page": int(page)} if page > 0:
             write_address(page=page)
         case {"order": str(order)} if order in BY_NAME or order == MATCH and current.searched:
-            write_selection(replace(current, order=order, ascending=False))
+            ascending = current.order == order and not current.ascending
+            write_selection(replace(current, order=order, ascending=ascending))
         # any other value only runs the page's script again

@@ -46,6 +46,7 @@ class Grid extends Pairs {
         }
         this.entry = Math.max(this.entry, data.entry)
         if (moved) this.current = this.from = -1
+        if (before.view !== data.view) this.all = false
         this.build(before.page !== data.page)
         this.draw()
     }
@@ -73,18 +74,13 @@ class Grid extends Pairs {
     }
 
     node(card, place) {
-        const [caption = ''] = card.shown, {scores, order} = this.data, link = this.pairLink(card, caption || '(no caption)')
-        const like = Object.entries(this.data.like).map(([by, name]) =>
-            button(() => this.trigger({like: card.pair_id, by}), name, {ariaLabel: `More like this ${name}`}))
-        const facts = card.facts.map(([text, colour, title]) => make('bdi', text, {title, style: `--dot:${colour}`}))
+        const {scores, order, like} = this.data, {caption} = card, link = this.pairLink(card, caption || '(no caption)')
+        const similar = Object.entries(like).map(([by, name]) => button(() => this.trigger({like: card.pair_id, by}), name))
         const lines = scores.map(([name, label], at) =>
             make(name === order ? 'div.order' : 'div', make('dt', label), make('dd', card.scores[at])))
-        // a caption begins with its marked sentence
-        const from = card.marks.find(({sentence}) => sentence >= 0)?.start ?? 0
-        const marks = card.marks.filter(({start}) => start >= from).map(mark => ({...mark, start: mark.start - from, end: mark.end - from}))
-        if (caption) link.replaceChildren(from ? '… ' : '', ...marked(Array.from(caption).slice(from).join(''), marks))
+        if (caption) link.replaceChildren(...marked(caption, card.caption_marks))
         const texts = make('div.texts', Object.assign(link, {className: 'caption'}), make('p.fault'),
-            make('p.facts', ...facts), this.details(card), make('p.similar', 'More like: ', ...like))
+            ...card.notes.map(text => foreign('p.about', text)), this.details(card), make('p.similar', ...similar))
         const node = make('article.card', {tabIndex: -1},
             make('a.picture', {href: this.addressOf(card), tabIndex: place ? -1 : 0}),
             make('input.check', {type: 'checkbox', tabIndex: -1, ariaLabel: `Select this pair: ${caption.slice(0, 80)}`}),
@@ -144,7 +140,10 @@ class Grid extends Pairs {
         const decidedCount = cards.reduce((sum, card) => sum + changed(card), decided)
         const shown = total > cards.length ? `${inWords(cards.length)} of ${inWords(total)}` : inWords(cards.length)
         this.write({count: main ? `${inWords(decidedCount)} of ${inWords(total)} decided` : `${shown} pairs`, stored: trouble})
-        this.write({number: `${inWords(count)} selected`})
+        this.write({number: `${this.all ? 'All ' : ''}${inWords(this.all ? total : count)} selected`})
+        const buttons = {all: !this.all && main && cards.every(({row}) => this.selected.has(row)), replace: this.all, page: !count}
+        for (const [act, shown] of Object.entries(buttons)) this.root.querySelector(`[data-act=${act}]`).hidden = !shown
+        this.root.querySelector('[data-act=all]').textContent = `Select all ${inWords(total)} that match`
         this.find('bulk').hidden = !count
         this.root.querySelector('[data-act=undo]').hidden = !this.lastUndoable
     }
@@ -157,13 +156,19 @@ class Grid extends Pairs {
         node?.scrollIntoView({block: 'nearest'})
     }
 
-    // Turn the page once all decisions are stored: they change which undecided pairs come next.
-    async turn(by) {
-        const {cards, page, pages, undecided} = this.data, began = Date.now()
-        const target = undecided && by > 0 && cards.some(({row}) => this.decisions.get(row)) ? page : page + by
-        if (target < 1 || target > pages) return this.sign(by > 0 ? 'This is the last page.' : 'This is the first page.')
+    // Wait until all decisions are stored, for a while.
+    async sendAll() {
+        const began = Date.now()
         outbox.schedule(0)
         while (this.pending.length && Date.now() - began < TURN) await new Promise(go => setTimeout(go, 20))
+    }
+
+    // Turn the page once all decisions are stored: they change which undecided pairs come next.
+    async turn(by) {
+        const {cards, page, pages, undecided} = this.data
+        const target = undecided && by > 0 && cards.some(({row}) => this.decisions.get(row)) ? page : page + by
+        if (target < 1 || target > pages) return this.sign(by > 0 ? 'This is the last page.' : 'This is the first page.')
+        await this.sendAll()
         this.trigger({page: target})
     }
 
@@ -182,6 +187,7 @@ class Grid extends Pairs {
     }
 
     select(from, to, on = true) {
+        this.all = false
         for (const card of this.data.cards.slice(Math.min(from, to), Math.max(from, to) + 1))
             on ? this.selected.set(card.row, card) : this.selected.delete(card.row)
         this.draw()
@@ -216,9 +222,24 @@ class Grid extends Pairs {
 
     act(name) {
         if (name === 'page') this.select(0, this.data.cards.length - 1)
-        else if (name === 'none') this.selected.clear()
+        else if (name === 'all') this.all = true
+        else if (name === 'none') this.unselect()
         else if (name === 'undo') this.undo()
+        else if (this.all && name !== 'drop') return this.decideAll(name)
         else this.decideShown(name)
+        this.draw()
+    }
+
+    unselect() {
+        this.all = false
+        this.selected.clear()
+    }
+
+    // Decide on all pairs of the selection, or open the dialog that replaces words in their captions.
+    async decideAll(name) {
+        await this.sendAll()
+        this.trigger({all: name, total: this.data.total})
+        this.unselect()
         this.draw()
     }
 
@@ -233,7 +254,7 @@ class Grid extends Pairs {
         const selected = [...this.selected.values()], marked = this.data.cards[this.current]
         const cards = selected.length ? selected : [marked], act = kind === 'drop' ? 'remove' : kind
         const label = act === 'undecide' ? 'undecided' : act
-        if (kind === 'drop' && selected.length) return this.sign(`X removes one caption; Shift X removes ${counted(selected.length)}.`, 'late')
+        if (kind === 'drop' && selected.length) return this.sign(`X removes one caption; Shift X removes ${counted(this.all ? this.data.total : selected.length)}.`, 'late')
         if (!cards[0]) return this.sign('Mark a pair first with an arrow key or a click on its card.', 'late')
         if (!selected.length && !this.loaded.get(marked.row)) return this.sign('Ignored: the picture has not loaded yet.', 'late')
         const rest = kind === 'drop' && withoutSentence(marked.captions[marked.first], marked.shown[0], marked.marks)
@@ -247,7 +268,7 @@ class Grid extends Pairs {
             this.decide(cards, act)
             this.sign(`${label}: ${counted(cards.length)} ✓`, act)
         }
-        this.selected.clear()
+        this.unselect()
         if (!selected.length && this.current < this.data.cards.length - 1) this.mark(this.current + 1)
     }
 

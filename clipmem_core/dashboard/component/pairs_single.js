@@ -2,9 +2,9 @@
 
 const AHEAD = 20 // pairs that are preloaded
 const REST = 300 // milliseconds on a pair, or without a key, until the server is asked about it
+const ZOOM = 3, CLOSEST = 8 // by the key, and at most
 const WORDS = 2 // keys of likelier words; the third is of a suggested caption
 
-const figures = value => value.toFixed(2).replace('-', '−')
 const asLines = captions => captions.map(text => text.split(/\s+/).join(' ').trim()).join('\n')
 
 class Single extends Pairs {
@@ -12,7 +12,7 @@ class Single extends Pairs {
         super(root, data)
         Object.assign(this, {rows: [], place: 0, editing: false, at: new Map(), suggestions: new Map(), path: location.pathname})
         this.visited = new Set() // rows that were decided here: "Undecided only" does not hide them from the arrows
-        Object.assign(this, {box: root.querySelector('textarea'), only: this.find('undecided')})
+        Object.assign(this, {box: root.querySelector('textarea'), only: this.find('undecided'), suggested: this.find('suggested')})
         this.only.checked = data.undecided
         root.querySelector('.review').classList.toggle('follows', Boolean(data.follows))
         this.on(this.only, 'change', () => this.place < this.rows.length ? this.draw() : this.go(this.next(0)))
@@ -21,6 +21,16 @@ class Single extends Pairs {
             else if (event.key === 'Enter' && !event.isComposing && (event.ctrlKey || event.metaKey)) this.recaption(event)
         })
         this.on(this.find('edit'), 'submit', event => this.recaption(event))
+        const picture = this.find('picture')
+        this.on(picture, 'pointermove', ({clientX, clientY}) => {
+            const {left, top, width, height} = picture.getBoundingClientRect()
+            const origin = `${100 * (clientX - left) / width}% ${100 * (clientY - top) / height}%`
+            picture.style.setProperty('--origin', origin) // the point below the pointer stays, and moving it moves the picture
+        })
+        this.on(picture, 'wheel', event => {
+            event.preventDefault()
+            this.zoom(this.scale * 2 ** (-event.deltaY / 300))
+        })
         this.on(this.box, 'input', () => this.later('judge', REST, () => this.judge()))
         this.open()
     }
@@ -133,6 +143,15 @@ class Single extends Pairs {
         this.loadAll(this.upcoming(AHEAD))
     }
 
+    // Magnify the picture, in the resolution of its file.
+    zoom(scale) {
+        const image = this.find('picture').firstChild
+        if (!image) return
+        this.scale = Math.min(CLOSEST, Math.max(1, scale))
+        image.style.scale = this.scale
+        if (this.scale > 1 && image.src.startsWith('blob:')) image.src = this.addressOf(this.shown)
+    }
+
     // Write the pair into the address, for reloads, the back button and links. Some browsers limit how often.
     name(pair) {
         const url = new URL(location), before = url.searchParams.get('pair') ?? ''
@@ -149,8 +168,9 @@ class Single extends Pairs {
         this.write({fault: fault && `Picture cannot be read: ${fault}`})
         this.name(card.pair_id)
         this.find('picture').replaceChildren(image)
+        this.zoom(1)
         this.find('review').classList.toggle('several', order.length > 1)
-        for (const part of ['texts', 'suggested']) this.find(part).scrollTop = 0
+        this.find('texts').scrollTop = 0
         this.find('pair').hidden = false
         this.find('pair').dataset.pair = card.pair_id
         requestAnimationFrame(() => setTimeout(() => {
@@ -200,7 +220,7 @@ class Single extends Pairs {
                 : [make('s', before), foreign('p', after)]
         })
         const added = inPlace ? [] : currentCaptions.filter(text => !captions.includes(text)).map(text => [foreign('p', text)])
-        this.find('captions').replaceChildren(...[...lines, ...added].map(parts => make('li', {dir: 'auto'}, ...parts)))
+        this.find('captions').replaceChildren(...[...lines, ...added].map(parts => make('li', make('div.line', {dir: 'auto'}, ...parts))))
         this.drawSuggestions()
     }
 
@@ -221,7 +241,8 @@ class Single extends Pairs {
     // surprising ones, and captions that fit better.
     drawSuggestions() {
         const {row, card, focus, doubt} = this.shown, answer = this.suggestions.get(row), {number, text, after} = this.focused
-        const fit = answer?.cosines?.[number] ?? null, title = 'Suggested by models that never saw it'
+        const fit = answer?.cosines?.[number] ?? -Infinity, lines = [...this.find('captions').children]
+        lines[focus]?.append(this.suggested)
         const surprising = (card.words[number] ?? []).filter(({rank, better}) => text === after && rank <= WORDS && better.length)
         const words = surprising.map(({start, end, word, better: [[other, value]]}) => ({value,
             caption: Array.from(text).toSpliced(start, end - start, other).join(''),
@@ -230,23 +251,23 @@ class Single extends Pairs {
             make('img', {src: this.addressOf(swap, 'small'), alt: altOf(swap.captions)}),
             make('b', 'Captions of ', make('bdi', swap.pair_id), ` fit this picture (${swap.probability})${swap.mutual ? ', and vice versa' : ''}`),
             foreign('span', swap.captions[0]))}] : []
-        const captions = (answer?.choices ?? []).filter(({cosine, caption}) => caption !== after && cosine > (fit ?? -Infinity))
-            .map(({caption, cosine}) => ({value: figures(cosine), caption, label: foreign('span', caption)}))
+        const captions = (answer?.choices ?? []).filter(({cosine, caption}) => caption !== after && cosine > fit)
+            .map(({caption}) => ({value: '', caption, label: foreign('span', caption)}))
         this.choices = [...swaps, ...words, ...captions].slice(0, 3)
-        const heading = this.choices.length ? title + (fit === null ? '' : ` (fit of the caption: ${figures(fit)})`)
-            : answer ? `No suggestion: ${answer.fault || 'none is likely enough to be right.'}` : `${title} …`
         const reason = text === after ? card.reasons[number] : after === doubt?.caption && doubt?.reason
         const hasSentence = withoutSentence(after, text, card.words[number]) !== null
         this.find('review').classList.toggle('sentences', hasSentence)
         this.write({part: hasSentence ? 'sentence' : 'caption'})
-        this.write({heading, quality: captions.length ? answer.quality : '', reason: reason || ''})
-        Array.from(this.find('captions').children, (line, place) => line.classList.toggle('focus', place === focus))
+        this.write({heading: this.choices.length ? 'Suggestion' : '', reason: reason || ''})
+        this.find('heading').title = captions.length ? answer.quality : ''
+        lines.forEach((line, place) => line.classList.toggle('focus', place === focus))
         this.find('choices').replaceChildren(...this.choices.map(({label, value}, place) =>
             make('li', button(event => this.act(place + 1, event), make('kbd', place + 1), label, make('i', value)))))
     }
 
     click(event) {
-        const line = event.target.closest('.captions li'), {row, order} = this.shown ?? {}
+        if (event.target.closest('button')) return
+        const line = event.target.closest('.captions > li'), {row, order} = this.shown ?? {}
         const place = [...this.find('captions').children].indexOf(line), captions = this.shown && this.currentCaptions
         if (line && place < order.length) this.focusOn(place)
         else if (event.target.closest('.picture img'))
@@ -271,6 +292,7 @@ class Single extends Pairs {
         else if (name === 'undo') this.undo()
         else if (name in STEPS) this.step(STEPS[name])
         else if (name === 'edit') this.edit(event)
+        else if (name === 'zoom') this.zoom(this.scale > 1 ? 1 : ZOOM)
         else if (name === 'cancel') this.editing = false
         else {
             const {caption, swap} = this.choices[name - 1] ?? {}
