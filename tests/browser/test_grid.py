@@ -3,6 +3,7 @@ pictures of the maps."""
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -28,10 +29,8 @@ def open_browse(page: Any, address: str, audit: str = TRAINED) -> list[str]:
     page.locator(".card").first.wait_for()
     wait_idle(page)
     check_pictures(page, at_least=12)
-    return [
-        text.removeprefix("id: ")
-        for text in page.locator(".card details p:last-of-type").all_text_contents()
-    ]
+    links = page.locator(".card .caption").evaluate_all("links => links.map(link => link.href)")
+    return [parse_qs(urlsplit(link).query)["pair"][0] for link in links]
 
 
 def test_two_clicks_remove_a_page_a_key_takes_it_back_and_shift_selects_a_range(

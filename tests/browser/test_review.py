@@ -238,6 +238,7 @@ def test_a_key_during_a_judgement_is_for_the_pair_on_screen_and_ends_the_wait(
     assert shown_pair(page) == second
     all_stored(page)
     assert [event[:2] for event in events(review)] == [(pair, "recaption"), (pair, "keep")]
+    page.locator("ol button").first.wait_for()
     page.keyboard.press("1")
     while len(judged) < 2:
         page.wait_for_timeout(50)

@@ -3,7 +3,7 @@
 const SIZE = 'clipmem-size'
 const TURN = 1500 // milliseconds: a page turns once its decisions are stored, or after this time
 const ARROWS = {arrowleft: -1, arrowright: 1, arrowup: -Infinity, arrowdown: Infinity}
-const INTERACTIVE = 'button, a, summary, input, [role=slider], [role=radio], [role=tab], [role=option], [role=switch]'
+const INTERACTIVE = 'button, a, input, [role=slider], [role=radio], [role=tab], [role=option], [role=switch]'
 const selectedIn = {} // conditions of a view → its selected pairs, row → card, across pages
 
 class Grid extends Pairs {
@@ -80,7 +80,7 @@ class Grid extends Pairs {
             make(name === order ? 'div.order' : 'div', make('dt', label), make('dd', card.scores[at])))
         if (caption) link.replaceChildren(...marked(caption, card.caption_marks))
         const texts = make('div.texts', Object.assign(link, {className: 'caption'}), make('p.fault'),
-            ...card.notes.map(text => foreign('p.about', text)), this.details(card), make('p.similar', ...similar))
+            ...card.notes.map(text => foreign('p.about', text)), make('p.similar', ...similar))
         const node = make('article.card', {tabIndex: -1},
             make('a.picture', {href: this.addressOf(card), tabIndex: place ? -1 : 0}),
             make('input.check', {type: 'checkbox', tabIndex: -1, ariaLabel: `Select this pair: ${caption.slice(0, 80)}`}),
@@ -94,12 +94,6 @@ class Grid extends Pairs {
         return foreign('a', text, {href, tabIndex: -1})
     }
 
-    details(card) {
-        const count = card.captions.length, title = count > 1 ? `All ${count} captions and more` : 'The caption in full and more'
-        return make('details', make('summary', {title, ariaLabel: title}, count > 1 ? `+${count - 1}` : '…'),
-            ...[...card.shown, ...card.more].map(text => foreign('p', text)))
-    }
-
     showLoaded(row) {
         const {image, fault} = this.loaded.get(row), node = this.nodes.get(row)
         node?.querySelector('.picture').replaceChildren(image)
@@ -108,15 +102,16 @@ class Grid extends Pairs {
     }
 
     enlarge(place) {
-        const card = this.data.cards[place], link = this.pairLink(card, 'Open pair'), [caption = ''] = card.shown
+        const card = this.data.cards[place], link = this.pairLink(card, 'Open pair')
         this.mark(place)
         if (this.loaded.get(card.row)?.fault) return this.sign('This picture cannot be read.', 'late')
+        link.autofocus = true // else that is the caption, which scrolls
         link.onclick = event => {
             if (event.ctrlKey || event.metaKey) return
             event.preventDefault()
             this.trigger({open: card.pair_id})
         }
-        showPicture(this.root, {src: this.addressOf(card), alt: altOf(card.shown), caption}, link)
+        showPicture(this.root, {src: this.addressOf(card), alt: altOf(card.shown), caption: [...card.shown, ...card.more].join('\n')}, link)
     }
 
     draw() {
@@ -175,7 +170,7 @@ class Grid extends Pairs {
     // With Ctrl the browser opens a link in a new tab.
     click(event) {
         const inside = names => event.target.closest(names), node = inside('.card')
-        if (!node || inside('details') || event.ctrlKey || event.metaKey) return
+        if (!node || event.ctrlKey || event.metaKey) return
         const place = [...this.nodes.values()].indexOf(node), card = this.data.cards[place]
         if (event.shiftKey || !inside('.check')) event.preventDefault()
         if (event.shiftKey) this.select(this.from < 0 ? place : this.from, place)
@@ -198,7 +193,7 @@ class Grid extends Pairs {
         const control = event.ctrlKey || event.metaKey, moves = key in ARROWS || [' ', 'enter', 'a'].includes(key)
         const act = this.actOf(key, event)
         if (control !== (key === 'a') || !this.data.main && !this.root.contains(target)) return false
-        const isOurs = !target.closest?.(INTERACTIVE) || target.closest('.card') && !target.closest('button, summary')
+        const isOurs = !target.closest?.(INTERACTIVE) || target.closest('.card') && !target.closest('button')
         if (moves ? !isOurs : !act || key === 'escape' && !this.selected.size) return false
         const card = this.data.cards[this.current]
         if (key in ARROWS) this.move(ARROWS[key], event.shiftKey)

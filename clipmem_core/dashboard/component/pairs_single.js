@@ -23,8 +23,8 @@ class Single extends Pairs {
         this.on(this.find('edit'), 'submit', event => this.recaption(event))
         const picture = this.find('picture')
         this.on(picture, 'pointermove', ({clientX, clientY}) => {
-            const {left, top, width, height} = picture.getBoundingClientRect()
-            const origin = `${100 * (clientX - left) / width}% ${100 * (clientY - top) / height}%`
+            const {left, top} = picture.getBoundingClientRect(), {offsetHeight = 0} = picture.firstChild ?? {}
+            const origin = `${clientX - left}px ${Math.min(clientY - top, offsetHeight)}px`
             picture.style.setProperty('--origin', origin) // the point below the pointer stays, and moving it moves the picture
         })
         this.on(picture, 'wheel', event => {
@@ -193,6 +193,7 @@ class Single extends Pairs {
         this.find('badge').className = `badge ${decision ?? ''}`
         if (shown) this.drawCaptions()
         this.find('edit').hidden = !this.editing
+        this.find('captions').hidden = this.editing
         if (!this.editing) this.box.blur() // a hidden box has the focus, and gets the next key, until the next frame
     }
 
@@ -379,7 +380,7 @@ class Single extends Pairs {
         const captions = (this.lineOrder = [...new Set(places)]).map(each => currentCaptions[each])
         this.box.value = this.unchanged = asLines(captions)
         this.editing = true
-        this.find('edit').hidden = false
+        this.drawState()
         // the caret is after the caption in focus, or after its first marked sentence
         const line = this.lineOrder.indexOf(place), {number, text, after} = this.focused
         const end = text === after && this.shown.card.words[number]?.find(({sentence}) => sentence >= 0)?.end
