@@ -24,6 +24,7 @@ from clipmem_core.audit.status import (
     list_states,
 )
 from clipmem_core.audit.store import CONFIG, audits_folder, is_name
+from clipmem_core.columns import group_words
 from clipmem_core.config import (
     DEFAULT_PRESET,
     FIELDS,
@@ -35,7 +36,7 @@ from clipmem_core.config import (
     ineffective_fields,
     preset_config,
 )
-from clipmem_core.dashboard.page import AUDIT, draw_set, read_audit, store_choice
+from clipmem_core.dashboard.page import AUDIT, draw_set, read_audit, read_choice, store_choice
 from clipmem_core.dashboard.plain import (
     draw_fault,
     draw_table,
@@ -43,7 +44,7 @@ from clipmem_core.dashboard.plain import (
     in_a_row,
     show_strong,
 )
-from clipmem_core.dashboard.running import draw_progress
+from clipmem_core.dashboard.running import KIND, KINDS, draw_progress
 from clipmem_core.dataset.source import DRAWN, check_source, lacks_captions
 from clipmem_core.export.cleaned import CLEANED
 from clipmem_core.glossary import DRAWN as DRAWN_SET
@@ -239,7 +240,7 @@ def _draw_path() -> str:
         key=_PATH,
         help="A CSV, TSV, JSONL, Parquet or COCO file, shards, a folder of pictures with "
         "captions, or owner/name.",
-        placeholder="/data/pairs.csv",
+        placeholder=KINDS[read_choice(KIND, KINDS, "file")][1],
         **_PERSIST,
     ).strip()
     try:
@@ -335,7 +336,7 @@ def _draw_counts(counts: dict[str, Any]) -> None:
             border=True,
         )
     if counts["groups"]:
-        groups = [f"{count:,} {name}" for name, count in counts["groups"].items()]
+        groups = [f"{count:,} {group_words(name)}" for name, count in counts["groups"].items()]
         st.caption(f"Groups: {', '.join(groups)}")
     if counts["reasons"]:
         reasons = pd.DataFrame(counts["reasons"], columns=["rows", "reason", "example"])

@@ -1,4 +1,4 @@
-"""The pages Compare audits and Detectors: how well two audits, or two detectors, agree."""
+"""The pages Compare and Detectors: how well two audits, or two detectors, agree."""
 
 import shlex
 from collections.abc import Sequence

@@ -95,18 +95,12 @@ _COLUMNS = {name: st.column_config.TextColumn(width=width) for name, width in _W
 }
 
 
-def draw_reviewed(audit: Audit) -> None:
+def draw_counts(audit: Audit) -> None:
     """Draw the number of pairs of each decision."""
-    counts = count_decisions(audit)
-    total = sum(counts.values())
-    reviewed = total - counts[UNDECIDED]
     with st.grid(4, min_column_width=130) as grid:
-        for choice in (*CHOICES, UNDECIDED):
+        for choice, count in count_decisions(audit).items():
             label, icon, _ = BADGES[None if choice == UNDECIDED else choice]
-            grid.metric(label.capitalize(), f"{counts[choice]:,}", icon=icon, border=True)
-    share = reviewed / total
-    text = f"{reviewed:,} of {total:,} pairs of this audit are decided ({share:.0%})"
-    st.progress(share, text=text)
+            grid.metric(label.capitalize(), f"{count:,}", icon=icon, border=True)
 
 
 def draw_decisions(audit: Audit) -> None:

@@ -13,7 +13,7 @@ from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import doubt
 from clipmem_core.columns import CLIPMEM, GROUP, INJECTED, LABEL, SIMILARITY_OUT
 from clipmem_core.dashboard.component.pairs import draw_grid, draw_pointer
-from clipmem_core.dashboard.page import BROWSE, TIGHT_STYLE, choose_listed, choose_segment, link
+from clipmem_core.dashboard.page import BROWSE, choose_listed, choose_segment, link
 from clipmem_core.dashboard.plain import (
     ZOOMABLE,
     explained_errors,
@@ -169,7 +169,6 @@ def sample_note(drawn: int, count: int) -> str:
 def draw_choices(audit: Audit) -> tuple[str, str]:
     """Draw the choice of embeddings and colour, and return the map's name and the colour's
     column."""
-    st.html(TIGHT_STYLE)
     colours = [*COLOUR_SCORES, GROUP, LABEL, INJECTED]
     with in_a_row("bottom"):
         member = choose_listed("Model", list(audit.record.members), parameter="member", width=180)

@@ -11,7 +11,7 @@ from clipmem_core import glossary
 from clipmem_core.audit.store import PAIRS, Audit
 from clipmem_core.audit.verdict import BASIS, RELIABILITY, WHOLE_HEAD, uses, whole_rows
 from clipmem_core.dashboard.cards import CAPTION_LIMIT, STRIP_SIZE, draw_card_row
-from clipmem_core.dashboard.deciding import draw_notice, locked_session, undo
+from clipmem_core.dashboard.deciding import locked_session, undo
 from clipmem_core.dashboard.maps import draw_score_map
 from clipmem_core.dashboard.page import (
     BROWSE,
@@ -23,6 +23,7 @@ from clipmem_core.dashboard.page import (
 )
 from clipmem_core.dashboard.plain import (
     cut,
+    draw_figure,
     draw_table,
     explained_errors,
     in_a_row,
@@ -44,12 +45,6 @@ from clipmem_core.review.incidents import (
 from clipmem_core.review.queries import count_pairs_of, fetch_numbered
 from clipmem_core.review.selection import Selection
 
-PROTOCOLS = {
-    "ensemble": "Each member leaves out one part of the pairs. clipmem is the alignment of a pair "
-    "under the members trained with it, minus that under the members trained without it.",
-    "paper": "f is trained on shared and candidate pairs, g on shared and independent pairs. "
-    "clipmem is the alignment of a pair under f, minus that under g.",
-}
 ICONS = {
     True: ":green[:material/check_circle:]",
     False: ":orange[:material/warning:]",
@@ -77,7 +72,7 @@ MEASURES = {  # name in the verdict → label and help
     "text": ("Text part", "The text encoder's part of clipmem. See Encoders."),
 }
 SHARES_HELP = (
-    "Share of the scored (or candidate) pairs with a 95 % interval, corrected for the noise of "
+    "Share of the pairs that members trained on, with a 95 % interval, corrected for the noise of "
     "clipmem. It does not grow with the number of members, unlike the share of pairs with a "
     "small q."
 )
@@ -87,28 +82,50 @@ _LOST = 5  # pairs with a link
 
 
 def draw_source(audit: Audit) -> None:
-    """Draw a line with the data set, its size, and the models."""
+    """Draw the data set, its size and the models, and the rows that were skipped."""
     record = audit.record
     sample = f", a random sample of {record.sampled_of:,}" if record.sampled_of else ""
     sizes = f"{count_pairs_of(audit):,} pairs{sample} · {len(record.members)} members"
     models = f"{o.model_words(record.config)} · preset {record.config.preset}"
     languages = describe_languages(record.languages, record.config)
-    show_text(f"{record.source} · {sizes} · {models} · captions: {languages}")
+    st.header("This audit", anchor=False)
+    show_text(f"{record.source} · {sizes} · {models} · protocol {record.protocol}")
+    show_text(f"Captions: {languages}")
+    quarantine = audit.quarantine
+    if rows := len(quarantine):
+        with st.expander(f"Quarantine: {rows:,} input rows and why"):
+            alt = "Quarantined input rows with their source, id and reason"
+            draw_table(quarantine.head(QUARANTINE_ROWS), alt=alt)
+            if rows > QUARANTINE_ROWS:
+                st.caption(
+                    f"The first {QUARANTINE_ROWS:,}; quarantine.parquet in the audit's folder "
+                    "has all."
+                )
+    if estimates := whole_rows(audit.verdict):
+        with st.expander(f"Estimates for all {record.sampled_of:,} pairs"):
+            table = pd.DataFrame(estimates, columns=list(WHOLE_HEAD))
+            draw_table(table, alt="Estimates with their intervals")
+            show_text(BASIS)
+    with st.expander("Settings"):
+        st.json(record.values | {"seconds": audit.seconds})
 
 
 def draw_incidents(audit: Audit) -> None:
-    """Draw how many wrong pairs the faults of the pipeline explain, and each fault that is open or
-    repaired."""
-    draw_notice(audit)
-    if line := incidents_line(audit):
-        show_strong(line)
+    """Draw how many wrong pairs the faults of the pipeline explain, and folded each fault that is
+    open or repaired; unfolded if one can be repaired."""
     states = incident_states(audit)
     listed = states[states["is_open"] | (states["repaired"] > 0)]
+    if listed.empty:
+        return
     page, pages = read_page(len(listed), _INCIDENTS_SHOWN, parameter=_INCIDENTS)
-    for state in listed[(page - 1) * _INCIDENTS_SHOWN : page * _INCIDENTS_SHOWN].itertuples():
-        with st.container(border=True, gap="xsmall"):
-            _draw_incident(audit, state)
-    draw_pages(page, pages, parameter=_INCIDENTS)
+    line = incidents_line(audit)
+    icon = ":material/warning:" if line else ":material/check_circle:"
+    expanded = bool(listed["to_repair"].any())
+    with st.expander(line or "Faults of the pipeline: repaired.", expanded=expanded, icon=icon):
+        for state in listed[(page - 1) * _INCIDENTS_SHOWN : page * _INCIDENTS_SHOWN].itertuples():
+            with st.container(gap="xsmall"):
+                _draw_incident(audit, state)
+        draw_pages(page, pages, parameter=_INCIDENTS)
 
 
 def _draw_incident(audit: Audit, state: Any) -> None:
@@ -165,12 +182,13 @@ def _draw_changes(audit: Audit, pairs: pd.DataFrame, selection: Selection) -> No
 def _repair(audit: Audit, number: int) -> None:
     """Repair the pairs of an incident. A callback."""
     with locked_session() as session:
-        event = store_repairs(audit, [number]).event
-        session.events[audit.name, event] = False  # the key U undoes it
+        done = store_repairs(audit, [number])
+        session.saved(audit, f"Repaired: {pairs_in_words(done.pairs)}.", done.event)
 
 
 def draw_verdict(verdict: dict[str, Any]) -> None:
-    """Draw the audit's verdict: a sentence, and each check with advice, expanded if one failed."""
+    """Draw the audit's verdict, each check with advice, unfolded if one failed, and which score to
+    use."""
     checks = verdict["checks"]
     show_strong(verdict["sentence"])
     failed = any(check["good"] is False for check in checks)
@@ -182,42 +200,9 @@ def draw_verdict(verdict: dict[str, Any]) -> None:
                     show_text(check["sentence"])
                     if check["advice"]:
                         show_text(f"→ {check['advice']}")
-
-
-def draw_sizes(audit: Audit, verdict: dict[str, Any]) -> None:
-    """Draw which score to use, the audit's sizes and protocol, and its quarantine."""
-    record = audit.record
-    quarantine = audit.quarantine
-    rows = len(quarantine)
     with st.expander("Which score to use"):
         for score, use in uses(verdict).items():
             show_text(f"{score}: {use}")
-    protocol = f"{glossary.meaning(glossary.PROTOCOL)} Here: {PROTOCOLS[record.protocol]}"
-    sizes = {
-        "Pairs": (f"{count_pairs_of(audit):,}", None),
-        "Members": (str(len(record.members)), glossary.meaning(glossary.MEMBER)),
-        "Protocol": (record.protocol, protocol),
-        "Quarantined": (f"{rows:,}", "Input rows that could not be used."),
-    }
-    with st.grid(4, min_column_width=150) as grid:
-        for label, (value, help_text) in sizes.items():
-            grid.metric(label, value, border=True, help=help_text)
-    if rows:
-        title = f"Quarantine: {rows:,} input rows and why"
-        with st.expander(title):
-            alt = "Quarantined input rows with their source, id and reason"
-            draw_table(quarantine.head(QUARANTINE_ROWS), alt=alt)
-            if rows > QUARANTINE_ROWS:
-                st.caption(
-                    f"The first {QUARANTINE_ROWS:,}; quarantine.parquet in the audit's folder "
-                    "has all."
-                )
-    if estimates := whole_rows(verdict):
-        title = f"Estimates for all {record.sampled_of:,} pairs"
-        with st.expander(title):
-            table = pd.DataFrame(estimates, columns=list(WHOLE_HEAD))
-            draw_table(table, alt="Estimates with their intervals")
-            show_text(BASIS)
 
 
 @st.fragment
@@ -235,31 +220,26 @@ def draw_details(audit: Audit, verdict: dict[str, Any]) -> None:
             st.caption("No utility was measured.")
         else:
             draw_table(utility, alt="Utility of the members, by metric")
-        with st.expander("Settings of this audit"):
-            st.json(audit.record.values | {"seconds": audit.seconds})
+        draw_source(audit)
 
 
 def draw_groups(audit: Audit, verdict: dict[str, Any]) -> None:
-    """Draw clipmem by group as a figure and a table, and the audit's measures."""
+    """Draw clipmem by group, and the audit's measures."""
     groups = o.group_table(audit)
     left, right = st.columns([3, 2], gap="medium")
     with left:
         st.subheader("clipmem by group", anchor=False)
-        means = ", ".join(f"{row.group} {row.mean:.3f}" for row in groups.itertuples())
-        st.plotly_chart(
+        means = ", ".join(
+            f"{c.group_words(row.group)} {row.mean:.3f}" for row in groups.itertuples()
+        )
+        draw_figure(
             group_figure(groups, o.group_bins(audit)),
-            config={"displaylogo": False, "displayModeBar": False},
+            key="groups",
             alt=f"Distribution and mean of clipmem by group. Means: {means}.",
         )
-        st.caption("Area: distribution over pairs. Dot: mean. Bar: its interval.")
-    with right:
-        st.subheader("Means", anchor=False)
-        table = groups[["group", "n", "mean", "low", "high"]].dropna(axis=1, how="all")
-        draw_table(table, alt="Mean clipmem of each group with its interval")
         kinds = list(filter(None, groups["kind"].unique()))
-        if kinds:
-            intervals = [f"mean ± 1 {kind}" if kind.startswith("SD") else kind for kind in kinds]
-            show_text(f"low and high: {'; '.join(intervals)}")
+        st.caption(f"Area: distribution over pairs. Dot: mean. Bar: {'; '.join(kinds)}.")
+    with right:
         draw_measures(verdict)
 
 
