@@ -4,7 +4,6 @@ re-audits."""
 from clipmem_core.dashboard.deciding import draw_notice, draw_reviewed, draw_wrong
 from clipmem_core.dashboard.decisions import (
     draw_checks,
-    draw_counts,
     draw_decisions,
     draw_exports,
     draw_history,
@@ -23,7 +22,6 @@ VIEWS = {
 
 audit = open_page("Decisions and export")
 with explained_errors():
-    draw_counts(audit)
     draw_wrong(audit)
     draw_reviewed(audit)
     names = {view: name for view, (name, _) in VIEWS.items()}

@@ -14,10 +14,9 @@ from typing import Literal
 
 import streamlit as st
 
-from clipmem_core.audit.check_table import stored_checks
 from clipmem_core.audit.store import Audit
 from clipmem_core.columns import REVIEW_PLACE
-from clipmem_core.dashboard.page import BROWSE, draw_link, link
+from clipmem_core.dashboard.page import link
 from clipmem_core.dashboard.plain import (
     in_a_row,
     in_one_line,
@@ -35,7 +34,7 @@ from clipmem_core.review.decisions import (
     count_decisions,
     open_review,
 )
-from clipmem_core.review.rows import check_counts, score_span
+from clipmem_core.review.rows import score_span
 from clipmem_core.review.selection import RANDOM_CHECK, UNDECIDED, Selection
 from clipmem_core.review.wrong_captions import NEXT, review_progress, wrong_lines
 
@@ -49,7 +48,6 @@ BADGES: dict[str | None, tuple[str, str, BadgeColour]] = {  # decision → label
 }
 REVIEW = "pages/review.py"
 _SESSION = "review_session"
-_REPEATED = "repeated_caption"  # a check
 _ESTIMATED = (
     "The count is the sum of the pairs' probabilities. Its 95 % interval allows for errors that "
     "the scores over- or underestimate, or do not see. Each decision, ranked or at random, "
@@ -148,9 +146,8 @@ def draw_wrong(audit: Audit) -> None:
     if score_span(audit, REVIEW_PLACE) is None:
         return
     with in_a_row():
-        label = "Review next"
         about = "The likeliest wrong captions first; one pair in ten is a random spot check."
-        if st.button(label, type="primary", icon=":material/playlist_add_check:", help=about):
+        if st.button("Review next", type="primary", icon=":material/rate_review:", help=about):
             suspicious = Selection(order=REVIEW_PLACE, decision=UNDECIDED)
             st.switch_page(REVIEW, query_params=link(audit, suspicious))
         st.page_link(
@@ -168,12 +165,9 @@ def draw_reviewed(audit: Audit) -> None:
     counts = count_decisions(audit)
     total = sum(counts.values())
     done = total - counts[UNDECIDED]
-    st.progress(done / total, text=f"{done:,} of {total:,} pairs decided")
+    st.progress(done / total, f"{done:,} of {total:,} pairs decided")
     for line in wrong_lines(audit)[1:]:
         show_text(line)
-    if count := stored_checks(audit) and check_counts(audit)[_REPEATED]:
-        label = f"Same caption on many pictures: {pairs_in_words(count)}"
-        draw_link(BROWSE, label, ":material/notes:", audit, Selection(check=_REPEATED))
     with st.expander("How this is estimated"):
         show_text(meaning(P_WRONG))
         show_text(_ESTIMATED)

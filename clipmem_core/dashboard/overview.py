@@ -7,9 +7,8 @@ import pandas as pd
 import streamlit as st
 
 from clipmem_core import columns as c
-from clipmem_core import glossary
 from clipmem_core.audit.store import PAIRS, Audit
-from clipmem_core.audit.verdict import BASIS, RELIABILITY, WHOLE_HEAD, uses, whole_rows
+from clipmem_core.audit.verdict import BASIS, WHOLE_HEAD, uses, whole_rows
 from clipmem_core.dashboard.cards import CAPTION_LIMIT, STRIP_SIZE, draw_card_row
 from clipmem_core.dashboard.deciding import locked_session, undo
 from clipmem_core.dashboard.maps import draw_score_map
@@ -32,7 +31,7 @@ from clipmem_core.dashboard.plain import (
     show_text,
 )
 from clipmem_core.dataset.languages import describe_languages
-from clipmem_core.figures import group_figure
+from clipmem_core.figures import group_figure, mean_texts
 from clipmem_core.review import overview as o
 from clipmem_core.review.cards import FirstCaption, cards
 from clipmem_core.review.incidents import (
@@ -56,21 +55,6 @@ ATTACKS_HELP = (
     "detected at the stated false positive rate. Intervals: Student's t over members, which share "
     "their attackers, and a bootstrap over pairs."
 )
-MEASURES = {  # name in the verdict → label and help
-    "membership_auroc": ("Membership AUROC", glossary.meaning(glossary.AUROC)),
-    c.ATTACK_AUROC: (
-        "Attack AUROC",
-        "The same for an attacker who has the other members and compares a pair's alignment "
-        "under members that trained on it and under members that did not.",
-    ),
-    RELIABILITY: (
-        "Ranking reliability",
-        "Expected rank agreement of clipmem with a second audit of this size, estimated from two "
-        "halves of this audit (Spearman–Brown): 1 is the same order, 0 is chance.",
-    ),
-    "image": ("Image part", "The image encoder's part of clipmem. See Encoders."),
-    "text": ("Text part", "The text encoder's part of clipmem. See Encoders."),
-}
 SHARES_HELP = (
     "Share of the pairs that members trained on, with a 95 % interval, corrected for the noise of "
     "clipmem. It does not grow with the number of members, unlike the share of pairs with a "
@@ -86,21 +70,15 @@ def draw_source(audit: Audit) -> None:
     record = audit.record
     sample = f", a random sample of {record.sampled_of:,}" if record.sampled_of else ""
     sizes = f"{count_pairs_of(audit):,} pairs{sample} · {len(record.members)} members"
-    models = f"{o.model_words(record.config)} · preset {record.config.preset}"
     languages = describe_languages(record.languages, record.config)
     st.header("This audit", anchor=False)
+    models = f"{o.model_words(record.config)} · captions: {languages}"
     show_text(f"{record.source} · {sizes} · {models} · protocol {record.protocol}")
-    show_text(f"Captions: {languages}")
     quarantine = audit.quarantine
     if rows := len(quarantine):
         with st.expander(f"Quarantine: {rows:,} input rows and why"):
-            alt = "Quarantined input rows with their source, id and reason"
-            draw_table(quarantine.head(QUARANTINE_ROWS), alt=alt)
-            if rows > QUARANTINE_ROWS:
-                st.caption(
-                    f"The first {QUARANTINE_ROWS:,}; quarantine.parquet in the audit's folder "
-                    "has all."
-                )
+            draw_table(quarantine.head(QUARANTINE_ROWS), alt="Input rows and why they are unusable")
+            st.caption("quarantine.parquet in the audit's folder has all.")
     if estimates := whole_rows(audit.verdict):
         with st.expander(f"Estimates for all {record.sampled_of:,} pairs"):
             table = pd.DataFrame(estimates, columns=list(WHOLE_HEAD))
@@ -211,7 +189,21 @@ def draw_details(audit: Audit, verdict: dict[str, Any]) -> None:
     if not is_on_screen(f"details-{audit.name}"):
         return
     with explained_errors():
-        draw_groups(audit, verdict)
+        groups = o.group_table(audit)
+        st.subheader("clipmem by group", anchor=False)
+        names = groups["group"].map(c.group_words)
+        means = ", ".join(map(" ".join, zip(names, mean_texts(groups), strict=True)))
+        figure = group_figure(groups, o.group_bins(audit))
+        draw_figure(figure, key="groups", alt=f"clipmem by group. Means: {means}.")
+        kinds = filter(None, groups["kind"].unique())
+        st.caption(f"Area: distribution over pairs. Dot: mean. Bar: {'; '.join(kinds)}.")
+        if attacks := verdict.get("attacks"):
+            measured, missing = o.attack_rows(attacks)
+            with st.expander("Membership attacks"):
+                st.caption(ATTACKS_HELP)
+                draw_table(measured, alt="Success of each membership attack, with intervals")
+                for reason in missing:
+                    show_text(reason, limit=300)
         draw_exceeding(verdict)
         draw_score_map(audit)
         st.subheader("Utility", anchor=False)
@@ -221,45 +213,6 @@ def draw_details(audit: Audit, verdict: dict[str, Any]) -> None:
         else:
             draw_table(utility, alt="Utility of the members, by metric")
         draw_source(audit)
-
-
-def draw_groups(audit: Audit, verdict: dict[str, Any]) -> None:
-    """Draw clipmem by group, and the audit's measures."""
-    groups = o.group_table(audit)
-    left, right = st.columns([3, 2], gap="medium")
-    with left:
-        st.subheader("clipmem by group", anchor=False)
-        means = ", ".join(
-            f"{c.group_words(row.group)} {row.mean:.3f}" for row in groups.itertuples()
-        )
-        draw_figure(
-            group_figure(groups, o.group_bins(audit)),
-            key="groups",
-            alt=f"Distribution and mean of clipmem by group. Means: {means}.",
-        )
-        kinds = list(filter(None, groups["kind"].unique()))
-        st.caption(f"Area: distribution over pairs. Dot: mean. Bar: {'; '.join(kinds)}.")
-    with right:
-        draw_measures(verdict)
-
-
-def draw_measures(verdict: dict[str, Any]) -> None:
-    """Draw the audit's measures, and the success of each membership attack."""
-    attacks = verdict.get("attacks", [])
-    values = verdict | verdict.get("encoders", {})
-    if attacks:
-        values[c.ATTACK_AUROC] = attacks[0]["value"]
-    with st.grid(2, min_column_width=140) as grid:
-        for name, (label, help_text) in MEASURES.items():
-            if values.get(name) is not None:
-                grid.metric(label, f"{values[name]:.2f}", help=help_text)
-    if attacks:
-        measured, missing = o.attack_rows(attacks)
-        with st.expander("Membership attacks"):
-            st.caption(ATTACKS_HELP)
-            draw_table(measured, alt="Success of each membership attack, with intervals")
-            for reason in missing:
-                show_text(reason, limit=300)
 
 
 def draw_exceeding(verdict: dict[str, Any]) -> None:
@@ -272,14 +225,10 @@ def draw_exceeding(verdict: dict[str, Any]) -> None:
             "clipmem."
         )
         return
-    texts = [(row["size"], "{share:.1%} ({low:.1%} to {high:.1%})".format(**row)) for row in shares]
-    st.dataframe(
-        pd.DataFrame(texts, columns=["size", "share"]),
-        hide_index=True,
-        column_config={
-            "size": st.column_config.NumberColumn("clipmem above", format="%.2f"),
-            "share": st.column_config.TextColumn("share of pairs", help=SHARES_HELP),
-        },
-        width=420,
-        alt="Share of pairs above each clipmem",
-    )
+    texts = [
+        (f"{row['size']:.2f}", "{share:.1%} ({low:.1%} to {high:.1%})".format(**row))
+        for row in shares
+    ]
+    table = pd.DataFrame(texts, columns=["clipmem above", "share of pairs"])
+    draw_table(table, alt="Share of pairs above each clipmem")
+    st.caption(SHARES_HELP)

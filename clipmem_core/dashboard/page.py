@@ -32,8 +32,6 @@ PAIR_PAGE = "pages/pair.py"
 MAP = "pages/embeddings.py"
 ALL = ""  # the option without a condition
 SELECTION_PARAMETERS = ("range", *(field.name for field in dataclasses.fields(Selection)))
-_MEMORIZATION = "Memorization"
-_DATA = "Data"
 # file → title, icon and heading, in the order of the sidebar; without an icon: opened by pictures
 PAGES = {
     "pages/overview.py": ("Overview", ":material/dashboard:", ""),
@@ -41,12 +39,12 @@ PAGES = {
     "pages/browse.py": ("Browse", ":material/grid_view:", ""),
     "pages/embeddings.py": ("Map", ":material/bubble_chart:", ""),
     "pages/pair.py": ("Pair", "", ""),
-    "pages/encoders.py": ("Encoders", ":material/call_split:", _MEMORIZATION),
-    "pages/mitigations.py": ("Mitigations", ":material/tune:", _MEMORIZATION),
-    "pages/detectors.py": ("Detectors", ":material/troubleshoot:", _MEMORIZATION),
-    "pages/audits.py": ("Audits", ":material/science:", _DATA),
-    "pages/compare.py": ("Compare", ":material/compare_arrows:", _DATA),
-    "pages/decisions.py": ("Decisions and export", ":material/checklist:", _DATA),
+    "pages/encoders.py": ("Encoders", ":material/call_split:", "Memorization"),
+    "pages/mitigations.py": ("Mitigations", ":material/tune:", "Memorization"),
+    "pages/detectors.py": ("Detectors", ":material/troubleshoot:", "Memorization"),
+    "pages/audits.py": ("Audits", ":material/science:", "Data"),
+    "pages/compare.py": ("Compare", ":material/compare_arrows:", "Data"),
+    "pages/decisions.py": ("Decisions and export", ":material/checklist:", "Data"),
 }
 CHOICE = "chosen_audit"
 PICKER = "audit_picker"

@@ -119,10 +119,11 @@ class Uncertainty:
     def around(self, scores: Mapping[str, float | None]) -> str:
         """Return the uncertainty that follows the clipmem of a pair's scores."""
         error = scores.get(SE)
-        if scores.get(CLIPMEM) is None:
+        clipmem = scores.get(CLIPMEM)
+        if clipmem is None:
             return ""
         if error is not None and self.pooled:
-            low, high = (scores[CLIPMEM] + sign * 1.96 * error for sign in (-1, 1))
+            low, high = (clipmem + sign * 1.96 * error for sign in (-1, 1))
             return f" ({format_score(low)} to {format_score(high)})"
         return "" if self.floor is None else f" (noise {self.floor:.2f})"
 

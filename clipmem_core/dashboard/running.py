@@ -36,16 +36,15 @@ from clipmem_core.dashboard.plain import (
 from clipmem_core.glossary import DRAWN, meaning
 
 FIRST = "scenes"
-FIRST_PICTURES = 1100
 KIND = "kind"  # of a data set, in the address
 KINDS = {  # name → what is read, and an example
-    "folder": (
-        "Pictures with a .txt file each, folders named by class, or WebDataset shards.",
-        "/data/pictures",
-    ),
     "file": (
         "CSV, TSV, JSONL, Parquet or COCO, with the paths of the pictures.",
         "/data/pairs.csv",
+    ),
+    "folder": (
+        "Pictures with a .txt file each, folders named by class, or WebDataset shards.",
+        "/data/pictures",
     ),
 }
 
@@ -58,7 +57,7 @@ def draw_empty() -> None:
     with ways[0]:
         show_strong("Demo")
         st.markdown("1,100 drawn scenes, 44 with another picture's captions.")
-        label = f"Run the demo ({_in_minutes(FIRST_PICTURES)})"
+        label = f"Run the demo ({_in_minutes(1100)})"
         if st.button(label, type="primary", icon=":material/play_arrow:", help=meaning(DRAWN)):
             audit_task(FIRST, [FIRST, "--name", FIRST]).start()
             st.rerun()

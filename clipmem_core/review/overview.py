@@ -79,13 +79,14 @@ def memorization_line(verdict: Mapping[str, Any]) -> str:
     if not shares or auroc is None:
         return ""
     row = next((row for row in shares if row["size"] >= _STRONG), {"size": _STRONG, "share": 0.0})
-    parts = [(verdict.get("encoders") or {}).get(side) for side in ("image", "text")]
+    parts = verdict.get("encoders") or {}
+    image = parts.get("image") or 0.0
+    text = parts.get("text") or 0.0
     where = ""
-    if row["share"] and None not in parts:
-        image, text = map(float, parts)
+    if row["share"] and max(image, text) > _MOSTLY * min(image, text):
+        where = f", mostly by the {'image' if image > text else 'text'} encoder"
+    elif row["share"] and image:
         where = ", by both encoders"
-        if max(image, text) > _MOSTLY * min(image, text):
-            where = f", mostly by the {'image' if image > text else 'text'} encoder"
     matters = (
         f"The model reveals which pairs it was trained on (AUROC {auroc:.2f}). That matters if "
         "they are private: see Mitigations."
