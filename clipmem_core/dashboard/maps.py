@@ -48,7 +48,7 @@ _STRIP_SIDE = 110
 _MAP_COLOURS = {GROUP: "Group", INJECTED: "Injected error"}
 _SIDES = {IMAGE_SIDE: "Pictures", TEXT_SIDE: "Captions"}
 _LINES = (
-    "The lines come from the external pairs, which no member trained on: three quarters of them "
+    "The lines come from the held-out pairs, which no member trained on: three quarters of them "
     "lie to the right of the vertical line, and one in twenty above the horizontal line."
 )
 _MIRRORED = (
