@@ -209,7 +209,7 @@ def draw_changed(one: Audit, other: Audit, comparison: Comparison) -> None:
         return
     page, pages = read_page(len(changed), PAGE_SIZE)
     with in_a_row("bottom", horizontal_alignment="distribute"):
-        st.subheader("Changed most", anchor=False, width="content")
+        st.header("Changed most", anchor=False, width="content")
         draw_pages(page, pages)
     shown = changed[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
     _draw_cards(one, other, comparison, shown, key="changed")
@@ -227,7 +227,7 @@ def _draw_cards(
 def draw_findings(audit: Audit) -> None:
     """Draw the accuracy of each detector on errors injected here or in a benchmark, or the command
     that measures it."""
-    st.subheader("Detector accuracy on injected errors", anchor=False)
+    st.header("Detector accuracy on injected errors", anchor=False)
     audit_findings = injected_findings(audit)
     benchmarks = {f"benchmark {benchmark.name}": benchmark for benchmark in benchmarks_of(audit)}
     options = [*benchmarks, *([_THIS_AUDIT] if audit_findings else [])]
@@ -313,7 +313,7 @@ def draw_differences(audit: Audit) -> None:
     """Draw the pairs on which two detectors of an audit differ most, either way."""
     scores = detector_scores(audit)
     names = names_in(scores)
-    st.subheader("Where two detectors differ most", anchor=False)
+    st.header("Where two detectors differ most", anchor=False)
     if len(scores) < 3 or len(names) < 2:
         st.caption("This audit has too few pairs with two detectors or more.")
         return

@@ -268,7 +268,7 @@ def draw_checks(audit: Audit) -> None:
         if names:
             st.caption(f"{sentence}: {', '.join(names)}.")
     groups = near_duplicate_groups(audit)
-    st.subheader("Near-duplicates", anchor=False)
+    st.header("Near-duplicates", anchor=False)
     if not groups:
         st.caption("No near-duplicate pictures in this audit.")
         return
