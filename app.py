@@ -14,7 +14,7 @@ def open_first() -> None:
 
 
 if __name__ == "__main__":  # a session runs it
-    pages = [st.Page(path, title=title) for path, (title, _) in PAGES.items()]
+    pages = [st.Page(path, title=title) for path, (title, *_) in PAGES.items()]
     st.navigation(
         [st.Page(open_first, title="CLIPMem", default=True), *pages], position="hidden"
     ).run()

@@ -424,7 +424,7 @@ def _map(
     audit: AuditName,
     name: Annotated[str, "a member and its embeddings, such as r0-f0.image", "MAP"],
 ) -> None:
-    """Place the embeddings of an audit on a map, which the page Map of embeddings shows."""
+    """Place the embeddings of an audit on a map, which the page Map shows."""
     from clipmem_core.review.maps import make_map
 
     make_map(open_audit(audit), name, say=lambda line: print(line, flush=True))

@@ -16,6 +16,7 @@ INCIDENT_PAIR_COLUMNS = ["number", "row", "from_row", "probability"]
 GROUP = "group"
 GROUPS = ["candidate", "independent", "scored", "shared", "external"]
 CANDIDATE, INDEPENDENT, SCORED, SHARED, EXTERNAL = GROUPS
+_GROUP_WORDS = {SCORED: "trained on", EXTERNAL: "held out"}
 SCORED_GROUPS = [CANDIDATE, INDEPENDENT, SCORED]
 TARGET_GROUPS = [CANDIDATE, SCORED]  # the pairs that an audit is about
 
@@ -85,6 +86,11 @@ ATTACK_METRICS = {"auroc": ATTACK_AUROC, "TPR@0.01": ATTACK_TPR, "TPR@0.001": "a
 # further.
 _ONE_SPLIT = "training seeds of one split"
 SPLITS = "splits of the pairs"  # where every replicate draws the groups anew
+
+
+def group_words(group: str) -> str:
+    """Return the name of a group for people."""
+    return _GROUP_WORDS.get(group, group)
 
 
 def of_one_split(kind: str) -> str:

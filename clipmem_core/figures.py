@@ -33,6 +33,7 @@ from clipmem_core.columns import (
     SHARED,
     SIMILARITY,
     SIMILARITY_OUT,
+    group_words,
 )
 from clipmem_core.review.overview import Corners
 from clipmem_core.review.score_breakdown import DEPTH, MEMBERS, PARADIGM_NAMES, SOURCE
@@ -165,11 +166,12 @@ def group_figure(groups: pd.DataFrame, bins: pd.DataFrame) -> go.Figure:
             mode="markers",
             marker={"color": colour, "size": 12},
             error_x=error_bar(rows, colour),
-            hovertemplate=f"{safe(group)}: mean {mean_texts(rows)[0]}<extra></extra>",
+            hovertemplate=f"{group_words(group)}: mean {mean_texts(rows)[0]}<extra></extra>",
         )
     figure.add_vline(0, line=DOTTED)
     labels = [
-        f"{safe(group)}<br>{n:,} pairs" for group, n in zip(groups[GROUP], groups["n"], strict=True)
+        f"{group_words(group)}<br>{n:,} pairs"
+        for group, n in zip(groups[GROUP], groups["n"], strict=True)
     ]
     figure.update_yaxes(
         tickvals=list(heights),
@@ -368,7 +370,8 @@ def _classes(points: pd.DataFrame, column: str) -> list[tuple[str, pd.DataFrame,
         others = "no error injected"
     classes = [(others, points[~values.isin(list(colour_of))], OTHER)]
     for name, colour in colour_of.items():
-        classes.append((short_name(name), points[values == name], colour))
+        label = group_words(name) if column == GROUP else short_name(name)
+        classes.append((label, points[values == name], colour))
     return [each for each in classes if len(each[1])]
 
 

@@ -8,10 +8,10 @@ Q_VALUE = "q value"
 _SURPRISE = "surprise"
 P_WRONG = "p wrong"
 MEMBER = "member"
-EXTERNAL = "external pair"
+EXTERNAL = "held-out pair"
 AUROC = "membership AUROC"
 PROTOCOL = "protocol"
-ARM = "arm"
+ARM = "setting"
 DRAWN = "synthetic set"
 MEANINGS = {
     MEMBER: (
@@ -68,8 +68,8 @@ MEANINGS = {
         "It says whether there is an effect, not how large: decide by clipmem.",
     ),
     ARM: (
-        "One setting of a study, such as noise on captions, trained as often as the others and "
-        "compared with the baseline.",
+        "Mitigations of a study that are on together, trained as often as the others and compared "
+        "with the baseline.",
         "Choose one that lowers memorization without losing retrieval, judged by the ends of its "
         "intervals.",
     ),

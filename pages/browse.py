@@ -1,11 +1,9 @@
 """Pairs sorted by a score, filtered and searched, as pictures or as a table, to open or to decide
 on."""
 
-import streamlit as st
-
 from clipmem_core.dashboard import browse as b
 from clipmem_core.dashboard.component.pairs import follow_destination
-from clipmem_core.dashboard.page import TIGHT_STYLE, open_page
+from clipmem_core.dashboard.page import open_page
 from clipmem_core.dashboard.plain import explained_errors
 from clipmem_core.review.search import prepare_search
 
@@ -13,7 +11,6 @@ follow_destination()  # before anything is drawn
 audit = open_page("Browse")
 with explained_errors():
     selection = b.read_filters(audit)
-    st.html(TIGHT_STYLE)
     b.draw_filters(audit, selection)
     b.draw_conditions(selection)
     b.draw_gallery(audit, selection)

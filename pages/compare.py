@@ -7,7 +7,7 @@ from clipmem_core.dashboard import compare as c
 from clipmem_core.dashboard.page import open_bare_page
 from clipmem_core.dashboard.plain import explained_errors
 
-open_bare_page("Compare audits", clears=(c.ONE, c.OTHER))
+open_bare_page("Compare", clears=(c.ONE, c.OTHER))
 with explained_errors():
     one, other, column = c.draw_choice()
     with st.spinner("Comparing…"):

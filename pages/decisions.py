@@ -1,14 +1,13 @@
 """The decisions on the pairs of a data set, their history with undo, checks, exports and
 re-audits."""
 
-from clipmem_core.dashboard.deciding import draw_notice, draw_wrong
+from clipmem_core.dashboard.deciding import draw_notice, draw_reviewed, draw_wrong
 from clipmem_core.dashboard.decisions import (
     draw_checks,
     draw_decisions,
     draw_exports,
     draw_history,
     draw_reaudits,
-    draw_reviewed,
 )
 from clipmem_core.dashboard.page import choose_segment, open_page
 from clipmem_core.dashboard.plain import explained_errors
@@ -23,8 +22,8 @@ VIEWS = {
 
 audit = open_page("Decisions and export")
 with explained_errors():
-    draw_reviewed(audit)
     draw_wrong(audit)
+    draw_reviewed(audit)
     names = {view: name for view, (name, _) in VIEWS.items()}
     view = choose_segment("View", names, parameter="view", hidden=True)
     draw_notice(audit)

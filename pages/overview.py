@@ -1,22 +1,26 @@
-"""The results of an audit: faults of the pipeline, probably wrong captions, striking pairs, the
-verdict, groups and utility."""
+"""The results of an audit: probably wrong captions and what to do about them, then what is
+memorized."""
 
 import streamlit as st
 
+from clipmem_core.columns import CLIPMEM, SUSPICION
 from clipmem_core.dashboard import overview as o
-from clipmem_core.dashboard.cards import draw_strips
-from clipmem_core.dashboard.deciding import draw_wrong
-from clipmem_core.dashboard.page import TIGHT_STYLE, open_page
-from clipmem_core.dashboard.plain import explained_errors
+from clipmem_core.dashboard.cards import draw_strip
+from clipmem_core.dashboard.deciding import draw_notice, draw_reviewed, draw_wrong
+from clipmem_core.dashboard.page import open_page
+from clipmem_core.dashboard.plain import explained_errors, show_text
+from clipmem_core.review.overview import memorization_line
 
 audit = open_page("Overview")
 with explained_errors():
-    st.html(TIGHT_STYLE)  # the answers fit a screen
     verdict = audit.verdict
-    o.draw_source(audit)
-    o.draw_incidents(audit)
+    draw_notice(audit)
     draw_wrong(audit)
-    draw_strips(audit)
+    o.draw_incidents(audit)
+    draw_strip(audit, SUSPICION)
+    draw_reviewed(audit)
+    st.header("Memorization", anchor=False)
+    show_text(memorization_line(verdict))
+    draw_strip(audit, CLIPMEM)
     o.draw_verdict(verdict)
-    o.draw_sizes(audit, verdict)
     o.draw_details(audit, verdict)

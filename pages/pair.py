@@ -7,14 +7,13 @@ from clipmem_core.dashboard import pair as p
 from clipmem_core.dashboard.browse import read_filters
 from clipmem_core.dashboard.component.pairs import REVIEW_KEYS, draw_followed, draw_key_list
 from clipmem_core.dashboard.deciding import draw_notice
-from clipmem_core.dashboard.page import TIGHT_STYLE, open_page
+from clipmem_core.dashboard.page import open_page
 from clipmem_core.dashboard.plain import explained_errors, in_a_row
 
 audit = open_page("Pair")
 with explained_errors():
     selection = read_filters(audit)
     card = p.find_pair(audit, selection)
-    st.html(TIGHT_STYLE)
     with in_a_row():
         p.draw_way_back(audit, selection)
         draw_key_list(REVIEW_KEYS)

@@ -9,7 +9,7 @@ from clipmem_core.audit.verdict import queues
 from clipmem_core.columns import REVIEW_PLACE, SUSPICION
 from clipmem_core.dashboard.browse import conditions, read_filters
 from clipmem_core.dashboard.component.pairs import REVIEW_KEYS, draw_key_list, draw_single
-from clipmem_core.dashboard.page import BROWSE, TIGHT_STYLE, draw_link, link, open_page
+from clipmem_core.dashboard.page import BROWSE, draw_link, link, open_page
 from clipmem_core.dashboard.plain import explained_errors, in_a_row, read_verdict, show_text
 from clipmem_core.review.rows import count_pairs
 from clipmem_core.review.selection import RANDOM, RANDOM_CHECK, UNDECIDED, Selection
@@ -18,7 +18,6 @@ from clipmem_core.review.wrong_captions import NEXT
 audit = open_page("Review")
 with explained_errors():
     selection = read_filters(audit, suspicious=REVIEW_PLACE)
-    st.html(TIGHT_STYLE)
     listed = replace(selection, decision="") if selection.decision == UNDECIDED else selection
     if count_pairs(audit, listed):
         queue_order = SUSPICION if listed.order == REVIEW_PLACE else listed.order

@@ -226,7 +226,9 @@ def _null_is_flat(summary: dict[str, Any]) -> dict[str, Any]:
     means = {row["group"]: row["mean"] for row in summary["groups"] if row["mean"] is not None}
     top = means.get(c.CANDIDATE, means.get(c.SCORED, 0.0))
     null = {name: means[name] for name in (c.SHARED, c.EXTERNAL) if name in means}
-    listed = " and ".join(f"{value:+.3f} for {name} pairs" for name, value in null.items())
+    listed = " and ".join(
+        f"{value:+.3f} for {c.group_words(name)} pairs" for name, value in null.items()
+    )
     sentence = (
         f"Mean clipmem is {listed}, where it should be 0, and {top:+.3f} for pairs that "
         "can be memorized."

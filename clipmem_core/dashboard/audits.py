@@ -24,6 +24,7 @@ from clipmem_core.audit.status import (
     list_states,
 )
 from clipmem_core.audit.store import CONFIG, audits_folder, is_name
+from clipmem_core.columns import group_words
 from clipmem_core.config import (
     DEFAULT_PRESET,
     FIELDS,
@@ -35,7 +36,7 @@ from clipmem_core.config import (
     ineffective_fields,
     preset_config,
 )
-from clipmem_core.dashboard.page import AUDIT, draw_set, read_audit, store_choice
+from clipmem_core.dashboard.page import AUDIT, draw_set, read_audit, read_choice, store_choice
 from clipmem_core.dashboard.plain import (
     draw_fault,
     draw_table,
@@ -43,13 +44,14 @@ from clipmem_core.dashboard.plain import (
     in_a_row,
     show_strong,
 )
-from clipmem_core.dashboard.running import draw_progress
+from clipmem_core.dashboard.running import KIND, KINDS, draw_progress
 from clipmem_core.dataset.source import DRAWN, check_source, lacks_captions
 from clipmem_core.export.cleaned import CLEANED
 from clipmem_core.glossary import DRAWN as DRAWN_SET
 from clipmem_core.glossary import PROTOCOL, meaning
 from clipmem_core.io import InputError
 from clipmem_core.scores.membership import MIN_PAIRS
+from clipmem_core.scores.registry import words
 
 _TABLE = "audits-table"
 _MESSAGE = "audits-message"  # shown once, after the rerun that follows an action
@@ -239,7 +241,7 @@ def _draw_path() -> str:
         key=_PATH,
         help="A CSV, TSV, JSONL, Parquet or COCO file, shards, a folder of pictures with "
         "captions, or owner/name.",
-        placeholder="/data/pairs.csv",
+        placeholder=KINDS[read_choice(KIND, KINDS)][1],
         **_PERSIST,
     ).strip()
     try:
@@ -321,29 +323,18 @@ def _draw_check(request: Request, started: Callable[[str], None]) -> None:
 
 def _draw_counts(counts: dict[str, Any]) -> None:
     with st.grid(4, min_column_width=140) as grid:
-        grid.metric("Pairs", f"{counts['pairs']:,}", border=True)
-        grid.metric("Captions", f"{counts['captions']:,}", border=True)
-        grid.metric(
-            "In quarantine",
-            f"{counts['quarantined']:,}",
-            border=True,
-            help="Rows that cannot be used.",
-        )
-        grid.metric(
-            "Near-duplicates",
-            f"{counts['near_duplicates']:,}" if counts["exact"] else "…",
-            border=True,
-        )
+        for name in ("pairs", "captions", "quarantined", "near_duplicates"):
+            known = counts["exact"] or name != "near_duplicates"
+            label = words(name).capitalize()
+            grid.metric(label, f"{counts[name]:,}" if known else "…", border=True)
     if counts["groups"]:
-        groups = [f"{count:,} {name}" for name, count in counts["groups"].items()]
+        groups = [f"{count:,} {group_words(name)}" for name, count in counts["groups"].items()]
         st.caption(f"Groups: {', '.join(groups)}")
     if counts["reasons"]:
         reasons = pd.DataFrame(counts["reasons"], columns=["rows", "reason", "example"])
-        alt = "The most frequent reasons why rows cannot be used"
-        draw_table(reasons, alt=alt)
+        draw_table(reasons, alt="The most frequent reasons why rows cannot be used")
         rows = pd.DataFrame(counts["rows_in_quarantine"], columns=["row", "reason"])
-        label = f"The first {len(rows):,} rows that cannot be used"
-        with st.expander(label):
+        with st.expander(f"The first {len(rows):,} rows that cannot be used"):
             draw_table(rows, alt="Rows that cannot be used, and why")
 
 

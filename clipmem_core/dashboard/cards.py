@@ -13,12 +13,14 @@ from PIL import Image
 
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import queues
-from clipmem_core.dashboard.page import BROWSE, PAIR_PAGE, link, read_view
+from clipmem_core.columns import group_words
+from clipmem_core.dashboard.page import BROWSE, PAIR_PAGE, draw_link, read_view
 from clipmem_core.dashboard.plain import (
     cut,
     explained_errors,
     format_difference,
     format_score,
+    in_a_row,
     read_verdict,
     show_text,
 )
@@ -33,6 +35,7 @@ from clipmem_core.review.cards import (
     make_jpeg,
     marked,
     marks_note,
+    percent,
     shown_score,
 )
 from clipmem_core.review.rows import top_rows
@@ -125,43 +128,39 @@ def draw_change_cards(
                     st.caption("Captions differ; in the second:")
                     show_text(after)
                 if first.group != second.group:
-                    show_text(f"{first.group} → {second.group}")
+                    show_text(f"{group_words(first.group)} → {group_words(second.group)}")
                 scores = f"{format_score(change['one'])} → {format_score(change['other'])}"
                 difference = format_difference(change["difference"])
                 st.markdown(f"{words(column)} {scores} (**{difference}**)")
-                with st.container(horizontal=True, gap="xsmall"):
+                with in_a_row(gap="xsmall"):
                     for label, audit in links.items():
-                        parameters = link(audit, Selection(), pair=first.pair_id)
-                        st.page_link(PAIR_PAGE, label=label, query_params=parameters)
+                        draw_link(PAIR_PAGE, label, None, audit, Selection(), pair=first.pair_id)
 
 
-def draw_strips(audit: Audit) -> None:
-    """Draw the first pairs of each queue that has pairs; of the wrong captions, with what is
-    wrong."""
-    st.html(STYLE)
-    for order, queue in reversed(queues(read_verdict(audit)).items()):
-        selection = Selection(order=order)
-        with explained_errors():
-            rows = top_rows(audit, order, size=STRIP_SIZE)
-            shown = cards(audit, rows, selection)
-            firsts = first_captions(audit, shown, selection)
-        if not rows:
-            continue
-        with st.container(
-            horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"
-        ):
-            st.subheader(queue.name, anchor=False, width="content")
-            parameters = link(audit, selection)
-            st.page_link(
-                BROWSE,
-                label="Browse in this order",
-                icon=":material/grid_view:",
-                query_params=parameters,
-            )
-        st.caption(f"{queue.sentence} {marks_note(firsts)}")
-        score = shown_score(order)
-        labels = [f"{words(score)} {format_score(card.scores[score])}" for card in shown]
-        draw_card_row(audit, shown, labels, selection, firsts, key=order)
+def draw_strip(audit: Audit, order: str) -> None:
+    """Draw the first pairs of a queue, if it has any; of the wrong captions, with what is wrong."""
+    queue = queues(read_verdict(audit))[order]
+    selection = Selection(order=order)
+    with explained_errors():
+        shown = cards(audit, top_rows(audit, order, size=STRIP_SIZE), selection)
+        firsts = first_captions(audit, shown, selection)
+    if not shown:
+        return
+    score = shown_score(order)
+    with in_a_row(horizontal_alignment="distribute"):
+        draw_title = st.subheader if score == order else st.header
+        draw_title(queue.name, anchor=False, width="content")
+        draw_link(BROWSE, "Browse in this order", ":material/grid_view:", audit, selection)
+    labels = []
+    for card in shown:
+        value = card.scores[score]
+        if score == order:
+            labels.append(f"{words(score)} {format_score(value)}")
+        else:  # a probability
+            share = "" if value is None else f" · {percent(value)}"
+            labels.append(f"Pair {card.row + 1:,}{share}")
+    draw_card_row(audit, shown, labels, selection, firsts, key=order)
+    st.caption(f"{queue.sentence} {marks_note(firsts)}")
 
 
 def draw_card_row(
@@ -176,12 +175,13 @@ def draw_card_row(
     """Draw pictures side by side, each with a labelled link to its pair and a caption, its unlikely
     words marked."""
     pictures = start_thumbnails(audit, shown)
+    st.html(STYLE)
     with st.grid(STRIP_SIZE, min_column_width=115, key=f"cards-{key}") as grid:
         for card, label, picture in zip(shown, labels, pictures, strict=True):
             with grid.cell(), st.container(gap="xsmall"):
                 draw_card_picture(card, *picture.result())
-                parameters = link(audit, selection, **(read_view() | {"pair": card.pair_id}))
-                st.page_link(PAIR_PAGE, label=label, icon="", query_params=parameters)
+                parameters = read_view() | {"pair": card.pair_id}
+                draw_link(PAIR_PAGE, label, "", audit, selection, **parameters)
                 first, marks, reason = firsts[card.pair_id]
                 limit = CAPTION_LIMIT if marks or reason else STRIP_LIMIT
                 caption, marks = from_sentence("".join(card.current[first : first + 1]), marks)

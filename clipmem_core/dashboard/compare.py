@@ -1,4 +1,4 @@
-"""The pages Compare audits and Detectors: how well two audits, or two detectors, agree."""
+"""The pages Compare and Detectors: how well two audits, or two detectors, agree."""
 
 import shlex
 from collections.abc import Sequence
@@ -121,23 +121,17 @@ def draw_numbers(comparison: Comparison) -> None:
     """Draw how many pairs two audits share, and how well their scores agree."""
     change = comparison.change
     with st.grid(3, min_column_width=150) as grid:
-        grid.metric("Common pairs", f"{comparison.n_common:,}", border=True)
-        grid.metric(
-            "Spearman",
-            format_score(comparison.spearman),
-            border=True,
-            help="Rank agreement: 1 is the same order.",
-        )
-        grid.metric(
-            "Mean difference",
-            format_difference(change.mean if change else None),
-            border=True,
-            help="Second minus first, over pairs scored in both.",
-        )
+        difference = format_difference(change.mean if change else None)
+        for label, value, about in (
+            ("Common pairs", f"{comparison.n_common:,}", None),
+            ("Spearman", format_score(comparison.spearman), "Rank agreement: 1 is the same order."),
+            ("Mean difference", difference, "Second minus first, over pairs scored in both."),
+        ):
+            grid.metric(label, value, border=True, help=about)
     notes = [f"{comparison.n_scored:,} pairs have {words(comparison.column)} in both."]
     if change and change.n > 1:
-        interval = f"{format_score(change.low)} to {format_score(change.high)}"
-        notes.append(f"Mean difference: {interval} (95 % interval, paired by pair).")
+        ends = f"{change.low:.3f} to {change.high:.3f}".replace("-", "−")
+        notes.append(f"95 % interval of the mean difference, over pairs: {ends}.")
     notes.append(
         f"With another caption or picture: {comparison.edited:,}; in the first only: "
         f"{comparison.only_one:,}; in the second only: {comparison.only_other:,}; in another group "
@@ -186,8 +180,7 @@ def draw_points(one: Audit, other: Audit, comparison: Comparison) -> None:
     """Draw one audit's score against the other's, and the pair that was clicked on."""
     points = comparison.points
     if points.empty:
-        missing = "No pair has this score in both audits: choose another score."
-        st.info(missing)
+        st.info("No pair has this score in both audits: choose another score.")
         return
     scored = comparison.n_scored
     sample = f"A random sample of {len(points):,} of {scored:,} pairs. "
@@ -216,7 +209,7 @@ def draw_changed(one: Audit, other: Audit, comparison: Comparison) -> None:
         return
     page, pages = read_page(len(changed), PAGE_SIZE)
     with in_a_row("bottom", horizontal_alignment="distribute"):
-        st.subheader("Changed most", anchor=False, width="content")
+        st.header("Changed most", anchor=False, width="content")
         draw_pages(page, pages)
     shown = changed[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
     _draw_cards(one, other, comparison, shown, key="changed")
@@ -234,7 +227,7 @@ def _draw_cards(
 def draw_findings(audit: Audit) -> None:
     """Draw the accuracy of each detector on errors injected here or in a benchmark, or the command
     that measures it."""
-    st.subheader("Detector accuracy on injected errors", anchor=False)
+    st.header("Detector accuracy on injected errors", anchor=False)
     audit_findings = injected_findings(audit)
     benchmarks = {f"benchmark {benchmark.name}": benchmark for benchmark in benchmarks_of(audit)}
     options = [*benchmarks, *([_THIS_AUDIT] if audit_findings else [])]
@@ -320,7 +313,7 @@ def draw_differences(audit: Audit) -> None:
     """Draw the pairs on which two detectors of an audit differ most, either way."""
     scores = detector_scores(audit)
     names = names_in(scores)
-    st.subheader("Where two detectors differ most", anchor=False)
+    st.header("Where two detectors differ most", anchor=False)
     if len(scores) < 3 or len(names) < 2:
         st.caption("This audit has too few pairs with two detectors or more.")
         return

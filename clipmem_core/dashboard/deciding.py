@@ -14,10 +14,9 @@ from typing import Literal
 
 import streamlit as st
 
-from clipmem_core.audit.check_table import stored_checks
 from clipmem_core.audit.store import Audit
 from clipmem_core.columns import REVIEW_PLACE
-from clipmem_core.dashboard.page import BROWSE, draw_link, link
+from clipmem_core.dashboard.page import link
 from clipmem_core.dashboard.plain import (
     in_a_row,
     in_one_line,
@@ -27,8 +26,15 @@ from clipmem_core.dashboard.plain import (
 )
 from clipmem_core.glossary import P_WRONG, meaning
 from clipmem_core.io import InputError
-from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, SEVERAL, open_review
-from clipmem_core.review.rows import check_counts, score_span
+from clipmem_core.review.decisions import (
+    KEEP,
+    RECAPTION,
+    REMOVE,
+    SEVERAL,
+    count_decisions,
+    open_review,
+)
+from clipmem_core.review.rows import score_span
 from clipmem_core.review.selection import RANDOM_CHECK, UNDECIDED, Selection
 from clipmem_core.review.wrong_captions import NEXT, review_progress, wrong_lines
 
@@ -42,8 +48,6 @@ BADGES: dict[str | None, tuple[str, str, BadgeColour]] = {  # decision → label
 }
 REVIEW = "pages/review.py"
 _SESSION = "review_session"
-_NEXT_LABEL = "Review next (includes 10 % random spot checks)"
-_REPEATED = "repeated_caption"  # a check
 _ESTIMATED = (
     "The count is the sum of the pairs' probabilities. Its 95 % interval allows for errors that "
     "the scores over- or underestimate, or do not see. Each decision, ranked or at random, "
@@ -135,25 +139,35 @@ def draw_notice(audit: Audit) -> None:
 
 
 def draw_wrong(audit: Audit) -> None:
-    """Draw how many captions are wrong and of what kind, what is not seen, and links to what to do
-    next."""
-    for place, line in enumerate(wrong_lines(audit)):
-        show = show_text if place else show_strong
-        show(line)
+    """Draw how many captions are wrong, the button that reviews the next one, and a link to random
+    checks."""
+    for line in wrong_lines(audit)[:1]:
+        show_strong(line)
+    if score_span(audit, REVIEW_PLACE) is None:
+        return
     with in_a_row():
-        if score_span(audit, REVIEW_PLACE):
+        about = "The likeliest wrong captions first; one pair in ten is a random spot check."
+        if st.button("Review next", type="primary", icon=":material/rate_review:", help=about):
             suspicious = Selection(order=REVIEW_PLACE, decision=UNDECIDED)
-            draw_link(REVIEW, _NEXT_LABEL, ":material/playlist_add_check:", audit, suspicious)
-            st.page_link(
-                REVIEW,
-                label=f"Check {NEXT} at random",
-                icon=":material/casino:",
-                query_params=link(audit, replace(RANDOM_CHECK, decision=UNDECIDED)),
-                help=review_progress(audit).certificate.outlook,
-            )
-        if count := stored_checks(audit) and check_counts(audit)[_REPEATED]:
-            label = f"Same caption on many pictures: {pairs_in_words(count)}"
-            draw_link(BROWSE, label, ":material/notes:", audit, Selection(check=_REPEATED))
+            st.switch_page(REVIEW, query_params=link(audit, suspicious))
+        st.page_link(
+            REVIEW,
+            label=f"Check {NEXT} at random",
+            icon=":material/casino:",
+            query_params=link(audit, replace(RANDOM_CHECK, decision=UNDECIDED)),
+            help=review_progress(audit).certificate.outlook,
+        )
+
+
+def draw_reviewed(audit: Audit) -> None:
+    """Draw how many pairs are decided, what random checks guarantee, what is not seen, and how all
+    of it is estimated."""
+    counts = count_decisions(audit)
+    total = sum(counts.values())
+    done = total - counts[UNDECIDED]
+    st.progress(done / total, f"{done:,} of {total:,} pairs decided")
+    for line in wrong_lines(audit)[1:]:
+        show_text(line)
     with st.expander("How this is estimated"):
         show_text(meaning(P_WRONG))
         show_text(_ESTIMATED)

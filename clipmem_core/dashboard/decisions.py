@@ -95,20 +95,6 @@ _COLUMNS = {name: st.column_config.TextColumn(width=width) for name, width in _W
 }
 
 
-def draw_reviewed(audit: Audit) -> None:
-    """Draw the number of pairs of each decision."""
-    counts = count_decisions(audit)
-    total = sum(counts.values())
-    reviewed = total - counts[UNDECIDED]
-    with st.grid(4, min_column_width=130) as grid:
-        for choice in (*CHOICES, UNDECIDED):
-            label, icon, _ = BADGES[None if choice == UNDECIDED else choice]
-            grid.metric(label.capitalize(), f"{counts[choice]:,}", icon=icon, border=True)
-    share = reviewed / total
-    text = f"{reviewed:,} of {total:,} pairs of this audit are decided ({share:.0%})"
-    st.progress(share, text=text)
-
-
 def draw_decisions(audit: Audit) -> None:
     """Draw the decisions on the data set of an audit, filtered by the address."""
     _draw_offer(audit)
@@ -282,7 +268,7 @@ def draw_checks(audit: Audit) -> None:
         if names:
             st.caption(f"{sentence}: {', '.join(names)}.")
     groups = near_duplicate_groups(audit)
-    st.subheader("Near-duplicates", anchor=False)
+    st.header("Near-duplicates", anchor=False)
     if not groups:
         st.caption("No near-duplicate pictures in this audit.")
         return
@@ -369,7 +355,6 @@ def draw_exports(audit: Audit) -> None:
     about = FORMATS[format]
     suffix = about.suffixes[0]
     with right:
-        st.markdown(f"**{about.title}**")
         st.caption(about.limits)
         if len(about.suffixes) > 1:
             suffixes = {suffix: suffix for suffix in about.suffixes}
@@ -501,12 +486,7 @@ def _draw_second(audit: Audit, name: str) -> None:
     for sentence in others:
         show_text(sentence)
     with in_a_row():
-        st.page_link(
-            "pages/overview.py",
-            label="Open",
-            icon=":material/open_in_new:",
-            query_params={"audit": name},
-        )
+        draw_link("pages/overview.py", "Open", ":material/open_in_new:", second, Selection())
         st.page_link(
             "pages/compare.py",
             label="Compare pair by pair",

@@ -13,7 +13,7 @@ from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import doubt
 from clipmem_core.columns import CLIPMEM, GROUP, INJECTED, LABEL, SIMILARITY_OUT
 from clipmem_core.dashboard.component.pairs import draw_grid, draw_pointer
-from clipmem_core.dashboard.page import BROWSE, TIGHT_STYLE, choose_listed, choose_segment, link
+from clipmem_core.dashboard.page import BROWSE, choose_listed, choose_segment, link
 from clipmem_core.dashboard.plain import (
     ZOOMABLE,
     explained_errors,
@@ -48,7 +48,7 @@ _STRIP_SIDE = 110
 _MAP_COLOURS = {GROUP: "Group", INJECTED: "Injected error"}
 _SIDES = {IMAGE_SIDE: "Pictures", TEXT_SIDE: "Captions"}
 _LINES = (
-    "The lines come from the external pairs, which no member trained on: three quarters of them "
+    "The lines come from the held-out pairs, which no member trained on: three quarters of them "
     "lie to the right of the vertical line, and one in twenty above the horizontal line."
 )
 _MIRRORED = (
@@ -169,7 +169,6 @@ def sample_note(drawn: int, count: int) -> str:
 def draw_choices(audit: Audit) -> tuple[str, str]:
     """Draw the choice of embeddings and colour, and return the map's name and the colour's
     column."""
-    st.html(TIGHT_STYLE)
     colours = [*COLOUR_SCORES, GROUP, LABEL, INJECTED]
     with in_a_row("bottom"):
         member = choose_listed("Model", list(audit.record.members), parameter="member", width=180)

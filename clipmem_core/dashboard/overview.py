@@ -7,11 +7,10 @@ import pandas as pd
 import streamlit as st
 
 from clipmem_core import columns as c
-from clipmem_core import glossary
 from clipmem_core.audit.store import PAIRS, Audit
-from clipmem_core.audit.verdict import BASIS, RELIABILITY, WHOLE_HEAD, uses, whole_rows
+from clipmem_core.audit.verdict import BASIS, WHOLE_HEAD, uses, whole_rows
 from clipmem_core.dashboard.cards import CAPTION_LIMIT, STRIP_SIZE, draw_card_row
-from clipmem_core.dashboard.deciding import draw_notice, locked_session, undo
+from clipmem_core.dashboard.deciding import locked_session, undo
 from clipmem_core.dashboard.maps import draw_score_map
 from clipmem_core.dashboard.page import (
     BROWSE,
@@ -23,6 +22,7 @@ from clipmem_core.dashboard.page import (
 )
 from clipmem_core.dashboard.plain import (
     cut,
+    draw_figure,
     draw_table,
     explained_errors,
     in_a_row,
@@ -31,7 +31,7 @@ from clipmem_core.dashboard.plain import (
     show_text,
 )
 from clipmem_core.dataset.languages import describe_languages
-from clipmem_core.figures import group_figure
+from clipmem_core.figures import group_figure, mean_texts
 from clipmem_core.review import overview as o
 from clipmem_core.review.cards import FirstCaption, cards
 from clipmem_core.review.incidents import (
@@ -44,12 +44,6 @@ from clipmem_core.review.incidents import (
 from clipmem_core.review.queries import count_pairs_of, fetch_numbered
 from clipmem_core.review.selection import Selection
 
-PROTOCOLS = {
-    "ensemble": "Each member leaves out one part of the pairs. clipmem is the alignment of a pair "
-    "under the members trained with it, minus that under the members trained without it.",
-    "paper": "f is trained on shared and candidate pairs, g on shared and independent pairs. "
-    "clipmem is the alignment of a pair under f, minus that under g.",
-}
 ICONS = {
     True: ":green[:material/check_circle:]",
     False: ":orange[:material/warning:]",
@@ -61,23 +55,8 @@ ATTACKS_HELP = (
     "detected at the stated false positive rate. Intervals: Student's t over members, which share "
     "their attackers, and a bootstrap over pairs."
 )
-MEASURES = {  # name in the verdict → label and help
-    "membership_auroc": ("Membership AUROC", glossary.meaning(glossary.AUROC)),
-    c.ATTACK_AUROC: (
-        "Attack AUROC",
-        "The same for an attacker who has the other members and compares a pair's alignment "
-        "under members that trained on it and under members that did not.",
-    ),
-    RELIABILITY: (
-        "Ranking reliability",
-        "Expected rank agreement of clipmem with a second audit of this size, estimated from two "
-        "halves of this audit (Spearman–Brown): 1 is the same order, 0 is chance.",
-    ),
-    "image": ("Image part", "The image encoder's part of clipmem. See Encoders."),
-    "text": ("Text part", "The text encoder's part of clipmem. See Encoders."),
-}
 SHARES_HELP = (
-    "Share of the scored (or candidate) pairs with a 95 % interval, corrected for the noise of "
+    "Share of the pairs that members trained on, with a 95 % interval, corrected for the noise of "
     "clipmem. It does not grow with the number of members, unlike the share of pairs with a "
     "small q."
 )
@@ -87,28 +66,44 @@ _LOST = 5  # pairs with a link
 
 
 def draw_source(audit: Audit) -> None:
-    """Draw a line with the data set, its size, and the models."""
+    """Draw the data set, its size and the models, and the rows that were skipped."""
     record = audit.record
     sample = f", a random sample of {record.sampled_of:,}" if record.sampled_of else ""
     sizes = f"{count_pairs_of(audit):,} pairs{sample} · {len(record.members)} members"
-    models = f"{o.model_words(record.config)} · preset {record.config.preset}"
     languages = describe_languages(record.languages, record.config)
-    show_text(f"{record.source} · {sizes} · {models} · captions: {languages}")
+    st.header("This audit", anchor=False)
+    models = f"{o.model_words(record.config)} · captions: {languages}"
+    show_text(f"{record.source} · {sizes} · {models} · protocol {record.protocol}")
+    quarantine = audit.quarantine
+    if rows := len(quarantine):
+        with st.expander(f"Quarantine: {rows:,} input rows and why"):
+            draw_table(quarantine.head(QUARANTINE_ROWS), alt="Input rows and why they are unusable")
+            st.caption("quarantine.parquet in the audit's folder has all.")
+    if estimates := whole_rows(audit.verdict):
+        with st.expander(f"Estimates for all {record.sampled_of:,} pairs"):
+            table = pd.DataFrame(estimates, columns=list(WHOLE_HEAD))
+            draw_table(table, alt="Estimates with their intervals")
+            show_text(BASIS)
+    with st.expander("Settings"):
+        st.json(record.values | {"seconds": audit.seconds})
 
 
 def draw_incidents(audit: Audit) -> None:
-    """Draw how many wrong pairs the faults of the pipeline explain, and each fault that is open or
-    repaired."""
-    draw_notice(audit)
-    if line := incidents_line(audit):
-        show_strong(line)
+    """Draw how many wrong pairs the faults of the pipeline explain, and folded each fault that is
+    open or repaired; unfolded if one can be repaired."""
     states = incident_states(audit)
     listed = states[states["is_open"] | (states["repaired"] > 0)]
+    if listed.empty:
+        return
     page, pages = read_page(len(listed), _INCIDENTS_SHOWN, parameter=_INCIDENTS)
-    for state in listed[(page - 1) * _INCIDENTS_SHOWN : page * _INCIDENTS_SHOWN].itertuples():
-        with st.container(border=True, gap="xsmall"):
-            _draw_incident(audit, state)
-    draw_pages(page, pages, parameter=_INCIDENTS)
+    line = incidents_line(audit)
+    icon = ":material/warning:" if line else ":material/check_circle:"
+    expanded = bool(listed["to_repair"].any())
+    with st.expander(line or "Faults of the pipeline: repaired.", expanded=expanded, icon=icon):
+        for state in listed[(page - 1) * _INCIDENTS_SHOWN : page * _INCIDENTS_SHOWN].itertuples():
+            with st.container(gap="xsmall"):
+                _draw_incident(audit, state)
+        draw_pages(page, pages, parameter=_INCIDENTS)
 
 
 def _draw_incident(audit: Audit, state: Any) -> None:
@@ -165,12 +160,13 @@ def _draw_changes(audit: Audit, pairs: pd.DataFrame, selection: Selection) -> No
 def _repair(audit: Audit, number: int) -> None:
     """Repair the pairs of an incident. A callback."""
     with locked_session() as session:
-        event = store_repairs(audit, [number]).event
-        session.events[audit.name, event] = False  # the key U undoes it
+        done = store_repairs(audit, [number])
+        session.saved(audit, f"Repaired: {pairs_in_words(done.pairs)}.", done.event)
 
 
 def draw_verdict(verdict: dict[str, Any]) -> None:
-    """Draw the audit's verdict: a sentence, and each check with advice, expanded if one failed."""
+    """Draw the audit's verdict, each check with advice, unfolded if one failed, and which score to
+    use."""
     checks = verdict["checks"]
     show_strong(verdict["sentence"])
     failed = any(check["good"] is False for check in checks)
@@ -182,42 +178,9 @@ def draw_verdict(verdict: dict[str, Any]) -> None:
                     show_text(check["sentence"])
                     if check["advice"]:
                         show_text(f"→ {check['advice']}")
-
-
-def draw_sizes(audit: Audit, verdict: dict[str, Any]) -> None:
-    """Draw which score to use, the audit's sizes and protocol, and its quarantine."""
-    record = audit.record
-    quarantine = audit.quarantine
-    rows = len(quarantine)
     with st.expander("Which score to use"):
         for score, use in uses(verdict).items():
             show_text(f"{score}: {use}")
-    protocol = f"{glossary.meaning(glossary.PROTOCOL)} Here: {PROTOCOLS[record.protocol]}"
-    sizes = {
-        "Pairs": (f"{count_pairs_of(audit):,}", None),
-        "Members": (str(len(record.members)), glossary.meaning(glossary.MEMBER)),
-        "Protocol": (record.protocol, protocol),
-        "Quarantined": (f"{rows:,}", "Input rows that could not be used."),
-    }
-    with st.grid(4, min_column_width=150) as grid:
-        for label, (value, help_text) in sizes.items():
-            grid.metric(label, value, border=True, help=help_text)
-    if rows:
-        title = f"Quarantine: {rows:,} input rows and why"
-        with st.expander(title):
-            alt = "Quarantined input rows with their source, id and reason"
-            draw_table(quarantine.head(QUARANTINE_ROWS), alt=alt)
-            if rows > QUARANTINE_ROWS:
-                st.caption(
-                    f"The first {QUARANTINE_ROWS:,}; quarantine.parquet in the audit's folder "
-                    "has all."
-                )
-    if estimates := whole_rows(verdict):
-        title = f"Estimates for all {record.sampled_of:,} pairs"
-        with st.expander(title):
-            table = pd.DataFrame(estimates, columns=list(WHOLE_HEAD))
-            draw_table(table, alt="Estimates with their intervals")
-            show_text(BASIS)
 
 
 @st.fragment
@@ -226,7 +189,21 @@ def draw_details(audit: Audit, verdict: dict[str, Any]) -> None:
     if not is_on_screen(f"details-{audit.name}"):
         return
     with explained_errors():
-        draw_groups(audit, verdict)
+        groups = o.group_table(audit)
+        st.subheader("clipmem by group", anchor=False)
+        names = groups["group"].map(c.group_words)
+        means = ", ".join(map(" ".join, zip(names, mean_texts(groups), strict=True)))
+        figure = group_figure(groups, o.group_bins(audit))
+        draw_figure(figure, key="groups", alt=f"clipmem by group. Means: {means}.")
+        kinds = filter(None, groups["kind"].unique())
+        st.caption(f"Area: distribution over pairs. Dot: mean. Bar: {'; '.join(kinds)}.")
+        if attacks := verdict.get("attacks"):
+            measured, missing = o.attack_rows(attacks)
+            with st.expander("Membership attacks"):
+                st.caption(ATTACKS_HELP)
+                draw_table(measured, alt="Success of each membership attack, with intervals")
+                for reason in missing:
+                    show_text(reason, limit=300)
         draw_exceeding(verdict)
         draw_score_map(audit)
         st.subheader("Utility", anchor=False)
@@ -235,51 +212,7 @@ def draw_details(audit: Audit, verdict: dict[str, Any]) -> None:
             st.caption("No utility was measured.")
         else:
             draw_table(utility, alt="Utility of the members, by metric")
-        with st.expander("Settings of this audit"):
-            st.json(audit.record.values | {"seconds": audit.seconds})
-
-
-def draw_groups(audit: Audit, verdict: dict[str, Any]) -> None:
-    """Draw clipmem by group as a figure and a table, and the audit's measures."""
-    groups = o.group_table(audit)
-    left, right = st.columns([3, 2], gap="medium")
-    with left:
-        st.subheader("clipmem by group", anchor=False)
-        means = ", ".join(f"{row.group} {row.mean:.3f}" for row in groups.itertuples())
-        st.plotly_chart(
-            group_figure(groups, o.group_bins(audit)),
-            config={"displaylogo": False, "displayModeBar": False},
-            alt=f"Distribution and mean of clipmem by group. Means: {means}.",
-        )
-        st.caption("Area: distribution over pairs. Dot: mean. Bar: its interval.")
-    with right:
-        st.subheader("Means", anchor=False)
-        table = groups[["group", "n", "mean", "low", "high"]].dropna(axis=1, how="all")
-        draw_table(table, alt="Mean clipmem of each group with its interval")
-        kinds = list(filter(None, groups["kind"].unique()))
-        if kinds:
-            intervals = [f"mean ± 1 {kind}" if kind.startswith("SD") else kind for kind in kinds]
-            show_text(f"low and high: {'; '.join(intervals)}")
-        draw_measures(verdict)
-
-
-def draw_measures(verdict: dict[str, Any]) -> None:
-    """Draw the audit's measures, and the success of each membership attack."""
-    attacks = verdict.get("attacks", [])
-    values = verdict | verdict.get("encoders", {})
-    if attacks:
-        values[c.ATTACK_AUROC] = attacks[0]["value"]
-    with st.grid(2, min_column_width=140) as grid:
-        for name, (label, help_text) in MEASURES.items():
-            if values.get(name) is not None:
-                grid.metric(label, f"{values[name]:.2f}", help=help_text)
-    if attacks:
-        measured, missing = o.attack_rows(attacks)
-        with st.expander("Membership attacks"):
-            st.caption(ATTACKS_HELP)
-            draw_table(measured, alt="Success of each membership attack, with intervals")
-            for reason in missing:
-                show_text(reason, limit=300)
+        draw_source(audit)
 
 
 def draw_exceeding(verdict: dict[str, Any]) -> None:
@@ -292,14 +225,10 @@ def draw_exceeding(verdict: dict[str, Any]) -> None:
             "clipmem."
         )
         return
-    texts = [(row["size"], "{share:.1%} ({low:.1%} to {high:.1%})".format(**row)) for row in shares]
-    st.dataframe(
-        pd.DataFrame(texts, columns=["size", "share"]),
-        hide_index=True,
-        column_config={
-            "size": st.column_config.NumberColumn("clipmem above", format="%.2f"),
-            "share": st.column_config.TextColumn("share of pairs", help=SHARES_HELP),
-        },
-        width=420,
-        alt="Share of pairs above each clipmem",
-    )
+    texts = [
+        (f"{row['size']:.2f}", "{share:.1%} ({low:.1%} to {high:.1%})".format(**row))
+        for row in shares
+    ]
+    table = pd.DataFrame(texts, columns=["clipmem above", "share of pairs"])
+    draw_table(table, alt="Share of pairs above each clipmem")
+    st.caption(SHARES_HELP)

@@ -32,18 +32,19 @@ PAIR_PAGE = "pages/pair.py"
 MAP = "pages/embeddings.py"
 ALL = ""  # the option without a condition
 SELECTION_PARAMETERS = ("range", *(field.name for field in dataclasses.fields(Selection)))
-PAGES = {  # file → title and icon, in the order of the sidebar
-    "pages/overview.py": ("Overview", ":material/dashboard:"),
-    "pages/review.py": ("Review", ":material/rate_review:"),
-    "pages/browse.py": ("Browse", ":material/grid_view:"),
-    "pages/pair.py": ("Pair", ":material/image:"),
-    "pages/embeddings.py": ("Map of embeddings", ":material/bubble_chart:"),
-    "pages/detectors.py": ("Detectors", ":material/troubleshoot:"),
-    "pages/encoders.py": ("Encoders", ":material/call_split:"),
-    "pages/mitigations.py": ("Mitigations", ":material/tune:"),
-    "pages/decisions.py": ("Decisions and export", ":material/checklist:"),
-    "pages/compare.py": ("Compare audits", ":material/compare_arrows:"),
-    "pages/audits.py": ("Audits", ":material/science:"),
+# file → title, icon and heading, in the order of the sidebar; without an icon: opened by pictures
+PAGES = {
+    "pages/overview.py": ("Overview", ":material/dashboard:", ""),
+    "pages/review.py": ("Review", ":material/rate_review:", ""),
+    "pages/browse.py": ("Browse", ":material/grid_view:", ""),
+    "pages/embeddings.py": ("Map", ":material/bubble_chart:", ""),
+    "pages/pair.py": ("Pair", "", ""),
+    "pages/encoders.py": ("Encoders", ":material/call_split:", "Memorization"),
+    "pages/mitigations.py": ("Mitigations", ":material/tune:", "Memorization"),
+    "pages/detectors.py": ("Detectors", ":material/troubleshoot:", "Memorization"),
+    "pages/audits.py": ("Audits", ":material/science:", "Data"),
+    "pages/compare.py": ("Compare", ":material/compare_arrows:", "Data"),
+    "pages/decisions.py": ("Decisions and export", ":material/checklist:", "Data"),
 }
 CHOICE = "chosen_audit"
 PICKER = "audit_picker"
@@ -53,12 +54,18 @@ ICON = "data:image/svg+xml," + quote(
     f'<rect x="2" y="2" width="42" height="42" rx="9" fill="{ENCODER_COLOURS["image"]}"/>'
     f'<rect x="20" y="20" width="42" height="42" rx="9" fill="{ENCODER_COLOURS["text"]}"/></svg>'
 )
-# For pages whose content needs the whole screen.
-TIGHT_STYLE = """<style>
+_STYLE = """<style>
 [data-testid="stMainBlockContainer"] { padding: 2rem 2rem 1rem; }
 [data-testid="stMainBlockContainer"] > [data-testid="stVerticalBlock"] { gap: .6rem; }
 @media (max-width: 600px) { [data-testid="stMainBlockContainer"] { padding: 3.75rem 1rem .5rem; } }
 [data-testid="stMainBlockContainer"] h1 { font-size: 1.4rem; }
+[data-testid="stMainBlockContainer"] :is(h2, h3) { font-size: 1.1rem; padding: .5rem 0 0; }
+[data-testid="stHeading"] div[data-testid="stMarkdownContainer"] { margin: 0; }
+[data-testid="stMain"] [data-testid="stPageLink"] { margin: 0 -.5rem; }
+div[data-testid="stCaptionContainer"] { opacity: .8; }
+button[data-testid="stBaseButton-primary"] { color: light-dark(#fff, #08140f); }
+[data-testid="stSidebarHeader"] { height: 2rem; margin: 0; padding-top: 0; }
+[data-testid="stSidebarContent"] [data-testid="stVerticalBlock"] { gap: .5rem; }
 </style>"""
 
 # Streamlit keeps the state of this component as long as the page draws it.
@@ -259,6 +266,7 @@ def _set_up(title: str) -> dict[str, bool]:
     """Set title, icon and width, which a page does first, and return all audits and whether each is
     finished."""
     st.set_page_config(page_title=f"{title} · CLIPMem", page_icon=ICON, layout="wide")
+    st.html(_STYLE)
     return {audit.name: audit.finished for audit in list_audits() if is_name(audit.name)}
 
 
@@ -294,11 +302,15 @@ def _draw_sidebar(finished: dict[str, bool], audit: str | None, clears: Sequence
     """Draw links (Streamlit's own lose the audit and need a network), the glossary, and the audit
     picker."""
     with st.sidebar:
-        st.markdown("### CLIPMem")
-        for path, (title, icon) in PAGES.items():
-            st.page_link(
-                path, label=title, icon=icon, query_params={AUDIT: audit} if audit else None
-            )
+        st.markdown("**CLIPMem**")
+        parameters = {AUDIT: audit} if audit else None
+        last = ""
+        for path, (title, icon, heading) in PAGES.items():
+            if heading != last:
+                st.caption(heading)
+                last = heading
+            if icon:
+                st.page_link(path, label=title, icon=icon, query_params=parameters)
         with st.popover("Glossary", icon=":material/menu_book:", width="stretch"):
             for term, (definition, decision) in MEANINGS.items():
                 st.markdown(f"**{term}**: {definition} *{decision}*")

@@ -7,7 +7,7 @@ import streamlit as st
 
 from clipmem_core import columns as c
 from clipmem_core.audit.store import Audit
-from clipmem_core.dashboard.cards import STRIP_SIZE, STYLE, draw_card_row
+from clipmem_core.dashboard.cards import STRIP_SIZE, draw_card_row
 from clipmem_core.dashboard.component.pairs import OPENED
 from clipmem_core.dashboard.deciding import Notice, locked_session
 from clipmem_core.dashboard.page import (
@@ -213,7 +213,6 @@ def draw_terms(audit: Audit, card: PairCard) -> None:
 def draw_nearest(audit: Audit, card: PairCard) -> None:
     """Draw the pairs with the most similar captions and pictures."""
     st.subheader("Similar pairs", anchor=False)
-    st.html(STYLE)
     selection = peek_selection()
     for by, title in _SIMILAR.items():
         st.markdown(f"**{title}**")

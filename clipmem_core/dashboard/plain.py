@@ -113,25 +113,27 @@ class Uncertainty:
     """The uncertainty of clipmem in an audit."""
 
     pooled: bool  # whether single pairs have errors, pooled over similar pairs
-    # Standard deviation of clipmem over external pairs, which no member trained on
+    # Standard deviation of clipmem over held-out pairs, which no member trained on
     floor: float | None
 
     def around(self, scores: Mapping[str, float | None]) -> str:
         """Return the uncertainty that follows the clipmem of a pair's scores."""
         error = scores.get(SE)
-        if scores.get(CLIPMEM) is None:
+        clipmem = scores.get(CLIPMEM)
+        if clipmem is None:
             return ""
         if error is not None and self.pooled:
-            return f" ± {error:.2f}"
+            low, high = (clipmem + sign * 1.96 * error for sign in (-1, 1))
+            return f" ({format_score(low)} to {format_score(high)})"
         return "" if self.floor is None else f" (noise {self.floor:.2f})"
 
     def explain(self) -> str:
         """Return a sentence that explains `around`."""
         if self.pooled:
-            return "± standard error, pooled over similar pairs (95 % interval: 1.96 times it)."
+            return "In brackets: 95 % interval, from errors pooled over similar pairs."
         if self.floor is None:
             return "This audit has no estimate of the error of clipmem."
-        return f"Noise {self.floor:.2f}: SD of clipmem over external pairs, which no member saw."
+        return f"Noise {self.floor:.2f}: SD of clipmem over held-out pairs, which no member saw."
 
 
 def read_verdict(audit: Audit) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import BASIS, WHOLE_HEAD, whole_rows
 from clipmem_core.audit.verdict import queues as verdict_queues
-from clipmem_core.columns import GROUP, P_WRONG, PAIR_ID
+from clipmem_core.columns import CLIPMEM, GROUP, P_WRONG, PAIR_ID, group_words
 from clipmem_core.figures import group_figure
 from clipmem_core.io import shortage
 from clipmem_core.review import overview as o
@@ -31,13 +31,14 @@ from clipmem_core.review.cards import (
 from clipmem_core.review.decisions import FOR_OTHER, decision_words, open_review
 from clipmem_core.review.incidents import incident_states, incidents_line, state_words
 from clipmem_core.review.queries import count_pairs_of
-from clipmem_core.review.rows import top_rows
+from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import Selection
 from clipmem_core.review.wrong_captions import wrong_lines
 from clipmem_core.scores.registry import EXPORT_SCORES
 
 _SIDE = 160  # pixels of a thumbnail's longer side
 _SHOWN = 50  # pairs of a gallery
+_FIRST = 6  # of them not folded
 DECISIONS_SHOWN = 500
 _CAPTION_LIMIT = 400
 
@@ -80,7 +81,8 @@ def render_report(audit: Audit) -> str:
             "members": len(record.members),
             "trained": o.model_words(record.config),
         },
-        lines=list(filter(None, [incidents_line(audit), *wrong_lines(audit)])),
+        lines=wrong_lines(audit),
+        faults=incidents_line(audit),
         incidents=[(row.cause, state_words(row)) for row in incident_states(audit).itertuples()],
         sentence=verdict["sentence"],
         checks=verdict["checks"],
@@ -91,6 +93,7 @@ def render_report(audit: Audit) -> str:
         decisions=_decision_table(decisions),
         settings=TextTable("How this audit was made", ("setting", "value"), settings),
         side=_SIDE,
+        first=_FIRST,
     )
 
 
@@ -98,7 +101,11 @@ def _tables(audit: Audit, groups: pd.DataFrame) -> list[TextTable]:
     utility = o.member_utility(audit.utility)
     kinds = "; ".join(dict.fromkeys(filter(None, groups["kind"])))
     by_group = [
-        (row[GROUP], f"{row['n']:,}", *map(three_decimals, (row["mean"], row["low"], row["high"])))
+        (
+            group_words(row[GROUP]),
+            f"{row['n']:,}",
+            *map(three_decimals, (row["mean"], row["low"], row["high"])),
+        )
         for row in groups.to_dict("records")
     ]
     by_member = [(name, *map(three_decimals, values)) for name, *values in utility.to_numpy()]
@@ -130,11 +137,13 @@ def _decision_table(decisions: pd.DataFrame) -> TextTable:
 def _galleries(audit: Audit) -> list[dict[str, Any]]:
     galleries = []
     for order, queue in reversed(verdict_queues(audit.verdict).items()):
-        top = cards(audit, top_rows(audit, order, size=_SHOWN))
-        firsts = first_captions(audit, top, Selection(order=order))
+        selection = Selection(order=order)
+        top = cards(audit, find_rows(audit, selection, size=_SHOWN))
+        firsts = first_captions(audit, top, selection)
         shown = [_card(card, audit.record.pictures, firsts[card.pair_id]) for card in top]
         if shown:
-            explanation = f"{queue.sentence} {marks_note(firsts)}"
+            line = o.memorization_line(audit.verdict) if order == CLIPMEM else ""
+            explanation = f"{line} {queue.sentence} {marks_note(firsts)}"
             galleries.append({"title": queue.name, "explanation": explanation, "cards": shown})
     return galleries
 
@@ -155,7 +164,11 @@ def _card(card: PairCard, root: Path, first_caption: FirstCaption) -> dict[str, 
         for name in EXPORT_SCORES
         if name != P_WRONG or not decision
     }
-    facts |= {"group": card.group, "label": card.label or "", "injected": card.injected or ""}
+    facts |= {
+        "group": group_words(card.group),
+        "label": card.label or "",
+        "injected": card.injected or "",
+    }
     facts |= {f"{mark['word']} →": " ".join(mark["better"][0]) for mark in marks if mark["better"]}
     captions = [_cut(caption) for caption in (*card.current[first:], *card.current[:first])]
     return {

@@ -40,9 +40,7 @@ def map_path(audit: Audit, name: str) -> Path:
     settings."""
     member, _, side = name.rpartition(".")
     if side not in EMBEDDINGS or member not in audit.record.members:
-        raise InputError(
-            f"{audit.name} has no map {name!r}: choose one on the page Map of embeddings"
-        )
+        raise InputError(f"{audit.name} has no map {name!r}: choose one on the page Map")
     content = {
         "embeddings": recorded_sha256(audit, embeddings_path(audit, member, side)),
         "settings": {**_SETTINGS, "seed": _SEED, "limit": LIMIT},
@@ -63,9 +61,7 @@ def require_map(audit: Audit, name: str) -> Path:
     """Return the file of a map, or say how to draw it."""
     path = map_file(audit, name)
     if path is None:
-        raise InputError(
-            f"there is no map {name!r} of {audit.name} yet: draw it on the page Map of embeddings"
-        )
+        raise InputError(f"there is no map {name!r} of {audit.name} yet: draw it on the page Map")
     return path
 
 

@@ -1,7 +1,7 @@
 """Summaries of a finished audit for the overview, the report and the figures: groups, utility, map
 of scores."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,9 @@ from clipmem_core.review.queries import cached, fetch_all, fetch_frame, fetch_ro
 MEMBERS_SHOWN = 6  # with a column each
 ATTACK_MEASURES = {"auroc": "AUROC", "TPR@0.01": "TPR at 1 % FPR", "TPR@0.001": "TPR at .1 % FPR"}
 LIMIT = 6000  # points a browser draws at once, fast enough for a lasso
+_STRONG = 0.5  # clipmem of a strongly memorized pair
+_REVEALING = 0.75  # AUROC of an attack: three guesses of four are right
+_MOSTLY = 1.5  # one encoder's part over the other's
 _BINS = 60  # of the histogram of clipmem
 _CELLS = (96, 64)  # of the density, along x and y
 # shares of the external pairs
@@ -65,6 +68,34 @@ def group_bins(audit: Audit) -> pd.DataFrame:
             for k in np.flatnonzero(counts)
         ]
     return pd.DataFrame(rows, columns=[GROUP, "low", "width", "share"])
+
+
+def memorization_line(verdict: Mapping[str, Any]) -> str:
+    """Return how many pairs are strongly memorized, by which encoder, and whether that matters;
+    empty if it was not measured."""
+    shares = verdict.get("exceeding") or []
+    attacks = verdict.get("attacks") or [{}]
+    auroc = attacks[0].get("value") or verdict.get("membership_auroc")
+    if not shares or auroc is None:
+        return ""
+    row = next((row for row in shares if row["size"] >= _STRONG), {"size": _STRONG, "share": 0.0})
+    parts = verdict.get("encoders") or {}
+    image = parts.get("image") or 0.0
+    text = parts.get("text") or 0.0
+    where = ""
+    if row["share"] and max(image, text) > _MOSTLY * min(image, text):
+        where = f", mostly by the {'image' if image > text else 'text'} encoder"
+    elif row["share"] and image:
+        where = ", by both encoders"
+    matters = (
+        f"The model reveals which pairs it was trained on (AUROC {auroc:.2f}). That matters if "
+        "they are private: see Mitigations."
+        if auroc >= _REVEALING
+        else "The model hardly reveals which pairs it was trained on "
+        f"(AUROC {auroc:.2f}): this is unlikely to matter."
+    )
+    strong = f"strongly memorized (clipmem above {row['size']:g}){where}. {matters}"
+    return f"{100 * row['share']:.1f} % of the pairs are {strong}"
 
 
 def attack_rows(attacks: list[dict[str, Any]]) -> tuple[pd.DataFrame, list[str]]:

@@ -16,7 +16,7 @@ from tests.fixtures import embed, make_audit, make_benchmark, write_incidents, w
 from tests.made_arms import add_arm, make_lab
 from tests.made_encoders import make_paradigms, make_units
 
-NAMES = {Path(path).stem: title for path, (title, _) in PAGES.items()}
+NAMES = {Path(path).stem: title for path, (title, *_) in PAGES.items()}
 FEW = ["overview", "compare", "audits"]  # the other pages are the same without a finished audit
 STATES = {
     **dict.fromkeys(["hostile", "paper", "locked", "precomputed", "one", "empty"], [*NAMES]),

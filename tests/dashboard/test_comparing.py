@@ -1,4 +1,4 @@
-"""The pages Compare audits and Detectors: what can be compared, the numbers, and the pairs that
+"""The pages Compare and Detectors: what can be compared, the numbers, and the pairs that
 differ most."""
 
 from pathlib import Path

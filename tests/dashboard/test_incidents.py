@@ -14,7 +14,8 @@ def test_a_fault_is_shown_repaired_and_undone(copy: Copy) -> None:
     assert "Captions are one row late." in report
     assert HOSTILE[0] not in report
     app = open_page(audit="made")
-    assert texts(app)[1:3] == ["Captions are one row late.", HOSTILE[0]]
+    assert texts(app)[:2] == ["Captions are one row late.", HOSTILE[0]]
+    assert app.expander[0].proto.expanded
     there = [query for label, query in links(app) if label == "Browse"]
     assert [query.split("incident=")[1][0] for query in there] == ["1", "2"]
     assert f"→ {audit.pairs['captions'][21][0]}" in titles(app)

@@ -8,6 +8,7 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audit.status import Task
 from clipmem_core.audit.store import Audit, acquire_lock, write_json
+from clipmem_core.dashboard.page import PAGES
 from clipmem_core.review.decisions import open_review
 from tests.fixtures import HOSTILE, Copy
 
@@ -97,7 +98,11 @@ def test_a_finished_audit_opens_with_its_groups_and_the_first_pairs_of_either_qu
     shown = titles(app)
     assert "made" in shown
     members = "4" if protocol == "ensemble" else "6"
-    assert [metric.value for metric in app.metric][:4] == ["100", members, protocol, "120"]
+    about = next(text for text in texts(app) if "100 pairs" in text)
+    assert f"{members} members" in about
+    assert about.endswith(f"protocol {protocol}")
+    assert "Quarantine: 120" in app.expander[-2].label
+    assert app.get("progress")[0].proto.text == "1 of 100 pairs decided"
     assert len(app.image) == 12
     assert "Usable with care: the members generalise, but one null group is not flat." in shown
     assert "→ more repeats, *or* $5" in texts(app)
@@ -107,7 +112,7 @@ def test_a_finished_audit_opens_with_its_groups_and_the_first_pairs_of_either_qu
     ]
     assert shown_values == pytest.approx(audit.scores["clipmem"].nlargest(6).tolist(), abs=0.006)
     wanted = ["audit=made&order=suspicion", "audit=made&order=clipmem"]
-    worst = next(there for label, there in found if label.startswith("p wrong"))
+    worst = next(there for label, there in found if label.startswith("Pair "))
     assert worst == f"{wanted[0]}&pair={first.replace('/', '%2F')}"
     assert [there for label, there in found if label.startswith("Browse")] == wanted
     written = [element.value for element in app.get("html") if "pair-card" in element.value]
@@ -117,9 +122,23 @@ def test_a_finished_audit_opens_with_its_groups_and_the_first_pairs_of_either_qu
 
 def test_without_an_audit_a_button_starts_one(started: list[tuple[list[str], str]]) -> None:
     app = open_page()
-    assert app.title[0].value == "CLIPMem"
+    assert "CLIPMem" in titles(app)
     app.button[0].click().run()
     assert started == [(["scenes", "--name", "scenes"], "scenes")]
+    form = press(open_page(), "Choose a folder")
+    assert form.text_input(key="new-path").placeholder == "/data/pictures"
+
+
+def test_the_button_of_the_overview_opens_the_review_and_the_sidebar_all_pages_but_pair(
+    copy: Copy,
+) -> None:
+    copy()
+    app = open_page()
+    sidebar = [each.proto.label for each in app.sidebar.get("page_link")]
+    assert sidebar[0] == "Overview"
+    assert {title for title, *_ in PAGES.values()} - set(sidebar) == {"Pair"}
+    press(app, "Review next")
+    assert address(app) == {"audit": "made", "order": "review_place", "decision": "undecided"}
 
 
 def test_an_unfinished_audit_resumes_unless_another_process_works_on_it_or_its_config_is_broken(

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from clipmem_core.audit.store import Audit, write_json
+from clipmem_core.columns import group_words
 from clipmem_core.export.formats import export_audit
 from clipmem_core.export.report import three_decimals
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, open_review
@@ -104,11 +105,12 @@ def test_it_has_the_verdict_the_tables_and_how_it_was_made(audit: Audit, page: P
     texts |= {"clipmem by group", "Utility of the members", "Most memorized", "Decisions"}
     assert texts | {audit.record.versions["torch"]} <= set(page.texts)
     for row in audit.verdict["groups"]:
-        assert {row["group"], three_decimals(row["mean"]), three_decimals(row["low"])} <= set(
-            page.texts
-        )
-    undecided = audit.scores.drop([1, 2, audit.scores["suspicion"].idxmax()])
-    worst = undecided.dropna(subset="suspicion").nlargest(50, "suspicion")
+        assert {
+            group_words(row["group"]),
+            three_decimals(row["mean"]),
+            three_decimals(row["low"]),
+        } <= set(page.texts)
+    worst = audit.scores.dropna(subset="suspicion").nlargest(50, "suspicion")
     scored = len(worst)
     images = page.attributes("img")
     assert len(images) == 50 + scored
@@ -120,6 +122,8 @@ def test_it_has_the_verdict_the_tables_and_how_it_was_made(audit: Audit, page: P
     shown = [text for text in page.texts if text.startswith("images/")]
     assert shown[:scored] == worst["pair_id"].tolist()
     assert shown[scored:][:50] == top
+    first = page.texts.index(shown[0])
+    assert KEEP in page.texts[first - 3 : first]
 
 
 def test_missing_pictures_are_no_errors(copy: Copy, tmp_path: Path) -> None:

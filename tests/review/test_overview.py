@@ -10,7 +10,12 @@ import clipmem_core
 from clipmem_core.audit.store import Audit, write_table
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import REMOVE, open_review
-from clipmem_core.review.overview import attack_rows, group_table, load_score_map
+from clipmem_core.review.overview import (
+    attack_rows,
+    group_table,
+    load_score_map,
+    memorization_line,
+)
 from clipmem_core.review.queries import count_rows_of
 from clipmem_core.review.search import Hits
 from clipmem_core.review.selection import Selection
@@ -112,3 +117,19 @@ def test_an_audit_opens_as_frames_of_one_order_with_what_was_decided(
         caption for captions in pairs.captions for caption in captions
     ]
     assert captions.number.eq(0).sum() == len(pairs)
+
+
+def test_a_line_says_how_much_is_memorized_where_and_whether_it_matters() -> None:
+    shares = [{"size": 0.45, "share": 0.14}, {"size": 0.5, "share": 0.065}]
+    verdict = {"exceeding": shares, "membership_auroc": 0.6, "encoders": {"image": 1, "text": 0.1}}
+    quiet = memorization_line(verdict)
+    assert quiet.startswith("6.5 % of the pairs")
+    assert "image encoder" in quiet
+    assert "unlikely to matter" in quiet
+    revealing = memorization_line(
+        verdict | {"attacks": [{"value": 0.9}], "encoders": {"image": None, "text": None}}
+    )
+    assert "0.90" in revealing
+    assert "encoder" not in revealing
+    assert memorization_line(verdict | {"exceeding": shares[:1]}).startswith("0.0 %")
+    assert memorization_line({}) == ""
