@@ -189,9 +189,10 @@ def draw_filters(audit: Audit, selection: Selection) -> None:
             _draw_drawer(audit, selection)
         choose_segment("Layout", LAYOUTS, parameter=LAYOUT, hidden=True)
         st.space("stretch")
-        draw_link(MAP, "Map", ":material/bubble_chart:", audit, selection)
-        draw_link(REVIEW, "Review", ":material/rate_review:", audit, selection)
-        draw_key_list(BROWSE_KEYS)
+        with in_a_row(width="content"):
+            draw_link(MAP, "Map", ":material/bubble_chart:", audit, selection)
+            draw_link(REVIEW, "Review", ":material/rate_review:", audit, selection)
+            draw_key_list(BROWSE_KEYS)
 
 
 def _draw_order(audit: Audit, selection: Selection) -> None:
@@ -235,7 +236,7 @@ def _draw_drawer(audit: Audit, selection: Selection) -> None:
     left, right = st.columns(2)
     with left:
         _choose(selection, "decision", "Decision", _DECISIONS)
-        _choose_any(selection, "group", "Group", dict(zip(groups, groups, strict=True)))
+        _choose_any(selection, "group", "Group", {group: c.group_words(group) for group in groups})
     with right:
         _choose_any(selection, "check", "Check", checks)
         _choose_any(selection, "label", "Label", dict(zip(labels, labels, strict=True)))

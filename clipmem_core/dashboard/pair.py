@@ -86,7 +86,8 @@ def draw_facts(audit: Audit, card: PairCard) -> None:
     """Draw facts of a pair, the scores of its captions, their unlikely words, and the checks it
     fails."""
     error = f" · injected error: {card.injected}" if card.injected else ""
-    show_text(f"group: {card.group}{error} · file: {card.image}", limit=_CAPTION_LIMIT)
+    group = c.group_words(card.group)
+    show_text(f"group: {group}{error} · file: {card.image}", limit=_CAPTION_LIMIT)
     listed = listed_scores(audit, [card.pair_id]).iloc[0]
     scores = {
         words(name): listed[column]

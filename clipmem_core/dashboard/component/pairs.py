@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 import streamlit as st
 
 from clipmem_core.audit.store import Audit
-from clipmem_core.columns import CLIPMEM, CLIPMEM_SHRUNK, SE, WORD
+from clipmem_core.columns import CLIPMEM, CLIPMEM_SHRUNK, SE, WORD, group_words
 from clipmem_core.dashboard.component.routes import PREFIX, prepare_judge
 from clipmem_core.dashboard.deciding import BADGES, Notice, locked_session, review_session
 from clipmem_core.dashboard.page import (
@@ -256,7 +256,7 @@ def _card_data(
 ) -> dict[str, Any]:
     start, marks, reason = first
     decision = card.decision
-    more = [f"group: {card.group}", f"id: {cut(card.pair_id, _CAPTION_LIMIT)}"]
+    more = [f"group: {group_words(card.group)}", f"id: {cut(card.pair_id, _CAPTION_LIMIT)}"]
     if card.label:
         more.insert(0, f"label: {cut(card.label, _CAPTION_LIMIT)}")
     scores = {name: format_score(card.scores.get(name)) for name in shown}
