@@ -182,7 +182,7 @@ def draw_filters(audit: Audit, selection: Selection) -> None:
     other views of the selection."""
     active = len(conditions(selection))
     with in_a_row(gap="xsmall"):
-        _type(selection, "meaning", "Search", width=180)
+        _type(selection, "meaning", "Search by meaning", width=180)
         _draw_order(audit, selection)
         label = f"Filter ({active})" if active else "Filter"
         with st.popover(label, icon=":material/filter_list:", key="filters"):
