@@ -136,8 +136,8 @@ def draw_numbers(comparison: Comparison) -> None:
         )
     notes = [f"{comparison.n_scored:,} pairs have {words(comparison.column)} in both."]
     if change and change.n > 1:
-        interval = f"{format_score(change.low)} to {format_score(change.high)}"
-        notes.append(f"Mean difference: {interval} (95 % interval, paired by pair).")
+        ends = dict.fromkeys(map(format_score, (change.low, change.high)))
+        notes.append(f"95 % interval of the mean difference: {' to '.join(ends)}.")
     notes.append(
         f"With another caption or picture: {comparison.edited:,}; in the first only: "
         f"{comparison.only_one:,}; in the second only: {comparison.only_other:,}; in another group "
