@@ -70,8 +70,8 @@ def _draw_doubts(audit: Audit) -> None:
         return
     if locked := locked_towers(audit.record.config):
         st.caption(
-            f"The {' and '.join(locked)} tower stays as it is (locked): its part is what the small "
-            "head trained on it memorized. To compare whole encoders, audit with preset small."
+            f"Locked, so not trained: {' and '.join(locked)}. Their part is what the small heads "
+            "on them memorized. To compare whole encoders, audit with the preset small."
         )
     fit = encoders.get("fit")
     for doubt in b.encoder_doubts(b.encoder_means(audit), fit):

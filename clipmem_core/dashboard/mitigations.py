@@ -111,7 +111,8 @@ def follow(audit: Audit, arm: Arm) -> None:
 def _follow(audit: Audit, arm: Arm, seen: int) -> None:
     by_workers = shares_process(audit.record.config)
     with _shown_errors():
-        lab.ensure_baseline(audit, len(lab.finished_members(audit, BASELINE)) + 2)
+        if measured := len(lab.finished_members(audit, BASELINE)):  # else its fault is shown
+            lab.ensure_baseline(audit, measured + 2)
         if by_workers:
             session = st.session_state.setdefault(_SESSION, uuid.uuid4().hex)
             lab.want(audit, session, [arm.name] if arm.overrides else [])
