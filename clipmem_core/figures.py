@@ -494,8 +494,8 @@ def tradeoff_figure(
     points.loc[points[PROVISIONAL], "kind"] = PROVISIONAL
     points.loc[BASELINE, "kind"] = "baseline"
     points["hover"] = ["<br>".join(map(safe, lines)) for lines in points[TEXT]]
-    # Labels of dominated arms would cover each other.
-    labelled = points.index.isin([chosen, BASELINE, *front])
+    # Labels of dominated arms would cover each other; the legend names the baseline.
+    labelled = points.index.isin({chosen, *front} - {BASELINE})
     labels = [safe(textwrap.fill(title, _LABEL_WIDTH)) for title in points["title"]]
     points["label"] = np.where(labelled, [text.replace("\n", "<br>") for text in labels], "")
     ranges = [_span(points, axis) for axis in (MEMORIZATION, UTILITY)]
