@@ -4,12 +4,12 @@ In a map, a box or a lasso selects pairs.
 """
 
 import html
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.express as px
 import plotly.graph_objects as go
 
 from clipmem_core.audit import unit_tables as t
@@ -392,14 +392,14 @@ SOURCES = {  # name and dash
 MEMORIZATION = "memorization"
 UTILITY = "utility"
 TEXT = "text"
+PROVISIONAL = "provisional"
+_LABEL_WIDTH = 30
 _first_round = [name for name in DETECTORS if name != RANDOM_DETECTOR and name not in SECOND_ROUND]
 DETECTOR_COLOURS = {RANDOM_DETECTOR: OTHER} | dict(zip(_first_round, LABEL_COLOURS, strict=False))
 Line = tuple[str, pd.DataFrame, str, str]  # name, rows, colour and dash
 
 
-def means_figure(
-    means: pd.DataFrame, null: pd.DataFrame, *, title: str, noun: str = "pairs"
-) -> go.Figure:
+def means_figure(means: pd.DataFrame, null: pd.DataFrame, *, title: str) -> go.Figure:
     """Draw the mean of each encoder by name with its interval, and lines at the means of external
     pairs."""
     figure = go.Figure()
@@ -420,7 +420,7 @@ def means_figure(
         for mean in null.loc[null["encoder"] == encoder, "mean"].dropna():
             figure.add_vline(mean, line=DOTTED | {"color": colour})
     figure.add_vline(0, line={"color": OTHER, "width": 1})
-    labels = [f"{short_name(name, NAME_LENGTH)}<br>{n:,} {noun}" for name, n in counts.items()]
+    labels = [f"{short_name(name, NAME_LENGTH)}<br>{n:,} pairs" for name, n in counts.items()]
     figure.update_yaxes(
         tickvals=list(places.values()),
         ticktext=labels,
@@ -489,45 +489,58 @@ def tradeoff_figure(
     titles: tuple[str, str],
     front: Sequence[str],
     chosen: str | None = None,
+    start: float = 0.0,
 ) -> go.Figure:
     """Draw each arm with its intervals and lines of text on hover, the Pareto front, and an arrow
-    to the chosen arm."""
+    to the chosen arm; provisional arms are hollow. Memorization begins at `start`."""
     points = points.set_index(ARM)
     points["kind"] = np.where(points.index.isin(front), "Pareto-optimal", "dominated")
+    points.loc[points[PROVISIONAL], "kind"] = PROVISIONAL
     points.loc[BASELINE, "kind"] = "baseline"
     points["hover"] = ["<br>".join(map(safe, lines)) for lines in points[TEXT]]
-    # Labels of dominated arms would cover each other.
-    names = points.index.str.replace("[-_]", " ", regex=True)
-    labels = [short_name(name, NAME_LENGTH) for name in names]
-    points["label"] = np.where(points.index.isin([chosen, BASELINE, *front]), labels, "")
-    baseline_colour = FRONT_COLOUR if BASELINE in front else OTHER
-    figure = px.scatter(
-        points,
-        x=MEMORIZATION,
-        y=UTILITY,
-        error_x=f"{MEMORIZATION}_error",
-        error_y=f"{UTILITY}_error",
-        color="kind",
-        symbol="kind",
-        text="label",
-        custom_data=["hover"],
-        color_discrete_map={
-            "dominated": OTHER,
-            "Pareto-optimal": FRONT_COLOUR,
-            "baseline": baseline_colour,
-        },
-        symbol_map={"dominated": "circle", "Pareto-optimal": "circle", "baseline": "diamond"},
-    )
-    thin = {"thickness": 1, "width": 0}
-    figure.update_traces(
-        marker={"opacity": 1, "size": 11},
-        error_x=thin,
-        error_y=thin,
-        textposition="top left",
-        textfont={"size": 11},
-        cliponaxis=False,
-        hovertemplate="%{customdata[0]}<extra></extra>",
-    )
+    # Labels of dominated arms would cover each other; the legend names the baseline.
+    labelled = points.index.isin({chosen, *front} - {BASELINE})
+    labels = [safe(textwrap.fill(title, _LABEL_WIDTH)) for title in points["title"]]
+    points["label"] = np.where(labelled, [text.replace("\n", "<br>") for text in labels], "")
+    ranges = [_span(points, axis) for axis in (MEMORIZATION, UTILITY)]
+    ranges[0][0] = min(ranges[0][0], start)
+    right = points[MEMORIZATION] > sum(ranges[0]) / 2
+    points["place"] = np.where(right, "top left", "top right")
+    styles = {
+        "dominated": (OTHER, "circle"),
+        "Pareto-optimal": (FRONT_COLOUR, "circle"),
+        PROVISIONAL: (FRONT_COLOUR, "circle-open"),
+        "baseline": (
+            FRONT_COLOUR if BASELINE in front else OTHER,
+            "diamond-open" if points.loc[BASELINE, PROVISIONAL] else "diamond",
+        ),
+    }
+    figure = go.Figure()
+    for kind, rows in points.groupby("kind"):
+        colour, symbol = styles[str(kind)]
+        errors = {
+            f"error_{axis}": {"array": rows[f"{name}_error"], "thickness": 1, "width": 0}
+            for axis, name in (("x", MEMORIZATION), ("y", UTILITY))
+        }
+        figure.add_scatter(
+            x=rows[MEMORIZATION],
+            y=rows[UTILITY],
+            **errors,
+            name=str(kind),
+            mode="markers+text",
+            marker={
+                "size": 11,
+                "color": colour,
+                "symbol": symbol,
+                "line": {"width": 2, "color": colour},
+            },
+            text=rows["label"],
+            textposition=rows["place"],
+            textfont={"size": 11},
+            cliponaxis=False,
+            customdata=rows[["hover"]],
+            hovertemplate="%{customdata[0]}<extra></extra>",
+        )
     best = points.loc[list(front)]
     figure.add_scatter(
         x=best[MEMORIZATION],
@@ -571,12 +584,21 @@ def tradeoff_figure(
     return set_layout(
         figure,
         440,
-        xaxis_title=f"← less memorized · {memorization}",
-        yaxis_title=f"{utility} · more useful →",
+        xaxis={"title": f"← less memorized · {memorization}", "range": ranges[0]},
+        yaxis={"title": f"{utility} · more useful →", "range": ranges[1]},
         legend=LEGEND_ABOVE | {"title": ""},
         dragmode=False,
         hoverlabel={"align": "left"},
     )
+
+
+def _span(points: pd.DataFrame, axis: str) -> list[float]:
+    """Return a range around values and their intervals, at least a tenth of the largest wide on
+    each side."""
+    errors = points[f"{axis}_error"].fillna(0)
+    low, high = (points[axis] - errors).min(), (points[axis] + errors).max()
+    margin = max(0.1 * high, 0.2 * (high - low))
+    return [low - margin, high + margin]
 
 
 def precision_figure(curves: pd.DataFrame, *, share: float) -> go.Figure:

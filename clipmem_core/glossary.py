@@ -11,7 +11,7 @@ MEMBER = "member"
 EXTERNAL = "held-out pair"
 AUROC = "membership AUROC"
 PROTOCOL = "protocol"
-ARM = "setting"
+SETTING = "setting"
 DRAWN = "synthetic set"
 MEANINGS = {
     MEMBER: (
@@ -67,9 +67,9 @@ MEANINGS = {
         "at all.",
         "It says whether there is an effect, not how large: decide by clipmem.",
     ),
-    ARM: (
-        "Mitigations of a study that are on together, trained as often as the others and compared "
-        "with the baseline.",
+    SETTING: (
+        "One setting of a study, such as noise on captions, trained as often as the others and "
+        "compared with the baseline.",
         "Choose one that lowers memorization without losing retrieval, judged by the ends of its "
         "intervals.",
     ),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 
 from clipmem_core import columns as c
@@ -16,8 +17,9 @@ from clipmem_core.audit.store import MEMBERSHIP, PAIRS, Audit, text_counts
 from clipmem_core.config import FIELDS, MODIFIERS, AuditConfig, Slider
 from clipmem_core.dashboard.page import PAGE, choose_listed, draw_set, write_address
 from clipmem_core.dashboard.plain import explained_errors, in_one_line, show_text
+from clipmem_core.dataset.source import DRAWN
 from clipmem_core.io import InputError
-from clipmem_core.mitigations import AHEAD_GROUP
+from clipmem_core.mitigations import ADAPTIVE, AHEAD_GROUP
 from clipmem_core.review.decisions import decided_for
 from clipmem_core.review.queries import cached
 from clipmem_core.studies.arm import (
@@ -33,7 +35,8 @@ from clipmem_core.studies.arm import (
     parse_arm,
     without_idle,
 )
-from clipmem_core.studies.lab import obstacles
+from clipmem_core.studies.lab import RETRIEVAL, obstacles
+from clipmem_core.studies.results import CLIPMEM_NET, usual_changes
 
 PARAMETER = "setting"
 _CAPTIONS = "train_captions"
@@ -46,6 +49,15 @@ _PLACE_HELP = (
 GROUPS = {
     group: [name for name, field in FIELDS.items() if field.group == group and field.toggle]
     for group in ("Text", "Pictures", "Captions", "Training", AHEAD_GROUP)
+}
+_USUAL_STYLE = """<style>
+[class*="st-key-usual-"] { margin: -.6rem 0 .2rem 2.5rem }
+[class*="st-key-usual-"] p { font-size: .8rem }
+</style>"""
+_PAIRS = {
+    REMOVAL: "Remove pairs",
+    NEAR_DUPLICATES: "Drop near-duplicates",
+    DECISIONS: "My decisions",
 }
 # Sliders without a toggle below those of the group AHEAD_GROUP; the share is of held-out pairs
 _AHEAD_SLIDERS = {
@@ -68,26 +80,59 @@ def draw_setting(audit: Audit, finished: Mapping[str, str]) -> Arm:
     setting = _read_setting(audit.record.config)
     names = {"": "none", setting.text: setting.title, **finished}
     if len(names) > 1:
-        choose_listed(
-            "Settings",
-            names,
-            parameter=PARAMETER,
-            clears=[PAGE],
-        )
+        choose_listed("Settings", names, parameter=PARAMETER, clears=[PAGE], draw=st.radio)
     decided = Decided()
     with explained_errors("Decisions", ends=False):
         decided = decided_for(audit)
-    controls = Controls(setting, audit.record.config, decided, *_facts(audit))
+    obstacles, captions = _facts(audit)
+    if not decided:
+        obstacles = obstacles | {DECISIONS: "you have not removed or changed any pair yet"}
+    folded = {
+        name: why
+        for name, why in obstacles.items()
+        if _label(name) and name not in setting.overrides
+    }
+    usual = usual_changes(audit)
+    st.html(_USUAL_STYLE)
+    if len(usual):
+        pictures = "synthetic" if audit.record.format == DRAWN else "real"
+        st.caption(f"Below each switch: what it usually changes on {pictures} pictures.")
+    controls = Controls(setting, audit.record.config, decided, obstacles, captions, folded, usual)
     for group in GROUPS:
+        if set(GROUPS[group]) - set(folded):
+            with st.container(gap="xsmall"):
+                st.markdown(f"**{group}**")
+                controls.draw_group(group)
+    if {REMOVAL, *SWITCHES} - set(folded):
         with st.container(gap="xsmall"):
-            st.markdown(f"**{group}**")
-            controls.draw_group(group)
-    with st.container(gap="xsmall"):
-        st.markdown("**Pairs**")
-        controls.draw_pairs()
+            st.markdown("**Pairs**")
+            controls.draw_pairs()
+    _draw_folded(folded)
     if setting.overrides.get(DECISIONS):
         return replace(setting, decided=decided)
     return setting
+
+
+def _draw_folded(reasons: Mapping[str, str]) -> None:
+    """Draw the switches that cannot act, folded, by their reason."""
+    if not reasons:
+        return
+    with st.expander(f"{len(reasons)} switches cannot act here"):
+        for reason in dict.fromkeys(reasons.values()):
+            labels = [_label(name) for name, why in reasons.items() if why == reason]
+            st.caption(f"**{', '.join(labels)}**: {reason}.")
+
+
+def _label(name: str) -> str:
+    """Return the label of a switch outside its group."""
+    label = _PAIRS[name] if name in _PAIRS else FIELDS[name].toggle
+    return f"{label} ({AHEAD_GROUP.lower()})" if name in ADAPTIVE else label
+
+
+def _span(changes: pd.Series) -> str:
+    """Return the range of changes in percent: −45…−33 %."""
+    ends = [f"{end:+z.0f}".replace("+0", "0") for end in (changes.min(), changes.max())]
+    return f"{'…'.join(dict.fromkeys(ends))} %".replace("-", "−")
 
 
 def _read_setting(baseline: AuditConfig) -> Arm:
@@ -115,6 +160,8 @@ class Controls:
     decided: Decided
     obstacles: Mapping[str, str]  # why settings cannot act
     captions: int  # most captions of a pair
+    folded: Mapping[str, str]  # the obstacles of settings that are off
+    usual: pd.DataFrame  # see `usual_changes`
 
     def draw_group(self, group: str) -> None:
         """Draw the toggles of a group, with a slider for each that is on."""
@@ -150,7 +197,7 @@ class Controls:
         decisions."""
         self._draw_toggle(
             REMOVAL,
-            "Remove pairs",
+            _PAIRS[REMOVAL],
             "Training leaves out the pairs that rank highest.",
         )
         if removal := self.setting.removal:
@@ -176,16 +223,16 @@ class Controls:
             )
         self._draw_toggle(
             NEAR_DUPLICATES,
-            "Drop near-duplicates",
+            _PAIRS[NEAR_DUPLICATES],
             "Training keeps only the first of several near-duplicate pictures.",
         )
-        counts = "none yet"
-        if self.decided:
-            removed = len(self.decided.removed)
-            counts = f"{removed:,} removed, {len(self.decided.recaptioned):,} with changed captions"
+        counts = (
+            f"{len(self.decided.removed):,} removed, {len(self.decided.recaptioned):,} with "
+            "changed captions"
+        )
         self._draw_toggle(
             DECISIONS,
-            f"My decisions: {counts}",
+            f"{_PAIRS[DECISIONS]}: {counts}",
             "Training leaves out the pairs you decided to remove, and uses the captions you "
             "changed.",
         )
@@ -223,10 +270,21 @@ class Controls:
         )
 
     def _draw_toggle(self, name: str, label: str, help: str) -> None:
-        """Draw a toggle, which adds first values to the overrides or removes one."""
-        on = name in self.setting.overrides
+        """Draw a toggle, which adds first values to the overrides or removes one, and what it
+        usually changes."""
+        if name in self.folded:
+            return
         obstacle = self.obstacles.get(name)
-        none_decided = name == DECISIONS and not self.decided
+        usual = self.usual[self.usual["switch"] == name]
+        measured = [
+            f"{row['pictures']} {_span(row[[CLIPMEM_NET]])}, {_span(row[[RETRIEVAL]])}"
+            for _, row in usual.iterrows()
+        ]
+        if measured:
+            help += (
+                " Measured at the first value, in % of the baseline (memorization, retrieval): "
+                f"{'; '.join(measured)}."
+            )
 
         def switch(on: bool) -> None:
             if on:
@@ -238,11 +296,15 @@ class Controls:
             st.toggle,
             label,
             key=f"mitigation-on-{name}",
-            value=on,
+            value=name in self.setting.overrides,
             on_choose=switch,
             help=f"{help} Not available: {obstacle}." if obstacle else help,
-            disabled=not on and bool(obstacle or none_decided),
         )
+        if measured:
+            with st.container(key=f"usual-{name}"):
+                st.caption(
+                    f"{_span(usual[CLIPMEM_NET])} memorization, {_span(usual[RETRIEVAL])} retrieval"
+                )
 
     def _draw(
         self, widget: Callable[..., Any], label: str, name: str, value: Any, **options: Any

@@ -70,17 +70,16 @@ def _draw_doubts(audit: Audit) -> None:
         return
     if locked := locked_towers(audit.record.config):
         st.caption(
-            f"Locked: {' and '.join(locked)}. The part of a locked tower is what the head on it "
-            "memorized."
+            f"Locked, so not trained: {' and '.join(locked)}. Their part is what the small heads "
+            "on them memorized. To compare whole encoders, audit with the preset small."
         )
     fit = encoders.get("fit")
     for doubt in b.encoder_doubts(b.encoder_means(audit), fit):
         st.warning(doubt)
     if fit is not None:
         st.caption(
-            "The embedding spaces of two models differ: one is rotated onto the other before "
-            "encoders are exchanged. On pairs that the rotation was not fitted on: mean cosine "
-            f"{fit:.2f}; 1 is perfect."
+            "Encoders of two models are compared after a rotation (cosine "
+            f"{fit:.2f} on pairs it was not fitted on; 1 is perfect)."
         )
 
 

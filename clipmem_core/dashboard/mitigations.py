@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -32,7 +31,7 @@ from clipmem_core.dashboard.plain import (
     show_strong,
 )
 from clipmem_core.dashboard.running import draw_task
-from clipmem_core.figures import MEMORIZATION, TEXT, UTILITY, means_figure, tradeoff_figure
+from clipmem_core.figures import MEMORIZATION, PROVISIONAL, TEXT, UTILITY, tradeoff_figure
 from clipmem_core.io import InputError
 from clipmem_core.scores.seeds import interval_text
 from clipmem_core.studies import lab
@@ -104,25 +103,29 @@ def _missing_members(audit: Audit, arm: str) -> int:
 def follow(audit: Audit, arm: Arm) -> None:
     """Report that the page is open, draw the progress of a setting, and rerun the page when members
     are finished."""
-    pending = arm.name != BASELINE and _missing_members(audit, arm.name)
+    pending = _missing_members(audit, arm.name) or _missing_members(audit, BASELINE)
     seen = len(lab.compared_members(audit, arm.name))
-    draw = _follow_workers if shares_process(audit.record.config) else _follow_job
-    every = _POLL if pending else _HEARTBEAT
-    st.fragment(run_every=every)(draw)(audit, arm, seen)
+    st.fragment(run_every=_POLL if pending else _HEARTBEAT)(_follow)(audit, arm, seen)
 
 
-def _follow_workers(audit: Audit, arm: Arm, seen: int) -> None:
+def _follow(audit: Audit, arm: Arm, seen: int) -> None:
+    by_workers = shares_process(audit.record.config)
     with _shown_errors():
-        session = st.session_state.setdefault(_SESSION, uuid.uuid4().hex)
-        lab.want(audit, session, [arm.name] if arm.overrides else [])
-        workers = ensure_workers(audit)
-        if fault := _fault_of(workers):
-            draw_fault("The training stopped.", fault)
-            if st.button("Try again", key="mitigation-again", icon=":material/play_arrow:"):
-                workers.clear()
-                st.rerun()
-            return
+        if measured := len(lab.finished_members(audit, BASELINE)):  # else its fault is shown
+            lab.ensure_baseline(audit, measured + 2)
+        if by_workers:
+            session = st.session_state.setdefault(_SESSION, uuid.uuid4().hex)
+            lab.want(audit, session, [arm.name] if arm.overrides else [])
+            workers = ensure_workers(audit)
+            if fault := _fault_of(workers):
+                draw_fault("The training stopped.", fault)
+                if st.button("Try again", key="mitigation-again", icon=":material/play_arrow:"):
+                    workers.clear()
+                    st.rerun()
+                return
         _draw_members(audit, arm, seen)
+    if arm.overrides and not by_workers:
+        _draw_job(audit, arm)
 
 
 def _draw_members(audit: Audit, arm: Arm, seen: int) -> None:
@@ -137,17 +140,15 @@ def _draw_members(audit: Audit, arm: Arm, seen: int) -> None:
     if done >= min(first, total) > seen:
         st.rerun()
     if arm.overrides and done < total:
-        st.progress(done / total, text=f"{done} of {total} members")
+        time_left = duration(lab.seconds_needed(audit, total - done))
+        text = f"{done} of {total} members{time_left and f', about {time_left} left'}"
+        st.progress(done / total, text=text)
 
 
-def _follow_job(audit: Audit, arm: Arm, seen: int) -> None:
-    if not arm.overrides:
-        return
-    with _shown_errors():
-        _draw_members(audit, arm, seen)
+def _draw_job(audit: Audit, arm: Arm) -> None:
+    """Draw the button that trains a setting by a job, or its progress."""
     if members := _missing_members(audit, arm.name):
-        seconds = lab.seconds_needed(audit, members, side_by_side(audit.record.config))
-        time_left = duration(seconds) or "as long as the audit took"
+        time_left = duration(lab.seconds_needed(audit, members)) or "as long as the audit took"
         folder = jobs_folder() / ".mitigations" / audit.name / arm.name
         draw_task(
             JobTask(folder, ["mitigate", audit.name, *arm.flags]),
@@ -165,59 +166,78 @@ def draw_study(name: str) -> None:
     for arm, title in titles.items():
         if (compared[lab.ARM] == arm).any():
             st.text(r.sentence_of(compared, arm, title))
-    _draw_chart(compared, titles, over=r.OF_SPLITS, key=name)
+    _draw_chart(compared, titles, over=r.OF_SPLITS, key=name, provisional={})
     _draw_table(compared, titles, over=r.OF_SPLITS)
 
 
 def draw_lab(audit: Audit) -> None:
-    """Draw the settings of an audit beside the chart, then what the chosen one changes."""
+    """Draw the chart beside the switches of an audit, then what the chosen setting changes."""
     total = len(lab.paired_members(audit))
+    left, right = st.columns([5, 3], gap="medium")
+    with left, _shown_errors():
+        lab.ensure_baseline(audit, lab.FIRST_MEMBERS)
     titles = {}
-    listed = {}  # a label of a list must not change while it is open
-    for name, title in lab.list_arms(audit).items():
+    provisional = {}
+    for name, title in {BASELINE: "baseline", **lab.list_arms(audit)}.items():
         done = len(lab.compared_members(audit, name))
         if done >= min(lab.FIRST_MEMBERS, total):
-            part = f" (provisional: {done} of {total} members)" if done < total else ""
-            titles[name] = f"{title}{part}"
-            listed[lab.read_arm(audit, name).text] = title
-    left, right = st.columns([1, 2], gap="medium")
-    with left:
-        arm = draw_setting(audit, listed)
+            titles[name] = title
+            if done < total:
+                provisional[name] = f" (provisional: {done} of {total} members)"
+    trained = [name for name in titles if name != BASELINE]
     with right:
+        arm = draw_setting(
+            audit, {lab.read_arm(audit, name).text: titles[name] for name in trained}
+        )
+    with left:
         try:
             arm = lab.begin(audit, arm)
         except InputError as error:
             draw_fault("This setting cannot be trained.", error)
             return
-        chosen = arm.name if arm.name in titles else None
-        compared = r.differences(lab.lab_table(audit, [*titles, BASELINE]))
+        chosen = arm.name if arm.name in trained else None
+        full_titles = {name: titles[name] + provisional.get(name, "") for name in trained}
+        compared = r.differences(lab.lab_table(audit, [*trained, BASELINE]))
+        with st.container():
+            if chosen:
+                show_strong(r.sentence_of(compared, chosen, full_titles[chosen]))
+            elif not arm.overrides:
+                st.caption(_invitation(audit, total))
+            follow(audit, arm)
+        if BASELINE in titles:
+            _draw_chart(
+                compared,
+                titles,
+                over=r.OF_MEMBERS,
+                key=audit.name,
+                chosen=chosen,
+                provisional=provisional,
+            )
         if chosen:
-            show_strong(r.sentence_of(compared, chosen, titles[chosen]))
             done = len(lab.compared_members(audit, chosen))
             st.caption(
-                f"{done} of {total} members. An attacker who has more of them finds more pairs. "
-                "The interval covers other members of this audit; they share its pairs and its "
-                "held-out pairs: `python -m clipmem_core study` covers other splits of the pairs "
-                "too."
+                f"{done} of {total} members. The intervals cover another training on the same "
+                "pairs, not other pairs. Before you rely on a small difference, repeat it on "
+                "several splits of the pairs: `python -m clipmem_core study`."
             )
-        elif not arm.overrides:
-            st.caption(
-                "Switch a mitigation on: the members train again, and its effect appears here."
-            )
-        follow(audit, arm)
-        if (compared[lab.ARM] == BASELINE).any():
-            _draw_chart(compared, titles, over=r.OF_MEMBERS, key=audit.name, chosen=chosen)
-    if chosen:
+    if trained:
         with _shown_errors():
-            _draw_parts(compared, chosen, arm.title)
-    if titles:
-        with _shown_errors():
-            _draw_table(compared, titles, over=r.OF_MEMBERS, chosen=chosen)
-            _draw_actions(audit, titles)
+            _draw_table(compared, full_titles, over=r.OF_MEMBERS, chosen=chosen)
+            _draw_actions(audit, full_titles)
     if chosen:
         show_command(r.mitigate_command(audit, arm))
         with _shown_errors():
             _draw_changed_pairs(audit, chosen)
+
+
+def _invitation(audit: Audit, total: int) -> str:
+    """Say what a switch does, and how long it takes on this machine."""
+    first, every = (
+        duration(max(1, lab.seconds_needed(audit, members)))
+        for members in (min(lab.FIRST_MEMBERS, total), total)
+    )
+    times = f" First point in about {first}, all {total} members in about {every}." if every else ""
+    return f"Switch a mitigation on: the members train again, and its point appears here.{times}"
 
 
 def _draw_actions(audit: Audit, titles: Mapping[str, str]) -> None:
@@ -250,8 +270,10 @@ def _draw_chart(
     over: str,
     key: str,
     chosen: str | None = None,
+    provisional: Mapping[str, str],
 ) -> None:
-    """Draw the choice of two measures, and utility against memorization with intervals."""
+    """Draw utility against memorization with intervals, and the choice of both measures."""
+    chart = st.container()
     with in_a_row("bottom"):
         memorized = _choose_measure("Memorization", r.MEMORIZATIONS, table)
         useful = _choose_measure("Utility", r.UTILITIES, table)
@@ -264,24 +286,35 @@ def _draw_chart(
         ends.columns = [axis, f"{axis}_error"]
         ends[f"{axis}_error"] -= ends[axis]
         ends[measure] = [
-            f"{r.MEASURE_LABELS[measure]} {value:.3f}; against the baseline {_interval(row)}"
-            for value, row in zip(ends[axis], rows.to_dict("records"), strict=True)
+            f"{r.MEASURE_LABELS[measure]} {row['value']:.3f}; against the baseline {_interval(row)}"
+            for row in rows.to_dict("records")
         ]
         axes.append(ends)
     points = pd.concat(axes, axis=1, join="inner").reset_index()
-    points["title"] = [titles.get(arm, arm) for arm in points[lab.ARM]]
-    points[TEXT] = points[["title", memorized, useful]].to_numpy().tolist()
+    arms = points[lab.ARM].tolist()
+    points["title"] = [titles.get(arm, "baseline") for arm in arms]
+    points[PROVISIONAL] = [arm in provisional for arm in arms]
+    points["head"] = points["title"] + [provisional.get(arm, "") for arm in arms]
+    points[TEXT] = points[["head", memorized, useful]].to_numpy().tolist()
     labels = (r.MEASURE_LABELS[memorized], r.MEASURE_LABELS[useful])
     best = r.front(points, MEMORIZATION, UTILITY)
-    draw_figure(
-        tradeoff_figure(points, titles=labels, front=best, chosen=chosen),
-        key=f"mitigation-chart-{key}",
-        alt=f"{labels[1]} against {labels[0]} of {len(points)} settings. Pareto-optimal, from the "
-        f"least memorized: {', '.join(best)}.",
-    )
+    with chart:
+        draw_figure(
+            tradeoff_figure(
+                points,
+                titles=labels,
+                front=best,
+                chosen=chosen,
+                start=0.5 if memorized in r.AUROCS else 0.0,
+            ),
+            key=f"mitigation-chart-{key}",
+            alt=f"{labels[1]} against {labels[0]} of {len(points)} settings. Pareto-optimal, from "
+            f"the least memorized: {', '.join(best)}.",
+        )
+    hollow = " Hollow points are provisional: not all members are measured yet."
     st.caption(
-        f"Each dot is a setting, its bars the 95 % interval of its difference to the baseline over "
-        f"{over}. The line joins the Pareto-optimal settings."
+        f"Bars: 95 % interval over {over}, of a setting that of its difference to the baseline. "
+        f"The dotted line joins the Pareto-optimal settings.{hollow if provisional else ''}"
     )
 
 
@@ -290,7 +323,7 @@ def _choose_measure(label: str, names: Mapping[str, str], table: pd.DataFrame) -
         label,
         {name: text for name, text in names.items() if (table["measure"] == name).any()},
         parameter=label.lower(),
-        width=250,
+        width=225,
     )
 
 
@@ -344,29 +377,6 @@ def _cell_text(row: Mapping[Any, Any]) -> str:
         return f"×{row['number']:.2f}"
     star = " *" if row[r.P_OF_ALL] < r.SIGNIFICANCE else ""
     return f"{r.relative(row) if row['measure'] in _PERCENT else _interval(row)}{star}"
-
-
-def _draw_parts(table: pd.DataFrame, chosen: str, title: str) -> None:
-    """Draw the parts of the encoders in clipmem without and with an arm."""
-    rows = table[(table[lab.ARM] == chosen) & table["measure"].isin(r.PARTS)]
-    if rows.empty:
-        return
-    rows = rows.assign(encoder=rows["measure"].map(r.PARTS).str.split().str[0])
-    base = rows["baseline"]
-    without = rows.assign(name="without", mean=base, low=np.nan, high=np.nan)
-    with_arm = rows.assign(
-        name="with", mean=rows["value"], low=base + rows["low"], high=base + rows["high"]
-    )
-    st.subheader("In which encoder", anchor=False)
-    means = pd.concat([without, with_arm])
-    draw_figure(
-        means_figure(means, means[:0], title="part of clipmem", noun="members"),
-        key="mitigation-parts",
-        alt=f"Parts of the image and the text encoder in clipmem, without and with: {title}",
-    )
-    parts = [f"{r.PARTS[row['measure']]} {r.relative(row)}" for row in rows.to_dict("records")]
-    paper = "The paper finds most memorization in the text encoder."
-    st.caption(f"{'; '.join(parts).capitalize()}. {paper} Bars: interval of the difference.")
 
 
 def _draw_changed_pairs(audit: Audit, arm: str) -> None:

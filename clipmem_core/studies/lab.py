@@ -27,13 +27,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from clipmem_core import columns as c
 from clipmem_core.audit.prepare import membership_of, sides_of
 from clipmem_core.audit.settings import check_config
 from clipmem_core.audit.setup import check_trains
-from clipmem_core.audit.status import member_progress
+from clipmem_core.audit.status import TRAINING, last_line
 from clipmem_core.audit.store import (
     MEMBERSHIP,
     MITIGATION_TABLE,
@@ -42,14 +42,18 @@ from clipmem_core.audit.store import (
     check_name,
     inside,
     read_array,
+    read_embeddings,
     read_table,
+    read_utility,
     text_counts,
     write_json,
     write_table,
 )
 from clipmem_core.config import ineffective_fields
-from clipmem_core.io import InputError, read_json
+from clipmem_core.io import InputError, read_json, save_array
+from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.attacks import BAVARIA, attack, roc
+from clipmem_core.scores.encoders import contributions
 from clipmem_core.scores.membership import MemberSides, side_means
 from clipmem_core.studies.arm import (
     BASELINE,
@@ -63,6 +67,7 @@ from clipmem_core.studies.arm import (
     parse_arm,
     without_idle,
 )
+from clipmem_core.training.names import LOG
 
 SETTING = "setting.json"
 PAIR_VALUES = "pairs.npy"
@@ -84,6 +89,8 @@ NO_RANKING = (
     "with --protocol paper most pairs have no score of their own: audit with --protocol ensemble"
 )
 _REPAIR = "delete its folder: the setting is trained again"
+_SEEN = {"text": "words", "image": "pictures"}
+Couple = tuple[str, str]
 
 
 def arm_folder(audit: Audit, arm: str) -> Path:
@@ -91,7 +98,7 @@ def arm_folder(audit: Audit, arm: str) -> Path:
     return inside(audit.folder / MITIGATIONS, check_name(arm))
 
 
-def couples(members: Sequence[str]) -> list[tuple[str, str]]:
+def couples(members: Sequence[str]) -> list[Couple]:
     """Return the members two by two, neighbours in the order of an audit; of an odd number the last
     is left out."""
     return list(zip(members[::2], members[1::2], strict=False))
@@ -107,9 +114,20 @@ def finished_members(audit: Audit, arm: str) -> list[str]:
     folder = arm_folder(audit, arm)
     finished = list[str]()
     for couple in couples(audit.record.members):
-        if all((folder / name / MEASURES_FILE).is_file() for name in couple):
+        if is_measured(folder, couple):
             finished += couple
     return finished
+
+
+def is_measured(folder: Path, couple: Couple) -> bool:
+    """Tell whether a couple is measured in the folder of an arm."""
+    return all((folder / name / MEASURES_FILE).is_file() for name in couple)
+
+
+def couple_lock(folder: Path, couple: Couple) -> FileLock:
+    """Return the lock of a couple in the folder of an arm."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / f".{couple[0]}.lock")
 
 
 def compared_members(audit: Audit, arm: str) -> list[str]:
@@ -122,7 +140,8 @@ def obstacles(audit: Audit) -> dict[str, str]:
     """Return why settings cannot act on an audit, by their names."""
     config = audit.record.config
     reasons = {
-        name: f"the {side} tower is locked" for name, side in ineffective_fields(config).items()
+        name: f"the {side} tower is locked: training sees its features, no {_SEEN[side]}"
+        for name, side in ineffective_fields(config).items()
     }
     if not 0 < config.train_captions < text_counts(audit).max():
         reasons["train_captions"] = (
@@ -257,6 +276,66 @@ def _arm_rows(
     return pd.DataFrame(rows)
 
 
+def ensure_baseline(audit: Audit, members: int) -> None:
+    """Measure the first members of the baseline, unless they are measured or another process does
+    it."""
+    folder = arm_folder(audit, BASELINE)
+    for couple in couples(audit.record.members[:members]):
+        with contextlib.suppress(Timeout), couple_lock(folder, couple).acquire(timeout=0):
+            if not is_measured(folder, couple):
+                measure_baseline(audit, couple)
+
+
+def measure_baseline(audit: Audit, couple: Couple) -> None:
+    """Measure two members of an audit as they are."""
+    folders = [audit.member(name) for name in couple]
+    embedded = [read_embeddings(folder) for folder in folders]
+    write_measures(audit, BASELINE, couple, embedded, [read_utility(folder) for folder in folders])
+
+
+def write_measures(
+    audit: Audit,
+    arm: str,
+    couple: Couple,
+    embedded: Sequence[Any],
+    utility: Sequence[dict[str, float]],
+) -> None:
+    """Measure a couple of an arm by its embeddings, and write that and its utility."""
+    values = _pair_values(audit, couple, embedded)
+    for name, of_pairs, metrics in zip(couple, values, utility, strict=True):
+        output = arm_folder(audit, arm) / name
+        output.mkdir(parents=True, exist_ok=True)
+        seconds = last_line((audit.member(name) if arm == BASELINE else output) / LOG)
+        retrieval = float(np.mean([metrics.pop(recall) for recall in RECALLS]))
+        save_array(of_pairs, output / PAIR_VALUES)
+        measures = {RETRIEVAL: retrieval} | metrics | {SECONDS: seconds.get("seconds")}
+        write_json(output / MEASURES_FILE, measures)
+
+
+def _pair_values(audit: Audit, couple: Couple, embedded: Sequence[Any]) -> np.ndarray:
+    """Return alignment, image part and text part of two members, float32 [2, 3, n_pairs].
+
+    The parts are those of clipmem with the member as the one that trained on the pair and its
+    partner as the one that did not; NaN on other pairs.
+    """
+    sides = lab_sides(audit, couple)
+    values = np.full((2, 3, len(sides.external)), np.nan, dtype=np.float32)
+    for row, (image, text) in enumerate(embedded):
+        values[row, 0] = pair_terms(image, text, sides.external)[c.ALIGNMENT]
+    image, text = zip(*embedded, strict=True)
+    try:
+        parts, _ = contributions(image, text, sides)
+    except InputError:  # too few pairs to fit the map between both members
+        return values
+    trained = sides.membership.trained
+    for row in (0, 1):
+        # In the paper's protocol the parts are those of f less g on every pair
+        sign = -1 if sides.protocol == "paper" and row else 1
+        only = trained[row] & ~trained[1 - row]
+        values[row, 1:, only] = sign * parts.to_numpy()[only]
+    return values
+
+
 def lab_sides(audit: Audit, members: Sequence[str]) -> MemberSides:
     """Return which of some members trained on each pair."""
     table = read_table(audit.folder / MEMBERSHIP, columns=[c.PAIR_ID, c.GROUP, *members])
@@ -368,9 +447,7 @@ def fault_of(audit: Audit, arm: str) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
-def seconds_needed(audit: Audit, members: int, at_once: int) -> float:
-    """Return the training time of an arm, from the logs of the audit's members; NaN if they have
-    none."""
-    seconds = [member_progress(audit.folder, name).seconds for name in audit.record.members]
-    logged = [value for value in seconds if value]
-    return float(np.mean(logged)) * members / at_once if logged else float("nan")
+def seconds_needed(audit: Audit, members: int) -> float:
+    """Return how long members of an arm train and are measured: as long as those of the audit did;
+    NaN if that is not known."""
+    return audit.seconds.get(TRAINING, np.nan) * members / len(audit.record.members)

@@ -8,6 +8,7 @@ In the lab of one audit the differences are paired by member, in a study by spli
 split are averaged.
 """
 
+import functools
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +38,15 @@ from clipmem_core.audit.store import (
     write_table,
 )
 from clipmem_core.config import AuditConfig, affecting
+from clipmem_core.dataset.source import DRAWN
 from clipmem_core.io import InputError, read_json
-from clipmem_core.scores.seeds import MIN_REPLICATES, holm, interval_text, paired_difference
+from clipmem_core.scores.seeds import (
+    MIN_REPLICATES,
+    holm,
+    interval_text,
+    paired_difference,
+    seed_interval,
+)
 from clipmem_core.studies import lab
 from clipmem_core.studies.arm import BASELINE, DEFAULTS, Arm
 from clipmem_core.studies.lab import AGAINST, ARM, RETRIEVAL, SECONDS, lab_table
@@ -47,6 +55,8 @@ SPLIT = "split"
 STUDY = "study.json"
 ARMS = "arms.parquet"
 _REPAIR = "delete it and run the study again; trained members stay"
+STORED = Path(__file__).parents[2] / "data" / "results"  # in git, of the project's own studies
+_INDEX = "switches.csv"
 
 
 class StudyFile(TypedDict):
@@ -116,6 +126,7 @@ MEMORIZATIONS = {
     c.ATTACK_AUROC: "attack AUROC",
     lab.MEMBERSHIP_AUROC: "membership AUROC",
 }
+AUROCS = (c.ATTACK_AUROC, lab.MEMBERSHIP_AUROC)
 PARTS = {c.CLIPMEM_IMAGE: "image part", c.CLIPMEM_TEXT: "text part"}
 UTILITIES = {RETRIEVAL: "retrieval", "linear_probe": "linear probe", "zero_shot": "zero-shot"}
 MEASURE_LABELS = MEMORIZATIONS | PARTS | UTILITIES | {SECONDS: "seconds"}
@@ -140,7 +151,7 @@ def differences(rows: pd.DataFrame) -> pd.DataFrame:
 
     Columns: `n` members or splits, the means `value` of the arm and `baseline` on the same, their
     `difference` with its 95 % interval and p value, and the p value corrected for the number of
-    arms by Holm's method. The rows of `none` have the values alone.
+    arms by Holm's method. The rows of `none` have the interval of their own mean, less the mean.
     """
     over = SPLIT if SPLIT in rows else c.MEMBER
     if len(rows):
@@ -159,7 +170,9 @@ def differences(rows: pd.DataFrame) -> pd.DataFrame:
                 continue
             paired = paired_difference(*values)
             test = [paired.low, paired.high, paired.p_value]
-            if arm == BASELINE or paired.n < MIN_REPLICATES:
+            if arm == BASELINE:
+                test = [end - values[0].mean() for end in seed_interval(values[0])] + [np.nan]
+            elif paired.n < MIN_REPLICATES:
                 test = [np.nan] * 3
             compared.append([arm, measure, paired.n, *values.mean(axis=1), paired.mean, *test])
     table = pd.DataFrame(compared, columns=_COLUMNS)
@@ -197,6 +210,44 @@ def sentence_of(compared: pd.DataFrame, arm: str, title: str) -> str:
     if RETRIEVAL in rows:
         parts.append(f"retrieval {relative(rows[RETRIEVAL])}")
     return f"{title}: {', '.join(parts)}."
+
+
+@functools.cache
+def stored_changes() -> pd.DataFrame:
+    """Return what switches of the page Mitigations changed in the project's own studies, in percent
+    of the baseline; without the tables that this installation lacks.
+
+    Columns: encoders (locked or trained), pictures, switch, clipmem_net, retrieval.
+    """
+    rows = []
+    index = STORED / _INDEX
+    for arm in pd.read_csv(index, comment="#").to_dict("records") if index.is_file() else []:
+        path = STORED / arm["file"]
+        if path.is_file():
+            percent = _percent_by_measure(path, arm["pictures"], arm[ARM])
+            rows.append(arm | {CLIPMEM_NET: percent[CLIPMEM_NET], RETRIEVAL: percent[RETRIEVAL]})
+    return pd.DataFrame(rows, columns=["encoders", "pictures", "switch", CLIPMEM_NET, RETRIEVAL])
+
+
+def _percent_by_measure(path: Path, pictures: str, arm: str) -> pd.Series:
+    """Return the changes of an arm in percent of the baseline, by measure."""
+    table = pd.read_csv(path, comment="#")
+    rows = table[table[ARM] == arm]
+    if "set" in table:  # in percent, by the labels of measures
+        rows = rows[rows["set"] == pictures].replace({"measure": {"memorization": CLIPMEM_NET}})
+        return rows.set_index("measure")["difference_study"]
+    baseline = table[table[ARM] == BASELINE].set_index("measure")["value"]
+    return 100 * rows.set_index("measure")["difference"] / baseline
+
+
+def usual_changes(audit: Audit) -> pd.DataFrame:
+    """Return the rows of `stored_changes` on data and members like those of an audit: locked towers
+    or trained encoders, synthetic or real pictures."""
+    config = audit.record.config
+    encoders = {2: "locked", 0: "trained"}.get(config.lock_image + config.lock_text)
+    rows = stored_changes()
+    synthetic = (rows["pictures"] == "synthetic") == (audit.record.format == DRAWN)
+    return rows[(rows["encoders"] == encoders) & synthetic]
 
 
 def mitigate_command(audit: Audit, arm: Arm) -> str:

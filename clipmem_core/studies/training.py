@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
@@ -42,7 +41,6 @@ from clipmem_core.audit.prepare import (
 )
 from clipmem_core.audit.settings import shares_process, side_by_side
 from clipmem_core.audit.setup import write_audit
-from clipmem_core.audit.status import last_line
 from clipmem_core.audit.store import (
     IMAGE_EMBEDDINGS,
     MITIGATIONS,
@@ -50,15 +48,12 @@ from clipmem_core.audit.store import (
     acquire_lock,
     open_embeddings,
     read_embeddings,
-    read_utility,
     write_json,
 )
 from clipmem_core.config import AuditConfig, as_dict, ineffective_fields
 from clipmem_core.dataset.sentences import sentences_of
 from clipmem_core.features.embed import FeatureExtractor
-from clipmem_core.io import InputError, save_array
-from clipmem_core.scores.alignment import pair_terms
-from clipmem_core.scores.encoders import contributions
+from clipmem_core.io import InputError
 from clipmem_core.scores.words import group_starts
 from clipmem_core.studies import lab
 from clipmem_core.studies.arm import (
@@ -72,14 +67,13 @@ from clipmem_core.studies.arm import (
     parse_arm,
     without_idle,
 )
-from clipmem_core.studies.lab import NO_RANKING, begin
+from clipmem_core.studies.lab import NO_RANKING, Couple, begin
 from clipmem_core.studies.results import STUDY, StudyFolder, check_same
-from clipmem_core.training.names import CHECKPOINT, LOG, TRAJECTORY
+from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
 _EMBEDDINGS = ".embeddings"  # of a member until its couple is measured
 _SECONDS_BETWEEN_POLLS = 0.1
 NICE = 10  # lowers the priority of a worker, so that the page and the browser are not slowed down
-Couple = tuple[str, str]
 IsWanted = Callable[[], bool]
 
 
@@ -107,10 +101,9 @@ class Lab:
         """
         is_wanted = functools.partial(self.is_wanted, arm) if for_page else lambda: True
         folder = lab.arm_folder(self.audit, arm)
-        folder.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(folder / f".{couple[0]}.lock").acquire(timeout=0 if for_page else -1):
-                if all((folder / name / lab.MEASURES_FILE).is_file() for name in couple):
+            with lab.couple_lock(folder, couple).acquire(timeout=0 if for_page else -1):
+                if lab.is_measured(folder, couple):
                     return False
                 train_couple(self.changed(arm), arm, couple, is_wanted)
         except Timeout:
@@ -190,31 +183,21 @@ def train_couple(shared: Shared, arm: str, couple: Couple, is_wanted: IsWanted) 
     The training ends with `NotWantedError` after an epoch if `is_wanted` returns False.
     """
     audit = shared.audit
-    folder = lab.arm_folder(audit, arm)
+    if arm == BASELINE:
+        lab.measure_baseline(audit, couple)
+        return
+    folders = [lab.arm_folder(audit, arm) / name for name in couple]
     embedded = []
     measures = []
-    for name in couple:
-        output = folder / name
-        output.mkdir(parents=True, exist_ok=True)
-        if arm == BASELINE:
-            log = audit.member(name) / LOG
-            metrics = read_utility(audit.member(name))
-            embedded.append(read_embeddings(audit.member(name)))
-        else:
-            log = output / LOG
-            metrics = _train(open_member(audit.folder, name, shared, output), is_wanted)
-            embedded.append(read_embeddings(output / _EMBEDDINGS))
-        retrieval = float(np.mean([metrics.pop(recall) for recall in lab.RECALLS]))
-        seconds = last_line(log).get("seconds")
-        measures.append({lab.RETRIEVAL: retrieval} | metrics | {lab.SECONDS: seconds})
-    values = _pair_values(audit, couple, embedded)
-    for name, of_pairs, of_member in zip(couple, values, measures, strict=True):
-        output = folder / name
-        save_array(of_pairs, output / lab.PAIR_VALUES)
-        write_json(output / lab.MEASURES_FILE, of_member)
-        shutil.rmtree(output / _EMBEDDINGS, ignore_errors=True)
+    for name, folder in zip(couple, folders, strict=True):
+        folder.mkdir(parents=True, exist_ok=True)
+        measures.append(_train(open_member(audit.folder, name, shared, folder), is_wanted))
+        embedded.append(read_embeddings(folder / _EMBEDDINGS))
+    lab.write_measures(audit, arm, couple, embedded, measures)
+    for folder in folders:
+        shutil.rmtree(folder / _EMBEDDINGS, ignore_errors=True)
         for leftover in (CHECKPOINT, TRAJECTORY):
-            (output / leftover).unlink(missing_ok=True)
+            (folder / leftover).unlink(missing_ok=True)
 
 
 def _train(run: MemberRun, is_wanted: IsWanted) -> dict[str, float]:
@@ -228,30 +211,6 @@ def _train(run: MemberRun, is_wanted: IsWanted) -> dict[str, float]:
     model = trained_model(run, after_epoch=after_epoch)
     write_embeddings(run, model, run.folder / _EMBEDDINGS)
     return utility(run, model, open_embeddings(run.folder / _EMBEDDINGS / IMAGE_EMBEDDINGS))
-
-
-def _pair_values(audit: Audit, couple: Couple, embedded: Sequence[Any]) -> np.ndarray:
-    """Return alignment, image part and text part of two members, float32 [2, 3, n_pairs].
-
-    The parts are those of clipmem with the member as the one that trained on the pair and its
-    partner as the one that did not; NaN on other pairs.
-    """
-    sides = lab.lab_sides(audit, couple)
-    values = np.full((2, 3, len(sides.external)), np.nan, dtype=np.float32)
-    for row, (image, text) in enumerate(embedded):
-        values[row, 0] = pair_terms(image, text, sides.external)[c.ALIGNMENT]
-    image, text = zip(*embedded, strict=True)
-    try:
-        parts, _ = contributions(image, text, sides)
-    except InputError:  # too few pairs to fit the map between both members
-        return values
-    trained = sides.membership.trained
-    for row in (0, 1):
-        # In the paper's protocol the parts are those of f less g on every pair
-        sign = -1 if sides.protocol == "paper" and row else 1
-        only = trained[row] & ~trained[1 - row]
-        values[row, 1:, only] = sign * parts.to_numpy()[only]
-    return values
 
 
 def train_members(folder: Path, names: Sequence[str]) -> None:

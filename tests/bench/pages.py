@@ -25,7 +25,6 @@ from unittest.mock import patch
 import numpy as np
 import psutil
 
-from clipmem_core.audit.settings import side_by_side
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import DATA_VARIABLE
 from clipmem_core.review.decisions import KEEP, Review, open_review
@@ -125,8 +124,7 @@ def measure_lab(quick: bool) -> Measures:
     for pairs in list(sizes)[: 1 if quick else None]:
         with _served_audit(pairs) as (browser, address, audit):
             first, every = _switch(open_watched(browser, size=WIDE), address)
-            record = audit.record
-            floor = seconds_needed(audit, len(record.members), side_by_side(record.config))
+            floor = seconds_needed(audit, len(audit.record.members))
         what = f"Mitigations, {pairs:,} pairs × 5, a switch"
         lines += [
             Measure(f"{what}: four members", first, "s", floor / 4, target=sizes[pairs][0]),

@@ -25,7 +25,7 @@ def test_the_parts_are_drawn_pair_by_pair_and_as_means(copy: Copy, protocol: str
         "square",
         "triangle",
     }
-    assert "mean cosine 0.88" in captions(app)
+    assert "cosine 0.88" in captions(app)
     app.segmented_control(key="colour").select("label").run()
     app.segmented_control(key="by").select("injected").run()
     assert (address(app)["colour"], address(app)["by"]) == ("label", "injected")

@@ -9,6 +9,7 @@ from streamlit.testing.v1 import AppTest
 from clipmem_core.audit import store
 from clipmem_core.dashboard.page import PAGES
 from clipmem_core.review.decisions import open_review
+from clipmem_core.studies.lab import RECALLS
 from tests.dashboard.test_pages import open_page, texts, titles
 from tests.fixtures import Copy, embed
 
@@ -55,6 +56,8 @@ def test_a_page_opens_with_an_audit_with_none_and_with_nonsense_in_its_address(
     for protocol in ("ensemble", "paper"):
         audit = copy(protocol, name=protocol)
         embed(audit)
+        for name in audit.record.members:
+            store.write_json(audit.member(name) / "utility.json", dict.fromkeys(RECALLS, 0.5))
         open_review(audit).decide(
             audit.pairs["pair_id"][:3], "remove", note="<b>", audit=audit.name
         )

@@ -1,13 +1,13 @@
 """The page Mitigations: settings turned on and off, what they change, and how they train."""
 
-import json
-import re
-import shutil
+import base64
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
@@ -19,9 +19,18 @@ from clipmem_core.dashboard import mitigations as workers
 from clipmem_core.dashboard.controls import GROUPS
 from clipmem_core.review.decisions import open_review
 from clipmem_core.studies import lab
-from clipmem_core.studies.arm import BASELINE
+from clipmem_core.studies import results as r
 from tests.dashboard.test_every_page import said
-from tests.dashboard.test_pages import address, figures, labels, links, open_page, press, texts
+from tests.dashboard.test_pages import (
+    address,
+    captions,
+    figures,
+    labels,
+    links,
+    open_page,
+    press,
+    texts,
+)
 from tests.dashboard.test_pages import titles as written
 from tests.fixtures import Copy, leave_job
 from tests.made_arms import CHANGED, MEMORIZED, add_arm, make_lab, make_study
@@ -102,26 +111,51 @@ def test_a_toggle_writes_its_first_value_and_removes_it(group: str) -> None:
         assert turn(app, name, on=False) == ""
 
 
-def test_settings_that_cannot_act_are_off_and_say_why(heads: Audit, copy: Copy) -> None:
-    def blocked(app: AppTest) -> set[str]:
-        return {each.key.removeprefix("mitigation-on-") for each in app.toggle if each.disabled}
+def test_switches_that_cannot_act_are_folded_and_say_why(heads: Audit, copy: Copy) -> None:
+    every = {name for names in GROUPS.values() for name in names}
+    every |= {"removal", "near_duplicates", "decisions"}
+
+    def folded(app: AppTest) -> set[str]:
+        return every - {each.key.removeprefix("mitigation-on-") for each in app.toggle}
 
     app = open_page(PAGE)
     expected = {"text_mask", "adaptive_mask", "text_min_df", "crop_scale", "colour"}
-    assert blocked(app) == expected | {"train_captions", "near_duplicates", "decisions"}
-    told = " ".join(f"{each.label} {each.help}" for each in app.toggle)
-    for reason in ("text tower is locked", "image tower is locked", "look alike", "none yet"):
-        assert reason in told
+    assert folded(app) == expected | {"train_captions", "near_duplicates", "decisions"}
+    assert "8 switches" in app.expander[0].label
+    reasons = " ".join(each.value for each in app.expander[0].caption)
+    for reason in ("text tower is locked", "image tower is locked", "look alike", "not removed"):
+        assert reason in reasons
     make_lab(copy("paper", name="paper"))
     app = open_page(PAGE, audit="paper")
-    assert blocked(app) == {"removal", "decisions"}
+    assert folded(app) == {"removal", "decisions"}
     app = open_page(PAGE, audit="paper", setting="removal=random:5")  # on in spite of that
+    assert "removal" not in folded(app)
     assert app.error
     assert "ensemble" in said(app)
     app = open_page(PAGE, audit="made", setting=STRONG)
     assert app.warning
     assert "locked" in said(app)
     assert list(lab.list_arms(heads)) == []
+
+
+def test_a_switch_says_what_it_changed_on_such_data(
+    heads: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = pd.read_csv(r.STORED / "lab-and-study.csv", comment="#")
+    (row,) = stored.query(
+        "set == 'textbook figures' and arm == 'text_noise-0.15' and measure == 'memorization'"
+    ).to_dict("records")
+    app = open_page(PAGE)
+    told = str(app.toggle(key="mitigation-on-text_noise").help)
+    assert f"textbook figures −{-row['difference_study']:.0f} %" in told
+    assert "synthetic" not in told
+    assert f"−{-row['difference_study']:.0f}…" in captions(app)  # the lowest of real sets
+    monkeypatch.setattr(r, "STORED", heads.folder)  # without the tables
+    r.stored_changes.cache_clear()
+    app = open_page(PAGE)
+    assert "% memorization" not in captions(app)
+    monkeypatch.undo()
+    r.stored_changes.cache_clear()
 
 
 # --- Results
@@ -154,7 +188,6 @@ def test_the_chosen_arm_has_its_sentence_arrow_row_parts_and_pairs(
     assert rows["n"].tolist() == [4, 4]
     assert rows["retrieval"].tolist() == pytest.approx([100 * 0.1 / 0.515, -100 * 0.1 / 0.515])
     assert rows["seconds"].tolist() == pytest.approx([1.1, 0.9])
-    assert {"with", "text"} <= set(re.findall("[a-z]+", json.dumps(figures(app)[1])))
     cards = [each.value for each in app.markdown if " → " in each.value]
     assert len(cards) == 12
     drop = f"{1.5 * MEMORIZED:.1f}"  # from 0.4 to −0.2
@@ -215,18 +248,34 @@ def test_a_page_asks_its_workers_for_a_setting_and_shows_their_progress(heads: A
     assert "memorization −" in written(app)
 
 
-def test_a_setting_on_few_members_is_provisional_and_compared_on_those_of_the_baseline(
+def test_the_baseline_alone_has_an_interval_and_sensible_axes(audit: Audit) -> None:
+    def number(values: dict[str, str]) -> float:
+        return float(np.frombuffer(base64.b64decode(values["bdata"]), values["dtype"])[0])
+
+    chart = figures(open_page(PAGE))[0]
+    (point,) = (trace for trace in chart["data"] if trace.get("customdata"))
+    assert point["name"] == "baseline"
+    assert number(point["x"]) == pytest.approx(MEMORIZED, abs=0.02)
+    assert 0 < number(point["error_y"]["array"]) < 0.1
+    low, high = chart["layout"]["xaxis"]["range"]
+    assert low == 0
+    assert MEMORIZED < high < 1.5 * MEMORIZED
+    low, high = chart["layout"]["yaxis"]["range"]
+    assert 0 < low < number(point["y"]) < high < 1
+
+
+def test_a_setting_on_few_members_is_provisional_and_hollow(
     audit: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lab, "FIRST_MEMBERS", 2)
-    add_arm(audit, STRONG, times=0.5)
-    app = open_page(PAGE, setting=STRONG)
-    assert "provisional" not in written(app)
-    shutil.rmtree(lab.arm_folder(audit, BASELINE) / audit.record.members[2])
+    add_arm(audit, STRONG, times=0.5, members=2)
     app = open_page(PAGE, setting=STRONG)
     assert not app.error, said(app)
     assert "provisional: 2 of 4" in written(app)
     assert app.dataframe[0].value["n"].tolist() == [2]
+    symbols = {trace.get("name"): trace.get("marker") for trace in figures(app)[0]["data"]}
+    assert symbols["provisional"]["symbol"] == "circle-open"
+    assert symbols["baseline"]["symbol"] == "diamond"
 
 
 def test_a_fault_of_a_worker_is_one_line(
@@ -244,9 +293,7 @@ def test_a_fault_of_a_worker_is_one_line(
 
 
 def test_trained_encoders_get_a_job_with_its_time(audit: Audit, jobs: Jobs, data: Path) -> None:
-    for name in audit.record.members:
-        line = json.dumps({"step": 1, "seconds": 300})
-        (audit.member(name) / "log.jsonl").write_text(f"{line}\n")
+    (audit.folder / "seconds.json").write_text('{"training": 300}')
     app = open_page(PAGE, setting=f"{STRONG} removal=random:5")
     assert "min" in " ".join(each.value for each in app.info)
     assert not (audit.folder / "mitigations" / ".wanted").exists()

@@ -324,6 +324,18 @@ def test_a_finished_couple_is_not_trained_again_and_a_removed_arm_is(
     assert trained == [NOISE]
 
 
+def test_a_page_measures_the_baseline_as_a_worker_does(lab_copy: Audit) -> None:
+    first = lab.paired_members(lab_copy)[:2]
+    before = lab.read_values(lab_copy, BASELINE, first)
+    table = lab.lab_table(lab_copy, [BASELINE])
+    forget(lab_copy, BASELINE, *lab_copy.record.members)
+    lab.ensure_baseline(lab_copy, 2)
+    assert lab.finished_members(lab_copy, BASELINE) == first
+    np.testing.assert_allclose(lab.read_values(lab_copy, BASELINE, first), before, atol=1e-6)
+    lab.ensure_baseline(lab_copy, len(lab_copy.record.members))
+    pd.testing.assert_frame_equal(lab.lab_table(lab_copy, [BASELINE]), table, atol=1e-5)
+
+
 # --- Wrong input
 
 WRONG = {
