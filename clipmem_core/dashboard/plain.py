@@ -51,7 +51,7 @@ def cut(text: str, limit: int) -> str:
 def show_title(text: str, subject: str = "") -> None:
     """Write text as the page's main heading, and in lighter letters the subject of the page."""
     about = (
-        f' <bdi style="font-weight:400;opacity:.65">{html.escape(subject)}</bdi>' if subject else ""
+        f' <bdi style="font-weight:400;opacity:.75">{html.escape(subject)}</bdi>' if subject else ""
     )
     st.html(
         '<h1 dir="auto" '
@@ -86,7 +86,7 @@ def explained_errors(part: str = "This audit", *, ends: bool = True) -> Iterator
 def show_command(command: str) -> None:
     """Show the command that does the same in a terminal."""
     st.caption("Command line:")
-    st.code(command, language="bash", wrap_lines=True)
+    st.code(command, language=None, wrap_lines=True)  # colours of the shell are too light
 
 
 def draw_fault(sentence: str, message: object) -> None:

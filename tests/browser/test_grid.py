@@ -94,33 +94,28 @@ def test_at_five_keys_a_second_each_is_stored_once_on_the_marked_pair_and_others
     page.troubles.clear()  # a page that is turned leaves pictures behind
 
 
-def test_enter_shows_a_picture_and_opens_its_pair_and_keys_rest_below_a_dialog(
+def test_a_click_and_enter_open_a_pair_and_keys_rest_below_a_dialog(
     page: Any, address: str, review: Review
 ) -> None:
     ids = open_browse(page, address)
-    image = page.locator("dialog img")
-    keys = page.locator("dialog.keys")
     page.locator(".card .picture").nth(2).click()
-    image.wait_for()
-    check_pictures(page)
-    assert "full=1" in image.get_attribute("src")
-    page.keyboard.press("x")
-    page.keyboard.press("Escape")
-    image.wait_for(state="detached")
-    page.keyboard.press("Enter")
-    image.wait_for()
-    page.keyboard.press("Enter")
     page.wait_for_url(f"**pair={ids[2]}**")
-    page.locator(".pair img").click()
-    image.wait_for()
-    page.keyboard.press("k")
-    page.keyboard.press("Escape")
-    image.wait_for(state="detached")
+    page.locator(".pair[data-pair]").wait_for()
     page.keyboard.press("?")
-    keys.wait_for()
-    page.keyboard.press("x")
+    page.get_by_text("Magnify the picture").wait_for()
     page.keyboard.press("Escape")
-    keys.wait_for(state="detached")
+    page.go_back()
+    page.locator(".card.current").wait_for()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**pair={ids[3]}**")
+    page.go_back()
+    page.locator(".card.current").wait_for()
+    for name in ("Select page", "Select all 220 that match", "Find and replace"):
+        page.get_by_role("button", name=name).click()
+    page.get_by_label("Find", exact=True).wait_for()
+    page.keyboard.press("x")
+    page.get_by_test_id("stDialog").get_by_role("button", name="Close").press("Shift+X")
     wait_idle(page)
     assert review.counts() == {"keep": 0, "remove": 0, "recaption": 0}
     page.troubles.clear()  # pictures of the previous page

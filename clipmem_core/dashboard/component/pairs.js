@@ -1,5 +1,5 @@
-// The pair component: pairs as a grid or table (pairs_grid.js) or one at a time (pairs_single.js), the list of keys, the
-// picture at the pointer on a map. Foreign text reaches the page as text content alone.
+// The pair component: pairs as a grid or table (pairs_grid.js) or one at a time (pairs_single.js), the picture at the pointer
+// on a map. Foreign text reaches the page as text content alone.
 
 const UNDOABLE = 'clipmem-undoable'
 const CACHED = 200 // pairs in memory, and decisions that can be undone
@@ -41,21 +41,6 @@ function withoutSentence(caption = '', before = '', marks = []) {
     const [left, ...right] = caption.split(sentence), behind = right.join(sentence)
     const gap = /\s$/.test(left) || /^\s/.test(behind) ? ' ' : ''
     return [left.trimEnd(), behind.trimStart()].filter(Boolean).join(gap)
-}
-
-// Show a dialog that Escape and a click close. Its role turns the keys of the page off, see TYPING.
-function showDialog(root, className, ...content) {
-    const dialog = make('dialog', {className, tabIndex: -1, role: 'dialog', onclick: () => dialog.close()}, ...content)
-    dialog.addEventListener('keydown', event => event.stopPropagation())
-    dialog.addEventListener('close', () => dialog.remove())
-    root.append(dialog)
-    dialog.showModal()
-}
-
-// The lightbox: a picture as large as the screen, its caption and links below it.
-function showPicture(root, {src, alt, caption}, ...links) {
-    const newTab = make('a', {href: src, target: '_blank'}, 'Open in a new tab')
-    showDialog(root, 'enlarged', make('img', {src, alt}), make('p', foreign('span', caption), ...links, newTab))
 }
 
 // Base of all layouts: listeners and timers that end with the layout, requests, and loaded pictures with their cards.
@@ -112,25 +97,6 @@ class Part {
     forget(row) {
         if (this.loaded.get(row)) URL.revokeObjectURL(this.loaded.get(row).url)
         this.loaded.delete(row)
-    }
-}
-
-// A button and the key "?" show the keys of the page.
-class Help extends Part {
-    constructor(root, data) {
-        super(root, data)
-        this.on(this.find('help'), 'click', () => this.show())
-        this.on(window, 'keydown', event => {
-            const [target] = event.composedPath()
-            if (event.key !== '?' || event.ctrlKey || event.metaKey || event.altKey || target.closest?.(TYPING)) return
-            event.preventDefault()
-            this.show()
-        })
-    }
-
-    show() {
-        const list = this.data.keys.flatMap(([names, meaning]) => [make('dt', ...keycaps(names)), make('dd', meaning)])
-        showDialog(this.root, 'keys', make('h2', 'Keys'), make('dl', ...list))
     }
 }
 
@@ -197,7 +163,9 @@ class Pairs extends Part {
 
     key(event) {
         const [target] = event.composedPath(), isShortcut = !event.altKey && !target.closest?.(TYPING)
-        if (!isShortcut || !this.root.host.isConnected || !this.pressed(event.key.toLowerCase(), event, target)) return
+        if (!isShortcut || !this.root.host.isConnected) return
+        if (event.key === '?') document.querySelector('.st-key-keys button')?.click()
+        else if (!this.pressed(event.key.toLowerCase(), event, target)) return
         event.preventDefault()
         event.stopPropagation()
     }
@@ -367,7 +335,7 @@ export default function ({data, parentElement: root, setTriggerValue}) {
     if (before?.json !== json && updates) before.update(data)
     else if (before?.json !== json || before.isStopped) {
         before?.stop()
-        views.set(root, new {grid: Grid, single: Single, keys: Help, pointer: Pointer}[layout](root, data))
+        views.set(root, new {grid: Grid, single: Single, pointer: Pointer}[layout](root, data))
     }
     const view = Object.assign(views.get(root), {json, trigger: value => setTriggerValue('act', value)})
     return () => view.stop()

@@ -1,4 +1,4 @@
-"""The pair component: grid, single pair, list of keys and pointer of a map, mounted from one HTML,
+"""The pair component: grid, single pair and pointer of a map, mounted from one HTML,
 CSS and JavaScript.
 
 `outbox.js` sends decisions to `routes` and stores them in the browser until the server has
@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 import streamlit as st
 
 from clipmem_core.audit.store import Audit
-from clipmem_core.columns import CLIPMEM, CLIPMEM_SHRUNK, SE, WORD, group_words
+from clipmem_core.columns import CLIPMEM, CLIPMEM_SHRUNK, SE, WORD
 from clipmem_core.dashboard.component.routes import PREFIX, prepare_judge
 from clipmem_core.dashboard.deciding import BADGES, Notice, locked_session, review_session
 from clipmem_core.dashboard.page import (
@@ -59,7 +59,6 @@ HTML, CSS, *JS = (
     Path(__file__).with_name(name).read_text("utf-8")
     for name in ("pairs.html", "pairs.css", *SCRIPTS)
 )
-_CAPTION_LIMIT = 160
 _FULL_LIMIT = 5000
 _LIKE = {PICTURE: "Like picture", CAPTION: "Like caption"}  # buttons
 _ALL = {"keep": KEEP, "remove": REMOVE, "undecide": None}  # decisions on all pairs of a selection
@@ -75,7 +74,7 @@ _DESTINATION = "grid_destination"  # target page of a click, with its parameters
 Keys = tuple[tuple[str, str, str], ...]
 BROWSE_KEYS: Keys = (
     ("← → ↑ ↓", "", "Mark another pair"),
-    ("Enter", "", "Picture at full size; Enter again opens the pair"),
+    ("Enter", "", "Open the marked pair"),
     ("Space", "", "Select the marked pair"),
     ("Shift →", "", "Select a range; so does Shift and a click"),
     ("Ctrl A", "page", "Select the page"),
@@ -96,7 +95,7 @@ REVIEW_KEYS: Keys = (
     ("↑ ↓", "", "Another caption"),
     ("1 2 3", "", "Use a suggestion: captions of another pair, a likelier word, a caption"),
     ("E", "edit", "Edit the captions"),
-    ("Z", "zoom", "Magnify the picture; so does the mouse wheel"),
+    ("Z", "zoom", "Magnify the picture; so do a click and the mouse wheel"),
     ("U", "undo", "Undo"),
     ("←", "previous", "Previous pair"),
     ("→", "next", "Next pair"),
@@ -107,9 +106,9 @@ _component = st.components.v2.component("clipmem_pairs", html=HTML, css=CSS, js=
 
 
 def draw_key_list(keys: Keys) -> None:
-    """Draw the button that lists the keys; the key ? opens the list too."""
-    listed = [(name, meaning) for name, _, meaning in keys]
-    _component(key="keys-help", data={"layout": "keys", "keys": listed}, width="content")
+    """Draw the button that lists the keys; the key ? presses it."""
+    with st.popover("Keys", key="keys", icon=":material/keyboard:", type="tertiary"):
+        st.markdown("\n".join(f"- **{name}** {meaning}" for name, _, meaning in keys))
 
 
 def draw_pointer(audit: Audit, chart: str, *, key: str, on_choose: Callable[[int], None]) -> None:
@@ -256,9 +255,6 @@ def _card_data(
 ) -> dict[str, Any]:
     start, marks, reason = first
     decision = card.decision
-    more = [f"group: {group_words(card.group)}", f"id: {cut(card.pair_id, _CAPTION_LIMIT)}"]
-    if card.label:
-        more.insert(0, f"label: {cut(card.label, _CAPTION_LIMIT)}")
     scores = {name: format_score(card.scores.get(name)) for name in shown}
     if MATCH in scores:
         scores[MATCH] = format_score(card.match)
@@ -281,7 +277,6 @@ def _card_data(
         "decision": decision.decision,
         "other": "" if decision.decision else decision.words,
         "notes": [note for note in (reason, *better, card.injected) if note],
-        "more": more,
         "scores": list(scores.values()),
     }
 

@@ -82,7 +82,7 @@ class Grid extends Pairs {
         const texts = make('div.texts', Object.assign(link, {className: 'caption'}), make('p.fault'),
             ...card.notes.map(text => foreign('p.about', text)), make('p.similar', ...similar))
         const node = make('article.card', {tabIndex: -1},
-            make('a.picture', {href: this.addressOf(card), tabIndex: place ? -1 : 0}),
+            make('a.picture', {href: link.href, ariaLabel: 'Open pair', tabIndex: place ? -1 : 0}),
             make('input.check', {type: 'checkbox', tabIndex: -1, ariaLabel: `Select this pair: ${caption.slice(0, 80)}`}),
             make('div.words', texts, make('span.badge'), make('dl.scores', ...lines)))
         node.dataset.row = card.row
@@ -99,19 +99,6 @@ class Grid extends Pairs {
         node?.querySelector('.picture').replaceChildren(image)
         if (fault) node?.querySelector('.fault').replaceChildren(`Picture cannot be read: ${fault}`)
         this.loadAll([...this.nodes.keys()])
-    }
-
-    enlarge(place) {
-        const card = this.data.cards[place], link = this.pairLink(card, 'Open pair')
-        this.mark(place)
-        if (this.loaded.get(card.row)?.fault) return this.sign('This picture cannot be read.', 'late')
-        link.autofocus = true // else that is the caption, which scrolls
-        link.onclick = event => {
-            if (event.ctrlKey || event.metaKey) return
-            event.preventDefault()
-            this.trigger({open: card.pair_id})
-        }
-        showPicture(this.root, {src: this.addressOf(card), alt: altOf(card.shown), caption: [...card.shown, ...card.more].join('\n')}, link)
     }
 
     draw() {
@@ -175,8 +162,7 @@ class Grid extends Pairs {
         if (event.shiftKey || !inside('.check')) event.preventDefault()
         if (event.shiftKey) this.select(this.from < 0 ? place : this.from, place)
         else if (inside('.check')) this.select(this.from = place, place, !this.selected.has(card.row))
-        else if (inside('.caption')) return this.trigger({open: card.pair_id})
-        else if (inside('.picture')) return this.enlarge(place)
+        else if (inside('a')) return this.trigger({open: card.pair_id})
         else this.from = place
         this.mark(place)
     }
@@ -200,7 +186,7 @@ class Grid extends Pairs {
         else if (event.repeat) return true
         else if (act) this.act(act)
         else if (!card) this.sign('Mark a pair first with an arrow key.', 'late')
-        else if (key === 'enter') this.enlarge(this.current)
+        else if (key === 'enter') this.trigger({open: card.pair_id})
         else this.select(this.from = this.current, this.current, !this.selected.has(card.row))
         return true
     }

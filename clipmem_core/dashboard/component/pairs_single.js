@@ -268,11 +268,9 @@ class Single extends Pairs {
 
     click(event) {
         if (event.target.closest('button')) return
-        const line = event.target.closest('.captions > li'), {row, order} = this.shown ?? {}
-        const place = [...this.find('captions').children].indexOf(line), captions = this.shown && this.currentCaptions
-        if (line && place < order.length) this.focusOn(place)
-        else if (event.target.closest('.picture img'))
-            showPicture(this.root, {src: this.addressOf({row}), alt: altOf(captions), caption: this.focused.after ?? captions[0]})
+        const line = event.target.closest('.captions > li'), place = [...this.find('captions').children].indexOf(line)
+        if (line && place < this.shown.order.length) this.focusOn(place)
+        else if (event.target.closest('.picture img')) this.act('zoom')
     }
 
     // React to a key and return whether it is one of this page's. Up and down scroll the page of a pair with one caption.
