@@ -36,7 +36,7 @@ PAGES = {  # file → title and icon, in the order of the sidebar
     "pages/review.py": ("Review", ":material/rate_review:"),
     "pages/browse.py": ("Browse", ":material/grid_view:"),
     "pages/pair.py": ("Pair", ":material/image:"),
-    "pages/embeddings.py": ("Map of embeddings", ":material/bubble_chart:"),
+    "pages/embeddings.py": ("Map", ":material/bubble_chart:"),
     "pages/detectors.py": ("Detectors", ":material/troubleshoot:"),
     "pages/encoders.py": ("Encoders", ":material/call_split:"),
     "pages/mitigations.py": ("Mitigations", ":material/tune:"),

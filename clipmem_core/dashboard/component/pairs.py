@@ -31,7 +31,7 @@ from clipmem_core.dashboard.plain import Uncertainty, cut, format_score, read_un
 from clipmem_core.figures import GROUP_COLOURS, INJECTED_COLOUR
 from clipmem_core.review.cards import FirstCaption, PairCard, first_captions, shown_score
 from clipmem_core.review.decisions import decided
-from clipmem_core.review.rows import count_decided
+from clipmem_core.review.rows import count_decided, find_rows
 from clipmem_core.review.selection import (
     CAPTION,
     MATCH,
@@ -49,6 +49,7 @@ HTML, CSS, *JS = (
 )
 _CAPTION_LIMIT = 160
 _FULL_LIMIT = 5000
+_UNDER_POINTER = 9  # pairs beside a map, also in pairs.js
 _LIKE = {PICTURE: "picture", CAPTION: "caption"}  # the buttons "More like"
 OPENED = "pair_opened"  # the last row on the page Pair
 # the last pair that the component of that page moved to, and the number of its mount
@@ -94,16 +95,32 @@ def draw_key_list(keys: Keys) -> None:
     _component(key="keys-help", data={"layout": "keys", "keys": listed}, width="content")
 
 
-def draw_pointer(audit: Audit, chart: str, *, key: str, on_choose: Callable[[int], None]) -> None:
-    """Show pictures at the pointer on a chart, and report clicks: Streamlit does not if a drag
-    draws a shape."""
+def draw_pointer(
+    audit: Audit,
+    chart: str,
+    selection: Selection,
+    *,
+    follows: bool,
+    key: str,
+    on_choose: Callable[[list[int]], None],
+) -> None:
+    """Draw the first pairs, then those under the pointer on a chart, if it `follows` the pointer,
+    and report clicks: Streamlit does not if a drag draws a shape."""
 
     def act() -> None:
         match st.session_state[key].get("act"):
-            case {"row": int(row)}:
-                on_choose(row)
+            case {"rows": list(rows)}:
+                on_choose([int(row) for row in rows])
 
-    data = {"layout": "pointer", "prefix": PREFIX, "audit": audit.name, "chart": chart}
+    data = {
+        "layout": "pointer",
+        "prefix": PREFIX,
+        "audit": audit.name,
+        "chart": chart,
+        "selection": to_parameters(selection),
+        "follows": follows,
+        "rows": find_rows(audit, selection, size=_UNDER_POINTER) if follows else [],
+    }
     _component(key=key, data=data, on_act_change=act)
 
 
