@@ -422,12 +422,12 @@ def _incidents(
 
 def _map(
     audit: AuditName,
-    name: Annotated[str, "a member and its embeddings, such as r0-f0.image", "MAP"],
+    side: Annotated[str, "pictures or captions", "SIDE"],
 ) -> None:
-    """Place the embeddings of an audit on a map, which the page Map shows."""
-    from clipmem_core.review.maps import make_map
+    """Draw a map of an audit, which the page Map shows."""
+    from clipmem_core.audit.maps import make_map
 
-    make_map(open_audit(audit), name, say=lambda line: print(line, flush=True))
+    make_map(open_audit(audit), side, say=lambda line: print(line, flush=True))
 
 
 def _list() -> None:

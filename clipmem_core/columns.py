@@ -5,6 +5,9 @@ PAIR_ID, IMAGE, CAPTIONS, LABEL, WIDTH, HEIGHT, SHA256, INJECTED = PAIR_COLUMNS
 
 # optional column of pairs.parquet: the sentences of long captions, in order
 SENTENCES = "sentences"
+MAP_X, MAP_Y = "map_x", "map_y"  # of a pair on a map
+REGION = "region"  # of a map, its name
+DECISION = "decision"
 GROUP_KEY = "group_key"  # of pairs that are split as one, in a data set before its audit
 
 SOURCE = "source"

@@ -19,16 +19,21 @@ from clipmem_core.columns import (
     CLIPMEM,
     CLIPMEM_IMAGE,
     CLIPMEM_TEXT,
+    DECISION,
     EXTERNAL,
     GROUP,
     GROUPS,
     INDEPENDENT,
     INJECTED,
     LABEL,
+    MAP_X,
+    MAP_Y,
     NEGATIVE_IMAGE,
     NEGATIVE_TEXT,
+    P_WRONG,
     PAIR_ID,
     POSITIVE,
+    REGION,
     SCORED,
     SHARED,
     SIMILARITY,
@@ -37,7 +42,6 @@ from clipmem_core.columns import (
 )
 from clipmem_core.review.overview import Corners
 from clipmem_core.review.score_breakdown import DEPTH, MEMBERS, PARADIGM_NAMES, SOURCE
-from clipmem_core.review.selection import MAP_X, MAP_Y
 from clipmem_core.scores.registry import (
     DETECTORS,
     RANDOM_DETECTOR,
@@ -58,6 +62,7 @@ GROUP_COLOURS = {
 ENCODER_COLOURS = {"image": "#a87800", "text": "#c2487a"}
 OTHER = "#808080"
 BAR_COLOUR = "#36a17a"
+_FAINT = "rgba(128, 128, 128, 0.25)"
 INJECTED_COLOUR = "#c2487a"
 KIND_COLOURS = (INJECTED_COLOUR, "#1479b8", "#a87800", "#008f6b")
 LABEL_COLOURS = [
@@ -74,6 +79,7 @@ LABEL_COLOURS = [
     "#a0674b",
     "#c04fc0",
 ]
+DECISION_COLOURS = {"keep": "#2e9d5f", "remove": "#d0463a", "change caption": "#1f7fd2"}
 SCALE = ("#3f87b5", "#7b74b8", "#b8608c", "#d5552a")  # low to high
 CHOSEN_COLOUR = "#6a6fd8"
 FRONT_COLOUR = "#0f8f9f"
@@ -138,6 +144,10 @@ MEMORIZED = "memorized<br>and wrong", "memorized<br>and right"
 NOT_MEMORIZED = "not learned", "typical"
 _NO_DENSITY = pd.DataFrame()
 _UNSELECTED = {"marker": {"color": OTHER, "opacity": 0.15}}
+_OTHERS = {INJECTED: "no error injected", DECISION: "undecided"}
+LISTED = "listed"  # of a point on a map: the pair fits the conditions of the page
+_UNLISTED = "does not fit"
+CLASSES = (DECISION, GROUP, LABEL, INJECTED)  # colours of a map that are no scores
 _CLASS_COLOURS = {INJECTED: KIND_COLOURS, LABEL: LABEL_COLOURS}
 
 
@@ -286,15 +296,20 @@ def contribution_figure(
 
 
 def embedding_figure(points: pd.DataFrame, *, colour_by: str) -> go.Figure:
-    """Draw a map of embeddings coloured by a class or a score. Only neighbourhoods have a meaning:
-    it has no axes."""
-    scored = points[:0]
-    if colour_by not in (GROUP, INJECTED, LABEL):
-        scored = points[np.isfinite(points[colour_by])].sort_values(colour_by)
+    """Draw a map of pictures or captions coloured by a class or a score, with the names of its
+    regions; pairs that are not `listed` are grey. Only neighbourhoods have a meaning: it has no
+    axes."""
+    listed = points[points[LISTED]]
+    scored = listed[:0]
+    if colour_by not in CLASSES:
+        scored = listed[np.isfinite(listed[colour_by])].sort_values(colour_by)
     unscored = points.drop(scored.index)
     figure = _cloud(unscored, colour_by, (MAP_X, MAP_Y), "%{fullData.name}<extra></extra>")
+    figure.update_traces(customdata=None, selector={"name": _UNLISTED})  # not under the pointer
     if len(scored):  # the highest scores lie on top
         low, high = np.percentile(scored[colour_by], PERCENTILES)
+        if colour_by == P_WRONG:
+            low, high = 0, 1
         title = words(colour_by)
         figure.add_scattergl(
             x=scored[MAP_X],
@@ -306,7 +321,14 @@ def embedding_figure(points: pd.DataFrame, *, colour_by: str) -> go.Figure:
                 "cmin": low,
                 "cmax": high,
                 "colorscale": SCALE,
-                "colorbar": {"title": {"text": title}, "thickness": 12, "outlinewidth": 0},
+                "colorbar": {
+                    "orientation": "h",
+                    "y": 0,
+                    "yanchor": "top",
+                    "len": 0.6,
+                    "thickness": 8,
+                    "outlinewidth": 0,
+                },
                 "size": _marker_size(len(points)),
                 "opacity": 0.8,
             },
@@ -315,7 +337,10 @@ def embedding_figure(points: pd.DataFrame, *, colour_by: str) -> go.Figure:
             customdata=scored["row"],
             unselected=_UNSELECTED,
         )
-    return figure.update_layout(xaxis_visible=False, yaxis_visible=False)
+    for name, (x, y) in points.groupby(REGION)[[MAP_X, MAP_Y]].median().iterrows():
+        text = short_name(name).replace(", ", "<br>")
+        figure.add_annotation(text=text, x=x, y=y, showarrow=False, captureevents=False)
+    return figure.update_layout(xaxis_visible=False, yaxis_visible=False, height=None)
 
 
 def _cloud(
@@ -356,19 +381,23 @@ def _cloud(
 
 
 def _classes(points: pd.DataFrame, column: str) -> list[tuple[str, pd.DataFrame, str]]:
-    """Return the name, the points and the colour of each group, injected kind or label; the other
-    points come first."""
+    """Return the name, the points and the colour of each group, injected kind, label or decision;
+    the other points come first, before them those that are not listed."""
+    classes = []
+    if LISTED in points:
+        classes.append((_UNLISTED, points[~points[LISTED]], _FAINT))
+        points = points[points[LISTED]]
     values = points[column]
     if column == GROUP:
         colour_of = {group: GROUP_COLOURS[group] for group in reversed(GROUPS)}
+    elif column == DECISION:
+        colour_of = DECISION_COLOURS
     else:  # a score has no classes
         colour_of = dict(
             zip(values.value_counts().index, _CLASS_COLOURS.get(column, ()), strict=False)
         )
-    others = "other" if colour_of else f"no {words(column)}"
-    if column == INJECTED:
-        others = "no error injected"
-    classes = [(others, points[~values.isin(list(colour_of))], OTHER)]
+    others = _OTHERS.get(column, "other" if colour_of else f"no {words(column)}")
+    classes.append((others, points[~values.isin(list(colour_of))], OTHER))
     for name, colour in colour_of.items():
         label = group_words(name) if column == GROUP else short_name(name)
         classes.append((label, points[values == name], colour))

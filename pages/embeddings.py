@@ -1,11 +1,14 @@
-"""A map of pictures or captions in the embedding space of a member, coloured by scores, to select
-pairs from."""
+"""A map of pictures or captions by similarity, coloured by scores or decisions, to select pairs
+from."""
 
-from clipmem_core.dashboard.maps import draw_choices, draw_embedding_map
+from clipmem_core.dashboard.browse import draw_conditions, read_filters
+from clipmem_core.dashboard.maps import draw_choices, draw_map
 from clipmem_core.dashboard.page import open_page
 from clipmem_core.dashboard.plain import explained_errors
 
 audit = open_page("Map")
 with explained_errors():
-    name, colour_by = draw_choices(audit)
-    draw_embedding_map(audit, name, colour_by)
+    selection = read_filters(audit)
+    side, colour_by = draw_choices(audit, selection)
+    draw_conditions(selection)
+    draw_map(audit, side, colour_by, selection)

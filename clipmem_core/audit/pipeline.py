@@ -19,7 +19,16 @@ import pyarrow.compute as pc
 from threadpoolctl import threadpool_limits
 
 from clipmem_core import columns as c
-from clipmem_core.audit import incident_tables, prepare, scoring, settings, setup, status, store
+from clipmem_core.audit import (
+    incident_tables,
+    maps,
+    prepare,
+    scoring,
+    settings,
+    setup,
+    status,
+    store,
+)
 from clipmem_core.audit.check_table import ensure_checks
 from clipmem_core.audit.executor import (
     SMALL,
@@ -416,6 +425,19 @@ class WriteManifest(Stage):
         store.write_manifest(run.audit.folder)
 
 
+class DrawMap(Stage):
+    """Draw the map of the pictures of a finished audit, unless that takes long: the page Map then
+    starts it. Nobody opens those of studies and benchmarks, which have no source."""
+
+    name = status.MAPPING
+
+    def is_done(self, run: Run) -> bool:
+        return not run.source or run.audit.record.pairs > maps.AUDIT_LIMIT
+
+    def run(self, run: Run) -> None:
+        maps.make_map(run.audit, next(iter(maps.SIDES)), say=run.screen.say)
+
+
 PIPELINE = (
     Prepare(),
     ExtractFeatures(),
@@ -425,6 +447,7 @@ PIPELINE = (
     Score(),
     Judge(),
     WriteManifest(),
+    DrawMap(),
 )
 
 

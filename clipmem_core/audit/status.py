@@ -390,6 +390,7 @@ SECOND_ROUND = "training a second time"
 SCORING = "scoring"
 JUDGING = "checking the results"
 FINISHING = "finishing"
+MAPPING = "drawing the map"
 # Other states of an audit
 WAITING = "waiting"  # another job trains
 DONE = "finished"

@@ -1,19 +1,40 @@
-"""The maps of scores and of embeddings: pictures at the pointer, and beside a map the selected
-pairs."""
+"""The maps of scores and of similar pairs, and beside each the pairs under the pointer or the
+selected ones."""
 
-import dataclasses
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import plotly.graph_objects as go
 import streamlit as st
 
+from clipmem_core.audit.maps import SIDES, map_path, map_task
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import doubt
-from clipmem_core.columns import CLIPMEM, GROUP, INJECTED, LABEL, SIMILARITY_OUT
+from clipmem_core.columns import (
+    CLIPMEM,
+    DECISION,
+    GROUP,
+    INJECTED,
+    LABEL,
+    MAP_X,
+    MAP_Y,
+    SIMILARITY_OUT,
+)
+from clipmem_core.dashboard.browse import conditions
 from clipmem_core.dashboard.component.pairs import draw_grid, draw_pointer
-from clipmem_core.dashboard.page import BROWSE, choose_listed, choose_segment, link
+from clipmem_core.dashboard.deciding import BADGES
+from clipmem_core.dashboard.page import (
+    BROWSE,
+    choose_listed,
+    choose_segment,
+    draw_link,
+    draw_set,
+    link,
+    peek_selection,
+    write_selection,
+)
 from clipmem_core.dashboard.plain import (
     ZOOMABLE,
     explained_errors,
@@ -22,17 +43,17 @@ from clipmem_core.dashboard.plain import (
     read_verdict,
 )
 from clipmem_core.dashboard.running import draw_task
-from clipmem_core.figures import PERCENTILES, embedding_figure, score_map_figure
+from clipmem_core.figures import (
+    LISTED,
+    embedding_figure,
+    score_map_figure,
+)
 from clipmem_core.review.cards import cards
-from clipmem_core.review.maps import map_file, map_points, map_task
+from clipmem_core.review.maps import map_points
 from clipmem_core.review.overview import load_score_map
 from clipmem_core.review.queries import count_pairs_of
-from clipmem_core.review.rows import count_pairs, find_rows
+from clipmem_core.review.rows import count_pairs, find_rows, frequent_values, score_span
 from clipmem_core.review.selection import (
-    IMAGE_SIDE,
-    MAP_X,
-    MAP_Y,
-    TEXT_SIDE,
     Outline,
     Selection,
     box,
@@ -46,7 +67,14 @@ _STRIP = 24
 _STRIP_HEIGHT = 560
 _STRIP_SIDE = 110
 _MAP_COLOURS = {GROUP: "Group", INJECTED: "Injected error"}
-_SIDES = {IMAGE_SIDE: "Pictures", TEXT_SIDE: "Captions"}
+# A map is as high as the screen, on a telephone half as high; names stand out from points.
+_STYLE = """<style>
+[class*=st-key-map-]:has(> * > .stPlotlyChart) { height: max(20rem, 100vh - 14rem); }
+@media (max-width: 600px) { [class*=st-key-map-]:has(> * > .stPlotlyChart) { height: 26rem; } }
+.annotation { pointer-events: none; }
+.annotation-text { paint-order: stroke; stroke: Canvas; stroke-width: 3px; font-weight: 600;
+  fill: CanvasText !important; }
+</style>"""
 _LINES = (
     "The lines come from the held-out pairs, which no member trained on: three quarters of them "
     "lie to the right of the vertical line, and one in twenty above the horizontal line."
@@ -65,10 +93,11 @@ def draw_selectable(
     columns: tuple[str, str],
     key: str,
     alt: str,
+    height: Any = "content",
 ) -> None:
-    """Draw a chart, and beside it the clicked pair or the pairs within the shape drawn on the
-    chart."""
-    clicked_key = f"{key}-clicked"
+    """Draw a chart, and beside it the pairs under the pointer, those that a click kept, or those
+    within the shape drawn on the chart."""
+    kept_key = f"{key}-kept"
     left, right = st.columns([3, 2], gap="medium")
     with left:
         event: Any = st.plotly_chart(
@@ -76,25 +105,34 @@ def draw_selectable(
             key=key,
             on_select="rerun",
             selection_mode=("box", "lasso"),
+            height=height,
             config=ZOOMABLE,
             alt=alt,
         )
-        outline = drawn_outline(event, *columns)
+    outline = drawn_outline(event, *columns)
+    rows, outline_at_click = st.session_state.get(kept_key, ([], None))
+    clicked = bool(rows) and outline in (None, outline_at_click)
 
-        def click(row: int) -> None:
-            st.session_state[clicked_key] = row, outline
+    def keep(rows: list[int]) -> None:
+        st.session_state[kept_key] = rows, outline
 
-        # Streamlit derives the class from the key.
-        css_class = f"st-key-{re.sub('[^a-zA-Z0-9_-]', '-', key)}"
-        draw_pointer(audit, css_class, key=f"{key}-pointer", on_choose=click)
-    row, outline_at_click = st.session_state.get(clicked_key, (None, None))
     with right:
-        if row is not None and outline in (None, outline_at_click):
-            _draw_strip(audit, [row], Selection(), key=key)
+        if clicked:
+            st.button("Close", icon=":material/close:", type="tertiary", on_click=keep, args=([],))
+            _draw_strip(audit, rows, selection, key=key)
         elif outline is not None:
-            _draw_shape(audit, dataclasses.replace(selection, outline=outline), key=key)
+            _draw_shape(audit, replace(selection, outline=outline), key=key)
         else:
-            st.caption("Click a point, or lasso points to see their pictures.")
+            st.caption("Pairs under the pointer: click to keep them, or lasso some.")
+        draw_pointer(
+            audit,
+            # Streamlit derives the class from the key.
+            f"st-key-{re.sub('[^a-zA-Z0-9_-]', '-', key)}",
+            selection,
+            follows=not clicked and outline is None,
+            key=f"{key}-pointer",
+            on_choose=keep,
+        )
 
 
 def _draw_shape(audit: Audit, selection: Selection, *, key: str) -> None:
@@ -166,50 +204,69 @@ def sample_note(drawn: int, count: int) -> str:
     )
 
 
-def draw_choices(audit: Audit) -> tuple[str, str]:
-    """Draw the choice of embeddings and colour, and return the map's name and the colour's
-    column."""
-    colours = [*COLOUR_SCORES, GROUP, LABEL, INJECTED]
-    with in_a_row("bottom"):
-        member = choose_listed("Model", list(audit.record.members), parameter="member", width=180)
-        side = choose_listed(
-            "Embeddings of",
-            _SIDES,
-            parameter="side",
-            width=180,
+def draw_choices(audit: Audit, selection: Selection) -> tuple[str, str]:
+    """Draw the search for words and the choice of map and colour, and return the side of the map
+    and the colour's column."""
+    scores = [name for name in COLOUR_SCORES if score_span(audit, name)]
+    classes = [name for name in (LABEL, INJECTED) if frequent_values(audit, name)]
+    with in_a_row():
+        draw_set(
+            st.text_input,
+            "Words in the captions",
+            key="words",
+            value=selection.words,
+            on_choose=lambda text: write_selection(replace(peek_selection(), words=text)),
+            placeholder="Words in the captions",
+            type="search",
+            label_visibility="collapsed",
+            width=200,
         )
-        colour = choose_listed("Colour", colours, parameter="colour", width=180, format_func=words)
-    return f"{member}.{side}", colour
+        colours = {name: f"Colour: {words(name)}" for name in [*scores, DECISION, GROUP, *classes]}
+        colour = choose_listed(
+            "Colour", colours, parameter="colour", width=220, label_visibility="collapsed"
+        )
+        sides = {side: f"Similar {side}" for side in SIDES}
+        side = choose_segment("Similar", sides, parameter="side", hidden=True)
+        st.space("stretch")
+        draw_link(BROWSE, "Browse", ":material/grid_view:", audit, selection)
+    return side, colour
 
 
 @st.fragment
-def draw_embedding_map(audit: Audit, name: str, colour_by: str) -> None:
-    """Draw a map of embeddings, or the button that builds it."""
+def draw_map(audit: Audit, side: str, colour_by: str, selection: Selection) -> None:
+    """Draw a map, or the progress of the job that draws it, which needs no click to start."""
+    st.html(_STYLE)
     with explained_errors():
-        if map_file(audit, name) is None:
-            draw_task(
-                map_task(audit, name),
-                lambda: map_file(audit, name),
-                reason="No map yet. Build it once; it is cached.",
-                label="Build the map",
-            )
+        path = map_path(audit, side)
+        if not path.is_file():
+            task = map_task(audit, side)
+            job = task.find()
+            if job is None or job.exit_code == 0:
+                task.start()
+            draw_task(task, path.is_file, reason="The map is not drawn yet.", label="Try again")
             return
-        points = map_points(audit, name, colour_by)
+        points = map_points(audit, side, colour_by)
         pairs = count_pairs_of(audit)
+        points[LISTED] = True
+        if conditions(selection):
+            rows = find_rows(audit, selection, size=pairs)
+            points[LISTED] = points["row"].isin(rows)
+            st.caption(f"{len(rows):,} of {pairs_in_words(pairs)} fit; the others are grey.")
+        if colour_by == DECISION:
+            labels = {decision: label for decision, (label, *_) in BADGES.items()}
+            points[DECISION] = points[DECISION].map(labels)
         draw_selectable(
             audit,
             embedding_figure(points, colour_by=colour_by),
-            selection=Selection(map=name),
+            selection=replace(selection, map=side),
             columns=(MAP_X, MAP_Y),
-            key=f"embeddings-{name}",
-            alt=f"Map of {len(points):,} pairs by their embeddings, coloured by "
-            f"{words(colour_by)}.",
+            key=f"map-{audit.name}-{side}",
+            alt=f"Map of {len(points):,} {side}, coloured by {words(colour_by)}.",
+            height="stretch",
         )
     notes = [
-        "Similar pairs lie close together. Axes and distances between far groups have no meaning."
+        f"Similar {side} lie close together; axes and distances between far groups have no meaning."
     ]
-    if colour_by not in (GROUP, LABEL, INJECTED):
-        notes.append("Colours end at the {}nd and {}th percentile.".format(*PERCENTILES))
     if pairs > len(points):
         notes.append(f"The map shows a random sample of {len(points):,} of {pairs:,} pairs.")
     st.caption(" ".join(notes))

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from clipmem_core.audit.check_table import NEAR_DUPLICATE_OF, ensure_checks, stored_checks
+from clipmem_core.audit.maps import require_map
 from clipmem_core.audit.store import PAIRS, SCORES, Audit
 from clipmem_core.columns import (
     CAPTIONS,
@@ -17,6 +18,7 @@ from clipmem_core.columns import (
     INJECTED,
     LABEL,
     LOG_PROBABILITY_SECOND,
+    MAP_X,
     PAIR_ID,
     SUSPICION,
 )
@@ -24,7 +26,6 @@ from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.io import InputError
 from clipmem_core.review.decisions import CODES, UNDECIDED_CODE, decided, open_review
 from clipmem_core.review.incidents import read_incidents
-from clipmem_core.review.maps import require_map
 from clipmem_core.review.queries import (
     ROW,
     cached,
@@ -39,7 +40,6 @@ from clipmem_core.review.search import search
 from clipmem_core.review.selection import (
     ANY,
     DECIDED,
-    MAP_X,
     MATCH,
     NONE,
     RANDOM,

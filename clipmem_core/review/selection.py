@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from clipmem_core.columns import CLIPMEM, INDEPENDENT, REVIEW_PLACE
+from clipmem_core.columns import CLIPMEM, INDEPENDENT, MAP_X, MAP_Y, REVIEW_PLACE
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.scores.registry import BY_NAME
 
@@ -19,8 +19,6 @@ IMAGE_SIDE = "image"
 TEXT_SIDE = "text"
 CAPTION = "caption"
 PICTURE = "picture"
-MAP_X = "map_x"
-MAP_Y = "map_y"
 MAX_CORNERS = 60  # of an outline in an address
 
 
@@ -57,7 +55,7 @@ class Selection:
     words: str = ""  # each must be in the captions, in any order and case
     ranges: tuple[Range, ...] = ()
     outline: Outline | None = None
-    map: str = ""  # the map of embeddings of an outline over map_x and map_y
+    map: str = ""  # the map of an outline over map_x and map_y: pictures or captions
     meaning: str = ""  # search: the pairs closest to this text
     like: str = ""  # search: the pairs closest to the pair with this id
     by: str = CAPTION  # search: among captions or pictures

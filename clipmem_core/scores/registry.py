@@ -196,7 +196,7 @@ PAGE_SCORES = _scores(
     *(c.SIMILARITY_OUT, c.SIMILARITY_IN, c.P_WRONG, c.Q_VALUE, c.MISFIT),
     *(c.LOG_PROBABILITY_OUT, c.CSLS_OUT, c.CLIPMEM_SHRUNK),
 )
-# The colours of a map of embeddings
-COLOUR_SCORES = _scores(c.CLIPMEM, c.P_WRONG, c.SIMILARITY_OUT)
+# The colours of a map
+COLOUR_SCORES = _scores(c.P_WRONG, c.CLIPMEM, c.SIMILARITY_OUT)
 # Exported tables and reports
 EXPORT_SCORES = _scores(c.CLIPMEM, c.CLIPMEM_SHRUNK, c.P_WRONG, c.SIMILARITY_OUT, c.MISFIT)

@@ -139,3 +139,9 @@ def test_wrong_captions_of_the_drawn_set_come_out_on_top(typed: Path) -> None:
     )
     external = audit.scores["clipmem"][audit.scores["group"] == "external"]
     assert abs(external.mean()) < scores["clipmem"].mean()
+
+
+def test_an_audit_draws_the_map_of_its_pictures(typed: Path) -> None:
+    points = pd.read_parquet(next((typed / "cache" / "maps").iterdir()))
+    assert len(points) == Audit(typed / "audits" / "scenes").record.pairs
+    assert points["region"].str.len().min() > 0

@@ -3,13 +3,13 @@ pictures of the maps."""
 
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 
+from clipmem_core.audit.maps import make_map
 from clipmem_core.audit.store import Audit
 from clipmem_core.review.decisions import Review
-from clipmem_core.review.maps import make_map
 from tests.browser.conftest import TRAINED
 from tests.browser.reviewing import STORED, events, press
 from tests.browser.watched import check_pictures, wait_idle
@@ -147,13 +147,13 @@ def test_one_undo_takes_find_and_replace_back_before_an_older_key(
     page.troubles.clear()  # pictures of the previous page
 
 
-def test_the_map_shows_the_picture_at_the_pointer_and_a_click_its_pair(
+def test_the_map_shows_the_pairs_under_the_pointer_and_a_click_keeps_them(
     page: Any, address: str, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audit = Audit(data / "audits" / TRAINED)
     monkeypatch.setenv("CLIPMEM_DATA", str(data))
-    monkeypatch.setattr("clipmem_core.review.maps.lay_out", lambda vectors: vectors[:, :2])
-    make_map(audit, f"{audit.record.members[0]}.image")
+    monkeypatch.setattr("clipmem_core.audit.maps.lay_out", lambda vectors: vectors[:, :2])
+    make_map(audit, "pictures")
     page.goto(f"{address}/embeddings?audit={TRAINED}")
     wait_idle(page)
     page.locator(".nsewdrag").first.wait_for()
@@ -161,8 +161,9 @@ def test_the_map_shows_the_picture_at_the_pointer_and_a_click_its_pair(
     x, y, row = page.evaluate(POINT)
     page.mouse.move(x - 2, y - 2)
     page.mouse.move(x, y, steps=3)
-    page.locator(".hover img").wait_for()
-    assert page.locator(".hover p").text_content() == audit.pairs["captions"][row][0]
+    address = urlencode({"audit": TRAINED, "pair": audit.pairs["pair_id"][row]})
+    page.locator(f".near a:first-child[href$='{address}'] img").wait_for()
     page.mouse.click(x, y)
     page.locator(f'.card[data-row="{row}"]').wait_for()
-    check_pictures(page, at_least=1)
+    assert page.locator(".card").count() == 9
+    check_pictures(page, at_least=9)

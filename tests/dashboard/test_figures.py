@@ -12,8 +12,13 @@ from clipmem_core.figures import embedding_figure
 
 def test_foreign_labels_of_a_map_are_escaped_and_cut() -> None:
     label = '<img src=x> & "%{x}"\n' + "x" * 100
-    points = pd.DataFrame({"map_x": [0.0], "map_y": [1.0], "row": [7], "label": [label]})
-    (trace,) = embedding_figure(points, colour_by="label").data
+    points = pd.DataFrame({"map_x": [0.0, 2.0], "map_y": 1.0, "row": [7, 8], "label": label})
+    figure = embedding_figure(
+        points.assign(region="<b>, x", listed=[True, False]), colour_by="label"
+    )
+    assert [each.text for each in figure.layout.annotations] == ["&lt;b&gt;<br>x"]
+    unlisted, trace = figure.data
+    assert (list(unlisted.x), unlisted.customdata) == ([2.0], None)
     assert trace.name.startswith('&lt;img src=x&gt; &amp; "%{x}" xxx')
     assert len(trace.name) < 60
     assert "img" not in trace.hovertemplate

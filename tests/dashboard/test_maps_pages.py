@@ -7,19 +7,19 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from clipmem_core.audit import maps
+from clipmem_core.audit.maps import make_map
 from clipmem_core.audit.status import Task
 from clipmem_core.audit.store import Audit, write_manifest
 from clipmem_core.dashboard import maps as page
 from clipmem_core.dashboard.maps import drawn_outline
-from clipmem_core.review import maps
-from clipmem_core.review.maps import make_map, map_path
 from clipmem_core.review.selection import Outline
 from tests.dashboard.test_pages import ROOT, address, open_page, texts
 from tests.dashboard.test_reviewing import mounted
 from tests.fixtures import HOSTILE, Copy, embed, leave_job
 
 EMBEDDINGS = "pages/embeddings.py"
-NAME = "r0-f0.image"
+SIDE = "pictures"
 
 
 @pytest.fixture
@@ -33,10 +33,9 @@ def audit(copy: Copy) -> Audit:
 
 @pytest.fixture
 def built(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
-    """Build the first member's map of pictures from the first two numbers of its embeddings."""
+    """Draw the map of pictures from the first two numbers of their embeddings."""
     monkeypatch.setattr(maps, "lay_out", lambda vectors: vectors[:, :2])
-    make_map(audit, "r0-f0.image")
-    return pd.read_parquet(map_path(audit, NAME))
+    return pd.read_parquet(make_map(audit, SIDE))
 
 
 @pytest.fixture
@@ -63,7 +62,7 @@ def shape(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("pages/overview.py", "score-map-made", ("similarity_out", "clipmem")),
         ("pages/encoders.py", "contributions-made", ("clipmem_image", "clipmem_text")),
-        (EMBEDDINGS, f"embeddings-{NAME}", ("map_x", "map_y")),
+        (EMBEDDINGS, f"map-made-{SIDE}", ("map_x", "map_y")),
     ],
 )
 def test_a_shape_opens_its_pairs_in_browse(
@@ -72,33 +71,44 @@ def test_a_shape_opens_its_pairs_in_browse(
     x, y = columns
     table = built if x == "map_x" else audit.scores
     inside = int(((table[x] > 0) & (table[y] > 0)).sum())
-    button = open_page(where).button(key=f"{key}-open")
+    button = open_page(where, order="clipmem").button(key=f"{key}-open")
     assert button.label == f"Open {inside} pairs in Browse"
     assert address(button.click().run())["outline"] == f"{x}:{y}:0:0:9:0:9:9:0:9"
 
 
 @pytest.mark.usefixtures("built")
-def test_a_clicked_point_shows_its_pair() -> None:
+def test_a_click_keeps_the_pairs_under_the_pointer() -> None:
     app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=300)
     app.switch_page(EMBEDDINGS)
-    app.session_state[f"embeddings-{NAME}-clicked"] = (7, None)
+    app.session_state[f"map-made-{SIDE}-kept"] = ([7, 3], None)
     app.run()
     assert not app.exception
-    assert [card["row"] for each in mounted(app) for card in each.get("cards", [])] == [7]
+    assert [card["row"] for each in mounted(app) for card in each.get("cards", [])] == [7, 3]
 
 
-def test_a_map_that_is_missing_or_failed_is_built_by_a_button(
+@pytest.mark.usefixtures("shape")
+def test_conditions_of_the_address_apply_to_the_map(audit: Audit, built: pd.DataFrame) -> None:
+    fit = audit.pairs["captions"].map(lambda captions: "circle" in "\n".join(captions))
+    app = open_page(EMBEDDINGS, words="circle", colour="decision", order="clipmem")
+    assert f"{fit.sum()} of 100 pairs fit" in " ".join(each.value for each in app.caption)
+    inside = ((built["map_x"] > 0) & (built["map_y"] > 0) & fit).sum()
+    assert app.button(key=f"map-made-{SIDE}-open").label.startswith(f"Open {inside} pair")
+    app.text_input(key="words").set_value("absent").run()
+    assert not app.exception
+    assert "0 of 100 pairs fit" in " ".join(each.value for each in app.caption)
+
+
+def test_a_missing_map_is_drawn_without_a_click_and_one_that_failed_by_a_button(
     audit: Audit, started: list[str]
 ) -> None:
-    app = open_page(EMBEDDINGS, member="r1-f0", side="text")
-    assert app.info
-    app.button[0].click().run()
-    leave_job(maps.map_task(audit, NAME).folder, exit_code=2, said=f"{HOSTILE[2]}\n")
+    open_page(EMBEDDINGS, side="captions")
+    leave_job(maps.map_task(audit, SIDE).folder, exit_code=2, said=f"{HOSTILE[2]}\n")
     app = open_page(EMBEDDINGS)
     assert app.error
     assert HOSTILE[2] in texts(app)
-    app.button[0].click().run()
-    assert started == ["r1-f0.text", NAME]
+    assert started == ["captions"]
+    next(button for button in app.button if button.label == "Try again").click().run()
+    assert started == ["captions", SIDE]
 
 
 def test_the_outline_is_the_last_lasso_or_box() -> None:

@@ -15,14 +15,17 @@ from sklearn.metrics import silhouette_score
 from sklearn.metrics.pairwise import cosine_similarity
 
 from clipmem_core import open_audit
+from clipmem_core.audit import maps
+from clipmem_core.audit.maps import lay_out, make_map, map_path, name_regions
 from clipmem_core.audit.store import CONFIG, Audit, write_json, write_manifest
 from clipmem_core.embeddings import write_vectors
 from clipmem_core.features.towers import minilm
 from clipmem_core.io import InputError
-from clipmem_core.review import maps
 from clipmem_core.review import search as search_module
-from clipmem_core.review.maps import lay_out, make_map, map_file, map_path, map_points
+from clipmem_core.review.decisions import open_review
+from clipmem_core.review.maps import map_points
 from clipmem_core.review.search import embed_texts, search
+from clipmem_core.scores.alignment import unit
 from clipmem_core.training.model import build_model
 from clipmem_core.training.names import model_config
 from tests.fixtures import DIM, Copy, Embeddings, embed
@@ -184,17 +187,16 @@ assert "torch" not in sys.modules
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
-NAME = "r0-f0.image"
-ODD_NAMES = ["", "r0-f0.picture", "absent.image", "../../../etc.image", "r0-f0/../r0-f0.image"]
+SIDE = "pictures"
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Replace UMAP; the list has the number of vectors of each map drawn."""
-    calls: list[int] = []
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Replace t-SNE; the list has the shape of the vectors of each map drawn."""
+    calls: list[tuple[int, ...]] = []
 
     def first_two(vectors: np.ndarray) -> np.ndarray:
-        calls.append(len(vectors))
+        calls.append(vectors.shape)
         return vectors[:, :2]
 
     monkeypatch.setattr(maps, "lay_out", first_two)
@@ -205,48 +207,68 @@ def test_a_map_separates_clusters_by_cosine_and_is_reproducible() -> None:
     rng = np.random.default_rng(1)
     cluster = rng.permutation(np.repeat(np.arange(3), 40))
     vectors = np.eye(16)[cluster] + rng.normal(scale=0.1, size=(120, 16))
-    scaled = (vectors * rng.uniform(0.1, 1, size=(120, 1))).astype(np.float32)
-    places = lay_out(scaled)
+    vectors = unit(vectors).astype(np.float32)
+    places = lay_out(vectors)
     assert places.shape == (120, 2)
     assert silhouette_score(places, cluster) > 0.8
-    np.testing.assert_array_equal(lay_out(scaled), places)
+    np.testing.assert_array_equal(lay_out(vectors), places)
 
 
-def test_a_map_has_a_place_for_every_pair_and_is_drawn_once(audit: Audit, drawn: list[int]) -> None:
-    assert map_file(audit, NAME) is None
-    path = make_map(audit, NAME)
-    assert path == map_file(audit, NAME) == make_map(audit, NAME)
-    points = map_points(audit, NAME, "clipmem")
-    assert list(points.columns) == ["row", "map_x", "map_y", "clipmem"]
+@pytest.mark.parametrize("count", [2, 9, 40])
+def test_few_or_equal_pairs_have_places(count: int) -> None:
+    places = lay_out(np.ones((count, 8), np.float32))
+    assert places.shape == (count, 2)
+    assert np.isfinite(places).all()
+
+
+def test_regions_are_named_by_the_words_of_their_captions_alone() -> None:
+    places = np.repeat([[0.0, 0.0], [9.0, 9.0]], 10, axis=0)
+    texts = pd.Series(["a photo of dogs\na dog, <b>wet</b>"] * 10 + ["a photo of a river"] * 10)
+    assert set(name_regions(places, texts, spaced=True)) == {"dog, wet", "river"}
+    unspaced = pd.Series(["一只狗"] * 10 + ["红汽车"] * 10)
+    assert set(name_regions(places, unspaced, spaced=False)) == {"一只, 只狗", "汽车, 红汽"}
+    for nothing in ("", "dog"):  # nothing, or the same in all regions
+        assert set(name_regions(places, pd.Series([nothing] * 20), spaced=True)) == {""}
+
+
+def test_a_map_has_a_place_for_every_pair_and_is_drawn_once(
+    audit: Audit, drawn: list[tuple[int, ...]]
+) -> None:
+    path = make_map(audit, SIDE)
+    assert path == make_map(audit, SIDE)
+    points = map_points(audit, SIDE, "clipmem")
+    assert list(points.columns) == ["row", "map_x", "map_y", "region", "clipmem"]
     assert points["row"].tolist() == list(range(100))
     np.testing.assert_allclose(points["clipmem"], audit.scores["clipmem"])
-    assert drawn == [100]
+    open_review(audit).decide([audit.pairs["pair_id"][7]], "keep")
+    decisions = map_points(audit, SIDE, "decision")["decision"]
+    assert decisions[decisions.notna()].to_dict() == {7: "keep"}
+    assert drawn == [(100, 4 * DIM)]
 
 
-def test_each_member_and_side_has_a_map_and_other_names_are_refused(audit: Audit) -> None:
-    names = [f"{member}.{side}" for member in audit.record.members for side in ("image", "text")]
-    assert len({map_path(audit, name) for name in names}) == 8
-    for name in ODD_NAMES:
-        assert map_file(audit, name) is None
+def test_both_sides_have_a_map_and_other_names_are_refused(audit: Audit) -> None:
+    assert map_path(audit, "pictures") != map_path(audit, "captions")
+    for name in ("", "r0-f0.image", "../pictures"):
         with pytest.raises(InputError, match="has no map"):
             make_map(audit, name)
-    with pytest.raises(InputError, match="draw it on the page"):
-        map_points(audit, NAME, "clipmem")
+    with pytest.raises(InputError, match="open the page Map"):
+        map_points(audit, SIDE, "clipmem")
     (audit.member("r0-f0") / "image.faiss").unlink()
     with pytest.raises(InputError, match=r"r0-f0/image\.faiss is missing"):
-        make_map(audit, NAME)
+        make_map(audit, SIDE)
 
 
 def test_other_embeddings_are_another_map_and_a_large_audit_is_sampled(
-    audit: Audit, drawn: list[int], monkeypatch: pytest.MonkeyPatch
+    audit: Audit, drawn: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = make_map(audit, NAME)
-    write_vectors(audit.member("r0-f0") / "image.faiss", [np.eye(100, 12, dtype=np.float32)])
+    before = make_map(audit, SIDE)
+    vectors = np.random.default_rng(0).normal(size=(100, 12)).astype(np.float32)
+    write_vectors(audit.member("r0-f0") / "image.faiss", [vectors])
     write_manifest(audit.folder)
-    assert map_file(audit, NAME) is None
+    assert not map_path(audit, SIDE).is_file()
     monkeypatch.setattr(maps, "LIMIT", 40)
-    assert make_map(audit, NAME) != before
-    assert drawn == [100, 40]
-    rows = map_points(audit, NAME, "clipmem")["row"]
+    assert make_map(audit, SIDE) != before
+    assert [rows for rows, _ in drawn] == [100, 40]
+    rows = map_points(audit, SIDE, "clipmem")["row"]
     assert rows.is_monotonic_increasing
     assert rows.is_unique

@@ -190,14 +190,15 @@ def test_an_outline_on_a_map_holds_pairs_of_the_map(
     path = tmp_path / "map.parquet"
     table = pd.DataFrame({"row": [70, 7, 50], "map_x": [0.5, 0.2, 3.0], "map_y": [0.5, 0.9, 0.5]})
     write_table(path, table.astype({"map_x": "float32", "map_y": "float32"}))
+    absent = tmp_path / "absent.parquet"
     monkeypatch.setattr(
-        "clipmem_core.review.maps.map_file", lambda _, name: path if "image" in name else None
+        "clipmem_core.audit.maps.map_path", lambda _, side: path if side == "pictures" else absent
     )
     shape = box("map_x", "map_y", (0, 1), (0, 1))
-    assert sorted(every(audit, Selection(outline=shape, map="m0.image"))) == [7, 70]
-    with pytest.raises(InputError, match=r"there is no map 'm0\.text' of made yet"):
-        count_pairs(audit, Selection(outline=shape, map="m0.text"))
-    assert count_pairs(audit, Selection(map="m0.text", outline=None)) == 100
+    assert sorted(every(audit, Selection(outline=shape, map="pictures"))) == [7, 70]
+    with pytest.raises(InputError, match="there is no map of the captions of made yet"):
+        count_pairs(audit, Selection(outline=shape, map="captions"))
+    assert count_pairs(audit, Selection(map="captions", outline=None)) == 100
 
 
 def test_a_search_is_ordered_by_match_filtered_and_reversed(

@@ -1,10 +1,11 @@
-// The pair component: pairs as a grid or table (pairs_grid.js) or one at a time (pairs_single.js), the picture at the pointer
+// The pair component: pairs as a grid or table (pairs_grid.js) or one at a time (pairs_single.js), the pairs under the pointer
 // on a map. Foreign text reaches the page as text content alone.
 
 const UNDOABLE = 'clipmem-undoable'
 const CACHED = 200 // pairs in memory, and decisions that can be undone
 const PARALLEL = 3 // pairs that load at once, with two requests each: a browser sends six at once
 const POLL = 1000, SIGN = 4000, HOVER = 60 // milliseconds
+const NEAR = 9 // pairs beside a map
 const STEPS = {previous: -1, next: 1}
 const KEY_NAMES = {escape: 'Esc', arrowleft: '←', arrowright: '→'} // others: in capitals
 const TYPING = 'textarea, select, [contenteditable], [role=dialog], input:not([type=checkbox])'
@@ -100,12 +101,19 @@ class Part {
     }
 }
 
-// Picture and caption at the pointer on a chart of Streamlit's, whose points carry the rows of their pairs.
+// The pairs under the pointer on a chart of Streamlit's, whose points carry the rows of their pairs.
 class Pointer extends Part {
     constructor(root, data) {
         super(root, data)
-        Object.assign(this, {size: {small: 1}, box: this.find('hover')})
+        Object.assign(this, {size: {small: 1}, cards: new Map(), cardOf: row => this.cards.get(row)})
+        this.update(data)
         this.listen()
+    }
+
+    update(data) {
+        this.data = data
+        this.cards.clear()
+        this.show(data.rows)
     }
 
     // Listen to the chart; Streamlit may replace it.
@@ -114,25 +122,38 @@ class Pointer extends Part {
         const plot = document.querySelector(`.${CSS.escape(this.data.chart)} .js-plotly-plot`)
         if (!plot?.on || plot === this.plot) return
         this.plot = plot
-        const rowOf = ({points}) => [points.at(-1)?.customdata].flat()[0]
-        plot.on('plotly_click', event => Number.isInteger(rowOf(event)) && this.trigger({row: rowOf(event)}))
-        plot.on('plotly_unhover', () => this.enter(null))
-        plot.on('plotly_hover', event => Number.isInteger(rowOf(event)) && this.enter(rowOf(event), event.event))
+        plot.on('plotly_click', ({event}) => this.isStopped || this.trigger({rows: this.near(event)}))
+        this.on(plot, 'mousemove', event => this.data.follows && this.later('hover', HOVER, () => this.show(this.near(event))))
     }
 
-    enter(row, event) {
-        this.row = row
-        if (row === null) this.box.hidePopover()
-        this.later('hover', HOVER, () => row !== null && this.show(row, event))
+    // The rows of the points closest to the pointer, the closest first.
+    near({clientX, clientY}) {
+        const {_fullData: traces, _fullLayout: {xaxis, yaxis}} = this.plot
+        const {left, top} = this.plot.querySelector('.nsewdrag').getBoundingClientRect()
+        const distance = (x, y) => Math.hypot(left + xaxis.c2p(x) - clientX, top + yaxis.c2p(y) - clientY)
+        const points = traces.filter(({visible, customdata}) => visible === true && customdata).flatMap(({x, y, customdata}) =>
+            Array.from(customdata, (row, at) => ({row: [row].flat()[0], distance: distance(x[at], y[at])})))
+        return points.sort((one, other) => one.distance - other.distance).slice(0, NEAR).map(({row}) => row)
     }
 
-    async show(row, {clientX, clientY}) {
-        if (!this.loaded.get(row)) await this.load(row).catch(() => this.forget(row))
-        if (this.row !== row || !this.loaded.get(row)) return
-        const {image, card: {captions: [caption = '']}} = this.loaded.get(row)
-        this.box.replaceChildren(image, foreign('p', caption.slice(0, 200)))
-        this.box.showPopover()
-        this.box.style = `left: min(${clientX + 24}px, 100vw - 13rem); top: min(${clientY + 12}px, 100vh - 15rem)`
+    async show(rows) {
+        this.rows = rows
+        const unknown = rows.filter(row => !this.cards.has(row))
+        const cards = unknown.length ? await this.ask('pairs', {rows: unknown}).then(answer => answer.json()).catch(() => []) : []
+        for (const card of cards) this.cards.set(card.row, card)
+        for (const row of rows.filter(each => this.rows === rows && this.cards.has(each) && !this.loaded.has(each)))
+            this.load(row).then(() => this.draw(), () => this.forget(row))
+        this.draw()
+    }
+
+    draw() {
+        const cards = this.rows.filter(row => this.cards.has(row)).map(this.cardOf)
+        this.find('near').replaceChildren(...cards.map(card => this.node(card)))
+    }
+
+    node({row, pair_id, captions, first, score}) {
+        const href = `pair?${new URLSearchParams({audit: this.data.audit, pair: pair_id})}`, image = this.loaded.get(row)?.image
+        return make('a', {href, target: '_blank'}, make('div.picture', image ?? ''), foreign('p', captions[first] ?? ''), make('small', score))
     }
 }
 

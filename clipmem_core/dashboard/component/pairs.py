@@ -43,7 +43,7 @@ from clipmem_core.review.cards import (
     shown_score,
 )
 from clipmem_core.review.decisions import KEEP, REMOVE, decided, open_review
-from clipmem_core.review.rows import count_decided, pair_ids
+from clipmem_core.review.rows import count_decided, find_rows, pair_ids
 from clipmem_core.review.selection import (
     CAPTION,
     MATCH,
@@ -60,6 +60,7 @@ HTML, CSS, *JS = (
     for name in ("pairs.html", "pairs.css", *SCRIPTS)
 )
 _FULL_LIMIT = 5000
+_UNDER_POINTER = 9  # pairs beside a map, also in pairs.js
 _LIKE = {PICTURE: "Like picture", CAPTION: "Like caption"}  # buttons
 _ALL = {"keep": KEEP, "remove": REMOVE, "undecide": None}  # decisions on all pairs of a selection
 # Layouts of a grid in the address
@@ -111,16 +112,32 @@ def draw_key_list(keys: Keys) -> None:
         st.markdown("\n".join(f"- **{name}** {meaning}" for name, _, meaning in keys))
 
 
-def draw_pointer(audit: Audit, chart: str, *, key: str, on_choose: Callable[[int], None]) -> None:
-    """Show pictures at the pointer on a chart, and report clicks: Streamlit does not if a drag
-    draws a shape."""
+def draw_pointer(
+    audit: Audit,
+    chart: str,
+    selection: Selection,
+    *,
+    follows: bool,
+    key: str,
+    on_choose: Callable[[list[int]], None],
+) -> None:
+    """Draw the first pairs, then those under the pointer on a chart, if it `follows` the pointer,
+    and report clicks: Streamlit does not if a drag draws a shape."""
 
     def act() -> None:
         match st.session_state[key].get("act"):
-            case {"row": int(row)}:
-                on_choose(row)
+            case {"rows": list(rows)}:
+                on_choose([int(row) for row in rows])
 
-    data = {"layout": "pointer", "prefix": PREFIX, "audit": audit.name, "chart": chart}
+    data = {
+        "layout": "pointer",
+        "prefix": PREFIX,
+        "audit": audit.name,
+        "chart": chart,
+        "selection": to_parameters(selection),
+        "follows": follows,
+        "rows": find_rows(audit, selection, size=_UNDER_POINTER) if follows else [],
+    }
     _component(key=key, data=data, on_act_change=act)
 
 
