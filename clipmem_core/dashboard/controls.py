@@ -51,7 +51,7 @@ GROUPS = {
     for group in ("Text", "Pictures", "Captions", "Training", AHEAD_GROUP)
 }
 _USUAL_STYLE = """<style>
-[class*="st-key-usual-"] { margin: -.6rem 0 .2rem 2.5rem }
+[class*="st-key-usual-"] { margin: -.6rem 0 .2rem; padding-left: 2.5rem }
 [class*="st-key-usual-"] p { font-size: .8rem }
 </style>"""
 _PAIRS = {

@@ -22,7 +22,6 @@ function make(name, ...parts) {
 
 const foreign = (name, textContent, ...parts) => make(name, {dir: 'auto', textContent}, ...parts)
 const button = (onclick, ...parts) => make('button', {type: 'button', onclick}, ...parts)
-const keycaps = names => names.split(' ').map(name => make('kbd', name))
 const labelOf = decision => decision === 'recaption' ? 'change caption' : decision
 const counted = count => count === 1 ? '1 pair' : `${inWords(count)} pairs`
 const altOf = (captions, fault) => fault ? 'Picture cannot be read' : `Picture: ${(captions[0] ?? '').slice(0, 120)}`
@@ -81,6 +80,10 @@ class Part {
         return ask(`${prefix}/${name}`, {parameters: {...selection, audit, ...parameters}, signal})
     }
 
+    addressOf({row}, size = 'full') {
+        return `${this.data.prefix}/picture?${new URLSearchParams({audit: this.data.audit, row, [size]: 1})}`
+    }
+
     // Load a pair's picture and, unless the layout has it, the pair's card.
     async load(row) {
         this.loaded.set(row, null)
@@ -105,7 +108,7 @@ class Part {
 class Pointer extends Part {
     constructor(root, data) {
         super(root, data)
-        Object.assign(this, {size: {small: 1}, cards: new Map(), cardOf: row => this.cards.get(row)})
+        this.cards = new Map()
         this.update(data)
         this.listen()
     }
@@ -141,19 +144,14 @@ class Pointer extends Part {
         const unknown = rows.filter(row => !this.cards.has(row))
         const cards = unknown.length ? await this.ask('pairs', {rows: unknown}).then(answer => answer.json()).catch(() => []) : []
         for (const card of cards) this.cards.set(card.row, card)
-        for (const row of rows.filter(each => this.rows === rows && this.cards.has(each) && !this.loaded.has(each)))
-            this.load(row).then(() => this.draw(), () => this.forget(row))
-        this.draw()
+        const shown = rows.map(row => this.cards.get(row)).filter(Boolean)
+        if (this.rows === rows) this.find('near').replaceChildren(...shown.map(card => this.node(card)))
     }
 
-    draw() {
-        const cards = this.rows.filter(row => this.cards.has(row)).map(this.cardOf)
-        this.find('near').replaceChildren(...cards.map(card => this.node(card)))
-    }
-
-    node({row, pair_id, captions, first, score}) {
-        const href = `pair?${new URLSearchParams({audit: this.data.audit, pair: pair_id})}`, image = this.loaded.get(row)?.image
-        return make('a', {href, target: '_blank'}, make('div.picture', image ?? ''), foreign('p', captions[first] ?? ''), make('small', score))
+    node(card) {
+        const {pair_id, captions, first, score} = card, href = `pair?${new URLSearchParams({audit: this.data.audit, pair: pair_id})}`
+        const image = make('img', {src: this.addressOf(card, 'small'), alt: altOf(captions)})
+        return make('a.card', {href, target: '_blank'}, make('div.picture', image), foreign('p', captions[first] ?? ''), make('small', score))
     }
 }
 
@@ -167,7 +165,7 @@ class Pairs extends Part {
         this.undoable = tried(() => JSON.parse(sessionStorage.getItem(UNDOABLE))) ?? []
         this.addEvents(data)
         for (const [names, act] of Object.entries(data.acts))
-            root.querySelector(`[data-act=${act}] span`)?.replaceChildren(...keycaps(names))
+            root.querySelector(`[data-act=${act}] span`)?.replaceChildren(...names.split(' ').map(name => make('kbd', name)))
         this.on(window, 'keydown', event => this.key(event), true)
         this.on(root, 'click', event => {
             const act = event.target.closest('[data-act]')?.dataset.act
@@ -195,10 +193,6 @@ class Pairs extends Part {
     actOf(key, {ctrlKey, metaKey, shiftKey}) {
         const {acts} = this.data, name = (ctrlKey || metaKey ? 'Ctrl ' : '') + (KEY_NAMES[key] ?? key.toUpperCase())
         return shiftKey && acts[`Shift ${name}`] || acts[name]
-    }
-
-    addressOf({row}, size = 'full') {
-        return `${this.data.prefix}/picture?${new URLSearchParams({audit: this.data.audit, row, [size]: 1})}`
     }
 
     sign(text, kind = '') {

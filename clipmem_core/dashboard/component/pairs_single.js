@@ -370,20 +370,16 @@ class Single extends Pairs {
         this.change(event, rest ? [rest] : [], `${rest ? 'sentence' : 'caption'} removed`, more)
     }
 
-    // Edit the captions, one a line, in the order on screen.
+    // Edit the captions, one a line; the caret is after the caption in focus, or after its first marked sentence.
     edit(event) {
         if (!this.accepts(event)) return
-        const {shown: {order}, currentCaptions, focused: {place}} = this
-        const places = [...order.map(number => this.placeOf(number)), ...currentCaptions.keys()].filter(each => each >= 0)
-        const captions = (this.lineOrder = [...new Set(places)]).map(each => currentCaptions[each])
-        this.box.value = this.unchanged = asLines(captions)
+        const {currentCaptions, focused: {number, text, after, place}} = this
+        this.box.value = this.unchanged = asLines(currentCaptions)
         this.editing = true
         this.drawState()
-        // the caret is after the caption in focus, or after its first marked sentence
-        const line = this.lineOrder.indexOf(place), {number, text, after} = this.focused
         const end = text === after && this.shown.card.words[number]?.find(({sentence}) => sentence >= 0)?.end
         const behind = end ? Array.from(text).slice(end).join('').length : 0
-        this.box.selectionEnd = asLines(captions.slice(0, line + 1)).length - behind
+        this.box.selectionEnd = asLines(currentCaptions.slice(0, place + 1)).length - behind
         this.box.focus()
         this.judge()
     }
@@ -399,10 +395,9 @@ class Single extends Pairs {
 
     recaption(event) {
         event.preventDefault()
-        const lines = this.box.value.split('\n').map(line => line.trim()), {lineOrder} = this
-        const captions = (lines.length === lineOrder.length ? lines.map((_, place) => lines[lineOrder.indexOf(place)]) : lines).filter(Boolean)
+        const captions = this.box.value.split('\n').map(line => line.trim()).filter(Boolean)
         if (!captions.length) this.sign('Not saved: write at least one caption.', 'late')
-        else if (lines.filter(Boolean).join('\n') === this.unchanged) this.sign('Not saved: nothing was changed.', 'late')
+        else if (captions.join('\n') === this.unchanged) this.sign('Not saved: nothing was changed.', 'late')
         else this.decideShown('recaption', event, captions)
     }
 }
