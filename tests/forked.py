@@ -1,9 +1,9 @@
 """Commands in real processes that start at once: one process imports the package, and each command
 is a fork of it."""
 
-import contextlib
 import functools
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -108,49 +108,15 @@ def serve() -> None:
 def _run_command(request: dict[str, Any]) -> None:
     """Run the command with its output in files and Ctrl-C as in a terminal; never return."""
     from clipmem_core import cli
-    from clipmem_core.audit import executor
+    from clipmem_core.audit import executor, pipeline
 
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ |= request["environment"]
     _redirect(os.devnull, request["out"], request["err"])
-    executor.start = Member
+    # Tasks are forks, too.
+    executor.processes = pipeline.processes = lambda: multiprocessing.get_context("fork")
     _end(lambda: exec(request["before"], {}) or cli.main(request["arguments"]))
-
-
-class Member:
-    """The process of a task, as `executor.start` gives it."""
-
-    ends: list[int] = []  # of pipes that other members wait at
-
-    def __init__(self, task: Any) -> None:
-        from clipmem_core.audit.executor import PROGRAM, STDERR, main
-
-        pipe, end = os.pipe()
-        self.ends.append(end)
-        self.returncode: int | None = None
-        self.pid = os.fork()
-        if not self.pid:
-            for other in self.ends:
-                os.close(other)
-            errors = str(task.folders[0] / STDERR)
-            _redirect(f"/dev/fd/{pipe}", errors, errors)
-            _end(lambda: main(task.command[len(PROGRAM) :]))
-        os.close(pipe)
-
-    def poll(self) -> int | None:
-        if self.returncode is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
-        return self.returncode
-
-    def communicate(self) -> None:
-        while self.poll() is None:
-            time.sleep(0.01)
-
-    def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
 
 
 def _redirect(*paths: str) -> None:

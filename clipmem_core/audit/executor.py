@@ -1,47 +1,38 @@
-"""Splits the members of an audit into tasks, and runs tasks in processes of this machine or on a
-Ray cluster (`--engine ray`).
+"""Runs tasks in processes of this machine or on a Ray cluster (`--engine ray`).
 
-The process of a task: python -m clipmem_core.audit.executor MODULE:FUNCTION FOLDER NAME… On a
-cluster, all machines have the data folder under the same path, the same code and the same torch; a
-task whose worker or machine is lost resumes on another one.
+Processes of this machine are forks of one that has imported the libraries and has run no thread. On
+a cluster, all machines have the data folder under the same path, the same code and the same torch;
+a task whose worker or machine is lost resumes on another one.
 """
 
 import contextlib
 import functools
 import hashlib
-import json
 import logging
 import math
+import multiprocessing
 import os
-import pkgutil
 import platform
-import stat
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from pebble import ProcessExpired, ProcessPool
+
 from clipmem_core import __version__
-from clipmem_core.audit.status import MemberProgress, member_progress, python_path, second_names
-from clipmem_core.audit.store import Audit
+from clipmem_core.audit.status import python_path
 from clipmem_core.config import DATA_VARIABLE, data_folder
 from clipmem_core.io import InputError, keep_memory, shortage
 
 SECONDS_BETWEEN_POLLS = 0.1
-STDERR = ".stderr"
-# A function, a folder and names follow.
-PROGRAM = (sys.executable, "-m", "clipmem_core.audit.executor")
-# Exit code, plus the error number, of a process that ran out of disk or memory: a full disk takes
-# no message.
-RAN_SHORT = 64
-SMALL = 2_000  # captions: heads and word models train on them faster than a process starts
+PRELOADED = ["clipmem_core.audit.member", "clipmem_core.training.word_model"]
+Work = Callable[[Path, Sequence[str]], None]
 
 
 @dataclass(frozen=True)
@@ -49,15 +40,25 @@ class Task:
     """Members, or parts of another computation, that one process computes one after the other."""
 
     folders: tuple[Path, ...]  # one for each name
-    work: str  # a function (`module:name`) that computes names in a folder
+    work: Work  # a function of a module that computes names in a folder
     folder: Path
     names: tuple[str, ...]  # such as those of members
     threads: int
     noun: str = "member"  # for messages
 
     @property
-    def command(self) -> tuple[str, ...]:
-        return (*PROGRAM, self.work, str(self.folder.absolute()), *self.names)
+    def title(self) -> str:
+        """What it computes, for messages."""
+        more = f" and {len(self.folders) - 1} more" if len(self.folders) > 1 else ""
+        return f"{self.noun} {self.folders[0].name}{more}"
+
+    def run(self, data: Path) -> None:
+        """Compute in this process, on the data folder of the process that made this task."""
+        import torch
+
+        os.environ[DATA_VARIABLE] = str(data)
+        torch.set_num_threads(self.threads)
+        self.work(self.folder, self.names)
 
 
 # An executor runs every task and yields each that has ended, and None in between so that its caller
@@ -67,134 +68,83 @@ TaskEvents = Generator[Task | None, None, None]
 Executor = Callable[[Sequence[Task]], TaskEvents]
 
 
-def run_members(
-    audit: Audit,
-    names: Sequence[str],
-    *,
-    threads: int,
-    blocks: int = 0,
-    executor: Executor,
-    watch: Callable[[list[MemberProgress]], None],
-    second_round: bool = False,
-) -> None:
-    """Train, embed and evaluate every member that is not finished, in one task each or in `blocks`
-    tasks."""
-    folders = second_names(names) if second_round else names
+@functools.cache
+def processes() -> BaseContext:
+    """Return the start method of processes, whose libraries are imported once in the background."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    from multiprocessing import forkserver
 
-    def progress() -> list[MemberProgress]:
-        return [member_progress(audit.folder, name) for name in folders]
+    os.environ["PYTHONPATH"] = python_path()
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", *PRELOADED])
+    forkserver.ensure_running()
+    return context
 
-    unfinished = [
-        name for name, member in zip(names, progress(), strict=True) if member.stage != "finished"
-    ]
-    function = "train_second_round" if second_round else "train_first_round"
-    work = f"clipmem_core.audit.member:{function}"
-    noun = "second training of member" if second_round else "member"
-    blocks = min(blocks or len(unfinished), len(unfinished))
-    parts = [unfinished[block::blocks] for block in range(blocks)]
-    tasks = [
-        Task(tuple(map(audit.member, part)), work, audit.folder, tuple(part), threads, noun)
-        for part in parts
-    ]
-    with closing(executor(tasks)) as events:
-        for _ in events:
-            watch(progress())
-    watch(progress())
+
+def open_pool(size: int, *, tasks: int = 0) -> ProcessPool:
+    """Return a pool of processes, each for so many tasks (0: any number)."""
+    return ProcessPool(size, max_tasks=tasks, initializer=_begin, context=processes())
+
+
+def _begin() -> None:
+    """Prepare a process of a pool, which ends with its parent."""
+    logging.getLogger().setLevel(logging.ERROR)
+    keep_memory()
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
 
 
 def local_processes(tasks: Sequence[Task], *, at_once: int) -> TaskEvents:
-    """Run each task in a process of this machine; an `Executor`."""
-    waiting = list(tasks)
-    running = list[tuple[Task, "subprocess.Popen[bytes]"]]()
+    """Run each task in a process of its own on this machine; an `Executor`."""
+    pool = open_pool(at_once, tasks=1)
+    data = data_folder().absolute()
     try:
-        while waiting or running:
-            while waiting and len(running) < at_once:
-                running.append((waiting[0], start(waiting.pop(0))))
-            time.sleep(SECONDS_BETWEEN_POLLS)
+        running: dict[Any, Task] = {
+            pool.schedule(Task.run, args=(task, data)): task for task in tasks
+        }
+        while running:
+            ended = wait(running, SECONDS_BETWEEN_POLLS, FIRST_COMPLETED).done
             yield None
-            for task, process in [pair for pair in running if pair[1].poll() is not None]:
-                running.remove((task, process))
-                process.communicate()
-                _check_end(task, process.returncode)
+            for future in ended:
+                task = running.pop(future)
+                _check_end(task, future)
                 yield task
     finally:
-        for _, process in running:
-            process.kill()  # a member's files are complete at any moment
-        for _, process in running:
-            process.communicate()
+        pool.stop()  # a member's files are complete at any moment
+        pool.join()
 
 
 def in_this_process(tasks: Sequence[Task]) -> TaskEvents:
-    """Run tasks in this process; an `Executor` for heads, which train faster than Python starts."""
+    """Run tasks in this process; an `Executor` within another task."""
     import torch
 
     threads = torch.get_num_threads()
     for task in tasks:
         try:
-            pkgutil.resolve_name(task.work)(task.folder, task.names)
+            task.run(data_folder())
         finally:
             torch.set_num_threads(threads)
         yield task
 
 
-def start(task: Task) -> "subprocess.Popen[bytes]":
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(task.threads))
-    with (task.folders[0] / STDERR).open("wb") as errors:
-        return subprocess.Popen(
-            task.command,
-            env={**os.environ, **threads, "PYTHONPATH": python_path()},
-            # never written to; when this process ends it closes, and the member exits
-            stdin=subprocess.PIPE,
-            stdout=errors,
-            stderr=errors,
-        )
-
-
-def _check_end(task: Task, code: int) -> None:
-    if code == 0:
+def _check_end(task: Task, future: "Future[None]") -> None:
+    error = future.exception()
+    if error is None:
         return
-    if code > RAN_SHORT and shortage(
-        error := OSError(code - RAN_SHORT, os.strerror(code - RAN_SHORT))
-    ):
+    if isinstance(error, InputError) or shortage(error):
         raise error
-    path = task.folders[0] / STDERR
-    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [
-        f"exit code {code}"
-    ]
-    if code == 2 and lines[-1].startswith('{"error"'):
-        raise InputError(json.loads(lines[-1])["error"])
-    ended = f"was ended by signal {-code}" if code < 0 else f"failed: {lines[-1]}"
-    more = f" and {len(task.folders) - 1} more" if len(task.folders) > 1 else ""
-    name = f"{task.noun} {task.folders[0].name}{more}"
-    raise RuntimeError(f"{name} {ended}; its output is in {path}; the same command resumes it")
-
-
-def _end_with_parent() -> None:
-    """Exit when the parent process ends and closes its pipe; a resumed audit starts this work
-    again."""
-    if stat.S_ISFIFO(os.fstat(0).st_mode):
-        os.read(0, 1)
-        os._exit(1)
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Run a task. An error is one line of JSON on stderr, or an exit code if disk or memory ran
-    out."""
-    logging.getLogger().setLevel(logging.ERROR)
-    keep_memory()
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        work, folder, *names = arguments
-        pkgutil.resolve_name(work)(Path(folder), names)
-    except InputError as error:
-        print(json.dumps({"error": str(error)}), file=sys.stderr)
-        return 2
-    except OSError as error:
-        if not shortage(error) or not error.errno:
-            raise
-        return RAN_SHORT + error.errno
-    return 0
+    ended = f"failed: {type(error).__name__}: {error}"
+    if isinstance(error, ProcessExpired):
+        code = error.exitcode
+        ended = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    raise RuntimeError(f"{task.title} {ended}; the same command resumes it") from error
 
 
 ADDRESS = "RAY_ADDRESS"
@@ -238,7 +188,7 @@ def ray_tasks(tasks: Sequence[Task], *, gpus: int = 0) -> TaskEvents:
             folders=tuple(folder.absolute() for folder in task.folders),
             folder=task.folder.absolute(),
         )
-        options = remote.options(num_cpus=task.threads)
+        options = remote.options(num_cpus=task.threads, name=task.work.__name__)
         running[options.remote(absolute, versions(), os.getcwd())] = task
     try:
         while running:
@@ -309,8 +259,7 @@ def run_on_worker(task: Task, required: dict[str, str], folder: str = ".") -> st
         return f"{worker} does not see {missing[0]}: all machines must share the data folder"
     try:
         with contextlib.chdir(folder if Path(folder).is_dir() else "."):
-            for _ in local_processes([task], at_once=1):
-                pass
+            task.run(data_folder())
     except InputError as error:
         return str(error)
     return None
@@ -331,7 +280,3 @@ def _check_ray_end(ray: ModuleType, ended: Any) -> None:
         ) from None
     if fault is not None:
         raise InputError(fault)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import platform
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +19,7 @@ from clipmem_core import columns as c
 from clipmem_core.audit import prepare, store
 from clipmem_core.audit.executor import Executor, Task, TaskEvents
 from clipmem_core.audit.settings import Towers, config_from, towers_of
-from clipmem_core.audit.status import Screen
+from clipmem_core.audit.status import MemberProgress, Screen, member_progress, second_names
 from clipmem_core.audit.store import Audit, MemberRecord, Record
 from clipmem_core.config import AuditConfig, as_dict, data_folder, fingerprint
 from clipmem_core.draws import draw_keys
@@ -112,10 +113,16 @@ def shards_by(executor: Executor | None, config: AuditConfig, root: Path) -> Com
         store.write_json(part / _REQUEST, request)
         for name in names:
             (part / name).mkdir(exist_ok=True)
-        work = "clipmem_core.audit.member:run_shards"
         groups = [tuple(names[start : start + _SHARDS]) for start in range(0, len(names), _SHARDS)]
         tasks = [
-            Task(tuple(part / name for name in group), work, part, group, config.threads, "shard")
+            Task(
+                tuple(part / name for name in group),
+                run_shards,
+                part,
+                group,
+                config.threads,
+                "shard",
+            )
             for group in groups
         ]
         return executor(tasks)
@@ -327,9 +334,8 @@ def finished_model(run: MemberRun) -> Model:
     return model
 
 
-def trained_model(run: MemberRun, *, after_epoch: Callable[[int], None] | None = None) -> Model:
-    """Load the member's model from its checkpoint if it has one, else train it; `after_epoch` may
-    end the training."""
+def trained_model(run: MemberRun) -> Model:
+    """Load the member's model from its checkpoint if it has one, else train it."""
     config = run.config
     seed = run.member.seed
     if run.member.checkpoint or (run.folder / CHECKPOINT).is_file():  # it is written last
@@ -342,7 +348,7 @@ def trained_model(run: MemberRun, *, after_epoch: Callable[[int], None] | None =
             heads[side].standard.load_state_dict(standard.state_dict())
     views = feature_views(model, seed) if run.towers.image else view_maker(model, config, seed)
     trainer = Trainer(model, run.data, config, views, seed=seed, device=config.device)
-    train(trainer, run.folder, after_epoch=after_epoch)
+    train(trainer, run.folder)
     return model
 
 
@@ -526,3 +532,37 @@ def train_second_round(folder: Path, names: Sequence[str]) -> None:
         _, log_probability = detectors.fit_out([image], [text], trained[None], external, [scale])
         save_array(log_probability.astype(np.float32), run.folder / store.SECOND_FIT)
         store.remove_second_model(run.folder)
+
+
+def run_members(
+    audit: Audit,
+    names: Sequence[str],
+    *,
+    threads: int,
+    blocks: int,
+    executor: Executor,
+    watch: Callable[[list[MemberProgress]], None],
+    second_round: bool = False,
+) -> None:
+    """Train, embed and evaluate every member that is not finished, in `blocks` tasks; 0: in one
+    task each."""
+    folders = second_names(names) if second_round else names
+
+    def progress() -> list[MemberProgress]:
+        return [member_progress(audit.folder, name) for name in folders]
+
+    unfinished = [
+        name for name, member in zip(names, progress(), strict=True) if member.stage != "finished"
+    ]
+    work = train_second_round if second_round else train_first_round
+    noun = "second training of member" if second_round else "member"
+    blocks = min(blocks or len(unfinished), len(unfinished))
+    parts = [unfinished[block::blocks] for block in range(blocks)]
+    tasks = [
+        Task(tuple(map(audit.member, part)), work, audit.folder, tuple(part), threads, noun)
+        for part in parts
+    ]
+    with closing(executor(tasks)) as events:
+        for _ in events:
+            watch(progress())
+    watch(progress())

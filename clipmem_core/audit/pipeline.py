@@ -30,13 +30,7 @@ from clipmem_core.audit import (
     store,
 )
 from clipmem_core.audit.check_table import ensure_checks
-from clipmem_core.audit.executor import (
-    SMALL,
-    Executor,
-    in_this_process,
-    local_processes,
-    run_members,
-)
+from clipmem_core.audit.executor import Executor, local_processes, processes
 from clipmem_core.audit.prepare import DataSet
 from clipmem_core.audit.status import LOG, Screen
 from clipmem_core.audit.store import Audit
@@ -88,27 +82,23 @@ class Run:
 
     def train(self, *, second_round: bool = False) -> None:
         """Train all members that are not finished."""
+        from clipmem_core.audit.member import run_members  # torch
+
         record = self.audit.record
         at_once = settings.side_by_side(record.config)
-        blocks = at_once if settings.shares_process(record.config) else 0
         run_members(
             self.audit,
             record.members,
             threads=record.threads,
-            blocks=blocks,
-            executor=self.executor_of(at_once, is_light=bool(blocks)),
+            blocks=at_once if settings.shares_process(record.config) else 0,
+            executor=self.executor_of(at_once),
             watch=self.screen.members,
             second_round=second_round,
         )
 
-    def executor_of(self, at_once: int, *, is_light: bool) -> Executor:
-        """Return what runs tasks: the requested executor, else processes of this machine, or this
-        process for light tasks on few captions."""
-        if self.executor:
-            return self.executor
-        if is_light and self.text_counts.sum() <= SMALL:
-            return in_this_process
-        return functools.partial(local_processes, at_once=at_once)
+    def executor_of(self, at_once: int) -> Executor:
+        """Return what runs tasks: the requested executor, else processes of this machine."""
+        return self.executor or functools.partial(local_processes, at_once=at_once)
 
     @functools.cached_property
     def text_counts(self) -> np.ndarray:
@@ -199,6 +189,8 @@ class Prepare(Stage):
         screen = run.screen
         assert config is not None
         screen.say(f"reading {run.source}")
+        if not run.executor:
+            processes()  # it imports their libraries meanwhile
         run.importing = settings.import_in_background(config)
         data_set = prepare.load_data_set(
             run.source, config, progress=screen.pictures, say=screen.say
@@ -265,7 +257,7 @@ class PredictWords(Stage):
             run.screen.captions(round(share * n), n)
 
         at_once = min(2, settings.side_by_side(record.config))
-        ensure_words(run.audit, run.executor_of(at_once, is_light=True), watch=report)
+        ensure_words(run.audit, run.executor_of(at_once), watch=report)
 
 
 class TrainMembers(Stage):

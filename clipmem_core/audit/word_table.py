@@ -219,9 +219,10 @@ def ensure_words(audit: Audit, executor: Executor, *, watch: Callable[[float], N
     missing = [name for name in HALVES if not (folder / name / _PREDICTED).is_file()]
     for name in missing:
         (folder / name).mkdir(parents=True, exist_ok=True)
-    work = "clipmem_core.audit.word_table:run_halves"
     tasks = [
-        Task((folder / name,), work, audit.folder, (name,), audit.record.threads, "word model")
+        Task(
+            (folder / name,), run_halves, audit.folder, (name,), audit.record.threads, "word model"
+        )
         for name in missing
     ]
     shown = 0.0

@@ -1,8 +1,7 @@
-"""The page Mitigations: a setting trains, by workers that wait beside an open page or by a job, and
-its results."""
+"""The page Mitigations: a setting trains in processes of this server or by a job, and its
+results."""
 
 import functools
-import subprocess
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,11 +12,10 @@ import streamlit as st
 
 from clipmem_core import columns as c
 from clipmem_core import glossary
-from clipmem_core.audit.executor import STDERR, Task, start
-from clipmem_core.audit.settings import shares_process, side_by_side
+from clipmem_core.audit.settings import shares_process
 from clipmem_core.audit.status import Task as JobTask
 from clipmem_core.audit.status import jobs_folder
-from clipmem_core.audit.store import MITIGATIONS, Audit
+from clipmem_core.audit.store import Audit
 from clipmem_core.dashboard.cards import draw_change_cards
 from clipmem_core.dashboard.controls import PARAMETER, draw_setting
 from clipmem_core.dashboard.page import PAGE, choose_listed, draw_pages, read_page, write_address
@@ -37,6 +35,7 @@ from clipmem_core.scores.seeds import interval_text
 from clipmem_core.studies import lab
 from clipmem_core.studies import results as r
 from clipmem_core.studies.arm import BASELINE, Arm
+from clipmem_core.studies.lab_pool import LabPool
 
 # Key in the session of the name by which its page is known to the workers
 _SESSION = "mitigation-session"
@@ -61,38 +60,10 @@ _HELP = {
 _shown_errors = functools.partial(explained_errors, "This part of the page", ends=False)
 
 
-# Processes that train heads for the open pages of an audit, by the file of their errors
-Workers = dict[Path, "subprocess.Popen[bytes]"]
-
-
 @st.cache_resource(show_spinner=False)
-def _workers_of(folder: Path) -> Workers:
-    """Return the workers of an audit's folder, which end with this server."""
-    return {}
-
-
-def ensure_workers(audit: Audit) -> Workers:
-    """Start the workers of an audit unless they run or failed."""
-    workers = _workers_of(audit.folder)
-    if _fault_of(workers) or any(process.poll() is None for process in workers.values()):
-        return workers
-    workers.clear()
-    work = "clipmem_core.studies.training:serve"
-    for number in range(side_by_side(audit.record.config)):
-        folder = audit.folder / MITIGATIONS / f".worker-{number}"
-        folder.mkdir(parents=True, exist_ok=True)
-        task = Task((folder,), work, audit.folder, (str(number),), audit.record.threads)
-        workers[folder / STDERR] = start(task)
-    return workers
-
-
-def _fault_of(workers: Workers) -> str:
-    """Return the last line of a worker that failed."""
-    for path, process in workers.items():
-        if process.poll():
-            lines = path.read_text(errors="replace").strip().splitlines()
-            return lines[-1] if lines else "it was killed"
-    return ""
+def pool_of(folder: Path) -> LabPool:
+    """Return what trains the members of an audit's folder, which ends with this server."""
+    return LabPool(Audit(folder))
 
 
 def _missing_members(audit: Audit, arm: str) -> int:
@@ -109,31 +80,25 @@ def follow(audit: Audit, arm: Arm) -> None:
 
 
 def _follow(audit: Audit, arm: Arm, seen: int) -> None:
-    by_workers = shares_process(audit.record.config)
     with _shown_errors():
         if measured := len(lab.finished_members(audit, BASELINE)):  # else its fault is shown
             lab.ensure_baseline(audit, measured + 2)
-        if by_workers:
+        if shares_process(audit.record.config):
             session = st.session_state.setdefault(_SESSION, uuid.uuid4().hex)
-            lab.want(audit, session, [arm.name] if arm.overrides else [])
-            workers = ensure_workers(audit)
-            if fault := _fault_of(workers):
+            if fault := pool_of(audit.folder).ask(session, arm.name):
                 draw_fault("The training stopped.", fault)
                 if st.button("Try again", key="mitigation-again", icon=":material/play_arrow:"):
-                    workers.clear()
+                    pool_of(audit.folder).ask(session, "")
                     st.rerun()
                 return
+        elif arm.overrides:
+            _draw_job(audit, arm)
         _draw_members(audit, arm, seen)
-    if arm.overrides and not by_workers:
-        _draw_job(audit, arm)
 
 
 def _draw_members(audit: Audit, arm: Arm, seen: int) -> None:
     """Draw how many members are finished; rerun the page once enough are, twice as many as it has
     seen, and all."""
-    if fault := lab.fault_of(audit, BASELINE) or lab.fault_of(audit, arm.name):
-        draw_fault("This setting cannot be trained.", fault)
-        return
     done = len(lab.compared_members(audit, arm.name))
     total = len(lab.paired_members(audit))
     first = lab.FIRST_MEMBERS if seen < lab.FIRST_MEMBERS else 2 * seen

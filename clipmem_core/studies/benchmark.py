@@ -192,13 +192,14 @@ def _run_pending(
     ensure_pixels(benchmark, screen)
     ensure_features(benchmark, screen, executor)
     screen.say(f"{len(pending)} injections of {config.members} members to run")
-    work = "clipmem_core.studies.benchmark:run_injections"
     tasks = []
     for injection in pending:
         folder = benchmark.injected_audit(injection).folder
         folder.mkdir(parents=True, exist_ok=True)  # for the error output of its task
         names = (injection.name,)
-        tasks.append(Task((folder,), work, benchmark.folder, names, config.threads, "injection"))
+        tasks.append(
+            Task((folder,), run_injections, benchmark.folder, names, config.threads, "injection")
+        )
     run = executor or functools.partial(local_processes, at_once=settings.side_by_side(config))
     with closing(run(tasks)) as events:
         for finished, _ in enumerate(filter(None, events), start=1):

@@ -17,10 +17,7 @@ trained on and its partner did not.
 import contextlib
 import dataclasses
 import functools
-import json
-import os
 import shutil
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,9 +69,6 @@ from clipmem_core.training.names import LOG
 SETTING = "setting.json"
 PAIR_VALUES = "pairs.npy"
 MEASURES_FILE = "measures.json"
-FAULT = "error.txt"
-WANTED = ".wanted"
-SECONDS_OPEN = 90  # a page reports more often; browsers wake a hidden tab once a minute
 FIRST_MEMBERS = 4  # an arm is shown from so many members on
 MOST_ATTACKED = 100_000  # pairs
 FEWEST_COMPARED = 10  # pairs that only one member of a couple trained on
@@ -162,8 +156,6 @@ def begin(audit: Audit, arm: Arm) -> Arm:
     audit.check_finished()
     record = audit.record
     arm = without_idle(arm, record.config)
-    for name in (BASELINE, arm.name):
-        (arm_folder(audit, name) / FAULT).unlink(missing_ok=True)
     path = arm_folder(audit, arm.name) / SETTING
     if path.is_file():
         return arm
@@ -410,41 +402,6 @@ def clipmem_by_pair(audit: Audit, arm: str, members: Sequence[str]) -> np.ndarra
     alignments = read_values(audit, arm, members)[:, 0]
     mean_in, mean_out = side_means(list(alignments), membership.trained)
     return np.where(membership.group != c.EXTERNAL, mean_in - mean_out, np.nan)
-
-
-def want(audit: Audit, session: str, arms: Sequence[str]) -> None:
-    """Report that a page is open, again every few seconds, and wants some arms trained."""
-    path = audit.folder / MITIGATIONS / WANTED / f"{session}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A worker deletes the file of a page that was silent for long
-    with contextlib.suppress(FileNotFoundError):
-        os.utime(path)
-        if json.loads(path.read_text())["arms"] == list(arms):
-            return
-    write_json(path, {"arms": list(arms), "since": time.time()})
-
-
-def wanted_arms(audit: Audit) -> list[str] | None:
-    """Return the arms that open pages want, but for those that failed, the newest first; None
-    without an open page."""
-    requests = []
-    for path in (audit.folder / MITIGATIONS / WANTED).glob("*.json"):
-        with contextlib.suppress(FileNotFoundError):  # another worker has just deleted it
-            if time.time() - path.stat().st_mtime < SECONDS_OPEN:
-                requests.append(json.loads(path.read_text()))
-            else:
-                path.unlink()
-    if not requests:
-        return None
-    requests.sort(key=lambda request: -request["since"])
-    arms = dict.fromkeys(arm for request in requests for arm in request["arms"])
-    return [arm for arm in arms if not fault_of(audit, arm)]
-
-
-def fault_of(audit: Audit, arm: str) -> str:
-    """Return why the training of an arm ended; empty if it did not fail."""
-    path = arm_folder(audit, arm) / FAULT
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def seconds_needed(audit: Audit, members: int) -> float:

@@ -3,10 +3,7 @@ pages; runs a study: an audit of each split of the pairs, whose members train ag
 The same call resumes."""
 
 import functools
-import itertools
-import os
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +12,6 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import torch
-from filelock import FileLock, Timeout
 
 from clipmem_core import columns as c
 from clipmem_core.audit import settings
@@ -72,13 +68,6 @@ from clipmem_core.studies.results import STUDY, StudyFolder, check_same
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
 _EMBEDDINGS = ".embeddings"  # of a member until its couple is measured
-_SECONDS_BETWEEN_POLLS = 0.1
-NICE = 10  # lowers the priority of a worker, so that the page and the browser are not slowed down
-IsWanted = Callable[[], bool]
-
-
-class NotWantedError(Exception):
-    """No open page wants the arm that is in training."""
 
 
 class Lab:
@@ -94,54 +83,21 @@ class Lab:
         )
         torch.set_num_threads(self.record.threads)
 
-    def train(self, arm: str, couple: Couple, *, for_page: bool = False) -> bool:
-        """Train and measure a couple unless it is finished; tell whether it was trained.
-
-        `for_page`: only while a page wants it, and not if another process trains it.
-        """
-        is_wanted = functools.partial(self.is_wanted, arm) if for_page else lambda: True
+    def train(self, arm: str, couple: Couple) -> None:
+        """Train and measure a couple unless it is finished."""
         folder = lab.arm_folder(self.audit, arm)
         try:
-            with lab.couple_lock(folder, couple).acquire(timeout=0 if for_page else -1):
+            with lab.couple_lock(folder, couple):
                 if lab.is_measured(folder, couple):
-                    return False
-                train_couple(self.changed(arm), arm, couple, is_wanted)
-        except Timeout:
-            return False
+                    return
+                train_couple(self.changed(arm), arm, couple)
         except FileNotFoundError:
             if arm == BASELINE or (folder / lab.SETTING).is_file():
                 raise
-            return False  # somebody removed the arm
+            return  # somebody removed the arm
         finished = len(lab.finished_members(self.audit, arm))
         if finished in (lab.FIRST_MEMBERS, 2 * len(self.couples)):
             lab.write_lab_table(self.audit)
-        return True
-
-    def train_any(self, arms: Sequence[str]) -> bool:
-        """Train the first couple of some arms that is neither finished nor in training; tell
-        whether there was one.
-
-        The baseline of a couple is measured before the couple is trained, and that of all others at
-        last.
-        """
-        for arm in (*arms, BASELINE):
-            for couple, name in itertools.product(self.couples, dict.fromkeys((BASELINE, arm))):
-                if lab.fault_of(self.audit, name):
-                    continue
-                try:
-                    if self.train(name, couple, for_page=True):
-                        return True
-                except NotWantedError:
-                    return True
-                except InputError as error:
-                    fault = lab.arm_folder(self.audit, name) / lab.FAULT
-                    fault.write_text(str(error), encoding="utf-8")
-                    return True
-        return False
-
-    def is_wanted(self, arm: str) -> bool:
-        """Tell whether a page wants an arm; all want the baseline."""
-        return arm == BASELINE or arm in (lab.wanted_arms(self.audit) or ())
 
 
 def with_setting(shared: Shared, name: str) -> Shared:
@@ -177,11 +133,8 @@ def _with_captions(shared: Shared, changes: PairChanges) -> Shared:
     return replace(shared, pairs=pairs, features=features, data=data)
 
 
-def train_couple(shared: Shared, arm: str, couple: Couple, is_wanted: IsWanted) -> None:
-    """Train two members of an arm and measure them; those of the baseline are only measured.
-
-    The training ends with `NotWantedError` after an epoch if `is_wanted` returns False.
-    """
+def train_couple(shared: Shared, arm: str, couple: Couple) -> None:
+    """Train two members of an arm and measure them; those of the baseline are only measured."""
     audit = shared.audit
     if arm == BASELINE:
         lab.measure_baseline(audit, couple)
@@ -191,7 +144,7 @@ def train_couple(shared: Shared, arm: str, couple: Couple, is_wanted: IsWanted) 
     measures = []
     for name, folder in zip(couple, folders, strict=True):
         folder.mkdir(parents=True, exist_ok=True)
-        measures.append(_train(open_member(audit.folder, name, shared, folder), is_wanted))
+        measures.append(_train(open_member(audit.folder, name, shared, folder)))
         embedded.append(read_embeddings(folder / _EMBEDDINGS))
     lab.write_measures(audit, arm, couple, embedded, measures)
     for folder in folders:
@@ -200,15 +153,10 @@ def train_couple(shared: Shared, arm: str, couple: Couple, is_wanted: IsWanted) 
             (folder / leftover).unlink(missing_ok=True)
 
 
-def _train(run: MemberRun, is_wanted: IsWanted) -> dict[str, float]:
+def _train(run: MemberRun) -> dict[str, float]:
     """Train and embed a member, and return its utility."""
-
-    def after_epoch(_: int) -> None:
-        if not is_wanted():
-            raise NotWantedError
-
     clear_leftovers(run.folder)
-    model = trained_model(run, after_epoch=after_epoch)
+    model = trained_model(run)
     write_embeddings(run, model, run.folder / _EMBEDDINGS)
     return utility(run, model, open_embeddings(run.folder / _EMBEDDINGS / IMAGE_EMBEDDINGS))
 
@@ -244,7 +192,6 @@ def run_arms(
         ensure_features(audit, screen, executor)
         at_once = side_by_side(config)
         blocks = min(len(missing), at_once) if shares_process(config) else len(missing)
-        work = "clipmem_core.studies.training:train_members"
         tasks = []
         for names in (missing[block::blocks] for block in range(blocks)):
             folders = tuple(audit.folder / MITIGATIONS / name for name in names)
@@ -252,7 +199,7 @@ def run_arms(
                 folder.mkdir(parents=True, exist_ok=True)  # for the error output of its task
             threads = audit.record.threads
             noun = "training of member"
-            tasks.append(Task(folders, work, audit.folder, tuple(names), threads, noun))
+            tasks.append(Task(folders, train_members, audit.folder, tuple(names), threads, noun))
         run = executor or functools.partial(local_processes, at_once=at_once)
         total = 2 * len(couples) * len(arms)
         shown = -1
@@ -262,20 +209,6 @@ def run_arms(
                 screen.say(f"{done} of {total} members finished")
                 shown = done
     lab.write_lab_table(audit)
-
-
-def serve(folder: Path, names: Sequence[str]) -> None:
-    """Train what open pages want, the newest first, until no page is open.
-
-    `names` is the number of this worker. Workers share the couples of an arm by their locks.
-    """
-    os.nice(NICE)
-    # Another server may have a worker of this number.
-    with FileLock(folder / MITIGATIONS / f".worker-{names[0]}.lock"):
-        trainer = Lab(folder)
-        while (wanted := lab.wanted_arms(trainer.audit)) is not None:
-            if not trainer.train_any(wanted):
-                time.sleep(_SECONDS_BETWEEN_POLLS)
 
 
 ReadDecisions = Callable[[str, pa.Table], Decided]

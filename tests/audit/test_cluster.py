@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from clipmem_core.audit import executor
-from clipmem_core.audit.executor import ray_tasks, run_on_worker, versions
+from clipmem_core.audit.executor import Task, ray_tasks, run_on_worker, versions
 from clipmem_core.audit.pipeline import run_audit
 from clipmem_core.io import InputError
 from clipmem_core.training.model import build_model
-from tests.audit.small import Script, Silent, config_of
+from tests.audit.small import Silent, config_of, run_script
 from tests.audit.test_jobs import until
 from tests.audit.test_locked import flags
 from tests.audit.test_resume import same
@@ -44,7 +44,7 @@ def machines() -> Iterator[Any]:
     ("script", "error", "message"),
     [
         (
-            'print(\'{"error": "too small"}\', file=sys.stderr); sys.exit(2)',
+            "from clipmem_core.io import InputError; raise InputError('too small')",
             InputError,
             "^too small$",
         ),
@@ -57,17 +57,16 @@ def test_an_error_of_a_member_is_passed_on(
     folder = tmp_path / "a"
     folder.mkdir()
     with pytest.raises(error, match=message):
-        list(ray_tasks([Script((folder,), script, folder, (), threads=1)]))
+        list(ray_tasks([Task((folder,), run_script, folder, (script,), threads=1)]))
 
 
-def process_of(function: str, data: Path) -> psutil.Process:
-    """Return the process of a task in a data folder once there is one."""
+def process_of(function: str) -> psutil.Process:
+    """Return the worker that runs a function once there is one."""
     running: list[psutil.Process] = []
 
     def started() -> bool:
         for process in psutil.process_iter(["cmdline"]):
-            command = process.info["cmdline"] or []
-            if function in command and command[command.index(function) + 1].startswith(str(data)):
+            if (process.info["cmdline"] or [""])[0] == f"ray::{function}":
                 running.append(process)
         return bool(running)
 
@@ -77,11 +76,10 @@ def process_of(function: str, data: Path) -> psutil.Process:
 
 def lose_twice(machines: Any, data: Path) -> None:
     """Kill the worker of a shard of features, and the machine of a member that is being trained."""
-    process_of("clipmem_core.audit.member:run_shards", data).parent().kill()
-    member = process_of("clipmem_core.audit.member:train_first_round", data)
-    parents = {process.pid for process in member.parents()}
-    log = data / "audits" / "a" / "members" / member.cmdline()[5] / "log.jsonl"
-    until(lambda: log.is_file() and log.read_text(), seconds=600)
+    process_of("run_shards").kill()
+    parents = {process.pid for process in process_of("train_first_round").parents()}
+    logs = (data / "audits" / "a" / "members").glob
+    until(lambda: any(log.read_text() for log in logs("*/log.jsonl")), seconds=600)
     for machine in list(machines.nodes):
         if parents & {kind[0].process.pid for kind in machine.all_processes.values()}:
             machines.remove_node(machine, allow_graceful=False)
@@ -106,6 +104,6 @@ def test_an_audit_that_loses_a_worker_and_a_machine_has_the_scores_of_one_that_r
 
 
 def test_a_worker_with_other_code_or_without_the_folder_says_so(tmp_path: Path) -> None:
-    task = Script((tmp_path / "gone",), "", tmp_path, (), threads=1)
+    task = Task((tmp_path / "gone",), run_script, tmp_path, (), threads=1)
     assert str(task.folders[0]) in str(run_on_worker(task, versions()))
     assert "has code" in str(run_on_worker(task, versions() | {"code": "1.0"}))

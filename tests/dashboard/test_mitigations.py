@@ -15,7 +15,7 @@ from streamlit.testing.v1 import AppTest
 from clipmem_core.audit.status import Task
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import ARM_FIELDS, FIELDS
-from clipmem_core.dashboard import mitigations as workers
+from clipmem_core.dashboard import mitigations
 from clipmem_core.dashboard.controls import GROUPS
 from clipmem_core.review.decisions import open_review
 from clipmem_core.studies import lab
@@ -52,10 +52,16 @@ def audit(copy: Copy) -> Audit:
     return make_lab(copy())
 
 
+asked: list[str] = []  # settings that a page asks for
+faults: dict[str, str] = {}  # by setting
+
+
 @pytest.fixture
 def heads(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> Audit:
-    """An audit with locked towers, for which no worker starts."""
-    monkeypatch.setattr(workers, "ensure_workers", lambda audit: {})
+    """An audit with locked towers, for which no process starts."""
+    asked.clear()
+    pool = SimpleNamespace(ask=lambda session, arm: asked.append(arm) or faults.get(arm, ""))
+    monkeypatch.setattr(mitigations, "pool_of", lambda folder: pool)
     return make_lab(copy(), heads=True)
 
 
@@ -232,11 +238,11 @@ def test_a_finished_study_can_be_chosen(audit: Audit) -> None:
 # --- Training
 
 
-def test_a_page_asks_its_workers_for_a_setting_and_shows_their_progress(heads: Audit) -> None:
+def test_a_page_asks_for_a_setting_and_shows_its_progress(heads: Audit) -> None:
     app = open_page(PAGE)
-    assert lab.wanted_arms(heads) == []
+    assert set(asked) == {"none"}
     turn(app, "text_noise")
-    assert lab.wanted_arms(heads) == ["text_noise-0.15"]
+    assert asked[-1] == "text_noise-0.15"
     add_arm(heads, NOISE, members=2)
     app.run()
     assert app.get("progress")[0].proto.value == 50
@@ -278,25 +284,20 @@ def test_a_setting_on_few_members_is_provisional_and_hollow(
     assert symbols["baseline"]["symbol"] == "diamond"
 
 
-def test_a_fault_of_a_worker_is_one_line(
-    heads: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "errors").write_text("line\nMemoryError: *none* left\n")
-    ended = SimpleNamespace(poll=lambda: 1)
-    dead = {tmp_path / "errors": ended}
-    monkeypatch.setattr(workers, "ensure_workers", lambda audit: dead)
+def test_a_fault_of_a_process_is_one_line(heads: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(faults, "text_noise-0.15", "MemoryError: *none* left")
     app = open_page(PAGE, setting=NOISE)
     assert app.error
     assert "MemoryError: *none* left" in texts(app)
+    faults.clear()
     press(app, "Try again")
-    assert not dead
+    assert not app.error
 
 
 def test_trained_encoders_get_a_job_with_its_time(audit: Audit, jobs: Jobs, data: Path) -> None:
     (audit.folder / "seconds.json").write_text('{"training": 300}')
     app = open_page(PAGE, setting=f"{STRONG} removal=random:5")
     assert "min" in " ".join(each.value for each in app.info)
-    assert not (audit.folder / "mitigations" / ".wanted").exists()
     press(app, "Train")
     name = f"{NAME}_removal-random-5"
     assert jobs == [(name, ["mitigate", "made", "--text-mask=0.3", "--removal=random:5"])]

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,9 +19,9 @@ from clipmem_core.io import InputError
 from clipmem_core.review.decisions import RECAPTION, REMOVE, decided_for, open_review
 from clipmem_core.scores.attacks import BAVARIA, attack
 from clipmem_core.scores.membership import draw_utility_pairs
-from clipmem_core.studies import lab, training
+from clipmem_core.studies import lab, lab_pool, training
 from clipmem_core.studies.arm import BASELINE, Arm, parse_arm
-from clipmem_core.studies.training import serve, train_members, with_setting
+from clipmem_core.studies.training import train_members, with_setting
 from tests.audit.small import aligned, embeddings
 from tests.audit.test_locked import KILLS
 from tests.forked import Server
@@ -187,7 +187,7 @@ def test_decided_pairs_are_not_compared_and_new_captions_are_embedded(audit: Aud
     assert lab.begin(audit, Arm({"decisions": True}, decided_for(audit))).name != name
 
 
-# --- Interruptions, processes and workers
+# --- Interruptions and processes
 
 TYPED = ["mitigate", "scenes", "--text-noise", "0.15", "--members", "4"]
 COUNTS = """
@@ -195,10 +195,10 @@ import os
 from clipmem_core.studies import training
 train = training._train
 
-def noted(run, is_wanted):
+def noted(run):
     with open(os.environ["CLIPMEM_DATA"] + "/trained.txt", "a") as file:
         print(run.name, file=file, flush=True)
-    return train(run, is_wanted)
+    return train(run)
 
 training._train = noted
 """
@@ -238,73 +238,33 @@ def forget(audit: Audit, arm: str, *members: str) -> None:
         shutil.rmtree(lab.arm_folder(audit, arm) / name)
 
 
-def close_when_idle(patch: pytest.MonkeyPatch) -> None:
-    """Take every page for closed as soon as nothing is left to train."""
-    sleep = SimpleNamespace(sleep=lambda _: patch.setattr(lab, "SECONDS_OPEN", 0))
-    patch.setattr(training, "time", sleep)
-
-
-def test_a_worker_abandons_what_no_page_wants(
+def test_the_pool_trains_what_was_asked_last_after_its_baseline_and_reports_faults(
     lab_copy: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forget(lab_copy, NOISE, *lab_copy.record.members[4:])
-    close_when_idle(monkeypatch)
-    before = training.train_couple
-    began = []
+    begun: list[tuple[str, str, Future[None]]] = []
 
-    def changes_mind(shared: Any, arm: str, couple: Sequence[str], is_wanted: Any) -> None:
-        began.append((arm, couple[0]))
-        lab.want(lab_copy, "page", [])
-        before(shared, arm, couple, is_wanted)
+    def schedule(work: Any, args: tuple[Any, ...]) -> Future[None]:
+        future = Future[None]()
+        if len(args) > 1:  # the others open the data
+            begun.append((args[1], args[2][0], future))
+        return future
 
-    monkeypatch.setattr(training, "train_couple", changes_mind)
-    lab.want(lab_copy, "page", [NOISE])
-    serve(lab_copy.folder, ["0"])
-    assert began == [(NOISE, lab_copy.record.members[4])]
-    assert len(lab.finished_members(lab_copy, NOISE)) == 4
-    assert not list((lab_copy.folder / "mitigations" / ".wanted").glob("*.json"))  # page closed
-
-
-def test_a_worker_trains_the_newest_wish_after_its_baseline_and_reports_faults(
-    lab_copy: Audit, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    done = []
-    other = "text_noise-0.3"
-    lab.begin(lab_copy, parse_arm("text_noise=0.3"))
-    forget(lab_copy, BASELINE, "r1-f2")
-    forget(lab_copy, NOISE, "r1-f2")
-    forget(lab_copy, REMOVED, "r0-f1", "r1-f3")
-    close_when_idle(monkeypatch)
-
-    def stub(shared: Any, arm: str, couple: Sequence[str], is_wanted: Any) -> None:
-        done.append((arm, couple))
-        if arm == other:
-            raise InputError("no such thing")
-        for name in couple:
-            folder = lab.arm_folder(lab_copy, arm) / name
-            shutil.copytree(lab.arm_folder(lab_copy, UNCHANGED) / name, folder, dirs_exist_ok=True)
-
-    monkeypatch.setattr(training, "train_couple", stub)
-    for session, arms in {"a": [NOISE], "b": [other, REMOVED]}.items():
-        lab.want(lab_copy, session, arms)
-    serve(lab_copy.folder, ["0"])
-    last = ("r1-f2", "r1-f3")
-    first = ("r0-f0", "r0-f1")
-    assert done == [
-        (other, first),
-        (REMOVED, first),
-        (BASELINE, last),
-        (REMOVED, last),
-        (NOISE, last),
-    ]
-    assert lab.fault_of(lab_copy, other) == "no such thing"
-    monkeypatch.undo()
-    lab.want(lab_copy, "a", [NOISE, other])
-    assert lab.wanted_arms(lab_copy) == [NOISE]
-    lab.begin(lab_copy, parse_arm("text_noise=0.3"))  # it is tried again
-    assert lab.wanted_arms(lab_copy) == [NOISE, other]
-    (lab_copy.folder / "mitigations" / ".wanted" / "a.json").unlink()
-    assert lab.wanted_arms(lab_copy) is None
+    nothing = SimpleNamespace(schedule=schedule, stop=lambda: None, join=lambda: None)
+    monkeypatch.setattr(lab_pool, "open_pool", lambda size: nothing)
+    monkeypatch.setattr(lab_pool, "side_by_side", lambda config: 1)
+    for arm, name in ((BASELINE, "r1-f2"), (NOISE, "r0-f0"), (REMOVED, "r0-f1")):
+        forget(lab_copy, arm, name)
+    pool = lab_pool.LabPool(lab_copy)
+    assert pool.ask("a", NOISE) == pool.ask("b", REMOVED) == ""
+    assert [each[:2] for each in begun] == [(NOISE, "r0-f0")]  # the process is busy
+    begun[0][2].set_exception(InputError("no such thing"))
+    assert pool.ask("a", NOISE) == "no such thing"
+    assert pool.ask("b", REMOVED) == ""
+    assert begun[-1][:2] == (REMOVED, "r0-f0")
+    assert pool.ask("b", BASELINE) == ""  # nobody wants the removal any more
+    assert begun[1][2].cancelled()
+    assert begun[-1][:2] == (NOISE, "r0-f0")  # it is tried again
+    pool.stop()
 
 
 def test_a_finished_couple_is_not_trained_again_and_a_removed_arm_is(

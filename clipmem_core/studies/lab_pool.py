@@ -1,0 +1,117 @@
+"""Trains what open pages want, in processes that keep the data of an audit; needs no torch itself.
+
+A page asks again and again while it is open, which hands the next members to a free process.
+"""
+
+import functools
+import os
+import threading
+import time
+from concurrent.futures import CancelledError
+from pathlib import Path
+from typing import Any
+
+from pebble import ProcessExpired
+
+from clipmem_core.audit.executor import open_pool
+from clipmem_core.audit.settings import side_by_side
+from clipmem_core.audit.store import Audit
+from clipmem_core.config import DATA_VARIABLE, data_folder
+from clipmem_core.studies import lab
+from clipmem_core.studies.arm import BASELINE
+from clipmem_core.studies.lab import Couple
+
+NICE = 10  # lowers the priority of a process, so that the page and the browser are not slowed down
+SECONDS_OPEN = 90  # a page asks more often; browsers wake a hidden tab once a minute
+Part = tuple[str, Couple]  # an arm, and two members that train with it
+
+
+class LabPool:
+    """The processes that train members of an audit for the pages of this server."""
+
+    def __init__(self, audit: Audit) -> None:
+        self._audit = audit
+        self._size = side_by_side(audit.record.config)
+        self._lock = threading.Lock()
+        self._pool: Any = None
+        self._running: dict[Part, Any] = {}
+        self._asked: dict[str, tuple[float, str]] = {}  # of a session: the time, and the arm
+        self._faults: dict[str, str] = {}
+        self._stops: threading.Timer | None = None
+
+    def ask(self, session: str, arm: str) -> str:
+        """Train an arm while a page asks for it, and the baseline; return why that ended, if it
+        failed."""
+        with self._lock:
+            now = time.monotonic()
+            if self._asked.get(session, (0.0, ""))[1] != arm:
+                self._faults.clear()  # a person has chosen anew
+            self._asked[session] = now, arm
+            for name, (asked, _) in list(self._asked.items()):
+                if now - asked > SECONDS_OPEN:
+                    del self._asked[name]
+            self._collect()
+            if not self._pool:  # each process opens the data before it is needed
+                self._pool = open_pool(self._size)
+                for _ in range(self._size):
+                    self._pool.schedule(_open_lab, args=(self._audit.folder.absolute(),))
+            if not (fault := self._faults.get(arm) or self._faults.get(BASELINE, "")):
+                self._schedule()
+            if self._stops:
+                self._stops.cancel()
+            self._stops = threading.Timer(SECONDS_OPEN, self.stop)
+            self._stops.daemon = True
+            self._stops.start()
+            return fault
+
+    def stop(self) -> None:
+        """End the processes."""
+        with self._lock:
+            if self._pool:
+                self._pool.stop()
+                self._pool.join()
+            self._pool = None
+            self._running.clear()
+
+    def _collect(self) -> None:
+        for part, future in list(self._running.items()):
+            if part[0] not in (BASELINE, *(arm for _, arm in self._asked.values())):
+                future.cancel()
+            if future.done():
+                del self._running[part]
+                try:
+                    future.result()
+                except CancelledError:
+                    pass
+                except ProcessExpired as error:
+                    self._faults[part[0]] = f"its process ended with exit code {error.exitcode}"
+                except Exception as error:  # of any kind in the process: the page shows it
+                    self._faults[part[0]] = str(error)
+
+    def _schedule(self) -> None:
+        """Hand parts to free processes: of the arm asked for last first, the baseline's beside it,
+        and all others of the baseline at last."""
+        asked = sorted(self._asked.values(), reverse=True)
+        for arm in (*dict.fromkeys(arm for _, arm in asked if arm != BASELINE), BASELINE):
+            finished = {name: lab.finished_members(self._audit, name) for name in (BASELINE, arm)}
+            for couple in lab.couples(self._audit.record.members):
+                for name in dict.fromkeys((BASELINE, arm)):
+                    if len(self._running) >= self._size:
+                        return
+                    if couple[0] in finished[name] or (name, couple) in self._running:
+                        continue
+                    work = (self._audit.folder.absolute(), name, couple, data_folder().absolute())
+                    self._running[name, couple] = self._pool.schedule(_train, args=work)
+
+
+def _train(folder: Path, arm: str, couple: Couple, data: Path) -> None:
+    os.environ[DATA_VARIABLE] = str(data)
+    _open_lab(folder).train(arm, couple)
+
+
+@functools.cache
+def _open_lab(folder: Path) -> Any:
+    from clipmem_core.studies.training import Lab  # torch, in a process of the pool
+
+    os.nice(NICE)
+    return Lab(folder)
