@@ -28,7 +28,7 @@ from pebble import ProcessExpired, ProcessPool
 from clipmem_core import __version__
 from clipmem_core.audit.status import python_path
 from clipmem_core.config import DATA_VARIABLE, data_folder
-from clipmem_core.io import InputError, keep_memory, shortage
+from clipmem_core.io import InputError, keep_memory, path_fault, shortage
 
 SECONDS_BETWEEN_POLLS = 0.1
 PRELOADED = ["clipmem_core.audit.member", "clipmem_core.training.word_model"]
@@ -138,7 +138,7 @@ def _check_end(task: Task, future: "Future[None]") -> None:
     error = future.exception()
     if error is None:
         return
-    if isinstance(error, InputError) or shortage(error):
+    if isinstance(error, InputError) or shortage(error) or path_fault(error):
         raise error
     ended = f"failed: {type(error).__name__}: {error}"
     if isinstance(error, ProcessExpired):
@@ -195,7 +195,7 @@ def ray_tasks(tasks: Sequence[Task], *, gpus: int = 0) -> TaskEvents:
             yield None
             for ended in ray.wait(list(running), timeout=SECONDS_BETWEEN_POLLS)[0]:
                 task = running.pop(ended)
-                _check_ray_end(ray, ended)
+                _check_ray_end(ray, task, ended)
                 yield task
     finally:
         for unfinished in running:
@@ -265,7 +265,7 @@ def run_on_worker(task: Task, required: dict[str, str], folder: str = ".") -> st
     return None
 
 
-def _check_ray_end(ray: ModuleType, ended: Any) -> None:
+def _check_ray_end(ray: ModuleType, task: Task, ended: Any) -> None:
     try:
         fault = ray.get(ended)
     except ray.exceptions.RayTaskError as error:
@@ -273,7 +273,8 @@ def _check_ray_end(ray: ModuleType, ended: Any) -> None:
             raise OSError(
                 error.cause.errno, f"{error.cause.strerror} on the machine of a task"
             ) from None
-        raise RuntimeError(str(error.cause)) from None
+        cause = f"{type(error.cause).__name__}: {error.cause}"
+        raise RuntimeError(f"{task.title} failed: {cause}; the same command resumes it") from None
     except ray.exceptions.RayError as error:
         raise RuntimeError(
             f"a worker was lost {RETRIES + 1} times: {str(error).splitlines()[0]}"
