@@ -54,7 +54,7 @@ class LabPool:
             if not self._pool:  # each process opens the data before it is needed
                 self._pool = open_pool(self._size)
                 for _ in range(self._size):
-                    self._pool.schedule(_open_lab, args=(self._audit.folder.absolute(),))
+                    self._pool.schedule(_prepare, args=(self._audit.folder.absolute(),))
             if not (fault := self._faults.get(arm) or self._faults.get(BASELINE, "")):
                 self._schedule()
             if self._stops:
@@ -102,6 +102,10 @@ class LabPool:
                         continue
                     work = (self._audit.folder.absolute(), name, couple, data_folder().absolute())
                     self._running[name, couple] = self._pool.schedule(_train, args=work)
+
+
+def _prepare(folder: Path) -> None:
+    _open_lab(folder)
 
 
 def _train(folder: Path, arm: str, couple: Couple, data: Path) -> None:

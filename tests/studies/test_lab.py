@@ -245,7 +245,7 @@ def test_the_pool_trains_what_was_asked_last_after_its_baseline_and_reports_faul
 
     def schedule(work: Any, args: tuple[Any, ...]) -> Future[None]:
         future = Future[None]()
-        if len(args) > 1:  # the others open the data
+        if len(args) > 1:  # the others prepare
             begun.append((args[1], args[2][0], future))
         return future
 
