@@ -136,7 +136,7 @@ def _formats() -> str:
 
 
 def _studies() -> str:
-    from clipmem_core.studies.arm import STUDIES  # takes a second
+    from clipmem_core.lab.arm import STUDIES  # takes a second
 
     return " | ".join(STUDIES)
 
@@ -153,10 +153,10 @@ def _study(
     config: AuditConfig = AuditConfig(),  # noqa: B008 studies are about trained encoders, not locked ones
 ) -> None:
     """Compare settings over several splits of the pairs: memorization, utility and price."""
+    from clipmem_core.lab.arm import parse_arm
+    from clipmem_core.lab.retraining import run_study
+    from clipmem_core.lab.study_results import show_differences
     from clipmem_core.review.decisions import decided_of
-    from clipmem_core.studies.arm import parse_arm
-    from clipmem_core.studies.results import show_differences
-    from clipmem_core.studies.training import run_study
 
     executor = _executor(engine, config)
     arms = [parse_arm(text) for text in also]
@@ -190,9 +190,9 @@ def _mitigate(
     **overrides: Any,
 ) -> None:
     """Train an audit's members again with mitigations, and compare memorization and utility."""
+    from clipmem_core.lab import arm, mitigated
+    from clipmem_core.lab.study_results import show_differences
     from clipmem_core.review.decisions import decided_for
-    from clipmem_core.studies import arm, lab
-    from clipmem_core.studies.results import show_differences
 
     audit = open_audit(name)
     if removal:
@@ -205,10 +205,12 @@ def _mitigate(
         raise InputError(
             f"--members must be an even number, not {members}: members are compared two by two"
         )
-    begun = lab.begin(audit, arm.Arm(overrides, decided_for(audit) if decisions else arm.Decided()))
+    begun = mitigated.begin(
+        audit, arm.Arm(overrides, decided_for(audit) if decisions else arm.Decided())
+    )
     if begun.name == arm.BASELINE:
         raise InputError("no mitigation is set: add one, such as --text-noise 0.15")
-    from clipmem_core.studies.training import run_arms  # torch
+    from clipmem_core.lab.retraining import run_arms  # torch
 
     with _screen() as screen:
         run_arms(
@@ -218,7 +220,9 @@ def _mitigate(
             executor=_executor(engine, audit.record.config),
             n_members=members,
         )
-    show_differences(lab.lab_table(audit, [begun.name, arm.BASELINE]), {begun.name: begun.title})
+    show_differences(
+        mitigated.lab_table(audit, [begun.name, arm.BASELINE]), {begun.name: begun.title}
+    )
 
 
 def _benchmark(
@@ -242,8 +246,8 @@ def _benchmark(
     """Inject errors into a data set, train members on it, and compare how well each score finds
     them."""
     from clipmem_core.audit.settings import audit_name
-    from clipmem_core.studies import benchmark_results
-    from clipmem_core.studies.benchmark import run_benchmark
+    from clipmem_core.lab import benchmark_results
+    from clipmem_core.lab.benchmark import run_benchmark
 
     path = _file_to_write(out) if out else None
     executor = _executor(engine, config)
@@ -268,7 +272,7 @@ def _units(
 ) -> None:
     """Measure UnitMem: which pair activates each unit of an audit's members most, and by how
     much."""
-    from clipmem_core.audit.unitmem import run_units, say_units
+    from clipmem_core.lab.unitmem import run_units, say_units
 
     with _screen() as screen:
         audit = open_audit(name)
@@ -283,7 +287,7 @@ def _paradigms(
 ) -> None:
     """Train an audit's image encoder on captions, on labels and self-supervised, and compare
     UnitMem by layer."""
-    from clipmem_core.audit.paradigms import run_paradigms, say_paradigms
+    from clipmem_core.lab.paradigms import run_paradigms, say_paradigms
 
     with _screen() as screen:
         say_paradigms(
@@ -332,11 +336,11 @@ def _results(
 ) -> None:
     """Write the results of an audit or a study as a small CSV with its command and machine."""
     from clipmem_core.audit.console import write_audit_results
-    from clipmem_core.studies import results
+    from clipmem_core.lab import study_results
 
     path = _file_to_write(out)
     if study:
-        results.write_study_results(results.open_study(name), path)
+        study_results.write_study_results(study_results.open_study(name), path)
         return
     audit = open_audit(name)
     write_audit_results(audit, path)
@@ -434,7 +438,7 @@ def _list() -> None:
     """List the audits and studies."""
     from clipmem_core.audit.console import show_audits
     from clipmem_core.audit.status import list_states
-    from clipmem_core.studies.results import list_studies
+    from clipmem_core.lab.study_results import list_studies
 
     show_audits(list_states(), [study.name for study in list_studies()])
 
@@ -534,7 +538,7 @@ def parse_command(arguments: Sequence[str]) -> SimpleNamespace:
         raise InputError(f"command {name!r} is unknown: choose one of {', '.join(COMMANDS)}{hint}")
     changes: dict[str, Any] = {}  # defaults that differ from the preset's
     if name == "study":
-        from clipmem_core.studies.arm import DEFAULTS
+        from clipmem_core.lab.arm import DEFAULTS
 
         changes = DEFAULTS
     command = COMMANDS[name]

@@ -40,6 +40,9 @@ from clipmem_core.audit.store import (
 from clipmem_core.config import AuditConfig, affecting
 from clipmem_core.dataset.source import DRAWN
 from clipmem_core.io import InputError, read_json
+from clipmem_core.lab import mitigated
+from clipmem_core.lab.arm import BASELINE, DEFAULTS, Arm
+from clipmem_core.lab.mitigated import AGAINST, ARM, RETRIEVAL, SECONDS, lab_table
 from clipmem_core.scores.seeds import (
     MIN_REPLICATES,
     holm,
@@ -47,9 +50,6 @@ from clipmem_core.scores.seeds import (
     paired_difference,
     seed_interval,
 )
-from clipmem_core.studies import lab
-from clipmem_core.studies.arm import BASELINE, DEFAULTS, Arm
-from clipmem_core.studies.lab import AGAINST, ARM, RETRIEVAL, SECONDS, lab_table
 
 SPLIT = "split"
 STUDY = "study.json"
@@ -124,9 +124,9 @@ MEMORIZATIONS = {
     CLIPMEM_NET: "memorization",
     c.ATTACK_TPR: "attack TPR at 1 % FPR",
     c.ATTACK_AUROC: "attack AUROC",
-    lab.MEMBERSHIP_AUROC: "membership AUROC",
+    mitigated.MEMBERSHIP_AUROC: "membership AUROC",
 }
-AUROCS = (c.ATTACK_AUROC, lab.MEMBERSHIP_AUROC)
+AUROCS = (c.ATTACK_AUROC, mitigated.MEMBERSHIP_AUROC)
 PARTS = {c.CLIPMEM_IMAGE: "image part", c.CLIPMEM_TEXT: "text part"}
 UTILITIES = {RETRIEVAL: "retrieval", "linear_probe": "linear probe", "zero_shot": "zero-shot"}
 MEASURE_LABELS = MEMORIZATIONS | PARTS | UTILITIES | {SECONDS: "seconds"}
@@ -155,7 +155,7 @@ def differences(rows: pd.DataFrame) -> pd.DataFrame:
     """
     over = SPLIT if SPLIT in rows else c.MEMBER
     if len(rows):
-        rows = rows.assign(**{CLIPMEM_NET: rows[c.CLIPMEM] - rows[lab.CLIPMEM_EXTERNAL]})
+        rows = rows.assign(**{CLIPMEM_NET: rows[c.CLIPMEM] - rows[mitigated.CLIPMEM_EXTERNAL]})
     measures = [name for name in MEASURE_LABELS if name in rows]
     means = rows.groupby([AGAINST, ARM, over])[measures].mean().astype(float)
     compared = []

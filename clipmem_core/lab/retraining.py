@@ -54,9 +54,8 @@ from clipmem_core.config import AuditConfig, as_dict, ineffective_fields
 from clipmem_core.dataset.sentences import sentences_of
 from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.io import InputError
-from clipmem_core.scores.words import group_starts
-from clipmem_core.studies import lab
-from clipmem_core.studies.arm import (
+from clipmem_core.lab import mitigated
+from clipmem_core.lab.arm import (
     BASELINE,
     DECISIONS,
     REMOVAL,
@@ -67,8 +66,9 @@ from clipmem_core.studies.arm import (
     parse_arm,
     without_idle,
 )
-from clipmem_core.studies.lab import NO_RANKING, Couple, begin
-from clipmem_core.studies.results import STUDY, StudyFolder, check_same
+from clipmem_core.lab.mitigated import NO_RANKING, Couple, begin
+from clipmem_core.lab.study_results import STUDY, StudyFolder, check_same
+from clipmem_core.scores.words import group_starts
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
 _EMBEDDINGS = ".embeddings"  # of a member until its couple is measured
@@ -88,7 +88,7 @@ class Lab:
         self.audit = Audit(folder)
         self.baseline = open_shared(folder)
         self.record = self.baseline.record
-        self.couples = lab.couples(self.record.members)
+        self.couples = mitigated.couples(self.record.members)
         self.changed = functools.lru_cache(maxsize=2)(
             functools.partial(with_setting, self.baseline)
         )
@@ -100,21 +100,21 @@ class Lab:
         `for_page`: only while a page wants it, and not if another process trains it.
         """
         is_wanted = functools.partial(self.is_wanted, arm) if for_page else lambda: True
-        folder = lab.arm_folder(self.audit, arm)
+        folder = mitigated.arm_folder(self.audit, arm)
         try:
-            with lab.couple_lock(folder, couple).acquire(timeout=0 if for_page else -1):
-                if lab.is_measured(folder, couple):
+            with mitigated.couple_lock(folder, couple).acquire(timeout=0 if for_page else -1):
+                if mitigated.is_measured(folder, couple):
                     return False
                 train_couple(self.changed(arm), arm, couple, is_wanted)
         except Timeout:
             return False
         except FileNotFoundError:
-            if arm == BASELINE or (folder / lab.SETTING).is_file():
+            if arm == BASELINE or (folder / mitigated.SETTING).is_file():
                 raise
             return False  # somebody removed the arm
-        finished = len(lab.finished_members(self.audit, arm))
-        if finished in (lab.FIRST_MEMBERS, 2 * len(self.couples)):
-            lab.write_lab_table(self.audit)
+        finished = len(mitigated.finished_members(self.audit, arm))
+        if finished in (mitigated.FIRST_MEMBERS, 2 * len(self.couples)):
+            mitigated.write_lab_table(self.audit)
         return True
 
     def train_any(self, arms: Sequence[str]) -> bool:
@@ -126,7 +126,7 @@ class Lab:
         """
         for arm in (*arms, BASELINE):
             for couple, name in itertools.product(self.couples, dict.fromkeys((BASELINE, arm))):
-                if lab.fault_of(self.audit, name):
+                if mitigated.fault_of(self.audit, name):
                     continue
                 try:
                     if self.train(name, couple, for_page=True):
@@ -134,20 +134,20 @@ class Lab:
                 except NotWantedError:
                     return True
                 except InputError as error:
-                    fault = lab.arm_folder(self.audit, name) / lab.FAULT
+                    fault = mitigated.arm_folder(self.audit, name) / mitigated.FAULT
                     fault.write_text(str(error), encoding="utf-8")
                     return True
         return False
 
     def is_wanted(self, arm: str) -> bool:
         """Tell whether a page wants an arm; all want the baseline."""
-        return arm == BASELINE or arm in (lab.wanted_arms(self.audit) or ())
+        return arm == BASELINE or arm in (mitigated.wanted_arms(self.audit) or ())
 
 
 def with_setting(shared: Shared, name: str) -> Shared:
     """Return the data of an audit's members as an arm changes them."""
-    arm = lab.read_arm(shared.audit, name)
-    changes = lab.read_changes(shared.audit, name)
+    arm = mitigated.read_arm(shared.audit, name)
+    changes = mitigated.read_changes(shared.audit, name)
     members = list(shared.record.members)
     membership = shared.membership.copy()
     membership[members] = membership[members].to_numpy() & ~changes.removed[:, None]
@@ -184,16 +184,16 @@ def train_couple(shared: Shared, arm: str, couple: Couple, is_wanted: IsWanted) 
     """
     audit = shared.audit
     if arm == BASELINE:
-        lab.measure_baseline(audit, couple)
+        mitigated.measure_baseline(audit, couple)
         return
-    folders = [lab.arm_folder(audit, arm) / name for name in couple]
+    folders = [mitigated.arm_folder(audit, arm) / name for name in couple]
     embedded = []
     measures = []
     for name, folder in zip(couple, folders, strict=True):
         folder.mkdir(parents=True, exist_ok=True)
         measures.append(_train(open_member(audit.folder, name, shared, folder), is_wanted))
         embedded.append(read_embeddings(folder / _EMBEDDINGS))
-    lab.write_measures(audit, arm, couple, embedded, measures)
+    mitigated.write_measures(audit, arm, couple, embedded, measures)
     for folder in folders:
         shutil.rmtree(folder / _EMBEDDINGS, ignore_errors=True)
         for leftover in (CHECKPOINT, TRAJECTORY):
@@ -234,8 +234,8 @@ def run_arms(
     baseline's."""
     config = audit.record.config
     members = audit.record.members
-    couples = lab.couples(members[: n_members or len(members)])
-    finished = {arm: lab.finished_members(audit, arm) for arm in (BASELINE, *arms)}
+    couples = mitigated.couples(members[: n_members or len(members)])
+    finished = {arm: mitigated.finished_members(audit, arm) for arm in (BASELINE, *arms)}
     missing = [
         f"{arm}/{first}" for first, _ in couples for arm in finished if first not in finished[arm]
     ]
@@ -244,7 +244,7 @@ def run_arms(
         ensure_features(audit, screen, executor)
         at_once = side_by_side(config)
         blocks = min(len(missing), at_once) if shares_process(config) else len(missing)
-        work = "clipmem_core.studies.training:train_members"
+        work = "clipmem_core.lab.retraining:train_members"
         tasks = []
         for names in (missing[block::blocks] for block in range(blocks)):
             folders = tuple(audit.folder / MITIGATIONS / name for name in names)
@@ -257,11 +257,11 @@ def run_arms(
         total = 2 * len(couples) * len(arms)
         shown = -1
         for _ in run(tasks):
-            done = sum(len(lab.finished_members(audit, arm)) for arm in arms)
+            done = sum(len(mitigated.finished_members(audit, arm)) for arm in arms)
             if done != shown:
                 screen.say(f"{done} of {total} members finished")
                 shown = done
-    lab.write_lab_table(audit)
+    mitigated.write_lab_table(audit)
 
 
 def serve(folder: Path, names: Sequence[str]) -> None:
@@ -273,7 +273,7 @@ def serve(folder: Path, names: Sequence[str]) -> None:
     # Another server may have a worker of this number.
     with FileLock(folder / MITIGATIONS / f".worker-{names[0]}.lock"):
         trainer = Lab(folder)
-        while (wanted := lab.wanted_arms(trainer.audit)) is not None:
+        while (wanted := mitigated.wanted_arms(trainer.audit)) is not None:
             if not trainer.train_any(wanted):
                 time.sleep(_SECONDS_BETWEEN_POLLS)
 

@@ -67,6 +67,8 @@ from clipmem_core.dataset.pixels import Pixels
 from clipmem_core.dataset.sentences import places_of
 from clipmem_core.dataset.source import RawPairs
 from clipmem_core.io import InputError
+from clipmem_core.lab.benchmark_results import Benchmark, Injection
+from clipmem_core.lab.study_results import check_same
 from clipmem_core.scores.baselines import (
     CONFIDENT_LEARNING,
     LEMON_IN,
@@ -98,8 +100,6 @@ from clipmem_core.scores.registry import (
     SECOND_ROUND,
 )
 from clipmem_core.scores.words import WORD_PATTERN, group_starts, mean_ratio
-from clipmem_core.studies.benchmark_results import Benchmark, Injection
-from clipmem_core.studies.results import check_same
 from clipmem_core.training.model import mean_by_pair
 from clipmem_core.training.names import TRAJECTORY
 from clipmem_core.training.word_model import Predictions
@@ -192,7 +192,7 @@ def _run_pending(
     ensure_pixels(benchmark, screen)
     ensure_features(benchmark, screen, executor)
     screen.say(f"{len(pending)} injections of {config.members} members to run")
-    work = "clipmem_core.studies.benchmark:run_injections"
+    work = "clipmem_core.lab.benchmark:run_injections"
     tasks = []
     for injection in pending:
         folder = benchmark.injected_audit(injection).folder

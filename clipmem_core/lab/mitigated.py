@@ -51,11 +51,7 @@ from clipmem_core.audit.store import (
 )
 from clipmem_core.config import ineffective_fields
 from clipmem_core.io import InputError, read_json, save_array
-from clipmem_core.scores.alignment import pair_terms
-from clipmem_core.scores.attacks import BAVARIA, attack, roc
-from clipmem_core.scores.encoders import contributions
-from clipmem_core.scores.membership import MemberSides, side_means
-from clipmem_core.studies.arm import (
+from clipmem_core.lab.arm import (
     BASELINE,
     DECISIONS,
     NEAR_DUPLICATES,
@@ -67,6 +63,10 @@ from clipmem_core.studies.arm import (
     parse_arm,
     without_idle,
 )
+from clipmem_core.scores.alignment import pair_terms
+from clipmem_core.scores.attacks import BAVARIA, attack, roc
+from clipmem_core.scores.encoders import contributions
+from clipmem_core.scores.membership import MemberSides, side_means
 from clipmem_core.training.names import LOG
 
 SETTING = "setting.json"

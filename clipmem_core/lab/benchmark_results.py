@@ -22,6 +22,7 @@ from clipmem_core.audit.console import plain, reproducing_command, write_results
 from clipmem_core.audit.store import Audit
 from clipmem_core.dataset.injected_errors import ERROR_KINDS, WORD_KINDS
 from clipmem_core.io import read_json
+from clipmem_core.lab.study_results import print_table
 from clipmem_core.scores.detection import AVERAGE_PRECISION, METRICS, PRECISION_AT_K, ROC_AUC
 from clipmem_core.scores.registry import (
     DETECTORS,
@@ -37,7 +38,6 @@ from clipmem_core.scores.seeds import (
     paired_difference,
     seed_interval,
 )
-from clipmem_core.studies.results import print_table
 
 KIND = "kind"
 SHARE = "share"
