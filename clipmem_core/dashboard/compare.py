@@ -28,6 +28,7 @@ from clipmem_core.dataset.injected_errors import ERROR_KINDS
 from clipmem_core.figures import comparison_figure
 from clipmem_core.io import InputError
 from clipmem_core.lab import benchmark_results as b
+from clipmem_core.lab.baselines import REFERENCE_DETECTOR
 from clipmem_core.lab.detector_findings import (
     Findings,
     benchmark_findings,
@@ -275,7 +276,7 @@ def _draw_table(findings: Findings) -> None:
     )
     note = f"{b.SHORT[measure]}, in brackets {findings.interval}."
     if rows[b.OVER].notna().any():
-        reference = words(b.REFERENCE_DETECTOR)
+        reference = words(REFERENCE_DETECTOR)
         note += f" ▲ ▼: better or worse than {reference}; the paired interval excludes 0."
     st.caption(note)
 

@@ -22,14 +22,9 @@ from clipmem_core.figures import (
 )
 from clipmem_core.lab import unit_tables as t
 from clipmem_core.lab.arm import BASELINE
+from clipmem_core.lab.baselines import DETECTORS, RANDOM_DETECTOR, REFERENCE_DETECTOR, SECOND_ROUND
 from clipmem_core.lab.mitigated import ARM
-from clipmem_core.scores.registry import (
-    DETECTORS,
-    RANDOM_DETECTOR,
-    REFERENCE_DETECTOR,
-    SECOND_ROUND,
-    words,
-)
+from clipmem_core.scores.registry import words
 
 PARADIGM_COLOURS = {t.CLIP: "#c2487a", t.SUPERVISED: "#1479b8", t.SELF_SUPERVISED: "#008f6b"}
 # Mean UnitMem of layers 1 and 12, digitised from a figure of "Captured by Captions" (ICLR 2025).
