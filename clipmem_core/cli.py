@@ -114,8 +114,8 @@ def _score(
     config: AuditConfig = AuditConfig(),  # noqa: B008
 ) -> None:
     """Score existing checkpoints: no training."""
-    from clipmem_core.audit.checkpoints import score_checkpoints
     from clipmem_core.audit.console import show_verdict
+    from clipmem_core.lab.checkpoints import score_checkpoints
 
     with _screen() as screen:
         finished = score_checkpoints(
