@@ -156,7 +156,6 @@ def _study(
     from clipmem_core.lab.arm import parse_arm
     from clipmem_core.lab.retraining import run_study
     from clipmem_core.lab.study_results import show_differences
-    from clipmem_core.review.decisions import decided_of
 
     executor = _executor(engine, config)
     arms = [parse_arm(text) for text in also]
@@ -168,7 +167,6 @@ def _study(
             name=name,
             also=arms,
             splits=splits,
-            decisions=decided_of,
             executor=executor,
             screen=screen,
         )
@@ -434,15 +432,6 @@ def _map(
     make_map(open_audit(audit), side, say=lambda line: print(line, flush=True))
 
 
-def _list() -> None:
-    """List the audits and studies."""
-    from clipmem_core.audit.console import show_audits
-    from clipmem_core.audit.status import list_states
-    from clipmem_core.lab.study_results import list_studies
-
-    show_audits(list_states(), [study.name for study in list_studies()])
-
-
 def _job(folder: str, *arguments: str) -> int:
     from clipmem_core.audit.status import run_job
 
@@ -475,7 +464,6 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
         _export,
         _reaudit,
         _results,
-        _list,
     )
 }
 # Run in detached processes, not in a terminal

@@ -19,8 +19,8 @@ from rich.text import Text
 
 from clipmem_core import columns as c
 from clipmem_core.audit.settings import typed, typed_flags
-from clipmem_core.audit.status import MemberProgress, State
-from clipmem_core.audit.store import Audit, audits_folder
+from clipmem_core.audit.status import MemberProgress
+from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import RELIABILITY, WHOLE_HEAD, summary_lines, uses, whole_rows
 from clipmem_core.config import AuditConfig, affecting, as_dict
 from clipmem_core.scores.registry import INJECTED_SCORES
@@ -283,22 +283,6 @@ def show_verdict(audit: Audit) -> None:
     console.print(
         plain(f"browse it: `streamlit run app.py`, then {_PAGE}?audit={audit.name}"), soft_wrap=True
     )
-
-
-def show_audits(states: list[State], studies: list[str]) -> None:
-    """Print the state of every audit, and the names of the studies."""
-    console = Console(highlight=False)
-    if states:
-        columns = ["name", "state", "data set", "preset", "pairs", "members"]
-        console.print(
-            make_table(f"audits in {audits_folder()}", [state.row for state in states], columns)
-        )
-    else:
-        console.print(
-            plain(f"no audit in {audits_folder()}: python -m clipmem_core audit PATH --name NAME")
-        )
-    if studies:
-        console.print(plain(f"studies: {', '.join(studies)}"), soft_wrap=True)
 
 
 def _detection(row: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,6 @@
 """The mitigation lab of an audit: settings that its members train again with, what was measured,
 and what pages want.
 
-    <audit>/mitigations.parquet   the table of `lab_table`, written at four and at all members of an
-                                  arm
     <audit>/mitigations/
       <arm>/setting.json          its text, and the pairs that it changes
       <arm>/<member>/             pairs.npy, measures.json (written last: marks the member as
@@ -36,7 +34,6 @@ from clipmem_core.audit.setup import check_trains
 from clipmem_core.audit.status import TRAINING, last_line
 from clipmem_core.audit.store import (
     MEMBERSHIP,
-    MITIGATION_TABLE,
     MITIGATIONS,
     Audit,
     check_name,
@@ -47,7 +44,6 @@ from clipmem_core.audit.store import (
     read_utility,
     text_counts,
     write_json,
-    write_table,
 )
 from clipmem_core.config import ineffective_fields
 from clipmem_core.io import InputError, read_json, save_array
@@ -250,7 +246,6 @@ def list_arms(audit: Audit) -> dict[str, str]:
 def remove_arm(audit: Audit, name: str) -> None:
     """Delete an arm and what was measured of it."""
     shutil.rmtree(arm_folder(audit, name), ignore_errors=True)
-    write_lab_table(audit)
 
 
 def arm_rows(audit: Audit, name: str) -> pd.DataFrame:
@@ -395,12 +390,6 @@ def lab_table(audit: Audit, arms: Iterable[str] = ()) -> pd.DataFrame:
     if not tables:
         return pd.DataFrame({ARM: [], AGAINST: [], c.MEMBER: []})
     return pd.concat(tables, ignore_index=True)
-
-
-def write_lab_table(audit: Audit) -> None:
-    """Write mitigations.parquet."""
-    with FileLock(audit.folder / MITIGATIONS / ".table.lock"):
-        write_table(audit.folder / MITIGATION_TABLE, lab_table(audit))
 
 
 def clipmem_by_pair(audit: Audit, arm: str, members: Sequence[str]) -> np.ndarray:

@@ -60,7 +60,6 @@ from clipmem_core.lab.arm import (
     DECISIONS,
     REMOVAL,
     Arm,
-    Decided,
     PairChanges,
     find_study,
     parse_arm,
@@ -68,6 +67,7 @@ from clipmem_core.lab.arm import (
 )
 from clipmem_core.lab.mitigated import NO_RANKING, Couple, begin
 from clipmem_core.lab.study_results import STUDY, StudyFolder, check_same
+from clipmem_core.review.decisions import decided_of
 from clipmem_core.scores.words import group_starts
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
@@ -112,9 +112,6 @@ class Lab:
             if arm == BASELINE or (folder / mitigated.SETTING).is_file():
                 raise
             return False  # somebody removed the arm
-        finished = len(mitigated.finished_members(self.audit, arm))
-        if finished in (mitigated.FIRST_MEMBERS, 2 * len(self.couples)):
-            mitigated.write_lab_table(self.audit)
         return True
 
     def train_any(self, arms: Sequence[str]) -> bool:
@@ -261,7 +258,6 @@ def run_arms(
             if done != shown:
                 screen.say(f"{done} of {total} members finished")
                 shown = done
-    mitigated.write_lab_table(audit)
 
 
 def serve(folder: Path, names: Sequence[str]) -> None:
@@ -278,9 +274,6 @@ def serve(folder: Path, names: Sequence[str]) -> None:
                 time.sleep(_SECONDS_BETWEEN_POLLS)
 
 
-ReadDecisions = Callable[[str, pa.Table], Decided]
-
-
 def run_study(
     study: str,
     source: str,
@@ -290,13 +283,11 @@ def run_study(
     screen: Screen,
     splits: int = 5,
     also: Sequence[Arm] = (),
-    decisions: ReadDecisions = lambda *_: Decided(),
     executor: Executor | None = None,
 ) -> StudyFolder:
     """Run a study of plan.STUDIES, or continue it, until every arm is trained on every split.
 
-    `also` adds arms to the plan's. `decisions` returns the decisions on a data set from its
-    fingerprint and its pairs.
+    `also` adds arms to the plan's.
     """
     plan = find_study(study)
     folder = StudyFolder.of(name)
@@ -326,7 +317,7 @@ def run_study(
             config = replace(config, train_captions=1)
         if any(DECISIONS in arm.overrides for arm in also):
             columns = pa.Table.from_pandas(pairs[[c.PAIR_ID, c.CAPTIONS]], preserve_index=False)
-            decided = decisions(fingerprint, columns)
+            decided = decided_of(fingerprint, columns)
             also = [
                 replace(arm, decided=decided) if DECISIONS in arm.overrides else arm for arm in also
             ]
