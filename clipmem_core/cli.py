@@ -333,15 +333,13 @@ def _results(
     study: Annotated[bool, "NAME is a study"] = False,
 ) -> None:
     """Write the results of an audit or a study as a small CSV with its command and machine."""
-    from clipmem_core.audit.console import write_audit_results
-    from clipmem_core.lab import study_results
+    from clipmem_core.lab import results, study_results
 
     path = _file_to_write(out)
     if study:
         study_results.write_study_results(study_results.open_study(name), path)
         return
-    audit = open_audit(name)
-    write_audit_results(audit, path)
+    results.write_audit_results(open_audit(name), path)
 
 
 def _judge(

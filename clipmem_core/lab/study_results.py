@@ -20,12 +20,7 @@ from rich.console import Console
 from typing_extensions import TypedDict
 
 from clipmem_core import columns as c
-from clipmem_core.audit.console import (
-    make_table,
-    plain,
-    reproducing_command,
-    write_results,
-)
+from clipmem_core.audit.console import plain
 from clipmem_core.audit.setup import differing_fields
 from clipmem_core.audit.store import (
     Audit,
@@ -43,6 +38,7 @@ from clipmem_core.io import InputError, read_json
 from clipmem_core.lab import mitigated
 from clipmem_core.lab.arm import BASELINE, DEFAULTS, Arm
 from clipmem_core.lab.mitigated import AGAINST, ARM, RETRIEVAL, SECONDS, lab_table
+from clipmem_core.lab.results import print_table, reproducing_command, write_results
 from clipmem_core.scores.seeds import (
     MIN_REPLICATES,
     holm,
@@ -272,12 +268,6 @@ def show_differences(rows: pd.DataFrame, titles: dict[str, str]) -> None:
     for arm, text in titles.items():
         if (compared[ARM] == arm).any():
             console.print(plain(sentence_of(compared, arm, text)), style="bold", soft_wrap=True)
-
-
-def print_table(console: Console, title: str, table: pd.DataFrame) -> None:
-    """Print a table of strings; all columns but the first are aligned right."""
-    columns = table.columns.tolist()
-    console.print(make_table(title, table.to_dict("records"), columns, right=columns[1:]))
 
 
 def _cell(row: dict[Any, Any]) -> str:
