@@ -10,11 +10,13 @@ __version__ = "0.1.0"
 
 
 def open_audit(name: str) -> "AuditFrames":
-    """Return a finished audit as tables: `.pairs`, `.scores`, `.captions`, `.decisions`,
-    `.table()`, `.search()`, `.judge()`, `.decide()`.
+    """Return a finished audit as pandas tables, with searches and decisions.
 
     Args:
         name: the audit's, in the data folder (`data/`, or what the variable CLIPMEM_DATA says).
+
+    Returns:
+        See clipmem_core/api.py, which has an example of each.
     """
     from clipmem_core.api import AuditFrames
 

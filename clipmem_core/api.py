@@ -1,5 +1,11 @@
-"""A finished audit in Python: its tables as pandas frames, searches, candidate captions and
-decisions."""
+"""The Python interface: a finished audit as pandas tables, searches, decisions, and captions from
+elsewhere. Nothing else of the package is meant for users.
+
+>>> import clipmem_core
+>>> audit = clipmem_core.open_audit("scenes")  # that of `make run`
+
+Each example below goes on from there. Wrong input raises `clipmem_core.io.InputError`.
+"""
 
 from pathlib import Path
 
@@ -19,24 +25,48 @@ from clipmem_core.tables import read_frame
 
 
 class AuditFrames(Audit):
-    """A finished audit as pandas tables, read on access; pairs, scores and membership have the same
-    order."""
+    """A finished audit. `pairs`, `scores`, `membership`, `quarantine` and `utility` are its tables
+    (clipmem_core/audit/README.md has their columns), `verdict` is what it says of itself. Files are
+    read on access; pairs, scores and membership have the same order.
+
+    Example:
+        >>> bool((audit.pairs.pair_id == audit.scores.pair_id).all())
+        True
+        >>> worst = audit.scores.nlargest(5, "p_wrong")
+        >>> audit.verdict["wrong_captions"]["of"] == len(audit.pairs)
+        True
+    """
 
     @property
     def decisions(self) -> pd.DataFrame:
-        """One row for each pair with a decision, new captions or a note, the newest first."""
+        """One row for each pair with a decision, new captions or a note, the newest first.
+
+        Example:
+            >>> audit.decisions.columns.tolist()[:4]
+            ['pair_id', 'decision', 'captions', 'note']
+        """
         return open_review(self).table()
 
     @property
     def checks(self) -> pd.DataFrame:
         """One row a pair: the results of the checks that need no model, computed if they are
-        missing."""
+        missing.
+
+        Example:
+            >>> int(audit.checks["repeated_caption"].sum()) <= len(audit.pairs)
+            True
+        """
         return read_table(ensure_checks(self))
 
     @property
     def captions(self) -> pd.DataFrame:
         """One row a caption: pair_id, number within the pair, caption, and the scores of single
-        captions if any."""
+        captions if any.
+
+        Example:
+            >>> audit.captions.nlargest(3, "p_wrong")[["pair_id", "caption"]].shape
+            (3, 2)
+        """
         exploded = self.pairs[[c.PAIR_ID, c.CAPTIONS]].explode(c.CAPTIONS, ignore_index=True)
         table = exploded.rename(columns={c.CAPTIONS: "caption"})
         table.insert(1, "number", exploded.groupby(c.PAIR_ID, sort=False).cumcount())
@@ -54,6 +84,12 @@ class AuditFrames(Audit):
         caption, similarity.
 
         By caption, the caption is the one that matched; `by="picture"` looks into pictures.
+
+        Example:
+            >>> audit.search("a red boat", k=3).columns.tolist()
+            ['pair_id', 'caption', 'similarity']
+            >>> len(audit.search(like=audit.pairs.pair_id[0], by="picture", k=3))
+            3
         """
         found = search(self, text, like=like, by=by, k=k)
         rows = found.rows.tolist()
@@ -73,6 +109,12 @@ class AuditFrames(Audit):
         in whose place one is put. A picture in `image_folder` that the audit has never seen is a
         new pair with the captions of its rows. `best` marks the best caption of each pair; `reason`
         says why a row was not judged.
+
+        Example:
+            >>> new = pd.DataFrame({"pair_id": audit.pairs.pair_id[:1], "caption": ["a red boat"]})
+            >>> judged = audit.judge(new)
+            >>> bool(judged["p_wrong"].between(0, 1).all())
+            True
         """
         from clipmem_core.review.candidates import table_candidates
         from clipmem_core.review.judge import judge_captions  # slow to import
@@ -83,7 +125,14 @@ class AuditFrames(Audit):
         """Store the decisions of a table, or of a CSV, JSON Lines or Parquet file, in one event.
 
         It has pair_id, decision (keep, remove or recaption), and captions for a recaption: a list,
-        a JSON list or a single caption. The result names the refused rows and why.
+        a JSON list or a single caption. The result has `stored` (how many), and `refused`: row,
+        pair_id, reason.
+
+        Example:
+            >>> table = pd.DataFrame({"pair_id": audit.pairs.pair_id[:2], "decision": "remove"})
+            >>> result = audit.decide(table)
+            >>> result.stored, len(result.refused)
+            (2, 0)
         """
         return store_table(
             self, table if isinstance(table, pd.DataFrame) else read_frame(Path(table))
@@ -91,7 +140,13 @@ class AuditFrames(Audit):
 
     def progress(self) -> ReviewProgress:
         """Return how many pairs are decided, how many still have a wrong caption (with a 95 %
-        interval), and the certificate of the random checks."""
+        interval), and the certificate of the random checks.
+
+        Example:
+            >>> progress = audit.progress()
+            >>> progress.low <= progress.remaining <= progress.high
+            True
+        """
         return review_progress(self)
 
     def incidents(self) -> pd.DataFrame:
@@ -99,12 +154,22 @@ class AuditFrames(Audit):
 
         first and last are the numbers of pairs in the order of the source, from 1; repairs is the
         number of pairs whose right captions are another pair's.
+
+        Example:
+            >>> audit.incidents().columns.tolist()
+            ['kind', 'pairs', 'first', 'last', 'cause', 'repairs']
         """
         return read_incidents(self)[0][["kind", "pairs", "first", "last", "cause", "repairs"]]
 
     def repairs(self, number: int) -> pd.DataFrame:
         """Return the pairs of an incident whose captions can be repaired: pair_id, from_pair_id
-        (the pair that has their captions), probability."""
+        (the pair that has their captions), probability.
+
+        Example:
+            >>> faults = audit.incidents()
+            >>> [len(audit.repairs(number)) for number in faults.index] == faults.repairs.tolist()
+            True
+        """
         return repairs(self, number)
 
     def table(self) -> pd.DataFrame:
@@ -113,6 +178,11 @@ class AuditFrames(Audit):
         `filepath` is the picture's file, None if it lies in a shard or table; then come the columns
         of `pairs`, those of `scores`, `decision` (keep, remove, recaption; NaN if undecided) and
         `note`.
+
+        Example:
+            >>> unsure = audit.table().query("decision.isna() and p_wrong > 0.5")
+            >>> unsure["filepath"].notna().all().item()
+            True
         """
         pairs = self.pairs
         root = self.record.pictures

@@ -114,8 +114,8 @@ def _score(
     config: AuditConfig = AuditConfig(),  # noqa: B008
 ) -> None:
     """Score existing checkpoints: no training."""
-    from clipmem_core.audit.checkpoints import score_checkpoints
     from clipmem_core.audit.console import show_verdict
+    from clipmem_core.lab.checkpoints import score_checkpoints
 
     with _screen() as screen:
         finished = score_checkpoints(
@@ -136,7 +136,7 @@ def _formats() -> str:
 
 
 def _studies() -> str:
-    from clipmem_core.studies.arm import STUDIES  # takes a second
+    from clipmem_core.lab.arm import STUDIES  # takes a second
 
     return " | ".join(STUDIES)
 
@@ -153,10 +153,9 @@ def _study(
     config: AuditConfig = AuditConfig(),  # noqa: B008 studies are about trained encoders, not locked ones
 ) -> None:
     """Compare settings over several splits of the pairs: memorization, utility and price."""
-    from clipmem_core.review.decisions import decided_of
-    from clipmem_core.studies.arm import parse_arm
-    from clipmem_core.studies.results import show_differences
-    from clipmem_core.studies.training import run_study
+    from clipmem_core.lab.arm import parse_arm
+    from clipmem_core.lab.retraining import run_study
+    from clipmem_core.lab.study_results import show_differences
 
     executor = _executor(engine, config)
     arms = [parse_arm(text) for text in also]
@@ -168,7 +167,6 @@ def _study(
             name=name,
             also=arms,
             splits=splits,
-            decisions=decided_of,
             executor=executor,
             screen=screen,
         )
@@ -190,9 +188,9 @@ def _mitigate(
     **overrides: Any,
 ) -> None:
     """Train an audit's members again with mitigations, and compare memorization and utility."""
+    from clipmem_core.lab import arm, mitigated
+    from clipmem_core.lab.study_results import show_differences
     from clipmem_core.review.decisions import decided_for
-    from clipmem_core.studies import arm, lab
-    from clipmem_core.studies.results import show_differences
 
     audit = open_audit(name)
     if removal:
@@ -205,10 +203,12 @@ def _mitigate(
         raise InputError(
             f"--members must be an even number, not {members}: members are compared two by two"
         )
-    begun = lab.begin(audit, arm.Arm(overrides, decided_for(audit) if decisions else arm.Decided()))
+    begun = mitigated.begin(
+        audit, arm.Arm(overrides, decided_for(audit) if decisions else arm.Decided())
+    )
     if begun.name == arm.BASELINE:
         raise InputError("no mitigation is set: add one, such as --text-noise 0.15")
-    from clipmem_core.studies.training import run_arms  # torch
+    from clipmem_core.lab.retraining import run_arms  # torch
 
     with _screen() as screen:
         run_arms(
@@ -218,7 +218,9 @@ def _mitigate(
             executor=_executor(engine, audit.record.config),
             n_members=members,
         )
-    show_differences(lab.lab_table(audit, [begun.name, arm.BASELINE]), {begun.name: begun.title})
+    show_differences(
+        mitigated.lab_table(audit, [begun.name, arm.BASELINE]), {begun.name: begun.title}
+    )
 
 
 def _benchmark(
@@ -242,8 +244,8 @@ def _benchmark(
     """Inject errors into a data set, train members on it, and compare how well each score finds
     them."""
     from clipmem_core.audit.settings import audit_name
-    from clipmem_core.studies import benchmark_results
-    from clipmem_core.studies.benchmark import run_benchmark
+    from clipmem_core.lab import benchmark_results
+    from clipmem_core.lab.benchmark import run_benchmark
 
     path = _file_to_write(out) if out else None
     executor = _executor(engine, config)
@@ -268,7 +270,7 @@ def _units(
 ) -> None:
     """Measure UnitMem: which pair activates each unit of an audit's members most, and by how
     much."""
-    from clipmem_core.audit.unitmem import run_units, say_units
+    from clipmem_core.lab.unitmem import run_units, say_units
 
     with _screen() as screen:
         audit = open_audit(name)
@@ -283,7 +285,7 @@ def _paradigms(
 ) -> None:
     """Train an audit's image encoder on captions, on labels and self-supervised, and compare
     UnitMem by layer."""
-    from clipmem_core.audit.paradigms import run_paradigms, say_paradigms
+    from clipmem_core.lab.paradigms import run_paradigms, say_paradigms
 
     with _screen() as screen:
         say_paradigms(
@@ -331,15 +333,13 @@ def _results(
     study: Annotated[bool, "NAME is a study"] = False,
 ) -> None:
     """Write the results of an audit or a study as a small CSV with its command and machine."""
-    from clipmem_core.audit.console import write_audit_results
-    from clipmem_core.studies import results
+    from clipmem_core.lab import results, study_results
 
     path = _file_to_write(out)
     if study:
-        results.write_study_results(results.open_study(name), path)
+        study_results.write_study_results(study_results.open_study(name), path)
         return
-    audit = open_audit(name)
-    write_audit_results(audit, path)
+    results.write_audit_results(open_audit(name), path)
 
 
 def _judge(
@@ -430,15 +430,6 @@ def _map(
     make_map(open_audit(audit), side, say=lambda line: print(line, flush=True))
 
 
-def _list() -> None:
-    """List the audits and studies."""
-    from clipmem_core.audit.console import show_audits
-    from clipmem_core.audit.status import list_states
-    from clipmem_core.studies.results import list_studies
-
-    show_audits(list_states(), [study.name for study in list_studies()])
-
-
 def _job(folder: str, *arguments: str) -> int:
     from clipmem_core.audit.status import run_job
 
@@ -471,7 +462,6 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
         _export,
         _reaudit,
         _results,
-        _list,
     )
 }
 # Run in detached processes, not in a terminal
@@ -534,7 +524,7 @@ def parse_command(arguments: Sequence[str]) -> SimpleNamespace:
         raise InputError(f"command {name!r} is unknown: choose one of {', '.join(COMMANDS)}{hint}")
     changes: dict[str, Any] = {}  # defaults that differ from the preset's
     if name == "study":
-        from clipmem_core.studies.arm import DEFAULTS
+        from clipmem_core.lab.arm import DEFAULTS
 
         changes = DEFAULTS
     command = COMMANDS[name]

@@ -4,15 +4,13 @@ In a map, a box or a lasso selects pairs.
 """
 
 import html
-import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from clipmem_core.audit import unit_tables as t
 from clipmem_core.columns import (
     ALIGNMENT,
     CANDIDATE,
@@ -41,16 +39,9 @@ from clipmem_core.columns import (
     group_words,
 )
 from clipmem_core.review.overview import Corners
-from clipmem_core.review.score_breakdown import DEPTH, MEMBERS, PARADIGM_NAMES, SOURCE
 from clipmem_core.scores.registry import (
-    DETECTORS,
-    RANDOM_DETECTOR,
-    REFERENCE_DETECTOR,
-    SECOND_ROUND,
     words,
 )
-from clipmem_core.studies.arm import BASELINE
-from clipmem_core.studies.lab import ARM
 
 GROUP_COLOURS = {
     CANDIDATE: "#d55e00",
@@ -409,23 +400,6 @@ def _marker_size(points: int) -> int:
 
 
 NAME_LENGTH = 20  # leaves space for the dots on a telephone
-PARADIGM_COLOURS = {t.CLIP: "#c2487a", t.SUPERVISED: "#1479b8", t.SELF_SUPERVISED: "#008f6b"}
-# Mean UnitMem of layers 1 and 12, digitised from a figure of "Captured by Captions" (ICLR 2025).
-PAPER = {t.CLIP: (0.272, 0.411), t.SELF_SUPERVISED: (0.339, 0.376), t.SUPERVISED: (0.265, 0.477)}
-SOURCES = {  # name and dash
-    MEMBERS: ("trained members", "solid"),
-    t.BEFORE: ("before training", "dash"),
-    t.SEEN: ("as many training pairs", "dot"),
-    t.UNSEEN: ("pairs never trained on", "dashdot"),
-}
-MEMORIZATION = "memorization"
-UTILITY = "utility"
-TEXT = "text"
-PROVISIONAL = "provisional"
-_LABEL_WIDTH = 30
-_first_round = [name for name in DETECTORS if name != RANDOM_DETECTOR and name not in SECOND_ROUND]
-DETECTOR_COLOURS = {RANDOM_DETECTOR: OTHER} | dict(zip(_first_round, LABEL_COLOURS, strict=False))
-Line = tuple[str, pd.DataFrame, str, str]  # name, rows, colour and dash
 
 
 def means_figure(means: pd.DataFrame, null: pd.DataFrame, *, title: str) -> go.Figure:
@@ -459,198 +433,3 @@ def means_figure(means: pd.DataFrame, null: pd.DataFrame, *, title: str) -> go.F
     )
     height = 110 + 44 * len(counts)
     return set_layout(figure, height, xaxis_title=title, showlegend=True, legend=LEGEND_ABOVE)
-
-
-def line_figure(lines: Iterable[Line], x: str, titles: tuple[str, str]) -> go.Figure:
-    """Draw lines of means with their intervals."""
-    figure = go.Figure()
-    for name, rows, colour, dash in lines:
-        rows = rows.sort_values(x)
-        figure.add_scatter(
-            x=rows[x],
-            y=rows["mean"],
-            error_y=error_bar(rows, colour),
-            name=name,
-            mode="lines+markers",
-            line={"color": colour, "width": 2, "dash": dash},
-            customdata=mean_texts(rows),
-            hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",
-        )
-    return set_layout(
-        figure, 370, xaxis_title=titles[0], yaxis_title=titles[1], legend=LEGEND_ABOVE
-    )
-
-
-def unitmem_figure(layers: pd.DataFrame) -> go.Figure:
-    """Draw UnitMem by layer of both encoders: of the members, and of the references without
-    memorization."""
-    lines = [
-        (
-            f"{tower}: {name}",
-            layers[(layers[t.TOWER] == tower) & (layers[SOURCE] == source)],
-            colour,
-            dash,
-        )
-        for tower, colour in ENCODER_COLOURS.items()
-        for source, (name, dash) in SOURCES.items()
-    ]
-    figure = line_figure(lines, t.LAYER, ("layer", "mean UnitMem"))
-    return figure.update_xaxes(tickvals=sorted(set(layers[t.LAYER])))
-
-
-def paradigm_figure(means: pd.DataFrame) -> go.Figure:
-    """Draw UnitMem by relative depth of an image encoder under each paradigm, beside the paper's
-    values."""
-    lines: list[Line] = []
-    for paradigm, colour in PARADIGM_COLOURS.items():
-        name = PARADIGM_NAMES[paradigm]
-        lines.append((name, means[means["paradigm"] == paradigm], colour, "solid"))
-        paper = {DEPTH: (0.0, 1.0), "mean": PAPER[paradigm], "low": np.nan, "high": np.nan}
-        lines.append((f"{name}, paper (digitised)", pd.DataFrame(paper), colour, "dash"))
-    return line_figure(
-        lines, DEPTH, ("relative depth: 0 first layer, 1 last layer", "mean UnitMem")
-    )
-
-
-def tradeoff_figure(
-    points: pd.DataFrame,
-    *,
-    titles: tuple[str, str],
-    front: Sequence[str],
-    chosen: str | None = None,
-    start: float = 0.0,
-) -> go.Figure:
-    """Draw each arm with its intervals and lines of text on hover, the Pareto front, and an arrow
-    to the chosen arm; provisional arms are hollow. Memorization begins at `start`."""
-    points = points.set_index(ARM)
-    points["kind"] = np.where(points.index.isin(front), "Pareto-optimal", "dominated")
-    points.loc[points[PROVISIONAL], "kind"] = PROVISIONAL
-    points.loc[BASELINE, "kind"] = "baseline"
-    points["hover"] = ["<br>".join(map(safe, lines)) for lines in points[TEXT]]
-    # Labels of dominated arms would cover each other; the legend names the baseline.
-    labelled = points.index.isin({chosen, *front} - {BASELINE})
-    labels = [safe(textwrap.fill(title, _LABEL_WIDTH)) for title in points["title"]]
-    points["label"] = np.where(labelled, [text.replace("\n", "<br>") for text in labels], "")
-    ranges = [_span(points, axis) for axis in (MEMORIZATION, UTILITY)]
-    ranges[0][0] = min(ranges[0][0], start)
-    right = points[MEMORIZATION] > sum(ranges[0]) / 2
-    points["place"] = np.where(right, "top left", "top right")
-    styles = {
-        "dominated": (OTHER, "circle"),
-        "Pareto-optimal": (FRONT_COLOUR, "circle"),
-        PROVISIONAL: (FRONT_COLOUR, "circle-open"),
-        "baseline": (
-            FRONT_COLOUR if BASELINE in front else OTHER,
-            "diamond-open" if points.loc[BASELINE, PROVISIONAL] else "diamond",
-        ),
-    }
-    figure = go.Figure()
-    for kind, rows in points.groupby("kind"):
-        colour, symbol = styles[str(kind)]
-        errors = {
-            f"error_{axis}": {"array": rows[f"{name}_error"], "thickness": 1, "width": 0}
-            for axis, name in (("x", MEMORIZATION), ("y", UTILITY))
-        }
-        figure.add_scatter(
-            x=rows[MEMORIZATION],
-            y=rows[UTILITY],
-            **errors,
-            name=str(kind),
-            mode="markers+text",
-            marker={
-                "size": 11,
-                "color": colour,
-                "symbol": symbol,
-                "line": {"width": 2, "color": colour},
-            },
-            text=rows["label"],
-            textposition=rows["place"],
-            textfont={"size": 11},
-            cliponaxis=False,
-            customdata=rows[["hover"]],
-            hovertemplate="%{customdata[0]}<extra></extra>",
-        )
-    best = points.loc[list(front)]
-    figure.add_scatter(
-        x=best[MEMORIZATION],
-        y=best[UTILITY],
-        mode="lines",
-        line={"color": OTHER, "width": 1.5, "shape": "hv", "dash": "dot"},
-        hoverinfo="skip",
-        showlegend=False,
-    )
-    if chosen and chosen in points.index:
-        x, y = points.loc[chosen, [MEMORIZATION, UTILITY]]
-        figure.add_scatter(
-            x=[x],
-            y=[y],
-            mode="markers",
-            marker={
-                "symbol": "circle-open",
-                "size": 24,
-                "color": CHOSEN_COLOUR,
-                "line": {"width": 2.5},
-            },
-            hoverinfo="skip",
-            showlegend=False,
-        )
-        start_x, start_y = points.loc[BASELINE, [MEMORIZATION, UTILITY]]
-        figure.add_annotation(
-            x=x,
-            y=y,
-            ax=start_x,
-            ay=start_y,
-            axref="x",
-            ayref="y",
-            text="",
-            arrowhead=2,
-            arrowwidth=2,
-            arrowcolor=CHOSEN_COLOUR,
-            standoff=12,
-            startstandoff=10,
-        )
-    memorization, utility = map(safe, titles)
-    return set_layout(
-        figure,
-        440,
-        xaxis={"title": f"← less memorized · {memorization}", "range": ranges[0]},
-        yaxis={"title": f"{utility} · more useful →", "range": ranges[1]},
-        legend=LEGEND_ABOVE | {"title": ""},
-        dragmode=False,
-        hoverlabel={"align": "left"},
-    )
-
-
-def _span(points: pd.DataFrame, axis: str) -> list[float]:
-    """Return a range around values and their intervals, at least a tenth of the largest wide on
-    each side."""
-    errors = points[f"{axis}_error"].fillna(0)
-    low, high = (points[axis] - errors).min(), (points[axis] + errors).max()
-    margin = max(0.1 * high, 0.2 * (high - low))
-    return [low - margin, high + margin]
-
-
-def precision_figure(curves: pd.DataFrame, *, share: float) -> go.Figure:
-    """Draw the precision of each detector (dashed: second round) by pairs reviewed, and that of a
-    random order."""
-    figure = go.Figure()
-    for detector, rows in curves.groupby("detector", sort=False):
-        name = str(detector)
-        first_round = SECOND_ROUND.get(name, name)
-        colour = DETECTOR_COLOURS.get(first_round, OTHER)
-        dash = "solid" if first_round == name else "dash"
-        figure.add_scatter(
-            x=rows["number"],
-            y=rows["precision"],
-            name=words(name),
-            mode="lines",
-            line={"color": colour, "width": 4 if name == REFERENCE_DETECTOR else 1.8, "dash": dash},
-            hovertemplate=f"{words(name)}: %{{y:.3f}} of the first %{{x:,}}<extra></extra>",
-        )
-    figure.add_hline(share, line=DOTTED)
-    ticks = [first * 10**power for power in range(7) for first in (1, 2, 5)]
-    figure.update_xaxes(
-        title="pairs reviewed, the most suspicious first", type="log", tickvals=ticks
-    )
-    figure.update_yaxes(title="share with an injected error", range=[0, 1.03])
-    return set_layout(figure, 380, top=10, dragmode=False)

@@ -26,10 +26,11 @@ from clipmem_core.audit.verdict import NULL_CHECK, judge
 from clipmem_core.config import AuditConfig, preset_config
 from clipmem_core.dataset.injected_errors import ERROR_KINDS
 from clipmem_core.embeddings import write_vectors
+from clipmem_core.lab.baselines import DETECTORS
+from clipmem_core.lab.benchmark_results import Benchmark, Injection
 from clipmem_core.scores.detection import METRICS, detection_table, numbers_reviewed
 from clipmem_core.scores.membership import Membership
-from clipmem_core.scores.registry import DETECTORS, SCORE_COLUMNS
-from clipmem_core.studies.benchmark_results import Benchmark, Injection
+from clipmem_core.scores.registry import SCORE_COLUMNS
 
 HOSTILE = [
     "<script>document.title = 'taken'</script><b>bold</b><img src=x "

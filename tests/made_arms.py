@@ -17,9 +17,9 @@ from clipmem_core.audit.store import (
     write_table,
 )
 from clipmem_core.config import as_dict, data_folder
-from clipmem_core.studies import lab
-from clipmem_core.studies.arm import BASELINE, Arm, parse_arm
-from clipmem_core.studies.results import StudyFolder
+from clipmem_core.lab import mitigated
+from clipmem_core.lab.arm import BASELINE, Arm, parse_arm
+from clipmem_core.lab.study_results import StudyFolder
 
 CHANGED = 17  # the pair whose clipmem an arm changes most
 # of the baseline
@@ -46,7 +46,7 @@ def make_lab(audit: Audit, *, heads: bool = False) -> Audit:
 
 def add_arm(audit: Audit, text: str, *, members: int = 4, **effects: float) -> str:
     """Begin an arm and measure some members."""
-    name = lab.begin(audit, parse_arm(text)).name
+    name = mitigated.begin(audit, parse_arm(text)).name
     measure(audit, name, members=members, **effects)
     return name
 
@@ -62,13 +62,13 @@ def measure(
         if arm != BASELINE:
             size[CHANGED] *= -1
         alignment = size + 0.01 * rng.normal(size=len(table))
-        folder = lab.arm_folder(audit, arm) / member
+        folder = mitigated.arm_folder(audit, arm) / member
         folder.mkdir(parents=True)
         values = [alignment, np.full(len(table), 0.1), alignment - 0.1]
-        np.save(folder / lab.PAIR_VALUES, np.array(values, dtype=np.float32))
+        np.save(folder / mitigated.PAIR_VALUES, np.array(values, dtype=np.float32))
         found = {"retrieval": RETRIEVAL + retrieval + 0.01 * number, "linear_probe": 0.6}
         measures = found | {"zero_shot": 0.2, "seconds": 30.0 * (1 + retrieval)}
-        (folder / lab.MEASURES_FILE).write_text(json.dumps(measures))
+        (folder / mitigated.MEASURES_FILE).write_text(json.dumps(measures))
 
 
 def make_study(audit: Audit, name: str, arm: str) -> StudyFolder:
@@ -77,9 +77,9 @@ def make_study(audit: Audit, name: str, arm: str) -> StudyFolder:
     study.folder.mkdir(parents=True)
     values: dict[str, Any] = {"study": "combined", "source": "scenes", "splits": 3, "also": []}
     values |= {"config": as_dict(audit.record.config), "dataset_fingerprint": "0"}
-    titles = {arm: Arm(parse_arm(lab.read_arm(audit, arm).text).overrides).title}
+    titles = {arm: Arm(parse_arm(mitigated.read_arm(audit, arm).text).overrides).title}
     write_json(study.folder / "study.json", values | {"arms": titles, "machine": machine()})
-    rows = lab.lab_table(audit, [arm, BASELINE])
+    rows = mitigated.lab_table(audit, [arm, BASELINE])
     splits = [
         rows.assign(split=split, retrieval=rows["retrieval"] + split / 9) for split in range(3)
     ]

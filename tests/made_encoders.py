@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clipmem_core.audit import unit_tables as t
 from clipmem_core.audit.store import CONFIG, Audit, MemberRecord, write_json, write_table
-from clipmem_core.audit.unitmem import unit_table
+from clipmem_core.lab import unit_tables as t
+from clipmem_core.lab.unitmem import unit_table
 from clipmem_core.scores.encoders import UnitTally
 
 WIDTHS = {"image": [6, 5], "text": [4]}

@@ -11,7 +11,6 @@ from clipmem_core.audit.status import resume_arguments
 from clipmem_core.cli import main, parse_command
 from clipmem_core.config import preset_config
 from clipmem_core.io import InputError
-from tests.fixtures import make_audit
 
 Captured = pytest.CaptureFixture[str]
 
@@ -129,19 +128,6 @@ def test_the_help_lists_every_command(capsys: Captured) -> None:
     lines = capsys.readouterr().out.splitlines()
     listed = [line.split()[0] for line in lines if line.startswith("  ")]
     assert listed == list(cli.COMMANDS)
-
-
-def test_audits_are_listed_with_their_state(data: Path, capsys: Captured) -> None:
-    assert main(["list"]) == 0
-    assert "no audit in" in capsys.readouterr().out
-    make_audit(data, "mine")
-    (make_audit(data, "other").folder / "manifest.json").unlink()
-    (data / "audits/broken").mkdir()
-    (data / "audits/broken/config.json").write_text("{")
-    assert main(["list"]) == 0
-    printed = capsys.readouterr().out
-    for row in ("mine +finished", "broken +broken", "other +not finished"):
-        assert re.search(rf"^\W*{row}", printed, re.MULTILINE)
 
 
 ROOT = Path(__file__).parents[1]

@@ -16,11 +16,12 @@ LAYERS = [
     {"features"},  # what a locked tower gives
     {"training"},  # what is trained on it
     {"audit"},
-    {"studies"},
     {"review"},
     {"figures"},
     {"export"},
-    {"api", "cli", "__main__", "__init__"},
+    {"api"},
+    {"lab"},  # the auditor, all of the above, never imports it
+    {"cli", "__main__", "__init__"},
     {"dashboard"},
     {"pages"},
 ]

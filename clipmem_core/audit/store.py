@@ -182,7 +182,6 @@ DISPLACED = 0.5  # probability from which a pair of an incident has the captions
 UTILITY = "utility.parquet"
 # optional, not in the manifest: folder of the members that were trained with mitigations
 MITIGATIONS = "mitigations"
-MITIGATION_TABLE = "mitigations.parquet"  # optional, not in the manifest: what was measured of them
 VERDICT = "verdict.json"
 SECONDS = "seconds.json"  # not in the manifest: the time of each stage, over all runs
 STAGE = ".stage"  # the stage that runs, or ran last
@@ -555,7 +554,7 @@ def recorded_sha256(audit: "Audit", path: Path) -> str:
 def write_manifest(folder: Path) -> None:
     """Write the hash and size of every file. The manifest is written last and marks the audit as
     finished."""
-    free = (MANIFEST, SECONDS, CHECK_TABLE, MITIGATION_TABLE, MITIGATIONS)
+    free = (MANIFEST, SECONDS, CHECK_TABLE, MITIGATIONS)
     files = {
         path.relative_to(folder).as_posix(): path
         for path in sorted(folder.rglob("[!.]*"))

@@ -25,27 +25,27 @@ from clipmem_core.dashboard.plain import (
     show_text,
 )
 from clipmem_core.dataset.injected_errors import ERROR_KINDS
-from clipmem_core.figures import comparison_figure, precision_figure
+from clipmem_core.figures import comparison_figure
 from clipmem_core.io import InputError
-from clipmem_core.review.cards import cards
-from clipmem_core.review.compare import (
-    Comparison,
+from clipmem_core.lab import benchmark_results as b
+from clipmem_core.lab.baselines import REFERENCE_DETECTOR
+from clipmem_core.lab.detector_findings import (
     Findings,
     benchmark_findings,
     benchmarks_of,
-    changed_settings,
-    compare,
     detector_scores,
     differ_most,
     injected_findings,
     names_in,
 )
+from clipmem_core.lab.lab_figures import precision_figure
+from clipmem_core.review.cards import cards
+from clipmem_core.review.compare import Comparison, changed_settings, compare
 from clipmem_core.review.incidents import read_incidents
 from clipmem_core.review.queries import cached
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.registry import BY_NAME, words
 from clipmem_core.scores.seeds import interval_text
-from clipmem_core.studies import benchmark_results as b
 
 # in the address
 ONE = "one"
@@ -276,7 +276,7 @@ def _draw_table(findings: Findings) -> None:
     )
     note = f"{b.SHORT[measure]}, in brackets {findings.interval}."
     if rows[b.OVER].notna().any():
-        reference = words(b.REFERENCE_DETECTOR)
+        reference = words(REFERENCE_DETECTOR)
         note += f" ▲ ▼: better or worse than {reference}; the paired interval excludes 0."
     st.caption(note)
 

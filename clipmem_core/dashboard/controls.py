@@ -19,10 +19,7 @@ from clipmem_core.dashboard.page import PAGE, choose_listed, draw_set, write_add
 from clipmem_core.dashboard.plain import explained_errors, in_one_line, show_text
 from clipmem_core.dataset.source import DRAWN
 from clipmem_core.io import InputError
-from clipmem_core.mitigations import ADAPTIVE, AHEAD_GROUP
-from clipmem_core.review.decisions import decided_for
-from clipmem_core.review.queries import cached
-from clipmem_core.studies.arm import (
+from clipmem_core.lab.arm import (
     DECISIONS,
     MOST_REMOVED,
     NEAR_DUPLICATES,
@@ -35,8 +32,11 @@ from clipmem_core.studies.arm import (
     parse_arm,
     without_idle,
 )
-from clipmem_core.studies.lab import RETRIEVAL, obstacles
-from clipmem_core.studies.results import CLIPMEM_NET, usual_changes
+from clipmem_core.lab.mitigated import RETRIEVAL, obstacles
+from clipmem_core.lab.study_results import CLIPMEM_NET, usual_changes
+from clipmem_core.mitigations import ADAPTIVE, AHEAD_GROUP
+from clipmem_core.review.decisions import decided_for
+from clipmem_core.review.queries import cached
 
 PARAMETER = "setting"
 _CAPTIONS = "train_captions"

@@ -5,14 +5,15 @@ from collections.abc import Callable
 import streamlit as st
 
 from clipmem_core import columns as c
-from clipmem_core.audit import unit_tables as t
 from clipmem_core.audit.status import PARADIGMS, UNITS, Task, jobs_folder
 from clipmem_core.audit.store import Audit
 from clipmem_core.dashboard.maps import draw_selectable, sample_note
 from clipmem_core.dashboard.page import choose_segment
 from clipmem_core.dashboard.plain import draw_figure, explained_errors, show_text
 from clipmem_core.dashboard.running import draw_task
-from clipmem_core.figures import contribution_figure, means_figure, paradigm_figure, unitmem_figure
+from clipmem_core.figures import contribution_figure, means_figure
+from clipmem_core.lab import unit_tables as t
+from clipmem_core.lab.lab_figures import paradigm_figure, unitmem_figure
 from clipmem_core.review import score_breakdown as b
 from clipmem_core.review.overview import locked_towers, points_and_density
 from clipmem_core.review.selection import Selection
@@ -152,7 +153,7 @@ def draw_units(audit: Audit) -> None:
     _draw_job(audit, UNITS, lambda: t.read_units(audit) is not None)
     units = t.read_units(audit)
     if units is not None:
-        layers = b.tower_layers(units, t.read_units(audit, t.REFERENCES))
+        layers = t.tower_layers(units, t.read_units(audit, t.REFERENCES))
         alt = "Mean UnitMem of both encoders by layer"
         draw_figure(unitmem_figure(layers), key="units", alt=alt)
         members = f"{units[c.MEMBER].nunique()} of {len(audit.record.members)} members"
@@ -161,8 +162,8 @@ def draw_units(audit: Audit) -> None:
     _draw_job(audit, PARADIGMS, lambda: t.read_paradigms(audit) is not None)
     table = t.read_paradigms(audit)
     if table is not None:
-        sentence = b.claim_1(table)
-        figure = paradigm_figure(b.paradigm_layers(table))
+        sentence = t.claim_1(table)
+        figure = paradigm_figure(t.paradigm_layers(table))
         draw_figure(figure, key="paradigms", alt=f"Mean UnitMem by depth. {sentence}")
         st.markdown(sentence)
         st.caption(_PARADIGMS)

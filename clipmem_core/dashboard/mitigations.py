@@ -29,13 +29,13 @@ from clipmem_core.dashboard.plain import (
     show_strong,
 )
 from clipmem_core.dashboard.running import draw_task
-from clipmem_core.figures import MEMORIZATION, PROVISIONAL, TEXT, UTILITY, tradeoff_figure
 from clipmem_core.io import InputError
+from clipmem_core.lab import mitigated
+from clipmem_core.lab import study_results as r
+from clipmem_core.lab.arm import BASELINE, Arm
+from clipmem_core.lab.lab_figures import MEMORIZATION, PROVISIONAL, TEXT, UTILITY, tradeoff_figure
+from clipmem_core.lab.mitigated_pool import LabPool
 from clipmem_core.scores.seeds import interval_text
-from clipmem_core.studies import lab
-from clipmem_core.studies import results as r
-from clipmem_core.studies.arm import BASELINE, Arm
-from clipmem_core.studies.lab_pool import LabPool
 
 # Key in the session of the name by which its page is known to the workers
 _SESSION = "mitigation-session"
@@ -43,19 +43,19 @@ _SESSION = "mitigation-session"
 _POLL = 0.4
 _HEARTBEAT = 10.0
 _PAIRS_SHOWN = 12  # of those that changed
-_PERCENT = (r.CLIPMEM_NET, lab.RETRIEVAL)
+_PERCENT = (r.CLIPMEM_NET, mitigated.RETRIEVAL)
 _HELP = {
     r.CLIPMEM_NET: "Mean clipmem less that of held-out pairs, in % of the baseline's.",
     c.ATTACK_TPR: "Share of its training pairs that an attacker detects at 1 % FPR, who has the "
     "other members.",
     c.ATTACK_AUROC: "The same over all thresholds.",
-    lab.MEMBERSHIP_AUROC: glossary.meaning(glossary.AUROC),
+    mitigated.MEMBERSHIP_AUROC: glossary.meaning(glossary.AUROC),
     c.CLIPMEM_IMAGE: "The image encoder's part of clipmem.",
     c.CLIPMEM_TEXT: "The text encoder's part of clipmem.",
-    lab.RETRIEVAL: "Mean of six recalls on held-out pairs, in % of the baseline's.",
+    mitigated.RETRIEVAL: "Mean of six recalls on held-out pairs, in % of the baseline's.",
     "linear_probe": "Accuracy of a linear probe.",
     "zero_shot": "Accuracy without any training on labels.",
-    lab.SECONDS: "Seconds of training, relative to the baseline.",
+    mitigated.SECONDS: "Seconds of training, relative to the baseline.",
 }
 _shown_errors = functools.partial(explained_errors, "This part of the page", ends=False)
 
@@ -68,21 +68,21 @@ def pool_of(folder: Path) -> LabPool:
 
 def _missing_members(audit: Audit, arm: str) -> int:
     """Return on how many members an arm is not compared yet."""
-    return len(lab.paired_members(audit)) - len(lab.compared_members(audit, arm))
+    return len(mitigated.paired_members(audit)) - len(mitigated.compared_members(audit, arm))
 
 
 def follow(audit: Audit, arm: Arm) -> None:
     """Report that the page is open, draw the progress of a setting, and rerun the page when members
     are finished."""
     pending = _missing_members(audit, arm.name) or _missing_members(audit, BASELINE)
-    seen = len(lab.compared_members(audit, arm.name))
+    seen = len(mitigated.compared_members(audit, arm.name))
     st.fragment(run_every=_POLL if pending else _HEARTBEAT)(_follow)(audit, arm, seen)
 
 
 def _follow(audit: Audit, arm: Arm, seen: int) -> None:
     with _shown_errors():
-        if measured := len(lab.finished_members(audit, BASELINE)):  # else its fault is shown
-            lab.ensure_baseline(audit, measured + 2)
+        if measured := len(mitigated.finished_members(audit, BASELINE)):  # else its fault is shown
+            mitigated.ensure_baseline(audit, measured + 2)
         if shares_process(audit.record.config):
             session = st.session_state.setdefault(_SESSION, uuid.uuid4().hex)
             if fault := pool_of(audit.folder).ask(session, arm.name):
@@ -99,13 +99,13 @@ def _follow(audit: Audit, arm: Arm, seen: int) -> None:
 def _draw_members(audit: Audit, arm: Arm, seen: int) -> None:
     """Draw how many members are finished; rerun the page once enough are, twice as many as it has
     seen, and all."""
-    done = len(lab.compared_members(audit, arm.name))
-    total = len(lab.paired_members(audit))
-    first = lab.FIRST_MEMBERS if seen < lab.FIRST_MEMBERS else 2 * seen
+    done = len(mitigated.compared_members(audit, arm.name))
+    total = len(mitigated.paired_members(audit))
+    first = mitigated.FIRST_MEMBERS if seen < mitigated.FIRST_MEMBERS else 2 * seen
     if done >= min(first, total) > seen:
         st.rerun()
     if arm.overrides and done < total:
-        time_left = duration(lab.seconds_needed(audit, total - done))
+        time_left = duration(mitigated.seconds_needed(audit, total - done))
         text = f"{done} of {total} members{time_left and f', about {time_left} left'}"
         st.progress(done / total, text=text)
 
@@ -113,7 +113,9 @@ def _draw_members(audit: Audit, arm: Arm, seen: int) -> None:
 def _draw_job(audit: Audit, arm: Arm) -> None:
     """Draw the button that trains a setting by a job, or its progress."""
     if members := _missing_members(audit, arm.name):
-        time_left = duration(lab.seconds_needed(audit, members)) or "as long as the audit took"
+        time_left = (
+            duration(mitigated.seconds_needed(audit, members)) or "as long as the audit took"
+        )
         folder = jobs_folder() / ".mitigations" / audit.name / arm.name
         draw_task(
             JobTask(folder, ["mitigate", audit.name, *arm.flags]),
@@ -129,7 +131,7 @@ def draw_study(name: str) -> None:
     compared = r.differences(study.rows)
     titles = study.request["arms"]
     for arm, title in titles.items():
-        if (compared[lab.ARM] == arm).any():
+        if (compared[mitigated.ARM] == arm).any():
             st.text(r.sentence_of(compared, arm, title))
     _draw_chart(compared, titles, over=r.OF_SPLITS, key=name, provisional={})
     _draw_table(compared, titles, over=r.OF_SPLITS)
@@ -137,32 +139,32 @@ def draw_study(name: str) -> None:
 
 def draw_lab(audit: Audit) -> None:
     """Draw the chart beside the switches of an audit, then what the chosen setting changes."""
-    total = len(lab.paired_members(audit))
+    total = len(mitigated.paired_members(audit))
     left, right = st.columns([5, 3], gap="medium")
     with left, _shown_errors():
-        lab.ensure_baseline(audit, lab.FIRST_MEMBERS)
+        mitigated.ensure_baseline(audit, mitigated.FIRST_MEMBERS)
     titles = {}
     provisional = {}
-    for name, title in {BASELINE: "baseline", **lab.list_arms(audit)}.items():
-        done = len(lab.compared_members(audit, name))
-        if done >= min(lab.FIRST_MEMBERS, total):
+    for name, title in {BASELINE: "baseline", **mitigated.list_arms(audit)}.items():
+        done = len(mitigated.compared_members(audit, name))
+        if done >= min(mitigated.FIRST_MEMBERS, total):
             titles[name] = title
             if done < total:
                 provisional[name] = f" (provisional: {done} of {total} members)"
     trained = [name for name in titles if name != BASELINE]
     with right:
         arm = draw_setting(
-            audit, {lab.read_arm(audit, name).text: titles[name] for name in trained}
+            audit, {mitigated.read_arm(audit, name).text: titles[name] for name in trained}
         )
     with left:
         try:
-            arm = lab.begin(audit, arm)
+            arm = mitigated.begin(audit, arm)
         except InputError as error:
             draw_fault("This setting cannot be trained.", error)
             return
         chosen = arm.name if arm.name in trained else None
         full_titles = {name: titles[name] + provisional.get(name, "") for name in trained}
-        compared = r.differences(lab.lab_table(audit, [*trained, BASELINE]))
+        compared = r.differences(mitigated.lab_table(audit, [*trained, BASELINE]))
         with st.container():
             if chosen:
                 show_strong(r.sentence_of(compared, chosen, full_titles[chosen]))
@@ -179,7 +181,7 @@ def draw_lab(audit: Audit) -> None:
                 provisional=provisional,
             )
         if chosen:
-            done = len(lab.compared_members(audit, chosen))
+            done = len(mitigated.compared_members(audit, chosen))
             st.caption(
                 f"{done} of {total} members. The intervals cover another training on the same "
                 "pairs, not other pairs. Before you rely on a small difference, repeat it on "
@@ -198,8 +200,8 @@ def draw_lab(audit: Audit) -> None:
 def _invitation(audit: Audit, total: int) -> str:
     """Say what a switch does, and how long it takes on this machine."""
     first, every = (
-        duration(max(1, lab.seconds_needed(audit, members)))
-        for members in (min(lab.FIRST_MEMBERS, total), total)
+        duration(max(1, mitigated.seconds_needed(audit, members)))
+        for members in (min(mitigated.FIRST_MEMBERS, total), total)
     )
     times = f" First point in about {first}, all {total} members in about {every}." if every else ""
     return f"Switch a mitigation on: the members train again, and its point appears here.{times}"
@@ -208,7 +210,7 @@ def _invitation(audit: Audit, total: int) -> str:
 def _draw_actions(audit: Audit, titles: Mapping[str, str]) -> None:
     """Draw the download of all rows, and the removal of a setting."""
     with in_a_row():
-        rows: pd.DataFrame = lab.lab_table(audit)
+        rows: pd.DataFrame = mitigated.lab_table(audit)
         st.download_button(
             "CSV, one row per member",
             # Called on a click: nothing is stored that a rerun replaces.
@@ -223,7 +225,7 @@ def _draw_actions(audit: Audit, titles: Mapping[str, str]) -> None:
                 "Setting", list(titles), format_func=titles.__getitem__, key="mitigation-removed"
             )
             if st.button("Delete its results", key="mitigation-remove"):
-                lab.remove_arm(audit, removed)
+                mitigated.remove_arm(audit, removed)
                 write_address(**{PARAMETER: None, PAGE: None})
                 st.rerun()
 
@@ -246,7 +248,7 @@ def _draw_chart(
     # members, or pairs, are compared with the baseline on the same ones.
     axes = []
     for axis, measure in ((MEMORIZATION, memorized), (UTILITY, useful)):
-        rows = table[table["measure"] == measure].set_index(lab.ARM)
+        rows = table[table["measure"] == measure].set_index(mitigated.ARM)
         ends = rows.loc[BASELINE, "value"] + rows[["difference", "high"]]
         ends.columns = [axis, f"{axis}_error"]
         ends[f"{axis}_error"] -= ends[axis]
@@ -256,7 +258,7 @@ def _draw_chart(
         ]
         axes.append(ends)
     points = pd.concat(axes, axis=1, join="inner").reset_index()
-    arms = points[lab.ARM].tolist()
+    arms = points[mitigated.ARM].tolist()
     points["title"] = [titles.get(arm, "baseline") for arm in arms]
     points[PROVISIONAL] = [arm in provisional for arm in arms]
     points["head"] = points["title"] + [provisional.get(arm, "") for arm in arms]
@@ -300,18 +302,18 @@ def _draw_table(
     table: pd.DataFrame, titles: Mapping[str, str], *, over: str, chosen: str | None = None
 ) -> None:
     """Draw every arm against the baseline in a table, the chosen one first."""
-    rows = table[table[lab.ARM] != BASELINE].dropna(subset=["difference"])
+    rows = table[table[mitigated.ARM] != BASELINE].dropna(subset=["difference"])
     st.subheader("Each setting against the baseline", anchor=False)
     in_percent = rows["measure"].isin(_PERCENT) & (rows["baseline"] > 0)
     number = rows["difference"].mask(in_percent, 100 * rows["difference"] / rows["baseline"])
-    is_time = rows["measure"] == lab.SECONDS
+    is_time = rows["measure"] == mitigated.SECONDS
     rows = rows.assign(number=number.mask(is_time, rows["value"] / rows["baseline"]))
     rows["text"] = [_cell_text(row) for row in rows.to_dict("records")]
-    numbers = rows.pivot(index=lab.ARM, columns="measure", values="number")
+    numbers = rows.pivot(index=mitigated.ARM, columns="measure", values="number")
     numbers = numbers.reindex(columns=[name for name in r.MEASURE_LABELS if name in numbers])
     numbers.insert(0, "setting", [titles.get(arm, arm) for arm in numbers.index])
-    numbers.insert(1, "n", rows.groupby(lab.ARM)["n"].max())
-    arms = sorted(rows[lab.ARM].unique(), key=lambda arm: arm != chosen)
+    numbers.insert(1, "n", rows.groupby(mitigated.ARM)["n"].max())
+    arms = sorted(rows[mitigated.ARM].unique(), key=lambda arm: arm != chosen)
     # Cells show texts, and columns sort by their numbers.
     formats: dict[Any, Any] = {
         measure: dict(zip(cells["number"], cells["text"], strict=True)).get
@@ -338,7 +340,7 @@ def _draw_table(
 
 def _cell_text(row: Mapping[Any, Any]) -> str:
     """Return the text of a cell, with * if it differs from 0 after Holm's correction."""
-    if row["measure"] == lab.SECONDS:
+    if row["measure"] == mitigated.SECONDS:
         return f"×{row['number']:.2f}"
     star = " *" if row[r.P_OF_ALL] < r.SIGNIFICANCE else ""
     return f"{r.relative(row) if row['measure'] in _PERCENT else _interval(row)}{star}"
@@ -346,15 +348,15 @@ def _cell_text(row: Mapping[Any, Any]) -> str:
 
 def _draw_changed_pairs(audit: Audit, arm: str) -> None:
     """Draw the pairs whose clipmem changed most from the baseline to an arm, a page of them."""
-    members = lab.compared_members(audit, arm)
+    members = mitigated.compared_members(audit, arm)
     pairs = pd.DataFrame(
         {
-            "one": lab.clipmem_by_pair(audit, BASELINE, members),
-            "other": lab.clipmem_by_pair(audit, arm, members),
+            "one": mitigated.clipmem_by_pair(audit, BASELINE, members),
+            "other": mitigated.clipmem_by_pair(audit, arm, members),
         }
     )
     pairs["difference"] = pairs["other"] - pairs["one"]
-    pairs = pairs[lab.read_changes(audit, arm).compared].dropna()
+    pairs = pairs[mitigated.read_changes(audit, arm).compared].dropna()
     pairs = pairs.sort_values("difference", key=lambda change: -change.abs(), kind="stable")
     pairs = pairs.assign(row_one=pairs.index, row_other=pairs.index)
     st.subheader("Pairs that changed most", anchor=False)

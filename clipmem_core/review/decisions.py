@@ -9,7 +9,7 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Annotated, NamedTuple
@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field
 
 from clipmem_core.audit.store import PAIRS, SCORES, Audit, check_name
 from clipmem_core.columns import CAPTIONS, PAIR_ID
-from clipmem_core.config import data_folder
+from clipmem_core.config import data_folder, fingerprint
 from clipmem_core.dataset.readers.paths import without_surrogates
 from clipmem_core.io import InputError
 from clipmem_core.review import queries as t
@@ -42,7 +42,6 @@ from clipmem_core.review.log import (
     undone_events,
 )
 from clipmem_core.review.selection import UNDECIDED
-from clipmem_core.studies.arm import Decided
 
 __all__ = ["CHOICES", "KEEP", "RECAPTION", "REMOVE", "SEVERAL"]
 FOR_OTHER = "for_other_captions"
@@ -86,6 +85,23 @@ _ENTRIES = """
     LEFT JOIN own_captions AS own ON (own.event, own.pair_id) = (decided, entry.pair_id)
     WHERE entry.id > ? ORDER BY entry.id
 """
+
+
+@dataclass(frozen=True)
+class Decided:
+    """Decisions on pairs: ids to remove, and ids with new captions."""
+
+    removed: frozenset[str] = frozenset()
+    recaptioned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.removed or self.recaptioned)
+
+    @property
+    def fingerprint(self) -> str:
+        """A key that changes with any decision."""
+        values = {"removed": sorted(self.removed), "recaptioned": dict(self.recaptioned)}
+        return fingerprint(values)[:6]
 
 
 class Decision(NamedTuple):

@@ -1,11 +1,10 @@
-"""Scores in parts: terms of a pair by member, clipmem by encoder, UnitMem by layer."""
+"""Scores in parts: terms of a pair by member, clipmem by encoder."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from clipmem_core.audit import unit_tables as t
 from clipmem_core.audit.store import MEMBERSHIP, Audit, read_embeddings
 from clipmem_core.audit.verdict import FLAT
 from clipmem_core.columns import (
@@ -24,7 +23,6 @@ from clipmem_core.columns import (
 from clipmem_core.review import search as s
 from clipmem_core.review.queries import cached, fetch_all, number_sql
 from clipmem_core.scores.alignment import external_means, terms_of
-from clipmem_core.scores.seeds import MIN_REPLICATES, over_seeds, seed_interval
 
 PARTS = {"image": CLIPMEM_IMAGE, "text": CLIPMEM_TEXT}
 SSLMEM = {"image": SSLMEM_IMAGE, "text": SSLMEM_TEXT}
@@ -32,10 +30,6 @@ NOT_INJECTED = "not injected"
 # mean cosine on held-out pairs; below it a mapped embedding is closer to other pairs
 _POOR_FIT = 0.5
 _Z = 1.96
-MEMBERS = "members"
-PARADIGM_NAMES = {t.CLIP: "CLIP", t.SUPERVISED: "supervised", t.SELF_SUPERVISED: "self-supervised"}
-SOURCE = "source"
-DEPTH = "depth"
 
 
 def member_terms(audit: Audit, row: int) -> pd.DataFrame:
@@ -116,54 +110,3 @@ def encoder_doubts(groups: pd.DataFrame, fit: float | None) -> list[str]:
                 "pairs, which nobody memorized. Read its part against that, not against 0."
             )
     return sentences
-
-
-def tower_layers(units: pd.DataFrame, references: pd.DataFrame | None) -> pd.DataFrame:
-    """Return tower, source (`members` or a reference), layer, mean, and the lowest and highest
-    member's UnitMem."""
-    grouped = t.layer_means(units).groupby([t.TOWER, t.LAYER], sort=False)[t.UNITMEM_MEAN]
-    members = grouped.agg(mean="mean", low="min", high="max").reset_index()
-    tables = [members.assign(**{SOURCE: MEMBERS})]
-    if references is not None:
-        means = t.layer_means(references, by=[t.REFERENCE, t.TOWER, t.LAYER])
-        tables.append(means.rename(columns={t.REFERENCE: SOURCE, t.UNITMEM_MEAN: "mean"}))
-    columns = [t.TOWER, SOURCE, t.LAYER, "mean", "low", "high"]
-    return pd.concat(tables, ignore_index=True)[columns]
-
-
-def paradigm_layers(table: pd.DataFrame) -> pd.DataFrame:
-    """Return paradigm, layer, depth (0 the first layer, 1 the last), n (seeds), mean, low and high
-    of UnitMem."""
-    means = over_seeds(table, by=[t.PARADIGM, t.LAYER], measure=t.UNITMEM_MEAN)
-    means = means[means[t.PARADIGM].isin(t.PARADIGMS)]
-    last = means[t.LAYER].max()
-    depth = (means[t.LAYER] - 1) / (last - 1) if last > 1 else 0.5
-    return means.assign(**{DEPTH: depth}).reset_index(drop=True)
-
-
-def claim_1(table: pd.DataFrame) -> str:
-    """Say whether CLIP's UnitMem lies between that of the two other paradigms, as far as the seeds
-    allow."""
-    by_seed = table.groupby([t.PARADIGM, t.SEED])[t.UNITMEM_MEAN].mean().unstack(t.PARADIGM)
-    names = [name for name in t.PARADIGMS if name in by_seed]
-    listed = ", ".join(f"{PARADIGM_NAMES[name]} {by_seed[name].mean():.3f}" for name in names)
-    start = f"Mean UnitMem over the layers: {listed}. Claim 1 (CLIP lies between the other two):"
-    if missing := [PARADIGM_NAMES[name] for name in t.PARADIGMS if name not in names]:
-        return f"{start} {' and '.join(missing)} is missing, or cannot be trained on these pairs."
-    complete = by_seed.dropna()
-    if len(complete) < MIN_REPLICATES:
-        return f"{start} seeds so far: {len(complete)}, too few to say more."
-    others = (t.SUPERVISED, t.SELF_SUPERVISED)
-    intervals = [seed_interval((complete[name] - complete[t.CLIP]).to_numpy()) for name in others]
-    same = [
-        PARADIGM_NAMES[name]
-        for name, (low, high) in zip(others, intervals, strict=True)
-        if low <= 0 <= high
-    ]
-    if same:
-        listed = " and ".join(same)
-        return f"{start} the seeds leave it open, since {listed} does not differ from CLIP."
-    above = [low > 0 for low, _ in intervals]
-    if all(above):
-        return f"{start} here it lies below both."
-    return f"{start} {'so it does here' if any(above) else 'here it lies above both'}."

@@ -13,21 +13,9 @@ import numpy as np
 
 from clipmem_core import columns as c
 from clipmem_core import glossary
-from clipmem_core.scores import baselines
 from clipmem_core.scores.detectors import misfit
 from clipmem_core.scores.prevalence import review_place
 
-MISFIT_SECOND = "misfit_second"
-# Detectors by a second round of training, and the corresponding ones of the first round
-SECOND_ROUND = {MISFIT_SECOND: c.MISFIT, c.LOG_PROBABILITY_SECOND: c.LOG_PROBABILITY_OUT}
-RANDOM_DETECTOR = "random"
-REFERENCE_DETECTOR = c.MISFIT  # the one that benchmarks compare the others with
-# Detectors of wrong pairs that benchmarks compare
-DETECTORS = (
-    *(c.P_WRONG, c.MISFIT, MISFIT_SECOND, c.SIMILARITY_IN, c.SIMILARITY_OUT, c.CSLS_OUT),
-    *(c.LOG_PROBABILITY_OUT, c.LOG_PROBABILITY_SECOND, baselines.LEMON_IN, baselines.LEMON_OUT),
-    *(c.LEARNED, baselines.MARGIN, baselines.CONFIDENT_LEARNING, c.CLIPMEM, RANDOM_DETECTOR),
-)
 MISFIT_FORMULA = "−(z(learned) + 2 z(log_probability_out))"
 SECOND_FORMULA = "−(z(learned) + 4 z(log_probability_second))"  # with a second round of training
 SECOND_NOTE = (

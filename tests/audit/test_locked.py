@@ -18,8 +18,8 @@ from clipmem_core.audit.member import open_member
 from clipmem_core.audit.pipeline import run_audit
 from clipmem_core.audit.settings import checked_towers
 from clipmem_core.audit.store import Audit, read_prepared
-from clipmem_core.audit.unitmem import check_members
 from clipmem_core.io import InputError
+from clipmem_core.lab.unitmem import check_members
 from clipmem_core.scores.words import Words
 from clipmem_core.training.model import build_model
 from clipmem_core.training.word_model import WordModel

@@ -12,9 +12,10 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from clipmem_core.audit.console import make_table, write_csv
+from clipmem_core.audit.console import make_table
 from clipmem_core.audit.settings import machine
 from clipmem_core.config import data_folder
+from clipmem_core.lab.results import write_csv
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = """# Speed

@@ -27,10 +27,10 @@ import psutil
 
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import DATA_VARIABLE
+from clipmem_core.lab.mitigated import seconds_needed
 from clipmem_core.review.decisions import KEEP, Review, open_review
 from clipmem_core.review.rows import pair_ids
 from clipmem_core.review.selection import Selection
-from clipmem_core.studies.lab import seconds_needed
 from tests.bench import ROOT, Measure, Measures, Skipped, console
 from tests.browser.conftest import FLAGS
 from tests.browser.reviewing import (

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from clipmem_core.audit.store import Audit
-from clipmem_core.studies import lab
+from clipmem_core.lab import mitigated
 from tests.browser.server import serve
 from tests.browser.watched import close_watched, open_watched, wait_idle
 
@@ -25,5 +25,5 @@ def test_a_click_trains_the_members_again_and_says_what_changed(
         wait_idle(page)
         assert "setting=text_noise%3D0.15" in page.url
         close_watched(page, address)
-    members = lab.finished_members(Audit(data / "audits" / "scenes"), "text_noise-0.15")
+    members = mitigated.finished_members(Audit(data / "audits" / "scenes"), "text_noise-0.15")
     assert len(members) == 8

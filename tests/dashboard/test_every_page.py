@@ -8,8 +8,8 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audit import store
 from clipmem_core.dashboard.page import PAGES
+from clipmem_core.lab.mitigated import RECALLS
 from clipmem_core.review.decisions import open_review
-from clipmem_core.studies.lab import RECALLS
 from tests.dashboard.test_pages import open_page, texts, titles
 from tests.fixtures import Copy, embed
 

@@ -17,9 +17,9 @@ from clipmem_core.audit.store import Audit
 from clipmem_core.config import ARM_FIELDS, FIELDS
 from clipmem_core.dashboard import mitigations
 from clipmem_core.dashboard.controls import GROUPS
+from clipmem_core.lab import mitigated
+from clipmem_core.lab import study_results as r
 from clipmem_core.review.decisions import open_review
-from clipmem_core.studies import lab
-from clipmem_core.studies import results as r
 from tests.dashboard.test_every_page import said
 from tests.dashboard.test_pages import (
     address,
@@ -103,8 +103,8 @@ def test_the_address_sets_every_widget_and_every_field_has_one(audit: Audit) -> 
     assert shown == {name: values[name] for name in ARM_FIELDS}
     assert app.number_input(key="mitigation-removal-percent").value == 7
     assert app.selectbox(key="mitigation-removal-by").value == "p_wrong"
-    (name,) = lab.list_arms(audit)
-    assert lab.read_arm(audit, name).text == setting
+    (name,) = mitigated.list_arms(audit)
+    assert mitigated.read_arm(audit, name).text == setting
 
 
 @pytest.mark.usefixtures("audit")
@@ -141,7 +141,7 @@ def test_switches_that_cannot_act_are_folded_and_say_why(heads: Audit, copy: Cop
     app = open_page(PAGE, audit="made", setting=STRONG)
     assert app.warning
     assert "locked" in said(app)
-    assert list(lab.list_arms(heads)) == []
+    assert list(mitigated.list_arms(heads)) == []
 
 
 def test_a_switch_says_what_it_changed_on_such_data(
@@ -190,7 +190,7 @@ def test_the_chosen_arm_has_its_sentence_arrow_row_parts_and_pairs(
     assert "Masked words" in by_name["Pareto-optimal"]
     assert "Noise" in by_name["dominated"]
     rows = app.dataframe[0].value
-    assert rows["setting"].tolist() == list(reversed(lab.list_arms(audit).values()))
+    assert rows["setting"].tolist() == list(reversed(mitigated.list_arms(audit).values()))
     assert rows["n"].tolist() == [4, 4]
     assert rows["retrieval"].tolist() == pytest.approx([100 * 0.1 / 0.515, -100 * 0.1 / 0.515])
     assert rows["seconds"].tolist() == pytest.approx([1.1, 0.9])
@@ -201,7 +201,7 @@ def test_the_chosen_arm_has_its_sentence_arrow_row_parts_and_pairs(
     pair = audit.pairs["pair_id"][CHANGED].replace("/", "%2F")
     assert dict(links(app)[::-1])["Open pair"] == f"audit=made&order=clipmem&pair={pair}"
     (written_csv,) = files.values()
-    assert written_csv() == lab.lab_table(audit).to_csv(index=False)
+    assert written_csv() == mitigated.lab_table(audit).to_csv(index=False)
     assert "mitigate made --text-mask=0.3" in app.code[-1].value
     assert "Train" not in labels(app)
 
@@ -212,13 +212,13 @@ def test_a_setting_is_removed(audit: Audit) -> None:
     app = open_page(PAGE, setting=STRONG)
     app.selectbox(key="mitigation-removed").select(NAME)
     press(app, "Delete its results")
-    assert list(lab.list_arms(audit)) == ["text_noise-0.15"]
+    assert list(mitigated.list_arms(audit)) == ["text_noise-0.15"]
     assert "setting" not in address(app)
 
 
 @pytest.mark.parametrize("file", ["setting.json", "r0-f1/measures.json"])
 def test_a_broken_file_is_named(audit: Audit, file: str) -> None:
-    path = lab.arm_folder(audit, add_arm(audit, STRONG)) / file
+    path = mitigated.arm_folder(audit, add_arm(audit, STRONG)) / file
     path.write_bytes(b"\x00\xff")
     app = open_page(PAGE, setting=STRONG)
     assert app.error
@@ -273,7 +273,7 @@ def test_the_baseline_alone_has_an_interval_and_sensible_axes(audit: Audit) -> N
 def test_a_setting_on_few_members_is_provisional_and_hollow(
     audit: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lab, "FIRST_MEMBERS", 2)
+    monkeypatch.setattr(mitigated, "FIRST_MEMBERS", 2)
     add_arm(audit, STRONG, times=0.5, members=2)
     app = open_page(PAGE, setting=STRONG)
     assert not app.error, said(app)

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from clipmem_core.audit.store import PAIRS, write_table
 from clipmem_core.io import InputError
+from clipmem_core.lab.arm import Decided
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import (
     CHOICES,
@@ -26,7 +27,6 @@ from clipmem_core.review.decisions import (
     decided_of,
     open_review,
 )
-from clipmem_core.studies.arm import Decided
 from tests.fixtures import HOSTILE, Copy
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from clipmem_core.audit.unitmem import count_units
+from clipmem_core.lab.unitmem import count_units
 from clipmem_core.training import model as models
 from clipmem_core.training.model import Model, build_model
 from clipmem_core.training.views import TrainingData

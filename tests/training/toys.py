@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from clipmem_core.audit.paradigms import TowerTrainer
 from clipmem_core.config import AuditConfig
 from clipmem_core.draws import draw_keys
+from clipmem_core.lab.paradigms import TowerTrainer
 from clipmem_core.mitigations import mitigations_of
 from clipmem_core.training.model import Model, build_model
 from clipmem_core.training.trainer import Trainer

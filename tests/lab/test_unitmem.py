@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipmem_core.audit import paradigms, unitmem
-from clipmem_core.audit.paradigms import run_paradigms
 from clipmem_core.audit.store import MANIFEST, Audit
-from clipmem_core.audit.unit_tables import REFERENCES, paradigms_folder, read_paradigms, read_units
-from clipmem_core.audit.unitmem import run_units, say_units
 from clipmem_core.io import InputError
+from clipmem_core.lab import paradigms, unitmem
+from clipmem_core.lab.paradigms import run_paradigms
+from clipmem_core.lab.unit_tables import REFERENCES, paradigms_folder, read_paradigms, read_units
+from clipmem_core.lab.unitmem import run_units, say_units
 from tests.audit.small import Silent
 from tests.conftest import Made
 

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from clipmem_core import columns as c
 from clipmem_core.audit import store
-from clipmem_core.audit import unit_tables as t
 from clipmem_core.audit.member import (
     MemberRun,
     build_member,
@@ -34,6 +33,7 @@ from clipmem_core.audit.pipeline import Screen, ensure_pixels
 from clipmem_core.audit.status import MemberProgress
 from clipmem_core.audit.store import Audit
 from clipmem_core.io import InputError
+from clipmem_core.lab import unit_tables as t
 from clipmem_core.mitigations import can_cut_text
 from clipmem_core.scores.encoders import UnitTally
 from clipmem_core.scores.words import group_starts

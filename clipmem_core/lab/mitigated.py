@@ -1,8 +1,6 @@
 """The mitigation lab of an audit: settings that its members train again with, what was measured,
 and what pages want.
 
-    <audit>/mitigations.parquet   the table of `lab_table`, written at four and at all members of an
-                                  arm
     <audit>/mitigations/
       <arm>/setting.json          its text, and the pairs that it changes
       <arm>/<member>/             pairs.npy, measures.json (written last: marks the member as
@@ -33,7 +31,6 @@ from clipmem_core.audit.setup import check_trains
 from clipmem_core.audit.status import TRAINING, last_line
 from clipmem_core.audit.store import (
     MEMBERSHIP,
-    MITIGATION_TABLE,
     MITIGATIONS,
     Audit,
     check_name,
@@ -44,15 +41,10 @@ from clipmem_core.audit.store import (
     read_utility,
     text_counts,
     write_json,
-    write_table,
 )
 from clipmem_core.config import ineffective_fields
 from clipmem_core.io import InputError, read_json, save_array
-from clipmem_core.scores.alignment import pair_terms
-from clipmem_core.scores.attacks import BAVARIA, attack, roc
-from clipmem_core.scores.encoders import contributions
-from clipmem_core.scores.membership import MemberSides, side_means
-from clipmem_core.studies.arm import (
+from clipmem_core.lab.arm import (
     BASELINE,
     DECISIONS,
     NEAR_DUPLICATES,
@@ -64,6 +56,10 @@ from clipmem_core.studies.arm import (
     parse_arm,
     without_idle,
 )
+from clipmem_core.scores.alignment import pair_terms
+from clipmem_core.scores.attacks import BAVARIA, attack, roc
+from clipmem_core.scores.encoders import contributions
+from clipmem_core.scores.membership import MemberSides, side_means
 from clipmem_core.training.names import LOG
 
 SETTING = "setting.json"
@@ -242,7 +238,6 @@ def list_arms(audit: Audit) -> dict[str, str]:
 def remove_arm(audit: Audit, name: str) -> None:
     """Delete an arm and what was measured of it."""
     shutil.rmtree(arm_folder(audit, name), ignore_errors=True)
-    write_lab_table(audit)
 
 
 def arm_rows(audit: Audit, name: str) -> pd.DataFrame:
@@ -387,12 +382,6 @@ def lab_table(audit: Audit, arms: Iterable[str] = ()) -> pd.DataFrame:
     if not tables:
         return pd.DataFrame({ARM: [], AGAINST: [], c.MEMBER: []})
     return pd.concat(tables, ignore_index=True)
-
-
-def write_lab_table(audit: Audit) -> None:
-    """Write mitigations.parquet."""
-    with FileLock(audit.folder / MITIGATIONS / ".table.lock"):
-        write_table(audit.folder / MITIGATION_TABLE, lab_table(audit))
 
 
 def clipmem_by_pair(audit: Audit, arm: str, members: Sequence[str]) -> np.ndarray:

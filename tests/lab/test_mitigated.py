@@ -16,19 +16,19 @@ from clipmem_core import columns as c
 from clipmem_core.audit.member import open_member, open_shared
 from clipmem_core.audit.store import Audit, write_json
 from clipmem_core.io import InputError
+from clipmem_core.lab import lab_pool, mitigated, retraining
+from clipmem_core.lab.arm import BASELINE, Arm, parse_arm
+from clipmem_core.lab.retraining import train_members, with_setting
 from clipmem_core.review.decisions import RECAPTION, REMOVE, decided_for, open_review
 from clipmem_core.scores.attacks import BAVARIA, attack
 from clipmem_core.scores.membership import draw_utility_pairs
-from clipmem_core.studies import lab, lab_pool, training
-from clipmem_core.studies.arm import BASELINE, Arm, parse_arm
-from clipmem_core.studies.training import train_members, with_setting
 from tests.audit.small import aligned, embeddings
 from tests.audit.test_locked import KILLS
 from tests.forked import Server
-from tests.studies.conftest import NOISE, REMOVED, UNCHANGED, check_refused, copy_of, train
+from tests.lab.conftest import NOISE, REMOVED, UNCHANGED, check_refused, copy_of, train
 
 PARTNER = np.array([1, 0, 3, 2, 5, 4, 7, 6])
-UNEQUAL = [lab.ARM, lab.AGAINST, lab.SECONDS]
+UNEQUAL = [mitigated.ARM, mitigated.AGAINST, mitigated.SECONDS]
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def lab_copy(lab_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def rows_of(table: pd.DataFrame, arm: str, against: str) -> pd.DataFrame:
-    found = table[(table[lab.ARM] == arm) & (table[lab.AGAINST] == against)]
+    found = table[(table[mitigated.ARM] == arm) & (table[mitigated.AGAINST] == against)]
     return found.reset_index(drop=True)
 
 
@@ -54,7 +54,7 @@ def rows_of(table: pd.DataFrame, arm: str, against: str) -> pd.DataFrame:
 
 
 def test_members_train_again_as_they_did(measured: Audit) -> None:
-    table = pd.read_parquet(measured.folder / "mitigations.parquet")
+    table = mitigated.lab_table(measured)
     unchanged, none = (
         rows_of(table, arm, UNCHANGED).drop(columns=UNEQUAL) for arm in (UNCHANGED, BASELINE)
     )
@@ -75,13 +75,13 @@ def check_baseline(audit: Audit, arm: str, removed: np.ndarray) -> None:
     if audit.record.config.retrieval_apart:
         clusters = np.load(audit.folder / ".prepared.npz")["clusters"]
         external &= ~draw_utility_pairs(group, clusters, seed=seed)
-    rows = rows_of(lab.lab_table(audit, [arm]), BASELINE, arm)
+    rows = rows_of(mitigated.lab_table(audit, [arm]), BASELINE, arm)
     assert rows[c.MEMBER].tolist() == members
     alignments = np.stack(
         [aligned(*embeddings(audit, name), external)["alignment"] for name in members]
     )
     attacked = ~removed & np.isin(group, ["scored", "candidate", "independent"])
-    sides = lab.lab_sides(audit, members)
+    sides = mitigated.lab_sides(audit, members)
     guesses = attack(list(alignments), sides, np.flatnonzero(attacked))
     for number, row in enumerate(rows.to_dict("records")):
         folder = audit.member(row[c.MEMBER])
@@ -119,7 +119,7 @@ def check_baseline(audit: Audit, arm: str, removed: np.ndarray) -> None:
 def test_every_column_is_what_slow_loops_find(measured: Audit, arm: str) -> None:
     removed = np.zeros(len(measured.pairs), dtype=bool)
     if arm == REMOVED:
-        setting = json.loads((lab.arm_folder(measured, arm) / "setting.json").read_text())
+        setting = json.loads((mitigated.arm_folder(measured, arm) / "setting.json").read_text())
         removed[setting["removed_rows"]] = True
         assert removed.sum() == 25  # 9 % of 280
     check_baseline(measured, arm, removed)
@@ -128,9 +128,9 @@ def test_every_column_is_what_slow_loops_find(measured: Audit, arm: str) -> None
 def test_clipmem_of_a_pair_is_that_of_the_audit(measured: Audit) -> None:
     table = measured.scores
     expected = table[c.CLIPMEM].where(table[c.GROUP] != c.EXTERNAL)
-    clipmem = lab.clipmem_by_pair(measured, BASELINE, measured.record.members)
+    clipmem = mitigated.clipmem_by_pair(measured, BASELINE, measured.record.members)
     np.testing.assert_allclose(clipmem, expected, atol=1e-5)
-    half = lab.clipmem_by_pair(measured, BASELINE, measured.record.members[:2])
+    half = mitigated.clipmem_by_pair(measured, BASELINE, measured.record.members[:2])
     first, second = measured.membership[["r0-f0", "r0-f1"]].to_numpy().T
     assert (np.isnan(half) == (first == second)).all()
 
@@ -140,8 +140,8 @@ def test_the_highest_pairs_are_in_no_training_and_the_others_are_compared(measur
     removed = np.isin(np.arange(330), scores.nlargest(25, c.CLIPMEM).index)
     changed = with_setting(open_shared(measured.folder), REMOVED)
     table = measured.membership[list(measured.record.members)].to_numpy().T & ~removed
-    rows = rows_of(lab.lab_table(measured, [REMOVED]), REMOVED, REMOVED)
-    alignments = lab.read_values(measured, REMOVED, measured.record.members)[:, 0]
+    rows = rows_of(mitigated.lab_table(measured, [REMOVED]), REMOVED, REMOVED)
+    alignments = mitigated.read_values(measured, REMOVED, measured.record.members)[:, 0]
     for number, name in enumerate(measured.record.members):
         trained = open_member(measured.folder, name, changed).data.rows
         assert trained.tolist() == np.flatnonzero(table[number]).tolist()
@@ -161,7 +161,7 @@ def test_decided_pairs_are_not_compared_and_new_captions_are_embedded(audit: Aud
     text = "a purple zebra on a bicycle"
     review.decide(ids[[trained[5], external[1]]].tolist(), RECAPTION, captions=[text])
     name = train(audit, Arm({"decisions": True}, decided_for(audit)), members=2)
-    changes = lab.read_changes(audit, name)
+    changes = mitigated.read_changes(audit, name)
     assert np.flatnonzero(changes.removed).tolist() == trained[:3].tolist()
     assert changes.captions == {trained[5]: (text,)}
     assert np.flatnonzero(~changes.compared).tolist() == sorted([*trained[:3], trained[5]])
@@ -178,13 +178,13 @@ def test_decided_pairs_are_not_compared_and_new_captions_are_embedded(audit: Aud
     old = before.caption_start
     last = after.tokens[start[-2] : start[-1]]
     np.testing.assert_array_equal(last, before.tokens[old[-2] : old[-1]])
-    row = rows_of(lab.lab_table(audit, [name]), name, name).iloc[0]
-    values = lab.read_values(audit, name, ["r0-f0", "r0-f1"])[:, 0]
+    row = rows_of(mitigated.lab_table(audit, [name]), name, name).iloc[0]
+    values = mitigated.read_values(audit, name, ["r0-f0", "r0-f1"])[:, 0]
     first, second = audit.membership[["r0-f0", "r0-f1"]].to_numpy().T & changes.compared
     assert row[c.CLIPMEM] == pytest.approx((values[0] - values[1])[first & ~second].mean())
     # Other decisions are another arm.
     review.decide(ids[[trained[9]]].tolist(), REMOVE)
-    assert lab.begin(audit, Arm({"decisions": True}, decided_for(audit))).name != name
+    assert mitigated.begin(audit, Arm({"decisions": True}, decided_for(audit))).name != name
 
 
 # --- Interruptions and processes
@@ -192,15 +192,15 @@ def test_decided_pairs_are_not_compared_and_new_captions_are_embedded(audit: Aud
 TYPED = ["mitigate", "scenes", "--text-noise", "0.15", "--members", "4"]
 COUNTS = """
 import os
-from clipmem_core.studies import training
-train = training._train
+from clipmem_core.lab import retraining
+train = retraining._train
 
 def noted(run):
     with open(os.environ["CLIPMEM_DATA"] + "/trained.txt", "a") as file:
         print(run.name, file=file, flush=True)
     return train(run)
 
-training._train = noted
+retraining._train = noted
 """
 
 
@@ -214,28 +214,30 @@ def test_a_killed_training_is_resumed_by_two_processes_with_the_same_table(
         process = forks.start(*TYPED, data=data, before=KILLS, KILL_AT=at)
         process.communicate()
         assert process.returncode == 1
-        assert "r0-f1" not in lab.finished_members(audit, NOISE)
-        assert (lab.arm_folder(audit, NOISE) / "r0-f0").is_dir()
-    before = lab.finished_members(audit, NOISE)  # of another couple, on a busy machine
+        assert "r0-f1" not in mitigated.finished_members(audit, NOISE)
+        assert (mitigated.arm_folder(audit, NOISE) / "r0-f0").is_dir()
+    before = mitigated.finished_members(audit, NOISE)  # of another couple, on a busy machine
     processes = [forks.start(*TYPED, data=data, before=COUNTS) for _ in range(2)]
     for process in processes:
         errors = process.communicate()[1]
         assert (errors.count("error"), process.returncode) == (0, 0), errors
     trained = (data / "trained.txt").read_text().split()
     assert sorted([*trained, *before]) == ["r0-f0", "r0-f1", "r0-f2", "r0-f3"]
-    left = {path.name for path in lab.arm_folder(audit, NOISE).glob("r0-*/[!.]*")}
+    left = {path.name for path in mitigated.arm_folder(audit, NOISE).glob("r0-*/[!.]*")}
     assert left == {"log.jsonl", "measures.json", "pairs.npy"}
     for member in (lab_copy.folder / "mitigations").glob("*/r1-*"):
         shutil.rmtree(member)
-    table, undisturbed = (lab.lab_table(each, [NOISE, BASELINE]) for each in (audit, lab_copy))
+    table, undisturbed = (
+        mitigated.lab_table(each, [NOISE, BASELINE]) for each in (audit, lab_copy)
+    )
     assert len(table) == 4 * 3
-    seconds = [lab.SECONDS]
+    seconds = [mitigated.SECONDS]
     pd.testing.assert_frame_equal(table.drop(columns=seconds), undisturbed.drop(columns=seconds))
 
 
 def forget(audit: Audit, arm: str, *members: str) -> None:
     for name in members:
-        shutil.rmtree(lab.arm_folder(audit, arm) / name)
+        shutil.rmtree(mitigated.arm_folder(audit, arm) / name)
 
 
 def test_the_pool_trains_what_was_asked_last_after_its_baseline_and_reports_faults(
@@ -271,29 +273,27 @@ def test_a_finished_couple_is_not_trained_again_and_a_removed_arm_is(
     lab_copy: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = []
-    monkeypatch.setattr(training, "train_couple", lambda *how: trained.append(how[1]))
+    monkeypatch.setattr(retraining, "train_couple", lambda *how: trained.append(how[1]))
     train_members(lab_copy.folder, [f"{NOISE}/r0-f0"])
     assert trained == []
-    assert list(lab.list_arms(lab_copy)) == [UNCHANGED, NOISE, REMOVED]
-    lab.remove_arm(lab_copy, NOISE)
-    assert list(lab.list_arms(lab_copy)) == [UNCHANGED, REMOVED]
-    table = pd.read_parquet(lab_copy.folder / "mitigations.parquet")
-    assert NOISE not in set(table[lab.AGAINST])
-    lab.begin(lab_copy, parse_arm("text_noise=0.15"))
+    assert list(mitigated.list_arms(lab_copy)) == [UNCHANGED, NOISE, REMOVED]
+    mitigated.remove_arm(lab_copy, NOISE)
+    assert list(mitigated.list_arms(lab_copy)) == [UNCHANGED, REMOVED]
+    mitigated.begin(lab_copy, parse_arm("text_noise=0.15"))
     train_members(lab_copy.folder, [f"{NOISE}/r0-f0"])
     assert trained == [NOISE]
 
 
 def test_a_page_measures_the_baseline_as_a_worker_does(lab_copy: Audit) -> None:
-    first = lab.paired_members(lab_copy)[:2]
-    before = lab.read_values(lab_copy, BASELINE, first)
-    table = lab.lab_table(lab_copy, [BASELINE])
+    first = mitigated.paired_members(lab_copy)[:2]
+    before = mitigated.read_values(lab_copy, BASELINE, first)
+    table = mitigated.lab_table(lab_copy, [BASELINE])
     forget(lab_copy, BASELINE, *lab_copy.record.members)
-    lab.ensure_baseline(lab_copy, 2)
-    assert lab.finished_members(lab_copy, BASELINE) == first
-    np.testing.assert_allclose(lab.read_values(lab_copy, BASELINE, first), before, atol=1e-6)
-    lab.ensure_baseline(lab_copy, len(lab_copy.record.members))
-    pd.testing.assert_frame_equal(lab.lab_table(lab_copy, [BASELINE]), table, atol=1e-5)
+    mitigated.ensure_baseline(lab_copy, 2)
+    assert mitigated.finished_members(lab_copy, BASELINE) == first
+    np.testing.assert_allclose(mitigated.read_values(lab_copy, BASELINE, first), before, atol=1e-6)
+    mitigated.ensure_baseline(lab_copy, len(lab_copy.record.members))
+    pd.testing.assert_frame_equal(mitigated.lab_table(lab_copy, [BASELINE]), table, atol=1e-5)
 
 
 # --- Wrong input
@@ -329,5 +329,5 @@ def test_an_audit_that_cannot_train_again_is_refused(audit: Audit, kind: str) ->
         path = audit.folder / "config.json"
         write_json(path, json.loads(path.read_text()) | {"members": ["r0-f0"]})
     with pytest.raises(InputError, match=kind):
-        lab.begin(audit, parse_arm("text_noise=0.1"))
+        mitigated.begin(audit, parse_arm("text_noise=0.1"))
     assert not (audit.folder / "mitigations").exists()

@@ -4,7 +4,7 @@ The same call resumes."""
 
 import functools
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,21 +50,21 @@ from clipmem_core.config import AuditConfig, as_dict, ineffective_fields
 from clipmem_core.dataset.sentences import sentences_of
 from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.io import InputError
-from clipmem_core.scores.words import group_starts
-from clipmem_core.studies import lab
-from clipmem_core.studies.arm import (
+from clipmem_core.lab import mitigated
+from clipmem_core.lab.arm import (
     BASELINE,
     DECISIONS,
     REMOVAL,
     Arm,
-    Decided,
     PairChanges,
     find_study,
     parse_arm,
     without_idle,
 )
-from clipmem_core.studies.lab import NO_RANKING, Couple, begin
-from clipmem_core.studies.results import STUDY, StudyFolder, check_same
+from clipmem_core.lab.mitigated import NO_RANKING, Couple, begin
+from clipmem_core.lab.study_results import STUDY, StudyFolder, check_same
+from clipmem_core.review.decisions import decided_of
+from clipmem_core.scores.words import group_starts
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
 _EMBEDDINGS = ".embeddings"  # of a member until its couple is measured
@@ -77,7 +77,7 @@ class Lab:
         self.audit = Audit(folder)
         self.baseline = open_shared(folder)
         self.record = self.baseline.record
-        self.couples = lab.couples(self.record.members)
+        self.couples = mitigated.couples(self.record.members)
         self.changed = functools.lru_cache(maxsize=2)(
             functools.partial(with_setting, self.baseline)
         )
@@ -85,25 +85,22 @@ class Lab:
 
     def train(self, arm: str, couple: Couple) -> None:
         """Train and measure a couple unless it is finished."""
-        folder = lab.arm_folder(self.audit, arm)
+        folder = mitigated.arm_folder(self.audit, arm)
         try:
-            with lab.couple_lock(folder, couple):
-                if lab.is_measured(folder, couple):
+            with mitigated.couple_lock(folder, couple):
+                if mitigated.is_measured(folder, couple):
                     return
                 train_couple(self.changed(arm), arm, couple)
         except FileNotFoundError:
-            if arm == BASELINE or (folder / lab.SETTING).is_file():
+            if arm == BASELINE or (folder / mitigated.SETTING).is_file():
                 raise
             return  # somebody removed the arm
-        finished = len(lab.finished_members(self.audit, arm))
-        if finished in (lab.FIRST_MEMBERS, 2 * len(self.couples)):
-            lab.write_lab_table(self.audit)
 
 
 def with_setting(shared: Shared, name: str) -> Shared:
     """Return the data of an audit's members as an arm changes them."""
-    arm = lab.read_arm(shared.audit, name)
-    changes = lab.read_changes(shared.audit, name)
+    arm = mitigated.read_arm(shared.audit, name)
+    changes = mitigated.read_changes(shared.audit, name)
     members = list(shared.record.members)
     membership = shared.membership.copy()
     membership[members] = membership[members].to_numpy() & ~changes.removed[:, None]
@@ -137,16 +134,16 @@ def train_couple(shared: Shared, arm: str, couple: Couple) -> None:
     """Train two members of an arm and measure them; those of the baseline are only measured."""
     audit = shared.audit
     if arm == BASELINE:
-        lab.measure_baseline(audit, couple)
+        mitigated.measure_baseline(audit, couple)
         return
-    folders = [lab.arm_folder(audit, arm) / name for name in couple]
+    folders = [mitigated.arm_folder(audit, arm) / name for name in couple]
     embedded = []
     measures = []
     for name, folder in zip(couple, folders, strict=True):
         folder.mkdir(parents=True, exist_ok=True)
         measures.append(_train(open_member(audit.folder, name, shared, folder)))
         embedded.append(read_embeddings(folder / _EMBEDDINGS))
-    lab.write_measures(audit, arm, couple, embedded, measures)
+    mitigated.write_measures(audit, arm, couple, embedded, measures)
     for folder in folders:
         shutil.rmtree(folder / _EMBEDDINGS, ignore_errors=True)
         for leftover in (CHECKPOINT, TRAJECTORY):
@@ -182,8 +179,8 @@ def run_arms(
     baseline's."""
     config = audit.record.config
     members = audit.record.members
-    couples = lab.couples(members[: n_members or len(members)])
-    finished = {arm: lab.finished_members(audit, arm) for arm in (BASELINE, *arms)}
+    couples = mitigated.couples(members[: n_members or len(members)])
+    finished = {arm: mitigated.finished_members(audit, arm) for arm in (BASELINE, *arms)}
     missing = [
         f"{arm}/{first}" for first, _ in couples for arm in finished if first not in finished[arm]
     ]
@@ -204,14 +201,10 @@ def run_arms(
         total = 2 * len(couples) * len(arms)
         shown = -1
         for _ in run(tasks):
-            done = sum(len(lab.finished_members(audit, arm)) for arm in arms)
+            done = sum(len(mitigated.finished_members(audit, arm)) for arm in arms)
             if done != shown:
                 screen.say(f"{done} of {total} members finished")
                 shown = done
-    lab.write_lab_table(audit)
-
-
-ReadDecisions = Callable[[str, pa.Table], Decided]
 
 
 def run_study(
@@ -223,13 +216,11 @@ def run_study(
     screen: Screen,
     splits: int = 5,
     also: Sequence[Arm] = (),
-    decisions: ReadDecisions = lambda *_: Decided(),
     executor: Executor | None = None,
 ) -> StudyFolder:
     """Run a study of plan.STUDIES, or continue it, until every arm is trained on every split.
 
-    `also` adds arms to the plan's. `decisions` returns the decisions on a data set from its
-    fingerprint and its pairs.
+    `also` adds arms to the plan's.
     """
     plan = find_study(study)
     folder = StudyFolder.of(name)
@@ -259,7 +250,7 @@ def run_study(
             config = replace(config, train_captions=1)
         if any(DECISIONS in arm.overrides for arm in also):
             columns = pa.Table.from_pandas(pairs[[c.PAIR_ID, c.CAPTIONS]], preserve_index=False)
-            decided = decisions(fingerprint, columns)
+            decided = decided_of(fingerprint, columns)
             also = [
                 replace(arm, decided=decided) if DECISIONS in arm.overrides else arm for arm in also
             ]

@@ -7,14 +7,14 @@ import pandas as pd
 import pytest
 import torch
 
-from clipmem_core.audit.checkpoints import (
+from clipmem_core.audit.store import Audit
+from clipmem_core.io import InputError
+from clipmem_core.lab.checkpoints import (
     align_membership,
     derive_groups,
     read_membership,
     score_checkpoints,
 )
-from clipmem_core.audit.store import Audit
-from clipmem_core.io import InputError
 from tests.audit.small import PAPER, Silent, config_of, with_drawn_set
 from tests.conftest import Made
 

@@ -11,6 +11,7 @@ from clipmem_core.audit import store
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import data_folder, fingerprint
 from clipmem_core.io import reading
+from clipmem_core.scores.seeds import MIN_REPLICATES, over_seeds, seed_interval
 from clipmem_core.training.names import CHECKPOINT
 
 _VERSION = 1  # of the measure: a new number recomputes every table
@@ -35,6 +36,10 @@ PARADIGMS = (CLIP, SUPERVISED, SELF_SUPERVISED)
 PARADIGM = "paradigm"
 SEED = "seed"
 PARADIGM_TABLE = "paradigms.csv"
+MEMBERS = "members"
+PARADIGM_NAMES = {CLIP: "CLIP", SUPERVISED: "supervised", SELF_SUPERVISED: "self-supervised"}
+SOURCE = "source"
+DEPTH = "depth"
 
 
 def layer_means(
@@ -82,3 +87,54 @@ def read_paradigms(audit: Audit) -> pd.DataFrame | None:
     path = paradigms_folder(audit) / PARADIGM_TABLE
     with reading(path):
         return pd.read_csv(path, comment="#") if path.is_file() else None
+
+
+def tower_layers(units: pd.DataFrame, references: pd.DataFrame | None) -> pd.DataFrame:
+    """Return tower, source (`members` or a reference), layer, mean, and the lowest and highest
+    member's UnitMem."""
+    grouped = layer_means(units).groupby([TOWER, LAYER], sort=False)[UNITMEM_MEAN]
+    members = grouped.agg(mean="mean", low="min", high="max").reset_index()
+    tables = [members.assign(**{SOURCE: MEMBERS})]
+    if references is not None:
+        means = layer_means(references, by=[REFERENCE, TOWER, LAYER])
+        tables.append(means.rename(columns={REFERENCE: SOURCE, UNITMEM_MEAN: "mean"}))
+    columns = [TOWER, SOURCE, LAYER, "mean", "low", "high"]
+    return pd.concat(tables, ignore_index=True)[columns]
+
+
+def paradigm_layers(table: pd.DataFrame) -> pd.DataFrame:
+    """Return paradigm, layer, depth (0 the first layer, 1 the last), n (seeds), mean, low and high
+    of UnitMem."""
+    means = over_seeds(table, by=[PARADIGM, LAYER], measure=UNITMEM_MEAN)
+    means = means[means[PARADIGM].isin(PARADIGMS)]
+    last = means[LAYER].max()
+    depth = (means[LAYER] - 1) / (last - 1) if last > 1 else 0.5
+    return means.assign(**{DEPTH: depth}).reset_index(drop=True)
+
+
+def claim_1(table: pd.DataFrame) -> str:
+    """Say whether CLIP's UnitMem lies between that of the two other paradigms, as far as the seeds
+    allow."""
+    by_seed = table.groupby([PARADIGM, SEED])[UNITMEM_MEAN].mean().unstack(PARADIGM)
+    names = [name for name in PARADIGMS if name in by_seed]
+    listed = ", ".join(f"{PARADIGM_NAMES[name]} {by_seed[name].mean():.3f}" for name in names)
+    start = f"Mean UnitMem over the layers: {listed}. Claim 1 (CLIP lies between the other two):"
+    if missing := [PARADIGM_NAMES[name] for name in PARADIGMS if name not in names]:
+        return f"{start} {' and '.join(missing)} is missing, or cannot be trained on these pairs."
+    complete = by_seed.dropna()
+    if len(complete) < MIN_REPLICATES:
+        return f"{start} seeds so far: {len(complete)}, too few to say more."
+    others = (SUPERVISED, SELF_SUPERVISED)
+    intervals = [seed_interval((complete[name] - complete[CLIP]).to_numpy()) for name in others]
+    same = [
+        PARADIGM_NAMES[name]
+        for name, (low, high) in zip(others, intervals, strict=True)
+        if low <= 0 <= high
+    ]
+    if same:
+        listed = " and ".join(same)
+        return f"{start} the seeds leave it open, since {listed} does not differ from CLIP."
+    above = [low > 0 for low, _ in intervals]
+    if all(above):
+        return f"{start} here it lies below both."
+    return f"{start} {'so it does here' if any(above) else 'here it lies above both'}."

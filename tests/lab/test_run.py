@@ -10,12 +10,12 @@ import pytest
 from clipmem_core import columns as c
 from clipmem_core.cli import main
 from clipmem_core.io import InputError
+from clipmem_core.lab import arm, mitigated, retraining
+from clipmem_core.lab.arm import BASELINE, parse_arm
+from clipmem_core.lab.study_results import StudyFolder
 from clipmem_core.review.decisions import REMOVE, open_review
-from clipmem_core.studies import arm, lab, training
-from clipmem_core.studies.arm import BASELINE, parse_arm
-from clipmem_core.studies.results import StudyFolder
-from tests.studies.conftest import FLAGS, check_refused, run, study_of
-from tests.studies.test_lab import check_baseline
+from tests.lab.conftest import FLAGS, check_refused, run, study_of
+from tests.lab.test_mitigated import check_baseline
 
 ARM = "crop_scale-1"
 
@@ -33,13 +33,13 @@ def data(study_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is trained with an arm: split, arm and member."""
     members = []
-    before = training._train
+    before = retraining._train
 
     def noted(run: object, *how: object) -> dict[str, float]:
         members.append("/".join(run.folder.parts[-4::2]) + f"/{run.name}")
         return before(run, *how)
 
-    monkeypatch.setattr(training, "_train", noted)
+    monkeypatch.setattr(retraining, "_train", noted)
     return members
 
 
@@ -52,7 +52,7 @@ def test_the_rows_are_the_labs_of_its_splits(finished_study: StudyFolder) -> Non
     }
     for split in (0, 1):
         audit = finished_study.audit(split)
-        table = lab.lab_table(audit, [ARM, BASELINE])
+        table = mitigated.lab_table(audit, [ARM, BASELINE])
         expected = rows[rows["split"] == split].drop(columns="split").reset_index(drop=True)
         pd.testing.assert_frame_equal(table, expected)
         check_baseline(audit, ARM, np.zeros(220, dtype=bool))
@@ -66,7 +66,7 @@ def test_the_rows_are_the_labs_of_its_splits(finished_study: StudyFolder) -> Non
 def test_an_interrupted_study_trains_nothing_twice(
     data: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = training.train_couple
+    before = retraining.train_couple
     couples = []
 
     def interrupted(shared: object, arm: str, couple: object, *how: object) -> None:
@@ -76,7 +76,7 @@ def test_an_interrupted_study_trains_nothing_twice(
         before(shared, arm, couple, *how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "train_couple", interrupted)
+        patch.setattr(retraining, "train_couple", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run("resumed")
     assert couples == [BASELINE, ARM, BASELINE]
@@ -111,7 +111,7 @@ def test_an_arm_of_also_is_added_with_the_decisions(
     (name,) = set(study.request["arms"]) - {ARM}
     assert trained == [f"split-{split}/{name}/{side}-0" for split in (0, 1) for side in "fg"]
     for split, outside in enumerate(external):
-        removed = lab.read_changes(study.audit(split), name).removed
+        removed = mitigated.read_changes(study.audit(split), name).removed
         assert np.flatnonzero(removed).tolist() == [row for row in chosen if row not in outside]
     rows = study.rows
     assert set(rows[rows["against"] == name]["split"]) == {0, 1}

@@ -20,12 +20,7 @@ from rich.console import Console
 from typing_extensions import TypedDict
 
 from clipmem_core import columns as c
-from clipmem_core.audit.console import (
-    make_table,
-    plain,
-    reproducing_command,
-    write_results,
-)
+from clipmem_core.audit.console import plain
 from clipmem_core.audit.setup import differing_fields
 from clipmem_core.audit.store import (
     Audit,
@@ -40,6 +35,10 @@ from clipmem_core.audit.store import (
 from clipmem_core.config import AuditConfig, affecting
 from clipmem_core.dataset.source import DRAWN
 from clipmem_core.io import InputError, read_json
+from clipmem_core.lab import mitigated
+from clipmem_core.lab.arm import BASELINE, DEFAULTS, Arm
+from clipmem_core.lab.mitigated import AGAINST, ARM, RETRIEVAL, SECONDS, lab_table
+from clipmem_core.lab.results import print_table, reproducing_command, write_results
 from clipmem_core.scores.seeds import (
     MIN_REPLICATES,
     holm,
@@ -47,9 +46,6 @@ from clipmem_core.scores.seeds import (
     paired_difference,
     seed_interval,
 )
-from clipmem_core.studies import lab
-from clipmem_core.studies.arm import BASELINE, DEFAULTS, Arm
-from clipmem_core.studies.lab import AGAINST, ARM, RETRIEVAL, SECONDS, lab_table
 
 SPLIT = "split"
 STUDY = "study.json"
@@ -124,9 +120,9 @@ MEMORIZATIONS = {
     CLIPMEM_NET: "memorization",
     c.ATTACK_TPR: "attack TPR at 1 % FPR",
     c.ATTACK_AUROC: "attack AUROC",
-    lab.MEMBERSHIP_AUROC: "membership AUROC",
+    mitigated.MEMBERSHIP_AUROC: "membership AUROC",
 }
-AUROCS = (c.ATTACK_AUROC, lab.MEMBERSHIP_AUROC)
+AUROCS = (c.ATTACK_AUROC, mitigated.MEMBERSHIP_AUROC)
 PARTS = {c.CLIPMEM_IMAGE: "image part", c.CLIPMEM_TEXT: "text part"}
 UTILITIES = {RETRIEVAL: "retrieval", "linear_probe": "linear probe", "zero_shot": "zero-shot"}
 MEASURE_LABELS = MEMORIZATIONS | PARTS | UTILITIES | {SECONDS: "seconds"}
@@ -155,7 +151,7 @@ def differences(rows: pd.DataFrame) -> pd.DataFrame:
     """
     over = SPLIT if SPLIT in rows else c.MEMBER
     if len(rows):
-        rows = rows.assign(**{CLIPMEM_NET: rows[c.CLIPMEM] - rows[lab.CLIPMEM_EXTERNAL]})
+        rows = rows.assign(**{CLIPMEM_NET: rows[c.CLIPMEM] - rows[mitigated.CLIPMEM_EXTERNAL]})
     measures = [name for name in MEASURE_LABELS if name in rows]
     means = rows.groupby([AGAINST, ARM, over])[measures].mean().astype(float)
     compared = []
@@ -272,12 +268,6 @@ def show_differences(rows: pd.DataFrame, titles: dict[str, str]) -> None:
     for arm, text in titles.items():
         if (compared[ARM] == arm).any():
             console.print(plain(sentence_of(compared, arm, text)), style="bold", soft_wrap=True)
-
-
-def print_table(console: Console, title: str, table: pd.DataFrame) -> None:
-    """Print a table of strings; all columns but the first are aligned right."""
-    columns = table.columns.tolist()
-    console.print(make_table(title, table.to_dict("records"), columns, right=columns[1:]))
 
 
 def _cell(row: dict[Any, Any]) -> str:

@@ -16,14 +16,14 @@ from clipmem_core.audit.setup import differing_fields
 from clipmem_core.audit.store import write_json
 from clipmem_core.cli import main, parse_command
 from clipmem_core.config import SourceOptions, affecting, as_dict
-from clipmem_core.studies.results import (
+from clipmem_core.lab.study_results import (
     StudyFolder,
     differences,
     front,
     relative,
     study_command,
 )
-from tests.studies.conftest import config_of
+from tests.lab.conftest import config_of
 
 ARMS = {"a": 8, "b": 4, "c": 8}  # members of each
 

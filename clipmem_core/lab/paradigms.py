@@ -17,9 +17,6 @@ from torch.nn import functional as F
 
 from clipmem_core import columns as c
 from clipmem_core.audit import settings, store
-from clipmem_core.audit import unit_tables as t
-from clipmem_core.audit import unitmem as u
-from clipmem_core.audit.console import write_results
 from clipmem_core.audit.member import (
     MemberRun,
     build_member,
@@ -34,6 +31,9 @@ from clipmem_core.audit.status import MemberProgress, last_line
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import as_dict, fingerprint
 from clipmem_core.io import InputError, read_json, replacing
+from clipmem_core.lab import unit_tables as t
+from clipmem_core.lab import unitmem as u
+from clipmem_core.lab.results import write_results
 from clipmem_core.scores.utility import linear_probe
 from clipmem_core.training.model import Model, autocast, image_blocks
 from clipmem_core.training.names import CHECKPOINT, LOG

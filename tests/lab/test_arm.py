@@ -12,7 +12,7 @@ from clipmem_core.audit.store import Audit, Prepared, is_name, write_prepared, w
 from clipmem_core.cli import parse_command
 from clipmem_core.config import ARM_FIELDS, FIELDS, AuditConfig, preset_config
 from clipmem_core.io import InputError
-from clipmem_core.studies.arm import (
+from clipmem_core.lab.arm import (
     DEFAULTS,
     STUDIES,
     Arm,

@@ -17,9 +17,9 @@ from clipmem_core.audit.executor import open_pool
 from clipmem_core.audit.settings import side_by_side
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import DATA_VARIABLE, data_folder
-from clipmem_core.studies import lab
-from clipmem_core.studies.arm import BASELINE
-from clipmem_core.studies.lab import Couple
+from clipmem_core.lab import mitigated
+from clipmem_core.lab.arm import BASELINE
+from clipmem_core.lab.mitigated import Couple
 
 NICE = 10  # lowers the priority of a process, so that the page and the browser are not slowed down
 SECONDS_OPEN = 90  # a page asks more often; browsers wake a hidden tab once a minute
@@ -93,9 +93,11 @@ class LabPool:
         and all others of the baseline at last."""
         asked = sorted(self._asked.values(), reverse=True)
         for arm in (*dict.fromkeys(arm for _, arm in asked if arm != BASELINE), BASELINE):
-            finished = {name: lab.finished_members(self._audit, name) for name in (BASELINE, arm)}
-            for couple in lab.couples(self._audit.record.members):
-                for name in dict.fromkeys((BASELINE, arm)):
+            finished = {
+                name: mitigated.finished_members(self._audit, name) for name in (BASELINE, arm)
+            }
+            for couple in mitigated.couples(self._audit.record.members):
+                for name in names:
                     if len(self._running) >= self._size:
                         return
                     if couple[0] in finished[name] or (name, couple) in self._running:
@@ -115,7 +117,7 @@ def _train(folder: Path, arm: str, couple: Couple, data: Path) -> None:
 
 @functools.cache
 def _open_lab(folder: Path) -> Any:
-    from clipmem_core.studies.training import Lab  # torch, in a process of the pool
+    from clipmem_core.lab.retraining import Lab  # torch, in a process of the pool
 
     os.nice(NICE)
     return Lab(folder)

@@ -67,17 +67,23 @@ from clipmem_core.dataset.pixels import Pixels
 from clipmem_core.dataset.sentences import places_of
 from clipmem_core.dataset.source import RawPairs
 from clipmem_core.io import InputError
-from clipmem_core.scores.baselines import (
+from clipmem_core.lab.baselines import (
     CONFIDENT_LEARNING,
+    DETECTORS,
     LEMON_IN,
     LEMON_NEIGHBOURS,
     LEMON_OUT,
     MARGIN,
+    MISFIT_SECOND,
+    RANDOM_DETECTOR,
+    SECOND_ROUND,
     confident_learning,
     lemon,
     margin_over_epochs,
     nearest,
 )
+from clipmem_core.lab.benchmark_results import Benchmark, Injection
+from clipmem_core.lab.study_results import check_same
 from clipmem_core.scores.detection import (
     AVERAGE_PRECISION,
     METRICS,
@@ -90,16 +96,8 @@ from clipmem_core.scores.detectors import misfit, nan_mean
 from clipmem_core.scores.membership import side_means
 from clipmem_core.scores.prevalence import plan_review
 from clipmem_core.scores.progress import Posterior, Remaining
-from clipmem_core.scores.registry import (
-    DETECTION_SCORES,
-    DETECTORS,
-    MISFIT_SECOND,
-    RANDOM_DETECTOR,
-    SECOND_ROUND,
-)
+from clipmem_core.scores.registry import DETECTION_SCORES
 from clipmem_core.scores.words import WORD_PATTERN, group_starts, mean_ratio
-from clipmem_core.studies.benchmark_results import Benchmark, Injection
-from clipmem_core.studies.results import check_same
 from clipmem_core.training.model import mean_by_pair
 from clipmem_core.training.names import TRAJECTORY
 from clipmem_core.training.word_model import Predictions

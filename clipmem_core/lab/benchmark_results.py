@@ -18,26 +18,20 @@ import pandas as pd
 from rich.console import Console
 
 from clipmem_core import columns as c
-from clipmem_core.audit.console import plain, reproducing_command, write_results
+from clipmem_core.audit.console import plain
 from clipmem_core.audit.store import Audit
 from clipmem_core.dataset.injected_errors import ERROR_KINDS, WORD_KINDS
 from clipmem_core.io import read_json
+from clipmem_core.lab.baselines import DETECTORS, MISFIT_SECOND, REFERENCE_DETECTOR
+from clipmem_core.lab.results import print_table, reproducing_command, write_results
 from clipmem_core.scores.detection import AVERAGE_PRECISION, METRICS, PRECISION_AT_K, ROC_AUC
-from clipmem_core.scores.registry import (
-    DETECTORS,
-    MISFIT_FORMULA,
-    MISFIT_SECOND,
-    REFERENCE_DETECTOR,
-    SECOND_FORMULA,
-    words,
-)
+from clipmem_core.scores.registry import MISFIT_FORMULA, SECOND_FORMULA, words
 from clipmem_core.scores.seeds import (
     MIN_REPLICATES,
     interval_text,
     paired_difference,
     seed_interval,
 )
-from clipmem_core.studies.results import print_table
 
 KIND = "kind"
 SHARE = "share"

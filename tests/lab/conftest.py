@@ -10,10 +10,10 @@ import pytest
 from clipmem_core.audit.store import Audit, write_json
 from clipmem_core.cli import main, parse_command
 from clipmem_core.config import AuditConfig
-from clipmem_core.studies import arm, lab
-from clipmem_core.studies.arm import Arm, Study, parse_arm
-from clipmem_core.studies.results import StudyFolder
-from clipmem_core.studies.training import run_arms, run_study
+from clipmem_core.lab import arm, mitigated
+from clipmem_core.lab.arm import Arm, Study, parse_arm
+from clipmem_core.lab.retraining import run_arms, run_study
+from clipmem_core.lab.study_results import StudyFolder
 from tests.audit.small import Silent, in_process, made_once
 
 UNCHANGED = "unchanged"
@@ -24,7 +24,7 @@ FLAGS = ["--preset", "tiny", "--scenes-pairs", "220", "--epochs", "2", "--thread
 
 def train(audit: Audit, arm: Arm, *, members: int = 0) -> str:
     """Train an arm in this process and return its name."""
-    name = lab.begin(audit, arm).name
+    name = mitigated.begin(audit, arm).name
     run_arms(audit, [name], Silent(), executor=in_process, n_members=members)
     return name
 
@@ -44,10 +44,10 @@ def lab_data(typed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train_arms(typed: Path, data: Path) -> None:
     shutil.copytree(typed, data, dirs_exist_ok=True)
     audit = Audit(data / "audits" / "scenes")
-    folder = lab.arm_folder(audit, UNCHANGED)
+    folder = mitigated.arm_folder(audit, UNCHANGED)
     folder.mkdir(parents=True)
     values = {"setting": "", "title": "unchanged", "removed_rows": [], "captions_by_row": {}}
-    write_json(folder / lab.SETTING, values)
+    write_json(folder / mitigated.SETTING, values)
     run_arms(audit, [UNCHANGED], Silent(), executor=in_process)
     for text in ("text_noise=0.15", "removal=clipmem:9"):
         train(audit, parse_arm(text))

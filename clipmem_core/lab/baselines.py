@@ -1,4 +1,5 @@
-"""Detectors of wrong captions from the literature, which benchmarks compare with ours."""
+"""Detectors of wrong captions that benchmarks compare: those from the literature, and ours by
+name."""
 
 import warnings
 
@@ -6,6 +7,7 @@ import numpy as np
 import pandas as pd
 import scipy
 
+from clipmem_core import columns as c
 from clipmem_core.embeddings import nearest_rows
 from clipmem_core.scores.alignment import unit
 from clipmem_core.scores.detectors import LOG_PROBABILITY, nan_mean
@@ -15,6 +17,17 @@ LEMON_IN = "lemon_in"
 LEMON_OUT = "lemon_out"
 MARGIN = "area_under_margin"
 CONFIDENT_LEARNING = "confident_learning"
+MISFIT_SECOND = "misfit_second"
+# Detectors by a second round of training, and the corresponding ones of the first round
+SECOND_ROUND = {MISFIT_SECOND: c.MISFIT, c.LOG_PROBABILITY_SECOND: c.LOG_PROBABILITY_OUT}
+RANDOM_DETECTOR = "random"
+REFERENCE_DETECTOR = c.MISFIT  # the one that benchmarks compare the others with
+# Detectors of wrong pairs that benchmarks compare
+DETECTORS = (
+    *(c.P_WRONG, c.MISFIT, MISFIT_SECOND, c.SIMILARITY_IN, c.SIMILARITY_OUT, c.CSLS_OUT),
+    *(c.LOG_PROBABILITY_OUT, c.LOG_PROBABILITY_SECOND, LEMON_IN, LEMON_OUT),
+    *(c.LEARNED, MARGIN, CONFIDENT_LEARNING, c.CLIPMEM, RANDOM_DETECTOR),
+)
 _CHUNK = 1_024
 # probabilities are clipped this far from 0 and 1: float16 rounds those of a trajectory to them
 _SURE = 1e-6

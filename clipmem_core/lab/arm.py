@@ -29,6 +29,7 @@ from clipmem_core.config import (
 from clipmem_core.draws import draw_keys, hashed
 from clipmem_core.io import InputError
 from clipmem_core.mitigations import ADAPTIVE
+from clipmem_core.review.decisions import Decided
 
 BASELINE = "none"
 AT_RANDOM = "random"
@@ -49,23 +50,6 @@ class Removal(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.by}:{self.percent:g}"
-
-
-@dataclass(frozen=True)
-class Decided:
-    """Decisions on pairs: ids to remove, and ids with new captions."""
-
-    removed: frozenset[str] = frozenset()
-    recaptioned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-    def __bool__(self) -> bool:
-        return bool(self.removed or self.recaptioned)
-
-    @property
-    def fingerprint(self) -> str:
-        """A key that changes with any decision."""
-        values = {"removed": sorted(self.removed), "recaptioned": dict(self.recaptioned)}
-        return fingerprint(values)[:6]
 
 
 @dataclass(frozen=True)

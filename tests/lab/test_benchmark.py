@@ -17,16 +17,16 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from clipmem_core.audit.executor import in_this_process
 from clipmem_core.config import AuditConfig
 from clipmem_core.io import InputError
-from clipmem_core.scores.detection import METRICS
-from clipmem_core.studies import benchmark
-from clipmem_core.studies.benchmark import run_benchmark
-from clipmem_core.studies.benchmark_results import (
+from clipmem_core.lab import benchmark
+from clipmem_core.lab.benchmark import run_benchmark
+from clipmem_core.lab.benchmark_results import (
     Benchmark,
     Injection,
     benchmark_table,
     show_benchmark,
     write_benchmark_results,
 )
+from clipmem_core.scores.detection import METRICS
 from clipmem_core.training.model import build_model
 from tests.audit.small import Silent, config_of
 from tests.audit.test_locked import flags

@@ -1,0 +1,1 @@
+"""The laboratory: mitigations, studies, benchmarks and UnitMem. The auditor never imports it."""

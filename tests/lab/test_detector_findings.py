@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from clipmem_core.audit.store import PAIRS, write_table
+from clipmem_core.lab.detector_findings import detector_scores, injected_findings, names_in
+from clipmem_core.scores.registry import BY_NAME, DETECTION_SCORES
+from tests.fixtures import Copy, copy, data, made
+
+__all__ = ["copy", "data", "made"]
+
+
+@pytest.mark.parametrize("protocol", ["ensemble", "paper"])
+def test_detector_scores_are_oriented_scores_of_complete_pairs(copy: Copy, protocol: str) -> None:
+    audit = copy(protocol)
+    table = detector_scores(audit)
+    scores = audit.scores
+    complete = scores["group"].isin(["candidate", "scored"])
+    complete &= scores[list(DETECTION_SCORES)].notna().all(axis=1)
+    assert table["row"].tolist() == np.flatnonzero(complete).tolist()
+    assert names_in(table) == list(DETECTION_SCORES)
+    for name in names_in(table):
+        np.testing.assert_allclose(table[name], BY_NAME[name].direction * scores[name][complete])
+
+
+def test_injected_findings_agree_with_scikit_learn(copy: Copy) -> None:
+    audit = copy()
+    pairs = audit.pairs
+    pairs.loc[[1, 2, 3], "injected"] = "vague"
+    write_table(audit.folder / PAIRS, pairs)
+    findings = injected_findings(audit)
+    scores = detector_scores(audit)
+    assert findings is not None
+    table = findings.table.set_index(["kind", "detector", "measure"])
+    for kind in ("miscaption", "vague"):
+        subset = scores[scores["injected"].isna() | (scores["injected"] == kind)]
+        for name in names_in(scores):
+            truth = subset["injected"].notna()
+            row = table.loc[(kind, name, "auroc")]
+            assert row["mean"] == pytest.approx(roc_auc_score(truth, subset[name]))
+            assert row["low"] <= row["mean"] <= row["high"]
+            precision = average_precision_score(truth, subset[name])
+            assert table.loc[(kind, name, "average_precision"), "mean"] == pytest.approx(precision)
+    last = findings.curves.groupby(["kind", "detector"]).last().loc[("vague", "misfit")]
+    assert last["precision"] == pytest.approx(3 / last["number"])
