@@ -34,7 +34,7 @@ from clipmem_core.lab import mitigated
 from clipmem_core.lab import study_results as r
 from clipmem_core.lab.arm import BASELINE, Arm
 from clipmem_core.lab.lab_figures import MEMORIZATION, PROVISIONAL, TEXT, UTILITY, tradeoff_figure
-from clipmem_core.lab.mitigated_pool import LabPool
+from clipmem_core.lab.lab_pool import LabPool
 from clipmem_core.scores.seeds import interval_text
 
 # Key in the session of the name by which its page is known to the workers

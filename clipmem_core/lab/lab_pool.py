@@ -93,9 +93,8 @@ class LabPool:
         and all others of the baseline at last."""
         asked = sorted(self._asked.values(), reverse=True)
         for arm in (*dict.fromkeys(arm for _, arm in asked if arm != BASELINE), BASELINE):
-            finished = {
-                name: mitigated.finished_members(self._audit, name) for name in (BASELINE, arm)
-            }
+            names = dict.fromkeys((BASELINE, arm))
+            finished = {name: mitigated.finished_members(self._audit, name) for name in names}
             for couple in mitigated.couples(self._audit.record.members):
                 for name in names:
                     if len(self._running) >= self._size:
