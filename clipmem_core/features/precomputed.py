@@ -36,7 +36,7 @@ from clipmem_core.dataset.readers.paths import (
 from clipmem_core.dataset.readers.records import Row
 from clipmem_core.embeddings import Vectors, read_vectors, write_vectors
 from clipmem_core.io import InputError, naming, reading, replacing_folder
-from clipmem_core.scores.words import group_starts
+from clipmem_core.ragged import Ragged
 
 ROWS_AT_ONCE = 65_536  # checked, converted and written at a time
 SIDES = ("image", "text")
@@ -295,7 +295,7 @@ def _write_pairs(folder: Path, table: pa.Table) -> None:
     np.save(folder / "image_rows.npy", pairs["image_row"].to_numpy(np.int64))
     np.save(folder / "text_rows.npy", texts["text_row"].to_numpy(np.int64))
     image, text = (open_features(folder, side) for side in SIDES)
-    starts = group_starts(np.bincount(texts["pair"]))
+    starts = Ragged.of(np.bincount(texts["pair"])).start
     sha256 = []
     for at in range(0, len(pairs), ROWS_AT_ONCE):
         ends = starts[at : at + ROWS_AT_ONCE + 1]

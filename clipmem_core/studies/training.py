@@ -54,7 +54,7 @@ from clipmem_core.config import AuditConfig, as_dict, ineffective_fields
 from clipmem_core.dataset.sentences import sentences_of
 from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.io import InputError
-from clipmem_core.scores.words import group_starts
+from clipmem_core.ragged import Ragged
 from clipmem_core.studies import lab
 from clipmem_core.studies.arm import (
     BASELINE,
@@ -165,7 +165,6 @@ def _with_captions(shared: Shared, changes: PairChanges) -> Shared:
     if shared.record.sentences:
         captions = list(map(sentences_of, captions))
         pairs[c.SENTENCES] = captions
-    start = group_starts(list(map(len, captions)))
     features = shared.features
     tower = shared.towers.text
     if tower:
@@ -173,7 +172,7 @@ def _with_captions(shared: Shared, changes: PairChanges) -> Shared:
         features = replace(features, text=tokens)
     else:
         tokens = cached_tokens(shared.config.model, pairs)
-    data = replace(shared.data, tokens=tokens, caption_start=start)
+    data = replace(shared.data, tokens=tokens, captions=Ragged.of_lists(captions))
     return replace(shared, pairs=pairs, features=features, data=data)
 
 
