@@ -535,8 +535,7 @@ def counts(data_set: DataSet, membership: Membership) -> str:
     )
     return (
         f"{len(data_set.pairs):,} pairs with {captions:,} captions ({groups}); near-duplicates: "
-        f"{data_set.near_duplicates:,}; rows in quarantine: {len(data_set.quarantine):,}, "
-        f"{data_set.without_caption:,} of them pictures without a caption"
+        f"{data_set.near_duplicates:,}; rows in quarantine: {len(data_set.quarantine):,}"
     )
 
 

@@ -472,7 +472,7 @@ def whole_set(
             "high": high,
         }
 
-    skipped = int((~audit.quarantine[c.REASON].str.startswith("near-duplicate of ")).sum())
+    skipped = int((audit.quarantine[c.KIND] != c.NEAR_DUPLICATE).sum())
     unread = record.quarantined - (drawn - record.pairs)  # rows counted before the sample was drawn
     usable = drawn - (skipped - unread)
     unusable = row(UNUSABLE, skipped - unread, drawn)
