@@ -348,7 +348,8 @@ def trained_model(run: MemberRun, *, after_epoch: Callable[[int], None] | None =
 
 def write_embeddings(run: MemberRun, model: Model, folder: Path, *, evaluate: bool = False) -> None:
     """Write the mean embeddings of every picture's evaluation views and of every pair's captions,
-    block by block.
+    block by block: features a batch of pairs at a time, tokens all at once, so that captions of
+    similar length share a batch.
 
     With `evaluate` also the member's utility and the scores of single captions. text.faiss is
     written last and marks all of them as complete.
@@ -367,22 +368,20 @@ def write_embeddings(run: MemberRun, model: Model, folder: Path, *, evaluate: bo
         model, data, views, n_views=n_views, precision=config.precision, device=config.device
     )
     write_vectors(folder / store.IMAGE_EMBEDDINGS, blocks)
-    note: Any = iter
+    captions = data.captions
+    at_once = len(captions) if data.tokens.dtype.kind == "i" else models.EVALUATION_BATCH
+    parts = [captions.part(row, row + at_once) for row in range(0, len(captions), at_once)]
+    embedded = (_embed_texts(run, model, data.tokens[at : at + part.n_items]) for part, at in parts)
     if evaluate:
         image = store.open_embeddings(folder / store.IMAGE_EMBEDDINGS)
         store.write_json(folder / store.MEMBER_UTILITY, utility(run, model, image))
-        if data.captions.counts.max(initial=0) > 1:
-            note = functools.partial(_score_captions, run, image)
-    blocks = models.text_blocks(
-        model,
-        data.tokens,
-        data.captions,
-        first=config.eval_captions,
-        note=note,
-        precision=config.precision,
-        device=config.device,
+        if captions.counts.max(initial=0) > 1:
+            embedded = _score_captions(run, image, embedded)
+    means = (
+        part.mean(vectors, first=config.eval_captions)
+        for (part, _), vectors in zip(parts, embedded, strict=True)
     )
-    write_vectors(folder / store.TEXT_EMBEDDINGS, blocks)
+    write_vectors(folder / store.TEXT_EMBEDDINGS, means)
 
 
 def _score_captions(

@@ -22,11 +22,11 @@ from clipmem_core.io import InputError, naming
 from clipmem_core.ragged import Ragged
 from clipmem_core.scores import attacks, detectors, memorization
 from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE, pair_terms
+from clipmem_core.scores.certificate import whole_count
 from clipmem_core.scores.detection import detection_table
 from clipmem_core.scores.encoders import contributions
 from clipmem_core.scores.evidence import CaptionEvidence, Probabilities, agreement
 from clipmem_core.scores.membership import MemberSides
-from clipmem_core.scores.prevalence import whole_count
 from clipmem_core.scores.progress import Posterior
 from clipmem_core.scores.registry import BY_NAME, DETECTION_SCORES, INJECTED_SCORES, SCORE_COLUMNS
 from clipmem_core.scores.uncertainty import NoiseModel, share_above, standard_errors

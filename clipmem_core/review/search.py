@@ -118,8 +118,8 @@ def try_in_thread(first: Callable[[], object]) -> None:
 @cached(64, CONFIG, PAIRS)
 def _by_features(audit: Audit, text: str, row: int | None) -> Hits:
     """Search the features of captions."""
-    features, captions_ = features_of_captions(audit)
-    start = captions_.start
+    features, of_pairs = features_of_captions(audit)
+    start = of_pairs.start
     queries = [unit(_features_of_text(audit.record.config, text))[0]] if text else []
     if row is not None:
         queries.append(unit(features[start[row] : start[row + 1]].astype(np.float32)).mean(axis=0))
@@ -128,7 +128,7 @@ def _by_features(audit: Audit, text: str, row: int | None) -> Hits:
     found = features.nearest(query, MOST)[1]
     cosines[found] = Vectors(features.index).cosines(query, found)
     by_caption = cosines[features.rows]
-    best = np.fmax.reduceat(by_caption, captions_.first)
+    best = np.fmax.reduceat(by_caption, of_pairs.first)
     rows = _closest(best, row)
     texts = [np.argmax(by_caption[start[each] : start[each + 1]] == best[each]) for each in rows]
     captions = np.array(texts, np.int64)

@@ -14,8 +14,8 @@ import numpy as np
 from clipmem_core import columns as c
 from clipmem_core import glossary
 from clipmem_core.scores import baselines
+from clipmem_core.scores.certificate import review_place
 from clipmem_core.scores.detectors import misfit
-from clipmem_core.scores.prevalence import review_place
 
 MISFIT_SECOND = "misfit_second"
 # Detectors by a second round of training, and the corresponding ones of the first round

@@ -79,6 +79,7 @@ from clipmem_core.scores.baselines import (
     margin_over_epochs,
     nearest,
 )
+from clipmem_core.scores.certificate import plan_review
 from clipmem_core.scores.detection import (
     AVERAGE_PRECISION,
     METRICS,
@@ -89,7 +90,6 @@ from clipmem_core.scores.detection import (
 )
 from clipmem_core.scores.detectors import misfit, nan_mean
 from clipmem_core.scores.membership import side_means
-from clipmem_core.scores.prevalence import plan_review
 from clipmem_core.scores.progress import Posterior, Remaining
 from clipmem_core.scores.registry import (
     DETECTION_SCORES,

@@ -20,7 +20,6 @@ from torch.nn import functional as F
 from clipmem_core.dataset.readers.remote import hub_answers, reason_of
 from clipmem_core.io import InputError
 from clipmem_core.mitigations import can_cut_text
-from clipmem_core.ragged import Ragged
 from clipmem_core.training.names import CHECKPOINT, model_config, model_file
 from clipmem_core.training.views import TrainingData, Views
 
@@ -394,46 +393,6 @@ def image_blocks(
                     encoded.append(encode_image(model, images))
             mean = torch.stack(encoded).mean(dim=0)
         yield mean.cpu().numpy()
-
-
-def text_blocks(
-    model: Model,
-    tokens: np.ndarray,
-    captions: Ragged,
-    *,
-    first: int,
-    note: Callable[[Iterator[np.ndarray]], Iterator[np.ndarray]],
-    precision: str,
-    device: str,
-) -> Iterator[np.ndarray]:
-    """Embed the captions of every pair.
-
-    Features are embedded a batch of pairs at a time; tokens all at once, so that captions of
-    similar length share a batch.
-
-    Args:
-        model: encodes captions.
-        tokens: int32 [n_captions, context_length], or features, float16 [n_captions, width].
-        captions: of each pair.
-        first: captions of a pair that are averaged; 0: all.
-        note: iterates over the embeddings of single captions, float32 [n, dim], and yields them.
-        precision: "fp32" or "amp_bf16".
-        device: "cpu" or "cuda".
-
-    Yields:
-        The mean unit vectors of the captions of each pair of a batch, float32 [n, dim].
-    """
-    n_pairs = len(captions)
-    at_once = max(n_pairs, 1) if tokens.dtype.kind == "i" else EVALUATION_BATCH
-    parts = [captions.part(row, row + at_once) for row in range(0, n_pairs, at_once)]
-    embedded = (
-        text_embeddings(
-            model, tokens[first_one : first_one + part.n_items], precision=precision, device=device
-        )
-        for part, first_one in parts
-    )
-    for (part, _), vectors in zip(parts, note(embedded), strict=True):
-        yield part.mean(vectors, first=first)
 
 
 @torch.inference_mode()
