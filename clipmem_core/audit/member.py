@@ -371,7 +371,9 @@ def write_embeddings(run: MemberRun, model: Model, folder: Path, *, evaluate: bo
     captions = data.captions
     at_once = len(captions) if data.tokens.dtype.kind == "i" else models.EVALUATION_BATCH
     parts = [captions.part(row, row + at_once) for row in range(0, len(captions), at_once)]
-    embedded = (_embed_texts(run, model, data.tokens[at : at + part.n_items]) for part, at in parts)
+    embedded: Iterator[np.ndarray] = (
+        _embed_texts(run, model, data.tokens[at : at + part.n_items]) for part, at in parts
+    )
     if evaluate:
         image = store.open_embeddings(folder / store.IMAGE_EMBEDDINGS)
         store.write_json(folder / store.MEMBER_UTILITY, utility(run, model, image))

@@ -1,8 +1,8 @@
-"""What random draws say: an upper bound on the pairs that still have a wrong caption, from the random
-checks of a review, and the count of a set that pairs were sampled from; and the order of a review.
+"""The order of a review, and what random draws say: an upper bound on the pairs that still have a
+wrong caption, from the review's random checks, and counts of the set that pairs were sampled from.
 
-No score and no model enters the bound. It holds whenever a person stops, however often it was looked
-at, and whatever was decided between the checks: a confidence sequence by betting, without
+No score and no model enters the bound. It holds whenever a person stops, however often it was
+looked at, and whatever was decided between the checks: a confidence sequence by betting, without
 replacement (Waudby-Smith & Ramdas, NeurIPS 2020).
 
 Before each check, R of the U pairs without a decision have a wrong caption, and the next pair in
