@@ -11,8 +11,13 @@ DECISION = "decision"
 GROUP_KEY = "group_key"  # of pairs that are split as one, in a data set before its audit
 
 SOURCE = "source"
+KIND = "kind"
 REASON = "reason"
-QUARANTINE_COLUMNS = [SOURCE, PAIR_ID, REASON]
+QUARANTINE_COLUMNS = [SOURCE, PAIR_ID, KIND, REASON]
+# Kinds of rows in quarantine: of what is missing, unreadable or refused
+NEAR_DUPLICATE = "near-duplicate"
+BAD_CAPTION, BAD_PICTURE, BAD_FEATURES, BAD_ID = "caption", "picture", "features", "id"
+BAD_ROW = "row"  # the row, file or archive as a whole
 INCIDENT_COLUMNS = ["number", "kind", "pairs", "first", "last", "evidence", "repairs", "cause"]
 INCIDENT_PAIR_COLUMNS = ["number", "row", "from_row", "probability"]
 

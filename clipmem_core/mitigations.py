@@ -16,6 +16,7 @@ import numpy as np
 from clipmem_core.draws import COLOUR, IMAGE_NOISE, MASK, TEXT_NOISE, normals, uniforms
 from clipmem_core.io import InputError
 from clipmem_core.options import Slider, control, option
+from clipmem_core.ragged import Ragged
 
 if TYPE_CHECKING:  # the config imports this module, and few of its readers need torch
     from torch import Tensor
@@ -402,7 +403,7 @@ class Vocabulary:
 def pairs_with(
     model: Mapping[str, Any],
     tokens: np.ndarray,
-    caption_start: np.ndarray,
+    captions: Ragged,
     rows: np.ndarray,
     *,
     first: int = 0,
@@ -411,14 +412,12 @@ def pairs_with(
 
     Args:
         model: an open_clip configuration.
-        tokens, caption_start: as in `TrainingData`.
+        tokens, captions: as in `TrainingData`.
         rows: the training pairs, int64 [n_trained].
         first: captions of a pair that are read; 0: all.
     """
-    counts = np.diff(caption_start)
-    pair = np.repeat(np.arange(len(counts)), counts)
-    place = np.arange(len(tokens)) - caption_start[pair]
-    trained = np.isin(pair, rows) & (place < (first or len(tokens)))
+    pair = captions.owner
+    trained = np.isin(pair, rows) & (captions.number < (first or len(tokens)))
     words = between_ends(tokens, caption_ends(model, tokens))
     caption, position = np.nonzero(words & trained[:, None])
     size = model["text_cfg"]["vocab_size"]

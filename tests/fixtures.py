@@ -107,7 +107,9 @@ def write_audit(
     ]
     rows = [(name, metric, rng.uniform(0.2, 0.6)) for name in record.members for metric in metrics]
     utility = pd.DataFrame(rows, columns=c.UTILITY_COLUMNS)
-    quarantined = [(f"captions.csv:{row}", None, HOSTILE[row % 8]) for row in range(QUARANTINED)]
+    quarantined = [
+        (f"captions.csv:{row}", None, c.BAD_CAPTION, HOSTILE[row % 8]) for row in range(QUARANTINED)
+    ]
     tables = {
         store.PAIRS: pairs,
         store.SCORES: scores,

@@ -9,7 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"options", "mitigations", "config", "columns", "io", "embeddings", "glossary", "draws"},
+    {"options", "mitigations", "config", "columns", "io", "embeddings", "glossary"}
+    | {"draws", "ragged"},
     {"tables"},
     {"scores"},
     {"dataset"},

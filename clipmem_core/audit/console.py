@@ -120,9 +120,12 @@ def show_verdict(audit: Audit) -> None:
 
     groups = [row | {"kind": c.of_one_split(row["kind"])} for row in verdict["groups"]]
     show("clipmem by group", groups, ["group", "n", "mean", "low", "high", "kind"])
-    scores = sorted(INJECTED_SCORES, key=lambda name: not name.startswith("clipmem"))
     injected = [row | {"injected error": row["injected"]} for row in verdict["injected"]]
-    show("injected errors and other pairs (means)", injected, ["injected error", "n", *scores])
+    show(
+        "injected errors and other pairs (means)",
+        injected,
+        ["injected error", "n", *INJECTED_SCORES],
+    )
     show(
         "detector accuracy on injected errors, with 95 % bootstrap intervals",
         map(_detection, verdict["detection"]),
@@ -196,9 +199,7 @@ def make_table(
         numbers = column in right or all(
             isinstance(row.get(column), (int, float, type(None))) for row in rows
         )
-        table.add_column(
-            column.removeprefix("clipmem_"), justify="right" if numbers else "left", overflow="fold"
-        )
+        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))
     return table

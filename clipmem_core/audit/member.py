@@ -29,9 +29,9 @@ from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.features.towers import Opened, Tower
 from clipmem_core.io import InputError, read_json, save_array, write_once
 from clipmem_core.mitigations import Vocabulary, mitigations_of, pairs_with
+from clipmem_core.ragged import Ragged
 from clipmem_core.scores import detectors
 from clipmem_core.scores.utility import linear_probe, retrieval_recalls, zero_shot
-from clipmem_core.scores.words import group_starts, owners
 from clipmem_core.training import model as models
 from clipmem_core.training.model import (
     LockedModel,
@@ -247,7 +247,7 @@ def open_shared(folder: Path) -> Shared:
     data = TrainingData(
         pixels=pixels,
         tokens=cached_tokens(config.model, pairs) if features.text is None else features.text,
-        caption_start=group_starts(store.text_counts(audit)),
+        captions=store.read_captions(audit),
         keys=keys,
         rows=np.array([], dtype=np.int64),
         external=external,
@@ -266,7 +266,7 @@ def open_member(
     config = shared.config
     data = shared.data
     rows = np.flatnonzero(shared.membership[name].to_numpy())
-    vocabulary = _vocabulary(config, data.tokens, data.caption_start, rows)
+    vocabulary = _vocabulary(config, data.tokens, data.captions, rows)
     tokens = vocabulary.read(data.tokens) if vocabulary else data.tokens
     values = vars(shared) | {"data": dataclasses.replace(data, tokens=tokens, rows=rows)}
     record = shared.audit.member_record(name)
@@ -284,13 +284,13 @@ def cached_tokens(model: str, pairs: pd.DataFrame) -> np.ndarray:
 
 
 def _vocabulary(
-    config: AuditConfig, tokens: np.ndarray, start: np.ndarray, rows: np.ndarray
+    config: AuditConfig, tokens: np.ndarray, captions: Ragged, rows: np.ndarray
 ) -> Vocabulary | None:
     """Return the tokens that a member trained on these rows reads; None if it reads all."""
     if not config.text_min_df:
         return None
     model = model_config(config.model)
-    counts = pairs_with(model, tokens, start, rows, first=config.train_captions)
+    counts = pairs_with(model, tokens, captions, rows, first=config.train_captions)
     return Vocabulary(model, counts, config.text_min_df)
 
 
@@ -301,7 +301,7 @@ def vocabulary_of_member(audit: Audit, name: str) -> Vocabulary | None:
         return None  # without reading every caption
     rows = np.flatnonzero(audit.membership[name])
     tokens = cached_tokens(config.model, audit.pairs)
-    return _vocabulary(config, tokens, group_starts(store.text_counts(audit)), rows)
+    return _vocabulary(config, tokens, store.read_captions(audit), rows)
 
 
 def view_maker(
@@ -354,7 +354,8 @@ def trained_model(run: MemberRun) -> Model:
 
 def write_embeddings(run: MemberRun, model: Model, folder: Path, *, evaluate: bool = False) -> None:
     """Write the mean embeddings of every picture's evaluation views and of every pair's captions,
-    block by block.
+    block by block: features a batch of pairs at a time, tokens all at once, so that captions of
+    similar length share a batch.
 
     With `evaluate` also the member's utility and the scores of single captions. text.faiss is
     written last and marks all of them as complete.
@@ -373,46 +374,50 @@ def write_embeddings(run: MemberRun, model: Model, folder: Path, *, evaluate: bo
         model, data, views, n_views=n_views, precision=config.precision, device=config.device
     )
     write_vectors(folder / store.IMAGE_EMBEDDINGS, blocks)
-    note: Any = iter
+    captions = data.captions
+    at_once = len(captions) if data.tokens.dtype.kind == "i" else models.EVALUATION_BATCH
+    parts = [captions.part(row, row + at_once) for row in range(0, len(captions), at_once)]
+    embedded: Iterator[np.ndarray] = (
+        _embed_texts(run, model, data.tokens[at : at + part.n_items]) for part, at in parts
+    )
     if evaluate:
         image = store.open_embeddings(folder / store.IMAGE_EMBEDDINGS)
         store.write_json(folder / store.MEMBER_UTILITY, utility(run, model, image))
-        if np.diff(data.caption_start).max(initial=0) > 1:
-            note = functools.partial(_score_captions, run, image)
-    blocks = models.text_blocks(
-        model,
-        data.tokens,
-        data.caption_start,
-        first=config.eval_captions,
-        note=note,
-        precision=config.precision,
-        device=config.device,
+        if captions.counts.max(initial=0) > 1:
+            embedded = _score_captions(run, image, embedded)
+    means = (
+        part.mean(vectors, first=config.eval_captions)
+        for (part, _), vectors in zip(parts, embedded, strict=True)
     )
-    write_vectors(folder / store.TEXT_EMBEDDINGS, blocks)
+    write_vectors(folder / store.TEXT_EMBEDDINGS, means)
 
 
 def _score_captions(
     run: MemberRun, image: np.ndarray, blocks: Iterator[np.ndarray]
 ) -> Iterator[np.ndarray]:
     """Yield the embeddings of captions, and write similarity, margin and learned of each, and below
-    them of each decoy, float32 [n_captions + n_decoys, 3]."""
+    them of each decoy, `CAPTION_SCORES` [n_captions + n_decoys]."""
     data = run.data
-    n_captions = int(data.caption_start[-1])
-    owner = owners(np.diff(data.caption_start))
+    n_captions = data.captions.n_items
+    owner = data.captions.owner
     external = detectors.external_used((run.membership[c.GROUP] == c.EXTERNAL).to_numpy())
     decoys = store.read_decoys(run.audit)
-    scores = np.full((n_captions + len(decoys), 3), np.nan, np.float32)
+    scores = np.full(n_captions + len(decoys), np.nan, detectors.CAPTION_SCORES)
     of_decoys = scores[n_captions:]
     path = run.folder / TRAJECTORY
     if path.is_file():
-        scores[:n_captions, 2] = _learned_captions(run, store.read_array(path))
+        scores["learned"][:n_captions] = _learned_captions(run, store.read_array(path))
     done = 0
     for vectors in blocks:
-        pair = owner[done : done + len(vectors)]
-        observed = detectors.caption_scores(vectors, pair, image, external)
-        rows, values = detectors.decoy_scores(vectors, observed, done, decoys, image, owner)
-        scores[done : done + len(vectors), :2] = observed
-        of_decoys[rows, :2] = values
+        block = slice(done, done + len(vectors))
+        similarity, margin = detectors.caption_scores(vectors, owner[block], image, external)
+        scores["similarity"][block] = similarity
+        scores["margin"][block] = margin
+        rows, similarity, margin = detectors.decoy_scores(
+            vectors, similarity - margin, done, decoys, image, owner
+        )
+        of_decoys["similarity"][rows] = similarity
+        of_decoys["margin"][rows] = margin
         done += len(vectors)
         yield vectors
     save_array(scores, run.folder / store.CAPTION_SCORES)
@@ -427,8 +432,7 @@ def _learned_captions(run: MemberRun, trajectory: np.ndarray) -> np.ndarray:
         for epoch in range(len(trajectory))
     ]
     log_probability = trajectory[:, :, detectors.LOG_PROBABILITY]
-    n_captions = int(data.caption_start[-1])
-    return detectors.learned_by_caption(log_probability, data.rows, drawn, n_captions)
+    return detectors.learned_by_caption(log_probability, data.rows, drawn, data.captions.n_items)
 
 
 def caption_embeddings(
@@ -436,10 +440,8 @@ def caption_embeddings(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Embed each caption of some pairs, float32 [n, dim]; return also the position of its pair in
     `rows`, [n]."""
-    start = run.data.caption_start
-    captions = np.concatenate([np.arange(start[row], start[row + 1]) for row in rows])
-    text = _embed_texts(run, model, run.data.tokens[captions])
-    return text, owners(np.diff(start)[rows])
+    places, captions = run.data.captions.take(rows)
+    return _embed_texts(run, model, run.data.tokens[places]), captions.owner
 
 
 def _embed_texts(run: MemberRun, model: Model, inputs: np.ndarray) -> np.ndarray:

@@ -52,6 +52,7 @@ from clipmem_core.dataset.languages import (
     spaces_words,
 )
 from clipmem_core.io import InputError, save_array
+from clipmem_core.ragged import Ragged
 from clipmem_core.scores.displaced import DisplacedRun, Fits, find_runs, find_swaps
 from clipmem_core.scores.evidence import (
     HALF,
@@ -62,7 +63,6 @@ from clipmem_core.scores.evidence import (
 )
 from clipmem_core.scores.membership import Membership, side_means
 from clipmem_core.scores.prevalence import SECOND_ROUND_FROM, likely_wrong
-from clipmem_core.scores.words import group_starts
 
 
 @dataclass
@@ -101,8 +101,8 @@ class Run:
         return self.executor or functools.partial(local_processes, at_once=at_once)
 
     @functools.cached_property
-    def text_counts(self) -> np.ndarray:
-        return store.text_counts(self.audit)
+    def captions(self) -> Ragged:
+        return store.read_captions(self.audit)
 
     @functools.cached_property
     def words(self) -> pd.DataFrame:
@@ -126,7 +126,7 @@ class Run:
     @functools.cached_property
     def read_pairs(self) -> np.ndarray:
         """Pairs with such a caption, bool [n_pairs]."""
-        return np.logical_or.reduceat(self.read, group_starts(self.text_counts)[:-1])
+        return np.logical_or.reduceat(self.read, self.captions.first)
 
     @functools.cached_property
     def fits(self) -> Fits:
@@ -226,12 +226,11 @@ class ExtractFeatures(Stage):
         run.truncated = ensure_features(audit, run.screen, run.executor)
         path = audit.folder / store.DECOYS
         has_captions = config.lock_text or config.features
-        several = run.text_counts.max(initial=0) > 1
+        several = run.captions.counts.max(initial=0) > 1
         if run.predicts_words and has_captions and several and not path.is_file():
-            start = group_starts(run.text_counts)
             clusters = store.read_prepared(audit.folder).groups
             features = prepare.caption_features(audit)
-            save_array(draw_decoys(features, start, clusters, seed=config.seed), path)
+            save_array(draw_decoys(features, run.captions, clusters, seed=config.seed), path)
 
 
 class PredictWords(Stage):
@@ -251,7 +250,7 @@ class PredictWords(Stage):
             run.screen.say(f"note: {UNSPACED}")
             return
         run.screen.say(self.name)
-        n = int(run.text_counts.sum())
+        n = run.captions.n_items
 
         def report(share: float) -> None:
             run.screen.captions(round(share * n), n)
@@ -337,11 +336,11 @@ class Score(Stage):
             second = side_means(fits, sides.membership.trained)[1]
             scores = scoring.update_scores(scores, **{c.LOG_PROBABILITY_SECOND: second})
         captions, of_captions = scoring.caption_table(
-            audit, scores, run.text_counts, sides, run.words, run.read
+            audit, scores, run.captions, sides, run.words, run.read
         )
         wrong = probabilities(of_captions)
         rows, probability = incident_tables.displaced(run.displaced)
-        run.wrong = wrong = with_displaced(wrong, run.text_counts, rows, probability)
+        run.wrong = wrong = with_displaced(wrong, run.captions, rows, probability)
         curves = {
             name: np.array(count.ratio).tolist()
             for name, count in wrong.counts.items()
@@ -528,8 +527,7 @@ def counts(data_set: DataSet, membership: Membership) -> str:
     )
     return (
         f"{len(data_set.pairs):,} pairs with {captions:,} captions ({groups}); near-duplicates: "
-        f"{data_set.near_duplicates:,}; rows in quarantine: {len(data_set.quarantine):,}, "
-        f"{data_set.without_caption:,} of them pictures without a caption"
+        f"{data_set.near_duplicates:,}; rows in quarantine: {len(data_set.quarantine):,}"
     )
 
 

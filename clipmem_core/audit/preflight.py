@@ -96,14 +96,11 @@ def _show(source: str, data_set: DataSet, config: AuditConfig) -> None:
         for name, column in (("picture widths", c.WIDTH), ("picture heights", c.HEIGHT)):
             facts[name] = f"{pairs[column].min():,} to {pairs[column].max():,} pixels"
     facts["near-duplicates"] = f"{data_set.near_duplicates:,} of the pictures"
-    facts["in quarantine"] = (
-        f"{len(data_set.quarantine):,} rows, {data_set.without_caption:,} of them pictures without "
-        "a caption"
-    )
+    facts["in quarantine"] = f"{len(data_set.quarantine):,} rows"
     for name, fact in facts.items():
         console.print(plain(f"{name:24} {fact}"), soft_wrap=True)
     if len(data_set.quarantine):
-        reasons = _reasons(data_set.quarantine, data_set.quarantine[c.REASON])
+        reasons = _reasons(data_set.quarantine)
         console.print(make_table("in quarantine", reasons, ["rows", "reason", "example"]))
     flags = caption_flags(captions)
     checks = [
@@ -132,8 +129,11 @@ def faults_without_model(pairs: pd.DataFrame, clusters: np.ndarray) -> list[Faul
     return find_faults(pairs, clusters, pd.DataFrame(flags))
 
 
-def _reasons(quarantine: pd.DataFrame, kinds: pd.Series) -> list[dict[str, Any]]:
-    """Return the reasons in quarantine, the most common first, with an example each."""
+def _reasons(quarantine: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the reasons in quarantine, the most common first, with an example each; all
+    near-duplicates are one reason."""
+    is_copy = quarantine[c.KIND] == c.NEAR_DUPLICATE
+    kinds = quarantine[c.REASON].mask(is_copy, f"{c.NEAR_DUPLICATE} of another pair")
     reasons = [
         {"rows": len(rows), "reason": str(reason), "example": str(rows[c.SOURCE].iloc[0])}
         for reason, rows in quarantine.groupby(kinds)
@@ -235,13 +235,11 @@ def _print_found(data_set: DataSet, config: AuditConfig, *, exact: bool) -> None
     pairs = data_set.pairs
     quarantine = data_set.quarantine
     counts = pairs[c.CAPTIONS].map(len)
-    reasons = quarantine[c.REASON].astype(str)
-    kinds = reasons.replace("^near-duplicate of .*", "near-duplicate of another pair", regex=True)
     summary = {
         "pairs": len(pairs),
         "captions": int((counts.clip(upper=config.captions) if config.captions else counts).sum()),
         "quarantined": len(quarantine),
-        "reasons": _reasons(quarantine, kinds)[:_SHOWN],
+        "reasons": _reasons(quarantine)[:_SHOWN],
         "rows_in_quarantine": quarantine[[c.SOURCE, c.REASON]]
         .head(_LISTED)
         .astype(str)

@@ -29,7 +29,6 @@ from clipmem_core.dataset.duplicates import (
 )
 from clipmem_core.dataset.injected_errors import inject_miscaptions
 from clipmem_core.dataset.pixels import Pixels, check_pictures, open_pixels
-from clipmem_core.dataset.readers.folders import NO_CAPTION
 from clipmem_core.dataset.readers.records import named_folder
 from clipmem_core.dataset.readers.remote import fetch_source
 from clipmem_core.dataset.sentences import are_long, sentences_of
@@ -102,11 +101,6 @@ class DataSet:
             return self.clusters
         keys = raw.set_index(c.PAIR_ID)[c.GROUP_KEY].loc[self.pairs[c.PAIR_ID]]
         return join_clusters(self.clusters, keys.tolist())
-
-    @property
-    def without_caption(self) -> int:
-        """The number of pictures in a folder that have no caption file."""
-        return int((self.quarantine[c.REASON] == NO_CAPTION).sum())
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -267,7 +261,7 @@ def load_pictures(
     )
     usable = facts[c.REASON].isna().to_numpy()
     rows = np.flatnonzero(usable)
-    unreadable = _quarantined(raw.pairs, facts[c.REASON], ~usable)
+    unreadable = _quarantined(raw.pairs, c.BAD_PICTURE, facts[c.REASON], ~usable)
     quarantine = pd.concat([raw.quarantine, unreadable], ignore_index=True)
     facts = facts[usable].reset_index(drop=True)
     pairs = raw.pairs[usable].reset_index(drop=True)
@@ -300,8 +294,8 @@ def _limited(data_set: DataSet, config: AuditConfig) -> DataSet:
         return dataclasses.replace(data_set, pairs=pairs)
     clusters = data_set.clusters
     is_first = clusters == np.arange(len(clusters))
-    reasons = "near-duplicate of " + pairs[c.PAIR_ID].iloc[clusters].reset_index(drop=True)
-    dropped = _quarantined(pairs, reasons, ~is_first)
+    reasons = f"{c.NEAR_DUPLICATE} of " + pairs[c.PAIR_ID].iloc[clusters].reset_index(drop=True)
+    dropped = _quarantined(pairs, c.NEAR_DUPLICATE, reasons, ~is_first)
     return dataclasses.replace(
         data_set,
         pairs=pairs[is_first].reset_index(drop=True),
@@ -311,10 +305,11 @@ def _limited(data_set: DataSet, config: AuditConfig) -> DataSet:
     )
 
 
-def _quarantined(pairs: pd.DataFrame, reasons: pd.Series, mask: np.ndarray) -> pd.DataFrame:
-    return pd.DataFrame(
-        {c.SOURCE: pairs[c.IMAGE], c.PAIR_ID: pairs[c.PAIR_ID], c.REASON: reasons.to_numpy()}
-    )[mask]
+def _quarantined(
+    pairs: pd.DataFrame, kind: str, reasons: pd.Series, mask: np.ndarray
+) -> pd.DataFrame:
+    columns = (pairs[c.IMAGE], pairs[c.PAIR_ID], kind, reasons.to_numpy())
+    return pd.DataFrame(dict(zip(c.QUARANTINE_COLUMNS, columns, strict=True)))[mask]
 
 
 def draw_membership(clusters: np.ndarray, config: AuditConfig) -> Membership:

@@ -19,17 +19,17 @@ from clipmem_core.audit.verdict import WRONG
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.dataset.sentences import places_of
 from clipmem_core.io import InputError, naming
+from clipmem_core.ragged import Ragged
 from clipmem_core.scores import attacks, detectors, memorization
 from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE, pair_terms
+from clipmem_core.scores.certificate import whole_count
 from clipmem_core.scores.detection import detection_table
 from clipmem_core.scores.encoders import contributions
 from clipmem_core.scores.evidence import CaptionEvidence, Probabilities, agreement
 from clipmem_core.scores.membership import MemberSides
-from clipmem_core.scores.prevalence import whole_count
 from clipmem_core.scores.progress import Posterior
 from clipmem_core.scores.registry import BY_NAME, DETECTION_SCORES, INJECTED_SCORES, SCORE_COLUMNS
 from clipmem_core.scores.uncertainty import NoiseModel, share_above, standard_errors
-from clipmem_core.scores.words import group_starts, owners
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
 UNUSABLE = "rows that cannot be used"
@@ -109,7 +109,7 @@ def gather_evidence(audit: Audit) -> Evidence:
         text=[text for _, text in embeddings],
         logit_scales=logit_scales,
         log_probability=trajectories if len(trajectories) == len(names) else [],
-        n_captions=np.minimum(store.text_counts(audit), most_captions),
+        n_captions=np.minimum(store.read_captions(audit).counts, most_captions),
         folder=audit.folder,
     )
 
@@ -347,7 +347,7 @@ def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any
 def caption_table(
     audit: Audit,
     scores: pd.DataFrame,
-    counts: np.ndarray,
+    of_pairs: Ragged,
     sides: MemberSides,
     words: pd.DataFrame,
     read: np.ndarray,
@@ -357,22 +357,21 @@ def caption_table(
 
     similarity_out and margin_out are means over the members not trained on the pair, learned over
     those trained on it. Where no pair has several captions they are the pair's, csls_out for
-    margin_out. `counts` are captions of each pair, [n]; `words` are the words that were predicted;
+    margin_out. `of_pairs` are the captions of each pair; `words` are the words that were predicted;
     `read` is false for captions that the text tower does not read, [n_captions].
     """
-    n_captions = int(counts.sum())
-    owner = owners(counts)
-    start = group_starts(counts)
+    n_captions = of_pairs.n_items
+    owner = of_pairs.owner
     decoys = store.read_decoys(audit)
-    if counts.max(initial=0) > 1:
+    if of_pairs.counts.max(initial=0) > 1:
         # A member must have seen neither the picture nor the decoy; a caption is its own decoy
         # here.
-        both = np.concatenate([np.column_stack([owner, owner]), owner[decoys[:, :2]]])
+        both = tuple(np.append(owner, owner[decoys[name]]) for name in ("place", "caption"))
         similarity, margin = (
-            _mean_over_members(audit, sides, both, column=column, trained_on=False)
-            for column in (0, 1)
+            _mean_over_members(audit, sides, both, name, trained_on=False)
+            for name in ("similarity", "margin")
         )
-        learned = _mean_over_members(audit, sides, both, column=2, trained_on=True)
+        learned = _mean_over_members(audit, sides, both, "learned", trained_on=True)
     else:
         of_pair = scores.iloc[owner]
         similarity = of_pair[c.SIMILARITY_OUT].to_numpy()
@@ -383,27 +382,26 @@ def caption_table(
     features = None
     if len(decoys):
         features = prepare.caption_features(audit)
-        agree = agreement(features, start)
-        of_decoys = np.column_stack([agreement(features, start, decoys), margin[n_captions:]])
-    some_read = np.logical_or.reduceat(read, start[:-1])
+        agree = agreement(features, of_pairs)
+        of_decoys = np.column_stack([agreement(features, of_pairs, decoys), margin[n_captions:]])
+    some_read = np.logical_or.reduceat(read, of_pairs.first)
     evidence = CaptionEvidence(
-        counts,
+        of_pairs,
         fit=np.where(some_read, scores[c.CSLS_OUT], np.nan),
         swapped=scores[c.CSLS_SWAPPED].to_numpy(),
         misfit=np.where(some_read, scores[c.MISFIT], np.nan),
         captions=np.where(read, np.column_stack([agree, margin[:n_captions]]).T, np.nan).T,
         decoys=of_decoys,
-        similar=decoys[:, 2],
-        texts=decoys[:, 1],
+        similar=decoys["similar"],
+        texts=decoys["caption"],
         features=features if audit.record.sentences else None,
         words=words,
         read=read,
     )
-    rows = np.arange(n_captions)
     table = {
-        c.CAPTION_ROW: rows,
+        c.CAPTION_ROW: np.arange(n_captions),
         c.PAIR_ID: scores[c.PAIR_ID].to_numpy()[owner],
-        c.CAPTION: (rows - start[owner]).astype(np.int32),
+        c.CAPTION: of_pairs.number.astype(np.int32),
         c.SIMILARITY_OUT: similarity[:n_captions],
         c.MARGIN_OUT: margin[:n_captions],
         c.LEARNED: learned[:n_captions],
@@ -440,14 +438,14 @@ def captions_of_sentences(sentences: pd.DataFrame) -> pd.DataFrame:
 
 
 def _mean_over_members(
-    audit: Audit, sides: MemberSides, pairs: np.ndarray, *, column: int, trained_on: bool
+    audit: Audit, sides: MemberSides, pairs: Sequence[np.ndarray], name: str, *, trained_on: bool
 ) -> np.ndarray:
-    """Return the mean of a column of captions.npy over the members that trained, or did not, on
-    both pairs of each row, int64 [n_captions + n_decoys, 2]."""
+    """Return the mean of a field of captions.npy over the members that trained, or did not, on
+    both pairs of each row, int64 [n_captions + n_decoys] each."""
     folders = map(audit.member, sides.membership.members)
-    columns = (store.read_array(folder / store.CAPTION_SCORES)[:, column] for folder in folders)
+    columns = (store.read_array(folder / store.CAPTION_SCORES)[name] for folder in folders)
     return detectors.nan_mean(
-        np.where((trained[pairs] == trained_on).all(axis=1), values, np.nan)
+        np.where(np.all([trained[rows] == trained_on for rows in pairs], axis=0), values, np.nan)
         for values, trained in zip(columns, sides.membership.trained, strict=True)
     )
 
@@ -474,7 +472,7 @@ def whole_set(
             "high": high,
         }
 
-    skipped = int((~audit.quarantine[c.REASON].str.startswith("near-duplicate of ")).sum())
+    skipped = int((audit.quarantine[c.KIND] != c.NEAR_DUPLICATE).sum())
     unread = record.quarantined - (drawn - record.pairs)  # rows counted before the sample was drawn
     usable = drawn - (skipped - unread)
     unusable = row(UNUSABLE, skipped - unread, drawn)

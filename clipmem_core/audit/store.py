@@ -28,9 +28,11 @@ from clipmem_core.audit.settings import check_fields
 from clipmem_core.config import SETS, AuditConfig, as_dict, data_folder
 from clipmem_core.embeddings import Vectors, read_vectors
 from clipmem_core.io import DELETE, InputError, read_json, reading, replacing
+from clipmem_core.ragged import Ragged
+from clipmem_core.scores.detectors import DECOY
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
-VERSION = 9  # of an audit's folder; other versions cannot be read
+VERSION = 10  # of an audit's folder; other versions cannot be read
 # bytes; file systems allow 255, and the names of locks and temporary files are longer
 MAX_NAME = 100
 
@@ -251,9 +253,9 @@ def caption_counts(audit: "Audit", column: str = c.CAPTIONS) -> np.ndarray:
     return np.concatenate([block.to_numpy(zero_copy_only=False) for block in counts])
 
 
-def text_counts(audit: "Audit") -> np.ndarray:
-    """Return the number of captions of each pair, or of their sentences, int32 [n_pairs]."""
-    return caption_counts(audit, audit.record.texts)
+def read_captions(audit: "Audit") -> Ragged:
+    """Return the captions of each pair, or their sentences."""
+    return Ragged.of(caption_counts(audit, audit.record.texts))
 
 
 def text_blocks(audit: "Audit") -> Iterator[list[list[str]]]:
@@ -289,7 +291,7 @@ def read_decoys(audit: "Audit") -> np.ndarray:
     """Return the decoys of single captions, as of `draw_decoys`, none if the audit has no such
     file."""
     path = audit.folder / DECOYS
-    return read_array(path) if path.is_file() else np.empty((0, 3), np.int64)
+    return read_array(path) if path.is_file() else np.empty(0, DECOY)
 
 
 def open_embeddings(path: Path) -> Vectors:

@@ -310,8 +310,7 @@ def _notes(
             f"is what {trained} memorized, not what a pretrained encoder knew before."
         ]
         for tower in towers.values():
-            seen = str(tower.get("seen", ""))
-            sentences.append(f"{tower['name']}{seen[2:] if seen.startswith('It') else f': {seen}'}")
+            sentences.append(f"{tower['name']} was trained on {tower['seen']}.")
         if cut:
             part = summary[PART]
             ends = "" if part == "sentence" else ", which --sentences on ends"

@@ -25,6 +25,7 @@ from clipmem_core.dataset.languages import mostly_english
 from clipmem_core.dataset.sentences import places_of
 from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.io import DELETE, reading, replacing
+from clipmem_core.ragged import Ragged
 from clipmem_core.scores.evidence import fit_words, surprise, word_evidence
 from clipmem_core.scores.membership import draw_word_halves
 from clipmem_core.scores.words import (
@@ -32,9 +33,7 @@ from clipmem_core.scores.words import (
     WORD_PATTERN,
     Words,
     changed_words,
-    group_starts,
     kind_of,
-    owners,
     split_words,
 )
 from clipmem_core.training.trainer import save_atomically
@@ -83,13 +82,13 @@ def load_model(path: Path) -> tuple[WordModel, Words]:
         size, np.zeros((1, len(state["encoder.centre"]))), vectors, stored["precision"]
     )
     model.load_state_dict(state)
-    no_captions = np.zeros(1, np.int64)
+    nothing = Ragged.of([])
     words = Words(
         spelled=stored["spelled"],
         vocabulary_size=size,
         ids=np.empty(0, np.int64),
-        caption_start=no_captions,
-        pair_start=no_captions,
+        in_captions=nothing,
+        captions=nothing,
         frequency=stored["frequency"].numpy(),
         english=stored["english"],
     )
@@ -126,7 +125,7 @@ def surprises(words: Words, predicted: Predictions) -> tuple[np.ndarray, list[np
     log-likelihood ratios that it is wrong, NaN if not predicted; and the result of `fit_words`."""
     evidence, kinds = predicted_evidence(words, predicted, changed_words(words))
     # A word that a caption repeats a thousand times counts once.
-    caption = owners(np.diff(words.caption_start))
+    caption = words.in_captions.owner
     keys = caption * words.vocabulary_size + np.minimum(words.ids, words.vocabulary_size)
     different = np.unique(keys, return_index=True)[1]
     different = different[:: 1 + len(different) // _MOST_FITTED]
@@ -297,14 +296,13 @@ def _word_rows(
     as of `surprises`."""
     captions = pairs[column].flatten().to_pylist()
     matches = [match for caption in captions for match in WORD_PATTERN.finditer(caption)]
-    pair_start = words.pair_start[first_pair : first_pair + len(pairs) + 1]
-    caption_start = words.caption_start[pair_start[0] : pair_start[-1] + 1]
-    pair_of_caption = owners(np.diff(pair_start))
-    caption_of_word = owners(np.diff(caption_start))
-    place = np.flatnonzero(np.isfinite(values[caption_start[0] : caption_start[-1], 0]))
-    rows = caption_start[0] + place
-    caption = caption_of_word[place]
-    pair = pair_of_caption[caption]
+    in_pairs, first_caption = words.captions.part(first_pair, first_pair + len(pairs))
+    in_captions, first_word = words.in_captions.part(
+        first_caption, first_caption + in_pairs.n_items
+    )
+    place = np.flatnonzero(np.isfinite(values[first_word : first_word + in_captions.n_items, 0]))
+    rows = first_word + place
+    caption = in_captions.owner[place]
     surprise, changed = values[rows].T
     without_siblings = np.exp(predicted.alone[rows, 0])
     with_siblings = np.exp(predicted.together[rows, 0])
@@ -314,20 +312,20 @@ def _word_rows(
     is_likelier = better_probability > probability[:, None]
     is_likelier &= better != words.ids[rows][:, None]
     is_likelier &= (surprise > 0)[:, None]
-    offsets = group_starts(is_likelier.sum(axis=1)).astype(np.int32)
+    offsets = Ragged.of(is_likelier.sum(axis=1)).start.astype(np.int32)
     spelled = np.array(["", "", *words.spelled], dtype=object)[better[is_likelier]]
     likelier_probability = better_probability[is_likelier].astype(np.float32)
-    number = caption - (pair_start[pair] - pair_start[0])
+    number = in_pairs.number[caption]
     start = np.array([matches[at].start() for at in place], np.int64)
     if column == c.SENTENCES:
         places = places_of(pairs[c.CAPTIONS].to_pylist()).iloc[caption]
         number = places[c.CAPTION].to_numpy()
         start += places[c.START].to_numpy()
     columns = {
-        c.PAIR_ID: pairs[c.PAIR_ID].take(pa.array(pair)),
-        c.CAPTION_ROW: pair_start[0] + caption,
+        c.PAIR_ID: pairs[c.PAIR_ID].take(pa.array(in_pairs.owner[caption])),
+        c.CAPTION_ROW: first_caption + caption,
         c.CAPTION: number.astype(np.int32),
-        c.POSITION: (rows - caption_start[caption]).astype(np.int32),
+        c.POSITION: in_captions.number[place].astype(np.int32),
         c.START: start.astype(np.int32),
         c.WORD: pa.array([matches[at][0] for at in place], pa.string()),
         c.PROBABILITY: probability.astype(np.float32),

@@ -13,7 +13,7 @@ import streamlit as st
 
 from clipmem_core import columns as c
 from clipmem_core.audit.settings import check_config
-from clipmem_core.audit.store import MEMBERSHIP, PAIRS, Audit, text_counts
+from clipmem_core.audit.store import MEMBERSHIP, PAIRS, Audit, read_captions
 from clipmem_core.config import FIELDS, MODIFIERS, AuditConfig, Slider
 from clipmem_core.dashboard.page import PAGE, choose_listed, draw_set, write_address
 from clipmem_core.dashboard.plain import explained_errors, in_one_line, show_text
@@ -69,7 +69,7 @@ _AHEAD_SLIDERS = {
 @cached(32, PAIRS, MEMBERSHIP)
 def _facts(audit: Audit) -> tuple[dict[str, str], int]:
     """Return why settings cannot act on an audit, and the most captions of a pair."""
-    return obstacles(audit), int(text_counts(audit).max())
+    return obstacles(audit), int(read_captions(audit).counts.max())
 
 
 def draw_setting(audit: Audit, finished: Mapping[str, str]) -> Arm:

@@ -74,7 +74,7 @@ def draw_source(audit: Audit) -> None:
     st.header("This audit", anchor=False)
     models = f"{o.model_words(record.config)} · captions: {languages}"
     show_text(f"{record.source} · {sizes} · {models} · protocol {record.protocol}")
-    quarantine = audit.quarantine
+    quarantine = audit.quarantine.drop(columns=c.KIND)
     if rows := len(quarantine):
         with st.expander(f"Quarantine: {rows:,} input rows and why"):
             draw_table(quarantine.head(QUARANTINE_ROWS), alt="Input rows and why they are unusable")

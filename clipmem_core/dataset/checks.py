@@ -16,7 +16,7 @@ import pandas as pd
 
 from clipmem_core.dataset.languages import language_of, main_script
 from clipmem_core.io import read_json
-from clipmem_core.scores.words import owners
+from clipmem_core.ragged import Ragged
 
 VALUES = ("brightness", "contrast", "sharpness")  # measurements of pictures in the table
 
@@ -114,8 +114,7 @@ class Captions:
     @classmethod
     def from_pairs(cls, captions: Sequence[Sequence[str]]) -> "Captions":
         """Flatten the lists of captions of pairs."""
-        owner = owners(list(map(len, captions)))
-        return cls([text for texts in captions for text in texts], owner)
+        return cls([text for texts in captions for text in texts], Ragged.of_lists(captions).owner)
 
 
 def caption_frequencies(blocks: Iterable[Captions]) -> Frequencies:

@@ -54,8 +54,8 @@ class RawPairs:
     """A data set before any picture is opened.
 
     `pairs` has the columns pair_id, image, captions (a list of at least one), label and injected,
-    in the order of the source; `quarantine` has source, pair_id and reason. Each of the `rows` is
-    in one of the two.
+    in the order of the source; `quarantine` has columns.QUARANTINE_COLUMNS. Each of the `rows`
+    is in one of the two.
     """
 
     root: Path  # image references are relative to it; absolute

@@ -36,7 +36,7 @@ from clipmem_core.dataset.readers.paths import (
 from clipmem_core.dataset.readers.records import Row
 from clipmem_core.embeddings import Vectors, read_vectors, write_vectors
 from clipmem_core.io import InputError, naming, reading, replacing_folder
-from clipmem_core.scores.words import group_starts
+from clipmem_core.ragged import Ragged
 
 ROWS_AT_ONCE = 65_536  # checked, converted and written at a time
 SIDES = ("image", "text")
@@ -64,7 +64,7 @@ class Stored:
     Attributes:
         pairs: pair_id, image, captions (Arrow lists: a tenth of the memory of Python's), label,
             sha256.
-        quarantine: source, pair_id, reason.
+        quarantine: source, pair_id, kind, reason.
         folder: the cache folder.
     """
 
@@ -119,7 +119,7 @@ def stored_features(
     """
     try:
         stamps = [stamped(path) for part in parts for path in part]
-        key = fingerprint([stamps, as_dict(options)])
+        key = fingerprint([stamps, as_dict(options), c.QUARANTINE_COLUMNS])
         target = (folder or data_folder() / "cache" / "features") / "stored" / key
         if not target.is_dir():
             with naming(target), replacing_folder(target) as new:
@@ -172,7 +172,7 @@ def _open_pairs(folder: Path) -> pa.Table:
 def _store(folder: Path, parts: Sequence[Part], options: SourceOptions) -> None:
     """Copy the features of all parts and write the pairs that can use them."""
     tables = list[pa.Table]()
-    refused = list[tuple[str, str, str]]()
+    refused = list[tuple[str, str, str, str]]()
     faults: list[list[np.ndarray]] = [[], []]  # of each row, by side and part
     for number, side in enumerate(SIDES):
         paths = [part[number + 1] for part in parts]
@@ -190,14 +190,15 @@ def _store(folder: Path, parts: Sequence[Part], options: SourceOptions) -> None:
             is_list = isinstance(row.captions, list) and row.captions
             for caption in row.captions if is_list else [row.captions]:
                 text = "" if is_missing(caption) else tidy(str(caption))
-                reason = (
-                    row.reason
-                    or _fault(image_faults, image_row, "picture")
-                    or ("" if text else "caption is empty")
-                    or _fault(text_faults, text_row, "caption")
+                reasons = (
+                    (row.kind, row.reason),
+                    (c.BAD_FEATURES, _fault(image_faults, image_row, "picture")),
+                    (c.BAD_CAPTION, "" if text else "caption is empty"),
+                    (c.BAD_FEATURES, _fault(text_faults, text_row, "caption")),
                 )
-                if reason:
-                    refused.append((row.source, pair_id, reason))
+                first = next(((kind, reason) for kind, reason in reasons if reason), None)
+                if first:
+                    refused.append((row.source, pair_id, *first))
                 else:
                     rows = first_image + image_row, first_text + text_row
                     used.append((pair_id, image, label, text, *rows))
@@ -295,7 +296,7 @@ def _write_pairs(folder: Path, table: pa.Table) -> None:
     np.save(folder / "image_rows.npy", pairs["image_row"].to_numpy(np.int64))
     np.save(folder / "text_rows.npy", texts["text_row"].to_numpy(np.int64))
     image, text = (open_features(folder, side) for side in SIDES)
-    starts = group_starts(np.bincount(texts["pair"]))
+    starts = Ragged.of(np.bincount(texts["pair"])).start
     sha256 = []
     for at in range(0, len(pairs), ROWS_AT_ONCE):
         ends = starts[at : at + ROWS_AT_ONCE + 1]

@@ -98,7 +98,7 @@ class Tower:
     context: int = 0  # texts: tokens it reads; longer captions are truncated
     precision: Precision = "fp32"
     device: str = "cpu"
-    seen: str = "Its training data are not known here: a pair of yours may have been part of them."
+    seen: str = "unknown data: a pair of yours may be among them"  # what it was trained on
     libraries: tuple[str, ...] = ()
     weights: Weights | None = None  # of a built-in tower
     load: Callable[["Tower"], Opened]
@@ -185,8 +185,7 @@ def efficientnet_lite(name: str = "efficientnet-lite2", *, size: int) -> Tower:
         sha256=weights.sha256,
         dim=1280,
         size=size or _SIZE,
-        seen="It was trained on ImageNet's 1.28 million labelled photographs; a picture of yours "
-        "may be one of them.",
+        seen="ImageNet's 1.28 million labelled photographs; a picture of yours may be one of them",
         libraries=_TIMM_LIBRARIES,
         weights=weights,
         load=_load_lite,
@@ -263,8 +262,7 @@ def minilm() -> Tower:
         sha256=MINILM.sha256,
         dim=384,
         context=256,
-        seen="It was trained on a billion pairs of sentences from the web, with the captions of "
-        "COCO and Flickr30k.",
+        seen="a billion pairs of sentences from the web, with the captions of COCO and Flickr30k",
         libraries=_SENTENCE_LIBRARIES,
         weights=MINILM,
         load=_load_minilm,
@@ -289,8 +287,8 @@ def multilingual() -> Tower:
         sha256=USE.sha256,
         dim=512,
         context=512,  # it has no limit; longer captions would take much memory
-        seen="It was trained on several tasks in 16 languages; the documents of its package do not "
-        "name the data, and a caption of yours may be among them.",
+        seen="several tasks in 16 languages; the documents of its package do not name the data, "
+        "and a caption of yours may be among them",
         weights=USE,
         load=_load_multilingual,
     )

@@ -84,6 +84,8 @@ from clipmem_core.lab.baselines import (
 )
 from clipmem_core.lab.benchmark_results import Benchmark, Injection
 from clipmem_core.lab.study_results import check_same
+from clipmem_core.ragged import Ragged
+from clipmem_core.scores.certificate import plan_review
 from clipmem_core.scores.detection import (
     AVERAGE_PRECISION,
     METRICS,
@@ -94,11 +96,9 @@ from clipmem_core.scores.detection import (
 )
 from clipmem_core.scores.detectors import misfit, nan_mean
 from clipmem_core.scores.membership import side_means
-from clipmem_core.scores.prevalence import plan_review
 from clipmem_core.scores.progress import Posterior, Remaining
 from clipmem_core.scores.registry import DETECTION_SCORES
-from clipmem_core.scores.words import WORD_PATTERN, group_starts, mean_ratio
-from clipmem_core.training.model import mean_by_pair
+from clipmem_core.scores.words import WORD_PATTERN, mean_ratio
 from clipmem_core.training.names import TRAJECTORY
 from clipmem_core.training.word_model import Predictions
 
@@ -295,10 +295,10 @@ def _changed_texts(shared: Shared, changed: pd.DataFrame) -> pd.DataFrame:
     """Return the changed captions, or their changed sentences, by the number among all."""
     captions = shared.pairs[c.CAPTIONS]
     if not shared.record.sentences:
-        start = group_starts(list(map(len, captions)))
+        start = Ragged.of_lists(captions).start
         return changed.set_index(start[changed["row"]] + changed["caption"])
     places = places_of(captions)
-    start = shared.data.caption_start
+    start = shared.data.captions.start
     rows = []
     for change in changed.to_dict("records"):
         of_pair = places.iloc[start[change["row"]] : start[change["row"] + 1]]
@@ -386,7 +386,7 @@ def _pair_scores(shared: Shared) -> tuple[dict[str, np.ndarray], dict[str, str]]
     members = [[vectors[:] for vectors in read_embeddings(folder)] for folder in folders]
     text = shared.features.text
     if text is not None:
-        text = mean_by_pair(np.asarray(text, np.float32), shared.data.caption_start)
+        text = shared.data.captions.mean(np.asarray(text, np.float32))
     # Neighbours by the features of a locked tower, else by the embeddings of each member
     locked = [
         None if values is None else nearest(values, LEMON_NEIGHBOURS)
@@ -421,15 +421,14 @@ def _measure_captions(
     """Return how well detectors find single captions, or their sentences, and words of the scored
     pairs `rows`; `changed` as of `_changed_texts`."""
     audit = shared.audit
-    counts = np.diff(shared.data.caption_start)
+    pair = shared.data.captions.owner
     name = SENTENCE_TABLE if shared.record.sentences else CAPTION_TABLE
     captions = read_table(audit.folder / name)
     words = read_words(audit)
-    pair = np.repeat(np.arange(len(counts)), counts)
-    first = np.searchsorted(words[c.CAPTION_ROW], np.arange(len(captions) + 1))
+    in_captions = Ragged.of(np.bincount(words[c.CAPTION_ROW], minlength=len(captions)))
     scores = {
         c.P_WRONG: captions[c.P_WRONG],
-        c.SURPRISE: mean_ratio(words[c.SURPRISE].to_numpy(), first),
+        c.SURPRISE: mean_ratio(words[c.SURPRISE].to_numpy(), in_captions),
     }
     if blind and len(words):
         scores[BLIND] = _blind_surprise(shared)
@@ -484,4 +483,4 @@ def _blind_surprise(shared: Shared) -> np.ndarray:
     into = Predictions.empty(len(words.ids))
     for half in (0, 1):
         predict_words(shared, words, no_pictures, half, into)
-    return mean_ratio(surprises(words, into)[0][:, 0], words.caption_start)
+    return mean_ratio(surprises(words, into)[0][:, 0], words.in_captions)

@@ -36,10 +36,10 @@ from clipmem_core.audit.store import (
     check_name,
     inside,
     read_array,
+    read_captions,
     read_embeddings,
     read_table,
     read_utility,
-    text_counts,
     write_json,
 )
 from clipmem_core.config import ineffective_fields
@@ -133,7 +133,7 @@ def obstacles(audit: Audit) -> dict[str, str]:
         name: f"the {side} tower is locked: training sees its features, no {_SEEN[side]}"
         for name, side in ineffective_fields(config).items()
     }
-    if not 0 < config.train_captions < text_counts(audit).max():
+    if not 0 < config.train_captions < read_captions(audit).counts.max():
         reasons["train_captions"] = (
             "members train on all captions already, and pairs with fewer are memorized more"
         )

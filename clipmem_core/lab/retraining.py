@@ -63,8 +63,8 @@ from clipmem_core.lab.arm import (
 )
 from clipmem_core.lab.mitigated import NO_RANKING, Couple, begin
 from clipmem_core.lab.study_results import STUDY, StudyFolder, check_same
+from clipmem_core.ragged import Ragged
 from clipmem_core.review.decisions import decided_of
-from clipmem_core.scores.words import group_starts
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
 _EMBEDDINGS = ".embeddings"  # of a member until its couple is measured
@@ -118,7 +118,6 @@ def _with_captions(shared: Shared, changes: PairChanges) -> Shared:
     if shared.record.sentences:
         captions = list(map(sentences_of, captions))
         pairs[c.SENTENCES] = captions
-    start = group_starts(list(map(len, captions)))
     features = shared.features
     tower = shared.towers.text
     if tower:
@@ -126,7 +125,7 @@ def _with_captions(shared: Shared, changes: PairChanges) -> Shared:
         features = replace(features, text=tokens)
     else:
         tokens = cached_tokens(shared.config.model, pairs)
-    data = replace(shared.data, tokens=tokens, caption_start=start)
+    data = replace(shared.data, tokens=tokens, captions=Ragged.of_lists(captions))
     return replace(shared, pairs=pairs, features=features, data=data)
 
 

@@ -36,13 +36,11 @@ from clipmem_core.io import InputError
 from clipmem_core.lab import unit_tables as t
 from clipmem_core.mitigations import can_cut_text
 from clipmem_core.scores.encoders import UnitTally
-from clipmem_core.scores.words import group_starts
 from clipmem_core.training.model import (
     Model,
     autocast,
     encode_text,
     evaluation_batches,
-    mean_by_pair,
 )
 from clipmem_core.training.views import ViewMaker
 
@@ -224,22 +222,18 @@ def count_units(
         else:
             cut = can_cut_text(model)
             # Pairs with captions of similar length share a batch
-            longest = np.maximum.reduceat((data.tokens != 0).sum(axis=1), data.caption_start[:-1])
-            counts = np.diff(data.caption_start)
-            counts = np.minimum(counts, config.eval_captions or counts.max())
+            longest = np.maximum.reduceat((data.tokens != 0).sum(axis=1), data.captions.first)
             for block in evaluation_batches(rows[np.argsort(longest[rows], kind="stable")]):
-                start = group_starts(counts[block])
-                first = data.caption_start[block] - start[:-1]
-                captions = np.repeat(first, counts[block]) + np.arange(start[-1])
-                tokens = torch.from_numpy(data.tokens[captions].astype(np.int64)).to(config.device)
+                places, captions = data.captions.take(block, first=config.eval_captions)
+                tokens = torch.from_numpy(data.tokens[places].astype(np.int64)).to(config.device)
                 # All up to the end token, the last that is not 0: token 0 is padding, but also a
                 # word ("!")
-                places = torch.arange(tokens.shape[1], device=config.device)
-                mask = places <= torch.where(tokens != 0, places, 0).amax(dim=1)[:, None]
+                at = torch.arange(tokens.shape[1], device=config.device)
+                mask = at <= torch.where(tokens != 0, at, 0).amax(dim=1)[:, None]
                 with autocast(config.precision, config.device):
                     encode_text(model, tokens, cut=cut)
                 values = torch.cat(means, dim=1).cpu().numpy()
-                tally.add(block, mean_by_pair(values, start))
+                tally.add(block, captions.mean(values))
                 report(tally.count)
     return tally
 

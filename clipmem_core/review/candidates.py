@@ -53,7 +53,7 @@ def read_candidates(
         raw.pairs.explode(CAPTIONS).rename(columns={CAPTIONS: CAPTION}).dropna(axis=1, how="all")
     )
     table = table.assign(**{PICTURE: table[IMAGE], REASON: None})
-    refused = raw.quarantine.rename(columns={SOURCE: IMAGE})
+    refused = raw.quarantine[[SOURCE, PAIR_ID, REASON]].rename(columns={SOURCE: IMAGE})
     return _matched(audit, pd.concat([table, refused], ignore_index=True), raw, screen.pictures)
 
 

@@ -16,7 +16,7 @@ belong to another picture and say nothing.
 
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,7 @@ from clipmem_core.dataset.sentences import sentences_of
 from clipmem_core.features.cache import ReportCount
 from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.io import InputError, read_json
+from clipmem_core.ragged import Ragged
 from clipmem_core.review import search
 from clipmem_core.review.candidates import PICTURE, Candidates, read_candidates
 from clipmem_core.review.queries import ROW, cached, fetch_numbered, fetch_pairs, stamp
@@ -85,9 +86,8 @@ from clipmem_core.scores.evidence import (
     surprise,
 )
 from clipmem_core.scores.membership import draw_word_halves
-from clipmem_core.scores.words import Words, group_starts, mean_ratio, number_words, owners
+from clipmem_core.scores.words import Words, mean_ratio, number_words
 from clipmem_core.tables import SUFFIXES, check_suffix, write_frame
-from clipmem_core.training.model import mean_by_pair
 from clipmem_core.training.word_model import Predictions, predict
 
 OWN = "own"  # column: the pair has this caption already
@@ -271,27 +271,27 @@ def _judge_units(
         [(number, text) for number, text in by_place[place] if text not in (*own, *replaced[first])]
         for place, own, first in zip(places, texts, start[:-1], strict=True)
     ]
-    counts = np.diff(start)
-    step = max(1, _BLOCK // int(counts.max()))
+    units = Ragged(start)
+    step = max(1, _BLOCK // int(units.counts.max()))
     blocks = []
-    for at in range(0, len(counts), step):
+    for at in range(0, len(units), step):
         part = slice(at, at + step)
         block = pairs.iloc[places[part]]
         blocks.append(_evidence(audit, fitted, block, texts[part], siblings[part]))
         progress(int(start[part.stop : part.stop + 1].sum() or len(judged)), len(judged))
     evidence = np.concatenate(blocks)
-    similarity, margin, fit, agree, _, specific, words = evidence.T
+    similarity, margin, fit, agree, agree_more, specific, words = evidence.T
     by_pair = _ratio_at(fitted, "pairs", fit)
     by_caption = np.full(len(judged), np.nan)
     if fitted["ratio"] is not None:
-        of_captions = evidence[:, [3, 4, 1]]
+        of_captions = np.column_stack([agree, agree_more, margin])
         if fitted["specific"] is not None:
             of_captions = by_specificity(of_captions, specific)
         ratio = log_ratio(np.array(fitted["ratio"]), of_captions)
         by_caption = _ratio_at(fitted, "captions", -ratio)
     by_pair[~judged[NEW].to_numpy() & np.isfinite(by_caption)] = np.nan
     by_word = _ratio_at(fitted, "words", -words)
-    wrong = batch_probabilities(counts, by_pair[start[:-1]], by_caption, by_word)[0]
+    wrong = batch_probabilities(units, by_pair[units.first], by_caption, by_word)[0]
     return np.column_stack([similarity, margin, agree, wrong[[*_PARTS, P_WRONG]]])
 
 
@@ -318,23 +318,23 @@ def _evidence(
         texts: the captions of each unit, to judge.
         siblings: the other captions of each unit's pair, with their numbers there.
     """
-    start = group_starts(list(map(len, texts)))
+    units = Ragged.of_lists(texts)
     rows = pairs[ROW].to_numpy()
-    agree = np.full((start[-1], 3), np.nan)
+    agree = np.full((units.n_items, 3), np.nan)
     if fitted["ratio"] is not None:
-        agree = _agreement(audit, fitted, texts, start, rows, siblings)
-    words = np.full(start[-1], np.nan)
+        agree = _agreement(audit, fitted, texts, rows, siblings)
+    words = np.full(units.n_items, np.nan)
     pictures: Any = None
     if "words" in fitted["curves"] or (rows < 0).any():
         tower = search.towers_here(audit.record.config).image
         pictures = FeatureExtractor(tower, audit.record.pictures).images(pairs)
     if "words" in fitted["curves"]:
-        words = _word_ratios(audit, texts, start, rows, siblings, pictures)
-    return np.column_stack([_out_of(audit, texts, start, rows, pictures), agree, words])
+        words = _word_ratios(audit, texts, rows, siblings, pictures)
+    return np.column_stack([_out_of(audit, texts, rows, pictures), agree, words])
 
 
 def _out_of(
-    audit: Audit, texts: Sequence[list[str]], start: np.ndarray, rows: np.ndarray, pictures: Any
+    audit: Audit, texts: Sequence[list[str]], rows: np.ndarray, pictures: Any
 ) -> np.ndarray:
     """Return similarity and margin of captions, and the CSLS of their units, [n_captions, 3].
 
@@ -344,25 +344,25 @@ def _out_of(
     sides = search.read_sides(audit)
     beside = detectors.external_used(sides.external)
     membership = sides.membership
-    owner = owners(np.diff(start))
+    owner = Ragged.of_lists(texts).owner
     by_member = []
     for name, trained in zip(membership.members, membership.trained, strict=True):
         units = np.flatnonzero((rows < 0) | ~trained[rows])
         values = np.full((len(owner), 3), np.nan)
         if len(units):
             image, text = read_embeddings(audit.member(name))
-            captions = [caption for at in units.tolist() for caption in texts[at]]
-            vectors = search.embed_texts(audit, captions, member=name)
+            captions = [texts[at] for at in units.tolist()]
+            listed = [*chain.from_iterable(captions)]
+            vectors = search.embed_texts(audit, listed, member=name)
             shown = unit(image[np.maximum(rows[units], 0)])
             is_new = rows[units] < 0
             if is_new.any():
                 features = pictures[units[is_new]]
                 shown[is_new] = search.embed_pictures(audit, features, member=name)
-            counts = np.diff(start)[units]
             external = unit(image[beside]), unit(text[beside])
             itself = rows[units, None] == beside
             values[np.isin(owner, units)] = _beside_external(
-                vectors, counts, shown, itself, external
+                vectors, Ragged.of_lists(captions), shown, itself, external
             )
         by_member.append(values)
     return detectors.nan_mean(by_member)
@@ -370,7 +370,7 @@ def _out_of(
 
 def _beside_external(
     vectors: np.ndarray,
-    counts: np.ndarray,
+    units: Ragged,
     pictures: np.ndarray,
     itself: np.ndarray,
     external: tuple[np.ndarray, np.ndarray],
@@ -379,15 +379,15 @@ def _beside_external(
 
     Args:
         vectors: unit embeddings of the captions, [n, dim].
-        counts: captions of each unit, [n_units].
+        units: the captions of each.
         pictures: unit embeddings, [n_units, dim].
         itself: whether a unit's pair is an external one, [n_units, n_external].
         external: unit embeddings of the external pictures and captions, [n_external, dim].
     """
-    owner = owners(counts)
+    owner = units.owner
     similarity = np.vecdot(vectors, pictures[owner])
     cosines = np.where(itself[owner], -np.inf, vectors @ external[0].T)
-    means = unit(mean_by_pair(vectors, group_starts(counts)))
+    means = unit(units.mean(vectors))
     by_image, by_text = (
         np.where(itself, -np.inf, queries @ others.T)
         for queries, others in zip((pictures, means), external[::-1], strict=True)
@@ -401,35 +401,31 @@ def _agreement(
     audit: Audit,
     fitted: dict[str, Any],
     texts: Sequence[list[str]],
-    start: np.ndarray,
     rows: np.ndarray,
     siblings: Sequence[list[tuple[int, str]]],
 ) -> np.ndarray:
     """Return the `agreement` of captions with the others of their unit and with numbered captions
     of its pair, NaN without any, and how specific they are if the audit fitted it, [n_captions,
     3]."""
-    stored, first = search.features_of_captions(audit)
-    features = search.text_features_of(
-        audit.record.config, [text for part in texts for text in part]
-    )
+    stored, captions = search.features_of_captions(audit)
+    units = Ragged.of_lists(texts)
+    features = search.text_features_of(audit.record.config, [*chain.from_iterable(texts)])
     compared = []
-    for unit_, row in enumerate(rows):
-        numbers = np.array([number for number, _ in siblings[unit_]], int)
-        own = features[start[unit_] : start[unit_ + 1]]
-        compared.append(np.vstack([own, stored[first[row] + numbers]]))
-    begin = group_starts(list(map(len, compared)))
-    judged = np.arange(start[-1]) + np.repeat(begin[:-1] - start[:-1], np.diff(start))
+    for own, row, others in zip(np.split(features, units.start[1:-1]), rows, siblings, strict=True):
+        numbers = np.array([number for number, _ in others], int)
+        compared.append(np.vstack([own, stored[captions.start[row] + numbers]]))
+    compared_units = Ragged.of_lists(compared)
+    judged = compared_units.first[units.owner] + units.number
     specific = np.full(len(features), np.nan)
     if fitted["specific"] is not None:
         model = np.array(fitted["specific"])
         specific = unit(np.asarray(features, np.float32)) @ model[:-1] + model[-1]
-    return np.column_stack([agreement(np.concatenate(compared), begin)[judged], specific])
+    return np.column_stack([agreement(np.concatenate(compared), compared_units)[judged], specific])
 
 
 def _word_ratios(
     audit: Audit,
     texts: Sequence[list[str]],
-    start: np.ndarray,
     rows: np.ndarray,
     siblings: Sequence[list[tuple[int, str]]],
     pictures: Any,
@@ -440,17 +436,17 @@ def _word_ratios(
     it predicts.
     """
     half = np.where(rows < 0, 2, _word_halves(audit)[rows])
+    owner = Ragged.of_lists(texts).owner
     by_model = []
     for name, halves in _HALVES.items():
         chosen = np.isin(half, halves)
-        ratios = np.full(start[-1], np.nan)
+        ratios = np.full(len(owner), np.nan)
         if chosen.any():
             listed = [
                 ([*texts[at], *(text for _, text in siblings[at])], len(texts[at]))
                 for at in np.flatnonzero(chosen).tolist()
             ]
-            is_judged = np.repeat(chosen, np.diff(start))
-            ratios[is_judged] = _ratios_by(
+            ratios[chosen[owner]] = _ratios_by(
                 audit, name, pictures[chosen], *zip(*listed, strict=True)
             )
         by_model.append(ratios)
@@ -468,14 +464,12 @@ def _ratios_by(
     together."""
     model, vocabulary, by_kind = _word_model(audit, name)
     words = number_words(captions, like=vocabulary)
-    of_pair = np.diff(words.pair_start)
-    number = np.arange(of_pair.sum()) - np.repeat(words.pair_start[:-1], of_pair)
-    is_judged = number < np.repeat(counts, of_pair)
-    compared = np.where(np.repeat(is_judged, np.diff(words.caption_start)), 0, -1)
+    is_judged = words.captions.number < np.array(counts)[words.captions.owner]
+    compared = np.where(is_judged[words.in_captions.owner], 0, -1)
     predicted = Predictions.empty(len(words.ids))
     predict(model, words, pictures, np.arange(len(captions)), compared, predicted)
     evidence, kinds = predicted_evidence(words, predicted, np.zeros_like(compared))
-    return mean_ratio(surprise(by_kind, evidence[:, 0], kinds), words.caption_start)[is_judged]
+    return mean_ratio(surprise(by_kind, evidence[:, 0], kinds), words.in_captions)[is_judged]
 
 
 @cached(2, MEMBERSHIP, CONFIG)
@@ -517,10 +511,10 @@ def new_incidents(audit: Audit, candidates: Candidates) -> list[str]:
         return causes
     features = FeatureExtractor(search.towers_here(audit.record.config).image).images(pairs)[:]
     texts = [text for captions in pairs[CAPTIONS] for text in captions]
-    start = group_starts(pairs[CAPTIONS].map(len).to_numpy())
+    captions = Ragged.of_lists(pairs[CAPTIONS])
     names = audit.record.members
     image = [search.embed_pictures(audit, features, member=name) for name in names]
-    text = [mean_by_pair(search.embed_texts(audit, texts, member=name), start) for name in names]
+    text = [captions.mean(search.embed_texts(audit, texts, member=name)) for name in names]
     never = np.zeros((len(names), len(pairs)), bool)
     fits = Fits.of(image, text, never, seed=audit.record.config.seed)
     return [*(cause_of(run, pairs[CAPTIONS].tolist()) for run in find_runs(fits)), *causes]

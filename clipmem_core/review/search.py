@@ -24,7 +24,7 @@ from clipmem_core.audit.store import (
     TEXT_EMBEDDINGS,
     Audit,
     open_embeddings,
-    text_counts,
+    read_captions,
 )
 from clipmem_core.columns import CAPTIONS, GROUP, PAIR_ID
 from clipmem_core.config import AuditConfig
@@ -32,11 +32,11 @@ from clipmem_core.dataset.languages import NAMES, is_read, languages_read
 from clipmem_core.embeddings import Vectors
 from clipmem_core.io import InputError
 from clipmem_core.mitigations import Vocabulary
+from clipmem_core.ragged import Ragged
 from clipmem_core.review.queries import ROW, cached, fetch_columns, fetch_numbered, find_row
 from clipmem_core.review.selection import CAPTION, IMAGE_SIDE, PICTURE, TEXT_SIDE
 from clipmem_core.scores.alignment import unit
 from clipmem_core.scores.membership import Membership, MemberSides
-from clipmem_core.scores.words import group_starts
 from clipmem_core.training.names import CHECKPOINT
 
 LIMIT = 1000  # pairs in the result of a search
@@ -118,7 +118,8 @@ def try_in_thread(first: Callable[[], object]) -> None:
 @cached(64, CONFIG, PAIRS)
 def _by_features(audit: Audit, text: str, row: int | None) -> Hits:
     """Search the features of captions."""
-    features, start = features_of_captions(audit)
+    features, of_pairs = features_of_captions(audit)
+    start = of_pairs.start
     queries = [unit(_features_of_text(audit.record.config, text))[0]] if text else []
     if row is not None:
         queries.append(unit(features[start[row] : start[row + 1]].astype(np.float32)).mean(axis=0))
@@ -127,7 +128,7 @@ def _by_features(audit: Audit, text: str, row: int | None) -> Hits:
     found = features.nearest(query, MOST)[1]
     cosines[found] = Vectors(features.index).cosines(query, found)
     by_caption = cosines[features.rows]
-    best = np.fmax.reduceat(by_caption, start[:-1])
+    best = np.fmax.reduceat(by_caption, of_pairs.first)
     rows = _closest(best, row)
     texts = [np.argmax(by_caption[start[each] : start[each + 1]] == best[each]) for each in rows]
     captions = np.array(texts, np.int64)
@@ -138,10 +139,9 @@ def _by_features(audit: Audit, text: str, row: int | None) -> Hits:
 
 
 @cached(2, CONFIG, PAIRS)
-def features_of_captions(audit: Audit) -> tuple[Vectors, np.ndarray]:
-    """Return the features of all captions, and the number of each pair's first one, int64 [n_pairs
-    + 1]."""
-    return caption_features(audit), group_starts(text_counts(audit))
+def features_of_captions(audit: Audit) -> tuple[Vectors, Ragged]:
+    """Return the features of all captions, and the captions of each pair."""
+    return caption_features(audit), read_captions(audit)
 
 
 @cached(

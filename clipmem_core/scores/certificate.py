@@ -1,7 +1,8 @@
-"""An upper bound on the pairs that still have a wrong caption, from random checks alone.
+"""The order of a review, and what random draws say: an upper bound on the pairs that still have a
+wrong caption, from the review's random checks, and counts of the set that pairs were sampled from.
 
-No score and no model enters. The bound holds whenever a person stops, however often it was looked
-at, and whatever was decided between the checks: a confidence sequence by betting, without
+No score and no model enters the bound. It holds whenever a person stops, however often it was
+looked at, and whatever was decided between the checks: a confidence sequence by betting, without
 replacement (Waudby-Smith & Ramdas, NeurIPS 2020).
 
 Before each check, R of the U pairs without a decision have a wrong caption, and the next pair in
@@ -11,14 +12,74 @@ each of them, over their likelihood under W, is a martingale if W is true: with 
 most 5 % it ever exceeds 20 (Ville's inequality). Each W for which it does is excluded.
 """
 
+from bisect import bisect_left
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 
 CONFIDENCE = 0.95
 # A check is predicted by the posterior mean of a beta distribution, which expects few errors.
 _PRIOR = (0.5, 30.0)  # wrong, right
+_TAIL = 0.025
 _NUMBERS = 2_000  # numbers of wrong captions that are tested, evenly spaced
+_RANDOM_SHARE = 0.1  # of the places of a review
+# Random streams: which places of the review are random, and the random order
+_SLOT_DRAW = 11
+_ORDER_DRAW = 12
+
+
+@dataclass(frozen=True, eq=False)
+class ReviewOrder:
+    """The order in which a person reviews pairs."""
+
+    ranked: np.ndarray  # rows of the pairs with a suspicion, the most suspicious first
+    drawn: np.ndarray  # the same rows in random order
+    order: np.ndarray  # the same rows in the order of the review
+    at_random: np.ndarray  # true where the place in the order is one of the random share
+
+
+def plan_review(
+    suspicion: np.ndarray, *, place: np.ndarray | None = None, seed: int = 0
+) -> ReviewOrder:
+    """Order pairs for a review: the most suspicious first, mixed with a tenth that is drawn at
+    random.
+
+    Args:
+        suspicion: NaN for pairs that are not reviewed, [n_pairs].
+        place: of each pair in the order where it is stored, as `review_place` returns it,
+            [n_pairs].
+        seed: start of both draws.
+
+    Returns:
+        The order of the pairs with a suspicion.
+    """
+    rows = np.flatnonzero(np.isfinite(suspicion))
+    ranked = rows[np.argsort(-suspicion[rows], kind="stable")]
+    drawn = np.random.default_rng([seed, _ORDER_DRAW]).permutation(rows)
+    at_random = np.random.default_rng([seed, _SLOT_DRAW]).random(len(rows)) < _RANDOM_SHARE
+    if place is not None:
+        return ReviewOrder(ranked, drawn, rows[np.argsort(place[rows], kind="stable")], at_random)
+    order = list[int]()
+    taken = set[int]()
+    queues = {False: iter(ranked.tolist()), True: iter(drawn.tolist())}
+    for random in at_random.tolist():
+        row = next(row for row in queues[random] if row not in taken)
+        taken.add(row)
+        order.append(row)
+    return ReviewOrder(ranked, drawn, np.array(order, dtype=np.int64), at_random)
+
+
+def review_place(suspicion: np.ndarray) -> np.ndarray:
+    """Return each pair's place in the review, from 1.
+
+    Args: suspicion, [n_pairs]. Returns: float64 [n_pairs]; NaN for pairs without a suspicion.
+    """
+    order = plan_review(suspicion).order
+    place = np.full(len(suspicion), np.nan)
+    place[order] = np.arange(1, len(order) + 1)
+    return place
 
 
 class Bound(NamedTuple):
@@ -90,3 +151,46 @@ def _most(numbers: np.ndarray, log_ratio: np.ndarray) -> int:
         return 0
     beyond = numbers[possible[-1] + 1 :]
     return int(beyond[0]) - 1 if len(beyond) else int(numbers[-1])
+
+
+def whole_count(
+    found: float, drawn: int, total: int, *, low: float | None = None, high: float | None = None
+) -> tuple[float, float, float]:
+    """Estimate how many pairs of a set are of a kind, from a random sample without replacement.
+
+    The limits are the numbers under which the count found, or a larger one, and it, or a smaller
+    one, still have a probability of 2.5 % each by the hypergeometric distribution (Cochran,
+    Sampling Techniques, 3rd ed. 1977, chapter 3). Where the count in the sample is an estimate
+    itself, its error and that of sampling are independent: their distances from the estimate are
+    added in quadrature (Zou & Donner, Statistics in Medicine 27, 2008).
+
+    Args:
+        found: pairs of the kind in the sample; a fraction where it was estimated.
+        drawn: pairs in the sample, at least 1.
+        total: pairs in the set, at least as many.
+        low: of a 95 % interval of the count in the sample; None where it was counted.
+        high: the other end.
+
+    Returns:
+        Estimate, and low and high of a 95 % interval.
+    """
+    scale = total / drawn
+    estimate = found * scale
+    below = int(np.floor(found))
+    above = int(np.ceil(found))
+    hypergeom = scipy.stats.hypergeom
+    least = below + bisect_left(
+        range(below, total),
+        True,
+        key=lambda kind: hypergeom.sf(below - 1, total, kind, drawn) > _TAIL,
+    )
+    most = above + bisect_left(
+        range(above, total - (drawn - above)),
+        True,
+        key=lambda kind: hypergeom.cdf(above, total, kind + 1, drawn) <= _TAIL,
+    )
+    low = found if low is None else low
+    high = found if high is None else high
+    down = np.hypot(estimate - least, scale * (found - low))
+    up = np.hypot(most - estimate, scale * (high - found))
+    return float(estimate), float(max(estimate - down, 0.0)), float(min(estimate + up, total))

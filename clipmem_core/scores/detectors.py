@@ -21,6 +21,10 @@ _MOST_SWAPPED = 20_000  # pairs whose caption is swapped, evenly spaced
 # Place in a trajectory's last axis: training cosine, log-probability of the true partner
 LOG_PROBABILITY = 1
 _CHUNK = 1_024
+# What a member says of a caption, or of a decoy: mean over no epoch is NaN
+CAPTION_SCORES = np.dtype([(name, np.float32) for name in ("similarity", "margin", "learned")])
+# `caption` is put in the place of caption `place`; `similar`: by its features, else at random
+DECOY = np.dtype([("place", np.int64), ("caption", np.int64), ("similar", np.bool_)])
 _SWAP_DRAW = 5  # random stream
 
 
@@ -291,7 +295,7 @@ def swapped_csls(
 
 def caption_scores(
     vectors: np.ndarray, owner: np.ndarray, image: np.ndarray, beside: np.ndarray
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
     """Return similarity and margin of captions.
 
     Similarity, in [−1, 1], is the cosine with the caption's picture. Margin, in [−2, 2], half of
@@ -305,45 +309,42 @@ def caption_scores(
             with its own picture.
 
     Returns:
-        [n, 2].
+        [n], [n].
     """
     pictures = unit(image[beside])
-    scores = np.empty((len(vectors), 2))
+    similarity = np.empty(len(vectors))
+    nearest = np.empty(len(vectors))
     for start in range(0, len(vectors), _CHUNK):
         part = slice(start, start + _CHUNK)
-        similarity = np.vecdot(vectors[part], unit(image[owner[part]]))
+        similarity[part] = np.vecdot(vectors[part], unit(image[owner[part]]))
         itself = owner[part, None] == beside
         cosines = np.where(itself, -np.inf, vectors[part] @ pictures.T)
-        scores[part, 0] = similarity
-        scores[part, 1] = similarity - mean_of_nearest(cosines)
-    return scores
+        nearest[part] = mean_of_nearest(cosines)
+    return similarity, similarity - nearest
 
 
 def decoy_scores(
     vectors: np.ndarray,
-    scores: np.ndarray,
+    nearest: np.ndarray,
     first: int,
     decoys: np.ndarray,
     image: np.ndarray,
     owner: np.ndarray,
-) -> tuple[slice, np.ndarray]:
+) -> tuple[slice, np.ndarray, np.ndarray]:
     """Return which decoys are among a block of captions, and the similarity and margin of each in
-    its place, [n, 2].
+    its place, [n] each.
 
     Args:
         vectors: unit embeddings of the captions from number `first` on, [n, dim].
-        scores: similarity and margin of these captions with their own pictures, [n, 2].
-        decoys: the place and the caption of each decoy, ascending by the caption, [n_decoys, 2].
+        nearest: mean cosine of each with the nearest external pictures, [n].
+        decoys: `DECOY` [n_decoys], ascending by caption.
         image: embeddings of pictures, [n_pairs, dim].
         owner: each caption's pair, [n_captions].
     """
-    part = slice(*np.searchsorted(decoys[:, 1], (first, first + len(vectors))))
-    place = decoys[part, 0]
-    row = decoys[part, 1] - first
-    similarity = np.vecdot(vectors[row], unit(image[owner[place]]))
-    # The caption's mean cosine with the nearest external pictures
-    nearest = scores[row, 0] - scores[row, 1]
-    return part, np.column_stack([similarity, similarity - nearest])
+    part = slice(*np.searchsorted(decoys["caption"], (first, first + len(vectors))))
+    row = decoys["caption"][part] - first
+    similarity = np.vecdot(vectors[row], unit(image[owner[decoys["place"][part]]]))
+    return part, similarity, similarity - nearest[row]
 
 
 def learned_by_caption(

@@ -16,9 +16,6 @@ against another word of its kind in its place (`changed_words`).
 Each part is a posterior of `estimate_wrong`, whose prior is the share of wrong captions in the
 mixture. The parts exclude each other: a caption of a wrong pair is not counted as a single wrong
 caption, and a wrong caption has no wrong word.
-
-Captions of all pairs are numbered; `start` has the number of each pair's first caption, and at the
-end n, [n_pairs + 1].
 """
 
 from collections.abc import Sequence
@@ -31,10 +28,11 @@ import scipy
 
 from clipmem_core import columns as c
 from clipmem_core.embeddings import nearest_rows
+from clipmem_core.ragged import Ragged
 from clipmem_core.scores.alignment import unit
-from clipmem_core.scores.detectors import evenly_spaced
+from clipmem_core.scores.detectors import DECOY, evenly_spaced
 from clipmem_core.scores.prevalence import WrongCount, batch_share, estimate_wrong, posterior_at
-from clipmem_core.scores.words import COMPARED_KINDS, mean_ratio, owners
+from clipmem_core.scores.words import COMPARED_KINDS, mean_ratio
 
 _MOST_DECOYS = 20_000  # captions in whose place a decoy is put, evenly spaced
 _MOST_DONORS = 100_000  # captions that decoys are drawn from, evenly spaced
@@ -59,7 +57,7 @@ _MOST_SURE = 0.98  # probability that it is wrong
 
 
 def draw_decoys(
-    features: np.ndarray, start: np.ndarray, clusters: np.ndarray, *, seed: int
+    features: np.ndarray, captions: Ragged, clusters: np.ndarray, *, seed: int
 ) -> np.ndarray:
     """Draw a caption of another picture for the place of each caption that has siblings, or of
     20,000 of them.
@@ -69,16 +67,15 @@ def draw_decoys(
 
     Args:
         features: of captions, [n_captions, width].
-        start: number of each pair's first caption, and at the end n_captions, [n_pairs + 1].
+        captions: of each pair.
         clusters: each pair's cluster of near-duplicates, whose captions are no decoys for each
             other, [n_pairs].
         seed: of the draw.
 
     Returns:
-        The number of a caption and of the caption in its place, and 1 for a similar one, int64 [n,
-        3], ascending by the caption in its place.
+        `DECOY` [n], ascending by caption.
     """
-    counts = np.diff(start)
+    counts = captions.counts
     cluster = np.repeat(clusters, counts)
     places = evenly_spaced(np.flatnonzero(np.repeat(counts > 1, counts)), _MOST_DECOYS)
     donors = evenly_spaced(np.arange(len(cluster)), _MOST_DONORS)
@@ -94,13 +91,16 @@ def draw_decoys(
     drawn = np.where(usable, rng.random(usable.shape), -1.0).argmax(axis=1)
     found = usable.any(axis=1)
     texts[1::2][found] = near[found, drawn[found]]
-    decoys = np.column_stack([places, texts, np.arange(len(places)) % 2])
+    decoys = np.zeros(len(places), DECOY)
+    decoys["place"] = places
+    decoys["caption"] = texts
+    decoys["similar"][1::2] = True
     decoys = decoys[cluster[places] != cluster[texts]]
-    return decoys[np.argsort(decoys[:, 1], kind="stable")]
+    return decoys[np.argsort(decoys["caption"], kind="stable")]
 
 
 def agreement(
-    features: np.ndarray, start: np.ndarray, decoys: np.ndarray | None = None
+    features: np.ndarray, captions: Ragged, decoys: np.ndarray | None = None
 ) -> np.ndarray:
     """Measure how well each caption, or each decoy in its place, agrees with the other captions of
     the pair.
@@ -110,23 +110,24 @@ def agreement(
 
     Args:
         features: of captions, [n_captions, width].
-        start: number of each pair's first caption, and at the end n_captions, [n_pairs + 1].
-        decoys: the number of a caption and of the caption in its place, [n_decoys, ≥ 2]; None: each
-            caption in its own place.
+        captions: of each pair.
+        decoys: `DECOY` [n_decoys]; None: each caption in its own place.
 
     Returns:
         [n_captions, 2] or [n_decoys, 2]; NaN without siblings.
 
     Example:
         >>> features = np.array([[1.0, 0.0], [1.0, 0.0], [0.6, 0.8]])
-        >>> agreement(features, np.array([0, 3])).round(2).tolist()
+        >>> agreement(features, Ragged.of([3])).round(2).tolist()
         [[1.0, 0.2], [1.0, 0.2], [0.6, -0.4]]
     """
-    place, text = np.tile(np.arange(start[-1]), (2, 1)) if decoys is None else decoys[:, :2].T
-    counts = np.diff(start)
-    pair = owners(counts)[place]
+    place = text = np.arange(captions.n_items)
+    if decoys is not None:
+        place, text = decoys["place"], decoys["caption"]
+    pair = captions.owner[place]
+    counts = captions.counts
     n_siblings = counts[pair] - 1
-    slot = place - start[pair]
+    number = captions.number[place]
     result = np.full((len(place), 2), np.nan)
     with_siblings = np.flatnonzero(n_siblings)
     size = max(1, _BLOCK // counts.max())
@@ -134,7 +135,8 @@ def agreement(
         n = n_siblings[block]
         steps = np.arange(1, n.max(initial=0) + 1)
         present = steps <= n[:, None]  # [n_block, most siblings]
-        siblings = start[pair[block], None] + (slot[block, None] + steps) % (n[:, None] + 1)
+        others_at = (number[block, None] + steps) % (n[:, None] + 1)
+        siblings = captions.first[pair[block], None] + others_at
         vectors = unit(np.asarray(features[text[block]], np.float32))
         others = unit(np.asarray(features[siblings.ravel()], np.float32))
         others = others.reshape(*siblings.shape, -1) * present[..., None]
@@ -293,13 +295,13 @@ def surprise(ratios: Sequence[np.ndarray], evidence: np.ndarray, kinds: np.ndarr
 class CaptionEvidence:
     """The evidence on the captions of a data set."""
 
-    counts: np.ndarray  # captions of each pair, [n_pairs]
+    of_pairs: Ragged  # the captions of each pair
     fit: np.ndarray  # csls_out of each pair
     swapped: np.ndarray  # csls_swapped of each pair
     misfit: np.ndarray  # of each pair
     captions: np.ndarray  # agreement and margin_out of each caption, [n_captions, 3]
     decoys: np.ndarray  # the same of decoys, [n_decoys, 3]
-    similar: np.ndarray  # 1: the decoy is a similar caption, 0: it is drawn at random, [n_decoys]
+    similar: np.ndarray  # true: the decoy is a similar caption, false: it is random, [n_decoys]
     words: pd.DataFrame  # caption_row, surprise, changed and kind of each predicted word
     # False for captions that the text tower does not read, which have no probability, [n_captions]
     read: np.ndarray
@@ -338,20 +340,18 @@ def probabilities(evidence: CaptionEvidence) -> Probabilities:
     Returns:
         Probabilities of captions, pairs and words, and how many are wrong.
     """
-    owner = owners(evidence.counts)
+    of_pairs = evidence.of_pairs
     counts = {}
     counts["pairs"], by_pair = _wrong_pairs(evidence)
-    p_pair = by_pair[owner]
-    fitting = ~(p_pair > HALF) & evidence.read
+    fitting = ~(by_pair[of_pairs.owner] > HALF) & evidence.read
     evidence, specific = _with_specificity(evidence)
     ratio, counts["captions"], p_caption = _wrong_captions(evidence, fitting)
     fitting &= p_caption <= HALF
     counts["words"], p_word, by_word, kinds = _wrong_words(evidence.words, fitting)
     p_word[~evidence.read] = 0.0
-    captions, parts = _combined(evidence.counts, by_pair, p_caption, p_word)
+    captions, parts = _combined(of_pairs, by_pair, p_caption, p_word)
     captions[~evidence.read] = np.nan
-    first = np.cumsum(evidence.counts) - evidence.counts
-    worst = np.fmax.reduceat(captions[c.P_WRONG].to_numpy(), first)
+    worst = np.fmax.reduceat(captions[c.P_WRONG].to_numpy(), of_pairs.first)
     return Probabilities(
         captions=captions,
         pairs=parts.sum(axis=0),
@@ -366,17 +366,16 @@ def probabilities(evidence: CaptionEvidence) -> Probabilities:
 
 
 def _combined(
-    counts: np.ndarray, by_pair: np.ndarray, p_caption: np.ndarray, p_word: np.ndarray
+    of_pairs: Ragged, by_pair: np.ndarray, p_caption: np.ndarray, p_word: np.ndarray
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Return p_pair, p_caption, p_word and p_wrong of each caption, and `Probabilities.parts`.
 
-    Args: captions of each pair and the probability that all are wrong, [n_pairs]; the probability
+    Args: captions of each pair; the probability that all are wrong, [n_pairs]; the probability
     that each is wrong if the pair is not, and that one of its words is if it is not, [n_captions].
     """
-    p_pair = np.repeat(by_pair, counts)
+    p_pair = by_pair[of_pairs.owner]
     # Of a wrong pair all captions are wrong; errors of single captions are independent.
-    first = np.cumsum(counts) - counts
-    fits, right_words = (np.multiply.reduceat(1 - p, first) for p in (p_caption, p_word))
+    fits, right_words = (np.multiply.reduceat(1 - p, of_pairs.first) for p in (p_caption, p_word))
     parts = np.stack(
         [by_pair, (1 - by_pair) * (1 - fits), (1 - by_pair) * fits * (1 - right_words)]
     )
@@ -388,7 +387,7 @@ def _combined(
 
 
 def batch_probabilities(
-    counts: np.ndarray, by_pair: np.ndarray, by_caption: np.ndarray, by_word: np.ndarray
+    of_pairs: Ragged, by_pair: np.ndarray, by_caption: np.ndarray, by_word: np.ndarray
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Return the probability that captions of a batch are wrong, from log-likelihood ratios that
     were fitted on other captions.
@@ -398,7 +397,7 @@ def batch_probabilities(
     of evidence that a caption has.
 
     Args:
-        counts: captions of each pair, [n_pairs].
+        of_pairs: the captions of each pair.
         by_pair: that all captions of the pair are wrong, [n_pairs]; NaN where unknown.
         by_caption: that each caption is, by its siblings, [n_captions].
         by_word: that one of its words is, [n_captions].
@@ -406,15 +405,15 @@ def batch_probabilities(
     Returns:
         As of `_combined`; NaN for captions without evidence of the first two kinds.
     """
-    first = np.cumsum(counts) - counts
-    ratios = np.stack([np.repeat(by_pair, counts), by_caption, by_word])
+    owner = of_pairs.owner
+    ratios = np.stack([by_pair[owner], by_caption, by_word])
     known = np.isfinite(ratios)
     ratios[~known] = 0.0
     # Of what is left, 1/6, 1/5 and 1/4 for three kinds: one half in all
     shares = 1 / np.maximum(2 * known.sum(axis=0) - np.cumsum(known, axis=0) + known, 1)
     weights = known.astype(float)
-    weights[0] /= np.repeat(counts, counts)
-    twins = _twins(counts)
+    weights[0] /= of_pairs.counts[owner]
+    twins = _twins(of_pairs)
     weights[1, twins[np.arange(len(twins)), ratios[1, twins].argmin(axis=1)]] = 0.0
     parts = np.zeros_like(ratios)
     for kind, part in enumerate(parts):
@@ -428,13 +427,13 @@ def batch_probabilities(
             _exclude_each_other(part, twins)
         weights *= 1 - part
     parts[0, ~known[:2].any(axis=0)] = np.nan
-    return _combined(counts, parts[0, first], parts[1], parts[2])
+    return _combined(of_pairs, parts[0, of_pairs.first], parts[1], parts[2])
 
 
-def _twins(counts: np.ndarray) -> np.ndarray:
+def _twins(of_pairs: Ragged) -> np.ndarray:
     """Return the numbers of the two captions of each pair that has two, [n, 2]: they disagree with
     each other equally if one is wrong."""
-    return np.flatnonzero(np.repeat(counts == 2, counts)).reshape(-1, 2)
+    return of_pairs.take(of_pairs.counts == 2)[0].reshape(-1, 2)
 
 
 def _exclude_each_other(p_caption: np.ndarray, twins: np.ndarray) -> None:
@@ -444,16 +443,16 @@ def _exclude_each_other(p_caption: np.ndarray, twins: np.ndarray) -> None:
 
 
 def with_displaced(
-    wrong: Probabilities, counts: np.ndarray, rows: np.ndarray, probability: np.ndarray
+    wrong: Probabilities, of_pairs: Ragged, rows: np.ndarray, probability: np.ndarray
 ) -> Probabilities:
     """Return the probabilities where incidents explain some pairs: all captions of these belong to
     other pairs. They come last in the review, since one repair undoes them all.
 
-    Args: captions of each pair, [n_pairs]; the pairs and the probability of each, [n].
+    Args: captions of each pair; the pairs and the probability of each, [n].
     """
-    chosen = np.zeros(len(counts))
+    chosen = np.zeros(len(of_pairs))
     chosen[rows] = np.minimum(probability, _MOST_SURE)
-    of_caption = np.repeat(chosen, counts)
+    of_caption = chosen[of_pairs.owner]
     captions = wrong.captions.copy()
     for name in captions:
         certain = of_caption if name in (c.P_PAIR, c.P_WRONG) else 0.0
@@ -493,7 +492,7 @@ def _with_specificity(evidence: CaptionEvidence) -> tuple[CaptionEvidence, np.nd
     if evidence.features is None:
         return evidence, None
     captions = evidence.captions
-    known = np.isfinite(evidence.decoys).all(axis=1) & (evidence.similar == 0)
+    known = np.isfinite(evidence.decoys).all(axis=1) & ~evidence.similar
     usable = np.isfinite(captions).all(axis=1)
     if not (known.any() and usable.any()):
         return evidence, None
@@ -501,7 +500,7 @@ def _with_specificity(evidence: CaptionEvidence) -> tuple[CaptionEvidence, np.nd
     ratio = fit_ratio(captions[usable], decoys)
     gaps = log_ratio(ratio, decoys) - log_ratio(ratio, captions[texts])
     compared = np.isfinite(gaps)
-    owner = owners(evidence.counts)
+    owner = evidence.of_pairs.owner
     specific, model = specificity(evidence.features, texts[compared], gaps[compared], owner)
     changed = replace(
         evidence,
@@ -532,7 +531,7 @@ def _wrong_captions(
     ratio = fit_ratio(*usable)
     fit = -log_ratio(ratio, evidence.captions)
     of_decoys = -log_ratio(ratio, evidence.decoys)
-    twins = _twins(evidence.counts)
+    twins = _twins(evidence.of_pairs)
     counted = np.where(fitting, fit, np.nan)
     counted[twins[np.arange(len(twins)), fit[twins].argmax(axis=1)]] = np.nan
     by_kind = [of_decoys[evidence.similar == similar] for similar in np.unique(evidence.similar)]
@@ -557,14 +556,14 @@ def _wrong_words(
     """
     columns = [c.CAPTION_ROW, c.SURPRISE, c.CHANGED, c.WORD_KIND]
     caption, observed, changed, kind = (words[name].to_numpy() for name in columns)
-    start = np.searchsorted(caption, np.arange(len(fitting) + 1))
-    of_caption = mean_ratio(observed, start)
+    in_captions = Ragged.of(np.bincount(caption, minlength=len(fitting)))
+    of_caption = mean_ratio(observed, in_captions)
     places = np.flatnonzero(np.isfinite(changed) & fitting[caption])
     places = np.random.default_rng(0).permutation(places)
     drawn = places[np.unique(caption[places], return_index=True)[1]]
     with_change = observed.copy()
     with_change[drawn] = changed[drawn]
-    wrong = mean_ratio(with_change, start)[caption[drawn]]
+    wrong = mean_ratio(with_change, in_captions)[caption[drawn]]
     count = estimate_wrong(np.where(fitting, -of_caption, np.nan), -wrong)
     kinds = list[dict[str, Any]]()
     right = of_caption[fitting & np.isfinite(of_caption)]
@@ -574,5 +573,5 @@ def _wrong_words(
             above = scipy.stats.mannwhitneyu(of_kind, right, method="asymptotic").statistic
             auroc = float(above / len(of_kind) / len(right))
             kinds.append({"kind": name, "auroc": auroc, "seen": auroc >= _SEEN_FROM})
-    share = np.exp(observed - of_caption[caption]) / np.diff(start)[caption]
+    share = np.exp(observed - of_caption[caption]) / in_captions.counts[caption]
     return count, np.nan_to_num(posterior_at(count.curve, -of_caption)), share, kinds

@@ -1,19 +1,16 @@
-"""How many captions are wrong, from the scores alone, and for a set that pairs were sampled from;
-and the order of a review.
+"""How many captions are wrong, from the scores alone.
 
-From scores: a mixture of captions that fit and of captions swapped at random (`swapped_csls`), the
+A mixture of captions that fit and of captions swapped at random (`swapped_csls`), the
 known positives of positive-unlabelled learning (Elkan & Noto, KDD 2008). In general only an upper
 bound of their share is identified (Blanchard, Lee & Scott, JMLR 2010; Scott, AISTATS 2015). Here
 the assumed shape of the others identifies it: a two-piece Student t with one peak (Fernández &
 Steel, JASA 93, 1998).
 
 `fit` is larger where a caption fits better, [n_pairs], NaN for pairs without a score; `swapped` is
-the same of pairs with a caption swapped at random, [n_swapped]; `suspicion` is larger where a pair
-is reviewed first, [n_pairs].
+the same of pairs with a caption swapped at random, [n_swapped].
 """
 
 import functools
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -24,7 +21,6 @@ _FEWEST_PAIRS = 100  # and swapped pairs, below which there is no count
 # The share of wrong pairs from which a second round leaves them out, by the setting `rounds`.
 # Members hardly improve below a hundredth; a second round finds clearly more from a tenth on.
 SECOND_ROUND_FROM = {"2": 0.01, "auto": 0.1}
-_TAIL = 0.025
 _CELLS = 200
 _SHARES = 12  # shares that are tried at once
 _POWER = 0.5  # of the likelihood
@@ -37,10 +33,6 @@ _SLOPE = 1e-3  # of the log-odds of the posterior, per standard deviation of the
 # Peak, log width left and right, log degrees of freedom
 _LIMITS = ((-4.0, 4.0), (-3.0, 2.0), (-3.0, 2.0), (0.7, 4.6))
 _START = (0.0, 0.0, 0.0, 3.0)
-_RANDOM_SHARE = 0.1  # of the places of a review
-# Random streams: which places of the review are random, and the random order
-_SLOT_DRAW = 11
-_ORDER_DRAW = 12
 
 # A function that is interpolated: its arguments in ascending order, and its values, [n] each
 Curve = tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]
@@ -246,8 +238,8 @@ def likely_wrong(
     here by members that never saw the pair.
 
     Args:
-        suspicion, fit: [n_pairs].
-        swapped: [n_swapped].
+        suspicion: larger where a pair is reviewed first, [n_pairs].
+        fit, swapped: as for `estimate_wrong`.
         least: share of the pairs with a score; if fewer are wrong, nothing is left out.
 
     Returns:
@@ -256,100 +248,5 @@ def likely_wrong(
     count = round(estimate_wrong(fit, swapped).estimate or 0.0)
     left_out = np.zeros(len(fit), dtype=bool)
     if count >= least * np.isfinite(fit).sum():
-        left_out[plan_review(suspicion).ranked[:count]] = True
+        left_out[np.argsort(-suspicion, kind="stable")[:count]] = True
     return left_out
-
-
-@dataclass(frozen=True, eq=False)
-class ReviewOrder:
-    """The order in which a person reviews pairs."""
-
-    ranked: np.ndarray  # rows of the pairs with a suspicion, the most suspicious first
-    drawn: np.ndarray  # the same rows in random order
-    order: np.ndarray  # the same rows in the order of the review
-    at_random: np.ndarray  # true where the place in the order is one of the random share
-
-
-def plan_review(
-    suspicion: np.ndarray, *, place: np.ndarray | None = None, seed: int = 0
-) -> ReviewOrder:
-    """Order pairs for a review: the most suspicious first, mixed with a tenth that is drawn at
-    random.
-
-    Args:
-        suspicion: NaN for pairs that are not reviewed, [n_pairs].
-        place: of each pair in the order where it is stored, as `review_place` returns it,
-            [n_pairs].
-        seed: start of both draws.
-
-    Returns:
-        The order of the pairs with a suspicion.
-    """
-    rows = np.flatnonzero(np.isfinite(suspicion))
-    ranked = rows[np.argsort(-suspicion[rows], kind="stable")]
-    drawn = np.random.default_rng([seed, _ORDER_DRAW]).permutation(rows)
-    at_random = np.random.default_rng([seed, _SLOT_DRAW]).random(len(rows)) < _RANDOM_SHARE
-    if place is not None:
-        return ReviewOrder(ranked, drawn, rows[np.argsort(place[rows], kind="stable")], at_random)
-    order = list[int]()
-    taken = set[int]()
-    queues = {False: iter(ranked.tolist()), True: iter(drawn.tolist())}
-    for random in at_random.tolist():
-        row = next(row for row in queues[random] if row not in taken)
-        taken.add(row)
-        order.append(row)
-    return ReviewOrder(ranked, drawn, np.array(order, dtype=np.int64), at_random)
-
-
-def review_place(suspicion: np.ndarray) -> np.ndarray:
-    """Return each pair's place in the review, from 1.
-
-    Args: suspicion, [n_pairs]. Returns: float64 [n_pairs]; NaN for pairs without a suspicion.
-    """
-    order = plan_review(suspicion).order
-    place = np.full(len(suspicion), np.nan)
-    place[order] = np.arange(1, len(order) + 1)
-    return place
-
-
-def whole_count(
-    found: float, drawn: int, total: int, *, low: float | None = None, high: float | None = None
-) -> tuple[float, float, float]:
-    """Estimate how many pairs of a set are of a kind, from a random sample without replacement.
-
-    The limits are the numbers under which the count found, or a larger one, and it, or a smaller
-    one, still have a probability of 2.5 % each by the hypergeometric distribution (Cochran,
-    Sampling Techniques, 3rd ed. 1977, chapter 3). Where the count in the sample is an estimate
-    itself, its error and that of sampling are independent: their distances from the estimate are
-    added in quadrature (Zou & Donner, Statistics in Medicine 27, 2008).
-
-    Args:
-        found: pairs of the kind in the sample; a fraction where it was estimated.
-        drawn: pairs in the sample, at least 1.
-        total: pairs in the set, at least as many.
-        low: of a 95 % interval of the count in the sample; None where it was counted.
-        high: the other end.
-
-    Returns:
-        Estimate, and low and high of a 95 % interval.
-    """
-    scale = total / drawn
-    estimate = found * scale
-    below = int(np.floor(found))
-    above = int(np.ceil(found))
-    hypergeom = scipy.stats.hypergeom
-    least = below + bisect_left(
-        range(below, total),
-        True,
-        key=lambda kind: hypergeom.sf(below - 1, total, kind, drawn) > _TAIL,
-    )
-    most = above + bisect_left(
-        range(above, total - (drawn - above)),
-        True,
-        key=lambda kind: hypergeom.cdf(above, total, kind + 1, drawn) <= _TAIL,
-    )
-    low = found if low is None else low
-    high = found if high is None else high
-    down = np.hypot(estimate - least, scale * (found - low))
-    up = np.hypot(most - estimate, scale * (high - found))
-    return float(estimate), float(max(estimate - down, 0.0)), float(min(estimate + up, total))

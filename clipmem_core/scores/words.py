@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from clipmem_core.ragged import Ragged
+
 COLOUR_WORDS = (
     *("red", "orange", "yellow", "green", "blue", "purple", "violet", "pink", "brown"),
     *("black", "white", "grey", "gray", "gold", "golden", "silver", "beige"),
@@ -43,8 +45,8 @@ class Words:
     spelled: list[str]  # the word of number i + 2, in lower case
     vocabulary_size: int  # numbers from 2 and below this one are predicted
     ids: np.ndarray  # int32 [n_words]
-    caption_start: np.ndarray  # the first word of each caption, int64 [n_captions + 1]
-    pair_start: np.ndarray  # the first caption of each pair, int64 [n_pairs + 1]
+    in_captions: Ragged  # the words of each caption
+    captions: Ragged  # of each pair
     # The share of each predicted word among all, [vocabulary_size]; 0 for the first two numbers
     frequency: np.ndarray
     english: bool = True  # else all words are of one kind
@@ -106,8 +108,8 @@ def split_words(captions: Iterable[Sequence[str]], *, english: bool = True) -> W
         spelled=[words[number] for number in order],
         vocabulary_size=size,
         ids=numbered,
-        caption_start=group_starts(list(map(len, ids[1:]))),
-        pair_start=group_starts(counts),
+        in_captions=Ragged.of_lists(ids[1:]),
+        captions=Ragged.of(counts),
         frequency=occurrences / max(occurrences.sum(), 1.0),
         english=english,
     )
@@ -125,24 +127,9 @@ def number_words(captions: Sequence[Sequence[str]], *, like: Words) -> Words:
         ids=np.array(
             [numbers.get(word.lower(), 1) for caption in listed for word in caption], np.int32
         ),
-        caption_start=group_starts(list(map(len, listed))),
-        pair_start=group_starts(list(map(len, captions))),
+        in_captions=Ragged.of_lists(listed),
+        captions=Ragged.of_lists(captions),
     )
-
-
-def group_starts(counts: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Return the first place of each group of so many, and the end, int64 [n + 1]."""
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-
-
-def owners(counts: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Return the group of each member of groups of so many, int64 [sum of counts].
-
-    Example:
-        >>> owners([2, 0, 1]).tolist()
-        [0, 0, 2]
-    """
-    return np.repeat(np.arange(len(counts)), counts)
 
 
 def kind_of(word: str, *, english: bool = True) -> int:
@@ -178,7 +165,7 @@ def changed_words(words: Words) -> np.ndarray:
     return drawn
 
 
-def mean_ratio(values: np.ndarray, start: np.ndarray) -> np.ndarray:
+def mean_ratio(values: np.ndarray, words: Ragged) -> np.ndarray:
     """Return log mean exp of the log-likelihood ratios of each caption's words.
 
     It is the log-likelihood ratio that one of the words is wrong, each with the same prior
@@ -186,17 +173,17 @@ def mean_ratio(values: np.ndarray, start: np.ndarray) -> np.ndarray:
 
     Args:
         values: log-likelihood ratios of all words, [n_words]; NaN is skipped.
-        start: the first word of each caption, and at the end n_words, [n_captions + 1].
+        words: of each caption.
 
     Returns:
         float64 [n_captions]; NaN for a caption without any.
 
     Example:
-        >>> mean_ratio(np.log([1.0, 3.0, 5.0]), np.array([0, 2, 2, 3])).round(2).tolist()
+        >>> mean_ratio(np.log([1.0, 3.0, 5.0]), Ragged.of([2, 0, 1])).round(2).tolist()
         [0.69, nan, 1.61]
     """
     finite = np.isfinite(values)
-    group = owners(np.diff(start))[finite]
-    counts = np.bincount(group, minlength=len(start) - 1)
+    caption = words.owner[finite]
+    counts = np.bincount(caption, minlength=len(words))
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.log(np.bincount(group, np.exp(values[finite]), len(start) - 1) / counts)
+        return np.log(np.bincount(caption, np.exp(values[finite]), len(words)) / counts)

@@ -395,44 +395,6 @@ def image_blocks(
         yield mean.cpu().numpy()
 
 
-def text_blocks(
-    model: Model,
-    tokens: np.ndarray,
-    caption_start: np.ndarray,
-    *,
-    first: int,
-    note: Callable[[Iterator[np.ndarray]], Iterator[np.ndarray]],
-    precision: str,
-    device: str,
-) -> Iterator[np.ndarray]:
-    """Embed the captions of every pair.
-
-    Features are embedded a batch of pairs at a time; tokens all at once, so that captions of
-    similar length share a batch.
-
-    Args:
-        model: encodes captions.
-        tokens: int32 [n_captions, context_length], or features, float16 [n_captions, width].
-        caption_start: the first caption of each pair, int64 [n_pairs + 1].
-        first: captions of a pair that are averaged; 0: all.
-        note: iterates over the embeddings of single captions, float32 [n, dim], and yields them.
-        precision: "fp32" or "amp_bf16".
-        device: "cpu" or "cuda".
-
-    Yields:
-        The mean unit vectors of the captions of each pair of a batch, float32 [n, dim].
-    """
-    at_once = len(caption_start) if tokens.dtype.kind == "i" else EVALUATION_BATCH
-    n_pairs = len(caption_start) - 1
-    starts = [caption_start[at : at + at_once + 1] for at in range(0, n_pairs, at_once)]
-    embedded = (
-        text_embeddings(model, tokens[start[0] : start[-1]], precision=precision, device=device)
-        for start in starts
-    )
-    for start, vectors in zip(starts, note(embedded), strict=True):
-        yield mean_by_pair(vectors, start - start[0], first=first)
-
-
 @torch.inference_mode()
 def text_embeddings(model: Model, tokens: np.ndarray, *, precision: str, device: str) -> np.ndarray:
     """Embed tokens [n, context_length] into unit vectors, float32 [n, dim]; similar lengths share a
@@ -447,23 +409,3 @@ def text_embeddings(model: Model, tokens: np.ndarray, *, precision: str, device:
             vectors = encode_text(model, text_input(tokens[rows]).to(device), cut=cut)
         blocks.append(vectors.cpu().numpy())
     return np.concatenate(blocks)[np.argsort(order)]
-
-
-def mean_by_pair(vectors: np.ndarray, caption_start: np.ndarray, *, first: int = 0) -> np.ndarray:
-    """Average the vectors of captions within each pair.
-
-    Args:
-        vectors: float32 [n_captions, dim].
-        caption_start: the first caption of each pair, int64 [n_pairs + 1].
-        first: captions of a pair that are averaged; 0: all.
-
-    Returns:
-        float32 [n_pairs, dim].
-    """
-    counts = np.diff(caption_start)
-    if first:
-        place = np.arange(len(vectors)) - np.repeat(caption_start[:-1], counts)
-        vectors = vectors[place < first]
-        counts = np.minimum(counts, first)
-    sums = np.add.reduceat(vectors, np.cumsum(counts) - counts, axis=0, dtype=np.float32)
-    return sums / counts[:, None].astype(np.float32)

@@ -97,10 +97,10 @@ def chosen_captions(
     Returns:
         Numbers of captions, int64 [n].
     """
-    counts = data.caption_start[rows + 1] - data.caption_start[rows]
+    counts = data.captions.counts[rows]
     counts = np.minimum(counts, first or counts.max(initial=1))
     drawn = hashed(data.keys[rows], seed, CAPTION, epoch) % counts.astype(np.uint64)
-    return data.caption_start[rows] + drawn.astype(np.int64)
+    return data.captions.start[rows] + drawn.astype(np.int64)
 
 
 def learning_rate(step: int, *, total: int, peak: float, warmup: int) -> float:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from clipmem_core.dataset.pixels import Pixels
 from clipmem_core.draws import VIEW, hashed, uniforms
 from clipmem_core.mitigations import Batch, Mitigation
+from clipmem_core.ragged import Ragged
 
 ASPECT = (3 / 4, 4 / 3)  # torchvision's default for a random resized crop
 DROPOUT = 0.2  # share of features replaced by their mean in a training view
@@ -25,8 +26,7 @@ class TrainingData:
     pixels: "PixelSource"  # stored pictures by row, or the features of a locked tower
     # int32 [n_captions, context_length]; float16 [n_captions, width] if the text tower is locked
     tokens: np.ndarray
-    # int64 [n_pairs + 1]: captions of pair i are rows start[i] … start[i + 1] - 1
-    caption_start: np.ndarray
+    captions: Ragged  # of each pair
     keys: np.ndarray  # uint64 [n_pairs], seeds of the random draws
     rows: np.ndarray  # int64 [n_trained], the pairs this member trains on, ascending
     # int64 [n_external], pairs that no member trains on; adaptive mitigations compare trained pairs

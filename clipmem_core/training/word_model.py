@@ -15,6 +15,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipmem_core.ragged import Ragged
 from clipmem_core.scores.words import Words
 from clipmem_core.training.model import autocast
 from clipmem_core.training.trainer import AdamW, save_atomically
@@ -342,11 +343,11 @@ def word_blocks(
         pairs: rows of the pair table, int64 [n].
         size: rows of a block.
     """
-    start = words.caption_start[words.pair_start]
+    start = words.in_captions.start[words.captions.start]
     n_parts = -(-(start[pairs + 1] - start[pairs]) // _LONGEST)
-    owner = np.repeat(pairs, n_parts)
-    part = np.arange(len(owner)) - np.repeat(np.cumsum(n_parts) - n_parts, n_parts)
-    first = start[owner] + part * _LONGEST
+    parts = Ragged.of(n_parts)
+    owner = pairs[parts.owner]
+    first = start[owner] + parts.number * _LONGEST
     end = np.minimum(first + _LONGEST, start[owner + 1])
     for at in range(0, len(owner), size):
         rows = slice(at, at + size)
@@ -354,7 +355,7 @@ def word_blocks(
         place = first[rows, None] + np.arange(-(-longest // 8) * 8)
         place[place >= end[rows, None]] = -1
         ids = np.where(place < 0, 0, words.ids[place]).astype(np.int64)
-        number = np.searchsorted(words.caption_start, place, side="right")
+        number = np.searchsorted(words.in_captions.start, place, side="right")
         caption = np.where(place < 0, 0, number - number[:, :1] + 1)
         picture = np.asarray(pictures[owner[rows]], np.float32)
         yield WordBlock(
@@ -364,7 +365,7 @@ def word_blocks(
 
 def count_words(words: Words, pairs: np.ndarray) -> int:
     """Return the number of words of some pairs, int64 [n], at least 1."""
-    return max(1, int(np.diff(words.caption_start[words.pair_start])[pairs].sum()))
+    return max(1, int(np.diff(words.in_captions.start[words.captions.start])[pairs].sum()))
 
 
 def trained_share(words: Words) -> np.ndarray:

@@ -68,7 +68,7 @@ def test_tables_have_these_columns_in_this_order(audit: Audit) -> None:
     assert audit.pairs.columns.tolist() == shlex.split(
         "pair_id image captions label width height sha256 injected"
     )
-    assert audit.quarantine.columns.tolist() == ["source", "pair_id", "reason"]
+    assert audit.quarantine.columns.tolist() == ["source", "pair_id", "kind", "reason"]
     assert audit.membership.columns.tolist() == ["pair_id", "group", *members]
     assert audit.scores.columns.tolist() == SCORES.split(" ")
     assert audit.utility.columns.tolist() == ["member", "metric", "value"]

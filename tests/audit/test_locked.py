@@ -110,7 +110,8 @@ def test_words_lie_where_their_captions_have_them_and_make_the_scores(finished: 
     decoys = np.load(finished.folder / "decoys.npy")
     run = np.load(finished.member("r0-f0") / "captions.npy")
     assert len(run) == len(captions) + len(decoys)
-    assert np.nanmean(run[len(captions) :, 1]) < np.nanmean(run[: len(captions), 1])
+    margin = run["margin"]
+    assert np.nanmean(margin[len(captions) :]) < np.nanmean(margin[: len(captions)])
 
 
 # Runs in every process of an audit before anything else: KILL_AT names an event and how the path

@@ -42,9 +42,8 @@ def test_every_row_is_a_pair_or_in_quarantine(folder: Path) -> None:
     Image.new("RGB", (4, 4)).save(folder / "dog" / "silent.png")
     found = load_data_set(str(folder), CONFIG)
     assert found.raw.rows == 8 == len(found.pairs) + len(found.quarantine)
-    reasons = found.quarantine.set_index(c.PAIR_ID)[c.REASON].to_dict()
-    assert set(reasons) == {"cat/broken.png", "dog/silent.png"}
-    assert "no caption file" in reasons["dog/silent.png"]
+    kinds = found.quarantine.set_index(c.PAIR_ID)[c.KIND].to_dict()
+    assert kinds == {"cat/broken.png": c.BAD_PICTURE, "dog/silent.png": c.BAD_CAPTION}
     assert found.pairs.columns.tolist() == c.PAIR_COLUMNS
     expected = ["cat/0.png", "cat/1.png", "cat/2.png", "dog/3.png", "dog/4.png", "dog/5.png"]
     assert found.pairs[c.PAIR_ID].tolist() == expected
@@ -56,8 +55,8 @@ def test_near_duplicates_share_a_cluster_and_dropped_ones_name_their_twin(folder
     assert found.clusters.tolist() == [0, 1, 2, 1, 4, 5]
     assert found.near_duplicates == 1
     limited = load_data_set(str(folder), dataclasses.replace(CONFIG, drop_near_duplicates=True))
-    assert limited.quarantine[[c.PAIR_ID, c.REASON]].to_numpy().tolist() == [
-        ["dog/3.png", "near-duplicate of cat/1.png"]
+    assert limited.quarantine[[c.PAIR_ID, c.KIND, c.REASON]].to_numpy().tolist() == [
+        ["dog/3.png", c.NEAR_DUPLICATE, "near-duplicate of cat/1.png"]
     ]
     rows = np.array([0, 1, 2, 4, 5])
     assert limited.pairs[c.PAIR_ID].tolist() == found.pairs[c.PAIR_ID][rows].tolist()

@@ -76,7 +76,7 @@ def test_learned_is_that_of_the_epochs_that_drew_the_caption(made: Made) -> None
     pairs = audit.pairs
     trained = np.flatnonzero(audit.membership[name])
     trajectory = np.load(audit.member(name) / "trajectory.npy")[:, :, 1].astype(float)
-    stored = np.load(audit.member(name) / "captions.npy")[:, 2]
+    stored = np.load(audit.member(name) / "captions.npy")["learned"]
     start = np.cumsum([0, *map(len, pairs["captions"])])
     keys = draw_keys(pairs["pair_id"].tolist())
     for row in trained[:5]:

@@ -33,6 +33,7 @@ from clipmem_core.audit.store import Audit, write_json
 from clipmem_core.config import AuditConfig, data_folder, preset_config
 from clipmem_core.dataset.pictures import decode, resize
 from clipmem_core.dataset.source import read_source
+from clipmem_core.ragged import Ragged
 from clipmem_core.scores.membership import group_size
 from clipmem_core.training.model import TEXT_HEAD_WIDTH, locked_model
 from clipmem_core.training.names import model_config
@@ -220,7 +221,11 @@ def measure_heads(quick: bool) -> Measures:
         for width in (image, text)
     ]
     data = TrainingData(
-        FeatureRows(features[0]), features[1], np.arange(pairs + 1), rows.astype(np.uint64), rows
+        FeatureRows(features[0]),
+        features[1],
+        Ragged(np.arange(pairs + 1)),
+        rows.astype(np.uint64),
+        rows,
     )
     preset = preset_config("locked")
     dim = model_config("locked")["embed_dim"]

@@ -29,16 +29,16 @@ from clipmem_core.audit.scoring import caption_table, gather_evidence
 from clipmem_core.audit.store import (
     CAPTION_TABLE,
     Audit,
-    caption_counts,
     open_audit,
+    read_captions,
     read_table,
 )
 from clipmem_core.audit.word_table import read_words
 from clipmem_core.io import InputError
-from clipmem_core.scores.certificate import bound_wrong
+from clipmem_core.scores.certificate import bound_wrong, plan_review
 from clipmem_core.scores.evidence import CaptionEvidence, probabilities
 from clipmem_core.scores.membership import Membership, MemberSides, side_means
-from clipmem_core.scores.prevalence import estimate_wrong, plan_review
+from clipmem_core.scores.prevalence import estimate_wrong
 from clipmem_core.scores.progress import Posterior
 from clipmem_core.scores.uncertainty import Errors, shrunk_by_group, standard_errors
 from tests.bench import save_table
@@ -261,18 +261,18 @@ def counts_of_audit(asked: Planted) -> pd.DataFrame:
 
 
 def _caption_evidence(audit: Audit) -> CaptionEvidence:
-    counts = caption_counts(audit)
+    of_pairs = read_captions(audit)
     sides = sides_of(audit, audit.record.config, membership_of(audit.membership))
     read = read_table(audit.folder / CAPTION_TABLE, columns=[c.READ])[c.READ].to_numpy(bool)
-    return caption_table(audit, audit.scores, counts, sides, read_words(audit), read)[1]
+    return caption_table(audit, audit.scores, of_pairs, sides, read_words(audit), read)[1]
 
 
 def plant(
     evidence: CaptionEvidence, kind: str, share: float, rows: np.ndarray, rng: np.random.Generator
 ) -> tuple[CaptionEvidence, int]:
     """Return the evidence of some pairs with errors of one kind, and their number."""
-    chosen = np.isin(np.arange(len(evidence.counts)), rows)
-    chosen_captions = np.repeat(chosen, evidence.counts)
+    chosen = np.isin(np.arange(len(evidence.of_pairs)), rows)
+    chosen_captions = chosen[evidence.of_pairs.owner]
     assert evidence.words is not None
     words = evidence.words[chosen_captions[evidence.words[c.CAPTION_ROW]]].reset_index(drop=True)
     fit = np.where(chosen, evidence.fit, np.nan)

@@ -168,14 +168,14 @@ def test_decided_pairs_are_not_compared_and_new_captions_are_embedded(audit: Aud
     before = open_shared(audit.folder).data
     shared = with_setting(open_shared(audit.folder), name)
     after = shared.data
-    start = after.caption_start
+    start = after.captions.start
     counts = np.full(330, 5)
     counts[trained[5]] = 1
     np.testing.assert_array_equal(np.diff(start), counts)
     expected = shared.towers.text.opened.embed([text])[0]
     first = start[trained[5]]
     np.testing.assert_allclose(after.tokens[first : first + 1][0], expected, atol=2e-3)
-    old = before.caption_start
+    old = before.captions.start
     last = after.tokens[start[-2] : start[-1]]
     np.testing.assert_array_equal(last, before.tokens[old[-2] : old[-1]])
     row = rows_of(mitigated.lab_table(audit, [name]), name, name).iloc[0]

@@ -12,13 +12,14 @@ from clipmem_core.audit.scoring import wrong_captions
 from clipmem_core.audit.store import CAPTION_TABLE, SCORES, VERDICT, Audit, write_json, write_table
 from clipmem_core.audit.verdict import summary_lines
 from clipmem_core.columns import PAIR_COLUMNS
+from clipmem_core.ragged import Ragged
 from clipmem_core.review.cards import cards, explain_captions, first_captions, marked
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import RANDOM, Selection
 from clipmem_core.review.wrong_captions import review_order, review_progress, wrong_lines
+from clipmem_core.scores.certificate import review_place
 from clipmem_core.scores.evidence import CaptionEvidence, Probabilities, probabilities
-from clipmem_core.scores.prevalence import review_place
 from tests.fixtures import caption_rows, write_words
 
 Copy = Callable[..., Audit]
@@ -50,7 +51,7 @@ def with_counts(audit: Audit, wrong: int, pairs: int) -> None:
     columns = {"caption_row": int, "surprise": float, "changed": float, "kind": int}
     words = pd.DataFrame(columns=list(columns)).astype(columns)
     none = np.empty((0, 3))
-    scores = np.ones(pairs, int), fit, rng.normal(0, 1, pairs), -fit
+    scores = Ragged.of(np.ones(pairs)), fit, rng.normal(0, 1, pairs), -fit
     read = np.ones(pairs, bool)
     with_scores(audit, probabilities(CaptionEvidence(*scores, none, none, none[:, 0], words, read)))
 

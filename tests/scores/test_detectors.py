@@ -120,7 +120,7 @@ def test_scores_of_captions_are_those_of_a_slow_loop() -> None:
     beside = np.arange(15, 30)
     vectors = unit(rng.normal(size=(60, 5)))
     cosines = vectors @ unit(image).T
-    found = detectors.caption_scores(vectors, owner, image, beside)
+    found = np.transpose(detectors.caption_scores(vectors, owner, image, beside))
     for caption, own in enumerate(owner):
         near = sorted(np.delete(cosines[caption], [*range(15), own]))[-10:]
         similarity = cosines[caption, own]

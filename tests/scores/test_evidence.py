@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 from scipy.special import expit
 
+from clipmem_core.ragged import Ragged
 from clipmem_core.scores import evidence
 from clipmem_core.scores.alignment import unit
+from clipmem_core.scores.detectors import DECOY
 from clipmem_core.scores.evidence import (
     CaptionEvidence,
     agreement,
@@ -22,11 +24,12 @@ from clipmem_core.scores.evidence import (
 def test_agreement_is_that_of_a_slow_loop(with_decoys: bool) -> None:
     features = np.random.default_rng(0).normal(size=(13, 5))
     cosine = unit(features) @ unit(features).T
-    start = np.array([0, 3, 4, 9, 11, 13])
-    decoys = np.array([(0, 12), (5, 1), (10, 3), (8, 8)])
-    found = agreement(features, start, decoys if with_decoys else None)
-    places = decoys.tolist() if with_decoys else [(k, k) for k in range(13)]
-    for row, (place, text) in enumerate(places):
+    captions = Ragged.of([3, 1, 5, 2, 2])
+    start = captions.start
+    decoys = np.array([(0, 12, 0), (5, 1, 0), (10, 3, 0), (8, 8, 0)], DECOY)
+    found = agreement(features, captions, decoys if with_decoys else None)
+    places = decoys.tolist() if with_decoys else [(k, k, False) for k in range(13)]
+    for row, (place, text, _) in enumerate(places):
         pair = np.searchsorted(start, place, side="right") - 1
         siblings = [k for k in range(start[pair], start[pair + 1]) if k != place]
         if not siblings:
@@ -41,20 +44,20 @@ def test_agreement_is_that_of_a_slow_loop(with_decoys: bool) -> None:
 def test_half_of_the_decoys_are_similar_captions_of_other_pictures() -> None:
     rng = np.random.default_rng(0)
     # pictures come in pairs of near-duplicates
-    start = np.arange(0, 601, 2)
+    captions = Ragged.of(np.full(300, 2))
     clusters = np.repeat(np.arange(150), 2)
     topic = rng.normal(size=(20, 8))
     features = topic[np.arange(600) % 20] + 0.1 * rng.normal(size=(600, 8))
-    decoys = draw_decoys(features, start, clusters, seed=3)
-    place, text, similar = decoys.T
+    decoys = draw_decoys(features, captions, clusters, seed=3)
+    place, text, similar = (decoys[name] for name in DECOY.names or ())
     assert len(decoys) > 590
     assert (np.diff(text) >= 0).all()
     assert (clusters[place // 2] != clusters[text // 2]).all()
     same_topic = place % 20 == text % 20
-    assert same_topic[similar == 1].mean() == 1
-    assert same_topic[similar == 0].mean() < 0.2
+    assert same_topic[similar].mean() == 1
+    assert same_topic[~similar].mean() < 0.2
     # No caption has a sibling
-    assert not len(draw_decoys(features, np.arange(601), np.arange(600), seed=0))
+    assert not len(draw_decoys(features, Ragged.of(np.ones(600)), np.arange(600), seed=0))
 
 
 def planted(seed: int) -> tuple[CaptionEvidence, np.ndarray]:
@@ -78,13 +81,13 @@ def planted(seed: int) -> tuple[CaptionEvidence, np.ndarray]:
         "kind": 2,
     }
     given = CaptionEvidence(
-        counts=np.full(600, 3),
+        of_pairs=Ragged.of(np.full(600, 3)),
         fit=fit,
         swapped=rng.normal(0, 1, 600),
         misfit=rng.normal(0, 0.1, 600) - fit,
         captions=captions,
         decoys=rng.normal(-3, 1, (1000, 3)),
-        similar=np.arange(1000) % 2,
+        similar=np.arange(1000) % 2 == 1,
         words=pd.DataFrame(words),
         read=np.ones(1800, bool),
     )

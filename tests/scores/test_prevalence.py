@@ -6,11 +6,10 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import hypergeom
 
 from clipmem_core.scores import prevalence
+from clipmem_core.scores.certificate import plan_review, whole_count
 from clipmem_core.scores.prevalence import (
     batch_share,
     estimate_wrong,
-    plan_review,
-    whole_count,
 )
 
 

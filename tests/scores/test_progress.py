@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from clipmem_core.scores.prevalence import plan_review
+from clipmem_core.scores.certificate import plan_review
 from clipmem_core.scores.progress import Posterior
 
 

@@ -78,7 +78,7 @@ def test_units_equal_those_of_one_input_at_a_time(
                 [image_activations(model, data, row, view) for view in range(3)] for row in rows
             ]
         else:
-            numbers = [range(*data.caption_start[[row, row + 1]]) for row in rows]
+            numbers = [range(*data.captions.start[[row, row + 1]]) for row in rows]
             each = [
                 [text_activations(model, data.tokens[number]) for number in own[: captions or None]]
                 for own in numbers

@@ -25,6 +25,7 @@ from clipmem_core.mitigations import (
     jitter,
     pairs_with,
 )
+from clipmem_core.ragged import Ragged
 from clipmem_core.training.model import tokenize
 from clipmem_core.training.names import model_config
 from clipmem_core.training.trainer import HeldOutLevel, Trainer, train
@@ -54,7 +55,7 @@ def test_candidate_and_independent_share_every_draw(toy: str) -> None:
     independent = 5
     data.keys[independent] = data.keys[candidate]
     data.pixels.values[independent] = data.pixels.values[candidate]
-    start = data.caption_start
+    start = data.captions.start
     data.tokens[start[independent] :][:3] = data.tokens[start[candidate] :][:3]
     drawn = {"text_noise": 0.2, "image_noise": 0.1, "text_mask": 0.4, "colour": 0.5}
     member = trainer(toy, data, **drawn)
@@ -202,10 +203,10 @@ def test_rare_tokens_are_dropped_but_for_the_most_common_of_a_caption() -> None:
             [10, 4, 5, 11, 0, 0],
         ]
     )
-    start = np.array([0, 2, 3, 4])
-    counts = pairs_with(config, tokens, start, np.arange(3))
+    captions = Ragged.of([2, 1, 1])
+    counts = pairs_with(config, tokens, captions, np.arange(3))
     assert counts.tolist() == [0, 2, 1, 2, 1, 1, 0, 0, 0, 0, 0, 0]
-    first = pairs_with(config, tokens, start, np.arange(2), first=1)
+    first = pairs_with(config, tokens, captions, np.arange(2), first=1)
     assert first.tolist() == [0, 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0]
     assert Vocabulary(config, counts, 2).read(tokens).tolist() == [
         [10, 1, 11, 0, 0, 0],

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from clipmem_core.io import InputError
 from clipmem_core.mitigations import can_cut_text
+from clipmem_core.ragged import Ragged
 from clipmem_core.training import model as under_test
 from clipmem_core.training.model import (
     build_model,
@@ -24,7 +25,6 @@ from clipmem_core.training.model import (
     image_blocks,
     load_weights,
     locked_model,
-    mean_by_pair,
     short_attention,
     tokenize,
 )
@@ -187,10 +187,9 @@ def test_mean_embeddings_of_pictures_equal_the_slow_mean_over_views(
 
 def test_captions_are_averaged_within_their_pair() -> None:
     vectors = np.array([[1, 0], [0, 1], [1, 1], [3, 1], [2, -2], [5, 5]], dtype=np.float32)
-    start = np.array([0, 1, 4, 6])
     means = {0: [[1, 0], [4 / 3, 1], [3.5, 1.5]], 2: [[1, 0], [0.5, 1], [3.5, 1.5]]}
     for first, expected in means.items():
-        found = mean_by_pair(vectors, start, first=first)
+        found = Ragged.of([1, 3, 2]).mean(vectors, first=first)
         np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 

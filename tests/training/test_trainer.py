@@ -146,10 +146,10 @@ def test_batches_have_near_equal_sizes_and_an_order_that_others_do_not_change(
 def test_chosen_captions_are_uniform_and_do_not_depend_on_the_batch() -> None:
     rows = np.arange(300)
     drawn = np.stack([chosen_captions(DATA, rows, seed=0, epoch=epoch) for epoch in range(400)])
-    assert (drawn >= DATA.caption_start[:-1]).all()
-    assert (drawn < DATA.caption_start[1:]).all()
+    assert (drawn >= DATA.captions.first).all()
+    assert (drawn < DATA.captions.start[1:]).all()
     for row in (1, 2, 3):  # pairs of two, three and four captions
-        counts = np.bincount(drawn[:, row] - DATA.caption_start[row])
+        counts = np.bincount(drawn[:, row] - DATA.captions.start[row])
         assert len(counts) == row + 1
         assert stats.chisquare(counts).pvalue > 1e-3
     whole = chosen_captions(DATA, rows, seed=2, epoch=5)

@@ -57,11 +57,12 @@ def test_changed_words_are_the_most_surprising(
     for trained, predicted in rows_of_models(rng.random(400) >= 0.5):
         model = word_model.fit(words, features, trained, None, seed=0, precision=precision)
         word_model.predict(model, words, features, predicted, changed_words(words), into)
-    scores = mean_ratio(surprises(words, into)[0][:, 0], words.caption_start)
-    wrong = scores[words.pair_start[changed]]
-    right = np.delete(scores[words.pair_start[:380]], changed)
+    scores = mean_ratio(surprises(words, into)[0][:, 0], words.in_captions)
+    first = words.captions.start
+    wrong = scores[first[changed]]
+    right = np.delete(scores[first[:380]], changed)
     assert (wrong[:, None] > right).mean() > 0.95
-    odd = scores[words.pair_start[380] : words.pair_start[380 + len(ODD)]]
+    odd = scores[first[380] : first[380 + len(ODD)]]
     assert np.isnan(odd[[0, 2, 3, 4]]).all()  # no word of theirs is known
     assert np.isfinite(odd[[1, 5]]).all()
 

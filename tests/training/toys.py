@@ -12,6 +12,7 @@ from clipmem_core.config import AuditConfig
 from clipmem_core.draws import draw_keys
 from clipmem_core.lab.paradigms import TowerTrainer
 from clipmem_core.mitigations import mitigations_of
+from clipmem_core.ragged import Ragged
 from clipmem_core.training.model import Model, build_model
 from clipmem_core.training.trainer import Trainer
 from clipmem_core.training.views import FeatureRows, TrainingData, ViewMaker
@@ -50,12 +51,12 @@ def draw_data(
     pairs: int, *, captions: int = 1, size: int = 10, context: int = CONTEXT
 ) -> TrainingData:
     """Draw pairs of noise, all of them trained on; pair i has 1 + i mod captions captions."""
-    start = np.concatenate([[0], np.cumsum(1 + np.arange(pairs) % captions)])
+    of_pairs = Ragged.of(1 + np.arange(pairs) % captions)
     noise = np.random.default_rng(1).integers(0, 256, (pairs, size, size, 3), dtype=np.uint8)
     return TrainingData(
         pixels=FeatureRows(noise),
-        tokens=draw_tokens(int(start[-1]), context=context),
-        caption_start=start,
+        tokens=draw_tokens(of_pairs.n_items, context=context),
+        captions=of_pairs,
         keys=draw_keys([f"pair-{number}" for number in range(pairs)]),
         rows=np.arange(pairs),
     )

@@ -164,7 +164,7 @@ def _file_rows(path: Path, name_of_file: str, fields: FieldColumns) -> Iterator[
                 if faults:
                     yield Row(reference, reason=f"value cannot be read ({faults[0]})")
                 else:
-                    yield Row._make((reference, reference if inside else image, *rest, ""))
+                    yield Row._make((reference, reference if inside else image, *rest, "", ""))
 
 
 def _classes(schema: pa.Schema, column: str) -> dict[Any, str]:

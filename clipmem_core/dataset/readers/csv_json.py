@@ -11,6 +11,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from clipmem_core import columns as c
 from clipmem_core.config import SourceOptions
 from clipmem_core.dataset.readers.paths import (
     JSON,
@@ -62,7 +63,7 @@ def read_delimited(path: Path, options: SourceOptions) -> Rows:
                 yield Row(source, reason=fault)
             else:
                 cells = (values[place] if place >= 0 else None for place in places)
-                yield Row._make((source, *cells, ""))
+                yield Row._make((source, *cells, "", ""))
 
     kind = "tsv" if separator == "\t" else "csv"
     return in_image_folder(Rows(path.parent, kind, rows()), options.image_folder, path)
@@ -161,7 +162,7 @@ def _read_objects(
         for number, value in values():
             source = f"{path.name}:{number}"
             if isinstance(value, dict):
-                yield Row._make((source, *map(value.get, fields), ""))
+                yield Row._make((source, *map(value.get, fields), "", ""))
             elif isinstance(value, ValueError):
                 yield Row(source, reason=f"line is not JSON ({value})")
             else:
@@ -204,10 +205,11 @@ def _read_coco(path: Path, images: Any, annotations: Any, options: SourceOptions
                 continue
             without_annotation.pop(key, None)
             image = by_id[key]
-            yield Row._make((source, *map((image | annotation).get, fields), ""))
+            yield Row._make((source, *map((image | annotation).get, fields), "", ""))
         for key, image in without_annotation.items():
+            source = f"{path.name}: image {key}"
             reason = "image has no annotation"
-            yield Row(f"{path.name}: image {key}", pair_id=image["pair_id"], reason=reason)
+            yield Row(source, pair_id=image["pair_id"], kind=c.BAD_CAPTION, reason=reason)
 
     folder = path.parent.resolve()
     split = path.stem.rpartition("_")[2]

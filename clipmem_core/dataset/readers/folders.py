@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from clipmem_core import columns as c
 from clipmem_core.config import SourceOptions
 from clipmem_core.dataset.readers import paths
 from clipmem_core.dataset.readers.records import Row, Rows
 from clipmem_core.io import InputError
 
 LABEL = "{label}"
-NO_CAPTION = "no caption file: a .txt or .caption of the same name is missing"
+_NO_CAPTION = "no caption file: a .txt or .caption of the same name is missing"
 _SUFFIXES = (".caption", ".txt")  # of captions; the last one counts where a picture has both
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
@@ -53,7 +54,7 @@ def read_folder(root: Path, options: SourceOptions) -> Rows:
                 used = used or not row.reason
                 yield row
             for stem in sorted(texts.keys() - pictures.values()):
-                yield Row(texts[stem], reason="no picture of the same name")
+                yield Row(texts[stem], kind=c.BAD_PICTURE, reason="no picture of the same name")
         if not used:
             raise InputError(
                 f"{root} holds pictures but no captions: put a .txt or .caption beside each, "
@@ -79,12 +80,14 @@ def _row(root: Path, image: str, text: str | None, template: str) -> Row:
     if text is None and template and label:
         return Row(image, image, [template.replace(LABEL, label.replace("_", " "))], label)
     if text is None:
-        return Row(image, image, reason=NO_CAPTION)
+        return Row(image, image, kind=c.BAD_CAPTION, reason=_NO_CAPTION)
     path = root / text
     if not paths.is_inside(os.path.realpath(root), os.fspath(path)):
-        return Row(image, image, reason=paths.LINK_LEAVES.replace("image", "caption file"))
+        reason = paths.LINK_LEAVES.replace("image", "caption file")
+        return Row(image, image, kind=c.BAD_CAPTION, reason=reason)
     try:
         lines = _LINE_END.split(paths.decode_text(paths.read_file(path, paths.TEXT)))
     except (InputError, OSError) as error:
-        return Row(image, image, reason=paths.reading_fault(error, "caption file"))
+        reason = paths.reading_fault(error, "caption file")
+        return Row(image, image, kind=c.BAD_CAPTION, reason=reason)
     return Row(image, image, list(filter(str.strip, lines)), label)

@@ -32,8 +32,8 @@ _SHOWN = 12  # columns an error message lists
 
 
 class Row(NamedTuple):
-    """One input row with raw values, which merging cleans; `reason` says why a row cannot be
-    used."""
+    """One input row with raw values, which merging cleans; `reason` says why a row cannot be used,
+    and `kind` what is wrong with it."""
 
     source: str  # its place, such as `captions.csv:17`
     image: Any = None  # the reference, relative to the root
@@ -43,6 +43,7 @@ class Row(NamedTuple):
     injected: Any = None
     group_key: Any = None
     reason: str = ""
+    kind: str = c.BAD_ROW
 
 
 @dataclass(frozen=True)
@@ -92,21 +93,23 @@ def merge_rows(rows: Rows) -> tuple[int, pd.DataFrame, pd.DataFrame]:
     order of rows."""
     total = 0
     pairs = dict[str, list[Any]]()
-    refused = list[tuple[str, str | None, str]]()
+    refused = list[tuple[str, str | None, str, str]]()
     owners = dict[str, str]()
     root = os.path.realpath(rows.root)
     for row in itertools.chain.from_iterable(map(_check, rows.rows)):
         total += 1
-        reason = row.reason or (paths.picture_fault(root, row.image) if rows.files else "")
+        kind, reason = row.kind, row.reason
+        if not reason and rows.files:
+            kind, reason = c.BAD_PICTURE, paths.picture_fault(root, row.image)
         if not reason:
             pair_id = row.pair_id or row.image.strip()
             owner = owners.setdefault(pair_id, row.image)
             if owner != row.image:
-                reason = f"id {pair_id!r} already belongs to {owner!r}"
+                kind, reason = c.BAD_ID, f"id {pair_id!r} already belongs to {owner!r}"
         if reason:
             image = row.image if isinstance(row.image, str) else None
             name = as_name(row.pair_id) or as_name(image)
-            refused.append((printable(row.source), name, printable(reason)))
+            refused.append((printable(row.source), name, kind, printable(reason)))
             continue
         pair = pairs.setdefault(row.image, [pair_id, row.image, [], None, None, None])
         pair[2] += [caption for caption in row.captions if caption not in pair[2]]
@@ -117,7 +120,7 @@ def merge_rows(rows: Rows) -> tuple[int, pd.DataFrame, pd.DataFrame]:
     return (
         total,
         pd.DataFrame(list(pairs.values()), columns=columns, dtype=object),
-        pd.DataFrame(refused, columns=[c.SOURCE, c.PAIR_ID, c.REASON], dtype=object),
+        pd.DataFrame(refused, columns=c.QUARANTINE_COLUMNS, dtype=object),
     )
 
 
@@ -127,16 +130,18 @@ def _check(row: Row) -> Iterator[Row]:
     if row.reason:
         yield row
         return
+    kind = c.BAD_PICTURE
     try:
         image = normal_reference(_text(row.image, "image reference"))
         if not image.strip():
             raise InputError("image reference is empty")
+        kind = c.BAD_CAPTION
         if is_missing(row.captions):
             raise InputError("caption is missing")
         entries = row.captions if isinstance(row.captions, list) else [row.captions]
         captions = ["" if is_missing(entry) else tidy(_text(entry, "caption")) for entry in entries]
     except InputError as error:
-        yield row._replace(reason=str(error))
+        yield row._replace(kind=kind, reason=str(error))
         return
     filled = list(dict.fromkeys(filter(None, captions)))
     pair_id = as_name(row.pair_id)
@@ -144,7 +149,8 @@ def _check(row: Row) -> Iterator[Row]:
         label, injected, group_key = map(as_name, (row.label, row.injected, row.group_key))
         yield Row(row.source, image, filled, label, pair_id, injected, group_key)
     for _ in range(captions.count("") if filled else 1):
-        yield Row(row.source, image, pair_id=pair_id, reason="caption is empty")
+        reason = "caption is empty"
+        yield Row(row.source, image, pair_id=pair_id, kind=c.BAD_CAPTION, reason=reason)
 
 
 def _text(value: Any, what: str) -> str:

@@ -108,7 +108,7 @@ def _sample_rows(
     if not sample:
         return
     if "picture" not in sample:
-        yield Row(source, reason=f"sample has no picture, only {members}")
+        yield Row(source, kind=c.BAD_PICTURE, reason=f"sample has no picture, only {members}")
         return
 
     def first(flag: str, *names: str) -> Any:
@@ -119,13 +119,15 @@ def _sample_rows(
     captions = values.get("txt") if captions is None else captions
     label = first(options.csv_label_key, *COLUMN_NAMES["label"])  # cls is one of the names
     member = sample["picture"]
+    kind = c.BAD_CAPTION
     reason = "" if captions is not None else "sample has no caption: no .txt, none in its .json"
     try:  # only the name is checked: `..` could leave the tar
         if paths.normal_reference(member) != member:
-            reason = "member's name cannot be written as a path"
+            kind, reason = c.BAD_PICTURE, "member's name cannot be written as a path"
     except InputError as error:
-        reason = str(error)
+        kind, reason = c.BAD_PICTURE, str(error)
     image = f"{shard}/{member}"
     pair_id = values.get(options.csv_id_key or c.PAIR_ID)
     group_key = values.get(options.group_key)
-    yield Row(image, image, captions, label, pair_id, values.get(c.INJECTED), group_key, reason)
+    injected = values.get(c.INJECTED)
+    yield Row(image, image, captions, label, pair_id, injected, group_key, reason, kind)
