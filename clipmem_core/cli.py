@@ -300,7 +300,8 @@ def _export(
     overwrite: Annotated[bool, "replace an existing file or folder"] = False,
 ) -> None:
     """Write an audit's cleaned data set, decisions or report in a format of other tools."""
-    from clipmem_core.export.formats import AUDIT_IT, export_audit
+    from clipmem_core.audit.status import report
+    from clipmem_core.export.formats import export_audit
 
     audit = open_audit(name)
     target = Path(out).expanduser()
@@ -310,7 +311,8 @@ def _export(
         for note in summary.notes:
             screen.say(f"note: {note}")
         if summary.command:
-            screen.say(f"{AUDIT_IT}{summary.command}")
+            screen.say(f"audit it: {summary.command}")
+        report(result=summary._asdict())
 
 
 def _reaudit(

@@ -393,13 +393,15 @@ def leave_job(
     exit_code: int | None = None,
     said: str = "",
     pid: int = 0,
+    **reported: object,
 ) -> None:
-    """Leave the job of a folder in `jobs`, which has printed something."""
+    """Leave the job of a folder in `jobs`, which has printed and reported something."""
     folder.mkdir(parents=True)
     pid = pid or os.getppid()
     started = process_start(pid) if running else "1"
     write_json(folder / "job.json", {"pid": pid, "started": started, "arguments": ["once", "more"]})
     (folder / "output.log").write_text(said)
+    write_json(folder / "record.json", reported)
     if exit_code is not None:
         (folder / "exit_code").write_text(f"{exit_code}\n")
 

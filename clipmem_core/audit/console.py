@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clipmem_core import columns as c
-from clipmem_core.audit.status import MemberProgress
+from clipmem_core.audit.status import MemberProgress, report
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import WHOLE_HEAD, summary_lines, uses, whole_rows
 from clipmem_core.scores.registry import INJECTED_SCORES
@@ -49,9 +49,7 @@ class RichScreen:
         self.tasks: dict[str, bars.TaskID] = {}
         self.stages: dict[str, str] = {}
         self.warned: set[str] = set()
-        # the second is the time of the last printed count
-        self.last_line = ""
-        self.counted = 0.0
+        self.counted = 0.0  # the time of the last printed count
 
     def __enter__(self) -> Self:
         self.progress.start()
@@ -61,7 +59,7 @@ class RichScreen:
         self.progress.stop()
 
     def say(self, text: str) -> None:
-        self.last_line = text
+        report(stage=text, total=0)
         self.progress.console.print(plain(text), soft_wrap=True)
 
     def pictures(self, done: int, total: int) -> None:
@@ -92,16 +90,13 @@ class RichScreen:
                 )
 
     def _count(self, what: str, done: int, total: int) -> None:
-        """Show a bar; on a pipe, print a line once a second that repeats the stage, because a page
-        reads one line."""
+        """Show a bar; on a pipe, print a line once a second."""
         if self.console.is_terminal:
             self._bar(what, done, total)
         elif done == total or time.monotonic() - self.counted >= _SECONDS_BETWEEN_LINES:
             self.counted = time.monotonic()
-            line = f"{done:,} of {total:,} {what}"
-            self.console.print(
-                plain(f"{self.last_line}: {line}" if self.last_line else line), soft_wrap=True
-            )
+            report(done=done, total=total, noun=what)
+            self.console.print(f"{done:,} of {total:,} {what}")
 
     def _bar(self, name: str, done: int, total: int, note: str = "") -> None:
         if name not in self.tasks:

@@ -2,7 +2,6 @@
 audit starts."""
 
 import dataclasses
-import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +19,12 @@ from clipmem_core.audit.prepare import DataSet, FeaturePixels
 from clipmem_core.audit.settings import check_config, resolve
 from clipmem_core.audit.setup import check_same
 from clipmem_core.audit.status import (
-    OUTPUT,
     WRONG_INPUT,
     Job,
     Task,
     audit_task,
     jobs_folder,
+    report,
     resume_arguments,
 )
 from clipmem_core.audit.store import Audit
@@ -39,7 +38,7 @@ from clipmem_core.dataset.languages import (
 )
 from clipmem_core.dataset.pixels import Pixels
 from clipmem_core.dataset.source import check_source, read_source
-from clipmem_core.io import InputError, parse_json
+from clipmem_core.io import InputError
 from clipmem_core.scores.membership import MIN_PAIRS
 
 _SHOWN = 5  # pairs, and reasons of a check
@@ -195,14 +194,8 @@ def find_check(request: Request) -> Check | None:
     job = request.check.find()
     if job is None:
         return None
-    path = job.folder / OUTPUT
+    record = job.record
     error = ""
-    lines = path.read_bytes().splitlines(keepends=True)
-    summaries = [line for line in lines if line.startswith(b"{") and line.endswith(b"\n")]
-    found = None
-    if summaries:
-        repair = "check the audit again"
-        found = parse_json(summaries[-1], dict[str, Any], path=path, repair=repair)
     if job.cancelled:
         error = "the check was stopped: check again"
     elif not job.running and job.exit_code != 0:
@@ -211,11 +204,11 @@ def find_check(request: Request) -> Check | None:
             error = (
                 f"the check stopped with exit code {job.exit_code}: {error or 'it printed nothing'}"
             )
-    return Check(job, found, job.count[:2] if job.count else (0, 0), error)
+    return Check(job, record.result, (record.done, record.total), error)
 
 
 def check(source: str, config: AuditConfig) -> None:
-    """Print the content of a data set as JSON; pictures are opened last and stored as in the
+    """Report the content of a data set; pictures are opened last and stored as in the
     audit."""
     config = resolve(prepare.with_features(source, config))
     if config.features:
@@ -224,14 +217,14 @@ def check(source: str, config: AuditConfig) -> None:
         raw, _ = prepare.sampled(read_source(source, config.source, data=data_folder()), config)
         rows = np.arange(len(raw.pairs))
         unread = DataSet(raw, raw.pairs, raw.quarantine, rows, Pixels(Path(), rows, 0))
-        _print_found(unread, config, exact=False)
+        _report_found(unread, config, exact=False)
         data_set = prepare.load_pictures(raw, config, progress=RichScreen().pictures)
-    _print_found(data_set, config, exact=True)
+    _report_found(data_set, config, exact=True)
 
 
-def _print_found(data_set: DataSet, config: AuditConfig, *, exact: bool) -> None:
-    """Print the content of a data set; drawing the membership and injecting errors refuses what the
-    audit would."""
+def _report_found(data_set: DataSet, config: AuditConfig, *, exact: bool) -> None:
+    """Report the content of a data set; drawing the membership and injecting errors refuses what
+    the audit would."""
     pairs = data_set.pairs
     quarantine = data_set.quarantine
     counts = pairs[c.CAPTIONS].map(len)
@@ -256,4 +249,4 @@ def _print_found(data_set: DataSet, config: AuditConfig, *, exact: bool) -> None
         groups = pd.Series(membership.group).value_counts()
         summary["groups"] = {str(name): int(count) for name, count in groups.items()}
     finally:  # a refused data set is shown too
-        print(json.dumps(summary), flush=True)
+        report(result=summary)

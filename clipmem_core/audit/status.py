@@ -1,7 +1,7 @@
 """The state of audits and members, deleting an audit, and the detached processes of the dashboard.
 
-    <data>/jobs/<name>/          of an audit: job.json (pid, start time, arguments) · output.log ·
-                                 exit_code
+    <data>/jobs/<name>/          of an audit: job.json (pid, start time, arguments) · record.json
+                                 (its progress and result) · output.log · exit_code
     <data>/jobs/.<kind>/<key>/   of any other work
 
 A job outlives the page and the server. Jobs that train run one at a time; a command in a terminal
@@ -21,7 +21,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,10 +50,33 @@ INTERRUPTED = 130
 PROGRAM = (sys.executable, "-m", "clipmem_core", "job")  # folder and arguments follow
 # One of these commands runs at a time.
 TRAINS = ("audit", "reaudit", "mitigate", "study", UNITS, PARADIGMS)
-WAITS = "waiting for its turn"
+RECORD = "record.json"
+FOLDER = "CLIPMEM_JOB"  # in the environment of a job: its folder
 SECONDS_BETWEEN_POLLS = 0.5
-_COUNT = re.compile(r"(?:.*: )?([\d,]+) of ([\d,]+) (pictures|captions)")
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """What a job does and has found: its process writes it, and pages read it."""
+
+    waits: bool = False  # for another job that trains
+    stage: str = ""
+    done: int = 0
+    total: int = 0  # 0: not counted
+    noun: str = ""  # of what is counted: pictures, captions
+    result: dict[str, Any] | None = None
+
+
+_record = JobRecord()  # of this process
+
+
+def report(**changes: Any) -> None:
+    """Change the record of the job that this process runs, if it runs one."""
+    global _record
+    _record = replace(_record, **changes)
+    if folder := os.environ.get(FOLDER):
+        write_json(Path(folder) / RECORD, asdict(_record))
 
 
 @dataclass(frozen=True)
@@ -97,25 +120,17 @@ class Job:
         return self.exit_code != 0 and not self.running and not self.cancelled
 
     @property
-    def waiting(self) -> bool:
-        """Tell whether it waits for another job that trains."""
-        return self.last_line == WAITS
+    def record(self) -> JobRecord:
+        """What the job has reported."""
+        path = self.folder / RECORD
+        repair = f"delete {self.folder}"
+        return read_json(path, JobRecord, repair=repair) if path.is_file() else JobRecord()
 
     @property
     def last_line(self) -> str:
-        return next(reversed(self.last_lines), "")
-
-    @property
-    def last_lines(self) -> list[str]:
-        """The non-empty lines in the last 4 kB of the output, without terminal colours."""
+        """The last line of its output, for example an error, without terminal colours."""
         text = _ESCAPES.sub("", tail(self.folder / OUTPUT).decode("utf-8", "replace"))
-        return [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
-
-    @property
-    def count(self) -> tuple[int, int, str] | None:
-        """The finished number, the total and the noun (pictures or captions) in the last line."""
-        match = _COUNT.fullmatch(self.last_line)
-        return match and (int(match[1].replace(",", "")), int(match[2].replace(",", "")), match[3])
+        return next(filter(None, map(str.strip, reversed(re.split(r"[\r\n]+", text)))), "")
 
 
 def process_start(pid: int) -> str | None:
@@ -163,7 +178,7 @@ class Task:
             job = self.find()
             if job is not None and job.running:
                 return job
-            for name in (JOB, OUTPUT, EXIT_CODE, CANCEL):
+            for name in (JOB, OUTPUT, RECORD, EXIT_CODE, CANCEL):
                 (self.folder / name).unlink(missing_ok=True)
             with (self.folder / OUTPUT).open("wb") as log:
                 process = subprocess.Popen(
@@ -194,6 +209,7 @@ def run_job(folder: Path, arguments: Sequence[str], run: Callable[[Sequence[str]
     """Run a job in its own process, write its exit code and return it."""
     # SIGINT is ignored where the server runs in the background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ[FOLDER] = str(folder)
     turn = FileLock(jobs_folder() / ".turn.lock")
     code = FAILED
     try:
@@ -203,8 +219,9 @@ def run_job(folder: Path, arguments: Sequence[str], run: Callable[[Sequence[str]
             try:
                 turn.acquire(timeout=0)
             except Timeout:
-                print(WAITS, flush=True)
+                report(waits=True)
                 turn.acquire(poll_interval=SECONDS_BETWEEN_POLLS)
+                report(waits=False)
         code = run(arguments)
     except KeyboardInterrupt:
         code = INTERRUPTED
@@ -450,7 +467,7 @@ def _word(audit: Audit, job: Job | None) -> str:
     if job and job.running:
         if job.cancelling:
             return CANCELLING
-        if job.waiting:
+        if job.record.waits:
             return WAITING
         if not audit.finished:
             path = audit.folder / store.STAGE

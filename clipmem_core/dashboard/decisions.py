@@ -43,7 +43,7 @@ from clipmem_core.dashboard.plain import (
 from clipmem_core.dashboard.running import draw_progress, draw_task
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.export import reaudit
-from clipmem_core.export.formats import AUDIT_IT, FORMATS
+from clipmem_core.export.formats import FORMATS
 from clipmem_core.io import InputError
 from clipmem_core.review.batch import find_offer, take_over, word_changes
 from clipmem_core.review.cards import PairCard, cards, data_url
@@ -391,12 +391,12 @@ def _contents(audit: Audit, format: str) -> str:
 def _draw_result(job: Job, path: Path) -> None:
     with st.container(border=True):
         st.code(str(path), language=None, wrap_lines=True)
-        for line in job.last_lines:
-            if line.startswith(AUDIT_IT):
-                st.caption("Audit the result:")
-                st.code(line.removeprefix(AUDIT_IT), language="bash", wrap_lines=True)
-            elif line.startswith((f"{path}: ", "note: ")):
-                show_text(line.removeprefix(f"{path}: "))
+        result = job.record.result or {"line": "", "notes": [], "command": ""}
+        for line in filter(None, (result["line"], *result["notes"])):
+            show_text(line)
+        if result["command"]:
+            st.caption("Audit the result:")
+            st.code(result["command"], language=None, wrap_lines=True)
         if path.is_file() and path.stat().st_size <= _DOWNLOAD_BYTES:
             st.download_button(
                 "Download",

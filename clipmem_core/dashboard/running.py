@@ -144,15 +144,16 @@ def draw_job(job: Job, *, stage: str = "") -> None:
     if job.cancelling:
         st.info("Cancelling…")
         return
-    if job.waiting:
+    record = job.record
+    if record.waits:
         st.info("Queued: one training job runs at a time.")
     else:
         st.caption(f"{stage} You can close this page; it continues.".strip())
-        if job.count:
-            done, total, what = job.count
-            st.progress(min(1.0, done / max(1, total)), text=f"{done:,} of {total:,} {what}")
+        if record.total:
+            text = f"{record.done:,} of {record.total:,} {record.noun}"
+            st.progress(min(1.0, record.done / record.total), text=text)
         else:
-            show_text(job.last_line or "Starting…", limit=300)
+            show_text(record.stage or job.last_line or "Starting…", limit=300)
     key = f"cancel-{job.folder.name}"
     st.button("Cancel", icon=":material/stop_circle:", key=key, on_click=cancel, args=(job,))
 

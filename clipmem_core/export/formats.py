@@ -57,7 +57,6 @@ from clipmem_core.tables import FORMULA
 # note of a format without the cleaned data set is the counts.
 Written = tuple[tuple[str, ...], str]
 
-AUDIT_IT = "audit it: "  # begins the line with the command that audits an export
 FOLDER = ""  # the suffix of a folder
 METADATA = "metadata.jsonl"
 CERTIFICATE = "certificate.json"  # in the folder of an export

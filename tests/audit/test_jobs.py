@@ -140,13 +140,13 @@ def test_one_trains_the_others_wait_and_the_turn_passes_when_it_ends_or_is_kille
     first = start("first", trains=True)
     until(lambda: first.last_line == "here")
     second = start("second", trains=True)
-    until(lambda: second.waiting)
+    until(lambda: second.record.waits)
     assert start("other").running  # what does not train starts at once
     assert second.running
     cancel(first)
     until(lambda: second.last_line == "here")
     third = start("third", "print('third')", trains=True)
-    until(lambda: third.waiting)
+    until(lambda: third.record.waits)
     os.killpg(second.pid, signal.SIGKILL)
     until(lambda: third.exit_code == 0)
     assert third.last_line == "third"

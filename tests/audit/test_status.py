@@ -82,15 +82,19 @@ def unfinished(data: Path) -> Audit:
     return audit
 
 
-def test_a_running_job_shows_its_stage_and_counts(data: Path) -> None:
-    output = data / "jobs" / "made" / "output.log"
-    leave_job(output.parent, running=True)
+def test_a_running_job_shows_its_stage_and_counts(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = data / "jobs" / "made"
+    leave_job(folder, running=True)
     assert state_of("made").word == status.PREPARING
-    with output.open("a") as file, RichScreen() as screen:
-        screen.console.file = file
+    monkeypatch.setenv("CLIPMEM_JOB", str(folder))
+    with RichScreen() as screen:
         screen.say("reading scenes")
         screen.pictures(100, 100)
-    assert state_of("made").job.count == (100, 100, "pictures")
+    record = state_of("made").job.record
+    assert (record.stage, record.done, record.total) == ("reading scenes", 100, 100)
+    assert record.noun == "pictures"
     audit = unfinished(data)
     for stage in PIPELINE:
         store.write_json(audit.folder / store.STAGE, stage.name)

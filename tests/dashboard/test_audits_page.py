@@ -2,7 +2,6 @@
 and starts one."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +92,7 @@ def test_a_running_audit_shows_members_losses_and_output_and_can_be_cancelled(
 ) -> None:
     audit = unfinished(copy())
     write_json(audit.folder / STAGE, TRAINING)
-    leave_job(data / "jobs" / "made", running=True, said="member r0-f0: training\n")
+    leave_job(data / "jobs" / "made", running=True, stage="member r0-f0: training")
     app = open_page(PAGE, audit="made")
     assert table(app, "size")["state"].tolist() == ["training"]
     assert table(app, "member")["stage"].tolist()[:2] == ["training", "embedding"]
@@ -190,10 +189,8 @@ def test_locked_towers_are_the_default_and_hide_fields_without_effect(calls: Cal
 def test_a_finished_check_starts_exactly_what_it_checked(data: Path, calls: Calls) -> None:
     reason = {"rows": 10, "reason": "<b>[x](javascript:alert(1))", "example": "$x$"}
     request = Request("scenes", "scenes", TINY)
-    said = (
-        f"{json.dumps({'exact': True, 'reasons': [reason], 'rows_in_quarantine': [], **FOUND})}\n"
-    )
-    leave_job(request.check.folder, exit_code=0, said=said)
+    found = {"exact": True, "reasons": [reason], "rows_in_quarantine": [], **FOUND}
+    leave_job(request.check.folder, exit_code=0, result=found)
     app = form()
     assert [metric.value for metric in app.metric] == ["220", "1,100", "10", "3"]
     assert table(app, "reason")["reason"].tolist() == ["<b>[x](javascript:alert(1))"]
