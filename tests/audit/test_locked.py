@@ -132,7 +132,7 @@ MOMENTS = (
     "os.rename:/keys.feather",  # they are in the index, and their keys are not written yet
     "os.rename:0/state.pt",  # a word model is trained, and its state not saved yet
     "os.rename:words/0.pt",  # the model is kept, and its predictions are not saved yet
-    "os.rename:1/predictions.npz",
+    "os.rename:0/predictions.npz",
     "os.rename:a/words.parquet",
     "os.rename:r0-f1/trajectory.npy",
     "os.rename:r0-f1/text.faiss",  # the member is trained, and not embedded yet

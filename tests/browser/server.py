@@ -43,7 +43,7 @@ def serve(data: Path, *flags: str) -> Iterator[str]:
             yield f"http://localhost:{port}"
         finally:
             os.killpg(server.pid, signal.SIGTERM)
-            server.wait(timeout=30)
+            server.wait(timeout=120)  # for a search that loads its libraries
 
 
 def _await(url: str) -> None:
