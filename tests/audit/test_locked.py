@@ -183,7 +183,7 @@ def test_a_full_disk_is_named_and_the_same_command_resumes(
     (line,) = process.communicate()[1].splitlines()
     assert process.returncode == 2
     assert "raise the limit (ulimit -f), and the same command resumes it" in line
-    assert "words/0/state.pt" in line
+    assert "/state.pt" in line  # of either word model
     process = forks.start(*command, data=tmp_path)
     assert (process.communicate()[1], process.returncode) == ("", 0)
 
