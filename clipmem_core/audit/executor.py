@@ -24,6 +24,7 @@ from types import ModuleType
 from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
+from threadpoolctl import threadpool_limits
 
 from clipmem_core import __version__
 from clipmem_core.audit.status import python_path
@@ -58,7 +59,8 @@ class Task:
 
         os.environ[DATA_VARIABLE] = str(data)
         torch.set_num_threads(self.threads)
-        self.work(self.folder, self.names)
+        with threadpool_limits(self.threads):  # of BLAS, too
+            self.work(self.folder, self.names)
 
 
 # An executor runs every task and yields each that has ended, and None in between so that its caller

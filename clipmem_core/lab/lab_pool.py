@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pebble import ProcessExpired
+from threadpoolctl import threadpool_limits
 
 from clipmem_core.audit.executor import open_pool
 from clipmem_core.audit.settings import side_by_side
@@ -119,4 +120,5 @@ def _open_lab(folder: Path) -> Any:
     from clipmem_core.lab.retraining import Lab  # torch, in a process of the pool
 
     os.nice(NICE)
+    threadpool_limits(Audit(folder).record.threads)  # of BLAS
     return Lab(folder)

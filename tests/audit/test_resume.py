@@ -39,7 +39,7 @@ def end(event, arguments):
             time.sleep(600)
 
 sys.addaudithook(end)
-loop.SECONDS_BETWEEN_SAVES = loop.TRAINED_TO_SAVED = 0
+loop.SECONDS_BETWEEN_SAVES = loop._TRAINED_TO_SAVED = 0
 """
 
 
