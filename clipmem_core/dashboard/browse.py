@@ -82,7 +82,7 @@ from clipmem_core.review.selection import (
     Selection,
     to_parameters,
 )
-from clipmem_core.review.views import MAX_NAME, read_views, store_view
+from clipmem_core.review.stored_views import MAX_NAME, read_views, store_view
 from clipmem_core.scores.registry import BY_NAME, CARD_SCORES, FILTER_SCORES, words
 
 _SIDES = {CAPTION: "captions", PICTURE: "pictures"}
