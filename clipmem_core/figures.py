@@ -4,7 +4,7 @@ In a map, a box or a lasso selects pairs.
 """
 
 import html
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -39,9 +39,8 @@ from clipmem_core.columns import (
     group_words,
 )
 from clipmem_core.review.overview import Corners
-from clipmem_core.scores.registry import (
-    words,
-)
+from clipmem_core.scores.registry import words
+from clipmem_core.scores.seeds import interval_text
 
 GROUP_COLOURS = {
     CANDIDATE: "#d55e00",
@@ -102,12 +101,10 @@ def error_bar(rows: pd.DataFrame, colour: str) -> dict[str, object]:
 
 def mean_texts(rows: pd.DataFrame) -> list[str]:
     """Return each row's mean and interval as text, from the columns mean, low and high."""
-    ends = zip(rows["mean"], rows["low"], rows["high"], strict=True)
-    texts = [
-        f"{mean:.3f}" + (f" ({low:.3f} to {high:.3f})" if pd.notna(low) else "")
-        for mean, low, high in ends
+    return [
+        interval_text(mean, low, high, ".3f")
+        for mean, low, high in rows[["mean", "low", "high"]].to_numpy()
     ]
-    return [text.replace("-", "−") for text in texts]
 
 
 def short_name(name: object, limit: int = 40) -> str:
@@ -130,6 +127,7 @@ TERM_NAMES = {  # in the order in which they are added up
     ALIGNMENT: "alignment",
     SIMILARITY: "similarity",
 }
+NAME_LENGTH = 20  # leaves space for the dots on a telephone
 PERCENTILES = (2, 98)  # ends of the colour scale
 MEMORIZED = "memorized<br>and wrong", "memorized<br>and right"
 NOT_MEMORIZED = "not learned", "typical"
@@ -140,6 +138,12 @@ LISTED = "listed"  # of a point on a map: the pair fits the conditions of the pa
 _UNLISTED = "does not fit"
 CLASSES = (DECISION, GROUP, LABEL, INJECTED)  # colours of a map that are no scores
 _CLASS_COLOURS = {INJECTED: KIND_COLOURS, LABEL: LABEL_COLOURS}
+
+
+def _name_rows(figure: go.Figure, counts: Any, heights: Iterable[int]) -> None:
+    """Write names and their numbers of pairs on the y axis."""
+    labels = [f"{short_name(name, NAME_LENGTH)}<br>{n:,} pairs" for name, n in counts.items()]
+    figure.update_yaxes(tickvals=list(heights), ticktext=labels, showgrid=False, fixedrange=True)
 
 
 def group_figure(groups: pd.DataFrame, bins: pd.DataFrame) -> go.Figure:
@@ -170,17 +174,8 @@ def group_figure(groups: pd.DataFrame, bins: pd.DataFrame) -> go.Figure:
             hovertemplate=f"{group_words(group)}: mean {mean_texts(rows)[0]}<extra></extra>",
         )
     figure.add_vline(0, line=DOTTED)
-    labels = [
-        f"{group_words(group)}<br>{n:,} pairs"
-        for group, n in zip(groups[GROUP], groups["n"], strict=True)
-    ]
-    figure.update_yaxes(
-        tickvals=list(heights),
-        ticktext=labels,
-        showgrid=False,
-        range=[-0.35, len(groups) - 0.1],
-        fixedrange=True,
-    )
+    _name_rows(figure, dict(zip(groups[GROUP].map(group_words), groups["n"], strict=True)), heights)
+    figure.update_yaxes(range=[-0.35, len(groups) - 0.1])
     return set_layout(
         figure,
         110 + 85 * len(groups),
@@ -227,11 +222,9 @@ def comparison_figure(points: pd.DataFrame, *, column: str, names: tuple[str, st
     points["text"] = [short_name(pair_id, 60) for pair_id in points[PAIR_ID]]
     hover = "%{text}<br>%{x:.3f} → %{y:.3f}<extra>%{fullData.name}</extra>"
     figure = _cloud(points, GROUP, ("one", "other"), hover)
-    values = points[["one", "other"]].to_numpy()
-    ends = [values.min(), values.max()]
-    figure.add_scatter(
-        x=ends, y=ends, mode="lines", line=DOTTED, hoverinfo="skip", showlegend=False
-    )
+    low = points[["one", "other"]].to_numpy().min()
+    high = points[["one", "other"]].to_numpy().max()
+    figure.add_shape(type="line", x0=low, y0=low, x1=high, y1=high, line=DOTTED)
     x, y = ({"title": f"{words(column)} in {safe(name)}", "showgrid": True} for name in names)
     return figure.update_layout(
         xaxis=x, yaxis=y, height=480, clickmode="event+select", dragmode="pan"
@@ -253,18 +246,10 @@ def score_map_figure(
             # Independent pairs are learned by g, which is subtracted.
             figure.add_hline(corners.low, line=DOTTED)
             bottom = MEMORIZED
-        for y, names in enumerate((bottom, MEMORIZED)):
-            for x, name in enumerate(names):
-                figure.add_annotation(
-                    text=f"<b>{name}</b>",
-                    x=x,
-                    y=y,
-                    xref="paper",
-                    yref="paper",
-                    font={"size": 13},
-                    showarrow=False,
-                    borderpad=4,
-                )
+        style = {"xref": "paper", "yref": "paper", "font": {"size": 13}, "borderpad": 4}
+        for place, name in enumerate((*bottom, *MEMORIZED)):
+            x, y = place % 2, place // 2
+            figure.add_annotation(text=f"<b>{name}</b>", x=x, y=y, showarrow=False, **style)
     return figure.update_layout(
         xaxis_title="similarity out (models that never saw the pair)",
         yaxis_title="clipmem: memorization",
@@ -399,9 +384,6 @@ def _marker_size(points: int) -> int:
     return 8 if points < 500 else 6 if points < 3000 else 4
 
 
-NAME_LENGTH = 20  # leaves space for the dots on a telephone
-
-
 def means_figure(means: pd.DataFrame, null: pd.DataFrame, *, title: str) -> go.Figure:
     """Draw the mean of each encoder by name with its interval, and lines at the means of external
     pairs."""
@@ -423,13 +405,7 @@ def means_figure(means: pd.DataFrame, null: pd.DataFrame, *, title: str) -> go.F
         for mean in null.loc[null["encoder"] == encoder, "mean"].dropna():
             figure.add_vline(mean, line=DOTTED | {"color": colour})
     figure.add_vline(0, line={"color": OTHER, "width": 1})
-    labels = [f"{short_name(name, NAME_LENGTH)}<br>{n:,} pairs" for name, n in counts.items()]
-    figure.update_yaxes(
-        tickvals=list(places.values()),
-        ticktext=labels,
-        showgrid=False,
-        range=[len(counts) - 0.4, -0.6],
-        fixedrange=True,
-    )
+    _name_rows(figure, counts, places.values())
+    figure.update_yaxes(range=[len(counts) - 0.4, -0.6])
     height = 110 + 44 * len(counts)
     return set_layout(figure, height, xaxis_title=title, showlegend=True, legend=LEGEND_ABOVE)

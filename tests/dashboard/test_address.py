@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.dashboard.browse import cleared, conditions
@@ -69,19 +68,6 @@ def chosen() -> None:
     page, pages = read_page(25, 12)
     draw_pages(page, pages)
     st.session_state["choices"] = (first, second, listed, page, pages)
-
-
-@pytest.mark.parametrize(
-    ("parameters", "choices"),
-    [
-        ({"one": "b", "two": "a", "three": "x", "page": "2"}, ("b", "a", "x", 2, 3)),
-        ({"one": "c", "two": "<b>", "three": "y", "page": "9"}, ("a", "b", "", 3, 3)),
-    ],
-)
-def test_the_address_sets_each_widget(
-    parameters: dict[str, str], choices: tuple[str, str, str, int, int]
-) -> None:
-    assert run(chosen, **parameters).session_state["choices"] == choices
 
 
 def test_a_choice_is_written_into_the_address_and_begins_at_the_first_page() -> None:
