@@ -4,7 +4,7 @@ In a map, a box or a lasso selects pairs.
 """
 
 import html
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -53,8 +53,7 @@ ENCODER_COLOURS = {"image": "#a87800", "text": "#c2487a"}
 OTHER = "#808080"
 BAR_COLOUR = "#36a17a"
 _FAINT = "rgba(128, 128, 128, 0.25)"
-INJECTED_COLOUR = "#c2487a"
-KIND_COLOURS = (INJECTED_COLOUR, "#1479b8", "#a87800", "#008f6b")
+KIND_COLOURS = ("#c2487a", "#1479b8", "#a87800", "#008f6b")
 LABEL_COLOURS = [
     "#1479b8",
     "#d55e00",
@@ -140,12 +139,6 @@ CLASSES = (DECISION, GROUP, LABEL, INJECTED)  # colours of a map that are no sco
 _CLASS_COLOURS = {INJECTED: KIND_COLOURS, LABEL: LABEL_COLOURS}
 
 
-def _name_rows(figure: go.Figure, counts: Any, heights: Iterable[int]) -> None:
-    """Write names and their numbers of pairs on the y axis."""
-    labels = [f"{short_name(name, NAME_LENGTH)}<br>{n:,} pairs" for name, n in counts.items()]
-    figure.update_yaxes(tickvals=list(heights), ticktext=labels, showgrid=False, fixedrange=True)
-
-
 def group_figure(groups: pd.DataFrame, bins: pd.DataFrame) -> go.Figure:
     """Draw clipmem by group: a ridge from the histogram (low, width, share), and the mean with its
     interval."""
@@ -174,8 +167,17 @@ def group_figure(groups: pd.DataFrame, bins: pd.DataFrame) -> go.Figure:
             hovertemplate=f"{group_words(group)}: mean {mean_texts(rows)[0]}<extra></extra>",
         )
     figure.add_vline(0, line=DOTTED)
-    _name_rows(figure, dict(zip(groups[GROUP].map(group_words), groups["n"], strict=True)), heights)
-    figure.update_yaxes(range=[-0.35, len(groups) - 0.1])
+    labels = [
+        f"{group_words(group)}<br>{n:,} pairs"
+        for group, n in zip(groups[GROUP], groups["n"], strict=True)
+    ]
+    figure.update_yaxes(
+        tickvals=list(heights),
+        ticktext=labels,
+        showgrid=False,
+        range=[-0.35, len(groups) - 0.1],
+        fixedrange=True,
+    )
     return set_layout(
         figure,
         110 + 85 * len(groups),
@@ -222,8 +224,8 @@ def comparison_figure(points: pd.DataFrame, *, column: str, names: tuple[str, st
     points["text"] = [short_name(pair_id, 60) for pair_id in points[PAIR_ID]]
     hover = "%{text}<br>%{x:.3f} → %{y:.3f}<extra>%{fullData.name}</extra>"
     figure = _cloud(points, GROUP, ("one", "other"), hover)
-    low = points[["one", "other"]].to_numpy().min()
-    high = points[["one", "other"]].to_numpy().max()
+    values = points[["one", "other"]].to_numpy()
+    low, high = values.min(), values.max()
     figure.add_shape(type="line", x0=low, y0=low, x1=high, y1=high, line=DOTTED)
     x, y = ({"title": f"{words(column)} in {safe(name)}", "showgrid": True} for name in names)
     return figure.update_layout(
@@ -405,7 +407,13 @@ def means_figure(means: pd.DataFrame, null: pd.DataFrame, *, title: str) -> go.F
         for mean in null.loc[null["encoder"] == encoder, "mean"].dropna():
             figure.add_vline(mean, line=DOTTED | {"color": colour})
     figure.add_vline(0, line={"color": OTHER, "width": 1})
-    _name_rows(figure, counts, places.values())
-    figure.update_yaxes(range=[len(counts) - 0.4, -0.6])
+    labels = [f"{short_name(name, NAME_LENGTH)}<br>{n:,} pairs" for name, n in counts.items()]
+    figure.update_yaxes(
+        tickvals=list(places.values()),
+        ticktext=labels,
+        showgrid=False,
+        range=[len(counts) - 0.4, -0.6],
+        fixedrange=True,
+    )
     height = 110 + 44 * len(counts)
     return set_layout(figure, height, xaxis_title=title, showlegend=True, legend=LEGEND_ABOVE)

@@ -45,7 +45,7 @@ from clipmem_core.dashboard.plain import (
     show_strong,
 )
 from clipmem_core.dashboard.running import draw_progress
-from clipmem_core.dataset.source import DRAWN, check_source, lacks_captions
+from clipmem_core.dataset.source import DRAWN, lacks_captions
 from clipmem_core.export.cleaned import CLEANED
 from clipmem_core.glossary import DRAWN as DRAWN_SET
 from clipmem_core.glossary import PROTOCOL, meaning
@@ -251,11 +251,6 @@ def _draw_path() -> str:
         placeholder="/data/pairs.csv",
         **_PERSIST,
     ).strip()
-    try:
-        if typed and typed not in offered:
-            check_source(typed)
-    except InputError:
-        st.error("Nothing is there: check the path.", icon=":material/error:")
     draw_set(
         st.pills,
         "Or choose one",

@@ -10,7 +10,7 @@ from clipmem_core import columns as c
 from clipmem_core.audit.store import PAIRS, Audit
 from clipmem_core.audit.verdict import BASIS, WHOLE_HEAD, uses, whole_rows
 from clipmem_core.dashboard.cards import CAPTION_LIMIT, STRIP_SIZE, draw_card_row
-from clipmem_core.dashboard.deciding import locked_session, undo
+from clipmem_core.dashboard.deciding import locked_session
 from clipmem_core.dashboard.maps import draw_score_map
 from clipmem_core.dashboard.page import (
     draw_link,
@@ -122,15 +122,6 @@ def _draw_incident(audit: Audit, state: Any) -> None:
             )
         else:
             st.markdown(state_words(state), width="content")
-        if state.repaired:
-            card = cards(audit, pairs["row"][pairs["repaired"]][-1:].tolist())[0]
-            st.button(
-                "Undo",
-                icon=":material/undo:",
-                key=f"undo-{number}",
-                on_click=undo,
-                args=(audit, card.decision.event if card.decision else 0),
-            )
         draw_link("browse", "Browse", audit, selection)
         lost = pairs[pairs["undecided"] & (pairs["from_row"] < 0)]
         if state.repairs and len(lost):

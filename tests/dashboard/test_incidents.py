@@ -25,10 +25,9 @@ def test_a_fault_is_shown_repaired_and_undone(copy: Copy) -> None:
     assert "Repair 9 pairs" not in labels(app)
     view = open_page("pages/decisions.py", audit="made", view="history")
     assert any("incident 1: shift" in text for text in texts(view))
-    app = open_page(audit="made")
-    press(app, "Undo")
+    press(view, "Undo")
     assert count_decisions(audit)["recaption"] == 0
-    assert "Repair 9 pairs" in labels(app)
+    assert "Repair 9 pairs" in labels(open_page(audit="made"))
     pairs = open_page("pages/browse.py", audit="made", incident="2", order="clipmem")
     assert "**2 pairs.**" in captions(pairs)
     compared = open_page("pages/compare.py", one="made", other="other")
