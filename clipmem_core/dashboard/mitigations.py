@@ -146,7 +146,7 @@ def draw_lab(audit: Audit) -> None:
         if done >= min(mitigated.FIRST_MEMBERS, total):
             titles[name] = title
             if done < total:
-                titles[name] += f" (provisional: {done} of {total} members)"
+                titles[name] += f" ({done} of {total} members)"
                 provisional.append(name)
     trained = {name: title for name, title in titles.items() if name != BASELINE}
     with right:

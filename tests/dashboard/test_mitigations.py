@@ -238,7 +238,7 @@ def test_a_setting_on_few_members_is_provisional_and_hollow(
     add_arm(audit, STRONG, times=0.5, members=2)
     app = open_page(PAGE, setting=STRONG)
     assert not app.error, said(app)
-    assert "provisional: 2 of 4" in written(app)
+    assert "(2 of 4 members)" in written(app)
     assert app.dataframe[0].value["n"].tolist() == [2]
     symbols = {trace.get("name"): trace.get("marker") for trace in figures(app)[0]["data"]}
     assert symbols["provisional"]["symbol"] == "circle-open"
