@@ -39,9 +39,8 @@ from clipmem_core.columns import (
     group_words,
 )
 from clipmem_core.review.overview import Corners
-from clipmem_core.scores.registry import (
-    words,
-)
+from clipmem_core.scores.registry import words
+from clipmem_core.scores.seeds import interval_text
 
 GROUP_COLOURS = {
     CANDIDATE: "#d55e00",
@@ -54,8 +53,7 @@ ENCODER_COLOURS = {"image": "#a87800", "text": "#c2487a"}
 OTHER = "#808080"
 BAR_COLOUR = "#36a17a"
 _FAINT = "rgba(128, 128, 128, 0.25)"
-INJECTED_COLOUR = "#c2487a"
-KIND_COLOURS = (INJECTED_COLOUR, "#1479b8", "#a87800", "#008f6b")
+KIND_COLOURS = ("#c2487a", "#1479b8", "#a87800", "#008f6b")
 LABEL_COLOURS = [
     "#1479b8",
     "#d55e00",
@@ -102,12 +100,10 @@ def error_bar(rows: pd.DataFrame, colour: str) -> dict[str, object]:
 
 def mean_texts(rows: pd.DataFrame) -> list[str]:
     """Return each row's mean and interval as text, from the columns mean, low and high."""
-    ends = zip(rows["mean"], rows["low"], rows["high"], strict=True)
-    texts = [
-        f"{mean:.3f}" + (f" ({low:.3f} to {high:.3f})" if pd.notna(low) else "")
-        for mean, low, high in ends
+    return [
+        interval_text(mean, low, high, ".3f")
+        for mean, low, high in rows[["mean", "low", "high"]].to_numpy()
     ]
-    return [text.replace("-", "−") for text in texts]
 
 
 def short_name(name: object, limit: int = 40) -> str:
@@ -130,6 +126,7 @@ TERM_NAMES = {  # in the order in which they are added up
     ALIGNMENT: "alignment",
     SIMILARITY: "similarity",
 }
+NAME_LENGTH = 20  # leaves space for the dots on a telephone
 PERCENTILES = (2, 98)  # ends of the colour scale
 MEMORIZED = "memorized<br>and wrong", "memorized<br>and right"
 NOT_MEMORIZED = "not learned", "typical"
@@ -228,10 +225,8 @@ def comparison_figure(points: pd.DataFrame, *, column: str, names: tuple[str, st
     hover = "%{text}<br>%{x:.3f} → %{y:.3f}<extra>%{fullData.name}</extra>"
     figure = _cloud(points, GROUP, ("one", "other"), hover)
     values = points[["one", "other"]].to_numpy()
-    ends = [values.min(), values.max()]
-    figure.add_scatter(
-        x=ends, y=ends, mode="lines", line=DOTTED, hoverinfo="skip", showlegend=False
-    )
+    low, high = values.min(), values.max()
+    figure.add_shape(type="line", x0=low, y0=low, x1=high, y1=high, line=DOTTED)
     x, y = ({"title": f"{words(column)} in {safe(name)}", "showgrid": True} for name in names)
     return figure.update_layout(
         xaxis=x, yaxis=y, height=480, clickmode="event+select", dragmode="pan"
@@ -253,18 +248,10 @@ def score_map_figure(
             # Independent pairs are learned by g, which is subtracted.
             figure.add_hline(corners.low, line=DOTTED)
             bottom = MEMORIZED
-        for y, names in enumerate((bottom, MEMORIZED)):
-            for x, name in enumerate(names):
-                figure.add_annotation(
-                    text=f"<b>{name}</b>",
-                    x=x,
-                    y=y,
-                    xref="paper",
-                    yref="paper",
-                    font={"size": 13},
-                    showarrow=False,
-                    borderpad=4,
-                )
+        style = {"xref": "paper", "yref": "paper", "font": {"size": 13}, "borderpad": 4}
+        for place, name in enumerate((*bottom, *MEMORIZED)):
+            x, y = place % 2, place // 2
+            figure.add_annotation(text=f"<b>{name}</b>", x=x, y=y, showarrow=False, **style)
     return figure.update_layout(
         xaxis_title="similarity out (models that never saw the pair)",
         yaxis_title="clipmem: memorization",
@@ -397,9 +384,6 @@ def _classes(points: pd.DataFrame, column: str) -> list[tuple[str, pd.DataFrame,
 
 def _marker_size(points: int) -> int:
     return 8 if points < 500 else 6 if points < 3000 else 4
-
-
-NAME_LENGTH = 20  # leaves space for the dots on a telephone
 
 
 def means_figure(means: pd.DataFrame, null: pd.DataFrame, *, title: str) -> go.Figure:

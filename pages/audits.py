@@ -5,13 +5,11 @@ import streamlit as st
 from clipmem_core.audit.status import list_states
 from clipmem_core.dashboard.audits import draw_check, draw_list, draw_request
 from clipmem_core.dashboard.page import (
-    AUDIT,
     choose_segment,
     open_bare_page,
     read_choice,
     store_choice,
 )
-from clipmem_core.dashboard.plain import explained_errors
 
 VIEWS = {"list": "All audits", "start": "Start an audit"}
 VIEW = "view"  # in the address
@@ -20,12 +18,11 @@ VIEW = "view"  # in the address
 def show_started(name: str) -> None:
     """Show the audit that was just started."""
     store_choice(name)
-    st.query_params.from_dict({VIEW: "list", AUDIT: name})
+    st.query_params.from_dict({VIEW: "list", "audit": name})
     st.rerun()
 
 
-open_bare_page("Audits")
-with explained_errors():
+with open_bare_page("Audits"):
     usual = "list" if list_states() else "start"
     view = read_choice(VIEW, VIEWS, usual)
     # Each view has its own widget: a late message of the browser for the previous view changes

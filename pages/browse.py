@@ -4,12 +4,10 @@ on."""
 from clipmem_core.dashboard import browse as b
 from clipmem_core.dashboard.component.pairs import follow_destination
 from clipmem_core.dashboard.page import open_page
-from clipmem_core.dashboard.plain import explained_errors
 from clipmem_core.review.search import prepare_search
 
 follow_destination()  # before anything is drawn
-audit = open_page("Browse")
-with explained_errors():
+with open_page("Browse") as audit:
     selection = b.read_filters(audit)
     b.draw_filters(audit, selection)
     b.draw_conditions(selection)

@@ -5,10 +5,8 @@ import streamlit as st
 
 from clipmem_core.dashboard import compare as c
 from clipmem_core.dashboard.page import open_bare_page
-from clipmem_core.dashboard.plain import explained_errors
 
-open_bare_page("Compare", clears=(c.ONE, c.OTHER))
-with explained_errors():
+with open_bare_page("Compare", clears=(c.ONE, c.OTHER)):
     one, other, column = c.draw_choice()
     with st.spinner("Comparing…"):
         comparison = c.compared(one, other, column)

@@ -10,7 +10,6 @@ from clipmem_core.dashboard.decisions import (
     draw_reaudits,
 )
 from clipmem_core.dashboard.page import choose_segment, open_page
-from clipmem_core.dashboard.plain import explained_errors
 
 VIEWS = {
     "decisions": (":material/checklist: Decisions", draw_decisions),
@@ -20,8 +19,7 @@ VIEWS = {
     "again": (":material/autorenew: Re-audit", draw_reaudits),
 }
 
-audit = open_page("Decisions and export")
-with explained_errors():
+with open_page("Decisions and export") as audit:
     draw_wrong(audit)
     draw_reviewed(audit)
     names = {view: name for view, (name, _) in VIEWS.items()}

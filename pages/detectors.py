@@ -2,9 +2,7 @@
 
 from clipmem_core.dashboard.compare import draw_differences, draw_findings
 from clipmem_core.dashboard.page import open_page
-from clipmem_core.dashboard.plain import explained_errors
 
-audit = open_page("Detectors")
-with explained_errors():
+with open_page("Detectors") as audit:
     draw_findings(audit)
     draw_differences(audit)

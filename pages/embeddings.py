@@ -4,10 +4,8 @@ from."""
 from clipmem_core.dashboard.browse import draw_conditions, read_filters
 from clipmem_core.dashboard.maps import draw_choices, draw_map
 from clipmem_core.dashboard.page import open_page
-from clipmem_core.dashboard.plain import explained_errors
 
-audit = open_page("Map")
-with explained_errors():
+with open_page("Map") as audit:
     selection = read_filters(audit)
     side, colour_by = draw_choices(audit, selection)
     draw_conditions(selection)

@@ -2,12 +2,10 @@
 
 from clipmem_core.dashboard.encoders import draw_parts, draw_units
 from clipmem_core.dashboard.page import choose_segment, open_page
-from clipmem_core.dashboard.plain import explained_errors
 
 VIEWS = {"parts": ":material/call_split: Parts of clipmem", "units": ":material/blur_on: Units"}
 
-audit = open_page("Encoders")
-with explained_errors():
+with open_page("Encoders") as audit:
     view = choose_segment("View", VIEWS, parameter="view", hidden=True)
     if view == "parts":
         draw_parts(audit)

@@ -1,14 +1,11 @@
 """Mitigations: train the members of an audit again with settings on, and see memorization against
 utility."""
 
-from clipmem_core.dashboard.controls import PARAMETER
 from clipmem_core.dashboard.mitigations import draw_lab, draw_study
-from clipmem_core.dashboard.page import PAGE, choose_listed, open_page
-from clipmem_core.dashboard.plain import explained_errors
+from clipmem_core.dashboard.page import choose_listed, open_page
 from clipmem_core.lab.study_results import list_studies
 
-audit = open_page("Mitigations")
-with explained_errors():
+with open_page("Mitigations") as audit:
     studies = [study.name for study in list_studies() if (study.folder / "arms.parquet").is_file()]
     shown = ""
     if studies:
@@ -17,7 +14,7 @@ with explained_errors():
             "Results of",
             titles,
             parameter="study",
-            clears=[PARAMETER, PAGE],
+            clears=["setting", "page"],
             width=400,
         )
     if shown:

@@ -8,18 +8,17 @@ from clipmem_core.dashboard import overview as o
 from clipmem_core.dashboard.cards import draw_strip
 from clipmem_core.dashboard.deciding import draw_notice, draw_reviewed, draw_wrong
 from clipmem_core.dashboard.page import open_page
-from clipmem_core.dashboard.plain import explained_errors, show_text
+from clipmem_core.dashboard.plain import show_text
 from clipmem_core.review.overview import memorization_line
 
-audit = open_page("Overview")
-with explained_errors():
+with open_page("Overview") as audit:
     verdict = audit.verdict
     draw_notice(audit)
     draw_wrong(audit)
     o.draw_incidents(audit)
     draw_strip(audit, SUSPICION)
     draw_reviewed(audit)
-    st.header("Memorization", anchor=False)
+    st.header("Memorization")
     show_text(memorization_line(verdict))
     draw_strip(audit, CLIPMEM)
     o.draw_verdict(verdict)

@@ -8,10 +8,9 @@ from clipmem_core.dashboard.browse import read_filters
 from clipmem_core.dashboard.component.pairs import REVIEW_KEYS, draw_followed, draw_key_list
 from clipmem_core.dashboard.deciding import draw_notice
 from clipmem_core.dashboard.page import open_page
-from clipmem_core.dashboard.plain import explained_errors, in_a_row
+from clipmem_core.dashboard.plain import in_a_row
 
-audit = open_page("Pair")
-with explained_errors():
+with open_page("Pair") as audit:
     selection = read_filters(audit)
     card = p.find_pair(audit, selection)
     with in_a_row():

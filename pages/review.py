@@ -9,14 +9,13 @@ from clipmem_core.audit.verdict import queues
 from clipmem_core.columns import REVIEW_PLACE, SUSPICION
 from clipmem_core.dashboard.browse import conditions, read_filters
 from clipmem_core.dashboard.component.pairs import REVIEW_KEYS, draw_key_list, draw_single
-from clipmem_core.dashboard.page import BROWSE, draw_link, link, open_page
-from clipmem_core.dashboard.plain import explained_errors, in_a_row, read_verdict, show_text
+from clipmem_core.dashboard.page import draw_link, link, open_page
+from clipmem_core.dashboard.plain import in_a_row, read_verdict, show_text
 from clipmem_core.review.rows import count_pairs
 from clipmem_core.review.selection import RANDOM, RANDOM_CHECK, UNDECIDED, Selection
 from clipmem_core.review.wrong_captions import NEXT
 
-audit = open_page("Review")
-with explained_errors():
+with open_page("Review") as audit:
     selection = read_filters(audit, suspicious=REVIEW_PLACE)
     listed = replace(selection, decision="") if selection.decision == UNDECIDED else selection
     if count_pairs(audit, listed):
@@ -35,6 +34,6 @@ with explained_errors():
     else:
         st.info("No pair fits this selection.")
     with in_a_row():
-        draw_link(BROWSE, "Filter in Browse", ":material/grid_view:", audit, listed)
+        draw_link("browse", "Filter in Browse", audit, listed)
         show_text(" · ".join(text for text, _ in conditions(listed)))
         draw_key_list(REVIEW_KEYS)

@@ -36,7 +36,7 @@ from clipmem_core.config import (
     ineffective_fields,
     preset_config,
 )
-from clipmem_core.dashboard.page import AUDIT, draw_set, read_audit, read_choice, store_choice
+from clipmem_core.dashboard.page import draw_link, draw_set, read_audit, store_choice
 from clipmem_core.dashboard.plain import (
     draw_fault,
     draw_table,
@@ -44,8 +44,8 @@ from clipmem_core.dashboard.plain import (
     in_a_row,
     show_strong,
 )
-from clipmem_core.dashboard.running import KIND, KINDS, draw_progress
-from clipmem_core.dataset.source import DRAWN, check_source, lacks_captions
+from clipmem_core.dashboard.running import draw_progress
+from clipmem_core.dataset.source import DRAWN, lacks_captions
 from clipmem_core.export.cleaned import CLEANED
 from clipmem_core.glossary import DRAWN as DRAWN_SET
 from clipmem_core.glossary import PROTOCOL, meaning
@@ -124,11 +124,12 @@ def _draw_table(states: list[State]) -> State | None:
     selected = [names.index(name)] if name in names else []
     rows = []
     for state in states:
-        row: dict[str, Any] = state.row | {"begun": None, "size": None}
-        if state.audit.begun:
-            row["begun"] = datetime.fromtimestamp((state.audit.folder / CONFIG).stat().st_mtime)
-            row["size"] = folder_bytes(state.audit.folder)
-        rows.append(row)
+        folder = state.audit.folder
+        begun = (folder / CONFIG).stat().st_mtime if state.audit.begun else None
+        rows.append(
+            state.row
+            | {"begun": begun and datetime.fromtimestamp(begun), "size": folder_bytes(folder)}
+        )
 
     def select() -> None:
         chosen = st.session_state[_TABLE].selection.rows
@@ -155,12 +156,7 @@ def _draw_actions(state: State) -> None:
     name = state.audit.name
     with in_a_row():
         if state.word == DONE:
-            st.page_link(
-                "pages/overview.py",
-                label="Open",
-                icon=":material/open_in_new:",
-                query_params={AUDIT: name},
-            )
+            draw_link("overview", "Open", state.audit)
         with st.popover("Delete", icon=":material/delete:", key=f"delete-{name}"):
             size = folder_bytes(state.audit.folder) + folder_bytes(jobs_folder() / name)
             st.markdown(f"Deletes {decimal(size)}: members, scores, output. Decisions are kept.")
@@ -192,9 +188,20 @@ def draw_request() -> Request:
         if st.toggle("Use folder names as captions", key="new-folder-names", **_PERSIST):
             options = {"caption_template": _draw_field("caption_template", "a photo of a {label}")}
     with in_a_row(gap="large"):
-        preset = _choose("Preset", list(PRESETS), DEFAULT_PRESET)
-        protocol = _choose(
-            "Protocol", FIELDS["protocol"].choices, AuditConfig.protocol, help=meaning(PROTOCOL)
+        preset, protocol = (
+            st.segmented_control(
+                name.capitalize(),
+                options,
+                default=options[0],
+                key=f"new-{name}",
+                help=help,
+                required=True,
+                **_PERSIST,
+            )
+            for name, options, help in (
+                ("preset", list(PRESETS), None),
+                ("protocol", FIELDS["protocol"].choices, meaning(PROTOCOL)),
+            )
         )
     st.caption(_PRESET_HELP[preset])
     defaults = replace(preset_config(preset), protocol=protocol)
@@ -241,14 +248,9 @@ def _draw_path() -> str:
         key=_PATH,
         help="A CSV, TSV, JSONL, Parquet or COCO file, shards, a folder of pictures with "
         "captions, or owner/name.",
-        placeholder=KINDS[read_choice(KIND, KINDS)][1],
+        placeholder="/data/pairs.csv",
         **_PERSIST,
     ).strip()
-    try:
-        if typed and typed not in offered:
-            check_source(typed)
-    except InputError:
-        st.error("Nothing is there: check the path.", icon=":material/error:")
     draw_set(
         st.pills,
         "Or choose one",
@@ -316,7 +318,7 @@ def _draw_check(request: Request, started: Callable[[str], None]) -> None:
         elif total:
             text = f"Opening pictures: {done:,} of {total:,}. You can start meanwhile."
             st.progress(done / total, text=text)
-    if start and _allowed(request):
+    if start:
         audit_task(request.name, request.arguments).start()
         started(request.name)
 
@@ -346,18 +348,6 @@ def _allowed(request: Request) -> bool:
         draw_fault("This audit cannot start.", error)
         return False
     return True
-
-
-def _choose(label: str, options: Sequence[str], default: str, *, help: str | None = None) -> str:
-    return st.segmented_control(
-        label,
-        options,
-        default=default,
-        key=f"new-{label.lower()}",
-        help=help,
-        required=True,
-        **_PERSIST,
-    )
 
 
 def _draw_towers(defaults: AuditConfig) -> dict[str, Any]:

@@ -15,25 +15,17 @@ from clipmem_core.audit.verdict import queues
 from clipmem_core.dashboard.component.pairs import (
     BROWSE_KEYS,
     REPLACES,
-    SCORES,
     TABLE,
     draw_grid,
     draw_key_list,
 )
 from clipmem_core.dashboard.deciding import (
     BADGES,
-    REVIEW,
     Notice,
     draw_notice,
     locked_session,
 )
 from clipmem_core.dashboard.page import (
-    AUDIT,
-    BROWSE,
-    LAYOUT,
-    MAP,
-    PAGE,
-    SIZE,
     choose_listed,
     choose_segment,
     draw_link,
@@ -46,8 +38,8 @@ from clipmem_core.dashboard.page import (
     write_selection,
 )
 from clipmem_core.dashboard.plain import (
-    draw_fault,
     draw_table,
+    explained_errors,
     in_a_row,
     pairs_in_words,
     read_uncertainty,
@@ -56,7 +48,6 @@ from clipmem_core.dashboard.plain import (
 )
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.figures import BAR_COLOUR, OTHER
-from clipmem_core.io import InputError
 from clipmem_core.review.batch import preview_replacement
 from clipmem_core.review.cards import BY_CAPTION, MARKS, cards
 from clipmem_core.review.decisions import CHOICES, open_review
@@ -93,14 +84,17 @@ _FIELDS = {
     "decision": "decision",
     "incident": "incident",
     "words": "words",
+    "check": "check",
 }
 LAYOUTS = {
     "": ":material/grid_view:",
-    SCORES: ":material/bar_chart:",
     TABLE: ":material/table_rows:",
 }
 _DECISIONS = {"": "All decisions", UNDECIDED: UNDECIDED, DECIDED: DECIDED}
 _DECISIONS |= {name: BADGES[name][0] for name in CHOICES}
+_ANY = {"": "any"}
+_CHECKS = {name: check.label for name, check in CHECKS.items()}
+_NAMES = {"decision": _DECISIONS, "check": _CHECKS}  # of values
 _SORTS = {  # (order, ascending) → name
     (c.CLIPMEM, True): "Least memorized first",
     (c.CLIPMEM_TEXT, False): "Memorized by the text encoder first",
@@ -113,7 +107,6 @@ INJECTED = {ANY: "any injected error", NONE: "no injected error"}
 _MARKDOWN = str.maketrans({sign: f"\\{sign}" for sign in r"\`*_{}[]()#+-.!|$:~<>"})
 _STEPS = 200  # of a slider
 _BARS_HIGH = 28  # pixels of a histogram
-_HIDDEN = {"label_visibility": "collapsed"}
 
 
 def changed(selection: Selection, **changes: Any) -> Selection:
@@ -145,19 +138,17 @@ def read_filters(audit: Audit, *, suspicious: str = c.SUSPICION) -> Selection:
 def conditions(selection: Selection) -> list[tuple[str, Selection]]:
     """Return every condition as text, with the selection without it."""
     chips = [
-        (f"{name}: {_DECISIONS.get(value, value)}", changed(selection, **{field: ""}))
+        (f"{name}: {_NAMES.get(field, {}).get(value, value)}", changed(selection, **{field: ""}))
         for field, name in _FIELDS.items()
         if (value := getattr(selection, field))
     ]
-    if selection.check:
-        chips.append((f"check: {CHECKS[selection.check].label}", changed(selection, check="")))
-    for removed in dict.fromkeys(selection.ranges):
+    for removed in selection.ranges:
         others = tuple(each for each in selection.ranges if each != removed)
-        low, high = (
+        ends = [
             "…" if end is None else f"{end:.4g}".replace("-", "−")
             for end in (removed.low, removed.high)
-        )
-        text = f"{words(removed.column)} {low} to {high}"
+        ]
+        text = f"{words(removed.column)} {' to '.join(ends)}"
         chips.append((text, changed(selection, ranges=others)))
     if outline := selection.outline:
         axes = f"{words(outline.x)} and {words(outline.y)}"
@@ -182,16 +173,16 @@ def draw_filters(audit: Audit, selection: Selection) -> None:
     other views of the selection."""
     active = len(conditions(selection))
     with in_a_row(gap="xsmall"):
-        _type(selection, "meaning", "Search by meaning", width=180)
+        draw_search(selection, "meaning", "Search by meaning", width=180)
         _draw_order(audit, selection)
         label = f"Filter ({active})" if active else "Filter"
         with st.popover(label, icon=":material/filter_list:", key="filters"):
             _draw_drawer(audit, selection)
-        choose_segment("Layout", LAYOUTS, parameter=LAYOUT, hidden=True)
+        choose_segment("Layout", LAYOUTS, parameter="layout", hidden=True)
         st.space("stretch")
         with in_a_row(width="content"):
-            draw_link(MAP, "Map", ":material/bubble_chart:", audit, selection)
-            draw_link(REVIEW, "Review", ":material/rate_review:", audit, selection)
+            draw_link("embeddings", "Map", audit, selection)
+            draw_link("review", "Review", audit, selection)
             draw_key_list(BROWSE_KEYS)
 
 
@@ -213,34 +204,33 @@ def _draw_order(audit: Audit, selection: Selection) -> None:
     draw_set(
         st.selectbox,
         "Sort",
-        list(range(len(names))),
+        range(len(names)),
         key="order",
         value=list(names).index(chosen),
         on_choose=sort,
         format_func=list(names.values()).__getitem__,
         width=200,
-        **_HIDDEN,
+        label_visibility="collapsed",
     )
 
 
 def _draw_drawer(audit: Audit, selection: Selection) -> None:
     """Draw every filter, each score with the distribution of its values, and the stored views."""
-    _type(selection, "words", "Words in the caption", width="stretch")
+    draw_search(selection, "words", "Words in the caption", width="stretch")
     sides = {CAPTION: "captions: by meaning", PICTURE: "pictures: by members of this audit"}
     _choose(selection, "by", "Search among", sides)
-    kinds = frequent_values(audit, c.INJECTED)
-    injected = INJECTED | dict(zip(kinds, kinds, strict=True)) if kinds else {}
-    labels = frequent_values(audit, c.LABEL)
-    groups = audit.record.groups
-    checks = {name: check.label for name, check in CHECKS.items()}
+    kinds, labels = (
+        {name: name for name in frequent_values(audit, column)} for column in (c.INJECTED, c.LABEL)
+    )
     left, right = st.columns(2)
     with left:
         _choose(selection, "decision", "Decision", _DECISIONS)
-        _choose_any(selection, "group", "Group", {group: c.group_words(group) for group in groups})
+        groups = {group: c.group_words(group) for group in audit.record.groups}
+        _choose(selection, "group", "Group", _ANY | groups)
     with right:
-        _choose_any(selection, "check", "Check", checks)
-        _choose_any(selection, "label", "Label", dict(zip(labels, labels, strict=True)))
-    _choose_any(selection, "injected", "Injected error", injected)
+        _choose(selection, "check", "Check", _ANY | _CHECKS)
+        _choose(selection, "label", "Label", _ANY | labels)
+    _choose(selection, "injected", "Injected error", _ANY | (kinds and INJECTED | kinds))
     ranged = [each.column for each in selection.ranges]
     for column in dict.fromkeys([*FILTER_SCORES, *ranged]):
         _draw_range(audit, selection, column)
@@ -253,8 +243,7 @@ def _draw_views(audit: Audit, selection: Selection) -> None:
     views = read_views(audit)
     for place, (name, parameters) in enumerate(views.items()):
         with in_a_row(horizontal_alignment="distribute"):
-            label = name.translate(_MARKDOWN)
-            st.page_link(BROWSE, label=label, query_params={AUDIT: audit.name} | parameters)
+            draw_link("browse", name.translate(_MARKDOWN), audit, None, **parameters)
             st.button(
                 "",
                 key=f"view-{place}",
@@ -273,26 +262,18 @@ def _draw_views(audit: Audit, selection: Selection) -> None:
     st.text_input("Store this view as", key="view-name", max_chars=MAX_NAME, on_change=store)
 
 
-def _type(selection: Selection, field: str, label: str, *, width: Any) -> None:
-    draw_set(
+def draw_search(selection: Selection, field: str, label: str, *, width: Any) -> None:
+    """Draw the box of a field of the selection that is searched by text."""
+    _draw_field(
         st.text_input,
+        selection,
+        field,
         label,
-        key=field,
-        value=getattr(selection, field),
-        on_choose=_setter(field),
         type="search",
         placeholder=label,
         width=width,
-        **_HIDDEN,
+        label_visibility="collapsed",
     )
-
-
-def _choose_any(selection: Selection, field: str, label: str, names: dict[str, str]) -> None:
-    """Draw a list with "any" and the value of the address; nothing without options."""
-    current = getattr(selection, field)
-    listed = {"": "any", current: current or "any"} | names
-    if len(listed) > 1:
-        _choose(selection, field, label, listed)
 
 
 def draw_conditions(selection: Selection) -> None:
@@ -316,7 +297,7 @@ def draw_conditions(selection: Selection) -> None:
             on_choose=remove,
             format_func=lambda place: chips[place][0],
             wrap=True,
-            **_HIDDEN,
+            label_visibility="collapsed",
         )
         st.button(
             "Clear all",
@@ -332,71 +313,69 @@ def _draw_range(audit: Audit, selection: Selection, column: str) -> None:
     if span is None or not span[0] < span[1]:
         return
     current = next((each for each in selection.ranges if each.column == column), Range(column))
-    ends = (
-        span[0] if current.low is None else current.low,
-        span[1] if current.high is None else current.high,
-    )
+    ends = [
+        default if end is None else end
+        for end, default in zip((current.low, current.high), span, strict=True)
+    ]
 
     def choose_range(chosen: tuple[float, float]) -> None:
-        low, high = (
-            None if end == default else end for end, default in zip(chosen, span, strict=True)
-        )
+        new = [None if end == default else end for end, default in zip(chosen, span, strict=True)]
         selection = peek_selection()
         others = [each for each in selection.ranges if each.column != column]
-        if (low, high) != (None, None):
-            others.append(Range(column, low, high))
+        if new != [None, None]:
+            others.append(Range(column, *new))
         write_selection(changed(selection, ranges=tuple(others)))
 
     with st.container(gap=None):
         st.caption(words(column), help=BY_NAME[column].legend or BY_NAME[column].help or None)
-        st.html(_bars(*score_counts(audit, column), ends))
+        st.html(_bars(*score_counts(audit, column), *ends))
         draw_set(
             st.slider,
             words(column),
+            *span,
             key=f"range-{column}",
             value=tuple(np.clip(ends, *span).tolist()),
             on_choose=choose_range,
-            min_value=span[0],
-            max_value=span[1],
             step=(span[1] - span[0]) / _STEPS,
             format="%.3g",
-            **_HIDDEN,
+            label_visibility="collapsed",
         )
 
 
-def _bars(counts: np.ndarray, edges: np.ndarray, ends: tuple[float, float]) -> str:
+def _bars(counts: np.ndarray, edges: np.ndarray, low: float, high: float) -> str:
     """Return a histogram as HTML, the bars within a range in colour."""
     heights = 100 * np.sqrt(counts / counts.max())  # a bar of few pairs stays visible
-    inside = (edges[1:] >= ends[0]) & (edges[:-1] <= ends[1])
-    bars = "".join(
-        f'<div style="flex:1;height:{height:.0f}%;background:{BAR_COLOUR if within else OTHER}">'
-        "</div>"
-        for height, within in zip(heights, inside, strict=True)
-    )
+    colours = np.where((edges[1:] >= low) & (edges[:-1] <= high), BAR_COLOUR, OTHER)
+    bars = [
+        f'<div style="flex:1;height:{height:.0f}%;background:{colour}"></div>'
+        for height, colour in zip(heights, colours, strict=True)
+    ]
     style = f"display:flex;align-items:end;gap:1px;height:{_BARS_HIGH}px;margin-bottom:.6rem"
-    return f'<div style="{style}">{bars}</div>'
+    return f'<div style="{style}">{"".join(bars)}</div>'
 
 
-def _choose(
-    selection: Selection, field: str, label: str, names: Mapping[Any, str], **style: Any
+def _choose(selection: Selection, field: str, label: str, names: Mapping[str, str]) -> None:
+    """Draw the values of a field, with that of the address, as a list of their names; nothing if
+    there is no choice."""
+    current = getattr(selection, field)
+    listed = {**names, current: names.get(current, current)}
+    if len(listed) > 1:
+        options = list(listed)
+        _draw_field(
+            st.selectbox, selection, field, label, options=options, format_func=listed.__getitem__
+        )
+
+
+def _draw_field(
+    draw: Callable[..., Any], selection: Selection, field: str, label: str, **options: Any
 ) -> None:
-    """Draw the values of a field as a list of their names."""
-    draw_set(
-        st.selectbox,
-        label,
-        list(names),
-        key=field,
-        value=getattr(selection, field),
-        on_choose=_setter(field),
-        format_func=names.__getitem__,
-        **style,
-    )
+    """Draw a widget that shows a field of the selection and changes it."""
 
+    def choose(value: str | None) -> None:
+        write_selection(changed(peek_selection(), **{field: value or ""}))
 
-def _setter(field: str) -> Callable[[Any], None]:
-    return lambda value: write_selection(
-        changed(peek_selection(), **{field: "" if value is None else value})
-    )
+    value = getattr(selection, field)
+    draw_set(draw, label, key=field, value=value, on_choose=choose, **options)
 
 
 PAGE_SIZES = ("12", "24", "48", "96")
@@ -419,14 +398,9 @@ _ID_LIMIT = 80
 
 def draw_gallery(audit: Audit, selection: Selection) -> None:
     """Draw the current page of a selection."""
-    try:
-        with st.spinner("Searching…"):
-            count = count_pairs(audit, selection)
-    except InputError as error:
-        if not selection.searched:
-            raise
-        draw_fault("This search failed.", error)
-        st.stop()
+    part = "This search" if selection.searched else "This audit"
+    with explained_errors(part), st.spinner("Searching…"):
+        count = count_pairs(audit, selection)
     if selection.meaning and selection.by == PICTURE:
         st.caption(PICTURES_BY_TEXT)
     if count == 0:
@@ -434,7 +408,7 @@ def draw_gallery(audit: Audit, selection: Selection) -> None:
         return
     if st.session_state.pop(REPLACES, False):
         _edit_dialog(audit, selection)
-    size = int(read_choice(SIZE, PAGE_SIZES, DEFAULT_SIZE))
+    size = int(read_choice("size", PAGE_SIZES, DEFAULT_SIZE))
     page, pages = read_page(count, size)
     draw_notice(audit)
     draw_grid(
@@ -442,48 +416,51 @@ def draw_gallery(audit: Audit, selection: Selection) -> None:
         cards(audit, find_rows(audit, selection, page=page, size=size), selection),
         selection=selection,
         key=f"browse-{audit.name}",
-        layout=st.query_params.get(LAYOUT, ""),
+        layout=st.query_params.get("layout", ""),
         page=(page, pages),
     )
     with in_a_row("bottom", horizontal_alignment="distribute"):
         choose_listed(
-            "Per page", PAGE_SIZES, parameter=SIZE, width=85, default=DEFAULT_SIZE, clears=[PAGE]
+            "Per page",
+            PAGE_SIZES,
+            parameter="size",
+            width=85,
+            default=DEFAULT_SIZE,
+            clears=["page"],
         )
         draw_pages(page, pages)
     _draw_legend(audit, selection, count)
 
 
 def _draw_legend(audit: Audit, selection: Selection, count: int) -> None:
-    queue = queues(read_verdict(audit)).get(selection.order)
-    meaning = queue.sentence if queue else ""
-    if selection.order == c.CLIPMEM and selection.lowest_first:
-        meaning = SUBTRACTED
-    missing = ""
-    if selection.order != MATCH:
+    order = selection.order
+    queue = queues(read_verdict(audit)).get(order)
+    sentences = [f"**{pairs_in_words(count)}.**"]
+    if order != MATCH:
         unlisted = count_pairs(audit, replace(selection, order=c.CLIPMEM)) - count
         if unlisted > 0:
-            missing = f"{pairs_in_words(unlisted)} without {words(selection.order)} not listed."
-    sentences = [
-        f"**{pairs_in_words(count)}.**",
-        missing,
-        meaning,
-        MARKS if selection.order in BY_CAPTION else "",
-        read_uncertainty(audit).explain(),
-    ]
+            sentences.append(f"{pairs_in_words(unlisted)} without {words(order)} not listed.")
+    if order == c.CLIPMEM and selection.lowest_first:
+        sentences.append(SUBTRACTED)
+    elif queue:
+        sentences.append(queue.sentence)
+    if order in BY_CAPTION:
+        sentences.append(MARKS)
+    sentences.append(read_uncertainty(audit).explain())
     scores = "\n".join(f"- **{words(score)}**: {text}" for score, text in LEGEND.items())
-    st.caption(" ".join(filter(None, sentences)), help=scores)
+    st.caption(" ".join(sentences), help=scores)
 
 
 def _draw_nothing(audit: Audit, selection: Selection) -> None:
     """Draw that no pair is listed, and how many there are without each condition."""
-    if selection.order in BY_NAME and score_span(audit, selection.order) is None:
-        absent = BY_NAME[selection.order].absent
-        reason = absent or "is missing in this audit: sort by another score."
-        st.info(f"{words(selection.order)} {reason}")
+    order = selection.order
+    if order in BY_NAME and score_span(audit, order) is None:
+        absent = BY_NAME[order].absent or "is missing in this audit: sort by another score."
+        st.info(f"{words(order)} {absent}")
         return
     st.info("No pair fits all of these conditions.")
     rests = [(f"without “{text}”", rest) for text, rest in conditions(selection)]
-    if selection.order != MATCH:
+    if order != MATCH:
         rests.append(("sorted by memorization", replace(selection, order=c.CLIPMEM)))
     for text, rest in rests:
         if count := count_pairs(audit, rest):

@@ -12,7 +12,7 @@ from clipmem_core.audit.store import PAIRS, SCORES, Audit, is_name, list_audits
 from clipmem_core.columns import CLIPMEM
 from clipmem_core.dashboard.cards import draw_change_cards
 from clipmem_core.dashboard.component.pairs import draw_grid
-from clipmem_core.dashboard.page import PAGE, choose_listed, draw_pages, read_audit, read_page
+from clipmem_core.dashboard.page import choose_listed, read_audit, read_part
 from clipmem_core.dashboard.plain import (
     ZOOMABLE,
     draw_figure,
@@ -67,13 +67,11 @@ def draw_choice() -> tuple[Audit, Audit, str]:
     audits = {
         audit.name: audit for audit in list_audits() if is_name(audit.name) and audit.finished
     }
-    for name in (st.query_params.get(ONE), st.query_params.get(OTHER)):
-        if name and name not in audits:
-            st.warning("There is no finished audit of this name.")
-            show_text(f"requested: {name}", limit=120)
+    usual = read_audit()
+    if {st.query_params.get(side, usual) for side in (ONE, OTHER)} - {*audits, usual}:
+        st.warning("There is no finished audit of this name.")
     if len(audits) < 2:
         _draw_none()
-    usual = read_audit()
     with in_a_row("bottom"):
         default = usual if usual in audits else ""
         one = audits[_choose("First audit", list(audits), ONE, default=default, clears=[OTHER])]
@@ -94,7 +92,7 @@ def _choose(
         label,
         options,
         parameter=parameter,
-        clears=[PAGE, *clears],
+        clears=["page", *clears],
         width=215,
         **style,
     )
@@ -102,17 +100,11 @@ def _choose(
 
 def _draw_none() -> NoReturn:
     """Say that there is nothing to compare and what to do; ends the page."""
-    st.info("A comparison needs two finished audits of one data set.")
-    st.markdown(
-        "Audit a data set again with another seed or settings, or audit its export: pairs keep "
-        "their ids."
+    st.info(
+        "A comparison needs two finished audits of one data set. Audit it again with another seed "
+        "or settings, or audit its export: pairs keep their ids."
     )
-    st.page_link(
-        "pages/audits.py",
-        label="Start an audit",
-        icon=":material/science:",
-        query_params={"view": "start"},
-    )
+    st.page_link("pages/audits.py", label="Start an audit", query_params={"view": "start"})
     show_command("python -m clipmem_core audit SOURCE --name SECOND --seed 1")
     st.stop()
 
@@ -143,16 +135,12 @@ def draw_numbers(comparison: Comparison) -> None:
 def draw_settings(one: Audit, other: Audit, comparison: Comparison) -> None:
     """Warn if the scores cannot be compared directly, and draw every setting that differs."""
     if comparison.warnings:
-        st.warning(
-            "These audits ran with different settings: compare ranks, not scores.",
-        )
+        st.warning("These audits ran with different settings: compare ranks, not scores.")
         for line in comparison.warnings:
             show_text(line, limit=500)
-    counts = [len(read_incidents(audit)[0]) for audit in (one, other)]
-    if any(counts):
-        st.caption(
-            "Faults of the pipeline: {} in the first audit, {} in the second.".format(*counts)
-        )
+    first, second = (len(read_incidents(audit)[0]) for audit in (one, other))
+    if first or second:
+        st.caption(f"Faults of the pipeline: {first} in the first audit, {second} in the second.")
     table = changed_settings(one, other)
     if table.empty:
         st.caption("Both have the same settings.")
@@ -207,11 +195,10 @@ def draw_changed(one: Audit, other: Audit, comparison: Comparison) -> None:
     changed = comparison.changed
     if changed.empty:
         return
-    page, pages = read_page(len(changed), PAGE_SIZE)
+    shown, draw_page_numbers = read_part(changed, PAGE_SIZE)
     with in_a_row("bottom", horizontal_alignment="distribute"):
-        st.header("Changed most", anchor=False, width="content")
-        draw_pages(page, pages)
-    shown = changed[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
+        st.header("Changed most", width="content")
+        draw_page_numbers()
     _draw_cards(one, other, comparison, shown, key="changed")
 
 
@@ -227,7 +214,7 @@ def _draw_cards(
 def draw_findings(audit: Audit) -> None:
     """Draw the accuracy of each detector on errors injected here or in a benchmark, or the command
     that measures it."""
-    st.header("Detector accuracy on injected errors", anchor=False)
+    st.header("Detector accuracy on injected errors")
     audit_findings = injected_findings(audit)
     benchmarks = {f"benchmark {benchmark.name}": benchmark for benchmark in benchmarks_of(audit)}
     options = [*benchmarks, *([_THIS_AUDIT] if audit_findings else [])]
@@ -235,7 +222,7 @@ def draw_findings(audit: Audit) -> None:
         st.info(
             "No injected error, no benchmark: compare detectors with each other. A benchmark "
             "injects errors of every kind into copies of the data set, and measures every detector "
-            "on them.",
+            "on them."
         )
         source = shlex.quote(audit.record.source)
         show_command(f"python -m clipmem_core benchmark {source} --name {audit.name}")
@@ -246,9 +233,7 @@ def draw_findings(audit: Audit) -> None:
         if chosen in benchmarks:
             findings = benchmark_findings(benchmarks[chosen])
         if findings is None:
-            st.info(
-                "The first run of this benchmark is not finished yet.",
-            )
+            st.info("The first run of this benchmark is not finished yet.")
             return
         _draw_table(findings)
         _draw_curves(findings.curves)
@@ -313,7 +298,7 @@ def draw_differences(audit: Audit) -> None:
     """Draw the pairs on which two detectors of an audit differ most, either way."""
     scores = detector_scores(audit)
     names = names_in(scores)
-    st.header("Where two detectors differ most", anchor=False)
+    st.header("Where two detectors differ most")
     if len(scores) < 3 or len(names) < 2:
         st.caption("This audit has too few pairs with two detectors or more.")
         return

@@ -15,7 +15,7 @@ from clipmem_core import columns as c
 from clipmem_core.audit.settings import check_config
 from clipmem_core.audit.store import MEMBERSHIP, PAIRS, Audit, read_captions
 from clipmem_core.config import FIELDS, MODIFIERS, AuditConfig, Slider
-from clipmem_core.dashboard.page import PAGE, choose_listed, draw_set, write_address
+from clipmem_core.dashboard.page import choose_listed, draw_set, write_address
 from clipmem_core.dashboard.plain import explained_errors, in_one_line, show_text
 from clipmem_core.dataset.source import DRAWN
 from clipmem_core.io import InputError
@@ -25,7 +25,6 @@ from clipmem_core.lab.arm import (
     NEAR_DUPLICATES,
     RANKINGS,
     REMOVAL,
-    SWITCHES,
     Arm,
     Decided,
     Removal,
@@ -38,27 +37,32 @@ from clipmem_core.mitigations import ADAPTIVE, AHEAD_GROUP
 from clipmem_core.review.decisions import decided_for
 from clipmem_core.review.queries import cached
 
-PARAMETER = "setting"
 _CAPTIONS = "train_captions"
 _PLACE = "noise_place"
 _PLACE_HELP = (
     "After: noise on the unit vector, which is normalised again. Before: noise on the output, "
     "whatever its length."
 )
-# Each group's fields with a toggle
+_PAIRS = {  # label and help of the switches that change which pairs train
+    REMOVAL: ("Remove pairs", "Training leaves out the pairs that rank highest."),
+    NEAR_DUPLICATES: (
+        "Drop near-duplicates",
+        "Training keeps only the first of several near-duplicate pictures.",
+    ),
+    DECISIONS: (
+        "My decisions",
+        "Training leaves out the pairs you decided to remove, and uses the captions you changed.",
+    ),
+}
+# The switches of each group
 GROUPS = {
     group: [name for name, field in FIELDS.items() if field.group == group and field.toggle]
     for group in ("Text", "Pictures", "Captions", "Training", AHEAD_GROUP)
-}
+} | {"Pairs": list(_PAIRS)}
 _USUAL_STYLE = """<style>
 [class*="st-key-usual-"] { margin: -.6rem 0 .2rem; padding-left: 2.5rem }
 [class*="st-key-usual-"] p { font-size: .8rem }
 </style>"""
-_PAIRS = {
-    REMOVAL: "Remove pairs",
-    NEAR_DUPLICATES: "Drop near-duplicates",
-    DECISIONS: "My decisions",
-}
 # Sliders without a toggle below those of the group AHEAD_GROUP; the share is of held-out pairs
 _AHEAD_SLIDERS = {
     "adaptive_quantile": "Above this share of held-out pairs",
@@ -80,35 +84,36 @@ def draw_setting(audit: Audit, finished: Mapping[str, str]) -> Arm:
     setting = _read_setting(audit.record.config)
     names = {"": "none", setting.text: setting.title, **finished}
     if len(names) > 1:
-        choose_listed("Settings", names, parameter=PARAMETER, clears=[PAGE], draw=st.radio)
+        choose_listed("Settings", names, parameter="setting", clears=["page"], draw=st.radio)
     decided = Decided()
     with explained_errors("Decisions", ends=False):
         decided = decided_for(audit)
     obstacles, captions = _facts(audit)
     if not decided:
         obstacles = obstacles | {DECISIONS: "you have not removed or changed any pair yet"}
-    folded = {
-        name: why
-        for name, why in obstacles.items()
-        if _label(name) and name not in setting.overrides
-    }
     usual = usual_changes(audit)
     st.html(_USUAL_STYLE)
     if len(usual):
         pictures = "synthetic" if audit.record.format == DRAWN else "real"
-        st.caption(f"Below each switch: what it usually changes on {pictures} pictures.")
-    controls = Controls(setting, audit.record.config, decided, obstacles, captions, folded, usual)
-    for group in GROUPS:
-        if set(GROUPS[group]) - set(folded):
+        st.caption(
+            f"Below each switch: what its first value usually changes on {pictures} pictures."
+        )
+    controls = Controls(setting, audit.record.config, decided, obstacles, captions, usual)
+    folded = dict[str, str]()
+    for group, switches in GROUPS.items():
+        off = {name for name in switches if name in obstacles and name not in setting.overrides}
+        folded |= {name: obstacles[name] for name in switches if name in off}
+        if set(switches) - off:
             with st.container(gap="xsmall"):
                 st.markdown(f"**{group}**")
-                controls.draw_group(group)
-    if {REMOVAL, *SWITCHES} - set(folded):
-        with st.container(gap="xsmall"):
-            st.markdown("**Pairs**")
-            controls.draw_pairs()
+                for name in switches:
+                    if name not in off:
+                        controls.draw(name)
+                if group == AHEAD_GROUP and not setting.fields.keys().isdisjoint(switches):
+                    for name in _AHEAD_SLIDERS:
+                        controls.draw_slider(name)
     _draw_folded(folded)
-    if setting.overrides.get(DECISIONS):
+    if DECISIONS in setting.overrides:
         return replace(setting, decided=decided)
     return setting
 
@@ -125,7 +130,7 @@ def _draw_folded(reasons: Mapping[str, str]) -> None:
 
 def _label(name: str) -> str:
     """Return the label of a switch outside its group."""
-    label = _PAIRS[name] if name in _PAIRS else FIELDS[name].toggle
+    label = _PAIRS[name][0] if name in _PAIRS else FIELDS[name].toggle
     return f"{label} ({AHEAD_GROUP.lower()})" if name in ADAPTIVE else label
 
 
@@ -137,7 +142,7 @@ def _span(changes: pd.Series) -> str:
 
 def _read_setting(baseline: AuditConfig) -> Arm:
     """Return the setting of the address; without overrides if it is not valid, which is shown."""
-    typed = st.query_params.get(PARAMETER, "")
+    typed = st.query_params.get("setting", "")
     try:
         setting = parse_arm(typed)
         check_config(replace(baseline, **setting.fields))
@@ -147,7 +152,7 @@ def _read_setting(baseline: AuditConfig) -> Arm:
         show_text(in_one_line(error), limit=300)
         return Arm()
     if setting.text != typed:  # the list of settings has one text for each
-        write_address(**{PARAMETER: setting.text or None})
+        write_address(setting=setting.text or None)
     return setting
 
 
@@ -160,81 +165,71 @@ class Controls:
     decided: Decided
     obstacles: Mapping[str, str]  # why settings cannot act
     captions: int  # most captions of a pair
-    folded: Mapping[str, str]  # the obstacles of settings that are off
     usual: pd.DataFrame  # see `usual_changes`
 
-    def draw_group(self, group: str) -> None:
-        """Draw the toggles of a group, with a slider for each that is on."""
+    def draw(self, name: str) -> None:
+        """Draw the toggle of a switch, what it usually changes, and its values if it is on."""
         fields = self.setting.fields
-        # Where noise is added appears once, below the first field that it has an effect on.
-        noise = next((each for each in MODIFIERS[_PLACE] if each in fields), "")
-        for name in GROUPS[group]:
+        if name in _PAIRS:
+            label, help = _PAIRS[name]
+        else:
             field = FIELDS[name]
-            self._draw_toggle(
-                name,
-                field.toggle,
-                f"{field.help[:1].upper()}{field.help[1:]}.",
-            )
-            if name in fields:
-                self._draw_slider(name, field.toggle, visibility="collapsed")
-            if name == noise:
-                self._draw(
-                    st.segmented_control,
-                    "Before or after normalising",
-                    _PLACE,
-                    self._value(_PLACE),
-                    options=FIELDS[_PLACE].choices,
-                    format_func=str.capitalize,
-                    required=True,
-                    help=_PLACE_HELP,
+            label, help = field.toggle, f"{field.help[:1].upper()}{field.help[1:]}."
+        if name == DECISIONS:
+            removed, changed = len(self.decided.removed), len(self.decided.recaptioned)
+            label += f": {removed:,} removed, {changed:,} with changed captions"
+        usual = self.usual[self.usual["switch"] == name]
+        if name in self.obstacles:
+            help += f" Not available: {self.obstacles[name]}."
+        draw_set(
+            st.toggle,
+            label,
+            key=f"mitigation-on-{name}",
+            value=name in self.setting.overrides,
+            on_choose=lambda on: self._write(self._first_values(name) if on else {name: None}),
+            help=help,
+        )
+        if len(usual):
+            with st.container(key=f"usual-{name}"):
+                st.caption(
+                    f"{_span(usual[CLIPMEM_NET])} memorization, {_span(usual[RETRIEVAL])} retrieval"
                 )
-        if group == AHEAD_GROUP and any(name in fields for name in GROUPS[group]):
-            for name, label in _AHEAD_SLIDERS.items():
-                self._draw_slider(name, label, visibility="visible")
+        if name in fields:
+            self.draw_slider(name)
+        # Where noise is added appears once, below the first field that it has an effect on.
+        if name == next((each for each in MODIFIERS[_PLACE] if each in fields), None):
+            self._draw(
+                st.segmented_control,
+                "Before or after normalising",
+                _PLACE,
+                options=FIELDS[_PLACE].choices,
+                format_func=str.capitalize,
+                required=True,
+                help=_PLACE_HELP,
+            )
+        if name == REMOVAL and (removal := self.setting.removal):
+            self._draw_removal(removal)
 
-    def draw_pairs(self) -> None:
-        """Draw which pairs are removed before training: by a ranking, as near-duplicates, by
-        decisions."""
-        self._draw_toggle(
-            REMOVAL,
-            _PAIRS[REMOVAL],
-            "Training leaves out the pairs that rank highest.",
+    def _draw_removal(self, removal: Removal) -> None:
+        draw_set(
+            st.number_input,
+            "Percent of the pairs",
+            key="mitigation-removal-percent",
+            value=removal.percent,
+            on_choose=lambda value: self._write({REMOVAL: Removal(removal.by, value)}),
+            min_value=0.5,
+            max_value=float(MOST_REMOVED),
+            step=0.5,
+            format="%g",
         )
-        if removal := self.setting.removal:
-            draw_set(
-                st.number_input,
-                "Percent of the pairs",
-                key="mitigation-removal-percent",
-                value=removal.percent,
-                on_choose=lambda value: self._write({REMOVAL: Removal(removal.by, value)}),
-                min_value=0.5,
-                max_value=float(MOST_REMOVED),
-                step=0.5,
-                format="%g",
-            )
-            draw_set(
-                st.selectbox,
-                "Which first",
-                list(RANKINGS),
-                key="mitigation-removal-by",
-                value=removal.by,
-                on_choose=lambda by: self._write({REMOVAL: Removal(by, removal.percent)}),
-                format_func=RANKINGS.__getitem__,
-            )
-        self._draw_toggle(
-            NEAR_DUPLICATES,
-            _PAIRS[NEAR_DUPLICATES],
-            "Training keeps only the first of several near-duplicate pictures.",
-        )
-        counts = (
-            f"{len(self.decided.removed):,} removed, {len(self.decided.recaptioned):,} with "
-            "changed captions"
-        )
-        self._draw_toggle(
-            DECISIONS,
-            f"{_PAIRS[DECISIONS]}: {counts}",
-            "Training leaves out the pairs you decided to remove, and uses the captions you "
-            "changed.",
+        draw_set(
+            st.selectbox,
+            "Which first",
+            list(RANKINGS),
+            key="mitigation-removal-by",
+            value=removal.by,
+            on_choose=lambda by: self._write({REMOVAL: Removal(by, removal.percent)}),
+            format_func=RANKINGS.__getitem__,
         )
 
     def _value(self, name: str) -> Any:
@@ -253,81 +248,43 @@ class Controls:
             slider = replace(slider, usual=min(slider.high, slider.usual + slider.step))
         return slider
 
-    def _draw_slider(self, name: str, label: str, *, visibility: str) -> None:
+    def draw_slider(self, name: str) -> None:
         """Draw a field's value; a value beyond the usual range widens the slider."""
         slider = self._slider(name)
         value = self._value(name)
         kind = type(getattr(self.baseline, name))
+        label = _AHEAD_SLIDERS.get(name)
         self._draw(
             st.slider,
-            label,
+            label or FIELDS[name].toggle,
             name,
-            kind(value),
             min_value=kind(min(slider.low, value)),
             max_value=kind(max(slider.high, value)),
             step=kind(slider.step),
-            label_visibility=visibility,
+            label_visibility="visible" if label else "collapsed",
         )
 
-    def _draw_toggle(self, name: str, label: str, help: str) -> None:
-        """Draw a toggle, which adds first values to the overrides or removes one, and what it
-        usually changes."""
-        if name in self.folded:
-            return
-        obstacle = self.obstacles.get(name)
-        usual = self.usual[self.usual["switch"] == name]
-        measured = [
-            f"{row['pictures']} {_span(row[[CLIPMEM_NET]])}, {_span(row[[RETRIEVAL]])}"
-            for _, row in usual.iterrows()
-        ]
-        if measured:
-            help += (
-                " Measured at the first value, in % of the baseline (memorization, retrieval): "
-                f"{'; '.join(measured)}."
-            )
-
-        def switch(on: bool) -> None:
-            if on:
-                self._write(self._first_values(name))
-            else:
-                self._write({}, without=name)
-
-        draw_set(
-            st.toggle,
-            label,
-            key=f"mitigation-on-{name}",
-            value=name in self.setting.overrides,
-            on_choose=switch,
-            help=f"{help} Not available: {obstacle}." if obstacle else help,
-        )
-        if measured:
-            with st.container(key=f"usual-{name}"):
-                st.caption(
-                    f"{_span(usual[CLIPMEM_NET])} memorization, {_span(usual[RETRIEVAL])} retrieval"
-                )
-
-    def _draw(
-        self, widget: Callable[..., Any], label: str, name: str, value: Any, **options: Any
-    ) -> None:
+    def _draw(self, widget: Callable[..., Any], label: str, name: str, **options: Any) -> None:
         """Draw a widget that shows the value of a field, and writes its change into the address."""
 
         def change(value: Any) -> None:
             self._write({name: round(value, 6) if isinstance(value, float) else value})
 
+        value = type(getattr(self.baseline, name))(self._value(name))
         draw_set(widget, label, key=f"mitigation-{name}", value=value, on_choose=change, **options)
 
-    def _write(self, changed: Mapping[str, Any], *, without: str = "") -> None:
-        """Write the setting with some overrides changed into the address."""
+    def _write(self, changed: Mapping[str, Any]) -> None:
+        """Write the setting with some overrides changed, or removed by None, into the address."""
         overrides = {**self.setting.overrides, **changed}
-        overrides.pop(without, None)
-        setting = without_idle(Arm(overrides), self.baseline)
-        write_address(**{PARAMETER: setting.text or None, PAGE: None})
+        kept = {name: value for name, value in overrides.items() if value is not None}
+        setting = without_idle(Arm(kept), self.baseline)
+        write_address(setting=setting.text or None, page=None)
 
     def _first_values(self, name: str) -> dict[str, Any]:
         """Return the overrides of a toggle that is switched on."""
         if name == REMOVAL:
             return {REMOVAL: Removal(c.CLIPMEM, 5.0)}
-        if name in SWITCHES:
+        if name in _PAIRS:
             return {name: True}
         slider = self._slider(name)
         return {name: slider.usual, **slider.brings}

@@ -46,7 +46,6 @@ BADGES: dict[str | None, tuple[str, str, BadgeColour]] = {  # decision → label
     SEVERAL: ("several", ":material/checklist:", "gray"),
     None: ("undecided", ":material/radio_button_unchecked:", "gray"),
 }
-REVIEW = "pages/review.py"
 _SESSION = "review_session"
 _ESTIMATED = (
     "The count is the sum of the pairs' probabilities. Its 95 % interval allows for errors that "
@@ -149,9 +148,9 @@ def draw_wrong(audit: Audit) -> None:
         about = "The likeliest wrong captions first; one pair in ten is a random spot check."
         if st.button("Review next", type="primary", icon=":material/rate_review:", help=about):
             suspicious = Selection(order=REVIEW_PLACE, decision=UNDECIDED)
-            st.switch_page(REVIEW, query_params=link(audit, suspicious))
+            st.switch_page("pages/review.py", query_params=link(audit, suspicious))
         st.page_link(
-            REVIEW,
+            "pages/review.py",
             label=f"Check {NEXT} at random",
             icon=":material/casino:",
             query_params=link(audit, replace(RANDOM_CHECK, decision=UNDECIDED)),

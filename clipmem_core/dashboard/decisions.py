@@ -9,24 +9,21 @@ from urllib.parse import urlencode
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.audit.status import DONE, Job, export_task, state_of
+from clipmem_core.audit.status import DONE, export_task, state_of
 from clipmem_core.audit.store import PAIRS, Audit, audits_folder
 from clipmem_core.columns import CAPTIONS, PAIR_ID
 from clipmem_core.config import data_folder
 from clipmem_core.dashboard.audits import free_name, is_taken
-from clipmem_core.dashboard.cards import draw_card_picture, start_thumbnails
+from clipmem_core.dashboard.cards import draw_cells, thumbnail
 from clipmem_core.dashboard.deciding import BADGES, locked_session, undo
 from clipmem_core.dashboard.page import (
-    ALL,
-    BROWSE,
-    PAGE,
-    PAIR_PAGE,
     choose_listed,
     choose_segment,
     draw_link,
     draw_pages,
     link,
     read_page,
+    read_part,
     write_address,
 )
 from clipmem_core.dashboard.plain import (
@@ -79,7 +76,6 @@ _NOTE_LIMIT = 1000
 _ID_LIMIT = 60
 _GROUP_LIMIT = 120
 _CHANGE = "changed captions"
-_OTHER = "other"  # undecided: a note, replaced captions, or a decision on other captions
 _WIDTHS = {
     "decision": 85,
     _CHANGE: 330,
@@ -88,9 +84,10 @@ _WIDTHS = {
     "pair": 170,
     "decided (UTC)": 130,
 }
-_COLUMNS = {name: st.column_config.TextColumn(width=width) for name, width in _WIDTHS.items()} | {
+_COLUMNS = {
     "picture": st.column_config.ImageColumn(width=_SIDE + 16),
     "open": st.column_config.LinkColumn(display_text="Open", width=60),
+    **{name: st.column_config.TextColumn(width=width) for name, width in _WIDTHS.items()},
     "audit": st.column_config.TextColumn(help="The audit on screen at the time of the decision."),
 }
 
@@ -102,63 +99,52 @@ def draw_decisions(audit: Audit) -> None:
         table = open_review(audit).table()
     if table.empty:
         st.info("Nothing has been decided yet.")
-        draw_link(BROWSE, "Browse", ":material/grid_view:", audit, Selection())
+        draw_link("browse", "Browse", audit)
         return
-    choices = table["decision"].fillna(_OTHER)
-    counts = choices.value_counts()
-    names = {ALL: f"All {len(table):,}"}
-    for name in (*CHOICES, _OTHER):
-        label = BADGES[name][0] if name in BADGES else name
-        names[name] = f"{label.capitalize()} {counts.get(name, 0):,}"
-    choice = choose_segment("Decision", names, parameter="decision", hidden=True, clears=[PAGE])
-    shown = table if choice == ALL else table[choices == choice]
-    selection = Selection(decision={ALL: DECIDED, _OTHER: UNDECIDED}.get(choice, choice))
-    page, pages = read_page(len(shown), _PAIRS_SHOWN)
+    counts = table["decision"].value_counts()
+    names = {"": f"All {len(table):,}"}
+    names |= {name: f"{BADGES[name][0].capitalize()} {counts.get(name, 0):,}" for name in CHOICES}
+    choice = choose_segment("Decision", names, parameter="decision", hidden=True, clears=["page"])
+    shown = table[table["decision"] == choice] if choice else table
+    selection = Selection(decision=choice or DECIDED)
+    part, draw_numbers = read_part(shown, _PAIRS_SHOWN)
     with in_a_row(horizontal_alignment="distribute"):
-        if choice != _OTHER:  # Browse cannot filter by these
-            draw_link(BROWSE, "Browse these", ":material/grid_view:", audit, selection)
-        draw_pages(page, pages)
+        draw_link("browse", "Browse these", audit, selection)
+        draw_numbers()
     if shown.empty:
         st.caption("No pair has this decision.")
         return
-    _draw_page(audit, shown[(page - 1) * _PAIRS_SHOWN : page * _PAIRS_SHOWN], selection)
+    _draw_page(audit, part, selection)
 
 
 def _draw_page(audit: Audit, part: pd.DataFrame, selection: Selection) -> None:
     found = fetch_pairs(audit.folder / PAIRS, [ROW], part[PAIR_ID])
-    here = cards(audit, found[ROW].to_pylist())
+    here = {card.pair_id: card for card in cards(audit, found[ROW].to_pylist())}
     if len(here) < len(part):
         st.caption(
             "Pairs without a picture are in another audit of this data set, and not in this one."
         )
-    pictures = start_thumbnails(audit, here, side=_SIDE)
-    shown = {card.pair_id: (card, picture) for card, picture in zip(here, pictures, strict=True)}
     lines = []
     for entry in part.to_dict("records"):
         pair_id = entry[PAIR_ID]
-        line: dict[str, str | None] = {"picture": None, "open": None}
-        captions = []
-        if pair_id in shown:
-            card, picture = shown[pair_id]
+        captions: list[str] = []
+        line = {
+            "decision": decision_words(None, entry[FOR_OTHER]) or BADGES[entry["decision"]][0],
+            "note": in_one_line(entry["note"], _NOTE_LIMIT),
+            "pair": pair_id,
+            "decided (UTC)": moment(entry["time"]),
+            "audit": entry["audit"],
+        }
+        if pair_id in here:
+            card = here[pair_id]
             captions = list(card.captions)
-            line["picture"] = data_url(picture.result()[0])
+            line["picture"] = data_url(thumbnail(audit.record.pictures, card.image, side=_SIDE)[0])
             line["open"] = f"pair?{urlencode(link(audit, selection, pair=pair_id))}"
-        decision = BADGES[entry["decision"]][0] if entry["decision"] else ""
-        changes = word_changes(captions, entry[CAPTIONS])
-        lines.append(
-            line
-            | {
-                "decision": decision or decision_words(None, entry[FOR_OTHER]) or "undecided",
-                _CHANGE: cut(in_one_line(changes), _NOTE_LIMIT),
-                "caption": cut(in_one_line(" · ".join(captions)), _CAPTION_LIMIT),
-                "note": cut(in_one_line(entry["note"]), _NOTE_LIMIT),
-                "pair": pair_id,
-                "decided (UTC)": moment(entry["time"]),
-                "audit": entry["audit"],
-            }
-        )
+        line["caption"] = in_one_line(" · ".join(captions), _CAPTION_LIMIT)
+        line[_CHANGE] = in_one_line(word_changes(captions, entry[CAPTIONS]), _NOTE_LIMIT)
+        lines.append(line)
     st.dataframe(
-        pd.DataFrame(lines),
+        pd.DataFrame(lines, columns=list(_COLUMNS)),
         hide_index=True,
         row_height=_ROW_HEIGHT,
         height=len(lines) * _ROW_HEIGHT + 40,
@@ -203,8 +189,7 @@ def draw_history(audit: Audit) -> None:
     review = open_review(audit)
     count = review.count_events()
     if count == 0:
-        empty = "Nothing has been decided yet, so there is nothing to undo."
-        st.info(empty)
+        st.info("Nothing has been decided yet, so there is nothing to undo.")
         return
     page, pages = read_page(count, _EVENTS_SHOWN, parameter=_HISTORY_PAGE)
     st.caption("Full history; undo is recorded too. Newer decisions are kept.")
@@ -218,21 +203,20 @@ def _draw_event(audit: Audit, event: dict[Any, Any]) -> None:
     pair_id = event["first_pair_id"]
     label, icon, colour = BADGES[event["decision"]]
     others = f" and {event['pairs'] - 1:,} more" if event["pairs"] > 1 else ""
-    facts = [str(number), f"{moment(event['time'])} UTC"]
-    if event["audit"]:
-        facts.append(f"audit {cut(event['audit'], _ID_LIMIT)}")
-    if event["note"]:
-        facts.append(cut(in_one_line(event["note"]), _ID_LIMIT))
-    if not pd.isna(event["undoes"]):
-        facts.append(f"undo of {event['undoes']}")
-    if event["undone"]:
-        facts.append("undone")
+    facts = [
+        number,
+        f"{moment(event['time'])} UTC",
+        event["audit"] and f"audit {event['audit']}",
+        event["note"],
+        "" if pd.isna(event["undoes"]) else f"undo of {event['undoes']}",
+        "undone" if event["undone"] else "",
+    ]
     with in_a_row(border=True):
         st.badge(label, icon=icon, color=colour)
         with st.container(gap=None):
             show_text(f"{cut(pair_id, _ID_LIMIT)}{others}")
-            show_text(" · ".join(facts))
-        _draw_link(audit, pair_id)
+            show_text(" · ".join(in_one_line(fact, _ID_LIMIT) for fact in facts if fact))
+        draw_link("pair", "Open", audit, pair=pair_id)
         if not event["undone"]:
             undoing = event["kind"] == "decide"
             st.button(
@@ -245,10 +229,6 @@ def _draw_event(audit: Audit, event: dict[Any, Any]) -> None:
             )
 
 
-def _draw_link(audit: Audit, pair_id: str) -> None:
-    draw_link(PAIR_PAGE, "Open", None, audit, Selection(), pair=pair_id)
-
-
 def draw_checks(audit: Audit) -> None:
     """Draw the number of pairs that fail each check, and the groups of near-duplicates."""
     with st.spinner("Checking captions and pictures, once…"):
@@ -258,57 +238,53 @@ def draw_checks(audit: Audit) -> None:
         if count:
             check = CHECKS[name]
             left, right = st.columns([3, 5], vertical_alignment="center")
-            icon = ":material/image:" if check.of == "pictures" else ":material/notes:"
-            label = f"{check.label}: **{count:,}**"
             with left:
-                draw_link(BROWSE, label, icon, audit, Selection(check=name))
+                label = f"{check.label}: **{count:,}**"
+                draw_link("browse", label, audit, Selection(check=name))
             right.caption(f"{check.help} {check.advice}")
     for sentence, value in (("Nothing found", 0), ("Not available in this audit", None)):
         names = [CHECKS[name].label.lower() for name, count in counts.items() if count == value]
         if names:
             st.caption(f"{sentence}: {', '.join(names)}.")
     groups = near_duplicate_groups(audit)
-    st.header("Near-duplicates", anchor=False)
+    st.header("Near-duplicates")
     if not groups:
         st.caption("No near-duplicate pictures in this audit.")
         return
-    page, pages = read_page(len(groups), _GROUPS_SHOWN, parameter=_GROUP_PAGE)
+    shown, draw_numbers = read_part(groups, _GROUPS_SHOWN, parameter=_GROUP_PAGE)
     with in_a_row(horizontal_alignment="distribute"):
         pairs = pairs_in_words(sum(map(len, groups)))
         st.caption(f"Groups: {len(groups):,}, with {pairs}", width="content")
-        draw_pages(page, pages, parameter=_GROUP_PAGE)
-    for group in groups[(page - 1) * _GROUPS_SHOWN : page * _GROUPS_SHOWN]:
+        draw_numbers()
+    for group in shown:
         _draw_group(audit, cards(audit, group[:_OF_GROUP]), hidden=len(group) - _OF_GROUP)
 
 
 def _draw_group(audit: Audit, group: Sequence[PairCard], *, hidden: int) -> None:
     ids = [card.pair_id for card in group]
-    pictures = start_thumbnails(audit, group, side=_GROUP_SIDE)
+    first = str(group[0].row)
     with st.container(border=True):
-        with in_a_row(gap="medium"):
-            for card, picture in zip(group, pictures, strict=True):
-                with st.container(width=_GROUP_SIDE + 20, gap="xsmall"):
-                    draw_card_picture(card, *picture.result())
-                    show_text(cut(" · ".join(card.current), _GROUP_LIMIT))
-                    label, icon, colour = BADGES[card.decision.decision]
-                    st.badge(label, icon=icon, color=colour)
-                    _draw_link(audit, card.pair_id)
-                    others = [pair_id for pair_id in ids if pair_id != card.pair_id]
-                    st.button(
-                        "Keep this one",
-                        key=f"keep-one-{card.row}",
-                        help="Remove the others of this group",
-                        disabled=hidden > 0,
-                        on_click=_decide,
-                        args=(audit, [card.pair_id], others),
-                    )
+        for card in draw_cells(audit, group, "auto", min_column_width=_GROUP_SIDE, key=first):
+            show_text(cut(" · ".join(card.current), _GROUP_LIMIT))
+            label, icon, colour = BADGES[card.decision.decision]
+            st.badge(label, icon=icon, color=colour)
+            draw_link("pair", "Open", audit, pair=card.pair_id)
+            others = [pair_id for pair_id in ids if pair_id != card.pair_id]
+            st.button(
+                "Keep this one",
+                key=f"keep-one-{card.row}",
+                help="Remove the others of this group",
+                disabled=hidden > 0,
+                on_click=_decide,
+                args=(audit, [card.pair_id], others),
+            )
         if hidden > 0:
             st.caption(f"{hidden:,} more are not shown: decide on them in Browse.")
         else:
             st.button(
                 "Keep all",
                 icon=":material/done_all:",
-                key=f"keep-all-{group[0].row}",
+                key=f"keep-all-{first}",
                 on_click=_decide,
                 args=(audit, ids, []),
             )
@@ -362,41 +338,26 @@ def draw_exports(audit: Audit) -> None:
         path = data_folder().absolute() / "exports" / audit.name / f"{audit.name}-{format}{suffix}"
         task = export_task(audit, format, path)
         job = task.find()
-        ran = job is not None and job.running
+        ran = job and job.running
         # The page shows the result once the job that it saw has ended.
-        contents = _contents(audit, format)
-        draw_task(task, lambda: ran, reason=contents, label="Export")
-        if job is not None and job.exit_code == 0 and path.exists():
-            _draw_result(job, path)
-
-
-def _contents(audit: Audit, format: str) -> str:
-    counts = count_decisions(audit)
-    total = sum(counts.values())
-    undecided = counts[UNDECIDED]
-    if format == "decisions":
-        return f"{total - undecided:,} decisions on pairs of this audit, and every note."
-    if format == "html":
-        return f"The report of all {total:,} pairs, with the decisions."
-    if audit.record.config.inject_miscaptions:
-        return (
-            f"{total:,} pairs with their original captions, minus injected errors and the pairs "
-            "you removed."
+        counts = count_decisions(audit)
+        removed, changed = count_changed(audit)
+        contents = (
+            f"{sum(counts.values()):,} pairs: {removed:,} removed, {changed:,} with changed "
+            f"captions, {counts[UNDECIDED]:,} not reviewed."
         )
-    removed, changed = count_changed(audit)
-    exported = f"{total - removed:,} exported, {undecided:,} of them not reviewed"
-    return f"{exported}; {removed:,} removed, {changed:,} with changed captions."
+        draw_task(task, lambda: ran, reason=contents, label="Export")
+        if job and job.exit_code == 0 and job.record.result and path.exists():
+            _draw_result(job.record.result, path)
 
 
-def _draw_result(job: Job, path: Path) -> None:
+def _draw_result(result: dict[str, Any], path: Path) -> None:
     with st.container(border=True):
         st.code(str(path), language=None, wrap_lines=True)
-        result = job.record.result or {"line": "", "notes": [], "command": ""}
-        for line in filter(None, (result["line"], *result["notes"])):
+        for line in (result["line"], *result["notes"]):
             show_text(line)
         if result["command"]:
-            st.caption("Audit the result:")
-            st.code(result["command"], language=None, wrap_lines=True)
+            show_command(result["command"], "Audit the result:")
         if path.is_file() and path.stat().st_size <= _DOWNLOAD_BYTES:
             st.download_button(
                 "Download",
@@ -456,9 +417,6 @@ def _reaudit_obstacle(audit: Audit) -> str:
         reaudit.check_repeatable(audit)
     except InputError as error:
         return in_one_line(error)
-    counts = count_decisions(audit)
-    if counts[REMOVE] == sum(counts.values()):
-        return "Every pair is removed: nothing is left to audit."
     if not any(count_changed(audit)):
         return "No pair is removed and no caption changed yet, so nothing would change."
     return ""
@@ -486,10 +444,5 @@ def _draw_second(audit: Audit, name: str) -> None:
     for sentence in others:
         show_text(sentence)
     with in_a_row():
-        draw_link("pages/overview.py", "Open", ":material/open_in_new:", second, Selection())
-        st.page_link(
-            "pages/compare.py",
-            label="Compare pair by pair",
-            icon=":material/compare_arrows:",
-            query_params={"one": audit.name, "other": name},
-        )
+        draw_link("overview", "Open", second)
+        draw_link("compare", "Compare pair by pair", audit, one=audit.name, other=name)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import pandas as pd
 import streamlit as st
 
 from clipmem_core import columns as c
@@ -64,9 +65,7 @@ def _draw_doubts(audit: Audit) -> None:
     """Draw how well the members' spaces map onto each other, and warn if the split is doubtful."""
     encoders = audit.verdict.get("encoders", {})
     if missing := encoders.get("missing"):
-        st.warning(
-            "Encoder parts are not available in this audit; all other scores are.",
-        )
+        st.warning("Encoder parts are not available in this audit; all other scores are.")
         show_text(missing, limit=500)
         return
     if locked := locked_towers(audit.record.config):
@@ -87,7 +86,7 @@ def _draw_doubts(audit: Audit) -> None:
 @st.fragment
 def _draw_map(audit: Audit) -> None:
     """Draw the pairs; only this fragment reruns when the colours change or a shape is drawn."""
-    st.subheader("Text against image encoder, pair by pair", anchor=False)
+    st.subheader("Text against image encoder, pair by pair")
     with explained_errors():
         points, density, count = points_and_density(
             audit, *b.PARTS.values(), colour_by=tuple(_CLASSES)
@@ -111,43 +110,53 @@ def _draw_map(audit: Audit) -> None:
 
 def _draw_means(audit: Audit) -> None:
     """Draw the mean part of each encoder by group, label or injected error."""
-    st.subheader("Mean parts", anchor=False)
+    st.subheader("Mean parts")
     by = choose_segment("By", _CLASSES, parameter="by")
     groups = c.GROUPS if by == c.GROUP else c.TARGET_GROUPS
     means = b.encoder_means(audit, by=by, limit=_LABELS_SHOWN, groups=groups)
-    if means["mean"].isna().all() or set(means["name"]) <= {b.NOT_INJECTED}:
-        missing = f"No pair has contributions and a value of {_CLASSES[by].lower()}."
-        st.info(missing)
-        return
-    null = b.encoder_means(audit, groups=[c.EXTERNAL])
-    figure = means_figure(means, null, title="mean part of clipmem (cosine units)")
-    draw_figure(figure, key=f"encoder-means-{by}", alt=f"Mean part of each encoder by {by}")
+    means = means[: 0 if set(means["name"]) <= {b.NOT_INJECTED} else None]
     mirrored = by == c.GROUP and (means["name"] == c.INDEPENDENT).any()
-    st.caption(f"{_BARS} {_MIRRORED if mirrored else ''}")
+    _draw_bars(
+        means,
+        b.encoder_means(audit, groups=[c.EXTERNAL]),
+        score="part of clipmem",
+        note=f"{_BARS} {_MIRRORED if mirrored else ''}",
+        absent=f"No pair has contributions and a value of {_CLASSES[by].lower()}.",
+    )
 
 
 def _draw_sslmem(audit: Audit) -> None:
     """Draw the mean SSLMem of each encoder."""
-    st.subheader("SSLMem: each encoder alone", anchor=False)
+    st.subheader("SSLMem: each encoder alone")
     means = b.encoder_means(audit, b.SSLMEM)
+    _draw_bars(
+        means,
+        means[means["name"] == c.EXTERNAL],
+        score="SSLMem",
+        note=f"{_SSLMEM} {_BARS}",
+        absent="No pair has SSLMem: it needs two views of a picture, or two captions.",
+    )
+
+
+def _draw_bars(
+    means: pd.DataFrame, null: pd.DataFrame, *, score: str, note: str, absent: str
+) -> None:
     if means["mean"].isna().all():
-        missing = "No pair has SSLMem: it needs two views of a picture, or two captions."
-        st.info(missing)
+        st.info(absent)
         return
-    null = means[means["name"] == c.EXTERNAL]
-    figure = means_figure(means, null, title="mean SSLMem (cosine units)")
-    draw_figure(figure, key="encoder-sslmem", alt="Mean SSLMem of each encoder by group")
-    st.caption(f"{_SSLMEM} {_BARS}")
+    figure = means_figure(means, null, title=f"mean {score} (cosine units)")
+    draw_figure(figure, key=f"encoder-{score}", alt=f"Mean {score} of each encoder")
+    st.caption(note)
 
 
 def draw_units(audit: Audit) -> None:
     """Draw UnitMem by layer and under the three paradigms, or the buttons that measure them."""
-    st.subheader("UnitMem by layer", anchor=False)
+    st.subheader("UnitMem by layer")
     if locked := locked_towers(audit.record.config):
         st.info(
             "UnitMem and the three paradigms need encoders that are trained on the pairs: audit "
             "the data set with another preset, such as small. Locked here: "
-            f"{' and '.join(locked)}.",
+            f"{' and '.join(locked)}."
         )
         return
     _draw_job(audit, UNITS, lambda: t.read_units(audit) is not None)
@@ -158,7 +167,7 @@ def draw_units(audit: Audit) -> None:
         draw_figure(unitmem_figure(layers), key="units", alt=alt)
         members = f"{units[c.MEMBER].nunique()} of {len(audit.record.members)} members"
         st.caption(f"{_UNITMEM} Measured on {members} and all pairs that each trained on.")
-    st.subheader("Claim 1: three paradigms", anchor=False)
+    st.subheader("Claim 1: three paradigms")
     _draw_job(audit, PARADIGMS, lambda: t.read_paradigms(audit) is not None)
     table = t.read_paradigms(audit)
     if table is not None:

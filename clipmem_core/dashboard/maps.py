@@ -22,18 +22,14 @@ from clipmem_core.columns import (
     MAP_Y,
     SIMILARITY_OUT,
 )
-from clipmem_core.dashboard.browse import conditions
+from clipmem_core.dashboard.browse import conditions, draw_search
 from clipmem_core.dashboard.component.pairs import draw_grid, draw_pointer
 from clipmem_core.dashboard.deciding import BADGES
 from clipmem_core.dashboard.page import (
-    BROWSE,
     choose_listed,
     choose_segment,
     draw_link,
-    draw_set,
     link,
-    peek_selection,
-    write_selection,
 )
 from clipmem_core.dashboard.plain import (
     ZOOMABLE,
@@ -144,7 +140,7 @@ def _draw_shape(audit: Audit, selection: Selection, *, key: str) -> None:
         return
     label = f"Open {pairs_in_words(count)} in Browse"
     if st.button(label, key=f"{key}-open", type="primary", icon=":material/grid_view:"):
-        st.switch_page(BROWSE, query_params=link(audit, selection))
+        st.switch_page("pages/browse.py", query_params=link(audit, selection))
     if count > _STRIP:
         st.caption(f"The first {_STRIP}, by {words(selection.order)}:")
     _draw_strip(audit, find_rows(audit, selection, size=_STRIP), selection, key=key)
@@ -170,7 +166,7 @@ def drawn_outline(event: Mapping[str, Any], x: str, y: str) -> Outline | None:
 def draw_score_map(audit: Audit) -> None:
     """Draw the map of scores; only this fragment reruns when its colours change or a shape is drawn
     on it."""
-    st.subheader("Learned and memorized", anchor=False)
+    st.subheader("Learned and memorized")
     with explained_errors():
         points, density, count, corners = load_score_map(audit)
         if count == 0:
@@ -210,17 +206,7 @@ def draw_choices(audit: Audit, selection: Selection) -> tuple[str, str]:
     scores = [name for name in COLOUR_SCORES if score_span(audit, name)]
     classes = [name for name in (LABEL, INJECTED) if frequent_values(audit, name)]
     with in_a_row():
-        draw_set(
-            st.text_input,
-            "Words in the captions",
-            key="words",
-            value=selection.words,
-            on_choose=lambda text: write_selection(replace(peek_selection(), words=text)),
-            placeholder="Words in the captions",
-            type="search",
-            label_visibility="collapsed",
-            width=200,
-        )
+        draw_search(selection, "words", "Words in the caption", width=200)
         colours = {name: f"Colour: {words(name)}" for name in [*scores, DECISION, GROUP, *classes]}
         colour = choose_listed(
             "Colour", colours, parameter="colour", width=220, label_visibility="collapsed"
@@ -228,7 +214,7 @@ def draw_choices(audit: Audit, selection: Selection) -> tuple[str, str]:
         sides = {side: f"Similar {side}" for side in SIDES}
         side = choose_segment("Similar", sides, parameter="side", hidden=True)
         st.space("stretch")
-        draw_link(BROWSE, "Browse", ":material/grid_view:", audit, selection)
+        draw_link("browse", "Browse", audit, selection)
     return side, colour
 
 

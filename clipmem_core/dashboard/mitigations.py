@@ -3,7 +3,7 @@ results."""
 
 import functools
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from clipmem_core.audit.status import Task as JobTask
 from clipmem_core.audit.status import jobs_folder
 from clipmem_core.audit.store import Audit
 from clipmem_core.dashboard.cards import draw_change_cards
-from clipmem_core.dashboard.controls import PARAMETER, draw_setting
-from clipmem_core.dashboard.page import PAGE, choose_listed, draw_pages, read_page, write_address
+from clipmem_core.dashboard.controls import draw_setting
+from clipmem_core.dashboard.page import choose_listed, read_part, write_address
 from clipmem_core.dashboard.plain import (
     draw_fault,
     draw_figure,
@@ -66,16 +66,16 @@ def pool_of(folder: Path) -> LabPool:
     return LabPool(Audit(folder))
 
 
-def _missing_members(audit: Audit, arm: str) -> int:
-    """Return on how many members an arm is not compared yet."""
-    return len(mitigated.paired_members(audit)) - len(mitigated.compared_members(audit, arm))
+def _members(audit: Audit, arm: str) -> tuple[int, int]:
+    """Return on how many members an arm is compared, and how many there are."""
+    return len(mitigated.compared_members(audit, arm)), len(mitigated.paired_members(audit))
 
 
 def follow(audit: Audit, arm: Arm) -> None:
     """Report that the page is open, draw the progress of a setting, and rerun the page when members
     are finished."""
-    pending = _missing_members(audit, arm.name) or _missing_members(audit, BASELINE)
-    seen = len(mitigated.compared_members(audit, arm.name))
+    seen, total = _members(audit, arm.name)
+    pending = seen < total or _members(audit, BASELINE)[0] < total
     st.fragment(run_every=_POLL if pending else _HEARTBEAT)(_follow)(audit, arm, seen)
 
 
@@ -93,34 +93,31 @@ def _follow(audit: Audit, arm: Arm, seen: int) -> None:
                 return
         elif arm.overrides:
             _draw_job(audit, arm)
-        _draw_members(audit, arm, seen)
-
-
-def _draw_members(audit: Audit, arm: Arm, seen: int) -> None:
-    """Draw how many members are finished; rerun the page once enough are, twice as many as it has
-    seen, and all."""
-    done = len(mitigated.compared_members(audit, arm.name))
-    total = len(mitigated.paired_members(audit))
-    first = mitigated.FIRST_MEMBERS if seen < mitigated.FIRST_MEMBERS else 2 * seen
-    if done >= min(first, total) > seen:
-        st.rerun()
-    if arm.overrides and done < total:
-        time_left = duration(mitigated.seconds_needed(audit, total - done))
-        text = f"{done} of {total} members{time_left and f', about {time_left} left'}"
-        st.progress(done / total, text=text)
+        done, total = _members(audit, arm.name)
+        # Once enough are finished, twice as many as the page has seen, and all
+        first = mitigated.FIRST_MEMBERS if seen < mitigated.FIRST_MEMBERS else 2 * seen
+        if done >= min(first, total) > seen:
+            st.rerun()
+        if arm.overrides and done < total:
+            time_left = duration(mitigated.seconds_needed(audit, total - done))
+            text = f"{done} of {total} members{time_left and f', about {time_left} left'}"
+            st.progress(done / total, text=text)
 
 
 def _draw_job(audit: Audit, arm: Arm) -> None:
     """Draw the button that trains a setting by a job, or its progress."""
-    if members := _missing_members(audit, arm.name):
-        time_left = (
-            duration(mitigated.seconds_needed(audit, members)) or "as long as the audit took"
-        )
+
+    def missing() -> int:
+        done, total = _members(audit, arm.name)
+        return total - done
+
+    if members := missing():
+        time_left = duration(mitigated.seconds_needed(audit, members))
         folder = jobs_folder() / ".mitigations" / audit.name / arm.name
         draw_task(
             JobTask(folder, ["mitigate", audit.name, *arm.flags]),
-            lambda: not _missing_members(audit, arm.name),
-            reason=f"{members} members train again: about {time_left}.",
+            lambda: not missing(),
+            reason=f"{members} members train again: about {time_left or 'as long as the audit'}.",
             label="Train",
         )
 
@@ -133,28 +130,28 @@ def draw_study(name: str) -> None:
     for arm, title in titles.items():
         if (compared[mitigated.ARM] == arm).any():
             st.text(r.sentence_of(compared, arm, title))
-    _draw_chart(compared, titles, over=r.OF_SPLITS, key=name, provisional={})
+    _draw_chart(compared, titles, over=r.OF_SPLITS, key=name)
     _draw_table(compared, titles, over=r.OF_SPLITS)
 
 
 def draw_lab(audit: Audit) -> None:
     """Draw the chart beside the switches of an audit, then what the chosen setting changes."""
-    total = len(mitigated.paired_members(audit))
     left, right = st.columns([5, 3], gap="medium")
     with left, _shown_errors():
         mitigated.ensure_baseline(audit, mitigated.FIRST_MEMBERS)
     titles = {}
-    provisional = {}
+    provisional = []
     for name, title in {BASELINE: "baseline", **mitigated.list_arms(audit)}.items():
-        done = len(mitigated.compared_members(audit, name))
+        done, total = _members(audit, name)
         if done >= min(mitigated.FIRST_MEMBERS, total):
             titles[name] = title
             if done < total:
-                provisional[name] = f" (provisional: {done} of {total} members)"
-    trained = [name for name in titles if name != BASELINE]
+                titles[name] += f" ({done} of {total} members)"
+                provisional.append(name)
+    trained = {name: title for name, title in titles.items() if name != BASELINE}
     with right:
         arm = draw_setting(
-            audit, {mitigated.read_arm(audit, name).text: titles[name] for name in trained}
+            audit, {mitigated.read_arm(audit, name).text: title for name, title in trained.items()}
         )
     with left:
         try:
@@ -163,13 +160,12 @@ def draw_lab(audit: Audit) -> None:
             draw_fault("This setting cannot be trained.", error)
             return
         chosen = arm.name if arm.name in trained else None
-        full_titles = {name: titles[name] + provisional.get(name, "") for name in trained}
         compared = r.differences(mitigated.lab_table(audit, [*trained, BASELINE]))
         with st.container():
             if chosen:
-                show_strong(r.sentence_of(compared, chosen, full_titles[chosen]))
+                show_strong(r.sentence_of(compared, chosen, trained[chosen]))
             elif not arm.overrides:
-                st.caption(_invitation(audit, total))
+                st.caption(_invitation(audit))
             follow(audit, arm)
         if BASELINE in titles:
             _draw_chart(
@@ -181,24 +177,25 @@ def draw_lab(audit: Audit) -> None:
                 provisional=provisional,
             )
         if chosen:
-            done = len(mitigated.compared_members(audit, chosen))
             st.caption(
-                f"{done} of {total} members. The intervals cover another training on the same "
-                "pairs, not other pairs. Before you rely on a small difference, repeat it on "
-                "several splits of the pairs: `python -m clipmem_core study`."
+                "{} of {} members. ".format(*_members(audit, chosen))
+                + "The intervals cover another training on the same pairs, not other pairs. Before "
+                "you rely on a small difference, repeat it on several splits of the pairs: "
+                "`python -m clipmem_core study`."
             )
     if trained:
         with _shown_errors():
-            _draw_table(compared, full_titles, over=r.OF_MEMBERS, chosen=chosen)
-            _draw_actions(audit, full_titles)
+            _draw_table(compared, trained, over=r.OF_MEMBERS, chosen=chosen)
+            _draw_actions(audit, trained)
     if chosen:
         show_command(r.mitigate_command(audit, arm))
         with _shown_errors():
             _draw_changed_pairs(audit, chosen)
 
 
-def _invitation(audit: Audit, total: int) -> str:
+def _invitation(audit: Audit) -> str:
     """Say what a switch does, and how long it takes on this machine."""
+    total = len(mitigated.paired_members(audit))
     first, every = (
         duration(max(1, mitigated.seconds_needed(audit, members)))
         for members in (min(mitigated.FIRST_MEMBERS, total), total)
@@ -226,7 +223,7 @@ def _draw_actions(audit: Audit, titles: Mapping[str, str]) -> None:
             )
             if st.button("Delete its results", key="mitigation-remove"):
                 mitigated.remove_arm(audit, removed)
-                write_address(**{PARAMETER: None, PAGE: None})
+                write_address(setting=None, page=None)
                 st.rerun()
 
 
@@ -237,32 +234,35 @@ def _draw_chart(
     over: str,
     key: str,
     chosen: str | None = None,
-    provisional: Mapping[str, str],
+    provisional: Sequence[str] = (),
 ) -> None:
     """Draw utility against memorization with intervals, and the choice of both measures."""
     chart = st.container()
+    measured = set(table["measure"])
     with in_a_row("bottom"):
-        memorized = _choose_measure("Memorization", r.MEMORIZATIONS, table)
-        useful = _choose_measure("Utility", r.UTILITIES, table)
+        memorized, useful = (
+            choose_listed(
+                label,
+                {name: text for name, text in names.items() if name in measured},
+                parameter=label.lower(),
+                width=225,
+            )
+            for label, names in (("Memorization", r.MEMORIZATIONS), ("Utility", r.UTILITIES))
+        )
     # A row per arm: the baseline, plus the difference with half its interval. Arms without all
     # members, or pairs, are compared with the baseline on the same ones.
-    axes = []
+    columns = dict[str, pd.Series]()
     for axis, measure in ((MEMORIZATION, memorized), (UTILITY, useful)):
         rows = table[table["measure"] == measure].set_index(mitigated.ARM)
-        ends = rows.loc[BASELINE, "value"] + rows[["difference", "high"]]
-        ends.columns = [axis, f"{axis}_error"]
-        ends[f"{axis}_error"] -= ends[axis]
-        ends[measure] = [
-            f"{r.MEASURE_LABELS[measure]} {row['value']:.3f}; against the baseline {_interval(row)}"
-            for row in rows.to_dict("records")
-        ]
-        axes.append(ends)
-    points = pd.concat(axes, axis=1, join="inner").reset_index()
-    arms = points[mitigated.ARM].tolist()
+        columns[axis] = rows["difference"] + rows["value"][BASELINE]
+        columns[f"{axis}_error"] = rows["high"] - rows["difference"]
+        columns[measure] = rows.apply(_hover, axis=1)
+    points = pd.DataFrame(columns).dropna(subset=[MEMORIZATION, UTILITY])
+    points = points.rename_axis(mitigated.ARM).reset_index()
+    arms = points[mitigated.ARM]
     points["title"] = [titles.get(arm, "baseline") for arm in arms]
-    points[PROVISIONAL] = [arm in provisional for arm in arms]
-    points["head"] = points["title"] + [provisional.get(arm, "") for arm in arms]
-    points[TEXT] = points[["head", memorized, useful]].to_numpy().tolist()
+    points[PROVISIONAL] = arms.isin(provisional)
+    points[TEXT] = points[["title", memorized, useful]].to_numpy().tolist()
     labels = (r.MEASURE_LABELS[memorized], r.MEASURE_LABELS[useful])
     best = r.front(points, MEMORIZATION, UTILITY)
     with chart:
@@ -285,13 +285,9 @@ def _draw_chart(
     )
 
 
-def _choose_measure(label: str, names: Mapping[str, str], table: pd.DataFrame) -> str:
-    return choose_listed(
-        label,
-        {name: text for name, text in names.items() if (table["measure"] == name).any()},
-        parameter=label.lower(),
-        width=225,
-    )
+def _hover(row: Mapping[Any, Any]) -> str:
+    label = r.MEASURE_LABELS[row["measure"]]
+    return f"{label} {row['value']:.3f}; against the baseline {_interval(row)}"
 
 
 def _interval(row: Mapping[Any, Any]) -> str:
@@ -302,35 +298,25 @@ def _draw_table(
     table: pd.DataFrame, titles: Mapping[str, str], *, over: str, chosen: str | None = None
 ) -> None:
     """Draw every arm against the baseline in a table, the chosen one first."""
+    st.subheader("Each setting against the baseline")
     rows = table[table[mitigated.ARM] != BASELINE].dropna(subset=["difference"])
-    st.subheader("Each setting against the baseline", anchor=False)
-    in_percent = rows["measure"].isin(_PERCENT) & (rows["baseline"] > 0)
-    number = rows["difference"].mask(in_percent, 100 * rows["difference"] / rows["baseline"])
-    is_time = rows["measure"] == mitigated.SECONDS
-    rows = rows.assign(number=number.mask(is_time, rows["value"] / rows["baseline"]))
-    rows["text"] = [_cell_text(row) for row in rows.to_dict("records")]
-    numbers = rows.pivot(index=mitigated.ARM, columns="measure", values="number")
-    numbers = numbers.reindex(columns=[name for name in r.MEASURE_LABELS if name in numbers])
-    numbers.insert(0, "setting", [titles.get(arm, arm) for arm in numbers.index])
-    numbers.insert(1, "n", rows.groupby(mitigated.ARM)["n"].max())
-    arms = sorted(rows[mitigated.ARM].unique(), key=lambda arm: arm != chosen)
-    # Cells show texts, and columns sort by their numbers.
-    formats: dict[Any, Any] = {
-        measure: dict(zip(cells["number"], cells["text"], strict=True)).get
-        for measure, cells in rows.groupby("measure")
-    }
+    rows = rows.assign(text=[_cell_text(row) for row in rows.to_dict("records")])
+    cells = rows.pivot(index=mitigated.ARM, columns="measure", values="text").fillna("–")
+    cells = cells.reindex(columns=[name for name in r.MEASURE_LABELS if name in cells])
+    cells.insert(0, "setting", [titles.get(arm, arm) for arm in cells.index])
+    cells.insert(1, "n", rows.groupby(mitigated.ARM)["n"].max())
     columns: dict[str, Any] = {
-        name: st.column_config.NumberColumn(head, help=_HELP[name])
+        name: st.column_config.TextColumn(head, help=_HELP[name])
         for name, head in r.MEASURE_LABELS.items()
     }
     columns["setting"] = st.column_config.TextColumn(pinned=True)
     columns["n"] = st.column_config.NumberColumn(help=f"How many {over} are compared.")
     st.dataframe(
-        numbers.loc[arms].style.format(formats, na_rep="–"),
+        cells.sort_index(key=lambda arms: arms != chosen, kind="stable"),
         hide_index=True,
         column_config=columns,
         key="mitigation-differences",
-        alt=f"Differences of {len(arms)} settings to the baseline, with 95 % intervals over {over}",
+        alt=f"Differences of {len(cells)} settings to the baseline, with intervals over {over}",
     )
     st.caption(
         f"Each cell is the mean paired difference to the baseline with its 95 % interval over "
@@ -341,7 +327,7 @@ def _draw_table(
 def _cell_text(row: Mapping[Any, Any]) -> str:
     """Return the text of a cell, with * if it differs from 0 after Holm's correction."""
     if row["measure"] == mitigated.SECONDS:
-        return f"×{row['number']:.2f}"
+        return f"×{row['value'] / row['baseline']:.2f}"
     star = " *" if row[r.P_OF_ALL] < r.SIGNIFICANCE else ""
     return f"{r.relative(row) if row['measure'] in _PERCENT else _interval(row)}{star}"
 
@@ -349,24 +335,18 @@ def _cell_text(row: Mapping[Any, Any]) -> str:
 def _draw_changed_pairs(audit: Audit, arm: str) -> None:
     """Draw the pairs whose clipmem changed most from the baseline to an arm, a page of them."""
     members = mitigated.compared_members(audit, arm)
-    pairs = pd.DataFrame(
-        {
-            "one": mitigated.clipmem_by_pair(audit, BASELINE, members),
-            "other": mitigated.clipmem_by_pair(audit, arm, members),
-        }
-    )
-    pairs["difference"] = pairs["other"] - pairs["one"]
+    one, other = (mitigated.clipmem_by_pair(audit, name, members) for name in (BASELINE, arm))
+    pairs = pd.DataFrame({"one": one, "other": other, "difference": other - one})
+    pairs = pairs.assign(row_one=pairs.index, row_other=pairs.index)
     pairs = pairs[mitigated.read_changes(audit, arm).compared].dropna()
     pairs = pairs.sort_values("difference", key=lambda change: -change.abs(), kind="stable")
-    pairs = pairs.assign(row_one=pairs.index, row_other=pairs.index)
-    st.subheader("Pairs that changed most", anchor=False)
+    st.subheader("Pairs that changed most")
     st.caption(
         f"By the change of their clipmem in {len(members)} members. The largest changes are "
         "partly chance."
     )
-    page, pages = read_page(len(pairs), _PAIRS_SHOWN)
-    shown = pairs[(page - 1) * _PAIRS_SHOWN : page * _PAIRS_SHOWN]
+    shown, draw_numbers = read_part(pairs, _PAIRS_SHOWN)
     changes = shown.to_dict("records")
     links = {"Open pair": audit}
     draw_change_cards(audit, audit, c.CLIPMEM, changes, key="mitigation", links=links)
-    draw_pages(page, pages)
+    draw_numbers()

@@ -10,15 +10,12 @@ from clipmem_core import columns as c
 from clipmem_core.audit.store import PAIRS, Audit
 from clipmem_core.audit.verdict import BASIS, WHOLE_HEAD, uses, whole_rows
 from clipmem_core.dashboard.cards import CAPTION_LIMIT, STRIP_SIZE, draw_card_row
-from clipmem_core.dashboard.deciding import locked_session, undo
+from clipmem_core.dashboard.deciding import locked_session
 from clipmem_core.dashboard.maps import draw_score_map
 from clipmem_core.dashboard.page import (
-    BROWSE,
-    PAIR_PAGE,
     draw_link,
-    draw_pages,
     is_on_screen,
-    read_page,
+    read_part,
 )
 from clipmem_core.dashboard.plain import (
     cut,
@@ -62,7 +59,6 @@ SHARES_HELP = (
 )
 _INCIDENTS = "incidents"  # the parameter of a page of incidents
 _INCIDENTS_SHOWN = 4  # on a page
-_LOST = 5  # pairs with a link
 
 
 def draw_source(audit: Audit) -> None:
@@ -71,7 +67,7 @@ def draw_source(audit: Audit) -> None:
     sample = f", a random sample of {record.sampled_of:,}" if record.sampled_of else ""
     sizes = f"{count_pairs_of(audit):,} pairs{sample} · {len(record.members)} members"
     languages = describe_languages(record.languages, record.config)
-    st.header("This audit", anchor=False)
+    st.header("This audit")
     models = f"{o.model_words(record.config)} · captions: {languages}"
     show_text(f"{record.source} · {sizes} · {models} · protocol {record.protocol}")
     quarantine = audit.quarantine.drop(columns=c.KIND)
@@ -95,15 +91,15 @@ def draw_incidents(audit: Audit) -> None:
     listed = states[states["is_open"] | (states["repaired"] > 0)]
     if listed.empty:
         return
-    page, pages = read_page(len(listed), _INCIDENTS_SHOWN, parameter=_INCIDENTS)
+    shown, draw_numbers = read_part(listed, _INCIDENTS_SHOWN, parameter=_INCIDENTS)
     line = incidents_line(audit)
     icon = ":material/warning:" if line else ":material/check_circle:"
     expanded = bool(listed["to_repair"].any())
     with st.expander(line or "Faults of the pipeline: repaired.", expanded=expanded, icon=icon):
-        for state in listed[(page - 1) * _INCIDENTS_SHOWN : page * _INCIDENTS_SHOWN].itertuples():
+        for state in shown.itertuples():
             with st.container(gap="xsmall"):
                 _draw_incident(audit, state)
-        draw_pages(page, pages, parameter=_INCIDENTS)
+        draw_numbers()
 
 
 def _draw_incident(audit: Audit, state: Any) -> None:
@@ -126,22 +122,10 @@ def _draw_incident(audit: Audit, state: Any) -> None:
             )
         else:
             st.markdown(state_words(state), width="content")
-        if state.repaired:
-            card = cards(audit, pairs["row"][pairs["repaired"]][-1:].tolist())[0]
-            st.button(
-                "Undo",
-                icon=":material/undo:",
-                key=f"undo-{number}",
-                on_click=undo,
-                args=(audit, card.decision.event if card.decision else 0),
-            )
-        draw_link(BROWSE, "Browse", ":material/grid_view:", audit, selection)
+        draw_link("browse", "Browse", audit, selection)
         lost = pairs[pairs["undecided"] & (pairs["from_row"] < 0)]
         if state.repairs and len(lost):
             st.markdown(f"Captions lost: {pairs_in_words(len(lost))}", width="content")
-            for card in cards(audit, lost["row"][:_LOST].tolist()):
-                label = f"{card.row + 1:,}"
-                draw_link(PAIR_PAGE, label, "", audit, selection, pair=card.pair_id)
 
 
 def _draw_changes(audit: Audit, pairs: pd.DataFrame, selection: Selection) -> None:
@@ -190,7 +174,7 @@ def draw_details(audit: Audit, verdict: dict[str, Any]) -> None:
         return
     with explained_errors():
         groups = o.group_table(audit)
-        st.subheader("clipmem by group", anchor=False)
+        st.subheader("clipmem by group")
         names = groups["group"].map(c.group_words)
         means = ", ".join(map(" ".join, zip(names, mean_texts(groups), strict=True)))
         figure = group_figure(groups, o.group_bins(audit))
@@ -206,7 +190,7 @@ def draw_details(audit: Audit, verdict: dict[str, Any]) -> None:
                     show_text(reason, limit=300)
         draw_exceeding(verdict)
         draw_score_map(audit)
-        st.subheader("Utility", anchor=False)
+        st.subheader("Utility")
         utility = o.member_utility(audit.utility)
         if utility.empty:
             st.caption("No utility was measured.")
@@ -217,7 +201,7 @@ def draw_details(audit: Audit, verdict: dict[str, Any]) -> None:
 
 def draw_exceeding(verdict: dict[str, Any]) -> None:
     """Draw the share of pairs whose clipmem exceeds each of several sizes, corrected for noise."""
-    st.subheader("Distribution of memorization", anchor=False)
+    st.subheader("Distribution of memorization")
     shares = verdict.get("exceeding")
     if not shares:
         st.caption(

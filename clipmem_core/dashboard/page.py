@@ -2,13 +2,13 @@
 
 Only the address stores a view: each run sets the widgets from it, and a widget's callback writes
 the change back. Streamlit's own binding would write labels in place of values. On a cold server a
-link into a page runs it without app.py, so each page calls `open_page` first. Address and session
-store the chosen audit, the session under a key that no widget has: Streamlit drops a widget's key
-with its page.
+link into a page runs it without app.py, so each page calls `open_page` first.
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -16,21 +16,12 @@ import streamlit as st
 
 from clipmem_core.audit.status import list_job_names
 from clipmem_core.audit.store import Audit, audits_folder, is_name, list_audits
-from clipmem_core.dashboard.plain import explained_errors, show_text, show_title
+from clipmem_core.dashboard.plain import explained_errors, show_title
 from clipmem_core.dashboard.running import FIRST, draw_empty, draw_progress
 from clipmem_core.figures import ENCODER_COLOURS
 from clipmem_core.glossary import MEANINGS
 from clipmem_core.review.selection import Selection, from_parameters, to_parameters
 
-AUDIT = "audit"
-PAGE = "page"
-SIZE = "size"
-LAYOUT = "layout"
-PAIR = "pair"
-BROWSE = "pages/browse.py"
-PAIR_PAGE = "pages/pair.py"
-MAP = "pages/embeddings.py"
-ALL = ""  # the option without a condition
 SELECTION_PARAMETERS = ("range", *(field.name for field in dataclasses.fields(Selection)))
 # file → title, icon and heading, in the order of the sidebar; without an icon: opened by pictures
 PAGES = {
@@ -46,8 +37,6 @@ PAGES = {
     "pages/compare.py": ("Compare", ":material/compare_arrows:", "Data"),
     "pages/decisions.py": ("Decisions and export", ":material/checklist:", "Data"),
 }
-CHOICE = "chosen_audit"
-PICKER = "audit_picker"
 # Icons by name would be fetched from the network.
 ICON = "data:image/svg+xml," + quote(
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64">'
@@ -57,9 +46,13 @@ ICON = "data:image/svg+xml," + quote(
 _STYLE = """<style>
 [data-testid="stMainBlockContainer"] { padding: 2rem 2rem 1rem; }
 [data-testid="stMainBlockContainer"] > [data-testid="stVerticalBlock"] { gap: .6rem; }
-@media (max-width: 600px) { [data-testid="stMainBlockContainer"] { padding: 3.75rem 1rem .5rem; } }
+@media (max-width: 600px) {
+  [data-testid="stMainBlockContainer"] { padding: 3.75rem 1rem .5rem; }
+  .modebar-container { display: none; }  /* it would cover the legend */
+}
 [data-testid="stMainBlockContainer"] h1 { font-size: 1.4rem; }
 [data-testid="stMainBlockContainer"] :is(h2, h3) { font-size: 1.1rem; padding: .5rem 0 0; }
+[data-testid="stHeaderActionElements"] { display: none; }
 [data-testid="stHeading"] div[data-testid="stMarkdownContainer"] { margin: 0; }
 [data-testid="stMain"] [data-testid="stPageLink"] { margin: 0 -.5rem; }
 div[data-testid="stCaptionContainer"] { opacity: .8; }
@@ -93,9 +86,7 @@ def read_selection() -> Selection:
     selection, invalid = from_parameters(st.query_params.to_dict())
     if invalid:
         names = ", ".join(invalid)
-        st.warning(
-            f"Part of this address is not valid and is ignored: {names}.",
-        )
+        st.warning(f"Part of this address is not valid and is ignored: {names}.")
     return selection
 
 
@@ -106,7 +97,7 @@ def peek_selection() -> Selection:
 
 def write_selection(selection: Selection, **others: str | int | None) -> None:
     """Replace the selection in the address and begin at its first page, unless `page` is passed."""
-    cleared = dict.fromkeys((PAGE, *SELECTION_PARAMETERS))
+    cleared = dict.fromkeys(("page", *SELECTION_PARAMETERS))
     write_address(**cleared | to_parameters(selection) | others)
 
 
@@ -115,17 +106,22 @@ def write_address(**parameters: str | int | None) -> None:
     st.query_params.from_dict(_as_text(st.query_params.to_dict() | parameters))
 
 
-def link(audit: Audit, selection: Selection, **others: str | int | None) -> dict[str, str]:
+def link(
+    audit: Audit, selection: Selection | None = None, **others: str | int | None
+) -> dict[str, str]:
     """Return the parameters of a link into a page: `query_params` of st.page_link and
     st.switch_page."""
-    return {AUDIT: audit.name} | to_parameters(selection) | _as_text(others)
+    conditions = to_parameters(selection) if selection else {}
+    return {"audit": audit.name} | conditions | _as_text(others)
 
 
 def draw_link(
-    path: str, label: str, icon: str | None, audit: Audit, selection: Selection, **others: Any
+    page: str, label: str, audit: Audit, selection: Selection | None = None, /, **others: Any
 ) -> None:
     """Draw a link into a page that shows a selection; `others` are parameters of the address."""
-    st.page_link(path, label=label, icon=icon, query_params=link(audit, selection, **others))
+    path = f"pages/{page}.py"
+    parameters = link(audit, selection, **others)
+    st.page_link(path, label=label, icon=PAGES[path][1] or None, query_params=parameters)
 
 
 def _as_text(parameters: Mapping[str, str | int | None]) -> dict[str, str]:
@@ -134,13 +130,17 @@ def _as_text(parameters: Mapping[str, str | int | None]) -> dict[str, str]:
 
 def read_view() -> dict[str, str]:
     """Return page, size and layout of the address, for links that pass them on."""
-    return {name: st.query_params[name] for name in (PAGE, SIZE, LAYOUT) if name in st.query_params}
+    return {
+        name: st.query_params[name]
+        for name in ("page", "size", "layout")
+        if name in st.query_params
+    }
 
 
 def read_choice(parameter: str, options: Collection[str], default: str = "") -> str:
     """Return the option that the address names, else the default, else the first."""
-    chosen = st.query_params.get(parameter)
-    return chosen if chosen is not None and chosen in options else default or next(iter(options))
+    chosen = st.query_params.get(parameter, default)
+    return chosen if chosen in options else default or next(iter(options))
 
 
 def draw_set(
@@ -213,15 +213,17 @@ def choose_segment(
     )
 
 
-def read_page(count: int, size: int, *, parameter: str = PAGE) -> tuple[int, int]:
+def read_page(count: int, size: int, *, parameter: str = "page") -> tuple[int, int]:
     """Return the page of the address, clipped to the existing pages, and the number of pages."""
     pages = max(1, -(-count // size))
-    text = st.query_params.get(parameter, "")
-    page = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 1
+    try:
+        page = int(st.query_params.get(parameter, 1))
+    except ValueError:
+        page = 1
     return min(max(page, 1), pages), pages
 
 
-def draw_pages(page: int, pages: int, *, parameter: str = PAGE) -> None:
+def draw_pages(page: int, pages: int, *, parameter: str = "page") -> None:
     """Draw the numbers of several pages; their key changes with the page, since their value may not
     be set."""
     if pages > 1:
@@ -235,8 +237,18 @@ def draw_pages(page: int, pages: int, *, parameter: str = PAGE) -> None:
         st.pagination(pages, default=page, max_visible_pages=5, key=page_key, on_change=turn)
 
 
-def open_page(title: str) -> Audit:
-    """Set a page up and return the audit it shows; the page ends here if none is finished."""
+def read_part(listed: Any, size: int, *, parameter: str = "page") -> tuple[Any, Callable[[], None]]:
+    """Return the page of a list or a table that the address names, and a function that draws the
+    numbers of its pages."""
+    page, pages = read_page(len(listed), size, parameter=parameter)
+    part = listed[(page - 1) * size : page * size]
+    return part, partial(draw_pages, page, pages, parameter=parameter)
+
+
+@contextmanager
+def open_page(title: str) -> Iterator[Audit]:
+    """Set a page up and yield the audit it shows, whose errors are explained; the page ends here if
+    none is finished."""
     finished = _set_up(title)
     name = _choose_audit(list(finished))
     _draw_sidebar(finished, name)
@@ -250,16 +262,16 @@ def open_page(title: str) -> Audit:
     audit = Audit(audits_folder() / name)
     with explained_errors():
         audit.check_version()
-    return audit
+        yield audit
 
 
-def open_bare_page(title: str, *, clears: Sequence[str] = ()) -> str:
+@contextmanager
+def open_bare_page(title: str, *, clears: Sequence[str] = ()) -> Iterator[None]:
     """Set up a page that needs no audit; its links keep the chosen one."""
-    finished = _set_up(title)
-    chosen = read_audit()
-    _draw_sidebar(finished, chosen, clears)
+    _draw_sidebar(_set_up(title), read_audit(), clears)
     show_title(title)
-    return chosen
+    with explained_errors():
+        yield
 
 
 def _set_up(title: str) -> dict[str, bool]:
@@ -271,31 +283,27 @@ def _set_up(title: str) -> dict[str, bool]:
 
 
 def _choose_audit(names: list[str]) -> str | None:
-    """Return the audit of the address, else of the session, else the newest; also one whose job has
-    just begun."""
+    """Return the audit of the address, else the newest; also one whose job has just begun."""
     requested = read_audit()
     jobs = list_job_names()
     name = names[0] if names else FIRST if FIRST in jobs else None
-    if requested and (requested in names or requested in jobs):
+    if requested in names or requested in jobs:
         name = requested
     elif requested and name:
         st.warning("That audit does not exist; showing another one.")
-        show_text(f"requested: {requested}", limit=120)
-    if name:
-        store_choice(name)
+    store_choice(name)
     return name
 
 
 def read_audit() -> str:
-    """Return the name of the audit of the address, else of the session; empty without one."""
-    return st.query_params.get(AUDIT) or st.session_state.get(CHOICE) or ""
+    """Return the name of the audit of the address; empty without one."""
+    return st.query_params.get("audit", "")
 
 
 def store_choice(name: str | None) -> None:
-    """Store the chosen audit, or that there is none, in the session and in the address."""
-    st.session_state[CHOICE] = name
-    if st.query_params.get(AUDIT) != name:
-        write_address(**{AUDIT: name})
+    """Write the chosen audit into the address, or that there is none."""
+    if st.query_params.get("audit") != name:
+        write_address(audit=name)
 
 
 def _draw_sidebar(finished: dict[str, bool], audit: str | None, clears: Sequence[str] = ()) -> None:
@@ -303,7 +311,7 @@ def _draw_sidebar(finished: dict[str, bool], audit: str | None, clears: Sequence
     picker."""
     with st.sidebar:
         st.markdown("**CLIPMem**")
-        parameters = {AUDIT: audit} if audit else None
+        parameters = {"audit": audit} if audit else None
         last = ""
         for path, (title, icon, heading) in PAGES.items():
             if heading != last:
@@ -314,22 +322,23 @@ def _draw_sidebar(finished: dict[str, bool], audit: str | None, clears: Sequence
         with st.popover("Glossary", icon=":material/menu_book:", width="stretch"):
             for term, (definition, decision) in MEANINGS.items():
                 st.markdown(f"**{term}**: {definition} *{decision}*")
-    listed = audit in finished or audit in list_job_names()
-    if not finished and not listed:
+    listed = [audit] if audit and (audit in finished or audit in list_job_names()) else []
+    names = list(dict.fromkeys([*listed, *finished]))
+    if not names:
         return
 
-    def pick() -> None:
-        write_address(**dict.fromkeys(clears))
-        if st.session_state[PICKER]:
-            store_choice(st.session_state[PICKER])
+    def pick(name: str | None) -> None:
+        write_address(**dict.fromkeys(clears), audit=name)
 
-    st.session_state[PICKER] = audit if listed else None
-    st.sidebar.selectbox(
-        "Audit",
-        list(dict.fromkeys([*([audit] if listed else []), *finished])),
-        index=0 if listed else None,
-        key=PICKER,
-        placeholder="Choose an audit",
-        format_func=lambda name: name if finished.get(name) else f"{name} (not finished)",
-        on_change=pick,
-    )
+    with st.sidebar:
+        draw_set(
+            st.selectbox,
+            "Audit",
+            names,
+            key="audit_picker",
+            index=0 if listed else None,
+            value=audit if listed else None,
+            on_choose=pick,
+            placeholder="Choose an audit",
+            format_func=lambda name: name if finished.get(name) else f"{name} (not finished)",
+        )

@@ -11,8 +11,6 @@ from clipmem_core.dashboard.cards import STRIP_SIZE, draw_card_row
 from clipmem_core.dashboard.component.pairs import OPENED
 from clipmem_core.dashboard.deciding import Notice, locked_session
 from clipmem_core.dashboard.page import (
-    BROWSE,
-    PAIR,
     draw_link,
     is_on_screen,
     peek_selection,
@@ -21,7 +19,6 @@ from clipmem_core.dashboard.page import (
 from clipmem_core.dashboard.plain import (
     cut,
     draw_figure,
-    draw_table,
     explained_errors,
     format_score,
     in_a_row,
@@ -35,7 +32,6 @@ from clipmem_core.review.cards import (
     LISTED,
     PairCard,
     cards,
-    explain_captions,
     first_captions,
     listed_scores,
 )
@@ -58,33 +54,29 @@ _SIMILAR = {PICTURE: "Most similar pictures", CAPTION: "Most similar captions"}
 def find_pair(audit: Audit, selection: Selection) -> PairCard:
     """Return the pair of the address, else the first one of the selection; end the page without
     one."""
-    if pair_id := st.query_params.get(PAIR):
+    if pair_id := st.query_params.get("pair"):
         row = find_row(audit, pair_id)
     else:
         row = next(iter(find_rows(audit, selection, size=1)), None)
     if row is None:
-        if pair_id:
-            st.warning("This audit has no such pair.")
-            show_text(f"requested: {pair_id}", limit=300)
-        else:
-            st.info("No pair fits this selection.")
+        absent = "This audit has no such pair." if pair_id else "No pair fits this selection."
+        st.warning(absent)
         draw_way_back(audit, selection)
         st.stop()
     card = cards(audit, [row], selection)[0]
     # Always: after a link from this page the address is still the old one.
-    st.query_params[PAIR] = card.pair_id
+    st.query_params["pair"] = card.pair_id
     st.session_state[OPENED] = card.row
     return card
 
 
 def draw_way_back(audit: Audit, selection: Selection) -> None:
     """Draw the link to the page of Browse that the pair was opened from."""
-    draw_link(BROWSE, "Back to browse", ":material/grid_view:", audit, selection, **read_view())
+    draw_link("browse", "Back to browse", audit, selection, **read_view())
 
 
 def draw_facts(audit: Audit, card: PairCard) -> None:
-    """Draw facts of a pair, the scores of its captions, their unlikely words, and the checks it
-    fails."""
+    """Draw facts of a pair, the scores of its captions, and the checks it fails."""
     error = f" · injected error: {card.injected}" if card.injected else ""
     group = c.group_words(card.group)
     show_text(f"group: {group}{error} · file: {card.image}", limit=_CAPTION_LIMIT)
@@ -105,18 +97,6 @@ def draw_facts(audit: Audit, card: PairCard) -> None:
             alt="The scores of each caption",
         )
         st.caption(_P_WRONG_PARTS, help=meaning(P_WRONG))
-    unlikely = explain_captions(audit, [card.pair_id])[1].get(card.pair_id, {})
-    marks = [
-        (str(number + 1), mark["word"], mark["hint"])
-        for number, marks in unlikely.items()
-        for mark in marks
-        if mark["word"]
-    ]
-    if marks:
-        draw_table(
-            pd.DataFrame(marks, columns=["caption", "word", "probability"]),
-            alt="Unlikely words of each caption, and likelier words",
-        )
     with explained_errors("Checks", ends=False), in_a_row():
         for name in failed_checks(audit, card.row):
             check = CHECKS[name]
@@ -181,7 +161,7 @@ def draw_details(audit: Audit, card: PairCard) -> None:
 def draw_terms(audit: Audit, card: PairCard) -> None:
     """Draw each term of the score with and without the pair in training: by member, and the
     means."""
-    st.subheader("Where the score comes from", anchor=False)
+    st.subheader("Where the score comes from")
     means = card.scores
     left, right = st.columns([3, 2], gap="medium")
     with left, explained_errors("Single members", ends=False):
@@ -213,7 +193,7 @@ def draw_terms(audit: Audit, card: PairCard) -> None:
 
 def draw_nearest(audit: Audit, card: PairCard) -> None:
     """Draw the pairs with the most similar captions and pictures."""
-    st.subheader("Similar pairs", anchor=False)
+    st.subheader("Similar pairs")
     selection = peek_selection()
     for by, title in _SIMILAR.items():
         st.markdown(f"**{title}**")

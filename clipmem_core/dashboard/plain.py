@@ -66,9 +66,10 @@ def show_strong(text: str) -> None:
     )
 
 
-def in_one_line(message: object) -> str:
-    """Return a message in one line."""
-    return " ".join(str(message).split())
+def in_one_line(message: object, limit: int = 0) -> str:
+    """Return a message in one line; a limit in characters cuts it, with an ellipsis."""
+    line = " ".join(str(message).split())
+    return cut(line, limit) if limit else line
 
 
 @contextmanager
@@ -83,9 +84,9 @@ def explained_errors(part: str = "This audit", *, ends: bool = True) -> Iterator
             st.stop()
 
 
-def show_command(command: str) -> None:
-    """Show the command that does the same in a terminal."""
-    st.caption("Command line:")
+def show_command(command: str, purpose: str = "Command line:") -> None:
+    """Show a command for a terminal; without a purpose, it does the same as the page."""
+    st.caption(purpose)
     st.code(command, language=None, wrap_lines=True)  # colours of the shell are too light
 
 

@@ -36,37 +36,28 @@ from clipmem_core.dashboard.plain import (
 from clipmem_core.glossary import DRAWN, meaning
 
 FIRST = "scenes"
-KIND = "kind"  # of a data set, in the address
-KINDS = {  # name → what is read, and an example
-    "file": (
-        "CSV, TSV, JSONL, Parquet or COCO, with the paths of the pictures.",
-        "/data/pairs.csv",
-    ),
-    "folder": (
-        "Pictures with a .txt file each, folders named by class, or WebDataset shards.",
-        "/data/pictures",
-    ),
-}
 
 
 def draw_empty() -> None:
     """Draw the page without any audit: the ways to start one, and how long each takes."""
     show_title("CLIPMem")
     show_text("Find captions that are probably wrong, and pairs that CLIP models memorize.")
-    ways = st.columns(3, border=True)
-    with ways[0]:
+    demo, own = st.columns(2, border=True)
+    with demo:
         show_strong("Demo")
         st.markdown("1,100 drawn scenes, 44 with another picture's captions.")
         label = f"Run the demo ({_in_minutes(1100)})"
         if st.button(label, type="primary", icon=":material/play_arrow:", help=meaning(DRAWN)):
             audit_task(FIRST, [FIRST, "--name", FIRST]).start()
             st.rerun()
-    for way, (kind, (about, _)) in zip(ways[1:], KINDS.items(), strict=True):
-        with way:
-            show_strong(f"Your own {kind}")
-            st.markdown(about)
-            if st.button(f"Choose a {kind}", icon=":material/folder_open:"):
-                st.switch_page("pages/audits.py", query_params={"view": "start", KIND: kind})
+    with own:
+        show_strong("Your own file or folder")
+        st.markdown(
+            "A CSV, TSV, JSONL, Parquet or COCO file with the paths of the pictures, pictures with "
+            "a .txt file each, folders named by class, or WebDataset shards."
+        )
+        if st.button("Choose a file or folder", icon=":material/folder_open:"):
+            st.switch_page("pages/audits.py", query_params={"view": "start"})
     st.caption(
         f"On this machine, 2,000 pictures with five short captions each take "
         f"{_in_minutes(2000)}, 8,000 {_in_minutes(8000)}. You can close the page meanwhile."
@@ -198,5 +189,5 @@ def _draw_members(state: State) -> None:
     if any(member.at_chance(record.config.batch_size) for member in members):
         st.warning(
             "The loss of a model is still at chance: check that captions fit their pictures, or "
-            "lower lr.",
+            "lower lr."
         )

@@ -121,32 +121,6 @@ def test_a_click_and_enter_open_a_pair_and_keys_rest_below_a_dialog(
     page.troubles.clear()  # pictures of the previous page
 
 
-def test_one_undo_takes_find_and_replace_back_before_an_older_key(
-    page: Any, address: str, review: Review
-) -> None:
-    open_browse(page, address)
-    page.keyboard.press("ArrowRight")
-    page.keyboard.press("k")
-    before = page.locator(".card .caption").all_inner_texts()
-    for name in ("Select page", "Select all 220 that match", "Find and replace"):
-        page.get_by_role("button", name=name).click()
-    for label, text in (("Find", "a"), ("Replace with", "å")):
-        page.get_by_label(label, exact=True).fill(text)
-        page.keyboard.press("Enter")
-        wait_idle(page)
-    page.get_by_role("dialog").get_by_test_id("stBaseButton-primary").click()
-    page.get_by_text(" pairs changed.").first.wait_for()
-    page.locator(".card .caption", has_text="å").first.wait_for()
-    page.get_by_text("1 of 220 decided").wait_for()
-    page.keyboard.press("u")
-    page.locator(".card .caption", has_text="å").first.wait_for(state="detached")
-    assert page.locator(".card .caption").all_inner_texts() == before
-    assert (review.counts()["keep"], len(review.table())) == (1, 1)
-    page.locator(".card").nth(2).get_by_role("button", name="Like picture").click()
-    page.wait_for_url("**like=**")
-    page.troubles.clear()  # pictures of the previous page
-
-
 def test_the_map_shows_the_pairs_under_the_pointer_and_a_click_keeps_them(
     page: Any, address: str, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -250,49 +250,6 @@ def test_a_key_during_a_judgement_is_for_the_pair_on_screen_and_ends_the_wait(
     assert [event[0] for event in events(review)] == [pair, pair, second]
 
 
-def test_after_the_last_pair_there_are_links_and_no_key_decides(
-    page: Any, address: str, review: Review
-) -> None:
-    open_review_page(page, address, order="random", decision="undecided")
-    checked = set()
-    for _ in range(50):
-        checked.add(pair := shown_pair(page))
-        page.wait_for_timeout(100)  # until it is painted
-        page.keyboard.press("k")
-        page.locator(f".pair:not([data-pair='{pair}'])").wait_for(state="attached")
-        page.locator(".pair[data-pair]:not([hidden]), .ended .links").first.wait_for()
-    all_stored(page)
-    assert not page.locator(".review").get_by_role("button", name="Keep").is_visible()
-    page.keyboard.press("x")
-    page.locator(".sign.late").wait_for()
-    assert len(checked) == len(events(review)) == 50
-    links = page.locator(".links a")
-    assert links.count() == 4
-    links.nth(1).click()
-    page.locator(".pair[data-pair]").wait_for()
-    assert shown_pair(page) not in checked
-    page.troubles.clear()  # pictures of the previous page
-
-
-def test_x_removes_the_caption_in_focus_and_with_shift_the_pair(
-    page: Any, address: str, review: Review
-) -> None:
-    open_review_page(page, address)
-    pair = shown_pair(page)
-    captions = page.locator(".captions .line").all_text_contents()
-    # A caption is removed once alone; a removed pair keeps its captions.
-    for keys, rest in (("ArrowUp x", captions[:-1]), ("Shift+X", captions[:-1])):
-        page.wait_for_timeout(100)  # until it is painted
-        for key in keys.split():
-            page.keyboard.press(key)
-        next_pair(page, pair)
-        all_stored(page)
-        assert sorted(review.current(pair).captions) == sorted(rest)  # type: ignore[union-attr]
-        page.keyboard.press("ArrowLeft")
-        page.locator(f".pair[data-pair='{pair}']").wait_for()
-    assert [decision for _, decision, _ in events(review)] == ["recaption", "remove"]
-
-
 def test_x_removes_the_marked_sentence_alone(browser: Any, long: Audit, tmp_path: Path) -> None:
     data = shutil.copytree(long.folder.parents[1], tmp_path / "data")
     audit = Audit(data / "audits" / "long")
@@ -348,30 +305,6 @@ def test_an_edit_and_undo(page: Any, address: str, data: Path, review: Review) -
     page.keyboard.press("u")
     all_stored(page)
     assert review.table().empty
-
-
-def test_a_reload_and_a_way_back_lead_to_the_pair_on_screen_and_double_nothing(
-    page: Any, address: str, review: Review
-) -> None:
-    open_review_page(page, address)
-    for key in ("k", "k", "ArrowLeft"):
-        before = shown_pair(page)
-        page.keyboard.press(key)
-        next_pair(page, before)
-    pair = shown_pair(page)
-    all_stored(page)
-    page.get_by_test_id("stSidebar").get_by_role("link", name="Overview").click()
-    page.wait_for_url("**/overview?**")
-    wait_idle(page)
-    page.go_back()
-    page.locator(f".pair[data-pair='{pair}']").wait_for()
-    wait_idle(page)
-    page.wait_for_timeout(500)
-    page.keyboard.press("x")
-    next_pair(page, pair)
-    all_stored(page)
-    assert [decision for _, decision, _ in events(review)] == ["keep", "keep", "recaption"]
-    page.troubles.clear()  # pictures of the previous page
 
 
 def test_a_decision_of_another_tab_is_replaced_by_a_second_press_alone(

@@ -2,28 +2,22 @@
 an audit."""
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import pytest
-
-from clipmem_core.audit.status import audit_task, cancel
 from clipmem_core.audit.store import Audit
 from tests.browser.conftest import TRAINED
 from tests.browser.reviewing import all_stored, next_pair, open_review_page
 from tests.browser.server import serve
 from tests.browser.watched import (
-    PATIENCE,
     check_pictures,
     close_watched,
     open_watched,
     scroll_down,
     wait_idle,
 )
-
-STARTED = "walked"
 
 
 def parameters(page: Any) -> dict[str, str]:
@@ -109,40 +103,3 @@ def test_what_was_decided_is_exported_and_the_printed_command_reads_it_back(
     )
     assert list(reread.loc[pair, "captions"]) == [text]
     assert len(reread) == 220
-
-
-@pytest.fixture
-def none_left(data: Path) -> Iterator[None]:
-    """Cancel the audit that was started, should the test end before it did."""
-    yield
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CLIPMEM_DATA", str(data))
-        job = audit_task(STARTED).find()
-        if job is not None and job.running:
-            cancel(job)
-
-
-@pytest.mark.usefixtures("none_left")
-def test_an_audit_is_started_still_there_after_a_reload_and_cancelled(
-    page: Any, address: str
-) -> None:
-    page.goto(f"{address}/audits?view=start")
-    page.get_by_text("tiny", exact=True).click()
-    wait_idle(page)
-    path = "Path, shards or Hugging Face name"
-    for label, value in (
-        (path, "scenes"),
-        ("Pairs to draw", "220"),
-        ("Epochs", "9000"),
-        ("Name", STARTED),
-    ):
-        page.get_by_label(label, exact=True).fill(value)
-        page.keyboard.press("Enter")
-        wait_idle(page)
-    page.get_by_role("button", name="Check", exact=True).click()
-    page.get_by_role("button", name="Start", exact=True).click(timeout=3 * PATIENCE)
-    page.wait_for_url(f"**audit={STARTED}**")
-    page.get_by_role("button", name="Cancel").wait_for()
-    page.reload()
-    page.get_by_role("button", name="Cancel").click()
-    page.get_by_text("Cancelled. Resume continues where it stopped.").wait_for()

@@ -6,12 +6,12 @@ from urllib.parse import parse_qsl
 
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audit.store import CAPTION_TABLE, PAIRS, Audit, write_table
+from clipmem_core.audit.store import Audit, write_table
 from clipmem_core.dashboard.component.pairs import REPLACES
 from clipmem_core.review.decisions import open_review
 from tests.dashboard.test_pages import address, open_page, press, texts
 from tests.dashboard.test_reviewing import mounted
-from tests.fixtures import HOSTILE, Copy, caption_rows, write_words
+from tests.fixtures import HOSTILE, Copy
 
 BROWSE = "pages/browse.py"
 
@@ -95,48 +95,6 @@ def test_filters_and_their_chips(copy: Copy) -> None:
     assert address(app) == {"audit": "made", "order": "clipmem", "size": "96"}
     app = open_page(BROWSE, label="circle", words="nowhere")
     assert [text for text in texts(app) if text.startswith("without “words: nowhere”: ")]
-
-
-def test_order_by_any_score_and_decisions(copy: Copy) -> None:
-    audit = copy()
-    expected = ranked(audit, "learned", ascending=True)[:25]
-    open_review(audit).decide(expected[:1], "remove")
-    app = open_page(BROWSE, order="learned", ascending="1")
-    assert ids(app) == expected[:24]
-    assert list(scores_of(app, 0))[0] == grid(app)["order"] == "learned"
-    assert address(app) == {"audit": "made", "order": "learned", "ascending": "1"}
-    assert [card["decision"] for card in grid(app)["cards"]][:2] == ["remove", None]
-    app.selectbox(key="decision").select("undecided").run()
-    assert ids(app) == expected[1:]
-    assert (grid(app)["decided"], grid(app)["total"]) == (1, 80)
-
-
-def test_the_first_caption_of_a_card(copy: Copy) -> None:
-    audit = copy()
-    first = ranked(audit, "suspicion")[0]
-    pairs = audit.pairs.set_index("pair_id", drop=False)
-    captions = pairs.at[first, "captions"] = ["a crow", "a Square box", "two birds"]
-    write_table(audit.folder / PAIRS, pairs)
-    rows = caption_rows(audit)
-    write_table(
-        audit.folder / CAPTION_TABLE,
-        rows.assign(p_wrong=rows["caption"] / 9, p_word=rows["caption"] / 9),
-    )
-    write_words(audit)
-    app = open_page(BROWSE)
-    card = grid(app)["cards"][0]
-    assert [card[name] for name in ("pair_id", "captions", "first")] == [first, captions, 2]
-    assert [mark["word"] for mark in card["marks"]] == [captions[-1].split()[-1]]
-    by_misfit = grid(open_page(BROWSE, size="96", order="misfit"))["cards"]
-    card = next(card for card in by_misfit if card["pair_id"] == first)
-    assert (card["first"], card["marks"]) == (2, [])
-    (card,) = grid(open_page(BROWSE, words="box", order="misfit"))["cards"]
-    assert card["first"] == 1
-    open_review(audit).decide([first], "recaption", captions=["a crow", "two kites"])
-    card = next(
-        card for card in grid(open_page(BROWSE, size="96"))["cards"] if card["pair_id"] == first
-    )
-    assert (card["captions"], card["first"]) == (["a crow", "two kites"], 1)
 
 
 def test_foreign_text_is_never_parsed(copy: Copy) -> None:

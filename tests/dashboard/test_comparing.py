@@ -8,9 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audit.store import CONFIG, PAIRS, SCORES, Audit, write_json, write_table
-from clipmem_core.config import as_dict
 from clipmem_core.dashboard import compare as page
-from clipmem_core.review.compare import changed_settings
 from tests.dashboard.test_pages import metrics, open_page, texts, titles
 from tests.dashboard.test_reviewing import mounted
 from tests.fixtures import HOSTILE, Copy, make_benchmark
@@ -45,21 +43,6 @@ def changes(app: AppTest) -> list[str]:
     return [element.value for element in app.markdown if " → " in element.value]
 
 
-def test_the_settings_that_differ_are_listed(copy: Copy) -> None:
-    one = copy(name="one")
-    other = copy(name="other")
-    with_config(other, config=as_dict(other.record.config) | {"epochs": 3, "pretrained": "x.pt"})
-    table = changed_settings(one, other).set_index("setting")
-    assert {name: row.tolist() for name, row in table.iterrows()} == {
-        "epochs": ["80", "3"],
-        "pretrained": ["–", "x.pt"],
-    }
-    copy("paper", name="paper")
-    app = open_page(PAGE, one="one", other="paper")
-    assert len(app.warning) == 1
-    assert ["protocol", "ensemble", "paper"] in app.dataframe[0].value.to_numpy().tolist()
-
-
 def test_without_two_audits_of_one_data_set_the_page_says_how_to_make_another(copy: Copy) -> None:
     with_config(copy(name="unlike"), dataset_fingerprint="another")
     app = open_page(PAGE)
@@ -88,8 +71,8 @@ def test_the_page_has_the_numbers_of_pandas_and_the_pairs_that_changed_most(
     assert len(cards) == page.PAGE_SIZE
     protos = [link.proto for link in app.get("page_link") if link.proto.label.startswith("In ")]
     assert [(proto.label, proto.query_string) for proto in protos[:2]] == [
-        ("In first", "audit=one&order=clipmem&pair=images%2F020.png"),
-        ("In second", "audit=other&order=clipmem&pair=images%2F020.png"),
+        ("In first", "audit=one&pair=images%2F020.png"),
+        ("In second", "audit=other&pair=images%2F020.png"),
     ]
 
 

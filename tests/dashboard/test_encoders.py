@@ -8,7 +8,7 @@ from clipmem_core.audit.status import Task
 from tests.dashboard.test_every_page import said
 from tests.dashboard.test_pages import address, captions, figures, open_page, texts
 from tests.fixtures import Copy, leave_job
-from tests.made_encoders import make_members, make_paradigms, make_units
+from tests.made_encoders import make_members
 
 PAGE = "pages/encoders.py"
 
@@ -46,18 +46,3 @@ def test_without_units_and_paradigms_buttons_start_them(
     for label in ("Measure units", "Train three ways"):
         next(button for button in app.button if button.label == label).click().run()
     assert started == [["units", "made"], ["paradigms", "made"]]
-
-
-def test_units_and_paradigms_are_drawn(copy: Copy) -> None:
-    audit = copy()
-    make_units(audit)
-    make_paradigms(audit)
-    app = open_page(PAGE, view="units")
-    layers, paradigms = figures(app)
-    assert [trace["name"].split(": ")[0] for trace in layers["data"]] == ["image"] * 4 + [
-        "text"
-    ] * 4
-    assert len(paradigms["data"]) == 6  # three, and the paper's
-    assert any(
-        "CLIP lies between the other two): so it does here." in each.value for each in app.markdown
-    )

@@ -52,7 +52,9 @@ def test_a_page_opens_with_an_audit_with_none_and_with_nonsense_in_its_address(
         + " ".join(each.value for each in none.code)
         + " ".join(each.label for each in none.button)
     )
-    assert any(word in offered for word in ("clipmem_core audit", "Choose a folder", "Check"))
+    assert any(
+        word in offered for word in ("clipmem_core audit", "Choose a file or folder", "Check")
+    )
     for protocol in ("ensemble", "paper"):
         audit = copy(protocol, name=protocol)
         embed(audit)

@@ -86,18 +86,6 @@ def test_a_click_keeps_the_pairs_under_the_pointer() -> None:
     assert [card["row"] for each in mounted(app) for card in each.get("cards", [])] == [7, 3]
 
 
-@pytest.mark.usefixtures("shape")
-def test_conditions_of_the_address_apply_to_the_map(audit: Audit, built: pd.DataFrame) -> None:
-    fit = audit.pairs["captions"].map(lambda captions: "circle" in "\n".join(captions))
-    app = open_page(EMBEDDINGS, words="circle", colour="decision", order="clipmem")
-    assert f"{fit.sum()} of 100 pairs fit" in " ".join(each.value for each in app.caption)
-    inside = ((built["map_x"] > 0) & (built["map_y"] > 0) & fit).sum()
-    assert app.button(key=f"map-made-{SIDE}-open").label.startswith(f"Open {inside} pair")
-    app.text_input(key="words").set_value("absent").run()
-    assert not app.exception
-    assert "0 of 100 pairs fit" in " ".join(each.value for each in app.caption)
-
-
 def test_a_missing_map_is_drawn_without_a_click_and_one_that_failed_by_a_button(
     audit: Audit, started: list[str]
 ) -> None:
@@ -112,14 +100,12 @@ def test_a_missing_map_is_drawn_without_a_click_and_one_that_failed_by_a_button(
 
 
 def test_the_outline_is_the_last_lasso_or_box() -> None:
-    square = {"x": [0.0, 1.0, 1.0, 0.0], "y": [0.0, 0.0, 1.0, 1.0]}
-    triangle = {"x": [5.0, 6.0, 6.0], "y": [5.0, 5.0, 6.0]}
-
     def drawn(**shapes: Any) -> Outline | None:
-        return drawn_outline({"selection": {"box": [], "lasso": []} | shapes}, "map_x", "map_y")
+        return drawn_outline({"selection": shapes}, "map_x", "map_y")
 
-    corners = ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0))
-    assert drawn(lasso=[triangle, square]) == Outline("map_x", "map_y", corners)
+    triangles = [{"x": [5.0, 6.0, low], "y": [5.0, 5.0, 6.0]} for low in (1.0, 2.0)]
+    corners = ((5.0, 5.0), (6.0, 5.0), (2.0, 6.0))
+    assert drawn(lasso=triangles) == Outline("map_x", "map_y", corners)
     rectangle = drawn(box=[{"x": [0.5, 0.1], "y": [0.2, 0.9]}])
     assert rectangle == Outline("map_x", "map_y", ((0.1, 0.2), (0.5, 0.2), (0.5, 0.9), (0.1, 0.9)))
     assert drawn() is drawn(lasso=[{"x": [1.0], "y": [1.0]}]) is None

@@ -12,11 +12,11 @@ from PIL import Image
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from clipmem_core.audit.store import CAPTION_TABLE, WORD_TABLE, Audit, write_json, write_table
+from clipmem_core.audit.store import Audit, write_json
 from clipmem_core.dashboard.component.routes import PREFIX, routes
 from clipmem_core.review import judge, suggestions
 from clipmem_core.review.decisions import MOST_EVENTS, decided, open_review
-from tests.fixtures import HOSTILE, caption_rows, embed, write_swaps, write_words
+from tests.fixtures import HOSTILE, embed, write_swaps
 
 OWN = {"Origin": "http://testserver"}
 CLIENT = "0123456789abcdef"
@@ -87,36 +87,6 @@ def test_the_queue_and_its_pairs_as_the_browser_asks_for_them(
     assert ask(server, "queue", order="random")["rows"] == checked  # a reload stays in the batch
     open_review(audit).decide(ids, "keep")
     assert set(ask(server, "queue", order="random")["rows"]) == set(queue["rows"]) - set(checked)
-
-
-def test_a_card_has_its_most_suspicious_caption_and_the_most_surprising_words(
-    server: TestClient, audit: Audit
-) -> None:
-    assert [(pair["first"], pair["words"]) for pair in ask(server, "pairs", rows="0,1")] == [
-        (0, {})
-    ] * 2
-    scores = caption_rows(audit).assign(p_wrong=np.nan, similarity_out=[0.2, 0.1, 0.3] * 100)
-    scores.loc[:2, "p_wrong"] = [0.1, np.nan, 0.9]
-    scores.loc[2, "p_word"] = 0.9
-    write_table(audit.folder / CAPTION_TABLE, scores)
-    words = write_words(audit)[:4].assign(
-        pair_id=scores["pair_id"].iloc[0], caption=2, start=range(4)
-    )
-    words.at[1, "better"] = words.at[1, "better_probability"] = []
-    words = words.assign(word=list("Abcd"), surprise=[4.5, 2, 0.9, 3])
-    write_table(audit.folder / WORD_TABLE, words)
-    one, two = ask(server, "pairs", rows="0,1")
-    assert (one["first"], two["first"], two["words"]) == (2, 1, {})
-    assert (list(one["reasons"]), two["reasons"]) == (["2"], {})
-    marks = [
-        [mark[name] for name in ("word", "end", "rank", "strength", "better")]
-        for mark in one["words"]["2"]
-    ]
-    assert marks == [
-        ["A", 1, 1, 3, [["Fox<b>", "71 %"]]],
-        ["b", 2, 3, 1, []],
-        ["d", 4, 2, 2, [["fox<b>", "71 %"]]],
-    ]
 
 
 def test_pictures_come_in_the_size_that_is_asked_for_and_a_grey_square_tells_why(

@@ -14,13 +14,11 @@ from urllib.parse import urlencode
 import streamlit as st
 
 from clipmem_core.audit.store import Audit
-from clipmem_core.columns import CLIPMEM, CLIPMEM_SHRUNK, SE, WORD
+from clipmem_core.columns import CLIPMEM, SE
+from clipmem_core.dashboard.cards import caption_shown
 from clipmem_core.dashboard.component.routes import PREFIX, prepare_judge
 from clipmem_core.dashboard.deciding import BADGES, Notice, locked_session, review_session
 from clipmem_core.dashboard.page import (
-    BROWSE,
-    PAIR,
-    PAIR_PAGE,
     link,
     peek_selection,
     read_view,
@@ -39,7 +37,6 @@ from clipmem_core.review.cards import (
     FirstCaption,
     PairCard,
     first_captions,
-    from_sentence,
     shown_score,
 )
 from clipmem_core.review.decisions import KEEP, REMOVE, decided, open_review
@@ -52,7 +49,7 @@ from clipmem_core.review.selection import (
     Selection,
     to_parameters,
 )
-from clipmem_core.scores.registry import BY_NAME, CARD_SCORES, ROW_SCORES, words
+from clipmem_core.scores.registry import BY_NAME, ROW_SCORES, words
 
 SCRIPTS = ("outbox.js", "pairs.js", "pairs_grid.js", "pairs_single.js")
 HTML, CSS, *JS = (
@@ -63,9 +60,7 @@ _FULL_LIMIT = 5000
 _UNDER_POINTER = 9  # pairs beside a map, also in pairs.js
 _LIKE = {PICTURE: "Like picture", CAPTION: "Like caption"}  # buttons
 _ALL = {"keep": KEEP, "remove": REMOVE, "undecide": None}  # decisions on all pairs of a selection
-# Layouts of a grid in the address
-SCORES = "scores"
-TABLE = "table"
+TABLE = "table"  # the layout of a grid, in the address
 REPLACES = "find_and_replace"  # in the session: the dialog opens in the next run
 OPENED = "pair_opened"  # the last row on the page Pair
 # the last pair that the component of that page moved to, and the number of its mount
@@ -163,7 +158,7 @@ def draw_followed(audit: Audit, selection: Selection, pair_id: str) -> None:
         match st.session_state[key].get("act"):
             case {"pair": str(moved_to)}:
                 st.session_state[_FOLLOWED] = (moved_to, mount)
-                write_address(**{PAIR: moved_to})
+                write_address(pair=moved_to)
 
     data = _single_data(audit, selection) | {"title": "", "links": [], "follows": True}
     _component(key=key, data=data, on_act_change=follow)
@@ -251,26 +246,22 @@ def _shown_scores(
 ) -> list[str]:
     """Return the scores to show of each pair, first the one that sorts.
 
-    Without a layout that shows scores only that one, and none in an order by suspicion: reasons
-    have its probabilities. A list sorted by clipmem also shows the shrunk clipmem, since noise puts
-    pairs at its top. Only a table has a column for the error.
+    Pictures have only that one, and none in an order by suspicion: reasons have its probabilities.
+    Only a table has a column for the error.
     """
     score = shown_score(order)
     match = [MATCH] if any(card.match is not None for card in cards) else []
     names = [score] if order not in BY_CAPTION else []
     if layout == TABLE:
-        hidden = set() if uncertainty.pooled else {SE}
-        names = [name for name in dict.fromkeys([score, *ROW_SCORES]) if name not in hidden]
-    elif layout == SCORES:
-        hidden = set() if score in (CLIPMEM, CLIPMEM_SHRUNK) else {CLIPMEM_SHRUNK}
-        names = [name for name in dict.fromkeys([score, *CARD_SCORES]) if name not in hidden]
+        hidden = "" if uncertainty.pooled else SE
+        names = [name for name in dict.fromkeys([score, *ROW_SCORES]) if name != hidden]
     return [*match, *(name for name in names if name in BY_NAME)]
 
 
 def _card_data(
     card: PairCard, shown: Sequence[str], uncertainty: Uncertainty, first: FirstCaption
 ) -> dict[str, Any]:
-    start, marks, reason = first
+    start, marks, _ = first
     decision = card.decision
     scores = {name: format_score(card.scores.get(name)) for name in shown}
     if MATCH in scores:
@@ -278,8 +269,7 @@ def _card_data(
     if CLIPMEM in scores and uncertainty.pooled:
         scores[CLIPMEM] += uncertainty.around(card.scores)
     captions = [cut(caption, _FULL_LIMIT) for caption in card.current]
-    caption, caption_marks = from_sentence("".join(captions[start : start + 1]), marks)
-    better = [f"{mark[WORD]} → {mark['better'][0][0]}" for mark in marks if mark["better"]]
+    caption, caption_marks, notes = caption_shown(captions, first)
     return {
         "row": card.row,
         "pair_id": card.pair_id,
@@ -293,7 +283,7 @@ def _card_data(
         "marks": marks,
         "decision": decision.decision,
         "other": "" if decision.decision else decision.words,
-        "notes": [note for note in (reason, *better, card.injected) if note],
+        "notes": notes + [card.injected] * bool(card.injected),
         "scores": list(scores.values()),
     }
 
@@ -316,11 +306,11 @@ def _act(audit: Audit, selection: Selection, key: str) -> None:
     match st.session_state[key].get("act"):
         case {"open": str(pair_id)}:
             parameters = link(audit, selection, pair=pair_id, **read_view())
-            st.session_state[_DESTINATION] = PAIR_PAGE, parameters
+            st.session_state[_DESTINATION] = "pages/pair.py", parameters
         case {"like": str(pair_id), "by": str(by)} if by in _LIKE:
             like = Selection(order=MATCH, like=pair_id, by=by)
             parameters = link(audit, like, **(read_view() | {"page": None}))
-            st.session_state[_DESTINATION] = BROWSE, parameters
+            st.session_state[_DESTINATION] = "pages/browse.py", parameters
         case {"all": "replace"}:
             st.session_state[REPLACES] = True
         case {"all": str(act), "total": int(total)} if act in _ALL:

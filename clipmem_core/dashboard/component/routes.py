@@ -30,7 +30,7 @@ from starlette.websockets import WebSocketClose
 
 from clipmem_core.audit.store import MEMBERSHIP, PAIRS, Audit, audits_folder, is_name
 from clipmem_core.columns import CAPTION, CAPTIONS, IMAGE, P_WRONG, PAIR_ID, REVIEW_PLACE
-from clipmem_core.dashboard.cards import FULL_SIDE, LARGE_SIDE, SIDE, WORKERS, thumbnail
+from clipmem_core.dashboard.cards import FULL_SIDE, LARGE_SIDE, SIDE, thumbnail
 from clipmem_core.dashboard.plain import format_score, in_one_line
 from clipmem_core.io import InputError
 from clipmem_core.review.cards import (
@@ -83,7 +83,6 @@ _MOST_ROWS = 100  # of one answer
 _MOST_BYTES = 16_000_000  # of one batch; a browser stores 5 million characters of unsent events
 _NOT_CACHED = {"Cache-Control": "no-store"}
 _CACHED = {"Cache-Control": "private, max-age=600"}
-_few_pictures = threading.BoundedSemaphore(WORKERS)
 _one_search = threading.Lock()  # a search reads all captions; pictures do not wait for it
 
 
@@ -260,8 +259,7 @@ def _picture(request: Request) -> Response:
         raise InputError(f"audit {audit.name!r} has no row {row}")
     sides = {"small": SIDE, "full": FULL_SIDE}
     side = next((sides[name] for name in sides if name in request.query_params), LARGE_SIDE)
-    with _few_pictures:
-        jpeg, fault = thumbnail(audit.record.pictures, images[row][0], side=side)
+    jpeg, fault = thumbnail(audit.record.pictures, images[row][0], side=side)
     headers = _NOT_CACHED | {"X-Fault": quote(in_one_line(fault))} if fault else _CACHED
     return Response(jpeg, media_type="image/jpeg", headers=headers)
 
