@@ -7,8 +7,9 @@ pairs, [n_pairs]. Cosines with external partners are −∞ where an external pa
 with itself.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -194,9 +195,14 @@ def fit_out(
             values[:, rows[part]] = csls(*cosines), log_probability(*cosines, logit_scale=scale)
         return values
 
+    return nan_mean(in_threads(measure, image, text, trained, logit_scales))
+
+
+def in_threads(measure: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
+    """Return `map(measure, *arguments)`, computed in two threads."""
     # The products' own threads would wait for each other
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(2) as pool:
-        return nan_mean(list(pool.map(measure, image, text, trained, logit_scales)))
+        return list(pool.map(measure, *arguments))
 
 
 def external_used(external: np.ndarray) -> np.ndarray:

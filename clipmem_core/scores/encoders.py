@@ -13,16 +13,14 @@ pairs of members is h of the two sides' mean embeddings: linear in members, not 
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
-from threadpoolctl import threadpool_limits
 
 from clipmem_core.columns import ALIGNMENT, CLIPMEM_IMAGE, CLIPMEM_TEXT, EXTERNAL, SHARED
 from clipmem_core.io import InputError
 from clipmem_core.scores.alignment import external_means, leave_out, pair_terms, unit
-from clipmem_core.scores.detectors import divide_or_nan
+from clipmem_core.scores.detectors import divide_or_nan, in_threads
 from clipmem_core.scores.membership import MemberSides, side_means
 
 # Pairs at a time: of a fit, of the parts
@@ -55,12 +53,6 @@ def contributions(
     """
     membership = sides.membership
     paper = sides.protocol == "paper"
-    widths = sorted({matrix.shape[1] for matrix in (*image, *text)})
-    if len(widths) > 1:
-        raise InputError(
-            f"the encoders' parts need members that embed in one width, not {widths}: score "
-            "those apart"
-        )
     group = SHARED if paper else EXTERNAL
     rows = np.flatnonzero(membership.group == group)
     if len(rows) < 2:
@@ -77,7 +69,7 @@ def contributions(
         inside = sides.inside[members]
         compared = [embeddings[member] for member in members]
         reference = int(inside[:, 0].argmin()) if paper else 0  # g, or the first member
-        rotations = np.stack([np.eye(widths[0], dtype=np.float32)] * len(members))
+        rotations = np.stack([np.eye(image[0].shape[1], dtype=np.float32)] * len(members))
         for place, member in enumerate(members):
             if place != reference:
                 rotations[place], fit = _fit(compared[place], compared[reference], rows)
@@ -169,30 +161,17 @@ def _hybrid_difference(
 
         difference[rows] = h(0, 1) - h(1, 0)
 
-    # The products' own threads would wait for each other
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(2) as pool:
-        list(pool.map(measure, range(0, len(external), _CHUNK)))
+    in_threads(measure, range(0, len(external), _CHUNK))
     return difference
 
 
-def unitmem(highest: np.ndarray, rest: np.ndarray) -> np.ndarray:
-    """Return UnitMem = (μ_max − μ_rest) / (μ_max + μ_rest), the definition of "Localizing
-    Memorization in SSL Vision Encoders" (Wang et al., NeurIPS 2024).
-
-    In [0, 1]: 1 is a unit that fires for one pair alone, 0 one that fires alike for all.
-
-    Args:
-        highest: the largest of the pairs' mean activations, at least 0, [n_units].
-        rest: mean of those of the other pairs, at least 0, [n_units].
-
-    Returns:
-        float64 [n_units]; NaN where both are 0.
-    """
-    return divide_or_nan(highest - rest, highest + rest)
-
-
 class UnitTally:
-    """Streams activations batch by batch, in memory that depends only on the number of units.
+    """UnitMem = (μ_max − μ_rest) / (μ_max + μ_rest) of every unit, from activations that come batch
+    by batch, in memory that depends only on the number of units.
+
+    The definition of "Localizing Memorization in SSL Vision Encoders" (Wang et al., NeurIPS 2024):
+    μ_max is the largest of the pairs' mean activations, μ_rest the mean of those of the other
+    pairs. In [0, 1]: 1 is a unit that fires for one pair alone, 0 one that fires alike for all.
 
     UnitMem is bounded where activations are not negative, as those of the paper's ReLU networks; a
     transformer's GELU goes down to −0.17. So activations below 0 count as 0, token by token, before
@@ -221,8 +200,8 @@ class UnitTally:
         self.row = seen_rows.min(axis=0, where=at_highest, initial=np.iinfo(np.int64).max)
 
     def scores(self) -> pd.DataFrame:
-        """Return a row a unit: unitmem_mean, and row (the pair with the largest activation;
-        -1 for a silent unit)."""
-        rest = np.maximum(self.total - self.highest, 0) / (self.count - 1)
-        values = unitmem(self.highest, np.minimum(rest, self.highest))
+        """Return a row a unit: unitmem_mean (NaN for a silent unit), and row (the pair with the
+        largest activation; -1 for a silent unit)."""
+        rest = np.clip((self.total - self.highest) / (self.count - 1), 0, self.highest)
+        values = divide_or_nan(self.highest - rest, self.highest + rest)
         return pd.DataFrame({"unitmem_mean": values, "row": self.row})

@@ -19,7 +19,7 @@ caption, and a wrong caption has no wrong word.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -291,7 +291,7 @@ def surprise(ratios: Sequence[np.ndarray], evidence: np.ndarray, kinds: np.ndarr
     return values
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class CaptionEvidence:
     """The evidence on the captions of a data set."""
 
@@ -307,11 +307,11 @@ class CaptionEvidence:
     read: np.ndarray
     # Of sentences only: number of each that is the decoy, [n_decoys], and features, [n_captions,
     # width]
-    texts: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    texts: np.ndarray | None = None
     features: np.ndarray | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Probabilities:
     """The probability that each caption is wrong, and how many are."""
 
@@ -454,9 +454,8 @@ def with_displaced(
     chosen[rows] = np.minimum(probability, _MOST_SURE)
     of_caption = chosen[of_pairs.owner]
     captions = wrong.captions.copy()
-    for name in captions:
-        certain = of_caption if name in (c.P_PAIR, c.P_WRONG) else 0.0
-        captions[name] = np.where(of_caption > 0, certain, captions[name])
+    captions[of_caption > 0] = 0.0
+    captions[[c.P_PAIR, c.P_WRONG]] += of_caption[:, None]
     parts = np.where(chosen > 0, np.stack([chosen, 0 * chosen, 0 * chosen]), wrong.parts)
     worst = np.where(chosen > 0, EXPLAINED, wrong.worst)
     return replace(wrong, captions=captions, pairs=parts.sum(axis=0), parts=parts, worst=worst)
@@ -489,7 +488,7 @@ def _with_specificity(evidence: CaptionEvidence) -> tuple[CaptionEvidence, np.nd
     The decoys of sentences are those drawn at random: the sentences of one picture differ more
     than similar sentences of two.
     """
-    if evidence.features is None:
+    if evidence.features is None or evidence.texts is None:
         return evidence, None
     captions = evidence.captions
     known = np.isfinite(evidence.decoys).all(axis=1) & ~evidence.similar

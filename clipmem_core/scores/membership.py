@@ -28,7 +28,7 @@ _GROUP_DRAW, _FOLD_DRAW, _LABEL_DRAW, _NULL_DRAW, _HALF_DRAW, _UTILITY_DRAW, _WO
 _NAMES = {"ensemble": re.compile(r"r(\d+)-f\d+"), "paper": re.compile(r"[fg]-(\d+)")}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Membership:
     """Who trains on what."""
 
@@ -267,7 +267,7 @@ def replicate_rows(members: Sequence[str]) -> list[np.ndarray]:
     return rows
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class MemberSides:
     """Who trains on what, and which members count as in and out of each pair."""
 

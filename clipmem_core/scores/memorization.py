@@ -184,7 +184,7 @@ def ranking_stability(alignments: Sequence[np.ndarray], sides: MemberSides) -> f
         sides: which members count as in and out.
 
     Returns:
-        NaN with only one repeat or seed, or where all pairs score alike.
+        NaN with only one repeat or seed.
     """
     scored = np.isin(sides.membership.group, c.SCORED_GROUPS)
     trained = sides.membership.trained
@@ -192,11 +192,8 @@ def ranking_stability(alignments: Sequence[np.ndarray], sides: MemberSides) -> f
     half = len(replicates) // 2
     if half == 0:
         return float("nan")
-    first = replicates[:half].mean(axis=0)
-    second = replicates[half : 2 * half].mean(axis=0)
-    if np.ptp(first) == 0 or np.ptp(second) == 0:
-        return float("nan")
-    return float(spearmanr(first, second).statistic)
+    halves = replicates[:half].mean(axis=0), replicates[half : 2 * half].mean(axis=0)
+    return float(spearmanr(*halves).statistic)
 
 
 def ranking_reliability(stability: float, replicates: int) -> float:

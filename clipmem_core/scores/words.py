@@ -38,7 +38,7 @@ COMPARED_KINDS = ("colour", "number", "other word")
 _SIMILAR_RANKS = 25  # the two differ in frequency by at most so many ranks
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Words:
     """The words of all captions of a data set, as numbers."""
 

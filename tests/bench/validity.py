@@ -35,11 +35,10 @@ from clipmem_core.audit.store import (
 )
 from clipmem_core.audit.word_table import read_words
 from clipmem_core.io import InputError
-from clipmem_core.scores.certificate import bound_wrong, plan_review
 from clipmem_core.scores.evidence import CaptionEvidence, probabilities
 from clipmem_core.scores.membership import Membership, MemberSides, side_means
 from clipmem_core.scores.prevalence import estimate_wrong
-from clipmem_core.scores.progress import Posterior
+from clipmem_core.scores.progress import Posterior, bound_wrong, plan_review
 from clipmem_core.scores.uncertainty import Errors, shrunk_by_group, standard_errors
 from tests.bench import save_table
 from tests.scores.simulated import simulate

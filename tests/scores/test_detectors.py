@@ -88,13 +88,6 @@ def test_fit_is_the_mean_over_members_that_never_saw_the_pair() -> None:
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_a_member_of_unknown_logit_scale_has_no_log_probability() -> None:
-    image, text, external = drawn_embeddings()
-    found = fit_out([image] * 2, [text] * 2, np.zeros((2, 40), dtype=bool), external, [5.0, np.nan])
-    np.testing.assert_allclose(found, alone(image, text, external, logit_scale=5.0))
-    assert np.isnan(alone(image, text, external, logit_scale=np.nan)[1]).all()
-
-
 def test_a_swapped_caption_scores_as_csls_with_that_swap() -> None:
     rng = np.random.default_rng(0)
     image, text = (list(side) for side in rng.normal(size=(2, 3, 40, 6)))

@@ -154,13 +154,6 @@ def test_parts_without_evidence_are_0() -> None:
     assert unseen.counts["captions"].missing
 
 
-def test_pairs_without_a_count_are_ordered_by_misfit() -> None:
-    given, _ = planted(2)
-    found = probabilities(dataclasses.replace(given, swapped=given.swapped[:50]))
-    assert np.isnan(found.pairs).all()
-    np.testing.assert_array_equal(found.worst, given.misfit)
-
-
 def test_the_surprise_of_each_kind_of_word_has_its_own_ratio() -> None:
     """Different evidence separates each kind; the ratio is that of the densities."""
     rng = np.random.default_rng(0)

@@ -69,15 +69,6 @@ def test_more_repeats_or_seeds_only_add_members() -> None:
     assert three.members == ("f-0", "g-0", "f-1", "g-1", "f-2", "g-2")
 
 
-def test_folds_are_even_and_another_seed_draws_others() -> None:
-    ids = np.arange(301)
-    drawn, other = (ensemble_membership(ids, folds=4, repeats=2, seed=seed) for seed in (0, 1))
-    sizes = (~drawn.trained[:, drawn.group == "scored"]).sum(axis=1)
-    assert sorted(sizes[:4]) == [62, 63, 63, 63]
-    assert (drawn.group != other.group).any()
-    assert (drawn.trained != other.trained).any()
-
-
 def test_what_cannot_be_drawn_is_an_input_error() -> None:
     ids = np.arange(300)
     for clusters, folds in ((ids, 251), (ids // 60, 2)):

@@ -85,29 +85,7 @@ def test_three_seeds_give_a_t_interval_over_the_means_of_each_seed() -> None:
     assert summary.loc["independent", "mean"] == pytest.approx(-1, abs=0.2)
 
 
-@pytest.mark.parametrize("sides", [paper_sides(2_200, seeds=2), ensemble_sides(2_200)])
-def test_two_replicates_show_the_spread_of_pairs(sides: MemberSides) -> None:
-    _, alignments = noisy(sides)
-    summary = group_summary(alignments, sides).set_index("group")
-    external = np.subtract(*side_means(alignments, sides.inside))[sides.external]
-    assert set(summary["kind"]) == {"SD over pairs"}
-    found = summary.loc["external", ["mean", "high"]].tolist()
-    assert found == pytest.approx([external.mean(), external.mean() + external.std(ddof=1)])
-
-
-def test_ranking_stability_is_the_rank_correlation_of_two_disjoint_halves() -> None:
-    sides, alignments = noisy(ensemble_sides(2_200))
-    trained = sides.membership.trained
-    lasting = np.random.default_rng(9).normal(size=2_200)
-    alignments = list(alignments + 2 * lasting * trained)
-    scored = ~sides.external
-    halves = [side_means(alignments[rows], trained[rows]) for rows in (slice(2), slice(2, 4))]
-    expected = spearmanr(*[(mean_in - mean_out)[scored] for mean_in, mean_out in halves]).statistic
-    assert memorization.ranking_stability(alignments, sides) == pytest.approx(expected)
-    assert expected > 0.5
-
-
-@pytest.mark.parametrize(("repeats", "noise"), [(2, 1.0), (2, 4.0), (3, 2.0), (6, 1.0), (6, 4.0)])
+@pytest.mark.parametrize(("repeats", "noise"), [(2, 1.0), (3, 2.0), (6, 4.0)])
 def test_reliability_is_the_rank_agreement_with_a_second_audit(repeats: int, noise: float) -> None:
     """Two audits of 20,000 pairs, whose members see what is lasting in each pair with noise of
     their own."""
