@@ -128,9 +128,7 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, Any]]:
     values = {name: spill(scores.pop(name).to_numpy()) for name in map(str, scores.columns)}
     split: dict[str, Any] = {"fit": None, "missing": None}
     try:
-        parts, fits = contributions(evidence.image, evidence.text, sides)
-        if fits:
-            split["fit"] = float(np.mean(list(fits.values())))
+        parts, split["fit"] = contributions(evidence.image, evidence.text, sides)
     except InputError as error:
         parts = pd.DataFrame({c.CLIPMEM_IMAGE: nan, c.CLIPMEM_TEXT: nan})
         split["missing"] = str(error)

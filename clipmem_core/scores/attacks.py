@@ -26,8 +26,15 @@ RMIA = "rmia"
 _RATES = {"TPR@0.01": 0.01, "TPR@0.001": 0.001}  # true-positive rate by false-positive rate
 ROC_MEASURES = (ROC_AUC, *_RATES)
 ATTACK_COLUMNS = [
-    *("attack", "measure", "value", "members_low", "members_high"),
-    *("pairs_low", "pairs_high", "targets", "missing"),
+    "attack",
+    "measure",
+    "value",
+    "members_low",
+    "members_high",
+    "pairs_low",
+    "pairs_high",
+    "targets",
+    "missing",
 ]
 # Shadows of a pair, from which LiRA uses the variance of the pair alone (its section VI)
 _OWN_VARIANCE = 64
@@ -216,7 +223,7 @@ def _prior_mean(side: Side, other: Side) -> np.ndarray:
     other side, [n]."""
     mean_of_all = side.mean[side.present].mean()
     both = side.present & other.present
-    if both.sum() < 3 or np.ptp(other.mean[both]) == 0:
+    if both.sum() < 3:
         return np.full(len(both), mean_of_all)
     line = np.polynomial.Polynomial.fit(other.mean[both], side.mean[both], 1)
     return np.where(other.present, line(other.mean), mean_of_all)

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import scipy  # scipy.stats is loaded when it is used
 from threadpoolctl import threadpool_limits
 
 from clipmem_core.scores.alignment import unit
@@ -94,17 +95,12 @@ def misfit(
     both = np.isfinite(learned) & np.isfinite(out)
     if not both.any():
         return score
-    score[both] = -(_z(learned[both]) + weight * _z(out[both]))
+    z = scipy.stats.zscore
+    score[both] = -(z(learned[both]) + weight * z(out[both]))
     for part in (learned, out):
         single = np.isnan(score) & np.isfinite(part)
         score[single] = np.interp(-part[single], np.sort(-part[both]), np.sort(score[both]))
     return score
-
-
-def _z(values: np.ndarray) -> np.ndarray:
-    """Return z-scores, [n]; 0 where all values are equal."""
-    off = values - values.mean()
-    return np.divide(off, values.std(), out=np.zeros(len(values)), where=off != 0)
 
 
 def csls(cosine: np.ndarray, by_image: np.ndarray, by_text: np.ndarray) -> np.ndarray:

@@ -34,7 +34,7 @@ Embeddings = tuple[np.ndarray, np.ndarray]  # of images and of texts
 
 def contributions(
     image: Sequence[np.ndarray], text: Sequence[np.ndarray], sides: MemberSides
-) -> tuple[pd.DataFrame, dict[str, float]]:
+) -> tuple[pd.DataFrame, float | None]:
     """Split every pair's clipmem into the part of the image encoder and the part of the text
     encoder.
 
@@ -48,8 +48,8 @@ def contributions(
         sides: which members count as in and out; its seed also draws the held-out half.
 
     Returns:
-        clipmem_image and clipmem_text of each pair, and each mapped member's fit: mean cosine over
-        the held-out half.
+        clipmem_image and clipmem_text of each pair, and the fit of the maps: mean cosine over the
+        held-out half; None for a single member.
     """
     membership = sides.membership
     paper = sides.protocol == "paper"
@@ -64,22 +64,23 @@ def contributions(
     # The members that share a space: those of a seed of the paper's, or all
     comparisons = sides.replicates if paper else [np.arange(len(membership.members))]
     parts = np.zeros((2, len(membership.group)))
-    fits = dict[str, float]()
+    fits = list[float]()
     for members in comparisons:
         inside = sides.inside[members]
         compared = [embeddings[member] for member in members]
         reference = int(inside[:, 0].argmin()) if paper else 0  # g, or the first member
         rotations = np.stack([np.eye(image[0].shape[1], dtype=np.float32)] * len(members))
-        for place, member in enumerate(members):
+        for place, member in enumerate(compared):
             if place != reference:
-                rotations[place], fit = _fit(compared[place], compared[reference], rows)
-                fits[membership.members[member]] = fit
+                rotations[place], fit = _fit(member, compared[reference], rows)
+                fits.append(fit)
         alignments = [pair_terms(*member, sides.external)[ALIGNMENT] for member in compared]
         mean_in, mean_out = side_means(alignments, inside)
         clipmem = mean_in - mean_out
         difference = _hybrid_difference(compared, rotations, inside, sides.external)
         parts += np.stack([clipmem + difference, clipmem - difference]) / (2 * len(comparisons))
-    return pd.DataFrame({CLIPMEM_IMAGE: parts[0], CLIPMEM_TEXT: parts[1]}), fits
+    table = pd.DataFrame({CLIPMEM_IMAGE: parts[0], CLIPMEM_TEXT: parts[1]})
+    return table, float(np.mean(fits)) if fits else None
 
 
 def _fit(source: Embeddings, target: Embeddings, rows: np.ndarray) -> tuple[np.ndarray, float]:

@@ -125,26 +125,25 @@ def agreement(
     if decoys is not None:
         place, text = decoys["place"], decoys["caption"]
     pair = captions.owner[place]
-    counts = captions.counts
-    n_siblings = counts[pair] - 1
+    n_siblings = captions.counts[pair] - 1
     number = captions.number[place]
     result = np.full((len(place), 2), np.nan)
     with_siblings = np.flatnonzero(n_siblings)
-    size = max(1, _BLOCK // counts.max())
+    size = max(1, _BLOCK // captions.counts.max())
     for block in np.split(with_siblings, range(size, len(with_siblings), size)):
         n = n_siblings[block]
-        steps = np.arange(1, n.max(initial=0) + 1)
-        present = steps <= n[:, None]  # [n_block, most siblings]
-        others_at = (number[block, None] + steps) % (n[:, None] + 1)
-        siblings = captions.first[pair[block], None] + others_at
-        vectors = unit(np.asarray(features[text[block]], np.float32))
-        others = unit(np.asarray(features[siblings.ravel()], np.float32))
-        others = others.reshape(*siblings.shape, -1) * present[..., None]
-        total = others.sum(axis=1)
-        cosines = np.vecdot(others, vectors[:, None])
-        mean = cosines.sum(axis=1) / n
+        siblings = Ragged.of(n)
+        row = block[siblings.owner]
+        others = captions.first[pair[row]]
+        others += (number[row] + 1 + siblings.number) % (n_siblings[row] + 1)
+        vectors, compared = (
+            unit(np.asarray(features[texts], np.float32)) for texts in (others, text[row])
+        )
+        cosines = np.vecdot(vectors, compared)
+        total = np.add.reduceat(vectors, siblings.first)
         among_siblings = (np.vecdot(total, total) - n) / np.maximum(n * (n - 1), 1)
-        result[block, 0] = cosines.max(axis=1, where=present, initial=-1.0)
+        mean = np.add.reduceat(cosines, siblings.first) / n
+        result[block, 0] = np.maximum.reduceat(cosines, siblings.first)
         result[block, 1] = np.where(n > 1, mean - among_siblings, 0.0)
     return result
 
@@ -475,10 +474,11 @@ def _wrong_pairs(evidence: CaptionEvidence) -> tuple[WrongCount, np.ndarray]:
     """
     count = estimate_wrong(evidence.fit, evidence.swapped)
     suspicion = _suspicion(evidence)
-    both = np.isfinite(count.posterior) & np.isfinite(suspicion)
-    if not both.any():
+    both = np.isfinite(evidence.fit) & np.isfinite(suspicion)
+    if count.missing:
         return count, np.full(len(suspicion), np.nan)
-    return count, np.interp(suspicion, np.sort(suspicion[both]), np.sort(count.posterior[both]))
+    by_fit = posterior_at(count.curve, evidence.fit[both])
+    return count, np.interp(suspicion, np.sort(suspicion[both]), np.sort(by_fit))
 
 
 def _with_specificity(evidence: CaptionEvidence) -> tuple[CaptionEvidence, np.ndarray | None]:

@@ -63,12 +63,11 @@ def memorization_table(
     null = null_scores(alignments, sides, errors)
     p = p_values(in_errors(clipmem, errors.variance, errors.degrees), null, membership.group)
     n_in = membership.trained.sum(axis=0)
-    largest = np.max(np.abs(clipmem), initial=0.0, where=~np.isnan(clipmem))
     scores = {
         c.N_IN: n_in,
         c.N_OUT: len(terms) - n_in,
         c.CLIPMEM: clipmem,
-        c.CLIPMEM_RELATIVE: clipmem / largest if largest > 0 else clipmem.copy(),
+        c.CLIPMEM_RELATIVE: clipmem / np.nanmax(np.abs(clipmem)),
         c.SE: errors.se,
         c.P_VALUE: p,
         c.Q_VALUE: q_values(p, membership.group),

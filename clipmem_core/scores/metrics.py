@@ -176,8 +176,7 @@ def roc_counts(
 
     Returns:
         Positives, and negatives, int [n_resamples, n_thresholds + 1] each: 0 in the first column,
-        then a column for each threshold, from the largest on: the distinct scores of positives, and
-        between them the lowest scores of negatives.
+        then a column for each distinct score, from the largest on.
 
     Example:
         >>> score, truth = np.array([1.0, 3.0, 1.0]), np.array([True, True, False])
@@ -186,8 +185,6 @@ def roc_counts(
     """
     order = np.argsort(-score, kind="stable")
     ends = np.flatnonzero(np.diff(score[order], append=-np.inf))  # of equal scores
-    has_positives = np.diff(np.cumsum(truth[order])[ends], prepend=0) > 0
-    ends = ends[has_positives | np.append(has_positives[1:], True)]
     ranked = weights[:, order]
     reviewed = np.cumsum(ranked, axis=1)[:, ends]
     positives = np.cumsum(ranked * truth[order], axis=1)[:, ends]

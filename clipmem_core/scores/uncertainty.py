@@ -49,14 +49,6 @@ _INFINITE = 1e9  # degrees of freedom
 
 
 @dataclass(frozen=True)
-class Prior:
-    """The prior of a pair's variance: `scale` (s0²), [n_pairs], with `degrees` (d0) of freedom."""
-
-    scale: np.ndarray
-    degrees: float
-
-
-@dataclass(frozen=True)
 class Design:
     """How the error of clipmem is estimated from the members."""
 
@@ -126,7 +118,9 @@ def error_variances(
     return squares / plan.degrees * per_member / len(differences)
 
 
-def fit_prior(variance: np.ndarray, degrees: int, covariate: np.ndarray) -> Prior:
+def fit_prior(
+    variance: np.ndarray, degrees: int, covariate: np.ndarray
+) -> tuple[np.ndarray, float]:
     """Fit the prior of many variances by the moments of their logs (Smyth 2004, section 6.2).
 
     s0² follows a trend over the covariate, a cubic spline, from 100 pairs on; d0 is 10⁹, nearly
@@ -144,33 +138,33 @@ def fit_prior(variance: np.ndarray, degrees: int, covariate: np.ndarray) -> Prio
     logs = np.log(np.maximum(variance, floor)) - digamma(degrees / 2) + np.log(degrees / 2)
     fitted = np.full(len(logs), logs.mean())
     rank = 1
-    if len(logs) >= _MIN_TRENDED and np.ptp(covariate) > 0:
+    if len(logs) >= _MIN_TRENDED:
         spline = SplineTransformer(n_knots=_KNOTS, knots="quantile")
         trend = make_pipeline(spline, LinearRegression()).fit(covariate[:, None], logs)
         fitted = trend.predict(covariate[:, None])
         rank = _KNOTS + 2
-    residual_variance = ((logs - fitted) ** 2).sum() / max(len(logs) - rank, 1)
+    residual_variance = ((logs - fitted) ** 2).sum() / (len(logs) - rank)
     beyond = residual_variance - polygamma(1, degrees / 2)
     if beyond <= 0:
-        return Prior(np.exp(fitted), _INFINITE)
+        return np.exp(fitted), _INFINITE
     # trigamma(x) > 1/x² near 0, and < 1/x + 1/x²
     ends = min(1e-3, beyond**-0.5 / 10), 1 + 1 / beyond
     d0 = min(2 * brentq(lambda x: polygamma(1, x) - beyond, *ends), _INFINITE)
-    return Prior(np.exp(fitted + digamma(d0 / 2) - np.log(d0 / 2)), d0)
+    return np.exp(fitted + digamma(d0 / 2) - np.log(d0 / 2)), d0
 
 
-def moderate(variance: np.ndarray, degrees: int, prior: Prior) -> np.ndarray:
+def moderate(variance: np.ndarray, degrees: int, scale: np.ndarray, d0: float) -> np.ndarray:
     """Return the mean of each variance's posterior, (d0 s0² + d s²) / (d0 + d).
 
     Args:
         variance: sample variances s², [n_pairs].
         degrees: d, of freedom of each.
-        prior: s0² and d0.
+        scale, d0: of the prior, as `fit_prior` returns them.
 
     Returns:
         [n_pairs], of d0 + d degrees of freedom.
     """
-    return (prior.degrees * prior.scale + degrees * variance) / (prior.degrees + degrees)
+    return (d0 * scale + degrees * variance) / (d0 + degrees)
 
 
 @dataclass(frozen=True)
@@ -239,10 +233,10 @@ def standard_errors(alignments: Sequence[np.ndarray], sides: MemberSides) -> Err
         rows = np.flatnonzero(group == name)
         of_group = [values[rows] for values in alignments]
         sample_variance = error_variances(of_group, inside[:, rows], plan)
-        prior = fit_prior(sample_variance, plan.degrees, level[rows])
-        variance[rows] = moderate(sample_variance, plan.degrees, prior)
-        degrees[rows] = plan.degrees + prior.degrees
-        prior_scale[rows] = prior.scale
+        scale, d0 = fit_prior(sample_variance, plan.degrees, level[rows])
+        variance[rows] = moderate(sample_variance, plan.degrees, scale, d0)
+        degrees[rows] = plan.degrees + d0
+        prior_scale[rows] = scale
     return Errors(variance, degrees, prior_scale, plans[EXTERNAL])
 
 
@@ -289,8 +283,9 @@ def null_scores(alignments: Sequence[np.ndarray], sides: MemberSides, errors: Er
     for inside in labellings(sides, rows):
         mean_in, mean_out = side_means(external, inside)
         if plan and sides.protocol == "ensemble":
-            prior = Prior(errors.prior_scale[rows], degrees[0] - plan.degrees)
-            variance = moderate(error_variances(external, inside, plan), plan.degrees, prior)
+            sample_variance = error_variances(external, inside, plan)
+            d0 = degrees[0] - plan.degrees
+            variance = moderate(sample_variance, plan.degrees, errors.prior_scale[rows], d0)
         scores.append(in_errors(mean_in - mean_out, variance, degrees))
     return np.concatenate(scores)
 
@@ -352,7 +347,7 @@ def shrunk_by_group(
 
     Returns:
         [n_pairs]; NaN outside candidate, independent and scored, and in a group of fewer than 50
-        pairs or of one value.
+        pairs.
     """
     expected = np.full(len(clipmem), np.nan)
     for name in SCORED_GROUPS:
@@ -409,10 +404,10 @@ def _strata(
     clipmem may have (about two a typical error), [n_grid], and the likelihood of at most 2,000
     pairs, [n, n_grid]. None where no distribution can be fitted."""
     values = clipmem[of_group]
-    if len(values) < _MIN_PAIRS or np.ptp(values) == 0:
+    if len(values) < _MIN_PAIRS:
         return
     error = np.sqrt(errors.variance[of_group])
-    n_grid = np.clip(2 * np.ptp(values) / max(np.median(error), 1e-12), _COARSE_GRID, _FINE_GRID)
+    n_grid = np.clip(2 * np.ptp(values) / np.median(error), _COARSE_GRID, _FINE_GRID)
     grid = np.linspace(values.min(), values.max(), int(n_grid))
     count = 1
     if np.ptp(error) > 0:

@@ -24,8 +24,6 @@ NUMBER_WORDS = (
     *("one", "two", "three", "four", "five", "six"),
     *("seven", "eight", "nine", "ten", "eleven", "twelve"),
 )
-
-
 WORD_PATTERN = re.compile(r"\w+")
 _GRAMMAR_SHARE = 0.1  # of the captions
 _PREDICTED_FROM = 5  # captions that a predicted word occurs in

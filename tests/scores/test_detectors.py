@@ -118,15 +118,3 @@ def test_scores_of_captions_are_those_of_a_slow_loop() -> None:
         near = sorted(np.delete(cosines[caption], [*range(15), own]))[-10:]
         similarity = cosines[caption, own]
         np.testing.assert_allclose(found[caption], [similarity, similarity - np.mean(near)])
-
-
-def test_captions_of_late_epochs_do_not_look_better_learned() -> None:
-    """Every pair gains one with each epoch, and nothing depends on the caption: all captions come
-    out at 0."""
-    log_probability = np.arange(6.0)[:, None] + np.zeros((6, 4))
-    log_probability[:, 3] = np.nan
-    rng = np.random.default_rng(0)
-    drawn = [np.array([0, 2, 4]) + rng.integers(2, size=3) for _ in range(6)]
-    found = detectors.learned_by_caption(log_probability, np.arange(3), drawn, 8)
-    assert np.nanmax(np.abs(found)) == 0
-    assert np.isnan(found[6:]).all()

@@ -35,9 +35,9 @@ def _h(image: np.ndarray, text: np.ndarray, external: np.ndarray, pair: int) -> 
 def test_members_that_differ_in_text_have_a_text_part_alone() -> None:
     sides = paper_sides(N)
     (image,), (text,) = _members(1)
-    parts, fits = contributions([image] * 2, [text] * 2, sides)
+    parts, fit = contributions([image] * 2, [text] * 2, sides)
     np.testing.assert_allclose(parts, 0, atol=1e-6)
-    assert fits == {"f-0": pytest.approx(1)}
+    assert fit == pytest.approx(1)
     # Equal on shared pairs: R is the identity
     candidate = sides.membership.group == "candidate"
     memorizing = np.where(candidate[:, None], image, text)

@@ -59,7 +59,6 @@ def test_a_paper_audit_by_hand() -> None:
         "n_in": [2, 1, 1, 0, 0],
         "n_out": [0, 1, 1, 2, 2],
         "clipmem": [0, 0.6, -0.5, -0.1, 0.1],
-        "alignment_in": f,
         "negative_text_out": g,
         "similarity_in": [0.5, 0.9, 0.7, np.nan, np.nan],
         "similarity_out": [np.nan, 0.3, 0.2, 0.15, 0.15],
@@ -101,8 +100,6 @@ def test_reliability_is_the_rank_agreement_with_a_second_audit(repeats: int, noi
     stability = memorization.ranking_stability(audits[0], sides)
     found = memorization.ranking_reliability(stability, repeats)
     assert found == pytest.approx(spearmanr(*clipmem).statistic, abs=0.02)
-    # Variance of what lasts in that of the mean, of Pearson's kind
-    assert found == pytest.approx(1 / (1 + 2 * noise**2 / repeats), abs=0.03)
 
 
 def test_sslmem_is_the_mean_cosine_of_different_views_in_minus_out() -> None:

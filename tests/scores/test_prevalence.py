@@ -4,11 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 
-from clipmem_core.scores import prevalence
-from clipmem_core.scores.prevalence import (
-    batch_share,
-    estimate_wrong,
-)
+from clipmem_core.scores.prevalence import batch_share, estimate_wrong, likely_wrong, posterior_at
 
 
 def drawn(
@@ -31,8 +27,9 @@ def test_the_posterior_is_that_of_two_known_densities() -> None:
     found = estimate_wrong(fit, swapped)
     wrong = 300 * np.exp(-(fit**2) / 2)
     right = 3700 * np.exp(-((fit - 3) ** 2) / 2)
-    assert np.abs(found.posterior - wrong / (wrong + right)).mean() < 0.02
-    assert found.estimate == pytest.approx(found.posterior.sum(), rel=0.01)
+    posterior = posterior_at(found.curve, fit)
+    assert np.abs(posterior - wrong / (wrong + right)).mean() < 0.02
+    assert found.estimate == pytest.approx(posterior.sum(), rel=0.01)
     # The ratio of two normal densities with means 0 and 3 is linear
     shown = np.linspace(0, 3, 7)
     np.testing.assert_allclose(np.interp(shown, *found.ratio), 4.5 - 3 * shown, atol=0.5)
@@ -57,11 +54,11 @@ def test_the_share_of_another_batch_is_that_of_maximum_likelihood(wrong: int) ->
 def test_a_second_round_leaves_out_the_most_suspicious() -> None:
     fit, swapped = drawn(0, 50)
     suspicion = np.random.default_rng(3).permutation(1000).astype(float)
-    out = prevalence.likely_wrong(suspicion, fit, swapped, least=0.01)
+    out = likely_wrong(suspicion, fit, swapped, least=0.01)
     assert out.sum() == round(estimate_wrong(fit, swapped).estimate) > 30
     assert suspicion[out].min() > suspicion[~out].max()
-    assert not prevalence.likely_wrong(suspicion, fit, swapped, least=0.1).any()
-    assert not prevalence.likely_wrong(suspicion[:50], fit[:50], swapped, least=0.01).any()
+    assert not likely_wrong(suspicion, fit, swapped, least=0.1).any()
+    assert not likely_wrong(suspicion[:50], fit[:50], swapped, least=0.01).any()
 
 
 def test_wrong_captions_of_two_kinds_are_counted() -> None:
@@ -71,14 +68,14 @@ def test_wrong_captions_of_two_kinds_are_counted() -> None:
     kinds = rng.normal(0, 1, 1000), rng.normal(5, 1, 1000)
     count = estimate_wrong(fit, *kinds)
     assert 60 <= count.estimate <= 120  # the second kind may be half of them
-    assert count.posterior[:60].mean() > 0.9
-    assert count.posterior[60:].mean() < 0.1
+    posterior = posterior_at(count.curve, fit)
+    assert posterior[:60].mean() > 0.9
+    assert posterior[60:].mean() < 0.1
 
 
 def test_a_lower_score_never_has_a_lower_probability() -> None:
     fit, swapped = drawn(0, 50)
     fit = np.sort(np.append(fit, [-40.0, 40.0]))
-    found = estimate_wrong(fit, swapped)
-    assert (np.diff(found.posterior) <= 0).all()
-    assert found.posterior[0] > 0.95 > 0.01 > found.posterior[-1]
-    np.testing.assert_allclose(prevalence.posterior_at(found.curve, fit), found.posterior)
+    posterior = posterior_at(estimate_wrong(fit, swapped).curve, fit)
+    assert (np.diff(posterior) <= 0).all()
+    assert posterior[0] > 0.95 > 0.01 > posterior[-1]

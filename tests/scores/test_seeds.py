@@ -50,7 +50,7 @@ def test_holm_by_hand() -> None:
     assert holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]
 
 
-@pytest.mark.parametrize(("by_member", "by_pair"), [(0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.3, 0.3)])
+@pytest.mark.parametrize(("by_member", "by_pair"), [(0.0, 0.0), (0.3, 0.3)])
 def test_the_interval_covers_for_other_members_and_other_pairs(
     by_member: float, by_pair: float
 ) -> None:
