@@ -28,8 +28,8 @@ from clipmem_core.dataset.injected_errors import ERROR_KINDS
 from clipmem_core.embeddings import write_vectors
 from clipmem_core.lab.baselines import DETECTORS
 from clipmem_core.lab.benchmark_results import Benchmark, Injection
-from clipmem_core.scores.detection import METRICS, detection_table, numbers_reviewed
 from clipmem_core.scores.membership import Membership
+from clipmem_core.scores.metrics import METRICS, detection_table, numbers_reviewed
 from clipmem_core.scores.registry import SCORE_COLUMNS
 
 HOSTILE = [
@@ -293,7 +293,6 @@ def made_verdict(
         "ranking_stability": 0.73,
         "ranking_reliability": 0.84,
         "se_kind": "moderated",
-        "se_degrees": 12.5,
         "exceeding": [
             {"size": 0.2, "share": 0.6, "low": 0.5, "high": 0.7},
             {"size": 0.4, "share": 0.12, "low": 0.08, "high": 0.16},

@@ -31,7 +31,7 @@ from clipmem_core.io import InputError, read_json, save_array, write_once
 from clipmem_core.mitigations import Vocabulary, mitigations_of, pairs_with
 from clipmem_core.ragged import Ragged
 from clipmem_core.scores import detectors
-from clipmem_core.scores.utility import linear_probe, retrieval_recalls, zero_shot
+from clipmem_core.scores.metrics import linear_probe, retrieval_recalls, zero_shot
 from clipmem_core.training import model as models
 from clipmem_core.training.model import (
     LockedModel,

@@ -23,14 +23,13 @@ from clipmem_core.io import InputError, naming
 from clipmem_core.ragged import Ragged
 from clipmem_core.scores import attacks, detectors, memorization
 from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE, pair_terms
-from clipmem_core.scores.certificate import whole_count
-from clipmem_core.scores.detection import detection_table
 from clipmem_core.scores.encoders import contributions
 from clipmem_core.scores.evidence import CaptionEvidence, Probabilities, agreement
 from clipmem_core.scores.membership import MemberSides
-from clipmem_core.scores.progress import Posterior
+from clipmem_core.scores.metrics import detection_table
+from clipmem_core.scores.progress import Posterior, whole_count
 from clipmem_core.scores.registry import BY_NAME, DETECTION_SCORES, INJECTED_SCORES, SCORE_COLUMNS
-from clipmem_core.scores.uncertainty import NoiseModel, share_above, standard_errors
+from clipmem_core.scores.uncertainty import share_above, standard_errors
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
 UNUSABLE = "rows that cannot be used"
@@ -130,9 +129,7 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, Any]]:
     values = {name: spill(scores.pop(name).to_numpy()) for name in map(str, scores.columns)}
     split: dict[str, Any] = {"fit": None, "missing": None}
     try:
-        parts, fits = contributions(evidence.image, evidence.text, sides)
-        if fits:
-            split["fit"] = float(np.mean(list(fits.values())))
+        parts, split["fit"] = contributions(evidence.image, evidence.text, sides)
     except InputError as error:
         parts = pd.DataFrame({c.CLIPMEM_IMAGE: nan, c.CLIPMEM_TEXT: nan})
         split["missing"] = str(error)
@@ -289,11 +286,7 @@ def _injected_errors(
     complete = {name: score for name, score in values.items() if not np.isnan(score).any()}
     if complete and 2 <= truth.sum() < len(truth) - 1:
         n_boot = int(np.clip(_RESAMPLED // len(truth), 100, 2000))
-        reference = next(iter(complete))
-        table = detection_table(
-            complete, truth, k=TOP_K, n_boot=n_boot, seed=seed, reference=reference
-        )
-        detection = json_rows(table)
+        detection = json_rows(detection_table(complete, truth, k=TOP_K, n_boot=n_boot, seed=seed))
     return {"injected": injected, "detection": detection}
 
 
@@ -302,16 +295,12 @@ def _error_summary(evidence: Evidence, scores: pd.DataFrame, target: pd.Series) 
     errors = standard_errors(evidence.alignments, evidence.sides)
     rows = np.flatnonzero(target & np.isfinite(scores[c.CLIPMEM]))
     if not len(rows):
-        return {"se_kind": errors.kind, "se_degrees": None, "exceeding": []}
-    clipmem = scores[c.CLIPMEM].to_numpy()[rows]
-    noise = NoiseModel.of(errors, rows)
-    sizes = np.arange(SIZE_STEP, max(clipmem.max(), SIZE_STEP), SIZE_STEP).round(2)
-    sizes = sizes[sizes >= MIN_NOISE_RATIO * np.median(noise.error)]
-    return {
-        "se_kind": errors.kind,
-        "se_degrees": noise.degrees if np.isfinite(noise.degrees) else None,
-        "exceeding": json_rows(share_above(clipmem, noise, sizes, seed=evidence.sides.seed)),
-    }
+        return {"se_kind": errors.kind, "exceeding": []}
+    clipmem = scores[c.CLIPMEM].to_numpy()
+    sizes = np.arange(SIZE_STEP, max(clipmem[rows].max(), SIZE_STEP), SIZE_STEP).round(2)
+    sizes = sizes[sizes >= MIN_NOISE_RATIO * np.median(np.sqrt(errors.variance[rows]))]
+    exceeding = share_above(clipmem, errors, rows, sizes, seed=evidence.sides.seed)
+    return {"se_kind": errors.kind, "exceeding": json_rows(exceeding)}
 
 
 def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any]]]:

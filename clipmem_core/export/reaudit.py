@@ -133,7 +133,7 @@ def _hits(audit: Audit, rows: np.ndarray, screen: Screen) -> np.ndarray:
     [n_members, n]."""
     from clipmem_core.audit import member  # torch
     from clipmem_core.audit.pipeline import ensure_features, ensure_pixels
-    from clipmem_core.scores.utility import retrieval_ranks
+    from clipmem_core.scores.metrics import retrieval_ranks
 
     ensure_pixels(audit, screen)
     ensure_features(audit, screen)

@@ -86,8 +86,9 @@ from clipmem_core.lab.baselines import (
 from clipmem_core.lab.benchmark_results import Benchmark, Injection
 from clipmem_core.lab.study_results import check_same
 from clipmem_core.ragged import Ragged
-from clipmem_core.scores.certificate import plan_review
-from clipmem_core.scores.detection import (
+from clipmem_core.scores.detectors import misfit, nan_mean
+from clipmem_core.scores.membership import side_means
+from clipmem_core.scores.metrics import (
     AVERAGE_PRECISION,
     METRICS,
     ROC_AUC,
@@ -95,9 +96,7 @@ from clipmem_core.scores.detection import (
     numbers_reviewed,
     precision_curve,
 )
-from clipmem_core.scores.detectors import misfit, nan_mean
-from clipmem_core.scores.membership import side_means
-from clipmem_core.scores.progress import Posterior, Remaining
+from clipmem_core.scores.progress import Posterior, Remaining, plan_review
 from clipmem_core.scores.registry import DETECTION_SCORES
 from clipmem_core.scores.words import WORD_PATTERN, mean_ratio
 from clipmem_core.training.names import TRAJECTORY

@@ -24,7 +24,7 @@ from clipmem_core.dataset.injected_errors import ERROR_KINDS, WORD_KINDS
 from clipmem_core.io import read_json
 from clipmem_core.lab.baselines import DETECTORS, MISFIT_SECOND, REFERENCE_DETECTOR
 from clipmem_core.lab.results import print_table, reproducing_command, write_results
-from clipmem_core.scores.detection import AVERAGE_PRECISION, METRICS, PRECISION_AT_K, ROC_AUC
+from clipmem_core.scores.metrics import AVERAGE_PRECISION, METRICS, PRECISION_AT_K, ROC_AUC
 from clipmem_core.scores.registry import MISFIT_FORMULA, SECOND_FORMULA, words
 from clipmem_core.scores.seeds import (
     MIN_REPLICATES,

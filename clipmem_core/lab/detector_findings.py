@@ -12,7 +12,7 @@ from clipmem_core.io import InputError
 from clipmem_core.lab import benchmark_results as b
 from clipmem_core.review.queries import ROW, cached, fetch_all, number_sql
 from clipmem_core.review.rows import misfit_note
-from clipmem_core.scores.detection import (
+from clipmem_core.scores.metrics import (
     METRICS,
     detection_table,
     numbers_reviewed,

@@ -34,7 +34,7 @@ from clipmem_core.io import InputError, read_json, replacing
 from clipmem_core.lab import unit_tables as t
 from clipmem_core.lab import unitmem as u
 from clipmem_core.lab.results import write_results
-from clipmem_core.scores.utility import linear_probe
+from clipmem_core.scores.metrics import linear_probe
 from clipmem_core.training.model import Model, autocast, image_blocks
 from clipmem_core.training.names import CHECKPOINT, LOG
 from clipmem_core.training.trainer import Trainer, train

@@ -10,8 +10,13 @@ from clipmem_core.audit.store import SCORES, Audit
 from clipmem_core.audit.verdict import summary_lines
 from clipmem_core.review.decisions import CODES, KEEP, RECAPTION, REMOVE, UNDECIDED_CODE, decided
 from clipmem_core.review.queries import cached
-from clipmem_core.scores.certificate import CONFIDENCE, ReviewOrder, bound_wrong, plan_review
-from clipmem_core.scores.progress import Posterior
+from clipmem_core.scores.progress import (
+    CONFIDENCE,
+    Posterior,
+    ReviewOrder,
+    bound_wrong,
+    plan_review,
+)
 
 NEXT = 50  # pairs of a random check, and of a prediction
 _FEWEST_CHECKED = 20  # random checks that a bound is stated from

@@ -1,4 +1,4 @@
-"""One member's alignment with every pair and its terms, in one pass over its mean embeddings.
+"""One member's alignment with every pair and its terms, from its mean embeddings.
 
 Views, captions and negatives are drawn independently and the cosine is bilinear, so the paper's
 expectations over augmentations, test captions and test images are exact inner products of means:
@@ -15,7 +15,6 @@ from clipmem_core.columns import ALIGNMENT, NEGATIVE_IMAGE, NEGATIVE_TEXT, POSIT
 
 IMAGE_SQUARE = "image_square"
 TEXT_SQUARE = "text_square"
-_CHUNK = 1_024  # pairs at a time, so that a block stays in a core's cache
 
 
 def external_means(image: np.ndarray, text: np.ndarray, external: np.ndarray) -> np.ndarray:
@@ -49,17 +48,8 @@ def pair_terms(image: np.ndarray, text: np.ndarray, external: np.ndarray) -> dic
         which `sslmem` takes.
     """
     nu_image, nu_text = external_means(image, text, external).astype(image.dtype)
-    products = np.empty((5, len(image)), dtype=np.float32)
-
-    for start in range(0, len(image), _CHUNK):
-        rows = slice(start, start + _CHUNK)
-        a = image[rows]
-        b = text[rows]
-        products[0, rows] = np.vecdot(a, b)
-        products[1, rows] = np.vecdot(a, nu_text)
-        products[2, rows] = np.vecdot(b, nu_image)
-        products[3, rows] = np.vecdot(a, a)
-        products[4, rows] = np.vecdot(b, b)
+    factors = ((image, text), (image, nu_text), (text, nu_image), (image, image), (text, text))
+    products = np.stack([np.vecdot(*both) for both in factors]).astype(np.float32)
     return terms_of(products, external, int(np.sum(external)))
 
 

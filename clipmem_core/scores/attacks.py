@@ -10,7 +10,6 @@ target's repeat or seed where possible.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,8 +17,8 @@ import scipy  # scipy.stats is loaded when it is used
 
 from clipmem_core import draws
 from clipmem_core.columns import ALIGNMENT
-from clipmem_core.scores.detection import ROC_AUC, resamples, roc_auc, roc_counts
 from clipmem_core.scores.membership import MemberSides
+from clipmem_core.scores.metrics import ROC_AUC, resamples, roc_auc, roc_counts
 from clipmem_core.scores.seeds import seed_interval
 
 BAVARIA = "bavaria"
@@ -28,8 +27,15 @@ RMIA = "rmia"
 _RATES = {"TPR@0.01": 0.01, "TPR@0.001": 0.001}  # true-positive rate by false-positive rate
 ROC_MEASURES = (ROC_AUC, *_RATES)
 ATTACK_COLUMNS = [
-    *("attack", "measure", "value", "members_low", "members_high"),
-    *("pairs_low", "pairs_high", "targets", "missing"),
+    "attack",
+    "measure",
+    "value",
+    "members_low",
+    "members_high",
+    "pairs_low",
+    "pairs_high",
+    "targets",
+    "missing",
 ]
 # Shadows of a pair, from which LiRA uses the variance of the pair alone (its section VI)
 _OWN_VARIANCE = 64
@@ -38,7 +44,7 @@ _MOST_SHAPE = 50.0  # of the prior of the variance
 _FLAT = 1e-3  # the least variance of the prior of the mean, as a share of that of one alignment
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Side:
     """The alignments of the shadows on one side: their number, mean (0 without a shadow), and sum
     of squared deviations, [n] each."""
@@ -56,12 +62,17 @@ class Side:
         return float(self.squares.sum() / freedom) if freedom else self.noise
 
     @property
+    def present(self) -> np.ndarray:
+        """True for pairs with a shadow, [n]."""
+        return self.count > 0
+
+    @property
     def mean_or_nan(self) -> np.ndarray:
         """The mean, NaN without a shadow, [n]."""
-        return np.where(self.count > 0, self.mean, np.nan)
+        return np.where(self.present, self.mean, np.nan)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Attacked:
     """One target: whether it was trained on each attacked pair, and each attack's scores, [n]
     each."""
@@ -89,22 +100,21 @@ def attack(
         One result a member, arrays [n].
     """
     trained = sides.membership.trained[:, rows]
-    replicate = np.empty(len(trained), dtype=np.int64)
-    for number, members in enumerate(sides.replicates):
-        replicate[members] = number
     external = np.stack([values[sides.external] for values in alignments])
     external_mean = external.mean(axis=1, keepdims=True).astype(np.float64)
     noise = float((external - external_mean).var(axis=0, ddof=1).mean())
     centred = np.stack([values[rows] for values in alignments]) - external_mean
     key = draws.rng(sides.seed, "shadow models").random(trained.shape, dtype=np.float32)
-    results = []
-    for target in range(len(trained)):
-        used = _shadows(trained, target, replicate, key)
-        inside = _side(centred, used & trained, noise)
-        outside = _side(centred, used & ~trained, noise)
-        scores = {name: score(centred[target], inside, outside) for name, score in _SCORES.items()}
-        results.append(Attacked(trained[target], scores))
-    return results
+    results = {}
+    for replicate in sides.replicates:
+        for target in replicate.tolist():
+            used = _shadows(trained, target, replicate, key)
+            inside, outside = (_side(centred, used & side, noise) for side in (trained, ~trained))
+            scores = {
+                name: score(centred[target], inside, outside) for name, score in _SCORES.items()
+            }
+            results[target] = Attacked(trained[target], scores)
+    return [results[target] for target in range(len(trained))]
 
 
 def bavaria(values: np.ndarray, inside: Side, outside: Side) -> np.ndarray:
@@ -173,11 +183,11 @@ def _shadows(
     one that is opposite to it, of its replicate where possible.
 
     Args: `trained` is true where the member trained on the pair, and `key` a random number,
-    [n_members, n] each; `replicate` is the number of each member's repeat or seed, [n_members].
+    [n_members, n] each; `replicate` are the members of the target's repeat or seed.
     """
     opposite = trained != trained[target]
-    same_replicate = (replicate == replicate[target])[:, None]
-    preference = np.where(opposite, key + same_replicate, -1.0)
+    preference = np.where(opposite, key, -1.0)
+    preference[replicate] += opposite[replicate]
     is_first = np.arange(len(trained))[:, None] == preference.argmax(axis=0)
     used = ~(opposite & is_first)
     used[target] = False
@@ -209,12 +219,12 @@ def _shape(side: Side) -> float:
 def _prior_mean(side: Side, other: Side) -> np.ndarray:
     """Return a side's prior mean of each pair: the mean of all, or a line of the pair's mean on the
     other side, [n]."""
-    mean_of_all = side.mean[side.count > 0].mean()
-    both = (side.count > 0) & (other.count > 0)
-    if both.sum() < 3 or np.ptp(other.mean[both]) == 0:
+    mean_of_all = side.mean[side.present].mean()
+    both = side.present & other.present
+    if both.sum() < 3:
         return np.full(len(both), mean_of_all)
     line = np.polynomial.Polynomial.fit(other.mean[both], side.mean[both], 1)
-    return np.where(other.count > 0, line(other.mean), mean_of_all)
+    return np.where(other.present, line(other.mean), mean_of_all)
 
 
 def _predictive(values: np.ndarray, side: Side, other: Side) -> np.ndarray:
@@ -226,8 +236,7 @@ def _predictive(values: np.ndarray, side: Side, other: Side) -> np.ndarray:
     off = (side.mean - prior_mean) ** 2
     # Means scatter about the line by the differences between pairs, and by the remaining noise of
     # single members
-    present = side.count > 0
-    between = off[present].mean() - variance * np.mean(1 / side.count[present])
+    between = off[side.present].mean() - variance * np.mean(1 / side.count[side.present])
     weight = variance / max(between, _FLAT * variance)  # of the prior mean, in shadows
     n = weight + side.count
     mean = (weight * prior_mean + side.count * side.mean) / n
@@ -276,36 +285,23 @@ def attack_table(attacked: Sequence[Attacked], *, n_boot: int, seed: int) -> pd.
     rows = []
     for name in attacked[0].scores:
         values = pd.DataFrame([roc(target, name) for target in attacked])
-        has_value = values[ROC_AUC].notna()
-        ends: dict[str, Any] = {}
-        if has_value.any() and name in (BAVARIA, ALIGNMENT):
-            measured = [attacked[target] for target in np.flatnonzero(has_value).tolist()]
+        measured = [attacked[target] for target in np.flatnonzero(values[ROC_AUC].notna()).tolist()]
+        ends = {}
+        if measured and name in (BAVARIA, ALIGNMENT):
             ends = _pair_intervals(measured, name, n_boot=n_boot, seed=seed)
         for measure in ROC_MEASURES:
-            finite = values[measure].dropna().to_numpy()
-            row: dict[str, Any] = {"attack": name, "measure": measure, "targets": len(finite)}
-            if len(finite):
-                row["value"] = finite.mean()
-                row["members_low"], row["members_high"] = seed_interval(finite)
-                row["pairs_low"], row["pairs_high"] = ends.get(measure, (np.nan, np.nan))
-                row["missing"] = ""
-            else:
-                row["missing"] = _missing(attacked, name, measure)
-            rows.append(row)
+            finite = values[measure].dropna()
+            pairs = ends.get(measure, (np.nan, np.nan))
+            missing = ""
+            if finite.empty:
+                pairs = (np.nan, np.nan)
+                missing = (
+                    "needs a shadow on either side of each pair, and pairs that a member was not "
+                    f"trained on: at least {round(1 / _RATES.get(measure, 1)):,}"
+                )
+            members = seed_interval(finite.to_numpy())
+            rows.append([name, measure, finite.mean(), *members, *pairs, len(finite), missing])
     return pd.DataFrame(rows, columns=ATTACK_COLUMNS)
-
-
-def _missing(attacked: Sequence[Attacked], name: str, measure: str) -> str:
-    """Return why no target has a value of a measure."""
-    others = max(int((~target.trained).sum()) for target in attacked)
-    if any(np.isnan(target.scores[name]).any() for target in attacked):
-        return "some pair has no shadow on one side"
-    if measure in _RATES and others * _RATES[measure] < 1:
-        return (
-            f"needs {round(1 / _RATES[measure]):,} pairs that a member was not trained on, "
-            f"and there are {others:,}"
-        )
-    return "no member has pairs that it was trained on beside pairs that it was not"
 
 
 def _pair_intervals(

@@ -7,10 +7,12 @@ pairs, [n_pairs]. Cosines with external partners are −∞ where an external pa
 with itself.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
+import scipy  # scipy.stats is loaded when it is used
 from threadpoolctl import threadpool_limits
 
 from clipmem_core import draws
@@ -93,17 +95,12 @@ def misfit(
     both = np.isfinite(learned) & np.isfinite(out)
     if not both.any():
         return score
-    score[both] = -(_z(learned[both]) + weight * _z(out[both]))
+    z = scipy.stats.zscore
+    score[both] = -(z(learned[both]) + weight * z(out[both]))
     for part in (learned, out):
         single = np.isnan(score) & np.isfinite(part)
         score[single] = np.interp(-part[single], np.sort(-part[both]), np.sort(score[both]))
     return score
-
-
-def _z(values: np.ndarray) -> np.ndarray:
-    """Return z-scores, [n]; 0 where all values are equal."""
-    off = values - values.mean()
-    return np.divide(off, values.std(), out=np.zeros(len(values)), where=off != 0)
 
 
 def csls(cosine: np.ndarray, by_image: np.ndarray, by_text: np.ndarray) -> np.ndarray:
@@ -194,9 +191,14 @@ def fit_out(
             values[:, rows[part]] = csls(*cosines), log_probability(*cosines, logit_scale=scale)
         return values
 
+    return nan_mean(in_threads(measure, image, text, trained, logit_scales))
+
+
+def in_threads(measure: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
+    """Return `map(measure, *arguments)`, computed in two threads."""
     # The products' own threads would wait for each other
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(2) as pool:
-        return nan_mean(list(pool.map(measure, image, text, trained, logit_scales)))
+        return list(pool.map(measure, *arguments))
 
 
 def external_used(external: np.ndarray) -> np.ndarray:

@@ -71,7 +71,7 @@ class DisplacedRun(NamedTuple):
     score: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Fits:
     """How well pictures fit captions, by the members that trained on neither."""
 
@@ -179,8 +179,12 @@ def find_runs(fits: Fits, stretches: Sequence[np.ndarray] = ()) -> list[Displace
         run = _complete(fits, rows, partners)
         if run.score >= _LEAST:  # also with the rows that do not fit
             runs.append(run)
-    runs = sorted(_exchanges(runs), key=lambda run: int(run.rows[0]))
-    return [*runs, *_reordered(fits, runs, stretches)]
+    kept = list[DisplacedRun]()
+    for run in sorted(runs, key=lambda run: -run.score):  # of two that are one exchange the better
+        if not any(np.isin(run.rows, each.rows).mean() > 1 - _OVERLAP for each in kept):
+            kept.append(run)
+    kept.sort(key=lambda run: int(run.rows[0]))
+    return [*kept, *_reordered(fits, kept, stretches)]
 
 
 def _complete(fits: Fits, rows: np.ndarray, partners: np.ndarray) -> DisplacedRun:
@@ -273,9 +277,7 @@ def _lines(fits: Fits) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
 def _runs(rows: np.ndarray, evidence: np.ndarray) -> Iterator[tuple[float, int, int]]:
     """Yield sum, first and last place of the runs of a line; two parts with a short gap are one."""
     run = None
-    for score, first, last in maximal_segments(evidence):
-        if score < _WEAK:
-            continue
+    for score, first, last in maximal_segments(evidence, _WEAK):
         if run:
             gap = evidence[run[2] + 1 : first]
             most = max(5, _GAP * (run[2] - run[1] + last - first))
@@ -288,42 +290,29 @@ def _runs(rows: np.ndarray, evidence: np.ndarray) -> Iterator[tuple[float, int, 
         yield run
 
 
-def maximal_segments(values: np.ndarray) -> list[tuple[float, int, int]]:
-    """Return sum, first and last place of all maximal segments of positive sum, in order.
+def maximal_segments(values: np.ndarray, least: float) -> list[tuple[float, int, int]]:
+    """Return sum, first and last place of all maximal segments with a sum of `least` or more, in
+    order.
 
-    Ruzzo & Tompa, ISMB 1999: no other segment that contains one of them, or lies within it, has a
-    higher sum.
+    Ruzzo & Tompa, ISMB 1999: the segment of highest sum, and those of the values before and after
+    it.
 
     Example:
-        >>> maximal_segments(np.array([4.0, -5.0, 3.0, -1.0, 2.0]))
+        >>> maximal_segments(np.array([4.0, -5.0, 3.0, -1.0, 2.0]), 1.0)
         [(4.0, 0, 0), (4.0, 2, 4)]
     """
-    segments = list[tuple[float, float, int, int]]()  # sums before and after, first, last
-    total = 0.0
-    for place, value in enumerate(values.tolist()):
-        before, total = total, total + value
-        if value <= 0:
-            continue
-        first = place
-        while True:
-            at = next(
-                (k for k in range(len(segments) - 1, -1, -1) if segments[k][0] < before), None
-            )
-            if at is None or segments[at][1] >= total:
-                break
-            before, _, first, _ = segments[at]
-            del segments[at:]
-        segments.append((before, total, first, place))
-    return [(after - before, first, last) for before, after, first, last in segments]
-
-
-def _exchanges(runs: list[DisplacedRun]) -> list[DisplacedRun]:
-    """Return the runs, of two that are the same exchange the better one."""
-    kept = list[DisplacedRun]()
-    for run in sorted(runs, key=lambda run: -run.score):
-        if not any(np.isin(run.rows, each.rows).mean() > 1 - _OVERLAP for each in kept):
-            kept.append(run)
-    return kept
+    sums = np.append(0, np.cumsum(values))
+    rise = sums - np.minimum.accumulate(sums)
+    end = int(rise.argmax())
+    if rise[end] < least:
+        return []
+    first = end - 1 - int(sums[:end][::-1].argmin())
+    later = maximal_segments(values[end:], least)
+    return [
+        *maximal_segments(values[:first], least),
+        (float(rise[end]), first, end - 1),
+        *((score, end + start, end + last) for score, start, last in later),
+    ]
 
 
 def _reordered(
@@ -349,9 +338,9 @@ def _reordered(
             explained[rows] = True
             yield _by_assignment(fits, rows, score)
     surprise[explained] = -_CLIP
-    for score, first, last in maximal_segments(surprise):
+    for score, first, last in maximal_segments(surprise, THRESHOLD):
         rows = np.arange(first, last + 1)
-        if score < THRESHOLD or not _FEWEST_REORDERED <= len(rows) <= _MOST_REORDERED:
+        if not _FEWEST_REORDERED <= len(rows) <= _MOST_REORDERED:
             continue
         run = _by_assignment(fits, rows, score)
         if (run.probability > 0).mean() >= _REORDERED_SHARE:
@@ -371,10 +360,8 @@ def find_swaps(fits: Fits, probability: np.ndarray) -> DisplacedRun:
     Args: the probability that all captions of a pair belong elsewhere, [n_pairs]; 0 for pairs that
     a run explains.
     """
-    suspects = np.flatnonzero(probability > _SUSPECTED)
-    suspects = np.sort(
-        suspects[np.argsort(-probability[suspects], kind="stable")][:_MOST_REORDERED]
-    )
+    likeliest = np.argsort(-probability, kind="stable")[:_MOST_REORDERED]
+    suspects = np.sort(likeliest[probability[likeliest] > _SUSPECTED])
     partners, sure = assign(fits, suspects)
     chosen = (sure >= SURE) & (partners != suspects)
     return DisplacedRun(SWAP, suspects[chosen], partners[chosen], sure[chosen], 0.0)

@@ -13,17 +13,15 @@ pairs of members is h of the two sides' mean embeddings: linear in members, not 
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
-from threadpoolctl import threadpool_limits
 
 from clipmem_core import draws
 from clipmem_core.columns import ALIGNMENT, CLIPMEM_IMAGE, CLIPMEM_TEXT, EXTERNAL, SHARED
 from clipmem_core.io import InputError
 from clipmem_core.scores.alignment import external_means, leave_out, pair_terms, unit
-from clipmem_core.scores.detectors import divide_or_nan
+from clipmem_core.scores.detectors import divide_or_nan, in_threads
 from clipmem_core.scores.membership import MemberSides, side_means
 
 # Pairs at a time: of a fit, of the parts
@@ -36,7 +34,7 @@ Embeddings = tuple[np.ndarray, np.ndarray]  # of images and of texts
 
 def contributions(
     image: Sequence[np.ndarray], text: Sequence[np.ndarray], sides: MemberSides
-) -> tuple[pd.DataFrame, dict[str, float]]:
+) -> tuple[pd.DataFrame, float | None]:
     """Split every pair's clipmem into the part of the image encoder and the part of the text
     encoder.
 
@@ -50,17 +48,11 @@ def contributions(
         sides: which members count as in and out; its seed also draws the held-out half.
 
     Returns:
-        clipmem_image and clipmem_text of each pair, and each mapped member's fit: mean cosine over
-        the held-out half.
+        clipmem_image and clipmem_text of each pair, and the fit of the maps: mean cosine over the
+        held-out half; None for a single member.
     """
     membership = sides.membership
     paper = sides.protocol == "paper"
-    widths = sorted({matrix.shape[1] for matrix in (*image, *text)})
-    if len(widths) > 1:
-        raise InputError(
-            f"the encoders' parts need members that embed in one width, not {widths}: score "
-            "those apart"
-        )
     group = SHARED if paper else EXTERNAL
     rows = np.flatnonzero(membership.group == group)
     if len(rows) < 2:
@@ -72,22 +64,23 @@ def contributions(
     # The members that share a space: those of a seed of the paper's, or all
     comparisons = sides.replicates if paper else [np.arange(len(membership.members))]
     parts = np.zeros((2, len(membership.group)))
-    fits = dict[str, float]()
+    fits = list[float]()
     for members in comparisons:
         inside = sides.inside[members]
         compared = [embeddings[member] for member in members]
         reference = int(inside[:, 0].argmin()) if paper else 0  # g, or the first member
-        rotations = np.stack([np.eye(widths[0], dtype=np.float32)] * len(members))
-        for place, member in enumerate(members):
+        rotations = np.stack([np.eye(image[0].shape[1], dtype=np.float32)] * len(members))
+        for place, member in enumerate(compared):
             if place != reference:
-                rotations[place], fit = _fit(compared[place], compared[reference], rows)
-                fits[membership.members[member]] = fit
+                rotations[place], fit = _fit(member, compared[reference], rows)
+                fits.append(fit)
         alignments = [pair_terms(*member, sides.external)[ALIGNMENT] for member in compared]
         mean_in, mean_out = side_means(alignments, inside)
         clipmem = mean_in - mean_out
         difference = _hybrid_difference(compared, rotations, inside, sides.external)
         parts += np.stack([clipmem + difference, clipmem - difference]) / (2 * len(comparisons))
-    return pd.DataFrame({CLIPMEM_IMAGE: parts[0], CLIPMEM_TEXT: parts[1]}), fits
+    table = pd.DataFrame({CLIPMEM_IMAGE: parts[0], CLIPMEM_TEXT: parts[1]})
+    return table, float(np.mean(fits)) if fits else None
 
 
 def _fit(source: Embeddings, target: Embeddings, rows: np.ndarray) -> tuple[np.ndarray, float]:
@@ -169,30 +162,17 @@ def _hybrid_difference(
 
         difference[rows] = h(0, 1) - h(1, 0)
 
-    # The products' own threads would wait for each other
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(2) as pool:
-        list(pool.map(measure, range(0, len(external), _CHUNK)))
+    in_threads(measure, range(0, len(external), _CHUNK))
     return difference
 
 
-def unitmem(highest: np.ndarray, rest: np.ndarray) -> np.ndarray:
-    """Return UnitMem = (μ_max − μ_rest) / (μ_max + μ_rest), the definition of "Localizing
-    Memorization in SSL Vision Encoders" (Wang et al., NeurIPS 2024).
-
-    In [0, 1]: 1 is a unit that fires for one pair alone, 0 one that fires alike for all.
-
-    Args:
-        highest: the largest of the pairs' mean activations, at least 0, [n_units].
-        rest: mean of those of the other pairs, at least 0, [n_units].
-
-    Returns:
-        float64 [n_units]; NaN where both are 0.
-    """
-    return divide_or_nan(highest - rest, highest + rest)
-
-
 class UnitTally:
-    """Streams activations batch by batch, in memory that depends only on the number of units.
+    """UnitMem = (μ_max − μ_rest) / (μ_max + μ_rest) of every unit, from activations that come batch
+    by batch, in memory that depends only on the number of units.
+
+    The definition of "Localizing Memorization in SSL Vision Encoders" (Wang et al., NeurIPS 2024):
+    μ_max is the largest of the pairs' mean activations, μ_rest the mean of those of the other
+    pairs. In [0, 1]: 1 is a unit that fires for one pair alone, 0 one that fires alike for all.
 
     UnitMem is bounded where activations are not negative, as those of the paper's ReLU networks; a
     transformer's GELU goes down to −0.17. So activations below 0 count as 0, token by token, before
@@ -221,8 +201,8 @@ class UnitTally:
         self.row = seen_rows.min(axis=0, where=at_highest, initial=np.iinfo(np.int64).max)
 
     def scores(self) -> pd.DataFrame:
-        """Return a row a unit: unitmem_mean, and row (the pair with the largest activation;
-        -1 for a silent unit)."""
-        rest = np.maximum(self.total - self.highest, 0) / (self.count - 1)
-        values = unitmem(self.highest, np.minimum(rest, self.highest))
+        """Return a row a unit: unitmem_mean (NaN for a silent unit), and row (the pair with the
+        largest activation; -1 for a silent unit)."""
+        rest = np.clip((self.total - self.highest) / (self.count - 1), 0, self.highest)
+        values = divide_or_nan(self.highest - rest, self.highest + rest)
         return pd.DataFrame({"unitmem_mean": values, "row": self.row})

@@ -19,7 +19,7 @@ caption, and a wrong caption has no wrong word.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -123,26 +123,25 @@ def agreement(
     if decoys is not None:
         place, text = decoys["place"], decoys["caption"]
     pair = captions.owner[place]
-    counts = captions.counts
-    n_siblings = counts[pair] - 1
+    n_siblings = captions.counts[pair] - 1
     number = captions.number[place]
     result = np.full((len(place), 2), np.nan)
     with_siblings = np.flatnonzero(n_siblings)
-    size = max(1, _BLOCK // counts.max())
+    size = max(1, _BLOCK // captions.counts.max())
     for block in np.split(with_siblings, range(size, len(with_siblings), size)):
         n = n_siblings[block]
-        steps = np.arange(1, n.max(initial=0) + 1)
-        present = steps <= n[:, None]  # [n_block, most siblings]
-        others_at = (number[block, None] + steps) % (n[:, None] + 1)
-        siblings = captions.first[pair[block], None] + others_at
-        vectors = unit(np.asarray(features[text[block]], np.float32))
-        others = unit(np.asarray(features[siblings.ravel()], np.float32))
-        others = others.reshape(*siblings.shape, -1) * present[..., None]
-        total = others.sum(axis=1)
-        cosines = np.vecdot(others, vectors[:, None])
-        mean = cosines.sum(axis=1) / n
+        siblings = Ragged.of(n)
+        row = block[siblings.owner]
+        others = captions.first[pair[row]]
+        others += (number[row] + 1 + siblings.number) % (n_siblings[row] + 1)
+        vectors, compared = (
+            unit(np.asarray(features[texts], np.float32)) for texts in (others, text[row])
+        )
+        cosines = np.vecdot(vectors, compared)
+        total = np.add.reduceat(vectors, siblings.first)
         among_siblings = (np.vecdot(total, total) - n) / np.maximum(n * (n - 1), 1)
-        result[block, 0] = cosines.max(axis=1, where=present, initial=-1.0)
+        mean = np.add.reduceat(cosines, siblings.first) / n
+        result[block, 0] = np.maximum.reduceat(cosines, siblings.first)
         result[block, 1] = np.where(n > 1, mean - among_siblings, 0.0)
     return result
 
@@ -289,7 +288,7 @@ def surprise(ratios: Sequence[np.ndarray], evidence: np.ndarray, kinds: np.ndarr
     return values
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class CaptionEvidence:
     """The evidence on the captions of a data set."""
 
@@ -305,11 +304,11 @@ class CaptionEvidence:
     read: np.ndarray
     # Of sentences only: number of each that is the decoy, [n_decoys], and features, [n_captions,
     # width]
-    texts: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    texts: np.ndarray | None = None
     features: np.ndarray | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Probabilities:
     """The probability that each caption is wrong, and how many are."""
 
@@ -452,9 +451,8 @@ def with_displaced(
     chosen[rows] = np.minimum(probability, _MOST_SURE)
     of_caption = chosen[of_pairs.owner]
     captions = wrong.captions.copy()
-    for name in captions:
-        certain = of_caption if name in (c.P_PAIR, c.P_WRONG) else 0.0
-        captions[name] = np.where(of_caption > 0, certain, captions[name])
+    captions[of_caption > 0] = 0.0
+    captions[[c.P_PAIR, c.P_WRONG]] += of_caption[:, None]
     parts = np.where(chosen > 0, np.stack([chosen, 0 * chosen, 0 * chosen]), wrong.parts)
     worst = np.where(chosen > 0, EXPLAINED, wrong.worst)
     return replace(wrong, captions=captions, pairs=parts.sum(axis=0), parts=parts, worst=worst)
@@ -474,10 +472,11 @@ def _wrong_pairs(evidence: CaptionEvidence) -> tuple[WrongCount, np.ndarray]:
     """
     count = estimate_wrong(evidence.fit, evidence.swapped)
     suspicion = _suspicion(evidence)
-    both = np.isfinite(count.posterior) & np.isfinite(suspicion)
-    if not both.any():
+    both = np.isfinite(evidence.fit) & np.isfinite(suspicion)
+    if count.missing:
         return count, np.full(len(suspicion), np.nan)
-    return count, np.interp(suspicion, np.sort(suspicion[both]), np.sort(count.posterior[both]))
+    by_fit = posterior_at(count.curve, evidence.fit[both])
+    return count, np.interp(suspicion, np.sort(suspicion[both]), np.sort(by_fit))
 
 
 def _with_specificity(evidence: CaptionEvidence) -> tuple[CaptionEvidence, np.ndarray | None]:
@@ -487,7 +486,7 @@ def _with_specificity(evidence: CaptionEvidence) -> tuple[CaptionEvidence, np.nd
     The decoys of sentences are those drawn at random: the sentences of one picture differ more
     than similar sentences of two.
     """
-    if evidence.features is None:
+    if evidence.features is None or evidence.texts is None:
         return evidence, None
     captions = evidence.captions
     known = np.isfinite(evidence.decoys).all(axis=1) & ~evidence.similar

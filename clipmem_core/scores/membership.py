@@ -27,7 +27,7 @@ _ATTEMPTS = 16  # random orders tried for groups of an exact size
 _NAMES = {"ensemble": re.compile(r"r(\d+)-f\d+"), "paper": re.compile(r"[fg]-(\d+)")}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Membership:
     """Who trains on what."""
 
@@ -269,7 +269,7 @@ def replicate_rows(members: Sequence[str]) -> list[np.ndarray]:
     return rows
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class MemberSides:
     """Who trains on what, and which members count as in and out of each pair."""
 

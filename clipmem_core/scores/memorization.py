@@ -63,12 +63,11 @@ def memorization_table(
     null = null_scores(alignments, sides, errors)
     p = p_values(in_errors(clipmem, errors.variance, errors.degrees), null, membership.group)
     n_in = membership.trained.sum(axis=0)
-    largest = np.max(np.abs(clipmem), initial=0.0, where=~np.isnan(clipmem))
     scores = {
         c.N_IN: n_in,
         c.N_OUT: len(terms) - n_in,
         c.CLIPMEM: clipmem,
-        c.CLIPMEM_RELATIVE: clipmem / largest if largest > 0 else clipmem.copy(),
+        c.CLIPMEM_RELATIVE: clipmem / np.nanmax(np.abs(clipmem)),
         c.SE: errors.se,
         c.P_VALUE: p,
         c.Q_VALUE: q_values(p, membership.group),
@@ -184,7 +183,7 @@ def ranking_stability(alignments: Sequence[np.ndarray], sides: MemberSides) -> f
         sides: which members count as in and out.
 
     Returns:
-        NaN with only one repeat or seed, or where all pairs score alike.
+        NaN with only one repeat or seed.
     """
     scored = np.isin(sides.membership.group, c.SCORED_GROUPS)
     trained = sides.membership.trained
@@ -192,11 +191,8 @@ def ranking_stability(alignments: Sequence[np.ndarray], sides: MemberSides) -> f
     half = len(replicates) // 2
     if half == 0:
         return float("nan")
-    first = replicates[:half].mean(axis=0)
-    second = replicates[half : 2 * half].mean(axis=0)
-    if np.ptp(first) == 0 or np.ptp(second) == 0:
-        return float("nan")
-    return float(spearmanr(first, second).statistic)
+    halves = replicates[:half].mean(axis=0), replicates[half : 2 * half].mean(axis=0)
+    return float(spearmanr(*halves).statistic)
 
 
 def ranking_reliability(stability: float, replicates: int) -> float:

@@ -12,7 +12,7 @@ the same of pairs with a caption swapped at random, [n_swapped].
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import scipy
@@ -45,13 +45,11 @@ class WrongCount:
 
     estimate: float | None = None
     missing: str = ""
-    # The probability that each caption is wrong; NaN if unknown
-    posterior: np.ndarray = field(repr=False, default_factory=lambda: np.empty(0))
     # The log-odds of the posterior, which descend, as a function of the scores
-    curve: Curve = field(repr=False, default=((0.0,), (-np.inf,)))
+    curve: Curve = ((0.0,), (-np.inf,))
     # The log-likelihood ratio of wrong to right captions, which descends too: unlike the posterior
     # it does not depend on how many of these captions are wrong
-    ratio: Curve = field(repr=False, default=((0.0,), (0.0,)))
+    ratio: Curve = ((0.0,), (0.0,))
 
 
 def estimate_wrong(fit: np.ndarray, *swapped: np.ndarray) -> WrongCount:
@@ -69,25 +67,21 @@ def estimate_wrong(fit: np.ndarray, *swapped: np.ndarray) -> WrongCount:
         swapped: of captions swapped in one way, [n_swapped], and in a second way if there is one.
 
     Returns:
-        The count among the captions with a score, and each caption's probability, in [0, 1].
+        The count among the captions with a score, and the curve of their probability.
     """
-    scored = np.isfinite(fit)
-    kinds = [values[np.isfinite(values)] for values in swapped]
-    values = fit[scored]
+    values, *kinds = (part[np.isfinite(part)] for part in (fit, *swapped))
     reference = np.concatenate(kinds)
-    posterior = np.full(len(fit), np.nan)
     if min(len(values), *map(len, kinds)) < _FEWEST_PAIRS:
         few = (
             f"a count needs {_FEWEST_PAIRS} pairs and swapped pairs with a score, not "
             f"{len(values)} and {len(reference)}"
         )
-        return WrongCount(missing=few, posterior=posterior)
+        return WrongCount(missing=few)
     middle = np.median(values)
     low, high = np.percentile(values, (16, 84))
     spread = (high - low) / 2  # the standard deviation of a normal distribution
     if spread == 0 or reference.std() == 0:
-        alike = "the pairs do not differ in how well captions fit"
-        return WrongCount(missing=alike, posterior=posterior)
+        return WrongCount(missing="the pairs do not differ in how well captions fit")
     standard, *references = ((part - middle) / spread for part in (values, *kinds))
     # Counted in cells, so that the time does not depend on the number of pairs
     ends = np.concatenate([standard, *references])
@@ -109,16 +103,11 @@ def estimate_wrong(fit: np.ndarray, *swapped: np.ndarray) -> WrongCount:
     descending = isotonic(weights @ wrong, weights=counts + 1e-6).x
     log_odds = scipy.special.logit(np.clip(descending, 1e-12, 1 - 1e-12)) - _SLOPE * middles
     scores = middle + middles * spread
-    posterior[scored] = posterior_at((scores, log_odds), values)
     # Other captions may be wrong more often: cells with swapped captions count as much
     filled = counts / len(values) + densities.mean(axis=0)
     ratio = isotonic(weights @ ratios, weights=filled).x - _SLOPE * middles
-    return WrongCount(
-        float(weights @ wrong @ counts),
-        posterior=posterior,
-        curve=(scores, log_odds),
-        ratio=(scores, ratio),
-    )
+    estimate = float(weights @ wrong @ counts)
+    return WrongCount(estimate, curve=(scores, log_odds), ratio=(scores, ratio))
 
 
 def posterior_at(curve: Curve, fit: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""The number of pairs that still have a wrong caption: one posterior of the scores and of all
-decisions, ranked or at random.
+"""The order of a review, and how many pairs still have a wrong caption: an estimate from the scores
+and all decisions, and a bound from random checks alone.
 
-A pair with the probability p by its scores has a wrong caption with the probability
+The estimate. A pair with the probability p by its scores has a wrong caption with the probability
 
     q = c + (1 − c) σ(a + b logit p)
 
@@ -11,14 +11,34 @@ see. The priors are a ~ N(a₀, .7²), b ~ N(1, .2²), and a density of log c th
 and a decision counts with the square root of its likelihood (Grünwald & van Ommen, Bayesian
 Analysis 2017), since the model is not exact: so no single decision moves the estimate far. The
 posterior is computed on a grid (Gelman et al., Bayesian Data Analysis, chapter 3).
+
+The bound. No score and no model enters it. It holds whenever a person stops, however often it was
+looked at, and whatever was decided between the checks: a confidence sequence by betting, without
+replacement (Waudby-Smith & Ramdas, NeurIPS 2020).
+
+Before each check, R of the U pairs without a decision have a wrong caption, and the next pair in
+random order is one of them with the probability R / U. For each number W of wrong captions in the
+set, R is W less the number found so far. The likelihood of the checks under predictions made before
+each of them, over their likelihood under W, is a martingale if W is true: with a probability of at
+most 5 % it ever exceeds 20 (Ville's inequality). Each W for which it does is excluded.
 """
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import scipy
 
+from clipmem_core import draws
+
+CONFIDENCE = 0.95
+# A check is predicted by the posterior mean of a beta distribution, which expects few errors.
+_PRIOR = (0.5, 30.0)  # wrong, right
+_TAIL = 0.025
+_NUMBERS = 2_000  # numbers of wrong captions that are tested, evenly spaced
+_RANDOM_SHARE = 0.1  # of the places of a review
+# The estimate
 _SLIP = 0.03  # probability that a person errs in a decision
 _POWER = 0.5  # of the likelihood of a decision
 _A = np.linspace(-2.5, 2.5, 31)  # a − a₀
@@ -33,6 +53,58 @@ _CENTRES = np.linspace(-3, 3, 25)  # of a₀
 _LEVELS = (0.5, 0.025, 0.975)
 
 
+@dataclass(frozen=True)
+class ReviewOrder:
+    """The order in which a person reviews pairs."""
+
+    ranked: np.ndarray  # rows of the pairs with a suspicion, the most suspicious first
+    drawn: np.ndarray  # the same rows in random order
+    order: np.ndarray  # the same rows in the order of the review
+    at_random: np.ndarray  # true where the place in the order is one of the random share
+
+
+def plan_review(
+    suspicion: np.ndarray, *, place: np.ndarray | None = None, seed: int = 0
+) -> ReviewOrder:
+    """Order pairs for a review: the most suspicious first, mixed with a tenth that is drawn at
+    random.
+
+    Args:
+        suspicion: NaN for pairs that are not reviewed, [n_pairs].
+        place: of each pair in the order where it is stored, as `review_place` returns it,
+            [n_pairs].
+        seed: start of both draws.
+
+    Returns:
+        The order of the pairs with a suspicion.
+    """
+    rows = np.flatnonzero(np.isfinite(suspicion))
+    ranked = rows[np.argsort(-suspicion[rows], kind="stable")]
+    drawn = draws.rng(seed, "review order").permutation(rows)
+    at_random = draws.rng(seed, "spot checks").random(len(rows)) < _RANDOM_SHARE
+    if place is not None:
+        return ReviewOrder(ranked, drawn, rows[np.argsort(place[rows], kind="stable")], at_random)
+    order = list[int]()
+    taken = set[int]()
+    queues = {False: iter(ranked.tolist()), True: iter(drawn.tolist())}
+    for random in at_random.tolist():
+        row = next(row for row in queues[random] if row not in taken)
+        taken.add(row)
+        order.append(row)
+    return ReviewOrder(ranked, drawn, np.array(order, dtype=np.int64), at_random)
+
+
+def review_place(suspicion: np.ndarray) -> np.ndarray:
+    """Return each pair's place in the review, from 1.
+
+    Args: suspicion, [n_pairs]. Returns: float64 [n_pairs]; NaN for pairs without a suspicion.
+    """
+    order = plan_review(suspicion).order
+    place = np.full(len(suspicion), np.nan)
+    place[order] = np.arange(1, len(order) + 1)
+    return place
+
+
 class Remaining(NamedTuple):
     """How many pairs still have a wrong caption, with a 95 % interval."""
 
@@ -42,7 +114,7 @@ class Remaining(NamedTuple):
     probabilities: np.ndarray  # that each pair has a wrong caption, by scores and decisions
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Posterior:
     """The number of wrong captions of a data set by its scores, which `remaining` combines with
     decisions."""
@@ -93,11 +165,10 @@ class Posterior:
         mean = _C * n_left.sum() + (1 - _C) * first
         squares = _C**2 * n_left.sum() + 2 * _C * (1 - _C) * first + (1 - _C) ** 2 * second
         deviation = np.sqrt(np.maximum(mean - squares, 0.0)) + 1e-6
-        estimate, low, high = (
-            _quantile(level, weight.ravel(), mean.ravel(), deviation.ravel()) for level in _LEVELS
-        )
+        mixture = weight.ravel(), mean.ravel(), deviation.ravel()
+        estimate, low, high = (max(_quantile(level, *mixture), 0.0) for level in _LEVELS)
         of_cells = np.sum(weight * _C) + np.tensordot(weight @ (1 - _C), seen)
-        return Remaining(max(estimate, 0.0), max(low, 0.0), max(high, 0.0), of_cells[self.cell])
+        return Remaining(estimate, low, high, of_cells[self.cell])
 
 
 def _quantile(level: float, weights: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> float:
@@ -109,3 +180,117 @@ def _quantile(level: float, weights: np.ndarray, mean: np.ndarray, deviation: np
     low = (mean - 8 * deviation).min() - 1
     high = (mean + 8 * deviation).max() + 1
     return float(scipy.optimize.brentq(beyond, low, high))
+
+
+class Bound(NamedTuple):
+    """What random checks say."""
+
+    checks: list[int]  # pairs that were checked at random, in their order
+    wrong: int  # of these
+    most: int  # pairs without a decision that have a wrong caption, at most
+    most_if_right: int  # the same after `more` further checks that find no error
+
+
+def bound_wrong(drawn: np.ndarray, first: np.ndarray, wrong: np.ndarray, *, more: int = 0) -> Bound:
+    """Bound the number of pairs without a decision that have a wrong caption, with 95 % confidence.
+
+    A decision is a random check if its pair was the next one in random order at that time.
+
+    Args:
+        drawn: all pairs in random order, [n].
+        first: time of each pair's first decision, 0 for a pair without a decision, [n_pairs].
+        wrong: true for pairs that were found wrong, [n_pairs].
+        more: further checks, for `most_if_right`.
+
+    Example:
+        >>> pairs = np.arange(1000)
+        >>> bound_wrong(pairs, np.where(pairs < 250, pairs + 1, 0), pairs < 1, more=50)[1:]
+        (1, 23, 18)
+    """
+    place = np.full(len(first), -1)
+    place[drawn] = np.arange(len(drawn))
+    order = drawn[first[drawn] > 0]
+    order = order[np.lexsort((place[order], first[order]))]
+    decided_at = np.full(len(drawn), len(drawn))
+    decided_at[place[order]] = np.arange(len(order))
+    # The pairs before it in random order were all decided earlier.
+    is_next = np.maximum.accumulate(decided_at)[place[order]] == np.arange(len(order))
+    checks = np.flatnonzero(is_next)
+    left = len(drawn) - len(order)
+    found = np.concatenate([[0], np.cumsum(wrong[order])])
+    # Of each check, also of the further ones: decisions and wrong captions found before it, outcome
+    before = np.concatenate([checks, np.arange(len(order), len(order) + min(more, left))])
+    found_before = found[np.minimum(before, len(order))]
+    outcome = np.zeros(len(before), bool)
+    outcome[: len(checks)] = wrong[order[checks]]
+    n = np.arange(len(before))
+    predicted = (np.cumsum(outcome) - outcome + _PRIOR[0]) / (n + sum(_PRIOR))
+    numbers = np.unique(np.linspace(0, left, _NUMBERS).round())
+    share = (numbers + (found[-1] - found_before)[:, None]) / (len(drawn) - before)[:, None]
+    share = np.minimum(share, 1.0)  # [n_checks, n_numbers]
+    with np.errstate(divide="ignore"):  # all must be wrong, and this one is right
+        log_ratio = np.where(
+            outcome[:, None],
+            np.log(predicted)[:, None] - np.log(share),
+            np.log1p(-predicted)[:, None] - np.log1p(-share),
+        )
+    log_ratio = np.cumsum(log_ratio, axis=0)
+    most = _most(numbers, log_ratio[: len(checks)])
+    n_wrong = int(outcome.sum())
+    return Bound(order[checks].tolist(), n_wrong, most, _most(numbers, log_ratio) if more else most)
+
+
+def _most(numbers: np.ndarray, log_ratio: np.ndarray) -> int:
+    """Return the largest of some ascending numbers that no check excludes, rounded up.
+
+    Args: numbers, [n_numbers]; log-likelihood ratio after each check, [n_checks, n_numbers].
+    """
+    excluded = log_ratio.max(axis=0, initial=0.0) >= -np.log(1 - CONFIDENCE)
+    possible = np.flatnonzero(~excluded)
+    if not len(possible):
+        return 0
+    beyond = numbers[possible[-1] + 1 :]
+    return int(beyond[0]) - 1 if len(beyond) else int(numbers[-1])
+
+
+def whole_count(
+    found: float, drawn: int, total: int, *, low: float | None = None, high: float | None = None
+) -> tuple[float, float, float]:
+    """Estimate how many pairs of a set are of a kind, from a random sample without replacement.
+
+    The limits are the numbers under which the count found, or a larger one, and it, or a smaller
+    one, still have a probability of 2.5 % each by the hypergeometric distribution (Cochran,
+    Sampling Techniques, 3rd ed. 1977, chapter 3). Where the count in the sample is an estimate
+    itself, its error and that of sampling are independent: their distances from the estimate are
+    added in quadrature (Zou & Donner, Statistics in Medicine 27, 2008).
+
+    Args:
+        found: pairs of the kind in the sample; a fraction where it was estimated.
+        drawn: pairs in the sample, at least 1.
+        total: pairs in the set, at least as many.
+        low: of a 95 % interval of the count in the sample; None where it was counted.
+        high: the other end.
+
+    Returns:
+        Estimate, and low and high of a 95 % interval.
+    """
+    scale = total / drawn
+    estimate = found * scale
+    below = int(np.floor(found))
+    above = int(np.ceil(found))
+    hypergeom = scipy.stats.hypergeom
+    least = below + bisect_left(
+        range(below, total),
+        True,
+        key=lambda kind: hypergeom.sf(below - 1, total, kind, drawn) > _TAIL,
+    )
+    most = above + bisect_left(
+        range(above, total - (drawn - above)),
+        True,
+        key=lambda kind: hypergeom.cdf(above, total, kind + 1, drawn) <= _TAIL,
+    )
+    low = found if low is None else low
+    high = found if high is None else high
+    down = np.hypot(estimate - least, scale * (found - low))
+    up = np.hypot(most - estimate, scale * (high - found))
+    return float(estimate), float(max(estimate - down, 0.0)), float(min(estimate + up, total))

@@ -13,8 +13,8 @@ import numpy as np
 
 from clipmem_core import columns as c
 from clipmem_core import glossary
-from clipmem_core.scores.certificate import review_place
 from clipmem_core.scores.detectors import misfit
+from clipmem_core.scores.progress import review_place
 
 MISFIT_FORMULA = "−(z(learned) + 2 z(log_probability_out))"
 SECOND_FORMULA = "−(z(learned) + 4 z(log_probability_second))"  # with a second round of training
@@ -166,8 +166,14 @@ QUEUE_SCORES = _scores(c.CLIPMEM, c.SUSPICION)
 USE_SCORES = _scores(c.P_WRONG, c.CLIPMEM, c.SIMILARITY_OUT)
 # The comparison at finding injected errors; the first is the reference
 DETECTION_SCORES = _scores(
-    *(c.P_WRONG, c.MISFIT, c.SIMILARITY_OUT, c.SIMILARITY_IN),
-    *(c.LEARNED, c.CLIPMEM, c.CSLS_OUT, c.LOG_PROBABILITY_OUT),
+    c.P_WRONG,
+    c.MISFIT,
+    c.SIMILARITY_OUT,
+    c.SIMILARITY_IN,
+    c.LEARNED,
+    c.CLIPMEM,
+    c.CSLS_OUT,
+    c.LOG_PROBABILITY_OUT,
 )
 # The means of injected errors by kind
 INJECTED_SCORES = _scores(
@@ -181,8 +187,14 @@ FILTER_SCORES = _scores(c.P_WRONG, c.CLIPMEM, c.SIMILARITY_OUT, c.MISFIT)
 ROW_SCORES = _scores(c.CLIPMEM, c.SE, c.CLIPMEM_SHRUNK, c.SIMILARITY_OUT, c.P_WRONG, c.MISFIT)
 # A pair's own page, below clipmem
 PAGE_SCORES = _scores(
-    *(c.SIMILARITY_OUT, c.SIMILARITY_IN, c.P_WRONG, c.Q_VALUE, c.MISFIT),
-    *(c.LOG_PROBABILITY_OUT, c.CSLS_OUT, c.CLIPMEM_SHRUNK),
+    c.SIMILARITY_OUT,
+    c.SIMILARITY_IN,
+    c.P_WRONG,
+    c.Q_VALUE,
+    c.MISFIT,
+    c.LOG_PROBABILITY_OUT,
+    c.CSLS_OUT,
+    c.CLIPMEM_SHRUNK,
 )
 # The colours of a map
 COLOUR_SCORES = _scores(c.P_WRONG, c.CLIPMEM, c.SIMILARITY_OUT)

@@ -46,17 +46,10 @@ _MIN_PAIRS = 50  # below, no distribution is fitted
 _FITTED_ON = 2_000  # pairs of a stratum at most, drawn at random
 _RESAMPLED = 40
 _CHUNK = 16_384
+_INFINITE = 1e9  # degrees of freedom
 
 
 @dataclass(frozen=True)
-class Prior:
-    """The prior of a pair's variance: `scale` (s0²), [n_pairs], with `degrees` (d0) of freedom."""
-
-    scale: np.ndarray
-    degrees: float
-
-
-@dataclass(frozen=True, eq=False)
 class Design:
     """How the error of clipmem is estimated from the members."""
 
@@ -86,8 +79,7 @@ def design(inside: np.ndarray, blocks: Sequence[np.ndarray]) -> Design:
     counts = np.stack([inside[rows].sum(axis=0) for rows in blocks])  # [n_blocks, n_pairs]
     size = len(blocks[0])
     n_in = int(counts[0, 0])
-    same_size = all(len(rows) == size for rows in blocks)
-    if (counts == n_in).all() and same_size and 0 < n_in < size:
+    if (counts == n_in).all() and {*map(len, blocks)} == {size} and 0 < n_in < size:
         within = 2 * n_in == size
         degrees = len(blocks) - 1 + (len(blocks) * (size - 2) if within else 0)
         return Design(list(blocks), within, degrees)
@@ -127,11 +119,13 @@ def error_variances(
     return squares / plan.degrees * per_member / len(differences)
 
 
-def fit_prior(variance: np.ndarray, degrees: int, covariate: np.ndarray) -> Prior:
+def fit_prior(
+    variance: np.ndarray, degrees: int, covariate: np.ndarray
+) -> tuple[np.ndarray, float]:
     """Fit the prior of many variances by the moments of their logs (Smyth 2004, section 6.2).
 
-    s0² follows a trend over the covariate, a cubic spline, from 100 pairs on; d0 is infinite where
-    the logs vary no more than samples of one variance do.
+    s0² follows a trend over the covariate, a cubic spline, from 100 pairs on; d0 is 10⁹, nearly
+    infinite, where the logs vary no more than samples of one variance do.
 
     Args:
         variance: sample variances, [n_pairs].
@@ -145,38 +139,36 @@ def fit_prior(variance: np.ndarray, degrees: int, covariate: np.ndarray) -> Prio
     logs = np.log(np.maximum(variance, floor)) - digamma(degrees / 2) + np.log(degrees / 2)
     fitted = np.full(len(logs), logs.mean())
     rank = 1
-    if len(logs) >= _MIN_TRENDED and np.ptp(covariate) > 0:
+    if len(logs) >= _MIN_TRENDED:
         spline = SplineTransformer(n_knots=_KNOTS, knots="quantile")
         trend = make_pipeline(spline, LinearRegression()).fit(covariate[:, None], logs)
         fitted = trend.predict(covariate[:, None])
         rank = _KNOTS + 2
-    residual_variance = ((logs - fitted) ** 2).sum() / max(len(logs) - rank, 1)
+    residual_variance = ((logs - fitted) ** 2).sum() / (len(logs) - rank)
     beyond = residual_variance - polygamma(1, degrees / 2)
     if beyond <= 0:
-        return Prior(np.exp(fitted), np.inf)
+        return np.exp(fitted), _INFINITE
     # trigamma(x) > 1/x² near 0, and < 1/x + 1/x²
     ends = min(1e-3, beyond**-0.5 / 10), 1 + 1 / beyond
-    d0 = 2 * brentq(lambda x: polygamma(1, x) - beyond, *ends)
-    return Prior(np.exp(fitted + digamma(d0 / 2) - np.log(d0 / 2)), d0)
+    d0 = min(2 * brentq(lambda x: polygamma(1, x) - beyond, *ends), _INFINITE)
+    return np.exp(fitted + digamma(d0 / 2) - np.log(d0 / 2)), d0
 
 
-def moderate(variance: np.ndarray, degrees: int, prior: Prior) -> np.ndarray:
+def moderate(variance: np.ndarray, degrees: int, scale: np.ndarray, d0: float) -> np.ndarray:
     """Return the mean of each variance's posterior, (d0 s0² + d s²) / (d0 + d).
 
     Args:
         variance: sample variances s², [n_pairs].
         degrees: d, of freedom of each.
-        prior: s0² and d0.
+        scale, d0: of the prior, as `fit_prior` returns them.
 
     Returns:
         [n_pairs], of d0 + d degrees of freedom.
     """
-    if np.isinf(prior.degrees):
-        return prior.scale.copy()
-    return (prior.degrees * prior.scale + degrees * variance) / (prior.degrees + degrees)
+    return (d0 * scale + degrees * variance) / (d0 + degrees)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Errors:
     """The error of each pair's clipmem."""
 
@@ -195,6 +187,23 @@ class Errors:
         """Standard errors, [n_pairs], widened by the quantile of Student's t: clipmem ± 1.96 se
         covers 95 %."""
         return np.sqrt(self.variance) * t.ppf(0.975, self.degrees) / norm.ppf(0.975)
+
+    def likelihood(self, clipmem: np.ndarray, grid: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Return the likelihood of some pairs' clipmem by true value, up to a factor a pair:
+        Student's t. Errors below the grid's step count as the step.
+
+        Args:
+            clipmem: [n_pairs].
+            grid: true values, [n_grid].
+            rows: of the pairs, [n].
+
+        Returns:
+            [n, n_grid].
+        """
+        error = np.maximum(np.sqrt(self.variance[rows, None]), grid[1] - grid[0])
+        degrees = self.degrees[rows, None]
+        off = ((clipmem[rows, None] - grid) / error) ** 2
+        return np.exp(-(degrees + 1) / 2 * np.log1p(off / degrees))
 
 
 def standard_errors(alignments: Sequence[np.ndarray], sides: MemberSides) -> Errors:
@@ -218,17 +227,17 @@ def standard_errors(alignments: Sequence[np.ndarray], sides: MemberSides) -> Err
         mean_in, mean_out = side_means(alignments, inside)
         spread = (mean_in - mean_out)[sides.external].var(ddof=1)
         variance = np.full(len(group), spread)
-        return Errors(variance, np.full(len(group), np.inf), variance, None)
+        return Errors(variance, np.full(len(group), _INFINITE), variance, None)
     level = sum(alignments, np.zeros(len(group))) / len(alignments)  # mean over all members
     variance, degrees, prior_scale = np.empty((3, len(group)))
     for name, plan in plans.items():
         rows = np.flatnonzero(group == name)
         of_group = [values[rows] for values in alignments]
         sample_variance = error_variances(of_group, inside[:, rows], plan)
-        prior = fit_prior(sample_variance, plan.degrees, level[rows])
-        variance[rows] = moderate(sample_variance, plan.degrees, prior)
-        degrees[rows] = plan.degrees + prior.degrees
-        prior_scale[rows] = prior.scale
+        scale, d0 = fit_prior(sample_variance, plan.degrees, level[rows])
+        variance[rows] = moderate(sample_variance, plan.degrees, scale, d0)
+        degrees[rows] = plan.degrees + d0
+        prior_scale[rows] = scale
     return Errors(variance, degrees, prior_scale, plans[EXTERNAL])
 
 
@@ -245,11 +254,7 @@ def in_errors(clipmem: np.ndarray, variance: np.ndarray, degrees: np.ndarray) ->
         >>> in_errors(np.array([0.2, -0.2, 0.4]), variance, degrees).round(2)
         array([ 2.  , -2.  ,  1.33])
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.abs(clipmem) / np.sqrt(variance)
-    ratio[clipmem == 0] = 0.0
-    if np.isinf(degrees).all():  # normal already
-        return np.copysign(ratio, clipmem)
+    ratio = np.abs(clipmem) / np.sqrt(variance)
     return np.sign(clipmem) * norm.isf(t.sf(ratio, degrees))
 
 
@@ -279,8 +284,9 @@ def null_scores(alignments: Sequence[np.ndarray], sides: MemberSides, errors: Er
     for inside in labellings(sides, rows):
         mean_in, mean_out = side_means(external, inside)
         if plan and sides.protocol == "ensemble":
-            prior = Prior(errors.prior_scale[rows], degrees[0] - plan.degrees)
-            variance = moderate(error_variances(external, inside, plan), plan.degrees, prior)
+            sample_variance = error_variances(external, inside, plan)
+            d0 = degrees[0] - plan.degrees
+            variance = moderate(sample_variance, plan.degrees, errors.prior_scale[rows], d0)
         scores.append(in_errors(mean_in - mean_out, variance, degrees))
     return np.concatenate(scores)
 
@@ -322,95 +328,41 @@ def q_values(p: np.ndarray, group: np.ndarray) -> np.ndarray:
     return q
 
 
-@dataclass(frozen=True, eq=False)
-class NoiseModel:
-    """The error distribution of observed values: Student's t with `degrees` of freedom times
-    `error`, [n_pairs]."""
-
-    error: np.ndarray
-    degrees: float
-
-    @classmethod
-    def of(cls, errors: Errors, rows: np.ndarray) -> "NoiseModel":
-        """Return the noise of pairs of one group.
-
-        Args: errors of all pairs; the rows of these pairs, [n].
-        """
-        return cls(np.sqrt(errors.variance[rows]), float(errors.degrees[rows[0]]))
-
-    def likelihood(self, clipmem: np.ndarray, grid: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Return the likelihood of some pairs' clipmem by true value, up to a factor a pair.
-
-        Errors below the grid's step count as the step.
-
-        Args:
-            clipmem: [n_pairs].
-            grid: true values, [n_grid].
-            rows: of the pairs, [n_rows].
-
-        Returns:
-            [n_rows, n_grid].
-        """
-        error = np.maximum(self.error[rows, None], grid[1] - grid[0])
-        off = ((clipmem[rows, None] - grid) / error) ** 2
-        if np.isinf(self.degrees):
-            return np.exp(-off / 2)
-        return np.exp(-(self.degrees + 1) / 2 * np.log1p(off / self.degrees))
-
-
-def shrunk(clipmem: np.ndarray, noise: NoiseModel, *, seed: int) -> np.ndarray:
-    """Return the clipmem to expect of each pair under other members, in its units: the mean of its
-    posterior.
-
-    The distribution of true values is the nonparametric maximum-likelihood estimate of Kiefer and
-    Wolfowitz (Annals of Mathematical Statistics 27, 1956), weights on a grid, by the EM algorithm
-    as in Jiang and Zhang (Annals of Statistics 37, 2009). A normal distribution fits badly: most
-    pairs lie near 0 and a few far above. Pairs of similar error have a distribution of their own,
-    since memorized pairs are noisier.
-
-    Args:
-        clipmem: of pairs of one group, [n_pairs].
-        noise: of these pairs.
-        seed: of the pairs that are fitted on.
-
-    Returns:
-        [n_pairs]; all NaN with fewer than 50 pairs, or one value.
-    """
-    expected = np.full(len(clipmem), np.nan)
-    if not _enough(clipmem):
-        return expected
-    grid = _grid(clipmem, noise)
-    for rows, likelihood in _strata(clipmem, noise, grid, seed):
-        weights = _weights(likelihood, np.ones((1, len(likelihood))))[0]
-        for start in range(0, len(rows), _CHUNK):
-            chunk = rows[start : start + _CHUNK]
-            posterior = weights * noise.likelihood(clipmem, grid, chunk)
-            expected[chunk] = posterior @ grid / posterior.sum(axis=1)
-    return expected
-
-
 def shrunk_by_group(
     clipmem: np.ndarray, errors: Errors, group: np.ndarray, *, seed: int
 ) -> np.ndarray:
-    """Return `shrunk` clipmem of each group, [n_pairs]; NaN outside candidate, independent and
-    scored.
+    """Return the clipmem to expect of each pair under other members, in its units: the mean of its
+    posterior.
+
+    The distribution of true values in a group is the nonparametric maximum-likelihood estimate of
+    Kiefer and Wolfowitz (Annals of Mathematical Statistics 27, 1956), weights on a grid, by the EM
+    algorithm as in Jiang and Zhang (Annals of Statistics 37, 2009). A normal distribution fits
+    badly: most pairs lie near 0 and a few far above. Pairs of similar error have a distribution of
+    their own, since memorized pairs are noisier.
 
     Args:
         clipmem: [n_pairs].
         errors: of all pairs.
         group: names of groups, [n_pairs].
-        seed: as for `shrunk`.
+        seed: of the pairs that are fitted on.
+
+    Returns:
+        [n_pairs]; NaN outside candidate, independent and scored, and in a group of fewer than 50
+        pairs.
     """
     expected = np.full(len(clipmem), np.nan)
     for name in SCORED_GROUPS:
-        rows = np.flatnonzero((group == name) & np.isfinite(clipmem))
-        if len(rows):
-            expected[rows] = shrunk(clipmem[rows], NoiseModel.of(errors, rows), seed=seed)
+        of_group = np.flatnonzero((group == name) & np.isfinite(clipmem))
+        for rows, grid, likelihood in _strata(clipmem, errors, of_group, seed):
+            weights = _weights(likelihood, np.ones((1, len(likelihood))))
+            for chunk in np.split(rows, range(_CHUNK, len(rows), _CHUNK)):
+                posterior = weights * errors.likelihood(clipmem, grid, chunk)
+                expected[chunk] = posterior @ grid / posterior.sum(axis=1)
     return expected
 
 
 def share_above(
-    clipmem: np.ndarray, noise: NoiseModel, sizes: np.ndarray, *, seed: int
+    clipmem: np.ndarray, errors: Errors, of_group: np.ndarray, sizes: np.ndarray, *, seed: int
 ) -> pd.DataFrame:
     """Estimate the share of pairs whose true clipmem exceeds a size, corrected for noise, with a 95
     % interval.
@@ -419,57 +371,53 @@ def share_above(
     times the noise a share depends on the model of the noise, which the interval does not cover.
 
     Args:
-        clipmem: of pairs of one group, [n_pairs].
-        noise: of these pairs.
+        clipmem: [n_pairs].
+        errors: of all pairs.
+        of_group: rows of the pairs of one group, [n].
         sizes: in cosine units, [n_sizes].
-        seed: of the resamples, and as for `shrunk`.
+        seed: of the resamples, and as for `shrunk_by_group`.
 
     Returns:
         size, share, low, high, one row a size; no row where there are fewer than 50 pairs.
     """
-    if not _enough(clipmem):
-        return pd.DataFrame(columns=["size", "share", "low", "high"], dtype=float)
-    grid = _grid(clipmem, noise)
+    strata = list(_strata(clipmem, errors, of_group, seed))
+    if not strata:
+        sizes = sizes[:0]
     rng = draws.rng(seed, "clipmem resamples")
-    # The part of the piece around each value that is above a size, [n_grid, n_sizes]
-    beyond = np.clip((grid[:, None] - sizes) / (grid[1] - grid[0]) + 0.5, 0, 1)
     shares = np.zeros((1 + _RESAMPLED, len(sizes)))  # of all pairs, and in each resample
-    for rows, likelihood in _strata(clipmem, noise, grid, seed):
+    for rows, grid, likelihood in strata:
+        # The part of the piece around each value that is above a size, [n_grid, n_sizes]
+        beyond = np.clip((grid[:, None] - sizes) / (grid[1] - grid[0]) + 0.5, 0, 1)
         n = len(likelihood)
         resampled = rng.multinomial(n, np.full(n, 1 / n), size=_RESAMPLED)
         weights = _weights(likelihood, np.vstack([np.ones(n), resampled]))
-        shares += len(rows) / len(clipmem) * (weights @ beyond)
+        shares += len(rows) / len(of_group) * (weights @ beyond)
     share = shares[0]
     half = t.ppf(0.975, _RESAMPLED - 1) * shares[1:].std(axis=0, ddof=1)
     low, high = np.clip([share - half, share + half], 0, 1)
     return pd.DataFrame({"size": sizes, "share": share, "low": low, "high": high})
 
 
-def _enough(clipmem: np.ndarray) -> bool:
-    """Return whether a distribution of true values can be fitted."""
-    return len(clipmem) >= _MIN_PAIRS and bool(np.ptp(clipmem) > 0)
-
-
-def _grid(clipmem: np.ndarray, noise: NoiseModel) -> np.ndarray:
-    """Return the values that true clipmem may have, [n_grid]; about two a typical error."""
-    error = max(np.median(noise.error), 1e-12)
-    values = np.clip(2 * np.ptp(clipmem) / error, _COARSE_GRID, _FINE_GRID)
-    return np.linspace(clipmem.min(), clipmem.max(), int(values))
-
-
 def _strata(
-    clipmem: np.ndarray, noise: NoiseModel, grid: np.ndarray, seed: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield strata of equal size of pairs of similar error: their rows, and the likelihood of at
-    most 2,000 of them, [n, n_grid]."""
+    clipmem: np.ndarray, errors: Errors, of_group: np.ndarray, seed: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield strata of equal size of pairs of similar error: their rows, the values that true
+    clipmem may have (about two a typical error), [n_grid], and the likelihood of at most 2,000
+    pairs, [n, n_grid]. None where no distribution can be fitted."""
+    values = clipmem[of_group]
+    if len(values) < _MIN_PAIRS:
+        return
+    error = np.sqrt(errors.variance[of_group])
+    n_grid = np.clip(2 * np.ptp(values) / np.median(error), _COARSE_GRID, _FINE_GRID)
+    grid = np.linspace(values.min(), values.max(), int(n_grid))
     count = 1
-    if np.ptp(noise.error) > 0:
-        count = int(np.clip(len(clipmem) // _STRATUM, 1, _MAX_STRATA))
-    for rows in np.array_split(np.argsort(noise.error, kind="stable"), count):
+    if np.ptp(error) > 0:
+        count = int(np.clip(len(values) // _STRATUM, 1, _MAX_STRATA))
+    for rows in np.array_split(of_group[np.argsort(error, kind="stable")], count):
         some = rows
         if len(rows) > _FITTED_ON:
             some = draws.rng(seed, "fitted pairs").choice(rows, _FITTED_ON, replace=False)
-        yield rows, noise.likelihood(clipmem, grid, some)
+        yield rows, grid, errors.likelihood(clipmem, grid, some)
 
 
 def _weights(likelihood: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -25,8 +25,6 @@ NUMBER_WORDS = (
     *("one", "two", "three", "four", "five", "six"),
     *("seven", "eight", "nine", "ten", "eleven", "twelve"),
 )
-
-
 WORD_PATTERN = re.compile(r"\w+")
 _GRAMMAR_SHARE = 0.1  # of the captions
 _PREDICTED_FROM = 5  # captions that a predicted word occurs in
@@ -39,7 +37,7 @@ COMPARED_KINDS = ("colour", "number", "other word")
 _SIMILAR_RANKS = 25  # the two differ in frequency by at most so many ranks
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Words:
     """The words of all captions of a data set, as numbers."""
 

@@ -21,9 +21,8 @@ N = 220
 def test_embeddings_that_cannot_be_mapped_cost_only_the_encoders_parts() -> None:
     rng = np.random.default_rng(0)
     membership = paper_membership(np.arange(N), seeds=1, seed=0)
-    image, text = (
-        [rng.normal(size=(N, width)).astype(np.float32) for width in (5, 6)] for _ in range(2)
-    )
+    image, text = rng.normal(size=(2, 2, N, 5)).astype(np.float32)
+    membership.group[membership.group == "shared"] = "candidate"
     external = membership.group == "external"
     inputs = Evidence(
         pairs=pd.DataFrame({"pair_id": [str(row) for row in range(N)], "injected": None}),
@@ -37,7 +36,7 @@ def test_embeddings_that_cannot_be_mapped_cost_only_the_encoders_parts() -> None
         n_captions=np.ones(N, dtype=int),
     )
     table, split = score_table(inputs)
-    assert "one width" in split["missing"]
+    assert "2 shared pairs" in split["missing"]
     assert table[["clipmem_image", "clipmem_text"]].isna().all(axis=None)
     assert (
         table[["clipmem", "alignment_in", "alignment_out", "sslmem_image"]].notna().all(axis=None)

@@ -35,11 +35,10 @@ from clipmem_core.audit.store import (
 )
 from clipmem_core.audit.word_table import read_words
 from clipmem_core.io import InputError
-from clipmem_core.scores.certificate import bound_wrong, plan_review
 from clipmem_core.scores.evidence import CaptionEvidence, probabilities
 from clipmem_core.scores.membership import Membership, MemberSides, side_means
-from clipmem_core.scores.prevalence import estimate_wrong
-from clipmem_core.scores.progress import Posterior
+from clipmem_core.scores.prevalence import estimate_wrong, posterior_at
+from clipmem_core.scores.progress import Posterior, bound_wrong, plan_review
 from clipmem_core.scores.uncertainty import Errors, shrunk_by_group, standard_errors
 from tests.bench import save_table
 from tests.scores.simulated import simulate
@@ -231,7 +230,7 @@ def _review(n: int, kind: str, share: float, most: int, seed: int) -> tuple[floa
         if bound <= 0.25 * wrong.sum():
             break
     decided = first > 0
-    posterior = Posterior.of(estimate_wrong(fit, swapped).posterior)
+    posterior = Posterior.of(posterior_at(estimate_wrong(fit, swapped).curve, fit))
     left = posterior.remaining(decided & ~wrong, decided & wrong, ~decided)
     return float((wrong & ~decided).sum()), round(left.low), round(left.high), bound
 

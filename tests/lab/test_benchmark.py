@@ -26,7 +26,7 @@ from clipmem_core.lab.benchmark_results import (
     show_benchmark,
     write_benchmark_results,
 )
-from clipmem_core.scores.detection import METRICS
+from clipmem_core.scores.metrics import METRICS
 from clipmem_core.training.model import build_model
 from tests.audit.small import Silent, config_of
 from tests.audit.test_locked import flags

@@ -32,7 +32,6 @@ class Simulated:
     sides: MemberSides
     alignments: list[np.ndarray]
     true: np.ndarray  # clipmem without noise, [n_pairs]
-    noise: np.ndarray  # standard deviation over members, [n_pairs]
 
     @property
     def scored(self) -> np.ndarray:
@@ -45,10 +44,6 @@ class Simulated:
     @property
     def errors(self) -> Errors:
         return standard_errors(self.alignments, self.sides)
-
-    def p(self) -> np.ndarray:
-        """Return the p values of all pairs."""
-        return p_of(self.alignments, self.sides)
 
 
 def p_of(alignments: list[np.ndarray], sides: MemberSides) -> np.ndarray:
@@ -94,7 +89,7 @@ def simulate(
     offsets = 0.02 * rng.normal(size=(members, 1))
     values = level + offsets + true * drawn.trained + noise * deviations.reshape(members, pairs)
     true = np.where(drawn.group == "scored", true, 0.0)
-    return Simulated(MemberSides(drawn, seed), list(values), true, noise)
+    return Simulated(MemberSides(drawn, seed), list(values), true)
 
 
 def ensemble_sides(

@@ -44,5 +44,5 @@ def test_similarity_is_the_cosine_of_the_means_and_zero_without_length() -> None
     terms = pair_terms(image, text, EXTERNAL)
     cosines = np.vecdot(unit(image), unit(text))  # 0 for the image without length
     np.testing.assert_allclose(terms["similarity"], cosines, atol=1e-6)
-    np.testing.assert_allclose(terms["image_square"], (image**2).sum(axis=1), rtol=1e-5)
-    np.testing.assert_allclose(terms["text_square"], (text**2).sum(axis=1), rtol=1e-5)
+    for name, side in (("image_square", image), ("text_square", text)):
+        np.testing.assert_allclose(terms[name], (side**2).sum(axis=1), rtol=1e-5)

@@ -88,13 +88,6 @@ def test_fit_is_the_mean_over_members_that_never_saw_the_pair() -> None:
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_a_member_of_unknown_logit_scale_has_no_log_probability() -> None:
-    image, text, external = drawn_embeddings()
-    found = fit_out([image] * 2, [text] * 2, np.zeros((2, 40), dtype=bool), external, [5.0, np.nan])
-    np.testing.assert_allclose(found, alone(image, text, external, logit_scale=5.0))
-    assert np.isnan(alone(image, text, external, logit_scale=np.nan)[1]).all()
-
-
 def test_a_swapped_caption_scores_as_csls_with_that_swap() -> None:
     rng = np.random.default_rng(0)
     image, text = (list(side) for side in rng.normal(size=(2, 3, 40, 6)))
@@ -125,15 +118,3 @@ def test_scores_of_captions_are_those_of_a_slow_loop() -> None:
         near = sorted(np.delete(cosines[caption], [*range(15), own]))[-10:]
         similarity = cosines[caption, own]
         np.testing.assert_allclose(found[caption], [similarity, similarity - np.mean(near)])
-
-
-def test_captions_of_late_epochs_do_not_look_better_learned() -> None:
-    """Every pair gains one with each epoch, and nothing depends on the caption: all captions come
-    out at 0."""
-    log_probability = np.arange(6.0)[:, None] + np.zeros((6, 4))
-    log_probability[:, 3] = np.nan
-    rng = np.random.default_rng(0)
-    drawn = [np.array([0, 2, 4]) + rng.integers(2, size=3) for _ in range(6)]
-    found = detectors.learned_by_caption(log_probability, np.arange(3), drawn, 8)
-    assert np.nanmax(np.abs(found)) == 0
-    assert np.isnan(found[6:]).all()

@@ -96,7 +96,7 @@ def test_segments_are_those_of_the_definition() -> None:
             for start, end in spans
             if not any(a <= start and end <= b and (a, b) != (start, end) for a, b in spans)
         ]
-        found = maximal_segments(values)
+        found = maximal_segments(values, 1e-9)
         assert [(first, last + 1) for _, first, last in found] == largest
         for total, first, last in found:
             assert total == pytest.approx(values[first : last + 1].sum())

@@ -3,8 +3,6 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.stats import ortho_group
 
 from clipmem_core.scores.alignment import unit
@@ -37,9 +35,9 @@ def _h(image: np.ndarray, text: np.ndarray, external: np.ndarray, pair: int) -> 
 def test_members_that_differ_in_text_have_a_text_part_alone() -> None:
     sides = paper_sides(N)
     (image,), (text,) = _members(1)
-    parts, fits = contributions([image] * 2, [text] * 2, sides)
+    parts, fit = contributions([image] * 2, [text] * 2, sides)
     np.testing.assert_allclose(parts, 0, atol=1e-6)
-    assert fits == {"f-0": pytest.approx(1)}
+    assert fit == pytest.approx(1)
     # Equal on shared pairs: R is the identity
     candidate = sides.membership.group == "candidate"
     memorizing = np.where(candidate[:, None], image, text)
@@ -87,24 +85,13 @@ def streamed(values: np.ndarray, order: np.ndarray, *, batch: int) -> pd.DataFra
     return tally.scores()
 
 
-@st.composite
-def tables(draw: st.DrawFn) -> np.ndarray:
-    """Tables of activations of many sizes, with zeros, ties and one large value among small
-    ones."""
-    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
-    pairs = draw(st.integers(2, 60))
-    values = np.exp(draw(st.floats(0.01, 8)) * rng.standard_normal((pairs, 5)))
-    values *= rng.random((pairs, 5)) < 0.8
-    values[:, 3] = rng.integers(0, 3, pairs)
+def test_streaming_in_any_order_is_the_table_in_memory() -> None:
+    rng = np.random.default_rng(0)
+    values = np.exp(3 * rng.normal(size=(60, 5))) * (rng.random((60, 5)) < 0.8)
+    values[:, 3] = rng.integers(0, 3, 60)
     values[:, 4] = 0
-    return values.astype(np.float32)
-
-
-@given(tables(), st.integers(0, 10**6), st.integers(1, 9))
-def test_streaming_in_any_order_is_the_table_in_memory(
-    values: np.ndarray, seed: int, batch: int
-) -> None:
-    scores = streamed(values, np.random.default_rng(seed).permutation(len(values)), batch=batch)
+    values = values.astype(np.float32)
+    scores = streamed(values, rng.permutation(60), batch=9)
     for unit_number in np.flatnonzero(values.any(axis=0)):
         activations = values[:, unit_number].astype(np.float64)
         found = scores.loc[unit_number]

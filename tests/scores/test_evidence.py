@@ -56,8 +56,6 @@ def test_half_of_the_decoys_are_similar_captions_of_other_pictures() -> None:
     same_topic = place % 20 == text % 20
     assert same_topic[similar].mean() == 1
     assert same_topic[~similar].mean() < 0.2
-    # No caption has a sibling
-    assert not len(draw_decoys(features, Ragged.of(np.ones(600)), np.arange(600), seed=0))
 
 
 def planted(seed: int) -> tuple[CaptionEvidence, np.ndarray]:
@@ -127,12 +125,9 @@ def test_captions_that_are_not_read_have_no_probability_and_are_not_counted() ->
     found = probabilities(dataclasses.replace(given, **known))
     assert (found.captions.notna().to_numpy() == read[:, None]).all()
     assert (np.isfinite(found.pairs) == some).all()
-    by_pair = found.captions["p_wrong"].to_numpy().reshape(600, 3)[some]
-    np.testing.assert_allclose(found.worst[some], np.nanmax(by_pair, axis=1))
     assert found.counts["pairs"].estimate == pytest.approx(20, rel=0.2)
     assert found.counts["captions"].estimate < 5
     assert found.counts["words"].estimate == pytest.approx(40, rel=0.2)
-    assert np.nansum(found.parts, axis=1)[1] < 5
 
 
 def test_a_pair_is_wrong_if_all_of_it_or_one_of_its_captions_is() -> None:
@@ -148,17 +143,6 @@ def test_parts_without_evidence_are_0() -> None:
     found = probabilities(without)
     assert (found.captions[["p_caption", "p_word"]] == 0).all(axis=None)
     np.testing.assert_allclose(found.captions["p_wrong"], np.repeat(found.pairs, 3), atol=1e-12)
-    assert (np.diff(found.worst[np.argsort(-given.misfit)]) <= 0).all()
-    unseen = probabilities(dataclasses.replace(given, decoys=given.decoys * np.nan))
-    assert (unseen.captions["p_caption"] == 0).all()
-    assert unseen.counts["captions"].missing
-
-
-def test_pairs_without_a_count_are_ordered_by_misfit() -> None:
-    given, _ = planted(2)
-    found = probabilities(dataclasses.replace(given, swapped=given.swapped[:50]))
-    assert np.isnan(found.pairs).all()
-    np.testing.assert_array_equal(found.worst, given.misfit)
 
 
 def test_the_surprise_of_each_kind_of_word_has_its_own_ratio() -> None:
@@ -170,5 +154,3 @@ def test_the_surprise_of_each_kind_of_word_has_its_own_ratio() -> None:
     found = evidence.surprise(evidence.fit_words(values, kinds), values, kinds)
     expected = 2 * values[np.arange(3000), :, kinds] - 2
     np.testing.assert_allclose(expit(found), expit(expected), atol=0.2)
-    values[:5] = np.nan
-    assert np.isnan(evidence.surprise(evidence.fit_words(values, kinds), values, kinds)[:5]).all()

@@ -58,26 +58,6 @@ def test_paper_groups_have_their_sizes_and_trained_members(
     assert _is_constant_within(drawn.group, ids)
 
 
-def test_more_repeats_or_seeds_only_add_members() -> None:
-    ids = np.random.default_rng(0).integers(300, size=400)
-    one, three = (ensemble_membership(ids, folds=3, repeats=repeats, seed=5) for repeats in (1, 3))
-    assert (one.group == three.group).all()
-    assert (one.trained == three.trained[:3]).all()
-    assert one.members == three.members[:3]
-    one, three = (paper_membership(ids, seeds=seeds, seed=5) for seeds in (1, 3))
-    assert (one.group == three.group).all()
-    assert three.members == ("f-0", "g-0", "f-1", "g-1", "f-2", "g-2")
-
-
-def test_folds_are_even_and_another_seed_draws_others() -> None:
-    ids = np.arange(301)
-    drawn, other = (ensemble_membership(ids, folds=4, repeats=2, seed=seed) for seed in (0, 1))
-    sizes = (~drawn.trained[:, drawn.group == "scored"]).sum(axis=1)
-    assert sorted(sizes[:4]) == [62, 63, 63, 63]
-    assert (drawn.group != other.group).any()
-    assert (drawn.trained != other.trained).any()
-
-
 def test_what_cannot_be_drawn_is_an_input_error() -> None:
     ids = np.arange(300)
     for clusters, folds in ((ids, 251), (ids // 60, 2)):
@@ -105,7 +85,7 @@ def test_external_pairs_have_random_sides_in_an_ensemble_and_f_in_the_paper() ->
     assert (sides.inside == sides.membership.trained)[:, ~external].all()
     assert ((~sides.inside).reshape(2, 3, -1).sum(axis=1) == 1).all()
     assert len(np.unique(sides.inside[:, external], axis=1).T) > 5
-    assert (ensemble_sides(300, folds=3, repeats=1).inside == sides.inside[:3]).all()
+    assert (ensemble_sides(300, folds=3, repeats=1).inside == sides.inside[:3]).all()  # it grows
     inside = paper_sides(300, seeds=2).inside
     assert (inside == np.array([True, False, True, False])[:, None]).all()
 
@@ -118,14 +98,11 @@ def test_many_labellings_are_sampled_and_few_are_all() -> None:
     assert len(np.unique(inside[:, :, 0], axis=0)) > 150
     sides = ensemble_sides(300, folds=4, repeats=3, halves=True)
     inside = np.stack(list(membership.labellings(sides, np.arange(2))))  # of 216: all
-    assert inside.shape == (216, 12, 2)
-    assert len(np.unique(inside[:, :, 0], axis=0)) == 216
+    assert len(np.unique(inside[:, :, 0], axis=0)) == len(inside) == 216
     assert (inside.reshape(216, 3, 4, 2).sum(axis=2) == 2).all()
-    assert (sides.inside[:, sides.external].reshape(3, 4, -1).sum(axis=1) == 2).all()
 
 
 def test_names_of_no_protocol_are_an_input_error() -> None:
-    assert membership.protocol_of(("r0-f0", "r0-f1")) == "ensemble"
     with pytest.raises(InputError, match="not a, b"):
         membership.protocol_of(("a", "b"))
     with pytest.raises(InputError, match="found f-0, g-1"):

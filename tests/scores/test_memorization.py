@@ -59,7 +59,6 @@ def test_a_paper_audit_by_hand() -> None:
         "n_in": [2, 1, 1, 0, 0],
         "n_out": [0, 1, 1, 2, 2],
         "clipmem": [0, 0.6, -0.5, -0.1, 0.1],
-        "alignment_in": f,
         "negative_text_out": g,
         "similarity_in": [0.5, 0.9, 0.7, np.nan, np.nan],
         "similarity_out": [np.nan, 0.3, 0.2, 0.15, 0.15],
@@ -85,29 +84,7 @@ def test_three_seeds_give_a_t_interval_over_the_means_of_each_seed() -> None:
     assert summary.loc["independent", "mean"] == pytest.approx(-1, abs=0.2)
 
 
-@pytest.mark.parametrize("sides", [paper_sides(2_200, seeds=2), ensemble_sides(2_200)])
-def test_two_replicates_show_the_spread_of_pairs(sides: MemberSides) -> None:
-    _, alignments = noisy(sides)
-    summary = group_summary(alignments, sides).set_index("group")
-    external = np.subtract(*side_means(alignments, sides.inside))[sides.external]
-    assert set(summary["kind"]) == {"SD over pairs"}
-    found = summary.loc["external", ["mean", "high"]].tolist()
-    assert found == pytest.approx([external.mean(), external.mean() + external.std(ddof=1)])
-
-
-def test_ranking_stability_is_the_rank_correlation_of_two_disjoint_halves() -> None:
-    sides, alignments = noisy(ensemble_sides(2_200))
-    trained = sides.membership.trained
-    lasting = np.random.default_rng(9).normal(size=2_200)
-    alignments = list(alignments + 2 * lasting * trained)
-    scored = ~sides.external
-    halves = [side_means(alignments[rows], trained[rows]) for rows in (slice(2), slice(2, 4))]
-    expected = spearmanr(*[(mean_in - mean_out)[scored] for mean_in, mean_out in halves]).statistic
-    assert memorization.ranking_stability(alignments, sides) == pytest.approx(expected)
-    assert expected > 0.5
-
-
-@pytest.mark.parametrize(("repeats", "noise"), [(2, 1.0), (2, 4.0), (3, 2.0), (6, 1.0), (6, 4.0)])
+@pytest.mark.parametrize(("repeats", "noise"), [(2, 1.0), (3, 2.0), (6, 4.0)])
 def test_reliability_is_the_rank_agreement_with_a_second_audit(repeats: int, noise: float) -> None:
     """Two audits of 20,000 pairs, whose members see what is lasting in each pair with noise of
     their own."""
@@ -123,8 +100,6 @@ def test_reliability_is_the_rank_agreement_with_a_second_audit(repeats: int, noi
     stability = memorization.ranking_stability(audits[0], sides)
     found = memorization.ranking_reliability(stability, repeats)
     assert found == pytest.approx(spearmanr(*clipmem).statistic, abs=0.02)
-    # Variance of what lasts in that of the mean, of Pearson's kind
-    assert found == pytest.approx(1 / (1 + 2 * noise**2 / repeats), abs=0.03)
 
 
 def test_sslmem_is_the_mean_cosine_of_different_views_in_minus_out() -> None:

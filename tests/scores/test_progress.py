@@ -1,14 +1,14 @@
-"""The number of wrong captions that remain, from scores and decisions."""
+"""The order of a review, and the wrong captions that remain: from scores and decisions, from random
+checks alone, and in the set that a sample is from."""
 
 import itertools
 import math
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import hypergeom, norm
 
-from clipmem_core.scores.certificate import plan_review
-from clipmem_core.scores.progress import Posterior
+from clipmem_core.scores.progress import Posterior, bound_wrong, plan_review, whole_count
 
 
 def flags(n: int, *rows: int) -> np.ndarray:
@@ -57,35 +57,22 @@ def test_the_posterior_is_that_of_a_slow_loop() -> None:
         assert np.average(below, weights=weights) == pytest.approx(level, abs=1e-4)
 
 
-@pytest.mark.parametrize("share", [0.0005, 0.02, 0.3])
-def test_the_estimate_before_a_review_is_the_sum_of_the_probabilities(share: float) -> None:
-    p = np.clip(np.random.default_rng(0).beta(share, 1 - share, 4000), 1e-6, 1 - 1e-6)
-    before = Posterior.of(p).before_review()
-    assert before.estimate == pytest.approx(p.sum(), rel=0.02, abs=4)
-    assert before.low < before.estimate < before.high
-
-
 def test_decisions_teach_and_slips_hardly_do() -> None:
     p = np.concatenate([np.full(80, 0.98), np.linspace(0.9, 0.01, 100), np.full(3800, 0.003)])
     posterior = Posterior.of(p)
     none = flags(len(p))
+    wrong = flags(len(p), *range(3900, 3910))
     before = posterior.before_review().estimate
+    assert before == pytest.approx(p.sum(), rel=0.02)
     one, six = (
         posterior.remaining(flags(len(p), *range(n)), none, ~flags(len(p), *range(n))).estimate
         for n in (1, 6)
     )
     assert 0.9 * before < one < before
     assert 0.5 * before < six < one
-    honest = posterior.remaining(none, flags(len(p), 0), ~flags(len(p), 0)).estimate
-    assert honest == pytest.approx(before - 1, rel=0.02)
-    # errors that the scores do not see, in random checks
-    checked = np.arange(3900, 3950)
-    unseen = posterior.remaining(
-        flags(len(p), *checked[10:]), flags(len(p), *checked[:10]), ~flags(len(p), *checked)
-    )
-    assert unseen.estimate > 3 * before
-    everything = posterior.remaining(~flags(len(p), 0), flags(len(p), 0), none)
-    assert everything[:3] == pytest.approx((0, 0, 0), abs=0.01)
+    checked = flags(len(p), *range(3900, 3950))  # the scores do not see these errors
+    found = posterior.remaining(checked & ~wrong, checked & wrong, ~checked)
+    assert found.estimate > 3 * before
 
 
 def test_the_interval_holds_what_remains_at_each_stop() -> None:
@@ -102,3 +89,109 @@ def test_the_interval_holds_what_remains_at_each_stop() -> None:
             left = posterior.remaining(decided & ~wrong, decided & wrong, ~decided)
             missed += not round(left.low) <= (wrong & ~decided).sum() <= round(left.high)
     assert missed <= 6
+
+
+def slow_bound(drawn: list[int], order: list[int], wrong: set[int]) -> tuple[int, int]:
+    """The number of random checks, and the largest number of wrong captions besides those found
+    for which the likelihood ratio was never 20; by the definition, one number at a time."""
+    found = sum(row in wrong for row in order)
+    possible = []
+    for left in range(len(drawn) - len(order) + 1):
+        ratio, highest, n_checks, n_wrong = 1.0, 1.0, 0, 0
+        for place, row in enumerate(order):
+            undecided = [each for each in drawn if each not in order[:place]]
+            if row != undecided[0]:
+                continue
+            share = (left + found - sum(each in wrong for each in order[:place])) / len(undecided)
+            predicted = (n_wrong + 0.5) / (n_checks + 30.5)
+            under = share if row in wrong else 1 - share
+            given = predicted if row in wrong else 1 - predicted
+            ratio = ratio * given / under if under > 0 else math.inf
+            highest = max(highest, ratio)
+            n_checks += 1
+            n_wrong += row in wrong
+        if highest < 20:
+            possible.append(left)
+    return n_checks, max(possible, default=0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_bound_is_that_of_a_slow_loop(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    drawn = rng.permutation(150)
+    wrong = set(rng.choice(150, 12, replace=False).tolist())
+    ranked = sorted(range(150), key=lambda row: (row in wrong) * -2 + rng.random())
+    order = list[int]()
+    first = np.zeros(150, int)
+    for time in range(1, 91):
+        queue = ranked if rng.random() < 0.3 else drawn.tolist()
+        order.append(next(row for row in queue if row not in order))
+        first[order[-1]] = time
+    decided_wrong = np.isin(np.arange(150), [row for row in order if row in wrong])
+    bound = bound_wrong(drawn, first, decided_wrong)
+    assert (len(bound.checks), bound.most) == slow_bound(drawn.tolist(), order, wrong)
+
+
+def test_it_covers_if_the_reviewer_stops_when_the_number_pleases() -> None:
+    """Nominal .95; of 400 reviews at most 32 may miss (P = .005 under .95)."""
+    missed = 0
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        wrong = rng.random(1000) < rng.choice([0.01, 0.05, 0.2])
+        ranked = np.argsort(-rng.normal(size=1000) - rng.choice([0, 1, 3]) * wrong)
+        drawn = rng.permutation(1000)
+        first = np.zeros(1000, int)
+        target = rng.choice([20, 50, 100])
+        for look in range(1, 9):
+            queue = drawn if rng.random() < 0.6 else ranked
+            chosen = queue[first[queue] == 0][:60]
+            first[chosen] = 100 * look + np.arange(60)
+            bound = bound_wrong(drawn, first, wrong & (first > 0))
+            if bound.most <= target:
+                break
+        missed += (wrong & (first == 0)).sum() > bound.most
+    assert missed <= 32
+
+
+def test_checks_are_those_in_random_order() -> None:
+    drawn = np.arange(200)
+    none = np.zeros(200, bool)
+    assert bound_wrong(drawn, np.where(drawn < 40, 1, 0), none).checks == list(range(40))
+    assert bound_wrong(drawn, drawn + 1, drawn < 7, more=50)[1:] == (7, 0, 0)
+    # more checks without an error lower it, as announced
+    few, many = (bound_wrong(drawn, np.where(drawn < n, 1, 0), none, more=50) for n in (50, 100))
+    assert many.most == few.most_if_right < few.most
+
+
+def test_a_tenth_of_the_places_is_random() -> None:
+    suspicion = np.arange(2000.0)
+    suspicion[:100] = np.nan
+    review = plan_review(suspicion)
+    assert sorted(review.order) == list(range(100, 2000))
+    assert 0.08 < review.at_random.mean() < 0.12
+    by_suspicion = suspicion[review.order[:100][~review.at_random[:100]]]
+    assert (np.diff(by_suspicion) < 0).all()
+    at_random = suspicion[review.order[:200][review.at_random[:200]]]
+    assert at_random.mean() == pytest.approx(1050, abs=350)
+
+
+@pytest.mark.parametrize(
+    ("found", "drawn", "total"),
+    [(0, 20, 90), (3, 20, 90), (20, 20, 21), (7, 60, 60)],
+)
+def test_limits_are_those_of_trying_every_number(found: int, drawn: int, total: int) -> None:
+    estimate, low, high = whole_count(found, drawn, total)
+    assert estimate == pytest.approx(found * total / drawn)
+    kinds = np.arange(found, total - drawn + found + 1)
+    at_least = hypergeom.sf(found - 1, total, kinds, drawn)
+    at_most = hypergeom.cdf(found, total, kinds, drawn)
+    within = kinds[(at_least > 0.025) & (at_most > 0.025)]
+    assert (low, high) == (within[0], within[-1])
+
+
+def test_a_count_that_is_uncertain_makes_it_wider() -> None:
+    plain = whole_count(20, 100, 1_000)
+    uncertain = whole_count(20, 100, 1_000, low=12, high=31)
+    assert uncertain[0] == plain[0]
+    assert plain[0] - uncertain[1] == pytest.approx(np.hypot(plain[0] - plain[1], 80))
+    assert uncertain[2] - plain[0] == pytest.approx(np.hypot(plain[2] - plain[0], 110))

@@ -42,13 +42,6 @@ def test_paired_differences_are_those_of_a_t_test() -> None:
     assert found == pytest.approx((3, mean, interval.low, interval.high, test.pvalue))
 
 
-def test_paired_differences_that_no_test_is_defined_for() -> None:
-    found = paired_difference([2.0], [1.0])
-    np.testing.assert_array_equal(dataclasses.astuple(found), [1, 1, np.nan, np.nan, np.nan])
-    assert dataclasses.astuple(paired_difference([2.0, 3.0], [2.0, 3.0])) == (2, 0, 0, 0, 1)
-    assert paired_difference([2.0, 3.0], [1.0, 2.0]).p_value == 0
-
-
 def test_holm_by_hand() -> None:
     # Sorted .005, .01, .03, .04 times 4, 3, 2, 1: .02, .03, .06, .04, and no smaller than the one
     # before.
@@ -57,7 +50,7 @@ def test_holm_by_hand() -> None:
     assert holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]
 
 
-@pytest.mark.parametrize(("by_member", "by_pair"), [(0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.3, 0.3)])
+@pytest.mark.parametrize(("by_member", "by_pair"), [(0.0, 0.0), (0.3, 0.3)])
 def test_the_interval_covers_for_other_members_and_other_pairs(
     by_member: float, by_pair: float
 ) -> None:

@@ -1,5 +1,7 @@
-"""How well scores rank positives (wrong pairs, or pairs of a training set) before all others."""
+"""Evaluation metrics: retrieval, linear probe and zero-shot accuracy of a member's embeddings; how
+well scores rank positives (wrong pairs, or pairs of a training set) before all others."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
@@ -7,13 +9,136 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import draws
-from clipmem_core.columns import MISFIT
+from clipmem_core.scores.alignment import unit
 
 ROC_AUC = "auroc"
 AVERAGE_PRECISION = "average_precision"
 PRECISION_AT_K = "precision_at_k"
 METRICS = [ROC_AUC, AVERAGE_PRECISION, PRECISION_AT_K]
-_BLOCK = 1_000_000  # resampled pairs in memory at a time
+_PROBE_ROWS = 10_000
+# In memory at a time
+_COSINES = 2_000_000
+_RESAMPLED = 1_000_000  # pairs
+_TIE = 1e-6  # equal vectors may differ by this much after a matrix product
+
+
+def retrieval_recalls(
+    image: np.ndarray, text: np.ndarray, caption_owner: np.ndarray, ks: Sequence[int] = (1, 5, 10)
+) -> dict[str, float]:
+    """Measure how often the right partner is among the k nearest, both ways (the COCO protocol).
+
+    In [0, 1], larger better. Image to text: a hit if any of the image's own captions is among the k
+    nearest of all captions. Text to image: a hit if the caption's image is among the k nearest.
+    Ties count against the member.
+
+    Args:
+        image, text: embeddings of images and captions of any length, [n_images, dim] and
+            [n_captions, dim].
+        caption_owner: row of the image that each caption belongs to, [n_captions]; every image has
+            one at least.
+        ks: numbers of nearest partners.
+
+    Returns:
+        `image_to_text_R@k` and `text_to_image_R@k` for each k.
+
+    Example:
+        >>> retrieval_recalls(np.eye(2), np.eye(2)[[0, 0]], np.array([0, 1]), ks=(1,))
+        {'image_to_text_R@1': 0.0, 'text_to_image_R@1': 0.5}
+    """
+    ranks = retrieval_ranks(image, text, caption_owner)
+    return {f"{way}_R@{k}": float((rank < k).mean()) for way, rank in ranks.items() for k in ks}
+
+
+def retrieval_ranks(
+    image: np.ndarray, text: np.ndarray, caption_owner: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return how many others come before the right partner, query by query; ties count against the
+    member.
+
+    Args:
+        image, text, caption_owner: as for `retrieval_recalls`.
+
+    Returns:
+        `image_to_text`, int [n_images], and `text_to_image`, int [n_captions].
+    """
+    image = unit(image)
+    text = unit(text)
+    pairs = np.arange(len(image))
+    return {
+        "image_to_text": _ranks(image, text, pairs, caption_owner),
+        "text_to_image": _ranks(text, image, caption_owner, pairs),
+    }
+
+
+def _ranks(
+    queries: np.ndarray, candidates: np.ndarray, query_pair: np.ndarray, candidate_pair: np.ndarray
+) -> np.ndarray:
+    """Return how many candidates of other pairs come before the best of the query's own pair.
+
+    Args: unit embeddings, [n, dim] each, and their pairs, [n] each. Returns: int [n_queries].
+    """
+    ranks = np.empty(len(queries), dtype=np.int64)
+    step = max(1, _COSINES // len(candidates))
+    for start in range(0, len(queries), step):
+        part = slice(start, start + step)
+        cosines = queries[part] @ candidates.T
+        partner = query_pair[part, None] == candidate_pair
+        best = cosines.max(axis=1, where=partner, initial=-1.0, keepdims=True)
+        ranks[part] = ((cosines >= best - _TIE) & ~partner).sum(axis=1)
+    return ranks
+
+
+def linear_probe(
+    train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray, *, seed: int
+) -> float:
+    """Measure accuracy of logistic regression on frozen, standardised features (the paper's
+    utility).
+
+    In [0, 1], larger better. A class that training lacks cannot be predicted, so its test rows
+    count as errors. Of more than 10,000 training rows a sample is drawn by `seed`.
+
+    Args:
+        train_x, train_y: features and labels to fit on, [n, dim] and [n].
+        test_x, test_y: those to evaluate on.
+        seed: of the draw.
+
+    Returns:
+        NaN with fewer than two classes to fit or no test rows.
+    """
+    if len(train_x) > _PROBE_ROWS:
+        rows = np.sort(draws.rng(seed, "probe").choice(len(train_x), _PROBE_ROWS, replace=False))
+        train_x = train_x[rows]
+        train_y = train_y[rows]
+    if len(np.unique(train_y)) < 2 or len(test_y) == 0:
+        return float("nan")
+    from sklearn.linear_model import LogisticRegression  # slow to import, only needed with labels
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
+    # Near its optimum the accuracy no longer moves
+    with warnings.catch_warnings(action="ignore"):
+        probe.fit(train_x, train_y)
+    return float((probe.predict(test_x) == test_y).mean())
+
+
+def zero_shot(image: np.ndarray, class_text: np.ndarray, labels: np.ndarray) -> float:
+    """Measure how often the name of an image's class is its nearest among all class names.
+
+    In [0, 1], larger better; chance is 1 / n_classes. Ties count against the member.
+
+    Args:
+        image: embeddings of images, [n_images, dim].
+        class_text: embeddings of class names, [n_classes, dim].
+        labels: row of each image's class, [n_images].
+
+    Returns:
+        NaN without images.
+    """
+    if len(image) == 0:
+        return float("nan")
+    ranks = _ranks(unit(image), unit(class_text), labels, np.arange(len(class_text)))
+    return float((ranks == 0).mean())
 
 
 def resamples(
@@ -30,7 +155,7 @@ def resamples(
     Returns:
         How often each pair is drawn, int64 [n_resamples, n_pairs] each.
     """
-    block = max(1, _BLOCK // n_pairs)
+    block = max(1, _RESAMPLED // n_pairs)
     for start in range(0, n_boot, block):
         weights = np.zeros((min(block, n_boot - start), n_pairs), dtype=np.int64)
         for resample in weights:
@@ -52,8 +177,7 @@ def roc_counts(
 
     Returns:
         Positives, and negatives, int [n_resamples, n_thresholds + 1] each: 0 in the first column,
-        then a column for each threshold, from the largest on: the distinct scores of positives, and
-        between them the lowest scores of negatives.
+        then a column for each distinct score, from the largest on.
 
     Example:
         >>> score, truth = np.array([1.0, 3.0, 1.0]), np.array([True, True, False])
@@ -62,8 +186,6 @@ def roc_counts(
     """
     order = np.argsort(-score, kind="stable")
     ends = np.flatnonzero(np.diff(score[order], append=-np.inf))  # of equal scores
-    has_positives = np.diff(np.cumsum(truth[order])[ends], prepend=0) > 0
-    ends = ends[has_positives | np.append(has_positives[1:], True)]
     ranked = weights[:, order]
     reviewed = np.cumsum(ranked, axis=1)[:, ends]
     positives = np.cumsum(ranked * truth[order], axis=1)[:, ends]
@@ -88,7 +210,6 @@ def detection_table(
     k: int = 50,
     n_boot: int = 2000,
     seed: int = 0,
-    reference: str = MISFIT,
 ) -> pd.DataFrame:
     """Compare how well scores find the pairs that are wrong, each with a bootstrap 95 % interval.
 
@@ -103,12 +224,11 @@ def detection_table(
         k: pairs reviewed for precision at k; at most all.
         n_boot: bootstrap resamples.
         seed: start of the resampling.
-        reference: the score that the others are compared with.
 
     Returns:
         One row a score: score, then auroc, average_precision and precision_at_k with `_low` and
-        `_high`; then auroc_difference and average_precision_difference (reference − score) with
-        `_low` and `_high`, NaN where the reference is not among the scores.
+        `_high`; then auroc_difference and average_precision_difference (first score − this one)
+        with `_low` and `_high`.
     """
     rng = draws.rng(seed, "detection resamples")
     strata = np.flatnonzero(truth), np.flatnonzero(~truth)
@@ -119,13 +239,11 @@ def detection_table(
         [[_metrics(score, truth, weights, k) for score in scores.values()] for weights in blocks],
         axis=2,
     )
-    differences = np.full_like(values, np.nan)
-    if reference in scores:
-        differences = values[list(scores).index(reference)] - values
+    differences = values[0] - values
+    columns = {"score": list(scores)}
     named = dict(zip(METRICS, values.swapaxes(0, 1), strict=True))
     for place, metric in enumerate(METRICS[:2]):
         named[f"{metric}_difference"] = differences[:, place]
-    columns = {"score": list(scores)}
     for name, of_scores in named.items():
         low, high = np.percentile(of_scores[:, 1:], (2.5, 97.5), axis=1)
         columns |= {name: of_scores[:, 0], f"{name}_low": low, f"{name}_high": high}
