@@ -104,31 +104,6 @@ def _audit(
     show_verdict(finished)
 
 
-def _score(
-    source: Source,
-    name: Annotated[str, "the audit's folder"],
-    checkpoints: Annotated[Texts, "open_clip's, in the order of members"],
-    membership: Annotated[
-        str, "CSV or Parquet: pair_id, one true/false column a member, and optionally group"
-    ],
-    config: AuditConfig = AuditConfig(),  # noqa: B008
-) -> None:
-    """Score existing checkpoints: no training."""
-    from clipmem_core.audit.console import show_verdict
-    from clipmem_core.lab.checkpoints import score_checkpoints
-
-    with _screen() as screen:
-        finished = score_checkpoints(
-            source,
-            config,
-            name=name,
-            membership=membership,
-            checkpoints=checkpoints,
-            screen=screen,
-        )
-    show_verdict(finished)
-
-
 def _formats() -> str:
     from clipmem_core.export.formats import FORMATS
 
@@ -451,7 +426,6 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
         _inspect,
         _fetch,
         _audit,
-        _score,
         _mitigate,
         _study,
         _benchmark,

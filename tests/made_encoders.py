@@ -7,24 +7,31 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clipmem_core.audit.store import CONFIG, Audit, MemberRecord, write_json, write_table
+from clipmem_core.audit.store import (
+    CONFIG,
+    Audit,
+    MemberRecord,
+    write_json,
+    write_manifest,
+    write_table,
+)
 from clipmem_core.lab import unit_tables as t
 from clipmem_core.lab.unitmem import unit_table
 from clipmem_core.scores.encoders import UnitTally
+from clipmem_core.training.names import CHECKPOINT
 
 WIDTHS = {"image": [6, 5], "text": [4]}
 MODEL = {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}
 
 
 def make_members(audit: Audit) -> None:
-    """Write the config of each member, by which its units are cached."""
+    """Write the config and checkpoint of each member, by which its units are cached."""
     for number, name in enumerate(audit.record.members):
         audit.member(name).mkdir(parents=True, exist_ok=True)
-        sha256 = f"{number:064d}"
-        record = MemberRecord(
-            name, number, audit.record.fingerprint, "tiny", 0, MODEL, checkpoint_sha256=sha256
-        )
+        record = MemberRecord(name, number, audit.record.fingerprint, "tiny", 0, MODEL)
         write_json(audit.member(name) / CONFIG, vars(record))
+        (audit.member(name) / CHECKPOINT).write_text(name)
+    write_manifest(audit.folder)
 
 
 def make_units(audit: Audit) -> pd.DataFrame:

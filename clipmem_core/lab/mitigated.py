@@ -27,7 +27,6 @@ from filelock import FileLock, Timeout
 from clipmem_core import columns as c
 from clipmem_core.audit.prepare import membership_of, sides_of
 from clipmem_core.audit.settings import check_config
-from clipmem_core.audit.setup import check_trains
 from clipmem_core.audit.status import TRAINING, last_line
 from clipmem_core.audit.store import (
     MEMBERSHIP,
@@ -155,7 +154,6 @@ def begin(audit: Audit, arm: Arm) -> Arm:
     path = arm_folder(audit, arm.name) / SETTING
     if path.is_file():
         return arm
-    check_trains(audit)
     if len(record.members) < 2:
         raise InputError(
             f"audit {audit.name!r} has one member, and mitigations compare two: audit with more "

@@ -318,12 +318,9 @@ def test_wrong_input_is_one_line_and_nothing_is_written(
     assert not (typed / "audits" / "scenes" / "mitigations").exists()
 
 
-@pytest.mark.parametrize("kind", ["checkpoint", "not finished", "one member"])
+@pytest.mark.parametrize("kind", ["not finished", "one member"])
 def test_an_audit_that_cannot_train_again_is_refused(audit: Audit, kind: str) -> None:
-    if kind == "checkpoint":
-        path = audit.member("r0-f0") / "config.json"
-        write_json(path, json.loads(path.read_text()) | {"checkpoint": "/x/epoch_9.pt"})
-    elif kind == "not finished":
+    if kind == "not finished":
         (audit.folder / "manifest.json").unlink()
     else:
         path = audit.folder / "config.json"
