@@ -5,7 +5,7 @@ from clipmem_core.dashboard.controls import PARAMETER
 from clipmem_core.dashboard.mitigations import draw_lab, draw_study
 from clipmem_core.dashboard.page import PAGE, choose_listed, open_page
 from clipmem_core.dashboard.plain import explained_errors
-from clipmem_core.lab.study_results import list_studies
+from clipmem_core.lab.results import list_studies
 
 audit = open_page("Mitigations")
 with explained_errors():

@@ -19,7 +19,7 @@ from clipmem_core.audit.store import (
 from clipmem_core.config import as_dict, data_folder
 from clipmem_core.lab import mitigated
 from clipmem_core.lab.arm import BASELINE, Arm, parse_arm
-from clipmem_core.lab.study_results import StudyFolder
+from clipmem_core.lab.results import StudyFolder
 
 CHANGED = 17  # the pair whose clipmem an arm changes most
 # of the baseline

@@ -28,8 +28,7 @@ WRONG = [
     ("audit nowhere.csv", "there is no 'nowhere.csv': give a CSV"),
     ("fetch imagenet", "data set 'imagenet' is unknown: choose one of openclipart, tuxpaint"),
     ("export x --format csv --out x.csv", "there is no audit 'x' in"),
-    ("results x out.csv --study", "there is no study 'x' in"),
-    ("results x /nowhere/out.csv", "/nowhere/out.csv must be the name of a file"),
+    ("benchmark scenes --out /nowhere/x.csv", "/nowhere/x.csv must be the name of a file"),
     (f"audit {LONG} --name x", f"{LONG} cannot be read: File name too long"),
 ]
 

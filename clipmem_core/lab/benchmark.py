@@ -7,7 +7,7 @@ measured.
 import functools
 import shutil
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,14 +76,13 @@ from clipmem_core.lab.baselines import (
     MARGIN,
     MISFIT_SECOND,
     RANDOM_DETECTOR,
-    SECOND_ROUND,
     confident_learning,
     lemon,
     margin_over_epochs,
     nearest,
 )
 from clipmem_core.lab.benchmark_results import Benchmark, Injection
-from clipmem_core.lab.study_results import check_same
+from clipmem_core.lab.results import check_same
 from clipmem_core.ragged import Ragged
 from clipmem_core.scores.certificate import plan_review
 from clipmem_core.scores.detection import (
@@ -245,7 +244,7 @@ def _run_injection(benchmark: Benchmark, injection: Injection) -> None:
     if injection.kind == PIPELINE:
         n = round(injection.share * len(rows))
         planted = draw_displaced(len(pairs), n, injection.seed)
-        result["detectors"][c.P_WRONG] |= _measure_incidents(audit, planted)
+        result["detectors"][c.SUSPICION] |= _measure_incidents(audit, planted)
     write_table(result_file.with_suffix(".parquet"), scores)
     write_json(result_file, injection._asdict() | result)
     shutil.rmtree(audit.folder)
@@ -255,7 +254,7 @@ def _measure(
     shared: Shared, rows: np.ndarray, changes: Sequence[ChangedCaption], *, blind: bool
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Return each detector's scores of the scored pairs `rows`, and the result of an injection."""
-    pair_scores, without = _pair_scores(shared)
+    pair_scores = _pair_scores(shared)
     scores = {name: pair_scores[name][rows] for name in DETECTORS if name in pair_scores}
     truth = shared.pairs[c.INJECTED].notna().to_numpy()[rows]
     scored = shared.audit.scores.iloc[rows]
@@ -277,7 +276,7 @@ def _measure(
         for name, metrics in _measure_captions(shared, rows, changed, blind=blind).items():
             measured[name] = measured.get(name, {}) | metrics
     if np.isfinite(scored[c.P_WRONG]).all():
-        measured[c.P_WRONG] |= _replay_review(scored, truth)
+        measured[c.SUSPICION] |= _replay_review(scored, truth)
     result = {
         "injected": int(truth.sum()),
         "judged": len(rows),
@@ -285,7 +284,6 @@ def _measure(
         "absent": "",
         "numbers": numbers.tolist(),
         "detectors": measured,
-        "without": without,
     }
     columns = {name: values.astype(np.float32) for name, values in scores.items()}
     return pd.DataFrame({"row": rows, c.INJECTED: truth} | columns), result
@@ -364,23 +362,19 @@ def _replay_review(scores: pd.DataFrame, truth: np.ndarray) -> dict[str, float]:
     return {f"review_{name}": value for name, value in measured.items()}
 
 
-def _pair_scores(shared: Shared) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Return detectors of pairs, larger more suspicious, [n_pairs] each, and why others are
-    missing."""
+def _pair_scores(shared: Shared) -> dict[str, np.ndarray]:
+    """Return detectors of pairs, larger more suspicious, [n_pairs] each."""
     table = shared.audit.scores
     seed = shared.config.seed
-    without = dict[str, str]()
     scores = {
         name: score.direction * table[name].to_numpy() for name, score in DETECTION_SCORES.items()
     }
     first = table[c.LOG_PROBABILITY_OUT]
-    if shared.config.rounds == "1":
-        without = dict.fromkeys(SECOND_ROUND, "it needs a second round of training (--rounds 2)")
-    else:
+    if shared.config.rounds != "1":
         scores[MISFIT_SECOND] = scores[c.MISFIT]
         scores[c.LOG_PROBABILITY_SECOND] = -table[c.LOG_PROBABILITY_SECOND].fillna(first).to_numpy()
     scores[c.MISFIT] = misfit(table[c.LEARNED].to_numpy(), first.to_numpy())
-    scores[c.P_WRONG] = table[c.SUSPICION].to_numpy()
+    scores[c.SUSPICION] = table[c.SUSPICION].to_numpy()
     scores[RANDOM_DETECTOR] = np.random.default_rng([seed, len(table)]).random(len(table))
     folders = [shared.audit.member(name) for name in shared.record.members]
     members = [[vectors[:] for vectors in read_embeddings(folder)] for folder in folders]
@@ -408,11 +402,9 @@ def _pair_scores(shared: Shared) -> tuple[dict[str, np.ndarray], dict[str, str]]
     # member are used.
     captions = members[0][1] if text is None else text
     labels = shared.pairs[c.LABEL].to_numpy(dtype=object)
-    try:
+    with suppress(ValueError):  # too few labels
         scores[CONFIDENT_LEARNING] = confident_learning(captions, labels, seed=seed)
-    except ValueError as error:
-        without[CONFIDENT_LEARNING] = str(error)
-    return scores, without
+    return scores
 
 
 def _measure_captions(

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from clipmem_core import columns as c
 from clipmem_core.figures import (
     CHOSEN_COLOUR,
     DOTTED,
@@ -42,6 +43,7 @@ PROVISIONAL = "provisional"
 _LABEL_WIDTH = 30
 _first_round = [name for name in DETECTORS if name != RANDOM_DETECTOR and name not in SECOND_ROUND]
 DETECTOR_COLOURS = {RANDOM_DETECTOR: OTHER} | dict(zip(_first_round, LABEL_COLOURS, strict=False))
+DETECTOR_COLOURS[c.P_WRONG] = DETECTOR_COLOURS[c.SUSPICION]
 Line = tuple[str, pd.DataFrame, str, str]  # name, rows, colour and dash
 
 

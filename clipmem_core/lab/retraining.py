@@ -62,7 +62,7 @@ from clipmem_core.lab.arm import (
     without_idle,
 )
 from clipmem_core.lab.mitigated import NO_RANKING, Couple, begin
-from clipmem_core.lab.study_results import STUDY, StudyFolder, check_same
+from clipmem_core.lab.results import STUDY, StudyFolder, check_same
 from clipmem_core.ragged import Ragged
 from clipmem_core.review.decisions import decided_of
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY

@@ -12,7 +12,7 @@ from clipmem_core.cli import main
 from clipmem_core.io import InputError
 from clipmem_core.lab import arm, mitigated, retraining
 from clipmem_core.lab.arm import BASELINE, parse_arm
-from clipmem_core.lab.study_results import StudyFolder
+from clipmem_core.lab.results import StudyFolder
 from clipmem_core.review.decisions import REMOVE, open_review
 from tests.lab.conftest import FLAGS, check_refused, run, study_of
 from tests.lab.test_mitigated import check_baseline
