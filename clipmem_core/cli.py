@@ -250,32 +250,29 @@ def _benchmark(
         benchmark_results.write_benchmark_results(finished, path, command=_typed_command())
 
 
-def _units(
-    name: AuditName, members: Annotated[Texts, "which members; all if none is named"] = ()
-) -> None:
+def _units(name: AuditName) -> None:
     """Measure UnitMem: which pair activates each unit of an audit's members most, and by how
     much."""
     from clipmem_core.lab.unitmem import run_units, say_units
 
     with _screen() as screen:
         audit = open_audit(name)
-        run_units(audit, members=members, screen=screen)
-        say_units(audit, screen=screen)
+        run_units(audit, screen)
+        say_units(audit, screen)
 
 
 def _paradigms(
     name: AuditName,
     seeds: Annotated[int, "runs of each of the three paradigms"] = 3,
-    epochs: Annotated[int, "of each run; 0 means the audit's"] = 0,
 ) -> None:
     """Train an audit's image encoder on captions, on labels and self-supervised, and compare
     UnitMem by layer."""
-    from clipmem_core.lab.paradigms import run_paradigms, say_paradigms
+    from clipmem_core.lab.unitmem import run_paradigms, say_paradigms
 
     with _screen() as screen:
-        say_paradigms(
-            run_paradigms(open_audit(name), seeds=seeds, epochs=epochs, screen=screen), screen
-        )
+        audit = open_audit(name)
+        run_paradigms(audit, seeds, screen)
+        say_paradigms(audit, screen)
 
 
 def _export(

@@ -80,7 +80,7 @@ def _write(path: Path, table: pd.DataFrame) -> None:
 def paradigm_rows(
     means: dict[str, float], *, seeds: int = 3, layers: int = 4, spread: float = 0.001
 ) -> pd.DataFrame:
-    """Return a table as that of paradigms.csv: UnitMem rises by .01 a layer from a paradigm's mean
+    """Return a table as `read_paradigms` does: UnitMem rises by .01 a layer from a paradigm's mean
     at the first."""
     rows = []
     for (paradigm, mean), seed, layer in itertools.product(
@@ -101,11 +101,10 @@ def paradigm_rows(
 
 
 def make_paradigms(audit: Audit, means: dict[str, float] | None = None, *, seeds: int = 3) -> None:
-    """Write the table of an audit's paradigms; CLIP lies between the others unless the means say
+    """Write the results of an audit's paradigms; CLIP lies between the others unless the means say
     otherwise."""
-    folder = t.paradigms_folder(audit)
-    folder.mkdir(parents=True)
     table = paradigm_rows(
         means or dict(zip(t.PARADIGMS, (0.4, 0.5, 0.3), strict=True)), seeds=seeds
     )
-    (folder / t.PARADIGM_TABLE).write_text("# command: made up\n" + table.to_csv(index=False))
+    for (paradigm, seed), rows in table.groupby(["paradigm", "seed"]):
+        _write(t.paradigms_folder(audit) / f"{paradigm}-{seed}" / t.RESULT, rows)

@@ -9,8 +9,7 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.audit import store
 from clipmem_core.audit.store import Audit
-from clipmem_core.config import data_folder, fingerprint
-from clipmem_core.io import reading
+from clipmem_core.config import affecting, as_dict, data_folder, fingerprint
 from clipmem_core.scores.seeds import MIN_REPLICATES, over_seeds, seed_interval
 from clipmem_core.training.names import CHECKPOINT
 
@@ -35,7 +34,7 @@ SELF_SUPERVISED = "self-supervised"
 PARADIGMS = (CLIP, SUPERVISED, SELF_SUPERVISED)
 PARADIGM = "paradigm"
 SEED = "seed"
-PARADIGM_TABLE = "paradigms.csv"
+RESULT = "layers.parquet"  # of a run of a paradigm; written last
 MEMBERS = "members"
 PARADIGM_NAMES = {CLIP: "CLIP", SUPERVISED: "supervised", SELF_SUPERVISED: "self-supervised"}
 SOURCE = "source"
@@ -77,16 +76,23 @@ def table_file(audit: Audit, name: str, table: str = UNITS) -> Path:
 
 
 def paradigms_folder(audit: Audit) -> Path:
-    """Return the folder of an audit's paradigms."""
-    return data_folder() / "studies" / f"paradigms-{audit.name}"
+    """Return the folder of an audit's paradigms: another one if other data or settings have its
+    name."""
+    record = audit.record
+    may_differ = (*affecting("members"), *affecting())
+    fixed = {
+        name: value for name, value in as_dict(record.config).items() if name not in may_differ
+    }
+    key = fingerprint([fixed, record.dataset_fingerprint])
+    return data_folder() / "studies" / f"paradigms-{audit.name}-{key}"
 
 
 def read_paradigms(audit: Audit) -> pd.DataFrame | None:
-    """Return UnitMem by layer of every finished run, as of `layer_means`, with the run's
-    result.json; or None."""
-    path = paradigms_folder(audit) / PARADIGM_TABLE
-    with reading(path):
-        return pd.read_csv(path, comment="#") if path.is_file() else None
+    """Return UnitMem by layer of every finished run, as of `layer_means`, with paradigm, seed,
+    samples_seen and linear_probe; or None."""
+    folder = paradigms_folder(audit)
+    paths = [path for name in PARADIGMS for path in sorted(folder.glob(f"{name}-*/{RESULT}"))]
+    return pd.concat(map(store.read_table, paths), ignore_index=True) if paths else None
 
 
 def tower_layers(units: pd.DataFrame, references: pd.DataFrame | None) -> pd.DataFrame:
