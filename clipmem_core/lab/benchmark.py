@@ -50,7 +50,6 @@ from clipmem_core.audit.store import (
     read_prepared,
     read_table,
     write_json,
-    write_table,
 )
 from clipmem_core.audit.word_table import caption_words, predict_words, read_words, surprises
 from clipmem_core.config import AuditConfig, as_dict, switched_on
@@ -154,28 +153,22 @@ def run_benchmark(
 def _check_request(
     injections: int, kinds: Sequence[str], shares: Sequence[float], config: AuditConfig
 ) -> None:
-    unknown = [kind for kind in kinds if kind not in ERROR_KINDS]
-    wrong = [f"{share:g}" for share in shares if not 0 < share < 1]
-    mitigating = ", ".join(switched_on(as_dict(config)))
-    for is_refused, why in (
-        (
-            unknown,
-            f"kind {''.join(unknown[:1])!r} of error is unknown: choose from "
-            f"{', '.join(ERROR_KINDS)}",
-        ),
-        (injections < 1, f"--injections must be at least 1, not {injections}: intervals need 3"),
-        (wrong, f"--shares must be above 0 and below 1, not {', '.join(wrong)}"),
-        (config.protocol != "ensemble", "a benchmark needs --protocol ensemble"),
-        (config.features, "a benchmark embeds changed captions: it cannot use --features"),
-        (
-            config.inject_miscaptions,
-            "a benchmark injects its own errors: use --kinds and --shares, not "
-            "--inject-miscaptions",
-        ),
-        (mitigating, f"a benchmark trains members without mitigations: remove {mitigating}"),
-    ):
-        if is_refused:
-            raise InputError(why)
+    if unknown := [kind for kind in kinds if kind not in ERROR_KINDS]:
+        raise InputError(
+            f"kind {unknown[0]!r} of error is unknown: choose from {', '.join(ERROR_KINDS)}"
+        )
+    if injections < 1:
+        raise InputError(f"--injections must be at least 1, not {injections}: intervals need 3")
+    if wrong := [share for share in shares if not 0 < share < 1]:
+        raise InputError(f"--shares must be above 0 and below 1, not {wrong[0]:g}")
+    refused = {
+        "--protocol paper": config.protocol == "paper",
+        "--features": config.features,
+        "--inject-miscaptions": config.inject_miscaptions,
+        **dict.fromkeys(switched_on(as_dict(config)), True),
+    }
+    if flags := [flag for flag, is_set in refused.items() if is_set]:
+        raise InputError(f"a benchmark cannot have {', '.join(flags)}")
 
 
 def _run_pending(
@@ -240,20 +233,20 @@ def _run_injection(benchmark: Benchmark, injection: Injection) -> None:
         write_audit(audit, record.source, config, data_set, pairs, membership)
     finish_audit(Run(audit, RichScreen(), executor=in_this_process))
     shared = open_shared(audit.folder)
-    scores, result = _measure(shared, rows, changes, blind=injection.kind == MIXED)
+    result = _measure(shared, rows, changes, blind=injection.kind == MIXED)
     if injection.kind == PIPELINE:
         n = round(injection.share * len(rows))
         planted = draw_displaced(len(pairs), n, injection.seed)
         result["detectors"][c.SUSPICION] |= _measure_incidents(audit, planted)
-    write_table(result_file.with_suffix(".parquet"), scores)
     write_json(result_file, injection._asdict() | result)
     shutil.rmtree(audit.folder)
 
 
 def _measure(
     shared: Shared, rows: np.ndarray, changes: Sequence[ChangedCaption], *, blind: bool
-) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return each detector's scores of the scored pairs `rows`, and the result of an injection."""
+) -> dict[str, Any]:
+    """Return the result of an injection: how well each detector finds the errors among the scored
+    pairs `rows`."""
     pair_scores = _pair_scores(shared)
     scores = {name: pair_scores[name][rows] for name in DETECTORS if name in pair_scores}
     truth = shared.pairs[c.INJECTED].notna().to_numpy()[rows]
@@ -277,16 +270,12 @@ def _measure(
             measured[name] = measured.get(name, {}) | metrics
     if np.isfinite(scored[c.P_WRONG]).all():
         measured[c.SUSPICION] |= _replay_review(scored, truth)
-    result = {
-        "injected": int(truth.sum()),
+    return {
         "judged": len(rows),
-        "changed": len(changes),
         "absent": "",
         "numbers": numbers.tolist(),
         "detectors": measured,
     }
-    columns = {name: values.astype(np.float32) for name, values in scores.items()}
-    return pd.DataFrame({"row": rows, c.INJECTED: truth} | columns), result
 
 
 def _changed_texts(shared: Shared, changed: pd.DataFrame) -> pd.DataFrame:

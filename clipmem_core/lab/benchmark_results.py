@@ -2,10 +2,7 @@
 injected into an audit.
 
 <data>/benchmarks/<name>/   config.json, pairs.parquet and more, as of an audit that is not trained
-    injections/<kind>-<share>-<seed>.json       metrics of each detector of pairs, captions and
-                                                words; written last
-    injections/<kind>-<share>-<seed>.parquet    row, injected (bool) and each detector's score of
-                                                the scored pairs
+    injections/<kind>-<share>-<seed>.json   metrics of each detector of pairs, captions and words
 """
 
 import itertools
@@ -37,12 +34,7 @@ from clipmem_core.scores.detection import (
     precision_curve,
 )
 from clipmem_core.scores.registry import DETECTION_SCORES, MISFIT_FORMULA, SECOND_FORMULA, words
-from clipmem_core.scores.seeds import (
-    MIN_REPLICATES,
-    interval_text,
-    paired_difference,
-    seed_interval,
-)
+from clipmem_core.scores.seeds import interval_text, over_seeds
 
 KIND = "kind"
 SHARE = "share"
@@ -106,8 +98,7 @@ class Benchmark(Audit):
     PARENT = "benchmarks"
 
     def result_file(self, injection: Injection) -> Path:
-        """Return the result file of an injection, which exists if it is done; each detector's
-        scores are beside it."""
+        """Return the result file of an injection, which exists if it is done."""
         return self.folder / "injections" / f"{injection.name}.json"
 
     def injected_audit(self, injection: Injection) -> Audit:
@@ -158,18 +149,11 @@ def benchmark_table(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
     reference = values[values[DETECTOR] == REFERENCE_DETECTOR].drop(columns=DETECTOR)
     on = [KIND, SHARE, _SEED, MEASURE]
     values = values.merge(reference, on=on, how="left", suffixes=("", "_of_reference"))
-    table = []
-    for key, rows in values.groupby([KIND, SHARE, DETECTOR, MEASURE], sort=False):
-        mean = [len(rows), rows["value"].mean(), *seed_interval(rows["value"].to_numpy())]
-        paired = rows.dropna()
-        over = [np.nan] * 3
-        if len(paired):
-            difference = paired_difference(paired["value"], paired["value_of_reference"])
-            over = [difference.mean, difference.low, difference.high]
-        if len(paired) < MIN_REPLICATES:
-            over[1:] = [np.nan] * 2
-        table.append([*key, *mean, *over])
-    return pd.DataFrame(table, columns=TABLE_COLUMNS)
+    values[OVER] = values["value"] - values["value_of_reference"]
+    by = [KIND, SHARE, DETECTOR, MEASURE]
+    table = over_seeds(values, by=by, measure="value")
+    over = over_seeds(values, by=by, measure=OVER).drop(columns="n")
+    return table.merge(over.set_axis([*by, *_OVER_COLUMNS], axis=1), on=by, how="left")
 
 
 def mean_curves(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -200,25 +184,12 @@ def mean_curves(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
 def show_benchmark(benchmark: Benchmark) -> None:
     """Print a table per kind and share, and the skipped kinds with reasons."""
     console = Console(highlight=False)
-    results = benchmark.results
-    by_error = benchmark_table(results).groupby([KIND, SHARE], sort=False)
+    by_error = benchmark_table(benchmark.results).groupby([KIND, SHARE], sort=False)
     for (kind, share), rows in by_error:
-        first = next(result for result in results if (result[KIND], result[SHARE]) == (kind, share))
-        counts = f"{first['injected']:,} of {first['judged']:,} pairs; {rows['n'].max()} injections"
-        changed = f"of {first['changed']:,} changed captions, those in the first pairs"
-        headings: dict[Any, str] = {  # by how the measures of a table begin
-            tuple(METRICS): f"{ERROR_KINDS[str(kind)].label}, {share:.0%} ({counts})",
-            "found": changed,
-            ("caption", "sum", "word"): "single captions, by the kind of word, and the place of "
-            "the changed word",
-            "incidents": "planted runs, their pairs, repairs, and incidents beside them",
-            "review": "a review: share of stops at which the interval of what remains holds, and "
-            "how far slips at its beginning move the estimate",
-        }
-        for begin, heading in headings.items():
-            part = rows[rows[MEASURE].str.startswith(begin)]
-            if len(part):
-                print_table(console, heading, _wide(part))
+        title = f"{ERROR_KINDS[str(kind)].label}, {share:.0%}, {rows['n'].max()} injections"
+        heading = rows[MEASURE].map(SHORT).str.rpartition(": ")[0]
+        for what, part in rows.groupby(heading, sort=False):
+            print_table(console, f"{title}: {what}".removesuffix(": "), _wide(part))
     for kind, reason in benchmark.absent.items():
         console.print(plain(f"kind {kind!r} is skipped: {reason}"), soft_wrap=True)
     console.print(

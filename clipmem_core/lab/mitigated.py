@@ -5,7 +5,6 @@ and what pages want.
       <arm>/setting.json          its text, and the pairs that it changes
       <arm>/<member>/             pairs.npy, measures.json (written last: marks the member as
                                   finished), log.jsonl
-      .wanted/<session>.json      what an open page wants trained, read by the worker of the page
 
 The baseline is the arm `none`: the audit's members. Members are measured in couples, in the order
 of the audit: what a member memorizes is its alignment less its partner's, on the pairs that it
@@ -66,7 +65,6 @@ PAIR_VALUES = "pairs.npy"
 MEASURES_FILE = "measures.json"
 FIRST_MEMBERS = 4  # an arm is shown from so many members on
 MOST_ATTACKED = 100_000  # pairs
-FEWEST_COMPARED = 10  # pairs that only one member of a couple trained on
 ARM = "arm"
 AGAINST = "against"
 RETRIEVAL = "retrieval"
@@ -192,16 +190,6 @@ def _check_changes(audit: Audit, arm: Arm, changes: PairChanges) -> None:
         raise InputError(
             f"{DECISIONS}: features were computed elsewhere, so that new captions cannot be "
             "embedded"
-        )
-    if not changes:
-        return
-    trained = lab_sides(audit, couples(audit.record.members)[0]).membership.trained
-    first, second = trained & changes.compared
-    remaining = min(int((first & ~second).sum()), int((second & ~first).sum()))
-    if remaining < FEWEST_COMPARED:
-        raise InputError(
-            f"{arm.text}: {remaining} pairs remain to compare, fewer than {FEWEST_COMPARED}: "
-            "remove fewer"
         )
 
 

@@ -4,6 +4,7 @@ for the dashboard."""
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
@@ -125,22 +126,12 @@ def claim_1(table: pd.DataFrame) -> str:
     names = [name for name in PARADIGMS if name in by_seed]
     listed = ", ".join(f"{PARADIGM_NAMES[name]} {by_seed[name].mean():.3f}" for name in names)
     start = f"Mean UnitMem over the layers: {listed}. Claim 1 (CLIP lies between the other two):"
-    if missing := [PARADIGM_NAMES[name] for name in PARADIGMS if name not in names]:
-        return f"{start} {' and '.join(missing)} is missing, or cannot be trained on these pairs."
     complete = by_seed.dropna()
-    if len(complete) < MIN_REPLICATES:
-        return f"{start} seeds so far: {len(complete)}, too few to say more."
-    others = (SUPERVISED, SELF_SUPERVISED)
-    intervals = [seed_interval((complete[name] - complete[CLIP]).to_numpy()) for name in others]
-    same = [
-        PARADIGM_NAMES[name]
-        for name, (low, high) in zip(others, intervals, strict=True)
-        if low <= 0 <= high
-    ]
-    if same:
-        listed = " and ".join(same)
-        return f"{start} the seeds leave it open, since {listed} does not differ from CLIP."
-    above = [low > 0 for low, _ in intervals]
-    if all(above):
-        return f"{start} here it lies below both."
-    return f"{start} {'so it does here' if any(above) else 'here it lies above both'}."
+    if len(names) < len(PARADIGMS) or len(complete) < MIN_REPLICATES:
+        return f"{start} it needs three seeds of all three."
+    others = (complete[name] - complete[CLIP] for name in (SUPERVISED, SELF_SUPERVISED))
+    low, high = np.transpose([seed_interval(difference.to_numpy()) for difference in others])
+    if ((low <= 0) & (high >= 0)).any():
+        return f"{start} the seeds leave it open."
+    place = ("above both", "between them", "below both")[sum(low > 0)]
+    return f"{start} here it lies {place}."

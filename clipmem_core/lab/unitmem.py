@@ -14,7 +14,7 @@ their order, views, optimiser, schedule, the encoder's first weights and the num
 are the same.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -39,7 +39,6 @@ from clipmem_core.audit.member import (
     view_maker,
 )
 from clipmem_core.audit.pipeline import Screen, ensure_pixels
-from clipmem_core.audit.status import MemberProgress, last_line
 from clipmem_core.audit.store import Audit
 from clipmem_core.io import InputError
 from clipmem_core.lab import unit_tables as t
@@ -53,7 +52,7 @@ from clipmem_core.training.model import (
     evaluation_batches,
     image_blocks,
 )
-from clipmem_core.training.names import CHECKPOINT, LOG
+from clipmem_core.training.names import CHECKPOINT
 from clipmem_core.training.trainer import Trainer, train
 from clipmem_core.training.views import ViewMaker
 
@@ -76,14 +75,15 @@ def run_units(audit: Audit, screen: Screen) -> None:
         path = t.table_file(audit, name, table)
         if path.is_file():
             continue
+        screen.say(f"measuring {path.stem} of member {name}")
         path.parent.mkdir(parents=True, exist_ok=True)
         run = open_member(audit.folder, name)
         torch.set_num_threads(run.record.threads)  # as when it was trained
         if table == t.UNITS:
             model = trained_model(run)
-            units = measure_model(run, model, t.TOWERS, run.data.rows, label=name, screen=screen)
+            units = measure_model(run, model, t.TOWERS, run.data.rows)
         else:
-            units = measure_references(run, screen)
+            units = measure_references(run)
         store.write_table(path, units)
 
 
@@ -96,8 +96,13 @@ def say_units(audit: Audit, screen: Screen) -> None:
     by = [t.REFERENCE, t.TOWER, t.LAYER]
     means = t.layer_means(references, by=by)[[*by, t.UNITMEM_MEAN]]
     for table in (t.layer_means(units), means):
-        for line in table.round(3).to_string(index=False).splitlines():
-            screen.say(line)
+        say_table(table, screen)
+
+
+def say_table(table: pd.DataFrame, screen: Screen) -> None:
+    """Print a table line by line."""
+    for line in table.round(3).to_string(index=False).splitlines():
+        screen.say(line)
 
 
 def check_units(audit: Audit) -> None:
@@ -110,7 +115,7 @@ def check_units(audit: Audit) -> None:
         )
 
 
-def measure_references(run: MemberRun, screen: Screen) -> pd.DataFrame:
+def measure_references(run: MemberRun) -> pd.DataFrame:
     """Measure the references of a member, as `unit_table` with a column reference."""
     config = run.config
     rows = run.data.rows
@@ -124,8 +129,7 @@ def measure_references(run: MemberRun, screen: Screen) -> pd.DataFrame:
         measured.append((reference, model, np.sort(drawn)))
     tables = []
     for reference, model, pairs in measured:
-        label = f"{run.name} {reference}"
-        table = measure_model(run, model, t.TOWERS, pairs, label=label, screen=screen)
+        table = measure_model(run, model, t.TOWERS, pairs)
         tables.append(table.assign(**{t.REFERENCE: reference}))
     return pd.concat(tables, ignore_index=True)
 
@@ -135,9 +139,6 @@ def measure_model(
     model: Model,
     towers: Sequence[str],
     rows: np.ndarray,
-    *,
-    label: str,
-    screen: Screen,
 ) -> pd.DataFrame:
     """Measure encoders of a model on pairs of a run under its evaluation views; returns as
     `unit_table`."""
@@ -145,13 +146,7 @@ def measure_model(
     views = evaluation_views(model, run.config)
     tables = []
     for tower in towers:
-
-        def report(done: int, tower: str = tower) -> None:
-            screen.members(
-                [MemberProgress(f"{label} {tower}", "units", step=done, steps=len(rows))]
-            )
-
-        tally = count_units(run, model, views, tower, rows, report)
+        tally = count_units(run, model, views, tower, rows)
         widths = unit_layers(model, tower).widths
         tables.append(unit_table(tally, widths, tower=tower, pair_ids=pair_ids))
     return pd.concat(tables, ignore_index=True)
@@ -189,13 +184,11 @@ def count_units(
     views: ViewMaker,
     tower: str,
     rows: np.ndarray,
-    report: Callable[[int], None],
 ) -> UnitTally:
     """Compute the activation of every unit of an encoder, `image` or `text`, on some pairs, rows
     int64 [n].
 
-    Over the `views` of a picture, or the evaluated captions. `report` gets the number of
-    finished pairs.
+    Over the `views` of a picture, or the evaluated captions.
     """
     model.eval()
     layers = unit_layers(model, tower)
@@ -232,7 +225,6 @@ def count_units(
                         model.visual(images)
                     total += torch.cat(means, dim=1).cpu().numpy()
                 tally.add(block, total / config.views)
-                report(tally.count)
         else:
             cut = can_cut_text(model)
             # Pairs with captions of similar length share a batch
@@ -248,7 +240,6 @@ def count_units(
                     encode_text(model, tokens, cut=cut)
                 values = torch.cat(means, dim=1).cpu().numpy()
                 tally.add(block, captions.mean(values))
-                report(tally.count)
     return tally
 
 
@@ -376,7 +367,7 @@ def plan_runs(audit: Audit, seed: int) -> list[ParadigmRun]:
     ]
 
 
-def complete(planned: ParadigmRun, screen: Screen) -> None:
+def complete(planned: ParadigmRun) -> None:
     """Train and measure a run, and write its result."""
     folder = planned.folder
     run = planned.run
@@ -384,10 +375,8 @@ def complete(planned: ParadigmRun, screen: Screen) -> None:
     labels = planned.labels
     folder.mkdir(parents=True, exist_ok=True)
     clear_leftovers(folder)
-    model = _trained(planned, screen)
-    units = measure_model(
-        run, model, [t.IMAGE_TOWER], run.data.rows, label=folder.name, screen=screen
-    )
+    model = _trained(planned)
+    units = measure_model(run, model, [t.IMAGE_TOWER], run.data.rows)
     accuracy: float | None = None
     fit, test = (rows[labels[rows] >= 0] for rows in (run.data.rows, run.data.external))
     if len(np.unique(labels[fit])) >= 2 and len(test):
@@ -413,7 +402,7 @@ def complete(planned: ParadigmRun, screen: Screen) -> None:
     store.write_table(folder / t.RESULT, layers.assign(**facts))
 
 
-def _trained(planned: ParadigmRun, screen: Screen) -> Model:
+def _trained(planned: ParadigmRun) -> Model:
     """Load a run's model from its checkpoint if it has one, else train it."""
     run = planned.run
     config = run.config
@@ -433,16 +422,7 @@ def _trained(planned: ParadigmRun, screen: Screen) -> Model:
         weights = torch.load(folder / CHECKPOINT, map_location=trainer.device, weights_only=True)
         trainer.model.load_state_dict(weights)
         return trainer.model
-
-    def report(epoch: int) -> None:
-        line = last_line(folder / LOG)
-        shown = {key: line[key] for key in ("loss", "samples_per_second") if key in line}
-        step = epoch * trainer.batches
-        screen.members(
-            [MemberProgress(folder.name, "training", step=step, steps=trainer.total, **shown)]
-        )
-
-    train(trainer, folder, after_epoch=report)
+    train(trainer, folder)
     return trainer.model
 
 
@@ -460,15 +440,14 @@ def run_paradigms(audit: Audit, seeds: int, screen: Screen) -> None:
             if name not in {run.paradigm for run in runs}:
                 screen.say(f"note: no {name} runs, since {reason}")
         remaining = [run for run in runs if not (run.folder / t.RESULT).is_file()]
-        screen.say(f"{len(remaining)} of {len(runs)} runs to go")
-        for run in remaining:
-            complete(run, screen)
+        for number, run in enumerate(remaining):
+            screen.say(f"{len(remaining) - number} of {len(runs)} runs to go: {run.folder.name}")
+            complete(run)
 
 
 def say_paradigms(audit: Audit, screen: Screen) -> None:
     """Print UnitMem by layer of each paradigm, means over seeds."""
     table = t.read_paradigms(audit)
     assert table is not None
-    means = table.pivot_table(t.UNITMEM_MEAN, t.LAYER, t.PARADIGM, sort=False).round(3)
-    for line in means.to_string().splitlines():
-        screen.say(line)
+    means = table.pivot_table(t.UNITMEM_MEAN, t.LAYER, t.PARADIGM, sort=False)
+    say_table(means.reset_index(), screen)

@@ -43,26 +43,11 @@ from clipmem_core.features import embed
 from clipmem_core.features.embed import FeatureExtractor, batch_size
 from clipmem_core.features.towers import Tower
 from clipmem_core.io import keep_memory
-from tests.bench import Measure, Measures, console, save, scratch, show
+from tests.bench import Measure, Measures, console, save, scratch
 from tests.large_fixtures import make_features
 
 WIDTH = 512
 FLAGS = ("--preset", "locked", "--folds", "4", "--members", "4")
-SIZES = (1_000, 10_000, 100_000)
-QUICK = (500, 1_000)
-
-
-def measure_features(quick: bool) -> Measures:
-    """Audit features of 1,000 to 100,000 pairs."""
-    flags = ["--epochs", "3"] if quick else []
-    lines: Measures = []
-    processor: dict[int, float] = {}
-    for pairs in QUICK if quick else SIZES:
-        with scratch() as folder:
-            table = make_features(folder / "features", pairs=pairs, dim=WIDTH)
-            measured, processor[pairs] = audit(table, folder / "data", pairs, flags)
-        lines += measured
-    return lines + growth(processor)
 
 
 def growth(spent: dict[int, float]) -> Measures:
@@ -243,10 +228,9 @@ def main(
         measured, spent[count] = audit(made / "pairs.parquet", data, count, flags)
         lines += measured
     lines += growth(spent)
-    show({"large": lines})
     listed = " ".join(map(str, pairs))
     command = f"python -m tests.bench.large FOLDER --pairs {listed} --epochs {epochs} --dim {dim}"
-    save(f"large-{dim}", lines, command=command)
+    save(f"large-{dim}", lines, command)
 
 
 if __name__ == "__main__":

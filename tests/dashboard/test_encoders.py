@@ -58,6 +58,4 @@ def test_units_and_paradigms_are_drawn(copy: Copy) -> None:
         "text"
     ] * 4
     assert len(paradigms["data"]) == 6  # three, and the paper's
-    assert any(
-        "CLIP lies between the other two): so it does here." in each.value for each in app.markdown
-    )
+    assert any("here it lies between them." in each.value for each in app.markdown)
