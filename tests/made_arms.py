@@ -75,7 +75,7 @@ def make_study(audit: Audit, name: str, arm: str) -> StudyFolder:
     """Write a finished study of three splits: each has the rows of an audit's lab."""
     study = StudyFolder(data_folder() / "studies" / name)
     study.folder.mkdir(parents=True)
-    values: dict[str, Any] = {"study": "combined", "source": "scenes", "splits": 3, "also": []}
+    values: dict[str, Any] = {"study": "combined", "source": "scenes", "splits": 3}
     values |= {"config": as_dict(audit.record.config), "dataset_fingerprint": "0"}
     titles = {arm: Arm(parse_arm(mitigated.read_arm(audit, arm).text).overrides).title}
     write_json(study.folder / "study.json", values | {"arms": titles, "machine": machine()})

@@ -100,7 +100,6 @@ from clipmem_core.scores.words import WORD_PATTERN, mean_ratio
 from clipmem_core.training.names import TRAJECTORY
 from clipmem_core.training.word_model import Predictions
 
-K = 50  # pairs reviewed for precision at k
 PIPELINE = "pipeline"  # the kind of error that incidents are measured on
 MIXED = "mixed"  # the kind of error that BLIND is measured on
 BLIND = "blind"  # words predicted without the picture
@@ -252,7 +251,7 @@ def _measure(
     truth = shared.pairs[c.INJECTED].notna().to_numpy()[rows]
     scored = shared.audit.scores.iloc[rows]
     numbers = numbers_reviewed(len(rows))
-    table = detection_table(scores, truth, k=K, n_boot=1).set_index("score")
+    table = detection_table(scores, truth, n_boot=1).set_index("score")
     measured: dict[str, Any] = {}
     for name, values in scores.items():
         curve = precision_curve(values, truth, numbers).round(4).tolist()
@@ -270,12 +269,8 @@ def _measure(
             measured[name] = measured.get(name, {}) | metrics
     if np.isfinite(scored[c.P_WRONG]).all():
         measured[c.SUSPICION] |= _replay_review(scored, truth)
-    return {
-        "judged": len(rows),
-        "absent": "",
-        "numbers": numbers.tolist(),
-        "detectors": measured,
-    }
+    facts = {"judged": len(rows), "absent": "", "numbers": numbers.tolist()}
+    return facts | {"detectors": measured}
 
 
 def _changed_texts(shared: Shared, changed: pd.DataFrame) -> pd.DataFrame:
@@ -322,13 +317,14 @@ def _measure_incidents(audit: Audit, planted: Sequence[Displaced]) -> dict[str, 
     right = source[repairs["from_row"]] == repairs["row"]
     repairable = np.isin(displaced, source).sum()  # the captions of the others are lost
     is_planted = pairs["row"].isin(displaced).groupby(pairs[NUMBER]).any()
-    measured = {
-        "named": float(np.mean(named)),
-        "repaired": float((right & repairs["row"].isin(displaced)).sum() / max(repairable, 1)),
-        "wrongly": float((~right).mean()) if len(repairs) else 0.0,
-        "false": float((~is_planted).sum()),
+    return {
+        "incidents_named": float(np.mean(named)),
+        "incidents_repaired": float(
+            (right & repairs["row"].isin(displaced)).sum() / max(repairable, 1)
+        ),
+        "incidents_wrongly": float((~right).mean()) if len(repairs) else 0.0,
+        "incidents_false": float((~is_planted).sum()),
     }
-    return {f"incidents_{name}": value for name, value in measured.items()}
 
 
 def _replay_review(scores: pd.DataFrame, truth: np.ndarray) -> dict[str, float]:
@@ -347,8 +343,8 @@ def _replay_review(scores: pd.DataFrame, truth: np.ndarray) -> dict[str, float]:
         covered.append(round(remaining.low) <= truth[order[n:]].sum() <= round(remaining.high))
     before = posterior.before_review().estimate
     one, six = (abs(review(n, np.zeros_like(truth)).estimate / before - 1) for n in (1, 6))
-    measured = {"covered": float(np.mean(covered)), "one_slip": one, "six_slips": six}
-    return {f"review_{name}": value for name, value in measured.items()}
+    shares = {"review_covered": float(np.mean(covered))}
+    return shares | {"review_one_slip": one, "review_six_slips": six}
 
 
 def _pair_scores(shared: Shared) -> dict[str, np.ndarray]:

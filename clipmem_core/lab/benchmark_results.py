@@ -5,8 +5,8 @@ injected into an audit.
     injections/<kind>-<share>-<seed>.json   metrics of each detector of pairs, captions and words
 """
 
-import itertools
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -158,27 +158,16 @@ def benchmark_table(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 def mean_curves(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Average the precision by number of reviewed pairs over injections: kind, share, detector,
-    number, precision.
-
-    Curves are interpolated at the numbers of the first injection, up to the smallest number of
-    scored pairs.
-    """
-    rows = []
-    for key, group in itertools.groupby(results, lambda result: (result[KIND], result[SHARE])):
-        injections = list(group)
-        fewest = min(result["judged"] for result in injections)
-        numbers = [number for number in injections[0]["numbers"] if number <= fewest]
-        for name, metrics in injections[0]["detectors"].items():
-            if "curve" not in metrics:
-                continue
-            curves = [
-                np.interp(numbers, result["numbers"], result["detectors"][name]["curve"])
-                for result in injections
-                if name in result["detectors"]
-            ]
-            means = np.mean(curves, axis=0).tolist()
-            rows += [(*key, name, *point) for point in zip(numbers, means, strict=True)]
-    return pd.DataFrame(rows, columns=[KIND, SHARE, DETECTOR, "number", "precision"])
+    number, precision. Injections differ by a few scored pairs, so numbers are averaged too."""
+    points = []
+    for result in results:
+        for name, metrics in result["detectors"].items():
+            curve = enumerate(zip(result["numbers"], metrics.get("curve", ()), strict=False))
+            error = (result[KIND], result[SHARE])
+            points += [(*error, name, place, *point) for place, point in curve]
+    by = [KIND, SHARE, DETECTOR, "place"]
+    table = pd.DataFrame(points, columns=[*by, "number", "precision"])
+    return table.groupby(by, sort=False).mean().round({"number": 0}).reset_index()
 
 
 def show_benchmark(benchmark: Benchmark) -> None:
@@ -227,10 +216,9 @@ def write_benchmark_results(benchmark: Benchmark, path: Path, *, command: str) -
     pairs = benchmark.pairs
     seeds = ", ".join(map(str, sorted({result[_SEED] for result in results})))
     skipped = [f"{kind}: {reason}" for kind, reason in benchmark.absent.items()]
-    second = f"; {words(MISFIT_SECOND)}: {SECOND_FORMULA}" if config.rounds != "1" else ""
     notes = [
         "low, high: 95 % over injections (Student's t); over_reference: detector − misfit, paired",
-        f"misfit: {MISFIT_FORMULA}{second}",
+        f"misfit: {MISFIT_FORMULA}; {words(MISFIT_SECOND)}: {SECOND_FORMULA}",
         f"pairs: {len(pairs):,} with {pairs[c.CAPTIONS].map(len).sum():,} captions; data set: "
         f"{record.dataset_fingerprint}",
         f"skipped: {'; '.join(skipped) or 'no kind'}",
@@ -313,18 +301,14 @@ def injected_findings(audit: Audit) -> Findings | None:
 def benchmarks_of(audit: Audit) -> list[Benchmark]:
     """Return the benchmarks on an audit's data set, those with the same pairs first."""
     record = audit.record
-    same = []
-    others = []
+    with_same_pairs = {}
     for benchmark in Benchmark.every():
-        try:
+        with suppress(InputError):  # its command reports the broken file
             other = benchmark.record
-        except InputError:
-            continue  # its command reports the broken file
-        if other.dataset_fingerprint == record.dataset_fingerprint:
-            same.append(benchmark)
-        elif other.root == record.root:
-            others.append(benchmark)
-    return [benchmark for benchmark in same + others if benchmark.result_files]
+            if benchmark.result_files and other.root == record.root:
+                same = other.dataset_fingerprint == record.dataset_fingerprint
+                with_same_pairs[benchmark] = same
+    return sorted(with_same_pairs, key=lambda benchmark: not with_same_pairs[benchmark])
 
 
 def benchmark_findings(benchmark: Benchmark) -> Findings | None:

@@ -88,10 +88,9 @@ def paradigm_figure(means: pd.DataFrame) -> go.Figure:
     """Draw UnitMem by relative depth of an image encoder under each paradigm, beside the paper's
     values."""
     lines: list[Line] = []
-    for paradigm, colour in PARADIGM_COLOURS.items():
-        name = t.PARADIGM_NAMES[paradigm]
-        lines.append((name, means[means["paradigm"] == paradigm], colour, "solid"))
-        paper = {t.DEPTH: (0.0, 1.0), "mean": PAPER[paradigm], "low": np.nan, "high": np.nan}
+    for name, colour in PARADIGM_COLOURS.items():
+        lines.append((name, means[means[t.PARADIGM] == name], colour, "solid"))
+        paper = {t.DEPTH: (0.0, 1.0), "mean": PAPER[name], "low": np.nan, "high": np.nan}
         lines.append((f"{name}, paper (digitised)", pd.DataFrame(paper), colour, "dash"))
     return line_figure(
         lines, t.DEPTH, ("relative depth: 0 first layer, 1 last layer", "mean UnitMem")
@@ -167,19 +166,6 @@ def tradeoff_figure(
     )
     if chosen and chosen in points.index:
         x, y = points.loc[chosen, [MEMORIZATION, UTILITY]]
-        figure.add_scatter(
-            x=[x],
-            y=[y],
-            mode="markers",
-            marker={
-                "symbol": "circle-open",
-                "size": 24,
-                "color": CHOSEN_COLOUR,
-                "line": {"width": 2.5},
-            },
-            hoverinfo="skip",
-            showlegend=False,
-        )
         start_x, start_y = points.loc[BASELINE, [MEMORIZATION, UTILITY]]
         figure.add_annotation(
             x=x,

@@ -13,7 +13,6 @@ trained on and its partner did not.
 
 import contextlib
 import dataclasses
-import functools
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -54,6 +53,7 @@ from clipmem_core.lab.arm import (
     parse_arm,
     without_idle,
 )
+from clipmem_core.review.queries import cached
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.attacks import BAVARIA, attack, roc
 from clipmem_core.scores.encoders import contributions
@@ -134,8 +134,6 @@ def obstacles(audit: Audit) -> dict[str, str]:
         reasons["train_captions"] = (
             "members train on all captions already, and pairs with fewer are memorized more"
         )
-    if config.loss != "clip":
-        reasons["adaptive_rest"] = f"it works with the loss clip only, not {config.loss}"
     if config.protocol == "paper":
         reasons[REMOVAL] = NO_RANKING
     group = read_table(audit.folder / MEMBERSHIP, columns=[c.GROUP])[c.GROUP]
@@ -152,11 +150,6 @@ def begin(audit: Audit, arm: Arm) -> Arm:
     path = arm_folder(audit, arm.name) / SETTING
     if path.is_file():
         return arm
-    if len(record.members) < 2:
-        raise InputError(
-            f"audit {audit.name!r} has one member, and mitigations compare two: audit with more "
-            "members"
-        )
     check_config(dataclasses.replace(record.config, **arm.fields))
     if arm.name == BASELINE:
         return arm
@@ -226,21 +219,18 @@ def remove_arm(audit: Audit, name: str) -> None:
     shutil.rmtree(arm_folder(audit, name), ignore_errors=True)
 
 
+def _measures_files(audit: Audit, name: str) -> list[Path]:
+    folder = arm_folder(audit, name)
+    return [folder / member / MEASURES_FILE for member in compared_members(audit, name)]
+
+
+@cached(256, paths=_measures_files)  # an attack on all members of an arm takes a while
 def arm_rows(audit: Audit, name: str) -> pd.DataFrame:
     """Return one row per member of an arm, and one of the baseline on the same members and
     pairs."""
-    members = tuple(compared_members(audit, name))
+    members = compared_members(audit, name)
     if not members:
         return pd.DataFrame()
-    # An arm may be removed and trained anew
-    last_measured = (arm_folder(audit, name) / members[-1] / MEASURES_FILE).stat().st_mtime_ns
-    return _arm_rows(audit, name, members, last_measured)
-
-
-@functools.lru_cache(maxsize=256)
-def _arm_rows(
-    audit: Audit, name: str, members: tuple[str, ...], last_measured: int
-) -> pd.DataFrame:
     compared = read_changes(audit, name).compared
     sides = lab_sides(audit, members)
     rows = []
@@ -296,10 +286,7 @@ def _pair_values(audit: Audit, couple: Couple, embedded: Sequence[Any]) -> np.nd
     for row, (image, text) in enumerate(embedded):
         values[row, 0] = pair_terms(image, text, sides.external)[c.ALIGNMENT]
     image, text = zip(*embedded, strict=True)
-    try:
-        parts, _ = contributions(image, text, sides)
-    except InputError:  # too few pairs to fit the map between both members
-        return values
+    parts, _ = contributions(image, text, sides)
     trained = sides.membership.trained
     for row in (0, 1):
         # In the paper's protocol the parts are those of f less g on every pair

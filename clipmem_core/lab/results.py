@@ -60,7 +60,6 @@ class StudyFile(TypedDict):
     source: str
     config: CheckedConfig
     splits: Count
-    also: list[str]  # the settings of --also
     arms: dict[Inner, str]  # the title of each arm
     dataset_fingerprint: Inner
     machine: dict[str, str | int]

@@ -260,7 +260,6 @@ def run_study(
             "source": source,
             "config": as_dict(requested),
             "splits": splits,
-            "also": [arm.text for arm in also],
             "arms": {arm.name: arm.title for arm in arms},
             "dataset_fingerprint": fingerprint,
             "machine": settings.machine(),

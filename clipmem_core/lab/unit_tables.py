@@ -29,7 +29,7 @@ IMAGE_TOWER = "image"
 TEXT_TOWER = "text"
 TOWERS = (IMAGE_TOWER, TEXT_TOWER)
 UNITMEM_MEAN = "unitmem_mean"
-CLIP = "clip"
+CLIP = "CLIP"
 SUPERVISED = "supervised"
 SELF_SUPERVISED = "self-supervised"
 PARADIGMS = (CLIP, SUPERVISED, SELF_SUPERVISED)
@@ -37,7 +37,6 @@ PARADIGM = "paradigm"
 SEED = "seed"
 RESULT = "layers.parquet"  # of a run of a paradigm; written last
 MEMBERS = "members"
-PARADIGM_NAMES = {CLIP: "CLIP", SUPERVISED: "supervised", SELF_SUPERVISED: "self-supervised"}
 SOURCE = "source"
 DEPTH = "depth"
 
@@ -124,7 +123,7 @@ def claim_1(table: pd.DataFrame) -> str:
     allow."""
     by_seed = table.groupby([PARADIGM, SEED])[UNITMEM_MEAN].mean().unstack(PARADIGM)
     names = [name for name in PARADIGMS if name in by_seed]
-    listed = ", ".join(f"{PARADIGM_NAMES[name]} {by_seed[name].mean():.3f}" for name in names)
+    listed = ", ".join(f"{name} {by_seed[name].mean():.3f}" for name in names)
     start = f"Mean UnitMem over the layers: {listed}. Claim 1 (CLIP lies between the other two):"
     complete = by_seed.dropna()
     if len(names) < len(PARADIGMS) or len(complete) < MIN_REPLICATES:

@@ -26,6 +26,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import MLP
 
 from clipmem_core import columns as c
 from clipmem_core.audit import store
@@ -263,14 +264,10 @@ class HeadedTower(nn.Module):
     def __init__(self, model: Model, *widths: int, seed: int) -> None:
         super().__init__()
         self.visual = model.visual
-        layers = []
-        before = self.visual.output_dim
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            for width in widths:
-                layers += [nn.Linear(before, width), nn.ReLU()]
-                before = width
-        self.head = nn.Sequential(*layers[:-1]).to(next(model.visual.parameters()).device)
+            head = MLP(self.visual.output_dim, list(widths))
+        self.head = head.to(next(model.visual.parameters()).device)
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Encode images [n, 3, size, size] without the head, [n, dim]."""

@@ -115,7 +115,6 @@ def test_an_arm_of_also_is_added_with_the_decisions(
         assert np.flatnonzero(removed).tolist() == [row for row in chosen if row not in outside]
     rows = study.rows
     assert set(rows[rows["against"] == name]["split"]) == {0, 1}
-    assert study.request["also"] == ["decisions"]
 
 
 WRONG = {

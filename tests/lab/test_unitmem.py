@@ -80,7 +80,7 @@ def test_three_paradigms_see_as_many_samples_and_a_killed_run_resumes(
         patch.setattr(unitmem, "linear_probe", stop)
         with pytest.raises(KeyboardInterrupt):
             run_paradigms(audit, 1, Silent())
-    checkpoint = paradigms_folder(audit) / "clip-0" / "checkpoint.pt"
+    checkpoint = paradigms_folder(audit) / "CLIP-0" / "checkpoint.pt"
     trained = checkpoint.stat().st_mtime_ns
     assert read_paradigms(audit) is None
     run_paradigms(audit, 1, Silent())
@@ -89,7 +89,7 @@ def test_three_paradigms_see_as_many_samples_and_a_killed_run_resumes(
     assert checkpoint.stat().st_mtime_ns == trained
     # three runs, two layers each
     assert table[["paradigm", "layer"]].to_numpy().tolist() == [
-        [name, layer] for name in ("clip", "supervised", "self-supervised") for layer in (1, 2)
+        [name, layer] for name in ("CLIP", "supervised", "self-supervised") for layer in (1, 2)
     ]
     assert table["samples_seen"].nunique() == 1
     assert table[["unitmem_mean", "linear_probe"]].stack().between(0, 1).all()
