@@ -76,7 +76,7 @@ def make_study(audit: Audit, name: str, arm: str) -> StudyFolder:
     study = StudyFolder(data_folder() / "studies" / name)
     study.folder.mkdir(parents=True)
     values: dict[str, Any] = {"study": "combined", "source": "scenes", "splits": 3}
-    values |= {"config": as_dict(audit.record.config), "dataset_fingerprint": "0"}
+    values |= {"config": as_dict(audit.record.config)}
     titles = {arm: Arm(parse_arm(mitigated.read_arm(audit, arm).text).overrides).title}
     write_json(study.folder / "study.json", values | {"arms": titles, "machine": machine()})
     rows = mitigated.lab_table(audit, [arm, BASELINE])

@@ -92,11 +92,9 @@ def paradigm_rows(
                 "paradigm": paradigm,
                 "seed": seed,
                 "layer": layer,
-                "units": 8,
-                "silent": 0,
+                "unitmem_mean": value,
             }
         )
-        rows[-1] |= {"unitmem_mean": value}
     return pd.DataFrame(rows)
 
 

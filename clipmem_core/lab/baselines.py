@@ -96,7 +96,7 @@ def nearest(vectors: np.ndarray, k: int) -> np.ndarray:
 
     Args:
         vectors: [n, dim], of any length.
-        k: how many; at most all others.
+        k: how many, fewer than n.
 
     Returns:
         int64 [n, k], the nearest first.
@@ -105,7 +105,6 @@ def nearest(vectors: np.ndarray, k: int) -> np.ndarray:
         >>> nearest(np.array([[0.0, 1.0], [0.1, 1.0], [1.0, -2.0]]), 1).ravel().tolist()
         [1, 0, 1]
     """
-    k = min(k, len(vectors) - 1)
     vectors = np.asarray(vectors, np.float32)
     centred = unit(vectors - vectors.mean(axis=0, dtype=np.float32))
     rows = nearest_rows(centred, centred, k + 1)[1]

@@ -118,16 +118,11 @@ def tradeoff_figure(
     points["label"] = np.where(labelled, [text.replace("\n", "<br>") for text in labels], "")
     ranges = [_span(points, axis) for axis in (MEMORIZATION, UTILITY)]
     ranges[0][0] = min(ranges[0][0], start)
-    right = points[MEMORIZATION] > sum(ranges[0]) / 2
-    points["place"] = np.where(right, "top left", "top right")
     styles = {
         "dominated": (OTHER, "circle"),
         "Pareto-optimal": (FRONT_COLOUR, "circle"),
         PROVISIONAL: (FRONT_COLOUR, "circle-open"),
-        "baseline": (
-            FRONT_COLOUR if BASELINE in front else OTHER,
-            "diamond-open" if points.loc[BASELINE, PROVISIONAL] else "diamond",
-        ),
+        "baseline": (OTHER, "diamond"),
     }
     figure = go.Figure()
     for kind, rows in points.groupby("kind"):
@@ -149,7 +144,7 @@ def tradeoff_figure(
                 "line": {"width": 2, "color": colour},
             },
             text=rows["label"],
-            textposition=rows["place"],
+            textposition="top center",
             textfont={"size": 11},
             cliponaxis=False,
             customdata=rows[["hover"]],

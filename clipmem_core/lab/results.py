@@ -61,7 +61,6 @@ class StudyFile(TypedDict):
     config: CheckedConfig
     splits: Count
     arms: dict[Inner, str]  # the title of each arm
-    dataset_fingerprint: Inner
     machine: dict[str, str | int]
 
 

@@ -44,11 +44,8 @@ DEPTH = "depth"
 def layer_means(
     units: pd.DataFrame, *, by: Sequence[str] = (c.MEMBER, TOWER, LAYER)
 ) -> pd.DataFrame:
-    """Average UnitMem over the units of each layer that fire; also count all and the silent
-    ones."""
-    groups = units.assign(silent=units[UNITMEM_MEAN].isna()).groupby(list(by), sort=False)
-    means = groups[UNITMEM_MEAN].mean()
-    return groups["silent"].agg(units="size", silent="sum").join(means).reset_index()
+    """Average UnitMem over the units of each layer that fire."""
+    return units.groupby(list(by), sort=False)[UNITMEM_MEAN].mean().reset_index()
 
 
 def read_units(audit: Audit, table: str = UNITS) -> pd.DataFrame | None:
@@ -96,7 +93,7 @@ def read_paradigms(audit: Audit) -> pd.DataFrame | None:
 
 
 def tower_layers(units: pd.DataFrame, references: pd.DataFrame | None) -> pd.DataFrame:
-    """Return tower, source (`members` or a reference), layer, mean, and the lowest and highest
+    """Return tower, layer, source (`members` or a reference), mean, and the lowest and highest
     member's UnitMem."""
     grouped = layer_means(units).groupby([TOWER, LAYER], sort=False)[UNITMEM_MEAN]
     members = grouped.agg(mean="mean", low="min", high="max").reset_index()
@@ -104,8 +101,7 @@ def tower_layers(units: pd.DataFrame, references: pd.DataFrame | None) -> pd.Dat
     if references is not None:
         means = layer_means(references, by=[REFERENCE, TOWER, LAYER])
         tables.append(means.rename(columns={REFERENCE: SOURCE, UNITMEM_MEAN: "mean"}))
-    columns = [TOWER, SOURCE, LAYER, "mean", "low", "high"]
-    return pd.concat(tables, ignore_index=True)[columns]
+    return pd.concat(tables, ignore_index=True)
 
 
 def paradigm_layers(table: pd.DataFrame) -> pd.DataFrame:

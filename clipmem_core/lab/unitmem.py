@@ -59,11 +59,7 @@ from clipmem_core.training.views import ViewMaker
 
 PROJECTION = 128  # width of SimCLR's projection, as in its paper
 TEMPERATURE = 0.5  # SimCLR's for small data and batches
-WHY_NOT = {
-    t.SUPERVISED: "the pairs have no labels, or only one class",
-    t.SELF_SUPERVISED: "image augmentation is off (--crop-scale 1), so two views of a picture "
-    "are the same",
-}
+NEEDS = "supervised needs labels of two classes or more, self-supervised --crop-scale below 1"
 
 
 def run_units(audit: Audit, screen: Screen) -> None:
@@ -95,8 +91,7 @@ def say_units(audit: Audit, screen: Screen) -> None:
     assert units is not None
     assert references is not None
     by = [t.REFERENCE, t.TOWER, t.LAYER]
-    means = t.layer_means(references, by=by)[[*by, t.UNITMEM_MEAN]]
-    for table in (t.layer_means(units), means):
+    for table in (t.layer_means(units), t.layer_means(references, by=by)):
         say_table(table, screen)
 
 
@@ -433,9 +428,8 @@ def run_paradigms(audit: Audit, seeds: int, screen: Screen) -> None:
     torch.set_num_threads(audit.record.threads)  # as the members had
     with store.acquire_lock(t.paradigms_folder(audit), what="comparison"):
         runs = [run for seed in range(seeds) for run in plan_runs(audit, seed)]
-        for name, reason in WHY_NOT.items():
-            if name not in {run.paradigm for run in runs}:
-                screen.say(f"note: no {name} runs, since {reason}")
+        if missing := set(t.PARADIGMS) - {run.paradigm for run in runs}:
+            screen.say(f"note: no {' and no '.join(missing)} runs: {NEEDS}")
         remaining = [run for run in runs if not (run.folder / t.RESULT).is_file()]
         for number, run in enumerate(remaining):
             screen.say(f"{len(remaining) - number} of {len(runs)} runs to go: {run.folder.name}")

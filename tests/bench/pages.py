@@ -97,7 +97,7 @@ def _draw_changes(rng: np.random.Generator) -> dict[str, dict[str, str]]:
         "page": {"page": page},
         "order": {"order": order, "ascending": str(rng.integers(2))},
         "score range": {"range": f"clipmem:{rng.normal() * 0.1:.4f}:"},
-        "words": {"words": f"{shape} {colour}", "page": str(rng.integers(1, 9))},
+        "words": {"words": f"{shape} {colour}", "page": page},
         "lasso": {"outline": f"similarity_out:clipmem:{corners}"},
         "decision": {"decision": "undecided", "order": order, "page": page},
         "table": {"layout": "table", "page": page},

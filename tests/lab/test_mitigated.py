@@ -300,7 +300,6 @@ def test_a_page_measures_the_baseline_as_a_worker_does(lab_copy: Audit) -> None:
 
 WRONG = {
     "": "no mitigation",
-    "--text-noise=0": "no mitigation",
     "--text-noise=0.1 --members=3": "--members",
     "--text-noise=-1": "--text-noise",
     "--text-mask=0.3": "locked text tower",

@@ -119,11 +119,10 @@ def test_an_arm_of_also_is_added_with_the_decisions(
 
 WRONG = {
     "nosuch scenes --name a": "study 'nosuch'",
-    "combined scenes --name a/b": "name 'a/b'",
     "combined scenes --name a --splits 0": "--splits",
     "combined scenes --name a --also nosuch": "setting 'nosuch'",
     "bad scenes --name a": "--weight-decay",
-    "removal scenes --name a": "study removal",
+    "removal scenes --name a": "no arm",
     "settings scenes --name a": "--also",
 }
 
