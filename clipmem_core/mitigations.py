@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 
 import numpy as np
 
-from clipmem_core.draws import COLOUR, IMAGE_NOISE, MASK, TEXT_NOISE, normals, uniforms
+from clipmem_core.draws import normals, uniforms
 from clipmem_core.io import InputError
 from clipmem_core.options import Slider, control, option
 from clipmem_core.ragged import Ragged
@@ -146,11 +146,11 @@ class EmbeddingNoise(Mitigation):
     ) -> tuple["Tensor", "Tensor"]:
         image_std = batch.strength(self.image_noise)
         text_std = batch.strength(self.text_noise, self.adaptive_noise)
-        noisy_image = self.noisy(image, image_std, batch, IMAGE_NOISE)
-        return noisy_image, self.noisy(text, text_std, batch, TEXT_NOISE)
+        noisy_image = self.noisy(image, image_std, batch, "image noise")
+        return noisy_image, self.noisy(text, text_std, batch, "text noise")
 
     def noisy(
-        self, features: "Tensor", strength: np.ndarray, batch: Batch, stream: int
+        self, features: "Tensor", strength: np.ndarray, batch: Batch, stream: str
     ) -> "Tensor":
         """Add noise of each pair's σ, [n], to embeddings [n, dim], drawn from a random stream."""
         if not strength.any():
@@ -189,7 +189,7 @@ class TextMask(Mitigation):
     def tokens(self, tokens: np.ndarray, batch: Batch) -> np.ndarray:
         if batch.ends is None:
             return tokens
-        draws = uniforms(batch.keys, tokens.shape[1], batch.seed, MASK, batch.epoch)
+        draws = uniforms(batch.keys, tokens.shape[1], batch.seed, "mask", batch.epoch)
         share = batch.strength(self.text_mask, self.adaptive_mask)
         return drop_words(tokens, batch.ends, share, draws)
 
@@ -250,7 +250,7 @@ class Colour(Mitigation):
     def images(self, images: "Tensor", batch: Batch) -> "Tensor":
         if not self.colour:
             return images
-        draws = uniforms(batch.keys, 3, batch.seed, COLOUR, batch.epoch)
+        draws = uniforms(batch.keys, 3, batch.seed, "colour", batch.epoch)
         return jitter(images, 1 + self.colour * (2 * draws - 1))
 
 

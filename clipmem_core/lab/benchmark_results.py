@@ -163,8 +163,7 @@ def mean_curves(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
     for result in results:
         for name, metrics in result["detectors"].items():
             curve = enumerate(zip(result["numbers"], metrics.get("curve", ()), strict=False))
-            error = (result[KIND], result[SHARE])
-            points += [(*error, name, place, *point) for place, point in curve]
+            points += [(result[KIND], result[SHARE], name, place, *point) for place, point in curve]
     by = [KIND, SHARE, DETECTOR, "place"]
     table = pd.DataFrame(points, columns=[*by, "number", "precision"])
     return table.groupby(by, sort=False).mean().round({"number": 0}).reset_index()

@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from torchvision.ops import MLP
 
 from clipmem_core import columns as c
+from clipmem_core import draws
 from clipmem_core.audit import store
 from clipmem_core.audit.member import (
     MemberRun,
@@ -59,7 +60,6 @@ from clipmem_core.training.views import ViewMaker
 
 PROJECTION = 128  # width of SimCLR's projection, as in its paper
 TEMPERATURE = 0.5  # SimCLR's for small data and batches
-NEEDS = "supervised needs labels of two classes or more, self-supervised --crop-scale below 1"
 
 
 def run_units(audit: Audit, screen: Screen) -> None:
@@ -121,7 +121,7 @@ def measure_references(run: MemberRun) -> pd.DataFrame:
     n = min(len(rows), len(external))  # as many of both: UnitMem grows with the number of pairs
     model = trained_model(run)
     for reference, pairs in ((t.SEEN, rows), (t.UNSEEN, external)):
-        drawn = np.random.default_rng(config.seed).choice(pairs, n, replace=False)
+        drawn = draws.rng(config.seed, f"unitmem {reference}").choice(pairs, n, replace=False)
         measured.append((reference, model, np.sort(drawn)))
     tables = []
     for reference, model, pairs in measured:
@@ -429,7 +429,10 @@ def run_paradigms(audit: Audit, seeds: int, screen: Screen) -> None:
     with store.acquire_lock(t.paradigms_folder(audit), what="comparison"):
         runs = [run for seed in range(seeds) for run in plan_runs(audit, seed)]
         if missing := set(t.PARADIGMS) - {run.paradigm for run in runs}:
-            screen.say(f"note: no {' and no '.join(missing)} runs: {NEEDS}")
+            screen.say(
+                f"note: no {' and no '.join(missing)} runs: supervised needs labels of two classes "
+                "or more, self-supervised --crop-scale below 1"
+            )
         remaining = [run for run in runs if not (run.folder / t.RESULT).is_file()]
         for number, run in enumerate(remaining):
             screen.say(f"{len(remaining) - number} of {len(runs)} runs to go: {run.folder.name}")

@@ -7,22 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageColor
 
 from clipmem_core.dataset.scenes.contents import (
     COLOURS,
     NUMBERS,
     OBJECT_KINDS,
     PHRASES,
-    PlannedPair,
+    Scene,
     Thing,
     captions_of,
     plan_pairs,
     plan_scene,
 )
-from clipmem_core.dataset.scenes.drawing import SIDE, draw_scenes, place_objects
+from clipmem_core.dataset.scenes.drawing import SIDE, draw_scene, draw_scenes
 
 PAIRS = 110
 
@@ -32,11 +30,6 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scenes")
     draw_scenes(folder, pairs=PAIRS, seed=3)
     return folder
-
-
-@pytest.fixture(scope="module")
-def plans() -> list[PlannedPair]:
-    return list(plan_pairs(1100, seed=0))
 
 
 def records(folder: Path) -> list[dict[str, object]]:
@@ -52,14 +45,11 @@ def test_files_and_injected_errors(drawn: Path) -> None:
     rows = records(drawn)
     planned = list(plan_pairs(PAIRS, seed=3))
     assert [row["pair_id"] for row in rows] == [f"scene-{i:05d}" for i in range(PAIRS)]
-    assert sorted(str(path.relative_to(drawn)) for path in drawn.rglob("*.png")) == [
-        row["image"] for row in rows
-    ]
     assert pixels(drawn, 0).shape == (SIDE, SIDE, 3)
     assert len({path.read_bytes() for path in drawn.rglob("*.png")}) == PAIRS
 
-    def naming(thing: Thing) -> re.Pattern[str]:
-        return re.compile(rf"\b({thing.kind}|{OBJECT_KINDS[thing.kind].plural})\b")
+    def is_named(thing: Thing, text: str) -> bool:
+        return bool(re.search(rf"\b({thing.kind}|{thing.facts.plural})\b", text))
 
     for plan, row in zip(planned, rows, strict=True):
         captions = row["captions"]
@@ -67,13 +57,12 @@ def test_files_and_injected_errors(drawn: Path) -> None:
         assert len(set(captions)) == 5
         assert (row["injected"], row["label"]) == (plan.injected, plan.scene.main.kind)
         text = " ".join(captions)
+        assert is_named(plan.scene.main, text) == (plan.injected not in ("miscaption", "vague"))
         if plan.injected == "miscaption":
-            assert naming(plan.scene.main).search(text) is None
-            assert naming(planned[plan.partner or 0].scene.main).search(text)
-        elif plan.injected == "vague":
-            assert set(captions) <= set(PHRASES["vague_captions"])
-        else:
-            assert naming(plan.scene.main).search(text)
+            assert is_named(planned[plan.partner or 0].scene.main, text)
+        if plan.injected == "duplicate":
+            copied = pixels(drawn, plan.number) - pixels(drawn, plan.partner or 0)
+            assert 0 < np.abs(copied).mean() < 10
 
 
 def test_a_larger_set_begins_with_the_smaller(drawn: Path, tmp_path: Path) -> None:
@@ -90,9 +79,8 @@ def test_a_larger_set_begins_with_the_smaller(drawn: Path, tmp_path: Path) -> No
         assert np.array_equal(pixels(drawn, i), pixels(tmp_path, i))
 
 
-def test_shares_of_injected_errors_and_the_long_tail(
-    plans: list[PlannedPair],
-) -> None:
+def test_shares_of_injected_errors_and_the_long_tail() -> None:
+    plans = list(plan_pairs(1100, seed=0))
     counts = Counter(plan.injected for plan in plans)
     assert counts == {None: 957, "miscaption": 44, "vague": 44, "atypical": 33, "duplicate": 22}
     combinations = Counter(plan.scene.main for plan in plans)
@@ -100,13 +88,10 @@ def test_shares_of_injected_errors_and_the_long_tail(
     assert sum(count for _, count in tenth) > 0.35 * len(plans)
     assert sum(count == 1 for count in combinations.values()) >= 20
     assert {plan.scene.main.kind for plan in plans} == set(OBJECT_KINDS)
-    swapped = [plan for plan in plans if plan.injected == "miscaption"]
-    assert {plan.number for plan in swapped} == {plan.partner for plan in swapped}
 
 
-@settings(max_examples=40)
-@given(st.integers(0, 10**6))
-def test_captions_and_places_agree_with_the_plan(seed: int) -> None:
+@pytest.mark.parametrize("seed", range(100))
+def test_captions_agree_with_the_plan(seed: int) -> None:
     rng = np.random.default_rng(seed)
     scene = plan_scene(rng)
     captions = captions_of(scene, rng)
@@ -125,19 +110,22 @@ def test_captions_and_places_agree_with_the_plan(seed: int) -> None:
     }
     counts = {n for n, word in enumerate(NUMBERS) if word in words}
     assert counts <= ({scene.count} if scene.count > 1 else set())
-    spots = place_objects(scene, rng)
-    assert len(spots) == (scene.count if scene.other is None else 2)
-    for spot in spots:
-        kind = OBJECT_KINDS[spot.thing.kind]
-        assert kind.half_width * spot.size < min(spot.x, 1 - spot.x)
-        assert kind.half_height * spot.size < min(spot.y, 1 - spot.y)
-    if scene.other is not None:
-        main, other = (next(s for s in spots if s.thing == thing) for thing in scene.things)
-        assert {
-            "left": main.x < other.x - 0.3,
-            "right": main.x > other.x + 0.3,
-            "above": main.y < other.y - 0.3 and abs(main.x - other.x) < 0.1,
-            "below": main.y > other.y + 0.3 and abs(main.x - other.x) < 0.1,
-            "front": spots[1] is main and main.y > other.y,
-            "on": main.y < other.y - 0.2 and main.x == other.x,
-        }[scene.relation]
+
+
+def test_relations_are_drawn_as_named() -> None:
+    def centre(picture: Image.Image, thing: Thing) -> np.ndarray:
+        differences = np.asarray(picture).astype(int) - ImageColor.getrgb(COLOURS[thing.colour])
+        return np.argwhere(np.abs(differences).max(axis=2) < 12).mean(axis=0) / SIDE
+
+    bird = Thing("bird", "red")
+    cat = Thing("cat", "purple")
+    for main, other, relation, axis in (
+        (bird, cat, "left", 1),
+        (cat, bird, "right", 1),
+        (bird, cat, "above", 0),
+        (cat, bird, "below", 0),
+    ):
+        scene = Scene(main, "meadow", "sunny", relation=relation, other=other)
+        picture = draw_scene(scene, np.random.default_rng(0))
+        distance = (centre(picture, main) - centre(picture, other))[axis]
+        assert distance < -0.3 if relation in ("left", "above") else distance > 0.3

@@ -7,19 +7,16 @@ before the second.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.random import Generator
-from PIL.ImageColor import getrgb
 
 from clipmem_core.columns import ATYPICAL, DUPLICATE, MISCAPTION, VAGUE
 from clipmem_core.io import read_json
 
-Rgb = tuple[int, ...]  # or RGBA for a translucent colour
-Steps = Sequence[Any]  # see `Drawing`
 Choice = TypeVar("Choice", str, int)
 
 _BLOCK = 100  # pairs with 4 miscaption, 4 vague, 3 atypical and 2 duplicate
@@ -31,29 +28,20 @@ def read_data(name: str) -> Any:
     return read_json(Path(__file__).with_name(name))
 
 
-@dataclass(frozen=True)
-class ObjectKind:
+class ObjectKind(NamedTuple):
     """One kind of object."""
 
     plural: str
     stands: bool  # on the ground; other kinds hang in the air or in the water
-    half_width: float  # of the drawing; the larger of the two is about 1
-    half_height: float
+    feet: float  # y of the feet in the drawing
+    large: bool  # smaller kinds stand in front of it
     colours: list[str]  # favourites, most common first; the rest of the palette follows
     places: list[str]  # most common first
-    steps: Steps  # its drawing, see `Brush`
-    size_beside: float = 0.21  # half its side beside another object, in sides of the picture
-    rides: bool = False  # on a kind that carries
-    carries_at: float | None = None  # y of the feet of a rider
-    in_front: bool = False  # of a kind with `behind`
-    behind: bool = False
-    hides: list[str] = field(default_factory=list)  # effects that are hardly visible on it
-    # for some of its own colours: other colours of details
-    details: dict[str, dict[str, str]] = field(default_factory=dict)
+    steps: list[Any]  # its drawing, see `Pen`
 
 
 OBJECT_DATA = read_data("object_drawings.json")
-COLOURS: dict[str, Rgb] = {name: getrgb(text) for name, text in OBJECT_DATA["colours"].items()}
+COLOURS: dict[str, str] = OBJECT_DATA["colours"]
 OBJECT_KINDS = {name: ObjectKind(**facts) for name, facts in OBJECT_DATA["kinds"].items()}
 PLACE_DATA = read_data("place_drawings.json")
 PLACES = PLACE_DATA["places"]  # with the lights of each, most common first
@@ -138,10 +126,8 @@ def _plan_block(start: int, seed: int) -> list[PlannedPair]:
         plans[i] = replace(plans[i], injected=VAGUE)
     for i in order[8:11]:
         rng = stream(seed, start + i, PLAN)
-        scene = _plan_single(rng)
-        hidden = scene.main.facts.hides
-        effects = [effect for effect in PHRASES["effect_captions"] if effect not in hidden]
-        scene = replace(scene, effect=_choose(effects, rng))
+        effect = _choose(list(PHRASES["effect_captions"]), rng)
+        scene = replace(_plan_single(rng), effect=effect)
         plans[i] = replace(plans[i], injected=ATYPICAL, scene=scene)
     early, late, copy, second_copy = sorted(order[11:15])
     for i, original in ((copy, early), (second_copy, late)):
@@ -158,32 +144,22 @@ def plan_scene(rng: Generator) -> Scene:
         return scene
     if share < 0.66:
         return replace(scene, count=_pick(rng, (2, 3, 4, 5), 1.0))
-    main = scene.main.kind
-    others = {
-        kind: _relations(main, kind)
-        for kind, facts in OBJECT_KINDS.items()
-        if kind != main and scene.place in facts.places
-    }
-    possible = set().union(*others.values())
-    relation = _pick(rng, [name for name in PHRASES["reversed"] if name in possible], 2.0)
-    kind = _pick(rng, [kind for kind, relations in others.items() if relation in relations], 2.0)
+    one = scene.main.facts
+    beside = ["left", "right"]
+    others = dict[str, list[str]]()  # kinds by relation
+    for kind, two in OBJECT_KINDS.items():
+        if kind == scene.main.kind or scene.place not in two.places:
+            continue
+        if one.stands != two.stands:
+            possible = [*beside, "below" if one.stands else "above"]
+        else:
+            possible = [*beside, "front"] if two.large > one.large else beside
+        for relation in possible:
+            others.setdefault(relation, []).append(kind)
+    relation = _pick(rng, [name for name in PHRASES["reversed"] if name in others], 2.0)
+    kind = _pick(rng, others[relation], 2.0)
     other = Thing(kind, _pick_colour(rng, kind, scene.light, scene.main.colour))
     return replace(scene, relation=relation, other=other)
-
-
-def _relations(main: str, other: str) -> set[str]:
-    """Return the possible relations of a kind of object to another."""
-    one = OBJECT_KINDS[main]
-    two = OBJECT_KINDS[other]
-    possible = {
-        "left": True,
-        "right": True,
-        "above": two.stands and not one.stands,
-        "below": one.stands and not two.stands,
-        "front": one.in_front and two.behind,
-        "on": one.rides and two.carries_at is not None,
-    }
-    return {name for name, fits in possible.items() if fits}
 
 
 def _plan_single(rng: Generator) -> Scene:
@@ -214,7 +190,7 @@ def captions_of(scene: Scene | None, rng: Generator) -> list[str]:
     if scene is None:
         vague = PHRASES["vague_captions"]
         return [vague[i] for i in rng.permutation(len(vague))[:5]]
-    number = {1: "single", 2: "equal_pair"}.get(scene.count, "several")
+    number = "single" if scene.count == 1 else "several"
     templates = list(PHRASES["two" if scene.other else number])
     if scene.effect:
         templates[3] = PHRASES["effect_captions"][scene.effect]
