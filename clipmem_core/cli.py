@@ -7,6 +7,7 @@ import functools
 import inspect
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -43,6 +44,7 @@ AuditName = Annotated[str, "the audit", "NAME"]
 Engine = Annotated[
     Literal["local", "ray"], "what runs the work: this machine, or the Ray cluster of RAY_ADDRESS"
 ]
+TableFile = Annotated[str, "a CSV file for the table, with this command, machine and seeds"]
 Texts = tuple[str, ...]
 LOCKED = preset_config(DEFAULT_PRESET)
 
@@ -67,6 +69,10 @@ def _file_to_write(out: str) -> Path:
     if path.is_dir() or not path.parent.is_dir():
         raise InputError(f"{path} must be the name of a file in a folder that exists")
     return path
+
+
+def _typed_command() -> str:
+    return shlex.join(["python", "-m", "clipmem_core", *sys.argv[1:]])
 
 
 def _inspect(source: Source, options: SourceOptions = SourceOptions()) -> None:  # noqa: B008
@@ -104,31 +110,6 @@ def _audit(
     show_verdict(finished)
 
 
-def _score(
-    source: Source,
-    name: Annotated[str, "the audit's folder"],
-    checkpoints: Annotated[Texts, "open_clip's, in the order of members"],
-    membership: Annotated[
-        str, "CSV or Parquet: pair_id, one true/false column a member, and optionally group"
-    ],
-    config: AuditConfig = AuditConfig(),  # noqa: B008
-) -> None:
-    """Score existing checkpoints: no training."""
-    from clipmem_core.audit.console import show_verdict
-    from clipmem_core.lab.checkpoints import score_checkpoints
-
-    with _screen() as screen:
-        finished = score_checkpoints(
-            source,
-            config,
-            name=name,
-            membership=membership,
-            checkpoints=checkpoints,
-            screen=screen,
-        )
-    show_verdict(finished)
-
-
 def _formats() -> str:
     from clipmem_core.export.formats import FORMATS
 
@@ -149,14 +130,16 @@ def _study(
         int, "of the pairs; each has an audit of its own, whose members train again with every arm"
     ] = 5,
     also: Annotated[Texts, 'one more arm, such as "text_mask=0.3 decisions"'] = (),
+    out: TableFile = "",
     engine: Engine = "local",
     config: AuditConfig = AuditConfig(),  # noqa: B008 studies are about trained encoders, not locked ones
 ) -> None:
     """Compare settings over several splits of the pairs: memorization, utility and price."""
     from clipmem_core.lab.arm import parse_arm
+    from clipmem_core.lab.results import show_differences, write_study_results
     from clipmem_core.lab.retraining import run_study
-    from clipmem_core.lab.study_results import show_differences
 
+    path = _file_to_write(out) if out else None
     executor = _executor(engine, config)
     arms = [parse_arm(text) for text in also]
     with _screen(config.batch_size) as screen:
@@ -172,6 +155,8 @@ def _study(
         )
     show_differences(finished.rows, finished.request["arms"])
     print(finished.folder)
+    if path:
+        write_study_results(finished, path, command=_typed_command())
 
 
 def _mitigate(
@@ -189,7 +174,7 @@ def _mitigate(
 ) -> None:
     """Train an audit's members again with mitigations, and compare memorization and utility."""
     from clipmem_core.lab import arm, mitigated
-    from clipmem_core.lab.study_results import show_differences
+    from clipmem_core.lab.results import show_differences
     from clipmem_core.review.decisions import decided_for
 
     audit = open_audit(name)
@@ -237,7 +222,7 @@ def _benchmark(
     shares: Annotated[
         tuple[float, ...], "of the scored pairs, for swaps; .05 .2 .4 if none is named"
     ] = (),
-    out: Annotated[str, "a CSV file for the table"] = "",
+    out: TableFile = "",
     engine: Engine = "local",
     config: AuditConfig = LOCKED,
 ) -> None:
@@ -262,35 +247,32 @@ def _benchmark(
         )
     benchmark_results.show_benchmark(finished)
     if path:
-        benchmark_results.write_benchmark_results(finished, path)
+        benchmark_results.write_benchmark_results(finished, path, command=_typed_command())
 
 
-def _units(
-    name: AuditName, members: Annotated[Texts, "which members; all if none is named"] = ()
-) -> None:
+def _units(name: AuditName) -> None:
     """Measure UnitMem: which pair activates each unit of an audit's members most, and by how
     much."""
     from clipmem_core.lab.unitmem import run_units, say_units
 
     with _screen() as screen:
         audit = open_audit(name)
-        run_units(audit, members=members, screen=screen)
-        say_units(audit, screen=screen)
+        run_units(audit, screen)
+        say_units(audit, screen)
 
 
 def _paradigms(
     name: AuditName,
     seeds: Annotated[int, "runs of each of the three paradigms"] = 3,
-    epochs: Annotated[int, "of each run; 0 means the audit's"] = 0,
 ) -> None:
     """Train an audit's image encoder on captions, on labels and self-supervised, and compare
     UnitMem by layer."""
-    from clipmem_core.lab.paradigms import run_paradigms, say_paradigms
+    from clipmem_core.lab.unitmem import run_paradigms, say_paradigms
 
     with _screen() as screen:
-        say_paradigms(
-            run_paradigms(open_audit(name), seeds=seeds, epochs=epochs, screen=screen), screen
-        )
+        audit = open_audit(name)
+        run_paradigms(audit, seeds, screen)
+        say_paradigms(audit, screen)
 
 
 def _export(
@@ -327,21 +309,6 @@ def _reaudit(
     with _screen(first.record.config.batch_size) as screen:
         second = reaudit(first, name or f"{first.name}-again", screen)
     print(*comparison_lines(read_comparison(second)[0]), sep="\n")
-
-
-def _results(
-    name: AuditName,
-    out: Annotated[str, "the file to write", "CSV"],
-    study: Annotated[bool, "NAME is a study"] = False,
-) -> None:
-    """Write the results of an audit or a study as a small CSV with its command and machine."""
-    from clipmem_core.lab import results, study_results
-
-    path = _file_to_write(out)
-    if study:
-        study_results.write_study_results(study_results.open_study(name), path)
-        return
-    results.write_audit_results(open_audit(name), path)
 
 
 def _judge(
@@ -451,7 +418,6 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
         _inspect,
         _fetch,
         _audit,
-        _score,
         _mitigate,
         _study,
         _benchmark,
@@ -463,7 +429,6 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
         _map,
         _export,
         _reaudit,
-        _results,
     )
 }
 # Run in detached processes, not in a terminal

@@ -3,7 +3,7 @@ utility."""
 
 from clipmem_core.dashboard.mitigations import draw_lab, draw_study
 from clipmem_core.dashboard.page import choose_listed, open_page
-from clipmem_core.lab.study_results import list_studies
+from clipmem_core.lab.results import list_studies
 
 with open_page("Mitigations") as audit:
     studies = [study.name for study in list_studies() if (study.folder / "arms.parquet").is_file()]

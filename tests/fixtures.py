@@ -434,5 +434,5 @@ def _result(injection: Injection, rng: np.random.Generator) -> dict[str, object]
             injection.share + (level - injection.share) * np.linspace(1, 0, len(numbers))
         ).tolist()
         detectors[name] = values | {"curve": curve, "found_100": 40.0 - place}
-    result = {"injected": 40, "judged": 200, "changed": 40, "absent": "", "without": {}}
+    result = {"judged": 200, "absent": ""}
     return injection._asdict() | result | {"numbers": numbers.tolist(), "detectors": detectors}

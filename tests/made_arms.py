@@ -19,7 +19,7 @@ from clipmem_core.audit.store import (
 from clipmem_core.config import as_dict, data_folder
 from clipmem_core.lab import mitigated
 from clipmem_core.lab.arm import BASELINE, Arm, parse_arm
-from clipmem_core.lab.study_results import StudyFolder
+from clipmem_core.lab.results import StudyFolder
 
 CHANGED = 17  # the pair whose clipmem an arm changes most
 # of the baseline
@@ -75,8 +75,8 @@ def make_study(audit: Audit, name: str, arm: str) -> StudyFolder:
     """Write a finished study of three splits: each has the rows of an audit's lab."""
     study = StudyFolder(data_folder() / "studies" / name)
     study.folder.mkdir(parents=True)
-    values: dict[str, Any] = {"study": "combined", "source": "scenes", "splits": 3, "also": []}
-    values |= {"config": as_dict(audit.record.config), "dataset_fingerprint": "0"}
+    values: dict[str, Any] = {"study": "combined", "source": "scenes", "splits": 3}
+    values |= {"config": as_dict(audit.record.config)}
     titles = {arm: Arm(parse_arm(mitigated.read_arm(audit, arm).text).overrides).title}
     write_json(study.folder / "study.json", values | {"arms": titles, "machine": machine()})
     rows = mitigated.lab_table(audit, [arm, BASELINE])

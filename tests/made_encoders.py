@@ -7,24 +7,31 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clipmem_core.audit.store import CONFIG, Audit, MemberRecord, write_json, write_table
+from clipmem_core.audit.store import (
+    CONFIG,
+    Audit,
+    MemberRecord,
+    write_json,
+    write_manifest,
+    write_table,
+)
 from clipmem_core.lab import unit_tables as t
 from clipmem_core.lab.unitmem import unit_table
 from clipmem_core.scores.encoders import UnitTally
+from clipmem_core.training.names import CHECKPOINT
 
 WIDTHS = {"image": [6, 5], "text": [4]}
 MODEL = {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}
 
 
 def make_members(audit: Audit) -> None:
-    """Write the config of each member, by which its units are cached."""
+    """Write the config and checkpoint of each member, by which its units are cached."""
     for number, name in enumerate(audit.record.members):
         audit.member(name).mkdir(parents=True, exist_ok=True)
-        sha256 = f"{number:064d}"
-        record = MemberRecord(
-            name, number, audit.record.fingerprint, "tiny", 0, MODEL, checkpoint_sha256=sha256
-        )
+        record = MemberRecord(name, number, audit.record.fingerprint, "tiny", 0, MODEL)
         write_json(audit.member(name) / CONFIG, vars(record))
+        (audit.member(name) / CHECKPOINT).write_text(name)
+    write_manifest(audit.folder)
 
 
 def make_units(audit: Audit) -> pd.DataFrame:
@@ -73,7 +80,7 @@ def _write(path: Path, table: pd.DataFrame) -> None:
 def paradigm_rows(
     means: dict[str, float], *, seeds: int = 3, layers: int = 4, spread: float = 0.001
 ) -> pd.DataFrame:
-    """Return a table as that of paradigms.csv: UnitMem rises by .01 a layer from a paradigm's mean
+    """Return a table as `read_paradigms` does: UnitMem rises by .01 a layer from a paradigm's mean
     at the first."""
     rows = []
     for (paradigm, mean), seed, layer in itertools.product(
@@ -85,20 +92,17 @@ def paradigm_rows(
                 "paradigm": paradigm,
                 "seed": seed,
                 "layer": layer,
-                "units": 8,
-                "silent": 0,
+                "unitmem_mean": value,
             }
         )
-        rows[-1] |= {"unitmem_mean": value}
     return pd.DataFrame(rows)
 
 
 def make_paradigms(audit: Audit, means: dict[str, float] | None = None, *, seeds: int = 3) -> None:
-    """Write the table of an audit's paradigms; CLIP lies between the others unless the means say
+    """Write the results of an audit's paradigms; CLIP lies between the others unless the means say
     otherwise."""
-    folder = t.paradigms_folder(audit)
-    folder.mkdir(parents=True)
     table = paradigm_rows(
         means or dict(zip(t.PARADIGMS, (0.4, 0.5, 0.3), strict=True)), seeds=seeds
     )
-    (folder / t.PARADIGM_TABLE).write_text("# command: made up\n" + table.to_csv(index=False))
+    for (paradigm, seed), rows in table.groupby(["paradigm", "seed"]):
+        _write(t.paradigms_folder(audit) / f"{paradigm}-{seed}" / t.RESULT, rows)

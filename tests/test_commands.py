@@ -16,7 +16,7 @@ Captured = pytest.CaptureFixture[str]
 
 LONG = "a" * 300
 WRONG = [
-    ("nosuch", "command 'nosuch' is unknown: choose one of inspect, fetch, audit, score, mitigate"),
+    ("nosuch", "command 'nosuch' is unknown: choose one of inspect, fetch, audit, mitigate, study"),
     ("audit", "the following arguments are required: SOURCE"),
     ("audit scenes extra", "unrecognized arguments: extra"),
     ("inspect scenes --epochs 3", "option --epochs is unknown ("),
@@ -27,10 +27,8 @@ WRONG = [
     ("audit scenes --name a/b", "name 'a/b' must be letters, digits"),
     ("audit nowhere.csv", "there is no 'nowhere.csv': give a CSV"),
     ("fetch imagenet", "data set 'imagenet' is unknown: choose one of openclipart, tuxpaint"),
-    ("score scenes --name x --membership m.csv --checkpoints a.pt", "--membership 'm.csv' is not"),
     ("export x --format csv --out x.csv", "there is no audit 'x' in"),
-    ("results x out.csv --study", "there is no study 'x' in"),
-    ("results x /nowhere/out.csv", "/nowhere/out.csv must be the name of a file"),
+    ("benchmark scenes --out /nowhere/x.csv", "/nowhere/x.csv must be the name of a file"),
     (f"audit {LONG} --name x", f"{LONG} cannot be read: File name too long"),
 ]
 
@@ -83,11 +81,8 @@ def test_a_data_folder_that_cannot_be_written_is_named(
 def test_the_preset_of_a_command() -> None:
     audit = parse_command(shlex.split("audit set.csv --lr 0.5")).config
     assert audit == replace(preset_config("locked"), lr=0.5)
-    for typed in (
-        "study combined set.csv --name x",
-        "score s --name x --membership m --checkpoints a",
-    ):
-        assert parse_command(shlex.split(typed)).config.preset == "small"
+    study = parse_command(shlex.split("study combined set.csv --name x")).config
+    assert study.preset == "small"
 
 
 def test_a_switch_of_a_preset_can_be_turned_off() -> None:

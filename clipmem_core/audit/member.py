@@ -330,7 +330,7 @@ def evaluation_views(model: Model, config: AuditConfig) -> ViewMaker:
 def finished_model(run: MemberRun) -> Model:
     """Load the member's model from its checkpoint."""
     model = build_member(run.config, run.towers, seed=run.member.seed)
-    models.load_weights(model, Path(run.member.checkpoint or run.folder / CHECKPOINT))
+    models.load_weights(model, run.folder / CHECKPOINT)
     return model
 
 
@@ -338,7 +338,7 @@ def trained_model(run: MemberRun) -> Model:
     """Load the member's model from its checkpoint if it has one, else train it."""
     config = run.config
     seed = run.member.seed
-    if run.member.checkpoint or (run.folder / CHECKPOINT).is_file():  # it is written last
+    if (run.folder / CHECKPOINT).is_file():  # it is written last
         return finished_model(run)
     model = build_member(config, run.towers, seed=seed, pretrained=config.pretrained)
     if isinstance(model, LockedModel):
@@ -404,9 +404,8 @@ def _score_captions(
     decoys = store.read_decoys(run.audit)
     scores = np.full(n_captions + len(decoys), np.nan, detectors.CAPTION_SCORES)
     of_decoys = scores[n_captions:]
-    path = run.folder / TRAJECTORY
-    if path.is_file():
-        scores["learned"][:n_captions] = _learned_captions(run, store.read_array(path))
+    trajectory = store.read_array(run.folder / TRAJECTORY)
+    scores["learned"][:n_captions] = _learned_captions(run, trajectory)
     done = 0
     for vectors in blocks:
         block = slice(done, done + len(vectors))

@@ -277,8 +277,7 @@ class SecondRound(Stage):
 
     def is_done(self, run: Run) -> bool:
         config = run.audit.record.config
-        is_single = config.rounds == "1" or config.protocol == "paper"
-        return is_single or run.audit.scores_checkpoints
+        return config.rounds == "1" or config.protocol == "paper"
 
     def run(self, run: Run) -> None:
         audit = run.audit

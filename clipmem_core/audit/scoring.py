@@ -55,7 +55,7 @@ class Evidence:
     image: Sequence[np.ndarray]  # μ_I of each member, [n_pairs, dim]
     text: Sequence[np.ndarray]
     logit_scales: list[float]  # of each member; NaN if its checkpoint is gone
-    log_probability: list[np.ndarray]  # in training; empty for members without a trajectory
+    log_probability: list[np.ndarray]  # in training
     n_captions: np.ndarray  # behind each mean text embedding, [n_pairs]
     folder: Path = Path()  # for arrays that do not fit into memory
 
@@ -87,18 +87,16 @@ def gather_evidence(audit: Audit) -> Evidence:
     embeddings = [store.read_embeddings(audit.member(name)) for name in names]
     terms = []
     logit_scales = []
-    trajectories = []
+    log_probability = []
     for name, vectors in zip(names, embeddings, strict=True):
         folder = audit.member(name)
         values = pair_terms(*vectors, sides.external)
         stacked = spill_to_disk(np.stack(list(values.values())), audit.folder)
         terms.append(dict(zip(values, stacked, strict=True)))
-        checkpoint = Path(audit.member_record(name).checkpoint or folder / CHECKPOINT)
+        checkpoint = folder / CHECKPOINT
         logit_scales.append(logit_scale_of(checkpoint) if checkpoint.is_file() else np.nan)
-        path = folder / TRAJECTORY
-        if path.is_file():
-            learned = detectors.mean_over_epochs(store.read_array(path))
-            trajectories.append(spill_to_disk(learned, audit.folder))
+        learned = detectors.mean_over_epochs(store.read_array(folder / TRAJECTORY))
+        log_probability.append(spill_to_disk(learned, audit.folder))
     most_captions = config.eval_captions or np.iinfo(np.int32).max
     return Evidence(
         pairs=audit.read_columns(store.PAIRS, c.PAIR_ID, c.INJECTED),
@@ -108,7 +106,7 @@ def gather_evidence(audit: Audit) -> Evidence:
         image=[image for image, _ in embeddings],
         text=[text for _, text in embeddings],
         logit_scales=logit_scales,
-        log_probability=trajectories if len(trajectories) == len(names) else [],
+        log_probability=log_probability,
         n_captions=np.minimum(store.read_captions(audit).counts, most_captions),
         folder=audit.folder,
     )
@@ -148,7 +146,7 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, Any]]:
     swapped = detectors.swapped_csls(
         evidence.image, evidence.text, trained, external, seed=sides.seed
     )
-    learned = detectors.nan_mean(evidence.log_probability) if evidence.log_probability else nan
+    learned = detectors.nan_mean(evidence.log_probability)
     values |= {
         c.CSLS_OUT: spill(csls),
         c.LOG_PROBABILITY_OUT: spill(log_probability),

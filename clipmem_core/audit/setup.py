@@ -3,7 +3,7 @@ to it."""
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -50,7 +50,6 @@ def write_audit(
     pairs: pd.DataFrame,
     membership: Membership,
     *,
-    checkpoints: Mapping[str, Path] | None = None,
     reaudit_of: str = "",
 ) -> None:
     """Write everything the members start from; config.json is written last and makes the folder an
@@ -92,17 +91,14 @@ def write_audit(
         sampled_of=data_set.raw.drawn_of,
         reaudit_of=reaudit_of,
     )
-    _write_members(audit, record, record.members, checkpoints or {})
+    _write_members(audit, record, record.members)
     store.write_json(audit.folder / store.CONFIG, record.values)
 
 
-def _write_members(
-    audit: Audit, record: Record, names: Sequence[str], checkpoints: Mapping[str, Path]
-) -> None:
+def _write_members(audit: Audit, record: Record, names: Sequence[str]) -> None:
     model = record.config.model
     for name in names:
         audit.member(name).mkdir(parents=True, exist_ok=True)
-        path = checkpoints.get(name)
         member = store.MemberRecord(
             name,
             record.seeds[name],
@@ -110,8 +106,6 @@ def _write_members(
             model,
             record.config.image_size,
             model_config(model),
-            str(path) if path else "",
-            store.file_sha256(path) if path else "",
         )
         store.write_json(audit.member(name) / store.CONFIG, vars(member))
 
@@ -215,7 +209,6 @@ def grow(audit: Audit, config: AuditConfig) -> int:
             f"audit {audit.name!r} has the members of audit {record.reaudit_of!r}: use another "
             "--name"
         )
-    check_trains(audit)
     rounds = "2" if config.rounds == "2" else record.config.rounds
     chosen = {name: getattr(record.config, name) for name in ("threads", *_BY_CAPTIONS)}
     config = dataclasses.replace(config, rounds=rounds, **chosen)
@@ -239,7 +232,6 @@ def add_round(audit: Audit, config: AuditConfig) -> bool:
     record = audit.record
     if config.rounds != "2" or record.config.rounds == "2":
         return False
-    check_trains(audit)
     _change(
         audit,
         dataclasses.replace(
@@ -249,20 +241,11 @@ def add_round(audit: Audit, config: AuditConfig) -> bool:
     return True
 
 
-def check_trains(audit: Audit) -> None:
-    """Refuse an audit of existing checkpoints."""
-    if audit.scores_checkpoints:
-        raise InputError(
-            f"audit {audit.name!r} scores existing checkpoints and cannot train: use an audit "
-            "that trains"
-        )
-
-
 def _change(audit: Audit, record: Record, new: Sequence[str] = ()) -> None:
     """Reopen an audit, and write its changed record and the folders of new members."""
     record = dataclasses.replace(
         record, fingerprint=audit_fingerprint(record.config, record.dataset_fingerprint)
     )
     (audit.folder / store.MANIFEST).unlink(missing_ok=True)
-    _write_members(audit, record, new, {})
+    _write_members(audit, record, new)
     store.write_json(audit.folder / store.CONFIG, record.values)

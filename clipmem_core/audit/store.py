@@ -146,7 +146,7 @@ class Record:
 
 @dataclass(frozen=True)
 class MemberRecord:
-    """A member's config.json: its model, and its seed or its checkpoint."""
+    """A member's config.json: its model and its seed."""
 
     member: str
     seed: Count
@@ -154,8 +154,6 @@ class MemberRecord:
     model: str
     image_size: Count
     model_config: dict[str, Any]
-    checkpoint: str = ""  # of the `score` command; may lie anywhere
-    checkpoint_sha256: str = ""
 
 
 class ManifestFile(TypedDict):
@@ -473,11 +471,6 @@ class Audit(Named):
     def files(self) -> dict[str, str]:
         """The SHA-256 of each file of a finished audit."""
         return self.manifest["files"]
-
-    @property
-    def scores_checkpoints(self) -> bool:
-        """Tell whether it scores existing checkpoints instead of training its members."""
-        return bool(self.member_record(self.record.members[0]).checkpoint)
 
     def read_columns(self, table: str, *columns: str) -> pd.DataFrame:
         """Read some columns of a table."""

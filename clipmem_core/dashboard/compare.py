@@ -29,15 +29,6 @@ from clipmem_core.figures import comparison_figure
 from clipmem_core.io import InputError
 from clipmem_core.lab import benchmark_results as b
 from clipmem_core.lab.baselines import REFERENCE_DETECTOR
-from clipmem_core.lab.detector_findings import (
-    Findings,
-    benchmark_findings,
-    benchmarks_of,
-    detector_scores,
-    differ_most,
-    injected_findings,
-    names_in,
-)
 from clipmem_core.lab.lab_figures import precision_figure
 from clipmem_core.review.cards import cards
 from clipmem_core.review.compare import Comparison, changed_settings, compare
@@ -215,8 +206,8 @@ def draw_findings(audit: Audit) -> None:
     """Draw the accuracy of each detector on errors injected here or in a benchmark, or the command
     that measures it."""
     st.header("Detector accuracy on injected errors")
-    audit_findings = injected_findings(audit)
-    benchmarks = {f"benchmark {benchmark.name}": benchmark for benchmark in benchmarks_of(audit)}
+    audit_findings = b.injected_findings(audit)
+    benchmarks = {f"benchmark {benchmark.name}": benchmark for benchmark in b.benchmarks_of(audit)}
     options = [*benchmarks, *([_THIS_AUDIT] if audit_findings else [])]
     if not options:
         st.info(
@@ -231,7 +222,7 @@ def draw_findings(audit: Audit) -> None:
     with explained_errors("This benchmark", ends=False):
         findings = audit_findings
         if chosen in benchmarks:
-            findings = benchmark_findings(benchmarks[chosen])
+            findings = b.benchmark_findings(benchmarks[chosen])
         if findings is None:
             st.info("The first run of this benchmark is not finished yet.")
             return
@@ -239,7 +230,7 @@ def draw_findings(audit: Audit) -> None:
         _draw_curves(findings.curves)
 
 
-def _draw_table(findings: Findings) -> None:
+def _draw_table(findings: b.Findings) -> None:
     if findings.note:
         st.caption(findings.note)
     measured = set(findings.table[b.MEASURE])
@@ -296,8 +287,8 @@ def _draw_curves(curves: pd.DataFrame) -> None:
 
 def draw_differences(audit: Audit) -> None:
     """Draw the pairs on which two detectors of an audit differ most, either way."""
-    scores = detector_scores(audit)
-    names = names_in(scores)
+    scores = b.detector_scores(audit)
+    names = b.names_in(scores)
     st.header("Where two detectors differ most")
     if len(scores) < 3 or len(names) < 2:
         st.caption("This audit has too few pairs with two detectors or more.")
@@ -309,7 +300,7 @@ def draw_differences(audit: Audit) -> None:
         other = choose_listed("Other detector", others, parameter=OTHER, **style)
     for first, second in ((one, other), (other, one)):
         show_text(f"Suspicious by {words(first)}, not by {words(second)}")
-        rows = differ_most(scores, first, second, limit=6)
+        rows = b.differ_most(scores, first, second, limit=6)
         if rows:
             key = f"differ-{first}-{second}"
             draw_grid(audit, cards(audit, rows), selection=Selection(order=first), key=key)

@@ -32,7 +32,7 @@ from clipmem_core.lab.arm import (
     without_idle,
 )
 from clipmem_core.lab.mitigated import RETRIEVAL, obstacles
-from clipmem_core.lab.study_results import CLIPMEM_NET, usual_changes
+from clipmem_core.lab.results import CLIPMEM_NET, usual_changes
 from clipmem_core.mitigations import ADAPTIVE, AHEAD_GROUP
 from clipmem_core.review.decisions import decided_for
 from clipmem_core.review.queries import cached

@@ -31,7 +31,7 @@ from clipmem_core.dashboard.plain import (
 from clipmem_core.dashboard.running import draw_task
 from clipmem_core.io import InputError
 from clipmem_core.lab import mitigated
-from clipmem_core.lab import study_results as r
+from clipmem_core.lab import results as r
 from clipmem_core.lab.arm import BASELINE, Arm
 from clipmem_core.lab.lab_figures import MEMORIZATION, PROVISIONAL, TEXT, UTILITY, tradeoff_figure
 from clipmem_core.lab.lab_pool import LabPool

@@ -255,10 +255,9 @@ def check_repeatable(audit: Audit) -> AuditConfig:
         raise InputError(
             f"audit {audit.name!r} injected wrong captions: repeat one without --inject-miscaptions"
         )
-    if config.features or audit.scores_checkpoints:
-        what = "features" if config.features else "checkpoints"
+    if config.features:
         raise InputError(
-            f"audit {audit.name!r} uses your {what}, which cannot be trained again without "
+            f"audit {audit.name!r} uses your features, which cannot be computed again without "
             "removed pairs"
         )
     check_root(record.pictures)

@@ -22,7 +22,6 @@ from clipmem_core.config import (
     FIELDS,
     MODIFIERS,
     AuditConfig,
-    did_you_mean,
     fingerprint,
     switched_on,
 )
@@ -300,8 +299,5 @@ STUDIES = {
 def find_study(name: str) -> Study:
     """Return the study of a name."""
     if name not in STUDIES:
-        raise InputError(
-            f"study {name!r} is unknown: choose one of "
-            f"{', '.join(STUDIES)}{did_you_mean(name, STUDIES)}"
-        )
+        raise InputError(f"study {name!r} is unknown: choose one of {', '.join(STUDIES)}")
     return STUDIES[name]

@@ -25,7 +25,7 @@ RANDOM_DETECTOR = "random"
 REFERENCE_DETECTOR = c.MISFIT  # the one that benchmarks compare the others with
 # Detectors of wrong pairs that benchmarks compare
 DETECTORS = (
-    *(c.P_WRONG, c.MISFIT, MISFIT_SECOND, c.SIMILARITY_IN, c.SIMILARITY_OUT, c.CSLS_OUT),
+    *(c.SUSPICION, c.MISFIT, MISFIT_SECOND, c.SIMILARITY_IN, c.SIMILARITY_OUT, c.CSLS_OUT),
     *(c.LOG_PROBABILITY_OUT, c.LOG_PROBABILITY_SECOND, LEMON_IN, LEMON_OUT),
     *(c.LEARNED, MARGIN, CONFIDENT_LEARNING, c.CLIPMEM, RANDOM_DETECTOR),
 )
@@ -97,7 +97,7 @@ def nearest(vectors: np.ndarray, k: int) -> np.ndarray:
 
     Args:
         vectors: [n, dim], of any length.
-        k: how many; at most all others.
+        k: how many, fewer than n.
 
     Returns:
         int64 [n, k], the nearest first.
@@ -106,7 +106,6 @@ def nearest(vectors: np.ndarray, k: int) -> np.ndarray:
         >>> nearest(np.array([[0.0, 1.0], [0.1, 1.0], [1.0, -2.0]]), 1).ravel().tolist()
         [1, 0, 1]
     """
-    k = min(k, len(vectors) - 1)
     vectors = np.asarray(vectors, np.float32)
     centred = unit(vectors - vectors.mean(axis=0, dtype=np.float32))
     rows = nearest_rows(centred, centred, k + 1)[1]

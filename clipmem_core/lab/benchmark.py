@@ -7,7 +7,7 @@ measured.
 import functools
 import shutil
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,6 @@ from clipmem_core.audit.store import (
     read_prepared,
     read_table,
     write_json,
-    write_table,
 )
 from clipmem_core.audit.word_table import caption_words, predict_words, read_words, surprises
 from clipmem_core.config import AuditConfig, as_dict, switched_on
@@ -77,14 +76,13 @@ from clipmem_core.lab.baselines import (
     MARGIN,
     MISFIT_SECOND,
     RANDOM_DETECTOR,
-    SECOND_ROUND,
     confident_learning,
     lemon,
     margin_over_epochs,
     nearest,
 )
 from clipmem_core.lab.benchmark_results import Benchmark, Injection
-from clipmem_core.lab.study_results import check_same
+from clipmem_core.lab.results import check_same
 from clipmem_core.ragged import Ragged
 from clipmem_core.scores.detectors import misfit, nan_mean
 from clipmem_core.scores.membership import side_means
@@ -102,7 +100,6 @@ from clipmem_core.scores.words import WORD_PATTERN, mean_ratio
 from clipmem_core.training.names import TRAJECTORY
 from clipmem_core.training.word_model import Predictions
 
-K = 50  # pairs reviewed for precision at k
 PIPELINE = "pipeline"  # the kind of error that incidents are measured on
 MIXED = "mixed"  # the kind of error that BLIND is measured on
 BLIND = "blind"  # words predicted without the picture
@@ -155,28 +152,22 @@ def run_benchmark(
 def _check_request(
     injections: int, kinds: Sequence[str], shares: Sequence[float], config: AuditConfig
 ) -> None:
-    unknown = [kind for kind in kinds if kind not in ERROR_KINDS]
-    wrong = [f"{share:g}" for share in shares if not 0 < share < 1]
-    mitigating = ", ".join(switched_on(as_dict(config)))
-    for is_refused, why in (
-        (
-            unknown,
-            f"kind {''.join(unknown[:1])!r} of error is unknown: choose from "
-            f"{', '.join(ERROR_KINDS)}",
-        ),
-        (injections < 1, f"--injections must be at least 1, not {injections}: intervals need 3"),
-        (wrong, f"--shares must be above 0 and below 1, not {', '.join(wrong)}"),
-        (config.protocol != "ensemble", "a benchmark needs --protocol ensemble"),
-        (config.features, "a benchmark embeds changed captions: it cannot use --features"),
-        (
-            config.inject_miscaptions,
-            "a benchmark injects its own errors: use --kinds and --shares, not "
-            "--inject-miscaptions",
-        ),
-        (mitigating, f"a benchmark trains members without mitigations: remove {mitigating}"),
-    ):
-        if is_refused:
-            raise InputError(why)
+    if unknown := [kind for kind in kinds if kind not in ERROR_KINDS]:
+        raise InputError(
+            f"kind {unknown[0]!r} of error is unknown: choose from {', '.join(ERROR_KINDS)}"
+        )
+    if injections < 1:
+        raise InputError(f"--injections must be at least 1, not {injections}: intervals need 3")
+    if wrong := [share for share in shares if not 0 < share < 1]:
+        raise InputError(f"--shares must be above 0 and below 1, not {wrong[0]:g}")
+    refused = {
+        "--protocol paper": config.protocol == "paper",
+        "--features": config.features,
+        "--inject-miscaptions": config.inject_miscaptions,
+        **dict.fromkeys(switched_on(as_dict(config)), True),
+    }
+    if flags := [flag for flag, is_set in refused.items() if is_set]:
+        raise InputError(f"a benchmark cannot have {', '.join(flags)}")
 
 
 def _run_pending(
@@ -241,26 +232,26 @@ def _run_injection(benchmark: Benchmark, injection: Injection) -> None:
         write_audit(audit, record.source, config, data_set, pairs, membership)
     finish_audit(Run(audit, RichScreen(), executor=in_this_process))
     shared = open_shared(audit.folder)
-    scores, result = _measure(shared, rows, changes, blind=injection.kind == MIXED)
+    result = _measure(shared, rows, changes, blind=injection.kind == MIXED)
     if injection.kind == PIPELINE:
         n = round(injection.share * len(rows))
         planted = draw_displaced(len(pairs), n, injection.seed)
-        result["detectors"][c.P_WRONG] |= _measure_incidents(audit, planted)
-    write_table(result_file.with_suffix(".parquet"), scores)
+        result["detectors"][c.SUSPICION] |= _measure_incidents(audit, planted)
     write_json(result_file, injection._asdict() | result)
     shutil.rmtree(audit.folder)
 
 
 def _measure(
     shared: Shared, rows: np.ndarray, changes: Sequence[ChangedCaption], *, blind: bool
-) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return each detector's scores of the scored pairs `rows`, and the result of an injection."""
-    pair_scores, without = _pair_scores(shared)
+) -> dict[str, Any]:
+    """Return the result of an injection: how well each detector finds the errors among the scored
+    pairs `rows`."""
+    pair_scores = _pair_scores(shared)
     scores = {name: pair_scores[name][rows] for name in DETECTORS if name in pair_scores}
     truth = shared.pairs[c.INJECTED].notna().to_numpy()[rows]
     scored = shared.audit.scores.iloc[rows]
     numbers = numbers_reviewed(len(rows))
-    table = detection_table(scores, truth, k=K, n_boot=1).set_index("score")
+    table = detection_table(scores, truth, n_boot=1).set_index("score")
     measured: dict[str, Any] = {}
     for name, values in scores.items():
         curve = precision_curve(values, truth, numbers).round(4).tolist()
@@ -277,18 +268,9 @@ def _measure(
         for name, metrics in _measure_captions(shared, rows, changed, blind=blind).items():
             measured[name] = measured.get(name, {}) | metrics
     if np.isfinite(scored[c.P_WRONG]).all():
-        measured[c.P_WRONG] |= _replay_review(scored, truth)
-    result = {
-        "injected": int(truth.sum()),
-        "judged": len(rows),
-        "changed": len(changes),
-        "absent": "",
-        "numbers": numbers.tolist(),
-        "detectors": measured,
-        "without": without,
-    }
-    columns = {name: values.astype(np.float32) for name, values in scores.items()}
-    return pd.DataFrame({"row": rows, c.INJECTED: truth} | columns), result
+        measured[c.SUSPICION] |= _replay_review(scored, truth)
+    facts = {"judged": len(rows), "absent": "", "numbers": numbers.tolist()}
+    return facts | {"detectors": measured}
 
 
 def _changed_texts(shared: Shared, changed: pd.DataFrame) -> pd.DataFrame:
@@ -335,13 +317,14 @@ def _measure_incidents(audit: Audit, planted: Sequence[Displaced]) -> dict[str, 
     right = source[repairs["from_row"]] == repairs["row"]
     repairable = np.isin(displaced, source).sum()  # the captions of the others are lost
     is_planted = pairs["row"].isin(displaced).groupby(pairs[NUMBER]).any()
-    measured = {
-        "named": float(np.mean(named)),
-        "repaired": float((right & repairs["row"].isin(displaced)).sum() / max(repairable, 1)),
-        "wrongly": float((~right).mean()) if len(repairs) else 0.0,
-        "false": float((~is_planted).sum()),
+    return {
+        "incidents_named": float(np.mean(named)),
+        "incidents_repaired": float(
+            (right & repairs["row"].isin(displaced)).sum() / max(repairable, 1)
+        ),
+        "incidents_wrongly": float((~right).mean()) if len(repairs) else 0.0,
+        "incidents_false": float((~is_planted).sum()),
     }
-    return {f"incidents_{name}": value for name, value in measured.items()}
 
 
 def _replay_review(scores: pd.DataFrame, truth: np.ndarray) -> dict[str, float]:
@@ -360,27 +343,23 @@ def _replay_review(scores: pd.DataFrame, truth: np.ndarray) -> dict[str, float]:
         covered.append(round(remaining.low) <= truth[order[n:]].sum() <= round(remaining.high))
     before = posterior.before_review().estimate
     one, six = (abs(review(n, np.zeros_like(truth)).estimate / before - 1) for n in (1, 6))
-    measured = {"covered": float(np.mean(covered)), "one_slip": one, "six_slips": six}
-    return {f"review_{name}": value for name, value in measured.items()}
+    shares = {"review_covered": float(np.mean(covered))}
+    return shares | {"review_one_slip": one, "review_six_slips": six}
 
 
-def _pair_scores(shared: Shared) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Return detectors of pairs, larger more suspicious, [n_pairs] each, and why others are
-    missing."""
+def _pair_scores(shared: Shared) -> dict[str, np.ndarray]:
+    """Return detectors of pairs, larger more suspicious, [n_pairs] each."""
     table = shared.audit.scores
     seed = shared.config.seed
-    without = dict[str, str]()
     scores = {
         name: score.direction * table[name].to_numpy() for name, score in DETECTION_SCORES.items()
     }
     first = table[c.LOG_PROBABILITY_OUT]
-    if shared.config.rounds == "1":
-        without = dict.fromkeys(SECOND_ROUND, "it needs a second round of training (--rounds 2)")
-    else:
+    if shared.config.rounds != "1":
         scores[MISFIT_SECOND] = scores[c.MISFIT]
         scores[c.LOG_PROBABILITY_SECOND] = -table[c.LOG_PROBABILITY_SECOND].fillna(first).to_numpy()
     scores[c.MISFIT] = misfit(table[c.LEARNED].to_numpy(), first.to_numpy())
-    scores[c.P_WRONG] = table[c.SUSPICION].to_numpy()
+    scores[c.SUSPICION] = table[c.SUSPICION].to_numpy()
     scores[RANDOM_DETECTOR] = draws.rng(seed, "random detector").random(len(table))
     folders = [shared.audit.member(name) for name in shared.record.members]
     members = [[vectors[:] for vectors in read_embeddings(folder)] for folder in folders]
@@ -408,11 +387,9 @@ def _pair_scores(shared: Shared) -> tuple[dict[str, np.ndarray], dict[str, str]]
     # member are used.
     captions = members[0][1] if text is None else text
     labels = shared.pairs[c.LABEL].to_numpy(dtype=object)
-    try:
+    with suppress(ValueError):  # too few labels
         scores[CONFIDENT_LEARNING] = confident_learning(captions, labels, seed=seed)
-    except ValueError as error:
-        without[CONFIDENT_LEARNING] = str(error)
-    return scores, without
+    return scores
 
 
 def _measure_captions(

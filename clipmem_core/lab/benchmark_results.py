@@ -1,14 +1,12 @@
-"""A benchmark's folder and its results: tables with intervals, a CSV and curves.
+"""How well detectors find injected errors: the folder and results of a benchmark, and the errors
+injected into an audit.
 
 <data>/benchmarks/<name>/   config.json, pairs.parquet and more, as of an audit that is not trained
-    injections/<kind>-<share>-<seed>.json       metrics of each detector of pairs, captions and
-                                                words; written last
-    injections/<kind>-<share>-<seed>.parquet    row, injected (bool) and each detector's score of
-                                                the scored pairs
+    injections/<kind>-<share>-<seed>.json   metrics of each detector of pairs, captions and words
 """
 
-import itertools
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,19 +17,24 @@ from rich.console import Console
 
 from clipmem_core import columns as c
 from clipmem_core.audit.console import plain
-from clipmem_core.audit.store import Audit
+from clipmem_core.audit.store import PAIRS, SCORES, Audit
 from clipmem_core.dataset.injected_errors import ERROR_KINDS, WORD_KINDS
-from clipmem_core.io import read_json
-from clipmem_core.lab.baselines import DETECTORS, MISFIT_SECOND, REFERENCE_DETECTOR
-from clipmem_core.lab.results import print_table, reproducing_command, write_results
-from clipmem_core.scores.metrics import AVERAGE_PRECISION, METRICS, PRECISION_AT_K, ROC_AUC
-from clipmem_core.scores.registry import MISFIT_FORMULA, SECOND_FORMULA, words
-from clipmem_core.scores.seeds import (
-    MIN_REPLICATES,
-    interval_text,
-    paired_difference,
-    seed_interval,
+from clipmem_core.io import InputError, read_json
+from clipmem_core.lab.baselines import MISFIT_SECOND, REFERENCE_DETECTOR
+from clipmem_core.lab.results import print_table, write_results
+from clipmem_core.review.queries import ROW, cached, fetch_all, number_sql
+from clipmem_core.review.rows import misfit_note
+from clipmem_core.scores.metrics import (
+    AVERAGE_PRECISION,
+    METRICS,
+    PRECISION_AT_K,
+    ROC_AUC,
+    detection_table,
+    numbers_reviewed,
+    precision_curve,
 )
+from clipmem_core.scores.registry import DETECTION_SCORES, MISFIT_FORMULA, SECOND_FORMULA, words
+from clipmem_core.scores.seeds import interval_text, over_seeds
 
 KIND = "kind"
 SHARE = "share"
@@ -66,6 +69,7 @@ OVER = "over_reference"
 _OVER_COLUMNS = [OVER, f"{OVER}_low", f"{OVER}_high"]
 TABLE_COLUMNS = [KIND, SHARE, DETECTOR, MEASURE, "n", "mean", "low", "high", *_OVER_COLUMNS]
 _REPAIR = "delete it and run the benchmark again"
+_RESAMPLED = 2_000_000  # pairs in all bootstrap resamples of one kind of error
 
 
 class Injection(NamedTuple):
@@ -94,8 +98,7 @@ class Benchmark(Audit):
     PARENT = "benchmarks"
 
     def result_file(self, injection: Injection) -> Path:
-        """Return the result file of an injection, which exists if it is done; each detector's
-        scores are beside it."""
+        """Return the result file of an injection, which exists if it is done."""
         return self.folder / "injections" / f"{injection.name}.json"
 
     def injected_audit(self, injection: Injection) -> Audit:
@@ -146,75 +149,37 @@ def benchmark_table(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
     reference = values[values[DETECTOR] == REFERENCE_DETECTOR].drop(columns=DETECTOR)
     on = [KIND, SHARE, _SEED, MEASURE]
     values = values.merge(reference, on=on, how="left", suffixes=("", "_of_reference"))
-    table = []
-    for key, rows in values.groupby([KIND, SHARE, DETECTOR, MEASURE], sort=False):
-        mean = [len(rows), rows["value"].mean(), *seed_interval(rows["value"].to_numpy())]
-        paired = rows.dropna()
-        over = [np.nan] * 3
-        if len(paired):
-            difference = paired_difference(paired["value"], paired["value_of_reference"])
-            over = [difference.mean, difference.low, difference.high]
-        if len(paired) < MIN_REPLICATES:
-            over[1:] = [np.nan] * 2
-        table.append([*key, *mean, *over])
-    return pd.DataFrame(table, columns=TABLE_COLUMNS)
+    values[OVER] = values["value"] - values["value_of_reference"]
+    by = [KIND, SHARE, DETECTOR, MEASURE]
+    table = over_seeds(values, by=by, measure="value")
+    over = over_seeds(values, by=by, measure=OVER).drop(columns="n")
+    return table.merge(over.set_axis([*by, *_OVER_COLUMNS], axis=1), on=by, how="left")
 
 
 def mean_curves(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Average the precision by number of reviewed pairs over injections: kind, share, detector,
-    number, precision.
-
-    Curves are interpolated at the numbers of the first injection, up to the smallest number of
-    scored pairs.
-    """
-    rows = []
-    for key, group in itertools.groupby(results, lambda result: (result[KIND], result[SHARE])):
-        injections = list(group)
-        fewest = min(result["judged"] for result in injections)
-        numbers = [number for number in injections[0]["numbers"] if number <= fewest]
-        for name, metrics in injections[0]["detectors"].items():
-            if "curve" not in metrics:
-                continue
-            curves = [
-                np.interp(numbers, result["numbers"], result["detectors"][name]["curve"])
-                for result in injections
-                if name in result["detectors"]
-            ]
-            means = np.mean(curves, axis=0).tolist()
-            rows += [(*key, name, *point) for point in zip(numbers, means, strict=True)]
-    return pd.DataFrame(rows, columns=[KIND, SHARE, DETECTOR, "number", "precision"])
+    number, precision. Injections differ by a few scored pairs, so numbers are averaged too."""
+    points = []
+    for result in results:
+        for name, metrics in result["detectors"].items():
+            curve = enumerate(zip(result["numbers"], metrics.get("curve", ()), strict=False))
+            points += [(result[KIND], result[SHARE], name, place, *point) for place, point in curve]
+    by = [KIND, SHARE, DETECTOR, "place"]
+    table = pd.DataFrame(points, columns=[*by, "number", "precision"])
+    return table.groupby(by, sort=False).mean().round({"number": 0}).reset_index()
 
 
 def show_benchmark(benchmark: Benchmark) -> None:
-    """Print a table per kind and share, and the skipped kinds and detectors with reasons."""
+    """Print a table per kind and share, and the skipped kinds with reasons."""
     console = Console(highlight=False)
-    results = benchmark.results
-    by_error = benchmark_table(results).groupby([KIND, SHARE], sort=False)
+    by_error = benchmark_table(benchmark.results).groupby([KIND, SHARE], sort=False)
     for (kind, share), rows in by_error:
-        first = next(result for result in results if (result[KIND], result[SHARE]) == (kind, share))
-        counts = f"{first['injected']:,} of {first['judged']:,} pairs; {rows['n'].max()} injections"
-        changed = f"of {first['changed']:,} changed captions, those in the first pairs"
-        headings: dict[Any, str] = {  # by how the measures of a table begin
-            tuple(METRICS): f"{ERROR_KINDS[str(kind)].label}, {share:.0%} ({counts})",
-            "found": changed,
-            ("caption", "sum", "word"): "single captions, by the kind of word, and the place of "
-            "the changed word",
-            "incidents": "planted runs, their pairs, repairs, and incidents beside them",
-            "review": "a review: share of stops at which the interval of what remains holds, and "
-            "how far slips at its beginning move the estimate",
-        }
-        for begin, heading in headings.items():
-            part = rows[rows[MEASURE].str.startswith(begin)]
-            if len(part):
-                print_table(console, heading, _wide(part))
-    missing = {f"kind {kind!r}": {reason} for kind, reason in benchmark.absent.items()}
-    missing |= {
-        words(name): {result["without"].get(name) for result in results} - {None}
-        for name in DETECTORS
-    }
-    for what, reasons in missing.items():
-        if reasons:
-            console.print(plain(f"{what} is skipped: {'; '.join(sorted(reasons))}"), soft_wrap=True)
+        title = f"{ERROR_KINDS[str(kind)].label}, {share:.0%}, {rows['n'].max()} injections"
+        heading = rows[MEASURE].map(SHORT).str.rpartition(": ")[0]
+        for what, part in rows.groupby(heading, sort=False):
+            print_table(console, f"{title}: {what}".removesuffix(": "), _wide(part))
+    for kind, reason in benchmark.absent.items():
+        console.print(plain(f"kind {kind!r} is skipped: {reason}"), soft_wrap=True)
     console.print(
         "In brackets: 95 % over injections (Student's t), each with another split, draw and "
         "members."
@@ -242,21 +207,7 @@ def _intervals(cells: pd.DataFrame, style: str) -> pd.Series:
     return pd.Series(texts, cells.index)
 
 
-def benchmark_command(benchmark: Benchmark) -> str:
-    """Return the command that reproduces a benchmark."""
-    record = benchmark.record
-    stored = benchmark.stored
-    source = Path(record.source)
-    seeds = {result[_SEED] for result in stored}
-    kinds = dict.fromkeys(result[KIND] for result in stored)
-    shares = {str(result[SHARE]) for result in stored if len(ERROR_KINDS[result[KIND]].shares) > 1}
-    command = ["benchmark", source.name if source.is_absolute() else record.source]
-    command += [f"--name={benchmark.name}", f"--injections={len(seeds)}", "--kinds", *kinds]
-    command += ["--shares", *sorted(shares)] if shares else []
-    return reproducing_command(command, record.config)
-
-
-def write_benchmark_results(benchmark: Benchmark, path: Path) -> None:
+def write_benchmark_results(benchmark: Benchmark, path: Path, *, command: str) -> None:
     """Write the table of a benchmark as a CSV file."""
     record = benchmark.record
     config = record.config
@@ -264,10 +215,9 @@ def write_benchmark_results(benchmark: Benchmark, path: Path) -> None:
     pairs = benchmark.pairs
     seeds = ", ".join(map(str, sorted({result[_SEED] for result in results})))
     skipped = [f"{kind}: {reason}" for kind, reason in benchmark.absent.items()]
-    second = f"; {words(MISFIT_SECOND)}: {SECOND_FORMULA}" if config.rounds != "1" else ""
     notes = [
         "low, high: 95 % over injections (Student's t); over_reference: detector − misfit, paired",
-        f"misfit: {MISFIT_FORMULA}{second}",
+        f"misfit: {MISFIT_FORMULA}; {words(MISFIT_SECOND)}: {SECOND_FORMULA}",
         f"pairs: {len(pairs):,} with {pairs[c.CAPTIONS].map(len).sum():,} captions; data set: "
         f"{record.dataset_fingerprint}",
         f"skipped: {'; '.join(skipped) or 'no kind'}",
@@ -275,9 +225,102 @@ def write_benchmark_results(benchmark: Benchmark, path: Path) -> None:
     write_results(
         path,
         benchmark_table(results),
-        command=benchmark_command(benchmark),
+        command=command,
         machine=record.machine,
         config=config,
         seeds=f"{seeds}, each another split and injection, trained by {config.members} members",
         notes=notes,
     )
+
+
+@dataclass(frozen=True)
+class Findings:
+    """How well detectors find injected errors, of each kind and share."""
+
+    table: pd.DataFrame  # kind, share, detector, measure, mean, low, high
+    curves: pd.DataFrame  # kind, share, detector, number of pairs reviewed, precision
+    interval: str  # the kind of interval from low to high
+    note: str = ""  # on misfit of a second round of training
+
+
+@cached(4, SCORES, PAIRS)
+def detector_scores(audit: Audit) -> pd.DataFrame:
+    """Return row, injected and each detector with values (larger: more suspicious), of scored or
+    candidate pairs."""
+    detectors = DETECTION_SCORES
+    oriented = (
+        f'{score.direction} * {number_sql(name)} AS "{name}"' for name, score in detectors.items()
+    )
+    table = fetch_all(audit, [f"{ROW} AS row", f'"{c.GROUP}"', *oriented], [c.INJECTED])
+    table = table[table[c.GROUP].isin(c.TARGET_GROUPS)]
+    names = [name for name in detectors if np.isfinite(table[name]).mean() > 0.5]
+    finite = np.isfinite(table[names].to_numpy(dtype=float)).all(axis=1)
+    return table.loc[finite, ["row", c.INJECTED, *names]].reset_index(drop=True)
+
+
+def names_in(scores: pd.DataFrame) -> list[str]:
+    """Return the detectors in a table of `detector_scores`."""
+    return [str(name) for name in scores.columns if name not in ("row", c.INJECTED)]
+
+
+@cached(4, SCORES, PAIRS)
+def injected_findings(audit: Audit) -> Findings | None:
+    """Return how well an audit's detectors find each kind of injected error; None without injected
+    errors."""
+    scores = detector_scores(audit)
+    names = names_in(scores)
+    injected = scores[c.INJECTED]
+    rows = []
+    curves = []
+    for kind in sorted(injected.dropna().unique(), key=lambda kind: (kind != c.MISCAPTION, kind)):
+        subset = scores[injected.isna() | (injected == kind)]
+        truth = subset[c.INJECTED].notna().to_numpy()
+        if not names or truth.sum() < 2 or truth.all():
+            continue
+        values = {name: subset[name].to_numpy(dtype=float) for name in names}
+        cell: dict[str, Any] = {KIND: str(kind), SHARE: float(truth.mean())}
+        n_boot = int(np.clip(_RESAMPLED // len(subset), 50, 500))
+        detected = detection_table(values, truth, n_boot=n_boot)
+        for metric in METRICS:
+            part = detected[["score", metric, f"{metric}_low", f"{metric}_high"]]
+            part = part.set_axis([DETECTOR, "mean", "low", "high"], axis=1)
+            values_of = cell | {MEASURE: metric, "n": 1}
+            rows.append(part.assign(**values_of))
+        numbers = numbers_reviewed(len(subset))
+        for name in names:
+            curve = {"number": numbers, "precision": precision_curve(values[name], truth, numbers)}
+            curves.append(pd.DataFrame(cell | {DETECTOR: name} | curve))
+    if not rows:
+        return None
+    interval = "95 % bootstrap over the pairs of this one injection"
+    table = pd.concat(rows, ignore_index=True).reindex(columns=TABLE_COLUMNS)
+    return Findings(table, pd.concat(curves, ignore_index=True), interval, misfit_note(audit))
+
+
+def benchmarks_of(audit: Audit) -> list[Benchmark]:
+    """Return the benchmarks on an audit's data set, those with the same pairs first."""
+    record = audit.record
+    with_same_pairs = {}
+    for benchmark in Benchmark.every():
+        with suppress(InputError):  # its command reports the broken file
+            other = benchmark.record
+            if benchmark.result_files and other.root == record.root:
+                same = other.dataset_fingerprint == record.dataset_fingerprint
+                with_same_pairs[benchmark] = same
+    return sorted(with_same_pairs, key=lambda benchmark: not with_same_pairs[benchmark])
+
+
+def benchmark_findings(benchmark: Benchmark) -> Findings | None:
+    """Return the results of a benchmark so far, None before the first one."""
+    results = benchmark.results
+    if not results:
+        return None
+    table = benchmark_table(results)
+    return Findings(table, mean_curves(results), "95 % over injections (Student's t)")
+
+
+def differ_most(scores: pd.DataFrame, one: str, other: str, *, limit: int) -> list[int]:
+    """Return the rows of the pairs with a higher rank in `one` than in `other`, the largest
+    difference first."""
+    lead = (scores[one].rank() - scores[other].rank()).sort_values(ascending=False, kind="stable")
+    return scores["row"][lead[lead > 0].index[:limit]].tolist()

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from clipmem_core import columns as c
 from clipmem_core.figures import (
     CHOSEN_COLOUR,
     DOTTED,
@@ -42,6 +43,7 @@ PROVISIONAL = "provisional"
 _LABEL_WIDTH = 30
 _first_round = [name for name in DETECTORS if name != RANDOM_DETECTOR and name not in SECOND_ROUND]
 DETECTOR_COLOURS = {RANDOM_DETECTOR: OTHER} | dict(zip(_first_round, LABEL_COLOURS, strict=False))
+DETECTOR_COLOURS[c.P_WRONG] = DETECTOR_COLOURS[c.SUSPICION]
 Line = tuple[str, pd.DataFrame, str, str]  # name, rows, colour and dash
 
 
@@ -86,10 +88,9 @@ def paradigm_figure(means: pd.DataFrame) -> go.Figure:
     """Draw UnitMem by relative depth of an image encoder under each paradigm, beside the paper's
     values."""
     lines: list[Line] = []
-    for paradigm, colour in PARADIGM_COLOURS.items():
-        name = t.PARADIGM_NAMES[paradigm]
-        lines.append((name, means[means["paradigm"] == paradigm], colour, "solid"))
-        paper = {t.DEPTH: (0.0, 1.0), "mean": PAPER[paradigm], "low": np.nan, "high": np.nan}
+    for name, colour in PARADIGM_COLOURS.items():
+        lines.append((name, means[means[t.PARADIGM] == name], colour, "solid"))
+        paper = {t.DEPTH: (0.0, 1.0), "mean": PAPER[name], "low": np.nan, "high": np.nan}
         lines.append((f"{name}, paper (digitised)", pd.DataFrame(paper), colour, "dash"))
     return line_figure(
         lines, t.DEPTH, ("relative depth: 0 first layer, 1 last layer", "mean UnitMem")
@@ -117,16 +118,11 @@ def tradeoff_figure(
     points["label"] = np.where(labelled, [text.replace("\n", "<br>") for text in labels], "")
     ranges = [_span(points, axis) for axis in (MEMORIZATION, UTILITY)]
     ranges[0][0] = min(ranges[0][0], start)
-    right = points[MEMORIZATION] > sum(ranges[0]) / 2
-    points["place"] = np.where(right, "top left", "top right")
     styles = {
         "dominated": (OTHER, "circle"),
         "Pareto-optimal": (FRONT_COLOUR, "circle"),
         PROVISIONAL: (FRONT_COLOUR, "circle-open"),
-        "baseline": (
-            FRONT_COLOUR if BASELINE in front else OTHER,
-            "diamond-open" if points.loc[BASELINE, PROVISIONAL] else "diamond",
-        ),
+        "baseline": (OTHER, "diamond"),
     }
     figure = go.Figure()
     for kind, rows in points.groupby("kind"):
@@ -148,7 +144,7 @@ def tradeoff_figure(
                 "line": {"width": 2, "color": colour},
             },
             text=rows["label"],
-            textposition=rows["place"],
+            textposition="top center",
             textfont={"size": 11},
             cliponaxis=False,
             customdata=rows[["hover"]],
@@ -165,19 +161,6 @@ def tradeoff_figure(
     )
     if chosen and chosen in points.index:
         x, y = points.loc[chosen, [MEMORIZATION, UTILITY]]
-        figure.add_scatter(
-            x=[x],
-            y=[y],
-            mode="markers",
-            marker={
-                "symbol": "circle-open",
-                "size": 24,
-                "color": CHOSEN_COLOUR,
-                "line": {"width": 2.5},
-            },
-            hoverinfo="skip",
-            showlegend=False,
-        )
         start_x, start_y = points.loc[BASELINE, [MEMORIZATION, UTILITY]]
         figure.add_annotation(
             x=x,

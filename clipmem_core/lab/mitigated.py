@@ -5,7 +5,6 @@ and what pages want.
       <arm>/setting.json          its text, and the pairs that it changes
       <arm>/<member>/             pairs.npy, measures.json (written last: marks the member as
                                   finished), log.jsonl
-      .wanted/<session>.json      what an open page wants trained, read by the worker of the page
 
 The baseline is the arm `none`: the audit's members. Members are measured in couples, in the order
 of the audit: what a member memorizes is its alignment less its partner's, on the pairs that it
@@ -14,7 +13,6 @@ trained on and its partner did not.
 
 import contextlib
 import dataclasses
-import functools
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -28,7 +26,6 @@ from clipmem_core import columns as c
 from clipmem_core import draws
 from clipmem_core.audit.prepare import membership_of, sides_of
 from clipmem_core.audit.settings import check_config
-from clipmem_core.audit.setup import check_trains
 from clipmem_core.audit.status import TRAINING, last_line
 from clipmem_core.audit.store import (
     MEMBERSHIP,
@@ -57,6 +54,7 @@ from clipmem_core.lab.arm import (
     parse_arm,
     without_idle,
 )
+from clipmem_core.review.queries import cached
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.attacks import BAVARIA, attack, roc
 from clipmem_core.scores.encoders import contributions
@@ -68,7 +66,6 @@ PAIR_VALUES = "pairs.npy"
 MEASURES_FILE = "measures.json"
 FIRST_MEMBERS = 4  # an arm is shown from so many members on
 MOST_ATTACKED = 100_000  # pairs
-FEWEST_COMPARED = 10  # pairs that only one member of a couple trained on
 ARM = "arm"
 AGAINST = "against"
 RETRIEVAL = "retrieval"
@@ -138,8 +135,6 @@ def obstacles(audit: Audit) -> dict[str, str]:
         reasons["train_captions"] = (
             "members train on all captions already, and pairs with fewer are memorized more"
         )
-    if config.loss != "clip":
-        reasons["adaptive_rest"] = f"it works with the loss clip only, not {config.loss}"
     if config.protocol == "paper":
         reasons[REMOVAL] = NO_RANKING
     group = read_table(audit.folder / MEMBERSHIP, columns=[c.GROUP])[c.GROUP]
@@ -156,12 +151,6 @@ def begin(audit: Audit, arm: Arm) -> Arm:
     path = arm_folder(audit, arm.name) / SETTING
     if path.is_file():
         return arm
-    check_trains(audit)
-    if len(record.members) < 2:
-        raise InputError(
-            f"audit {audit.name!r} has one member, and mitigations compare two: audit with more "
-            "members"
-        )
     check_config(dataclasses.replace(record.config, **arm.fields))
     if arm.name == BASELINE:
         return arm
@@ -195,16 +184,6 @@ def _check_changes(audit: Audit, arm: Arm, changes: PairChanges) -> None:
         raise InputError(
             f"{DECISIONS}: features were computed elsewhere, so that new captions cannot be "
             "embedded"
-        )
-    if not changes:
-        return
-    trained = lab_sides(audit, couples(audit.record.members)[0]).membership.trained
-    first, second = trained & changes.compared
-    remaining = min(int((first & ~second).sum()), int((second & ~first).sum()))
-    if remaining < FEWEST_COMPARED:
-        raise InputError(
-            f"{arm.text}: {remaining} pairs remain to compare, fewer than {FEWEST_COMPARED}: "
-            "remove fewer"
         )
 
 
@@ -241,21 +220,18 @@ def remove_arm(audit: Audit, name: str) -> None:
     shutil.rmtree(arm_folder(audit, name), ignore_errors=True)
 
 
+def _measures_files(audit: Audit, name: str) -> list[Path]:
+    folder = arm_folder(audit, name)
+    return [folder / member / MEASURES_FILE for member in compared_members(audit, name)]
+
+
+@cached(256, paths=_measures_files)  # an attack on all members of an arm takes a while
 def arm_rows(audit: Audit, name: str) -> pd.DataFrame:
     """Return one row per member of an arm, and one of the baseline on the same members and
     pairs."""
-    members = tuple(compared_members(audit, name))
+    members = compared_members(audit, name)
     if not members:
         return pd.DataFrame()
-    # An arm may be removed and trained anew
-    last_measured = (arm_folder(audit, name) / members[-1] / MEASURES_FILE).stat().st_mtime_ns
-    return _arm_rows(audit, name, members, last_measured)
-
-
-@functools.lru_cache(maxsize=256)
-def _arm_rows(
-    audit: Audit, name: str, members: tuple[str, ...], last_measured: int
-) -> pd.DataFrame:
     compared = read_changes(audit, name).compared
     sides = lab_sides(audit, members)
     rows = []
@@ -311,10 +287,7 @@ def _pair_values(audit: Audit, couple: Couple, embedded: Sequence[Any]) -> np.nd
     for row, (image, text) in enumerate(embedded):
         values[row, 0] = pair_terms(image, text, sides.external)[c.ALIGNMENT]
     image, text = zip(*embedded, strict=True)
-    try:
-        parts, _ = contributions(image, text, sides)
-    except InputError:  # too few pairs to fit the map between both members
-        return values
+    parts, _ = contributions(image, text, sides)
     trained = sides.membership.trained
     for row in (0, 1):
         # In the paper's protocol the parts are those of f less g on every pair

@@ -1,119 +1,279 @@
-"""Results of audits, studies and benchmarks as tables: printed, and as CSV files with the command,
-the machine and the seeds."""
+"""The folder of a study, and results of mitigations: paired differences of every arm to the
+baseline, a sentence an arm, tables and a CSV.
+
+<data>/studies/<name>/   study.json: the request · arms.parquet: the rows of `lab_table` of each
+                         split · audits/split-<number>/: its baseline, and in mitigations/ its arms
+
+In the lab of one audit the differences are paired by member, in a study by split: the members of a
+split are averaged.
+"""
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
+from typing_extensions import TypedDict
 
 from clipmem_core import columns as c
-from clipmem_core.audit.console import make_table
-from clipmem_core.audit.settings import typed, typed_flags
-from clipmem_core.audit.store import Audit
-from clipmem_core.audit.verdict import RELIABILITY
-from clipmem_core.config import AuditConfig, affecting, as_dict
-
-MEASURES = (
-    "auroc",
-    "average_precision",
-    "precision_at_k",
-    "auroc_difference",
-    "average_precision_difference",
+from clipmem_core.audit.console import make_table, plain
+from clipmem_core.audit.setup import differing_fields
+from clipmem_core.audit.store import (
+    Audit,
+    CheckedConfig,
+    Count,
+    Inner,
+    Named,
+    inside,
+    read_table,
+    write_table,
 )
+from clipmem_core.config import AuditConfig, affecting
+from clipmem_core.dataset.source import DRAWN
+from clipmem_core.io import InputError, read_json
+from clipmem_core.lab import mitigated
+from clipmem_core.lab.arm import BASELINE, Arm
+from clipmem_core.lab.mitigated import AGAINST, ARM, RETRIEVAL, SECONDS, lab_table
+from clipmem_core.scores.seeds import (
+    MIN_REPLICATES,
+    holm,
+    interval_text,
+    paired_difference,
+    seed_interval,
+)
+
+SPLIT = "split"
+STUDY = "study.json"
+ARMS = "arms.parquet"
+_REPAIR = "delete it and run the study again; trained members stay"
+CHANGES = Path(__file__).parents[2] / "data" / "results" / "switches.csv"  # in git
+
+
+class StudyFile(TypedDict):
+    """The fields of study.json."""
+
+    study: str
+    source: str
+    config: CheckedConfig
+    splits: Count
+    arms: dict[Inner, str]  # the title of each arm
+    machine: dict[str, str | int]
+
+
+@dataclass(frozen=True)
+class StudyFolder(Named):
+    """One study's folder. Tables are read on access."""
+
+    KIND = "study"
+    PARENT = "studies"
+    FIRST = STUDY
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """The content of study.json; its config as an `AuditConfig`."""
+        return read_json(self.folder / STUDY, StudyFile, repair=_REPAIR)
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """One row per finished split, arm and member."""
+        return read_table(self.folder / ARMS, repair=_REPAIR)
+
+    def audit(self, split: int) -> Audit:
+        """Return the audit of a split."""
+        return Audit(inside(self.folder, f"audits/split-{split}"))
+
+    def write_rows(self, splits: int) -> None:
+        """Write arms.parquet from the audits of the first `splits` splits."""
+        arms = [*self.request["arms"], BASELINE]
+        tables = [
+            lab_table(self.audit(split), arms).assign(**{SPLIT: split}) for split in range(splits)
+        ]
+        write_table(self.folder / ARMS, pd.concat(tables, ignore_index=True))
+
+
+def check_same(folder: Named, request: dict[str, Any], source: str, config: AuditConfig) -> None:
+    """Refuse to resume a study or a benchmark with another source or config; unlike an audit,
+    neither gets more members."""
+    if differ := differing_fields(
+        request["source"], request["config"], source, config, may_differ=affecting()
+    ):
+        raise InputError(
+            f"{folder.KIND} {folder.name!r} exists with another config: {'; '.join(differ)}. Use "
+            "another --name"
+        )
+
+
+open_study = StudyFolder.open
+list_studies = StudyFolder.every
+
+
+CLIPMEM_NET = "clipmem_net"  # clipmem less that of external pairs, which no member trains on
+MEMORIZATIONS = {
+    CLIPMEM_NET: "memorization",
+    c.ATTACK_TPR: "attack TPR at 1 % FPR",
+    c.ATTACK_AUROC: "attack AUROC",
+    mitigated.MEMBERSHIP_AUROC: "membership AUROC",
+}
+AUROCS = (c.ATTACK_AUROC, mitigated.MEMBERSHIP_AUROC)
+PARTS = {c.CLIPMEM_IMAGE: "image part", c.CLIPMEM_TEXT: "text part"}
+UTILITIES = {RETRIEVAL: "retrieval", "linear_probe": "linear probe", "zero_shot": "zero-shot"}
+MEASURE_LABELS = MEMORIZATIONS | PARTS | UTILITIES | {SECONDS: "seconds"}
+# The measures on a terminal
+_SHOWN = {
+    CLIPMEM_NET: "memorized",
+    c.ATTACK_TPR: "attack",
+    c.CLIPMEM_IMAGE: "image",
+    c.CLIPMEM_TEXT: "text",
+    RETRIEVAL: "retrieval",
+}
+OF_MEMBERS = "members of this audit"
+OF_SPLITS = c.SPLITS
+_COLUMNS = [ARM, "measure", "n", "value", "baseline", "difference", "low", "high", "p_value"]
+P_OF_ALL = "p_of_all"
+SIGNIFICANCE = 0.05  # of Holm's p
+
+
+def differences(rows: pd.DataFrame) -> pd.DataFrame:
+    """Compare every arm with the baseline by member, or by split if the rows have splits: a row per
+    arm and measure.
+
+    Columns: `n` members or splits, the means `value` of the arm and `baseline` on the same, their
+    `difference` with its 95 % interval and p value, and the p value corrected for the number of
+    arms by Holm's method. The rows of `none` have the interval of their own mean, less the mean.
+    """
+    over = SPLIT if SPLIT in rows else c.MEMBER
+    if len(rows):
+        rows = rows.assign(**{CLIPMEM_NET: rows[c.CLIPMEM] - rows[mitigated.CLIPMEM_EXTERNAL]})
+    measures = [name for name in MEASURE_LABELS if name in rows]
+    means = rows.groupby([AGAINST, ARM, over])[measures].mean().astype(float)
+    compared = []
+    for arm in dict.fromkeys(rows[ARM]):
+        of_arm, of_baseline = means.loc[(arm, arm)].align(
+            means.loc[(arm, BASELINE)], join="inner", axis=0
+        )
+        for measure in measures:
+            values = np.stack([of_arm[measure], of_baseline[measure]])
+            values = values[:, np.isfinite(values).all(axis=0)]
+            if not values.size:
+                continue
+            paired = paired_difference(*values)
+            test = [paired.low, paired.high, paired.p_value]
+            if arm == BASELINE:
+                test = [end - values[0].mean() for end in seed_interval(values[0])] + [np.nan]
+            elif paired.n < MIN_REPLICATES:
+                test = [np.nan] * 3
+            compared.append([arm, measure, paired.n, *values.mean(axis=1), paired.mean, *test])
+    table = pd.DataFrame(compared, columns=_COLUMNS)
+    by_measure = table.groupby("measure", sort=False)["p_value"]
+    corrected = by_measure.transform(lambda p: holm(p.to_numpy()))
+    return table.assign(**{P_OF_ALL: corrected.astype(float)})
+
+
+def front(points: pd.DataFrame, x: str, y: str) -> list[str]:
+    """Return the Pareto-optimal arms by ascending x: small x and large y are better."""
+    points = points.dropna(subset=[x, y]).sort_values(x, kind="stable")
+    best = points.groupby(x)[y].max().cummax()
+    gains = best[best.diff() != 0]  # where a larger x has a larger y than any smaller one
+    return points.loc[points[y] == points[x].map(gains), ARM].tolist()
+
+
+def relative(row: Any) -> str:
+    """Return a difference with its interval in percent of the baseline: −34 % [−36, −33]; as it is
+    if the interval is wider than the baseline, which then is no different from 0."""
+    in_percent = row["baseline"] > max(0.0, np.nan_to_num(row["high"] - row["low"]))
+    scale, unit, spec = (100 / row["baseline"], " %", "+z.1f") if in_percent else (1.0, "", "+z.3f")
+    difference, low, high = (scale * row[name] for name in ("difference", "low", "high"))
+    return interval_text(difference, low, high, spec, unit)
+
+
+def sentence_of(compared: pd.DataFrame, arm: str, title: str) -> str:
+    """Say how an arm changes memorization, an attack and retrieval."""
+    rows = {str(row["measure"]): row for row in compared[compared[ARM] == arm].to_dict("records")}
+    parts = [f"memorization {relative(rows[CLIPMEM_NET])}"] if CLIPMEM_NET in rows else []
+    if c.ATTACK_TPR in rows:
+        after, before = (100 * rows[c.ATTACK_TPR][name] for name in ("value", "baseline"))
+        parts.append(
+            f"an attacker finds {after:.0f} % of the training pairs instead of {before:.0f} %"
+        )
+    if RETRIEVAL in rows:
+        parts.append(f"retrieval {relative(rows[RETRIEVAL])}")
+    return f"{title}: {', '.join(parts)}."
+
+
+def usual_changes(audit: Audit) -> pd.DataFrame:
+    """Return what switches of the page Mitigations changed in the project's own studies, in percent
+    of the baseline, on data and members like those of an audit: locked towers or trained encoders,
+    synthetic or real pictures.
+
+    Columns: encoders (locked or trained), pictures, switch, clipmem_net, retrieval.
+    """
+    config = audit.record.config
+    encoders = {2: "locked", 0: "trained"}.get(config.lock_image + config.lock_text)
+    rows = pd.read_csv(CHANGES, comment="#")
+    synthetic = (rows["pictures"] == "synthetic") == (audit.record.format == DRAWN)
+    return rows[(rows["encoders"] == encoders) & synthetic]
+
+
+def mitigate_command(audit: Audit, arm: Arm) -> str:
+    """Return the command that trains an arm of an audit."""
+    return shlex.join(["python", "-m", "clipmem_core", "mitigate", audit.name, *arm.flags])
+
+
+def show_differences(rows: pd.DataFrame, titles: dict[str, str]) -> None:
+    """Print the table of an audit's lab or of a study, and a sentence an arm."""
+    console = Console(highlight=False)
+    compared = differences(rows)
+    over = OF_SPLITS if SPLIT in rows else OF_MEMBERS
+    title = (
+        f"paired differences to the baseline, with half their 95 % interval over {over}; *: "
+        "other than 0 (Holm)"
+    )
+    cells = compared.assign(cell=[_cell(row) for row in compared.to_dict("records")])
+    wide = cells.pivot(index=ARM, columns="measure", values="cell").reindex(compared[ARM].unique())
+    shown = [name for name in _SHOWN if name in wide]
+    table = wide[shown].fillna("–").rename(columns=_SHOWN).reset_index()
+    print_table(console, title, table)
+    for arm, text in titles.items():
+        if (compared[ARM] == arm).any():
+            console.print(plain(sentence_of(compared, arm, text)), style="bold", soft_wrap=True)
+
+
+def _cell(row: dict[Any, Any]) -> str:
+    if row[ARM] == BASELINE:
+        return f"{row['value']:.3f}"
+    half = "" if np.isnan(row["low"]) else f" ± {(row['high'] - row['low']) / 2:.3f}"
+    return f"{row['difference']:+.3f}{half}{'*' if row[P_OF_ALL] < SIGNIFICANCE else ''}"
+
+
+def write_study_results(study: StudyFolder, path: Path, *, command: str) -> None:
+    """Write the differences of a study as a CSV file, with a sentence an arm."""
+    request = study.request
+    compared = differences(study.rows)
+    seeds = [str(study.audit(split).record.config.seed) for split in range(request["splits"])]
+    notes = [
+        f"value: mean over splits; low, high: 95 % interval over {OF_SPLITS} of the paired "
+        f"difference to {BASELINE}; n: how many; p_of_all: Holm's p",
+        *(sentence_of(compared, arm, title) for arm, title in request["arms"].items()),
+    ]
+    write_results(
+        path,
+        compared,
+        command=command,
+        machine=request["machine"],
+        config=request["config"],
+        seeds=", ".join(seeds),
+        notes=notes,
+    )
 
 
 def print_table(console: Console, title: str, table: pd.DataFrame) -> None:
     """Print a table of strings; all columns but the first are aligned right."""
     columns = table.columns.tolist()
     console.print(make_table(title, table.to_dict("records"), columns, right=columns[1:]))
-
-
-def reproducing_command(
-    words: Sequence[str], config: AuditConfig, defaults: Mapping[str, Any] = MappingProxyType({})
-) -> str:
-    """Return the command that reproduces a run: its words, and the fields of the config that differ
-    from its preset or from the command's own `defaults`."""
-    values = as_dict(config)
-    fields = typed(values) | {name: values[name] for name in defaults}
-    # Without fields that depend on the machine or follow from others
-    omitted = [*affecting("machine")]
-    if config.protocol == "paper" or config.members == 2 * config.folds:
-        omitted.append("members")
-    flags = {
-        name: value
-        for name, value in fields.items()
-        if name not in omitted and (name not in defaults or value != defaults[name])
-    }
-    start = ["python", "-m", "clipmem_core", *words, f"--preset={config.preset}"]
-    return shlex.join([*start, *typed_flags(flags)])
-
-
-def result_rows(audit: Audit) -> pd.DataFrame:
-    """Return an audit's results as a tidy table: what, of, measure, value, low, high, kind, n."""
-    verdict = audit.verdict
-    rows = list[tuple[Any, ...]]()
-
-    def add(*row: Any) -> None:
-        rows.append(row)
-
-    for row in verdict["groups"]:
-        kind = c.of_one_split(row["kind"])
-        ends = (row["low"], row["high"])
-        add("clipmem", row["group"], "mean", row["mean"], *ends, kind, row["n"])
-    for row in verdict["injected"]:
-        for name in (name for name in row if name not in (c.INJECTED, "n")):
-            add("injected", row[c.INJECTED], name, row[name], None, None, None, row["n"])
-    for row in verdict["detection"]:
-        for name in MEASURES:
-            ends = (row.get(f"{name}_low"), row.get(f"{name}_high"))
-            add("detection", row["score"], name, row[name], *ends, "95% paired bootstrap")
-    for name, value in verdict["membership_auroc_by_member"].items():
-        add("membership", name, "auroc", value)
-    add("ranking", "halves of the members", "spearman", verdict["ranking_stability"])
-    add("ranking", "all members", "reliability", verdict[RELIABILITY])
-    for name in ("image", "text", "fit"):
-        add("encoders", "scored or candidate", name, verdict["encoders"][name])
-    for row in verdict["attacks"]:
-        for unit, kind in (
-            ("members", "95% interval over members"),
-            ("pairs", "95% bootstrap over pairs"),
-        ):
-            ends = (row[f"{unit}_low"], row[f"{unit}_high"])
-            if row["value"] is not None and ends[0] is not None:
-                measured = (row["attack"], row["measure"], row["value"])
-                add("attack", *measured, *ends, kind, row["targets"])
-    utility = audit.utility[~audit.utility[c.METRIC].isin(c.ATTACK_METRICS.values())]
-    for metric, values in utility.groupby(c.METRIC, sort=False)[c.VALUE]:
-        ends = (values.min(), values.max())
-        add("utility", "external", metric, values.mean(), *ends, "range over members", len(values))
-    for name, value in audit.seconds.items():
-        add("seconds", "audit", name, value)
-    return pd.DataFrame(
-        rows, columns=["what", "of", "measure", "value", "low", "high", "kind", "n"]
-    )
-
-
-def write_audit_results(audit: Audit, path: Path) -> None:
-    """Write an audit's results as a CSV file."""
-    record = audit.record
-    write_results(
-        path,
-        result_rows(audit),
-        command=reproducing_command(
-            ["audit", record.source, f"--name={audit.name}"], record.config
-        ),
-        machine=record.machine,
-        config=record.config,
-        seeds=", ".join(f"{name} {seed}" for name, seed in record.seeds.items()),
-        notes=[
-            f"pairs: {record.pairs:,}, of which external (the gallery) {record.external_pairs:,}",
-            f"data set: {record.dataset_fingerprint}",
-        ],
-    )
 
 
 def write_results(

@@ -62,7 +62,7 @@ from clipmem_core.lab.arm import (
     without_idle,
 )
 from clipmem_core.lab.mitigated import NO_RANKING, Couple, begin
-from clipmem_core.lab.study_results import STUDY, StudyFolder, check_same
+from clipmem_core.lab.results import STUDY, StudyFolder, check_same
 from clipmem_core.ragged import Ragged
 from clipmem_core.review.decisions import decided_of
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
@@ -253,16 +253,15 @@ def run_study(
             also = [
                 replace(arm, decided=decided) if DECISIONS in arm.overrides else arm for arm in also
             ]
-        arms = _arms(study, config, most, also, screen)
+        planned = [parse_arm(text) for text in plan.arms(config, most)]
+        arms = _arms(planned, config, also, screen)
         folder.folder.mkdir(parents=True, exist_ok=True)
         request = {
             "study": study,
             "source": source,
             "config": as_dict(requested),
             "splits": splits,
-            "also": [arm.text for arm in also],
             "arms": {arm.name: arm.title for arm in arms},
-            "dataset_fingerprint": fingerprint,
             "machine": settings.machine(),
         }
         write_json(folder.folder / STUDY, request)
@@ -284,20 +283,17 @@ def run_study(
 
 
 def _arms(
-    study: str, config: AuditConfig, most: int, also: Sequence[Arm], screen: Screen
+    planned: Sequence[Arm], config: AuditConfig, also: Sequence[Arm], screen: Screen
 ) -> list[Arm]:
-    """Return the arms of a plan that can act on a config, and those of `also`; refuse one that
-    cannot run."""
+    """Return the planned arms that can act on a config, and those of `also`; refuse one that cannot
+    run."""
     idle = set(ineffective_fields(config)) | ({REMOVAL} if config.protocol == "paper" else set())
-    planned = [parse_arm(text) for text in find_study(study).arms(config, most)]
     if out := [arm.text for arm in planned if idle & set(arm.overrides)]:
         screen.say(f"skipped, since they have no effect on this audit: {', '.join(out)}")
     arms = [arm for arm in planned if not idle & set(arm.overrides)]
     arms = [without_idle(arm, config) for arm in (*arms, *also)]
     if not arms:
-        raise InputError(
-            f"study {study} has no arm that can act on this config: add --also, or other settings"
-        )
+        raise InputError("no arm of the study can act on this config: add --also")
     for arm in arms:
         settings.check_config(replace(config, **arm.fields))
         if arm.removal and config.protocol == "paper":

@@ -4,13 +4,13 @@ for the dashboard."""
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audit import store
 from clipmem_core.audit.store import Audit
-from clipmem_core.config import data_folder, fingerprint
-from clipmem_core.io import reading
+from clipmem_core.config import affecting, as_dict, data_folder, fingerprint
 from clipmem_core.scores.seeds import MIN_REPLICATES, over_seeds, seed_interval
 from clipmem_core.training.names import CHECKPOINT
 
@@ -29,15 +29,14 @@ IMAGE_TOWER = "image"
 TEXT_TOWER = "text"
 TOWERS = (IMAGE_TOWER, TEXT_TOWER)
 UNITMEM_MEAN = "unitmem_mean"
-CLIP = "clip"
+CLIP = "CLIP"
 SUPERVISED = "supervised"
 SELF_SUPERVISED = "self-supervised"
 PARADIGMS = (CLIP, SUPERVISED, SELF_SUPERVISED)
 PARADIGM = "paradigm"
 SEED = "seed"
-PARADIGM_TABLE = "paradigms.csv"
+RESULT = "layers.parquet"  # of a run of a paradigm; written last
 MEMBERS = "members"
-PARADIGM_NAMES = {CLIP: "CLIP", SUPERVISED: "supervised", SELF_SUPERVISED: "self-supervised"}
 SOURCE = "source"
 DEPTH = "depth"
 
@@ -45,11 +44,8 @@ DEPTH = "depth"
 def layer_means(
     units: pd.DataFrame, *, by: Sequence[str] = (c.MEMBER, TOWER, LAYER)
 ) -> pd.DataFrame:
-    """Average UnitMem over the units of each layer that fire; also count all and the silent
-    ones."""
-    groups = units.assign(silent=units[UNITMEM_MEAN].isna()).groupby(list(by), sort=False)
-    means = groups[UNITMEM_MEAN].mean()
-    return groups["silent"].agg(units="size", silent="sum").join(means).reset_index()
+    """Average UnitMem over the units of each layer that fire."""
+    return units.groupby(list(by), sort=False)[UNITMEM_MEAN].mean().reset_index()
 
 
 def read_units(audit: Audit, table: str = UNITS) -> pd.DataFrame | None:
@@ -71,26 +67,33 @@ def read_units(audit: Audit, table: str = UNITS) -> pd.DataFrame | None:
 def table_file(audit: Audit, name: str, table: str = UNITS) -> Path:
     """Return the path of a table of a finished audit's member."""
     member = audit.member_record(name)
-    weights = member.checkpoint_sha256 or audit.files[f"{store.MEMBERS}/{name}/{CHECKPOINT}"]
+    weights = audit.files[f"{store.MEMBERS}/{name}/{CHECKPOINT}"]
     content = [_VERSION, vars(member), weights, audit.files[store.MEMBERSHIP]]
     return data_folder() / "cache" / "units" / fingerprint(content) / table
 
 
 def paradigms_folder(audit: Audit) -> Path:
-    """Return the folder of an audit's paradigms."""
-    return data_folder() / "studies" / f"paradigms-{audit.name}"
+    """Return the folder of an audit's paradigms: another one if other data or settings have its
+    name."""
+    record = audit.record
+    may_differ = (*affecting("members"), *affecting())
+    fixed = {
+        name: value for name, value in as_dict(record.config).items() if name not in may_differ
+    }
+    key = fingerprint([fixed, record.dataset_fingerprint])
+    return data_folder() / "studies" / f"paradigms-{audit.name}-{key}"
 
 
 def read_paradigms(audit: Audit) -> pd.DataFrame | None:
-    """Return UnitMem by layer of every finished run, as of `layer_means`, with the run's
-    result.json; or None."""
-    path = paradigms_folder(audit) / PARADIGM_TABLE
-    with reading(path):
-        return pd.read_csv(path, comment="#") if path.is_file() else None
+    """Return UnitMem by layer of every finished run, as of `layer_means`, with paradigm, seed,
+    samples_seen and linear_probe; or None."""
+    folder = paradigms_folder(audit)
+    paths = [path for name in PARADIGMS for path in sorted(folder.glob(f"{name}-*/{RESULT}"))]
+    return pd.concat(map(store.read_table, paths), ignore_index=True) if paths else None
 
 
 def tower_layers(units: pd.DataFrame, references: pd.DataFrame | None) -> pd.DataFrame:
-    """Return tower, source (`members` or a reference), layer, mean, and the lowest and highest
+    """Return tower, layer, source (`members` or a reference), mean, and the lowest and highest
     member's UnitMem."""
     grouped = layer_means(units).groupby([TOWER, LAYER], sort=False)[UNITMEM_MEAN]
     members = grouped.agg(mean="mean", low="min", high="max").reset_index()
@@ -98,8 +101,7 @@ def tower_layers(units: pd.DataFrame, references: pd.DataFrame | None) -> pd.Dat
     if references is not None:
         means = layer_means(references, by=[REFERENCE, TOWER, LAYER])
         tables.append(means.rename(columns={REFERENCE: SOURCE, UNITMEM_MEAN: "mean"}))
-    columns = [TOWER, SOURCE, LAYER, "mean", "low", "high"]
-    return pd.concat(tables, ignore_index=True)[columns]
+    return pd.concat(tables, ignore_index=True)
 
 
 def paradigm_layers(table: pd.DataFrame) -> pd.DataFrame:
@@ -117,24 +119,14 @@ def claim_1(table: pd.DataFrame) -> str:
     allow."""
     by_seed = table.groupby([PARADIGM, SEED])[UNITMEM_MEAN].mean().unstack(PARADIGM)
     names = [name for name in PARADIGMS if name in by_seed]
-    listed = ", ".join(f"{PARADIGM_NAMES[name]} {by_seed[name].mean():.3f}" for name in names)
+    listed = ", ".join(f"{name} {by_seed[name].mean():.3f}" for name in names)
     start = f"Mean UnitMem over the layers: {listed}. Claim 1 (CLIP lies between the other two):"
-    if missing := [PARADIGM_NAMES[name] for name in PARADIGMS if name not in names]:
-        return f"{start} {' and '.join(missing)} is missing, or cannot be trained on these pairs."
     complete = by_seed.dropna()
-    if len(complete) < MIN_REPLICATES:
-        return f"{start} seeds so far: {len(complete)}, too few to say more."
-    others = (SUPERVISED, SELF_SUPERVISED)
-    intervals = [seed_interval((complete[name] - complete[CLIP]).to_numpy()) for name in others]
-    same = [
-        PARADIGM_NAMES[name]
-        for name, (low, high) in zip(others, intervals, strict=True)
-        if low <= 0 <= high
-    ]
-    if same:
-        listed = " and ".join(same)
-        return f"{start} the seeds leave it open, since {listed} does not differ from CLIP."
-    above = [low > 0 for low, _ in intervals]
-    if all(above):
-        return f"{start} here it lies below both."
-    return f"{start} {'so it does here' if any(above) else 'here it lies above both'}."
+    if len(names) < len(PARADIGMS) or len(complete) < MIN_REPLICATES:
+        return f"{start} it needs three seeds of all three."
+    others = (complete[name] - complete[CLIP] for name in (SUPERVISED, SELF_SUPERVISED))
+    low, high = np.transpose([seed_interval(difference.to_numpy()) for difference in others])
+    if ((low <= 0) & (high >= 0)).any():
+        return f"{start} the seeds leave it open."
+    place = ("above both", "between them", "below both")[sum(low > 0)]
+    return f"{start} here it lies {place}."

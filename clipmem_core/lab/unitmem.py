@@ -1,5 +1,5 @@
-"""Measures UnitMem of a finished audit's members, and its references: python -m clipmem_core units
-NAME.
+"""Measures UnitMem of a finished audit's members and its references, and of one image encoder
+trained under three paradigms on the same pictures, for claim 1 of the paper.
 
 Units can be selective without memorization: before any training, and for pairs that their member
 never saw. Only UnitMem above these references is memorization.
@@ -8,17 +8,25 @@ A unit is a hidden unit of a transformer block's MLP, after its activation funct
 on a pair is the mean over tokens and evaluation views of the picture (image encoder: all tokens,
 with the class token) or over the pair's captions (text encoder: tokens up to the end token). Values
 below 0 count as 0; see `UnitTally`.
+
+The paradigms are captions (CLIP), labels, and another view of the same picture (SimCLR). Pictures,
+their order, views, optimiser, schedule, the encoder's first weights and the number of samples seen
+are the same.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import MLP
 
 from clipmem_core import columns as c
 from clipmem_core import draws
@@ -26,77 +34,84 @@ from clipmem_core.audit import store
 from clipmem_core.audit.member import (
     MemberRun,
     build_member,
+    clear_leftovers,
     evaluation_views,
     open_member,
     trained_model,
+    view_maker,
 )
 from clipmem_core.audit.pipeline import Screen, ensure_pixels
-from clipmem_core.audit.status import MemberProgress
 from clipmem_core.audit.store import Audit
 from clipmem_core.io import InputError
 from clipmem_core.lab import unit_tables as t
 from clipmem_core.mitigations import can_cut_text
 from clipmem_core.scores.encoders import UnitTally
+from clipmem_core.scores.metrics import linear_probe
 from clipmem_core.training.model import (
     Model,
     autocast,
     encode_text,
     evaluation_batches,
+    image_blocks,
 )
+from clipmem_core.training.names import CHECKPOINT
+from clipmem_core.training.trainer import Trainer, train
 from clipmem_core.training.views import ViewMaker
 
+PROJECTION = 128  # width of SimCLR's projection, as in its paper
+TEMPERATURE = 0.5  # SimCLR's for small data and batches
 
-def run_units(audit: Audit, *, members: Sequence[str] = (), screen: Screen) -> None:
+
+def run_units(audit: Audit, screen: Screen) -> None:
     """Measure the units of an audit's members, and the references of the first, unless they are
     measured already."""
-    names = check_members(audit, members)
+    check_units(audit)
+    names = audit.record.members
     ensure_pixels(audit, screen)
     for name, table in [*((name, t.UNITS) for name in names), (names[0], t.REFERENCES)]:
         path = t.table_file(audit, name, table)
         if path.is_file():
-            screen.say(f"member {name}: its {path.stem} are measured already")
             continue
+        screen.say(f"measuring {path.stem} of member {name}")
         path.parent.mkdir(parents=True, exist_ok=True)
         run = open_member(audit.folder, name)
         torch.set_num_threads(run.record.threads)  # as when it was trained
         if table == t.UNITS:
             model = trained_model(run)
-            units = measure_model(run, model, t.TOWERS, run.data.rows, label=name, screen=screen)
+            units = measure_model(run, model, t.TOWERS, run.data.rows)
         else:
-            units = measure_references(run, screen)
+            units = measure_references(run)
         store.write_table(path, units)
 
 
-def say_units(audit: Audit, *, screen: Screen) -> None:
+def say_units(audit: Audit, screen: Screen) -> None:
     """Print UnitMem by layer, of the members and of the references."""
     units = t.read_units(audit)
     references = t.read_units(audit, t.REFERENCES)
     assert units is not None
     assert references is not None
     by = [t.REFERENCE, t.TOWER, t.LAYER]
-    means = t.layer_means(references, by=by)[[*by, t.UNITMEM_MEAN]]
-    for table in (t.layer_means(units), means):
-        for line in table.round(3).to_string(index=False).splitlines():
-            screen.say(line)
+    for table in (t.layer_means(units), t.layer_means(references, by=by)):
+        say_table(table, screen)
 
 
-def check_members(audit: Audit, members: Sequence[str] = ()) -> list[str]:
-    """Return the requested members, all if none is named."""
+def say_table(table: pd.DataFrame, screen: Screen) -> None:
+    """Print a table line by line."""
+    for line in table.round(3).to_string(index=False).splitlines():
+        screen.say(line)
+
+
+def check_units(audit: Audit) -> None:
+    """Refuse an audit that is not finished, or whose encoders are not trained."""
     audit.check_finished()
     if audit.record.config.lock_image or audit.record.config.lock_text:
         raise InputError(
             f"audit {audit.name!r} has a locked tower, so it trains no units: run one with "
             "--preset small"
         )
-    names = audit.record.members
-    if unknown := [name for name in members if name not in names]:
-        raise InputError(
-            f"audit {audit.name!r} has no member {unknown[0]!r}: it has {', '.join(names)}"
-        )
-    return list(dict.fromkeys(members or names))
 
 
-def measure_references(run: MemberRun, screen: Screen) -> pd.DataFrame:
+def measure_references(run: MemberRun) -> pd.DataFrame:
     """Measure the references of a member, as `unit_table` with a column reference."""
     config = run.config
     rows = run.data.rows
@@ -104,15 +119,13 @@ def measure_references(run: MemberRun, screen: Screen) -> pd.DataFrame:
     untrained = build_member(config, run.towers, seed=run.member.seed, pretrained=config.pretrained)
     measured = [(t.BEFORE, untrained, rows)]
     n = min(len(rows), len(external))  # as many of both: UnitMem grows with the number of pairs
-    if n >= 2:
-        model = trained_model(run)
-        for reference, pairs in ((t.SEEN, rows), (t.UNSEEN, external)):
-            drawn = draws.rng(config.seed, f"unitmem {reference}").choice(pairs, n, replace=False)
-            measured.append((reference, model, np.sort(drawn)))
+    model = trained_model(run)
+    for reference, pairs in ((t.SEEN, rows), (t.UNSEEN, external)):
+        drawn = draws.rng(config.seed, f"unitmem {reference}").choice(pairs, n, replace=False)
+        measured.append((reference, model, np.sort(drawn)))
     tables = []
     for reference, model, pairs in measured:
-        label = f"{run.name} {reference}"
-        table = measure_model(run, model, t.TOWERS, pairs, label=label, screen=screen)
+        table = measure_model(run, model, t.TOWERS, pairs)
         tables.append(table.assign(**{t.REFERENCE: reference}))
     return pd.concat(tables, ignore_index=True)
 
@@ -122,9 +135,6 @@ def measure_model(
     model: Model,
     towers: Sequence[str],
     rows: np.ndarray,
-    *,
-    label: str,
-    screen: Screen,
 ) -> pd.DataFrame:
     """Measure encoders of a model on pairs of a run under its evaluation views; returns as
     `unit_table`."""
@@ -132,13 +142,7 @@ def measure_model(
     views = evaluation_views(model, run.config)
     tables = []
     for tower in towers:
-
-        def report(done: int, tower: str = tower) -> None:
-            screen.members(
-                [MemberProgress(f"{label} {tower}", "units", step=done, steps=len(rows))]
-            )
-
-        tally = count_units(run, model, views, tower, rows, report)
+        tally = count_units(run, model, views, tower, rows)
         widths = unit_layers(model, tower).widths
         tables.append(unit_table(tally, widths, tower=tower, pair_ids=pair_ids))
     return pd.concat(tables, ignore_index=True)
@@ -176,13 +180,11 @@ def count_units(
     views: ViewMaker,
     tower: str,
     rows: np.ndarray,
-    report: Callable[[int], None],
 ) -> UnitTally:
     """Compute the activation of every unit of an encoder, `image` or `text`, on some pairs, rows
     int64 [n].
 
-    Over the `views` of a picture, or the evaluated captions. `report` gets the number of
-    finished pairs.
+    Over the `views` of a picture, or the evaluated captions.
     """
     model.eval()
     layers = unit_layers(model, tower)
@@ -219,7 +221,6 @@ def count_units(
                         model.visual(images)
                     total += torch.cat(means, dim=1).cpu().numpy()
                 tally.add(block, total / config.views)
-                report(tally.count)
         else:
             cut = can_cut_text(model)
             # Pairs with captions of similar length share a batch
@@ -235,7 +236,6 @@ def count_units(
                     encode_text(model, tokens, cut=cut)
                 values = torch.cat(means, dim=1).cpu().numpy()
                 tally.add(block, captions.mean(values))
-                report(tally.count)
     return tally
 
 
@@ -250,3 +250,198 @@ def unit_table(
     scores.insert(2, t.UNIT, np.concatenate([np.arange(width) for width in widths]))
     owner = pd.Series(pair_ids[np.maximum(scores[t.ROW], 0)], dtype="string")
     return scores.assign(**{c.PAIR_ID: owner.where(scores[t.ROW] >= 0)})
+
+
+class HeadedTower(nn.Module):
+    """The image encoder of a model with a head on its output; weights of the head are a function of
+    the seed."""
+
+    def __init__(self, model: Model, *widths: int, seed: int) -> None:
+        super().__init__()
+        self.visual = model.visual
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            head = MLP(self.visual.output_dim, list(widths))
+        self.head = head.to(next(model.visual.parameters()).device)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Encode images [n, 3, size, size] without the head, [n, dim]."""
+        return self.visual(images)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Pass images [n, 3, size, size] through encoder and head, float32 [n, widths[-1]]."""
+        return self.head(self.visual(images)).float()
+
+
+class TowerTrainer(Trainer):
+    """Trains with the steps of `Trainer` and the same views: on labels with cross-entropy, else as
+    SimCLR.
+
+    In SimCLR (Chen et al., ICML 2020) the two views of a picture are positives within the batch,
+    and the loss is NT-Xent. Views are crops, without SimCLR's colours and blur. The head is linear
+    for labels, and SimCLR's projection otherwise: a hidden layer as wide as the encoder's output,
+    and 128 numbers.
+    """
+
+    def __init__(
+        self, model: Model, *args: Any, seed: int, labels: np.ndarray | None = None, **kwargs: Any
+    ) -> None:
+        widths = (
+            (model.visual.output_dim, PROJECTION) if labels is None else (int(labels.max()) + 1,)
+        )
+        super().__init__(HeadedTower(model, *widths, seed=seed), *args, seed=seed, **kwargs)
+        self.labels = labels  # int64 [n_pairs]
+
+    def outputs(self, pixels: np.ndarray, rows: np.ndarray, view: int) -> Tensor:
+        """Return the head's outputs for a view of some pictures, float32 [n, widths[-1]]."""
+        images = self.views.training_images(pixels, self.data.keys[rows], view, self.device)
+        with autocast(self.config.precision, self.device):
+            return self.model(images)
+
+    def forward_loss(
+        self, rows: np.ndarray, epoch: int, pixels: np.ndarray
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the loss, and two numbers for each picture, [n] each.
+
+        With labels these are 1 if the label was predicted, and its log-probability. Without labels
+        they are the cosine of both views, and the mean log-probability of one view given the other
+        among all views of the batch.
+        """
+        if self.labels is not None:
+            logits = self.outputs(pixels, rows, epoch)
+            labels = torch.from_numpy(self.labels[rows]).to(self.device)
+            terms = F.cross_entropy(logits, labels, reduction="none")
+            correct = logits.argmax(dim=1) == labels
+            return terms.mean(), correct.float(), -terms.detach()
+        first, second = (
+            F.normalize(self.outputs(pixels, rows, view), dim=1)
+            for view in (epoch, epoch + self.config.epochs)
+        )
+        both = torch.cat([first, second])
+        logits = (both @ both.T / TEMPERATURE).fill_diagonal_(-torch.inf)
+        partner = torch.arange(len(both), device=both.device).roll(len(first))
+        terms = F.cross_entropy(logits, partner, reduction="none")
+        cosine = (first * second).sum(dim=1).detach()
+        return terms.mean(), cosine, -terms.detach().view(2, -1).mean(dim=0)
+
+
+@dataclass(frozen=True)
+class ParadigmRun:
+    """One paradigm and seed, on the pictures of a member."""
+
+    paradigm: str
+    seed: int
+    run: MemberRun
+    labels: np.ndarray  # int64 [n_pairs], a class or -1
+    folder: Path
+
+
+def plan_runs(audit: Audit, seed: int) -> list[ParadigmRun]:
+    """Return the runs of a seed, of the paradigms that the pictures allow."""
+    record = audit.record
+    config_seed = record.config.seed + seed
+    names = [name for name, value in record.seeds.items() if value == config_seed]
+    run = open_member(audit.folder, (names or record.members)[0])
+    labels = pd.Categorical(run.pairs[c.LABEL].astype("string")).codes.astype(np.int64)
+    rows = run.data.rows
+    labelled = rows[labels[rows] >= 0]
+    possible = [t.CLIP]
+    if len(np.unique(labels[labelled])) >= 2:
+        possible.append(t.SUPERVISED)
+        rows = labelled
+    if run.config.crop_scale < 1:
+        possible.append(t.SELF_SUPERVISED)
+    run = replace(run, data=replace(run.data, rows=rows))
+    folder = t.paradigms_folder(audit)
+    return [
+        ParadigmRun(name, config_seed, run, labels, folder / f"{name}-{config_seed}")
+        for name in possible
+    ]
+
+
+def complete(planned: ParadigmRun) -> None:
+    """Train and measure a run, and write its result."""
+    folder = planned.folder
+    run = planned.run
+    config = run.config
+    labels = planned.labels
+    folder.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(folder)
+    model = _trained(planned)
+    units = measure_model(run, model, [t.IMAGE_TOWER], run.data.rows)
+    accuracy: float | None = None
+    fit, test = (rows[labels[rows] >= 0] for rows in (run.data.rows, run.data.external))
+    if len(np.unique(labels[fit])) >= 2 and len(test):
+        blocks = image_blocks(
+            model,
+            run.data,
+            evaluation_views(model, config),
+            n_views=config.views,
+            precision=config.precision,
+            device=config.device,
+        )
+        image = np.concatenate(list(blocks))
+        accuracy = linear_probe(
+            image[fit], labels[fit], image[test], labels[test], seed=config.seed
+        )
+    facts: dict[str, Any] = {
+        t.PARADIGM: planned.paradigm,
+        t.SEED: planned.seed,
+        "samples_seen": len(run.data.rows) * config.trained_epochs,
+        "linear_probe": accuracy,
+    }
+    layers = t.layer_means(units, by=[t.LAYER])
+    store.write_table(folder / t.RESULT, layers.assign(**facts))
+
+
+def _trained(planned: ParadigmRun) -> Model:
+    """Load a run's model from its checkpoint if it has one, else train it."""
+    run = planned.run
+    config = run.config
+    seed = planned.seed
+    folder = planned.folder
+    model = build_member(config, run.towers, seed=seed, pretrained=config.pretrained)
+    unit_layers(model, t.IMAGE_TOWER)  # refuses a model without units before anything is trained
+    views = view_maker(model, config, seed)
+    if planned.paradigm == t.CLIP:
+        trainer = Trainer(model, run.data, config, views, seed=seed, device=config.device)
+    else:
+        labels = planned.labels if planned.paradigm == t.SUPERVISED else None
+        trainer = TowerTrainer(
+            model, run.data, config, views, seed=seed, device=config.device, labels=labels
+        )
+    if (folder / CHECKPOINT).is_file():
+        weights = torch.load(folder / CHECKPOINT, map_location=trainer.device, weights_only=True)
+        trainer.model.load_state_dict(weights)
+        return trainer.model
+    train(trainer, folder)
+    return trainer.model
+
+
+def run_paradigms(audit: Audit, seeds: int, screen: Screen) -> None:
+    """Train an image encoder in three ways and measure it, on the pictures of the first member of
+    each seed."""
+    check_units(audit)
+    if seeds < 1:
+        raise InputError(f"--seeds must be at least 1, not {seeds}")
+    ensure_pixels(audit, screen)
+    torch.set_num_threads(audit.record.threads)  # as the members had
+    with store.acquire_lock(t.paradigms_folder(audit), what="comparison"):
+        runs = [run for seed in range(seeds) for run in plan_runs(audit, seed)]
+        if missing := set(t.PARADIGMS) - {run.paradigm for run in runs}:
+            screen.say(
+                f"note: no {' and no '.join(missing)} runs: supervised needs labels of two classes "
+                "or more, self-supervised --crop-scale below 1"
+            )
+        remaining = [run for run in runs if not (run.folder / t.RESULT).is_file()]
+        for number, run in enumerate(remaining):
+            screen.say(f"{len(remaining) - number} of {len(runs)} runs to go: {run.folder.name}")
+            complete(run)
+
+
+def say_paradigms(audit: Audit, screen: Screen) -> None:
+    """Print UnitMem by layer of each paradigm, means over seeds."""
+    table = t.read_paradigms(audit)
+    assert table is not None
+    means = table.pivot_table(t.UNITMEM_MEAN, t.LAYER, t.PARADIGM, sort=False)
+    say_table(means.reset_index(), screen)

@@ -230,15 +230,12 @@ def _freeze_libraries() -> None:
 
 
 def checkpoint_path(audit: Audit, member: str) -> Path:
-    """Return the file with a member's weights, trained by the audit or supplied with
-    --checkpoints."""
-    supplied = audit.member_record(member).checkpoint
-    path = Path(supplied) if supplied else audit.member(member) / CHECKPOINT
+    """Return the file with a member's weights."""
+    path = audit.member(member) / CHECKPOINT
     if not path.is_file():
-        advice = "put it back" if supplied else "run the audit again"
         raise InputError(
-            f"checkpoint {path} of member {member} is missing: {advice}, or search with another "
-            "member"
+            f"checkpoint {path} of member {member} is missing: run the audit again, or search "
+            "with another member"
         )
     return path
 

@@ -112,8 +112,6 @@ _SCORES = (
         help=f"{glossary.meaning(glossary.MISFIT)} {MISFIT_FORMULA}.",
         needs=(c.LEARNED, c.LOG_PROBABILITY_OUT, c.LOG_PROBABILITY_SECOND),
         compute=misfit,
-        absent="needs the training history of the members, which checkpoints from outside do not "
-        "have.",
     ),
     Score(c.LEARNED, direction=-1),
     Score(

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from clipmem_core.dataset.readers.remote import hub_answers, reason_of
 from clipmem_core.io import InputError
 from clipmem_core.mitigations import can_cut_text
-from clipmem_core.training.names import CHECKPOINT, model_config, model_file
+from clipmem_core.training.names import model_config, model_file
 from clipmem_core.training.views import TrainingData, Views
 
 # an open_clip model; torch's Module does not declare the attributes of its towers
@@ -103,30 +103,16 @@ def refusing(what: str) -> Iterator[None]:
 
 
 def load_weights(model: Model, checkpoint: Path) -> None:
-    """Load an open_clip checkpoint (`epoch_N.pt` or a bare state dict, with or without `module.`),
-    weights only."""
-    import open_clip
-
+    """Load the checkpoint of a member, weights only."""
     with refusing(f"checkpoint {str(checkpoint)!r} does not load"):
-        open_clip.load_checkpoint(model, str(checkpoint), weights_only=True)
-        for name, tensor in model.state_dict().items():
-            if not torch.isfinite(tensor).all():
-                raise InputError(f"it holds NaN or infinity in {name}")
+        model.load_state_dict(torch.load(checkpoint, "cpu", weights_only=True))
 
 
 def logit_scale_of(checkpoint: Path) -> float:
-    """Return the factor on cosines in the loss, read from a checkpoint; NaN if the checkpoint lacks
-    it."""
-    if checkpoint.suffix in (".npz", ".npy"):  # JAX weights
-        return math.nan
+    """Return the factor on cosines in the loss, read from a member's checkpoint."""
     with refusing(f"checkpoint {str(checkpoint)!r} does not load"):
-        if checkpoint.name == CHECKPOINT:
-            state = torch.load(checkpoint, "cpu", weights_only=True)
-        if checkpoint.name != CHECKPOINT or "logit_scale" not in state:  # not one of ours
-            from open_clip.factory import load_state_dict
-
-            state = load_state_dict(str(checkpoint), weights_only=True)
-    return float(state["logit_scale"].float().exp()) if "logit_scale" in state else math.nan
+        state = torch.load(checkpoint, "cpu", weights_only=True)
+    return float(state["logit_scale"].float().exp())
 
 
 def short_attention(

@@ -19,7 +19,7 @@ from clipmem_core.audit.pipeline import run_audit
 from clipmem_core.audit.settings import checked_towers
 from clipmem_core.audit.store import Audit, read_prepared
 from clipmem_core.io import InputError
-from clipmem_core.lab.unitmem import check_members
+from clipmem_core.lab.unitmem import check_units
 from clipmem_core.scores.words import Words
 from clipmem_core.training.model import build_model
 from clipmem_core.training.word_model import WordModel
@@ -61,7 +61,7 @@ def test_an_audit_records_its_towers_and_reads_their_features(
         checked_towers(finished.record.config, {"text": {"sha256": "0" * 64}})
     assert "clipmem is what the heads memorized" in str(finished.verdict["checks"])
     with pytest.raises(InputError, match="has a locked tower"):
-        check_members(finished)
+        check_units(finished)
     monkeypatch.setenv("CLIPMEM_DATA", str(finished.folder.parents[1]))
     run = open_member(finished.folder, "r0-f0")
     tower = run.towers.text

@@ -32,7 +32,7 @@ def test_embeddings_that_cannot_be_mapped_cost_only_the_encoders_parts() -> None
         image=image,
         text=text,
         logit_scales=[10.0] * len(membership.members),
-        log_probability=[],
+        log_probability=[np.full(N, np.nan)] * len(membership.members),
         n_captions=np.ones(N, dtype=int),
     )
     table, split = score_table(inputs)

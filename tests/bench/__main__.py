@@ -1,17 +1,13 @@
-"""Measures how fast the program is, each part once, and prints one table.
+"""Measures how fast the program is, each part once, and prints its table.
 
-    python -m tests.bench [towers] [heads] [training] [audit] [features] [embeddings] [browse]
-    [review] [lab]
-        [--quick]
-    python -m tests.bench wrong coverage|planted: how many captions are wrong
-    python -m tests.bench coverage [AUDIT…] [--seeds 20]: whether standard errors, p and q values
-    hold what they say python -m tests.bench.large FOLDER [--pairs N …] [--epochs E] [--dim D]: up
-    to ten million pairs, exports, Browse python -m tests.bench.suggestions SOURCE…: how often a
-    suggested caption is right
+    python -m tests.bench [towers] [heads] [training] [audit] [browse] [lab] [--quick]
+    python -m tests.bench wrong coverage|planted     how many captions are wrong
+    python -m tests.bench coverage [AUDIT…]          standard errors, p and q values
+    python -m tests.bench.large FOLDER               audits of up to ten million pairs
+    python -m tests.bench.suggestions SOURCE…        how often a suggested caption is right
 
-Each part replaces its lines in data/results/bench.csv and the page bench.md;
-`--quick` tries the code on small sizes and writes nothing. Run it on a machine that does nothing
-else.
+Each part replaces its lines in data/results/bench.csv; `--quick` tries the code on small sizes and
+writes nothing. Run it on a machine that does nothing else.
 """
 
 import sys
@@ -28,8 +24,6 @@ from tests.bench import (
     large,
     pages,
     save,
-    show,
-    stored,
     training,
     validity,
 )
@@ -39,10 +33,7 @@ PARTS: dict[str, Callable[[bool], Measures]] = {
     "heads": training.measure_heads,
     "training": training.measure,
     "audit": large.measure_audit,
-    "features": large.measure_features,
-    "embeddings": stored.measure_embeddings,
     "browse": pages.measure_browse,
-    "review": pages.measure_review,
     "lab": pages.measure_lab,
 }
 
@@ -65,16 +56,13 @@ def main(bench: Bench) -> int:
             file=sys.stderr,
         )
         return 2
-    measured: dict[str, Measures] = {}
     for part in bench.parts:
         try:
-            measured[part] = PARTS[part](bench.quick)
+            measured = PARTS[part](bench.quick)
         except Skipped as reason:
             console.print(f"{part} is skipped: {reason}", markup=False)
             continue
-        if not bench.quick:
-            save(part, measured[part], command=f"python -m tests.bench {part}")
-    show(measured)
+        save(part, measured, "" if bench.quick else f"python -m tests.bench {part}")
     return 0
 
 

@@ -13,7 +13,7 @@ import tyro
 from clipmem_core import columns as c
 from clipmem_core.audit.store import open_audit
 from clipmem_core.lab.mitigated import ARM, RETRIEVAL, lab_table
-from clipmem_core.lab.study_results import CLIPMEM_NET, MEASURE_LABELS, differences, open_study
+from clipmem_core.lab.results import CLIPMEM_NET, MEASURE_LABELS, differences, open_study
 from tests.bench import save_table
 
 COMPARED = (CLIPMEM_NET, c.ATTACK_TPR, RETRIEVAL)

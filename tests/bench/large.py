@@ -1,4 +1,4 @@
-"""Features from towers, and audits of synthetic features: seconds, memory, and how both grow.
+"""Features from towers, and audits of synthetic features: seconds and memory.
 
     python -m tests.bench.large FOLDER [--pairs N …] [--epochs E] [--dim D]
 
@@ -14,8 +14,6 @@ towers alone on decoded pictures and captions (the floor).
 import dataclasses
 import functools
 import hashlib
-import itertools
-import math
 import os
 import subprocess
 import sys
@@ -43,49 +41,22 @@ from clipmem_core.features import embed
 from clipmem_core.features.embed import FeatureExtractor, batch_size
 from clipmem_core.features.towers import Tower
 from clipmem_core.io import keep_memory
-from tests.bench import Measure, Measures, console, save, scratch, show
+from tests.bench import Measure, Measures, console, save, scratch
 from tests.large_fixtures import make_features
 
 WIDTH = 512
 FLAGS = ("--preset", "locked", "--folds", "4", "--members", "4")
-SIZES = (1_000, 10_000, 100_000)
-QUICK = (500, 1_000)
 
 
-def measure_features(quick: bool) -> Measures:
-    """Audit features of 1,000 to 100,000 pairs."""
-    flags = ["--epochs", "3"] if quick else []
-    lines: Measures = []
-    processor: dict[int, float] = {}
-    for pairs in QUICK if quick else SIZES:
-        with scratch() as folder:
-            table = make_features(folder / "features", pairs=pairs, dim=WIDTH)
-            measured, processor[pairs] = audit(table, folder / "data", pairs, flags)
-        lines += measured
-    return lines + growth(processor)
-
-
-def growth(spent: dict[int, float]) -> Measures:
-    """Return the exponent e of seconds ~ pairs^e between sizes."""
-    lines = []
-    for few, many in itertools.pairwise(spent):
-        exponent = math.log(spent[many] / spent[few]) / math.log(many / few)
-        lines.append(
-            Measure(f"growth from {few:,} to {many:,} pairs", exponent, "exponent", target="≤ 1.05")
-        )
-    return lines
-
-
-def audit(table: Path, data: Path, pairs: int, flags: Sequence[str]) -> tuple[Measures, float]:
-    """Audit a table of features; return what was measured, and the processor seconds."""
+def audit(table: Path, data: Path, pairs: int, flags: Sequence[str]) -> Measures:
+    """Audit a table of features."""
     words = ["audit", str(table), "--name", "large", *FLAGS, *flags]
-    seconds, processor, peak, stages = run_audit(words, data)
+    seconds, peak, stages = run_audit(words, data)
     name = f"audit of {pairs:,} pairs of features × {WIDTH}, 4 members"
-    lines = [
+    return [
         Measure(f"{name} ({stages})", seconds, "s"),
         Measure(f"{name}: own memory", peak / 1e6, "MB", target="< 3000"),
     ]
-    return lines, processor
 
 
 def measure_audit(quick: bool) -> Measures:
@@ -98,25 +69,23 @@ def measure_audit(quick: bool) -> Measures:
         for name, target in (("first", "≤ 150"), ("second", "≤ 60")):
             flags = ["--scenes-pairs", pairs, "--members", members, "--seed", len(lines)]
             words = ["audit", "scenes", "--name", name, *map(str, flags)]
-            seconds, _, _, stages = run_audit(words, data)
+            seconds, _, stages = run_audit(words, data)
             audited = f"{pairs:,} drawn pictures × 5 captions, {members} members"
             what = f"{name} audit of {audited} ({stages})"
             lines.append(Measure(what, seconds, "s", target=target))
     return lines
 
 
-def run_audit(words: list[str], data: Path) -> tuple[float, float, int, str]:
+def run_audit(words: list[str], data: Path) -> tuple[float, int, str]:
     """Run an audit; return what `run_command` does, and the seconds of its stages in words."""
     measured = run_command(words, data)
     seconds = Audit(data / "audits" / words[words.index("--name") + 1]).seconds
     return *measured, ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()) + " s"
 
 
-def run_command(words: list[str], data: Path) -> tuple[float, float, int]:
-    """Run a command of the package; return its seconds, processor seconds and peak of anonymous
-    bytes."""
+def run_command(words: list[str], data: Path) -> tuple[float, int]:
+    """Run a command of the package; return its seconds and peak of anonymous bytes."""
     command = [sys.executable, "-m", "clipmem_core", *words]
-    before = os.times()
     began = time.perf_counter()
     peak = 0
     with subprocess.Popen(
@@ -127,8 +96,7 @@ def run_command(words: list[str], data: Path) -> tuple[float, float, int]:
             time.sleep(0.2)
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with exit code {process.returncode}")
-    after = os.times()
-    return time.perf_counter() - began, sum(after[2:4]) - sum(before[2:4]), peak
+    return time.perf_counter() - began, peak
 
 
 def _anonymous(pid: int) -> int:
@@ -231,7 +199,6 @@ def main(
 ) -> None:
     """Measure each size, print a table, and write it to data/results."""
     lines: Measures = []
-    spent: dict[int, float] = {}
     for count in pairs:
         made = folder / f"features-{count}-{dim}"
         data = folder / f"data-{count}-{dim}"
@@ -240,13 +207,10 @@ def main(
             make_features(made, pairs=count, dim=dim)
             (made / "done").touch()
         flags = ["--epochs", str(epochs)]
-        measured, spent[count] = audit(made / "pairs.parquet", data, count, flags)
-        lines += measured
-    lines += growth(spent)
-    show({"large": lines})
+        lines += audit(made / "pairs.parquet", data, count, flags)
     listed = " ".join(map(str, pairs))
     command = f"python -m tests.bench.large FOLDER --pairs {listed} --epochs {epochs} --dim {dim}"
-    save(f"large-{dim}", lines, command=command)
+    save(f"large-{dim}", lines, command)
 
 
 if __name__ == "__main__":

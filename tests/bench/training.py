@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 
 from clipmem_core import columns as c
 from clipmem_core.audit.member import feature_views
@@ -31,7 +30,6 @@ from clipmem_core.audit.prepare import load_pictures
 from clipmem_core.audit.settings import resolve
 from clipmem_core.audit.store import Audit, write_json
 from clipmem_core.config import AuditConfig, data_folder, preset_config
-from clipmem_core.dataset.pictures import decode, resize
 from clipmem_core.dataset.source import read_source
 from clipmem_core.ragged import Ragged
 from clipmem_core.scores.membership import group_size
@@ -48,50 +46,35 @@ CAPTION = "title"
 
 
 def measure(quick: bool) -> Measures:
-    """Train on the original files, and on pictures that have the training size."""
+    """Train two members on clip-art pairs, from their files to both checkpoints."""
     trained, epochs = (200, 1) if quick else (2_000, 5)
-    size = model_config("small")["vision_cfg"]["image_size"]
-    lines: Measures = []
-    for name, side, target in (
-        ("original files", 0, "ratio ≥ 3"),
-        ("pictures of that size", size, "ratio ≥ 1.5"),
-    ):
-        config = preset_config("small")
-        config = dataclasses.replace(
-            config,
-            protocol="paper",
-            epochs=epochs,
-            batch_size=min(250, trained // 4),  # divides the pairs: theirs drops the rest
-            cache_size=side or config.cache_size,
+    # The batch divides the pairs: theirs drops the rest
+    changes = {"protocol": "paper", "epochs": epochs, "batch_size": min(250, trained // 4)}
+    config = dataclasses.replace(preset_config("small"), **changes)
+    with scratch() as folder:
+        table = make_clipart(folder / "clipart", trained=trained, config=config)
+        seconds, audit = run_ours(table, config, folder / "ours")
+        theirs = {
+            workers: run_theirs(audit, config, folder / f"theirs-{workers}", workers)
+            for workers in WORKERS
+        }
+    workers = min(theirs, key=theirs.__getitem__)
+    what = f"2 members × {trained:,} clip-art pairs × {epochs} epochs, to both checkpoints"
+    return [
+        Measure(
+            what,
+            seconds,
+            "s",
+            alternative=f"open_clip_train.main ×2, {workers} workers",
+            alternative_value=theirs[workers],
+            target="ratio ≥ 3",
         )
-        with scratch() as folder:
-            table = make_clipart(folder / "clipart", trained=trained, config=config, size=side)
-            seconds, audit = run_ours(table, config, folder / "ours")
-            theirs = {
-                workers: run_theirs(audit, config, folder / f"theirs-{workers}", workers)
-                for workers in WORKERS
-            }
-        workers = min(theirs, key=theirs.__getitem__)
-        lines.append(
-            Measure(
-                f"2 members × {trained:,} clip-art pairs × {epochs} epochs, {name}, to both "
-                "checkpoints",
-                seconds,
-                "s",
-                alternative=f"open_clip_train.main ×2, {workers} workers",
-                alternative_value=theirs[workers],
-                target=target,
-            )
-        )
-    return lines
+    ]
 
 
-def make_clipart(folder: Path, *, trained: int, config: AuditConfig, size: int) -> Path:
+def make_clipart(folder: Path, *, trained: int, config: AuditConfig) -> Path:
     """Copy pictures of OpenClipart into a folder, as many as let each member train on `trained`;
-    return their table.
-
-    Pictures become squares of `size` pixels; 0 copies the original files.
-    """
+    return their table."""
     source = data_folder() / "sets" / "openclipart"
     if not source.is_dir():
         raise Skipped("OpenClipart is missing: `python -m clipmem_core fetch openclipart`")
@@ -106,11 +89,7 @@ def make_clipart(folder: Path, *, trained: int, config: AuditConfig, size: int) 
     rows = []
     for image, captions in zip(usable[c.IMAGE], usable[c.CAPTIONS], strict=True):
         name = f"pictures/{len(rows):05}.png"
-        if size:
-            square = resize(decode((raw.root / image).read_bytes())[0], size, config.resize_mode)
-            Image.fromarray(square).save(folder / name)
-        else:
-            shutil.copyfile(raw.root / image, folder / name)
+        shutil.copyfile(raw.root / image, folder / name)
         rows.append((name, " ".join(captions[0].replace('"', " ").split())))
     table = folder / "pairs.tsv"
     pd.DataFrame(rows, columns=[IMAGE, CAPTION]).to_csv(table, sep="\t", index=False)
@@ -125,7 +104,6 @@ def run_ours(table: Path, config: AuditConfig, data: Path) -> tuple[float, Audit
         "protocol": config.protocol,
         "epochs": config.epochs,
         "batch-size": config.batch_size,
-        "cache-size": config.cache_size,
         "csv-img-key": IMAGE,
         "csv-caption-key": CAPTION,
     }

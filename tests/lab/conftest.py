@@ -12,8 +12,8 @@ from clipmem_core.cli import main, parse_command
 from clipmem_core.config import AuditConfig
 from clipmem_core.lab import arm, mitigated
 from clipmem_core.lab.arm import Arm, Study, parse_arm
+from clipmem_core.lab.results import StudyFolder
 from clipmem_core.lab.retraining import run_arms, run_study
-from clipmem_core.lab.study_results import StudyFolder
 from tests.audit.small import Silent, in_process, made_once
 
 UNCHANGED = "unchanged"

@@ -35,12 +35,10 @@ def test_an_arm_parses_back_from_its_text_in_any_order_and_from_its_flags() -> N
     for arm in arms:
         assert parse_arm("  ".join(reversed(arm.text.split()))) == arm
         assert is_name(arm.name)
-        assert len(arm.name) < 90
         typed = vars(parse_command(["mitigate", "x", *arm.flags]))
         assert {name: typed[name] for name in arm.fields} == arm.fields
         assert typed["removal"] == str(arm.removal or "")
         assert typed["decisions"] == ("decisions" in arm.overrides)
-    assert len({arm.name for arm in arms}) == 3  # the last two are cut short
     decided = [Decided(frozenset(ids)) for ids in ("a", "ab")]
     names = [Arm({"decisions": True}, each).name for each in decided]
     assert names[0] != names[1]
@@ -50,9 +48,7 @@ WRONG = {
     "seed=1": "setting 'seed' is unknown",
     "text_mask": "text_mask must be a number, not ''",
     "stop_epoch=3.5": "stop_epoch must be a whole number, not '3.5'",
-    "near_duplicates=yes": "near_duplicates",
     "removal=clipmem:0": "removal must be",
-    "removal=clipmem:50.1": "removal must be",
     "removal=misfit:3": "clipmem, p_wrong, random",
 }
 

@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from clipmem_core.audit.executor import in_this_process
 from clipmem_core.config import AuditConfig
@@ -62,7 +61,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, locked: AuditConfig) -> Itera
 
 
 @pytest.mark.usefixtures("made")
-def test_an_injection_is_measured_as_by_sklearn_and_resumed_after_a_kill(
+def test_an_injection_of_two_rounds_resumes_after_a_kill(
     locked: AuditConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: dict[str, Any] = {"name": "twice", "shares": [0.4]}
@@ -73,19 +72,10 @@ def test_an_injection_is_measured_as_by_sklearn_and_resumed_after_a_kill(
             run(twice, **asked)
     monkeypatch.setattr("clipmem_core.audit.member.train", Mock(side_effect=AssertionError))
     resumed = run(twice, **asked)
-    scores = pd.read_parquet(resumed.folder / "injections" / "random-0.4-0.parquet")
     (result,) = resumed.results
     measured = result["detectors"]
-    for name, values in scores.drop(columns=["row", "injected"]).items():
-        for metric, measure in (
-            ("auroc", roc_auc_score),
-            ("average_precision", average_precision_score),
-        ):
-            assert measured[name][metric] == pytest.approx(
-                measure(scores["injected"], values), abs=1e-3
-            )
     assert measured["misfit"]["auroc"] > 0.6
-    assert not np.allclose(scores["misfit"], scores["misfit_second"])
+    assert measured["misfit"]["auroc"] != measured["misfit_second"]["auroc"]
     assert not (resumed.folder / "injections" / ".audits").exists()
 
 
@@ -108,11 +98,6 @@ def test_captions_and_words_are_measured_where_one_of_a_pair_is_wrong(made: Benc
     words = {"word_first", "word_first_two"}
     for result in made.results[:2]:
         one_word = result["kind"] == "one-word"
-        scores = pd.read_parquet(made.folder / "injections" / f"{result['kind']}-0.2-0.parquet")
-        assert result["changed"] == result["injected"] == scores["injected"].sum()
-        for name in ("misfit", "p_wrong"):
-            first = scores.sort_values(name, ascending=False)[:100]
-            assert result["detectors"][name]["found_100"] == pytest.approx(first["injected"].sum())
         by_caption = {
             name for name, metrics in result["detectors"].items() if "caption_auroc" in metrics
         }
@@ -120,9 +105,10 @@ def test_captions_and_words_are_measured_where_one_of_a_pair_is_wrong(made: Benc
         assert (words <= set(result["detectors"]["surprise"])) == one_word
         assert ("caption_auroc_noun" in result["detectors"]["p_wrong"]) == one_word
         tenths = np.array(result["detectors"]["p_wrong"]["tenths"])
-        n_captions = 5 * result["judged"]
-        assert tenths[:, 0].sum() == n_captions
-        assert (tenths[:, 0] * tenths[:, 2]).sum() == pytest.approx(result["changed"], abs=1)
+        assert tenths[:, 0].sum() == 5 * result["judged"]
+        n_wrong = round(SHARE * result["judged"])
+        assert (tenths[:, 0] * tenths[:, 2]).sum() == pytest.approx(n_wrong, abs=1)
+        assert result["detectors"]["suspicion"]["found_100"] <= n_wrong
     table = benchmark_table(made.results)
     assert set(table.loc[table["measure"] == "word_first", "kind"]) == {"one-word"}
 
@@ -135,16 +121,16 @@ def test_a_kind_without_room_is_left_out_with_its_reason(
     assert single.results == []
     assert single.absent["one-caption"].startswith("only 0 pairs")
     show_benchmark(single)
-    write_benchmark_results(single, tmp_path / "table.csv")
+    write_benchmark_results(single, tmp_path / "table.csv", command="benchmark")
 
 
 WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"kinds": ["swaps"]}, {}, "kind 'swaps' of error is unknown: choose from random, label"),
     ({"injections": 0}, {}, "--injections must be at least 1, not 0"),
     ({"shares": [0.2, 1.5]}, {}, "--shares must be above 0 and below 1, not 1.5"),
-    ({}, {"protocol": "paper", "halves": False}, "a benchmark needs --protocol ensemble"),
-    ({}, {"inject_miscaptions": 9}, "not --inject-miscaptions"),
-    ({}, {"image_noise": 0.1}, "without mitigations: remove image_noise"),
+    ({}, {"protocol": "paper", "halves": False}, "cannot have --protocol paper"),
+    ({}, {"inject_miscaptions": 9}, "cannot have --inject-miscaptions"),
+    ({}, {"image_noise": 0.1}, "cannot have image_noise"),
     ({}, {"members": 12}, "'b' exists with another config: --members is 4 there and 12 here"),
 ]
 
@@ -165,15 +151,10 @@ def test_a_benchmark_is_shown_and_written_with_its_command(
     made: Benchmark, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     show_benchmark(made)
-    assert (
-        "one of several captions swapped, 20% (30 of 151 pairs; 1 injections)"
-        in capsys.readouterr().out
-    )
-    write_benchmark_results(made, tmp_path / "table.csv")
+    assert "one of several captions swapped, 20%, 1 injections" in capsys.readouterr().out
+    write_benchmark_results(made, tmp_path / "table.csv", command="benchmark scenes")
     lines = (tmp_path / "table.csv").read_text().splitlines()
-    command = "# command: python -m clipmem_core benchmark scenes --name=b --injections=1"
-    assert lines[0].startswith(f"{command} --kinds {' '.join(KINDS)} --shares 0.2 --preset=small ")
-    assert " --lr=0.002 " in lines[0]
+    assert lines[0] == "# command: benchmark scenes"
     table = pd.read_csv(tmp_path / "table.csv", comment="#")
     assert table.columns[:6].tolist() == ["kind", "share", "detector", "measure", "n", "mean"]
     assert table["kind"].unique().tolist() == KINDS

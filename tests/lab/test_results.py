@@ -1,29 +1,19 @@
-"""Paired differences against scipy and by hand, sentences, and the command that makes a study
-again."""
+"""Paired differences against scipy and by hand, and the table of a study."""
 
-import dataclasses
-import shlex
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import ttest_rel
 
-from clipmem_core.audit.settings import machine, resolve
-from clipmem_core.audit.setup import differing_fields
-from clipmem_core.audit.store import write_json
-from clipmem_core.cli import main, parse_command
-from clipmem_core.config import SourceOptions, affecting, as_dict
-from clipmem_core.lab.study_results import (
+from clipmem_core.lab.results import (
     StudyFolder,
     differences,
     front,
     relative,
-    study_command,
+    write_study_results,
 )
-from tests.lab.conftest import config_of
 
 ARMS = {"a": 8, "b": 4, "c": 8}  # members of each
 
@@ -110,44 +100,13 @@ def test_a_difference_is_in_percent_of_the_baseline() -> None:
     assert relative(row | {"baseline": -0.4}) == "−0.100 [−0.120, +0.080]"
 
 
-MACHINE = affecting("machine")
-ODD = SourceOptions(csv_separator="\t", csv_caption_key="a caption", scenes_pairs=220)
-FLAGS: list[tuple[list[str], dict[str, Any]]] = [
-    (["--eval-crop-scale", "0", "--views", "4", "--eval-captions", "0"], {}),  # set by studies
-    (["--protocol", "ensemble", "--members", "4", "--no-retrieval-apart", "--lr", "1e-05"], {}),
-    ([], {"source": ODD, "device": "cuda", "precision": "amp_bf16", "threads": 3}),
-]
-
-
-@pytest.mark.parametrize(("flags", "changes"), FLAGS)
-def test_the_study_command_a_study_makes_it_again(
-    tmp_path: Path, flags: list[str], changes: dict[str, Any]
-) -> None:
-    config = dataclasses.replace(resolve(config_of(*flags)), **changes)
-    study = StudyFolder(tmp_path / "asked")
-    study.folder.mkdir()
-    also = ["text_mask=0.3 decisions"]
-    values = {"study": "combined", "source": "my pairs.csv", "splits": 3, "also": also, "arms": {}}
-    values |= {"config": as_dict(config), "dataset_fingerprint": "0", "machine": machine()}
-    write_json(study.folder / "study.json", values)
-    words = shlex.split(study_command(study))
-    assert words[:3] == ["python", "-m", "clipmem_core"]
-    command = parse_command(words[3:])
-    parsed = (command.study, command.source, command.name, command.splits, list(command.also))
-    assert parsed == ("combined", "my pairs.csv", "asked", 3, also)
-    differing = differing_fields("", config, "", resolve(command.config), may_differ=MACHINE)
-    assert not differing
-    assert not {f"--{name}" for name in MACHINE} & {word.partition("=")[0] for word in words}
-
-
 def test_results_of_a_study_are_written_with_its_command(
-    study_data: Path, finished_study: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished_study: StudyFolder, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("CLIPMEM_DATA", str(study_data))
     path = tmp_path / "two.csv"
-    assert main(["results", "finished", str(path), "--study"]) == 0
+    write_study_results(finished_study, path, command="study one")
     lines = path.read_text().splitlines()
-    assert lines[0] == f"# command: {study_command(finished_study)}"
+    assert lines[0] == "# command: study one"
     assert lines[2] == "# seeds: 0, 2"
     (arm,) = finished_study.request["arms"]
     assert any(
@@ -157,4 +116,3 @@ def test_results_of_a_study_are_written_with_its_command(
     means = [side(finished_study.rows, name, arm)["retrieval"].mean() for name in (arm, "none")]
     difference = table.loc[(arm, "retrieval"), "difference"]
     assert difference == pytest.approx(means[0] - means[1], abs=1e-4)
-    assert main(["results", "nosuch", "x", "--study"]) == 2

@@ -12,7 +12,7 @@ from clipmem_core.cli import main
 from clipmem_core.io import InputError
 from clipmem_core.lab import arm, mitigated, retraining
 from clipmem_core.lab.arm import BASELINE, parse_arm
-from clipmem_core.lab.study_results import StudyFolder
+from clipmem_core.lab.results import StudyFolder
 from clipmem_core.review.decisions import REMOVE, open_review
 from tests.lab.conftest import FLAGS, check_refused, run, study_of
 from tests.lab.test_mitigated import check_baseline
@@ -115,16 +115,14 @@ def test_an_arm_of_also_is_added_with_the_decisions(
         assert np.flatnonzero(removed).tolist() == [row for row in chosen if row not in outside]
     rows = study.rows
     assert set(rows[rows["against"] == name]["split"]) == {0, 1}
-    assert study.request["also"] == ["decisions"]
 
 
 WRONG = {
     "nosuch scenes --name a": "study 'nosuch'",
-    "combined scenes --name a/b": "name 'a/b'",
     "combined scenes --name a --splits 0": "--splits",
     "combined scenes --name a --also nosuch": "setting 'nosuch'",
     "bad scenes --name a": "--weight-decay",
-    "removal scenes --name a": "study removal",
+    "removal scenes --name a": "no arm",
     "settings scenes --name a": "--also",
 }
 

@@ -68,10 +68,7 @@ def test_units_equal_those_of_one_input_at_a_time(
     rows = np.array([0, 1, 2, 5, 7, 8, 11])
     config = replace(CONFIG, views=3, eval_captions=captions, device="cpu")
     run: Any = SimpleNamespace(data=data, config=config)
-    reported: list[int] = []
-    found = count_units(run, model, VIEWS, tower, rows, reported.append).scores()
-    assert reported == sorted(set(reported))
-    assert reported[-1] == len(rows)
+    found = count_units(run, model, VIEWS, tower, rows).scores()
     with torch.no_grad():
         if tower == "image":
             each = [

@@ -135,7 +135,7 @@ class Trap:
 
 @pytest.mark.parametrize(("prefix", "bare"), [("", True), ("module.", False)])
 def test_open_clips_own_forms_load(toy: str, tmp_path: Path, prefix: str, bare: bool) -> None:
-    source, target = (build_model(toy, loss="clip", seed=seed) for seed in (1, 2))
+    source = build_model(toy, loss="clip", seed=1)
     optimizer = torch.optim.AdamW(source.parameters()).state_dict()
     state = {prefix + name: value for name, value in source.state_dict().items()}
     path = tmp_path / "epoch_1.pt"
@@ -143,11 +143,8 @@ def test_open_clips_own_forms_load(toy: str, tmp_path: Path, prefix: str, bare: 
         state if bare else {"epoch": 1, "name": "run", "state_dict": state, "optimizer": optimizer},
         path,
     )
-    load_weights(target, path)
     started = build_model(toy, loss="clip", seed=2, pretrained=str(path))
-    torch.testing.assert_close(
-        [target.state_dict(), started.state_dict()], [source.state_dict()] * 2
-    )
+    torch.testing.assert_close(started.state_dict(), source.state_dict())
 
 
 def test_code_in_a_checkpoint_does_not_run(toy: str, tmp_path: Path) -> None:

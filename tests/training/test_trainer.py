@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipmem_core.io import InputError
-from clipmem_core.lab.paradigms import TEMPERATURE
+from clipmem_core.lab.unitmem import TEMPERATURE
 from clipmem_core.training.model import build_model
 from clipmem_core.training.names import LOG, TRAJECTORY
 from clipmem_core.training.trainer import (

@@ -10,7 +10,7 @@ import numpy as np
 
 from clipmem_core.config import AuditConfig
 from clipmem_core.draws import draw_keys
-from clipmem_core.lab.paradigms import TowerTrainer
+from clipmem_core.lab.unitmem import TowerTrainer
 from clipmem_core.mitigations import mitigations_of
 from clipmem_core.ragged import Ragged
 from clipmem_core.training.model import Model, build_model
