@@ -134,7 +134,7 @@ def stored_features(
     return Stored(pairs, pd.read_parquet(target / QUARANTINE_FILE), target)
 
 
-def open_features(folder: Path, side: str) -> Vectors:
+def map_features(folder: Path, side: str) -> Vectors:
     """Map the features of one side in the order of the pairs, float16 [n, dim].
 
     Args:
@@ -145,7 +145,7 @@ def open_features(folder: Path, side: str) -> Vectors:
 
 
 def caption_rows(folder: Path, captions: Iterable[pa.ListArray]) -> np.ndarray:
-    """Return a row of `open_features` for each caption; the same text has the same features.
+    """Return a row of `map_features` for each caption; the same text has the same features.
 
     Args:
         folder: `Stored.folder`.
@@ -295,7 +295,7 @@ def _write_pairs(folder: Path, table: pa.Table) -> None:
     texts = captions.drop_duplicates(["pair", c.CAPTIONS]).sort_values("pair", kind="stable")
     np.save(folder / "image_rows.npy", pairs["image_row"].to_numpy(np.int64))
     np.save(folder / "text_rows.npy", texts["text_row"].to_numpy(np.int64))
-    image, text = (open_features(folder, side) for side in SIDES)
+    image, text = (map_features(folder, side) for side in SIDES)
     starts = Ragged.of(np.bincount(texts["pair"])).start
     sha256 = []
     for at in range(0, len(pairs), ROWS_AT_ONCE):

@@ -30,12 +30,14 @@ from clipmem_core.audit.setup import MAY_DIFFER
 from clipmem_core.audit.status import MemberProgress, last_line
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import as_dict, fingerprint
+from clipmem_core.features.towers import autocast
 from clipmem_core.io import InputError, read_json, replacing
 from clipmem_core.lab import unit_tables as t
 from clipmem_core.lab import unitmem as u
 from clipmem_core.lab.results import write_results
+from clipmem_core.mitigations import Batch
 from clipmem_core.scores.utility import linear_probe
-from clipmem_core.training.model import Model, autocast, image_blocks
+from clipmem_core.training.model import Model, image_blocks
 from clipmem_core.training.names import CHECKPOINT, LOG
 from clipmem_core.training.trainer import Trainer, train
 
@@ -86,6 +88,8 @@ class TowerTrainer(Trainer):
     and 128 numbers.
     """
 
+    encoder = "image"
+
     def __init__(
         self, model: Model, *args: Any, seed: int, labels: np.ndarray | None = None, **kwargs: Any
     ) -> None:
@@ -97,7 +101,8 @@ class TowerTrainer(Trainer):
 
     def outputs(self, pixels: np.ndarray, rows: np.ndarray, view: int) -> Tensor:
         """Return the head's outputs for a view of some pictures, float32 [n, widths[-1]]."""
-        images = self.views.training_images(pixels, self.data.keys[rows], view, self.device)
+        batch = Batch(rows, self.data.keys[rows], view, self.seed)
+        images = self.views.training_images(pixels, batch, self.device, self.mitigations)
         with autocast(self.config.precision, self.device):
             return self.model(images)
 

@@ -32,13 +32,13 @@ from clipmem_core.audit.member import (
 from clipmem_core.audit.pipeline import Screen, ensure_pixels
 from clipmem_core.audit.status import MemberProgress
 from clipmem_core.audit.store import Audit
+from clipmem_core.features.towers import autocast
 from clipmem_core.io import InputError
 from clipmem_core.lab import unit_tables as t
 from clipmem_core.mitigations import can_cut_text
 from clipmem_core.scores.encoders import UnitTally
 from clipmem_core.training.model import (
     Model,
-    autocast,
     encode_text,
     evaluation_batches,
 )

@@ -8,7 +8,7 @@ import math
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipmem_core.dataset.readers.remote import hub_answers, reason_of
+from clipmem_core.features.towers import autocast
 from clipmem_core.io import InputError
 from clipmem_core.mitigations import can_cut_text
 from clipmem_core.training.names import CHECKPOINT, model_config, model_file
@@ -239,11 +240,6 @@ def text_outputs(model: Model, tokens: Tensor, *, cut: bool) -> Tensor:
 def text_input(tokens: np.ndarray) -> Tensor:
     """Return the input of a text tower: tokens as int64, or features as float32, [n, …]."""
     return torch.from_numpy(tokens).to(torch.int64 if tokens.dtype.kind == "i" else torch.float32)
-
-
-def autocast(precision: str, device: str) -> AbstractContextManager[Any]:
-    """Return the context of a precision: bfloat16 products for amp_bf16, no change for fp32."""
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "amp_bf16")
 
 
 def encode_image(model: Model, images: Tensor) -> Tensor:

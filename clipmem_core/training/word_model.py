@@ -15,10 +15,10 @@ from sklearn.decomposition import PCA
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipmem_core.features.towers import autocast
 from clipmem_core.ragged import Ragged
 from clipmem_core.scores.words import Words
-from clipmem_core.training.model import autocast
-from clipmem_core.training.trainer import AdamW, save_atomically
+from clipmem_core.training.trainer import save_atomically
 
 _WINDOW = 3  # words to each side that are read in order; of the others only the mean
 _EMBEDDING = 64
@@ -448,7 +448,7 @@ def fit(
     n_words = count_words(words, pairs)
     per_epoch = -(-len(pairs) // PAIRS_PER_STEP)
     steps = max(1, round(per_epoch * np.clip(TRAINED / n_words, _FEWEST_EPOCHS, _MOST_EPOCHS)))
-    optimizer = AdamW(model.parameters(), lr=_RATE, weight_decay=_DECAY, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=_DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, _RATE, total_steps=steps + 1, pct_start=_WARMUP
     )

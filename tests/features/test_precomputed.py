@@ -14,7 +14,7 @@ from clipmem_core.features.precomputed import (
     Stored,
     caption_rows,
     feature_parts,
-    open_features,
+    map_features,
     stored_features,
 )
 from clipmem_core.io import InputError
@@ -76,7 +76,7 @@ def read(source: Path, cache: Path) -> Stored:
 def check(found: Stored, captions: list[list[str]], image: list[int], text: list[int]) -> None:
     """Check the captions of each pair, and which rows of the arrays the features are."""
     assert found.pairs["captions"].map(list).tolist() == captions
-    features = [open_features(found.folder, side) for side in ("image", "text")]
+    features = [map_features(found.folder, side) for side in ("image", "text")]
     for own, given, rows in zip(features, (IMAGE, TEXT), (image, text), strict=True):
         assert own.dtype == np.float16
         np.testing.assert_array_equal(own[:], given[rows].astype(np.float16))

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from clipmem_core.io import InputError
-from clipmem_core.mitigations import can_cut_text
+from clipmem_core.mitigations import Batch, can_cut_text
 from clipmem_core.ragged import Ragged
 from clipmem_core.training import model as under_test
 from clipmem_core.training.model import (
@@ -179,9 +179,9 @@ def test_mean_embeddings_of_pictures_equal_the_slow_mean_over_views(
     for pair in range(10):
         row = np.array([pair])
         pixels = data.pixels.gather(row)
-        boxes = [views.boxes(data.keys[row], view) for view in range(3)]
+        images = [views.evaluation_images(pixels, data.keys[row], view, "cpu") for view in range(3)]
         with torch.no_grad():
-            each = [encode_image(model, views.images(pixels, box)) for box in boxes]
+            each = [encode_image(model, image) for image in images]
         np.testing.assert_allclose(means[pair], torch.cat(each).mean(dim=0), atol=1e-5)
 
 
@@ -209,12 +209,14 @@ def test_a_view_to_train_on_has_a_fifth_of_its_numbers_at_their_mean() -> None:
     mean = torch.from_numpy(FEATURES.astype(np.float32)).mean(dim=0)
     keys = np.arange(500, dtype=np.uint64) * np.uint64(7919)
     views = FeatureViews(mean, seed=4)
-    seen = views.training_images(FEATURES, keys, 2)
+    batch = Batch(np.arange(500), keys, 2, 0)
+    seen = views.training_images(FEATURES, batch, "cpu", [])
     dropped = seen == mean
     assert dropped.float().mean().item() == pytest.approx(0.2, abs=0.03)
     kept = mean + (torch.from_numpy(FEATURES).float() - mean) / 0.8
     torch.testing.assert_close(seen[~dropped], kept[~dropped], atol=1e-5, rtol=1e-5)
-    alone = views.training_images(FEATURES[7:8], keys[7:8], 2)
+    one = Batch(np.array([7]), keys[7:8], 2, 0)
+    alone = views.training_images(FEATURES[7:8], one, "cpu", [])
     torch.testing.assert_close(alone[0], seen[7])  # whoever else is in the batch
 
 

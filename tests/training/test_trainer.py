@@ -36,8 +36,7 @@ from tests.training.toys import draw_data, tower_trainer, trainer
 def unit_vectors(member: Trainer, rows: np.ndarray, epoch: int) -> tuple[Tensor, Tensor]:
     """Embed a batch by open_clip's own encoders."""
     data = member.data
-    boxes = member.views.boxes(data.keys[rows], epoch)
-    images = member.views.images(data.pixels.gather(rows), boxes)
+    images = member.views.evaluation_images(data.pixels.gather(rows), data.keys[rows], epoch, "cpu")
     captions = chosen_captions(data, rows, seed=member.seed, epoch=epoch)
     tokens = torch.from_numpy(data.tokens[captions].astype(np.int64))
     with torch.no_grad():
@@ -171,7 +170,8 @@ def test_the_supervised_loss_is_cross_entropy_on_the_view_of_the_epoch(toy: str)
     member = tower_trainer(toy, data, labels=np.arange(9) % 3)
     rows = np.array([0, 4, 5, 8])
     loss, right, log_probability = member.forward_loss(rows, 2, data.pixels.gather(rows))
-    images = member.views.images(data.pixels.gather(rows), member.views.boxes(data.keys[rows], 2))
+    pixels = data.pixels.gather(rows)
+    images = member.views.evaluation_images(pixels, data.keys[rows], 2, "cpu")
     with torch.no_grad():
         features = build_model(toy, loss="clip", seed=0).visual(images)
         logits = features @ member.model.head[0].weight.T + member.model.head[0].bias

@@ -31,7 +31,8 @@ def normalised(pixels: np.ndarray) -> np.ndarray:
 def test_a_box_cuts_the_part_it_names(box: list[float], rows: slice, columns: slice) -> None:
     part = PIXELS[:, rows, columns]
     boxes = np.array([box, box])
-    same = view_maker(image_size=8).images(PIXELS, boxes)
+    views = view_maker()
+    same = views.normalise(views.crop(PIXELS, boxes, "cpu"))
     assert same.dtype == torch.float32
     np.testing.assert_allclose(same.numpy(), normalised(part), atol=1e-4)
 
