@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -118,8 +119,6 @@ def load_weights(model: Model, checkpoint: Path) -> None:
 def logit_scale_of(checkpoint: Path) -> float:
     """Return the factor on cosines in the loss, read from a checkpoint; NaN if the checkpoint lacks
     it."""
-    if checkpoint.suffix in (".npz", ".npy"):  # JAX weights
-        return math.nan
     with refusing(f"checkpoint {str(checkpoint)!r} does not load"):
         if checkpoint.name == CHECKPOINT:
             state = torch.load(checkpoint, "cpu", weights_only=True)
@@ -267,16 +266,13 @@ class Standard(nn.Module):
     def of(cls, features: np.ndarray) -> "Standard":
         """Fit mean and scale to features [n, width], which may be a memory map."""
         step = _FEATURES_AT_ONCE * -(-len(features) // _MOST_STANDARD)
-        starts = range(0, len(features), step)
-        blocks = [features[start : start + _FEATURES_AT_ONCE] for start in starts]
-        count = sum(map(len, blocks))
-        sums = [block.sum(axis=0, dtype=np.float64) for block in blocks]
-        squares = [np.square(block, dtype=np.float64).sum(axis=0) for block in blocks]
-        mean = np.sum(sums, axis=0) / count
-        variance = float((np.sum(squares, axis=0) / count - mean**2).mean())
+        scaler = StandardScaler()
+        for start in range(0, len(features), step):
+            block = features[start : start + _FEATURES_AT_ONCE]
+            scaler.partial_fit(block.astype(np.float64))
         standard = cls(features.shape[1])
-        standard.mean.copy_(torch.from_numpy(mean))
-        standard.scale.fill_(max(variance, 0.0) ** 0.5 or 1.0)
+        standard.mean.copy_(torch.from_numpy(scaler.mean_))
+        standard.scale.fill_(scaler.var_.mean() ** 0.5 or 1.0)
         return standard
 
 
