@@ -12,6 +12,7 @@ from typing import Any
 import faiss as faiss_typed
 import numpy as np
 
+from clipmem_core import draws
 from clipmem_core.io import replacing
 
 BLOCK = 16_384  # rows that are compared or converted at a time
@@ -177,7 +178,7 @@ def similar_pairs(
         candidates = close_pairs(directions(slice(None)), threshold - 1e-5)
     else:
         dim = directions(slice(1)).shape[1]
-        drawn = np.random.default_rng(0).standard_normal((dim, min(SHORT, dim)))
+        drawn = draws.rng(0, "projection").standard_normal((dim, min(SHORT, dim)))
         axes = np.linalg.qr(drawn)[0].astype(np.float32)
         vectors = np.concatenate(
             [directions(slice(at, at + BLOCK)) @ axes for at in range(0, n, BLOCK)]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 
 import numpy as np
 
-from clipmem_core.draws import COLOUR, IMAGE_NOISE, MASK, TEXT_NOISE, normals, uniforms
+from clipmem_core.draws import normals, uniforms
 from clipmem_core.io import InputError
 from clipmem_core.options import Slider, control, option
 from clipmem_core.ragged import Ragged
@@ -254,17 +254,16 @@ class EmbeddingNoise(Mitigation):
     def embeddings(
         self, image: "Tensor", text: "Tensor", batch: Batch
     ) -> tuple["Tensor", "Tensor"]:
-        noisy_image = self.noisy(image, self.strength("image_noise", batch), batch, IMAGE_NOISE)
-        return noisy_image, self.noisy(text, self.strength("text_noise", batch), batch, TEXT_NOISE)
+        return self.noisy(image, "image_noise", batch), self.noisy(text, "text_noise", batch)
 
-    def noisy(
-        self, features: "Tensor", strength: np.ndarray, batch: Batch, stream: int
-    ) -> "Tensor":
-        """Add noise of each pair's σ, [n], to embeddings [n, dim], drawn from a random stream."""
+    def noisy(self, features: "Tensor", setting: str, batch: Batch) -> "Tensor":
+        """Add noise of a setting's σ to embeddings [n, dim]; its random stream has its name."""
+        strength = self.strength(setting, batch)
         if not strength.any():
             return features
         import torch
 
+        stream = setting.replace("_", " ")
         drawn = normals(batch.keys, features.shape[1], batch.seed, stream, batch.epoch)
         noise = torch.from_numpy(drawn * strength.astype(np.float32)[:, None]).to(features.device)
         if self.noise_place == "after":
@@ -288,7 +287,7 @@ class TextMask(Mitigation):
     def tokens(self, tokens: np.ndarray, batch: Batch) -> np.ndarray:
         if not self.text_mask and "text_mask" not in batch.at_least:
             return tokens
-        draws = uniforms(batch.keys, tokens.shape[1], batch.seed, MASK, batch.epoch)
+        draws = uniforms(batch.keys, tokens.shape[1], batch.seed, "mask", batch.epoch)
         ends = caption_ends(batch.model, tokens, flags="--text-mask and --adaptive-mask")
         return drop_words(tokens, ends, self.strength("text_mask", batch), draws)
 
@@ -349,7 +348,7 @@ class Colour(Mitigation):
     def images(self, images: "Tensor", batch: Batch) -> "Tensor":
         if not self.colour:
             return images
-        draws = uniforms(batch.keys, 3, batch.seed, COLOUR, batch.epoch)
+        draws = uniforms(batch.keys, 3, batch.seed, "colour", batch.epoch)
         return jitter(images, 1 + self.colour * (2 * draws - 1))
 
 

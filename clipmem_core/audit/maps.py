@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
+from clipmem_core import draws
 from clipmem_core.audit.status import Task, jobs_folder
 from clipmem_core.audit.store import (
     IMAGE_EMBEDDINGS,
@@ -69,7 +70,7 @@ def make_map(audit: Audit, side: str, *, say: Callable[[str], None] = lambda lin
         vectors = [open_embeddings(path) for path in _embeddings(audit, side)]
         rows = np.arange(len(vectors[0]))
         if len(rows) > LIMIT:
-            rows = np.sort(np.random.default_rng(_SEED).choice(len(rows), LIMIT, replace=False))
+            rows = np.sort(draws.rng(_SEED, "map").choice(len(rows), LIMIT, replace=False))
         say(f"drawing the map of {len(rows):,} {side}")
         # A product of these vectors is the sum of the members' cosines.
         places = lay_out(np.concatenate([unit(each[rows]) for each in vectors], axis=1))
@@ -92,7 +93,7 @@ def lay_out(vectors: np.ndarray) -> np.ndarray:
     from sklearn.manifold import TSNE
 
     # t-SNE cannot start from equal vectors.
-    vectors = vectors + np.random.default_rng(_SEED).normal(scale=1e-6, size=vectors.shape)
+    vectors = vectors + draws.rng(_SEED, "map offsets").normal(scale=1e-6, size=vectors.shape)
     reduced = PCA(min(_COMPONENTS, *vectors.shape), random_state=_SEED).fit_transform(vectors)
     perplexity = min(_NEIGHBOURS, len(vectors) / 5)
     # On a busy machine threads wait for each other, ten times as long as they compute.

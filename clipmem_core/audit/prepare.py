@@ -33,7 +33,7 @@ from clipmem_core.dataset.readers.records import named_folder
 from clipmem_core.dataset.readers.remote import fetch_source
 from clipmem_core.dataset.sentences import are_long, sentences_of
 from clipmem_core.dataset.source import RawPairs, read_source
-from clipmem_core.draws import SAMPLE, draw_keys, hashed
+from clipmem_core.draws import draw_keys, hashed
 from clipmem_core.embeddings import Vectors
 from clipmem_core.features.cache import (
     FeatureStore,
@@ -211,7 +211,7 @@ def sampled(
     count = len(raw.pairs)
     if not 0 < config.sample < count:
         return raw, np.arange(count)
-    order = hashed(draw_keys(raw.pairs[c.PAIR_ID].tolist()), config.seed, SAMPLE)
+    order = hashed(draw_keys(raw.pairs[c.PAIR_ID].tolist()), config.seed, "sample")
     rows = np.sort(np.argsort(order, kind="stable")[: config.sample])
     say(
         f"a random sample of {config.sample:,} of {count:,} pairs, by their ids and seed "

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
+from clipmem_core import draws
 from clipmem_core.audit import prepare, store
 from clipmem_core.audit.prepare import membership_of, sides_of
 from clipmem_core.audit.store import Audit, Record
@@ -330,8 +331,9 @@ def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any
         return pd.DataFrame(columns=c.UTILITY_COLUMNS), json_rows(table)
     attacked = np.flatnonzero(np.isin(sides.membership.group, c.SCORED_GROUPS))
     if len(attacked) > MAX_ATTACKED:
-        rng = np.random.default_rng([sides.seed, 7])
-        attacked = np.sort(rng.choice(attacked, MAX_ATTACKED, replace=False))
+        attacked = np.sort(
+            draws.rng(sides.seed, "attacked").choice(attacked, MAX_ATTACKED, replace=False)
+        )
     results = attacks.attack(evidence.alignments, sides, attacked)
     n_boot = int(np.clip(_RESAMPLED // (len(attacked) * len(members)), 100, 300))
     metrics = [

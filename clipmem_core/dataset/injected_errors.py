@@ -14,6 +14,7 @@ import pandas as pd
 import scipy
 
 from clipmem_core import columns as c
+from clipmem_core import draws
 from clipmem_core.dataset.sentences import sentence_spans, sentences_of
 from clipmem_core.io import InputError
 from clipmem_core.scores.words import COLOUR_WORDS, NUMBER_WORDS
@@ -28,7 +29,6 @@ WORD_KINDS = ("colour", "number", "noun")
 DISPLACED_KINDS = ("shift", "exchange", "reversal")
 _SHORTEST, _LONGEST = 20, 400  # pairs of a displaced run
 _APART = 10  # pairs between two of them
-_DISPLACED_DRAW = 41  # random stream
 _WORD = re.compile(r"\w+")
 _VAGUE_CAPTIONS = (
     *("a picture", "an image", "a photo of something", "some things", "something that can be seen"),
@@ -128,7 +128,7 @@ def _swap_random(
 ) -> Injected:
     """Swap the captions of n pairs among themselves, or with `single` one caption of n pairs with
     several."""
-    rng = np.random.default_rng(seed)
+    rng = draws.rng(seed, "swapped captions")
     captions = pairs[c.CAPTIONS].tolist()
     free = free[[len(captions[row]) > 1 for row in free]] if single else free
     if len(free) < n:
@@ -221,7 +221,7 @@ def _swap_nearest(
     from sklearn.feature_extraction.text import TfidfVectorizer  # slow to import
     from sklearn.neighbors import NearestNeighbors
 
-    rng = np.random.default_rng(seed)
+    rng = draws.rng(seed, "similar captions")
     n = n // 2 * 2
     captions = pairs[c.CAPTIONS].tolist()
     texts = [" ".join(captions[row]) for row in free]
@@ -274,7 +274,7 @@ def _replace_word(
     no digit and does not end like adverbs and participles. It is replaced by one of similar
     frequency.
     """
-    rng = np.random.default_rng(seed)
+    rng = draws.rng(seed, "changed words")
     captions = pairs[c.CAPTIONS].tolist()
     nouns = _nouns(text for row in free for text in captions[row])
     rank = {noun: place for place, noun in enumerate(nouns)}
@@ -358,7 +358,7 @@ def _nouns(captions: Iterable[str]) -> list[str]:
 
 def _replace_sentence(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> Injected:
     """Replace one sentence of the longest caption of n pairs by one of another of these pairs."""
-    rng = np.random.default_rng(seed)
+    rng = draws.rng(seed, "replaced sentences")
     captions = pairs[c.CAPTIONS].tolist()
     long = [row for row in rng.permutation(free).tolist() if len(sentences_of(captions[row])) > 1]
     longest = {row: int(np.argmax(list(map(len, captions[row])))) for row in long}
@@ -411,7 +411,7 @@ class Displaced(NamedTuple):
 def draw_displaced(n_pairs: int, n: int, seed: int) -> list[Displaced]:
     """Draw runs of 20 to 400 pairs in the order of the source, n pairs in all: captions one row
     late, blocks exchanged, and runs in reverse order in turn."""
-    rng = np.random.default_rng([seed, _DISPLACED_DRAW])
+    rng = draws.rng(seed, "displaced captions")
     free = np.ones(n_pairs, bool)
     runs = list[Displaced]()
     for attempt in range(_DRAWS):
@@ -451,7 +451,7 @@ def _displace(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> Injec
 
 def _make_vague(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> Injected:
     """Replace the captions of pairs, at most ten, by captions that fit any picture."""
-    rng = np.random.default_rng(seed)
+    rng = draws.rng(seed, "vague captions")
     new = {}
     for row in rng.choice(free, n, replace=False):
         count = len(pairs[c.CAPTIONS].iloc[row])
@@ -461,7 +461,7 @@ def _make_vague(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> Inj
 
 def _duplicate(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> Injected:
     """Make half of n drawn pairs, an even number, copies of the other half."""
-    drawn = np.random.default_rng(seed).choice(free, n // 2 * 2, replace=False)
+    drawn = draws.rng(seed, "duplicates").choice(free, n // 2 * 2, replace=False)
     copies = drawn[: n // 2]
     originals = drawn[n // 2 :]
     injected = pairs.copy()

@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from clipmem_core import draws
 from clipmem_core.config import AUTO, ENGLISH_TOWER, MULTILINGUAL_TOWER, AuditConfig
 from clipmem_core.io import read_json
 
@@ -24,7 +23,6 @@ _READ = 2_000  # characters of a caption
 _SAMPLE = 5_000  # captions
 _JOINED = 20  # short captions that are looked at as one text
 _NAMED = 0.005  # share of a language that is named
-_LANGUAGE_DRAW = 41  # random stream
 _ONE_SCRIPT = dict.fromkeys(
     ("HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "BOPOMOFO", "IDEOGRAPHIC"), "CJK"
 )
@@ -73,7 +71,7 @@ def language_shares(texts: Sequence[str]) -> dict[str, float]:
     Captions too short to be certain have the language of twenty of them together. Empty if no
     language is certain.
     """
-    rows = np.random.default_rng(_LANGUAGE_DRAW).permutation(len(texts))[:_SAMPLE]
+    rows = draws.rng(0, "languages").permutation(len(texts))[:_SAMPLE]
     sample = [texts[row] for row in rows.tolist()]
     languages = list(map(language_of, sample))
     short = [text for text, language in zip(sample, languages, strict=True) if not language]

@@ -199,7 +199,7 @@ def changes_of(audit: Audit, arm: Arm) -> PairChanges:
     if arm.removal:
         # Those that rank highest; ties are broken at random
         by, percent = arm.removal
-        chance = hashed(draw_keys(table[c.PAIR_ID].tolist()), config.seed)
+        chance = hashed(draw_keys(table[c.PAIR_ID].tolist()), config.seed, "removal")
         values = np.zeros(len(table)) if by == AT_RANDOM else table[by].to_numpy()
         ranked = np.flatnonzero(scored & np.isfinite(values))
         order = ranked[np.lexsort([chance[ranked], -values[ranked]])]

@@ -8,6 +8,7 @@ import pandas as pd
 import scipy
 
 from clipmem_core import columns as c
+from clipmem_core import draws
 from clipmem_core.embeddings import nearest_rows
 from clipmem_core.scores.alignment import unit
 from clipmem_core.scores.detectors import LOG_PROBABILITY, nan_mean
@@ -142,7 +143,7 @@ def confident_learning(features: np.ndarray, labels: np.ndarray, *, seed: int) -
     if names[rows].nunique() < 2:
         raise ValueError(f"fewer than two labels have {_FOLDS} pairs or more")
     if len(rows) > _MOST_LABELLED:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, _MOST_LABELLED, replace=False))
+        rows = np.sort(draws.rng(seed, "labelled").choice(rows, _MOST_LABELLED, replace=False))
     classes, _ = pd.factorize(names[rows], sort=True)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=100))
     folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)

@@ -17,6 +17,7 @@ import pandas as pd
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from clipmem_core import columns as c
+from clipmem_core import draws
 from clipmem_core.audit import settings
 from clipmem_core.audit.console import RichScreen
 from clipmem_core.audit.executor import Executor, Task, in_this_process, local_processes
@@ -381,7 +382,7 @@ def _pair_scores(shared: Shared) -> tuple[dict[str, np.ndarray], dict[str, str]]
         scores[c.LOG_PROBABILITY_SECOND] = -table[c.LOG_PROBABILITY_SECOND].fillna(first).to_numpy()
     scores[c.MISFIT] = misfit(table[c.LEARNED].to_numpy(), first.to_numpy())
     scores[c.P_WRONG] = table[c.SUSPICION].to_numpy()
-    scores[RANDOM_DETECTOR] = np.random.default_rng([seed, len(table)]).random(len(table))
+    scores[RANDOM_DETECTOR] = draws.rng(seed, "random detector").random(len(table))
     folders = [shared.audit.member(name) for name in shared.record.members]
     members = [[vectors[:] for vectors in read_embeddings(folder)] for folder in folders]
     text = shared.features.text

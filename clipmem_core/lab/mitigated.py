@@ -25,6 +25,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from clipmem_core import columns as c
+from clipmem_core import draws
 from clipmem_core.audit.prepare import membership_of, sides_of
 from clipmem_core.audit.settings import check_config
 from clipmem_core.audit.setup import check_trains
@@ -348,7 +349,7 @@ def _measured(
     only = trained & ~trained[partner] & compared
     chosen = np.flatnonzero(np.isin(sides.membership.group, c.SCORED_GROUPS) & compared)
     if len(chosen) > MOST_ATTACKED:
-        chosen = np.random.default_rng(sides.seed).choice(chosen, MOST_ATTACKED, replace=False)
+        chosen = draws.rng(sides.seed, "attacked").choice(chosen, MOST_ATTACKED, replace=False)
     # Each member is attacked by its alignment alone, and with the others as its shadows
     attacked = attack(list(values[:, 0]), sides, np.sort(chosen))
     rows = []

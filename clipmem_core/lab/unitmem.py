@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from clipmem_core import columns as c
+from clipmem_core import draws
 from clipmem_core.audit import store
 from clipmem_core.audit.member import (
     MemberRun,
@@ -106,7 +107,7 @@ def measure_references(run: MemberRun, screen: Screen) -> pd.DataFrame:
     if n >= 2:
         model = trained_model(run)
         for reference, pairs in ((t.SEEN, rows), (t.UNSEEN, external)):
-            drawn = np.random.default_rng(config.seed).choice(pairs, n, replace=False)
+            drawn = draws.rng(config.seed, f"unitmem {reference}").choice(pairs, n, replace=False)
             measured.append((reference, model, np.sort(drawn)))
     tables = []
     for reference, model, pairs in measured:

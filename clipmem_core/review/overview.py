@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from clipmem_core import draws
 from clipmem_core.audit.store import PAIRS, SCORES, Audit
 from clipmem_core.columns import (
     ATTACK_METRICS,
@@ -176,7 +177,7 @@ def points_and_density(
     rows = finite = np.flatnonzero(np.isfinite(table[x]) & np.isfinite(table[y]))
     density = pd.DataFrame()
     if len(finite) > LIMIT:
-        rows = np.sort(np.random.default_rng(0).choice(finite, LIMIT, replace=False))
+        rows = np.sort(draws.rng(0, "scatter").choice(finite, LIMIT, replace=False))
         counts, x_edges, y_edges = np.histogram2d(
             table[x].iloc[finite], table[y].iloc[finite], _CELLS
         )

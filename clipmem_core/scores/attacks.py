@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import scipy  # scipy.stats is loaded when it is used
 
+from clipmem_core import draws
 from clipmem_core.columns import ALIGNMENT
 from clipmem_core.scores.detection import ROC_AUC, resamples, roc_auc, roc_counts
 from clipmem_core.scores.membership import MemberSides
@@ -35,9 +36,6 @@ _OWN_VARIANCE = 64
 FEWEST_MEMBERS = 3  # a target, and a shadow on either side
 _MOST_SHAPE = 50.0  # of the prior of the variance
 _FLAT = 1e-3  # the least variance of the prior of the mean, as a share of that of one alignment
-# Random streams
-_KEY_DRAW = 5
-_RESAMPLE_DRAW = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +96,7 @@ def attack(
     external_mean = external.mean(axis=1, keepdims=True).astype(np.float64)
     noise = float((external - external_mean).var(axis=0, ddof=1).mean())
     centred = np.stack([values[rows] for values in alignments]) - external_mean
-    key = np.random.default_rng([sides.seed, _KEY_DRAW]).random(trained.shape, dtype=np.float32)
+    key = draws.rng(sides.seed, "shadow models").random(trained.shape, dtype=np.float32)
     results = []
     for target in range(len(trained)):
         used = _shadows(trained, target, replicate, key)
@@ -316,7 +314,7 @@ def _pair_intervals(
     """Return the 2.5 and 97.5 percentiles of each measure's mean over targets, over resamples of
     pairs."""
     n_pairs = len(attacked[0].trained)
-    rng = np.random.default_rng([seed, _RESAMPLE_DRAW])
+    rng = draws.rng(seed, "attack resamples")
     means = [
         np.mean([_rates(target, attack, weights) for target in attacked], axis=0)
         for weights in resamples([np.arange(n_pairs)], n_pairs, n_boot, rng)

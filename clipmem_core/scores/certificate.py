@@ -19,15 +19,14 @@ from typing import NamedTuple
 import numpy as np
 import scipy
 
+from clipmem_core import draws
+
 CONFIDENCE = 0.95
 # A check is predicted by the posterior mean of a beta distribution, which expects few errors.
 _PRIOR = (0.5, 30.0)  # wrong, right
 _TAIL = 0.025
 _NUMBERS = 2_000  # numbers of wrong captions that are tested, evenly spaced
 _RANDOM_SHARE = 0.1  # of the places of a review
-# Random streams: which places of the review are random, and the random order
-_SLOT_DRAW = 11
-_ORDER_DRAW = 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +56,8 @@ def plan_review(
     """
     rows = np.flatnonzero(np.isfinite(suspicion))
     ranked = rows[np.argsort(-suspicion[rows], kind="stable")]
-    drawn = np.random.default_rng([seed, _ORDER_DRAW]).permutation(rows)
-    at_random = np.random.default_rng([seed, _SLOT_DRAW]).random(len(rows)) < _RANDOM_SHARE
+    drawn = draws.rng(seed, "review order").permutation(rows)
+    at_random = draws.rng(seed, "spot checks").random(len(rows)) < _RANDOM_SHARE
     if place is not None:
         return ReviewOrder(ranked, drawn, rows[np.argsort(place[rows], kind="stable")], at_random)
     order = list[int]()

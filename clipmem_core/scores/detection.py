@@ -6,6 +6,7 @@ from itertools import chain
 import numpy as np
 import pandas as pd
 
+from clipmem_core import draws
 from clipmem_core.columns import MISFIT
 
 ROC_AUC = "auroc"
@@ -109,7 +110,7 @@ def detection_table(
         `_high`; then auroc_difference and average_precision_difference (reference − score) with
         `_low` and `_high`, NaN where the reference is not among the scores.
     """
-    rng = np.random.default_rng(seed)
+    rng = draws.rng(seed, "detection resamples")
     strata = np.flatnonzero(truth), np.flatnonzero(~truth)
     every_pair_once = np.ones((1, len(truth)), dtype=np.int64)
     blocks = chain([every_pair_once], resamples(strata, len(truth), n_boot, rng))

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from clipmem_core import draws
 from clipmem_core.scores.alignment import unit
 
 _NEIGHBOURS = 10  # nearest external partners that a cosine is compared with
@@ -25,7 +26,6 @@ _CHUNK = 1_024
 CAPTION_SCORES = np.dtype([(name, np.float32) for name in ("similarity", "margin", "learned")])
 # `caption` is put in the place of caption `place`; `similar`: by its features, else at random
 DECOY = np.dtype([("place", np.int64), ("caption", np.int64), ("similar", np.bool_)])
-_SWAP_DRAW = 5  # random stream
 
 
 def evenly_spaced(values: np.ndarray, most: int) -> np.ndarray:
@@ -273,7 +273,7 @@ def swapped_csls(
     """
     partners = external_used(external)
     pairs = evenly_spaced(np.flatnonzero(~external & ~trained.all(axis=0)), _MOST_SWAPPED)
-    rng = np.random.default_rng([seed, _SWAP_DRAW])
+    rng = draws.rng(seed, "swapped rows")
     donors = rng.integers(len(partners), size=len(external))  # places in `partners`
 
     def measure(a: np.ndarray, b: np.ndarray, in_training: np.ndarray) -> np.ndarray:

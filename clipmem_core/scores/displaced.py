@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy
 
+from clipmem_core import draws
 from clipmem_core.embeddings import nearest_neighbours
 from clipmem_core.scores.alignment import unit
 from clipmem_core.scores.detectors import divide_or_nan
@@ -30,7 +31,6 @@ EXCHANGE = "exchange"
 REVERSAL = "reversal"
 REORDERED = "reordered"
 SWAP = "swap"
-RANDOM_DRAW = 31  # random stream
 # Sum of a run, and of one of 12 rows or more; the highest in sets without such faults: 20 and 10
 THRESHOLD = 25.0
 _LEAST = 16.0
@@ -121,7 +121,7 @@ class Fits:
         everything = np.arange(n)
         fits = cls(image, text, trained, hubs, votes, np.empty(0), 0.0, 0.0)
         own = fits.at(everything, everything)
-        i, j = np.random.default_rng([seed, RANDOM_DRAW]).integers(0, n, (2, _RANDOM_PAIRS))
+        i, j = draws.rng(seed, "displaced").integers(0, n, (2, _RANDOM_PAIRS))
         at_random = fits.at(i[i != j], j[i != j])
         right, chance = np.nanmedian(own), np.nanmean(at_random)
         deviation = 1.4826 * np.nanmedian(np.abs(own - right))

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
+from clipmem_core import draws
 from clipmem_core.columns import ALIGNMENT, CLIPMEM_IMAGE, CLIPMEM_TEXT, EXTERNAL, SHARED
 from clipmem_core.io import InputError
 from clipmem_core.scores.alignment import external_means, leave_out, pair_terms, unit
@@ -28,7 +29,6 @@ from clipmem_core.scores.membership import MemberSides, side_means
 # Pairs at a time: of a fit, of the parts
 _FIT_CHUNK = 8_192
 _CHUNK = 1_024
-_HELD_OUT_DRAW = 4  # random stream
 _TIE = 1e-10  # relative weight of the identity in the fit of a map
 
 Embeddings = tuple[np.ndarray, np.ndarray]  # of images and of texts
@@ -67,7 +67,7 @@ def contributions(
         raise InputError(
             f"the parts of the encoders need at least 2 {group} pairs, found {len(rows)}: add some"
         )
-    rows = np.random.default_rng([sides.seed, _HELD_OUT_DRAW]).permutation(rows)
+    rows = draws.rng(sides.seed, "rotation").permutation(rows)
     embeddings = list(zip(image, text, strict=True))
     # The members that share a space: those of a seed of the paper's, or all
     comparisons = sides.replicates if paper else [np.arange(len(membership.members))]

@@ -27,6 +27,7 @@ import pandas as pd
 import scipy
 
 from clipmem_core import columns as c
+from clipmem_core import draws
 from clipmem_core.embeddings import nearest_rows
 from clipmem_core.ragged import Ragged
 from clipmem_core.scores.alignment import unit
@@ -47,9 +48,6 @@ _MOST_FITTED = 200_000  # examples of a class that a log-likelihood ratio is fit
 _MEAN_SURPRISE = np.array([0.5, 0.5, 0.0, 0.0, 0.0])
 _SAME = 0.999  # cosine from which two captions count as equal
 _BLOCK = 8_192  # siblings in memory at a time
-# Random streams
-_DECOY_DRAW = 21
-_SPECIFIC_DRAW = 22
 _RIDGES = np.logspace(-1, 3, 9)  # penalties that are tried
 FEWEST_IN_BATCH = 50  # captions, below which their share of wrong ones is not estimated
 EXPLAINED = -1.0  # suspicion of a pair that an incident explains
@@ -79,7 +77,7 @@ def draw_decoys(
     cluster = np.repeat(clusters, counts)
     places = evenly_spaced(np.flatnonzero(np.repeat(counts > 1, counts)), _MOST_DECOYS)
     donors = evenly_spaced(np.arange(len(cluster)), _MOST_DONORS)
-    rng = np.random.default_rng([seed, _DECOY_DRAW])
+    rng = draws.rng(seed, "decoys")
     texts = rng.choice(donors, len(places))
     similar_to = places[1::2]
     vectors = unit(np.asarray(features[donors], np.float32))
@@ -195,7 +193,7 @@ def specificity(
     from sklearn.linear_model import RidgeCV  # slow to import
 
     vectors = unit(np.asarray(features, np.float32))
-    half = np.random.default_rng([0, _SPECIFIC_DRAW]).integers(0, 2, owner.max() + 1)[owner]
+    half = draws.rng(0, "specificity").integers(0, 2, owner.max() + 1)[owner]
     predicted = np.empty(len(vectors))
     models = []
     for predicts in (0, 1):
@@ -559,7 +557,7 @@ def _wrong_words(
     in_captions = Ragged.of(np.bincount(caption, minlength=len(fitting)))
     of_caption = mean_ratio(observed, in_captions)
     places = np.flatnonzero(np.isfinite(changed) & fitting[caption])
-    places = np.random.default_rng(0).permutation(places)
+    places = draws.rng(0, "changed word").permutation(places)
     drawn = places[np.unique(caption[places], return_index=True)[1]]
     with_change = observed.copy()
     with_change[drawn] = changed[drawn]

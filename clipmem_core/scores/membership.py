@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from clipmem_core import draws
 from clipmem_core.columns import CANDIDATE, EXTERNAL, INDEPENDENT, SCORED, SHARED
 from clipmem_core.io import InputError
 
@@ -23,8 +24,6 @@ _MIN_GROUP = 50
 _MAX_GROUP = 5_000
 _MAX_LABELLINGS = 256
 _ATTEMPTS = 16  # random orders tried for groups of an exact size
-# Random streams
-_GROUP_DRAW, _FOLD_DRAW, _LABEL_DRAW, _NULL_DRAW, _HALF_DRAW, _UTILITY_DRAW, _WORD_DRAW = range(7)
 _NAMES = {"ensemble": re.compile(r"r(\d+)-f\d+"), "paper": re.compile(r"[fg]-(\d+)")}
 
 
@@ -76,7 +75,7 @@ def ensemble_membership(
         Groups scored and external; members r0-f0, r0-f1, …
     """
     size = group_size(len(clusters))
-    external = _draw_groups(clusters, size, 1, np.random.default_rng([seed, _GROUP_DRAW])) == 0
+    external = _draw_groups(clusters, size, 1, draws.rng(seed, "groups")) == 0
     if external.sum() < _MIN_GROUP:
         raise InputError(_too_many_near_duplicates("external", size))
     scored = np.flatnonzero(~external)
@@ -90,12 +89,15 @@ def ensemble_membership(
     trained = np.zeros((repeats * folds, len(clusters)), dtype=bool)
     for repeat, in_training in enumerate(trained.reshape(repeats, folds, -1)):
         if halves:
-            rng = np.random.default_rng([seed, _HALF_DRAW, repeat])
-            ranks = rng.random((folds, cluster.max() + 1)).argsort(axis=0).argsort(axis=0)
+            ranks = (
+                draws.rng(seed, "halves", repeat)
+                .random((folds, cluster.max() + 1))
+                .argsort(axis=0)
+                .argsort(axis=0)
+            )
             in_training[:, scored] = ranks[:, cluster[scored]] >= folds // 2
         else:
-            rng = np.random.default_rng([seed, _FOLD_DRAW, repeat])
-            fold = _draw_folds(clusters[scored], folds, rng)
+            fold = _draw_folds(clusters[scored], folds, draws.rng(seed, "folds", repeat))
             in_training[:, scored] = fold != np.arange(folds)[:, None]
     members = tuple(f"r{repeat}-f{fold}" for repeat in range(repeats) for fold in range(folds))
     return Membership(np.where(external, EXTERNAL, SCORED), members, trained)
@@ -117,7 +119,7 @@ def paper_membership(clusters: np.ndarray, *, seeds: int, seed: int) -> Membersh
         Groups candidate, independent, external and shared; members f-0, g-0, …
     """
     size = group_size(len(clusters))
-    drawn = _draw_groups(clusters, size, 3, np.random.default_rng([seed, _GROUP_DRAW]))
+    drawn = _draw_groups(clusters, size, 3, draws.rng(seed, "groups"))
     if (np.bincount(drawn + 1, minlength=4)[1:] != size).any():
         raise InputError(_too_many_near_duplicates("candidate, independent and external", size))
     group = np.array([CANDIDATE, INDEPENDENT, EXTERNAL, SHARED])[drawn]
@@ -142,7 +144,7 @@ def draw_utility_pairs(group: np.ndarray, clusters: np.ndarray, *, seed: int) ->
         bool [n_pairs].
     """
     external = group == EXTERNAL
-    rng = np.random.default_rng([seed, _UTILITY_DRAW])
+    rng = draws.rng(seed, "utility")
     utility_only = np.zeros(len(group), dtype=bool)
     utility_only[external] = _draw_groups(clusters[external], external.sum() // 2, 1, rng) == 0
     return utility_only
@@ -159,7 +161,7 @@ def draw_word_halves(group: np.ndarray, clusters: np.ndarray, *, seed: int) -> n
     """
     trained = group != EXTERNAL
     half = np.full(len(group), -1)
-    half[trained] = _draw_folds(clusters[trained], 2, np.random.default_rng([seed, _WORD_DRAW]))
+    half[trained] = _draw_folds(clusters[trained], 2, draws.rng(seed, "word models"))
     return half
 
 
@@ -297,7 +299,7 @@ class MemberSides:
         external = np.flatnonzero(membership.group == EXTERNAL)
         inside[:, external] = True
         for repeat, rows in enumerate(self.replicates):
-            rng = np.random.default_rng([self.seed, _LABEL_DRAW, repeat])
+            rng = draws.rng(self.seed, "held-out", repeat)
             out = _draw_out(rows, self.leaving_out(rows), inside.shape[1], rng)
             inside[out[:, external], external] = False
         return inside
@@ -353,7 +355,7 @@ def labellings(sides: MemberSides, rows: np.ndarray) -> Iterator[np.ndarray]:
         chosen = [itertools.combinations(members, count) for members, count in parts]
         labels = (np.concatenate(label)[:, None] for label in itertools.product(*chosen))
     else:
-        rng = np.random.default_rng([sides.seed, _NULL_DRAW])
+        rng = draws.rng(sides.seed, "permutations")
         labels = (
             np.concatenate([_draw_out(*part, len(rows), rng) for part in parts])
             for _ in range(_MAX_LABELLINGS)

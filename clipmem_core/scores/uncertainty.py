@@ -28,6 +28,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import SplineTransformer
 
+from clipmem_core import draws
 from clipmem_core.columns import EXTERNAL, INDEPENDENT, SCORED_GROUPS
 from clipmem_core.scores.membership import MemberSides, labellings, side_means
 
@@ -429,7 +430,7 @@ def share_above(
     if not _enough(clipmem):
         return pd.DataFrame(columns=["size", "share", "low", "high"], dtype=float)
     grid = _grid(clipmem, noise)
-    rng = np.random.default_rng(seed)
+    rng = draws.rng(seed, "clipmem resamples")
     # The part of the piece around each value that is above a size, [n_grid, n_sizes]
     beyond = np.clip((grid[:, None] - sizes) / (grid[1] - grid[0]) + 0.5, 0, 1)
     shares = np.zeros((1 + _RESAMPLED, len(sizes)))  # of all pairs, and in each resample
@@ -467,7 +468,7 @@ def _strata(
     for rows in np.array_split(np.argsort(noise.error, kind="stable"), count):
         some = rows
         if len(rows) > _FITTED_ON:
-            some = np.random.default_rng(seed).choice(rows, _FITTED_ON, replace=False)
+            some = draws.rng(seed, "fitted pairs").choice(rows, _FITTED_ON, replace=False)
         yield rows, noise.likelihood(clipmem, grid, some)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from clipmem_core import draws
 from clipmem_core.scores.alignment import unit
 
 _PROBE_ROWS = 10_000
@@ -96,7 +97,7 @@ def linear_probe(
         NaN with fewer than two classes to fit or no test rows.
     """
     if len(train_x) > _PROBE_ROWS:
-        rows = np.sort(np.random.default_rng(seed).choice(len(train_x), _PROBE_ROWS, replace=False))
+        rows = np.sort(draws.rng(seed, "probe").choice(len(train_x), _PROBE_ROWS, replace=False))
         train_x = train_x[rows]
         train_y = train_y[rows]
     if len(np.unique(train_y)) < 2 or len(test_y) == 0:

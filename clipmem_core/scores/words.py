@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from clipmem_core import draws
 from clipmem_core.ragged import Ragged
 
 COLOUR_WORDS = (
@@ -151,7 +152,7 @@ def changed_words(words: Words) -> np.ndarray:
     Returns:
         Numbers of words, int32 [n_words]; 0 for a word that is not predicted.
     """
-    rng = np.random.default_rng([0, 13])
+    rng = draws.rng(0, "changed words")
     drawn = np.zeros(len(words.ids), np.int32)
     for kind in range(len(COMPARED_KINDS)):
         listed = np.flatnonzero(words.kinds == kind)

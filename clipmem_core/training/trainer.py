@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipmem_core import draws
 from clipmem_core.columns import ALIGNMENT
 from clipmem_core.config import AuditConfig
-from clipmem_core.draws import CAPTION, ORDER, hashed
+from clipmem_core.draws import hashed
 from clipmem_core.features.towers import autocast
 from clipmem_core.io import InputError, replacing, save_array
 from clipmem_core.mitigations import Batch, can_cut_text, mitigations_of
@@ -58,7 +59,7 @@ def epoch_batches(
     """
 
     def shuffled(values: np.ndarray, keys: np.ndarray) -> np.ndarray:
-        return values[np.argsort(hashed(keys, seed, ORDER, epoch), kind="stable")]
+        return values[np.argsort(hashed(keys, seed, "order", epoch), kind="stable")]
 
     parts = [data.rows]
     if len(data.keys) > SHUFFLED_UP_TO:
@@ -91,7 +92,7 @@ def chosen_captions(
     """
     counts = data.captions.counts[rows]
     counts = np.minimum(counts, first or counts.max(initial=1))
-    drawn = hashed(data.keys[rows], seed, CAPTION, epoch) % counts.astype(np.uint64)
+    drawn = hashed(data.keys[rows], seed, "caption", epoch) % counts.astype(np.uint64)
     return data.captions.start[rows] + drawn.astype(np.int64)
 
 
@@ -231,7 +232,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         # Dropout inside a tower must not depend on the step a run resumes at.
-        torch.manual_seed((self.seed * 1_000_003 + self.done) % 2**63)
+        torch.manual_seed(draws.whole_number(self.seed, "dropout", self.done))
         loss, cosine, log_probability = self.forward_loss(rows, epoch, pixels)
         if not torch.isfinite(loss):
             raise InputError(

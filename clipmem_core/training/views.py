@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipmem_core import draws
 from clipmem_core.dataset.pixels import Pixels
-from clipmem_core.draws import VIEW, hashed, uniforms
+from clipmem_core.draws import hashed, uniforms
 from clipmem_core.mitigations import Batch, Mitigation
 from clipmem_core.ragged import Ragged
 
@@ -49,13 +50,13 @@ class ViewMaker:
         picture, [n, 4]."""
         if self.crop_scale >= 1:
             return np.tile([0.0, 0.0, 1.0, 1.0], (len(keys), 1))
-        draws = uniforms(keys, 4, self.seed, VIEW, turn)
-        area = self.crop_scale + (1 - self.crop_scale) * draws[:, 0]
-        aspect = np.exp(np.log(ASPECT[0]) + np.log(ASPECT[1] / ASPECT[0]) * draws[:, 1])
+        shares = uniforms(keys, 4, self.seed, "view", turn)
+        area = self.crop_scale + (1 - self.crop_scale) * shares[:, 0]
+        aspect = np.exp(np.log(ASPECT[0]) + np.log(ASPECT[1] / ASPECT[0]) * shares[:, 1])
         width = np.minimum(np.sqrt(area * aspect), 1)
         height = np.minimum(np.sqrt(area / aspect), 1)
         return np.stack(
-            [draws[:, 2] * (1 - width), draws[:, 3] * (1 - height), width, height], axis=1
+            [shares[:, 2] * (1 - width), shares[:, 3] * (1 - height), width, height], axis=1
         )
 
     def training_images(
@@ -111,7 +112,7 @@ class FeatureRows:
 @functools.lru_cache(maxsize=1)  # members of a repeat share the seed
 def dropout_masks(seed: int, width: int) -> Tensor:
     """Return masks of features, 0 or 1 / (1 − `DROPOUT`), float32 [`MASKS`, width]."""
-    drawn = np.random.default_rng([seed, VIEW]).random((MASKS, width), dtype=np.float32)
+    drawn = draws.rng(seed, "dropout masks").random((MASKS, width), dtype=np.float32)
     return torch.from_numpy((drawn >= DROPOUT) / np.float32(1 - DROPOUT))
 
 
@@ -128,7 +129,7 @@ class FeatureViews:
     ) -> Tensor:
         """Return a view of the features of a batch [n, width], float32 [n, width]; `images` of
         mitigations does not change features."""
-        chosen = hashed(batch.keys, self.seed, VIEW, batch.epoch) % np.uint64(MASKS)
+        chosen = hashed(batch.keys, self.seed, "view", batch.epoch) % np.uint64(MASKS)
         masks = dropout_masks(self.seed, len(self.mean))
         masks = masks[torch.from_numpy(chosen.astype(np.int64))].to(device)
         return torch.addcmul(

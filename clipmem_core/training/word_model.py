@@ -15,6 +15,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipmem_core import draws
 from clipmem_core.features.towers import autocast
 from clipmem_core.ragged import Ragged
 from clipmem_core.scores.words import Words
@@ -439,7 +440,7 @@ def fit(
         state: the file of the last saved state.
         progress: called with the share of steps that are done.
     """
-    torch.manual_seed(seed)
+    torch.manual_seed(draws.whole_number(seed, "word model weights"))
     model = WordModel(words.vocabulary_size, pictures, vectors, precision)
     share = trained_share(words)
     bias = np.log(np.maximum(words.frequency * share, 1e-9))
@@ -460,11 +461,12 @@ def fit(
         for name, part in saved.items():
             part.load_state_dict(values[name])
     for step in range(first, steps):
-        torch.manual_seed(seed + step)  # of dropout: a resumed training draws the same
-        rng = np.random.default_rng([seed, step])
+        # A resumed training draws the same.
+        torch.manual_seed(draws.whole_number(seed, "word model dropout", step))
+        rng = draws.rng(seed, "word model", step)
         epoch, batch = divmod(step, per_epoch)
         if step == first or batch == 0:
-            order = np.random.default_rng([seed, epoch, 1]).permutation(pairs)
+            order = draws.rng(seed, "word model order", epoch).permutation(pairs)
         rows = order[batch * PAIRS_PER_STEP :][:PAIRS_PER_STEP]
         for block in word_blocks(words, pictures, rows, size=2 * PAIRS_PER_STEP):
             draw = draw_words(block, share, rng)

@@ -9,7 +9,7 @@ import pytest
 from clipmem_core.audit.scoring import Evidence, score_table, summary
 from clipmem_core.audit.verdict import doubt, judge, queues, uses
 from clipmem_core.config import AuditConfig
-from clipmem_core.draws import CAPTION, draw_keys, hashed
+from clipmem_core.draws import draw_keys, hashed
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.membership import MemberSides, paper_membership
 from tests.audit.small import vectors
@@ -83,7 +83,7 @@ def test_learned_is_that_of_the_epochs_that_drew_the_caption(made: Made) -> None
         n_captions = len(pairs["captions"][row])
         by_caption: list[list[float]] = [[] for _ in range(n_captions)]
         for epoch, values in enumerate(trajectory):
-            drawn = int(hashed(keys[row : row + 1], audit.record.seeds[name], CAPTION, epoch)[0])
+            drawn = int(hashed(keys[row : row + 1], audit.record.seeds[name], "caption", epoch)[0])
             by_caption[drawn % n_captions].append(values[row] - values[trained].mean())
         expected = [np.mean(values or np.nan) for values in by_caption]
         np.testing.assert_allclose(stored[start[row] : start[row + 1]], expected, atol=1e-4)

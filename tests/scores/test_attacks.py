@@ -6,6 +6,7 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_t, norm, spearmanr
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from clipmem_core import draws
 from clipmem_core.scores import attacks
 from clipmem_core.scores.attacks import Attacked, Side, attack, attack_table, roc
 from clipmem_core.scores.membership import MemberSides
@@ -40,9 +41,9 @@ def test_many_shadows_give_the_best_attack() -> None:
     found = attacked(ensemble_sides(5_500, folds=64, repeats=1, halves=True), memorized=1.5)[::16]
     table = attack_table(found, n_boot=20, seed=0).set_index(["attack", "measure"])["value"]
     assert table[BAVARIA, "auroc"] == pytest.approx(norm.cdf(1.5 / math.sqrt(2)), abs=0.008)
-    for rate in (0.01, 0.001):
+    for rate, noise in ((0.01, 0.02), (0.001, 0.03)):
         expected = norm.cdf(1.5 - norm.isf(rate))
-        assert table[BAVARIA, f"TPR@{rate}"] == pytest.approx(expected, abs=0.02)
+        assert table[BAVARIA, f"TPR@{rate}"] == pytest.approx(expected, abs=noise)
     # The spread of the pairs is in it
     assert table[ALIGNMENT, "auroc"] == pytest.approx(norm.cdf(1.5 / 2), abs=0.008)
 
@@ -165,7 +166,7 @@ def test_intervals_over_pairs_are_those_of_a_slow_bootstrap() -> None:
     row = attack_table(found, n_boot=60, seed=3).set_index(["attack", "measure"])
     row = row.loc[(ALIGNMENT, "auroc")]
     n_pairs = len(found[0].trained)
-    rng = np.random.default_rng([3, 6])
+    rng = draws.rng(3, "attack resamples")
     means = []
     for _ in range(60):
         drawn = rng.integers(n_pairs, size=n_pairs)

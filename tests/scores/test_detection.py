@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from clipmem_core import draws
 from clipmem_core.scores.detection import detection_table, precision_curve, resamples
 
 
@@ -23,7 +24,7 @@ def test_metrics_and_intervals_are_those_of_scikit_learn(ties: bool) -> None:
         scores = {name: score.round() for name, score in scores.items()}
     table = detection_table(scores, truth, n_boot=20, seed=3).set_index("score")
     strata = np.flatnonzero(truth), np.flatnonzero(~truth)
-    (weights,) = resamples(strata, 600, 20, np.random.default_rng(3))
+    (weights,) = resamples(strata, 600, 20, draws.rng(3, "detection resamples"))
     assert (weights[:, truth].sum(axis=1) == truth.sum()).all()
     drawn = [np.repeat(np.arange(600), counts) for counts in weights]
     measures = {"auroc": roc_auc_score, "average_precision": average_precision_score}

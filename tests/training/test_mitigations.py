@@ -13,7 +13,7 @@ from scipy import stats
 from torch.nn import functional as F
 from torchvision.transforms import functional as tv
 
-from clipmem_core.draws import MASK, draw_keys, uniforms
+from clipmem_core.draws import draw_keys, uniforms
 from clipmem_core.io import InputError
 from clipmem_core.mitigations import (
     Batch,
@@ -133,7 +133,7 @@ TOKEN_KEYS = draw_keys([f"pair-{number}" for number in range(len(TOKENS))])
 
 
 def masked(share: float, *, epoch: int = 0) -> np.ndarray:
-    draws = uniforms(TOKEN_KEYS, CONTEXT, 0, MASK, epoch)
+    draws = uniforms(TOKEN_KEYS, CONTEXT, 0, "mask", epoch)
     return drop_words(TOKENS, ENDS, np.full(len(TOKENS), share), draws)
 
 
