@@ -23,6 +23,8 @@ SHORT = 64  # numbers of a shortened vector
 _CELLS = 2  # times the root of their number
 PROBES = 8  # cells searched for each vector
 
+_TINY = np.finfo(np.float32).tiny  # in place of the length 0
+
 faiss: Any = faiss_typed  # whose stubs lack half of it
 _ARRAY: Any = object  # so that a type checker takes Vectors for an array
 
@@ -66,12 +68,11 @@ class Vectors(_ARRAY):
         of zeros."""
         rows = np.arange(len(self)) if rows is None else rows
         unit = (query / np.linalg.norm(query)).astype(np.float32)
-        cosines = np.zeros(len(rows), np.float32)
+        cosines = np.empty(len(rows), np.float32)
         for at in range(0, len(rows), QUERIES):
             block = self[rows[at : at + QUERIES]].astype(np.float32, copy=False)
             lengths = np.sqrt(np.vecdot(block, block))
-            part = cosines[at : at + QUERIES]
-            np.divide(np.vecdot(block, unit), lengths, out=part, where=lengths > 0)
+            cosines[at : at + QUERIES] = np.vecdot(block, unit) / np.maximum(lengths, _TINY)
         return cosines
 
     def nearest(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

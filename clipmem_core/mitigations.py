@@ -1,4 +1,4 @@
-"""Mitigations of memorization: each is a class with its settings and hooks.
+"""Mitigations of memorization: each is a class with its settings, its hooks and its state.
 
 A new one is a class here, and its name among the bases of `MitigationConfig`, through which the
 audit config inherits the settings; command line, Mitigations page, study arms and result columns
@@ -6,9 +6,10 @@ follow from these. With its defaults a mitigation changes nothing. All draws are
 epoch and pair, so that a resumed run draws the same.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 
 import numpy as np
@@ -29,31 +30,46 @@ ADAPTIVE = ("adaptive_noise", "adaptive_mask", "adaptive_rest")
 class Batch:
     """The pairs of a training step, with seed and epoch of their random draws."""
 
+    rows: np.ndarray  # int64 [n], of the pair table
     keys: np.ndarray  # uint64 [n]
     epoch: int
     seed: int
-    captions: np.ndarray | None = None  # int64 [n], the caption of each pair in this epoch
-    ends: np.ndarray | None = None  # int64 [n], places of their end tokens, if they are masked
-    ahead: np.ndarray | None = None  # bool [n], pairs memorized early; None: not adaptive
-
-    def strength(self, always: float, ahead: float = 0.0) -> np.ndarray:
-        """Return the strength for each pair, [n]: `always`, and the larger of both for pairs
-        memorized early."""
-        early = np.zeros(len(self.keys), bool) if self.ahead is None else self.ahead
-        return np.where(early, max(always, ahead), always)
+    model: Mapping[str, Any] = field(default_factory=dict)  # its open_clip configuration
+    # by setting, the smallest value that it has for each pair, [n]
+    at_least: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class Mitigation:
-    """A mitigation with its settings; hooks get the encoders' outputs before they are normalised,
-    float32 [n, dim]."""
+    """A mitigation with its settings; a training calls its hooks in the order below.
+
+    Embeddings are the encoders' outputs before they are normalised, float32 [n, dim].
+    """
+
+    @functools.cached_property
+    def state(self) -> dict[str, Any]:
+        """Tensors and numbers that hooks remember; a resumed training restores them."""
+        return {}
+
+    def start(self, trainer: Any) -> None:
+        """Fill the state before the first step."""
+
+    def before_epoch(self, trainer: Any, epoch: int) -> None:
+        """Measure the model, or change it, before an epoch."""
+
+    def before_step(self, batch: Batch) -> None:
+        """Raise settings of mitigations for some pairs, in `batch.at_least`."""
+
+    def images(self, images: "Tensor", batch: Batch) -> "Tensor":
+        """Change the training views of a batch, float32 [n, 3, size, size], 0 … 255."""
+        return images
 
     def tokens(self, tokens: np.ndarray, batch: Batch) -> np.ndarray:
         """Change the captions of a batch, int32 [n, context_length]."""
         return tokens
 
-    def images(self, images: "Tensor", batch: Batch) -> "Tensor":
-        """Change the training views of a batch, float32 [n, 3, size, size], 0 … 255."""
-        return images
+    def weight(self, batch: Batch) -> np.ndarray:
+        """Return the weight of each pair in the loss, [n]."""
+        return np.ones(len(batch.keys))
 
     def embeddings(
         self, image: "Tensor", text: "Tensor", batch: Batch
@@ -61,15 +77,16 @@ class Mitigation:
         """Change the embeddings for the loss; return the same object if unchanged."""
         return image, text
 
-    def weight(self, batch: Batch) -> np.ndarray:
-        """Return the weight of each pair in the loss, [n]."""
-        return np.ones(len(batch.keys))
-
     def after_step(self, model: Any) -> None:
         """Change the model's weights after a step of the optimizer."""
 
+    def strength(self, name: str, batch: Batch) -> np.ndarray:
+        """Return a setting's value for each pair of a batch, [n]."""
+        return np.maximum(getattr(self, name), batch.at_least.get(name, np.zeros(len(batch.keys))))
 
-MITIGATIONS: list[type[Mitigation]] = []  # in the order in which they act
+
+# In the order in which they act, with the encoder that each needs
+MITIGATIONS: dict[type[Mitigation], str] = {}
 Registered = TypeVar("Registered", bound=type[Mitigation])
 
 
@@ -83,21 +100,122 @@ def mitigation(*, group: str, trained: str = "") -> Callable[[Registered], Regis
         for item in fields(kind):  # type: ignore[arg-type]  # made a dataclass above
             plain = item.metadata["facts"]
             facts = replace(
-                plain, trained=trained, group=plain.group or group, mitigates=not plain.modifies
+                plain,
+                trained=plain.trained or trained,
+                group=plain.group or group,
+                mitigates=not plain.modifies,
             )
             item.metadata = {**item.metadata, "facts": facts}  # type: ignore[assignment]
-        MITIGATIONS.append(kind)
+        MITIGATIONS[kind] = trained
         return kind
 
     return register
 
 
-def mitigations_of(config: Any) -> list[Mitigation]:
-    """Return every mitigation with the settings of an audit config."""
+def mitigations_of(config: Any, *, encoder: str = "") -> list[Mitigation]:
+    """Return every mitigation, or those that need an encoder (image or text), with the settings of
+    an audit config."""
     return [
         kind(**{item.name: getattr(config, item.name) for item in fields(kind)})  # type: ignore[arg-type]
-        for kind in MITIGATIONS
+        for kind, needed in MITIGATIONS.items()
+        if encoder in ("", needed)
     ]
+
+
+@mitigation(group=AHEAD_GROUP)
+class Adaptive(Mitigation):
+    """Noise on text, masked words and a lower weight for pairs memorized early only.
+
+    Every few epochs the external pairs are embedded, one view and one caption each; the level is a
+    quantile of their alignments. A pair is memorized early if its alignment was above the level in
+    its last training step. It acts first: the alignment is that of the encoders' own outputs.
+    """
+
+    adaptive_noise: float = option(
+        0.0,
+        "noise on the text of pairs memorized early only, those aligned better than most "
+        "external pairs",
+        ge=0,
+        **control("ahead", "Noise on text", Slider(0.01, 0.5, 0.01, 0.15)),
+    )
+    adaptive_mask: float = option(
+        0.0,
+        "share of words dropped for pairs memorized early only, those aligned better than most "
+        "external pairs",
+        trained="text",
+        ge=0,
+        lt=1,
+        **control("ahead", "Masked words", Slider(0.05, 0.95, 0.05, 0.6)),
+    )
+    adaptive_rest: float = option(
+        0.0,
+        "how much less pairs memorized early (aligned better than most external pairs) count in "
+        "the loss, up to 1",
+        ge=0,
+        le=1,
+        # With the median as the level, half of the pairs that are not memorized at all would weigh
+        # less too.
+        **control(
+            "ahead",
+            "Lower weight",
+            Slider(0.05, 1.0, 0.05, 1.0, brings={"adaptive_quantile": 0.95}),
+        ),
+    )
+    adaptive_quantile: float = option(
+        0.5,
+        "a pair is memorized early if its alignment is above this quantile of the external pairs'",
+        gt=0,
+        lt=1,
+        modifies=ADAPTIVE,
+        part="ahead",
+        slider=Slider(0.05, 0.99, 0.01, 0.5),
+    )
+    adaptive_every: int = option(
+        2,
+        "epochs between two measurements of the external pairs",
+        ge=1,
+        modifies=ADAPTIVE,
+        part="ahead",
+        slider=Slider(1, 10, 1, 2),
+    )
+
+    def start(self, trainer: Any) -> None:
+        import torch
+
+        self.state["early"] = torch.zeros(
+            len(trainer.data.keys), dtype=torch.bool, device=trainer.device
+        )
+        self.state["level"] = math.inf  # no pair is above it before the first measurement
+
+    def before_epoch(self, trainer: Any, epoch: int) -> None:
+        is_on = any(getattr(self, name) for name in ADAPTIVE)
+        n_external = len(trainer.data.external)
+        if is_on and epoch and epoch % self.adaptive_every == 0 and n_external > 1:
+            alignment, self.state["means"] = trainer.external_alignment(epoch)
+            self.state["level"] = float(np.quantile(alignment, self.adaptive_quantile))
+
+    def before_step(self, batch: Batch) -> None:
+        early = self.state["early"][batch.rows].cpu().numpy()
+        for name, value in (("text_noise", self.adaptive_noise), ("text_mask", self.adaptive_mask)):
+            if value:
+                batch.at_least[name] = value * early
+
+    def weight(self, batch: Batch) -> np.ndarray:
+        return 1 - self.adaptive_rest * self.state["early"][batch.rows].cpu().numpy()
+
+    def embeddings(
+        self, image: "Tensor", text: "Tensor", batch: Batch
+    ) -> tuple["Tensor", "Tensor"]:
+        if not math.isinf(self.state["level"]):
+            own_image, own_text = (
+                each.detach() / each.detach().norm(dim=1, keepdim=True) for each in (image, text)
+            )
+            image_mean, text_mean = self.state["means"]
+            alignment = (
+                (own_image * own_text).sum(dim=1) - own_image @ text_mean - own_text @ image_mean
+            )
+            self.state["early"][batch.rows] = alignment > self.state["level"]
+        return image, text
 
 
 @mitigation(group="Text")
@@ -132,31 +250,20 @@ class EmbeddingNoise(Mitigation):
         modifies=("text_noise", "image_noise", "adaptive_noise"),
         part="noise",
     )
-    adaptive_noise: float = option(
-        0.0,
-        "noise on the text of pairs memorized early only, those aligned better than most "
-        "external pairs",
-        ge=0,
-        group=AHEAD_GROUP,
-        **control("ahead", "Noise on text", Slider(0.01, 0.5, 0.01, 0.15)),
-    )
 
     def embeddings(
         self, image: "Tensor", text: "Tensor", batch: Batch
     ) -> tuple["Tensor", "Tensor"]:
-        image_std = batch.strength(self.image_noise)
-        text_std = batch.strength(self.text_noise, self.adaptive_noise)
-        noisy_image = self.noisy(image, image_std, batch, "image noise")
-        return noisy_image, self.noisy(text, text_std, batch, "text noise")
+        return self.noisy(image, "image_noise", batch), self.noisy(text, "text_noise", batch)
 
-    def noisy(
-        self, features: "Tensor", strength: np.ndarray, batch: Batch, stream: str
-    ) -> "Tensor":
-        """Add noise of each pair's σ, [n], to embeddings [n, dim], drawn from a random stream."""
+    def noisy(self, features: "Tensor", setting: str, batch: Batch) -> "Tensor":
+        """Add noise of a setting's σ to embeddings [n, dim]; its random stream has its name."""
+        strength = self.strength(setting, batch)
         if not strength.any():
             return features
         import torch
 
+        stream = setting.replace("_", " ")
         drawn = normals(batch.keys, features.shape[1], batch.seed, stream, batch.epoch)
         noise = torch.from_numpy(drawn * strength.astype(np.float32)[:, None]).to(features.device)
         if self.noise_place == "after":
@@ -176,22 +283,13 @@ class TextMask(Mitigation):
         lt=1,
         **control("words", "Masked words", Slider(0.05, 0.9, 0.05, 0.3)),
     )
-    adaptive_mask: float = option(
-        0.0,
-        "share of words dropped for pairs memorized early only, those aligned better than most "
-        "external pairs",
-        ge=0,
-        lt=1,
-        group=AHEAD_GROUP,
-        **control("ahead", "Masked words", Slider(0.05, 0.95, 0.05, 0.6)),
-    )
 
     def tokens(self, tokens: np.ndarray, batch: Batch) -> np.ndarray:
-        if batch.ends is None:
+        if not self.text_mask and "text_mask" not in batch.at_least:
             return tokens
         draws = uniforms(batch.keys, tokens.shape[1], batch.seed, "mask", batch.epoch)
-        share = batch.strength(self.text_mask, self.adaptive_mask)
-        return drop_words(tokens, batch.ends, share, draws)
+        ends = caption_ends(batch.model, tokens, flags="--text-mask and --adaptive-mask")
+        return drop_words(tokens, ends, self.strength("text_mask", batch), draws)
 
 
 def drop_words(
@@ -314,49 +412,10 @@ class EarlyStop(Mitigation):
     )
 
 
-@mitigation(group=AHEAD_GROUP)
-class Rest(Mitigation):
-    """Lowers the weight of pairs memorized early in the loss, and sets the level above which a pair
-    is one."""
-
-    adaptive_rest: float = option(
-        0.0,
-        "how much less pairs memorized early (aligned better than most external pairs) count in "
-        "the loss, up to 1",
-        ge=0,
-        le=1,
-        # With the median as the level, half of the pairs that are not memorized at all would weigh
-        # less too.
-        **control(
-            "ahead",
-            "Lower weight",
-            Slider(0.05, 1.0, 0.05, 1.0, brings={"adaptive_quantile": 0.95}),
-        ),
-    )
-    adaptive_quantile: float = option(
-        0.5,
-        "a pair is memorized early if its alignment is above this quantile of the external pairs'",
-        gt=0,
-        lt=1,
-        modifies=ADAPTIVE,
-        part="ahead",
-        slider=Slider(0.05, 0.99, 0.01, 0.5),
-    )
-    adaptive_every: int = option(
-        2,
-        "epochs between two measurements of the external pairs",
-        ge=1,
-        modifies=ADAPTIVE,
-        part="ahead",
-        slider=Slider(1, 10, 1, 2),
-    )
-
-    def weight(self, batch: Batch) -> np.ndarray:
-        return 1 - batch.strength(0, self.adaptive_rest)
-
-
 @dataclass(frozen=True)
-class MitigationConfig(Rest, EarlyStop, LogitScale, Colour, RareTokens, TextMask, EmbeddingNoise):
+class MitigationConfig(
+    Adaptive, EarlyStop, LogitScale, Colour, RareTokens, TextMask, EmbeddingNoise
+):
     """The settings of all mitigations, the last one first."""
 
 

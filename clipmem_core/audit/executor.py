@@ -32,7 +32,8 @@ from clipmem_core.config import DATA_VARIABLE, data_folder
 from clipmem_core.io import InputError, keep_memory, path_fault, shortage
 
 SECONDS_BETWEEN_POLLS = 0.1
-PRELOADED = ["clipmem_core.audit.member", "clipmem_core.training.word_model"]
+# torch's optimizers import torch._dynamo in their first step, which takes seconds
+PRELOADED = ["clipmem_core.audit.member", "clipmem_core.training.word_model", "torch._dynamo"]
 Work = Callable[[Path, Sequence[str]], None]
 
 

@@ -112,7 +112,7 @@ def open_clip_towers(
         @torch.inference_mode()
         def embed(squares: np.ndarray) -> np.ndarray:
             pixels = torch.from_numpy(squares).permute(0, 3, 1, 2).to(device).float() / 255
-            with towers.autocast(tower):
+            with towers.autocast(tower.precision, tower.device):
                 return model.encode_image((pixels - mean) / deviation).float().cpu().numpy()
 
         return Opened(embed)
@@ -123,7 +123,7 @@ def open_clip_towers(
         @torch.inference_mode()
         def embed(captions: Sequence[str]) -> np.ndarray:
             tokens = torch.from_numpy(tokenize(name, captions).astype(np.int64)).to(device)
-            with towers.autocast(tower):
+            with towers.autocast(tower.precision, tower.device):
                 return text_outputs(model, tokens, cut=cut).cpu().numpy()
 
         return Opened(embed, lambda captions: open_clip_lengths(tokenizer, captions))

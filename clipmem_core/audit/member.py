@@ -28,7 +28,7 @@ from clipmem_core.features.cache import ComputeShards
 from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.features.towers import Opened, Tower
 from clipmem_core.io import InputError, read_json, save_array, write_once
-from clipmem_core.mitigations import Vocabulary, mitigations_of, pairs_with
+from clipmem_core.mitigations import Vocabulary, pairs_with
 from clipmem_core.ragged import Ragged
 from clipmem_core.scores import detectors
 from clipmem_core.scores.metrics import linear_probe, retrieval_recalls, zero_shot
@@ -317,7 +317,6 @@ def view_maker(
         mean=tuple(normal["mean"]),
         std=tuple(normal["std"]),
         seed=seed,
-        mitigations=mitigations_of(config),
     )
 
 

@@ -47,7 +47,7 @@ from clipmem_core.features.precomputed import (
     Stored,
     caption_rows,
     feature_parts,
-    open_features,
+    map_features,
     stored_features,
 )
 from clipmem_core.io import InputError
@@ -65,7 +65,7 @@ class FeaturePixels(Pixels):
     from the file."""
 
     def __init__(self, folder: Path, rows: np.ndarray) -> None:
-        self.values = open_features(folder, "image")
+        self.values = map_features(folder, "image")
         super().__init__(folder, rows, size=0, stored=self.values)
 
     def select(self, rows: np.ndarray) -> "FeaturePixels":
@@ -182,7 +182,7 @@ def precomputed_features(audit: Audit) -> tuple[Vectors, Vectors]:
     captions = caption_rows(
         folder, (batch[c.CAPTIONS] for batch in pair_blocks(audit, [c.CAPTIONS]))
     )
-    return open_features(folder, "image").take(images), open_features(folder, "text").take(captions)
+    return map_features(folder, "image").take(images), map_features(folder, "text").take(captions)
 
 
 def caption_features(audit: Audit) -> Vectors:

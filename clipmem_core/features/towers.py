@@ -163,10 +163,9 @@ _TIMM_LIBRARIES = ("torch", "timm", "pillow")
 _SENTENCE_LIBRARIES = ("torch", "sentence-transformers", "transformers", "tokenizers")
 
 
-def autocast(tower: Tower) -> torch.autocast:
-    """Return the context of a tower's precision: bfloat16 products for amp_bf16, no change for
-    fp32."""
-    return torch.autocast(tower.device, torch.bfloat16, enabled=tower.precision == "amp_bf16")
+def autocast(precision: str, device: str) -> torch.autocast:
+    """Return the context of a precision: bfloat16 products for amp_bf16, no change for fp32."""
+    return torch.autocast(device, torch.bfloat16, enabled=precision == "amp_bf16")
 
 
 def efficientnet_lite(name: str = "efficientnet-lite2", *, size: int) -> Tower:
@@ -451,7 +450,7 @@ def _runners(
     @torch.inference_mode()
     def embed(batch: Any) -> np.ndarray:
         tensors = [torch.from_numpy(values).to(tower.device) for values in inputs(batch).values()]
-        with autocast(tower):
+        with autocast(tower.precision, tower.device):
             return network(*tensors).cpu().numpy()
 
     @torch.inference_mode()

@@ -42,14 +42,14 @@ from clipmem_core.audit.member import (
 )
 from clipmem_core.audit.pipeline import Screen, ensure_pixels
 from clipmem_core.audit.store import Audit
+from clipmem_core.features.towers import autocast
 from clipmem_core.io import InputError
 from clipmem_core.lab import unit_tables as t
-from clipmem_core.mitigations import can_cut_text
+from clipmem_core.mitigations import Batch, can_cut_text
 from clipmem_core.scores.encoders import UnitTally
 from clipmem_core.scores.metrics import linear_probe
 from clipmem_core.training.model import (
     Model,
-    autocast,
     encode_text,
     evaluation_batches,
     image_blocks,
@@ -283,6 +283,8 @@ class TowerTrainer(Trainer):
     and 128 numbers.
     """
 
+    encoder = "image"
+
     def __init__(
         self, model: Model, *args: Any, seed: int, labels: np.ndarray | None = None, **kwargs: Any
     ) -> None:
@@ -294,7 +296,8 @@ class TowerTrainer(Trainer):
 
     def outputs(self, pixels: np.ndarray, rows: np.ndarray, view: int) -> Tensor:
         """Return the head's outputs for a view of some pictures, float32 [n, widths[-1]]."""
-        images = self.views.training_images(pixels, self.data.keys[rows], view, self.device)
+        batch = Batch(rows, self.data.keys[rows], view, self.seed)
+        images = self.views.training_images(pixels, batch, self.device, self.mitigations)
         with autocast(self.config.precision, self.device):
             return self.model(images)
 

@@ -8,16 +8,18 @@ import math
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipmem_core.dataset.readers.remote import hub_answers, reason_of
+from clipmem_core.features.towers import autocast
 from clipmem_core.io import InputError
 from clipmem_core.mitigations import can_cut_text
 from clipmem_core.training.names import model_config, model_file
@@ -227,11 +229,6 @@ def text_input(tokens: np.ndarray) -> Tensor:
     return torch.from_numpy(tokens).to(torch.int64 if tokens.dtype.kind == "i" else torch.float32)
 
 
-def autocast(precision: str, device: str) -> AbstractContextManager[Any]:
-    """Return the context of a precision: bfloat16 products for amp_bf16, no change for fp32."""
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "amp_bf16")
-
-
 def encode_image(model: Model, images: Tensor) -> Tensor:
     """Encode images float [n, 3, size, size] into unit vectors float32 [n, dim]."""
     return F.normalize(model.encode_image(images).float(), dim=-1)
@@ -257,16 +254,13 @@ class Standard(nn.Module):
     def of(cls, features: np.ndarray) -> "Standard":
         """Fit mean and scale to features [n, width], which may be a memory map."""
         step = _FEATURES_AT_ONCE * -(-len(features) // _MOST_STANDARD)
-        starts = range(0, len(features), step)
-        blocks = [features[start : start + _FEATURES_AT_ONCE] for start in starts]
-        count = sum(map(len, blocks))
-        sums = [block.sum(axis=0, dtype=np.float64) for block in blocks]
-        squares = [np.square(block, dtype=np.float64).sum(axis=0) for block in blocks]
-        mean = np.sum(sums, axis=0) / count
-        variance = float((np.sum(squares, axis=0) / count - mean**2).mean())
+        scaler = StandardScaler()
+        for start in range(0, len(features), step):
+            block = features[start : start + _FEATURES_AT_ONCE]
+            scaler.partial_fit(block.astype(np.float64))
         standard = cls(features.shape[1])
-        standard.mean.copy_(torch.from_numpy(mean))
-        standard.scale.fill_(max(variance, 0.0) ** 0.5 or 1.0)
+        standard.mean.copy_(torch.from_numpy(scaler.mean_))
+        standard.scale.fill_(scaler.var_.mean() ** 0.5 or 1.0)
         return standard
 
 

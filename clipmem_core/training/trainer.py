@@ -1,7 +1,6 @@
 """Train one member. A killed run continues from its last saved state and ends with the same
 weights."""
 
-import inspect
 import io
 import json
 import math
@@ -21,19 +20,12 @@ from clipmem_core import draws
 from clipmem_core.columns import ALIGNMENT
 from clipmem_core.config import AuditConfig
 from clipmem_core.draws import hashed
+from clipmem_core.features.towers import autocast
 from clipmem_core.io import InputError, replacing, save_array
-from clipmem_core.mitigations import (
-    ADAPTIVE,
-    Batch,
-    Mitigation,
-    can_cut_text,
-    caption_ends,
-    mitigations_of,
-)
+from clipmem_core.mitigations import Batch, can_cut_text, mitigations_of
 from clipmem_core.scores.alignment import external_means, pair_terms
 from clipmem_core.training.model import (
     Model,
-    autocast,
     encode_image,
     encode_text,
     text_input,
@@ -119,16 +111,7 @@ def learning_rate(step: int, *, total: int, peak: float, warmup: int) -> float:
     return 0.5 * peak * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
-class AdamW(torch.optim.AdamW):
-    """AdamW without the wrappers that import torch.compile, which takes a second in every
-    process."""
-
-    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
-    state_dict = inspect.unwrap(torch.optim.AdamW.state_dict)
-    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
-
-
-def make_optimizer(model: Model, config: AuditConfig) -> AdamW:
+def make_optimizer(model: Model, config: AuditConfig) -> torch.optim.AdamW:
     """Build AdamW; gains, biases and the logit scale have no weight decay, as in open_clip."""
     exempt = list[Tensor]()
     decayed = list[Tensor]()
@@ -141,7 +124,7 @@ def make_optimizer(model: Model, config: AuditConfig) -> AdamW:
         {"params": decayed, "weight_decay": config.weight_decay},
     ]
     betas = (config.beta1, config.beta2)
-    return AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=True)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=True)
 
 
 class Contrast(torch.autograd.Function):
@@ -185,40 +168,10 @@ class Contrast(torch.autograd.Function):
         return (products @ text).float(), (products.T @ image).float(), by_scale, None
 
 
-class HeldOutLevel:
-    """The alignment level of the external pairs, and which trained pairs are ahead of it.
-
-    Every few epochs the external pairs are embedded, one view and one caption each; the level is a
-    quantile of their alignments. A trained pair is ahead if its alignment was above the level in
-    its last training step.
-    """
-
-    def __init__(self, n_pairs: int, quantile: float, every: int) -> None:
-        self.quantile = quantile
-        self.every = every
-        self.ahead = np.zeros(n_pairs, dtype=bool)
-        self.level = math.inf  # no pair is ahead before the first measurement
-        self.means = torch.empty(2, 0)  # ν_I and ν_T, float32 [2, dim]
-
-    def measure(self, image: Tensor, text: Tensor) -> None:
-        """Set the level from the unit vectors of the external pairs, [n_external, dim] each."""
-        vectors = image.float().cpu().numpy(), text.float().cpu().numpy()
-        external = np.ones(len(image), dtype=bool)
-        self.level = float(np.quantile(pair_terms(*vectors, external)[ALIGNMENT], self.quantile))
-        self.means = torch.from_numpy(external_means(*vectors, external).astype(np.float32))
-
-    def compare(self, rows: np.ndarray, image: Tensor, text: Tensor) -> None:
-        """Update which pairs of a batch are ahead, from their unit vectors in this step, [n, dim]
-        each."""
-        if math.isinf(self.level):
-            return
-        image_mean, text_mean = self.means.to(image.device)
-        alignment = (image * text).sum(dim=1) - image @ text_mean - text @ image_mean
-        self.ahead[rows] = (alignment > self.level).cpu().numpy()
-
-
 class Trainer:
     """Runs the steps of one member."""
+
+    encoder = ""  # image, if it is trained alone: only mitigations that need it act
 
     def __init__(
         self,
@@ -244,34 +197,27 @@ class Trainer:
         self.seconds = 0.0
         self.sums = np.zeros(3)  # loss, log-probability and steps since the last line of the log
         self.trajectory = np.full((config.epochs, len(data.keys), 2), np.nan, dtype=np.float16)
-        self.held_out: HeldOutLevel | None = None
-        self.mitigations: list[Mitigation] = []
-        self.ends: np.ndarray | None = None  # int64 [n_captions], places of end tokens if masked
-        if not hasattr(model, "logit_scale"):  # an image encoder alone
-            return
-        self.mitigations = mitigations_of(config)
-        if config.text_mask or config.adaptive_mask:
-            self.ends = caption_ends(
-                model_config(config.model), data.tokens, flags="--text-mask and --adaptive-mask"
-            )
-        if any(getattr(config, name) for name in ADAPTIVE):
-            self.held_out = HeldOutLevel(
-                len(data.keys), config.adaptive_quantile, config.adaptive_every
-            )
+        self.model_config = model_config(config.model)
+        self.mitigations = mitigations_of(config, encoder=self.encoder)
+        for mitigation in self.mitigations:
+            mitigation.start(self)
 
     def batch(self, rows: np.ndarray, epoch: int) -> Batch:
-        """Draw a caption for each pair, and return the batch as mitigations read it."""
-        first = self.config.train_captions
-        captions = chosen_captions(self.data, rows, seed=self.seed, epoch=epoch, first=first)
-        ends = None if self.ends is None else self.ends[captions]
-        ahead = None if self.held_out is None else self.held_out.ahead[rows]
-        return Batch(self.data.keys[rows], epoch, self.seed, captions, ends, ahead)
+        """Return the pairs of a step as mitigations read them."""
+        batch = Batch(rows, self.data.keys[rows], epoch, self.seed, self.model_config)
+        for mitigation in self.mitigations:
+            mitigation.before_step(batch)
+        return batch
 
     def inputs(self, batch: Batch, pixels: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return the views and captions of a batch: images [n, 3, size, size], tokens [n,
-        context_length]."""
-        images = self.views.training_images(pixels, batch.keys, batch.epoch, self.device)
-        tokens = self.data.tokens[batch.captions]
+        """Return the views of a batch and a caption of each pair: images [n, 3, size, size], tokens
+        [n, context_length]."""
+        images = self.views.training_images(pixels, batch, self.device, self.mitigations)
+        first = self.config.train_captions
+        captions = chosen_captions(
+            self.data, batch.rows, seed=self.seed, epoch=batch.epoch, first=first
+        )
+        tokens = self.data.tokens[captions]
         for mitigation in self.mitigations:
             tokens = mitigation.tokens(tokens, batch)
         return images, text_input(tokens).to(self.device)
@@ -296,7 +242,7 @@ class Trainer:
         loss.backward()
         self.optimizer.step()
         self.model.zero_grad()
-        for mitigation in self.mitigations:  # one clamps the logit scale
+        for mitigation in self.mitigations:
             mitigation.after_step(self.model)
         self.trajectory[epoch, rows] = torch.stack([cosine, log_probability], dim=1).cpu().numpy()
         self.sums += (loss.item(), log_probability.mean().item(), 1)
@@ -317,14 +263,12 @@ class Trainer:
         text = F.normalize(text_output, dim=-1)
         scale = self.model.logit_scale.exp()
         cosine, log_probability = Contrast.apply(image, text, scale, self.config.precision)
-        if self.held_out is not None:
-            self.held_out.compare(rows, image.detach(), text.detach())
         changed_image = image_output
         changed_text = text_output
         weight = np.ones(len(rows))
         for mitigation in self.mitigations:
-            changed_image, changed_text = mitigation.embeddings(changed_image, changed_text, batch)
             weight = weight * mitigation.weight(batch)
+            changed_image, changed_text = mitigation.embeddings(changed_image, changed_text, batch)
         changed = changed_image is not image_output or changed_text is not text_output
         if changed:
             image = F.normalize(changed_image, dim=-1)
@@ -341,30 +285,35 @@ class Trainer:
         return loss, cosine, log_probability.detach()
 
     @torch.no_grad()
-    def measure_held_out(self, held_out: HeldOutLevel, epoch: int) -> None:
-        """Set the held-out level from one view and one caption of each external pair, drawn as in
-        this epoch."""
-        external = self.data.external
-        if len(external) < 2:  # the means exclude the pair itself
-            return
+    def external_alignment(self, epoch: int) -> tuple[np.ndarray, Tensor]:
+        """Embed one view and one caption of each external pair, drawn as in this epoch.
+
+        Returns:
+            Their alignments, float64 [n_external], and the means of their image and text
+            embeddings, float32 [2, dim].
+        """
         self.model.eval()
         images = []
         texts = []
-        for rows in np.array_split(external, math.ceil(len(external) / self.config.batch_size)):
-            views, tokens = self.inputs(self.batch(rows, epoch), self.data.pixels.gather(rows))
+        rows = self.data.external
+        for part in np.array_split(rows, math.ceil(len(rows) / self.config.batch_size)):
+            views, tokens = self.inputs(self.batch(part, epoch), self.data.pixels.gather(part))
             with autocast(self.config.precision, self.device):
-                images.append(encode_image(self.model, views))
-                texts.append(encode_text(self.model, tokens, cut=self.cut))
+                images.append(encode_image(self.model, views).float().cpu().numpy())
+                texts.append(encode_text(self.model, tokens, cut=self.cut).float().cpu().numpy())
         self.model.train()
-        held_out.measure(torch.cat(images), torch.cat(texts))
+        vectors = np.concatenate(images), np.concatenate(texts)
+        external = np.ones(len(rows), dtype=bool)
+        means = torch.from_numpy(external_means(*vectors, external).astype(np.float32))
+        return pair_terms(*vectors, external)[ALIGNMENT], means.to(self.device)
 
     def steps(self) -> Iterator[None]:
         """Run all remaining steps, one per iteration."""
         while self.done < self.total:
             epoch, first = divmod(self.done, self.batches)
-            held_out = self.held_out
-            if held_out and epoch and not first and epoch % held_out.every == 0:
-                self.measure_held_out(held_out, epoch)
+            if not first:
+                for mitigation in self.mitigations:
+                    mitigation.before_epoch(self, epoch)
             batches = epoch_batches(
                 self.data, seed=self.seed, epoch=epoch, batch_size=self.config.batch_size
             )
@@ -376,7 +325,7 @@ class Trainer:
         """Return the means since the last line of the log."""
         loss, log_probability, count = self.sums
         self.sums = np.zeros(3)
-        line = {
+        return {
             "step": self.done,
             "steps": self.total,
             "epoch": round(self.done / self.batches, 3),
@@ -384,11 +333,6 @@ class Trainer:
             "log_probability": round(log_probability / count, 5),
             "seconds": round(self.seconds, 2),
         }
-        if hasattr(self.model, "logit_scale"):
-            line["logit_scale"] = round(float(self.model.logit_scale.detach().exp()), 3)
-        if self.held_out is not None:
-            line["ahead"] = round(float(self.held_out.ahead[self.data.rows].mean()), 4)
-        return line
 
     def save(self, folder: Path) -> None:
         """Save the state that a killed run resumes from."""
@@ -399,10 +343,8 @@ class Trainer:
             "seconds": self.seconds,
             "trajectory": torch.from_numpy(self.trajectory),
             "sums": self.sums.tolist(),
+            "mitigations": [mitigation.state for mitigation in self.mitigations],
         }
-        if self.held_out is not None:
-            level = self.held_out
-            state["held_out"] = (torch.from_numpy(level.ahead), level.level, level.means)
         save_atomically(state, folder / STATE)
 
     def resume(self, folder: Path) -> None:
@@ -416,9 +358,8 @@ class Trainer:
         self.seconds = state["seconds"]
         self.sums = np.array(state["sums"])
         self.trajectory = state["trajectory"].cpu().numpy()
-        if self.held_out is not None:
-            ahead, self.held_out.level, self.held_out.means = state["held_out"]
-            self.held_out.ahead = ahead.cpu().numpy()
+        for mitigation, values in zip(self.mitigations, state["mitigations"], strict=True):
+            mitigation.state.update(values)
 
 
 def read_ahead(

@@ -37,15 +37,13 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class ViewMaker:
-    """Random resized crops: area in [crop_scale, 1], aspect log-uniform; mitigations change
-    training views only."""
+    """Random resized crops: area in [crop_scale, 1], aspect log-uniform."""
 
     image_size: int
     crop_scale: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
     seed: int
-    mitigations: Sequence[Mitigation] = ()
 
     def boxes(self, keys: np.ndarray, turn: int) -> np.ndarray:
         """Draw a box a pair for an epoch or evaluation view: x, y, width, height as shares of the
@@ -62,30 +60,23 @@ class ViewMaker:
         )
 
     def training_images(
-        self, pixels: np.ndarray, keys: np.ndarray, epoch: int, device: str = "cpu"
+        self, pixels: np.ndarray, batch: Batch, device: str, mitigations: Sequence[Mitigation]
     ) -> Tensor:
-        """Draw a view of uint8 pixels [n, size, size, 3] for an epoch: float32 [n, 3, image_size,
-        image_size]."""
-        return self.images(
-            pixels, self.boxes(keys, epoch), device, batch=Batch(keys, epoch, self.seed)
-        )
+        """Draw the views of a batch, changed by mitigations, from its uint8 pixels [n, size, size,
+        3]: float32 [n, 3, image_size, image_size]."""
+        images = self.crop(pixels, self.boxes(batch.keys, batch.epoch), device)
+        for mitigation in mitigations:
+            images = mitigation.images(images, batch)
+        return self.normalise(images)
 
     def evaluation_images(
         self, pixels: np.ndarray, keys: np.ndarray, view: int, device: str
     ) -> Tensor:
         """Draw an evaluation view, as `training_images` without mitigations."""
-        return self.images(pixels, self.boxes(keys, view), device)
+        return self.normalise(self.crop(pixels, self.boxes(keys, view), device))
 
-    def images(
-        self,
-        pixels: np.ndarray,
-        boxes: np.ndarray,
-        device: str = "cpu",
-        *,
-        batch: Batch | None = None,
-    ) -> Tensor:
-        """Cut boxes [n, 4] out of pixels; with `batch` they are training views, which mitigations
-        change."""
+    def crop(self, pixels: np.ndarray, boxes: np.ndarray, device: str) -> Tensor:
+        """Cut boxes [n, 4] out of pixels, float32 [n, 3, image_size, image_size], 0 … 255."""
         stored = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float()
         theta = np.zeros((len(boxes), 2, 3), dtype=np.float32)
         theta[:, 0, 0] = boxes[:, 2]
@@ -93,14 +84,14 @@ class ViewMaker:
         theta[:, :, 2] = 2 * (boxes[:, :2] + boxes[:, 2:] / 2) - 1  # the centre
         size = [len(boxes), 3, self.image_size, self.image_size]
         grid = F.affine_grid(torch.from_numpy(theta).to(device), size, align_corners=False)
-        images = F.grid_sample(
+        return F.grid_sample(
             stored, grid, mode="bilinear", padding_mode="border", align_corners=False
         )
-        if batch is not None:
-            for mitigation in self.mitigations:
-                images = mitigation.images(images, batch)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Subtract the mean of each channel, and divide by its deviation."""
         mean, std = (
-            torch.tensor(value, device=device).view(1, 3, 1, 1) * 255
+            torch.tensor(value, device=images.device).view(1, 3, 1, 1) * 255
             for value in (self.mean, self.std)
         )
         return (images - mean) / std
@@ -134,14 +125,15 @@ class FeatureViews:
         self.seed = seed
 
     def training_images(
-        self, features: np.ndarray, keys: np.ndarray, epoch: int, device: str = "cpu"
+        self, features: np.ndarray, batch: Batch, device: str, mitigations: Sequence[Mitigation]
     ) -> Tensor:
-        """Return a view of features [n, width] for an epoch, float32 [n, width]."""
-        chosen = hashed(keys, self.seed, "view", epoch) % np.uint64(MASKS)
+        """Return a view of the features of a batch [n, width], float32 [n, width]; `images` of
+        mitigations does not change features."""
+        chosen = hashed(batch.keys, self.seed, "view", batch.epoch) % np.uint64(MASKS)
         masks = dropout_masks(self.seed, len(self.mean))
         masks = masks[torch.from_numpy(chosen.astype(np.int64))].to(device)
         return torch.addcmul(
-            self.mean, self.evaluation_images(features, keys, 0, device) - self.mean, masks
+            self.mean, self.evaluation_images(features, batch.keys, 0, device) - self.mean, masks
         )
 
     def evaluation_images(

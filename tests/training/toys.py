@@ -11,7 +11,6 @@ import numpy as np
 from clipmem_core.config import AuditConfig
 from clipmem_core.draws import draw_keys
 from clipmem_core.lab.unitmem import TowerTrainer
-from clipmem_core.mitigations import mitigations_of
 from clipmem_core.ragged import Ragged
 from clipmem_core.training.model import Model, build_model
 from clipmem_core.training.trainer import Trainer
@@ -68,28 +67,18 @@ def held_out_data(pairs: int = 30) -> TrainingData:
     return replace(draw_data(pairs, captions=3), rows=rows[:-6], external=rows[-6:])
 
 
-def view_maker(
-    *, image_size: int = 8, crop_scale: float = 0.5, seed: int = 0, colour: float = 0.0
-) -> ViewMaker:
-    return ViewMaker(
-        image_size,
-        crop_scale,
-        (0.5, 0.4, 0.3),
-        (0.2, 0.25, 0.3),
-        seed,
-        mitigations_of(AuditConfig(colour=colour)),
-    )
+def view_maker(*, crop_scale: float = 0.5, seed: int = 0) -> ViewMaker:
+    return ViewMaker(8, crop_scale, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), seed)
 
 
-def trainer(name: str, data: TrainingData, *, seed: int = 0, **changes: Any) -> Trainer:
-    """Return a trainer of a new model under CONFIG with changes."""
-    config = replace(CONFIG, **changes)
-    model: Model = build_model(name, loss=config.loss, seed=seed)
-    size = model.visual.image_size[0]
-    views = view_maker(
-        image_size=size, crop_scale=config.crop_scale, seed=seed, colour=config.colour
-    )
-    return Trainer(model, data, config, views, seed=seed, device="cpu")
+def trainer(
+    name: str, data: TrainingData, *, base: AuditConfig = CONFIG, **changes: Any
+) -> Trainer:
+    """Return a trainer of a new model under a config with changes."""
+    config = replace(base, model=name, **changes)
+    model: Model = build_model(name, loss=config.loss, seed=0)
+    views = view_maker(crop_scale=config.crop_scale)
+    return Trainer(model, data, config, views, seed=0, device="cpu")
 
 
 def tower_trainer(
