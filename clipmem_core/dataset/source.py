@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from clipmem_core.config import SETS, SourceOptions
-from clipmem_core.dataset.readers import columnar, csv_json, folders, shards
+from clipmem_core.dataset.readers import samples, tables
 from clipmem_core.dataset.readers.paths import (
     DELIMITED_SUFFIXES,
     JSON_LINES_SUFFIXES,
@@ -39,13 +39,16 @@ def _ends(*suffixes: str) -> Callable[[Path], bool]:
 
 # Whether a path has a format, and its reader; the first that matches reads it.
 READERS: tuple[tuple[Callable[[Path], object], Callable[[Path, SourceOptions], Rows]], ...] = (
-    (columnar.is_saved_folder, columnar.read_saved_folder),
-    (shards.shards_in, lambda path, options: shards.read_shards(shards.shards_in(path), options)),
-    (_ends(*DELIMITED_SUFFIXES, ".txt"), csv_json.read_delimited),
-    (_ends(*JSON_LINES_SUFFIXES), csv_json.read_jsonl),
-    (_ends(".json"), csv_json.read_json_table),
-    (columnar.parquet_files, columnar.read_parquet),
-    (folders.holds_pictures, folders.read_folder),
+    (tables.is_saved_folder, tables.read_saved_folder),
+    (
+        samples.shards_in,
+        lambda path, options: samples.read_shards(samples.shards_in(path), options),
+    ),
+    (_ends(*DELIMITED_SUFFIXES, ".txt"), tables.read_delimited),
+    (_ends(*JSON_LINES_SUFFIXES), tables.read_jsonl),
+    (_ends(".json"), tables.read_json_table),
+    (tables.parquet_files, tables.read_parquet),
+    (samples.holds_pictures, samples.read_folder),
 )
 
 
@@ -99,7 +102,7 @@ def source_files(source: str) -> list[Path]:
     path = Path(os.path.expanduser(source))
     if path.exists():
         return [path, *path.rglob("*")]
-    return shards.expand_pattern(source) if _PATTERN.fullmatch(source) else []
+    return samples.expand_pattern(source) if _PATTERN.fullmatch(source) else []
 
 
 def lacks_captions(source: str) -> bool:
@@ -110,7 +113,7 @@ def lacks_captions(source: str) -> bool:
         path.suffix.lower() in SOURCE_SUFFIXES for path in folder.iterdir()
     ):
         return False
-    return folders.has_class_folders(folder)
+    return samples.has_class_folders(folder)
 
 
 def _read(source: str, options: SourceOptions, data: Path) -> Rows:
@@ -120,16 +123,16 @@ def _read(source: str, options: SourceOptions, data: Path) -> Rows:
         table = folder / drawing.CAPTIONS_FILE
         if not table.is_file():
             drawing.draw_scenes(folder, pairs=options.scenes_pairs, seed=options.scenes_seed)
-        return replace(csv_json.read_jsonl(table, SourceOptions()), format=DRAWN)
+        return replace(tables.read_jsonl(table, SourceOptions()), format=DRAWN)
     path = Path(os.path.expanduser(source))  # an unknown user's home stays as it is
     if not path.exists() and _PATTERN.fullmatch(source):
-        return shards.read_shards(shards.expand_pattern(source), options)
+        return samples.read_shards(samples.expand_pattern(source), options)
     if not path.exists():
         file = fetch_from_hub(source, split=options.split, data=data)
-        return columnar.read_arrow_files([file], file.parent, options, kind="huggingface")
+        return tables.read_arrow_files([file], file.parent, options, kind="huggingface")
     if not path.is_dir() and not path.is_file():
         raise InputError(f"{source} is neither a folder nor a regular file: give {KNOWN_SOURCES}")
-    if path.is_dir() and not columnar.is_saved_folder(path) and not shards.shards_in(path):
+    if path.is_dir() and not tables.is_saved_folder(path) and not samples.shards_in(path):
         path = _captions_file(path) or path
     if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"{path} is empty: give {KNOWN_SOURCES}")

@@ -23,8 +23,6 @@ from pyarrow import feather
 
 from clipmem_core import columns as c
 from clipmem_core.config import SourceOptions, as_dict, data_folder, fingerprint
-from clipmem_core.dataset.readers.columnar import read_arrow_files, read_schema
-from clipmem_core.dataset.readers.csv_json import read_delimited, read_jsonl
 from clipmem_core.dataset.readers.paths import (
     JSON_LINES_SUFFIXES,
     TABLE_SUFFIXES,
@@ -34,6 +32,7 @@ from clipmem_core.dataset.readers.paths import (
     tidy,
 )
 from clipmem_core.dataset.readers.records import Row
+from clipmem_core.dataset.readers.tables import read_arrow_files, read_delimited, read_jsonl
 from clipmem_core.embeddings import Vectors, read_vectors, write_vectors
 from clipmem_core.io import InputError, naming, reading, replacing_folder
 from clipmem_core.ragged import Ragged
@@ -273,7 +272,6 @@ def _fault(faults: np.ndarray, row: int, whose: str) -> str:
 
 def _read_table(table: Path, options: SourceOptions) -> Iterable[Row]:
     if table.suffix.lower() == ".parquet":
-        read_schema(table)  # raises for a damaged file
         home = table.resolve()
         return read_arrow_files([home], home.parent, options, kind="parquet").rows
     read = read_jsonl if table.suffix.lower() in JSON_LINES_SUFFIXES else read_delimited

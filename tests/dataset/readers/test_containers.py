@@ -18,8 +18,7 @@ from tests.dataset.samples import draw, write_tar
     "image",
     [
         *("/etc/passwd", "C:\\pictures\\a.jpg", "\\\\server\\a.jpg", "../a.jpg", "a/../../a.jpg"),
-        *("..\\a.jpg", "a\\..\\..\\b.jpg", "..%2fa.jpg", "%2e%2e/a.jpg", "..%252fa.jpg"),
-        *("%2Fetc%2Fpasswd", "https://example.org/a.jpg", "a\udcff.jpg", "a\0.jpg"),
+        *("..\\a.jpg", "a\\..\\..\\b.jpg", "https://example.org/a.jpg", "a\udcff.jpg", "a\0.jpg"),
     ],
 )
 def test_a_reference_that_leaves_the_folder_or_is_no_text_is_refused_and_named(

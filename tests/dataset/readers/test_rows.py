@@ -15,14 +15,13 @@ from tests.dataset.samples import draw, picture_bytes, read
 
 
 @given(st.lists(st.lists(st.sampled_from(["x", "y", "", " ", None]), max_size=4), max_size=6))
-def test_an_empty_entry_among_captions_is_a_separate_row(lists: list[list[str | None]]) -> None:
+def test_empty_entries_among_captions_are_left_out(lists: list[list[str | None]]) -> None:
     rows = [Row(f"t:{at}", f"{at}.png", entries) for at, entries in enumerate(lists)]
     total, pairs, quarantine = merge_rows(Rows(Path(), "", rows, files=False))
     full = [entries for entries in lists if any(entry and entry.strip() for entry in entries)]
-    empty_beside = sum(not (entry and entry.strip()) for entries in full for entry in entries)
     assert len(pairs) == len(full)
-    assert len(quarantine) == empty_beside + len(lists) - len(full)
-    assert total == len(pairs) + len(quarantine)
+    assert len(quarantine) == len(lists) - len(full)
+    assert total == len(lists)
 
 
 @pytest.mark.parametrize(
@@ -70,8 +69,6 @@ def test_paths_start_in_the_image_folder_and_may_not_leave_it(tmp_path: Path) ->
         f"{pictures}": "absolute",
         "/etc/passwd": "absolute",
         "../secret.png": "leaves",
-        f"{pictures}/..%2fsecret.png": "leaves",
-        f"{pictures}/%2fetc/passwd": "absolute",
         "link.png": "link that leaves",
         f"{pictures}/far/a.png": "link that leaves",
         f"{pictures}/gone.png": "no such picture",
