@@ -70,6 +70,11 @@ def path_fault(error: BaseException) -> str:
     return ""
 
 
+def cores() -> int:
+    """Return the number of processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def keep_memory() -> None:
     """Let this process keep freed memory: glibc returns every large block, and its pages are
     faulted in again."""

@@ -107,14 +107,6 @@ def test_rows_without_caption_are_quarantined_and_null_pictures_when_they_are_re
             read_bytes(raw.root, image)
 
 
-def test_a_time_that_python_cannot_hold_is_read_as_text(tmp_path: Path) -> None:
-    draw(tmp_path, "a.png", "b.png")
-    times = pa.array([0, 2**62], pa.int64()).view(pa.timestamp("us"))
-    table = pa.table({"image": ["a.png", "b.png"], "caption": ["x", "y"], "label": times})
-    pq.write_table(table, tmp_path / "set.parquet")
-    assert len(read(tmp_path / "set.parquet").pairs) == 2
-
-
 def test_a_file_that_a_link_puts_into_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     saved(2).to_parquet(tmp_path / "out.parquet")
