@@ -33,23 +33,13 @@ _PATTERN = re.compile(r".*\{.*\.tar", re.DOTALL)  # of shards
 _USUAL = ("captions", "metadata", "annotations")  # names that win if a folder has several tables
 
 
-def _ends(*suffixes: str) -> Callable[[Path], bool]:
-    return lambda path: path.is_file() and path.suffix.lower() in suffixes
-
-
-# Whether a path has a format, and its reader; the first that matches reads it.
-READERS: tuple[tuple[Callable[[Path], object], Callable[[Path, SourceOptions], Rows]], ...] = (
-    (tables.is_saved_folder, tables.read_saved_folder),
-    (
-        samples.shards_in,
-        lambda path, options: samples.read_shards(samples.shards_in(path), options),
-    ),
-    (_ends(*DELIMITED_SUFFIXES, ".txt"), tables.read_delimited),
-    (_ends(*JSON_LINES_SUFFIXES), tables.read_jsonl),
-    (_ends(".json"), tables.read_json_table),
-    (tables.parquet_files, tables.read_parquet),
-    (samples.holds_pictures, samples.read_folder),
-)
+# reader of a file by its suffix
+READERS: dict[str, Callable[[Path, SourceOptions], Rows]] = {
+    **dict.fromkeys((*DELIMITED_SUFFIXES, ".txt"), tables.read_delimited),
+    **dict.fromkeys(JSON_LINES_SUFFIXES, tables.read_jsonl),
+    ".json": tables.read_json_table,
+    ".parquet": tables.read_parquet,
+}
 
 
 @dataclass(frozen=True)
@@ -132,13 +122,20 @@ def _read(source: str, options: SourceOptions, data: Path) -> Rows:
         return tables.read_arrow_files([file], file.parent, options, kind="huggingface")
     if not path.is_dir() and not path.is_file():
         raise InputError(f"{source} is neither a folder nor a regular file: give {KNOWN_SOURCES}")
-    if path.is_dir() and not tables.is_saved_folder(path) and not samples.shards_in(path):
+    if tables.is_saved_folder(path):
+        return tables.read_saved_folder(path, options)
+    if shards := samples.shards_in(path):
+        return samples.read_shards(shards, options)
+    if path.is_dir():
         path = _captions_file(path) or path
     if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"{path} is empty: give {KNOWN_SOURCES}")
-    for matches, read in READERS:
-        if matches(path):
-            return read(path, options)
+    if path.is_file() and path.suffix.lower() in READERS:
+        return READERS[path.suffix.lower()](path, options)
+    if path.is_dir() and tables.parquet_files(path):
+        return tables.read_parquet(path, options)
+    if samples.holds_pictures(path):
+        return samples.read_folder(path, options)
     raise InputError(f"{path} holds no data set of a known format: give {KNOWN_SOURCES}")
 
 

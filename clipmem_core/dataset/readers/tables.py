@@ -217,14 +217,12 @@ def _read_coco(path: Path, value: Any, options: SourceOptions) -> Rows:
     return in_image_folder(Rows(root, "coco", rows()), options.image_folder, path)
 
 
-def parquet_files(path: Path) -> list[Path]:
-    """List the Parquet files of a folder that are not hidden, or the file itself."""
-    if not path.is_dir():
-        return [path] if path.suffix.lower() == ".parquet" else []
+def parquet_files(folder: Path) -> list[Path]:
+    """List the Parquet files of a folder that are not hidden."""
     return sorted(
         file
-        for file in path.rglob("*.parquet")
-        if not file.is_dir() and not re.search(r"(^|/)\.", str(file.relative_to(path)))
+        for file in folder.rglob("*.parquet")
+        if not file.is_dir() and not re.search(r"(^|/)\.", str(file.relative_to(folder)))
     )
 
 
