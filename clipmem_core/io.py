@@ -70,6 +70,11 @@ def path_fault(error: BaseException) -> str:
     return ""
 
 
+def cores() -> int:
+    """Return the number of processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def keep_memory() -> None:
     """Let this process keep freed memory: glibc returns every large block, and its pages are
     faulted in again."""
@@ -182,11 +187,6 @@ def read_json(path: Path, kind: Any = Any, *, repair: str = DELETE) -> Any:
     """Read one of our JSON files as a type."""
     with reading(path, repair=repair):
         text = path.read_bytes()
-    return parse_json(text, kind, path=path, repair=repair)
-
-
-def parse_json(text: str | bytes, kind: Any, *, path: Path, repair: str) -> Any:
-    """Parse JSON of a file, as `read_json` does."""
     try:
         return _adapter_of(kind).validate_json(text, strict=True)
     except ValidationError as error:

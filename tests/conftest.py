@@ -18,11 +18,12 @@ from open_clip.tokenizer import SimpleTokenizer
 from streamlit.components.v2 import manifest_scanner
 from streamlit.components.v2.manifest_scanner import scan_component_manifests
 
+from clipmem_core import io as core_io
 from clipmem_core.audit import pipeline
 from clipmem_core.audit.pipeline import run_audit
 from clipmem_core.audit.store import Audit, file_sha256
 from clipmem_core.cli import main
-from clipmem_core.dataset import pixels, workers
+from clipmem_core.dataset import pixels
 from clipmem_core.dataset.scenes import drawing
 from clipmem_core.dataset.scenes.drawing import draw_scenes
 from clipmem_core.lab import retraining
@@ -38,7 +39,7 @@ settings.load_profile("unhurried")
 def pytest_xdist_auto_num_workers() -> int:
     """One process more than cores: a third of a run's time some tests wait, for browsers, clusters
     and clocks."""
-    return workers.cores() + 1
+    return core_io.cores() + 1
 
 
 @pytest.fixture(scope="session", autouse=True)

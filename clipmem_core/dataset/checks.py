@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 
 from clipmem_core.dataset.languages import language_of, main_script
 from clipmem_core.io import read_json
@@ -211,43 +212,31 @@ def measure_pictures(
         shape: width and height of each original, int [n_pairs, 2].
         padded: squares have white margins, which are not measured.
     """
-    values = np.empty((3, len(shape)), np.float32)
-    for start in range(0, len(shape), _BLOCK):
-        rows = np.arange(start, min(start + _BLOCK, len(shape)))
-        squares = gather(rows)
-        if not padded:
-            values[:, rows] = _measure_block(squares)
-            continue
-        for row, square in zip(rows.tolist(), squares, strict=True):
+    values = list[tuple[float, float, float]]()
+    for rows in np.split(np.arange(len(shape)), range(_BLOCK, len(shape), _BLOCK)):
+        for square, original in zip(gather(rows), shape[rows], strict=True):
             size = len(square)
-            scaled = shape[row] * size / max(*shape[row], 1)
-            wide, high = np.maximum(1, np.round(scaled).astype(int))
-            top = (size - high) // 2
-            left = (size - wide) // 2
-            inner = square[top : top + high, left : left + wide]
-            thicker = ((0, max(0, 3 - high)), (0, max(0, 3 - wide)), (0, 0))
-            values[:, row] = _measure_block(np.pad(inner, thicker, mode="edge")[None])[:, 0]
-    return values
+            inner = original * size / max(original) if padded else [size, size]
+            width, height = np.maximum(3, np.round(inner).astype(int))
+            top = (size - height) // 2
+            left = (size - width) // 2
+            values.append(_measure(square[top : top + height, left : left + width]))
+    return np.array(values, np.float32).reshape(-1, 3).T
 
 
-def _measure_block(squares: np.ndarray) -> np.ndarray:
-    """Measure pictures of one size, uint8 [n, height, width, 3]: float32 [3, n]."""
-
-    def percentile(values: np.ndarray, share: int) -> np.ndarray:
-        flat = values.reshape(len(values), -1)
-        return np.percentile(flat, share, axis=1, method="nearest")
-
-    # numpy is slow along a short last axis
-    planes = np.ascontiguousarray(squares.transpose(3, 0, 1, 2), np.float32)
-    grey = planes.mean(axis=0)
-    bends = np.diff(grey, 2, axis=1)[:, :, 1:-1] + np.diff(grey, 2, axis=2)[:, 1:-1]
-    brightness = np.sqrt(percentile(np.tensordot(_BRIGHTNESS, np.square(planes), 1), 99)) / 255
-    contrast = planes.reshape(*planes.shape[:2], -1).std(axis=2).max(axis=0)
-    low = percentile(grey, 1)
-    high = percentile(grey, 99)
-    edges = percentile(np.abs(bends), 99) / np.maximum(high - low, 1)
-    sharpness = np.where(contrast < UNIFORM, np.inf, edges)
-    return np.stack([brightness, contrast, sharpness])
+def _measure(picture: np.ndarray) -> tuple[float, float, float]:
+    """Return brightness, contrast and sharpness of a picture, uint8 [height, width, 3]."""
+    pixels = picture.astype(np.float64)
+    grey = pixels.mean(axis=2)
+    bends = np.abs(scipy.ndimage.laplace(grey)[1:-1, 1:-1])
+    perceived, bend = (
+        np.percentile(values, 99, method="nearest")
+        for values in (np.square(pixels) @ _BRIGHTNESS, bends)
+    )
+    low, high = np.percentile(grey, [1, 99], method="nearest")
+    contrast = pixels.std(axis=(0, 1)).max()
+    sharpness = np.inf if contrast < UNIFORM else bend / max(high - low, 1)
+    return np.sqrt(perceived) / 255, contrast, sharpness
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,6 @@ PACKAGES = {
 _CAPTIONS_FILE = "captions.jsonl"
 _INSTEAD = "use any folder of pictures with captions, or `scenes`"
 _LONGEST_FIELD = 4000  # characters of a metadata field
-_LONGEST_ENTITY = 300  # characters; harmless entities only abbreviate namespace addresses
 # pictures of so many different names with one title or description: it describes none of them
 _SHARED_BY = 3
 _DESCRIPTION_WORDS = 12  # of a description in a caption
@@ -172,16 +171,11 @@ def read_dublin_core(svg: bytes) -> DublinCore:
         pieces.clear()
         path.pop()
 
-    def entity(name: str, _parameter: bool, value: str | None, *_where: str | None) -> None:
-        if value is None or len(value) > _LONGEST_ENTITY or "&" in value or "%" in value:
-            raise ValueError(f"entity {name} refers to another entity or file, or is long")
-
     parser = expat.ParserCreate()
     parser.buffer_text = True
     parser.StartElementHandler = start
     parser.EndElementHandler = end
     parser.CharacterDataHandler = pieces.append
-    parser.EntityDeclHandler = entity
     # with a default handler expat expands no entities in text
     parser.DefaultHandler = lambda _data: None
     with contextlib.suppress(expat.ExpatError, ValueError, LookupError):
@@ -196,9 +190,6 @@ _CLIPART_BY = re.compile(r"^clip ?art by .*? - ", re.I)
 _NOISE = re.compile(
     r"\bpart of (?:the )?|\bopen ?clip ?art\b|\bclip ?arts?\b|\bcollection\b|\bvarious\b|\bsvg\b",
     re.I,
-)
-_NAMELESS = re.compile(
-    r"(?:untitled|unnamed|no ?name|title|new document|drawing|image)[\s\d]*", re.I
 )
 _VERSION = re.compile(r"(?<![a-z0-9])v?\d+\.\d+|\.svg\b", re.I)
 _SEPARATORS = re.compile(r"[\s_\-.,;:()\[\]&]+|(?<=[a-z])(?=[A-Z][a-z])")
@@ -295,8 +286,7 @@ def _clean_title(title: str, artists: list[str]) -> str:
     if text and " " not in text:  # a file name
         text = " ".join(name_words(text))
     text = re.sub(r" 0\d+$", "", text.replace("_", " ").replace(" - ", " "))
-    text = " ".join(_NOISE.sub(" ", text).split()).strip(" -.,:;")
-    return "" if _NAMELESS.fullmatch(text) or not any(map(str.isalnum, text)) else text
+    return " ".join(_NOISE.sub(" ", text).split()).strip(" -.,:;")
 
 
 def _without_signature(words: list[str], artists: list[str], title: str) -> list[str]:
@@ -323,5 +313,5 @@ def _printable(text: str) -> str:
 def _key(word: str) -> str:
     """Fold case, accents, punctuation and the plural's s, so that forms of a word compare equal."""
     folded = unicodedata.normalize("NFKD", word.casefold())
-    key = "".join(c for c in folded if c.isalnum() or c == "+")
+    key = "".join(c for c in folded if c.isalnum())
     return key[:-1] if len(key) > 3 and key.endswith("s") and not key.endswith("ss") else key

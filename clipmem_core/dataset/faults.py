@@ -191,11 +191,7 @@ def ascending_stretches(texts: Sequence[str]) -> list[np.ndarray]:
     values = np.array([text.casefold() for text in texts], object)
     breaks = np.flatnonzero(values[:-1] > values[1:]) + 1
     stretches = np.split(np.arange(len(texts)), breaks)
-    return [
-        rows
-        for rows in stretches
-        if len(rows) >= _SORTED and ascending([texts[row] for row in rows])
-    ]
+    return [rows for rows in stretches if len(rows) >= _SORTED and ascending(values[rows].tolist())]
 
 
 def ascending(texts: Sequence[str]) -> bool:

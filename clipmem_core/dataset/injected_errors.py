@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import scipy
 
 from clipmem_core import columns as c
 from clipmem_core import draws
@@ -23,7 +22,6 @@ from clipmem_core.scores.words import COLOUR_WORDS, NUMBER_WORDS
 _NEAREST = 10
 _CONSIDERED = 40
 _DRAWS = 200  # attempts to draw rows for a swap
-_BLOCK = 512  # pairs in one search for nearest captions
 _SIMILAR_RANKS = 25  # a noun's replacement differs by at most so many ranks in frequency
 WORD_KINDS = ("colour", "number", "noun")
 DISPLACED_KINDS = ("shift", "exchange", "reversal")
@@ -86,9 +84,10 @@ def inject_miscaptions(pairs: pd.DataFrame, rows: np.ndarray, *, n: int, seed: i
 def picture_sources(pairs: pd.DataFrame, injected: pd.DataFrame) -> np.ndarray:
     """Return the row of the pair that each picture comes from, int64 [n_pairs]; it differs for
     injected duplicates."""
-    first = {image: row for row, image in reversed(list(enumerate(pairs[c.IMAGE])))}
-    unchanged = (pairs[c.IMAGE] == injected[c.IMAGE]).to_numpy()
-    return np.where(unchanged, np.arange(len(pairs)), [first[image] for image in injected[c.IMAGE]])
+    rows = np.arange(len(pairs))
+    first = pd.Series(rows, pairs[c.IMAGE]).groupby(level=0).min()
+    unchanged = pairs[c.IMAGE] == injected[c.IMAGE]
+    return np.where(unchanged, rows, injected[c.IMAGE].map(first))
 
 
 def _not_injected(pairs: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
@@ -123,6 +122,11 @@ def _replaced(texts: list[str], number: int, text: str) -> list[str]:
     return [*texts[:number], text, *texts[number + 1 :]]
 
 
+def _check_count(count: int, n: int, what: str) -> None:
+    if count < n:
+        raise InputError(f"only {count:,} pairs {what}, {n:,} were requested")
+
+
 def _swap_random(
     pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int, *, single: bool = False
 ) -> Injected:
@@ -131,9 +135,9 @@ def _swap_random(
     rng = draws.rng(seed, "swapped captions")
     captions = pairs[c.CAPTIONS].tolist()
     free = free[[len(captions[row]) > 1 for row in free]] if single else free
-    if len(free) < n:
-        several = " with several captions" if single else ""
-        raise InputError(f"only {len(free):,} pairs{several} can be changed, {n:,} were requested")
+    _check_count(
+        len(free), n, "with several captions can be changed" if single else "can be changed"
+    )
     texts_of = [frozenset(captions[row]) for row in free]
     for _ in range(_DRAWS):
         # at most half of the rows may share a text, or no swap exists
@@ -162,7 +166,7 @@ def _swap_random(
 
 
 def _derange(texts_of: list[frozenset[str]], rng: np.random.Generator) -> np.ndarray | None:
-    """Return the pair that each pair gets its captions from, or None if there is no such order."""
+    """Return the pair that each pair gets its captions from, or None if none was found."""
     n = len(texts_of)
     donors = rng.permutation(n)
     for i in range(n):
@@ -176,27 +180,16 @@ def _derange(texts_of: list[frozenset[str]], rng: np.random.Generator) -> np.nda
             ):
                 donors[[i, j]] = donors[[j, i]]
                 break
-        else:  # partly overlapping captions need an exact matching of pairs and foreign captions
-            order = rng.permutation(n)
-            foreign = scipy.sparse.csr_array(
-                [[texts.isdisjoint(texts_of[k]) for k in order] for texts in texts_of]
-            )
-            matched = scipy.sparse.csgraph.maximum_bipartite_matching(foreign, perm_type="column")
-            return None if (matched < 0).any() else order[matched]
+        else:  # captions overlap in part
+            return None
     return donors
 
 
 def _swap_inside_label(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> Injected:
     """Swap captions among pairs of one label, the same share of each label."""
-    groups = pairs.iloc[free].groupby(c.LABEL).indices
-    if not groups:
-        raise InputError(
-            "no pair has a label: swaps inside a label need some (`--csv-label-key`, or class "
-            "folders)"
-        )
     changes = list[ChangedCaption]()
     share = n / len(free)
-    for members in groups.values():
+    for members in pairs.iloc[free].groupby(c.LABEL).indices.values():
         count = round(share * len(members))
         if count >= 2:
             with contextlib.suppress(InputError):  # the pairs of a label may share their captions
@@ -204,7 +197,8 @@ def _swap_inside_label(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int)
                 changes += more
     if not changes:
         raise InputError(
-            f"no label has two pairs to swap at a share of {share:.0%}: inject a larger share"
+            f"no label has two pairs to swap at a share of {share:.0%}: inject a larger share, or "
+            "give labels (`--csv-label-key`, or class folders)"
         )
     return pairs, changes
 
@@ -235,27 +229,18 @@ def _swap_nearest(
     ).fit(words)
     donors = dict[int, int]()
     order = rng.permutation(len(free))
-    for start in range(0, len(order), _BLOCK):
-        block = order[start : start + _BLOCK]
-        nearest = free[index.kneighbors(words[block], return_distance=False)]
-        for row, neighbours in zip(free[block].tolist(), nearest.tolist(), strict=True):
-            if row in donors or len(donors) == n:
-                continue
-            texts_of_row = set(captions[row])
-            others = [
-                other
-                for other in neighbours
-                if other not in donors and texts_of_row.isdisjoint(captions[other])
-            ]
-            if others:
-                other = int(rng.choice(others[:_NEAREST]))
-                donors |= {row: other, other: row}
-        if len(donors) == n:
-            break
-    else:
-        raise InputError(
-            f"only {len(donors):,} pairs have another pair with similar words, {n:,} were requested"
-        )
+    nearest = free[index.kneighbors(words[order], return_distance=False)]
+    for row, neighbours in zip(free[order].tolist(), nearest.tolist(), strict=True):
+        texts_of_row = set(captions[row])
+        others = [
+            other
+            for other in neighbours
+            if other not in donors and texts_of_row.isdisjoint(captions[other])
+        ]
+        if others and row not in donors and len(donors) < n:
+            other = int(rng.choice(others[:_NEAREST]))
+            donors |= {row: other, other: row}
+    _check_count(len(donors), n, "have another pair with similar words")
     new = {row: captions[donor] for row, donor in donors.items()}
     if single:
         for row, donor in donors.items():
@@ -295,18 +280,17 @@ def _replace_word(
     def change_one_word(text: str, replaced: dict[str, str]) -> tuple[str, int, str] | None:
         """Return the new caption, the position of the word and its kind."""
         matches = list(_WORD.finditer(text))
-        lower = [match[0].lower() for match in matches]
+        words = [match[0].lower() for match in matches]
         # the same word again, so that a pair's captions agree
-        choices = [i for i, word in enumerate(lower) if word in replaced]
+        choices = [i for i, word in enumerate(words) if word in replaced]
+        kinds = [alternatives(word)[0] for word in words]
         for kind in () if choices else rng.permutation(WORD_KINDS):
-            choices = choices or [
-                i for i, word in enumerate(lower) if alternatives(word)[0] == kind
-            ]
+            choices = choices or [i for i, of in enumerate(kinds) if of == kind]
         if not choices:
             return None
         position = choices[rng.integers(len(choices))]
         match = matches[position]
-        word = lower[position]
+        word = words[position]
         word_kind, others = alternatives(word)
         if word not in replaced:
             replaced[word] = str(rng.choice([other for other in others if other != word]))
@@ -332,10 +316,7 @@ def _replace_word(
                 texts[number] = text
                 changes.append(ChangedCaption(row, number, position, word_kind))
             new[row] = texts
-    if len(new) < n:
-        raise InputError(
-            f"only {len(new):,} pairs have a word in their captions to change, {n:,} were requested"
-        )
+    _check_count(len(new), n, "have a word in their captions to change")
     return _with_captions(pairs, new)[0], changes
 
 
@@ -379,10 +360,7 @@ def _replace_sentence(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) 
         if len(spans) == len(sentences) > 1 and sentences[place] == text not in before:
             new[row] = _replaced(captions[row], number, after)
             changes.append(ChangedCaption(row, number, sentence=place))
-    if len(new) < n:
-        raise InputError(
-            f"only {len(new):,} pairs have a caption of several sentences, {n:,} were requested"
-        )
+    _check_count(len(new), n, "have a caption of several sentences")
     return _with_captions(pairs, new)[0], changes
 
 
@@ -423,7 +401,7 @@ def draw_displaced(n_pairs: int, n: int, seed: int) -> list[Displaced]:
         length = max(min(length, n // blocks, n_pairs // 8), _SHORTEST)
         starts = rng.integers(_APART, n_pairs - length - _APART, blocks)
         spans = [slice(start - _APART, start + length + _APART) for start in starts]
-        if not all(free[span].all() for span in spans) or abs(np.ptp(starts)) < length > blocks > 1:
+        if not all(free[span].all() for span in spans) or np.ptp(starts) < length > blocks > 1:
             continue
         for span in spans:
             free[span] = False
@@ -444,8 +422,9 @@ def _displace(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> Injec
     runs = draw_displaced(len(pairs), n, seed)
     if not runs:
         raise InputError(f"{n:,} pairs are too few for a run of {_SHORTEST}: use a larger share")
-    sources = [zip(run.rows.tolist(), run.sources.tolist(), strict=True) for run in runs]
-    new = {row: captions[source] for pairs_of_run in sources for row, source in pairs_of_run}
+    rows = np.concatenate([run.rows for run in runs]).tolist()
+    sources = np.concatenate([run.sources for run in runs])
+    new = {row: captions[source] for row, source in zip(rows, sources, strict=True)}
     return _with_captions(pairs, new)
 
 

@@ -6,6 +6,7 @@ imports little.
 
 import hashlib
 import io
+import os
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -193,3 +194,10 @@ def read_square(root: Path, image: str, *, size: int, resize_mode: str) -> np.nd
         return resize(picture, size, resize_mode, box)
     except PictureError as error:
         raise PictureError(f"{image}: {error}") from error
+
+
+def discard_output() -> None:
+    """Discard the output of the libraries of a worker process."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)

@@ -6,28 +6,35 @@
                        at every use
 
 The folder is built under a temporary name and then renamed, so an existing folder is complete.
+
+A worker may crash, hang or be killed. It is a fresh Python, not a fork: threads of the caller
+cannot deadlock it, and it ends when the caller is killed.
 """
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import PIL
 import pyarrow.parquet as pq
 from filelock import FileLock
+from pebble import ProcessExpired, ProcessPool
 
 from clipmem_core import columns as c
 from clipmem_core.config import fingerprint
-from clipmem_core.dataset.pictures import Fact, check_chunk, read_square
+from clipmem_core.dataset.pictures import Fact, check_chunk, discard_output, read_square
 from clipmem_core.dataset.readers.containers import source_stamp
-from clipmem_core.dataset.workers import cores, map_chunks
-from clipmem_core.io import naming, replacing_folder, sync
+from clipmem_core.io import cores, naming, replacing_folder, sync
 
 VERSION = 2  # of what is stored and how it is computed; a new number leaves old caches behind
 FACTS_FILE = "facts.parquet"
@@ -36,6 +43,7 @@ PIXELS_FILE = "pixels.npy"
 
 _CRASHED = "the process decoding it crashed or hung"
 _CHUNK = 16  # pictures handed to a process at a time
+SECONDS = 300.0  # limit of a chunk; the largest picture takes a few seconds
 
 
 @dataclass(eq=False)
@@ -145,3 +153,49 @@ def check_pictures(
         folder, rows=rows, root=root, images=images, size=size, resize_mode=resize_mode
     )
     return facts_of_pictures.astype({c.WIDTH: np.int64, c.HEIGHT: np.int64}), pixels
+
+
+def map_chunks(
+    work: Callable[[list[Any]], Any], items: Sequence[Any], *, workers: int, chunk: int
+) -> Generator[tuple[list[Any], Any], None, None]:
+    """Yield each chunk of items with the result of `work`, a function of a module or a partial of
+    one.
+
+    The items of a chunk whose process died or hung are retried one by one at the end, in a single
+    process. An item that crashes or hangs its process again has the result None; one whose process
+    is killed again raises MemoryError.
+    """
+    chunks = [list(items[start : start + chunk]) for start in range(0, len(items), chunk)]
+    retries = list[list[Any]]()
+    for part, result, error in _results(work, chunks, workers):
+        if error:
+            retries += [[item] for item in part]
+        else:
+            yield part, result
+    for part, result, error in _results(work, retries, 1):
+        # by the system, for example when memory ran out
+        if isinstance(error, ProcessExpired) and error.exitcode == -signal.SIGKILL:
+            raise MemoryError(f"the process working on {part[0]!r} was killed, alone as well")
+        yield part, result
+
+
+def _results(
+    work: Callable[[list[Any]], Any], chunks: Sequence[list[Any]], workers: int
+) -> Iterator[tuple[list[Any], Any, Exception | None]]:
+    """Yield each chunk in order with its result, or with the error that ended its process."""
+    pool = ProcessPool(
+        workers, initializer=discard_output, context=multiprocessing.get_context("spawn")
+    )
+    try:
+        futures = deque(pool.schedule(work, (part,), timeout=SECONDS) for part in chunks)
+        for part in chunks:
+            result = None
+            failure = None
+            try:
+                result = futures.popleft().result()
+            except (ProcessExpired, TimeoutError) as error:
+                failure = error
+            yield part, result, failure
+    finally:
+        pool.stop()
+        pool.join()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from clipmem_core.config import SETS, SourceOptions
-from clipmem_core.dataset.readers import columnar, csv_json, folders, shards
+from clipmem_core.dataset.readers import samples, tables
 from clipmem_core.dataset.readers.paths import (
     DELIMITED_SUFFIXES,
     JSON_LINES_SUFFIXES,
@@ -33,20 +33,13 @@ _PATTERN = re.compile(r".*\{.*\.tar", re.DOTALL)  # of shards
 _USUAL = ("captions", "metadata", "annotations")  # names that win if a folder has several tables
 
 
-def _ends(*suffixes: str) -> Callable[[Path], bool]:
-    return lambda path: path.is_file() and path.suffix.lower() in suffixes
-
-
-# Whether a path has a format, and its reader; the first that matches reads it.
-READERS: tuple[tuple[Callable[[Path], object], Callable[[Path, SourceOptions], Rows]], ...] = (
-    (columnar.is_saved_folder, columnar.read_saved_folder),
-    (shards.shards_in, lambda path, options: shards.read_shards(shards.shards_in(path), options)),
-    (_ends(*DELIMITED_SUFFIXES, ".txt"), csv_json.read_delimited),
-    (_ends(*JSON_LINES_SUFFIXES), csv_json.read_jsonl),
-    (_ends(".json"), csv_json.read_json_table),
-    (columnar.parquet_files, columnar.read_parquet),
-    (folders.holds_pictures, folders.read_folder),
-)
+# reader of a file by its suffix
+READERS: dict[str, Callable[[Path, SourceOptions], Rows]] = {
+    **dict.fromkeys((*DELIMITED_SUFFIXES, ".txt"), tables.read_delimited),
+    **dict.fromkeys(JSON_LINES_SUFFIXES, tables.read_jsonl),
+    ".json": tables.read_json_table,
+    ".parquet": tables.read_parquet,
+}
 
 
 @dataclass(frozen=True)
@@ -99,7 +92,7 @@ def source_files(source: str) -> list[Path]:
     path = Path(os.path.expanduser(source))
     if path.exists():
         return [path, *path.rglob("*")]
-    return shards.expand_pattern(source) if _PATTERN.fullmatch(source) else []
+    return samples.expand_pattern(source) if _PATTERN.fullmatch(source) else []
 
 
 def lacks_captions(source: str) -> bool:
@@ -110,7 +103,7 @@ def lacks_captions(source: str) -> bool:
         path.suffix.lower() in SOURCE_SUFFIXES for path in folder.iterdir()
     ):
         return False
-    return folders.has_class_folders(folder)
+    return samples.has_class_folders(folder)
 
 
 def _read(source: str, options: SourceOptions, data: Path) -> Rows:
@@ -120,22 +113,29 @@ def _read(source: str, options: SourceOptions, data: Path) -> Rows:
         table = folder / drawing.CAPTIONS_FILE
         if not table.is_file():
             drawing.draw_scenes(folder, pairs=options.scenes_pairs, seed=options.scenes_seed)
-        return replace(csv_json.read_jsonl(table, SourceOptions()), format=DRAWN)
+        return replace(tables.read_jsonl(table, SourceOptions()), format=DRAWN)
     path = Path(os.path.expanduser(source))  # an unknown user's home stays as it is
     if not path.exists() and _PATTERN.fullmatch(source):
-        return shards.read_shards(shards.expand_pattern(source), options)
+        return samples.read_shards(samples.expand_pattern(source), options)
     if not path.exists():
         file = fetch_from_hub(source, split=options.split, data=data)
-        return columnar.read_arrow_files([file], file.parent, options, kind="huggingface")
+        return tables.read_arrow_files([file], file.parent, options, kind="huggingface")
     if not path.is_dir() and not path.is_file():
         raise InputError(f"{source} is neither a folder nor a regular file: give {KNOWN_SOURCES}")
-    if path.is_dir() and not columnar.is_saved_folder(path) and not shards.shards_in(path):
+    if tables.is_saved_folder(path):
+        return tables.read_saved_folder(path, options)
+    if shards := samples.shards_in(path):
+        return samples.read_shards(shards, options)
+    if path.is_dir():
         path = _captions_file(path) or path
     if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"{path} is empty: give {KNOWN_SOURCES}")
-    for matches, read in READERS:
-        if matches(path):
-            return read(path, options)
+    if path.is_file() and path.suffix.lower() in READERS:
+        return READERS[path.suffix.lower()](path, options)
+    if path.is_dir() and tables.parquet_files(path):
+        return tables.read_parquet(path, options)
+    if samples.holds_pictures(path):
+        return samples.read_folder(path, options)
     raise InputError(f"{path} holds no data set of a known format: give {KNOWN_SOURCES}")
 
 

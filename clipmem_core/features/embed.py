@@ -22,13 +22,13 @@ from clipmem_core import columns as c
 from clipmem_core.dataset.pictures import GAP, PictureError, decode, resize
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.dataset.readers.remote import reason_of
-from clipmem_core.dataset.workers import cores
 from clipmem_core.embeddings import Vectors
 from clipmem_core.features import cache
 from clipmem_core.features.cache import ComputeShards, FeatureStore, ReportCount, ReportLine
 from clipmem_core.features.towers import Opened, Tower
 from clipmem_core.io import (
     InputError,
+    cores,
     keep_memory,
     naming,
     read_json,

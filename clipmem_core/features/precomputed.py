@@ -180,7 +180,7 @@ def _store(folder: Path, parts: Sequence[Part], options: SourceOptions) -> None:
         used = []
         image_row = 0
         text_row = 0
-        read = next(reader for matches, reader in READERS if matches(table))
+        read = READERS[table.suffix.lower()]
         for row in read(table, options).rows:
             image = as_name(row.image) or ""
             label = as_name(row.label)

@@ -36,11 +36,10 @@ from clipmem_core.audit.store import Audit
 from clipmem_core.config import DATA_VARIABLE, AuditConfig, SourceOptions, preset_config
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.dataset.source import read_source
-from clipmem_core.dataset.workers import cores
 from clipmem_core.features import embed
 from clipmem_core.features.embed import FeatureExtractor, batch_size
 from clipmem_core.features.towers import Tower
-from clipmem_core.io import keep_memory
+from clipmem_core.io import cores, keep_memory
 from tests.bench import Measure, Measures, console, save, scratch
 from tests.large_fixtures import make_features
 

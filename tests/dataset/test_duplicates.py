@@ -100,11 +100,6 @@ def test_the_clusters_equal_those_of_a_slow_loop(monkeypatch: pytest.MonkeyPatch
     assert 30 < len(set(clusters.tolist())) < 150
 
 
-def test_pictures_that_could_not_be_read_are_not_alike() -> None:
-    clusters = near_duplicate_clusters(np.zeros((3, 768), np.uint8), ["", "", "x"])
-    assert clusters.tolist() == [0, 1, 2]
-
-
 def test_clusters_by_features_are_those_of_a_slow_loop() -> None:
     rng = np.random.default_rng(4)
     centres = rng.normal(size=(12, 6))
@@ -115,23 +110,3 @@ def test_clusters_by_features_are_those_of_a_slow_loop() -> None:
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     expected = clusters_of(len(features), lambda i, j: bool(unit[i] @ unit[j] >= ALIKE))
     assert alike_by_features(features).tolist() == expected
-
-
-def test_many_features_are_searched_in_cells_and_nearly_all_links_are_found(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    rng = np.random.default_rng(2)
-    features = rng.normal(size=(1500, 96)).astype(np.float16)
-    noise = rng.normal(
-        scale=rng.uniform(0.05, 0.4, size=(500, 1)), size=(500, 96)
-    )  # cosines of 0.93 to 1
-    features = np.concatenate([features, features[:500] + noise.astype(np.float16)])
-    exact = alike_by_features(features)
-    monkeypatch.setattr(embeddings, "EXACT_UP_TO", 100)
-    monkeypatch.setattr(embeddings, "QUERIES", 7)  # some blocks a cell, on either side
-    monkeypatch.setattr(embeddings, "BLOCK", 5)
-    found = alike_by_features(features)
-    linked = exact != np.arange(2000)
-    assert 300 < linked.sum() < 500
-    assert (found[linked] == exact[linked]).mean() > 0.98
-    assert (found[~linked] == exact[~linked]).all()  # each is checked in full: none too many

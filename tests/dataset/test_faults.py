@@ -9,7 +9,7 @@ import scipy
 
 from clipmem_core.cli import main
 from clipmem_core.dataset.checks import Captions, PictureMeasures, check_table
-from clipmem_core.dataset.faults import Fault, ascending_stretches, find_faults
+from clipmem_core.dataset.faults import Fault, find_faults
 from clipmem_core.dataset.scenes.contents import captions_of, plan_pairs, stream
 from tests.dataset.samples import drawing
 
@@ -128,10 +128,3 @@ def test_inspect_prints_the_faults(
     assert main(["inspect", str(tmp_path)]) == 0
     kinds = {line.partition(":")[0] for line in capsys.readouterr().out.splitlines()}
     assert {"repeated caption", "text"} <= kinds
-
-
-def test_stretches_in_alphabetical_order_are_long_and_of_different_texts() -> None:
-    names = [f"Name {row:03}" for row in range(40)]
-    texts = ["zebra", *names, "ant", *names[:20], "bee", *["same"] * 50]
-    (stretch,) = ascending_stretches(texts)
-    assert stretch.tolist() == list(range(1, 41))

@@ -13,9 +13,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clipmem_core.dataset.pictures import PictureError, read_square
-from clipmem_core.dataset.pixels import Pixels, check_pictures, open_pixels
-from clipmem_core.dataset.workers import map_chunks
+from clipmem_core.dataset.pictures import read_square
+from clipmem_core.dataset.pixels import Pixels, check_pictures, map_chunks
 from clipmem_core.io import shortage
 
 IMAGES = ["a.png", "turned.jpg", "broken.png", "sub/clear.png", "a.png", "missing.png"]
@@ -75,27 +74,6 @@ def test_facts_and_squares_match_the_files(shared: Path) -> None:
     squares = pixels.gather(np.array([3, 0]))
     for square, image in zip(squares, ("sub/clear.png", "a.png"), strict=True):
         assert np.array_equal(square, read_square(shared, image, size=24, resize_mode="shortest"))
-
-
-def test_streamed_and_cached_squares_are_equal(shared: Path) -> None:
-    _, streamed = check(shared, budget=0)
-    assert not (streamed.folder / "pixels.npy").exists()
-    _, cached = check(shared)
-    assert (cached.folder / "pixels.npy").exists()
-    with pytest.raises(PictureError, match=r"broken\.png: truncated"):
-        streamed.gather(np.array([0, 2]))
-    rows = GOOD[[2, 0, 1, 1, 3]]
-    assert np.array_equal(cached.gather(rows), streamed.gather(rows))
-
-
-def test_a_selection_is_numbered_from_zero_and_can_be_opened(shared: Path) -> None:
-    _, pixels = check(shared)
-    some = pixels.select(GOOD).select(np.array([1, 2]))
-    assert np.array_equal(some.gather(np.array([1, 0])), pixels.gather(np.array([3, 1])))
-    settings: dict[str, Any] = {"size": 24, "resize_mode": "shortest"}
-    opened = open_pixels(some.folder, rows=some.rows, root=shared, images=IMAGES[1:4:2], **settings)
-    assert np.array_equal(opened.gather(np.arange(2)), some.gather(np.arange(2)))
-    assert np.array_equal(opened.descriptors(), pixels.descriptors()[[1, 3]])
 
 
 def test_a_cache_is_reused_unless_an_input_changes(root: Path) -> None:
@@ -166,18 +144,3 @@ def test_a_picture_that_a_process_crashes_on_is_unusable(
     facts, _ = check(root, images=IMAGES[:2])
     assert facts["reason"][0] is None
     assert "crashed" in facts["reason"][1]
-
-
-def test_an_interruption_leaves_no_cache_and_the_folder_of_a_killed_run_is_replaced(
-    root: Path,
-) -> None:
-    def stop(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    _, pixels = check(root)
-    partial = pixels.folder.with_name(f".{pixels.folder.name}.unfinished")
-    shutil.move(pixels.folder, partial)
-    (partial / "facts.parquet").unlink()
-    with pytest.raises(KeyboardInterrupt):
-        check(root, progress=stop)
-    assert [path.suffix for path in (root.parent / "cache").iterdir()] == [".lock"]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.dataset import workers
-from clipmem_core.dataset.workers import map_chunks
+from clipmem_core.dataset import pixels
+from clipmem_core.dataset.pixels import map_chunks
 
 
 def misbehave(chunk: list[int], *, crash: int = -1, hang: int = -1) -> list[int]:
@@ -34,12 +34,8 @@ def killed(chunk: list[int], *, item: int, log: Path, times: int) -> list[int]:
     return chunk
 
 
-def process_id(chunk: list[int]) -> int:
-    return os.getpid()
-
-
 def test_a_crash_or_a_hang_costs_only_its_item(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "SECONDS", 0.5)
+    monkeypatch.setattr(pixels, "SECONDS", 0.5)
     work = functools.partial(misbehave, crash=5, hang=6)
     results = dict[int, int | None]()
     for chunk, squares in map_chunks(work, range(50), workers=2, chunk=7):
@@ -55,12 +51,3 @@ def test_an_item_whose_process_was_killed_is_retried_alone(tmp_path: Path) -> No
     assert (tmp_path / "log").read_text() == "4 1"
     with pytest.raises(MemoryError, match="working on 2 was killed"):
         list(map_chunks(functools.partial(work, times=9), range(2, 4), workers=1, chunk=2))
-
-
-def test_closing_early_ends_the_processes() -> None:
-    results = map_chunks(process_id, range(100), workers=1, chunk=1)
-    _, process = next(results)
-    results.close()
-    assert process is not None
-    with pytest.raises(ProcessLookupError):
-        os.kill(process, 0)

@@ -59,7 +59,7 @@ def read_bytes(root: Path, image: str) -> bytes:
         if not paths.is_inside(os.path.realpath(root), os.fspath(path)):
             raise InputError(paths.LINK_LEAVES)
         if part is None:
-            return paths.read_file(path, paths.PICTURE)
+            return paths.read_file(path)
         return _table_picture(path, part) if isinstance(part, int) else _tar_picture(path, part)
     except (OSError, LookupError) as error:
         if shortage(error):
@@ -73,12 +73,10 @@ def read_bytes(root: Path, image: str) -> bytes:
 def source_stamp(root: Path, images: Sequence[str]) -> str:
     """Return 32 hex digits that change with the references, their order, and the size or time of
     their files."""
-    digest = hashlib.sha256()
     files = dict.fromkeys(split_reference(root, image)[0] for image in images)
-    stamps = [paths.stamped(file)[1:] if file.is_file() else () for file in files]
-    for line in (*images, *map(str, stamps)):
-        digest.update(line.encode("utf-8", "surrogatepass") + b"\n")
-    return digest.hexdigest()[:32]
+    stamps = [str(paths.stamped(file)[1:]) if file.is_file() else "" for file in files]
+    text = "\n".join([*images, *stamps])
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 class TarContent(NamedTuple):
@@ -134,8 +132,7 @@ def _tar_picture(path: Path, name: str) -> bytes:
     if name not in places:
         raise LookupError(f"no such picture in {path.name}")
     offset, size = places[name]
-    if fault := paths.size_fault(size, paths.PICTURE):
-        raise InputError(f"it is {fault}")
+    paths.check_size(size)
     with path.open("rb") as stream:
         stream.seek(offset)
         return stream.read(size)
@@ -144,53 +141,52 @@ def _tar_picture(path: Path, name: str) -> bytes:
 def picture_column(schema: pa.Schema) -> str:
     """Return the first column that holds pictures: a struct with `bytes`, as Hugging Face writes,
     or a named blob."""
-
-    def is_blob(kind: pa.DataType) -> bool:
-        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
     for field in schema:
-        parts = list(field.type) if pa.types.is_struct(field.type) else []
-        if any(part.name == "bytes" and is_blob(part.type) for part in parts):
+        if pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0:
             return str(field.name)
-    blobs = [field.name for field in schema if is_blob(field.type)]
+    blobs = [field.name for field in schema if str(field.type) in ("binary", "large_binary")]
     return next((name for name in blobs if name.lower() in COLUMN_NAMES["picture_bytes"]), "")
 
 
 def _table_picture(path: Path, row: int) -> bytes:
     file = paths.stamped(path)
-    column, ends = _row_groups(file)
-    if not column:
-        raise InputError(f"{path.name} has no column with pictures")
+    ends = _row_group_ends(file)
     group = int(np.searchsorted(ends, row, side="right"))
     if group == len(ends):
         raise LookupError(f"{path.name} has no row {row}")
     # counted from the end of the row group
-    data = _group_pictures(file, group, column)[row - int(ends[group])].as_py()
+    data = _group_pictures(file, group)[row - int(ends[group])].as_py()
     if data is None:
         raise LookupError(f"row {row} of {path.name} holds no picture bytes")
     return bytes(data)
 
 
 @lru_cache(maxsize=1024)
-def _row_groups(file: paths.Stamped) -> tuple[str, np.ndarray]:
-    """Return the picture column and the end of each row group; an Arrow file is one group."""
+def _row_group_ends(file: paths.Stamped) -> np.ndarray:
+    """Return the end of each row group; an Arrow file is one group."""
     if file.path.endswith(".arrow"):
-        table = arrow_table(file)
-        return picture_column(table.schema), np.array([len(table)])
-    parquet = parquet_file(file)
-    sizes = [parquet.metadata.row_group(i).num_rows for i in range(parquet.metadata.num_row_groups)]
-    return picture_column(parquet.schema_arrow), np.cumsum(sizes)
+        return np.array([len(arrow_table(file))])
+    groups = parquet_file(file).metadata
+    return np.cumsum([groups.row_group(i).num_rows for i in range(groups.num_row_groups)])
 
 
 @lru_cache(maxsize=2)
-def _group_pictures(file: paths.Stamped, group: int, column: str) -> pa.ChunkedArray:
+def _group_pictures(file: paths.Stamped, group: int) -> pa.ChunkedArray:
+    column = picture_column(table_schema(file))
+    if not column:
+        raise InputError(f"{os.path.basename(file.path)} has no column with pictures")
     with damage_as_input_error(file):
         if file.path.endswith(".arrow"):
             pictures = arrow_table(file)[column]
         else:
-            parquet = parquet_file(file)
-            pictures = parquet.read_row_group(group, columns=[column], use_threads=False)[column]
+            pictures = parquet_file(file).read_row_group(group, [column], use_threads=False)[column]
         return pc.struct_field(pictures, "bytes") if pa.types.is_struct(pictures.type) else pictures
+
+
+def table_schema(file: paths.Stamped) -> pa.Schema:
+    """Return the schema of a Parquet or Arrow file."""
+    is_arrow = file.path.endswith(".arrow")
+    return arrow_table(file).schema if is_arrow else parquet_file(file).schema_arrow
 
 
 def parquet_file(file: paths.Stamped) -> pq.ParquetFile:

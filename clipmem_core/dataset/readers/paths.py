@@ -11,9 +11,8 @@ import posixpath
 import re
 import stat
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, BinaryIO, NamedTuple
-from urllib.parse import unquote
 
 from clipmem_core.io import InputError, shortage
 
@@ -24,12 +23,8 @@ TABLE_SUFFIXES = (*DELIMITED_SUFFIXES, *JSON_LINES_SUFFIXES)
 SOURCE_SUFFIXES = (*TABLE_SUFFIXES, ".json", ".parquet", ".tar")  # of files that are a data set
 LINK_LEAVES = "image is reached by a link that leaves the data set's folder"
 
-# Size limits in bytes.
-TEXT = 1 << 20  # captions of one picture
-JSON = 1 << 29  # takes six to nine times its size in memory; the largest file of COCO has 450 MB
-PICTURE = 1 << 30  # twice the largest decodable picture as plain RGB
+LARGEST = 1 << 30  # bytes that are read at once: twice the largest picture as plain RGB
 
-_DRIVE = re.compile(r"[A-Za-z]:/")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -67,15 +62,15 @@ def reading_fault(error: Exception, what: str) -> str:
     return str(error) if isinstance(error, InputError) else f"{what} cannot be read: {reason}"
 
 
-def size_fault(size: int, limit: int) -> str:
-    """Return why a file of `size` bytes is not read; empty if it is."""
-    return f"larger than {limit >> 20:,} MiB, the most that is read" if size > limit else ""
+def check_size(size: int) -> None:
+    """Refuse what is larger than `LARGEST` bytes."""
+    if size > LARGEST:
+        raise InputError("larger than 1 GiB, the most that is read")
 
 
-def read_file(path: Path, limit: int) -> bytes:
-    """Read a regular file (else OSError) of at most `limit` bytes (else InputError)."""
-    if fault := size_fault(stamped(path).size, limit):
-        raise InputError(f"{path.name} is {fault}")
+def read_file(path: Path) -> bytes:
+    """Read a regular file (else OSError) of at most `LARGEST` bytes."""
+    check_size(stamped(path).size)
     return path.read_bytes()
 
 
@@ -98,16 +93,18 @@ def normal_reference(image: str) -> str:
         raise InputError(
             "image is a URL: download the pictures first, for example with img2dataset"
         )
-    for path in (image, unquote(image), unquote(unquote(image))):
-        slashed = path.replace("\\", "/")
-        if slashed.startswith("/") or _DRIVE.match(slashed):
-            raise InputError(
-                "image path is absolute and not in --image-folder: name that folder, or make it "
-                "relative"
-            )
-        if posixpath.normpath(slashed).split("/")[0] == "..":
-            raise InputError("image path leaves the data set's folder")
-    return posixpath.normpath(image.replace("\\", "/")) if image else image
+    path = PureWindowsPath(image)  # separates at both kinds of slashes
+    if path.root:
+        raise InputError(
+            "image path is absolute and not in --image-folder: name that folder, or make it "
+            "relative"
+        )
+    normal = posixpath.normpath(path.as_posix())
+    if normal.split("/")[0] == "..":
+        raise InputError("image path leaves the data set's folder")
+    if not image.strip():
+        raise InputError("image reference is empty")
+    return normal
 
 
 def is_inside(root: str, path: str) -> bool:
@@ -148,8 +145,7 @@ def _text_lines(stream: BinaryIO) -> Iterator[str]:
     start = stream.read(2)
     stream.seek(0)
     if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        text = stream.read().decode("utf-16", errors="replace")
-        yield from io.StringIO(text, newline="\n")
+        yield from io.StringIO(stream.read().decode("utf-16", errors="replace"), newline="\n")
         return
     for line in stream:
         try:
@@ -159,11 +155,11 @@ def _text_lines(stream: BinaryIO) -> Iterator[str]:
 
 
 def decode_json(text: str) -> Any:
-    """Return the JSON value in a text; ValueError if it is not JSON or nested too deeply."""
+    """Return the JSON value in a text; InputError if it is not JSON or nested too deeply."""
     try:
         return json.loads(text)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"not JSON: {error}") from error
 
 
 def is_missing(value: Any) -> bool:

@@ -1,13 +1,12 @@
 """Checks the rows of a data set and merges them into pairs and a quarantine.
 
 Several rows of one picture become several captions of one pair. Every input row ends in exactly one
-of the two tables. An empty entry in a list of captions counts as a separate row.
+of the two tables. Empty entries in a list of captions are left out.
 """
 
-import itertools
 import os
 import posixpath
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,14 +74,14 @@ def in_image_folder(rows: Rows, flag: str, file: Path) -> Rows:
         return rows
     folder = named_folder(flag, file)
     root = folder.resolve()
-    prefixes = [f"{os.path.normpath(path).rstrip('/')}/" for path in (folder, root)]
+    prefixes = [f"{os.path.normpath(path)}/" for path in (folder, root)]
 
     def relative(image: Any) -> Any:
         if not isinstance(image, str) or not image.strip().startswith("/"):
             return image
         path = posixpath.normpath(image.strip())
-        inside = [path.removeprefix(prefix) for prefix in prefixes if path.startswith(prefix)]
-        return inside[0] if inside else image
+        inside = [prefix for prefix in prefixes if path.startswith(prefix)]
+        return path.removeprefix(inside[0]) if inside else image
 
     moved = (row._replace(image=relative(row.image)) for row in rows.rows)
     return replace(rows, root=root, rows=moved)
@@ -96,7 +95,7 @@ def merge_rows(rows: Rows) -> tuple[int, pd.DataFrame, pd.DataFrame]:
     refused = list[tuple[str, str | None, str, str]]()
     owners = dict[str, str]()
     root = os.path.realpath(rows.root)
-    for row in itertools.chain.from_iterable(map(_check, rows.rows)):
+    for row in map(_clean, rows.rows):
         total += 1
         kind, reason = row.kind, row.reason
         if not reason and rows.files:
@@ -124,33 +123,23 @@ def merge_rows(rows: Rows) -> tuple[int, pd.DataFrame, pd.DataFrame]:
     )
 
 
-def _check(row: Row) -> Iterator[Row]:
-    """Yield the row with clean values and captions as a list; each empty caption among others is a
-    separate row."""
+def _clean(row: Row) -> Row:
+    """Return the row with clean values and captions as a list, or with a reason."""
     if row.reason:
-        yield row
-        return
+        return row
     kind = c.BAD_PICTURE
     try:
         image = normal_reference(_text(row.image, "image reference"))
-        if not image.strip():
-            raise InputError("image reference is empty")
         kind = c.BAD_CAPTION
-        if is_missing(row.captions):
-            raise InputError("caption is missing")
         entries = row.captions if isinstance(row.captions, list) else [row.captions]
-        captions = ["" if is_missing(entry) else tidy(_text(entry, "caption")) for entry in entries]
+        texts = [tidy(_text(entry, "caption")) for entry in entries if not is_missing(entry)]
+        captions = list(dict.fromkeys(filter(None, texts)))
+        if not captions:
+            raise InputError("caption is empty")
     except InputError as error:
-        yield row._replace(kind=kind, reason=str(error))
-        return
-    filled = list(dict.fromkeys(filter(None, captions)))
-    pair_id = as_name(row.pair_id)
-    if filled:
-        label, injected, group_key = map(as_name, (row.label, row.injected, row.group_key))
-        yield Row(row.source, image, filled, label, pair_id, injected, group_key)
-    for _ in range(captions.count("") if filled else 1):
-        reason = "caption is empty"
-        yield Row(row.source, image, pair_id=pair_id, kind=c.BAD_CAPTION, reason=reason)
+        return row._replace(kind=kind, reason=str(error))
+    label, pair_id, injected, group_key = map(as_name, row[3:7])
+    return Row(row.source, image, captions, label, pair_id, injected, group_key)
 
 
 def _text(value: Any, what: str) -> str:
@@ -177,8 +166,7 @@ def find_fields(
 ) -> FieldColumns:
     """Choose the columns of a table; `picture` is the column whose type is a picture."""
     listed = ", ".join(repr(column[:40]) for column in columns[:_SHOWN])
-    more = f" and {len(columns) - _SHOWN} more" if len(columns) > _SHOWN else ""
-    message = f"{source} has the columns {listed}{more}"
+    message = f"{source} has the columns {listed}{' …' if len(columns) > _SHOWN else ''}"
     flags = {
         "--csv-img-key": options.csv_img_key,
         "--csv-caption-key": options.csv_caption_key,
@@ -193,8 +181,7 @@ def find_fields(
     usual = {column.strip().lower(): column for column in reversed(columns) if column not in used}
 
     def guess(kind: str) -> str:
-        names = [name for name in COLUMN_NAMES[kind] if name in usual]
-        return usual.pop(names[0]) if names else ""
+        return next((usual.pop(name) for name in COLUMN_NAMES[kind] if name in usual), "")
 
     caption = options.csv_caption_key or guess("caption")
     image = options.csv_img_key or picture or guess("image")
@@ -205,10 +192,9 @@ def find_fields(
     label = options.csv_label_key or guess("label")
     pair_id = options.csv_id_key or guess("id")
     fields = FieldColumns(image, caption, label, pair_id, guess("injected"), options.group_key)
-    repeated = [name for name in fields if name and list(columns).count(name) > 1]
-    if repeated:
-        raise InputError(
-            f"{source} has the column {repeated[0]!r} more than once: rename all but the one "
-            "to read"
-        )
+    for name in filter(None, fields):
+        if list(columns).count(name) > 1:
+            raise InputError(
+                f"{source} has the column {name!r} more than once: rename all but the one to read"
+            )
     return fields

@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from clipmem_core.config import SETS, fingerprint
 from clipmem_core.dataset.readers.paths import SOURCE_SUFFIXES, is_url, normal_reference
-from clipmem_core.dataset.readers.shards import expand_pattern
+from clipmem_core.dataset.readers.samples import expand_pattern
 from clipmem_core.io import InputError, replacing, shortage
 
 AT_ONCE = 8  # files
@@ -26,7 +26,6 @@ AT_ONCE = 8  # files
 _FETCHED = ".fetched.jsonl"
 _PATIENCE = 3.0  # seconds in which the hub must answer
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_ARCHIVE_SUFFIXES = (".zip", ".gz", ".txt")  # of files that are no data set
 
 
 def reason_of(error: Exception) -> str:
@@ -120,7 +119,7 @@ def is_hub_name(source: str) -> bool:
     owner = source.partition("/")[0]
     return (
         bool(_NAME.fullmatch(source))
-        and not source.lower().endswith((*SOURCE_SUFFIXES, *_ARCHIVE_SUFFIXES))
+        and not source.lower().endswith(SOURCE_SUFFIXES)
         and not Path(owner).is_dir()
     )
 

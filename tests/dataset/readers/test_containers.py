@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clipmem_core.dataset.readers.containers import read_bytes, source_stamp
+from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.dataset.readers.paths import normal_reference, picture_fault
 from clipmem_core.io import InputError
 from tests.dataset.samples import draw, write_tar
@@ -18,8 +18,7 @@ from tests.dataset.samples import draw, write_tar
     "image",
     [
         *("/etc/passwd", "C:\\pictures\\a.jpg", "\\\\server\\a.jpg", "../a.jpg", "a/../../a.jpg"),
-        *("..\\a.jpg", "a\\..\\..\\b.jpg", "..%2fa.jpg", "%2e%2e/a.jpg", "..%252fa.jpg"),
-        *("%2Fetc%2Fpasswd", "https://example.org/a.jpg", "a\udcff.jpg", "a\0.jpg"),
+        *("..\\a.jpg", "a\\..\\..\\b.jpg", "https://example.org/a.jpg", "a\udcff.jpg", "a\0.jpg"),
     ],
 )
 def test_a_reference_that_leaves_the_folder_or_is_no_text_is_refused_and_named(
@@ -70,37 +69,3 @@ def test_a_missing_or_damaged_picture_is_named(tmp_path: Path) -> None:
     for image in ("a.tar/b.jpg", "a.parquet#0", "a.arrow#0", "b.parquet#0"):
         with pytest.raises(InputError, match="is not a|has no column"):
             read_bytes(tmp_path, image)
-
-
-def test_every_tar_member_is_read_back_and_a_rewritten_tar_anew(tmp_path: Path) -> None:
-    long = "folder/" + "n" * 150 + ".jpg"  # needs an extended header
-    pictures = {
-        "b.jpg": b"bb",
-        "a.png": b"a",
-        "é.webp": b"",
-        "./d/c.JPEG": b"c" * 1000,
-        long: b"long",
-        "/e.jpg": b"e",
-    }
-    write_tar(tmp_path / "t.tar", {**pictures, "a.txt": b"text"})
-    draw(tmp_path, "x.tar/a.png")  # a folder
-    for name, data in pictures.items():
-        assert read_bytes(tmp_path, f"t.tar/{name}") == data
-    assert read_bytes(tmp_path, "x.tar/a.png") == (tmp_path / "x.tar/a.png").read_bytes()
-    write_tar(tmp_path / "t.tar", {"b.jpg": b"x" * 20_000, "a.jpg": b"new"})
-    assert read_bytes(tmp_path, "t.tar/a.jpg") == b"new"
-
-
-def test_the_stamp_changes_with_the_references_and_their_files(tmp_path: Path) -> None:
-    draw(tmp_path, "a.png")
-    write_tar(tmp_path / "t.tar", {"a.jpg": b"a"})
-    images = ["a.png", "t.tar/a.jpg"]
-    stamps = [source_stamp(tmp_path, images), source_stamp(tmp_path, images[::-1])]
-    os.utime(tmp_path / "a.png", (1, 1))
-    stamps.append(source_stamp(tmp_path, images))
-    assert source_stamp(tmp_path, images) == stamps[-1]
-    write_tar(tmp_path / "t.tar", {"a.jpg": b"a" * 20_000})
-    stamps.append(source_stamp(tmp_path, images))
-    (tmp_path / "a.png").unlink()
-    stamps.append(source_stamp(tmp_path, images))
-    assert len(set(stamps)) == 5

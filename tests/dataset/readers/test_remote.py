@@ -13,7 +13,6 @@ import pytest
 
 from clipmem_core.dataset.readers import remote
 from clipmem_core.dataset.readers.containers import read_bytes
-from clipmem_core.dataset.readers.remote import is_hub_name
 from clipmem_core.io import InputError
 from tests.dataset.samples import draw, picture_bytes, read, write_tar
 
@@ -110,22 +109,6 @@ def test_a_url_that_cannot_be_read_is_one_line(
     with pytest.raises(InputError, match=match) as caught:
         read(url, data=tmp_path)
     assert "\n" not in str(caught.value)
-
-
-def test_a_hub_name_is_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "here").mkdir()
-    names = [
-        "nlphuji/flickr30k",
-        "a/b-c.d_e",
-        "here/set",
-        "a/b.csv",
-        "a/b/c",
-        "name",
-        "../a",
-        "/a/b",
-    ]
-    assert [name for name in names if is_hub_name(name)] == names[:2]
 
 
 def test_a_data_set_of_the_hub_is_downloaded_once_as_parquet(

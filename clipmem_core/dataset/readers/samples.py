@@ -1,0 +1,199 @@
+"""Reads pictures with texts of the same name: in folders, with a `.txt` or `.caption` of one
+caption a line, and in WebDataset shards, tar files where `000.jpg`, `000.txt` and `000.json` make a
+sample, as img2dataset writes."""
+
+import os
+import posixpath
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from braceexpand import braceexpand
+
+from clipmem_core import columns as c
+from clipmem_core.config import SourceOptions
+from clipmem_core.dataset.readers import paths
+from clipmem_core.dataset.readers.containers import COLUMN_NAMES, TarContent, scan_tar
+from clipmem_core.dataset.readers.records import Row, Rows
+from clipmem_core.io import InputError
+
+LABEL = "{label}"
+_NO_CAPTION = "no caption file: a .txt or .caption of the same name is missing"
+_SUFFIXES = (".caption", ".txt")  # of captions; the last one counts where a picture has both
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_TEXTS = ("json", "txt", "cls")  # of a sample in a shard
+
+
+def holds_pictures(root: Path) -> bool:
+    """Tell whether a folder has a picture somewhere below."""
+    return any(paths.is_picture(name) for _, files in _walk(root) for name in files)
+
+
+def has_class_folders(root: Path) -> bool:
+    """Tell whether the first subfolder with pictures has no captions."""
+    for folder, files in _walk(root):
+        if folder and any(map(paths.is_picture, files)):
+            return not any(name.lower().endswith(_SUFFIXES) for name in files)
+    return False
+
+
+def read_folder(root: Path, options: SourceOptions) -> Rows:
+    """Read a folder; a picture without captions is captioned by the template or quarantined, as is
+    the reverse. The top folders are the labels."""
+    template = options.caption_template
+    if template and LABEL not in template:
+        raise InputError(
+            f"--caption-template {template!r} must hold {LABEL}: 'a photo of a {LABEL}'"
+        )
+
+    def rows() -> Iterator[Row]:
+        used = False
+        for folder, files in _walk(root):
+            texts = {
+                os.path.splitext(name)[0]: os.path.join(folder, name)
+                for name in files
+                if name.lower().endswith(_SUFFIXES)
+            }
+            pictures = {name: os.path.splitext(name)[0] for name in files if paths.is_picture(name)}
+            for name, stem in pictures.items():
+                row = _picture_row(root, os.path.join(folder, name), texts.get(stem), template)
+                used = used or not row.reason
+                yield row
+            for stem in sorted(texts.keys() - pictures.values()):
+                yield Row(texts[stem], kind=c.BAD_PICTURE, reason="no picture of the same name")
+        if not used:
+            raise InputError(
+                f"{root} holds pictures but no captions: put a .txt or .caption beside each, "
+                "give a table, or let class folders name them: --caption-template 'a photo of a "
+                f"{LABEL}'"
+            )
+
+    return Rows(root, "folder", rows())
+
+
+def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield each folder, relative to the root, with its files, in sorted order; links to folders
+    are not followed."""
+    for path, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        relative = os.path.relpath(path, root)
+        shown = sorted(name for name in files if not name.startswith("."))
+        yield "" if relative == "." else relative, shown
+
+
+def _picture_row(root: Path, image: str, text: str | None, template: str) -> Row:
+    label = os.path.dirname(image).partition("/")[0] or None
+    if text is None and template and label:
+        return Row(image, image, template.replace(LABEL, label.replace("_", " ")), label)
+    if text is None:
+        return Row(image, image, kind=c.BAD_CAPTION, reason=_NO_CAPTION)
+    path = root / text
+    try:
+        if not paths.is_inside(os.path.realpath(root), os.fspath(path)):
+            raise InputError(paths.LINK_LEAVES.replace("image", "caption file"))
+        captions = _LINE_END.split(paths.decode_text(paths.read_file(path)))
+    except (InputError, OSError) as error:
+        reason = paths.reading_fault(error, "caption file")
+        return Row(image, image, kind=c.BAD_CAPTION, reason=reason)
+    return Row(image, image, captions, label)
+
+
+def shards_in(path: Path) -> list[Path]:
+    """List the shards of a folder, or the shard itself."""
+    if path.is_file():
+        return [path.resolve()] if path.suffix.lower() == ".tar" else []
+    return sorted(file for file in path.glob("[!.]*.tar") if not file.is_dir())
+
+
+def expand_pattern(pattern: str) -> list[Path]:
+    """Return the shards that a brace pattern such as set/{00..02}.tar names."""
+    try:
+        return [Path(path) for path in braceexpand(os.path.expanduser(pattern))]
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{pattern[:80]}: the braces cannot be expanded: write name-{{000..041}}.tar"
+        ) from error
+
+
+def read_shards(shards: Sequence[Path], options: SourceOptions) -> Rows:
+    """Read shards in order; of one that is cut off the samples before the cut. A fault is a row in
+    quarantine."""
+    root = Path(os.path.commonpath([path.absolute().parent for path in shards]))
+
+    def rows() -> Iterator[Row]:
+        faults: list[str] = []
+        for shard in shards:
+            name = os.path.relpath(shard.absolute(), root)
+            try:
+                if not paths.is_inside(os.path.realpath(root), os.fspath(shard)):
+                    raise InputError(paths.LINK_LEAVES)
+                yield from _shard_rows(shard, name, options)
+            except (InputError, OSError) as error:
+                faults.append(paths.reading_fault(error, "shard"))
+                yield Row(name, reason=faults[-1])
+        if len(faults) == len(shards):
+            raise InputError(
+                f"{shards[0]}: none of the {len(shards)} shards can be used: {faults[0]}"
+            )
+
+    return Rows(root, "webdataset", rows(), files=False)
+
+
+def _shard_rows(shard: Path, name: str, options: SourceOptions) -> Iterator[Row]:
+    content = scan_tar(shard)
+    # name without suffix → suffix → member; "picture" → the picture's
+    samples = dict[str, dict[str, str]]()
+    for member in content.members:
+        key, suffix = posixpath.splitext(member)
+        kind = "picture" if paths.is_picture(member) else suffix[1:].lower()
+        if kind in samples.get(key, {}):
+            samples[member] = {kind: member}  # a second picture of the same name is another sample
+        else:
+            samples.setdefault(key, {})[kind] = member
+    with shard.open("rb") as stream:
+        for key, sample in samples.items():
+            place = f"{name}/{sample.get('picture', key)}"
+            try:
+                values = _sample_values(sample, content, stream)
+                yield _sample_row(place, values, options)
+            except InputError as error:
+                kind = c.BAD_CAPTION if "picture" in sample else c.BAD_PICTURE
+                yield Row(place, place, kind=kind, reason=str(error))
+    for member, reason in content.refused:
+        yield Row(f"{name}/{member}", reason=reason)
+    if not content.complete:
+        yield Row(name, reason="tar is cut off or damaged: the samples before the damage were read")
+
+
+def _sample_values(sample: dict[str, str], content: TarContent, stream: BinaryIO) -> dict[str, Any]:
+    """Read the texts of a sample and check its picture's name: `..` could leave the tar."""
+    if "picture" not in sample:
+        raise InputError(f"sample has no picture, only {', '.join(sorted(sample.values()))}")
+    if paths.normal_reference(sample["picture"]) != sample["picture"]:
+        raise InputError("member's name cannot be written as a path")
+    values = dict[str, Any]()
+    for kind in [kind for kind in _TEXTS if kind in sample]:
+        offset, size = content.members[sample[kind]]
+        paths.check_size(size)
+        stream.seek(offset)
+        text = paths.decode_text(stream.read(size))
+        value = paths.decode_json(text) if kind == "json" else {kind: text}
+        if not isinstance(value, dict):
+            raise InputError(f"{sample[kind]} is not a JSON object")
+        values |= value
+    return values
+
+
+def _sample_row(image: str, values: dict[str, Any], options: SourceOptions) -> Row:
+    def first(flag: str, *names: str) -> Any:
+        found = (values.get(name) for name in ([flag] if flag else names))
+        return next((value for value in found if value not in (None, "", [])), None)
+
+    captions = first(options.csv_caption_key, "caption", c.CAPTIONS) or values.get("txt")
+    if captions is None:
+        raise InputError("sample has no caption: no .txt, none in its .json")
+    label = first(options.csv_label_key, *COLUMN_NAMES["label"])  # cls is one of the names
+    pair_id = values.get(options.csv_id_key or c.PAIR_ID)
+    group_key = values.get(options.group_key)
+    return Row(image, image, captions, label, pair_id, values.get(c.INJECTED), group_key)

@@ -1,0 +1,325 @@
+"""Reads tables of rows: CSV and TSV files, JSON Lines, a JSON list of objects, COCO captions,
+Parquet files, and folders that Hugging Face's `save_to_disk` made."""
+
+import contextlib
+import csv
+import json
+import os
+import re
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from clipmem_core import columns as c
+from clipmem_core.config import SourceOptions
+from clipmem_core.dataset.readers import paths
+from clipmem_core.dataset.readers.containers import (
+    arrow_table,
+    damage_as_input_error,
+    parquet_file,
+    picture_column,
+    table_schema,
+)
+from clipmem_core.dataset.readers.records import (
+    FieldColumns,
+    Row,
+    Rows,
+    find_fields,
+    in_image_folder,
+)
+from clipmem_core.io import InputError, read_json, reading
+
+csv.field_size_limit(sys.maxsize)  # a caption of any length
+_RECORD_LINES = 100  # most lines of a quoted cell; a longer one has a stray quote
+# files with these separators are often written without quoting: a stray quote is part of the text
+_UNQUOTED = "\t|"
+_SEARCHED = 50  # pictures looked up in each likely folder
+_BATCH = 8192  # rows that are Python objects at a time
+_SPLIT = re.compile(r"(.+)-\d{5}-of-\d{5}$|(train|validation|valid|val|dev|test)(?=$|[-_.])")
+_STATE = "state.json"
+_SPLITS = "dataset_dict.json"
+
+
+def read_delimited(path: Path, options: SourceOptions) -> Rows:
+    """Read a CSV or TSV file. The separator is the most frequent one in the header. Blank lines are
+    no rows."""
+    separator = "\t" if options.csv_separator in ("\\t", "tab") else options.csv_separator
+    if len(separator) > 1 or separator in ('"', "\n", "\r"):
+        raise InputError(
+            "--csv-separator must be one character other than quotes and line ends, not "
+            f"{separator!r}"
+        )
+    first = next(filter(str.strip, paths.read_lines(path)), "")
+    separator = separator or max("\t,;|", key=first.count)
+    _, header, fault = next(_records(path, separator), (0, [], "it is empty"))
+    if not header:
+        raise InputError(f"{path.name} has no header line: {fault}")
+    header = [name.strip() for name in header]
+
+    def values() -> Iterator[tuple[int, Any]]:
+        for line, cells, fault in islice(_records(path, separator), 1, None):
+            if len(cells) != len(header):
+                fault = fault or f"row has {len(cells)} columns, the header has {len(header)}"
+            yield line, InputError(fault) if fault else dict(zip(header, cells, strict=True))
+
+    kind = "tsv" if separator == "\t" else "csv"
+    return _as_rows(path, kind, header, values(), options)
+
+
+def _as_rows(
+    path: Path,
+    kind: str,
+    header: Sequence[str],
+    values: Iterable[tuple[int, Any]],
+    options: SourceOptions,
+) -> Rows:
+    """Return the rows of a table: the number of each and its cells by column, or its fault."""
+    fields = find_fields(header, options, source=path.name)
+
+    def rows() -> Iterator[Row]:
+        for number, value in values:
+            source = f"{path.name}:{number}"
+            if isinstance(value, dict):
+                cells: list[Any] = [value.get(name) if name else None for name in fields]
+                yield Row(source, *cells)
+            elif isinstance(value, InputError):
+                yield Row(source, reason=str(value))
+            else:
+                yield Row(source, reason=f"row is not a JSON object but {type(value).__name__}")
+
+    return in_image_folder(Rows(path.parent, kind, rows()), options.image_folder, path)
+
+
+def _records(path: Path, separator: str) -> Iterator[tuple[int, list[str], str]]:
+    """Yield the number of each record's first line, its cells, and its fault, such as unbalanced
+    quotes."""
+    lines = paths.read_lines(path)
+    buffer = deque[str]()
+    number = 1
+    while True:
+        buffer.extend(islice(lines, _RECORD_LINES - len(buffer)))
+        if not buffer:
+            return
+        reader = csv.reader(buffer, delimiter=separator, strict=True, skipinitialspace=True)
+        fault = ""
+        try:
+            cells = next(reader)
+            consumed = reader.line_num
+        except csv.Error as error:
+            # continue at the next line
+            cells = buffer[0].rstrip("\r\n").split(separator)
+            consumed = 1
+            if separator not in _UNQUOTED:
+                cells = []
+                fault = f"quotes do not add up ({error})"
+        if cells or fault:
+            yield number, cells, fault
+        for _ in range(consumed):
+            buffer.popleft()
+        number += consumed
+
+
+def read_jsonl(path: Path, options: SourceOptions) -> Rows:
+    """Read a JSON Lines file, twice, as any line may add a column. Blank lines are no rows."""
+    return _read_objects(path, lambda: _json_lines(path), options, kind="jsonl")
+
+
+def read_json_table(path: Path, options: SourceOptions) -> Rows:
+    """Read COCO captions, or a list of objects as `read_jsonl` reads lines; its rows are numbered
+    from 1."""
+    text = paths.decode_text(paths.read_file(path))
+    try:
+        value = paths.decode_json(text)
+    except InputError:  # Hugging Face also calls JSON Lines `.json`
+        return read_jsonl(path, options)
+    if isinstance(value, list):
+        return _read_objects(path, lambda: enumerate(value, start=1), options, kind="json")
+    return _read_coco(path, value, options)
+
+
+def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield the number and value of each line, or the error of reading it."""
+    for number, line in enumerate(paths.read_lines(path), start=1):
+        if line.strip():
+            try:
+                yield number, paths.decode_json(line)
+            except InputError as error:
+                yield number, error
+
+
+def _read_objects(
+    path: Path,
+    values: Callable[[], Iterable[tuple[int, Any]]],
+    options: SourceOptions,
+    *,
+    kind: str,
+) -> Rows:
+    keys = dict.fromkeys(key for _, value in values() if isinstance(value, dict) for key in value)
+    if not keys:
+        raise InputError(
+            f"{path.name} holds no JSON object: write one object a line, or a list of them"
+        )
+    return _as_rows(path, kind, list(keys), values(), options)
+
+
+def _read_coco(path: Path, value: Any, options: SourceOptions) -> Rows:
+    """Read COCO captions: one row for each annotation, and a quarantined row for each image without
+    annotation.
+
+    The pair's id is the image's `pair_id`, else its `id`; `label` and `injected` are optional.
+    Pictures are read from `image_folder`, else from the usual folder of COCO that has most of them.
+    """
+    try:
+        images = [dict(image) for image in value["images"]]
+        annotations = [dict(annotation) for annotation in value["annotations"]]
+    except (LookupError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: neither COCO captions (images and annotations) nor a list of objects"
+        ) from error
+    columns = "file_name", "caption", "label", "pair_id", "injected", options.group_key
+    by_id = {paths.as_name(image.get("id")): image for image in reversed(images)}
+    by_id.pop(None, None)
+
+    def rows() -> Iterator[Row]:
+        used = set[int]()
+        for i, annotation in enumerate(annotations):
+            source = f"{path.name}: annotations[{i}]"
+            key = paths.as_name(annotation.get("image_id"))
+            if key not in by_id:
+                reason = f"annotation belongs to no image: image_id {key!r} is unknown"
+                yield Row(source, reason=reason)
+                continue
+            used.add(id(by_id[key]))
+            values = {"pair_id": key} | by_id[key] | annotation
+            cells: list[Any] = list(map(values.get, columns))
+            yield Row(source, *cells)
+        for i, image in enumerate(images):
+            if id(image) not in used:
+                reason = "image has no annotation"
+                key = image.get("pair_id") or image.get("id")
+                source = f"{path.name}: images[{i}]"
+                yield Row(source, pair_id=key, kind=c.BAD_CAPTION, reason=reason)
+
+    folder = path.parent.resolve()
+    split = path.stem.rpartition("_")[2]
+    likely = [
+        parent / name
+        for parent in (folder, folder.parent)
+        for name in ("", "images", split, f"images/{split}")
+    ]
+    names = [str(image.get("file_name")) for image in images[:_SEARCHED]]
+    root = max(likely, key=lambda root: sum(os.path.isfile(root / name) for name in names))
+    return in_image_folder(Rows(root, "coco", rows()), options.image_folder, path)
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """List the Parquet files of a folder that are not hidden."""
+    return sorted(
+        file
+        for file in folder.rglob("*.parquet")
+        if not file.is_dir() and not re.search(r"(^|/)\.", str(file.relative_to(folder)))
+    )
+
+
+def read_parquet(path: Path, options: SourceOptions) -> Rows:
+    """Read a Parquet file, or those of a folder: of one split if their names contain splits."""
+    if not path.is_dir():
+        return read_arrow_files([path.resolve()], path.resolve().parent, options, kind="parquet")
+    files = parquet_files(path)
+    splits = dict[Path, str]()
+    for file in files:
+        if match := _SPLIT.match(file.stem) or _SPLIT.fullmatch(file.parent.name):
+            splits[file] = match[1] or match[2]
+    if splits:
+        _check_split(options.split, sorted(set(splits.values())), path)
+        files = [file for file in files if splits.get(file) == options.split]
+    return read_arrow_files(files, path, options, kind="parquet")
+
+
+def _check_split(split: str, splits: Sequence[str], path: Path) -> None:
+    if split not in splits:
+        raise InputError(
+            f"{path} has no split {split!r}: choose one of {', '.join(splits)} with --split"
+        )
+
+
+def is_saved_folder(folder: Path) -> bool:
+    """Tell whether `save_to_disk` wrote this folder."""
+    return (folder / _STATE).is_file() or (folder / _SPLITS).is_file()
+
+
+def read_saved_folder(folder: Path, options: SourceOptions) -> Rows:
+    """Read a data set saved by `save_to_disk`, or one split of a saved dictionary of data sets."""
+    home = folder
+    with reading(folder, repair="save the data set again with save_to_disk"):
+        if (folder / _SPLITS).is_file():
+            _check_split(options.split, read_json(folder / _SPLITS)["splits"], folder)
+            home = folder / options.split
+        entries = read_json(home / _STATE)["_data_files"]
+        files = [home / Path(entry["filename"]).name for entry in entries]
+    return read_arrow_files(files, folder, options, kind="huggingface")
+
+
+def read_arrow_files(
+    files: Sequence[Path], root: Path, options: SourceOptions, *, kind: str
+) -> Rows:
+    """Read Parquet or Arrow files that make one data set, with pictures inside or paths to them."""
+    fields = dict[Path, FieldColumns]()
+    inside = False
+    for path in files:
+        name = path.relative_to(root).as_posix()
+        if not paths.is_inside(str(root.resolve()), str(path)):
+            raise InputError(f"{name}: {paths.LINK_LEAVES.replace('image', 'file')}")
+        schema = table_schema(paths.stamped(path))
+        pictures = picture_column(schema)
+        fields[path] = find_fields(schema.names, options, source=name, picture=pictures)
+        inside |= fields[path].image == pictures
+    if not fields:
+        raise InputError(f"{root}: the data set has no files")
+    rows = (row for path in files for row in _file_rows(path, root, fields[path]))
+    return in_image_folder(Rows(root, kind, rows, files=not inside), options.image_folder, files[0])
+
+
+def _file_rows(path: Path, root: Path, fields: FieldColumns) -> Iterator[Row]:
+    file = paths.stamped(path)
+    schema = table_schema(file)
+    inside = fields.image == picture_column(schema)
+    names = {name for name in fields[inside:] if name}
+    row = 0
+    with damage_as_input_error(file):
+        if path.suffix == ".arrow":
+            batches = arrow_table(file).select(list(names)).to_batches(_BATCH)
+        else:
+            batches = parquet_file(file).iter_batches(_BATCH, columns=list(names))
+        for batch in batches:
+            batch.validate(full=True)
+            values = {name: _values(batch[name], _classes(schema, name)) for name in names}
+            for i in range(len(batch)):
+                source = f"{path.relative_to(root).as_posix()}#{row}"
+                cells: list[Any] = [values[name][i] if name in names else None for name in fields]
+                if inside:
+                    cells[0] = source
+                yield Row(source, *cells)
+                row += 1
+
+
+def _classes(schema: pa.Schema, column: str) -> dict[Any, str]:
+    """Return the class names of Hugging Face by their numbers; empty without any."""
+    with contextlib.suppress(LookupError, TypeError, ValueError):
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return dict(enumerate(features[column]["names"]))
+    return {}
+
+
+def _values(column: pa.Array, classes: dict[Any, str]) -> list[Any]:
+    """Return Python values: class names for their numbers, and times, which Python may not hold,
+    as text."""
+    if pa.types.is_temporal(column.type):
+        column = column.cast(pa.string())
+    values = column.to_pylist()
+    return [classes.get(value, value) for value in values] if classes else values
