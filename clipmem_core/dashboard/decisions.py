@@ -9,7 +9,8 @@ from urllib.parse import urlencode
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.audit.status import DONE, Job, export_task, state_of
+from clipmem_core.audit.jobs import Job, export_request
+from clipmem_core.audit.status import DONE, state_of
 from clipmem_core.audit.store import PAIRS, Audit, audits_folder
 from clipmem_core.columns import CAPTIONS, PAIR_ID
 from clipmem_core.config import data_folder
@@ -40,7 +41,7 @@ from clipmem_core.dashboard.plain import (
     show_strong,
     show_text,
 )
-from clipmem_core.dashboard.running import draw_progress, draw_task
+from clipmem_core.dashboard.running import draw_job_request, draw_progress
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.export import reaudit
 from clipmem_core.export.formats import FORMATS
@@ -360,12 +361,12 @@ def draw_exports(audit: Audit) -> None:
             suffixes = {suffix: suffix for suffix in about.suffixes}
             suffix = choose_segment("File", suffixes, parameter=_SUFFIX, hidden=True)
         path = data_folder().absolute() / "exports" / audit.name / f"{audit.name}-{format}{suffix}"
-        task = export_task(audit, format, path)
+        task = export_request(audit, format, path)
         job = task.find()
         ran = job is not None and job.running
         # The page shows the result once the job that it saw has ended.
         contents = _contents(audit, format)
-        draw_task(task, lambda: ran, reason=contents, label="Export")
+        draw_job_request(task, lambda: ran, reason=contents, label="Export")
         if job is not None and job.exit_code == 0 and path.exists():
             _draw_result(job, path)
 
@@ -441,7 +442,7 @@ def _draw_start(audit: Audit) -> None:
         key="start-again",
         disabled=bool(obstacle),
     ):
-        reaudit.reaudit_task(audit, name).start()
+        reaudit.reaudit_request(audit, name).start()
         write_address(**{_SECOND: name})
         st.rerun()
     if obstacle:
@@ -474,8 +475,8 @@ def _draw_second(audit: Audit, name: str) -> None:
     with explained_errors():
         result, compared = reaudit.read_comparison(second)
     if not compared:
-        draw_task(
-            reaudit.reaudit_task(audit, name),
+        draw_job_request(
+            reaudit.reaudit_request(audit, name),
             lambda: reaudit.read_comparison(second)[1],
             reason="The second audit is finished but not compared yet.",
             label="Compare",

@@ -24,8 +24,6 @@ from clipmem_core.audit.console import plain
 from clipmem_core.audit.setup import differing_fields
 from clipmem_core.audit.store import (
     Audit,
-    CheckedConfig,
-    Count,
     Inner,
     Named,
     inside,
@@ -60,8 +58,8 @@ class StudyFile(TypedDict):
 
     study: str
     source: str
-    config: CheckedConfig
-    splits: Count
+    config: AuditConfig
+    splits: int
     also: list[str]  # the settings of --also
     arms: dict[Inner, str]  # the title of each arm
     dataset_fingerprint: Inner

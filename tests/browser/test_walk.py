@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from clipmem_core.audit.status import audit_task, cancel
+from clipmem_core.audit.jobs import audit_request, cancel
 from clipmem_core.audit.store import Audit
 from tests.browser.conftest import TRAINED
 from tests.browser.reviewing import all_stored, next_pair, open_review_page
@@ -117,7 +117,7 @@ def none_left(data: Path) -> Iterator[None]:
     yield
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLIPMEM_DATA", str(data))
-        job = audit_task(STARTED).find()
+        job = audit_request(STARTED).find()
         if job is not None and job.running:
             cancel(job)
 
