@@ -509,13 +509,6 @@ class _Parser(argparse.ArgumentParser):
         }
 
 
-def _print_overview() -> None:
-    print("usage: python -m clipmem_core COMMAND …\n")
-    for name, command in COMMANDS.items():
-        print(f"  {name:9} {(command.__doc__ or '').splitlines()[0]}")
-    print("\nCOMMAND --help lists every flag.")
-
-
 def parse_command(arguments: Sequence[str]) -> SimpleNamespace:
     """Return a command and its arguments; the first mistake is an input error."""
     name, *words = arguments
@@ -580,7 +573,10 @@ def main(arguments: Sequence[str]) -> int:
         if arguments and arguments[0] in PROCESSES:
             return PROCESSES[arguments[0]](*arguments[1:]) or 0
         if not arguments or arguments[0] in ("-h", "--help"):
-            _print_overview()
+            print("usage: python -m clipmem_core COMMAND …\n")
+            for name, command in COMMANDS.items():
+                print(f"  {name:9} {(command.__doc__ or '').splitlines()[0]}")
+            print("\nCOMMAND --help lists every flag.")
             return 0 if arguments else _WRONG_INPUT
         if arguments[0] == "--version":
             print(f"clipmem {__version__}")

@@ -1,5 +1,6 @@
 """Shows the progress and results of an audit on a terminal."""
 
+import functools
 import math
 import re
 import time
@@ -102,6 +103,7 @@ class RichScreen:
 def show_verdict(audit: Audit) -> None:
     """Print an audit's tables, its checks of itself and its verdict."""
     console = Console(highlight=False)
+    say = functools.partial(console.print, soft_wrap=True)
     verdict = audit.verdict
 
     def show(title: str, rows: Iterable[dict[str, Any]], columns: Sequence[str] = ()) -> None:
@@ -116,26 +118,26 @@ def show_verdict(audit: Audit) -> None:
     detection = map(_detection, verdict["detection"])
     show("detector accuracy on injected errors, with 95 % bootstrap intervals", detection)
     attacks = [row for row in verdict["attacks"] if row["value"] is not None]
-    columns = list(attacks[0])[:-2] if attacks else []
+    columns = ["attack", "measure", "value"]
+    columns += [f"{what}_{end}" for what in ("members", "pairs") for end in ("low", "high")]
     show("attacks on membership, each member by the others", attacks, columns)
     utility = verdict["utility"].items()
     show("utility", [{"metric": name, "mean over members": value} for name, value in utility])
     for check in verdict["checks"]:
         mark = {True: ("✓ ", "green"), False: ("✗ ", "red"), None: ("? ", "yellow")}[check["good"]]
         advice = f" → {check['advice']}" if check["advice"] else ""
-        console.print(Text.assemble(mark, plain(check["sentence"] + advice)), soft_wrap=True)
+        say(Text.assemble(mark, plain(check["sentence"] + advice)))
     console.print()
-    console.print(Text(verdict["sentence"], style="bold"), soft_wrap=True)
+    say(Text(verdict["sentence"], style="bold"))
     for line in filter(None, summary_lines(verdict)):
-        console.print(plain(line), style="bold", soft_wrap=True)
+        say(plain(line), style="bold")
     counts = [dict(zip(WHOLE_HEAD, row, strict=True)) for row in whole_rows(verdict)]
     show(f"counts of all {audit.record.sampled_of:,} pairs", counts)
     for score, use in uses(verdict).items():
-        console.print(Text.assemble("  ", (score, "bold"), f" {use}"), soft_wrap=True)
+        say(Text.assemble("  ", (score, "bold"), f" {use}"))
     console.print()
-    console.print(plain(f"{audit.folder}"), soft_wrap=True)
-    page = f"browse it: `streamlit run app.py`, then {_PAGE}?audit={audit.name}"
-    console.print(plain(page), soft_wrap=True)
+    say(plain(str(audit.folder)))
+    say(plain(f"browse it: `streamlit run app.py`, then {_PAGE}?audit={audit.name}"))
 
 
 def _detection(row: dict[str, Any]) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class Job:
 
     folder: Path
     pid: int
-    started: int | None
+    started: float | None
     arguments: tuple[str, ...]
 
     @property
@@ -117,7 +117,7 @@ class Job:
         return lines[-1] if lines else ""
 
 
-def process_start(pid: int) -> int | None:
+def process_start(pid: int) -> float | None:
     """Return the seconds from the machine's start to that of a running process, or None. They tell
     processes with the same pid apart."""
     machine = psutil.boot_time()
@@ -125,7 +125,7 @@ def process_start(pid: int) -> int | None:
         process = psutil.Process(pid)
         if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
             return None
-        return round(process.create_time() - machine)
+        return round(process.create_time() - machine, 2)
     except psutil.NoSuchProcess:
         return None
 

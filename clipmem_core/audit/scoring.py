@@ -302,14 +302,13 @@ def _error_summary(evidence: Evidence, scores: pd.DataFrame, target: pd.Series) 
     errors = standard_errors(evidence.alignments, evidence.sides)
     rows = np.flatnonzero(target & np.isfinite(scores[c.CLIPMEM]))
     if not len(rows):
-        return {"se_kind": errors.kind, "se_degrees": None, "exceeding": []}
+        return {"se_kind": errors.kind, "exceeding": []}
     clipmem = scores[c.CLIPMEM].to_numpy()[rows]
     noise = NoiseModel.of(errors, rows)
     sizes = np.arange(SIZE_STEP, max(clipmem.max(), SIZE_STEP), SIZE_STEP).round(2)
     sizes = sizes[sizes >= MIN_NOISE_RATIO * np.median(noise.error)]
     return {
         "se_kind": errors.kind,
-        "se_degrees": noise.degrees if np.isfinite(noise.degrees) else None,
         "exceeding": json_rows(share_above(clipmem, noise, sizes, seed=evidence.sides.seed)),
     }
 

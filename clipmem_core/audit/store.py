@@ -38,13 +38,10 @@ MAX_NAME = 100
 
 def check_name(name: str) -> str:
     """Return a name if it is safe as the name of a folder."""
-    if not re.fullmatch(r"\w[\w.-]*", name):
+    if not re.fullmatch(r"\w[\w.-]*", name) or len(name.encode()) > MAX_NAME:
         raise InputError(
-            f"name {name!r} must be letters, digits, '-', '_' or '.', and not start with '.' or '-'"
-        )
-    if len(name.encode()) > MAX_NAME:
-        raise InputError(
-            f"name {name!r} must be at most {MAX_NAME} bytes long, not {len(name.encode())}"
+            f"name {name!r} must be at most {MAX_NAME} letters, digits, '-', '_' or '.', and not "
+            "start with '.' or '-'"
         )
     return name
 
@@ -60,7 +57,7 @@ def is_name(name: str) -> bool:
 def check_inner(name: str) -> str:
     """Return a relative path if it stays inside its folder."""
     path = PurePosixPath(name)
-    if path.is_absolute() or not path.parts or ".." in path.parts or "\\" in name or ":" in name:
+    if path.is_absolute() or not path.parts or ".." in path.parts:
         raise InputError(f"path {name!r} must lie inside the folder")
     return name
 
@@ -136,7 +133,7 @@ class Record:
 
     @property
     def values(self) -> dict[str, Any]:
-        return {"version": VERSION} | as_dict(self) | {"members": list(self.members)}
+        return {"version": VERSION} | as_dict(self)
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,10 @@ import pandas as pd
 import pytest
 import torch
 
-from clipmem_core.audit.member import open_member
 from clipmem_core.audit.pipeline import run_audit
 from clipmem_core.audit.settings import checked_towers
 from clipmem_core.audit.store import Audit
 from clipmem_core.io import InputError
-from clipmem_core.lab.unitmem import check_members
 from clipmem_core.training.model import build_model
 from tests.audit.small import Silent, config_of, with_drawn_set
 from tests.audit.test_resume import same
@@ -49,22 +47,12 @@ def flags(start: str, *more: str) -> list[str]:
     return [*FLAGS, "--pretrained", start, *more]
 
 
-def test_an_audit_records_its_towers_and_reads_their_features(
-    finished: Audit, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_audit_records_its_towers(finished: Audit) -> None:
     towers = finished.record.towers
     assert (list(towers), towers["image"]["name"]) == (["image", "text"], "tiny")
     with pytest.raises(InputError, match="text tower tiny has weights of sha256"):
         checked_towers(finished.record.config, {"text": {"sha256": "0" * 64}})
     assert "clipmem is what the heads memorized" in str(finished.verdict["checks"])
-    with pytest.raises(InputError, match="has a locked tower"):
-        check_members(finished)
-    monkeypatch.setenv("CLIPMEM_DATA", str(finished.folder.parents[1]))
-    run = open_member(finished.folder, "r0-f0")
-    tower = run.towers.text
-    assert tower is not None
-    captions = [caption for captions in run.pairs["captions"] for caption in captions]
-    np.testing.assert_allclose(run.data.tokens[:5], tower.opened.embed(captions[:5]), atol=2e-3)
 
 
 def test_words_lie_where_their_captions_have_them_and_make_the_scores(finished: Audit) -> None:
@@ -196,8 +184,7 @@ def test_a_full_disk_is_named_and_the_same_command_resumes(
 def test_locked_towers_work_in_any_protocol_and_loss(
     changes: dict[str, Any], start: str, data: Path
 ) -> None:
-    siglip = changes.get("loss") == "siglip"
-    if siglip:  # what the trained encoder starts from must be of this loss
+    if changes.get("loss") == "siglip":  # what the trained encoder starts from must be of this loss
         start = str(Path(start).with_name("siglip.pt"))
         torch.save(build_model("tiny", loss="siglip", seed=5).state_dict(), start)
     config = dataclasses.replace(
@@ -208,10 +195,6 @@ def test_locked_towers_work_in_any_protocol_and_loss(
     assert list(audit.record.towers) == [
         kind for kind in ("image", "text") if changes.get(f"lock_{kind}", True)
     ]
-    weights = torch.load(
-        audit.member(audit.record.members[-1]) / "checkpoint.pt", weights_only=True
-    )
-    assert ("logit_bias" in weights) == siglip
 
 
 MANY_WRONG = ("--members", "4", "--inject-miscaptions", "80", "--epochs", "8", "--rounds", "auto")

@@ -4,8 +4,10 @@ scores."""
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
+from clipmem_core.audit.jobs import process_start
 from clipmem_core.audit.pipeline import run_audit
 from clipmem_core.audit.store import Audit, broken_files, file_sha256
 from clipmem_core.cli import main
@@ -85,22 +87,11 @@ def states(runs: Runs) -> list[Path]:
     return [path for path in runs.audit.folder.glob("members/*/resume.pt") if path.stat().st_size]
 
 
-def children(process: Forked) -> list[int]:
+def children(process: Forked) -> list[psutil.Process]:
     """Return the members that a run trains now; beside them is the resource tracker of
     multiprocessing."""
-    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return [
-        int(pid)
-        for pid in found
-        if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    found = psutil.Process(process.pid).children()
+    return [child for child in found if "resource_tracker" not in " ".join(child.cmdline())]
 
 
 def test_an_audit_that_is_deleted_while_it_runs_is_one_line(runs: Runs) -> None:
@@ -110,7 +101,6 @@ def test_an_audit_that_is_deleted_while_it_runs_is_one_line(runs: Runs) -> None:
     assert line == f"error: {runs.audit.folder} was deleted while the audit ran: repeat the command"
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes through /proc")
 def test_members_end_with_a_killed_run_which_resumes(runs: Runs, whole: Audit) -> None:
     process = runs.start(HOLD="yes")
     until(lambda: len(states(runs)) == 2 or process.poll() is not None, seconds=120)
@@ -118,7 +108,7 @@ def test_members_end_with_a_killed_run_which_resumes(runs: Runs, whole: Audit) -
     members = children(process)
     assert len(members) == 2
     process.kill()
-    until(lambda: not any(alive(pid) for pid in members), seconds=10)
+    until(lambda: not any(process_start(member.pid) for member in members), seconds=10)
     runs.finish()
     same(runs.audit, whole)
 
