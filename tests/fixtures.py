@@ -230,7 +230,7 @@ def made_record(name: str, root: Path, protocol: str, groups: np.ndarray) -> Rec
         protocol=protocol,
         members=members,
         seeds=member_seeds(config, members),
-        **options,
+        threads=1,
         pairs=len(groups),
         external_pairs=int((groups == "external").sum()),
         near_duplicates=0,

@@ -76,8 +76,6 @@ def write_audit(
         members=membership.members,
         seeds=member_seeds(config, membership.members),
         threads=config.threads,
-        device=config.device,
-        precision=config.precision,
         pairs=len(pairs),
         external_pairs=int((membership.group == c.EXTERNAL).sum()),
         near_duplicates=data_set.near_duplicates,

@@ -87,8 +87,6 @@ class Record:
     members: tuple[Name, ...]
     seeds: dict[Name, int]  # that each member trains from
     threads: int  # of each member
-    device: str
-    precision: str
     pairs: int
     external_pairs: int
     near_duplicates: int
