@@ -97,11 +97,10 @@ def _cut(config: AuditConfig, texts: list[str]) -> np.ndarray | None:
         return None
     sizes = np.array([len(text.encode("utf-8", "surrogatepass")) for text in texts])
     try:
-        tower = towers_of(config).text if config.lock_text else None
+        tower = towers_of(config).text
+        context = model_config(config.model)["text_cfg"].get("context_length", 77)
         if tower:
             context = tower.context
-        else:
-            context = int(model_config(config.model)["text_cfg"].get("context_length", 77))
         cut = sizes > context - 2  # a token is at least one byte
         if cut.any():
             # torch, which the other checks do without

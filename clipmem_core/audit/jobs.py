@@ -33,7 +33,6 @@ OUTPUT = "output.log"
 CANCEL = "cancel"  # a file that marks a job as cancelled
 # exit codes
 FAILED = 1
-WRONG_INPUT = 2
 INTERRUPTED = 130
 PROGRAM = (sys.executable, "-m", "clipmem_core", "job")  # folder and arguments follow
 # One of these commands runs at a time.

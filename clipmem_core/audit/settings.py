@@ -197,7 +197,7 @@ def resolve(config: AuditConfig) -> AuditConfig:
         threads = max(1, available_cores() // side_by_side(config))
         config = dataclasses.replace(config, threads=threads)
     if opens_towers(config):
-        checked_towers(config)
+        towers_of(config)  # their names and files are checked
     return config
 
 
@@ -302,14 +302,12 @@ def import_in_background(config: AuditConfig) -> Thread:
     return thread
 
 
-def checked_towers(
-    config: AuditConfig, recorded: Mapping[str, Mapping[str, Any]] | None = None
-) -> Towers:
+def checked_towers(config: AuditConfig, recorded: Mapping[str, Mapping[str, Any]]) -> Towers:
     """Return the towers that a resolved config locks after a check that their weights equal the
     recorded ones."""
     towers = towers_of(config)
     for tower in filter(None, towers):
-        sha256 = (recorded or {}).get(tower.kind, {}).get("sha256", tower.sha256)
+        sha256 = recorded.get(tower.kind, {}).get("sha256", tower.sha256)
         if sha256 != tower.sha256:
             raise InputError(
                 f"the {tower.kind} tower {tower.name} has weights of sha256 {tower.sha256[:12]}…, "

@@ -332,13 +332,9 @@ def read_prepared(folder: Path) -> Prepared:
         (folder / PREPARED).open("rb") as file,
         np.load(file) as stored,
     ):
-        pixels = str(stored["pixels"])
-        return Prepared(
-            stored["cache_rows"],
-            stored["clusters"],
-            stored["groups"],
-            check_inner(pixels) if pixels else "",
-        )
+        prepared = Prepared(**stored)
+    pixels = str(prepared.pixels)
+    return prepared._replace(pixels=check_inner(pixels) if pixels else "")
 
 
 @dataclass(frozen=True)
