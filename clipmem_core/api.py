@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audit.check_table import ensure_checks
+from clipmem_core.audit.fault_tables import ensure_checks
 from clipmem_core.audit.store import CAPTION_TABLE, PAIRS, Audit, read_table
 from clipmem_core.review.batch import StoredTable, store_table
 from clipmem_core.review.decisions import open_review

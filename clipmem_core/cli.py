@@ -27,13 +27,12 @@ from clipmem_core.config import (
     flat,
     preset_config,
 )
-from clipmem_core.io import InputError
+from clipmem_core.io import InputError, path_fault, shortage
 
 if TYPE_CHECKING:  # a command imports only what it needs, to start faster
     from clipmem_core.audit.console import RichScreen
     from clipmem_core.audit.executor import Executor
 
-_DONE = 0
 _FAILED = 1
 _WRONG_INPUT = 2
 _INTERRUPTED = 130
@@ -188,9 +187,8 @@ def _mitigate(
         raise InputError(
             f"--members must be an even number, not {members}: members are compared two by two"
         )
-    begun = mitigated.begin(
-        audit, arm.Arm(overrides, decided_for(audit) if decisions else arm.Decided())
-    )
+    decided = decided_for(audit) if decisions else arm.Decided()
+    begun = mitigated.begin(audit, arm.Arm(overrides, decided))
     if begun.name == arm.BASELINE:
         raise InputError("no mitigation is set: add one, such as --text-noise 0.15")
     from clipmem_core.lab.retraining import run_arms  # torch
@@ -282,7 +280,7 @@ def _export(
     overwrite: Annotated[bool, "replace an existing file or folder"] = False,
 ) -> None:
     """Write an audit's cleaned data set, decisions or report in a format of other tools."""
-    from clipmem_core.audit.status import report
+    from clipmem_core.audit.jobs import report
     from clipmem_core.export.formats import export_audit
 
     audit = open_audit(name)
@@ -330,10 +328,10 @@ def _judge(
     audit = open_audit(name)
     with _screen() as screen:
         share = judge_source(audit, source, options, path, all_captions=all_captions, screen=screen)
-        if share <= fail_above:
-            return _DONE
-        screen.say(f"{share:.1%} is more than --fail-above {fail_above:.1%}")
-        return _FAILED
+        if share > fail_above:
+            screen.say(f"{share:.1%} is more than --fail-above {fail_above:.1%}")
+            return _FAILED
+    return 0
 
 
 def _decisions(
@@ -400,7 +398,7 @@ def _map(
 
 
 def _job(folder: str, *arguments: str) -> int:
-    from clipmem_core.audit.status import run_job
+    from clipmem_core.audit.jobs import run_job
 
     return run_job(Path(folder), arguments, main)
 
@@ -476,13 +474,6 @@ class _Parser(argparse.ArgumentParser):
         }
 
 
-def _print_overview() -> None:
-    print("usage: python -m clipmem_core COMMAND …\n")
-    for name, command in COMMANDS.items():
-        print(f"  {name:9} {(command.__doc__ or '').splitlines()[0]}")
-    print("\nCOMMAND --help lists every flag.")
-
-
 def parse_command(arguments: Sequence[str]) -> SimpleNamespace:
     """Return a command and its arguments; the first mistake is an input error."""
     name, *words = arguments
@@ -545,31 +536,30 @@ def main(arguments: Sequence[str]) -> int:
     logging.getLogger().setLevel(logging.ERROR)
     try:
         if arguments and arguments[0] in PROCESSES:
-            return PROCESSES[arguments[0]](*arguments[1:]) or _DONE
+            return PROCESSES[arguments[0]](*arguments[1:]) or 0
         if not arguments or arguments[0] in ("-h", "--help"):
-            _print_overview()
-            return _DONE if arguments else _WRONG_INPUT
+            print("usage: python -m clipmem_core COMMAND …\n")
+            for name, command in COMMANDS.items():
+                print(f"  {name:9} {(command.__doc__ or '').splitlines()[0]}")
+            print("\nCOMMAND --help lists every flag.")
+            return 0 if arguments else _WRONG_INPUT
         if arguments[0] == "--version":
             print(f"clipmem {__version__}")
-            return _DONE
+            return 0
         values = vars(parse_command(arguments))
-        return values.pop("command")(**values) or _DONE
-    except InputError as error:
-        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
-        return _WRONG_INPUT
+        return values.pop("command")(**values) or 0
     except KeyboardInterrupt:
         print("interrupted: the same command resumes it", file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:  # of `… | head`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    except (OSError, RuntimeError, MemoryError) as error:
-        from clipmem_core.io import path_fault, shortage
-
+        return 0
+    except (InputError, OSError, RuntimeError, MemoryError) as error:
         message = " ".join(str(error).splitlines())
         short = shortage(error)
         fault = path_fault(error)
         if short:
-            message = f"{short}, and the same command resumes it ({message})".removesuffix(" ()")
+            message = f"{short}, and the same command resumes it ({message})"
         print(f"error: {fault or message}", file=sys.stderr)
-        return _WRONG_INPUT if short or fault else _FAILED
-    return _DONE
+        is_input = isinstance(error, InputError) or short or fault
+        return _WRONG_INPUT if is_input else _FAILED

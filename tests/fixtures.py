@@ -16,11 +16,11 @@ from PIL import Image
 
 from clipmem_core import columns as c
 from clipmem_core.audit import store
+from clipmem_core.audit.jobs import process_start
 from clipmem_core.audit.prepare import membership_table
 from clipmem_core.audit.scoring import json_rows
-from clipmem_core.audit.settings import machine, versions
+from clipmem_core.audit.settings import library_versions, machine
 from clipmem_core.audit.setup import audit_fingerprint, member_seeds
-from clipmem_core.audit.status import process_start
 from clipmem_core.audit.store import Audit, Record, write_json, write_manifest, write_table
 from clipmem_core.audit.verdict import NULL_CHECK, judge
 from clipmem_core.config import AuditConfig, preset_config
@@ -230,14 +230,14 @@ def made_record(name: str, root: Path, protocol: str, groups: np.ndarray) -> Rec
         protocol=protocol,
         members=members,
         seeds=member_seeds(config, members),
-        **options,
+        threads=1,
         pairs=len(groups),
         external_pairs=int((groups == "external").sum()),
         near_duplicates=0,
         quarantined=QUARANTINED,
         dataset_fingerprint="fedcba9876543210",
         fingerprint=audit_fingerprint(config, "fedcba9876543210"),
-        versions=versions(),
+        versions=library_versions(),
         machine=machine(),
         config=config,
     )
@@ -373,7 +373,7 @@ SCRIPTS = (
     """
 import sys
 from pathlib import Path
-from clipmem_core.audit.status import run_job
+from clipmem_core.audit.jobs import run_job
 
 def run(words):
     space = {}
@@ -397,12 +397,10 @@ def leave_job(
     """Leave the job of a folder in `jobs`, which has printed and reported something."""
     folder.mkdir(parents=True)
     pid = pid or os.getppid()
-    started = process_start(pid) if running else "1"
+    started = process_start(pid) if running else 1
     write_json(folder / "job.json", {"pid": pid, "started": started, "arguments": ["once", "more"]})
     (folder / "output.log").write_text(said)
-    write_json(folder / "record.json", reported)
-    if exit_code is not None:
-        (folder / "exit_code").write_text(f"{exit_code}\n")
+    write_json(folder / "record.json", reported | {"exit_code": exit_code})
 
 
 def make_benchmark(

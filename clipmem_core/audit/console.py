@@ -1,8 +1,9 @@
 """Shows the progress and results of an audit on a terminal."""
 
+import functools
 import math
+import re
 import time
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
@@ -13,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from clipmem_core import columns as c
-from clipmem_core.audit.status import MemberProgress, report
+from clipmem_core.audit.jobs import report
+from clipmem_core.audit.status import MemberProgress
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import WHOLE_HEAD, summary_lines, uses, whole_rows
 from clipmem_core.scores.registry import INJECTED_SCORES
@@ -24,11 +26,7 @@ _PAGE = "http://localhost:8501/overview"
 
 def plain(text: str) -> Text:
     """Return foreign text without markup and control characters."""
-    shown = "".join(
-        " " if char in "\t\r\n" else "�" if unicodedata.category(char) == "Cc" else char
-        for char in text
-    )
-    return Text(shown)
+    return Text(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text))
 
 
 class RichScreen:
@@ -72,14 +70,12 @@ class RichScreen:
         """Show the progress of each member, and warn once if its loss stays at chance."""
         for member in progress:
             if member.stage != "waiting":
-                note = member.stage if member.stage != "training" else ""
-                if not note and not math.isnan(member.loss):
+                note = member.stage
+                if note == "training" and not math.isnan(member.loss):
                     note = f"loss {member.loss:.3f}  {member.samples_per_second:,.0f} samples/s"
                 self._bar(f"member {member.name}", member.step, member.steps, note)
-            if (
-                self.stages.get(member.name, "waiting") != member.stage
-                and not self.console.is_terminal
-            ):
+            is_new = member.stage != self.stages.get(member.name, "waiting")
+            if is_new and not self.console.is_terminal:
                 self.say(f"member {member.name}: {member.stage}")
             self.stages[member.name] = member.stage
             if member.at_chance(self.batch_size) and member.name not in self.warned:
@@ -107,6 +103,7 @@ class RichScreen:
 def show_verdict(audit: Audit) -> None:
     """Print an audit's tables, its checks of itself and its verdict."""
     console = Console(highlight=False)
+    say = functools.partial(console.print, soft_wrap=True)
     verdict = audit.verdict
 
     def show(title: str, rows: Iterable[dict[str, Any]], columns: Sequence[str] = ()) -> None:
@@ -116,58 +113,39 @@ def show_verdict(audit: Audit) -> None:
     groups = [row | {"kind": c.of_one_split(row["kind"])} for row in verdict["groups"]]
     show("clipmem by group", groups, ["group", "n", "mean", "low", "high", "kind"])
     injected = [row | {"injected error": row["injected"]} for row in verdict["injected"]]
-    show(
-        "injected errors and other pairs (means)",
-        injected,
-        ["injected error", "n", *INJECTED_SCORES],
-    )
-    show(
-        "detector accuracy on injected errors, with 95 % bootstrap intervals",
-        map(_detection, verdict["detection"]),
-    )
+    columns = ["injected error", "n", *INJECTED_SCORES]
+    show("injected errors and other pairs (means)", injected, columns)
+    detection = map(_detection, verdict["detection"])
+    show("detector accuracy on injected errors, with 95 % bootstrap intervals", detection)
     attacks = [row for row in verdict["attacks"] if row["value"] is not None]
-    show(
-        "attacks on membership, each member by the others",
-        attacks,
-        list(attacks[0])[:-2] if attacks else (),
-    )
-    show(
-        "utility",
-        [
-            {"metric": name, "mean over members": value}
-            for name, value in verdict["utility"].items()
-        ],
-    )
+    columns = ["attack", "measure", "value"]
+    columns += [f"{what}_{end}" for what in ("members", "pairs") for end in ("low", "high")]
+    show("attacks on membership, each member by the others", attacks, columns)
+    utility = verdict["utility"].items()
+    show("utility", [{"metric": name, "mean over members": value} for name, value in utility])
     for check in verdict["checks"]:
         mark = {True: ("✓ ", "green"), False: ("✗ ", "red"), None: ("? ", "yellow")}[check["good"]]
         advice = f" → {check['advice']}" if check["advice"] else ""
-        console.print(Text.assemble(mark, plain(check["sentence"] + advice)), soft_wrap=True)
+        say(Text.assemble(mark, plain(check["sentence"] + advice)))
     console.print()
-    console.print(Text(verdict["sentence"], style="bold"), soft_wrap=True)
+    say(Text(verdict["sentence"], style="bold"))
     for line in filter(None, summary_lines(verdict)):
-        console.print(plain(line), style="bold", soft_wrap=True)
+        say(plain(line), style="bold")
     counts = [dict(zip(WHOLE_HEAD, row, strict=True)) for row in whole_rows(verdict)]
     show(f"counts of all {audit.record.sampled_of:,} pairs", counts)
     for score, use in uses(verdict).items():
-        console.print(Text.assemble("  ", (score, "bold"), f" {use}"), soft_wrap=True)
+        say(Text.assemble("  ", (score, "bold"), f" {use}"))
     console.print()
-    console.print(plain(f"{audit.folder}"), soft_wrap=True)
-    console.print(
-        plain(f"browse it: `streamlit run app.py`, then {_PAGE}?audit={audit.name}"), soft_wrap=True
-    )
+    say(plain(str(audit.folder)))
+    say(plain(f"browse it: `streamlit run app.py`, then {_PAGE}?audit={audit.name}"))
 
 
 def _detection(row: dict[str, Any]) -> dict[str, Any]:
     """Return a detector's row for the screen: its metrics, and its distance to the best
     detector."""
-    names = {
-        "score": "score",
-        "AUROC": "auroc",
-        "AP": "average_precision",
-        "P@50": "precision_at_k",
-    }
-    shown = {short: row[name] for short, name in names.items()}
+    shown = {"score": row["score"], "P@50": row["precision_at_k"]}
     for short, name in (("AUROC", "auroc"), ("AP", "average_precision")):
+        shown[short] = row[name]
         lead, low, high = (row[f"{name}_difference{end}"] for end in ("", "_low", "_high"))
         shown[f"behind in {short}"] = f"{lead:.3f} [{low:.2f}, {high:.2f}]" if lead else "–"
     return shown

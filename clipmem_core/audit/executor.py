@@ -27,7 +27,7 @@ from pebble import ProcessExpired, ProcessPool
 from threadpoolctl import threadpool_limits
 
 from clipmem_core import __version__
-from clipmem_core.audit.status import python_path
+from clipmem_core.audit.jobs import python_path
 from clipmem_core.config import DATA_VARIABLE, data_folder
 from clipmem_core.io import InputError, keep_memory, path_fault, shortage
 

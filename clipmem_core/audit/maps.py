@@ -12,7 +12,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from clipmem_core import draws
-from clipmem_core.audit.status import Task, jobs_folder
+from clipmem_core.audit.jobs import JobRequest, jobs_folder
 from clipmem_core.audit.store import (
     IMAGE_EMBEDDINGS,
     PAIRS,
@@ -142,7 +142,7 @@ def _name(weights: pd.Series) -> str:
     return ", ".join(words[~words.str[:3].duplicated()][:2])
 
 
-def map_task(audit: Audit, side: str) -> Task:
+def map_request(audit: Audit, side: str) -> JobRequest:
     """Return the background job that draws a map."""
     folder = jobs_folder() / ".maps" / map_path(audit, side).stem
-    return Task(folder, ["map", audit.name, side])
+    return JobRequest(folder, ["map", audit.name, side])

@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from clipmem_core import columns as c
 from clipmem_core.audit import (
-    incident_tables,
+    fault_tables,
     maps,
     prepare,
     scoring,
@@ -29,8 +29,8 @@ from clipmem_core.audit import (
     status,
     store,
 )
-from clipmem_core.audit.check_table import ensure_checks
 from clipmem_core.audit.executor import Executor, local_processes, processes
+from clipmem_core.audit.fault_tables import ensure_checks
 from clipmem_core.audit.prepare import DataSet
 from clipmem_core.audit.status import LOG, Screen
 from clipmem_core.audit.store import Audit
@@ -338,7 +338,7 @@ class Score(Stage):
             audit, scores, run.captions, sides, run.words, run.read
         )
         wrong = probabilities(of_captions)
-        rows, probability = incident_tables.displaced(run.displaced)
+        rows, probability = fault_tables.displaced(run.displaced)
         run.wrong = wrong = with_displaced(wrong, run.captions, rows, probability)
         curves = {
             name: np.array(count.ratio).tolist()
@@ -392,7 +392,7 @@ class Judge(Stage):
         verdict = judge(results, utility, record.config, towers=record.towers, cut=run.truncated)
         store.write_json(audit.folder / store.VERDICT, verdict)
         # Members that learned little do not tell which captions are wrong.
-        explained = incident_tables.displaced(run.displaced)[0]
+        explained = fault_tables.displaced(run.displaced)[0]
         suspected = None
         if not is_distrusted(verdict):
             suspected = run.wrong.pairs > HALF
@@ -403,7 +403,7 @@ class Judge(Stage):
         clusters = store.read_prepared(audit.folder).clusters
         checks = store.read_table(ensure_checks(audit))
         faults = find_faults(audit.pairs, clusters, checks, suspected)
-        incident_tables.write_incidents(audit, run.displaced, faults, swaps)
+        fault_tables.write_incidents(audit, run.displaced, faults, swaps)
 
 
 class WriteManifest(Stage):

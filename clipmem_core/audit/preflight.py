@@ -15,18 +15,16 @@ from clipmem_core import columns as c
 from clipmem_core import config as configs
 from clipmem_core.audit import prepare
 from clipmem_core.audit.console import RichScreen, make_table, plain
-from clipmem_core.audit.prepare import DataSet, FeaturePixels
-from clipmem_core.audit.settings import check_config, resolve
-from clipmem_core.audit.setup import check_same
-from clipmem_core.audit.status import (
-    WRONG_INPUT,
+from clipmem_core.audit.jobs import (
     Job,
-    Task,
-    audit_task,
+    JobRequest,
+    audit_request,
     jobs_folder,
     report,
-    resume_arguments,
 )
+from clipmem_core.audit.prepare import DataSet, FeaturePixels
+from clipmem_core.audit.settings import check_config, resolve, resume_arguments
+from clipmem_core.audit.setup import check_same
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import AuditConfig, as_dict, data_folder
 from clipmem_core.dataset.checks import CHECKS, Captions, caption_flags
@@ -101,12 +99,11 @@ def _show(source: str, data_set: DataSet, config: AuditConfig) -> None:
     if len(data_set.quarantine):
         reasons = _reasons(data_set.quarantine)
         console.print(make_table("in quarantine", reasons, ["rows", "reason", "example"]))
-    flags = caption_flags(captions)
-    checks = [
-        {"captions": int(flagged.sum()), "check": CHECKS[name].label}
-        | {"example": captions.texts[int(flagged.argmax())][:80] if flagged.any() else ""}
-        for name, flagged in flags.items()
-    ]
+    checks = []
+    for check, flagged in caption_flags(captions).items():
+        example = captions.texts[int(flagged.argmax())][:80] if flagged.any() else ""
+        count = int(flagged.sum())
+        checks.append({"captions": count, "check": CHECKS[check].label, "example": example})
     console.print(make_table("flagged captions", checks, ["captions", "check", "example"]))
     for fault in faults_without_model(pairs, data_set.clusters):
         console.print(plain(f"{fault.kind}: {fault.cause}"), soft_wrap=True)
@@ -132,12 +129,13 @@ def _reasons(quarantine: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the reasons in quarantine, the most common first, with an example each; all
     near-duplicates are one reason."""
     is_copy = quarantine[c.KIND] == c.NEAR_DUPLICATE
-    kinds = quarantine[c.REASON].mask(is_copy, f"{c.NEAR_DUPLICATE} of another pair")
-    reasons = [
-        {"rows": len(rows), "reason": str(reason), "example": str(rows[c.SOURCE].iloc[0])}
-        for reason, rows in quarantine.groupby(kinds)
+    reasons = quarantine[c.REASON].mask(is_copy, f"{c.NEAR_DUPLICATE} of another pair")
+    examples = quarantine[c.SOURCE].groupby(reasons).first()
+    counts = reasons.value_counts()
+    return [
+        {"rows": int(counts[reason]), "reason": reason, "example": str(examples[reason])}
+        for reason in map(str, counts.index)
     ]
-    return sorted(reasons, key=lambda reason: -int(reason["rows"]))
 
 
 @dataclass(frozen=True)
@@ -154,27 +152,25 @@ class Request:
         return resume_arguments(self.name, self.source, self.config)
 
     @property
-    def check(self) -> Task:
+    def check(self) -> JobRequest:
         """The task of its check."""
         key = configs.fingerprint([self.source, self.name, as_dict(self.config)])
-        return Task(jobs_folder() / ".checks" / key, ["check", *self.arguments])
+        return JobRequest(jobs_folder() / ".checks" / key, ["check", *self.arguments])
 
 
 @dataclass(frozen=True)
 class Check:
-    """The progress of a check: `found` is the content of the data set, `error` why the audit cannot
+    """A check: its job, whose result is the content of the data set, and why the audit cannot
     start."""
 
     job: Job
-    found: dict[str, Any] | None
-    pictures: tuple[int, int]
     error: str
 
 
 def check_request(request: Request) -> None:
     """Refuse a request that is wrong without reading its data set."""
     audit = Audit.of(request.name)
-    job = audit_task(request.name).find()
+    job = audit_request(request.name).find()
     if not request.source.strip():
         raise InputError("no data set is given: type its path, or choose one")
     check_source(request.source)
@@ -194,17 +190,12 @@ def find_check(request: Request) -> Check | None:
     job = request.check.find()
     if job is None:
         return None
-    record = job.record
     error = ""
     if job.cancelled:
         error = "the check was stopped: check again"
-    elif not job.running and job.exit_code != 0:
-        error = job.last_line.removeprefix("error: ")
-        if job.exit_code != WRONG_INPUT:
-            error = (
-                f"the check stopped with exit code {job.exit_code}: {error or 'it printed nothing'}"
-            )
-    return Check(job, record.result, (record.done, record.total), error)
+    elif job.failed:
+        error = job.last_line.removeprefix("error: ") or "the check was killed: check again"
+    return Check(job, error)
 
 
 def check(source: str, config: AuditConfig) -> None:
@@ -228,16 +219,13 @@ def _report_found(data_set: DataSet, config: AuditConfig, *, exact: bool) -> Non
     pairs = data_set.pairs
     quarantine = data_set.quarantine
     counts = pairs[c.CAPTIONS].map(len)
+    listed = quarantine[[c.SOURCE, c.REASON]].head(_LISTED)
     summary = {
         "pairs": len(pairs),
         "captions": int((counts.clip(upper=config.captions) if config.captions else counts).sum()),
         "quarantined": len(quarantine),
         "reasons": _reasons(quarantine)[:_SHOWN],
-        "rows_in_quarantine": quarantine[[c.SOURCE, c.REASON]]
-        .head(_LISTED)
-        .astype(str)
-        .to_numpy()
-        .tolist(),
+        "rows_in_quarantine": listed.astype(str).to_numpy().tolist(),
         "groups": {},
         "exact": exact,
         "rows": data_set.raw.rows,
@@ -246,7 +234,6 @@ def _report_found(data_set: DataSet, config: AuditConfig, *, exact: bool) -> Non
     try:
         membership = prepare.draw_membership(data_set.groups, config)
         prepare.inject(pairs, membership, config)
-        groups = pd.Series(membership.group).value_counts()
-        summary["groups"] = {str(name): int(count) for name, count in groups.items()}
+        summary["groups"] = pd.Series(membership.group).value_counts().to_dict()
     finally:  # a refused data set is shown too
         report(result=summary)

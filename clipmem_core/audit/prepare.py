@@ -142,11 +142,6 @@ def read_features(
         Path(os.path.expanduser(fetch_source(name, data=data_folder(), say=say)))
         for name in (source, config.features)
     )
-    for file in (path, features):
-        if not file.exists():
-            raise InputError(
-                f"there is no {file}: name a table or a folder, and the folder of its --features"
-            )
     parts = feature_parts(features, path)
     if not parts:
         raise InputError(f"{features} holds no features: give {FORMS}")
@@ -166,10 +161,9 @@ def _relative_images(path: Path, images: pd.Series, config: AuditConfig) -> tupl
     else:
         root = path if path.is_dir() else path.parent
     if all(map(os.path.isabs, images)):
-        folders = sorted({os.path.dirname(image) for image in images})
-        is_outside = not all(Path(folder).is_relative_to(root) for folder in folders)
-        if is_outside and not config.source.image_folder:
-            root = Path(os.path.commonpath(folders))
+        common = Path(os.path.commonpath({os.path.dirname(image) for image in images}))
+        if not common.is_relative_to(root) and not config.source.image_folder:
+            root = common
         images = pd.Series([os.path.relpath(image, root) for image in images])
     return root, images
 
@@ -274,22 +268,16 @@ def load_pictures(
 def _check_not_empty(raw: RawPairs) -> None:
     if len(raw.pairs):
         return
-    most = ""
-    if len(raw.quarantine):
-        reasons = raw.quarantine[c.REASON].value_counts()
-        most = f"; most often: {reasons.index[0]} ({reasons.iloc[0]:,} rows)"
-    raise InputError(
-        f"no usable pair among {raw.rows:,} rows in {raw.root}{most}: `inspect` shows every reason"
-    )
+    reasons = raw.quarantine[c.REASON].mode()
+    most = f"; most often: {reasons[0]}" if len(reasons) else ""
+    raise InputError(f"no usable pair among {raw.rows:,} rows in {raw.root}{most}")
 
 
 def _limited(data_set: DataSet, config: AuditConfig) -> DataSet:
     """Apply the config's limit of captions, and drop near-duplicates if it says so."""
-    pairs = data_set.pairs
+    pairs = data_set.pairs.reindex(columns=c.PAIR_COLUMNS)
     if config.captions:
-        first = pairs[c.CAPTIONS].map(lambda captions: list(captions)[: config.captions])
-        pairs = pairs.assign(**{c.CAPTIONS: first})
-    pairs = pairs.reindex(columns=c.PAIR_COLUMNS)
+        pairs[c.CAPTIONS] = pairs[c.CAPTIONS].map(lambda texts: list(texts)[: config.captions])
     if not config.drop_near_duplicates:
         return dataclasses.replace(data_set, pairs=pairs)
     clusters = data_set.clusters
@@ -325,11 +313,6 @@ def draw_membership(clusters: np.ndarray, config: AuditConfig) -> Membership:
 def repeat_membership(audit: Audit, pairs: pd.DataFrame) -> Membership:
     """Return the membership that another audit gives to the pairs of a table."""
     table = audit.membership.set_index(c.PAIR_ID)
-    missing = pairs[c.PAIR_ID][~pairs[c.PAIR_ID].isin(table.index)]
-    if len(missing):
-        raise InputError(
-            f"{len(missing):,} pairs are not in audit {audit.name!r}, first {missing.iloc[0]!r}"
-        )
     return membership_of(table.loc[pairs[c.PAIR_ID]].reset_index())
 
 
@@ -365,18 +348,19 @@ def inject(pairs: pd.DataFrame, membership: Membership, config: AuditConfig) -> 
 
 def membership_table(pairs: pd.DataFrame, membership: Membership) -> pd.DataFrame:
     """Return membership as a table: pair_id, group, one bool column per member."""
-    table = pd.DataFrame(
-        {c.PAIR_ID: pairs[c.PAIR_ID].to_numpy(), c.GROUP: membership.group.astype(str)}
-    )
-    return table.assign(**dict(zip(membership.members, membership.trained, strict=True)))
+    table = pd.DataFrame(membership.trained.T, columns=membership.members)
+    table.insert(0, c.PAIR_ID, pairs[c.PAIR_ID].to_numpy())
+    table.insert(1, c.GROUP, membership.group.astype(str))
+    return table
 
 
 def membership_of(table: pd.DataFrame) -> Membership:
     """Rebuild a membership from `membership_table`."""
-    names = tuple(column for column in table.columns if column not in (c.PAIR_ID, c.GROUP))
-    trained = np.stack([table[name].to_numpy(dtype=bool) for name in names])
+    trained = table.drop(columns=[c.PAIR_ID, c.GROUP], errors="ignore")
     groups, values = pd.factorize(table[c.GROUP])
-    return Membership(np.asarray(values, dtype=str)[groups], names, trained)
+    group = np.asarray(values, dtype=str)[groups]
+    members = tuple(map(str, trained))
+    return Membership(group, members, np.ascontiguousarray(trained.to_numpy(bool).T))
 
 
 def pixels_folder(audit: Audit) -> Path:

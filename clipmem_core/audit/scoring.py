@@ -2,6 +2,7 @@
 utility, verdict."""
 
 import functools
+import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -192,8 +193,8 @@ def read_utilities(audit: Audit) -> pd.DataFrame:
 
 def json_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return a table as JSON rows, with null where a number is missing."""
-    clean = table.astype(object).where(table.notna(), None)
-    return [{str(key): value for key, value in row.items()} for row in clean.to_dict("records")]
+    rows: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=15))
+    return rows
 
 
 def _number(value: float) -> float | None:
@@ -211,7 +212,7 @@ def wrong_captions(
         "injected_vague": int((injected == c.VAGUE).sum()),
     }
     missing = wrong.counts["pairs"].missing
-    if np.isfinite(scores[c.MISFIT].fillna(scores[c.CSLS_OUT])).sum() < FEWEST_COUNTED:
+    if scores[c.MISFIT].fillna(scores[c.CSLS_OUT]).count() < FEWEST_COUNTED:
         missing = "too few pairs to estimate: review all"
     if missing:
         return {"missing": missing, **kinds}
@@ -307,14 +308,12 @@ def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any
     sides = evidence.sides
     members = sides.membership.members
     if len(members) < attacks.FEWEST_MEMBERS:
-        row = {
-            "attack": attacks.BAVARIA,
-            "measure": attacks.ROC_MEASURES,
-            "targets": 0,
-            "missing": f"needs at least {attacks.FEWEST_MEMBERS} members, a target and a shadow on "
-            f"either side, not {len(members)}",
-        }
-        table = pd.DataFrame(row, columns=attacks.ATTACK_COLUMNS)
+        missing = (
+            f"needs at least {attacks.FEWEST_MEMBERS} members, a target and a shadow on either "
+            f"side, not {len(members)}"
+        )
+        row = {"attack": attacks.BAVARIA, "measure": attacks.ROC_MEASURES, "missing": missing}
+        table = pd.DataFrame(row | {"targets": 0}, columns=attacks.ATTACK_COLUMNS)
         return pd.DataFrame(columns=c.UTILITY_COLUMNS), json_rows(table)
     attacked = np.flatnonzero(np.isin(sides.membership.group, c.SCORED_GROUPS))
     if len(attacked) > MAX_ATTACKED:
@@ -405,7 +404,7 @@ def sentence_table(audit: Audit, captions: pd.DataFrame) -> pd.DataFrame:
     places = places_of(audit.read_columns(store.PAIRS, c.CAPTIONS)[c.CAPTIONS])
     table = pd.concat([captions.drop(columns=[c.CAPTION]), places], axis=1)
     first = [c.CAPTION_ROW, c.PAIR_ID, *places]
-    return table[[*first, *(name for name in captions if name not in (*first, c.CAPTION))]]
+    return table[[*first, *table.columns.difference(first, sort=False)]]
 
 
 def captions_of_sentences(sentences: pd.DataFrame) -> pd.DataFrame:
@@ -449,25 +448,16 @@ def whole_set(
     if not total:
         return {}
 
-    def row(name: str, found: float, among: int, **limits: float) -> dict[str, Any]:
+    def row(name: str, found: float, among: int, more: int = 0, **limits: float) -> dict[str, Any]:
         ends = whole_count(min(found, among), among, total, **limits)
-        whole, low, high = (round(end, 1) for end in ends)
-        return {
-            "count": name,
-            "found": found,
-            "among": among,
-            "whole": whole,
-            "low": low,
-            "high": high,
-        }
+        whole, low, high = (round(end + more, 1) for end in ends)
+        counts = {"whole": whole, "low": low, "high": high}
+        return {"count": name, "found": found, "among": among, **counts}
 
     skipped = int((audit.quarantine[c.KIND] != c.NEAR_DUPLICATE).sum())
     unread = record.quarantined - (drawn - record.pairs)  # rows counted before the sample was drawn
     usable = drawn - (skipped - unread)
-    unusable = row(UNUSABLE, skipped - unread, drawn)
-    for end in ("whole", "low", "high"):
-        unusable[end] = round(unusable[end] + unread, 1)
-    rows = [unusable]
+    rows = [row(UNUSABLE, skipped - unread, drawn, more=unread)]
     table = store.read_table(checks)
     for name, check in CHECKS.items():
         # How often a picture or caption repeats depends on the number of pairs, so a sample cannot
@@ -480,9 +470,8 @@ def whole_set(
             rows.append(row(check.label, int(flags.sum()), round(drawn * len(flags) / usable)))
     if not wrong["missing"]:
         injected = wrong["injected"]
-        estimate, low, high = (
-            max(0.0, wrong["all"][name] - injected) for name in ("estimate", "low", "high")
-        )
+        ends = (wrong["all"][name] for name in ("estimate", "low", "high"))
+        estimate, low, high = (max(0.0, end - injected) for end in ends)
         n_scored = int(np.isfinite(scores[c.CSLS_OUT]).sum())
         among = round(drawn * (n_scored - injected) / usable)
         rows.append(row(WRONG, estimate, among, low=low, high=high))

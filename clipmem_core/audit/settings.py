@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import MISSING
 from importlib.metadata import version
 from pathlib import Path
@@ -74,60 +74,57 @@ def typed_flags(values: Mapping[str, Any]) -> list[str]:
     return flags
 
 
+def resume_arguments(name: str, source: str, config: AuditConfig) -> list[str]:
+    """Return the arguments of `audit`: source, name, preset, and the fields that differ from the
+    preset."""
+    flags = typed_flags(typed(configs.as_dict(config)))
+    return [source, f"--name={name}", f"--preset={config.preset}", *flags]
+
+
 def check_config(config: AuditConfig) -> None:
     """Refuse a config that cannot run."""
-    check_fields(config)
+    _check_fields(config)
     preset = configs.PRESETS.get(config.preset, {})
-    ensemble = config.protocol == "ensemble"
-    paper_only = "belongs to --protocol paper; an ensemble grows by --members"
-    ensemble_only = "belongs to --protocol ensemble; the paper's protocol grows by --seeds"
-    rules = [
-        (ensemble and config.seeds != 1, f"--seeds {paper_only}"),
-        (
-            ensemble and config.members % config.folds,
+    if config.protocol == "ensemble":
+        _refuse(
+            config.seeds != 1, "--seeds belongs to --protocol paper; an ensemble grows by --members"
+        )
+        _refuse(
+            config.members % config.folds,
             f"--members must be a multiple of --folds ({config.folds}), not {config.members}",
-        ),
-        (
-            ensemble and config.halves and config.folds % 2,
+        )
+        _refuse(
+            config.halves and config.folds % 2,
             f"--folds must be even with --halves, not {config.folds}",
-        ),
-        (
-            not ensemble and config.members not in (0, 2 * config.seeds),
-            f"--members {ensemble_only}",
-        ),
-        (
-            not ensemble and config.halves and not preset.get("halves"),
-            f"--halves {ensemble_only}",
-        ),
-        (not ensemble and config.rounds == "2", f"--rounds {ensemble_only}"),
-        (
-            config.tower_size and not config.lock_image,
-            "--tower-size is the picture size of a locked image tower: add --lock-image",
-        ),
-        (
-            config.features and config.sentences == "on",
-            "--features are those of captions, not of sentences: set --sentences off",
-        ),
-        (
-            config.model == "locked" and config.lock_image != config.lock_text,
-            "--model locked has two locked towers and none to train: use --model small",
-        ),
-    ]
+        )
+    else:
+        ensemble_only = "belongs to --protocol ensemble; the paper's protocol grows by --seeds"
+        _refuse(config.members not in (0, 2 * config.seeds), f"--members {ensemble_only}")
+        _refuse(config.halves and not preset.get("halves"), f"--halves {ensemble_only}")
+        _refuse(config.rounds == "2", f"--rounds {ensemble_only}")
+    _refuse(
+        config.tower_size and not config.lock_image,
+        "--tower-size is the picture size of a locked image tower: add --lock-image",
+    )
+    _refuse(
+        config.features and config.sentences == "on",
+        "--features are those of captions, not of sentences: set --sentences off",
+    )
+    _refuse(
+        config.model == "locked" and config.lock_image != config.lock_text,
+        "--model locked has two locked towers and none to train: use --model small",
+    )
     for side in ("image", "text"):
         locked = getattr(config, f"lock_{side}")
         tower = getattr(config, f"{side}_tower")
-        rules += [
-            (
-                tower and not locked,
-                f"--{side}-tower {tower} is a locked tower: add --lock-{side}, or set "
-                f"--{side}-tower ''",
-            ),
-            (
-                locked and not (tower or config.pretrained),
-                f"--lock-{side} needs pretrained weights: set --{side}-tower or --pretrained",
-            ),
-        ]
-    _refuse(rules)
+        _refuse(
+            tower and not locked,
+            f"--{side}-tower {tower} is a locked tower: add --lock-{side}, or remove the tower",
+        )
+        _refuse(
+            locked and not (tower or config.pretrained),
+            f"--lock-{side} needs pretrained weights: set --{side}-tower or --pretrained",
+        )
     model_config(config.model)
     for name, kind in configs.ineffective_fields(config).items():
         facts = FIELDS[name]
@@ -137,8 +134,8 @@ def check_config(config: AuditConfig) -> None:
             )
 
 
-def check_fields(config: AuditConfig) -> AuditConfig:
-    """Return a config whose fields are within their bounds."""
+def _check_fields(config: AuditConfig) -> None:
+    """Refuse a config with a field out of its bounds."""
     try:
         _bounds().model_validate(vars(config))
     except ValidationError as error:
@@ -148,42 +145,34 @@ def check_fields(config: AuditConfig) -> AuditConfig:
         raise InputError(f"{flag} must be {valid}, not {fault['input']!r}") from None
     low = config.min_logit_scale
     high = config.max_logit_scale
-    epochs = config.epochs
+    _refuse(low > high, f"--min-logit-scale must be at most the cap of {high}, not {low}")
     _refuse(
-        [
-            (low > high, f"--min-logit-scale must be at most the cap of {high}, not {low}"),
-            (
-                0 < config.sample < MIN_PAIRS,
-                f"--sample must be at least {MIN_PAIRS} pairs, or 0 for all",
-            ),
-            (
-                config.stop_epoch > epochs,
-                f"--stop-epoch must be one of the {epochs} epochs, or 0 for none",
-            ),
-            (
-                config.adaptive_rest and config.loss != "clip",
-                f"--adaptive-rest works on --loss clip alone, not {config.loss}",
-            ),
-        ]
+        0 < config.sample < MIN_PAIRS,
+        f"--sample must be at least {MIN_PAIRS} pairs, or 0 for all",
     )
-    return config
+    _refuse(
+        config.stop_epoch > config.epochs,
+        f"--stop-epoch must be one of the {config.epochs} epochs, or 0 for none",
+    )
+    _refuse(
+        config.adaptive_rest and config.loss != "clip",
+        f"--adaptive-rest works on --loss clip alone, not {config.loss}",
+    )
 
 
-def _refuse(rules: Sequence[tuple[object, str]]) -> None:
-    """Raise the message of the first rule whose condition is true."""
-    for is_wrong, message in rules:
-        if is_wrong:
-            raise InputError(message)
+def _refuse(is_wrong: object, message: str) -> None:
+    if is_wrong:
+        raise InputError(message)
 
 
 @functools.cache
 def _bounds() -> type[BaseModel]:
     kinds: dict[str, Any] = {}
-    for field in (
-        FIELDS[field.name] for field in dataclasses.fields(AuditConfig) if field.name != "source"
-    ):
+    names = [field.name for field in dataclasses.fields(AuditConfig) if field.name != "source"]
+    for name in names:
+        field = FIELDS[name]
         kind = Literal[field.choices] if field.choices else type(field.default)
-        kinds[field.name] = (kind, Field(ge=field.ge, gt=field.gt, le=field.le, lt=field.lt))
+        kinds[name] = (kind, Field(ge=field.ge, gt=field.gt, le=field.le, lt=field.lt))
     return create_model("Bounds", __config__=ConfigDict(allow_inf_nan=False), **kinds)
 
 
@@ -191,24 +180,24 @@ def resolve(config: AuditConfig) -> AuditConfig:
     """Fill in every `auto` and 0 that depends on the machine or the protocol."""
     check_config(config)
     device = resolve_device(config.device)
-    members = (
-        2 * config.seeds if config.protocol == "paper" else config.members or REPEATS * config.folds
-    )
+    members = config.members or REPEATS * config.folds
+    if config.protocol == "paper":
+        members = 2 * config.seeds
     precision = config.precision
     if precision == "auto":
-        has_bf16 = device == "cuda" or any(
-            flag in _cpu_info() for flag in ("avx512_bf16", "amx_bf16")
-        )
+        has_bf16 = device == "cuda" or re.search("avx512_bf16|amx_bf16", _cpu_info())
         precision = "amp_bf16" if has_bf16 else "fp32"
-    config = dataclasses.replace(config, device=device, members=members, precision=precision)
-    if config.text_tower == configs.MULTILINGUAL:
-        config = dataclasses.replace(config, text_tower=configs.MULTILINGUAL_TOWER)
+    text_tower = config.text_tower
+    if text_tower == configs.MULTILINGUAL:
+        text_tower = configs.MULTILINGUAL_TOWER
+    config = dataclasses.replace(
+        config, device=device, members=members, precision=precision, text_tower=text_tower
+    )
     if not config.threads:
-        config = dataclasses.replace(
-            config, threads=max(1, available_cores() // side_by_side(config))
-        )
+        threads = max(1, available_cores() // side_by_side(config))
+        config = dataclasses.replace(config, threads=threads)
     if opens_towers(config):
-        checked_towers(config)
+        towers_of(config)  # their names and files are checked
     return config
 
 
@@ -252,7 +241,7 @@ def _cpu_info() -> str:
         return ""
 
 
-def versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
     """Return the version of every library that computes."""
     return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
 
@@ -276,31 +265,23 @@ class Towers(NamedTuple):
         return {tower.kind: tower.record() for tower in self if tower}
 
 
-def towers_of(config: AuditConfig) -> Towers:
-    """Return the towers that a resolved config locks."""
-    image, text = (
-        (name or config.model, "" if name else config.pretrained) if locked else None
-        for name, locked in (
-            (config.image_tower, config.lock_image),
-            (config.text_tower, config.lock_text),
-        )
-    )
-    return _towers(
-        image, text, size=config.tower_size, precision=config.precision, device=config.device
-    )
-
-
 # Building an open_clip model takes time; a page may compare two audits
 @functools.lru_cache(maxsize=4)
-def _towers(
-    image: tuple[str, str] | None, text: tuple[str, str] | None, *, size: int, **options: Any
-) -> Towers:
+def towers_of(config: AuditConfig) -> Towers:
+    """Return the towers that a resolved config locks."""
     from clipmem_core.audit.locked_towers import image_tower, text_tower
 
-    towers = Towers(
-        image_tower(image[0], pretrained=image[1], size=size, **options) if image else None,
-        text_tower(text[0], pretrained=text[1], **options) if text else None,
-    )
+    options: dict[str, Any] = {"precision": config.precision, "device": config.device}
+    image = text = None
+    if config.lock_image:
+        name = config.image_tower or config.model
+        pretrained = "" if config.image_tower else config.pretrained
+        image = image_tower(name, pretrained=pretrained, size=config.tower_size, **options)
+    if config.lock_text:
+        name = config.text_tower or config.model
+        pretrained = "" if config.text_tower else config.pretrained
+        text = text_tower(name, pretrained=pretrained, **options)
+    towers = Towers(image, text)
     for tower in filter(None, towers):
         tower.check()
     return towers
@@ -321,14 +302,12 @@ def import_in_background(config: AuditConfig) -> Thread:
     return thread
 
 
-def checked_towers(
-    config: AuditConfig, recorded: Mapping[str, Mapping[str, Any]] | None = None
-) -> Towers:
+def checked_towers(config: AuditConfig, recorded: Mapping[str, Mapping[str, Any]]) -> Towers:
     """Return the towers that a resolved config locks after a check that their weights equal the
     recorded ones."""
     towers = towers_of(config)
     for tower in filter(None, towers):
-        sha256 = (recorded or {}).get(tower.kind, {}).get("sha256", tower.sha256)
+        sha256 = recorded.get(tower.kind, {}).get("sha256", tower.sha256)
         if sha256 != tower.sha256:
             raise InputError(
                 f"the {tower.kind} tower {tower.name} has weights of sha256 {tower.sha256[:12]}…, "

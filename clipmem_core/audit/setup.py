@@ -75,15 +75,13 @@ def write_audit(
         members=membership.members,
         seeds=member_seeds(config, membership.members),
         threads=config.threads,
-        device=config.device,
-        precision=config.precision,
         pairs=len(pairs),
         external_pairs=int((membership.group == c.EXTERNAL).sum()),
         near_duplicates=data_set.near_duplicates,
         quarantined=len(data_set.quarantine),
         dataset_fingerprint=data_set.fingerprint,
         fingerprint=audit_fingerprint(config, data_set.fingerprint),
-        versions=settings.versions(),
+        versions=settings.library_versions(),
         machine=settings.machine(),
         config=config,
         towers=settings.towers_of(config).records if settings.opens_towers(config) else {},
@@ -180,12 +178,11 @@ def differing_fields(
     now = flat(as_dict(config))
     then = flat(as_dict(config_then))
     # `threads`: another machine may resume. What is to be chosen by the captions was chosen.
+    free = {*may_differ, "threads", *(key for key in _BY_CAPTIONS if now[key] == AUTO)}
     differ = [
         f"{FIELDS[key].flag} is {then[key]!r} there and {now[key]!r} here"
         for key in now
-        if key not in (*may_differ, "threads")
-        and now[key] != then[key]
-        and not (key in _BY_CAPTIONS and now[key] == AUTO)
+        if key not in free and now[key] != then[key]
     ]
     if source_then != source and Path(source_then).resolve() != Path(source).resolve():
         differ.insert(0, f"the source is {source_then!r} there and {source!r} here")
@@ -196,8 +193,8 @@ def grow(audit: Audit, config: AuditConfig) -> int:
     """Add repeats or seeds to an audit until it has the members of the config, and return the
     number added.
 
-    Pairs that the first members don't train on are excluded for the new ones too. The manifest is
-    deleted first and membership.parquet is written last, so that growth resumes after a kill.
+    The manifest is deleted first and membership.parquet is written last, so that growth resumes
+    after a kill.
     """
     record = audit.record
     drawn = membership_of(audit.membership)
@@ -214,14 +211,9 @@ def grow(audit: Audit, config: AuditConfig) -> int:
     config = dataclasses.replace(config, rounds=rounds, **chosen)
     membership = draw_membership(store.read_prepared(audit.folder).groups, config)
     new = membership.members[len(drawn.members) :]
-    excluded = (membership.trained[: -len(new)] & ~drawn.trained).any(axis=0)
-    membership = dataclasses.replace(membership, trained=membership.trained & ~excluded)
     seeds = member_seeds(config, membership.members)
-    _change(
-        audit,
-        dataclasses.replace(record, members=membership.members, seeds=seeds, config=config),
-        new,
-    )
+    record = dataclasses.replace(record, members=membership.members, seeds=seeds, config=config)
+    _change(audit, record, new)
     store.write_table(audit.folder / store.MEMBERSHIP, membership_table(audit.pairs, membership))
     return more
 
@@ -232,12 +224,8 @@ def add_round(audit: Audit, config: AuditConfig) -> bool:
     record = audit.record
     if config.rounds != "2" or record.config.rounds == "2":
         return False
-    _change(
-        audit,
-        dataclasses.replace(
-            record, config=dataclasses.replace(record.config, rounds=config.rounds)
-        ),
-    )
+    config = dataclasses.replace(record.config, rounds=config.rounds)
+    _change(audit, dataclasses.replace(record, config=config))
     return True
 
 

@@ -9,7 +9,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar, NamedTuple, Self
@@ -20,11 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator
 from typing_extensions import TypedDict
 
 from clipmem_core import columns as c
-from clipmem_core.audit.settings import check_fields
 from clipmem_core.config import SETS, AuditConfig, as_dict, data_folder
 from clipmem_core.embeddings import Vectors, read_vectors
 from clipmem_core.io import DELETE, InputError, read_json, reading, replacing
@@ -39,13 +38,10 @@ MAX_NAME = 100
 
 def check_name(name: str) -> str:
     """Return a name if it is safe as the name of a folder."""
-    if not re.fullmatch(r"\w[\w.-]*", name):
+    if not re.fullmatch(r"\w[\w.-]*", name) or len(name.encode()) > MAX_NAME:
         raise InputError(
-            f"name {name!r} must be letters, digits, '-', '_' or '.', and not start with '.' or '-'"
-        )
-    if len(name.encode()) > MAX_NAME:
-        raise InputError(
-            f"name {name!r} must be at most {MAX_NAME} bytes long, not {len(name.encode())}"
+            f"name {name!r} must be at most {MAX_NAME} letters, digits, '-', '_' or '.', and not "
+            "start with '.' or '-'"
         )
     return name
 
@@ -61,7 +57,7 @@ def is_name(name: str) -> bool:
 def check_inner(name: str) -> str:
     """Return a relative path if it stays inside its folder."""
     path = PurePosixPath(name)
-    if path.is_absolute() or not path.parts or ".." in path.parts or "\\" in name or ":" in name:
+    if path.is_absolute() or not path.parts or ".." in path.parts:
         raise InputError(f"path {name!r} must lie inside the folder")
     return name
 
@@ -76,8 +72,6 @@ def inside(folder: Path, name: str) -> Path:
 
 Name = Annotated[str, AfterValidator(check_name)]
 Inner = Annotated[str, AfterValidator(check_inner)]
-Count = Annotated[int, Field(ge=0)]
-CheckedConfig = Annotated[AuditConfig, AfterValidator(check_fields)]
 
 
 @dataclass(frozen=True)
@@ -86,28 +80,26 @@ class Record:
 
     name: str
     source: str
-    root: Annotated[str, Field(min_length=1)]  # the folder of the pictures
+    root: str  # the folder of the pictures
     format: str
     pixels: Inner  # the store of small pictures, in the data folder
-    protocol: Annotated[str, Field(pattern="^(ensemble|paper)$")]
-    members: Annotated[tuple[Name, ...], Field(min_length=1)]
-    seeds: dict[Name, Count]  # that each member trains from
-    threads: Annotated[int, Field(ge=1, le=1024)]  # of each member
-    device: Annotated[str, Field(pattern="^(cpu|cuda)$")]
-    precision: Annotated[str, Field(pattern="^(fp32|amp_bf16)$")]
-    pairs: Count
-    external_pairs: Count
-    near_duplicates: Count
-    quarantined: Count
+    protocol: str
+    members: tuple[Name, ...]
+    seeds: dict[Name, int]  # that each member trains from
+    threads: int  # of each member
+    pairs: int
+    external_pairs: int
+    near_duplicates: int
+    quarantined: int
     dataset_fingerprint: str
     fingerprint: str
     versions: dict[str, str]
     machine: dict[str, str | int]
-    config: CheckedConfig
+    config: AuditConfig
     towers: dict[str, dict[str, Any]] = field(default_factory=dict)  # the locked towers, by kind
     # The share of each language among the captions, the largest first
     languages: dict[str, float] = field(default_factory=dict)
-    sampled_of: Count = 0  # pairs of the data set, if the audit's are a random sample of them
+    sampled_of: int = 0  # pairs of the data set, if the audit's are a random sample of them
     reaudit_of: str = ""  # the audit whose members this one trains on its cleaned data set
 
     @property
@@ -122,11 +114,9 @@ class Record:
 
     @property
     def groups(self) -> list[str]:
-        return (
-            [c.SCORED, c.EXTERNAL]
-            if self.protocol == "ensemble"
-            else [g for g in c.GROUPS if g != c.SCORED]
-        )
+        if self.protocol == "ensemble":
+            return [c.SCORED, c.EXTERNAL]
+        return [group for group in c.GROUPS if group != c.SCORED]
 
     @property
     def sentences(self) -> bool:
@@ -141,7 +131,7 @@ class Record:
 
     @property
     def values(self) -> dict[str, Any]:
-        return {"version": VERSION} | as_dict(self) | {"members": list(self.members)}
+        return {"version": VERSION} | as_dict(self)
 
 
 @dataclass(frozen=True)
@@ -149,19 +139,19 @@ class MemberRecord:
     """A member's config.json: its model and its seed."""
 
     member: str
-    seed: Count
+    seed: int
     fingerprint: str
     model: str
-    image_size: Count
+    image_size: int
     model_config: dict[str, Any]
 
 
 class ManifestFile(TypedDict):
     """The fields of manifest.json, by the path of each file in the folder."""
 
-    version: Annotated[int, Field(ge=VERSION, le=VERSION)]
+    version: int
     files: dict[Inner, str]  # SHA-256
-    sizes: dict[Inner, Count]  # bytes
+    sizes: dict[Inner, int]  # bytes
 
 
 CONFIG = "config.json"
@@ -340,13 +330,9 @@ def read_prepared(folder: Path) -> Prepared:
         (folder / PREPARED).open("rb") as file,
         np.load(file) as stored,
     ):
-        pixels = str(stored["pixels"])
-        return Prepared(
-            stored["cache_rows"],
-            stored["clusters"],
-            stored["groups"],
-            check_inner(pixels) if pixels else "",
-        )
+        prepared = Prepared(**stored)
+    pixels = str(prepared.pixels)
+    return prepared._replace(pixels=check_inner(pixels) if pixels else "")
 
 
 @dataclass(frozen=True)
@@ -390,9 +376,9 @@ class Named:
 
     @classmethod
     def every(cls) -> list[Self]:
-        """Return all of this kind, finished or not, by name; hidden folders remain from a
-        deletion."""
-        return [cls(path.parent) for path in sorted(cls.parent().glob(f"[!.]*/{cls.FIRST}"))]
+        """Return all of this kind, finished or not, by name."""
+        paths = sorted(cls.parent().glob(f"*/{cls.FIRST}"))
+        return [cls(path.parent) for path in paths if is_name(path.parent.name)]
 
 
 def _table(name: str) -> Any:
@@ -416,11 +402,7 @@ class Audit(Named):
     @classmethod
     def every(cls) -> list[Self]:
         """Return every audit, finished or not, the newest first."""
-        times = {}
-        for audit in super().every():
-            with suppress(FileNotFoundError):  # deleted or renamed a moment ago
-                times[audit] = (audit.folder / CONFIG).stat().st_mtime
-        return sorted(times, key=lambda audit: -times[audit])
+        return sorted(super().every(), key=lambda audit: -(audit.folder / CONFIG).stat().st_mtime)
 
     @property
     def finished(self) -> bool:
@@ -508,10 +490,6 @@ def acquire_lock(folder: Path, *, what: str) -> Iterator[None]:
             f"{what} {folder.name!r} is being run by another process ({by}): wait for it, or "
             "stop it"
         ) from None
-    except OSError as error:
-        raise InputError(
-            f"{folder.parent} cannot be written ({error.strerror}): set CLIPMEM_DATA"
-        ) from None
     with lock:
         yield
 
@@ -525,8 +503,6 @@ def is_locked(folder: Path) -> bool:
             return False
     except Timeout:
         return True
-    except OSError:
-        return False
 
 
 def _lock_file(folder: Path) -> Path:

@@ -1,6 +1,5 @@
 """Whether an audit's results are reliable: its checks as sentences, with advice where one fails."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -87,10 +86,7 @@ def _tone(verdict: Mapping[str, Any]) -> tuple[str, str]:
     # Members that learned little cannot tell wrong captions from right ones. The other checks are
     # about memorization.
     tone = DISTRUST if {LITTLE, HARDLY} & set(failed) else "read with care" if failed else ""
-    # A foreign name is not shown: these sentences are rendered as Markdown in places.
-    return tone, " and ".join(
-        name if re.fullmatch(r"[\w -]{1,80}", name) else "a check" for name in failed
-    )
+    return tone, " and ".join(failed)
 
 
 def summary_lines(verdict: Mapping[str, Any]) -> list[str]:
@@ -106,9 +102,9 @@ def summary_lines(verdict: Mapping[str, Any]) -> list[str]:
     if row := next((row for row in whole_rows(verdict) if row[0] == WRONG), None):
         without = ", without the injected errors," if wrong["injected"] else ""
         sentences.append(f"In the whole set{without} about {row[3]} do ({row[4]}–{row[5]}).")
-    injected = {"wrong": wrong["injected"], "vague": wrong["injected_vague"]}
-    if listed := ", ".join(f"{count:,} {kind}" for kind, count in injected.items() if count):
-        sentences.append(f"Injected on purpose: {listed}.")
+    if wrong["injected"] or wrong["injected_vague"]:
+        counts = f"{wrong['injected']:,} wrong, {wrong['injected_vague']:,} vague"
+        sentences.append(f"Injected on purpose: {counts}.")
     return [" ".join(sentences), _unseen(verdict)]
 
 
@@ -178,20 +174,14 @@ def judge(
         _memorization_is_measurable(summary["membership_auroc"]),
         *_notes(summary, config, towers or {}, cut),
     ]
-    failed, unknown = (
-        [check["name"] for check in checks if check["good"] is good] for good in (False, None)
-    )
+    failed = [check["name"] for check in checks if check["good"] is False]
+    unknown = [check["name"] for check in checks if check["good"] is None]
     sentence = "The scores are stable. This does not say that the captions are right."
     if failed:
         sentence = f"Treat these results with care: {' and '.join(failed)}."
     elif unknown:
         sentence = f"No check failed, but not everything could be checked: {'; '.join(unknown)}."
-    return {
-        "sentence": sentence,
-        "checks": checks,
-        **summary,
-        "utility": means,
-    }
+    return {"sentence": sentence, "checks": checks, **summary, "utility": means}
 
 
 def _check(name: str, good: bool | None, sentence: str, advice: str = "") -> dict[str, Any]:

@@ -11,18 +11,10 @@ import pandas as pd
 import streamlit as st
 from rich.filesize import decimal
 
+from clipmem_core.audit.jobs import audit_request, cancel, jobs_folder
 from clipmem_core.audit.preflight import Request, check_request, find_check
 from clipmem_core.audit.settings import audit_name
-from clipmem_core.audit.status import (
-    DONE,
-    State,
-    audit_task,
-    cancel,
-    delete_audit,
-    folder_bytes,
-    jobs_folder,
-    list_states,
-)
+from clipmem_core.audit.status import DONE, State, delete_audit, folder_bytes, list_states
 from clipmem_core.audit.store import CONFIG, audits_folder, is_name
 from clipmem_core.columns import group_words
 from clipmem_core.config import (
@@ -274,7 +266,7 @@ def is_taken(name: str) -> bool:
     """Tell whether an audit or a job has a name."""
     with explained_errors():
         return is_name(name) and (
-            (audits_folder() / name / CONFIG).is_file() or audit_task(name).find() is not None
+            (audits_folder() / name / CONFIG).is_file() or audit_request(name).find() is not None
         )
 
 
@@ -301,25 +293,26 @@ def _draw_check(request: Request, started: Callable[[str], None]) -> None:
         return
     if check.error:
         draw_fault("This audit cannot start.", check.error)
-    if check.found is not None:
-        _draw_counts(check.found)
+    record = check.job.record
+    if record.result is not None:
+        _draw_counts(record.result)
     if check.error:
         return
     with in_a_row():
-        start = check.found is not None and st.button(
+        start = record.result is not None and st.button(
             "Start", type="primary", icon=":material/play_arrow:"
         )
         if check.job.running and st.button("Stop the check", icon=":material/stop_circle:"):
             cancel(check.job)
     if check.job.running:
-        done, total = check.pictures
-        if check.found is None:
+        if record.result is None:
             st.progress(0.0, text="Reading the data set")
-        elif total:
-            text = f"Opening pictures: {done:,} of {total:,}. You can start meanwhile."
-            st.progress(done / total, text=text)
+        elif record.total:
+            count = f"{record.done:,} of {record.total:,}"
+            text = f"Opening pictures: {count}. You can start meanwhile."
+            st.progress(record.done / record.total, text=text)
     if start:
-        audit_task(request.name, request.arguments).start()
+        audit_request(request.name, request.arguments).start()
         started(request.name)
 
 

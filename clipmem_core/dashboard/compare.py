@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.audit.store import PAIRS, SCORES, Audit, is_name, list_audits
+from clipmem_core.audit.store import PAIRS, SCORES, Audit, list_audits
 from clipmem_core.columns import CLIPMEM
 from clipmem_core.dashboard.cards import draw_change_cards
 from clipmem_core.dashboard.component.pairs import draw_grid
@@ -55,9 +55,7 @@ _INJECTED = {
 def draw_choice() -> tuple[Audit, Audit, str]:
     """Draw the choice of two audits and a score, and return them; ends the page if there are no two
     to compare. Audits of the same data set come first."""
-    audits = {
-        audit.name: audit for audit in list_audits() if is_name(audit.name) and audit.finished
-    }
+    audits = {audit.name: audit for audit in list_audits() if audit.finished}
     usual = read_audit()
     if {st.query_params.get(side, usual) for side in (ONE, OTHER)} - {*audits, usual}:
         st.warning("There is no finished audit of this name.")

@@ -9,7 +9,8 @@ from urllib.parse import urlencode
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.audit.status import DONE, export_task, state_of
+from clipmem_core.audit.jobs import export_request
+from clipmem_core.audit.status import DONE, state_of
 from clipmem_core.audit.store import PAIRS, Audit, audits_folder
 from clipmem_core.columns import CAPTIONS, PAIR_ID
 from clipmem_core.config import data_folder
@@ -37,7 +38,7 @@ from clipmem_core.dashboard.plain import (
     show_strong,
     show_text,
 )
-from clipmem_core.dashboard.running import draw_progress, draw_task
+from clipmem_core.dashboard.running import draw_job_request, draw_progress
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.export import reaudit
 from clipmem_core.export.formats import FORMATS
@@ -336,7 +337,7 @@ def draw_exports(audit: Audit) -> None:
             suffixes = {suffix: suffix for suffix in about.suffixes}
             suffix = choose_segment("File", suffixes, parameter=_SUFFIX, hidden=True)
         path = data_folder().absolute() / "exports" / audit.name / f"{audit.name}-{format}{suffix}"
-        task = export_task(audit, format, path)
+        task = export_request(audit, format, path)
         job = task.find()
         ran = job and job.running
         # The page shows the result once the job that it saw has ended.
@@ -346,7 +347,7 @@ def draw_exports(audit: Audit) -> None:
             f"{sum(counts.values()):,} pairs: {removed:,} removed, {changed:,} with changed "
             f"captions, {counts[UNDECIDED]:,} not reviewed."
         )
-        draw_task(task, lambda: ran, reason=contents, label="Export")
+        draw_job_request(task, lambda: ran, reason=contents, label="Export")
         if job and job.exit_code == 0 and job.record.result and path.exists():
             _draw_result(job.record.result, path)
 
@@ -402,7 +403,7 @@ def _draw_start(audit: Audit) -> None:
         key="start-again",
         disabled=bool(obstacle),
     ):
-        reaudit.reaudit_task(audit, name).start()
+        reaudit.reaudit_request(audit, name).start()
         write_address(**{_SECOND: name})
         st.rerun()
     if obstacle:
@@ -432,8 +433,8 @@ def _draw_second(audit: Audit, name: str) -> None:
     with explained_errors():
         result, compared = reaudit.read_comparison(second)
     if not compared:
-        draw_task(
-            reaudit.reaudit_task(audit, name),
+        draw_job_request(
+            reaudit.reaudit_request(audit, name),
             lambda: reaudit.read_comparison(second)[1],
             reason="The second audit is finished but not compared yet.",
             label="Compare",

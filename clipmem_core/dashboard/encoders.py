@@ -6,12 +6,12 @@ import pandas as pd
 import streamlit as st
 
 from clipmem_core import columns as c
-from clipmem_core.audit.status import PARADIGMS, UNITS, Task, jobs_folder
+from clipmem_core.audit.jobs import JobRequest, jobs_folder
 from clipmem_core.audit.store import Audit
 from clipmem_core.dashboard.maps import draw_selectable, sample_note
 from clipmem_core.dashboard.page import choose_segment
 from clipmem_core.dashboard.plain import draw_figure, explained_errors, show_text
-from clipmem_core.dashboard.running import draw_task
+from clipmem_core.dashboard.running import draw_job_request
 from clipmem_core.figures import contribution_figure, means_figure
 from clipmem_core.lab import unit_tables as t
 from clipmem_core.lab.lab_figures import paradigm_figure, unitmem_figure
@@ -32,8 +32,8 @@ _SSLMEM = (
     "tower does not have."
 )
 _MISSING = {  # by kind of job: why there is nothing to show yet, and its button
-    UNITS: ("UnitMem has not been measured in this audit yet.", "Measure units"),
-    PARADIGMS: (
+    "units": ("UnitMem has not been measured in this audit yet.", "Measure units"),
+    "paradigms": (
         "The image encoder has not been trained with captions, labels and self-supervision yet. "
         "This trains up to nine models of the audit's size.",
         "Train three ways",
@@ -159,7 +159,7 @@ def draw_units(audit: Audit) -> None:
             f"{' and '.join(locked)}."
         )
         return
-    _draw_job(audit, UNITS, lambda: t.read_units(audit) is not None)
+    _draw_job(audit, "units", lambda: t.read_units(audit) is not None)
     units = t.read_units(audit)
     if units is not None:
         layers = t.tower_layers(units, t.read_units(audit, t.REFERENCES))
@@ -168,7 +168,7 @@ def draw_units(audit: Audit) -> None:
         members = f"{units[c.MEMBER].nunique()} of {len(audit.record.members)} members"
         st.caption(f"{_UNITMEM} Measured on {members} and all pairs that each trained on.")
     st.subheader("Claim 1: three paradigms")
-    _draw_job(audit, PARADIGMS, lambda: t.read_paradigms(audit) is not None)
+    _draw_job(audit, "paradigms", lambda: t.read_paradigms(audit) is not None)
     table = t.read_paradigms(audit)
     if table is not None:
         sentence = t.claim_1(table)
@@ -180,8 +180,8 @@ def draw_units(audit: Audit) -> None:
 
 def _draw_job(audit: Audit, kind: str, is_done: Callable[[], bool]) -> None:
     """Draw the job of a measurement that is missing or is running again."""
-    task = Task(jobs_folder() / ".encoders" / audit.name / kind, [kind, audit.name])
+    task = JobRequest(jobs_folder() / ".encoders" / audit.name / kind, [kind, audit.name])
     reason, label = _MISSING[kind]
     job = task.find()
     if not is_done() or (job is not None and job.running):
-        draw_task(task, is_done, reason=reason, label=label)
+        draw_job_request(task, is_done, reason=reason, label=label)

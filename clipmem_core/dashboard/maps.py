@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 import streamlit as st
 
-from clipmem_core.audit.maps import SIDES, map_path, map_task
+from clipmem_core.audit.maps import SIDES, map_path, map_request
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import doubt
 from clipmem_core.columns import (
@@ -38,7 +38,7 @@ from clipmem_core.dashboard.plain import (
     pairs_in_words,
     read_verdict,
 )
-from clipmem_core.dashboard.running import draw_task
+from clipmem_core.dashboard.running import draw_job_request
 from clipmem_core.figures import (
     LISTED,
     embedding_figure,
@@ -225,11 +225,13 @@ def draw_map(audit: Audit, side: str, colour_by: str, selection: Selection) -> N
     with explained_errors():
         path = map_path(audit, side)
         if not path.is_file():
-            task = map_task(audit, side)
+            task = map_request(audit, side)
             job = task.find()
             if job is None or job.exit_code == 0:
                 task.start()
-            draw_task(task, path.is_file, reason="The map is not drawn yet.", label="Try again")
+            draw_job_request(
+                task, path.is_file, reason="The map is not drawn yet.", label="Try again"
+            )
             return
         points = map_points(audit, side, colour_by)
         pairs = count_pairs_of(audit)

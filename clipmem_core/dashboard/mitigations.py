@@ -12,9 +12,8 @@ import streamlit as st
 
 from clipmem_core import columns as c
 from clipmem_core import glossary
+from clipmem_core.audit.jobs import JobRequest, jobs_folder
 from clipmem_core.audit.settings import shares_process
-from clipmem_core.audit.status import Task as JobTask
-from clipmem_core.audit.status import jobs_folder
 from clipmem_core.audit.store import Audit
 from clipmem_core.dashboard.cards import draw_change_cards
 from clipmem_core.dashboard.controls import draw_setting
@@ -28,7 +27,7 @@ from clipmem_core.dashboard.plain import (
     show_command,
     show_strong,
 )
-from clipmem_core.dashboard.running import draw_task
+from clipmem_core.dashboard.running import draw_job_request
 from clipmem_core.io import InputError
 from clipmem_core.lab import mitigated
 from clipmem_core.lab import results as r
@@ -114,8 +113,8 @@ def _draw_job(audit: Audit, arm: Arm) -> None:
     if members := missing():
         time_left = duration(mitigated.seconds_needed(audit, members))
         folder = jobs_folder() / ".mitigations" / audit.name / arm.name
-        draw_task(
-            JobTask(folder, ["mitigate", audit.name, *arm.flags]),
+        draw_job_request(
+            JobRequest(folder, ["mitigate", audit.name, *arm.flags]),
             lambda: not missing(),
             reason=f"{members} members train again: about {time_left or 'as long as the audit'}.",
             label="Train",

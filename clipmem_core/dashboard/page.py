@@ -14,8 +14,8 @@ from urllib.parse import quote
 
 import streamlit as st
 
-from clipmem_core.audit.status import list_job_names
-from clipmem_core.audit.store import Audit, audits_folder, is_name, list_audits
+from clipmem_core.audit.jobs import list_job_names
+from clipmem_core.audit.store import Audit, audits_folder, list_audits
 from clipmem_core.dashboard.plain import explained_errors, show_title
 from clipmem_core.dashboard.running import FIRST, draw_empty, draw_progress
 from clipmem_core.figures import ENCODER_COLOURS
@@ -279,7 +279,7 @@ def _set_up(title: str) -> dict[str, bool]:
     finished."""
     st.set_page_config(page_title=f"{title} · CLIPMem", page_icon=ICON, layout="wide")
     st.html(_STYLE)
-    return {audit.name: audit.finished for audit in list_audits() if is_name(audit.name)}
+    return {audit.name: audit.finished for audit in list_audits()}
 
 
 def _choose_audit(names: list[str]) -> str | None:

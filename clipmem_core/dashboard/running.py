@@ -7,20 +7,17 @@ from collections.abc import Callable
 import pandas as pd
 import streamlit as st
 
+from clipmem_core.audit.jobs import Job, JobRequest, audit_request, cancel
+from clipmem_core.audit.settings import resume_arguments
 from clipmem_core.audit.status import (
     BROKEN,
     CANCELLED,
     DONE,
     OUTSIDE,
     STOPPED,
-    Job,
     State,
-    Task,
     all_progress,
-    audit_task,
-    cancel,
     loss_curves,
-    resume_arguments,
     state_of,
     training_seconds_left,
 )
@@ -48,7 +45,7 @@ def draw_empty() -> None:
         st.markdown("1,100 drawn scenes, 44 with another picture's captions.")
         label = f"Run the demo ({_in_minutes(1100)})"
         if st.button(label, type="primary", icon=":material/play_arrow:", help=meaning(DRAWN)):
-            audit_task(FIRST, [FIRST, "--name", FIRST]).start()
+            audit_request(FIRST, [FIRST, "--name", FIRST]).start()
             st.rerun()
     with own:
         show_strong("Your own file or folder")
@@ -103,18 +100,20 @@ def draw_progress(name: str) -> None:
     if st.button(label, type="primary", icon=":material/play_arrow:"):
         if audit.begun:
             record = audit.record
-            audit_task(name, resume_arguments(name, record.source, record.config)).start()
+            audit_request(name, resume_arguments(name, record.source, record.config)).start()
         elif job is not None:
-            Task(job.folder, job.arguments).start()
+            JobRequest(job.folder, job.arguments).start()
         st.rerun()
 
 
 @st.fragment(run_every=2)
-def draw_task(task: Task, is_done: Callable[[], object], *, reason: str, label: str) -> None:
+def draw_job_request(
+    request: JobRequest, is_done: Callable[[], object], *, reason: str, label: str
+) -> None:
     """Draw the button that starts a job, or every two seconds its progress; rerun the page once it
     is done."""
     with explained_errors():
-        job = task.find()
+        job = request.find()
         if job is not None and job.running:
             draw_job(job)
             return
@@ -125,9 +124,9 @@ def draw_task(task: Task, is_done: Callable[[], object], *, reason: str, label: 
         else:
             st.info(reason)
         if st.button(label, type="primary", icon=":material/play_arrow:"):
-            task.start()
+            request.start()
             st.rerun()
-        show_command(task.typed)
+        show_command(request.command)
 
 
 def draw_job(job: Job, *, stage: str = "") -> None:

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from clipmem_core import columns as c
+from clipmem_core.audit.jobs import JobRequest, audit_request, list_job_names
 from clipmem_core.audit.prepare import membership_of
-from clipmem_core.audit.status import Screen, Task, audit_task, list_job_names
+from clipmem_core.audit.status import Screen
 from clipmem_core.audit.store import (
     Audit,
     acquire_lock,
@@ -275,9 +276,9 @@ def is_outdated(audit: Audit, name: str) -> bool:
     return stored is not None and stored["position"] != open_review(audit).position()
 
 
-def reaudit_task(audit: Audit, name: str) -> Task:
+def reaudit_request(audit: Audit, name: str) -> JobRequest:
     """Return the task of a second audit."""
-    return Task(audit_task(name).folder, ["reaudit", audit.name, "--name", name])
+    return JobRequest(audit_request(name).folder, ["reaudit", audit.name, "--name", name])
 
 
 def list_reaudits(audit: Audit) -> list[str]:
@@ -292,7 +293,7 @@ def list_reaudits(audit: Audit) -> list[str]:
         except InputError:  # its page reports the broken file
             continue
     for name in (name for name in list_job_names() if name not in started):
-        task = reaudit_task(audit, name)
+        task = reaudit_request(audit, name)
         job = task.find()
         if job and job.arguments == tuple(task.arguments):
             jobs.append(name)

@@ -21,7 +21,7 @@ from clipmem_core import draws
 from clipmem_core.audit import settings
 from clipmem_core.audit.console import RichScreen
 from clipmem_core.audit.executor import Executor, Task, in_this_process, local_processes
-from clipmem_core.audit.incident_tables import NUMBER
+from clipmem_core.audit.fault_tables import NUMBER
 from clipmem_core.audit.member import Shared, open_shared
 from clipmem_core.audit.pipeline import (
     Run,

@@ -24,8 +24,6 @@ from clipmem_core.audit.console import make_table, plain
 from clipmem_core.audit.setup import differing_fields
 from clipmem_core.audit.store import (
     Audit,
-    CheckedConfig,
-    Count,
     Inner,
     Named,
     inside,
@@ -58,8 +56,8 @@ class StudyFile(TypedDict):
 
     study: str
     source: str
-    config: CheckedConfig
-    splits: Count
+    config: AuditConfig
+    splits: int
     arms: dict[Inner, str]  # the title of each arm
     machine: dict[str, str | int]
 

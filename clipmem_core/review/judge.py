@@ -25,7 +25,7 @@ import pandas as pd
 from scipy.special import expit
 
 from clipmem_core.audit.console import RichScreen, make_table
-from clipmem_core.audit.incident_tables import cause_of
+from clipmem_core.audit.fault_tables import cause_of
 from clipmem_core.audit.preflight import faults_without_model
 from clipmem_core.audit.prepare import DataSet
 from clipmem_core.audit.scoring import captions_of_sentences

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from clipmem_core.audit.check_table import NEAR_DUPLICATE_OF, ensure_checks, stored_checks
+from clipmem_core.audit.fault_tables import NEAR_DUPLICATE_OF, ensure_checks, stored_checks
 from clipmem_core.audit.maps import require_map
 from clipmem_core.audit.store import PAIRS, SCORES, Audit
 from clipmem_core.columns import (

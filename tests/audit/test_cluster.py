@@ -13,7 +13,6 @@ import torch
 from clipmem_core.audit import executor
 from clipmem_core.audit.executor import Task, ray_tasks, run_on_worker, versions
 from clipmem_core.audit.pipeline import run_audit
-from clipmem_core.io import InputError
 from clipmem_core.training.model import build_model
 from tests.audit.small import Silent, config_of, run_script
 from tests.audit.test_jobs import until
@@ -38,26 +37,6 @@ def machines() -> Iterator[Any]:
         yield cluster
         ray.shutdown()
         cluster.shutdown()
-
-
-@pytest.mark.parametrize(
-    ("script", "error", "message"),
-    [
-        (
-            "from clipmem_core.io import InputError; raise InputError('too small')",
-            InputError,
-            "^too small$",
-        ),
-        ("1 / 0", RuntimeError, "member a failed: ZeroDivisionError"),
-    ],
-)
-def test_an_error_of_a_member_is_passed_on(
-    machines: Any, tmp_path: Path, script: str, error: type[Exception], message: str
-) -> None:
-    folder = tmp_path / "a"
-    folder.mkdir()
-    with pytest.raises(error, match=message):
-        list(ray_tasks([Task((folder,), run_script, folder, (script,), threads=1)]))
 
 
 def process_of(function: str) -> psutil.Process:

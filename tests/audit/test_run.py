@@ -13,8 +13,8 @@ from clipmem_core.audit import setup
 from clipmem_core.audit.pipeline import ensure_pixels, run_audit
 from clipmem_core.audit.prepare import draw_membership
 from clipmem_core.audit.settings import resolve
-from clipmem_core.audit.setup import check_same, grow
-from clipmem_core.audit.store import Audit, broken_files, file_sha256, write_table
+from clipmem_core.audit.setup import check_same
+from clipmem_core.audit.store import Audit, broken_files, file_sha256
 from clipmem_core.config import SourceOptions
 from clipmem_core.io import InputError
 from tests.audit.small import ENSEMBLE, PAPER, Silent, config_of, with_drawn_set
@@ -108,18 +108,6 @@ def test_a_grown_audit_has_the_first_members_and_the_membership_of_one_made_at_o
     assert record.fingerprint == setup.audit_fingerprint(config, record.dataset_fingerprint)
     drawn = draw_membership(np.load(made.ensemble.folder / ".prepared.npz")["clusters"], config)
     assert np.array_equal(made.ensemble.membership[list(drawn.members)].to_numpy().T, drawn.trained)
-
-
-def test_pairs_that_were_left_out_stay_left_out_as_an_audit_grows(start: Audit) -> None:
-    table = start.membership
-    left_out = table.index.isin([3, 40, 41])
-    members = [name for name in table if name not in ("pair_id", "group")]
-    before = table.assign(**{name: table[name] & ~left_out for name in members})
-    write_table(start.folder / "membership.parquet", before)
-    assert grow(start, dataclasses.replace(resolve(config_of(PAPER)), seeds=2, members=4)) == 2
-    after = start.membership
-    assert (after["f-1"] == before["f-0"]).all()
-    assert (after["g-1"] == before["g-0"]).all()
 
 
 def test_wrong_captions_of_the_drawn_set_come_out_on_top(typed: Path) -> None:

@@ -6,42 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.audit.scoring import Evidence, score_table, summary
-from clipmem_core.audit.verdict import doubt, judge, queues, uses
+from clipmem_core.audit.verdict import judge
 from clipmem_core.config import AuditConfig
 from clipmem_core.draws import draw_keys, hashed
-from clipmem_core.scores.alignment import pair_terms
-from clipmem_core.scores.membership import MemberSides, paper_membership
 from tests.audit.small import vectors
 from tests.conftest import Made
 
 N = 220
-
-
-def test_embeddings_that_cannot_be_mapped_cost_only_the_encoders_parts() -> None:
-    rng = np.random.default_rng(0)
-    membership = paper_membership(np.arange(N), seeds=1, seed=0)
-    image, text = rng.normal(size=(2, 2, N, 5)).astype(np.float32)
-    membership.group[membership.group == "shared"] = "candidate"
-    external = membership.group == "external"
-    inputs = Evidence(
-        pairs=pd.DataFrame({"pair_id": [str(row) for row in range(N)], "injected": None}),
-        sides=MemberSides(membership, 0),
-        views=2,
-        terms=[pair_terms(a, b, external) for a, b in zip(image, text, strict=True)],
-        image=image,
-        text=text,
-        logit_scales=[10.0] * len(membership.members),
-        log_probability=[np.full(N, np.nan)] * len(membership.members),
-        n_captions=np.ones(N, dtype=int),
-    )
-    table, split = score_table(inputs)
-    assert "2 shared pairs" in split["missing"]
-    assert table[["clipmem_image", "clipmem_text"]].isna().all(axis=None)
-    assert (
-        table[["clipmem", "alignment_in", "alignment_out", "sslmem_image"]].notna().all(axis=None)
-    )
-    assert summary(inputs, table, split)["encoders"]["image"] is None
 
 
 def test_every_caption_has_a_row_with_the_cosine_of_members_that_never_saw_it(made: Made) -> None:
@@ -159,22 +130,3 @@ def test_pairs_that_nobody_memorized_score_within_a_tenth_of_the_effect(
 ) -> None:
     rows = [{"group": name, "mean": mean} for name, mean in groups.items()]
     assert verdict_of(protocol=protocol, groups=rows)["checks"][1]["good"] is good
-
-
-def test_captions_are_called_wrong_only_if_no_check_failed_and_the_reason_is_shown() -> None:
-    for verdict in (verdict_of(), verdict_of(ranking_reliability=None, ranking_stability=None)):
-        assert queues(verdict)["suspicion"].name == "Probably wrong"
-        assert "probably wrong" in uses(verdict)["p_wrong"]
-        assert doubt(verdict) == ""
-    for verdict in (
-        verdict_of(recall=0.095),
-        verdict_of(ranking_reliability=0.4),
-        verdict_of(membership_auroc=0.5),
-        {},
-    ):
-        shown = f"{uses(verdict)} {queues(verdict)}"
-        assert "robably" not in shown
-        assert doubt(verdict)
-        assert shown.count(doubt(verdict)) == len(queues(verdict))
-    hostile = {"checks": [{"name": "<script>", "good": False}]}
-    assert "<script>" not in doubt(hostile)

@@ -116,19 +116,3 @@ def test_audits_are_listed_those_at_work_first(data: Path) -> None:
         ("new", status.DONE),
         ("old", status.DONE),
     ]
-
-
-HOSTILE = "[bold]not bold[/bold] :smile: [link=x]y[/] \\[red] naïve 日本 👩‍👩‍👧 ends in \\"
-
-
-def test_a_pipe_gets_foreign_text_as_it_is_and_one_line_per_stage(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    with RichScreen(64) as screen:
-        screen.say(HOSTILE)
-        for step in (1, 2):
-            screen.members([member("training", step), member("waiting", 0, name="g-0")])
-        screen.members([member("finished", 100), member("training", 1, name="g-0")])
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == HOSTILE
-    assert lines[1:4] == ["member f-0: training", "member f-0: finished", "member g-0: training"]

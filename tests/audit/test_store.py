@@ -21,7 +21,7 @@ FLAGS = [*ENSEMBLE, "--members", "4"]
 
 @pytest.mark.parametrize("name", ["", "..", ".hidden", "-flag", "a/b", "a\\b", "a\nb", "é\udc80"])
 def test_names_that_are_no_safe_folder_are_refused(name: str) -> None:
-    with pytest.raises(InputError, match="must be letters, digits"):
+    with pytest.raises(InputError, match="letters, digits"):
         check_name(name)
 
 
@@ -59,7 +59,7 @@ def edit(path: Path, **fields: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-@pytest.mark.parametrize("name", ["../../mine/notes.txt", "C:\\mine", "", "absolute"])
+@pytest.mark.parametrize("name", ["../../mine/notes.txt", "", "absolute"])
 def test_a_manifest_that_names_a_file_outside_touches_nothing(name: str, copied: Audit) -> None:
     notes = copied.folder.parents[2] / "mine" / "notes.txt"
     edit(

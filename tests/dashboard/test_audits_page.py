@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from clipmem_core.audit.jobs import JobRequest
 from clipmem_core.audit.preflight import Request
-from clipmem_core.audit.status import TRAINING, Task
+from clipmem_core.audit.status import TRAINING
 from clipmem_core.audit.store import STAGE, write_json
 from clipmem_core.cli import parse_command
 from clipmem_core.config import preset_config
@@ -35,7 +36,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     made: Calls = []
 
     monkeypatch.setattr(
-        Task, "start", lambda task: made.append((task.folder.name, list(task.arguments)))
+        JobRequest, "start", lambda task: made.append((task.folder.name, list(task.arguments)))
     )
     monkeypatch.setattr(running, "cancel", lambda job: made.append(("cancel", job.folder.name)))
     return made

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audit.status import Task, export_task
+from clipmem_core.audit.jobs import JobRequest, export_request
 from clipmem_core.audit.store import (
     CONFIG,
     PAIRS,
@@ -167,7 +167,7 @@ def test_a_re_audit_is_started_by_one_button_once_there_are_decisions(
     open_review(trained).decide(trained.pairs["pair_id"][:3], "remove")
     started: list[tuple[str, list[str]]] = []
     monkeypatch.setattr(
-        Task, "start", lambda task: started.append((task.folder.name, list(task.arguments)))
+        JobRequest, "start", lambda task: started.append((task.folder.name, list(task.arguments)))
     )
     app = press_key(open_view("again"), "start-again")
     assert started == [("made-again", ["reaudit", "made", "--name", "made-again"])]
@@ -205,11 +205,11 @@ def edited(audit: Audit) -> Audit:
 def test_every_export_is_a_job_with_the_command_that_is_shown(
     data: Path, monkeypatch: pytest.MonkeyPatch, format: str, suffix: str
 ) -> None:
-    started: list[Task] = []
-    monkeypatch.setattr(Task, "start", lambda task: started.append(task))
+    started: list[JobRequest] = []
+    monkeypatch.setattr(JobRequest, "start", lambda task: started.append(task))
     app = press(open_view("export", format=format, file=suffix), "Export")
     (task,) = started
-    assert app.code[-1].value == task.typed
+    assert app.code[-1].value == task.command
     command = parse_command(task.arguments)
     assert (command.name, command.format) == ("made", format)
     assert Path(command.out) == data / "exports" / "made" / f"made-{format}{suffix}"
@@ -218,7 +218,7 @@ def test_every_export_is_a_job_with_the_command_that_is_shown(
 @pytest.mark.usefixtures("edited")
 def test_a_finished_export_is_offered_with_what_it_holds(audit: Audit) -> None:
     out = data_folder().absolute() / "exports" / "made" / "made-csv.csv"
-    job = export_task(audit, "csv", out).start()
+    job = export_request(audit, "csv", out).start()
     while job.running:
         time.sleep(0.05)
     app = open_view("export", format="csv")

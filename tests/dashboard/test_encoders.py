@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.audit.status import Task
+from clipmem_core.audit.jobs import JobRequest
 from tests.dashboard.test_every_page import said
 from tests.dashboard.test_pages import address, captions, figures, open_page, texts
 from tests.fixtures import Copy, leave_job
@@ -35,7 +35,7 @@ def test_without_units_and_paradigms_buttons_start_them(
     copy: Copy, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[list[str]] = []
-    monkeypatch.setattr(Task, "start", lambda task: started.append(list(task.arguments)))
+    monkeypatch.setattr(JobRequest, "start", lambda task: started.append(list(task.arguments)))
     make_members(copy())
     leave_job(
         data / "jobs" / ".encoders" / "made" / "paradigms", exit_code=2, said="error: *no* labels\n"

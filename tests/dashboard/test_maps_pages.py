@@ -8,8 +8,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audit import maps
+from clipmem_core.audit.jobs import JobRequest
 from clipmem_core.audit.maps import make_map
-from clipmem_core.audit.status import Task
 from clipmem_core.audit.store import Audit, write_manifest
 from clipmem_core.dashboard import maps as page
 from clipmem_core.dashboard.maps import drawn_outline
@@ -42,7 +42,7 @@ def built(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The maps that the page starts to build."""
     names: list[str] = []
-    monkeypatch.setattr(Task, "start", lambda task: names.append(task.arguments[-1]))
+    monkeypatch.setattr(JobRequest, "start", lambda task: names.append(task.arguments[-1]))
     return names
 
 
@@ -90,7 +90,7 @@ def test_a_missing_map_is_drawn_without_a_click_and_one_that_failed_by_a_button(
     audit: Audit, started: list[str]
 ) -> None:
     open_page(EMBEDDINGS, side="captions")
-    leave_job(maps.map_task(audit, SIDE).folder, exit_code=2, said=f"{HOSTILE[2]}\n")
+    leave_job(maps.map_request(audit, SIDE).folder, exit_code=2, said=f"{HOSTILE[2]}\n")
     app = open_page(EMBEDDINGS)
     assert app.error
     assert HOSTILE[2] in texts(app)

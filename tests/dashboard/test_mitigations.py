@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audit.status import Task
+from clipmem_core.audit.jobs import JobRequest
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import ARM_FIELDS, FIELDS
 from clipmem_core.dashboard import mitigations
@@ -66,7 +66,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> Jobs:
     """What the page does to jobs, instead of doing it."""
     done: Jobs = []
     monkeypatch.setattr(
-        Task, "start", lambda task: done.append((task.folder.name, list(task.arguments)))
+        JobRequest, "start", lambda task: done.append((task.folder.name, list(task.arguments)))
     )
     return done
 

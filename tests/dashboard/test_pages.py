@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audit.status import Task
+from clipmem_core.audit.jobs import JobRequest
 from clipmem_core.audit.store import Audit, acquire_lock
 from clipmem_core.review.decisions import open_review
 from tests.fixtures import HOSTILE, Copy
@@ -79,7 +79,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], str]]:
     """Every audit that a button starts, instead of starting it."""
     calls: list[tuple[list[str], str]] = []
     monkeypatch.setattr(
-        Task, "start", lambda task: calls.append((list(task.arguments[1:]), task.folder.name))
+        JobRequest, "start", lambda task: calls.append((list(task.arguments[1:]), task.folder.name))
     )
     return calls
 

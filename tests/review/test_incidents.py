@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from clipmem_core import open_audit
-from clipmem_core.audit.incident_tables import cause_of
+from clipmem_core.audit.fault_tables import cause_of
 from clipmem_core.audit.store import SCORES, VERDICT, Audit, write_json, write_table
 from clipmem_core.cli import main
 from clipmem_core.export.formats import export_audit

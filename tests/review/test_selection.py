@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipmem_core.audit.check_table import ensure_checks
+from clipmem_core.audit.fault_tables import ensure_checks
 from clipmem_core.audit.store import (
     CHECK_TABLE,
     PAIRS,

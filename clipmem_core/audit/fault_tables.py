@@ -1,0 +1,191 @@
+"""The tables of what is wrong with a data set: checks of each pair that need no model, and
+incidents, faults of the pipeline that explain many wrong captions at once."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from clipmem_core import columns as c
+from clipmem_core.audit import store
+from clipmem_core.audit.prepare import audit_pixels
+from clipmem_core.audit.settings import towers_of
+from clipmem_core.audit.store import Audit
+from clipmem_core.config import AuditConfig
+from clipmem_core.dataset.checks import (
+    CHECKS,
+    Captions,
+    PictureMeasures,
+    caption_frequencies,
+    check_table,
+    measure_pictures,
+)
+from clipmem_core.dataset.faults import Fault, ascending
+from clipmem_core.dataset.pictures import PictureError
+from clipmem_core.io import InputError, write_once
+from clipmem_core.scores.displaced import EXCHANGE, REVERSAL, SHIFT, DisplacedRun
+from clipmem_core.training.names import model_config
+
+NEAR_DUPLICATE_OF = "near_duplicate_of"
+NUMBER = "number"  # of an incident
+
+
+def ensure_checks(audit: Audit) -> Path:
+    """Return the file of an audit's checks; compute it if it is missing."""
+    path = audit.folder / store.CHECK_TABLE
+    write_once(path, functools.partial(_write_checks, audit))
+    return path
+
+
+def stored_checks(audit: Audit) -> Path | None:
+    """Return the file of an audit's checks if it exists."""
+    path = audit.folder / store.CHECK_TABLE
+    return path if path.is_file() else None
+
+
+def _write_checks(audit: Audit, path: Path) -> None:
+    pairs = audit.read_columns(store.PAIRS, c.PAIR_ID, c.IMAGE, c.WIDTH, c.HEIGHT)
+    config = audit.record.config
+    pictures = _pictures(audit, pairs)
+    frequencies = caption_frequencies(captions for captions, _ in _captions(audit))
+    names = [name for name, check in CHECKS.items() if check.of == "captions"]
+    blocks = []
+    for captions, count in _captions(audit):
+        cut = _cut(config, list(captions.texts))
+        captions = dataclasses.replace(captions, cut=cut, frequencies=frequencies)
+        blocks.append(check_table(captions, PictureMeasures(), pairs=count)[names])
+    table = check_table(Captions.from_pairs([]), pictures, pairs=len(pairs))
+    table = table.assign(**pd.concat(blocks, ignore_index=True))
+    table.insert(0, c.PAIR_ID, pairs[c.PAIR_ID])
+    table[NEAR_DUPLICATE_OF] = pd.Series(None, table.index, dtype=object)
+    if pictures.clusters is not None:
+        rows = np.flatnonzero(table["near_duplicate"])
+        first = pairs[c.PAIR_ID].to_numpy()[pictures.clusters[rows]]
+        table.loc[rows, NEAR_DUPLICATE_OF] = first
+    table.to_parquet(path, index=False, row_group_size=store.ROW_GROUP)
+
+
+def _captions(audit: Audit) -> Iterator[tuple[Captions, int]]:
+    for block in store.pair_blocks(audit, [c.CAPTIONS]):
+        yield Captions.from_pairs(block[c.CAPTIONS].to_pylist()), len(block)
+
+
+def _pictures(audit: Audit, pairs: pd.DataFrame) -> PictureMeasures:
+    """Return the measurements of the pictures, without those that need missing files."""
+    shape = pairs[[c.WIDTH, c.HEIGHT]].to_numpy()
+    config = audit.record.config
+    shorter = shape.min(axis=1) if shape.all() else None
+    clusters = None
+    with suppress(FileNotFoundError, InputError, PictureError):
+        clusters = store.read_prepared(audit.folder).clusters
+        if not config.features:
+            gather = audit_pixels(audit, pairs[c.IMAGE]).gather
+            values = measure_pictures(gather, shape, padded=config.resize_mode == "longest")
+            return PictureMeasures(shorter, clusters, *values)
+    return PictureMeasures(shorter, clusters)
+
+
+def _cut(config: AuditConfig, texts: list[str]) -> np.ndarray | None:
+    """Tell which captions are longer than the text encoder reads, bool [n_captions]; None if that
+    is unknown."""
+    if config.features:
+        return None
+    sizes = np.array([len(text.encode("utf-8", "surrogatepass")) for text in texts])
+    try:
+        tower = towers_of(config).text
+        context = model_config(config.model)["text_cfg"].get("context_length", 77)
+        if tower:
+            context = tower.context
+        cut = sizes > context - 2  # a token is at least one byte
+        if cut.any():
+            # torch, which the other checks do without
+            from clipmem_core.audit.locked_towers import open_clip_lengths
+            from clipmem_core.training.model import open_tokenizer
+
+            long = [texts[row] for row in np.flatnonzero(cut)]
+            if tower:
+                lengths = tower.opened.lengths(long)
+            else:
+                lengths = open_clip_lengths(open_tokenizer(config.model), long)
+            cut[cut] = lengths > context
+    except InputError:
+        return None
+    return cut
+
+
+def displaced(runs: Sequence[DisplacedRun]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pairs that runs explain, and the probability of it, [n] each."""
+    rows = np.concatenate([np.empty(0, int), *(run.rows for run in runs)])
+    probability = np.concatenate([np.empty(0), *(run.probability for run in runs)])
+    likely = probability >= store.DISPLACED
+    return rows[likely], probability[likely]
+
+
+def write_incidents(
+    audit: Audit, runs: Sequence[DisplacedRun], faults: Sequence[Fault], swaps: DisplacedRun
+) -> None:
+    """Write incidents.parquet, the largest first, and incident_pairs.parquet; number 0 are single
+    swaps, which are no incident."""
+    captions = audit.read_columns(store.PAIRS, c.CAPTIONS)[c.CAPTIONS].tolist()
+    found: list[tuple[Fault, DisplacedRun | None]] = [(fault, None) for fault in faults]
+    for each in runs:
+        found.append((Fault(each.kind, each.rows, cause_of(each, captions), each.score), each))
+    found.sort(key=lambda each: -len(each[0].rows))
+    incidents = []
+    pairs = [_incident_pairs(0, swaps.rows, swaps.partners, swaps.probability)]
+    for number, (fault, run) in enumerate(found, start=1):
+        rows = fault.rows
+        repairs = 0
+        if run is None:
+            pairs.append(_incident_pairs(number, rows))
+        else:
+            pairs.append(_incident_pairs(number, rows, run.partners, run.probability))
+            repairs = int((run.probability >= store.DISPLACED).sum())
+        if run and run.kind == SHIFT:  # the pairs behind it, whose captions were overwritten
+            step = int(run.partners[0] - run.rows[0])
+            lost = rows.max() + 1 + np.arange(step) if step > 0 else rows.min() + np.arange(step, 0)
+            pairs.append(_incident_pairs(number, lost))
+        place = (len(rows), int(rows.min()) + 1, int(rows.max()) + 1)
+        incidents.append((number, fault.kind, *place, float(fault.evidence), repairs, fault.cause))
+    table = pd.DataFrame(incidents, columns=c.INCIDENT_COLUMNS)
+    store.write_table(audit.folder / store.INCIDENTS, table)
+    store.write_table(audit.folder / store.INCIDENT_PAIRS, pd.concat(pairs, ignore_index=True))
+
+
+def _incident_pairs(
+    number: int, rows: np.ndarray, partners: Any = -1, probability: Any = np.nan
+) -> pd.DataFrame:
+    columns = {NUMBER: number, "row": rows, "from_row": partners, "probability": probability}
+    return pd.DataFrame(columns)
+
+
+def cause_of(run: DisplacedRun, captions: Sequence[Sequence[str]]) -> str:
+    """Return the probable cause of a run among pairs with these captions, in one or two
+    sentences."""
+    first, last, n = int(run.rows.min()) + 1, int(run.rows.max()) + 1, len(run.rows)
+    if run.kind == SHIFT:
+        step = int(run.partners[0] - run.rows[0])
+        late = "late" if step > 0 else "early"
+        where = "above" if step > 0 else "below"
+        size = "one row" if abs(step) == 1 else f"{abs(step):,} rows"
+        return (
+            f"Captions are {size} {late} from pair {first:,} to {last:,}: {n:,} pairs. Each "
+            f"caption fits the picture {size} {where}."
+        )
+    if run.kind == EXCHANGE:
+        step = int(abs(run.partners[0] - run.rows[0]))
+        block = run.rows[run.rows < run.partners]
+        ends = f"{int(block.min()) + 1:,} to {int(block.max()) + 1:,}"
+        others = f"{int(block.min()) + step + 1:,} to {int(block.max()) + step + 1:,}"
+        return f"The captions of pairs {ends} and {others} are exchanged: {n:,} pairs."
+    if run.kind == REVERSAL:
+        return f"The captions from pair {first:,} to {last:,} are in reverse order: {n:,} pairs."
+    where = f"from pair {first:,} to {last:,}"
+    if ascending([captions[row][0] for row in run.rows]):
+        return f"The captions {where} are in alphabetical order, and belong to other pairs there."
+    return f"Nearly all captions {where} belong to other pairs there."
