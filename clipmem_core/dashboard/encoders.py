@@ -14,8 +14,7 @@ from clipmem_core.dashboard.running import draw_task
 from clipmem_core.figures import contribution_figure, means_figure
 from clipmem_core.lab import unit_tables as t
 from clipmem_core.lab.lab_figures import paradigm_figure, unitmem_figure
-from clipmem_core.review import score_breakdown as b
-from clipmem_core.review.overview import locked_towers, points_and_density
+from clipmem_core.review import overview as o
 from clipmem_core.review.selection import Selection
 
 _LABELS_SHOWN = 12
@@ -69,13 +68,13 @@ def _draw_doubts(audit: Audit) -> None:
         )
         show_text(missing, limit=500)
         return
-    if locked := locked_towers(audit.record.config):
+    if locked := o.locked_towers(audit.record.config):
         st.caption(
             f"Locked, so not trained: {' and '.join(locked)}. Their part is what the small heads "
             "on them memorized. To compare whole encoders, audit with the preset small."
         )
     fit = encoders.get("fit")
-    for doubt in b.encoder_doubts(b.encoder_means(audit), fit):
+    for doubt in o.encoder_doubts(o.encoder_means(audit), fit):
         st.warning(doubt)
     if fit is not None:
         st.caption(
@@ -89,9 +88,7 @@ def _draw_map(audit: Audit) -> None:
     """Draw the pairs; only this fragment reruns when the colours change or a shape is drawn."""
     st.subheader("Text against image encoder, pair by pair", anchor=False)
     with explained_errors():
-        points, density, count = points_and_density(
-            audit, *b.PARTS.values(), colour_by=tuple(_CLASSES)
-        )
+        points, density, count = o.points_and_density(audit, *o.PARTS.values())
         if points.empty:
             st.info("No pair has contributions of both encoders.")
             return
@@ -114,12 +111,12 @@ def _draw_means(audit: Audit) -> None:
     st.subheader("Mean parts", anchor=False)
     by = choose_segment("By", _CLASSES, parameter="by")
     groups = c.GROUPS if by == c.GROUP else c.TARGET_GROUPS
-    means = b.encoder_means(audit, by=by, limit=_LABELS_SHOWN, groups=groups)
-    if means["mean"].isna().all() or set(means["name"]) <= {b.NOT_INJECTED}:
+    means = o.encoder_means(audit, by=by, limit=_LABELS_SHOWN, groups=groups)
+    if means["mean"].isna().all() or set(means["name"]) <= {o.NOT_INJECTED}:
         missing = f"No pair has contributions and a value of {_CLASSES[by].lower()}."
         st.info(missing)
         return
-    null = b.encoder_means(audit, groups=[c.EXTERNAL])
+    null = o.encoder_means(audit, groups=[c.EXTERNAL])
     figure = means_figure(means, null, title="mean part of clipmem (cosine units)")
     draw_figure(figure, key=f"encoder-means-{by}", alt=f"Mean part of each encoder by {by}")
     mirrored = by == c.GROUP and (means["name"] == c.INDEPENDENT).any()
@@ -129,7 +126,7 @@ def _draw_means(audit: Audit) -> None:
 def _draw_sslmem(audit: Audit) -> None:
     """Draw the mean SSLMem of each encoder."""
     st.subheader("SSLMem: each encoder alone", anchor=False)
-    means = b.encoder_means(audit, b.SSLMEM)
+    means = o.encoder_means(audit, o.SSLMEM)
     if means["mean"].isna().all():
         missing = "No pair has SSLMem: it needs two views of a picture, or two captions."
         st.info(missing)
@@ -143,7 +140,7 @@ def _draw_sslmem(audit: Audit) -> None:
 def draw_units(audit: Audit) -> None:
     """Draw UnitMem by layer and under the three paradigms, or the buttons that measure them."""
     st.subheader("UnitMem by layer", anchor=False)
-    if locked := locked_towers(audit.record.config):
+    if locked := o.locked_towers(audit.record.config):
         st.info(
             "UnitMem and the three paradigms need encoders that are trained on the pairs: audit "
             "the data set with another preset, such as small. Locked here: "

@@ -182,7 +182,7 @@ def test_replaced_captions_are_no_decision_and_outlast_other_decisions(
     assert decided_of(audit.record.dataset_fingerprint).recaptioned == new_captions(review)
     assert [card.current for card in cards(audit, range(3))] == [("new",)] * 3
     outdated = send(review, event_of(audit, 1, "remove", first, expected=()))[1]
-    assert "captions were just changed" in outdated[1]
+    assert "just changed in another tab" in outdated[1]
     review.decide([first], KEEP)  # keeps what is on screen
     review.decide([first, second], None)
     review.undo(event)

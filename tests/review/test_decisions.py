@@ -56,7 +56,7 @@ def test_a_decision_is_visible_to_every_audit_of_the_data_set(copy: Copy, data: 
         ({"pair_ids": []}, "no pair is chosen"),
         ({"decision": "burn"}, "'burn' is unknown"),
         ({"decision": RECAPTION, "captions": ["", " \n"]}, "needs a caption"),
-        ({"pair_ids": ["a", "half \ud83d"]}, r"half a character \('\\ud83d'\)"),
+        ({"pair_ids": ["a", "half \ud83d"]}, "half a character"),
         ({"note": "\udc80"}, "half a character"),
         ({"decision": RECAPTION, "captions": ["a", "before\0after"]}, "NUL"),
     ],

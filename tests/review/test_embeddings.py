@@ -23,7 +23,7 @@ from clipmem_core.features.towers import minilm
 from clipmem_core.io import InputError
 from clipmem_core.review import search as search_module
 from clipmem_core.review.decisions import open_review
-from clipmem_core.review.maps import map_points
+from clipmem_core.review.overview import map_points
 from clipmem_core.review.search import embed_texts, search
 from clipmem_core.scores.alignment import unit
 from clipmem_core.training.model import build_model

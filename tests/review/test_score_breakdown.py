@@ -4,7 +4,7 @@ import pytest
 
 from clipmem_core.audit.store import Audit
 from clipmem_core.columns import GROUPS
-from clipmem_core.review.score_breakdown import (
+from clipmem_core.review.overview import (
     encoder_means,
     member_terms,
 )
