@@ -25,18 +25,18 @@ from clipmem_core.tables import SUFFIXES, read_frame
 # The pair of the audit for each candidate: by pair_id or image, unless the picture at hand is
 # another one, else by the bytes of the picture. `same`: so many pairs have this key.
 _FIND_PAIRS = f"""
-    SELECT at, {ROW} AS row, count(*) OVER (PARTITION BY at, key) AS same FROM (
-        SELECT at, at_hand, sha256, {ROW}, 1 AS key
+    SELECT number, {ROW} AS place, count(*) OVER (PARTITION BY number, key) AS same FROM (
+        SELECT number, at_hand, sha256, {ROW}, 1 AS key
         FROM requested JOIN parquet ON requested.pair_id = parquet.pair_id
         UNION ALL
-        SELECT at, at_hand, sha256, {ROW}, 2 AS key
+        SELECT number, at_hand, sha256, {ROW}, 2 AS key
         FROM requested JOIN parquet ON requested.image = parquet.image
         UNION ALL
-        SELECT at, at_hand, sha256, {ROW}, 3 AS key
+        SELECT number, at_hand, sha256, {ROW}, 3 AS key
         FROM requested JOIN parquet ON requested.at_hand = parquet.sha256
     )
     WHERE at_hand IS NULL OR at_hand = sha256
-    QUALIFY row_number() OVER (PARTITION BY at ORDER BY key, {ROW}) = 1
+    QUALIFY row_number() OVER (PARTITION BY number ORDER BY key, {ROW}) = 1
 """
 PICTURE = "_picture"  # column: the picture in `Candidates.data_set`; None if it is not at hand
 
@@ -118,13 +118,13 @@ def _matched(audit: Audit, table: pd.DataFrame, raw: RawPairs, progress: ReportC
     keys: dict[str, Any] = {name: table.get(name, [None] * len(table)) for name in (PAIR_ID, IMAGE)}
     keys["at_hand"] = at_hand
     texts = {name: pa.array(map(as_name, values), pa.string()) for name, values in keys.items()}
-    requested = pa.table({"at": range(len(table))} | texts)
+    requested = pa.table({"number": range(len(table))} | texts)
     rows = np.full(len(table), -1)
     for pair in fetch(audit.folder / PAIRS, _FIND_PAIRS, requested=requested).to_pylist():
-        if pair["same"] == 1 or at_hand[pair["at"]]:
-            rows[pair["at"]] = pair["row"]
+        if pair["same"] == 1 or at_hand[pair["number"]]:
+            rows[pair["number"]] = pair["place"]
         else:
-            reasons[pair["at"]] = f"{pair['same']} pairs of the audit have its image"
+            reasons[pair["number"]] = f"{pair['same']} pairs of the audit have its image"
     table[CAPTION] = ["" if is_missing(text) else tidy(str(text)) for text in table[CAPTION]]
     for at, text in enumerate(table[CAPTION]):
         if rows[at] >= 0 or at_hand[at]:

@@ -27,7 +27,7 @@ from clipmem_core.review.decisions import (
 from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import Selection
 from tests.fixtures import Copy
-from tests.review.test_browser_events import event_of, send
+from tests.review.test_key_presses import event_of, send
 
 COLUMNS = ["pair_id", "decision", "captions", "note"]
 
@@ -189,13 +189,3 @@ def test_replaced_captions_are_no_decision_and_outlast_other_decisions(
     # the first two are of newer decisions
     expected = {first: ("new",), second: ("new",), third: ("by hand",)}
     assert new_captions(review) == expected
-
-
-def test_neutral_decisions_are_marked_until_another_decision(audit: Audit, review: Review) -> None:
-    first, second = audit.pairs["pair_id"][:2]
-    review.decide([first, second], REMOVE, neutral=True)
-    assert decided(audit).neutral[:3].tolist() == [True, True, False]
-    review.decide([second], KEEP)
-    assert decided(audit).neutral[:3].tolist() == [True, False, False]
-    review.undo(review.count_events())
-    assert decided(audit).neutral[:3].tolist() == [True, True, False]

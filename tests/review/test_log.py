@@ -15,7 +15,7 @@ import pytest
 
 from clipmem_core.io import InputError
 from clipmem_core.review import log
-from clipmem_core.review.decisions import CHOICES, KEEP, RECAPTION, REMOVE, Review
+from clipmem_core.review.decisions import CHOICES, KEEP, REMOVE, Review
 from tests.forked import Server
 
 
@@ -69,20 +69,6 @@ def test_another_file_is_refused_and_not_changed(review: Review) -> None:
     review.path.unlink()
     review.path.mkdir()
     assert "unable to open database file" in refused(review)
-
-
-@pytest.mark.parametrize(
-    ("part", "damage"), [(b"TABLE event", b"\xff"), (b"a note", b"\xff\n"), (b'["new"', b"x")]
-)
-def test_damaged_bytes_are_one_line(review: Review, part: bytes, damage: bytes) -> None:
-    review.decide(["a"], RECAPTION, captions=["new"], note="a note")
-    content = review.path.read_bytes()
-    assert part in content
-    review.path.write_bytes(content.replace(part, (damage * 20)[: len(part)]))
-    with pytest.raises(InputError) as error:
-        review.table()
-    assert str(review.path) in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 def test_a_locked_log_is_one_line_and_readable(

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from clipmem_core.audit.store import PAIRS, Audit
-from clipmem_core.review.decisions import REMOVE, Review
+from clipmem_core.review.decisions import Review
 from clipmem_core.review.key_presses import KeyPresses, store_key_presses
 from clipmem_core.review.queries import CAPTION_KEY, fetch_by_id
 
@@ -103,10 +103,3 @@ def test_an_event_for_many_pairs_is_undone_as_one(audit: Audit, review: Review) 
     assert review.history(page=1, size=9)["pairs"].tolist() == [1, 1, 3]
     assert send(review, undo(4, (CLIENT, 1))) == (4, {})
     assert decided_now(review) == [None, "keep", None]
-
-
-def test_an_event_is_undone_once_by_its_number_in_the_log(audit: Audit, review: Review) -> None:
-    number = review.decide(IDS[:2], REMOVE).event
-    refused = send(review, undo(1, number), undo(2, number), undo(3, 99))[1]
-    assert list(refused) == [2, 3]
-    assert review.counts()[REMOVE] == 0
