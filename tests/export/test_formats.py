@@ -263,7 +263,7 @@ def test_decisions_have_old_and_new_captions_and_the_scores_of_each(
     assert listed("images/020.png", "similarity_out_by_caption") == [0, 0.25, 0.5]
     assert listed("images/020.png", "p_wrong_by_caption") == [None, 0.25, 0.5]
     assert table["word_changes"][list(NEW_CAPTIONS)].tolist() == [
-        "a frog / a [toad / a → –] newt in a pond",
+        "a frog [/ a toad → –] / a newt in a pond",
         "a frog / a [toad → treefrog] / a newt in a pond",
     ]
     cleaned = clean(audit).pairs.set_index("pair_id")["captions"]
