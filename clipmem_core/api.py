@@ -17,7 +17,7 @@ from clipmem_core.audit.store import CAPTION_TABLE, PAIRS, Audit, read_table
 from clipmem_core.review.batch import StoredTable, store_table
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.incidents import read_incidents, repairs
-from clipmem_core.review.queries import check_caption_rows, fetch_numbered
+from clipmem_core.review.queries import fetch_numbered
 from clipmem_core.review.search import search
 from clipmem_core.review.selection import CAPTION
 from clipmem_core.review.wrong_captions import ReviewProgress, review_progress
@@ -73,7 +73,6 @@ class AuditFrames(Audit):
         path = self.folder / CAPTION_TABLE
         if not path.is_file():
             return table
-        check_caption_rows(self)
         scores = read_table(path).rename(columns={c.CAPTION: "number"})
         return table.merge(scores, on=[c.PAIR_ID, "number"], how="left")
 

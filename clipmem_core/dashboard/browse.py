@@ -65,15 +65,17 @@ from clipmem_core.review.selection import (
     DECIDED,
     MAP_X,
     MATCH,
+    MAX_NAME,
     NONE,
     PICTURE,
     RANDOM,
     UNDECIDED,
     Range,
     Selection,
+    read_views,
+    store_view,
     to_parameters,
 )
-from clipmem_core.review.stored_views import MAX_NAME, read_views, store_view
 from clipmem_core.scores.registry import BY_NAME, CARD_SCORES, FILTER_SCORES, words
 
 _SIDES = {CAPTION: "captions", PICTURE: "pictures"}

@@ -15,8 +15,7 @@ from clipmem_core.dashboard.running import draw_job_request
 from clipmem_core.figures import contribution_figure, means_figure
 from clipmem_core.lab import unit_tables as t
 from clipmem_core.lab.lab_figures import paradigm_figure, unitmem_figure
-from clipmem_core.review import score_breakdown as b
-from clipmem_core.review.overview import locked_towers, points_and_density
+from clipmem_core.review import overview as o
 from clipmem_core.review.selection import Selection
 
 _LABELS_SHOWN = 12
@@ -68,13 +67,13 @@ def _draw_doubts(audit: Audit) -> None:
         st.warning("Encoder parts are not available in this audit; all other scores are.")
         show_text(missing, limit=500)
         return
-    if locked := locked_towers(audit.record.config):
+    if locked := o.locked_towers(audit.record.config):
         st.caption(
             f"Locked, so not trained: {' and '.join(locked)}. Their part is what the small heads "
             "on them memorized. To compare whole encoders, audit with the preset small."
         )
     fit = encoders.get("fit")
-    for doubt in b.encoder_doubts(b.encoder_means(audit), fit):
+    for doubt in o.encoder_doubts(o.encoder_means(audit), fit):
         st.warning(doubt)
     if fit is not None:
         st.caption(
@@ -88,9 +87,7 @@ def _draw_map(audit: Audit) -> None:
     """Draw the pairs; only this fragment reruns when the colours change or a shape is drawn."""
     st.subheader("Text against image encoder, pair by pair")
     with explained_errors():
-        points, density, count = points_and_density(
-            audit, *b.PARTS.values(), colour_by=tuple(_CLASSES)
-        )
+        points, density, count = o.points_and_density(audit, *o.PARTS.values())
         if points.empty:
             st.info("No pair has contributions of both encoders.")
             return
@@ -113,12 +110,12 @@ def _draw_means(audit: Audit) -> None:
     st.subheader("Mean parts")
     by = choose_segment("By", _CLASSES, parameter="by")
     groups = c.GROUPS if by == c.GROUP else c.TARGET_GROUPS
-    means = b.encoder_means(audit, by=by, limit=_LABELS_SHOWN, groups=groups)
-    means = means[: 0 if set(means["name"]) <= {b.NOT_INJECTED} else None]
+    means = o.encoder_means(audit, by=by, limit=_LABELS_SHOWN, groups=groups)
+    means = means[: 0 if set(means["name"]) <= {o.NOT_INJECTED} else None]
     mirrored = by == c.GROUP and (means["name"] == c.INDEPENDENT).any()
     _draw_bars(
         means,
-        b.encoder_means(audit, groups=[c.EXTERNAL]),
+        o.encoder_means(audit, groups=[c.EXTERNAL]),
         score="part of clipmem",
         note=f"{_BARS} {_MIRRORED if mirrored else ''}",
         absent=f"No pair has contributions and a value of {_CLASSES[by].lower()}.",
@@ -128,7 +125,7 @@ def _draw_means(audit: Audit) -> None:
 def _draw_sslmem(audit: Audit) -> None:
     """Draw the mean SSLMem of each encoder."""
     st.subheader("SSLMem: each encoder alone")
-    means = b.encoder_means(audit, b.SSLMEM)
+    means = o.encoder_means(audit, o.SSLMEM)
     _draw_bars(
         means,
         means[means["name"] == c.EXTERNAL],
@@ -152,7 +149,7 @@ def _draw_bars(
 def draw_units(audit: Audit) -> None:
     """Draw UnitMem by layer and under the three paradigms, or the buttons that measure them."""
     st.subheader("UnitMem by layer")
-    if locked := locked_towers(audit.record.config):
+    if locked := o.locked_towers(audit.record.config):
         st.info(
             "UnitMem and the three paradigms need encoders that are trained on the pairs: audit "
             "the data set with another preset, such as small. Locked here: "

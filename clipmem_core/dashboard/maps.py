@@ -45,8 +45,7 @@ from clipmem_core.figures import (
     score_map_figure,
 )
 from clipmem_core.review.cards import cards
-from clipmem_core.review.maps import map_points
-from clipmem_core.review.overview import load_score_map
+from clipmem_core.review.overview import load_score_map, map_points
 from clipmem_core.review.queries import count_pairs_of
 from clipmem_core.review.rows import count_pairs, find_rows, frequent_values, score_span
 from clipmem_core.review.selection import (

@@ -36,9 +36,9 @@ from clipmem_core.review.cards import (
     listed_scores,
 )
 from clipmem_core.review.decisions import RECAPTION, open_review
+from clipmem_core.review.overview import member_terms
 from clipmem_core.review.queries import find_row
 from clipmem_core.review.rows import failed_checks, find_rows, misfit_note
-from clipmem_core.review.score_breakdown import member_terms
 from clipmem_core.review.search import search
 from clipmem_core.review.selection import CAPTION, PICTURE, Selection
 from clipmem_core.scores.registry import BY_NAME, PAGE_SCORES, words

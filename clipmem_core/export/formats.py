@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock, Timeout
 
 from clipmem_core.audit.store import MAX_NAME, PAIRS, SCORES, Audit, write_json, write_table
 from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
@@ -431,12 +430,11 @@ def export_audit(
         )
     about = FORMATS[format]
     audit.check_finished()
-    with _lock(path):
-        _check_target(about, format, path, overwrite)
-        # decisions are read once
-        cleaned = clean(audit) if about.cleaned else None
-        notes, command = about.write(cleaned or audit, path, progress)
-        _write_certificate(audit, _certificate_of(about, path))
+    _check_target(about, format, path, overwrite)
+    # decisions are read once
+    cleaned = clean(audit) if about.cleaned else None
+    notes, command = about.write(cleaned or audit, path, progress)
+    _write_certificate(audit, _certificate_of(about, path))
     if cleaned:
         notes = (cleaned.line, *notes, *cleaned.notes)
     return Summary(notes[0], notes[1:], command)
@@ -472,28 +470,13 @@ def _write_certificate(audit: Audit, path: Path) -> None:
     write_json(path, content)
 
 
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Let only this process export to a path. Its folder must exist, except in the data folder."""
+def _check_target(about: Format, format: str, path: Path, overwrite: bool) -> None:
+    """Check the suffix of a path, and that it is free or may be replaced. Its folder must exist,
+    except in the data folder."""
     if path.parent.resolve().is_relative_to(data_folder().resolve()):
         path.parent.mkdir(parents=True, exist_ok=True)
     elif not path.parent.is_dir():
         raise InputError(f"--out {str(path)!r}: there is no folder {path.parent}: create it")
-    lock = path.with_name(f".{path.name}.clipmem-lock")
-    try:
-        with FileLock(lock, timeout=0):
-            try:
-                yield
-            finally:
-                lock.unlink()
-    except Timeout:
-        raise InputError(
-            f"another export writes {path}: wait for it, or choose another --out"
-        ) from None
-
-
-def _check_target(about: Format, format: str, path: Path, overwrite: bool) -> None:
-    """Check the suffix of a path, and that it is free or may be replaced."""
     if not about.is_folder and path.suffix.lower() not in about.suffixes:
         raise InputError(
             f"--out {str(path)!r} must end in {' or '.join(about.suffixes)} for --format {format}"

@@ -31,7 +31,7 @@ from clipmem_core.io import InputError, read_json
 from clipmem_core.review.decisions import open_review
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.membership import Membership, MemberSides, replicate_clipmem, side_means
-from clipmem_core.scores.seeds import MIN_REPLICATES, crossed_mean, interval_text, paired_difference
+from clipmem_core.scores.seeds import crossed_mean, interval_text
 
 MIN_EXTERNAL = 10  # external pairs of both audits, below which nothing is measured
 
@@ -67,9 +67,6 @@ class ReauditEffect:
     trained_less: float  # the share of a member's pairs that were removed, in [0, 1]
     retrieval: MeanChange  # mean of the recalls at 1, 5 and 10, both ways, in [0, 1]
     clipmem: MeanChange
-    auroc: MeanChange | None  # membership; None where no member leaves out a scored pair
-    # mean clipmem of all pairs that each audit scores, the removed ones in the first
-    whole: tuple[float, float]
 
 
 def compare_with_reaudit(audit: Audit, reaudit: Audit, screen: Screen) -> ReauditEffect | None:
@@ -110,8 +107,6 @@ def compare_with_reaudit(audit: Audit, reaudit: Audit, screen: Screen) -> Reaudi
         trained_less=float(1 - second.trained.sum() / first.trained.sum()),
         retrieval=MeanChange(float(hits_then.mean()), float(hits_now.mean()), *astuple(retrieval)),
         clipmem=_clipmem(then, now, membership, reaudit),
-        auroc=_auroc(then, now, membership),
-        whole=(_mean_clipmem(audit), _mean_clipmem(reaudit)),
     )
 
 
@@ -122,11 +117,6 @@ def _alignments(audit: Audit, rows: np.ndarray, external: np.ndarray) -> np.ndar
         image, text = read_embeddings(audit.member(name))
         alignments.append(pair_terms(image[rows], text[rows], external)[c.ALIGNMENT])
     return np.stack(alignments)
-
-
-def _mean_clipmem(audit: Audit) -> float:
-    scores = audit.scores
-    return float(scores.loc[scores[c.GROUP].isin(c.TARGET_GROUPS), c.CLIPMEM].mean())
 
 
 def _hits(audit: Audit, rows: np.ndarray, screen: Screen) -> np.ndarray:
@@ -177,22 +167,6 @@ def _clipmem(
         difference = crossed_mean(len(change) * weighted)
         over = difference.over
     return MeanChange(then, now, difference.mean, difference.low, difference.high, over)
-
-
-def _auroc(before: np.ndarray, after: np.ndarray, membership: Membership) -> MeanChange | None:
-    from clipmem_core.scores.memorization import membership_auroc
-
-    then, now = (membership_auroc(list(each), membership)[0] for each in (before, after))
-    measured = ~np.isnan(then)  # members trained on some of the scored pairs
-    if not measured.any():
-        return None
-    then = then[measured]
-    now = now[measured]
-    difference = paired_difference(now.tolist(), then.tolist())
-    low, high = (
-        (difference.low, difference.high) if difference.n >= MIN_REPLICATES else (None, None)
-    )
-    return MeanChange(float(then.mean()), float(now.mean()), difference.mean, low, high, "members")
 
 
 COMPARISON = "again.json"
@@ -317,30 +291,18 @@ def comparison_lines(measured: ReauditEffect | None) -> list[str]:
         ]
     retrieval = measured.retrieval
     clipmem = measured.clipmem
-    auroc = measured.auroc
-    before, after = measured.whole
-    lines = [
+    return [
         f"Retrieval {_change(retrieval)}, memorization {_change(clipmem)}.",
         f"Retrieval (mean of the recalls at 1, 5 and 10, both ways) went {_from_to(retrieval)}, on "
         f"the {measured.external:,} of {measured.external_then:,} pairs that no member of either "
         f"audit trained on and whose captions stayed{_significance(retrieval)}",
         f"Memorization (mean clipmem) went {_from_to(clipmem)}, on the {measured.scored:,} scored "
         f"pairs that are in both with the same captions{_significance(clipmem)}",
-    ]
-    if auroc is not None:
-        lines.append(
-            "On these, the AUROC of membership inference by alignment (.5 is chance) went "
-            f"{_from_to(auroc)}: {_change(auroc)} over {auroc.over}."
-        )
-    return [
-        *lines,
-        f"Over all scored pairs of each audit, mean clipmem went from {before:.3f} to "
-        f"{after:.3f}.".replace("-", "−"),
         f"In brackets: 95 % intervals over {clipmem.over} ({measured.members} members with the "
         "same seeds and pairs).",
         f"Limits: a member trains on {measured.trained_less:.1%} fewer pairs, and removing random "
         "pairs changes the scores too (study removal compares the two). The removed pairs were "
-        "chosen by scores of the first audit, so part of the decrease over all pairs is chance. "
+        "chosen by scores of the first audit. "
         "External pairs may have wrong captions too.",
     ]
 

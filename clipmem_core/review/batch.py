@@ -3,17 +3,15 @@ the same picture and captions, and by find and replace; and changes of captions 
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from clipmem_core.audit.store import PAIRS, Audit
 from clipmem_core.columns import CAPTIONS, PAIR_ID, SHA256
-from clipmem_core.dataset.readers.paths import without_surrogates
 from clipmem_core.io import InputError
 from clipmem_core.review.decisions import (
     CHOICES,
@@ -25,7 +23,7 @@ from clipmem_core.review.decisions import (
     decided,
     open_review,
 )
-from clipmem_core.review.queries import CAPTION_KEY, ROW, cached, fetch_pairs
+from clipmem_core.review.queries import CAPTION_KEY, ROW, fetch_by_id, fetch_pairs
 from clipmem_core.tables import FORMULA
 
 DECISION = "decision"
@@ -79,8 +77,6 @@ def _read_choice(decision: Any, captions: Any, note: Any) -> Choice:
     choice = Choice(_text(decision) or None, _captions(captions), _text(note) or None)
     if not any(choice):
         raise InputError(f"it has no decision: choose {', '.join(CHOICES)}")
-    if without_surrogates(choice.note) != choice.note:
-        raise InputError("its note has half a character: delete it")
     captions_to_store(choice.decision, choice.captions)
     return choice
 
@@ -97,9 +93,8 @@ def _captions(cell: Any) -> tuple[str, ...]:
         try:
             listed = json.loads(cell)
         except ValueError:
-            listed = None
-        is_list = isinstance(listed, list) and all(isinstance(text, str) for text in listed)
-        cell = listed if is_list else [cell]
+            listed = cell
+        cell = listed if isinstance(listed, list) else [cell]
     texts = cell if pd.api.types.is_list_like(cell) else ()
     return tuple(text for text in map(str, texts) if text.strip())
 
@@ -111,12 +106,6 @@ def transferable(audit: Audit, other: Audit) -> tuple[dict[str, Choice], int]:
     They apply to a pair with the same picture and captions: the one with the same id, else the only
     one, if the other audit has only one too.
     """
-    positions = [open_review(each).position() for each in (audit, other)]
-    return _transferable(audit, other, *positions)
-
-
-@cached(8, PAIRS, paths=lambda audit, other, *positions: [other.folder / PAIRS])
-def _transferable(audit: Audit, other: Audit, *positions: int) -> tuple[dict[str, Choice], int]:
     made = {
         pair_id: each
         for pair_id, each in open_review(other).decisions().items()
@@ -128,17 +117,20 @@ def _transferable(audit: Audit, other: Audit, *positions: int) -> tuple[dict[str
         fetch_pairs(each.folder / PAIRS, columns, pictures, key=SHA256).to_pandas()
         for each in (other, audit)
     )
-    same = there.merge(here, on=[PAIR_ID, *_CONTENT])[PAIR_ID]
-    alone = [table.drop_duplicates(_CONTENT, keep=False) for table in (there, here)]
-    moved = alone[0].merge(alone[1], on=_CONTENT, suffixes=("", "_here"))
+    there_alone, here_alone = (
+        table.drop_duplicates(_CONTENT, keep=False) for table in (there, here)
+    )
+    moved = there_alone.merge(here_alone, on=_CONTENT, suffixes=("", "_here"))
     partners = dict(zip(moved[PAIR_ID], moved[f"{PAIR_ID}_here"], strict=True))
+    same = there.merge(here, on=[PAIR_ID, *_CONTENT])[PAIR_ID]
     partners |= dict(zip(same, same, strict=True))
     neutral = set(there[PAIR_ID][decided(other).neutral[there[ROW]]])
     current = open_review(audit).decisions(partners.values())
     choices = {}
-    for pair_id, partner in partners.items():
+    for pair_id in made.keys() & partners:
+        partner = partners[pair_id]
         now = current.get(partner, Decision(partner))
-        if pair_id in made and not (now.decision or now.captions or now.note):
+        if not (now.decision or now.captions or now.note):
             _, decision, captions, note, *_ = made[pair_id]
             is_neutral = pair_id in neutral
             choices[partner] = Choice(decision, captions, note or None, now.entry, is_neutral)
@@ -179,11 +171,10 @@ def preview_replacement(
 ) -> Replacement:
     """Find and replace a text in the current captions of pairs; store nothing."""
     pattern = re.compile(re.escape(find), 0 if match_case else re.IGNORECASE)
-    table = fetch_pairs(audit.folder / PAIRS, [CAPTIONS], pair_ids)
-    original = dict(zip(table[PAIR_ID].to_pylist(), table[CAPTIONS].to_pylist(), strict=True))
+    original = fetch_by_id(audit.folder / PAIRS, CAPTIONS, pair_ids)
     decisions = open_review(audit).decisions(pair_ids)
-    edits: dict[str, Choice] = {}
-    captions: list[tuple[str, str, str]] = []
+    edits = {}
+    captions = []
     emptied = 0
     removed = 0
     for pair_id in pair_ids:
@@ -194,10 +185,9 @@ def preview_replacement(
         before = current.captions or tuple(original[pair_id])
         after = []
         for text in before:
-            new, count = pattern.subn(lambda match: replacement, text)
-            new = " ".join(new.split()) if count else text
+            new = " ".join(pattern.sub(lambda match: replacement, text).split())
             emptied += not new
-            after.append(new or text)
+            after.append(new if new and pattern.search(text) else text)
         if tuple(after) != before:
             edits[pair_id] = Choice(None, tuple(after), entry=current.entry)
             pairs = zip(before, after, strict=True)
@@ -206,44 +196,24 @@ def preview_replacement(
 
 
 def word_changes(old: Any, new: Any) -> str:
-    """Say which words and captions were changed, with the words around them; empty without old or
-    new captions.
+    """Say which words of captions were changed, with the words around them; a slash ends a caption.
+    Empty without old or new captions.
 
     Example:
         >>> word_changes(["a red house", "a dog"], ["a blue house"])
-        'a [red → blue] house (caption 1); removed: a dog (caption 2)'
+        'a [red → blue] house [/ a dog → –]'
     """
     if not isinstance(old, list) or not new:
         return ""
-    changes = []
-    for _, before, after, start in _differences(old, new):
-        for number, (text, changed) in enumerate(zip_longest(before, after), start + 1):
-            if text is None:
-                changes.append(f"added: {changed}")
-            elif changed is None:
-                changes.append(f"removed: {text} (caption {number})")
-            elif text != changed:
-                words = _marked_words(text.split(), changed.split())
-                changes.append(f"{words} (caption {number})")
-    return "; ".join(changes)
-
-
-def _marked_words(old: list[str], new: list[str]) -> str:
+    before, after = (" / ".join(captions).split() for captions in (old, new))
     parts = []
-    for is_equal, words, replaced, _ in _differences(old, new):
-        if not is_equal:
-            parts.append(f"[{' '.join(words) or '–'} → {' '.join(replaced) or '–'}]")
+    matcher = SequenceMatcher(None, before, after, autojunk=False)
+    for tag, start, stop, first, last in matcher.get_opcodes():
+        words = before[start:stop]
+        if tag != "equal":
+            parts.append(f"[{' '.join(words) or '–'} → {' '.join(after[first:last]) or '–'}]")
         elif len(words) > 2 * _CONTEXT:
             parts += [*words[:_CONTEXT], "…", *words[-_CONTEXT:]]
         else:
             parts += words
     return " ".join(parts)
-
-
-def _differences(
-    old: list[str], new: list[str]
-) -> Iterator[tuple[bool, list[str], list[str], int]]:
-    """Yield whether parts of two lists are equal, both parts, and the start of the old one."""
-    matcher = SequenceMatcher(None, old, new, autojunk=False)
-    for tag, start, stop, first, last in matcher.get_opcodes():
-        yield tag == "equal", old[start:stop], new[first:last], start

@@ -1,12 +1,13 @@
 """Reads captions to judge: for which pair of an audit each is, for a new pair, or why it cannot be
 used."""
 
-from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from clipmem_core.audit.prepare import DataSet, load_pictures
 from clipmem_core.audit.status import Screen
@@ -18,9 +19,25 @@ from clipmem_core.dataset.readers.records import Row, Rows, in_image_folder, mer
 from clipmem_core.dataset.source import RawPairs, read_source
 from clipmem_core.features.cache import ReportCount
 from clipmem_core.io import InputError
-from clipmem_core.review.queries import ROW, fetch_pairs
+from clipmem_core.review.queries import ROW, fetch
 from clipmem_core.tables import SUFFIXES, read_frame
 
+# The pair of the audit for each candidate: by pair_id or image, unless the picture at hand is
+# another one, else by the bytes of the picture. `same`: so many pairs have this key.
+_FIND_PAIRS = f"""
+    SELECT number, {ROW} AS place, count(*) OVER (PARTITION BY number, key) AS same FROM (
+        SELECT number, at_hand, sha256, {ROW}, 1 AS key
+        FROM requested JOIN parquet ON requested.pair_id = parquet.pair_id
+        UNION ALL
+        SELECT number, at_hand, sha256, {ROW}, 2 AS key
+        FROM requested JOIN parquet ON requested.image = parquet.image
+        UNION ALL
+        SELECT number, at_hand, sha256, {ROW}, 3 AS key
+        FROM requested JOIN parquet ON requested.at_hand = parquet.sha256
+    )
+    WHERE at_hand IS NULL OR at_hand = sha256
+    QUALIFY row_number() OVER (PARTITION BY number ORDER BY key, {ROW}) = 1
+"""
 PICTURE = "_picture"  # column: the picture in `Candidates.data_set`; None if it is not at hand
 
 
@@ -86,8 +103,7 @@ def table_candidates(
 
 
 def _matched(audit: Audit, table: pd.DataFrame, raw: RawPairs, progress: ReportCount) -> Candidates:
-    """Open the pictures, and find the pairs of the audit: by pair_id or image, unless the picture
-    at hand is another one, else by the bytes of the picture."""
+    """Open the pictures, and find the pairs of the audit."""
     data_set = None
     hashes = dict[str, str]()
     reasons = dict(enumerate(table[REASON].tolist()))
@@ -99,28 +115,23 @@ def _matched(audit: Audit, table: pd.DataFrame, raw: RawPairs, progress: ReportC
         broken = data_set.quarantine[len(raw.quarantine) :].set_index(SOURCE)[REASON].to_dict()
         reasons = {at: broken.get(pictures[at], reason) for at, reason in reasons.items()}
     at_hand = [hashes.get(picture) for picture in pictures]
-    keys = {name: table[name].map(as_name).tolist() for name in (PAIR_ID, IMAGE) if name in table}
-    keys[SHA256] = at_hand
-    columns = [ROW, IMAGE, SHA256]
+    keys: dict[str, Any] = {name: table.get(name, [None] * len(table)) for name in (PAIR_ID, IMAGE)}
+    keys["at_hand"] = at_hand
+    texts = {name: pa.array(map(as_name, values), pa.string()) for name, values in keys.items()}
+    requested = pa.table({"number": range(len(table))} | texts)
     rows = np.full(len(table), -1)
-    for key, values in keys.items():
-        pairs = fetch_pairs(audit.folder / PAIRS, columns, set(values) - {None}, key=key)
-        found = defaultdict(list)
-        for pair in pairs.to_pylist():
-            found[pair[key]].append(pair)
-        for at in np.flatnonzero(rows < 0).tolist():
-            same = [pair for pair in found[values[at]] if at_hand[at] in (None, pair[SHA256])]
-            if len(same) == 1 or (same and key == SHA256):
-                rows[at] = same[0][ROW]
-            elif same:
-                reasons[at] = f"{len(same)} pairs of the audit have its {key}"
-    texts = ["" if is_missing(text) else tidy(str(text)) for text in table[CAPTION]]
-    for at, (row, text, sha256) in enumerate(zip(rows, texts, at_hand, strict=True)):
-        if row >= 0 or sha256:
+    for pair in fetch(audit.folder / PAIRS, _FIND_PAIRS, requested=requested).to_pylist():
+        if pair["same"] == 1 or at_hand[pair["number"]]:
+            rows[pair["number"]] = pair["place"]
+        else:
+            reasons[pair["number"]] = f"{pair['same']} pairs of the audit have its image"
+    table[CAPTION] = ["" if is_missing(text) else tidy(str(text)) for text in table[CAPTION]]
+    for at, text in enumerate(table[CAPTION]):
+        if rows[at] >= 0 or at_hand[at]:
             reasons[at] = None
-        elif IMAGE not in keys or not reasons[at]:
+        elif IMAGE not in table or not reasons[at]:
             reasons[at] = "no pair of the audit has its pair_id or image"
         if not text:
             reasons[at] = "caption is empty"
     table[REASON] = pd.Series(reasons, dtype=object)
-    return Candidates(table.assign(**{CAPTION: texts}, **{ROW: rows}), data_set)
+    return Candidates(table.assign(**{ROW: rows}), data_set)

@@ -1,10 +1,11 @@
-"""The pairs of an audit with their scores and decisions, as cards for a page."""
+"""The pairs of an audit with their scores and decisions, as cards for a page, and what is probably
+wrong with their captions."""
 
 import base64
 import html
 import io
-import math
 import unicodedata
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,28 +23,18 @@ from clipmem_core.audit.store import (
     Audit,
 )
 from clipmem_core.columns import (
-    BETTER,
-    BETTER_PROBABILITY,
     CAPTION,
-    CAPTIONS,
     END,
-    GROUP,
-    IMAGE,
-    INJECTED,
-    LABEL,
     MARGIN_OUT,
     P_CAPTION,
     P_PAIR,
     P_WORD,
     P_WRONG,
     PAIR_ID,
-    PROBABILITY,
-    READ,
     REVIEW_PLACE,
     SENTENCE,
     SIMILARITY_OUT,
     START,
-    SURPRISE,
     SUSPICION,
     WORD,
 )
@@ -51,27 +42,20 @@ from clipmem_core.dataset.pictures import decode
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.io import InputError
 from clipmem_core.review.decisions import Decision, open_review
-from clipmem_core.review.queries import (
-    CAPTION_KEY,
-    fetch_numbered,
-    fetch_pairs,
-    mismatched_tables,
-    number_sql,
-)
+from clipmem_core.review.queries import CAPTION_KEY, fetch_numbered, fetch_pairs, number_sql
 from clipmem_core.review.search import search
 from clipmem_core.review.selection import RANDOM, Selection
 from clipmem_core.scores.registry import BY_NAME
 
 OWN_CAPTIONS = "own_captions"
 Marks: TypeAlias = list[dict[str, Any]]  # surprising words and wrong sentences of a caption
+ByCaption: TypeAlias = Mapping[str, Mapping[int, Any]]  # by pair_id and number of the caption
 # the caption's place in `current`, its surprising words, and what is wrong with it
 FirstCaption: TypeAlias = tuple[int, Marks, str]
 PARTS = (P_WRONG, P_PAIR, P_CAPTION, P_WORD)
 # scores of single captions: column of a list of them, by score
 LISTED = {name: f"{name}_by_caption" for name in (*PARTS, SIMILARITY_OUT, MARGIN_OUT)}
-# words of a caption at most; limits of a weak to a strong mark, in nats
-MARKED = 3
-_SURPRISE = (1.0, 2.5, 4.0)
+MARKED = 3  # words of a caption at most
 _LINES = ("none", "dotted", "solid", "double")
 MARKS = "Underlined words are unlikely with the picture and the other words."
 SENTENCE_MARKS = "Underlined sentences are probably of another picture's caption."
@@ -79,6 +63,19 @@ SENTENCE_MARKS = "Underlined sentences are probably of another picture's caption
 BY_CAPTION = (SUSPICION, REVIEW_PLACE, P_WRONG)
 LIKELY = 0.5  # probability from which a caption is probably wrong
 _UNSEARCHED = Selection()
+# Limits of a weak to a strong mark, in nats: 1, 2.5 and 4. `repaired` is the probability that the
+# caption is right with the likeliest word, if it is wrong as it is with probability `p_wrong`.
+_WORDS = [
+    "caption, start, word, probability, better, better_probability",
+    "(surprise > 1)::INT + (surprise > 2.5)::INT + (surprise > 4)::INT AS strength",
+    "row_number() OVER (PARTITION BY pair_id, caption ORDER BY surprise DESC) AS rank",
+    "p_wrong * better_probability[1] / greatest(1 - probability, 1e-9) AS repaired",
+]
+_MOST_SURPRISING = f"WHERE surprise > 1 QUALIFY rank <= {MARKED} ORDER BY caption, start"
+_WRONG_SENTENCES = f"WHERE p_caption > {LIKELY} ORDER BY caption, start"
+_MOST_SUSPICIOUS = (
+    "first(caption ORDER BY p_wrong DESC NULLS LAST, similarity_out NULLS LAST, caption) AS number"
+)
 
 
 @dataclass(frozen=True)
@@ -107,39 +104,37 @@ class PairCard:
 
 def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED) -> list[PairCard]:
     """Return the cards of some pairs, in the order of `rows`."""
-    columns = [CAPTION_KEY, PAIR_ID, IMAGE, CAPTIONS, LABEL, INJECTED]
+    columns = ["pair_id", CAPTION_KEY, "image", "captions", "label", "injected"]
     pairs = fetch_numbered(audit.folder / PAIRS, columns, rows)
-    columns = [PAIR_ID, f'"{GROUP}"', *map(number_sql, BY_NAME)]
+    columns = ['"group"', *map(number_sql, BY_NAME)]
     scores = fetch_numbered(audit.folder / SCORES, columns, rows)
-    for row in rows:
-        if row not in pairs:
-            raise InputError(
-                f"audit {audit.name!r} has no row {row}: open the pair from the gallery again"
-            )
-        if row not in scores or scores[row][0] != pairs[row][1]:
-            raise mismatched_tables(audit)
-    decisions = open_review(audit).decisions([pairs[row][1] for row in rows])
-    matches: dict[int, tuple[float, int | None]] = {}
+    if missing := set(rows) - set(pairs):
+        raise InputError(
+            f"audit {audit.name!r} has no row {min(missing)}: open the pair from the gallery again"
+        )
+    decisions = open_review(audit).decisions([pair_id for pair_id, *_ in pairs.values()])
+    matches = {}
     if selection.searched:
         found = search(audit, selection.meaning, like=selection.like, by=selection.by)
-        for row, cosine, caption in zip(*map(np.ndarray.tolist, found), strict=True):
-            matches[row] = cosine, None if caption == -1 else caption
+        captions = [None if caption == -1 else caption for caption in found.captions.tolist()]
+        found_pairs = zip(found.similarity.tolist(), captions, strict=True)
+        matches = dict(zip(found.rows.tolist(), found_pairs, strict=True))
     shown = []
     for row in rows:
-        key, pair_id, image, captions, label, injected = pairs[row]
-        _, group, *values = scores[row]
+        pair_id, key, image, captions, label, injected = pairs[row]
+        group, *values = scores[row]
         match, matched = matches.get(row, (None, None))
         card = PairCard(
             row=row,
             pair_id=pair_id,
             caption_key=key,
             image=image,
-            captions=tuple(map(str, captions or ())),
+            captions=tuple(captions),
             label=label,
             injected=injected,
             group=group,
             scores={
-                name: value if math.isfinite(value) else None
+                name: value if np.isfinite(value) else None
                 for name, value in zip(BY_NAME, values, strict=True)
             },
             match=match,
@@ -173,117 +168,90 @@ def data_url(jpeg: bytes) -> str:
 def suspicious_captions(audit: Audit, pair_ids: Sequence[str]) -> dict[str, int]:
     """Return the number of the caption with the highest p_wrong, else the lowest similarity_out, of
     some pairs."""
-    order = f"{P_WRONG} DESC NULLS LAST, {SIMILARITY_OUT} NULLS LAST, {CAPTION}"
-    first = f"first({CAPTION} ORDER BY {order}) AS number"
-    table = fetch_pairs(
-        audit.folder / CAPTION_TABLE, [first], pair_ids, end=f'GROUP BY "{PAIR_ID}"'
-    )
+    path = audit.folder / CAPTION_TABLE
+    table = fetch_pairs(path, [_MOST_SUSPICIOUS], pair_ids, end="GROUP BY pair_id")
     return {row[PAIR_ID]: row["number"] for row in table.to_pylist()}
 
 
-def explain_captions(
-    audit: Audit, pair_ids: Sequence[str]
-) -> tuple[dict[str, dict[int, str]], dict[str, dict[int, Marks]]]:
-    """Return what is probably wrong with the captions of some pairs, and their surprising words, by
-    pair and caption.
+def explain_captions(audit: Audit, pair_ids: Sequence[str]) -> tuple[ByCaption, ByCaption]:
+    """Return what is probably wrong with the captions of some pairs, and the marks of their
+    surprising words and wrong sentences, by pair and caption.
 
-    The caption of another picture has no such words. start and end of a word count characters.
-    strength is the number of limits in `SURPRISE` that it exceeds, rank is 1 for the most
-    surprising word. better has the likeliest word in its place, in its case, and its probability,
-    if the caption is likelier right with it than as it is, and probably right with it.
+    The caption of another picture has no marked words. start and end of a mark count characters.
+    strength is the number of limits that a word exceeds, rank is 1 for the most surprising word.
+    better has the likeliest word in its place, in its case, and its probability, if the caption is
+    likelier right with it than as it is, and probably right with it.
     """
-    reasons = dict[str, dict[int, str]]()
-    marks = _surprising_words(audit, pair_ids)
-    columns = [CAPTION, READ, *(f"{number_sql(name)} AS {name}" for name in PARTS)]
-    for row in fetch_pairs(audit.folder / CAPTION_TABLE, columns, pair_ids).to_pylist():
-        pair_id = row[PAIR_ID]
-        caption = row[CAPTION]
-        right = 1 - row[P_WRONG]
-        of_pair = marks.get(pair_id, {})
+    reasons = defaultdict[str, dict[int, str]](dict)
+    marks = defaultdict[str, dict[int, Marks]](dict)
+    columns = ["caption, read", *(f"{number_sql(name)} AS {name}" for name in PARTS)]
+    scores = _by_caption(audit, CAPTION_TABLE, columns, "", pair_ids)
+    words = _by_caption(audit, WORD_TABLE, _WORDS, _MOST_SURPRISING, pair_ids)
+    for (pair_id, caption), of_caption in words.items():
+        right = 1 - scores[pair_id, caption][0][P_WRONG] if scores else 0.0
+        marks[pair_id][caption] = [_word_mark(word, right) for word in of_caption]
+    for (pair_id, caption), (row,) in scores.items():
+        wrong = row[P_WRONG]
         other = row[P_PAIR] + row[P_CAPTION]
-        for word in of_pair.get(caption, []):
-            if not word.pop("repaired") > max(right, LIKELY):
-                word["better"] = []
-        if not row[READ]:
-            reasons.setdefault(pair_id, {})[caption] = "Not read by the text tower"
-        if not right <= 1 - LIKELY:
-            continue
-        if max(other, row[P_WORD]) < LIKELY:
-            reason = (
-                f"Probably wrong ({percent(1 - right)}): another picture's caption, or one word"
-            )
-        elif other > row[P_WORD]:
+        if wrong >= LIKELY and max(other, row[P_WORD]) < LIKELY:
+            reason = f"Probably wrong ({percent(wrong)}): another picture's caption, or one word"
+        elif wrong >= LIKELY and other > row[P_WORD]:
             reason = f"Probably another picture's caption ({percent(other)})"
-            of_pair.pop(caption, None)
+            marks[pair_id].pop(caption, None)
+        elif wrong >= LIKELY:
+            worst = [word[WORD] for word in words[pair_id, caption] if word["rank"] == 1]
+            which = "".join(f": {word}" for word in worst)
+            reason = f"One word is probably wrong{which} ({percent(row[P_WORD])})"
+        elif not row["read"]:
+            reason = "Not read by the text tower"
         else:
-            worst = [word[WORD] for word in of_pair.get(caption, []) if word["rank"] == 1]
-            reason = (
-                f"One word is probably wrong{''.join(f': {word}' for word in worst)} "
-                f"({percent(row[P_WORD])})"
-            )
-        reasons.setdefault(pair_id, {})[caption] = reason
-    for (pair_id, caption), sentences in _wrong_sentences(audit, pair_ids).items():
-        numbers = " and ".join(f"{mark[SENTENCE] + 1:,}" for mark in sentences)
-        which = f"Sentence {numbers} is" if len(sentences) == 1 else f"Sentences {numbers} are"
-        reasons.setdefault(pair_id, {})[caption] = f"{which} probably of another picture's caption"
-        others = [
+            continue
+        reasons[pair_id][caption] = reason
+    columns = ["caption, sentence, start", '"end"', "p_caption"]
+    sentences = _by_caption(audit, SENTENCE_TABLE, columns, _WRONG_SENTENCES, pair_ids)
+    for (pair_id, caption), of_caption in sentences.items():
+        numbers = " and ".join(f"{mark[SENTENCE] + 1:,}" for mark in of_caption)
+        which = f"Sentence {numbers} is" if len(of_caption) == 1 else f"Sentences {numbers} are"
+        reasons[pair_id][caption] = f"{which} probably of another picture's caption"
+        outside = [
             word
-            for word in marks.get(pair_id, {}).get(caption, [])
-            if all(word["end"] <= mark[START] or mark["end"] <= word[START] for mark in sentences)
+            for word in marks[pair_id].get(caption, [])
+            if all(word[END] <= mark[START] or mark[END] <= word[START] for mark in of_caption)
         ]
-        listed = sorted([*others, *sentences], key=lambda mark: mark[START])
-        marks.setdefault(pair_id, {})[caption] = listed
+        listed = [*outside, *map(_sentence_mark, of_caption)]
+        marks[pair_id][caption] = sorted(listed, key=lambda mark: mark[START])
     return reasons, marks
 
 
-def _wrong_sentences(audit: Audit, pair_ids: Sequence[str]) -> dict[tuple[str, int], Marks]:
-    """Return marks for the sentences that probably belong to another picture, by pair and
-    caption."""
-    columns = [f'"{name}"' for name in (CAPTION, SENTENCE, START, END, P_CAPTION)]
-    end = f'WHERE "{P_CAPTION}" > {LIKELY} ORDER BY "{CAPTION}", "{START}"'
-    shown = dict[tuple[str, int], Marks]()
-    for row in fetch_pairs(audit.folder / SENTENCE_TABLE, columns, pair_ids, end=end).to_pylist():
-        hint = f"probably of another picture's caption ({percent(row[P_CAPTION])})"
-        mark = row | {"strength": len(_SURPRISE), "hint": hint, "rank": 0, "better": [], WORD: ""}
-        shown.setdefault((row[PAIR_ID], row[CAPTION]), []).append(mark)
-    return shown
+def _by_caption(
+    audit: Audit, table: str, columns: Sequence[str], end: str, pair_ids: Sequence[str]
+) -> dict[tuple[str, int], Marks]:
+    """Return rows of a table of words or sentences by pair_id and number of the caption."""
+    rows = defaultdict[tuple[str, int], Marks](list)
+    for row in fetch_pairs(audit.folder / table, columns, pair_ids, end=end).to_pylist():
+        rows[row[PAIR_ID], row[CAPTION]].append(row)
+    return rows
 
 
-def _surprising_words(audit: Audit, pair_ids: Sequence[str]) -> dict[str, dict[int, Marks]]:
-    """Return the most surprising words; repaired is the probability that the caption is right with
-    a likelier word."""
-    shown = dict[str, dict[int, Marks]]()
-    rank = (
-        f'row_number() OVER (PARTITION BY "{PAIR_ID}", "{CAPTION}" '
-        f'ORDER BY "{SURPRISE}" DESC) AS rank'
-    )
-    repaired = (
-        f'coalesce("{P_WRONG}" * "{BETTER_PROBABILITY}"[1] '
-        f'/ greatest(1 - "{PROBABILITY}", 1e-9), 0) AS repaired'
-    )
-    columns = [CAPTION, START, WORD, SURPRISE, PROBABILITY, BETTER, BETTER_PROBABILITY]
-    columns += [rank, repaired]
-    end = (
-        f'WHERE "{SURPRISE}" > {_SURPRISE[0]} QUALIFY rank <= {MARKED} '
-        f'ORDER BY "{CAPTION}", "{START}"'
-    )
-    for row in fetch_pairs(audit.folder / WORD_TABLE, columns, pair_ids, end=end).to_pylist():
-        word = row[WORD]
-        likelier = row[BETTER] or []
-        if word[:1].isupper():
-            likelier = [other[:1].upper() + other[1:] for other in likelier]
-        better = list(zip(likelier, map(percent, row[BETTER_PROBABILITY] or []), strict=True))
-        listed = f"; likelier: {', '.join(map(' '.join, better[:MARKED]))}" if better else ""
-        hint = f"unlikely: {percent(row[PROBABILITY])}{listed}"
-        strength = sum(row[SURPRISE] > low for low in _SURPRISE)
-        mark = row | {
-            "end": row[START] + len(word),
-            "strength": strength,
-            "hint": hint,
-            "better": better[:1],
-        }
-        shown.setdefault(row[PAIR_ID], {}).setdefault(row[CAPTION], []).append(mark)
-    return shown
+def _sentence_mark(sentence: dict[str, Any]) -> dict[str, Any]:
+    hint = f"probably of another picture's caption ({percent(sentence[P_CAPTION])})"
+    return sentence | {"strength": len(_LINES) - 1, "hint": hint, "rank": 0, "better": [], WORD: ""}
+
+
+def _word_mark(row: dict[str, Any], right: float) -> dict[str, Any]:
+    """Return the mark of a surprising word; `right`: the probability that its caption is right."""
+    word = row[WORD]
+    likelier = row["better"] or []
+    if word[:1].isupper():
+        likelier = [other[:1].upper() + other[1:] for other in likelier]
+    better = list(zip(likelier, map(percent, row["better_probability"] or []), strict=True))
+    listed = f"; likelier: {', '.join(map(' '.join, better[:MARKED]))}" if better else ""
+    is_repaired = (row["repaired"] or 0) > max(right, LIKELY)
+    return row | {
+        END: row[START] + len(word),
+        "hint": f"unlikely: {percent(row['probability'])}{listed}",
+        "better": better[:1] if is_repaired else [],
+    }
 
 
 def percent(probability: float) -> str:
@@ -304,22 +272,18 @@ def first_captions(
     """
     ids = [card.pair_id for card in shown]
     worst = suspicious_captions(audit, ids)
-    firsts = dict[str, FirstCaption]()
     reasons, marks = explain_captions(audit, ids) if selection.order in BY_CAPTION else ({}, {})
     searched = _folded(selection.words).split()
+    firsts = dict[str, FirstCaption]()
     for card in shown:
+        with_words = (
+            number
+            for number, text in enumerate(map(_folded, card.captions))
+            if searched and all(word in text for word in searched)
+        )
         number = card.matched
-        if number is None and searched:
-            number = next(
-                (
-                    place
-                    for place, text in enumerate(map(_folded, card.captions))
-                    if all(word in text for word in searched)
-                ),
-                None,
-            )
         if number is None:
-            number = worst.get(card.pair_id, 0)
+            number = next(with_words, worst.get(card.pair_id, 0))
         text = "".join(card.captions[number : number + 1])
         if text in card.current:
             words = marks.get(card.pair_id, {}).get(number, [])
@@ -375,11 +339,11 @@ def marked(caption: str, words: Sequence[dict[str, Any]]) -> str:
 def listed_scores(audit: Audit, pair_ids: Sequence[str]) -> pd.DataFrame:
     """Return pair_id and own_captions of some pairs, and the lists `LISTED` of the scores of their
     captions if any."""
-    pairs = fetch_pairs(audit.folder / PAIRS, [f"{CAPTIONS} AS {OWN_CAPTIONS}"], pair_ids)
-    table = pd.DataFrame(pairs.to_pydict(), dtype=object)
+    pairs = fetch_pairs(audit.folder / PAIRS, [f"captions AS {OWN_CAPTIONS}"], pair_ids)
     lists = [
-        f'list(CASE WHEN isfinite("{name}") THEN "{name}" END ORDER BY "{CAPTION}") AS {listed}'
+        f"list(CASE WHEN isfinite({name}) THEN {name} END ORDER BY caption) AS {listed}"
         for name, listed in LISTED.items()
     ]
-    scores = fetch_pairs(audit.folder / CAPTION_TABLE, lists, pair_ids, end=f'GROUP BY "{PAIR_ID}"')
+    scores = fetch_pairs(audit.folder / CAPTION_TABLE, lists, pair_ids, end="GROUP BY pair_id")
+    table = pd.DataFrame(pairs.to_pydict(), dtype=object)
     return table.merge(pd.DataFrame(scores.to_pydict(), dtype=object), on=PAIR_ID, how="left")

@@ -4,16 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import scipy
 
 from clipmem_core.audit.store import Audit
-from clipmem_core.columns import (
-    CLIPMEM,
-    GROUP,
-    MISFIT,
-    PAIR_ID,
-    SHA256,
-)
+from clipmem_core.columns import CLIPMEM, MISFIT, PAIR_ID
 from clipmem_core.config import FIELDS, as_dict, flat
 from clipmem_core.io import InputError
 from clipmem_core.review.queries import CAPTION_KEY, ROW, fetch_all, number_sql
@@ -21,7 +14,6 @@ from clipmem_core.review.rows import misfit_note
 from clipmem_core.scores.seeds import Difference, paired_difference
 
 POINTS = 5_000  # pairs in a scatter plot
-_RESAMPLED = 2_000_000  # pairs in all bootstrap resamples of one kind of error
 
 
 @dataclass(frozen=True)
@@ -46,13 +38,8 @@ class Comparison:
 
 def compare(one: Audit, other: Audit, *, column: str = CLIPMEM, limit: int) -> Comparison:
     """Compare a score of two audits pair by pair."""
-    scores = [
-        PAIR_ID,
-        f"{ROW} AS row",
-        f'"{GROUP}" AS "group"',
-        f"{number_sql(column)} AS score",
-    ]
-    content = [f"hash({CAPTION_KEY}, {SHA256}) AS content"]
+    scores = ["pair_id", f"{ROW} AS row", '"group"', f"{number_sql(column)} AS score"]
+    content = [f"hash({CAPTION_KEY}, sha256) AS content"]
     tables = [fetch_all(audit, scores, content) for audit in (one, other)]
     joined = tables[0].merge(tables[1], on=PAIR_ID, suffixes=("_one", "_other"))
     if joined.empty:
@@ -71,7 +58,8 @@ def compare(one: Audit, other: Audit, *, column: str = CLIPMEM, limit: int) -> C
     largest = stayed.sort_values("difference", key=lambda values: -values.abs(), kind="stable")
     sample = scored.sample(min(len(scored), POINTS), random_state=0).sort_index()
     values = scored["one"].to_numpy(), scored["other"].to_numpy()
-    correlated = len(scored) > 2 and min(map(np.ptp, values)) > 0
+    # NaN for constant scores or less than two
+    spearman = scored["one"].corr(scored["other"], method="spearman")
     warnings = differing_settings(one, other)
     noted = [f"in {audit.name}, {note}" for audit in (one, other) if (note := misfit_note(audit))]
     if column == MISFIT and len(noted) == 1:
@@ -84,7 +72,7 @@ def compare(one: Audit, other: Audit, *, column: str = CLIPMEM, limit: int) -> C
         only_other=len(tables[1]) - len(joined),
         edited=int(edited.sum()),
         regrouped=int(regrouped.sum()),
-        spearman=float(scipy.stats.spearmanr(*values).statistic) if correlated else None,
+        spearman=None if len(scored) < 3 or np.isnan(spearman) else float(spearman),
         change=paired_difference(values[1], values[0]) if len(scored) else None,
         changed=largest[:limit].reset_index(drop=True),
         points=sample.reset_index(drop=True),

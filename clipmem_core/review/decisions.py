@@ -7,54 +7,51 @@ screen: in an audit with other captions, for example injected errors, the pair i
 
 import json
 import threading
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from sqlite3 import Connection
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from pydantic import BaseModel, Field
 
 from clipmem_core.audit.store import PAIRS, SCORES, Audit, check_name
 from clipmem_core.columns import CAPTIONS, PAIR_ID
 from clipmem_core.config import data_folder, fingerprint
 from clipmem_core.dataset.readers.paths import without_surrogates
 from clipmem_core.io import InputError
-from clipmem_core.review import queries as t
 from clipmem_core.review.log import (
-    CHOICES,
-    KEEP,
-    RECAPTION,
-    REMOVE,
-    SEVERAL,
     Own,
     add_decision,
-    add_outcome,
     add_undo,
     last_id,
     open_to_read,
     open_to_write,
-    stored_outcomes,
     undone_events,
+)
+from clipmem_core.review.queries import (
+    CAPTION_KEY,
+    ROW,
+    cached,
+    count_pairs_of,
+    fetch,
+    fetch_by_id,
+    fetch_pairs,
 )
 from clipmem_core.review.selection import UNDECIDED
 
-__all__ = ["CHOICES", "KEEP", "RECAPTION", "REMOVE", "SEVERAL"]
+KEEP = "keep"
+REMOVE = "remove"
+RECAPTION = "recaption"
+CHOICES = (KEEP, REMOVE, RECAPTION)
+SEVERAL = "several"  # of an event, whose pairs have different decisions
 FOR_OTHER = "for_other_captions"
 _TABLE_COLUMNS = [PAIR_ID, "decision", CAPTIONS, "note", "time", "audit", FOR_OTHER]
 _HISTORY_COLUMNS = ["event", "time", "audit", "kind", "decision", "pairs", "first_pair_id", "note"]
 UNDECIDED_CODE = 0
 CODES = {None: UNDECIDED_CODE, KEEP: 1, REMOVE: 2, RECAPTION: 3}
-# kinds of browser events besides the decisions
-UNDO = "undo"
-UNDECIDE = "undecide"
-SWAP = "swap"
-MOST_EVENTS = 100  # in a batch
-_MOST_PAIRS = 100_000  # in an event
 # pair_id, decision, number, event, caption key and neutral of an entry of the log
 Entry = tuple[str, str | None, int, int, int, int]
 
@@ -182,7 +179,7 @@ class Review:
         keys = self.with_keys(choices)
         own = {}
         with open_to_write(self.path) as log:
-            current = self._decisions(log, choices)
+            current = self.decisions_in(log, keys)
             for pair_id, (decision, captions, note, entry, neutral) in choices.items():
                 if entry in (None, current.get(pair_id, Decision(pair_id)).entry):
                     texts = captions_to_store(decision, captions)
@@ -211,7 +208,7 @@ class Review:
         """Return the current decisions on those of some pairs that the log has, or on all pairs,
         the newest first."""
         with open_to_read(self.path) as log:
-            return self._decisions(log, pair_ids)
+            return self.decisions_in(log, None if pair_ids is None else self.with_keys(pair_ids))
 
     def table(self) -> pd.DataFrame:
         """Return the pairs with a decision, new captions or a note, the newest first.
@@ -223,17 +220,17 @@ class Review:
         table = pd.DataFrame(rows, columns=Decision._fields, dtype=object)[_TABLE_COLUMNS]
         return table.assign(**{CAPTIONS: table[CAPTIONS].map(list)})
 
-    def _decisions(
-        self, log: Connection, pair_ids: Iterable[str] | None = None
-    ) -> dict[str, Decision]:
-        """Return the current decisions on some pairs or all, the newest first."""
+    def decisions_in(self, log: Connection, keys: Mapping[str, int] | None) -> dict[str, Decision]:
+        """Return the current decisions on pairs with these caption keys or all pairs, the newest
+        first."""
         entries = "SELECT entry FROM standing"
         values = []
-        if pair_ids is not None:
+        if keys is not None:
             entries += " WHERE pair_id IN (SELECT value FROM json_each(?))"
-            values = [json.dumps([without_surrogates(pair_id) for pair_id in pair_ids])]
+            values = [json.dumps([without_surrogates(pair_id) for pair_id in keys])]
         rows = log.execute(_DECISIONS.format(entries), values).fetchall()
-        keys = self.with_keys({pair_id for pair_id, key, *_ in rows if key})
+        if keys is None:
+            keys = self.with_keys(pair_id for pair_id, *_ in rows)
         current: dict[str, Decision] = {}
         other: dict[str, Decision] = {}
         for pair_id, key, decision, captions, *facts in rows:
@@ -241,23 +238,22 @@ class Review:
             made = Decision(pair_id, decision, tuple(json.loads(captions)), *facts)
             (current if applies else other).setdefault(pair_id, made)
         for pair_id, made in other.items():
-            shown = current.get(pair_id, Decision(pair_id))
+            shown = current.setdefault(pair_id, Decision(pair_id))
             if shown.decision is None and made.decision:
-                shown = shown._replace(
+                current[pair_id] = shown._replace(
                     for_other_captions=made.decision, time=made.time, audit=made.audit
                 )
-            current[pair_id] = shown
         return {pair_id: current[pair_id] for pair_id, *_ in rows}
 
     def with_keys(self, pair_ids: Iterable[str]) -> dict[str, int]:
         """Return the caption keys of some pairs, 0 for a pair that is not in `pairs`."""
         ids = dict.fromkeys(pair_ids, 0)
-        return ids | t.fetch_by_id(self.pairs, t.CAPTION_KEY, ids)
+        return ids | fetch_by_id(self.pairs, CAPTION_KEY, ids)
 
     def counts(self) -> dict[str, int]:
         """Return the number of pairs of each decision, in the order of `CHOICES`."""
-        counts = Counter(each.decision for each in self.decisions().values())
-        return {choice: counts[choice] for choice in CHOICES}
+        made = [each.decision for each in self.decisions().values()]
+        return {choice: made.count(choice) for choice in CHOICES}
 
     def history(self, *, page: int, size: int) -> pd.DataFrame:
         """Return a page of the events, the newest first; `undoes`: the event an undo reverts,
@@ -316,116 +312,6 @@ def captions_to_store(decision: str | None, captions: Sequence[str]) -> str:
     return json.dumps(texts, ensure_ascii=False)
 
 
-Number = Annotated[int, Field(strict=True, ge=1, lt=2**53)]  # of an event, counted by the client
-Client = Annotated[str, Field(pattern=r"^[0-9a-z]{8,64}$")]  # id of one page of one browser
-Key = Annotated[int, Field(ge=0, lt=2**63)]  # a caption key
-PairKeys = Annotated[tuple[tuple[str, Key], ...], Field(max_length=_MOST_PAIRS)]
-
-
-class BrowserEvent(BaseModel):
-    """A decision on pairs with the captions on screen, for all of them or none, the swap of the
-    captions of two undecided pairs, or the undo of an earlier event."""
-
-    number: Number
-    kind: str  # keep | remove | recaption | undecide | swap | undo
-    pair_id: str = ""
-    caption_key: Key = 0  # of the captions on screen
-    others: PairKeys = ()  # more pairs and caption keys
-    captions: tuple[str, ...] = ()  # the new captions of a recaption
-    # an event of a browser, or a number of the log
-    undoes: tuple[Client, Number] | Number | None = None
-    # decision and captions on screen, see `current_decision`; None: any
-    expected: tuple[str, ...] | None = None
-
-    @property
-    def pairs(self) -> dict[str, int]:
-        """The pairs and their caption keys, each pair once."""
-        return {self.pair_id: self.caption_key} | dict(self.others)
-
-
-class BrowserEvents(BaseModel):
-    """A batch of events of a client on the pairs of an audit, in the order of their numbers."""
-
-    audit: str
-    client: Client
-    events: Annotated[list[BrowserEvent], Field(min_length=1, max_length=MOST_EVENTS)]
-
-
-def store_events(review: Review, batch: BrowserEvents) -> tuple[int, dict[int, str]]:
-    """Store a batch in one transaction, each event once; return the last number, and the reasons of
-    refused events."""
-    ids = {pair_id for event in batch.events if event.kind != UNDO for pair_id in event.pairs}
-    keys = review.with_keys(ids)
-    swapped = {pair_id for event in batch.events if event.kind == SWAP for pair_id in event.pairs}
-    captions = t.fetch_by_id(review.pairs, CAPTIONS, swapped)
-    numbers = [event.number for event in batch.events]
-    with open_to_write(review.path) as log:
-        outcomes = stored_outcomes(log, batch.client, numbers)
-        for event in batch.events:
-            if event.number not in outcomes:
-                outcome = _add_event(log, event, keys, captions, batch.audit)
-                outcomes[event.number] = outcome
-                add_outcome(log, batch.client, event.number, outcome)
-    return max(numbers), {number: reason for number in numbers if (reason := outcomes[number][1])}
-
-
-def _add_event(
-    log: Connection,
-    event: BrowserEvent,
-    keys: dict[str, int],
-    captions: dict[str, Sequence[str]],
-    audit: str,
-) -> tuple[int, str]:
-    """Add an event to the log; return its number there, or 0 and the reason of a refusal."""
-    if event.kind == UNDO:
-        undone = event.undoes or 0
-        if isinstance(undone, tuple):
-            client, number = undone
-            undone, _ = stored_outcomes(log, client, [number]).get(number, (0, ""))
-        if not 1 <= undone <= last_id(log, "event"):
-            return 0, "the event to undo was not stored"
-        added, *_ = add_undo(log, undone)
-        return added, "" if added else "there is a newer decision, or it is undone already"
-    if not all(keys[pair_id] for pair_id in event.pairs):
-        return 0, "the audit has no such pair"
-    if any(keys[pair_id] != key for pair_id, key in event.pairs.items()):
-        return 0, "the captions of the pair have changed since it was shown: reload the page"
-    decision = None if event.kind == UNDECIDE else event.kind
-    expected = event.expected
-    own = {}
-    texts = "[]"
-    try:
-        if event.kind == SWAP:
-            if len(event.pairs) != 2:
-                return 0, "a swap has two pairs"
-            decision = RECAPTION
-            expected = ()
-            for pair_id, source in zip(event.pairs, reversed(event.pairs), strict=True):
-                own[pair_id] = Own(decision, captions_to_store(decision, list(captions[source])))
-        else:
-            texts = captions_to_store(decision, event.captions)
-    except InputError as error:
-        return 0, str(error)
-    for pair_id, key in event.pairs.items() if expected is not None else ():
-        current = current_decision(log, pair_id, key)
-        if current != expected:
-            seen, now = ((each or ("",))[0] or "undecided" for each in (expected, current))
-            if now == seen:
-                return 0, "its captions were just changed in another tab"
-            name = "" if pair_id == event.pair_id else f"{pair_id} was "
-            return 0, f"{name}just marked {now.capitalize()} in another tab"
-    return add_decision(log, event.pairs, audit, decision, texts, own=own)[0], ""
-
-
-def current_decision(log: Connection, pair_id: str, caption_key: int) -> tuple[str, ...]:
-    """Return the decision on a pair with these captions ("" if undecided) and its new captions;
-    empty without both."""
-    last = "SELECT max(entry) FROM standing WHERE pair_id = ? AND judged IN (0, ?)"
-    row = log.execute(_DECISIONS.format(last), (pair_id, caption_key)).fetchone()
-    decision, captions = (row[2], json.loads(row[3])) if row else (None, [])
-    return (decision or "", *captions) if decision or captions else ()
-
-
 @dataclass(frozen=True, eq=False)
 class Codes:
     """The decision on each pair of an audit, up to an entry of a log; read-only."""
@@ -440,7 +326,7 @@ class Codes:
 _codes_lock = threading.Lock()
 
 
-@t.cached(4, SCORES, PAIRS)
+@cached(4, SCORES, PAIRS)
 def _latest_codes(audit: Audit) -> dict[tuple[str, int], Codes]:
     """Return the cache of an audit's latest codes, by log."""
     return {}
@@ -456,7 +342,7 @@ def decided(audit: Audit) -> Codes:
         position = review.position()
         codes = latest.get(log)
         if codes is None or position < codes.entry:  # the log was replaced
-            count = t.count_pairs_of(audit)
+            count = count_pairs_of(audit)
             kinds = (np.int8, bool, np.int64)
             codes = Codes(log, 0, *(np.zeros(count, kind) for kind in kinds))
         if position > codes.entry:
@@ -477,26 +363,22 @@ def _apply_entries(audit: Audit, before: Codes, entries: list[Entry]) -> Codes:
     rows = [(pair_id, CODES[decision], *facts) for pair_id, decision, *facts in entries]
     names = ["entry_pair_id", "code", "entry", "event", "caption_key", "neutral"]
     table = pd.DataFrame(rows, columns=names)
-    newest = f"""
-        SELECT entry_pair_id, caption_key, max(entry) AS newest, arg_max(code, entry) AS code,
-            arg_max(neutral, entry) AS neutral,
-            coalesce(min(event) FILTER (code != {UNDECIDED_CODE}), 0) AS first
-        FROM entries GROUP BY entry_pair_id, caption_key
-    """
+    # Of two entries that apply, on these captions and on any, the newer one wins.
     query = f"""
-        SELECT {t.ROW}, code, neutral, first FROM parquet
-        JOIN ({newest}) ON "{PAIR_ID}" = entry_pair_id
-        WHERE caption_key = 0 OR caption_key = {t.CAPTION_KEY} ORDER BY newest
+        SELECT {ROW} AS "row", arg_max(code, entry) AS code, arg_max(neutral, entry) AS neutral,
+            coalesce(min(event) FILTER (code != {UNDECIDED_CODE}), 0) AS first
+        FROM parquet JOIN entries ON pair_id = entry_pair_id
+        WHERE caption_key = 0 OR caption_key = {CAPTION_KEY} GROUP BY {ROW}
     """
-    changed = t.fetch_columns(audit.folder / PAIRS, query, entries=table)
+    changed = fetch(audit.folder / PAIRS, query, entries=table).to_pandas()
     codes = before.codes.copy()
     neutral = before.neutral.copy()
     first = before.first.copy()
-    # the newest wins
-    codes[changed[t.ROW]] = changed["code"]
-    neutral[changed[t.ROW]] = changed["neutral"]
-    is_new = first[changed[t.ROW]] == 0
-    first[changed[t.ROW][is_new]] = changed["first"][is_new]
+    codes[changed["row"]] = changed["code"]
+    neutral[changed["row"]] = changed["neutral"]
+    first[changed["row"]] = np.where(
+        first[changed["row"]] == 0, changed["first"], first[changed["row"]]
+    )
     return replace(before, entry=entries[-1][2], codes=codes, neutral=neutral, first=first)
 
 
@@ -522,6 +404,6 @@ def count_changed(audit: Audit) -> tuple[int, int]:
     made = decided_for(audit)
     path = audit.folder / PAIRS
     removed, captioned = (
-        t.fetch_pairs(path, [t.ROW], ids).num_rows for ids in (made.removed, made.recaptioned)
+        fetch_pairs(path, [ROW], ids).num_rows for ids in (made.removed, made.recaptioned)
     )
     return removed, captioned

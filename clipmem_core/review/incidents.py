@@ -58,12 +58,12 @@ def incident_pairs(audit: Audit) -> pd.DataFrame:
     codes = decisions.codes[pairs["row"]]
     has_repair = (pairs["from_row"] >= 0) & (pairs["probability"] >= DISPLACED)
     undecided = codes == UNDECIDED_CODE
-    recaptioned = (codes == CODES[RECAPTION]) & decisions.neutral[pairs["row"]]
+    repaired = (codes == CODES[RECAPTION]) & decisions.neutral[pairs["row"]]
     return pairs.assign(
         has_repair=has_repair,
         undecided=undecided,
         to_repair=has_repair & undecided,
-        repaired=has_repair & recaptioned,
+        repaired=has_repair & repaired,
     )
 
 
@@ -147,12 +147,12 @@ def store_repairs(audit: Audit, numbers: Collection[int]) -> Outcome:
     """Give the undecided pairs of some incidents their right captions, in one event."""
     pairs = _pairs_of(audit, numbers, "to_repair")
     kinds = read_incidents(audit)[0]["kind"]
+    notes = {number: f"incident {number}: {kinds[number]}" for number in numbers}
     table = audit.read_columns(PAIRS, c.PAIR_ID, c.CAPTIONS)
     ids = table[c.PAIR_ID].iloc[pairs["row"]]
     captions = table[c.CAPTIONS].iloc[pairs["from_row"]]
     review = open_review(audit)
     current = review.decisions(ids)
-    notes = {number: f"incident {number}: {kinds[number]}" for number in numbers}
     choices = {}
     for pair_id, texts, number in zip(ids, captions, pairs["number"], strict=True):
         now = current.get(pair_id, Decision(pair_id))

@@ -25,8 +25,6 @@ import pandas as pd
 from scipy.special import expit
 
 from clipmem_core.audit.console import RichScreen, make_table
-from clipmem_core.audit.fault_tables import cause_of
-from clipmem_core.audit.preflight import faults_without_model
 from clipmem_core.audit.prepare import DataSet
 from clipmem_core.audit.scoring import captions_of_sentences
 from clipmem_core.audit.settings import audit_name
@@ -34,13 +32,11 @@ from clipmem_core.audit.store import (
     CAPTION_TABLE,
     CONFIG,
     FITTED,
-    MEMBERS,
     MEMBERSHIP,
     PAIRS,
     SCORES,
     WORD_MODELS,
     Audit,
-    broken_files,
     read_embeddings,
     read_prepared,
 )
@@ -76,7 +72,6 @@ from clipmem_core.review.queries import ROW, cached, fetch_numbered, fetch_pairs
 from clipmem_core.scores import detectors
 from clipmem_core.scores.alignment import unit
 from clipmem_core.scores.detectors import nan_mean
-from clipmem_core.scores.displaced import Fits, find_runs
 from clipmem_core.scores.evidence import (
     HALF,
     agreement,
@@ -103,9 +98,6 @@ _NUMBER = "_number"  # of a caption in its pair
 _BLOCK = 2_048  # captions whose evidence is in memory at a time
 _SHOWN = 10  # candidates of the printed table
 _CUT = 60  # characters of a printed caption
-# New pairs among which displaced captions are searched
-_FEWEST_ORDERED = 100
-_MOST_ORDERED = 20_000
 # The halves of the pairs that each word model predicts; 2: new pairs
 _HALVES = {"0": (-1, 1, 2), "1": (0, 2)}
 
@@ -120,9 +112,6 @@ def check_judges(audit: Audit) -> dict[str, Any]:
     fitted = read_json(audit.folder / FITTED)
     if fitted["missing"]:
         raise InputError(f"audit {audit.name!r} cannot judge captions: {fitted['missing']}")
-    for name in broken_files(audit.folder):
-        if name.startswith(MEMBERS):  # its embeddings may be those of other pairs
-            raise InputError(f"{audit.folder / name} is damaged: run the audit again to replace it")
     return fitted
 
 
@@ -240,12 +229,15 @@ def _current_captions(audit: Audit, pairs: pd.DataFrame) -> pd.DataFrame:
     table = table[[_PLACE, PAIR_ID, IMAGE, CAPTIONS]].rename(columns={CAPTIONS: CAPTION})
     table = table.explode(CAPTION)
     table[_NUMBER] = table.groupby(_PLACE).cumcount()
-    columns = [f"{CAPTION} AS {_NUMBER}", *_COLUMNS]
     stamp(audit.folder / CAPTION_TABLE)  # a missing one has no row for `fetch_pairs`
-    scores = fetch_pairs(audit.folder / CAPTION_TABLE, columns, pairs[PAIR_ID]).to_pandas()
-    fit = fetch_pairs(audit.folder / SCORES, [CSLS_OUT], pairs[PAIR_ID]).to_pandas()
-    table = table.merge(scores, on=[PAIR_ID, _NUMBER], how="left")
-    return table.merge(fit, on=PAIR_ID, how="left").assign(**{OWN: True, NEW: False})
+    columns = [f"caption AS {_NUMBER}", *_COLUMNS]
+    for name, selected, key in (
+        (CAPTION_TABLE, columns, [PAIR_ID, _NUMBER]),
+        (SCORES, [CSLS_OUT], [PAIR_ID]),
+    ):
+        scores = fetch_pairs(audit.folder / name, selected, pairs[PAIR_ID]).to_pandas()
+        table = table.merge(scores, on=key, how="left")
+    return table.assign(**{OWN: True, NEW: False})
 
 
 def _judge_units(
@@ -494,32 +486,6 @@ def _word_model(audit: Audit, name: str) -> tuple[Any, Words, list[np.ndarray]]:
     return *load_model(model), list(map(np.array, read_json(ratios)))
 
 
-def new_incidents(audit: Audit, candidates: Candidates) -> list[str]:
-    """Return the probable causes of faults among new pairs, in the order of their source: repeated
-    captions and pictures, text that is no caption, and captions of other pairs in order."""
-    data_set = candidates.data_set
-    table = candidates.table
-    if data_set is None:
-        return []
-    shown = table[PICTURE][(table[ROW] < 0) & table[REASON].isna()]
-    chosen = data_set.pairs[IMAGE].isin(shown).to_numpy()
-    pairs = data_set.pairs[chosen].reset_index(drop=True)
-    if not len(pairs):
-        return []
-    causes = [fault.cause for fault in faults_without_model(pairs, data_set.clusters[chosen])]
-    if not _FEWEST_ORDERED <= len(pairs) <= _MOST_ORDERED:
-        return causes
-    features = FeatureExtractor(search.towers_here(audit.record.config).image).images(pairs)[:]
-    texts = [text for captions in pairs[CAPTIONS] for text in captions]
-    captions = Ragged.of_lists(pairs[CAPTIONS])
-    names = audit.record.members
-    image = [search.embed_pictures(audit, features, member=name) for name in names]
-    text = [captions.mean(search.embed_texts(audit, texts, member=name)) for name in names]
-    never = np.zeros((len(names), len(pairs)), bool)
-    fits = Fits.of(image, text, never, seed=audit.record.config.seed)
-    return [*(cause_of(run, pairs[CAPTIONS].tolist()) for run in find_runs(fits)), *causes]
-
-
 def judge_source(
     audit: Audit,
     source: str,
@@ -544,16 +510,18 @@ def judge_source(
     expected = judged[[*_PARTS]].sum()
     share = expected.sum() / max(judged[P_WRONG].count(), 1)
     worst = judged.nlargest(_SHOWN, P_WRONG)
-    kinds = worst[[*_PARTS]].fillna(0.0).idxmax(axis=1).map(_PARTS)
-    shown = worst[[PAIR_ID, CAPTION, P_WRONG]].assign(wrong=kinds).astype(object)
-    shown = shown.where(shown.notna(), None)
-    shown[CAPTION] = shown[CAPTION].str[:_CUT]
+    shown = pd.DataFrame(
+        {
+            PAIR_ID: worst[PAIR_ID],
+            CAPTION: worst[CAPTION].str[:_CUT],
+            P_WRONG: worst[P_WRONG],
+            "wrong": worst[[*_PARTS]].fillna(0.0).idxmax(axis=1).map(_PARTS),
+        }
+    )
     title = f"captions, the likeliest wrong first ({len(shown):,} of {len(judged):,})"
     screen.progress.console.print(
         make_table(title, shown.to_dict("records"), shown.columns.tolist())
     )
-    for cause in new_incidents(audit, candidates):
-        screen.say(cause)
     for reason, count in table[REASON].value_counts().items():
         screen.say(f"{count:,} not judged: {reason}")
     screen.say(

@@ -26,11 +26,6 @@ from filelock import FileLock, Timeout
 
 from clipmem_core.io import InputError, replacing
 
-KEEP = "keep"
-REMOVE = "remove"
-RECAPTION = "recaption"
-CHOICES = (KEEP, REMOVE, RECAPTION)
-SEVERAL = "several"  # of an event, whose pairs have different decisions
 VERSION = 5
 APPLICATION = 0x434C4D50  # "CLMP" in the file's header: marks our files
 LOCK_TIMEOUT = 5.0  # seconds to wait for another writer
@@ -91,15 +86,6 @@ _TABLES = f"""
     {_APPEND_ONLY}
     COMMIT;
 """
-# In version 4, all pairs of an event had its decision and note.
-_UPGRADE = f"""
-    BEGIN IMMEDIATE;
-    ALTER TABLE own_captions ADD COLUMN decision TEXT;
-    ALTER TABLE own_captions ADD COLUMN note TEXT;
-    ALTER TABLE own_captions ADD COLUMN neutral INTEGER NOT NULL DEFAULT 0;
-    PRAGMA user_version = {VERSION};
-    COMMIT;
-"""
 # The current entry of a pair is the later of two: on its captions, and on unknown captions (key 0).
 # "Undecided" takes a recaption back, and leaves what find and replace changed (an event without
 # the pair's decision).
@@ -147,9 +133,6 @@ _OUTCOMES = """
         PRIMARY KEY (client, number)
     ) WITHOUT ROWID
 """
-_MOVE_AWAY = "move it away, or restore a copy of it"
-_BUSY = "another process is writing: try again"
-_NO_DATABASE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 
 
 @contextmanager
@@ -303,46 +286,26 @@ def _opened(path: Path, mode: str, *, create: bool = False) -> Iterator[Connecti
             connection = sqlite3.connect(":memory:", isolation_level=None)
             connection.executescript(_TABLES)
         with closing(connection):
-            if _pragma(connection, "application_id") != APPLICATION:
-                raise InputError(f"{path} is not a log of decisions: {_MOVE_AWAY}")
-            if _pragma(connection, "user_version") == VERSION - 1 and mode == "rw":
-                with FileLock(path.parent / f".{path.name}.lock", timeout=LOCK_TIMEOUT):
-                    # Another process may have been first.
-                    if _pragma(connection, "user_version") == VERSION - 1:
-                        connection.executescript(_UPGRADE)
-            version = _pragma(connection, "user_version")
-            if version != VERSION:
+            names = ("application_id", "user_version")
+            found = [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
+            if found != [APPLICATION, VERSION]:
                 raise InputError(
-                    f"{path} has version {version}, this CLIPMem reads version {VERSION}: "
-                    f"{_MOVE_AWAY}"
+                    f"{path} is not a log of decisions of version {VERSION}: move it away, or "
+                    "restore a copy of it"
                 )
             yield connection
-    # damaged bytes raise the last two, also in an error's text
-    except (sqlite3.Error, UnicodeDecodeError, json.JSONDecodeError) as error:
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF  # the primary code
-        advice = "check that the disk has room and that you may write there"
-        if code == sqlite3.SQLITE_BUSY:
-            advice = _BUSY
-        elif code in _NO_DATABASE:
-            advice = _MOVE_AWAY
+    except UnicodeEncodeError:
+        raise InputError("a text has half a character, which cannot be stored: delete it") from None
+    # damaged bytes raise errors of Unicode and JSON, also in an error's text
+    except (sqlite3.Error, Timeout, OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        is_busy = isinstance(error, Timeout) or "locked" in str(error)
+        advice = (
+            "another process is writing: try again"
+            if is_busy
+            else "check that the disk has room and that you may write there, or move it away"
+        )
         fault = " ".join(str(error).split())
         raise InputError(f"{path} cannot be used ({fault}): {advice}") from None
-    except Timeout:
-        raise InputError(f"{path} cannot be used (it is locked): {_BUSY}") from None
-    except UnicodeEncodeError as error:
-        half = error.object[error.start]
-        raise InputError(
-            f"a text has half a character ({half!r}), which cannot be stored: delete it"
-        ) from None
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(
-            f"{path} cannot be made or read ({reason}): choose another data folder"
-        ) from None
-
-
-def _pragma(connection: Connection, name: str) -> int:
-    return connection.execute(f"PRAGMA {name}").fetchone()[0]
 
 
 def _create(path: Path) -> None:

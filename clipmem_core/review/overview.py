@@ -1,5 +1,5 @@
-"""Summaries of a finished audit for the overview, the report and the figures: groups, utility, map
-of scores."""
+"""Summaries of a finished audit for pages, the report and the figures: groups, utility, encoders,
+the terms of one pair, and the points of maps."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,23 +9,45 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import draws
-from clipmem_core.audit.store import PAIRS, SCORES, Audit
+from clipmem_core.audit.maps import require_map
+from clipmem_core.audit.store import (
+    IMAGE_EMBEDDINGS,
+    MEMBERSHIP,
+    PAIRS,
+    SCORES,
+    TEXT_EMBEDDINGS,
+    Audit,
+    read_embeddings,
+    read_table,
+)
+from clipmem_core.audit.verdict import FLAT
 from clipmem_core.columns import (
     ATTACK_METRICS,
     CLIPMEM,
+    CLIPMEM_IMAGE,
+    CLIPMEM_TEXT,
+    DECISION,
     EXTERNAL,
     GROUP,
     GROUPS,
     INDEPENDENT,
     INJECTED,
+    LABEL,
     MEMBER,
     METRIC,
     SIMILARITY_OUT,
+    SSLMEM_IMAGE,
+    SSLMEM_TEXT,
+    TARGET_GROUPS,
+    TERMS,
     VALUE,
     of_one_split,
 )
 from clipmem_core.config import AuditConfig
-from clipmem_core.review.queries import cached, fetch_all, fetch_frame, fetch_rows, number_sql
+from clipmem_core.review.decisions import CODES, decided
+from clipmem_core.review.queries import cached, fetch, number_sql
+from clipmem_core.review.search import read_sides
+from clipmem_core.scores.alignment import external_means, terms_of
 
 MEMBERS_SHOWN = 6  # with a column each
 ATTACK_MEASURES = {"auroc": "AUROC", "TPR@0.01": "TPR at 1 % FPR", "TPR@0.001": "TPR at .1 % FPR"}
@@ -38,37 +60,45 @@ _CELLS = (96, 64)  # of the density, along x and y
 # shares of the external pairs
 FITTING = 0.25
 NOISE = 0.05
+PARTS = {"image": CLIPMEM_IMAGE, "text": CLIPMEM_TEXT}
+SSLMEM = {"image": SSLMEM_IMAGE, "text": SSLMEM_TEXT}
+NOT_INJECTED = "not injected"
+# mean cosine on held-out pairs; below it a mapped embedding is closer to other pairs
+_POOR_FIT = 0.5
+_Z = 1.96
 
 
 def group_table(audit: Audit) -> pd.DataFrame:
     """Return group, n, mean and sd of clipmem, and low, high and kind of the verdict's intervals,
     by group."""
-    query = f"""
-        SELECT "{GROUP}", count(*) AS n, avg({CLIPMEM}) AS mean, stddev_samp({CLIPMEM}) AS sd
-        FROM parquet WHERE isfinite({CLIPMEM}) GROUP BY ALL
-    """
+    scores = audit.read_columns(SCORES, GROUP, CLIPMEM).dropna()
+    by_group = scores.groupby(GROUP)[CLIPMEM]
+    table = pd.DataFrame({"n": by_group.count(), "mean": by_group.mean(), "sd": by_group.std()})
+    groups = table.reindex([group for group in GROUPS if group in table.index]).reset_index()
     ends = pd.DataFrame(audit.verdict["groups"], columns=[GROUP, "low", "high", "kind"])
-    groups = fetch_frame(audit.folder / SCORES, query).merge(ends, on=GROUP, how="left")
-    groups = groups.astype({"low": float, "high": float})
+    groups = groups.merge(ends, on=GROUP, how="left").astype({"low": float, "high": float})
     groups["kind"] = groups["kind"].fillna("").astype(str).map(of_one_split)
-    order = {group: place for place, group in enumerate(GROUPS)}
-    return groups.sort_values(GROUP, key=lambda names: names.map(order), ignore_index=True)
+    return groups
 
 
 def group_bins(audit: Audit) -> pd.DataFrame:
     """Return the histogram of clipmem of each group: group, low and width of a bin, share of the
     group."""
-    query = f'SELECT "{GROUP}", {CLIPMEM} AS x FROM parquet WHERE isfinite({CLIPMEM})'
-    scores = fetch_frame(audit.folder / SCORES, query)
-    edges = np.histogram_bin_edges(scores["x"], _BINS)
-    rows = []
-    for group, values in scores.groupby(GROUP)["x"]:
-        counts = np.histogram(values, edges)[0]
-        rows += [
-            (group, edges[k], edges[1] - edges[0], counts[k] / len(values))
-            for k in np.flatnonzero(counts)
-        ]
-    return pd.DataFrame(rows, columns=[GROUP, "low", "width", "share"])
+    scores = audit.read_columns(SCORES, GROUP, CLIPMEM).dropna()
+    edges = np.histogram_bin_edges(scores[CLIPMEM], _BINS)
+    bins = [
+        pd.DataFrame(
+            {
+                GROUP: group,
+                "low": edges[:-1],
+                "width": edges[1] - edges[0],
+                "share": np.histogram(values, edges)[0] / len(values),
+            }
+        )
+        for group, values in scores.groupby(GROUP)[CLIPMEM]
+    ]
+    table = pd.concat(bins, ignore_index=True)
+    return table[table["share"] > 0].reset_index(drop=True)
 
 
 def memorization_line(verdict: Mapping[str, Any]) -> str:
@@ -149,13 +179,14 @@ def load_score_map(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame, int, Corne
     has both scores."""
     x = SIMILARITY_OUT
     y = CLIPMEM
-    points, density, count = points_and_density(audit, x, y, colour_by=(GROUP, INJECTED))
+    points, density, count = points_and_density(audit, x, y)
     query = f"""
-        SELECT quantile_cont(x, {FITTING}), quantile_cont(y, {1 - NOISE}), quantile_cont(y, {NOISE})
-        FROM (SELECT "{GROUP}", {number_sql(x)} AS x, {number_sql(y)} AS y FROM parquet)
-        WHERE "{GROUP}" = '{EXTERNAL}' AND isfinite(x) AND isfinite(y)
+        SELECT quantile_cont(x, {FITTING}) AS fits, quantile_cont(y, {1 - NOISE}) AS high,
+            quantile_cont(y, {NOISE}) AS low
+        FROM (SELECT {number_sql(x)} AS x, {number_sql(y)} AS y, "group" FROM parquet)
+        WHERE "group" = '{EXTERNAL}' AND isfinite(x) AND isfinite(y)
     """
-    fits, high, low = fetch_rows(audit.folder / SCORES, query)[0]
+    fits, high, low = fetch(audit.folder / SCORES, query).to_pylist()[0].values()
     if fits is None:
         return points, density, count, None
     mirrored = INDEPENDENT in audit.record.groups
@@ -163,32 +194,24 @@ def load_score_map(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame, int, Corne
 
 
 @cached(4, SCORES, PAIRS)
-def points_and_density(
-    audit: Audit, x: str, y: str, *, colour_by: Sequence[str]
-) -> tuple[pd.DataFrame, pd.DataFrame, int]:
-    """Draw a fixed random sample of at most `LIMIT` pairs with two scores; `colour_by`: group,
-    label, injected.
+def points_and_density(audit: Audit, x: str, y: str) -> tuple[pd.DataFrame, pd.DataFrame, int]:
+    """Draw a fixed random sample of at most `LIMIT` pairs with two scores.
 
-    Returns row, x, y and `colour_by` of the sample; centre x, y and count n of each cell of a 2D
-    histogram of all pairs, empty if all are drawn; and the number of pairs with both scores.
+    Returns row, x, y, group, label and injected of the sample; centre x, y and count n of each cell
+    of a 2D histogram of all pairs, empty if all are drawn; and the number of pairs with both
+    scores.
     """
-    scores = [*(f'{number_sql(name)} AS "{name}"' for name in (x, y)), f'"{GROUP}"']
-    table = fetch_all(audit, scores, [f'"{name}"' for name in colour_by if name != GROUP])
-    rows = finite = np.flatnonzero(np.isfinite(table[x]) & np.isfinite(table[y]))
-    density = pd.DataFrame()
-    if len(finite) > LIMIT:
-        rows = np.sort(draws.rng(0, "scatter").choice(finite, LIMIT, replace=False))
-        counts, x_edges, y_edges = np.histogram2d(
-            table[x].iloc[finite], table[y].iloc[finite], _CELLS
-        )
-        i, j = np.nonzero(counts)
-        centres = [(edges[1:] + edges[:-1]) / 2 for edges in (x_edges, y_edges)]
-        density = pd.DataFrame(
-            {"x": centres[0][i], "y": centres[1][j], "n": counts[i, j].astype(int)}
-        )
-    points = table.iloc[rows].reset_index(drop=True)
-    points.insert(0, "row", rows)
-    return points[["row", *dict.fromkeys([x, y, *colour_by])]], density, len(finite)
+    scores = audit.read_columns(SCORES, x, y, GROUP).astype({x: float, y: float})
+    table = scores.join(audit.read_columns(PAIRS, LABEL, INJECTED)).reset_index(names="row")
+    finite = table[np.isfinite(table[x]) & np.isfinite(table[y])]
+    if len(finite) <= LIMIT:
+        return finite.reset_index(drop=True), pd.DataFrame(), len(finite)
+    rows = draws.rng(0, "scatter").choice(finite["row"], LIMIT, replace=False)
+    counts, *edges = np.histogram2d(finite[x], finite[y], _CELLS)
+    i, j = np.nonzero(counts)
+    x_centres, y_centres = ((ends[1:] + ends[:-1]) / 2 for ends in edges)
+    density = pd.DataFrame({"x": x_centres[i], "y": y_centres[j], "n": counts[i, j].astype(int)})
+    return table.iloc[np.sort(rows)].reset_index(drop=True), density, len(finite)
 
 
 def locked_towers(config: AuditConfig) -> dict[str, str]:
@@ -206,3 +229,98 @@ def model_words(config: AuditConfig) -> str:
     return " and ".join(
         [f"model {config.model}", *(f"a head on {name}" for name in towers.values())]
     )
+
+
+def map_points(audit: Audit, side: str, column: str) -> pd.DataFrame:
+    """Return row, map_x, map_y, region and one more column of the pairs on a map."""
+    points = read_table(require_map(audit, side), repair="delete it and open the page Map again")
+    if column == DECISION:
+        values = pd.Series(decided(audit).codes).map({code: name for name, code in CODES.items()})
+    else:
+        table = PAIRS if column in (LABEL, INJECTED) else SCORES
+        values = audit.read_columns(table, column)[column]
+    points[column] = values[points["row"]].to_numpy()
+    return points
+
+
+def member_terms(audit: Audit, row: int) -> pd.DataFrame:
+    """Return the terms of one pair by member in cosine units, and the member's side (in, out)."""
+    sides = read_sides(audit)
+    membership = sides.membership
+    external = sides.external
+    rows = []
+    for name in membership.members:
+        mean_image, mean_text = _external_means(audit, name)
+        embeddings = read_embeddings(audit.member(name))
+        image, text = (vectors[[row]][0].astype(np.float64) for vectors in embeddings)
+        products = [image @ text, image @ mean_text, mean_image @ text, image @ image, text @ text]
+        terms = terms_of(np.array(products)[:, None], external[[row]], int(external.sum()))
+        rows.append({term: float(terms[term][0]) for term in TERMS})
+    table = pd.DataFrame(rows)
+    table.insert(0, MEMBER, membership.members)
+    table.insert(1, "side", np.where(sides.inside[:, row], "in", "out"))
+    return table
+
+
+@cached(
+    64,
+    MEMBERSHIP,
+    paths=lambda audit, member: [
+        audit.member(member) / name for name in (IMAGE_EMBEDDINGS, TEXT_EMBEDDINGS)
+    ],
+)
+def _external_means(audit: Audit, member: str) -> np.ndarray:
+    """Return the mean embeddings of the external pictures and captions, ν_I and ν_T."""
+    return external_means(*read_embeddings(audit.member(member)), read_sides(audit).external)
+
+
+def encoder_means(
+    audit: Audit,
+    columns: Mapping[str, str] = PARTS,
+    *,
+    by: str = GROUP,
+    groups: Sequence[str] = GROUPS,
+    limit: int = 50,
+) -> pd.DataFrame:
+    """Average the scores of encoders, `PARTS` or `SSLMEM`, over groups, labels or injected kinds of
+    pairs of `groups`.
+
+    Returns name, encoder, n, mean, low and high (± 1.96 standard errors over pairs) of the most
+    frequent names.
+    """
+    scores = audit.read_columns(SCORES, GROUP, *columns.values())
+    scores = scores.rename(columns={column: encoder for encoder, column in columns.items()})
+    scores = scores.astype(dict.fromkeys(columns, float))
+    scores["name"] = scores[GROUP] if by == GROUP else audit.read_columns(PAIRS, by)[by]
+    if by == INJECTED:
+        scores["name"] = scores["name"].fillna(NOT_INJECTED)
+    scores = scores[scores[GROUP].isin(groups)]
+    counts = scores["name"].value_counts().sort_index().sort_values(ascending=False, kind="stable")
+    order = [*GROUPS, *counts.index.difference([*GROUPS, NOT_INJECTED], sort=False), NOT_INJECTED]
+    names = sorted(counts.index[:limit], key=order.index)
+    by_name = scores.groupby("name")[list(columns)].agg(["count", "mean", "sem"]).reindex(names)
+    means = by_name.rename_axis(columns=["encoder", ""]).stack(0, future_stack=True).reset_index()
+    half = _Z * means.pop("sem")
+    means = means.rename(columns={"count": "n"})
+    return means.assign(low=means["mean"] - half, high=means["mean"] + half)
+
+
+def encoder_doubts(groups: pd.DataFrame, fit: float | None) -> list[str]:
+    """Return a sentence for each reason to doubt the split into two encoders."""
+    sentences = []
+    if fit is not None and fit < _POOR_FIT:
+        sentences.append(
+            f"The map between the members' spaces fits poorly: {fit:.2f} of 1. Do not rely on "
+            "the split."
+        )
+    top = groups[groups["name"].isin(TARGET_GROUPS)]["mean"].sum()
+    for row in groups[groups["name"] == EXTERNAL].to_dict("records"):
+        off = abs(row["mean"])
+        three_errors = 3 * (row["high"] - row["low"]) / (2 * _Z)
+        if off > FLAT * abs(top) and off > three_errors:
+            mean = f"{row['mean']:+.3f}".replace("-", "−")
+            sentences.append(
+                f"The null of the {row['encoder']} encoder is not near 0: {mean} on external "
+                "pairs, which nobody memorized. Read its part against that, not against 0."
+            )
+    return sentences

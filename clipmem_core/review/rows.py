@@ -4,6 +4,7 @@ changes."""
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,29 +12,16 @@ import pyarrow as pa
 from clipmem_core.audit.fault_tables import NEAR_DUPLICATE_OF, ensure_checks, stored_checks
 from clipmem_core.audit.maps import require_map
 from clipmem_core.audit.store import PAIRS, SCORES, Audit
-from clipmem_core.columns import (
-    CAPTIONS,
-    CLIPMEM,
-    GROUP,
-    INJECTED,
-    LABEL,
-    LOG_PROBABILITY_SECOND,
-    MAP_X,
-    PAIR_ID,
-    SUSPICION,
-)
+from clipmem_core.columns import CLIPMEM, LOG_PROBABILITY_SECOND, MAP_X, PAIR_ID, SUSPICION
 from clipmem_core.dataset.checks import CHECKS
-from clipmem_core.io import InputError
-from clipmem_core.review.decisions import CODES, UNDECIDED_CODE, decided, open_review
+from clipmem_core.review.decisions import CODES, UNDECIDED_CODE, Codes, decided, open_review
 from clipmem_core.review.incidents import read_incidents
 from clipmem_core.review.queries import (
     ROW,
     cached,
     count_pairs_of,
-    fetch_arrow,
-    fetch_columns,
+    fetch,
     fetch_pairs,
-    fetch_rows,
     number_sql,
 )
 from clipmem_core.review.search import search
@@ -79,32 +67,23 @@ def find_rows(audit: Audit, selection: Selection, *, page: int = 1, size: int) -
 
 def pair_ids(audit: Audit, selection: Selection) -> list[str]:
     """Return the ids of all pairs of a selection, in its order."""
-    query = f'SELECT "{PAIR_ID}" FROM parquet ORDER BY {ROW}'
-    ids = fetch_columns(audit.folder / PAIRS, query)[PAIR_ID]
-    return ids[_rows(audit, selection)].tolist()
+    ids = audit.read_columns(PAIRS, PAIR_ID)[PAIR_ID]
+    return ids.iloc[_rows(audit, selection)].tolist()
 
 
 def _rows(audit: Audit, selection: Selection) -> np.ndarray:
     """Return a selection's rows in its order, int32."""
-    codes = decided(audit) if selection.decision else None
-    return _rows_at(audit, selection, (codes.log, codes.entry) if codes else None)
+    return _rows_at(audit, selection, decided(audit) if selection.decision else None)
 
 
 @cached(8, SCORES, PAIRS)
-def _rows_at(
-    audit: Audit,
-    selection: Selection,
-    entry: tuple[tuple[str, int], int] | None,
-) -> np.ndarray:
-    """Find a selection's rows; `entry` of the log is part of the cache key."""
+def _rows_at(audit: Audit, selection: Selection, decisions: Codes | None) -> np.ndarray:
     mask = _mask(audit, replace(selection, order=CLIPMEM, ascending=False, decision=""))
-    if selection.decision:
-        codes = decided(audit).codes
-        if selection.decision == DECIDED:
-            mask = mask & (codes != UNDECIDED_CODE)
-        else:
-            code = {UNDECIDED: UNDECIDED_CODE, **CODES}.get(selection.decision, -1)
-            mask = mask & (codes == code)
+    if decisions is not None and selection.decision == DECIDED:
+        mask = mask & (decisions.codes != UNDECIDED_CODE)
+    elif decisions is not None:
+        code = {UNDECIDED: UNDECIDED_CODE, **CODES}.get(selection.decision, -1)
+        mask = mask & (decisions.codes == code)
     if selection.order == MATCH and selection.searched:
         rows = search(audit, selection.meaning, like=selection.like, by=selection.by).rows
     elif selection.order == RANDOM:
@@ -115,12 +94,12 @@ def _rows_at(
     return rows[mask[rows]]
 
 
-@cached(8, SCORES, PAIRS)
+@cached(8, SCORES)
 def _sorted(audit: Audit, column: str) -> np.ndarray:
-    query = f"SELECT {number_sql(column)} AS score FROM parquet"
-    scores = fetch_columns(audit.folder / SCORES, query)["score"]
-    rows = np.flatnonzero(np.isfinite(scores)).astype(np.int32)
-    return rows[np.argsort(-scores[rows], kind="stable")]
+    """Return the rows of the pairs with a score, the highest first, ties in row order."""
+    score = number_sql(column)
+    query = f"SELECT {ROW} FROM parquet WHERE isfinite({score}) ORDER BY {score} DESC, {ROW}"
+    return fetch(audit.folder / SCORES, query)[ROW].to_numpy().astype(np.int32)
 
 
 @cached(16, SCORES, PAIRS)
@@ -128,78 +107,66 @@ def _mask(audit: Audit, selection: Selection) -> np.ndarray:
     """Return which pairs match a selection, except for its condition on decisions, bool
     [n_pairs]."""
     mask = np.ones(count_pairs_of(audit), bool)
-    for rows in _rows_of_conditions(audit, selection):
-        if rows.max(initial=0) >= len(mask):
-            raise InputError(
-                f"{audit.folder} has embeddings of more pairs than scores: delete it and run "
-                "it again"
-            )
-        fits = np.zeros(len(mask), bool)
-        fits[rows] = True
-        mask &= fits
+    for rows in _rows_by_condition(audit, selection):
+        mask &= np.isin(np.arange(len(mask)), rows)
     return mask
 
 
-def _rows_of_conditions(audit: Audit, selection: Selection) -> Iterator[np.ndarray]:
-    for path, where, values in _clauses(audit, selection):
-        query = f"SELECT {ROW} FROM parquet WHERE {where}"
-        yield fetch_columns(path, query, values)[ROW]
-    if words := list(dict.fromkeys(selection.words.split())):
-        where = " AND ".join(f"contains(text, {_FOLDED.format('?')})" for _ in words)
-        query = f"SELECT {ROW} FROM folded WHERE {where}"
-        yield fetch_columns(audit.folder / PAIRS, query, words, folded=_folded_captions(audit))[ROW]
-    if selection.incident:
-        pairs = read_incidents(audit)[1]
-        yield pairs["row"][pairs["number"].astype(str) == selection.incident].to_numpy()
-    if selection.outline:
-        yield _rows_in(audit, selection.outline, selection.map)
-    if selection.searched:
-        yield search(audit, selection.meaning, like=selection.like, by=selection.by).rows
-
-
-@cached(1, PAIRS)
-def _folded_captions(audit: Audit) -> pa.Table:
-    """Return row and folded captions of each pair: 120 MB for a million pairs, and a filter by
-    words reads nothing else."""
-    text = _FOLDED.format(f"array_to_string({CAPTIONS}, chr(10))")
-    return fetch_arrow(audit.folder / PAIRS, f"SELECT {ROW}, {text} AS text FROM parquet")
-
-
-def _clauses(
-    audit: Audit, selection: Selection
-) -> Iterator[tuple[Path, str, Sequence[str | float]]]:
-    """Yield a file, SQL and its values for each condition on columns of one file."""
+def _rows_by_condition(audit: Audit, selection: Selection) -> Iterator[np.ndarray]:
+    """Yield the rows that match each condition of a selection, except that on decisions."""
     scores = audit.folder / SCORES
     pairs = audit.folder / PAIRS
     if selection.group:
-        yield scores, f'"{GROUP}" = ?', [selection.group]
+        yield _rows_where(scores, '"group" = ?', selection.group)
     for each in selection.ranges:
         if each == Range(each.column):
             continue
         value = number_sql(each.column)
         low = -np.inf if each.low is None else each.low
         high = np.inf if each.high is None else each.high
-        yield scores, f"isfinite({value}) AND {value} BETWEEN ? AND ?", [low, high]
+        yield _rows_where(scores, f"isfinite({value}) AND {value} BETWEEN ? AND ?", low, high)
     if selection.label:
-        yield pairs, f"{LABEL} = ?", [selection.label]
-    if selection.injected == ANY:
-        yield pairs, f"{INJECTED} IS NOT NULL", []
-    elif selection.injected == NONE:
-        yield pairs, f"{INJECTED} IS NULL", []
+        yield _rows_where(pairs, "label = ?", selection.label)
+    if selection.injected in (ANY, NONE):
+        yield _rows_where(pairs, f"(injected IS NULL) = {selection.injected == NONE}")
     elif selection.injected:
-        yield pairs, f"{INJECTED} = ?", [selection.injected]
+        yield _rows_where(pairs, "injected = ?", selection.injected)
     if selection.check:
-        yield ensure_checks(audit), selection.check, []
+        yield _rows_where(ensure_checks(audit), selection.check)
+    if words := selection.words.split():
+        contained = [f"contains(text, {_FOLDED.format('?')})" for _ in words]
+        yield _rows_where(_folded_captions(audit), " AND ".join(contained), *words)
+    if selection.incident:
+        of_incidents = read_incidents(audit)[1]
+        yield of_incidents["row"][
+            of_incidents["number"].astype(str) == selection.incident
+        ].to_numpy()
+    if selection.outline:
+        yield _rows_in(audit, selection.outline, selection.map)
+    if selection.searched:
+        yield search(audit, selection.meaning, like=selection.like, by=selection.by).rows
+
+
+def _rows_where(source: Path | pa.Table, where: str, *values: Any) -> np.ndarray:
+    return fetch(source, f"SELECT {ROW} FROM parquet WHERE {where}", values)[ROW].to_numpy()
+
+
+@cached(1, PAIRS)
+def _folded_captions(audit: Audit) -> pa.Table:
+    """Return row and folded captions of each pair: 120 MB for a million pairs, and a filter by
+    words reads nothing else."""
+    text = _FOLDED.format("array_to_string(captions, chr(10))")
+    return fetch(audit.folder / PAIRS, f"SELECT {ROW}, {text} AS text FROM parquet")
 
 
 def _rows_in(audit: Audit, outline: Outline, map_name: str) -> np.ndarray:
     on_map = outline.x == MAP_X
     path = require_map(audit, map_name) if on_map else audit.folder / SCORES
     row = '"row"' if on_map else ROW
-    x = number_sql(outline.x)
-    y = number_sql(outline.y)
-    points = fetch_columns(path, f"SELECT {row} AS place, {x} AS x, {y} AS y FROM parquet")
-    return points["place"][in_polygon(points["x"], points["y"], outline.corners)]
+    columns = f"{row} AS place, {number_sql(outline.x)} AS x, {number_sql(outline.y)} AS y"
+    points = fetch(path, f"SELECT {columns} FROM parquet").to_pandas()
+    inside = in_polygon(points["x"].to_numpy(), points["y"].to_numpy(), outline.corners)
+    return points["place"].to_numpy()[inside]
 
 
 def in_polygon(x: np.ndarray, y: np.ndarray, corners: Sequence[tuple[float, float]]) -> np.ndarray:
@@ -218,27 +185,27 @@ def frequent_values(audit: Audit, column: str) -> list[str]:
     """Return the values of the column label or injected, the most frequent first, at most
     `_LABELS_SHOWN`."""
     query = f"""
-        SELECT "{column}" FROM parquet WHERE "{column}" IS NOT NULL
+        SELECT {column} FROM parquet WHERE {column} IS NOT NULL
         GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT {_LABELS_SHOWN}
     """
-    return [str(value) for (value,) in fetch_rows(audit.folder / PAIRS, query)]
+    return fetch(audit.folder / PAIRS, query)[column].to_pylist()
 
 
-@cached(64, SCORES)
+@cached(8, SCORES)
+def _finite_scores(audit: Audit, column: str) -> np.ndarray:
+    scores = audit.read_columns(SCORES, column)[column].to_numpy(float)
+    return scores[np.isfinite(scores)]
+
+
 def score_span(audit: Audit, column: str) -> tuple[float, float] | None:
     """Return the lowest and the highest value of a score, None if no pair has it."""
-    value = number_sql(column)
-    query = f"SELECT min({value}), max({value}) FROM parquet WHERE isfinite({value})"
-    low, high = fetch_rows(audit.folder / SCORES, query)[0]
-    return None if low is None else (low, high)
+    scores = _finite_scores(audit, column)
+    return (float(scores.min()), float(scores.max())) if len(scores) else None
 
 
-@cached(64, SCORES)
 def score_counts(audit: Audit, column: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the numbers of pairs in equal bins of a score, and the edges of the bins."""
-    query = f"SELECT {number_sql(column)} AS score FROM parquet"
-    scores = fetch_columns(audit.folder / SCORES, query)["score"]
-    return np.histogram(scores[np.isfinite(scores)], _BINS)
+    return np.histogram(_finite_scores(audit, column), _BINS)
 
 
 def misfit_note(audit: Audit) -> str:
@@ -258,25 +225,20 @@ def changed_rows(audit: Audit, entry: int | None) -> tuple[int, dict[int, str | 
     current = decided(audit)
     if entry is None or current.entry < entry:  # the log was replaced
         rows = np.flatnonzero(current.codes != UNDECIDED_CODE)
+    elif current.entry == entry:  # a page asks every second
+        rows = np.empty(0, int)
     else:
         changed = {pair_id for pair_id, *_ in open_review(audit).entries_after(entry)}
-        rows = np.empty(0, int)
-        if changed:  # a page asks every second
-            rows = fetch_pairs(audit.folder / PAIRS, [ROW], changed)[ROW].to_numpy()
+        rows = fetch_pairs(audit.folder / PAIRS, [ROW], changed)[ROW].to_numpy()
     decisions = {code: decision for decision, code in CODES.items()}
-    codes = current.codes[rows].tolist()
-    return current.entry, {
-        row: decisions[code] for row, code in zip(rows.tolist(), codes, strict=True)
-    }
+    return current.entry, {row: decisions[current.codes[row]] for row in rows.tolist()}
 
 
 def check_counts(audit: Audit) -> dict[str, int | None]:
     """Return how many pairs fail each check, in the order of `CHECKS`; None if that is unknown."""
-    columns = ", ".join(
-        f'CASE WHEN count("{name}") > 0 THEN count_if("{name}") END' for name in CHECKS
-    )
-    counts = fetch_rows(ensure_checks(audit), f"SELECT {columns} FROM parquet")[0]
-    return dict(zip(CHECKS, counts, strict=True))
+    # sum is null where all values are
+    columns = ", ".join(f"sum({name}::INT)::INT AS {name}" for name in CHECKS)
+    return fetch(ensure_checks(audit), f"SELECT {columns} FROM parquet").to_pylist()[0]
 
 
 def failed_checks(audit: Audit, row: int) -> list[str]:
@@ -284,8 +246,9 @@ def failed_checks(audit: Audit, row: int) -> list[str]:
     path = stored_checks(audit)
     if path is None:
         return []
-    flags = fetch_rows(path, f"SELECT {', '.join(CHECKS)} FROM parquet WHERE {ROW} = ?", [row])[0]
-    return [name for name, flag in zip(CHECKS, flags, strict=True) if flag]
+    query = f"SELECT {', '.join(CHECKS)} FROM parquet WHERE {ROW} = ?"
+    (flags,) = fetch(path, query, [row]).to_pylist()
+    return [name for name, flag in flags.items() if flag]
 
 
 def near_duplicate_groups(audit: Audit) -> list[list[int]]:
@@ -295,4 +258,4 @@ def near_duplicate_groups(audit: Audit) -> list[list[int]]:
         SELECT list({ROW} ORDER BY {ROW}) AS rows FROM parquet WHERE {NEAR_DUPLICATE_OF} IS NOT NULL
         GROUP BY {NEAR_DUPLICATE_OF} HAVING len(rows) > 1 ORDER BY len(rows) DESC, rows[1]
     """
-    return [rows for (rows,) in fetch_rows(ensure_checks(audit), query)]
+    return fetch(ensure_checks(audit), query)["rows"].to_pylist()

@@ -1,21 +1,24 @@
 """Search by meaning: the pairs closest to a text, or to another pair, by their captions or by their
-pictures."""
+pictures; and captions of other pairs that are suggested for a picture."""
 
 import contextlib
 import dataclasses
 import gc
+import math
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipmem_core import columns
 from clipmem_core.audit.prepare import caption_features, sides_of
 from clipmem_core.audit.settings import resolve_device, towers_of
 from clipmem_core.audit.store import (
+    CAPTION_TABLE,
     CONFIG,
     IMAGE_EMBEDDINGS,
     MEMBERSHIP,
@@ -25,28 +28,44 @@ from clipmem_core.audit.store import (
     Audit,
     open_embeddings,
     read_captions,
+    read_embeddings,
 )
-from clipmem_core.columns import CAPTIONS, GROUP, PAIR_ID
+from clipmem_core.columns import GROUP
 from clipmem_core.config import AuditConfig
 from clipmem_core.dataset.languages import NAMES, is_read, languages_read
 from clipmem_core.embeddings import Vectors
 from clipmem_core.io import InputError
 from clipmem_core.mitigations import Vocabulary
 from clipmem_core.ragged import Ragged
-from clipmem_core.review.queries import ROW, cached, fetch_columns, fetch_numbered, find_row
-from clipmem_core.review.selection import CAPTION, IMAGE_SIDE, PICTURE, TEXT_SIDE
+from clipmem_core.review.queries import (
+    ROW,
+    cached,
+    fetch,
+    fetch_by_id,
+    fetch_numbered,
+    find_row,
+)
+from clipmem_core.review.selection import CAPTION, PICTURE
 from clipmem_core.scores.alignment import unit
 from clipmem_core.scores.membership import Membership, MemberSides
 from clipmem_core.training.names import CHECKPOINT
 
 LIMIT = 1000  # pairs in the result of a search
 ALL_UP_TO = 100_000  # pairs; in a larger audit the embeddings of the first member are searched
-ENCODERS = 4  # members whose trained text encoders are searched and stay loaded
+ENCODERS = 4  # members whose trained text encoders are searched
 MATCHED = 48  # closest pairs whose matching caption is looked for if members embed captions
 MOST = 10 * LIMIT  # captions, of which the pairs of a result are the best
-SIDES = {PICTURE: IMAGE_SIDE, CAPTION: TEXT_SIDE}
-EMBEDDINGS = {IMAGE_SIDE: IMAGE_EMBEDDINGS, TEXT_SIDE: TEXT_EMBEDDINGS}
+SIDES = {PICTURE: IMAGE_EMBEDDINGS, CAPTION: TEXT_EMBEDDINGS}  # file of a member
 _TYPED = 2  # texts at most, which a page asks about
+_SHORTLIST = 2000  # pairs that all members score in an audit of more than ALL_UP_TO pairs
+LEAD = 0.55  # required lead over the tenth best pair
+_BEHIND = 10
+LEAST = 1000  # pairs of an audit with suggestions
+QUALITY = (
+    "With injected errors, 9 of 10 such suggestions matched on photographs, 19 of 22 on "
+    "textbook figures."
+)
+_CONSIDERED = 200  # pairs whose captions are read
 _ENCODING = threading.RLock()  # building a model changes global state of torch and open_clip
 _ON_CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}  # of heads and encoders
 
@@ -133,8 +152,8 @@ def _by_features(audit: Audit, text: str, row: int | None) -> Hits:
     texts = [np.argmax(by_caption[start[each] : start[each + 1]] == best[each]) for each in rows]
     captions = np.array(texts, np.int64)
     if audit.record.sentences:
-        numbers = audit.read_columns(SENTENCE_TABLE, columns.CAPTION)
-        captions = numbers[columns.CAPTION].to_numpy()[start[rows] + captions]
+        numbers = audit.read_columns(SENTENCE_TABLE, "caption")["caption"].to_numpy()
+        captions = numbers[start[rows] + captions]
     return Hits(rows, best[rows], captions)
 
 
@@ -146,17 +165,15 @@ def features_of_captions(audit: Audit) -> tuple[Vectors, Ragged]:
 
 @cached(
     64,
-    paths=lambda audit, _, __, side, members: [
-        embeddings_path(audit, name, side) for name in members
-    ],
+    paths=lambda audit, _, __, file, members: [audit.member(name) / file for name in members],
 )
 def _by_embeddings(
-    audit: Audit, text: str, row: int | None, side: str, members: tuple[str, ...]
+    audit: Audit, text: str, row: int | None, file: str, members: tuple[str, ...]
 ) -> Hits:
-    """Search the members' embeddings of pictures or captions."""
+    """Search the members' embeddings of pictures or captions, a file of each."""
     by_member = []
     for member in members:
-        vectors = open_embeddings(embeddings_path(audit, member, side))
+        vectors = open_embeddings(audit.member(member) / file)
         queries = [embed_texts(audit, [text], member=member)[0]] if text else []
         if row is not None:
             queries.append(unit(vectors[[row]])[0])
@@ -164,7 +181,7 @@ def _by_embeddings(
     mean = np.mean(by_member, axis=0)
     rows = _closest(mean, row)
     captions = np.full(len(rows), -1)
-    if text and side == TEXT_SIDE:
+    if text and file == TEXT_EMBEDDINGS:
         captions[:MATCHED] = _matching_captions(audit, text, rows[:MATCHED], members[0])
     return Hits(rows, mean[rows], captions)
 
@@ -172,12 +189,11 @@ def _by_embeddings(
 def _matching_captions(audit: Audit, text: str, rows: np.ndarray, member: str) -> list[int]:
     """Return the number of the caption closest to a text for each of some pairs, by a member's text
     encoder."""
-    listed = fetch_numbered(audit.folder / PAIRS, [CAPTIONS], rows.tolist())
-    captions = [caption for row in rows.tolist() for caption in listed[row][0]]
-    vectors = embed_texts(audit, [text, *captions], member=member)
-    cosines = vectors[1:] @ vectors[0]
-    ends = np.cumsum([len(listed[row][0]) for row in rows.tolist()])[:-1]
-    return [int(part.argmax()) for part in np.split(cosines, ends)]
+    listed = fetch_numbered(audit.folder / PAIRS, ["captions"], rows.tolist())
+    captions = [listed[row][0] for row in rows.tolist()]
+    vectors = embed_texts(audit, [text, *chain.from_iterable(captions)], member=member)
+    ends = np.cumsum([len(texts) for texts in captions])[:-1]
+    return [int(part.argmax()) for part in np.split(vectors[1:] @ vectors[0], ends)]
 
 
 def _closest(cosines: np.ndarray, itself: int | None) -> np.ndarray:
@@ -240,11 +256,8 @@ def checkpoint_path(audit: Audit, member: str) -> Path:
     return path
 
 
-def _member_files(audit: Audit, member: str) -> list[Path]:
-    return [audit.folder / CONFIG, checkpoint_path(audit, member)]
-
-
-def _load_member(audit: Audit, member: str) -> tuple[Any, Vocabulary | None]:
+@cached(16, paths=lambda audit, member: [audit.folder / CONFIG, checkpoint_path(audit, member)])
+def _open_member(audit: Audit, member: str) -> tuple[Any, Vocabulary | None]:
     """Return a member's model without a trained image encoder, and its vocabulary."""
     from clipmem_core.audit.member import build_member, vocabulary_of_member
     from clipmem_core.training.model import load_weights
@@ -255,15 +268,6 @@ def _load_member(audit: Audit, member: str) -> tuple[Any, Vocabulary | None]:
     if not config.lock_image:
         model.visual = None
     return model, vocabulary_of_member(audit, member)
-
-
-_load_encoder = cached(ENCODERS, paths=_member_files)(_load_member)
-# 300,000 weights each: all members are cached
-_load_head = cached(64, paths=_member_files)(_load_member)
-
-
-def _open_member(audit: Audit, member: str) -> tuple[Any, Vocabulary | None]:
-    return (_load_head if audit.record.config.lock_text else _load_encoder)(audit, member)
 
 
 def text_features_of(config: AuditConfig, texts: Sequence[str]) -> np.ndarray:
@@ -295,17 +299,11 @@ def towers_here(config: AuditConfig) -> Any:
 @cached(2, MEMBERSHIP)
 def read_sides(audit: Audit) -> MemberSides:
     """Read the membership, without the pair ids, which are most of the file."""
-    columns = fetch_columns(
-        audit.folder / MEMBERSHIP, f"SELECT * EXCLUDE ({PAIR_ID}, {ROW}) FROM parquet"
-    )
-    group = columns.pop(GROUP)
-    membership = Membership(group, tuple(columns), np.stack(list(columns.values())).astype(bool))
+    query = f"SELECT * EXCLUDE (pair_id, {ROW}) FROM parquet"
+    table = fetch(audit.folder / MEMBERSHIP, query).to_pandas()
+    group = table.pop(GROUP).to_numpy(object)
+    membership = Membership(group, tuple(table), table.to_numpy(bool).T.copy())
     return sides_of(audit, audit.record.config, membership)
-
-
-def embeddings_path(audit: Audit, member: str, side: str) -> Path:
-    """Return the file of a member's embeddings of pictures (`image`) or captions (`text`)."""
-    return audit.member(member) / EMBEDDINGS[side]
 
 
 def top_k(values: np.ndarray, k: int) -> np.ndarray:
@@ -313,3 +311,104 @@ def top_k(values: np.ndarray, k: int) -> np.ndarray:
     index."""
     order = np.argsort(-values, kind="stable")[: max(k, 0)]  # NaN comes last
     return order[~np.isnan(values[order])]
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A caption of another pair, its pair's mean cosine with the picture, and how far its score is
+    above the tenth."""
+
+    row: int
+    caption: str
+    cosine: float
+    lead: float
+
+
+@dataclass(frozen=True)
+class Suggested:
+    """Members that did not train on a pair, the mean cosine of each of its captions, and suggested
+    captions."""
+
+    members: tuple[str, ...] = ()
+    cosines: tuple[float, ...] = ()
+    choices: tuple[Suggestion, ...] = ()
+
+
+def suggested_captions(audit: Audit, row: int) -> Suggested:
+    """Return captions of other pairs for a picture, by the members that did not train on it, the
+    best first.
+
+    The score of another pair is the mean cosine of this picture with its captions plus that with
+    its picture; of its captions the one with the highest similarity_out is suggested. Only pairs
+    that lead the tenth by `LEAD` are suggested, and none in an audit of fewer than `LEAST` pairs;
+    for these `QUALITY` was measured, see data/results/suggestions.csv.
+    """
+    membership = read_sides(audit).membership
+    n_pairs = len(membership.group)
+    if not 0 <= row < n_pairs:
+        raise InputError(f"audit {audit.name!r} has no row {row}, only {n_pairs:,}")
+    members = np.array(membership.members)[~membership.trained[:, row]].tolist()
+    if not members:
+        return Suggested()
+    text, image = _mean_cosines(audit, members, row, n_pairs)
+    (current,) = _captions(audit, [row])
+    cosines = tuple(float(text[row]) if fit is None else fit for _, fit in current)
+    score = text + image
+    score[row] = np.nan
+    ranked = _different(audit, {caption for caption, _ in current}, score)
+    choices = []
+    if len(ranked) == _BEHIND and n_pairs >= LEAST:
+        lead = score - score[ranked[-1][0]]
+        choices = [
+            Suggestion(at, caption, float(text[at]), float(lead[at]))
+            for at, caption in ranked[:3]
+            if lead[at] >= LEAD
+        ]
+    return Suggested(tuple(members), cosines, tuple(choices))
+
+
+def _mean_cosines(audit: Audit, members: Sequence[str], row: int, n_pairs: int) -> np.ndarray:
+    """Return mean cosines of a picture with captions and pictures, [2, n_pairs]; NaN outside a
+    shortlist."""
+
+    def total(names: Sequence[str], rows: np.ndarray) -> np.ndarray:
+        cosines = []
+        for name in names:
+            image, text = read_embeddings(audit.member(name))
+            picture = image[[row]][0]
+            cosines.append([vectors.cosines(picture, rows) for vectors in (text, image)])
+        return np.asarray(cosines, dtype=np.float64).sum(axis=0)
+
+    rows = np.arange(n_pairs)
+    if n_pairs > ALL_UP_TO:
+        rows = np.union1d(top_k(total(members[:1], rows).sum(axis=0), _SHORTLIST), [row])
+    means = np.full((2, n_pairs), np.nan)
+    means[:, rows] = total(members, rows) / len(members)
+    return means
+
+
+def _different(audit: Audit, excluded: set[str], score: np.ndarray) -> list[tuple[int, str]]:
+    """Return the rows of the `_BEHIND` highest scores with different captions, none of them
+    excluded; fewer if most of the `_CONSIDERED` highest have the same."""
+    rows = top_k(score, _CONSIDERED).tolist()
+    ranked: dict[str, int] = {}
+    for row, captions in zip(rows, _captions(audit, rows), strict=True):
+        best, _ = max(captions, key=lambda each: -math.inf if each[1] is None else each[1])
+        ranked.setdefault(best, row)
+    different = [(row, caption) for caption, row in ranked.items() if caption not in excluded]
+    return different[:_BEHIND]
+
+
+def _captions(audit: Audit, rows: Sequence[int]) -> list[list[tuple[str, float | None]]]:
+    """Return the captions of pairs, each with its similarity_out if single captions have scores."""
+    pairs = fetch_numbered(audit.folder / PAIRS, ["pair_id", "captions"], rows)
+    fit = "CASE WHEN isfinite(similarity_out) THEN similarity_out END"
+    of_pair = f"list({fit} ORDER BY caption) OVER (PARTITION BY pair_id)"
+    path = audit.folder / CAPTION_TABLE
+    ids = [pair_id for pair_id, _ in pairs.values()]
+    fits = fetch_by_id(path, of_pair, ids) if path.is_file() else {}
+    captions = []
+    for row in rows:
+        pair_id, texts = pairs[row]
+        captions.append(list(zip(texts, fits.get(pair_id) or [None] * len(texts), strict=True)))
+    return captions

@@ -1,12 +1,21 @@
-"""The selection of pairs on a page and their order, and its parameters in an address."""
+"""The selection of pairs on a page and their order, its parameters in an address, and the views
+that a person has stored: a name, and the parameters of a selection.
 
+<data>/views/<audit>.json   name → parameters
+"""
+
+import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
+from clipmem_core.audit.store import Audit
 from clipmem_core.columns import CLIPMEM, INDEPENDENT, MAP_X, MAP_Y, REVIEW_PLACE
+from clipmem_core.config import data_folder
 from clipmem_core.dataset.checks import CHECKS
+from clipmem_core.io import read_json, replacing
 from clipmem_core.scores.registry import BY_NAME
 
 MATCH = "match"  # the order of a search: cosine with the query
@@ -15,10 +24,9 @@ UNDECIDED = "undecided"
 DECIDED = "decided"
 NONE = "none"  # pairs without injected errors
 ANY = "any"  # pairs with any kind of injected error
-IMAGE_SIDE = "image"
-TEXT_SIDE = "text"
 CAPTION = "caption"
 PICTURE = "picture"
+MAX_NAME = 60  # characters of the name of a stored view
 MAX_CORNERS = 60  # of an outline in an address
 
 
@@ -73,19 +81,7 @@ class Selection:
 
 
 RANDOM_CHECK = Selection(order=RANDOM)  # its first 50 pairs are the random check
-_TEXTS = [
-    "group",
-    "label",
-    "injected",
-    "decision",
-    "check",
-    "incident",
-    "words",
-    "map",
-    "meaning",
-    "like",
-    "by",
-]
+_TEXTS = [field.name for field in fields(Selection) if field.type is str and field.name != "order"]
 
 
 def to_parameters(selection: Selection) -> dict[str, str]:
@@ -175,3 +171,25 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(text)
     return value
+
+
+def _views_path(audit: Audit) -> Path:
+    return data_folder() / "views" / f"{audit.name}.json"
+
+
+def read_views(audit: Audit) -> dict[str, dict[str, str]]:
+    """Return the parameters of each stored view, by name."""
+    path = _views_path(audit)
+    return read_json(path, dict[str, dict[str, str]]) if path.is_file() else {}
+
+
+def store_view(audit: Audit, name: str, parameters: dict[str, str] | None) -> None:
+    """Store a view under its name, in place of one with the same name; None deletes it."""
+    views = read_views(audit)
+    views.pop(name, None)
+    if parameters is not None:
+        views[name] = parameters
+    path = _views_path(audit)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(views, ensure_ascii=False, indent=1), "utf-8")

@@ -26,7 +26,7 @@ from clipmem_core.audit.prepare import load_data_set
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import AuditConfig, data_folder, preset_config
 from clipmem_core.features.towers import minilm
-from clipmem_core.review import suggestions
+from clipmem_core.review import search
 from clipmem_core.scores.alignment import unit
 from tests.bench import save_table
 
@@ -111,7 +111,7 @@ def compared_with_truth(
     usable."""
     pairs = audit.pairs
     rows = []
-    suggestions.LEAD = -np.inf
+    search.LEAD = -np.inf
     others = np.zeros(len(place), dtype=bool)
     others[[place[text] for text in pairs[c.CAPTIONS].explode()]] = True
     for row, (pair_id, captions) in enumerate(
@@ -119,7 +119,7 @@ def compared_with_truth(
     ):
         if pair_id not in right:
             continue
-        suggested = suggestions.suggested_captions(audit, row)
+        suggested = search.suggested_captions(audit, row)
         close = (vectors @ vectors[[place[text] for text in right[pair_id]]].T).max(axis=1)
         is_rival = others.copy()
         is_rival[[place[text] for text in captions]] = False

@@ -146,7 +146,7 @@ def test_one_near_duplicate_is_kept_and_the_others_removed_or_all_are_kept(audit
 
 
 LESS = MeanChange(0.3, 0.25, -0.05, -0.06, -0.04, "members and pairs")
-FOUND = ReauditEffect("made", 3, 1, 4, 18, 20, 77, 0.04, LESS, LESS, None, (0.3, 0.2))
+FOUND = ReauditEffect("made", 3, 1, 4, 18, 20, 77, 0.04, LESS, LESS)
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ from starlette.testclient import TestClient
 
 from clipmem_core.audit.store import Audit, write_json
 from clipmem_core.dashboard.component.routes import PREFIX, routes
-from clipmem_core.review import judge, suggestions
-from clipmem_core.review.decisions import MOST_EVENTS, decided, open_review
+from clipmem_core.review import judge, search
+from clipmem_core.review.decisions import decided, open_review
+from clipmem_core.review.key_presses import MOST_EVENTS
 from tests.fixtures import HOSTILE, embed, write_swaps
 
 OWN = {"Origin": "http://testserver"}
@@ -107,8 +108,8 @@ def test_suggestions_are_single_captions_of_other_pairs_and_none_in_a_small_audi
     server: TestClient, audit: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert ask(server, "suggestions", row=3)["choices"] == []
-    monkeypatch.setattr(suggestions, "LEAST", 0)
-    monkeypatch.setattr(suggestions, "LEAD", 0)
+    monkeypatch.setattr(search, "LEAST", 0)
+    monkeypatch.setattr(search, "LEAD", 0)
     answer = ask(server, "suggestions", row=2)
     captions = audit.pairs["captions"].map(list).tolist()
     assert len(answer["choices"]) == 3

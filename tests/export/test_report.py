@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clipmem_core.audit.store import Audit, write_json
+from clipmem_core.audit.store import Audit
 from clipmem_core.columns import group_words
 from clipmem_core.export.formats import export_audit
 from clipmem_core.export.report import three_decimals
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, open_review
-from tests.fixtures import HOSTILE, Copy, write_words
+from tests.fixtures import HOSTILE, write_words
 
 VOID = {"meta", "img", "br"}
 
@@ -124,13 +124,3 @@ def test_it_has_the_verdict_the_tables_and_how_it_was_made(audit: Audit, page: P
     assert shown[scored:][:50] == top
     first = page.texts.index(shown[0])
     assert KEEP in page.texts[first - 3 : first]
-
-
-def test_missing_pictures_are_no_errors(copy: Copy, tmp_path: Path) -> None:
-    audit = copy()
-    write_json(audit.folder / "config.json", audit.record.values | {"root": str(tmp_path / "gone")})
-    export_audit(audit, "html", tmp_path / "report.html")
-    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert not page.attributes("img")
-    assert page.texts.count("picture cannot be read") == 100
-    assert "Decisions" not in page.texts

@@ -27,7 +27,7 @@ from clipmem_core.review.decisions import (
 from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import Selection
 from tests.fixtures import Copy
-from tests.review.test_browser_events import event_of, send
+from tests.review.test_key_presses import event_of, send
 
 COLUMNS = ["pair_id", "decision", "captions", "note"]
 
@@ -182,20 +182,10 @@ def test_replaced_captions_are_no_decision_and_outlast_other_decisions(
     assert decided_of(audit.record.dataset_fingerprint).recaptioned == new_captions(review)
     assert [card.current for card in cards(audit, range(3))] == [("new",)] * 3
     outdated = send(review, event_of(audit, 1, "remove", first, expected=()))[1]
-    assert "captions were just changed" in outdated[1]
+    assert "just changed in another tab" in outdated[1]
     review.decide([first], KEEP)  # keeps what is on screen
     review.decide([first, second], None)
     review.undo(event)
     # the first two are of newer decisions
     expected = {first: ("new",), second: ("new",), third: ("by hand",)}
     assert new_captions(review) == expected
-
-
-def test_neutral_decisions_are_marked_until_another_decision(audit: Audit, review: Review) -> None:
-    first, second = audit.pairs["pair_id"][:2]
-    review.decide([first, second], REMOVE, neutral=True)
-    assert decided(audit).neutral[:3].tolist() == [True, True, False]
-    review.decide([second], KEEP)
-    assert decided(audit).neutral[:3].tolist() == [True, False, False]
-    review.undo(review.count_events())
-    assert decided(audit).neutral[:3].tolist() == [True, True, False]

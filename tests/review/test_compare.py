@@ -2,19 +2,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.audit.store import CONFIG, PAIRS, SCORES, Audit, write_json, write_table
+from clipmem_core.audit.store import PAIRS, SCORES, Audit, write_table
 from clipmem_core.review.compare import compare
 from tests.fixtures import Copy
 
 
 def rescored(audit: Audit, scores: pd.DataFrame) -> Audit:
     write_table(audit.folder / SCORES, scores)
-    return audit
-
-
-def with_config(audit: Audit, **fields: object) -> Audit:
-    config = audit.record.values
-    write_json(audit.folder / CONFIG, config | {"config": config["config"] | fields})
     return audit
 
 

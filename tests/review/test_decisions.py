@@ -13,7 +13,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from clipmem_core.audit.store import PAIRS, write_table
 from clipmem_core.io import InputError
-from clipmem_core.lab.arm import Decided
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import (
     CHOICES,
@@ -56,7 +55,7 @@ def test_a_decision_is_visible_to_every_audit_of_the_data_set(copy: Copy, data: 
         ({"pair_ids": []}, "no pair is chosen"),
         ({"decision": "burn"}, "'burn' is unknown"),
         ({"decision": RECAPTION, "captions": ["", " \n"]}, "needs a caption"),
-        ({"pair_ids": ["a", "half \ud83d"]}, r"half a character \('\\ud83d'\)"),
+        ({"pair_ids": ["a", "half \ud83d"]}, "half a character"),
         ({"note": "\udc80"}, "half a character"),
         ({"decision": RECAPTION, "captions": ["a", "before\0after"]}, "NUL"),
     ],
@@ -212,14 +211,3 @@ def test_a_decision_applies_in_other_audits_to_pairs_with_the_same_captions(
     assert (result.decision, result.for_other_captions, result.entry) == (None, REMOVE, 0)
     assert result.words == "remove for other captions"
     assert cards(there, [SWAPPED[0]])[0].decision == result
-
-
-def test_removed_and_recaptioned_pairs_are_passed_to_studies(data: Path) -> None:
-    review = Review(data / "review" / "0123abcd.sqlite")
-    assert decided_of("0123abcd") == Decided()
-    review.decide(["a", "b", "c"], REMOVE)
-    review.decide(["d"], RECAPTION, captions=["new", "newer"])
-    review.decide(["e"], KEEP)
-    review.decide(["b"], KEEP)
-    review.decide(["c"], None, note="not sure")
-    assert decided_of("0123abcd") == Decided(frozenset("a"), {"d": ("new", "newer")})

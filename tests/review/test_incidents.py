@@ -1,32 +1,19 @@
 """Faults of a pipeline: their repair as one event, in Python and by command, and its effects."""
 
-from pathlib import Path
-
 import numpy as np
-import pandas as pd
 import pytest
 
 from clipmem_core import open_audit
-from clipmem_core.audit.fault_tables import cause_of
 from clipmem_core.audit.store import SCORES, VERDICT, Audit, write_json, write_table
 from clipmem_core.cli import main
-from clipmem_core.export.formats import export_audit
 from clipmem_core.review.decisions import KEEP, Review
 from clipmem_core.review.incidents import incidents_line
 from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import Selection, from_parameters, to_parameters
 from clipmem_core.review.wrong_captions import review_progress, wrong_lines
-from clipmem_core.scores.displaced import REORDERED, DisplacedRun
 from tests.fixtures import write_incidents
 
 Captured = pytest.CaptureFixture[str]
-
-
-def test_an_audit_without_their_tables_has_none(audit: Audit, capsys: Captured) -> None:
-    assert open_audit("made").incidents().empty
-    assert main(["incidents", "made"]) == 0
-    assert main(["incidents", "made", "--repair", "1"]) == 2
-    assert incidents_line(audit) == ""
 
 
 def test_a_repair_is_one_event_that_spares_decisions_and_is_undone(
@@ -63,15 +50,6 @@ def test_a_repair_is_one_event_that_spares_decisions_and_is_undone(
     }
 
 
-def test_the_export_has_the_repaired_captions(audit: Audit, tmp_path: Path) -> None:
-    write_incidents(audit)
-    main(["incidents", "made", "--repair", "1"])
-    export_audit(audit, "csv", tmp_path / "out.csv")
-    written = pd.read_csv(tmp_path / "out.csv", sep=None, engine="python")["title"].tolist()
-    right = [text for texts in audit.pairs["captions"][21:30] for text in texts]
-    assert written[20 * 3 : 29 * 3] == right
-
-
 def test_repaired_pairs_no_longer_count_as_wrong(audit: Audit) -> None:
     p_wrong = np.full(100, 0.02)
     p_wrong[[*range(20, 30), 60, 61]] = 0.98
@@ -99,11 +77,3 @@ def test_pairs_of_an_incident_are_selected(audit: Audit) -> None:
     assert from_parameters(to_parameters(selection)) == (selection, [])
     assert sorted(find_rows(audit, selection, size=9)) == [40, 50]
     assert not find_rows(audit, Selection(incident="x"), size=9)
-
-
-def test_a_reordered_run_says_whether_its_captions_are_in_alphabetical_order() -> None:
-    rows = np.arange(10, 60)
-    run = DisplacedRun(REORDERED, rows, rows[::-1], np.ones(50), 99.0)
-    ordered = [[f"caption {row:03}"] for row in range(80)]
-    assert "alphabetical" in cause_of(run, ordered)
-    assert "alphabetical" not in cause_of(run, ordered[::-1])

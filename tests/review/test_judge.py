@@ -1,7 +1,6 @@
 """Captions from elsewhere, judged by models that never saw their pair."""
 
 import hashlib
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,20 +8,16 @@ import pandas as pd
 import pytest
 import torch
 from scipy.special import logit
-from starlette.applications import Starlette
-from starlette.testclient import TestClient
 
 from clipmem_core import open_audit
 from clipmem_core.audit.member import finished_model, open_member
 from clipmem_core.audit.settings import towers_of
-from clipmem_core.audit.store import read_embeddings, write_json
+from clipmem_core.audit.store import read_embeddings
 from clipmem_core.cli import main
 from clipmem_core.config import SourceOptions
-from clipmem_core.dashboard.component.routes import PREFIX, routes
 from clipmem_core.dataset.source import read_source
 from clipmem_core.features.embed import FeatureExtractor
-from clipmem_core.io import InputError, read_json
-from clipmem_core.review.cards import percent
+from clipmem_core.io import InputError
 from clipmem_core.training.model import build_model
 from tests.audit.test_locked import FLAGS
 
@@ -238,73 +233,3 @@ def test_a_new_pair_has_the_evidence_that_a_loop_over_the_members_finds(
     features = texts / np.linalg.norm(texts, axis=1, keepdims=True)
     cosines = features @ features.T - 2 * np.eye(len(texts))
     np.testing.assert_allclose(found["agreement"], cosines.max(axis=1), atol=2e-3)
-
-
-def test_a_file_that_is_no_table_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("bad.parquet").write_text("caption")
-    for name in ("bad.parquet", "absent.csv", "bad.txt"):
-        assert main(["judge", "five", name]) == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert name in line
-
-
-def test_damaged_embeddings_are_one_line(audits: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = audits / "data" / "audits"
-    shutil.copytree(folder / "five", folder / "damaged")
-    candidates().to_csv("new.csv")
-    path = sorted((folder / "damaged" / "members").glob("*/image.faiss"))[1]
-    content = path.read_bytes()
-    for damaged in (content + b"more", content[:-9], b"\0" * len(content)):
-        path.write_bytes(damaged)
-        assert main(["judge", "damaged", "new.csv"]) == 2
-        (line,) = capsys.readouterr().err.split("error:")[1].strip().splitlines()
-        assert str(path) in line
-
-
-def test_the_editor_shows_the_probability_of_the_typed_caption() -> None:
-    server = TestClient(Starlette(routes=routes()))
-    audit = open_audit("five")
-    own = audit.captions.iloc[0]
-
-    def text(**parameters: object) -> str:
-        answer = server.get(f"/{PREFIX}/judge", params={"audit": "five", "row": 0, **parameters})
-        return answer.json()["text"]
-
-    asked = {"caption": ["a pink house", own["caption"]], "replaces": own["caption"]}
-    table = audit.judge(pd.DataFrame(asked).assign(pair_id=own["pair_id"]))
-    typed, before = map(percent, table["p_wrong"].iloc[-2:])
-    now = f"{before} now"
-    assert text(caption=own["caption"], before=own["caption"]).endswith(f": {now}")
-    changed = text(caption="a  pink house ", before=own["caption"])
-    assert changed.endswith(f": {typed} as typed, {now}")
-    assert text(caption=" ") == text(caption="a", row=9_999) == ""
-
-
-@pytest.mark.parametrize("lost", ["words/1.pt", "captions.parquet"])
-def test_a_lost_file_is_named_and_made_again(lost: str, capsys: pytest.CaptureFixture[str]) -> None:
-    audit = open_audit("one")
-    table = candidates()
-    before = audit.judge(table)
-    table.to_csv("new.csv")
-    (audit.folder / lost).unlink()
-    assert main(["judge", "one", "new.csv"]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert lost in line
-    assert run("--name", "one", "--captions", "1") == 0
-    np.testing.assert_allclose(audit.judge(table)[PARTS], before[PARTS], atol=1e-5)
-
-
-def test_precomputed_features_and_few_pairs_are_no_traceback(audits: Path) -> None:
-    folder = audits / "data" / "audits"
-    shutil.copytree(folder / "five", folder / "other")
-    audit = open_audit("other")
-    table = candidates()
-    fitted = read_json(audit.folder / "p_wrong.json")
-    write_json(audit.folder / "p_wrong.json", fitted | {"missing": "too few pairs"})
-    with pytest.raises(InputError, match="too few pairs"):
-        audit.judge(table)
-    config = read_json(audit.folder / "config.json")
-    config["config"]["features"] = "x"
-    write_json(audit.folder / "config.json", config)
-    with pytest.raises(InputError, match="nothing new can be embedded"):
-        audit.judge(table)

@@ -11,12 +11,11 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from clipmem_core.io import InputError
 from clipmem_core.review import log
-from clipmem_core.review.decisions import CHOICES, KEEP, RECAPTION, REMOVE, Choice, Review
+from clipmem_core.review.decisions import CHOICES, KEEP, REMOVE, Review
 from tests.forked import Server
 
 
@@ -49,7 +48,7 @@ def refused(review: Review) -> str:
 
 def test_another_file_is_refused_and_not_changed(review: Review) -> None:
     changes = {
-        "PRAGMA user_version = 6": "version 6",
+        "PRAGMA user_version = 4": "of version 5",
         "DROP TABLE standing": "no such table",
         "": "not a database",
     }
@@ -70,38 +69,6 @@ def test_another_file_is_refused_and_not_changed(review: Review) -> None:
     review.path.unlink()
     review.path.mkdir()
     assert "unable to open database file" in refused(review)
-
-
-@pytest.mark.parametrize(
-    ("part", "damage"), [(b"TABLE event", b"\xff"), (b"a note", b"\xff\n"), (b'["new"', b"x")]
-)
-def test_damaged_bytes_are_one_line(review: Review, part: bytes, damage: bytes) -> None:
-    review.decide(["a"], RECAPTION, captions=["new"], note="a note")
-    content = review.path.read_bytes()
-    assert part in content
-    review.path.write_bytes(content.replace(part, (damage * 20)[: len(part)]))
-    with pytest.raises(InputError) as error:
-        review.table()
-    assert str(review.path) in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_a_log_of_the_version_before_keeps_its_decisions(review: Review) -> None:
-    review.decide(["a", "b"], RECAPTION, captions=["new"])
-    review.undo(2)
-    review.decide(["b"], RECAPTION, captions=["newer"], note="why")
-    review.decide_each({"c": Choice(None, ("found",))})
-    before = review.table()
-    columns = (
-        f"ALTER TABLE own_captions DROP COLUMN {name}" for name in ("decision", "note", "neutral")
-    )
-    query(review.path, *columns, "PRAGMA user_version = 4")
-    pd.testing.assert_frame_equal(review.table(), before)
-    review.decide_each({"a": Choice(REMOVE), "c": Choice(None, ("edited",), "a note")})
-    found = {name: each[1:4] for name, each in review.decisions(["a", "c"]).items()}
-    assert found == {"a": (REMOVE, (), ""), "c": (KEEP, ("edited",), "a note")}
-    with pytest.raises(sqlite3.Error, match="only grows"):
-        query(review.path, "UPDATE own_captions SET decision = 'keep'")
 
 
 def test_a_locked_log_is_one_line_and_readable(

@@ -1,26 +1,24 @@
 """The overview of an audit, the cards of its pairs, and its tables as pandas frames."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
+import pandas as pd
 import pytest
 
-import clipmem_core
 from clipmem_core.audit.store import Audit, write_table
+from clipmem_core.columns import GROUPS
 from clipmem_core.review.cards import cards
-from clipmem_core.review.decisions import REMOVE, open_review
+from clipmem_core.review.decisions import open_review
 from clipmem_core.review.overview import (
-    attack_rows,
+    encoder_means,
     group_table,
     load_score_map,
-    memorization_line,
+    member_terms,
 )
-from clipmem_core.review.queries import count_rows_of
 from clipmem_core.review.search import Hits
 from clipmem_core.review.selection import Selection
+from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.registry import BY_NAME
-from tests.fixtures import HOSTILE, Copy
+from tests.fixtures import HOSTILE, Copy, embed
 
 
 def test_groups_agree_with_pandas_and_carry_the_intervals_of_the_verdict(
@@ -40,17 +38,6 @@ def test_groups_agree_with_pandas_and_carry_the_intervals_of_the_verdict(
     np.testing.assert_allclose(
         groups[["n", "mean", "sd"]].to_numpy(float), computed.to_numpy(float)
     )
-    assert count_rows_of(made["paper"].folder / "quarantine.parquet") == 120
-
-
-def test_attacks_are_shown_with_both_intervals_and_absent_ones_with_their_reason() -> None:
-    ends = {"members_low": 0.8, "members_high": 0.9, "pairs_low": None, "pairs_high": None}
-    auroc = {"attack": "bavaria", "measure": "auroc", "value": 0.85, "missing": ""} | ends
-    tpr = auroc | {"measure": "TPR@0.001", "value": None, "missing": "needs 1,000 pairs"}
-    shown, missing = attack_rows([auroc, tpr])
-    assert shown.to_numpy().tolist() == [["bavaria", "AUROC", 0.85, "0.800 to 0.900", ""]]
-    assert missing == ["TPR at .1 % FPR of bavaria: needs 1,000 pairs"]
-    assert attack_rows([])[0].empty
 
 
 @pytest.mark.parametrize("protocol", ["ensemble", "paper"])
@@ -96,40 +83,41 @@ def test_a_card_has_the_decision_of_its_pair_and_the_match_of_the_search(
     assert shown[1].decision.decision is None
 
 
-def test_an_audit_opens_as_frames_of_one_order_with_what_was_decided(
-    copy: Callable[..., Audit],
-) -> None:
-    audit = copy(name="mine")
-    pairs = audit.pairs
-    third = pairs.pair_id[2]
-    open_review(audit).decide([third], REMOVE, note="a blur")
-    opened = clipmem_core.open_audit("mine")
-    table = opened.table()
-    assert list(table.pair_id) == list(pairs.pair_id) == list(opened.scores.pair_id)
-    assert list(table.clipmem.dropna()) == list(opened.scores.clipmem.dropna())
-    assert (
-        list(table.pair_id[table.decision == REMOVE]) == [third] == list(opened.decisions.pair_id)
-    )
-    assert table.note[2] == "a blur"
-    assert Path(table.filepath[0]).is_file()
-    captions = opened.captions
-    assert list(captions.caption) == [
-        caption for captions in pairs.captions for caption in captions
-    ]
-    assert captions.number.eq(0).sum() == len(pairs)
+TERMS = ["positive", "negative_text", "negative_image", "alignment", "similarity"]
 
 
-def test_a_line_says_how_much_is_memorized_where_and_whether_it_matters() -> None:
-    shares = [{"size": 0.45, "share": 0.14}, {"size": 0.5, "share": 0.065}]
-    verdict = {"exceeding": shares, "membership_auroc": 0.6, "encoders": {"image": 1, "text": 0.1}}
-    quiet = memorization_line(verdict)
-    assert quiet.startswith("6.5 % of the pairs")
-    assert "image encoder" in quiet
-    assert "unlikely to matter" in quiet
-    revealing = memorization_line(
-        verdict | {"attacks": [{"value": 0.9}], "encoders": {"image": None, "text": None}}
-    )
-    assert "0.90" in revealing
-    assert "encoder" not in revealing
-    assert memorization_line(verdict | {"exceeding": shares[:1]}).startswith("0.0 %")
-    assert memorization_line({}) == ""
+@pytest.fixture(params=["ensemble", "paper"])
+def embedded(copy: Copy, request: pytest.FixtureRequest) -> Audit:
+    return copy(request.param)
+
+
+def test_the_terms_of_one_pair_agree_with_those_of_all_pairs(embedded: Audit) -> None:
+    audit = embedded
+    vectors = embed(audit)
+    external = (audit.membership["group"] == "external").to_numpy()
+    whole = {name: pair_terms(*both, external) for name, both in vectors.items()}
+    for row in [0, 3, 50, *np.flatnonzero(external)[:3]]:
+        result = member_terms(audit, int(row))
+        assert result["member"].tolist() == list(vectors)
+        expected = pd.DataFrame(
+            [{term: whole[name][term][row] for term in TERMS} for name in vectors]
+        )
+        np.testing.assert_allclose(result[TERMS], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("protocol", ["ensemble", "paper"])
+@pytest.mark.parametrize("by", ["group", "label", "injected"])
+def test_encoder_means_are_those_of_pandas(made: dict[str, Audit], protocol: str, by: str) -> None:
+    audit = made[protocol]
+    groups = GROUPS if by == "group" else ["candidate", "scored"]
+    table = audit.scores.assign(name=(audit.scores if by == "group" else audit.pairs)[by])
+    table = table[table["group"].isin(groups)]
+    if by == "injected":
+        table["name"] = table["name"].fillna("not injected")
+    result = encoder_means(audit, by=by, groups=groups).set_index(["encoder", "name"])
+    for encoder in ("image", "text"):
+        values = table.groupby("name")[f"clipmem_{encoder}"].agg(["count", "mean", "sem"])
+        means = result.loc[encoder].loc[values.index]
+        np.testing.assert_allclose(means[["n", "mean"]], values[["count", "mean"]])
+        np.testing.assert_allclose(means["high"] - means["mean"], 1.96 * values["sem"])
+        assert len(means) == len(result.loc[encoder])

@@ -10,33 +10,26 @@ from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipmem_core.audit.fault_tables import ensure_checks
 from clipmem_core.audit.store import (
-    CHECK_TABLE,
     PAIRS,
     Audit,
     Prepared,
     write_prepared,
     write_table,
 )
-from clipmem_core.dataset import checks
 from clipmem_core.io import InputError
 from clipmem_core.review import rows
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.rows import (
-    check_counts,
     count_pairs,
     failed_checks,
     find_rows,
-    frequent_values,
     near_duplicate_groups,
     pair_ids,
-    score_span,
 )
 from clipmem_core.review.search import Hits
 from clipmem_core.review.selection import (
@@ -152,15 +145,6 @@ def test_any_selection_agrees_with_a_slow_loop(
     assert pair_ids(audit, selection) == names[expected].tolist()
 
 
-def test_the_span_of_a_score_is_that_of_its_numbers(copy: Copy) -> None:
-    audit = with_scores(copy(), se=[np.inf, np.nan, -1, 2, *[0] * 96])
-    assert score_span(audit, "se") == (-1, 2)
-    assert every(audit, Selection(order="se")) == [3, *range(4, 100), 2]
-    assert every(audit, Selection(order="se", ranges=(Range("se", 1),))) == [3]
-    audit = with_pairs(audit, label=["b"] * 50 + ["a"] * 30 + ["c"] * 10 + [None] * 10)
-    assert frequent_values(audit, "label") == ["b", "a", "c"]
-
-
 @pytest.mark.parametrize("decision", ["remove", "decided", "undecided"])
 def test_a_decision_changes_the_selection_at_once(copy: Copy, decision: str) -> None:
     audit = copy()
@@ -224,9 +208,6 @@ def test_a_file_that_was_replaced_is_read_again(copy: Copy) -> None:
     assert count_pairs(audit, requested) == 0
     with_scores(audit, clipmem=range(100))
     assert find_rows(audit, Selection(), size=2) == [99, 98]
-    write_table(audit.folder / "pairs.parquet", audit.pairs.iloc[:-1])
-    with pytest.raises(InputError, match=r"pairs\.parquet and scores\.parquet list other pairs"):
-        count_pairs(audit, Selection())
     (audit.folder / "scores.parquet").unlink()
     with pytest.raises(InputError, match=r"scores\.parquet is missing"):
         find_rows(audit, Selection(), size=2)
@@ -246,20 +227,6 @@ def checked(copy: Copy) -> Audit:
     clusters[20] = 19
     write_prepared(made.folder, Prepared(rows, clusters, clusters))
     return made
-
-
-def test_counts_of_checks(checked: Audit) -> None:
-    counts = check_counts(checked)
-    table = pq.read_table(ensure_checks(checked)).to_pandas()
-    assert list(counts) == list(checks.CHECKS)
-    assert counts == {name: int(table[name].sum()) for name in counts}
-    assert counts["file_name"] == 1
-    assert counts["near_duplicate"] == 6
-    (checked.folder / ".prepared.npz").unlink()
-    (checked.folder / CHECK_TABLE).unlink()
-    unknown = check_counts(checked)
-    missing = {"dark", "blurred", "uniform", "near_duplicate"}
-    assert {name for name, count in unknown.items() if count is None} == missing
 
 
 def test_checks_as_conditions_and_groups_of_near_duplicates(
@@ -285,9 +252,3 @@ def test_an_address_reopens_the_same_selection(
 ) -> None:
     selection = replace(selection, **search)
     assert from_parameters(to_parameters(selection)) == (selection, [])
-
-
-def test_a_search_is_ordered_by_match_unless_the_address_says_otherwise() -> None:
-    assert from_parameters({"meaning": "a cat"})[0].order == "match"
-    assert from_parameters({"like": "a.png", "order": "misfit"})[0].order == "misfit"
-    assert box("clipmem", "misfit", (2, 1), (0, -1)).corners == ((1, -1), (2, -1), (2, 0), (1, 0))

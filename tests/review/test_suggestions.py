@@ -6,9 +6,9 @@ import pytest
 from sklearn.metrics.pairwise import cosine_similarity
 
 from clipmem_core.audit.store import Audit, write_table
-from clipmem_core.review import suggestions
-from clipmem_core.review.score_breakdown import member_terms
-from clipmem_core.review.suggestions import suggested_captions
+from clipmem_core.review import search
+from clipmem_core.review.overview import member_terms
+from clipmem_core.review.search import suggested_captions
 from tests.fixtures import Copy, Embeddings, caption_rows, embed
 
 
@@ -20,8 +20,8 @@ def audit(copy: Copy, request: pytest.FixtureRequest) -> Audit:
 @pytest.fixture
 def open_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     """Suggestions are shown whatever they lead by, in audits of any size."""
-    monkeypatch.setattr(suggestions, "LEAD", -math.inf)
-    monkeypatch.setattr(suggestions, "LEAST", 0)
+    monkeypatch.setattr(search, "LEAD", -math.inf)
+    monkeypatch.setattr(search, "LEAST", 0)
 
 
 def slowly_scored(audit: Audit, vectors: Embeddings, row: int) -> tuple[list[str], np.ndarray]:
@@ -88,10 +88,10 @@ def test_only_a_clear_lead_is_suggested(copy: Copy, monkeypatch: pytest.MonkeyPa
     vectors = embed(audit)
     write_captions(audit, [[f"caption {row}"] for row in range(100)])
     assert suggested_captions(audit, 99).choices == ()
-    monkeypatch.setattr(suggestions, "LEAST", 100)
+    monkeypatch.setattr(search, "LEAST", 100)
     score = slowly_scored(audit, vectors, 99)[1].sum(axis=0)
     best = np.sort(np.delete(score, 99))[::-1]
     for shown in (1, 2):
         lead = (best[shown - 1] + best[shown]) / 2 - best[9]
-        monkeypatch.setattr(suggestions, "LEAD", lead)
+        monkeypatch.setattr(search, "LEAD", lead)
         assert len(suggested_captions(audit, 99).choices) == shown

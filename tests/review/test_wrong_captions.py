@@ -10,7 +10,6 @@ import pytest
 
 from clipmem_core.audit.scoring import wrong_captions
 from clipmem_core.audit.store import CAPTION_TABLE, SCORES, VERDICT, Audit, write_json, write_table
-from clipmem_core.audit.verdict import summary_lines
 from clipmem_core.columns import PAIR_COLUMNS
 from clipmem_core.ragged import Ragged
 from clipmem_core.review.cards import cards, explain_captions, first_captions, marked
@@ -123,30 +122,6 @@ def test_a_decision_that_is_changed_keeps_its_place(audit: Audit) -> None:
     review.decide(checked[4:5], "keep")
     found = review_progress(audit).certificate
     assert (len(found.checks), found.wrong) == (40, 1)
-
-
-def test_the_parts_of_the_count_add_up() -> None:
-    wrong = {
-        "missing": None,
-        "all": {"estimate": 1230.4, "low": 840.2, "high": 1900.1},
-        "of": 8091,
-        "parts": [236.4, 478.4, 515.6],
-        "counted": ["pairs", "captions", "words"],
-        "kinds": [{"kind": "other word", "seen": True}, {"kind": "number", "seen": False}],
-        "several": True,
-        "injected": 0,
-        "injected_vague": 0,
-    }
-    verdict = {"checks": [{"name": "", "good": True}], "wrong_captions": wrong}
-    count, unseen = summary_lines(verdict)
-    total, *numbers = [int(text.replace(",", "")) for text in re.findall(r"[\d,]*\d", count)]
-    assert (total, numbers[:3]) == (1230, [8091, 840, 1900])
-    assert sum(numbers[3:]) == total
-    assert ("numbers" in unseen, "words" in unseen) == (True, False)
-    none = wrong | {"all": {"estimate": 0.2, "low": 0.0, "high": 400.0}}
-    assert "400 of 8,091" in summary_lines({"wrong_captions": none})[0]
-    missing = {"wrong_captions": {"missing": "too few pairs"}}
-    assert summary_lines(missing) == ["Too few pairs.", ""]
 
 
 def test_unlikely_words_are_marked_in_escaped_text(copy: Copy) -> None:

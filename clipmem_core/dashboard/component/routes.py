@@ -43,13 +43,12 @@ from clipmem_core.review.cards import (
 )
 from clipmem_core.review.decisions import (
     UNDECIDED_CODE,
-    BrowserEvents,
     Codes,
     decided,
     open_review,
-    store_events,
 )
 from clipmem_core.review.incidents import find_swap
+from clipmem_core.review.key_presses import KeyPresses, store_key_presses
 from clipmem_core.review.queries import (
     cached,
     count_pairs_of,
@@ -57,9 +56,8 @@ from clipmem_core.review.queries import (
     find_row,
 )
 from clipmem_core.review.rows import changed_rows, count_pairs, find_rows
-from clipmem_core.review.search import try_in_thread
+from clipmem_core.review.search import QUALITY, suggested_captions, try_in_thread
 from clipmem_core.review.selection import RANDOM, RANDOM_CHECK, Selection, from_parameters
-from clipmem_core.review.suggestions import QUALITY, suggested_captions
 from clipmem_core.review.wrong_captions import NEXT, review_order, review_progress, wrong_lines
 from clipmem_core.scores.registry import words
 
@@ -342,9 +340,9 @@ async def _take_events(request: Request) -> Response:
 
 def _store(body: bytearray) -> Response:
     try:
-        batch = BrowserEvents.model_validate_json(body)
+        batch = KeyPresses.model_validate_json(body)
     except ValidationError as error:
         reason = in_one_line(error.errors()[0]["msg"])
         raise HTTPException(400, f"this is no batch of decisions: {reason}") from None
-    stored, refused = store_events(open_review(_audit(batch.audit)), batch)
+    stored, refused = store_key_presses(open_review(_audit(batch.audit)), batch)
     return _json({"stored": stored, "refused": refused})

@@ -11,21 +11,18 @@ import open_clip
 import pandas as pd
 import pytest
 import torch
-from sklearn.metrics import silhouette_score
 from sklearn.metrics.pairwise import cosine_similarity
 
 from clipmem_core import open_audit
 from clipmem_core.audit import maps
-from clipmem_core.audit.maps import lay_out, make_map, map_path, name_regions
+from clipmem_core.audit.maps import make_map, name_regions
 from clipmem_core.audit.store import CONFIG, Audit, write_json, write_manifest
-from clipmem_core.embeddings import write_vectors
 from clipmem_core.features.towers import minilm
 from clipmem_core.io import InputError
 from clipmem_core.review import search as search_module
 from clipmem_core.review.decisions import open_review
-from clipmem_core.review.maps import map_points
+from clipmem_core.review.overview import map_points
 from clipmem_core.review.search import embed_texts, search
-from clipmem_core.scores.alignment import unit
 from clipmem_core.training.model import build_model
 from clipmem_core.training.names import model_config
 from tests.fixtures import DIM, Copy, Embeddings, embed
@@ -201,24 +198,6 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return calls
 
 
-def test_a_map_separates_clusters_by_cosine_and_is_reproducible() -> None:
-    rng = np.random.default_rng(1)
-    cluster = rng.permutation(np.repeat(np.arange(3), 40))
-    vectors = np.eye(16)[cluster] + rng.normal(scale=0.1, size=(120, 16))
-    vectors = unit(vectors).astype(np.float32)
-    places = lay_out(vectors)
-    assert places.shape == (120, 2)
-    assert silhouette_score(places, cluster) > 0.8
-    np.testing.assert_array_equal(lay_out(vectors), places)
-
-
-@pytest.mark.parametrize("count", [2, 9, 40])
-def test_few_or_equal_pairs_have_places(count: int) -> None:
-    places = lay_out(np.ones((count, 8), np.float32))
-    assert places.shape == (count, 2)
-    assert np.isfinite(places).all()
-
-
 def test_regions_are_named_by_the_words_of_their_captions_alone() -> None:
     places = np.repeat([[0.0, 0.0], [9.0, 9.0]], 10, axis=0)
     texts = pd.Series(["a photo of dogs\na dog, <b>wet</b>"] * 10 + ["a photo of a river"] * 10)
@@ -242,31 +221,3 @@ def test_a_map_has_a_place_for_every_pair_and_is_drawn_once(
     decisions = map_points(audit, SIDE, "decision")["decision"]
     assert decisions[decisions.notna()].to_dict() == {7: "keep"}
     assert drawn == [(100, 4 * DIM)]
-
-
-def test_both_sides_have_a_map_and_other_names_are_refused(audit: Audit) -> None:
-    assert map_path(audit, "pictures") != map_path(audit, "captions")
-    for name in ("", "r0-f0.image", "../pictures"):
-        with pytest.raises(InputError, match="has no map"):
-            make_map(audit, name)
-    with pytest.raises(InputError, match="open the page Map"):
-        map_points(audit, SIDE, "clipmem")
-    (audit.member("r0-f0") / "image.faiss").unlink()
-    with pytest.raises(InputError, match=r"r0-f0/image\.faiss is missing"):
-        make_map(audit, SIDE)
-
-
-def test_other_embeddings_are_another_map_and_a_large_audit_is_sampled(
-    audit: Audit, drawn: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = make_map(audit, SIDE)
-    vectors = np.random.default_rng(0).normal(size=(100, 12)).astype(np.float32)
-    write_vectors(audit.member("r0-f0") / "image.faiss", [vectors])
-    write_manifest(audit.folder)
-    assert not map_path(audit, SIDE).is_file()
-    monkeypatch.setattr(maps, "LIMIT", 40)
-    assert make_map(audit, SIDE) != before
-    assert [rows for rows, _ in drawn] == [100, 40]
-    rows = map_points(audit, SIDE, "clipmem")["row"]
-    assert rows.is_monotonic_increasing
-    assert rows.is_unique
