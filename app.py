@@ -6,6 +6,7 @@ import streamlit as st
 
 from clipmem_core.dashboard.component.routes import middleware, routes
 from clipmem_core.dashboard.page import PAGES
+from clipmem_core.review.encoding import use_process
 
 
 def open_first() -> None:
@@ -21,4 +22,5 @@ if __name__ == "__main__":  # a session runs it
 else:  # the server imports it
     # Streamlit collects garbage after each script: .07 s if it looks at the libraries, too
     gc.freeze()
+    use_process()
     app = st.App(__file__, routes=routes(), middleware=middleware())

@@ -4,7 +4,7 @@ on."""
 from clipmem_core.dashboard import browse as b
 from clipmem_core.dashboard.component.pairs import follow_destination
 from clipmem_core.dashboard.page import open_page
-from clipmem_core.review.search import prepare_search
+from clipmem_core.review.encoding import features_of_text, prepare
 
 follow_destination()  # before anything is drawn
 with open_page("Browse") as audit:
@@ -12,4 +12,4 @@ with open_page("Browse") as audit:
     b.draw_filters(audit, selection)
     b.draw_conditions(selection)
     b.draw_gallery(audit, selection)
-    prepare_search(audit)
+    prepare(features_of_text, audit.record.config, "picture")

@@ -38,6 +38,7 @@ _FIND_PAIRS = f"""
     WHERE at_hand IS NULL OR at_hand = sha256
     QUALIFY row_number() OVER (PARTITION BY number ORDER BY key, {ROW}) = 1
 """
+REPLACES = "replaces"  # optional column: the caption of the pair in whose place this one is put
 PICTURE = "_picture"  # column: the picture in `Candidates.data_set`; None if it is not at hand
 
 

@@ -25,6 +25,8 @@ import pandas as pd
 from scipy.special import expit
 
 from clipmem_core.audit.console import RichScreen, make_table
+from clipmem_core.audit.fault_tables import cause_of
+from clipmem_core.audit.preflight import faults_without_model
 from clipmem_core.audit.prepare import DataSet
 from clipmem_core.audit.scoring import captions_of_sentences
 from clipmem_core.audit.settings import audit_name
@@ -66,12 +68,13 @@ from clipmem_core.features.cache import ReportCount
 from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.io import InputError, read_json
 from clipmem_core.ragged import Ragged
-from clipmem_core.review import search
-from clipmem_core.review.candidates import PICTURE, Candidates, read_candidates
+from clipmem_core.review import encoding, search
+from clipmem_core.review.candidates import PICTURE, REPLACES, Candidates, read_candidates
 from clipmem_core.review.queries import ROW, cached, fetch_numbered, fetch_pairs, stamp
 from clipmem_core.scores import detectors
 from clipmem_core.scores.alignment import unit
 from clipmem_core.scores.detectors import nan_mean
+from clipmem_core.scores.displaced import Fits, find_runs
 from clipmem_core.scores.evidence import (
     HALF,
     agreement,
@@ -88,7 +91,6 @@ from clipmem_core.training.word_model import Predictions, predict
 OWN = "own"  # column: the pair has this caption already
 NEW = "new"  # column: the audit has never seen the pair
 BEST = "best"  # column: of the pair's captions the least likely to be wrong
-REPLACES = "replaces"  # optional column: the caption of the pair in whose place this one is put
 _PARTS = {P_PAIR: "all captions", P_CAPTION: "caption", P_WORD: "word"}
 _COLUMNS = (SIMILARITY_OUT, MARGIN_OUT, AGREEMENT, *_PARTS, P_WRONG)
 _AT = "_at"  # number of a candidate
@@ -98,6 +100,9 @@ _NUMBER = "_number"  # of a caption in its pair
 _BLOCK = 2_048  # captions whose evidence is in memory at a time
 _SHOWN = 10  # candidates of the printed table
 _CUT = 60  # characters of a printed caption
+# New pairs among which displaced captions are searched
+_FEWEST_ORDERED = 100
+_MOST_ORDERED = 20_000
 # The halves of the pairs that each word model predicts; 2: new pairs
 _HALVES = {"0": (-1, 1, 2), "1": (0, 2)}
 
@@ -217,7 +222,7 @@ def _pairs(audit: Audit, firsts: pd.DataFrame, data_set: DataSet | None) -> pd.D
     pairs = pd.DataFrame(listed, columns=columns).assign(**{ROW: rows})
     config = audit.record.config
     if data_set is not None and (pairs[ROW] < 0).any():  # in their folder, which blocks do not know
-        tower = search.towers_here(config).image
+        tower = encoding.towers_here(config).image
         FeatureExtractor(tower, data_set.raw.root).images(pairs[pairs[ROW] < 0])
     return pairs
 
@@ -318,7 +323,7 @@ def _evidence(
     words = np.full(units.n_items, np.nan)
     pictures: Any = None
     if "words" in fitted["curves"] or (rows < 0).any():
-        tower = search.towers_here(audit.record.config).image
+        tower = encoding.towers_here(audit.record.config).image
         pictures = FeatureExtractor(tower, audit.record.pictures).images(pairs)
     if "words" in fitted["curves"]:
         words = _word_ratios(audit, texts, rows, siblings, pictures)
@@ -345,12 +350,12 @@ def _out_of(
             image, text = read_embeddings(audit.member(name))
             captions = [texts[at] for at in units.tolist()]
             listed = [*chain.from_iterable(captions)]
-            vectors = search.embed_texts(audit, listed, member=name)
+            vectors = encoding.embed_texts(audit, listed, name)
             shown = unit(image[np.maximum(rows[units], 0)])
             is_new = rows[units] < 0
             if is_new.any():
                 features = pictures[units[is_new]]
-                shown[is_new] = search.embed_pictures(audit, features, member=name)
+                shown[is_new] = encoding.embed_pictures(audit, features, name)
             external = unit(image[beside]), unit(text[beside])
             itself = rows[units, None] == beside
             values[np.isin(owner, units)] = _beside_external(
@@ -401,7 +406,7 @@ def _agreement(
     3]."""
     stored, captions = search.features_of_captions(audit)
     units = Ragged.of_lists(texts)
-    features = search.text_features_of(audit.record.config, [*chain.from_iterable(texts)])
+    features = encoding.text_features_of(audit.record.config, [*chain.from_iterable(texts)])
     compared = []
     for own, row, others in zip(np.split(features, units.start[1:-1]), rows, siblings, strict=True):
         numbers = np.array([number for number, _ in others], int)
@@ -486,6 +491,32 @@ def _word_model(audit: Audit, name: str) -> tuple[Any, Words, list[np.ndarray]]:
     return *load_model(model), list(map(np.array, read_json(ratios)))
 
 
+def new_incidents(audit: Audit, candidates: Candidates) -> list[str]:
+    """Return the probable causes of faults among new pairs, in the order of their source: repeated
+    captions and pictures, text that is no caption, and captions of other pairs in order."""
+    data_set = candidates.data_set
+    table = candidates.table
+    if data_set is None:
+        return []
+    shown = table[PICTURE][(table[ROW] < 0) & table[REASON].isna()]
+    chosen = data_set.pairs[IMAGE].isin(shown).to_numpy()
+    pairs = data_set.pairs[chosen].reset_index(drop=True)
+    if not len(pairs):
+        return []
+    causes = [fault.cause for fault in faults_without_model(pairs, data_set.clusters[chosen])]
+    if not _FEWEST_ORDERED <= len(pairs) <= _MOST_ORDERED:
+        return causes
+    features = FeatureExtractor(encoding.towers_here(audit.record.config).image).images(pairs)[:]
+    texts = [text for captions in pairs[CAPTIONS] for text in captions]
+    captions = Ragged.of_lists(pairs[CAPTIONS])
+    names = audit.record.members
+    image = [encoding.embed_pictures(audit, features, name) for name in names]
+    text = [captions.mean(encoding.embed_texts(audit, texts, name)) for name in names]
+    never = np.zeros((len(names), len(pairs)), bool)
+    fits = Fits.of(image, text, never, seed=audit.record.config.seed)
+    return [*(cause_of(run, pairs[CAPTIONS].tolist()) for run in find_runs(fits)), *causes]
+
+
 def judge_source(
     audit: Audit,
     source: str,
@@ -522,6 +553,8 @@ def judge_source(
     screen.progress.console.print(
         make_table(title, shown.to_dict("records"), shown.columns.tolist())
     )
+    for cause in new_incidents(audit, candidates):
+        screen.say(cause)
     for reason, count in table[REASON].value_counts().items():
         screen.say(f"{count:,} not judged: {reason}")
     screen.say(

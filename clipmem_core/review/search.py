@@ -1,22 +1,15 @@
 """Search by meaning: the pairs closest to a text, or to another pair, by their captions or by their
 pictures; and captions of other pairs that are suggested for a picture."""
 
-import contextlib
-import dataclasses
-import gc
 import math
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from clipmem_core.audit.prepare import caption_features, sides_of
-from clipmem_core.audit.settings import resolve_device, towers_of
 from clipmem_core.audit.store import (
     CAPTION_TABLE,
     CONFIG,
@@ -31,12 +24,11 @@ from clipmem_core.audit.store import (
     read_embeddings,
 )
 from clipmem_core.columns import GROUP
-from clipmem_core.config import AuditConfig
 from clipmem_core.dataset.languages import NAMES, is_read, languages_read
 from clipmem_core.embeddings import Vectors
 from clipmem_core.io import InputError
-from clipmem_core.mitigations import Vocabulary
 from clipmem_core.ragged import Ragged
+from clipmem_core.review.encoding import embed_texts, features_of_text, run
 from clipmem_core.review.queries import (
     ROW,
     cached,
@@ -48,7 +40,6 @@ from clipmem_core.review.queries import (
 from clipmem_core.review.selection import CAPTION, PICTURE
 from clipmem_core.scores.alignment import unit
 from clipmem_core.scores.membership import Membership, MemberSides
-from clipmem_core.training.names import CHECKPOINT
 
 LIMIT = 1000  # pairs in the result of a search
 ALL_UP_TO = 100_000  # pairs; in a larger audit the embeddings of the first member are searched
@@ -56,7 +47,6 @@ ENCODERS = 4  # members whose trained text encoders are searched
 MATCHED = 48  # closest pairs whose matching caption is looked for if members embed captions
 MOST = 10 * LIMIT  # captions, of which the pairs of a result are the best
 SIDES = {PICTURE: IMAGE_EMBEDDINGS, CAPTION: TEXT_EMBEDDINGS}  # file of a member
-_TYPED = 2  # texts at most, which a page asks about
 _SHORTLIST = 2000  # pairs that all members score in an audit of more than ALL_UP_TO pairs
 LEAD = 0.55  # required lead over the tenth best pair
 _BEHIND = 10
@@ -66,8 +56,6 @@ QUALITY = (
     "textbook figures."
 )
 _CONSIDERED = 200  # pairs whose captions are read
-_ENCODING = threading.RLock()  # building a model changes global state of torch and open_clip
-_ON_CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}  # of heads and encoders
 
 
 class Hits(NamedTuple):
@@ -117,29 +105,14 @@ def search(
     return Hits(*(values[:k] for values in found))
 
 
-@lru_cache(8)
-def prepare_search(audit: Audit) -> None:
-    """Load in a thread what a search needs."""
-    try_in_thread(lambda: search(audit, "picture"))
-
-
-def try_in_thread(first: Callable[[], object]) -> None:
-    """Call a function in a thread, so that the next call need not wait seconds for torch and the
-    towers."""
-
-    def call() -> None:
-        with contextlib.suppress(Exception):  # the next call will say it
-            first()
-
-    threading.Thread(target=call, daemon=True).start()
-
-
 @cached(64, CONFIG, PAIRS)
 def _by_features(audit: Audit, text: str, row: int | None) -> Hits:
     """Search the features of captions."""
     features, of_pairs = features_of_captions(audit)
     start = of_pairs.start
-    queries = [unit(_features_of_text(audit.record.config, text))[0]] if text else []
+    queries = []
+    if text:
+        queries.append(unit(run(features_of_text, audit.record.config, text))[0])
     if row is not None:
         queries.append(unit(features[start[row] : start[row + 1]].astype(np.float32)).mean(axis=0))
     query = np.mean(queries, axis=0)
@@ -174,7 +147,7 @@ def _by_embeddings(
     by_member = []
     for member in members:
         vectors = open_embeddings(audit.member(member) / file)
-        queries = [embed_texts(audit, [text], member=member)[0]] if text else []
+        queries = [run(embed_texts, audit, [text], member)[0]] if text else []
         if row is not None:
             queries.append(unit(vectors[[row]])[0])
         by_member.append(vectors.cosines(np.mean(queries, axis=0)))
@@ -191,7 +164,7 @@ def _matching_captions(audit: Audit, text: str, rows: np.ndarray, member: str) -
     encoder."""
     listed = fetch_numbered(audit.folder / PAIRS, ["captions"], rows.tolist())
     captions = [listed[row][0] for row in rows.tolist()]
-    vectors = embed_texts(audit, [text, *chain.from_iterable(captions)], member=member)
+    vectors = run(embed_texts, audit, [text, *chain.from_iterable(captions)], member)
     ends = np.cumsum([len(texts) for texts in captions])[:-1]
     return [int(part.argmax()) for part in np.split(vectors[1:] @ vectors[0], ends)]
 
@@ -200,100 +173,6 @@ def _closest(cosines: np.ndarray, itself: int | None) -> np.ndarray:
     """Return the rows of the highest cosines, without a pair itself."""
     rows = top_k(cosines, LIMIT + 1)
     return rows[rows != itself][:LIMIT]
-
-
-def embed_texts(audit: Audit, texts: Sequence[str], *, member: str) -> np.ndarray:
-    """Embed texts with a member's text encoder, in full precision: unit vectors float32 [n,
-    dim]."""
-    config = audit.record.config
-    checkpoint_path(audit, member)  # a missing file is named before the slow imports
-    import torch
-
-    from clipmem_core.training.model import text_embeddings, tokenize
-
-    with _ENCODING:
-        # few texts are too little work to share: threads that wait for a busy core take .5 s
-        torch.set_num_threads(1)
-        model, vocabulary = _open_member(audit, member)
-        if config.lock_text:
-            inputs = text_features_of(config, texts)
-        else:
-            inputs = tokenize(config.model, texts)
-            inputs = vocabulary.read(inputs) if vocabulary else inputs
-        _freeze_libraries()
-        return unit(text_embeddings(model, inputs, precision="fp32", device="cpu"))
-
-
-def embed_pictures(audit: Audit, features: np.ndarray, *, member: str) -> np.ndarray:
-    """Embed features of pictures with a member's head, in full precision: unit vectors float32 [n,
-    dim]."""
-    import torch
-
-    from clipmem_core.training.model import encode_image
-
-    with _ENCODING, torch.inference_mode():
-        torch.set_num_threads(1)
-        model, _ = _open_member(audit, member)
-        return encode_image(model, torch.from_numpy(features).float()).numpy()
-
-
-@lru_cache(1)
-def _freeze_libraries() -> None:
-    """Exclude all that is loaded from garbage collection: Streamlit collects after each script, .3
-    s with torch."""
-    gc.collect()
-    gc.freeze()
-
-
-def checkpoint_path(audit: Audit, member: str) -> Path:
-    """Return the file with a member's weights."""
-    path = audit.member(member) / CHECKPOINT
-    if not path.is_file():
-        raise InputError(
-            f"checkpoint {path} of member {member} is missing: run the audit again, or search "
-            "with another member"
-        )
-    return path
-
-
-@cached(16, paths=lambda audit, member: [audit.folder / CONFIG, checkpoint_path(audit, member)])
-def _open_member(audit: Audit, member: str) -> tuple[Any, Vocabulary | None]:
-    """Return a member's model without a trained image encoder, and its vocabulary."""
-    from clipmem_core.audit.member import build_member, vocabulary_of_member
-    from clipmem_core.training.model import load_weights
-
-    config = dataclasses.replace(audit.record.config, **_ON_CPU)
-    model: Any = build_member(config, towers_of(config), seed=0)
-    load_weights(model, checkpoint_path(audit, member))
-    if not config.lock_image:
-        model.visual = None
-    return model, vocabulary_of_member(audit, member)
-
-
-def text_features_of(config: AuditConfig, texts: Sequence[str]) -> np.ndarray:
-    """Return the locked text tower's features of texts, float32 [n, width]; those of more than a
-    few, which were typed, are cached on disk."""
-    if len(texts) <= _TYPED:
-        return np.concatenate([_features_of_text(config, text) for text in texts])
-    from clipmem_core.features.embed import FeatureExtractor  # torch
-
-    return FeatureExtractor(towers_here(config).text).captions(texts)[:].astype(np.float32)
-
-
-@lru_cache(1024)
-def _features_of_text(config: AuditConfig, text: str) -> np.ndarray:
-    with _ENCODING:
-        features = towers_here(config).text.opened.embed([text])
-        _freeze_libraries()
-    return features
-
-
-def towers_here(config: AuditConfig) -> Any:
-    """Return the locked towers as the audit opened them, whose features are cached; on the
-    processor if this machine has no GPU. They stay loaded once they are open."""
-    if resolve_device("auto") == "cpu":
-        config = dataclasses.replace(config, device="cpu")
-    return towers_of(config)
 
 
 @cached(2, MEMBERSHIP)

@@ -198,6 +198,11 @@ def test_pairs_that_the_audit_has_never_seen_are_judged(
     assert main(["judge", "five", "other.jsonl", "--fail-above", "0.01"]) == 1
     again = pd.read_json("other-judged.jsonl", lines=True)
     np.testing.assert_allclose(again["agreement"], found["agreement"], atol=1e-4)
+    # A fault of the pipeline that made the new pairs is named
+    capsys.readouterr()
+    new_pairs.assign(caption="image not available").to_csv("fault.csv")
+    assert main(["judge", "five", "fault.csv"]) == 0
+    assert "pictures have the caption “image not available”" in capsys.readouterr().out
 
 
 def test_a_new_pair_has_the_evidence_that_a_loop_over_the_members_finds(

@@ -21,8 +21,9 @@ from clipmem_core.features.towers import minilm
 from clipmem_core.io import InputError
 from clipmem_core.review import search as search_module
 from clipmem_core.review.decisions import open_review
+from clipmem_core.review.encoding import embed_texts
 from clipmem_core.review.overview import map_points
-from clipmem_core.review.search import embed_texts, search
+from clipmem_core.review.search import search
 from clipmem_core.training.model import build_model
 from clipmem_core.training.names import model_config
 from tests.fixtures import DIM, Copy, Embeddings, embed
@@ -54,7 +55,7 @@ def meaning_of(text: str) -> np.ndarray:
 def encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace the members' encoders."""
     embed = Mock(
-        side_effect=lambda audit, texts, *, member: np.stack([meaning_of(text) for text in texts])
+        side_effect=lambda audit, texts, member: np.stack([meaning_of(text) for text in texts])
     )
     monkeypatch.setattr(search_module, "embed_texts", embed)
 
@@ -121,7 +122,7 @@ def test_a_text_is_embedded_as_open_clip_embeds_it_with_each_checkpoint(written:
     for member in ("f-0", "g-0"):
         path = written.member(member) / "checkpoint.pt"
         expected = [plain(path, text) for text in texts]
-        np.testing.assert_allclose(embed_texts(written, texts, member=member), expected, atol=1e-5)
+        np.testing.assert_allclose(embed_texts(written, texts, member), expected, atol=1e-5)
 
 
 def test_a_text_is_embedded_with_the_vocabulary_of_the_member(written: Audit) -> None:
@@ -131,7 +132,7 @@ def test_a_text_is_embedded_with_the_vocabulary_of_the_member(written: Audit) ->
     config = written.record.values
     config["config"]["text_min_df"] = int(counts.iloc[0])
     write_json(written.folder / CONFIG, config)
-    read = embed_texts(written, [f"nonsuch {counts.index[0]} unheard"], member="g-0")[0]
+    read = embed_texts(written, [f"nonsuch {counts.index[0]} unheard"], "g-0")[0]
     expected = plain(written.member("g-0") / "checkpoint.pt", counts.index[0])
     np.testing.assert_allclose(read, expected, atol=1e-5)
 

@@ -28,11 +28,13 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
+from clipmem_core.api import AuditFrames
 from clipmem_core.audit.store import MEMBERSHIP, PAIRS, Audit, audits_folder, is_name
 from clipmem_core.columns import CAPTION, CAPTIONS, IMAGE, P_WRONG, PAIR_ID, REVIEW_PLACE
 from clipmem_core.dashboard.cards import FULL_SIDE, LARGE_SIDE, SIDE, thumbnail
 from clipmem_core.dashboard.plain import format_score, in_one_line
 from clipmem_core.io import InputError
+from clipmem_core.review.candidates import REPLACES
 from clipmem_core.review.cards import (
     LIKELY,
     cards,
@@ -47,6 +49,7 @@ from clipmem_core.review.decisions import (
     decided,
     open_review,
 )
+from clipmem_core.review.encoding import prepare, run
 from clipmem_core.review.incidents import find_swap
 from clipmem_core.review.key_presses import KeyPresses, store_key_presses
 from clipmem_core.review.queries import (
@@ -56,7 +59,7 @@ from clipmem_core.review.queries import (
     find_row,
 )
 from clipmem_core.review.rows import changed_rows, count_pairs, find_rows
-from clipmem_core.review.search import QUALITY, suggested_captions, try_in_thread
+from clipmem_core.review.search import QUALITY, suggested_captions
 from clipmem_core.review.selection import RANDOM, RANDOM_CHECK, Selection, from_parameters
 from clipmem_core.review.wrong_captions import NEXT, review_order, review_progress, wrong_lines
 from clipmem_core.scores.registry import words
@@ -295,34 +298,31 @@ def _judge(request: Request) -> Response:
     caption, before = map(in_one_line, texts)
     if not caption or row >= count_pairs_of(audit):
         return _json({"text": ""})
-    with _one_search:
-        try:
-            typed, now = _judged(audit, row, caption, before)
-        except InputError as error:
-            return _json({"text": in_one_line(error)})
+    try:
+        typed, now = _judged(audit, row, caption, before)
+    except InputError as error:
+        return _json({"text": in_one_line(error)})
     parts = [f"{percent(typed)} as typed"] if caption != before else []
     parts += [f"{percent(now)} now"] if before else []
     text = f"Probability that it is wrong, if half of all captions are: {', '.join(parts)}"
     return _json({"text": text, "wrong": percent(typed), "right": not typed > LIKELY})
 
 
-def _judged(audit: Audit, row: int, caption: str, before: str) -> tuple[float, float]:
+def _judged(audit: Audit, row: int, caption: str, before: str) -> list[float]:
     """Return the probabilities that a caption, and that the one that it replaces, are wrong."""
-    from clipmem_core.review.candidates import table_candidates
-    from clipmem_core.review.judge import REPLACES, judge_captions  # slow to import
-
     pair_id, captions = fetch_numbered(audit.folder / PAIRS, [PAIR_ID, CAPTIONS], [row])[row]
     before = next((text for text in captions if in_one_line(text) == before), before)
     typed = {PAIR_ID: pair_id, CAPTION: [caption, before or caption], REPLACES: before}
-    candidates = table_candidates(audit, pd.DataFrame(typed))
-    table = judge_captions(audit, candidates, all_captions=False)
-    return table[P_WRONG].iloc[0], table[P_WRONG].iloc[1]
+    table = run(AuditFrames.judge, AuditFrames(audit.folder), pd.DataFrame(typed))
+    return table[P_WRONG].iloc[-2:].tolist()
 
 
 @functools.lru_cache(8)
 def prepare_judge(audit: Audit) -> None:
-    """Load in a thread what the first judgement needs."""
-    try_in_thread(lambda: _judged(audit, 0, "picture", ""))
+    """Load what a judgement needs."""
+    pair_id = fetch_numbered(audit.folder / PAIRS, [PAIR_ID], [0])[0][0]
+    typed = pd.DataFrame({PAIR_ID: [pair_id], CAPTION: "picture"})
+    prepare(AuditFrames.judge, AuditFrames(audit.folder), typed)
 
 
 async def _take_events(request: Request) -> Response:
