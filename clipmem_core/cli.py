@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args, g
 
 from clipmem_core import __version__, open_audit
 from clipmem_core.config import (
-    ARM_FIELDS,
     DEFAULT_PRESET,
     FIELDS,
+    SETTING_FIELDS,
     AuditConfig,
     SourceOptions,
     as_dict,
@@ -116,7 +116,7 @@ def _formats() -> str:
 
 
 def _studies() -> str:
-    from clipmem_core.lab.arm import STUDIES  # takes a second
+    from clipmem_core.lab.setting import STUDIES  # takes a second
 
     return " | ".join(STUDIES)
 
@@ -126,33 +126,34 @@ def _study(
     source: Source,
     name: Annotated[str, "the study's folder"],
     splits: Annotated[
-        int, "of the pairs; each has an audit of its own, whose members train again with every arm"
+        int,
+        "of the pairs; each has an audit of its own, whose members train again with every setting",
     ] = 5,
-    also: Annotated[Texts, 'one more arm, such as "text_mask=0.3 decisions"'] = (),
+    also: Annotated[Texts, 'one more setting, such as "text_mask=0.3 decisions"'] = (),
     out: TableFile = "",
     engine: Engine = "local",
     config: AuditConfig = AuditConfig(),  # noqa: B008 studies are about trained encoders, not locked ones
 ) -> None:
     """Compare settings over several splits of the pairs: memorization, utility and price."""
-    from clipmem_core.lab.arm import parse_arm
     from clipmem_core.lab.results import show_differences, write_study_results
     from clipmem_core.lab.retraining import run_study
+    from clipmem_core.lab.setting import parse_setting
 
     path = _file_to_write(out) if out else None
     executor = _executor(engine, config)
-    arms = [parse_arm(text) for text in also]
+    settings = [parse_setting(text) for text in also]
     with _screen(config.batch_size) as screen:
         finished = run_study(
             study,
             source,
             config,
             name=name,
-            also=arms,
+            also=settings,
             splits=splits,
             executor=executor,
             screen=screen,
         )
-    show_differences(finished.rows, finished.request["arms"])
+    show_differences(finished.rows, finished.request["settings"])
     print(finished.folder)
     if path:
         write_study_results(finished, path, command=_typed_command())
@@ -172,29 +173,29 @@ def _mitigate(
     **overrides: Any,
 ) -> None:
     """Train an audit's members again with mitigations, and compare memorization and utility."""
-    from clipmem_core.lab import arm, mitigated
+    from clipmem_core.lab import mitigated, setting
     from clipmem_core.lab.results import show_differences
     from clipmem_core.review.decisions import decided_for
 
     audit = open_audit(name)
     if removal:
-        overrides[arm.REMOVAL] = arm.parse_removal(removal)
+        overrides[setting.REMOVAL] = setting.parse_removal(removal)
     if near_duplicates:
-        overrides[arm.NEAR_DUPLICATES] = True
+        overrides[setting.NEAR_DUPLICATES] = True
     if decisions:
-        overrides[arm.DECISIONS] = True
+        overrides[setting.DECISIONS] = True
     if members < 0 or members % 2:
         raise InputError(
             f"--members must be an even number, not {members}: members are compared two by two"
         )
-    decided = decided_for(audit) if decisions else arm.Decided()
-    begun = mitigated.begin(audit, arm.Arm(overrides, decided))
-    if begun.name == arm.BASELINE:
+    decided = decided_for(audit) if decisions else setting.Decided()
+    begun = mitigated.begin(audit, setting.Setting(overrides, decided))
+    if begun.name == setting.BASELINE:
         raise InputError("no mitigation is set: add one, such as --text-noise 0.15")
-    from clipmem_core.lab.retraining import run_arms  # torch
+    from clipmem_core.lab.retraining import run_settings  # torch
 
     with _screen() as screen:
-        run_arms(
+        run_settings(
             audit,
             [begun.name],
             screen,
@@ -202,7 +203,7 @@ def _mitigate(
             n_members=members,
         )
     show_differences(
-        mitigated.lab_table(audit, [begun.name, arm.BASELINE]), {begun.name: begun.title}
+        mitigated.lab_table(audit, [begun.name, setting.BASELINE]), {begun.name: begun.title}
     )
 
 
@@ -482,7 +483,7 @@ def parse_command(arguments: Sequence[str]) -> SimpleNamespace:
         raise InputError(f"command {name!r} is unknown: choose one of {', '.join(COMMANDS)}{hint}")
     changes: dict[str, Any] = {}  # defaults that differ from the preset's
     if name == "study":
-        from clipmem_core.lab.arm import DEFAULTS
+        from clipmem_core.lab.setting import DEFAULTS
 
         changes = DEFAULTS
     command = COMMANDS[name]
@@ -497,7 +498,7 @@ def parse_command(arguments: Sequence[str]) -> SimpleNamespace:
     for parameter in parameters:
         default = parameter.default
         if parameter.kind is parameter.VAR_KEYWORD:
-            for field in ARM_FIELDS:
+            for field in SETTING_FIELDS:
                 facts = FIELDS[field]
                 parser.add(field, type(facts.default), "", facts.help)
         elif isinstance(default, (AuditConfig, SourceOptions)):

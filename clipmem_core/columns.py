@@ -22,9 +22,9 @@ INCIDENT_COLUMNS = ["number", "kind", "pairs", "first", "last", "evidence", "rep
 INCIDENT_PAIR_COLUMNS = ["number", "row", "from_row", "probability"]
 
 GROUP = "group"
-GROUPS = ["candidate", "independent", "scored", "shared", "external"]
-CANDIDATE, INDEPENDENT, SCORED, SHARED, EXTERNAL = GROUPS
-_GROUP_WORDS = {SCORED: "trained on", EXTERNAL: "held out"}
+GROUPS = ["candidate", "independent", "scored", "shared", "held-out"]
+CANDIDATE, INDEPENDENT, SCORED, SHARED, HELD_OUT = GROUPS
+_GROUP_WORDS = {SCORED: "trained on", HELD_OUT: "held out"}
 SCORED_GROUPS = [CANDIDATE, INDEPENDENT, SCORED]
 TARGET_GROUPS = [CANDIDATE, SCORED]  # the pairs that an audit is about
 

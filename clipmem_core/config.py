@@ -89,13 +89,15 @@ class TrainingConfig:
     )
     folds: int = data_option(
         2,
-        "ensemble: parts a repeat is cut into; each member leaves one out",
+        "ensemble: parts a replicate is cut into; each member leaves one out",
         ge=2,
     )
     halves: bool = data_option(
-        False, "ensemble: half of a repeat's members leave a pair out, not one"
+        False, "ensemble: half of a replicate's members leave a pair out, not one"
     )
-    members: int = member_option(0, "ensemble: repeats × folds in all; 0 means two repeats", ge=0)
+    members: int = member_option(
+        0, "ensemble: replicates × folds in all; 0 means two replicates", ge=0
+    )
     rounds: str = member_option(
         "auto",
         "ensemble: with 2, members train a second time without the captions that are probably "
@@ -230,7 +232,7 @@ class AuditConfig(MitigationConfig, TrainingConfig):
     eval_captions: int = evaluation_option(0, "captions of a pair in evaluation; 0: all used", ge=0)
     retrieval_apart: bool = option(
         False,
-        "utility on half of the external pairs; the others centre alignments",
+        "utility on half of the held-out pairs; the others centre alignments",
         title="Separate pairs for utility",
     )
     cache_gb: float = option(
@@ -248,8 +250,8 @@ FIELDS: dict[str, Option] = {
     item.name: dataclasses.replace(item.metadata["facts"], name=item.name)
     for item in (*dataclasses.fields(AuditConfig), *dataclasses.fields(SourceOptions))
 }
-# The fields that an arm of a study may change, in the order of its text
-ARM_FIELDS = tuple(
+# The fields that a setting of a study may change, in the order of its text
+SETTING_FIELDS = tuple(
     name for part in get_args(Part) for name, facts in FIELDS.items() if facts.part == part
 )
 # Fields without an effect of their own, and the fields they have an effect on

@@ -18,9 +18,9 @@ from clipmem_core.columns import (
     CLIPMEM_IMAGE,
     CLIPMEM_TEXT,
     DECISION,
-    EXTERNAL,
     GROUP,
     GROUPS,
+    HELD_OUT,
     INDEPENDENT,
     INJECTED,
     LABEL,
@@ -47,7 +47,7 @@ GROUP_COLOURS = {
     INDEPENDENT: "#1479b8",
     SCORED: "#9a5bc4",
     SHARED: "#808080",
-    EXTERNAL: "#008f6b",
+    HELD_OUT: "#008f6b",
 }
 ENCODER_COLOURS = {"image": "#a87800", "text": "#c2487a"}
 OTHER = "#808080"
@@ -387,7 +387,7 @@ def _marker_size(points: int) -> int:
 
 
 def means_figure(means: pd.DataFrame, null: pd.DataFrame, *, title: str) -> go.Figure:
-    """Draw the mean of each encoder by name with its interval, and lines at the means of external
+    """Draw the mean of each encoder by name with its interval, and lines at the means of held-out
     pairs."""
     figure = go.Figure()
     counts = means.groupby("name", sort=False)["n"].max()

@@ -8,7 +8,7 @@ Q_VALUE = "q value"
 _SURPRISE = "surprise"
 P_WRONG = "p wrong"
 MEMBER = "member"
-EXTERNAL = "held-out pair"
+HELD_OUT = "held-out pair"
 AUROC = "membership AUROC"
 PROTOCOL = "protocol"
 SETTING = "setting"
@@ -47,7 +47,7 @@ MEANINGS = {
         "Low: the caption does not fit. Low with a high clipmem: it is wrong, and memorized "
         "nevertheless.",
     ),
-    EXTERNAL: (
+    HELD_OUT: (
         "A pair that no member trains on. These pairs show what scores look like without "
         "memorization.",
         "Compare clipmem with theirs. Their captions are reviewed like all others.",

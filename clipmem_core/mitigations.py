@@ -1,9 +1,9 @@
 """Mitigations of memorization: each is a class with its settings, its hooks and its state.
 
 A new one is a class here, and its name among the bases of `MitigationConfig`, through which the
-audit config inherits the settings; command line, Mitigations page, study arms and result columns
-follow from these. With its defaults a mitigation changes nothing. All draws are functions of seed,
-epoch and pair, so that a resumed run draws the same.
+audit config inherits the settings; command line, Mitigations page, study settings and result
+columns follow from these. With its defaults a mitigation changes nothing. All draws are functions
+of seed, epoch and pair, so that a resumed run draws the same.
 """
 
 import functools
@@ -126,7 +126,7 @@ def mitigations_of(config: Any, *, encoder: str = "") -> list[Mitigation]:
 class Adaptive(Mitigation):
     """Noise on text, masked words and a lower weight for pairs memorized early only.
 
-    Every few epochs the external pairs are embedded, one view and one caption each; the level is a
+    Every few epochs the held-out pairs are embedded, one view and one caption each; the level is a
     quantile of their alignments. A pair is memorized early if its alignment was above the level in
     its last training step. It acts first: the alignment is that of the encoders' own outputs.
     """
@@ -134,14 +134,14 @@ class Adaptive(Mitigation):
     adaptive_noise: float = option(
         0.0,
         "noise on the text of pairs memorized early only, those aligned better than most "
-        "external pairs",
+        "held-out pairs",
         ge=0,
         **control("ahead", "Noise on text", Slider(0.01, 0.5, 0.01, 0.15)),
     )
     adaptive_mask: float = option(
         0.0,
         "share of words dropped for pairs memorized early only, those aligned better than most "
-        "external pairs",
+        "held-out pairs",
         trained="text",
         ge=0,
         lt=1,
@@ -149,7 +149,7 @@ class Adaptive(Mitigation):
     )
     adaptive_rest: float = option(
         0.0,
-        "how much less pairs memorized early (aligned better than most external pairs) count in "
+        "how much less pairs memorized early (aligned better than most held-out pairs) count in "
         "the loss, up to 1",
         ge=0,
         le=1,
@@ -163,7 +163,7 @@ class Adaptive(Mitigation):
     )
     adaptive_quantile: float = option(
         0.5,
-        "a pair is memorized early if its alignment is above this quantile of the external pairs'",
+        "a pair is memorized early if its alignment is above this quantile of the held-out pairs'",
         gt=0,
         lt=1,
         modifies=ADAPTIVE,
@@ -172,7 +172,7 @@ class Adaptive(Mitigation):
     )
     adaptive_every: int = option(
         2,
-        "epochs between two measurements of the external pairs",
+        "epochs between two measurements of the held-out pairs",
         ge=1,
         modifies=ADAPTIVE,
         part="ahead",
@@ -189,9 +189,9 @@ class Adaptive(Mitigation):
 
     def before_epoch(self, trainer: Any, epoch: int) -> None:
         is_on = any(getattr(self, name) for name in ADAPTIVE)
-        n_external = len(trainer.data.external)
-        if is_on and epoch and epoch % self.adaptive_every == 0 and n_external > 1:
-            alignment, self.state["means"] = trainer.external_alignment(epoch)
+        n_held_out = len(trainer.data.held_out)
+        if is_on and epoch and epoch % self.adaptive_every == 0 and n_held_out > 1:
+            alignment, self.state["means"] = trainer.held_out_alignment(epoch)
             self.state["level"] = float(np.quantile(alignment, self.adaptive_quantile))
 
     def before_step(self, batch: Batch) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Affected = Literal["data", "members", "training", "evaluation", "machine"]
-# The parts of a study arm's text, in their order
+# The parts of a study setting's text, in their order
 Part = Literal[
     "captions", "noise", "words", "vocabulary", "pictures", "length", "logit scale", "ahead"
 ]
@@ -44,7 +44,7 @@ class Option:
     mitigates: bool = False
     off_at: str = ""
     modifies: tuple[str, ...] = ()  # the mitigations it has an effect on
-    part: Part | None = None  # of a study arm's text; None: arms cannot change it
+    part: Part | None = None  # of a study setting's text; None: settings cannot change it
     slider: Slider | None = None  # on the Mitigations page
     group: str = ""  # there
     toggle: str = ""  # its label there
@@ -64,8 +64,8 @@ class Option:
 
 
 def control(part: Part, toggle: str, slider: Slider | None = None) -> dict[str, Any]:
-    """Return the `Option` of a field that arms change: its part of their text, and its toggle and
-    slider."""
+    """Return the `Option` of a field that settings change: its part of their text, and its toggle
+    and slider."""
     return {"part": part, "toggle": toggle, "slider": slider}
 
 

@@ -6,7 +6,9 @@ from clipmem_core.dashboard.page import choose_listed, open_page
 from clipmem_core.lab.results import list_studies
 
 with open_page("Mitigations") as audit:
-    studies = [study.name for study in list_studies() if (study.folder / "arms.parquet").is_file()]
+    studies = [
+        study.name for study in list_studies() if (study.folder / "settings.parquet").is_file()
+    ]
     shown = ""
     if studies:
         titles = {"": f"this audit: {audit.name}"} | {name: f"study: {name}" for name in studies}

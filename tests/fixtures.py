@@ -48,15 +48,15 @@ HOSTILE = [
 SHAPES = ["circle", "square", "triangle"]
 COLOURS = ["crimson", "teal", "goldenrod", "slateblue", "olivedrab"]
 GROUP_SIZES = {
-    "ensemble": {"scored": 80, "external": 20},
-    "paper": {"candidate": 20, "independent": 20, "shared": 40, "external": 20},
+    "ensemble": {"scored": 80, "held-out": 20},
+    "paper": {"candidate": 20, "independent": 20, "shared": 40, "held-out": 20},
 }
 MEMBERS = {
     "ensemble": ("r0-f0", "r0-f1", "r1-f0", "r1-f1"),
     "paper": ("f-0", "g-0", "f-1", "g-1", "f-2", "g-2"),
 }
 QUARANTINED = 120
-CENTRES = {"candidate": 0.3, "scored": 0.3, "independent": -0.3, "shared": -0.02, "external": -0.01}
+CENTRES = {"candidate": 0.3, "scored": 0.3, "independent": -0.3, "shared": -0.02, "held-out": -0.01}
 
 
 def make_audit(
@@ -232,7 +232,7 @@ def made_record(name: str, root: Path, protocol: str, groups: np.ndarray) -> Rec
         seeds=member_seeds(config, members),
         threads=1,
         pairs=len(groups),
-        external_pairs=int((groups == "external").sum()),
+        held_out_pairs=int((groups == "held-out").sum()),
         near_duplicates=0,
         quarantined=QUARANTINED,
         dataset_fingerprint="fedcba9876543210",
@@ -244,11 +244,11 @@ def made_record(name: str, root: Path, protocol: str, groups: np.ndarray) -> Rec
 
 
 def made_membership(groups: np.ndarray, protocol: str, rng: np.random.Generator) -> Membership:
-    """Draw the training pairs: one member of each repeat leaves a scored pair out; f and g as in
+    """Draw the training pairs: one member of each replicate leaves a scored pair out; f and g as in
     the paper."""
     if protocol == "ensemble":
         folds = rng.integers(0, 2, (2, len(groups)))
-        out = [folds[repeat] == fold for repeat in (0, 1) for fold in (0, 1)]
+        out = [folds[replicate] == fold for replicate in (0, 1) for fold in (0, 1)]
         trained = (groups == "scored") & ~np.stack(out)
     else:
         f = np.isin(groups, ["shared", "candidate"])
@@ -299,12 +299,12 @@ def made_verdict(
         ],
         "attacks": [],
         "encoders": {"image": 0.29, "text": 0.014, "fit": 0.88},
-        "external_pairs": int((scores["group"] == "external").sum()),
-        "external_sd": float(scores["clipmem"][scores["group"] == "external"].std()),
+        "held_out_pairs": int((scores["group"] == "held-out").sum()),
+        "held_out_sd": float(scores["clipmem"][scores["group"] == "held-out"].std()),
     }
     rows = [
-        ("generalises", True, "External R@5 is 0.40, chance is 0.05.", ""),
-        (NULL_CHECK[0], False, "External clipmem is −0.11.", "more repeats, *or* $5"),
+        ("generalises", True, "Held-out R@5 is 0.40, chance is 0.05.", ""),
+        (NULL_CHECK[0], False, "Held-out clipmem is −0.11.", "more repeats, *or* $5"),
         ("ranking", None, "One repeat says nothing of stability.", "2 repeats"),
     ]
     checks = [dict(zip(("name", "good", "sentence", "advice"), row, strict=True)) for row in rows]

@@ -18,7 +18,7 @@ from tests.fixtures import COLOURS, HOSTILE, SHAPES, made_record, made_scores, w
 PICTURES = 2000  # distinct ones; pairs share them
 SIDE = 224  # pixels
 LABELS = 200
-EXTERNAL = 0.05  # share of the pairs
+HELD_OUT = 0.05  # share of the pairs
 INJECTED = {c.MISCAPTION: 0.02, c.VAGUE: 0.01, c.DUPLICATE: 0.005, c.ATYPICAL: 0.002}
 CAPTIONS = [0.55, 0.15, 0.1, 0.1, 0.1]  # share of the pairs with 1, 2, … captions
 SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
@@ -31,7 +31,7 @@ def make_large_audit(
     pictures beside it."""
     rng = np.random.default_rng(seed)
     root = data / "sets" / name
-    groups = np.where(rng.random(pairs) < EXTERNAL, c.EXTERNAL, c.SCORED)
+    groups = np.where(rng.random(pairs) < HELD_OUT, c.HELD_OUT, c.SCORED)
     groups[: len(HOSTILE)] = c.SCORED
     table = _pairs(_draw_pictures(root, rng, min(PICTURES, pairs)), groups, rng)
     scores = made_scores(table, groups, rng)

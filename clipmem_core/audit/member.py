@@ -208,7 +208,7 @@ class Shared:
     towers: Towers  # the locked ones
     features: Features
     data: TrainingData  # `rows` is empty
-    utility_pairs: np.ndarray  # external pairs that utility is measured on, int64 [n]
+    utility_pairs: np.ndarray  # held-out pairs that utility is measured on, int64 [n]
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,8 +228,8 @@ def open_shared(folder: Path) -> Shared:
     config = record.config
     membership = audit.read_columns(store.MEMBERSHIP, c.GROUP, *record.members)
     sides = prepare.sides_of(audit, config, prepare.membership_of(membership))
-    external = np.flatnonzero(sides.external)
-    utility_only = sides.external if sides.utility_only is None else sides.utility_only
+    held_out = np.flatnonzero(sides.held_out)
+    utility_only = sides.held_out if sides.utility_only is None else sides.utility_only
     group = membership[c.GROUP] = membership[c.GROUP].astype("category")
     columns = [c.LABEL] if config.features else None
     pairs = store.read_table(folder / store.PAIRS, columns=columns)
@@ -250,7 +250,7 @@ def open_shared(folder: Path) -> Shared:
         captions=store.read_captions(audit),
         keys=keys,
         rows=np.array([], dtype=np.int64),
-        external=external,
+        held_out=held_out,
     )
     utility_pairs = np.flatnonzero(utility_only)
     return Shared(audit, record, config, pairs, membership, towers, features, data, utility_pairs)
@@ -399,7 +399,7 @@ def _score_captions(
     data = run.data
     n_captions = data.captions.n_items
     owner = data.captions.owner
-    external = detectors.external_used((run.membership[c.GROUP] == c.EXTERNAL).to_numpy())
+    held_out = detectors.held_out_used((run.membership[c.GROUP] == c.HELD_OUT).to_numpy())
     decoys = store.read_decoys(run.audit)
     scores = np.full(n_captions + len(decoys), np.nan, detectors.CAPTION_SCORES)
     of_decoys = scores[n_captions:]
@@ -408,7 +408,7 @@ def _score_captions(
     done = 0
     for vectors in blocks:
         block = slice(done, done + len(vectors))
-        similarity, margin = detectors.caption_scores(vectors, owner[block], image, external)
+        similarity, margin = detectors.caption_scores(vectors, owner[block], image, held_out)
         scores["similarity"][block] = similarity
         scores["margin"][block] = margin
         rows, similarity, margin = detectors.decoy_scores(
@@ -449,7 +449,7 @@ def _embed_texts(run: MemberRun, model: Model, inputs: np.ndarray) -> np.ndarray
 
 
 def utility(run: MemberRun, model: Model, image: np.ndarray) -> dict[str, float]:
-    """Measure retrieval both ways on external pairs, and with labels a linear probe and
+    """Measure retrieval both ways on held-out pairs, and with labels a linear probe and
     zero-shot.
 
     The probe is fitted on the shared pairs of the paper's protocol, or else on the member's
@@ -516,8 +516,8 @@ def train_second_round(folder: Path, names: Sequence[str]) -> None:
     shared = open_shared(folder)
     table = shared.audit.read_columns(store.SECOND_TABLE, store.LEFT_OUT)
     left_out = table[store.LEFT_OUT].to_numpy()
-    external = np.zeros(len(left_out), dtype=bool)
-    external[shared.data.external] = True
+    held_out = np.zeros(len(left_out), dtype=bool)
+    held_out[shared.data.held_out] = True
     for name in names:
         run = open_member(folder, name, shared, shared.audit.member(name) / store.SECOND)
         trained = shared.membership[name].to_numpy()
@@ -529,7 +529,7 @@ def train_second_round(folder: Path, names: Sequence[str]) -> None:
         write_embeddings(run, model, embeddings)
         image, text = store.read_embeddings(embeddings)
         scale = float(model.logit_scale.detach().exp())
-        _, log_probability = detectors.fit_out([image], [text], trained[None], external, [scale])
+        _, log_probability = detectors.fit_out([image], [text], trained[None], held_out, [scale])
         save_array(log_probability.astype(np.float32), run.folder / store.SECOND_FIT)
         store.remove_second_model(run.folder)
 

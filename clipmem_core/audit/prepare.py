@@ -89,7 +89,7 @@ class DataSet:
 
     @property
     def near_duplicates(self) -> int:
-        """The number of pictures that repeat another one."""
+        """The number of pictures that replicate another one."""
         return int((self.clusters != np.arange(len(self.clusters))).sum())
 
     @functools.cached_property
@@ -304,9 +304,9 @@ def draw_membership(clusters: np.ndarray, config: AuditConfig) -> Membership:
     """Draw which member trains on which pair, by near-duplicate clusters, [n_pairs]."""
     if config.protocol == "paper":
         return paper_membership(clusters, seeds=config.seeds, seed=config.seed)
-    repeats = config.members // config.folds
+    replicates = config.members // config.folds
     return ensemble_membership(
-        clusters, folds=config.folds, repeats=repeats, seed=config.seed, halves=config.halves
+        clusters, folds=config.folds, replicates=replicates, seed=config.seed, halves=config.halves
     )
 
 
@@ -317,7 +317,7 @@ def repeat_membership(audit: Audit, pairs: pd.DataFrame) -> Membership:
 
 
 def sides_of(audit: Audit, config: AuditConfig, membership: Membership) -> MemberSides:
-    """Return each pair's side for each member, and the external pairs reserved for utility."""
+    """Return each pair's side for each member, and the held-out pairs reserved for utility."""
     utility_only = None
     if config.retrieval_apart:
         utility_only = draw_utility_pairs(

@@ -91,7 +91,7 @@ def gather_evidence(audit: Audit) -> Evidence:
     log_probability = []
     for name, vectors in zip(names, embeddings, strict=True):
         folder = audit.member(name)
-        values = pair_terms(*vectors, sides.external)
+        values = pair_terms(*vectors, sides.held_out)
         stacked = spill_to_disk(np.stack(list(values.values())), audit.folder)
         terms.append(dict(zip(values, stacked, strict=True)))
         checkpoint = folder / CHECKPOINT
@@ -122,8 +122,8 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, Any]]:
     sides = evidence.sides
     spill = functools.partial(spill_to_disk, folder=evidence.folder)
     trained = sides.membership.trained
-    external = sides.external
-    nan = np.full(len(external), np.nan)
+    held_out = sides.held_out
+    nan = np.full(len(held_out), np.nan)
     scores = memorization.memorization_table(evidence.terms, sides, keep=spill)
     values = {name: spill(scores.pop(name).to_numpy()) for name in map(str, scores.columns)}
     split: dict[str, Any] = {"fit": None, "missing": None}
@@ -142,10 +142,10 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, Any]]:
     for table in (parts, sslmem):
         values |= {str(name): spill(table[name].to_numpy()) for name in table}
     csls, log_probability = detectors.fit_out(
-        evidence.image, evidence.text, trained, external, evidence.logit_scales
+        evidence.image, evidence.text, trained, held_out, evidence.logit_scales
     )
     swapped = detectors.swapped_csls(
-        evidence.image, evidence.text, trained, external, seed=sides.seed
+        evidence.image, evidence.text, trained, held_out, seed=sides.seed
     )
     learned = detectors.nan_mean(evidence.log_probability)
     values |= {
@@ -238,7 +238,7 @@ def summary(evidence: Evidence, scores: pd.DataFrame, split: dict[str, Any]) -> 
     members = sides.membership.members
     alignments = evidence.alignments
     target = scores[c.GROUP].isin(c.TARGET_GROUPS)
-    null = scores[scores[c.GROUP] == c.EXTERNAL]
+    null = scores[scores[c.GROUP] == c.HELD_OUT]
     aurocs, auroc = memorization.membership_auroc(alignments, sides.membership)
     stability = memorization.ranking_stability(alignments, sides)
     reliability = memorization.ranking_reliability(stability, len(sides.replicates))
@@ -257,8 +257,8 @@ def summary(evidence: Evidence, scores: pd.DataFrame, split: dict[str, Any]) -> 
             "text": _number(scores.loc[target, c.CLIPMEM_TEXT].mean()),
             **split,
         },
-        "external_pairs": len(null),
-        "external_sd": float(null[c.CLIPMEM].std()),
+        "held_out_pairs": len(null),
+        "held_out_sd": float(null[c.CLIPMEM].std()),
     }
     if sides.utility_only is not None:
         values["utility_pairs"] = int(sides.utility_only.sum())

@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # torch, which only embedding needs
     from clipmem_core.features.towers import Tower
 
 # of an ensemble without --members
-REPEATS = 2
+REPLICATES = 2
 LIBRARIES = (
     "torch",
     "open_clip_torch",
@@ -180,7 +180,7 @@ def resolve(config: AuditConfig) -> AuditConfig:
     """Fill in every `auto` and 0 that depends on the machine or the protocol."""
     check_config(config)
     device = resolve_device(config.device)
-    members = config.members or REPEATS * config.folds
+    members = config.members or REPLICATES * config.folds
     if config.protocol == "paper":
         members = 2 * config.seeds
     precision = config.precision

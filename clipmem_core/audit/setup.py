@@ -76,7 +76,7 @@ def write_audit(
         seeds=member_seeds(config, membership.members),
         threads=config.threads,
         pairs=len(pairs),
-        external_pairs=int((membership.group == c.EXTERNAL).sum()),
+        held_out_pairs=int((membership.group == c.HELD_OUT).sum()),
         near_duplicates=data_set.near_duplicates,
         quarantined=len(data_set.quarantine),
         dataset_fingerprint=data_set.fingerprint,
@@ -116,7 +116,7 @@ def audit_fingerprint(config: AuditConfig, data_set: str) -> str:
 
 
 def member_seeds(config: AuditConfig, members: Sequence[str]) -> dict[str, int]:
-    """Return each member's seed: the audit's, plus the number of its seed or repeat (`f-2`,
+    """Return each member's seed: the audit's, plus the number of its seed or replicate (`f-2`,
     `r2-f1`)."""
     return {name: config.seed + int(re.findall(r"\d+", name)[0]) for name in members}
 
@@ -190,7 +190,7 @@ def differing_fields(
 
 
 def grow(audit: Audit, config: AuditConfig) -> int:
-    """Add repeats or seeds to an audit until it has the members of the config, and return the
+    """Add replicates or seeds to an audit until it has the members of the config, and return the
     number added.
 
     The manifest is deleted first and membership.parquet is written last, so that growth resumes

@@ -31,7 +31,7 @@ from clipmem_core.ragged import Ragged
 from clipmem_core.scores.detectors import DECOY
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
-VERSION = 10  # of an audit's folder; other versions cannot be read
+VERSION = 11  # of an audit's folder; other versions cannot be read
 # bytes; file systems allow 255, and the names of locks and temporary files are longer
 MAX_NAME = 100
 
@@ -88,7 +88,7 @@ class Record:
     seeds: dict[Name, int]  # that each member trains from
     threads: int  # of each member
     pairs: int
-    external_pairs: int
+    held_out_pairs: int
     near_duplicates: int
     quarantined: int
     dataset_fingerprint: str
@@ -115,7 +115,7 @@ class Record:
     @property
     def groups(self) -> list[str]:
         if self.protocol == "ensemble":
-            return [c.SCORED, c.EXTERNAL]
+            return [c.SCORED, c.HELD_OUT]
         return [group for group in c.GROUPS if group != c.SCORED]
 
     @property

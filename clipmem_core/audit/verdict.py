@@ -17,13 +17,13 @@ BASIS = (
     "Near-duplicates and repeated captions cannot be estimated from a sample: there are at least "
     "as many as in it."
 )
-# Members generalise if recall at 5 on external pairs closes this share of the gap between chance
+# Members generalise if recall at 5 on held-out pairs closes this share of the gap between chance
 # and 1.
 GENERALISES = 0.10
 # Groups that no member can memorize must score within this share of the memorized group's mean, or
 # within three standard errors of 0.
 FLAT = 0.10
-STABLE = 2 / 3  # reliability: halves of the members of two repeats agree to .5
+STABLE = 2 / 3  # reliability: halves of the members of two replicates agree to .5
 # members that do not generalise and have a membership AUROC below this learned little
 LITTLE_AUROC = 0.65
 DISTRUST = "not to be trusted here"
@@ -189,7 +189,7 @@ def _check(name: str, good: bool | None, sentence: str, advice: str = "") -> dic
 
 
 def _generalises(summary: dict[str, Any], recall: float) -> dict[str, Any]:
-    queries = summary.get("utility_pairs", summary["external_pairs"])
+    queries = summary.get("utility_pairs", summary["held_out_pairs"])
     auroc = summary["membership_auroc"]
     chance = min(1.0, 5 / queries)
     measured = f"recall at 5 on {queries:,} held-out pairs is {recall:.3f} (chance {chance:.3f})."
@@ -215,7 +215,7 @@ def _generalises(summary: dict[str, Any], recall: float) -> dict[str, Any]:
 def _null_is_flat(summary: dict[str, Any]) -> dict[str, Any]:
     means = {row["group"]: row["mean"] for row in summary["groups"] if row["mean"] is not None}
     top = means.get(c.CANDIDATE, means.get(c.SCORED, 0.0))
-    null = {name: means[name] for name in (c.SHARED, c.EXTERNAL) if name in means}
+    null = {name: means[name] for name in (c.SHARED, c.HELD_OUT) if name in means}
     listed = " and ".join(
         f"{value:+.3f} for {c.group_words(name)} pairs" for name, value in null.items()
     )
@@ -223,10 +223,10 @@ def _null_is_flat(summary: dict[str, Any]) -> dict[str, Any]:
         f"Mean clipmem is {listed}, where it should be 0, and {top:+.3f} for pairs that "
         "can be memorized."
     )
-    limit = max(FLAT * abs(top), 3 * summary["external_sd"] / summary["external_pairs"] ** 0.5)
+    limit = max(FLAT * abs(top), 3 * summary["held_out_sd"] / summary["held_out_pairs"] ** 0.5)
     good = all(abs(value) <= limit for value in null.values())
     advice = (
-        "train more seeds (--seeds) or more repeats (--members): one member may simply be "
+        "train more seeds (--seeds) or more replicates (--members): one member may simply be "
         "better than another"
     )
     sentence += "" if good else " Compare clipmem with that, not with 0."
@@ -235,11 +235,14 @@ def _null_is_flat(summary: dict[str, Any]) -> dict[str, Any]:
 
 def _ranking_is_stable(summary: dict[str, Any], protocol: str) -> dict[str, Any]:
     reliability = summary[RELIABILITY]
-    repeat, flag = ("seed", "--seeds") if protocol == "paper" else ("repeat", "--members")
+    replicate, flag = ("seed", "--seeds") if protocol == "paper" else ("replicate", "--members")
     if reliability is None:
-        sentence = f"The stability of the ranking cannot be measured with one {repeat}."
+        sentence = f"The stability of the ranking cannot be measured with one {replicate}."
         return _check(
-            "stability of the ranking is unknown", None, sentence, f"train more {repeat}s ({flag})"
+            "stability of the ranking is unknown",
+            None,
+            sentence,
+            f"train more {replicate}s ({flag})",
         )
     good = reliability >= STABLE
     return _check(
@@ -248,7 +251,7 @@ def _ranking_is_stable(summary: dict[str, Any], protocol: str) -> dict[str, Any]
         f"The ranking of the pairs has a reliability of {reliability:.2f} (Spearman–Brown): the "
         f"rankings by two halves of the members correlate by {summary['ranking_stability']:.2f} "
         "(Spearman).",
-        f"train more {repeat}s ({flag}), or for more epochs, and trust group means more than "
+        f"train more {replicate}s ({flag}), or for more epochs, and trust group means more than "
         "single pairs",
     )
 

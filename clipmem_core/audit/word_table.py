@@ -97,7 +97,7 @@ def load_model(path: Path) -> tuple[WordModel, Words]:
 
 def rows_of_models(half: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the rows that each model is trained on and those it predicts; the first also predicts
-    external pairs."""
+    held-out pairs."""
     first = np.flatnonzero(half == 0)
     second = np.flatnonzero(half == 1)
     return [(first, np.flatnonzero(half != 0)), (second, first)]

@@ -1,7 +1,7 @@
 """The setting of the address, and a control for each mitigation, which shows it and writes changes
 back.
 
-?setting=text_mask=0.3 removal=clipmem:5   the text form of an arm; empty for the baseline.
+?setting=text_mask=0.3 removal=clipmem:5   the text form of a setting; empty for the baseline.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,20 +19,20 @@ from clipmem_core.dashboard.page import choose_listed, draw_set, write_address
 from clipmem_core.dashboard.plain import explained_errors, in_one_line, show_text
 from clipmem_core.dataset.source import DRAWN
 from clipmem_core.io import InputError
-from clipmem_core.lab.arm import (
+from clipmem_core.lab.mitigated import RETRIEVAL, obstacles
+from clipmem_core.lab.results import CLIPMEM_NET, usual_changes
+from clipmem_core.lab.setting import (
     DECISIONS,
     MOST_REMOVED,
     NEAR_DUPLICATES,
     RANKINGS,
     REMOVAL,
-    Arm,
     Decided,
     Removal,
-    parse_arm,
+    Setting,
+    parse_setting,
     without_idle,
 )
-from clipmem_core.lab.mitigated import RETRIEVAL, obstacles
-from clipmem_core.lab.results import CLIPMEM_NET, usual_changes
 from clipmem_core.mitigations import ADAPTIVE, AHEAD_GROUP
 from clipmem_core.review.decisions import decided_for
 from clipmem_core.review.queries import cached
@@ -76,10 +76,10 @@ def _facts(audit: Audit) -> tuple[dict[str, str], int]:
     return obstacles(audit), int(read_captions(audit).counts.max())
 
 
-def draw_setting(audit: Audit, finished: Mapping[str, str]) -> Arm:
+def draw_setting(audit: Audit, finished: Mapping[str, str]) -> Setting:
     """Draw a control for each mitigation, and return the setting of the address.
 
-    `finished` are the texts of arms that are trained, with their titles.
+    `finished` are the texts of settings that are trained, with their titles.
     """
     setting = _read_setting(audit.record.config)
     names = {"": "none", setting.text: setting.title, **finished}
@@ -140,17 +140,17 @@ def _span(changes: pd.Series) -> str:
     return f"{'…'.join(dict.fromkeys(ends))} %".replace("-", "−")
 
 
-def _read_setting(baseline: AuditConfig) -> Arm:
+def _read_setting(baseline: AuditConfig) -> Setting:
     """Return the setting of the address; without overrides if it is not valid, which is shown."""
     typed = st.query_params.get("setting", "")
     try:
-        setting = parse_arm(typed)
+        setting = parse_setting(typed)
         check_config(replace(baseline, **setting.fields))
         setting = without_idle(setting, baseline)
     except InputError as error:
         st.warning("The setting of this address is not valid and is ignored.")
         show_text(in_one_line(error), limit=300)
-        return Arm()
+        return Setting()
     if setting.text != typed:  # the list of settings has one text for each
         write_address(setting=setting.text or None)
     return setting
@@ -160,7 +160,7 @@ def _read_setting(baseline: AuditConfig) -> Arm:
 class Controls:
     """The controls of a setting."""
 
-    setting: Arm
+    setting: Setting
     baseline: AuditConfig
     decided: Decided
     obstacles: Mapping[str, str]  # why settings cannot act
@@ -277,7 +277,7 @@ class Controls:
         """Write the setting with some overrides changed, or removed by None, into the address."""
         overrides = {**self.setting.overrides, **changed}
         kept = {name: value for name, value in overrides.items() if value is not None}
-        setting = without_idle(Arm(kept), self.baseline)
+        setting = without_idle(Setting(kept), self.baseline)
         write_address(setting=setting.text or None, page=None)
 
     def _first_values(self, name: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from clipmem_core.review.selection import Selection
 _LABELS_SHOWN = 12
 _CLASSES = {c.GROUP: "Group", c.LABEL: "Label", c.INJECTED: "Injected error"}
 _BARS = (
-    "Bars: mean ± 1.96 standard errors over pairs. Dotted: the same over external pairs, "
+    "Bars: mean ± 1.96 standard errors over pairs. Dotted: the same over held-out pairs, "
     "which no model memorized."
 )
 _MIRRORED = "Independent pairs were learned by g, which is subtracted: theirs are negative."
@@ -115,7 +115,7 @@ def _draw_means(audit: Audit) -> None:
     mirrored = by == c.GROUP and (means["name"] == c.INDEPENDENT).any()
     _draw_bars(
         means,
-        o.encoder_means(audit, groups=[c.EXTERNAL]),
+        o.encoder_means(audit, groups=[c.HELD_OUT]),
         score="part of clipmem",
         note=f"{_BARS} {_MIRRORED if mirrored else ''}",
         absent=f"No pair has contributions and a value of {_CLASSES[by].lower()}.",
@@ -128,7 +128,7 @@ def _draw_sslmem(audit: Audit) -> None:
     means = o.encoder_means(audit, o.SSLMEM)
     _draw_bars(
         means,
-        means[means["name"] == c.EXTERNAL],
+        means[means["name"] == c.HELD_OUT],
         score="SSLMem",
         note=f"{_SSLMEM} {_BARS}",
         absent="No pair has SSLMem: it needs two views of a picture, or two captions.",

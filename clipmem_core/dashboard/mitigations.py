@@ -31,9 +31,9 @@ from clipmem_core.dashboard.running import draw_job_request
 from clipmem_core.io import InputError
 from clipmem_core.lab import mitigated
 from clipmem_core.lab import results as r
-from clipmem_core.lab.arm import BASELINE, Arm
 from clipmem_core.lab.lab_figures import MEMORIZATION, PROVISIONAL, TEXT, UTILITY, tradeoff_figure
 from clipmem_core.lab.lab_pool import LabPool
+from clipmem_core.lab.setting import BASELINE, Setting
 from clipmem_core.scores.seeds import interval_text
 
 # Key in the session of the name by which its page is known to the workers
@@ -65,56 +65,56 @@ def pool_of(folder: Path) -> LabPool:
     return LabPool(Audit(folder))
 
 
-def _members(audit: Audit, arm: str) -> tuple[int, int]:
-    """Return on how many members an arm is compared, and how many there are."""
-    return len(mitigated.compared_members(audit, arm)), len(mitigated.paired_members(audit))
+def _members(audit: Audit, setting: str) -> tuple[int, int]:
+    """Return on how many members a setting is compared, and how many there are."""
+    return len(mitigated.compared_members(audit, setting)), len(mitigated.paired_members(audit))
 
 
-def follow(audit: Audit, arm: Arm) -> None:
+def follow(audit: Audit, setting: Setting) -> None:
     """Report that the page is open, draw the progress of a setting, and rerun the page when members
     are finished."""
-    seen, total = _members(audit, arm.name)
+    seen, total = _members(audit, setting.name)
     pending = seen < total or _members(audit, BASELINE)[0] < total
-    st.fragment(run_every=_POLL if pending else _HEARTBEAT)(_follow)(audit, arm, seen)
+    st.fragment(run_every=_POLL if pending else _HEARTBEAT)(_follow)(audit, setting, seen)
 
 
-def _follow(audit: Audit, arm: Arm, seen: int) -> None:
+def _follow(audit: Audit, setting: Setting, seen: int) -> None:
     with _shown_errors():
         if measured := len(mitigated.finished_members(audit, BASELINE)):  # else its fault is shown
             mitigated.ensure_baseline(audit, measured + 2)
         if shares_process(audit.record.config):
             session = st.session_state.setdefault(_SESSION, uuid.uuid4().hex)
-            if fault := pool_of(audit.folder).ask(session, arm.name):
+            if fault := pool_of(audit.folder).ask(session, setting.name):
                 draw_fault("The training stopped.", fault)
                 if st.button("Try again", key="mitigation-again", icon=":material/play_arrow:"):
                     pool_of(audit.folder).ask(session, "")
                     st.rerun()
                 return
-        elif arm.overrides:
-            _draw_job(audit, arm)
-        done, total = _members(audit, arm.name)
+        elif setting.overrides:
+            _draw_job(audit, setting)
+        done, total = _members(audit, setting.name)
         # Once enough are finished, twice as many as the page has seen, and all
         first = mitigated.FIRST_MEMBERS if seen < mitigated.FIRST_MEMBERS else 2 * seen
         if done >= min(first, total) > seen:
             st.rerun()
-        if arm.overrides and done < total:
+        if setting.overrides and done < total:
             time_left = duration(mitigated.seconds_needed(audit, total - done))
             text = f"{done} of {total} members{time_left and f', about {time_left} left'}"
             st.progress(done / total, text=text)
 
 
-def _draw_job(audit: Audit, arm: Arm) -> None:
+def _draw_job(audit: Audit, setting: Setting) -> None:
     """Draw the button that trains a setting by a job, or its progress."""
 
     def missing() -> int:
-        done, total = _members(audit, arm.name)
+        done, total = _members(audit, setting.name)
         return total - done
 
     if members := missing():
         time_left = duration(mitigated.seconds_needed(audit, members))
-        folder = jobs_folder() / ".mitigations" / audit.name / arm.name
+        folder = jobs_folder() / ".mitigations" / audit.name / setting.name
         draw_job_request(
-            JobRequest(folder, ["mitigate", audit.name, *arm.flags]),
+            JobRequest(folder, ["mitigate", audit.name, *setting.flags]),
             lambda: not missing(),
             reason=f"{members} members train again: about {time_left or 'as long as the audit'}.",
             label="Train",
@@ -125,10 +125,10 @@ def draw_study(name: str) -> None:
     """Draw the results of a study."""
     study = r.open_study(name)
     compared = r.differences(study.rows)
-    titles = study.request["arms"]
-    for arm, title in titles.items():
-        if (compared[mitigated.ARM] == arm).any():
-            st.text(r.sentence_of(compared, arm, title))
+    titles = study.request["settings"]
+    for setting, title in titles.items():
+        if (compared[mitigated.SETTING] == setting).any():
+            st.text(r.sentence_of(compared, setting, title))
     _draw_chart(compared, titles, over=r.OF_SPLITS, key=name)
     _draw_table(compared, titles, over=r.OF_SPLITS)
 
@@ -140,7 +140,7 @@ def draw_lab(audit: Audit) -> None:
         mitigated.ensure_baseline(audit, mitigated.FIRST_MEMBERS)
     titles = {}
     provisional = []
-    for name, title in {BASELINE: "baseline", **mitigated.list_arms(audit)}.items():
+    for name, title in {BASELINE: "baseline", **mitigated.list_settings(audit)}.items():
         done, total = _members(audit, name)
         if done >= min(mitigated.FIRST_MEMBERS, total):
             titles[name] = title
@@ -149,23 +149,24 @@ def draw_lab(audit: Audit) -> None:
                 provisional.append(name)
     trained = {name: title for name, title in titles.items() if name != BASELINE}
     with right:
-        arm = draw_setting(
-            audit, {mitigated.read_arm(audit, name).text: title for name, title in trained.items()}
+        setting = draw_setting(
+            audit,
+            {mitigated.read_setting(audit, name).text: title for name, title in trained.items()},
         )
     with left:
         try:
-            arm = mitigated.begin(audit, arm)
+            setting = mitigated.begin(audit, setting)
         except InputError as error:
             draw_fault("This setting cannot be trained.", error)
             return
-        chosen = arm.name if arm.name in trained else None
+        chosen = setting.name if setting.name in trained else None
         compared = r.differences(mitigated.lab_table(audit, [*trained, BASELINE]))
         with st.container():
             if chosen:
                 show_strong(r.sentence_of(compared, chosen, trained[chosen]))
-            elif not arm.overrides:
+            elif not setting.overrides:
                 st.caption(_invitation(audit))
-            follow(audit, arm)
+            follow(audit, setting)
         if BASELINE in titles:
             _draw_chart(
                 compared,
@@ -187,7 +188,7 @@ def draw_lab(audit: Audit) -> None:
             _draw_table(compared, trained, over=r.OF_MEMBERS, chosen=chosen)
             _draw_actions(audit, trained)
     if chosen:
-        show_command(r.mitigate_command(audit, arm))
+        show_command(r.mitigate_command(audit, setting))
         with _shown_errors():
             _draw_changed_pairs(audit, chosen)
 
@@ -221,7 +222,7 @@ def _draw_actions(audit: Audit, titles: Mapping[str, str]) -> None:
                 "Setting", list(titles), format_func=titles.__getitem__, key="mitigation-removed"
             )
             if st.button("Delete its results", key="mitigation-remove"):
-                mitigated.remove_arm(audit, removed)
+                mitigated.remove_setting(audit, removed)
                 write_address(setting=None, page=None)
                 st.rerun()
 
@@ -248,19 +249,19 @@ def _draw_chart(
             )
             for label, names in (("Memorization", r.MEMORIZATIONS), ("Utility", r.UTILITIES))
         )
-    # A row per arm: the baseline, plus the difference with half its interval. Arms without all
-    # members, or pairs, are compared with the baseline on the same ones.
+    # A row per setting: the baseline, plus the difference with half its interval. Settings without
+    # all members, or pairs, are compared with the baseline on the same ones.
     columns = dict[str, pd.Series]()
     for axis, measure in ((MEMORIZATION, memorized), (UTILITY, useful)):
-        rows = table[table["measure"] == measure].set_index(mitigated.ARM)
+        rows = table[table["measure"] == measure].set_index(mitigated.SETTING)
         columns[axis] = rows["difference"] + rows["value"][BASELINE]
         columns[f"{axis}_error"] = rows["high"] - rows["difference"]
         columns[measure] = rows.apply(_hover, axis=1)
     points = pd.DataFrame(columns).dropna(subset=[MEMORIZATION, UTILITY])
-    points = points.rename_axis(mitigated.ARM).reset_index()
-    arms = points[mitigated.ARM]
-    points["title"] = [titles.get(arm, "baseline") for arm in arms]
-    points[PROVISIONAL] = arms.isin(provisional)
+    points = points.rename_axis(mitigated.SETTING).reset_index()
+    settings = points[mitigated.SETTING]
+    points["title"] = [titles.get(setting, "baseline") for setting in settings]
+    points[PROVISIONAL] = settings.isin(provisional)
     points[TEXT] = points[["title", memorized, useful]].to_numpy().tolist()
     labels = (r.MEASURE_LABELS[memorized], r.MEASURE_LABELS[useful])
     best = r.front(points, MEMORIZATION, UTILITY)
@@ -296,14 +297,14 @@ def _interval(row: Mapping[Any, Any]) -> str:
 def _draw_table(
     table: pd.DataFrame, titles: Mapping[str, str], *, over: str, chosen: str | None = None
 ) -> None:
-    """Draw every arm against the baseline in a table, the chosen one first."""
+    """Draw every setting against the baseline in a table, the chosen one first."""
     st.subheader("Each setting against the baseline")
-    rows = table[table[mitigated.ARM] != BASELINE].dropna(subset=["difference"])
+    rows = table[table[mitigated.SETTING] != BASELINE].dropna(subset=["difference"])
     rows = rows.assign(text=[_cell_text(row) for row in rows.to_dict("records")])
-    cells = rows.pivot(index=mitigated.ARM, columns="measure", values="text").fillna("–")
+    cells = rows.pivot(index=mitigated.SETTING, columns="measure", values="text").fillna("–")
     cells = cells.reindex(columns=[name for name in r.MEASURE_LABELS if name in cells])
-    cells.insert(0, "setting", [titles.get(arm, arm) for arm in cells.index])
-    cells.insert(1, "n", rows.groupby(mitigated.ARM)["n"].max())
+    cells.insert(0, "setting", [titles.get(setting, setting) for setting in cells.index])
+    cells.insert(1, "n", rows.groupby(mitigated.SETTING)["n"].max())
     columns: dict[str, Any] = {
         name: st.column_config.TextColumn(head, help=_HELP[name])
         for name, head in r.MEASURE_LABELS.items()
@@ -311,7 +312,7 @@ def _draw_table(
     columns["setting"] = st.column_config.TextColumn(pinned=True)
     columns["n"] = st.column_config.NumberColumn(help=f"How many {over} are compared.")
     st.dataframe(
-        cells.sort_index(key=lambda arms: arms != chosen, kind="stable"),
+        cells.sort_index(key=lambda settings: settings != chosen, kind="stable"),
         hide_index=True,
         column_config=columns,
         key="mitigation-differences",
@@ -331,13 +332,13 @@ def _cell_text(row: Mapping[Any, Any]) -> str:
     return f"{r.relative(row) if row['measure'] in _PERCENT else _interval(row)}{star}"
 
 
-def _draw_changed_pairs(audit: Audit, arm: str) -> None:
-    """Draw the pairs whose clipmem changed most from the baseline to an arm, a page of them."""
-    members = mitigated.compared_members(audit, arm)
-    one, other = (mitigated.clipmem_by_pair(audit, name, members) for name in (BASELINE, arm))
+def _draw_changed_pairs(audit: Audit, setting: str) -> None:
+    """Draw the pairs whose clipmem changed most from the baseline to a setting, a page of them."""
+    members = mitigated.compared_members(audit, setting)
+    one, other = (mitigated.clipmem_by_pair(audit, name, members) for name in (BASELINE, setting))
     pairs = pd.DataFrame({"one": one, "other": other, "difference": other - one})
     pairs = pairs.assign(row_one=pairs.index, row_other=pairs.index)
-    pairs = pairs[mitigated.read_changes(audit, arm).compared].dropna()
+    pairs = pairs[mitigated.read_changes(audit, setting).compared].dropna()
     pairs = pairs.sort_values("difference", key=lambda change: -change.abs(), kind="stable")
     st.subheader("Pairs that changed most")
     st.caption(

@@ -148,7 +148,7 @@ def read_verdict(audit: Audit) -> dict[str, Any]:
 def read_uncertainty(audit: Audit) -> Uncertainty:
     """Return the uncertainty that an audit's verdict states."""
     verdict = read_verdict(audit)
-    return Uncertainty(verdict.get("se_kind") == "moderated", verdict.get("external_sd"))
+    return Uncertainty(verdict.get("se_kind") == "moderated", verdict.get("held_out_sd"))
 
 
 def format_score(value: float | None) -> str:

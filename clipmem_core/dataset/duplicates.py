@@ -45,10 +45,10 @@ def near_duplicate_clusters(descriptors: np.ndarray, sha256: Sequence[str]) -> n
     for at in range(0, n, BLOCK):
         contrast[at : at + BLOCK] = descriptors[at : at + BLOCK].std(axis=1, dtype=np.float32)
     visible = np.flatnonzero(contrast >= FLAT)
-    repeats = _repeats((descriptors[row].tobytes() for row in visible), visible)
-    rows = np.setdiff1d(visible, repeats[:, 0])
+    replicates = _repeats((descriptors[row].tobytes() for row in visible), visible)
+    rows = np.setdiff1d(visible, replicates[:, 0])
     similar = [rows[pairs] for pairs in _similar_pairs(descriptors[rows], contrast[rows])]
-    return _clusters(n, [_repeats(sha256, range(n)), repeats, *similar])
+    return _clusters(n, [_repeats(sha256, range(n)), replicates, *similar])
 
 
 def alike_by_features(features: np.ndarray) -> np.ndarray:
@@ -71,8 +71,8 @@ def alike_by_features(features: np.ndarray) -> np.ndarray:
         for at in starts
         for row in features[at : at + BLOCK]
     )
-    repeats = _repeats(digests, range(n))
-    rows = np.setdiff1d(np.arange(n), repeats[:, 0])
+    replicates = _repeats(digests, range(n))
+    rows = np.setdiff1d(np.arange(n), replicates[:, 0])
 
     def directions(places: np.ndarray | slice) -> np.ndarray:
         """Return some distinct features, centred, as unit vectors float32 [n, dim]."""
@@ -81,7 +81,7 @@ def alike_by_features(features: np.ndarray) -> np.ndarray:
         return vectors
 
     return _clusters(
-        n, [repeats, *(rows[pairs] for pairs in similar_pairs(directions, len(rows), ALIKE))]
+        n, [replicates, *(rows[pairs] for pairs in similar_pairs(directions, len(rows), ALIKE))]
     )
 
 

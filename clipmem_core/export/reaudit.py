@@ -33,7 +33,7 @@ from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.membership import Membership, MemberSides, replicate_clipmem, side_means
 from clipmem_core.scores.seeds import crossed_mean, interval_text
 
-MIN_EXTERNAL = 10  # external pairs of both audits, below which nothing is measured
+MIN_HELD_OUT = 10  # held-out pairs of both audits, below which nothing is measured
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,15 @@ class ReauditEffect:
     """The fields of again.json: an audit of a cleaned data set compared with the audit before.
 
     Everything is measured on pairs that both audits have with the same picture and captions:
-    retrieval and the centre of alignments on `external` ones, the rest on `scored` ones.
+    retrieval and the centre of alignments on `held-out` ones, the rest on `scored` ones.
     """
 
     of: str  # the first audit
     removed: int
     recaptioned: int
     members: int
-    external: int
-    external_then: int
+    held_out: int
+    held_out_then: int
     scored: int
     trained_less: float  # the share of a member's pairs that were removed, in [0, 1]
     retrieval: MeanChange  # mean of the recalls at 1, 5 and 10, both ways, in [0, 1]
@@ -70,7 +70,7 @@ class ReauditEffect:
 
 
 def compare_with_reaudit(audit: Audit, reaudit: Audit, screen: Screen) -> ReauditEffect | None:
-    """Compare an audit with that of its cleaned data set; None if fewer than ten external pairs are
+    """Compare an audit with that of its cleaned data set; None if fewer than ten held-out pairs are
     in both."""
     columns = [c.SHA256, c.CAPTIONS]
     pairs = audit.pairs.set_index(c.PAIR_ID)[columns]
@@ -86,14 +86,14 @@ def compare_with_reaudit(audit: Audit, reaudit: Audit, screen: Screen) -> Reaudi
     first = membership_of(audit.membership)
     second = membership_of(reaudit.membership)
     membership = Membership(second.group[rows_now], second.members, second.trained[:, rows_now])
-    external = membership.group == c.EXTERNAL
-    if external.sum() < MIN_EXTERNAL:
+    held_out = membership.group == c.HELD_OUT
+    if held_out.sum() < MIN_HELD_OUT:
         return None
     screen.say("comparing both audits on the pairs they share")
-    then = _alignments(audit, rows_then, external)
-    now = _alignments(reaudit, rows_now, external)
-    hits_then = _hits(audit, rows_then[external], screen)
-    hits_now = _hits(reaudit, rows_now[external], screen)
+    then = _alignments(audit, rows_then, held_out)
+    now = _alignments(reaudit, rows_now, held_out)
+    hits_then = _hits(audit, rows_then[held_out], screen)
+    hits_now = _hits(reaudit, rows_now[held_out], screen)
     retrieval = crossed_mean(hits_now - hits_then)
     n_common = int((row >= 0).sum())
     return ReauditEffect(
@@ -101,8 +101,8 @@ def compare_with_reaudit(audit: Audit, reaudit: Audit, screen: Screen) -> Reaudi
         removed=len(pairs) - n_common,
         recaptioned=n_common - len(rows_now),
         members=len(membership.members),
-        external=int(external.sum()),
-        external_then=int((first.group == c.EXTERNAL).sum()),
+        held_out=int(held_out.sum()),
+        held_out_then=int((first.group == c.HELD_OUT).sum()),
         scored=int(np.isin(membership.group, c.TARGET_GROUPS).sum()),
         trained_less=float(1 - second.trained.sum() / first.trained.sum()),
         retrieval=MeanChange(float(hits_then.mean()), float(hits_now.mean()), *astuple(retrieval)),
@@ -110,12 +110,12 @@ def compare_with_reaudit(audit: Audit, reaudit: Audit, screen: Screen) -> Reaudi
     )
 
 
-def _alignments(audit: Audit, rows: np.ndarray, external: np.ndarray) -> np.ndarray:
+def _alignments(audit: Audit, rows: np.ndarray, held_out: np.ndarray) -> np.ndarray:
     """Return each member's alignment of some pairs, [n_members, n]."""
     alignments = []
     for name in audit.record.members:
         image, text = read_embeddings(audit.member(name))
-        alignments.append(pair_terms(image[rows], text[rows], external)[c.ALIGNMENT])
+        alignments.append(pair_terms(image[rows], text[rows], held_out)[c.ALIGNMENT])
     return np.stack(alignments)
 
 
@@ -286,7 +286,7 @@ def comparison_lines(measured: ReauditEffect | None) -> list[str]:
     """Return the comparison in sentences: the changes with intervals, and the limits."""
     if measured is None:
         return [
-            "Fewer than ten external pairs are in both audits with the same captions: nothing "
+            "Fewer than ten held-out pairs are in both audits with the same captions: nothing "
             "can be compared."
         ]
     retrieval = measured.retrieval
@@ -294,7 +294,7 @@ def comparison_lines(measured: ReauditEffect | None) -> list[str]:
     return [
         f"Retrieval {_change(retrieval)}, memorization {_change(clipmem)}.",
         f"Retrieval (mean of the recalls at 1, 5 and 10, both ways) went {_from_to(retrieval)}, on "
-        f"the {measured.external:,} of {measured.external_then:,} pairs that no member of either "
+        f"the {measured.held_out:,} of {measured.held_out_then:,} pairs that no member of either "
         f"audit trained on and whose captions stayed{_significance(retrieval)}",
         f"Memorization (mean clipmem) went {_from_to(clipmem)}, on the {measured.scored:,} scored "
         f"pairs that are in both with the same captions{_significance(clipmem)}",
@@ -303,7 +303,7 @@ def comparison_lines(measured: ReauditEffect | None) -> list[str]:
         f"Limits: a member trains on {measured.trained_less:.1%} fewer pairs, and removing random "
         "pairs changes the scores too (study removal compares the two). The removed pairs were "
         "chosen by scores of the first audit. "
-        "External pairs may have wrong captions too.",
+        "Held-out pairs may have wrong captions too.",
     ]
 
 

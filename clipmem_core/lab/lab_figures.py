@@ -22,9 +22,9 @@ from clipmem_core.figures import (
     set_layout,
 )
 from clipmem_core.lab import unit_tables as t
-from clipmem_core.lab.arm import BASELINE
 from clipmem_core.lab.baselines import DETECTORS, RANDOM_DETECTOR, REFERENCE_DETECTOR, SECOND_ROUND
-from clipmem_core.lab.mitigated import ARM
+from clipmem_core.lab.mitigated import SETTING
+from clipmem_core.lab.setting import BASELINE
 from clipmem_core.scores.registry import words
 
 PARADIGM_COLOURS = {t.CLIP: "#c2487a", t.SUPERVISED: "#1479b8", t.SELF_SUPERVISED: "#008f6b"}
@@ -105,14 +105,14 @@ def tradeoff_figure(
     chosen: str | None = None,
     start: float = 0.0,
 ) -> go.Figure:
-    """Draw each arm with its intervals and lines of text on hover, the Pareto front, and an arrow
-    to the chosen arm; provisional arms are hollow. Memorization begins at `start`."""
-    points = points.set_index(ARM)
+    """Draw each setting with its intervals and lines of text on hover, the Pareto front, and an
+    arrow to the chosen setting; provisional settings are hollow. Memorization begins at `start`."""
+    points = points.set_index(SETTING)
     points["kind"] = np.where(points.index.isin(front), "Pareto-optimal", "dominated")
     points.loc[points[PROVISIONAL], "kind"] = PROVISIONAL
     points.loc[BASELINE, "kind"] = "baseline"
     points["hover"] = ["<br>".join(map(safe, lines)) for lines in points[TEXT]]
-    # Labels of dominated arms would cover each other; the legend names the baseline.
+    # Labels of dominated settings would cover each other; the legend names the baseline.
     labelled = points.index.isin({chosen, *front} - {BASELINE})
     labels = [safe(textwrap.fill(title, _LABEL_WIDTH)) for title in points["title"]]
     points["label"] = np.where(labelled, [text.replace("\n", "<br>") for text in labels], "")

@@ -19,12 +19,12 @@ from clipmem_core.audit.settings import side_by_side
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import DATA_VARIABLE, data_folder
 from clipmem_core.lab import mitigated
-from clipmem_core.lab.arm import BASELINE
-from clipmem_core.lab.mitigated import Couple
+from clipmem_core.lab.mitigated import MemberPair
+from clipmem_core.lab.setting import BASELINE
 
 NICE = 10  # lowers the priority of a process, so that the page and the browser are not slowed down
 SECONDS_OPEN = 90  # a page asks more often; browsers wake a hidden tab once a minute
-Part = tuple[str, Couple]  # an arm, and two members that train with it
+Part = tuple[str, MemberPair]  # a setting, and two members that train with it
 
 
 class LabPool:
@@ -36,18 +36,18 @@ class LabPool:
         self._lock = threading.Lock()
         self._pool: Any = None
         self._running: dict[Part, Any] = {}
-        self._asked: dict[str, tuple[float, str]] = {}  # of a session: the time, and the arm
+        self._asked: dict[str, tuple[float, str]] = {}  # of a session: the time, and the setting
         self._faults: dict[str, str] = {}
         self._stops: threading.Timer | None = None
 
-    def ask(self, session: str, arm: str) -> str:
-        """Train an arm while a page asks for it, and the baseline; return why that ended, if it
+    def ask(self, session: str, setting: str) -> str:
+        """Train a setting while a page asks for it, and the baseline; return why that ended, if it
         failed."""
         with self._lock:
             now = time.monotonic()
-            if self._asked.get(session, (0.0, ""))[1] != arm:
+            if self._asked.get(session, (0.0, ""))[1] != setting:
                 self._faults.clear()  # a person has chosen anew
-            self._asked[session] = now, arm
+            self._asked[session] = now, setting
             for name, (asked, _) in list(self._asked.items()):
                 if now - asked > SECONDS_OPEN:
                     del self._asked[name]
@@ -56,7 +56,7 @@ class LabPool:
                 self._pool = open_pool(self._size)
                 for _ in range(self._size):
                     self._pool.schedule(_prepare, args=(self._audit.folder.absolute(),))
-            if not (fault := self._faults.get(arm) or self._faults.get(BASELINE, "")):
+            if not (fault := self._faults.get(setting) or self._faults.get(BASELINE, "")):
                 self._schedule()
             if self._stops:
                 self._stops.cancel()
@@ -76,7 +76,7 @@ class LabPool:
 
     def _collect(self) -> None:
         for part, future in list(self._running.items()):
-            if part[0] not in (BASELINE, *(arm for _, arm in self._asked.values())):
+            if part[0] not in (BASELINE, *(setting for _, setting in self._asked.values())):
                 future.cancel()
             if future.done():
                 del self._running[part]
@@ -90,29 +90,37 @@ class LabPool:
                     self._faults[part[0]] = str(error)
 
     def _schedule(self) -> None:
-        """Hand parts to free processes: of the arm asked for last first, the baseline's beside it,
-        and all others of the baseline at last."""
+        """Hand parts to free processes: of the setting asked for last first, the baseline's beside
+        it, and all others of the baseline at last."""
         asked = sorted(self._asked.values(), reverse=True)
-        for arm in (*dict.fromkeys(arm for _, arm in asked if arm != BASELINE), BASELINE):
-            names = dict.fromkeys((BASELINE, arm))
+        for setting in (
+            *dict.fromkeys(setting for _, setting in asked if setting != BASELINE),
+            BASELINE,
+        ):
+            names = dict.fromkeys((BASELINE, setting))
             finished = {name: mitigated.finished_members(self._audit, name) for name in names}
-            for couple in mitigated.couples(self._audit.record.members):
+            for member_pair in mitigated.member_pairs(self._audit.record.members):
                 for name in names:
                     if len(self._running) >= self._size:
                         return
-                    if couple[0] in finished[name] or (name, couple) in self._running:
+                    if member_pair[0] in finished[name] or (name, member_pair) in self._running:
                         continue
-                    work = (self._audit.folder.absolute(), name, couple, data_folder().absolute())
-                    self._running[name, couple] = self._pool.schedule(_train, args=work)
+                    work = (
+                        self._audit.folder.absolute(),
+                        name,
+                        member_pair,
+                        data_folder().absolute(),
+                    )
+                    self._running[name, member_pair] = self._pool.schedule(_train, args=work)
 
 
 def _prepare(folder: Path) -> None:
     _open_lab(folder)
 
 
-def _train(folder: Path, arm: str, couple: Couple, data: Path) -> None:
+def _train(folder: Path, setting: str, member_pair: MemberPair, data: Path) -> None:
     os.environ[DATA_VARIABLE] = str(data)
-    _open_lab(folder).train(arm, couple)
+    _open_lab(folder).train(setting, member_pair)
 
 
 @functools.cache

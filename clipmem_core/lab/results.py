@@ -1,8 +1,9 @@
-"""The folder of a study, and results of mitigations: paired differences of every arm to the
-baseline, a sentence an arm, tables and a CSV.
+"""The folder of a study, and results of mitigations: paired differences of every setting to the
+baseline, a sentence a setting, tables and a CSV.
 
-<data>/studies/<name>/   study.json: the request · arms.parquet: the rows of `lab_table` of each
-                         split · audits/split-<number>/: its baseline, and in mitigations/ its arms
+<data>/studies/<name>/   study.json: the request · settings.parquet: the rows of `lab_table` of
+                         each split · audits/split-<number>/: its baseline, and in mitigations/
+                         its settings
 
 In the lab of one audit the differences are paired by member, in a study by split: the members of a
 split are averaged.
@@ -34,8 +35,8 @@ from clipmem_core.config import AuditConfig, affecting
 from clipmem_core.dataset.source import DRAWN
 from clipmem_core.io import InputError, read_json
 from clipmem_core.lab import mitigated
-from clipmem_core.lab.arm import BASELINE, Arm
-from clipmem_core.lab.mitigated import AGAINST, ARM, RETRIEVAL, SECONDS, lab_table
+from clipmem_core.lab.mitigated import AGAINST, RETRIEVAL, SECONDS, SETTING, lab_table
+from clipmem_core.lab.setting import BASELINE, Setting
 from clipmem_core.scores.seeds import (
     MIN_REPLICATES,
     holm,
@@ -46,7 +47,7 @@ from clipmem_core.scores.seeds import (
 
 SPLIT = "split"
 STUDY = "study.json"
-ARMS = "arms.parquet"
+SETTINGS = "settings.parquet"
 _REPAIR = "delete it and run the study again; trained members stay"
 CHANGES = Path(__file__).parents[2] / "data" / "results" / "switches.csv"  # in git
 
@@ -58,7 +59,7 @@ class StudyFile(TypedDict):
     source: str
     config: AuditConfig
     splits: int
-    arms: dict[Inner, str]  # the title of each arm
+    settings: dict[Inner, str]  # the title of each setting
     machine: dict[str, str | int]
 
 
@@ -77,20 +78,21 @@ class StudyFolder(Named):
 
     @property
     def rows(self) -> pd.DataFrame:
-        """One row per finished split, arm and member."""
-        return read_table(self.folder / ARMS, repair=_REPAIR)
+        """One row per finished split, setting and member."""
+        return read_table(self.folder / SETTINGS, repair=_REPAIR)
 
     def audit(self, split: int) -> Audit:
         """Return the audit of a split."""
         return Audit(inside(self.folder, f"audits/split-{split}"))
 
     def write_rows(self, splits: int) -> None:
-        """Write arms.parquet from the audits of the first `splits` splits."""
-        arms = [*self.request["arms"], BASELINE]
+        """Write settings.parquet from the audits of the first `splits` splits."""
+        settings = [*self.request["settings"], BASELINE]
         tables = [
-            lab_table(self.audit(split), arms).assign(**{SPLIT: split}) for split in range(splits)
+            lab_table(self.audit(split), settings).assign(**{SPLIT: split})
+            for split in range(splits)
         ]
-        write_table(self.folder / ARMS, pd.concat(tables, ignore_index=True))
+        write_table(self.folder / SETTINGS, pd.concat(tables, ignore_index=True))
 
 
 def check_same(folder: Named, request: dict[str, Any], source: str, config: AuditConfig) -> None:
@@ -109,7 +111,7 @@ open_study = StudyFolder.open
 list_studies = StudyFolder.every
 
 
-CLIPMEM_NET = "clipmem_net"  # clipmem less that of external pairs, which no member trains on
+CLIPMEM_NET = "clipmem_net"  # clipmem less that of held-out pairs, which no member trains on
 MEMORIZATIONS = {
     CLIPMEM_NET: "memorization",
     c.ATTACK_TPR: "attack TPR at 1 % FPR",
@@ -130,41 +132,42 @@ _SHOWN = {
 }
 OF_MEMBERS = "members of this audit"
 OF_SPLITS = c.SPLITS
-_COLUMNS = [ARM, "measure", "n", "value", "baseline", "difference", "low", "high", "p_value"]
+_COLUMNS = [SETTING, "measure", "n", "value", "baseline", "difference", "low", "high", "p_value"]
 P_OF_ALL = "p_of_all"
 SIGNIFICANCE = 0.05  # of Holm's p
 
 
 def differences(rows: pd.DataFrame) -> pd.DataFrame:
-    """Compare every arm with the baseline by member, or by split if the rows have splits: a row per
-    arm and measure.
+    """Compare every setting with the baseline by member, or by split if the rows have splits: a row
+    per setting and measure.
 
-    Columns: `n` members or splits, the means `value` of the arm and `baseline` on the same, their
-    `difference` with its 95 % interval and p value, and the p value corrected for the number of
-    arms by Holm's method. The rows of `none` have the interval of their own mean, less the mean.
+    Columns: `n` members or splits, the means `value` of the setting and `baseline` on the same,
+    their `difference` with its 95 % interval and p value, and the p value corrected for the number
+    of settings by Holm's method. The rows of `none` have the interval of their own mean, less the
+    mean.
     """
     over = SPLIT if SPLIT in rows else c.MEMBER
     if len(rows):
-        rows = rows.assign(**{CLIPMEM_NET: rows[c.CLIPMEM] - rows[mitigated.CLIPMEM_EXTERNAL]})
+        rows = rows.assign(**{CLIPMEM_NET: rows[c.CLIPMEM] - rows[mitigated.CLIPMEM_HELD_OUT]})
     measures = [name for name in MEASURE_LABELS if name in rows]
-    means = rows.groupby([AGAINST, ARM, over])[measures].mean().astype(float)
+    means = rows.groupby([AGAINST, SETTING, over])[measures].mean().astype(float)
     compared = []
-    for arm in dict.fromkeys(rows[ARM]):
-        of_arm, of_baseline = means.loc[(arm, arm)].align(
-            means.loc[(arm, BASELINE)], join="inner", axis=0
+    for setting in dict.fromkeys(rows[SETTING]):
+        of_setting, of_baseline = means.loc[(setting, setting)].align(
+            means.loc[(setting, BASELINE)], join="inner", axis=0
         )
         for measure in measures:
-            values = np.stack([of_arm[measure], of_baseline[measure]])
+            values = np.stack([of_setting[measure], of_baseline[measure]])
             values = values[:, np.isfinite(values).all(axis=0)]
             if not values.size:
                 continue
             paired = paired_difference(*values)
             test = [paired.low, paired.high, paired.p_value]
-            if arm == BASELINE:
+            if setting == BASELINE:
                 test = [end - values[0].mean() for end in seed_interval(values[0])] + [np.nan]
             elif paired.n < MIN_REPLICATES:
                 test = [np.nan] * 3
-            compared.append([arm, measure, paired.n, *values.mean(axis=1), paired.mean, *test])
+            compared.append([setting, measure, paired.n, *values.mean(axis=1), paired.mean, *test])
     table = pd.DataFrame(compared, columns=_COLUMNS)
     by_measure = table.groupby("measure", sort=False)["p_value"]
     corrected = by_measure.transform(lambda p: holm(p.to_numpy()))
@@ -172,11 +175,11 @@ def differences(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def front(points: pd.DataFrame, x: str, y: str) -> list[str]:
-    """Return the Pareto-optimal arms by ascending x: small x and large y are better."""
+    """Return the Pareto-optimal settings by ascending x: small x and large y are better."""
     points = points.dropna(subset=[x, y]).sort_values(x, kind="stable")
     best = points.groupby(x)[y].max().cummax()
     gains = best[best.diff() != 0]  # where a larger x has a larger y than any smaller one
-    return points.loc[points[y] == points[x].map(gains), ARM].tolist()
+    return points.loc[points[y] == points[x].map(gains), SETTING].tolist()
 
 
 def relative(row: Any) -> str:
@@ -188,9 +191,12 @@ def relative(row: Any) -> str:
     return interval_text(difference, low, high, spec, unit)
 
 
-def sentence_of(compared: pd.DataFrame, arm: str, title: str) -> str:
-    """Say how an arm changes memorization, an attack and retrieval."""
-    rows = {str(row["measure"]): row for row in compared[compared[ARM] == arm].to_dict("records")}
+def sentence_of(compared: pd.DataFrame, setting: str, title: str) -> str:
+    """Say how a setting changes memorization, an attack and retrieval."""
+    rows = {
+        str(row["measure"]): row
+        for row in compared[compared[SETTING] == setting].to_dict("records")
+    }
     parts = [f"memorization {relative(rows[CLIPMEM_NET])}"] if CLIPMEM_NET in rows else []
     if c.ATTACK_TPR in rows:
         after, before = (100 * rows[c.ATTACK_TPR][name] for name in ("value", "baseline"))
@@ -216,13 +222,13 @@ def usual_changes(audit: Audit) -> pd.DataFrame:
     return rows[(rows["encoders"] == encoders) & synthetic]
 
 
-def mitigate_command(audit: Audit, arm: Arm) -> str:
-    """Return the command that trains an arm of an audit."""
-    return shlex.join(["python", "-m", "clipmem_core", "mitigate", audit.name, *arm.flags])
+def mitigate_command(audit: Audit, setting: Setting) -> str:
+    """Return the command that trains a setting of an audit."""
+    return shlex.join(["python", "-m", "clipmem_core", "mitigate", audit.name, *setting.flags])
 
 
 def show_differences(rows: pd.DataFrame, titles: dict[str, str]) -> None:
-    """Print the table of an audit's lab or of a study, and a sentence an arm."""
+    """Print the table of an audit's lab or of a study, and a sentence a setting."""
     console = Console(highlight=False)
     compared = differences(rows)
     over = OF_SPLITS if SPLIT in rows else OF_MEMBERS
@@ -231,31 +237,33 @@ def show_differences(rows: pd.DataFrame, titles: dict[str, str]) -> None:
         "other than 0 (Holm)"
     )
     cells = compared.assign(cell=[_cell(row) for row in compared.to_dict("records")])
-    wide = cells.pivot(index=ARM, columns="measure", values="cell").reindex(compared[ARM].unique())
+    wide = cells.pivot(index=SETTING, columns="measure", values="cell").reindex(
+        compared[SETTING].unique()
+    )
     shown = [name for name in _SHOWN if name in wide]
     table = wide[shown].fillna("–").rename(columns=_SHOWN).reset_index()
     print_table(console, title, table)
-    for arm, text in titles.items():
-        if (compared[ARM] == arm).any():
-            console.print(plain(sentence_of(compared, arm, text)), style="bold", soft_wrap=True)
+    for setting, text in titles.items():
+        if (compared[SETTING] == setting).any():
+            console.print(plain(sentence_of(compared, setting, text)), style="bold", soft_wrap=True)
 
 
 def _cell(row: dict[Any, Any]) -> str:
-    if row[ARM] == BASELINE:
+    if row[SETTING] == BASELINE:
         return f"{row['value']:.3f}"
     half = "" if np.isnan(row["low"]) else f" ± {(row['high'] - row['low']) / 2:.3f}"
     return f"{row['difference']:+.3f}{half}{'*' if row[P_OF_ALL] < SIGNIFICANCE else ''}"
 
 
 def write_study_results(study: StudyFolder, path: Path, *, command: str) -> None:
-    """Write the differences of a study as a CSV file, with a sentence an arm."""
+    """Write the differences of a study as a CSV file, with a sentence a setting."""
     request = study.request
     compared = differences(study.rows)
     seeds = [str(study.audit(split).record.config.seed) for split in range(request["splits"])]
     notes = [
         f"value: mean over splits; low, high: 95 % interval over {OF_SPLITS} of the paired "
         f"difference to {BASELINE}; n: how many; p_of_all: Holm's p",
-        *(sentence_of(compared, arm, title) for arm, title in request["arms"].items()),
+        *(sentence_of(compared, setting, title) for setting, title in request["settings"].items()),
     ]
     write_results(
         path,

@@ -1,6 +1,6 @@
 """Trains members of an audit again with mitigations, two at a time, measures them, and serves open
-pages; runs a study: an audit of each split of the pairs, whose members train again with each arm.
-The same call resumes."""
+pages; runs a study: an audit of each split of the pairs, whose members train again with each
+setting. The same call resumes."""
 
 import functools
 import shutil
@@ -14,7 +14,6 @@ import pyarrow as pa
 import torch
 
 from clipmem_core import columns as c
-from clipmem_core.audit import settings
 from clipmem_core.audit.executor import Executor, Task, local_processes
 from clipmem_core.audit.member import (
     MemberRun,
@@ -35,7 +34,13 @@ from clipmem_core.audit.prepare import (
     load_data_set,
     with_features,
 )
-from clipmem_core.audit.settings import shares_process, side_by_side
+from clipmem_core.audit.settings import (
+    check_config,
+    machine,
+    resolve,
+    shares_process,
+    side_by_side,
+)
 from clipmem_core.audit.setup import write_audit
 from clipmem_core.audit.store import (
     IMAGE_EMBEDDINGS,
@@ -51,23 +56,23 @@ from clipmem_core.dataset.sentences import sentences_of
 from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.io import InputError
 from clipmem_core.lab import mitigated
-from clipmem_core.lab.arm import (
+from clipmem_core.lab.mitigated import NO_RANKING, MemberPair, begin
+from clipmem_core.lab.results import STUDY, StudyFolder, check_same
+from clipmem_core.lab.setting import (
     BASELINE,
     DECISIONS,
     REMOVAL,
-    Arm,
     PairChanges,
+    Setting,
     find_study,
-    parse_arm,
+    parse_setting,
     without_idle,
 )
-from clipmem_core.lab.mitigated import NO_RANKING, Couple, begin
-from clipmem_core.lab.results import STUDY, StudyFolder, check_same
 from clipmem_core.ragged import Ragged
 from clipmem_core.review.decisions import decided_of
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
-_EMBEDDINGS = ".embeddings"  # of a member until its couple is measured
+_EMBEDDINGS = ".embeddings"  # of a member until its pair of members is measured
 
 
 class Lab:
@@ -77,34 +82,34 @@ class Lab:
         self.audit = Audit(folder)
         self.baseline = open_shared(folder)
         self.record = self.baseline.record
-        self.couples = mitigated.couples(self.record.members)
+        self.member_pairs = mitigated.member_pairs(self.record.members)
         self.changed = functools.lru_cache(maxsize=2)(
             functools.partial(with_setting, self.baseline)
         )
         torch.set_num_threads(self.record.threads)
 
-    def train(self, arm: str, couple: Couple) -> None:
-        """Train and measure a couple unless it is finished."""
-        folder = mitigated.arm_folder(self.audit, arm)
+    def train(self, setting: str, member_pair: MemberPair) -> None:
+        """Train and measure a pair of members unless it is finished."""
+        folder = mitigated.setting_folder(self.audit, setting)
         try:
-            with mitigated.couple_lock(folder, couple):
-                if mitigated.is_measured(folder, couple):
+            with mitigated.member_pair_lock(folder, member_pair):
+                if mitigated.is_measured(folder, member_pair):
                     return
-                train_couple(self.changed(arm), arm, couple)
+                train_member_pair(self.changed(setting), setting, member_pair)
         except FileNotFoundError:
-            if arm == BASELINE or (folder / mitigated.SETTING).is_file():
+            if setting == BASELINE or (folder / mitigated.SETTING_FILE).is_file():
                 raise
-            return  # somebody removed the arm
+            return  # somebody removed the setting
 
 
 def with_setting(shared: Shared, name: str) -> Shared:
-    """Return the data of an audit's members as an arm changes them."""
-    arm = mitigated.read_arm(shared.audit, name)
+    """Return the data of an audit's members as a setting changes them."""
+    setting = mitigated.read_setting(shared.audit, name)
     changes = mitigated.read_changes(shared.audit, name)
     members = list(shared.record.members)
     membership = shared.membership.copy()
     membership[members] = membership[members].to_numpy() & ~changes.removed[:, None]
-    config = replace(shared.config, **arm.fields)
+    config = replace(shared.config, **setting.fields)
     shared = replace(shared, config=config, membership=membership)
     return _with_captions(shared, changes) if changes.captions else shared
 
@@ -129,20 +134,20 @@ def _with_captions(shared: Shared, changes: PairChanges) -> Shared:
     return replace(shared, pairs=pairs, features=features, data=data)
 
 
-def train_couple(shared: Shared, arm: str, couple: Couple) -> None:
-    """Train two members of an arm and measure them; those of the baseline are only measured."""
+def train_member_pair(shared: Shared, setting: str, member_pair: MemberPair) -> None:
+    """Train two members of a setting and measure them; those of the baseline are only measured."""
     audit = shared.audit
-    if arm == BASELINE:
-        mitigated.measure_baseline(audit, couple)
+    if setting == BASELINE:
+        mitigated.measure_baseline(audit, member_pair)
         return
-    folders = [mitigated.arm_folder(audit, arm) / name for name in couple]
+    folders = [mitigated.setting_folder(audit, setting) / name for name in member_pair]
     embedded = []
     measures = []
-    for name, folder in zip(couple, folders, strict=True):
+    for name, folder in zip(member_pair, folders, strict=True):
         folder.mkdir(parents=True, exist_ok=True)
         measures.append(_train(open_member(audit.folder, name, shared, folder)))
         embedded.append(read_embeddings(folder / _EMBEDDINGS))
-    mitigated.write_measures(audit, arm, couple, embedded, measures)
+    mitigated.write_measures(audit, setting, member_pair, embedded, measures)
     for folder in folders:
         shutil.rmtree(folder / _EMBEDDINGS, ignore_errors=True)
         for leftover in (CHECKPOINT, TRAJECTORY):
@@ -158,30 +163,36 @@ def _train(run: MemberRun) -> dict[str, float]:
 
 
 def train_members(folder: Path, names: Sequence[str]) -> None:
-    """Train couples of arms, each named `arm/member` by its first member. The work of a task."""
+    """Train pairs of members of settings, each named `setting/member` by its first member. The work
+    of a task."""
     trainer = Lab(folder)
-    partners = dict(trainer.couples)
+    partners = dict(trainer.member_pairs)
     for name in names:
-        arm, _, first = name.partition("/")
-        trainer.train(arm, (first, partners[first]))
+        setting, _, first = name.partition("/")
+        trainer.train(setting, (first, partners[first]))
 
 
-def run_arms(
+def run_settings(
     audit: Audit,
-    arms: Sequence[str],
+    settings: Sequence[str],
     screen: Screen,
     *,
     executor: Executor | None = None,
     n_members: int = 0,
 ) -> None:
-    """Train the first `n_members` (0: all) members of arms that were begun, and measure the
+    """Train the first `n_members` (0: all) members of settings that were begun, and measure the
     baseline's."""
     config = audit.record.config
     members = audit.record.members
-    couples = mitigated.couples(members[: n_members or len(members)])
-    finished = {arm: mitigated.finished_members(audit, arm) for arm in (BASELINE, *arms)}
+    member_pairs = mitigated.member_pairs(members[: n_members or len(members)])
+    finished = {
+        setting: mitigated.finished_members(audit, setting) for setting in (BASELINE, *settings)
+    }
     missing = [
-        f"{arm}/{first}" for first, _ in couples for arm in finished if first not in finished[arm]
+        f"{setting}/{first}"
+        for first, _ in member_pairs
+        for setting in finished
+        if first not in finished[setting]
     ]
     if missing:
         ensure_pixels(audit, screen)
@@ -197,10 +208,10 @@ def run_arms(
             noun = "training of member"
             tasks.append(Task(folders, train_members, audit.folder, tuple(names), threads, noun))
         run = executor or functools.partial(local_processes, at_once=at_once)
-        total = 2 * len(couples) * len(arms)
+        total = 2 * len(member_pairs) * len(settings)
         shown = -1
         for _ in run(tasks):
-            done = sum(len(mitigated.finished_members(audit, arm)) for arm in arms)
+            done = sum(len(mitigated.finished_members(audit, setting)) for setting in settings)
             if done != shown:
                 screen.say(f"{done} of {total} members finished")
                 shown = done
@@ -214,19 +225,19 @@ def run_study(
     name: str,
     screen: Screen,
     splits: int = 5,
-    also: Sequence[Arm] = (),
+    also: Sequence[Setting] = (),
     executor: Executor | None = None,
 ) -> StudyFolder:
-    """Run a study of plan.STUDIES, or continue it, until every arm is trained on every split.
+    """Run a study of plan.STUDIES, or continue it, until every setting is trained on every split.
 
-    `also` adds arms to the plan's.
+    `also` adds settings to the plan's.
     """
     plan = find_study(study)
     folder = StudyFolder.of(name)
     if splits < 1:
         raise InputError(f"--splits must be at least 1, not {splits}: intervals need 3")
     with acquire_lock(folder.folder, what="study"):
-        requested = settings.resolve(with_features(source, config))
+        requested = resolve(with_features(source, config))
         if folder.begun:
             request = folder.request
             check_same(folder, request, source, requested)
@@ -247,27 +258,28 @@ def run_study(
         config = requested
         if plan.one_caption and most > 1:
             config = replace(config, train_captions=1)
-        if any(DECISIONS in arm.overrides for arm in also):
+        if any(DECISIONS in setting.overrides for setting in also):
             columns = pa.Table.from_pandas(pairs[[c.PAIR_ID, c.CAPTIONS]], preserve_index=False)
             decided = decided_of(fingerprint, columns)
             also = [
-                replace(arm, decided=decided) if DECISIONS in arm.overrides else arm for arm in also
+                replace(setting, decided=decided) if DECISIONS in setting.overrides else setting
+                for setting in also
             ]
-        planned = [parse_arm(text) for text in plan.arms(config, most)]
-        arms = _arms(planned, config, also, screen)
+        planned = [parse_setting(text) for text in plan.settings(config, most)]
+        settings = _settings(planned, config, also, screen)
         folder.folder.mkdir(parents=True, exist_ok=True)
         request = {
             "study": study,
             "source": source,
             "config": as_dict(requested),
             "splits": splits,
-            "arms": {arm.name: arm.title for arm in arms},
-            "machine": settings.machine(),
+            "settings": {setting.name: setting.title for setting in settings},
+            "machine": machine(),
         }
         write_json(folder.folder / STUDY, request)
         replicates = config.seeds if config.protocol == "paper" else config.members // config.folds
         for split in range(splits):
-            screen.say(f"split {split + 1} of {splits}: {len(arms)} arms")
+            screen.say(f"split {split + 1} of {splits}: {len(settings)} settings")
             audit = folder.audit(split)
             seeded = replace(config, seed=config.seed + split * replicates)
             if not audit.begun:
@@ -277,27 +289,32 @@ def run_study(
                 write_audit(audit, source, seeded, data_set, injected, membership)
             if not audit.finished:
                 finish_audit(Run(audit, screen, executor=executor, predicts_words=False))
-            run_arms(audit, [begin(audit, arm).name for arm in arms], screen, executor=executor)
+            run_settings(
+                audit,
+                [begin(audit, setting).name for setting in settings],
+                screen,
+                executor=executor,
+            )
             folder.write_rows(split + 1)
     return folder
 
 
-def _arms(
-    planned: Sequence[Arm], config: AuditConfig, also: Sequence[Arm], screen: Screen
-) -> list[Arm]:
-    """Return the planned arms that can act on a config, and those of `also`; refuse one that cannot
-    run."""
+def _settings(
+    planned: Sequence[Setting], config: AuditConfig, also: Sequence[Setting], screen: Screen
+) -> list[Setting]:
+    """Return the planned settings that can act on a config, and those of `also`; refuse one that
+    cannot run."""
     idle = set(ineffective_fields(config)) | ({REMOVAL} if config.protocol == "paper" else set())
-    if out := [arm.text for arm in planned if idle & set(arm.overrides)]:
+    if out := [setting.text for setting in planned if idle & set(setting.overrides)]:
         screen.say(f"skipped, since they have no effect on this audit: {', '.join(out)}")
-    arms = [arm for arm in planned if not idle & set(arm.overrides)]
-    arms = [without_idle(arm, config) for arm in (*arms, *also)]
-    if not arms:
-        raise InputError("no arm of the study can act on this config: add --also")
-    for arm in arms:
-        settings.check_config(replace(config, **arm.fields))
-        if arm.removal and config.protocol == "paper":
-            raise InputError(f"{arm.text}: {NO_RANKING}")
-        if DECISIONS in arm.overrides and not arm.decided:
-            raise InputError(f"{arm.text}: no pair of this data set is decided: decide first")
-    return list({arm.name: arm for arm in arms}.values())
+    settings = [setting for setting in planned if not idle & set(setting.overrides)]
+    settings = [without_idle(setting, config) for setting in (*settings, *also)]
+    if not settings:
+        raise InputError("no setting of the study can act on this config: add --also")
+    for setting in settings:
+        check_config(replace(config, **setting.fields))
+        if setting.removal and config.protocol == "paper":
+            raise InputError(f"{setting.text}: {NO_RANKING}")
+        if DECISIONS in setting.overrides and not setting.decided:
+            raise InputError(f"{setting.text}: no pair of this data set is decided: decide first")
+    return list({setting.name: setting for setting in settings}.values())

@@ -52,7 +52,7 @@ def read_units(audit: Audit, table: str = UNITS) -> pd.DataFrame | None:
     """Return a table of all members that have it, or None.
 
     References are `before training`, the untrained model on the member's pairs, and `seen` and
-    `unseen`, the member on equally many of its training pairs and of the external pairs.
+    `unseen`, the member on equally many of its training pairs and of the held-out pairs.
     """
     repair = f"delete it and run `python -m clipmem_core units {audit.name}`"
     tables = []

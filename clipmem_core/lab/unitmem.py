@@ -115,12 +115,12 @@ def measure_references(run: MemberRun) -> pd.DataFrame:
     """Measure the references of a member, as `unit_table` with a column reference."""
     config = run.config
     rows = run.data.rows
-    external = run.data.external
+    held_out = run.data.held_out
     untrained = build_member(config, run.towers, seed=run.member.seed, pretrained=config.pretrained)
     measured = [(t.BEFORE, untrained, rows)]
-    n = min(len(rows), len(external))  # as many of both: UnitMem grows with the number of pairs
+    n = min(len(rows), len(held_out))  # as many of both: UnitMem grows with the number of pairs
     model = trained_model(run)
-    for reference, pairs in ((t.SEEN, rows), (t.UNSEEN, external)):
+    for reference, pairs in ((t.SEEN, rows), (t.UNSEEN, held_out)):
         drawn = draws.rng(config.seed, f"unitmem {reference}").choice(pairs, n, replace=False)
         measured.append((reference, model, np.sort(drawn)))
     tables = []
@@ -373,7 +373,7 @@ def complete(planned: ParadigmRun) -> None:
     model = _trained(planned)
     units = measure_model(run, model, [t.IMAGE_TOWER], run.data.rows)
     accuracy: float | None = None
-    fit, test = (rows[labels[rows] >= 0] for rows in (run.data.rows, run.data.external))
+    fit, test = (rows[labels[rows] >= 0] for rows in (run.data.rows, run.data.held_out))
     if len(np.unique(labels[fit])) >= 2 and len(test):
         blocks = image_blocks(
             model,

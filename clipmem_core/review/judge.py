@@ -339,7 +339,7 @@ def _out_of(
     features of each unit's picture, if any is new.
     """
     sides = search.read_sides(audit)
-    beside = detectors.external_used(sides.external)
+    beside = detectors.held_out_used(sides.held_out)
     membership = sides.membership
     owner = Ragged.of_lists(texts).owner
     by_member = []
@@ -356,21 +356,21 @@ def _out_of(
             if is_new.any():
                 features = pictures[units[is_new]]
                 shown[is_new] = encoding.embed_pictures(audit, features, name)
-            external = unit(image[beside]), unit(text[beside])
+            held_out = unit(image[beside]), unit(text[beside])
             itself = rows[units, None] == beside
-            values[np.isin(owner, units)] = _beside_external(
-                vectors, Ragged.of_lists(captions), shown, itself, external
+            values[np.isin(owner, units)] = _beside_held_out(
+                vectors, Ragged.of_lists(captions), shown, itself, held_out
             )
         by_member.append(values)
     return detectors.nan_mean(by_member)
 
 
-def _beside_external(
+def _beside_held_out(
     vectors: np.ndarray,
     units: Ragged,
     pictures: np.ndarray,
     itself: np.ndarray,
-    external: tuple[np.ndarray, np.ndarray],
+    held_out: tuple[np.ndarray, np.ndarray],
 ) -> np.ndarray:
     """Return similarity and margin of captions, and the CSLS of their units, by one member, [n, 3].
 
@@ -378,16 +378,16 @@ def _beside_external(
         vectors: unit embeddings of the captions, [n, dim].
         units: the captions of each.
         pictures: unit embeddings, [n_units, dim].
-        itself: whether a unit's pair is an external one, [n_units, n_external].
-        external: unit embeddings of the external pictures and captions, [n_external, dim].
+        itself: whether a unit's pair is a held-out one, [n_units, n_held_out].
+        held_out: unit embeddings of the held-out pictures and captions, [n_held_out, dim].
     """
     owner = units.owner
     similarity = np.vecdot(vectors, pictures[owner])
-    cosines = np.where(itself[owner], -np.inf, vectors @ external[0].T)
+    cosines = np.where(itself[owner], -np.inf, vectors @ held_out[0].T)
     means = unit(units.mean(vectors))
     by_image, by_text = (
         np.where(itself, -np.inf, queries @ others.T)
-        for queries, others in zip((pictures, means), external[::-1], strict=True)
+        for queries, others in zip((pictures, means), held_out[::-1], strict=True)
     )
     fit = detectors.csls(np.vecdot(means, pictures), by_image, by_text)
     margin = similarity - detectors.mean_of_nearest(cosines)
@@ -471,7 +471,7 @@ def _ratios_by(
 
 @cached(2, MEMBERSHIP, CONFIG)
 def _word_halves(audit: Audit) -> np.ndarray:
-    """Return which word model was trained on each pair, 0 or 1, and −1 for external pairs,
+    """Return which word model was trained on each pair, 0 or 1, and −1 for held-out pairs,
     [n_pairs]."""
     group = search.read_sides(audit).membership.group
     clusters = read_prepared(audit.folder).groups

@@ -27,9 +27,9 @@ from clipmem_core.columns import (
     CLIPMEM_IMAGE,
     CLIPMEM_TEXT,
     DECISION,
-    EXTERNAL,
     GROUP,
     GROUPS,
+    HELD_OUT,
     INDEPENDENT,
     INJECTED,
     LABEL,
@@ -47,7 +47,7 @@ from clipmem_core.config import AuditConfig
 from clipmem_core.review.decisions import CODES, decided
 from clipmem_core.review.queries import cached, fetch, number_sql
 from clipmem_core.review.search import read_sides
-from clipmem_core.scores.alignment import external_means, terms_of
+from clipmem_core.scores.alignment import held_out_means, terms_of
 
 MEMBERS_SHOWN = 6  # with a column each
 ATTACK_MEASURES = {"auroc": "AUROC", "TPR@0.01": "TPR at 1 % FPR", "TPR@0.001": "TPR at .1 % FPR"}
@@ -57,7 +57,7 @@ _REVEALING = 0.75  # AUROC of an attack: three guesses of four are right
 _MOSTLY = 1.5  # one encoder's part over the other's
 _BINS = 60  # of the histogram of clipmem
 _CELLS = (96, 64)  # of the density, along x and y
-# shares of the external pairs
+# shares of the held-out pairs
 FITTING = 0.25
 NOISE = 0.05
 PARTS = {"image": CLIPMEM_IMAGE, "text": CLIPMEM_TEXT}
@@ -165,7 +165,7 @@ def member_utility(utility: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Corners:
-    """Limits of the corners of the map: quantiles of the external pairs, which no member trained
+    """Limits of the corners of the map: quantiles of the held-out pairs, which no member trained
     on."""
 
     fits: float  # lower quartile of similarity_out
@@ -175,7 +175,7 @@ class Corners:
 
 @cached(4, SCORES, PAIRS)
 def load_score_map(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame, int, Corners | None]:
-    """Return `points_and_density` of the map of scores, and its corners; None if no external pair
+    """Return `points_and_density` of the map of scores, and its corners; None if no held-out pair
     has both scores."""
     x = SIMILARITY_OUT
     y = CLIPMEM
@@ -184,7 +184,7 @@ def load_score_map(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame, int, Corne
         SELECT quantile_cont(x, {FITTING}) AS fits, quantile_cont(y, {1 - NOISE}) AS high,
             quantile_cont(y, {NOISE}) AS low
         FROM (SELECT {number_sql(x)} AS x, {number_sql(y)} AS y, "group" FROM parquet)
-        WHERE "group" = '{EXTERNAL}' AND isfinite(x) AND isfinite(y)
+        WHERE "group" = '{HELD_OUT}' AND isfinite(x) AND isfinite(y)
     """
     fits, high, low = fetch(audit.folder / SCORES, query).to_pylist()[0].values()
     if fits is None:
@@ -247,14 +247,14 @@ def member_terms(audit: Audit, row: int) -> pd.DataFrame:
     """Return the terms of one pair by member in cosine units, and the member's side (in, out)."""
     sides = read_sides(audit)
     membership = sides.membership
-    external = sides.external
+    held_out = sides.held_out
     rows = []
     for name in membership.members:
-        mean_image, mean_text = _external_means(audit, name)
+        mean_image, mean_text = _held_out_means(audit, name)
         embeddings = read_embeddings(audit.member(name))
         image, text = (vectors[[row]][0].astype(np.float64) for vectors in embeddings)
         products = [image @ text, image @ mean_text, mean_image @ text, image @ image, text @ text]
-        terms = terms_of(np.array(products)[:, None], external[[row]], int(external.sum()))
+        terms = terms_of(np.array(products)[:, None], held_out[[row]], int(held_out.sum()))
         rows.append({term: float(terms[term][0]) for term in TERMS})
     table = pd.DataFrame(rows)
     table.insert(0, MEMBER, membership.members)
@@ -269,9 +269,9 @@ def member_terms(audit: Audit, row: int) -> pd.DataFrame:
         audit.member(member) / name for name in (IMAGE_EMBEDDINGS, TEXT_EMBEDDINGS)
     ],
 )
-def _external_means(audit: Audit, member: str) -> np.ndarray:
-    """Return the mean embeddings of the external pictures and captions, ν_I and ν_T."""
-    return external_means(*read_embeddings(audit.member(member)), read_sides(audit).external)
+def _held_out_means(audit: Audit, member: str) -> np.ndarray:
+    """Return the mean embeddings of the held-out pictures and captions, ν_I and ν_T."""
+    return held_out_means(*read_embeddings(audit.member(member)), read_sides(audit).held_out)
 
 
 def encoder_means(
@@ -314,13 +314,13 @@ def encoder_doubts(groups: pd.DataFrame, fit: float | None) -> list[str]:
             "the split."
         )
     top = groups[groups["name"].isin(TARGET_GROUPS)]["mean"].sum()
-    for row in groups[groups["name"] == EXTERNAL].to_dict("records"):
+    for row in groups[groups["name"] == HELD_OUT].to_dict("records"):
         off = abs(row["mean"])
         three_errors = 3 * (row["high"] - row["low"]) / (2 * _Z)
         if off > FLAT * abs(top) and off > three_errors:
             mean = f"{row['mean']:+.3f}".replace("-", "−")
             sentences.append(
-                f"The null of the {row['encoder']} encoder is not near 0: {mean} on external "
+                f"The null of the {row['encoder']} encoder is not near 0: {mean} on held-out "
                 "pairs, which nobody memorized. Read its part against that, not against 0."
             )
     return sentences

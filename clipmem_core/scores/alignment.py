@@ -17,50 +17,50 @@ IMAGE_SQUARE = "image_square"
 TEXT_SQUARE = "text_square"
 
 
-def external_means(image: np.ndarray, text: np.ndarray, external: np.ndarray) -> np.ndarray:
-    """Return ν_I and ν_T, the means of mean embeddings over the external pairs.
+def held_out_means(image: np.ndarray, text: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+    """Return ν_I and ν_T, the means of mean embeddings over the held-out pairs.
 
     Args:
         image, text: μ_I and μ_T, means of the unit embeddings of a pair's views and captions,
             [n_pairs, dim].
-        external: true for external pairs, [n_pairs]; at least two.
+        held_out: true for held-out pairs, [n_pairs]; at least two.
 
     Returns:
         float64 [2, dim].
     """
-    rows = np.flatnonzero(external)
+    rows = np.flatnonzero(held_out)
     return np.stack([side[rows].mean(axis=0, dtype=np.float64) for side in (image, text)])
 
 
-def pair_terms(image: np.ndarray, text: np.ndarray, external: np.ndarray) -> dict[str, np.ndarray]:
+def pair_terms(image: np.ndarray, text: np.ndarray, held_out: np.ndarray) -> dict[str, np.ndarray]:
     """Measure how one member aligns with every pair.
 
     Alignment lies in [−3, 3]; the higher, the better the member matches the pair beyond what any
-    caption and any image would get. An external pair leaves itself out of ν. Both matrices may be
+    caption and any image would get. A held-out pair leaves itself out of ν. Both matrices may be
     memory maps of any size.
 
     Args:
-        image, text, external: as for `external_means`.
+        image, text, held_out: as for `held_out_means`.
 
     Returns:
         float32 [n_pairs] each: positive, negative_text, negative_image, alignment, similarity
         (positive as a cosine, 0 where a mean has no length), and image_square, text_square: ‖μ‖²,
         which `sslmem` takes.
     """
-    nu_image, nu_text = external_means(image, text, external).astype(image.dtype)
+    nu_image, nu_text = held_out_means(image, text, held_out).astype(image.dtype)
     factors = ((image, text), (image, nu_text), (text, nu_image), (image, image), (text, text))
     products = np.stack([np.vecdot(*both) for both in factors]).astype(np.float32)
-    return terms_of(products, external, int(np.sum(external)))
+    return terms_of(products, held_out, int(np.sum(held_out)))
 
 
-def leave_out(with_all: np.ndarray, pair_product: np.ndarray, n_external: int) -> np.ndarray:
-    """Turn products with ν, the mean over all external pairs, into those with the mean without the
+def leave_out(with_all: np.ndarray, pair_product: np.ndarray, n_held_out: int) -> np.ndarray:
+    """Turn products with ν, the mean over all held-out pairs, into those with the mean without the
     pair itself: (n ν·μ − μ·μ) / (n − 1).
 
     Args:
         with_all: products with ν, [n_pairs].
         pair_product: products with the pair's own mean embedding, [n_pairs].
-        n_external: external pairs behind ν.
+        n_held_out: held-out pairs behind ν.
 
     Returns:
         [n_pairs].
@@ -69,25 +69,25 @@ def leave_out(with_all: np.ndarray, pair_product: np.ndarray, n_external: int) -
         >>> float(leave_out(np.array(2.0), np.array(3.0), 2))  # (3 + 1) / 2 without the 3
         1.0
     """
-    return (n_external * with_all - pair_product) / (n_external - 1)
+    return (n_held_out * with_all - pair_product) / (n_held_out - 1)
 
 
-def terms_of(products: np.ndarray, external: np.ndarray, n_external: int) -> dict[str, np.ndarray]:
-    """Name the products of `pair_terms`, let external pairs leave themselves out, derive alignment
+def terms_of(products: np.ndarray, held_out: np.ndarray, n_held_out: int) -> dict[str, np.ndarray]:
+    """Name the products of `pair_terms`, let held-out pairs leave themselves out, derive alignment
     and similarity.
 
     Args:
         products: μ_I·μ_T, μ_I·ν_T, ν_I·μ_T, ‖μ_I‖² and ‖μ_T‖² of n pairs, [5, n]; changed in place.
-        external: true for external pairs, [n].
-        n_external: external pairs behind ν.
+        held_out: true for held-out pairs, [n].
+        n_held_out: held-out pairs behind ν.
 
     Returns:
         [n] each, as of `pair_terms`.
     """
     positive, negative_text, negative_image, image_square, text_square = products
     for negative in (negative_text, negative_image):
-        negative[external] = leave_out(
-            negative[external].astype(np.float64), positive[external], n_external
+        negative[held_out] = leave_out(
+            negative[held_out].astype(np.float64), positive[held_out], n_held_out
         )
     length = np.sqrt(image_square * text_square)
     return {

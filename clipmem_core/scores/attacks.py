@@ -2,10 +2,10 @@
 models.
 
 The pair's alignment under the target is compared with its alignments under shadows that were
-trained on the pair, and under those that were not, each less the mean of the external pairs. On
+trained on the pair, and under those that were not, each less the mean of the held-out pairs. On
 each side a pair has one shadow fewer than it has members, whichever side the target is on;
 otherwise their number would leak that side. The shadow left out opposite the target is of the
-target's repeat or seed where possible.
+target's replicate or seed where possible.
 """
 
 from collections.abc import Sequence
@@ -94,16 +94,16 @@ def attack(
     Args:
         alignments: one array a member, [n_pairs] each.
         sides: who was trained on what.
-        rows: the pairs that are attacked, int [n], ascending; no external ones.
+        rows: the pairs that are attacked, int [n], ascending; no held-out ones.
 
     Returns:
         One result a member, arrays [n].
     """
     trained = sides.membership.trained[:, rows]
-    external = np.stack([values[sides.external] for values in alignments])
-    external_mean = external.mean(axis=1, keepdims=True).astype(np.float64)
-    noise = float((external - external_mean).var(axis=0, ddof=1).mean())
-    centred = np.stack([values[rows] for values in alignments]) - external_mean
+    held_out = np.stack([values[sides.held_out] for values in alignments])
+    held_out_mean = held_out.mean(axis=1, keepdims=True).astype(np.float64)
+    noise = float((held_out - held_out_mean).var(axis=0, ddof=1).mean())
+    centred = np.stack([values[rows] for values in alignments]) - held_out_mean
     key = draws.rng(sides.seed, "shadow models").random(trained.shape, dtype=np.float32)
     results = {}
     for replicate in sides.replicates:
@@ -183,7 +183,7 @@ def _shadows(
     one that is opposite to it, of its replicate where possible.
 
     Args: `trained` is true where the member trained on the pair, and `key` a random number,
-    [n_members, n] each; `replicate` are the members of the target's repeat or seed.
+    [n_members, n] each; `replicate` are the members of the target's replicate or seed.
     """
     opposite = trained != trained[target]
     preference = np.where(opposite, key, -1.0)

@@ -2,8 +2,8 @@
 single captions.
 
 Embeddings are one matrix a member, [n_pairs, dim], of any length, and may be memory maps; `trained`
-is true where the member trains on the pair, [n_members, n_pairs], and `external` for external
-pairs, [n_pairs]. Cosines with external partners are −∞ where an external pair would be compared
+is true where the member trains on the pair, [n_members, n_pairs], and `held-out` for held-out
+pairs, [n_pairs]. Cosines with held-out partners are −∞ where a held-out pair would be compared
 with itself.
 """
 
@@ -18,8 +18,8 @@ from threadpoolctl import threadpool_limits
 from clipmem_core import draws
 from clipmem_core.scores.alignment import unit
 
-_NEIGHBOURS = 10  # nearest external partners that a cosine is compared with
-_MOST_EXTERNAL = 1_000  # external pairs among which they are searched
+_NEIGHBOURS = 10  # nearest held-out partners that a cosine is compared with
+_MOST_HELD_OUT = 1_000  # held-out pairs among which they are searched
 _MOST_SWAPPED = 20_000  # pairs whose caption is swapped, evenly spaced
 # Place in a trajectory's last axis: training cosine, log-probability of the true partner
 LOG_PROBABILITY = 1
@@ -104,17 +104,17 @@ def misfit(
 
 
 def csls(cosine: np.ndarray, by_image: np.ndarray, by_text: np.ndarray) -> np.ndarray:
-    """Measure how much closer picture and caption are to each other than to their nearest external
+    """Measure how much closer picture and caption are to each other than to their nearest held-out
     partners.
 
     CSLS (Conneau et al., ICLR 2018, equation 3): 2 cos(x, y) − mean cosine of x with the k nearest
     captions − mean cosine of y with the k nearest pictures; k = 10. In [−4, 4], higher is better.
-    Theirs searches all pairs; ours only external ones, which no member saw.
+    Theirs searches all pairs; ours only held-out ones, which no member saw.
 
     Args:
         cosine: of picture and caption, [n].
-        by_image: the picture's with external captions, [n, n_external].
-        by_text: the caption's with external pictures, [n, n_external].
+        by_image: the picture's with held-out captions, [n, n_held_out].
+        by_text: the caption's with held-out pictures, [n, n_held_out].
 
     Returns:
         [n].
@@ -129,7 +129,7 @@ def csls(cosine: np.ndarray, by_image: np.ndarray, by_text: np.ndarray) -> np.nd
 def mean_of_nearest(cosines: np.ndarray) -> np.ndarray:
     """Return the mean of each row's 10 largest cosines, or of as many finite ones as every row has.
 
-    Args: [n, n_external]; −∞ for a pair's own partner. Returns: [n].
+    Args: [n, n_held_out]; −∞ for a pair's own partner. Returns: [n].
     """
     k = np.isfinite(cosines).sum(axis=1).min(initial=_NEIGHBOURS)
     return np.partition(cosines, -k, axis=1)[:, -k:].mean(axis=1)
@@ -138,7 +138,7 @@ def mean_of_nearest(cosines: np.ndarray) -> np.ndarray:
 def log_probability(
     cosine: np.ndarray, by_image: np.ndarray, by_text: np.ndarray, *, logit_scale: float
 ) -> np.ndarray:
-    """Return a member's log-probability of a pair's true partner among the external partners.
+    """Return a member's log-probability of a pair's true partner among the held-out partners.
 
     Mean over both directions of the log of the softmax of logit_scale × cosine. At most 0. SigLIP's
     loss has no softmax: this is then that of its scaled cosines, as in the trajectory; a bias would
@@ -164,19 +164,19 @@ def fit_out(
     image: Sequence[np.ndarray],
     text: Sequence[np.ndarray],
     trained: np.ndarray,
-    external: np.ndarray,
+    held_out: np.ndarray,
     logit_scales: Sequence[float],
 ) -> np.ndarray:
     """Average `csls` and `log_probability` over the members that were not trained on a pair, in one
     pass.
 
-    An external pair is not compared with itself. Of more than 1,000 external pairs 1,000 are used,
+    A held-out pair is not compared with itself. Of more than 1,000 held-out pairs 1,000 are used,
     evenly spaced.
 
     Args:
         image, text: embeddings of each member, [n_pairs, dim].
         trained: true where the member trains on the pair, [n_members, n_pairs].
-        external: true for external pairs, at least two, [n_pairs].
+        held_out: true for held-out pairs, at least two, [n_pairs].
         logit_scales: of each member; NaN where unknown.
 
     Returns:
@@ -186,8 +186,8 @@ def fit_out(
 
     def measure(a: np.ndarray, b: np.ndarray, in_training: np.ndarray, scale: float) -> np.ndarray:
         rows = np.flatnonzero(~in_training)
-        values = np.full((2, len(external)), np.nan, dtype=np.float32)
-        for part, *cosines in _beside_external(a, b, external, rows):
+        values = np.full((2, len(held_out)), np.nan, dtype=np.float32)
+        for part, *cosines in _beside_held_out(a, b, held_out, rows):
             values[:, rows[part]] = csls(*cosines), log_probability(*cosines, logit_scale=scale)
         return values
 
@@ -201,22 +201,22 @@ def in_threads(measure: Callable[..., Any], *arguments: Iterable[Any]) -> list[A
         return list(pool.map(measure, *arguments))
 
 
-def external_used(external: np.ndarray) -> np.ndarray:
-    """Return the rows of the external pairs that others are compared with: all, or 1,000 evenly
+def held_out_used(held_out: np.ndarray) -> np.ndarray:
+    """Return the rows of the held-out pairs that others are compared with: all, or 1,000 evenly
     spaced.
 
-    Args: true for external pairs, [n_pairs]. Returns: int64 [n].
+    Args: true for held-out pairs, [n_pairs]. Returns: int64 [n].
     """
-    return evenly_spaced(np.flatnonzero(external), _MOST_EXTERNAL)
+    return evenly_spaced(np.flatnonzero(held_out), _MOST_HELD_OUT)
 
 
-def _beside_external(
-    image: np.ndarray, text: np.ndarray, external: np.ndarray, rows: np.ndarray
+def _beside_held_out(
+    image: np.ndarray, text: np.ndarray, held_out: np.ndarray, rows: np.ndarray
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
     """Yield for blocks of rows: the slice, cosine of picture and caption [n], the picture's cosines
-    with external captions and the caption's with external pictures, [n, n_external] each; −∞ for
-    an external pair with itself."""
-    partners = external_used(external)
+    with held-out captions and the caption's with held-out pictures, [n, n_held_out] each; −∞ for
+    a held-out pair with itself."""
+    partners = held_out_used(held_out)
     images = unit(image[partners]).T
     texts = unit(text[partners]).T
     for start in range(0, len(rows), _CHUNK):
@@ -255,35 +255,35 @@ def swapped_csls(
     image: Sequence[np.ndarray],
     text: Sequence[np.ndarray],
     trained: np.ndarray,
-    external: np.ndarray,
+    held_out: np.ndarray,
     *,
     seed: int,
 ) -> np.ndarray:
-    """Return the `csls_out` that each picture would have with the caption of an external pair,
+    """Return the `csls_out` that each picture would have with the caption of a held-out pair,
     drawn at random.
 
-    No member was trained on an external pair, so the members that leave a picture out have seen
+    No member was trained on a held-out pair, so the members that leave a picture out have seen
     neither: these are positives of a set whose other pairs are unlabelled.
 
     Args:
-        image, text, trained, external: as for `fit_out`.
+        image, text, trained, held_out: as for `fit_out`.
         seed: of the draw.
 
     Returns:
-        float64 [n_pairs], NaN for external pairs, those that every member trains on, and those not
+        float64 [n_pairs], NaN for held-out pairs, those that every member trains on, and those not
         among the 20,000 used.
     """
-    partners = external_used(external)
-    pairs = evenly_spaced(np.flatnonzero(~external & ~trained.all(axis=0)), _MOST_SWAPPED)
+    partners = held_out_used(held_out)
+    pairs = evenly_spaced(np.flatnonzero(~held_out & ~trained.all(axis=0)), _MOST_SWAPPED)
     rng = draws.rng(seed, "swapped rows")
-    donors = rng.integers(len(partners), size=len(external))  # places in `partners`
+    donors = rng.integers(len(partners), size=len(held_out))  # places in `partners`
 
     def measure(a: np.ndarray, b: np.ndarray, in_training: np.ndarray) -> np.ndarray:
-        blocks = _beside_external(a, b, external, partners)
+        blocks = _beside_held_out(a, b, held_out, partners)
         of_donors = np.concatenate([mean_of_nearest(by_text) for *_, by_text in blocks])
-        values = np.full(len(external), np.nan)
+        values = np.full(len(held_out), np.nan)
         rows = pairs[~in_training[pairs]]
-        for part, _, by_image, _ in _beside_external(a, b, external, rows):
+        for part, _, by_image, _ in _beside_held_out(a, b, held_out, rows):
             donor = donors[rows[part]]
             each = np.arange(len(donor))
             cosine = by_image[each, donor]
@@ -301,13 +301,13 @@ def caption_scores(
     """Return similarity and margin of captions.
 
     Similarity, in [−1, 1], is the cosine with the caption's picture. Margin, in [−2, 2], half of
-    `csls`: similarity − mean cosine with the 10 nearest external pictures.
+    `csls`: similarity − mean cosine with the 10 nearest held-out pictures.
 
     Args:
         vectors: unit embeddings of the captions, [n, dim].
         owner: each caption's pair, [n].
         image: embeddings of pictures of any length, [n_pairs, dim].
-        beside: rows of the external pairs, at least two, [n_beside]; a caption is not compared
+        beside: rows of the held-out pairs, at least two, [n_beside]; a caption is not compared
             with its own picture.
 
     Returns:
@@ -338,7 +338,7 @@ def decoy_scores(
 
     Args:
         vectors: unit embeddings of the captions from number `first` on, [n, dim].
-        nearest: mean cosine of each with the nearest external pictures, [n].
+        nearest: mean cosine of each with the nearest held-out pictures, [n].
         decoys: `DECOY` [n_decoys], ascending by caption.
         image: embeddings of pictures, [n_pairs, dim].
         owner: each caption's pair, [n_captions].

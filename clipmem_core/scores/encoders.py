@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import draws
-from clipmem_core.columns import ALIGNMENT, CLIPMEM_IMAGE, CLIPMEM_TEXT, EXTERNAL, SHARED
+from clipmem_core.columns import ALIGNMENT, CLIPMEM_IMAGE, CLIPMEM_TEXT, HELD_OUT, SHARED
 from clipmem_core.io import InputError
-from clipmem_core.scores.alignment import external_means, leave_out, pair_terms, unit
+from clipmem_core.scores.alignment import held_out_means, leave_out, pair_terms, unit
 from clipmem_core.scores.detectors import divide_or_nan, in_threads
 from clipmem_core.scores.membership import MemberSides, side_means
 
@@ -40,7 +40,7 @@ def contributions(
 
     Cosine units; positive: that encoder memorized the pair; the parts add up to clipmem. Paper: f
     mapped to g on all shared pairs, seed by seed, then averaged. Ensemble: every member mapped to
-    the first on all external pairs. The fit of a map is measured separately, fitted on half of
+    the first on all held-out pairs. The fit of a map is measured separately, fitted on half of
     these pairs and evaluated on the other half.
 
     Args:
@@ -53,7 +53,7 @@ def contributions(
     """
     membership = sides.membership
     paper = sides.protocol == "paper"
-    group = SHARED if paper else EXTERNAL
+    group = SHARED if paper else HELD_OUT
     rows = np.flatnonzero(membership.group == group)
     if len(rows) < 2:
         raise InputError(
@@ -74,10 +74,10 @@ def contributions(
             if place != reference:
                 rotations[place], fit = _fit(member, compared[reference], rows)
                 fits.append(fit)
-        alignments = [pair_terms(*member, sides.external)[ALIGNMENT] for member in compared]
+        alignments = [pair_terms(*member, sides.held_out)[ALIGNMENT] for member in compared]
         mean_in, mean_out = side_means(alignments, inside)
         clipmem = mean_in - mean_out
-        difference = _hybrid_difference(compared, rotations, inside, sides.external)
+        difference = _hybrid_difference(compared, rotations, inside, sides.held_out)
         parts += np.stack([clipmem + difference, clipmem - difference]) / (2 * len(comparisons))
     table = pd.DataFrame({CLIPMEM_IMAGE: parts[0], CLIPMEM_TEXT: parts[1]})
     return table, float(np.mean(fits)) if fits else None
@@ -117,7 +117,7 @@ def _hybrid_difference(
     members: Sequence[Embeddings],
     rotations: np.ndarray,
     inside: np.ndarray,
-    external: np.ndarray,
+    held_out: np.ndarray,
 ) -> np.ndarray:
     """Return h(f, g) − h(g, f), averaged over all pairs of a member f that is in and a member g
     that is out.
@@ -126,14 +126,14 @@ def _hybrid_difference(
         members: μ_I and μ_T of each, [n_pairs, dim].
         rotations: each member's map to the common space, float32 [n_members, dim, dim].
         inside: true where the member is in, [n_members, n_pairs].
-        external: true for external pairs, [n_pairs].
+        held_out: true for held-out pairs, [n_pairs].
 
     Returns:
         float64 [n_pairs]; NaN without a member on a side.
     """
-    nu = np.array([external_means(*member, external) for member in members]) @ rotations
-    n_external = int(external.sum())
-    difference = np.empty(len(external))
+    nu = np.array([held_out_means(*member, held_out) for member in members]) @ rotations
+    n_held_out = int(held_out.sum())
+    difference = np.empty(len(held_out))
 
     def measure(start: int) -> None:
         rows = slice(start, start + _CHUNK)
@@ -157,12 +157,12 @@ def _hybrid_difference(
             [n]."""
             positive = np.vecdot(mean_image[a], mean_text[b]).astype(np.float64)
             negatives = np.vecdot(mean_image[a], nu_text[b]) + np.vecdot(mean_text[b], nu_image[a])
-            left_out = leave_out(negatives, 2 * positive, n_external)
-            return positive - np.where(external[rows], left_out, negatives)
+            left_out = leave_out(negatives, 2 * positive, n_held_out)
+            return positive - np.where(held_out[rows], left_out, negatives)
 
         difference[rows] = h(0, 1) - h(1, 0)
 
-    in_threads(measure, range(0, len(external), _CHUNK))
+    in_threads(measure, range(0, len(held_out), _CHUNK))
     return difference
 
 

@@ -2,8 +2,8 @@
 and out of a pair.
 
 Pairs of one cluster of near-duplicates always share group and fold, since a twin in training hides
-memorization; `clusters` numbers the cluster of each pair, [n_pairs]. A replicate is a repeat of the
-ensemble (`r0-f0`, `r0-f1`, …) or a seed of the paper (`f-0`, `g-0`).
+memorization; `clusters` numbers the cluster of each pair, [n_pairs]. A replicate is a replicate of
+the ensemble (`r0-f0`, `r0-f1`, …) or a seed of the paper (`f-0`, `g-0`).
 """
 
 import functools
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clipmem_core import draws
-from clipmem_core.columns import CANDIDATE, EXTERNAL, INDEPENDENT, SCORED, SHARED
+from clipmem_core.columns import CANDIDATE, HELD_OUT, INDEPENDENT, SCORED, SHARED
 from clipmem_core.io import InputError
 
 MIN_PAIRS = 200
@@ -37,7 +37,7 @@ class Membership:
 
 
 def group_size(n_pairs: int) -> int:
-    """Return how many pairs external, candidate and independent have: the paper's part in 11, from
+    """Return how many pairs held-out, candidate and independent have: the paper's part in 11, from
     50 to 5,000.
 
     Args: the number of pairs, at least 200.
@@ -55,30 +55,30 @@ def group_size(n_pairs: int) -> int:
 
 
 def ensemble_membership(
-    clusters: np.ndarray, *, folds: int, repeats: int, seed: int, halves: bool = False
+    clusters: np.ndarray, *, folds: int, replicates: int, seed: int, halves: bool = False
 ) -> Membership:
-    """Draw repeated cross-validation: in each repeat every scored pair is left out by one member,
-    or by half of them.
+    """Draw repeated cross-validation: in each replicate every scored pair is left out by one
+    member, or by half of them.
 
-    Each repeat and the external group have a random stream of their own: a larger `repeats` only
-    adds members. Folds differ by at most one cluster.
+    Each replicate and the held-out group have a random stream of their own: a larger `replicates`
+    only adds members. Folds differ by at most one cluster.
 
     Args:
         clusters: of near-duplicates, [n_pairs].
-        folds: members of a repeat, at least 2; member `r<repeat>-f<fold>` leaves that fold out.
-        repeats: how often the scored pairs are split, at least 1.
-        halves: each pair is left out by a random half of the members of a repeat (`folds` is even),
-            so that the training sets of two members are nearly unrelated.
+        folds: members of a replicate, at least 2; member `r<replicate>-f<fold>` leaves that fold
+        out. replicates: how often the scored pairs are split, at least 1. halves: each pair is left
+        out by a random half of the members of a replicate (`folds` is
+            even), so that the training sets of two members are nearly unrelated.
         seed: start of all draws.
 
     Returns:
-        Groups scored and external; members r0-f0, r0-f1, …
+        Groups scored and held-out; members r0-f0, r0-f1, …
     """
     size = group_size(len(clusters))
-    external = _draw_groups(clusters, size, 1, draws.rng(seed, "groups")) == 0
-    if external.sum() < _MIN_GROUP:
-        raise InputError(_too_many_near_duplicates("external", size))
-    scored = np.flatnonzero(~external)
+    held_out = _draw_groups(clusters, size, 1, draws.rng(seed, "groups")) == 0
+    if held_out.sum() < _MIN_GROUP:
+        raise InputError(_too_many_near_duplicates("held-out", size))
+    scored = np.flatnonzero(~held_out)
     n_clusters = len(np.unique(clusters[scored]))
     if n_clusters < folds:
         raise InputError(
@@ -86,28 +86,30 @@ def ensemble_membership(
             f"{folds}"
         )
     cluster = np.unique(clusters, return_inverse=True)[1]
-    trained = np.zeros((repeats * folds, len(clusters)), dtype=bool)
-    for repeat, in_training in enumerate(trained.reshape(repeats, folds, -1)):
+    trained = np.zeros((replicates * folds, len(clusters)), dtype=bool)
+    for replicate, in_training in enumerate(trained.reshape(replicates, folds, -1)):
         if halves:
             ranks = (
-                draws.rng(seed, "halves", repeat)
+                draws.rng(seed, "halves", replicate)
                 .random((folds, cluster.max() + 1))
                 .argsort(axis=0)
                 .argsort(axis=0)
             )
             in_training[:, scored] = ranks[:, cluster[scored]] >= folds // 2
         else:
-            fold = _draw_folds(clusters[scored], folds, draws.rng(seed, "folds", repeat))
+            fold = _draw_folds(clusters[scored], folds, draws.rng(seed, "folds", replicate))
             in_training[:, scored] = fold != np.arange(folds)[:, None]
-    members = tuple(f"r{repeat}-f{fold}" for repeat in range(repeats) for fold in range(folds))
-    return Membership(np.where(external, EXTERNAL, SCORED), members, trained)
+    members = tuple(
+        f"r{replicate}-f{fold}" for replicate in range(replicates) for fold in range(folds)
+    )
+    return Membership(np.where(held_out, HELD_OUT, SCORED), members, trained)
 
 
 def paper_membership(clusters: np.ndarray, *, seeds: int, seed: int) -> Membership:
     """Draw the paper's four groups: f trains on shared and candidate, g on shared and independent,
-    neither on external.
+    neither on held-out.
 
-    Candidate, independent and external have exactly `group_size` pairs each, the rest is shared.
+    Candidate, independent and held-out have exactly `group_size` pairs each, the rest is shared.
     Groups do not depend on `seeds`.
 
     Args:
@@ -116,13 +118,13 @@ def paper_membership(clusters: np.ndarray, *, seeds: int, seed: int) -> Membersh
         seed: start of the draw.
 
     Returns:
-        Groups candidate, independent, external and shared; members f-0, g-0, …
+        Groups candidate, independent, held-out and shared; members f-0, g-0, …
     """
     size = group_size(len(clusters))
     drawn = _draw_groups(clusters, size, 3, draws.rng(seed, "groups"))
     if (np.bincount(drawn + 1, minlength=4)[1:] != size).any():
-        raise InputError(_too_many_near_duplicates("candidate, independent and external", size))
-    group = np.array([CANDIDATE, INDEPENDENT, EXTERNAL, SHARED])[drawn]
+        raise InputError(_too_many_near_duplicates("candidate, independent and held-out", size))
+    group = np.array([CANDIDATE, INDEPENDENT, HELD_OUT, SHARED])[drawn]
     shared = group == SHARED
     trained = np.stack([shared | (group == CANDIDATE), shared | (group == INDEPENDENT)] * seeds)
     members = tuple(f"{side}-{number}" for number in range(seeds) for side in "fg")
@@ -130,9 +132,9 @@ def paper_membership(clusters: np.ndarray, *, seeds: int, seed: int) -> Membersh
 
 
 def draw_utility_pairs(group: np.ndarray, clusters: np.ndarray, *, seed: int) -> np.ndarray:
-    """Draw the half of the external pairs that only utility is measured on, in complete clusters.
+    """Draw the half of the held-out pairs that only utility is measured on, in complete clusters.
 
-    The other half centres alignments and steers adaptive mitigations, so no arm is evaluated on
+    The other half centres alignments and steers adaptive mitigations, so no setting is evaluated on
     pairs that steered it.
 
     Args:
@@ -143,10 +145,10 @@ def draw_utility_pairs(group: np.ndarray, clusters: np.ndarray, *, seed: int) ->
     Returns:
         bool [n_pairs].
     """
-    external = group == EXTERNAL
+    held_out = group == HELD_OUT
     rng = draws.rng(seed, "utility")
     utility_only = np.zeros(len(group), dtype=bool)
-    utility_only[external] = _draw_groups(clusters[external], external.sum() // 2, 1, rng) == 0
+    utility_only[held_out] = _draw_groups(clusters[held_out], held_out.sum() // 2, 1, rng) == 0
     return utility_only
 
 
@@ -157,9 +159,9 @@ def draw_word_halves(group: np.ndarray, clusters: np.ndarray, *, seed: int) -> n
     protocol.
 
     Args: as for `draw_utility_pairs`.
-    Returns: 0 or 1, and −1 for external pairs, int64 [n_pairs].
+    Returns: 0 or 1, and −1 for held-out pairs, int64 [n_pairs].
     """
-    trained = group != EXTERNAL
+    trained = group != HELD_OUT
     half = np.full(len(group), -1)
     half[trained] = _draw_folds(clusters[trained], 2, draws.rng(seed, "word models"))
     return half
@@ -250,15 +252,15 @@ def protocol_of(members: Sequence[str]) -> str:
         if members and all(map(name.fullmatch, members)):
             return protocol
     raise InputError(
-        "members must be named r<repeat>-f<fold>, or f-<seed> and g-<seed>, not "
+        "members must be named r<replicate>-f<fold>, or f-<seed> and g-<seed>, not "
         f"{', '.join(members)}"
     )
 
 
 def replicate_rows(members: Sequence[str]) -> list[np.ndarray]:
-    """Return the positions of the members of each repeat or seed, in the order of their numbers.
+    """Return the positions of the members of each replicate or seed, in the order of their numbers.
 
-    Args: names of members, [n_members]. Returns: one int array a repeat or seed.
+    Args: names of members, [n_members]. Returns: one int array a replicate or seed.
     """
     protocol = protocol_of(members)
     numbers = np.array([int(_NAMES[protocol].sub(r"\1", member)) for member in members])
@@ -275,7 +277,7 @@ class MemberSides:
 
     membership: Membership
     seed: int  # start of every draw that scoring makes
-    # True for external pairs that only utility is measured on, [n_pairs]
+    # True for held-out pairs that only utility is measured on, [n_pairs]
     utility_only: np.ndarray | None = None
 
     @functools.cached_property
@@ -288,7 +290,7 @@ class MemberSides:
         """True where the member counts as `in`, [n_members, n_pairs]; all others count as `out`.
 
         Paper: f is in and g is out in every row. Ensemble: true membership for scored pairs; an
-        external pair gets one random labelling that puts as many members of each repeat out as a
+        held-out pair gets one random labelling that puts as many members of each replicate out as a
         scored pair has.
         """
         membership = self.membership
@@ -296,32 +298,32 @@ class MemberSides:
             is_f = np.array([member.startswith("f") for member in membership.members])
             return np.broadcast_to(is_f[:, None], membership.trained.shape)
         inside = membership.trained.copy()
-        external = np.flatnonzero(membership.group == EXTERNAL)
-        inside[:, external] = True
-        for repeat, rows in enumerate(self.replicates):
-            rng = draws.rng(self.seed, "held-out", repeat)
+        held_out = np.flatnonzero(membership.group == HELD_OUT)
+        inside[:, held_out] = True
+        for replicate, rows in enumerate(self.replicates):
+            rng = draws.rng(self.seed, "held-out", replicate)
             out = _draw_out(rows, self.leaving_out(rows), inside.shape[1], rng)
-            inside[out[:, external], external] = False
+            inside[out[:, held_out], held_out] = False
         return inside
 
     @functools.cached_property
     def replicates(self) -> list[np.ndarray]:
-        """The positions of the members of each repeat or seed."""
+        """The positions of the members of each replicate or seed."""
         return replicate_rows(self.membership.members)
 
     @functools.cached_property
-    def external(self) -> np.ndarray:
-        """True for external pairs that centre alignments and make up the null, [n_pairs]."""
-        external = self.membership.group == EXTERNAL
-        return external if self.utility_only is None else external & ~self.utility_only
+    def held_out(self) -> np.ndarray:
+        """True for held-out pairs that centre alignments and make up the null, [n_pairs]."""
+        held_out = self.membership.group == HELD_OUT
+        return held_out if self.utility_only is None else held_out & ~self.utility_only
 
     def leaving_out(self, rows: np.ndarray) -> int:
-        """Return how many members of a repeat leave a pair out: the most common number, and at
+        """Return how many members of a replicate leave a pair out: the most common number, and at
         least one.
 
-        Args: positions of the members of the repeat.
+        Args: positions of the members of the replicate.
         """
-        trained = self.membership.trained[rows][:, self.membership.group != EXTERNAL]
+        trained = self.membership.trained[rows][:, self.membership.group != HELD_OUT]
         most_common = int(np.bincount((~trained).sum(axis=0)).argmax())
         return max(1, min(most_common, len(rows) - 1))
 
@@ -334,14 +336,14 @@ def _draw_out(rows: np.ndarray, count: int, n_pairs: int, rng: np.random.Generat
 
 
 def labellings(sides: MemberSides, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield labellings of external pairs: which members count as in for them.
+    """Yield labellings of held-out pairs: which members count as in for them.
 
-    Paper: f is in. Ensemble: as many members of each repeat are out as leave a scored pair out; all
-    such labellings up to 256, else 256 drawn for each pair.
+    Paper: f is in. Ensemble: as many members of each replicate are out as leave a scored pair out;
+    all such labellings up to 256, else 256 drawn for each pair.
 
     Args:
         sides: who trains on what.
-        rows: the external pairs, [n].
+        rows: the held-out pairs, [n].
 
     Returns:
         bool [n_members, n] each.
@@ -388,11 +390,11 @@ def side_means(values: Sequence[np.ndarray], inside: np.ndarray) -> tuple[np.nda
 def replicate_clipmem(
     alignments: Sequence[np.ndarray], replicates: Sequence[np.ndarray], inside: np.ndarray
 ) -> np.ndarray:
-    """Return clipmem from each repeat or seed alone.
+    """Return clipmem from each replicate or seed alone.
 
     Args:
         alignments: one array a member, [n_pairs] each.
-        replicates: positions of the members of each repeat or seed.
+        replicates: positions of the members of each replicate or seed.
         inside: true where the member is in, [n_members, n_pairs].
 
     Returns:

@@ -35,7 +35,7 @@ def memorization_table(
 
     Raw clipmem is in cosine units, [−6, 6]: 0 not memorized, positive memorized by the members that
     are `in`. In protocol `paper`, in is f and out is g in every row, so independent pairs come out
-    negative. In `ensemble`, in and out are members trained with and without the pair; an external
+    negative. In `ensemble`, in and out are members trained with and without the pair; a held-out
     pair gets one random labelling. clipmem_relative is raw / max |raw|, in [−1, 1]; the paper does
     not publish its normaliser.
 
@@ -115,11 +115,11 @@ def sslmem(
 
 
 def group_summary(alignments: Sequence[np.ndarray], sides: MemberSides) -> pd.DataFrame:
-    """Summarise clipmem by group, with a t interval over seeds or repeats where there are at least
-    three.
+    """Summarise clipmem by group, with a t interval over seeds or replicates where there are at
+    least three.
 
     With fewer, low and high are one standard deviation over the pairs either side of the mean. The
-    external group is the offset to compare the others with.
+    held-out group is the offset to compare the others with.
 
     Args:
         alignments: one array a member, [n_pairs] each.
@@ -137,7 +137,7 @@ def group_summary(alignments: Sequence[np.ndarray], sides: MemberSides) -> pd.Da
         groups = of_pairs.indices.items()
         half = {name: half_width(replicates[:, rows].mean(axis=1)) for name, rows in groups}
         table["half"] = pd.Series(half)
-        kind = f"95% interval over {'seeds' if sides.protocol == 'paper' else 'repeats'}"
+        kind = f"95% interval over {'seeds' if sides.protocol == 'paper' else 'replicates'}"
     table["low"] = table["mean"] - table["half"]
     table["high"] = table["mean"] + table["half"]
     table = table.reindex([name for name in c.GROUPS if name in table.index])
@@ -171,19 +171,19 @@ def membership_auroc(
 
 
 def ranking_stability(alignments: Sequence[np.ndarray], sides: MemberSides) -> float:
-    """Correlate the clipmem ranking of two disjoint halves of the repeats (ensemble) or seeds
+    """Correlate the clipmem ranking of two disjoint halves of the replicates (ensemble) or seeds
     (paper), by Spearman.
 
     In [−1, 1]: 1 the same order, 0 no relation. Over candidate, independent and scored pairs, each
     by true membership, so that the sign that separates candidate from independent does not count as
-    agreement. Of an odd number of repeats or seeds the last is not used.
+    agreement. Of an odd number of replicates or seeds the last is not used.
 
     Args:
         alignments: one array a member, [n_pairs] each.
         sides: which members count as in and out.
 
     Returns:
-        NaN with only one repeat or seed.
+        NaN with only one replicate or seed.
     """
     scored = np.isin(sides.membership.group, c.SCORED_GROUPS)
     trained = sides.membership.trained
@@ -196,8 +196,8 @@ def ranking_stability(alignments: Sequence[np.ndarray], sides: MemberSides) -> f
 
 
 def ranking_reliability(stability: float, replicates: int) -> float:
-    """Return the reliability of scores that are means over all repeats or seeds, from the agreement
-    of two halves.
+    """Return the reliability of scores that are means over all replicates or seeds, from the
+    agreement of two halves.
 
     The formula of Spearman and Brown (both in British Journal of Psychology 3, 1910): a measurement
     k times as long as one of reliability r has k r / (1 + (k − 1) r). It is the correlation to
@@ -206,7 +206,7 @@ def ranking_reliability(stability: float, replicates: int) -> float:
 
     Args:
         stability: Spearman correlation of the halves, as `ranking_stability` returns it.
-        replicates: repeats or seeds behind the scores, at least 2; of an odd number the halves
+        replicates: replicates or seeds behind the scores, at least 2; of an odd number the halves
             leave one out.
 
     Example:

@@ -118,7 +118,7 @@ _SCORES = (
         c.LOG_PROBABILITY_OUT,
         direction=-1,
         help="How sure members that never saw the pair are of its partner among those of "
-        "external pairs: at most 0, near 0 is sure.",
+        "held-out pairs: at most 0, near 0 is sure.",
     ),
     Score(
         c.CSLS_OUT,

@@ -1,4 +1,4 @@
-"""Statistics over training seeds: means with intervals, paired differences of arms, means over
+"""Statistics over training seeds: means with intervals, paired differences of settings, means over
 members and pairs."""
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import pandas as pd
 import scipy
 from numpy.typing import ArrayLike
 
-MIN_REPLICATES = 3  # an interval over fewer seeds or repeats would claim too much
+MIN_REPLICATES = 3  # an interval over fewer seeds or replicates would claim too much
 _LEVEL = 0.95
 _BOTH = "members and pairs"
 PAIRS_ALONE = "pairs, of these members alone"
@@ -67,7 +67,7 @@ class Difference:
     """The mean of paired differences with its interval and p value; NaN with fewer than two
     seeds."""
 
-    n: int  # seeds that both arms have
+    n: int  # seeds that both settings have
     mean: float
     low: float
     high: float
@@ -75,13 +75,13 @@ class Difference:
 
 
 def paired_difference(values: ArrayLike, reference: ArrayLike) -> Difference:
-    """Compare two arms over the seeds they share: the mean difference, with the paired t test.
+    """Compare two settings over the seeds they share: the mean difference, with the paired t test.
 
-    Effects that a seed has on both arms (split, initialisation, draws) cancel. In the units of the
-    values; above 0: the arm has more than the reference.
+    Effects that a seed has on both settings (split, initialisation, draws) cancel. In the units of
+    the values; above 0: the setting has more than the reference.
 
     Args:
-        values, reference: of both arms on the same seeds, [n_seeds] each.
+        values, reference: of both settings on the same seeds, [n_seeds] each.
 
     Returns:
         The mean of values − reference, its interval and p value.

@@ -7,7 +7,7 @@ inverse chi-square distribution, s0² d0 / χ²(d0), and each pair gets the mean
 
     (d0 s0² + d s²) / (d0 + d), with d0 + d degrees of freedom.
 
-s0² follows a trend over the pair's mean alignment, as limma's `trend=TRUE`. Scored and external
+s0² follows a trend over the pair's mean alignment, as limma's `trend=TRUE`. Scored and held-out
 pairs have priors of their own. Alignments are one array a member, [n_pairs] each; `inside` is true
 where the member is in, [n_members, n_pairs].
 
@@ -29,7 +29,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import SplineTransformer
 
 from clipmem_core import draws
-from clipmem_core.columns import EXTERNAL, INDEPENDENT, SCORED_GROUPS
+from clipmem_core.columns import HELD_OUT, INDEPENDENT, SCORED_GROUPS
 from clipmem_core.scores.membership import MemberSides, labellings, side_means
 
 _MIN_TRENDED = 100  # pairs below which s0² is one number
@@ -54,7 +54,7 @@ class Design:
     """How the error of clipmem is estimated from the members."""
 
     # Members that belong together, balanced over pairs; else one block of all members. Differences
-    # are first computed inside a block, so that shared effects of a repeat cancel.
+    # are first computed inside a block, so that shared effects of a replicate cancel.
     blocks: list[np.ndarray]
     within: bool  # members of one side of a block also contribute to the variance
     degrees: int  # of freedom of a pair's own variance, 0 where it cannot be estimated
@@ -63,15 +63,15 @@ class Design:
 def design(inside: np.ndarray, blocks: Sequence[np.ndarray]) -> Design:
     """Choose how to estimate the error of clipmem.
 
-    Where every pair has as many members in, and out, of each repeat or seed as any other (as every
-    membership that is drawn here), clipmem is the mean over repeats of in minus out, and its error
-    is that of these differences. With as many in as out, members of one side of a repeat estimate
-    the same variance, with more degrees of freedom. For any other membership: two samples of
-    independent members.
+    Where every pair has as many members in, and out, of each replicate or seed as any other (as
+    every membership that is drawn here), clipmem is the mean over replicates of in minus out, and
+    its error is that of these differences. With as many in as out, members of one side of a
+    replicate estimate the same variance, with more degrees of freedom. For any other membership:
+    two samples of independent members.
 
     Args:
         inside: true where the member is in, [n_members, n_pairs].
-        blocks: positions of the members of each repeat or seed.
+        blocks: positions of the members of each replicate or seed.
 
     Returns:
         The design, with 0 degrees of freedom where members cannot estimate the error.
@@ -175,12 +175,12 @@ class Errors:
     variance: np.ndarray  # of clipmem, in squared cosine units, [n_pairs]
     degrees: np.ndarray  # of freedom of this variance, [n_pairs]
     prior_scale: np.ndarray  # s0², [n_pairs]
-    plan: Design | None  # of external pairs; None where members cannot estimate it
+    plan: Design | None  # of held-out pairs; None where members cannot estimate it
 
     @property
     def kind(self) -> str:
         """How the error is estimated, see `standard_errors`."""
-        return "moderated" if self.plan else "sd of external"
+        return "moderated" if self.plan else "sd of held-out"
 
     @property
     def se(self) -> np.ndarray:
@@ -210,8 +210,8 @@ def standard_errors(alignments: Sequence[np.ndarray], sides: MemberSides) -> Err
     """Estimate the error of each pair's clipmem.
 
     `moderated`: a pair's own variance (see `design`), pooled with that of pairs of its group that
-    align alike. Where members cannot estimate it (one seed; one repeat of folds), `sd of external`:
-    one number for all, the standard deviation of the clipmem of external pairs.
+    align alike. Where members cannot estimate it (one seed; one replicate of folds), `sd of
+    held-out`: one number for all, the standard deviation of the clipmem of held-out pairs.
 
     Args:
         alignments: one array a member, [n_pairs] each.
@@ -225,7 +225,7 @@ def standard_errors(alignments: Sequence[np.ndarray], sides: MemberSides) -> Err
     plans = {name: design(inside[:, group == name], sides.replicates) for name in np.unique(group)}
     if min(plan.degrees for plan in plans.values()) == 0:
         mean_in, mean_out = side_means(alignments, inside)
-        spread = (mean_in - mean_out)[sides.external].var(ddof=1)
+        spread = (mean_in - mean_out)[sides.held_out].var(ddof=1)
         variance = np.full(len(group), spread)
         return Errors(variance, np.full(len(group), _INFINITE), variance, None)
     level = sum(alignments, np.zeros(len(group))) / len(alignments)  # mean over all members
@@ -238,7 +238,7 @@ def standard_errors(alignments: Sequence[np.ndarray], sides: MemberSides) -> Err
         variance[rows] = moderate(sample_variance, plan.degrees, scale, d0)
         degrees[rows] = plan.degrees + d0
         prior_scale[rows] = scale
-    return Errors(variance, degrees, prior_scale, plans[EXTERNAL])
+    return Errors(variance, degrees, prior_scale, plans[HELD_OUT])
 
 
 def in_errors(clipmem: np.ndarray, variance: np.ndarray, degrees: np.ndarray) -> np.ndarray:
@@ -259,13 +259,13 @@ def in_errors(clipmem: np.ndarray, variance: np.ndarray, degrees: np.ndarray) ->
 
 
 def null_scores(alignments: Sequence[np.ndarray], sides: MemberSides, errors: Errors) -> np.ndarray:
-    """Return clipmem of external pairs in units of its error: the distribution where nothing is
+    """Return clipmem of held-out pairs in units of its error: the distribution where nothing is
     memorized.
 
-    Computed as `in_errors` computes it for other pairs, since external pairs may be more or less
+    Computed as `in_errors` computes it for other pairs, since held-out pairs may be more or less
     noisy; an offset that all pairs share, as where f is better than g, is in it too. Ensemble: of
-    every external pair under all labellings that leave as many members out of each repeat as scored
-    pairs have, or 256 drawn for each pair if there are more.
+    every held-out pair under all labellings that leave as many members out of each replicate as
+    scored pairs have, or 256 drawn for each pair if there are more.
 
     Args:
         alignments: one array a member, [n_pairs] each.
@@ -273,18 +273,18 @@ def null_scores(alignments: Sequence[np.ndarray], sides: MemberSides, errors: Er
         errors: as `standard_errors` returns them.
 
     Returns:
-        [n_labellings × n_external].
+        [n_labellings × n_held_out].
     """
-    rows = np.flatnonzero(sides.external)
-    external = [values[rows].astype(np.float64) for values in alignments]
+    rows = np.flatnonzero(sides.held_out)
+    held_out = [values[rows].astype(np.float64) for values in alignments]
     variance = errors.variance[rows]
     degrees = errors.degrees[rows]
     plan = errors.plan
     scores = []
     for inside in labellings(sides, rows):
-        mean_in, mean_out = side_means(external, inside)
+        mean_in, mean_out = side_means(held_out, inside)
         if plan and sides.protocol == "ensemble":
-            sample_variance = error_variances(external, inside, plan)
+            sample_variance = error_variances(held_out, inside, plan)
             d0 = degrees[0] - plan.degrees
             variance = moderate(sample_variance, plan.degrees, errors.prior_scale[rows], d0)
         scores.append(in_errors(mean_in - mean_out, variance, degrees))
@@ -296,7 +296,7 @@ def p_values(score: np.ndarray, null: np.ndarray, group: np.ndarray) -> np.ndarr
     its error.
 
     Independent pairs are expected to be negative: s = −clipmem, against the negated null. In (0,
-    1]; small p: memorized more than external pairs, which cannot be.
+    1]; small p: memorized more than held-out pairs, which cannot be.
 
     Args:
         score: of `in_errors`, [n_pairs]; p is NaN where it is.

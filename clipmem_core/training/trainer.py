@@ -23,7 +23,7 @@ from clipmem_core.draws import hashed
 from clipmem_core.features.towers import autocast
 from clipmem_core.io import InputError, replacing, save_array
 from clipmem_core.mitigations import Batch, can_cut_text, mitigations_of
-from clipmem_core.scores.alignment import external_means, pair_terms
+from clipmem_core.scores.alignment import held_out_means, pair_terms
 from clipmem_core.training.model import (
     Model,
     encode_image,
@@ -285,17 +285,17 @@ class Trainer:
         return loss, cosine, log_probability.detach()
 
     @torch.no_grad()
-    def external_alignment(self, epoch: int) -> tuple[np.ndarray, Tensor]:
-        """Embed one view and one caption of each external pair, drawn as in this epoch.
+    def held_out_alignment(self, epoch: int) -> tuple[np.ndarray, Tensor]:
+        """Embed one view and one caption of each held-out pair, drawn as in this epoch.
 
         Returns:
-            Their alignments, float64 [n_external], and the means of their image and text
+            Their alignments, float64 [n_held_out], and the means of their image and text
             embeddings, float32 [2, dim].
         """
         self.model.eval()
         images = []
         texts = []
-        rows = self.data.external
+        rows = self.data.held_out
         for part in np.array_split(rows, math.ceil(len(rows) / self.config.batch_size)):
             views, tokens = self.inputs(self.batch(part, epoch), self.data.pixels.gather(part))
             with autocast(self.config.precision, self.device):
@@ -303,9 +303,9 @@ class Trainer:
                 texts.append(encode_text(self.model, tokens, cut=self.cut).float().cpu().numpy())
         self.model.train()
         vectors = np.concatenate(images), np.concatenate(texts)
-        external = np.ones(len(rows), dtype=bool)
-        means = torch.from_numpy(external_means(*vectors, external).astype(np.float32))
-        return pair_terms(*vectors, external)[ALIGNMENT], means.to(self.device)
+        held_out = np.ones(len(rows), dtype=bool)
+        means = torch.from_numpy(held_out_means(*vectors, held_out).astype(np.float32))
+        return pair_terms(*vectors, held_out)[ALIGNMENT], means.to(self.device)
 
     def steps(self) -> Iterator[None]:
         """Run all remaining steps, one per iteration."""

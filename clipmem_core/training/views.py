@@ -30,9 +30,9 @@ class TrainingData:
     captions: Ragged  # of each pair
     keys: np.ndarray  # uint64 [n_pairs], seeds of the random draws
     rows: np.ndarray  # int64 [n_trained], the pairs this member trains on, ascending
-    # int64 [n_external], pairs that no member trains on; adaptive mitigations compare trained pairs
+    # int64 [n_held_out], pairs that no member trains on; adaptive mitigations compare trained pairs
     # with them
-    external: np.ndarray = field(default_factory=lambda: np.array([], dtype=np.int64))
+    held_out: np.ndarray = field(default_factory=lambda: np.array([], dtype=np.int64))
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class FeatureRows:
         return self.values[rows]
 
 
-@functools.lru_cache(maxsize=1)  # members of a repeat share the seed
+@functools.lru_cache(maxsize=1)  # members of a replicate share the seed
 def dropout_masks(seed: int, width: int) -> Tensor:
     """Return masks of features, 0 or 1 / (1 − `DROPOUT`), float32 [`MASKS`, width]."""
     drawn = draws.rng(seed, "dropout masks").random((MASKS, width), dtype=np.float32)

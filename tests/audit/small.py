@@ -122,9 +122,9 @@ def embeddings(audit: Audit, member: str) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def aligned(image: np.ndarray, text: np.ndarray, external: np.ndarray) -> dict[str, np.ndarray]:
-    """Pair by pair, with the external pairs other than itself as negatives."""
-    rows = np.flatnonzero(external)
+def aligned(image: np.ndarray, text: np.ndarray, held_out: np.ndarray) -> dict[str, np.ndarray]:
+    """Pair by pair, with the held-out pairs other than itself as negatives."""
+    rows = np.flatnonzero(held_out)
     terms: dict[str, np.ndarray] = {
         name: np.empty(len(image)) for name in ("positive", "negative_text", "negative_image")
     }
@@ -149,8 +149,8 @@ class Recomputed:
         self.group = table["group"].to_numpy(dtype=str)
         self.members = table.columns[2:].tolist()
         self.trained = table[self.members].to_numpy().T
-        self.external = self.group == "external"
-        self.terms = [aligned(*embeddings(audit, name), self.external) for name in self.members]
+        self.held_out = self.group == "held-out"
+        self.terms = [aligned(*embeddings(audit, name), self.held_out) for name in self.members]
 
     def over(self, name: str, chosen: np.ndarray) -> np.ndarray:
         """Mean of a term over the chosen members of each pair, [n_members, n_pairs] → [n_pairs]."""

@@ -126,7 +126,7 @@ MOMENTS = (
     "os.rename:r0-f1/text.faiss",  # the member is trained, and not embedded yet
 )
 GROWTH = (
-    "os.rename:a/membership.parquet",  # a repeat is about to be added
+    "os.rename:a/membership.parquet",  # a replicate is about to be added
     "os.rename:a/manifest.json",
 )
 

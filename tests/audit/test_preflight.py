@@ -44,7 +44,7 @@ def test_a_check_finds_what_the_audit_will_have(data: Path) -> None:
     found = check.job.record.result
     assert (check.error, found["exact"]) == ("", True)
     data_set = load_data_set("scenes", resolve(SMALL))
-    assert found["groups"] == {"scored": 170, "external": 50}  # ⌊220/11⌋ = 20, at least 50
+    assert found["groups"] == {"scored": 170, "held-out": 50}  # ⌊220/11⌋ = 20, at least 50
     assert found["captions"] == 1100
     assert found["pairs"] == len(data_set.pairs) == 220
     assert found["near_duplicates"] == data_set.near_duplicates

@@ -47,11 +47,11 @@ def test_the_paper_compares_f_with_g_in_every_row(paper: Recomputed) -> None:
         close(paper.scores[f"{name}_out"], g[name])
     mean = paper.scores.groupby("group")["clipmem"].mean()
     assert mean["candidate"] > 0.08 > -0.08 > mean["independent"]
-    assert max(abs(mean["shared"]), abs(mean["external"])) < mean["candidate"]
+    assert max(abs(mean["shared"]), abs(mean["held-out"])) < mean["candidate"]
 
 
 def test_the_ensemble_compares_members_with_and_without_the_pair(ensemble: Recomputed) -> None:
-    scored = ~ensemble.external
+    scored = ~ensemble.held_out
     for name in TERMS:
         close(
             ensemble.scores.loc[scored, f"{name}_in"], ensemble.over(name, ensemble.trained)[scored]
@@ -98,7 +98,7 @@ def test_the_encoders_parts_are_shapley_values_of_mapped_members(
         np.concatenate([g_image[shared], g_text[shared]]),
     )
     h = {
-        (a, b): aligned(image, text, paper.external)["alignment"]
+        (a, b): aligned(image, text, paper.held_out)["alignment"]
         for a, image in (("f", f_image @ rotation), ("g", g_image))
         for b, text in (("f", f_text @ rotation), ("g", g_text))
     }
@@ -120,14 +120,14 @@ def test_utility_is_that_of_indexes_scikit_learn_and_open_clip(paper: Recomputed
     shared = paper.group == "shared"
     image, text = embeddings(paper.audit, "f-0")
     utility = paper.audit.utility.query("member == 'f-0'").set_index("metric")["value"]
-    a = image[paper.external]
-    b = text[paper.external]
+    a = image[paper.held_out]
+    b = text[paper.held_out]
     for way, place in (("image_to_text", ranks(a, b)), ("text_to_image", ranks(b, a))):
         for k in (1, 5, 10):
             assert utility[f"{way}_R@{k}"] == pytest.approx(np.mean(place < k)), (way, k)
     scale = StandardScaler().fit(image[shared])
     probe = LogisticRegression(max_iter=300).fit(scale.transform(image[shared]), labels[shared])
-    accuracy = probe.score(scale.transform(a), labels[paper.external])
+    accuracy = probe.score(scale.transform(a), labels[paper.held_out])
     assert utility["linear_probe"] == pytest.approx(accuracy, abs=0.021)
     assert 0 <= utility["zero_shot"] <= 1
 

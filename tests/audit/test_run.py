@@ -125,8 +125,8 @@ def test_wrong_captions_of_the_drawn_set_come_out_on_top(typed: Path) -> None:
     assert (
         scores["similarity_out"][wrong].mean() < 0.8 * scores["similarity_out"][kind.isna()].mean()
     )
-    external = audit.scores["clipmem"][audit.scores["group"] == "external"]
-    assert abs(external.mean()) < scores["clipmem"].mean()
+    held_out = audit.scores["clipmem"][audit.scores["group"] == "held-out"]
+    assert abs(held_out.mean()) < scores["clipmem"].mean()
 
 
 def test_an_audit_draws_the_map_of_its_pictures(typed: Path) -> None:

@@ -22,11 +22,11 @@ def test_every_caption_has_a_row_with_the_cosine_of_members_that_never_saw_it(ma
     assert table["caption_row"].tolist() == list(range(counts.sum()))
     assert table["pair_id"].tolist() == audit.pairs["pair_id"].repeat(counts).tolist()
     assert table["caption"].tolist() == [number for count in counts for number in range(count)]
-    external_pairs = audit.pairs["pair_id"][audit.membership["group"] == "external"]
-    external = table["pair_id"].isin(external_pairs)
-    assert table.loc[external, "learned"].isna().all()
+    held_out_pairs = audit.pairs["pair_id"][audit.membership["group"] == "held-out"]
+    held_out = table["pair_id"].isin(held_out_pairs)
+    assert table.loc[held_out, "learned"].isna().all()
     assert table[["similarity_out", "margin_out", "p_wrong"]].notna().all(axis=None)
-    assert table.loc[~external, "learned"].isna().mean() < 0.2  # 10 epochs of up to five captions
+    assert table.loc[~held_out, "learned"].isna().mean() < 0.2  # 10 epochs of up to five captions
     total = np.zeros(400)
     count = np.zeros(400)
     for name in audit.record.members:
@@ -60,14 +60,14 @@ def test_learned_is_that_of_the_epochs_that_drew_the_caption(made: Made) -> None
 
 
 GOOD = {
-    "groups": [{"group": "scored", "mean": 0.3}, {"group": "external", "mean": 0.01}],
+    "groups": [{"group": "scored", "mean": 0.3}, {"group": "held-out", "mean": 0.01}],
     "injected": [],
     "detection": [],
     "membership_auroc": 0.9,
     "ranking_stability": 0.7,
     "ranking_reliability": 0.82,
-    "external_pairs": 100,
-    "external_sd": 0.1,
+    "held_out_pairs": 100,
+    "held_out_sd": 0.1,
 }
 
 
@@ -113,16 +113,16 @@ def test_a_check_passes_from_its_bound_on_and_gives_advice_otherwise(
 @pytest.mark.parametrize(
     ("protocol", "groups", "good"),
     [
-        ("ensemble", {"scored": 0.3, "external": 0.029}, True),
-        ("ensemble", {"scored": 0.3, "external": -0.031}, False),
+        ("ensemble", {"scored": 0.3, "held-out": 0.029}, True),
+        ("ensemble", {"scored": 0.3, "held-out": -0.031}, False),
         (
             "ensemble",
-            {"scored": 0.01, "external": 0.029},
+            {"scored": 0.01, "held-out": 0.029},
             True,
         ),  # within three standard errors of 0: .1 / √100 each
-        ("ensemble", {"scored": 0.01, "external": 0.031}, False),
-        ("paper", {"candidate": 0.3, "independent": -0.3, "shared": 0.05, "external": 0.0}, False),
-        ("ensemble", {"scored": 0.3, "shared": None, "external": 0.0}, True),
+        ("ensemble", {"scored": 0.01, "held-out": 0.031}, False),
+        ("paper", {"candidate": 0.3, "independent": -0.3, "shared": 0.05, "held-out": 0.0}, False),
+        ("ensemble", {"scored": 0.3, "shared": None, "held-out": 0.0}, True),
     ],
 )
 def test_pairs_that_nobody_memorized_score_within_a_tenth_of_the_effect(

@@ -12,7 +12,7 @@ import tyro
 
 from clipmem_core import columns as c
 from clipmem_core.audit.store import open_audit
-from clipmem_core.lab.mitigated import ARM, RETRIEVAL, lab_table
+from clipmem_core.lab.mitigated import RETRIEVAL, SETTING, lab_table
 from clipmem_core.lab.results import CLIPMEM_NET, MEASURE_LABELS, differences, open_study
 from tests.bench import save_table
 
@@ -33,11 +33,11 @@ def main(asked: Agreement) -> None:
     baseline."""
     audit = open_audit(asked.audit)
     study = open_study(asked.study)
-    arms = list(study.request["arms"])
-    tables = [differences(rows) for rows in (lab_table(audit, arms), study.rows)]
-    both = tables[0].merge(tables[1], on=[ARM, "measure"], suffixes=("_lab", "_study"))
+    settings = list(study.request["settings"])
+    tables = [differences(rows) for rows in (lab_table(audit, settings), study.rows)]
+    both = tables[0].merge(tables[1], on=[SETTING, "measure"], suffixes=("_lab", "_study"))
     both = both[both["measure"].isin(COMPARED)]
-    table = pd.DataFrame({"set": asked.audit, ARM: both[ARM]})
+    table = pd.DataFrame({"set": asked.audit, SETTING: both[SETTING]})
     table["measure"] = both["measure"].map(MEASURE_LABELS)
     for side in ("lab", "study"):
         for end in ("difference", "low", "high"):

@@ -52,7 +52,7 @@ MEMBERS = (4, 8, 16)
 TOP = 50
 LEVEL = 0.1  # of q
 SEEDS = {
-    "simulated": "seeds: 0 to {} of simulated audits, each of 2,000 scored and 200 external pairs",
+    "simulated": "seeds: 0 to {} of simulated audits, each of 2,000 scored and 200 held-out pairs",
     "audits": "seeds: 0, one split; the members of an audit are cut into blocks that share none",
 }
 
@@ -107,7 +107,7 @@ def of_audit(name: str) -> pd.DataFrame:
     evidence = gather_evidence(open_audit(name))
     sides = evidence.sides
     values = np.stack(evidence.alignments)
-    scored = ~sides.external
+    scored = ~sides.held_out
     lines = []
     for members in MEMBERS:
         blocks = list(_blocks(values, sides, members))
@@ -121,9 +121,9 @@ def _blocks(values: np.ndarray, sides: MemberSides, members: int) -> Iterator[Bl
     """Yield what each block of so many members, in whole repeats, says."""
     names = sides.membership.members
     trained = sides.membership.trained
-    repeats = members // len(sides.replicates[0])
-    for first in range(0, len(sides.replicates) - repeats + 1, repeats) if repeats else ():
-        rows = np.concatenate(sides.replicates[first : first + repeats])
+    replicates = members // len(sides.replicates[0])
+    for first in range(0, len(sides.replicates) - replicates + 1, replicates) if replicates else ():
+        rows = np.concatenate(sides.replicates[first : first + replicates])
         group = sides.membership.group
         drawn = Membership(group, tuple(names[row] for row in rows.tolist()), trained[rows])
         block = MemberSides(drawn, sides.seed)

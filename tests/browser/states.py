@@ -13,8 +13,8 @@ from clipmem_core.dashboard.page import PAGES
 from tests.audit.test_precomputed import FLAGS, two_parts
 from tests.dashboard.test_pages import unfinished
 from tests.fixtures import embed, make_audit, make_benchmark, write_incidents, write_words
-from tests.made_arms import add_arm, make_lab
 from tests.made_encoders import make_paradigms, make_units
+from tests.made_settings import add_setting, make_lab
 
 NAMES = {Path(path).stem: title for path, (title, *_) in PAGES.items()}
 FEW = ["overview", "compare", "audits"]  # the other pages are the same without a finished audit
@@ -36,7 +36,7 @@ def make_states(data: Path, typed: Path, long: Audit, run: Callable[..., str]) -
     write_words(hostile)
     write_incidents(hostile)
     for text, members in (("text_noise=0.15", 2), ("crop_scale=0.3", 4)):
-        add_arm(hostile, text, times=0.5, members=members)
+        add_setting(hostile, text, times=0.5, members=members)
     make_units(paper)
     make_paradigms(paper)
     make_benchmark("made", root=paper.record.root, fingerprint=paper.record.dataset_fingerprint)

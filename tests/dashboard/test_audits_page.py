@@ -20,7 +20,7 @@ from tests.fixtures import Copy, leave_job
 
 PAGE = "pages/audits.py"
 FOUND = {"rows": 230, "near_duplicates": 3, "pairs": 220, "captions": 1100, "quarantined": 10}
-FOUND |= {"groups": {"scored": 170, "external": 50}}
+FOUND |= {"groups": {"scored": 170, "held-out": 50}}
 TINY = preset_config("tiny")
 Calls = list[tuple[str, Any]]
 

@@ -10,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audit.jobs import JobRequest
 from clipmem_core.audit.store import Audit
-from clipmem_core.config import ARM_FIELDS, FIELDS
+from clipmem_core.config import FIELDS, SETTING_FIELDS
 from clipmem_core.dashboard import mitigations
 from clipmem_core.dashboard.controls import GROUPS
 from clipmem_core.lab import mitigated
@@ -29,7 +29,7 @@ from tests.dashboard.test_pages import (
 )
 from tests.dashboard.test_pages import titles as written
 from tests.fixtures import Copy, leave_job
-from tests.made_arms import CHANGED, MEMORIZED, add_arm, make_lab, make_study
+from tests.made_settings import CHANGED, MEMORIZED, add_setting, make_lab, make_study
 
 PAGE = "pages/mitigations.py"
 STRONG = "text_mask=0.3"
@@ -56,7 +56,9 @@ faults: dict[str, str] = {}  # by setting
 def heads(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> Audit:
     """An audit with locked towers, for which no process starts."""
     asked.clear()
-    pool = SimpleNamespace(ask=lambda session, arm: asked.append(arm) or faults.get(arm, ""))
+    pool = SimpleNamespace(
+        ask=lambda session, setting: asked.append(setting) or faults.get(setting, "")
+    )
     monkeypatch.setattr(mitigations, "pool_of", lambda folder: pool)
     return make_lab(copy(), heads=True)
 
@@ -88,19 +90,19 @@ def test_the_address_sets_every_widget_and_every_field_has_one(audit: Audit) -> 
         for name, own in FIELDS.items()
         if own.part
     }
-    setting = " ".join(f"{name}={values[name]}".removesuffix(".0") for name in ARM_FIELDS)
+    setting = " ".join(f"{name}={values[name]}".removesuffix(".0") for name in SETTING_FIELDS)
     setting += " removal=p_wrong:7 near_duplicates decisions"
     app = open_page(PAGE, setting=setting)
     assert not [*app.warning, *app.error], said(app)
     assert address(app)["setting"] == setting
     toggles = [each for each in app.toggle if each.key.startswith("mitigation-on-")]
     assert {each.value for each in toggles} == {True}
-    shown = {name: app.session_state[f"mitigation-{name}"] for name in ARM_FIELDS}
-    assert shown == {name: values[name] for name in ARM_FIELDS}
+    shown = {name: app.session_state[f"mitigation-{name}"] for name in SETTING_FIELDS}
+    assert shown == {name: values[name] for name in SETTING_FIELDS}
     assert app.number_input(key="mitigation-removal-percent").value == 7
     assert app.selectbox(key="mitigation-removal-by").value == "p_wrong"
-    (name,) = mitigated.list_arms(audit)
-    assert mitigated.read_arm(audit, name).text == setting
+    (name,) = mitigated.list_settings(audit)
+    assert mitigated.read_setting(audit, name).text == setting
 
 
 @pytest.mark.usefixtures("audit")
@@ -129,14 +131,14 @@ def test_switches_that_cannot_act_are_folded_and_say_why(heads: Audit) -> None:
     app = open_page(PAGE, setting=STRONG)
     assert app.warning
     assert "locked" in said(app)
-    assert list(mitigated.list_arms(heads)) == []
+    assert list(mitigated.list_settings(heads)) == []
 
 
 @pytest.mark.usefixtures("heads")
 def test_a_switch_says_what_it_changed_on_such_data() -> None:
     stored = pd.read_csv(r.CHANGES.with_name("lab-and-study.csv"), comment="#")
     (row,) = stored.query(
-        "set == 'textbook figures' and arm == 'text_noise-0.15' and measure == 'memorization'"
+        "set == 'textbook figures' and setting == 'text_noise-0.15' and measure == 'memorization'"
     ).to_dict("records")
     app = open_page(PAGE)
     assert f"−{-row['difference_study']:.0f}…" in captions(app)  # the lowest of real sets
@@ -145,9 +147,9 @@ def test_a_switch_says_what_it_changed_on_such_data() -> None:
 # --- Results
 
 
-def test_the_chosen_arm_has_its_sentence_arrow_row_parts_and_pairs(audit: Audit) -> None:
-    add_arm(audit, NOISE, times=0.9, retrieval=-0.1)
-    add_arm(audit, STRONG, times=0.5, retrieval=0.1)
+def test_the_chosen_setting_has_its_sentence_arrow_row_parts_and_pairs(audit: Audit) -> None:
+    add_setting(audit, NOISE, times=0.9, retrieval=-0.1)
+    add_setting(audit, STRONG, times=0.5, retrieval=0.1)
     app = open_page(PAGE, setting="noise_place=before  text_mask=.30")
     assert not app.error, said(app)
     assert address(app)["setting"] == STRONG
@@ -162,7 +164,7 @@ def test_the_chosen_arm_has_its_sentence_arrow_row_parts_and_pairs(audit: Audit)
     assert "Masked words" in by_name["Pareto-optimal"]
     assert "Noise" in by_name["dominated"]
     rows = app.dataframe[0].value
-    assert rows["setting"].tolist() == list(reversed(mitigated.list_arms(audit).values()))
+    assert rows["setting"].tolist() == list(reversed(mitigated.list_settings(audit).values()))
     assert rows["n"].tolist() == [4, 4]
     assert [text[:5] for text in rows["retrieval"]] == ["+19.4", "−19.4"]
     assert rows["seconds"].tolist() == ["×1.10", "×0.90"]
@@ -177,18 +179,18 @@ def test_the_chosen_arm_has_its_sentence_arrow_row_parts_and_pairs(audit: Audit)
 
 
 def test_a_setting_is_removed(audit: Audit) -> None:
-    add_arm(audit, STRONG)
-    add_arm(audit, NOISE)
+    add_setting(audit, STRONG)
+    add_setting(audit, NOISE)
     app = open_page(PAGE, setting=STRONG)
     app.selectbox(key="mitigation-removed").select(NAME)
     press(app, "Delete its results")
-    assert list(mitigated.list_arms(audit)) == ["text_noise-0.15"]
+    assert list(mitigated.list_settings(audit)) == ["text_noise-0.15"]
     assert "setting" not in address(app)
 
 
 @pytest.mark.parametrize("file", ["setting.json", "r0-f1/measures.json"])
 def test_a_broken_file_is_named(audit: Audit, file: str) -> None:
-    path = mitigated.arm_folder(audit, add_arm(audit, STRONG)) / file
+    path = mitigated.setting_folder(audit, add_setting(audit, STRONG)) / file
     path.write_bytes(b"\x00\xff")
     app = open_page(PAGE, setting=STRONG)
     assert app.error
@@ -196,7 +198,7 @@ def test_a_broken_file_is_named(audit: Audit, file: str) -> None:
 
 
 def test_a_finished_study_can_be_chosen(audit: Audit) -> None:
-    make_study(audit, "mine", add_arm(audit, STRONG, times=0.5, retrieval=0.1))
+    make_study(audit, "mine", add_setting(audit, STRONG, times=0.5, retrieval=0.1))
     app = open_page(PAGE, setting=STRONG)
     app.selectbox(key="study").select("mine").run()
     assert address(app)["study"] == "mine"
@@ -213,11 +215,11 @@ def test_a_page_asks_for_a_setting_and_shows_its_progress(heads: Audit) -> None:
     assert set(asked) == {"none"}
     turn(app, "text_noise")
     assert asked[-1] == "text_noise-0.15"
-    add_arm(heads, NOISE, members=2)
+    add_setting(heads, NOISE, members=2)
     app.run()
     assert app.get("progress")[0].proto.value == 50
     assert "memorization" not in written(app)
-    add_arm(heads, "text_noise=0.3", times=0.5)
+    add_setting(heads, "text_noise=0.3", times=0.5)
     app.query_params["setting"] = "text_noise=0.3"
     app.run()
     assert not app.get("progress")
@@ -228,7 +230,7 @@ def test_a_setting_on_few_members_is_provisional_and_hollow(
     audit: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mitigated, "FIRST_MEMBERS", 2)
-    add_arm(audit, STRONG, times=0.5, members=2)
+    add_setting(audit, STRONG, times=0.5, members=2)
     app = open_page(PAGE, setting=STRONG)
     assert not app.error, said(app)
     assert "(2 of 4 members)" in written(app)

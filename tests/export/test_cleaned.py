@@ -81,11 +81,11 @@ def test_the_comparison_has_the_values_of_both_audits(
     assert compared
     assert measured is not None
     assert (measured.removed, measured.recaptioned, measured.members) == (10, 2, 8)
-    external = (both[0].membership["group"] == "external").sum()
-    assert measured.external == measured.external_then == external
+    held_out = (both[0].membership["group"] == "held-out").sum()
+    assert measured.held_out == measured.held_out_then == held_out
     for audit, recall in zip(both, (measured.retrieval.then, measured.retrieval.now), strict=True):
         utility = audit.utility.set_index("metric")["value"]
-        # every pair has five captions, and no external one has changed
+        # every pair has five captions, and no held-out one has changed
         assert recall == pytest.approx(utility[utility.index.isin(RECALLS)].mean(), abs=1e-6)
     then, now = (audit.pairs.set_index("pair_id")["captions"].map(tuple) for audit in both)
     same = then.index[then == now.reindex(then.index)]

@@ -10,10 +10,10 @@ import pytest
 from clipmem_core.audit.store import Audit, write_json
 from clipmem_core.cli import main, parse_command
 from clipmem_core.config import AuditConfig
-from clipmem_core.lab import arm, mitigated
-from clipmem_core.lab.arm import Arm, Study, parse_arm
+from clipmem_core.lab import mitigated, setting
 from clipmem_core.lab.results import StudyFolder
-from clipmem_core.lab.retraining import run_arms, run_study
+from clipmem_core.lab.retraining import run_settings, run_study
+from clipmem_core.lab.setting import Setting, Study, parse_setting
 from tests.audit.small import Silent, in_process, made_once
 
 UNCHANGED = "unchanged"
@@ -22,10 +22,10 @@ REMOVED = "removal-clipmem-9"
 FLAGS = ["--preset", "tiny", "--scenes-pairs", "220", "--epochs", "2", "--threads", "1"]
 
 
-def train(audit: Audit, arm: Arm, *, members: int = 0) -> str:
-    """Train an arm in this process and return its name."""
-    name = mitigated.begin(audit, arm).name
-    run_arms(audit, [name], Silent(), executor=in_process, n_members=members)
+def train(audit: Audit, setting: Setting, *, members: int = 0) -> str:
+    """Train a setting in this process and return its name."""
+    name = mitigated.begin(audit, setting).name
+    run_settings(audit, [name], Silent(), executor=in_process, n_members=members)
     return name
 
 
@@ -37,25 +37,25 @@ def copy_of(data: Path, to: Path, *leave_out: str) -> Audit:
 
 @pytest.fixture(scope="session")
 def lab_data(typed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with an audit and three arms: one changes nothing. Not to be changed."""
-    return made_once(tmp_path_factory, "lab", functools.partial(train_arms, typed))
+    """A data folder with an audit and three settings: one changes nothing. Not to be changed."""
+    return made_once(tmp_path_factory, "lab", functools.partial(train_settings, typed))
 
 
-def train_arms(typed: Path, data: Path) -> None:
+def train_settings(typed: Path, data: Path) -> None:
     shutil.copytree(typed, data, dirs_exist_ok=True)
     audit = Audit(data / "audits" / "scenes")
-    folder = mitigated.arm_folder(audit, UNCHANGED)
+    folder = mitigated.setting_folder(audit, UNCHANGED)
     folder.mkdir(parents=True)
     values = {"setting": "", "title": "unchanged", "removed_rows": [], "captions_by_row": {}}
-    write_json(folder / mitigated.SETTING, values)
-    run_arms(audit, [UNCHANGED], Silent(), executor=in_process)
+    write_json(folder / mitigated.SETTING_FILE, values)
+    run_settings(audit, [UNCHANGED], Silent(), executor=in_process)
     for text in ("text_noise=0.15", "removal=clipmem:9"):
-        train(audit, parse_arm(text))
+        train(audit, parse_setting(text))
 
 
 @pytest.fixture(scope="session")
 def measured(lab_data: Path) -> Audit:
-    """The audit with its arms, not to be changed."""
+    """The audit with its settings, not to be changed."""
     return Audit(lab_data / "audits" / "scenes")
 
 
@@ -68,7 +68,7 @@ def check_refused(words: Sequence[str], message: str, capsys: pytest.CaptureFixt
 
 
 def study_of(*texts: str) -> Study:
-    """A study with these arms."""
+    """A study with these settings."""
     return Study(lambda config, most: list(texts))
 
 
@@ -79,16 +79,16 @@ def config_of(*flags: str, study: str = "combined") -> AuditConfig:
 def run(name: str, *, splits: int = 2, seeds: int = 1, also: Sequence[str] = ()) -> StudyFolder:
     """Run the study `one` in this process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(arm.STUDIES, "one", study_of("crop_scale=1"))
+        patch.setitem(setting.STUDIES, "one", study_of("crop_scale=1"))
         config = config_of("--seeds", str(seeds), study="one")
-        arms = [parse_arm(text) for text in also]
-        options = {"name": name, "splits": splits, "also": arms, "executor": in_process}
+        settings = [parse_setting(text) for text in also]
+        options = {"name": name, "splits": splits, "also": settings, "executor": in_process}
         return run_study("one", "scenes", config, screen=Silent(), **options)
 
 
 @pytest.fixture(scope="session")
 def study_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with the finished study `finished` of one arm, two splits and two seeds."""
+    """A data folder with the finished study `finished` of one setting, two splits and two seeds."""
     return made_once(tmp_path_factory, "studies", lambda _: run("finished", seeds=2))
 
 

@@ -17,8 +17,8 @@ from clipmem_core.audit.member import open_member, open_shared
 from clipmem_core.audit.store import Audit
 from clipmem_core.io import InputError
 from clipmem_core.lab import lab_pool, mitigated, retraining
-from clipmem_core.lab.arm import BASELINE, Arm, parse_arm
 from clipmem_core.lab.retraining import train_members, with_setting
+from clipmem_core.lab.setting import BASELINE, Setting, parse_setting
 from clipmem_core.review.decisions import RECAPTION, REMOVE, decided_for, open_review
 from clipmem_core.scores.attacks import BAVARIA, attack
 from clipmem_core.scores.membership import draw_utility_pairs
@@ -28,7 +28,7 @@ from tests.forked import Server
 from tests.lab.conftest import NOISE, REMOVED, UNCHANGED, check_refused, copy_of, train
 
 PARTNER = np.array([1, 0, 3, 2, 5, 4, 7, 6])
-UNEQUAL = [mitigated.ARM, mitigated.AGAINST, mitigated.SECONDS]
+UNEQUAL = [mitigated.SETTING, mitigated.AGAINST, mitigated.SECONDS]
 
 
 @pytest.fixture
@@ -40,13 +40,13 @@ def audit(typed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Audit
 
 @pytest.fixture
 def lab_copy(lab_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Audit:
-    """A copy of the audit with its arms."""
+    """A copy of the audit with its settings."""
     monkeypatch.setenv("CLIPMEM_DATA", str(tmp_path / "data"))
     return copy_of(lab_data, tmp_path / "data")
 
 
-def rows_of(table: pd.DataFrame, arm: str, against: str) -> pd.DataFrame:
-    found = table[(table[mitigated.ARM] == arm) & (table[mitigated.AGAINST] == against)]
+def rows_of(table: pd.DataFrame, setting: str, against: str) -> pd.DataFrame:
+    found = table[(table[mitigated.SETTING] == setting) & (table[mitigated.AGAINST] == against)]
     return found.reset_index(drop=True)
 
 
@@ -56,7 +56,8 @@ def rows_of(table: pd.DataFrame, arm: str, against: str) -> pd.DataFrame:
 def test_members_train_again_as_they_did(measured: Audit) -> None:
     table = mitigated.lab_table(measured)
     unchanged, none = (
-        rows_of(table, arm, UNCHANGED).drop(columns=UNEQUAL) for arm in (UNCHANGED, BASELINE)
+        rows_of(table, setting, UNCHANGED).drop(columns=UNEQUAL)
+        for setting in (UNCHANGED, BASELINE)
     )
     assert unchanged[c.MEMBER].tolist() == list(measured.record.members)
     pd.testing.assert_frame_equal(unchanged, none)
@@ -64,21 +65,21 @@ def test_members_train_again_as_they_did(measured: Audit) -> None:
     assert (noisy[c.CLIPMEM] - none[c.CLIPMEM]).abs().min() > 1e-4
 
 
-def check_baseline(audit: Audit, arm: str, removed: np.ndarray) -> None:
-    """Compare the rows of the baseline for an arm with slow loops over its embeddings."""
+def check_baseline(audit: Audit, setting: str, removed: np.ndarray) -> None:
+    """Compare the rows of the baseline for a setting with slow loops over its embeddings."""
     table = pd.read_parquet(audit.folder / "membership.parquet")
     seed = audit.record.config.seed
     group = table["group"].to_numpy()
     members = table.columns[2:].tolist()
     in_training = table[members].to_numpy().T
-    external = group == "external"
+    held_out = group == "held-out"
     if audit.record.config.retrieval_apart:
         clusters = np.load(audit.folder / ".prepared.npz")["clusters"]
-        external &= ~draw_utility_pairs(group, clusters, seed=seed)
-    rows = rows_of(mitigated.lab_table(audit, [arm]), BASELINE, arm)
+        held_out &= ~draw_utility_pairs(group, clusters, seed=seed)
+    rows = rows_of(mitigated.lab_table(audit, [setting]), BASELINE, setting)
     assert rows[c.MEMBER].tolist() == members
     alignments = np.stack(
-        [aligned(*embeddings(audit, name), external)["alignment"] for name in members]
+        [aligned(*embeddings(audit, name), held_out)["alignment"] for name in members]
     )
     attacked = ~removed & np.isin(group, ["scored", "candidate", "independent"])
     sides = mitigated.lab_sides(audit, members)
@@ -99,7 +100,7 @@ def check_baseline(audit: Audit, arm: str, removed: np.ndarray) -> None:
         log = (folder / "log.jsonl").read_text().splitlines()
         expected = {
             c.CLIPMEM: lead[only].mean(),
-            "clipmem_external": lead[external].mean(),
+            "clipmem_held_out": lead[held_out].mean(),
             "membership_auroc": auroc,
             c.ATTACK_AUROC: roc_auc_score(trained, scores),
             # Absent where 1 % is less than one false alarm.
@@ -115,19 +116,19 @@ def check_baseline(audit: Audit, arm: str, removed: np.ndarray) -> None:
         assert row[c.CLIPMEM_IMAGE] + row[c.CLIPMEM_TEXT] == pytest.approx(row[c.CLIPMEM], abs=1e-5)
 
 
-@pytest.mark.parametrize("arm", [BASELINE, REMOVED])
-def test_every_column_is_what_slow_loops_find(measured: Audit, arm: str) -> None:
+@pytest.mark.parametrize("setting", [BASELINE, REMOVED])
+def test_every_column_is_what_slow_loops_find(measured: Audit, setting: str) -> None:
     removed = np.zeros(len(measured.pairs), dtype=bool)
-    if arm == REMOVED:
-        setting = json.loads((mitigated.arm_folder(measured, arm) / "setting.json").read_text())
-        removed[setting["removed_rows"]] = True
+    if setting == REMOVED:
+        path = mitigated.setting_folder(measured, setting) / "setting.json"
+        removed[json.loads(path.read_text())["removed_rows"]] = True
         assert removed.sum() == 25  # 9 % of 280
-    check_baseline(measured, arm, removed)
+    check_baseline(measured, setting, removed)
 
 
 def test_clipmem_of_a_pair_is_that_of_the_audit(measured: Audit) -> None:
     table = measured.scores
-    expected = table[c.CLIPMEM].where(table[c.GROUP] != c.EXTERNAL)
+    expected = table[c.CLIPMEM].where(table[c.GROUP] != c.HELD_OUT)
     clipmem = mitigated.clipmem_by_pair(measured, BASELINE, measured.record.members)
     np.testing.assert_allclose(clipmem, expected, atol=1e-5)
     half = mitigated.clipmem_by_pair(measured, BASELINE, measured.record.members[:2])
@@ -155,12 +156,12 @@ def test_decided_pairs_are_not_compared_and_new_captions_are_embedded(audit: Aud
     ids = audit.pairs[c.PAIR_ID]
     group = audit.membership[c.GROUP]
     trained = np.flatnonzero(group == c.SCORED)
-    external = np.flatnonzero(group == c.EXTERNAL)
+    held_out = np.flatnonzero(group == c.HELD_OUT)
     review = open_review(audit)
-    review.decide(ids[[*trained[:3], external[0]]].tolist(), REMOVE)
+    review.decide(ids[[*trained[:3], held_out[0]]].tolist(), REMOVE)
     text = "a purple zebra on a bicycle"
-    review.decide(ids[[trained[5], external[1]]].tolist(), RECAPTION, captions=[text])
-    name = train(audit, Arm({"decisions": True}, decided_for(audit)), members=2)
+    review.decide(ids[[trained[5], held_out[1]]].tolist(), RECAPTION, captions=[text])
+    name = train(audit, Setting({"decisions": True}, decided_for(audit)), members=2)
     changes = mitigated.read_changes(audit, name)
     assert np.flatnonzero(changes.removed).tolist() == trained[:3].tolist()
     assert changes.captions == {trained[5]: (text,)}
@@ -182,9 +183,9 @@ def test_decided_pairs_are_not_compared_and_new_captions_are_embedded(audit: Aud
     values = mitigated.read_values(audit, name, ["r0-f0", "r0-f1"])[:, 0]
     first, second = audit.membership[["r0-f0", "r0-f1"]].to_numpy().T & changes.compared
     assert row[c.CLIPMEM] == pytest.approx((values[0] - values[1])[first & ~second].mean())
-    # Other decisions are another arm.
+    # Other decisions are another setting.
     review.decide(ids[[trained[9]]].tolist(), REMOVE)
-    assert mitigated.begin(audit, Arm({"decisions": True}, decided_for(audit))).name != name
+    assert mitigated.begin(audit, Setting({"decisions": True}, decided_for(audit))).name != name
 
 
 # --- Interruptions and processes
@@ -215,15 +216,17 @@ def test_a_killed_training_is_resumed_by_two_processes_with_the_same_table(
         process.communicate()
         assert process.returncode == 1
         assert "r0-f1" not in mitigated.finished_members(audit, NOISE)
-        assert (mitigated.arm_folder(audit, NOISE) / "r0-f0").is_dir()
-    before = mitigated.finished_members(audit, NOISE)  # of another couple, on a busy machine
+        assert (mitigated.setting_folder(audit, NOISE) / "r0-f0").is_dir()
+    before = mitigated.finished_members(
+        audit, NOISE
+    )  # of another pair of members, on a busy machine
     processes = [forks.start(*TYPED, data=data, before=COUNTS) for _ in range(2)]
     for process in processes:
         errors = process.communicate()[1]
         assert (errors.count("error"), process.returncode) == (0, 0), errors
     trained = (data / "trained.txt").read_text().split()
     assert sorted([*trained, *before]) == ["r0-f0", "r0-f1", "r0-f2", "r0-f3"]
-    left = {path.name for path in mitigated.arm_folder(audit, NOISE).glob("r0-*/[!.]*")}
+    left = {path.name for path in mitigated.setting_folder(audit, NOISE).glob("r0-*/[!.]*")}
     assert left == {"log.jsonl", "measures.json", "pairs.npy"}
     for member in (lab_copy.folder / "mitigations").glob("*/r1-*"):
         shutil.rmtree(member)
@@ -235,9 +238,9 @@ def test_a_killed_training_is_resumed_by_two_processes_with_the_same_table(
     pd.testing.assert_frame_equal(table.drop(columns=seconds), undisturbed.drop(columns=seconds))
 
 
-def forget(audit: Audit, arm: str, *members: str) -> None:
+def forget(audit: Audit, setting: str, *members: str) -> None:
     for name in members:
-        shutil.rmtree(mitigated.arm_folder(audit, arm) / name)
+        shutil.rmtree(mitigated.setting_folder(audit, setting) / name)
 
 
 def test_the_pool_trains_what_was_asked_last_after_its_baseline_and_reports_faults(
@@ -254,8 +257,8 @@ def test_the_pool_trains_what_was_asked_last_after_its_baseline_and_reports_faul
     nothing = SimpleNamespace(schedule=schedule, stop=lambda: None, join=lambda: None)
     monkeypatch.setattr(lab_pool, "open_pool", lambda size: nothing)
     monkeypatch.setattr(lab_pool, "side_by_side", lambda config: 1)
-    for arm, name in ((BASELINE, "r1-f2"), (NOISE, "r0-f0"), (REMOVED, "r0-f1")):
-        forget(lab_copy, arm, name)
+    for setting, name in ((BASELINE, "r1-f2"), (NOISE, "r0-f0"), (REMOVED, "r0-f1")):
+        forget(lab_copy, setting, name)
     pool = lab_pool.LabPool(lab_copy)
     assert pool.ask("a", NOISE) == pool.ask("b", REMOVED) == ""
     assert [each[:2] for each in begun] == [(NOISE, "r0-f0")]  # the process is busy
@@ -269,17 +272,17 @@ def test_the_pool_trains_what_was_asked_last_after_its_baseline_and_reports_faul
     pool.stop()
 
 
-def test_a_finished_couple_is_not_trained_again_and_a_removed_arm_is(
+def test_a_finished_member_pair_is_not_trained_again_and_a_removed_setting_is(
     lab_copy: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = []
-    monkeypatch.setattr(retraining, "train_couple", lambda *how: trained.append(how[1]))
+    monkeypatch.setattr(retraining, "train_member_pair", lambda *how: trained.append(how[1]))
     train_members(lab_copy.folder, [f"{NOISE}/r0-f0"])
     assert trained == []
-    assert list(mitigated.list_arms(lab_copy)) == [UNCHANGED, NOISE, REMOVED]
-    mitigated.remove_arm(lab_copy, NOISE)
-    assert list(mitigated.list_arms(lab_copy)) == [UNCHANGED, REMOVED]
-    mitigated.begin(lab_copy, parse_arm("text_noise=0.15"))
+    assert list(mitigated.list_settings(lab_copy)) == [UNCHANGED, NOISE, REMOVED]
+    mitigated.remove_setting(lab_copy, NOISE)
+    assert list(mitigated.list_settings(lab_copy)) == [UNCHANGED, REMOVED]
+    mitigated.begin(lab_copy, parse_setting("text_noise=0.15"))
     train_members(lab_copy.folder, [f"{NOISE}/r0-f0"])
     assert trained == [NOISE]
 
@@ -320,5 +323,5 @@ def test_wrong_input_is_one_line_and_nothing_is_written(
 def test_an_audit_that_is_not_finished_is_refused(audit: Audit) -> None:
     (audit.folder / "manifest.json").unlink()
     with pytest.raises(InputError, match="not finished"):
-        mitigated.begin(audit, parse_arm("text_noise=0.1"))
+        mitigated.begin(audit, parse_setting("text_noise=0.1"))
     assert not (audit.folder / "mitigations").exists()

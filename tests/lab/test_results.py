@@ -15,60 +15,60 @@ from clipmem_core.lab.results import (
     write_study_results,
 )
 
-ARMS = {"a": 8, "b": 4, "c": 8}  # members of each
+SETTINGS = {"a": 8, "b": 4, "c": 8}  # members of each
 
 
 def made_rows(splits: int = 0) -> pd.DataFrame:
-    """A table as of a lab, or of several splits: the baseline differs between arms."""
+    """A table as of a lab, or of several splits: the baseline differs between settings."""
     rng = np.random.default_rng(0)
     rows = []
     for split in range(max(1, splits)):
-        for arm, count in ({**ARMS, "none": 8}).items():
-            for name in dict.fromkeys((arm, "none")):
+        for setting, count in ({**SETTINGS, "none": 8}).items():
+            for name in dict.fromkeys((setting, "none")):
                 for member in range(count):
-                    row = {"arm": name, "against": arm, "member": f"r0-f{member}"}
+                    row = {"setting": name, "against": setting, "member": f"r0-f{member}"}
                     row |= {"clipmem": rng.normal(0.3, 0.1), "retrieval": rng.normal(0.5, 0.1)}
-                    row["clipmem_external"] = rng.normal(0, 0.01)
+                    row["clipmem_held_out"] = rng.normal(0, 0.01)
                     rows.append(row | ({"split": split} if splits else {}))
     return pd.DataFrame(rows)
 
 
-def side(rows: pd.DataFrame, arm: str, against: str) -> pd.DataFrame:
-    return rows[(rows["arm"] == arm) & (rows["against"] == against)]
+def side(rows: pd.DataFrame, setting: str, against: str) -> pd.DataFrame:
+    return rows[(rows["setting"] == setting) & (rows["against"] == against)]
 
 
 @pytest.mark.parametrize("splits", [0, 4])
 def test_differences_are_paired_by_member_or_by_split(splits: int) -> None:
     rows = made_rows(splits)
     over = "split" if splits else "member"
-    compared = differences(rows).set_index(["arm", "measure"])
-    net = rows.assign(clipmem_net=rows["clipmem"] - rows["clipmem_external"])
+    compared = differences(rows).set_index(["setting", "measure"])
+    net = rows.assign(clipmem_net=rows["clipmem"] - rows["clipmem_held_out"])
     for measure in ("clipmem_net", "retrieval"):
         tests = {}
-        for arm, count in ARMS.items():
+        for setting, count in SETTINGS.items():
             values, base = (
-                side(net, name, arm).groupby(over)[measure].mean() for name in (arm, "none")
+                side(net, name, setting).groupby(over)[measure].mean() for name in (setting, "none")
             )
-            assert len(base) == splits or count  # the baseline on the members of the arm alone
-            tests[arm] = ttest_rel(values, base)
-            row = compared.loc[(arm, measure)]
-            interval = tests[arm].confidence_interval()
+            assert len(base) == splits or count  # the baseline on the members of the setting alone
+            tests[setting] = ttest_rel(values, base)
+            row = compared.loc[(setting, measure)]
+            interval = tests[setting].confidence_interval()
             assert row["n"] == (splits or count)
             expected = [
                 values.mean(),
                 base.mean(),
                 (values - base).mean(),
                 *interval,
-                tests[arm].pvalue,
+                tests[setting].pvalue,
             ]
             names = ["value", "baseline", "difference", "low", "high", "p_value"]
             assert row[names].tolist() == pytest.approx(expected)
         # Holm: the smallest p times 3, the next times 2, and none below the one before.
-        order = sorted(tests, key=lambda arm: tests[arm].pvalue)
+        order = sorted(tests, key=lambda setting: tests[setting].pvalue)
         highest = 0.0
-        for place, arm in enumerate(order):
-            highest = max(highest, min(1, tests[arm].pvalue * (3 - place)))
-            assert compared.loc[(arm, measure), "p_of_all"] == pytest.approx(highest)
+        for place, setting in enumerate(order):
+            highest = max(highest, min(1, tests[setting].pvalue * (3 - place)))
+            assert compared.loc[(setting, measure), "p_of_all"] == pytest.approx(highest)
         none = compared.loc[("none", measure)]
         assert none["difference"] == 0
         assert np.isnan(none["p_value"])
@@ -82,13 +82,13 @@ def test_two_members_have_no_interval_and_missing_values_are_left_out() -> None:
     assert compared[["low", "p_value", "p_of_all"]].isna().all(axis=None)
     one = rows.copy()
     one.loc[side(one, "none", "a").index[0], "retrieval"] = np.nan
-    assert differences(one).set_index(["arm", "measure"]).loc[("a", "retrieval"), "n"] == 7
+    assert differences(one).set_index(["setting", "measure"]).loc[("a", "retrieval"), "n"] == 7
     assert differences(rows[:0]).empty
 
 
-def test_the_front_is_what_no_arm_beats_in_both() -> None:
+def test_the_front_is_what_no_setting_beats_in_both() -> None:
     values = {"worse": (1, 0.5), "most": (2, 3), "least": (0, 0), "b": (1, 1), "equal": (1, 1)}
-    points = pd.DataFrame(values, index=["x", "y"]).T.assign(arm=list(values))
+    points = pd.DataFrame(values, index=["x", "y"]).T.assign(setting=list(values))
     points.loc["missing"] = [np.nan, 9, "missing"]
     assert front(points, "x", "y") == ["least", "b", "equal", "most"]
 
@@ -108,11 +108,15 @@ def test_results_of_a_study_are_written_with_its_command(
     lines = path.read_text().splitlines()
     assert lines[0] == "# command: study one"
     assert lines[2] == "# seeds: 0, 2"
-    (arm,) = finished_study.request["arms"]
+    (setting,) = finished_study.request["settings"]
     assert any(
-        finished_study.request["arms"][arm] in line for line in lines[4:] if line.startswith("# ")
+        finished_study.request["settings"][setting] in line
+        for line in lines[4:]
+        if line.startswith("# ")
     )
-    table = pd.read_csv(path, comment="#").set_index(["arm", "measure"])
-    means = [side(finished_study.rows, name, arm)["retrieval"].mean() for name in (arm, "none")]
-    difference = table.loc[(arm, "retrieval"), "difference"]
+    table = pd.read_csv(path, comment="#").set_index(["setting", "measure"])
+    means = [
+        side(finished_study.rows, name, setting)["retrieval"].mean() for name in (setting, "none")
+    ]
+    difference = table.loc[(setting, "retrieval"), "difference"]
     assert difference == pytest.approx(means[0] - means[1], abs=1e-4)

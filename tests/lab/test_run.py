@@ -10,14 +10,14 @@ import pytest
 from clipmem_core import columns as c
 from clipmem_core.cli import main
 from clipmem_core.io import InputError
-from clipmem_core.lab import arm, mitigated, retraining
-from clipmem_core.lab.arm import BASELINE, parse_arm
+from clipmem_core.lab import mitigated, retraining, setting
 from clipmem_core.lab.results import StudyFolder
+from clipmem_core.lab.setting import BASELINE, parse_setting
 from clipmem_core.review.decisions import REMOVE, open_review
 from tests.lab.conftest import FLAGS, check_refused, run, study_of
 from tests.lab.test_mitigated import check_baseline
 
-ARM = "crop_scale-1"
+SETTING = "crop_scale-1"
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def data(study_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is trained with an arm: split, arm and member."""
+    """What is trained with a setting: split, setting and member."""
     members = []
     before = retraining._train
 
@@ -45,46 +45,50 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_the_rows_are_the_labs_of_its_splits(finished_study: StudyFolder) -> None:
     rows = finished_study.rows
-    assert rows.groupby(["split", "arm", "against"]).size().to_dict() == {
-        (split, *arms): 4
+    assert rows.groupby(["split", "setting", "against"]).size().to_dict() == {
+        (split, *settings): 4
         for split in (0, 1)
-        for arms in ((ARM, ARM), (BASELINE, ARM), (BASELINE, BASELINE))
+        for settings in ((SETTING, SETTING), (BASELINE, SETTING), (BASELINE, BASELINE))
     }
     for split in (0, 1):
         audit = finished_study.audit(split)
-        table = mitigated.lab_table(audit, [ARM, BASELINE])
+        table = mitigated.lab_table(audit, [SETTING, BASELINE])
         expected = rows[rows["split"] == split].drop(columns="split").reset_index(drop=True)
         pd.testing.assert_frame_equal(table, expected)
-        check_baseline(audit, ARM, np.zeros(220, dtype=bool))
+        check_baseline(audit, SETTING, np.zeros(220, dtype=bool))
         assert audit.record.seeds == {f"{side}-{n}": 2 * split + n for n in (0, 1) for side in "fg"}
         assert audit.record.config.train_captions == 1
     groups = [finished_study.audit(split).membership[c.GROUP] for split in (0, 1)]
     assert (groups[0] != groups[1]).mean() > 0.3
-    assert finished_study.request["arms"] == {ARM: parse_arm("crop_scale=1").title}
+    assert finished_study.request["settings"] == {SETTING: parse_setting("crop_scale=1").title}
 
 
 def test_an_interrupted_study_trains_nothing_twice(
     data: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = retraining.train_couple
-    couples = []
+    before = retraining.train_member_pair
+    member_pairs = []
 
-    def interrupted(shared: object, arm: str, couple: object, *how: object) -> None:
-        if len(couples) == 3:  # the baseline and the arm of the first split, the other baseline
+    def interrupted(shared: object, setting: str, member_pair: object, *how: object) -> None:
+        if (
+            len(member_pairs) == 3
+        ):  # the baseline and the setting of the first split, the other baseline
             raise KeyboardInterrupt
-        couples.append(arm)
-        before(shared, arm, couple, *how)
+        member_pairs.append(setting)
+        before(shared, setting, member_pair, *how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(retraining, "train_couple", interrupted)
+        patch.setattr(retraining, "train_member_pair", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run("resumed")
-    assert couples == [BASELINE, ARM, BASELINE]
+    assert member_pairs == [BASELINE, SETTING, BASELINE]
     study = StudyFolder(data / "studies" / "resumed")
     assert set(study.rows["split"]) == {0}
     first = study.rows
     study = run("resumed")
-    assert sorted(trained) == [f"split-{split}/{ARM}/{side}-0" for split in (0, 1) for side in "fg"]
+    assert sorted(trained) == [
+        f"split-{split}/{SETTING}/{side}-0" for split in (0, 1) for side in "fg"
+    ]
     assert set(study.rows["split"]) == {0, 1}
     pd.testing.assert_frame_equal(study.rows[: len(first)], first)
     trained.clear()
@@ -94,23 +98,23 @@ def test_an_interrupted_study_trains_nothing_twice(
         run("resumed", seeds=2)
 
 
-def test_an_arm_of_also_is_added_with_the_decisions(
+def test_an_setting_of_also_is_added_with_the_decisions(
     data: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = run("resumed")
     groups = [study.audit(split).membership[c.GROUP] for split in (0, 1)]
     ids = study.audit(0).pairs[c.PAIR_ID]
     # The first split trains on one of them alone, the second on the other two.
-    external = [np.flatnonzero(group == c.EXTERNAL).tolist() for group in groups]
-    chosen = sorted({*external[0][:4], *external[1][:4], *range(4)})
+    held_out = [np.flatnonzero(group == c.HELD_OUT).tolist() for group in groups]
+    chosen = sorted({*held_out[0][:4], *held_out[1][:4], *range(4)})
     open_review(study.audit(0)).decide(ids[chosen].tolist(), REMOVE)
     trained.clear()
-    monkeypatch.setitem(arm.STUDIES, "one", study_of("crop_scale=1"))
+    monkeypatch.setitem(setting.STUDIES, "one", study_of("crop_scale=1"))
     typed = ["study", "one", "scenes", "--name", "resumed", *FLAGS, "--splits", "2", "--seeds", "1"]
     assert main([*typed, "--also", "decisions"]) == 0
-    (name,) = set(study.request["arms"]) - {ARM}
+    (name,) = set(study.request["settings"]) - {SETTING}
     assert trained == [f"split-{split}/{name}/{side}-0" for split in (0, 1) for side in "fg"]
-    for split, outside in enumerate(external):
+    for split, outside in enumerate(held_out):
         removed = mitigated.read_changes(study.audit(split), name).removed
         assert np.flatnonzero(removed).tolist() == [row for row in chosen if row not in outside]
     rows = study.rows
@@ -122,7 +126,7 @@ WRONG = {
     "combined scenes --name a --splits 0": "--splits",
     "combined scenes --name a --also nosuch": "setting 'nosuch'",
     "bad scenes --name a": "--weight-decay",
-    "removal scenes --name a": "no arm",
+    "removal scenes --name a": "no setting",
     "settings scenes --name a": "--also",
 }
 
@@ -131,7 +135,7 @@ WRONG = {
 def test_wrong_input_is_one_line_and_nothing_is_written(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: str
 ) -> None:
-    monkeypatch.setitem(arm.STUDIES, "bad", study_of("weight_decay=-1"))
+    monkeypatch.setitem(setting.STUDIES, "bad", study_of("weight_decay=-1"))
     words = ["study", *typed.split(), "--scenes-pairs", "220"]
     check_refused(words, WRONG[typed], capsys)
     assert not list(data.glob("studies/[!.]*/[!.]*"))

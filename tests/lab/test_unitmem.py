@@ -52,9 +52,9 @@ def test_every_unit_is_measured_once_on_pairs_of_its_member_or_reference(
     for name, table in units.groupby("member"):
         assert membership[name].to_numpy()[table["row"]].all()
         np.testing.assert_array_equal(table["pair_id"], ids[table["row"]])
-    external = (membership["group"] == "external").to_numpy()
+    held_out = (membership["group"] == "held-out").to_numpy()
     for reference, table in references[references["row"] >= 0].groupby("reference"):
-        allowed = external if reference == "unseen" else membership["f-0"].to_numpy()
+        allowed = held_out if reference == "unseen" else membership["f-0"].to_numpy()
         assert allowed[table["row"]].all(), reference
     monkeypatch.setattr(unitmem, "open_member", stop)
     screen = Silent()

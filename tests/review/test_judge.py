@@ -219,7 +219,7 @@ def test_a_new_pair_has_the_evidence_that_a_loop_over_the_members_finds(
     shown = pd.DataFrame({"image": [pair["image"]], "sha256": [data]})
     picture = FeatureExtractor(towers.image, Path()).images(shown)[:]
     texts = towers.text.opened.embed(pair["caption"])
-    external = np.flatnonzero(audit.membership["group"] == "external")
+    held_out = np.flatnonzero(audit.membership["group"] == "held-out")
     similarity = []
     margin = []
     for member in audit.record.members:
@@ -229,7 +229,7 @@ def test_a_new_pair_has_the_evidence_that_a_loop_over_the_members_finds(
             image = model.encode_image(torch.from_numpy(picture).float()).numpy()
             text = model.encode_text(torch.from_numpy(texts).float()).numpy()
         image, text = (part / np.linalg.norm(part, axis=1, keepdims=True) for part in (image, text))
-        others = read_embeddings(audit.member(member))[0][external]
+        others = read_embeddings(audit.member(member))[0][held_out]
         others /= np.linalg.norm(others, axis=1, keepdims=True)
         similarity.append(text @ image[0])
         margin.append(similarity[-1] - np.sort(text @ others.T, axis=1)[:, -10:].mean(axis=1))

@@ -26,7 +26,7 @@ def test_groups_agree_with_pandas_and_carry_the_intervals_of_the_verdict(
 ) -> None:
     groups = group_table(made["paper"])
     expected = {row["group"]: row for row in made["paper"].verdict["groups"]}
-    assert groups["group"].tolist() == ["candidate", "independent", "shared", "external"]
+    assert groups["group"].tolist() == ["candidate", "independent", "shared", "held-out"]
     assert groups["low"].tolist() == [expected[group]["low"] for group in groups["group"]]
     assert set(groups["kind"]) == {"SD over pairs"}
     computed = (
@@ -41,15 +41,15 @@ def test_groups_agree_with_pandas_and_carry_the_intervals_of_the_verdict(
 
 
 @pytest.mark.parametrize("protocol", ["ensemble", "paper"])
-def test_corners_are_quantiles_of_the_external_pairs(made: dict[str, Audit], protocol: str) -> None:
-    external = made[protocol].scores.query("group == 'external'")
+def test_corners_are_quantiles_of_the_held_out_pairs(made: dict[str, Audit], protocol: str) -> None:
+    held_out = made[protocol].scores.query("group == 'held-out'")
     corners = load_score_map(made[protocol])[-1]
     assert corners is not None
-    assert corners.fits == pytest.approx(np.quantile(external["similarity_out"], 0.25))
-    assert corners.high == pytest.approx(np.quantile(external["clipmem"], 0.95))
+    assert corners.fits == pytest.approx(np.quantile(held_out["similarity_out"], 0.25))
+    assert corners.high == pytest.approx(np.quantile(held_out["clipmem"], 0.95))
     assert (corners.low is None) == (protocol == "ensemble")
     assert corners.low is None or corners.low == pytest.approx(
-        np.quantile(external["clipmem"], 0.05)
+        np.quantile(held_out["clipmem"], 0.05)
     )
 
 
@@ -94,9 +94,9 @@ def embedded(copy: Copy, request: pytest.FixtureRequest) -> Audit:
 def test_the_terms_of_one_pair_agree_with_those_of_all_pairs(embedded: Audit) -> None:
     audit = embedded
     vectors = embed(audit)
-    external = (audit.membership["group"] == "external").to_numpy()
-    whole = {name: pair_terms(*both, external) for name, both in vectors.items()}
-    for row in [0, 3, 50, *np.flatnonzero(external)[:3]]:
+    held_out = (audit.membership["group"] == "held-out").to_numpy()
+    whole = {name: pair_terms(*both, held_out) for name, both in vectors.items()}
+    for row in [0, 3, 50, *np.flatnonzero(held_out)[:3]]:
         result = member_terms(audit, int(row))
         assert result["member"].tolist() == list(vectors)
         expected = pd.DataFrame(

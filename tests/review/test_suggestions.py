@@ -35,7 +35,7 @@ def slowly_scored(audit: Audit, vectors: Embeddings, row: int) -> tuple[list[str
 
 
 def rows_with_strangers(audit: Audit) -> list[int]:
-    """Some rows that a member never saw; the last is external."""
+    """Some rows that a member never saw; the last is held-out."""
     trained = audit.membership[list(audit.record.members)].to_numpy()
     return [*np.flatnonzero(~trained.all(axis=1))[5:60:20].tolist(), 99]
 

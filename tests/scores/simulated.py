@@ -35,7 +35,7 @@ class Simulated:
 
     @property
     def scored(self) -> np.ndarray:
-        return ~self.sides.external
+        return ~self.sides.held_out
 
     @property
     def clipmem(self) -> np.ndarray:
@@ -61,30 +61,30 @@ def simulate(
     folds: int = 8,
     halves: bool = True,
     memorized: float = 0.5,
-    external_noise: float = 1.0,
+    held_out_noise: float = 1.0,
 ) -> Simulated:
     """Draw an audit of an ensemble.
 
     Args:
         seed: of every draw.
         members: in all, a multiple of `folds`.
-        folds: members of a repeat.
-        halves: whether a pair is left out by half of a repeat's members, or by one.
+        folds: members of a replicate.
+        halves: whether a pair is left out by half of a replicate's members, or by one.
         memorized: share of the pairs that are; their clipmem is exponential, 0.15 in the mean.
-        external_noise: of external pairs, in that of others.
+        held_out_noise: of held-out pairs, in that of others.
     """
     rng = np.random.default_rng([seed, 7])
     pairs = 2_200
     drawn = ensemble_membership(
-        np.arange(pairs), folds=folds, repeats=members // folds, seed=seed, halves=halves
+        np.arange(pairs), folds=folds, replicates=members // folds, seed=seed, halves=halves
     )
     logs = rng.normal(size=pairs)
-    noise = NOISE * np.exp(0.5 * logs) * np.where(drawn.group == "external", external_noise, 1.0)
+    noise = NOISE * np.exp(0.5 * logs) * np.where(drawn.group == "held-out", held_out_noise, 1.0)
     # Noise and level correlate by −0.5
     level = 0.5 - 0.1 * (0.5 * logs + np.sqrt(0.75) * rng.normal(size=pairs))
     true = np.where(rng.random(pairs) < memorized, rng.exponential(0.15, pairs), 0.0)
     deviations = rng.normal(size=(members // folds, folds, pairs))
-    # Members of a repeat differ more than others
+    # Members of a replicate differ more than others
     deviations -= 0.2 * deviations.mean(axis=1, keepdims=True)
     offsets = 0.02 * rng.normal(size=(members, 1))
     values = level + offsets + true * drawn.trained + noise * deviations.reshape(members, pairs)
@@ -93,10 +93,10 @@ def simulate(
 
 
 def ensemble_sides(
-    n_pairs: int, *, folds: int = 2, repeats: int = 2, halves: bool = False
+    n_pairs: int, *, folds: int = 2, replicates: int = 2, halves: bool = False
 ) -> MemberSides:
     ids = np.arange(n_pairs)
-    drawn = ensemble_membership(ids, folds=folds, repeats=repeats, seed=0, halves=halves)
+    drawn = ensemble_membership(ids, folds=folds, replicates=replicates, seed=0, halves=halves)
     return MemberSides(drawn, 0)
 
 

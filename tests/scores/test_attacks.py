@@ -31,14 +31,16 @@ def drawn_members(
 def attacked(sides: MemberSides, **how: float) -> list[Attacked]:
     """The result of attacking drawn members."""
     alignments = drawn_members(sides.membership.trained, **how)
-    return attack(alignments, sides, np.flatnonzero(~sides.external))
+    return attack(alignments, sides, np.flatnonzero(~sides.held_out))
 
 
 def test_many_shadows_give_the_best_attack() -> None:
     """Gaussian noise of σ 1 about a mean that training moves by 1.5: by Neyman and Pearson nothing
     beats the value itself less the pair's own mean, whose AUROC is Φ(1.5 / √2) and which finds
     Φ(1.5 − z) at a rate of false alarms."""
-    found = attacked(ensemble_sides(5_500, folds=64, repeats=1, halves=True), memorized=1.5)[::16]
+    found = attacked(ensemble_sides(5_500, folds=64, replicates=1, halves=True), memorized=1.5)[
+        ::16
+    ]
     table = attack_table(found, n_boot=20, seed=0).set_index(["attack", "measure"])["value"]
     assert table[BAVARIA, "auroc"] == pytest.approx(norm.cdf(1.5 / math.sqrt(2)), abs=0.008)
     for rate, noise in ((0.01, 0.02), (0.001, 0.03)):
@@ -135,11 +137,11 @@ def test_rmia_ranks_pairs_as_published() -> None:
 
 def test_no_shadow_is_the_target_or_its_complement() -> None:
     """Alignments of r0-f1, the complement of r0-f0, change nothing for that target."""
-    sides = ensemble_sides(550, repeats=3)
-    rows = np.flatnonzero(~sides.external)
+    sides = ensemble_sides(550, replicates=3)
+    rows = np.flatnonzero(~sides.held_out)
     alignments = drawn_members(sides.membership.trained)
     before = attack(alignments, sides, rows)
-    alignments[1] = alignments[1] + 5 * ~sides.external
+    alignments[1] = alignments[1] + 5 * ~sides.held_out
     after = attack(alignments, sides, rows)
     np.testing.assert_allclose(after[0].scores[RMIA], before[0].scores[RMIA])
     assert not np.allclose(after[2].scores[RMIA], before[2].scores[RMIA])
@@ -157,7 +159,7 @@ def test_measures_are_those_of_scikit_learn() -> None:
 
 
 def test_intervals_over_pairs_are_those_of_a_slow_bootstrap() -> None:
-    found = attacked(ensemble_sides(550, folds=4, repeats=1, halves=True))
+    found = attacked(ensemble_sides(550, folds=4, replicates=1, halves=True))
     row = attack_table(found, n_boot=60, seed=3).set_index(["attack", "measure"])
     row = row.loc[(ALIGNMENT, "auroc")]
     n_pairs = len(found[0].trained)
@@ -173,7 +175,7 @@ def test_intervals_over_pairs_are_those_of_a_slow_bootstrap() -> None:
 
 def test_what_cannot_be_measured_is_missing_with_its_reason() -> None:
     table = attack_table(
-        attacked(ensemble_sides(1_100, folds=4, repeats=1, halves=True)), n_boot=5, seed=0
+        attacked(ensemble_sides(1_100, folds=4, replicates=1, halves=True)), n_boot=5, seed=0
     )
     rows = table[table["attack"] == BAVARIA].set_index("measure")
     assert np.isfinite(rows.loc["TPR@0.01", "value"])

@@ -34,53 +34,53 @@ def drawn_embeddings(n: int = 40) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def alone(
-    image: np.ndarray, text: np.ndarray, external: np.ndarray, *, logit_scale: float = 1.0
+    image: np.ndarray, text: np.ndarray, held_out: np.ndarray, *, logit_scale: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return CSLS and log-probability of every pair under one member that saw none of them."""
-    return fit_out([image], [text], np.zeros((1, len(image)), dtype=bool), external, [logit_scale])
+    return fit_out([image], [text], np.zeros((1, len(image)), dtype=bool), held_out, [logit_scale])
 
 
 def one_csls(
-    image: np.ndarray, text: np.ndarray, external: np.ndarray, row: int, donor: int
+    image: np.ndarray, text: np.ndarray, held_out: np.ndarray, row: int, donor: int
 ) -> float:
     """CSLS of a picture with a caption, by sorting."""
     cosines = unit(image) @ unit(text).T
-    others = external & (np.arange(len(image)) != donor)
+    others = held_out & (np.arange(len(image)) != donor)
     captions = np.sort(cosines[row, others])[-10:]
     pictures = np.sort(cosines[others, donor])[-10:]
     return float(2 * cosines[row, donor] - captions.mean() - pictures.mean())
 
 
 def test_csls_is_its_formula() -> None:
-    image, text, external = drawn_embeddings()
-    found = alone(image, text, external)[0]
-    expected = [one_csls(image, text, external, row, row) for row in range(40)]
+    image, text, held_out = drawn_embeddings()
+    found = alone(image, text, held_out)[0]
+    expected = [one_csls(image, text, held_out, row, row) for row in range(40)]
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_the_log_probability_is_torchs_cross_entropy() -> None:
-    image, text, external = drawn_embeddings()
+    image, text, held_out = drawn_embeddings()
     a, b = (functional.normalize(torch.from_numpy(side), dim=1) for side in (image, text))
     expected = []
     for pair in range(len(image)):
-        partners = [pair, *(row for row in np.flatnonzero(external).tolist() if row != pair)]
+        partners = [pair, *(row for row in np.flatnonzero(held_out).tolist() if row != pair)]
         logits = 7 * torch.stack([a[pair] @ b[partners].T, b[pair] @ a[partners].T])
         expected.append(-float(functional.cross_entropy(logits, torch.tensor([0, 0]))))
-    found = alone(image, text, external, logit_scale=7.0)[1]
+    found = alone(image, text, held_out, logit_scale=7.0)[1]
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_fit_is_the_mean_over_members_that_never_saw_the_pair() -> None:
-    image, text, external = drawn_embeddings()
+    image, text, held_out = drawn_embeddings()
     images = [image, text, image]
     texts = [text, image, text]
     scales = [3.0, 9.0, 20.0]
     trained = np.random.default_rng(1).random((3, 40)) < 0.5
-    trained[:, external] = False
+    trained[:, held_out] = False
     trained[:, 4] = True
-    found = fit_out(images, texts, trained, external, scales)
+    found = fit_out(images, texts, trained, held_out, scales)
     each = [
-        alone(a, b, external, logit_scale=scale)
+        alone(a, b, held_out, logit_scale=scale)
         for a, b, scale in zip(images, texts, scales, strict=True)
     ]
     hidden = np.broadcast_to(trained[:, None], (3, 2, 40))
@@ -91,17 +91,17 @@ def test_fit_is_the_mean_over_members_that_never_saw_the_pair() -> None:
 def test_a_swapped_caption_scores_as_csls_with_that_swap() -> None:
     rng = np.random.default_rng(0)
     image, text = (list(side) for side in rng.normal(size=(2, 3, 40, 6)))
-    external = np.arange(40) >= 24
-    trained = (rng.random((3, 40)) < 0.5) & ~external
-    trained[0] = ~external
+    held_out = np.arange(40) >= 24
+    trained = (rng.random((3, 40)) < 0.5) & ~held_out
+    trained[0] = ~held_out
     trained[:, 0] = True
-    found = swapped_csls(image, text, trained, external, seed=0)
-    assert (np.isnan(found) == (trained.all(axis=0) | external)).all()
+    found = swapped_csls(image, text, trained, held_out, seed=0)
+    assert (np.isnan(found) == (trained.all(axis=0) | held_out)).all()
     for row in np.flatnonzero(np.isfinite(found))[:8]:
         unseen = np.flatnonzero(~trained[:, row])
         slow = [
-            np.mean([one_csls(image[m], text[m], external, row, donor) for m in unseen])
-            for donor in np.flatnonzero(external)
+            np.mean([one_csls(image[m], text[m], held_out, row, donor) for m in unseen])
+            for donor in np.flatnonzero(held_out)
         ]
         assert np.isclose(found[row], slow).any()
 

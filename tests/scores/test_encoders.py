@@ -26,8 +26,8 @@ def _members(n_members: int, *, noise: float = 0.3) -> tuple[list[np.ndarray], l
     return image, text
 
 
-def _h(image: np.ndarray, text: np.ndarray, external: np.ndarray, pair: int) -> float:
-    others = [row for row in np.flatnonzero(external) if row != pair]
+def _h(image: np.ndarray, text: np.ndarray, held_out: np.ndarray, pair: int) -> float:
+    others = [row for row in np.flatnonzero(held_out) if row != pair]
     negatives = image[pair] @ text[others].mean(axis=0) + image[others].mean(axis=0) @ text[pair]
     return float(image[pair] @ text[pair] - negatives)
 
@@ -61,18 +61,18 @@ def test_rotating_a_members_space_changes_nothing() -> None:
 def test_the_linear_form_is_the_mean_over_all_pairs_of_in_and_out_members() -> None:
     sides = ensemble_sides(N, folds=3)
     image, text = _members(6, noise=0.0)
-    external = sides.external
+    held_out = sides.held_out
     rng = np.random.default_rng(5)
-    # Members agree on external pairs, so that every map is the identity
+    # Members agree on held-out pairs, so that every map is the identity
     for matrix in (*image, *text):
-        matrix[~external] += 0.5 * _units(rng, int((~external).sum()))
+        matrix[~held_out] += 0.5 * _units(rng, int((~held_out).sum()))
     parts, _ = contributions(image, text, sides)
-    for pair in [*np.flatnonzero(external)[:3], *np.flatnonzero(~external)[:5]]:
+    for pair in [*np.flatnonzero(held_out)[:3], *np.flatnonzero(~held_out)[:5]]:
         shares = []
         inside = sides.inside[:, pair]
         for f, g in itertools.product(np.flatnonzero(inside), np.flatnonzero(~inside)):
             pairs = ((f, g), (g, g), (f, f), (g, f))
-            fg, gg, ff, gf = (_h(image[a], text[b], external, pair) for a, b in pairs)
+            fg, gg, ff, gf = (_h(image[a], text[b], held_out, pair) for a, b in pairs)
             shares.append((fg - gg + ff - gf) / 2)
         assert parts["clipmem_image"][pair] == pytest.approx(np.mean(shares), abs=1e-5)
 

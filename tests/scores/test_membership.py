@@ -26,14 +26,14 @@ def _is_constant_within(values: np.ndarray, ids: np.ndarray) -> bool:
     clusters(), st.sampled_from([2, 3, 4, 6]), st.integers(1, 3), st.integers(0, 99), st.booleans()
 )
 def test_an_ensemble_leaves_each_scored_pair_out(
-    ids: np.ndarray, folds: int, repeats: int, seed: int, halves: bool
+    ids: np.ndarray, folds: int, replicates: int, seed: int, halves: bool
 ) -> None:
     halves = halves and folds % 2 == 0
-    drawn = ensemble_membership(ids, folds=folds, repeats=repeats, seed=seed, halves=halves)
+    drawn = ensemble_membership(ids, folds=folds, replicates=replicates, seed=seed, halves=halves)
     scored = drawn.group == "scored"
-    assert (drawn.group == "external").sum() == (~scored).sum() == membership.group_size(len(ids))
+    assert (drawn.group == "held-out").sum() == (~scored).sum() == membership.group_size(len(ids))
     assert not drawn.trained[:, ~scored].any()
-    left_out = ~drawn.trained.reshape(repeats, folds, -1)[:, :, scored]
+    left_out = ~drawn.trained.reshape(replicates, folds, -1)[:, :, scored]
     assert (left_out.sum(axis=1) == (folds // 2 if halves else 1)).all()
     largest = np.unique(ids[scored], return_counts=True)[1].max()
     assert halves or np.ptp(left_out.sum(axis=2), axis=1).max() <= largest
@@ -53,7 +53,7 @@ def test_paper_groups_have_their_sizes_and_trained_members(
     assert (in_f == np.isin(drawn.group, ["shared", "candidate"])).all()
     assert (in_g == np.isin(drawn.group, ["shared", "independent"])).all()
     names, counts = np.unique(drawn.group, return_counts=True)
-    assert names.tolist() == ["candidate", "external", "independent", "shared"]
+    assert names.tolist() == ["candidate", "held-out", "independent", "shared"]
     assert counts[:3].tolist() == [size] * 3
     assert _is_constant_within(drawn.group, ids)
 
@@ -61,42 +61,42 @@ def test_paper_groups_have_their_sizes_and_trained_members(
 def test_what_cannot_be_drawn_is_an_input_error() -> None:
     ids = np.arange(300)
     for clusters, folds in ((ids, 251), (ids // 60, 2)):
-        with pytest.raises(InputError, match="folds|external"):
-            ensemble_membership(clusters, folds=folds, repeats=1, seed=0)
+        with pytest.raises(InputError, match="folds|held-out"):
+            ensemble_membership(clusters, folds=folds, replicates=1, seed=0)
     with pytest.raises(InputError, match="--drop-near-duplicates"):
         paper_membership(ids // 3, seeds=1, seed=0)
 
 
-def test_half_of_the_external_pairs_is_for_utility_only() -> None:
+def test_half_of_the_held_out_pairs_is_for_utility_only() -> None:
     clusters = np.arange(600)
     clusters[1::5] = clusters[::5]  # a fifth of the pairs has a twin
     drawn = paper_membership(clusters, seeds=1, seed=3)
     utility_only = membership.draw_utility_pairs(drawn.group, clusters, seed=3)
-    external = drawn.group == "external"
-    assert (utility_only.sum(), external.sum()) == (27, 54)
-    assert not (utility_only & ~external).any()
-    assert not set(clusters[utility_only]) & set(clusters[external & ~utility_only])
+    held_out = drawn.group == "held-out"
+    assert (utility_only.sum(), held_out.sum()) == (27, 54)
+    assert not (utility_only & ~held_out).any()
+    assert not set(clusters[utility_only]) & set(clusters[held_out & ~utility_only])
     assert (utility_only != membership.draw_utility_pairs(drawn.group, clusters, seed=4)).any()
 
 
-def test_external_pairs_have_random_sides_in_an_ensemble_and_f_in_the_paper() -> None:
+def test_held_out_pairs_have_random_sides_in_an_ensemble_and_f_in_the_paper() -> None:
     sides = ensemble_sides(300, folds=3)
-    external = sides.external
-    assert (sides.inside == sides.membership.trained)[:, ~external].all()
+    held_out = sides.held_out
+    assert (sides.inside == sides.membership.trained)[:, ~held_out].all()
     assert ((~sides.inside).reshape(2, 3, -1).sum(axis=1) == 1).all()
-    assert len(np.unique(sides.inside[:, external], axis=1).T) > 5
-    assert (ensemble_sides(300, folds=3, repeats=1).inside == sides.inside[:3]).all()  # it grows
+    assert len(np.unique(sides.inside[:, held_out], axis=1).T) > 5
+    assert (ensemble_sides(300, folds=3, replicates=1).inside == sides.inside[:3]).all()  # it grows
     inside = paper_sides(300, seeds=2).inside
     assert (inside == np.array([True, False, True, False])[:, None]).all()
 
 
 def test_many_labellings_are_sampled_and_few_are_all() -> None:
-    sides = ensemble_sides(300, folds=3, repeats=6)
+    sides = ensemble_sides(300, folds=3, replicates=6)
     inside = np.stack(list(membership.labellings(sides, np.arange(5))))  # of 729 in all
     assert inside.shape == (256, 18, 5)
     assert ((~inside).reshape(256, 6, 3, 5).sum(axis=2) == 1).all()
     assert len(np.unique(inside[:, :, 0], axis=0)) > 150
-    sides = ensemble_sides(300, folds=4, repeats=3, halves=True)
+    sides = ensemble_sides(300, folds=4, replicates=3, halves=True)
     inside = np.stack(list(membership.labellings(sides, np.arange(2))))  # of 216: all
     assert len(np.unique(inside[:, :, 0], axis=0)) == len(inside) == 216
     assert (inside.reshape(216, 3, 4, 2).sum(axis=2) == 2).all()

@@ -16,7 +16,7 @@ from tests.scores.simulated import ensemble_sides, noisy, paper_sides
 
 
 def test_a_two_by_two_ensemble_by_hand() -> None:
-    groups = np.repeat(["scored", "external"], 2)
+    groups = np.repeat(["scored", "held-out"], 2)
     members = ("r0-f0", "r0-f1", "r1-f0", "r1-f1")
     drawn = Membership(groups, members, np.eye(2, 4, dtype=bool)[[0, 1, 0, 1]])
     alignment = np.array([[0.9, 0.1], [0.1, 0.7], [0.7, 0.2], [0.3, 0.5]])
@@ -34,7 +34,7 @@ def test_a_two_by_two_ensemble_by_hand() -> None:
         "clipmem": [0.6, 0.45, 0, 0],
         "clipmem_relative": [1.0, 0.75, 0, 0],
         "se": [np.sqrt(pooled)] * 2,
-        "p_value": [1 / 9, 1 / 9],  # two external pairs, four labellings each
+        "p_value": [1 / 9, 1 / 9],  # two held-out pairs, four labellings each
         "q_value": [1 / 9, 1 / 9, np.nan, np.nan],
         "clipmem_shrunk": [np.nan] * 4,  # two pairs have no distribution
         "alignment_in": [0.8, 0.6],
@@ -48,7 +48,7 @@ def test_a_two_by_two_ensemble_by_hand() -> None:
 
 
 def test_a_paper_audit_by_hand() -> None:
-    groups = np.array(["shared", "candidate", "independent", "external", "external"])
+    groups = np.array(["shared", "candidate", "independent", "held-out", "held-out"])
     trained = np.array([[1, 1, 0, 0, 0], [1, 0, 1, 0, 0]], dtype=bool)
     drawn = Membership(groups, ("f-0", "g-0"), trained)
     f = np.array([0.5, 0.9, 0.2, 0.1, 0.2])
@@ -73,7 +73,7 @@ def test_three_seeds_give_a_t_interval_over_the_means_of_each_seed() -> None:
     sides, alignments = noisy(paper_sides(2_200, seeds=3), memorized=1.0)
     group = sides.membership.group
     summary = group_summary(alignments, sides).set_index("group")
-    assert list(summary.index) == ["candidate", "independent", "shared", "external"]
+    assert list(summary.index) == ["candidate", "independent", "shared", "held-out"]
     assert set(summary["kind"]) == {"95% interval over seeds"}
     candidates = group == "candidate"
     means = np.subtract(alignments[0::2], alignments[1::2])[:, candidates].mean(axis=1)
@@ -84,21 +84,23 @@ def test_three_seeds_give_a_t_interval_over_the_means_of_each_seed() -> None:
     assert summary.loc["independent", "mean"] == pytest.approx(-1, abs=0.2)
 
 
-@pytest.mark.parametrize(("repeats", "noise"), [(2, 1.0), (3, 2.0), (6, 4.0)])
-def test_reliability_is_the_rank_agreement_with_a_second_audit(repeats: int, noise: float) -> None:
+@pytest.mark.parametrize(("replicates", "noise"), [(2, 1.0), (3, 2.0), (6, 4.0)])
+def test_reliability_is_the_rank_agreement_with_a_second_audit(
+    replicates: int, noise: float
+) -> None:
     """Two audits of 20,000 pairs, whose members see what is lasting in each pair with noise of
     their own."""
     n_pairs = 22_000
-    sides = ensemble_sides(n_pairs, repeats=repeats)
+    sides = ensemble_sides(n_pairs, replicates=replicates)
     trained = sides.membership.trained
     lasting = np.random.default_rng(9).normal(size=n_pairs)
     audits = []
     for seed in (1, 2):
         deviations = np.random.default_rng(seed).normal(size=trained.shape)
         audits.append(list(lasting * trained + noise * deviations))
-    clipmem = [np.subtract(*side_means(audit, trained))[~sides.external] for audit in audits]
+    clipmem = [np.subtract(*side_means(audit, trained))[~sides.held_out] for audit in audits]
     stability = memorization.ranking_stability(audits[0], sides)
-    found = memorization.ranking_reliability(stability, repeats)
+    found = memorization.ranking_reliability(stability, replicates)
     assert found == pytest.approx(spearmanr(*clipmem).statistic, abs=0.02)
 
 

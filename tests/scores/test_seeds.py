@@ -23,13 +23,13 @@ def test_the_interval_is_that_of_a_t_test_from_three_seeds_on(values: list[float
 
 
 def test_means_are_over_seeds() -> None:
-    table = pd.DataFrame({"arm": ["a", "a", "a", "b", "c"], "x": [1.0, 2.0, 3.0, 5.0, np.nan]})
-    found = over_seeds(table, by=["arm"], measure="x")
-    assert found[["arm", "n", "mean"]].to_numpy().tolist() == [["a", 3, 2.0], ["b", 1, 5.0]]
+    table = pd.DataFrame({"setting": ["a", "a", "a", "b", "c"], "x": [1.0, 2.0, 3.0, 5.0, np.nan]})
+    found = over_seeds(table, by=["setting"], measure="x")
+    assert found[["setting", "n", "mean"]].to_numpy().tolist() == [["a", 3, 2.0], ["b", 1, 5.0]]
     # SD 1, three seeds, t.975 with two degrees of freedom 4.3027
     assert found["high"][0] == pytest.approx(2 + 4.3027 / np.sqrt(3), abs=1e-4)
     assert found["high"][1:].isna().all()
-    assert over_seeds(table[:0], by=["arm"], measure="x").empty
+    assert over_seeds(table[:0], by=["setting"], measure="x").empty
 
 
 def test_paired_differences_are_those_of_a_t_test() -> None:

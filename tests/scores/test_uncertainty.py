@@ -13,22 +13,22 @@ from tests.scores.simulated import ensemble_sides, noisy, p_of, paper_sides, sim
 
 
 @pytest.mark.parametrize(
-    ("folds", "repeats", "halves", "degrees"), [(2, 3, False, 2), (8, 2, True, 13)]
+    ("folds", "replicates", "halves", "degrees"), [(2, 3, False, 2), (8, 2, True, 13)]
 )
 def test_the_error_is_that_of_a_regression_on_side_and_repeat(
-    folds: int, repeats: int, halves: bool, degrees: int
+    folds: int, replicates: int, halves: bool, degrees: int
 ) -> None:
-    sides = ensemble_sides(250, folds=folds, repeats=repeats, halves=halves)
+    sides = ensemble_sides(250, folds=folds, replicates=replicates, halves=halves)
     _, alignments = noisy(sides)
     plan = uncertainty.design(sides.inside, sides.replicates)
     found = uncertainty.error_variances(alignments, sides.inside, plan)
-    repeat = np.kron(np.eye(repeats), np.ones((folds, 1)))
+    replicate = np.kron(np.eye(replicates), np.ones((folds, 1)))
     for pair in range(0, 250, 40):
-        regressors = np.column_stack([sides.inside[:, pair], repeat])
+        regressors = np.column_stack([sides.inside[:, pair], replicate])
         _, squares, rank, _ = np.linalg.lstsq(regressors, np.stack(alignments)[:, pair])
         variance = squares[0] / degrees * np.linalg.inv(regressors.T @ regressors)[0, 0]
         assert found[pair] == pytest.approx(variance)
-        assert folds * repeats - rank == plan.degrees == degrees
+        assert folds * replicates - rank == plan.degrees == degrees
 
 
 def test_any_other_membership_is_two_samples() -> None:
@@ -107,7 +107,7 @@ def test_p_is_uniform_on_noise_in_the_paper() -> None:
     rows = np.flatnonzero(sides.membership.group == "candidate")
     audits = (list(rng.normal(size=(2, 250)) + [[0], [0.3]]) for _ in range(1_000))
     p = np.array([p_of(alignments, sides)[rng.choice(rows)] for alignments in audits])
-    # Exactly 1 to 51 with 50 external pairs; spread evenly between the steps it is continuous
+    # Exactly 1 to 51 with 50 held-out pairs; spread evenly between the steps it is continuous
     steps = p * 51
     np.testing.assert_allclose(steps, steps.round())
     assert kstest((steps - np.random.default_rng(1).random(len(p))) / 51, "uniform").pvalue > 0.01
@@ -117,7 +117,7 @@ def test_q_is_the_share_of_false_finds_at_most() -> None:
     false = []
     power = []
     for seed in range(3):
-        drawn = simulate(seed, external_noise=0.8, memorized=0.1)
+        drawn = simulate(seed, held_out_noise=0.8, memorized=0.1)
         found = (
             uncertainty.q_values(p_of(drawn.alignments, drawn.sides), drawn.sides.membership.group)
             <= 0.1

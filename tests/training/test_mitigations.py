@@ -173,7 +173,7 @@ def test_the_end_token_is_found_or_refused() -> None:
         caption_ends({"text_cfg": {"pool_type": "last"}}, TOKENS, flags="--text-mask")
 
 
-def test_a_pair_is_early_if_its_alignment_is_above_a_quantile_of_the_external_ones(
+def test_a_pair_is_early_if_its_alignment_is_above_a_quantile_of_the_held_out_ones(
     toy: str,
 ) -> None:
     config = {"adaptive_rest": 1.0, "adaptive_quantile": 0.5, "adaptive_every": 1}
@@ -188,13 +188,13 @@ def test_a_pair_is_early_if_its_alignment_is_above_a_quantile_of_the_external_on
         image = member.model.encode_image(views, normalize=True)
         text = member.model.encode_text(tokens, normalize=True)
     cosines = (image @ text.T).numpy()
-    external = cosines[np.ix_(data.external, data.external)]
-    others = external - np.diag(np.diag(external))
-    alignments = np.diag(external) - (others.sum(axis=0) + others.sum(axis=1)) / 5
+    held_out = cosines[np.ix_(data.held_out, data.held_out)]
+    others = held_out - np.diag(np.diag(held_out))
+    alignments = np.diag(held_out) - (others.sum(axis=0) + others.sum(axis=1)) / 5
     level = np.quantile(alignments, 0.5)
     assert adaptive.state["level"] == pytest.approx(level, abs=1e-5)
     member.forward_loss(data.rows, 1, data.pixels.gather(data.rows))
-    mean = cosines[:, data.external].mean(axis=1) + cosines[data.external].mean(axis=0)
+    mean = cosines[:, data.held_out].mean(axis=1) + cosines[data.held_out].mean(axis=0)
     early = (np.diag(cosines) - mean > level)[data.rows]
     assert 0 < early.sum() < len(early)
     assert adaptive.state["early"][data.rows].tolist() == early.tolist()

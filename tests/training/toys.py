@@ -62,9 +62,9 @@ def draw_data(
 
 
 def held_out_data(pairs: int = 30) -> TrainingData:
-    """Draw pairs of up to three captions; the last six are external."""
+    """Draw pairs of up to three captions; the last six are held-out."""
     rows = np.arange(pairs)
-    return replace(draw_data(pairs, captions=3), rows=rows[:-6], external=rows[-6:])
+    return replace(draw_data(pairs, captions=3), rows=rows[:-6], held_out=rows[-6:])
 
 
 def view_maker(*, crop_scale: float = 0.5, seed: int = 0) -> ViewMaker:

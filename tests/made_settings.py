@@ -1,4 +1,4 @@
-"""A lab of a made-up audit: arms that look as if the audit's members had trained again."""
+"""A lab of a made-up audit: settings that look as if the audit's members had trained again."""
 
 import dataclasses
 import json
@@ -18,10 +18,10 @@ from clipmem_core.audit.store import (
 )
 from clipmem_core.config import as_dict, data_folder
 from clipmem_core.lab import mitigated
-from clipmem_core.lab.arm import BASELINE, Arm, parse_arm
 from clipmem_core.lab.results import StudyFolder
+from clipmem_core.lab.setting import BASELINE, Setting, parse_setting
 
-CHANGED = 17  # the pair whose clipmem an arm changes most
+CHANGED = 17  # the pair whose clipmem a setting changes most
 # of the baseline
 MEMORIZED = 0.4
 RETRIEVAL = 0.5
@@ -44,25 +44,25 @@ def make_lab(audit: Audit, *, heads: bool = False) -> Audit:
     return audit
 
 
-def add_arm(audit: Audit, text: str, *, members: int = 4, **effects: float) -> str:
-    """Begin an arm and measure some members."""
-    name = mitigated.begin(audit, parse_arm(text)).name
+def add_setting(audit: Audit, text: str, *, members: int = 4, **effects: float) -> str:
+    """Begin a setting and measure some members."""
+    name = mitigated.begin(audit, parse_setting(text)).name
     measure(audit, name, members=members, **effects)
     return name
 
 
 def measure(
-    audit: Audit, arm: str, *, members: int = 4, times: float = 1.0, retrieval: float = 0.0
+    audit: Audit, setting: str, *, members: int = 4, times: float = 1.0, retrieval: float = 0.0
 ) -> None:
     """Measure members whose memorization is `times` that of the baseline, and more retrieval."""
     table = audit.membership
     for number, member in enumerate(audit.record.members[:members]):
-        rng = np.random.default_rng([number, len(arm)])
+        rng = np.random.default_rng([number, len(setting)])
         size = MEMORIZED * times * table[member].to_numpy()
-        if arm != BASELINE:
+        if setting != BASELINE:
             size[CHANGED] *= -1
         alignment = size + 0.01 * rng.normal(size=len(table))
-        folder = mitigated.arm_folder(audit, arm) / member
+        folder = mitigated.setting_folder(audit, setting) / member
         folder.mkdir(parents=True)
         values = [alignment, np.full(len(table), 0.1), alignment - 0.1]
         np.save(folder / mitigated.PAIR_VALUES, np.array(values, dtype=np.float32))
@@ -71,17 +71,19 @@ def measure(
         (folder / mitigated.MEASURES_FILE).write_text(json.dumps(measures))
 
 
-def make_study(audit: Audit, name: str, arm: str) -> StudyFolder:
+def make_study(audit: Audit, name: str, setting: str) -> StudyFolder:
     """Write a finished study of three splits: each has the rows of an audit's lab."""
     study = StudyFolder(data_folder() / "studies" / name)
     study.folder.mkdir(parents=True)
     values: dict[str, Any] = {"study": "combined", "source": "scenes", "splits": 3}
     values |= {"config": as_dict(audit.record.config)}
-    titles = {arm: Arm(parse_arm(mitigated.read_arm(audit, arm).text).overrides).title}
-    write_json(study.folder / "study.json", values | {"arms": titles, "machine": machine()})
-    rows = mitigated.lab_table(audit, [arm, BASELINE])
+    titles = {
+        setting: Setting(parse_setting(mitigated.read_setting(audit, setting).text).overrides).title
+    }
+    write_json(study.folder / "study.json", values | {"settings": titles, "machine": machine()})
+    rows = mitigated.lab_table(audit, [setting, BASELINE])
     splits = [
         rows.assign(split=split, retrieval=rows["retrieval"] + split / 9) for split in range(3)
     ]
-    write_table(study.folder / "arms.parquet", pd.concat(splits, ignore_index=True))
+    write_table(study.folder / "settings.parquet", pd.concat(splits, ignore_index=True))
     return study

@@ -1,10 +1,10 @@
-"""An arm: overrides of an audit's config, their text form, and the pairs they change; the built-in
-studies and their arms.
+"""A setting: overrides of an audit's config, their text form, and the pairs they change; the
+built-in studies and their settings.
 
 text_mask=0.3 removal=clipmem:5 near_duplicates decisions
 
 The baseline of a study trains on one caption a pair, as in the paper, but for the study `settings`.
-All arms are evaluated on that caption and on uncropped pictures, which every arm trains on.
+All settings are evaluated on that caption and on uncropped pictures, which every setting trains on.
 """
 
 import contextlib
@@ -18,9 +18,9 @@ import numpy as np
 from clipmem_core import columns as c
 from clipmem_core.audit.store import Audit, read_prepared
 from clipmem_core.config import (
-    ARM_FIELDS,
     FIELDS,
     MODIFIERS,
+    SETTING_FIELDS,
     AuditConfig,
     fingerprint,
     switched_on,
@@ -52,7 +52,7 @@ class Removal(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Arm:
+class Setting:
     """Overrides of the baseline: config fields, `removal` (a Removal), `near_duplicates` (train on
     the first of them only) and `decisions` (apply those in `decided`)."""
 
@@ -62,7 +62,7 @@ class Arm:
     @property
     def fields(self) -> dict[str, Any]:
         """The overrides of config fields, in a fixed order."""
-        return {name: self.overrides[name] for name in ARM_FIELDS if name in self.overrides}
+        return {name: self.overrides[name] for name in SETTING_FIELDS if name in self.overrides}
 
     @property
     def removal(self) -> Removal | None:
@@ -118,10 +118,10 @@ class Arm:
         return flags
 
 
-def parse_arm(text: str) -> Arm:
-    """Parse an arm from its text, the parts in any order."""
+def parse_setting(text: str) -> Setting:
+    """Parse a setting from its text, the parts in any order."""
     parts = [part.partition("=") for part in text.split()]
-    return Arm({name: _parse_value(name, value) for name, _, value in parts})
+    return Setting({name: _parse_value(name, value) for name, _, value in parts})
 
 
 def _parse_value(name: str, value: str) -> Any:
@@ -129,8 +129,8 @@ def _parse_value(name: str, value: str) -> Any:
         return True
     if name == REMOVAL:
         return parse_removal(value)
-    if name not in ARM_FIELDS:
-        options = ", ".join((*ARM_FIELDS, REMOVAL, *SWITCHES))
+    if name not in SETTING_FIELDS:
+        options = ", ".join((*SETTING_FIELDS, REMOVAL, *SWITCHES))
         raise InputError(f"setting {name[:40]!r} is unknown: choose from {options}")
     kind = type(FIELDS[name].default)
     try:
@@ -153,24 +153,24 @@ def parse_removal(text: str) -> Removal:
     )
 
 
-def without_idle(arm: Arm, config: AuditConfig) -> Arm:
-    """Return an arm without overrides that change nothing in a config, so that equal trainings have
-    equal names."""
+def without_idle(setting: Setting, config: AuditConfig) -> Setting:
+    """Return a setting without overrides that change nothing in a config, so that equal trainings
+    have equal names."""
     values = vars(config)
-    on = set(switched_on(values | arm.fields))
+    on = set(switched_on(values | setting.fields))
     idle = {name for name, needs in MODIFIERS.items() if not on & set(needs)}
     overrides = {
         name: value
-        for name, value in arm.overrides.items()
+        for name, value in setting.overrides.items()
         if name not in idle and values.get(name) != value
     }
-    return replace(arm, overrides=overrides)
+    return replace(setting, overrides=overrides)
 
 
 @dataclass(frozen=True, eq=False)
 class PairChanges:
-    """The pairs that an arm removes from training, bool [n_pairs], and the new captions of others
-    by their row."""
+    """The pairs that a setting removes from training, bool [n_pairs], and the new captions of
+    others by their row."""
 
     removed: np.ndarray
     captions: Mapping[int, tuple[str, ...]]
@@ -180,35 +180,35 @@ class PairChanges:
 
     @property
     def compared(self) -> np.ndarray:
-        """The pairs on which the arm is compared with the baseline, bool [n_pairs]."""
+        """The pairs on which the setting is compared with the baseline, bool [n_pairs]."""
         compared = ~self.removed
         compared[list(self.captions)] = False
         return compared
 
 
-def changes_of(audit: Audit, arm: Arm) -> PairChanges:
-    """Return the pairs, none external, that an arm changes in a finished audit."""
+def changes_of(audit: Audit, setting: Setting) -> PairChanges:
+    """Return the pairs, none held-out, that a setting changes in a finished audit."""
     table = audit.scores
     config = audit.record.config
     ids = table[c.PAIR_ID].to_numpy(dtype=str)
-    scored = (table[c.GROUP] != c.EXTERNAL).to_numpy()
-    removed = np.isin(ids, list(arm.decided.removed)) & scored
-    if NEAR_DUPLICATES in arm.overrides:
+    scored = (table[c.GROUP] != c.HELD_OUT).to_numpy()
+    removed = np.isin(ids, list(setting.decided.removed)) & scored
+    if NEAR_DUPLICATES in setting.overrides:
         removed |= later_near_duplicates(audit) & scored
-    if arm.removal:
+    if setting.removal:
         # Those that rank highest; ties are broken at random
-        by, percent = arm.removal
+        by, percent = setting.removal
         chance = hashed(draw_keys(table[c.PAIR_ID].tolist()), config.seed, "removal")
         values = np.zeros(len(table)) if by == AT_RANDOM else table[by].to_numpy()
         ranked = np.flatnonzero(scored & np.isfinite(values))
         order = ranked[np.lexsort([chance[ranked], -values[ranked]])]
         removed[order[: round(percent / 100 * len(ranked))]] = True
     captions = {}
-    recaptioned = np.isin(ids, list(arm.decided.recaptioned)) & scored & ~removed
+    recaptioned = np.isin(ids, list(setting.decided.recaptioned)) & scored & ~removed
     if recaptioned.any():
         before = audit.pairs[c.CAPTIONS]
         for row in np.flatnonzero(recaptioned).tolist():
-            after = tuple(arm.decided.recaptioned[ids[row]])[: config.captions or None]
+            after = tuple(setting.decided.recaptioned[ids[row]])[: config.captions or None]
             if after != tuple(before.iloc[row]):
                 captions[row] = after
     return PairChanges(removed, captions)
@@ -223,9 +223,9 @@ def later_near_duplicates(audit: Audit) -> np.ndarray:
 # The config fields that studies set unless they are typed
 DEFAULTS: dict[str, Any] = {
     "protocol": "paper",
-    # External pairs that control adaptive mitigations are not used for utility.
+    # Held-out pairs that control adaptive mitigations are not used for utility.
     "retrieval_apart": True,
-    # Otherwise an arm is evaluated on crops or captions it did not train on.
+    # Otherwise a setting is evaluated on crops or captions it did not train on.
     "eval_crop_scale": 1.0,
     "eval_captions": 1,
     "views": 2,
@@ -264,7 +264,7 @@ ALL_CAPTIONS = (
 )
 
 
-def captions_arms(config: AuditConfig, most: int) -> list[str]:
+def captions_settings(config: AuditConfig, most: int) -> list[str]:
     """Return two captions a pair, three, up to five, and all if there are more."""
     if most < 2:
         raise InputError(
@@ -274,24 +274,26 @@ def captions_arms(config: AuditConfig, most: int) -> list[str]:
     return [f"train_captions={count}" for count in counts]
 
 
-def combined_arms(config: AuditConfig, most: int) -> list[str]:
+def combined_settings(config: AuditConfig, most: int) -> list[str]:
     """Return each mitigation at one setting, and some combinations."""
     early_stop = max(1, round(config.epochs * 2 / 3))
     return [*COMBINED, f"stop_epoch={early_stop}", *(ALL_CAPTIONS if most > 1 else ())]
 
 
 class Study(NamedTuple):
-    """The arms of a study, as texts."""
+    """The settings of a study, as texts."""
 
-    arms: Callable[[AuditConfig, int], list[str]]  # from the config and the most captions of a pair
+    settings: Callable[
+        [AuditConfig, int], list[str]
+    ]  # from the config and the most captions of a pair
     one_caption: bool = True  # whether the baseline trains on one caption a pair
 
 
 STUDIES = {
-    "captions": Study(captions_arms),
+    "captions": Study(captions_settings),
     "text-noise": Study(lambda config, most: TEXT_NOISE),
     "removal": Study(lambda config, most: REMOVALS),
-    "combined": Study(combined_arms),
+    "combined": Study(combined_settings),
     "settings": Study(lambda config, most: [], one_caption=False),
 }
 

@@ -1,4 +1,4 @@
-"""An arm's text, the pairs that it changes, and the arms of the built-in studies."""
+"""A setting's text, the pairs that it changes, and the settings of the built-in studies."""
 
 import dataclasses
 from pathlib import Path
@@ -10,37 +10,41 @@ from clipmem_core import columns as c
 from clipmem_core.audit.settings import check_config
 from clipmem_core.audit.store import Audit, Prepared, is_name, write_prepared, write_table
 from clipmem_core.cli import parse_command
-from clipmem_core.config import ARM_FIELDS, FIELDS, AuditConfig, preset_config
+from clipmem_core.config import FIELDS, SETTING_FIELDS, AuditConfig, preset_config
 from clipmem_core.io import InputError
-from clipmem_core.lab.arm import (
+from clipmem_core.lab.setting import (
     DEFAULTS,
     STUDIES,
-    Arm,
     Decided,
     PairChanges,
     Removal,
+    Setting,
     changes_of,
     find_study,
-    parse_arm,
+    parse_setting,
     without_idle,
 )
 from tests.fixtures import make_audit
 
 
-def test_an_arm_parses_back_from_its_text_in_any_order_and_from_its_flags() -> None:
-    fields = {name: FIELDS[name].default for name in ARM_FIELDS}
+def test_an_setting_parses_back_from_its_text_in_any_order_and_from_its_flags() -> None:
+    fields = {name: FIELDS[name].default for name in SETTING_FIELDS}
     fields |= {"text_mask": 0.3, "max_logit_scale": 20.0}
     more = {"removal": Removal("p_wrong", 2.5), "decisions": True}
-    arms = [Arm(), Arm(fields | more), Arm(fields | more | {"near_duplicates": True})]
-    for arm in arms:
-        assert parse_arm("  ".join(reversed(arm.text.split()))) == arm
-        assert is_name(arm.name)
-        typed = vars(parse_command(["mitigate", "x", *arm.flags]))
-        assert {name: typed[name] for name in arm.fields} == arm.fields
-        assert typed["removal"] == str(arm.removal or "")
-        assert typed["decisions"] == ("decisions" in arm.overrides)
+    settings = [
+        Setting(),
+        Setting(fields | more),
+        Setting(fields | more | {"near_duplicates": True}),
+    ]
+    for setting in settings:
+        assert parse_setting("  ".join(reversed(setting.text.split()))) == setting
+        assert is_name(setting.name)
+        typed = vars(parse_command(["mitigate", "x", *setting.flags]))
+        assert {name: typed[name] for name in setting.fields} == setting.fields
+        assert typed["removal"] == str(setting.removal or "")
+        assert typed["decisions"] == ("decisions" in setting.overrides)
     decided = [Decided(frozenset(ids)) for ids in ("a", "ab")]
-    names = [Arm({"decisions": True}, each).name for each in decided]
+    names = [Setting({"decisions": True}, each).name for each in decided]
     assert names[0] != names[1]
 
 
@@ -56,7 +60,7 @@ WRONG = {
 @pytest.mark.parametrize("text", WRONG)
 def test_a_wrong_setting_is_refused(text: str) -> None:
     with pytest.raises(InputError, match=WRONG[text]):
-        parse_arm(text)
+        parse_setting(text)
 
 
 def test_overrides_without_effect_are_left_out() -> None:
@@ -69,12 +73,12 @@ def test_overrides_without_effect_are_left_out() -> None:
         "adaptive_mask=.5 adaptive_every=2": "adaptive_mask=0.5 adaptive_every=2",
         "removal=random:5 near_duplicates": "removal=random:5 near_duplicates",
     }
-    assert {text: without_idle(parse_arm(text), config).text for text in texts} == texts
+    assert {text: without_idle(parse_setting(text), config).text for text in texts} == texts
 
 
 @pytest.fixture
 def audit(tmp_path: Path) -> Audit:
-    """80 scored and 20 external pairs: 1 looks like 0, 3 and 4 like 2, two external ones alike."""
+    """80 scored and 20 held-out pairs: 1 looks like 0, 3 and 4 like 2, two held-out ones alike."""
     made = make_audit(tmp_path)
     clusters = np.arange(100)
     clusters[[1, 3, 4, 91]] = [0, 2, 2, 90]
@@ -83,7 +87,7 @@ def audit(tmp_path: Path) -> Audit:
 
 
 def changes_by(audit: Audit, text: str, decided: Decided | None = None) -> PairChanges:
-    return changes_of(audit, dataclasses.replace(parse_arm(text), decided=decided or Decided()))
+    return changes_of(audit, dataclasses.replace(parse_setting(text), decided=decided or Decided()))
 
 
 def removed_by(audit: Audit, text: str) -> list[int]:
@@ -94,7 +98,7 @@ def removed_by(audit: Audit, text: str) -> list[int]:
 def test_a_removal_takes_a_share_of_the_pairs_that_have_the_score(audit: Audit, by: str) -> None:
     table = audit.scores
     table.loc[[7, 8], c.P_WRONG] = np.nan
-    table.loc[90, [c.CLIPMEM, c.P_WRONG]] = 9.0  # external
+    table.loc[90, [c.CLIPMEM, c.P_WRONG]] = 9.0  # held-out
     write_table(audit.folder / "scores.parquet", table)
     scored = table[table[c.GROUP] == c.SCORED]
     for percent, count in ((10, 8), (30, 24 if by == c.CLIPMEM else 23)):  # of 80, or of 78
@@ -111,7 +115,9 @@ def test_a_random_removal_grows_and_ties_are_broken_by_chance(audit: Audit) -> N
     assert removed_by(audit, "removal=clipmem:50") == sorted(many)
 
 
-def test_an_arm_changes_near_duplicates_decided_pairs_and_no_external_pair(audit: Audit) -> None:
+def test_an_setting_changes_near_duplicates_decided_pairs_and_no_held_out_pair(
+    audit: Audit,
+) -> None:
     ids = audit.pairs[c.PAIR_ID]
     captions = {ids[1]: ("a",), ids[20]: ("b",), ids[21]: tuple(audit.pairs["captions"][21])}
     decided = Decided(frozenset(ids[[9, 95]]), captions | {ids[96]: ("c",), "other": ("d",)})
@@ -124,16 +130,16 @@ def test_an_arm_changes_near_duplicates_decided_pairs_and_no_external_pair(audit
 
 @pytest.mark.parametrize("name", list(STUDIES))
 @pytest.mark.parametrize("captions", [1, 2, 7])
-def test_the_arms_of_a_study_can_run_and_differ(name: str, captions: int) -> None:
+def test_the_settings_of_a_study_can_run_and_differ(name: str, captions: int) -> None:
     config = dataclasses.replace(preset_config("small"), **DEFAULTS)
     if name == "captions" and captions == 1:
         with pytest.raises(InputError, match="captions"):
-            find_study(name).arms(config, captions)
+            find_study(name).settings(config, captions)
         return
-    arms = [parse_arm(text) for text in find_study(name).arms(config, captions)]
+    settings = [parse_setting(text) for text in find_study(name).settings(config, captions)]
     baseline = dataclasses.replace(config, train_captions=int(captions > 1))
-    texts = {without_idle(arm, baseline).text for arm in arms}
-    assert len(texts - {""}) == len(arms)
-    assert bool(arms) == (name != "settings")
-    for arm in arms:
-        check_config(dataclasses.replace(baseline, **arm.fields))
+    texts = {without_idle(setting, baseline).text for setting in settings}
+    assert len(texts - {""}) == len(settings)
+    assert bool(settings) == (name != "settings")
+    for setting in settings:
+        check_config(dataclasses.replace(baseline, **setting.fields))
