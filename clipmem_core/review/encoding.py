@@ -3,7 +3,7 @@ its own."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +23,31 @@ from clipmem_core.training.names import CHECKPOINT
 _TYPED = 2  # texts at most, which a page asks about
 _ON_CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}  # of heads and encoders
 
-_pool: ProcessPool | None = None
+_uses_process = False
 
 
 def use_process() -> None:
     """Run what needs torch in a process of its own, which the first call starts, so that the
     dashboard's server does not load torch and the towers."""
-    global _pool
-    _pool = open_pool(1)
+    global _uses_process
+    _uses_process = True
+
+
+@cache
+def _pool() -> ProcessPool:
+    return open_pool(1)
 
 
 def run(work: Callable[..., Any], *args: Any) -> Any:
     """Call a function that needs torch."""
-    return _pool.schedule(work, args=args).result() if _pool else work(*args)
+    return _pool().schedule(work, args=args).result() if _uses_process else work(*args)
 
 
 def prepare(work: Callable[..., Any], *args: Any) -> None:
     """Call a function in the process without waiting, so that later calls find torch and the towers
     loaded."""
-    if _pool:
-        _pool.schedule(work, args=args)
+    if _uses_process:
+        _pool().schedule(work, args=args)
 
 
 def embed_texts(audit: Audit, texts: Sequence[str], member: str) -> np.ndarray:
