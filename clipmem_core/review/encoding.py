@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
+from threading import Lock, Thread
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ _TYPED = 2  # texts at most, which a page asks about
 _ON_CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}  # of heads and encoders
 
 _uses_process = False
+_opening = Lock()  # of the process, by several threads
 
 
 def use_process() -> None:
@@ -33,8 +35,13 @@ def use_process() -> None:
     _uses_process = True
 
 
-@cache
 def _pool() -> ProcessPool:
+    with _opening:
+        return _open_once()
+
+
+@cache
+def _open_once() -> ProcessPool:
     return open_pool(1)
 
 
@@ -46,8 +53,8 @@ def run(work: Callable[..., Any], *args: Any) -> Any:
 def prepare(work: Callable[..., Any], *args: Any) -> None:
     """Call a function in the process without waiting, so that later calls find torch and the towers
     loaded."""
-    if _uses_process:
-        _pool().schedule(work, args=args)
+    if _uses_process:  # a new process has to wait for the import of torch
+        Thread(target=lambda: _pool().schedule(work, args=args), daemon=True).start()
 
 
 def embed_texts(audit: Audit, texts: Sequence[str], member: str) -> np.ndarray:
