@@ -22,7 +22,7 @@ from clipmem_core.ragged import Ragged
 if TYPE_CHECKING:  # the config imports this module, and few of its readers need torch
     from torch import Tensor
 
-AHEAD_GROUP = "Only for pairs memorized early"
+EARLY_GROUP = "Only for pairs memorized early"
 ADAPTIVE = ("adaptive_noise", "adaptive_mask", "adaptive_rest")
 
 
@@ -122,7 +122,7 @@ def mitigations_of(config: Any, *, encoder: str = "") -> list[Mitigation]:
     ]
 
 
-@mitigation(group=AHEAD_GROUP)
+@mitigation(group=EARLY_GROUP)
 class Adaptive(Mitigation):
     """Noise on text, masked words and a lower weight for pairs memorized early only.
 
@@ -136,7 +136,7 @@ class Adaptive(Mitigation):
         "noise on the text of pairs memorized early only, those aligned better than most "
         "held-out pairs",
         ge=0,
-        **control("ahead", "Noise on text", Slider(0.01, 0.5, 0.01, 0.15)),
+        **control("early", "Noise on text", Slider(0.01, 0.5, 0.01, 0.15)),
     )
     adaptive_mask: float = option(
         0.0,
@@ -145,7 +145,7 @@ class Adaptive(Mitigation):
         trained="text",
         ge=0,
         lt=1,
-        **control("ahead", "Masked words", Slider(0.05, 0.95, 0.05, 0.6)),
+        **control("early", "Masked words", Slider(0.05, 0.95, 0.05, 0.6)),
     )
     adaptive_rest: float = option(
         0.0,
@@ -156,7 +156,7 @@ class Adaptive(Mitigation):
         # With the median as the level, half of the pairs that are not memorized at all would weigh
         # less too.
         **control(
-            "ahead",
+            "early",
             "Lower weight",
             Slider(0.05, 1.0, 0.05, 1.0, brings={"adaptive_quantile": 0.95}),
         ),
@@ -167,7 +167,7 @@ class Adaptive(Mitigation):
         gt=0,
         lt=1,
         modifies=ADAPTIVE,
-        part="ahead",
+        part="early",
         slider=Slider(0.05, 0.99, 0.01, 0.5),
     )
     adaptive_every: int = option(
@@ -175,7 +175,7 @@ class Adaptive(Mitigation):
         "epochs between two measurements of the held-out pairs",
         ge=1,
         modifies=ADAPTIVE,
-        part="ahead",
+        part="early",
         slider=Slider(1, 10, 1, 2),
     )
 

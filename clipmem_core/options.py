@@ -8,7 +8,7 @@ from typing import Any, Literal
 Affected = Literal["data", "members", "training", "evaluation", "machine"]
 # The parts of a study setting's text, in their order
 Part = Literal[
-    "captions", "noise", "words", "vocabulary", "pictures", "length", "logit scale", "ahead"
+    "captions", "noise", "words", "vocabulary", "pictures", "length", "logit scale", "early"
 ]
 
 

@@ -22,7 +22,7 @@ from clipmem_core.audit.scoring import json_rows
 from clipmem_core.audit.settings import library_versions, machine
 from clipmem_core.audit.setup import audit_fingerprint, member_seeds
 from clipmem_core.audit.store import Audit, Record, write_json, write_manifest, write_table
-from clipmem_core.audit.verdict import NULL_CHECK, judge
+from clipmem_core.audit.verdict import NULL_CHECK, make_verdict
 from clipmem_core.config import AuditConfig, preset_config
 from clipmem_core.dataset.injected_errors import ERROR_KINDS
 from clipmem_core.embeddings import write_vectors
@@ -310,7 +310,7 @@ def made_verdict(
     checks = [dict(zip(("name", "good", "sentence", "advice"), row, strict=True)) for row in rows]
     sentence = "Usable with care: the members generalise, but one null group is not flat."
     checked = {"sentence": sentence, "checks": checks}
-    return judge(summary, utility, config) | checked
+    return make_verdict(summary, utility, config) | checked
 
 
 Copy = Callable[..., Audit]  # of the fixture `copy`

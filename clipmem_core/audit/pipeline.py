@@ -41,7 +41,7 @@ from clipmem_core.audit.verdict import (
     SECOND_LEFT_OUT,
     UNSPACED,
     is_distrusted,
-    judge,
+    make_verdict,
 )
 from clipmem_core.config import AuditConfig
 from clipmem_core.dataset.faults import ascending_stretches, find_faults
@@ -319,7 +319,7 @@ class SecondRound(Stage):
         return int(left_out.sum())
 
 
-class Score(Stage):
+class ScorePairs(Stage):
     """Write the scores of pairs, captions and words."""
 
     name = status.SCORING
@@ -364,10 +364,10 @@ class Score(Stage):
         store.write_table(audit.folder / store.SCORES, scores)
 
 
-class Judge(Stage):
+class CheckResults(Stage):
     """Write the members' utility, the audit's results, and its checks of itself."""
 
-    name = status.JUDGING
+    name = status.CHECKING
 
     def run(self, run: Run) -> None:
         audit = run.audit
@@ -389,7 +389,9 @@ class Judge(Stage):
             results[SECOND_LEFT_OUT] = run.left_out
         results[LANGUAGES] = record.languages
         results[NOT_READ] = int(np.count_nonzero(~run.read))
-        verdict = judge(results, utility, record.config, towers=record.towers, cut=run.truncated)
+        verdict = make_verdict(
+            results, utility, record.config, towers=record.towers, cut=run.truncated
+        )
         store.write_json(audit.folder / store.VERDICT, verdict)
         # Members that learned little do not tell which captions are wrong.
         explained = fault_tables.displaced(run.displaced)[0]
@@ -434,8 +436,8 @@ PIPELINE = (
     PredictWords(),
     TrainMembers(),
     SecondRound(),
-    Score(),
-    Judge(),
+    ScorePairs(),
+    CheckResults(),
     WriteManifest(),
     DrawMap(),
 )

@@ -133,7 +133,7 @@ WORDS = "predicting words"
 TRAINING = "training"
 SECOND_ROUND = "training a second time"
 SCORING = "scoring"
-JUDGING = "checking the results"
+CHECKING = "checking the results"
 FINISHING = "finishing"
 MAPPING = "drawing the map"
 # Other states of an audit

@@ -157,7 +157,7 @@ def whole_rows(verdict: Mapping[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
-def judge(
+def make_verdict(
     summary: dict[str, Any],
     utility: pd.DataFrame,
     config: AuditConfig,

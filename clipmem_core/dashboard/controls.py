@@ -33,7 +33,7 @@ from clipmem_core.lab.setting import (
     parse_setting,
     without_idle,
 )
-from clipmem_core.mitigations import ADAPTIVE, AHEAD_GROUP
+from clipmem_core.mitigations import ADAPTIVE, EARLY_GROUP
 from clipmem_core.review.decisions import decided_for
 from clipmem_core.review.queries import cached
 
@@ -57,14 +57,14 @@ _PAIRS = {  # label and help of the switches that change which pairs train
 # The switches of each group
 GROUPS = {
     group: [name for name, field in FIELDS.items() if field.group == group and field.toggle]
-    for group in ("Text", "Pictures", "Captions", "Training", AHEAD_GROUP)
+    for group in ("Text", "Pictures", "Captions", "Training", EARLY_GROUP)
 } | {"Pairs": list(_PAIRS)}
 _USUAL_STYLE = """<style>
 [class*="st-key-usual-"] { margin: -.6rem 0 .2rem; padding-left: 2.5rem }
 [class*="st-key-usual-"] p { font-size: .8rem }
 </style>"""
-# Sliders without a toggle below those of the group AHEAD_GROUP; the share is of held-out pairs
-_AHEAD_SLIDERS = {
+# Sliders without a toggle below those of the group EARLY_GROUP; the share is of held-out pairs
+_EARLY_SLIDERS = {
     "adaptive_quantile": "Above this share of held-out pairs",
     "adaptive_every": "Epochs between two checks",
 }
@@ -109,8 +109,8 @@ def draw_setting(audit: Audit, finished: Mapping[str, str]) -> Setting:
                 for name in switches:
                     if name not in off:
                         controls.draw(name)
-                if group == AHEAD_GROUP and not setting.fields.keys().isdisjoint(switches):
-                    for name in _AHEAD_SLIDERS:
+                if group == EARLY_GROUP and not setting.fields.keys().isdisjoint(switches):
+                    for name in _EARLY_SLIDERS:
                         controls.draw_slider(name)
     _draw_folded(folded)
     if DECISIONS in setting.overrides:
@@ -131,7 +131,7 @@ def _draw_folded(reasons: Mapping[str, str]) -> None:
 def _label(name: str) -> str:
     """Return the label of a switch outside its group."""
     label = _PAIRS[name][0] if name in _PAIRS else FIELDS[name].toggle
-    return f"{label} ({AHEAD_GROUP.lower()})" if name in ADAPTIVE else label
+    return f"{label} ({EARLY_GROUP.lower()})" if name in ADAPTIVE else label
 
 
 def _span(changes: pd.Series) -> str:
@@ -253,7 +253,7 @@ class Controls:
         slider = self._slider(name)
         value = self._value(name)
         kind = type(getattr(self.baseline, name))
-        label = _AHEAD_SLIDERS.get(name)
+        label = _EARLY_SLIDERS.get(name)
         self._draw(
             st.slider,
             label or FIELDS[name].toggle,

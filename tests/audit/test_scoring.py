@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.audit.verdict import judge
+from clipmem_core.audit.verdict import make_verdict
 from clipmem_core.config import AuditConfig
 from clipmem_core.draws import draw_keys, hashed
 from tests.audit.small import vectors
@@ -80,7 +80,7 @@ def verdict_of(
         ("f-0", "zero_shot", 0.9),
     ]
     utility = pd.DataFrame(rows, columns=["member", "metric", "value"])
-    return judge(GOOD | changes, utility, AuditConfig(protocol=protocol))
+    return make_verdict(GOOD | changes, utility, AuditConfig(protocol=protocol))
 
 
 @pytest.mark.parametrize(
