@@ -3,12 +3,13 @@ its own."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pebble import ProcessPool
+from pebble import ProcessExpired, ProcessPool
 
 from clipmem_core.audit.executor import open_pool
 from clipmem_core.audit.settings import resolve_device, towers_of
@@ -26,23 +27,36 @@ _ON_CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}  # of heads and
 _pool: ProcessPool | None = None
 
 
-def use_process() -> None:
+def use_process() -> ProcessPool:
     """Run what needs torch in a process of its own, which the first call starts, so that the
     dashboard's server does not load torch and the towers."""
     global _pool
     _pool = open_pool(1)
+    return _pool
 
 
 def run(work: Callable[..., Any], *args: Any) -> Any:
     """Call a function that needs torch."""
-    return _pool.schedule(work, args=args).result() if _pool else work(*args)
+    if not _pool:
+        return work(*args)
+    try:
+        return _schedule(_pool, work, args).result()
+    except (ProcessExpired, BrokenProcessPool) as error:
+        raise InputError("the process that embeds texts was ended: try again") from error
 
 
 def prepare(work: Callable[..., Any], *args: Any) -> None:
     """Call a function in the process without waiting, so that later calls find torch and the towers
     loaded."""
     if _pool:
-        _pool.schedule(work, args=args)
+        _schedule(_pool, work, args)
+
+
+def _schedule(pool: ProcessPool, work: Callable[..., Any], args: Sequence[Any]) -> Any:
+    """Hand a function to the process, after one that was killed to a new one."""
+    if not pool.active:
+        pool = use_process()
+    return pool.schedule(work, args=args)
 
 
 def embed_texts(audit: Audit, texts: Sequence[str], member: str) -> np.ndarray:
