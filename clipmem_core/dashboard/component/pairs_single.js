@@ -177,7 +177,10 @@ class Single extends Pairs {
             if (this.shown?.row === row) this.painted = performance.now() + this.grace
         }))
         this.later('rest', REST, () => this.suggest())
-        if (this.data.follows) this.later('follow', REST, () => this.trigger({pair: card.pair_id})) // the page shows its scores
+        if (!this.data.follows) return
+        tried(() => sessionStorage.setItem(OPENED, card.pair_id))
+        // The page shows its scores; another page must not get its address
+        this.later('follow', REST, () => location.pathname === this.path && this.trigger({pair: card.pair_id}))
     }
 
     drawState() {
