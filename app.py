@@ -19,7 +19,7 @@ if __name__ == "__main__":  # a session runs it
     st.navigation(
         [st.Page(open_first, title="CLIPMem", default=True), *pages], position="hidden"
     ).run()
-elif __name__ != "__mp_main__":  # the server imports it; its processes do so by this name
+elif __name__ != "__mp_main__":  # the server imports it; so do processes that it starts
     # Streamlit collects garbage after each script: .07 s if it looks at the libraries, too
     gc.freeze()
     use_process()

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from clipmem_core import config as configs
 from clipmem_core.config import FIELDS, AuditConfig
+from clipmem_core.dataset.languages import language_of
 from clipmem_core.io import InputError
 from clipmem_core.io import cores as available_cores
 from clipmem_core.scores.membership import MIN_PAIRS
@@ -24,6 +25,8 @@ if TYPE_CHECKING:  # torch, which only embedding needs
     from clipmem_core.features.towers import Tower
 
 # of an ensemble without --members
+# Towers of the default preset, whose weights are installed with this program
+_BUILT_IN = {"efficientnet-lite2", configs.AUTO, configs.MULTILINGUAL_TOWER}
 REPLICATES = 2
 LIBRARIES = (
     "torch",
@@ -196,8 +199,8 @@ def resolve(config: AuditConfig) -> AuditConfig:
     if not config.threads:
         threads = max(1, available_cores() // side_by_side(config))
         config = dataclasses.replace(config, threads=threads)
-    if opens_towers(config):
-        towers_of(config)  # their names and files are checked
+    if opens_towers(config) and not {config.image_tower, config.text_tower} <= _BUILT_IN:
+        towers_of(config)  # their names and files are checked before pictures are read
     return config
 
 
@@ -288,11 +291,12 @@ def towers_of(config: AuditConfig) -> Towers:
 
 
 def import_in_background(config: AuditConfig) -> Thread:
-    """Import the libraries of a resolved config's locked towers in a thread."""
+    """Import what the stages after Prepare need in a thread."""
 
     def import_libraries() -> None:
         import torch  # noqa: F401
 
+        language_of("")  # loads the model of languages
         if opens_towers(config):
             import sentence_transformers  # noqa: F401
             import timm  # noqa: F401

@@ -20,10 +20,13 @@ from clipmem_core import columns as c
 from clipmem_core.audit import store
 from clipmem_core.audit.executor import Executor, Task
 from clipmem_core.audit.member import Shared, open_shared
+from clipmem_core.audit.settings import towers_of
 from clipmem_core.audit.store import Audit
 from clipmem_core.dataset.languages import mostly_english
 from clipmem_core.dataset.sentences import places_of
+from clipmem_core.embeddings import Vectors
 from clipmem_core.features.embed import FeatureExtractor
+from clipmem_core.features.towers import Tower
 from clipmem_core.io import DELETE, reading, replacing
 from clipmem_core.ragged import Ragged
 from clipmem_core.scores.evidence import fit_words, surprise, word_evidence
@@ -156,9 +159,7 @@ def predict_words(
     tower = None if config.features else shared.towers.text
     vectors = None
     if tower and len(words.spelled) > VECTOR:
-        vectors = word_vectors(
-            FeatureExtractor(tower).captions([word[:50] for word in words.spelled])
-        )
+        vectors = word_vectors(spelled_features(tower, words))
     report = _progress_writer(folder / _SHARE) if folder else lambda share: None
     model = fit(
         words,
@@ -175,6 +176,11 @@ def predict_words(
         model, words, pictures, predicted, changed, into, lambda share: report(0.8 + 0.2 * share)
     )
     return model
+
+
+def spelled_features(tower: Tower, words: Words) -> Vectors:
+    """Return the text tower's features of the words of a vocabulary."""
+    return FeatureExtractor(tower).captions([word[:50] for word in words.spelled])
 
 
 def _progress_writer(path: Path) -> Callable[[float], None]:
@@ -215,6 +221,10 @@ def ensure_words(audit: Audit, executor: Executor, *, watch: Callable[[float], N
         _remove_state(folder)
         return
     words = caption_words(audit)
+    config = audit.record.config
+    tower = None if config.features else towers_of(config).text
+    if tower and len(words.spelled) > VECTOR:
+        spelled_features(tower, words)  # cached, so that no process opens the tower
     missing = [name for name in HALVES if not (folder / name / _PREDICTED).is_file()]
     for name in missing:
         (folder / name).mkdir(parents=True, exist_ok=True)

