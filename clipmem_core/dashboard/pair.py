@@ -8,7 +8,6 @@ import streamlit as st
 from clipmem_core import columns as c
 from clipmem_core.audit.store import Audit
 from clipmem_core.dashboard.cards import STRIP_SIZE, draw_card_row
-from clipmem_core.dashboard.component.pairs import OPENED
 from clipmem_core.dashboard.deciding import Notice, locked_session
 from clipmem_core.dashboard.page import (
     draw_link,
@@ -66,7 +65,6 @@ def find_pair(audit: Audit, selection: Selection) -> PairCard:
     card = cards(audit, [row], selection)[0]
     # Always: after a link from this page the address is still the old one.
     st.query_params["pair"] = card.pair_id
-    st.session_state[OPENED] = card.row
     return card
 
 

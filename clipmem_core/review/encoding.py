@@ -3,13 +3,14 @@ its own."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from functools import cache, lru_cache
+from concurrent.futures.process import BrokenProcessPool
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock, Thread
 from typing import Any
 
 import numpy as np
-from pebble import ProcessPool
+from pebble import ProcessExpired, ProcessPool
 
 from clipmem_core.audit.executor import open_pool
 from clipmem_core.audit.settings import resolve_device, towers_of
@@ -25,6 +26,7 @@ _TYPED = 2  # texts at most, which a page asks about
 _ON_CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}  # of heads and encoders
 
 _uses_process = False
+_pool: ProcessPool | None = None
 _opening = Lock()  # of the process, by several threads
 
 
@@ -35,26 +37,30 @@ def use_process() -> None:
     _uses_process = True
 
 
-def _pool() -> ProcessPool:
-    with _opening:
-        return _open_once()
-
-
-@cache
-def _open_once() -> ProcessPool:
-    return open_pool(1)
-
-
 def run(work: Callable[..., Any], *args: Any) -> Any:
     """Call a function that needs torch."""
-    return _pool().schedule(work, args=args).result() if _uses_process else work(*args)
+    if not _uses_process:
+        return work(*args)
+    try:
+        return _schedule(work, args).result()
+    except (ProcessExpired, BrokenProcessPool) as error:
+        raise InputError("the process that embeds texts was ended: try again") from error
 
 
 def prepare(work: Callable[..., Any], *args: Any) -> None:
     """Call a function in the process without waiting, so that later calls find torch and the towers
     loaded."""
     if _uses_process:  # a new process has to wait for the import of torch
-        Thread(target=lambda: _pool().schedule(work, args=args), daemon=True).start()
+        Thread(target=_schedule, args=(work, args), daemon=True).start()
+
+
+def _schedule(work: Callable[..., Any], args: Sequence[Any]) -> Any:
+    """Hand a function to the process; start it first if there is none or it was killed."""
+    global _pool
+    with _opening:
+        if _pool is None or not _pool.active:
+            _pool = open_pool(1)
+        return _pool.schedule(work, args=args)
 
 
 def embed_texts(audit: Audit, texts: Sequence[str], member: str) -> np.ndarray:

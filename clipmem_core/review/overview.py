@@ -86,19 +86,13 @@ def group_bins(audit: Audit) -> pd.DataFrame:
     group."""
     scores = audit.read_columns(SCORES, GROUP, CLIPMEM).dropna()
     edges = np.histogram_bin_edges(scores[CLIPMEM], _BINS)
-    bins = [
-        pd.DataFrame(
-            {
-                GROUP: group,
-                "low": edges[:-1],
-                "width": edges[1] - edges[0],
-                "share": np.histogram(values, edges)[0] / len(values),
-            }
-        )
+    rows = [
+        (group, low, edges[1] - edges[0], share)
         for group, values in scores.groupby(GROUP)[CLIPMEM]
+        for low, share in zip(edges[:-1], np.histogram(values, edges)[0] / len(values), strict=True)
+        if share > 0
     ]
-    table = pd.concat(bins, ignore_index=True)
-    return table[table["share"] > 0].reset_index(drop=True)
+    return pd.DataFrame(rows, columns=[GROUP, "low", "width", "share"])
 
 
 def memorization_line(verdict: Mapping[str, Any]) -> str:

@@ -139,5 +139,6 @@ def test_the_map_shows_the_pairs_under_the_pointer_and_a_click_keeps_them(
     page.locator(f".near a:first-child[href$='{address}'] img").wait_for()
     page.mouse.click(x, y)
     page.locator(f'.card[data-row="{row}"]').wait_for()
+    page.locator(".near .card").first.wait_for(state="detached")
     assert page.locator(".card").count() == 9
     check_pictures(page, at_least=9)

@@ -327,7 +327,7 @@ def test_a_decision_of_another_tab_is_replaced_by_a_second_press_alone(
     )  # this tab does not hear of the next one
     review.decide([second], "remove", audit="of somebody else")
     page.keyboard.press("k")
-    page.get_by_text(f"keep of {second}: just marked Remove in another tab").wait_for()
+    page.locator(".refused", has_text=second).wait_for()
     page.keyboard.press("k")
     page.locator(".sign.keep").wait_for()
     all_stored(page)

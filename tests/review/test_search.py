@@ -1,8 +1,10 @@
 """Search by meaning, against scikit-learn and open_clip, and maps of embeddings."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -19,6 +21,7 @@ from clipmem_core.audit.maps import make_map, name_regions
 from clipmem_core.audit.store import CONFIG, Audit, write_json, write_manifest
 from clipmem_core.features.towers import minilm
 from clipmem_core.io import InputError
+from clipmem_core.review import encoding
 from clipmem_core.review import search as search_module
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.encoding import embed_texts
@@ -168,6 +171,21 @@ def test_captions_are_searched_by_the_features_of_a_locked_text_tower(locked_aud
     for wrong in ({"text": " "}, {"text": "a", "by": "smell"}, {"like": "absent"}):
         with pytest.raises(InputError):
             open_audit(locked_audit.name).search(**wrong)
+
+
+def test_a_killed_process_is_one_line_and_the_next_call_has_a_new_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(encoding, "_uses_process", True)
+    monkeypatch.setattr(encoding, "_pool", None)
+    os.kill(encoding.run(os.getpid), signal.SIGKILL)  # it waits for work, which breaks its pool
+    while encoding._pool.active:  # type: ignore[union-attr]
+        time.sleep(0.05)
+    assert encoding.run(os.getpid) != os.getpid()
+    with pytest.raises(InputError):
+        encoding.run(os._exit, 1)
+    assert encoding.run(os.getpid) != os.getpid()
+    encoding._pool.stop()  # type: ignore[union-attr]
 
 
 def test_similar_pairs_need_no_tower(locked_audit: Audit) -> None:

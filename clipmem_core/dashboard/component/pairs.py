@@ -62,7 +62,6 @@ _LIKE = {PICTURE: "Like picture", CAPTION: "Like caption"}  # buttons
 _ALL = {"keep": KEEP, "remove": REMOVE, "undecide": None}  # decisions on all pairs of a selection
 TABLE = "table"  # the layout of a grid, in the address
 REPLACES = "find_and_replace"  # in the session: the dialog opens in the next run
-OPENED = "pair_opened"  # the last row on the page Pair
 # the last pair that the component of that page moved to, and the number of its mount
 _FOLLOWED = "pair_followed"
 _DESTINATION = "grid_destination"  # target page of a click, with its parameters
@@ -221,7 +220,6 @@ def draw_grid(
         "total": total,
         "decided": decided_count,
         "entry": decided(audit).entry,
-        "opened": st.session_state.pop(OPENED, None) if main else None,
         "main": main,
         "side": side,
         "undecided": selection.decision == UNDECIDED,

@@ -22,7 +22,7 @@ class Grid extends Pairs {
         this.update(data)
         this.adopt()
         this.draw()
-        if (data.opened !== null) requestAnimationFrame(() => this.undone([data.opened])) // the way back from a pair
+        if (data.main) requestAnimationFrame(() => this.isStopped || this.markOpened())
     }
 
     get selected() {
@@ -138,6 +138,18 @@ class Grid extends Pairs {
         node?.scrollIntoView({block: 'nearest'})
     }
 
+    open({pair_id}) {
+        tried(() => sessionStorage.setItem(OPENED, pair_id))
+        this.trigger({open: pair_id})
+    }
+
+    // Mark the pair that a person comes back from.
+    markOpened() {
+        const opened = tried(() => sessionStorage.getItem(OPENED)), place = this.data.cards.findIndex(({pair_id}) => pair_id === opened)
+        tried(() => sessionStorage.removeItem(OPENED))
+        if (place >= 0) this.mark(place)
+    }
+
     // Wait until all decisions are stored, for a while.
     async sendAll() {
         const began = Date.now()
@@ -162,7 +174,7 @@ class Grid extends Pairs {
         if (event.shiftKey || !inside('.check')) event.preventDefault()
         if (event.shiftKey) this.select(this.from < 0 ? place : this.from, place)
         else if (inside('.check')) this.select(this.from = place, place, !this.selected.has(card.row))
-        else if (inside('a')) return this.trigger({open: card.pair_id})
+        else if (inside('a')) return this.open(card)
         else this.from = place
         this.mark(place)
     }
@@ -186,7 +198,7 @@ class Grid extends Pairs {
         else if (event.repeat) return true
         else if (act) this.act(act)
         else if (!card) this.sign('Mark a pair first with an arrow key.', 'late')
-        else if (key === 'enter') this.trigger({open: card.pair_id})
+        else if (key === 'enter') this.open(card)
         else this.select(this.from = this.current, this.current, !this.selected.has(card.row))
         return true
     }

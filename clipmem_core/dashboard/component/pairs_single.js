@@ -177,7 +177,10 @@ class Single extends Pairs {
             if (this.shown?.row === row) this.painted = performance.now() + this.grace
         }))
         this.later('rest', REST, () => this.suggest())
-        if (this.data.follows) this.later('follow', REST, () => this.trigger({pair: card.pair_id})) // the page shows its scores
+        if (!this.data.follows) return
+        tried(() => sessionStorage.setItem(OPENED, card.pair_id))
+        // The page shows its scores; another page must not get its address
+        this.later('follow', REST, () => location.pathname === this.path && this.trigger({pair: card.pair_id}))
     }
 
     drawState() {
@@ -386,6 +389,7 @@ class Single extends Pairs {
 
     // Show how likely the line with the caret is wrong, and the caption that it replaces. The last request counts.
     async judge() {
+        if (!this.editing) return // saved meanwhile
         const {value, selectionStart} = this.box, line = value.slice(0, selectionStart).split('\n').length - 1
         const [caption, before] = [value, this.unchanged].map(text => text.split('\n')[line] ?? '')
         const answer = await this.ask('judge', {row: this.shown?.row, caption, before}).catch(() => null)
