@@ -132,7 +132,7 @@ def _study(
     also: Annotated[Texts, 'one more setting, such as "text_mask=0.3 decisions"'] = (),
     out: TableFile = "",
     engine: Engine = "local",
-    config: AuditConfig = AuditConfig(),  # noqa: B008 studies are about trained encoders, not locked ones
+    config: AuditConfig = AuditConfig(),  # noqa: B008 encoders that are trained
 ) -> None:
     """Compare settings over several splits of the pairs: memorization, utility and price."""
     from clipmem_core.lab.results import show_differences, write_study_results

@@ -115,11 +115,12 @@ def mitigation(*, group: str, trained: str = "") -> Callable[[Registered], Regis
 def mitigations_of(config: Any, *, encoder: str = "") -> list[Mitigation]:
     """Return every mitigation, or those that need an encoder (image or text), with the settings of
     an audit config."""
-    return [
-        kind(**{item.name: getattr(config, item.name) for item in fields(kind)})  # type: ignore[arg-type]
-        for kind, needed in MITIGATIONS.items()
-        if encoder in ("", needed)
-    ]
+    made = []
+    for kind, needed in MITIGATIONS.items():
+        if encoder in ("", needed):
+            names = [item.name for item in fields(kind)]  # type: ignore[arg-type]
+            made.append(kind(**{name: getattr(config, name) for name in names}))
+    return made
 
 
 @mitigation(group=EARLY_GROUP)
