@@ -12,6 +12,7 @@ import pytest
 from clipmem_core.audit.store import (
     CAPTION_TABLE,
     SENTENCE_TABLE,
+    WORD_TABLE,
     Audit,
     read_table,
     write_table,
@@ -253,10 +254,15 @@ def test_a_key_during_a_judgement_is_for_the_pair_on_screen_and_ends_the_wait(
 def test_x_removes_the_marked_sentence_alone(browser: Any, long: Audit, tmp_path: Path) -> None:
     data = shutil.copytree(long.folder.parents[1], tmp_path / "data")
     audit = Audit(data / "audits" / "long")
-    sentences = read_table(audit.folder / SENTENCE_TABLE).assign(p_caption=0.0)
+    sentences = read_table(audit.folder / SENTENCE_TABLE).assign(p_caption=0.0, p_word=0.0)
+    words = read_table(audit.folder / WORD_TABLE)
+    write_table(audit.folder / WORD_TABLE, words.assign(p_wrong=0.0, surprise=-9.0))
     pair = sentences["pair_id"][0]
     sentences.loc[1, "p_caption"] = 0.97  # the second of three
     write_table(audit.folder / SENTENCE_TABLE, sentences)
+    captions = read_table(audit.folder / CAPTION_TABLE)
+    captions["p_wrong"] = np.where(captions["caption"] == 0, 0.97, 0.0)  # it comes first
+    write_table(audit.folder / CAPTION_TABLE, captions)
     first, second = audit.pairs["captions"][0]
     start, end = sentences.loc[1, ["start", "end"]]
     with serve(data) as address:
