@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from clipmem_core.config import SETS, SourceOptions
-from clipmem_core.dataset.readers import samples, tables
+from clipmem_core.dataset.readers import samples, table_files
 from clipmem_core.dataset.readers.paths import (
     DELIMITED_SUFFIXES,
     JSON_LINES_SUFFIXES,
@@ -35,10 +35,10 @@ _USUAL = ("captions", "metadata", "annotations")  # names that win if a folder h
 
 # reader of a file by its suffix
 READERS: dict[str, Callable[[Path, SourceOptions], Rows]] = {
-    **dict.fromkeys((*DELIMITED_SUFFIXES, ".txt"), tables.read_delimited),
-    **dict.fromkeys(JSON_LINES_SUFFIXES, tables.read_jsonl),
-    ".json": tables.read_json_table,
-    ".parquet": tables.read_parquet,
+    **dict.fromkeys((*DELIMITED_SUFFIXES, ".txt"), table_files.read_delimited),
+    **dict.fromkeys(JSON_LINES_SUFFIXES, table_files.read_jsonl),
+    ".json": table_files.read_json_table,
+    ".parquet": table_files.read_parquet,
 }
 
 
@@ -113,17 +113,17 @@ def _read(source: str, options: SourceOptions, data: Path) -> Rows:
         table = folder / drawing.CAPTIONS_FILE
         if not table.is_file():
             drawing.draw_scenes(folder, pairs=options.scenes_pairs, seed=options.scenes_seed)
-        return replace(tables.read_jsonl(table, SourceOptions()), format=DRAWN)
+        return replace(table_files.read_jsonl(table, SourceOptions()), format=DRAWN)
     path = Path(os.path.expanduser(source))  # an unknown user's home stays as it is
     if not path.exists() and _PATTERN.fullmatch(source):
         return samples.read_shards(samples.expand_pattern(source), options)
     if not path.exists():
         file = fetch_from_hub(source, split=options.split, data=data)
-        return tables.read_arrow_files([file], file.parent, options, kind="huggingface")
+        return table_files.read_arrow_files([file], file.parent, options, kind="huggingface")
     if not path.is_dir() and not path.is_file():
         raise InputError(f"{source} is neither a folder nor a regular file: give {KNOWN_SOURCES}")
-    if tables.is_saved_folder(path):
-        return tables.read_saved_folder(path, options)
+    if table_files.is_saved_folder(path):
+        return table_files.read_saved_folder(path, options)
     if shards := samples.shards_in(path):
         return samples.read_shards(shards, options)
     if path.is_dir():
@@ -132,8 +132,8 @@ def _read(source: str, options: SourceOptions, data: Path) -> Rows:
         raise InputError(f"{path} is empty: give {KNOWN_SOURCES}")
     if path.is_file() and path.suffix.lower() in READERS:
         return READERS[path.suffix.lower()](path, options)
-    if path.is_dir() and tables.parquet_files(path):
-        return tables.read_parquet(path, options)
+    if path.is_dir() and table_files.parquet_files(path):
+        return table_files.read_parquet(path, options)
     if samples.holds_pictures(path):
         return samples.read_folder(path, options)
     raise InputError(f"{path} holds no data set of a known format: give {KNOWN_SOURCES}")
