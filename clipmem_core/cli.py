@@ -55,10 +55,11 @@ def _screen(batch_size: int = 0) -> "RichScreen":
 
 
 def _executor(engine: str, config: AuditConfig) -> "Executor | None":
-    if engine == "local":
-        return None
-    from clipmem_core.audit.executor import import_ray, ray_tasks
+    from clipmem_core.audit.executor import import_ray, processes, ray_tasks
 
+    if engine == "local":
+        processes()  # they import libraries while this process does
+        return None
     import_ray()
     return functools.partial(ray_tasks, gpus=int(config.device == "cuda"))
 
@@ -98,11 +99,11 @@ def _audit(
 ) -> None:
     """Train members with and without parts of a data set and score how strongly each pair is
     memorized."""
+    executor = _executor(engine, config)
     from clipmem_core.audit.console import show_verdict
     from clipmem_core.audit.pipeline import run_audit
     from clipmem_core.audit.settings import audit_name
 
-    executor = _executor(engine, config)
     name = name or audit_name(source, config)
     with _screen(config.batch_size) as screen:
         finished = run_audit(source, config, name=name, screen=screen, executor=executor)

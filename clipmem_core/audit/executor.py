@@ -33,7 +33,12 @@ from clipmem_core.io import InputError, keep_memory, path_fault, shortage
 
 SECONDS_BETWEEN_POLLS = 0.1
 # torch's optimizers import torch._dynamo in their first step, which takes seconds
-PRELOADED = ["clipmem_core.audit.member", "clipmem_core.training.word_model", "torch._dynamo"]
+PRELOADED = [
+    "clipmem_core.__main__",
+    "clipmem_core.audit.word_table",
+    "torch._dynamo",
+    "timm",
+]
 Work = Callable[[Path, Sequence[str]], None]
 
 
@@ -80,7 +85,7 @@ def processes() -> BaseContext:
 
     os.environ["PYTHONPATH"] = python_path()
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", *PRELOADED])
+    context.set_forkserver_preload(PRELOADED)
     forkserver.ensure_running()
     return context
 

@@ -105,14 +105,14 @@ def _cut(config: AuditConfig, texts: list[str]) -> np.ndarray | None:
         if cut.any():
             # torch, which the other checks do without
             from clipmem_core.audit.locked_towers import open_clip_lengths
+            from clipmem_core.features.embed import FeatureExtractor
             from clipmem_core.training.model import open_tokenizer
 
             long = [texts[row] for row in np.flatnonzero(cut)]
             if tower:
-                lengths = tower.opened.lengths(long)
+                cut[cut] = FeatureExtractor(tower).truncated(long)
             else:
-                lengths = open_clip_lengths(open_tokenizer(config.model), long)
-            cut[cut] = lengths > context
+                cut[cut] = open_clip_lengths(open_tokenizer(config.model), long) > context
     except InputError:
         return None
     return cut

@@ -92,7 +92,7 @@ def compute_features(
     extractor.captions(texts)
     # Members do not open the tower.
     FeatureExtractor(towers.text, root, compute).captions(prompts(pairs))
-    truncated = extractor.count_truncated(texts)
+    truncated = int(extractor.truncated(texts).sum())
     noun = "sentences" if c.SENTENCES in pairs else "captions"
     if truncated:
         screen.say(

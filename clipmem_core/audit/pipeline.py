@@ -8,8 +8,10 @@ import contextlib
 import functools
 import shutil
 import time
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from threading import Thread
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,10 +31,10 @@ from clipmem_core.audit import (
     status,
     store,
 )
-from clipmem_core.audit.executor import Executor, local_processes, processes
+from clipmem_core.audit.executor import Executor, Task, local_processes
 from clipmem_core.audit.fault_tables import ensure_checks
 from clipmem_core.audit.prepare import DataSet
-from clipmem_core.audit.status import LOG, Screen
+from clipmem_core.audit.status import LOG, Screen, WrittenScreen, replay
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import (
     LANGUAGES,
@@ -76,7 +78,6 @@ class Run:
     reaudit_of: Audit | None = None  # the audit whose membership is repeated
     executor: Executor | None = None
     predicts_words: bool = True  # a study does not use them
-    importing: Thread | None = None  # imports the towers' libraries while pictures are read
     truncated: int = 0  # captions longer than the locked text tower reads
     wrong: Probabilities | None = None  # that captions are wrong
 
@@ -189,9 +190,7 @@ class Prepare(Stage):
         screen = run.screen
         assert config is not None
         screen.say(f"reading {run.source}")
-        if not run.executor:
-            processes()  # it imports their libraries meanwhile
-        run.importing = settings.import_in_background(config)
+        settings.load_in_background(config)
         data_set = prepare.load_data_set(
             run.source, config, progress=screen.pictures, say=screen.say
         )
@@ -220,9 +219,9 @@ class ExtractFeatures(Stage):
         audit = run.audit
         config = audit.record.config
         store.read_table(audit.folder / store.QUARANTINE)  # named before hours of training
-        if run.importing:
-            run.importing.join()
         ensure_pixels(audit, run.screen)
+        if not run.executor:
+            compute_in_processes(run)
         run.truncated = ensure_features(audit, run.screen, run.executor)
         path = audit.folder / store.DECOYS
         has_captions = config.lock_text or config.features
@@ -542,6 +541,46 @@ def ensure_pixels(audit: Audit, screen: Screen) -> None:
         action = "reading the features" if record.config.features else "storing the small pictures"
         screen.say(f"{missing} is missing: {action} again")
         prepare.rebuild_store(audit, progress=screen.pictures)
+
+
+def compute_in_processes(run: Run) -> None:
+    """Compute each tower's features in a process that has imported the libraries of towers."""
+    audit = run.audit
+    record = audit.record
+    tasks = []
+    shown = {}
+    for kind in record.towers:
+        path = audit.folder / f"{kind}.jsonl"
+        path.write_text("")
+        shown[path] = 0
+        names = (kind, status.WORDS) if run.predicts_words else (kind,)
+        tasks.append(
+            Task((path,), compute_kind, audit.folder, names, record.threads, "features of")
+        )
+    with closing(local_processes(tasks, at_once=len(tasks))) as events:
+        for _ in events:
+            for path, done in shown.items():
+                shown[path] = replay(path, done, run.screen)
+    for path in shown:
+        path.unlink()
+
+
+def compute_kind(folder: Path, names: Sequence[str]) -> None:
+    """Compute features of pictures or captions, and of the captions' words. The work of a task."""
+    from clipmem_core.audit.member import compute_features  # torch
+    from clipmem_core.audit.word_table import caption_words, spelled_features
+
+    kind, *rest = names
+    audit = Audit(folder)
+    record = audit.record
+    towers = settings.checked_towers(record.config, record.towers)
+    screen = WrittenScreen(folder / f"{kind}.jsonl")
+    if kind == "image":
+        compute_features(towers._replace(text=None), audit.pairs, record.pictures, screen)
+        return
+    compute_features(towers._replace(image=None), audit.pairs, record.pictures, screen)
+    if rest:
+        spelled_features(towers.text, caption_words(audit))
 
 
 def ensure_features(audit: Audit, screen: Screen, executor: Executor | None = None) -> int:

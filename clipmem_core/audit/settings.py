@@ -24,9 +24,9 @@ from clipmem_core.training.names import model_config
 if TYPE_CHECKING:  # torch, which only embedding needs
     from clipmem_core.features.towers import Tower
 
-# of an ensemble without --members
 # Towers of the default preset, whose weights are installed with this program
 _BUILT_IN = {"efficientnet-lite2", configs.AUTO, configs.MULTILINGUAL_TOWER}
+# of an ensemble without --members
 REPLICATES = 2
 LIBRARIES = (
     "torch",
@@ -284,26 +284,18 @@ def towers_of(config: AuditConfig) -> Towers:
         name = config.text_tower or config.model
         pretrained = "" if config.text_tower else config.pretrained
         text = text_tower(name, pretrained=pretrained, **options)
-    towers = Towers(image, text)
-    for tower in filter(None, towers):
-        tower.check()
-    return towers
+    return Towers(image, text)
 
 
-def import_in_background(config: AuditConfig) -> Thread:
-    """Import what the stages after Prepare need in a thread."""
+def load_in_background(config: AuditConfig) -> None:
+    """Load the model of languages, and import what describes towers, while pictures are read."""
 
-    def import_libraries() -> None:
-        import torch  # noqa: F401
-
-        language_of("")  # loads the model of languages
+    def load() -> None:
+        language_of("")
         if opens_towers(config):
-            import sentence_transformers  # noqa: F401
-            import timm  # noqa: F401
+            import clipmem_core.audit.locked_towers  # noqa: F401
 
-    thread = Thread(target=import_libraries, daemon=True)
-    thread.start()
-    return thread
+    Thread(target=load, daemon=True).start()
 
 
 def checked_towers(config: AuditConfig, recorded: Mapping[str, Mapping[str, Any]]) -> Towers:

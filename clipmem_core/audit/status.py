@@ -65,6 +65,37 @@ class Screen(Protocol):
     def members(self, progress: list[MemberProgress]) -> None: ...
 
 
+@dataclass(frozen=True)
+class WrittenScreen:
+    """A screen of a task: a file of JSON lines, each a call, that `replay` shows on another."""
+
+    path: Path
+
+    def say(self, text: str) -> None:
+        self._write("say", text)
+
+    def pictures(self, done: int, total: int) -> None:
+        self._write("pictures", done, total)
+
+    def captions(self, done: int, total: int) -> None:
+        self._write("captions", done, total)
+
+    def members(self, progress: list[MemberProgress]) -> None:
+        raise NotImplementedError
+
+    def _write(self, *call: Any) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(call) + "\n")
+
+
+def replay(path: Path, done: int, screen: Screen) -> int:
+    """Show the calls that a task wrote after the first `done`, and return their number."""
+    lines = _complete_lines(path)
+    for method, *values in map(json.loads, lines[done:]):
+        getattr(screen, method)(*values)
+    return len(lines)
+
+
 def training_seconds_left(members: Sequence[MemberProgress]) -> float:
     """Return the training time left of all members, divided by the number that trains at once."""
     active = [

@@ -156,10 +156,8 @@ def predict_words(
     trained, predicted = rows_of_models(half)[number]
     if words.vocabulary_size < 4 or not len(trained):
         return None
-    tower = None if config.features else shared.towers.text
-    vectors = None
-    if tower and len(words.spelled) > VECTOR:
-        vectors = word_vectors(spelled_features(tower, words))
+    spelled = None if config.features else spelled_features(shared.towers.text, words)
+    vectors = None if spelled is None else word_vectors(spelled)
     report = _progress_writer(folder / _SHARE) if folder else lambda share: None
     model = fit(
         words,
@@ -178,8 +176,11 @@ def predict_words(
     return model
 
 
-def spelled_features(tower: Tower, words: Words) -> Vectors:
-    """Return the text tower's features of the words of a vocabulary."""
+def spelled_features(tower: Tower | None, words: Words) -> Vectors | None:
+    """Return the text tower's features of the words of a vocabulary; None for few words, or without
+    a tower."""
+    if tower is None or len(words.spelled) <= VECTOR:
+        return None
     return FeatureExtractor(tower).captions([word[:50] for word in words.spelled])
 
 
@@ -222,9 +223,8 @@ def ensure_words(audit: Audit, executor: Executor, *, watch: Callable[[float], N
         return
     words = caption_words(audit)
     config = audit.record.config
-    tower = None if config.features else towers_of(config).text
-    if tower and len(words.spelled) > VECTOR:
-        spelled_features(tower, words)  # cached, so that no process opens the tower
+    if not config.features:
+        spelled_features(towers_of(config).text, words)  # cached, so that no process opens it
     missing = [name for name in HALVES if not (folder / name / _PREDICTED).is_file()]
     for name in missing:
         (folder / name).mkdir(parents=True, exist_ok=True)

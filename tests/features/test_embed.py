@@ -133,7 +133,7 @@ def test_each_different_caption_is_embedded_once() -> None:
     assert sum(seen.inputs) == len(set(TEXTS))
     # `caption 3 of very very very many` has seven words.
     truncated = sum(len(text.split()) > 6 for text in TEXTS)
-    assert texts_by(seen).count_truncated(TEXTS) == truncated > 0
+    assert texts_by(seen).truncated(TEXTS).sum() == truncated > 0
     assert texts_by(seen).captions([]).shape == (0, 8)
 
 

@@ -3,6 +3,7 @@ ground truth."""
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -24,12 +25,13 @@ from clipmem_core.dataset.scenes.contents import (
     PLACES,
     SKIES,
     WORDS,
+    PlannedPair,
     Scene,
     captions_of,
     plan_pairs,
     stream,
 )
-from clipmem_core.io import InputError, replacing
+from clipmem_core.io import InputError, cores, replacing
 
 CAPTIONS_FILE = "captions.jsonl"
 SIDE = 128  # pixels of a finished picture
@@ -52,8 +54,9 @@ def draw_scenes(folder: Path, *, pairs: int, seed: int) -> None:
     listing = folder / CAPTIONS_FILE
     listing.unlink(missing_ok=True)  # a set without it is unfinished
     plans = list(plan_pairs(pairs, seed=seed))
-    lines = list[str]()
-    for plan in plans:
+
+    def add(plan: PlannedPair) -> str:
+        """Draw a pair's picture, and return its line of captions.jsonl."""
         image = f"images/{plan.number:05d}.png"
         partner = plan if plan.partner is None else plans[plan.partner]
         drawn = partner if plan.injected == c.DUPLICATE else plan
@@ -70,7 +73,10 @@ def draw_scenes(folder: Path, *, pairs: int, seed: int) -> None:
             c.LABEL: plan.scene.main.kind,
             c.INJECTED: plan.injected,
         }
-        lines.append(json.dumps(record) + "\n")
+        return json.dumps(record) + "\n"
+
+    with ThreadPoolExecutor(cores()) as pool:
+        lines = list(pool.map(add, plans))
     with replacing(listing) as unfinished:
         unfinished.write_text("".join(lines), encoding="utf-8")
 
@@ -178,10 +184,13 @@ class Pen:
                         self.draw(copied, offset)
                 case ["gradient", top, bottom, *colours]:
                     first, *rest = map(self._colour, colours)
-                    strip = ImageOps.colorize(
-                        Image.linear_gradient("L"), first, rest[-1], rest[0] if rest[1:] else None
+                    column = Image.linear_gradient("L").crop((0, 0, 1, 256))
+                    column = ImageOps.colorize(
+                        column, first, rest[-1], rest[0] if rest[1:] else None
                     )
-                    strip = strip.resize((_CANVAS, round((bottom - top) * _CANVAS)))
+                    height = round((bottom - top) * _CANVAS)
+                    column = column.resize((1, height))
+                    strip = column.resize((_CANVAS, height), Image.Resampling.NEAREST)
                     self.image.paste(rest[-1], (0, round(top * _CANVAS), _CANVAS, _CANVAS))
                     self.image.paste(strip, (0, round(top * _CANVAS)))
                 case ["line", points, colour, width]:
