@@ -1,4 +1,4 @@
-"""The command line: python -m clipmem_core inspect | fetch | audit | score …"""
+"""The command line: python -m clipmem_core inspect | audit | judge …"""
 
 import atexit
 import gc

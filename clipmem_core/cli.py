@@ -22,7 +22,6 @@ from clipmem_core.config import (
     AuditConfig,
     SourceOptions,
     as_dict,
-    data_folder,
     did_you_mean,
     flat,
     preset_config,
@@ -80,15 +79,6 @@ def _inspect(source: Source, options: SourceOptions = SourceOptions()) -> None: 
     from clipmem_core.audit.preflight import inspect_source
 
     inspect_source(source, options)
-
-
-def _fetch(name: Annotated[str, "openclipart | tuxpaint", "SET"]) -> None:
-    """Fetch a data set from Debian's archive into the data folder."""
-    from clipmem_core.dataset.debian import fetch_debian_set
-
-    with _screen() as screen:
-        folder = fetch_debian_set(name, data=data_folder(), say=screen.say)
-        screen.say(f"next: python -m clipmem_core audit {folder} --name {name}")
 
 
 def _audit(
@@ -416,7 +406,6 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     command.__name__.removeprefix("_"): command
     for command in (
         _inspect,
-        _fetch,
         _audit,
         _mitigate,
         _study,

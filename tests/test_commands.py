@@ -16,7 +16,7 @@ Captured = pytest.CaptureFixture[str]
 
 LONG = "a" * 300
 WRONG = [
-    ("nosuch", "command 'nosuch' is unknown: choose one of inspect, fetch, audit, mitigate, study"),
+    ("nosuch", "command 'nosuch' is unknown: choose one of inspect, audit, mitigate, study"),
     ("audit", "the following arguments are required: SOURCE"),
     ("audit scenes extra", "unrecognized arguments: extra"),
     ("inspect scenes --epochs 3", "option --epochs is unknown ("),
@@ -26,7 +26,6 @@ WRONG = [
     ("audit scenes --protocol loo", "--protocol must be 'ensemble' or 'paper', not 'loo'"),
     ("audit scenes --name a/b", "name 'a/b' must be"),
     ("audit nowhere.csv", "there is no 'nowhere.csv': give a CSV"),
-    ("fetch imagenet", "data set 'imagenet' is unknown: choose one of openclipart, tuxpaint"),
     ("export x --format csv --out x.csv", "there is no audit 'x' in"),
     ("benchmark scenes --out /nowhere/x.csv", "/nowhere/x.csv must be the name of a file"),
     (f"audit {LONG} --name x", f"{LONG} cannot be read: File name too long"),
@@ -113,8 +112,8 @@ def test_exit_codes(
     def fail(name: cli.AuditName) -> None:
         raise raised
 
-    monkeypatch.setitem(cli.COMMANDS, "fetch", fail)
-    assert main(["fetch", "tuxpaint"]) == code
+    monkeypatch.setitem(cli.COMMANDS, "units", fail)
+    assert main(["units", "x"]) == code
     assert line_of(capsys).startswith(message)
 
 

@@ -77,7 +77,7 @@ def make_clipart(folder: Path, *, trained: int, config: AuditConfig) -> Path:
     return their table."""
     source = data_folder() / "sets" / "openclipart"
     if not source.is_dir():
-        raise Skipped("OpenClipart is missing: `python -m clipmem_core fetch openclipart`")
+        raise Skipped("OpenClipart is missing: `python -m tests.bench.openclipart`")
     needed = next(n for n in range(trained, 3 * trained) if n - 2 * group_size(n) == trained)
     raw = read_source(str(source), config.source, data=data_folder())
     # A few pictures are broken

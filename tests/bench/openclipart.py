@@ -1,10 +1,11 @@
-"""Real, noisy data sets from packages of Debian: `python -m clipmem_core fetch
-openclipart|tuxpaint`.
+"""Fetches the clip art of data/results, a real and noisy set, from packages of Debian.
 
-The caption of a clip-art picture comes from its Dublin Core metadata and its file name. Small text
-encoders read only 16 to 24 tokens, so distinctive words come first and no word is repeated: the
-title, then new words of the file name, the keywords and the description. A title shared by many
-pictures comes after the file name.
+    python -m tests.bench.openclipart
+
+It lies in data/sets/openclipart. The caption of a picture comes from its Dublin Core metadata and
+its file name. Small text encoders read only 16 to 24 tokens, so distinctive words come first and no
+word is repeated: the title, then new words of the file name, the keywords and the description. A
+title shared by many pictures comes after the file name.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -21,50 +23,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
 
-from filelock import FileLock
-
-from clipmem_core.config import SETS
+from clipmem_core.config import SETS, data_folder
 from clipmem_core.io import InputError, read_json, replacing_folder
 
-PACKAGES = {
-    "openclipart": ["openclipart-png", "openclipart-svg"],
-    "tuxpaint": ["tuxpaint-stamps-default"],
-}
+PACKAGES = ["openclipart-png", "openclipart-svg"]
 _CAPTIONS_FILE = "captions.jsonl"
-_INSTEAD = "use any folder of pictures with captions, or `scenes`"
 _LONGEST_FIELD = 4000  # characters of a metadata field
 # pictures of so many different names with one title or description: it describes none of them
 _SHARED_BY = 3
 _DESCRIPTION_WORDS = 12  # of a description in a caption
 
 
-def fetch_debian_set(name: str, *, data: Path, say: Callable[[str], None]) -> Path:
-    """Fetch a data set from Debian's archive if it is not in `sets/`, and return its folder with a
+def fetch_openclipart(data: Path, say: Callable[[str], None]) -> Path:
+    """Fetch OpenClipart from Debian's archive if it is not in `sets/`, and return its folder with a
     captions.jsonl."""
-    if name not in PACKAGES:
-        raise InputError(f"data set {name!r} is unknown: choose one of {', '.join(PACKAGES)}")
-    target = data / SETS / name
-    captions = target / _CAPTIONS_FILE
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.parent / f".{name}.lock"):
-        if not captions.is_file():
-            _build(name, target, say)
-    say(f"{target}: {len(captions.read_bytes().splitlines()):,} pictures")
-    return target
-
-
-def _build(name: str, target: Path, say: Callable[[str], None]) -> None:
-    """Unpack the packages, write captions and copy the pictures."""
+    target = data / SETS / "openclipart"
+    if (target / _CAPTIONS_FILE).is_file():
+        return target
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
-        raise InputError(
-            f"fetch {name} needs apt-get and dpkg-deb, found on Debian and Ubuntu only: {_INSTEAD}"
-        )
+        raise InputError("apt-get and dpkg-deb are needed, found on Debian and Ubuntu only")
     if target.exists():
         raise InputError(f"{target} exists without {_CAPTIONS_FILE}: move it away and fetch again")
+    target.parent.mkdir(parents=True, exist_ok=True)
     with replacing_folder(target) as folder:
         work = folder / "packages"
         work.mkdir()
-        for package in PACKAGES[name]:
+        for package in PACKAGES:
             say(f"downloading and unpacking {package}")
             # As root, apt would give the download to a user who may not write here, and warn.
             options = ["-q", "-o", "APT::Sandbox::User=root", "-o", "Acquire::http::Timeout=30"]
@@ -72,23 +56,16 @@ def _build(name: str, target: Path, say: Callable[[str], None]) -> None:
             archive = next(work.glob(f"{package}_*.deb"))
             _run("dpkg-deb", "-x", archive.name, "unpacked", folder=work)
             archive.unlink()
-        share = work.resolve() / "unpacked" / "usr" / "share" / name
-        root = share / ("png" if name == "openclipart" else "stamps")
+        share = work.resolve() / "unpacked" / "usr" / "share" / "openclipart"
+        root = share / "png"
         files = [
             file
             for file in sorted(root.rglob("*.png"), key=Path.as_posix)
             # without links that leave the folder
             if file.resolve().is_relative_to(root) and file.is_file()
         ]
-        if not files:
-            raise InputError(
-                f"no pictures below {root.name}/ in the package: its layout has changed, {_INSTEAD}"
-            )
         say(f"captions of {len(files):,} pictures")
-        if name == "openclipart":
-            captions = write_captions([(file.stem, _metadata(file, share)) for file in files])
-        else:
-            captions = [_stamp_caption(file) for file in files]
+        captions = write_captions([(file.stem, _metadata(file, share)) for file in files])
         lines = []
         for file, caption in zip(files, captions, strict=True):
             path = file.relative_to(root)
@@ -100,6 +77,7 @@ def _build(name: str, target: Path, say: Callable[[str], None]) -> None:
             lines.append(json.dumps(row, ensure_ascii=False) + "\n")
         (folder / _CAPTIONS_FILE).write_text("".join(lines), encoding="utf-8")
         shutil.rmtree(work)
+    return target
 
 
 def _run(*command: str, folder: Path) -> None:
@@ -114,21 +92,10 @@ def _run(*command: str, folder: Path) -> None:
     )
     if process.returncode:
         reason = " ".join(process.stderr.split())[-300:] or "no reason given"
-        advice = f"check the network and try `sudo apt-get update`, or {_INSTEAD}"
-        raise InputError(f"{command[0]} failed on {command[-1]} ({reason}): {advice}")
-
-
-def _stamp_caption(png: Path) -> str:
-    """Read the English first line of a stamp's text file; a mirrored stamp shares the text of the
-    original."""
-    for stem in (png.stem, png.stem.removesuffix("_mirror")):
-        text = png.with_name(f"{stem}.txt")
-        lines = text.read_text("utf-8-sig", errors="replace").splitlines() if text.is_file() else []
-        english = " ".join(lines[0].split()) if lines else ""
-        # else a translation: `de.utf8=Ein Apfel.`
-        if english and not re.match(r"[\w@]+\.utf8=", english, re.I):
-            return english
-    return " ".join(name_words(png.stem))
+        raise InputError(
+            f"{command[0]} failed on {command[-1]} ({reason}): check the network and try `sudo "
+            "apt-get update`"
+        )
 
 
 def _metadata(png: Path, share: Path) -> "DublinCore":
@@ -202,7 +169,7 @@ _ABOUT_THE_FILE = re.compile(
     re.I,
 )
 # keywords without information, organisations that sign as artists, and words of little meaning
-_WORDS: dict[str, list[str]] = read_json(Path(__file__).with_name("debian_words.json"))
+_WORDS: dict[str, list[str]] = read_json(Path(__file__).with_name("openclipart_words.json"))
 
 
 def write_captions(pictures: Sequence[tuple[str, DublinCore]]) -> list[str]:
@@ -315,3 +282,10 @@ def _key(word: str) -> str:
     folded = unicodedata.normalize("NFKD", word.casefold())
     key = "".join(c for c in folded if c.isalnum())
     return key[:-1] if len(key) > 3 and key.endswith("s") and not key.endswith("ss") else key
+
+
+if __name__ == "__main__":
+    try:
+        print(fetch_openclipart(data_folder(), print))
+    except InputError as error:
+        sys.exit(str(error))

@@ -1,4 +1,4 @@
-"""Data sets of Debian from tiny packages that the tests build, and captions of clip art."""
+"""OpenClipart from tiny packages that the tests build, and its captions."""
 
 import json
 import os
@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from clipmem_core.dataset import debian
-from clipmem_core.dataset.debian import (
+from tests.bench.openclipart import (
+    PACKAGES,
     DublinCore,
-    fetch_debian_set,
+    fetch_openclipart,
     read_dublin_core,
     write_captions,
 )
@@ -37,14 +37,9 @@ def write(path: Path, content: str | bytes = b"") -> None:
 
 @pytest.fixture
 def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The packages of a fake apt-get: three pictures of openclipart and four stamps of tuxpaint."""
-    png, svg, stamps = (
-        tmp_path / f"{package}/usr/share/{folder}"
-        for package, folder in (
-            ("openclipart-png", "openclipart/png"),
-            ("openclipart-svg", "openclipart/svg"),
-            ("tuxpaint-stamps-default", "tuxpaint/stamps"),
-        )
+    """The packages of a fake apt-get, with three pictures."""
+    png, svg = (
+        tmp_path / f"openclipart-{kind}/usr/share/openclipart/{kind}" for kind in ("png", "svg")
     )
     write(png / "animals/birds/barn_owl_02.png")
     write(png / "plants/old_tree.png")
@@ -53,12 +48,7 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (png / "logos/astray.png").symlink_to("/etc/hostname")
     write(svg / "animals/birds/barn_owl_02.svg", OWL)
     write(svg / "plants/old_tree.svg", "<svg><Work><title>Tree</svg>")
-    for name in ("food/apple", "food/apple_mirror", "town/oldHouse", "town/tree"):
-        write(stamps / f"{name}.png")
-    write(stamps / "food/apple.txt", "A  “red” apple.\nde.utf8=Ein Apfel.\n")
-    write(stamps / "town/tree.txt", "de.utf8=Ein Baum.\n")
-    write(stamps / "food/pear.svg", "<svg/>")
-    for package in (path for packages in debian.PACKAGES.values() for path in packages):
+    for package in PACKAGES:
         build(tmp_path / package, tmp_path / "archive")
     write(
         tmp_path / "bin/apt-get",
@@ -99,7 +89,7 @@ def test_openclipart_becomes_pictures_and_captions_sorted_by_path(
     archive: Path, tmp_path: Path
 ) -> None:
     lines: list[str] = []
-    folder = fetch_debian_set("openclipart", data=tmp_path / "data", say=lines.append)
+    folder = fetch_openclipart(tmp_path / "data", lines.append)
     assert folder == tmp_path / "data/sets/openclipart"
     assert rows(folder) == [
         {
@@ -113,22 +103,10 @@ def test_openclipart_becomes_pictures_and_captions_sorted_by_path(
     copied = folder / "images/logos/barn_owl_02.png"
     assert not copied.is_symlink()
     assert copied.read_bytes() == (folder / "images/animals/birds/barn_owl_02.png").read_bytes()
-    assert {path.name for path in folder.parent.iterdir()} == {"openclipart", ".openclipart.lock"}
-    second = list[str]()
-    fetch_debian_set("openclipart", data=tmp_path / "data", say=second.append)
-    assert second == lines[-1:]
-
-
-@needs_dpkg
-def test_the_caption_of_a_stamp_is_its_english_text_or_its_name(
-    archive: Path, tmp_path: Path
-) -> None:
-    assert rows(fetch_debian_set("tuxpaint", data=tmp_path / "data", say=print)) == [
-        {"image": "images/food/apple.png", "captions": ["A “red” apple."], "label": "food"},
-        {"image": "images/food/apple_mirror.png", "captions": ["A “red” apple."], "label": "food"},
-        {"image": "images/town/oldHouse.png", "captions": ["old House"], "label": "town"},
-        {"image": "images/town/tree.png", "captions": ["tree"], "label": "town"},
-    ]
+    assert [path.name for path in folder.parent.iterdir()] == ["openclipart"]
+    assert len(lines) == 3
+    fetch_openclipart(tmp_path / "data", lines.append)
+    assert len(lines) == 3  # nothing is fetched twice
 
 
 DRAWING = """<?xml version="1.0" encoding="{encoding}"?>
