@@ -27,7 +27,7 @@ from pebble import ProcessExpired, ProcessPool
 from threadpoolctl import threadpool_limits
 
 from clipmem_core import __version__
-from clipmem_core.audit.jobs import python_path
+from clipmem_core.audit.jobs import python_path, reporting_in
 from clipmem_core.config import DATA_VARIABLE, data_folder
 from clipmem_core.io import InputError, keep_memory, path_fault, shortage
 
@@ -44,7 +44,8 @@ Work = Callable[[Path, Sequence[str]], None]
 
 @dataclass(frozen=True)
 class Task:
-    """Members, or parts of another computation, that one process computes one after the other."""
+    """Members, or parts of another computation, that one process computes one after the other. It
+    reports in the first of its folders."""
 
     folders: tuple[Path, ...]  # one for each name
     work: Work  # a function of a module that computes names in a folder
@@ -65,7 +66,7 @@ class Task:
 
         os.environ[DATA_VARIABLE] = str(data)
         torch.set_num_threads(self.threads)
-        with threadpool_limits(self.threads):  # of BLAS, too
+        with threadpool_limits(self.threads), reporting_in(self.folders[0]):  # of BLAS, too
             self.work(self.folder, self.names)
 
 

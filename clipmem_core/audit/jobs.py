@@ -15,7 +15,8 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,13 +38,13 @@ INTERRUPTED = 130
 PROGRAM = (sys.executable, "-m", "clipmem_core", "job")  # folder and arguments follow
 # One of these commands runs at a time.
 TRAINS = ("audit", "reaudit", "mitigate", "study", "units", "paradigms")
-FOLDER = "CLIPMEM_JOB"  # in the environment of a job: its folder
 SECONDS_BETWEEN_POLLS = 0.5
 
 
 @dataclass(frozen=True)
 class JobRecord:
-    """What a job does and has found: its process writes it, and pages read it."""
+    """What a job, or a task of one, does and has found: its process writes it in its folder, and
+    whoever waits for it reads it."""
 
     waits: bool = False  # for another job that trains
     stage: str = ""
@@ -54,15 +55,36 @@ class JobRecord:
     exit_code: int | None = None  # None while it runs, or when it was killed
 
 
-_record = JobRecord()  # of this process
+# What this process runs
+_record = JobRecord()
+_folder: Path | None = None
+
+
+@contextmanager
+def reporting_in(folder: Path) -> Iterator[None]:
+    """Write reports of this process into a folder."""
+    global _record, _folder
+    before = _record, _folder
+    _record, _folder = JobRecord(), folder
+    try:
+        yield
+    finally:
+        _record, _folder = before
 
 
 def report(**changes: Any) -> None:
-    """Change the record of the job that this process runs, if it runs one."""
+    """Change the record of the job or task that this process runs, if it runs one."""
     global _record
     _record = replace(_record, **changes)
-    if folder := os.environ.get(FOLDER):
-        write_json(Path(folder) / RECORD, asdict(_record))
+    if _folder:
+        write_json(_folder / RECORD, asdict(_record))
+
+
+def read_record(folder: Path) -> JobRecord:
+    """Return what the job or task of a folder has reported."""
+    path = folder / RECORD
+    repair = f"delete {folder}"
+    return read_json(path, JobRecord, repair=repair) if path.is_file() else JobRecord()
 
 
 @dataclass(frozen=True)
@@ -77,9 +99,7 @@ class Job:
     @property
     def record(self) -> JobRecord:
         """What the job has reported."""
-        path = self.folder / RECORD
-        repair = f"delete {self.folder}"
-        return read_json(path, JobRecord, repair=repair) if path.is_file() else JobRecord()
+        return read_record(self.folder)
 
     @property
     def exit_code(self) -> int | None:
@@ -185,28 +205,28 @@ def run_job(folder: Path, arguments: Sequence[str], run: Callable[[Sequence[str]
     """Run a job in its own process, report its exit code and return it."""
     # SIGINT is ignored where the server runs in the background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.environ[FOLDER] = str(folder)
     turn = FileLock(jobs_folder() / ".turn.lock")
     code = FAILED
-    try:
-        if (folder / CANCEL).exists():  # the interrupt came before the line above
-            raise KeyboardInterrupt
-        if arguments[0] in TRAINS:
-            try:
-                turn.acquire(timeout=0)
-            except Timeout:
-                report(waits=True)
-                turn.acquire(poll_interval=SECONDS_BETWEEN_POLLS)
-                report(waits=False)
-        code = run(arguments)
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    except Exception:
-        # Before the exit code is reported, so that a page reads it as the last line
-        traceback.print_exc()
-    finally:
-        turn.release()
-        report(exit_code=code)
+    with reporting_in(folder):
+        try:
+            if (folder / CANCEL).exists():  # the interrupt came before the line above
+                raise KeyboardInterrupt
+            if arguments[0] in TRAINS:
+                try:
+                    turn.acquire(timeout=0)
+                except Timeout:
+                    report(waits=True)
+                    turn.acquire(poll_interval=SECONDS_BETWEEN_POLLS)
+                    report(waits=False)
+            code = run(arguments)
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+        except Exception:
+            # Before the exit code is reported, so that a page reads it as the last line
+            traceback.print_exc()
+        finally:
+            turn.release()
+            report(exit_code=code)
     return code
 
 

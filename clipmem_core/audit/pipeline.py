@@ -33,8 +33,9 @@ from clipmem_core.audit import (
 )
 from clipmem_core.audit.executor import Executor, Task, local_processes
 from clipmem_core.audit.fault_tables import ensure_checks
+from clipmem_core.audit.jobs import JobRecord, read_record
 from clipmem_core.audit.prepare import DataSet
-from clipmem_core.audit.status import LOG, Screen, WrittenScreen, replay
+from clipmem_core.audit.status import LOG, Screen, TaskScreen
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import (
     LANGUAGES,
@@ -547,22 +548,26 @@ def compute_in_processes(run: Run) -> None:
     """Compute each tower's features in a process that has imported the libraries of towers."""
     audit = run.audit
     record = audit.record
+    folders = [audit.folder / f".{kind}" for kind in record.towers]
     tasks = []
-    shown = {}
-    for kind in record.towers:
-        path = audit.folder / f"{kind}.jsonl"
-        path.write_text("")
-        shown[path] = 0
+    for kind, folder in zip(record.towers, folders, strict=True):
+        folder.mkdir(exist_ok=True)
         names = (kind, status.WORDS) if run.predicts_words else (kind,)
         tasks.append(
-            Task((path,), compute_kind, audit.folder, names, record.threads, "features of")
+            Task((folder,), compute_kind, audit.folder, names, record.threads, "features of")
         )
+    shown = [JobRecord()] * len(folders)
     with closing(local_processes(tasks, at_once=len(tasks))) as events:
         for _ in events:
-            for path, done in shown.items():
-                shown[path] = replay(path, done, run.screen)
-    for path in shown:
-        path.unlink()
+            for number, folder in enumerate(folders):
+                now = read_record(folder)
+                if now.stage != shown[number].stage:
+                    run.screen.say(now.stage)
+                if now.done != shown[number].done:
+                    getattr(run.screen, now.noun)(now.done, now.total)
+                shown[number] = now
+    for folder in folders:
+        shutil.rmtree(folder)
 
 
 def compute_kind(folder: Path, names: Sequence[str]) -> None:
@@ -574,11 +579,9 @@ def compute_kind(folder: Path, names: Sequence[str]) -> None:
     audit = Audit(folder)
     record = audit.record
     towers = settings.checked_towers(record.config, record.towers)
-    screen = WrittenScreen(folder / f"{kind}.jsonl")
-    if kind == "image":
-        compute_features(towers._replace(text=None), audit.pairs, record.pictures, screen)
-        return
-    compute_features(towers._replace(image=None), audit.pairs, record.pictures, screen)
+    other = {"image": "text", "text": "image"}[kind]
+    towers = towers._replace(**{other: None})
+    compute_features(towers, audit.pairs, record.pictures, TaskScreen())
     if rest:
         spelled_features(towers.text, caption_words(audit))
 

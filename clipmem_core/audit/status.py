@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,12 +14,13 @@ from typing import Any, Protocol
 import pandas as pd
 
 from clipmem_core.audit import store
-from clipmem_core.audit.jobs import Job, audit_request, jobs_folder, list_job_names
+from clipmem_core.audit.jobs import Job, audit_request, jobs_folder, list_job_names, report
 from clipmem_core.audit.store import Audit, Record
 from clipmem_core.io import InputError, read_json
 from clipmem_core.training.names import CHECKPOINT, LOG
 
 CHANCE_SHARE = 0.98  # of ln(batch_size), the loss of a random guess within a batch
+_SECONDS_BETWEEN_REPORTS = 0.5
 _POINTS = 300  # of a loss curve
 
 
@@ -65,35 +67,29 @@ class Screen(Protocol):
     def members(self, progress: list[MemberProgress]) -> None: ...
 
 
-@dataclass(frozen=True)
-class WrittenScreen:
-    """A screen of a task: a file of JSON lines, each a call, that `replay` shows on another."""
+class TaskScreen:
+    """The screen of a task, which reports its progress in its folder."""
 
-    path: Path
+    def __init__(self) -> None:
+        self.reported = 0.0  # the time of the last count
 
     def say(self, text: str) -> None:
-        self._write("say", text)
+        report(stage=text)
 
     def pictures(self, done: int, total: int) -> None:
-        self._write("pictures", done, total)
+        self._count("pictures", done, total)
 
     def captions(self, done: int, total: int) -> None:
-        self._write("captions", done, total)
+        self._count("captions", done, total)
 
     def members(self, progress: list[MemberProgress]) -> None:
         raise NotImplementedError
 
-    def _write(self, *call: Any) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(call) + "\n")
-
-
-def replay(path: Path, done: int, screen: Screen) -> int:
-    """Show the calls that a task wrote after the first `done`, and return their number."""
-    lines = _complete_lines(path)
-    for method, *values in map(json.loads, lines[done:]):
-        getattr(screen, method)(*values)
-    return len(lines)
+    def _count(self, noun: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done == total or now - self.reported >= _SECONDS_BETWEEN_REPORTS:
+            self.reported = now
+            report(done=done, total=total, noun=noun)
 
 
 def training_seconds_left(members: Sequence[MemberProgress]) -> float:

@@ -1,9 +1,7 @@
 """The words of captions: two word models, each trained on half of the pairs, and the table of their
 predictions."""
 
-import json
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -19,8 +17,10 @@ import torch
 from clipmem_core import columns as c
 from clipmem_core.audit import store
 from clipmem_core.audit.executor import Executor, Task
+from clipmem_core.audit.jobs import read_record
 from clipmem_core.audit.member import Shared, open_shared
 from clipmem_core.audit.settings import towers_of
+from clipmem_core.audit.status import TaskScreen
 from clipmem_core.audit.store import Audit
 from clipmem_core.dataset.languages import mostly_english
 from clipmem_core.dataset.sentences import places_of
@@ -52,10 +52,9 @@ from clipmem_core.training.word_model import (
 HALVES = ("0", "1")  # names of the models; each has a folder until words.parquet is written
 _STATE = "state.pt"
 _PREDICTED = "predictions.npz"
-_SHARE = "share.json"
 RATIOS = "ratios.json"  # of `fit_words`
 _MOST_FITTED = 1_000_000  # words that log-likelihood ratios are fitted on, evenly spaced
-REPORTED = 2.0  # seconds between two reports of progress
+_SHARES = 1_000  # of a model, that are counted
 _PAIRS = 4_096  # pairs whose words are Python objects at a time
 
 
@@ -147,7 +146,7 @@ def predict_words(
 ) -> WordModel | None:
     """Train the word model of a half of an audit's pairs, and predict the other half.
 
-    With a folder its progress and state are written there. Word models run on the processor also
+    With a folder its state is written there. Word models run on the processor also
     where members train on a GPU.
     """
     config = shared.config
@@ -158,7 +157,11 @@ def predict_words(
         return None
     spelled = None if config.features else spelled_features(shared.towers.text, words)
     vectors = None if spelled is None else word_vectors(spelled)
-    report = _progress_writer(folder / _SHARE) if folder else lambda share: None
+    screen = TaskScreen()
+
+    def report(share: float) -> None:
+        screen.captions(round(share * _SHARES), _SHARES)
+
     model = fit(
         words,
         pictures,
@@ -182,19 +185,6 @@ def spelled_features(tower: Tower | None, words: Words) -> Vectors | None:
     if tower is None or len(words.spelled) <= VECTOR:
         return None
     return FeatureExtractor(tower).captions([word[:50] for word in words.spelled])
-
-
-def _progress_writer(path: Path) -> Callable[[float], None]:
-    """Return a function that writes the finished share of a model now and then."""
-    before = time.monotonic()
-
-    def report(share: float) -> None:
-        nonlocal before
-        if time.monotonic() > before + REPORTED:
-            before = time.monotonic()
-            store.write_json(path, share)
-
-    return report
 
 
 def run_halves(folder: Path, names: Sequence[str]) -> None:
@@ -237,9 +227,8 @@ def ensure_words(audit: Audit, executor: Executor, *, watch: Callable[[float], N
     shown = 0.0
     with closing(executor(tasks)) as events:
         for _ in events:
-            files = [folder / name / _SHARE for name in missing]
-            shares = [json.loads(file.read_text()) for file in files if file.is_file()]
-            done = sum(shares) / len(HALVES)
+            records = [read_record(folder / name) for name in missing]
+            done = sum(record.done for record in records) / _SHARES / len(HALVES)
             if done != shown:
                 watch(shown := done)
     predictions: Any = [store.read_array(folder / name / _PREDICTED) for name in HALVES]

@@ -5,7 +5,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 from pathlib import Path
@@ -375,11 +375,8 @@ def read_ahead(
             yield rows, ready
 
 
-def train(
-    trainer: Trainer, folder: Path, *, after_epoch: Callable[[int], None] | None = None
-) -> None:
-    """Train a member and write checkpoint.pt, trajectory.npy and log.jsonl; `after_epoch` may not
-    change the model."""
+def train(trainer: Trainer, folder: Path) -> None:
+    """Train a member and write checkpoint.pt, trajectory.npy and log.jsonl."""
     trainer.resume(folder)
     path = folder / LOG
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
@@ -397,17 +394,13 @@ def train(
     for _ in trainer.steps():
         now = time.monotonic()
         trainer.seconds = now - began
-        epoch, step = divmod(trainer.done, trainer.batches)
-        if now - last_line > _SECONDS_BETWEEN_LINES or step == 0:
+        if now - last_line > _SECONDS_BETWEEN_LINES or trainer.done % trainer.batches == 0:
             samples = (trainer.done - last_step) * len(trainer.data.rows) / trainer.batches
             rate = {"samples_per_second": round(samples / max(now - last_line, 1e-9), 1)}
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(trainer.log_line() | rate) + "\n")
             last_line = now
             last_step = trainer.done
-        if after_epoch is not None and step == 0:
-            after_epoch(epoch)
-            trainer.model.train()
         if now - last_save > pause and trainer.done < trainer.total:
             trainer.save(folder)
             last_save = time.monotonic()

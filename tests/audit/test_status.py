@@ -9,6 +9,7 @@ import pytest
 
 from clipmem_core.audit import status, store
 from clipmem_core.audit.console import RichScreen
+from clipmem_core.audit.jobs import reporting_in
 from clipmem_core.audit.pipeline import PIPELINE
 from clipmem_core.audit.status import (
     MemberProgress,
@@ -82,14 +83,11 @@ def unfinished(data: Path) -> Audit:
     return audit
 
 
-def test_a_running_job_shows_its_stage_and_counts(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_running_job_shows_its_stage_and_counts(data: Path) -> None:
     folder = data / "jobs" / "made"
     leave_job(folder, running=True)
     assert state_of("made").word == status.PREPARING
-    monkeypatch.setenv("CLIPMEM_JOB", str(folder))
-    with RichScreen() as screen:
+    with reporting_in(folder), RichScreen() as screen:
         screen.say("reading scenes")
         screen.pictures(100, 100)
     record = state_of("made").job.record
