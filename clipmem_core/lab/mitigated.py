@@ -145,7 +145,7 @@ def obstacles(audit: Audit) -> dict[str, str]:
 
 
 def begin(audit: Audit, setting: Setting) -> Setting:
-    """Check a setting and write its setting; return the setting without overrides that change
+    """Check a setting and write its file; return the setting without overrides that change
     nothing."""
     audit.check_finished()
     record = audit.record
@@ -192,7 +192,7 @@ def _check_changes(audit: Audit, setting: Setting, changes: PairChanges) -> None
 
 
 def _setting(audit: Audit, name: str) -> dict[str, Any]:
-    """Read the setting of a setting that was begun."""
+    """Read the file of a setting that was begun."""
     if name == BASELINE:
         return {"setting": "", "removed_rows": [], "captions_by_row": {}}
     return read_json(setting_folder(audit, name) / SETTING_FILE, dict[str, Any], repair=_REPAIR)
