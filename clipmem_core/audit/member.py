@@ -3,7 +3,6 @@ utility."""
 
 import dataclasses
 import functools
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,17 +16,16 @@ import torch
 
 from clipmem_core import columns as c
 from clipmem_core.audit import prepare, store
-from clipmem_core.audit.executor import Executor, Task, TaskEvents
-from clipmem_core.audit.settings import Towers, config_from, towers_of
+from clipmem_core.audit.executor import Executor, Task
+from clipmem_core.audit.settings import Towers, towers_of
 from clipmem_core.audit.status import MemberProgress, Screen, member_progress, second_names
 from clipmem_core.audit.store import Audit, MemberRecord, Record
-from clipmem_core.config import AuditConfig, as_dict, data_folder, fingerprint
+from clipmem_core.config import AuditConfig, data_folder, fingerprint
 from clipmem_core.draws import draw_keys
 from clipmem_core.embeddings import write_vectors
-from clipmem_core.features.cache import ComputeShards
 from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.features.towers import Opened, Tower
-from clipmem_core.io import InputError, read_json, save_array, write_once
+from clipmem_core.io import InputError, save_array, write_once
 from clipmem_core.mitigations import Vocabulary, pairs_with
 from clipmem_core.ragged import Ragged
 from clipmem_core.scores import detectors
@@ -43,8 +41,6 @@ from clipmem_core.training.trainer import Trainer, chosen_captions, train
 from clipmem_core.training.views import FeatureRows, FeatureViews, TrainingData, ViewMaker, Views
 
 EVALUATION = 1 << 40  # added to the seed of evaluation views: no training seed is as large
-_SHARDS = 8  # of features per task, whose process loads the tower once
-_REQUEST = "request.json"  # the config and the folder of the pictures
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,20 +74,18 @@ def compute_features(
     pairs: pd.DataFrame,
     root: Path,
     screen: Screen,
-    *,
-    compute: ComputeShards | None = None,
 ) -> int:
     """Compute and cache the features of pairs and of their classes' prompts, and return the number
-    of captions that the text tower truncates; `compute` runs shards in other processes."""
+    of captions that the text tower truncates."""
     if towers.image:
-        FeatureExtractor(towers.image, root, compute, screen.pictures, screen.say).images(pairs)
+        FeatureExtractor(towers.image, root, screen.pictures, screen.say).images(pairs)
     if not towers.text:
         return 0
     texts = caption_texts(pairs)
-    extractor = FeatureExtractor(towers.text, root, compute, screen.captions, screen.say)
+    extractor = FeatureExtractor(towers.text, root, screen.captions, screen.say)
     extractor.captions(texts)
     # Members do not open the tower.
-    FeatureExtractor(towers.text, root, compute).captions(prompts(pairs))
+    FeatureExtractor(towers.text, root).captions(prompts(pairs))
     truncated = int(extractor.truncated(texts).sum())
     noun = "sentences" if c.SENTENCES in pairs else "captions"
     if truncated:
@@ -100,48 +94,6 @@ def compute_features(
             f"tokens that {towers.text.name} reads"
         )
     return truncated
-
-
-def shards_by(executor: Executor | None, config: AuditConfig, root: Path) -> ComputeShards | None:
-    """Return a function that computes shards of features as tasks of an executor; None to use this
-    process."""
-    if executor is None:
-        return None
-
-    def compute(part: Path, names: Sequence[str]) -> TaskEvents:
-        request = {"config": as_dict(config), "root": str(root.absolute())}
-        store.write_json(part / _REQUEST, request)
-        for name in names:
-            (part / name).mkdir(exist_ok=True)
-        groups = [tuple(names[start : start + _SHARDS]) for start in range(0, len(names), _SHARDS)]
-        tasks = [
-            Task(
-                tuple(part / name for name in group),
-                run_shards,
-                part,
-                group,
-                config.threads,
-                "shard",
-            )
-            for group in groups
-        ]
-        return executor(tasks)
-
-    return compute
-
-
-def run_shards(part: Path, names: Sequence[str]) -> None:
-    """Compute shards of a tower's features in this process. The work of a task."""
-    request = read_json(part / _REQUEST)
-    towers = towers_of(config_from(request["config"]))
-    for tower in filter(None, towers):
-        if tower.key == part.parent.name:
-            FeatureExtractor(tower, Path(request["root"])).run_shards(names)
-            return
-    raise InputError(
-        f"no tower on {platform.node()} gives the features {part.parent.name}: install the same "
-        "weights and libraries on all machines"
-    )
 
 
 def open_features(audit: Audit, record: Record, pairs: pd.DataFrame) -> tuple[Towers, Features]:

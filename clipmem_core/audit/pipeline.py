@@ -220,10 +220,10 @@ class ExtractFeatures(Stage):
         audit = run.audit
         config = audit.record.config
         store.read_table(audit.folder / store.QUARANTINE)  # named before hours of training
+        run.screen.say(self.name)
         ensure_pixels(audit, run.screen)
-        if not run.executor:
-            compute_in_processes(run)
-        run.truncated = ensure_features(audit, run.screen, run.executor)
+        compute_in_processes(run)
+        run.truncated = ensure_features(audit, run.screen)
         path = audit.folder / store.DECOYS
         has_captions = config.lock_text or config.features
         several = run.captions.counts.max(initial=0) > 1
@@ -557,7 +557,7 @@ def compute_in_processes(run: Run) -> None:
             Task((folder,), compute_kind, audit.folder, names, record.threads, "features of")
         )
     shown = [JobRecord()] * len(folders)
-    with closing(local_processes(tasks, at_once=len(tasks))) as events:
+    with closing(run.executor_of(len(tasks))(tasks)) as events:
         for _ in events:
             for number, folder in enumerate(folders):
                 now = read_record(folder)
@@ -586,15 +586,13 @@ def compute_kind(folder: Path, names: Sequence[str]) -> None:
         spelled_features(towers.text, caption_words(audit))
 
 
-def ensure_features(audit: Audit, screen: Screen, executor: Executor | None = None) -> int:
-    """Compute the locked towers' features, in this process if there is no executor, and return the
-    number of captions that the text tower cuts off."""
+def ensure_features(audit: Audit, screen: Screen) -> int:
+    """Compute missing features of the locked towers in this process, and return the number of
+    captions that the text tower cuts off."""
     record = audit.record
     if not settings.opens_towers(record.config):
         return 0
-    from clipmem_core.audit.member import compute_features, shards_by  # torch
+    from clipmem_core.audit.member import compute_features  # torch
 
-    screen.say(f"{status.FEATURES} with the locked towers")
     towers = settings.checked_towers(record.config, record.towers)
-    compute = shards_by(executor, record.config, record.pictures)
-    return compute_features(towers, audit.pairs, record.pictures, screen, compute=compute)
+    return compute_features(towers, audit.pairs, record.pictures, screen)

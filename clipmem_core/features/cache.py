@@ -7,13 +7,12 @@ whole.
   engine.json     what computes them, if that was measured: torch or ONNX Runtime
   .part/          while rows are computed; the next run adds the finished shards of a killed one
     inputs.parquet  key, length, truncated, and image and sha256, or text; one row group a shard
-    <n>/            error messages of the process of shard n
     <n>.npy         float16 [n_rows, dim], shard n
 """
 
 import hashlib
 import shutil
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +35,6 @@ _KEYS = pa.schema([(KEY, DIGEST), (TRUNCATED, pa.bool_())])
 
 ReportCount = Callable[[int, int], None]  # called with the numbers of finished and of all items
 ReportLine = Callable[[str], None]
-# Computes the named shards of a folder in other processes; yields while they run.
-ComputeShards = Callable[[Path, Sequence[str]], Generator[Any, None, None]]
 
 
 def tower_key(facts: Mapping[str, Any]) -> str:
@@ -84,8 +81,8 @@ class FeatureStore:
         with reading(self.features_file, repair=repair):
             return read_vectors(self.features_file)
 
-    def begin(self, kind: str, inputs: pa.Table) -> list[str]:
-        """Write the inputs to compute, and return the names of their shards.
+    def begin(self, kind: str, inputs: pa.Table) -> None:
+        """Write the inputs to compute, in shards.
 
         Args:
             kind: image or text.
@@ -94,27 +91,22 @@ class FeatureStore:
         self.part.mkdir()
         with replacing(self.inputs_file) as temporary:
             pq.write_table(inputs, temporary, row_group_size=SHARD[kind])
-        return [str(shard) for shard in range(-(-len(inputs) // SHARD[kind]))]
 
-    def finished_shards(self) -> int:
-        """Return the number of shards that are computed."""
-        return len(list(self.part.glob("[0-9]*.npy")))
-
-    def missing_shards(self, names: Sequence[str]) -> Iterator[tuple[Path, dict[str, list[Any]]]]:
-        """Yield the file and the input columns of each named shard that is missing."""
+    def missing_shards(self) -> Iterator[tuple[Path, dict[str, list[Any]]]]:
+        """Yield the file and the input columns of each shard that is missing."""
         with pq.ParquetFile(self.inputs_file) as file:
             columns = [name for name in file.schema_arrow.names if name not in (KEY, TRUNCATED)]
-            for name in names:
-                path = self.part / f"{name}.npy"
+            for shard in range(file.num_row_groups):
+                path = self.part / f"{shard}.npy"
                 if not path.is_file():
-                    yield path, file.read_row_group(int(name), columns=columns).to_pydict()
+                    yield path, file.read_row_group(shard, columns=columns).to_pydict()
 
     def add_shards(self) -> None:
         """Add the rows of the finished shards to the index, and delete the shards."""
         keys = [self.keys()]
         n_stored = len(keys[0])
         shards = list[tuple[Path, np.ndarray]]()
-        if self.finished_shards():
+        if self.inputs_file.is_file():
             with pq.ParquetFile(self.inputs_file) as file:
                 for shard in range(file.num_row_groups):
                     path = self.part / f"{shard}.npy"

@@ -5,7 +5,6 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.dataset.readers.remote import reason_of
 from clipmem_core.embeddings import Vectors
 from clipmem_core.features import cache
-from clipmem_core.features.cache import ComputeShards, FeatureStore, ReportCount, ReportLine
+from clipmem_core.features.cache import FeatureStore, ReportCount, ReportLine
 from clipmem_core.features.towers import Opened, Tower
 from clipmem_core.io import (
     InputError,
@@ -69,14 +68,12 @@ class FeatureExtractor:
     Attributes:
         tower: the locked tower.
         root: the folder of the pictures.
-        compute: computes shards in other processes; None for this one.
         progress: called with the numbers of finished and of all inputs.
         say: called with a line about the engine.
     """
 
     tower: Tower
     root: Path = Path()
-    compute: ComputeShards | None = None
     progress: ReportCount = lambda done, total: None
     say: ReportLine = lambda line: None
 
@@ -114,11 +111,6 @@ class FeatureExtractor:
             truncated[missing] = lengths > self.tower.context
         return truncated
 
-    def run_shards(self, names: Sequence[str]) -> None:
-        """Compute named shards of the cache in this process."""
-        for _ in self._compute_shards(self.tower.opened.embed, names, torch.get_num_threads()):
-            pass
-
     def _features(self, inputs: Mapping[str, Sequence[Any]], keys: pa.Array) -> Vectors:
         """Return the features of inputs (image and sha256, or text), and compute missing ones."""
         if not len(keys):
@@ -155,40 +147,28 @@ class FeatureExtractor:
         return pa.table(facts | texts).take(pa.array(np.argsort(lengths, kind="stable")))
 
     def _compute(self, table: pa.Table) -> None:
-        """Compute the features of a table's inputs in shards, here or in other processes."""
+        """Compute the features of a table's inputs in shards, which a killed run leaves whole."""
         tower = self.tower
         store = self.store
         total = len(table)
-        shards = store.begin(tower.kind, table)
+        store.begin(tower.kind, table)
         self.progress(0, total)
-        if self.compute is not None:
-            with closing(self.compute(store.part, shards)) as running:
-                for _ in running:
-                    done = store.finished_shards() * cache.SHARD[tower.kind]
-                    self.progress(min(done, total), total)
-            self.progress(total, total)
-            return
         embed = tower.opened.embed
         if total >= COMPILED_FROM * batch_size(tower):
             first = table.slice(0, batch_size(tower)).to_pydict()
             sample = self._load(first, np.arange(len(first[cache.LENGTH])))
             embed = faster_engine(tower.opened, sample, store.folder, self.say)
         done = 0
-        for count in self._compute_shards(embed, shards, cores()):
-            done += count
-            self.progress(done, total)
-
-    def _compute_shards(self, embed: Embed, names: Sequence[str], workers: int) -> Iterator[int]:
-        """Compute and write shards; yield how many inputs each batch has."""
-        for path, inputs in self.store.missing_shards(names):
-            features = np.empty((len(inputs[cache.LENGTH]), self.tower.dim), np.float16)
-            for batch, values in self._embed(embed, inputs, workers):
+        for path, inputs in store.missing_shards():
+            features = np.empty((len(inputs[cache.LENGTH]), tower.dim), np.float16)
+            for batch, values in self._embed(embed, inputs):
                 features[batch] = values
-                yield len(batch)
+                done += len(batch)
+                self.progress(done, total)
             save_array(features, path)
 
     def _embed(
-        self, embed: Embed, inputs: dict[str, list[Any]], workers: int
+        self, embed: Embed, inputs: dict[str, list[Any]]
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the rows of a batch and their features, float16 [n, dim].
 
@@ -205,7 +185,7 @@ class FeatureExtractor:
 
         try:
             with ThreadPoolExecutor(
-                workers, initializer=torch.set_num_threads, initargs=(1,)
+                cores(), initializer=torch.set_num_threads, initargs=(1,)
             ) as pool:
                 for batch, features in zip(batches, pool.map(compute, batches), strict=True):
                     unusable = np.flatnonzero(~np.isfinite(features).all(axis=1))

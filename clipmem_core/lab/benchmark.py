@@ -179,7 +179,7 @@ def _run_pending(
     """Run injections as tasks of an executor."""
     config = benchmark.record.config
     ensure_pixels(benchmark, screen)
-    ensure_features(benchmark, screen, executor)
+    ensure_features(benchmark, screen)
     screen.say(f"{len(pending)} injections of {config.members} members to run")
     tasks = []
     for injection in pending:

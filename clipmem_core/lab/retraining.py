@@ -196,7 +196,7 @@ def run_settings(
     ]
     if missing:
         ensure_pixels(audit, screen)
-        ensure_features(audit, screen, executor)
+        ensure_features(audit, screen)
         at_once = side_by_side(config)
         blocks = min(len(missing), at_once) if shares_process(config) else len(missing)
         tasks = []

@@ -54,8 +54,8 @@ def process_of(function: str) -> psutil.Process:
 
 
 def lose_twice(machines: Any, data: Path) -> None:
-    """Kill the worker of a shard of features, and the machine of a member that is being trained."""
-    process_of("run_shards").kill()
+    """Kill the worker of features, and the machine of a member that is being trained."""
+    process_of("compute_kind").kill()
     parents = {process.pid for process in process_of("train_first_round").parents()}
     logs = (data / "audits" / "a" / "members").glob
     until(lambda: any(log.read_text() for log in logs("*/log.jsonl")), seconds=600)

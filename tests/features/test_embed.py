@@ -1,9 +1,8 @@
-"""Pictures and captions through a locked tower: each different one once, here or in shards,
-whatever stops the work."""
+"""Pictures and captions through a locked tower: each different one once, whatever stops it."""
 
 import hashlib
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -181,39 +180,18 @@ def test_a_picture_that_has_changed_is_named(tmp_path: Path, fault: str) -> None
         images_by(Seen(), tmp_path).images(pairs)
 
 
-def shards_of(tower: Tower, root: Path, *, stop: bool = False) -> cache.ComputeShards:
-    """Return a function that computes shards in this process, odd ones last."""
-
-    def compute(part: Path, names: Sequence[str]) -> Generator[Any, None, None]:
-        for name in sorted(names, key=lambda name: (int(name) % 2, name)):
-            if stop:
-                raise KeyboardInterrupt
-            FeatureExtractor(tower, root).run_shards([name])
-            yield None
-
-    return compute
-
-
-def test_shards_give_what_one_process_gives(tmp_path: Path) -> None:
-    image = images_by(Seen(), tmp_path).tower
-    extractor = FeatureExtractor(image, tmp_path, shards_of(image, tmp_path))
-    sharded = extractor.images(a_set(tmp_path, COLOURS))
-    np.testing.assert_array_equal(sharded[:], [[*colour, *colour] for colour in COLOURS])
-    assert not list(tmp_path.rglob(".part"))
-
-
-def test_shards_continue_where_they_were_stopped(tmp_path: Path) -> None:
+def test_shards_of_a_stopped_run_are_kept(tmp_path: Path) -> None:
     seen = Seen()
     tower = texts_by(seen).tower
+
+    def stop_in_second(done: int, total: int) -> None:
+        if done > 128:
+            raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
-        FeatureExtractor(tower, compute=shards_of(tower, tmp_path, stop=True)).captions(TEXTS)
-    FeatureExtractor(tower).run_shards(["1"])  # by a process that outlived its caller
-    progress = list[tuple[int, int]]()
-    features = FeatureExtractor(
-        tower,
-        compute=shards_of(tower, tmp_path),
-        progress=lambda done, total: progress.append((done, total)),
-    ).captions(TEXTS)
+        FeatureExtractor(tower, progress=stop_in_second).captions(TEXTS)
+    computed = sum(seen.inputs)
+    features = FeatureExtractor(tower).captions(TEXTS)
     np.testing.assert_array_equal(features[:], expected(TEXTS))
-    assert progress[:2] == [(0, 128), (128, 128)]
-    assert sum(seen.inputs) == 240
+    assert sum(seen.inputs) - computed == 240 - 128
+    assert not list(tmp_path.rglob(".part"))
