@@ -176,7 +176,7 @@ def _mitigate(
     """Train an audit's members again with mitigations, and compare memorization and utility."""
     from clipmem_core.lab import mitigated, setting
     from clipmem_core.lab.results import show_differences
-    from clipmem_core.review.decisions import decided_for
+    from clipmem_core.review.decisions import open_review
 
     audit = open_audit(name)
     if removal:
@@ -189,7 +189,7 @@ def _mitigate(
         raise InputError(
             f"--members must be an even number, not {members}: members are compared two by two"
         )
-    decided = decided_for(audit) if decisions else setting.Decided()
+    decided = open_review(audit).changes() if decisions else setting.Decided()
     begun = mitigated.begin(audit, setting.Setting(overrides, decided))
     if begun.name == setting.BASELINE:
         raise InputError("no mitigation is set: add one, such as --text-noise 0.15")

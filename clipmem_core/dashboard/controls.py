@@ -34,7 +34,7 @@ from clipmem_core.lab.setting import (
     without_idle,
 )
 from clipmem_core.mitigations import ADAPTIVE, EARLY_GROUP
-from clipmem_core.review.decisions import decided_for
+from clipmem_core.review.decisions import open_review
 from clipmem_core.review.queries import cached
 
 _CAPTIONS = "train_captions"
@@ -87,7 +87,7 @@ def draw_setting(audit: Audit, finished: Mapping[str, str]) -> Setting:
         choose_listed("Settings", names, parameter="setting", clears=["page"], draw=st.radio)
     decided = Decided()
     with explained_errors("Decisions", ends=False):
-        decided = decided_for(audit)
+        decided = open_review(audit).changes()
     obstacles, captions = _facts(audit)
     if not decided:
         obstacles = obstacles | {DECISIONS: "you have not removed or changed any pair yet"}

@@ -8,7 +8,7 @@ screen: in an audit with other captions, for example injected errors, the pair i
 import json
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from sqlite3 import Connection
 from typing import NamedTuple
@@ -149,7 +149,7 @@ class Review:
     """
 
     path: Path
-    pairs: Path | pa.Table | None = None
+    pairs: Path | pa.Table
 
     def decide(
         self,
@@ -210,6 +210,17 @@ class Review:
         with open_to_read(self.path) as log:
             return self.decisions_in(log, None if pair_ids is None else self.with_keys(pair_ids))
 
+    def changes(self) -> Decided:
+        """Return the pairs to be removed, and the new captions of others."""
+        decisions = self.decisions().values()
+        removed = frozenset(each.pair_id for each in decisions if each.decision == REMOVE)
+        recaptioned = {
+            each.pair_id: each.captions
+            for each in decisions
+            if each.captions and each.pair_id not in removed
+        }
+        return Decided(removed, recaptioned)
+
     def table(self) -> pd.DataFrame:
         """Return the pairs with a decision, new captions or a note, the newest first.
 
@@ -250,11 +261,6 @@ class Review:
         ids = dict.fromkeys(pair_ids, 0)
         return ids | fetch_by_id(self.pairs, CAPTION_KEY, ids)
 
-    def counts(self) -> dict[str, int]:
-        """Return the number of pairs of each decision, in the order of `CHOICES`."""
-        made = [each.decision for each in self.decisions().values()]
-        return {choice: made.count(choice) for choice in CHOICES}
-
     def history(self, *, page: int, size: int) -> pd.DataFrame:
         """Return a page of the events, the newest first; `undoes`: the event an undo reverts,
         `undone`: reverted."""
@@ -283,10 +289,11 @@ class Review:
 
 def open_review(audit: Audit) -> Review:
     """Return the decisions on the data set of an audit."""
-    return _review_of(audit.record.dataset_fingerprint, audit.folder / PAIRS)
+    return review_of(audit.record.dataset_fingerprint, audit.folder / PAIRS)
 
 
-def _review_of(dataset_fingerprint: str, pairs: Path | pa.Table | None) -> Review:
+def review_of(dataset_fingerprint: str, pairs: Path | pa.Table) -> Review:
+    """Return the decisions on a data set."""
     return Review(data_folder() / "review" / f"{check_name(dataset_fingerprint)}.sqlite", pairs)
 
 
@@ -316,7 +323,6 @@ def captions_to_store(decision: str | None, captions: Sequence[str]) -> str:
 class Codes:
     """The decision on each pair of an audit, up to an entry of a log; read-only."""
 
-    log: tuple[str, int]  # path and inode
     entry: int
     codes: np.ndarray  # int8 [n_pairs], values of `CODES`
     neutral: np.ndarray  # bool [n_pairs], the decision does not say whether the captions are right
@@ -327,8 +333,8 @@ _codes_lock = threading.Lock()
 
 
 @cached(4, SCORES, PAIRS)
-def _latest_codes(audit: Audit) -> dict[tuple[str, int], Codes]:
-    """Return the cache of an audit's latest codes, by log."""
+def _latest_codes(audit: Audit) -> dict[int, Codes]:
+    """Return the cache of an audit's latest codes, by the inode of their log."""
     return {}
 
 
@@ -338,13 +344,13 @@ def decided(audit: Audit) -> Codes:
     review = open_review(audit)
     with _codes_lock:
         latest = _latest_codes(audit)
-        log = str(review.path), review.path.stat().st_ino if review.path.exists() else 0
+        log = review.path.stat().st_ino if review.path.exists() else 0
         position = review.position()
         codes = latest.get(log)
         if codes is None or position < codes.entry:  # the log was replaced
             count = count_pairs_of(audit)
             kinds = (np.int8, bool, np.int64)
-            codes = Codes(log, 0, *(np.zeros(count, kind) for kind in kinds))
+            codes = Codes(0, *(np.zeros(count, kind) for kind in kinds))
         if position > codes.entry:
             codes = _apply_entries(audit, codes, review.entries_after(codes.entry))
         latest[log] = codes
@@ -374,34 +380,16 @@ def _apply_entries(audit: Audit, before: Codes, entries: list[Entry]) -> Codes:
     codes = before.codes.copy()
     neutral = before.neutral.copy()
     first = before.first.copy()
-    codes[changed["row"]] = changed["code"]
-    neutral[changed["row"]] = changed["neutral"]
-    first[changed["row"]] = np.where(
-        first[changed["row"]] == 0, changed["first"], first[changed["row"]]
-    )
-    return replace(before, entry=entries[-1][2], codes=codes, neutral=neutral, first=first)
-
-
-def decided_of(dataset_fingerprint: str, pairs: Path | pa.Table | None = None) -> Decided:
-    """Return the pairs of a data set to be removed, and the new captions of others."""
-    removed = set()
-    recaptioned = {}
-    for pair_id, made in _review_of(dataset_fingerprint, pairs).decisions().items():
-        if made.decision == REMOVE:
-            removed.add(pair_id)
-        elif made.captions:
-            recaptioned[pair_id] = made.captions
-    return Decided(frozenset(removed), recaptioned)
-
-
-def decided_for(audit: Audit) -> Decided:
-    """Return the decisions on the pairs of an audit."""
-    return decided_of(audit.record.dataset_fingerprint, audit.folder / PAIRS)
+    rows = changed["row"]
+    codes[rows] = changed["code"]
+    neutral[rows] = changed["neutral"]
+    first[rows] = np.where(first[rows] == 0, changed["first"], first[rows])
+    return Codes(entries[-1][2], codes, neutral, first)
 
 
 def count_changed(audit: Audit) -> tuple[int, int]:
     """Return how many pairs of an audit are removed, and how many others have new captions."""
-    made = decided_for(audit)
+    made = open_review(audit).changes()
     path = audit.folder / PAIRS
     removed, captioned = (
         fetch_pairs(path, [ROW], ids).num_rows for ids in (made.removed, made.recaptioned)

@@ -145,12 +145,8 @@ def fetch_pairs(
     return fetch(source, query, requested=requested)
 
 
-def fetch_by_id(
-    source: Path | pa.Table | None, value: str, pair_ids: Iterable[str]
-) -> dict[str, Any]:
+def fetch_by_id(source: Path | pa.Table, value: str, pair_ids: Iterable[str]) -> dict[str, Any]:
     """Return a value, as SQL, of those of some pairs that a file or table has."""
-    if source is None:
-        return {}
     found = fetch_pairs(source, [f"{value} AS value"], pair_ids)
     return dict(zip(*found.to_pydict().values(), strict=True))
 
