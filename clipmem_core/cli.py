@@ -303,12 +303,12 @@ def _reaudit(
 ) -> None:
     """Audit an audit's cleaned data set with the same members, and compare retrieval and
     memorization."""
-    from clipmem_core.export.reaudit import comparison_lines, read_comparison, reaudit
+    from clipmem_core.export.reaudit import comparison_lines, reaudit
 
     first = open_audit(audit)
     with _screen(first.record.config.batch_size) as screen:
         second = reaudit(first, name or f"{first.name}-again", screen)
-    print(*comparison_lines(read_comparison(second)[0]), sep="\n")
+    print(*comparison_lines(second), sep="\n")
 
 
 def _judge(

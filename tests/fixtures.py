@@ -30,6 +30,7 @@ from clipmem_core.embeddings import write_vectors
 from clipmem_core.lab.baselines import DETECTORS
 from clipmem_core.lab.benchmark_results import Benchmark, Injection
 from clipmem_core.review.decisions import CHOICES, Review
+from clipmem_core.scores.attacks import ATTACK_COLUMNS, BAVARIA
 from clipmem_core.scores.membership import Membership
 from clipmem_core.scores.metrics import METRICS, detection_table, numbers_reviewed
 from clipmem_core.scores.registry import SCORE_COLUMNS
@@ -308,8 +309,11 @@ def made_verdict(
             {"size": 0.2, "share": 0.6, "low": 0.5, "high": 0.7},
             {"size": 0.4, "share": 0.12, "low": 0.08, "high": 0.16},
         ],
-        "attacks": [],
-        "encoders": {"image": 0.29, "text": 0.014, "fit": 0.88},
+        "attacks": [
+            dict.fromkeys(ATTACK_COLUMNS)
+            | {"attack": BAVARIA, "measure": "auroc", "targets": 0, "missing": "too few members"}
+        ],
+        "encoders": {"image": 0.29, "text": 0.014, "fit": 0.88, "missing": None},
         "held_out_pairs": int((scores["group"] == "held-out").sum()),
         "held_out_sd": float(scores["clipmem"][scores["group"] == "held-out"].std()),
     }

@@ -49,7 +49,7 @@ CHOICES = (KEEP, REMOVE, RECAPTION)
 SEVERAL = "several"  # of an event, whose pairs have different decisions
 FOR_OTHER = "for_other_captions"
 _TABLE_COLUMNS = [PAIR_ID, "decision", CAPTIONS, "note", "time", "audit", FOR_OTHER]
-_HISTORY_COLUMNS = ["event", "time", "audit", "kind", "decision", "pairs", "first_pair_id", "note"]
+_HISTORY_COLUMNS = ["event", "time", "audit", "decision", "pairs", "first_pair_id", "note"]
 UNDECIDED_CODE = 0
 CODES = {None: UNDECIDED_CODE, KEEP: 1, REMOVE: 2, RECAPTION: 3}
 # pair_id, decision, number, event, caption key and neutral of an entry of the log
@@ -71,8 +71,7 @@ _DECISIONS = """
     WHERE entry.id IN ({}) ORDER BY entry.id DESC
 """
 _HISTORY = """
-    SELECT event.id, time, audit, CASE WHEN undoes IS NULL THEN 'decide' ELSE 'undo' END,
-        decision, pairs, pair_id, event.note, undoes
+    SELECT event.id, time, audit, decision, pairs, pair_id, event.note, undoes
     FROM event LEFT JOIN entry ON entry.id = first_entry ORDER BY event.id DESC LIMIT ? OFFSET ?
 """
 _ENTRIES = """
@@ -181,7 +180,7 @@ class Review:
         with open_to_write(self.path) as log:
             current = self.decisions_in(log, keys)
             for pair_id, (decision, captions, note, entry, neutral) in choices.items():
-                if entry in (None, current.get(pair_id, Decision(pair_id)).entry):
+                if entry in (None, current[pair_id].entry):
                     texts = captions_to_store(decision, captions)
                     own[pair_id] = Own(decision, texts, note, neutral)
             skipped = len(choices) - len(own)
@@ -200,13 +199,13 @@ class Review:
             outcome = Outcome(*add_undo(log, event))
             return None if not outcome.event and event in undone_events(log) else outcome
 
-    def current(self, pair_id: str) -> Decision | None:
-        """Return the current decision on a pair, None if the log does not have the pair."""
-        return self.decisions([pair_id]).get(pair_id)
+    def current(self, pair_id: str) -> Decision:
+        """Return the current decision on a pair."""
+        return self.decisions([pair_id])[pair_id]
 
     def decisions(self, pair_ids: Iterable[str] | None = None) -> dict[str, Decision]:
-        """Return the current decisions on those of some pairs that the log has, or on all pairs,
-        the newest first."""
+        """Return the current decisions on some pairs, or on all pairs of the log, the newest
+        first."""
         with open_to_read(self.path) as log:
             return self.decisions_in(log, None if pair_ids is None else self.with_keys(pair_ids))
 
@@ -232,8 +231,8 @@ class Review:
         return table.assign(**{CAPTIONS: table[CAPTIONS].map(list)})
 
     def decisions_in(self, log: Connection, keys: Mapping[str, int] | None) -> dict[str, Decision]:
-        """Return the current decisions on pairs with these caption keys or all pairs, the newest
-        first."""
+        """Return the current decisions on pairs with these caption keys, or on all pairs of the
+        log, the newest first."""
         entries = "SELECT entry FROM standing"
         values = []
         if keys is not None:
@@ -254,7 +253,7 @@ class Review:
                 current[pair_id] = shown._replace(
                     for_other_captions=made.decision, time=made.time, audit=made.audit
                 )
-        return {pair_id: current[pair_id] for pair_id, *_ in rows}
+        return {pair_id: current.get(pair_id, Decision(pair_id)) for pair_id in keys}
 
     def with_keys(self, pair_ids: Iterable[str]) -> dict[str, int]:
         """Return the caption keys of some pairs, 0 for a pair that is not in `pairs`."""
@@ -265,7 +264,7 @@ class Review:
         """Return a page of the events, the newest first; `undoes`: the event an undo reverts,
         `undone`: reverted."""
         with open_to_read(self.path) as log:
-            rows = log.execute(_HISTORY, (int(size), (int(page) - 1) * int(size))).fetchall()
+            rows = log.execute(_HISTORY, (size, (page - 1) * size)).fetchall()
             undone = undone_events(log)
         table = pd.DataFrame(rows, columns=[*_HISTORY_COLUMNS, "undoes"], dtype=object)
         table["undone"] = table["event"].isin(undone)
@@ -387,11 +386,8 @@ def _apply_entries(audit: Audit, before: Codes, entries: list[Entry]) -> Codes:
     return Codes(entries[-1][2], codes, neutral, first)
 
 
-def count_changed(audit: Audit) -> tuple[int, int]:
-    """Return how many pairs of an audit are removed, and how many others have new captions."""
+def count_changed(audit: Audit) -> int:
+    """Return how many pairs of an audit are removed or have new captions."""
     made = open_review(audit).changes()
-    path = audit.folder / PAIRS
-    removed, captioned = (
-        fetch_pairs(path, [ROW], ids).num_rows for ids in (made.removed, made.recaptioned)
-    )
-    return removed, captioned
+    ids = [*made.removed, *made.recaptioned]
+    return fetch_pairs(audit.folder / PAIRS, [ROW], ids).num_rows

@@ -111,14 +111,13 @@ def _database() -> duckdb.DuckDBPyConnection:
     )
 
 
-def fetch_all(audit: Audit, scores: Sequence[str], pairs: Sequence[str] = ()) -> pd.DataFrame:
+def fetch_all(audit: Audit, scores: Sequence[str], pairs: Sequence[str]) -> pd.DataFrame:
     """Return columns of scores.parquet and of pairs.parquet side by side, one row a pair."""
     tables = [
         fetch(
             audit.folder / name, f"SELECT {', '.join(columns)} FROM parquet ORDER BY {ROW}"
         ).to_pandas()
         for name, columns in ((SCORES, scores), (PAIRS, pairs))
-        if columns
     ]
     return pd.concat(tables, axis=1)
 

@@ -45,7 +45,7 @@ def test_two_clicks_remove_a_page_a_key_takes_it_back_and_shift_selects_a_range(
     page.get_by_role("button", name="Remove").click()
     page.locator(".badge.remove").nth(11).wait_for()
     page.wait_for_function(STORED)
-    assert {each for each in ids if review.current(each).decision == "remove"} == set(ids)  # type: ignore[union-attr]
+    assert {each for each in ids if review.current(each).decision == "remove"} == set(ids)
     assert review.history(page=1, size=9)["pairs"].tolist() == [12]
     page.get_by_text("12 of 220 decided").wait_for()
     page.keyboard.press("u")
@@ -82,7 +82,7 @@ def test_at_five_keys_a_second_each_is_stored_once_on_the_marked_pair_and_others
     pairs = Audit(data / "audits" / TRAINED).pairs.set_index("pair_id")
     before = pairs["captions"][ids[1]].tolist()
     before.remove(first)
-    assert list(review.current(ids[1]).captions) == before  # type: ignore[union-attr]
+    assert list(review.current(ids[1]).captions) == before
     page.keyboard.press("Shift+X")
     page.locator(".card").nth(10).locator(".badge.remove").wait_for()
     review.decide(ids[11:], "remove", audit="of somebody else")

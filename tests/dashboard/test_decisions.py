@@ -118,7 +118,7 @@ def test_the_history_undoes_an_event_and_redoes_it_unless_there_is_a_newer_decis
     assert "undo of 3" in " ".join(texts(app))
     app = press_key(app, "undo-5")
     assert decision_counts(review)["remove"] == 3
-    assert "Redone: remove, 3 pairs." in toasts(app)
+    assert "Undone: remove, 3 pairs." in toasts(app)
     app = open_view("history")
     review.decide(audit.pairs["pair_id"][3:6], "keep")
     assert "newer decision" in toasts(press_key(app, "undo-6"))
@@ -135,7 +135,7 @@ def test_one_near_duplicate_is_kept_and_the_others_removed_or_all_are_kept(audit
 
     def decided() -> list[str | None]:
         rows = review.decisions(ids)
-        return [rows[pair_id].decision if pair_id in rows else None for pair_id in ids]
+        return [rows[pair_id].decision for pair_id in ids]
 
     app = press_key(open_view("checks"), "keep-one-7")
     assert decided() == ["remove", "keep", "remove"]
@@ -200,14 +200,14 @@ def edited(audit: Audit) -> Audit:
 @pytest.mark.usefixtures("edited")
 @pytest.mark.parametrize(
     ("format", "suffix"),
-    [(name, about.suffixes[-1]) for name, about in FORMATS.items()],
+    [(name, about.suffixes[0]) for name, about in FORMATS.items()],
 )
 def test_every_export_is_a_job_with_the_command_that_is_shown(
     data: Path, monkeypatch: pytest.MonkeyPatch, format: str, suffix: str
 ) -> None:
     started: list[JobRequest] = []
     monkeypatch.setattr(JobRequest, "start", lambda task: started.append(task))
-    app = press(open_view("export", format=format, file=suffix), "Export")
+    app = press(open_view("export", format=format), "Export")
     (task,) = started
     assert app.code[-1].value == task.command
     command = parse_command(task.arguments)
