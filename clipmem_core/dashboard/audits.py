@@ -305,9 +305,11 @@ def _draw_check(request: Request) -> None:
         if record.result is None:
             st.progress(0.0, text="Reading the data set")
         elif record.total:
-            count = f"{record.done:,} of {record.total:,}"
-            text = f"Opening pictures: {count}. You can start meanwhile."
-            st.progress(record.done / record.total, text=text)
+            st.progress(
+                record.done / record.total,
+                text=f"Opening pictures: {record.done:,} of {record.total:,}. "
+                "You can start meanwhile.",
+            )
 
 
 def _draw_counts(counts: dict[str, Any]) -> None:

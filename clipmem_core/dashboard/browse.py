@@ -316,7 +316,7 @@ def _draw_range(audit: Audit, selection: Selection, column: str) -> None:
         on_choose=choose_range,
         step=(highest - lowest) / _STEPS,
         format="%.3g",
-        help=BY_NAME[column].legend or BY_NAME[column].help or None,
+        help=BY_NAME[column].help or None,
     )
 
 

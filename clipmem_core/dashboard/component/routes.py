@@ -59,7 +59,7 @@ from clipmem_core.review.queries import (
     find_row,
 )
 from clipmem_core.review.rows import changed_rows, count_pairs, find_rows
-from clipmem_core.review.search import QUALITY, suggested_captions
+from clipmem_core.review.search import QUALITY, Suggested, suggested_captions
 from clipmem_core.review.selection import RANDOM, RANDOM_CHECK, Selection, from_parameters
 from clipmem_core.review.wrong_captions import NEXT, review_order, review_progress, wrong_lines
 from clipmem_core.scores.registry import words
@@ -266,12 +266,15 @@ def _picture(request: Request) -> Response:
 
 
 def _suggest(request: Request) -> Response:
-    """Answer with captions of other pairs that fit a row, and with the pair whose captions surely
-    fit it."""
+    """Answer with captions of other pairs that fit a row, none where the audit cannot suggest any,
+    and with the pair whose captions surely fit it."""
     audit, _ = _parse(request)
     row = _numbers(request, "row")[0]
-    with _one_search:
-        suggested = _suggestions(audit, row)
+    try:
+        with _one_search:
+            suggested = _suggestions(audit, row)
+    except InputError:
+        suggested = Suggested()
     return _json(asdict(suggested) | {"quality": QUALITY, "swap": find_swap(audit, row)})
 
 
