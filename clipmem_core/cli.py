@@ -166,7 +166,7 @@ def _mitigate(
     """Train an audit's members again with mitigations, and compare memorization and utility."""
     from clipmem_core.lab import mitigated, setting
     from clipmem_core.lab.results import show_differences
-    from clipmem_core.review.decisions import decided_for
+    from clipmem_core.review.decisions import open_review
 
     audit = open_audit(name)
     if removal:
@@ -179,7 +179,7 @@ def _mitigate(
         raise InputError(
             f"--members must be an even number, not {members}: members are compared two by two"
         )
-    decided = decided_for(audit) if decisions else setting.Decided()
+    decided = open_review(audit).changes() if decisions else setting.Decided()
     begun = mitigated.begin(audit, setting.Setting(overrides, decided))
     if begun.name == setting.BASELINE:
         raise InputError("no mitigation is set: add one, such as --text-noise 0.15")
@@ -293,12 +293,12 @@ def _reaudit(
 ) -> None:
     """Audit an audit's cleaned data set with the same members, and compare retrieval and
     memorization."""
-    from clipmem_core.export.reaudit import comparison_lines, read_comparison, reaudit
+    from clipmem_core.export.reaudit import comparison_lines, reaudit
 
     first = open_audit(audit)
     with _screen(first.record.config.batch_size) as screen:
         second = reaudit(first, name or f"{first.name}-again", screen)
-    print(*comparison_lines(read_comparison(second)[0]), sep="\n")
+    print(*comparison_lines(second), sep="\n")
 
 
 def _judge(

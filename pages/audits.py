@@ -1,25 +1,15 @@
 """All audits: start one, follow its progress, open or delete it."""
 
-import streamlit as st
-
 from clipmem_core.audit.status import list_states
 from clipmem_core.dashboard.audits import draw_check, draw_list, draw_request
 from clipmem_core.dashboard.page import (
     choose_segment,
     open_bare_page,
     read_choice,
-    store_choice,
 )
 
 VIEWS = {"list": "All audits", "start": "Start an audit"}
 VIEW = "view"  # in the address
-
-
-def show_started(name: str) -> None:
-    """Show the audit that was just started."""
-    store_choice(name)
-    st.query_params.from_dict({VIEW: "list", "audit": name})
-    st.rerun()
 
 
 with open_bare_page("Audits"):
@@ -29,6 +19,6 @@ with open_bare_page("Audits"):
     # nothing.
     choose_segment("View", VIEWS, parameter=VIEW, key=f"{VIEW}-{view}", default=usual, hidden=True)
     if view == "start":
-        draw_check(draw_request(), started=show_started)
+        draw_check(draw_request())
     else:
         draw_list()

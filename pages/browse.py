@@ -8,7 +8,7 @@ from clipmem_core.review.encoding import features_of_text, prepare
 
 follow_destination()  # before anything is drawn
 with open_page("Browse") as audit:
-    selection = b.read_filters(audit)
+    selection = b.read_filters()
     b.draw_filters(audit, selection)
     b.draw_conditions(selection)
     b.draw_gallery(audit, selection)

@@ -11,7 +11,7 @@ from clipmem_core.dashboard.page import open_page
 from clipmem_core.dashboard.plain import in_a_row
 
 with open_page("Pair") as audit:
-    selection = read_filters(audit)
+    selection = read_filters()
     card = p.find_pair(audit, selection)
     with in_a_row():
         p.draw_way_back(audit, selection)

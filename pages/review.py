@@ -10,17 +10,17 @@ from clipmem_core.columns import REVIEW_PLACE, SUSPICION
 from clipmem_core.dashboard.browse import conditions, read_filters
 from clipmem_core.dashboard.component.pairs import REVIEW_KEYS, draw_key_list, draw_single
 from clipmem_core.dashboard.page import draw_link, link, open_page
-from clipmem_core.dashboard.plain import in_a_row, read_verdict, show_text
+from clipmem_core.dashboard.plain import in_a_row, show_text
 from clipmem_core.review.rows import count_pairs
 from clipmem_core.review.selection import RANDOM, RANDOM_CHECK, UNDECIDED, Selection
 from clipmem_core.review.wrong_captions import NEXT
 
 with open_page("Review") as audit:
-    selection = read_filters(audit, suspicious=REVIEW_PLACE)
+    selection = read_filters(REVIEW_PLACE)
     listed = replace(selection, decision="") if selection.decision == UNDECIDED else selection
     if count_pairs(audit, listed):
         queue_order = SUSPICION if listed.order == REVIEW_PLACE else listed.order
-        queue = queues(read_verdict(audit)).get(queue_order)
+        queue = queues(audit.verdict).get(queue_order)
         title = "random check" if listed == RANDOM_CHECK else queue.name if queue else ""
         ways = [("Review next", "review", REVIEW_PLACE)]
         if count_pairs(audit, RANDOM_CHECK) > NEXT:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -28,6 +29,8 @@ from clipmem_core.dataset.injected_errors import ERROR_KINDS
 from clipmem_core.embeddings import write_vectors
 from clipmem_core.lab.baselines import DETECTORS
 from clipmem_core.lab.benchmark_results import Benchmark, Injection
+from clipmem_core.review.decisions import CHOICES, Review
+from clipmem_core.scores.attacks import ATTACK_COLUMNS, BAVARIA
 from clipmem_core.scores.membership import Membership
 from clipmem_core.scores.metrics import METRICS, detection_table, numbers_reviewed
 from clipmem_core.scores.registry import SCORE_COLUMNS
@@ -56,7 +59,16 @@ MEMBERS = {
     "paper": ("f-0", "g-0", "f-1", "g-1", "f-2", "g-2"),
 }
 QUARANTINED = 120
+NO_PAIRS = pa.table(
+    {"pair_id": pa.array([], pa.string()), "captions": pa.array([], pa.list_(pa.string()))}
+)
 CENTRES = {"candidate": 0.3, "scored": 0.3, "independent": -0.3, "shared": -0.02, "held-out": -0.01}
+
+
+def decision_counts(review: Review) -> dict[str, int]:
+    """Return the number of pairs of each decision, in the order of `CHOICES`."""
+    made = [each.decision for each in review.decisions().values()]
+    return {choice: made.count(choice) for choice in CHOICES}
 
 
 def make_audit(
@@ -297,8 +309,11 @@ def made_verdict(
             {"size": 0.2, "share": 0.6, "low": 0.5, "high": 0.7},
             {"size": 0.4, "share": 0.12, "low": 0.08, "high": 0.16},
         ],
-        "attacks": [],
-        "encoders": {"image": 0.29, "text": 0.014, "fit": 0.88},
+        "attacks": [
+            dict.fromkeys(ATTACK_COLUMNS)
+            | {"attack": BAVARIA, "measure": "auroc", "targets": 0, "missing": "too few members"}
+        ],
+        "encoders": {"image": 0.29, "text": 0.014, "fit": 0.88, "missing": None},
         "held_out_pairs": int((scores["group"] == "held-out").sum()),
         "held_out_sd": float(scores["clipmem"][scores["group"] == "held-out"].std()),
     }

@@ -28,7 +28,7 @@ from clipmem_core.config import (
     ineffective_fields,
     preset_config,
 )
-from clipmem_core.dashboard.page import draw_link, draw_set, read_audit, store_choice
+from clipmem_core.dashboard.page import draw_link, draw_set, read_audit, store_choice, write_address
 from clipmem_core.dashboard.plain import (
     draw_fault,
     draw_table,
@@ -50,7 +50,6 @@ _MESSAGE = "audits-message"  # shown once, after the rerun that follows an actio
 _COLUMNS = {
     "pairs": st.column_config.NumberColumn(format="localized"),
     "begun": st.column_config.DatetimeColumn("started", format="YYYY-MM-DD HH:mm"),
-    "size": st.column_config.NumberColumn("size on disk", format="bytes"),
 }
 _MAIN = ("epochs", "batch_size", "captions", "inject_miscaptions", "drop_near_duplicates", "seed")
 # Fields that have another widget above the grids
@@ -116,12 +115,9 @@ def _draw_table(states: list[State]) -> State | None:
     selected = [names.index(name)] if name in names else []
     rows = []
     for state in states:
-        folder = state.audit.folder
-        begun = (folder / CONFIG).stat().st_mtime if state.audit.begun else None
-        rows.append(
-            state.row
-            | {"begun": begun and datetime.fromtimestamp(begun), "size": folder_bytes(folder)}
-        )
+        config = state.audit.folder / CONFIG
+        begun = config.stat().st_mtime if state.audit.begun else None
+        rows.append(state.row | {"begun": begun and datetime.fromtimestamp(begun)})
 
     def select() -> None:
         chosen = st.session_state[_TABLE].selection.rows
@@ -138,10 +134,7 @@ def _draw_table(states: list[State]) -> State | None:
         selection_mode="single-row",
         alt="All audits: name, state, data set, protocol, sizes",
     )
-    if not selected:
-        return None
-    store_choice(name)
-    return states[selected[0]]
+    return states[selected[0]] if selected else None
 
 
 def _draw_actions(state: State) -> None:
@@ -270,23 +263,24 @@ def is_taken(name: str) -> bool:
         )
 
 
-def draw_check(request: Request, *, started: Callable[[str], None]) -> None:
+def draw_check(request: Request) -> None:
     """Draw the button that checks a request, and the result of its check."""
     check = find_check(request)
     label = "Check again" if check else "Check"
     kind: Any = "secondary" if check else "primary"
-    pressed = st.button(label, type=kind, icon=":material/fact_check:")
-    if pressed and _allowed(request):
-        request.check.start()
-        st.rerun()
+    if st.button(label, type=kind, icon=":material/fact_check:"):
+        with explained_errors("This audit cannot start.", ends=False):
+            check_request(request)  # without reading the data set
+            request.check.start()
+            st.rerun()
     if check:
-        _draw_check(request, started)
+        _draw_check(request)
     else:
         st.caption("Reads the data set and opens its pictures.")
 
 
 @st.fragment(run_every=1)
-def _draw_check(request: Request, started: Callable[[str], None]) -> None:
+def _draw_check(request: Request) -> None:
     """Draw the progress and the result of a check, and the button that starts the audit."""
     check = find_check(request)
     if check is None:
@@ -299,21 +293,23 @@ def _draw_check(request: Request, started: Callable[[str], None]) -> None:
     if check.error:
         return
     with in_a_row():
-        start = record.result is not None and st.button(
+        if record.result is not None and st.button(
             "Start", type="primary", icon=":material/play_arrow:"
-        )
+        ):
+            audit_request(request.name, request.arguments).start()
+            write_address(view="list", audit=request.name)
+            st.rerun()
         if check.job.running and st.button("Stop the check", icon=":material/stop_circle:"):
             cancel(check.job)
     if check.job.running:
         if record.result is None:
             st.progress(0.0, text="Reading the data set")
         elif record.total:
-            count = f"{record.done:,} of {record.total:,}"
-            text = f"Opening pictures: {count}. You can start meanwhile."
-            st.progress(record.done / record.total, text=text)
-    if start:
-        audit_request(request.name, request.arguments).start()
-        started(request.name)
+            st.progress(
+                record.done / record.total,
+                text=f"Opening pictures: {record.done:,} of {record.total:,}. "
+                "You can start meanwhile.",
+            )
 
 
 def _draw_counts(counts: dict[str, Any]) -> None:
@@ -331,16 +327,6 @@ def _draw_counts(counts: dict[str, Any]) -> None:
         rows = pd.DataFrame(counts["rows_in_quarantine"], columns=["row", "reason"])
         with st.expander(f"The first {len(rows):,} rows that cannot be used"):
             draw_table(rows, alt="Rows that cannot be used, and why")
-
-
-def _allowed(request: Request) -> bool:
-    """Tell whether an audit may start, without reading the data set; draw why not."""
-    try:
-        check_request(request)
-    except InputError as error:
-        draw_fault("This audit cannot start.", error)
-        return False
-    return True
 
 
 def _draw_towers(defaults: AuditConfig) -> dict[str, Any]:

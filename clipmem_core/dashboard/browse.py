@@ -1,6 +1,7 @@
 """The page Browse: queues, search, filters, order and conditions, which read and write the address,
 and the pairs that fit."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -43,11 +44,8 @@ from clipmem_core.dashboard.plain import (
     in_a_row,
     pairs_in_words,
     read_uncertainty,
-    read_verdict,
-    show_text,
 )
 from clipmem_core.dataset.checks import CHECKS
-from clipmem_core.figures import BAR_COLOUR, OTHER
 from clipmem_core.review.batch import preview_replacement
 from clipmem_core.review.cards import BY_CAPTION, MARKS, cards
 from clipmem_core.review.decisions import CHOICES, open_review
@@ -56,7 +54,6 @@ from clipmem_core.review.rows import (
     find_rows,
     frequent_values,
     pair_ids,
-    score_counts,
     score_span,
 )
 from clipmem_core.review.selection import (
@@ -78,20 +75,8 @@ from clipmem_core.review.selection import (
 )
 from clipmem_core.scores.registry import BY_NAME, CARD_SCORES, FILTER_SCORES, words
 
-_SIDES = {CAPTION: "captions", PICTURE: "pictures"}
-_FIELDS = {
-    "group": "group",
-    "label": "label",
-    "injected": "injected error",
-    "decision": "decision",
-    "incident": "incident",
-    "words": "words",
-    "check": "check",
-}
-LAYOUTS = {
-    "": ":material/grid_view:",
-    TABLE: ":material/table_rows:",
-}
+_FIELDS = ("group", "label", "injected", "decision", "incident", "words", "check")
+LAYOUTS = {"": ":material/grid_view:", TABLE: ":material/table_rows:"}
 _DECISIONS = {"": "All decisions", UNDECIDED: UNDECIDED, DECIDED: DECIDED}
 _DECISIONS |= {name: BADGES[name][0] for name in CHOICES}
 _ANY = {"": "any"}
@@ -108,7 +93,6 @@ _SORTS = {  # (order, ascending) → name
 INJECTED = {ANY: "any injected error", NONE: "no injected error"}
 _MARKDOWN = str.maketrans({sign: f"\\{sign}" for sign in r"\`*_{}[]()#+-.!|$:~<>"})
 _STEPS = 200  # of a slider
-_BARS_HIGH = 28  # pixels of a histogram
 
 
 def changed(selection: Selection, **changes: Any) -> Selection:
@@ -122,16 +106,9 @@ def changed(selection: Selection, **changes: Any) -> Selection:
     return new
 
 
-def read_filters(audit: Audit, *, suspicious: str = c.SUSPICION) -> Selection:
-    """Return the selection of the address. Without an order it is `suspicious`, or clipmem in an
-    old audit.
-
-    `suspicious` is the page's order of suspicious pairs: `REVIEW_PLACE` is that with random spot
-    checks.
-    """
-    searched = peek_selection().searched
-    if "order" not in st.query_params and not searched and not score_span(audit, c.SUSPICION):
-        st.query_params["order"] = c.CLIPMEM
+def read_filters(suspicious: str = c.SUSPICION) -> Selection:
+    """Return the selection of the address; `suspicious` is the page's order of suspicious pairs,
+    and `REVIEW_PLACE` that with random spot checks."""
     selection = read_selection()
     by_suspicion = selection.order in (c.SUSPICION, c.REVIEW_PLACE)
     return replace(selection, order=suspicious) if by_suspicion else selection
@@ -140,14 +117,14 @@ def read_filters(audit: Audit, *, suspicious: str = c.SUSPICION) -> Selection:
 def conditions(selection: Selection) -> list[tuple[str, Selection]]:
     """Return every condition as text, with the selection without it."""
     chips = [
-        (f"{name}: {_NAMES.get(field, {}).get(value, value)}", changed(selection, **{field: ""}))
-        for field, name in _FIELDS.items()
+        (f"{field}: {_NAMES.get(field, {}).get(value, value)}", changed(selection, **{field: ""}))
+        for field in _FIELDS
         if (value := getattr(selection, field))
     ]
     for removed in selection.ranges:
         others = tuple(each for each in selection.ranges if each != removed)
         ends = [
-            "…" if end is None else f"{end:.4g}".replace("-", "−")
+            "…" if math.isinf(end) else f"{end:.4g}".replace("-", "−")
             for end in (removed.low, removed.high)
         ]
         text = f"{words(removed.column)} {' to '.join(ends)}"
@@ -156,7 +133,7 @@ def conditions(selection: Selection) -> list[tuple[str, Selection]]:
         axes = f"{words(outline.x)} and {words(outline.y)}"
         place = selection.map if outline.x == MAP_X else axes
         chips.append((f"outlined on the map of {place}", changed(selection, outline=None, map="")))
-    side = _SIDES[selection.by]
+    side = f"{selection.by}s"
     if selection.meaning:
         chips.append((f"{side} close to: {selection.meaning}", changed(selection, meaning="")))
     if selection.like:
@@ -190,7 +167,7 @@ def draw_filters(audit: Audit, selection: Selection) -> None:
 
 def _draw_order(audit: Audit, selection: Selection) -> None:
     """Draw the order in words; a table's heads sort by any score."""
-    lists = reversed(queues(read_verdict(audit)).items())
+    lists = reversed(queues(audit.verdict).items())
     sorts = {(order, False): f"{queue.name} first" for order, queue in lists} | _SORTS
     if selection.searched:
         sorts = {(MATCH, False): "Best match first"} | sorts
@@ -217,7 +194,7 @@ def _draw_order(audit: Audit, selection: Selection) -> None:
 
 
 def _draw_drawer(audit: Audit, selection: Selection) -> None:
-    """Draw every filter, each score with the distribution of its values, and the stored views."""
+    """Draw every filter, and the stored views."""
     draw_search(selection, "words", "Words in the caption", width="stretch")
     sides = {CAPTION: "captions: by meaning", PICTURE: "pictures: by members of this audit"}
     _choose(selection, "by", "Search among", sides)
@@ -310,50 +287,37 @@ def draw_conditions(selection: Selection) -> None:
 
 
 def _draw_range(audit: Audit, selection: Selection, column: str) -> None:
-    """Draw the distribution of a score, and two handles that select a range of it."""
+    """Draw two handles that select a range of a score."""
     span = score_span(audit, column)
     if span is None or not span[0] < span[1]:
         return
     current = next((each for each in selection.ranges if each.column == column), Range(column))
-    ends = [
-        default if end is None else end
-        for end, default in zip((current.low, current.high), span, strict=True)
-    ]
+    lowest, highest = span
+    ends = np.clip([current.low, current.high], lowest, highest).tolist()
 
     def choose_range(chosen: tuple[float, float]) -> None:
-        new = [None if end == default else end for end, default in zip(chosen, span, strict=True)]
-        selection = peek_selection()
-        others = [each for each in selection.ranges if each.column != column]
-        if new != [None, None]:
-            others.append(Range(column, *new))
-        write_selection(changed(selection, ranges=tuple(others)))
-
-    with st.container(gap=None):
-        st.caption(words(column), help=BY_NAME[column].legend or BY_NAME[column].help or None)
-        st.html(_bars(*score_counts(audit, column), *ends))
-        draw_set(
-            st.slider,
-            words(column),
-            *span,
-            key=f"range-{column}",
-            value=tuple(np.clip(ends, *span).tolist()),
-            on_choose=choose_range,
-            step=(span[1] - span[0]) / _STEPS,
-            format="%.3g",
-            label_visibility="collapsed",
+        low, high = chosen
+        new = Range(
+            column, -math.inf if low == lowest else low, math.inf if high == highest else high
         )
+        selection = peek_selection()
+        ranges = [each for each in selection.ranges if each.column != column]
+        if new != Range(column):
+            ranges.append(new)
+        write_selection(changed(selection, ranges=tuple(ranges)))
 
-
-def _bars(counts: np.ndarray, edges: np.ndarray, low: float, high: float) -> str:
-    """Return a histogram as HTML, the bars within a range in colour."""
-    heights = 100 * np.sqrt(counts / counts.max())  # a bar of few pairs stays visible
-    colours = np.where((edges[1:] >= low) & (edges[:-1] <= high), BAR_COLOUR, OTHER)
-    bars = [
-        f'<div style="flex:1;height:{height:.0f}%;background:{colour}"></div>'
-        for height, colour in zip(heights, colours, strict=True)
-    ]
-    style = f"display:flex;align-items:end;gap:1px;height:{_BARS_HIGH}px;margin-bottom:.6rem"
-    return f'<div style="{style}">{"".join(bars)}</div>'
+    draw_set(
+        st.slider,
+        words(column),
+        lowest,
+        highest,
+        key=f"range-{column}",
+        value=tuple(ends),
+        on_choose=choose_range,
+        step=(highest - lowest) / _STEPS,
+        format="%.3g",
+        help=BY_NAME[column].help or None,
+    )
 
 
 def _choose(selection: Selection, field: str, label: str, names: Mapping[str, str]) -> None:
@@ -395,13 +359,12 @@ LEGEND = {name: score.legend for name, score in CARD_SCORES.items()} | {
     MATCH: "cosine with the search."
 }
 MAX_TEXT = 500  # characters
-_ID_LIMIT = 80
 
 
 def draw_gallery(audit: Audit, selection: Selection) -> None:
     """Draw the current page of a selection."""
-    part = "This search" if selection.searched else "This audit"
-    with explained_errors(part), st.spinner("Searching…"):
+    part = "search" if selection.searched else "audit"
+    with explained_errors(f"This {part} cannot be shown."), st.spinner("Searching…"):
         count = count_pairs(audit, selection)
     if selection.meaning and selection.by == PICTURE:
         st.caption(PICTURES_BY_TEXT)
@@ -436,7 +399,7 @@ def draw_gallery(audit: Audit, selection: Selection) -> None:
 
 def _draw_legend(audit: Audit, selection: Selection, count: int) -> None:
     order = selection.order
-    queue = queues(read_verdict(audit)).get(order)
+    queue = queues(audit.verdict).get(order)
     sentences = [f"**{pairs_in_words(count)}.**"]
     if order != MATCH:
         unlisted = count_pairs(audit, replace(selection, order=c.CLIPMEM)) - count
@@ -454,19 +417,13 @@ def _draw_legend(audit: Audit, selection: Selection, count: int) -> None:
 
 
 def _draw_nothing(audit: Audit, selection: Selection) -> None:
-    """Draw that no pair is listed, and how many there are without each condition."""
+    """Draw why no pair is listed."""
     order = selection.order
     if order in BY_NAME and score_span(audit, order) is None:
         absent = BY_NAME[order].absent or "is missing in this audit: sort by another score."
         st.info(f"{words(order)} {absent}")
         return
     st.info("No pair fits all of these conditions.")
-    rests = [(f"without “{text}”", rest) for text, rest in conditions(selection)]
-    if order != MATCH:
-        rests.append(("sorted by memorization", replace(selection, order=c.CLIPMEM)))
-    for text, rest in rests:
-        if count := count_pairs(audit, rest):
-            show_text(f"{text}: {pairs_in_words(count)}", limit=_ID_LIMIT)
 
 
 @st.dialog("Find and replace in captions", width="large")
@@ -486,10 +443,10 @@ def _edit_dialog(audit: Audit, selection: Selection) -> None:
         return
     with st.spinner("Searching…"):
         changes = preview_replacement(audit, ids, find, replacement, match_case=match_case)
-    if changes.emptied:
-        st.caption(f"Unchanged, as they would be empty: {changes.emptied:,} captions.")
-    if changes.removed:
-        st.caption(f"Unchanged, as marked for removal: {pairs_in_words(changes.removed)}.")
+    st.caption(
+        f"Unchanged: {changes.emptied:,} captions that would be empty, and "
+        f"{pairs_in_words(changes.removed)} marked for removal."
+    )
     if changes.edits:
         table = pd.DataFrame(changes.captions, columns=["pair", "before", "after"])
         draw_table(table, alt="Captions before and after the change")
@@ -505,11 +462,8 @@ def _edit_dialog(audit: Audit, selection: Selection) -> None:
     ):
         with locked_session() as session:
             outcome = open_review(audit).decide_each(changes.edits, audit=audit.name)
-            sentence = f"Captions of {pairs_in_words(outcome.pairs)} changed."
-            if outcome.skipped:
-                sentence += f" {pairs_in_words(outcome.skipped)}, changed meanwhile, unchanged."
             if outcome.pairs:
-                session.saved(audit, sentence, outcome.event)
+                session.saved(audit, "Captions changed", outcome)
             else:
-                session.notice = Notice(sentence, good=False)
+                session.notice = Notice("Not changed: there are newer decisions.", good=False)
         st.rerun()

@@ -5,9 +5,11 @@ import html
 import io
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 from PIL import Image
 
@@ -20,7 +22,6 @@ from clipmem_core.dashboard.plain import (
     format_difference,
     format_score,
     in_a_row,
-    read_verdict,
     show_text,
 )
 from clipmem_core.io import shortage
@@ -37,8 +38,8 @@ from clipmem_core.review.cards import (
     percent,
     shown_score,
 )
-from clipmem_core.review.rows import top_rows
-from clipmem_core.review.selection import Selection
+from clipmem_core.review.rows import find_rows
+from clipmem_core.review.selection import UNDECIDED, Selection
 from clipmem_core.scores.registry import words
 
 # pixels: of a card, in review, at full size
@@ -74,7 +75,7 @@ _cached_jpeg = functools.lru_cache(maxsize=CACHED)(make_jpeg)
 
 
 @functools.cache
-def placeholder(side: int = SIDE) -> bytes:
+def placeholder(side: int) -> bytes:
     """Return a grey square."""
     side = min(side, LARGE_SIDE)
     file = io.BytesIO()
@@ -102,20 +103,14 @@ def draw_cells(
 
 
 def draw_change_cards(
-    one: Audit,
-    other: Audit,
-    column: str,
-    changes: Sequence[Mapping[Any, Any]],
-    *,
-    key: str,
-    links: Mapping[str, Audit],
+    one: Audit, other: Audit, column: str, changes: pd.DataFrame, *, key: str
 ) -> None:
-    """Draw a card for each change; `links` are the audits that the pair can be opened in, by
-    label."""
-    others = cards(other, [change["row_other"] for change in changes])
-    ones = cards(one, [change["row_one"] for change in changes])
+    """Draw a card for each change of a score, with links to the pair in both audits."""
+    others = cards(other, changes["row_other"].tolist())
+    ones = cards(one, changes["row_one"].tolist())
     cells = draw_cells(one, ones, "auto", min_column_width=165, border=True, key=key)
-    for first, second, change in zip(cells, others, changes, strict=True):
+    links = {"Open pair": one} if one == other else {"In first": one, "In second": other}
+    for first, second, change in zip(cells, others, changes.to_dict("records"), strict=True):
         before, after = (cut(" ".join(card.captions[:1]), STRIP_LIMIT) for card in (first, second))
         show_text(before)
         if first.captions != second.captions:
@@ -130,16 +125,19 @@ def draw_change_cards(
 
 
 def draw_strip(audit: Audit, order: str) -> None:
-    """Draw the first pairs of a queue, if it has any; of the wrong captions, with what is wrong."""
-    queue = queues(read_verdict(audit))[order]
+    """Draw the first pairs of a queue, if it has any; of the probably wrong ones those without a
+    decision, with what is wrong."""
+    queue = queues(audit.verdict)[order]
     selection = Selection(order=order)
+    score = shown_score(order)
+    probable = score != order
+    decision = UNDECIDED if probable else ""
     with explained_errors():
-        shown = cards(audit, top_rows(audit, order, size=STRIP_SIZE), selection)
+        rows = find_rows(audit, replace(selection, decision=decision), size=STRIP_SIZE)
+        shown = cards(audit, rows, selection)
         firsts = first_captions(audit, shown, selection)
     if not shown:
         return
-    score = shown_score(order)
-    probable = score != order
     with in_a_row(horizontal_alignment="distribute"):
         draw_title = st.header if probable else st.subheader
         draw_title(queue.name, width="content")

@@ -57,8 +57,6 @@ def draw_choice() -> tuple[Audit, Audit, str]:
     to compare. Audits of the same data set come first."""
     audits = {audit.name: audit for audit in list_audits() if audit.finished}
     usual = read_audit()
-    if {st.query_params.get(side, usual) for side in (ONE, OTHER)} - {*audits, usual}:
-        st.warning("There is no finished audit of this name.")
     if len(audits) < 2:
         _draw_none()
     with in_a_row("bottom"):
@@ -159,11 +157,9 @@ def draw_points(one: Audit, other: Audit, comparison: Comparison) -> None:
     if points.empty:
         st.info("No pair has this score in both audits: choose another score.")
         return
-    scored = comparison.n_scored
-    sample = f"A random sample of {len(points):,} of {scored:,} pairs. "
     st.caption(
-        f"{sample if len(points) < scored else ''}Colours are the groups in the first audit. "
-        "Click a dot to see its pair."
+        f"{len(points):,} of {comparison.n_scored:,} pairs, drawn at random. Colours are the "
+        "groups in the first audit. Click a dot to see its pair."
     )
     event: Any = st.plotly_chart(
         comparison_figure(points, column=comparison.column, names=(one.name, other.name)),
@@ -176,7 +172,8 @@ def draw_points(one: Audit, other: Audit, comparison: Comparison) -> None:
     )
     dots = (event.get("selection") or {}).get("points") or []
     clicked = [dot["customdata"] for dot in dots[-1:]]
-    _draw_cards(one, other, comparison, points[points["row_one"].isin(clicked)], key="clicked")
+    pairs = points[points["row_one"].isin(clicked)]
+    draw_change_cards(one, other, comparison.column, pairs, key="clicked")
 
 
 def draw_changed(one: Audit, other: Audit, comparison: Comparison) -> None:
@@ -188,16 +185,7 @@ def draw_changed(one: Audit, other: Audit, comparison: Comparison) -> None:
     with in_a_row("bottom", horizontal_alignment="distribute"):
         st.header("Changed most", width="content")
         draw_page_numbers()
-    _draw_cards(one, other, comparison, shown, key="changed")
-
-
-def _draw_cards(
-    one: Audit, other: Audit, comparison: Comparison, pairs: pd.DataFrame, *, key: str
-) -> None:
-    if len(pairs):
-        changes = pairs.to_dict("records")
-        links = {"In first": one, "In second": other}
-        draw_change_cards(one, other, comparison.column, changes, key=key, links=links)
+    draw_change_cards(one, other, comparison.column, shown, key="changed")
 
 
 def draw_findings(audit: Audit) -> None:
@@ -217,7 +205,7 @@ def draw_findings(audit: Audit) -> None:
         show_command(f"python -m clipmem_core benchmark {source} --name {audit.name}")
         return
     chosen = choose_listed("Errors injected in", options, parameter="from", width=320)
-    with explained_errors("This benchmark", ends=False):
+    with explained_errors("This benchmark cannot be shown.", ends=False):
         findings = audit_findings
         if chosen in benchmarks:
             findings = b.benchmark_findings(benchmarks[chosen])
@@ -242,12 +230,8 @@ def _draw_table(findings: b.Findings) -> None:
     )
     table = rows.pivot(index="detector", columns="error", values="text")
     table = table.reindex(index=rows["detector"].unique(), columns=rows["error"].unique())
-    st.dataframe(
-        table.fillna("–").reset_index(),
-        hide_index=True,
-        height="content",
-        alt=f"{b.SHORT[measure]} of each detector by kind of error, with intervals",
-    )
+    alt = f"{b.SHORT[measure]} of each detector by kind of error, with intervals"
+    draw_table(table.fillna("–").reset_index(), alt=alt)
     note = f"{b.SHORT[measure]}, in brackets {findings.interval}."
     if rows[b.OVER].notna().any():
         reference = words(REFERENCE_DETECTOR)
@@ -270,14 +254,13 @@ def _cell_text(row: dict[Any, Any]) -> str:
 
 
 def _draw_curves(curves: pd.DataFrame) -> None:
-    names = {}
-    groups = {}
-    for (kind, share), rows in curves.groupby([b.KIND, b.SHARE], sort=False):
-        names[f"{kind}-{share:g}"] = _error_name(kind, share)
-        groups[f"{kind}-{share:g}"] = rows
-    chosen = choose_listed("Error", names, parameter="mistake", width=420)
+    groups = {
+        _error_name(kind, share): rows
+        for (kind, share), rows in curves.groupby([b.KIND, b.SHARE], sort=False)
+    }
+    chosen = choose_listed("Error", list(groups), parameter="mistake", width=420)
     rows = groups[chosen]
-    alt = f"Precision of each detector against the number of pairs reviewed: {names[chosen]}"
+    alt = f"Precision of each detector against the number of pairs reviewed: {chosen}"
     figure = precision_figure(rows, share=rows[b.SHARE].iloc[0])
     draw_figure(figure, key="detectors-curves", alt=alt)
     st.caption("Dotted: a random order. Click a name to hide its line.")

@@ -33,8 +33,8 @@ from clipmem_core.lab.setting import (
     parse_setting,
     without_idle,
 )
-from clipmem_core.mitigations import ADAPTIVE, EARLY_GROUP
-from clipmem_core.review.decisions import decided_for
+from clipmem_core.mitigations import EARLY_GROUP
+from clipmem_core.review.decisions import open_review
 from clipmem_core.review.queries import cached
 
 _CAPTIONS = "train_captions"
@@ -86,8 +86,8 @@ def draw_setting(audit: Audit, finished: Mapping[str, str]) -> Setting:
     if len(names) > 1:
         choose_listed("Settings", names, parameter="setting", clears=["page"], draw=st.radio)
     decided = Decided()
-    with explained_errors("Decisions", ends=False):
-        decided = decided_for(audit)
+    with explained_errors("Decisions cannot be shown.", ends=False):
+        decided = open_review(audit).changes()
     obstacles, captions = _facts(audit)
     if not decided:
         obstacles = obstacles | {DECISIONS: "you have not removed or changed any pair yet"}
@@ -99,39 +99,17 @@ def draw_setting(audit: Audit, finished: Mapping[str, str]) -> Setting:
             f"Below each switch: what its first value usually changes on {pictures} pictures."
         )
     controls = Controls(setting, audit.record.config, decided, obstacles, captions, usual)
-    folded = dict[str, str]()
     for group, switches in GROUPS.items():
-        off = {name for name in switches if name in obstacles and name not in setting.overrides}
-        folded |= {name: obstacles[name] for name in switches if name in off}
-        if set(switches) - off:
-            with st.container(gap="xsmall"):
-                st.markdown(f"**{group}**")
-                for name in switches:
-                    if name not in off:
-                        controls.draw(name)
-                if group == EARLY_GROUP and not setting.fields.keys().isdisjoint(switches):
-                    for name in _EARLY_SLIDERS:
-                        controls.draw_slider(name)
-    _draw_folded(folded)
+        with st.container(gap="xsmall"):
+            st.markdown(f"**{group}**")
+            for name in switches:
+                controls.draw(name)
+            if group == EARLY_GROUP and not setting.fields.keys().isdisjoint(switches):
+                for name in _EARLY_SLIDERS:
+                    controls.draw_slider(name)
     if DECISIONS in setting.overrides:
         return replace(setting, decided=decided)
     return setting
-
-
-def _draw_folded(reasons: Mapping[str, str]) -> None:
-    """Draw the switches that cannot act, folded, by their reason."""
-    if not reasons:
-        return
-    with st.expander(f"{len(reasons)} switches cannot act here"):
-        for reason in dict.fromkeys(reasons.values()):
-            labels = [_label(name) for name, why in reasons.items() if why == reason]
-            st.caption(f"**{', '.join(labels)}**: {reason}.")
-
-
-def _label(name: str) -> str:
-    """Return the label of a switch outside its group."""
-    label = _PAIRS[name][0] if name in _PAIRS else FIELDS[name].toggle
-    return f"{label} ({EARLY_GROUP.lower()})" if name in ADAPTIVE else label
 
 
 def _span(changes: pd.Series) -> str:
@@ -188,6 +166,7 @@ class Controls:
             value=name in self.setting.overrides,
             on_choose=lambda on: self._write(self._first_values(name) if on else {name: None}),
             help=help,
+            disabled=name in self.obstacles and name not in self.setting.overrides,
         )
         if len(usual):
             with st.container(key=f"usual-{name}"):

@@ -10,13 +10,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any
 
 import streamlit as st
 
 from clipmem_core.audit.store import Audit
 from clipmem_core.columns import REVIEW_PLACE
-from clipmem_core.dashboard.page import link
+from clipmem_core.dashboard.page import draw_link, link
 from clipmem_core.dashboard.plain import (
     in_a_row,
     in_one_line,
@@ -31,15 +31,14 @@ from clipmem_core.review.decisions import (
     RECAPTION,
     REMOVE,
     SEVERAL,
+    Outcome,
     count_decisions,
     open_review,
 )
-from clipmem_core.review.rows import score_span
 from clipmem_core.review.selection import RANDOM_CHECK, UNDECIDED, Selection
-from clipmem_core.review.wrong_captions import NEXT, review_progress, wrong_lines
+from clipmem_core.review.wrong_captions import NEXT, wrong_lines
 
-BadgeColour = Literal["green", "red", "blue", "gray"]
-BADGES: dict[str | None, tuple[str, str, BadgeColour]] = {  # decision → label, icon, colour
+BADGES: dict[str | None, tuple[str, str, Any]] = {  # decision → label, icon, colour
     KEEP: ("keep", ":material/check_circle:", "green"),
     REMOVE: ("remove", ":material/delete:", "red"),
     RECAPTION: ("change caption", ":material/edit:", "blue"),
@@ -75,10 +74,24 @@ class ReviewSession:
     # Audit and number in the log → whether undone
     events: dict[tuple[str, int], bool] = field(default_factory=dict)
 
-    def saved(self, audit: Audit, sentence: str, event: int) -> None:
-        """Set the notice of an event, which its button and the key U undo."""
-        self.notice = Notice(sentence, event=event)
-        self.events[audit.name, event] = False
+    def saved(self, audit: Audit, done: str, outcome: Outcome) -> None:
+        """Set the notice of what was done, which its button and the key U undo."""
+        self.notice = Notice(f"{done}: {outcome_words(outcome)}", event=outcome.event)
+        self.events[audit.name, outcome.event] = False
+
+
+def outcome_words(outcome: Outcome) -> str:
+    """Return how many pairs were decided, and how many were left as they are."""
+    words = f"{pairs_in_words(outcome.pairs)}."
+    if outcome.skipped:
+        words += f" {pairs_in_words(outcome.skipped)}, with newer decisions, unchanged."
+    return words
+
+
+def draw_badge(decision: str | None) -> None:
+    """Draw a decision."""
+    label, icon, colour = BADGES[decision]
+    st.badge(label, icon=icon, color=colour)
 
 
 def review_session() -> ReviewSession:
@@ -98,20 +111,17 @@ def locked_session() -> Iterator[ReviewSession]:
             session.notice = Notice("This could not be saved.", in_one_line(error), good=False)
 
 
-def undo(audit: Audit, event: int, *, done: str = "Undone") -> None:
+def undo(audit: Audit, event: int) -> None:
     """Undo an event, which may be an undo itself. A callback."""
     with locked_session() as session:
         review = open_review(audit)
         outcome = review.undo(event)
         if outcome is None or outcome.pairs == 0:
-            session.notice = Notice(f"Not {done.lower()}: there is a newer decision.", good=False)
+            session.notice = Notice("Not undone: there is a newer decision.", good=False)
             return
         session.events[audit.name, event] = True
         label = BADGES[review.history(page=1, size=1).iloc[0]["decision"]][0]
-        sentence = f"{done}: {label}, {pairs_in_words(outcome.pairs)}."
-        if outcome.skipped:
-            sentence += f" {pairs_in_words(outcome.skipped)}, with newer decisions, unchanged."
-        session.notice = Notice(sentence)
+        session.notice = Notice(f"Undone: {label}, {outcome_words(outcome)}")
 
 
 def draw_notice(audit: Audit) -> None:
@@ -142,20 +152,13 @@ def draw_wrong(audit: Audit) -> None:
     checks."""
     for line in wrong_lines(audit)[:1]:
         show_strong(line)
-    if score_span(audit, REVIEW_PLACE) is None:
-        return
     with in_a_row():
         about = "The likeliest wrong captions first; one pair in ten is a random spot check."
         if st.button("Review next", type="primary", icon=":material/rate_review:", help=about):
             suspicious = Selection(order=REVIEW_PLACE, decision=UNDECIDED)
             st.switch_page("pages/review.py", query_params=link(audit, suspicious))
-        st.page_link(
-            "pages/review.py",
-            label=f"Check {NEXT} at random",
-            icon=":material/casino:",
-            query_params=link(audit, replace(RANDOM_CHECK, decision=UNDECIDED)),
-            help=review_progress(audit).certificate.outlook,
-        )
+        checks = replace(RANDOM_CHECK, decision=UNDECIDED)
+        draw_link("review", f"Check {NEXT} at random", audit, checks)
 
 
 def draw_reviewed(audit: Audit) -> None:

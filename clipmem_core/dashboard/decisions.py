@@ -16,7 +16,7 @@ from clipmem_core.columns import CAPTIONS, PAIR_ID
 from clipmem_core.config import data_folder
 from clipmem_core.dashboard.audits import free_name, is_taken
 from clipmem_core.dashboard.cards import draw_cells, thumbnail
-from clipmem_core.dashboard.deciding import BADGES, locked_session, undo
+from clipmem_core.dashboard.deciding import BADGES, draw_badge, locked_session, undo
 from clipmem_core.dashboard.page import (
     choose_listed,
     choose_segment,
@@ -89,7 +89,6 @@ _COLUMNS = {
     "picture": st.column_config.ImageColumn(width=_SIDE + 16),
     "open": st.column_config.LinkColumn(display_text="Open", width=60),
     **{name: st.column_config.TextColumn(width=width) for name, width in _WIDTHS.items()},
-    "audit": st.column_config.TextColumn(help="The audit on screen at the time of the decision."),
 }
 
 
@@ -112,9 +111,6 @@ def draw_decisions(audit: Audit) -> None:
     with in_a_row(horizontal_alignment="distribute"):
         draw_link("browse", "Browse these", audit, selection)
         draw_numbers()
-    if shown.empty:
-        st.caption("No pair has this decision.")
-        return
     _draw_page(audit, part, selection)
 
 
@@ -134,7 +130,6 @@ def _draw_page(audit: Audit, part: pd.DataFrame, selection: Selection) -> None:
             "note": in_one_line(entry["note"], _NOTE_LIMIT),
             "pair": pair_id,
             "decided (UTC)": moment(entry["time"]),
-            "audit": entry["audit"],
         }
         if pair_id in here:
             card = here[pair_id]
@@ -181,8 +176,7 @@ def _take_over(audit: Audit, other: Audit) -> None:
     with locked_session() as session:
         outcome = take_over(audit, other)
         if outcome.pairs:
-            sentence = f"Taken over from {other.name}: {pairs_in_words(outcome.pairs)}."
-            session.saved(audit, sentence, outcome.event)
+            session.saved(audit, f"Taken over from {other.name}", outcome)
 
 
 def draw_history(audit: Audit) -> None:
@@ -202,7 +196,6 @@ def draw_history(audit: Audit) -> None:
 def _draw_event(audit: Audit, event: dict[Any, Any]) -> None:
     number = event["event"]
     pair_id = event["first_pair_id"]
-    label, icon, colour = BADGES[event["decision"]]
     others = f" and {event['pairs'] - 1:,} more" if event["pairs"] > 1 else ""
     facts = [
         number,
@@ -213,20 +206,18 @@ def _draw_event(audit: Audit, event: dict[Any, Any]) -> None:
         "undone" if event["undone"] else "",
     ]
     with in_a_row(border=True):
-        st.badge(label, icon=icon, color=colour)
+        draw_badge(event["decision"])
         with st.container(gap=None):
             show_text(f"{cut(pair_id, _ID_LIMIT)}{others}")
             show_text(" · ".join(in_one_line(fact, _ID_LIMIT) for fact in facts if fact))
         draw_link("pair", "Open", audit, pair=pair_id)
         if not event["undone"]:
-            undoing = event["kind"] == "decide"
             st.button(
-                "Undo" if undoing else "Redo",
+                "Undo",
                 icon=":material/undo:",
                 key=f"undo-{number}",
                 on_click=undo,
                 args=(audit, number),
-                kwargs={"done": "Undone" if undoing else "Redone"},
             )
 
 
@@ -267,8 +258,7 @@ def _draw_group(audit: Audit, group: Sequence[PairCard], *, hidden: int) -> None
     with st.container(border=True):
         for card in draw_cells(audit, group, "auto", min_column_width=_GROUP_SIDE, key=first):
             show_text(cut(" · ".join(card.current), _GROUP_LIMIT))
-            label, icon, colour = BADGES[card.decision.decision]
-            st.badge(label, icon=icon, color=colour)
+            draw_badge(card.decision.decision)
             draw_link("pair", "Open", audit, pair=card.pair_id)
             others = [pair_id for pair_id in ids if pair_id != card.pair_id]
             st.button(
@@ -300,12 +290,10 @@ def _decide(audit: Audit, keep: Sequence[str], remove: Sequence[str]) -> None:
                 outcome = open_review(audit).decide(
                     pair_ids, decision, audit=audit.name, neutral=True
                 )
-                pairs = pairs_in_words(outcome.pairs)
-                session.saved(audit, f"Saved: {BADGES[decision][0]}, for {pairs}.", outcome.event)
+                session.saved(audit, f"Saved as {BADGES[decision][0]}", outcome)
 
 
 # in the address
-_SUFFIX = "file"
 _SECOND = "again"
 _DOWNLOAD_BYTES = 200_000_000  # a download is read into memory
 _REAUDIT = (
@@ -324,28 +312,25 @@ def draw_exports(audit: Audit) -> None:
             "Format",
             list(FORMATS),
             parameter="format",
-            clears=[_SUFFIX],
             draw=st.radio,
             format_func=lambda name: FORMATS[name].title,
             captions=[about.help for about in FORMATS.values()],
         )
     about = FORMATS[format]
-    suffix = about.suffixes[0]
+    name = f"{audit.name}-{format}{about.suffixes[0]}"
     with right:
         st.caption(about.limits)
-        if len(about.suffixes) > 1:
-            suffixes = {suffix: suffix for suffix in about.suffixes}
-            suffix = choose_segment("File", suffixes, parameter=_SUFFIX, hidden=True)
-        path = data_folder().absolute() / "exports" / audit.name / f"{audit.name}-{format}{suffix}"
+        path = data_folder().absolute() / "exports" / audit.name / name
         task = export_request(audit, format, path)
         job = task.find()
         ran = job and job.running
         # The page shows the result once the job that it saw has ended.
         counts = count_decisions(audit)
-        removed, changed = count_changed(audit)
+        removed = counts[REMOVE]
         contents = (
-            f"{sum(counts.values()):,} pairs: {removed:,} removed, {changed:,} with changed "
-            f"captions, {counts[UNDECIDED]:,} not reviewed."
+            f"{sum(counts.values()):,} pairs: {removed:,} removed, "
+            f"{count_changed(audit) - removed:,} with changed captions, "
+            f"{counts[UNDECIDED]:,} not reviewed."
         )
         draw_job_request(task, lambda: ran, reason=contents, label="Export")
         if job and job.exit_code == 0 and job.record.result and path.exists():
@@ -364,7 +349,6 @@ def _draw_result(result: dict[str, Any], path: Path) -> None:
                 "Download",
                 data=path.read_bytes,
                 file_name=path.name,
-                mime="application/octet-stream",
                 key="download-export",
                 on_click="ignore",
                 icon=":material/download:",
@@ -390,12 +374,16 @@ def draw_reaudits(audit: Audit) -> None:
 def _draw_start(audit: Audit) -> None:
     """Draw the button that starts a re-audit, or why none can start."""
     st.caption(_REAUDIT)
-    changed = sum(count_changed(audit))
+    changed = count_changed(audit)
+    obstacle = "" if changed else "No pair is removed and no caption changed yet."
+    try:
+        reaudit.check_repeatable(audit)
+    except InputError as error:
+        obstacle = in_one_line(error)
     name = free_name(
         f"{audit.name}-again",
         taken=lambda each: is_taken(each) or reaudit.cleaned_folder(each).exists(),
     )
-    obstacle = _reaudit_obstacle(audit)
     if st.button(
         f"Re-audit: {pairs_in_words(changed)} removed or with changed captions",
         type="primary",
@@ -412,17 +400,6 @@ def _draw_start(audit: Audit) -> None:
         show_command(f"python -m clipmem_core reaudit {audit.name} --name {name}")
 
 
-def _reaudit_obstacle(audit: Audit) -> str:
-    """Return why an audit cannot be repeated; empty if it can."""
-    try:
-        reaudit.check_repeatable(audit)
-    except InputError as error:
-        return in_one_line(error)
-    if not any(count_changed(audit)):
-        return "No pair is removed and no caption changed yet, so nothing would change."
-    return ""
-
-
 @st.fragment(run_every=2)
 def _draw_second(audit: Audit, name: str) -> None:
     """Draw the progress of a re-audit and of its comparison, or its result."""
@@ -431,18 +408,17 @@ def _draw_second(audit: Audit, name: str) -> None:
         return
     second = Audit(audits_folder() / name)
     with explained_errors():
-        result, compared = reaudit.read_comparison(second)
-    if not compared:
+        sentences = reaudit.comparison_lines(second)
+    if not sentences:
         draw_job_request(
             reaudit.reaudit_request(audit, name),
-            lambda: reaudit.read_comparison(second)[1],
+            lambda: reaudit.comparison_lines(second),
             reason="The second audit is finished but not compared yet.",
             label="Compare",
         )
         return
-    first, *others = reaudit.comparison_lines(result)
-    show_strong(first)
-    for sentence in others:
+    show_strong(sentences[0])
+    for sentence in sentences[1:]:
         show_text(sentence)
     with in_a_row():
         draw_link("overview", "Open", second)

@@ -8,7 +8,7 @@ import streamlit as st
 from clipmem_core import columns as c
 from clipmem_core.audit.jobs import JobRequest, jobs_folder
 from clipmem_core.audit.store import Audit
-from clipmem_core.dashboard.maps import draw_selectable, sample_note
+from clipmem_core.dashboard.maps import CLASSES, draw_scatter
 from clipmem_core.dashboard.page import choose_segment
 from clipmem_core.dashboard.plain import draw_figure, explained_errors, show_text
 from clipmem_core.dashboard.running import draw_job_request
@@ -16,10 +16,8 @@ from clipmem_core.figures import contribution_figure, means_figure
 from clipmem_core.lab import unit_tables as t
 from clipmem_core.lab.lab_figures import paradigm_figure, unitmem_figure
 from clipmem_core.review import overview as o
-from clipmem_core.review.selection import Selection
 
 _LABELS_SHOWN = 12
-_CLASSES = {c.GROUP: "Group", c.LABEL: "Label", c.INJECTED: "Injected error"}
 _BARS = (
     "Bars: mean ± 1.96 standard errors over pairs. Dotted: the same over held-out pairs, "
     "which no model memorized."
@@ -62,8 +60,8 @@ def draw_parts(audit: Audit) -> None:
 
 def _draw_doubts(audit: Audit) -> None:
     """Draw how well the members' spaces map onto each other, and warn if the split is doubtful."""
-    encoders = audit.verdict.get("encoders", {})
-    if missing := encoders.get("missing"):
+    encoders = audit.verdict["encoders"]
+    if missing := encoders["missing"]:
         st.warning("Encoder parts are not available in this audit; all other scores are.")
         show_text(missing, limit=500)
         return
@@ -72,7 +70,7 @@ def _draw_doubts(audit: Audit) -> None:
             f"Locked, so not trained: {' and '.join(locked)}. Their part is what the small heads "
             "on them memorized. To compare whole encoders, audit with the preset small."
         )
-    fit = encoders.get("fit")
+    fit = encoders["fit"]
     for doubt in o.encoder_doubts(o.encoder_means(audit), fit):
         st.warning(doubt)
     if fit is not None:
@@ -87,28 +85,13 @@ def _draw_map(audit: Audit) -> None:
     """Draw the pairs; only this fragment reruns when the colours change or a shape is drawn."""
     st.subheader("Text against image encoder, pair by pair")
     with explained_errors():
-        points, density, count = o.points_and_density(audit, *o.PARTS.values())
-        if points.empty:
-            st.info("No pair has contributions of both encoders.")
-            return
-        classes = {name: label for name, label in _CLASSES.items() if points[name].notna().any()}
-        colour_by = choose_segment("Colour", classes, parameter="colour", default=c.GROUP)
-        draw_selectable(
-            audit,
-            contribution_figure(points, colour_by=colour_by, density=density),
-            selection=Selection(),
-            columns=(c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT),
-            key=f"contributions-{audit.name}",
-            alt=f"{count:,} pairs: the text encoder's part of clipmem against the image encoder's.",
-        )
-    if note := sample_note(len(points), count):
-        st.caption(note)
+        draw_scatter(audit, c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT, contribution_figure)
 
 
 def _draw_means(audit: Audit) -> None:
     """Draw the mean part of each encoder by group, label or injected error."""
     st.subheader("Mean parts")
-    by = choose_segment("By", _CLASSES, parameter="by")
+    by = choose_segment("By", CLASSES, parameter="by")
     groups = c.GROUPS if by == c.GROUP else c.TARGET_GROUPS
     means = o.encoder_means(audit, by=by, limit=_LABELS_SHOWN, groups=groups)
     means = means[: 0 if set(means["name"]) <= {o.NOT_INJECTED} else None]
@@ -118,7 +101,7 @@ def _draw_means(audit: Audit) -> None:
         o.encoder_means(audit, groups=[c.HELD_OUT]),
         score="part of clipmem",
         note=f"{_BARS} {_MIRRORED if mirrored else ''}",
-        absent=f"No pair has contributions and a value of {_CLASSES[by].lower()}.",
+        absent=f"No pair has contributions and a value of {CLASSES[by].lower()}.",
     )
 
 
@@ -156,8 +139,7 @@ def draw_units(audit: Audit) -> None:
             f"{' and '.join(locked)}."
         )
         return
-    _draw_job(audit, "units", lambda: t.read_units(audit) is not None)
-    units = t.read_units(audit)
+    units = _draw_measured(audit, "units", t.read_units)
     if units is not None:
         layers = t.tower_layers(units, t.read_units(audit, t.REFERENCES))
         alt = "Mean UnitMem of both encoders by layer"
@@ -165,8 +147,7 @@ def draw_units(audit: Audit) -> None:
         members = f"{units[c.MEMBER].nunique()} of {len(audit.record.members)} members"
         st.caption(f"{_UNITMEM} Measured on {members} and all pairs that each trained on.")
     st.subheader("Claim 1: three paradigms")
-    _draw_job(audit, "paradigms", lambda: t.read_paradigms(audit) is not None)
-    table = t.read_paradigms(audit)
+    table = _draw_measured(audit, "paradigms", t.read_paradigms)
     if table is not None:
         sentence = t.claim_1(table)
         figure = paradigm_figure(t.paradigm_layers(table))
@@ -175,10 +156,14 @@ def draw_units(audit: Audit) -> None:
         st.caption(_PARADIGMS)
 
 
-def _draw_job(audit: Audit, kind: str, is_done: Callable[[], bool]) -> None:
-    """Draw the job of a measurement that is missing or is running again."""
+def _draw_measured(
+    audit: Audit, kind: str, read: Callable[[Audit], pd.DataFrame | None]
+) -> pd.DataFrame | None:
+    """Return a measurement, None if it is missing; draw its job then, and while it runs again."""
     task = JobRequest(jobs_folder() / ".encoders" / audit.name / kind, [kind, audit.name])
     reason, label = _MISSING[kind]
     job = task.find()
-    if not is_done() or (job is not None and job.running):
-        draw_job_request(task, is_done, reason=reason, label=label)
+    table = read(audit)
+    if table is None or (job is not None and job.running):
+        draw_job_request(task, lambda: read(audit) is not None, reason=reason, label=label)
+    return table

@@ -1,8 +1,9 @@
 """The maps of scores and of similar pairs, and beside each the pairs under the pointer or the
 selected ones."""
 
+import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,7 +37,6 @@ from clipmem_core.dashboard.plain import (
     explained_errors,
     in_a_row,
     pairs_in_words,
-    read_verdict,
 )
 from clipmem_core.dashboard.running import draw_job_request
 from clipmem_core.figures import (
@@ -45,7 +45,7 @@ from clipmem_core.figures import (
     score_map_figure,
 )
 from clipmem_core.review.cards import cards
-from clipmem_core.review.overview import load_score_map, map_points
+from clipmem_core.review.overview import map_points, points_and_density, score_corners
 from clipmem_core.review.queries import count_pairs_of
 from clipmem_core.review.rows import count_pairs, find_rows, frequent_values, score_span
 from clipmem_core.review.selection import (
@@ -61,7 +61,7 @@ from clipmem_core.scores.registry import COLOUR_SCORES, words
 _STRIP = 24
 _STRIP_HEIGHT = 560
 _STRIP_SIDE = 110
-_MAP_COLOURS = {GROUP: "Group", INJECTED: "Injected error"}
+CLASSES = {GROUP: "Group", LABEL: "Label", INJECTED: "Injected error"}
 # A map is as high as the screen, on a telephone half as high; names stand out from points.
 _STYLE = """<style>
 [class*=st-key-map-]:has(> * > .stPlotlyChart) { height: max(20rem, 100vh - 14rem); }
@@ -161,42 +161,42 @@ def drawn_outline(event: Mapping[str, Any], x: str, y: str) -> Outline | None:
     return box(x, y, boxes[-1]["x"], boxes[-1]["y"]) if boxes else None
 
 
+def draw_scatter(audit: Audit, x: str, y: str, draw: Callable[..., go.Figure]) -> None:
+    """Draw the pairs with two scores to select from, and the choice of their colours."""
+    points, density, count = points_and_density(audit, x, y)
+    if not count:
+        st.info(f"No pair has both {words(x)} and {words(y)}.")
+        return
+    classes = {name: label for name, label in CLASSES.items() if points[name].notna().any()}
+    colour_by = choose_segment("Colour", classes, parameter="colour")
+    draw_selectable(
+        audit,
+        draw(points, colour_by=colour_by, density=density),
+        selection=Selection(),
+        columns=(x, y),
+        key=f"{y}-{audit.name}",
+        alt=f"{count:,} pairs: {words(y)} against {words(x)}.",
+    )
+    if len(points) < count:
+        st.caption(
+            f"Points are a random sample of {len(points):,} of {count:,} pairs; the grey area "
+            "counts all, and a shape selects among all."
+        )
+
+
 @st.fragment
 def draw_score_map(audit: Audit) -> None:
     """Draw the map of scores; only this fragment reruns when its colours change or a shape is drawn
     on it."""
     st.subheader("Learned and memorized")
     with explained_errors():
-        points, density, count, corners = load_score_map(audit)
-        if count == 0:
-            st.info("No pair has both similarity out and clipmem.")
-            return
-        colour_by = GROUP
-        if points[INJECTED].notna().any():
-            colour_by = choose_segment("Colour", _MAP_COLOURS, parameter="colour")
-        draw_selectable(
-            audit,
-            score_map_figure(points, colour_by=colour_by, corners=corners, density=density),
-            selection=Selection(),
-            columns=(SIMILARITY_OUT, CLIPMEM),
-            key=f"score-map-{audit.name}",
-            alt=f"Map of {count:,} pairs: similarity out against clipmem, its corners named.",
-        )
-    notes = [sample_note(len(points), count), doubt(read_verdict(audit))]
+        corners = score_corners(audit)
+        figure = functools.partial(score_map_figure, corners=corners)
+        draw_scatter(audit, SIMILARITY_OUT, CLIPMEM, figure)
+        notes = [doubt(audit.verdict)]
     if corners:
-        lines = _LINES if corners.low is None else f"{_LINES} {_MIRRORED}"
-        notes.insert(0, lines)
-    st.caption(" ".join(filter(None, notes)))
-
-
-def sample_note(drawn: int, count: int) -> str:
-    """Explain a map that shows a random sample of its pairs; empty if it shows all."""
-    if drawn == count:
-        return ""
-    return (
-        f"Points are a random sample of {drawn:,} of {count:,} pairs; the grey area counts all, "
-        "and a shape selects among all."
-    )
+        notes.insert(0, _LINES if corners.low is None else f"{_LINES} {_MIRRORED}")
+    st.caption(" ".join(notes))
 
 
 def draw_choices(audit: Audit, selection: Selection) -> tuple[str, str]:

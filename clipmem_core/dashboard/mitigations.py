@@ -28,7 +28,6 @@ from clipmem_core.dashboard.plain import (
     show_strong,
 )
 from clipmem_core.dashboard.running import draw_job_request
-from clipmem_core.io import InputError
 from clipmem_core.lab import mitigated
 from clipmem_core.lab import results as r
 from clipmem_core.lab.lab_figures import MEMORIZATION, PROVISIONAL, TEXT, UTILITY, tradeoff_figure
@@ -56,7 +55,9 @@ _HELP = {
     "zero_shot": "Accuracy without any training on labels.",
     mitigated.SECONDS: "Seconds of training, relative to the baseline.",
 }
-_shown_errors = functools.partial(explained_errors, "This part of the page", ends=False)
+_shown_errors = functools.partial(
+    explained_errors, "This part of the page cannot be shown.", ends=False
+)
 
 
 @st.cache_resource(show_spinner=False)
@@ -154,18 +155,17 @@ def draw_lab(audit: Audit) -> None:
             {mitigated.read_setting(audit, name).text: title for name, title in trained.items()},
         )
     with left:
-        try:
+        with explained_errors("This setting cannot be trained."):
             setting = mitigated.begin(audit, setting)
-        except InputError as error:
-            draw_fault("This setting cannot be trained.", error)
-            return
         chosen = setting.name if setting.name in trained else None
         compared = r.differences(mitigated.lab_table(audit, [*trained, BASELINE]))
         with st.container():
             if chosen:
                 show_strong(r.sentence_of(compared, chosen, trained[chosen]))
             elif not setting.overrides:
-                st.caption(_invitation(audit))
+                st.caption(
+                    "Switch a mitigation on: the members train again, and its point appears here."
+                )
             follow(audit, setting)
         if BASELINE in titles:
             _draw_chart(
@@ -178,53 +178,30 @@ def draw_lab(audit: Audit) -> None:
             )
         if chosen:
             st.caption(
-                "{} of {} members. ".format(*_members(audit, chosen))
-                + "The intervals cover another training on the same pairs, not other pairs. Before "
+                "The intervals cover another training on the same pairs, not other pairs. Before "
                 "you rely on a small difference, repeat it on several splits of the pairs: "
                 "`python -m clipmem_core study`."
             )
     if trained:
         with _shown_errors():
             _draw_table(compared, trained, over=r.OF_MEMBERS, chosen=chosen)
-            _draw_actions(audit, trained)
+            _draw_removal(audit, trained)
     if chosen:
         show_command(r.mitigate_command(audit, setting))
         with _shown_errors():
             _draw_changed_pairs(audit, chosen)
 
 
-def _invitation(audit: Audit) -> str:
-    """Say what a switch does, and how long it takes on this machine."""
-    total = len(mitigated.paired_members(audit))
-    first, every = (
-        duration(max(1, mitigated.seconds_needed(audit, members)))
-        for members in (min(mitigated.FIRST_MEMBERS, total), total)
-    )
-    times = f" First point in about {first}, all {total} members in about {every}." if every else ""
-    return f"Switch a mitigation on: the members train again, and its point appears here.{times}"
-
-
-def _draw_actions(audit: Audit, titles: Mapping[str, str]) -> None:
-    """Draw the download of all rows, and the removal of a setting."""
-    with in_a_row():
-        rows: pd.DataFrame = mitigated.lab_table(audit)
-        st.download_button(
-            "CSV, one row per member",
-            # Called on a click: nothing is stored that a rerun replaces.
-            data=lambda: rows.to_csv(index=False),
-            file_name=f"{audit.name}-mitigations.csv",
-            mime="text/csv",
-            on_click="ignore",
-            icon=":material/download:",
+def _draw_removal(audit: Audit, titles: Mapping[str, str]) -> None:
+    """Draw the removal of a setting."""
+    with st.popover("Remove a setting", icon=":material/delete:"):
+        removed = st.selectbox(
+            "Setting", list(titles), format_func=titles.__getitem__, key="mitigation-removed"
         )
-        with st.popover("Remove a setting", icon=":material/delete:"):
-            removed = st.selectbox(
-                "Setting", list(titles), format_func=titles.__getitem__, key="mitigation-removed"
-            )
-            if st.button("Delete its results", key="mitigation-remove"):
-                mitigated.remove_setting(audit, removed)
-                write_address(setting=None, page=None)
-                st.rerun()
+        if st.button("Delete its results", key="mitigation-remove"):
+            mitigated.remove_setting(audit, removed)
+            write_address(setting=None, page=None)
+            st.rerun()
 
 
 def _draw_chart(
@@ -278,10 +255,10 @@ def _draw_chart(
             alt=f"{labels[1]} against {labels[0]} of {len(points)} settings. Pareto-optimal, from "
             f"the least memorized: {', '.join(best)}.",
         )
-    hollow = " Hollow points are provisional: not all members are measured yet."
     st.caption(
         f"Bars: 95 % interval over {over}, of a setting that of its difference to the baseline. "
-        f"The dotted line joins the Pareto-optimal settings.{hollow if provisional else ''}"
+        "The dotted line joins the Pareto-optimal settings. Of hollow points not all members are "
+        "measured yet."
     )
 
 
@@ -346,7 +323,5 @@ def _draw_changed_pairs(audit: Audit, setting: str) -> None:
         "partly chance."
     )
     shown, draw_numbers = read_part(pairs, _PAIRS_SHOWN)
-    changes = shown.to_dict("records")
-    links = {"Open pair": audit}
-    draw_change_cards(audit, audit, c.CLIPMEM, changes, key="mitigation", links=links)
+    draw_change_cards(audit, audit, c.CLIPMEM, shown, key="mitigation")
     draw_numbers()

@@ -8,7 +8,7 @@ import streamlit as st
 
 from clipmem_core import columns as c
 from clipmem_core.audit.store import PAIRS, Audit
-from clipmem_core.audit.verdict import BASIS, WHOLE_HEAD, uses, whole_rows
+from clipmem_core.audit.verdict import BASIS, WHOLE_HEAD, whole_rows
 from clipmem_core.dashboard.cards import CAPTION_LIMIT, STRIP_SIZE, draw_card_row
 from clipmem_core.dashboard.deciding import locked_session
 from clipmem_core.dashboard.maps import draw_score_map
@@ -144,13 +144,11 @@ def _draw_changes(audit: Audit, pairs: pd.DataFrame, selection: Selection) -> No
 def _repair(audit: Audit, number: int) -> None:
     """Repair the pairs of an incident. A callback."""
     with locked_session() as session:
-        done = store_repairs(audit, [number])
-        session.saved(audit, f"Repaired: {pairs_in_words(done.pairs)}.", done.event)
+        session.saved(audit, "Repaired", store_repairs(audit, [number]))
 
 
 def draw_verdict(verdict: dict[str, Any]) -> None:
-    """Draw the audit's verdict, each check with advice, unfolded if one failed, and which score to
-    use."""
+    """Draw the audit's verdict, and each check with advice, unfolded if one failed."""
     checks = verdict["checks"]
     show_strong(verdict["sentence"])
     failed = any(check["good"] is False for check in checks)
@@ -162,9 +160,6 @@ def draw_verdict(verdict: dict[str, Any]) -> None:
                     show_text(check["sentence"])
                     if check["advice"]:
                         show_text(f"→ {check['advice']}")
-    with st.expander("Which score to use"):
-        for score, use in uses(verdict).items():
-            show_text(f"{score}: {use}")
 
 
 @st.fragment
@@ -181,13 +176,13 @@ def draw_details(audit: Audit, verdict: dict[str, Any]) -> None:
         draw_figure(figure, key="groups", alt=f"clipmem by group. Means: {means}.")
         kinds = filter(None, groups["kind"].unique())
         st.caption(f"Area: distribution over pairs. Dot: mean. Bar: {'; '.join(kinds)}.")
-        if attacks := verdict.get("attacks"):
-            measured, missing = o.attack_rows(attacks)
-            with st.expander("Membership attacks"):
-                st.caption(ATTACKS_HELP)
-                draw_table(measured, alt="Success of each membership attack, with intervals")
-                for reason in missing:
-                    show_text(reason, limit=300)
+        attacks = pd.DataFrame(verdict["attacks"]).replace({"measure": o.ATTACK_MEASURES})
+        with st.expander("Membership attacks"):
+            st.caption(ATTACKS_HELP)
+            draw_table(
+                attacks.drop(columns="targets"),
+                alt="Success of each membership attack, with intervals",
+            )
         draw_exceeding(verdict)
         draw_score_map(audit)
         st.subheader("Utility")
@@ -202,7 +197,7 @@ def draw_details(audit: Audit, verdict: dict[str, Any]) -> None:
 def draw_exceeding(verdict: dict[str, Any]) -> None:
     """Draw the share of pairs whose clipmem exceeds each of several sizes, corrected for noise."""
     st.subheader("Distribution of memorization")
-    shares = verdict.get("exceeding")
+    shares = verdict["exceeding"]
     if not shares:
         st.caption(
             "Not available: this needs 50 pairs and values of at least three times the noise of "

@@ -322,23 +322,17 @@ def _draw_sidebar(finished: dict[str, bool], audit: str | None, clears: Sequence
         with st.popover("Glossary", icon=":material/menu_book:", width="stretch"):
             for term, (definition, decision) in MEANINGS.items():
                 st.markdown(f"**{term}**: {definition} *{decision}*")
-    listed = [audit] if audit and (audit in finished or audit in list_job_names()) else []
-    names = list(dict.fromkeys([*listed, *finished]))
-    if not names:
-        return
-
-    def pick(name: str | None) -> None:
-        write_address(**dict.fromkeys(clears), audit=name)
-
-    with st.sidebar:
-        draw_set(
-            st.selectbox,
-            "Audit",
-            names,
-            key="audit_picker",
-            index=0 if listed else None,
-            value=audit if listed else None,
-            on_choose=pick,
-            placeholder="Choose an audit",
-            format_func=lambda name: name if finished.get(name) else f"{name} (not finished)",
-        )
+        listed = [audit] if audit and (audit in finished or audit in list_job_names()) else []
+        names = list(dict.fromkeys([*listed, *finished]))
+        if names:
+            draw_set(
+                st.selectbox,
+                "Audit",
+                names,
+                key="audit_picker",
+                index=0 if listed else None,
+                value=audit if listed else None,
+                on_choose=lambda name: write_address(**dict.fromkeys(clears), audit=name),
+                placeholder="Choose an audit",
+                format_func=lambda name: name if finished.get(name) else f"{name} (not finished)",
+            )

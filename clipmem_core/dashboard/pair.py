@@ -18,6 +18,7 @@ from clipmem_core.dashboard.page import (
 from clipmem_core.dashboard.plain import (
     cut,
     draw_figure,
+    draw_table,
     explained_errors,
     format_score,
     in_a_row,
@@ -58,8 +59,7 @@ def find_pair(audit: Audit, selection: Selection) -> PairCard:
     else:
         row = next(iter(find_rows(audit, selection, size=1)), None)
     if row is None:
-        absent = "This audit has no such pair." if pair_id else "No pair fits this selection."
-        st.warning(absent)
+        st.warning("This audit has no such pair.")
         draw_way_back(audit, selection)
         st.stop()
     card = cards(audit, [row], selection)[0]
@@ -86,16 +86,10 @@ def draw_facts(audit: Audit, card: PairCard) -> None:
     }
     if scores:
         captions = [cut(caption, _CAPTION_LIMIT) for caption in card.captions]
-        st.dataframe(
-            pd.DataFrame({"audited caption": captions} | scores),
-            hide_index=True,
-            column_config={
-                name: st.column_config.NumberColumn(format="%.2f", width=76) for name in scores
-            },
-            alt="The scores of each caption",
-        )
+        table = pd.DataFrame({"audited caption": captions} | scores)
+        draw_table(table, alt="The scores of each caption")
         st.caption(_P_WRONG_PARTS, help=meaning(P_WRONG))
-    with explained_errors("Checks", ends=False), in_a_row():
+    with explained_errors("Checks cannot be shown.", ends=False), in_a_row():
         for name in failed_checks(audit, card.row):
             check = CHECKS[name]
             about = f"{check.help} {check.advice}"
@@ -122,17 +116,17 @@ def _store_note(audit: Audit, pair_id: str, before: str, key: str) -> None:
     with locked_session() as session:
         review = open_review(audit)
         current = review.current(pair_id)
-        if (current.note if current else "") != before:
+        if current.note != before:
             session.notice = Notice(
                 "Not saved: the note has just changed in another tab. Yours was:", typed, good=False
             )
         elif typed != before:
-            decision = current.decision if current else None
-            captions = current.captions if current and decision == RECAPTION else ()
+            decision = current.decision
+            captions = current.captions if decision == RECAPTION else ()
             outcome = review.decide(
                 [pair_id], decision, captions=captions, note=typed, audit=audit.name
             )
-            session.saved(audit, "Note saved.", outcome.event)
+            session.saved(audit, "Note saved", outcome)
 
 
 def draw_scores(audit: Audit, card: PairCard) -> None:
@@ -162,7 +156,7 @@ def draw_terms(audit: Audit, card: PairCard) -> None:
     st.subheader("Where the score comes from")
     means = card.scores
     left, right = st.columns([3, 2], gap="medium")
-    with left, explained_errors("Single members", ends=False):
+    with left, explained_errors("Single members cannot be shown.", ends=False):
         names = {IN: "in: trained on it", OUT: "out: not trained on it"}
         if audit.record.protocol == "paper":
             names = {IN: "in: f", OUT: "out: g"}
@@ -172,15 +166,10 @@ def draw_terms(audit: Audit, card: PairCard) -> None:
         draw_figure(figure, key="terms", alt="Terms of the score, a dot for each member")
     with right:
         columns = {side: [means.get(f"{term}_{side}") for term in TERM_NAMES] for side in (IN, OUT)}
-        table = pd.DataFrame(columns, list(TERM_NAMES.values()), dtype=float)
+        table = pd.DataFrame(columns, dtype=float)
+        table.insert(0, "term", list(TERM_NAMES.values()))
         table["in − out"] = table[IN] - table[OUT]
-        st.dataframe(
-            table,
-            column_config={
-                str(name): st.column_config.NumberColumn(format="%.3f", width=64) for name in table
-            },
-            alt="Each term of the score: both means and their difference",
-        )
+        draw_table(table, alt="Each term of the score: both means and their difference")
         st.caption(
             "alignment = positive − negative text − negative image; its in − out is clipmem."
         )
@@ -195,7 +184,7 @@ def draw_nearest(audit: Audit, card: PairCard) -> None:
     selection = peek_selection()
     for by, title in _SIMILAR.items():
         st.markdown(f"**{title}**")
-        with explained_errors(title, ends=False):
+        with explained_errors(f"{title} cannot be shown.", ends=False):
             with st.spinner("Searching…"):
                 rows = search(audit, like=card.pair_id, by=by, k=STRIP_SIZE).rows.tolist()
                 others = cards(audit, rows, Selection(like=card.pair_id, by=by))

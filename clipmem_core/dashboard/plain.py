@@ -73,13 +73,15 @@ def in_one_line(message: object, limit: int = 0) -> str:
 
 
 @contextmanager
-def explained_errors(part: str = "This audit", *, ends: bool = True) -> Iterator[None]:
-    """Show an `InputError` of the block, which names the file and the fix, and end the page there,
-    or go on."""
+def explained_errors(
+    sentence: str = "This audit cannot be shown.", *, ends: bool = True
+) -> Iterator[None]:
+    """Show an `InputError` of the block, which names the file and the fix, below a sentence, and
+    end the page there, or go on."""
     try:
         yield
     except InputError as error:
-        draw_fault(f"{part} cannot be shown.", error)
+        draw_fault(sentence, error)
         if ends:
             st.stop()
 
@@ -114,8 +116,7 @@ class Uncertainty:
     """The uncertainty of clipmem in an audit."""
 
     pooled: bool  # whether single pairs have errors, pooled over similar pairs
-    # Standard deviation of clipmem over held-out pairs, which no member trained on
-    floor: float | None
+    floor: float  # standard deviation over held-out pairs, which no member trained on
 
     def around(self, scores: Mapping[str, float | None]) -> str:
         """Return the uncertainty that follows the clipmem of a pair's scores."""
@@ -126,29 +127,19 @@ class Uncertainty:
         if error is not None and self.pooled:
             low, high = (clipmem + sign * 1.96 * error for sign in (-1, 1))
             return f" ({format_score(low)} to {format_score(high)})"
-        return "" if self.floor is None else f" (noise {self.floor:.2f})"
+        return f" (noise {self.floor:.2f})"
 
     def explain(self) -> str:
         """Return a sentence that explains `around`."""
         if self.pooled:
             return "In brackets: 95 % interval, from errors pooled over similar pairs."
-        if self.floor is None:
-            return "This audit has no estimate of the error of clipmem."
         return f"Noise {self.floor:.2f}: SD of clipmem over held-out pairs, which no member saw."
-
-
-def read_verdict(audit: Audit) -> dict[str, Any]:
-    """Return an audit's verdict, empty where it is missing or broken."""
-    try:
-        return audit.verdict
-    except InputError:
-        return {}
 
 
 def read_uncertainty(audit: Audit) -> Uncertainty:
     """Return the uncertainty that an audit's verdict states."""
-    verdict = read_verdict(audit)
-    return Uncertainty(verdict.get("se_kind") == "moderated", verdict.get("held_out_sd"))
+    verdict = audit.verdict
+    return Uncertainty(verdict["se_kind"] == "moderated", verdict["held_out_sd"])
 
 
 def format_score(value: float | None) -> str:

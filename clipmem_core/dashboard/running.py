@@ -1,7 +1,5 @@
 """The progress of an unfinished audit or a job, with buttons to start, cancel and resume it."""
 
-import math
-import os
 from collections.abc import Callable
 
 import pandas as pd
@@ -11,7 +9,6 @@ from clipmem_core.audit.jobs import Job, JobRequest, audit_request, cancel
 from clipmem_core.audit.settings import resume_arguments
 from clipmem_core.audit.status import (
     BROKEN,
-    CANCELLED,
     DONE,
     OUTSIDE,
     STOPPED,
@@ -36,15 +33,19 @@ FIRST = "scenes"
 
 
 def draw_empty() -> None:
-    """Draw the page without any audit: the ways to start one, and how long each takes."""
+    """Draw the page without any audit: the ways to start one."""
     show_title("CLIPMem")
     show_text("Find captions that are probably wrong, and pairs that CLIP models memorize.")
     demo, own = st.columns(2, border=True)
     with demo:
         show_strong("Demo")
         st.markdown("1,100 drawn scenes, 44 with another picture's captions.")
-        label = f"Run the demo ({_in_minutes(1100)})"
-        if st.button(label, type="primary", icon=":material/play_arrow:", help=meaning(DRAWN)):
+        if st.button(
+            "Run the demo (about a minute)",
+            type="primary",
+            icon=":material/play_arrow:",
+            help=meaning(DRAWN),
+        ):
             audit_request(FIRST, [FIRST, "--name", FIRST]).start()
             st.rerun()
     with own:
@@ -55,18 +56,7 @@ def draw_empty() -> None:
         )
         if st.button("Choose a file or folder", icon=":material/folder_open:"):
             st.switch_page("pages/audits.py", query_params={"view": "start"})
-    st.caption(
-        f"On this machine, 2,000 pictures with five short captions each take "
-        f"{_in_minutes(2000)}, 8,000 {_in_minutes(8000)}. You can close the page meanwhile."
-    )
-
-
-def _in_minutes(pictures: int) -> str:
-    """Return roughly how long an audit with usual settings takes on this machine."""
-    # Measured: 40 and 150 s on two cores for 1,100 and 8,000 pictures with five captions each
-    cores = os.cpu_count() or 1
-    minutes = math.ceil((20 + 0.0325 * pictures / cores) / 60)
-    return "about a minute" if minutes == 1 else f"about {minutes} minutes"
+    st.caption("Thousands of pictures take minutes. You can close the page meanwhile.")
 
 
 @st.fragment(run_every=2)
@@ -89,9 +79,7 @@ def draw_progress(name: str) -> None:
     if state.word == OUTSIDE:
         st.caption("Another process is running it, perhaps in a terminal.")
         return
-    if state.word == CANCELLED:
-        st.info("Cancelled. Resume continues where it stopped.")
-    elif state.word == STOPPED and job is not None:
+    if state.word == STOPPED and job is not None:
         reason = "it was killed" if job.exit_code is None else f"exit code {job.exit_code}"
         draw_fault(f"The audit stopped: {reason}.", job.last_line)
     else:
@@ -165,8 +153,6 @@ def _draw_members(state: State) -> None:
             "stage": member.stage,
             "progress": member.share,
             "loss": member.loss,
-            "pairs/s": member.samples_per_second,
-            "left": duration(member.seconds_left) if member.stage == "training" else "",
         }
         for member in members
     ]
@@ -177,7 +163,6 @@ def _draw_members(state: State) -> None:
         column_config={
             "progress": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1),
             "loss": st.column_config.NumberColumn(format="%.2f", width=60),
-            "pairs/s": st.column_config.NumberColumn(format="%.0f", width=70),
         },
         alt="Progress of each member",
     )

@@ -23,11 +23,12 @@ from clipmem_core.io import InputError, replacing_folder
 from clipmem_core.review.decisions import REMOVE, Decision, open_review
 
 RECAPTIONED = "recaptioned"
+FEWER = "fewer"  # column: how many captions were removed, if none was changed
 MARK = ".clipmem-export"  # file in a folder that an export may replace
 IMAGES = "{stem}_images"  # folder of extracted pictures
-_NAMED = 3  # changed pictures in a note
 CLEANED = "cleaned.json"  # in the folder of a data set that a second audit is of
 PictureProgress = Callable[[int, int], None]  # called with the finished pictures, and all
+_NAMED = 3  # changed pictures in a note
 _IN_ARCHIVE = r"(?i)\.tar/|\.(?:parquet|arrow)#[0-9]+$"
 _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2", "PPM": ".pnm"}
 
@@ -39,7 +40,8 @@ class Cleaned:
 
     audit: Audit
     root: Path  # image references are relative to it
-    pairs: pd.DataFrame  # pair_id, image, captions, label, width, height, recaptioned (bool)
+    # pair_id, image, captions, label, width, height, recaptioned (bool), fewer
+    pairs: pd.DataFrame
     removed: pd.DataFrame  # the same
     line: str  # the counts
     limits: tuple[str, ...]  # the notes on pairs
@@ -90,6 +92,7 @@ def clean(audit: Audit) -> Cleaned:
     ]
     both = list(zip(pairs[CAPTIONS], stored, strict=True))
     pairs[RECAPTIONED] = [new != old for new, old in both]
+    pairs[FEWER] = [len(old) - len(new) if set(new) < set(old) else 0 for new, old in both]
     is_removed = np.array([each.decision == REMOVE for each in current])
     if is_removed.all():
         raise InputError(
@@ -97,12 +100,10 @@ def clean(audit: Audit) -> Cleaned:
         )
     kept = pairs[~is_removed]
     undecided = sum(each.decision is None for each in current)
-    fewer = np.array([len(old) - len(new) if set(new) < set(old) else 0 for new, old in both])
-    fewer[is_removed] = 0
     line = (
         f"{len(kept):,} exported, {undecided:,} of them not reviewed; removed pairs: "
-        f"{is_removed.sum():,}, removed captions: {fewer.sum():,}, pairs with changed captions: "
-        f"{(kept[RECAPTIONED] & (fewer[~is_removed] == 0)).sum():,}"
+        f"{is_removed.sum():,}, removed captions: {kept[FEWER].sum():,}, pairs with changed "
+        f"captions: {(kept[RECAPTIONED] & (kept[FEWER] == 0)).sum():,}"
     )
     quarantined = len(audit.quarantine)
     other = sum(each.for_other_captions is not None for each in current)

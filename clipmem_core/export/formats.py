@@ -19,7 +19,7 @@ import pandas as pd
 
 from clipmem_core.audit.store import MAX_NAME, PAIRS, SCORES, Audit, write_json, write_table
 from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
-from clipmem_core.config import DEFAULT_PRESET, data_folder, did_you_mean
+from clipmem_core.config import DEFAULT_PRESET, data_folder
 from clipmem_core.dataset.readers.containers import scan_tar, split_reference
 from clipmem_core.dataset.readers.paths import is_picture, normal_reference
 from clipmem_core.export.cleaned import (
@@ -49,6 +49,7 @@ from clipmem_core.review.decisions import (
 )
 from clipmem_core.review.queries import count_pairs_of, fetch_numbered, fetch_pairs, number_sql
 from clipmem_core.review.wrong_captions import review_progress
+from clipmem_core.scores.progress import CONFIDENCE
 from clipmem_core.scores.registry import EXPORT_SCORES
 from clipmem_core.tables import FORMULA
 
@@ -66,16 +67,12 @@ METHOD = (
 # of a list of keys: one JSON object a line, `key` and `captions`
 NEW_CAPTIONS = "{name}.captions.jsonl"
 HASHED = "{stem}.uids.csv"  # maps ids to the hashes in a list of uids
-# column separator, and its form in a shell
-SEPARATORS = {".csv": (",", ","), ".tsv": ("\t", r"$'\t'")}
 _UID = re.compile("[0-9a-fA-F]{32}")
 _BREAK = re.compile(r"\s*[\r\n]+\s*")
 
 
 def write_open_clip(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Written:
-    """Write a table for open_clip, one row a caption, separated by commas (`.csv`) or tabs
-    (`.tsv`)."""
-    separator, shell_separator = SEPARATORS[path.suffix.lower()]
+    """Write a CSV for open_clip, one row a caption."""
     # filepath and title are the columns that open_clip reads by default
     table = cleaned.pairs[[CAPTIONS, PAIR_ID, LABEL]].rename(columns={CAPTIONS: "title"})
     with (
@@ -84,11 +81,8 @@ def write_open_clip(cleaned: Cleaned, path: Path, progress: PictureProgress) -> 
     ):
         table.insert(0, "filepath", [f"{folder}/{name}" for name in names])
         rows = table.explode("title")
-        rows.to_csv(temporary, sep=separator, index=False, quoting=QUOTE_NONNUMERIC)
-    reads = (
-        f"open_clip reads it with --train-data {shlex.quote(str(path))} --csv-separator "
-        f"{shell_separator}"
-    )
+        rows.to_csv(temporary, index=False, quoting=QUOTE_NONNUMERIC)
+    reads = f"open_clip reads it with --train-data {shlex.quote(str(path))} --csv-separator ,"
     return (*notes, reads), _audit_command(cleaned, path, folder)
 
 
@@ -283,7 +277,7 @@ def write_decisions(audit: Audit, path: Path, progress: PictureProgress) -> Writ
     changes = [word_changes(old, new) for old, new in captions]
     table.insert(list(table).index(CAPTIONS) + 1, "word_changes", changes)
     scores = [f'{number_sql(name)} AS "{name}"' for name in EXPORT_SCORES]
-    for name, columns in ((PAIRS, [f'"{IMAGE}"', f'"{LABEL}"']), (SCORES, scores)):
+    for name, columns in ((PAIRS, [IMAGE, LABEL]), (SCORES, scores)):
         values = fetch_pairs(audit.folder / name, columns, table[PAIR_ID])
         table = table.merge(values.to_pandas(), on=PAIR_ID, how="left")
     if path.suffix.lower() == ".parquet":
@@ -339,7 +333,7 @@ COPIES = "Pictures are copies: you can edit them."
 FORMATS = {
     "csv": Format(
         "open_clip CSV",
-        (".csv", ".tsv"),
+        (".csv",),
         "The cleaned data set as open_clip reads it, one row a caption.",
         EXTRACTED,
         write_open_clip,
@@ -397,7 +391,7 @@ FORMATS = {
     "decisions": Format(
         "Decisions",
         (".csv", ".parquet"),
-        "Every decision and note with the scores of the pair, as CSV or Parquet.",
+        "Every decision and note with the scores of the pair.",
         "It includes decisions on pairs of other audits of the data set.",
         write_decisions,
         cleaned=False,
@@ -424,10 +418,7 @@ def export_audit(
     """Export a finished audit into a file or folder; `progress` gets the number of finished
     pictures and the total."""
     if format not in FORMATS:
-        raise InputError(
-            f"--format {format!r} is unknown: choose "
-            f"{', '.join(FORMATS)}{did_you_mean(format, FORMATS)}"
-        )
+        raise InputError(f"--format {format!r} is unknown: choose {', '.join(FORMATS)}")
     about = FORMATS[format]
     audit.check_finished()
     _check_target(about, format, path, overwrite)
@@ -447,7 +438,7 @@ def _certificate_of(about: Format, path: Path) -> Path:
 def _write_certificate(audit: Audit, path: Path) -> None:
     """Write the bound on the kept pairs with a wrong caption, and the random checks behind it."""
     certificate = review_progress(audit).certificate
-    ids = fetch_numbered(audit.folder / PAIRS, [f'"{PAIR_ID}"'], certificate.checks)
+    ids = fetch_numbered(audit.folder / PAIRS, [PAIR_ID], certificate.checks)
     codes = decided(audit).codes
     content = {
         "method": METHOD,
@@ -455,7 +446,7 @@ def _write_certificate(audit: Audit, path: Path) -> None:
         "data_set": audit.record.dataset_fingerprint,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "statement": certificate.sentence,
-        "confidence": certificate.confidence,
+        "confidence": CONFIDENCE,
         "kept": certificate.kept,
         "most_wrong": certificate.most,
         "share": certificate.share,

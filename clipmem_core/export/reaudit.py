@@ -7,6 +7,7 @@ audit.
 <data>/audits/<name>/again.json the comparison
 """
 
+from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -246,8 +247,10 @@ def check_repeatable(audit: Audit) -> AuditConfig:
 def is_outdated(audit: Audit, name: str) -> bool:
     """Whether there are decisions after the cleaned data set of a second audit was written."""
     path = cleaned_folder(name) / CLEANED
-    stored = read_json(path, dict[str, Any], repair=_REPAIR) if path.is_file() else None
-    return stored is not None and stored["position"] != open_review(audit).position()
+    if not path.is_file():
+        return False
+    stored = read_json(path, dict[str, Any], repair=_REPAIR)
+    return stored["position"] != open_review(audit).position()
 
 
 def reaudit_request(audit: Audit, name: str) -> JobRequest:
@@ -256,34 +259,32 @@ def reaudit_request(audit: Audit, name: str) -> JobRequest:
 
 
 def list_reaudits(audit: Audit) -> list[str]:
-    """Return the names of an audit's second audits, with those that wait or run, the newest
-    first."""
-    started = []
-    jobs = []
+    """Return the names of an audit's second audits, with those that wait or run."""
+    names = []
     for second in list_audits():
-        try:
+        with suppress(InputError):  # its page reports the broken file
             if second.record.reaudit_of == audit.name:
-                started.append(second.name)
-        except InputError:  # its page reports the broken file
-            continue
-    for name in (name for name in list_job_names() if name not in started):
+                names.append(second.name)
+    for name in list_job_names():
         task = reaudit_request(audit, name)
         job = task.find()
         if job and job.arguments == tuple(task.arguments):
-            jobs.append(name)
-    return jobs + started
+            names.append(name)
+    return list(dict.fromkeys(names))
 
 
-def read_comparison(second: Audit) -> tuple[ReauditEffect | None, bool]:
-    """Return the comparison of a second audit (None: too few pairs), and whether it is finished."""
+def read_comparison(second: Audit) -> ReauditEffect | None:
+    """Return the comparison of a second audit; None if too few pairs are in both."""
     path = second.folder / COMPARISON
-    if not path.is_file():
-        return None, False
-    return read_json(path, dict[str, ReauditEffect | None], repair=_REPAIR)["measured"], True
+    return read_json(path, dict[str, ReauditEffect | None], repair=_REPAIR)["measured"]
 
 
-def comparison_lines(measured: ReauditEffect | None) -> list[str]:
-    """Return the comparison in sentences: the changes with intervals, and the limits."""
+def comparison_lines(second: Audit) -> list[str]:
+    """Return the comparison of a second audit in sentences: the changes with intervals, and the
+    limits; none before the audits were compared."""
+    if not (second.folder / COMPARISON).is_file():
+        return []
+    measured = read_comparison(second)
     if measured is None:
         return [
             "Fewer than ten held-out pairs are in both audits with the same captions: nothing "

@@ -69,7 +69,7 @@ from clipmem_core.lab.setting import (
     without_idle,
 )
 from clipmem_core.ragged import Ragged
-from clipmem_core.review.decisions import decided_of
+from clipmem_core.review.decisions import review_of
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
 _EMBEDDINGS = ".embeddings"  # of a member until its pair of members is measured
@@ -260,7 +260,7 @@ def run_study(
             config = replace(config, train_captions=1)
         if any(DECISIONS in setting.overrides for setting in also):
             columns = pa.Table.from_pandas(pairs[[c.PAIR_ID, c.CAPTIONS]], preserve_index=False)
-            decided = decided_of(fingerprint, columns)
+            decided = review_of(fingerprint, columns).changes()
             also = [
                 replace(setting, decided=decided) if DECISIONS in setting.overrides else setting
                 for setting in also

@@ -17,7 +17,6 @@ from clipmem_core.review.decisions import (
     CHOICES,
     REMOVE,
     Choice,
-    Decision,
     Outcome,
     captions_to_store,
     decided,
@@ -129,7 +128,7 @@ def transferable(audit: Audit, other: Audit) -> tuple[dict[str, Choice], int]:
     choices = {}
     for pair_id in made.keys() & partners:
         partner = partners[pair_id]
-        now = current.get(partner, Decision(partner))
+        now = current[partner]
         if not (now.decision or now.captions or now.note):
             _, decision, captions, note, *_ = made[pair_id]
             is_neutral = pair_id in neutral
@@ -178,7 +177,7 @@ def preview_replacement(
     emptied = 0
     removed = 0
     for pair_id in pair_ids:
-        current = decisions.get(pair_id, Decision(pair_id))
+        current = decisions[pair_id]
         if current.decision == REMOVE:
             removed += 1
             continue

@@ -89,9 +89,8 @@ def table_candidates(
             "and one pair_id or image"
         )
     table = table.explode(CAPTION, ignore_index=True)
-    absent = pd.Series(None, table.index)
-    columns = [table.get(name, absent) for name in (IMAGE, CAPTION, LABEL, PAIR_ID)]
-    rows = [Row(str(at), *cells) for at, cells in enumerate(zip(*columns, strict=True))]
+    listed = table.reindex(columns=[IMAGE, CAPTION, LABEL, PAIR_ID])
+    rows = [Row(str(at), *cells) for at, *cells in listed.itertuples()]
     found = in_image_folder(Rows(file.parent, "table", rows), folder, file)
     rows = list(found.rows)
     raw = RawPairs(found.root.absolute(), "table", *merge_rows(replace(found, rows=rows)))

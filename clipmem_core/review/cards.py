@@ -124,22 +124,20 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
         pair_id, key, image, captions, label, injected = pairs[row]
         group, *values = scores[row]
         match, matched = matches.get(row, (None, None))
+        finite = (value if np.isfinite(value) else None for value in values)
         card = PairCard(
-            row=row,
-            pair_id=pair_id,
-            caption_key=key,
-            image=image,
-            captions=tuple(captions),
-            label=label,
-            injected=injected,
-            group=group,
-            scores={
-                name: value if np.isfinite(value) else None
-                for name, value in zip(BY_NAME, values, strict=True)
-            },
-            match=match,
-            matched=matched,
-            decision=decisions.get(pair_id, Decision(pair_id)),
+            row,
+            pair_id,
+            key,
+            image,
+            tuple(captions),
+            label,
+            injected,
+            group,
+            dict(zip(BY_NAME, finite, strict=True)),
+            match,
+            matched,
+            decisions[pair_id],
         )
         shown.append(card)
     return shown

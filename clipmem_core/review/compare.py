@@ -6,11 +6,10 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core.audit.store import Audit
-from clipmem_core.columns import CLIPMEM, MISFIT, PAIR_ID
+from clipmem_core.columns import CLIPMEM, PAIR_ID
 from clipmem_core.config import FIELDS, as_dict, flat
 from clipmem_core.io import InputError
 from clipmem_core.review.queries import CAPTION_KEY, ROW, fetch_all, number_sql
-from clipmem_core.review.rows import misfit_note
 from clipmem_core.scores.seeds import Difference, paired_difference
 
 POINTS = 5_000  # pairs in a scatter plot
@@ -27,7 +26,7 @@ class Comparison:
     only_other: int
     edited: int  # common pairs with other captions or another picture
     regrouped: int  # common pairs in another group of the same protocol
-    spearman: float | None  # None for fewer than three pairs or constant scores
+    spearman: float  # NaN for constant scores
     change: Difference | None  # paired by pair; None without pairs scored in both
     # pair_id, row_one, row_other, one, other, difference, group_one, group_other of pairs that stay
     # in their group, the largest change first
@@ -58,12 +57,6 @@ def compare(one: Audit, other: Audit, *, column: str = CLIPMEM, limit: int) -> C
     largest = stayed.sort_values("difference", key=lambda values: -values.abs(), kind="stable")
     sample = scored.sample(min(len(scored), POINTS), random_state=0).sort_index()
     values = scored["one"].to_numpy(), scored["other"].to_numpy()
-    # NaN for constant scores or less than two
-    spearman = scored["one"].corr(scored["other"], method="spearman")
-    warnings = differing_settings(one, other)
-    noted = [f"in {audit.name}, {note}" for audit in (one, other) if (note := misfit_note(audit))]
-    if column == MISFIT and len(noted) == 1:
-        warnings += (f"The formula of misfit differs: {noted[0]}",)
     return Comparison(
         column=column,
         n_common=len(joined),
@@ -72,11 +65,11 @@ def compare(one: Audit, other: Audit, *, column: str = CLIPMEM, limit: int) -> C
         only_other=len(tables[1]) - len(joined),
         edited=int(edited.sum()),
         regrouped=int(regrouped.sum()),
-        spearman=None if len(scored) < 3 or np.isnan(spearman) else float(spearman),
+        spearman=scored["one"].corr(scored["other"], method="spearman"),
         change=paired_difference(values[1], values[0]) if len(scored) else None,
         changed=largest[:limit].reset_index(drop=True),
         points=sample.reset_index(drop=True),
-        warnings=warnings,
+        warnings=differing_settings(one, other),
     )
 
 

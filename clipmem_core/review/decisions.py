@@ -8,7 +8,7 @@ screen: in an audit with other captions, for example injected errors, the pair i
 import json
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from sqlite3 import Connection
 from typing import NamedTuple
@@ -49,7 +49,7 @@ CHOICES = (KEEP, REMOVE, RECAPTION)
 SEVERAL = "several"  # of an event, whose pairs have different decisions
 FOR_OTHER = "for_other_captions"
 _TABLE_COLUMNS = [PAIR_ID, "decision", CAPTIONS, "note", "time", "audit", FOR_OTHER]
-_HISTORY_COLUMNS = ["event", "time", "audit", "kind", "decision", "pairs", "first_pair_id", "note"]
+_HISTORY_COLUMNS = ["event", "time", "audit", "decision", "pairs", "first_pair_id", "note"]
 UNDECIDED_CODE = 0
 CODES = {None: UNDECIDED_CODE, KEEP: 1, REMOVE: 2, RECAPTION: 3}
 # pair_id, decision, number, event, caption key and neutral of an entry of the log
@@ -71,8 +71,7 @@ _DECISIONS = """
     WHERE entry.id IN ({}) ORDER BY entry.id DESC
 """
 _HISTORY = """
-    SELECT event.id, time, audit, CASE WHEN undoes IS NULL THEN 'decide' ELSE 'undo' END,
-        decision, pairs, pair_id, event.note, undoes
+    SELECT event.id, time, audit, decision, pairs, pair_id, event.note, undoes
     FROM event LEFT JOIN entry ON entry.id = first_entry ORDER BY event.id DESC LIMIT ? OFFSET ?
 """
 _ENTRIES = """
@@ -149,7 +148,7 @@ class Review:
     """
 
     path: Path
-    pairs: Path | pa.Table | None = None
+    pairs: Path | pa.Table
 
     def decide(
         self,
@@ -181,7 +180,7 @@ class Review:
         with open_to_write(self.path) as log:
             current = self.decisions_in(log, keys)
             for pair_id, (decision, captions, note, entry, neutral) in choices.items():
-                if entry in (None, current.get(pair_id, Decision(pair_id)).entry):
+                if entry in (None, current[pair_id].entry):
                     texts = captions_to_store(decision, captions)
                     own[pair_id] = Own(decision, texts, note, neutral)
             skipped = len(choices) - len(own)
@@ -200,15 +199,26 @@ class Review:
             outcome = Outcome(*add_undo(log, event))
             return None if not outcome.event and event in undone_events(log) else outcome
 
-    def current(self, pair_id: str) -> Decision | None:
-        """Return the current decision on a pair, None if the log does not have the pair."""
-        return self.decisions([pair_id]).get(pair_id)
+    def current(self, pair_id: str) -> Decision:
+        """Return the current decision on a pair."""
+        return self.decisions([pair_id])[pair_id]
 
     def decisions(self, pair_ids: Iterable[str] | None = None) -> dict[str, Decision]:
-        """Return the current decisions on those of some pairs that the log has, or on all pairs,
-        the newest first."""
+        """Return the current decisions on some pairs, or on all pairs of the log, the newest
+        first."""
         with open_to_read(self.path) as log:
             return self.decisions_in(log, None if pair_ids is None else self.with_keys(pair_ids))
+
+    def changes(self) -> Decided:
+        """Return the pairs to be removed, and the new captions of others."""
+        decisions = self.decisions().values()
+        removed = frozenset(each.pair_id for each in decisions if each.decision == REMOVE)
+        recaptioned = {
+            each.pair_id: each.captions
+            for each in decisions
+            if each.captions and each.pair_id not in removed
+        }
+        return Decided(removed, recaptioned)
 
     def table(self) -> pd.DataFrame:
         """Return the pairs with a decision, new captions or a note, the newest first.
@@ -221,8 +231,8 @@ class Review:
         return table.assign(**{CAPTIONS: table[CAPTIONS].map(list)})
 
     def decisions_in(self, log: Connection, keys: Mapping[str, int] | None) -> dict[str, Decision]:
-        """Return the current decisions on pairs with these caption keys or all pairs, the newest
-        first."""
+        """Return the current decisions on pairs with these caption keys, or on all pairs of the
+        log, the newest first."""
         entries = "SELECT entry FROM standing"
         values = []
         if keys is not None:
@@ -243,23 +253,18 @@ class Review:
                 current[pair_id] = shown._replace(
                     for_other_captions=made.decision, time=made.time, audit=made.audit
                 )
-        return {pair_id: current[pair_id] for pair_id, *_ in rows}
+        return {pair_id: current.get(pair_id, Decision(pair_id)) for pair_id in keys}
 
     def with_keys(self, pair_ids: Iterable[str]) -> dict[str, int]:
         """Return the caption keys of some pairs, 0 for a pair that is not in `pairs`."""
         ids = dict.fromkeys(pair_ids, 0)
         return ids | fetch_by_id(self.pairs, CAPTION_KEY, ids)
 
-    def counts(self) -> dict[str, int]:
-        """Return the number of pairs of each decision, in the order of `CHOICES`."""
-        made = [each.decision for each in self.decisions().values()]
-        return {choice: made.count(choice) for choice in CHOICES}
-
     def history(self, *, page: int, size: int) -> pd.DataFrame:
         """Return a page of the events, the newest first; `undoes`: the event an undo reverts,
         `undone`: reverted."""
         with open_to_read(self.path) as log:
-            rows = log.execute(_HISTORY, (int(size), (int(page) - 1) * int(size))).fetchall()
+            rows = log.execute(_HISTORY, (size, (page - 1) * size)).fetchall()
             undone = undone_events(log)
         table = pd.DataFrame(rows, columns=[*_HISTORY_COLUMNS, "undoes"], dtype=object)
         table["undone"] = table["event"].isin(undone)
@@ -283,10 +288,11 @@ class Review:
 
 def open_review(audit: Audit) -> Review:
     """Return the decisions on the data set of an audit."""
-    return _review_of(audit.record.dataset_fingerprint, audit.folder / PAIRS)
+    return review_of(audit.record.dataset_fingerprint, audit.folder / PAIRS)
 
 
-def _review_of(dataset_fingerprint: str, pairs: Path | pa.Table | None) -> Review:
+def review_of(dataset_fingerprint: str, pairs: Path | pa.Table) -> Review:
+    """Return the decisions on a data set."""
     return Review(data_folder() / "review" / f"{check_name(dataset_fingerprint)}.sqlite", pairs)
 
 
@@ -316,7 +322,6 @@ def captions_to_store(decision: str | None, captions: Sequence[str]) -> str:
 class Codes:
     """The decision on each pair of an audit, up to an entry of a log; read-only."""
 
-    log: tuple[str, int]  # path and inode
     entry: int
     codes: np.ndarray  # int8 [n_pairs], values of `CODES`
     neutral: np.ndarray  # bool [n_pairs], the decision does not say whether the captions are right
@@ -327,8 +332,8 @@ _codes_lock = threading.Lock()
 
 
 @cached(4, SCORES, PAIRS)
-def _latest_codes(audit: Audit) -> dict[tuple[str, int], Codes]:
-    """Return the cache of an audit's latest codes, by log."""
+def _latest_codes(audit: Audit) -> dict[int, Codes]:
+    """Return the cache of an audit's latest codes, by the inode of their log."""
     return {}
 
 
@@ -338,13 +343,13 @@ def decided(audit: Audit) -> Codes:
     review = open_review(audit)
     with _codes_lock:
         latest = _latest_codes(audit)
-        log = str(review.path), review.path.stat().st_ino if review.path.exists() else 0
+        log = review.path.stat().st_ino if review.path.exists() else 0
         position = review.position()
         codes = latest.get(log)
         if codes is None or position < codes.entry:  # the log was replaced
             count = count_pairs_of(audit)
             kinds = (np.int8, bool, np.int64)
-            codes = Codes(log, 0, *(np.zeros(count, kind) for kind in kinds))
+            codes = Codes(0, *(np.zeros(count, kind) for kind in kinds))
         if position > codes.entry:
             codes = _apply_entries(audit, codes, review.entries_after(codes.entry))
         latest[log] = codes
@@ -374,36 +379,15 @@ def _apply_entries(audit: Audit, before: Codes, entries: list[Entry]) -> Codes:
     codes = before.codes.copy()
     neutral = before.neutral.copy()
     first = before.first.copy()
-    codes[changed["row"]] = changed["code"]
-    neutral[changed["row"]] = changed["neutral"]
-    first[changed["row"]] = np.where(
-        first[changed["row"]] == 0, changed["first"], first[changed["row"]]
-    )
-    return replace(before, entry=entries[-1][2], codes=codes, neutral=neutral, first=first)
+    rows = changed["row"]
+    codes[rows] = changed["code"]
+    neutral[rows] = changed["neutral"]
+    first[rows] = np.where(first[rows] == 0, changed["first"], first[rows])
+    return Codes(entries[-1][2], codes, neutral, first)
 
 
-def decided_of(dataset_fingerprint: str, pairs: Path | pa.Table | None = None) -> Decided:
-    """Return the pairs of a data set to be removed, and the new captions of others."""
-    removed = set()
-    recaptioned = {}
-    for pair_id, made in _review_of(dataset_fingerprint, pairs).decisions().items():
-        if made.decision == REMOVE:
-            removed.add(pair_id)
-        elif made.captions:
-            recaptioned[pair_id] = made.captions
-    return Decided(frozenset(removed), recaptioned)
-
-
-def decided_for(audit: Audit) -> Decided:
-    """Return the decisions on the pairs of an audit."""
-    return decided_of(audit.record.dataset_fingerprint, audit.folder / PAIRS)
-
-
-def count_changed(audit: Audit) -> tuple[int, int]:
-    """Return how many pairs of an audit are removed, and how many others have new captions."""
-    made = decided_for(audit)
-    path = audit.folder / PAIRS
-    removed, captioned = (
-        fetch_pairs(path, [ROW], ids).num_rows for ids in (made.removed, made.recaptioned)
-    )
-    return removed, captioned
+def count_changed(audit: Audit) -> int:
+    """Return how many pairs of an audit are removed or have new captions."""
+    made = open_review(audit).changes()
+    ids = [*made.removed, *made.recaptioned]
+    return fetch_pairs(audit.folder / PAIRS, [ROW], ids).num_rows

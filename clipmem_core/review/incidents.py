@@ -27,7 +27,6 @@ from clipmem_core.review.decisions import (
     RECAPTION,
     UNDECIDED_CODE,
     Choice,
-    Decision,
     Outcome,
     decided,
     open_review,
@@ -155,7 +154,7 @@ def store_repairs(audit: Audit, numbers: Collection[int]) -> Outcome:
     current = review.decisions(ids)
     choices = {}
     for pair_id, texts, number in zip(ids, captions, pairs["number"], strict=True):
-        now = current.get(pair_id, Decision(pair_id))
+        now = current[pair_id]
         note = None if now.note else notes[number]
         choices[pair_id] = Choice(RECAPTION, tuple(texts), note, now.entry, neutral=True)
     label = "; ".join(notes.values())

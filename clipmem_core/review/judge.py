@@ -16,7 +16,7 @@ belong to another picture and say nothing.
 
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,7 @@ _AT = "_at"  # number of a candidate
 _PLACE = "_place"  # of a pair among those with candidates
 _UNIT = "_unit"  # of captions that are siblings of each other: of a new pair, or one candidate
 _NUMBER = "_number"  # of a caption in its pair
+_REPLACED = "_replaced"  # what a candidate replaces: a list of captions or sentences
 _BLOCK = 2_048  # captions whose evidence is in memory at a time
 _SHOWN = 10  # candidates of the printed table
 _CUT = 60  # characters of a printed caption
@@ -164,11 +165,12 @@ def judge_captions(
     new[[PAIR_ID, IMAGE]] = pairs[[PAIR_ID, IMAGE]].iloc[new[_PLACE]].to_numpy()
     current = _current_captions(audit, pairs)
     new[_UNIT] = np.where(new[NEW], -1 - new[_PLACE], np.arange(len(new)))
+    replaced = new.get(REPLACES, [None] * len(new))
+    new[_REPLACED] = [[text] if isinstance(text, str) else [] for text in replaced]
     judged = new.drop_duplicates([_UNIT, CAPTION]).sort_values(_UNIT, kind="stable")
-    if REPLACES in judged:
-        judged[REPLACES] = [[text] if isinstance(text, str) else [] for text in judged[REPLACES]]
     if audit.record.sentences:
         sentences = _sentences(judged)
+        sentences[_REPLACED] = sentences[_REPLACED].map(sentences_of)
         scores = _judge_units(audit, fitted, pairs, _sentences(current), sentences, progress)
         scored = pd.DataFrame(scores, columns=[*_COLUMNS])
         scored[SENTENCE] = sentences[SENTENCE].to_numpy()
@@ -187,7 +189,7 @@ def judge_captions(
         table = pd.concat([table.sort_values(_PLACE, kind="stable"), refused])
     else:
         table = pd.concat([table[len(current) :].set_index(_AT), refused]).sort_index()
-    inner = [_AT, _PLACE, _UNIT, _NUMBER, CSLS_OUT, PICTURE, ROW]
+    inner = [_AT, _PLACE, _UNIT, _NUMBER, _REPLACED, CSLS_OUT, PICTURE, ROW]
     table = table.drop(columns=inner, errors="ignore").reset_index(drop=True)
     first = [PAIR_ID, IMAGE, CAPTION, *added, REASON]
     return table[[*first, *(name for name in table if name not in first)]]
@@ -195,16 +197,12 @@ def judge_captions(
 
 def _sentences(captions: pd.DataFrame) -> pd.DataFrame:
     """Return a row for each sentence of captions, with its number in the caption; `_NUMBER` is that
-    in the pair. What it replaces is a list of sentences."""
-    texts = [sentences_of([caption]) for caption in captions[CAPTION]]
+    in the pair."""
     table = captions.copy()
-    table[CAPTION] = texts
-    table[SENTENCE] = [range(len(part)) for part in texts]
+    table[CAPTION] = [sentences_of([caption]) for caption in captions[CAPTION]]
+    table[SENTENCE] = [range(len(part)) for part in table[CAPTION]]
     table = table.explode([CAPTION, SENTENCE], ignore_index=True)
-    table[_NUMBER] = table.groupby(_PLACE).cumcount()
-    if REPLACES in table:
-        table[REPLACES] = table[REPLACES].map(sentences_of)
-    return table
+    return table.assign(**{_NUMBER: table.groupby(_PLACE).cumcount()})
 
 
 def _pairs(audit: Audit, firsts: pd.DataFrame, data_set: DataSet | None) -> pd.DataFrame:
@@ -236,12 +234,9 @@ def _current_captions(audit: Audit, pairs: pd.DataFrame) -> pd.DataFrame:
     table[_NUMBER] = table.groupby(_PLACE).cumcount()
     stamp(audit.folder / CAPTION_TABLE)  # a missing one has no row for `fetch_pairs`
     columns = [f"caption AS {_NUMBER}", *_COLUMNS]
-    for name, selected, key in (
-        (CAPTION_TABLE, columns, [PAIR_ID, _NUMBER]),
-        (SCORES, [CSLS_OUT], [PAIR_ID]),
-    ):
+    for name, selected in ((CAPTION_TABLE, columns), (SCORES, [CSLS_OUT])):
         scores = fetch_pairs(audit.folder / name, selected, pairs[PAIR_ID]).to_pandas()
-        table = table.merge(scores, on=key, how="left")
+        table = table.merge(scores, how="left")  # on the columns that both have
     return table.assign(**{OWN: True, NEW: False})
 
 
@@ -259,23 +254,21 @@ def _judge_units(
     usable = current[~(current[P_PAIR] > HALF)]
     for at, *numbered in usable[[_PLACE, _NUMBER, CAPTION]].itertuples(index=False):
         by_place[at].append(numbered)
-    replaced = judged[REPLACES].tolist() if REPLACES in judged else [[]] * len(judged)
-    start = np.append(np.flatnonzero(~judged[_UNIT].duplicated()), len(judged))
-    all_texts = judged[CAPTION].tolist()
-    texts = [all_texts[first:end] for first, end in pairwise(start)]
-    places = judged[_PLACE].to_numpy()[start[:-1]]
+    by_unit = judged.groupby(_UNIT, sort=False)
+    texts = by_unit[CAPTION].agg(list).tolist()
+    places = by_unit[_PLACE].first().to_numpy()
     siblings = [
-        [(number, text) for number, text in by_place[place] if text not in (*own, *replaced[first])]
-        for place, own, first in zip(places, texts, start[:-1], strict=True)
+        [(number, text) for number, text in by_place[place] if text not in (*own, *replaced)]
+        for place, own, replaced in zip(places, texts, by_unit[_REPLACED].first(), strict=True)
     ]
-    units = Ragged(start)
+    units = Ragged.of_lists(texts)
     step = max(1, _BLOCK // int(units.counts.max()))
     blocks = []
     for at in range(0, len(units), step):
         part = slice(at, at + step)
         block = pairs.iloc[places[part]]
         blocks.append(_evidence(audit, fitted, block, texts[part], siblings[part]))
-        progress(int(start[part.stop : part.stop + 1].sum() or len(judged)), len(judged))
+        progress(units.start[at : part.stop + 1][-1].item(), len(judged))
     evidence = np.concatenate(blocks)
     similarity, margin, fit, agree, agree_more, specific, words = evidence.T
     by_pair = _ratio_at(fitted, "pairs", fit)
@@ -344,54 +337,34 @@ def _out_of(
     owner = Ragged.of_lists(texts).owner
     by_member = []
     for name, trained in zip(membership.members, membership.trained, strict=True):
-        units = np.flatnonzero((rows < 0) | ~trained[rows])
+        chosen = np.flatnonzero((rows < 0) | ~trained[rows])
         values = np.full((len(owner), 3), np.nan)
-        if len(units):
-            image, text = read_embeddings(audit.member(name))
-            captions = [texts[at] for at in units.tolist()]
-            listed = [*chain.from_iterable(captions)]
-            vectors = encoding.embed_texts(audit, listed, name)
-            shown = unit(image[np.maximum(rows[units], 0)])
-            is_new = rows[units] < 0
+        if len(chosen):
+            embeddings = read_embeddings(audit.member(name))
+            # of the held-out pairs
+            images, captions = (unit(vectors[beside]) for vectors in embeddings)
+            listed = [texts[at] for at in chosen.tolist()]
+            text = encoding.embed_texts(audit, [*chain.from_iterable(listed)], name)
+            image = unit(embeddings[0][np.maximum(rows[chosen], 0)])
+            is_new = rows[chosen] < 0
             if is_new.any():
-                features = pictures[units[is_new]]
-                shown[is_new] = encoding.embed_pictures(audit, features, name)
-            held_out = unit(image[beside]), unit(text[beside])
-            itself = rows[units, None] == beside
-            values[np.isin(owner, units)] = _beside_held_out(
-                vectors, Ragged.of_lists(captions), shown, itself, held_out
+                features = pictures[chosen[is_new]]
+                image[is_new] = encoding.embed_pictures(audit, features, name)
+            units = Ragged.of_lists(listed)
+            means = unit(units.mean(text))
+            itself = rows[chosen, None] == beside  # a pair's own place among the held-out ones
+            by_image, by_text = (
+                np.where(itself, -np.inf, queries @ others.T)
+                for queries, others in ((image, captions), (means, images))
             )
+            fit = detectors.csls(np.vecdot(means, image), by_image, by_text)
+            similarity = np.vecdot(text, image[units.owner])
+            cosines = np.where(itself[units.owner], -np.inf, text @ images.T)
+            margin = similarity - detectors.mean_of_nearest(cosines)
+            table = np.column_stack([similarity, margin, fit[units.owner]])
+            values[np.isin(owner, chosen)] = table
         by_member.append(values)
     return detectors.nan_mean(by_member)
-
-
-def _beside_held_out(
-    vectors: np.ndarray,
-    units: Ragged,
-    pictures: np.ndarray,
-    itself: np.ndarray,
-    held_out: tuple[np.ndarray, np.ndarray],
-) -> np.ndarray:
-    """Return similarity and margin of captions, and the CSLS of their units, by one member, [n, 3].
-
-    Args:
-        vectors: unit embeddings of the captions, [n, dim].
-        units: the captions of each.
-        pictures: unit embeddings, [n_units, dim].
-        itself: whether a unit's pair is a held-out one, [n_units, n_held_out].
-        held_out: unit embeddings of the held-out pictures and captions, [n_held_out, dim].
-    """
-    owner = units.owner
-    similarity = np.vecdot(vectors, pictures[owner])
-    cosines = np.where(itself[owner], -np.inf, vectors @ held_out[0].T)
-    means = unit(units.mean(vectors))
-    by_image, by_text = (
-        np.where(itself, -np.inf, queries @ others.T)
-        for queries, others in zip((pictures, means), held_out[::-1], strict=True)
-    )
-    fit = detectors.csls(np.vecdot(means, pictures), by_image, by_text)
-    margin = similarity - detectors.mean_of_nearest(cosines)
-    return np.column_stack([similarity, margin, fit[owner]])
 
 
 def _agreement(
@@ -436,37 +409,24 @@ def _word_ratios(
     owner = Ragged.of_lists(texts).owner
     by_model = []
     for name, halves in _HALVES.items():
-        chosen = np.isin(half, halves)
+        chosen = np.flatnonzero(np.isin(half, halves))
         ratios = np.full(len(owner), np.nan)
-        if chosen.any():
-            listed = [
-                ([*texts[at], *(text for _, text in siblings[at])], len(texts[at]))
-                for at in np.flatnonzero(chosen).tolist()
-            ]
-            ratios[chosen[owner]] = _ratios_by(
-                audit, name, pictures[chosen], *zip(*listed, strict=True)
-            )
+        if len(chosen):
+            model, vocabulary, by_kind = _word_model(audit, name)
+            # A unit's captions are read together with their siblings, which come after them.
+            captions = [[*texts[at], *(text for _, text in siblings[at])] for at in chosen.tolist()]
+            counts = np.array([len(texts[at]) for at in chosen.tolist()])
+            words = number_words(captions, like=vocabulary)
+            is_judged = words.captions.number < counts[words.captions.owner]
+            compared = np.where(is_judged[words.in_captions.owner], 0, -1)
+            predicted = Predictions.empty(len(words.ids))
+            predict(model, words, pictures[chosen], np.arange(len(chosen)), compared, predicted)
+            evidence, kinds = predicted_evidence(words, predicted, np.zeros_like(compared))
+            surprises = surprise(by_kind, evidence[:, 0], kinds)
+            means = mean_ratio(surprises, words.in_captions)
+            ratios[np.isin(owner, chosen)] = means[is_judged]
         by_model.append(ratios)
     return nan_mean(by_model)
-
-
-def _ratios_by(
-    audit: Audit,
-    name: str,
-    pictures: np.ndarray,
-    captions: Sequence[Sequence[str]],
-    counts: Sequence[int],
-) -> np.ndarray:
-    """Return `_word_ratios` by one model: of so many first captions of each list, which are read
-    together."""
-    model, vocabulary, by_kind = _word_model(audit, name)
-    words = number_words(captions, like=vocabulary)
-    is_judged = words.captions.number < np.array(counts)[words.captions.owner]
-    compared = np.where(is_judged[words.in_captions.owner], 0, -1)
-    predicted = Predictions.empty(len(words.ids))
-    predict(model, words, pictures, np.arange(len(captions)), compared, predicted)
-    evidence, kinds = predicted_evidence(words, predicted, np.zeros_like(compared))
-    return mean_ratio(surprise(by_kind, evidence[:, 0], kinds), words.in_captions)[is_judged]
 
 
 @cached(2, MEMBERSHIP, CONFIG)
@@ -541,18 +501,11 @@ def judge_source(
     expected = judged[[*_PARTS]].sum()
     share = expected.sum() / max(judged[P_WRONG].count(), 1)
     worst = judged.nlargest(_SHOWN, P_WRONG)
-    shown = pd.DataFrame(
-        {
-            PAIR_ID: worst[PAIR_ID],
-            CAPTION: worst[CAPTION].str[:_CUT],
-            P_WRONG: worst[P_WRONG],
-            "wrong": worst[[*_PARTS]].fillna(0.0).idxmax(axis=1).map(_PARTS),
-        }
-    )
-    title = f"captions, the likeliest wrong first ({len(shown):,} of {len(judged):,})"
-    screen.progress.console.print(
-        make_table(title, shown.to_dict("records"), shown.columns.tolist())
-    )
+    worst[CAPTION] = worst[CAPTION].str[:_CUT]
+    worst["wrong"] = worst[[*_PARTS]].fillna(0.0).idxmax(axis=1).map(_PARTS)
+    title = f"captions, the likeliest wrong first ({len(worst):,} of {len(judged):,})"
+    columns = [PAIR_ID, CAPTION, P_WRONG, "wrong"]
+    screen.progress.console.print(make_table(title, worst.to_dict("records"), columns))
     for cause in new_incidents(audit, candidates):
         screen.say(cause)
     for reason, count in table[REASON].value_counts().items():

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from clipmem_core.columns import CAPTIONS
 from clipmem_core.io import InputError
-from clipmem_core.review.decisions import RECAPTION, Decision, Review, captions_to_store
+from clipmem_core.review.decisions import RECAPTION, Review, captions_to_store
 from clipmem_core.review.log import (
     Own,
     add_decision,
@@ -107,7 +107,7 @@ def _store_key_press(
     if expected is not None:
         current = review.decisions_in(log, event.pairs)
         for pair_id in event.pairs:
-            now = current.get(pair_id, Decision(pair_id))
+            now = current[pair_id]
             state = (now.decision or "", *now.captions)
             if state != (expected or ("",)):
                 raise InputError(

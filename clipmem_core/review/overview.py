@@ -49,7 +49,6 @@ from clipmem_core.review.queries import cached, fetch, number_sql
 from clipmem_core.review.search import read_sides
 from clipmem_core.scores.alignment import held_out_means, terms_of
 
-MEMBERS_SHOWN = 6  # with a column each
 ATTACK_MEASURES = {"auroc": "AUROC", "TPR@0.01": "TPR at 1 % FPR", "TPR@0.001": "TPR at .1 % FPR"}
 LIMIT = 6000  # points a browser draws at once, fast enough for a lasso
 _STRONG = 0.5  # clipmem of a strongly memorized pair
@@ -98,15 +97,12 @@ def group_bins(audit: Audit) -> pd.DataFrame:
 def memorization_line(verdict: Mapping[str, Any]) -> str:
     """Return how many pairs are strongly memorized, by which encoder, and whether that matters;
     empty if it was not measured."""
-    shares = verdict.get("exceeding") or []
-    attacks = verdict.get("attacks") or [{}]
-    auroc = attacks[0].get("value") or verdict.get("membership_auroc")
+    shares = verdict["exceeding"]
+    auroc = verdict["attacks"][0]["value"] or verdict["membership_auroc"]
     if not shares or auroc is None:
         return ""
     row = next((row for row in shares if row["size"] >= _STRONG), {"size": _STRONG, "share": 0.0})
-    parts = verdict.get("encoders") or {}
-    image = parts.get("image") or 0.0
-    text = parts.get("text") or 0.0
+    image, text = (verdict["encoders"][side] or 0.0 for side in ("image", "text"))
     where = ""
     if row["share"] and max(image, text) > _MOSTLY * min(image, text):
         where = f", mostly by the {'image' if image > text else 'text'} encoder"
@@ -123,38 +119,11 @@ def memorization_line(verdict: Mapping[str, Any]) -> str:
     return f"{100 * row['share']:.1f} % of the pairs are {strong}"
 
 
-def attack_rows(attacks: list[dict[str, Any]]) -> tuple[pd.DataFrame, list[str]]:
-    """Return the success of each attack with its intervals, and a sentence for each missing
-    number."""
-    shown = []
-    missing = []
-    for row in attacks:
-        name = ATTACK_MEASURES[row["measure"]]
-        if pd.isna(row["value"]):
-            missing.append(f"{name} of {row['attack']}: {row['missing']}")
-            continue
-        shown.append({"attack": row["attack"], "measure": name, "value": row["value"]})
-        for over in ("members", "pairs"):
-            low = row[f"{over}_low"]
-            high = row[f"{over}_high"]
-            shown[-1][f"over {over}"] = "" if pd.isna(low) else f"{low:.3f} to {high:.3f}"
-    return pd.DataFrame(shown), missing
-
-
 def member_utility(utility: pd.DataFrame) -> pd.DataFrame:
-    """Return metric, mean, and a column for each member, or the lowest and highest of many; without
-    attacks."""
+    """Return metric, and mean, min and max over the members; without attacks."""
     utility = utility[~utility[METRIC].isin(ATTACK_METRICS.values())]
-    if utility.empty:
-        return pd.DataFrame()
-    wide = utility.pivot_table(
-        index=METRIC, columns=MEMBER, values=VALUE, sort=False, observed=True
-    )
-    mean = wide.mean(axis=1)
-    if len(wide.columns) > MEMBERS_SHOWN:
-        wide = pd.DataFrame({"lowest member": wide.min(axis=1), "highest member": wide.max(axis=1)})
-    wide.insert(0, "mean", mean, allow_duplicates=True)
-    return wide.rename_axis(columns=None).reset_index()
+    by_metric = utility.groupby(METRIC, sort=False, observed=True)[VALUE]
+    return by_metric.agg(["mean", "min", "max"]).reset_index()
 
 
 @dataclass(frozen=True)
@@ -167,24 +136,22 @@ class Corners:
     low: float | None  # 5th percentile of clipmem; None without independent pairs, which g learned
 
 
-@cached(4, SCORES, PAIRS)
-def load_score_map(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame, int, Corners | None]:
-    """Return `points_and_density` of the map of scores, and its corners; None if no held-out pair
-    has both scores."""
-    x = SIMILARITY_OUT
-    y = CLIPMEM
-    points, density, count = points_and_density(audit, x, y)
+@cached(4, SCORES)
+def score_corners(audit: Audit) -> Corners | None:
+    """Return the corners of the map of scores; None if no held-out pair has both scores."""
     query = f"""
         SELECT quantile_cont(x, {FITTING}) AS fits, quantile_cont(y, {1 - NOISE}) AS high,
             quantile_cont(y, {NOISE}) AS low
-        FROM (SELECT {number_sql(x)} AS x, {number_sql(y)} AS y, "group" FROM parquet)
+        FROM (
+            SELECT {number_sql(SIMILARITY_OUT)} AS x, {number_sql(CLIPMEM)} AS y, "group"
+            FROM parquet
+        )
         WHERE "group" = '{HELD_OUT}' AND isfinite(x) AND isfinite(y)
     """
     fits, high, low = fetch(audit.folder / SCORES, query).to_pylist()[0].values()
     if fits is None:
-        return points, density, count, None
-    mirrored = INDEPENDENT in audit.record.groups
-    return points, density, count, Corners(fits, high, low if mirrored else None)
+        return None
+    return Corners(fits, high, low if INDEPENDENT in audit.record.groups else None)
 
 
 @cached(4, SCORES, PAIRS)
@@ -229,7 +196,7 @@ def map_points(audit: Audit, side: str, column: str) -> pd.DataFrame:
     """Return row, map_x, map_y, region and one more column of the pairs on a map."""
     points = read_table(require_map(audit, side), repair="delete it and open the page Map again")
     if column == DECISION:
-        values = pd.Series(decided(audit).codes).map({code: name for name, code in CODES.items()})
+        values = pd.Series(decided(audit).codes).map(dict(enumerate(CODES)))
     else:
         table = PAIRS if column in (LABEL, INJECTED) else SCORES
         values = audit.read_columns(table, column)[column]
@@ -289,9 +256,9 @@ def encoder_means(
     if by == INJECTED:
         scores["name"] = scores["name"].fillna(NOT_INJECTED)
     scores = scores[scores[GROUP].isin(groups)]
-    counts = scores["name"].value_counts().sort_index().sort_values(ascending=False, kind="stable")
-    order = [*GROUPS, *counts.index.difference([*GROUPS, NOT_INJECTED], sort=False), NOT_INJECTED]
-    names = sorted(counts.index[:limit], key=order.index)
+    names = scores["name"].value_counts().index[:limit].tolist()
+    if by == GROUP:
+        names = [group for group in GROUPS if group in names]
     by_name = scores.groupby("name")[list(columns)].agg(["count", "mean", "sem"]).reindex(names)
     means = by_name.rename_axis(columns=["encoder", ""]).stack(0, future_stack=True).reset_index()
     half = _Z * means.pop("sem")

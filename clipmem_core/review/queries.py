@@ -111,14 +111,13 @@ def _database() -> duckdb.DuckDBPyConnection:
     )
 
 
-def fetch_all(audit: Audit, scores: Sequence[str], pairs: Sequence[str] = ()) -> pd.DataFrame:
+def fetch_all(audit: Audit, scores: Sequence[str], pairs: Sequence[str]) -> pd.DataFrame:
     """Return columns of scores.parquet and of pairs.parquet side by side, one row a pair."""
     tables = [
         fetch(
             audit.folder / name, f"SELECT {', '.join(columns)} FROM parquet ORDER BY {ROW}"
         ).to_pandas()
         for name, columns in ((SCORES, scores), (PAIRS, pairs))
-        if columns
     ]
     return pd.concat(tables, axis=1)
 
@@ -145,12 +144,8 @@ def fetch_pairs(
     return fetch(source, query, requested=requested)
 
 
-def fetch_by_id(
-    source: Path | pa.Table | None, value: str, pair_ids: Iterable[str]
-) -> dict[str, Any]:
+def fetch_by_id(source: Path | pa.Table, value: str, pair_ids: Iterable[str]) -> dict[str, Any]:
     """Return a value, as SQL, of those of some pairs that a file or table has."""
-    if source is None:
-        return {}
     found = fetch_pairs(source, [f"{value} AS value"], pair_ids)
     return dict(zip(*found.to_pydict().values(), strict=True))
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from clipmem_core.audit.fault_tables import NEAR_DUPLICATE_OF, ensure_checks, stored_checks
 from clipmem_core.audit.maps import require_map
 from clipmem_core.audit.store import PAIRS, SCORES, Audit
-from clipmem_core.columns import CLIPMEM, LOG_PROBABILITY_SECOND, MAP_X, PAIR_ID, SUSPICION
+from clipmem_core.columns import CLIPMEM, LOG_PROBABILITY_SECOND, MAP_X, PAIR_ID
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.review.decisions import CODES, UNDECIDED_CODE, Codes, decided, open_review
 from clipmem_core.review.incidents import read_incidents
@@ -33,14 +33,12 @@ from clipmem_core.review.selection import (
     RANDOM,
     UNDECIDED,
     Outline,
-    Range,
     Selection,
 )
 from clipmem_core.review.wrong_captions import review_order
 from clipmem_core.scores.registry import SECOND_NOTE
 
 _LABELS_SHOWN = 200
-_BINS = 40  # of the distribution of a score
 _FOLDED = "lower(upper(nfc_normalize({})))"  # both, so that the two forms of a sigma match
 
 
@@ -79,11 +77,11 @@ def _rows(audit: Audit, selection: Selection) -> np.ndarray:
 @cached(8, SCORES, PAIRS)
 def _rows_at(audit: Audit, selection: Selection, decisions: Codes | None) -> np.ndarray:
     mask = _mask(audit, replace(selection, order=CLIPMEM, ascending=False, decision=""))
-    if decisions is not None and selection.decision == DECIDED:
-        mask = mask & (decisions.codes != UNDECIDED_CODE)
-    elif decisions is not None:
+    if decisions is not None:
         code = {UNDECIDED: UNDECIDED_CODE, **CODES}.get(selection.decision, -1)
-        mask = mask & (decisions.codes == code)
+        any_decision = selection.decision == DECIDED
+        codes = decisions.codes
+        mask = mask & (codes != UNDECIDED_CODE if any_decision else codes == code)
     if selection.order == MATCH and selection.searched:
         rows = search(audit, selection.meaning, like=selection.like, by=selection.by).rows
     elif selection.order == RANDOM:
@@ -119,12 +117,9 @@ def _rows_by_condition(audit: Audit, selection: Selection) -> Iterator[np.ndarra
     if selection.group:
         yield _rows_where(scores, '"group" = ?', selection.group)
     for each in selection.ranges:
-        if each == Range(each.column):
-            continue
         value = number_sql(each.column)
-        low = -np.inf if each.low is None else each.low
-        high = np.inf if each.high is None else each.high
-        yield _rows_where(scores, f"isfinite({value}) AND {value} BETWEEN ? AND ?", low, high)
+        where = f"isfinite({value}) AND {value} BETWEEN ? AND ?"
+        yield _rows_where(scores, where, each.low, each.high)
     if selection.label:
         yield _rows_where(pairs, "label = ?", selection.label)
     if selection.injected in (ANY, NONE):
@@ -191,32 +186,17 @@ def frequent_values(audit: Audit, column: str) -> list[str]:
     return fetch(audit.folder / PAIRS, query)[column].to_pylist()
 
 
-@cached(8, SCORES)
-def _finite_scores(audit: Audit, column: str) -> np.ndarray:
-    scores = audit.read_columns(SCORES, column)[column].to_numpy(float)
-    return scores[np.isfinite(scores)]
-
-
+@cached(32, SCORES)
 def score_span(audit: Audit, column: str) -> tuple[float, float] | None:
     """Return the lowest and the highest value of a score, None if no pair has it."""
-    scores = _finite_scores(audit, column)
-    return (float(scores.min()), float(scores.max())) if len(scores) else None
-
-
-def score_counts(audit: Audit, column: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the numbers of pairs in equal bins of a score, and the edges of the bins."""
-    return np.histogram(_finite_scores(audit, column), _BINS)
+    scores = audit.read_columns(SCORES, column)[column].to_numpy(float)
+    finite = scores[np.isfinite(scores)]
+    return (float(finite.min()), float(finite.max())) if len(finite) else None
 
 
 def misfit_note(audit: Audit) -> str:
     """Say that misfit is from a second round of training; empty for an audit with one round."""
     return SECOND_NOTE if score_span(audit, LOG_PROBABILITY_SECOND) else ""
-
-
-def top_rows(audit: Audit, queue: str, *, size: int) -> list[int]:
-    """Return the first rows of a queue; of the suspicious pairs the undecided ones."""
-    decision = UNDECIDED if queue == SUSPICION else ""
-    return find_rows(audit, Selection(order=queue, decision=decision), size=size)
 
 
 def changed_rows(audit: Audit, entry: int | None) -> tuple[int, dict[int, str | None]]:
@@ -230,7 +210,7 @@ def changed_rows(audit: Audit, entry: int | None) -> tuple[int, dict[int, str | 
     else:
         changed = {pair_id for pair_id, *_ in open_review(audit).entries_after(entry)}
         rows = fetch_pairs(audit.folder / PAIRS, [ROW], changed)[ROW].to_numpy()
-    decisions = {code: decision for decision, code in CODES.items()}
+    decisions = list(CODES)
     return current.entry, {row: decisions[current.codes[row]] for row in rows.tolist()}
 
 

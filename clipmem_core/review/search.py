@@ -188,7 +188,7 @@ def read_sides(audit: Audit) -> MemberSides:
 def top_k(values: np.ndarray, k: int) -> np.ndarray:
     """Return the indices of the k highest of values [n] without NaN, the highest first, ties by
     index."""
-    order = np.argsort(-values, kind="stable")[: max(k, 0)]  # NaN comes last
+    order = np.argsort(-values, kind="stable")[:k]  # NaN comes last
     return order[~np.isnan(values[order])]
 
 
@@ -205,10 +205,9 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Suggested:
-    """Members that did not train on a pair, the mean cosine of each of its captions, and suggested
-    captions."""
+    """The mean cosine of each caption of a pair with its picture, and suggested captions; empty if
+    all members trained on the pair."""
 
-    members: tuple[str, ...] = ()
     cosines: tuple[float, ...] = ()
     choices: tuple[Suggestion, ...] = ()
 
@@ -243,7 +242,7 @@ def suggested_captions(audit: Audit, row: int) -> Suggested:
             for at, caption in ranked[:3]
             if lead[at] >= LEAD
         ]
-    return Suggested(tuple(members), cosines, tuple(choices))
+    return Suggested(cosines, tuple(choices))
 
 
 def _mean_cosines(audit: Audit, members: Sequence[str], row: int, n_pairs: int) -> np.ndarray:
@@ -285,7 +284,7 @@ def _captions(audit: Audit, rows: Sequence[int]) -> list[list[tuple[str, float |
     of_pair = f"list({fit} ORDER BY caption) OVER (PARTITION BY pair_id)"
     path = audit.folder / CAPTION_TABLE
     ids = [pair_id for pair_id, _ in pairs.values()]
-    fits = fetch_by_id(path, of_pair, ids) if path.is_file() else {}
+    fits = fetch_by_id(path, of_pair, ids)
     captions = []
     for row in rows:
         pair_id, texts = pairs[row]

@@ -4,18 +4,17 @@ that a person has stored: a name, and the parameters of a selection.
 <data>/views/<audit>.json   name → parameters
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from clipmem_core.audit.store import Audit
+from clipmem_core.audit.store import Audit, write_json
 from clipmem_core.columns import CLIPMEM, INDEPENDENT, MAP_X, MAP_Y, REVIEW_PLACE
 from clipmem_core.config import data_folder
 from clipmem_core.dataset.checks import CHECKS
-from clipmem_core.io import read_json, replacing
+from clipmem_core.io import read_json
 from clipmem_core.scores.registry import BY_NAME
 
 MATCH = "match"  # the order of a search: cosine with the query
@@ -32,11 +31,11 @@ MAX_CORNERS = 60  # of an outline in an address
 
 @dataclass(frozen=True)
 class Range:
-    """An interval of a score, both ends included; None is open."""
+    """An interval of a score, both ends included."""
 
     column: str
-    low: float | None = None
-    high: float | None = None
+    low: float = -math.inf
+    high: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -93,8 +92,7 @@ def to_parameters(selection: Selection) -> dict[str, str]:
         parameters["ascending"] = "1"
     ranges = []
     for each in selection.ranges:
-        ends = ("" if end is None else f"{end:.6g}" for end in (each.low, each.high))
-        ranges.append(":".join([each.column, *ends]))
+        ranges.append(f"{each.column}:{each.low:.6g}:{each.high:.6g}")
     if ranges:
         parameters["range"] = ",".join(ranges)
     if selection.outline:
@@ -143,13 +141,14 @@ def box(x: str, y: str, x_ends: Iterable[float], y_ends: Iterable[float]) -> Out
 
 
 def _ranges(text: str) -> tuple[Range, ...]:
-    """Read ranges from `column:low:high,…`."""
+    """Read ranges from `column:low:high,…`; an empty end is open."""
     ranges = []
     for part in text.split(",") if text else ():
         column, low, high = part.split(":")
-        if column not in BY_NAME:
-            raise ValueError(column)
-        ranges.append(Range(column, *(_finite(end) if end else None for end in (low, high))))
+        each = Range(column, float(low or "-inf"), float(high or "inf"))
+        if column not in BY_NAME or not each.low <= each.high:
+            raise ValueError(part)
+        ranges.append(each)
     return tuple(ranges)
 
 
@@ -191,5 +190,4 @@ def store_view(audit: Audit, name: str, parameters: dict[str, str] | None) -> No
         views[name] = parameters
     path = _views_path(audit)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(views, ensure_ascii=False, indent=1), "utf-8")
+    write_json(path, views)

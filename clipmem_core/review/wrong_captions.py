@@ -31,7 +31,6 @@ class Certificate:
     wrong: int  # of these
     most: int  # kept pairs with a wrong caption, at most
     most_if_right: int  # the same after `NEXT` further checks without an error
-    confidence: float = CONFIDENCE
 
     @property
     def share(self) -> float:
@@ -45,7 +44,7 @@ class Certificate:
         if checked >= min(_FEWEST_CHECKED, self.kept):
             return (
                 f"At most {100 * self.share:.1f} % of the {self.kept:,} kept pairs have a wrong "
-                f"caption ({100 * self.confidence:.0f} % confidence): {self.wrong:,} of "
+                f"caption ({100 * CONFIDENCE:.0f} % confidence): {self.wrong:,} of "
                 f"{checked:,} checked at random did."
             )
         return f"{checked:,} checked at random, {self.wrong:,} wrong." if checked else ""

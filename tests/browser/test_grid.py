@@ -13,6 +13,7 @@ from clipmem_core.review.decisions import Review
 from tests.browser.conftest import TRAINED
 from tests.browser.reviewing import STORED, events, press
 from tests.browser.watched import check_pictures, wait_idle
+from tests.fixtures import decision_counts
 
 POINT = """() => {
     const plot = document.querySelector('.js-plotly-plot'), {x, y,
@@ -44,13 +45,13 @@ def test_two_clicks_remove_a_page_a_key_takes_it_back_and_shift_selects_a_range(
     page.get_by_role("button", name="Remove").click()
     page.locator(".badge.remove").nth(11).wait_for()
     page.wait_for_function(STORED)
-    assert {each for each in ids if review.current(each).decision == "remove"} == set(ids)  # type: ignore[union-attr]
+    assert {each for each in ids if review.current(each).decision == "remove"} == set(ids)
     assert review.history(page=1, size=9)["pairs"].tolist() == [12]
     page.get_by_text("12 of 220 decided").wait_for()
     page.keyboard.press("u")
     page.get_by_text("0 of 220 decided").wait_for()
     page.wait_for_function(STORED)
-    assert review.counts()["remove"] == 0
+    assert decision_counts(review)["remove"] == 0
     page.locator(".card .check").nth(2).click()
     page.locator(".card .picture").nth(7).click(modifiers=["Shift"])
     page.get_by_text("6 selected").wait_for()
@@ -59,11 +60,11 @@ def test_two_clicks_remove_a_page_a_key_takes_it_back_and_shift_selects_a_range(
     page.get_by_role("button", name="Select all 220 that match").click()
     page.get_by_role("button", name="Remove").click()
     page.get_by_text("220 of 220 decided").wait_for()
-    assert review.counts()["remove"] == 220
+    assert decision_counts(review)["remove"] == 220
     page.keyboard.press("u")
     page.get_by_text("0 of 220 decided").wait_for()
     page.wait_for_function(STORED)
-    assert review.counts()["remove"] == 0
+    assert decision_counts(review)["remove"] == 0
 
 
 def test_at_five_keys_a_second_each_is_stored_once_on_the_marked_pair_and_others_are_seen(
@@ -81,7 +82,7 @@ def test_at_five_keys_a_second_each_is_stored_once_on_the_marked_pair_and_others
     pairs = Audit(data / "audits" / TRAINED).pairs.set_index("pair_id")
     before = pairs["captions"][ids[1]].tolist()
     before.remove(first)
-    assert list(review.current(ids[1]).captions) == before  # type: ignore[union-attr]
+    assert list(review.current(ids[1]).captions) == before
     page.keyboard.press("Shift+X")
     page.locator(".card").nth(10).locator(".badge.remove").wait_for()
     review.decide(ids[11:], "remove", audit="of somebody else")
@@ -117,7 +118,7 @@ def test_a_click_and_enter_open_a_pair_and_keys_rest_below_a_dialog(
     page.keyboard.press("x")
     page.get_by_test_id("stDialog").get_by_role("button", name="Close").press("Shift+X")
     wait_idle(page)
-    assert review.counts() == {"keep": 0, "remove": 0, "recaption": 0}
+    assert decision_counts(review) == {"keep": 0, "remove": 0, "recaption": 0}
     page.troubles.clear()  # pictures of the previous page
 
 

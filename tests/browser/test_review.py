@@ -175,11 +175,11 @@ def test_the_most_suspicious_caption_comes_first_and_a_key_stores_a_likelier_wor
             page.locator(".reason", has_text="72 %").wait_for()
             assert shown_pair(page) == pair
             all_stored(page)
-            assert list(review.current(pair).captions) == captions  # type: ignore[union-attr]
+            assert list(review.current(pair).captions) == captions
             page.keyboard.press("k")
         next_pair(page, pair)
         all_stored(page)
-        assert list(review.current(pair).captions) == captions  # type: ignore[union-attr]
+        assert list(review.current(pair).captions) == captions
         while shown_pair(page) != pair:
             page.keyboard.press("ArrowLeft")
         page.locator(".captions p", has_text=changed).wait_for()
@@ -203,8 +203,8 @@ def test_a_key_swaps_the_captions_of_two_pairs_and_another_undoes_both(
         page.keyboard.press("1")
         assert next_pair(page, ids[0]) == ids[2]  # the other is decided too
         all_stored(page)
-        assert review.current(ids[0]).captions == pairs[ids[1]]  # type: ignore[union-attr]
-        assert review.current(ids[1]).captions == pairs[ids[0]]  # type: ignore[union-attr]
+        assert review.current(ids[0]).captions == pairs[ids[1]]
+        assert review.current(ids[1]).captions == pairs[ids[0]]
         page.keyboard.press("u")
         page.locator(f".pair[data-pair='{ids[0]}']").wait_for()
         all_stored(page)
@@ -218,7 +218,7 @@ def test_a_key_swaps_the_captions_of_two_pairs_and_another_undoes_both(
     page.keyboard.press("1")
     next_pair(page, ids[2])
     all_stored(page)
-    assert review.current(ids[2]).captions == pairs[ids[0]]  # type: ignore[union-attr]
+    assert review.current(ids[2]).captions == pairs[ids[0]]
 
 
 def test_a_key_during_a_judgement_is_for_the_pair_on_screen_and_ends_the_wait(
@@ -280,7 +280,7 @@ def test_x_removes_the_marked_sentence_alone(browser: Any, long: Audit, tmp_path
         page.close()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLIPMEM_DATA", str(data))
-        captions = open_review(audit).current(pair).captions  # type: ignore[union-attr]
+        captions = open_review(audit).current(pair).captions
     assert list(captions) == [first[:start] + first[end + 1 :], second]
 
 
@@ -297,7 +297,7 @@ def test_an_edit_and_undo(page: Any, address: str, data: Path, review: Review) -
     all_stored(page)
     captions = Audit(data / "audits" / TRAINED).pairs.set_index("pair_id")["captions"][pair]
     edited = [text + " and more" * (text == lines[1]) for text in captions]
-    assert list(review.current(pair).captions) == edited  # type: ignore[union-attr]
+    assert list(review.current(pair).captions) == edited
     page.keyboard.press("u")
     page.locator(f".pair[data-pair='{pair}']").wait_for()
     page.keyboard.press("e")
@@ -305,7 +305,7 @@ def test_an_edit_and_undo(page: Any, address: str, data: Path, review: Review) -
     page.keyboard.press("Control+Enter")
     next_pair(page, pair)
     all_stored(page)
-    assert review.current(pair).captions == ("a crow", "a black bird")  # type: ignore[union-attr]
+    assert review.current(pair).captions == ("a crow", "a black bird")
     page.keyboard.press("ArrowLeft")
     page.locator(".captions p", has_text="a crow").wait_for()
     page.keyboard.press("u")

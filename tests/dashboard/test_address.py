@@ -1,5 +1,6 @@
 """The address keeps the view: selections, their conditions, and widgets that read and write it."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ FULL = Selection(
     decision="undecided",
     check="dark",
     words="<b> ü",
-    ranges=(Range("clipmem", 0.5), Range("misfit", None, 1.5)),
+    ranges=(Range("clipmem", 0.5), Range("misfit", -math.inf, 1.5)),
     outline=box("similarity_out", "clipmem", (0.0, 1.0), (0.25, 0.5)),
     meaning="a frog",
     like="images/1.png",

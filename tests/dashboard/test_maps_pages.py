@@ -60,8 +60,8 @@ def shape(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("where", "key", "columns"),
     [
-        ("pages/overview.py", "score-map-made", ("similarity_out", "clipmem")),
-        ("pages/encoders.py", "contributions-made", ("clipmem_image", "clipmem_text")),
+        ("pages/overview.py", "clipmem-made", ("similarity_out", "clipmem")),
+        ("pages/encoders.py", "clipmem_text-made", ("clipmem_image", "clipmem_text")),
         (EMBEDDINGS, f"map-made-{SIDE}", ("map_x", "map_y")),
     ],
 )

@@ -57,6 +57,7 @@ def test_a_link_opens_its_pair_with_scores_terms_and_checks(audit_of: Callable[.
     captions, means = (element.value for element in app.dataframe)
     assert captions["audited caption"].tolist() == audit.pairs["captions"][20].tolist()
     assert captions["p word"].tolist() == [0, 0.25, 0.5]
+    means = means.set_index("term")
     assert means.loc["positive", "in"] == pytest.approx(score["positive_in"])
     assert means.loc["positive", "in − out"] == pytest.approx(
         score["positive_in"] - score["positive_out"]

@@ -43,7 +43,7 @@ def read_back(summary: Summary) -> DataSet:
 
 @pytest.mark.parametrize(
     ("kind", "out"),
-    [("folder", "clean.csv"), ("csv", "clean.tsv"), ("tar", "clean.json"), ("tar", "images v1.0")],
+    [("folder", "clean.csv"), ("csv", "clean.csv"), ("tar", "clean.json"), ("tar", "images v1.0")],
 )
 def test_a_cleaned_data_set_is_read_back_as_it_was_written(
     kind: str, out: str, tmp_path: Path, data: Path
@@ -57,7 +57,7 @@ def test_a_cleaned_data_set_is_read_back_as_it_was_written(
     expected = audit.pairs.drop(index=[1, 4])
     expected.at[5, "captions"] = NEW
     expected.at[0, "captions"] = list(audit.pairs["captions"][0][:1])
-    format = {".csv": "csv", ".tsv": "csv", ".json": "coco"}.get(Path(out).suffix, "imagefolder")
+    format = {".csv": "csv", ".json": "coco"}.get(Path(out).suffix, "imagefolder")
     review.decide([ids[0]], RECAPTION, captions=audit.pairs["captions"][0][:1])
 
     def decide(done: int, total: int) -> None:  # while pictures are extracted

@@ -38,12 +38,11 @@ def as_printed(summary: Summary) -> Namespace:
     return pytest.importorskip("open_clip_train.params").parse_args(typed.split("\0")[:-1])
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
 def test_open_clip_reads_every_caption_and_every_picture(
-    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audit = audited(make_source("tar", tmp_path / "set"))
-    summary = export_audit(audit, "csv", tmp_path / "its folder" / f"clean{suffix}")
+    summary = export_audit(audit, "csv", tmp_path / "its folder" / "clean.csv")
     monkeypatch.chdir(data)
     printed = as_printed(summary)
     read = pytest.importorskip("open_clip_train.data").CsvDataset(

@@ -19,7 +19,7 @@ from clipmem_core.io import InputError
 from clipmem_core.lab import lab_pool, mitigated, retraining
 from clipmem_core.lab.retraining import train_members, with_setting
 from clipmem_core.lab.setting import BASELINE, Setting, parse_setting
-from clipmem_core.review.decisions import RECAPTION, REMOVE, decided_for, open_review
+from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
 from clipmem_core.scores.attacks import BAVARIA, attack
 from clipmem_core.scores.membership import draw_utility_pairs
 from tests.audit.small import aligned, embeddings
@@ -161,7 +161,7 @@ def test_decided_pairs_are_not_compared_and_new_captions_are_embedded(audit: Aud
     review.decide(ids[[*trained[:3], held_out[0]]].tolist(), REMOVE)
     text = "a purple zebra on a bicycle"
     review.decide(ids[[trained[5], held_out[1]]].tolist(), RECAPTION, captions=[text])
-    name = train(audit, Setting({"decisions": True}, decided_for(audit)), members=2)
+    name = train(audit, Setting({"decisions": True}, open_review(audit).changes()), members=2)
     changes = mitigated.read_changes(audit, name)
     assert np.flatnonzero(changes.removed).tolist() == trained[:3].tolist()
     assert changes.captions == {trained[5]: (text,)}
@@ -185,7 +185,10 @@ def test_decided_pairs_are_not_compared_and_new_captions_are_embedded(audit: Aud
     assert row[c.CLIPMEM] == pytest.approx((values[0] - values[1])[first & ~second].mean())
     # Other decisions are another setting.
     review.decide(ids[[trained[9]]].tolist(), REMOVE)
-    assert mitigated.begin(audit, Setting({"decisions": True}, decided_for(audit))).name != name
+    assert (
+        mitigated.begin(audit, Setting({"decisions": True}, open_review(audit).changes())).name
+        != name
+    )
 
 
 # --- Interruptions and processes

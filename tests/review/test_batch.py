@@ -21,7 +21,6 @@ from clipmem_core.review.decisions import (
     Choice,
     Review,
     decided,
-    decided_of,
     open_review,
 )
 from clipmem_core.review.rows import find_rows
@@ -179,7 +178,7 @@ def test_replaced_captions_are_no_decision_and_outlast_other_decisions(
     assert decided(audit).codes[:3].tolist() == [0, 1, 3]
     assert 0 in find_rows(audit, Selection(decision="undecided", order="clipmem"), size=100)
     assert new_captions(review) == dict.fromkeys([first, second, third], ("new",))
-    assert decided_of(audit.record.dataset_fingerprint).recaptioned == new_captions(review)
+    assert review.changes().recaptioned == new_captions(review)
     assert [card.current for card in cards(audit, range(3))] == [("new",)] * 3
     outdated = send(review, event_of(audit, 1, "remove", first, expected=()))[1]
     assert "just changed in another tab" in outdated[1]

@@ -23,15 +23,14 @@ from clipmem_core.review.decisions import (
     Outcome,
     Review,
     decided,
-    decided_of,
     open_review,
 )
-from tests.fixtures import HOSTILE, Copy
+from tests.fixtures import HOSTILE, NO_PAIRS, Copy, decision_counts
 
 
 @pytest.fixture
 def review(data: Path) -> Review:
-    return Review(data / "review" / "set.sqlite")
+    return Review(data / "review" / "set.sqlite", NO_PAIRS)
 
 
 def test_a_decision_is_visible_to_every_audit_of_the_data_set(copy: Copy, data: Path) -> None:
@@ -91,7 +90,7 @@ class Rounds(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
-        self.review = Review(Path(self.folder.name) / "set.sqlite")
+        self.review = Review(Path(self.folder.name) / "set.sqlite", NO_PAIRS)
         self.state: dict[str, tuple] = {}  # pair → deciding event, decision, captions, note
         self.changes: list[dict[str, tuple]] = []  # event → pair → state before, state after
         self.undoes: list[int | None] = []
@@ -154,13 +153,13 @@ class Rounds(RuleBasedStateMachine):
 
     @invariant()
     def the_log_agrees(self) -> None:
-        found = self.review.decisions(NAMES)
+        found = {pair: d for pair, d in self.review.decisions(NAMES).items() if d.entry}
         assert {pair: (d.decision, d.captions, d.note) for pair, d in found.items()} == {
             pair: state[1:] for pair, state in self.state.items()
         }
         assert {pair: d.entry for pair, d in found.items()} == self.last
         decided = [state[1] for state in self.state.values()]
-        assert self.review.counts() == {choice: decided.count(choice) for choice in CHOICES}
+        assert decision_counts(self.review) == {choice: decided.count(choice) for choice in CHOICES}
         listed = sorted(pair for pair, state in self.state.items() if state[1] or state[3])
         assert sorted(self.review.table()["pair_id"]) == listed
         entries = [
@@ -203,10 +202,10 @@ def test_a_decision_applies_in_other_audits_to_pairs_with_the_same_captions(
         review = open_review(audit)
         ids = set(pairs["pair_id"][expected])
         assert np.flatnonzero(decided(audit).codes).tolist() == expected
-        assert review.counts()[REMOVE] == len(expected)
+        assert decision_counts(review)[REMOVE] == len(expected)
         table = review.table()
         assert set(table.loc[table["decision"] == REMOVE, "pair_id"]) == ids
-        assert decided_of(review.path.stem, audit.folder / PAIRS).removed == ids
+        assert review.changes().removed == ids
     result = open_review(there).current(swapped)
     assert (result.decision, result.for_other_captions, result.entry) == (None, REMOVE, 0)
     assert result.words == "remove for other captions"

@@ -16,12 +16,13 @@ import pytest
 from clipmem_core.io import InputError
 from clipmem_core.review import log
 from clipmem_core.review.decisions import CHOICES, KEEP, REMOVE, Review
+from tests.fixtures import NO_PAIRS, decision_counts
 from tests.forked import Server
 
 
 @pytest.fixture
 def empty(tmp_path: Path) -> Review:
-    return Review(tmp_path / "review" / "set.sqlite")
+    return Review(tmp_path / "review" / "set.sqlite", NO_PAIRS)
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def test_a_locked_log_is_one_line_and_readable(
     with closing(sqlite3.connect(review.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         assert "another process is writing: try again" in refused(review)
-        assert review.counts()[KEEP] == 3  # reading never waits
+        assert decision_counts(review)[KEEP] == 3  # reading never waits
     assert review.decide(["a"], REMOVE).pairs == 1
 
 
@@ -112,7 +113,8 @@ START = """
 import json, os, sqlite3, sys, time
 from pathlib import Path
 from clipmem_core.review.decisions import CHOICES, KEEP, RECAPTION, REMOVE, Choice, Review
-review, name = Review(Path(os.environ["LOG"])), os.environ["NAME"]
+from tests.fixtures import NO_PAIRS
+review, name = Review(Path(os.environ["LOG"]), NO_PAIRS), os.environ["NAME"]
 gate, rounds = Path(os.environ["GATE"]), iter("012")
 def wait():
     own = next(rounds)

@@ -11,8 +11,8 @@ from clipmem_core.review.decisions import open_review
 from clipmem_core.review.overview import (
     encoder_means,
     group_table,
-    load_score_map,
     member_terms,
+    score_corners,
 )
 from clipmem_core.review.search import Hits
 from clipmem_core.review.selection import Selection
@@ -43,7 +43,7 @@ def test_groups_agree_with_pandas_and_carry_the_intervals_of_the_verdict(
 @pytest.mark.parametrize("protocol", ["ensemble", "paper"])
 def test_corners_are_quantiles_of_the_held_out_pairs(made: dict[str, Audit], protocol: str) -> None:
     held_out = made[protocol].scores.query("group == 'held-out'")
-    corners = load_score_map(made[protocol])[-1]
+    corners = score_corners(made[protocol])
     assert corners is not None
     assert corners.fits == pytest.approx(np.quantile(held_out["similarity_out"], 0.25))
     assert corners.high == pytest.approx(np.quantile(held_out["clipmem"], 0.95))

@@ -45,7 +45,10 @@ from tests.fixtures import Copy
 
 numbers = st.floats(-2, 2).map(lambda value: round(value, 3))
 ranges = st.builds(
-    Range, st.sampled_from(["clipmem", "misfit", "n_in"]), st.none() | numbers, st.none() | numbers
+    lambda column, ends, is_open: Range(column, ends[0], math.inf if is_open else ends[1]),
+    st.sampled_from(["clipmem", "misfit", "n_in"]),
+    st.tuples(numbers, numbers).map(sorted),
+    st.booleans(),
 )
 corners = st.lists(st.tuples(numbers, numbers), min_size=3, max_size=9).map(tuple)
 selections = st.builds(
@@ -81,12 +84,7 @@ def is_in(outline: Outline, x: float, y: float) -> bool:
 
 def is_selected(selection: Selection, pair: dict, decision: str | None) -> bool:
     """Decide on one pair by reading the selection aloud."""
-    in_ranges = (
-        (each.low is None and each.high is None)
-        or (each.low is None or pair[each.column] >= each.low)
-        and (each.high is None or pair[each.column] <= each.high)
-        for each in selection.ranges
-    )
+    in_ranges = (each.low <= pair[each.column] <= each.high for each in selection.ranges)
     texts = [folded(caption) for caption in pair["captions"]]
     injected = {"": True, "any": bool(pair["injected"]), "none": not pair["injected"]}
     decisions = {"": True, "decided": decision is not None, "undecided": decision is None}

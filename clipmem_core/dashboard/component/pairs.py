@@ -29,7 +29,6 @@ from clipmem_core.dashboard.plain import (
     Uncertainty,
     cut,
     format_score,
-    pairs_in_words,
     read_uncertainty,
 )
 from clipmem_core.review.cards import (
@@ -205,9 +204,7 @@ def draw_grid(
     uncertainty = read_uncertainty(audit)
     shown = _shown_scores(cards, uncertainty, selection.order, layout)
     decided_count, total = count_decided(audit, selection) if main else (0, len(cards))
-    conditions = to_parameters(selection)
-    conditions.pop("order", None)
-    conditions.pop("ascending", None)
+    conditions = to_parameters(replace(selection, order="", ascending=False))
     data = {
         "address": urlencode(link(audit, selection, **read_view())),
         "view": urlencode({"key": key} | conditions),  # the same pairs in another order
@@ -294,8 +291,7 @@ def _decide_all(audit: Audit, selection: Selection, decision: str | None, total:
             session.notice = Notice("Not saved: the selection has changed meanwhile.", good=False)
             return
         outcome = open_review(audit).decide(ids, decision, audit=audit.name)
-        sentence = f"Saved: {BADGES[decision][0]}, for {pairs_in_words(outcome.pairs)}."
-        session.saved(audit, sentence, outcome.event)
+        session.saved(audit, f"Saved as {BADGES[decision][0]}", outcome)
 
 
 def _act(audit: Audit, selection: Selection, key: str) -> None:

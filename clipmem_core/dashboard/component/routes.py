@@ -59,7 +59,7 @@ from clipmem_core.review.queries import (
     find_row,
 )
 from clipmem_core.review.rows import changed_rows, count_pairs, find_rows
-from clipmem_core.review.search import QUALITY, suggested_captions
+from clipmem_core.review.search import QUALITY, Suggested, suggested_captions
 from clipmem_core.review.selection import RANDOM, RANDOM_CHECK, Selection, from_parameters
 from clipmem_core.review.wrong_captions import NEXT, review_order, review_progress, wrong_lines
 from clipmem_core.scores.registry import words
@@ -255,7 +255,7 @@ def _picture(request: Request) -> Response:
     header."""
     audit, _ = _parse(request)
     row = _numbers(request, "row")[0]
-    images = fetch_numbered(audit.folder / PAIRS, [f'"{IMAGE}"'], [row])
+    images = fetch_numbered(audit.folder / PAIRS, [IMAGE], [row])
     if row not in images:
         raise InputError(f"audit {audit.name!r} has no row {row}")
     sides = {"small": SIDE, "full": FULL_SIDE}
@@ -266,27 +266,19 @@ def _picture(request: Request) -> Response:
 
 
 def _suggest(request: Request) -> Response:
-    """Answer with the pair whose captions surely fit a row, and with captions of other pairs or the
-    reason why the audit cannot suggest any."""
+    """Answer with captions of other pairs that fit a row, none where the audit cannot suggest any,
+    and with the pair whose captions surely fit it."""
     audit, _ = _parse(request)
     row = _numbers(request, "row")[0]
-    with _one_search:
-        try:
-            answer = _suggestions(audit, row)
-        except InputError as error:
-            answer = {"fault": in_one_line(error), "choices": []}
-    return _json(answer | {"swap": find_swap(audit, row)})
+    try:
+        with _one_search:
+            suggested = _suggestions(audit, row)
+    except InputError:
+        suggested = Suggested()
+    return _json(asdict(suggested) | {"quality": QUALITY, "swap": find_swap(audit, row)})
 
 
-@cached(512, PAIRS, MEMBERSHIP)
-def _suggestions(audit: Audit, row: int) -> dict[str, Any]:
-    suggestions = suggested_captions(audit, row)
-    return {
-        "fault": "" if suggestions.members else "every model saw this pair.",
-        "cosines": suggestions.cosines,
-        "choices": [asdict(each) for each in suggestions.choices],
-        "quality": QUALITY,
-    }
+_suggestions = cached(512, PAIRS, MEMBERSHIP)(suggested_captions)
 
 
 def _judge(request: Request) -> Response:
