@@ -47,11 +47,6 @@ def audit_name(source: str, config: AuditConfig) -> str:
     return stem if config.protocol == "ensemble" else f"{stem}-{config.protocol}"
 
 
-def config_from(values: dict[str, Any]) -> AuditConfig:
-    """Rebuild a config from its stored JSON."""
-    return AuditConfig(**values | {"source": configs.SourceOptions(**values["source"])})
-
-
 def typed(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a stored config that differ from its preset."""
     preset = configs.flat(

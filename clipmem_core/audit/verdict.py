@@ -79,10 +79,7 @@ def doubt(verdict: Mapping[str, Any]) -> str:
 def _tone(verdict: Mapping[str, Any]) -> tuple[str, str]:
     """Return how far the scores can be trusted, and the checks that failed; both empty if none
     failed."""
-    checks = verdict.get("checks")
-    if not checks:
-        return "read with care", "this audit has no verdict"
-    failed = [check["name"] for check in checks if check["good"] is False]
+    failed = [check["name"] for check in verdict["checks"] if check["good"] is False]
     # Members that learned little cannot tell wrong captions from right ones. The other checks are
     # about memorization.
     tone = DISTRUST if {LITTLE, HARDLY} & set(failed) else "read with care" if failed else ""
@@ -94,11 +91,10 @@ def summary_lines(verdict: Mapping[str, Any]) -> list[str]:
 
     Lines are empty if there is nothing to say.
     """
-    wrong = verdict.get("wrong_captions", {})
-    if "all" not in wrong:
-        missing = wrong.get("missing") or ""
-        return [f"{missing[:1].upper()}{missing[1:]}." if missing else "", ""]
-    sentences = [_count(wrong, verdict.get(PART, "caption"))]
+    wrong = verdict["wrong_captions"]
+    if missing := wrong["missing"]:
+        return [f"{missing[:1].upper()}{missing[1:]}.", ""]
+    sentences = [_count(wrong, verdict[PART])]
     if row := next((row for row in whole_rows(verdict) if row[0] == WRONG), None):
         without = ", without the injected errors," if wrong["injected"] else ""
         sentences.append(f"In the whole set{without} about {row[3]} do ({row[4]}–{row[5]}).")
@@ -131,7 +127,7 @@ def _unseen(verdict: Mapping[str, Any]) -> str:
     wrong = verdict["wrong_captions"]
     tone, failed = _tone(verdict)
     hardly = [f"wrong {kind['kind']}s" for kind in wrong["kinds"] if not kind["seen"]]
-    never = [f"single wrong {verdict.get(PART, 'caption')}s"] * (
+    never = [f"single wrong {verdict[PART]}s"] * (
         wrong["several"] and "captions" not in wrong["counted"]
     )
     never += ["wrong words"] * ("words" not in wrong["counted"])
@@ -162,8 +158,8 @@ def make_verdict(
     utility: pd.DataFrame,
     config: AuditConfig,
     *,
-    towers: Mapping[str, Mapping[str, Any]] | None = None,
-    cut: int = 0,
+    towers: Mapping[str, Mapping[str, Any]],
+    cut: int,
 ) -> dict[str, Any]:
     """Turn an audit's summary into its verdict: checks, one sentence, and the summary."""
     means = utility.groupby(c.METRIC, sort=False)[c.VALUE].mean().to_dict()
@@ -172,7 +168,7 @@ def make_verdict(
         _null_is_flat(summary),
         _ranking_is_stable(summary, config.protocol),
         _memorization_is_measurable(summary["membership_auroc"]),
-        *_notes(summary, config, towers or {}, cut),
+        *_notes(summary, config, towers, cut),
     ]
     failed = [check["name"] for check in checks if check["good"] is False]
     unknown = [check["name"] for check in checks if check["good"] is None]

@@ -46,6 +46,7 @@ from clipmem_core.dashboard.plain import (
     read_uncertainty,
 )
 from clipmem_core.dataset.checks import CHECKS
+from clipmem_core.figures import BAR_COLOUR, OTHER
 from clipmem_core.review.batch import preview_replacement
 from clipmem_core.review.cards import BY_CAPTION, MARKS, cards
 from clipmem_core.review.decisions import CHOICES, open_review
@@ -54,6 +55,7 @@ from clipmem_core.review.rows import (
     find_rows,
     frequent_values,
     pair_ids,
+    score_counts,
     score_span,
 )
 from clipmem_core.review.selection import (
@@ -194,7 +196,7 @@ def _draw_order(audit: Audit, selection: Selection) -> None:
 
 
 def _draw_drawer(audit: Audit, selection: Selection) -> None:
-    """Draw every filter, and the stored views."""
+    """Draw every filter, each score with the distribution of its values, and the stored views."""
     draw_search(selection, "words", "Words in the caption", width="stretch")
     sides = {CAPTION: "captions: by meaning", PICTURE: "pictures: by members of this audit"}
     _choose(selection, "by", "Search among", sides)
@@ -287,7 +289,7 @@ def draw_conditions(selection: Selection) -> None:
 
 
 def _draw_range(audit: Audit, selection: Selection, column: str) -> None:
-    """Draw two handles that select a range of a score."""
+    """Draw the distribution of a score, and two handles that select a range of it."""
     span = score_span(audit, column)
     if span is None or not span[0] < span[1]:
         return
@@ -306,18 +308,33 @@ def _draw_range(audit: Audit, selection: Selection, column: str) -> None:
             ranges.append(new)
         write_selection(changed(selection, ranges=tuple(ranges)))
 
-    draw_set(
-        st.slider,
-        words(column),
-        lowest,
-        highest,
-        key=f"range-{column}",
-        value=tuple(ends),
-        on_choose=choose_range,
-        step=(highest - lowest) / _STEPS,
-        format="%.3g",
-        help=BY_NAME[column].help or None,
-    )
+    with st.container(gap=None):
+        st.caption(words(column), help=BY_NAME[column].help or None)
+        st.html(_bars(*score_counts(audit, column), *ends))
+        draw_set(
+            st.slider,
+            words(column),
+            lowest,
+            highest,
+            key=f"range-{column}",
+            value=tuple(ends),
+            on_choose=choose_range,
+            step=(highest - lowest) / _STEPS,
+            format="%.3g",
+            label_visibility="collapsed",
+        )
+
+
+def _bars(counts: np.ndarray, edges: np.ndarray, low: float, high: float) -> str:
+    """Return a histogram as HTML, the bars within a range in colour."""
+    heights = 100 * np.sqrt(counts / counts.max())  # a bar of few pairs stays visible
+    colours = np.where((edges[1:] >= low) & (edges[:-1] <= high), BAR_COLOUR, OTHER)
+    bars = [
+        f'<div style="flex:1;height:{height:.0f}%;background:{colour}"></div>'
+        for height, colour in zip(heights, colours, strict=True)
+    ]
+    style = "display:flex;align-items:end;gap:1px;height:28px;margin-bottom:.6rem"
+    return f'<div style="{style}">{"".join(bars)}</div>'
 
 
 def _choose(selection: Selection, field: str, label: str, names: Mapping[str, str]) -> None:

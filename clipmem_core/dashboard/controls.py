@@ -99,14 +99,22 @@ def draw_setting(audit: Audit, finished: Mapping[str, str]) -> Setting:
             f"Below each switch: what its first value usually changes on {pictures} pictures."
         )
     controls = Controls(setting, audit.record.config, decided, obstacles, captions, usual)
+    every = [name for switches in GROUPS.values() for name in switches]
+    off = [name for name in every if name in obstacles and name not in setting.overrides]
     for group, switches in GROUPS.items():
-        with st.container(gap="xsmall"):
-            st.markdown(f"**{group}**")
-            for name in switches:
+        if shown := [name for name in switches if name not in off]:
+            with st.container(gap="xsmall"):
+                st.markdown(f"**{group}**")
+                for name in shown:
+                    controls.draw(name)
+                if group == EARLY_GROUP and not setting.fields.keys().isdisjoint(switches):
+                    for name in _EARLY_SLIDERS:
+                        controls.draw_slider(name)
+    if off:
+        with st.expander(f"{len(off)} switches cannot act here"):
+            for name in off:
                 controls.draw(name)
-            if group == EARLY_GROUP and not setting.fields.keys().isdisjoint(switches):
-                for name in _EARLY_SLIDERS:
-                    controls.draw_slider(name)
+                st.caption(obstacles[name])
     if DECISIONS in setting.overrides:
         return replace(setting, decided=decided)
     return setting

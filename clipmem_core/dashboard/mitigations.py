@@ -163,9 +163,7 @@ def draw_lab(audit: Audit) -> None:
             if chosen:
                 show_strong(r.sentence_of(compared, chosen, trained[chosen]))
             elif not setting.overrides:
-                st.caption(
-                    "Switch a mitigation on: the members train again, and its point appears here."
-                )
+                st.caption(_invitation(audit))
             follow(audit, setting)
         if BASELINE in titles:
             _draw_chart(
@@ -190,6 +188,17 @@ def draw_lab(audit: Audit) -> None:
         show_command(r.mitigate_command(audit, setting))
         with _shown_errors():
             _draw_changed_pairs(audit, chosen)
+
+
+def _invitation(audit: Audit) -> str:
+    """Say what a switch does, and how long it takes on this machine."""
+    total = len(mitigated.paired_members(audit))
+    first, every = (
+        duration(max(1, mitigated.seconds_needed(audit, members)))
+        for members in (min(mitigated.FIRST_MEMBERS, total), total)
+    )
+    times = f" First point in about {first}, all {total} members in about {every}." if every else ""
+    return f"Switch a mitigation on: the members train again, and its point appears here.{times}"
 
 
 def _draw_removal(audit: Audit, titles: Mapping[str, str]) -> None:

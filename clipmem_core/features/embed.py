@@ -47,10 +47,6 @@ ONNX = "ONNX Runtime"
 COMPILED_FROM = 64  # batches: fewer are computed by torch in less time than an export takes
 SAME = 1e-3  # 1 − cosine of the features of both engines, at most; measured: 1e-6
 
-# With these instructions torch resizes in a third of Pillow's time; the results differ by at most
-# two grey levels.
-_SIMD = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
-
 Embed = Callable[[Any], np.ndarray]  # as `Opened.embed`
 
 
@@ -241,8 +237,9 @@ class FeatureExtractor:
                 "audit under another name"
             ) from None
         is_uncut = box == (0, 0, *picture.size)
-        if not (tower.resize_mode == "squash" and is_uncut and _SIMD):
+        if not (tower.resize_mode == "squash" and is_uncut):
             return resize(picture, tower.size, tower.resize_mode, box)
+        # A third of Pillow's time; the results differ by at most two grey levels
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
         square = functional.interpolate(
             pixels, (tower.size, tower.size), mode="bicubic", antialias=True

@@ -85,8 +85,8 @@ def paradigms_folder(audit: Audit) -> Path:
 
 
 def read_paradigms(audit: Audit) -> pd.DataFrame | None:
-    """Return UnitMem by layer of every finished run, as of `layer_means`, with paradigm, seed,
-    samples_seen and linear_probe; or None."""
+    """Return UnitMem by layer of every finished run, as of `layer_means`, with paradigm and seed;
+    or None."""
     folder = paradigms_folder(audit)
     paths = [path for name in PARADIGMS for path in sorted(folder.glob(f"{name}-*/{RESULT}"))]
     return pd.concat(map(store.read_table, paths), ignore_index=True) if paths else None

@@ -47,12 +47,10 @@ from clipmem_core.io import InputError
 from clipmem_core.lab import unit_tables as t
 from clipmem_core.mitigations import Batch, can_cut_text
 from clipmem_core.scores.encoders import UnitTally
-from clipmem_core.scores.metrics import linear_probe
 from clipmem_core.training.model import (
     Model,
     encode_text,
     evaluation_batches,
-    image_blocks,
 )
 from clipmem_core.training.names import CHECKPOINT
 from clipmem_core.training.trainer import Trainer, train
@@ -366,33 +364,11 @@ def complete(planned: ParadigmRun) -> None:
     """Train and measure a run, and write its result."""
     folder = planned.folder
     run = planned.run
-    config = run.config
-    labels = planned.labels
     folder.mkdir(parents=True, exist_ok=True)
     clear_leftovers(folder)
     model = _trained(planned)
     units = measure_model(run, model, [t.IMAGE_TOWER], run.data.rows)
-    accuracy: float | None = None
-    fit, test = (rows[labels[rows] >= 0] for rows in (run.data.rows, run.data.held_out))
-    if len(np.unique(labels[fit])) >= 2 and len(test):
-        blocks = image_blocks(
-            model,
-            run.data,
-            evaluation_views(model, config),
-            n_views=config.views,
-            precision=config.precision,
-            device=config.device,
-        )
-        image = np.concatenate(list(blocks))
-        accuracy = linear_probe(
-            image[fit], labels[fit], image[test], labels[test], seed=config.seed
-        )
-    facts: dict[str, Any] = {
-        t.PARADIGM: planned.paradigm,
-        t.SEED: planned.seed,
-        "samples_seen": len(run.data.rows) * config.trained_epochs,
-        "linear_probe": accuracy,
-    }
+    facts: dict[str, Any] = {t.PARADIGM: planned.paradigm, t.SEED: planned.seed}
     layers = t.layer_means(units, by=[t.LAYER])
     store.write_table(folder / t.RESULT, layers.assign(**facts))
 

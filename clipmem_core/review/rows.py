@@ -39,6 +39,7 @@ from clipmem_core.review.wrong_captions import review_order
 from clipmem_core.scores.registry import SECOND_NOTE
 
 _LABELS_SHOWN = 200
+_BINS = 40  # of the distribution of a score
 _FOLDED = "lower(upper(nfc_normalize({})))"  # both, so that the two forms of a sigma match
 
 
@@ -187,11 +188,16 @@ def frequent_values(audit: Audit, column: str) -> list[str]:
 
 
 @cached(32, SCORES)
+def score_counts(audit: Audit, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers of pairs in equal bins of a score, and the edges of the bins."""
+    scores = audit.read_columns(SCORES, column)[column].to_numpy(float)
+    return np.histogram(scores[np.isfinite(scores)], _BINS)
+
+
 def score_span(audit: Audit, column: str) -> tuple[float, float] | None:
     """Return the lowest and the highest value of a score, None if no pair has it."""
-    scores = audit.read_columns(SCORES, column)[column].to_numpy(float)
-    finite = scores[np.isfinite(scores)]
-    return (float(finite.min()), float(finite.max())) if len(finite) else None
+    counts, edges = score_counts(audit, column)
+    return (float(edges[0]), float(edges[-1])) if counts.any() else None
 
 
 def misfit_note(audit: Audit) -> str:

@@ -53,8 +53,8 @@ _INFINITE = 1e9  # degrees of freedom
 class Design:
     """How the error of clipmem is estimated from the members."""
 
-    # Members that belong together, balanced over pairs; else one block of all members. Differences
-    # are first computed inside a block, so that shared effects of a replicate cancel.
+    # Members that belong together, balanced over pairs. Differences are first computed inside a
+    # block, so that shared effects of a replicate cancel.
     blocks: list[np.ndarray]
     within: bool  # members of one side of a block also contribute to the variance
     degrees: int  # of freedom of a pair's own variance, 0 where it cannot be estimated
@@ -66,8 +66,7 @@ def design(inside: np.ndarray, blocks: Sequence[np.ndarray]) -> Design:
     Where every pair has as many members in, and out, of each replicate or seed as any other (as
     every membership that is drawn here), clipmem is the mean over replicates of in minus out, and
     its error is that of these differences. With as many in as out, members of one side of a
-    replicate estimate the same variance, with more degrees of freedom. For any other membership:
-    two samples of independent members.
+    replicate estimate the same variance, with more degrees of freedom.
 
     Args:
         inside: true where the member is in, [n_members, n_pairs].
@@ -83,10 +82,7 @@ def design(inside: np.ndarray, blocks: Sequence[np.ndarray]) -> Design:
         within = 2 * n_in == size
         degrees = len(blocks) - 1 + (len(blocks) * (size - 2) if within else 0)
         return Design(list(blocks), within, degrees)
-    n_members = len(inside)
-    in_all = counts.sum(axis=0)
-    enough = min(in_all.min(), n_members - in_all.max()) >= 2
-    return Design([np.arange(n_members)], True, n_members - 2 if enough else 0)
+    return Design(list(blocks), False, 0)
 
 
 def error_variances(
