@@ -1,6 +1,7 @@
 """Small finished audits, made once, that many tests read and none may change."""
 
 import functools
+import gc
 import io
 import json
 import os
@@ -30,6 +31,9 @@ from clipmem_core.lab import retraining
 from tests.audit.small import ENSEMBLE, LOCKED, PAPER, Silent, config_of, in_process, made_once
 from tests.forked import Server
 
+# Libraries make a million objects, and a search for garbage among them takes seconds.
+gc.set_threshold(50_000, 20, 20)
+
 # A busy machine makes no test wrong: an example may take as long as it takes.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
@@ -40,6 +44,12 @@ def pytest_xdist_auto_num_workers() -> int:
     """One process more than cores: a third of a run's time some tests wait, for browsers, clusters
     and clocks."""
     return core_io.cores() + 1
+
+
+def pytest_collection_finish() -> None:
+    """Spare the search for garbage what was imported: it stays."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
