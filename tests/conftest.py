@@ -140,8 +140,9 @@ def type_it(data: Path) -> None:
     assert (code, errors.getvalue()) == (0, "")
 
 
-def make_long(data: Path) -> None:
-    """Audit pictures whose captions have two or three sentences."""
+def make_long(typed: Path, data: Path) -> None:
+    """Audit pictures whose captions have two or three sentences; their features are computed."""
+    shutil.copytree(typed / "cache", data / "cache")
     folder = data / "sets" / "long"
     drawing.draw_scenes(folder, pairs=330, seed=0)
     lines = []
@@ -160,9 +161,10 @@ def make_long(data: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def long(tmp_path_factory: pytest.TempPathFactory) -> Audit:
+def long(typed: Path, tmp_path_factory: pytest.TempPathFactory) -> Audit:
     """An audit of long captions by sentence."""
-    return Audit(made_once(tmp_path_factory, "long", make_long) / "audits" / "long")
+    make = functools.partial(make_long, typed)
+    return Audit(made_once(tmp_path_factory, "long", make) / "audits" / "long")
 
 
 def train_both(data: Path) -> None:
