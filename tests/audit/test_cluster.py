@@ -19,12 +19,11 @@ from tests.audit.test_jobs import until
 from tests.audit.test_locked import flags
 from tests.audit.test_resume import same
 
-ray = pytest.importorskip("ray")
-
 
 @pytest.fixture(scope="module")
 def machines() -> Iterator[Any]:
     """A cluster that RAY_ADDRESS names."""
+    ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
