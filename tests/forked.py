@@ -2,6 +2,7 @@
 is a fork of it."""
 
 import functools
+import gc
 import json
 import multiprocessing
 import os
@@ -82,6 +83,7 @@ class Server:
 
 def serve() -> None:
     """Fork for every command until the pipe closes."""
+    gc.set_threshold(50_000, 20, 20)  # as commands do
     from open_clip import factory
     from open_clip.tokenizer import SimpleTokenizer
 
@@ -95,6 +97,8 @@ def serve() -> None:
     clipmem_core.cli.parse_command(["audit", "scenes"])  # what is only loaded when it is used
     build_model("tiny", loss="clip", seed=0)
     tokenize("tiny", ["a frog"])
+    gc.collect()
+    gc.freeze()
     for line in sys.stdin:
         request = json.loads(line)
         if "poll" in request:
@@ -103,6 +107,7 @@ def serve() -> None:
         else:
             answer = os.fork() or _run_command(request)
         print(json.dumps(answer), flush=True)
+    os._exit(0)  # nothing is left to do
 
 
 def _run_command(request: dict[str, Any]) -> None:

@@ -19,12 +19,11 @@ from tests.audit.test_jobs import until
 from tests.audit.test_locked import flags
 from tests.audit.test_resume import same
 
-ray = pytest.importorskip("ray")
-
 
 @pytest.fixture(scope="module")
 def machines() -> Iterator[Any]:
     """A cluster that RAY_ADDRESS names."""
+    ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
@@ -49,7 +48,7 @@ def process_of(function: str) -> psutil.Process:
                 running.append(process)
         return bool(running)
 
-    until(started, seconds=600)
+    until(started, seconds=600, pause=0.3)
     return running[0]
 
 
@@ -58,7 +57,7 @@ def lose_twice(machines: Any, data: Path) -> None:
     process_of("compute_kind").kill()
     parents = {process.pid for process in process_of("train_first_round").parents()}
     logs = (data / "audits" / "a" / "members").glob
-    until(lambda: any(log.read_text() for log in logs("*/log.jsonl")), seconds=600)
+    until(lambda: any(log.read_text() for log in logs("*/log.jsonl")), seconds=600, pause=0.1)
     for machine in list(machines.nodes):
         if parents & {kind[0].process.pid for kind in machine.all_processes.values()}:
             machines.remove_node(machine, allow_graceful=False)

@@ -53,11 +53,11 @@ def find(name: str) -> Job | None:
     return audit_request(name).find()
 
 
-def until(done: Callable[[], object], *, seconds: float = 60) -> None:
+def until(done: Callable[[], object], *, seconds: float = 60, pause: float = 0.02) -> None:
     deadline = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.02)
+        time.sleep(pause)
 
 
 def test_a_job_leaves_its_exit_code_and_its_last_line(start: Start) -> None:

@@ -16,7 +16,7 @@ from clipmem_core.audit.member import (
     open_member,
 )
 from tests.audit.small import Recomputed, aligned, embeddings
-from tests.conftest import Made
+from tests.shared import Made
 
 TERMS = ("alignment", "positive", "negative_text", "negative_image")
 

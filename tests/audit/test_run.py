@@ -18,7 +18,7 @@ from clipmem_core.audit.store import Audit, broken_files, file_sha256
 from clipmem_core.config import SourceOptions
 from clipmem_core.io import InputError
 from tests.audit.small import ENSEMBLE, PAPER, Silent, config_of, with_drawn_set
-from tests.conftest import Made
+from tests.shared import Made
 
 
 @pytest.fixture

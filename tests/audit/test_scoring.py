@@ -10,7 +10,7 @@ from clipmem_core.audit.verdict import make_verdict
 from clipmem_core.config import AuditConfig
 from clipmem_core.draws import draw_keys, hashed
 from tests.audit.small import vectors
-from tests.conftest import Made
+from tests.shared import Made
 
 N = 220
 

@@ -14,7 +14,7 @@ from clipmem_core.audit.pipeline import run_audit
 from clipmem_core.audit.store import VERSION, Audit, check_name, open_audit, write_json
 from clipmem_core.io import InputError
 from tests.audit.small import ENSEMBLE, Silent, config_of
-from tests.conftest import Made
+from tests.shared import Made
 
 FLAGS = [*ENSEMBLE, "--members", "4"]
 

@@ -12,7 +12,7 @@ from clipmem_core.lab import unitmem
 from clipmem_core.lab.unit_tables import REFERENCES, paradigms_folder, read_paradigms, read_units
 from clipmem_core.lab.unitmem import run_paradigms, run_units, say_paradigms, say_units
 from tests.audit.small import Silent
-from tests.conftest import Made
+from tests.shared import Made
 
 
 @pytest.fixture
