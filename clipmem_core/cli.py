@@ -152,7 +152,6 @@ def _study(
 
 def _mitigate(
     name: AuditName,
-    members: Annotated[int, "train so many members again, an even number; 0: all"] = 0,
     removal: Annotated[
         str, "leave pairs out of training, by a ranking and a percentage: clipmem:5, p_wrong:5"
     ] = "",
@@ -175,10 +174,6 @@ def _mitigate(
         overrides[setting.NEAR_DUPLICATES] = True
     if decisions:
         overrides[setting.DECISIONS] = True
-    if members < 0 or members % 2:
-        raise InputError(
-            f"--members must be an even number, not {members}: members are compared two by two"
-        )
     decided = open_review(audit).changes() if decisions else setting.Decided()
     begun = mitigated.begin(audit, setting.Setting(overrides, decided))
     if begun.name == setting.BASELINE:
@@ -191,7 +186,6 @@ def _mitigate(
             [begun.name],
             screen,
             executor=_executor(engine, audit.record.config),
-            n_members=members,
         )
     show_differences(
         mitigated.lab_table(audit, [begun.name, setting.BASELINE]), {begun.name: begun.title}
@@ -206,7 +200,7 @@ def _benchmark(
     ] = 5,
     kinds: Annotated[
         Texts,
-        "random label nearest one-caption one-word one-word-all mixed pipeline vague duplicates; "
+        "random nearest one-caption one-word one-word-all mixed pipeline vague duplicates; "
         "empty: all",
     ] = (),
     shares: Annotated[

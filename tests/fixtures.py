@@ -316,6 +316,8 @@ def made_verdict(
         "encoders": {"image": 0.29, "text": 0.014, "fit": 0.88, "missing": None},
         "held_out_pairs": int((scores["group"] == "held-out").sum()),
         "held_out_sd": float(scores["clipmem"][scores["group"] == "held-out"].std()),
+        "part": "caption",
+        "wrong_captions": {"missing": "too few pairs to estimate: review all"},
     }
     rows = [
         ("generalises", True, "Held-out R@5 is 0.40, chance is 0.05.", ""),
@@ -325,7 +327,7 @@ def made_verdict(
     checks = [dict(zip(("name", "good", "sentence", "advice"), row, strict=True)) for row in rows]
     sentence = "Usable with care: the members generalise, but one null group is not flat."
     checked = {"sentence": sentence, "checks": checks}
-    return make_verdict(summary, utility, config) | checked
+    return make_verdict(summary, utility, config, towers={}, cut=0) | checked
 
 
 Copy = Callable[..., Audit]  # of the fixture `copy`

@@ -1,7 +1,6 @@
 """Injected errors, the ground truth for scores: captions swapped, with a wrong word or vague;
 duplicated pairs."""
 
-import contextlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -183,24 +182,6 @@ def _derange(texts_of: list[frozenset[str]], rng: np.random.Generator) -> np.nda
         else:  # captions overlap in part
             return None
     return donors
-
-
-def _swap_inside_label(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> Injected:
-    """Swap captions among pairs of one label, the same share of each label."""
-    changes = list[ChangedCaption]()
-    share = n / len(free)
-    for members in pairs.iloc[free].groupby(c.LABEL).indices.values():
-        count = round(share * len(members))
-        if count >= 2:
-            with contextlib.suppress(InputError):  # the pairs of a label may share their captions
-                pairs, more = _swap_random(pairs, free[members], count, seed)
-                changes += more
-    if not changes:
-        raise InputError(
-            f"no label has two pairs to swap at a share of {share:.0%}: inject a larger share, or "
-            "give labels (`--csv-label-key`, or class folders)"
-        )
-    return pairs, changes
 
 
 def _swap_nearest(
@@ -453,7 +434,6 @@ _SINGLE_SWAPS = (partial(_swap_random, single=True), partial(_swap_nearest, sing
 _ONE_WORD = partial(_replace_word, every=False)
 ERROR_KINDS = {
     "random": ErrorKind("captions swapped at random", _swap_random),
-    "label": ErrorKind("captions swapped among pairs of one label", _swap_inside_label),
     "nearest": ErrorKind("captions swapped with one of the ten nearest", _swap_nearest),
     "one-caption": ErrorKind("one of several captions swapped", _SINGLE_SWAPS[0]),
     # typical of captioning models: many captions, each with one wrong word

@@ -178,13 +178,10 @@ def run_settings(
     screen: Screen,
     *,
     executor: Executor | None = None,
-    n_members: int = 0,
 ) -> None:
-    """Train the first `n_members` (0: all) members of settings that were begun, and measure the
-    baseline's."""
+    """Train the members of settings that were begun, and measure the baseline's."""
     config = audit.record.config
-    members = audit.record.members
-    member_pairs = mitigated.member_pairs(members[: n_members or len(members)])
+    member_pairs = mitigated.member_pairs(audit.record.members)
     finished = {
         setting: mitigated.finished_members(audit, setting) for setting in (BASELINE, *settings)
     }

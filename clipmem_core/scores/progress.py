@@ -63,7 +63,9 @@ class ReviewOrder:
     at_random: np.ndarray  # true where the place in the order is one of the random share
 
 
-def plan_review(suspicion: np.ndarray, *, place: np.ndarray | None = None) -> ReviewOrder:
+def plan_review(
+    suspicion: np.ndarray, *, place: np.ndarray | None = None, seed: int = 0
+) -> ReviewOrder:
     """Order pairs for a review: the most suspicious first, mixed with a tenth that is drawn at
     random.
 
@@ -71,14 +73,15 @@ def plan_review(suspicion: np.ndarray, *, place: np.ndarray | None = None) -> Re
         suspicion: NaN for pairs that are not reviewed, [n_pairs].
         place: of each pair in the order where it is stored, as `review_place` returns it,
             [n_pairs].
+        seed: start of both draws.
 
     Returns:
         The order of the pairs with a suspicion.
     """
     rows = np.flatnonzero(np.isfinite(suspicion))
     ranked = rows[np.argsort(-suspicion[rows], kind="stable")]
-    drawn = draws.rng(0, "review order").permutation(rows)
-    at_random = draws.rng(0, "spot checks").random(len(rows)) < _RANDOM_SHARE
+    drawn = draws.rng(seed, "review order").permutation(rows)
+    at_random = draws.rng(seed, "spot checks").random(len(rows)) < _RANDOM_SHARE
     if place is not None:
         return ReviewOrder(ranked, drawn, rows[np.argsort(place[rows], kind="stable")], at_random)
     order = list[int]()

@@ -125,7 +125,7 @@ def test_a_kind_without_room_is_left_out_with_its_reason(
 
 
 WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
-    ({"kinds": ["swaps"]}, {}, "kind 'swaps' of error is unknown: choose from random, label"),
+    ({"kinds": ["swaps"]}, {}, "kind 'swaps' of error is unknown: choose from random, nearest"),
     ({"injections": 0}, {}, "--injections must be at least 1, not 0"),
     ({"shares": [0.2, 1.5]}, {}, "--shares must be above 0 and below 1, not 1.5"),
     ({}, {"protocol": "paper", "halves": False}, "cannot have --protocol paper"),

@@ -193,7 +193,7 @@ def test_decided_pairs_are_not_compared_and_new_captions_are_embedded(audit: Aud
 
 # --- Interruptions and processes
 
-TYPED = ["mitigate", "scenes", "--text-noise", "0.15", "--members", "4"]
+TYPED = ["mitigate", "scenes", "--text-noise", "0.15"]
 COUNTS = """
 import os
 from clipmem_core.lab import retraining
@@ -306,7 +306,6 @@ def test_a_page_measures_the_baseline_as_a_worker_does(lab_copy: Audit) -> None:
 
 WRONG = {
     "": "no mitigation",
-    "--text-noise=0.1 --members=3": "--members",
     "--text-noise=-1": "--text-noise",
     "--text-mask=0.3": "locked text tower",
     "--removal=clipmem:51": "removal",

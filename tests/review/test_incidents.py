@@ -55,7 +55,10 @@ def test_repaired_pairs_no_longer_count_as_wrong(audit: Audit) -> None:
     p_wrong[[*range(20, 30), 60, 61]] = 0.98
     scores = audit.scores.assign(p_wrong=p_wrong, suspicion=p_wrong)
     write_table(audit.folder / SCORES, scores)
-    verdict = audit.verdict | {"wrong_captions": {"missing": None}}
+    wrong = {"missing": None, "all": {"estimate": 14.0, "low": 9.0, "high": 20.0}, "of": 100}
+    wrong |= {"parts": [14.0, 0.0, 0.0], "counted": ["pairs"], "kinds": [], "several": False}
+    wrong |= {"injected": 0, "injected_vague": 0}
+    verdict = audit.verdict | {"wrong_captions": wrong}
     write_json(audit.folder / VERDICT, verdict)
     write_incidents(audit)
     before = review_progress(audit)
