@@ -3,11 +3,11 @@ utility."""
 
 from clipmem_core.dashboard.mitigations import draw_lab, draw_study
 from clipmem_core.dashboard.page import choose_listed, open_page
-from clipmem_core.lab.results import list_studies
+from clipmem_core.lab.results import StudyFolder
 
 with open_page("Mitigations") as audit:
     studies = [
-        study.name for study in list_studies() if (study.folder / "settings.parquet").is_file()
+        study.name for study in StudyFolder.every() if (study.folder / "settings.parquet").is_file()
     ]
     shown = ""
     if studies:

@@ -29,6 +29,7 @@ from threadpoolctl import threadpool_limits
 from clipmem_core import __version__
 from clipmem_core.audit.jobs import python_path, reporting_in
 from clipmem_core.config import DATA_VARIABLE, data_folder
+from clipmem_core.dataset.readers.remote import reason_of
 from clipmem_core.io import InputError, keep_memory, path_fault, shortage
 
 SECONDS_BETWEEN_POLLS = 0.1
@@ -230,10 +231,9 @@ def _connect(ray: ModuleType) -> None:
     try:
         ray.init(**options, log_to_driver=False, configure_logging=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        message = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
-            f"the Ray cluster {address or 'of this machine'} cannot be reached ({message[0]}): "
-            f"set {ADDRESS}, or unset it to use this machine"
+            f"the Ray cluster {address or 'of this machine'} cannot be reached: set {ADDRESS}, or "
+            f"unset it to use this machine ({reason_of(error)})"
         ) from None
 
 

@@ -246,7 +246,7 @@ def summary(evidence: Evidence, scores: pd.DataFrame, split: dict[str, Any]) -> 
     values = {
         "groups": json_rows(memorization.group_summary(alignments, sides)),
         **_injected_errors(evidence.pairs, scores, target, seed=sides.seed),
-        "membership_auroc": _number(auroc),
+        "membership_auroc": auroc,
         "membership_auroc_by_member": dict(zip(members, map(_number, aurocs), strict=True)),
         "ranking_stability": _number(stability),  # of two halves of the members
         "ranking_reliability": _number(reliability),  # of the scores of all

@@ -38,11 +38,6 @@ class MemberProgress:
     seconds: float = 0.0
 
     @property
-    def seconds_left(self) -> float:
-        """Training time left at the pace so far; NaN before the first line."""
-        return self.seconds / self.step * (self.steps - self.step) if self.step else math.nan
-
-    @property
     def share(self) -> float:
         """The trained share, from 0 to 1."""
         if self.stage in ("embedding", "finished"):
@@ -101,7 +96,11 @@ def training_seconds_left(members: Sequence[MemberProgress]) -> float:
         return math.nan
     totals = [member.seconds * member.steps / member.step for member in members if member.step]
     waiting = sum(member.stage == "waiting" for member in members)
-    remaining = sum(member.seconds_left for member in active if member.stage == "training")
+    remaining = sum(
+        member.seconds / member.step * (member.steps - member.step)
+        for member in active
+        if member.stage == "training"
+    )
     return (remaining + waiting * sum(totals) / len(totals)) / len(active)
 
 

@@ -191,7 +191,7 @@ def _generalises(summary: dict[str, Any], recall: float) -> dict[str, Any]:
     measured = f"recall at 5 on {queries:,} held-out pairs is {recall:.3f} (chance {chance:.3f})."
     if recall >= chance + GENERALISES * (1 - chance):
         return _check("members generalise", True, f"Members generalise: {measured}")
-    if auroc is not None and auroc < LITTLE_AUROC:
+    if auroc < LITTLE_AUROC:
         advice = (
             "try more epochs (--epochs), another learning rate (--lr) or a smaller batch "
             "(--batch-size)"
@@ -252,11 +252,7 @@ def _ranking_is_stable(summary: dict[str, Any], protocol: str) -> dict[str, Any]
     )
 
 
-def _memorization_is_measurable(auroc: float | None) -> dict[str, Any]:
-    if auroc is None:
-        return _check(
-            "membership could not be measured", None, "No member left out any of the pairs."
-        )
+def _memorization_is_measurable(auroc: float) -> dict[str, Any]:
     good = auroc >= 0.55
     return _check(
         "memorization is measurable" if good else "hardly any memorization is measurable",

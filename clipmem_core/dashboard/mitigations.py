@@ -124,7 +124,7 @@ def _draw_job(audit: Audit, setting: Setting) -> None:
 
 def draw_study(name: str) -> None:
     """Draw the results of a study."""
-    study = r.open_study(name)
+    study = r.StudyFolder.open(name)
     compared = r.differences(study.rows)
     titles = study.request["settings"]
     for setting, title in titles.items():

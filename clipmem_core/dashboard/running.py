@@ -1,6 +1,5 @@
 """The progress of an unfinished audit or a job, with buttons to start, cancel and resume it."""
 
-import os
 from collections.abc import Callable
 
 import pandas as pd
@@ -57,11 +56,9 @@ def draw_empty() -> None:
         )
         if st.button("Choose a file or folder", icon=":material/folder_open:"):
             st.switch_page("pages/audits.py", query_params={"view": "start"})
-    # Measured: 34 and 150 s on two cores for 1,100 and 8,000 pictures with five captions each
-    minutes = 1 + 0.54 * 8 / (os.cpu_count() or 1)
     st.caption(
-        f"On this machine, 8,000 pictures with five short captions each take about {minutes:.0f} "
-        "minutes. You can close the page meanwhile."
+        "On two cores, 8,000 pictures with five short captions each take about three minutes. You "
+        "can close the page meanwhile."
     )
 
 

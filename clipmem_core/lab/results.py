@@ -107,10 +107,6 @@ def check_same(folder: Named, request: dict[str, Any], source: str, config: Audi
         )
 
 
-open_study = StudyFolder.open
-list_studies = StudyFolder.every
-
-
 CLIPMEM_NET = "clipmem_net"  # clipmem less that of held-out pairs, which no member trains on
 MEMORIZATIONS = {
     CLIPMEM_NET: "memorization",

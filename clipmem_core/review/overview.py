@@ -99,7 +99,7 @@ def memorization_line(verdict: Mapping[str, Any]) -> str:
     empty if it was not measured."""
     shares = verdict["exceeding"]
     auroc = verdict["attacks"][0]["value"] or verdict["membership_auroc"]
-    if not shares or auroc is None:
+    if not shares:
         return ""
     row = next((row for row in shares if row["size"] >= _STRONG), {"size": _STRONG, "share": 0.0})
     image, text = (verdict["encoders"][side] or 0.0 for side in ("image", "text"))

@@ -124,7 +124,7 @@ def review_progress(audit: Audit) -> ReviewProgress:
     certificate = Certificate(len(drawn) - int(removed.sum()), *bound)
     repaired = decisions.neutral & (decisions.codes == CODES[RECAPTION])
     counts = int(done.sum()), int(wrong.sum()), certificate, int(repaired.sum())
-    if audit.verdict.get("wrong_captions", {}).get("missing", "") is not None:
+    if audit.verdict["wrong_captions"]["missing"]:
         return ReviewProgress(*counts)
     rows, posterior = _posterior(audit)
     left = ~done & ~repaired & (decisions.codes != CODES[REMOVE])

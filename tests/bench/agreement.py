@@ -13,7 +13,7 @@ import tyro
 from clipmem_core import columns as c
 from clipmem_core.audit.store import open_audit
 from clipmem_core.lab.mitigated import RETRIEVAL, SETTING, lab_table
-from clipmem_core.lab.results import CLIPMEM_NET, MEASURE_LABELS, differences, open_study
+from clipmem_core.lab.results import CLIPMEM_NET, MEASURE_LABELS, StudyFolder, differences
 from tests.bench import save_table
 
 COMPARED = (CLIPMEM_NET, c.ATTACK_TPR, RETRIEVAL)
@@ -32,7 +32,7 @@ def main(asked: Agreement) -> None:
     """Print, and write, one row per setting and measure; differences are in percent of the
     baseline."""
     audit = open_audit(asked.audit)
-    study = open_study(asked.study)
+    study = StudyFolder.open(asked.study)
     settings = list(study.request["settings"])
     tables = [differences(rows) for rows in (lab_table(audit, settings), study.rows)]
     both = tables[0].merge(tables[1], on=[SETTING, "measure"], suffixes=("_lab", "_study"))
