@@ -115,8 +115,8 @@ class AuditFrames(Audit):
             >>> bool(judged["p_wrong"].between(0, 1).all())
             True
         """
-        from clipmem_core.review.candidates import table_candidates
         from clipmem_core.review.judge import judge_captions  # slow to import
+        from clipmem_core.review.judge_input import table_candidates
 
         return judge_captions(self, table_candidates(self, candidates, image_folder))
 

@@ -126,9 +126,9 @@ def _study(
     config: AuditConfig = AuditConfig(),  # noqa: B008 encoders that are trained
 ) -> None:
     """Compare settings over several splits of the pairs: memorization, utility and price."""
-    from clipmem_core.lab.results import show_differences, write_study_results
-    from clipmem_core.lab.retraining import run_study
     from clipmem_core.lab.setting import parse_setting
+    from clipmem_core.lab.studies import run_study
+    from clipmem_core.lab.study_results import show_differences, write_study_results
 
     path = _file_to_write(out) if out else None
     executor = _executor(engine, config)
@@ -164,7 +164,7 @@ def _mitigate(
 ) -> None:
     """Train an audit's members again with mitigations, and compare memorization and utility."""
     from clipmem_core.lab import mitigated, setting
-    from clipmem_core.lab.results import show_differences
+    from clipmem_core.lab.study_results import show_differences
     from clipmem_core.review.decisions import open_review
 
     audit = open_audit(name)
@@ -178,7 +178,7 @@ def _mitigate(
     begun = mitigated.begin(audit, setting.Setting(overrides, decided))
     if begun.name == setting.BASELINE:
         raise InputError("no mitigation is set: add one, such as --text-noise 0.15")
-    from clipmem_core.lab.retraining import run_settings  # torch
+    from clipmem_core.lab.studies import run_settings  # torch
 
     with _screen() as screen:
         run_settings(

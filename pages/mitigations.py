@@ -3,7 +3,7 @@ utility."""
 
 from clipmem_core.dashboard.mitigations import draw_lab, draw_study
 from clipmem_core.dashboard.page import choose_listed, open_page
-from clipmem_core.lab.results import StudyFolder
+from clipmem_core.lab.study_results import StudyFolder
 
 with open_page("Mitigations") as audit:
     studies = [

@@ -18,8 +18,8 @@ from clipmem_core.audit.store import (
 )
 from clipmem_core.config import as_dict, data_folder
 from clipmem_core.lab import mitigated
-from clipmem_core.lab.results import StudyFolder
 from clipmem_core.lab.setting import BASELINE, Setting, parse_setting
+from clipmem_core.lab.study_results import StudyFolder
 
 CHANGED = 17  # the pair whose clipmem a setting changes most
 # of the baseline

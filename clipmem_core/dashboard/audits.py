@@ -36,7 +36,7 @@ from clipmem_core.dashboard.plain import (
     in_a_row,
     show_strong,
 )
-from clipmem_core.dashboard.running import draw_progress
+from clipmem_core.dashboard.running_audit import draw_progress
 from clipmem_core.dataset.source import DRAWN, lacks_captions
 from clipmem_core.export.cleaned import CLEANED
 from clipmem_core.glossary import DRAWN as DRAWN_SET

@@ -20,7 +20,6 @@ from clipmem_core.dashboard.plain import explained_errors, in_one_line, show_tex
 from clipmem_core.dataset.source import DRAWN
 from clipmem_core.io import InputError
 from clipmem_core.lab.mitigated import RETRIEVAL, obstacles
-from clipmem_core.lab.results import CLIPMEM_NET, usual_changes
 from clipmem_core.lab.setting import (
     DECISIONS,
     MOST_REMOVED,
@@ -33,6 +32,7 @@ from clipmem_core.lab.setting import (
     parse_setting,
     without_idle,
 )
+from clipmem_core.lab.study_results import CLIPMEM_NET, usual_changes
 from clipmem_core.mitigations import EARLY_GROUP
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.queries import cached

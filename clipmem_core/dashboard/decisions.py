@@ -38,7 +38,7 @@ from clipmem_core.dashboard.plain import (
     show_strong,
     show_text,
 )
-from clipmem_core.dashboard.running import draw_job_request, draw_progress
+from clipmem_core.dashboard.running_audit import draw_job_request, draw_progress
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.export import reaudit
 from clipmem_core.export.formats import FORMATS

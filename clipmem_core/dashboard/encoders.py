@@ -11,7 +11,7 @@ from clipmem_core.audit.store import Audit
 from clipmem_core.dashboard.maps import CLASSES, draw_scatter
 from clipmem_core.dashboard.page import choose_segment
 from clipmem_core.dashboard.plain import draw_figure, explained_errors, show_text
-from clipmem_core.dashboard.running import draw_job_request
+from clipmem_core.dashboard.running_audit import draw_job_request
 from clipmem_core.figures import contribution_figure, means_figure
 from clipmem_core.lab import unit_tables as t
 from clipmem_core.lab.lab_figures import paradigm_figure, unitmem_figure

@@ -38,7 +38,7 @@ from clipmem_core.dashboard.plain import (
     in_a_row,
     pairs_in_words,
 )
-from clipmem_core.dashboard.running import draw_job_request
+from clipmem_core.dashboard.running_audit import draw_job_request
 from clipmem_core.figures import (
     LISTED,
     embedding_figure,

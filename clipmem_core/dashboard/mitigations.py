@@ -27,9 +27,9 @@ from clipmem_core.dashboard.plain import (
     show_command,
     show_strong,
 )
-from clipmem_core.dashboard.running import draw_job_request
+from clipmem_core.dashboard.running_audit import draw_job_request
 from clipmem_core.lab import mitigated
-from clipmem_core.lab import results as r
+from clipmem_core.lab import study_results as r
 from clipmem_core.lab.lab_figures import MEMORIZATION, PROVISIONAL, TEXT, UTILITY, tradeoff_figure
 from clipmem_core.lab.lab_pool import LabPool
 from clipmem_core.lab.setting import BASELINE, Setting

@@ -17,7 +17,7 @@ import streamlit as st
 from clipmem_core.audit.jobs import list_job_names
 from clipmem_core.audit.store import Audit, audits_folder, list_audits
 from clipmem_core.dashboard.plain import explained_errors, show_title
-from clipmem_core.dashboard.running import FIRST, draw_empty, draw_progress
+from clipmem_core.dashboard.running_audit import FIRST, draw_empty, draw_progress
 from clipmem_core.figures import ENCODER_COLOURS
 from clipmem_core.glossary import MEANINGS
 from clipmem_core.review.selection import Selection, from_parameters, to_parameters

@@ -82,7 +82,7 @@ from clipmem_core.lab.baselines import (
     nearest,
 )
 from clipmem_core.lab.benchmark_results import Benchmark, Injection
-from clipmem_core.lab.results import check_same
+from clipmem_core.lab.study_results import check_same
 from clipmem_core.ragged import Ragged
 from clipmem_core.scores.detectors import misfit, nan_mean
 from clipmem_core.scores.membership import side_means

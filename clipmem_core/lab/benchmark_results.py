@@ -21,7 +21,7 @@ from clipmem_core.audit.store import PAIRS, SCORES, Audit
 from clipmem_core.dataset.injected_errors import ERROR_KINDS, WORD_KINDS
 from clipmem_core.io import InputError, read_json
 from clipmem_core.lab.baselines import MISFIT_SECOND, REFERENCE_DETECTOR
-from clipmem_core.lab.results import print_table, write_results
+from clipmem_core.lab.study_results import print_table, write_results
 from clipmem_core.review.queries import ROW, cached, fetch_all, number_sql
 from clipmem_core.review.rows import misfit_note
 from clipmem_core.scores.metrics import (

@@ -125,7 +125,7 @@ def _train(folder: Path, setting: str, member_pair: MemberPair, data: Path) -> N
 
 @functools.cache
 def _open_lab(folder: Path) -> Any:
-    from clipmem_core.lab.retraining import Lab  # torch, in a process of the pool
+    from clipmem_core.lab.studies import Lab  # torch, in a process of the pool
 
     os.nice(NICE)
     threadpool_limits(Audit(folder).record.threads)  # of BLAS

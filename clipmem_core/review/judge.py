@@ -69,7 +69,7 @@ from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.io import InputError, read_json
 from clipmem_core.ragged import Ragged
 from clipmem_core.review import encoding, search
-from clipmem_core.review.candidates import PICTURE, REPLACES, Candidates, read_candidates
+from clipmem_core.review.judge_input import PICTURE, REPLACES, Candidates, read_candidates
 from clipmem_core.review.queries import ROW, cached, fetch_numbered, fetch_pairs, stamp
 from clipmem_core.scores import detectors
 from clipmem_core.scores.alignment import unit

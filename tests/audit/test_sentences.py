@@ -10,8 +10,8 @@ from clipmem_core import columns as c
 from clipmem_core.audit.store import CAPTION_TABLE, SENTENCE_TABLE, WORD_TABLE, Audit, read_table
 from clipmem_core.audit.verdict import summary_lines
 from clipmem_core.dataset.sentences import sentences_of
-from clipmem_core.review.candidates import table_candidates
 from clipmem_core.review.judge import judge_captions
+from clipmem_core.review.judge_input import table_candidates
 
 
 def test_each_sentence_is_a_row_with_its_place(long: Audit) -> None:

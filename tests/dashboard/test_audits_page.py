@@ -14,7 +14,7 @@ from clipmem_core.audit.status import TRAINING
 from clipmem_core.audit.store import STAGE, write_json
 from clipmem_core.cli import parse_command
 from clipmem_core.config import preset_config
-from clipmem_core.dashboard import running
+from clipmem_core.dashboard import running_audit
 from tests.dashboard.test_pages import labels, open_page, press, texts, titles, unfinished
 from tests.fixtures import Copy, leave_job
 
@@ -38,7 +38,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     monkeypatch.setattr(
         JobRequest, "start", lambda task: made.append((task.folder.name, list(task.arguments)))
     )
-    monkeypatch.setattr(running, "cancel", lambda job: made.append(("cancel", job.folder.name)))
+    monkeypatch.setattr(
+        running_audit, "cancel", lambda job: made.append(("cancel", job.folder.name))
+    )
     return made
 
 

@@ -14,7 +14,7 @@ from clipmem_core.config import FIELDS, SETTING_FIELDS
 from clipmem_core.dashboard import mitigations
 from clipmem_core.dashboard.controls import GROUPS
 from clipmem_core.lab import mitigated
-from clipmem_core.lab import results as r
+from clipmem_core.lab import study_results as r
 from clipmem_core.review.decisions import open_review
 from tests.dashboard.test_every_page import said
 from tests.dashboard.test_pages import (

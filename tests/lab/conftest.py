@@ -11,9 +11,9 @@ from clipmem_core.audit.store import Audit, write_json
 from clipmem_core.cli import main, parse_command
 from clipmem_core.config import AuditConfig
 from clipmem_core.lab import mitigated, setting
-from clipmem_core.lab.results import StudyFolder
-from clipmem_core.lab.retraining import run_settings, run_study
 from clipmem_core.lab.setting import Setting, Study, parse_setting
+from clipmem_core.lab.studies import run_settings, run_study
+from clipmem_core.lab.study_results import StudyFolder
 from tests.audit.small import Silent, in_process, made_once
 
 UNCHANGED = "unchanged"

@@ -16,9 +16,9 @@ from clipmem_core import columns as c
 from clipmem_core.audit.member import open_member, open_shared
 from clipmem_core.audit.store import Audit
 from clipmem_core.io import InputError
-from clipmem_core.lab import lab_pool, mitigated, retraining
-from clipmem_core.lab.retraining import train_members, with_setting
+from clipmem_core.lab import lab_pool, mitigated, studies
 from clipmem_core.lab.setting import BASELINE, Setting, parse_setting
+from clipmem_core.lab.studies import train_members, with_setting
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
 from clipmem_core.scores.attacks import BAVARIA, attack
 from clipmem_core.scores.membership import draw_utility_pairs
@@ -196,15 +196,15 @@ def test_decided_pairs_are_not_compared_and_new_captions_are_embedded(audit: Aud
 TYPED = ["mitigate", "scenes", "--text-noise", "0.15"]
 COUNTS = """
 import os
-from clipmem_core.lab import retraining
-train = retraining._train
+from clipmem_core.lab import studies
+train = studies._train
 
 def noted(run):
     with open(os.environ["CLIPMEM_DATA"] + "/trained.txt", "a") as file:
         print(run.name, file=file, flush=True)
     return train(run)
 
-retraining._train = noted
+studies._train = noted
 """
 
 
@@ -279,7 +279,7 @@ def test_a_finished_member_pair_is_not_trained_again_and_a_removed_setting_is(
     lab_copy: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = []
-    monkeypatch.setattr(retraining, "train_member_pair", lambda *how: trained.append(how[1]))
+    monkeypatch.setattr(studies, "train_member_pair", lambda *how: trained.append(how[1]))
     train_members(lab_copy.folder, [f"{NOISE}/r0-f0"])
     assert trained == []
     assert list(mitigated.list_settings(lab_copy)) == [UNCHANGED, NOISE, REMOVED]

@@ -10,9 +10,9 @@ import pytest
 from clipmem_core import columns as c
 from clipmem_core.cli import main
 from clipmem_core.io import InputError
-from clipmem_core.lab import mitigated, retraining, setting
-from clipmem_core.lab.results import StudyFolder
+from clipmem_core.lab import mitigated, setting, studies
 from clipmem_core.lab.setting import BASELINE, parse_setting
+from clipmem_core.lab.study_results import StudyFolder
 from clipmem_core.review.decisions import REMOVE, open_review
 from tests.lab.conftest import FLAGS, check_refused, run, study_of
 from tests.lab.test_mitigated import check_baseline
@@ -33,13 +33,13 @@ def data(study_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is trained with a setting: split, setting and member."""
     members = []
-    before = retraining._train
+    before = studies._train
 
     def noted(run: object, *how: object) -> dict[str, float]:
         members.append("/".join(run.folder.parts[-4::2]) + f"/{run.name}")
         return before(run, *how)
 
-    monkeypatch.setattr(retraining, "_train", noted)
+    monkeypatch.setattr(studies, "_train", noted)
     return members
 
 
@@ -66,7 +66,7 @@ def test_the_rows_are_the_labs_of_its_splits(finished_study: StudyFolder) -> Non
 def test_an_interrupted_study_trains_nothing_twice(
     data: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = retraining.train_member_pair
+    before = studies.train_member_pair
     member_pairs = []
 
     def interrupted(shared: object, setting: str, member_pair: object, *how: object) -> None:
@@ -78,7 +78,7 @@ def test_an_interrupted_study_trains_nothing_twice(
         before(shared, setting, member_pair, *how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(retraining, "train_member_pair", interrupted)
+        patch.setattr(studies, "train_member_pair", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run("resumed")
     assert member_pairs == [BASELINE, SETTING, BASELINE]

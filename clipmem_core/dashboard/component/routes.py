@@ -34,7 +34,6 @@ from clipmem_core.columns import CAPTION, CAPTIONS, IMAGE, P_WRONG, PAIR_ID, REV
 from clipmem_core.dashboard.cards import FULL_SIDE, LARGE_SIDE, SIDE, thumbnail
 from clipmem_core.dashboard.plain import format_score, in_one_line
 from clipmem_core.io import InputError
-from clipmem_core.review.candidates import REPLACES
 from clipmem_core.review.cards import (
     LIKELY,
     cards,
@@ -51,6 +50,7 @@ from clipmem_core.review.decisions import (
 )
 from clipmem_core.review.encoding import prepare, run
 from clipmem_core.review.incidents import find_swap
+from clipmem_core.review.judge_input import REPLACES
 from clipmem_core.review.key_presses import KeyPresses, store_key_presses
 from clipmem_core.review.queries import (
     cached,

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy.stats import ttest_rel
 
-from clipmem_core.lab.results import (
+from clipmem_core.lab.study_results import (
     StudyFolder,
     differences,
     front,

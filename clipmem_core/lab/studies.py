@@ -1,6 +1,6 @@
-"""Trains members of an audit again with mitigations, two at a time, measures them, and serves open
-pages; runs a study: an audit of each split of the pairs, whose members train again with each
-setting. The same call resumes."""
+"""Runs a study: an audit of each split of the pairs, whose members train again with each setting.
+Trains the members of one audit again with settings, two at a time, and measures them. The same call
+resumes."""
 
 import functools
 import shutil
@@ -57,7 +57,6 @@ from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.io import InputError
 from clipmem_core.lab import mitigated
 from clipmem_core.lab.mitigated import NO_RANKING, MemberPair, begin
-from clipmem_core.lab.results import STUDY, StudyFolder, check_same
 from clipmem_core.lab.setting import (
     BASELINE,
     DECISIONS,
@@ -68,6 +67,7 @@ from clipmem_core.lab.setting import (
     parse_setting,
     without_idle,
 )
+from clipmem_core.lab.study_results import STUDY, StudyFolder, check_same
 from clipmem_core.ragged import Ragged
 from clipmem_core.review.decisions import review_of
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
