@@ -23,7 +23,7 @@ from clipmem_core.audit import pipeline
 from clipmem_core.audit.pipeline import run_audit
 from clipmem_core.audit.store import Audit, file_sha256
 from clipmem_core.cli import main
-from clipmem_core.dataset import pixels
+from clipmem_core.dataset import pixel_cache
 from clipmem_core.dataset.scenes import drawing
 from clipmem_core.dataset.scenes.drawing import draw_scenes
 from clipmem_core.lab import studies
@@ -40,7 +40,7 @@ def _few_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Make tests fast: members train and pictures are decoded in the test's process; sets,
     tokenizer and Streamlit's list of components are cached; and no test waits for the disk.
 
-    Processes have tests of their own: dataset/test_workers, dataset/test_pixels,
+    Processes have tests of their own: dataset/test_workers, dataset/test_pixel_cache,
     audit/test_executor, audit/test_preflight, test_smoke.
     """
 
@@ -60,7 +60,7 @@ def _few_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr(
             manifest_scanner, "scan_component_manifests", functools.cache(scan_component_manifests)
         )
-        patch.setattr(pixels, "map_chunks", _map_chunks_here)
+        patch.setattr(pixel_cache, "map_chunks", _map_chunks_here)
         yield
 
 

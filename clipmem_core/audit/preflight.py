@@ -34,7 +34,7 @@ from clipmem_core.dataset.languages import (
     language_shares,
     with_text_tower,
 )
-from clipmem_core.dataset.pixels import Pixels
+from clipmem_core.dataset.pixel_cache import Pixels
 from clipmem_core.dataset.source import check_source, read_source
 from clipmem_core.io import InputError
 from clipmem_core.scores.membership import MIN_PAIRS

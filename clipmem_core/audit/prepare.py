@@ -28,7 +28,7 @@ from clipmem_core.dataset.duplicates import (
     near_duplicate_clusters,
 )
 from clipmem_core.dataset.injected_errors import inject_miscaptions
-from clipmem_core.dataset.pixels import Pixels, check_pictures, open_pixels
+from clipmem_core.dataset.pixel_cache import Pixels, check_pictures, open_pixels
 from clipmem_core.dataset.readers.records import named_folder
 from clipmem_core.dataset.readers.remote import fetch_source
 from clipmem_core.dataset.sentences import are_long, sentences_of

@@ -28,8 +28,8 @@ from clipmem_core.scores.encoders import contributions
 from clipmem_core.scores.evidence import CaptionEvidence, Probabilities, agreement
 from clipmem_core.scores.membership import MemberSides
 from clipmem_core.scores.metrics import detection_table
-from clipmem_core.scores.progress import Posterior, whole_count
 from clipmem_core.scores.registry import BY_NAME, DETECTION_SCORES, INJECTED_SCORES, SCORE_COLUMNS
+from clipmem_core.scores.remaining import Posterior, whole_count
 from clipmem_core.scores.uncertainty import share_above, standard_errors
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 

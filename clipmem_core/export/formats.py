@@ -49,8 +49,8 @@ from clipmem_core.review.decisions import (
 )
 from clipmem_core.review.queries import count_pairs_of, fetch_numbered, fetch_pairs, number_sql
 from clipmem_core.review.wrong_captions import review_progress
-from clipmem_core.scores.progress import CONFIDENCE
 from clipmem_core.scores.registry import EXPORT_SCORES
+from clipmem_core.scores.remaining import CONFIDENCE
 from clipmem_core.tables import FORMULA
 
 # Notes on data the format cannot hold, and the command that audits the export, if any. The first

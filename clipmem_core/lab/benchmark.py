@@ -63,7 +63,7 @@ from clipmem_core.dataset.injected_errors import (
     inject_errors,
     picture_sources,
 )
-from clipmem_core.dataset.pixels import Pixels
+from clipmem_core.dataset.pixel_cache import Pixels
 from clipmem_core.dataset.sentences import places_of
 from clipmem_core.dataset.source import RawPairs
 from clipmem_core.io import InputError
@@ -94,8 +94,8 @@ from clipmem_core.scores.metrics import (
     numbers_reviewed,
     precision_curve,
 )
-from clipmem_core.scores.progress import Posterior, Remaining, plan_review
 from clipmem_core.scores.registry import DETECTION_SCORES
+from clipmem_core.scores.remaining import Posterior, Remaining, plan_review
 from clipmem_core.scores.words import WORD_PATTERN, mean_ratio
 from clipmem_core.training.names import TRAJECTORY
 from clipmem_core.training.word_model import Predictions

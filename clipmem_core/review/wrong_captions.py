@@ -10,7 +10,7 @@ from clipmem_core.audit.store import SCORES, Audit
 from clipmem_core.audit.verdict import summary_lines
 from clipmem_core.review.decisions import CODES, KEEP, RECAPTION, REMOVE, UNDECIDED_CODE, decided
 from clipmem_core.review.queries import cached
-from clipmem_core.scores.progress import (
+from clipmem_core.scores.remaining import (
     CONFIDENCE,
     Posterior,
     ReviewOrder,

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipmem_core import draws
-from clipmem_core.dataset.pixels import Pixels
+from clipmem_core.dataset.pixel_cache import Pixels
 from clipmem_core.draws import hashed, uniforms
 from clipmem_core.mitigations import Batch, Mitigation
 from clipmem_core.ragged import Ragged

@@ -38,7 +38,7 @@ from clipmem_core.io import InputError
 from clipmem_core.scores.evidence import CaptionEvidence, probabilities
 from clipmem_core.scores.membership import Membership, MemberSides, side_means
 from clipmem_core.scores.prevalence import estimate_wrong, posterior_at
-from clipmem_core.scores.progress import Posterior, bound_wrong, plan_review
+from clipmem_core.scores.remaining import Posterior, bound_wrong, plan_review
 from clipmem_core.scores.uncertainty import Errors, shrunk_by_group, standard_errors
 from tests.bench import save_table
 from tests.scores.simulated import simulate

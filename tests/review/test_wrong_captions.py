@@ -18,7 +18,7 @@ from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import RANDOM, Selection
 from clipmem_core.review.wrong_captions import review_order, review_progress, wrong_lines
 from clipmem_core.scores.evidence import CaptionEvidence, Probabilities, probabilities
-from clipmem_core.scores.progress import review_place
+from clipmem_core.scores.remaining import review_place
 from tests.fixtures import caption_rows, write_words
 
 Copy = Callable[..., Audit]

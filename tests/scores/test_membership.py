@@ -105,5 +105,3 @@ def test_many_labellings_are_sampled_and_few_are_all() -> None:
 def test_names_of_no_protocol_are_an_input_error() -> None:
     with pytest.raises(InputError, match="not a, b"):
         membership.protocol_of(("a", "b"))
-    with pytest.raises(InputError, match="found f-0, g-1"):
-        membership.replicate_rows(("f-0", "g-1"))

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from scipy.stats import f, kstest, ttest_ind
+from scipy.stats import f, kstest
 
 from clipmem_core.scores import uncertainty
 from clipmem_core.scores.uncertainty import (
@@ -29,21 +29,6 @@ def test_the_error_is_that_of_a_regression_on_side_and_repeat(
         variance = squares[0] / degrees * np.linalg.inv(regressors.T @ regressors)[0, 0]
         assert found[pair] == pytest.approx(variance)
         assert folds * replicates - rank == plan.degrees == degrees
-
-
-def test_any_other_membership_is_two_samples() -> None:
-    rng = np.random.default_rng(0)
-    inside = rng.random((9, 60)) < 0.5
-    inside[:2] = True
-    inside[2:4] = False
-    values = rng.normal(size=(9, 60))
-    plan = uncertainty.design(inside, [np.arange(4), np.arange(4, 9)])
-    found = uncertainty.error_variances(list(values), inside, plan)
-    for pair in range(60):
-        sides = values[inside[:, pair], pair], values[~inside[:, pair], pair]
-        difference = sides[0].mean() - sides[1].mean()
-        assert found[pair] == pytest.approx((difference / ttest_ind(*sides).statistic) ** 2)
-    assert plan.degrees == 7
 
 
 def test_a_prior_is_found_again_with_its_trend() -> None:

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from clipmem_core.dataset.pictures import read_square
-from clipmem_core.dataset.pixels import Pixels, check_pictures, map_chunks
+from clipmem_core.dataset.pixel_cache import Pixels, check_pictures, map_chunks
 from clipmem_core.io import shortage
 
 IMAGES = ["a.png", "turned.jpg", "broken.png", "sub/clear.png", "a.png", "missing.png"]
@@ -110,7 +110,7 @@ def in_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
     """Run a statement in every worker process that opens turned.jpg."""
     (tmp_path / "startup").mkdir()
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "startup"), prepend=os.pathsep)
-    monkeypatch.setattr("clipmem_core.dataset.pixels.map_chunks", map_chunks)
+    monkeypatch.setattr("clipmem_core.dataset.pixel_cache.map_chunks", map_chunks)
 
     def prepare(statement: str) -> None:
         (tmp_path / "startup" / "sitecustomize.py").write_text(STARTUP.replace("SHORT", statement))
