@@ -6,6 +6,7 @@ from typing import Any
 
 from clipmem_core.audit.store import Audit
 from clipmem_core.lab import mitigated
+from tests.audit.test_jobs import until
 from tests.browser.server import serve
 from tests.browser.watched import close_watched, open_watched, wait_idle
 
@@ -21,9 +22,8 @@ def test_a_click_trains_the_members_again_and_says_what_changed(
         assert page.get_by_text("memorization −").count() == 0
         page.get_by_text("Noise on text embeddings", exact=True).click()
         page.get_by_text("Noise on text embeddings 0.15: memorization").wait_for()
-        page.get_by_text("8 of 8 members.").wait_for()
+        audit = Audit(data / "audits" / "scenes")
+        until(lambda: len(mitigated.finished_members(audit, "text_noise-0.15")) == 8, seconds=120)
         wait_idle(page)
         assert "setting=text_noise%3D0.15" in page.url
         close_watched(page, address)
-    members = mitigated.finished_members(Audit(data / "audits" / "scenes"), "text_noise-0.15")
-    assert len(members) == 8

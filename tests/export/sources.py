@@ -127,6 +127,8 @@ def audited(source: Path | str, name: str = "mine", /, **fields: object) -> Audi
     write_table(
         audit.folder / UTILITY, pd.DataFrame([("m0", "zero_shot", 0.5)], columns=UTILITY_COLUMNS)
     )
-    write_json(audit.folder / VERDICT, {"sentence": "Made up.", "checks": [], "groups": []})
+    verdict = {"sentence": "Made up.", "checks": [], "groups": [], "part": "caption"}
+    verdict["wrong_captions"] = {"missing": "too few pairs to estimate: review all"}
+    write_json(audit.folder / VERDICT, verdict)
     write_manifest(audit.folder)
     return audit

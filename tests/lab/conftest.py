@@ -11,8 +11,8 @@ from clipmem_core.audit.store import Audit, write_json
 from clipmem_core.cli import main, parse_command
 from clipmem_core.config import AuditConfig
 from clipmem_core.lab import mitigated, setting
-from clipmem_core.lab.setting import Setting, Study, parse_setting
-from clipmem_core.lab.studies import run_settings, run_study
+from clipmem_core.lab.setting import BASELINE, Setting, Study, parse_setting
+from clipmem_core.lab.studies import run_settings, run_study, train_members
 from clipmem_core.lab.study_results import StudyFolder
 from tests.audit.small import Silent, in_process, made_once
 
@@ -23,9 +23,13 @@ FLAGS = ["--preset", "tiny", "--scenes-pairs", "220", "--epochs", "2", "--thread
 
 
 def train(audit: Audit, setting: Setting, *, members: int = 0) -> str:
-    """Train a setting in this process and return its name."""
+    """Train a setting in this process, its first members or all, and return its name."""
     name = mitigated.begin(audit, setting).name
-    run_settings(audit, [name], Silent(), executor=in_process, n_members=members)
+    pairs = mitigated.member_pairs(audit.record.members)
+    firsts = [first for first, _ in pairs[: members // 2 or len(pairs)]]
+    train_members(
+        audit.folder, [f"{each}/{first}" for each in (BASELINE, name) for first in firsts]
+    )
     return name
 
 
