@@ -52,6 +52,7 @@ def test_a_member_that_fails_says_why_and_stops_the_others(
     beside = f"open('{tmp_path}/pid', 'w').write(str(os.getpid())); import time; time.sleep(60)"
     with pytest.raises(error, match=message):
         run(audit, a=script, b=beside)
-    if (tmp_path / "pid").exists():
+    written = tmp_path / "pid"  # perhaps not to its end
+    if written.exists() and (pid := written.read_text()):
         with pytest.raises(ProcessLookupError):
-            os.kill(int((tmp_path / "pid").read_text()), 0)
+            os.kill(int(pid), 0)
