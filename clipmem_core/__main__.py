@@ -4,8 +4,8 @@ import atexit
 import gc
 import sys
 
-# Libraries make a million objects, and a search for garbage among them takes seconds: while they
-# are imported, and at the end of a process.
+# Libraries make a million objects. Searching them for garbage takes seconds, while libraries are
+# imported and at the end of a process.
 gc.set_threshold(50_000, 20, 20)
 atexit.register(gc.freeze)
 

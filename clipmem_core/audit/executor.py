@@ -45,8 +45,8 @@ Work = Callable[[Path, Sequence[str]], None]
 
 @dataclass(frozen=True)
 class Task:
-    """Members, or parts of another computation, that one process computes one after the other. It
-    reports in the first of its folders."""
+    """Members, or parts of another computation, that one process computes one after the other. The
+    process reports in the first of the folders."""
 
     folders: tuple[Path, ...]  # one for each name
     work: Work  # a function of a module that computes names in a folder

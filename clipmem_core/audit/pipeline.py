@@ -223,7 +223,7 @@ class ExtractFeatures(Stage):
         run.screen.say(self.name)
         ensure_pixels(audit, run.screen)
         compute_in_processes(run)
-        run.truncated = ensure_features(audit, run.screen)
+        run.truncated = ensure_features(audit, TaskScreen())  # the tasks' lines are shown
         path = audit.folder / store.DECOYS
         has_captions = config.lock_text or config.features
         several = run.captions.counts.max(initial=0) > 1
@@ -563,7 +563,7 @@ def compute_in_processes(run: Run) -> None:
                 now = read_record(folder)
                 if now.stage != shown[number].stage:
                     run.screen.say(now.stage)
-                if now.done != shown[number].done:
+                if now.done > shown[number].done:  # a killed run may have left a record
                     getattr(run.screen, now.noun)(now.done, now.total)
                 shown[number] = now
     for folder in folders:

@@ -96,8 +96,8 @@ class FeatureExtractor:
         return self._features({_TEXT: texts}, cache.text_keys(texts))
 
     def truncated(self, texts: Sequence[str]) -> np.ndarray:
-        """Tell which captions are longer than the tower reads, bool [n]; it is opened only for
-        captions whose features are not cached."""
+        """Tell which captions are longer than the tower reads, bool [n]; the tower is opened only
+        for captions whose features are not cached."""
         rows = self.store.find(cache.text_keys(texts))
         missing = np.flatnonzero(rows < 0)
         truncated = np.zeros(len(texts), bool)
@@ -239,7 +239,7 @@ class FeatureExtractor:
         is_uncut = box == (0, 0, *picture.size)
         if not (tower.resize_mode == "squash" and is_uncut):
             return resize(picture, tower.size, tower.resize_mode, box)
-        # A third of Pillow's time; the results differ by at most two grey levels
+        # torch resizes in a third of Pillow's time; the results differ by at most two grey levels
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
         square = functional.interpolate(
             pixels, (tower.size, tower.size), mode="bicubic", antialias=True
