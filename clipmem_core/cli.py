@@ -305,6 +305,9 @@ def _judge(
     fail_above: Annotated[
         float, "end with exit code 1 if a larger share of the captions is wrong"
     ] = 1.0,
+    allow_unjudged: Annotated[
+        float, "share of the captions that --fail-above lets pass without a judgement"
+    ] = 0.0,
     options: SourceOptions = SourceOptions(),  # noqa: B008
 ) -> int:
     """Give new pairs, or captions from elsewhere, the probability that they are wrong."""
@@ -313,11 +316,19 @@ def _judge(
     path = _file_to_write(out) if out else None
     audit = open_audit(name)
     with _screen() as screen:
-        share = judge_source(audit, source, options, path, all_captions=all_captions, screen=screen)
-        if share > fail_above:
-            screen.say(f"{share:.1%} is more than --fail-above {fail_above:.1%}")
-            return _FAILED
-    return 0
+        wrong, unjudged = judge_source(
+            audit, source, options, path, all_captions=all_captions, screen=screen
+        )
+        if wrong > fail_above:
+            screen.say(f"failed: {wrong:.1%} are wrong, more than --fail-above {fail_above:.1%}")
+        has_gate = fail_above < 1
+        if has_gate and unjudged > allow_unjudged:
+            screen.say(
+                f"failed: {unjudged:.1%} of the captions could not be judged, for the reasons "
+                f"above; --allow-unjudged admits {allow_unjudged:.1%}"
+            )
+        is_failed = wrong > fail_above or (has_gate and unjudged > allow_unjudged)
+    return _FAILED if is_failed else 0
 
 
 def _decisions(

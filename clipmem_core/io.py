@@ -4,7 +4,10 @@ the machine."""
 import contextlib
 import ctypes
 import errno
+import fcntl
 import functools
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -15,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from pyarrow import ArrowException
 from pydantic import TypeAdapter, ValidationError
 
 _adapter_of: Callable[[Any], TypeAdapter[Any]] = functools.cache(TypeAdapter)
+SUMS = "sha256.json"  # in a folder of the cache: the hash of each file
 DELETE = "delete the audit's folder and run it again"
 _MEMORY = "memory ran out: close other programs, or raise the limit (ulimit -v)"
 _UNMOUNTED = "a network folder is gone: mount it again"
@@ -105,7 +110,7 @@ def replacing_folder(folder: Path, *, mark: str = "") -> Iterator[Path]:
     error.
 
     `mark` is the name of a file in it: then only empty folders and those with this file are
-    replaced or deleted.
+    replaced or deleted. A second process that replaces the same folder meanwhile is refused.
     """
     folder = folder.resolve()
     temporary = folder.with_name(f".{folder.name}.unfinished")
@@ -115,20 +120,41 @@ def replacing_folder(folder: Path, *, mark: str = "") -> Iterator[Path]:
             raise InputError(
                 f"{existing} has other files than an export: move it, or choose another --out"
             )
-    for leftover in (temporary, old):  # of a killed process
-        shutil.rmtree(leftover, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    if mark:
-        (temporary / mark).touch()
-    try:
-        with naming(folder):
-            yield temporary
-        if folder.exists():
-            folder.replace(old)
-        temporary.replace(folder)
+    with _locked(temporary, f"{folder} is being written by another process: wait for it"):
+        for path in temporary.iterdir():  # of a killed process
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         shutil.rmtree(old, ignore_errors=True)
+        if mark:
+            (temporary / mark).touch()
+        try:
+            with naming(folder):
+                yield temporary
+            if folder.exists():
+                folder.replace(old)
+            temporary.replace(folder)
+            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path, busy: str) -> Iterator[None]:
+    """Create a folder and lock it, or raise `busy`. The lock stays with the folder when it is
+    renamed, and ends with the process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Another process may have renamed the folder between `open` and `flock`.
+        if not os.path.samestat(os.fstat(descriptor), folder.stat()):
+            raise BlockingIOError
+        yield
+    except (BlockingIOError, FileNotFoundError) as error:
+        if error.filename not in (None, os.fspath(folder)):
+            raise
+        raise InputError(busy) from None
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(descriptor)
 
 
 @contextmanager
@@ -161,12 +187,47 @@ def save_array(array: np.ndarray, path: Path) -> None:
         np.save(file, array)
 
 
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def write_once(path: Path, make: Callable[[Path], None]) -> None:
     """Make a file and its folder unless the file exists."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             make(temporary)
+
+
+def cached_folder(
+    folder: Path, make: Callable[[Path], None], *, say: Callable[[str], None] = lambda line: None
+) -> Path:
+    """Return a folder of the cache. It is made if it is missing, and made again if a file has
+    changed since; `say` is called with a line about that."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.parent / f"{folder.name}.lock"):  # two processes make it once
+        if not is_intact(folder):
+            if folder.is_dir():
+                say(f"note: {folder} is damaged and is made again")
+            with replacing_folder(folder) as new:
+                make(new)
+                sums = {path.name: file_sha256(path) for path in new.iterdir()}
+                (new / SUMS).write_text(json.dumps(sums))
+                for path in (*new.iterdir(), new):
+                    sync(path)
+            sync(folder.parent)
+    return folder
+
+
+def is_intact(folder: Path) -> bool:
+    """Tell whether the files of a folder of the cache are as they were written."""
+    try:
+        sums = json.loads((folder / SUMS).read_text())
+        return all(file_sha256(folder / name) == sum for name, sum in sums.items())
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Tables from elsewhere: CSV, JSON Lines and Parquet files that a person names."""
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -42,5 +43,14 @@ def read_frame(path: Path) -> pd.DataFrame:
 
 def write_frame(table: pd.DataFrame, path: Path) -> None:
     """Write a table by its suffix."""
+    suffix = path.suffix.lower()
     with replacing(path) as temporary:
-        _WRITERS[path.suffix.lower()](table, temporary)
+        _WRITERS[suffix](table.map(as_cell) if suffix == ".csv" else table, temporary)
+
+
+def as_cell(value: Any) -> Any:
+    """Return a value as a CSV cell: a list as JSON, and a formula as text, after a single quote."""
+    if isinstance(value, list):
+        return json.dumps(value, ensure_ascii=False)
+    is_formula = isinstance(value, str) and value.startswith(FORMULA)
+    return f"'{value}" if is_formula else value

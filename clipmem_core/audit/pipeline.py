@@ -54,7 +54,7 @@ from clipmem_core.dataset.languages import (
     languages_read,
     spaces_words,
 )
-from clipmem_core.io import InputError, save_array
+from clipmem_core.io import InputError, is_intact, save_array
 from clipmem_core.ragged import Ragged
 from clipmem_core.scores.displaced import DisplacedRun, Fits, find_runs, find_swaps
 from clipmem_core.scores.evidence import (
@@ -538,9 +538,9 @@ def ensure_pixels(audit: Audit, screen: Screen) -> None:
     missing = audit.folder / store.PREPARED
     with contextlib.suppress(InputError):
         missing = prepare.pixels_folder(audit)
-    if not missing.is_dir():
+    if not is_intact(missing):
         action = "reading the features" if record.config.features else "storing the small pictures"
-        screen.say(f"{missing} is missing: {action} again")
+        screen.say(f"{missing} is missing or damaged: {action} again")
         prepare.rebuild_store(audit, progress=screen.pictures)
 
 

@@ -145,7 +145,7 @@ def read_features(
     parts = feature_parts(features, path)
     if not parts:
         raise InputError(f"{features} holds no features: give {FORMS}")
-    stored = stored_features(parts, config.source, folder=cache)
+    stored = stored_features(parts, config.source, folder=cache, say=say)
     root, images = _relative_images(path.absolute(), stored.pairs[c.IMAGE], config)
     pairs = stored.pairs.assign(**{c.IMAGE: images, c.INJECTED: None, c.WIDTH: 0, c.HEIGHT: 0})
     rows = len(pairs) + len(stored.quarantine)
@@ -215,6 +215,19 @@ def sampled(
     return dataclasses.replace(raw, pairs=pairs, drawn_of=count), rows
 
 
+def read_raw(
+    source: str,
+    config: AuditConfig,
+    *,
+    cache: Path | None = None,
+    say: ReportLine = lambda line: None,
+) -> tuple[RawPairs, Stored | None]:
+    """Read the rows of a data set, and its precomputed features if the config names them."""
+    if config.features:
+        return read_features(source, config, cache=cache, say=say)
+    return read_source(source, config.source, data=data_folder(), say=say), None
+
+
 def load_data_set(
     source: str,
     config: AuditConfig,
@@ -224,12 +237,10 @@ def load_data_set(
     say: ReportLine = lambda line: None,
 ) -> DataSet:
     """Read a data set, check every picture, and quarantine the rows that cannot be used."""
-    if not config.features:
-        raw = read_source(source, config.source, data=data_folder(), say=say)
-        raw, _ = sampled(raw, config, say=say)
-        return load_pictures(raw, config, cache=cache, progress=progress)
-    raw, stored = read_features(source, config, cache=cache, say=say)
+    raw, stored = read_raw(source, config, cache=cache, say=say)
     raw, rows = sampled(raw, config, say=say)
+    if stored is None:
+        return load_pictures(raw, config, cache=cache, progress=progress, say=say)
     say(f"looking for near-duplicates among {len(raw.pairs):,} pairs")
     pixels = FeaturePixels(stored.folder, rows)
     return _limited(DataSet(raw, raw.pairs, raw.quarantine, pixels.clusters(), pixels), config)
@@ -241,6 +252,7 @@ def load_pictures(
     *,
     cache: Path | None = None,
     progress: ReportCount | None = None,
+    say: ReportLine = lambda line: None,
 ) -> DataSet:
     """Decode every picture once: store it small, find broken ones and near-duplicates."""
     _check_not_empty(raw)
@@ -252,6 +264,7 @@ def load_pictures(
         cache=cache or data_folder() / "cache" / "pixels",
         budget_bytes=int(config.cache_gb * 2**30),
         progress=progress,
+        say=say,
     )
     usable = facts[c.REASON].isna().to_numpy()
     rows = np.flatnonzero(usable)

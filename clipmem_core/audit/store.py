@@ -1,7 +1,7 @@
 """The folder of an audit: its file names and fields, reading and writing them, the lock and the
 manifest."""
 
-import hashlib
+import functools
 import json
 import os
 import platform
@@ -26,12 +26,12 @@ from typing_extensions import TypedDict
 from clipmem_core import columns as c
 from clipmem_core.config import SETS, AuditConfig, as_dict, data_folder
 from clipmem_core.embeddings import Vectors, read_vectors
-from clipmem_core.io import DELETE, InputError, read_json, reading, replacing
+from clipmem_core.io import DELETE, InputError, file_sha256, read_json, reading, replacing
 from clipmem_core.ragged import Ragged
 from clipmem_core.scores.detectors import DECOY
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
-VERSION = 11  # of an audit's folder; other versions cannot be read
+VERSION = 12  # of an audit's folder; other versions cannot be read
 # bytes; file systems allow 255, and the names of locks and temporary files are longer
 MAX_NAME = 100
 
@@ -151,7 +151,6 @@ class ManifestFile(TypedDict):
 
     version: int
     files: dict[Inner, str]  # SHA-256
-    sizes: dict[Inner, int]  # bytes
 
 
 CONFIG = "config.json"
@@ -216,7 +215,10 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     }
     with replacing(path) as temporary:
         pq.write_table(
-            arrow.cast(pa.schema(fields, metadata=metadata)), temporary, row_group_size=ROW_GROUP
+            arrow.cast(pa.schema(fields, metadata=metadata)),
+            temporary,
+            row_group_size=ROW_GROUP,
+            write_page_checksum=True,
         )
 
 
@@ -225,13 +227,15 @@ def read_table(
 ) -> pd.DataFrame:
     """Read a Parquet table; a missing or broken file is an error that names it."""
     with reading(path, repair=repair):
-        return pd.read_parquet(path, columns=columns)
+        verify(path)
+        return pd.read_parquet(path, columns=columns, page_checksum_verification=True)
 
 
 def pair_blocks(audit: "Audit", columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Yield columns of an audit's pairs in blocks of rows."""
     path = audit.folder / PAIRS
-    with reading(path, repair=DELETE), pq.ParquetFile(path) as file:
+    with reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        verify(path)
         yield from file.iter_batches(PAIR_BLOCK, columns=list(columns))
 
 
@@ -261,13 +265,16 @@ def read_array(path: Path) -> np.ndarray:
 
 def add_column(path: Path, name: str, values: np.ndarray) -> None:
     """Add a column to a Parquet table, or replace it, a row group at a time."""
-    with reading(path, repair=DELETE):
-        file = pq.ParquetFile(path)
+    with reading(path):
+        file = pq.ParquetFile(path, page_checksum_verification=True)
     schema = file.schema_arrow
     others = [other for other in schema.names if other != name]
     schema = pa.schema([*map(schema.field, others), pa.field(name, pa.float32())], schema.metadata)
     done = 0
-    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+    with (
+        replacing(path) as temporary,
+        pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer,
+    ):
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, others)
             column = pa.array(values[done : done + len(table)], pa.float32())
@@ -444,7 +451,7 @@ class Audit(Named):
     def manifest(self) -> ManifestFile:
         """The content of manifest.json; empty for an unfinished audit."""
         if not self.finished:
-            return {"version": VERSION, "files": {}, "sizes": {}}
+            return {"version": VERSION, "files": {}}
         return read_json(
             self.folder / MANIFEST, ManifestFile, repair="delete it and run the audit again"
         )
@@ -509,12 +516,6 @@ def _lock_file(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.lock")
 
 
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def recorded_sha256(audit: "Audit", path: Path) -> str:
     """Return the SHA-256 of one of an audit's files, from its manifest if it is listed."""
     if not path.is_file():
@@ -522,8 +523,21 @@ def recorded_sha256(audit: "Audit", path: Path) -> str:
     return audit.files.get(path.relative_to(audit.folder).as_posix()) or file_sha256(path)
 
 
+def verify(path: Path) -> None:
+    """Refuse a file of a finished audit whose hash differs from the manifest's."""
+    status = path.stat()
+    _verify(path, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(256)
+def _verify(path: Path, *stamp: int) -> None:
+    recorded = Audit(path.parent).files.get(path.name)
+    if recorded and recorded != file_sha256(path):
+        raise InputError(f"{path} is damaged: run the audit again to recompute it")
+
+
 def write_manifest(folder: Path) -> None:
-    """Write the hash and size of every file. The manifest is written last and marks the audit as
+    """Write the hash of every file. The manifest is written last and marks the audit as
     finished."""
     free = (MANIFEST, SECONDS, CHECK_TABLE, MITIGATIONS)
     files = {
@@ -534,19 +548,17 @@ def write_manifest(folder: Path) -> None:
         and path.relative_to(folder).parts[0] not in free
     }
     hashes = {name: file_sha256(path) for name, path in files.items()}
-    sizes = {name: path.stat().st_size for name, path in files.items()}
-    write_json(folder / MANIFEST, {"version": VERSION, "files": hashes, "sizes": sizes})
+    write_json(folder / MANIFEST, {"version": VERSION, "files": hashes})
 
 
 def broken_files(folder: Path) -> list[str]:
-    """Return the files of a finished audit that are missing or whose size differs from the
-    manifest."""
-    sizes = Audit(folder).manifest["sizes"]
-    paths = {name: inside(folder, name) for name in sizes}
+    """Return the files of a finished audit that are missing or differ from the manifest."""
+    hashes = Audit(folder).files
+    paths = {name: inside(folder, name) for name in hashes}
     return [
         name
         for name, path in paths.items()
-        if not path.is_file() or path.stat().st_size != sizes[name]
+        if not path.is_file() or file_sha256(path) != hashes[name]
     ]
 
 

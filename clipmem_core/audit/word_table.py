@@ -27,7 +27,7 @@ from clipmem_core.dataset.sentences import places_of
 from clipmem_core.embeddings import Vectors
 from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.features.towers import Tower
-from clipmem_core.io import DELETE, reading, replacing
+from clipmem_core.io import reading, replacing
 from clipmem_core.ragged import Ragged
 from clipmem_core.scores.evidence import fit_words, surprise, word_evidence
 from clipmem_core.scores.membership import draw_word_halves
@@ -252,8 +252,8 @@ def read_words(audit: Audit) -> pd.DataFrame:
     if not path.is_file():
         empty = pd.DataFrame(dtype=float, columns=[*columns, c.WORD_KIND])
         return empty.astype({c.CAPTION_ROW: int})
-    with reading(path, repair=DELETE):
-        table = pq.read_table(path, columns=[*columns, c.WORD])
+    with reading(path):
+        table = pq.read_table(path, columns=[*columns, c.WORD], page_checksum_verification=True)
     listed = pc.utf8_lower(table[c.WORD]).combine_chunks().dictionary_encode()
     spelled = listed.dictionary.to_pylist()
     english = mostly_english(audit.record.languages)
@@ -277,7 +277,9 @@ def _write_words(audit: Audit, words: Words, predicted: Predictions) -> None:
                 block = batch.slice(at, _PAIRS)
                 table = _word_rows(block, first_pair, words, predicted, values, record.texts)
                 first_pair += len(block)
-                writer = writer or pq.ParquetWriter(temporary, table.schema)
+                writer = writer or pq.ParquetWriter(
+                    temporary, table.schema, write_page_checksum=True
+                )
                 writer.write_table(table)
         assert writer is not None
         writer.close()

@@ -6,6 +6,7 @@
                        at every use
 
 The folder is built under a temporary name and then renamed, so an existing folder is complete.
+A folder whose files do not have their hashes (sha256.json) is built again.
 
 A worker may crash, hang or be killed. It is a fresh Python, not a fork: threads of the caller
 cannot deadlock it, and it ends when the caller is killed.
@@ -27,16 +28,15 @@ import numpy as np
 import pandas as pd
 import PIL
 import pyarrow.parquet as pq
-from filelock import FileLock
 from pebble import ProcessExpired, ProcessPool
 
 from clipmem_core import columns as c
 from clipmem_core.config import fingerprint
 from clipmem_core.dataset.pictures import Fact, check_chunk, discard_output, read_square
 from clipmem_core.dataset.readers.containers import source_stamp
-from clipmem_core.io import cores, naming, replacing_folder, sync
+from clipmem_core.io import cached_folder, cores, naming
 
-VERSION = 2  # of what is stored and how it is computed; a new number leaves old caches behind
+VERSION = 3  # of what is stored and how it is computed; a new number leaves old caches behind
 FACTS_FILE = "facts.parquet"
 DESCRIPTORS_FILE = "descriptors.npy"
 PIXELS_FILE = "pixels.npy"
@@ -106,6 +106,7 @@ def check_pictures(
     cache: Path,
     budget_bytes: int,
     progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> tuple[pd.DataFrame, Pixels]:
     """Decode every picture of a data set once, or read the facts and squares (`Pixels`) that an
     earlier run stored.
@@ -115,38 +116,33 @@ def check_pictures(
     and height of the upright original (0 if unusable), sha256 of the file's bytes (empty if they
     cannot be read), and reason (None, or why it is unusable).
     """
-    folder = cache / fingerprint(
-        [VERSION, PIL.__version__, size, resize_mode, source_stamp(root, images)]
-    )
     shape = (len(images), size, size, 3)
     fits = 0 < math.prod(shape) <= budget_bytes
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache / f"{folder.name}.lock"):  # two audits of one data set decode it once
-        if not folder.is_dir() or (fits and not (folder / PIXELS_FILE).is_file()):
-            with naming(folder), replacing_folder(folder) as part:
-                squares = part / PIXELS_FILE if fits else None
-                if squares:  # zeros, which take no room on the disk yet
-                    np.lib.format.open_memmap(squares, mode="w+", dtype=np.uint8, shape=shape)
-                work = functools.partial(
-                    check_chunk, root=root, size=size, resize_mode=resize_mode, pixels=squares
-                )
-                facts = dict[int, Fact]()
-                chunks = map_chunks(work, list(enumerate(images)), workers=cores(), chunk=_CHUNK)
-                with closing(chunks):
-                    for chunk, result in chunks:
-                        crashed = [(row, Fact(reason=_CRASHED)) for row, _ in chunk]
-                        facts.update(result or crashed)
-                        if progress is not None:
-                            progress(len(facts), len(images))
-                table = pd.DataFrame([facts[row] for row in sorted(facts)], columns=Fact._fields)
-                descriptors = np.frombuffer(b"".join(table.pop("descriptor")), np.uint8)
-                np.save(
-                    part / DESCRIPTORS_FILE, descriptors.reshape(len(table), len(Fact().descriptor))
-                )
-                table.to_parquet(part / FACTS_FILE, index=False)
-                for path in (*part.iterdir(), part):
-                    sync(path)
-            sync(cache)
+    content = [VERSION, PIL.__version__, size, resize_mode, fits, source_stamp(root, images)]
+
+    def decode(folder: Path) -> None:
+        squares = folder / PIXELS_FILE if fits else None
+        if squares:  # zeros, which take no room on the disk yet
+            np.lib.format.open_memmap(squares, mode="w+", dtype=np.uint8, shape=shape)
+        work = functools.partial(
+            check_chunk, root=root, size=size, resize_mode=resize_mode, pixels=squares
+        )
+        facts = dict[int, Fact]()
+        chunks = map_chunks(work, list(enumerate(images)), workers=cores(), chunk=_CHUNK)
+        with closing(chunks):
+            for chunk, result in chunks:
+                crashed = [(row, Fact(reason=_CRASHED)) for row, _ in chunk]
+                facts.update(result or crashed)
+                if progress is not None:
+                    progress(len(facts), len(images))
+        table = pd.DataFrame([facts[row] for row in sorted(facts)], columns=Fact._fields)
+        descriptors = np.frombuffer(b"".join(table.pop("descriptor")), np.uint8)
+        np.save(folder / DESCRIPTORS_FILE, descriptors.reshape(len(table), len(Fact().descriptor)))
+        table.to_parquet(folder / FACTS_FILE, index=False)
+
+    folder = cache / fingerprint(content)
+    with naming(folder):
+        cached_folder(folder, decode, say=say)
     facts_of_pictures = pd.DataFrame(pq.read_table(folder / FACTS_FILE).to_pydict(), dtype=object)
     rows = np.arange(len(images))
     pixels = open_pixels(

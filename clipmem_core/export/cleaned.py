@@ -4,7 +4,7 @@ picture files."""
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -15,10 +15,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from clipmem_core.audit.prepare import read_raw
 from clipmem_core.audit.store import PAIRS, Audit, read_table
 from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, SHA256, WIDTH
 from clipmem_core.dataset.readers.containers import read_bytes, split_reference
 from clipmem_core.dataset.readers.paths import is_newer, picture_fault, tidy
+from clipmem_core.dataset.source import source_files
 from clipmem_core.io import InputError, replacing_folder
 from clipmem_core.review.decisions import REMOVE, Decision, open_review
 
@@ -108,7 +110,13 @@ def clean(audit: Audit) -> Cleaned:
     quarantined = len(audit.quarantine)
     other = sum(each.for_other_captions is not None for each in current)
     limit = audit.record.config.captions
+    corrected, first = _corrected(audit, dict(zip(pairs[PAIR_ID], stored, strict=True)))
     notes = counted(
+        (
+            corrected,
+            f"{corrected:,} pairs have other captions in {audit.record.source} since the audit, "
+            f"first {first!r}: the export has the audit's; audit the set again",
+        ),
         (quarantined, f"{quarantined:,} quarantined input rows are not included"),
         (other, f"{other:,} pairs have decisions on other captions, which do not count"),
         (
@@ -125,6 +133,27 @@ def clean(audit: Audit) -> Cleaned:
             with suppress(FileNotFoundError, InputError):
                 cleaned.read(image, sha256)
     return cleaned
+
+
+def _corrected(audit: Audit, captions: Mapping[str, Sequence[str]]) -> tuple[int, str]:
+    """Return how many pairs of an audit have other captions in its source now, and the first one.
+    The source is read again only if a file of it is newer than the audit."""
+    record = audit.record
+    time = (audit.folder / PAIRS).stat().st_mtime_ns
+    if not any(is_newer(file, time) for file in source_files(record.source)):
+        return 0, ""
+    try:
+        raw = read_raw(record.source, record.config)[0]
+    except InputError:  # without it, the pictures below are missing too
+        return 0, ""
+    limit = record.config.captions or None
+    pairs = zip(raw.pairs[PAIR_ID], raw.pairs[CAPTIONS], strict=True)
+    changed = [
+        pair_id
+        for pair_id, texts in pairs
+        if pair_id in captions and sorted(list(texts)[:limit]) != sorted(captions[pair_id])
+    ]
+    return len(changed), changed[0] if changed else ""
 
 
 def counted(*notes: tuple[int, str]) -> tuple[str, ...]:

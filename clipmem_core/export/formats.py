@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -51,7 +51,7 @@ from clipmem_core.review.queries import count_pairs_of, fetch_numbered, fetch_pa
 from clipmem_core.review.wrong_captions import review_progress
 from clipmem_core.scores.registry import EXPORT_SCORES
 from clipmem_core.scores.remaining import CONFIDENCE
-from clipmem_core.tables import FORMULA
+from clipmem_core.tables import FORMULA, as_cell
 
 # Notes on data the format cannot hold, and the command that audits the export, if any. The first
 # note of a format without the cleaned data set is the counts.
@@ -83,7 +83,12 @@ def write_open_clip(cleaned: Cleaned, path: Path, progress: PictureProgress) -> 
         rows = table.explode("title")
         rows.to_csv(temporary, index=False, quoting=QUOTE_NONNUMERIC)
     reads = f"open_clip reads it with --train-data {shlex.quote(str(path))} --csv-separator ,"
-    return (*notes, reads), _audit_command(cleaned, path, folder)
+    formulas = int(rows["title"].str.startswith(FORMULA).sum())
+    note = (
+        f"{formulas:,} captions begin like a formula and are written as they are: a spreadsheet "
+        "would compute them"
+    )
+    return (*notes, *counted((formulas, note)), reads), _audit_command(cleaned, path, folder)
 
 
 def write_coco(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Written:
@@ -284,21 +289,13 @@ def write_decisions(audit: Audit, path: Path, progress: PictureProgress) -> Writ
         write_table(path, table)
     else:
         with replacing(path) as temporary:
-            table.map(_as_cell).to_csv(temporary, index=False, quoting=QUOTE_NONNUMERIC)
+            table.map(as_cell).to_csv(temporary, index=False, quoting=QUOTE_NONNUMERIC)
     note = (
         f"{for_other.sum():,} decisions on other captions, for example injected errors, are "
         "not included"
     )
     line = f"pairs with a decision, new captions or a note: {len(table):,}"
     return (line, *counted((for_other.sum(), note))), ""
-
-
-def _as_cell(value: Any) -> Any:
-    """Return a value as a CSV cell: a list as JSON, a formula as text."""
-    if isinstance(value, list):
-        return json.dumps(value, ensure_ascii=False)
-    is_formula = isinstance(value, str) and value.startswith(FORMULA)
-    return f"'{value}" if is_formula else value
 
 
 def write_html(audit: Audit, path: Path, progress: PictureProgress) -> Written:

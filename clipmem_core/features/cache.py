@@ -3,13 +3,15 @@ whole.
 
 <folder>/<key of the tower>/
   features.faiss  float16 [n, dim]
-  keys.feather    the sha256 of each row's input, and whether the input was truncated
+  keys.parquet    the sha256 of each row's input, and whether the input was truncated; in its
+                  metadata the sha256 of the features. If these differ, all are computed again
   engine.json     what computes them, if that was measured: torch or ONNX Runtime
   .part/          while rows are computed; the next run adds the finished shards of a killed one
     inputs.parquet  key, length, truncated, and image and sha256, or text; one row group a shard
     <n>.npy         float16 [n_rows, dim], shard n
 """
 
+import functools
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,11 +22,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyarrow import feather
+from pyarrow import ArrowException
 
 from clipmem_core.config import data_folder, fingerprint
 from clipmem_core.embeddings import BLOCK, Vectors, read_vectors, write_vectors
-from clipmem_core.io import reading, replacing
+from clipmem_core.io import reading, replacing, shortage
 
 SHARD = {"image": 1024, "text": 4096}  # inputs: ten seconds of one core
 KEY = "key"
@@ -32,6 +34,7 @@ LENGTH = "length"
 TRUNCATED = "truncated"
 DIGEST = pa.binary(32)
 _KEYS = pa.schema([(KEY, DIGEST), (TRUNCATED, pa.bool_())])
+_SHA256 = b"sha256"
 
 ReportCount = Callable[[int, int], None]  # called with the numbers of finished and of all items
 ReportLine = Callable[[str], None]
@@ -57,18 +60,30 @@ def text_keys(texts: Sequence[str]) -> pa.Array:
 class FeatureStore:
     """The features of the tower with a key."""
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, say: ReportLine = lambda line: None) -> None:
+        self.say = say  # called with a line if stored features are damaged
         self.folder = data_folder() / "cache" / "features" / key
         self.features_file = self.folder / "features.faiss"
-        self.keys_file = self.folder / "keys.feather"
+        self.keys_file = self.folder / "keys.parquet"
         self.part = self.folder / ".part"
         self.inputs_file = self.part / "inputs.parquet"
 
     def keys(self) -> pa.Table:
-        """Return the key of each stored row, and whether its input was truncated."""
+        """Return the key of each stored row, and whether its input was truncated. Damaged files
+        are deleted."""
         if not self.keys_file.is_file():
             return _KEYS.empty_table()
-        return feather.read_table(self.keys_file)
+        try:
+            table = pq.read_table(self.keys_file, page_checksum_verification=True)
+            if _features_sha256(self.features_file, len(table)) == table.schema.metadata[_SHA256]:
+                return table
+        except (OSError, KeyError, TypeError, ValueError, ArrowException) as error:
+            if shortage(error):
+                raise
+        self.say(f"note: {self.folder} is damaged: its features are computed again")
+        self.keys_file.unlink(missing_ok=True)
+        self.features_file.unlink(missing_ok=True)
+        return _KEYS.empty_table()
 
     def find(self, keys: pa.Array) -> np.ndarray:
         """Return the row of each key, int64 [n]; -1 for a key that is missing."""
@@ -77,8 +92,7 @@ class FeatureStore:
 
     def features(self) -> Vectors:
         """Map the stored features, float16 [n, dim]."""
-        repair = "delete its folder, and the audit computes it again"
-        with reading(self.features_file, repair=repair):
+        with reading(self.features_file, repair="the same command computes it again"):
             return read_vectors(self.features_file)
 
     def begin(self, kind: str, inputs: pa.Table) -> None:
@@ -128,6 +142,27 @@ class FeatureStore:
         table = pa.concat_tables(keys)
         if len(table) > n_stored:
             write_vectors(self.features_file, blocks())
+            sha256 = _features_sha256(self.features_file, len(table))
             with replacing(self.keys_file) as temporary:
-                feather.write_feather(table, temporary, compression="uncompressed")
+                pq.write_table(
+                    table.replace_schema_metadata({_SHA256: sha256}),
+                    temporary,
+                    write_page_checksum=True,
+                )
         shutil.rmtree(self.part, ignore_errors=True)
+
+
+def _features_sha256(path: Path, rows: int) -> bytes:
+    """Return the SHA-256 of the first rows of an index and of their width; one process hashes a
+    file once. A kill may leave more rows than keys."""
+    status = path.stat()
+    return _hash_rows(path, rows, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(16)
+def _hash_rows(path: Path, rows: int, *stamp: int) -> bytes:
+    vectors = read_vectors(path)
+    digest = hashlib.sha256(str(vectors.shape[1]).encode())
+    for at in range(0, rows, BLOCK):
+        digest.update(vectors[at : min(at + BLOCK, rows)].data)
+    return digest.hexdigest().encode()

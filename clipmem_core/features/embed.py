@@ -76,7 +76,7 @@ class FeatureExtractor:
     @property
     def store(self) -> FeatureStore:
         """The cache of the tower's features."""
-        return FeatureStore(self.tower.key)
+        return FeatureStore(self.tower.key, self.say)
 
     def images(self, pairs: pd.DataFrame) -> Vectors:
         """Return the features of each pair's picture.
@@ -260,7 +260,7 @@ def faster_engine(opened: Opened, batch: Any, folder: Path, say: ReportLine) -> 
         say: called with a line about the choice.
     """
     path = folder / ENGINE
-    stored = read_json(path, str) if path.is_file() else None
+    stored = read_json(path, str, repair="delete it") if path.is_file() else None
     if opened.compile is None or stored == TORCH:
         return opened.embed
     try:

@@ -10,7 +10,7 @@ image_rows.npy, text_rows.npy       int64 [n_pairs], [n_captions], rows in image
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from clipmem_core.dataset.readers.paths import (
 )
 from clipmem_core.dataset.source import READERS
 from clipmem_core.embeddings import Vectors, read_vectors, write_vectors
-from clipmem_core.io import InputError, naming, reading, replacing_folder
+from clipmem_core.io import InputError, cached_folder, naming, reading
 from clipmem_core.ragged import Ragged
 
 ROWS_AT_ONCE = 65_536  # checked, converted and written at a time
@@ -102,7 +102,11 @@ def feature_parts(features: Path, source: Path) -> list[Part]:
 
 
 def stored_features(
-    parts: Sequence[Part], options: SourceOptions, *, folder: Path | None
+    parts: Sequence[Part],
+    options: SourceOptions,
+    *,
+    folder: Path | None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Stored:
     """Read precomputed features. Rows with the same id are one pair with several captions.
 
@@ -113,14 +117,14 @@ def stored_features(
         parts: as of `feature_parts`.
         options: the table's columns, guessed where they are not named.
         folder: for the copied features, None for the cache in the data folder.
+        say: called with a line if the copy is damaged and made again.
     """
     try:
         stamps = [stamped(path) for part in parts for path in part]
         key = fingerprint([stamps, as_dict(options), c.QUARANTINE_COLUMNS])
         target = (folder or data_folder() / "cache" / "features") / "stored" / key
-        if not target.is_dir():
-            with naming(target), replacing_folder(target) as new:
-                _store(new, parts, options)
+        with naming(target):
+            cached_folder(target, lambda new: _store(new, parts, options), say=say)
     except FileNotFoundError as error:
         raise InputError(f"{error.filename} is missing: give {FORMS}") from None
     table = _open_pairs(target)

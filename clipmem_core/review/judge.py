@@ -485,9 +485,10 @@ def judge_source(
     *,
     all_captions: bool,
     screen: RichScreen,
-) -> float:
+) -> tuple[float, float]:
     """Judge the captions of a source, print a summary, write the result, and return the share of
-    wrong captions. Without `out` it is beside a table, with `-judged` in its name."""
+    wrong captions and the share of captions not judged. Without `out` it is beside a table, with
+    `-judged` in its name."""
     check_judges(audit)
     path = Path(source).expanduser()
     if out is None and path.suffix.lower() in SUFFIXES:
@@ -510,14 +511,16 @@ def judge_source(
         screen.say(cause)
     for reason, count in table[REASON].value_counts().items():
         screen.say(f"{count:,} not judged: {reason}")
+    are = "caption is" if round(expected.sum()) == 1 else "captions are"
     screen.say(
-        f"About {expected.sum():,.0f} of {len(judged):,} captions are wrong ({share:.1%}): "
-        f"{expected[P_PAIR]:,.0f} with all captions of their pair, {expected[P_CAPTION]:,.0f} "
-        f"alone, {expected[P_WORD]:,.0f} in a word."
+        f"About {expected.sum():,.0f} of {len(judged):,} {are} wrong ({share:.1%} of them: "
+        f"{expected[P_PAIR]:,.1f} with all captions of their pair, {expected[P_CAPTION]:,.1f} "
+        f"alone, {expected[P_WORD]:,.1f} in a word)."
     )
     screen.say(
         f"{out}: candidates: {len(judged):,}; pairs: {judged[PAIR_ID].nunique():,}, "
         f"new: {judged[PAIR_ID][judged[NEW]].nunique():,}; "
         f"with a candidate as the best caption: {judged[BEST].sum():,}"
     )
-    return float(share)
+    candidate = table[~table[OWN]]
+    return float(share), float(candidate[REASON].notna().mean())

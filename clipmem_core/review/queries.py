@@ -20,6 +20,7 @@ from clipmem_core.audit.store import (
     WORD_TABLE,
     Audit,
     Named,
+    verify,
 )
 from clipmem_core.columns import PAIR_ID
 from clipmem_core.dataset.readers.paths import without_surrogates
@@ -27,8 +28,10 @@ from clipmem_core.io import InputError
 
 ROW = "file_row_number"
 Function = TypeVar("Function", bound=Callable[..., Any])
-# SQL of a caption key: a positive hash of 63 bits of a pair's captions, which contain no NUL.
-CAPTION_KEY = "greatest(1, (md5_number_lower(array_to_string(captions, chr(0))) // 2)::BIGINT)"
+# SQL of a caption key: a positive hash of 63 bits of a pair's captions in any order, which contain
+# no NUL.
+_SORTED = "array_to_string(list_sort(captions), chr(0))"
+CAPTION_KEY = f"greatest(1, (md5_number_lower({_SORTED}) // 2)::BIGINT)"
 
 
 def stamp(path: Path) -> tuple[int, int, int]:
@@ -73,6 +76,7 @@ def fetch(
     values = [*map(without_surrogates, values)]
     if isinstance(source, Path):
         stamp(source)  # a missing file has its own message
+        verify(source)  # DuckDB ignores the checksums of pages
         # DuckDB takes patterns.
         glob = "".join(f"[{letter}]" if letter in "*?[" else letter for letter in str(source))
         rows = "SELECT * FROM read_parquet(?, file_row_number = true)"

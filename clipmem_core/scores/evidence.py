@@ -173,7 +173,7 @@ def fit_ratio(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
 
 
 def specificity(
-    features: np.ndarray, texts: np.ndarray, gaps: np.ndarray, owner: np.ndarray
+    features: np.ndarray, texts: np.ndarray, gaps: np.ndarray, half: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Predict how much better each text fits its own picture than another, from its features.
 
@@ -183,7 +183,7 @@ def specificity(
         features: of all texts, [n_texts, width].
         texts: number of each text that is a decoy, [n].
         gaps: its log-likelihood ratio as a decoy, less that in its own place, [n].
-        owner: pair of each text, [n_texts].
+        half: 0 or 1, the half that the pair of each text is in, [n_texts]; both have decoys.
 
     Returns:
         [n_texts], and the mean of both models, for other texts: coefficients and constant, [width +
@@ -192,7 +192,6 @@ def specificity(
     from sklearn.linear_model import RidgeCV  # slow to import
 
     vectors = unit(np.asarray(features, np.float32))
-    half = draws.rng(0, "specificity").integers(0, 2, owner.max() + 1)[owner]
     predicted = np.empty(len(vectors))
     models = []
     for predicts in (0, 1):
@@ -498,7 +497,10 @@ def _with_specificity(evidence: CaptionEvidence) -> tuple[CaptionEvidence, np.nd
     gaps = log_ratio(ratio, decoys) - log_ratio(ratio, captions[texts])
     compared = np.isfinite(gaps)
     owner = evidence.of_pairs.owner
-    specific, model = specificity(evidence.features, texts[compared], gaps[compared], owner)
+    half = draws.rng(0, "specificity").integers(0, 2, owner.max() + 1)[owner]
+    if len(np.unique(half[texts[compared]])) < 2:  # a half without a decoy fits no model
+        return evidence, None
+    specific, model = specificity(evidence.features, texts[compared], gaps[compared], half)
     changed = replace(
         evidence,
         captions=by_specificity(captions, specific),

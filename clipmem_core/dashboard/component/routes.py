@@ -257,7 +257,7 @@ def _picture(request: Request) -> Response:
     row = _numbers(request, "row")[0]
     images = fetch_numbered(audit.folder / PAIRS, [IMAGE], [row])
     if row not in images:
-        raise InputError(f"audit {audit.name!r} has no row {row}")
+        raise HTTPException(404, f"audit {audit.name!r} has no row {row}")
     sides = {"small": SIDE, "full": FULL_SIDE}
     side = next((sides[name] for name in sides if name in request.query_params), LARGE_SIDE)
     jpeg, fault = thumbnail(audit.record.pictures, images[row][0], side=side)
