@@ -15,6 +15,7 @@ from clipmem_core import columns as c
 from clipmem_core.audit.fault_tables import ensure_checks
 from clipmem_core.audit.store import CAPTION_TABLE, PAIRS, Audit, read_table
 from clipmem_core.review.batch import StoredTable, store_table
+from clipmem_core.review.cards import LIKELY, WRONG_WORDS
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.incidents import read_incidents, repairs
 from clipmem_core.review.queries import fetch_numbered
@@ -175,7 +176,8 @@ class AuditFrames(Audit):
         """Return pairs, scores and decisions in one row a pair.
 
         `filepath` is the picture's file, None if it lies in a shard or table; then come the columns
-        of `pairs`, those of `scores`, `decision` (keep, remove, recaption; NaN if undecided) and
+        of `pairs`, those of `scores`, `wrong` (no caption, all captions, caption, word; empty if
+        nothing is probably wrong), `decision` (keep, remove, recaption; NaN if undecided) and
         `note`.
 
         Example:
@@ -191,5 +193,8 @@ class AuditFrames(Audit):
         pairs.insert(1, "filepath", pd.Series(files, dtype=object))
         # all tables have one order
         joined = pd.concat([pairs, self.scores.drop(columns=[c.PAIR_ID])], axis=1)
+        parts = joined[c.PARTS].fillna(0.0)
+        likely = (joined[c.P_WRONG] >= LIKELY) & (parts.max(axis=1) > 0)
+        joined["wrong"] = parts.idxmax(axis=1).map(WRONG_WORDS).where(likely, "")
         decisions = self.decisions[[c.PAIR_ID, "decision", "note"]]
         return joined.merge(decisions, on=c.PAIR_ID, how="left")

@@ -370,13 +370,19 @@ def _decisions(
 def _incidents(
     name: AuditName,
     repair: Annotated[tuple[int, ...], "repair the undecided pairs of these incidents"] = (),
+    remove: Annotated[
+        tuple[int, ...], "remove the captions of these incidents, and pairs without another caption"
+    ] = (),
+    keep: Annotated[tuple[int, ...], "keep the pairs of these incidents: they are no fault"] = (),
 ) -> None:
-    """Print the faults of the pipeline that an audit found, and repair their pairs."""
+    """Print the faults of the pipeline that an audit found, and decide on their pairs."""
     from clipmem_core.review import incidents
 
     audit = open_audit(name)
-    if repair:
-        print(f"{incidents.store_repairs(audit, repair).pairs:,} pairs repaired")
+    for action, numbers in zip(incidents.ACTIONS, (repair, remove, keep), strict=True):
+        if numbers:
+            outcome = incidents.decide_incidents(audit, numbers, action)
+            print(f"{action}: {outcome.pairs:,} pairs")
     states = incidents.incident_states(audit)
     for state in states.itertuples():
         place = f"{state.kind}, {state.pairs:,} pairs, {state.first:,} to {state.last:,}"

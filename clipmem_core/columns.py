@@ -56,9 +56,14 @@ LOG_PROBABILITY_SECOND = "log_probability_second"
 CSLS_OUT = "csls_out"
 CSLS_SWAPPED = "csls_swapped"
 P_WRONG = "p_wrong"
+P_CHECK = "p_check"
+CHECK = "check"  # why a caption is none without a model: a check, or another `NOT_A_CAPTION`
+REPEATED_PICTURE = "repeated_picture"
+RECURRING_TEXT = "recurring_text"
 P_PAIR = "p_pair"
 P_CAPTION = "p_caption"
 P_WORD = "p_word"
+PARTS = [P_CHECK, P_PAIR, P_CAPTION, P_WORD]  # of p_wrong
 SUSPICION = "suspicion"
 REVIEW_PLACE = "review_place"
 

@@ -53,7 +53,6 @@ ENCODER_COLOURS = {"image": "#a87800", "text": "#c2487a"}
 OTHER = "#808080"
 BAR_COLOUR = "#36a17a"
 _FAINT = "rgba(128, 128, 128, 0.25)"
-KIND_COLOURS = ("#c2487a", "#1479b8", "#a87800", "#008f6b")
 LABEL_COLOURS = [
     "#1479b8",
     "#d55e00",
@@ -136,7 +135,6 @@ _OTHERS = {INJECTED: "no error injected", DECISION: "undecided"}
 LISTED = "listed"  # of a point on a map: the pair fits the conditions of the page
 _UNLISTED = "does not fit"
 CLASSES = (DECISION, GROUP, LABEL, INJECTED)  # colours of a map that are no scores
-_CLASS_COLOURS = {INJECTED: KIND_COLOURS, LABEL: LABEL_COLOURS}
 
 
 def group_figure(groups: pd.DataFrame, bins: pd.DataFrame) -> go.Figure:
@@ -168,7 +166,7 @@ def group_figure(groups: pd.DataFrame, bins: pd.DataFrame) -> go.Figure:
         )
     figure.add_vline(0, line=DOTTED)
     labels = [
-        f"{group_words(group)}<br>{n:,} pairs"
+        f"{group_words(group)}<br>n = {n:,}"
         for group, n in zip(groups[GROUP], groups["n"], strict=True)
     ]
     figure.update_yaxes(
@@ -371,9 +369,8 @@ def _classes(points: pd.DataFrame, column: str) -> list[tuple[str, pd.DataFrame,
     elif column == DECISION:
         colour_of = DECISION_COLOURS
     else:  # a score has no classes
-        colour_of = dict(
-            zip(values.value_counts().index, _CLASS_COLOURS.get(column, ()), strict=False)
-        )
+        colours = LABEL_COLOURS if column in (INJECTED, LABEL) else ()
+        colour_of = dict(zip(values.value_counts().index, colours, strict=False))
     others = _OTHERS.get(column, "other" if colour_of else f"no {words(column)}")
     classes.append((others, points[~values.isin(list(colour_of))], OTHER))
     for name, colour in colour_of.items():
@@ -407,7 +404,10 @@ def means_figure(means: pd.DataFrame, null: pd.DataFrame, *, title: str) -> go.F
         for mean in null.loc[null["encoder"] == encoder, "mean"].dropna():
             figure.add_vline(mean, line=DOTTED | {"color": colour})
     figure.add_vline(0, line={"color": OTHER, "width": 1})
-    labels = [f"{short_name(name, NAME_LENGTH)}<br>{n:,} pairs" for name, n in counts.items()]
+    labels = [
+        f"{short_name(group_words(str(name)), NAME_LENGTH)}<br>n = {n:,}"
+        for name, n in counts.items()
+    ]
     figure.update_yaxes(
         tickvals=list(places.values()),
         ticktext=labels,

@@ -25,9 +25,9 @@ MEANINGS = {
         "pairs are memorized too.",
     ),
     P_WRONG: (
-        "The probability that a caption is wrong: all captions of the pair belong to another "
-        "picture, this one does, or one of its words is wrong. It comes from models that never saw "
-        "the pair.",
+        "The probability that a caption is wrong: it is none (such as a file name or an error "
+        "text), all captions of the pair belong to another picture, this one does, or one of its "
+        "words is wrong. It comes from models that never saw the pair.",
         "Review from the highest down. Of captions with a probability of 90 %, about nine in ten "
         "are wrong.",
     ),

@@ -120,41 +120,45 @@ def replacing_folder(folder: Path, *, mark: str = "") -> Iterator[Path]:
             raise InputError(
                 f"{existing} has other files than an export: move it, or choose another --out"
             )
-    with _locked(temporary, f"{folder} is being written by another process: wait for it"):
+    descriptor = _lock_folder(temporary)
+    if descriptor is None:
+        raise InputError(f"{folder} is being written by another process: wait for it")
+    try:
         for path in temporary.iterdir():  # of a killed process
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != mark:
+                path.unlink()
         shutil.rmtree(old, ignore_errors=True)
         if mark:
             (temporary / mark).touch()
-        try:
-            with naming(folder):
-                yield temporary
-            if folder.exists():
-                folder.replace(old)
-            temporary.replace(folder)
-            shutil.rmtree(old, ignore_errors=True)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with naming(folder):
+            yield temporary
+        if folder.exists():
+            folder.replace(old)
+        temporary.replace(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    finally:
+        os.close(descriptor)
+    shutil.rmtree(old, ignore_errors=True)
 
 
-@contextmanager
-def _locked(folder: Path, busy: str) -> Iterator[None]:
-    """Create a folder and lock it, or raise `busy`. The lock stays with the folder when it is
-    renamed, and ends with the process."""
+def _lock_folder(folder: Path) -> int | None:
+    """Create a folder and lock it; None if another process holds the lock. The lock stays with the
+    folder when it is renamed, until the descriptor is closed or the process ends."""
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Another process may have renamed the folder between `open` and `flock`.
-        if not os.path.samestat(os.fstat(descriptor), folder.stat()):
-            raise BlockingIOError
-        yield
-    except (BlockingIOError, FileNotFoundError) as error:
-        if error.filename not in (None, os.fspath(folder)):
-            raise
-        raise InputError(busy) from None
-    finally:
-        os.close(descriptor)
+        if os.path.samestat(os.fstat(descriptor), folder.stat()):
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    os.close(descriptor)
+    return None
 
 
 @contextmanager
@@ -238,7 +242,9 @@ def reading(path: Path, *, repair: str = DELETE) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise InputError(f"{path} is missing: run the audit again to resume it") from None
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, ArrowException) as error:
+    except (
+        *(OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, ArrowException),
+    ) as error:
         if shortage(error) or isinstance(error, InputError):
             raise
         raise InputError(f"{path} cannot be read ({error}): {repair}") from None

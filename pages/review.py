@@ -9,6 +9,7 @@ from clipmem_core.audit.verdict import queues
 from clipmem_core.columns import REVIEW_PLACE, SUSPICION
 from clipmem_core.dashboard.browse import conditions, read_filters
 from clipmem_core.dashboard.component.pairs import REVIEW_KEYS, draw_key_list, draw_single
+from clipmem_core.dashboard.overview import draw_incidents
 from clipmem_core.dashboard.page import draw_link, link, open_page
 from clipmem_core.dashboard.plain import in_a_row, show_text
 from clipmem_core.review.rows import count_pairs
@@ -30,6 +31,8 @@ with open_page("Review") as audit:
         for label, path, order in ways:
             pairs = Selection(order=order, decision=UNDECIDED if order else "")
             links.append((label, f"{path}?{urlencode(link(audit, pairs))}"))
+        if listed != RANDOM_CHECK:
+            draw_incidents(audit, folded=True)
         draw_single(audit, selection, title=title, links=links)
     else:
         st.info("No pair fits this selection.")

@@ -27,6 +27,7 @@ from clipmem_core.audit.verdict import NULL_CHECK, make_verdict
 from clipmem_core.config import AuditConfig, preset_config
 from clipmem_core.dataset.injected_errors import ERROR_KINDS
 from clipmem_core.embeddings import write_vectors
+from clipmem_core.io import file_sha256
 from clipmem_core.lab.baselines import DETECTORS
 from clipmem_core.lab.benchmark_results import Benchmark, Injection
 from clipmem_core.review.decisions import CHOICES, Review
@@ -150,12 +151,33 @@ def write_audit(
     return Audit(folder)
 
 
+def flip(path: Path, *places: int) -> None:
+    """Flip a bit of some bytes of a file."""
+    data = bytearray(path.read_bytes())
+    for place in places:
+        data[place] ^= 1
+    path.write_bytes(data)
+    os.utime(path, (0, 0))  # later than the last read: the clock of files is coarse
+
+
+def rewrite(path: Path, table: pd.DataFrame) -> None:
+    """Write a table of an audit, and its hash in the manifest if that lists the table."""
+    write_table(path, table)
+    manifest = Audit(path.parent).manifest
+    if path.name in manifest["files"]:
+        manifest["files"][path.name] = file_sha256(path)
+        write_json(path.with_name(store.MANIFEST), manifest)
+
+
 def caption_rows(audit: Audit) -> pd.DataFrame:
     """Return the pair_id of each caption, its number in the pair, and scores of 0."""
     texts = audit.pairs.explode(c.CAPTIONS).reset_index(drop=True)
-    names = (c.SIMILARITY_OUT, c.MARGIN_OUT, c.P_PAIR, c.P_CAPTION, c.P_WORD, c.P_WRONG)
+    names = (c.SIMILARITY_OUT, c.MARGIN_OUT, *c.PARTS, c.P_WRONG)
     return texts[[c.PAIR_ID]].assign(
-        caption=texts.groupby(c.PAIR_ID).cumcount(), read=True, **dict.fromkeys(names, 0.0)
+        caption=texts.groupby(c.PAIR_ID).cumcount(),
+        read=True,
+        check="",
+        **dict.fromkeys(names, 0.0),
     )
 
 
@@ -170,7 +192,7 @@ def write_words(audit: Audit) -> pd.DataFrame:
     table[c.START] = [text.rindex(word) for text, word in zip(texts, table[c.WORD], strict=True)]
     table[c.BETTER] = [["fox<b>"]] * len(table)
     table[c.BETTER_PROBABILITY] = [[0.71]] * len(table)
-    write_table(audit.folder / store.WORD_TABLE, table)
+    rewrite(audit.folder / store.WORD_TABLE, table)
     return table
 
 
@@ -192,15 +214,15 @@ def write_incidents(audit: Audit) -> None:
             "cause": ["Captions are one row late.", HOSTILE[0]],
         }
     )
-    write_table(audit.folder / store.INCIDENTS, incidents)
-    write_table(audit.folder / store.INCIDENT_PAIRS, pairs)
+    rewrite(audit.folder / store.INCIDENTS, incidents)
+    rewrite(audit.folder / store.INCIDENT_PAIRS, pairs)
 
 
 def write_swaps(audit: Audit, swaps: dict[int, int]) -> None:
     """Write single swaps: rows, each with the row whose captions fit it."""
     columns = {"row": swaps.keys(), "from_row": swaps.values()}
     table = pd.DataFrame(columns).assign(number=0, probability=0.97)
-    write_table(audit.folder / store.INCIDENT_PAIRS, table)
+    rewrite(audit.folder / store.INCIDENT_PAIRS, table)
 
 
 def made_scores(pairs: pd.DataFrame, groups: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:

@@ -1,14 +1,23 @@
-"""A file is on the disk before it counts, and a damaged one is found."""
+"""A file is on the disk before it counts, and one process at a time replaces a folder."""
 
 import errno
 import os
 import resource
+import sys
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 import numpy as np
 import pytest
 
-from clipmem_core.io import replacing, save_array, shortage, write_once
+from clipmem_core.io import (
+    InputError,
+    replacing,
+    replacing_folder,
+    save_array,
+    shortage,
+    write_once,
+)
 
 
 def test_a_disk_that_fails_leaves_the_old_file_and_is_named(
@@ -44,3 +53,34 @@ def test_a_cached_file_is_made_once(tmp_path: Path) -> None:
     for text in ("first", "second"):
         write_once(path, lambda file, text=text: file.write_text(text))
     assert path.read_text() == "first"
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from clipmem_core.io import replacing_folder
+with replacing_folder(Path(sys.argv[1])) as new:
+    (new / "first").touch()
+    print(flush=True)
+    input()
+    (new / "second").touch()
+"""
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_second_process_replaces_a_folder_once_the_first_has_ended(
+    tmp_path: Path, killed: bool
+) -> None:
+    out = tmp_path / "out"
+    root = Path(__file__).parents[1]
+    with Popen([sys.executable, "-c", HOLD, out], stdin=PIPE, stdout=PIPE, cwd=root) as first:
+        assert first.stdout.readline()
+        with pytest.raises(InputError, match=str(out)), replacing_folder(out):
+            pass
+        if killed:
+            first.kill()
+        first.communicate(b"\n")
+    assert len(list(out.glob("*"))) == (0 if killed else 2)
+    with replacing_folder(out) as new:
+        (new / "third").touch()
+    assert [path.name for path in out.iterdir()] == ["third"]

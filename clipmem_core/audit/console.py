@@ -3,7 +3,6 @@
 import functools
 import math
 import re
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
@@ -15,12 +14,11 @@ from rich.text import Text
 
 from clipmem_core import columns as c
 from clipmem_core.audit.jobs import report
-from clipmem_core.audit.status import MemberProgress
+from clipmem_core.audit.status import MemberProgress, TaskScreen
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import WHOLE_HEAD, summary_lines, uses, whole_rows
 from clipmem_core.scores.registry import INJECTED_SCORES
 
-_SECONDS_BETWEEN_LINES = 1.0  # of counts, on a pipe
 _PAGE = "http://localhost:8501/overview"
 
 
@@ -29,10 +27,12 @@ def plain(text: str) -> Text:
     return Text(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text))
 
 
-class RichScreen:
-    """Progress bars and lines; on a pipe, lines only."""
+class RichScreen(TaskScreen):
+    """Progress bars and lines; on a pipe, lines only: one for each stage, and one for each tenth of
+    it."""
 
     def __init__(self, batch_size: int = 0) -> None:
+        super().__init__()
         self.console = Console(highlight=False)
         self.batch_size = batch_size
         self.progress = bars.Progress(
@@ -43,11 +43,13 @@ class RichScreen:
             bars.TimeRemainingColumn(),
             bars.TextColumn("{task.fields[note]}"),
             console=self.console,
+            disable=not self.console.is_terminal,
         )
         self.tasks: dict[str, bars.TaskID] = {}
-        self.stages: dict[str, str] = {}
         self.warned: set[str] = set()
-        self.counted = 0.0  # the time of the last printed count
+        # On a pipe: share, done, total and noun of what the stage counts, and its printed tenths
+        self.counts: dict[str, tuple[float, int, int, str]] = {}
+        self.tenths = 0
 
     def __enter__(self) -> Self:
         self.progress.start()
@@ -58,26 +60,21 @@ class RichScreen:
 
     def say(self, text: str) -> None:
         report(stage=text, total=0)
+        self.counts.clear()
+        self.tenths = 0
         self.progress.console.print(plain(text), soft_wrap=True)
-
-    def pictures(self, done: int, total: int) -> None:
-        self._count("pictures", done, total)
-
-    def captions(self, done: int, total: int) -> None:
-        self._count("captions", done, total)
 
     def members(self, progress: list[MemberProgress]) -> None:
         """Show the progress of each member, and warn once if its loss stays at chance."""
+        if not self.console.is_terminal:
+            trained = sum(member.share for member in progress)
+            self._count("% trained", round(100 * trained / len(progress)), 100)
         for member in progress:
             if member.stage != "waiting":
                 note = member.stage
                 if note == "training" and not math.isnan(member.loss):
                     note = f"loss {member.loss:.3f}  {member.samples_per_second:,.0f} samples/s"
                 self._bar(f"member {member.name}", member.step, member.steps, note)
-            is_new = member.stage != self.stages.get(member.name, "waiting")
-            if is_new and not self.console.is_terminal:
-                self.say(f"member {member.name}: {member.stage}")
-            self.stages[member.name] = member.stage
             if member.at_chance(self.batch_size) and member.name not in self.warned:
                 self.warned.add(member.name)
                 self.say(
@@ -85,14 +82,17 @@ class RichScreen:
                     "try another --lr, a smaller --batch-size or more --epochs"
                 )
 
-    def _count(self, what: str, done: int, total: int) -> None:
-        """Show a bar; on a pipe, print a line once a second."""
+    def _count(self, noun: str, done: int, total: int) -> None:
+        """Show a bar; on a pipe, report and print what is furthest from its end."""
         if self.console.is_terminal:
-            self._bar(what, done, total)
-        elif done == total or time.monotonic() - self.counted >= _SECONDS_BETWEEN_LINES:
-            self.counted = time.monotonic()
-            report(done=done, total=total, noun=what)
-            self.console.print(f"{done:,} of {total:,} {what}")
+            self._bar(noun, done, total)
+            return
+        self.counts[noun] = done / max(1, total), done, total, noun
+        share, done, total, noun = min(self.counts.values())
+        super()._count(noun, done, total)
+        if (tenths := int(10 * share)) > self.tenths:
+            self.tenths = tenths
+            self.console.print(f"{done:,} of {total:,} {noun}")
 
     def _bar(self, name: str, done: int, total: int, note: str = "") -> None:
         if name not in self.tasks:

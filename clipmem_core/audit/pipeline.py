@@ -47,13 +47,22 @@ from clipmem_core.audit.verdict import (
     make_verdict,
 )
 from clipmem_core.config import AuditConfig
-from clipmem_core.dataset.faults import ascending_stretches, find_faults
+from clipmem_core.dataset.checks import Captions, not_captions
+from clipmem_core.dataset.faults import (
+    Fault,
+    ascending_stretches,
+    bad_sources,
+    placeholders,
+    sorted_captions,
+    text_faults,
+)
 from clipmem_core.dataset.languages import (
     describe_languages,
     is_read,
     languages_read,
     spaces_words,
 )
+from clipmem_core.dataset.sentences import places_of
 from clipmem_core.io import InputError, is_intact, save_array
 from clipmem_core.ragged import Ragged
 from clipmem_core.scores.displaced import DisplacedRun, Fits, find_runs, find_swaps
@@ -62,6 +71,8 @@ from clipmem_core.scores.evidence import (
     Probabilities,
     draw_decoys,
     probabilities,
+    recurring_texts,
+    with_checks,
     with_displaced,
 )
 from clipmem_core.scores.membership import Membership, side_means
@@ -129,6 +140,24 @@ class Run:
     def read_pairs(self) -> np.ndarray:
         """Pairs with such a caption, bool [n_pairs]."""
         return np.logical_or.reduceat(self.read, self.captions.first)
+
+    @functools.cached_property
+    def reasons(self) -> np.ndarray:
+        """The check that says that each caption is none, or empty, object [n_captions]."""
+        pairs = self.audit.read_columns(store.PAIRS, c.CAPTIONS)[c.CAPTIONS].tolist()
+        captions = Captions.from_pairs(pairs)
+        reasons = not_captions(captions.texts)
+        clusters = store.read_prepared(self.audit.folder).clusters
+        for rows in placeholders(captions, clusters):
+            reasons[np.isin(captions.owner, rows) & (reasons == "")] = c.REPEATED_PICTURE
+        return reasons
+
+    @functools.cached_property
+    def faults(self) -> list[Fault]:
+        """The faults of the pipeline that need no model, or only show that a text recurs."""
+        clusters = store.read_prepared(self.audit.folder).clusters
+        checks = store.read_table(ensure_checks(self.audit))
+        return text_faults(self.audit.pairs, clusters, checks, self.reasons)
 
     @functools.cached_property
     def fits(self) -> Fits:
@@ -326,6 +355,7 @@ class ScorePairs(Stage):
 
     def run(self, run: Run) -> None:
         audit = run.audit
+        config = audit.record.config
         run.screen.say(self.name)
         scores = run.first_scores[0]
         sides = run.evidence.sides
@@ -334,10 +364,28 @@ class ScorePairs(Stage):
             fits = [store.read_array(folder / store.SECOND_FIT) for folder in folders]
             second = side_means(fits, sides.membership.trained)[1]
             scores = scoring.update_scores(scores, **{c.LOG_PROBABILITY_SECOND: second})
+        reasons = run.reasons
+        if audit.record.sentences:  # those of the caption
+            places = places_of(audit.read_columns(store.PAIRS, c.CAPTIONS)[c.CAPTIONS])
+            reasons = reasons[(places[c.SENTENCE] == 0).cumsum() - 1]
         captions, of_captions = scoring.caption_table(
-            audit, scores, run.captions, sides, run.words, run.read
+            audit, scores, run.captions, sides, run.words, run.read, reasons
         )
         wrong = probabilities(of_captions)
+        if not audit.record.sentences and (config.lock_text or config.features):
+            clusters = store.read_prepared(audit.folder).clusters
+            features = prepare.caption_features(audit)
+            owner = run.captions.owner
+            others = scores[f"{c.NEGATIVE_IMAGE}_out"].to_numpy()[owner]
+            gaps = captions[c.SIMILARITY_OUT].to_numpy() - others
+            gaps[~run.read] = np.nan
+            recurs = recurring_texts(features, gaps, owner, clusters)
+            reasons[recurs & (reasons == "")] = c.RECURRING_TEXT
+        explained = np.zeros(len(scores), bool)
+        for fault in run.faults:
+            explained[fault.rows] = True
+        explained &= np.maximum.reduceat(reasons != "", run.captions.first)
+        wrong = with_checks(wrong, run.captions, reasons != "", explained)
         rows, probability = fault_tables.displaced(run.displaced)
         run.wrong = wrong = with_displaced(wrong, run.captions, rows, probability)
         curves = {
@@ -349,9 +397,15 @@ class ScorePairs(Stage):
             None if values is None else values.tolist() for values in (wrong.ratio, wrong.specific)
         )
         missing = wrong.counts["pairs"].missing
-        fitted = {"missing": missing, "curves": curves, "ratio": ratio, "specific": specific}
+        fitted = {
+            "missing": missing,
+            "curves": curves,
+            "shares": wrong.shares,
+            "ratio": ratio,
+            "specific": specific,
+        }
         store.write_json(audit.folder / store.FITTED, fitted)
-        captions = pd.concat([captions, wrong.captions], axis=1)
+        captions = pd.concat([captions, wrong.captions], axis=1).assign(**{c.CHECK: reasons})
         if audit.record.sentences:
             captions = scoring.sentence_table(audit, captions)
             store.write_table(audit.folder / store.SENTENCE_TABLE, captions)
@@ -359,8 +413,12 @@ class ScorePairs(Stage):
             captions = captions.drop(columns=[c.SENTENCE, c.START, c.END])
         store.write_table(audit.folder / store.CAPTION_TABLE, captions)
         if (words := audit.folder / store.WORD_TABLE).is_file():  # perhaps without a row
-            store.add_column(words, c.P_WRONG, wrong.words)
-        scores = scoring.update_scores(scores, **{c.P_WRONG: wrong.pairs, c.SUSPICION: wrong.worst})
+            p_word = wrong.captions[c.P_WORD].to_numpy()[run.words[c.CAPTION_ROW]]
+            store.add_column(words, c.P_WRONG, wrong.word_share * p_word)
+        by_part = dict(zip(c.PARTS, wrong.parts, strict=True))
+        scores = scoring.update_scores(
+            scores, **by_part, **{c.P_WRONG: wrong.pairs, c.SUSPICION: wrong.worst}
+        )
         store.write_table(audit.folder / store.SCORES, scores)
 
 
@@ -395,16 +453,17 @@ class CheckResults(Stage):
         store.write_json(audit.folder / store.VERDICT, verdict)
         # Members that learned little do not tell which captions are wrong.
         explained = fault_tables.displaced(run.displaced)[0]
-        suspected = None
-        if not is_distrusted(verdict):
-            suspected = run.wrong.pairs > HALF
-            suspected[explained] = False
-        by_pair = run.wrong.parts[0].copy()
+        by_pair = run.wrong.parts[1].copy()
         by_pair[explained] = 0.0
         swaps = find_swaps(run.fits, np.nan_to_num(by_pair))
-        clusters = store.read_prepared(audit.folder).clusters
-        checks = store.read_table(ensure_checks(audit))
-        faults = find_faults(audit.pairs, clusters, checks, suspected)
+        pairs = audit.pairs
+        if is_distrusted(verdict):
+            faults = run.faults + sorted_captions(pairs)
+        else:
+            suspected = run.wrong.pairs > HALF
+            for rows in (explained, *(fault.rows for fault in run.faults)):
+                suspected[rows] = False
+            faults = run.faults + bad_sources(pairs, suspected)
         fault_tables.write_incidents(audit, run.displaced, faults, swaps)
 
 

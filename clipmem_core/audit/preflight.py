@@ -27,8 +27,8 @@ from clipmem_core.audit.settings import check_config, resolve, resume_arguments
 from clipmem_core.audit.setup import check_same
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import AuditConfig, as_dict, data_folder
-from clipmem_core.dataset.checks import CHECKS, Captions, caption_flags
-from clipmem_core.dataset.faults import Fault, find_faults
+from clipmem_core.dataset.checks import CHECKS, Captions, caption_flags, not_captions
+from clipmem_core.dataset.faults import Fault, sorted_captions, text_faults
 from clipmem_core.dataset.languages import (
     describe_languages,
     language_shares,
@@ -122,7 +122,11 @@ def faults_without_model(pairs: pd.DataFrame, clusters: np.ndarray) -> list[Faul
         name: np.bincount(captions.owner, flagged, minlength=len(pairs)) > 0
         for name, flagged in caption_flags(captions).items()
     }
-    return find_faults(pairs, clusters, pd.DataFrame(flags))
+    reasons = not_captions(captions.texts)
+    return [
+        *text_faults(pairs, clusters, pd.DataFrame(flags), reasons),
+        *sorted_captions(pairs),
+    ]
 
 
 def _reasons(quarantine: pd.DataFrame) -> list[dict[str, Any]]:
@@ -172,7 +176,7 @@ def check_request(request: Request) -> None:
     audit = Audit.of(request.name)
     job = audit_request(request.name).find()
     if not request.source.strip():
-        raise InputError("no data set is given: type its path, or choose one")
+        raise InputError("no data set is named: type its path")
     check_source(request.source)
     check_config(request.config)
     if job is not None and job.running:
@@ -192,9 +196,9 @@ def find_check(request: Request) -> Check | None:
         return None
     error = ""
     if job.cancelled:
-        error = "the check was stopped: check again"
+        error = "The check was stopped. Check again."
     elif job.failed:
-        error = job.last_line.removeprefix("error: ") or "the check was killed: check again"
+        error = job.last_line.removeprefix("error: ") or "The check was killed. Check again."
     return Check(job, error)
 
 

@@ -155,7 +155,7 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, Any]]:
         c.CSLS_SWAPPED: spill(swapped),
     }
     # Added by later steps
-    values |= dict.fromkeys((c.LOG_PROBABILITY_SECOND, c.P_WRONG, c.SUSPICION), nan)
+    values |= dict.fromkeys((c.LOG_PROBABILITY_SECOND, c.P_WRONG, *c.PARTS, c.SUSPICION), nan)
     _compute_derived(values, set(values))
     columns = values | {
         c.PAIR_ID: evidence.pairs[c.PAIR_ID],
@@ -339,6 +339,7 @@ def caption_table(
     sides: MemberSides,
     words: pd.DataFrame,
     read: np.ndarray,
+    reasons: np.ndarray,
 ) -> tuple[pd.DataFrame, CaptionEvidence]:
     """Return captions.parquet without probabilities, one row per caption, and the evidence that
     captions are wrong.
@@ -346,7 +347,8 @@ def caption_table(
     similarity_out and margin_out are means over the members not trained on the pair, learned over
     those trained on it. Where no pair has several captions they are the pair's, csls_out for
     margin_out. `of_pairs` are the captions of each pair; `words` are the words that were predicted;
-    `read` is false for captions that the text tower does not read, [n_captions].
+    `read` is false for captions that the text tower does not read, [n_captions]; `reasons` say why
+    texts are no captions, [n_captions].
     """
     n_captions = of_pairs.n_items
     owner = of_pairs.owner
@@ -385,6 +387,7 @@ def caption_table(
         features=features if audit.record.sentences else None,
         words=words,
         read=read,
+        not_captions=reasons != "",
     )
     table = {
         c.CAPTION_ROW: np.arange(n_captions),
@@ -411,17 +414,17 @@ def captions_of_sentences(sentences: pd.DataFrame) -> pd.DataFrame:
     """Return captions.parquet: a caption is wrong if it has a wrong sentence, and errors of its
     sentences are independent. Other scores are those of the sentence most likely wrong."""
     table = sentences.copy()
-    same_pair = 1 - table[c.P_PAIR]
+    same_pair = 1 - table[c.P_CHECK] - table[c.P_PAIR]
     right = ((same_pair - table[c.P_CAPTION]) / same_pair).clip(0, 1)
     right_words = ((1 - table[c.P_WRONG]) / (same_pair - table[c.P_CAPTION])).clip(0, 1)
     rows = (table[c.SENTENCE] == 0).cumsum() - 1  # of each sentence's caption
     worst = table[c.P_WRONG].fillna(-1.0).groupby(rows).idxmax()
     right, right_words = (part.groupby(rows).prod() for part in (right, right_words))
     captions = table.loc[worst].reset_index(drop=True)
-    p_pair = captions[c.P_PAIR]
-    captions[c.P_CAPTION] = (1 - p_pair) * (1 - right)
-    captions[c.P_WORD] = (1 - p_pair) * right * (1 - right_words)
-    captions[c.P_WRONG] = p_pair + captions[c.P_CAPTION] + captions[c.P_WORD]
+    whole = captions[c.P_CHECK] + captions[c.P_PAIR]
+    captions[c.P_CAPTION] = (1 - whole) * (1 - right)
+    captions[c.P_WORD] = (1 - whole) * right * (1 - right_words)
+    captions[c.P_WRONG] = whole + captions[c.P_CAPTION] + captions[c.P_WORD]
     return captions.assign(**{c.CAPTION_ROW: captions.index})
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import pandas as pd
 
 from clipmem_core.audit import store
-from clipmem_core.audit.jobs import Job, audit_request, jobs_folder, list_job_names, report
+from clipmem_core.audit.jobs import JOB, Job, audit_request, jobs_folder, list_job_names, report
 from clipmem_core.audit.store import Audit, Record
 from clipmem_core.io import InputError, read_json
 from clipmem_core.training.names import CHECKPOINT, LOG
@@ -63,7 +63,7 @@ class Screen(Protocol):
 
 
 class TaskScreen:
-    """The screen of a task, which reports its progress in its folder."""
+    """Reports progress in the folder of a job or task."""
 
     def __init__(self) -> None:
         self.reported = 0.0  # the time of the last count
@@ -87,32 +87,14 @@ class TaskScreen:
             report(done=done, total=total, noun=noun)
 
 
-def training_seconds_left(members: Sequence[MemberProgress]) -> float:
-    """Return the training time left of all members, divided by the number that trains at once."""
-    active = [
-        member for member in members if member.step and member.stage in ("training", "embedding")
-    ]
-    if not active:
-        return math.nan
-    totals = [member.seconds * member.steps / member.step for member in members if member.step]
-    waiting = sum(member.stage == "waiting" for member in members)
-    remaining = sum(
-        member.seconds / member.step * (member.steps - member.step)
-        for member in active
-        if member.stage == "training"
-    )
-    return (remaining + waiting * sum(totals) / len(totals)) / len(active)
-
-
-def loss_curves(audit: Path, names: Sequence[str]) -> pd.DataFrame:
-    """Return the loss of each member by epoch: member, epoch, loss, at most `POINTS` rows per
-    member."""
-    points = []
+def mean_losses(audit: Path, names: Sequence[str]) -> "pd.Series[float]":
+    """Return the mean loss of members by epoch, from at most `POINTS` epochs of each."""
+    points: list[Any] = []
     for name in names:
         lines = _complete_lines(audit / store.MEMBERS / name / LOG)
         step = math.ceil(len(lines) / _POINTS) or 1
-        points += [json.loads(line) | {"member": name} for line in lines[::-step][::-1]]
-    return pd.DataFrame(points, columns=["member", "epoch", "loss"])
+        points += map(json.loads, lines[::-step])
+    return pd.DataFrame(points, columns=["epoch", "loss"]).groupby("epoch")["loss"].mean()
 
 
 def _complete_lines(path: Path) -> list[str]:
@@ -162,6 +144,8 @@ SCORING = "scoring"
 CHECKING = "checking the results"
 FINISHING = "finishing"
 MAPPING = "drawing the map"
+# The stages of an unfinished audit, in order
+STEPS = (PREPARING, FEATURES, WORDS, TRAINING, SECOND_ROUND, SCORING, CHECKING, FINISHING)
 # Other states of an audit
 WAITING = "waiting"  # another job trains
 DONE = "finished"
@@ -224,7 +208,11 @@ def _word(audit: Audit, job: Job | None) -> str:
             return WAITING
         if not audit.finished:
             path = audit.folder / store.STAGE
-            return read_json(path, str, repair="delete it") if path.is_file() else PREPARING
+            # An older file names the last stage of the run that this job resumes.
+            is_current = (
+                path.is_file() and path.stat().st_mtime >= (job.folder / JOB).stat().st_mtime
+            )
+            return read_json(path, str, repair="delete it") if is_current else PREPARING
     if audit.finished:
         return DONE
     if store.is_locked(audit.folder):

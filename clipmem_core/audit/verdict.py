@@ -112,14 +112,25 @@ def _count(wrong: Mapping[str, Any], part: str) -> str:
             f"No caption looks wrong; at most {high:,} of {wrong['of']:,} pairs have one that is."
         )
     # Rounded so that the parts add up
-    parts = np.diff(np.rint(np.cumsum([0.0, *wrong["parts"]]))).astype(int)
-    names = ("all captions", f"one {part}", "one word")
+    checked, *parts = np.diff(np.rint(np.cumsum([0.0, *wrong["parts"]]))).astype(int).tolist()
+    names = ("every caption", f"one {part}", "one word")
     if not wrong["several"]:
-        names = ("the whole caption", "", "a word")
-    kinds = zip(parts, names, strict=True)
-    listed = ", ".join(f"in {count:,} {name}" for count, name in kinds if count)
-    have = "pair has" if n == 1 else "pairs have"
-    return f"About {n:,} of {wrong['of']:,} {have} a wrong caption ({low:,}–{high:,}): {listed}."
+        names = ("the whole caption", "", "one word")
+    kinds = sorted(zip(parts, names, strict=True), reverse=True)
+    listed = [f"in {count:,} {name}" for count, name in kinds if count]
+    sentences = [
+        f"About {n:,} of {wrong['of']:,} {'pair has' if n == 1 else 'pairs have'} a wrong caption "
+        f"(95 % sure: {low:,} to {high:,})."
+    ]
+    if listed:
+        first, *others = listed
+        sentences.append(f"{', '.join([f'I{first[1:]} is wrong', *others])}.")
+    if checked:
+        sentences.append(
+            f"{checked:,} {'has' if checked == 1 else 'have'} no caption at all: a file name, an "
+            "error text or the like, or a placeholder picture."
+        )
+    return " ".join(sentences)
 
 
 def _unseen(verdict: Mapping[str, Any]) -> str:

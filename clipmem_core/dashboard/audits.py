@@ -1,7 +1,6 @@
 """The page Audits: the list with its actions, and the form that checks and starts an audit."""
 
 import itertools
-import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields, replace
 from datetime import datetime
@@ -11,9 +10,9 @@ import pandas as pd
 import streamlit as st
 from rich.filesize import decimal
 
-from clipmem_core.audit.jobs import audit_request, cancel, jobs_folder
+from clipmem_core.audit.jobs import JobRecord, audit_request, cancel, jobs_folder
 from clipmem_core.audit.preflight import Request, check_request, find_check
-from clipmem_core.audit.settings import audit_name
+from clipmem_core.audit.settings import REPLICATES, audit_name
 from clipmem_core.audit.status import DONE, State, delete_audit, folder_bytes, list_states
 from clipmem_core.audit.store import CONFIG, audits_folder, is_name
 from clipmem_core.columns import group_words
@@ -21,14 +20,12 @@ from clipmem_core.config import (
     DEFAULT_PRESET,
     FIELDS,
     PRESETS,
-    SETS,
     AuditConfig,
     SourceOptions,
-    data_folder,
     ineffective_fields,
     preset_config,
 )
-from clipmem_core.dashboard.page import draw_link, draw_set, read_audit, store_choice, write_address
+from clipmem_core.dashboard.page import link, read_audit, store_choice, write_address
 from clipmem_core.dashboard.plain import (
     draw_fault,
     draw_table,
@@ -36,10 +33,8 @@ from clipmem_core.dashboard.plain import (
     in_a_row,
     show_strong,
 )
-from clipmem_core.dashboard.running_audit import draw_progress
+from clipmem_core.dashboard.running_audit import draw_progress, on_page
 from clipmem_core.dataset.source import DRAWN, lacks_captions
-from clipmem_core.export.cleaned import CLEANED
-from clipmem_core.glossary import DRAWN as DRAWN_SET
 from clipmem_core.glossary import PROTOCOL, meaning
 from clipmem_core.io import InputError
 from clipmem_core.scores.membership import MIN_PAIRS
@@ -47,15 +42,17 @@ from clipmem_core.scores.registry import words
 
 _TABLE = "audits-table"
 _MESSAGE = "audits-message"  # shown once, after the rerun that follows an action
+_ORDER = dict.fromkeys(["name", "state", "begun"])  # the first columns
 _COLUMNS = {
+    "state": st.column_config.TextColumn(width=170),  # of the longest stage
     "pairs": st.column_config.NumberColumn(format="localized"),
     "begun": st.column_config.DatetimeColumn("started", format="YYYY-MM-DD HH:mm"),
 }
-_MAIN = ("epochs", "batch_size", "captions", "inject_miscaptions", "drop_near_duplicates", "seed")
 # Fields that have another widget above the grids
 _DRAWN_ABOVE = [
     "preset",
     "protocol",
+    "folds",
     "members",
     "seeds",
     "features",
@@ -63,7 +60,6 @@ _DRAWN_ABOVE = [
     "lock_text",
     "image_tower",
     "text_tower",
-    "scenes_pairs",
 ]
 _PRESET_HELP = {
     "locked": "Both towers are pretrained and locked, and members train heads on their features: "
@@ -74,10 +70,8 @@ _PRESET_HELP = {
     "encoders memorize.",
     "base": "ViT-B/32 from scratch, as in the paper; it needs a GPU.",
 }
-_TOWERS = {"image": "sees pictures unchanged", "text": "reads captions unchanged"}
 _PERSIST: dict[str, Any] = {"persist_state": "session"}
 _GRID: dict[str, Any] = {"columns": 4, "min_column_width": 150, "vertical_alignment": "bottom"}
-_PATH = "new-path"
 
 
 def draw_list() -> None:
@@ -85,7 +79,7 @@ def draw_list() -> None:
     if message := st.session_state.pop(_MESSAGE, ""):
         st.success(message)
     states = list_states()
-    _watch([(state.audit.name, state.word) for state in states])
+    _watch([(state, state.at_work) for state in states])
     if not states:
         st.info("No audit yet. Start one above.")
         return
@@ -97,14 +91,13 @@ def draw_list() -> None:
         show_strong(selected.audit.name)
         if selected.word != DONE:
             draw_progress(selected.audit.name)
-        if not selected.at_work:
-            _draw_actions(selected)
+        _draw_actions(selected)
 
 
 @st.fragment(run_every=2)
-def _watch(drawn: list[tuple[str, str]]) -> None:
-    """Rerun the page when an audit starts or ends."""
-    if [(state.audit.name, state.word) for state in list_states()] != drawn:
+def _watch(drawn: list[tuple[State, bool]]) -> None:
+    """Rerun the page when an audit starts or ends, or begins another stage."""
+    if [(state, state.at_work) for state in list_states()] != drawn:
         st.rerun()
 
 
@@ -117,7 +110,7 @@ def _draw_table(states: list[State]) -> State | None:
     for state in states:
         config = state.audit.folder / CONFIG
         begun = config.stat().st_mtime if state.audit.begun else None
-        rows.append(state.row | {"begun": begun and datetime.fromtimestamp(begun)})
+        rows.append(_ORDER | state.row | {"begun": begun and datetime.fromtimestamp(begun)})
 
     def select() -> None:
         chosen = st.session_state[_TABLE].selection.rows
@@ -140,8 +133,10 @@ def _draw_table(states: list[State]) -> State | None:
 def _draw_actions(state: State) -> None:
     name = state.audit.name
     with in_a_row():
-        if state.word == DONE:
-            draw_link("overview", "Open", state.audit)
+        if state.word == DONE and st.button("Open", type="primary", icon=":material/dashboard:"):
+            st.switch_page("pages/overview.py", query_params=link(state.audit))
+        if state.at_work:
+            return
         with st.popover("Delete", icon=":material/delete:", key=f"delete-{name}"):
             size = folder_bytes(state.audit.folder) + folder_bytes(jobs_folder() / name)
             st.markdown(f"Deletes {decimal(size)}: members, scores, output. Decisions are kept.")
@@ -164,14 +159,32 @@ def _draw_actions(state: State) -> None:
 
 
 def draw_request() -> Request:
-    """Draw the form and return its request."""
-    st.caption(f"An audit needs at least {MIN_PAIRS} pictures with captions.")
-    source = _draw_path()
+    """Draw the form, a field for the data set and a closed part for all others, and return its
+    request."""
+    source = st.text_input(
+        "Path, shards or Hugging Face name",
+        key="new-path",
+        help="A CSV, TSV, JSONL, Parquet or COCO file, shards, a folder of pictures with "
+        "captions, or owner/name.",
+        placeholder="/data/pairs.csv",
+        **_PERSIST,
+    ).strip()
+    st.caption(
+        f"At least {MIN_PAIRS} pictures with captions. No data at hand? Type {DRAWN}: 1,100 drawn "
+        "pictures, some with wrong captions."
+    )
     options: dict[str, Any] = {}
     if source and lacks_captions(source):
         st.caption("These are folders of pictures without captions.")
         if st.toggle("Use folder names as captions", key="new-folder-names", **_PERSIST):
             options = {"caption_template": _draw_field("caption_template", "a photo of a {label}")}
+    with st.expander("Settings", icon=":material/tune:"):
+        return _draw_settings(source, options)
+
+
+def _draw_settings(source: str, options: dict[str, Any]) -> Request:
+    """Draw the name, preset and fields of a new audit, and return its request."""
+    name = st.container()
     with in_a_row(gap="large"):
         preset, protocol = (
             st.segmented_control(
@@ -191,62 +204,33 @@ def draw_request() -> Request:
     st.caption(_PRESET_HELP[preset])
     defaults = replace(preset_config(preset), protocol=protocol)
     defaults = replace(defaults, **_draw_towers(defaults))
+    unavailable = ineffective_fields(defaults)
+    omitted = {*_DRAWN_ABOVE, *unavailable, *options}
+    if not defaults.lock_image:
+        omitted.add("tower_size")
+    if source != DRAWN:
+        omitted.update(["scenes_pairs", "scenes_seed"])
     with st.grid(**_GRID) as grid:
-        repetitions = "seeds" if protocol == "paper" else "members"
-        values = _draw_fields(grid, [repetitions, *_MAIN], defaults)
-        if source == DRAWN:
-            options |= _draw_fields(grid, ["scenes_pairs"], SourceOptions())
-    with st.expander("Further settings"):
-        unavailable = ineffective_fields(defaults)
-        omitted = {*_MAIN, *_DRAWN_ABOVE, *unavailable, *options}
-        if not defaults.lock_image:
-            omitted.add("tower_size")
-        with st.grid(**_GRID) as grid:
-            values |= _draw_fields(grid, _further_fields(AuditConfig, omitted), defaults)
-            reader_names = _further_fields(SourceOptions, omitted)
-            options |= _draw_fields(grid, reader_names, SourceOptions())
-        for side, effect in _TOWERS.items():
-            if labels := [FIELDS[name].label for name, by in unavailable.items() if by == side]:
-                st.caption(
-                    f"Not available, as the {side} tower is locked and {effect}: "
-                    f"{', '.join(labels)}."
-                )
+        options |= _draw_fields(grid, _further_fields(SourceOptions, omitted), SourceOptions())
+        repetitions = "seeds"
+        if protocol == "ensemble":
+            repetitions = "members"
+            folds = _draw_fields(grid, ["folds"], defaults)
+            usual = REPLICATES * folds["folds"]
+            defaults = replace(defaults, **folds, members=usual)
+        further = _further_fields(AuditConfig, omitted)
+        values = _draw_fields(grid, [repetitions, *further], defaults)
+    if protocol == "ensemble" and values["members"] == usual:
+        values["members"] = 0  # the default
+    if unavailable:
+        labels = ", ".join(FIELDS[name].label for name in unavailable)
+        st.caption(f"Without effect on a locked tower, so not offered: {labels}.")
     config = replace(defaults, **values, source=SourceOptions(**options))
     proposed = free_name(audit_name(source, config), taken=is_taken)
-    typed = st.text_input(
+    typed = name.text_input(
         "Name", key="new-name", placeholder=proposed, help="The audit's folder.", **_PERSIST
     )
     return Request(source, typed.strip() or proposed, config)
-
-
-def _draw_path() -> str:
-    """Draw the field for a data set and buttons for those that need no typing; return its path or
-    name."""
-    sets = [
-        str(path)
-        for path in sorted((data_folder() / SETS).glob("[!.]*"))
-        if not (path / CLEANED).is_file() and not re.fullmatch(rf"{DRAWN}-\d+-\d+", path.name)
-    ]
-    offered = [DRAWN, *sets]  # the synthetic set, and those in the data folder
-    typed = st.text_input(
-        "Path, shards or Hugging Face name",
-        key=_PATH,
-        help="A CSV, TSV, JSONL, Parquet or COCO file, shards, a folder of pictures with "
-        "captions, or owner/name.",
-        placeholder="/data/pairs.csv",
-        **_PERSIST,
-    ).strip()
-    draw_set(
-        st.pills,
-        "Or choose one",
-        offered,
-        key=f"{_PATH}-offered",
-        value=typed if typed in offered else None,
-        on_choose=lambda chosen: st.session_state.update({_PATH: chosen or ""}),
-        format_func=lambda source: source.removeprefix(f"{data_folder() / SETS}/"),
-        help=f"{DRAWN} is the synthetic set. {meaning(DRAWN_SET)}",
-    )
-    return typed
 
 
 def free_name(name: str, *, taken: Callable[[str], bool]) -> str:
@@ -264,52 +248,55 @@ def is_taken(name: str) -> bool:
 
 
 def draw_check(request: Request) -> None:
-    """Draw the button that checks a request, and the result of its check."""
+    """Draw the buttons that check and start an audit, and the progress and result of its check."""
     check = find_check(request)
-    label = "Check again" if check else "Check"
-    kind: Any = "secondary" if check else "primary"
-    if st.button(label, type=kind, icon=":material/fact_check:"):
-        with explained_errors("This audit cannot start.", ends=False):
+    running = check is not None and check.job.running
+    st.fragment(_draw_check, run_every=1 if running else None)(request, running)
+
+
+def _draw_check(request: Request, running: bool) -> None:
+    check = find_check(request)
+    if check and running and not check.job.running:
+        st.rerun()
+    record = check.job.record if check else JobRecord()
+    starts = record.result is not None and not (check and check.error)
+    with in_a_row():
+        checked = st.button(
+            "Check",
+            type="secondary" if starts else "primary",
+            icon=":material/fact_check:",
+            disabled=running,
+            help="Reads the data set and opens its pictures.",
+        )
+        started = st.button(
+            "Start",
+            type="primary" if starts else "secondary",
+            icon=":material/play_arrow:",
+            disabled=not starts,
+            help="Trains the members, after a check.",
+        )
+        if check and running and st.button("Stop the check", icon=":material/stop_circle:"):
+            cancel(check.job)
+    if started:
+        audit_request(request.name, request.arguments).start()
+        write_address(view="list", audit=request.name)
+        st.rerun()
+    if checked:
+        try:
             check_request(request)  # without reading the data set
-            request.check.start()
-            st.rerun()
-    if check:
-        _draw_check(request)
-    else:
-        st.caption("Reads the data set and opens its pictures.")
-
-
-@st.fragment(run_every=1)
-def _draw_check(request: Request) -> None:
-    """Draw the progress and the result of a check, and the button that starts the audit."""
-    check = find_check(request)
-    if check is None:
-        return
-    if check.error:
-        draw_fault("This audit cannot start.", check.error)
-    record = check.job.record
+        except InputError as error:
+            draw_fault("This audit cannot start.", on_page(error))
+            return
+        request.check.start()
+        st.rerun()
+    if check and check.error:
+        draw_fault("This audit cannot start.", on_page(check.error))
+    if running:
+        share = record.done / record.total if record.total else 0.0
+        text = f"Opening pictures: {record.done:,} of {record.total:,}. You can start meanwhile."
+        st.progress(share, text=text if starts and record.total else "Reading the data set")
     if record.result is not None:
         _draw_counts(record.result)
-    if check.error:
-        return
-    with in_a_row():
-        if record.result is not None and st.button(
-            "Start", type="primary", icon=":material/play_arrow:"
-        ):
-            audit_request(request.name, request.arguments).start()
-            write_address(view="list", audit=request.name)
-            st.rerun()
-        if check.job.running and st.button("Stop the check", icon=":material/stop_circle:"):
-            cancel(check.job)
-    if check.job.running:
-        if record.result is None:
-            st.progress(0.0, text="Reading the data set")
-        elif record.total:
-            st.progress(
-                record.done / record.total,
-                text=f"Opening pictures: {record.done:,} of {record.total:,}. "
-                "You can start meanwhile.",
-            )
 
 
 def _draw_counts(counts: dict[str, Any]) -> None:
@@ -335,7 +322,7 @@ def _draw_towers(defaults: AuditConfig) -> dict[str, Any]:
     values = dict[str, Any]()
     locked = PRESETS[DEFAULT_PRESET]
     with st.grid(**_GRID) as grid:
-        for side in _TOWERS:
+        for side in ("image", "text"):
             lock = f"lock_{side}"
             tower = f"{side}_tower"
             values |= _draw_fields(grid, [lock], defaults) | {tower: ""}

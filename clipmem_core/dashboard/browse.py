@@ -240,7 +240,7 @@ def _draw_views(audit: Audit, selection: Selection) -> None:
             store_view(audit, name, to_parameters(peek_selection()))
         st.session_state["view-name"] = ""
 
-    st.text_input("Store this view as", key="view-name", max_chars=MAX_NAME, on_change=store)
+    st.text_input("Save this view as", key="view-name", max_chars=MAX_NAME, on_change=store)
 
 
 def draw_search(selection: Selection, field: str, label: str, *, width: Any) -> None:
@@ -295,12 +295,16 @@ def _draw_range(audit: Audit, selection: Selection, column: str) -> None:
         return
     current = next((each for each in selection.ranges if each.column == column), Range(column))
     lowest, highest = span
+    step = (highest - lowest) / _STEPS
     ends = np.clip([current.low, current.high], lowest, highest).tolist()
 
     def choose_range(chosen: tuple[float, float]) -> None:
         low, high = chosen
+        # A browser rounds the ends; a handle at its end is open.
         new = Range(
-            column, -math.inf if low == lowest else low, math.inf if high == highest else high
+            column,
+            -math.inf if low < lowest + step / 2 else low,
+            math.inf if high > highest - step / 2 else high,
         )
         selection = peek_selection()
         ranges = [each for each in selection.ranges if each.column != column]
@@ -319,7 +323,7 @@ def _draw_range(audit: Audit, selection: Selection, column: str) -> None:
             key=f"range-{column}",
             value=tuple(ends),
             on_choose=choose_range,
-            step=(highest - lowest) / _STEPS,
+            step=step,
             format="%.3g",
             label_visibility="collapsed",
         )
@@ -388,8 +392,8 @@ def draw_gallery(audit: Audit, selection: Selection) -> None:
     if count == 0:
         _draw_nothing(audit, selection)
         return
-    if st.session_state.pop(REPLACES, False):
-        _edit_dialog(audit, selection)
+    if chosen := st.session_state.pop(REPLACES, None):
+        _edit_dialog(audit, pair_ids(audit, selection) if chosen is True else chosen)
     size = int(read_choice("size", PAGE_SIZES, DEFAULT_SIZE))
     page, pages = read_page(count, size)
     draw_notice(audit)
@@ -421,7 +425,7 @@ def _draw_legend(audit: Audit, selection: Selection, count: int) -> None:
     if order != MATCH:
         unlisted = count_pairs(audit, replace(selection, order=c.CLIPMEM)) - count
         if unlisted > 0:
-            sentences.append(f"{pairs_in_words(unlisted)} without {words(order)} not listed.")
+            sentences.append(f"Not listed: {pairs_in_words(unlisted)} without {words(order)}.")
     if order == c.CLIPMEM and selection.lowest_first:
         sentences.append(SUBTRACTED)
     elif queue:
@@ -444,11 +448,9 @@ def _draw_nothing(audit: Audit, selection: Selection) -> None:
 
 
 @st.dialog("Find and replace in captions", width="large")
-def _edit_dialog(audit: Audit, selection: Selection) -> None:
-    ids = pair_ids(audit, selection)
-    pairs = pairs_in_words(len(ids))
+def _edit_dialog(audit: Audit, ids: Sequence[str]) -> None:
     st.caption(
-        f"In the current captions of the {pairs} of this selection. Undecided pairs stay in the "
+        f"Searches the current captions of {pairs_in_words(len(ids))}. Undecided pairs stay in the "
         "review."
     )
     with in_a_row():
@@ -460,23 +462,19 @@ def _edit_dialog(audit: Audit, selection: Selection) -> None:
         return
     with st.spinner("Searching…"):
         changes = preview_replacement(audit, ids, find, replacement, match_case=match_case)
-    st.caption(
-        f"Unchanged: {changes.emptied:,} captions that would be empty, and "
-        f"{pairs_in_words(changes.removed)} marked for removal."
-    )
-    if changes.edits:
-        table = pd.DataFrame(changes.captions, columns=["pair", "before", "after"])
-        draw_table(table, alt="Captions before and after the change")
-    else:
+    if changes.emptied:
+        st.caption(f"Unchanged captions, which would be empty: {changes.emptied:,}")
+    if changes.removed:
+        st.caption(f"Unchanged pairs, marked for removal: {changes.removed:,}")
+    if not changes.edits:
         st.info("No caption changes.")
-    label = f"Change {len(changes.captions):,} captions of {pairs_in_words(len(changes.edits))}"
-    if st.button(
-        label,
-        type="primary",
-        icon=":material/edit:",
-        disabled=not changes.edits,
-        key="bulk-edit-store",
-    ):
+        return
+    table = pd.DataFrame(changes.captions, columns=["pair", "before", "after"])
+    draw_table(table, alt="Captions before and after the change")
+    count = len(changes.captions)
+    pairs = pairs_in_words(len(changes.edits))
+    label = f"Change {count:,} caption{'s' * (count != 1)} of {pairs}"
+    if st.button(label, type="primary", icon=":material/edit:", key="bulk-edit-store"):
         with locked_session() as session:
             outcome = open_review(audit).decide_each(changes.edits, audit=audit.name)
             if outcome.pairs:

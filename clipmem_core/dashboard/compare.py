@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import permutations
 from typing import Any, NoReturn
 
 import pandas as pd
@@ -31,7 +32,7 @@ from clipmem_core.lab import benchmark_results as b
 from clipmem_core.lab.baselines import REFERENCE_DETECTOR
 from clipmem_core.lab.lab_figures import precision_figure
 from clipmem_core.review.cards import cards
-from clipmem_core.review.compare import Comparison, changed_settings, compare
+from clipmem_core.review.compare import Comparison, changed_settings, compare, count_common
 from clipmem_core.review.incidents import read_incidents
 from clipmem_core.review.queries import cached
 from clipmem_core.review.selection import Selection
@@ -54,27 +55,34 @@ _INJECTED = {
 
 def draw_choice() -> tuple[Audit, Audit, str]:
     """Draw the choice of two audits and a score, and return them; ends the page if there are no two
-    to compare. Audits of the same data set come first."""
+    to compare. The audit with the most pictures in common with the first one is the second."""
     audits = {audit.name: audit for audit in list_audits() if audit.finished}
     usual = read_audit()
     if len(audits) < 2:
         _draw_none()
+    pairs = sorted(permutations(audits.values(), 2), key=_likeness, reverse=True)
+    if usual not in audits:
+        usual = pairs[0][0].name
     with in_a_row("bottom"):
-        default = usual if usual in audits else ""
-        one = audits[_choose("First audit", list(audits), ONE, default=default, clears=[OTHER])]
-        others = [audit for audit in audits.values() if audit.name != one.name]
-        others.sort(key=lambda other: not same_data_set(one, other))
-        names = [audit.name for audit in others]
+        one = audits[_choose("First audit", list(audits), ONE, default=usual, clears=[OTHER])]
+        names = [other.name for first, other in pairs if first.name == one.name]
         other = audits[_choose("Second audit", names, OTHER)]
         column = _choose("Score", list(BY_NAME), "column", default=CLIPMEM, format_func=words)
-    if not same_data_set(one, other):
-        st.caption("The second audit is of another data set, or of another version of it.")
+    if not count_common(one, other):
+        st.info(
+            f"{one.name} and {other.name} have no pictures in common. Choose two audits of the "
+            "same data."
+        )
+        st.stop()
     return one, other, column
 
 
 def _choose(
     label: str, options: list[str], parameter: str, *, clears: Sequence[str] = (), **style: Any
 ) -> str:
+    if len(options) == 1:
+        show_text(f"{label}: {options[0]}")
+        return options[0]
     return choose_listed(
         label,
         options,
@@ -112,9 +120,10 @@ def draw_numbers(comparison: Comparison) -> None:
         ends = f"{change.low:.3f} to {change.high:.3f}".replace("-", "−")
         notes.append(f"95 % interval of the mean difference, over pairs: {ends}.")
     notes.append(
-        f"With another caption or picture: {comparison.edited:,}; in the first only: "
-        f"{comparison.only_one:,}; in the second only: {comparison.only_other:,}; in another group "
-        f"in the second, and not listed below: {comparison.regrouped:,}."
+        f"Pairs only in the first audit: {comparison.only_one:,}; only in the second: "
+        f"{comparison.only_other:,}; with another caption or picture in the second: "
+        f"{comparison.edited:,}; in another group in the second, and not listed below: "
+        f"{comparison.regrouped:,}."
     )
     st.caption(" ".join(notes))
 
@@ -122,7 +131,7 @@ def draw_numbers(comparison: Comparison) -> None:
 def draw_settings(one: Audit, other: Audit, comparison: Comparison) -> None:
     """Warn if the scores cannot be compared directly, and draw every setting that differs."""
     if comparison.warnings:
-        st.warning("These audits ran with different settings: compare ranks, not scores.")
+        st.warning("These settings differ, so compare ranks, not scores:")
         for line in comparison.warnings:
             show_text(line, limit=500)
     first, second = (len(read_incidents(audit)[0]) for audit in (one, other))
@@ -136,11 +145,12 @@ def draw_settings(one: Audit, other: Audit, comparison: Comparison) -> None:
         draw_table(table, alt="Settings that differ")
 
 
-def same_data_set(one: Audit, other: Audit) -> bool:
-    """Tell whether two audits are of one version of one data set; False if a config is broken."""
+def _likeness(pair: tuple[Audit, Audit]) -> tuple[bool, int]:
+    """Return the sort key of how well two audits compare: one data set, pictures in common."""
     with suppress(InputError):
-        return one.record.dataset_fingerprint == other.record.dataset_fingerprint
-    return False
+        fingerprints = {audit.record.dataset_fingerprint for audit in pair}
+        return len(fingerprints) == 1, count_common(*pair)
+    return False, 0
 
 
 @cached(
@@ -158,8 +168,8 @@ def draw_points(one: Audit, other: Audit, comparison: Comparison) -> None:
         st.info("No pair has this score in both audits: choose another score.")
         return
     st.caption(
-        f"{len(points):,} of {comparison.n_scored:,} pairs, drawn at random. Colours are the "
-        "groups in the first audit. Click a dot to see its pair."
+        f"Shows {len(points):,} of {comparison.n_scored:,} pairs. Colours are the groups in the "
+        "first audit. Click a dot to see its pair."
     )
     event: Any = st.plotly_chart(
         comparison_figure(points, column=comparison.column, names=(one.name, other.name)),
@@ -197,9 +207,8 @@ def draw_findings(audit: Audit) -> None:
     options = [*benchmarks, *([_THIS_AUDIT] if audit_findings else [])]
     if not options:
         st.info(
-            "No injected error, no benchmark: compare detectors with each other. A benchmark "
-            "injects errors of every kind into copies of the data set, and measures every detector "
-            "on them."
+            "No errors were injected here, so accuracy is unknown. A benchmark injects errors of "
+            "every kind into copies of the data set and measures every detector on them."
         )
         source = shlex.quote(audit.record.source)
         show_command(f"python -m clipmem_core benchmark {source} --name {audit.name}")

@@ -96,7 +96,7 @@ def draw_setting(audit: Audit, finished: Mapping[str, str]) -> Setting:
     if len(usual):
         pictures = "synthetic" if audit.record.format == DRAWN else "real"
         st.caption(
-            f"Below each switch: what its first value usually changes on {pictures} pictures."
+            f"Under each switch: its usual effect on {pictures} pictures, at the default value."
         )
     controls = Controls(setting, audit.record.config, decided, obstacles, captions, usual)
     every = [name for switches in GROUPS.values() for name in switches]
@@ -111,7 +111,7 @@ def draw_setting(audit: Audit, finished: Mapping[str, str]) -> Setting:
                     for name in _EARLY_SLIDERS:
                         controls.draw_slider(name)
     if off:
-        with st.expander(f"{len(off)} switches cannot act here"):
+        with st.expander(f"Not available for this audit ({len(off)})"):
             for name in off:
                 controls.draw(name)
                 st.caption(obstacles[name])
@@ -134,7 +134,7 @@ def _read_setting(baseline: AuditConfig) -> Setting:
         check_config(replace(baseline, **setting.fields))
         setting = without_idle(setting, baseline)
     except InputError as error:
-        st.warning("The setting of this address is not valid and is ignored.")
+        st.warning("The setting in this address is not valid and is ignored.")
         show_text(in_one_line(error), limit=300)
         return Setting()
     if setting.text != typed:  # the list of settings has one text for each

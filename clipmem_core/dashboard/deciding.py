@@ -36,7 +36,7 @@ from clipmem_core.review.decisions import (
     open_review,
 )
 from clipmem_core.review.selection import RANDOM_CHECK, UNDECIDED, Selection
-from clipmem_core.review.wrong_captions import NEXT, wrong_lines
+from clipmem_core.review.wrong_captions import NEXT, review_progress, wrong_lines
 
 BADGES: dict[str | None, tuple[str, str, Any]] = {  # decision → label, icon, colour
     KEEP: ("keep", ":material/check_circle:", "green"),
@@ -47,11 +47,12 @@ BADGES: dict[str | None, tuple[str, str, Any]] = {  # decision → label, icon, 
 }
 _SESSION = "review_session"
 _ESTIMATED = (
-    "The count is the sum of the pairs' probabilities. Its 95 % interval allows for errors that "
-    "the scores over- or underestimate, or do not see. Each decision, ranked or at random, "
-    "corrects both; three in a hundred decisions may be slips. The upper bound comes from random "
-    "checks alone, without any model. It holds whenever you stop; a pair that you kept counts as "
-    "right."
+    "Before you decide, the count is the sum of the pairs' probabilities. It starts from the "
+    "scores alone and can be off by a factor of two or more; the interval allows for errors that "
+    "the scores overrate, underrate or miss. Each decision corrects it, and random checks pull it "
+    "to the truth. Up to three in a hundred decisions may be slips. The upper bound comes from "
+    "random checks alone, without any model. It holds whenever you stop; a pair that you kept "
+    "counts as right."
 )
 
 
@@ -84,7 +85,7 @@ def outcome_words(outcome: Outcome) -> str:
     """Return how many pairs were decided, and how many were left as they are."""
     words = f"{pairs_in_words(outcome.pairs)}."
     if outcome.skipped:
-        words += f" {pairs_in_words(outcome.skipped)}, with newer decisions, unchanged."
+        words += f" Unchanged, as a newer decision exists: {pairs_in_words(outcome.skipped)}."
     return words
 
 
@@ -117,7 +118,7 @@ def undo(audit: Audit, event: int) -> None:
         review = open_review(audit)
         outcome = review.undo(event)
         if outcome is None or outcome.pairs == 0:
-            session.notice = Notice("Not undone: there is a newer decision.", good=False)
+            session.notice = Notice("Not undone: these pairs have a newer decision.", good=False)
             return
         session.events[audit.name, event] = True
         label = BADGES[review.history(page=1, size=1).iloc[0]["decision"]][0]
@@ -152,6 +153,8 @@ def draw_wrong(audit: Audit) -> None:
     checks."""
     for line in wrong_lines(audit)[:1]:
         show_strong(line)
+    if review_progress(audit).is_wide:
+        st.caption(f"This range is wide. {NEXT} random checks narrow it.")
     with in_a_row():
         about = "The likeliest wrong captions first; one pair in ten is a random spot check."
         if st.button("Review next", type="primary", icon=":material/rate_review:", help=about):

@@ -41,6 +41,7 @@ from clipmem_core.dashboard.plain import (
 from clipmem_core.dashboard.running_audit import draw_job_request, draw_progress
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.export import reaudit
+from clipmem_core.export.cleaned import contents_line, count_words
 from clipmem_core.export.formats import FORMATS
 from clipmem_core.io import InputError
 from clipmem_core.review.batch import find_offer, take_over, word_changes
@@ -51,13 +52,12 @@ from clipmem_core.review.decisions import (
     KEEP,
     REMOVE,
     count_changed,
-    count_decisions,
     decision_words,
     open_review,
 )
 from clipmem_core.review.queries import ROW, fetch_pairs
 from clipmem_core.review.rows import check_counts, near_duplicate_groups
-from clipmem_core.review.selection import DECIDED, UNDECIDED, Selection
+from clipmem_core.review.selection import DECIDED, Selection
 
 # parameters of the address
 _HISTORY_PAGE = "history"
@@ -159,8 +159,8 @@ def _draw_offer(audit: Audit) -> None:
     other, count, total = offer
     with in_a_row(border=True):
         show_text(
-            f"{count:,} of {total:,} decisions of audit {other.name} apply here: the pairs have "
-            "the same picture and captions."
+            f"You can take over {count:,} of {total:,} decisions of audit {other.name}: those on "
+            "pairs with the same picture and captions."
         )
         st.button(
             "Take them over",
@@ -187,7 +187,9 @@ def draw_history(audit: Audit) -> None:
         st.info("Nothing has been decided yet, so there is nothing to undo.")
         return
     page, pages = read_page(count, _EVENTS_SHOWN, parameter=_HISTORY_PAGE)
-    st.caption("Full history; undo is recorded too. Newer decisions are kept.")
+    st.caption(
+        "Everything you decided, newest first. Undoing an entry leaves later decisions untouched."
+    )
     for event in review.history(page=page, size=_EVENTS_SHOWN).to_dict("records"):
         _draw_event(audit, event)
     draw_pages(page, pages, parameter=_HISTORY_PAGE)
@@ -245,8 +247,10 @@ def draw_checks(audit: Audit) -> None:
         return
     shown, draw_numbers = read_part(groups, _GROUPS_SHOWN, parameter=_GROUP_PAGE)
     with in_a_row(horizontal_alignment="distribute"):
-        pairs = pairs_in_words(sum(map(len, groups)))
-        st.caption(f"Groups: {len(groups):,}, with {pairs}", width="content")
+        st.caption(
+            f"{count_words(len(groups), 'group')}, {pairs_in_words(sum(map(len, groups)))}",
+            width="content",
+        )
         draw_numbers()
     for group in shown:
         _draw_group(audit, cards(audit, group[:_OF_GROUP]), hidden=len(group) - _OF_GROUP)
@@ -270,7 +274,7 @@ def _draw_group(audit: Audit, group: Sequence[PairCard], *, hidden: int) -> None
                 args=(audit, [card.pair_id], others),
             )
         if hidden > 0:
-            st.caption(f"{hidden:,} more are not shown: decide on them in Browse.")
+            st.caption(f"Not shown: {hidden:,} more. Decide on them in Browse.")
         else:
             st.button(
                 "Keep all",
@@ -297,9 +301,9 @@ def _decide(audit: Audit, keep: Sequence[str], remove: Sequence[str]) -> None:
 _SECOND = "again"
 _DOWNLOAD_BYTES = 200_000_000  # a download is read into memory
 _REAUDIT = (
-    "Writes the data set without the pairs you removed and with the captions you changed, audits "
-    "it with the same settings, seeds and members, and compares both audits on the pairs they "
-    "share, in about the time of the first."
+    "What did your decisions change? This trains the same models again, without the pairs you "
+    "removed and with the captions you changed, and compares both audits on the pairs they share. "
+    "It takes about as long as the first audit."
 )
 
 
@@ -325,13 +329,7 @@ def draw_exports(audit: Audit) -> None:
         job = task.find()
         ran = job and job.running
         # The page shows the result once the job that it saw has ended.
-        counts = count_decisions(audit)
-        removed = counts[REMOVE]
-        contents = (
-            f"{sum(counts.values()):,} pairs: {removed:,} removed, "
-            f"{count_changed(audit) - removed:,} with changed captions, "
-            f"{counts[UNDECIDED]:,} not reviewed."
-        )
+        contents = contents_line(audit, open_review(audit).decisions())
         draw_job_request(task, lambda: ran, reason=contents, label="Export")
         if job and job.exit_code == 0 and job.record.result and path.exists():
             _draw_result(job.record.result, path)

@@ -7,10 +7,10 @@ import streamlit as st
 
 from clipmem_core import columns as c
 from clipmem_core.audit.jobs import JobRequest, jobs_folder
-from clipmem_core.audit.store import Audit
+from clipmem_core.audit.store import PAIRS, Audit
 from clipmem_core.dashboard.maps import CLASSES, draw_scatter
 from clipmem_core.dashboard.page import choose_segment
-from clipmem_core.dashboard.plain import draw_figure, explained_errors, show_text
+from clipmem_core.dashboard.plain import draw_figure, explained_errors, show_strong, show_text
 from clipmem_core.dashboard.running_audit import draw_job_request
 from clipmem_core.figures import contribution_figure, means_figure
 from clipmem_core.lab import unit_tables as t
@@ -18,15 +18,11 @@ from clipmem_core.lab.lab_figures import paradigm_figure, unitmem_figure
 from clipmem_core.review import overview as o
 
 _LABELS_SHOWN = 12
-_BARS = (
-    "Bars: mean ± 1.96 standard errors over pairs. Dotted: the same over held-out pairs, "
-    "which no model memorized."
-)
+_BARS = "Bars: 95 % interval over pairs. Dotted: mean of held-out pairs, which no model trained on."
 _MIRRORED = "Independent pairs were learned by g, which is subtracted: theirs are negative."
 _SSLMEM = (
-    "How much closer an encoder puts the views of one picture (text: the captions of one pair) "
-    "if it trained on the pair. It needs two captions, or two views of the picture, which a locked "
-    "tower does not have."
+    "How much closer an encoder puts two views of a picture, or two captions of it, if it trained "
+    "on them."
 )
 _MISSING = {  # by kind of job: why there is nothing to show yet, and its button
     "units": ("UnitMem has not been measured in this audit yet.", "Measure units"),
@@ -37,10 +33,10 @@ _MISSING = {  # by kind of job: why there is nothing to show yet, and its button
     ),
 }
 _UNITMEM = (
-    "UnitMem of a unit: (max − mean of the other pairs) / (max + mean of the other pairs) over its "
-    "activations; 1 is a unit that fires for one pair alone. Shown is the mean over the units of a "
-    "layer; bars go from the lowest to the highest member. Only the part above the dashed lines, "
-    "before training and for pairs never trained on, can be memorization."
+    "UnitMem is 1 for a unit that fires for one pair alone: (max − mean of the other pairs) / (max "
+    "+ mean of the other pairs) of its activations. Shown is the mean over the units of a layer; "
+    "bars go from the lowest to the highest member. Only what lies above the dashed lines (before "
+    "training, and for pairs never trained on) can be memorization."
 )
 _PARADIGMS = (
     "The same image encoder on the same pictures, trained with captions (CLIP), labels and "
@@ -52,23 +48,34 @@ _PARADIGMS = (
 
 def draw_parts(audit: Audit) -> None:
     """Draw the parts of the encoders in clipmem, by pair and as means, and SSLMem."""
-    _draw_doubts(audit)
+    _draw_finding(audit)
     _draw_map(audit)
     _draw_means(audit)
-    _draw_sslmem(audit)
+    st.subheader("SSLMem: each encoder alone")
+    means = o.encoder_means(audit, o.SSLMEM)
+    _draw_bars(
+        means,
+        means[means["name"] == c.HELD_OUT],
+        score="SSLMem",
+        note=f"{_SSLMEM} {_BARS}",
+        absent="Not available: this needs two captions of a picture, or an encoder that trains.",
+    )
 
 
-def _draw_doubts(audit: Audit) -> None:
-    """Draw how well the members' spaces map onto each other, and warn if the split is doubtful."""
+def _draw_finding(audit: Audit) -> None:
+    """Draw which encoder memorized more and how that is measured, and warn if it is doubtful."""
     encoders = audit.verdict["encoders"]
     if missing := encoders["missing"]:
         st.warning("Encoder parts are not available in this audit; all other scores are.")
         show_text(missing, limit=500)
         return
-    if locked := o.locked_towers(audit.record.config):
+    show_strong(o.encoder_line(audit.verdict))
+    if locked := list(o.locked_towers(audit.record.config)):
+        which = "Both encoders are" if len(locked) == 2 else f"The {locked[0]} encoder is"
         st.caption(
-            f"Locked, so not trained: {' and '.join(locked)}. Their part is what the small heads "
-            "on them memorized. To compare whole encoders, audit with the preset small."
+            f"{which} pretrained and did not train here; these figures are of the small heads on "
+            f"{'them' if len(locked) == 2 else 'it'}. To compare whole encoders, audit with the "
+            "preset small."
         )
     fit = encoders["fit"]
     for doubt in o.encoder_doubts(o.encoder_means(audit), fit):
@@ -91,7 +98,9 @@ def _draw_map(audit: Audit) -> None:
 def _draw_means(audit: Audit) -> None:
     """Draw the mean part of each encoder by group, label or injected error."""
     st.subheader("Mean parts")
-    by = choose_segment("By", CLASSES, parameter="by")
+    has_value = audit.read_columns(PAIRS, c.LABEL, c.INJECTED).notna().any()
+    classes = {column: name for column, name in CLASSES.items() if has_value.get(column, True)}
+    by = choose_segment("By", classes, parameter="by")
     groups = c.GROUPS if by == c.GROUP else c.TARGET_GROUPS
     means = o.encoder_means(audit, by=by, limit=_LABELS_SHOWN, groups=groups)
     means = means[: 0 if set(means["name"]) <= {o.NOT_INJECTED} else None]
@@ -101,20 +110,7 @@ def _draw_means(audit: Audit) -> None:
         o.encoder_means(audit, groups=[c.HELD_OUT]),
         score="part of clipmem",
         note=f"{_BARS} {_MIRRORED if mirrored else ''}",
-        absent=f"No pair has contributions and a value of {CLASSES[by].lower()}.",
-    )
-
-
-def _draw_sslmem(audit: Audit) -> None:
-    """Draw the mean SSLMem of each encoder."""
-    st.subheader("SSLMem: each encoder alone")
-    means = o.encoder_means(audit, o.SSLMEM)
-    _draw_bars(
-        means,
-        means[means["name"] == c.HELD_OUT],
-        score="SSLMem",
-        note=f"{_SSLMEM} {_BARS}",
-        absent="No pair has SSLMem: it needs two views of a picture, or two captions.",
+        absent=f"No pair has both parts and a value of {CLASSES[by].lower()}.",
     )
 
 
@@ -134,9 +130,8 @@ def draw_units(audit: Audit) -> None:
     st.subheader("UnitMem by layer")
     if locked := o.locked_towers(audit.record.config):
         st.info(
-            "UnitMem and the three paradigms need encoders that are trained on the pairs: audit "
-            "the data set with another preset, such as small. Locked here: "
-            f"{' and '.join(locked)}."
+            f"Not available: the {' and the '.join(locked)} encoder did not train here. For "
+            "UnitMem, audit the data set with --preset small."
         )
         return
     units = _draw_measured(audit, "units", t.read_units)

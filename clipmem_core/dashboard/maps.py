@@ -118,7 +118,7 @@ def draw_selectable(
         elif outline is not None:
             _draw_shape(audit, replace(selection, outline=outline), key=key)
         else:
-            st.caption("Pairs under the pointer: click to keep them, or lasso some.")
+            st.caption("The pairs under the pointer. Click to keep them, or lasso points.")
         draw_pointer(
             audit,
             # Streamlit derives the class from the key.
@@ -179,8 +179,8 @@ def draw_scatter(audit: Audit, x: str, y: str, draw: Callable[..., go.Figure]) -
     )
     if len(points) < count:
         st.caption(
-            f"Points are a random sample of {len(points):,} of {count:,} pairs; the grey area "
-            "counts all, and a shape selects among all."
+            f"The points are a random sample of {len(points):,} of {count:,} pairs. The grey area "
+            "shows all pairs, and a shape selects among all."
         )
 
 
@@ -229,7 +229,10 @@ def draw_map(audit: Audit, side: str, colour_by: str, selection: Selection) -> N
             if job is None or job.exit_code == 0:
                 task.start()
             draw_job_request(
-                task, path.is_file, reason="The map is not drawn yet.", label="Try again"
+                task,
+                path.is_file,
+                reason="No map yet. Build it once; it is cached.",
+                label="Try again",
             )
             return
         points = map_points(audit, side, colour_by)

@@ -26,11 +26,18 @@ from clipmem_core.dashboard.plain import (
     in_a_row,
     show_command,
     show_strong,
+    show_text,
 )
 from clipmem_core.dashboard.running_audit import draw_job_request
 from clipmem_core.lab import mitigated
 from clipmem_core.lab import study_results as r
-from clipmem_core.lab.lab_figures import MEMORIZATION, PROVISIONAL, TEXT, UTILITY, tradeoff_figure
+from clipmem_core.lab.lab_figures import (
+    MEMORIZATION,
+    PROVISIONAL,
+    TEXT,
+    UTILITY,
+    tradeoff_figure,
+)
 from clipmem_core.lab.lab_pool import LabPool
 from clipmem_core.lab.setting import BASELINE, Setting
 from clipmem_core.scores.seeds import interval_text
@@ -130,7 +137,7 @@ def draw_study(name: str) -> None:
     for setting, title in titles.items():
         if (compared[mitigated.SETTING] == setting).any():
             st.text(r.sentence_of(compared, setting, title))
-    _draw_chart(compared, titles, over=r.OF_SPLITS, key=name)
+    _draw_chart(compared, titles, key=name)
     _draw_table(compared, titles, over=r.OF_SPLITS)
 
 
@@ -161,15 +168,21 @@ def draw_lab(audit: Audit) -> None:
         compared = r.differences(mitigated.lab_table(audit, [*trained, BASELINE]))
         with st.container():
             if chosen:
-                show_strong(r.sentence_of(compared, chosen, trained[chosen]))
+                sentence = r.sentence_of(compared, chosen, trained[chosen])
+                unsure = chosen in provisional
+                show_strong(f"{'Provisional: ' * unsure}{sentence}", provisional=unsure)
             elif not setting.overrides:
-                st.caption(_invitation(audit))
+                members = len(mitigated.paired_members(audit))
+                time = duration(mitigated.seconds_needed(audit, members))
+                st.caption(
+                    f"Switch a mitigation on: models train with it{time and f', about {time}'}, "
+                    "and its point appears here."
+                )
             follow(audit, setting)
         if BASELINE in titles:
             _draw_chart(
                 compared,
                 titles,
-                over=r.OF_MEMBERS,
                 key=audit.name,
                 chosen=chosen,
                 provisional=provisional,
@@ -182,23 +195,14 @@ def draw_lab(audit: Audit) -> None:
             )
     if trained:
         with _shown_errors():
-            _draw_table(compared, trained, over=r.OF_MEMBERS, chosen=chosen)
+            _draw_table(
+                compared, trained, over=r.OF_MEMBERS, chosen=chosen, provisional=provisional
+            )
             _draw_removal(audit, trained)
     if chosen:
         show_command(r.mitigate_command(audit, setting))
         with _shown_errors():
             _draw_changed_pairs(audit, chosen)
-
-
-def _invitation(audit: Audit) -> str:
-    """Say what a switch does, and how long it takes on this machine."""
-    total = len(mitigated.paired_members(audit))
-    first, every = (
-        duration(max(1, mitigated.seconds_needed(audit, members)))
-        for members in (min(mitigated.FIRST_MEMBERS, total), total)
-    )
-    times = f" First point in about {first}, all {total} members in about {every}." if every else ""
-    return f"Switch a mitigation on: the members train again, and its point appears here.{times}"
 
 
 def _draw_removal(audit: Audit, titles: Mapping[str, str]) -> None:
@@ -217,7 +221,6 @@ def _draw_chart(
     table: pd.DataFrame,
     titles: Mapping[str, str],
     *,
-    over: str,
     key: str,
     chosen: str | None = None,
     provisional: Sequence[str] = (),
@@ -245,12 +248,13 @@ def _draw_chart(
         columns[measure] = rows.apply(_hover, axis=1)
     points = pd.DataFrame(columns).dropna(subset=[MEMORIZATION, UTILITY])
     points = points.rename_axis(mitigated.SETTING).reset_index()
+    points = points.sort_values(MEMORIZATION, ignore_index=True)
     settings = points[mitigated.SETTING]
     points["title"] = [titles.get(setting, "baseline") for setting in settings]
     points[PROVISIONAL] = settings.isin(provisional)
     points[TEXT] = points[["title", memorized, useful]].to_numpy().tolist()
     labels = (r.MEASURE_LABELS[memorized], r.MEASURE_LABELS[useful])
-    best = r.front(points, MEMORIZATION, UTILITY)
+    best = r.front(points[~points[PROVISIONAL]], MEMORIZATION, UTILITY)
     with chart:
         draw_figure(
             tradeoff_figure(
@@ -264,10 +268,10 @@ def _draw_chart(
             alt=f"{labels[1]} against {labels[0]} of {len(points)} settings. Pareto-optimal, from "
             f"the least memorized: {', '.join(best)}.",
         )
+        show_text("\n".join(f"{at} {title}" for at, title in enumerate(points["title"], 1)))
     st.caption(
-        f"Bars: 95 % interval over {over}, of a setting that of its difference to the baseline. "
-        "The dotted line joins the Pareto-optimal settings. Of hollow points not all members are "
-        "measured yet."
+        "Bars: 95 % interval; for a setting, of its difference from the baseline. Hollow points "
+        "are provisional: some members are still training."
     )
 
 
@@ -281,9 +285,15 @@ def _interval(row: Mapping[Any, Any]) -> str:
 
 
 def _draw_table(
-    table: pd.DataFrame, titles: Mapping[str, str], *, over: str, chosen: str | None = None
+    table: pd.DataFrame,
+    titles: Mapping[str, str],
+    *,
+    over: str,
+    chosen: str | None = None,
+    provisional: Sequence[str] = (),
 ) -> None:
-    """Draw every setting against the baseline in a table, the chosen one first."""
+    """Draw every setting against the baseline in a table, the chosen one first, provisional ones
+    in grey."""
     st.subheader("Each setting against the baseline")
     rows = table[table[mitigated.SETTING] != BASELINE].dropna(subset=["difference"])
     rows = rows.assign(text=[_cell_text(row) for row in rows.to_dict("records")])
@@ -297,16 +307,17 @@ def _draw_table(
     }
     columns["setting"] = st.column_config.TextColumn(pinned=True)
     columns["n"] = st.column_config.NumberColumn(help=f"How many {over} are compared.")
+    cells = cells.sort_index(key=lambda settings: settings != chosen, kind="stable")
     st.dataframe(
-        cells.sort_index(key=lambda settings: settings != chosen, kind="stable"),
+        cells.style.set_properties(pd.IndexSlice[cells.index.isin(provisional), :], color="grey"),
         hide_index=True,
         column_config=columns,
         key="mitigation-differences",
         alt=f"Differences of {len(cells)} settings to the baseline, with intervals over {over}",
     )
     st.caption(
-        f"Each cell is the mean paired difference to the baseline with its 95 % interval over "
-        f"{over}; * differs from 0 after Holm's correction for the number of settings."
+        f"Mean difference from the baseline, in brackets its 95 % interval over {over}. *: other "
+        "than 0, corrected for the number of settings (Holm)."
     )
 
 

@@ -30,13 +30,15 @@ from clipmem_core.dashboard.plain import (
 from clipmem_core.dataset.languages import describe_languages
 from clipmem_core.figures import group_figure, mean_texts
 from clipmem_core.review import overview as o
-from clipmem_core.review.cards import FirstCaption, cards
+from clipmem_core.review.cards import FirstCaption, cards, explain_captions
+from clipmem_core.review.decisions import KEEP, REMOVE
 from clipmem_core.review.incidents import (
+    REPAIR,
+    decide_incidents,
     incident_pairs,
     incident_states,
     incidents_line,
     state_words,
-    store_repairs,
 )
 from clipmem_core.review.queries import count_pairs_of, fetch_numbered
 from clipmem_core.review.selection import Selection
@@ -57,6 +59,12 @@ SHARES_HELP = (
     "clipmem. It does not grow with the number of members, unlike the share of pairs with a "
     "small q."
 )
+_ACTION_ICONS = {
+    REPAIR: ":material/build:",
+    REMOVE: ":material/delete:",
+    KEEP: ":material/check:",
+}
+_DONE = {REPAIR: "Repaired", REMOVE: "Removed", KEEP: "Kept"}
 _INCIDENTS = "incidents"  # the parameter of a page of incidents
 _INCIDENTS_SHOWN = 4  # on a page
 
@@ -84,18 +92,22 @@ def draw_source(audit: Audit) -> None:
         st.json(record.values | {"seconds": audit.seconds})
 
 
-def draw_incidents(audit: Audit) -> None:
-    """Draw how many wrong pairs the faults of the pipeline explain, and folded each fault that is
-    open or repaired; unfolded if one can be repaired."""
+def draw_incidents(audit: Audit, *, folded: bool = False) -> None:
+    """Draw how many wrong pairs the faults of the pipeline cause, each fault that is open or was
+    decided on, and its decisions; unfolded while one is open. `folded`: only open ones, folded."""
     states = incident_states(audit)
-    listed = states[states["is_open"] | (states["repaired"] > 0)]
-    if listed.empty:
+    listed = states[states["is_open"] | (states["settled"] > 0)]
+    if listed.empty or (folded and not states["is_open"].any()):
         return
     shown, draw_numbers = read_part(listed, _INCIDENTS_SHOWN, parameter=_INCIDENTS)
     line = incidents_line(audit)
     icon = ":material/warning:" if line else ":material/check_circle:"
-    expanded = bool(listed["to_repair"].any())
-    with st.expander(line or "Faults of the pipeline: repaired.", expanded=expanded, icon=icon):
+    title = line or "Faults of your pipeline: all are decided."
+    with st.expander(title, expanded=bool(line) and not folded, icon=icon):
+        repairable = listed.index[listed["to_repair"] > 0].tolist()
+        if len(repairable) > 1:
+            count = pairs_in_words(int(listed["to_repair"].sum()))
+            _draw_action(audit, repairable, REPAIR, f"Repair all {count}", "primary")
         for state in shown.itertuples():
             with st.container(gap="xsmall"):
                 _draw_incident(audit, state)
@@ -111,21 +123,29 @@ def _draw_incident(audit: Audit, state: Any) -> None:
     if state.is_open:
         first = pairs[pairs["to_repair"] if state.to_repair else pairs["undecided"]]
         _draw_changes(audit, first[:STRIP_SIZE], selection)
+    show_text(state_words(state))
     with in_a_row():
         if state.to_repair:
-            st.button(
-                f"Repair {pairs_in_words(state.to_repair)}",
-                icon=":material/build:",
-                key=f"repair-{number}",
-                on_click=_repair,
-                args=(audit, number),
-            )
-        else:
-            st.markdown(state_words(state), width="content")
+            label = f"Repair {pairs_in_words(state.to_repair)}"
+            _draw_action(audit, [number], REPAIR, label, "primary")
+        if state.undecided:
+            label = f"Remove {pairs_in_words(state.undecided)}"
+            kind = "secondary" if state.to_repair else "primary"
+            _draw_action(audit, [number], REMOVE, label, kind)
+            _draw_action(audit, [number], KEEP, "Keep: it is no fault", "secondary")
         draw_link("browse", "Browse", audit, selection)
-        lost = pairs[pairs["undecided"] & (pairs["from_row"] < 0)]
-        if state.repairs and len(lost):
-            st.markdown(f"Captions lost: {pairs_in_words(len(lost))}", width="content")
+
+
+def _draw_action(audit: Audit, numbers: list[int], action: str, label: str, kind: Any) -> None:
+    """Draw the button of a decision on incidents."""
+    st.button(
+        label,
+        icon=_ACTION_ICONS[action],
+        key=f"{action}-{'-'.join(map(str, numbers))}",
+        type=kind,
+        on_click=_decide,
+        args=(audit, numbers, action),
+    )
 
 
 def _draw_changes(audit: Audit, pairs: pd.DataFrame, selection: Selection) -> None:
@@ -133,18 +153,20 @@ def _draw_changes(audit: Audit, pairs: pd.DataFrame, selection: Selection) -> No
     shown = cards(audit, pairs["row"].tolist())
     sources = pairs["from_row"].where(pairs["has_repair"], -1).tolist()
     captions = fetch_numbered(audit.folder / PAIRS, [c.CAPTIONS], sources)
+    explained = explain_captions(audit, [card.pair_id for card in shown])
     firsts: dict[str, FirstCaption] = {}
     for card, source in zip(shown, sources, strict=True):
         after = f"→ {cut(captions[source][0][0], CAPTION_LIMIT)}" if source in captions else ""
-        firsts[card.pair_id] = 0, [], after
+        number = next(iter(explained[card.pair_id].wrong), 0)
+        firsts[card.pair_id] = min(number, len(card.current) - 1), [], after
     labels = [f"Pair {card.row + 1:,}" for card in shown]
     draw_card_row(audit, shown, labels, selection, firsts, key=f"incident-{selection.incident}")
 
 
-def _repair(audit: Audit, number: int) -> None:
-    """Repair the pairs of an incident. A callback."""
+def _decide(audit: Audit, numbers: list[int], action: str) -> None:
+    """Decide on the pairs of incidents. A callback."""
     with locked_session() as session:
-        session.saved(audit, "Repaired", store_repairs(audit, [number]))
+        session.saved(audit, _DONE[action], decide_incidents(audit, numbers, action))
 
 
 def draw_verdict(verdict: dict[str, Any]) -> None:

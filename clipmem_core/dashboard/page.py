@@ -202,7 +202,10 @@ def choose_listed(
 def choose_segment(
     label: str, names: Mapping[str, str], *, hidden: bool = False, **options: Any
 ) -> str:
-    """Draw options side by side as `choose_listed` does, and return the chosen one."""
+    """Draw options side by side as `choose_listed` does, and return the chosen one; a single
+    option is not drawn."""
+    if len(names) == 1:
+        return next(iter(names))
     return choose_listed(
         label,
         names,

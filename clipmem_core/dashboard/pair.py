@@ -30,10 +30,12 @@ from clipmem_core.figures import GROUP_COLOURS, IN, OUT, TERM_NAMES, term_figure
 from clipmem_core.glossary import P_WRONG, meaning
 from clipmem_core.review.cards import (
     LISTED,
+    PARTS,
     PairCard,
     cards,
     first_captions,
     listed_scores,
+    suspicious_captions,
 )
 from clipmem_core.review.decisions import RECAPTION, open_review
 from clipmem_core.review.overview import member_terms
@@ -45,8 +47,8 @@ from clipmem_core.scores.registry import BY_NAME, PAGE_SCORES, words
 
 _CAPTION_LIMIT = 600
 _P_WRONG_PARTS = (
-    "p wrong = p pair (all captions belong elsewhere) + p caption (this one does) + "
-    "p word (one word is wrong)"
+    "p wrong = p check (no caption at all) + p pair (all captions belong elsewhere) + p caption "
+    "(this one does) + p word (one word is wrong)"
 )
 _SIMILAR = {PICTURE: "Most similar pictures", CAPTION: "Most similar captions"}
 
@@ -59,7 +61,7 @@ def find_pair(audit: Audit, selection: Selection) -> PairCard:
     else:
         row = next(iter(find_rows(audit, selection, size=1)), None)
     if row is None:
-        st.warning("This audit has no such pair.")
+        st.warning("This pair is not in this audit.")
         draw_way_back(audit, selection)
         st.stop()
     card = cards(audit, [row], selection)[0]
@@ -70,7 +72,7 @@ def find_pair(audit: Audit, selection: Selection) -> PairCard:
 
 def draw_way_back(audit: Audit, selection: Selection) -> None:
     """Draw the link to the page of Browse that the pair was opened from."""
-    draw_link("browse", "Back to browse", audit, selection, **read_view())
+    draw_link("browse", "Back to Browse", audit, selection, **read_view())
 
 
 def draw_facts(audit: Audit, card: PairCard) -> None:
@@ -85,9 +87,17 @@ def draw_facts(audit: Audit, card: PairCard) -> None:
         if isinstance(listed.get(column), list)
     }
     if scores:
+        table = pd.DataFrame(scores).round(3)
         captions = [cut(caption, _CAPTION_LIMIT) for caption in card.captions]
-        table = pd.DataFrame({"audited caption": captions} | scores)
-        draw_table(table, alt="The scores of each caption")
+        table.insert(1, "audited caption", captions)
+        first = suspicious_captions(audit, [card.pair_id]).get(card.pair_id, 0)
+        percent = st.column_config.NumberColumn(format="percent")
+        st.dataframe(
+            table.loc[list(dict.fromkeys([first, *table.index]))],  # in the order of the card
+            hide_index=True,
+            column_config={words(name): percent for name in PARTS},
+            alt="The scores of each caption",
+        )
         st.caption(_P_WRONG_PARTS, help=meaning(P_WRONG))
     with explained_errors("Checks cannot be shown.", ends=False), in_a_row():
         for name in failed_checks(audit, card.row):

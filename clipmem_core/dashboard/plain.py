@@ -59,11 +59,10 @@ def show_title(text: str, subject: str = "") -> None:
     )
 
 
-def show_strong(text: str) -> None:
-    """Write text in bold."""
-    st.html(
-        f'<div dir="auto" style="font-weight:600;overflow-wrap:anywhere">{html.escape(text)}</div>'
-    )
+def show_strong(text: str, *, provisional: bool = False) -> None:
+    """Write text in bold, or in grey if it is provisional."""
+    style = "opacity:.65" if provisional else "font-weight:600"
+    st.html(f'<div dir="auto" style="{style};overflow-wrap:anywhere">{html.escape(text)}</div>')
 
 
 def in_one_line(message: object, limit: int = 0) -> str:
@@ -132,8 +131,8 @@ class Uncertainty:
     def explain(self) -> str:
         """Return a sentence that explains `around`."""
         if self.pooled:
-            return "In brackets: 95 % interval, from errors pooled over similar pairs."
-        return f"Noise {self.floor:.2f}: SD of clipmem over held-out pairs, which no member saw."
+            return "In brackets after clipmem: 95 % interval, from errors of similar pairs."
+        return f"Noise {self.floor:.2f}: SD of clipmem over held-out pairs, which no model saw."
 
 
 def read_uncertainty(audit: Audit) -> Uncertainty:

@@ -1,6 +1,8 @@
 """The progress of an unfinished audit or a job, with buttons to start, cancel and resume it."""
 
-from collections.abc import Callable
+import re
+import time
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 import streamlit as st
@@ -11,13 +13,15 @@ from clipmem_core.audit.status import (
     BROKEN,
     DONE,
     OUTSIDE,
+    STEPS,
     STOPPED,
-    State,
+    MemberProgress,
     all_progress,
-    loss_curves,
+    mean_losses,
     state_of,
-    training_seconds_left,
 )
+from clipmem_core.audit.store import Audit
+from clipmem_core.config import FIELDS
 from clipmem_core.dashboard.plain import (
     draw_fault,
     duration,
@@ -30,6 +34,16 @@ from clipmem_core.dashboard.plain import (
 from clipmem_core.glossary import DRAWN, meaning
 
 FIRST = "scenes"
+_LABELS = {field.flag: field.label for field in FIELDS.values()} | {"--name": "Name"}
+
+
+def on_page(message: object) -> str:
+    """Return a message with the fields of the form in place of flags."""
+    return re.sub(
+        "(with )?(--[a-z0-9-]+)",
+        lambda found: f"{'under ' * bool(found[1])}Settings → {_LABELS.get(found[2], found[2])}",
+        str(message),
+    )
 
 
 def draw_empty() -> None:
@@ -39,7 +53,7 @@ def draw_empty() -> None:
     demo, own = st.columns(2, border=True)
     with demo:
         show_strong("Demo")
-        st.markdown("1,100 drawn scenes, 44 with another picture's captions.")
+        st.markdown("1,100 drawn scenes; 44 have the captions of another one.")
         if st.button(
             "Run the demo (about a minute)",
             type="primary",
@@ -69,32 +83,32 @@ def draw_progress(name: str) -> None:
     state = state_of(name)
     audit = state.audit
     job = state.job
+    record = state.record
     if state.word == DONE or not (audit.begun or job):
         st.rerun()
     if state.word == BROKEN:
         draw_fault("This audit is broken.", state.fault)
         return
-    if audit.begun:
-        _draw_members(state)
+    members = all_progress(audit.folder, record.members) if record else []
     if state.at_work and job is not None:
-        draw_job(job, stage=f"{state.word.capitalize()}.")
-        return
-    if state.word == OUTSIDE:
+        draw_job(job, step=state.word)
+    elif state.word == OUTSIDE:
         st.caption("Another process is running it, perhaps in a terminal.")
-        return
-    if state.word == STOPPED and job is not None:
-        reason = "it was killed" if job.exit_code is None else f"exit code {job.exit_code}"
-        draw_fault(f"The audit stopped: {reason}.", job.last_line)
     else:
-        st.info("This audit is not finished and not running.")
-    label = "Resume" if audit.begun else "Try again"
-    if st.button(label, type="primary", icon=":material/play_arrow:"):
-        if audit.begun:
-            record = audit.record
-            audit_request(name, resume_arguments(name, record.source, record.config)).start()
-        elif job is not None:
-            JobRequest(job.folder, job.arguments).start()
-        st.rerun()
+        if state.word == STOPPED and job is not None:
+            reason = "it was killed" if job.exit_code is None else f"exit code {job.exit_code}"
+            draw_fault(f"The audit stopped: {reason}.", on_page(job.last_line))
+        else:
+            st.info("This audit is not finished and not running.")
+        label = "Resume" if audit.begun else "Try again"
+        if st.button(label, type="primary", icon=":material/play_arrow:"):
+            if record:
+                audit_request(name, resume_arguments(name, record.source, record.config)).start()
+            elif job is not None:
+                JobRequest(job.folder, job.arguments).start()
+            st.rerun()
+    if record and any(member.stage != "waiting" for member in members):
+        _draw_members(audit, members)
 
 
 @st.fragment(run_every=2)
@@ -120,8 +134,8 @@ def draw_job_request(
         show_command(request.command)
 
 
-def draw_job(job: Job, *, stage: str = "") -> None:
-    """Draw the last output of a running job and a button that cancels it."""
+def draw_job(job: Job, *, step: str = "") -> None:
+    """Draw the progress of a running job, of an audit its step, and a button that cancels it."""
     if job.cancelling:
         st.info("Cancelling…")
         return
@@ -129,27 +143,39 @@ def draw_job(job: Job, *, stage: str = "") -> None:
     if record.waits:
         st.info("Queued: one training job runs at a time.")
     else:
-        st.caption(f"{stage} You can close this page; it continues.".strip())
-        if record.total:
-            text = f"{record.done:,} of {record.total:,} {record.noun}"
-            st.progress(min(1.0, record.done / record.total), text=text)
-        else:
+        if not step:
             show_text(record.stage or job.last_line or "Starting…", limit=300)
+        _draw_bar(job, step)
+        st.caption("You can close this page; it continues.")
     key = f"cancel-{job.folder.name}"
     st.button("Cancel", icon=":material/stop_circle:", key=key, on_click=cancel, args=(job,))
 
 
-def _draw_members(state: State) -> None:
-    audit = state.audit
-    record = state.audit.record
-    members = all_progress(audit.folder, record.members)
-    if all(member.stage == "waiting" for member in members):
-        return
+def _draw_bar(job: Job, step: str) -> None:
+    """Draw the finished share of a job, its counts and the time left; of an audit over all
+    steps."""
+    record = job.record
+    share = 0.0
+    parts = []
+    if record.total:
+        share = min(1.0, record.done / record.total)
+        parts.append(f"{record.done:,} of {record.total:,} {record.noun}")
+    # The pace since this page first drew this count
+    key = f"pace-{job.pid}-{record.stage}-{record.noun}"
+    began, first = st.session_state.setdefault(key, (time.monotonic(), share))
+    if share > first:
+        left = (time.monotonic() - began) / (share - first) * (1 - share)
+        parts.append(f"{duration(left)} left{' in this step' if step else ''}")
+    if step in STEPS:
+        number = STEPS.index(step)
+        parts.insert(0, f"Step {number + 1} of {len(STEPS)}: {step}")
+        share = (number + share) / len(STEPS)
+    if parts:
+        st.progress(share, text=" · ".join(parts))
+
+
+def _draw_members(audit: Audit, members: Sequence[MemberProgress]) -> None:
     finished = sum(member.stage == "finished" for member in members)
-    summary = f"{finished} of {len(members)} members finished"
-    if state.at_work and (left := duration(training_seconds_left(members))):
-        summary += f" · {left} of training left"
-    st.progress(sum(member.share for member in members) / len(members), text=summary)
     rows = [
         {
             "member": member.name,
@@ -159,22 +185,24 @@ def _draw_members(state: State) -> None:
         }
         for member in members
     ]
-    left_column, right_column = st.columns([3, 2], gap="medium")
-    left_column.dataframe(
-        pd.DataFrame(rows),
-        hide_index=True,
-        column_config={
-            "progress": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1),
-            "loss": st.column_config.NumberColumn(format="%.2f", width=60),
-        },
-        alt="Progress of each member",
-    )
-    losses = loss_curves(audit.folder, [member.name for member in members if member.step])
-    if len(losses):
-        alt = "Loss of each member over its epochs"
-        right_column.line_chart(losses, x="epoch", y="loss", color="member", height=260, alt=alt)
-    if any(member.at_chance(record.config.batch_size) for member in members):
+    with st.expander(f"{finished} of {len(members)} members finished"):
+        left, right = st.columns([3, 2], gap="medium")
+        left.dataframe(
+            pd.DataFrame(rows),
+            hide_index=True,
+            column_config={
+                "progress": st.column_config.ProgressColumn(
+                    format="percent", min_value=0, max_value=1
+                ),
+                "loss": st.column_config.NumberColumn(format="%.2f", width=60),
+            },
+            alt="Progress of each member",
+        )
+        losses = mean_losses(audit.folder, [member.name for member in members])
+        alt = "Mean loss of the members by epoch"
+        right.line_chart(losses, x_label="epoch", y_label="mean loss", height=260, alt=alt)
+    if any(member.at_chance(audit.record.config.batch_size) for member in members):
         st.warning(
             "The loss of a model is still at chance: check that captions fit their pictures, or "
-            "lower lr."
+            "lower the learning rate."
         )

@@ -8,6 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -53,17 +54,19 @@ _FILE_NAME = re.compile(
     | [^\W_]+(?:_[^\W_]+)+  # words joined by underscores""",
     re.I | re.X,
 )
+_TAGS = re.compile(r"</?[a-z][a-z0-9]*(?:\s[^<>]*|/)?>|<!--|<!doctype|\[\[|\]\(", re.I)
+# Texts of captioning services, patterns by form in service_texts.json. ACT and THING stand for:
+_ACT = (
+    "(?:see|view|open|load|read|identify|recogni[sz]e|describe|provide|generate|create|"
+    "assist|help|access|process|fulfil+|analy[sz]e|interpret|comply|caption|comment|answer|fetch|"
+    "download|decode|find|parse|display)"
+)
+_THING = (
+    "(?:image|picture|photo|photograph|caption|description|content|text|message|response|url|file)"
+)
+_SERVICE_TEXTS = read_json(Path(__file__).with_name("service_texts.json"), dict[str, list[str]])
 _MODEL_OUTPUT = re.compile(
-    r"""\b(?:as|i\sam|i['’]m)\san?\s(?:ai|(?:\w+\s)?language\smodel)\b
-    | ^\W*(?:i\sam|i['’]m)?\s*(?:very\s)?sorry,?\s(?:but|i)\b
-    | \bi\s(?:can(?:not|['’]t|\snot)|am\s(?:unable|not\sable)\sto)\s
-      (?:see|view|identify|describe|provide|assist|help|access|process|fulfill)\b
-    | ^\W*(?:please\s)?(?:describe|caption|write|generate|provide)\s(?:an?|the|this)\s
-      (?:\w+\s){0,3}(?:image|picture|photo|caption|description)\b
-    | \bhere(?:\sis|['’]s)\s(?:a|an|the|your)\s(?:\w+\s)?(?:caption|description)\b
-    | ^(?:assistant|user|system)\s?: | <\|im_ | \[/?inst\]
-    | ^[^\d:=(]{1,60}[:=(]\s*(?:0?\.\d+|1\.0+)[)\s]*(?:[,;]|$)  # the label of a classifier""",
-    re.I | re.X,
+    "|".join(chain(*_SERVICE_TEXTS.values())).replace("ACT", _ACT).replace("THING", _THING), re.I
 )
 _WORD = re.compile(r"[^\W_]+")
 _SAME = re.compile(r"(\D)\1{3}")  # a letter or sign four times
@@ -283,6 +286,14 @@ _FINDERS: dict[str, Callable[[Any], Any]] = {
     "tiny": lambda shorter: shorter < TINY,
     "near_duplicate": lambda clusters: np.bincount(clusters)[clusters] > 1,
 }
+# Checks of `not_captions`
+_NOT_CAPTIONS: dict[str, Callable[[str], object]] = {
+    "model_output": _MODEL_OUTPUT.search,
+    "file_name": lambda text: _FILE_NAME.fullmatch(text.strip()),
+    "markup": _TAGS.search,
+    "gibberish": _is_gibberish,
+    "empty_caption": _is_empty,
+}
 _FACTS = read_json(Path(__file__).with_name("checks.json"))
 CHECKS = {name: DataCheck(name, find=find, **_FACTS[name]) for name, find in _FINDERS.items()}
 
@@ -295,6 +306,21 @@ def caption_flags(captions: Captions) -> dict[str, np.ndarray]:
         for name, check in CHECKS.items()
         if check.of == "captions" and (check.needs != "cut" or captions.cut is not None)
     }
+
+
+def not_captions(texts: Sequence[str]) -> np.ndarray:
+    """Return the name of the check that says that a text is no caption of any picture, empty for
+    captions, object [n_texts].
+
+    Markup counts where it is tags. File names and the like of more than half of the texts do not
+    count: so the data set is written.
+    """
+    names = np.full(len(texts), "", object)
+    for name, is_one in _NOT_CAPTIONS.items():
+        found = np.array([bool(is_one(text)) for text in texts], bool) & (names == "")
+        if name == "model_output" or 2 * found.sum() <= len(texts):
+            names[found] = name
+    return names
 
 
 def check_table(captions: Captions, pictures: PictureMeasures, *, pairs: int) -> pd.DataFrame:

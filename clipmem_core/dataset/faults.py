@@ -29,15 +29,16 @@ _FEWEST = 5
 _TEXT_SHARE = 0.02
 _STRETCH = 10
 _MIXED = "captions of another source were mixed in"
-_TEXT_CAUSES = {
-    "model_output": "answers of a captioning model or a classifier were not filtered",
+# Reasons of texts that are no captions (`not_captions`), and of other checks of captions
+_NO_CAPTION_CAUSES = {
+    "model_output": "answers and errors of a captioning service were not filtered",
+    c.RECURRING_TEXT: "an error text or boilerplate: it fits no picture better than chance",
     "empty_caption": "captions were lost, or read from another column",
     "markup": "markup was not removed",
     "gibberish": "text was decoded wrongly, or read from another column",
-    "other_language": _MIXED,
-    "other_script": _MIXED,
     "file_name": "file names were read as captions",
 }
+_TEXT_CAUSES = {"other_language": _MIXED, "other_script": _MIXED}
 _SORTED = 30  # rows
 _ASCENDING = 0.98  # of the neighbours in a sorted list
 _SOURCE_P = 0.01  # after Holm's correction
@@ -55,20 +56,29 @@ class Fault:
     evidence: float  # larger is stronger
 
 
-def find_faults(
-    pairs: pd.DataFrame, clusters: np.ndarray, checks: pd.DataFrame, wrong: np.ndarray | None = None
-) -> list[Fault]:
-    """Return repeated captions and pictures, text that is no caption, and sorted captions or
-    sources of wrong pairs.
-
-    A pair of a repeated caption or picture, or of text, counts for no later kind.
+def placeholders(captions: Captions, clusters: np.ndarray) -> list[np.ndarray]:
+    """Return the rows of each picture that far more different captions have than usual.
 
     Args:
-        pairs: with the columns image, captions and label, in the order of the source.
+        captions: of all pairs.
         clusters: near-duplicates share a number, int64 [n_pairs].
-        checks: flags by name of the check, [n_pairs]; others than the flags of text are not read.
-        wrong: pairs that are probably wrong for no other reason, bool [n_pairs]; None if no model
-            can say so. Sorted captions are looked for without it, sources with it.
+    """
+    firsts = np.unique(captions.owner, return_index=True)[1]
+    repeated = _repeated(clusters, caption_hashes(captions)[firsts])
+    return [rows for rows, _ in repeated]
+
+
+def text_faults(
+    pairs: pd.DataFrame, clusters: np.ndarray, checks: pd.DataFrame, reasons: np.ndarray
+) -> list[Fault]:
+    """Return repeated captions and pictures, texts that are no captions, and captions of other
+    languages. A pair counts for one of them.
+
+    Args:
+        pairs: with the columns image and captions, in the order of the source.
+        clusters: near-duplicates share a number, int64 [n_pairs].
+        checks: flags by name of the check, [n_pairs]; others than those of languages are not read.
+        reasons: the check that says that each text is no caption, or empty, [n_captions].
     """
     n = len(pairs)
     captions = Captions.from_pairs(pairs[c.CAPTIONS].tolist())
@@ -92,13 +102,18 @@ def find_faults(
             if excess == len(rows):
                 reason = "probably one row was read repeatedly"
             faults.append(Fault(kind, rows, f"{subject}{where}: {reason}.", len(rows)))
-    for name, reason in _TEXT_CAUSES.items():
-        rows = np.flatnonzero(checks[name].fillna(False).to_numpy(bool) & ~explained)
+    for name, reason in (_NO_CAPTION_CAUSES | _TEXT_CAUSES).items():
+        if name in _TEXT_CAUSES:
+            flags = checks[name].fillna(False).to_numpy(bool)
+        else:
+            flags = np.bincount(captions.owner, reasons == name, minlength=n) > 0
+        rows = np.flatnonzero(flags & ~explained)
         excess, where = _stretch(rows, n)
-        share = 0 if name in ("model_output", "other_language") else _TEXT_SHARE
+        share = _TEXT_SHARE if name == "other_script" else 0
         if len(rows) >= max(_FEWEST, share * n) or excess >= _STRETCH:
             explained[rows] = True
-            subject = f"{CHECKS[name].label}: {len(rows):,} of {n:,} pairs"
+            label = CHECKS[name].label if name in CHECKS else "Text that recurs"
+            subject = f"{label}: {len(rows):,} of {n:,} pairs"
             if name == "other_language":
                 others = captions.other_languages[np.isin(captions.owner, rows)]
                 counts = Counter(others[others != ""].tolist()).most_common()
@@ -106,16 +121,21 @@ def find_faults(
                 subject += f", with {' and '.join(listed)} captions"
             cause = f"{subject}{where}; probably {reason}."
             faults.append(Fault("text", rows, cause, len(rows)))
-    if wrong is not None:
-        return faults + _bad_sources(pairs, wrong & ~explained)
-    texts = [captions.texts[place].casefold() for place in firsts]
+    return faults
+
+
+def sorted_captions(pairs: pd.DataFrame) -> list[Fault]:
+    """Return the fault that captions were sorted apart from their pictures, if they are in
+    alphabetical order."""
+    n = len(pairs)
+    texts = [captions[0].casefold() for captions in pairs[c.CAPTIONS]]
     names = [os.path.basename(image).casefold() for image in pairs[c.IMAGE]]
     named = sum(name[:3] == text[:3] for name, text in zip(names, texts, strict=True))
-    if ascending(texts) and 2 * named < n:
-        cause = f"The captions of all {n:,} pairs are in alphabetical order: they belong to other "
-        cause += "pictures, unless whole rows were sorted."
-        faults.append(Fault("sorted", np.arange(n), cause, n))
-    return faults
+    if not ascending(texts) or 2 * named >= n:
+        return []
+    cause = f"The captions of all {n:,} pairs are in alphabetical order: they belong to other "
+    cause += "pictures, unless whole rows were sorted."
+    return [Fault("sorted", np.arange(n), cause, n)]
 
 
 def _repeated(keys: np.ndarray, others: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
@@ -151,9 +171,14 @@ def _stretch(rows: np.ndarray, n: int) -> tuple[int, str]:
     return largest, f" ({all_of} in pairs {start + 1:,} to {end:,})"
 
 
-def _bad_sources(pairs: pd.DataFrame, wrong: np.ndarray) -> list[Fault]:
-    """Compare the rate of wrong pairs of each label, folder and shard with that of all other
-    pairs, by Fisher's exact test; the pairs of the worst one do not count for the next."""
+def bad_sources(pairs: pd.DataFrame, wrong: np.ndarray) -> list[Fault]:
+    """Return labels, folders and shards with a higher rate of wrong pairs than all other pairs, by
+    Fisher's exact test; the pairs of the worst one do not count for the next.
+
+    Args: pairs with the columns image and label; pairs that are probably wrong for no other reason,
+    bool [n_pairs].
+    """
+    wrong = wrong.copy()
     n = len(pairs)
     columns = [("label", pairs[c.LABEL].dropna())]
     folders = pairs[c.IMAGE].map(os.path.dirname)

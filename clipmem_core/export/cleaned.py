@@ -23,9 +23,9 @@ from clipmem_core.dataset.readers.paths import is_newer, picture_fault, tidy
 from clipmem_core.dataset.source import source_files
 from clipmem_core.io import InputError, replacing_folder
 from clipmem_core.review.decisions import REMOVE, Decision, open_review
+from clipmem_core.review.queries import count_pairs_of, fetch_by_id
 
 RECAPTIONED = "recaptioned"
-FEWER = "fewer"  # column: how many captions were removed, if none was changed
 MARK = ".clipmem-export"  # file in a folder that an export may replace
 IMAGES = "{stem}_images"  # folder of extracted pictures
 CLEANED = "cleaned.json"  # in the folder of a data set that a second audit is of
@@ -42,7 +42,7 @@ class Cleaned:
 
     audit: Audit
     root: Path  # image references are relative to it
-    # pair_id, image, captions, label, width, height, recaptioned (bool), fewer
+    # pair_id, image, captions, label, width, height, recaptioned (bool)
     pairs: pd.DataFrame
     removed: pd.DataFrame  # the same
     line: str  # the counts
@@ -56,7 +56,8 @@ class Cleaned:
         count = len(self.changed)
         first = ", ".join(map(repr, islice(self.changed, _NAMED)))
         note = (
-            f"{count:,} pictures have changed since the audit, first {first}: audit the set again"
+            f"{count_words(count, 'picture')} changed since the audit, first {first}: audit the "
+            "set again."
         )
         return self.limits + counted((count, note))
 
@@ -87,26 +88,14 @@ def clean(audit: Audit) -> Cleaned:
     decisions = open_review(audit).decisions()
     current = [decisions.get(pair_id, Decision(pair_id)) for pair_id in pairs[PAIR_ID]]
     stored = list(map(list, pairs[CAPTIONS]))
-    pairs[CAPTIONS] = [
-        # as a reader does with the captions of a file
-        list(filter(None, dict.fromkeys(map(tidy, each.captions)))) or texts
-        for each, texts in zip(current, stored, strict=True)
-    ]
-    both = list(zip(pairs[CAPTIONS], stored, strict=True))
-    pairs[RECAPTIONED] = [new != old for new, old in both]
-    pairs[FEWER] = [len(old) - len(new) if set(new) < set(old) else 0 for new, old in both]
+    pairs[CAPTIONS] = list(map(_exported_captions, current, stored))
+    pairs[RECAPTIONED] = [new != old for new, old in zip(pairs[CAPTIONS], stored, strict=True)]
     is_removed = np.array([each.decision == REMOVE for each in current])
     if is_removed.all():
         raise InputError(
             f"every pair of audit {audit.name!r} is marked for removal: there is nothing to export"
         )
     kept = pairs[~is_removed]
-    undecided = sum(each.decision is None for each in current)
-    line = (
-        f"{len(kept):,} exported, {undecided:,} of them not reviewed; removed pairs: "
-        f"{is_removed.sum():,}, removed captions: {kept[FEWER].sum():,}, pairs with changed "
-        f"captions: {(kept[RECAPTIONED] & (kept[FEWER] == 0)).sum():,}"
-    )
     quarantined = len(audit.quarantine)
     other = sum(each.for_other_captions is not None for each in current)
     limit = audit.record.config.captions
@@ -114,17 +103,27 @@ def clean(audit: Audit) -> Cleaned:
     notes = counted(
         (
             corrected,
-            f"{corrected:,} pairs have other captions in {audit.record.source} since the audit, "
-            f"first {first!r}: the export has the audit's; audit the set again",
+            f"{count_words(corrected, 'pair')} with other captions in {audit.record.source} since "
+            f"the audit, first {first!r}. The export has the audit's: to export the new ones, "
+            "audit the set again.",
         ),
-        (quarantined, f"{quarantined:,} quarantined input rows are not included"),
-        (other, f"{other:,} pairs have decisions on other captions, which do not count"),
+        (
+            quarantined,
+            f"{count_words(quarantined, 'unusable input row')} not included: see Quarantine on "
+            "the page Overview.",
+        ),
+        (
+            other,
+            f"{count_words(other, 'decision')} on other captions of the same picture not applied.",
+        ),
         (
             limit,
-            f"only the first {limit} captions of a pair are included, as in the audit (--captions)",
+            f"At most {count_words(limit, 'caption')} of a pair included, as in the audit "
+            "(--captions).",
         ),
     )
     root = audit.record.pictures
+    line = contents_line(audit, decisions)
     cleaned = Cleaned(audit, root, kept, pairs[is_removed], line, notes, {})
     time = (audit.folder / PAIRS).stat().st_mtime_ns
     in_newer = lru_cache(maxsize=4)(partial(is_newer, time_ns=time))
@@ -133,6 +132,42 @@ def clean(audit: Audit) -> Cleaned:
             with suppress(FileNotFoundError, InputError):
                 cleaned.read(image, sha256)
     return cleaned
+
+
+def contents_line(audit: Audit, decisions: Mapping[str, Decision]) -> str:
+    """Return how many pairs an export has, and how many pairs and captions the decisions remove or
+    change."""
+    stored = fetch_by_id(audit.folder / PAIRS, CAPTIONS, decisions)
+    reviewed = sum(decisions[pair_id].decision is not None for pair_id in stored)
+    kept = [
+        (_exported_captions(decisions[pair_id], old), old)
+        for pair_id, old in stored.items()
+        if decisions[pair_id].decision != REMOVE
+    ]
+    removed = len(stored) - len(kept)
+    fewer = [len(old) - len(new) for new, old in kept if set(new) < set(old)]
+    changed = sum(new != old for new, old in kept) - len(fewer)
+    total = count_pairs_of(audit)
+    return (
+        f"{count_words(total - removed, 'pair')} in the export, {total - reviewed:,} of them not "
+        f"reviewed. Removed: {count_words(removed, 'pair')} and "
+        f"{count_words(sum(fewer), 'caption')}. Captions changed: {count_words(changed, 'pair')}."
+    )
+
+
+def _exported_captions(decision: Decision, stored: Sequence[str]) -> list[str]:
+    """Return the captions that a decision leaves, tidied as a reader does."""
+    return list(filter(None, dict.fromkeys(map(tidy, decision.captions)))) or list(stored)
+
+
+def count_words(count: int, noun: str) -> str:
+    """Return a count and its noun in the singular or plural.
+
+    Example:
+        >>> count_words(1, "pair"), count_words(2000, "pair")
+        ('1 pair', '2,000 pairs')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _corrected(audit: Audit, captions: Mapping[str, Sequence[str]]) -> tuple[int, str]:
@@ -181,7 +216,10 @@ def picture_files(
     if not images.str.contains(_IN_ARCHIVE).any():
         root = os.path.realpath(cleaned.root)
         missing = [image for image in images if picture_fault(root, image)]
-        note = f"{len(missing):,} pictures are missing, first {missing[0]!r}" if missing else ""
+        note = (
+            f"{count_words(len(missing), 'picture')} missing on this machine, first "
+            f"{next(iter(missing), '')!r}."
+        )
         yield cleaned.root, images.tolist(), counted((len(missing), note))
         return
     folder = beside(path, IMAGES).absolute()
@@ -191,7 +229,7 @@ def picture_files(
         for row, _, data in encoded_pictures(cleaned, progress):
             names.append(f"{row:08d}{suffix_of(data)}")
             (temporary / names[-1]).write_bytes(data)
-        yield folder, names, (f"{len(names):,} pictures were extracted to {folder}",)
+        yield folder, names, (f"{count_words(len(names), 'picture')} extracted to {folder}",)
 
 
 def beside(path: Path, pattern: str) -> Path:

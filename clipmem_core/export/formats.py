@@ -31,6 +31,7 @@ from clipmem_core.export.cleaned import (
     beside,
     check_root,
     clean,
+    count_words,
     counted,
     encoded_pictures,
     picture_files,
@@ -85,8 +86,8 @@ def write_open_clip(cleaned: Cleaned, path: Path, progress: PictureProgress) -> 
     reads = f"open_clip reads it with --train-data {shlex.quote(str(path))} --csv-separator ,"
     formulas = int(rows["title"].str.startswith(FORMULA).sum())
     note = (
-        f"{formulas:,} captions begin like a formula and are written as they are: a spreadsheet "
-        "would compute them"
+        f"{count_words(formulas, 'caption')} like a formula, written as in the data set: do not "
+        "open the file in a spreadsheet, which would compute them."
     )
     return (*notes, *counted((formulas, note)), reads), _audit_command(cleaned, path, folder)
 
@@ -207,13 +208,13 @@ def write_keys(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Writt
     notes = counted(
         (
             cleaned.recaptioned,
-            f"new captions of {cleaned.recaptioned:,} pairs cannot be in a list of keys: see "
-            f"{second.name}",
+            f"{count_words(cleaned.recaptioned, 'pair')} with new captions, written to "
+            f"{second.name}: a list of keys has no captions.",
         ),
         (
             shared,
-            f"{shared:,} removed samples share the key of another sample and stay: export csv to "
-            "remove them",
+            f"{count_words(shared, 'removed sample')} still in the list, as another sample has the "
+            "same key: export csv to remove all.",
         ),
     )
     return notes, ""
@@ -253,10 +254,13 @@ def write_uids(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Writt
         with replacing(second) as temporary:
             table.to_csv(temporary, index=False, quoting=QUOTE_NONNUMERIC)
     note = (
-        f"{hashed:,} ids are no uids (32 hex digits) and were hashed, see {second.name}: "
-        "to have the uids of a pool, audit it with --csv-id-key uid"
+        f"{count_words(hashed, 'id')} hashed, without the 32 hex digits of a uid: see "
+        f"{second.name}. To have the uids of a pool, audit it with --csv-id-key uid."
     )
-    lost = f"new captions of {cleaned.recaptioned:,} pairs cannot be in a list of uids"
+    lost = (
+        f"{count_words(cleaned.recaptioned, 'pair')} with new captions, which are not exported: a "
+        "list of uids has no captions."
+    )
     return counted((cleaned.recaptioned, lost), (hashed, note)), ""
 
 
@@ -290,12 +294,13 @@ def write_decisions(audit: Audit, path: Path, progress: PictureProgress) -> Writ
     else:
         with replacing(path) as temporary:
             table.map(as_cell).to_csv(temporary, index=False, quoting=QUOTE_NONNUMERIC)
+    other = int(for_other.sum())
     note = (
-        f"{for_other.sum():,} decisions on other captions, for example injected errors, are "
-        "not included"
+        f"{count_words(other, 'decision')} on other captions, for example injected errors, not "
+        "included."
     )
-    line = f"pairs with a decision, new captions or a note: {len(table):,}"
-    return (line, *counted((for_other.sum(), note))), ""
+    line = f"{count_words(len(table), 'pair')} with a decision, new captions or a note."
+    return (line, *counted((other, note))), ""
 
 
 def write_html(audit: Audit, path: Path, progress: PictureProgress) -> Written:
@@ -305,7 +310,7 @@ def write_html(audit: Audit, path: Path, progress: PictureProgress) -> Written:
     page = render_report(audit)
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    return (f"report of {count_pairs_of(audit):,} pairs",), ""
+    return (f"Report of {count_words(count_pairs_of(audit), 'pair')}.",), ""
 
 
 @dataclass(frozen=True)
@@ -442,11 +447,11 @@ def _write_certificate(audit: Audit, path: Path) -> None:
         "audit": audit.name,
         "data_set": audit.record.dataset_fingerprint,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "statement": certificate.sentence,
+        "statement": certificate.sentence or "No random checks yet: no bound.",
         "confidence": CONFIDENCE,
         "kept": certificate.kept,
-        "most_wrong": certificate.most,
-        "share": certificate.share,
+        "most_wrong": certificate.most if certificate.checks else None,
+        "share": certificate.share if certificate.checks else None,
         "decisions": count_decisions(audit),
         "checks": len(certificate.checks),
         "wrong": certificate.wrong,

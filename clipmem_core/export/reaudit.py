@@ -294,29 +294,27 @@ def comparison_lines(second: Audit) -> list[str]:
     clipmem = measured.clipmem
     return [
         f"Retrieval {_change(retrieval)}, memorization {_change(clipmem)}.",
-        f"Retrieval (mean of the recalls at 1, 5 and 10, both ways) went {_from_to(retrieval)}, on "
-        f"the {measured.held_out:,} of {measured.held_out_then:,} pairs that no member of either "
-        f"audit trained on and whose captions stayed{_significance(retrieval)}",
-        f"Memorization (mean clipmem) went {_from_to(clipmem)}, on the {measured.scored:,} scored "
-        f"pairs that are in both with the same captions{_significance(clipmem)}",
+        f"On the {measured.held_out:,} of {measured.held_out_then:,} held-out pairs with the same "
+        "captions in both audits, retrieval (mean of the recalls at 1, 5 and 10, both ways) "
+        f"{_went(retrieval)}",
+        f"On the {measured.scored:,} scored pairs with the same captions in both audits, "
+        f"memorization (mean clipmem) {_went(clipmem)}",
         f"In brackets: 95 % intervals over {clipmem.over} ({measured.members} members with the "
         "same seeds and pairs).",
         f"Limits: a member trains on {measured.trained_less:.1%} fewer pairs, and removing random "
         "pairs changes the scores too (study removal compares the two). The removed pairs were "
-        "chosen by scores of the first audit. "
-        "Held-out pairs may have wrong captions too.",
+        "chosen by scores of the first audit. Held-out pairs may have wrong captions too.",
     ]
-
-
-def _from_to(change: MeanChange) -> str:
-    return f"from {change.then:.3f} to {change.now:.3f}"
 
 
 def _change(change: MeanChange) -> str:
     return interval_text(change.difference, change.low, change.high, "+.3f")
 
 
-def _significance(change: MeanChange) -> str:
+def _went(change: MeanChange) -> str:
+    sure = "confirmed"
     if change.low is None or change.high is None:
-        return "; too few for an interval."
-    return "; the change is not significant." if change.low <= 0 <= change.high else "."
+        sure = "too few for an interval"
+    elif change.low <= 0 <= change.high:
+        sure = "no detectable change"
+    return f"went from {change.then:.3f} to {change.now:.3f}: {sure}."

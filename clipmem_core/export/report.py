@@ -125,7 +125,7 @@ def _decision_table(decisions: pd.DataFrame) -> TextTable:
         captions = _cut("\n".join(row["captions"]))
         rows.append((row[PAIR_ID], words, captions, _cut(row["note"]), row["time"]))
     omitted = len(decisions) - len(rows)
-    more = f"{omitted:,} more are not shown: export the decisions as CSV for all."
+    more = f"Not shown: {omitted:,} more. Export the decisions as CSV for all."
     return TextTable(
         "Decisions",
         ("id", "decision", "new captions", "note", "time"),

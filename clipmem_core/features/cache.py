@@ -77,8 +77,8 @@ class FeatureStore:
             table = pq.read_table(self.keys_file, page_checksum_verification=True)
             if _features_sha256(self.features_file, len(table)) == table.schema.metadata[_SHA256]:
                 return table
-        except (OSError, KeyError, TypeError, ValueError, ArrowException) as error:
-            if shortage(error):
+        except (OSError, KeyError, TypeError, ValueError, MemoryError, ArrowException) as error:
+            if isinstance(error, OSError) and shortage(error):  # a damaged header asks for memory
                 raise
         self.say(f"note: {self.folder} is damaged: its features are computed again")
         self.keys_file.unlink(missing_ok=True)
@@ -153,8 +153,8 @@ class FeatureStore:
 
 
 def _features_sha256(path: Path, rows: int) -> bytes:
-    """Return the SHA-256 of the first rows of an index and of their width; one process hashes a
-    file once. A kill may leave more rows than keys."""
+    """Return the SHA-256 of the first rows of an index, their width and metric; one process hashes
+    a file once. A kill may leave more rows than keys."""
     status = path.stat()
     return _hash_rows(path, rows, status.st_ino, status.st_size, status.st_mtime_ns)
 
@@ -162,7 +162,7 @@ def _features_sha256(path: Path, rows: int) -> bytes:
 @functools.lru_cache(16)
 def _hash_rows(path: Path, rows: int, *stamp: int) -> bytes:
     vectors = read_vectors(path)
-    digest = hashlib.sha256(str(vectors.shape[1]).encode())
+    digest = hashlib.sha256(f"{vectors.shape[1]} {vectors.index.metric_type}".encode())
     for at in range(0, rows, BLOCK):
         digest.update(vectors[at : min(at + BLOCK, rows)].data)
     return digest.hexdigest().encode()

@@ -85,6 +85,7 @@ from clipmem_core.lab.benchmark_results import Benchmark, Injection
 from clipmem_core.lab.study_results import check_same
 from clipmem_core.ragged import Ragged
 from clipmem_core.scores.detectors import misfit, nan_mean
+from clipmem_core.scores.evidence import EXPLAINED
 from clipmem_core.scores.membership import side_means
 from clipmem_core.scores.metrics import (
     AVERAGE_PRECISION,
@@ -359,7 +360,9 @@ def _pair_scores(shared: Shared) -> dict[str, np.ndarray]:
         scores[MISFIT_SECOND] = scores[c.MISFIT]
         scores[c.LOG_PROBABILITY_SECOND] = -table[c.LOG_PROBABILITY_SECOND].fillna(first).to_numpy()
     scores[c.MISFIT] = misfit(table[c.LEARNED].to_numpy(), first.to_numpy())
-    scores[c.SUSPICION] = table[c.SUSPICION].to_numpy()
+    suspicion = table[c.SUSPICION].to_numpy()
+    # A person decides on incidents first
+    scores[c.SUSPICION] = np.where(suspicion == EXPLAINED, table[c.P_WRONG], suspicion)
     scores[RANDOM_DETECTOR] = draws.rng(seed, "random detector").random(len(table))
     folders = [shared.audit.member(name) for name in shared.record.members]
     members = [[vectors[:] for vectors in read_embeddings(folder)] for folder in folders]

@@ -1,6 +1,5 @@
 """Plotly figures of the laboratory: UnitMem, paradigms, mitigations and detectors."""
 
-import textwrap
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -40,9 +39,9 @@ MEMORIZATION = "memorization"
 UTILITY = "utility"
 TEXT = "text"
 PROVISIONAL = "provisional"
-_LABEL_WIDTH = 30
+_PLACES = ("top center", "bottom center", "top right", "bottom right")
 _first_round = [name for name in DETECTORS if name != RANDOM_DETECTOR and name not in SECOND_ROUND]
-DETECTOR_COLOURS = {RANDOM_DETECTOR: OTHER} | dict(zip(_first_round, LABEL_COLOURS, strict=False))
+DETECTOR_COLOURS = dict(zip(_first_round, LABEL_COLOURS, strict=False))
 DETECTOR_COLOURS[c.P_WRONG] = DETECTOR_COLOURS[c.SUSPICION]
 Line = tuple[str, pd.DataFrame, str, str]  # name, rows, colour and dash
 
@@ -105,23 +104,23 @@ def tradeoff_figure(
     chosen: str | None = None,
     start: float = 0.0,
 ) -> go.Figure:
-    """Draw each setting with its intervals and lines of text on hover, the Pareto front, and an
-    arrow to the chosen setting; provisional settings are hollow. Memorization begins at `start`."""
+    """Draw the settings, in order of memorization, each with its number, its intervals and lines
+    of text on hover, and a line to the chosen setting; provisional settings are hollow.
+    Memorization begins at `start`."""
     points = points.set_index(SETTING)
     points["kind"] = np.where(points.index.isin(front), "Pareto-optimal", "dominated")
     points.loc[points[PROVISIONAL], "kind"] = PROVISIONAL
     points.loc[BASELINE, "kind"] = "baseline"
+    # Labels of close points, which follow each other in order of memorization, lie apart.
+    points["number"] = range(1, len(points) + 1)
+    points["place"] = np.resize(_PLACES, len(points))
     points["hover"] = ["<br>".join(map(safe, lines)) for lines in points[TEXT]]
-    # Labels of dominated settings would cover each other; the legend names the baseline.
-    labelled = points.index.isin({chosen, *front} - {BASELINE})
-    labels = [safe(textwrap.fill(title, _LABEL_WIDTH)) for title in points["title"]]
-    points["label"] = np.where(labelled, [text.replace("\n", "<br>") for text in labels], "")
     ranges = [_span(points, axis) for axis in (MEMORIZATION, UTILITY)]
     ranges[0][0] = min(ranges[0][0], start)
     styles = {
         "dominated": (OTHER, "circle"),
         "Pareto-optimal": (FRONT_COLOUR, "circle"),
-        PROVISIONAL: (FRONT_COLOUR, "circle-open"),
+        PROVISIONAL: (OTHER, "circle-open"),
         "baseline": (OTHER, "diamond"),
     }
     figure = go.Figure()
@@ -143,39 +142,18 @@ def tradeoff_figure(
                 "symbol": symbol,
                 "line": {"width": 2, "color": colour},
             },
-            text=rows["label"],
-            textposition="top center",
-            textfont={"size": 11},
+            text=rows["number"],
+            textposition=rows["place"],
+            textfont={"size": 13},
             cliponaxis=False,
             customdata=rows[["hover"]],
             hovertemplate="%{customdata[0]}<extra></extra>",
         )
-    best = points.loc[list(front)]
-    figure.add_scatter(
-        x=best[MEMORIZATION],
-        y=best[UTILITY],
-        mode="lines",
-        line={"color": OTHER, "width": 1.5, "shape": "hv", "dash": "dot"},
-        hoverinfo="skip",
-        showlegend=False,
-    )
     if chosen and chosen in points.index:
-        x, y = points.loc[chosen, [MEMORIZATION, UTILITY]]
-        start_x, start_y = points.loc[BASELINE, [MEMORIZATION, UTILITY]]
-        figure.add_annotation(
-            x=x,
-            y=y,
-            ax=start_x,
-            ay=start_y,
-            axref="x",
-            ayref="y",
-            text="",
-            arrowhead=2,
-            arrowwidth=2,
-            arrowcolor=CHOSEN_COLOUR,
-            standoff=12,
-            startstandoff=10,
-        )
+        x0, y0 = points.loc[BASELINE, [MEMORIZATION, UTILITY]]
+        x1, y1 = points.loc[chosen, [MEMORIZATION, UTILITY]]
+        line = {"color": CHOSEN_COLOUR, "width": 3}
+        figure.add_shape(type="line", x0=x0, y0=y0, x1=x1, y1=y1, line=line, layer="below")
     memorization, utility = map(safe, titles)
     return set_layout(
         figure,

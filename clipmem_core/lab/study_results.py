@@ -119,13 +119,7 @@ PARTS = {c.CLIPMEM_IMAGE: "image part", c.CLIPMEM_TEXT: "text part"}
 UTILITIES = {RETRIEVAL: "retrieval", "linear_probe": "linear probe", "zero_shot": "zero-shot"}
 MEASURE_LABELS = MEMORIZATIONS | PARTS | UTILITIES | {SECONDS: "seconds"}
 # The measures on a terminal
-_SHOWN = {
-    CLIPMEM_NET: "memorized",
-    c.ATTACK_TPR: "attack",
-    c.CLIPMEM_IMAGE: "image",
-    c.CLIPMEM_TEXT: "text",
-    RETRIEVAL: "retrieval",
-}
+_SHOWN = (CLIPMEM_NET, c.ATTACK_TPR, *PARTS, RETRIEVAL)
 OF_MEMBERS = "members of this audit"
 OF_SPLITS = c.SPLITS
 _COLUMNS = [SETTING, "measure", "n", "value", "baseline", "difference", "low", "high", "p_value"]
@@ -229,15 +223,15 @@ def show_differences(rows: pd.DataFrame, titles: dict[str, str]) -> None:
     compared = differences(rows)
     over = OF_SPLITS if SPLIT in rows else OF_MEMBERS
     title = (
-        f"paired differences to the baseline, with half their 95 % interval over {over}; *: "
-        "other than 0 (Holm)"
+        f"differences from the baseline, with half their 95 % interval over {over}; *: other than "
+        "0, corrected for the number of settings (Holm)"
     )
     cells = compared.assign(cell=[_cell(row) for row in compared.to_dict("records")])
     wide = cells.pivot(index=SETTING, columns="measure", values="cell").reindex(
         compared[SETTING].unique()
     )
     shown = [name for name in _SHOWN if name in wide]
-    table = wide[shown].fillna("–").rename(columns=_SHOWN).reset_index()
+    table = wide[shown].fillna("–").rename(columns=MEASURE_LABELS).reset_index()
     print_table(console, title, table)
     for setting, text in titles.items():
         if (compared[SETTING] == setting).any():

@@ -5,9 +5,9 @@ import base64
 import html
 import io
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -24,13 +24,17 @@ from clipmem_core.audit.store import (
 )
 from clipmem_core.columns import (
     CAPTION,
+    CHECK,
     END,
     MARGIN_OUT,
     P_CAPTION,
+    P_CHECK,
     P_PAIR,
     P_WORD,
     P_WRONG,
     PAIR_ID,
+    RECURRING_TEXT,
+    REPEATED_PICTURE,
     REVIEW_PLACE,
     SENTENCE,
     SIMILARITY_OUT,
@@ -49,12 +53,28 @@ from clipmem_core.scores.registry import BY_NAME
 
 OWN_CAPTIONS = "own_captions"
 Marks: TypeAlias = list[dict[str, Any]]  # surprising words and wrong sentences of a caption
-ByCaption: TypeAlias = Mapping[str, Mapping[int, Any]]  # by pair_id and number of the caption
 # the caption's place in `current`, its surprising words, and what is wrong with it
 FirstCaption: TypeAlias = tuple[int, Marks, str]
-PARTS = (P_WRONG, P_PAIR, P_CAPTION, P_WORD)
+PARTS = (P_WRONG, P_CHECK, P_PAIR, P_CAPTION, P_WORD)
 # scores of single captions: column of a list of them, by score
 LISTED = {name: f"{name}_by_caption" for name in (*PARTS, SIMILARITY_OUT, MARGIN_OUT)}
+# The part of p_wrong that is largest, in tables
+WRONG_WORDS = {
+    P_CHECK: "no caption",
+    P_PAIR: "all captions",
+    P_CAPTION: "caption",
+    P_WORD: "word",
+}
+# What a reason of `CHECK` means
+CHECK_WORDS = {
+    "file_name": "No caption, but a file name",
+    "model_output": "No caption, but an answer or error of a captioning service, or a placeholder",
+    "markup": "Markup instead of a caption",
+    "gibberish": "Gibberish",
+    "empty_caption": "No caption: no word in it",
+    REPEATED_PICTURE: "Probably a placeholder picture: many different captions have it",
+    RECURRING_TEXT: "Says nothing about the picture: the text recurs and fits no picture",
+}
 MARKED = 3  # words of a caption at most
 _LINES = ("none", "dotted", "solid", "double")
 MARKS = "Underlined words are unlikely with the picture and the other words."
@@ -171,54 +191,83 @@ def suspicious_captions(audit: Audit, pair_ids: Sequence[str]) -> dict[str, int]
     return {row[PAIR_ID]: row["number"] for row in table.to_pylist()}
 
 
-def explain_captions(audit: Audit, pair_ids: Sequence[str]) -> tuple[ByCaption, ByCaption]:
-    """Return what is probably wrong with the captions of some pairs, and the marks of their
-    surprising words and wrong sentences, by pair and caption.
+@dataclass(frozen=True)
+class Explained:
+    """What is probably wrong with the captions of a pair."""
 
-    The caption of another picture has no marked words. start and end of a mark count characters.
-    strength is the number of limits that a word exceeds, rank is 1 for the most surprising word.
-    better has the likeliest word in its place, in its case, and its probability, if the caption is
-    likelier right with it than as it is, and probably right with it.
+    reasons: dict[int, str] = field(default_factory=dict)  # by number of the caption
+    # surprising words and wrong sentences, by number of the caption
+    marks: dict[int, Marks] = field(default_factory=dict)
+    wrong: tuple[int, ...] = ()  # numbers of the captions that are probably wrong
+    whole: bool = False  # all captions are wrong, or the picture is a placeholder
+
+
+def explain_captions(audit: Audit, pair_ids: Sequence[str]) -> dict[str, Explained]:
+    """Return what is probably wrong with the captions of some pairs, by pair_id.
+
+    The reason of a caption names the part of p_wrong that is largest. The caption of another
+    picture has no marked words. start and end of a mark count characters. strength is the number of
+    limits that a word exceeds, rank is 1 for the most surprising word. better has the likeliest
+    word in its place, in its case, and its probability, if the caption is likelier right with it
+    than as it is, and probably right with it.
     """
-    reasons = defaultdict[str, dict[int, str]](dict)
-    marks = defaultdict[str, dict[int, Marks]](dict)
-    columns = ["caption, read", *(f"{number_sql(name)} AS {name}" for name in PARTS)]
+    explained = defaultdict[str, Explained](Explained)
+    columns = [f'caption, read, "{CHECK}"', *(f"{number_sql(name)} AS {name}" for name in PARTS)]
     scores = _by_caption(audit, CAPTION_TABLE, columns, "", pair_ids)
     words = _by_caption(audit, WORD_TABLE, _WORDS, _MOST_SURPRISING, pair_ids)
     for (pair_id, caption), of_caption in words.items():
         right = 1 - scores[pair_id, caption][0][P_WRONG] if scores else 0.0
-        marks[pair_id][caption] = [_word_mark(word, right) for word in of_caption]
+        explained[pair_id].marks[caption] = [_word_mark(word, right) for word in of_caption]
+    counts = Counter(pair_id for pair_id, _ in scores)
     for (pair_id, caption), (row,) in scores.items():
-        wrong = row[P_WRONG]
-        other = row[P_PAIR] + row[P_CAPTION]
-        if wrong >= LIKELY and max(other, row[P_WORD]) < LIKELY:
-            reason = f"Probably wrong ({percent(wrong)}): another picture's caption, or one word"
-        elif wrong >= LIKELY and other > row[P_WORD]:
-            reason = f"Probably another picture's caption ({percent(other)})"
-            marks[pair_id].pop(caption, None)
-        elif wrong >= LIKELY:
-            worst = [word[WORD] for word in words[pair_id, caption] if word["rank"] == 1]
-            which = "".join(f": {word}" for word in worst)
-            reason = f"One word is probably wrong{which} ({percent(row[P_WORD])})"
-        elif not row["read"]:
-            reason = "Not read by the text tower"
-        else:
-            continue
-        reasons[pair_id][caption] = reason
+        pair = explained[pair_id]
+        worst = [word[WORD] for word in words[pair_id, caption] if word["rank"] == 1]
+        reason, by_word, is_whole = _reason(row, worst, counts[pair_id])
+        if reason:
+            pair.reasons[caption] = reason
+        if row[P_WRONG] >= LIKELY:
+            is_whole |= pair.whole
+            explained[pair_id] = replace(pair, wrong=(*pair.wrong, caption), whole=is_whole)
+            if not by_word:
+                pair.marks.pop(caption, None)
     columns = ["caption, sentence, start", '"end"', "p_caption"]
     sentences = _by_caption(audit, SENTENCE_TABLE, columns, _WRONG_SENTENCES, pair_ids)
     for (pair_id, caption), of_caption in sentences.items():
         numbers = " and ".join(f"{mark[SENTENCE] + 1:,}" for mark in of_caption)
         which = f"Sentence {numbers} is" if len(of_caption) == 1 else f"Sentences {numbers} are"
-        reasons[pair_id][caption] = f"{which} probably of another picture's caption"
+        pair = explained[pair_id]
+        pair.reasons[caption] = f"{which} probably of another picture's caption"
         outside = [
             word
-            for word in marks[pair_id].get(caption, [])
+            for word in pair.marks.get(caption, [])
             if all(word[END] <= mark[START] or mark[END] <= word[START] for mark in of_caption)
         ]
         listed = [*outside, *map(_sentence_mark, of_caption)]
-        marks[pair_id][caption] = sorted(listed, key=lambda mark: mark[START])
-    return reasons, marks
+        pair.marks[caption] = sorted(listed, key=lambda mark: mark[START])
+    return explained
+
+
+def _reason(row: dict[str, Any], worst: Sequence[str], count: int) -> tuple[str, bool, bool]:
+    """Return what is probably wrong with a caption of `count`, whether it is a word, and whether
+    all captions of the pair are wrong with it."""
+    parts = {name: row[name] for name in (P_CHECK, P_PAIR, P_CAPTION, P_WORD)}
+    largest = max(parts, key=lambda name: parts[name])
+    sure = percent(row[P_WRONG])
+    if not row["read"] and not row[P_WRONG] >= LIKELY:
+        return "Not read by the text tower", False, False
+    if not row[P_WRONG] >= LIKELY:
+        return "", False, False
+    if largest == P_CHECK:
+        return f"{CHECK_WORDS[row[CHECK]]}.", False, row[CHECK] == REPEATED_PICTURE
+    if largest == P_PAIR and count > 1:
+        which = "Both" if count == 2 else f"All {count}"
+        return f"{which} captions probably belong to another picture ({sure}).", False, True
+    if parts[largest] < LIKELY:
+        return f"Probably wrong ({sure}): another picture's caption, or one word.", True, False
+    if largest in (P_PAIR, P_CAPTION):
+        return f"This caption probably belongs to another picture ({sure}).", False, False
+    which = "".join(f": {word}" for word in worst)
+    return f"One word is probably wrong{which} ({sure}).", True, False
 
 
 def _by_caption(
@@ -270,7 +319,7 @@ def first_captions(
     """
     ids = [card.pair_id for card in shown]
     worst = suspicious_captions(audit, ids)
-    reasons, marks = explain_captions(audit, ids) if selection.order in BY_CAPTION else ({}, {})
+    explained = explain_captions(audit, ids) if selection.order in BY_CAPTION else {}
     searched = _folded(selection.words).split()
     firsts = dict[str, FirstCaption]()
     for card in shown:
@@ -284,9 +333,9 @@ def first_captions(
             number = next(with_words, worst.get(card.pair_id, 0))
         text = "".join(card.captions[number : number + 1])
         if text in card.current:
-            words = marks.get(card.pair_id, {}).get(number, [])
-            reason = reasons.get(card.pair_id, {}).get(number, "")
-            firsts[card.pair_id] = card.current.index(text), words, reason
+            about = explained.get(card.pair_id, Explained())
+            reason = about.reasons.get(number, "")
+            firsts[card.pair_id] = card.current.index(text), about.marks.get(number, []), reason
         else:
             firsts[card.pair_id] = min(number, len(card.current) - 1), [], ""
     return firsts

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from clipmem_core.audit.store import Audit
+from clipmem_core.audit.store import PAIRS, Audit
 from clipmem_core.columns import CLIPMEM, PAIR_ID
 from clipmem_core.config import FIELDS, as_dict, flat
-from clipmem_core.io import InputError
-from clipmem_core.review.queries import CAPTION_KEY, ROW, fetch_all, number_sql
+from clipmem_core.review.queries import CAPTION_KEY, ROW, cached, fetch, fetch_all, number_sql
 from clipmem_core.scores.seeds import Difference, paired_difference
 
 POINTS = 5_000  # pairs in a scatter plot
@@ -41,11 +40,6 @@ def compare(one: Audit, other: Audit, *, column: str = CLIPMEM, limit: int) -> C
     content = [f"hash({CAPTION_KEY}, sha256) AS content"]
     tables = [fetch_all(audit, scores, content) for audit in (one, other)]
     joined = tables[0].merge(tables[1], on=PAIR_ID, suffixes=("_one", "_other"))
-    if joined.empty:
-        raise InputError(
-            f"audits {one.name!r} and {other.name!r} share no pair_id: compare audits of one "
-            "data set"
-        )
     joined = joined.rename(columns={"score_one": "one", "score_other": "other"})
     joined["difference"] = joined["other"] - joined["one"]
     edited = joined.pop("content_one") != joined.pop("content_other")
@@ -73,6 +67,14 @@ def compare(one: Audit, other: Audit, *, column: str = CLIPMEM, limit: int) -> C
     )
 
 
+@cached(1000, PAIRS, paths=lambda one, other: [other.folder / PAIRS])
+def count_common(one: Audit, other: Audit) -> int:
+    """Return the number of pairs of an audit that another one has with the same picture."""
+    pictures = fetch(other.folder / PAIRS, "SELECT pair_id, sha256 FROM parquet")
+    query = "SELECT 1 FROM parquet SEMI JOIN pictures USING (pair_id, sha256)"
+    return fetch(one.folder / PAIRS, query, pictures=pictures).num_rows
+
+
 def changed_settings(one: Audit, other: Audit) -> pd.DataFrame:
     """Return the settings that differ between two audits: setting, first, second, as text."""
     first, second = (flat(as_dict(audit.record.config)) for audit in (one, other))
@@ -82,10 +84,9 @@ def changed_settings(one: Audit, other: Audit) -> pd.DataFrame:
 
 
 def differing_settings(one: Audit, other: Audit) -> tuple[str, ...]:
-    """Return a sentence for each setting that makes the scores of two audits incomparable."""
+    """Return a line for each setting that makes the scores of two audits incomparable."""
     return tuple(
-        f"The {FIELDS[name].alike} differs: {first} in {one.name}, {second} in {other.name} "
-        f"({FIELDS[name].flag}). clipmem is comparable only if it is the same."
+        f"{FIELDS[name].alike}: {first} in {one.name}, {second} in {other.name}"
         for name, first, second in changed_settings(one, other).itertuples(index=False)
         if FIELDS[name].alike
     )

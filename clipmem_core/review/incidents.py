@@ -1,7 +1,7 @@
 """The faults of a pipeline that an audit found, and the repair of their pairs.
 
-A repair gives a pair the captions of the pair that has its right ones. It is a neutral recaption:
-no person has looked at the pair.
+Each incident has one decision: repair, remove or keep. A repair gives a pair the captions of the
+pair that has its right ones. The decision is neutral: no person has looked at each pair.
 """
 
 from collections.abc import Collection
@@ -13,6 +13,7 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audit.store import (
+    CAPTION_TABLE,
     DISPLACED,
     INCIDENT_PAIRS,
     INCIDENTS,
@@ -23,17 +24,20 @@ from clipmem_core.audit.store import (
 from clipmem_core.io import InputError
 from clipmem_core.review.cards import cards, percent
 from clipmem_core.review.decisions import (
-    CODES,
+    KEEP,
     RECAPTION,
+    REMOVE,
     UNDECIDED_CODE,
     Choice,
     Outcome,
     decided,
     open_review,
 )
-from clipmem_core.review.queries import cached
+from clipmem_core.review.queries import cached, fetch_pairs
 from clipmem_core.review.wrong_captions import review_progress
 
+REPAIR = "repair"
+ACTIONS = (REPAIR, REMOVE, KEEP)
 _COLUMNS = {INCIDENTS: c.INCIDENT_COLUMNS, INCIDENT_PAIRS: c.INCIDENT_PAIR_COLUMNS}
 
 
@@ -50,26 +54,25 @@ def read_incidents(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def incident_pairs(audit: Audit) -> pd.DataFrame:
-    """Return the pairs of all incidents, and whether each is undecided, has a repair that can be
-    stored (`to_repair`), or is repaired."""
+    """Return the pairs of all incidents, and whether each is undecided, has a repair, can be
+    repaired (`to_repair`), or was decided with its incident (`settled`)."""
     pairs = read_incidents(audit)[1]
     decisions = decided(audit)
     codes = decisions.codes[pairs["row"]]
     has_repair = (pairs["from_row"] >= 0) & (pairs["probability"] >= DISPLACED)
     undecided = codes == UNDECIDED_CODE
-    repaired = (codes == CODES[RECAPTION]) & decisions.neutral[pairs["row"]]
     return pairs.assign(
         has_repair=has_repair,
         undecided=undecided,
         to_repair=has_repair & undecided,
-        repaired=has_repair & repaired,
+        settled=~undecided & decisions.neutral[pairs["row"]],
     )
 
 
 def incident_states(audit: Audit) -> pd.DataFrame:
-    """Return the incidents by number, the numbers of their undecided, to_repair and repaired pairs,
+    """Return the incidents by number, the numbers of their undecided, to_repair and settled pairs,
     and whether they are open."""
-    counts = incident_pairs(audit).groupby("number")[["undecided", "to_repair", "repaired"]].sum()
+    counts = incident_pairs(audit).groupby("number")[["undecided", "to_repair", "settled"]].sum()
     states = read_incidents(audit)[0].join(counts)
     return states.assign(
         is_open=states["to_repair"].where(states["repairs"] > 0, states["undecided"]) > 0
@@ -79,14 +82,21 @@ def incident_states(audit: Audit) -> pd.DataFrame:
 def state_words(state: Any) -> str:
     """Return what can be done about an incident, a row of `incident_states`, or was done."""
     if state.to_repair:
-        return f"Can be repaired: {state.to_repair:,} of {state.pairs:,} pairs."
-    if state.repaired:
-        return f"Repaired: {state.repaired:,} of {state.pairs:,} pairs."
-    return "" if state.repairs else "No repair: review these pairs."
+        rest = state.undecided - state.to_repair
+        return (
+            f"{state.to_repair:,} of {state.pairs:,} pairs can be repaired: their captions are in "
+            "the data set."
+            + (f" Those of {rest:,} are not: remove these pairs." if rest > 0 else "")
+        )
+    if state.undecided and not state.repairs:
+        return (
+            f"These captions cannot be recovered. Remove all {state.undecided:,}, or look at them."
+        )
+    return f"Decided: {state.settled:,} of {state.pairs:,} pairs."
 
 
 def incidents_line(audit: Audit) -> str:
-    """Return how many of the wrong pairs the open incidents explain; empty if none is open."""
+    """Return how many of the wrong pairs the open incidents cause; empty if none is open."""
     states = incident_states(audit)
     numbers = states.index[states["is_open"]]
     if numbers.empty:
@@ -94,13 +104,18 @@ def incidents_line(audit: Audit) -> str:
     pairs = incident_pairs(audit)
     rows = pairs["row"][pairs["undecided"] & pairs["number"].isin(numbers)].unique()
     progress = review_progress(audit)
-    explained = 0.0
-    if progress.probabilities is not None and progress.remaining is not None:
-        explained = min(progress.probabilities[rows].sum(), progress.remaining)
-    if round(explained) == 0:
-        return f"Faults of the pipeline: {len(numbers):,}, with {len(rows):,} pairs."
-    faults = "1 fault explains" if len(numbers) == 1 else f"{len(numbers):,} faults explain"
-    return f"{faults} {explained:,.0f} of about {progress.remaining:,.0f} wrong pairs."
+    faults, cause, which = "1 fault of your pipeline", "causes", "it"
+    if len(numbers) > 1:
+        faults, cause, which = f"{len(numbers):,} faults of your pipeline", "cause", "them"
+    if progress.probabilities is None or progress.remaining is None:
+        return f"{faults}: {len(rows):,} pairs."
+    wrong = min(progress.probabilities[rows].sum(), progress.remaining)
+    if round(wrong) == 0:
+        return f"{faults}: {len(rows):,} pairs, whose captions look right."
+    return (
+        f"{faults} {cause} about {wrong:,.0f} of the {progress.remaining:,.0f} wrong pairs. "
+        f"Decide on {which} first."
+    )
 
 
 def repairs(audit: Audit, number: int) -> pd.DataFrame:
@@ -119,14 +134,26 @@ def find_swap(audit: Audit, row: int) -> dict[str, Any] | None:
     if row not in swaps.index:
         return None
     other = int(swaps["from_row"][row])
-    (card,) = cards(audit, [other])
+    return offered_captions(
+        audit,
+        other,
+        probability=percent(swaps["probability"][row]),
+        mutual=bool(swaps["from_row"].get(other) == row),
+    )
+
+
+def offered_captions(
+    audit: Audit, row: int, *, probability: str = "", mutual: bool = False
+) -> dict[str, Any]:
+    """Return the captions of a pair that are offered to another one, as JSON."""
+    (card,) = cards(audit, [row])
     return {
-        "row": other,
+        "row": row,
         "pair_id": card.pair_id,
         "caption_key": str(card.caption_key),
         "captions": card.captions,
-        "probability": percent(swaps["probability"][row]),
-        "mutual": bool(swaps["from_row"].get(other) == row),
+        "probability": probability,
+        "mutual": mutual,
     }
 
 
@@ -142,23 +169,41 @@ def _pairs_of(audit: Audit, numbers: Collection[int], state: str) -> pd.DataFram
     return pairs[pairs[state] & pairs["number"].isin(numbers)]
 
 
-def store_repairs(audit: Audit, numbers: Collection[int]) -> Outcome:
-    """Give the undecided pairs of some incidents their right captions, in one event."""
-    pairs = _pairs_of(audit, numbers, "to_repair")
+def decide_incidents(audit: Audit, numbers: Collection[int], action: str) -> Outcome:
+    """Decide on the undecided pairs of some incidents, in one neutral event.
+
+    REPAIR gives pairs their right captions. REMOVE removes the captions that are none, and pairs
+    without another caption; KEEP says that it is no fault.
+    """
+    pairs = _pairs_of(audit, numbers, "to_repair" if action == REPAIR else "undecided")
     kinds = read_incidents(audit)[0]["kind"]
     notes = {number: f"incident {number}: {kinds[number]}" for number in numbers}
+    pairs = pairs.drop_duplicates("row")
     table = audit.read_columns(PAIRS, c.PAIR_ID, c.CAPTIONS)
-    ids = table[c.PAIR_ID].iloc[pairs["row"]]
-    captions = table[c.CAPTIONS].iloc[pairs["from_row"]]
+    ids = table[c.PAIR_ID].iloc[pairs["row"]].tolist()
+    sources = pairs["from_row"] if action == REPAIR else pairs["row"]
+    captions = table[c.CAPTIONS].iloc[sources].map(list).tolist()
+    bad = set[tuple[str, int]]()
+    if action == REMOVE and (audit.folder / CAPTION_TABLE).is_file():
+        columns = ["caption", f'"{c.CHECK}"']
+        checks = fetch_pairs(audit.folder / CAPTION_TABLE, columns, ids).to_pydict().values()
+        for pair_id, number, check in zip(*checks, strict=True):
+            if check not in ("", c.REPEATED_PICTURE):
+                bad.add((pair_id, number))
     review = open_review(audit)
     current = review.decisions(ids)
     choices = {}
     for pair_id, texts, number in zip(ids, captions, pairs["number"], strict=True):
         now = current[pair_id]
         note = None if now.note else notes[number]
-        choices[pair_id] = Choice(RECAPTION, tuple(texts), note, now.entry, neutral=True)
+        left = [text for at, text in enumerate(texts) if (pair_id, at) not in bad]
+        decision = {REPAIR: RECAPTION, KEEP: KEEP, REMOVE: REMOVE}[action]
+        if action == REMOVE and 0 < len(left) < len(texts):
+            decision = RECAPTION
+        new = tuple(left) if decision == RECAPTION else ()
+        choices[pair_id] = Choice(decision, new, note, now.entry, neutral=True)
     label = "; ".join(notes.values())
     outcome = review.decide_each(choices, audit=audit.name, note=label)
     if not outcome.pairs:
-        raise InputError(f"no pair of {label} is left to repair")
+        raise InputError(f"no pair of {label} is left to {action}")
     return outcome

@@ -51,16 +51,19 @@ from clipmem_core.columns import (
     IMAGE,
     MARGIN_OUT,
     P_CAPTION,
+    P_CHECK,
     P_PAIR,
     P_WORD,
     P_WRONG,
     PAIR_ID,
+    PARTS,
     REASON,
     SENTENCE,
     SHA256,
     SIMILARITY_OUT,
 )
 from clipmem_core.config import SourceOptions
+from clipmem_core.dataset.checks import not_captions
 from clipmem_core.dataset.languages import is_read, languages_read
 from clipmem_core.dataset.readers.paths import as_name
 from clipmem_core.dataset.sentences import sentences_of
@@ -69,6 +72,7 @@ from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.io import InputError, read_json
 from clipmem_core.ragged import Ragged
 from clipmem_core.review import encoding, search
+from clipmem_core.review.cards import WRONG_WORDS
 from clipmem_core.review.judge_input import PICTURE, REPLACES, Candidates, read_candidates
 from clipmem_core.review.queries import ROW, cached, fetch_numbered, fetch_pairs, stamp
 from clipmem_core.scores import detectors
@@ -82,6 +86,7 @@ from clipmem_core.scores.evidence import (
     by_specificity,
     log_ratio,
     surprise,
+    with_not_captions,
 )
 from clipmem_core.scores.membership import draw_word_halves
 from clipmem_core.scores.words import Words, mean_ratio, number_words
@@ -91,8 +96,7 @@ from clipmem_core.training.word_model import Predictions, predict
 OWN = "own"  # column: the pair has this caption already
 NEW = "new"  # column: the audit has never seen the pair
 BEST = "best"  # column: of the pair's captions the least likely to be wrong
-_PARTS = {P_PAIR: "all captions", P_CAPTION: "caption", P_WORD: "word"}
-_COLUMNS = (SIMILARITY_OUT, MARGIN_OUT, AGREEMENT, *_PARTS, P_WRONG)
+_COLUMNS = (SIMILARITY_OUT, MARGIN_OUT, AGREEMENT, *PARTS, P_WRONG)
 _AT = "_at"  # number of a candidate
 _PLACE = "_place"  # of a pair among those with candidates
 _UNIT = "_unit"  # of captions that are siblings of each other: of a new pair, or one candidate
@@ -281,8 +285,10 @@ def _judge_units(
         by_caption = _ratio_at(fitted, "captions", -ratio)
     by_pair[~judged[NEW].to_numpy() & np.isfinite(by_caption)] = np.nan
     by_word = _ratio_at(fitted, "words", -words)
-    wrong = batch_probabilities(units, by_pair[units.first], by_caption, by_word)[0]
-    return np.column_stack([similarity, margin, agree, wrong[[*_PARTS, P_WRONG]]])
+    kinds = (by_pair[units.first], by_caption, by_word)
+    estimated = batch_probabilities(units, *kinds, fitted["shares"])
+    wrong = with_not_captions(estimated[0], not_captions(judged[CAPTION].tolist()) != "")
+    return np.column_stack([similarity, margin, agree, wrong[[*PARTS, P_WRONG]]])
 
 
 def _ratio_at(fitted: dict[str, Any], kind: str, fit: np.ndarray) -> np.ndarray:
@@ -499,11 +505,11 @@ def judge_source(
     table = judge_captions(audit, candidates, screen.captions, all_captions=all_captions)
     write_frame(table, out)
     judged = table[~table[OWN] & table[REASON].isna()]
-    expected = judged[[*_PARTS]].sum()
+    expected = judged[[*PARTS]].sum()
     share = expected.sum() / max(judged[P_WRONG].count(), 1)
     worst = judged.nlargest(_SHOWN, P_WRONG)
     worst[CAPTION] = worst[CAPTION].str[:_CUT]
-    worst["wrong"] = worst[[*_PARTS]].fillna(0.0).idxmax(axis=1).map(_PARTS)
+    worst["wrong"] = worst[[*PARTS]].fillna(0.0).idxmax(axis=1).map(WRONG_WORDS)
     title = f"captions, the likeliest wrong first ({len(worst):,} of {len(judged):,})"
     columns = [PAIR_ID, CAPTION, P_WRONG, "wrong"]
     screen.progress.console.print(make_table(title, worst.to_dict("records"), columns))
@@ -512,10 +518,16 @@ def judge_source(
     for reason, count in table[REASON].value_counts().items():
         screen.say(f"{count:,} not judged: {reason}")
     are = "caption is" if round(expected.sum()) == 1 else "captions are"
+    kinds = {
+        P_CHECK: "no captions at all",
+        P_PAIR: "with all captions of their pair",
+        P_CAPTION: "alone",
+        P_WORD: "in a word",
+    }
+    parts = [f"{expected[name]:,.1f} {words}" for name, words in kinds.items() if expected[name]]
     screen.say(
-        f"About {expected.sum():,.0f} of {len(judged):,} {are} wrong ({share:.1%} of them: "
-        f"{expected[P_PAIR]:,.1f} with all captions of their pair, {expected[P_CAPTION]:,.1f} "
-        f"alone, {expected[P_WORD]:,.1f} in a word)."
+        f"About {expected.sum():,.0f} of {len(judged):,} {are} wrong ({share:.1%}): "
+        f"{', '.join(parts)}."
     )
     screen.say(
         f"{out}: candidates: {len(judged):,}; pairs: {judged[PAIR_ID].nunique():,}, "

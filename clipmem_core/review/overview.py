@@ -52,8 +52,9 @@ from clipmem_core.scores.alignment import held_out_means, terms_of
 ATTACK_MEASURES = {"auroc": "AUROC", "TPR@0.01": "TPR at 1 % FPR", "TPR@0.001": "TPR at .1 % FPR"}
 LIMIT = 6000  # points a browser draws at once, fast enough for a lasso
 _STRONG = 0.5  # clipmem of a strongly memorized pair
+_HARDLY_ANY = 0.001  # share of the pairs
 _REVEALING = 0.75  # AUROC of an attack: three guesses of four are right
-_MOSTLY = 1.5  # one encoder's part over the other's
+_ABOUT_THE_SAME = 1.2  # one encoder's part over the other's
 _BINS = 60  # of the histogram of clipmem
 _CELLS = (96, 64)  # of the density, along x and y
 # shares of the held-out pairs
@@ -95,28 +96,41 @@ def group_bins(audit: Audit) -> pd.DataFrame:
 
 
 def memorization_line(verdict: Mapping[str, Any]) -> str:
-    """Return how many pairs are strongly memorized, by which encoder, and whether that matters;
-    empty if it was not measured."""
+    """Return how many pairs are strongly memorized, by which encoder, and whether an attacker can
+    tell; empty if it was not measured."""
     shares = verdict["exceeding"]
     auroc = verdict["attacks"][0]["value"] or verdict["membership_auroc"]
     if not shares:
         return ""
     row = next((row for row in shares if row["size"] >= _STRONG), {"size": _STRONG, "share": 0.0})
-    image, text = (verdict["encoders"][side] or 0.0 for side in ("image", "text"))
-    where = ""
-    if row["share"] and max(image, text) > _MOSTLY * min(image, text):
-        where = f", mostly by the {'image' if image > text else 'text'} encoder"
-    elif row["share"] and image:
-        where = ", by both encoders"
+    above = f"a clipmem above {row['size']:g} after correction for noise."
+    strong = f"Hardly any pair is strongly memorized: fewer than 1 in 1,000 has {above}"
+    if row["share"] >= _HARDLY_ANY:
+        strong = (
+            f"{100 * row['share']:.1f} % of the pairs are strongly memorized: they have {above} "
+            f"{encoder_line(verdict)}"
+        )
     matters = (
-        f"The model reveals which pairs it was trained on (AUROC {auroc:.2f}). That matters if "
-        "they are private: see Mitigations."
+        f"An attacker can tell which pairs the model was trained on (AUROC {auroc:.2f}). That "
+        "matters if they are private: see Mitigations."
         if auroc >= _REVEALING
-        else "The model hardly reveals which pairs it was trained on "
+        else "An attacker can hardly tell which pairs the model was trained on "
         f"(AUROC {auroc:.2f}): this is unlikely to matter."
     )
-    strong = f"strongly memorized (clipmem above {row['size']:g}){where}. {matters}"
-    return f"{100 * row['share']:.1f} % of the pairs are {strong}"
+    return f"{strong} {matters}"
+
+
+def encoder_line(verdict: Mapping[str, Any]) -> str:
+    """Return which encoder memorized more; empty if it was not measured."""
+    parts = ((verdict["encoders"][side] or 0.0, side) for side in PARTS)
+    (low, less), (high, more) = sorted(parts)
+    if high <= 0:
+        return ""
+    if high < _ABOUT_THE_SAME * low:
+        return "Text and image encoder hold about the same."
+    if low <= 0:
+        return f"Only the {more} encoder holds anything."
+    return f"The {more} encoder holds {high / low:.1f} times as much as the {less} encoder."
 
 
 def member_utility(utility: pd.DataFrame) -> pd.DataFrame:
@@ -271,17 +285,17 @@ def encoder_doubts(groups: pd.DataFrame, fit: float | None) -> list[str]:
     sentences = []
     if fit is not None and fit < _POOR_FIT:
         sentences.append(
-            f"The map between the members' spaces fits poorly: {fit:.2f} of 1. Do not rely on "
-            "the split."
+            f"Do not rely on the two parts: the spaces of two models can hardly be compared "
+            f"(fit {fit:.2f} of 1)."
         )
     top = groups[groups["name"].isin(TARGET_GROUPS)]["mean"].sum()
     for row in groups[groups["name"] == HELD_OUT].to_dict("records"):
         off = abs(row["mean"])
-        three_errors = 3 * (row["high"] - row["low"]) / (2 * _Z)
-        if off > FLAT * abs(top) and off > three_errors:
+        three_errors = 1.5 * (row["high"] - row["low"]) / _Z
+        if off > max(FLAT * abs(top), three_errors):
             mean = f"{row['mean']:+.3f}".replace("-", "−")
             sentences.append(
-                f"The null of the {row['encoder']} encoder is not near 0: {mean} on held-out "
-                "pairs, which nobody memorized. Read its part against that, not against 0."
+                f"Compare the {row['encoder']} encoder with {mean}, not with 0: that is its part "
+                "on held-out pairs, which no model trained on."
             )
     return sentences

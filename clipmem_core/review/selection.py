@@ -90,11 +90,10 @@ def to_parameters(selection: Selection) -> dict[str, str]:
     parameters = {name: value for name, value in values.items() if value != getattr(default, name)}
     if selection.ascending:
         parameters["ascending"] = "1"
-    ranges = []
-    for each in selection.ranges:
-        ranges.append(f"{each.column}:{each.low:.6g}:{each.high:.6g}")
+    # Not rounded, since a pair may have the value of an end
+    ranges = [f"{each.column}:{each.low}:{each.high}" for each in selection.ranges]
     if ranges:
-        parameters["range"] = ",".join(ranges)
+        parameters["range"] = ",".join(ranges).replace(":-inf", ":").replace(":inf", ":")
     if selection.outline:
         corners = selection.outline.corners
         if len(corners) > MAX_CORNERS:  # a lasso has one for each mouse event

@@ -1,7 +1,7 @@
 """How many pairs of an audit still have a wrong caption, by its scores and the decisions, and what
 the random checks guarantee."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from clipmem_core.scores.remaining import (
 
 NEXT = 50  # pairs of a random check, and of a prediction
 _FEWEST_CHECKED = 20  # random checks that a bound is stated from
+_HARDLY = 0.95  # further checks lower the bound to this share of it, or less
+_MANY = 0.05  # of the random checks
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Certificate:
 
     @property
     def share(self) -> float:
-        """The share of the kept pairs that have a wrong caption, at most."""
+        """The share of the kept pairs that have a wrong caption, at most; 1 without checks."""
         return self.most / max(self.kept, 1)
 
     @property
@@ -44,16 +46,25 @@ class Certificate:
         if checked >= min(_FEWEST_CHECKED, self.kept):
             return (
                 f"At most {100 * self.share:.1f} % of the {self.kept:,} kept pairs have a wrong "
-                f"caption ({100 * CONFIDENCE:.0f} % confidence): {self.wrong:,} of "
-                f"{checked:,} checked at random did."
+                f"caption ({100 * CONFIDENCE:.0f} % sure): {self.wrong:,} of {checked:,} random "
+                "checks were wrong."
             )
-        return f"{checked:,} checked at random, {self.wrong:,} wrong." if checked else ""
+        return f"Random checks: {checked:,}, of them wrong: {self.wrong:,}." if checked else ""
 
     @property
     def outlook(self) -> str:
-        """What further random checks would show."""
+        """What further random checks would show, and what to do where that is little."""
         share = 100 * self.most_if_right / max(self.kept, 1)
-        return f"{NEXT} more random checks without an error lower the bound to {share:.1f} %."
+        many = self.wrong > _MANY * len(self.checks)
+        if many and self.most_if_right > _HARDLY * self.most:
+            return (
+                "Many of the random checks were wrong. Review the ranked pairs first; then check "
+                "again."
+            )
+        return (
+            f"If the next {NEXT} random checks find no error, at most {share:.1f} % of the kept "
+            "pairs have a wrong caption."
+        )
 
 
 @dataclass(frozen=True)
@@ -63,7 +74,7 @@ class ReviewProgress:
     decided: int
     wrong: int  # removed or recaptioned
     certificate: Certificate
-    repaired: int = 0  # pairs of incidents that have the captions of another pair
+    repaired: int = 0  # or removed, without a check of the pair: of incidents, near-duplicates
     # Pairs without a decision that have a wrong caption, with a 95 % interval; None if unknown
     remaining: float | None = None
     low: float | None = None
@@ -75,18 +86,24 @@ class ReviewProgress:
     @property
     def sentence(self) -> str:
         """What was found, what remains and what to expect; empty without decisions."""
-        if not self.decided + self.repaired:
-            return ""
-        repaired = f"{self.repaired:,} repaired." if self.repaired else ""
+        repaired = (
+            f"{self.repaired:,} repaired or removed without a check." if self.repaired else ""
+        )
         checked = f"{self.decided:,} checked, {self.wrong:,} wrong." if self.decided else ""
         found = " ".join(filter(None, [repaired, checked]))
-        if self.remaining is None:
+        if not found or self.remaining is None:
             return found
         have = "pair still has" if round(self.remaining) == 1 else "pairs still have"
         return (
-            f"{found} About {self.remaining:,.0f} {have} a wrong caption "
-            f"({self.low:,.0f}–{self.high:,.0f}); about {self.next_50:,.0f} of the next {NEXT} do."
+            f"{found} About {self.remaining:,.0f} {have} a wrong caption (95 % sure: "
+            f"{self.low:,.0f} to {self.high:,.0f}); expect about {self.next_50:,.0f} in the next "
+            f"{NEXT}."
         )
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether the ends of the interval differ by more than a factor of four."""
+        return (self.high or 0) > 4 * max(self.low or 0, 1)
 
 
 @cached(2, SCORES)
@@ -105,11 +122,18 @@ def _posterior(audit: Audit) -> tuple[np.ndarray, Posterior]:
     return rows, Posterior.of(scores[rows])
 
 
+@cached(2, SCORES)
+def _checked(audit: Audit) -> np.ndarray:
+    """Return the pairs with a text that is no caption, or with a placeholder, bool [n_pairs]."""
+    return audit.read_columns(SCORES, c.P_CHECK)[c.P_CHECK].to_numpy(float) > 0
+
+
 def review_progress(audit: Audit) -> ReviewProgress:
     """Count the decisions, and estimate and bound the wrong captions that remain.
 
     A removed or recaptioned pair counts as wrong, a kept pair as right. Neutral decisions do not
-    count, and a neutral recaption repairs a pair.
+    count, and a neutral recaption repairs a pair. Without any decision the estimate is the
+    verdict's.
     """
     review = review_order(audit)
     decisions = decided(audit)
@@ -123,20 +147,25 @@ def review_progress(audit: Audit) -> ReviewProgress:
     bound = bound_wrong(drawn, np.where(done, decisions.first, 0), wrong, more=NEXT)
     certificate = Certificate(len(drawn) - int(removed.sum()), *bound)
     repaired = decisions.neutral & (decisions.codes == CODES[RECAPTION])
-    counts = int(done.sum()), int(wrong.sum()), certificate, int(repaired.sum())
-    if audit.verdict["wrong_captions"]["missing"]:
-        return ReviewProgress(*counts)
+    repaired |= ~done & (decisions.codes == CODES[REMOVE])
+    progress = ReviewProgress(
+        int(done.sum()), int(wrong.sum()), certificate, repaired=int(repaired.sum())
+    )
+    found = audit.verdict["wrong_captions"]
+    if found["missing"]:
+        return progress
     rows, posterior = _posterior(audit)
-    left = ~done & ~repaired & (decisions.codes != CODES[REMOVE])
+    left = ~(done | repaired)
     estimate = posterior.remaining((done & ~wrong)[rows], wrong[rows], left[rows])
+    count = found["all"] if left.all() else estimate._asdict()
     probabilities = np.zeros(len(done))
     probabilities[rows] = estimate.probabilities
     upcoming = review.order[~has_decision[review.order]][:NEXT]
-    return ReviewProgress(
-        *counts,
-        remaining=estimate.estimate,
-        low=estimate.low,
-        high=estimate.high,
+    return replace(
+        progress,
+        remaining=count["estimate"],
+        low=count["low"],
+        high=count["high"],
         next_50=float(probabilities[upcoming].sum()),
         probabilities=probabilities,
     )

@@ -1,5 +1,8 @@
-"""The probability that a caption is wrong, from three kinds of evidence, each fitted against
-captions that are wrong by construction.
+"""The probability that a caption is wrong, from four kinds of evidence; the last three are fitted
+against captions that are wrong by construction.
+
+`p_check`: the text is no caption of its picture, whatever the picture shows: a file name, a
+refusal, a text that recurs and fits no picture, or the picture is a placeholder. No model is asked.
 
 `p_pair`: all captions of the pair belong to other pairs. Evidence: `csls_out`, ordered by `misfit`.
 Fitted against pictures with the caption of a held-out pair (`swapped_csls`).
@@ -13,9 +16,11 @@ red."), so that their log-likelihood ratio depends on how specific they are (`sp
 `p_word`: one word of the caption is wrong. Evidence: the log-likelihood ratio of each word. Fitted
 against another word of its kind in its place (`changed_words`).
 
-Each part is a posterior of `estimate_wrong`, whose prior is the share of wrong captions in the
+These three are posteriors of `estimate_wrong`, whose prior is the share of wrong captions in the
 mixture. The parts exclude each other: a caption of a wrong pair is not counted as a single wrong
 caption, and a wrong caption has no wrong word.
+
+    p_wrong = p_check + p_pair + p_caption + p_word
 """
 
 from collections.abc import Sequence
@@ -28,7 +33,7 @@ import scipy
 
 from clipmem_core import columns as c
 from clipmem_core import draws
-from clipmem_core.embeddings import nearest_rows
+from clipmem_core.embeddings import close_pairs, nearest_rows
 from clipmem_core.ragged import Ragged
 from clipmem_core.scores.alignment import unit
 from clipmem_core.scores.detectors import DECOY, evenly_spaced
@@ -49,7 +54,13 @@ _MEAN_SURPRISE = np.array([0.5, 0.5, 0.0, 0.0, 0.0])
 _SAME = 0.999  # cosine from which two captions count as equal
 _BLOCK = 8_192  # siblings in memory at a time
 _RIDGES = np.logspace(-1, 3, 9)  # penalties that are tried
+_SHARES = (1e-3, 0.5)  # limits of a share that is a prior
 FEWEST_IN_BATCH = 50  # captions, below which their share of wrong ones is not estimated
+_ALIKE = 0.85  # cosine of texts that differ by small changes
+_FEWEST_ALIKE = 5  # pictures of a recurring text
+_BY_CHANCE = 0.1  # share of captions that are wrong for another reason
+_NATS = 7.0
+_MOST_COMPARED = 20_000  # captions that fit badly and are compared with each other
 EXPLAINED = -1.0  # suspicion of a pair that an incident explains
 _MOST_SURE = 0.98  # probability that it is wrong
 
@@ -301,6 +312,8 @@ class CaptionEvidence:
     words: pd.DataFrame  # caption_row, surprise, changed and kind of each predicted word
     # False for captions that the text tower does not read, which have no probability, [n_captions]
     read: np.ndarray
+    # True for texts that are no captions, which no other evidence is fitted on, [n_captions]
+    not_captions: np.ndarray
     # Of sentences only: number of each that is the decoy, [n_decoys], and features, [n_captions,
     # width]
     texts: np.ndarray | None = None
@@ -311,24 +324,27 @@ class CaptionEvidence:
 class Probabilities:
     """The probability that each caption is wrong, and how many are."""
 
-    captions: pd.DataFrame  # p_pair, p_caption, p_word and p_wrong of each caption
+    captions: pd.DataFrame  # p_check, p_pair, p_caption, p_word and p_wrong of each caption
     pairs: np.ndarray  # that at least one caption of the pair is wrong, [n_pairs]
-    # That all captions are another picture's, that one is, that one word is wrong, [3, n_pairs]
+    # That a text is no caption, that all captions are another picture's, that one is, that one word
+    # is wrong, [4, n_pairs]
     parts: np.ndarray
     # The highest p_wrong of the pair's captions, [n_pairs]; misfit if there is no p_wrong
     worst: np.ndarray
-    words: np.ndarray  # that each predicted word is wrong
+    word_share: np.ndarray  # of each predicted word in the p_word of its caption
     counts: dict[str, WrongCount]  # of pairs, captions and words
     kinds: list[dict[str, Any]]  # of words: how well wrong ones are seen
+    # Of captions that are wrong in each kind, among those not wrong in a kind before it, [3]
+    shares: list[float]
     ratio: np.ndarray | None  # of single captions, as of `fit_ratio`
     specific: np.ndarray | None  # how specific sentences are, as of `specificity`
 
 
 def probabilities(evidence: CaptionEvidence) -> Probabilities:
-    """Combine the three kinds of evidence into the probability that each caption is wrong.
+    """Combine the evidence into the probability that each caption is wrong.
 
-    p_wrong = p_pair + p_caption + p_word, where each part excludes those before it. A part without
-    evidence is 0.
+    Each part excludes those before it. A part without evidence is 0, and so is p_check until
+    `with_checks`.
 
     Args:
         evidence: on all captions.
@@ -339,12 +355,14 @@ def probabilities(evidence: CaptionEvidence) -> Probabilities:
     of_pairs = evidence.of_pairs
     counts = {}
     counts["pairs"], by_pair = _wrong_pairs(evidence)
-    fitting = ~(by_pair[of_pairs.owner] > HALF) & evidence.read
+    fitting = ~(by_pair[of_pairs.owner] > HALF) & evidence.read & ~evidence.not_captions
     evidence, specific = _with_specificity(evidence)
     ratio, counts["captions"], p_caption = _wrong_captions(evidence, fitting)
+    shares = [_share(by_pair), _share(p_caption[fitting])]
     fitting &= p_caption <= HALF
     counts["words"], p_word, by_word, kinds = _wrong_words(evidence.words, fitting)
     p_word[~evidence.read] = 0.0
+    shares.append(_share(p_word[fitting]))
     captions, parts = _combined(of_pairs, by_pair, p_caption, p_word)
     captions[~evidence.read] = np.nan
     worst = np.fmax.reduceat(captions[c.P_WRONG].to_numpy(), of_pairs.first)
@@ -353,12 +371,19 @@ def probabilities(evidence: CaptionEvidence) -> Probabilities:
         pairs=parts.sum(axis=0),
         parts=parts,
         worst=worst if np.isfinite(worst).any() else _suspicion(evidence),
-        words=by_word * captions[c.P_WORD].to_numpy()[evidence.words[c.CAPTION_ROW]],
+        word_share=by_word,
         counts=counts,
         kinds=kinds,
+        shares=shares,
         ratio=ratio,
         specific=specific,
     )
+
+
+def _share(probabilities: np.ndarray) -> float:
+    """Return the mean of probabilities, within limits of a prior."""
+    known = probabilities[np.isfinite(probabilities)]
+    return float(np.clip(known.mean() if len(known) else 0.0, *_SHARES))
 
 
 def _combined(
@@ -373,30 +398,45 @@ def _combined(
     # Of a wrong pair all captions are wrong; errors of single captions are independent.
     fits, right_words = (np.multiply.reduceat(1 - p, of_pairs.first) for p in (p_caption, p_word))
     parts = np.stack(
-        [by_pair, (1 - by_pair) * (1 - fits), (1 - by_pair) * fits * (1 - right_words)]
+        [
+            np.zeros_like(by_pair),
+            by_pair,
+            (1 - by_pair) * (1 - fits),
+            (1 - by_pair) * fits * (1 - right_words),
+        ]
     )
     p_caption = (1 - p_pair) * p_caption
     p_word = (1 - p_pair - p_caption) * p_word
     p_wrong = p_pair + p_caption + p_word
-    table = {c.P_PAIR: p_pair, c.P_CAPTION: p_caption, c.P_WORD: p_word, c.P_WRONG: p_wrong}
+    table = {
+        c.P_CHECK: np.zeros_like(p_pair),
+        c.P_PAIR: p_pair,
+        c.P_CAPTION: p_caption,
+        c.P_WORD: p_word,
+        c.P_WRONG: p_wrong,
+    }
     return pd.DataFrame(table), parts
 
 
 def batch_probabilities(
-    of_pairs: Ragged, by_pair: np.ndarray, by_caption: np.ndarray, by_word: np.ndarray
+    of_pairs: Ragged,
+    by_pair: np.ndarray,
+    by_caption: np.ndarray,
+    by_word: np.ndarray,
+    shares: Sequence[float],
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Return the probability that captions of a batch are wrong, from log-likelihood ratios that
     were fitted on other captions.
 
     The share of each kind is estimated from the batch (`batch_share`), among captions that are not
-    wrong in a kind before it. Below 50 captions half are taken to be wrong, equally by each kind
-    of evidence that a caption has.
+    wrong in a kind before it. Below 50 captions it is the share of the other captions.
 
     Args:
         of_pairs: the captions of each pair.
         by_pair: that all captions of the pair are wrong, [n_pairs]; NaN where unknown.
         by_caption: that each caption is, by its siblings, [n_captions].
         by_word: that one of its words is, [n_captions].
+        shares: of wrong captions of each kind among the other captions, [3].
 
     Returns:
         As of `_combined`; NaN for captions without evidence of the first two kinds.
@@ -405,17 +445,15 @@ def batch_probabilities(
     ratios = np.stack([by_pair[owner], by_caption, by_word])
     known = np.isfinite(ratios)
     ratios[~known] = 0.0
-    # Of what is left, 1/6, 1/5 and 1/4 for three kinds: one half in all
-    shares = 1 / np.maximum(2 * known.sum(axis=0) - np.cumsum(known, axis=0) + known, 1)
     weights = known.astype(float)
     weights[0] /= of_pairs.counts[owner]
     twins = _twins(of_pairs)
     weights[1, twins[np.arange(len(twins)), ratios[1, twins].argmin(axis=1)]] = 0.0
     parts = np.zeros_like(ratios)
     for kind, part in enumerate(parts):
-        share = shares[kind]
-        if len(share) >= FEWEST_IN_BATCH:
-            share = np.full(len(share), batch_share(ratios[kind], weights[kind]))
+        share = np.full(len(owner), shares[kind])
+        if len(owner) >= FEWEST_IN_BATCH:
+            share[:] = batch_share(ratios[kind], weights[kind])
         if kind == 1:  # one of both is wrong
             share[twins] /= 2
         part[:] = known[kind] * scipy.special.expit(ratios[kind] + scipy.special.logit(share))
@@ -438,6 +476,82 @@ def _exclude_each_other(p_caption: np.ndarray, twins: np.ndarray) -> None:
     p_caption[twins] = odds / (1 + odds.sum(axis=1, keepdims=True))
 
 
+def recurring_texts(
+    features: np.ndarray, gaps: np.ndarray, owner: np.ndarray, clusters: np.ndarray
+) -> np.ndarray:
+    """Find texts that recur with small changes and fit no picture better than chance.
+
+    Captions that hardly fit are grouped by their features (single linkage). A group of 5 pictures
+    or more counts if the gaps of all captions like it, also of those that fit, are 1,000 times
+    likelier if the text fits no picture than if a tenth of the captions are wrong by chance.
+
+    Args:
+        features: of captions, [n_captions, width].
+        gaps: cosine of each caption with its picture less the mean cosine with others, by members
+            that never saw the pair, [n_captions]; NaN if unknown.
+        owner: the pair of each caption, [n_captions].
+        clusters: near-duplicate pictures share a number, [n_pairs].
+
+    Returns:
+        True for such texts, [n_captions].
+    """
+    found = np.zeros(len(gaps), bool)
+    usual, high = np.nanpercentile(gaps, (50, 84))
+    spread = high - usual  # of right captions: wrong ones are below them
+    if not usual > spread:  # members hardly tell a caption from others
+        return found
+    bad = evenly_spaced(np.flatnonzero(gaps < usual / 2), _MOST_COMPARED)
+    if not len(bad):
+        return found
+    vectors = unit(np.asarray(features[bad], np.float32))
+    linked = np.concatenate([np.empty((0, 2), int), *(a for a, _ in close_pairs(vectors, _ALIKE))])
+    graph = scipy.sparse.coo_array((np.ones(len(linked)), linked.T), (len(bad), len(bad)))
+    groups = pd.Series(scipy.sparse.csgraph.connected_components(graph, directed=False)[1])
+    pictures = pd.Series(clusters[owner[bad]]).groupby(groups).nunique()
+    often = pictures.index[pictures >= _FEWEST_ALIKE]
+    centres = [vectors[(groups == group).to_numpy()].mean(axis=0) for group in often]
+    alike = np.zeros((len(often), len(gaps)), bool)
+    for at in range(0, len(gaps) if len(often) else 0, _BLOCK):
+        block = unit(np.asarray(features[at : at + _BLOCK], np.float32))
+        alike[:, at : at + _BLOCK] = unit(np.array(centres)) @ block.T >= _ALIKE
+    for number, group in enumerate(often):
+        alike[number, bad[(groups == group).to_numpy()]] = True
+        rows = np.flatnonzero(alike[number] & np.isfinite(gaps))
+        gap = pd.Series(gaps[rows]).groupby(clusters[owner[rows]]).mean().to_numpy()
+        fits = usual * (2 * gap - usual) / (2 * spread**2)  # log ratio of two normal distributions
+        evidence = -np.log(_BY_CHANCE + (1 - _BY_CHANCE) * np.exp(np.minimum(fits, 50.0)))
+        if evidence.sum() >= _NATS:
+            found |= alike[number]
+    return found
+
+
+def with_not_captions(captions: pd.DataFrame, not_captions: np.ndarray) -> pd.DataFrame:
+    """Return the probabilities of captions where some texts are no captions, bool [n_captions]."""
+    captions = captions.copy()
+    captions[not_captions] = captions[not_captions].fillna(0.0) * (1 - _MOST_SURE)
+    captions[c.P_CHECK] = np.where(not_captions, _MOST_SURE, 0.0)
+    captions.loc[not_captions, c.P_WRONG] += _MOST_SURE
+    return captions
+
+
+def with_checks(
+    wrong: Probabilities, of_pairs: Ragged, not_captions: np.ndarray, explained: np.ndarray
+) -> Probabilities:
+    """Return the probabilities where some texts are no captions of their pictures.
+
+    Args: captions of each pair; true for such texts, [n_captions]; true for pairs that a fault of
+    the pipeline explains, which come last in the review, [n_pairs].
+    """
+    captions = with_not_captions(wrong.captions, not_captions)
+    p_check = captions[c.P_CHECK].to_numpy()
+    none = np.multiply.reduceat(1 - p_check, of_pairs.first)
+    parts = np.where(none < 1, np.nan_to_num(wrong.parts), wrong.parts) * none
+    parts[0] = 1 - none
+    worst = np.fmax.reduceat(captions[c.P_WRONG].to_numpy(), of_pairs.first)
+    worst = np.where(explained, EXPLAINED, np.where(none < 1, worst, wrong.worst))
+    return replace(wrong, captions=captions, pairs=parts.sum(axis=0), parts=parts, worst=worst)
+
+
 def with_displaced(
     wrong: Probabilities, of_pairs: Ragged, rows: np.ndarray, probability: np.ndarray
 ) -> Probabilities:
@@ -452,7 +566,8 @@ def with_displaced(
     captions = wrong.captions.copy()
     captions[of_caption > 0] = 0.0
     captions[[c.P_PAIR, c.P_WRONG]] += of_caption[:, None]
-    parts = np.where(chosen > 0, np.stack([chosen, 0 * chosen, 0 * chosen]), wrong.parts)
+    none = np.zeros_like(chosen)
+    parts = np.where(chosen > 0, np.stack([none, chosen, none, none]), wrong.parts)
     worst = np.where(chosen > 0, EXPLAINED, wrong.worst)
     return replace(wrong, captions=captions, pairs=parts.sum(axis=0), parts=parts, worst=worst)
 
@@ -469,7 +584,8 @@ def _wrong_pairs(evidence: CaptionEvidence) -> tuple[WrongCount, np.ndarray]:
     `misfit` orders pairs better than `csls_out`, since it knows what was learned in training; but
     no known positive has it. So the probabilities by csls_out are assigned in the order of misfit.
     """
-    count = estimate_wrong(evidence.fit, evidence.swapped)
+    is_none = np.maximum.reduceat(evidence.not_captions, evidence.of_pairs.first)
+    count = estimate_wrong(np.where(is_none, np.nan, evidence.fit), evidence.swapped)
     suspicion = _suspicion(evidence)
     both = np.isfinite(evidence.fit) & np.isfinite(suspicion)
     if count.missing:

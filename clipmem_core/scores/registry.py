@@ -135,6 +135,7 @@ _SCORES = (
         use_doubted="says which captions fit least",
         absent="needs 100 pairs.",
     ),
+    *map(Score, (c.P_CHECK, c.P_PAIR, c.P_CAPTION, c.P_WORD)),
     Score(
         c.SUSPICION,
         queue=Queue("Probably wrong", "Ordered by each pair's worst caption.", doubted="Low fit"),

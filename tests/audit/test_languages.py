@@ -47,7 +47,7 @@ def test_captions_that_the_tower_does_not_read_are_an_incident_without_p_wrong(
     assert audit.verdict["wrong_captions"]["of"] == len(audit.pairs) - len(CHINESE)
     assert audit.verdict["captions_not_read"] == chinese.sum()
     incidents = pd.read_parquet(audit.folder / "incidents.parquet").set_index("kind")
-    assert incidents.loc["text", ["pairs", "first", "last"]].tolist() == [40, 101, 140]
+    assert [40, 101, 140] in incidents[["pairs", "first", "last"]].to_numpy().tolist()
     checks = pd.read_parquet(audit.folder / "checks.parquet")
     assert np.flatnonzero(checks["other_language"]).tolist() == list(CHINESE)
 

@@ -70,8 +70,8 @@ def test_words_lie_where_their_captions_have_them_and_make_the_scores(finished: 
     )
     assert words.columns.tolist() == names.split()
     names = (
-        "caption_row pair_id caption similarity_out margin_out learned agreement read p_pair "
-        "p_caption p_word p_wrong"
+        "caption_row pair_id caption similarity_out margin_out learned agreement read "
+        "p_check p_pair p_caption p_word p_wrong check"
     )
     assert captions.columns.tolist() == names.split()
     assert len(captions) == 5 * len(pairs)
@@ -89,7 +89,9 @@ def test_words_lie_where_their_captions_have_them_and_make_the_scores(finished: 
     )
     assert (stored["p_word"].drop(by_caption.index) == 0).all()
     np.testing.assert_allclose(
-        stored[["p_pair", "p_caption", "p_word"]].sum(axis=1), stored["p_wrong"], atol=1e-9
+        stored[["p_check", "p_pair", "p_caption", "p_word"]].sum(axis=1),
+        stored["p_wrong"],
+        atol=1e-9,
     )
     worst = captions.groupby("pair_id")["p_wrong"].max()
     np.testing.assert_allclose(scores["suspicion"].reindex(worst.index), worst)
@@ -117,7 +119,7 @@ if "KILL_AT" in os.environ:
 """
 MOMENTS = (
     "os.rename:.part/0.npy",  # features are computed, and not saved yet
-    "os.rename:/keys.feather",  # they are in the index, and their keys are not written yet
+    "os.rename:/keys.parquet",  # they are in the index, and their keys are not written yet
     "os.rename:0/state.pt",  # a word model is trained, and its state not saved yet
     "os.rename:words/0.pt",  # the model is kept, and its predictions are not saved yet
     "os.rename:0/predictions.npz",

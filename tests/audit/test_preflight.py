@@ -22,7 +22,7 @@ Captured = pytest.CaptureFixture[str]
     ("request_", "message"),
     [
         (Request("scenes", "a/b", TINY), "name 'a/b' must be"),
-        (Request("  ", "a", TINY), "no data set is given"),
+        (Request("  ", "a", TINY), "no data set is named"),
         (
             Request("scenes", "a", dataclasses.replace(TINY, epochs=0)),
             "--epochs must be greater than or equal to 1",

@@ -38,7 +38,7 @@ def test_a_caption_is_wrong_if_one_of_its_sentences_is(long: Audit) -> None:
         for p_wrong in part[c.P_WRONG]:
             right *= (1 - p_wrong) / (1 - p_pair)
         np.testing.assert_allclose(captions.loc[key, c.P_WRONG], 1 - right, atol=1e-9)
-    parts = captions[[c.P_PAIR, c.P_CAPTION, c.P_WORD]].sum(axis=1)
+    parts = captions[c.PARTS].sum(axis=1)
     np.testing.assert_allclose(parts, captions[c.P_WRONG], atol=1e-9)
     assert "one sentence" in summary_lines(long.verdict)[0]
 
@@ -60,6 +60,4 @@ def test_a_long_caption_is_judged_by_its_sentences(
     is_wrong = np.repeat([False, True], len(rows))
     assert judged["caption"].tolist() == table["caption"].tolist()
     assert roc_auc_score(is_wrong, judged[c.P_WRONG]) > 0.75
-    np.testing.assert_allclose(
-        judged[[c.P_PAIR, c.P_CAPTION, c.P_WORD]].sum(axis=1), judged[c.P_WRONG], atol=1e-9
-    )
+    np.testing.assert_allclose(judged[c.PARTS].sum(axis=1), judged[c.P_WRONG], atol=1e-9)

@@ -1,6 +1,5 @@
 """The state of audits and members, deleting an audit, and what is printed of it."""
 
-import math
 import os
 import shutil
 from pathlib import Path
@@ -9,31 +8,12 @@ import pytest
 
 from clipmem_core.audit import status, store
 from clipmem_core.audit.console import RichScreen
-from clipmem_core.audit.jobs import reporting_in
+from clipmem_core.audit.jobs import read_record, reporting_in
 from clipmem_core.audit.pipeline import PIPELINE
-from clipmem_core.audit.status import (
-    MemberProgress,
-    delete_audit,
-    list_states,
-    state_of,
-    training_seconds_left,
-)
+from clipmem_core.audit.status import MemberProgress, delete_audit, list_states, state_of
 from clipmem_core.audit.store import Audit, acquire_lock
 from clipmem_core.io import InputError
 from tests.fixtures import leave_job, make_audit
-
-
-def member(stage: str, step: int, seconds: float = 0.0, *, name: str = "f-0") -> MemberProgress:
-    return MemberProgress(name, stage, step=step, steps=100, seconds=seconds)
-
-
-def test_time_left_is_shared_by_the_members_that_train() -> None:
-    # Two at once with 30 and 60 s left; the others take (40 + 120) / 2 = 80 s each
-    training = [member("training", 25, 10.0), member("training", 50, 60.0)]
-    assert training_seconds_left(training) == 45
-    assert training_seconds_left([*training, member("waiting", 0)]) == (30 + 60 + 80) / 2
-    assert training_seconds_left([member("embedding", 100, 40.0), member("waiting", 0)]) == 40
-    assert math.isnan(training_seconds_left([member("waiting", 0), member("finished", 100, 40.0)]))
 
 
 @pytest.fixture
@@ -98,6 +78,37 @@ def test_a_running_job_shows_its_stage_and_counts(data: Path) -> None:
         store.write_json(audit.folder / store.STAGE, stage.name)
         assert state_of("made").word == stage.name
         assert state_of("made").at_work
+
+
+def test_a_resumed_audit_does_not_show_the_stage_at_which_it_was_stopped(data: Path) -> None:
+    audit = unfinished(data)
+    store.write_json(path := audit.folder / store.STAGE, status.SCORING)
+    os.utime(path, (1, 1))
+    leave_job(data / "jobs" / "made", running=True)
+    assert state_of("made").word == status.PREPARING
+    store.write_json(path, status.TRAINING)
+    assert state_of("made").word == status.TRAINING
+    assert [stage.name for stage in PIPELINE if stage.name in status.STEPS] == [*status.STEPS]
+
+
+def test_a_log_has_a_line_at_the_start_and_each_tenth_of_a_stage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with reporting_in(tmp_path), RichScreen() as screen:
+        screen.say("computing features")
+        for done in range(8, 8_104, 8):  # pictures and captions are computed at once
+            screen.captions(min(5 * done, 20_000), 20_000)
+            screen.pictures(min(done, 8_091), 8_091)
+        screen.say("training 16 members")
+        for step in range(100):
+            members = [MemberProgress(f"r0-f{i}", "training", step, 100) for i in range(16)]
+            screen.members(members)
+        screen.members([MemberProgress(f"r0-f{i}", "finished") for i in range(16)])
+    first, second = capsys.readouterr().out.split("training 16 members\n")
+    assert len(first.splitlines()) == len(second.splitlines()) + 1 == 11
+    assert first.splitlines()[-1] == "8,091 of 8,091 pictures"
+    record = read_record(tmp_path)
+    assert (record.stage, record.done, record.total) == ("training 16 members", 100, 100)
 
 
 def test_audits_are_listed_those_at_work_first(data: Path) -> None:

@@ -7,13 +7,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from clipmem_core.audit.executor import Task, TaskEvents
 from clipmem_core.audit.pipeline import run_audit
-from clipmem_core.audit.store import VERSION, Audit, check_name, open_audit, write_json
+from clipmem_core.audit.store import (
+    VERSION,
+    Audit,
+    broken_files,
+    check_name,
+    open_audit,
+    read_table,
+    write_json,
+    write_table,
+)
 from clipmem_core.io import InputError
+from clipmem_core.review.queries import fetch
 from tests.audit.small import ENSEMBLE, Silent, config_of
+from tests.fixtures import flip
 from tests.shared import Made
 
 FLAGS = [*ENSEMBLE, "--members", "4"]
@@ -125,3 +138,21 @@ def test_a_member_with_a_file_of_another_size_is_trained_again(copied: Audit) ->
     assert not copied.finished
     assert [left.name for left in path.parent.iterdir()] == ["config.json"]
     assert (copied.folder / "members" / "r0-f1" / path.name).is_file()
+
+
+@pytest.mark.parametrize("name", ["scores.parquet", "captions.parquet", "pairs.parquet"])
+def test_a_flipped_bit_in_a_table_is_found(name: str, copied: Audit) -> None:
+    path = copied.folder / name
+    flip(path, path.stat().st_size // 2)
+    for read in (read_table, lambda path: fetch(path, "SELECT * FROM parquet")):
+        with pytest.raises(InputError, match=name):
+            read(path)
+    assert broken_files(copied.folder) == [name]
+
+
+def test_a_flipped_bit_in_a_page_of_any_table_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "it.parquet"
+    write_table(path, pd.DataFrame({"value": np.arange(1000) / 7}))
+    flip(path, 500)
+    with pytest.raises(InputError, match=r"it\.parquet"):
+        read_table(path)

@@ -262,8 +262,9 @@ def counts_of_audit(asked: Planted) -> pd.DataFrame:
 def _caption_evidence(audit: Audit) -> CaptionEvidence:
     of_pairs = read_captions(audit)
     sides = sides_of(audit, audit.record.config, membership_of(audit.membership))
-    read = read_table(audit.folder / CAPTION_TABLE, columns=[c.READ])[c.READ].to_numpy(bool)
-    return caption_table(audit, audit.scores, of_pairs, sides, read_words(audit), read)[1]
+    table = read_table(audit.folder / CAPTION_TABLE, columns=[c.READ, c.CHECK])
+    read, reasons = table[c.READ].to_numpy(bool), table[c.CHECK].to_numpy(object)
+    return caption_table(audit, audit.scores, of_pairs, sides, read_words(audit), read, reasons)[1]
 
 
 def plant(

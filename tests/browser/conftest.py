@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from clipmem_core.audit.store import CAPTION_TABLE, Audit, write_table
+from clipmem_core.audit.store import CAPTION_TABLE, Audit
 from clipmem_core.review.decisions import Review, open_review
 from tests.audit.small import made_once
 from tests.browser.server import serve
 from tests.browser.watched import close_watched, open_watched
-from tests.fixtures import caption_rows, make_audit, write_words
+from tests.fixtures import caption_rows, make_audit, rewrite, write_words
 from tests.forked import Server
 
 FLAGS = [
@@ -71,8 +71,8 @@ def data(browser: Any, tmp_path_factory: pytest.TempPathFactory, run: Callable[.
             "220",
         )
         write_words(trained := Audit(folder / "audits" / TRAINED))
-        wrong = (scores := caption_rows(trained))["caption"].eq(2) / 10 + 0.8
-        write_table(trained.folder / CAPTION_TABLE, scores.assign(p_word=wrong, p_wrong=wrong))
+        wrong = (scores := caption_rows(trained))["caption"].eq(2) * 0.9
+        rewrite(trained.folder / CAPTION_TABLE, scores.assign(p_word=wrong, p_wrong=wrong))
 
     made = made_once(tmp_path_factory, "served", make)
     return Path(shutil.copytree(made, tmp_path_factory.mktemp("served") / "data"))

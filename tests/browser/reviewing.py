@@ -1,5 +1,5 @@
-"""Review mode in a browser: keys pressed at a pace, what was on screen at each of them, and what
-was stored."""
+"""Review mode in a browser: keys pressed at a pace, changed answers of the server, and what was
+stored."""
 
 import sqlite3
 import time
@@ -9,51 +9,53 @@ from clipmem_core.review.decisions import Review
 from tests.browser.conftest import TRAINED
 from tests.browser.watched import wait_idle
 
-KEYS = {"k": "keep", "x": "recaption"}  # x removes one caption of several
+KEYS = {"k": "keep", "x": "recaption", "1": "recaption"}  # x removes one caption of several
 STORED = "() => !Object.keys(localStorage).some(key => key.startsWith('clipmem-review'))"
-# Record the pair on screen at each key press, before the listener of the page runs, and whether
-# that accepts the key: it then stops the event.
-WATCH = """
-    window.pressed = []
-    addEventListener('keydown', event => {
-        const components = [...document.querySelectorAll('[data-testid=stBidiComponentIsolated]')]
-        const shown = components.map(each => each.shadowRoot).find(root =>
-        root?.querySelector('.pair'))
-        const pair = shown?.querySelector('.pair:not([hidden]) .id')?.textContent.replace('id: ',
-        '') ?? ''
-        const press = {key: event.key, pair, accepted: false}
-        window.pressed.push(press)
-        event.stopPropagation = () => {
-            press.accepted = !shown.querySelector('.sign').classList.contains('late')
-            Event.prototype.stopPropagation.call(event)
-        }
-    }, true)
+# Change the cards of pairs that the server sends.
+EDIT = """
+    const ask = window.fetch
+    window.fetch = async (...request) => {
+        const answer = await ask(...request)
+        if (!answer.ok || !String(request[0]).includes('/api/review/pairs?')) return answer
+        const cards = await answer.json()
+        cards.forEach(card => Object.assign(card, CHANGES))
+        return Response.json(cards)
+    }
 """
 
 
 def open_review_page(
     page: Any, address: str, audit: str = TRAINED, name: str = "review", **parameters: str
-) -> None:
+) -> list[int]:
+    """Open a page that reviews pairs, and return the rows of its pairs in their order."""
     query = "&".join(f"{name}={value}" for name, value in {"audit": audit, **parameters}.items())
-    page.goto(f"{address}/{name}?{query}")
+    with page.expect_response("**/api/review/queue?**") as queue:
+        page.goto(f"{address}/{name}?{query}")
     page.locator(".pair[data-pair]").wait_for()
     wait_idle(page)
+    return queue.value.json()["rows"]
 
 
-def press(page: Any, keys: str, *, seconds: float = 0.2) -> None:
+def press(page: Any, keys: str, *, seconds: float = 0.2, ahead: int | None = None) -> None:
+    """Press keys at a pace, or that of a slow machine: at most `ahead` more than were decisions."""
+    decided = page.evaluate("clipmemOutbox.number")
     began = time.monotonic()
     for place, key in enumerate(keys):
         time.sleep(max(0.0, began + place * seconds - time.monotonic()))
+        if ahead is not None:
+            page.wait_for_function(
+                "least => clipmemOutbox.number >= least", arg=decided + place - ahead
+            )
         page.keyboard.press(key)
 
 
-def accepted(page: Any) -> list[tuple[str, str]]:
-    """Pair on screen and decision of every key that the page took."""
-    return [
-        (each["pair"], KEYS[each["key"]])
-        for each in page.evaluate("window.pressed")
-        if each["accepted"]
-    ]
+def edit_cards(page: Any, changes: str) -> None:
+    """Give all cards of pairs some fields, those of a JavaScript object."""
+    page.add_init_script(EDIT.replace("CHANGES", changes))
+
+
+def kinds(keys: str) -> list[str]:
+    return [KEYS[key] for key in keys]
 
 
 def shown_pair(page: Any) -> str:

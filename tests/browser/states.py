@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from clipmem_core.audit import store
-from clipmem_core.audit.store import Audit, write_json, write_table
+from clipmem_core.audit.store import Audit, write_json
 from clipmem_core.dashboard.page import PAGES
 from tests.audit.test_precomputed import FLAGS, two_parts
 from tests.dashboard.test_pages import unfinished
-from tests.fixtures import embed, make_audit, make_benchmark, write_incidents, write_words
+from tests.fixtures import embed, make_audit, make_benchmark, rewrite, write_incidents, write_words
 from tests.made_encoders import make_paradigms, make_units
 from tests.made_settings import add_setting, make_lab
 
@@ -50,10 +50,10 @@ def make_states(data: Path, typed: Path, long: Audit, run: Callable[..., str]) -
     first, *others = record.members
     config = dataclasses.replace(record, members=(first,)).values
     write_json(made["one"].folder / store.CONFIG, config)
-    write_table(made["one"].folder / store.MEMBERSHIP, made["one"].membership.drop(columns=others))
+    rewrite(made["one"].folder / store.MEMBERSHIP, made["one"].membership.drop(columns=others))
     for file in (store.SCORES, store.MEMBERSHIP):  # neither a score nor a held-out pair
         table = store.read_table(made["empty"].folder / file)
         missing = dict.fromkeys(table.select_dtypes("float"), np.nan)
-        write_table(made["empty"].folder / file, table.assign(**missing, group="shared"))
+        rewrite(made["empty"].folder / file, table.assign(**missing, group="shared"))
     unfinished(made["unfinished"])
     (made["broken"].folder / store.CONFIG).write_bytes(b"\x00")

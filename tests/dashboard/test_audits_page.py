@@ -3,6 +3,7 @@ and starts one."""
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from clipmem_core.audit.jobs import JobRequest
 from clipmem_core.audit.preflight import Request
 from clipmem_core.audit.status import TRAINING
 from clipmem_core.audit.store import STAGE, write_json
-from clipmem_core.cli import parse_command
+from clipmem_core.cli import main, parse_command
 from clipmem_core.config import preset_config
 from clipmem_core.dashboard import running_audit
 from tests.dashboard.test_pages import labels, open_page, press, texts, titles, unfinished
@@ -89,19 +90,38 @@ def test_a_broken_audit_is_named_and_can_be_deleted(copy: Copy) -> None:
     assert "Delete for good" in labels(app)
 
 
-def test_a_running_audit_shows_members_losses_and_output_and_can_be_cancelled(
-    copy: Copy, data: Path, calls: Calls
+def test_a_running_audit_shows_its_step_and_the_time_left_and_can_be_cancelled(
+    copy: Copy, data: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audit = unfinished(copy())
+    folder = data / "jobs" / "made"
+    counts = {"stage": "training 4 members", "total": 100, "noun": "% trained"}
+    leave_job(folder, running=True, done=30, **counts)
     write_json(audit.folder / STAGE, TRAINING)
-    leave_job(data / "jobs" / "made", running=True, stage="member r0-f0: training")
+    seconds = [0]
+    clock = SimpleNamespace(monotonic=lambda: seconds[0])
+    monkeypatch.setattr(running_audit, "time", clock)
     app = open_page(PAGE, audit="made")
     assert table(app, "state")["state"].tolist() == ["training"]
     assert table(app, "member")["stage"].tolist()[:2] == ["training", "embedding"]
     assert app.get("vega_lite_chart")
-    assert "member r0-f0: training" in texts(app)
+    step = "Step 4 of 8: training · 30 of 100 % trained"
+    assert app.get("progress")[0].proto.text == step
+    seconds[0] = 10
+    write_json(folder / "record.json", counts | {"done": 40})
+    app.run()
+    text = app.get("progress")[0].proto.text
+    assert text == step.replace("30", "40") + " · 1 min 0 s left in this step"
     press(app, "Cancel")
     assert calls == [("cancel", "made")]
+
+
+def test_an_audit_opens_as_soon_as_it_is_finished(copy: Copy, data: Path) -> None:
+    copy()
+    leave_job(data / "jobs" / "made", running=True)  # it still draws the map
+    app = press(open_page(PAGE, audit="made"), "Open")
+    assert "Delete for good" not in labels(app)
+    assert app.get("progress")[0].proto.text == "0 of 100 pairs decided"
 
 
 def test_a_stopped_audit_says_why_and_can_be_tried_again(data: Path, calls: Calls) -> None:
@@ -143,10 +163,40 @@ def test_what_is_typed_is_what_is_checked(calls: Calls, tmp_path: Path) -> None:
     ]
 
 
+def test_the_form_has_one_field_and_every_other_in_settings(calls: Calls) -> None:
+    app = open_page(PAGE, view="start")
+    (settings,) = app.expander
+    assert (settings.label, settings.proto.expanded) == ("Settings", False)
+    fields = {slot.key for kind in ("text_input", "number_input") for slot in app.get(kind)}
+    inside = {slot.key for kind in ("text_input", "number_input") for slot in settings.get(kind)}
+    assert fields - inside == {"new-path"}
+    assert app.number_input(key="new-members-16").value == 16
+    assert next(button for button in app.button if button.label == "Start").disabled
+    press(app, "Check")
+    assert app.error
+    assert calls == []
+
+
+def test_a_csv_without_captions_names_the_field_in_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (path := tmp_path / "bad.csv").write_text("filepath,odd\na.png,--seed\n")
+
+    def check(task: JobRequest) -> None:
+        code = main(list(task.arguments))
+        leave_job(task.folder, exit_code=code, said=capsys.readouterr().err)
+
+    monkeypatch.setattr(JobRequest, "start", check)
+    app = press(form(str(path)), "Check")
+    (message,) = [text for text in texts(app) if "bad.csv" in text]
+    assert "Settings → Caption column" in message
+    assert "--" not in message
+
+
 @pytest.mark.parametrize(
     ("key", "value", "field"),
     [
-        ("new-members-0", -1, "--members"),
+        ("new-members-4", -1, "Settings → Members"),
         ("new-name", "[x](javascript:alert(1))", "name '[x](javascript:alert(1))'"),
         ("new-path", "<b>x</b>.csv", "there is no '<b>x</b>.csv'"),
     ],

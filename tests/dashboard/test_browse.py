@@ -4,14 +4,15 @@ selection."""
 from typing import Any
 from urllib.parse import parse_qsl
 
+import numpy as np
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audit.store import Audit, write_table
+from clipmem_core.audit.store import Audit
 from clipmem_core.dashboard.component.pairs import REPLACES
 from clipmem_core.review.decisions import open_review
 from tests.dashboard.test_pages import address, open_page, press
 from tests.dashboard.test_reviewing import mounted
-from tests.fixtures import HOSTILE, Copy
+from tests.fixtures import HOSTILE, Copy, rewrite
 
 BROWSE = "pages/browse.py"
 
@@ -56,7 +57,7 @@ def chips(app: AppTest) -> list[str]:
 def test_queues(copy: Copy) -> None:
     audit = copy()
     table = audit.scores.assign(review_place=audit.scores["suspicion"])  # with random spot checks
-    write_table(audit.folder / "scores.parquet", table)
+    rewrite(audit.folder / "scores.parquet", table)
     app = open_page(BROWSE)
     assert ids(app) == ids(open_page(BROWSE, order="review_place"))
     assert ids(app) == ranked(audit, "suspicion")[:24]
@@ -95,6 +96,20 @@ def test_filters_and_their_chips(copy: Copy) -> None:
     assert address(app) == {"audit": "made", "order": "clipmem", "size": "96"}
     app = open_page(BROWSE, label="circle", words="nowhere")
     assert [each.value for each in app.info] == ["No pair fits all of these conditions."]
+
+
+def test_a_handle_at_its_end_sets_no_bound(copy: Copy) -> None:
+    audit = copy()
+    scores = audit.scores.assign(clipmem=np.linspace(0.1000004, 0.9785864, 100))
+    rewrite(audit.folder / "scores.parquet", scores)
+    app = open_page(BROWSE, order="clipmem", size="96")
+    # A browser rounds the end of a handle.
+    app.slider(key="range-clipmem").set_range(0.9, 0.978586).run()
+    assert address(app)["range"] == "clipmem:0.9:"
+    assert ids(app) == ranked(audit, "clipmem", "clipmem >= 0.9")
+    app.slider(key="range-clipmem").set_range(0.100001, 0.2).run()
+    assert address(app)["range"] == "clipmem::0.2"
+    assert ids(app) == ranked(audit, "clipmem", "clipmem <= 0.2")
 
 
 def test_foreign_text_is_never_parsed(copy: Copy) -> None:
@@ -140,6 +155,8 @@ def dialog(find: str, replacement: str, **parameters: str) -> AppTest:
 
 def test_find_and_replace_and_undo(copy: Copy) -> None:
     audit = copy()
+    app = dialog("~~struck~~", "new", order="clipmem")
+    assert app.button(key="bulk-edit-store").label == "Change 1 caption of 1 pair"
     having = (
         audit.pairs["captions"].map(lambda texts: any("square" in text for text in texts)).sum()
     )
@@ -147,6 +164,8 @@ def test_find_and_replace_and_undo(copy: Copy) -> None:
     table = app.dataframe[0].value
     assert table["pair"].nunique() == having
     assert (table["before"].str.replace("square", "<b>box</b>") == table["after"]).all()
+    assert app.button(key="bulk-edit-store").label.endswith(f"captions of {having} pairs")
+    assert not [each for each in app.caption if each.value.startswith("Unchanged")]
     app.session_state[REPLACES] = True
     app.button(key="bulk-edit-store").click().run()
     table = open_review(audit).table()

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audit.store import CONFIG, PAIRS, SCORES, Audit, write_json, write_table
+from clipmem_core.audit.store import CONFIG, PAIRS, SCORES, Audit, write_json
 from clipmem_core.dashboard import compare as page
 from tests.dashboard.test_pages import metrics, open_page, texts, titles
 from tests.dashboard.test_reviewing import mounted
-from tests.fixtures import HOSTILE, Copy, make_benchmark
+from tests.fixtures import HOSTILE, Copy, make_benchmark, rewrite
 
 PAGE = "pages/compare.py"
 DETECTORS = "pages/detectors.py"
@@ -31,7 +31,7 @@ def two(copy: Copy) -> tuple[Audit, Audit]:
     scores = other.scores
     scores["clipmem"] += np.random.default_rng(0).normal(size=100) * 0.1
     scores.loc[20, "clipmem"] += 2
-    write_table(other.folder / SCORES, scores)
+    rewrite(other.folder / SCORES, scores)
     return one, other
 
 
@@ -44,15 +44,26 @@ def changes(app: AppTest) -> list[str]:
 
 
 def test_without_two_audits_of_one_data_set_the_page_says_how_to_make_another(copy: Copy) -> None:
-    with_config(copy(name="unlike"), dataset_fingerprint="another")
+    unlike = with_config(copy(name="unlike"), dataset_fingerprint="another")
     app = open_page(PAGE)
     assert app.info
     assert "--seed 1" in app.code[0].value
+    rewrite(unlike.folder / PAIRS, unlike.pairs.assign(sha256="another"))
     copy(name="one")
+    app = open_page(PAGE, audit="unlike")
+    assert [app.info[0].value, *app.error] == [
+        "unlike and one have no pictures in common. Choose two audits of the same data."
+    ]
+    assert "Second audit: one" in texts(app)  # a choice of one is not drawn
     copy(name="other")
-    app = open_page(PAGE, audit="one")
-    assert [app.selectbox[place].value for place in (0, 1)] == ["one", "other"]
-    assert app.selectbox[1].options == ["other", "unlike"]
+    with_config(copy(name="edited"), dataset_fingerprint="third")
+    app = open_page(PAGE)
+    assert {app.selectbox[place].value for place in (0, 1)} == {"one", "other"}
+    assert app.selectbox[1].options[1:] == ["edited", "unlike"]
+    app = open_page(PAGE, audit="edited")
+    assert app.selectbox[0].value == "edited"
+    assert app.selectbox[1].options[-1] == "unlike"
+    assert metrics(app)["Common pairs"] == "100"
 
 
 def test_the_page_has_the_numbers_of_pandas_and_the_pairs_that_changed_most(
@@ -83,7 +94,7 @@ def test_foreign_captions_are_escaped_and_a_click_shows_its_pair(
     other = two[1]
     pairs = other.pairs
     pairs.at[42, "captions"] = [HOSTILE[0]]
-    write_table(other.folder / PAIRS, pairs)
+    rewrite(other.folder / PAIRS, pairs)
     clicked = {"selection": {"points": [{"customdata": 42}]}}
     monkeypatch.setattr(page.st, "plotly_chart", lambda *_, **__: clicked)
     app = open_pair()
@@ -118,7 +129,7 @@ def test_a_benchmark_of_the_data_set_is_shown_first_and_injected_errors_can_be_c
 
 def test_without_known_errors_the_command_is_shown_and_detectors_are_compared(copy: Copy) -> None:
     audit = copy()
-    write_table(audit.folder / PAIRS, audit.pairs.assign(injected=None))
+    rewrite(audit.folder / PAIRS, audit.pairs.assign(injected=None))
     write_json(
         audit.folder / "config.json", audit.record.values | {"source": "my set; rm -rf $HOME"}
     )

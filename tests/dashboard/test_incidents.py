@@ -14,12 +14,11 @@ def test_a_fault_is_shown_repaired_and_undone(copy: Copy) -> None:
     assert "Captions are one row late." in report
     assert HOSTILE[0] not in report
     app = open_page(audit="made")
-    assert texts(app)[:2] == ["Captions are one row late.", HOSTILE[0]]
+    assert {"Captions are one row late.", HOSTILE[0]} <= set(texts(app))
     assert app.expander[0].proto.expanded
     there = [query for label, query in links(app) if label == "Browse"]
     assert [query.split("incident=")[1][0] for query in there] == ["1", "2"]
     assert f"→ {audit.pairs['captions'][21][0]}" in titles(app)
-    assert any("Captions lost: " in each.value for each in app.markdown)
     press(app, "Repair 9 pairs")
     assert count_decisions(audit)["recaption"] == 9
     assert "Repair 9 pairs" not in labels(app)
@@ -32,3 +31,9 @@ def test_a_fault_is_shown_repaired_and_undone(copy: Copy) -> None:
     assert "**2 pairs.**" in captions(pairs)
     compared = open_page("pages/compare.py", one="made", other="other")
     assert "2 in the first audit, 0 in the second" in captions(compared)
+    app = open_page(audit="made")
+    for decision in ("keep", "remove"):
+        app.button(key=f"{decision}-2").click().run()
+        assert count_decisions(audit)[decision] == 2
+        press(app, "Undo")
+        assert count_decisions(audit)[decision] == 0

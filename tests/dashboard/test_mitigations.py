@@ -144,7 +144,7 @@ def test_a_switch_says_what_it_changed_on_such_data() -> None:
 # --- Results
 
 
-def test_the_chosen_setting_has_its_sentence_arrow_row_parts_and_pairs(audit: Audit) -> None:
+def test_the_chosen_setting_has_its_sentence_line_row_parts_and_pairs(audit: Audit) -> None:
     add_setting(audit, NOISE, times=0.9, retrieval=-0.1)
     add_setting(audit, STRONG, times=0.5, retrieval=0.1)
     app = open_page(PAGE, setting="noise_place=before  text_mask=.30")
@@ -152,10 +152,10 @@ def test_the_chosen_setting_has_its_sentence_arrow_row_parts_and_pairs(audit: Au
     assert address(app)["setting"] == STRONG
     assert "memorization −" in written(app)
     chart = figures(app)[0]
-    (arrow,) = chart["layout"]["annotations"]
+    (line,) = chart["layout"]["shapes"]
     memorized = [MEMORIZED, 0.5 * MEMORIZED]
-    assert [arrow["ax"], arrow["x"]] == pytest.approx(memorized, abs=0.02)
-    assert [arrow["ay"], arrow["y"]] == pytest.approx([0.515, 0.615])
+    assert [line["x0"], line["x1"]] == pytest.approx(memorized, abs=0.02)
+    assert [line["y0"], line["y1"]] == pytest.approx([0.515, 0.615])
     dots = [trace for trace in chart["data"] if trace.get("customdata")]
     by_name = {trace["name"]: trace["customdata"][0][0].split("<br>")[0] for trace in dots}
     assert "Masked words" in by_name["Pareto-optimal"]

@@ -6,12 +6,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from clipmem_core.audit.store import CAPTION_TABLE, MEMBERSHIP, Audit, write_table
+from clipmem_core.audit.store import CAPTION_TABLE, MEMBERSHIP, Audit
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.rows import check_counts
 from tests.dashboard.test_pages import open_page, press, texts, toasts
 from tests.dashboard.test_reviewing import mounted
-from tests.fixtures import Copy, caption_rows, embed
+from tests.fixtures import Copy, caption_rows, embed, rewrite
 
 PAIR = "pages/pair.py"
 ID = "images/020.png"
@@ -31,7 +31,7 @@ def audit_of(copy: Copy) -> Callable[..., Audit]:
             table = table.assign(
                 **{name: table["group"].isin(["shared", learned]) if learned else fold}
             )
-        write_table(audit.folder / MEMBERSHIP, table)
+        rewrite(audit.folder / MEMBERSHIP, table)
         return audit
 
     return made
@@ -48,15 +48,17 @@ def test_without_a_pair_the_likeliest_wrong_caption_opens(audit_of: Callable[...
 def test_a_link_opens_its_pair_with_scores_terms_and_checks(audit_of: Callable[..., Audit]) -> None:
     audit = audit_of()
     table = caption_rows(audit)
-    table = table.assign(p_word=table["caption"] / 4)
-    write_table(audit.folder / CAPTION_TABLE, table)
+    table = table.assign(p_word=table["caption"] / 4, p_wrong=table["caption"] / 4)
+    rewrite(audit.folder / CAPTION_TABLE, table)
     check_counts(audit)
     app = open_page(PAIR, audit="made", order="clipmem", pair=ID)
     score = audit.scores.iloc[20]
     assert "injected error: miscaption" in " ".join(texts(app))
     captions, means = (element.value for element in app.dataframe)
-    assert captions["audited caption"].tolist() == audit.pairs["captions"][20].tolist()
-    assert captions["p word"].tolist() == [0, 0.25, 0.5]
+    assert captions.columns[:2].tolist() == ["p wrong", "audited caption"]
+    # The most suspicious one first, as on the card
+    assert captions["audited caption"].tolist() == audit.pairs["captions"][20][[2, 0, 1]].tolist()
+    assert captions["p word"].tolist() == [0.5, 0, 0.25]
     means = means.set_index("term")
     assert means.loc["positive", "in"] == pytest.approx(score["positive_in"])
     assert means.loc["positive", "in − out"] == pytest.approx(

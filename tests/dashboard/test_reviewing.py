@@ -16,7 +16,7 @@ REVIEW = "pages/review.py"
 TOLD: dict[str, Any] = {
     "all": {"estimate": 40.2, "low": 25.0, "high": 60.0},
     "of": 80,
-    "parts": [38.0, 1.2, 1.0],
+    "parts": [0.0, 38.0, 1.2, 1.0],
     "injected": 0,
     "injected_vague": 0,
 }
@@ -72,5 +72,5 @@ def test_the_number_of_wrong_captions_is_plain_text(audit: Audit) -> None:
     assert "&lt;script&gt;" in titles(open_page(audit="made"))
     write_json(audit.folder / VERDICT, audit.verdict | {"wrong_captions": TOLD})
     app = open_page(audit="made")
-    assert "(25–60)" in titles(app)
+    assert "(95 % sure: 25 to 60)" in titles(app)
     assert any("ingle wrong captions" in text for text in texts(app))

@@ -8,8 +8,8 @@ import pytest
 import scipy
 
 from clipmem_core.cli import main
-from clipmem_core.dataset.checks import Captions, PictureMeasures, check_table
-from clipmem_core.dataset.faults import Fault, find_faults
+from clipmem_core.dataset.checks import Captions, PictureMeasures, check_table, not_captions
+from clipmem_core.dataset.faults import Fault, bad_sources, sorted_captions, text_faults
 from clipmem_core.dataset.scenes.contents import captions_of, plan_pairs, stream
 from tests.dataset.samples import drawing
 
@@ -36,8 +36,16 @@ def faults_of(
     pairs: pd.DataFrame, clusters: np.ndarray | None = None, wrong: np.ndarray | None = None
 ) -> list[Fault]:
     n = len(pairs)
-    checks = check_table(Captions.from_pairs(pairs.captions.tolist()), PictureMeasures(), pairs=n)
-    return find_faults(pairs, np.arange(n) if clusters is None else clusters, checks, wrong)
+    captions = Captions.from_pairs(pairs.captions.tolist())
+    checks = check_table(captions, PictureMeasures(), pairs=n)
+    clusters = np.arange(n) if clusters is None else clusters
+    faults = text_faults(pairs, clusters, checks, not_captions(captions.texts))
+    if wrong is None:
+        return faults + sorted_captions(pairs)
+    suspected = wrong.copy()
+    for fault in faults:
+        suspected[fault.rows] = False
+    return faults + bad_sources(pairs, suspected)
 
 
 @pytest.mark.parametrize("rows", [RUN, SCATTERED])
@@ -77,8 +85,7 @@ def test_a_picture_of_many_captions_is_a_fault_and_a_caption_of_copies_is_none()
 
 def test_clean_sets_have_no_fault() -> None:
     scenes = [
-        captions_of(None if plan.injected == "vague" else plan.scene, stream(0, plan.number, 2))
-        for plan in plan_pairs(1100, seed=0)
+        captions_of(plan.scene, stream(0, plan.number, 2)) for plan in plan_pairs(1100, seed=0)
     ]
     classes = [[f"a photo of a {'frog' if row % 3 else row % 40}"] for row in range(N)]
     for captions in (scenes, classes, None):

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from clipmem_core.audit.setup import grow
@@ -33,7 +34,7 @@ def test_decisions_on_injected_errors_are_in_no_export(tmp_path: Path) -> None:
     open_review(injected).decide([swapped[1]], RECAPTION, captions=["better"])
     result = clean(clean_audit)
     assert (len(result.removed), result.recaptioned) == (0, 0)
-    assert result.notes[-1].startswith("2 pairs have decisions on other captions")
+    assert result.notes[-1].startswith("2 decisions")
     with pytest.raises(InputError, match="audit 'injected' injected wrong captions"):
         clean(injected)
 
@@ -134,3 +135,14 @@ def test_pictures_that_were_exchanged_since_the_audit_are_named(
     assert [names[0] in note and names[1] in note for note in notes if "2 pictures" in note] == [
         True
     ]
+
+
+def test_captions_that_were_corrected_in_the_source_are_counted(tmp_path: Path) -> None:
+    source = make_source("csv", tmp_path / "set")
+    audit = audited(source)
+    table = pd.read_csv(source, keep_default_na=False)
+    for corrected in ([], [1, 2]):
+        table.loc[corrected, "caption"] = "corrected"
+        table.sample(frac=1, random_state=0).to_csv(source, index=False)
+        counts = [note.split()[0] for note in clean(audit).notes if str(source) in note]
+        assert counts == ["2"] * bool(corrected)

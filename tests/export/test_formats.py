@@ -14,7 +14,7 @@ import pytest
 
 from clipmem_core import open_audit
 from clipmem_core.audit.prepare import DataSet, load_data_set
-from clipmem_core.audit.store import CAPTION_TABLE, MANIFEST, PAIRS, write_table
+from clipmem_core.audit.store import CAPTION_TABLE, MANIFEST, PAIRS
 from clipmem_core.cli import main, parse_command
 from clipmem_core.export.cleaned import clean
 from clipmem_core.export.formats import CERTIFICATE, FORMATS, Summary, export_audit
@@ -23,7 +23,7 @@ from clipmem_core.review.decisions import RECAPTION, REMOVE, Choice, open_review
 from clipmem_core.review.wrong_captions import review_order
 from clipmem_core.scores.registry import EXPORT_SCORES
 from tests.export.sources import audited, make_source
-from tests.fixtures import Copy, caption_rows
+from tests.fixtures import Copy, caption_rows, rewrite
 
 NEW = ["new, and\t“better”", 'second\n"line"']
 
@@ -65,7 +65,7 @@ def test_a_cleaned_data_set_is_read_back_as_it_was_written(
 
     summary = export_audit(audit, format, tmp_path / "out folder" / out, progress=decide)
     assert counts(summary) == [8, 5, 2, 1, 1]
-    assert ("1 quarantined input rows are not included" in summary.notes) == (kind == "csv")
+    assert any("1 unusable" in note for note in summary.notes) == (kind == "csv")
     back = read_back(summary)
     assert back.quarantine.empty
     for column in ("pair_id", "label", "sha256", "width", "height"):
@@ -160,6 +160,10 @@ def test_a_certificate_lists_the_random_checks_and_replaces_no_other_file(
     copy: Copy, tmp_path: Path
 ) -> None:
     audit = copy()
+    export_audit(audit, "html", tmp_path / "before.html")
+    written = json.loads((tmp_path / CERTIFICATE).read_text())
+    assert written["statement"]
+    assert (written["checks"], written["share"], written["most_wrong"]) == (0, None, None)
     drawn = audit.pairs["pair_id"][review_order(audit).drawn[:25]].tolist()
     open_review(audit).decide(drawn[:1], REMOVE)
     open_review(audit).decide(drawn[1:], "keep")
@@ -207,7 +211,7 @@ def test_no_cell_of_the_decisions_begins_as_a_formula_does(
     text: str, copy: Copy, tmp_path: Path
 ) -> None:
     audit = copy()
-    write_table(audit.folder / PAIRS, audit.pairs.assign(label=text or None))
+    rewrite(audit.folder / PAIRS, audit.pairs.assign(label=text or None))
     pair_id = audit.pairs["pair_id"][0]
     captions = [f"{text} new"]
     review = open_review(audit)
@@ -242,11 +246,11 @@ def test_decisions_have_old_and_new_captions_and_the_scores_of_each(
     pairs = audit.pairs.set_index("pair_id", drop=False)
     for pair_id in NEW_CAPTIONS:
         pairs.at[pair_id, "captions"] = OWN
-    write_table(audit.folder / PAIRS, pairs)
+    rewrite(audit.folder / PAIRS, pairs)
     scores = caption_rows(audit)
     place = scores["caption"]
     scores = scores.assign(similarity_out=place / 4, p_wrong=place.where(place > 0) / 4)
-    write_table(audit.folder / CAPTION_TABLE, scores)
+    rewrite(audit.folder / CAPTION_TABLE, scores)
     edits = {pair_id: Choice(None, tuple(captions)) for pair_id, captions in NEW_CAPTIONS.items()}
     open_review(audit).decide_each(edits)
     export_audit(audit, "decisions", path)

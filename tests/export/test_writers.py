@@ -119,8 +119,8 @@ def test_shared_keys_are_reported_and_new_captions_go_into_a_second_file(
     second = tmp_path / "keys.txt.captions.jsonl"
     review.decide([audit.pairs["pair_id"][1]], RECAPTION, captions=["new 🐊"])
     notes = export_audit(audit, "wds", tmp_path / "keys.txt").notes
-    assert notes[0].startswith("new captions of 1 pairs cannot be in a list of keys")
-    assert notes[1].startswith("1 removed samples share the key of another sample")
+    assert second.name in notes[0]
+    assert notes[1].startswith("1 removed sample ")
     assert json.loads(second.read_text()) == {"key": "2", "captions": ["new 🐊"]}
     review.undo(review.count_events())
     export_audit(audit, "wds", tmp_path / "keys.txt", overwrite=True)

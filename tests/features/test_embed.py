@@ -1,6 +1,7 @@
 """Pictures and captions through a locked tower: each different one once, whatever stops it."""
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from clipmem_core.features import cache, embed
 from clipmem_core.features.embed import FeatureExtractor, faster_engine
 from clipmem_core.features.towers import Opened, Tower
 from clipmem_core.io import InputError
+from tests.fixtures import flip
 
 
 @dataclass
@@ -195,3 +197,14 @@ def test_shards_of_a_stopped_run_are_kept(tmp_path: Path) -> None:
     np.testing.assert_array_equal(features[:], expected(TEXTS))
     assert sum(seen.inputs) - computed == 240 - 128
     assert not list(tmp_path.rglob(".part"))
+
+
+@pytest.mark.parametrize("name", ["features.faiss", "keys.parquet"])
+def test_damaged_features_are_computed_again(tmp_path: Path, name: str) -> None:
+    texts_by(Seen()).captions(TEXTS)
+    (path,) = tmp_path.rglob(name)
+    os.truncate(path, 1000) if name == "keys.parquet" else flip(path, -1)
+    said = list[str]()
+    features = texts_by(Seen(), say=said.append).captions(TEXTS)
+    np.testing.assert_array_equal(features[:], expected(TEXTS))
+    assert [str(path.parent) in line for line in said] == [True]

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from clipmem_core.audit.store import PAIRS, write_table
+from clipmem_core.audit.store import PAIRS
 from clipmem_core.lab.benchmark_results import detector_scores, injected_findings, names_in
 from clipmem_core.scores.registry import BY_NAME, DETECTION_SCORES
-from tests.fixtures import Copy, copy, data, made
+from tests.fixtures import Copy, copy, data, made, rewrite
 
 __all__ = ["copy", "data", "made"]
 
@@ -27,7 +27,7 @@ def test_injected_findings_agree_with_scikit_learn(copy: Copy) -> None:
     audit = copy()
     pairs = audit.pairs
     pairs.loc[[1, 2, 3], "injected"] = "vague"
-    write_table(audit.folder / PAIRS, pairs)
+    rewrite(audit.folder / PAIRS, pairs)
     findings = injected_findings(audit)
     scores = detector_scores(audit)
     assert findings is not None

@@ -8,7 +8,7 @@ import pytest
 
 from clipmem_core import columns as c
 from clipmem_core.audit.settings import check_config
-from clipmem_core.audit.store import Audit, Prepared, is_name, write_prepared, write_table
+from clipmem_core.audit.store import Audit, Prepared, is_name, write_prepared
 from clipmem_core.cli import parse_command
 from clipmem_core.config import FIELDS, SETTING_FIELDS, AuditConfig, preset_config
 from clipmem_core.io import InputError
@@ -24,7 +24,7 @@ from clipmem_core.lab.setting import (
     parse_setting,
     without_idle,
 )
-from tests.fixtures import make_audit
+from tests.fixtures import make_audit, rewrite
 
 
 def test_an_setting_parses_back_from_its_text_in_any_order_and_from_its_flags() -> None:
@@ -99,7 +99,7 @@ def test_a_removal_takes_a_share_of_the_pairs_that_have_the_score(audit: Audit, 
     table = audit.scores
     table.loc[[7, 8], c.P_WRONG] = np.nan
     table.loc[90, [c.CLIPMEM, c.P_WRONG]] = 9.0  # held-out
-    write_table(audit.folder / "scores.parquet", table)
+    rewrite(audit.folder / "scores.parquet", table)
     scored = table[table[c.GROUP] == c.SCORED]
     for percent, count in ((10, 8), (30, 24 if by == c.CLIPMEM else 23)):  # of 80, or of 78
         expected = scored.nlargest(count, by).index
@@ -111,7 +111,7 @@ def test_a_random_removal_grows_and_ties_are_broken_by_chance(audit: Audit) -> N
     assert len(few) == 8
     assert few < many < set(range(80))
     assert not set(range(5)) <= few
-    write_table(audit.folder / "scores.parquet", audit.scores.assign(clipmem=0.5))
+    rewrite(audit.folder / "scores.parquet", audit.scores.assign(clipmem=0.5))
     assert removed_by(audit, "removal=clipmem:50") == sorted(many)
 
 

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from clipmem_core import open_audit
-from clipmem_core.audit.store import CONFIG, PAIRS, Audit, write_json, write_table
+from clipmem_core.audit.store import CONFIG, PAIRS, Audit, write_json
 from clipmem_core.cli import main
 from clipmem_core.export.formats import export_audit
-from clipmem_core.review.batch import preview_replacement
+from clipmem_core.review.batch import preview_replacement, take_over
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import (
     KEEP,
@@ -25,7 +25,7 @@ from clipmem_core.review.decisions import (
 )
 from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import Selection
-from tests.fixtures import Copy
+from tests.fixtures import Copy, rewrite
 from tests.review.test_key_presses import event_of, send
 
 COLUMNS = ["pair_id", "decision", "captions", "note"]
@@ -118,7 +118,7 @@ def test_decisions_follow_pairs_with_the_same_picture_and_captions(
     for row in (8, 9):
         pairs.loc[row, "sha256"] = pairs.loc[7, "sha256"]
         pairs.at[row, "captions"] = pairs.at[7, "captions"]
-    write_table(mine.folder / PAIRS, pairs)
+    rewrite(mine.folder / PAIRS, pairs)
     ids = pairs["pair_id"].tolist()
     expected = decide_in_all_ways(open_audit("mine"))
     open_review(mine).decide(ids[7:9], "remove", neutral=True)
@@ -126,7 +126,7 @@ def test_decisions_follow_pairs_with_the_same_picture_and_captions(
     names = dict(zip(ids[:7] + [ids[8]], [f"new {row}" for row in range(8)], strict=True))
     pairs["pair_id"] = pairs["pair_id"].map(lambda pair_id: names.get(pair_id, pair_id))
     pairs.at[6, "captions"] = ["corrected"]
-    write_table(other.folder / PAIRS, pairs[::-1])
+    rewrite(other.folder / PAIRS, pairs[::-1])
     record = dataclasses.replace(other.record, dataset_fingerprint="0123456789abcdef")
     write_json(other.folder / CONFIG, record.values)
     review = open_review(other)
@@ -143,6 +143,19 @@ def test_decisions_follow_pairs_with_the_same_picture_and_captions(
     assert main(["decisions", "other", "--from", "mine"]) == 2
     review.undo(2)
     assert stored(review) == [("new 1", "remove", (), "")]
+
+
+def test_decisions_follow_captions_in_another_order_and_no_changed_one(copy: Copy) -> None:
+    mine, other = copy(name="mine"), copy(name="other")
+    record = dataclasses.replace(other.record, dataset_fingerprint="0123456789abcdef")
+    write_json(other.folder / CONFIG, record.values)
+    pairs = mine.pairs
+    open_review(mine).decide(pairs["pair_id"][20:22], REMOVE)
+    pairs.at[20, "captions"] = pairs.at[20, "captions"][::-1]
+    pairs.at[21, "captions"] = ["changed", *pairs.at[21, "captions"][1:]]
+    rewrite(other.folder / PAIRS, pairs)
+    take_over(other, mine)
+    assert list(open_review(other).decisions()) == [pairs["pair_id"][20]]
 
 
 def new_captions(review: Review) -> dict[str, tuple[str, ...]]:

@@ -2,13 +2,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.audit.store import PAIRS, SCORES, Audit, write_table
+from clipmem_core.audit.store import PAIRS, SCORES, Audit
 from clipmem_core.review.compare import compare
-from tests.fixtures import Copy
+from tests.fixtures import Copy, rewrite
 
 
 def rescored(audit: Audit, scores: pd.DataFrame) -> Audit:
-    write_table(audit.folder / SCORES, scores)
+    rewrite(audit.folder / SCORES, scores)
     return audit
 
 
@@ -24,7 +24,7 @@ def test_changed_captions_pictures_and_groups_are_counted(
     pairs = other.pairs
     pairs.at[2, "captions"] = ["another"]
     pairs.at[3, "sha256"] = "another"
-    write_table(other.folder / PAIRS, pairs)
+    rewrite(other.folder / PAIRS, pairs)
     monkeypatch.setattr("clipmem_core.review.compare.POINTS", 30)
     result = compare(one, rescored(other, other.scores.assign(group="candidate")), limit=100)
     assert (result.edited, result.regrouped) == (2, 100)
@@ -42,7 +42,7 @@ def test_it_agrees_with_pandas_on_audits_of_other_order_and_size(copy: Copy) -> 
     scores["clipmem"] += rng.normal(size=80)
     scores.loc[0, "pair_id"] = "new'; DROP TABLE theirs; --"
     scores.loc[3, "clipmem"] = np.nan
-    write_table(other.folder / PAIRS, other.pairs.iloc[rows].reset_index(drop=True))
+    rewrite(other.folder / PAIRS, other.pairs.iloc[rows].reset_index(drop=True))
     result = compare(one, rescored(other, scores), limit=7)
 
     joined = one.scores.reset_index(names="row").merge(

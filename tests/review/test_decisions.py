@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from clipmem_core.audit.store import PAIRS, write_table
+from clipmem_core.audit.store import PAIRS
 from clipmem_core.io import InputError
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import (
@@ -25,7 +25,7 @@ from clipmem_core.review.decisions import (
     decided,
     open_review,
 )
-from tests.fixtures import HOSTILE, NO_PAIRS, Copy, decision_counts
+from tests.fixtures import HOSTILE, NO_PAIRS, Copy, decision_counts, rewrite
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_a_decision_applies_in_other_audits_to_pairs_with_the_same_captions(
     pairs = audits[1].pairs
     captions = pairs["captions"].copy()
     captions[SWAPPED] = captions[SWAPPED[::-1]].tolist()
-    write_table(audits[1].folder / PAIRS, pairs.assign(captions=captions))
+    rewrite(audits[1].folder / PAIRS, pairs.assign(captions=captions))
     here = audits[at]
     there = audits[1 - at]
     swapped, same = pairs["pair_id"][[SWAPPED[0], 5]]

@@ -1,6 +1,7 @@
 """Captions from elsewhere, judged by models that never saw their pair."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -75,17 +76,20 @@ def test_a_single_caption_has_the_posterior_of_its_pair_at_the_share_of_the_batc
     table = audit.judge(pairs[["image", "caption"]])
     found = table[~table["own"]]
     fit = audit.scores["csls_out"]
-    (scores, ratios) = pd.read_json(audit.folder / "p_wrong.json")["curves"]["pairs"]
+    fitted = json.loads((audit.folder / "p_wrong.json").read_text())
+    scores, ratios = fitted["curves"]["pairs"]
     odds = np.exp(np.interp(fit, scores, ratios))
-    share = found["p_pair"].mean()  # of maximum likelihood: the mean of its posterior
+    other = 1 - found["p_check"].to_numpy()
+    share = (found["p_pair"] / other).mean()  # of maximum likelihood: the mean of its posterior
     np.testing.assert_allclose(
-        found["p_pair"], odds * share / (odds * share + 1 - share), rtol=0.05, atol=1e-3
+        found["p_pair"] / other, odds * share / (odds * share + 1 - share), rtol=0.05, atol=1e-3
     )
     assert (found["p_caption"] == 0).all()
     few = audit.judge(pairs[["image", "caption"]][:10])
     few = few[~few["own"]]
-    kinds = 1 + few["p_word"].gt(0).to_numpy()
-    np.testing.assert_allclose(few["p_pair"], odds[:10] / (odds[:10] + 2 * kinds - 1), atol=1e-3)
+    share = fitted["shares"][0]  # of the audit
+    odds, other = odds[:10] * share / (1 - share), 1 - few["p_check"]
+    np.testing.assert_allclose(few["p_pair"] / other, odds / (odds + 1), atol=1e-3)
 
 
 def candidates() -> pd.DataFrame:
@@ -143,6 +147,16 @@ def test_bad_candidates_are_listed_with_their_reason() -> None:
     for wrong in (table.rename(columns={"caption": "text"}), table[1:], table[:0]):
         with pytest.raises(InputError):
             open_audit("five").judge(wrong)
+
+
+def test_captions_that_are_not_judged_fail_unless_they_are_allowed() -> None:
+    table = open_audit("five").pairs[["image"]][:4].assign(caption="=a house")
+    table.loc[1:, "image"] = "gone.png"
+    table.to_csv("gone.csv")
+    words = ["judge", "five", "gone.csv", "--fail-above", "0.9"]
+    assert main(words) == 1
+    assert main([*words, "--allow-unjudged", "1"]) == 0
+    assert pd.read_csv("gone-judged.csv")["caption"][0] == "'=a house"
 
 
 def test_a_candidate_is_not_compared_with_the_caption_that_it_replaces() -> None:

@@ -15,8 +15,8 @@ import pytest
 
 from clipmem_core.io import InputError
 from clipmem_core.review import log
-from clipmem_core.review.decisions import CHOICES, KEEP, REMOVE, Review
-from tests.fixtures import NO_PAIRS, decision_counts
+from clipmem_core.review.decisions import CHOICES, KEEP, RECAPTION, REMOVE, Choice, Review
+from tests.fixtures import NO_PAIRS, decision_counts, flip
 from tests.forked import Server
 
 
@@ -49,7 +49,7 @@ def refused(review: Review) -> str:
 
 def test_another_file_is_refused_and_not_changed(review: Review) -> None:
     changes = {
-        "PRAGMA user_version = 4": "of version 5",
+        "PRAGMA user_version = 4": "of version 6",
         "DROP TABLE standing": "no such table",
         "": "not a database",
     }
@@ -107,6 +107,27 @@ def test_an_error_rolls_back_and_a_deleted_log_leaves_nothing_in_the_next_one(
     Path(f"{review.path}-wal").write_bytes(left)
     assert review.decide(["a"], KEEP).event == 1
     assert list(review.table()["pair_id"]) == ["a"]
+
+
+def test_flipped_bits_change_no_decision_unnoticed(review: Review) -> None:
+    review.decide(["b", "d"], RECAPTION, captions=["a fox"], note="why")
+    review.decide_each({"a": Choice(REMOVE), "e": Choice(None, ("edited",), "own")})
+    review.undo(2)
+    query(review.path, "PRAGMA wal_checkpoint(TRUNCATE)")
+    content = review.path.read_bytes()
+    expected = review.decisions()
+    refused = list[str]()
+    drawn = np.random.default_rng(0).integers(0, len(content), (20, 8))
+    for places in ([content.index(b"edited")], *drawn):
+        review.path.write_bytes(content)
+        flip(review.path, *places)
+        log._verified.clear()  # as in a new process
+        try:
+            assert review.decisions() == expected
+        except InputError as error:
+            refused.append(str(error))
+    assert refused
+    assert all(str(review.path) in line for line in refused)
 
 
 START = """

@@ -4,21 +4,23 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.audit.store import Audit, write_table
+from clipmem_core.audit.store import Audit
 from clipmem_core.columns import GROUPS
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.overview import (
+    encoder_line,
     encoder_means,
     group_table,
     member_terms,
+    memorization_line,
     score_corners,
 )
 from clipmem_core.review.search import Hits
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.registry import BY_NAME
-from tests.fixtures import HOSTILE, Copy, embed
+from tests.fixtures import HOSTILE, Copy, embed, rewrite
 
 
 def test_groups_agree_with_pandas_and_carry_the_intervals_of_the_verdict(
@@ -53,6 +55,27 @@ def test_corners_are_quantiles_of_the_held_out_pairs(made: dict[str, Audit], pro
     )
 
 
+@pytest.mark.parametrize(
+    ("image", "text", "said"),
+    [(0.02, 0.028, "text encoder holds 1.4 times"), (0.02, 0.021, "same"), (None, None, "")],
+)
+def test_the_encoder_that_memorized_more_is_named(
+    image: float | None, text: float | None, said: str
+) -> None:
+    line = encoder_line({"encoders": {"image": image, "text": text}})
+    assert bool(line) == bool(said)
+    assert said in line
+
+
+def test_a_share_below_one_in_a_thousand_is_no_percentage(made: dict[str, Audit]) -> None:
+    shares = {0.0: "1 in 1,000", 0.0004: "1 in 1,000", 0.032: "3.2 %"}
+    for share, said in shares.items():
+        exceeding = [{"size": 0.5, "share": share, "low": 0.0, "high": 0.1}]
+        line = memorization_line(made["ensemble"].verdict | {"exceeding": exceeding})
+        assert said in line
+        assert "0.0 %" not in line
+
+
 def test_a_card_holds_the_row_of_both_tables(made: dict[str, Audit]) -> None:
     audit = made["ensemble"]
     shown = cards(audit, [7, 0, 99])
@@ -72,7 +95,7 @@ def test_a_card_has_the_decision_of_its_pair_and_the_match_of_the_search(
     audit = copy()
     result = Hits(np.array([5, 3]), np.array([0.75, 0.5], np.float32), np.array([-1, 0]))
     monkeypatch.setattr("clipmem_core.review.cards.search", lambda *args, **named: result)
-    write_table(audit.folder / "scores.parquet", audit.scores.assign(se=np.inf))
+    rewrite(audit.folder / "scores.parquet", audit.scores.assign(se=np.inf))
     open_review(audit).decide(
         [audit.pairs["pair_id"][3]], "recaption", captions=["right"], note="see"
     )

@@ -41,7 +41,7 @@ from clipmem_core.review.selection import (
     to_parameters,
 )
 from clipmem_core.scores.registry import BY_NAME
-from tests.fixtures import Copy
+from tests.fixtures import Copy, rewrite
 
 numbers = st.floats(-2, 2).map(lambda value: round(value, 3))
 ranges = st.builds(
@@ -121,12 +121,12 @@ def every(audit: Audit, selection: Selection) -> list[int]:
 
 
 def with_scores(audit: Audit, **columns: object) -> Audit:
-    write_table(audit.folder / "scores.parquet", audit.scores.assign(**columns))
+    rewrite(audit.folder / "scores.parquet", audit.scores.assign(**columns))
     return audit
 
 
 def with_pairs(audit: Audit, **columns: object) -> Audit:
-    write_table(audit.folder / "pairs.parquet", audit.pairs.assign(**columns))
+    rewrite(audit.folder / "pairs.parquet", audit.pairs.assign(**columns))
     return audit
 
 
@@ -218,7 +218,7 @@ def checked(copy: Copy) -> Audit:
     pairs = made.pairs
     pairs.at[3, "captions"] = ["a frog &amp; a toad on a pad"]
     pairs.at[4, "captions"] = ["IMG_0042.jpg", "a frog on a pad"]
-    write_table(made.folder / PAIRS, pairs)
+    rewrite(made.folder / PAIRS, pairs)
     rows = np.arange(len(pairs))
     clusters = rows.copy()
     clusters[[7, 9, 12]] = 5
@@ -250,3 +250,16 @@ def test_an_address_reopens_the_same_selection(
 ) -> None:
     selection = replace(selection, **search)
     assert from_parameters(to_parameters(selection)) == (selection, [])
+
+
+def test_an_address_keeps_the_pairs_at_both_ends_of_a_range(copy: Copy) -> None:
+    values = np.linspace(0.1000004, 0.9785864, 100)  # six digits round the ends inwards
+    audit = with_scores(copy(), p_wrong=values)
+    for ends, inside in (
+        ((values[0], 0.5), values <= 0.5),
+        ((0.5, values[-1]), values >= 0.5),
+        ((0.5, math.inf), values >= 0.5),
+    ):
+        parameters = to_parameters(Selection(order="p_wrong", ranges=(Range("p_wrong", *ends),)))
+        assert len(every(audit, from_parameters(parameters)[0])) == inside.sum()
+    assert parameters["range"] == "p_wrong:0.5:"

@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 from sklearn.metrics.pairwise import cosine_similarity
 
-from clipmem_core.audit.store import Audit, write_table
+from clipmem_core.audit.store import Audit
 from clipmem_core.review import search
 from clipmem_core.review.overview import member_terms
 from clipmem_core.review.search import suggested_captions
-from tests.fixtures import Copy, Embeddings, caption_rows, embed
+from tests.fixtures import Copy, Embeddings, caption_rows, embed, rewrite
 
 
 @pytest.fixture(params=["ensemble", "paper"])
@@ -41,7 +41,7 @@ def rows_with_strangers(audit: Audit) -> list[int]:
 
 
 def write_captions(audit: Audit, captions: list[list[str]]) -> None:
-    write_table(audit.folder / "pairs.parquet", audit.pairs.assign(captions=pd.Series(captions)))
+    rewrite(audit.folder / "pairs.parquet", audit.pairs.assign(captions=pd.Series(captions)))
 
 
 @pytest.mark.usefixtures("open_gate")
@@ -73,7 +73,7 @@ def test_the_caption_that_fits_its_picture_best_is_suggested(
     embed(audit)
     write_captions(audit, [[f"poor {row}", f"best {row}", f"fair {row}"] for row in range(100)])
     table = caption_rows(audit).assign(similarity_out=[-0.5, 0.5, np.nan] * 100)
-    write_table(audit.folder / "captions.parquet", table)
+    rewrite(audit.folder / "captions.parquet", table)
     result = suggested_captions(audit, 99)
     assert len(result.choices) == 3
     assert all(each.caption == f"best {each.row}" for each in result.choices)

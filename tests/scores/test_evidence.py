@@ -88,6 +88,7 @@ def planted(seed: int) -> tuple[CaptionEvidence, np.ndarray]:
         similar=np.arange(1000) % 2 == 1,
         words=pd.DataFrame(words),
         read=np.ones(1800, bool),
+        not_captions=np.zeros(1800, bool),
     )
     return given, kind
 
@@ -107,7 +108,8 @@ def test_each_kind_of_error_is_found_as_what_it_is_and_counted() -> None:
     np.testing.assert_allclose(found.worst, by_pair.max(axis=1))
     assert (found.pairs >= found.worst - 1e-9).all()
     # Of four words, the third one is wrong.
-    words = found.words.reshape(1800, 4)
+    of_captions = found.captions["p_word"].to_numpy()[:, None]
+    words = found.word_share.reshape(1800, 4) * of_captions
     assert words[kind == "word", 2].mean() > 0.9
     assert words[kind == "word"][:, [0, 1, 3]].mean() < 0.05
     assert found.kinds == [
@@ -132,9 +134,46 @@ def test_captions_that_are_not_read_have_no_probability_and_are_not_counted() ->
 
 def test_a_pair_is_wrong_if_all_of_it_or_one_of_its_captions_is() -> None:
     found = probabilities(planted(1)[0])
-    p_pair, p_caption, p_word, _ = found.captions.to_numpy().reshape(600, 3, 4).transpose(2, 0, 1)
+    columns = ["p_pair", "p_caption", "p_word"]
+    p_pair, p_caption, p_word = (
+        found.captions[columns].to_numpy().reshape(600, 3, 3).transpose(2, 0, 1)
+    )
     right = (1 - (p_caption + p_word) / (1 - p_pair)).prod(axis=1)
     np.testing.assert_allclose(found.pairs, 1 - (1 - p_pair[:, 0]) * right, atol=1e-9)
+
+
+def test_texts_that_are_no_captions_exclude_the_other_parts() -> None:
+    given, kind = planted(1)
+    is_none = np.zeros(1800, bool)
+    is_none[[0, 1, 2, 1500]] = True  # all of a wrong pair, and one of a right one
+    found = probabilities(dataclasses.replace(given, not_captions=is_none))
+    explained = np.arange(600) == 0
+    checked = evidence.with_checks(found, given.of_pairs, is_none, explained)
+    parts = checked.captions[["p_check", "p_pair", "p_caption", "p_word"]]
+    np.testing.assert_allclose(parts.sum(axis=1), checked.captions["p_wrong"], atol=1e-12)
+    assert (checked.captions["p_wrong"][is_none] >= 0.98).all()
+    np.testing.assert_allclose(checked.captions[~is_none], found.captions[~is_none])
+    np.testing.assert_allclose(checked.parts.sum(axis=0), checked.pairs)
+    assert checked.parts[0, [0, 500, 501]] == pytest.approx([1 - 0.02**3, 0.98, 0])
+    assert checked.worst[0] == evidence.EXPLAINED
+    assert checked.worst[500] >= 0.98
+
+
+def test_a_text_that_recurs_and_fits_no_picture_is_found() -> None:
+    """Six vague texts, six equal ones that fit, and wrong captions like right ones."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(600, 64))
+    gaps = rng.normal(0.5, 0.1, 600)
+    vague, fitting, wrong = np.arange(6), np.arange(10, 16), np.arange(20, 26)
+    for rows in (vague, fitting, np.arange(20, 40)):
+        features[rows] = features[rows[0]] + rng.normal(0, 0.1, (len(rows), 64))
+    gaps[vague] = rng.normal(0, 0.1, 6)
+    gaps[wrong] = rng.normal(0, 0.1, 6)
+    pictures = np.arange(600)
+    found = evidence.recurring_texts(features, gaps, pictures, pictures)
+    assert np.flatnonzero(found).tolist() == vague.tolist()
+    pictures[vague] = 0  # six copies of one picture
+    assert not evidence.recurring_texts(features, gaps, np.arange(600), pictures).any()
 
 
 def test_parts_without_evidence_are_0() -> None:
@@ -143,6 +182,14 @@ def test_parts_without_evidence_are_0() -> None:
     found = probabilities(without)
     assert (found.captions[["p_caption", "p_word"]] == 0).all(axis=None)
     np.testing.assert_allclose(found.captions["p_wrong"], np.repeat(found.pairs, 3), atol=1e-12)
+
+
+def test_random_decoys_in_one_half_of_the_pairs_tell_nothing_of_specificity() -> None:
+    given, _ = planted(3)
+    one = {"similar": np.arange(1000) > 0, "texts": np.arange(1000), "features": given.captions}
+    found = probabilities(dataclasses.replace(given, **one))
+    assert found.specific is None
+    assert found.captions.notna().all(axis=None)
 
 
 def test_the_surprise_of_each_kind_of_word_has_its_own_ratio() -> None:

@@ -7,7 +7,7 @@ const CACHED = 200 // pairs in memory, and decisions that can be undone
 const PARALLEL = 3 // pairs that load at once, with two requests each: a browser sends six at once
 const POLL = 1000, SIGN = 4000, HOVER = 60 // milliseconds
 const NEAR = 9 // pairs beside a map
-const STEPS = {previous: -1, next: 1}
+const STEPS = {previous: -1, next: 1}, MOVES = {arrowup: -1, arrowdown: 1}
 const KEY_NAMES = {escape: 'Esc', arrowleft: '←', arrowright: '→'} // others: in capitals
 const TYPING = 'textarea, select, [contenteditable], [role=dialog], input:not([type=checkbox])'
 
@@ -27,11 +27,14 @@ const labelOf = decision => decision === 'recaption' ? 'change caption' : decisi
 const counted = count => count === 1 ? '1 pair' : `${inWords(count)} pairs`
 const altOf = (captions, fault) => fault ? 'Picture cannot be read' : `Picture: ${(captions[0] ?? '').slice(0, 120)}`
 
-// The parts of a caption, its surprising words marked; places count code points. The style reads a hint to screen readers.
-function marked(caption, words = []) {
+// The parts of a caption, its surprising words marked, its first `cut` marked sentences struck through; places count code points.
+// The style reads a hint to screen readers.
+function marked(caption, words = [], cut = 0) {
+    const struck = words.filter(({sentence}) => sentence >= 0).slice(0, cut)
     const letters = Array.from(caption), text = (start, end) => letters.slice(start, end).join('')
-    return [...words.flatMap(({start, end, strength, hint}, at) => [text(words[at - 1]?.end ?? 0, start),
-        make(`u.strength${strength}`, text(start, end), {title: hint})]), text(words.at(-1)?.end ?? 0)]
+    return [...words.flatMap((word, at) => [text(words[at - 1]?.end ?? 0, word.start),
+        make(struck.includes(word) ? 's' : `u.strength${word.strength}`, text(word.start, word.end), {title: word.hint})]),
+    text(words.at(-1)?.end ?? 0)]
 }
 
 // A caption without the first marked sentence that it still has; null if it has none.
@@ -109,14 +112,12 @@ class Part {
 class Pointer extends Part {
     constructor(root, data) {
         super(root, data)
-        this.cards = new Map()
         this.update(data)
         this.listen()
     }
 
     update(data) {
-        this.data = data
-        this.cards.clear()
+        Object.assign(this, {data, cards: new Map()})
         this.show(data.rows)
     }
 
@@ -146,13 +147,11 @@ class Pointer extends Part {
         const cards = unknown.length ? await this.ask('pairs', {rows: unknown}).then(answer => answer.json()).catch(() => []) : []
         for (const card of cards) this.cards.set(card.row, card)
         const shown = rows.map(row => this.cards.get(row)).filter(Boolean)
-        if (this.rows === rows) this.find('near').replaceChildren(...shown.map(card => this.node(card)))
-    }
-
-    node(card) {
-        const {pair_id, captions, first, score} = card, href = `pair?${new URLSearchParams({audit: this.data.audit, pair: pair_id})}`
-        const image = make('img', {src: this.addressOf(card, 'small'), alt: altOf(captions)})
-        return make('a.card', {href, target: '_blank'}, make('div.picture', image), foreign('p', captions[first] ?? ''), make('small', score))
+        if (this.rows === rows) this.find('near').replaceChildren(...shown.map(({row, pair_id, captions, first, score}) => {
+            const href = `pair?${new URLSearchParams({audit: this.data.audit, pair: pair_id})}`
+            const picture = make('div.picture', make('img', {src: this.addressOf({row}, 'small'), alt: altOf(captions)}))
+            return make('a.card', {href, target: '_blank'}, picture, foreign('p', captions[first] ?? ''), make('small', score))
+        }))
     }
 }
 
@@ -196,10 +195,12 @@ class Pairs extends Part {
         return shiftKey && acts[`Shift ${name}`] || acts[name]
     }
 
-    sign(text, kind = '') {
-        const sign = this.find('sign')
-        Object.assign(sign, {className: `sign ${kind}`, textContent: text})
-        this.later('sign', SIGN, () => Object.assign(sign, {className: 'sign', textContent: ''}))
+    // Say something for a while, in place of what was said before unless that is late.
+    sign(text, kind = '', ...parts) {
+        const signs = this.find('signs'), sign = make(`p.sign ${kind}`, text, ...parts)
+        for (const each of [...signs.children]) if (!each.matches('.late') || each.textContent === sign.textContent) each.remove()
+        signs.append(sign)
+        setTimeout(() => sign.remove(), sign.matches('.late') ? 2 * SIGN : SIGN)
     }
 
     // Load pairs in their order, a few at a time.
@@ -323,8 +324,7 @@ class Pairs extends Part {
         return trouble && waiting.length ? `${inWords(waiting.length)} unsent (${trouble}); retrying` : trouble
     }
 
-    // Ask for decisions of other tabs. A newer poll replaces an unanswered one, whose answer may be out of date.
-    // Decisions in the outbox are newer than those of other tabs.
+    // Ask for decisions of other tabs; those in the outbox are newer. A newer poll replaces one whose answer may be out of date.
     async poll() {
         const request = this.polled = {}, visible = !document.hidden && this.root.host.isConnected
         const answer = visible && await this.ask('changes', {entry: this.entry}).then(response => response.json()).catch(() => null)

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
-from clipmem_core.audit.store import Audit
+from clipmem_core.audit.store import PAIRS, Audit
 from clipmem_core.columns import CLIPMEM, SE
 from clipmem_core.dashboard.cards import caption_shown
 from clipmem_core.dashboard.component.routes import PREFIX, prepare_judge
@@ -39,6 +39,7 @@ from clipmem_core.review.cards import (
     shown_score,
 )
 from clipmem_core.review.decisions import KEEP, REMOVE, decided, open_review
+from clipmem_core.review.queries import ROW, fetch_by_id
 from clipmem_core.review.rows import count_decided, find_rows, pair_ids
 from clipmem_core.review.selection import (
     CAPTION,
@@ -74,7 +75,12 @@ BROWSE_KEYS: Keys = (
     ("Ctrl A", "page", "Select the page"),
     ("Esc", "none", "Unselect"),
     ("K", "keep", "Keep"),
-    ("X", "drop", "Remove the marked sentence, or the caption shown (the last one: the pair)"),
+    (
+        "X",
+        "drop",
+        "Remove the highlighted sentence or the caption shown. If it is the only one, the pair "
+        "goes.",
+    ),
     ("Shift X", "remove", "Remove the pair or the selected pairs"),
     ("U", "undo", "Undo"),
 )
@@ -83,7 +89,8 @@ REVIEW_KEYS: Keys = (
     (
         "X",
         "drop",
-        "Remove the marked sentence, or the caption in focus (the last one: the pair)",
+        "Remove the highlighted caption or sentence. If it is the only one, or all captions are "
+        "wrong, the pair goes.",
     ),
     ("Shift X", "remove", "Remove the pair"),
     ("↑ ↓", "", "Another caption"),
@@ -305,8 +312,9 @@ def _act(audit: Audit, selection: Selection, key: str) -> None:
             like = Selection(order=MATCH, like=pair_id, by=by)
             parameters = link(audit, like, **(read_view() | {"page": None}))
             st.session_state[_DESTINATION] = "pages/browse.py", parameters
-        case {"all": "replace"}:
-            st.session_state[REPLACES] = True
+        case {"all": "replace", "ids": list(ids)}:
+            known = fetch_by_id(audit.folder / PAIRS, ROW, map(str, ids))
+            st.session_state[REPLACES] = list(known) or True
         case {"all": str(act), "total": int(total)} if act in _ALL:
             _decide_all(audit, selection, _ALL[act], total)
         case {"page": int(page)} if page > 0:

@@ -57,41 +57,34 @@ class Grid extends Pairs {
     }
 
     build(turned) {
-        const {cards, table, scores} = this.data, box = this.find('cards')
+        const {cards, table, scores, order} = this.data, box = this.find('cards'), inOrder = name => name === order ? 'order' : ''
+        const names = scores.map(([name, label]) => button(() => this.trigger({order: name}), label, {className: inOrder(name)}))
+        const head = make('div.head', make('span'), make('span'), make('span', 'caption'), make('span', 'decision'), ...names)
         box.classList.toggle('table', table)
         box.style.setProperty('--scores', scores.length)
         this.nodes = new Map(cards.map((card, place) => [card.row, this.node(card, place)]))
-        box.replaceChildren(...(table ? [this.header()] : []), ...this.nodes.values())
+        box.replaceChildren(...(table ? [head] : []), ...this.nodes.values())
         for (const {row} of cards) if (this.loaded.get(row)) this.showLoaded(row)
         if (turned) document.querySelector('[data-testid=stMain]').scrollTo(0, 0)
         if (turned) this.mark(0)
     }
 
-    header() {
-        const {scores, order} = this.data, inOrder = name => name === order ? 'order' : ''
-        const names = scores.map(([name, label]) => button(() => this.trigger({order: name}), label, {className: inOrder(name)}))
-        return make('div.head', make('span'), make('span'), make('span', 'caption'), make('span', 'decision'), ...names)
-    }
-
     node(card, place) {
-        const {scores, order, like} = this.data, {caption} = card, link = this.pairLink(card, caption || '(no caption)')
+        const {scores, order, like} = this.data, {caption} = card
+        const href = `pair?${this.data.address}&pair=${encodeURIComponent(card.pair_id)}`
+        const link = foreign('a.caption', caption || '(no caption)', {href, tabIndex: -1})
         const similar = Object.entries(like).map(([by, name]) => button(() => this.trigger({like: card.pair_id, by}), name))
         const lines = scores.map(([name, label], at) =>
             make(name === order ? 'div.order' : 'div', make('dt', label), make('dd', card.scores[at])))
         if (caption) link.replaceChildren(...marked(caption, card.caption_marks))
-        const texts = make('div.texts', Object.assign(link, {className: 'caption'}), make('p.fault'),
+        const texts = make('div.texts', link, make('p.fault'),
             ...card.notes.map(text => foreign('p.about', text)), make('p.similar', ...similar))
         const node = make('article.card', {tabIndex: -1},
-            make('a.picture', {href: link.href, ariaLabel: 'Open pair', tabIndex: place ? -1 : 0}),
+            make('a.picture', {href, ariaLabel: 'Open pair', tabIndex: place ? -1 : 0}),
             make('input.check', {type: 'checkbox', tabIndex: -1, ariaLabel: `Select this pair: ${caption.slice(0, 80)}`}),
             make('div.words', texts, make('span.badge'), make('dl.scores', ...lines)))
         node.dataset.row = card.row
         return node
-    }
-
-    pairLink(card, text) {
-        const href = `pair?${this.data.address}&pair=${encodeURIComponent(card.pair_id)}`
-        return foreign('a', text, {href, tabIndex: -1})
     }
 
     showLoaded(row) {
@@ -123,7 +116,7 @@ class Grid extends Pairs {
         const shown = total > cards.length ? `${inWords(cards.length)} of ${inWords(total)}` : inWords(cards.length)
         this.write({count: main ? `${inWords(decidedCount)} of ${inWords(total)} decided` : `${shown} pairs`, stored: trouble})
         this.write({number: `${this.all ? 'All ' : ''}${inWords(this.all ? total : count)} selected`})
-        const buttons = {all: !this.all && main && cards.every(({row}) => this.selected.has(row)), replace: this.all, page: !count}
+        const buttons = {all: !this.all && main && cards.every(({row}) => this.selected.has(row)), replace: main, page: !count}
         for (const [act, shown] of Object.entries(buttons)) this.root.querySelector(`[data-act=${act}]`).hidden = !shown
         this.root.querySelector('[data-act=all]').textContent = `Select all ${inWords(total)} that match`
         this.find('bulk').hidden = !count
@@ -218,7 +211,7 @@ class Grid extends Pairs {
         else if (name === 'all') this.all = true
         else if (name === 'none') this.unselect()
         else if (name === 'undo') this.undo()
-        else if (this.all && name !== 'drop') return this.decideAll(name)
+        else if (name === 'replace' || this.all && name !== 'drop') return this.decideAll(name)
         else this.decideShown(name)
         this.draw()
     }
@@ -228,10 +221,10 @@ class Grid extends Pairs {
         this.selected.clear()
     }
 
-    // Decide on all pairs of the selection, or open the dialog that replaces words in their captions.
+    // Decide on all pairs of the selection, or open the dialog that replaces words in captions: theirs, or those of chosen pairs.
     async decideAll(name) {
         await this.sendAll()
-        this.trigger({all: name, total: this.data.total})
+        this.trigger({all: name, total: this.data.total, ids: this.all ? [] : [...this.selected.values()].map(({pair_id}) => pair_id)})
         this.unselect()
         this.draw()
     }
@@ -267,7 +260,6 @@ class Grid extends Pairs {
 
     undone(rows) {
         const place = rows.length === 1 ? this.data.cards.findIndex(({row}) => row === rows[0]) : -1
-        if (place >= 0) this.mark(place)
-        else this.draw()
+        place >= 0 ? this.mark(place) : this.draw()
     }
 }

@@ -1,7 +1,8 @@
-// One pair after another: a key decides on the pair on screen; a key pressed before the pair was painted is ignored, visibly.
+// One pair after another: a key decides on the pair on screen. Keys pressed before the next pair is painted wait for it.
 
 const AHEAD = 20 // pairs that are preloaded
 const REST = 300 // milliseconds on a pair, or without a key, until the server is asked about it
+const WAITING = 8 // keys that wait, at most
 const ZOOM = 3, CLOSEST = 8 // by the key, and at most
 const WORDS = 2 // keys of likelier words; the third is of a suggested caption
 
@@ -11,6 +12,7 @@ class Single extends Pairs {
     constructor(root, data) {
         super(root, data)
         Object.assign(this, {rows: [], place: 0, editing: false, at: new Map(), suggestions: new Map(), path: location.pathname})
+        Object.assign(this, {keys: [], doubts: new Map(), judged: Promise.resolve()}) // `doubts`: row and new caption → reason
         this.visited = new Set() // rows that were decided here: "Undecided only" does not hide them from the arrows
         Object.assign(this, {box: root.querySelector('textarea'), only: this.find('undecided'), suggested: this.find('suggested')})
         this.only.checked = data.undecided
@@ -67,17 +69,15 @@ class Single extends Pairs {
         return this.places(from).next().value ?? this.rows.length
     }
 
-    // Show the pair of a place; `grace`: milliseconds in which keys are still meant for the pair before.
-    go(place, grace = 0) {
-        Object.assign(this, {place, grace, editing: false, judging: null})
+    go(place) {
+        Object.assign(this, {place, editing: false})
         this.draw()
     }
 
     step(by) {
         let place = this.place + by
         while (this.rows[place] !== undefined && this.isHidden(this.rows[place], this.visited)) place += by
-        if (place < 0) this.sign('This is the first pair.')
-        else this.go(Math.min(place, this.rows.length))
+        place < 0 ? this.sign('This is the first pair.') : this.go(Math.min(place, this.rows.length))
     }
 
     // The row on screen and some of those that follow.
@@ -121,7 +121,7 @@ class Single extends Pairs {
     }
 
     wait(reason, links = []) {
-        Object.assign(this, {shown: null, choices: [], painted: Infinity})
+        Object.assign(this, {shown: null, choices: [], painted: false})
         this.find('links').replaceChildren(...links.map(([label, href]) => make('a', label, {href})))
         delete this.find('pair').dataset.pair
         this.find('pair').hidden = true
@@ -163,24 +163,27 @@ class Single extends Pairs {
 
     fill(row, {card, image, fault}) {
         const order = [...new Set([card.first, ...card.captions.keys()])].filter(number => number in card.captions)
-        Object.assign(this, {shown: {row, card, order, focus: 0, news: ''}, painted: Infinity, drawn: ''})
-        this.write({label: card.label, score: card.score, id: `id: ${card.pair_id}`, wait: ''})
-        this.write({fault: fault && `Picture cannot be read: ${fault}`})
-        this.name(card.pair_id)
+        const shown = {row, card, order, focus: 0, news: ''}
+        Object.assign(this, {shown, painted: false, drawn: ''})
+        const broken = fault && `Picture cannot be read: ${fault}`, {label, score, pair_id} = card
+        this.write({label, score, id: `id: ${pair_id}`, fault: broken, wait: ''})
+        this.name(pair_id)
         this.find('picture').replaceChildren(image)
         this.zoom(1)
         this.find('review').classList.toggle('several', order.length > 1)
         this.find('texts').scrollTop = 0
         this.find('pair').hidden = false
-        this.find('pair').dataset.pair = card.pair_id
+        this.find('pair').dataset.pair = pair_id
         requestAnimationFrame(() => setTimeout(() => {
-            if (this.shown?.row === row) this.painted = performance.now() + this.grace
+            if (this.isStopped || this.shown !== shown) return
+            this.painted = true
+            this.actAll()
         }))
         this.later('rest', REST, () => this.suggest())
         if (!this.data.follows) return
-        tried(() => sessionStorage.setItem(OPENED, card.pair_id))
+        tried(() => sessionStorage.setItem(OPENED, pair_id))
         // The page shows its scores; another page must not get its address
-        this.later('follow', REST, () => location.pathname === this.path && this.trigger({pair: card.pair_id}))
+        this.later('follow', REST, () => location.pathname === this.path && this.trigger({pair: pair_id}))
     }
 
     drawState() {
@@ -200,31 +203,32 @@ class Single extends Pairs {
         if (!this.editing) this.box.blur() // a hidden box has the focus, and gets the next key, until the next frame
     }
 
-    // The place of a caption of the data set in the current captions, −1 if it was changed or removed.
-    placeOf(number) {
-        const {shown: {card: {captions}}, currentCaptions} = this
-        return currentCaptions.length === captions.length ? number : currentCaptions.indexOf(captions[number])
+    // A caption, by default that in focus: its text before and after changes and its place, −1 if it was changed or removed;
+    // `texts`: without one, two and more marked sentences; `rest`: without the next one, null if it has none.
+    caption(number = this.shown.order[this.shown.focus]) {
+        const {shown: {card: {captions, words, wrong = [], all_wrong = false}}, currentCaptions} = this
+        const {[number]: text} = captions, {[number]: marks = []} = words
+        const texts = marks.reduce(shorter => [...shorter, withoutSentence(shorter.at(-1), text, marks) ?? text], [text])
+        const inPlace = currentCaptions.length === captions.length
+        const place = inPlace ? number : currentCaptions.findIndex(each => texts.includes(each))
+        const after = currentCaptions[place], rest = withoutSentence(after, text, marks)
+        const allWrong = all_wrong && currentCaptions === captions // the pair as a whole
+        const isWrong = allWrong || wrong.includes(number) && after === text || rest !== null
+        return {number, text, texts, after, place, rest, allWrong, isWrong}
     }
 
-    // The caption in focus; after: its current text, if any, and place: that in the current captions.
-    get focused() {
-        const {card: {captions}, order, focus} = this.shown, number = order[focus], place = this.placeOf(number)
-        return {number, text: captions[number], after: this.currentCaptions[place], place}
-    }
-
-    // Draw each caption once: a removed or changed one is struck through, and followed by its new text.
+    // Draw each caption once: a removed or changed one, or its removed sentence, is struck through; its new text follows.
     drawCaptions() {
         const {shown: {row, card: {captions, words}, order}, currentCaptions} = this
-        const state = JSON.stringify([row, currentCaptions, this.swap]), inPlace = currentCaptions.length === captions.length
+        const state = JSON.stringify([row, currentCaptions, this.swap]), all = order.map(number => this.caption(number))
         if (this.drawn === state) return
         this.drawn = state
-        const lines = order.map(number => {
-            const before = captions[number], after = inPlace ? currentCaptions[number] : ''
-            return before === after || currentCaptions.includes(before) ? marked(before, words[number])
-                : [make('s', before), foreign('p', after)]
-        })
-        const added = inPlace ? [] : currentCaptions.filter(text => !captions.includes(text)).map(text => [foreign('p', text)])
-        this.find('captions').replaceChildren(...[...lines, ...added].map(parts => make('li', make('div.line', {dir: 'auto'}, ...parts))))
+        const lines = all.map(({number, text, texts, after = ''}) => texts.includes(after)
+            ? marked(text, words[number], texts.indexOf(after)) : [make('s', text), foreign('p', after)])
+        const known = all.flatMap(({texts, after}) => [...texts, after])
+        const added = currentCaptions.filter(text => !known.includes(text)).map(text => [foreign('p', text)])
+        this.find('captions').replaceChildren(...[...lines, ...added].map((parts, place) =>
+            make(all[place]?.isWrong ? 'li.wrong' : 'li', make('div.line', {dir: 'auto'}, ...parts))))
         this.drawSuggestions()
     }
 
@@ -237,36 +241,38 @@ class Single extends Pairs {
     focusOn(place) {
         const {length} = this.shown.order
         this.shown.focus = (place + length) % length
-        this.judging = null
         this.drawSuggestions()
     }
 
-    // Draw suggestions: captions of another pair for all of this one; for the caption in focus likelier words in place of
-    // surprising ones, and captions that fit better.
+    // Draw suggestions: all captions of another pair; for the caption in focus likelier words and captions that fit better.
     drawSuggestions() {
-        const {row, card, focus, doubt} = this.shown, answer = this.suggestions.get(row), {number, text, after} = this.focused
-        const fit = answer?.cosines?.[number] ?? -Infinity, lines = [...this.find('captions').children]
-        lines[focus]?.append(this.suggested)
-        const surprising = (card.words[number] ?? []).filter(({rank, better}) => text === after && rank <= WORDS && better.length)
+        const {shown: {row, card, focus, order}, swap} = this, {number, text, after, rest, allWrong} = this.caption()
+        const answer = this.suggestions.get(row)
+        const fit = answer?.cosines?.[number] ?? -Infinity, list = this.find('captions'), lines = [...list.children]
+        allWrong || !lines[focus] ? list.after(this.suggested) : lines[focus].append(this.suggested)
+        allWrong ? list.before(this.find('reason')) : this.suggested.prepend(this.find('reason'))
+        const marks = !allWrong && text === after && card.words[number] || []
+        const surprising = marks.filter(({rank, better}) => rank <= WORDS && better.length)
         const words = surprising.map(({start, end, word, better: [[other, value]]}) => ({value,
             caption: Array.from(text).toSpliced(start, end - start, other).join(''),
             label: make('span', make('bdi', word), ' → ', make('bdi', other))}))
-        const {swap} = this, swaps = swap ? [{swap, value: '', label: make('span',
+        const sure = swap?.probability ? `(${swap.probability})` : 'best'
+        const swaps = swap ? [{swap, value: '', label: make('span',
             make('img', {src: this.addressOf(swap, 'small'), alt: altOf(swap.captions)}),
-            make('b', 'Captions of ', make('bdi', swap.pair_id), ` fit this picture (${swap.probability})${swap.mutual ? ', and vice versa' : ''}`),
+            make('b', 'Captions of ', make('bdi', swap.pair_id), ` fit this picture ${sure}${swap.mutual ? ', and vice versa' : ''}`),
             foreign('span', swap.captions[0]))}] : []
-        const captions = (answer?.choices ?? []).filter(({cosine, caption}) => caption !== after && cosine > fit)
+        const captions = (!allWrong && answer?.choices || []).filter(({cosine, caption}) => caption !== after && cosine > fit)
             .map(({caption}) => ({value: '', caption, label: foreign('span', caption)}))
         this.choices = [...swaps, ...words, ...captions].slice(0, 3)
-        const reason = text === after ? card.reasons[number] : after === doubt?.caption && doubt?.reason
-        const hasSentence = withoutSentence(after, text, card.words[number]) !== null
-        this.find('review').classList.toggle('sentences', hasSentence)
-        this.write({part: hasSentence ? 'sentence' : 'caption'})
+        const reason = text === after ? card.reasons[allWrong ? order[0] : number] : this.doubts.get(`${row} ${after}`)
+        const states = {astray: allWrong, whole: allWrong || order.length < 2 && rest === null} // X removes the pair as a whole
+        for (const [name, is] of Object.entries(states)) this.find('review').classList.toggle(name, is)
+        this.write({part: rest === null ? 'caption' : 'sentence'})
         this.write({heading: this.choices.length ? 'Suggestion' : '', reason: reason || ''})
         this.find('heading').title = captions.length ? answer.quality : ''
         lines.forEach((line, place) => line.classList.toggle('focus', place === focus))
         this.find('choices').replaceChildren(...this.choices.map(({label, value}, place) =>
-            make('li', button(event => this.act(place + 1, event), make('kbd', place + 1), label, make('i', value)))))
+            make('li', button(() => this.act(place + 1), make('kbd', place + 1), label, make('i', value)))))
     }
 
     click(event) {
@@ -278,74 +284,85 @@ class Single extends Pairs {
 
     // React to a key and return whether it is one of this page's. Up and down scroll the page of a pair with one caption.
     pressed(key, event) {
-        const moves = {arrowup: -1, arrowdown: 1}[key], several = this.shown?.order.length > 1
-        const name = '123'.includes(key) ? Number(key) : this.actOf(key, event)
-        if (event.ctrlKey || event.metaKey || !(moves ? several : name)) return false
-        if (moves) this.focusOn(this.shown.focus + moves)
-        else if (!event.repeat || key.startsWith('arrow')) this.act(name, event)
+        const name = key in MOVES ? key : '123'.includes(key) ? Number(key) : this.actOf(key, event)
+        const scrolls = key in MOVES && !this.keys.length && !(this.shown?.order.length > 1)
+        if (event.ctrlKey || event.metaKey || !name || scrolls) return false
+        if (!event.repeat || key.startsWith('arrow')) this.act(name)
         return true
     }
 
-    act(name, event) {
-        if (this.judging && name > 0) return this.sign('Ignored: the new caption is being judged.', 'late')
-        this.judging = null // the pair does not go by itself from a person who does something else
-        if (name === 'keep' || name === 'remove') this.decideShown(name, event)
-        else if (name === 'drop') this.drop(event)
-        else if (name === 'undo') this.undo()
-        else if (name in STEPS) this.step(STEPS[name])
-        else if (name === 'edit') this.edit(event)
+    // Act now or, behind the acts that wait, once the next pair is painted. What follows `edit` would be typed text.
+    act(name) {
+        if (name === 'undo' || name === 'cancel') this.keys = []
+        if (this.keys.length < WAITING && this.keys.at(-1) !== 'edit') this.keys.push(name)
+        else this.sign('A key was ignored: too many were pressed before the next pair was on screen.', 'late other')
+        this.actAll()
+    }
+
+    actAll() {
+        const needsPair = name => !(name in STEPS || ['undo', 'cancel', 'zoom'].includes(name))
+        const isReady = name => this.painted || !needsPair(name) || !(this.place in this.rows)
+        while (this.keys.length && isReady(this.keys[0])) this.perform(this.keys.shift())
+    }
+
+    perform(name) {
+        if (name in STEPS) this.step(STEPS[name])
         else if (name === 'zoom') this.zoom(this.scale > 1 ? 1 : ZOOM)
         else if (name === 'cancel') this.editing = false
+        else if (name !== 'undo' && !this.shown) this.sign('There is no pair to decide on.', 'late')
+        else if (name === 'keep' || name === 'remove') this.decideShown(name)
+        else if (['undo', 'drop', 'edit'].includes(name)) this[name]()
+        else if (name in MOVES) this.focusOn(this.shown.focus + MOVES[name])
         else {
             const {caption, swap} = this.choices[name - 1] ?? {}
-            if (swap?.mutual) this.decideShown('swap', event, undefined, 'captions swapped', false, swap)
-            else if (swap) this.decideShown('recaption', event, swap.captions)
-            else this.use(event, caption)
+            if (swap?.mutual) this.decideShown('swap', undefined, 'captions swapped', swap)
+            else if (swap) this.decideShown('recaption', swap.captions)
+            else this.use(caption)
         }
         this.drawState()
     }
 
-    // Whether a key or click came after the pair on screen was painted, so that it refers to this pair.
-    accepts(event) {
-        const accepted = this.shown !== null && event.timeStamp >= this.painted
-        const ended = this.rows[this.place] === undefined
-        if (!accepted) this.sign(ended ? 'There is no pair to decide on.' : 'Ignored: the pair was not on screen yet.', 'late')
-        return accepted
+    // If an act fails, those that wait do too: they were for the pairs after this one.
+    sign(text, kind, ...parts) {
+        const {length} = kind === 'late' ? this.keys.splice(0) : []
+        super.sign(length ? `${text} Keys after it were ignored: ${length}.` : text, kind, ...parts)
     }
 
-    // Decide on the pair on screen, and in a swap on another one, and show the next one unless this one stays.
-    decideShown(kind, event, captions, label = labelOf(kind), stays = false, swap = null) {
-        if (!this.accepts(event)) return false
-        const {row, card, news} = this.shown
+    // Decide on the pair on screen, and in a swap on another one, and show the next one, or what else is wrong in this one.
+    decideShown(kind, captions, label = labelOf(kind), swap = null) {
+        const {row, card, news, order, focus} = this.shown, places = kind === 'recaption' ? [focus, ...order.keys()] : []
         this.shown.news = ''
         if (news) return this.sign(`${news} Press again to replace it.`, 'late')
         const cards = swap ? [{...card, after: swap.captions}, {...swap, after: card.captions}] : [card]
         this.decide(cards, kind, {captions, expected: this.expected(row)})
         this.visited.add(row)
-        this.sign(`${label} ✓`, kind)
-        this.go(stays ? this.place : this.next(this.place + 1))
+        const wrong = places.find(place => this.caption(order[place]).isWrong)
+        this.shown.focus = wrong ?? focus
+        const more = wrong >= 0 ? ` Another ${this.caption().rest === null ? 'caption' : 'sentence'} is probably wrong.` : ''
+        this.sign(`${label} ✓${more}`, kind)
+        this.go(more ? this.place : this.next(this.place + 1))
         return true
     }
 
-    // Use a suggestion. The pair stays on screen until the server answers, and for good if the caption may still be wrong.
-    async use(event, caption) {
-        const before = this.currentCaptions[this.focused.place] ?? ''
-        if (!this.change(event, [caption], undefined, true)) return
-        const {shown} = this, doubt = this.judging = shown.doubt = {caption, reason: 'Changed; being judged…'}
-        this.drawSuggestions()
-        const answer = await this.ask('judge', {row: shown.row, caption, before}).then(response => response.json()).catch(() => null)
-        if (this.isStopped || this.shown !== shown) return
-        const {right = Boolean(answer), wrong} = answer ?? {} // an audit that cannot judge answers without both
-        doubt.reason = right ? '' : `Changed; ${wrong ? `it may still be wrong (${wrong})` : 'not judged'}.`
-        this.drawSuggestions()
-        if (this.judging !== doubt) return
-        this.judging = null
-        if (right) this.go(this.next(this.place + 1), REST)
-        else this.sign(doubt.reason, 'late')
+    // Use a suggestion; the server is asked afterwards whether the new caption may still be wrong.
+    use(caption) {
+        const {row, card: {pair_id}} = this.shown, {after: before = ''} = this.caption()
+        if (this.change([caption])) this.judged = this.judged.then(async () => {
+            const answer = await this.ask('judge', {row, caption, before}).then(response => response.json()).catch(() => null)
+            const {right = Boolean(answer), wrong} = answer ?? {} // an audit that cannot judge answers without both
+            const stands = this.decisions.get(row) !== 'remove' && this.captions.get(row)?.includes(caption)
+            if (this.isStopped || right || !stands) return
+            const doubt = wrong ? `may still be wrong (${wrong})` : 'could not be checked'
+            this.doubts.set(`${row} ${caption}`, `The new caption ${doubt}.`)
+            if (this.shown) this.drawSuggestions()
+            const back = this.shown?.row === row ? [] : [' ← leads back to it. ', button(() => this.undone([row]), 'Show it')]
+            this.sign(`The new caption of ${pair_id} ${doubt}.`, 'late other', ...back)
+        })
     }
 
     undone(rows) {
         for (const row of rows) this.visited.add(row)
+        this.keys = []
         this.go(this.at.get(rows[0]) ?? this.place)
     }
 
@@ -356,27 +373,25 @@ class Single extends Pairs {
     }
 
     // Replace the caption in focus by others: by none to remove it, and the pair if it has no other caption.
-    change(event, texts, label, stays) {
-        if (!this.accepts(event)) return false
-        const {focused: {place}, currentCaptions} = this, captions = currentCaptions.toSpliced(place, 1, ...texts)
-        if (texts.includes(undefined)) this.sign('There is no such suggestion.', 'late')
+    change(texts, label) {
+        const {place} = this.caption(), captions = this.currentCaptions.toSpliced(place, 1, ...texts)
+        const none = this.suggestions.has(this.shown.row) ? 'There is no such suggestion.' : 'The suggestions are not loaded yet.'
+        if (texts.includes(undefined)) this.sign(none, 'late')
         else if (place < 0) this.sign('This caption was changed or removed before.', 'late')
-        else if (captions.length) return this.decideShown('recaption', event, captions, label, stays)
-        else return this.decideShown('remove', event)
+        else if (captions.length) return this.decideShown('recaption', captions, label)
+        else return this.decideShown('remove')
     }
 
-    // Remove the marked sentence of the caption in focus, else the caption. The pair stays if another sentence is marked.
-    drop(event) {
-        if (!this.accepts(event)) return
-        const {number, text, after} = this.focused, marks = this.shown.card.words[number]
-        const rest = withoutSentence(after, text, marks), more = rest && withoutSentence(rest, text, marks) !== null
-        this.change(event, rest ? [rest] : [], `${rest ? 'sentence' : 'caption'} removed`, more)
+    // Remove the pair if all is wrong, else the marked sentence of the caption in focus, else the caption.
+    drop() {
+        const {rest, allWrong} = this.caption()
+        if (allWrong) this.decideShown('remove')
+        else this.change(rest ? [rest] : [], `${rest ? 'sentence' : 'caption'} removed`)
     }
 
     // Edit the captions, one a line; the caret is after the caption in focus, or after its first marked sentence.
-    edit(event) {
-        if (!this.accepts(event)) return
-        const {currentCaptions, focused: {number, text, after, place}} = this
+    edit() {
+        const {currentCaptions} = this, {number, text, after, place} = this.caption()
         this.box.value = this.unchanged = asLines(currentCaptions)
         this.editing = true
         this.drawState()
@@ -402,6 +417,6 @@ class Single extends Pairs {
         const captions = this.box.value.split('\n').map(line => line.trim()).filter(Boolean)
         if (!captions.length) this.sign('Not saved: write at least one caption.', 'late')
         else if (captions.join('\n') === this.unchanged) this.sign('Not saved: nothing was changed.', 'late')
-        else this.decideShown('recaption', event, captions)
+        else this.decideShown('recaption', captions)
     }
 }

@@ -36,6 +36,7 @@ from clipmem_core.dashboard.plain import format_score, in_one_line
 from clipmem_core.io import InputError
 from clipmem_core.review.cards import (
     LIKELY,
+    Explained,
     cards,
     explain_captions,
     percent,
@@ -49,7 +50,7 @@ from clipmem_core.review.decisions import (
     open_review,
 )
 from clipmem_core.review.encoding import prepare, run
-from clipmem_core.review.incidents import find_swap
+from clipmem_core.review.incidents import find_swap, offered_captions
 from clipmem_core.review.judge_input import REPLACES
 from clipmem_core.review.key_presses import KeyPresses, store_key_presses
 from clipmem_core.review.queries import (
@@ -220,7 +221,7 @@ def _pairs(request: Request) -> Response:
     shown = cards(audit, _numbers(request, "rows"), selection)
     ids = [card.pair_id for card in shown]
     first = suspicious_captions(audit, ids)
-    reasons, surprising = explain_captions(audit, ids)
+    explained = explain_captions(audit, ids)
     spot_checks = set()
     if selection.order == REVIEW_PLACE:
         review = review_order(audit)
@@ -231,6 +232,7 @@ def _pairs(request: Request) -> Response:
         score = card.match if card.match is not None else card.scores.get(order)
         at_random = selection.order == RANDOM or card.row in spot_checks
         note = " · random spot check" if at_random else ""
+        about = explained.get(card.pair_id, Explained())
         answer.append(
             {
                 "row": card.row,
@@ -238,8 +240,10 @@ def _pairs(request: Request) -> Response:
                 "caption_key": str(card.caption_key),
                 "captions": card.captions,
                 "first": first.get(card.pair_id, 0),
-                "words": surprising.get(card.pair_id, {}),
-                "reasons": reasons.get(card.pair_id, {}),
+                "words": about.marks,
+                "reasons": about.reasons,
+                "wrong": about.wrong,
+                "all_wrong": about.whole,
                 "label": card.label or "",
                 "score": f"{words(order)} {format_score(score)}{note}",
                 "decision": card.decision.decision,
@@ -275,7 +279,12 @@ def _suggest(request: Request) -> Response:
             suggested = _suggestions(audit, row)
     except InputError:
         suggested = Suggested()
-    return _json(asdict(suggested) | {"quality": QUALITY, "swap": find_swap(audit, row)})
+    swap = find_swap(audit, row)
+    if not swap and suggested.choices:
+        pair_id = fetch_numbered(audit.folder / PAIRS, [PAIR_ID], [row])[row][0]
+        if explain_captions(audit, [pair_id])[pair_id].whole:
+            swap = offered_captions(audit, suggested.choices[0].row)
+    return _json(asdict(suggested) | {"quality": QUALITY, "swap": swap})
 
 
 _suggestions = cached(512, PAIRS, MEMBERSHIP)(suggested_captions)
@@ -296,7 +305,7 @@ def _judge(request: Request) -> Response:
         return _json({"text": in_one_line(error)})
     parts = [f"{percent(typed)} as typed"] if caption != before else []
     parts += [f"{percent(now)} now"] if before else []
-    text = f"Probability that it is wrong, if half of all captions are: {', '.join(parts)}"
+    text = f"Probability that it is wrong: {', '.join(parts)}"
     return _json({"text": text, "wrong": percent(typed), "right": not typed > LIKELY})
 
 

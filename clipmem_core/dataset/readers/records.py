@@ -166,7 +166,8 @@ def find_fields(
 ) -> FieldColumns:
     """Choose the columns of a table; `picture` is the column whose type is a picture."""
     listed = ", ".join(repr(column[:40]) for column in columns[:_SHOWN])
-    message = f"{source} has the columns {listed}{' …' if len(columns) > _SHOWN else ''}"
+    more = " …" if len(columns) > _SHOWN else ""
+    its_columns = f"its only column is {listed}" if len(columns) == 1 else f"it has {listed}{more}"
     flags = {
         "--csv-img-key": options.csv_img_key,
         "--csv-caption-key": options.csv_caption_key,
@@ -176,7 +177,7 @@ def find_fields(
     }
     for flag, name in flags.items():
         if name and name not in columns:
-            raise InputError(f"{flag} names column {name!r}, but {message}")
+            raise InputError(f"{flag} names column {name!r}: {source} has none ({its_columns})")
     used = {*flags.values(), picture}
     usual = {column.strip().lower(): column for column in reversed(columns) if column not in used}
 
@@ -185,10 +186,14 @@ def find_fields(
 
     caption = options.csv_caption_key or guess("caption")
     image = options.csv_img_key or picture or guess("image")
-    if not caption:
-        raise InputError(f"{message}, and no usual name for captions: --csv-caption-key names it")
-    if not image:
-        raise InputError(f"{message}, and no usual name for pictures: --csv-img-key names it")
+    for name, what, flag in (
+        (caption, "caption", "--csv-caption-key"),
+        (image, "picture", "--csv-img-key"),
+    ):
+        if not name:
+            raise InputError(
+                f"found no {what} column in {source} ({its_columns}): name it with {flag}"
+            )
     label = options.csv_label_key or guess("label")
     pair_id = options.csv_id_key or guess("id")
     fields = FieldColumns(image, caption, label, pair_id, guess("injected"), options.group_key)

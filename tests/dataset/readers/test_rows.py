@@ -31,7 +31,7 @@ def test_flags_choose_columns_and_a_missing_one_is_an_error() -> None:
     assert find_fields(columns, SourceOptions(**flags), source="a.csv")[:3] == tuple(columns[:3])
     for key in ("csv_img_key", "csv_caption_key", "csv_label_key", "csv_id_key"):
         flag = "--" + key.replace("_", "-")
-        with pytest.raises(InputError, match=f"{flag} names column 'gone', but a.csv has"):
+        with pytest.raises(InputError, match=f"{flag} names column 'gone': a.csv has none"):
             find_fields(["image", "caption"], SourceOptions(**{key: "gone"}), source="a.csv")
     for column, flag in {"image": "--csv-caption-key", "caption": "--csv-img-key"}.items():
         with pytest.raises(InputError, match=flag):

@@ -128,7 +128,7 @@ def test_quotes_in_texts_are_read_and_many_stray_ones_take_linear_time(tmp_path:
         ("set.csv", b"", "is empty"),
         ("set.csv", b'"open,caption\n', "no header line"),
         ("set.csv", b"\x89PNG\r\n\x1a\n\x00\x00\x01\xff\xfe" * 50, "set.csv"),
-        ("set.csv", b"a.png,a cat\nb.png,a dog\n", "--csv-caption-key names it"),
+        ("set.csv", b"a.png,a cat\nb.png,a dog\n", "name it with --csv-caption-key"),
         ("set.csv", b"image,caption,image\na.png,x,y\n", "more than once"),
         ("set.jsonl", b"[1, 2]", "holds no JSON"),
         ("set.json", b"[1, 2]", "holds no JSON"),
