@@ -86,6 +86,7 @@ def write_audit(
         config=config,
         towers=settings.towers_of(config).records if settings.opens_towers(config) else {},
         languages=languages,
+        repeated_captions=data_set.raw.repeated,
         sampled_of=data_set.raw.drawn_of,
         reaudit_of=reaudit_of,
     )

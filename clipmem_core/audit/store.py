@@ -31,7 +31,7 @@ from clipmem_core.ragged import Ragged
 from clipmem_core.scores.detectors import DECOY
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
-VERSION = 12  # of an audit's folder; other versions cannot be read
+VERSION = 13  # of an audit's folder; other versions cannot be read
 # bytes; file systems allow 255, and the names of locks and temporary files are longer
 MAX_NAME = 100
 
@@ -99,6 +99,7 @@ class Record:
     towers: dict[str, dict[str, Any]] = field(default_factory=dict)  # the locked towers, by kind
     # The share of each language among the captions, the largest first
     languages: dict[str, float] = field(default_factory=dict)
+    repeated_captions: int = 0  # of the data set: they were merged with an equal one of their pair
     sampled_of: int = 0  # pairs of the data set, if the audit's are a random sample of them
     reaudit_of: str = ""  # the audit whose members this one trains on its cleaned data set
 

@@ -268,8 +268,8 @@ def _memorization_is_measurable(auroc: float) -> dict[str, Any]:
     return _check(
         "memorization is measurable" if good else "hardly any memorization is measurable",
         good,
-        "Alignment separates pairs in a member's training set from others with an AUROC of "
-        f"{auroc:.3f} (0.5 is chance).",
+        "A plain threshold on alignment, without an attacker's shadow models, separates a member's "
+        f"training pairs from others with an AUROC of {auroc:.3f} (0.5 is chance).",
         "the model memorizes little, and scores of single pairs are noise: train longer "
         "(--epochs) to see more",
     )

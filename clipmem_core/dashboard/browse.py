@@ -432,7 +432,8 @@ def _draw_legend(audit: Audit, selection: Selection, count: int) -> None:
         sentences.append(queue.sentence)
     if order in BY_CAPTION:
         sentences.append(MARKS)
-    sentences.append(read_uncertainty(audit).explain())
+    if order == c.CLIPMEM:
+        sentences.append(read_uncertainty(audit).explain())
     scores = "\n".join(f"- **{words(score)}**: {text}" for score, text in LEGEND.items())
     st.caption(" ".join(sentences), help=scores)
 

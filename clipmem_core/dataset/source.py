@@ -56,6 +56,7 @@ class RawPairs:
     rows: int
     pairs: pd.DataFrame
     quarantine: pd.DataFrame
+    repeated: int = 0  # captions that repeat one of their pair, and were merged with it
     drawn_of: int = 0  # pairs before a sample was drawn; 0 without a sample
 
 
@@ -71,10 +72,10 @@ def read_source(
     source = fetch_source(source, data=data, say=say)
     try:
         rows = _read(source, options, data)
-        total, pairs, quarantine = merge_rows(rows)
+        merged = merge_rows(rows)
     except OSError as error:
         raise InputError(reading_fault(error, source)) from error
-    return RawPairs(rows.root.absolute(), rows.format, total, pairs, quarantine)
+    return RawPairs(rows.root.absolute(), rows.format, *merged)
 
 
 def check_source(source: str) -> None:

@@ -108,6 +108,11 @@ def clean(audit: Audit) -> Cleaned:
             "audit the set again.",
         ),
         (
+            audit.record.repeated_captions,
+            f"{count_words(audit.record.repeated_captions, 'caption')} of the data set equal "
+            "another one of the same picture and are merged with it.",
+        ),
+        (
             quarantined,
             f"{count_words(quarantined, 'unusable input row')} not included: see Quarantine on "
             "the page Overview.",

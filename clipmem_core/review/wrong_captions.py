@@ -155,7 +155,9 @@ def review_progress(audit: Audit) -> ReviewProgress:
     if found["missing"]:
         return progress
     rows, posterior = _posterior(audit)
-    left = ~(done | repaired)
+    # A person said of a fault that it is none.
+    no_fault = decisions.neutral & (decisions.codes == CODES[KEEP]) & _checked(audit)
+    left = ~(done | repaired | no_fault)
     estimate = posterior.remaining((done & ~wrong)[rows], wrong[rows], left[rows])
     count = found["all"] if left.all() else estimate._asdict()
     probabilities = np.zeros(len(done))

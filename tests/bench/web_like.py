@@ -6,6 +6,7 @@ with what was planted.
 
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,10 @@ from clipmem_core import draws, open_audit
 from clipmem_core.config import SourceOptions, data_folder
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.dataset.source import read_source
-from clipmem_core.review.cards import explain_captions
-from clipmem_core.review.incidents import ACTIONS, decide_incidents, incident_states
+from clipmem_core.io import InputError
+from clipmem_core.review.cards import LIKELY, explain_captions
+from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
+from clipmem_core.review.incidents import decide_incidents, incident_states
 from clipmem_core.review.wrong_captions import review_order
 
 PAIRS = 3_000
@@ -170,13 +173,37 @@ def check(name: str, folder: Path) -> None:
 
 
 def follow(name: str, folder: Path) -> None:
-    """Follow the main action of every fault and of the first ranked pairs, and count what is left.
-    Changes the log of decisions."""
+    """Follow the main action of every fault and of the pairs that are probably wrong, as Review
+    offers it, and count the wrong captions that an export would have. Changes the decisions."""
     audit = open_audit(name)
     states = incident_states(audit)
     for state in states[states["is_open"]].itertuples():
-        action = ACTIONS[0] if state.to_repair else ACTIONS[1]
-        print(state.Index, action, decide_incidents(audit, [int(state.Index)], action).pairs)
+        for action in ("repair", "remove"):
+            if action == "remove" or state.to_repair:
+                with suppress(InputError):  # a repair may leave nothing
+                    print(state.kind, action, decide_incidents(audit, [state.Index], action).pairs)
+    pairs = audit.pairs.set_index(c.PAIR_ID)
+    likely = audit.scores.loc[audit.scores[c.P_WRONG] >= LIKELY, c.PAIR_ID].tolist()
+    review = open_review(audit)
+    open_ones = [each for each in review.decisions(likely).values() if not each.decision]
+    explained = explain_captions(audit, [each.pair_id for each in open_ones])
+    for each in open_ones:
+        texts = list(pairs.loc[each.pair_id, c.CAPTIONS])
+        about = explained[each.pair_id]
+        left = [text for number, text in enumerate(texts) if number not in about.wrong]
+        if about.whole or not left:
+            review.decide([each.pair_id], REMOVE, audit=name)
+        elif len(left) < len(texts):
+            review.decide([each.pair_id], RECAPTION, captions=left, audit=name)
+    truth = pd.read_csv(folder / "truth.csv", keep_default_na=False).set_index(c.IMAGE)["kind"]
+    kinds = truth.loc[pairs[c.IMAGE]].to_numpy(object)
+    now = review.decisions(pairs.index)
+    kept = [now[pair_id].decision != REMOVE for pair_id in pairs.index]
+    same = [not now[pair_id].captions for pair_id in pairs.index]
+    left = pd.DataFrame({"kind": kinds, "planted": 1, "left": np.array(kept) & np.array(same)})
+    print(left[left["kind"] != ""].groupby("kind")[["planted", "left"]].sum().to_string())
+    lost = int((~np.array(kept) & (kinds == "")).sum())
+    print(f"right pairs removed: {lost} of {(kinds == '').sum():,}")
 
 
 if __name__ == "__main__":

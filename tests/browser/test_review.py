@@ -271,11 +271,14 @@ def test_the_most_suspicious_caption_comes_first_and_a_key_stores_a_likelier_wor
     order = [first, *(number for number in range(5) if number != first)]
     assert shown.all_text_contents() == [captions[number] for number in order]
     page.locator("ol span").nth(2).wait_for()
-    start, word = captions[first].rsplit(maxsplit=1)
+    start, _, word = captions[first].rpartition(" ")
     assert page.locator("ol span").all_inner_texts() == [f"{word} → fox<b>", "a heron", "a stork"]
     answer = {"text": "", "right": True}
     page.route("**/api/review/judge?**", lambda route: route.fulfill(json=answer))
-    for number, key, changed in ((first, "1", f"{start} fox<b>"), (order[1], "2", "a stork")):
+    for number, key, changed in (
+        (first, "1", f"{start} fox<b>".strip()),
+        (order[1], "2", "a stork"),
+    ):
         before = captions[number]
         captions[number] = changed
         page.keyboard.press(key)

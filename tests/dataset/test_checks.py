@@ -12,6 +12,7 @@ from clipmem_core.dataset.checks import (
     caption_flags,
     main_script,
     measure_pictures,
+    not_captions,
 )
 from clipmem_core.dataset.pictures import resize
 from tests.dataset.samples import drawing
@@ -125,3 +126,35 @@ def test_the_measurements_equal_a_slow_loop() -> None:
     low, high = (flat[round(share * (SIZE**2 - 1))] for share in (0.01, 0.99))
     expected = bends[round(0.99 * (len(bends) - 1))] / (high - low)
     assert sharpness == pytest.approx(expected, rel=1e-4)
+
+
+# As captioning services, templates and exports write them
+NO_CAPTIONS = (
+    "I'm unable to help with identifying the people in this picture.",
+    "As an AI, I do not have access to the image.",
+    "Your request was rejected as a result of our safety system.",
+    '{"error": {"code": 429, "message": "slow down"}}',
+    "<html><body><h1>502 Bad Gateway</h1></body></html>",
+    "message is empty",
+    "no image provided",
+    "N/A",
+    "null",
+    "{caption}",
+    "<caption>",
+    "Describe the image in one sentence.",
+    "DSC_0042.JPG",
+)
+CAPTIONS = (
+    "a man who cannot see the ball in the photo",
+    "Error of judgment: a referee shows a red card",
+    "Access to the beach is denied to dogs, says the sign",
+    "a sign that says no image of the king may be sold",
+    "Null island, a buoy in the Atlantic",
+    "a test tube on a table",
+)
+
+
+def test_texts_that_are_no_captions_are_told_from_captions() -> None:
+    names = not_captions([*NO_CAPTIONS, *CAPTIONS, *["a frog"] * 20])
+    assert all(names[: len(NO_CAPTIONS)])
+    assert not any(names[len(NO_CAPTIONS) :])

@@ -31,7 +31,7 @@ def with_scores(audit: Audit, wrong: Probabilities) -> None:
     scores = pd.DataFrame(
         {"pair_id": [f"p{row}" for row in range(pairs)], "group": "scored", "p_wrong": wrong.pairs}
     )
-    scores = scores.assign(misfit=wrong.worst, csls_out=0.0, suspicion=wrong.worst)
+    scores = scores.assign(misfit=wrong.worst, csls_out=0.0, suspicion=wrong.worst, p_check=0.0)
     scores["review_place"] = review_place(wrong.worst)
     rewrite(audit.folder / SCORES, scores)
     rows = [

@@ -87,10 +87,11 @@ def in_image_folder(rows: Rows, flag: str, file: Path) -> Rows:
     return replace(rows, root=root, rows=moved)
 
 
-def merge_rows(rows: Rows) -> tuple[int, pd.DataFrame, pd.DataFrame]:
-    """Return the number of rows, the pairs in order of first appearance, and the quarantine in the
-    order of rows."""
+def merge_rows(rows: Rows) -> tuple[int, pd.DataFrame, pd.DataFrame, int]:
+    """Return the number of rows, the pairs in order of first appearance, the quarantine in the
+    order of rows, and the number of captions that repeat one of their pair."""
     total = 0
+    repeated = 0
     pairs = dict[str, list[Any]]()
     refused = list[tuple[str, str | None, str, str]]()
     owners = dict[str, str]()
@@ -111,7 +112,9 @@ def merge_rows(rows: Rows) -> tuple[int, pd.DataFrame, pd.DataFrame]:
             refused.append((printable(row.source), name, kind, printable(reason)))
             continue
         pair = pairs.setdefault(row.image, [pair_id, row.image, [], None, None, None])
-        pair[2] += [caption for caption in row.captions if caption not in pair[2]]
+        before = len(pair[2])
+        pair[2] = list(dict.fromkeys(pair[2] + row.captions))
+        repeated += before + len(row.captions) - len(pair[2])
         pair[3] = pair[3] or row.label
         pair[4] = pair[4] or (row.injected if row.injected in _INJECTED else None)
         pair[5] = pair[5] or row.group_key
@@ -120,6 +123,7 @@ def merge_rows(rows: Rows) -> tuple[int, pd.DataFrame, pd.DataFrame]:
         total,
         pd.DataFrame(list(pairs.values()), columns=columns, dtype=object),
         pd.DataFrame(refused, columns=c.QUARANTINE_COLUMNS, dtype=object),
+        repeated,
     )
 
 
@@ -133,7 +137,7 @@ def _clean(row: Row) -> Row:
         kind = c.BAD_CAPTION
         entries = row.captions if isinstance(row.captions, list) else [row.captions]
         texts = [tidy(_text(entry, "caption")) for entry in entries if not is_missing(entry)]
-        captions = list(dict.fromkeys(filter(None, texts)))
+        captions = list(filter(None, texts))
         if not captions:
             raise InputError("caption is empty")
     except InputError as error:

@@ -8,6 +8,7 @@ import pytest
 from clipmem_core.config import SourceOptions
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.dataset.readers.records import find_fields
+from clipmem_core.dataset.source import read_source
 from clipmem_core.io import InputError
 from tests.dataset.samples import draw, picture_bytes, read
 
@@ -86,3 +87,11 @@ def test_the_folder_is_searched_for_from_here_and_beside_the_table(
     for folder in ("gone", "~nobody/x"):
         with pytest.raises(InputError, match=f"--image-folder {folder} is not a folder"):
             read(file, image_folder=folder)
+
+
+def test_equal_captions_of_a_picture_are_merged_and_counted(tmp_path: Path) -> None:
+    table = tmp_path / "a.csv"
+    table.write_text("filepath,title\na.png,a cat\na.png,a cat \na.png,a dog\nb.png,a cat\n")
+    raw = read_source(str(table), SourceOptions(), data=tmp_path)
+    assert [list(texts) for texts in raw.pairs["captions"]] == [["a cat", "a dog"], ["a cat"]]
+    assert raw.repeated == 1
