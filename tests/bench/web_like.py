@@ -181,7 +181,11 @@ def follow(name: str, folder: Path) -> None:
         for action in ("repair", "remove"):
             if action == "remove" or state.to_repair:
                 with suppress(InputError):  # a repair may leave nothing
-                    print(state.kind, action, decide_incidents(audit, [state.Index], action).pairs)
+                    print(
+                        state.kind,
+                        action,
+                        decide_incidents(audit, [int(str(state.Index))], action).pairs,
+                    )
     pairs = audit.pairs.set_index(c.PAIR_ID)
     likely = audit.scores.loc[audit.scores[c.P_WRONG] >= LIKELY, c.PAIR_ID].tolist()
     review = open_review(audit)
