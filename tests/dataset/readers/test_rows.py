@@ -90,6 +90,8 @@ def test_the_folder_is_searched_for_from_here_and_beside_the_table(
 
 
 def test_equal_captions_of_a_picture_are_merged_and_counted(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(picture_bytes())
     table = tmp_path / "a.csv"
     table.write_text("filepath,title\na.png,a cat\na.png,a cat \na.png,a dog\nb.png,a cat\n")
     raw = read_source(str(table), SourceOptions(), data=tmp_path)
