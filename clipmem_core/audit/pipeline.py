@@ -143,7 +143,8 @@ class Run:
 
     @functools.cached_property
     def reasons(self) -> np.ndarray:
-        """The check that says that each caption is none, or empty, object [n_captions]."""
+        """Why each text is no caption, empty for captions, object [n_captions]. `ScorePairs` adds
+        recurring texts, which need scores."""
         pairs = self.audit.read_columns(store.PAIRS, c.CAPTIONS)[c.CAPTIONS].tolist()
         captions = Captions.from_pairs(pairs)
         reasons = not_captions(captions.texts)
@@ -154,7 +155,7 @@ class Run:
 
     @functools.cached_property
     def faults(self) -> list[Fault]:
-        """The faults of the pipeline that need no model, or only show that a text recurs."""
+        """The faults of the pipeline that `reasons` and the checks of captions show."""
         clusters = store.read_prepared(self.audit.folder).clusters
         checks = store.read_table(ensure_checks(self.audit))
         return text_faults(self.audit.pairs, clusters, checks, self.reasons)

@@ -309,11 +309,11 @@ def caption_flags(captions: Captions) -> dict[str, np.ndarray]:
 
 
 def not_captions(texts: Sequence[str]) -> np.ndarray:
-    """Return the name of the check that says that a text is no caption of any picture, empty for
-    captions, object [n_texts].
+    """Return the check that each text fails if it is no caption of any picture, empty for captions,
+    object [n_texts].
 
-    Markup counts where it is tags. File names and the like of more than half of the texts do not
-    count: so the data set is written.
+    Of markup only tags count. A check other than `model_output` that more than half of the texts
+    fail does not count: it describes the style of the data set.
     """
     names = np.full(len(texts), "", object)
     for name, is_one in _NOT_CAPTIONS.items():
