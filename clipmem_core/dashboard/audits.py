@@ -1,27 +1,32 @@
 """The page Audits: the list with its actions, and the form that checks and starts an audit."""
 
+import hashlib
 import itertools
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields, replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 from rich.filesize import decimal
 
-from clipmem_core.audit.jobs import JobRecord, audit_request, cancel, jobs_folder
-from clipmem_core.audit.preflight import Request, check_request, find_check
-from clipmem_core.audit.settings import REPLICATES, audit_name
-from clipmem_core.audit.status import DONE, State, delete_audit, folder_bytes, list_states
-from clipmem_core.audit.store import CONFIG, audits_folder, is_name
+from clipmem_core.auditing.jobs import JobRecord, audit_request, cancel, jobs_folder
+from clipmem_core.auditing.preflight import Request, check_request, find_check
+from clipmem_core.auditing.settings import REPLICATES, audit_name
+from clipmem_core.auditing.status import DONE, State, delete_audit, folder_bytes, list_states
+from clipmem_core.auditing.store import CONFIG, audits_folder, is_name
 from clipmem_core.columns import group_words
 from clipmem_core.config import (
     DEFAULT_PRESET,
     FIELDS,
     PRESETS,
+    SETS,
     AuditConfig,
     SourceOptions,
+    data_folder,
     ineffective_fields,
     preset_config,
 )
@@ -34,13 +39,15 @@ from clipmem_core.dashboard.plain import (
     show_strong,
 )
 from clipmem_core.dashboard.running_audit import draw_progress, on_page
+from clipmem_core.dataset.readers.paths import SOURCE_SUFFIXES
 from clipmem_core.dataset.source import DRAWN, lacks_captions
 from clipmem_core.glossary import PROTOCOL, meaning
-from clipmem_core.io import InputError
+from clipmem_core.io import InputError, shortage, write_once
 from clipmem_core.scores.membership import MIN_PAIRS
 from clipmem_core.scores.registry import words
 
 _TABLE = "audits-table"
+_PATH = "new-path"
 _MESSAGE = "audits-message"  # shown once, after the rerun that follows an action
 _ORDER = dict.fromkeys(["name", "state", "begun"])  # the first columns
 _COLUMNS = {
@@ -161,14 +168,25 @@ def _draw_actions(state: State) -> None:
 def draw_request() -> Request:
     """Draw the form, a field for the data set and a closed part for all others, and return its
     request."""
-    source = st.text_input(
+    field, upload = st.columns([3, 2])
+    upload.file_uploader(
+        "Or drop a file",
+        SOURCE_SUFFIXES,
+        key="new-file",
+        help="Stored once in data/sets/uploads.",
+        on_change=_store_upload,
+    )
+    source = field.text_input(
         "Path, shards or Hugging Face name",
-        key="new-path",
+        key=_PATH,
         help="A CSV, TSV, JSONL, Parquet or COCO file, shards, a folder of pictures with "
         "captions, or owner/name.",
         placeholder="/data/pairs.csv",
         **_PERSIST,
     ).strip()
+    if Path(source).is_relative_to(_uploads()):
+        label = FIELDS["image_folder"].label
+        st.caption(f"If this file lists paths of pictures, set their folder: Settings → {label}.")
     st.caption(
         f"At least {MIN_PAIRS} pictures with captions. No data at hand? Type {DRAWN}: 1,100 drawn "
         "pictures, some with wrong captions."
@@ -180,6 +198,30 @@ def draw_request() -> Request:
             options = {"caption_template": _draw_field("caption_template", "a photo of a {label}")}
     with st.expander("Settings", icon=":material/tune:"):
         return _draw_settings(source, options)
+
+
+def _uploads() -> Path:
+    return data_folder().absolute() / SETS / "uploads"
+
+
+def _store_upload() -> None:
+    """Store the dropped file once, and put its path into the field. A callback."""
+    if (file := st.session_state["new-file"]) is None:
+        return
+    content = file.getvalue()
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(content)
+
+    path = _uploads() / re.sub(r"^\.+|[^\w.-]+", "_", file.name)[-50:]
+    try:
+        if path.is_file() and path.read_bytes() != content:
+            path = path.with_stem(f"{path.stem}-{hashlib.sha256(content).hexdigest()[:8]}")
+        write_once(path, write)
+    except OSError as error:
+        draw_fault("The file was not stored.", shortage(error) or error)
+        return
+    st.session_state[_PATH] = str(path)
 
 
 def _draw_settings(source: str, options: dict[str, Any]) -> Request:

@@ -10,9 +10,9 @@ from typing import Any
 import plotly.graph_objects as go
 import streamlit as st
 
-from clipmem_core.audit.maps import SIDES, map_path, map_request
-from clipmem_core.audit.store import Audit
-from clipmem_core.audit.verdict import doubt
+from clipmem_core.auditing.maps import SIDES, map_path, map_request
+from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.verdict import doubt
 from clipmem_core.columns import (
     CLIPMEM,
     DECISION,
@@ -45,6 +45,7 @@ from clipmem_core.figures import (
     score_map_figure,
 )
 from clipmem_core.review.cards import cards
+from clipmem_core.review.decisions import decided
 from clipmem_core.review.overview import map_points, points_and_density, score_corners
 from clipmem_core.review.queries import count_pairs_of
 from clipmem_core.review.rows import count_pairs, find_rows, frequent_values, score_span
@@ -204,9 +205,11 @@ def draw_choices(audit: Audit, selection: Selection) -> tuple[str, str]:
     and the colour's column."""
     scores = [name for name in COLOUR_SCORES if score_span(audit, name)]
     classes = [name for name in (LABEL, INJECTED) if frequent_values(audit, name)]
+    if decided(audit).codes.any():
+        classes.insert(0, DECISION)
     with in_a_row():
         draw_search(selection, "words", "Words in the caption", width=200)
-        colours = {name: f"Colour: {words(name)}" for name in [*scores, DECISION, GROUP, *classes]}
+        colours = {name: f"Colour: {words(name)}" for name in [*scores, GROUP, *classes]}
         colour = choose_listed(
             "Colour", colours, parameter="colour", width=220, label_visibility="collapsed"
         )

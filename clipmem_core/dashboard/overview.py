@@ -7,8 +7,8 @@ import pandas as pd
 import streamlit as st
 
 from clipmem_core import columns as c
-from clipmem_core.audit.store import PAIRS, Audit
-from clipmem_core.audit.verdict import BASIS, WHOLE_HEAD, whole_rows
+from clipmem_core.auditing.store import PAIRS, Audit
+from clipmem_core.auditing.verdict import BASIS, WHOLE_HEAD, whole_rows
 from clipmem_core.dashboard.cards import CAPTION_LIMIT, STRIP_SIZE, draw_card_row
 from clipmem_core.dashboard.deciding import locked_session
 from clipmem_core.dashboard.maps import draw_score_map
@@ -30,11 +30,12 @@ from clipmem_core.dashboard.plain import (
 from clipmem_core.dataset.languages import describe_languages
 from clipmem_core.figures import group_figure, mean_texts
 from clipmem_core.review import overview as o
-from clipmem_core.review.cards import FirstCaption, cards, explain_captions
+from clipmem_core.review.cards import FirstCaption, cards, explain_captions, percent
 from clipmem_core.review.decisions import KEEP, REMOVE
 from clipmem_core.review.incidents import (
     REPAIR,
     decide_incidents,
+    flagged_captions,
     incident_pairs,
     incident_states,
     incidents_line,
@@ -122,7 +123,7 @@ def _draw_incident(audit: Audit, state: Any) -> None:
     show_text(state.cause)
     if state.is_open:
         first = pairs[pairs["to_repair"] if state.to_repair else pairs["undecided"]]
-        _draw_changes(audit, first[:STRIP_SIZE], selection)
+        _draw_changes(audit, state.kind, first[:STRIP_SIZE], selection)
     show_text(state_words(state))
     with in_a_row():
         if state.to_repair:
@@ -148,16 +149,18 @@ def _draw_action(audit: Audit, numbers: list[int], action: str, label: str, kind
     )
 
 
-def _draw_changes(audit: Audit, pairs: pd.DataFrame, selection: Selection) -> None:
-    """Draw pictures, each with its caption and below it the one that a repair gives it."""
+def _draw_changes(audit: Audit, kind: str, pairs: pd.DataFrame, selection: Selection) -> None:
+    """Draw pictures, each with the caption that is wrong and below it the one that a repair gives
+    it."""
     shown = cards(audit, pairs["row"].tolist())
     sources = pairs["from_row"].where(pairs["has_repair"], -1).tolist()
     captions = fetch_numbered(audit.folder / PAIRS, [c.CAPTIONS], sources)
     explained = explain_captions(audit, [card.pair_id for card in shown])
+    flagged = flagged_captions(audit, kind, {card.pair_id: card.captions for card in shown})
     firsts: dict[str, FirstCaption] = {}
     for card, source in zip(shown, sources, strict=True):
         after = f"→ {cut(captions[source][0][0], CAPTION_LIMIT)}" if source in captions else ""
-        number = next(iter(explained[card.pair_id].wrong), 0)
+        number = flagged.get(card.pair_id, next(iter(explained[card.pair_id].wrong), 0))
         firsts[card.pair_id] = min(number, len(card.current) - 1), [], after
     labels = [f"Pair {card.row + 1:,}" for card in shown]
     draw_card_row(audit, shown, labels, selection, firsts, key=f"incident-{selection.incident}")
@@ -226,10 +229,10 @@ def draw_exceeding(verdict: dict[str, Any]) -> None:
             "clipmem."
         )
         return
-    texts = [
-        (f"{row['size']:.2f}", "{share:.1%} ({low:.1%} to {high:.1%})".format(**row))
-        for row in shares
-    ]
+    texts = []
+    for row in shares:
+        share, low, high = (percent(row[name]) for name in ("share", "low", "high"))
+        texts.append((f"{row['size']:.2f}", f"{share} ({low} to {high})"))
     table = pd.DataFrame(texts, columns=["clipmem above", "share of pairs"])
     draw_table(table, alt="Share of pairs above each clipmem")
     st.caption(SHARES_HELP)

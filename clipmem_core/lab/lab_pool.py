@@ -14,9 +14,9 @@ from typing import Any
 from pebble import ProcessExpired
 from threadpoolctl import threadpool_limits
 
-from clipmem_core.audit.executor import open_pool
-from clipmem_core.audit.settings import side_by_side
-from clipmem_core.audit.store import Audit
+from clipmem_core.auditing.executor import open_pool
+from clipmem_core.auditing.settings import side_by_side
+from clipmem_core.auditing.store import Audit
 from clipmem_core.config import DATA_VARIABLE, data_folder
 from clipmem_core.lab import mitigated
 from clipmem_core.lab.mitigated import MemberPair
@@ -52,12 +52,12 @@ class LabPool:
                 if now - asked > SECONDS_OPEN:
                     del self._asked[name]
             self._collect()
-            if not self._pool:  # each process opens the data before it is needed
-                self._pool = open_pool(self._size)
-                for _ in range(self._size):
-                    self._pool.schedule(_prepare, args=(self._audit.folder.absolute(),))
             if not (fault := self._faults.get(setting) or self._faults.get(BASELINE, "")):
-                self._schedule()
+                try:
+                    self._schedule()
+                except RuntimeError:  # all processes have just ended
+                    self._close()
+                    self._schedule()
             if self._stops:
                 self._stops.cancel()
             self._stops = threading.Timer(SECONDS_OPEN, self.stop)
@@ -68,11 +68,14 @@ class LabPool:
     def stop(self) -> None:
         """End the processes."""
         with self._lock:
-            if self._pool:
-                self._pool.stop()
-                self._pool.join()
-            self._pool = None
-            self._running.clear()
+            self._close()
+
+    def _close(self) -> None:
+        if self._pool:
+            self._pool.stop()
+            self._pool.join()
+        self._pool = None
+        self._running.clear()
 
     def _collect(self) -> None:
         for part, future in list(self._running.items()):
@@ -92,6 +95,12 @@ class LabPool:
     def _schedule(self) -> None:
         """Hand parts to free processes: of the setting asked for last first, the baseline's beside
         it, and all others of the baseline at last."""
+        if self._pool and not self._pool.active:  # all processes ended
+            self._close()
+        if not self._pool:  # each process opens the data before it is needed
+            self._pool = open_pool(self._size)
+            for _ in range(self._size):
+                self._pool.schedule(_prepare, args=(self._audit.folder.absolute(),))
         asked = sorted(self._asked.values(), reverse=True)
         for setting in (
             *dict.fromkeys(setting for _, setting in asked if setting != BASELINE),

@@ -4,7 +4,8 @@ Each incident has one decision: repair, remove or keep. A repair gives a pair th
 pair that has its right ones. The decision is neutral: no person has looked at each pair.
 """
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,8 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audit.store import (
+from clipmem_core.auditing.store import (
     CAPTION_TABLE,
-    DISPLACED,
     INCIDENT_PAIRS,
     INCIDENTS,
     PAIRS,
@@ -35,6 +35,7 @@ from clipmem_core.review.decisions import (
 )
 from clipmem_core.review.queries import cached, fetch_pairs
 from clipmem_core.review.wrong_captions import review_progress
+from clipmem_core.scores.displaced import LIKELY
 
 REPAIR = "repair"
 ACTIONS = (REPAIR, REMOVE, KEEP)
@@ -59,7 +60,7 @@ def incident_pairs(audit: Audit) -> pd.DataFrame:
     pairs = read_incidents(audit)[1]
     decisions = decided(audit)
     codes = decisions.codes[pairs["row"]]
-    has_repair = (pairs["from_row"] >= 0) & (pairs["probability"] >= DISPLACED)
+    has_repair = (pairs["from_row"] >= 0) & (pairs["probability"] >= LIKELY)
     undecided = codes == UNDECIDED_CODE
     return pairs.assign(
         has_repair=has_repair,
@@ -169,6 +170,32 @@ def _pairs_of(audit: Audit, numbers: Collection[int], state: str) -> pd.DataFram
     return pairs[pairs[state] & pairs["number"].isin(numbers)]
 
 
+def _no_captions(audit: Audit, pair_ids: Iterable[str]) -> list[tuple[str, int, str]]:
+    """Return pair_id, number and reason of the captions of some pairs that are none."""
+    end = f"WHERE \"{c.CHECK}\" NOT IN ('', '{c.REPEATED_PICTURE}')"
+    columns = [c.CAPTION, f'"{c.CHECK}"']
+    found = fetch_pairs(audit.folder / CAPTION_TABLE, columns, pair_ids, end=end)
+    return [tuple(row.values()) for row in found.to_pylist()]
+
+
+def flagged_captions(
+    audit: Audit, kind: str, captions: Mapping[str, Sequence[str]]
+) -> dict[str, int]:
+    """Return the number of the caption that an incident of this kind is about, of each of some of
+    its pairs; empty if it is about pairs."""
+    found = list[tuple[str, int, str]]()
+    if kind == "text":
+        found = _no_captions(audit, captions)
+    elif kind == "repeated caption":
+        for pair_id, texts in captions.items():
+            found += [(pair_id, number, text.casefold()) for number, text in enumerate(texts)]
+    # One reason, or text, is common to the pairs.
+    counts = Counter(key for _, key in {(pair_id, key) for pair_id, _, key in found})
+    common = dict(counts.most_common(1))
+    found.sort(reverse=True)  # the first caption of a pair counts
+    return {pair_id: number for pair_id, number, key in found if key in common}
+
+
 def decide_incidents(audit: Audit, numbers: Collection[int], action: str) -> Outcome:
     """Decide on the undecided pairs of some incidents, in one neutral event.
 
@@ -184,12 +211,8 @@ def decide_incidents(audit: Audit, numbers: Collection[int], action: str) -> Out
     sources = pairs["from_row"] if action == REPAIR else pairs["row"]
     captions = table[c.CAPTIONS].iloc[sources].map(list).tolist()
     bad = set[tuple[str, int]]()
-    if action == REMOVE and (audit.folder / CAPTION_TABLE).is_file():
-        columns = ["caption", f'"{c.CHECK}"']
-        checks = fetch_pairs(audit.folder / CAPTION_TABLE, columns, ids).to_pydict().values()
-        for pair_id, number, check in zip(*checks, strict=True):
-            if check not in ("", c.REPEATED_PICTURE):
-                bad.add((pair_id, number))
+    if action == REMOVE:
+        bad = {(pair_id, number) for pair_id, number, _ in _no_captions(audit, ids)}
     review = open_review(audit)
     current = review.decisions(ids)
     choices = {}

@@ -6,10 +6,18 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from clipmem_core import columns as c
-from clipmem_core.audit.store import SCORES, Audit
-from clipmem_core.audit.verdict import summary_lines
-from clipmem_core.review.decisions import CODES, KEEP, RECAPTION, REMOVE, UNDECIDED_CODE, decided
-from clipmem_core.review.queries import cached
+from clipmem_core.auditing.store import CAPTION_TABLE, PAIRS, SCORES, Audit
+from clipmem_core.auditing.verdict import summary_lines
+from clipmem_core.review.decisions import (
+    CODES,
+    KEEP,
+    RECAPTION,
+    REMOVE,
+    UNDECIDED_CODE,
+    decided,
+    open_review,
+)
+from clipmem_core.review.queries import cached, fetch_numbered, fetch_pairs
 from clipmem_core.scores.remaining import (
     CONFIDENCE,
     Posterior,
@@ -128,12 +136,37 @@ def _checked(audit: Audit) -> np.ndarray:
     return audit.read_columns(SCORES, c.P_CHECK)[c.P_CHECK].to_numpy(float) > 0
 
 
+@cached(2, SCORES)
+def _wrong_left(audit: Audit, recaptioned: tuple[int, ...], entry: int) -> float:
+    """Return how many pairs that a fault took some captions from are wrong by the others; `entry`:
+    the last one of the log.
+
+    Of a wrong pair all captions are wrong; errors of single captions are independent. With p of the
+    pair and p_i of each caption left, all are right with the probability
+    (1 − p) Π (1 − p_i) / (1 − p).
+    """
+    pairs = dict(
+        fetch_numbered(audit.folder / PAIRS, [c.PAIR_ID, c.CAPTIONS], recaptioned).values()
+    )
+    made = open_review(audit).decisions(pairs)
+    columns = [c.CAPTION, c.P_PAIR, c.P_WRONG]
+    scores = fetch_pairs(audit.folder / CAPTION_TABLE, columns, pairs).to_pandas()
+    right = dict[str, float]()
+    for pair_id, number, p_pair, p_wrong in scores.fillna(0.0).itertuples(index=False):
+        texts = [text.strip() for text in pairs[pair_id]]  # as decisions store them
+        left = set(made[pair_id].captions)
+        if texts[number] in left and left < set(texts):  # otherwise the captions are new
+            fits = 1 - min(p_pair, 0.999)
+            right[pair_id] = right.get(pair_id, fits) * (1 - p_wrong) / fits
+    return len(right) - sum(right.values())
+
+
 def review_progress(audit: Audit) -> ReviewProgress:
     """Count the decisions, and estimate and bound the wrong captions that remain.
 
     A removed or recaptioned pair counts as wrong, a kept pair as right. Neutral decisions do not
-    count, and a neutral recaption repairs a pair. Without any decision the estimate is the
-    verdict's.
+    count, and a neutral recaption repairs a pair, except for the pair's own captions that stay.
+    Without any decision the estimate is the verdict's.
     """
     review = review_order(audit)
     decisions = decided(audit)
@@ -158,6 +191,8 @@ def review_progress(audit: Audit) -> ReviewProgress:
     # A person said of a fault that it is none.
     no_fault = decisions.neutral & (decisions.codes == CODES[KEEP]) & _checked(audit)
     left = ~(done | repaired | no_fault)
+    recaptioned = np.flatnonzero(repaired & (decisions.codes == CODES[RECAPTION])).tolist()
+    more = _wrong_left(audit, tuple(recaptioned), decisions.entry) if recaptioned else 0.0
     estimate = posterior.remaining((done & ~wrong)[rows], wrong[rows], left[rows])
     count = found["all"] if left.all() else estimate._asdict()
     probabilities = np.zeros(len(done))
@@ -165,9 +200,9 @@ def review_progress(audit: Audit) -> ReviewProgress:
     upcoming = review.order[~has_decision[review.order]][:NEXT]
     return replace(
         progress,
-        remaining=count["estimate"],
-        low=count["low"],
-        high=count["high"],
+        remaining=count["estimate"] + more,
+        low=count["low"] + more,
+        high=count["high"] + more,
         next_50=float(probabilities[upcoming].sum()),
         probabilities=probabilities,
     )

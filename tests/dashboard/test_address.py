@@ -6,7 +6,6 @@ from typing import Any
 
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.dashboard.browse import cleared, conditions
 from clipmem_core.review.selection import MATCH, Range, Selection, box, to_parameters
 
 FULL = Selection(
@@ -48,31 +47,6 @@ def test_a_selection_is_read_as_it_was_written_and_invalid_parts_are_named() -> 
     app = run(show, order="beauty", range="<b>", group="scored")
     assert app.text[0].value == repr(Selection(order="review_place", group="scored"))
     assert app.warning[0].value.endswith("order, range.")
-
-
-def test_each_condition_is_removed_alone_and_removing_all_leaves_none() -> None:
-    texts = [text for text, _ in conditions(FULL)]
-    for place, (_, rest) in enumerate(conditions(FULL)):
-        assert [text for text, _ in conditions(rest)] == texts[:place] + texts[place + 1 :]
-    assert conditions(cleared(FULL)) == []
-    assert cleared(FULL).order == "review_place"
-
-
-def chosen() -> None:
-    from clipmem_core.dashboard.page import choose_listed, choose_segment, draw_pages, read_page
-
-    choose_segment("One", {"a": "A", "b": "B"}, parameter="one", clears=["page"])
-    choose_listed("Three", ["", "x"], parameter="three", width=100, clears=["page"])
-    draw_pages(*read_page(25, 12))
-
-
-def test_a_choice_is_written_into_the_address_and_begins_at_the_first_page() -> None:
-    app = run(chosen, page="2", other="stays")
-    app.segmented_control(key="one").select("b").run()
-    assert app.query_params == {"one": "b", "other": "stays"}
-    app = run(chosen, three="x")
-    app.selectbox(key="three").select("").run()
-    assert "three" not in app.query_params
 
 
 def moved_on() -> None:

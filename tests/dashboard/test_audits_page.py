@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audit.jobs import JobRequest
-from clipmem_core.audit.preflight import Request
-from clipmem_core.audit.status import TRAINING
-from clipmem_core.audit.store import STAGE, write_json
+from clipmem_core.auditing.jobs import JobRequest
+from clipmem_core.auditing.preflight import Request
+from clipmem_core.auditing.status import TRAINING
+from clipmem_core.auditing.store import STAGE, write_json
 from clipmem_core.cli import main, parse_command
 from clipmem_core.config import preset_config
 from clipmem_core.dashboard import running_audit
-from tests.dashboard.test_pages import labels, open_page, press, texts, titles, unfinished
+from tests.dashboard.test_pages import captions, labels, open_page, press, texts, titles, unfinished
 from tests.fixtures import Copy, leave_job
 
 PAGE = "pages/audits.py"
@@ -98,8 +98,7 @@ def test_a_running_audit_shows_its_step_and_the_time_left_and_can_be_cancelled(
     counts = {"stage": "training 4 members", "total": 100, "noun": "% trained"}
     leave_job(folder, running=True, done=30, **counts)
     write_json(audit.folder / STAGE, TRAINING)
-    seconds = [0]
-    clock = SimpleNamespace(monotonic=lambda: seconds[0])
+    clock = SimpleNamespace(monotonic=lambda: 0)
     monkeypatch.setattr(running_audit, "time", clock)
     app = open_page(PAGE, audit="made")
     assert table(app, "state")["state"].tolist() == ["training"]
@@ -107,7 +106,7 @@ def test_a_running_audit_shows_its_step_and_the_time_left_and_can_be_cancelled(
     assert app.get("vega_lite_chart")
     step = "Step 4 of 8: training · 30 of 100 % trained"
     assert app.get("progress")[0].proto.text == step
-    seconds[0] = 10
+    clock.monotonic = lambda: 10
     write_json(folder / "record.json", counts | {"done": 40})
     app.run()
     text = app.get("progress")[0].proto.text
@@ -166,11 +165,9 @@ def test_what_is_typed_is_what_is_checked(calls: Calls, tmp_path: Path) -> None:
 def test_the_form_has_one_field_and_every_other_in_settings(calls: Calls) -> None:
     app = open_page(PAGE, view="start")
     (settings,) = app.expander
-    assert (settings.label, settings.proto.expanded) == ("Settings", False)
-    fields = {slot.key for kind in ("text_input", "number_input") for slot in app.get(kind)}
-    inside = {slot.key for kind in ("text_input", "number_input") for slot in settings.get(kind)}
-    assert fields - inside == {"new-path"}
-    assert app.number_input(key="new-members-16").value == 16
+    assert not settings.proto.expanded
+    fields = {slot.key for slot in app.text_input} - {slot.key for slot in settings.text_input}
+    assert fields == {"new-path"}
     assert next(button for button in app.button if button.label == "Start").disabled
     press(app, "Check")
     assert app.error
@@ -191,6 +188,21 @@ def test_a_csv_without_captions_names_the_field_in_settings(
     (message,) = [text for text in texts(app) if "bad.csv" in text]
     assert "Settings → Caption column" in message
     assert "--" not in message
+
+
+def test_a_dropped_file_is_stored_once_and_checked(data: Path, calls: Calls) -> None:
+    app = open_page(PAGE, view="start")
+    files = []
+    for content in (b"filepath,title", b"another", b"filepath,title"):
+        upload = app.get("file_uploader")[0]
+        upload.set_value(("../a b.csv", content, "text/csv")).run()
+        path = Path(app.text_input(key="new-path").value)
+        assert path.read_bytes() == content
+        files.append(path.relative_to(data / "sets" / "uploads"))
+    assert files[0] == files[2] != files[1]
+    assert "Settings → Image folder" in captions(app)
+    press(app, "Check")
+    assert checked(calls).source == str(path)
 
 
 @pytest.mark.parametrize(

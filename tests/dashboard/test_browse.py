@@ -7,10 +7,10 @@ from urllib.parse import parse_qsl
 import numpy as np
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audit.store import Audit
+from clipmem_core.auditing.store import Audit
 from clipmem_core.dashboard.component.pairs import REPLACES
 from clipmem_core.review.decisions import open_review
-from tests.dashboard.test_pages import address, open_page, press
+from tests.dashboard.test_pages import address, captions, open_page, press
 from tests.dashboard.test_reviewing import mounted
 from tests.fixtures import HOSTILE, Copy, rewrite
 
@@ -28,26 +28,12 @@ def ids(app: AppTest) -> list[str]:
     return [card["pair_id"] for card in grid(app)["cards"]]
 
 
-def scores_of(app: AppTest, place: int) -> dict[str, str]:
-    """The shown scores of a pair, by name."""
-    data = grid(app)
-    return {
-        name: text
-        for (name, _), text in zip(data["scores"], data["cards"][place]["scores"], strict=True)
-    }
-
-
 def ranked(
     audit: Audit, order: str, where: str = "clipmem < inf", *, ascending: bool = False
 ) -> list[str]:
     """The pairs that have a score, in its order."""
     table = audit.scores.merge(audit.pairs, on="pair_id").query(where).dropna(subset=[order])
     return table.sort_values(order, ascending=ascending)["pair_id"].tolist()
-
-
-def legend(app: AppTest) -> Any:
-    """The line above the pairs."""
-    return next(each for each in app.caption if each.value.startswith("**"))
 
 
 def chips(app: AppTest) -> list[str]:
@@ -61,7 +47,7 @@ def test_queues(copy: Copy) -> None:
     app = open_page(BROWSE)
     assert ids(app) == ids(open_page(BROWSE, order="review_place"))
     assert ids(app) == ranked(audit, "suspicion")[:24]
-    assert "80 pairs" in legend(app).value
+    assert "**80 pairs" in captions(app)
     app.selectbox(key="order").select_index(1).run()
     assert ids(app) == ids(open_page(BROWSE, order="clipmem")) == ranked(audit, "clipmem")[:24]
     assert address(app) == {"audit": "made", "order": "clipmem"}
@@ -72,7 +58,6 @@ def test_pages_and_independent_pairs_lowest_first(copy: Copy) -> None:
     expected = ranked(audit, "clipmem", "group == 'independent'", ascending=True)
     app = open_page(BROWSE, order="clipmem", group="independent", size="12")
     assert ids(app) == expected[:12]
-    assert "learned by g, which is subtracted" in legend(app).value
     app.pagination[0].set_value(2).run()
     assert ids(app) == expected[12:]
     assert (grid(app)["page"], grid(app)["pages"], address(app)["page"]) == (2, 2, "2")
@@ -107,9 +92,6 @@ def test_a_handle_at_its_end_sets_no_bound(copy: Copy) -> None:
     app.slider(key="range-clipmem").set_range(0.9, 0.978586).run()
     assert address(app)["range"] == "clipmem:0.9:"
     assert ids(app) == ranked(audit, "clipmem", "clipmem >= 0.9")
-    app.slider(key="range-clipmem").set_range(0.100001, 0.2).run()
-    assert address(app)["range"] == "clipmem::0.2"
-    assert ids(app) == ranked(audit, "clipmem", "clipmem <= 0.2")
 
 
 def test_foreign_text_is_never_parsed(copy: Copy) -> None:
@@ -120,9 +102,9 @@ def test_foreign_text_is_never_parsed(copy: Copy) -> None:
     )
     assert not [value for value in (*HOSTILE[:3], "$x$") if value in parsed]
     app = open_page(BROWSE, order="clipmem", size="12")
-    captions = [card["captions"][0] for card in grid(app)["cards"]]
-    assert captions[:4] + captions[5:9] == HOSTILE[:4] + HOSTILE[5:9]
-    assert len(captions[9]) <= 5001
+    shown = [card["captions"][0] for card in grid(app)["cards"]]
+    assert shown[:4] + shown[5:9] == HOSTILE[:4] + HOSTILE[5:9]
+    assert len(shown[9]) <= 5001
     parsed = [
         element.value for kind in ("markdown", "caption", "html") for element in app.get(kind)
     ]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.audit.jobs import JobRequest
+from clipmem_core.auditing.jobs import JobRequest
 from tests.dashboard.test_every_page import said
 from tests.dashboard.test_pages import address, captions, figures, open_page, texts
 from tests.fixtures import Copy, leave_job

@@ -1,15 +1,20 @@
 """Faults of the pipeline on the pages Overview and Compare, and in the report."""
 
+from clipmem_core.auditing.store import CAPTION_TABLE
 from clipmem_core.export.report import render_report
 from clipmem_core.review.decisions import count_decisions
 from tests.dashboard.test_pages import captions, labels, links, open_page, press, texts, titles
-from tests.fixtures import HOSTILE, Copy, write_incidents
+from tests.fixtures import HOSTILE, Copy, caption_rows, rewrite, write_incidents
 
 
 def test_a_fault_is_shown_repaired_and_undone(copy: Copy) -> None:
     audit = copy()
     copy(name="other")
     write_incidents(audit)
+    rows = caption_rows(audit)
+    rows.loc[rows["caption"] == 0, ["p_caption", "p_wrong"]] = 0.9
+    rows.loc[rows["caption"] == 2, "check"] = "file_name"
+    rewrite(audit.folder / CAPTION_TABLE, rows)
     report = render_report(audit)
     assert "Captions are one row late." in report
     assert HOSTILE[0] not in report
@@ -18,7 +23,9 @@ def test_a_fault_is_shown_repaired_and_undone(copy: Copy) -> None:
     assert app.expander[0].proto.expanded
     there = [query for label, query in links(app) if label == "Browse"]
     assert [query.split("incident=")[1][0] for query in there] == ["1", "2"]
-    assert f"→ {audit.pairs['captions'][21][0]}" in titles(app)
+    own = audit.pairs["captions"]
+    assert f"→ {own[21][0]}" in titles(app)
+    assert own[40][2] in titles(app)  # the one of the fault
     press(app, "Repair 9 pairs")
     assert count_decisions(audit)["recaption"] == 9
     assert "Repair 9 pairs" not in labels(app)
@@ -32,8 +39,8 @@ def test_a_fault_is_shown_repaired_and_undone(copy: Copy) -> None:
     compared = open_page("pages/compare.py", one="made", other="other")
     assert "2 in the first audit, 0 in the second" in captions(compared)
     app = open_page(audit="made")
-    for decision in ("keep", "remove"):
-        app.button(key=f"{decision}-2").click().run()
+    for action, decision in (("keep", "keep"), ("remove", "recaption")):
+        app.button(key=f"{action}-2").click().run()
         assert count_decisions(audit)[decision] == 2
         press(app, "Undo")
         assert count_decisions(audit)[decision] == 0

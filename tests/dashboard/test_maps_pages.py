@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audit import maps
-from clipmem_core.audit.jobs import JobRequest
-from clipmem_core.audit.maps import make_map
-from clipmem_core.audit.store import Audit, write_manifest
+from clipmem_core.auditing import maps
+from clipmem_core.auditing.jobs import JobRequest
+from clipmem_core.auditing.maps import make_map
+from clipmem_core.auditing.store import Audit, write_manifest
 from clipmem_core.dashboard import maps as page
 from clipmem_core.dashboard.maps import drawn_outline
-from clipmem_core.review.selection import Outline
+from clipmem_core.review.selection import Outline, box
 from tests.dashboard.test_pages import ROOT, address, open_page, texts
 from tests.dashboard.test_reviewing import mounted
 from tests.fixtures import HOSTILE, Copy, embed, leave_job
@@ -106,6 +106,6 @@ def test_the_outline_is_the_last_lasso_or_box() -> None:
     triangles = [{"x": [5.0, 6.0, low], "y": [5.0, 5.0, 6.0]} for low in (1.0, 2.0)]
     corners = ((5.0, 5.0), (6.0, 5.0), (2.0, 6.0))
     assert drawn(lasso=triangles) == Outline("map_x", "map_y", corners)
-    rectangle = drawn(box=[{"x": [0.5, 0.1], "y": [0.2, 0.9]}])
-    assert rectangle == Outline("map_x", "map_y", ((0.1, 0.2), (0.5, 0.2), (0.5, 0.9), (0.1, 0.9)))
+    ends = (0.1, 0.5), (0.2, 0.9)
+    assert drawn(box=[{"x": ends[0][::-1], "y": ends[1]}]) == box("map_x", "map_y", *ends)
     assert drawn() is drawn(lasso=[{"x": [1.0], "y": [1.0]}]) is None

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from clipmem_core import open_audit
-from clipmem_core.audit.store import CONFIG, PAIRS, Audit, write_json
+from clipmem_core.auditing.store import CONFIG, PAIRS, Audit, write_json
 from clipmem_core.cli import main
 from clipmem_core.export.formats import export_audit
-from clipmem_core.review.batch import preview_replacement, take_over
+from clipmem_core.review.batch import preview_replacement
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import (
     KEEP,
@@ -76,9 +76,7 @@ def test_the_good_rows_of_a_table_are_one_event_and_the_others_are_named(
     assert review.undo(2).pairs == 3
     assert stored(review) == [(ids[0], "keep", (), "first")]
     assert main(["decisions", "made", str(path)]) == 0
-    printed = capsys.readouterr().out
-    assert "row 4, 'nowhere'" in printed
-    assert "3 decisions stored, 5 refused" in printed
+    assert "row 4, 'nowhere'" in capsys.readouterr().out
     table[3:5].to_csv(tmp_path / "bad.csv")
     assert main(["decisions", "made", str(tmp_path / "bad.csv")]) == 2
 
@@ -126,6 +124,7 @@ def test_decisions_follow_pairs_with_the_same_picture_and_captions(
     names = dict(zip(ids[:7] + [ids[8]], [f"new {row}" for row in range(8)], strict=True))
     pairs["pair_id"] = pairs["pair_id"].map(lambda pair_id: names.get(pair_id, pair_id))
     pairs.at[6, "captions"] = ["corrected"]
+    pairs.at[5, "captions"] = pairs.at[5, "captions"][::-1]
     rewrite(other.folder / PAIRS, pairs[::-1])
     record = dataclasses.replace(other.record, dataset_fingerprint="0123456789abcdef")
     write_json(other.folder / CONFIG, record.values)
@@ -143,19 +142,6 @@ def test_decisions_follow_pairs_with_the_same_picture_and_captions(
     assert main(["decisions", "other", "--from", "mine"]) == 2
     review.undo(2)
     assert stored(review) == [("new 1", "remove", (), "")]
-
-
-def test_decisions_follow_captions_in_another_order_and_no_changed_one(copy: Copy) -> None:
-    mine, other = copy(name="mine"), copy(name="other")
-    record = dataclasses.replace(other.record, dataset_fingerprint="0123456789abcdef")
-    write_json(other.folder / CONFIG, record.values)
-    pairs = mine.pairs
-    open_review(mine).decide(pairs["pair_id"][20:22], REMOVE)
-    pairs.at[20, "captions"] = pairs.at[20, "captions"][::-1]
-    pairs.at[21, "captions"] = ["changed", *pairs.at[21, "captions"][1:]]
-    rewrite(other.folder / PAIRS, pairs)
-    take_over(other, mine)
-    assert list(open_review(other).decisions()) == [pairs["pair_id"][20]]
 
 
 def new_captions(review: Review) -> dict[str, tuple[str, ...]]:

@@ -2,7 +2,6 @@
 set."""
 
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from clipmem_core.audit.store import PAIRS
+from clipmem_core.auditing.store import PAIRS
 from clipmem_core.io import InputError
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import (
@@ -19,7 +18,6 @@ from clipmem_core.review.decisions import (
     KEEP,
     RECAPTION,
     REMOVE,
-    Decision,
     Outcome,
     Review,
     decided,
@@ -31,21 +29,6 @@ from tests.fixtures import HOSTILE, NO_PAIRS, Copy, decision_counts, rewrite
 @pytest.fixture
 def review(data: Path) -> Review:
     return Review(data / "review" / "set.sqlite", NO_PAIRS)
-
-
-def test_a_decision_is_visible_to_every_audit_of_the_data_set(copy: Copy, data: Path) -> None:
-    # of one fingerprint
-    first = open_review(copy(name="one"))
-    second = open_review(copy("paper", name="two"))
-    before = datetime.now(UTC).replace(microsecond=0)
-    captions = [" a crow ", "", "\n"]
-    outcome = first.decide(["a.png"], RECAPTION, captions=captions, note="no raven", audit="one")
-    assert outcome == Outcome(event=1, pairs=1)
-    result = second.current("a.png")
-    expected = ("a.png", RECAPTION, ("a crow",), "no raven", result.time, "one", 1, 1)
-    assert result == Decision(*expected)
-    assert before <= datetime.fromisoformat(result.time) <= datetime.now(UTC)
-    assert (data / "review" / "fedcba9876543210.sqlite").is_file()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from clipmem_core.audit.store import PAIRS, Audit
+from clipmem_core.auditing.store import PAIRS, Audit
 from clipmem_core.review.decisions import Review
 from clipmem_core.review.key_presses import KeyPresses, store_key_presses
 from clipmem_core.review.queries import CAPTION_KEY, fetch_by_id
@@ -58,8 +58,6 @@ def test_a_repeated_event_is_stored_once(audit: Audit, review: Review) -> None:
         ({"caption_key": 7}, "have changed"),
         ({"pair_id": "absent"}, "no such pair"),
         ({"kind": "burn"}, "'burn' is unknown"),
-        ({"kind": "recaption", "captions": (" ",)}, "needs a caption"),
-        ({"kind": "recaption", "captions": ("a crow", "a NUL \0")}, "NUL"),
         ({"expected": ("remove",)}, "undecided now"),
         ({"others": [(IDS[1], 1)]}, "have changed"),
         (undo(2, (CLIENT, 9)), "was not stored"),

@@ -4,25 +4,26 @@ once or are killed."""
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pytest
 
+from clipmem_core.auditing.store import Audit
 from clipmem_core.io import InputError
 from clipmem_core.review import log
 from clipmem_core.review.decisions import CHOICES, KEEP, RECAPTION, REMOVE, Choice, Review
-from tests.fixtures import NO_PAIRS, decision_counts, flip
+from tests.fixtures import NO_PAIRS, decision_counts, flip, write_incidents
 from tests.forked import Server
 
 
 @pytest.fixture
-def empty(tmp_path: Path) -> Review:
-    return Review(tmp_path / "review" / "set.sqlite", NO_PAIRS)
+def empty(data: Path) -> Review:
+    """The log of made audits."""
+    return Review(data / "review" / "fedcba9876543210.sqlite", NO_PAIRS)
 
 
 @pytest.fixture
@@ -133,10 +134,12 @@ def test_flipped_bits_change_no_decision_unnoticed(review: Review) -> None:
 START = """
 import json, os, sqlite3, sys, time
 from pathlib import Path
-from clipmem_core.review.decisions import CHOICES, KEEP, RECAPTION, REMOVE, Choice, Review
+from clipmem_core.auditing.store import Audit
+from clipmem_core.review.decisions import CHOICES, KEEP, REMOVE, Review
+from clipmem_core.review.incidents import REPAIR, decide_incidents
 from tests.fixtures import NO_PAIRS
 review, name = Review(Path(os.environ["LOG"]), NO_PAIRS), os.environ["NAME"]
-gate, rounds = Path(os.environ["GATE"]), iter("012")
+gate, rounds = Path(os.environ["CLIPMEM_DATA"]), iter("012")
 def wait():
     own = next(rounds)
     (gate / f"{name}.{own}").touch()
@@ -175,52 +178,36 @@ for last in range(1, 1000):
     child = os.fork()
     if not child:
         sqlite3.connect = dying(last)
-        review.decide([f"{last} {pair}" for pair in range(5)], REMOVE, note=str(last))
+        DECIDE
         os._exit(0)
     if not os.waitpid(child, 0)[1]:
         print(json.dumps(last))
         break
 """
-
-
-def until(done: Callable[[], bool]) -> None:
-    while not done():
-        time.sleep(0.001)
-
-
-class Processes:
-    """Processes with a script each, which all go on at the same moment."""
-
-    def __init__(self, forks: Server, path: Path, scripts: Sequence[str]) -> None:
-        self.gate = path.parents[1] / f"gate-{uuid4()}"
-        self.rounds = 0
-        self.gate.mkdir()
-        own = {"LOG": str(path), "GATE": str(self.gate)}
-        names = [f"p{at}" for at in range(len(scripts))]
-        self.started = [
-            forks.start(data=path.parent, before=START + script + END, NAME=name, **own)
-            for name, script in zip(names, scripts, strict=True)
-        ]
-        self.go()
-
-    def go(self) -> None:
-        until(lambda: len(list(self.gate.glob(f"p*.{self.rounds}"))) == len(self.started))
-        (self.gate / str(self.rounds)).touch()
-        self.rounds += 1
+DECISIONS = {
+    5: "review.decide([f'{last} {pair}' for pair in range(5)], REMOVE)",
+    9: "decide_incidents(Audit.of('made'), [1], REPAIR)",
+}
 
 
 Run = Callable[..., list[Any]]
 
 
 @pytest.fixture
-def run(forks: Server, empty: Review) -> Run:
-    """Runs a process for each script, all at once, and returns what each printed."""
+def run(forks: Server, empty: Review, data: Path) -> Run:
+    """Runs a process for each script, which go on at the same moment in each round, and returns
+    what each printed."""
 
     def run_all(*scripts: str, rounds: int = 1) -> list[Any]:
-        processes = Processes(forks, empty.path, scripts)
-        for _ in range(rounds - 1):
-            processes.go()
-        ended = [(*process.communicate(), process.returncode) for process in processes.started]
+        started = [
+            forks.start(data=data, before=START + script + END, NAME=f"p{at}", LOG=str(empty.path))
+            for at, script in enumerate(scripts)
+        ]
+        for number in range(rounds):
+            while len(list(data.glob(f"p*.{number}"))) < len(scripts):
+                time.sleep(0.001)
+            (data / str(number)).touch()
+        ended = [(*process.communicate(), process.returncode) for process in started]
         assert [(errors, code) for _, errors, code in ended] == [("", 0)] * len(scripts)
         return [json.loads(printed or "null") for printed, *_ in ended]
 
@@ -264,9 +251,13 @@ def test_concurrent_processes_lose_nothing(empty: Review, run: Run) -> None:
     assert_consistent(empty)
 
 
-def test_a_killed_process_leaves_all_of_its_event_or_nothing(empty: Review, run: Run) -> None:
-    (survivor,) = run(DIE_AT_EACH_STATEMENT)
+@pytest.mark.parametrize("pairs", DECISIONS)
+def test_a_killed_process_leaves_all_of_its_event_or_nothing(
+    audit: Audit, empty: Review, run: Run, pairs: int
+) -> None:
+    write_incidents(audit)
+    (survivor,) = run(DIE_AT_EACH_STATEMENT.replace("DECIDE", DECISIONS[pairs]))
     assert survivor > 15  # those before it died, at one statement more each
-    assert ask(empty, "SELECT note, pairs FROM event") == [(str(survivor), 5)]
+    assert ask(empty, "SELECT pairs FROM event") == [(pairs,)]
     assert_consistent(empty)
     assert empty.decide(["a"], KEEP).event == 2

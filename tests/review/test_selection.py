@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipmem_core.audit.store import (
+from clipmem_core.auditing.store import (
     PAIRS,
     Audit,
     Prepared,
@@ -125,11 +125,6 @@ def with_scores(audit: Audit, **columns: object) -> Audit:
     return audit
 
 
-def with_pairs(audit: Audit, **columns: object) -> Audit:
-    rewrite(audit.folder / "pairs.parquet", audit.pairs.assign(**columns))
-    return audit
-
-
 @given(selection=selections, protocol=st.sampled_from(["ensemble", "paper"]))
 @settings(max_examples=40)
 def test_any_selection_agrees_with_a_slow_loop(
@@ -174,7 +169,8 @@ def test_an_outline_on_a_map_holds_pairs_of_the_map(
     write_table(path, table.astype({"map_x": "float32", "map_y": "float32"}))
     absent = tmp_path / "absent.parquet"
     monkeypatch.setattr(
-        "clipmem_core.audit.maps.map_path", lambda _, side: path if side == "pictures" else absent
+        "clipmem_core.auditing.maps.map_path",
+        lambda _, side: path if side == "pictures" else absent,
     )
     shape = box("map_x", "map_y", (0, 1), (0, 1))
     assert sorted(every(audit, Selection(outline=shape, map="pictures"))) == [7, 70]
@@ -202,7 +198,7 @@ def test_a_file_that_was_replaced_is_read_again(copy: Copy) -> None:
     audit = copy()
     requested = Selection(words="circle", ranges=(Range("clipmem", -50),))
     assert count_pairs(audit, requested) > 0
-    with_pairs(audit, captions=[["square"]] * 100)
+    rewrite(audit.folder / PAIRS, audit.pairs.assign(captions=[["square"]] * 100))
     assert count_pairs(audit, requested) == 0
     with_scores(audit, clipmem=range(100))
     assert find_rows(audit, Selection(), size=2) == [99, 98]
@@ -239,7 +235,7 @@ def test_checks_as_conditions_and_groups_of_near_duplicates(
 
 texts = st.text(max_size=20)
 searches = st.fixed_dictionaries(
-    {name: texts for name in ("label", "decision", "words", "map", "meaning", "like")}
+    {name: texts for name in ["label", "decision", "words", "map", "meaning", "like", "incident"]}
     | {"by": st.sampled_from(["caption", "picture"])}
 )
 

@@ -1,6 +1,5 @@
 """Estimates of wrong captions from decisions and scores."""
 
-import dataclasses
 import re
 from collections.abc import Callable
 from html import unescape
@@ -9,38 +8,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.audit.scoring import wrong_captions
-from clipmem_core.audit.store import CAPTION_TABLE, SCORES, VERDICT, Audit, write_json
-from clipmem_core.columns import PAIR_COLUMNS
+from clipmem_core.auditing.store import CAPTION_TABLE, PAIRS, SCORES, VERDICT, Audit, write_json
 from clipmem_core.ragged import Ragged
 from clipmem_core.review.cards import cards, explain_captions, first_captions, marked
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import RANDOM, Selection
 from clipmem_core.review.wrong_captions import review_order, review_progress, wrong_lines
-from clipmem_core.scores.evidence import CaptionEvidence, Probabilities, probabilities
+from clipmem_core.scores.evidence import CaptionEvidence, probabilities
 from clipmem_core.scores.remaining import review_place
+from clipmem_core.scores.score_tables import wrong_captions
 from tests.fixtures import caption_rows, rewrite, write_words
 
 Copy = Callable[..., Audit]
-
-
-def with_scores(audit: Audit, wrong: Probabilities) -> None:
-    """Give an audit pairs with these probabilities, and the verdict on them."""
-    pairs = len(wrong.pairs)
-    scores = pd.DataFrame(
-        {"pair_id": [f"p{row}" for row in range(pairs)], "group": "scored", "p_wrong": wrong.pairs}
-    )
-    scores = scores.assign(misfit=wrong.worst, csls_out=0.0, suspicion=wrong.worst, p_check=0.0)
-    scores["review_place"] = review_place(wrong.worst)
-    rewrite(audit.folder / SCORES, scores)
-    rows = [
-        [f"p{row}", f"{row}.png", [f"caption {row}"], None, 8, 8, "", None] for row in range(pairs)
-    ]
-    table = pd.DataFrame(rows, columns=PAIR_COLUMNS)
-    rewrite(audit.folder / "pairs.parquet", table)
-    counted = wrong_captions(table["injected"], scores, wrong)
-    write_json(audit.folder / VERDICT, audit.verdict | {"wrong_captions": counted})
 
 
 def with_counts(audit: Audit, wrong: int, pairs: int) -> None:
@@ -51,10 +31,20 @@ def with_counts(audit: Audit, wrong: int, pairs: int) -> None:
     columns = {"caption_row": int, "surprise": float, "changed": float, "kind": int}
     words = pd.DataFrame(columns=list(columns)).astype(columns)
     none = np.empty((0, 3))
-    scores = Ragged.of(np.ones(pairs)), fit, rng.normal(0, 1, pairs), -fit
+    found = Ragged.of(np.ones(pairs)), fit, rng.normal(0, 1, pairs), -fit
     read = np.ones(pairs, bool)
-    evidence = CaptionEvidence(*scores, none, none, none[:, 0], words, read, ~read)
-    with_scores(audit, probabilities(evidence))
+    evidence = CaptionEvidence(*found, none, none, none[:, 0], words, read, ~read)
+    judged = probabilities(evidence)
+    ids = [f"p{row}" for row in range(pairs)]
+    worst = judged.worst
+    columns = {"p_wrong": judged.pairs, "misfit": worst, "suspicion": worst}
+    columns |= {"review_place": review_place(worst), "p_check": 0.0, "csls_out": 0.0}
+    scores = pd.DataFrame({"pair_id": ids, "group": "scored", **columns})
+    rewrite(audit.folder / SCORES, scores)
+    table = pd.DataFrame({"pair_id": ids, "captions": [[name] for name in ids], "injected": None})
+    rewrite(audit.folder / PAIRS, table)
+    counted = wrong_captions(table["injected"], scores, judged)
+    write_json(audit.folder / VERDICT, audit.verdict | {"wrong_captions": counted})
 
 
 def in_review_order(audit: Audit) -> list[str]:
@@ -83,15 +73,6 @@ def test_one_number_follows_the_decisions(audit: Audit) -> None:
     assert wrong_lines(audit)[:2] == [result.sentence, result.certificate.sentence]
 
 
-def test_a_slip_does_not_end_a_review(audit: Audit) -> None:
-    with_counts(audit, 300, 2000)
-    before = review_progress(audit).remaining
-    open_review(audit).decide(in_review_order(audit)[:1], "keep")
-    assert review_progress(audit).remaining == pytest.approx(before, rel=0.1)
-    open_review(audit).decide(in_review_order(audit)[:6], "keep")
-    assert review_progress(audit).remaining > 0.5 * before
-
-
 def test_the_certificate_counts_random_checks_alone(audit: Audit) -> None:
     with_counts(audit, 0, 4000)
     review = open_review(audit)
@@ -112,9 +93,6 @@ def test_the_certificate_counts_random_checks_alone(audit: Audit) -> None:
     found = result.certificate
     assert (len(found.checks), found.wrong, found.kept) == (50, 10, 3990)
     assert 0.2 < found.most_if_right / 3990 < found.share < 0.5
-    assert f"{100 * found.most_if_right / 3990:.1f} %" in found.outlook
-    useless = dataclasses.replace(found, most_if_right=found.most)
-    assert "first" in useless.outlook
     review.decide(in_review_order(audit)[:100], "keep", neutral=True)
     assert review_progress(audit).certificate.kept < 3990
 
