@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.audit.store import PAIRS, SCORES, Audit, list_audits
+from clipmem_core.auditing.store import PAIRS, SCORES, Audit, list_audits
 from clipmem_core.columns import CLIPMEM
 from clipmem_core.dashboard.cards import draw_change_cards
 from clipmem_core.dashboard.component.pairs import draw_grid
@@ -31,13 +31,13 @@ from clipmem_core.io import InputError
 from clipmem_core.lab import benchmark_results as b
 from clipmem_core.lab.baselines import REFERENCE_DETECTOR
 from clipmem_core.lab.lab_figures import precision_figure
+from clipmem_core.lab.study_results import table_of_texts
 from clipmem_core.review.cards import cards
 from clipmem_core.review.compare import Comparison, changed_settings, compare, count_common
 from clipmem_core.review.incidents import read_incidents
 from clipmem_core.review.queries import cached
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.registry import BY_NAME, words
-from clipmem_core.scores.seeds import interval_text
 
 # in the address
 ONE = "one"
@@ -235,12 +235,10 @@ def _draw_table(findings: b.Findings) -> None:
     rows = rows.assign(
         detector=rows[b.DETECTOR].map(words),
         error=[_error_name(row[b.KIND], row[b.SHARE]) for row in rows.to_dict("records")],
-        text=[_cell_text(row) for row in rows.to_dict("records")],
+        text=[b.cell_text(row) for row in rows.to_dict("records")],
     )
-    table = rows.pivot(index="detector", columns="error", values="text")
-    table = table.reindex(index=rows["detector"].unique(), columns=rows["error"].unique())
     alt = f"{b.SHORT[measure]} of each detector by kind of error, with intervals"
-    draw_table(table.fillna("–").reset_index(), alt=alt)
+    draw_table(table_of_texts(rows, "detector", "error"), alt=alt)
     note = f"{b.SHORT[measure]}, in brackets {findings.interval}."
     if rows[b.OVER].notna().any():
         reference = words(REFERENCE_DETECTOR)
@@ -251,15 +249,6 @@ def _draw_table(findings: b.Findings) -> None:
 def _error_name(kind: Any, share: Any) -> str:
     name = ERROR_KINDS[kind].label if kind in ERROR_KINDS else _INJECTED.get(kind, kind)
     return f"{name}, {share:.0%}"
-
-
-def _cell_text(row: dict[Any, Any]) -> str:
-    """Return a mean with its interval, and whether it differs from that of the reference."""
-    spec = f".{b.DIGITS[row[b.MEASURE]]}f"
-    text = interval_text(row["mean"], row["low"], row["high"], spec)
-    if row[f"{b.OVER}_low"] > 0:
-        return f"{text} ▲"
-    return f"{text} ▼" if row[f"{b.OVER}_high"] < 0 else text
 
 
 def _draw_curves(curves: pd.DataFrame) -> None:
@@ -278,7 +267,7 @@ def _draw_curves(curves: pd.DataFrame) -> None:
 def draw_differences(audit: Audit) -> None:
     """Draw the pairs on which two detectors of an audit differ most, either way."""
     scores = b.detector_scores(audit)
-    names = b.names_in(scores)
+    names = [str(name) for name in scores]
     st.header("Where two detectors differ most")
     if len(scores) < 3 or len(names) < 2:
         st.caption("This audit has too few pairs with two detectors or more.")

@@ -5,7 +5,6 @@ injected into an audit.
     injections/<kind>-<share>-<seed>.json   metrics of each detector of pairs, captions and words
 """
 
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +12,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
 
 from clipmem_core import columns as c
-from clipmem_core.audit.console import plain
-from clipmem_core.audit.store import PAIRS, SCORES, Audit
+from clipmem_core.auditing.store import PAIRS, SCORES, Audit
 from clipmem_core.dataset.injected_errors import ERROR_KINDS, WORD_KINDS
 from clipmem_core.io import InputError, read_json
 from clipmem_core.lab.baselines import MISFIT_SECOND, REFERENCE_DETECTOR
-from clipmem_core.lab.study_results import print_table, write_results
-from clipmem_core.review.queries import ROW, cached, fetch_all, number_sql
+from clipmem_core.lab.study_results import (
+    MEASURE,
+    origin,
+    print_line,
+    print_table,
+    table_of_texts,
+    write_csv,
+)
+from clipmem_core.review.queries import cached
 from clipmem_core.review.rows import misfit_note
 from clipmem_core.scores.metrics import (
     AVERAGE_PRECISION,
@@ -38,9 +42,9 @@ from clipmem_core.scores.seeds import interval_text, over_seeds
 
 KIND = "kind"
 SHARE = "share"
-_SEED = "seed"
+SEED = "seed"
 DETECTOR = "detector"
-MEASURE = "measure"
+_CELL = [KIND, SHARE, SEED]
 SHORT = {
     ROC_AUC: "AUROC",
     AVERAGE_PRECISION: "AP",
@@ -64,10 +68,12 @@ SHORT = {
     "review_one_slip": "review: moved by one slip",
     "review_six_slips": "review: moved by six slips",
 }
-DIGITS = {measure: 1 if measure.startswith("found") else 3 for measure in SHORT}
 OVER = "over_reference"
+_INTERVAL = ["mean", "low", "high"]
 _OVER_COLUMNS = [OVER, f"{OVER}_low", f"{OVER}_high"]
-TABLE_COLUMNS = [KIND, SHARE, DETECTOR, MEASURE, "n", "mean", "low", "high", *_OVER_COLUMNS]
+TABLE_COLUMNS = [KIND, SHARE, DETECTOR, MEASURE, "n", *_INTERVAL, *_OVER_COLUMNS]
+INJECTED_AUDITS = "injections/.audits"
+OF_INJECTIONS = "95 % over injections (Student's t)"
 _REPAIR = "delete it and run the benchmark again"
 _RESAMPLED = 2_000_000  # pairs in all bootstrap resamples of one kind of error
 
@@ -97,13 +103,18 @@ class Benchmark(Audit):
     KIND = "benchmark"
     PARENT = "benchmarks"
 
+    @property
+    def request(self) -> dict[str, Any]:
+        """The source and config, and more."""
+        return vars(self.record)
+
     def result_file(self, injection: Injection) -> Path:
         """Return the result file of an injection, which exists if it is done."""
         return self.folder / "injections" / f"{injection.name}.json"
 
     def injected_audit(self, injection: Injection) -> Audit:
         """Return the audit of an injection, which is deleted once its result is written."""
-        return Audit(self.folder / "injections" / ".audits" / injection.name)
+        return Audit(self.folder / INJECTED_AUDITS / injection.name)
 
     @property
     def result_files(self) -> list[Path]:
@@ -111,126 +122,109 @@ class Benchmark(Audit):
 
     @property
     def stored(self) -> list[dict[str, Any]]:
-        """The results of all finished injections, by kind, share and seed."""
+        """The results of all finished injections, by kind, share and seed; `absent` is why one had
+        too few suitable pairs."""
         kinds = list(ERROR_KINDS)
         return sorted(
             (read_json(path, dict[str, Any], repair=_REPAIR) for path in self.result_files),
-            key=lambda result: (kinds.index(result[KIND]), result[SHARE], result[_SEED]),
+            key=lambda result: (kinds.index(result[KIND]), result[SHARE], result[SEED]),
         )
 
     @property
-    def results(self) -> list[dict[str, Any]]:
-        """The results without injections that had too few suitable pairs."""
-        return [result for result in self.stored if not result["absent"]]
+    def absent(self) -> list[str]:
+        """The kinds with too few suitable pairs, with the reason."""
+        reasons = {result[KIND]: result["absent"] for result in self.stored if result["absent"]}
+        return [f"{kind}: {reason}" for kind, reason in reasons.items()]
 
     @property
-    def absent(self) -> dict[str, str]:
-        """The kinds with too few suitable pairs, with the reason."""
-        return {result[KIND]: result["absent"] for result in self.stored if result["absent"]}
+    def rows(self) -> pd.DataFrame:
+        """One row per finished injection and detector: kind, share, seed, detector, the numbers of
+        pairs reviewed, the curve of precision at them, and the other measures."""
+        rows = [
+            result | metrics | {DETECTOR: name}
+            for result in self.stored
+            if not result["absent"]
+            for name, metrics in result["detectors"].items()
+        ]
+        return pd.DataFrame(rows, columns=[*_CELL, DETECTOR, "numbers", "curve", *SHORT])
 
 
-def benchmark_table(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
+def benchmark_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Average each measure of each detector over injections, and compare it with that of
-    `REFERENCE` on the same injections.
+    `REFERENCE_DETECTOR` on the same injections.
 
     Intervals are Student's t over injections; NaN below three. `over_reference` is the mean of the
     paired differences detector − reference.
     """
-    values = pd.DataFrame(
-        [
-            (result[KIND], result[SHARE], result[_SEED], name, measure, metrics[measure])
-            for result in results
-            for name, metrics in result["detectors"].items()
-            for measure in SHORT
-            if measure in metrics
-        ],
-        columns=[KIND, SHARE, _SEED, DETECTOR, MEASURE, "value"],
-    )
-    reference = values[values[DETECTOR] == REFERENCE_DETECTOR].drop(columns=DETECTOR)
-    on = [KIND, SHARE, _SEED, MEASURE]
-    values = values.merge(reference, on=on, how="left", suffixes=("", "_of_reference"))
-    values[OVER] = values["value"] - values["value_of_reference"]
+    if rows.empty:
+        return pd.DataFrame(columns=TABLE_COLUMNS)
     by = [KIND, SHARE, DETECTOR, MEASURE]
-    table = over_seeds(values, by=by, measure="value")
-    over = over_seeds(values, by=by, measure=OVER).drop(columns="n")
+    values = rows.set_index([*_CELL, DETECTOR])[list(SHORT)]
+    values = values.astype(float).rename_axis(columns=MEASURE)
+    over = values - values.xs(REFERENCE_DETECTOR, level=DETECTOR)
+    long = pd.concat([values.stack(), over.stack()], axis=1, keys=["value", OVER]).reset_index()
+    table = over_seeds(long, by=by, measure="value")
+    over = over_seeds(long, by=by, measure=OVER).drop(columns="n")
     return table.merge(over.set_axis([*by, *_OVER_COLUMNS], axis=1), on=by, how="left")
 
 
-def mean_curves(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
+def mean_curves(rows: pd.DataFrame) -> pd.DataFrame:
     """Average the precision by number of reviewed pairs over injections: kind, share, detector,
     number, precision. Injections differ by a few scored pairs, so numbers are averaged too."""
-    points = []
-    for result in results:
-        for name, metrics in result["detectors"].items():
-            curve = enumerate(zip(result["numbers"], metrics.get("curve", ()), strict=False))
-            points += [(result[KIND], result[SHARE], name, place, *point) for place, point in curve]
-    by = [KIND, SHARE, DETECTOR, "place"]
-    table = pd.DataFrame(points, columns=[*by, "number", "precision"])
-    return table.groupby(by, sort=False).mean().round({"number": 0}).reset_index()
+    names = {"numbers": "number", "curve": "precision"}
+    points = rows.dropna(subset="curve").explode(list(names)).rename(columns=names)
+    points = points.astype(dict.fromkeys(names.values(), float))
+    by = [KIND, SHARE, DETECTOR, points.groupby(level=0).cumcount()]
+    means = points.groupby(by, sort=False)[list(names.values())].mean()
+    return means.round({"number": 0}).reset_index()
+
+
+def cell_text(row: dict[Any, Any]) -> str:
+    """Return a mean with its interval, and ▲ or ▼ where it is above or below that of the reference:
+    the interval of the paired difference excludes 0."""
+    digits = 1 if row[MEASURE].startswith("found") else 3
+    text = interval_text(row["mean"], row["low"], row["high"], f".{digits}f")
+    if row[f"{OVER}_low"] > 0:
+        return f"{text} ▲"
+    return f"{text} ▼" if row[f"{OVER}_high"] < 0 else text
 
 
 def show_benchmark(benchmark: Benchmark) -> None:
-    """Print a table per kind and share, and the skipped kinds with reasons."""
-    console = Console(highlight=False)
-    by_error = benchmark_table(benchmark.results).groupby([KIND, SHARE], sort=False)
-    for (kind, share), rows in by_error:
+    """Print how well pairs are found, a table per kind and share, and the skipped kinds with
+    reasons."""
+    table = benchmark_table(benchmark.rows)
+    table = table[table[MEASURE].isin(METRICS)]
+    texts = [cell_text(row) for row in table.to_dict("records")]
+    table = table.assign(text=texts, measure=table[MEASURE].map(SHORT))
+    table[DETECTOR] = table[DETECTOR].map(words)
+    for (kind, share), rows in table.groupby([KIND, SHARE], sort=False):
         title = f"{ERROR_KINDS[str(kind)].label}, {share:.0%}, {rows['n'].max()} injections"
-        heading = rows[MEASURE].map(SHORT).str.rpartition(": ")[0]
-        for what, part in rows.groupby(heading, sort=False):
-            print_table(console, f"{title}: {what}".removesuffix(": "), _wide(part))
-    for kind, reason in benchmark.absent.items():
-        console.print(plain(f"kind {kind!r} is skipped: {reason}"), soft_wrap=True)
-    console.print(
-        "In brackets: 95 % over injections (Student's t), each with another split, draw and "
-        "members."
+        print_table(title, table_of_texts(rows, DETECTOR, MEASURE))
+    for line in benchmark.absent:
+        print_line(f"skipped: {line}")
+    print_line(
+        f"In brackets: {OF_INJECTIONS}, each with another split, draw and members. ▲ ▼: above or "
+        f"below {words(REFERENCE_DETECTOR)}. --out and the page Detectors have all measures."
     )
-    console.print(plain(str(benchmark.folder)), soft_wrap=True)
-
-
-def _wide(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per detector and one column per measure, with intervals as text."""
-    columns = {}
-    for measure, cells in rows.groupby(MEASURE, sort=False):
-        cells = cells.set_index(DETECTOR)
-        label = SHORT[str(measure)].split(": ")[-1]
-        digits = DIGITS[str(measure)]
-        columns[label] = _intervals(cells[["mean", "low", "high"]], f".{digits}f")
-        if measure in METRICS:
-            over = f"{label} over {REFERENCE_DETECTOR}"
-            columns[over] = _intervals(cells[_OVER_COLUMNS], f"+.{digits}f")
-    table = pd.DataFrame(columns).reindex(rows[DETECTOR].unique()).fillna("")
-    return table.rename(index=words).rename_axis("detector").reset_index()
-
-
-def _intervals(cells: pd.DataFrame, style: str) -> pd.Series:
-    texts = [interval_text(mean, low, high, style) for mean, low, high in cells.to_numpy()]
-    return pd.Series(texts, cells.index)
+    print_line(str(benchmark.folder))
 
 
 def write_benchmark_results(benchmark: Benchmark, path: Path, *, command: str) -> None:
     """Write the table of a benchmark as a CSV file."""
     record = benchmark.record
-    config = record.config
-    results = benchmark.results
+    rows = benchmark.rows
     pairs = benchmark.pairs
-    seeds = ", ".join(map(str, sorted({result[_SEED] for result in results})))
-    skipped = [f"{kind}: {reason}" for kind, reason in benchmark.absent.items()]
-    notes = [
-        "low, high: 95 % over injections (Student's t); over_reference: detector − misfit, paired",
+    seeds = ", ".join(map(str, sorted({result[SEED] for result in benchmark.stored})))
+    seeds += f", each another split and injection, trained by {record.config.members} members"
+    head = [
+        *origin(command, benchmark.request, seeds),
+        f"low, high: {OF_INJECTIONS}; over_reference: detector − misfit, paired",
         f"misfit: {MISFIT_FORMULA}; {words(MISFIT_SECOND)}: {SECOND_FORMULA}",
         f"pairs: {len(pairs):,} with {pairs[c.CAPTIONS].map(len).sum():,} captions; data set: "
         f"{record.dataset_fingerprint}",
-        f"skipped: {'; '.join(skipped) or 'no kind'}",
+        f"skipped: {'; '.join(benchmark.absent) or 'no kind'}",
     ]
-    write_results(
-        path,
-        benchmark_table(results),
-        command=command,
-        machine=record.machine,
-        config=config,
-        seeds=f"{seeds}, each another split and injection, trained by {config.members} members",
-        notes=notes,
-    )
+    write_csv(path, head, benchmark_table(rows))
 
 
 @dataclass(frozen=True)
@@ -243,24 +237,20 @@ class Findings:
     note: str = ""  # on misfit of a second round of training
 
 
-@cached(4, SCORES, PAIRS)
+def oriented(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the detectors in a table of scores, larger more suspicious."""
+    directions = [score.direction for score in DETECTION_SCORES.values()]
+    return table[list(DETECTION_SCORES)].astype(float) * directions
+
+
+@cached(4, SCORES)
 def detector_scores(audit: Audit) -> pd.DataFrame:
-    """Return row, injected and each detector with values (larger: more suspicious), of scored or
-    candidate pairs."""
-    detectors = DETECTION_SCORES
-    oriented = (
-        f'{score.direction} * {number_sql(name)} AS "{name}"' for name, score in detectors.items()
-    )
-    table = fetch_all(audit, [f"{ROW} AS row", f'"{c.GROUP}"', *oriented], [c.INJECTED])
-    table = table[table[c.GROUP].isin(c.TARGET_GROUPS)]
-    names = [name for name in detectors if np.isfinite(table[name]).mean() > 0.5]
-    finite = np.isfinite(table[names].to_numpy(dtype=float)).all(axis=1)
-    return table.loc[finite, ["row", c.INJECTED, *names]].reset_index(drop=True)
-
-
-def names_in(scores: pd.DataFrame) -> list[str]:
-    """Return the detectors in a table of `detector_scores`."""
-    return [str(name) for name in scores.columns if name not in ("row", c.INJECTED)]
+    """Return each detector with values (larger: more suspicious), of scored or candidate pairs by
+    their row."""
+    table = audit.read_columns(SCORES, c.GROUP, *DETECTION_SCORES)
+    scores = oriented(table)[table[c.GROUP].isin(c.TARGET_GROUPS)]
+    scores = scores.where(np.isfinite(scores))
+    return scores.loc[:, scores.notna().mean() > 0.5].dropna()
 
 
 @cached(4, SCORES, PAIRS)
@@ -268,59 +258,53 @@ def injected_findings(audit: Audit) -> Findings | None:
     """Return how well an audit's detectors find each kind of injected error; None without injected
     errors."""
     scores = detector_scores(audit)
-    names = names_in(scores)
-    injected = scores[c.INJECTED]
-    rows = []
+    injected = audit.read_columns(PAIRS, c.INJECTED)[c.INJECTED][scores.index]
+    tables = []
     curves = []
     for kind in sorted(injected.dropna().unique(), key=lambda kind: (kind != c.MISCAPTION, kind)):
-        subset = scores[injected.isna() | (injected == kind)]
-        truth = subset[c.INJECTED].notna().to_numpy()
-        if not names or truth.sum() < 2 or truth.all():
+        subset = injected.isna() | (injected == kind)
+        truth = injected[subset].notna().to_numpy()
+        if scores.empty or truth.sum() < 2 or truth.all():
             continue
-        values = {name: subset[name].to_numpy(dtype=float) for name in names}
-        cell: dict[str, Any] = {KIND: str(kind), SHARE: float(truth.mean())}
-        n_boot = int(np.clip(_RESAMPLED // len(subset), 50, 500))
+        error: dict[str, Any] = {KIND: str(kind), SHARE: float(truth.mean())}
+        values = {str(name): column.to_numpy() for name, column in scores[subset].items()}
+        n_boot = int(np.clip(_RESAMPLED // len(truth), 50, 500))
         detected = detection_table(values, truth, n_boot=n_boot)
         for metric in METRICS:
             part = detected[["score", metric, f"{metric}_low", f"{metric}_high"]]
-            part = part.set_axis([DETECTOR, "mean", "low", "high"], axis=1)
-            values_of = cell | {MEASURE: metric, "n": 1}
-            rows.append(part.assign(**values_of))
-        numbers = numbers_reviewed(len(subset))
-        for name in names:
-            curve = {"number": numbers, "precision": precision_curve(values[name], truth, numbers)}
-            curves.append(pd.DataFrame(cell | {DETECTOR: name} | curve))
-    if not rows:
+            part = part.set_axis([DETECTOR, *_INTERVAL], axis=1)
+            tables.append(part.assign(measure=metric, n=1, **error))
+        numbers = numbers_reviewed(len(truth))
+        for name, column in values.items():
+            curve = {"number": numbers, "precision": precision_curve(column, truth, numbers)}
+            curves.append(pd.DataFrame(error | {DETECTOR: name} | curve))
+    if not tables:
         return None
+    table = pd.concat(tables, ignore_index=True).reindex(columns=TABLE_COLUMNS)
     interval = "95 % bootstrap over the pairs of this one injection"
-    table = pd.concat(rows, ignore_index=True).reindex(columns=TABLE_COLUMNS)
     return Findings(table, pd.concat(curves, ignore_index=True), interval, misfit_note(audit))
 
 
 def benchmarks_of(audit: Audit) -> list[Benchmark]:
     """Return the benchmarks on an audit's data set, those with the same pairs first."""
     record = audit.record
-    with_same_pairs = {}
+    has_other_pairs = {}
     for benchmark in Benchmark.every():
         with suppress(InputError):  # its command reports the broken file
             other = benchmark.record
             if benchmark.result_files and other.root == record.root:
-                same = other.dataset_fingerprint == record.dataset_fingerprint
-                with_same_pairs[benchmark] = same
-    return sorted(with_same_pairs, key=lambda benchmark: not with_same_pairs[benchmark])
+                has_other_pairs[benchmark] = other.dataset_fingerprint != record.dataset_fingerprint
+    return sorted(has_other_pairs, key=has_other_pairs.__getitem__)
 
 
 def benchmark_findings(benchmark: Benchmark) -> Findings | None:
     """Return the results of a benchmark so far, None before the first one."""
-    results = benchmark.results
-    if not results:
-        return None
-    table = benchmark_table(results)
-    return Findings(table, mean_curves(results), "95 % over injections (Student's t)")
+    rows = benchmark.rows
+    return Findings(benchmark_table(rows), mean_curves(rows), OF_INJECTIONS) if len(rows) else None
 
 
 def differ_most(scores: pd.DataFrame, one: str, other: str, *, limit: int) -> list[int]:
     """Return the rows of the pairs with a higher rank in `one` than in `other`, the largest
     difference first."""
-    lead = (scores[one].rank() - scores[other].rank()).sort_values(ascending=False, kind="stable")
-    return scores["row"][lead[lead > 0].index[:limit]].tolist()
+    lead = scores[one].rank() - scores[other].rank()
+    return lead[lead > 0].nlargest(limit).index.tolist()

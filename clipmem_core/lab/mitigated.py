@@ -24,10 +24,10 @@ from filelock import FileLock, Timeout
 
 from clipmem_core import columns as c
 from clipmem_core import draws
-from clipmem_core.audit.prepare import membership_of, sides_of
-from clipmem_core.audit.settings import check_config
-from clipmem_core.audit.status import TRAINING, last_line
-from clipmem_core.audit.store import (
+from clipmem_core.auditing.prepare import membership_of, sides_of
+from clipmem_core.auditing.settings import check_config
+from clipmem_core.auditing.status import TRAINING, last_line
+from clipmem_core.auditing.store import (
     MEMBERSHIP,
     MITIGATIONS,
     Audit,

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipmem_core import columns as c
-from clipmem_core.audit.store import Audit, read_prepared
+from clipmem_core.auditing.store import Audit, read_prepared
 from clipmem_core.config import (
     FIELDS,
     MODIFIERS,
@@ -75,12 +75,8 @@ class Setting:
     @property
     def text(self) -> str:
         """Its overrides in one line, in a fixed order; empty for the baseline."""
-        parts = []
-        for name, value in self.fields.items():
-            number = repr(value).removesuffix(".0") if isinstance(value, float) else value
-            parts.append(f"{name}={number}")
-        if self.removal:
-            parts.append(f"{REMOVAL}={self.removal}")
+        names = [name for name in (*SETTING_FIELDS, REMOVAL) if name in self.overrides]
+        parts = [f"{name}={self.overrides[name]}".removesuffix(".0") for name in names]
         return " ".join(parts + self.switches)
 
     @property
@@ -111,11 +107,8 @@ class Setting:
     @property
     def flags(self) -> list[str]:
         """The options of `python -m clipmem_core mitigate` that train it."""
-        flags = []
-        for name, value in self.overrides.items():
-            flag = f"--{name.replace('_', '-')}"
-            flags.append(flag if name in SWITCHES else f"{flag}={value}")
-        return flags
+        parts = [part.partition("=") for part in self.text.split()]
+        return [f"--{name.replace('_', '-')}{equals}{value}" for name, equals, value in parts]
 
 
 def parse_setting(text: str) -> Setting:
@@ -190,27 +183,27 @@ def changes_of(audit: Audit, setting: Setting) -> PairChanges:
     """Return the pairs, none held-out, that a setting changes in a finished audit."""
     table = audit.scores
     config = audit.record.config
-    ids = table[c.PAIR_ID].to_numpy(dtype=str)
+    ids = table[c.PAIR_ID]
     scored = (table[c.GROUP] != c.HELD_OUT).to_numpy()
-    removed = np.isin(ids, list(setting.decided.removed)) & scored
+    removed = scored & ids.isin(setting.decided.removed).to_numpy()
     if NEAR_DUPLICATES in setting.overrides:
-        removed |= later_near_duplicates(audit) & scored
+        removed |= scored & later_near_duplicates(audit)
     if setting.removal:
         # Those that rank highest; ties are broken at random
         by, percent = setting.removal
-        chance = hashed(draw_keys(table[c.PAIR_ID].tolist()), config.seed, "removal")
+        chance = hashed(draw_keys(ids.tolist()), config.seed, "removal")
         values = np.zeros(len(table)) if by == AT_RANDOM else table[by].to_numpy()
         ranked = np.flatnonzero(scored & np.isfinite(values))
         order = ranked[np.lexsort([chance[ranked], -values[ranked]])]
         removed[order[: round(percent / 100 * len(ranked))]] = True
-    captions = {}
-    recaptioned = np.isin(ids, list(setting.decided.recaptioned)) & scored & ~removed
-    if recaptioned.any():
+    new = setting.decided.recaptioned
+    captions = {
+        row: tuple(new[ids[row]])[: config.captions or None]
+        for row in np.flatnonzero(ids.isin(new.keys()) & scored & ~removed).tolist()
+    }
+    if captions:
         before = audit.pairs[c.CAPTIONS]
-        for row in np.flatnonzero(recaptioned).tolist():
-            after = tuple(setting.decided.recaptioned[ids[row]])[: config.captions or None]
-            if after != tuple(before.iloc[row]):
-                captions[row] = after
+        captions = {row: texts for row, texts in captions.items() if texts != tuple(before[row])}
     return PairChanges(removed, captions)
 
 
@@ -280,26 +273,12 @@ def combined_settings(config: AuditConfig, most: int) -> list[str]:
     return [*COMBINED, f"stop_epoch={early_stop}", *(ALL_CAPTIONS if most > 1 else ())]
 
 
-class Study(NamedTuple):
-    """The settings of a study, as texts."""
-
-    settings: Callable[
-        [AuditConfig, int], list[str]
-    ]  # from the config and the most captions of a pair
-    one_caption: bool = True  # whether the baseline trains on one caption a pair
-
-
-STUDIES = {
-    "captions": Study(captions_settings),
-    "text-noise": Study(lambda config, most: TEXT_NOISE),
-    "removal": Study(lambda config, most: REMOVALS),
-    "combined": Study(combined_settings),
-    "settings": Study(lambda config, most: [], one_caption=False),
+OWN = "settings"  # the study of the settings that a person adds
+# The settings of each study, as texts, from the config and the most captions of a pair
+STUDIES: dict[str, Callable[[AuditConfig, int], list[str]]] = {
+    "captions": captions_settings,
+    "text-noise": lambda config, most: TEXT_NOISE,
+    "removal": lambda config, most: REMOVALS,
+    "combined": combined_settings,
+    OWN: lambda config, most: [],
 }
-
-
-def find_study(name: str) -> Study:
-    """Return the study of a name."""
-    if name not in STUDIES:
-        raise InputError(f"study {name!r} is unknown: choose one of {', '.join(STUDIES)}")
-    return STUDIES[name]

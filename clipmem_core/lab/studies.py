@@ -1,22 +1,36 @@
-"""Runs a study: an audit of each split of the pairs, whose members train again with each setting.
-Trains the members of one audit again with settings, two at a time, and measures them. The same call
-resumes."""
+"""Runs experiments: studies of settings over splits of the pairs, and benchmarks of detectors over
+injections of errors. The same call resumes.
+
+A study audits each split, and trains the members of its audit again with each setting, two at a
+time. An injection is an audit of pairs with injected errors, which is deleted once its detectors
+are measured.
+"""
 
 import functools
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
 
 from clipmem_core import columns as c
-from clipmem_core.audit.executor import Executor, Task, local_processes
-from clipmem_core.audit.member import (
-    MemberRun,
+from clipmem_core.auditing import prepare, settings
+from clipmem_core.auditing.console import RichScreen
+from clipmem_core.auditing.executor import (
+    Executor,
+    Task,
+    TaskEvents,
+    Work,
+    in_this_process,
+    local_processes,
+)
+from clipmem_core.auditing.member import (
     Shared,
     cached_tokens,
     caption_texts,
@@ -27,52 +41,54 @@ from clipmem_core.audit.member import (
     utility,
     write_embeddings,
 )
-from clipmem_core.audit.pipeline import Run, Screen, ensure_features, ensure_pixels, finish_audit
-from clipmem_core.audit.prepare import (
-    draw_membership,
-    inject,
-    load_data_set,
-    with_features,
-)
-from clipmem_core.audit.settings import (
-    check_config,
-    machine,
-    resolve,
-    shares_process,
-    side_by_side,
-)
-from clipmem_core.audit.setup import write_audit
-from clipmem_core.audit.store import (
-    IMAGE_EMBEDDINGS,
+from clipmem_core.auditing.pipeline import Run, Screen, ensure_features, ensure_pixels, finish_audit
+from clipmem_core.auditing.setup import differing_fields, write_audit
+from clipmem_core.auditing.store import (
     MITIGATIONS,
     Audit,
     acquire_lock,
-    open_embeddings,
     read_embeddings,
+    read_prepared,
     write_json,
 )
-from clipmem_core.config import AuditConfig, as_dict, ineffective_fields
+from clipmem_core.config import (
+    FIELDS,
+    AuditConfig,
+    affecting,
+    as_dict,
+    ineffective_fields,
+    switched_on,
+)
+from clipmem_core.dataset.injected_errors import ERROR_KINDS, inject_errors, picture_sources
+from clipmem_core.dataset.pixel_cache import Pixels
 from clipmem_core.dataset.sentences import sentences_of
+from clipmem_core.dataset.source import RawPairs
 from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.io import InputError
 from clipmem_core.lab import mitigated
-from clipmem_core.lab.mitigated import NO_RANKING, MemberPair, begin
+from clipmem_core.lab.benchmark import measure_injection
+from clipmem_core.lab.benchmark_results import INJECTED_AUDITS, Benchmark, Injection
+from clipmem_core.lab.mitigated import MemberPair, begin
 from clipmem_core.lab.setting import (
     BASELINE,
     DECISIONS,
+    OWN,
     REMOVAL,
+    STUDIES,
     PairChanges,
     Setting,
-    find_study,
     parse_setting,
     without_idle,
 )
-from clipmem_core.lab.study_results import STUDY, StudyFolder, check_same
+from clipmem_core.lab.study_results import STUDY, StudyFolder
 from clipmem_core.ragged import Ragged
 from clipmem_core.review.decisions import review_of
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
 _EMBEDDINGS = ".embeddings"  # of a member until its pair of members is measured
+
+
+# --- Members that train again with a setting
 
 
 class Lab:
@@ -81,12 +97,10 @@ class Lab:
     def __init__(self, folder: Path) -> None:
         self.audit = Audit(folder)
         self.baseline = open_shared(folder)
-        self.record = self.baseline.record
-        self.member_pairs = mitigated.member_pairs(self.record.members)
         self.changed = functools.lru_cache(maxsize=2)(
             functools.partial(with_setting, self.baseline)
         )
-        torch.set_num_threads(self.record.threads)
+        torch.set_num_threads(self.baseline.record.threads)
 
     def train(self, setting: str, member_pair: MemberPair) -> None:
         """Train and measure a pair of members unless it is finished."""
@@ -124,9 +138,8 @@ def _with_captions(shared: Shared, changes: PairChanges) -> Shared:
         captions = list(map(sentences_of, captions))
         pairs[c.SENTENCES] = captions
     features = shared.features
-    tower = shared.towers.text
-    if tower:
-        tokens: Any = FeatureExtractor(tower).captions(caption_texts(pairs))
+    if shared.towers.text:
+        tokens: Any = FeatureExtractor(shared.towers.text).captions(caption_texts(pairs))
         features = replace(features, text=tokens)
     else:
         tokens = cached_tokens(shared.config.model, pairs)
@@ -145,8 +158,12 @@ def train_member_pair(shared: Shared, setting: str, member_pair: MemberPair) -> 
     measures = []
     for name, folder in zip(member_pair, folders, strict=True):
         folder.mkdir(parents=True, exist_ok=True)
-        measures.append(_train(open_member(audit.folder, name, shared, folder)))
+        clear_leftovers(folder)
+        run = open_member(audit.folder, name, shared, folder)
+        model = trained_model(run)
+        write_embeddings(run, model, folder / _EMBEDDINGS)
         embedded.append(read_embeddings(folder / _EMBEDDINGS))
+        measures.append(utility(run, model, embedded[-1][0]))
     mitigated.write_measures(audit, setting, member_pair, embedded, measures)
     for folder in folders:
         shutil.rmtree(folder / _EMBEDDINGS, ignore_errors=True)
@@ -154,164 +171,293 @@ def train_member_pair(shared: Shared, setting: str, member_pair: MemberPair) -> 
             (folder / leftover).unlink(missing_ok=True)
 
 
-def _train(run: MemberRun) -> dict[str, float]:
-    """Train and embed a member, and return its utility."""
-    clear_leftovers(run.folder)
-    model = trained_model(run)
-    write_embeddings(run, model, run.folder / _EMBEDDINGS)
-    return utility(run, model, open_embeddings(run.folder / _EMBEDDINGS / IMAGE_EMBEDDINGS))
-
-
 def train_members(folder: Path, names: Sequence[str]) -> None:
     """Train pairs of members of settings, each named `setting/member` by its first member. The work
     of a task."""
-    trainer = Lab(folder)
-    partners = dict(trainer.member_pairs)
+    lab = Lab(folder)
+    partners = dict(mitigated.member_pairs(lab.baseline.record.members))
     for name in names:
         setting, _, first = name.partition("/")
-        trainer.train(setting, (first, partners[first]))
+        lab.train(setting, (first, partners[first]))
 
 
-def run_settings(
-    audit: Audit,
-    settings: Sequence[str],
-    screen: Screen,
-    *,
-    executor: Executor | None = None,
-) -> None:
-    """Train the members of settings that were begun, and measure the baseline's."""
+def _run_tasks(
+    run: Run, work: Work, parent: str, blocks: Sequence[Sequence[str]], noun: str
+) -> TaskEvents:
+    """Run tasks on an audit, one a block of names; each name has a folder in the folder `parent`,
+    for the error output of its task."""
+    audit = run.audit
+    ensure_pixels(audit, run.screen)
+    ensure_features(audit, run.screen)
+    tasks = []
+    for names in blocks:
+        folders = tuple(audit.folder / parent / name for name in names)
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+        tasks.append(Task(folders, work, audit.folder, tuple(names), audit.record.threads, noun))
+    at_once = settings.side_by_side(audit.record.config)
+    execute = run.executor or functools.partial(local_processes, at_once=at_once)
+    with closing(execute(tasks)) as events:
+        yield from events
+
+
+def run_settings(run: Run, names: Sequence[str]) -> None:
+    """Train the members of an audit with settings that were begun, and measure the baseline's."""
+    audit = run.audit
     config = audit.record.config
+    finished = {name: mitigated.finished_members(audit, name) for name in (BASELINE, *names)}
     member_pairs = mitigated.member_pairs(audit.record.members)
-    finished = {
-        setting: mitigated.finished_members(audit, setting) for setting in (BASELINE, *settings)
-    }
     missing = [
-        f"{setting}/{first}"
+        f"{name}/{first}"
         for first, _ in member_pairs
-        for setting in finished
-        if first not in finished[setting]
+        for name in finished
+        if first not in finished[name]
     ]
-    if missing:
-        ensure_pixels(audit, screen)
-        ensure_features(audit, screen)
-        at_once = side_by_side(config)
-        blocks = min(len(missing), at_once) if shares_process(config) else len(missing)
-        tasks = []
-        for names in (missing[block::blocks] for block in range(blocks)):
-            folders = tuple(audit.folder / MITIGATIONS / name for name in names)
-            for folder in folders:
-                folder.mkdir(parents=True, exist_ok=True)  # for the error output of its task
-            threads = audit.record.threads
-            noun = "training of member"
-            tasks.append(Task(folders, train_members, audit.folder, tuple(names), threads, noun))
-        run = executor or functools.partial(local_processes, at_once=at_once)
-        total = 2 * len(member_pairs) * len(settings)
-        shown = -1
-        for _ in run(tasks):
-            done = sum(len(mitigated.finished_members(audit, setting)) for setting in settings)
-            if done != shown:
-                screen.say(f"{done} of {total} members finished")
-                shown = done
+    if not missing:
+        return
+    blocks = len(missing)
+    if settings.shares_process(config):
+        blocks = min(blocks, settings.side_by_side(config))
+    total = 2 * len(member_pairs) * len(names)
+    shown = -1
+    for _ in _run_tasks(
+        run,
+        train_members,
+        MITIGATIONS,
+        [missing[block::blocks] for block in range(blocks)],
+        "training of member",
+    ):
+        done = sum(len(mitigated.finished_members(audit, name)) for name in names)
+        if done != shown:
+            run.screen.say(f"{done} of {total} members finished")
+            shown = done
+
+
+# --- Experiments
+
+
+@dataclass(frozen=True)
+class Request:
+    """The experiment that a person requests."""
+
+    source: str
+    config: AuditConfig
+    name: str
+    screen: Screen
+    executor: Executor | None = None  # by default processes of this machine
+
+    def load(self) -> prepare.DataSet:
+        """Read the data set."""
+        screen = self.screen
+        return prepare.load_data_set(
+            self.source, self.config, progress=screen.pictures, say=screen.say
+        )
+
+
+def _check_same(experiment: StudyFolder | Benchmark, request: Request) -> None:
+    """Refuse to resume an experiment with another source or config; unlike an audit, none gets more
+    members."""
+    if not experiment.begun:
+        request.screen.say(f"reading {request.source}")
+        return
+    before = experiment.request
+    now = request.source, request.config
+    if differ := differing_fields(before["source"], before["config"], *now, may_differ=affecting()):
+        raise InputError(
+            f"{experiment.KIND} {request.name!r} exists with another config: {'; '.join(differ)}. "
+            "Use another --name"
+        )
+    request.screen.say(f"resuming {experiment.KIND} {request.name!r}")
+
+
+def _write_split(audit: Audit, source: str, config: AuditConfig, data_set: prepare.DataSet) -> None:
+    """Draw the split of a config, and write its audit."""
+    membership = prepare.draw_membership(data_set.groups, config)
+    pairs = prepare.inject(data_set.pairs, membership, config)
+    write_audit(audit, source, config, data_set, pairs, membership)
 
 
 def run_study(
-    study: str,
-    source: str,
-    config: AuditConfig,
-    *,
-    name: str,
-    screen: Screen,
-    splits: int = 5,
-    also: Sequence[Setting] = (),
-    executor: Executor | None = None,
+    request: Request, study: str, *, splits: int, also: Sequence[Setting] = ()
 ) -> StudyFolder:
-    """Run a study of plan.STUDIES, or continue it, until every setting is trained on every split.
+    """Run a study of `STUDIES`, or continue it, until every setting is trained on every split.
 
-    `also` adds settings to the plan's.
+    `also` adds settings to the study's.
     """
-    plan = find_study(study)
-    folder = StudyFolder.of(name)
+    folder = StudyFolder.of(request.name)
+    if study not in STUDIES:
+        raise InputError(f"study {study!r} is unknown: choose one of {', '.join(STUDIES)}")
     if splits < 1:
         raise InputError(f"--splits must be at least 1, not {splits}: intervals need 3")
-    with acquire_lock(folder.folder, what="study"):
-        requested = resolve(with_features(source, config))
-        if folder.begun:
-            request = folder.request
-            check_same(folder, request, source, requested)
-            if request["study"] != study:
-                raise InputError(
-                    f"study {name!r} is a study {request['study']}, not {study}. Use another --name"
-                )
-            screen.say(f"resuming study {name!r}")
-        else:
-            screen.say(f"reading {source}")
-        load = functools.cache(
-            lambda: load_data_set(source, requested, progress=screen.pictures, say=screen.say)
-        )
+    config = settings.resolve(prepare.with_features(request.source, request.config))
+    request = replace(request, config=config)
+    load = functools.cache(request.load)
+    with acquire_lock(folder.folder, what=folder.KIND):
+        _check_same(folder, request)
+        if folder.begun and (other := folder.request["study"]) != study:
+            raise InputError(
+                f"study {request.name!r} is a study {other}, not {study}. Use another --name"
+            )
         first = folder.audit(0)
         pairs = first.pairs if first.begun else load().pairs
-        fingerprint = first.record.dataset_fingerprint if first.begun else load().fingerprint
-        most = int(pairs[c.CAPTIONS].map(len).max())
-        config = requested
-        if plan.one_caption and most > 1:
-            config = replace(config, train_captions=1)
-        if any(DECISIONS in setting.overrides for setting in also):
-            columns = pa.Table.from_pandas(pairs[[c.PAIR_ID, c.CAPTIONS]], preserve_index=False)
-            decided = review_of(fingerprint, columns).changes()
-            also = [
-                replace(setting, decided=decided) if DECISIONS in setting.overrides else setting
-                for setting in also
-            ]
-        planned = [parse_setting(text) for text in plan.settings(config, most)]
-        settings = _settings(planned, config, also, screen)
+        key = first.record.dataset_fingerprint if first.begun else load().fingerprint
+        config, chosen = _plan(request, study, also, pairs, key)
         folder.folder.mkdir(parents=True, exist_ok=True)
-        request = {
+        stored = {
             "study": study,
-            "source": source,
-            "config": as_dict(requested),
+            "source": request.source,
+            "config": as_dict(request.config),
             "splits": splits,
-            "settings": {setting.name: setting.title for setting in settings},
-            "machine": machine(),
+            "settings": {name: setting.title for name, setting in chosen.items()},
+            "machine": settings.machine(),
         }
-        write_json(folder.folder / STUDY, request)
+        write_json(folder.folder / STUDY, stored)
         replicates = config.seeds if config.protocol == "paper" else config.members // config.folds
         for split in range(splits):
-            screen.say(f"split {split + 1} of {splits}: {len(settings)} settings")
+            request.screen.say(f"split {split + 1} of {splits}: {len(chosen)} settings")
             audit = folder.audit(split)
-            seeded = replace(config, seed=config.seed + split * replicates)
             if not audit.begun:
-                data_set = load()
-                membership = draw_membership(data_set.groups, seeded)
-                injected = inject(data_set.pairs, membership, seeded)
-                write_audit(audit, source, seeded, data_set, injected, membership)
+                seeded = replace(config, seed=config.seed + split * replicates)
+                _write_split(audit, request.source, seeded, load())
+            run = Run(audit, request.screen, executor=request.executor, predicts_words=False)
             if not audit.finished:
-                finish_audit(Run(audit, screen, executor=executor, predicts_words=False))
-            run_settings(
-                audit,
-                [begin(audit, setting).name for setting in settings],
-                screen,
-                executor=executor,
-            )
+                finish_audit(run)
+            run_settings(run, [begin(audit, setting).name for setting in chosen.values()])
             folder.write_rows(split + 1)
     return folder
 
 
-def _settings(
-    planned: Sequence[Setting], config: AuditConfig, also: Sequence[Setting], screen: Screen
-) -> list[Setting]:
-    """Return the planned settings that can act on a config, and those of `also`; refuse one that
-    cannot run."""
-    idle = set(ineffective_fields(config)) | ({REMOVAL} if config.protocol == "paper" else set())
-    if out := [setting.text for setting in planned if idle & set(setting.overrides)]:
-        screen.say(f"skipped, since they have no effect on this audit: {', '.join(out)}")
-    settings = [setting for setting in planned if not idle & set(setting.overrides)]
-    settings = [without_idle(setting, config) for setting in (*settings, *also)]
-    if not settings:
+def _plan(
+    request: Request,
+    study: str,
+    also: Sequence[Setting],
+    pairs: pd.DataFrame,
+    fingerprint: str,
+) -> tuple[AuditConfig, dict[str, Setting]]:
+    """Return the config of a study's audits, and its settings and those of `also` that can act on
+    it, by name; refuse one that cannot run. `fingerprint` is that of the data set."""
+    config = request.config
+    most = int(pairs[c.CAPTIONS].map(len).max())
+    if study != OWN and most > 1:
+        config = replace(config, train_captions=1)
+    idle = {*ineffective_fields(config), *([REMOVAL] if config.protocol == "paper" else [])}
+    planned = [*map(parse_setting, STUDIES[study](config, most)), *also]
+    if skipped := [setting.text for setting in planned if idle & set(setting.overrides)]:
+        request.screen.say(
+            f"skipped, since they have no effect on this audit: {', '.join(skipped)}"
+        )
+    chosen = {}
+    for setting in planned:
+        if setting.text in skipped:
+            continue
+        setting = without_idle(setting, config)
+        settings.check_config(replace(config, **setting.fields))
+        if DECISIONS in setting.overrides:
+            columns = pa.Table.from_pandas(pairs[[c.PAIR_ID, c.CAPTIONS]], preserve_index=False)
+            setting = replace(setting, decided=review_of(fingerprint, columns).changes())
+            if not setting.decided:
+                raise InputError(
+                    f"{setting.text}: no pair of this data set is decided: decide first"
+                )
+        chosen[setting.name] = setting
+    if not chosen:
         raise InputError("no setting of the study can act on this config: add --also")
-    for setting in settings:
-        check_config(replace(config, **setting.fields))
-        if setting.removal and config.protocol == "paper":
-            raise InputError(f"{setting.text}: {NO_RANKING}")
-        if DECISIONS in setting.overrides and not setting.decided:
-            raise InputError(f"{setting.text}: no pair of this data set is decided: decide first")
-    return list({setting.name: setting for setting in settings}.values())
+    return config, chosen
+
+
+def run_benchmark(
+    request: Request,
+    *,
+    injections: int,
+    kinds: Sequence[str] = (),
+    shares: Sequence[float] = (),
+) -> Benchmark:
+    """Run a benchmark, or continue it: a number of injections of each kind of error and share of
+    the scored pairs; by default of all kinds at their usual shares.
+
+    The first injection has the config's seed.
+    """
+    benchmark = Benchmark.of(request.name)
+    config = request.config
+    screen = request.screen
+    _check_injections(injections, kinds, shares, config)
+    config = settings.resolve(replace(config, threads=config.threads or 1))
+    request = replace(request, config=config)
+    with acquire_lock(benchmark.folder, what=benchmark.KIND):
+        _check_same(benchmark, request)
+        if not benchmark.begun:
+            _write_split(benchmark, request.source, config, request.load())
+        requested = [
+            Injection(kind, share, seed)
+            for seed in range(config.seed, config.seed + injections)
+            for kind in kinds or ERROR_KINDS
+            for share in (len(ERROR_KINDS[kind].shares) > 1 and shares) or ERROR_KINDS[kind].shares
+        ]
+        pending = [each for each in requested if not benchmark.result_file(each).is_file()]
+        if pending:
+            screen.say(f"{len(pending)} injections of {config.members} members to run")
+            run = Run(benchmark, screen, executor=request.executor)
+            blocks = [[injection.name] for injection in pending]
+            events = _run_tasks(run, run_injections, INJECTED_AUDITS, blocks, "injection")
+            for finished, _ in enumerate(filter(None, events), start=1):
+                screen.say(f"{finished} of {len(pending)} injections finished")
+            shutil.rmtree(benchmark.folder / INJECTED_AUDITS)
+    return benchmark
+
+
+def _check_injections(
+    injections: int, kinds: Sequence[str], shares: Sequence[float], config: AuditConfig
+) -> None:
+    if unknown := [kind for kind in kinds if kind not in ERROR_KINDS]:
+        raise InputError(
+            f"kind {unknown[0]!r} of error is unknown: choose from {', '.join(ERROR_KINDS)}"
+        )
+    if injections < 1:
+        raise InputError(f"--injections must be at least 1, not {injections}: intervals need 3")
+    if wrong := [share for share in shares if not 0 < share < 1]:
+        raise InputError(f"--shares must be above 0 and below 1, not {wrong[0]:g}")
+    fields = ["features", "inject_miscaptions", *switched_on(as_dict(config))]
+    refused = [FIELDS[name].flag for name in fields if getattr(config, name)]
+    if config.protocol == "paper":
+        refused.append("--protocol paper")
+    if refused:
+        raise InputError(f"a benchmark cannot have {', '.join(refused)}")
+
+
+def run_injections(folder: Path, names: Sequence[str]) -> None:
+    """Audit the data set of a benchmark with the errors of injections and measure detectors; write
+    the result of each, or the reason if too few pairs are suitable. The work of a task."""
+    benchmark = Benchmark(folder)
+    record = benchmark.record
+    prepared = read_prepared(folder)
+    original = benchmark.pairs
+    for name in names:
+        injection = Injection.of(name)
+        result_file = benchmark.result_file(injection)
+        config = replace(record.config, seed=injection.seed)
+        membership = prepare.draw_membership(prepared.groups, config)
+        # Only scored pairs without an earlier injected error
+        is_free = (membership.group == c.SCORED) & original[c.INJECTED].isna().to_numpy()
+        rows = np.flatnonzero(is_free)
+        try:
+            pairs, changes = inject_errors(
+                injection.kind, original, rows, share=injection.share, seed=injection.seed
+            )
+        except InputError as error:
+            write_json(result_file, injection._asdict() | {"absent": str(error)})
+            continue
+        audit = benchmark.injected_audit(injection)
+        if not audit.begun:  # else a kill interrupted it
+            # A copy shares near-duplicates and members with its original.
+            source = picture_sources(original, pairs)
+            membership = replace(membership, trained=membership.trained[:, source])
+            cache_rows = prepared.cache_rows[source]
+            pixels = Pixels(prepare.pixels_folder(benchmark), cache_rows, config.cache_size)
+            nothing = pd.DataFrame()
+            raw = RawPairs(record.pictures, record.format, len(pairs), pairs, nothing)
+            data_set = prepare.DataSet(raw, pairs, nothing, prepared.clusters[source], pixels)
+            write_audit(audit, record.source, config, data_set, pairs, membership)
+        finish_audit(Run(audit, RichScreen(), executor=in_this_process))
+        result = measure_injection(open_shared(audit.folder), rows, injection, changes)
+        write_json(result_file, injection._asdict() | result)
+        shutil.rmtree(audit.folder)

@@ -1,5 +1,5 @@
 """The folder of a study, and results of mitigations: paired differences of every setting to the
-baseline, a sentence a setting, tables and a CSV.
+baseline, a sentence a setting; tables on a terminal and as CSV, also of benchmarks.
 
 <data>/studies/<name>/   study.json: the request · settings.parquet: the rows of `lab_table` of
                          each split · audits/split-<number>/: its baseline, and in mitigations/
@@ -10,7 +10,7 @@ split are averaged.
 """
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,19 +21,11 @@ from rich.console import Console
 from typing_extensions import TypedDict
 
 from clipmem_core import columns as c
-from clipmem_core.audit.console import make_table, plain
-from clipmem_core.audit.setup import differing_fields
-from clipmem_core.audit.store import (
-    Audit,
-    Inner,
-    Named,
-    inside,
-    read_table,
-    write_table,
-)
-from clipmem_core.config import AuditConfig, affecting
+from clipmem_core.auditing.console import make_table, plain
+from clipmem_core.auditing.store import Audit, Inner, Named, inside, read_table, write_table
+from clipmem_core.config import AuditConfig
 from clipmem_core.dataset.source import DRAWN
-from clipmem_core.io import InputError, read_json
+from clipmem_core.io import read_json
 from clipmem_core.lab import mitigated
 from clipmem_core.lab.mitigated import AGAINST, RETRIEVAL, SECONDS, SETTING, lab_table
 from clipmem_core.lab.setting import BASELINE, Setting
@@ -48,6 +40,7 @@ from clipmem_core.scores.seeds import (
 SPLIT = "split"
 STUDY = "study.json"
 SETTINGS = "settings.parquet"
+MEASURE = "measure"
 _REPAIR = "delete it and run the study again; trained members stay"
 CHANGES = Path(__file__).parents[2] / "data" / "results" / "switches.csv"  # in git
 
@@ -95,18 +88,6 @@ class StudyFolder(Named):
         write_table(self.folder / SETTINGS, pd.concat(tables, ignore_index=True))
 
 
-def check_same(folder: Named, request: dict[str, Any], source: str, config: AuditConfig) -> None:
-    """Refuse to resume a study or a benchmark with another source or config; unlike an audit,
-    neither gets more members."""
-    if differ := differing_fields(
-        request["source"], request["config"], source, config, may_differ=affecting()
-    ):
-        raise InputError(
-            f"{folder.KIND} {folder.name!r} exists with another config: {'; '.join(differ)}. Use "
-            "another --name"
-        )
-
-
 CLIPMEM_NET = "clipmem_net"  # clipmem less that of held-out pairs, which no member trains on
 MEMORIZATIONS = {
     CLIPMEM_NET: "memorization",
@@ -122,7 +103,7 @@ MEASURE_LABELS = MEMORIZATIONS | PARTS | UTILITIES | {SECONDS: "seconds"}
 _SHOWN = (CLIPMEM_NET, c.ATTACK_TPR, *PARTS, RETRIEVAL)
 OF_MEMBERS = "members of this audit"
 OF_SPLITS = c.SPLITS
-_COLUMNS = [SETTING, "measure", "n", "value", "baseline", "difference", "low", "high", "p_value"]
+_COLUMNS = [SETTING, MEASURE, "n", "value", "baseline", "difference", "low", "high", "p_value"]
 P_OF_ALL = "p_of_all"
 SIGNIFICANCE = 0.05  # of Holm's p
 
@@ -136,32 +117,29 @@ def differences(rows: pd.DataFrame) -> pd.DataFrame:
     of settings by Holm's method. The rows of `none` have the interval of their own mean, less the
     mean.
     """
+    if rows.empty:
+        return pd.DataFrame(columns=[*_COLUMNS, P_OF_ALL])
     over = SPLIT if SPLIT in rows else c.MEMBER
-    if len(rows):
-        rows = rows.assign(**{CLIPMEM_NET: rows[c.CLIPMEM] - rows[mitigated.CLIPMEM_HELD_OUT]})
+    rows = rows.assign(**{CLIPMEM_NET: rows[c.CLIPMEM] - rows[mitigated.CLIPMEM_HELD_OUT]})
     measures = [name for name in MEASURE_LABELS if name in rows]
-    means = rows.groupby([AGAINST, SETTING, over])[measures].mean().astype(float)
+    means = [
+        rows[rows[SETTING] == names].groupby([AGAINST, over], sort=False)[measures].mean()
+        for names in (rows[AGAINST], BASELINE)
+    ]
+    both: Any = pd.concat(means, axis=1, join="inner", keys=["value", "baseline"]).astype(float)
     compared = []
-    for setting in dict.fromkeys(rows[SETTING]):
-        of_setting, of_baseline = means.loc[(setting, setting)].align(
-            means.loc[(setting, BASELINE)], join="inner", axis=0
-        )
-        for measure in measures:
-            values = np.stack([of_setting[measure], of_baseline[measure]])
-            values = values[:, np.isfinite(values).all(axis=0)]
-            if not values.size:
-                continue
-            paired = paired_difference(*values)
-            test = [paired.low, paired.high, paired.p_value]
-            if setting == BASELINE:
-                test = [end - values[0].mean() for end in seed_interval(values[0])] + [np.nan]
-            elif paired.n < MIN_REPLICATES:
-                test = [np.nan] * 3
-            compared.append([setting, measure, paired.n, *values.mean(axis=1), paired.mean, *test])
+    for (setting, measure), paired in both.stack().dropna().groupby(level=[0, 2], sort=False):
+        value = paired["value"]
+        difference = paired_difference(value, paired["baseline"])
+        test = [difference.low, difference.high, difference.p_value]
+        if setting == BASELINE:
+            test = [*(np.array(seed_interval(value)) - value.mean()), np.nan]
+        elif difference.n < MIN_REPLICATES:
+            test = [np.nan] * 3
+        compared.append([setting, measure, difference.n, *paired.mean(), difference.mean, *test])
     table = pd.DataFrame(compared, columns=_COLUMNS)
-    by_measure = table.groupby("measure", sort=False)["p_value"]
-    corrected = by_measure.transform(lambda p: holm(p.to_numpy()))
-    return table.assign(**{P_OF_ALL: corrected.astype(float)})
+    by_measure = table.groupby(MEASURE)["p_value"]
+    return table.assign(**{P_OF_ALL: by_measure.transform(lambda p: holm(p.to_numpy()))})
 
 
 def front(points: pd.DataFrame, x: str, y: str) -> list[str]:
@@ -183,18 +161,15 @@ def relative(row: Any) -> str:
 
 def sentence_of(compared: pd.DataFrame, setting: str, title: str) -> str:
     """Say how a setting changes memorization, an attack and retrieval."""
-    rows = {
-        str(row["measure"]): row
-        for row in compared[compared[SETTING] == setting].to_dict("records")
-    }
-    parts = [f"memorization {relative(rows[CLIPMEM_NET])}"] if CLIPMEM_NET in rows else []
-    if c.ATTACK_TPR in rows:
-        after, before = (100 * rows[c.ATTACK_TPR][name] for name in ("value", "baseline"))
-        parts.append(
-            f"an attacker finds {after:.0f} % of the training pairs instead of {before:.0f} %"
-        )
-    if RETRIEVAL in rows:
-        parts.append(f"retrieval {relative(rows[RETRIEVAL])}")
+    rows = compared[compared[SETTING] == setting].set_index(MEASURE).to_dict("index")
+    parts = []
+    if net := rows.get(CLIPMEM_NET):
+        parts.append(f"memorization {relative(net)}")
+    if attack := rows.get(c.ATTACK_TPR):
+        after, before = (f"{100 * attack[name]:.0f} %" for name in ("value", "baseline"))
+        parts.append(f"an attacker finds {after} of the training pairs instead of {before}")
+    if retrieval := rows.get(RETRIEVAL):
+        parts.append(f"retrieval {relative(retrieval)}")
     return f"{title}: {', '.join(parts)}."
 
 
@@ -219,26 +194,22 @@ def mitigate_command(audit: Audit, setting: Setting) -> str:
 
 def show_differences(rows: pd.DataFrame, titles: dict[str, str]) -> None:
     """Print the table of an audit's lab or of a study, and a sentence a setting."""
-    console = Console(highlight=False)
     compared = differences(rows)
     over = OF_SPLITS if SPLIT in rows else OF_MEMBERS
     title = (
         f"differences from the baseline, with half their 95 % interval over {over}; *: other than "
         "0, corrected for the number of settings (Holm)"
     )
-    cells = compared.assign(cell=[_cell(row) for row in compared.to_dict("records")])
-    wide = cells.pivot(index=SETTING, columns="measure", values="cell").reindex(
-        compared[SETTING].unique()
-    )
-    shown = [name for name in _SHOWN if name in wide]
-    table = wide[shown].fillna("–").rename(columns=MEASURE_LABELS).reset_index()
-    print_table(console, title, table)
-    for setting, text in titles.items():
+    shown = compared[compared[MEASURE].isin(_SHOWN)]
+    texts = [_cell_text(row) for row in shown.to_dict("records")]
+    shown = shown.assign(text=texts, measure=shown[MEASURE].map(MEASURE_LABELS))
+    print_table(title, table_of_texts(shown, SETTING, MEASURE))
+    for setting, name in titles.items():
         if (compared[SETTING] == setting).any():
-            console.print(plain(sentence_of(compared, setting, text)), style="bold", soft_wrap=True)
+            print_line(sentence_of(compared, setting, name), style="bold")
 
 
-def _cell(row: dict[Any, Any]) -> str:
+def _cell_text(row: dict[Any, Any]) -> str:
     if row[SETTING] == BASELINE:
         return f"{row['value']:.3f}"
     half = "" if np.isnan(row["low"]) else f" ± {(row['high'] - row['low']) / 2:.3f}"
@@ -250,48 +221,48 @@ def write_study_results(study: StudyFolder, path: Path, *, command: str) -> None
     request = study.request
     compared = differences(study.rows)
     seeds = [str(study.audit(split).record.config.seed) for split in range(request["splits"])]
-    notes = [
+    head = [
+        *origin(command, request, ", ".join(seeds)),
         f"value: mean over splits; low, high: 95 % interval over {OF_SPLITS} of the paired "
         f"difference to {BASELINE}; n: how many; p_of_all: Holm's p",
         *(sentence_of(compared, setting, title) for setting, title in request["settings"].items()),
     ]
-    write_results(
-        path,
-        compared,
-        command=command,
-        machine=request["machine"],
-        config=request["config"],
-        seeds=", ".join(seeds),
-        notes=notes,
-    )
+    write_csv(path, head, compared)
 
 
-def print_table(console: Console, title: str, table: pd.DataFrame) -> None:
-    """Print a table of strings; all columns but the first are aligned right."""
+# --- Tables of studies and benchmarks
+
+_console = Console(highlight=False)
+
+
+def table_of_texts(rows: pd.DataFrame, index: str, columns: str) -> pd.DataFrame:
+    """Return the column `text` of some rows as a table, in the order of the rows."""
+    table = rows.pivot(index=index, columns=columns, values="text")
+    table = table.reindex(index=rows[index].unique(), columns=rows[columns].unique())
+    return table.fillna("–").reset_index()
+
+
+def print_table(title: str, table: pd.DataFrame) -> None:
+    """Print a table of texts; all columns but the first are aligned right."""
     columns = table.columns.tolist()
-    console.print(make_table(title, table.to_dict("records"), columns, right=columns[1:]))
+    _console.print(make_table(title, table.to_dict("records"), columns, right=columns[1:]))
 
 
-def write_results(
-    path: Path,
-    rows: pd.DataFrame,
-    *,
-    command: str,
-    machine: Mapping[str, Any],
-    config: AuditConfig,
-    seeds: str,
-    notes: Sequence[str],
-) -> None:
-    """Write results below comment lines with the command, the machine and how a config uses it, the
-    seeds and notes."""
-    head = [
+def print_line(text: str, *, style: str = "") -> None:
+    """Print a line of foreign text."""
+    _console.print(plain(text), style=style, soft_wrap=True)
+
+
+def origin(command: str, request: Any, seeds: str) -> list[str]:
+    """Return lines on where the results of an experiment are from: the command, the machine and how
+    the config uses it, and the seeds."""
+    machine, config = request["machine"], request["config"]
+    return [
         f"command: {command}",
         f"machine: {machine['processor']}, {machine['cores']} cores; {config.device}, "
         f"{config.precision}, {config.threads} threads a member",
         f"seeds: {seeds}",
-        *notes,
     ]
-    write_csv(path, head, rows)
 
 
 def write_csv(path: Path, head: Sequence[str], rows: pd.DataFrame) -> None:

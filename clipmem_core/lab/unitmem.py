@@ -30,8 +30,8 @@ from torchvision.ops import MLP
 
 from clipmem_core import columns as c
 from clipmem_core import draws
-from clipmem_core.audit import store
-from clipmem_core.audit.member import (
+from clipmem_core.auditing import store
+from clipmem_core.auditing.member import (
     MemberRun,
     build_member,
     clear_leftovers,
@@ -40,8 +40,8 @@ from clipmem_core.audit.member import (
     trained_model,
     view_maker,
 )
-from clipmem_core.audit.pipeline import Screen, ensure_pixels
-from clipmem_core.audit.store import Audit
+from clipmem_core.auditing.pipeline import Screen, ensure_pixels
+from clipmem_core.auditing.store import Audit
 from clipmem_core.features.towers import autocast
 from clipmem_core.io import InputError
 from clipmem_core.lab import unit_tables as t

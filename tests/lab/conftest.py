@@ -2,17 +2,17 @@
 
 import functools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from clipmem_core.audit.store import Audit, write_json
-from clipmem_core.cli import main, parse_command
-from clipmem_core.config import AuditConfig
+from clipmem_core.auditing.pipeline import Run
+from clipmem_core.auditing.store import Audit, write_json
+from clipmem_core.cli import parse_command
 from clipmem_core.lab import mitigated, setting
-from clipmem_core.lab.setting import BASELINE, Setting, Study, parse_setting
-from clipmem_core.lab.studies import run_settings, run_study, train_members
+from clipmem_core.lab.setting import BASELINE, Setting, parse_setting
+from clipmem_core.lab.studies import Request, run_settings, run_study, train_members
 from clipmem_core.lab.study_results import StudyFolder
 from tests.audit.small import Silent, in_process, made_once
 
@@ -52,7 +52,7 @@ def train_settings(typed: Path, data: Path) -> None:
     folder.mkdir(parents=True)
     values = {"setting": "", "title": "unchanged", "removed_rows": [], "captions_by_row": {}}
     write_json(folder / mitigated.SETTING_FILE, values)
-    run_settings(audit, [UNCHANGED], Silent(), executor=in_process)
+    run_settings(Run(audit, Silent(), executor=in_process), [UNCHANGED])
     for text in ("text_noise=0.15", "removal=clipmem:9"):
         train(audit, parse_setting(text))
 
@@ -63,31 +63,18 @@ def measured(lab_data: Path) -> Audit:
     return Audit(lab_data / "audits" / "scenes")
 
 
-def check_refused(words: Sequence[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Check that a command ends with one line that says what is wrong."""
-    assert main(words) == 2
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("error: ")
-    assert message in line
-
-
-def study_of(*texts: str) -> Study:
+def study_of(*texts: str) -> Callable[..., list[str]]:
     """A study with these settings."""
-    return Study(lambda config, most: list(texts))
+    return lambda config, most: list(texts)
 
 
-def config_of(*flags: str, study: str = "combined") -> AuditConfig:
-    return parse_command(["study", study, "scenes", "--name", "x", *FLAGS, *flags]).config
-
-
-def run(name: str, *, splits: int = 2, seeds: int = 1, also: Sequence[str] = ()) -> StudyFolder:
+def run(name: str, *, splits: int = 2, seeds: int = 1) -> StudyFolder:
     """Run the study `one` in this process."""
+    typed = ["study", "one", "scenes", "--name", name, *FLAGS, "--seeds", str(seeds)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(setting.STUDIES, "one", study_of("crop_scale=1"))
-        config = config_of("--seeds", str(seeds), study="one")
-        settings = [parse_setting(text) for text in also]
-        options = {"name": name, "splits": splits, "also": settings, "executor": in_process}
-        return run_study("one", "scenes", config, screen=Silent(), **options)
+        request = Request("scenes", parse_command(typed).config, name, Silent(), in_process)
+        return run_study(request, "one", splits=splits)
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from clipmem_core.audit.store import PAIRS
-from clipmem_core.lab.benchmark_results import detector_scores, injected_findings, names_in
+from clipmem_core.auditing.store import PAIRS
+from clipmem_core.lab.benchmark_results import detector_scores, injected_findings
 from clipmem_core.scores.registry import BY_NAME, DETECTION_SCORES
 from tests.fixtures import Copy, copy, data, made, rewrite
 
@@ -17,9 +17,9 @@ def test_detector_scores_are_oriented_scores_of_complete_pairs(copy: Copy, proto
     scores = audit.scores
     complete = scores["group"].isin(["candidate", "scored"])
     complete &= scores[list(DETECTION_SCORES)].notna().all(axis=1)
-    assert table["row"].tolist() == np.flatnonzero(complete).tolist()
-    assert names_in(table) == list(DETECTION_SCORES)
-    for name in names_in(table):
+    assert table.index.tolist() == np.flatnonzero(complete).tolist()
+    assert list(table) == list(DETECTION_SCORES)
+    for name in table:
         np.testing.assert_allclose(table[name], BY_NAME[name].direction * scores[name][complete])
 
 
@@ -32,10 +32,12 @@ def test_injected_findings_agree_with_scikit_learn(copy: Copy) -> None:
     scores = detector_scores(audit)
     assert findings is not None
     table = findings.table.set_index(["kind", "detector", "measure"])
+    injected = pairs["injected"][scores.index]
     for kind in ("miscaption", "vague"):
-        subset = scores[scores["injected"].isna() | (scores["injected"] == kind)]
-        for name in names_in(scores):
-            truth = subset["injected"].notna()
+        among = injected.isna() | (injected == kind)
+        subset = scores[among]
+        truth = injected[among].notna()
+        for name in scores:
             row = table.loc[(kind, name, "auroc")]
             assert row["mean"] == pytest.approx(roc_auc_score(truth, subset[name]))
             assert row["low"] <= row["mean"] <= row["high"]

@@ -13,8 +13,8 @@ import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from clipmem_core import columns as c
-from clipmem_core.audit.member import open_member, open_shared
-from clipmem_core.audit.store import Audit
+from clipmem_core.auditing.member import open_member, open_shared
+from clipmem_core.auditing.store import Audit
 from clipmem_core.io import InputError
 from clipmem_core.lab import lab_pool, mitigated, studies
 from clipmem_core.lab.setting import BASELINE, Setting, parse_setting
@@ -25,7 +25,7 @@ from clipmem_core.scores.membership import draw_utility_pairs
 from tests.audit.small import aligned, embeddings
 from tests.audit.test_locked import KILLS
 from tests.forked import Server
-from tests.lab.conftest import NOISE, REMOVED, UNCHANGED, check_refused, copy_of, train
+from tests.lab.conftest import NOISE, REMOVED, UNCHANGED, copy_of, train
 
 PARTNER = np.array([1, 0, 3, 2, 5, 4, 7, 6])
 UNEQUAL = [mitigated.SETTING, mitigated.AGAINST, mitigated.SECONDS]
@@ -183,12 +183,6 @@ def test_decided_pairs_are_not_compared_and_new_captions_are_embedded(audit: Aud
     values = mitigated.read_values(audit, name, ["r0-f0", "r0-f1"])[:, 0]
     first, second = audit.membership[["r0-f0", "r0-f1"]].to_numpy().T & changes.compared
     assert row[c.CLIPMEM] == pytest.approx((values[0] - values[1])[first & ~second].mean())
-    # Other decisions are another setting.
-    review.decide(ids[[trained[9]]].tolist(), REMOVE)
-    assert (
-        mitigated.begin(audit, Setting({"decisions": True}, open_review(audit).changes())).name
-        != name
-    )
 
 
 # --- Interruptions and processes
@@ -197,14 +191,14 @@ TYPED = ["mitigate", "scenes", "--text-noise", "0.15"]
 COUNTS = """
 import os
 from clipmem_core.lab import studies
-train = studies._train
+train = studies.trained_model
 
 def noted(run):
     with open(os.environ["CLIPMEM_DATA"] + "/trained.txt", "a") as file:
         print(run.name, file=file, flush=True)
     return train(run)
 
-studies._train = noted
+studies.trained_model = noted
 """
 
 
@@ -255,8 +249,17 @@ def test_the_pool_trains_what_was_asked_last_after_its_baseline_and_reports_faul
             begun.append((args[1], args[2][0], future))
         return future
 
-    nothing = SimpleNamespace(schedule=schedule, stop=lambda: None, join=lambda: None)
-    monkeypatch.setattr(lab_pool, "open_pool", lambda size: nothing)
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Unexpected error within the Pool")
+
+    opened = list[Any]()
+
+    def open_pool(size: int) -> Any:
+        ends = dict.fromkeys(("stop", "join"), lambda: None)
+        opened.append(SimpleNamespace(schedule=schedule, active=True, **ends))
+        return opened[-1]
+
+    monkeypatch.setattr(lab_pool, "open_pool", open_pool)
     monkeypatch.setattr(lab_pool, "side_by_side", lambda config: 1)
     for setting, name in ((BASELINE, "r1-f2"), (NOISE, "r0-f0"), (REMOVED, "r0-f1")):
         forget(lab_copy, setting, name)
@@ -270,6 +273,12 @@ def test_the_pool_trains_what_was_asked_last_after_its_baseline_and_reports_faul
     assert pool.ask("b", BASELINE) == ""  # nobody wants the removal any more
     assert begun[1][2].cancelled()
     assert begun[-1][:2] == (NOISE, "r0-f0")  # it is tried again
+    opened[0].active = False  # all its processes were killed
+    assert pool.ask("b", BASELINE) == ""
+    begun[-1][2].set_result(None)
+    opened[1].schedule = refuse  # they are killed before the next part
+    assert pool.ask("b", BASELINE) == ""
+    assert (len(opened), begun[-1][:2]) == (3, (NOISE, "r0-f0"))
     pool.stop()
 
 
@@ -301,23 +310,6 @@ def test_a_page_measures_the_baseline_as_a_worker_does(lab_copy: Audit) -> None:
 
 
 # --- Wrong input
-
-WRONG = {
-    "": "no mitigation",
-    "--text-noise=-1": "--text-noise",
-    "--text-mask=0.3": "locked text tower",
-    "--removal=clipmem:51": "removal",
-    "--decisions": "decisions",
-}
-
-
-@pytest.mark.parametrize("flags", WRONG)
-def test_wrong_input_is_one_line_and_nothing_is_written(
-    typed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: str
-) -> None:
-    monkeypatch.setenv("CLIPMEM_DATA", str(typed))
-    check_refused(["mitigate", "scenes", *flags.split()], WRONG[flags], capsys)
-    assert not (typed / "audits" / "scenes" / "mitigations").exists()
 
 
 def test_an_audit_that_is_not_finished_is_refused(audit: Audit) -> None:

@@ -8,13 +8,15 @@ import pandas as pd
 import pytest
 
 from clipmem_core import columns as c
+from clipmem_core.auditing.member import MemberRun
 from clipmem_core.cli import main
 from clipmem_core.io import InputError
 from clipmem_core.lab import mitigated, setting, studies
 from clipmem_core.lab.setting import BASELINE, parse_setting
 from clipmem_core.lab.study_results import StudyFolder
 from clipmem_core.review.decisions import REMOVE, open_review
-from tests.lab.conftest import FLAGS, check_refused, run, study_of
+from clipmem_core.training.model import Model
+from tests.lab.conftest import FLAGS, copy_of, run, study_of
 from tests.lab.test_mitigated import check_baseline
 
 SETTING = "crop_scale-1"
@@ -33,13 +35,13 @@ def data(study_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is trained with a setting: split, setting and member."""
     members = []
-    before = studies._train
+    before = studies.trained_model
 
-    def noted(run: object, *how: object) -> dict[str, float]:
+    def noted(run: MemberRun) -> Model:
         members.append("/".join(run.folder.parts[-4::2]) + f"/{run.name}")
-        return before(run, *how)
+        return before(run)
 
-    monkeypatch.setattr(studies, "_train", noted)
+    monkeypatch.setattr(studies, "trained_model", noted)
     return members
 
 
@@ -122,20 +124,42 @@ def test_an_setting_of_also_is_added_with_the_decisions(
 
 
 WRONG = {
-    "nosuch scenes --name a": "study 'nosuch'",
-    "combined scenes --name a --splits 0": "--splits",
-    "combined scenes --name a --also nosuch": "setting 'nosuch'",
-    "bad scenes --name a": "--weight-decay",
-    "removal scenes --name a": "no setting",
-    "settings scenes --name a": "--also",
+    "study nosuch scenes --name a": "study 'nosuch'",
+    "study combined scenes --name a --splits 0": "--splits",
+    "study combined scenes --name a --also nosuch": "setting 'nosuch'",
+    "study bad scenes --name a": "--weight-decay",
+    "study removal scenes --name a": "no setting",
+    "study settings scenes --name a": "--also",
+    "study settings scenes --name a --also decisions": "decide first",
+    "mitigate scenes": "no mitigation",
+    "mitigate scenes --text-noise=-1": "--text-noise",
+    "mitigate scenes --text-mask=0.3": "locked text tower",
+    "mitigate scenes --removal=clipmem:51": "removal",
+    "mitigate scenes --decisions": "decide first",
+    "benchmark scenes --kinds swaps": "'swaps' of error is unknown: choose from random, nearest",
+    "benchmark scenes --injections 0": "--injections",
+    "benchmark scenes --shares 0.2 1.5": "1.5",
+    "benchmark scenes --protocol paper": "--protocol paper",
+    "benchmark scenes --inject-miscaptions 9": "--inject-miscaptions",
+    "benchmark scenes --image-noise 0.1": "--image-noise",
 }
 
 
-@pytest.mark.parametrize("typed", WRONG)
+@pytest.mark.parametrize("typed_words", WRONG)
 def test_wrong_input_is_one_line_and_nothing_is_written(
-    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: str
+    typed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    typed_words: str,
 ) -> None:
+    copy_of(typed, tmp_path / "data")
+    monkeypatch.setenv("CLIPMEM_DATA", str(tmp_path / "data"))
     monkeypatch.setitem(setting.STUDIES, "bad", study_of("weight_decay=-1"))
-    words = ["study", *typed.split(), "--scenes-pairs", "220"]
-    check_refused(words, WRONG[typed], capsys)
-    assert not list(data.glob("studies/[!.]*/[!.]*"))
+    words = typed_words.split()
+    assert main([*words, *([] if words[0] == "mitigate" else ["--scenes-pairs", "330"])]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: ")
+    assert WRONG[typed_words] in line
+    for folder in ("studies/[!.]*/[!.]*", "benchmarks/[!.]*", "audits/*/mitigations"):
+        assert not list((tmp_path / "data").glob(folder))

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from clipmem_core import columns as c
-from clipmem_core.audit.settings import check_config
-from clipmem_core.audit.store import Audit, Prepared, is_name, write_prepared
+from clipmem_core.auditing.settings import check_config
+from clipmem_core.auditing.store import Audit, Prepared, is_name, write_prepared
 from clipmem_core.cli import parse_command
 from clipmem_core.config import FIELDS, SETTING_FIELDS, AuditConfig, preset_config
 from clipmem_core.io import InputError
@@ -20,7 +20,6 @@ from clipmem_core.lab.setting import (
     Removal,
     Setting,
     changes_of,
-    find_study,
     parse_setting,
     without_idle,
 )
@@ -134,9 +133,9 @@ def test_the_settings_of_a_study_can_run_and_differ(name: str, captions: int) ->
     config = dataclasses.replace(preset_config("small"), **DEFAULTS)
     if name == "captions" and captions == 1:
         with pytest.raises(InputError, match="captions"):
-            find_study(name).settings(config, captions)
+            STUDIES[name](config, captions)
         return
-    settings = [parse_setting(text) for text in find_study(name).settings(config, captions)]
+    settings = [parse_setting(text) for text in STUDIES[name](config, captions)]
     baseline = dataclasses.replace(config, train_captions=int(captions > 1))
     texts = {without_idle(setting, baseline).text for setting in settings}
     assert len(texts - {""}) == len(settings)

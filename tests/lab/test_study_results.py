@@ -14,6 +14,7 @@ from clipmem_core.lab.study_results import (
     relative,
     write_study_results,
 )
+from clipmem_core.scores.seeds import holm
 
 SETTINGS = {"a": 8, "b": 4, "c": 8}  # members of each
 
@@ -44,32 +45,21 @@ def test_differences_are_paired_by_member_or_by_split(splits: int) -> None:
     compared = differences(rows).set_index(["setting", "measure"])
     net = rows.assign(clipmem_net=rows["clipmem"] - rows["clipmem_held_out"])
     for measure in ("clipmem_net", "retrieval"):
-        tests = {}
         for setting, count in SETTINGS.items():
             values, base = (
                 side(net, name, setting).groupby(over)[measure].mean() for name in (setting, "none")
             )
-            assert len(base) == splits or count  # the baseline on the members of the setting alone
-            tests[setting] = ttest_rel(values, base)
+            test = ttest_rel(values, base)  # the baseline on the members of the setting alone
             row = compared.loc[(setting, measure)]
-            interval = tests[setting].confidence_interval()
             assert row["n"] == (splits or count)
-            expected = [
-                values.mean(),
-                base.mean(),
-                (values - base).mean(),
-                *interval,
-                tests[setting].pvalue,
-            ]
             names = ["value", "baseline", "difference", "low", "high", "p_value"]
-            assert row[names].tolist() == pytest.approx(expected)
-        # Holm: the smallest p times 3, the next times 2, and none below the one before.
-        order = sorted(tests, key=lambda setting: tests[setting].pvalue)
-        highest = 0.0
-        for place, setting in enumerate(order):
-            highest = max(highest, min(1, tests[setting].pvalue * (3 - place)))
-            assert compared.loc[(setting, measure), "p_of_all"] == pytest.approx(highest)
-        none = compared.loc[("none", measure)]
+            means = [values.mean(), base.mean(), (values - base).mean()]
+            assert row[names].tolist() == pytest.approx(
+                [*means, *test.confidence_interval(), test.pvalue]
+            )
+        of_all = compared.xs(measure, level="measure")
+        np.testing.assert_allclose(of_all["p_of_all"], holm(of_all["p_value"].to_numpy()))
+        none = of_all.loc["none"]
         assert none["difference"] == 0
         assert np.isnan(none["p_value"])
 
@@ -105,18 +95,13 @@ def test_results_of_a_study_are_written_with_its_command(
 ) -> None:
     path = tmp_path / "two.csv"
     write_study_results(finished_study, path, command="study one")
-    lines = path.read_text().splitlines()
-    assert lines[0] == "# command: study one"
-    assert lines[2] == "# seeds: 0, 2"
-    (setting,) = finished_study.request["settings"]
-    assert any(
-        finished_study.request["settings"][setting] in line
-        for line in lines[4:]
-        if line.startswith("# ")
-    )
+    head = [line for line in path.read_text().splitlines() if line.startswith("# ")]
+    assert (head[0], head[2]) == ("# command: study one", "# seeds: 0, 2")
+    ((setting, title),) = finished_study.request["settings"].items()
+    assert title in head[4]
     table = pd.read_csv(path, comment="#").set_index(["setting", "measure"])
-    means = [
+    values, base = (
         side(finished_study.rows, name, setting)["retrieval"].mean() for name in (setting, "none")
-    ]
+    )
     difference = table.loc[(setting, "retrieval"), "difference"]
-    assert difference == pytest.approx(means[0] - means[1], abs=1e-4)
+    assert difference == pytest.approx(values - base, abs=1e-4)
