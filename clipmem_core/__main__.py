@@ -9,7 +9,13 @@ import sys
 gc.set_threshold(50_000, 20, 20)
 atexit.register(gc.freeze)
 
-if __name__ == "__main__":  # worker processes import this file, and need none of the commands
-    from clipmem_core.cli import main
 
-    sys.exit(main(sys.argv[1:]))
+def run() -> int:
+    """Run the command that was typed, and return its exit code."""
+    from clipmem_core.cli import main  # worker processes import this file and need no command
+
+    return main(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(run())

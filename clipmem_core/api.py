@@ -1,19 +1,22 @@
-"""The Python interface: a finished audit as pandas tables, searches, decisions, and captions from
-elsewhere. Nothing else of the package is meant for users.
+"""An audit in Python: its pandas tables, searches, decisions and exports.
 
 >>> import clipmem_core
 >>> audit = clipmem_core.open_audit("scenes")  # that of `make run`
 
-Each example below goes on from there. Wrong input raises `clipmem_core.io.InputError`.
+Each example below goes on from there. Wrong input raises `clipmem_core.io.InputError`, a
+`ValueError`.
 """
 
+import html
 from pathlib import Path
 
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audit.fault_tables import ensure_checks
-from clipmem_core.audit.store import CAPTION_TABLE, PAIRS, Audit, read_table
+from clipmem_core.auditing.fault_tables import ensure_checks
+from clipmem_core.auditing.store import CAPTION_TABLE, PAIRS, Audit, read_table
+from clipmem_core.export.formats import Summary, export_audit
+from clipmem_core.export.report import top_pairs
 from clipmem_core.review.batch import StoredTable, store_table
 from clipmem_core.review.cards import LIKELY, WRONG_WORDS
 from clipmem_core.review.decisions import open_review
@@ -21,14 +24,16 @@ from clipmem_core.review.incidents import read_incidents, repairs
 from clipmem_core.review.queries import fetch_numbered
 from clipmem_core.review.search import search
 from clipmem_core.review.selection import CAPTION
-from clipmem_core.review.wrong_captions import ReviewProgress, review_progress
+from clipmem_core.review.wrong_captions import ReviewProgress, review_progress, wrong_lines
 from clipmem_core.tables import read_frame
+
+_SHOWN = 6  # pairs of an audit in a notebook
 
 
 class AuditFrames(Audit):
     """A finished audit. `pairs`, `scores`, `membership`, `quarantine` and `utility` are its tables
-    (clipmem_core/audit/README.md has their columns), `verdict` is what it says of itself. Files are
-    read on access; pairs, scores and membership have the same order.
+    (clipmem_core/auditing/README.md has their columns), `verdict` is what it says of itself. Files
+    are read on access; pairs, scores and membership have the same order.
 
     Example:
         >>> bool((audit.pairs.pair_id == audit.scores.pair_id).all())
@@ -137,6 +142,31 @@ class AuditFrames(Audit):
         return store_table(
             self, table if isinstance(table, pd.DataFrame) else read_frame(Path(table))
         )
+
+    def export(self, format: str, path: str | Path, *, overwrite: bool = False) -> Summary:
+        """Write the cleaned data set, the decisions or a report; `format` as of the command.
+
+        Example:
+            >>> import tempfile
+            >>> target = Path(tempfile.mkdtemp()) / "decisions.csv"
+            >>> audit.export("decisions", target).line != "" and target.is_file()
+            True
+        """
+        return export_audit(self, format, Path(path).expanduser(), overwrite=overwrite)
+
+    def _repr_html_(self) -> str:
+        """Return the count and the pairs most likely wrong, with pictures, for a notebook."""
+        pairs = []
+        for pair in top_pairs(self, c.SUSPICION, _SHOWN)[0]:
+            caption = html.escape(pair["captions"][0] if pair["captions"] else "")
+            reason = html.escape(pair["reason"])
+            picture = f'<img src="{pair["picture"]}" style="max-width:100%">'
+            pairs.append(
+                f'<figure style="width:15em;margin:.5em">{picture}<figcaption>{caption}<br>'
+                f"<b>{reason}</b></figcaption></figure>"
+            )
+        lines = "".join(f"<p>{html.escape(line)}</p>" for line in wrong_lines(self))
+        return f'{lines}<div style="display:flex;flex-wrap:wrap">{"".join(pairs)}</div>'
 
     def progress(self) -> ReviewProgress:
         """Return how many pairs are decided, how many still have a wrong caption (with a 95 %

@@ -29,8 +29,8 @@ from clipmem_core.config import (
 from clipmem_core.io import InputError, path_fault, shortage
 
 if TYPE_CHECKING:  # a command imports only what it needs, to start faster
-    from clipmem_core.audit.console import RichScreen
-    from clipmem_core.audit.executor import Executor
+    from clipmem_core.auditing.console import RichScreen
+    from clipmem_core.auditing.executor import Executor
 
 _FAILED = 1
 _WRONG_INPUT = 2
@@ -48,13 +48,13 @@ LOCKED = preset_config(DEFAULT_PRESET)
 
 
 def _screen(batch_size: int = 0) -> "RichScreen":
-    from clipmem_core.audit.console import RichScreen
+    from clipmem_core.auditing.console import RichScreen
 
     return RichScreen(batch_size)
 
 
 def _executor(engine: str, config: AuditConfig) -> "Executor | None":
-    from clipmem_core.audit.executor import import_ray, processes, ray_tasks
+    from clipmem_core.auditing.executor import import_ray, processes, ray_tasks
 
     if engine == "local":
         processes()  # they import libraries while this process does
@@ -76,7 +76,7 @@ def _typed_command() -> str:
 
 def _inspect(source: Source, options: SourceOptions = SourceOptions()) -> None:  # noqa: B008
     """Print the content of a data set and its errors; changes nothing."""
-    from clipmem_core.audit.preflight import inspect_source
+    from clipmem_core.auditing.preflight import inspect_source
 
     inspect_source(source, options)
 
@@ -90,9 +90,9 @@ def _audit(
     """Train members with and without parts of a data set and score how strongly each pair is
     memorized."""
     executor = _executor(engine, config)
-    from clipmem_core.audit.console import show_verdict
-    from clipmem_core.audit.pipeline import run_audit
-    from clipmem_core.audit.settings import audit_name
+    from clipmem_core.auditing.console import show_verdict
+    from clipmem_core.auditing.pipeline import run_audit
+    from clipmem_core.auditing.settings import audit_name
 
     name = name or audit_name(source, config)
     with _screen(config.batch_size) as screen:
@@ -127,23 +127,15 @@ def _study(
 ) -> None:
     """Compare settings over several splits of the pairs: memorization, utility and price."""
     from clipmem_core.lab.setting import parse_setting
-    from clipmem_core.lab.studies import run_study
+    from clipmem_core.lab.studies import Request, run_study
     from clipmem_core.lab.study_results import show_differences, write_study_results
 
     path = _file_to_write(out) if out else None
     executor = _executor(engine, config)
     settings = [parse_setting(text) for text in also]
     with _screen(config.batch_size) as screen:
-        finished = run_study(
-            study,
-            source,
-            config,
-            name=name,
-            also=settings,
-            splits=splits,
-            executor=executor,
-            screen=screen,
-        )
+        request = Request(source, config, name, screen, executor)
+        finished = run_study(request, study, splits=splits, also=settings)
     show_differences(finished.rows, finished.request["settings"])
     print(finished.folder)
     if path:
@@ -178,15 +170,12 @@ def _mitigate(
     begun = mitigated.begin(audit, setting.Setting(overrides, decided))
     if begun.name == setting.BASELINE:
         raise InputError("no mitigation is set: add one, such as --text-noise 0.15")
+    from clipmem_core.auditing.pipeline import Run
     from clipmem_core.lab.studies import run_settings  # torch
 
     with _screen() as screen:
-        run_settings(
-            audit,
-            [begun.name],
-            screen,
-            executor=_executor(engine, audit.record.config),
-        )
+        executor = _executor(engine, audit.record.config)
+        run_settings(Run(audit, screen, executor=executor), [begun.name])
     show_differences(
         mitigated.lab_table(audit, [begun.name, setting.BASELINE]), {begun.name: begun.title}
     )
@@ -212,26 +201,18 @@ def _benchmark(
 ) -> None:
     """Inject errors into a data set, train members on it, and compare how well each score finds
     them."""
-    from clipmem_core.audit.settings import audit_name
-    from clipmem_core.lab import benchmark_results
-    from clipmem_core.lab.benchmark import run_benchmark
+    from clipmem_core.auditing.settings import audit_name
+    from clipmem_core.lab.benchmark_results import show_benchmark, write_benchmark_results
+    from clipmem_core.lab.studies import Request, run_benchmark
 
     path = _file_to_write(out) if out else None
     executor = _executor(engine, config)
     with _screen() as screen:
-        finished = run_benchmark(
-            source,
-            config,
-            name=name or audit_name(source, config),
-            injections=injections,
-            kinds=kinds,
-            shares=shares,
-            executor=executor,
-            screen=screen,
-        )
-    benchmark_results.show_benchmark(finished)
+        request = Request(source, config, name or audit_name(source, config), screen, executor)
+        finished = run_benchmark(request, injections=injections, kinds=kinds, shares=shares)
+    show_benchmark(finished)
     if path:
-        benchmark_results.write_benchmark_results(finished, path, command=_typed_command())
+        write_benchmark_results(finished, path, command=_typed_command())
 
 
 def _units(name: AuditName) -> None:
@@ -266,7 +247,7 @@ def _export(
     overwrite: Annotated[bool, "replace an existing file or folder"] = False,
 ) -> None:
     """Write an audit's cleaned data set, decisions or report in a format of other tools."""
-    from clipmem_core.audit.jobs import report
+    from clipmem_core.auditing.jobs import report
     from clipmem_core.export.formats import export_audit
 
     audit = open_audit(name)
@@ -308,16 +289,23 @@ def _judge(
     allow_unjudged: Annotated[
         float, "share of the captions that --fail-above lets pass without a judgement"
     ] = 0.0,
+    summary: Annotated[str, "a Markdown file for the counts and the ten worst captions"] = "",
     options: SourceOptions = SourceOptions(),  # noqa: B008
 ) -> int:
     """Give new pairs, or captions from elsewhere, the probability that they are wrong."""
     from clipmem_core.review.judge import judge_source
 
-    path = _file_to_write(out) if out else None
+    path, text = (_file_to_write(each) if each else None for each in (out, summary))
     audit = open_audit(name)
     with _screen() as screen:
         wrong, unjudged = judge_source(
-            audit, source, options, path, all_captions=all_captions, screen=screen
+            audit,
+            source,
+            options,
+            path,
+            all_captions=all_captions,
+            screen=screen,
+            summary=text,
         )
         if wrong > fail_above:
             screen.say(f"failed: {wrong:.1%} are wrong, more than --fail-above {fail_above:.1%}")
@@ -395,19 +383,19 @@ def _map(
     side: Annotated[str, "pictures or captions", "SIDE"],
 ) -> None:
     """Draw a map of an audit, which the page Map shows."""
-    from clipmem_core.audit.maps import make_map
+    from clipmem_core.auditing.maps import make_map
 
     make_map(open_audit(audit), side, say=lambda line: print(line, flush=True))
 
 
 def _job(folder: str, *arguments: str) -> int:
-    from clipmem_core.audit.jobs import run_job
+    from clipmem_core.auditing.jobs import run_job
 
     return run_job(Path(folder), arguments, main)
 
 
 def _check(*arguments: str) -> None:
-    from clipmem_core.audit.preflight import check
+    from clipmem_core.auditing.preflight import check
 
     requested = parse_command(["audit", *arguments])
     check(requested.source, requested.config)

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 
 _adapter_of: Callable[[Any], TypeAdapter[Any]] = functools.cache(TypeAdapter)
 SUMS = "sha256.json"  # in a folder of the cache: the hash of each file
+_SPILL_BYTES = 1 << 22  # larger arrays are held in a file instead of memory
 DELETE = "delete the audit's folder and run it again"
 _MEMORY = "memory ran out: close other programs, or raise the limit (ulimit -v)"
 _UNMOUNTED = "a network folder is gone: mount it again"
@@ -262,3 +264,15 @@ def read_json(path: Path, kind: Any = Any, *, repair: str = DELETE) -> Any:
             raise InputError(f"{path} is not valid JSON ({fault['msg']}): {repair}") from None
         field = ".".join(map(str, fault["loc"])) or "its content"
         raise InputError(f"{path}: {field} is wrong ({fault['msg']}): {repair}") from None
+
+
+def spill_to_disk(values: np.ndarray, folder: Path) -> np.ndarray:
+    """Return the same values; a large array is mapped from an unnamed file that disappears with
+    it."""
+    if values.nbytes < _SPILL_BYTES or isinstance(values.base, np.memmap):
+        return values
+    with naming(folder), tempfile.TemporaryFile(dir=folder) as file:
+        # On a full disk a write to a map would end the process.
+        file.write(np.ascontiguousarray(values).data)
+        file.flush()
+        return np.asarray(np.memmap(file, values.dtype, "c", shape=values.shape))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clipmem_core.audit.store import (
+from clipmem_core.auditing.store import (
     CONFIG,
     Audit,
     MemberRecord,

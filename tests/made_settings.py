@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipmem_core.audit.settings import machine
-from clipmem_core.audit.store import (
+from clipmem_core.auditing.settings import machine
+from clipmem_core.auditing.store import (
     CONFIG,
     Audit,
     Prepared,

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from clipmem_core import cli
-from clipmem_core.audit.settings import resume_arguments
+from clipmem_core.auditing.settings import resume_arguments
 from clipmem_core.cli import main, parse_command
 from clipmem_core.config import preset_config
 from clipmem_core.io import InputError
@@ -119,7 +119,10 @@ def test_exit_codes(
 
 ROOT = Path(__file__).parents[1]
 READMES = [ROOT / name for name in ("README.md", "data/README.md", "clipmem_core/EXTENDING.md")]
-READMES += [*(ROOT / "clipmem_core/audit").glob("*.md"), *(ROOT / "data/results").glob("[!a]*.md")]
+READMES += [
+    *(ROOT / "clipmem_core/auditing").glob("*.md"),
+    *(ROOT / "data/results").glob("[!a]*.md"),
+]
 # In a code block a command ends with its line or comment; within a sentence it ends with the quote.
 COMMAND = re.compile(
     r"`python -m clipmem_core ([^`]+)`|^    python -m clipmem_core ([^#\n]+)", re.MULTILINE

@@ -10,17 +10,18 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"options", "mitigations", "config", "columns", "io", "embeddings", "glossary"}
-    | {"draws", "ragged"},
+    | {"draws", "ragged", "processes"},
     {"tables"},
     {"scores"},
     {"dataset"},
     {"features"},  # what a locked tower gives
     {"training"},  # what is trained on it
-    {"audit"},
+    {"auditing"},
     {"review"},
     {"figures"},
     {"export"},
     {"api"},
+    {"find", "run"},
     {"lab"},  # the auditor, all of the above, never imports it
     {"cli", "__main__", "__init__"},
     {"dashboard"},
@@ -115,8 +116,9 @@ def test_pages_import_no_library_that_takes_seconds() -> None:
 def test_imported_packages_are_in_the_requirements() -> None:
     lines = [
         *(ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines(),
+        "datasets",
         "ray",
-    ]  # of --engine ray alone
+    ]  # both optional
     named = {re.split(r"[^\w.-]", line)[0].lower().replace("_", "-") for line in lines}
     own = {path.stem for path in (ROOT / "clipmem_core").iterdir()}
     installed = packages_distributions()

@@ -11,8 +11,8 @@ import pandas as pd
 import streamlit as st
 
 from clipmem_core import columns as c
-from clipmem_core.audit.store import Audit
-from clipmem_core.audit.verdict import queues
+from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.verdict import queues
 from clipmem_core.dashboard.component.pairs import (
     BROWSE_KEYS,
     REPLACES,

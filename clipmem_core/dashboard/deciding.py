@@ -14,7 +14,7 @@ from typing import Any
 
 import streamlit as st
 
-from clipmem_core.audit.store import Audit
+from clipmem_core.auditing.store import Audit
 from clipmem_core.columns import REVIEW_PLACE
 from clipmem_core.dashboard.page import draw_link, link
 from clipmem_core.dashboard.plain import (

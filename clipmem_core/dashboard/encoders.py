@@ -6,8 +6,8 @@ import pandas as pd
 import streamlit as st
 
 from clipmem_core import columns as c
-from clipmem_core.audit.jobs import JobRequest, jobs_folder
-from clipmem_core.audit.store import PAIRS, Audit
+from clipmem_core.auditing.jobs import JobRequest, jobs_folder
+from clipmem_core.auditing.store import PAIRS, Audit
 from clipmem_core.dashboard.maps import CLASSES, draw_scatter
 from clipmem_core.dashboard.page import choose_segment
 from clipmem_core.dashboard.plain import draw_figure, explained_errors, show_strong, show_text

@@ -12,9 +12,9 @@ import streamlit as st
 
 from clipmem_core import columns as c
 from clipmem_core import glossary
-from clipmem_core.audit.jobs import JobRequest, jobs_folder
-from clipmem_core.audit.settings import shares_process
-from clipmem_core.audit.store import Audit
+from clipmem_core.auditing.jobs import JobRequest, jobs_folder
+from clipmem_core.auditing.settings import shares_process
+from clipmem_core.auditing.store import Audit
 from clipmem_core.dashboard.cards import draw_change_cards
 from clipmem_core.dashboard.controls import draw_setting
 from clipmem_core.dashboard.page import choose_listed, read_part, write_address

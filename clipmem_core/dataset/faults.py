@@ -11,7 +11,7 @@ import pandas as pd
 import scipy
 
 from clipmem_core import columns as c
-from clipmem_core.dataset.checks import CHECKS, Captions, caption_hashes
+from clipmem_core.dataset.checks import CHECKS, Captions, caption_hashes, not_captions
 from clipmem_core.dataset.languages import NAMES
 from clipmem_core.scores.seeds import holm
 
@@ -56,16 +56,19 @@ class Fault:
     evidence: float  # larger is stronger
 
 
-def placeholders(captions: Captions, clusters: np.ndarray) -> list[np.ndarray]:
-    """Return the rows of each picture that far more different captions have than usual.
+def caption_reasons(captions: Captions, clusters: np.ndarray) -> np.ndarray:
+    """Return why each text is no caption of its picture, empty for captions, object [n_captions]:
+    its form, or a picture that far more different captions have than usual.
 
     Args:
         captions: of all pairs.
         clusters: near-duplicates share a number, int64 [n_pairs].
     """
+    reasons = not_captions(captions.texts)
     firsts = np.unique(captions.owner, return_index=True)[1]
-    repeated = _repeated(clusters, caption_hashes(captions)[firsts])
-    return [rows for rows, _ in repeated]
+    for rows, _ in _repeated(clusters, caption_hashes(captions)[firsts]):
+        reasons[np.isin(captions.owner, rows) & (reasons == "")] = c.REPEATED_PICTURE
+    return reasons
 
 
 def text_faults(

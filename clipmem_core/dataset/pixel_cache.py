@@ -14,7 +14,6 @@ cannot deadlock it, and it ends when the caller is killed.
 
 import functools
 import math
-import multiprocessing
 import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -35,6 +34,7 @@ from clipmem_core.config import fingerprint
 from clipmem_core.dataset.pictures import Fact, check_chunk, discard_output, read_square
 from clipmem_core.dataset.readers.containers import source_stamp
 from clipmem_core.io import cached_folder, cores, naming
+from clipmem_core.processes import Spawn
 
 VERSION = 3  # of what is stored and how it is computed; a new number leaves old caches behind
 FACTS_FILE = "facts.parquet"
@@ -179,9 +179,7 @@ def _results(
     work: Callable[[list[Any]], Any], chunks: Sequence[list[Any]], workers: int
 ) -> Iterator[tuple[list[Any], Any, Exception | None]]:
     """Yield each chunk in order with its result, or with the error that ended its process."""
-    pool = ProcessPool(
-        workers, initializer=discard_output, context=multiprocessing.get_context("spawn")
-    )
+    pool = ProcessPool(workers, initializer=discard_output, context=Spawn())
     try:
         futures = deque(pool.schedule(work, (part,), timeout=SECONDS) for part in chunks)
         for part in chunks:

@@ -121,16 +121,12 @@ def _read(source: str, options: SourceOptions, data: Path) -> Rows:
     if not path.exists():
         file = fetch_from_hub(source, split=options.split, data=data)
         return table_files.read_arrow_files([file], file.parent, options, kind="huggingface")
-    if not path.is_dir() and not path.is_file():
-        raise InputError(f"{source} is neither a folder nor a regular file: give {KNOWN_SOURCES}")
     if table_files.is_saved_folder(path):
         return table_files.read_saved_folder(path, options)
     if shards := samples.shards_in(path):
         return samples.read_shards(shards, options)
     if path.is_dir():
         path = _captions_file(path) or path
-    if path.is_file() and path.stat().st_size == 0:
-        raise InputError(f"{path} is empty: give {KNOWN_SOURCES}")
     if path.is_file() and path.suffix.lower() in READERS:
         return READERS[path.suffix.lower()](path, options)
     if path.is_dir() and table_files.parquet_files(path):

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from clipmem_core.audit.store import MAX_NAME, PAIRS, SCORES, Audit, write_json, write_table
+from clipmem_core.auditing.store import MAX_NAME, PAIRS, SCORES, Audit, write_json, write_table
 from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
 from clipmem_core.config import DEFAULT_PRESET, data_folder
 from clipmem_core.dataset.readers.containers import scan_tar, split_reference

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from clipmem_core import columns as c
-from clipmem_core.audit.jobs import JobRequest, audit_request, list_job_names
-from clipmem_core.audit.prepare import membership_of
-from clipmem_core.audit.status import Screen
-from clipmem_core.audit.store import (
+from clipmem_core.auditing.jobs import JobRequest, audit_request, list_job_names
+from clipmem_core.auditing.prepare import membership_of
+from clipmem_core.auditing.status import Screen
+from clipmem_core.auditing.store import (
     Audit,
     acquire_lock,
     list_audits,
@@ -123,8 +123,8 @@ def _alignments(audit: Audit, rows: np.ndarray, held_out: np.ndarray) -> np.ndar
 def _hits(audit: Audit, rows: np.ndarray, screen: Screen) -> np.ndarray:
     """Return each member's mean recall of a pair's partner, both ways, at k = 1, 5 and 10,
     [n_members, n]."""
-    from clipmem_core.audit import member  # torch
-    from clipmem_core.audit.pipeline import ensure_features, ensure_pixels
+    from clipmem_core.auditing import member  # torch
+    from clipmem_core.auditing.pipeline import ensure_features, ensure_pixels
     from clipmem_core.scores.metrics import retrieval_ranks
 
     ensure_pixels(audit, screen)
@@ -184,7 +184,7 @@ def reaudit(audit: Audit, name: str, screen: Screen) -> Audit:
     """Audit an audit's cleaned data set with the same settings and members, and compare both; call
     again to resume."""
     # imports scikit-learn, which the page Decisions does without
-    from clipmem_core.audit.pipeline import run_audit
+    from clipmem_core.auditing.pipeline import run_audit
 
     config = check_repeatable(audit)
     second = Audit.of(name)

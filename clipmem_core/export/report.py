@@ -11,9 +11,9 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from clipmem_core.audit.store import Audit
-from clipmem_core.audit.verdict import BASIS, WHOLE_HEAD, whole_rows
-from clipmem_core.audit.verdict import queues as verdict_queues
+from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.verdict import BASIS, WHOLE_HEAD, whole_rows
+from clipmem_core.auditing.verdict import queues as verdict_queues
 from clipmem_core.columns import CLIPMEM, GROUP, P_WRONG, PAIR_ID, group_words
 from clipmem_core.figures import group_figure
 from clipmem_core.io import shortage
@@ -137,15 +137,22 @@ def _decision_table(decisions: pd.DataFrame) -> TextTable:
 def _galleries(audit: Audit) -> list[dict[str, Any]]:
     galleries = []
     for order, queue in reversed(verdict_queues(audit.verdict).items()):
-        selection = Selection(order=order)
-        top = cards(audit, find_rows(audit, selection, size=_SHOWN))
-        firsts = first_captions(audit, top, selection)
-        shown = [_card(card, audit.record.pictures, firsts[card.pair_id]) for card in top]
+        shown, note = top_pairs(audit, order, _SHOWN)
         if shown:
             line = o.memorization_line(audit.verdict) if order == CLIPMEM else ""
-            explanation = f"{line} {queue.sentence} {marks_note(firsts)}"
+            explanation = f"{line} {queue.sentence} {note}"
             galleries.append({"title": queue.name, "explanation": explanation, "cards": shown})
     return galleries
+
+
+def top_pairs(audit: Audit, order: str, size: int) -> tuple[list[dict[str, Any]], str]:
+    """Return the first pairs of an order, each with its texts and its picture, and what marks in
+    their captions mean."""
+    selection = Selection(order=order)
+    top = cards(audit, find_rows(audit, selection, size=size))
+    firsts = first_captions(audit, top, selection)
+    shown = [_card(card, audit.record.pictures, firsts[card.pair_id]) for card in top]
+    return shown, marks_note(firsts)
 
 
 def _card(card: PairCard, root: Path, first_caption: FirstCaption) -> dict[str, Any]:

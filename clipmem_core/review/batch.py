@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from clipmem_core.audit.store import PAIRS, Audit
+from clipmem_core.auditing.store import PAIRS, Audit
 from clipmem_core.columns import CAPTIONS, PAIR_ID, SHA256
 from clipmem_core.io import InputError
 from clipmem_core.review.decisions import (

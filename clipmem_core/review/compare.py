@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from clipmem_core.audit.store import PAIRS, Audit
+from clipmem_core.auditing.store import PAIRS, Audit
 from clipmem_core.columns import CLIPMEM, PAIR_ID
 from clipmem_core.config import FIELDS, as_dict, flat
 from clipmem_core.review.queries import CAPTION_KEY, ROW, cached, fetch, fetch_all, number_sql

@@ -14,6 +14,7 @@ candidate for a pair of the audit has the first one only if it has no siblings, 
 belong to another picture and say nothing.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import chain
@@ -24,13 +25,12 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from clipmem_core.audit.console import RichScreen, make_table
-from clipmem_core.audit.fault_tables import cause_of
-from clipmem_core.audit.preflight import faults_without_model
-from clipmem_core.audit.prepare import DataSet
-from clipmem_core.audit.scoring import captions_of_sentences
-from clipmem_core.audit.settings import audit_name
-from clipmem_core.audit.store import (
+from clipmem_core.auditing.console import RichScreen, make_table
+from clipmem_core.auditing.fault_tables import cause_of
+from clipmem_core.auditing.preflight import faults_without_model
+from clipmem_core.auditing.prepare import DataSet
+from clipmem_core.auditing.settings import audit_name
+from clipmem_core.auditing.store import (
     CAPTION_TABLE,
     CONFIG,
     FITTED,
@@ -42,7 +42,7 @@ from clipmem_core.audit.store import (
     read_embeddings,
     read_prepared,
 )
-from clipmem_core.audit.word_table import load_model, predicted_evidence
+from clipmem_core.auditing.word_table import HALVES, RATIOS
 from clipmem_core.columns import (
     AGREEMENT,
     CAPTION,
@@ -75,23 +75,14 @@ from clipmem_core.review import encoding, search
 from clipmem_core.review.cards import WRONG_WORDS
 from clipmem_core.review.judge_input import PICTURE, REPLACES, Candidates, read_candidates
 from clipmem_core.review.queries import ROW, cached, fetch_numbered, fetch_pairs, stamp
-from clipmem_core.scores import detectors
 from clipmem_core.scores.alignment import unit
-from clipmem_core.scores.detectors import nan_mean
+from clipmem_core.scores.detectors import HeldOut, fit_beside, nan_mean
 from clipmem_core.scores.displaced import Fits, find_runs
-from clipmem_core.scores.evidence import (
-    HALF,
-    agreement,
-    batch_probabilities,
-    by_specificity,
-    log_ratio,
-    surprise,
-    with_not_captions,
-)
+from clipmem_core.scores.evidence import HALF, Fitted
 from clipmem_core.scores.membership import draw_word_halves
-from clipmem_core.scores.words import Words, mean_ratio, number_words
+from clipmem_core.scores.score_tables import captions_of_sentences
 from clipmem_core.tables import SUFFIXES, check_suffix, write_frame
-from clipmem_core.training.word_model import Predictions, predict
+from clipmem_core.training.word_scores import CaptionWords, load_model, predicts
 
 OWN = "own"  # column: the pair has this caption already
 NEW = "new"  # column: the audit has never seen the pair
@@ -108,20 +99,18 @@ _CUT = 60  # characters of a printed caption
 # New pairs among which displaced captions are searched
 _FEWEST_ORDERED = 100
 _MOST_ORDERED = 20_000
-# The halves of the pairs that each word model predicts; 2: new pairs
-_HALVES = {"0": (-1, 1, 2), "1": (0, 2)}
 
 
-def check_judges(audit: Audit) -> dict[str, Any]:
+def check_judges(audit: Audit) -> Fitted:
     """Return what an audit fitted on its captions; refuse one that cannot judge others."""
     audit.check_finished()
     if audit.record.config.features:
         raise InputError(
             f"audit {audit.name!r} has precomputed features: nothing new can be embedded"
         )
-    fitted = read_json(audit.folder / FITTED)
-    if fitted["missing"]:
-        raise InputError(f"audit {audit.name!r} cannot judge captions: {fitted['missing']}")
+    fitted: Fitted = read_json(audit.folder / FITTED, Fitted)
+    if fitted.missing:
+        raise InputError(f"audit {audit.name!r} cannot judge captions: {fitted.missing}")
     return fitted
 
 
@@ -185,7 +174,7 @@ def judge_captions(
     table = pd.concat([current, new], ignore_index=True)
     # p_pair counts against a candidate as far as it does not fit the picture. So it does here
     # against the captions that the pair has.
-    fit = expit(_ratio_at(fitted, "pairs", current[CSLS_OUT].to_numpy()))
+    fit = expit(fitted.ratio_at("pairs", current[CSLS_OUT].to_numpy()))
     wrong = table[P_WRONG].sub(current[P_PAIR] * (1 - fit), fill_value=0.0)
     table[BEST] = table.index.isin(wrong.dropna().groupby(table[_PLACE]).idxmin())
     refused = given[given[REASON].notna()].assign(**{BEST: False})
@@ -246,7 +235,7 @@ def _current_captions(audit: Audit, pairs: pd.DataFrame) -> pd.DataFrame:
 
 def _judge_units(
     audit: Audit,
-    fitted: dict[str, Any],
+    fitted: Fitted,
     pairs: pd.DataFrame,
     current: pd.DataFrame,
     judged: pd.DataFrame,
@@ -273,40 +262,27 @@ def _judge_units(
         block = pairs.iloc[places[part]]
         blocks.append(_evidence(audit, fitted, block, texts[part], siblings[part]))
         progress(units.start[at : part.stop + 1][-1].item(), len(judged))
-    evidence = np.concatenate(blocks)
-    similarity, margin, fit, agree, agree_more, specific, words = evidence.T
-    by_pair = _ratio_at(fitted, "pairs", fit)
-    by_caption = np.full(len(judged), np.nan)
-    if fitted["ratio"] is not None:
-        of_captions = np.column_stack([agree, agree_more, margin])
-        if fitted["specific"] is not None:
-            of_captions = by_specificity(of_captions, specific)
-        ratio = log_ratio(np.array(fitted["ratio"]), of_captions)
-        by_caption = _ratio_at(fitted, "captions", -ratio)
-    by_pair[~judged[NEW].to_numpy() & np.isfinite(by_caption)] = np.nan
-    by_word = _ratio_at(fitted, "words", -words)
-    kinds = (by_pair[units.first], by_caption, by_word)
-    estimated = batch_probabilities(units, *kinds, fitted["shares"])
-    wrong = with_not_captions(estimated[0], not_captions(judged[CAPTION].tolist()) != "")
-    return np.column_stack([similarity, margin, agree, wrong[[*PARTS, P_WRONG]]])
-
-
-def _ratio_at(fitted: dict[str, Any], kind: str, fit: np.ndarray) -> np.ndarray:
-    """Return the log-likelihood ratio that captions are wrong; NaN without a fitted curve or
-    without a score."""
-    curve = fitted["curves"].get(kind)
-    return np.interp(fit, *curve) if curve else np.full(len(fit), np.nan)
+    beside, agree, words = np.split(np.concatenate(blocks), [3, 6], axis=1)
+    wrong = fitted.judge(
+        units,
+        beside,
+        agree,
+        words[:, 0],
+        is_new=judged[NEW].to_numpy(),
+        not_captions=not_captions(judged[CAPTION].tolist()) != "",
+    )
+    return np.column_stack([beside[:, :2], agree[:, 0], wrong[[*PARTS, P_WRONG]]])
 
 
 def _evidence(
     audit: Audit,
-    fitted: dict[str, Any],
+    fitted: Fitted,
     pairs: pd.DataFrame,
     texts: Sequence[list[str]],
     siblings: Sequence[list[tuple[int, str]]],
 ) -> np.ndarray:
-    """Return similarity, margin, csls of the unit, agreement in two columns, how specific they are,
-    and the mean ratio of the words of captions, [n_captions, 7].
+    """Return similarity, margin and csls, agreement in two columns and how specific they are, and
+    the mean ratio of the words of captions, [n_captions, 7].
 
     Args:
         audit, fitted: an audit and what it fitted.
@@ -317,28 +293,25 @@ def _evidence(
     units = Ragged.of_lists(texts)
     rows = pairs[ROW].to_numpy()
     agree = np.full((units.n_items, 3), np.nan)
-    if fitted["ratio"] is not None:
+    if fitted.ratio is not None:
         agree = _agreement(audit, fitted, texts, rows, siblings)
     words = np.full(units.n_items, np.nan)
     pictures: Any = None
-    if "words" in fitted["curves"] or (rows < 0).any():
+    if "words" in fitted.curves or (rows < 0).any():
         tower = encoding.towers_here(audit.record.config).image
         pictures = FeatureExtractor(tower, audit.record.pictures).images(pairs)
-    if "words" in fitted["curves"]:
+    if "words" in fitted.curves:
         words = _word_ratios(audit, texts, rows, siblings, pictures)
-    return np.column_stack([_out_of(audit, texts, rows, pictures), agree, words])
+    return np.column_stack([_fit_beside(audit, texts, rows, pictures), agree, words])
 
 
-def _out_of(
+def _fit_beside(
     audit: Audit, texts: Sequence[list[str]], rows: np.ndarray, pictures: Any
 ) -> np.ndarray:
-    """Return similarity and margin of captions, and the CSLS of their units, [n_captions, 3].
-
-    Means over the members that were not trained on the pair; NaN if all were. `pictures` has the
-    features of each unit's picture, if any is new.
-    """
+    """Return `fit_beside` of captions, [n_captions, 3]: means over the members that were not
+    trained on the pair; NaN if all were. `pictures` has the features of each unit's picture, if any
+    is new."""
     sides = search.read_sides(audit)
-    beside = detectors.held_out_used(sides.held_out)
     membership = sides.membership
     owner = Ragged.of_lists(texts).owner
     by_member = []
@@ -347,35 +320,22 @@ def _out_of(
         values = np.full((len(owner), 3), np.nan)
         if len(chosen):
             embeddings = read_embeddings(audit.member(name))
-            # of the held-out pairs
-            images, captions = (unit(vectors[beside]) for vectors in embeddings)
             listed = [texts[at] for at in chosen.tolist()]
             text = encoding.embed_texts(audit, [*chain.from_iterable(listed)], name)
-            image = unit(embeddings[0][np.maximum(rows[chosen], 0)])
-            is_new = rows[chosen] < 0
-            if is_new.any():
-                features = pictures[chosen[is_new]]
-                image[is_new] = encoding.embed_pictures(audit, features, name)
+            own = rows[chosen]
+            image = unit(embeddings[0][np.maximum(own, 0)])
+            if (own < 0).any():
+                image[own < 0] = encoding.embed_pictures(audit, pictures[chosen[own < 0]], name)
+            beside = HeldOut.of(*embeddings, sides.held_out)
             units = Ragged.of_lists(listed)
-            means = unit(units.mean(text))
-            itself = rows[chosen, None] == beside  # a pair's own place among the held-out ones
-            by_image, by_text = (
-                np.where(itself, -np.inf, queries @ others.T)
-                for queries, others in ((image, captions), (means, images))
-            )
-            fit = detectors.csls(np.vecdot(means, image), by_image, by_text)
-            similarity = np.vecdot(text, image[units.owner])
-            cosines = np.where(itself[units.owner], -np.inf, text @ images.T)
-            margin = similarity - detectors.mean_of_nearest(cosines)
-            table = np.column_stack([similarity, margin, fit[units.owner]])
-            values[np.isin(owner, chosen)] = table
+            values[np.isin(owner, chosen)] = fit_beside(text, units, image, own, beside)
         by_member.append(values)
-    return detectors.nan_mean(by_member)
+    return nan_mean(by_member)
 
 
 def _agreement(
     audit: Audit,
-    fitted: dict[str, Any],
+    fitted: Fitted,
     texts: Sequence[list[str]],
     rows: np.ndarray,
     siblings: Sequence[list[tuple[int, str]]],
@@ -392,11 +352,7 @@ def _agreement(
         compared.append(np.vstack([own, stored[captions.start[row] + numbers]]))
     compared_units = Ragged.of_lists(compared)
     judged = compared_units.first[units.owner] + units.number
-    specific = np.full(len(features), np.nan)
-    if fitted["specific"] is not None:
-        model = np.array(fitted["specific"])
-        specific = unit(np.asarray(features, np.float32)) @ model[:-1] + model[-1]
-    return np.column_stack([agreement(np.concatenate(compared), compared_units)[judged], specific])
+    return fitted.agreement(np.concatenate(compared), compared_units, judged)
 
 
 def _word_ratios(
@@ -414,23 +370,14 @@ def _word_ratios(
     half = np.where(rows < 0, 2, _word_halves(audit)[rows])
     owner = Ragged.of_lists(texts).owner
     by_model = []
-    for name, halves in _HALVES.items():
-        chosen = np.flatnonzero(np.isin(half, halves))
+    for number, name in enumerate(HALVES):
+        chosen = np.flatnonzero(predicts(number, half))
         ratios = np.full(len(owner), np.nan)
         if len(chosen):
-            model, vocabulary, by_kind = _word_model(audit, name)
-            # A unit's captions are read together with their siblings, which come after them.
-            captions = [[*texts[at], *(text for _, text in siblings[at])] for at in chosen.tolist()]
-            counts = np.array([len(texts[at]) for at in chosen.tolist()])
-            words = number_words(captions, like=vocabulary)
-            is_judged = words.captions.number < counts[words.captions.owner]
-            compared = np.where(is_judged[words.in_captions.owner], 0, -1)
-            predicted = Predictions.empty(len(words.ids))
-            predict(model, words, pictures[chosen], np.arange(len(chosen)), compared, predicted)
-            evidence, kinds = predicted_evidence(words, predicted, np.zeros_like(compared))
-            surprises = surprise(by_kind, evidence[:, 0], kinds)
-            means = mean_ratio(surprises, words.in_captions)
-            ratios[np.isin(owner, chosen)] = means[is_judged]
+            own = [texts[at] for at in chosen.tolist()]
+            others = [[text for _, text in siblings[at]] for at in chosen.tolist()]
+            model = _word_model(audit, name)
+            ratios[np.isin(owner, chosen)] = model.mean_ratios(own, others, pictures[chosen])
         by_model.append(ratios)
     return nan_mean(by_model)
 
@@ -446,15 +393,13 @@ def _word_halves(audit: Audit) -> np.ndarray:
 
 def _word_model_files(audit: Audit, name: str) -> list[Path]:
     folder = audit.folder / WORD_MODELS
-    return [folder / f"{name}.pt", folder / "ratios.json"]
+    return [folder / f"{name}.pt", folder / RATIOS]
 
 
 @cached(4, paths=_word_model_files)
-def _word_model(audit: Audit, name: str) -> tuple[Any, Words, list[np.ndarray]]:
-    """Return a word model, the words of the data set, and the log-likelihood ratio of a wrong word
-    of each kind."""
+def _word_model(audit: Audit, name: str) -> CaptionWords:
     model, ratios = _word_model_files(audit, name)
-    return *load_model(model), list(map(np.array, read_json(ratios)))
+    return CaptionWords(*load_model(model), list(map(np.array, read_json(ratios))))
 
 
 def new_incidents(audit: Audit, candidates: Candidates) -> list[str]:
@@ -483,6 +428,12 @@ def new_incidents(audit: Audit, candidates: Candidates) -> list[str]:
     return [*(cause_of(run, pairs[CAPTIONS].tolist()) for run in find_runs(fits)), *causes]
 
 
+def _as_markdown(value: Any) -> str:
+    """Return a value as a cell of a Markdown table, in which nothing is markup."""
+    text = f"{value:.2f}" if isinstance(value, float) else " ".join(str(value).split())
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text)
+
+
 def judge_source(
     audit: Audit,
     source: str,
@@ -491,10 +442,11 @@ def judge_source(
     *,
     all_captions: bool,
     screen: RichScreen,
+    summary: Path | None = None,
 ) -> tuple[float, float]:
     """Judge the captions of a source, print a summary, write the result, and return the share of
     wrong captions and the share of captions not judged. Without `out` it is beside a table, with
-    `-judged` in its name."""
+    `-judged` in its name. `summary` is a Markdown file for the summary."""
     check_judges(audit)
     path = Path(source).expanduser()
     if out is None and path.suffix.lower() in SUFFIXES:
@@ -525,10 +477,13 @@ def judge_source(
         P_WORD: "in a word",
     }
     parts = [f"{expected[name]:,.1f} {words}" for name, words in kinds.items() if expected[name]]
-    screen.say(
-        f"About {expected.sum():,.0f} of {len(judged):,} {are} wrong ({share:.1%}): "
-        f"{', '.join(parts)}."
-    )
+    line = f"About {expected.sum():,.0f} of {len(judged):,} {are} wrong ({share:.1%})"
+    line = f"{line}: {', '.join(parts)}."
+    screen.say(line)
+    if summary:
+        rows = [[_as_markdown(value) for value in row] for row in worst[columns].to_numpy()]
+        table_lines = [" | ".join(row) for row in (columns, ["---"] * len(columns), *rows)]
+        summary.write_text("\n".join([line, "", *table_lines, ""]), encoding="utf-8")
     screen.say(
         f"{out}: candidates: {len(judged):,}; pairs: {judged[PAIR_ID].nunique():,}, "
         f"new: {judged[PAIR_ID][judged[NEW]].nunique():,}; "

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from clipmem_core.audit.prepare import DataSet, load_pictures
-from clipmem_core.audit.status import Screen
-from clipmem_core.audit.store import PAIRS, Audit
+from clipmem_core.auditing.prepare import DataSet, load_pictures
+from clipmem_core.auditing.status import Screen
+from clipmem_core.auditing.store import PAIRS, Audit
 from clipmem_core.columns import CAPTION, CAPTIONS, IMAGE, LABEL, PAIR_ID, REASON, SHA256, SOURCE
 from clipmem_core.config import SourceOptions, data_folder
 from clipmem_core.dataset.readers.paths import as_name, is_missing, normal_reference, tidy

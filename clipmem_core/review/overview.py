@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import draws
-from clipmem_core.audit.maps import require_map
-from clipmem_core.audit.store import (
+from clipmem_core.auditing.maps import require_map
+from clipmem_core.auditing.store import (
     IMAGE_EMBEDDINGS,
     MEMBERSHIP,
     PAIRS,
@@ -20,7 +20,7 @@ from clipmem_core.audit.store import (
     read_embeddings,
     read_table,
 )
-from clipmem_core.audit.verdict import FLAT
+from clipmem_core.auditing.verdict import FLAT
 from clipmem_core.columns import (
     ATTACK_METRICS,
     CLIPMEM,

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from clipmem_core.audit.fault_tables import NEAR_DUPLICATE_OF, ensure_checks, stored_checks
-from clipmem_core.audit.maps import require_map
-from clipmem_core.audit.store import PAIRS, SCORES, Audit
+from clipmem_core.auditing.fault_tables import NEAR_DUPLICATE_OF, ensure_checks, stored_checks
+from clipmem_core.auditing.maps import require_map
+from clipmem_core.auditing.store import PAIRS, SCORES, Audit
 from clipmem_core.columns import CLIPMEM, LOG_PROBABILITY_SECOND, MAP_X, PAIR_ID
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.review.decisions import CODES, UNDECIDED_CODE, Codes, decided, open_review

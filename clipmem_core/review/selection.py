@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from clipmem_core.audit.store import Audit, write_json
+from clipmem_core.auditing.store import Audit, write_json
 from clipmem_core.columns import CLIPMEM, INDEPENDENT, MAP_X, MAP_Y, REVIEW_PLACE
 from clipmem_core.config import data_folder
 from clipmem_core.dataset.checks import CHECKS

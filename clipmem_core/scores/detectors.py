@@ -9,13 +9,14 @@ with itself.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy  # scipy.stats is loaded when it is used
 from threadpoolctl import threadpool_limits
 
 from clipmem_core import draws
+from clipmem_core.ragged import Ragged
 from clipmem_core.scores.alignment import unit
 
 _NEIGHBOURS = 10  # nearest held-out partners that a cosine is compared with
@@ -187,7 +188,7 @@ def fit_out(
     def measure(a: np.ndarray, b: np.ndarray, in_training: np.ndarray, scale: float) -> np.ndarray:
         rows = np.flatnonzero(~in_training)
         values = np.full((2, len(held_out)), np.nan, dtype=np.float32)
-        for part, *cosines in _beside_held_out(a, b, held_out, rows):
+        for part, *cosines in HeldOut.of(a, b, held_out).compared(a, b, rows):
             values[:, rows[part]] = csls(*cosines), log_probability(*cosines, logit_scale=scale)
         return values
 
@@ -201,32 +202,42 @@ def in_threads(measure: Callable[..., Any], *arguments: Iterable[Any]) -> list[A
         return list(pool.map(measure, *arguments))
 
 
-def held_out_used(held_out: np.ndarray) -> np.ndarray:
-    """Return the rows of the held-out pairs that others are compared with: all, or 1,000 evenly
-    spaced.
+class HeldOut(NamedTuple):
+    """The held-out pairs that others are compared with, under one member: all, or 1,000 evenly
+    spaced."""
 
-    Args: true for held-out pairs, [n_pairs]. Returns: int64 [n].
-    """
-    return evenly_spaced(np.flatnonzero(held_out), _MOST_HELD_OUT)
+    rows: np.ndarray  # int64 [n_held_out]
+    images: np.ndarray  # unit embeddings, [n_held_out, dim]
+    texts: np.ndarray
 
+    @classmethod
+    def of(cls, image: np.ndarray, text: np.ndarray, held_out: np.ndarray) -> "HeldOut":
+        """Return those of a member.
 
-def _beside_held_out(
-    image: np.ndarray, text: np.ndarray, held_out: np.ndarray, rows: np.ndarray
-) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield for blocks of rows: the slice, cosine of picture and caption [n], the picture's cosines
-    with held-out captions and the caption's with held-out pictures, [n, n_held_out] each; −∞ for
-    a held-out pair with itself."""
-    partners = held_out_used(held_out)
-    images = unit(image[partners]).T
-    texts = unit(text[partners]).T
-    for start in range(0, len(rows), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        a = unit(image[rows[part]])
-        b = unit(text[rows[part]])
-        itself = rows[part, None] == partners
-        by_image = np.where(itself, -np.inf, a @ texts)
-        by_text = np.where(itself, -np.inf, b @ images)
-        yield part, np.vecdot(a, b), by_image, by_text
+        Args: its embeddings of all pairs, [n_pairs, dim]; true for held-out pairs, [n_pairs].
+        """
+        rows = evenly_spaced(np.flatnonzero(held_out), _MOST_HELD_OUT)
+        return cls(rows, unit(image[rows]), unit(text[rows]))
+
+    def compared(
+        self, image: np.ndarray, text: np.ndarray, rows: np.ndarray, own: np.ndarray | None = None
+    ) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield for blocks of rows: the slice, cosine of picture and caption [n], the picture's
+        cosines with held-out captions and the caption's with held-out pictures, [n, n_held_out]
+        each; −∞ for a held-out pair with itself.
+
+        Args: embeddings, [n_all, dim]; rows of them, [n]; the number of the pair of each row, if it
+        is not the row, [n].
+        """
+        own = rows if own is None else own
+        for start in range(0, len(rows), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            a = unit(image[rows[part]])
+            b = unit(text[rows[part]])
+            itself = own[part, None] == self.rows
+            by_image = np.where(itself, -np.inf, a @ self.texts.T)
+            by_text = np.where(itself, -np.inf, b @ self.images.T)
+            yield part, np.vecdot(a, b), by_image, by_text
 
 
 def nan_mean(values: Iterable[np.ndarray]) -> np.ndarray:
@@ -273,17 +284,18 @@ def swapped_csls(
         float64 [n_pairs], NaN for held-out pairs, those that every member trains on, and those not
         among the 20,000 used.
     """
-    partners = held_out_used(held_out)
+    n_partners = min(int(np.count_nonzero(held_out)), _MOST_HELD_OUT)
     pairs = evenly_spaced(np.flatnonzero(~held_out & ~trained.all(axis=0)), _MOST_SWAPPED)
     rng = draws.rng(seed, "swapped rows")
-    donors = rng.integers(len(partners), size=len(held_out))  # places in `partners`
+    donors = rng.integers(n_partners, size=len(held_out))  # places in `HeldOut.rows`
 
     def measure(a: np.ndarray, b: np.ndarray, in_training: np.ndarray) -> np.ndarray:
-        blocks = _beside_held_out(a, b, held_out, partners)
+        beside = HeldOut.of(a, b, held_out)
+        blocks = beside.compared(a, b, beside.rows)
         of_donors = np.concatenate([mean_of_nearest(by_text) for *_, by_text in blocks])
         values = np.full(len(held_out), np.nan)
         rows = pairs[~in_training[pairs]]
-        for part, _, by_image, _ in _beside_held_out(a, b, held_out, rows):
+        for part, _, by_image, _ in beside.compared(a, b, rows):
             donor = donors[rows[part]]
             each = np.arange(len(donor))
             cosine = by_image[each, donor]
@@ -296,7 +308,11 @@ def swapped_csls(
 
 
 def caption_scores(
-    vectors: np.ndarray, owner: np.ndarray, image: np.ndarray, beside: np.ndarray
+    vectors: np.ndarray,
+    owner: np.ndarray,
+    image: np.ndarray,
+    beside: HeldOut,
+    own: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return similarity and margin of captions.
 
@@ -305,24 +321,43 @@ def caption_scores(
 
     Args:
         vectors: unit embeddings of the captions, [n, dim].
-        owner: each caption's pair, [n].
-        image: embeddings of pictures of any length, [n_pairs, dim].
-        beside: rows of the held-out pairs, at least two, [n_beside]; a caption is not compared
-            with its own picture.
+        owner: the row of each caption's picture, [n].
+        image: embeddings of pictures of any length, [n_pictures, dim].
+        beside: held-out pairs, at least two; a caption is not compared with its own picture.
+        own: the number of each caption's pair, if it is not the owner, [n].
 
     Returns:
         [n], [n].
     """
-    pictures = unit(image[beside])
+    own = owner if own is None else own
     similarity = np.empty(len(vectors))
     nearest = np.empty(len(vectors))
     for start in range(0, len(vectors), _CHUNK):
         part = slice(start, start + _CHUNK)
         similarity[part] = np.vecdot(vectors[part], unit(image[owner[part]]))
-        itself = owner[part, None] == beside
-        cosines = np.where(itself, -np.inf, vectors[part] @ pictures.T)
+        itself = own[part, None] == beside.rows
+        cosines = np.where(itself, -np.inf, vectors[part] @ beside.images.T)
         nearest[part] = mean_of_nearest(cosines)
     return similarity, similarity - nearest
+
+
+def fit_beside(
+    vectors: np.ndarray, units: Ragged, image: np.ndarray, own: np.ndarray, beside: HeldOut
+) -> np.ndarray:
+    """Return similarity and margin of captions, and the `csls` of their pair, [n_captions, 3].
+
+    Args:
+        vectors: unit embeddings of captions, [n_captions, dim].
+        units: the captions of each pair.
+        image: embedding of each pair's picture, [n_pairs, dim].
+        own: the number of each pair among those of `beside`; −1: another, [n_pairs].
+        beside: held-out pairs.
+    """
+    owner = units.owner
+    similarity, margin = caption_scores(vectors, owner, image, beside, own[owner])
+    blocks = beside.compared(image, units.mean(vectors), np.arange(len(units)), own)
+    fit = np.concatenate([csls(*cosines) for _, *cosines in blocks])
+    return np.column_stack([similarity, margin, fit[owner]])
 
 
 def decoy_scores(

@@ -52,6 +52,7 @@ _STRETCH = 20  # rows
 _STRETCH_VOTES = 5  # of one stretch for another
 _MOST_STRETCHES = 200  # pairs of stretches that are compared
 _OVERLAP = 0.2  # share of a run that better runs may explain
+LIKELY = 0.5  # probability from which a pair of a run has the captions of another
 SURE = 0.9  # probability of a repair by assignment
 _SUSPECTED = 0.3  # probability of a wrong pair that may be a part of a swap
 _FEWEST_REORDERED = 30
@@ -365,6 +366,14 @@ def _by_assignment(fits: Fits, rows: np.ndarray, score: float) -> DisplacedRun:
     partners, probability = assign(fits, rows)
     moved = (probability >= SURE) & (partners != rows)
     return DisplacedRun(REORDERED, rows, partners, np.where(moved, probability, 0.0), score)
+
+
+def likely_displaced(runs: Sequence[DisplacedRun]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pairs that runs explain, and the probability of it, [n] each."""
+    rows = np.concatenate([np.empty(0, int), *(run.rows for run in runs)])
+    probability = np.concatenate([np.empty(0), *(run.probability for run in runs)])
+    likely = probability >= LIKELY
+    return rows[likely], probability[likely]
 
 
 def find_swaps(fits: Fits, probability: np.ndarray) -> DisplacedRun:

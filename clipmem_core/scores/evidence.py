@@ -24,7 +24,7 @@ caption, and a wrong caption has no wrong word.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -338,6 +338,94 @@ class Probabilities:
     shares: list[float]
     ratio: np.ndarray | None  # of single captions, as of `fit_ratio`
     specific: np.ndarray | None  # how specific sentences are, as of `specificity`
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What the captions of a data set taught about wrong ones, for captions of other pairs.
+
+    `curves` are log-likelihood ratios of pairs, captions and words as functions of their evidence;
+    the other fields are as of `Probabilities`. All values fit into JSON.
+    """
+
+    missing: str = ""  # why the number of wrong pairs is unknown
+    curves: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
+    shares: list[float] = field(default_factory=list)
+    ratio: list[float] | None = None
+    specific: list[float] | None = None
+
+    @classmethod
+    def of(cls, wrong: Probabilities) -> "Fitted":
+        """Return what `probabilities` fitted."""
+        curves = {
+            name: tuple(np.array(count.ratio).tolist())
+            for name, count in wrong.counts.items()
+            if not count.missing
+        }
+        ratio, specific = (
+            None if values is None else values.tolist() for values in (wrong.ratio, wrong.specific)
+        )
+        return cls(wrong.counts["pairs"].missing, curves, wrong.shares, ratio, specific)
+
+    def ratio_at(self, kind: str, evidence: np.ndarray) -> np.ndarray:
+        """Return the log-likelihood ratio that captions are wrong; NaN without a fitted curve or
+        without evidence."""
+        curve = self.curves.get(kind)
+        return np.interp(evidence, *curve) if curve else np.full(len(evidence), np.nan)
+
+    def agreement(
+        self, features: np.ndarray, captions: Ragged, judged: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return the `agreement` of captions, and how specific they are, [n, 3]; NaN if the data
+        set fitted none.
+
+        Args: features of captions, [n_captions, width]; captions of each unit; numbers of those to
+        return, [n].
+        """
+        judged = np.arange(len(features)) if judged is None else judged
+        values = np.full((len(judged), 3), np.nan)
+        if self.ratio is not None:
+            values[:, :2] = agreement(features, captions)[judged]
+        if self.specific is not None:
+            vectors = unit(np.asarray(features[judged], np.float32))
+            values[:, 2] = vectors @ np.array(self.specific[:-1]) + self.specific[-1]
+        return values
+
+    def judge(
+        self,
+        of_units: Ragged,
+        beside: np.ndarray,
+        agree: np.ndarray,
+        words: np.ndarray,
+        *,
+        is_new: np.ndarray,
+        not_captions: np.ndarray,
+    ) -> pd.DataFrame:
+        """Return p_check, p_pair, p_caption, p_word and p_wrong of captions.
+
+        A new pair has evidence of all kinds. A caption in the place of another one has that of the
+        pair only if it has no siblings.
+
+        Args:
+            of_units: captions that are siblings of each other.
+            beside: similarity, margin and csls, as of `fit_beside`, [n_captions, 3].
+            agree: as of `agreement`, [n_captions, 3].
+            words: mean log-likelihood ratio of the words, [n_captions].
+            is_new: false for captions in the place of others, [n_captions].
+            not_captions: true for texts that are no captions, [n_captions].
+        """
+        by_pair = self.ratio_at("pairs", beside[:, 2])
+        by_caption = np.full(len(beside), np.nan)
+        if self.ratio is not None:
+            evidence = np.column_stack([agree[:, :2], beside[:, 1]])
+            if self.specific is not None:
+                evidence = by_specificity(evidence, agree[:, 2])
+            ratio = log_ratio(np.array(self.ratio), evidence)
+            by_caption = self.ratio_at("captions", -ratio)
+        by_pair[~is_new & np.isfinite(by_caption)] = np.nan
+        kinds = (by_pair[of_units.first], by_caption, self.ratio_at("words", -words))
+        estimated = batch_probabilities(of_units, *kinds, self.shares)[0]
+        return with_not_captions(estimated, not_captions)
 
 
 def probabilities(evidence: CaptionEvidence) -> Probabilities:

@@ -55,7 +55,13 @@ def group_size(n_pairs: int) -> int:
 
 
 def ensemble_membership(
-    clusters: np.ndarray, *, folds: int, replicates: int, seed: int, halves: bool = False
+    clusters: np.ndarray,
+    *,
+    folds: int,
+    replicates: int,
+    seed: int,
+    halves: bool = False,
+    held_out: np.ndarray | None = None,
 ) -> Membership:
     """Draw repeated cross-validation: in each replicate every scored pair is left out by one
     member, or by half of them.
@@ -70,12 +76,14 @@ def ensemble_membership(
         out by a random half of the members of a replicate (`folds` is
             even), so that the training sets of two members are nearly unrelated.
         seed: start of all draws.
+        held_out: true for the held-out pairs; None: they are drawn, [n_pairs].
 
     Returns:
         Groups scored and held-out; members r0-f0, r0-f1, …
     """
     size = group_size(len(clusters))
-    held_out = _draw_groups(clusters, size, 1, draws.rng(seed, "groups")) == 0
+    if held_out is None:
+        held_out = _draw_groups(clusters, size, 1, draws.rng(seed, "groups")) == 0
     if held_out.sum() < _MIN_GROUP:
         raise InputError(_too_many_near_duplicates("held-out", size))
     scored = np.flatnonzero(~held_out)

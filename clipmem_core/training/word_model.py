@@ -7,6 +7,7 @@ others.
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,6 +47,7 @@ _RARE = 5e-3  # words more frequent than this are trained less often, as in word
 SAMPLED = 500
 _MULTIPLE = 32  # a step predicts a multiple of 32 words: in bf16, products of new shapes are slow
 _LIKELIEST = 5  # likelier words of each word
+_SEEDING = Lock()  # of torch's generator, which threads share
 SAVED = 300  # steps between two states on disk
 
 
@@ -93,15 +95,17 @@ class Dropout(nn.Module):
     """Sets a share of values to 0 in training, rounded to 1/256: torch's own takes several times as
     long."""
 
-    def __init__(self, share: float) -> None:
+    def __init__(self, share: float, generator: torch.Generator) -> None:
         super().__init__()
         self.dropped = round(256 * share)
+        self.generator = generator
 
     def forward(self, values: Tensor) -> Tensor:
         """Drop values, [...]."""
         if not self.training:
             return values
-        drawn = torch.empty(-(-values.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
+        drawn = torch.empty(-(-values.numel() // 8), dtype=torch.int64)
+        drawn.random_(-(2**63), None, generator=self.generator)
         bytes_ = drawn.view(torch.uint8)[: values.numel()].view(values.shape)
         return values * (bytes_ >= self.dropped) * (256 / (256 - self.dropped))
 
@@ -146,15 +150,15 @@ class ContextEncoder(nn.Module):
     centre: Tensor
     spread: Tensor
 
-    def __init__(self, pictures: np.ndarray) -> None:
+    def __init__(self, pictures: np.ndarray, generator: torch.Generator) -> None:
         super().__init__()
         sample = np.asarray(pictures[:: max(1, len(pictures) // 10_000)], np.float32)
         self.register_buffer("centre", torch.from_numpy(sample.mean(axis=0)))
         self.register_buffer("spread", torch.from_numpy(sample.std(axis=0) + 1e-3))
         self.picture = nn.Linear(pictures.shape[1], _PICTURE)
         self.first = nn.Linear((2 * _WINDOW + 1) * _EMBEDDING + _PICTURE, _HIDDEN)
-        self.drop_words = Dropout(_DROPPED_WORDS)
-        self.drop_picture = Dropout(_DROPPED_PICTURE)
+        self.drop_words = Dropout(_DROPPED_WORDS, generator)
+        self.drop_picture = Dropout(_DROPPED_PICTURE, generator)
 
     def forward(self, embedded: Tensor, around: Tensor, block: WordBlock, picked: Tensor) -> Tensor:
         """Return the hidden state of each picked word, [n_picked, 320].
@@ -259,13 +263,14 @@ class WordModel(nn.Module):
         super().__init__()
         self.precision = precision
         self.embedding = WordEmbedding(vocabulary_size, vectors)
-        self.encoder = ContextEncoder(pictures)
+        self.generator = torch.Generator()  # of dropout
+        self.encoder = ContextEncoder(pictures, self.generator)
         self.attention = CaptionAttention()
         self.attended = nn.Linear(_OUTPUT, _HIDDEN)
         self.copy = CopyHead()
         self.second = nn.Linear(_HIDDEN, _HIDDEN)
         self.last = nn.Linear(_HIDDEN, _OUTPUT)
-        self.dropout = Dropout(_DROPPED_WORDS)
+        self.dropout = Dropout(_DROPPED_WORDS, self.generator)
 
     def forward(
         self,
@@ -440,8 +445,9 @@ def fit(
         state: the file of the last saved state.
         progress: called with the share of steps that are done.
     """
-    torch.manual_seed(draws.whole_number(seed, "word model weights"))
-    model = WordModel(words.vocabulary_size, pictures, vectors, precision)
+    with _SEEDING, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(draws.whole_number(seed, "word model weights"))
+        model = WordModel(words.vocabulary_size, pictures, vectors, precision)
     share = trained_share(words)
     bias = np.log(np.maximum(words.frequency * share, 1e-9))
     bias[:2] = -1e4
@@ -462,7 +468,7 @@ def fit(
             part.load_state_dict(values[name])
     for step in range(first, steps):
         # A resumed training draws the same.
-        torch.manual_seed(draws.whole_number(seed, "word model dropout", step))
+        model.generator.manual_seed(draws.whole_number(seed, "word model dropout", step))
         rng = draws.rng(seed, "word model", step)
         epoch, batch = divmod(step, per_epoch)
         if step == first or batch == 0:

@@ -10,9 +10,9 @@ import psutil
 import pytest
 import torch
 
-from clipmem_core.audit import executor
-from clipmem_core.audit.executor import Task, ray_tasks, run_on_worker, versions
-from clipmem_core.audit.pipeline import run_audit
+from clipmem_core.auditing import executor
+from clipmem_core.auditing.executor import Task, ray_tasks, run_on_worker, versions
+from clipmem_core.auditing.pipeline import run_audit
 from clipmem_core.training.model import build_model
 from tests.audit.small import Silent, config_of, run_script
 from tests.audit.test_jobs import until
@@ -38,13 +38,13 @@ def machines() -> Iterator[Any]:
         cluster.shutdown()
 
 
-def process_of(function: str) -> psutil.Process:
+def process_of(task: str) -> psutil.Process:
     """Return the worker that runs a function once there is one."""
     running: list[psutil.Process] = []
 
     def started() -> bool:
         for process in psutil.process_iter(["cmdline"]):
-            if (process.info["cmdline"] or [""])[0] == f"ray::{function}":
+            if (process.info["cmdline"] or [""])[0] == f"ray::{task}":
                 running.append(process)
         return bool(running)
 
@@ -54,8 +54,8 @@ def process_of(function: str) -> psutil.Process:
 
 def lose_twice(machines: Any, data: Path) -> None:
     """Kill the worker of features, and the machine of a member that is being trained."""
-    process_of("compute_kind").kill()
-    parents = {process.pid for process in process_of("train_first_round").parents()}
+    process_of("features of").kill()
+    parents = {process.pid for process in process_of("member").parents()}
     logs = (data / "audits" / "a" / "members").glob
     until(lambda: any(log.read_text() for log in logs("*/log.jsonl")), seconds=600, pause=0.1)
     for machine in list(machines.nodes):

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 import torch
 
-from clipmem_core.audit.pipeline import run_audit
-from clipmem_core.audit.settings import checked_towers
-from clipmem_core.audit.store import Audit
+from clipmem_core.auditing.pipeline import run_audit
+from clipmem_core.auditing.settings import checked_towers
+from clipmem_core.auditing.store import Audit
 from clipmem_core.io import InputError
 from clipmem_core.lab.unitmem import check_units
 from clipmem_core.training.model import build_model

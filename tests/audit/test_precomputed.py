@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 
 from clipmem_core import columns as c
-from clipmem_core.audit.pipeline import run_audit
-from clipmem_core.audit.prepare import precomputed_features, sampled
-from clipmem_core.audit.scoring import UNUSABLE
-from clipmem_core.audit.store import Audit
-from clipmem_core.audit.verdict import WRONG
+from clipmem_core.auditing.pipeline import run_audit
+from clipmem_core.auditing.prepare import precomputed_features, sampled
+from clipmem_core.auditing.scoring import UNUSABLE
+from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.verdict import WRONG
 from clipmem_core.cli import main, parse_command
 from clipmem_core.config import AuditConfig
 from clipmem_core.dataset.checks import CHECKS

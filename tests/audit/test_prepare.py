@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from clipmem_core import columns as c
-from clipmem_core.audit.prepare import (
+from clipmem_core.auditing.prepare import (
     draw_membership,
     inject,
     load_data_set,

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.audit.executor import Task, TaskEvents
-from clipmem_core.audit.pipeline import run_audit
-from clipmem_core.audit.store import (
+from clipmem_core.auditing.executor import Task, TaskEvents
+from clipmem_core.auditing.pipeline import run_audit
+from clipmem_core.auditing.store import (
     VERSION,
     Audit,
     broken_files,

@@ -19,11 +19,11 @@ import pandas as pd
 import tyro
 
 from clipmem_core import columns as c
-from clipmem_core.audit import settings
-from clipmem_core.audit.console import RichScreen
-from clipmem_core.audit.pipeline import run_audit
-from clipmem_core.audit.prepare import load_data_set
-from clipmem_core.audit.store import Audit
+from clipmem_core.auditing import settings
+from clipmem_core.auditing.console import RichScreen
+from clipmem_core.auditing.pipeline import run_audit
+from clipmem_core.auditing.prepare import load_data_set
+from clipmem_core.auditing.store import Audit
 from clipmem_core.config import AuditConfig, data_folder, preset_config
 from clipmem_core.features.towers import minilm
 from clipmem_core.review import search

@@ -24,21 +24,25 @@ import pandas as pd
 import tyro
 
 from clipmem_core import columns as c
-from clipmem_core.audit.prepare import membership_of, sides_of
-from clipmem_core.audit.scoring import caption_table, gather_evidence
-from clipmem_core.audit.store import (
+from clipmem_core.auditing.prepare import caption_features, membership_of, sides_of
+from clipmem_core.auditing.scoring import gather_evidence
+from clipmem_core.auditing.store import (
+    CAPTION_SCORES,
     CAPTION_TABLE,
     Audit,
     open_audit,
+    read_array,
     read_captions,
+    read_decoys,
     read_table,
 )
-from clipmem_core.audit.word_table import read_words
+from clipmem_core.auditing.word_table import read_words
 from clipmem_core.io import InputError
 from clipmem_core.scores.evidence import CaptionEvidence, probabilities
 from clipmem_core.scores.membership import Membership, MemberSides, side_means
 from clipmem_core.scores.prevalence import estimate_wrong, posterior_at
 from clipmem_core.scores.remaining import Posterior, bound_wrong, plan_review
+from clipmem_core.scores.score_tables import Texts, caption_evidence
 from clipmem_core.scores.uncertainty import Errors, shrunk_by_group, standard_errors
 from tests.bench import save_table
 from tests.scores.simulated import simulate
@@ -104,7 +108,8 @@ def _simulate_once(seed: int, **design: Any) -> dict[str, float]:
 
 def of_audit(name: str) -> pd.DataFrame:
     """Return one row a number of members: what blocks of so many say, held against other blocks."""
-    evidence = gather_evidence(open_audit(name))
+    audit = open_audit(name)
+    evidence = gather_evidence(audit, audit.pairs, read_captions(audit))
     sides = evidence.sides
     values = np.stack(evidence.alignments)
     scored = ~sides.held_out
@@ -264,7 +269,11 @@ def _caption_evidence(audit: Audit) -> CaptionEvidence:
     sides = sides_of(audit, audit.record.config, membership_of(audit.membership))
     table = read_table(audit.folder / CAPTION_TABLE, columns=[c.READ, c.CHECK])
     read, reasons = table[c.READ].to_numpy(bool), table[c.CHECK].to_numpy(object)
-    return caption_table(audit, audit.scores, of_pairs, sides, read_words(audit), read, reasons)[1]
+    decoys = read_decoys(audit)
+    features = caption_features(audit) if len(decoys) else None
+    texts = Texts(of_pairs, read, reasons, np.arange(len(of_pairs)), features)
+    members = (read_array(audit.member(name) / CAPTION_SCORES) for name in audit.record.members)
+    return caption_evidence(audit.scores, texts, sides, members, decoys, read_words(audit))[0]
 
 
 def plant(

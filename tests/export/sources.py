@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from clipmem_core.audit.prepare import load_data_set
-from clipmem_core.audit.store import (
+from clipmem_core.auditing.prepare import load_data_set
+from clipmem_core.auditing.store import (
     CONFIG,
     PAIRS,
     QUARANTINE,

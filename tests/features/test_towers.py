@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from clipmem_core.audit.locked_towers import image_tower, open_clip_towers, text_tower
+from clipmem_core.auditing.locked_towers import image_tower, open_clip_towers, text_tower
 from clipmem_core.features import towers
 from clipmem_core.features.towers import (
     LITE,

@@ -110,7 +110,7 @@ def test_scores_of_captions_are_those_of_a_slow_loop() -> None:
     rng = np.random.default_rng(0)
     image = rng.normal(size=(30, 5))
     owner = np.repeat(np.arange(30), 2)
-    beside = np.arange(15, 30)
+    beside = detectors.HeldOut.of(image, image, np.arange(30) >= 15)
     vectors = unit(rng.normal(size=(60, 5)))
     cosines = vectors @ unit(image).T
     found = np.transpose(detectors.caption_scores(vectors, owner, image, beside))

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
-from clipmem_core.audit.store import PAIRS, Audit
+from clipmem_core.auditing.store import PAIRS, Audit
 from clipmem_core.columns import CLIPMEM, SE
 from clipmem_core.dashboard.cards import caption_shown
 from clipmem_core.dashboard.component.routes import PREFIX, prepare_judge

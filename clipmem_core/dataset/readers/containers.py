@@ -28,7 +28,6 @@ from clipmem_core.io import InputError, read_json, shortage
 
 _ROW = re.compile(r"(.+\.(?:parquet|arrow))#(\d+)")
 _TAR = re.compile(r"\.tar/", re.IGNORECASE)
-_TAR_BLOCK = 512  # bytes of a tar header
 # usual names of columns; the first one in a table is used
 COLUMN_NAMES: dict[str, list[str]] = read_json(Path(__file__).with_name("column_names.json"))
 # what tarfile raises
@@ -98,10 +97,10 @@ def scan_tar(path: Path) -> TarContent:
         raise InputError(f"{path.name} is not an uncompressed tar archive ({error})") from error
     with tar, contextlib.suppress(*_TAR_DAMAGE):
         offset = -1
-        # a negative size leads back
-        while (member := tar.next()) is not None and tar.offset > offset:
+        for member in tar:
+            if tar.offset <= offset:  # a negative size leads back
+                break
             offset = tar.offset
-            tar.members = []  # type: ignore[attr-defined]  # tarfile would store every header
             name = posixpath.normpath(member.name).lstrip("/")
             cut_off = member.isreg() and member.offset_data + member.size > size
             if member.isdir() or cut_off:
@@ -116,7 +115,8 @@ def scan_tar(path: Path) -> TarContent:
                     content.original_names[name] = member.name
         with path.open("rb") as stream:
             stream.seek(tar.offset)
-            return content._replace(complete=stream.read(_TAR_BLOCK) == bytes(_TAR_BLOCK))
+            end = stream.read(tarfile.BLOCKSIZE)
+        content = content._replace(complete=end == bytes(tarfile.BLOCKSIZE))
     return content
 
 

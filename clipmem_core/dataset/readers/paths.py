@@ -5,7 +5,6 @@ import codecs
 import errno
 import io
 import json
-import math
 import os
 import posixpath
 import re
@@ -109,8 +108,7 @@ def normal_reference(image: str) -> str:
 
 def is_inside(root: str, path: str) -> bool:
     """Tell whether a path, its links followed, lies in `root`, a path without links."""
-    real = os.path.realpath(path)
-    return real == root or real.startswith(root.rstrip("/") + "/")
+    return Path(os.path.realpath(path)).is_relative_to(root)
 
 
 def picture_fault(root: str, image: str) -> str:
@@ -122,9 +120,7 @@ def picture_fault(root: str, image: str) -> str:
     try:
         stamped(Path(path))
     except OSError as error:
-        if shortage(error):
-            raise
-        return "no such picture file" if error.errno != errno.EINVAL else "image path is not a file"
+        return reading_fault(error, "picture")
     return ""
 
 
@@ -165,8 +161,8 @@ def decode_json(text: str) -> Any:
 def is_missing(value: Any) -> bool:
     """Tell whether a cell is empty: None, a float NaN, or a NaN printed as text."""
     if isinstance(value, str):
-        return len(value) < 9 and value.strip() in ("nan", "NaN")
-    return value is None or (isinstance(value, float) and math.isnan(value))
+        return value.strip() in ("nan", "NaN")
+    return value is None or (isinstance(value, float) and value != value)
 
 
 def without_surrogates(value: Any) -> Any:
@@ -184,7 +180,7 @@ def tidy(text: str) -> str:
 def printable(text: str) -> str:
     """Return the text with characters that UTF-8 cannot encode as escapes, for file names that are
     not text."""
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def as_name(value: Any) -> str | None:

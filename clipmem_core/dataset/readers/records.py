@@ -17,17 +17,18 @@ from clipmem_core import columns as c
 from clipmem_core.config import SourceOptions
 from clipmem_core.dataset.readers import paths
 from clipmem_core.dataset.readers.containers import COLUMN_NAMES
-from clipmem_core.dataset.readers.paths import (
-    as_name,
-    is_missing,
-    normal_reference,
-    printable,
-    tidy,
-)
+from clipmem_core.dataset.readers.paths import as_name, is_missing, printable, tidy
 from clipmem_core.io import InputError
 
 _INJECTED = (c.MISCAPTION, c.VAGUE, c.DUPLICATE, c.ATYPICAL)
 _SHOWN = 12  # columns an error message lists
+_KEYS = {  # the options that name columns
+    "image": "csv_img_key",
+    "caption": "csv_caption_key",
+    "label": "csv_label_key",
+    "pair_id": "csv_id_key",
+    "group_key": "group_key",
+}
 
 
 class Row(NamedTuple):
@@ -74,7 +75,7 @@ def in_image_folder(rows: Rows, flag: str, file: Path) -> Rows:
         return rows
     folder = named_folder(flag, file)
     root = folder.resolve()
-    prefixes = [f"{os.path.normpath(path)}/" for path in (folder, root)]
+    prefixes = [os.path.join(os.path.normpath(path), "") for path in (folder, root)]
 
     def relative(image: Any) -> Any:
         if not isinstance(image, str) or not image.strip().startswith("/"):
@@ -91,7 +92,6 @@ def merge_rows(rows: Rows) -> tuple[int, pd.DataFrame, pd.DataFrame, int]:
     """Return the number of rows, the pairs in order of first appearance, the quarantine in the
     order of rows, and the number of captions that repeat one of their pair."""
     total = 0
-    repeated = 0
     pairs = dict[str, list[Any]]()
     refused = list[tuple[str, str | None, str, str]]()
     owners = dict[str, str]()
@@ -112,19 +112,17 @@ def merge_rows(rows: Rows) -> tuple[int, pd.DataFrame, pd.DataFrame, int]:
             refused.append((printable(row.source), name, kind, printable(reason)))
             continue
         pair = pairs.setdefault(row.image, [pair_id, row.image, [], None, None, None])
-        before = len(pair[2])
-        pair[2] = list(dict.fromkeys(pair[2] + row.captions))
-        repeated += before + len(row.captions) - len(pair[2])
+        pair[2] += row.captions
         pair[3] = pair[3] or row.label
         pair[4] = pair[4] or (row.injected if row.injected in _INJECTED else None)
         pair[5] = pair[5] or row.group_key
     columns = [c.PAIR_ID, c.IMAGE, c.CAPTIONS, c.LABEL, c.INJECTED, c.GROUP_KEY]
-    return (
-        total,
-        pd.DataFrame(list(pairs.values()), columns=columns, dtype=object),
-        pd.DataFrame(refused, columns=c.QUARANTINE_COLUMNS, dtype=object),
-        repeated,
-    )
+    table = pd.DataFrame(list(pairs.values()), columns=columns, dtype=object)
+    read = table[c.CAPTIONS]
+    table[c.CAPTIONS] = read.map(lambda texts: list(dict.fromkeys(texts)))
+    repeated = int((read.map(len) - table[c.CAPTIONS].map(len)).sum())
+    quarantine = pd.DataFrame(refused, columns=c.QUARANTINE_COLUMNS, dtype=object)
+    return total, table, quarantine, repeated
 
 
 def _clean(row: Row) -> Row:
@@ -133,7 +131,7 @@ def _clean(row: Row) -> Row:
         return row
     kind = c.BAD_PICTURE
     try:
-        image = normal_reference(_text(row.image, "image reference"))
+        image = paths.normal_reference(_text(row.image, "image reference"))
         kind = c.BAD_CAPTION
         entries = row.captions if isinstance(row.captions, list) else [row.captions]
         texts = [tidy(_text(entry, "caption")) for entry in entries if not is_missing(entry)]
@@ -162,7 +160,7 @@ class FieldColumns(NamedTuple):
     label: str
     pair_id: str
     injected: str
-    group_key: str = ""
+    group_key: str
 
 
 def find_fields(
@@ -170,37 +168,26 @@ def find_fields(
 ) -> FieldColumns:
     """Choose the columns of a table; `picture` is the column whose type is a picture."""
     listed = ", ".join(repr(column[:40]) for column in columns[:_SHOWN])
-    more = " …" if len(columns) > _SHOWN else ""
-    its_columns = f"its only column is {listed}" if len(columns) == 1 else f"it has {listed}{more}"
-    flags = {
-        "--csv-img-key": options.csv_img_key,
-        "--csv-caption-key": options.csv_caption_key,
-        "--csv-label-key": options.csv_label_key,
-        "--csv-id-key": options.csv_id_key,
-        "--group-key": options.group_key,
-    }
-    for flag, name in flags.items():
+    listed += " …" if len(columns) > _SHOWN else ""
+    names = {kind: getattr(options, key) for kind, key in _KEYS.items()}
+    flags = {kind: f"--{key.replace('_', '-')}" for kind, key in _KEYS.items()}
+    for kind, name in names.items():
         if name and name not in columns:
-            raise InputError(f"{flag} names column {name!r}: {source} has none ({its_columns})")
-    used = {*flags.values(), picture}
-    usual = {column.strip().lower(): column for column in reversed(columns) if column not in used}
-
-    def guess(kind: str) -> str:
-        return next((usual.pop(name) for name in COLUMN_NAMES[kind] if name in usual), "")
-
-    caption = options.csv_caption_key or guess("caption")
-    image = options.csv_img_key or picture or guess("image")
-    for name, what, flag in (
-        (caption, "caption", "--csv-caption-key"),
-        (image, "picture", "--csv-img-key"),
-    ):
-        if not name:
             raise InputError(
-                f"found no {what} column in {source} ({its_columns}): name it with {flag}"
+                f"{flags[kind]} names column {name!r}: {source} has none (it has {listed})"
             )
-    label = options.csv_label_key or guess("label")
-    pair_id = options.csv_id_key or guess("id")
-    fields = FieldColumns(image, caption, label, pair_id, guess("injected"), options.group_key)
+    used = {*names.values(), picture}
+    usual = {column.strip().lower(): column for column in reversed(columns) if column not in used}
+    names["image"] = names["image"] or picture
+    for kind in ("caption", "image", "label", "pair_id", "injected"):
+        if not names.get(kind):
+            likely = (usual.pop(name) for name in COLUMN_NAMES[kind] if name in usual)
+            names[kind] = next(likely, "")
+        if not names[kind] and kind in ("caption", "image"):
+            raise InputError(
+                f"found no {kind} column in {source} (it has {listed}): name it with {flags[kind]}"
+            )
+    fields = FieldColumns(**names)
     for name in filter(None, fields):
         if list(columns).count(name) > 1:
             raise InputError(

@@ -8,7 +8,6 @@ changed on the server, or whose download was killed, is fetched again.
 import contextlib
 import json
 import re
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -53,8 +52,6 @@ def fetch_source(url: str, *, data: Path, say: Callable[[str], None]) -> str:
         else:
             names = [path.removeprefix(root).lstrip("/") for path in system.find(root)]
             names = [name for name in names if "/." not in f"/{name}"]
-        if not names:
-            raise InputError(f"there is nothing at {url}")
         if isinstance(system, fsspec.implementations.local.LocalFileSystem):
             return f"{root}/{part}".rstrip("/")
         key = fingerprint([url.partition(":")[0], root])
@@ -76,13 +73,12 @@ def _fetch_files(
 ) -> None:
     """Copy the files of a remote folder that are missing or have changed."""
     present = dict[str, str]()
-    lock = threading.Lock()
     missing = list[str]()
-    if (target / _FETCHED).is_file():
-        for line in (target / _FETCHED).read_text(encoding="utf-8", errors="replace").splitlines():
-            with contextlib.suppress(ValueError):  # a line that a kill cut short
-                name, key = json.loads(line)
-                present[name] = key
+    (target / _FETCHED).touch()
+    for line in (target / _FETCHED).read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError):  # a line that a kill cut short
+            name, key = json.loads(line)
+            present[name] = key
 
     def fetch_file(name: str) -> None:
         if normal_reference(name) != name:
@@ -103,14 +99,14 @@ def _fetch_files(
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         with replacing(target / name) as temporary:
             system.get_file(path, str(temporary))
-        with lock, (target / _FETCHED).open("a", encoding="utf-8") as file:
+        with (target / _FETCHED).open("a", encoding="utf-8") as file:  # one write a line
             file.write(json.dumps([name, key]) + "\n")
 
     say(f"fetching {len(names):,} files into {target}")
     with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(fetch_file, names))
     if len(missing) == len(names):
-        raise InputError(f"there is no {missing[0]!r} in {root}")
+        raise InputError(f"there is no data set at {root}")
 
 
 def is_hub_name(source: str) -> bool:
@@ -132,8 +128,10 @@ def fetch_from_hub(name: str, *, split: str, data: Path) -> Path:
     if target.is_file():
         return target
     online = hub_answers()
-    import datasets  # slow to import, and most data sets are files
-
+    try:
+        import datasets  # slow to import, and most data sets are files
+    except ImportError:
+        raise InputError(f"{name!r} on the hub needs a package: pip install datasets") from None
     try:
         pairs = datasets.load_dataset(name, split=split)
     except Exception as error:  # the hub's client has a dozen unrelated kinds

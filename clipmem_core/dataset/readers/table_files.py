@@ -7,8 +7,7 @@ import json
 import os
 import re
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -49,20 +48,18 @@ def read_delimited(path: Path, options: SourceOptions) -> Rows:
     """Read a CSV or TSV file. The separator is the most frequent one in the header. Blank lines are
     no rows."""
     separator = "\t" if options.csv_separator in ("\\t", "tab") else options.csv_separator
-    if len(separator) > 1 or separator in ('"', "\n", "\r"):
-        raise InputError(
-            "--csv-separator must be one character other than quotes and line ends, not "
-            f"{separator!r}"
-        )
+    if len(separator) > 1:
+        raise InputError(f"--csv-separator must be one character, not {separator!r}")
     first = next(filter(str.strip, paths.read_lines(path)), "")
     separator = separator or max("\t,;|", key=first.count)
-    _, header, fault = next(_records(path, separator), (0, [], "it is empty"))
+    records = _records(path, separator)
+    _, header, fault = next(records, (0, [], "it is empty"))
     if not header:
         raise InputError(f"{path.name} has no header line: {fault}")
     header = [name.strip() for name in header]
 
     def values() -> Iterator[tuple[int, Any]]:
-        for line, cells, fault in islice(_records(path, separator), 1, None):
+        for line, cells, fault in records:
             if len(cells) != len(header):
                 fault = fault or f"row has {len(cells)} columns, the header has {len(header)}"
             yield line, InputError(fault) if fault else dict(zip(header, cells, strict=True))
@@ -99,7 +96,7 @@ def _records(path: Path, separator: str) -> Iterator[tuple[int, list[str], str]]
     """Yield the number of each record's first line, its cells, and its fault, such as unbalanced
     quotes."""
     lines = paths.read_lines(path)
-    buffer = deque[str]()
+    buffer = list[str]()
     number = 1
     while True:
         buffer.extend(islice(lines, _RECORD_LINES - len(buffer)))
@@ -119,14 +116,20 @@ def _records(path: Path, separator: str) -> Iterator[tuple[int, list[str], str]]
                 fault = f"quotes do not add up ({error})"
         if cells or fault:
             yield number, cells, fault
-        for _ in range(consumed):
-            buffer.popleft()
+        del buffer[:consumed]
         number += consumed
 
 
 def read_jsonl(path: Path, options: SourceOptions) -> Rows:
-    """Read a JSON Lines file, twice, as any line may add a column. Blank lines are no rows."""
-    return _read_objects(path, lambda: _json_lines(path), options, kind="jsonl")
+    """Read a JSON Lines file; any line may add a column. Blank lines are no rows."""
+    values = list[tuple[int, Any]]()
+    for number, line in enumerate(paths.read_lines(path), start=1):
+        if line.strip():
+            try:
+                values.append((number, paths.decode_json(line)))
+            except InputError as error:
+                values.append((number, error))
+    return _read_objects(path, values, options, kind="jsonl")
 
 
 def read_json_table(path: Path, options: SourceOptions) -> Rows:
@@ -138,33 +141,19 @@ def read_json_table(path: Path, options: SourceOptions) -> Rows:
     except InputError:  # Hugging Face also calls JSON Lines `.json`
         return read_jsonl(path, options)
     if isinstance(value, list):
-        return _read_objects(path, lambda: enumerate(value, start=1), options, kind="json")
+        return _read_objects(path, list(enumerate(value, start=1)), options, kind="json")
     return _read_coco(path, value, options)
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield the number and value of each line, or the error of reading it."""
-    for number, line in enumerate(paths.read_lines(path), start=1):
-        if line.strip():
-            try:
-                yield number, paths.decode_json(line)
-            except InputError as error:
-                yield number, error
-
-
 def _read_objects(
-    path: Path,
-    values: Callable[[], Iterable[tuple[int, Any]]],
-    options: SourceOptions,
-    *,
-    kind: str,
+    path: Path, values: list[tuple[int, Any]], options: SourceOptions, *, kind: str
 ) -> Rows:
-    keys = dict.fromkeys(key for _, value in values() if isinstance(value, dict) for key in value)
+    keys = dict.fromkeys(key for _, value in values if isinstance(value, dict) for key in value)
     if not keys:
         raise InputError(
             f"{path.name} holds no JSON object: write one object a line, or a list of them"
         )
-    return _as_rows(path, kind, list(keys), values(), options)
+    return _as_rows(path, kind, list(keys), values, options)
 
 
 def _read_coco(path: Path, value: Any, options: SourceOptions) -> Rows:
@@ -298,7 +287,7 @@ def _file_rows(path: Path, root: Path, fields: FieldColumns) -> Iterator[Row]:
             batches = parquet_file(file).iter_batches(_BATCH, columns=list(names))
         for batch in batches:
             batch.validate(full=True)
-            values = {name: _values(batch[name], _classes(schema, name)) for name in names}
+            values = {name: _values(batch[name], schema, name) for name in names}
             for i in range(len(batch)):
                 source = f"{path.relative_to(root).as_posix()}#{row}"
                 cells: list[Any] = [values[name][i] if name in names else None for name in fields]
@@ -308,18 +297,14 @@ def _file_rows(path: Path, root: Path, fields: FieldColumns) -> Iterator[Row]:
                 row += 1
 
 
-def _classes(schema: pa.Schema, column: str) -> dict[Any, str]:
-    """Return the class names of Hugging Face by their numbers; empty without any."""
-    with contextlib.suppress(LookupError, TypeError, ValueError):
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return dict(enumerate(features[column]["names"]))
-    return {}
-
-
-def _values(column: pa.Array, classes: dict[Any, str]) -> list[Any]:
-    """Return Python values: class names for their numbers, and times, which Python may not hold,
-    as text."""
+def _values(column: pa.Array, schema: pa.Schema, name: str) -> list[Any]:
+    """Return Python values: the class names of Hugging Face for their numbers, and times, which
+    Python may not hold, as text."""
     if pa.types.is_temporal(column.type):
         column = column.cast(pa.string())
     values = column.to_pylist()
-    return [classes.get(value, value) for value in values] if classes else values
+    with contextlib.suppress(LookupError, TypeError, ValueError):  # not written by Hugging Face
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        classes = dict(enumerate(features[name]["names"]))
+        return [classes.get(value, value) for value in values]
+    return values

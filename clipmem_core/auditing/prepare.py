@@ -12,8 +12,8 @@ import pandas as pd
 import pyarrow as pa
 
 from clipmem_core import columns as c
-from clipmem_core.audit.settings import towers_of
-from clipmem_core.audit.store import (
+from clipmem_core.auditing.settings import towers_of
+from clipmem_core.auditing.store import (
     Audit,
     Prepared,
     pair_blocks,

@@ -15,11 +15,11 @@ import pandas as pd
 import torch
 
 from clipmem_core import columns as c
-from clipmem_core.audit import prepare, store
-from clipmem_core.audit.executor import Executor, Task
-from clipmem_core.audit.settings import Towers, towers_of
-from clipmem_core.audit.status import MemberProgress, Screen, member_progress, second_names
-from clipmem_core.audit.store import Audit, MemberRecord, Record
+from clipmem_core.auditing import prepare, store
+from clipmem_core.auditing.executor import Executor, Task
+from clipmem_core.auditing.settings import Towers, towers_of
+from clipmem_core.auditing.status import MemberProgress, Screen, member_progress, second_names
+from clipmem_core.auditing.store import Audit, MemberRecord, Record
 from clipmem_core.config import AuditConfig, data_folder, fingerprint
 from clipmem_core.draws import draw_keys
 from clipmem_core.embeddings import write_vectors
@@ -29,16 +29,25 @@ from clipmem_core.io import InputError, save_array, write_once
 from clipmem_core.mitigations import Vocabulary, pairs_with
 from clipmem_core.ragged import Ragged
 from clipmem_core.scores import detectors
+from clipmem_core.scores.detectors import HeldOut
 from clipmem_core.scores.metrics import linear_probe, retrieval_recalls, zero_shot
 from clipmem_core.training import model as models
+from clipmem_core.training.heads import (
+    caption_blocks,
+    embed_texts,
+    feature_views,
+    learned_captions,
+    score_captions,
+    set_standards,
+)
 from clipmem_core.training.model import (
     LockedModel,
     Model,
     Standard,
 )
 from clipmem_core.training.names import CHECKPOINT, STATE, TRAJECTORY, model_config
-from clipmem_core.training.trainer import Trainer, chosen_captions, train
-from clipmem_core.training.views import FeatureRows, FeatureViews, TrainingData, ViewMaker, Views
+from clipmem_core.training.trainer import Trainer, train
+from clipmem_core.training.views import FeatureRows, TrainingData, ViewMaker, Views
 
 EVALUATION = 1 << 40  # added to the seed of evaluation views: no training seed is as large
 
@@ -140,12 +149,6 @@ def build_member(config: AuditConfig, towers: Towers, *, seed: int, pretrained: 
         full_model=full_model,
     )
     return model.to(config.device)
-
-
-def feature_views(model: LockedModel, seed: int) -> FeatureViews:
-    """Return a member's training views of image features."""
-    visual: Any = model.visual
-    return FeatureViews(visual.standard.mean, seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,10 +296,7 @@ def trained_model(run: MemberRun) -> Model:
         return finished_model(run)
     model = build_member(config, run.towers, seed=seed, pretrained=config.pretrained)
     if isinstance(model, LockedModel):
-        # Heads standardise features by the mean and deviation over all pairs.
-        heads: dict[str, Any] = {"image": model.visual, "text": model.text}
-        for side, standard in run.features.standards.items():
-            heads[side].standard.load_state_dict(standard.state_dict())
+        set_standards(model, run.features.standards)
     views = feature_views(model, seed) if run.towers.image else view_maker(model, config, seed)
     trainer = Trainer(model, run.data, config, views, seed=seed, device=config.device)
     train(trainer, run.folder)
@@ -305,8 +305,7 @@ def trained_model(run: MemberRun) -> Model:
 
 def write_embeddings(run: MemberRun, model: Model, folder: Path, *, evaluate: bool = False) -> None:
     """Write the mean embeddings of every picture's evaluation views and of every pair's captions,
-    block by block: features a batch of pairs at a time, tokens all at once, so that captions of
-    similar length share a batch.
+    block by block.
 
     With `evaluate` also the member's utility and the scores of single captions. text.faiss is
     written last and marks all of them as complete.
@@ -325,64 +324,30 @@ def write_embeddings(run: MemberRun, model: Model, folder: Path, *, evaluate: bo
         model, data, views, n_views=n_views, precision=config.precision, device=config.device
     )
     write_vectors(folder / store.IMAGE_EMBEDDINGS, blocks)
-    captions = data.captions
-    at_once = len(captions) if data.tokens.dtype.kind == "i" else models.EVALUATION_BATCH
-    parts = [captions.part(row, row + at_once) for row in range(0, len(captions), at_once)]
-    embedded: Iterator[np.ndarray] = (
-        _embed_texts(run, model, data.tokens[at : at + part.n_items]) for part, at in parts
-    )
+    captions = caption_blocks(model, data, config)
+    scores = None
     if evaluate:
         image = store.open_embeddings(folder / store.IMAGE_EMBEDDINGS)
         store.write_json(folder / store.MEMBER_UTILITY, utility(run, model, image))
-        if captions.counts.max(initial=0) > 1:
-            embedded = _score_captions(run, image, embedded)
-    means = (
-        part.mean(vectors, first=config.eval_captions)
-        for (part, _), vectors in zip(parts, embedded, strict=True)
-    )
-    write_vectors(folder / store.TEXT_EMBEDDINGS, means)
+        if data.captions.counts.max(initial=0) > 1:
+            decoys = store.read_decoys(run.audit)
+            trajectory = store.read_array(run.folder / TRAJECTORY)
+            n = data.captions.n_items
+            scores = np.full(n + len(decoys), np.nan, detectors.CAPTION_SCORES)
+            scores["learned"][:n] = learned_captions(
+                trajectory, data, seed=run.member.seed, first=config.train_captions
+            )
+            held_out = (run.membership[c.GROUP] == c.HELD_OUT).to_numpy()
+            beside = HeldOut.of(image, image, held_out)
+            captions = score_captions(captions, image, data.captions.owner, beside, decoys, scores)
 
+    def means() -> Iterator[np.ndarray]:
+        for part, vectors in captions:
+            yield part.mean(vectors, first=config.eval_captions)
+        if scores is not None:
+            save_array(scores, run.folder / store.CAPTION_SCORES)
 
-def _score_captions(
-    run: MemberRun, image: np.ndarray, blocks: Iterator[np.ndarray]
-) -> Iterator[np.ndarray]:
-    """Yield the embeddings of captions, and write similarity, margin and learned of each, and below
-    them of each decoy, `CAPTION_SCORES` [n_captions + n_decoys]."""
-    data = run.data
-    n_captions = data.captions.n_items
-    owner = data.captions.owner
-    held_out = detectors.held_out_used((run.membership[c.GROUP] == c.HELD_OUT).to_numpy())
-    decoys = store.read_decoys(run.audit)
-    scores = np.full(n_captions + len(decoys), np.nan, detectors.CAPTION_SCORES)
-    of_decoys = scores[n_captions:]
-    trajectory = store.read_array(run.folder / TRAJECTORY)
-    scores["learned"][:n_captions] = _learned_captions(run, trajectory)
-    done = 0
-    for vectors in blocks:
-        block = slice(done, done + len(vectors))
-        similarity, margin = detectors.caption_scores(vectors, owner[block], image, held_out)
-        scores["similarity"][block] = similarity
-        scores["margin"][block] = margin
-        rows, similarity, margin = detectors.decoy_scores(
-            vectors, similarity - margin, done, decoys, image, owner
-        )
-        of_decoys["similarity"][rows] = similarity
-        of_decoys["margin"][rows] = margin
-        done += len(vectors)
-        yield vectors
-    save_array(scores, run.folder / store.CAPTION_SCORES)
-
-
-def _learned_captions(run: MemberRun, trajectory: np.ndarray) -> np.ndarray:
-    """Return how well a member learned each caption, [n_captions]; NaN where no epoch drew it."""
-    data = run.data
-    first = run.config.train_captions
-    drawn = [
-        chosen_captions(data, data.rows, seed=run.member.seed, epoch=epoch, first=first)
-        for epoch in range(len(trajectory))
-    ]
-    log_probability = trajectory[:, :, detectors.LOG_PROBABILITY]
-    return detectors.learned_by_caption(log_probability, data.rows, drawn, data.captions.n_items)
+    write_vectors(folder / store.TEXT_EMBEDDINGS, means())
 
 
 def caption_embeddings(
@@ -391,13 +356,7 @@ def caption_embeddings(
     """Embed each caption of some pairs, float32 [n, dim]; return also the position of its pair in
     `rows`, [n]."""
     places, captions = run.data.captions.take(rows)
-    return _embed_texts(run, model, run.data.tokens[places]), captions.owner
-
-
-def _embed_texts(run: MemberRun, model: Model, inputs: np.ndarray) -> np.ndarray:
-    """Embed tokens or features of captions, float32 [n, dim]."""
-    config = run.config
-    return models.text_embeddings(model, inputs, precision=config.precision, device=config.device)
+    return embed_texts(model, run.data.tokens[places], run.config), captions.owner
 
 
 def utility(run: MemberRun, model: Model, image: np.ndarray) -> dict[str, float]:
@@ -433,7 +392,7 @@ def utility(run: MemberRun, model: Model, image: np.ndarray) -> dict[str, float]
     if run.vocabulary:
         inputs = run.vocabulary.read(inputs)
     classes = np.unique(names[labelled])
-    text = _embed_texts(run, model, inputs)
+    text = embed_texts(model, inputs, config)
     metrics["zero_shot"] = zero_shot(image[test], text, np.searchsorted(classes, names[test]))
     return metrics
 

@@ -27,16 +27,17 @@ from pebble import ProcessExpired, ProcessPool
 from threadpoolctl import threadpool_limits
 
 from clipmem_core import __version__
-from clipmem_core.audit.jobs import python_path, reporting_in
+from clipmem_core.auditing.jobs import python_path, reporting_in
 from clipmem_core.config import DATA_VARIABLE, data_folder
 from clipmem_core.dataset.readers.remote import reason_of
 from clipmem_core.io import InputError, keep_memory, path_fault, shortage
+from clipmem_core.processes import ForkServer
 
 SECONDS_BETWEEN_POLLS = 0.1
 # torch's optimizers import torch._dynamo in their first step, which takes seconds
 PRELOADED = [
     "clipmem_core.__main__",
-    "clipmem_core.audit.word_table",
+    "clipmem_core.auditing.word_table",
     "torch._dynamo",
     "timm",
 ]
@@ -49,7 +50,7 @@ class Task:
     process reports in the first of the folders."""
 
     folders: tuple[Path, ...]  # one for each name
-    work: Work  # a function of a module that computes names in a folder
+    work: Work  # computes names in a folder; it and its arguments are sent to the process
     folder: Path
     names: tuple[str, ...]  # such as those of members
     threads: int
@@ -86,7 +87,7 @@ def processes() -> BaseContext:
     from multiprocessing import forkserver
 
     os.environ["PYTHONPATH"] = python_path()
-    context = multiprocessing.get_context("forkserver")
+    context = ForkServer()
     context.set_forkserver_preload(PRELOADED)
     forkserver.ensure_running()
     return context
@@ -198,7 +199,7 @@ def ray_tasks(tasks: Sequence[Task], *, gpus: int = 0) -> TaskEvents:
             folders=tuple(folder.absolute() for folder in task.folders),
             folder=task.folder.absolute(),
         )
-        options = remote.options(num_cpus=task.threads, name=task.work.__name__)
+        options = remote.options(num_cpus=task.threads, name=task.noun)
         running[options.remote(absolute, versions(), os.getcwd())] = task
     try:
         while running:

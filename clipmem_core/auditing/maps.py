@@ -12,8 +12,8 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from clipmem_core import draws
-from clipmem_core.audit.jobs import JobRequest, jobs_folder
-from clipmem_core.audit.store import (
+from clipmem_core.auditing.jobs import JobRequest, jobs_folder
+from clipmem_core.auditing.store import (
     IMAGE_EMBEDDINGS,
     PAIRS,
     TEXT_EMBEDDINGS,

@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
-from clipmem_core.audit.store import Audit, check_name, write_json
+from clipmem_core.auditing.store import Audit, check_name, write_json
 from clipmem_core.config import data_folder
 from clipmem_core.io import read_json
 

@@ -168,7 +168,6 @@ FITTED = "p_wrong.json"  # what turns the evidence on a caption into p_wrong
 CHECK_TABLE = "checks.parquet"  # optional, not in the manifest: it is recomputed if missing
 INCIDENTS = "incidents.parquet"  # faults of the pipeline that made the data set
 INCIDENT_PAIRS = "incident_pairs.parquet"  # their pairs, and the pair whose captions fit each
-DISPLACED = 0.5  # probability from which a pair of an incident has the captions of another
 UTILITY = "utility.parquet"
 # optional, not in the manifest: folder of the members that were trained with mitigations
 MITIGATIONS = "mitigations"

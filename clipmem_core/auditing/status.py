@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from clipmem_core.audit import store
-from clipmem_core.audit.jobs import JOB, Job, audit_request, jobs_folder, list_job_names, report
-from clipmem_core.audit.store import Audit, Record
+from clipmem_core.auditing import store
+from clipmem_core.auditing.jobs import JOB, Job, audit_request, jobs_folder, list_job_names, report
+from clipmem_core.auditing.store import Audit, Record
 from clipmem_core.io import InputError, read_json
 from clipmem_core.training.names import CHECKPOINT, LOG
 

@@ -13,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from clipmem_core import columns as c
-from clipmem_core.audit.jobs import report
-from clipmem_core.audit.status import MemberProgress, TaskScreen
-from clipmem_core.audit.store import Audit
-from clipmem_core.audit.verdict import WHOLE_HEAD, summary_lines, uses, whole_rows
+from clipmem_core.auditing.jobs import report
+from clipmem_core.auditing.status import MemberProgress, TaskScreen
+from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.verdict import WHOLE_HEAD, summary_lines, uses, whole_rows
 from clipmem_core.scores.registry import INJECTED_SCORES
 
 _PAGE = "http://localhost:8501/overview"

@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audit import store
-from clipmem_core.audit.prepare import audit_pixels
-from clipmem_core.audit.settings import towers_of
-from clipmem_core.audit.store import Audit
+from clipmem_core.auditing import store
+from clipmem_core.auditing.prepare import audit_pixels
+from clipmem_core.auditing.settings import towers_of
+from clipmem_core.auditing.store import Audit
 from clipmem_core.config import AuditConfig
 from clipmem_core.dataset.checks import (
     CHECKS,
@@ -28,7 +28,7 @@ from clipmem_core.dataset.checks import (
 from clipmem_core.dataset.faults import Fault, ascending
 from clipmem_core.dataset.pictures import PictureError
 from clipmem_core.io import InputError, write_once
-from clipmem_core.scores.displaced import EXCHANGE, REVERSAL, SHIFT, DisplacedRun
+from clipmem_core.scores.displaced import EXCHANGE, LIKELY, REVERSAL, SHIFT, DisplacedRun
 from clipmem_core.training.names import model_config
 
 NEAR_DUPLICATE_OF = "near_duplicate_of"
@@ -104,7 +104,7 @@ def _cut(config: AuditConfig, texts: list[str]) -> np.ndarray | None:
         cut = sizes > context - 2  # a token is at least one byte
         if cut.any():
             # torch, which the other checks do without
-            from clipmem_core.audit.locked_towers import open_clip_lengths
+            from clipmem_core.auditing.locked_towers import open_clip_lengths
             from clipmem_core.features.embed import FeatureExtractor
             from clipmem_core.training.model import open_tokenizer
 
@@ -118,43 +118,39 @@ def _cut(config: AuditConfig, texts: list[str]) -> np.ndarray | None:
     return cut
 
 
-def displaced(runs: Sequence[DisplacedRun]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the pairs that runs explain, and the probability of it, [n] each."""
-    rows = np.concatenate([np.empty(0, int), *(run.rows for run in runs)])
-    probability = np.concatenate([np.empty(0), *(run.probability for run in runs)])
-    likely = probability >= store.DISPLACED
-    return rows[likely], probability[likely]
-
-
 def write_incidents(
-    audit: Audit, runs: Sequence[DisplacedRun], faults: Sequence[Fault], swaps: DisplacedRun
+    audit: Audit,
+    pairs: pd.DataFrame,
+    runs: Sequence[DisplacedRun],
+    faults: Sequence[Fault],
+    swaps: DisplacedRun,
 ) -> None:
     """Write incidents.parquet, the largest first, and incident_pairs.parquet; number 0 are single
     swaps, which are no incident."""
-    captions = audit.read_columns(store.PAIRS, c.CAPTIONS)[c.CAPTIONS].tolist()
+    captions = pairs[c.CAPTIONS].tolist()
     found: list[tuple[Fault, DisplacedRun | None]] = [(fault, None) for fault in faults]
     for each in runs:
         found.append((Fault(each.kind, each.rows, cause_of(each, captions), each.score), each))
     found.sort(key=lambda each: -len(each[0].rows))
     incidents = []
-    pairs = [_incident_pairs(0, swaps.rows, swaps.partners, swaps.probability)]
+    rows_of = [_incident_pairs(0, swaps.rows, swaps.partners, swaps.probability)]
     for number, (fault, run) in enumerate(found, start=1):
         rows = fault.rows
         repairs = 0
         if run is None:
-            pairs.append(_incident_pairs(number, rows))
+            rows_of.append(_incident_pairs(number, rows))
         else:
-            pairs.append(_incident_pairs(number, rows, run.partners, run.probability))
-            repairs = int((run.probability >= store.DISPLACED).sum())
+            rows_of.append(_incident_pairs(number, rows, run.partners, run.probability))
+            repairs = int((run.probability >= LIKELY).sum())
         if run and run.kind == SHIFT:  # the pairs behind it, whose captions were overwritten
             step = int(run.partners[0] - run.rows[0])
             lost = rows.max() + 1 + np.arange(step) if step > 0 else rows.min() + np.arange(step, 0)
-            pairs.append(_incident_pairs(number, lost))
+            rows_of.append(_incident_pairs(number, lost))
         place = (len(rows), int(rows.min()) + 1, int(rows.max()) + 1)
         incidents.append((number, fault.kind, *place, float(fault.evidence), repairs, fault.cause))
     table = pd.DataFrame(incidents, columns=c.INCIDENT_COLUMNS)
     store.write_table(audit.folder / store.INCIDENTS, table)
-    store.write_table(audit.folder / store.INCIDENT_PAIRS, pd.concat(pairs, ignore_index=True))
+    store.write_table(audit.folder / store.INCIDENT_PAIRS, pd.concat(rows_of, ignore_index=True))
 
 
 def _incident_pairs(

@@ -1,6 +1,7 @@
 """The words of captions: two word models, each trained on half of the pairs, and the table of their
 predictions."""
 
+import functools
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -15,13 +16,13 @@ import pyarrow.parquet as pq
 import torch
 
 from clipmem_core import columns as c
-from clipmem_core.audit import store
-from clipmem_core.audit.executor import Executor, Task
-from clipmem_core.audit.jobs import read_record
-from clipmem_core.audit.member import Shared, open_shared
-from clipmem_core.audit.settings import towers_of
-from clipmem_core.audit.status import TaskScreen
-from clipmem_core.audit.store import Audit
+from clipmem_core.auditing import store
+from clipmem_core.auditing.executor import Executor, Task
+from clipmem_core.auditing.jobs import read_record
+from clipmem_core.auditing.member import Shared, open_shared
+from clipmem_core.auditing.settings import towers_of
+from clipmem_core.auditing.status import TaskScreen
+from clipmem_core.auditing.store import Audit
 from clipmem_core.dataset.languages import mostly_english
 from clipmem_core.dataset.sentences import places_of
 from clipmem_core.embeddings import Vectors
@@ -29,110 +30,29 @@ from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.features.towers import Tower
 from clipmem_core.io import reading, replacing
 from clipmem_core.ragged import Ragged
-from clipmem_core.scores.evidence import fit_words, surprise, word_evidence
 from clipmem_core.scores.membership import draw_word_halves
 from clipmem_core.scores.words import (
     CONSISTENT,
     WORD_PATTERN,
     Words,
-    changed_words,
     kind_of,
     split_words,
 )
-from clipmem_core.training.trainer import save_atomically
-from clipmem_core.training.word_model import (
-    VECTOR,
-    Predictions,
-    WordModel,
-    fit,
-    predict,
-    word_vectors,
-)
+from clipmem_core.training.word_model import VECTOR, Predictions, WordModel, word_vectors
+from clipmem_core.training.word_scores import merge_predictions, save_model, surprises, train_words
 
 HALVES = ("0", "1")  # names of the models; each has a folder until words.parquet is written
 _STATE = "state.pt"
 _PREDICTED = "predictions.npz"
 RATIOS = "ratios.json"  # of `fit_words`
-_MOST_FITTED = 1_000_000  # words that log-likelihood ratios are fitted on, evenly spaced
 _SHARES = 1_000  # of a model, that are counted
 _PAIRS = 4_096  # pairs whose words are Python objects at a time
-
-
-def save_model(model: WordModel, words: Words, path: Path) -> None:
-    """Write a word model with what it needs to predict the words of other captions."""
-    vectors = model.embedding.vectors
-    stored = {
-        "state": model.state_dict(),
-        "spelled": words.spelled,
-        "vocabulary_size": words.vocabulary_size,
-        "frequency": torch.from_numpy(words.frequency),
-        "english": words.english,
-        "precision": model.precision,
-        "vectors": None if vectors is None else vectors.half(),
-    }
-    save_atomically(stored, path)
-
-
-def load_model(path: Path) -> tuple[WordModel, Words]:
-    """Read a word model, and the words that it was trained on, without captions."""
-    stored = torch.load(path, weights_only=True)
-    state = stored["state"]
-    vectors = stored["vectors"]
-    size = stored["vocabulary_size"]
-    vectors = None if vectors is None else vectors.float()
-    model = WordModel(
-        size, np.zeros((1, len(state["encoder.centre"]))), vectors, stored["precision"]
-    )
-    model.load_state_dict(state)
-    nothing = Ragged.of([])
-    words = Words(
-        spelled=stored["spelled"],
-        vocabulary_size=size,
-        ids=np.empty(0, np.int64),
-        in_captions=nothing,
-        captions=nothing,
-        frequency=stored["frequency"].numpy(),
-        english=stored["english"],
-    )
-    return model.eval(), words
-
-
-def rows_of_models(half: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the rows that each model is trained on and those it predicts; the first also predicts
-    held-out pairs."""
-    first = np.flatnonzero(half == 0)
-    second = np.flatnonzero(half == 1)
-    return [(first, np.flatnonzero(half != 0)), (second, first)]
 
 
 def caption_words(audit: Audit) -> Words:
     """Return the words of the captions, or of their sentences, of an audit."""
     texts = (texts for block in store.text_blocks(audit) for texts in block)
     return split_words(texts, english=mostly_english(audit.record.languages))
-
-
-def predicted_evidence(
-    words: Words, predicted: Predictions, changed: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the `word_evidence` of each word and of the word it is compared with, [n_words, 2, 4],
-    and its kind."""
-    frequency = words.frequency[np.column_stack([words.predicted, changed])]
-    frequency = np.where(frequency > 0, frequency, np.nan)
-    evidence = word_evidence(predicted.alone, predicted.together, frequency)
-    return evidence, words.kinds[words.predicted]
-
-
-def surprises(words: Words, predicted: Predictions) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Return how surprising each word is, and the word it is compared with, [n_words, 2]:
-    log-likelihood ratios that it is wrong, NaN if not predicted; and the result of `fit_words`."""
-    evidence, kinds = predicted_evidence(words, predicted, changed_words(words))
-    # A word that a caption repeats a thousand times counts once.
-    caption = words.in_captions.owner
-    keys = caption * words.vocabulary_size + np.minimum(words.ids, words.vocabulary_size)
-    different = np.unique(keys, return_index=True)[1]
-    different = different[:: 1 + len(different) // _MOST_FITTED]
-    ratios = fit_words(evidence[different], kinds[different])
-    return surprise(ratios, evidence, kinds), ratios
 
 
 def predict_words(
@@ -146,52 +66,39 @@ def predict_words(
 ) -> WordModel | None:
     """Train the word model of a half of an audit's pairs, and predict the other half.
 
-    With a folder its state is written there. Word models run on the processor also
-    where members train on a GPU.
+    With a folder its state is written there. Word models run on the processor also where members
+    train on a GPU.
     """
     config = shared.config
     clusters = store.read_prepared(shared.audit.folder).groups
-    half = draw_word_halves(shared.membership[c.GROUP].to_numpy(), clusters, seed=config.seed)
-    trained, predicted = rows_of_models(half)[number]
-    if words.vocabulary_size < 4 or not len(trained):
-        return None
-    spelled = None if config.features else spelled_features(shared.towers.text, words)
-    vectors = None if spelled is None else word_vectors(spelled)
+    spelled = None if config.features else spelled_features(shared.towers.text, words.spelled)
     screen = TaskScreen()
-
-    def report(share: float) -> None:
-        screen.captions(round(share * _SHARES), _SHARES)
-
-    model = fit(
+    return train_words(
         words,
         pictures,
-        trained,
-        vectors,
-        seed=config.seed + number,
+        draw_word_halves(shared.membership[c.GROUP].to_numpy(), clusters, seed=config.seed),
+        number,
+        into,
+        vectors=None if spelled is None else word_vectors(spelled),
+        seed=config.seed,
         precision=config.precision if config.device == "cpu" else "fp32",
         state=folder / _STATE if folder else None,
-        progress=lambda share: report(0.8 * share),
+        progress=lambda share: screen.captions(round(share * _SHARES), _SHARES),
     )
-    changed = changed_words(words)
-    predict(
-        model, words, pictures, predicted, changed, into, lambda share: report(0.8 + 0.2 * share)
-    )
-    return model
 
 
-def spelled_features(tower: Tower | None, words: Words) -> Vectors | None:
+def spelled_features(tower: Tower | None, spelled: Sequence[str]) -> Vectors | None:
     """Return the text tower's features of the words of a vocabulary; None for few words, or without
     a tower."""
-    if tower is None or len(words.spelled) <= VECTOR:
+    if tower is None or len(spelled) <= VECTOR:
         return None
-    return FeatureExtractor(tower).captions([word[:50] for word in words.spelled])
+    return FeatureExtractor(tower).captions([word[:50] for word in spelled])
 
 
-def run_halves(folder: Path, names: Sequence[str]) -> None:
+def run_halves(folder: Path, names: Sequence[str], words: Words) -> None:
     """Train the models of halves in this process and write their predictions."""
     shared = open_shared(folder)
     torch.set_num_threads(shared.record.threads)
-    words = caption_words(shared.audit)
     pictures = shared.features.image
     assert pictures is not None
     for name in names:
@@ -204,24 +111,24 @@ def run_halves(folder: Path, names: Sequence[str]) -> None:
             np.savez(file, **into._asdict())
 
 
-def ensure_words(audit: Audit, executor: Executor, *, watch: Callable[[float], None]) -> None:
+def ensure_words(
+    audit: Audit, words: Words, executor: Executor, *, watch: Callable[[float], None]
+) -> None:
     """Write words.parquet unless it exists: train both models, or resume them, and merge their
     predictions."""
     folder = audit.folder / store.WORD_MODELS
     if (audit.folder / store.WORD_TABLE).is_file():
         _remove_state(folder)
         return
-    words = caption_words(audit)
     config = audit.record.config
-    if not config.features:
-        spelled_features(towers_of(config).text, words)  # cached, so that no process opens it
+    if not config.features:  # cached, so that no process opens the tower
+        spelled_features(towers_of(config).text, words.spelled)
     missing = [name for name in HALVES if not (folder / name / _PREDICTED).is_file()]
     for name in missing:
         (folder / name).mkdir(parents=True, exist_ok=True)
+    work = functools.partial(run_halves, words=words)
     tasks = [
-        Task(
-            (folder / name,), run_halves, audit.folder, (name,), audit.record.threads, "word model"
-        )
+        Task((folder / name,), work, audit.folder, (name,), audit.record.threads, "word model")
         for name in missing
     ]
     shown = 0.0
@@ -232,10 +139,7 @@ def ensure_words(audit: Audit, executor: Executor, *, watch: Callable[[float], N
             if done != shown:
                 watch(shown := done)
     predictions: Any = [store.read_array(folder / name / _PREDICTED) for name in HALVES]
-    merged, second = (Predictions(**arrays) for arrays in predictions)
-    is_second = np.isfinite(second.alone[:, 0])
-    for values, added in zip(merged, second, strict=True):
-        values[is_second] = added[is_second]
+    merged = merge_predictions(*(Predictions(**arrays) for arrays in predictions))
     _write_words(audit, words, merged)
     _remove_state(folder)
 

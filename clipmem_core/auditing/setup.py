@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audit import settings, store
-from clipmem_core.audit.prepare import (
+from clipmem_core.auditing import settings, store
+from clipmem_core.auditing.prepare import (
     DataSet,
     draw_membership,
     load_data_set,
@@ -18,8 +18,8 @@ from clipmem_core.audit.prepare import (
     membership_table,
     with_sentences,
 )
-from clipmem_core.audit.status import Screen
-from clipmem_core.audit.store import Audit, Record
+from clipmem_core.auditing.status import Screen
+from clipmem_core.auditing.store import Audit, Record
 from clipmem_core.config import (
     AUTO,
     FIELDS,

@@ -13,19 +13,19 @@ from rich.console import Console
 
 from clipmem_core import columns as c
 from clipmem_core import config as configs
-from clipmem_core.audit import prepare
-from clipmem_core.audit.console import RichScreen, make_table, plain
-from clipmem_core.audit.jobs import (
+from clipmem_core.auditing import prepare
+from clipmem_core.auditing.console import RichScreen, make_table, plain
+from clipmem_core.auditing.jobs import (
     Job,
     JobRequest,
     audit_request,
     jobs_folder,
     report,
 )
-from clipmem_core.audit.prepare import DataSet, FeaturePixels
-from clipmem_core.audit.settings import check_config, resolve, resume_arguments
-from clipmem_core.audit.setup import check_same
-from clipmem_core.audit.store import Audit
+from clipmem_core.auditing.prepare import DataSet, FeaturePixels
+from clipmem_core.auditing.settings import check_config, resolve, resume_arguments
+from clipmem_core.auditing.setup import check_same
+from clipmem_core.auditing.store import Audit
 from clipmem_core.config import AuditConfig, as_dict, data_folder
 from clipmem_core.dataset.checks import CHECKS, Captions, caption_flags, not_captions
 from clipmem_core.dataset.faults import Fault, sorted_captions, text_faults

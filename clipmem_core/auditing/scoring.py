@@ -1,0 +1,240 @@
+"""Reads what the members of an audit left, and computes the numbers of its verdict."""
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from clipmem_core import columns as c
+from clipmem_core import draws
+from clipmem_core.auditing import store
+from clipmem_core.auditing.prepare import membership_of, sides_of
+from clipmem_core.auditing.store import Audit, Record
+from clipmem_core.auditing.verdict import WRONG
+from clipmem_core.dataset.checks import CHECKS
+from clipmem_core.io import spill_to_disk
+from clipmem_core.ragged import Ragged
+from clipmem_core.scores import attacks, detectors, memorization
+from clipmem_core.scores.alignment import pair_terms
+from clipmem_core.scores.metrics import detection_table
+from clipmem_core.scores.registry import DETECTION_SCORES, INJECTED_SCORES
+from clipmem_core.scores.remaining import whole_count
+from clipmem_core.scores.score_tables import Evidence
+from clipmem_core.scores.uncertainty import share_above, standard_errors
+from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
+
+UNUSABLE = "rows that cannot be used"
+TOP_K = 50  # pairs a person reviews first
+SIZE_STEP = 0.05  # between the sizes of clipmem whose share of pairs is reported
+# A size must be this many errors: the share above smaller ones depends on the noise model.
+MIN_NOISE_RATIO = 3
+_RESAMPLED = 100_000_000  # pairs drawn by all bootstrap resamples together
+MAX_ATTACKED = 1_000_000  # pairs; larger sets are sampled
+
+
+def gather_evidence(audit: Audit, pairs: pd.DataFrame, of_pairs: Ragged) -> Evidence:
+    """Read the outputs of every member; embeddings and other large arrays stay on disk."""
+    from clipmem_core.training.model import logit_scale_of  # torch, which nothing else here needs
+
+    config = audit.record.config
+    names = audit.record.members
+    table = audit.read_columns(store.MEMBERSHIP, c.GROUP, *names)
+    sides = sides_of(audit, config, membership_of(table))
+    embeddings = [store.read_embeddings(audit.member(name)) for name in names]
+    keep = functools.partial(spill_to_disk, folder=audit.folder)
+    terms = []
+    logit_scales = []
+    log_probability = []
+    for name, vectors in zip(names, embeddings, strict=True):
+        folder = audit.member(name)
+        values = pair_terms(*vectors, sides.held_out)
+        stacked = keep(np.stack(list(values.values())))
+        terms.append(dict(zip(values, stacked, strict=True)))
+        checkpoint = folder / CHECKPOINT
+        logit_scales.append(logit_scale_of(checkpoint) if checkpoint.is_file() else np.nan)
+        learned = detectors.mean_over_epochs(store.read_array(folder / TRAJECTORY))
+        log_probability.append(keep(learned))
+    most_captions = config.eval_captions or np.iinfo(np.int32).max
+    return Evidence(
+        pairs=pairs[[c.PAIR_ID, c.INJECTED]],
+        sides=sides,
+        views=1 if config.lock_image else config.views,
+        terms=terms,
+        image=[image for image, _ in embeddings],
+        text=[text for _, text in embeddings],
+        logit_scales=logit_scales,
+        log_probability=log_probability,
+        n_captions=np.minimum(of_pairs.counts, most_captions),
+        keep=keep,
+    )
+
+
+def read_utilities(audit: Audit) -> pd.DataFrame:
+    """Return each member's utility: member, metric, value."""
+    rows = [
+        (name, metric, value)
+        for name in audit.record.members
+        for metric, value in store.read_utility(audit.member(name)).items()
+    ]
+    return pd.DataFrame(rows, columns=c.UTILITY_COLUMNS)
+
+
+def json_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return a table as JSON rows, with null where a number is missing."""
+    rows: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=15))
+    return rows
+
+
+def _number(value: float) -> float | None:
+    """Return a number for JSON, null if it is missing."""
+    return None if np.isnan(value) else float(value)
+
+
+def summary(evidence: Evidence, scores: pd.DataFrame, split: dict[str, Any]) -> dict[str, Any]:
+    """Return every number that the verdict reports; `split` as of `score_table`."""
+    sides = evidence.sides
+    members = sides.membership.members
+    alignments = evidence.alignments
+    target = scores[c.GROUP].isin(c.TARGET_GROUPS)
+    null = scores[scores[c.GROUP] == c.HELD_OUT]
+    aurocs, auroc = memorization.membership_auroc(alignments, sides.membership)
+    stability = memorization.ranking_stability(alignments, sides)
+    reliability = memorization.ranking_reliability(stability, len(sides.replicates))
+    scored = sides.membership.trained[:, sides.membership.group == c.SCORED]
+    values = {
+        "groups": json_rows(memorization.group_summary(alignments, sides)),
+        **_injected_errors(evidence.pairs, scores, target, seed=sides.seed),
+        "membership_auroc": auroc,
+        "membership_auroc_by_member": dict(zip(members, map(_number, aurocs), strict=True)),
+        "ranking_stability": _number(stability),  # of two halves of the members
+        "ranking_reliability": _number(reliability),  # of the scores of all
+        "trained_share": _number(scored.mean()) if scored.size else None,
+        **_error_summary(evidence, scores, target),
+        "encoders": {
+            "image": _number(scores.loc[target, c.CLIPMEM_IMAGE].mean()),
+            "text": _number(scores.loc[target, c.CLIPMEM_TEXT].mean()),
+            **split,
+        },
+        "held_out_pairs": len(null),
+        "held_out_sd": float(null[c.CLIPMEM].std()),
+    }
+    if sides.utility_only is not None:
+        values["utility_pairs"] = int(sides.utility_only.sum())
+    return values
+
+
+def _injected_errors(
+    pairs: pd.DataFrame, scores: pd.DataFrame, target: pd.Series, *, seed: int
+) -> dict[str, Any]:
+    """Return the mean scores by kind of injected error, and how well each score detects injected
+    wrong captions."""
+    kind = pairs[c.INJECTED].fillna("none").where(target).rename(c.INJECTED)
+    injected = []
+    detection = []
+    if not kind.dropna().eq("none").all():
+        table = scores.groupby(kind)[list(INJECTED_SCORES)].mean()
+        table.insert(0, "n", kind.value_counts())
+        injected = json_rows(table.reset_index())
+    truth = (kind[target] == c.MISCAPTION).to_numpy()
+    values = {
+        name: (score.direction * scores[name])[target].to_numpy()
+        for name, score in DETECTION_SCORES.items()
+    }
+    complete = {name: score for name, score in values.items() if not np.isnan(score).any()}
+    if complete and 2 <= truth.sum() < len(truth) - 1:
+        n_boot = int(np.clip(_RESAMPLED // len(truth), 100, 2000))
+        detection = json_rows(detection_table(complete, truth, k=TOP_K, n_boot=n_boot, seed=seed))
+    return {"injected": injected, "detection": detection}
+
+
+def _error_summary(evidence: Evidence, scores: pd.DataFrame, target: pd.Series) -> dict[str, Any]:
+    """Return how certain clipmem is, and the share of pairs above each size that noise allows."""
+    errors = standard_errors(evidence.alignments, evidence.sides)
+    rows = np.flatnonzero(target & np.isfinite(scores[c.CLIPMEM]))
+    if not len(rows):
+        return {"se_kind": errors.kind, "exceeding": []}
+    clipmem = scores[c.CLIPMEM].to_numpy()
+    sizes = np.arange(SIZE_STEP, max(clipmem[rows].max(), SIZE_STEP), SIZE_STEP).round(2)
+    sizes = sizes[sizes >= MIN_NOISE_RATIO * np.median(np.sqrt(errors.variance[rows]))]
+    exceeding = share_above(clipmem, errors, rows, sizes, seed=evidence.sides.seed)
+    return {"se_kind": errors.kind, "exceeding": json_rows(exceeding)}
+
+
+def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """Attack every member with the others as shadow models; return rows of utility.parquet and of
+    the verdict."""
+    sides = evidence.sides
+    members = sides.membership.members
+    if len(members) < attacks.FEWEST_MEMBERS:
+        missing = (
+            f"needs at least {attacks.FEWEST_MEMBERS} members, a target and a shadow on either "
+            f"side, not {len(members)}"
+        )
+        row = {"attack": attacks.BAVARIA, "measure": attacks.ROC_MEASURES, "missing": missing}
+        table = pd.DataFrame(row | {"targets": 0}, columns=attacks.ATTACK_COLUMNS)
+        return pd.DataFrame(columns=c.UTILITY_COLUMNS), json_rows(table)
+    attacked = np.flatnonzero(np.isin(sides.membership.group, c.SCORED_GROUPS))
+    if len(attacked) > MAX_ATTACKED:
+        attacked = np.sort(
+            draws.rng(sides.seed, "attacked").choice(attacked, MAX_ATTACKED, replace=False)
+        )
+    results = attacks.attack(evidence.alignments, sides, attacked)
+    n_boot = int(np.clip(_RESAMPLED // (len(attacked) * len(members)), 100, 300))
+    metrics = [
+        (name, c.ATTACK_METRICS[measure], value)
+        for name, result in zip(members, results, strict=True)
+        for measure, value in attacks.roc(result, attacks.BAVARIA).items()
+        if not np.isnan(value)
+    ]
+    table = attacks.attack_table(results, n_boot=n_boot, seed=sides.seed)
+    return pd.DataFrame(metrics, columns=c.UTILITY_COLUMNS), json_rows(table)
+
+
+def sentence_table(captions: pd.DataFrame, places: pd.DataFrame) -> pd.DataFrame:
+    """Return sentences.parquet: captions.parquet by sentence, with the place of each."""
+    table = pd.concat([captions.drop(columns=[c.CAPTION]), places], axis=1)
+    first = [c.CAPTION_ROW, c.PAIR_ID, *places]
+    return table[[*first, *table.columns.difference(first, sort=False)]]
+
+
+def whole_set(
+    audit: Audit, record: Record, scores: pd.DataFrame, checks: Path, wrong: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the estimated counts of the full set that an audit's pairs were sampled from; empty
+    without a sample."""
+    drawn = record.config.sample
+    total = record.sampled_of
+    if not total:
+        return {}
+
+    def row(name: str, found: float, among: int, more: int = 0, **limits: float) -> dict[str, Any]:
+        ends = whole_count(min(found, among), among, total, **limits)
+        whole, low, high = (round(end + more, 1) for end in ends)
+        counts = {"whole": whole, "low": low, "high": high}
+        return {"count": name, "found": found, "among": among, **counts}
+
+    skipped = int((audit.quarantine[c.KIND] != c.NEAR_DUPLICATE).sum())
+    unread = record.quarantined - (drawn - record.pairs)  # rows counted before the sample was drawn
+    usable = drawn - (skipped - unread)
+    rows = [row(UNUSABLE, skipped - unread, drawn, more=unread)]
+    table = store.read_table(checks)
+    for name, check in CHECKS.items():
+        # How often a picture or caption repeats depends on the number of pairs, so a sample cannot
+        # estimate it.
+        if name not in table or name in ("near_duplicate", "repeated_caption"):
+            continue
+        flags = table[name].dropna()
+        if len(flags):
+            # Pairs without this check, and the same share of the skipped rows, count as not drawn.
+            rows.append(row(check.label, int(flags.sum()), round(drawn * len(flags) / usable)))
+    if not wrong["missing"]:
+        injected = wrong["injected"]
+        ends = (wrong["all"][name] for name in ("estimate", "low", "high"))
+        estimate, low, high = (max(0.0, end - injected) for end in ends)
+        n_scored = int(np.isfinite(scores[c.CSLS_OUT]).sum())
+        among = round(drawn * (n_scored - injected) / usable)
+        rows.append(row(WRONG, estimate, among, low=low, high=high))
+    return {"pairs": record.pairs, "of": total, "counts": rows}

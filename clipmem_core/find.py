@@ -1,0 +1,716 @@
+"""One function: features of pictures and captions in, wrong captions out. No folder is read or
+written.
+
+It trains the heads of an audit of precomputed features, and computes the same scores.
+"""
+
+import dataclasses
+import functools
+import html
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+import torch._dynamo  # which the first step of an optimizer imports, in seconds
+from rich.progress import Progress
+from threadpoolctl import threadpool_limits
+
+from clipmem_core import columns as c
+from clipmem_core.auditing import settings
+from clipmem_core.config import DEFAULT_PRESET, AuditConfig, preset_config
+from clipmem_core.dataset.checks import Captions, not_captions
+from clipmem_core.dataset.duplicates import alike_by_features, join_clusters
+from clipmem_core.dataset.faults import ascending_stretches, caption_reasons, text_faults
+from clipmem_core.dataset.languages import language_shares, mostly_english, spaces_words
+from clipmem_core.draws import draw_keys
+from clipmem_core.io import InputError, spill_to_disk
+from clipmem_core.io import cores as available_cores
+from clipmem_core.ragged import Ragged
+from clipmem_core.scores import detectors
+from clipmem_core.scores.alignment import pair_terms, unit
+from clipmem_core.scores.detectors import HeldOut, fit_beside, nan_mean
+from clipmem_core.scores.displaced import Fits, find_runs, find_swaps, likely_displaced
+from clipmem_core.scores.evidence import Fitted, draw_decoys
+from clipmem_core.scores.membership import (
+    MemberSides,
+    draw_word_halves,
+    ensemble_membership,
+    side_means,
+)
+from clipmem_core.scores.score_tables import (
+    Evidence,
+    Texts,
+    caption_evidence,
+    judge_texts,
+    score_table,
+    second_round,
+    update_scores,
+    with_recurring,
+    wrong_captions,
+)
+from clipmem_core.scores.words import Words, split_words
+from clipmem_core.training import model as models
+from clipmem_core.training.heads import (
+    caption_blocks,
+    feature_views,
+    learned_captions,
+    score_captions,
+    set_standards,
+)
+from clipmem_core.training.model import LockedModel, Standard, encode_image
+from clipmem_core.training.names import model_config
+from clipmem_core.training.trainer import Trainer
+from clipmem_core.training.views import FeatureRows, TrainingData
+from clipmem_core.training.word_model import Predictions
+from clipmem_core.training.word_scores import (
+    CaptionWords,
+    merge_predictions,
+    surprises,
+    train_words,
+)
+
+_HELD_IN_MEMORY = 1 << 30  # bytes of embeddings; more are in a file without a name
+_SHOWN = 6  # pairs of a result in a notebook
+_PARTS = ("no caption", "all captions", "one caption", "one word")
+
+
+class Count(NamedTuple):
+    """How many pairs have a wrong caption; NaN with the reason in `missing` if that is unknown."""
+
+    estimate: float
+    low: float  # of a 95 % interval
+    high: float
+    of: int  # pairs that were scored
+    parts: dict[str, float]  # the estimate by what is wrong
+    missing: str = ""
+
+    def __str__(self) -> str:
+        if self.missing:
+            return f"The number of wrong captions is unknown: {self.missing}."
+        parts = ", ".join(
+            f"{value:,.0f} {name}" for name, value in self.parts.items() if value > 0.5
+        )
+        return (
+            f"About {self.estimate:,.0f} of {self.of:,} pairs have a wrong caption (95 % sure: "
+            f"{self.low:,.0f} to {self.high:,.0f}){': ' if parts else ''}{parts}."
+        )
+
+
+@dataclass(frozen=True)
+class CaptionModel:
+    """Tells which captions of new pairs are wrong, without training."""
+
+    heads: Sequence[LockedModel]
+    beside: Sequence[HeldOut]  # under each head
+    fitted: Fitted
+    words: Sequence[CaptionWords]
+
+    def judge(
+        self, image_features: Any, text_features: Any, *, captions: Any = None, pair: Any = None
+    ) -> pd.DataFrame:
+        """Return the probability that captions of new pairs are wrong.
+
+        Args: as for `find_wrong_captions`, from the same towers.
+
+        Returns:
+            A row a caption: pair, caption (its number in the pair), similarity_out, margin_out,
+            agreement, p_check, p_pair, p_caption, p_word, p_wrong.
+        """
+        if self.fitted.missing:
+            raise InputError(f"this model cannot judge captions: {self.fitted.missing}")
+        pairs = _checked(image_features, text_features, captions, pair)
+        widths = [len(_standard(part).mean) for part in (self.heads[0].visual, self.heads[0].text)]
+        for name, values, width in zip(_SIDES, (pairs.image, pairs.text), widths, strict=True):
+            if values.shape[1] != width:
+                raise InputError(
+                    f"{name} must have {width} columns as those of the fitted pairs, not "
+                    f"{values.shape[1]}"
+                )
+        own = np.full(len(pairs.image), -1)
+        by_member = []
+        for head, beside in zip(self.heads, self.beside, strict=True):
+            text = models.text_embeddings(head, pairs.text, precision="fp32", device="cpu")
+            with torch.inference_mode():
+                image = encode_image(head, torch.from_numpy(pairs.image).float()).numpy()
+            by_member.append(fit_beside(unit(text), pairs.of_pairs, image, own, beside))
+        beside_held_out = nan_mean(by_member)
+        agree = self.fitted.agreement(pairs.text, pairs.of_pairs)
+        ratios = np.full(len(pairs.text), np.nan)
+        refused = np.zeros(len(pairs.text), bool)
+        if pairs.captions is not None:
+            refused = not_captions([text for texts in pairs.captions for text in texts]) != ""
+            if self.words and "words" in self.fitted.curves:
+                nothing: list[list[str]] = [[] for _ in pairs.captions]
+                ratios = nan_mean(
+                    [
+                        model.mean_ratios(pairs.captions, nothing, pairs.image)
+                        for model in self.words
+                    ]
+                )
+        table = self.fitted.judge(
+            pairs.of_pairs,
+            beside_held_out,
+            agree,
+            ratios,
+            is_new=np.ones(len(pairs.text), bool),
+            not_captions=refused,
+        )
+        table.insert(0, "pair", pairs.of_pairs.owner)
+        table.insert(1, c.CAPTION, pairs.of_pairs.number)
+        table.insert(2, c.SIMILARITY_OUT, beside_held_out[:, 0])
+        table.insert(3, c.MARGIN_OUT, beside_held_out[:, 1])
+        table.insert(4, c.AGREEMENT, agree[:, 0])
+        return table.iloc[pairs.place].reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class WrongCaptions:
+    """What `find_wrong_captions` found.
+
+    Attributes:
+        pairs: a row a pair: pair_id, group, p_wrong (that at least one caption is wrong), its parts
+            p_check, p_pair, p_caption, p_word, clipmem, clipmem_image, clipmem_text, se, misfit and
+            the other columns of scores.parquet.
+        captions: a row a caption, in the order of the input; here p_wrong is that of the caption.
+        words: a row a predicted word: caption_row, position, word, surprise, p_wrong.
+        count: how many pairs have a wrong caption.
+        runs: a row a pair of a run of displaced captions: run, kind, pair, from_pair (the row whose
+            captions belong to it), probability.
+        notes: what the result does not know, and why.
+        model: judges new pairs.
+    """
+
+    pairs: pd.DataFrame
+    captions: pd.DataFrame
+    words: pd.DataFrame
+    count: Count
+    runs: pd.DataFrame
+    notes: list[str]
+    model: CaptionModel
+
+    def _repr_html_(self) -> str:
+        lines = "".join(f"<p>{html.escape(line)}</p>" for line in (str(self.count), *self.notes))
+        columns = [c.PAIR_ID, c.P_WRONG, *c.PARTS, c.CLIPMEM]
+        worst = self.pairs.nlargest(_SHOWN, c.P_WRONG)[columns]
+        return lines + worst.round(3).to_html(index=False)
+
+
+class _Pairs(NamedTuple):
+    """The checked input, pair by pair."""
+
+    image: np.ndarray  # float16 [n_pairs, width]
+    text: np.ndarray  # float16 [n_captions, width]
+    of_pairs: Ragged
+    captions: list[list[str]] | None
+    place: np.ndarray  # of each caption of the input in `text`, [n_captions]
+
+
+_SIDES = ("image_features", "text_features")
+
+
+def find_wrong_captions(
+    image_features: Any,
+    text_features: Any,
+    *,
+    captions: Sequence[str] | None = None,
+    pair: Any = None,
+    ids: Sequence[str] | None = None,
+    group: Any = None,
+    held_out: Any = None,
+    members: int = 16,
+    epochs: int = 12,
+    seed: int = 0,
+    threads: int = 0,
+    progress: bool | None = None,
+) -> WrongCaptions:
+    """Find captions that are probably wrong, and count them.
+
+    Args:
+        image_features: of a pretrained image tower, [n_pairs, width]; numpy, torch, or anything
+            with `__array__`. They are read as float16.
+        text_features: of a pretrained text tower, [n_captions, width]; the widths may differ.
+        captions: the texts; without them there is no p_word and no p_check.
+        pair: the row of each caption's picture, [n_captions]; needed if a picture has several.
+        ids: of pairs, which random draws depend on; their numbers by default.
+        group: a key of each pair, such as a product: pairs with the same key, and near-duplicate
+            pictures, are trained on or left out together.
+        held_out: true for pairs that no member trains on, [n_pairs]; one in eleven by default.
+        members: trained heads, a multiple of 8.
+        epochs: of their training.
+        seed: of all draws.
+        threads: members trained at once; 0: one a core.
+        progress: show a bar; by default in a terminal and in a notebook.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> image = rng.normal(size=(400, 32))
+        >>> text = image[:, :24] + 0.1 * rng.normal(size=(400, 24))
+        >>> text[:40] = np.roll(text[:40], 7, axis=0)
+        >>> found = find_wrong_captions(image, text, members=8, progress=False)
+        >>> found.pairs.p_wrong[:40].mean() > 0.8 > 0.1 > found.pairs.p_wrong[40:].mean()
+        True
+    """
+    pairs = _checked(image_features, text_features, captions, pair)
+    n = len(pairs.image)
+    for name, value, least in (("members", members, 8), ("epochs", epochs, 1), ("seed", seed, 0)):
+        if value < least:
+            raise InputError(f"{name} must be at least {least}, not {value}")
+    preset = preset_config(DEFAULT_PRESET)
+    if members % preset.folds:
+        raise InputError(f"members must be a multiple of {preset.folds}, not {members}")
+    config = settings.resolve(
+        dataclasses.replace(
+            preset, members=members, epochs=epochs, seed=seed, threads=1, device="cpu"
+        )
+    )
+    keys = [str(row) for row in range(n)] if ids is None else [str(each) for each in ids]
+    _check_length("ids", keys, n)
+    if len(set(keys)) < n:
+        raise InputError("ids must differ from pair to pair")
+    clusters = groups = alike_by_features(pairs.image)
+    if group is not None:
+        _check_length("group", group, n)
+        groups = join_clusters(clusters, [f"={key}" for key in group])
+    if held_out is not None:
+        held_out = np.asarray(held_out)
+        if held_out.shape != (n,) or held_out.dtype != bool:
+            raise InputError(
+                f"held_out must be bool [{n}], not {held_out.dtype} {list(held_out.shape)}"
+            )
+    membership = ensemble_membership(
+        groups,
+        folds=config.folds,
+        replicates=members // config.folds,
+        seed=seed,
+        halves=config.halves,
+        held_out=held_out,
+    )
+    sides = MemberSides(membership, seed)
+    decoys = np.empty(0, detectors.DECOY)
+    if pairs.of_pairs.counts.max() > 1:  # with BLAS as an audit has it
+        decoys = draw_decoys(pairs.text, pairs.of_pairs, groups, seed=seed)
+    with _bar(progress) as report, _alone():
+        return _Search(pairs, config, sides, clusters, groups, keys, report, threads, decoys).run()
+
+
+def _checked(image: Any, text: Any, captions: Any, pair: Any) -> _Pairs:
+    """Check the input, and order captions by pair."""
+    features = [_features(name, values) for name, values in zip(_SIDES, (image, text), strict=True)]
+    n, n_captions = map(len, features)
+    if pair is None:
+        if n != n_captions:
+            raise InputError(
+                f"text_features has {n_captions:,} rows and image_features {n:,}: give pair, the "
+                "row of the picture of each caption"
+            )
+        pair = np.arange(n)
+    pair = np.asarray(pair)
+    if pair.shape != (n_captions,) or pair.dtype.kind not in "iu":
+        raise InputError(
+            f"pair must be whole numbers [{n_captions}], not {pair.dtype} {list(pair.shape)}"
+        )
+    if pair.min(initial=0) < 0 or pair.max(initial=0) >= n:
+        raise InputError(f"pair must be rows of image_features, 0 to {n - 1}")
+    counts = np.bincount(pair, minlength=n)
+    if not counts.all():
+        raise InputError(f"picture {int(counts.argmin())} has no caption: leave it out, or add one")
+    order = np.argsort(pair, kind="stable")
+    of_pairs = Ragged.of(counts)
+    texts = None
+    if captions is not None:
+        _check_length("captions", captions, n_captions)
+        listed = [str(captions[at]) for at in order.tolist()]
+        ends = of_pairs.start.tolist()
+        texts = [listed[at:end] for at, end in zip(ends, ends[1:], strict=False)]
+    if (order != np.arange(n_captions)).any():
+        features[1] = features[1][order]
+    return _Pairs(features[0], features[1], of_pairs, texts, order.argsort())
+
+
+def _features(name: str, values: Any) -> np.ndarray:
+    """Return features as float16 [n, width]; refuse those that cannot be used."""
+    if hasattr(values, "detach"):  # torch, perhaps bfloat16 or on a GPU
+        values = values.detach().to("cpu", torch.float16)
+    values = np.asarray(values)
+    if values.ndim != 2 or values.dtype.kind not in "fiu" or not values.size:
+        raise InputError(
+            f"{name} must be numbers [n, width], not {values.dtype} {list(values.shape)}"
+        )
+    with np.errstate(over="ignore"):  # becomes infinite
+        values = np.ascontiguousarray(values, dtype=np.float16)
+    for reason, wrong in (
+        ("NaN, infinite or above 65,504", ~np.isfinite(values).all(axis=1)),
+        ("all equal", values.min(axis=1) == values.max(axis=1)),
+    ):
+        if wrong.any():
+            raise InputError(
+                f"{name} has {wrong.sum():,} rows that are {reason}, the first is row "
+                f"{int(wrong.argmax())}: leave these pairs out"
+            )
+    return values
+
+
+def _check_length(name: str, values: Sequence[Any], n: int) -> None:
+    if isinstance(values, str) or len(values) != n:
+        raise InputError(f"{name} must have {n:,} items, not {len(values):,}")
+
+
+@contextmanager
+def _bar(progress: bool | None) -> Iterator[Callable[[str, float], None]]:
+    """Yield a function that shows the share of a step that is done."""
+    if progress is None:
+        progress = sys.stderr.isatty() or "ipykernel" in sys.modules
+    with Progress(disable=not progress, transient=True) as shown:
+        steps: dict[str, Any] = {}
+
+        def report(step: str, share: float) -> None:
+            if step not in steps:
+                steps[step] = shown.add_task(step, total=1.0)
+            shown.update(steps[step], completed=share)
+
+        yield report
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Leave torch's random numbers and threads as they are; BLAS has one thread, since members
+    share the cores."""
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]), threadpool_limits(1, "blas"):
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+def _standard(head: Any) -> Standard:
+    return head.standard
+
+
+def _scale_of(head: LockedModel) -> float:
+    return float(head.logit_scale.detach().exp())
+
+
+class _Member(NamedTuple):
+    """What a trained head says of all pairs."""
+
+    head: LockedModel
+    image: np.ndarray  # [n_pairs, dim]
+    text: np.ndarray
+    learned: np.ndarray  # [n_pairs]
+    captions: np.ndarray  # `CAPTION_SCORES` [n_captions + n_decoys]; none if pairs have one caption
+    scale: float
+
+
+@dataclass(frozen=True)
+class _Search:
+    """One call of `find_wrong_captions`."""
+
+    pairs: _Pairs
+    config: AuditConfig
+    sides: MemberSides
+    clusters: np.ndarray  # of near-duplicates
+    groups: np.ndarray  # of pairs that are split as one
+    ids: list[str]
+    report: Callable[[str, float], None]
+    threads: int
+    decoys: np.ndarray
+
+    def run(self) -> WrongCaptions:
+        of_pairs = self.pairs.of_pairs
+        seed = self.config.seed
+        decoys = self.decoys
+        notes = list[str]()
+        words, words_table, word_models = self._words(notes)
+        members = self._train_all(decoys)
+        evidence = self._evidence(members)
+        scores, split = score_table(evidence)
+        if split["missing"]:
+            notes.append(f"{split['missing']}.")
+        scores = self._second_round(members, scores)
+        trained = self.sides.membership.trained
+        fits = Fits.of(evidence.image, evidence.text, trained, seed=seed)
+        captions = self.pairs.captions
+        reasons = np.full(of_pairs.n_items, "", object)
+        stretches: list[np.ndarray] = []
+        if captions is not None:
+            reasons = caption_reasons(Captions.from_pairs(captions), self.clusters)
+            stretches = ascending_stretches([texts[0] for texts in captions])
+        runs = find_runs(fits, stretches)
+        read = np.ones(of_pairs.n_items, bool)
+        texts = Texts(of_pairs, read, reasons, self.clusters, self.pairs.text)
+        of_members = [member.captions for member in members]
+        on_captions, table = caption_evidence(
+            scores, texts, self.sides, of_members, decoys, words_table
+        )
+        faults = []
+        if captions is not None:
+            reasons = with_recurring(texts, scores, table)
+            shown = pd.DataFrame({c.IMAGE: self.ids, c.CAPTIONS: pd.Series(captions)})
+            no_flags = pd.DataFrame(False, shown.index, ["other_language", "other_script"])
+            faults = text_faults(shown, self.clusters, no_flags, reasons)
+        named = [fault.rows for fault in faults]
+        judged = judge_texts(scores, table, on_captions, reasons, named, runs)
+        wrong = judged.wrong
+        by_pair = wrong.parts[1].copy()
+        by_pair[likely_displaced(runs)[0]] = 0.0
+        found = [*runs, find_swaps(fits, np.nan_to_num(by_pair))]
+        beside = [HeldOut.of(member.image, member.text, self.sides.held_out) for member in members]
+        heads = [member.head for member in members]
+        counted = wrong_captions(pd.Series(None, scores.index, object), judged.scores, wrong)
+        count = _count(counted)
+        if count.missing:
+            notes.append(f"The number of wrong captions is unknown: {count.missing}.")
+        return WrongCaptions(
+            pairs=judged.scores,
+            captions=self._in_order(judged.captions),
+            words=self._word_rows(words, words_table, wrong),
+            count=count,
+            runs=_run_rows(found),
+            notes=notes,
+            model=CaptionModel(heads, beside, Fitted.of(wrong), word_models),
+        )
+
+    @functools.cached_property
+    def data(self) -> TrainingData:
+        return TrainingData(
+            pixels=FeatureRows(self.pairs.image),
+            tokens=self.pairs.text,
+            captions=self.pairs.of_pairs,
+            keys=draw_keys(self.ids),
+            rows=np.array([], np.int64),
+            held_out=np.flatnonzero(self.sides.held_out),
+        )
+
+    def _heads(self) -> list[LockedModel]:
+        """Build a head for each member; its first weights depend on its replicate alone."""
+        config = self.config
+        standards = {"image": Standard.of(self.pairs.image), "text": Standard.of(self.pairs.text)}
+        widths = self.pairs.image.shape[1], self.pairs.text.shape[1]
+        heads = []
+        for number in range(config.members):
+            seed = config.seed + number // config.folds
+            dim = int(model_config(config.model)["embed_dim"])
+            head = models.locked_model(*widths, dim=dim, loss=config.loss, seed=seed)
+            set_standards(head, standards)
+            heads.append(head)
+        return heads
+
+    def _at_once(self, work: Callable[..., Any], *arguments: Sequence[Any]) -> list[Any]:
+        """Return the results of work in threads, each with one thread of torch."""
+        size = self.threads or available_cores()
+        with ThreadPoolExecutor(size, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(work, *arguments))
+
+    def _train_all(self, decoys: np.ndarray) -> list[_Member]:
+        """Train all members and embed all pairs with each."""
+        n_pairs, n_captions = len(self.pairs.image), len(self.pairs.text)
+        members = self.config.members
+        dim = int(model_config(self.config.model)["embed_dim"])
+        keep: Callable[[np.ndarray], np.ndarray] = lambda values: values  # noqa: E731
+        if 8 * members * n_pairs * dim > _HELD_IN_MEMORY:
+            keep = functools.partial(spill_to_disk, folder=Path(tempfile.gettempdir()))
+        trained = self.sides.membership.trained
+        count = _Counter(self.report, "members", members * self.config.epochs)
+
+        def train(head: LockedModel, number: int) -> _Member:
+            seed = self.config.seed + number // self.config.folds
+            data = dataclasses.replace(self.data, rows=np.flatnonzero(trained[number]))
+            trajectory = self._train(head, data, seed, count)
+            image = keep(self._embed_images(head))
+            blocks = caption_blocks(head, data, self.config)
+            scores = np.empty(0, detectors.CAPTION_SCORES)
+            if n_captions > n_pairs:
+                scores = np.full(n_captions + len(decoys), np.nan, detectors.CAPTION_SCORES)
+                scores["learned"][:n_captions] = learned_captions(
+                    trajectory, data, seed=seed, first=self.config.train_captions
+                )
+                beside = HeldOut.of(image, image, self.sides.held_out)
+                owner = self.pairs.of_pairs.owner
+                blocks = score_captions(blocks, image, owner, beside, decoys, scores)
+            text = keep(np.concatenate([part.mean(vectors) for part, vectors in blocks]))
+            learned = detectors.mean_over_epochs(trajectory)
+            return _Member(head, image, text, learned, scores, _scale_of(head))
+
+        return self._at_once(train, self._heads(), range(members))
+
+    def _train(
+        self, head: LockedModel, data: TrainingData, seed: int, count: "_Counter"
+    ) -> np.ndarray:
+        """Train a head, and return its trajectory."""
+        views = feature_views(head, seed)
+        trainer = Trainer(head, data, self.config, views, seed=seed, device=self.config.device)
+        for _ in trainer.steps():
+            if trainer.done % trainer.batches == 0:
+                count.add()
+        return trainer.trajectory
+
+    def _embed_images(self, head: LockedModel) -> np.ndarray:
+        views = feature_views(head, self.config.seed)
+        blocks = models.image_blocks(
+            head,
+            self.data,
+            views,
+            n_views=1,
+            precision=self.config.precision,
+            device=self.config.device,
+        )
+        return np.concatenate(list(blocks))
+
+    def _evidence(self, members: Sequence[_Member]) -> Evidence:
+        held_out = self.sides.held_out
+        return Evidence(
+            pairs=pd.DataFrame({c.PAIR_ID: self.ids, c.INJECTED: None}),
+            sides=self.sides,
+            views=1,
+            terms=[pair_terms(member.image, member.text, held_out) for member in members],
+            image=[member.image for member in members],
+            text=[member.text for member in members],
+            logit_scales=[member.scale for member in members],
+            log_probability=[member.learned for member in members],
+            n_captions=self.pairs.of_pairs.counts,
+        )
+
+    def _second_round(self, members: Sequence[_Member], scores: pd.DataFrame) -> pd.DataFrame:
+        """Train again without the pairs that are probably wrong if these are many, and return the
+        scores with this round."""
+        left_out = second_round(scores, self.config.rounds, np.ones(len(scores), bool))
+        if not left_out.any():
+            return scores
+        trained = self.sides.membership.trained
+        count = _Counter(self.report, "second round", len(members) * self.config.epochs)
+
+        def train(head: LockedModel, number: int) -> np.ndarray:
+            seed = self.config.seed + number // self.config.folds
+            rows = np.flatnonzero(trained[number] & ~left_out)
+            self._train(head, dataclasses.replace(self.data, rows=rows), seed, count)
+            blocks = caption_blocks(head, self.data, self.config)
+            text = np.concatenate([part.mean(vectors) for part, vectors in blocks])
+            image = self._embed_images(head)
+            scale = _scale_of(head)
+            one = trained[number][None]
+            return detectors.fit_out([image], [text], one, self.sides.held_out, [scale])[1].astype(
+                np.float32
+            )
+
+        second = self._at_once(train, self._heads(), range(len(members)))
+        return update_scores(scores, **{c.LOG_PROBABILITY_SECOND: side_means(second, trained)[1]})
+
+    def _words(self, notes: list[str]) -> tuple[Words | None, pd.DataFrame, list[CaptionWords]]:
+        """Train the word models, and return the words, a row for each that was predicted, and the
+        models."""
+        columns = [c.CAPTION_ROW, c.SURPRISE, c.CHANGED, c.WORD_KIND]
+        empty = pd.DataFrame(dtype=float, columns=columns).astype({c.CAPTION_ROW: int})
+        captions = self.pairs.captions
+        if captions is None:
+            notes.append("No captions were given: p_word and p_check are 0.")
+            return None, empty, []
+        shares = language_shares([text for texts in captions for text in texts])
+        if not spaces_words(shares):
+            notes.append("The captions have no spaces between words: p_word is 0.")
+            return None, empty, []
+        words = split_words(captions, english=mostly_english(shares))
+        half = draw_word_halves(self.sides.membership.group, self.groups, seed=self.config.seed)
+        done = [0.0, 0.0]
+
+        def train(number: int) -> tuple[Any, Predictions]:
+            def progress(share: float) -> None:
+                done[number] = share
+                self.report("words", sum(done) / len(done))
+
+            into = Predictions.empty(len(words.ids))
+            model = train_words(
+                words,
+                self.pairs.image,
+                half,
+                number,
+                into,
+                vectors=None,
+                seed=self.config.seed,
+                precision=self.config.precision,
+                progress=progress,
+            )
+            return model, into
+
+        (first, predicted), (second, added) = self._at_once(train, range(2))
+        if first is None or second is None:
+            notes.append("The captions have too few words in common: p_word is 0.")
+            return None, empty, []
+        ratios, of_kinds = surprises(words, merge_predictions(predicted, added))
+        place = np.flatnonzero(np.isfinite(ratios[:, 0]))
+        values = ratios[place].astype(np.float32).T
+        kinds = words.kinds[words.predicted[place]].astype(np.int8)
+        rows = (words.in_captions.owner[place], *values, kinds)
+        table = pd.DataFrame(dict(zip(columns, rows, strict=True)))
+        table[c.POSITION] = words.in_captions.number[place]
+        table[c.WORD] = np.array(words.spelled, object)[words.ids[place] - 2]
+        return words, table, [CaptionWords(model, words, of_kinds) for model in (first, second)]
+
+    def _word_rows(self, words: Words | None, table: pd.DataFrame, wrong: Any) -> pd.DataFrame:
+        """Return a row a predicted word, with its part in the p_word of its caption."""
+        listed = [c.CAPTION_ROW, c.POSITION, c.WORD, c.SURPRISE]
+        rows = table.reindex(columns=listed)
+        p_word = wrong.captions[c.P_WORD].to_numpy()[table[c.CAPTION_ROW]]
+        rows[c.P_WRONG] = wrong.word_share * p_word
+        rows[c.CAPTION_ROW] = np.argsort(self.pairs.place)[table[c.CAPTION_ROW]]
+        return rows
+
+    def _in_order(self, captions: pd.DataFrame) -> pd.DataFrame:
+        """Return the table of captions in the order of the input."""
+        table = captions.iloc[self.pairs.place].reset_index(drop=True)
+        table[c.CAPTION_ROW] = np.arange(len(table))
+        if self.pairs.captions is not None:
+            listed = [text for texts in self.pairs.captions for text in texts]
+            table.insert(3, "text", np.array(listed, object)[self.pairs.place])
+        return table
+
+
+class _Counter:
+    """Counts the work of several threads."""
+
+    def __init__(self, report: Callable[[str, float], None], step: str, total: int) -> None:
+        self.report = report
+        self.step = step
+        self.total = total
+        self.done = 0
+        self.lock = threading.Lock()
+
+    def add(self) -> None:
+        with self.lock:
+            self.done += 1
+            self.report(self.step, self.done / self.total)
+
+
+def _count(counted: dict[str, Any]) -> Count:
+    """Return the count of `wrong_captions`."""
+    if counted["missing"]:
+        return Count(np.nan, np.nan, np.nan, 0, {}, counted["missing"])
+    parts = dict(zip(_PARTS, counted["parts"], strict=True))
+    return Count(**counted["all"], of=counted["of"], parts=parts)
+
+
+def _run_rows(runs: Sequence[Any]) -> pd.DataFrame:
+    """Return a row for each pair of a run whose captions probably belong to another one."""
+    blocks = [
+        pd.DataFrame(
+            {
+                "run": number,
+                "kind": run.kind,
+                "pair": run.rows,
+                "from_pair": run.partners,
+                "probability": run.probability,
+            }
+        )
+        for number, run in enumerate(runs, start=1)
+    ]
+    return pd.concat(blocks, ignore_index=True)

@@ -1,0 +1,333 @@
+"""The tables of scores of pairs and captions, from what members say of them.
+
+Members' outputs are arrays, one a member, and may be memory maps.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from clipmem_core import columns as c
+from clipmem_core.io import InputError
+from clipmem_core.ragged import Ragged
+from clipmem_core.scores import detectors, memorization
+from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE
+from clipmem_core.scores.displaced import DisplacedRun, likely_displaced
+from clipmem_core.scores.encoders import contributions
+from clipmem_core.scores.evidence import (
+    CaptionEvidence,
+    Probabilities,
+    agreement,
+    probabilities,
+    recurring_texts,
+    with_checks,
+    with_displaced,
+)
+from clipmem_core.scores.membership import MemberSides
+from clipmem_core.scores.prevalence import SECOND_ROUND_FROM, likely_wrong
+from clipmem_core.scores.registry import BY_NAME, SCORE_COLUMNS
+from clipmem_core.scores.remaining import Posterior
+
+FEWEST_COUNTED = 300  # pairs, below which wrong captions are not counted
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The outputs of all members, an array per member, and their training pairs. Embeddings are
+    memory-mapped."""
+
+    pairs: pd.DataFrame  # pair_id, injected
+    sides: MemberSides
+    views: int
+    terms: list[dict[str, np.ndarray]]
+    image: Sequence[np.ndarray]  # μ_I of each member, [n_pairs, dim]
+    text: Sequence[np.ndarray]
+    logit_scales: list[float]  # of each member; NaN if its checkpoint is gone
+    log_probability: list[np.ndarray]  # in training
+    n_captions: np.ndarray  # behind each mean text embedding, [n_pairs]
+    # Stores an array, where all of them do not fit into memory
+    keep: Callable[[np.ndarray], np.ndarray] = lambda values: values
+
+    @property
+    def alignments(self) -> list[np.ndarray]:
+        return [terms[c.ALIGNMENT] for terms in self.terms]
+
+
+def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return every score of every pair (`SCORE_COLUMNS`), and how well clipmem was split between
+    the encoders.
+
+    The split has fit, the mean over the maps between embeddings, and missing, why there is none.
+    """
+    sides = evidence.sides
+    trained = sides.membership.trained
+    held_out = sides.held_out
+    nan = np.full(len(held_out), np.nan)
+    scores = memorization.memorization_table(evidence.terms, sides, keep=evidence.keep)
+    values = {name: evidence.keep(scores.pop(name).to_numpy()) for name in map(str, scores.columns)}
+    split: dict[str, Any] = {"fit": None, "missing": None}
+    try:
+        parts, split["fit"] = contributions(evidence.image, evidence.text, sides)
+    except InputError as error:
+        parts = pd.DataFrame({c.CLIPMEM_IMAGE: nan, c.CLIPMEM_TEXT: nan})
+        split["missing"] = str(error)
+    sslmem = memorization.sslmem(
+        [terms[IMAGE_SQUARE] for terms in evidence.terms],
+        [terms[TEXT_SQUARE] for terms in evidence.terms],
+        sides,
+        n_views=evidence.views,
+        n_captions=evidence.n_captions,
+    )
+    for table in (parts, sslmem):
+        values |= {str(name): evidence.keep(table[name].to_numpy()) for name in table}
+    csls, log_probability = detectors.fit_out(
+        evidence.image, evidence.text, trained, held_out, evidence.logit_scales
+    )
+    swapped = detectors.swapped_csls(
+        evidence.image, evidence.text, trained, held_out, seed=sides.seed
+    )
+    learned = detectors.nan_mean(evidence.log_probability)
+    values |= {
+        c.CSLS_OUT: evidence.keep(csls),
+        c.LOG_PROBABILITY_OUT: evidence.keep(log_probability),
+        c.LEARNED: evidence.keep(learned),
+        c.CSLS_SWAPPED: evidence.keep(swapped),
+    }
+    # Added by later steps
+    values |= dict.fromkeys((c.LOG_PROBABILITY_SECOND, c.P_WRONG, *c.PARTS, c.SUSPICION), nan)
+    _compute_derived(values, set(values))
+    columns = values | {
+        c.PAIR_ID: evidence.pairs[c.PAIR_ID],
+        c.GROUP: pd.Series(sides.membership.group),
+    }
+    return pd.DataFrame({name: columns[name] for name in SCORE_COLUMNS}, copy=False), split
+
+
+def second_round(scores: pd.DataFrame, rounds: str, read: np.ndarray) -> np.ndarray:
+    """Return the pairs that are probably wrong, which a second round of training leaves out, bool
+    [n_pairs]; none if there are too few for the setting `rounds`.
+
+    Args: of `score_table`; "auto" or "2"; false for pairs whose captions are not read, [n_pairs].
+    """
+    scored = scores[c.GROUP].isin(c.SCORED_GROUPS).to_numpy() & read
+    misfit, fit = (np.where(scored, scores[name], np.nan) for name in (c.MISFIT, c.CSLS_OUT))
+    least = SECOND_ROUND_FROM[rounds]
+    return likely_wrong(misfit, fit, scores[c.CSLS_SWAPPED].to_numpy(), least=least)
+
+
+def update_scores(scores: pd.DataFrame, **values: np.ndarray) -> pd.DataFrame:
+    """Return scores with new values of some columns, [n_pairs] each, and of the columns derived
+    from them."""
+    columns = {name: scores[name].to_numpy() for name in BY_NAME} | values
+    changed = set(values)
+    _compute_derived(columns, changed)
+    return scores.assign(**{name: columns[name] for name in changed})
+
+
+def _compute_derived(values: dict[str, np.ndarray], changed: set[str]) -> None:
+    """Add to both arguments the scores that are derived from changed ones."""
+    for score in BY_NAME.values():
+        if score.compute and changed & set(score.needs):
+            values[score.name] = score.compute(*(values[name] for name in score.needs))
+            changed.add(score.name)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The captions of a data set, or their sentences, and what is known without members."""
+
+    of_pairs: Ragged  # the texts of each pair
+    # False for texts that the text tower does not read, which have no probability, [n_texts]
+    read: np.ndarray
+    reasons: np.ndarray  # why each is no caption, empty for captions, object [n_texts]
+    clusters: np.ndarray  # near-duplicate pictures share a number, [n_pairs]
+    features: np.ndarray | None  # of a locked text tower, [n_texts, width]
+    are_sentences: bool = False
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is wrong with a data set."""
+
+    scores: pd.DataFrame  # `SCORE_COLUMNS`
+    captions: pd.DataFrame  # a row a caption or sentence
+    wrong: Probabilities
+
+
+def with_recurring(texts: Texts, scores: pd.DataFrame, captions: pd.DataFrame) -> np.ndarray:
+    """Return the reasons of texts with those that recur and fit no picture, object [n_texts].
+
+    Args: captions of pairs; tables of pairs and of captions, as of `caption_evidence`.
+    """
+    reasons = texts.reasons.copy()
+    if texts.features is not None and not texts.are_sentences:
+        owner = texts.of_pairs.owner
+        others = scores[f"{c.NEGATIVE_IMAGE}_out"].to_numpy()[owner]
+        gaps = np.where(texts.read, captions[c.SIMILARITY_OUT] - others, np.nan)
+        recurs = recurring_texts(texts.features, gaps, owner, texts.clusters)
+        reasons[recurs & (reasons == "")] = c.RECURRING_TEXT
+    return reasons
+
+
+def judge_texts(
+    scores: pd.DataFrame,
+    captions: pd.DataFrame,
+    evidence: CaptionEvidence,
+    reasons: np.ndarray,
+    faults: Iterable[np.ndarray],
+    runs: Sequence[DisplacedRun],
+) -> Judged:
+    """Compute the probability that each caption, or sentence, is wrong.
+
+    Args:
+        scores: of `score_table`.
+        captions, evidence: of `caption_evidence`.
+        reasons: why each text is no caption, empty for captions, object [n_texts].
+        faults: the pairs of each fault of the pipeline that texts show.
+        runs: pairs whose captions belong to other pairs in order.
+    """
+    of_pairs = evidence.of_pairs
+    wrong = probabilities(evidence)
+    explained = np.zeros(len(scores), bool)
+    for rows in faults:
+        explained[rows] = True
+    explained &= np.maximum.reduceat(reasons != "", of_pairs.first)
+    wrong = with_checks(wrong, of_pairs, reasons != "", explained)
+    wrong = with_displaced(wrong, of_pairs, *likely_displaced(runs))
+    captions = pd.concat([captions, wrong.captions], axis=1).assign(**{c.CHECK: reasons})
+    by_part = dict(zip(c.PARTS, wrong.parts, strict=True))
+    values = by_part | {c.P_WRONG: wrong.pairs, c.SUSPICION: wrong.worst}
+    return Judged(update_scores(scores, **values), captions, wrong)
+
+
+def caption_evidence(
+    scores: pd.DataFrame,
+    texts: Texts,
+    sides: MemberSides,
+    members: Iterable[np.ndarray],
+    decoys: np.ndarray,
+    words: pd.DataFrame,
+) -> tuple[CaptionEvidence, pd.DataFrame]:
+    """Return the evidence that texts are wrong, and their table without probabilities.
+
+    similarity_out and margin_out are means over the members not trained on the pair, learned over
+    those trained on it. Where no pair has several texts they are the pair's, csls_out for
+    margin_out.
+
+    Args:
+        scores: of `score_table`.
+        texts: all captions or sentences.
+        sides: who trains on what.
+        members: `CAPTION_SCORES` [n_texts + n_decoys] of each; unused if no pair has two texts.
+        decoys: `DECOY` [n_decoys].
+        words: caption_row, surprise, changed and kind of the words that were predicted.
+    """
+    of_pairs = texts.of_pairs
+    n = of_pairs.n_items
+    owner = of_pairs.owner
+    if of_pairs.counts.max(initial=0) > 1:
+        means = _caption_means(members, sides, owner, decoys)
+    else:
+        names = (c.SIMILARITY_OUT, c.CSLS_OUT, c.LEARNED)
+        means = scores[[*names]].to_numpy()[owner].T
+    similarity, margin, learned = means
+    agree = np.full((n, 2), np.nan)
+    of_decoys = np.empty((0, 3))
+    if len(decoys):
+        assert texts.features is not None
+        agree = agreement(texts.features, of_pairs)
+        of_decoys = np.column_stack([agreement(texts.features, of_pairs, decoys), margin[n:]])
+    some_read = np.logical_or.reduceat(texts.read, of_pairs.first)
+    evidence = CaptionEvidence(
+        of_pairs,
+        fit=np.where(some_read, scores[c.CSLS_OUT], np.nan),
+        swapped=scores[c.CSLS_SWAPPED].to_numpy(),
+        misfit=np.where(some_read, scores[c.MISFIT], np.nan),
+        captions=np.where(texts.read, np.column_stack([agree, margin[:n]]).T, np.nan).T,
+        decoys=of_decoys,
+        similar=decoys["similar"],
+        texts=decoys["caption"],
+        features=texts.features if texts.are_sentences else None,
+        words=words,
+        read=texts.read,
+        not_captions=texts.reasons != "",
+    )
+    table = {
+        c.CAPTION_ROW: np.arange(n),
+        c.PAIR_ID: scores[c.PAIR_ID].to_numpy()[owner],
+        c.CAPTION: of_pairs.number.astype(np.int32),
+        c.SIMILARITY_OUT: similarity[:n],
+        c.MARGIN_OUT: margin[:n],
+        c.LEARNED: learned[:n],
+        c.AGREEMENT: agree[:, 0],
+        c.READ: texts.read,
+    }
+    return evidence, pd.DataFrame(table)
+
+
+def _caption_means(
+    members: Iterable[np.ndarray], sides: MemberSides, owner: np.ndarray, decoys: np.ndarray
+) -> np.ndarray:
+    """Return similarity, margin and learned of each text and of each decoy, [3, n_texts +
+    n_decoys]: means over the members that trained on neither, or on both, of its pairs."""
+    # A text has one pair, a decoy two: that of the picture, and that of the text.
+    both = [np.append(owner, owner[decoys[name]]) for name in ("place", "caption")]
+
+    def of_member(values: np.ndarray, trained: np.ndarray) -> np.ndarray:
+        first, second = (trained[rows] for rows in both)
+        masks = {name: ~(first | second) for name in ("similarity", "margin")}
+        masks["learned"] = first & second
+        return np.stack([np.where(mask, values[name], np.nan) for name, mask in masks.items()])
+
+    return detectors.nan_mean(map(of_member, members, sides.membership.trained))
+
+
+def captions_of_sentences(sentences: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of captions: one is wrong if it has a wrong sentence, and errors of its
+    sentences are independent. Other scores are those of the sentence most likely wrong."""
+    table = sentences.copy()
+    same_pair = 1 - table[c.P_CHECK] - table[c.P_PAIR]
+    right = ((same_pair - table[c.P_CAPTION]) / same_pair).clip(0, 1)
+    right_words = ((1 - table[c.P_WRONG]) / (same_pair - table[c.P_CAPTION])).clip(0, 1)
+    rows = (table[c.SENTENCE] == 0).cumsum() - 1  # of each sentence's caption
+    worst = table[c.P_WRONG].fillna(-1.0).groupby(rows).idxmax()
+    right, right_words = (part.groupby(rows).prod() for part in (right, right_words))
+    captions = table.loc[worst].reset_index(drop=True)
+    whole = captions[c.P_CHECK] + captions[c.P_PAIR]
+    captions[c.P_CAPTION] = (1 - whole) * (1 - right)
+    captions[c.P_WORD] = (1 - whole) * right * (1 - right_words)
+    captions[c.P_WRONG] = whole + captions[c.P_CAPTION] + captions[c.P_WORD]
+    return captions.assign(**{c.CAPTION_ROW: captions.index})
+
+
+def wrong_captions(
+    injected: pd.Series, scores: pd.DataFrame, wrong: Probabilities
+) -> dict[str, Any]:
+    """Return how many pairs have a wrong caption, and the counts of each kind of evidence;
+    `missing` says why not."""
+    kinds = {
+        "injected": int((injected == c.MISCAPTION).sum()),
+        "injected_vague": int((injected == c.VAGUE).sum()),
+    }
+    missing = wrong.counts["pairs"].missing
+    if scores[c.MISFIT].fillna(scores[c.CSLS_OUT]).count() < FEWEST_COUNTED:
+        missing = "too few pairs to estimate: review all"
+    if missing:
+        return {"missing": missing, **kinds}
+    parts = np.nansum(wrong.parts, axis=1)
+    estimate = float(parts.sum())
+    probabilities = wrong.pairs[np.isfinite(wrong.pairs)]
+    _, low, high, _ = Posterior.of(probabilities).before_review()
+    return {
+        "missing": None,
+        "all": {"estimate": estimate, "low": min(low, estimate), "high": max(high, estimate)},
+        "of": len(probabilities),
+        "parts": parts.tolist(),
+        "counted": [name for name, count in wrong.counts.items() if not count.missing],
+        "kinds": wrong.kinds,
+        "several": len(wrong.captions) > len(wrong.pairs),  # captions of a pair
+        **kinds,
+    }
