@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core import api, open_audit
+from clipmem_core import open_audit
+from clipmem_core.api import audits
 
 
 def test_the_examples_run(typed: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -14,10 +15,10 @@ def test_the_examples_run(typed: Path, data: Path, monkeypatch: pytest.MonkeyPat
     names = {"audit": open_audit("scenes")}
     undocumented = [
         name
-        for name, value in vars(api.AuditFrames).items()
+        for name, value in vars(audits.AuditFrames).items()
         if not name.startswith("_") and "Example:" not in (value.__doc__ or "")
     ]
     assert undocumented == []
-    result = doctest.testmod(api, extraglobs=names)
+    result = doctest.testmod(audits, extraglobs=names)
     assert result.failed == 0
     assert result.attempted > 15

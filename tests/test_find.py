@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import clipmem_core
-from clipmem_core.find import WrongCaptions, find_wrong_captions
+from clipmem_core.api.arrays import WrongCaptions, find_wrong_captions
 from clipmem_core.io import InputError
 from tests.audit.small import Silent, config_of
 

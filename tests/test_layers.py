@@ -21,7 +21,6 @@ LAYERS = [
     {"figures"},
     {"export"},
     {"api"},
-    {"find", "run"},
     {"lab"},  # the auditor, all of the above, never imports it
     {"cli", "__main__", "__init__"},
     {"dashboard"},

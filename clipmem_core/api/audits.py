@@ -228,3 +228,14 @@ class AuditFrames(Audit):
         joined["wrong"] = parts.idxmax(axis=1).map(WRONG_WORDS).where(likely, "")
         decisions = self.decisions[[c.PAIR_ID, "decision", "note"]]
         return joined.merge(decisions, on=c.PAIR_ID, how="left")
+
+
+def open_audit(name: str) -> AuditFrames:
+    """Return a finished audit.
+
+    Args:
+        name: the audit's, in the data folder (`data/`, or what the variable CLIPMEM_DATA says).
+    """
+    audit = AuditFrames.open(name)
+    audit.check_finished()
+    return audit
