@@ -31,7 +31,7 @@ from clipmem_core.ragged import Ragged
 from clipmem_core.scores.detectors import DECOY
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
-VERSION = 13  # of an audit's folder; other versions cannot be read
+VERSION = 14  # of an audit's folder; other versions cannot be read
 # bytes; file systems allow 255, and the names of locks and temporary files are longer
 MAX_NAME = 100
 

@@ -37,7 +37,6 @@ from clipmem_core.lab import baselines as b
 from clipmem_core.lab.benchmark_results import Injection, oriented
 from clipmem_core.ragged import Ragged
 from clipmem_core.scores.detectors import misfit, nan_mean
-from clipmem_core.scores.evidence import EXPLAINED
 from clipmem_core.scores.membership import side_means
 from clipmem_core.scores.metrics import (
     METRICS,
@@ -174,9 +173,10 @@ def _pair_scores(shared: Shared) -> pd.DataFrame:
         scores[b.MISFIT_SECOND] = scores[c.MISFIT]
         scores[c.LOG_PROBABILITY_SECOND] = -table[c.LOG_PROBABILITY_SECOND].fillna(first)
     scores[c.MISFIT] = misfit(table[c.LEARNED].to_numpy(), first.to_numpy())
-    # A person decides on incidents first
-    suspicion = table[c.SUSPICION]
-    scores[c.SUSPICION] = suspicion.mask(suspicion == EXPLAINED, table[c.P_WRONG])
+    # A person decides on incidents first, which are last in `suspicion`
+    by_caption = read_table(shared.audit.folder / CAPTION_TABLE).groupby(c.PAIR_ID)[c.P_WRONG]
+    worst = by_caption.max().reindex(table[c.PAIR_ID]).to_numpy()
+    scores[c.SUSPICION] = worst if np.isfinite(worst).any() else table[c.SUSPICION]
     seed = shared.config.seed
     scores[b.RANDOM_DETECTOR] = draws.rng(seed, "random detector").random(len(table))
     folders = [shared.audit.member(name) for name in shared.record.members]

@@ -61,7 +61,7 @@ _FEWEST_ALIKE = 5  # pictures of a recurring text
 _BY_CHANCE = 0.1  # share of captions that are wrong for another reason
 _NATS = 7.0  # log-likelihood ratio of a recurring text: 1,000
 _MOST_COMPARED = 20_000  # captions that fit badly and are compared with each other
-EXPLAINED = -1.0  # suspicion of a pair that an incident explains
+_LAST = -np.inf  # in the review: a pair that an incident explains
 _MOST_SURE = 0.98  # probability that it is wrong
 
 
@@ -329,7 +329,8 @@ class Probabilities:
     # That a text is no caption, that all captions are another picture's, that one is, that one word
     # is wrong, [4, n_pairs]
     parts: np.ndarray
-    # The highest p_wrong of the pair's captions, [n_pairs]; misfit if there is no p_wrong
+    # Larger is reviewed first: the highest p_wrong of the pair's captions, or misfit if there is no
+    # p_wrong, and −∞ if an incident explains the pair, [n_pairs]
     worst: np.ndarray
     word_share: np.ndarray  # of each predicted word in the p_word of its caption
     counts: dict[str, WrongCount]  # of pairs, captions and words
@@ -636,7 +637,7 @@ def with_checks(
     parts = np.where(none < 1, np.nan_to_num(wrong.parts), wrong.parts) * none
     parts[0] = 1 - none
     worst = np.fmax.reduceat(captions[c.P_WRONG].to_numpy(), of_pairs.first)
-    worst = np.where(explained, EXPLAINED, np.where(none < 1, worst, wrong.worst))
+    worst = np.where(explained, _LAST, np.where(none < 1, worst, wrong.worst))
     return replace(wrong, captions=captions, pairs=parts.sum(axis=0), parts=parts, worst=worst)
 
 
@@ -656,7 +657,7 @@ def with_displaced(
     captions[[c.P_PAIR, c.P_WRONG]] += of_caption[:, None]
     none = np.zeros_like(chosen)
     parts = np.where(chosen > 0, np.stack([none, chosen, none, none]), wrong.parts)
-    worst = np.where(chosen > 0, EXPLAINED, wrong.worst)
+    worst = np.where(chosen > 0, _LAST, wrong.worst)
     return replace(wrong, captions=captions, pairs=parts.sum(axis=0), parts=parts, worst=worst)
 
 

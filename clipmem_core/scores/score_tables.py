@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 
 from clipmem_core import columns as c
 from clipmem_core.io import InputError
@@ -199,8 +200,16 @@ def judge_texts(
     wrong = with_displaced(wrong, of_pairs, *likely_displaced(runs))
     captions = pd.concat([captions, wrong.captions], axis=1).assign(**{c.CHECK: reasons})
     by_part = dict(zip(c.PARTS, wrong.parts, strict=True))
-    values = by_part | {c.P_WRONG: wrong.pairs, c.SUSPICION: wrong.worst}
+    values = by_part | {c.P_WRONG: wrong.pairs, c.SUSPICION: _later_share(wrong.worst)}
     return Judged(update_scores(scores, **values), captions, wrong)
+
+
+def _later_share(worst: np.ndarray) -> np.ndarray:
+    """Return the share of the pairs that are reviewed after each, [n_pairs]; NaN without a score."""
+    known = ~np.isnan(worst)
+    share = np.full(len(worst), np.nan)
+    share[known] = scipy.stats.rankdata(worst[known], "min") - 1
+    return share / max(known.sum(), 1)
 
 
 def caption_evidence(
