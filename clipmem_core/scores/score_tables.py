@@ -205,7 +205,7 @@ def judge_texts(
 
 
 def _later_share(worst: np.ndarray) -> np.ndarray:
-    """Return the share of the pairs that are reviewed after each, [n_pairs]; NaN without a score."""
+    """Return the share of pairs that are reviewed after each, [n_pairs]; NaN without a score."""
     known = ~np.isnan(worst)
     share = np.full(len(worst), np.nan)
     share[known] = scipy.stats.rankdata(worst[known], "min") - 1
