@@ -253,30 +253,30 @@ class DataCheck:
     label: str
     help: str
     advice: str
+    of: str = "captions"  # or pictures
     needs: str = ""  # the field of Captions or PictureMeasures that the check needs
 
-    @property
-    def of(self) -> str:
-        """Return captions or pictures."""
-        return "pictures" if self.needs in PictureMeasures.__dataclass_fields__ else "captions"
+
+def _matches(find: Callable[[str], object], captions: Captions) -> np.ndarray:
+    return np.array([bool(find(text)) for text in captions.texts], bool)
 
 
-def _each(matches: Callable[[str], object]) -> Callable[[Captions], np.ndarray]:
-    return lambda captions: np.array([bool(matches(text)) for text in captions.texts], bool)
-
-
+# The first that a text fails is why it is no caption, see `not_captions`
+_NOT_CAPTIONS: dict[str, Callable[[str], object]] = {
+    "model_output": _MODEL_OUTPUT.search,
+    "file_name": lambda text: _FILE_NAME.fullmatch(text.strip()),
+    "markup": _TAGS.search,
+    "gibberish": _is_gibberish,
+    "empty_caption": _is_empty,
+}
+_TEXT_CHECKS = _NOT_CAPTIONS | {"short_caption": _is_short, "markup": _MARKUP.search}
 _FINDERS: dict[str, Callable[[Any], Any]] = {
-    "empty_caption": _each(_is_empty),
-    "short_caption": _each(_is_short),
+    **{name: functools.partial(_matches, find) for name, find in _TEXT_CHECKS.items()},
     "long_caption": lambda captions: captions.cut,
-    "markup": _each(_MARKUP.search),
-    "gibberish": _each(_is_gibberish),
-    "other_script": lambda captions: np.array(
-        [main_script(text) in captions.data_set.rare_scripts for text in captions.texts], bool
+    "other_script": lambda captions: _matches(
+        lambda text: main_script(text) in captions.data_set.rare_scripts, captions
     ),
     "other_language": lambda captions: captions.other_languages != "",
-    "file_name": _each(lambda text: _FILE_NAME.fullmatch(text.strip())),
-    "model_output": _each(_MODEL_OUTPUT.search),
     "repeated_caption": lambda captions: np.isin(
         caption_hashes(captions), captions.data_set.repeated
     ),
@@ -286,16 +286,8 @@ _FINDERS: dict[str, Callable[[Any], Any]] = {
     "tiny": lambda shorter: shorter < TINY,
     "near_duplicate": lambda clusters: np.bincount(clusters)[clusters] > 1,
 }
-# Checks of `not_captions`
-_NOT_CAPTIONS: dict[str, Callable[[str], object]] = {
-    "model_output": _MODEL_OUTPUT.search,
-    "file_name": lambda text: _FILE_NAME.fullmatch(text.strip()),
-    "markup": _TAGS.search,
-    "gibberish": _is_gibberish,
-    "empty_caption": _is_empty,
-}
 _FACTS = read_json(Path(__file__).with_name("checks.json"))
-CHECKS = {name: DataCheck(name, find=find, **_FACTS[name]) for name, find in _FINDERS.items()}
+CHECKS = {name: DataCheck(name, _FINDERS[name], **facts) for name, facts in _FACTS.items()}
 
 
 def caption_flags(captions: Captions) -> dict[str, np.ndarray]:
@@ -315,9 +307,10 @@ def not_captions(texts: Sequence[str]) -> np.ndarray:
     Of markup only tags count. A check other than `model_output` that more than half of the texts
     fail does not count: it describes the style of the data set.
     """
+    captions = Captions.from_pairs([texts])
     names = np.full(len(texts), "", object)
-    for name, is_one in _NOT_CAPTIONS.items():
-        found = np.array([bool(is_one(text)) for text in texts], bool) & (names == "")
+    for name, find in _NOT_CAPTIONS.items():
+        found = _matches(find, captions) & (names == "")
         if name == "model_output" or 2 * found.sum() <= len(texts):
             names[found] = name
     return names

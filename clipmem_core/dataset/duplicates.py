@@ -8,6 +8,7 @@ import faiss
 import numpy as np
 import scipy
 
+from clipmem_core.dataset.pictures import DESCRIPTOR_SIDE
 from clipmem_core.embeddings import BLOCK, close_pairs, similar_pairs
 
 FLAT = 1.0  # contrast in grey levels below which a descriptor shows almost nothing of the picture
@@ -37,13 +38,11 @@ def near_duplicate_clusters(descriptors: np.ndarray, sha256: Sequence[str]) -> n
     one, only matches the same bytes. Time grows with the square of the number of pictures.
 
     Args:
-        descriptors: uint8 [n_pictures, 3 · side · side] with an even side, rows of RGB values.
+        descriptors: uint8 [n_pictures, 3 · DESCRIPTOR_SIDE²], rows of RGB values.
         sha256: hash of each picture's bytes; an empty one equals no other.
     """
     n = len(descriptors)
-    contrast = np.zeros(n, np.float32)
-    for at in range(0, n, BLOCK):
-        contrast[at : at + BLOCK] = descriptors[at : at + BLOCK].std(axis=1, dtype=np.float32)
+    contrast = np.array([row.std(dtype=np.float32) for row in descriptors], np.float32)
     visible = np.flatnonzero(contrast >= FLAT)
     replicates = _repeats((descriptors[row].tobytes() for row in visible), visible)
     rows = np.setdiff1d(visible, replicates[:, 0])
@@ -62,15 +61,9 @@ def alike_by_features(features: np.ndarray) -> np.ndarray:
     """
     n = len(features)
     starts = range(0, n, BLOCK)
-    if n < 2:
-        return np.arange(n)
     total = sum(features[at : at + BLOCK].sum(axis=0, dtype=np.float64) for at in starts)
     mean = (total / n).astype(np.float32)
-    digests = (
-        hashlib.blake2b(row.tobytes(), digest_size=16).digest()
-        for at in starts
-        for row in features[at : at + BLOCK]
-    )
+    digests = (hashlib.sha256(row).digest() for at in starts for row in features[at : at + BLOCK])
     replicates = _repeats(digests, range(n))
     rows = np.setdiff1d(np.arange(n), replicates[:, 0])
 
@@ -118,30 +111,19 @@ def _clusters(n: int, links: Sequence[np.ndarray]) -> np.ndarray:
 def _similar_pairs(descriptors: np.ndarray, contrast: np.ndarray) -> Iterator[np.ndarray]:
     """Yield near-duplicates, int64 [n, 2]: candidates by small vectors, then compared by their
     descriptors."""
-    if len(descriptors) < 2:
-        return
-    side = round((descriptors.shape[1] / 3) ** 0.5)
-    blocks = []
+    half = DESCRIPTOR_SIDE // 2
     # At half their side, less their mean, in units of contrast
-    for at in range(0, len(descriptors), BLOCK):
-        grid = descriptors[at : at + BLOCK].reshape(-1, side // 2, 2, side // 2, 2, 3)
-        small = grid.mean(axis=(2, 4), dtype=np.float32).reshape(len(grid), -1)
-        blocks.append((small - small.mean(axis=1, keepdims=True)) / contrast[at : at + BLOCK, None])
-    vectors = np.concatenate(blocks)
+    grid = descriptors.reshape(-1, half, 2, half, 2, 3)
+    small = grid.mean(axis=(2, 4), dtype=np.float32).reshape(-1, 3 * half**2)
+    vectors = (small - small.mean(axis=1, keepdims=True)) / contrast[:, None]
     dim = vectors.shape[1]
     # by the triangle inequality two vectors are never further apart than twice the difference's
     # share of contrast
-    for pairs, distances in close_pairs(
-        vectors, dim * (2 * TEXTURED_RMS) ** 2, metric=faiss.METRIC_L2
-    ):
-        smaller = contrast[pairs].min(axis=1)
-        share = np.sqrt(distances.clip(0) / dim) / 2
-        likely = share < np.where(smaller < TEXTURED, RMS, TEXTURED_RMS) + 1e-3  # room for rounding
-        pairs = pairs[likely]
-        smaller = smaller[likely]
+    limit = dim * (2 * TEXTURED_RMS) ** 2
+    for pairs, _ in close_pairs(vectors, limit, metric=faiss.METRIC_L2):
         for at in range(0, len(pairs), BLOCK):
             part = pairs[at : at + BLOCK]
-            unit = smaller[at : at + BLOCK]
+            unit = contrast[part].min(axis=1)
             difference = np.abs(descriptors[part[:, 0]].astype(np.int16) - descriptors[part[:, 1]])
             rms = np.sqrt(np.square(difference, dtype=np.float32).mean(axis=1)) / unit
             peak = difference.max(axis=1) / unit

@@ -31,7 +31,7 @@ _STRETCH = 10
 _MIXED = "captions of another source were mixed in"
 # Reasons of texts that are no captions (`not_captions`), and of other checks of captions
 _NO_CAPTION_CAUSES = {
-    "model_output": "answers and errors of a captioning service were not filtered",
+    "model_output": "placeholders and messages of a captioning service were not filtered",
     c.RECURRING_TEXT: "an error text or boilerplate: it fits no picture better than chance",
     "empty_caption": "captions were lost, or read from another column",
     "markup": "markup was not removed",

@@ -100,7 +100,7 @@ def _with_captions(
     """Return the pairs with new captions by row, and the captions that a pair did not have."""
     old = pairs[c.CAPTIONS].tolist()
     captions = [new.get(row, texts) for row, texts in enumerate(old)]
-    pairs = pairs.assign(**{c.CAPTIONS: pd.Series(captions, index=pairs.index, dtype=object)})
+    pairs = pairs.assign(**{c.CAPTIONS: captions})
     changes = [
         ChangedCaption(row, number)
         for row, texts in new.items()
@@ -133,10 +133,8 @@ def _swap_random(
     several."""
     rng = draws.rng(seed, "swapped captions")
     captions = pairs[c.CAPTIONS].tolist()
-    free = free[[len(captions[row]) > 1 for row in free]] if single else free
-    _check_count(
-        len(free), n, "with several captions can be changed" if single else "can be changed"
-    )
+    free = free[[len(captions[row]) > single for row in free]]
+    _check_count(len(free), n, f"with {1 + single} captions or more can be changed")
     texts_of = [frozenset(captions[row]) for row in free]
     for _ in range(_DRAWS):
         # at most half of the rows may share a text, or no swap exists
@@ -146,8 +144,7 @@ def _swap_random(
             if len(drawn) < n and all(used[text] < n // 2 for text in texts_of[i]):
                 used.update(texts_of[i])
                 drawn.append(int(i))
-        sources = _derange([texts_of[i] for i in drawn], rng) if len(drawn) == n else None
-        if sources is None:
+        if len(drawn) < n or (sources := _derange([texts_of[i] for i in drawn], rng)) is None:
             continue
         targets = free[drawn]
         donors = dict(zip(targets.tolist(), targets[sources].tolist(), strict=True))
@@ -258,9 +255,11 @@ def _replace_word(
             return "noun", nouns[first : rank[word] + _SIMILAR_RANKS + 1]
         return "", ()
 
-    def change_one_word(text: str, replaced: dict[str, str]) -> tuple[str, int, str] | None:
-        """Return the new caption, the position of the word and its kind."""
-        matches = list(_WORD.finditer(text))
+    def change_one_word(
+        row: int, texts: list[str], number: int, replaced: dict[str, str]
+    ) -> ChangedCaption | None:
+        """Replace a word of a caption in `texts` if one of its words can be replaced."""
+        matches = list(_WORD.finditer(texts[number]))
         words = [match[0].lower() for match in matches]
         # the same word again, so that a pair's captions agree
         choices = [i for i, word in enumerate(words) if word in replaced]
@@ -275,9 +274,9 @@ def _replace_word(
         word_kind, others = alternatives(word)
         if word not in replaced:
             replaced[word] = str(rng.choice([other for other in others if other != word]))
-        new = replaced[word]
-        new = new.capitalize() if match[0][0].isupper() else new
-        return text[: match.start()] + new + text[match.end() :], position, word_kind
+        new = replaced[word].capitalize() if match[0][0].isupper() else replaced[word]
+        texts[number] = match.string[: match.start()] + new + match.string[match.end() :]
+        return ChangedCaption(row, number, position, word_kind)
 
     new = dict[int, list[str]]()
     changes = list[ChangedCaption]()
@@ -287,15 +286,9 @@ def _replace_word(
         replaced = dict[str, str]()
         texts = list(captions[row])
         numbers = range(len(texts)) if every else [int(rng.integers(len(texts)))]
-        changed = [
-            (number, change)
-            for number in numbers
-            if (change := change_one_word(texts[number], replaced))
-        ]
-        if len(changed) == len(numbers):
-            for number, (text, position, word_kind) in changed:
-                texts[number] = text
-                changes.append(ChangedCaption(row, number, position, word_kind))
+        changed = [change_one_word(row, texts, number, replaced) for number in numbers]
+        if all(changed):
+            changes += filter(None, changed)
             new[row] = texts
     _check_count(len(new), n, "have a word in their captions to change")
     return _with_captions(pairs, new)[0], changes
@@ -373,8 +366,8 @@ def draw_displaced(n_pairs: int, n: int, seed: int) -> list[Displaced]:
     rng = draws.rng(seed, "displaced captions")
     free = np.ones(n_pairs, bool)
     runs = list[Displaced]()
-    for attempt in range(_DRAWS):
-        if n < _SHORTEST or attempt == _DRAWS - 1:
+    for _ in range(_DRAWS - 1):
+        if n < _SHORTEST:
             break
         kind = DISPLACED_KINDS[len(runs) % len(DISPLACED_KINDS)]
         blocks = 2 if kind == "exchange" else 1
@@ -412,18 +405,18 @@ def _displace(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> Injec
 def _make_vague(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> Injected:
     """Replace the captions of pairs, at most ten, by captions that fit any picture."""
     rng = draws.rng(seed, "vague captions")
-    new = {}
-    for row in rng.choice(free, n, replace=False):
-        count = len(pairs[c.CAPTIONS].iloc[row])
-        new[int(row)] = rng.permutation(_VAGUE_CAPTIONS)[:count].tolist()
+    captions = pairs[c.CAPTIONS].tolist()
+    new = {
+        row: rng.permutation(_VAGUE_CAPTIONS)[: len(captions[row])].tolist()
+        for row in rng.choice(free, n, replace=False).tolist()
+    }
     return _with_captions(pairs, new, kind=c.VAGUE)
 
 
 def _duplicate(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> Injected:
     """Make half of n drawn pairs, an even number, copies of the other half."""
     drawn = draws.rng(seed, "duplicates").choice(free, n // 2 * 2, replace=False)
-    copies = drawn[: n // 2]
-    originals = drawn[n // 2 :]
+    copies, originals = np.split(drawn, 2)
     injected = pairs.copy()
     copied = [c.IMAGE, c.CAPTIONS, c.LABEL, c.WIDTH, c.HEIGHT, c.SHA256]
     injected.loc[pairs.index[copies], copied] = pairs.iloc[originals][copied].to_numpy()

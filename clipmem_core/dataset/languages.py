@@ -30,8 +30,6 @@ _ONE_SCRIPT = dict.fromkeys(
 
 def main_script(text: str) -> str:
     """Return the Unicode name of the script of most letters; empty for a text without letters."""
-    if text.isascii():
-        return "LATIN" if any(letter.isalpha() for letter in text) else ""
     counts = Counter(_script(letter) for letter in text if letter.isalpha())
     return counts.most_common(1)[0][0] if counts else ""
 

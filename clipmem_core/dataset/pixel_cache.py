@@ -16,7 +16,7 @@ import functools
 import math
 import signal
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -131,8 +131,7 @@ def check_pictures(
         chunks = map_chunks(work, list(enumerate(images)), workers=cores(), chunk=_CHUNK)
         with closing(chunks):
             for chunk, result in chunks:
-                crashed = [(row, Fact(reason=_CRASHED)) for row, _ in chunk]
-                facts.update(result or crashed)
+                facts |= result or {row: Fact(reason=_CRASHED) for row, _ in chunk}
                 if progress is not None:
                     progress(len(facts), len(images))
         table = pd.DataFrame([facts[row] for row in sorted(facts)], columns=Fact._fields)
@@ -163,33 +162,24 @@ def map_chunks(
     """
     chunks = [list(items[start : start + chunk]) for start in range(0, len(items), chunk)]
     retries = list[list[Any]]()
-    for part, result, error in _results(work, chunks, workers):
-        if error:
-            retries += [[item] for item in part]
-        else:
-            yield part, result
-    for part, result, error in _results(work, retries, 1):
-        # by the system, for example when memory ran out
-        if isinstance(error, ProcessExpired) and error.exitcode == -signal.SIGKILL:
-            raise MemoryError(f"the process working on {part[0]!r} was killed, alone as well")
-        yield part, result
-
-
-def _results(
-    work: Callable[[list[Any]], Any], chunks: Sequence[list[Any]], workers: int
-) -> Iterator[tuple[list[Any], Any, Exception | None]]:
-    """Yield each chunk in order with its result, or with the error that ended its process."""
-    pool = ProcessPool(workers, initializer=discard_output, context=Spawn())
-    try:
-        futures = deque(pool.schedule(work, (part,), timeout=SECONDS) for part in chunks)
-        for part in chunks:
-            result = None
-            failure = None
-            try:
-                result = futures.popleft().result()
-            except (ProcessExpired, TimeoutError) as error:
-                failure = error
-            yield part, result, failure
-    finally:
-        pool.stop()
-        pool.join()
+    for parts, processes in ((chunks, workers), (retries, 1)):
+        pool = ProcessPool(processes, initializer=discard_output, context=Spawn())
+        try:
+            futures = deque(pool.schedule(work, (part,), timeout=SECONDS) for part in parts)
+            for part in parts:
+                result = None
+                try:
+                    result = futures.popleft().result()
+                except (ProcessExpired, TimeoutError) as error:
+                    if parts is chunks:
+                        retries += [[item] for item in part]
+                        continue
+                    # by the system, for example when memory ran out
+                    if getattr(error, "exitcode", 0) == -signal.SIGKILL:
+                        raise MemoryError(
+                            f"the process working on {part[0]!r} was killed, alone as well"
+                        ) from error
+                yield part, result
+        finally:
+            pool.stop()
+            pool.join()

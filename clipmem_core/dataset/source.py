@@ -100,11 +100,11 @@ def lacks_captions(source: str) -> bool:
     """Tell whether a source is class folders of pictures without captions, which need a
     `--caption-template`."""
     folder = Path(os.path.expanduser(source))
-    if not folder.is_dir() or any(
-        path.suffix.lower() in SOURCE_SUFFIXES for path in folder.iterdir()
-    ):
-        return False
-    return samples.has_class_folders(folder)
+    return (
+        folder.is_dir()
+        and not any(path.suffix.lower() in SOURCE_SUFFIXES for path in folder.iterdir())
+        and samples.has_class_folders(folder)
+    )
 
 
 def _read(source: str, options: SourceOptions, data: Path) -> Rows:

@@ -3,11 +3,9 @@ picture files."""
 
 import hashlib
 import io
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 
@@ -131,9 +129,8 @@ def clean(audit: Audit) -> Cleaned:
     line = contents_line(audit, decisions)
     cleaned = Cleaned(audit, root, kept, pairs[is_removed], line, notes, {})
     time = (audit.folder / PAIRS).stat().st_mtime_ns
-    in_newer = lru_cache(maxsize=4)(partial(is_newer, time_ns=time))
     for image, sha256 in zip(pairs[IMAGE], pairs[SHA256], strict=True):
-        if sha256 and in_newer(split_reference(root, image)[0]):
+        if sha256 and is_newer(split_reference(root, image)[0], time):
             with suppress(FileNotFoundError, InputError):
                 cleaned.read(image, sha256)
     return cleaned
@@ -219,8 +216,7 @@ def picture_files(
     check_root(cleaned.root)
     images = cleaned.pairs[IMAGE]
     if not images.str.contains(_IN_ARCHIVE).any():
-        root = os.path.realpath(cleaned.root)
-        missing = [image for image in images if picture_fault(root, image)]
+        missing = [image for image in images if picture_fault(cleaned.root, image)]
         note = (
             f"{count_words(len(missing), 'picture')} missing on this machine, first "
             f"{next(iter(missing), '')!r}."
@@ -249,8 +245,7 @@ def encoded_pictures(
     """Yield row, reference and content of each picture; a missing one is an input error."""
     images = cleaned.pairs[[IMAGE, SHA256]]
     for done, (row, image, sha256) in enumerate(images.itertuples(name=None)):
-        if done % 100 == 0:
-            progress(done, len(images))
+        progress(done, len(images))
         try:
             yield row, image, cleaned.read(image, sha256)
         except FileNotFoundError as error:

@@ -19,7 +19,7 @@ import pandas as pd
 
 from clipmem_core.auditing.store import MAX_NAME, PAIRS, SCORES, Audit, write_json, write_table
 from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
-from clipmem_core.config import DEFAULT_PRESET, data_folder
+from clipmem_core.config import data_folder
 from clipmem_core.dataset.readers.containers import scan_tar, split_reference
 from clipmem_core.dataset.readers.paths import is_picture, normal_reference
 from clipmem_core.export.cleaned import (
@@ -120,8 +120,7 @@ def _audit_command(cleaned: Cleaned, path: Path, images: Path | None = None) -> 
     config = cleaned.audit.record.config
     words = ["audit", str(path), "--name", f"{cleaned.audit.name}-clean"]
     words += ["--image-folder", str(images)] if images else []
-    words += ["--preset", config.preset] if config.preset != DEFAULT_PRESET else []
-    words += ["--protocol", config.protocol] if config.protocol != "ensemble" else []
+    words += ["--preset", config.preset, "--protocol", config.protocol]
     return f"python -m clipmem_core {shlex.join(words)}"
 
 

@@ -73,17 +73,15 @@ class ReauditEffect:
 def compare_with_reaudit(audit: Audit, reaudit: Audit, screen: Screen) -> ReauditEffect | None:
     """Compare an audit with that of its cleaned data set; None if fewer than ten held-out pairs are
     in both."""
-    columns = [c.SHA256, c.CAPTIONS]
-    pairs = audit.pairs.set_index(c.PAIR_ID)[columns]
-    pairs_now = reaudit.pairs.set_index(c.PAIR_ID)[columns]
-    row = pairs.index.get_indexer(pairs_now.index)
-    before = pairs.iloc[row]
-    same_captions = [
-        list(a) == list(b) for a, b in zip(before[c.CAPTIONS], pairs_now[c.CAPTIONS], strict=True)
-    ]
-    same_picture = before[c.SHA256].to_numpy() == pairs_now[c.SHA256].to_numpy()
-    rows_now = np.flatnonzero((row >= 0) & same_picture & same_captions)
-    rows_then = row[rows_now]
+    tables = [audit.pairs, reaudit.pairs]
+    keys_then, keys_now = (
+        zip(table[c.PAIR_ID], table[c.SHA256], map(tuple, table[c.CAPTIONS]), strict=True)
+        for table in tables
+    )
+    row_of = {key: row for row, key in enumerate(keys_then)}
+    rows = np.array([row_of.get(key, -1) for key in keys_now])
+    rows_now = np.flatnonzero(rows >= 0)
+    rows_then = rows[rows_now]
     first = membership_of(audit.membership)
     second = membership_of(reaudit.membership)
     membership = Membership(second.group[rows_now], second.members, second.trained[:, rows_now])
@@ -96,10 +94,10 @@ def compare_with_reaudit(audit: Audit, reaudit: Audit, screen: Screen) -> Reaudi
     hits_then = _hits(audit, rows_then[held_out], screen)
     hits_now = _hits(reaudit, rows_now[held_out], screen)
     retrieval = crossed_mean(hits_now - hits_then)
-    n_common = int((row >= 0).sum())
+    n_common = int(tables[1][c.PAIR_ID].isin(tables[0][c.PAIR_ID]).sum())
     return ReauditEffect(
         of=audit.name,
-        removed=len(pairs) - n_common,
+        removed=len(tables[0]) - n_common,
         recaptioned=n_common - len(rows_now),
         members=len(membership.members),
         held_out=int(held_out.sum()),
@@ -161,13 +159,12 @@ def _clipmem(
     change = after - before
     if record.protocol == "paper":
         difference = crossed_mean(replicate_clipmem(list(change), sides.replicates, inside))
-        over = difference.over.replace("members", "seeds")
+        difference = replace(difference, over=difference.over.replace("members", "seeds"))
     else:  # weighted so that the mean is the mean of in minus out
         n_in = inside.sum(axis=0)
         weighted = np.where(inside, change / n_in, -change / (len(change) - n_in))
         difference = crossed_mean(len(change) * weighted)
-        over = difference.over
-    return MeanChange(then, now, difference.mean, difference.low, difference.high, over)
+    return MeanChange(then, now, *astuple(difference))
 
 
 COMPARISON = "again.json"

@@ -13,7 +13,6 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,7 +34,7 @@ from clipmem_core.embeddings import Vectors, read_vectors, write_vectors
 from clipmem_core.io import InputError, cached_folder, naming, reading
 from clipmem_core.ragged import Ragged
 
-ROWS_AT_ONCE = 65_536  # checked, converted and written at a time
+ROWS_AT_ONCE = 65_536  # checked and converted at a time
 SIDES = ("image", "text")
 DATACOMP = {"image": "l14_img", "text": "l14_txt"}  # arrays of its .npz
 # Folders of clip-retrieval, and the endings of their files
@@ -110,8 +109,8 @@ def stored_features(
 ) -> Stored:
     """Read precomputed features. Rows with the same id are one pair with several captions.
 
-    A row without a caption, or with features that are NaN, infinite, zero or constant, is in
-    quarantine with its reason. `sha256` is that of a pair's features.
+    A row without a caption, or with features that are NaN, infinite or constant, is in quarantine
+    with its reason. `sha256` is that of a pair's features.
 
     Args:
         parts: as of `feature_parts`.
@@ -202,14 +201,12 @@ def _store(folder: Path, parts: Sequence[Part], options: SourceOptions) -> None:
                 if first:
                     refused.append((row.source, pair_id, *first))
                 else:
-                    rows = first_image + image_row, first_text + text_row
-                    used.append((pair_id, image, label, text, *rows))
+                    places = first_image + image_row, first_text + text_row
+                    used.append((pair_id, image, label, text, *places))
                 text_row += 1
             image_row += 1
-            if len(used) >= ROWS_AT_ONCE:
-                tables.append(_as_table(used))
-                used = []
-        tables.append(_as_table(used))
+        rows = [dict(zip(_CAPTION.names, each, strict=True)) for each in used]
+        tables.append(pa.Table.from_pylist(rows, _CAPTION))
         counted = ((image_faults, image_row, "rows"), (text_faults, text_row, "captions"))
         for path, (features, count, unit) in zip(files, counted, strict=True):
             if len(features) != count:
@@ -228,13 +225,7 @@ def _array(path: Path, side: str) -> np.ndarray:
     with reading(path, repair="copy it again"):
         if path.suffix == ".npz":
             with np.load(path) as archive:
-                key = DATACOMP[side]
-                if key not in archive.files:
-                    raise InputError(
-                        f"{path} has no array {key!r} but {', '.join(archive.files)}: rename one "
-                        "of them"
-                    )
-                array = archive[key]
+                array = archive[DATACOMP[side]]
         else:
             array = np.load(path, mmap_mode="r")
     if array.ndim != 2 or array.dtype.kind != "f" or not array.shape[1]:
@@ -263,19 +254,12 @@ def _copied(side: str, paths: Iterable[Path], faults: list[np.ndarray]) -> Itera
             part = reasons[at : at + ROWS_AT_ONCE]
             wide = values.astype(np.float32)  # which numpy compares faster
             part[wide.min(axis=1) == wide.max(axis=1)] = "features are constant"
-            part[~wide.any(axis=1)] = "features are all zero"
             part[~np.isfinite(wide).all(axis=1)] = "features are NaN or infinite"
         faults.append(reasons)
 
 
 def _fault(faults: np.ndarray, row: int, whose: str) -> str:
     return f"{whose}'s {faults[row]}" if row < len(faults) and faults[row] else ""
-
-
-def _as_table(rows: list[tuple[Any, ...]]) -> pa.Table:
-    return pa.Table.from_pylist(
-        [dict(zip(_CAPTION.names, row, strict=True)) for row in rows], _CAPTION
-    )
 
 
 def _write_pairs(folder: Path, table: pa.Table) -> None:

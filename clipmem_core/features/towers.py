@@ -24,7 +24,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from clipmem_core.config import ENGLISH_TOWER, MULTILINGUAL_TOWER
 from clipmem_core.dataset.readers.remote import hub_answers, reason_of
 from clipmem_core.features.cache import tower_key
-from clipmem_core.io import InputError
+from clipmem_core.io import InputError, file_sha256
 
 Precision = Literal["fp32", "amp_bf16"]
 
@@ -71,8 +71,7 @@ class Weights:
 
     def check(self, path: Path) -> None:
         """Refuse a file of weights with another content."""
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = file_sha256(path)
         if sha256 != self.sha256:
             raise InputError(
                 f"the weights in {self.path} have sha256 {sha256[:12]}…, not {self.sha256[:12]}…: "
@@ -106,9 +105,8 @@ class Tower:
 
     def record(self) -> dict[str, Any]:
         """Return everything that its features depend on, as JSON values."""
-        others = ("libraries", "load")
-        names = {field.name for field in fields(self)}.difference(others)
-        facts = {name: getattr(self, name) for name in names}
+        facts = {field.name: getattr(self, field.name) for field in fields(self)}
+        del facts["load"]
         return facts | {"libraries": {name: version(name) for name in self.libraries}}
 
     @property
@@ -208,12 +206,6 @@ def timm_tower(name: str, *, size: int, checkpoint: str) -> Tower:
     """
     import timm
 
-    if not timm.is_model(name):
-        similar = ", ".join([*LITE, *timm.list_models(f"{name[:5]}*")[:5]])
-        raise InputError(
-            f"image tower {name!r} is unknown: choose {similar}, … or a model of open_clip's "
-            "with --pretrained"
-        )
     if checkpoint and not Path(checkpoint).is_file():
         raise InputError(f"checkpoint {checkpoint!r} is not a file: give the weights of {name}")
     if not checkpoint:
@@ -225,7 +217,8 @@ def timm_tower(name: str, *, size: int, checkpoint: str) -> Tower:
         )
     except Exception as error:  # timm, torch and the hub's client each raise their own kinds
         raise InputError(
-            f"the weights of image tower {name!r} are not available: {reason_of(error)}"
+            f"image tower {name!r} cannot be loaded ({reason_of(error)}): choose "
+            f"{', '.join(LITE)}, a model of timm's, or one of open_clip's with --pretrained"
         ) from None
     preprocess = timm.data.resolve_model_data_config(model)
     mean = np.array(preprocess["mean"], np.float32) * 255

@@ -32,8 +32,8 @@ def described(
         image.save(folder / name, **options)
         chunk.append((i, name))
     checked = check_chunk(chunk, root=folder, size=32, resize_mode="squash", pixels=None)
-    descriptors = [np.frombuffer(fact.descriptor, np.uint8) for _, fact in checked]
-    return np.array(descriptors), [fact.sha256 for _, fact in checked]
+    descriptors = [np.frombuffer(fact.descriptor, np.uint8) for fact in checked.values()]
+    return np.array(descriptors), [fact.sha256 for fact in checked.values()]
 
 
 def clusters_of(n: int, alike: Callable[[int, int], bool]) -> list[int]:

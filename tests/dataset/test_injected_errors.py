@@ -125,7 +125,7 @@ def test_a_changed_word_is_at_its_position_and_of_its_kind(kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "captions", "message"),
     [
-        ("one-caption", ["a cat"], "several captions"),
+        ("one-caption", ["a cat"], "2 captions or more"),
         ("one-word", ["of the"], "a word in their captions"),
         ("nearest", ["same"], "similar words"),
     ],

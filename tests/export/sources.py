@@ -3,7 +3,6 @@ any training."""
 
 import io
 import json
-import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from clipmem_core.columns import QUARANTINE_COLUMNS, UTILITY_COLUMNS
 from clipmem_core.config import AuditConfig, preset_config
 from clipmem_core.dataset.injected_errors import inject_miscaptions
 from clipmem_core.scores.registry import SCORE_COLUMNS
+from tests.dataset.samples import write_tar
 from tests.fixtures import made_record
 
 CAPTIONS = [
@@ -86,18 +86,13 @@ def _csv(folder: Path) -> Path:
 
 def _tar(folder: Path) -> Path:
     for shard in range(2):
-        with tarfile.open(folder / f"shard-{shard}.tar", "w") as tar:
-            for number in range(5 * shard, 5 * shard + 5):
-                meta = {"captions": CAPTIONS[number], "label": LABELS[number]}
-                _add(tar, f"./deep/{number:04d}.png", picture(number))
-                _add(tar, f"./deep/{number:04d}.json", json.dumps(meta).encode())
+        members = dict[str, bytes | str]()
+        for number in range(5 * shard, 5 * shard + 5):
+            meta = {"captions": CAPTIONS[number], "label": LABELS[number]}
+            members[f"./deep/{number:04d}.png"] = picture(number)
+            members[f"./deep/{number:04d}.json"] = json.dumps(meta)
+        write_tar(folder / f"shard-{shard}.tar", members)
     return folder
-
-
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    info = tarfile.TarInfo(name)
-    info.size = len(data)
-    tar.addfile(info, io.BytesIO(data))
 
 
 def audited(source: Path | str, name: str = "mine", /, **fields: object) -> Audit:

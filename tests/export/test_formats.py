@@ -196,10 +196,9 @@ def test_the_files_of_a_killed_export_are_removed_by_the_next(
 
 
 def test_an_export_makes_no_folder_outside_of_the_data_folder(
-    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     audited(make_source("csv", tmp_path / "set"))
-    monkeypatch.setenv("CLIPMEM_DATA", str(data))
     arguments = ["export", "mine", "--format", "csv", "--out"]
     assert main([*arguments, str(tmp_path.parent / "nowhere/it.csv")]) == 2
     assert "there is no folder" in capsys.readouterr().err

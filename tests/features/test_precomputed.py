@@ -132,7 +132,7 @@ def test_a_list_of_captions_has_a_row_of_features_each_and_captions_are_found_wh
 
 @pytest.mark.parametrize(
     ("value", "reason"),
-    [(0, "all zero"), (np.nan, "NaN or infinite"), (1e9, "NaN or infinite"), (2, "constant")],
+    [(0, "constant"), (np.nan, "NaN or infinite"), (1e9, "NaN or infinite"), (2, "constant")],
 )
 def test_a_row_that_cannot_be_used_is_in_quarantine_with_the_reason(
     tmp_path: Path, value: float, reason: str
@@ -172,5 +172,5 @@ def test_files_that_do_not_fit_are_one_line_that_names_them(tmp_path: Path) -> N
     refused("img_emb_0.npy is missing")
     datacomp(tmp_path / "dc")
     np.savez(tmp_path / "dc" / "0a.npz", l14_img=IMAGE[:4], b32_txt=TEXT[:4])
-    refused("no array 'l14_txt'", tmp_path / "dc")
+    refused("0a.npz .*l14_txt", tmp_path / "dc")
     assert not feature_parts(tmp_path, tmp_path)

@@ -143,7 +143,7 @@ def test_a_model_of_timm_gives_what_its_classifier_reads(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: image_tower("nosuch"), "image tower 'nosuch' is unknown"),
+        (lambda: image_tower("nosuch"), "image tower 'nosuch' cannot be loaded"),
         (lambda: image_tower("tiny"), "'tiny' has random weights"),
         (lambda: image_tower("resnet10t", pretrained="/no/such.pt"), "'/no/such.pt' is not a file"),
         (lambda: text_tower("no/such"), "text tower 'no/such' is no folder"),

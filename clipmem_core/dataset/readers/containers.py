@@ -55,16 +55,12 @@ def read_bytes(root: Path, image: str) -> bytes:
     """
     try:
         path, part = split_reference(root, paths.normal_reference(image))
-        if not paths.is_inside(os.path.realpath(root), os.fspath(path)):
-            raise InputError(paths.LINK_LEAVES)
+        paths.check_inside(root, path)
         if part is None:
             return paths.read_file(path)
         return _table_picture(path, part) if isinstance(part, int) else _tar_picture(path, part)
     except (OSError, LookupError) as error:
-        if shortage(error):
-            raise
-        reason = getattr(error, "strerror", None) or error.args[0]
-        raise FileNotFoundError(f"picture {image!r} cannot be read in {root}: {reason}") from error
+        raise FileNotFoundError(paths.reading_fault(error, f"picture {image!r}")) from error
     except InputError as error:
         raise InputError(f"picture {image!r}: {error}") from error
 

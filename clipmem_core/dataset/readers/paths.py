@@ -2,7 +2,6 @@
 text and values."""
 
 import codecs
-import errno
 import io
 import json
 import os
@@ -20,7 +19,6 @@ DELIMITED_SUFFIXES = (".csv", ".tsv")
 JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
 TABLE_SUFFIXES = (*DELIMITED_SUFFIXES, *JSON_LINES_SUFFIXES)
 SOURCE_SUFFIXES = (*TABLE_SUFFIXES, ".json", ".parquet", ".tar")  # of files that are a data set
-LINK_LEAVES = "image is reached by a link that leaves the data set's folder"
 
 LARGEST = 1 << 30  # bytes that are read at once: twice the largest picture as plain RGB
 
@@ -39,7 +37,7 @@ def stamped(path: Path) -> Stamped:
     """Return the cache key of a file; OSError if it is no regular file."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        raise OSError("it is not a regular file")
     return Stamped(os.fspath(path), status.st_size, status.st_mtime_ns)
 
 
@@ -106,20 +104,18 @@ def normal_reference(image: str) -> str:
     return normal
 
 
-def is_inside(root: str, path: str) -> bool:
-    """Tell whether a path, its links followed, lies in `root`, a path without links."""
-    return Path(os.path.realpath(path)).is_relative_to(root)
+def check_inside(root: Path, path: Path, what: str = "image") -> None:
+    """Refuse a path that lies outside of a folder once links are followed."""
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+        raise InputError(f"{what} is reached by a link that leaves the data set's folder")
 
 
-def picture_fault(root: str, image: str) -> str:
-    """Return why no picture file can be read from a normal reference below a folder without links;
-    empty if it can."""
-    path = os.path.join(root, image)
-    if not is_inside(root, path):
-        return LINK_LEAVES
+def picture_fault(root: Path, image: str) -> str:
+    """Return why no picture file can be read from a normal reference; empty if it can."""
     try:
-        stamped(Path(path))
-    except OSError as error:
+        check_inside(root, root / image)
+        stamped(root / image)
+    except (InputError, OSError) as error:
         return reading_fault(error, "picture")
     return ""
 

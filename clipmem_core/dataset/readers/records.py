@@ -75,14 +75,13 @@ def in_image_folder(rows: Rows, flag: str, file: Path) -> Rows:
         return rows
     folder = named_folder(flag, file)
     root = folder.resolve()
-    prefixes = [os.path.join(os.path.normpath(path), "") for path in (folder, root)]
 
     def relative(image: Any) -> Any:
-        if not isinstance(image, str) or not image.strip().startswith("/"):
-            return image
-        path = posixpath.normpath(image.strip())
-        inside = [prefix for prefix in prefixes if path.startswith(prefix)]
-        return path.removeprefix(inside[0]) if inside else image
+        path = posixpath.normpath(str(image).strip())
+        for parent in (os.path.normpath(folder), root):
+            if Path(path).is_relative_to(parent):
+                return os.path.relpath(path, parent)
+        return image
 
     moved = (row._replace(image=relative(row.image)) for row in rows.rows)
     return replace(rows, root=root, rows=moved)
@@ -95,12 +94,11 @@ def merge_rows(rows: Rows) -> tuple[int, pd.DataFrame, pd.DataFrame, int]:
     pairs = dict[str, list[Any]]()
     refused = list[tuple[str, str | None, str, str]]()
     owners = dict[str, str]()
-    root = os.path.realpath(rows.root)
     for row in map(_clean, rows.rows):
         total += 1
         kind, reason = row.kind, row.reason
         if not reason and rows.files:
-            kind, reason = c.BAD_PICTURE, paths.picture_fault(root, row.image)
+            kind, reason = c.BAD_PICTURE, paths.picture_fault(rows.root, row.image)
         if not reason:
             pair_id = row.pair_id or row.image.strip()
             owner = owners.setdefault(pair_id, row.image)

@@ -19,7 +19,10 @@ from clipmem_core.dataset.readers.records import Row, Rows
 from clipmem_core.io import InputError
 
 LABEL = "{label}"
-_NO_CAPTION = "no caption file: a .txt or .caption of the same name is missing"
+_NO_CAPTION = (
+    "no caption file: put a .txt or .caption of the same name beside it, or let class folders name "
+    "pictures with --caption-template 'a photo of a {label}'"
+)
 _SUFFIXES = (".caption", ".txt")  # of captions; the last one counts where a picture has both
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _TEXTS = ("json", "txt", "cls")  # of a sample in a shard
@@ -48,7 +51,6 @@ def read_folder(root: Path, options: SourceOptions) -> Rows:
         )
 
     def rows() -> Iterator[Row]:
-        used = False
         for folder, files in _walk(root):
             texts = {
                 os.path.splitext(name)[0]: os.path.join(folder, name)
@@ -57,17 +59,9 @@ def read_folder(root: Path, options: SourceOptions) -> Rows:
             }
             pictures = {name: os.path.splitext(name)[0] for name in files if paths.is_picture(name)}
             for name, stem in pictures.items():
-                row = _picture_row(root, os.path.join(folder, name), texts.get(stem), template)
-                used = used or not row.reason
-                yield row
+                yield _picture_row(root, os.path.join(folder, name), texts.get(stem), template)
             for stem in sorted(texts.keys() - pictures.values()):
                 yield Row(texts[stem], kind=c.BAD_PICTURE, reason="no picture of the same name")
-        if not used:
-            raise InputError(
-                f"{root} holds pictures but no captions: put a .txt or .caption beside each, "
-                "give a table, or let class folders name them: --caption-template 'a photo of a "
-                f"{LABEL}'"
-            )
 
     return Rows(root, "folder", rows())
 
@@ -90,8 +84,7 @@ def _picture_row(root: Path, image: str, text: str | None, template: str) -> Row
         return Row(image, image, kind=c.BAD_CAPTION, reason=_NO_CAPTION)
     path = root / text
     try:
-        if not paths.is_inside(os.path.realpath(root), os.fspath(path)):
-            raise InputError(paths.LINK_LEAVES.replace("image", "caption file"))
+        paths.check_inside(root, path, "caption file")
         captions = _LINE_END.split(paths.decode_text(paths.read_file(path)))
     except (InputError, OSError) as error:
         reason = paths.reading_fault(error, "caption file")
@@ -122,20 +115,13 @@ def read_shards(shards: Sequence[Path], options: SourceOptions) -> Rows:
     root = Path(os.path.commonpath([path.absolute().parent for path in shards]))
 
     def rows() -> Iterator[Row]:
-        faults: list[str] = []
         for shard in shards:
             name = os.path.relpath(shard.absolute(), root)
             try:
-                if not paths.is_inside(os.path.realpath(root), os.fspath(shard)):
-                    raise InputError(paths.LINK_LEAVES)
+                paths.check_inside(root, shard, "shard")
                 yield from _shard_rows(shard, name, options)
             except (InputError, OSError) as error:
-                faults.append(paths.reading_fault(error, "shard"))
-                yield Row(name, reason=faults[-1])
-        if len(faults) == len(shards):
-            raise InputError(
-                f"{shards[0]}: none of the {len(shards)} shards can be used: {faults[0]}"
-            )
+                yield Row(name, reason=paths.reading_fault(error, "shard"))
 
     return Rows(root, "webdataset", rows(), files=False)
 

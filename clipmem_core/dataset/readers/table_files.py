@@ -48,8 +48,8 @@ def read_delimited(path: Path, options: SourceOptions) -> Rows:
     """Read a CSV or TSV file. The separator is the most frequent one in the header. Blank lines are
     no rows."""
     separator = "\t" if options.csv_separator in ("\\t", "tab") else options.csv_separator
-    if len(separator) > 1:
-        raise InputError(f"--csv-separator must be one character, not {separator!r}")
+    if len(separator) > 1 or separator in ('"', "\n", "\r"):  # which newer Pythons refuse
+        raise InputError(f"--csv-separator cannot be {separator!r}: give one character")
     first = next(filter(str.strip, paths.read_lines(path)), "")
     separator = separator or max("\t,;|", key=first.count)
     records = _records(path, separator)
@@ -220,10 +220,11 @@ def read_parquet(path: Path, options: SourceOptions) -> Rows:
     if not path.is_dir():
         return read_arrow_files([path.resolve()], path.resolve().parent, options, kind="parquet")
     files = parquet_files(path)
-    splits = dict[Path, str]()
-    for file in files:
-        if match := _SPLIT.match(file.stem) or _SPLIT.fullmatch(file.parent.name):
-            splits[file] = match[1] or match[2]
+    splits = {
+        file: match[1] or match[2]
+        for file in files
+        if (match := _SPLIT.match(file.stem) or _SPLIT.fullmatch(file.parent.name))
+    }
     if splits:
         _check_split(options.split, sorted(set(splits.values())), path)
         files = [file for file in files if splits.get(file) == options.split]
@@ -262,8 +263,7 @@ def read_arrow_files(
     inside = False
     for path in files:
         name = path.relative_to(root).as_posix()
-        if not paths.is_inside(str(root.resolve()), str(path)):
-            raise InputError(f"{name}: {paths.LINK_LEAVES.replace('image', 'file')}")
+        paths.check_inside(root, path, f"{name}: file")
         schema = table_schema(paths.stamped(path))
         pictures = picture_column(schema)
         fields[path] = find_fields(schema.names, options, source=name, picture=pictures)

@@ -9,15 +9,13 @@ before the second.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.random import Generator
 
 from clipmem_core.columns import ATYPICAL, DUPLICATE, MISCAPTION, VAGUE
 from clipmem_core.io import read_json
-
-Choice = TypeVar("Choice", str, int)
 
 _BLOCK = 100  # pairs with 4 miscaption, 4 vague, 3 atypical and 2 duplicate
 PLAN, PICTURE, WORDS, COPY = range(4)  # streams of random numbers of one pair
@@ -104,7 +102,7 @@ def plan_pairs(pairs: int, *, seed: int) -> Iterator[PlannedPair]:
     """Yield the plans of a set's pairs in order."""
     for start in range(0, pairs, _BLOCK):
         for plan in _plan_block(start, seed)[: pairs - start]:
-            if plan.injected == MISCAPTION and plan.partner is not None and plan.partner >= pairs:
+            if (plan.partner or 0) >= pairs:  # of swapped captions
                 plan = replace(plan, injected=None, partner=None)
             yield plan
 
@@ -177,7 +175,7 @@ def _pick_colour(rng: Generator, kind: str, light: str, other: str = "") -> str:
     return _pick(rng, [colour for colour in order if colour not in excluded], 1.0)
 
 
-def _pick(rng: Generator, items: Sequence[Choice], head: float) -> Choice:
+def _pick(rng: Generator, items: Sequence[Any], head: float) -> Any:
     """Draw an item with probability ∝ 1 / (rank + head): Zipf's law, flatter for a larger
     `head`."""
     weights = np.cumsum(1 / (np.arange(len(items)) + head))

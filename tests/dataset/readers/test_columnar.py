@@ -86,7 +86,7 @@ def test_a_parquet_table_of_paths_written_by_pandas_is_read(tmp_path: Path) -> N
         ["1", "a.png", ["x", "z"], "c", "vague"],
         ["2", "b.png", ["y"], None, None],
     ]
-    reasons = {3: "no such", 4: "image", 5: "caption is empty"}
+    reasons = {3: "No such", 4: "image", 5: "caption is empty"}
     check_reasons(raw, {f"set.parquet#{row}": reason for row, reason in reasons.items()})
     assert list(raw.quarantine.pair_id) == ["4", "5", "b.png"]
 
@@ -115,10 +115,7 @@ def test_a_file_that_a_link_puts_into_the_folder_is_refused(tmp_path: Path) -> N
         read(tmp_path / "set")
 
 
-def test_what_cannot_be_read_at_all_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(InputError, match="not a readable Parquet file"):
-        read(tmp_path / "bad.parquet")
+def test_a_damaged_saved_folder_is_one_line(tmp_path: Path) -> None:
     saved().save_to_disk(tmp_path / "set")
     (tmp_path / "set/data-00000-of-00001.arrow").write_bytes(b"cut")
     with pytest.raises(InputError, match="not a readable Arrow file"):

