@@ -137,6 +137,7 @@ def test_a_result_says_what_it_cannot_know() -> None:
         ({"pair": np.arange(250) + 1}, "pair must be rows"),
         ({"pair": np.zeros(250, int)}, "picture 1 has no caption"),
         ({"held_out": [1]}, "held_out must be bool"),
+        ({"held_out": np.arange(250) < 9}, "held_out must name at least 50 pairs"),
         ({"group": "a"}, "group must have"),
         ({"ids": ["a"] * 250}, "ids must differ"),
         ({"members": 12}, "members must be a multiple of 8"),

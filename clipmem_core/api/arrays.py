@@ -41,6 +41,7 @@ from clipmem_core.scores.detectors import HeldOut, fit_beside, nan_mean
 from clipmem_core.scores.displaced import Fits, find_runs, find_swaps, likely_displaced
 from clipmem_core.scores.evidence import Fitted, draw_decoys
 from clipmem_core.scores.membership import (
+    MIN_GROUP,
     MemberSides,
     draw_word_halves,
     ensemble_membership,
@@ -285,6 +286,11 @@ def find_wrong_captions(
         if held_out.shape != (n,) or held_out.dtype != bool:
             raise InputError(
                 f"held_out must be bool [{n}], not {held_out.dtype} {list(held_out.shape)}"
+            )
+        if not MIN_GROUP <= held_out.sum() <= n - MIN_GROUP:
+            raise InputError(
+                f"held_out must name at least {MIN_GROUP} pairs and leave as many, not "
+                f"{held_out.sum()} of {n}"
             )
     membership = ensemble_membership(
         groups,

@@ -20,7 +20,7 @@ from clipmem_core.columns import CANDIDATE, HELD_OUT, INDEPENDENT, SCORED, SHARE
 from clipmem_core.io import InputError
 
 MIN_PAIRS = 200
-_MIN_GROUP = 50
+MIN_GROUP = 50
 _MAX_GROUP = 5_000
 _MAX_LABELLINGS = 256
 _ATTEMPTS = 16  # random orders tried for groups of an exact size
@@ -51,7 +51,7 @@ def group_size(n_pairs: int) -> int:
             f"an audit needs at least {MIN_PAIRS} usable pairs, found {n_pairs}: add pairs, or "
             "repair the rows that `inspect` lists"
         )
-    return min(_MAX_GROUP, max(_MIN_GROUP, n_pairs // 11))
+    return min(_MAX_GROUP, max(MIN_GROUP, n_pairs // 11))
 
 
 def ensemble_membership(
@@ -84,7 +84,7 @@ def ensemble_membership(
     size = group_size(len(clusters))
     if held_out is None:
         held_out = _draw_groups(clusters, size, 1, draws.rng(seed, "groups")) == 0
-    if held_out.sum() < _MIN_GROUP:
+    if held_out.sum() < MIN_GROUP:
         raise InputError(_too_many_near_duplicates("held-out", size))
     scored = np.flatnonzero(~held_out)
     n_clusters = len(np.unique(clusters[scored]))
