@@ -12,14 +12,13 @@ from clipmem_core.dashboard.plain import show_text
 from clipmem_core.review.overview import memorization_line
 
 with open_page("Overview") as audit:
-    verdict = audit.verdict
     draw_notice(audit)
     draw_wrong(audit)
     o.draw_incidents(audit)
     draw_strip(audit, SUSPICION)
     draw_reviewed(audit)
     st.header("Memorization")
-    show_text(memorization_line(verdict))
+    show_text(memorization_line(audit.verdict))
     draw_strip(audit, CLIPMEM)
-    o.draw_verdict(verdict)
-    o.draw_details(audit, verdict)
+    o.draw_verdict(audit.verdict)
+    o.draw_details(audit)

@@ -400,19 +400,13 @@ def _draw_field(name: str, default: Any) -> Any:
     field = FIELDS[name]
     key = f"new-{name}-{default}"
     st.session_state.setdefault(key, default)
-    options: dict[str, Any] = {
-        "key": key,
-        "help": field.help or None,
-        **_PERSIST,
-    }
+    options: dict[str, Any] = {"key": key, "help": field.help or None} | _PERSIST
     if field.choices:
         return st.selectbox(field.label, field.choices, **options)
     if isinstance(default, bool):
         return st.toggle(field.label, **options)
-    if isinstance(default, int):
-        return int(st.number_input(field.label, step=1, **options) or 0)
-    if isinstance(default, float):
-        return float(
-            st.number_input(field.label, step=default / 10 or 0.1, format="%.6g", **options) or 0.0
-        )
-    return st.text_input(field.label, **options).strip()
+    if isinstance(default, str):
+        return st.text_input(field.label, **options).strip()
+    kind = type(default)
+    options |= {"step": 1} if kind is int else {"step": default / 10 or 0.1, "format": "%.6g"}
+    return kind(st.number_input(field.label, **options) or 0)

@@ -101,7 +101,7 @@ def changed(selection: Selection, **changes: Any) -> Selection:
     """Return a selection with other conditions; a search sorts by match from its beginning to its
     end."""
     new = replace(selection, **changes)
-    if new.searched and not selection.searched and "order" not in changes:
+    if new.searched and not selection.searched:
         return replace(new, order=MATCH, ascending=False)
     if new.order == MATCH and not new.searched:
         return replace(new, order=c.REVIEW_PLACE, ascending=False)
@@ -262,10 +262,10 @@ def draw_conditions(selection: Selection) -> None:
     chips = conditions(selection)
     if not chips:
         return
-    places = list(range(len(chips)))
+    places = range(len(chips))
 
     def remove(remaining: Sequence[int]) -> None:
-        removed = [rest for place, (_, rest) in enumerate(chips) if place not in remaining]
+        removed = [chips[place][1] for place in places if place not in remaining]
         write_selection(removed[0] if len(removed) == 1 else cleared(selection))
 
     with in_a_row():
@@ -274,7 +274,7 @@ def draw_conditions(selection: Selection) -> None:
             "Active filters",
             places,
             key="conditions",
-            value=places,
+            value=[*places],
             on_choose=remove,
             format_func=lambda place: chips[place][0],
             wrap=True,
@@ -367,15 +367,6 @@ def _draw_field(
 
 PAGE_SIZES = ("12", "24", "48", "96")
 DEFAULT_SIZE = "24"
-PICTURES_BY_TEXT = (
-    "Pictures are compared with the text by models trained on these captions only: they miss rare "
-    "things, other languages and “not”. Search among captions first; from a picture that is right, "
-    "“Similar” finds others."
-)
-SUBTRACTED = (
-    "These pairs were learned by g, which is subtracted, so the lowest clipmem is the "
-    "most memorized."
-)
 LEGEND = {name: score.legend for name, score in CARD_SCORES.items()} | {
     MATCH: "cosine with the search."
 }
@@ -388,9 +379,18 @@ def draw_gallery(audit: Audit, selection: Selection) -> None:
     with explained_errors(f"This {part} cannot be shown."), st.spinner("Searching…"):
         count = count_pairs(audit, selection)
     if selection.meaning and selection.by == PICTURE:
-        st.caption(PICTURES_BY_TEXT)
+        st.caption(
+            "Pictures are compared with the text by models trained on these captions only: they "
+            "miss rare things, other languages and “not”. Search among captions first; from a "
+            "picture that is right, “Similar” finds others."
+        )
     if count == 0:
-        _draw_nothing(audit, selection)
+        order = selection.order
+        if order in BY_NAME and score_span(audit, order) is None:
+            absent = BY_NAME[order].absent or "is missing in this audit: sort by another score."
+            st.info(f"{words(order)} {absent}")
+        else:
+            st.info("No pair fits all of these conditions.")
         return
     if chosen := st.session_state.pop(REPLACES, None):
         _edit_dialog(audit, pair_ids(audit, selection) if chosen is True else chosen)
@@ -427,7 +427,10 @@ def _draw_legend(audit: Audit, selection: Selection, count: int) -> None:
         if unlisted > 0:
             sentences.append(f"Not listed: {pairs_in_words(unlisted)} without {words(order)}.")
     if order == c.CLIPMEM and selection.lowest_first:
-        sentences.append(SUBTRACTED)
+        sentences.append(
+            "These pairs were learned by g, which is subtracted, so the lowest clipmem is the "
+            "most memorized."
+        )
     elif queue:
         sentences.append(queue.sentence)
     if order in BY_CAPTION:
@@ -436,16 +439,6 @@ def _draw_legend(audit: Audit, selection: Selection, count: int) -> None:
         sentences.append(read_uncertainty(audit).explain())
     scores = "\n".join(f"- **{words(score)}**: {text}" for score, text in LEGEND.items())
     st.caption(" ".join(sentences), help=scores)
-
-
-def _draw_nothing(audit: Audit, selection: Selection) -> None:
-    """Draw why no pair is listed."""
-    order = selection.order
-    if order in BY_NAME and score_span(audit, order) is None:
-        absent = BY_NAME[order].absent or "is missing in this audit: sort by another score."
-        st.info(f"{words(order)} {absent}")
-        return
-    st.info("No pair fits all of these conditions.")
 
 
 @st.dialog("Find and replace in captions", width="large")

@@ -96,7 +96,7 @@ def draw_cells(
         for card in shown:
             with grid.cell(), st.container(gap="xsmall"):
                 jpeg, fault = thumbnail(audit.record.pictures, card.image)
-                caption = cut(" ".join(card.current[:1]), ALT_LIMIT)
+                caption = cut(card.current[0], ALT_LIMIT)
                 alt = "Picture cannot be read" if fault else f"Picture: {caption}"
                 st.image(data_url(jpeg), width="stretch", alt=alt)
                 yield card
@@ -111,7 +111,7 @@ def draw_change_cards(
     cells = draw_cells(one, ones, "auto", min_column_width=165, border=True, key=key)
     links = {"Open pair": one} if one == other else {"In first": one, "In second": other}
     for first, second, change in zip(cells, others, changes.to_dict("records"), strict=True):
-        before, after = (cut(" ".join(card.captions[:1]), STRIP_LIMIT) for card in (first, second))
+        before, after = (cut(card.captions[0], STRIP_LIMIT) for card in (first, second))
         show_text(before)
         if first.captions != second.captions:
             st.caption("Captions differ; in the second:")
@@ -180,6 +180,6 @@ def caption_shown(
 ) -> tuple[str, list[dict[str, Any]], list[str]]:
     """Return the most suspicious caption, its marks, and what is wrong with likelier words."""
     start, marks, reason = first
-    caption, shown = from_sentence("".join(captions[start : start + 1]), marks)
+    caption, shown = from_sentence(captions[start], marks)
     better = [f"{mark['word']} → {mark['better'][0][0]}" for mark in shown if mark["better"]]
     return caption, shown, [reason, *better] if reason else better

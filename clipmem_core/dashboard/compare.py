@@ -4,13 +4,14 @@ import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import permutations
-from typing import Any, NoReturn
+from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.auditing.store import PAIRS, SCORES, Audit, list_audits
+from clipmem_core.auditing.store import Audit, list_audits
 from clipmem_core.columns import CLIPMEM
+from clipmem_core.config import FIELDS
 from clipmem_core.dashboard.cards import draw_change_cards
 from clipmem_core.dashboard.component.pairs import draw_grid
 from clipmem_core.dashboard.page import choose_listed, read_audit, read_part
@@ -33,20 +34,17 @@ from clipmem_core.lab.baselines import REFERENCE_DETECTOR
 from clipmem_core.lab.lab_figures import precision_figure
 from clipmem_core.lab.study_results import table_of_texts
 from clipmem_core.review.cards import cards
-from clipmem_core.review.compare import Comparison, changed_settings, compare, count_common
+from clipmem_core.review.compare import Comparison, changed_settings, count_common
 from clipmem_core.review.incidents import read_incidents
-from clipmem_core.review.queries import cached
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.registry import BY_NAME, words
 
 # in the address
 ONE = "one"
 OTHER = "other"
-# pairs that changed most
-_LISTED = 96
 PAGE_SIZE = 12
 _THIS_AUDIT = "this audit"
-_INJECTED = {
+_ERRORS = {name: kind.label for name, kind in ERROR_KINDS.items()} | {
     "miscaption": "another pair's captions",
     "vague": "vague captions",
     "duplicate": "duplicated pair",
@@ -59,7 +57,13 @@ def draw_choice() -> tuple[Audit, Audit, str]:
     audits = {audit.name: audit for audit in list_audits() if audit.finished}
     usual = read_audit()
     if len(audits) < 2:
-        _draw_none()
+        st.info(
+            "A comparison needs two finished audits of one data set. Audit it again with another "
+            "seed or settings, or audit its export: pairs keep their ids."
+        )
+        st.page_link("pages/audits.py", label="Start an audit", query_params={"view": "start"})
+        show_command("python -m clipmem_core audit SOURCE --name SECOND --seed 1")
+        st.stop()
     pairs = sorted(permutations(audits.values(), 2), key=_likeness, reverse=True)
     if usual not in audits:
         usual = pairs[0][0].name
@@ -93,17 +97,6 @@ def _choose(
     )
 
 
-def _draw_none() -> NoReturn:
-    """Say that there is nothing to compare and what to do; ends the page."""
-    st.info(
-        "A comparison needs two finished audits of one data set. Audit it again with another seed "
-        "or settings, or audit its export: pairs keep their ids."
-    )
-    st.page_link("pages/audits.py", label="Start an audit", query_params={"view": "start"})
-    show_command("python -m clipmem_core audit SOURCE --name SECOND --seed 1")
-    st.stop()
-
-
 def draw_numbers(comparison: Comparison) -> None:
     """Draw how many pairs two audits share, and how well their scores agree."""
     change = comparison.change
@@ -128,16 +121,18 @@ def draw_numbers(comparison: Comparison) -> None:
     st.caption(" ".join(notes))
 
 
-def draw_settings(one: Audit, other: Audit, comparison: Comparison) -> None:
+def draw_settings(one: Audit, other: Audit) -> None:
     """Warn if the scores cannot be compared directly, and draw every setting that differs."""
-    if comparison.warnings:
+    table = changed_settings(one, other)
+    incomparable = table[[bool(FIELDS[name].alike) for name in table["setting"]]]
+    if len(incomparable):
         st.warning("These settings differ, so compare ranks, not scores:")
-        for line in comparison.warnings:
+        for name, *values in incomparable.to_numpy():
+            line = f"{FIELDS[name].alike}: {values[0]} in {one.name}, {values[1]} in {other.name}"
             show_text(line, limit=500)
     first, second = (len(read_incidents(audit)[0]) for audit in (one, other))
     if first or second:
         st.caption(f"Faults of the pipeline: {first} in the first audit, {second} in the second.")
-    table = changed_settings(one, other)
     if table.empty:
         st.caption("Both have the same settings.")
         return
@@ -151,14 +146,6 @@ def _likeness(pair: tuple[Audit, Audit]) -> tuple[bool, int]:
         fingerprints = {audit.record.dataset_fingerprint for audit in pair}
         return len(fingerprints) == 1, count_common(*pair)
     return False, 0
-
-
-@cached(
-    4, SCORES, PAIRS, paths=lambda one, other, column: [other.folder / SCORES, other.folder / PAIRS]
-)
-def compared(one: Audit, other: Audit, column: str) -> Comparison:
-    """Return how a score compares between two audits, computed once per version of their files."""
-    return compare(one, other, column=column, limit=_LISTED)
 
 
 def draw_points(one: Audit, other: Audit, comparison: Comparison) -> None:
@@ -215,9 +202,8 @@ def draw_findings(audit: Audit) -> None:
         return
     chosen = choose_listed("Errors injected in", options, parameter="from", width=320)
     with explained_errors("This benchmark cannot be shown.", ends=False):
-        findings = audit_findings
-        if chosen in benchmarks:
-            findings = b.benchmark_findings(benchmarks[chosen])
+        benchmark = benchmarks.get(chosen)
+        findings = b.benchmark_findings(benchmark) if benchmark else audit_findings
         if findings is None:
             st.info("The first run of this benchmark is not finished yet.")
             return
@@ -247,8 +233,7 @@ def _draw_table(findings: b.Findings) -> None:
 
 
 def _error_name(kind: Any, share: Any) -> str:
-    name = ERROR_KINDS[kind].label if kind in ERROR_KINDS else _INJECTED.get(kind, kind)
-    return f"{name}, {share:.0%}"
+    return f"{_ERRORS.get(kind, kind)}, {share:.0%}"
 
 
 def _draw_curves(curves: pd.DataFrame) -> None:

@@ -39,10 +39,6 @@ from clipmem_core.review.queries import cached
 
 _CAPTIONS = "train_captions"
 _PLACE = "noise_place"
-_PLACE_HELP = (
-    "After: noise on the unit vector, which is normalised again. Before: noise on the output, "
-    "whatever its length."
-)
 _PAIRS = {  # label and help of the switches that change which pairs train
     REMOVAL: ("Remove pairs", "Training leaves out the pairs that rank highest."),
     NEAR_DUPLICATES: (
@@ -192,7 +188,8 @@ class Controls:
                 options=FIELDS[_PLACE].choices,
                 format_func=str.capitalize,
                 required=True,
-                help=_PLACE_HELP,
+                help="After: noise on the unit vector, which is normalised again. Before: noise on "
+                "the output, whatever its length.",
             )
         if name == REMOVAL and (removal := self.setting.removal):
             self._draw_removal(removal)

@@ -46,14 +46,6 @@ BADGES: dict[str | None, tuple[str, str, Any]] = {  # decision → label, icon, 
     None: ("undecided", ":material/radio_button_unchecked:", "gray"),
 }
 _SESSION = "review_session"
-_ESTIMATED = (
-    "Before you decide, the count is the sum of the pairs' probabilities. It starts from the "
-    "scores alone and can be off by a factor of two or more; the interval allows for errors that "
-    "the scores overrate, underrate or miss. Each decision corrects it, and random checks pull it "
-    "to the truth. Up to three in a hundred decisions may be slips. The upper bound comes from "
-    "random checks alone, without any model. It holds whenever you stop; a pair that you kept "
-    "counts as right."
-)
 
 
 @dataclass(frozen=True)
@@ -117,7 +109,7 @@ def undo(audit: Audit, event: int) -> None:
     with locked_session() as session:
         review = open_review(audit)
         outcome = review.undo(event)
-        if outcome is None or outcome.pairs == 0:
+        if not outcome.pairs:
             session.notice = Notice("Not undone: these pairs have a newer decision.", good=False)
             return
         session.events[audit.name, event] = True
@@ -175,4 +167,11 @@ def draw_reviewed(audit: Audit) -> None:
         show_text(line)
     with st.expander("How this is estimated"):
         show_text(meaning(P_WRONG))
-        show_text(_ESTIMATED)
+        show_text(
+            "Before you decide, the count is the sum of the pairs' probabilities. It starts from "
+            "the scores alone and can be off by a factor of two or more; the interval allows for "
+            "errors that the scores overrate, underrate or miss. Each decision corrects it, and "
+            "random checks pull it to the truth. Up to three in a hundred decisions may be slips. "
+            "The upper bound comes from random checks alone, without any model. It holds whenever "
+            "you stop; a pair that you kept counts as right."
+        )

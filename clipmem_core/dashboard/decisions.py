@@ -51,6 +51,7 @@ from clipmem_core.review.decisions import (
     FOR_OTHER,
     KEEP,
     REMOVE,
+    Choice,
     count_changed,
     decision_words,
     open_review,
@@ -291,20 +292,14 @@ def _decide(audit: Audit, keep: Sequence[str], remove: Sequence[str]) -> None:
     with locked_session() as session:
         for decision, pair_ids in ((KEEP, keep), (REMOVE, remove)):
             if pair_ids:
-                outcome = open_review(audit).decide(
-                    pair_ids, decision, audit=audit.name, neutral=True
-                )
+                choices = dict.fromkeys(pair_ids, Choice(decision, neutral=True))
+                outcome = open_review(audit).decide_each(choices, audit=audit.name)
                 session.saved(audit, f"Saved as {BADGES[decision][0]}", outcome)
 
 
 # in the address
 _SECOND = "again"
 _DOWNLOAD_BYTES = 200_000_000  # a download is read into memory
-_REAUDIT = (
-    "What did your decisions change? This trains the same models again, without the pairs you "
-    "removed and with the captions you changed, and compares both audits on the pairs they share. "
-    "It takes about as long as the first audit."
-)
 
 
 def draw_exports(audit: Audit) -> None:
@@ -371,7 +366,11 @@ def draw_reaudits(audit: Audit) -> None:
 
 def _draw_start(audit: Audit) -> None:
     """Draw the button that starts a re-audit, or why none can start."""
-    st.caption(_REAUDIT)
+    st.caption(
+        "What did your decisions change? This trains the same models again, without the pairs you "
+        "removed and with the captions you changed, and compares both audits on the pairs they "
+        "share. It takes about as long as the first audit."
+    )
     changed = count_changed(audit)
     obstacle = "" if changed else "No pair is removed and no caption changed yet."
     try:

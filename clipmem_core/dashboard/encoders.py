@@ -17,7 +17,6 @@ from clipmem_core.lab import unit_tables as t
 from clipmem_core.lab.lab_figures import paradigm_figure, unitmem_figure
 from clipmem_core.review import overview as o
 
-_LABELS_SHOWN = 12
 _BARS = "Bars: 95 % interval over pairs. Dotted: mean of held-out pairs, which no model trained on."
 _MIRRORED = "Independent pairs were learned by g, which is subtracted: theirs are negative."
 _SSLMEM = (
@@ -37,12 +36,6 @@ _UNITMEM = (
     "+ mean of the other pairs) of its activations. Shown is the mean over the units of a layer; "
     "bars go from the lowest to the highest member. Only what lies above the dashed lines (before "
     "training, and for pairs never trained on) can be memorization."
-)
-_PARADIGMS = (
-    "The same image encoder on the same pictures, trained with captions (CLIP), labels and "
-    "self-supervision (SimCLR); bars are 95 % intervals from three seeds on. Dashed: the paper's "
-    "first and last layer (digitised), of other models on other data: compare the order of the "
-    "paradigms and the rise with depth, not the height."
 )
 
 
@@ -102,7 +95,7 @@ def _draw_means(audit: Audit) -> None:
     classes = {column: name for column, name in CLASSES.items() if has_value.get(column, True)}
     by = choose_segment("By", classes, parameter="by")
     groups = c.GROUPS if by == c.GROUP else c.TARGET_GROUPS
-    means = o.encoder_means(audit, by=by, limit=_LABELS_SHOWN, groups=groups)
+    means = o.encoder_means(audit, by=by, groups=groups)
     means = means[: 0 if set(means["name"]) <= {o.NOT_INJECTED} else None]
     mirrored = by == c.GROUP and (means["name"] == c.INDEPENDENT).any()
     _draw_bars(
@@ -148,7 +141,12 @@ def draw_units(audit: Audit) -> None:
         figure = paradigm_figure(t.paradigm_layers(table))
         draw_figure(figure, key="paradigms", alt=f"Mean UnitMem by depth. {sentence}")
         st.markdown(sentence)
-        st.caption(_PARADIGMS)
+        st.caption(
+            "The same image encoder on the same pictures, trained with captions (CLIP), labels and "
+            "self-supervision (SimCLR); bars are 95 % intervals from three seeds on. Dashed: the "
+            "paper's first and last layer (digitised), of other models on other data: compare the "
+            "order of the paradigms and the rise with depth, not the height."
+        )
 
 
 def _draw_measured(

@@ -50,16 +50,6 @@ ICONS = {
     None: ":gray[:material/help:]",
 }
 QUARANTINE_ROWS = 1000
-ATTACKS_HELP = (
-    "Each member is attacked with the help of the others. TPR: share of its training pairs "
-    "detected at the stated false positive rate. Intervals: Student's t over members, which share "
-    "their attackers, and a bootstrap over pairs."
-)
-SHARES_HELP = (
-    "Share of the pairs that members trained on, with a 95 % interval, corrected for the noise of "
-    "clipmem. It does not grow with the number of members, unlike the share of pairs with a "
-    "small q."
-)
 _ACTION_ICONS = {
     REPAIR: ":material/build:",
     REMOVE: ":material/delete:",
@@ -188,7 +178,7 @@ def draw_verdict(verdict: dict[str, Any]) -> None:
 
 
 @st.fragment
-def draw_details(audit: Audit, verdict: dict[str, Any]) -> None:
+def draw_details(audit: Audit) -> None:
     """Draw charts and tables once they are scrolled to: a browser needs seconds for charts."""
     if not is_on_screen(f"details-{audit.name}"):
         return
@@ -201,14 +191,18 @@ def draw_details(audit: Audit, verdict: dict[str, Any]) -> None:
         draw_figure(figure, key="groups", alt=f"clipmem by group. Means: {means}.")
         kinds = filter(None, groups["kind"].unique())
         st.caption(f"Area: distribution over pairs. Dot: mean. Bar: {'; '.join(kinds)}.")
-        attacks = pd.DataFrame(verdict["attacks"]).replace({"measure": o.ATTACK_MEASURES})
+        attacks = pd.DataFrame(audit.verdict["attacks"]).replace({"measure": o.ATTACK_MEASURES})
         with st.expander("Membership attacks"):
-            st.caption(ATTACKS_HELP)
+            st.caption(
+                "Each member is attacked with the help of the others. TPR: share of its training "
+                "pairs detected at the stated false positive rate. Intervals: Student's t over "
+                "members, which share their attackers, and a bootstrap over pairs."
+            )
             draw_table(
                 attacks.drop(columns="targets"),
                 alt="Success of each membership attack, with intervals",
             )
-        draw_exceeding(verdict)
+        draw_exceeding(audit.verdict)
         draw_score_map(audit)
         st.subheader("Utility")
         utility = o.member_utility(audit.utility)
@@ -235,4 +229,8 @@ def draw_exceeding(verdict: dict[str, Any]) -> None:
         texts.append((f"{row['size']:.2f}", f"{share} ({low} to {high})"))
     table = pd.DataFrame(texts, columns=["clipmem above", "share of pairs"])
     draw_table(table, alt="Share of pairs above each clipmem")
-    st.caption(SHARES_HELP)
+    st.caption(
+        "Share of the pairs that members trained on, with a 95 % interval, corrected for the noise "
+        "of clipmem. It does not grow with the number of members, unlike the share of pairs with "
+        "a small q."
+    )

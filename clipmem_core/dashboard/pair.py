@@ -46,10 +46,6 @@ from clipmem_core.review.selection import CAPTION, PICTURE, Selection
 from clipmem_core.scores.registry import BY_NAME, PAGE_SCORES, words
 
 _CAPTION_LIMIT = 600
-_P_WRONG_PARTS = (
-    "p wrong = p check (no caption at all) + p pair (all captions belong elsewhere) + p caption "
-    "(this one does) + p word (one word is wrong)"
-)
 _SIMILAR = {PICTURE: "Most similar pictures", CAPTION: "Most similar captions"}
 
 
@@ -98,7 +94,11 @@ def draw_facts(audit: Audit, card: PairCard) -> None:
             column_config={words(name): percent for name in PARTS},
             alt="The scores of each caption",
         )
-        st.caption(_P_WRONG_PARTS, help=meaning(P_WRONG))
+        st.caption(
+            "p wrong = p check (no caption at all) + p pair (all captions belong elsewhere) + p "
+            "caption (this one does) + p word (one word is wrong)",
+            help=meaning(P_WRONG),
+        )
     with explained_errors("Checks cannot be shown.", ends=False), in_a_row():
         for name in failed_checks(audit, card.row):
             check = CHECKS[name]

@@ -7,7 +7,7 @@ import io
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -113,7 +113,7 @@ class PairCard:
     group: str
     scores: dict[str, float | None]
     match: float | None
-    matched: int | None  # number of the caption that a search matched
+    matched: int  # number of the caption that a search matched, -1: none
     decision: Decision
 
     @property
@@ -136,30 +136,30 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
     matches = {}
     if selection.searched:
         found = search(audit, selection.meaning, like=selection.like, by=selection.by)
-        captions = [None if caption == -1 else caption for caption in found.captions.tolist()]
-        found_pairs = zip(found.similarity.tolist(), captions, strict=True)
-        matches = dict(zip(found.rows.tolist(), found_pairs, strict=True))
+        matched_captions = zip(found.similarity.tolist(), found.captions.tolist(), strict=True)
+        matches = dict(zip(found.rows.tolist(), matched_captions, strict=True))
     shown = []
     for row in rows:
         pair_id, key, image, captions, label, injected = pairs[row]
         group, *values = scores[row]
-        match, matched = matches.get(row, (None, None))
+        match, matched = matches.get(row, (None, -1))
         finite = (value if np.isfinite(value) else None for value in values)
-        card = PairCard(
-            row,
-            pair_id,
-            key,
-            image,
-            tuple(captions),
-            label,
-            injected,
-            group,
-            dict(zip(BY_NAME, finite, strict=True)),
-            match,
-            matched,
-            decisions[pair_id],
+        shown.append(
+            PairCard(
+                row,
+                pair_id,
+                key,
+                image,
+                tuple(captions),
+                label,
+                injected,
+                group,
+                dict(zip(BY_NAME, finite, strict=True)),
+                match,
+                matched,
+                decisions[pair_id],
+            )
         )
-        shown.append(card)
     return shown
 
 
@@ -191,7 +191,7 @@ def suspicious_captions(audit: Audit, pair_ids: Sequence[str]) -> dict[str, int]
     return {row[PAIR_ID]: row["number"] for row in table.to_pylist()}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Explained:
     """What is probably wrong with the captions of a pair."""
 
@@ -226,8 +226,8 @@ def explain_captions(audit: Audit, pair_ids: Sequence[str]) -> dict[str, Explain
         if reason:
             pair.reasons[caption] = reason
         if row[P_WRONG] >= LIKELY:
-            is_whole |= pair.whole
-            explained[pair_id] = replace(pair, wrong=(*pair.wrong, caption), whole=is_whole)
+            pair.wrong += (caption,)
+            pair.whole |= is_whole
             if not by_word:
                 pair.marks.pop(caption, None)
     columns = ["caption, sentence, start", '"end"', "p_caption"]
@@ -253,10 +253,8 @@ def _reason(row: dict[str, Any], worst: Sequence[str], count: int) -> tuple[str,
     parts = {name: row[name] for name in (P_CHECK, P_PAIR, P_CAPTION, P_WORD)}
     largest = max(parts, key=lambda name: parts[name])
     sure = percent(row[P_WRONG])
-    if not row["read"] and not row[P_WRONG] >= LIKELY:
-        return "Not read by the text tower", False, False
     if not row[P_WRONG] >= LIKELY:
-        return "", False, False
+        return "" if row["read"] else "Not read by the text tower", False, False
     if largest == P_CHECK:
         return f"{CHECK_WORDS[row[CHECK]]}.", False, row[CHECK] == REPEATED_PICTURE
     if largest == P_PAIR and count > 1:
@@ -329,9 +327,9 @@ def first_captions(
             if searched and all(word in text for word in searched)
         )
         number = card.matched
-        if number is None:
+        if number < 0:
             number = next(with_words, worst.get(card.pair_id, 0))
-        text = "".join(card.captions[number : number + 1])
+        text = card.captions[number]
         if text in card.current:
             about = explained.get(card.pair_id, Explained())
             reason = about.reasons.get(number, "")

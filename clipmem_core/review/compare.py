@@ -5,13 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from clipmem_core.auditing.store import PAIRS, Audit
-from clipmem_core.columns import CLIPMEM, PAIR_ID
-from clipmem_core.config import FIELDS, as_dict, flat
-from clipmem_core.review.queries import CAPTION_KEY, ROW, cached, fetch, fetch_all, number_sql
+from clipmem_core.auditing.store import PAIRS, SCORES, Audit
+from clipmem_core.columns import GROUP, PAIR_ID
+from clipmem_core.config import as_dict, flat
+from clipmem_core.review.queries import CAPTION_KEY, ROW, cached, fetch
 from clipmem_core.scores.seeds import Difference, paired_difference
 
 POINTS = 5_000  # pairs in a scatter plot
+CHANGED = 96  # pairs that changed most
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,20 @@ class Comparison:
     # in their group, the largest change first
     changed: pd.DataFrame
     points: pd.DataFrame  # the same of a random sample
-    warnings: tuple[str, ...]
 
 
-def compare(one: Audit, other: Audit, *, column: str = CLIPMEM, limit: int) -> Comparison:
+@cached(
+    4, SCORES, PAIRS, paths=lambda one, other, column: [other.folder / SCORES, other.folder / PAIRS]
+)
+def compare(one: Audit, other: Audit, column: str) -> Comparison:
     """Compare a score of two audits pair by pair."""
-    scores = ["pair_id", f"{ROW} AS row", '"group"', f"{number_sql(column)} AS score"]
-    content = [f"hash({CAPTION_KEY}, sha256) AS content"]
-    tables = [fetch_all(audit, scores, content) for audit in (one, other)]
+    content = f"SELECT hash({CAPTION_KEY}, sha256) AS content FROM parquet ORDER BY {ROW}"
+    tables = []
+    for audit in (one, other):
+        table = audit.read_columns(SCORES, PAIR_ID, GROUP, column)
+        table["score"] = table.pop(column).astype(float)
+        table["content"] = fetch(audit.folder / PAIRS, content)["content"].to_numpy()
+        tables.append(table.reset_index(names="row"))
     joined = tables[0].merge(tables[1], on=PAIR_ID, suffixes=("_one", "_other"))
     joined = joined.rename(columns={"score_one": "one", "score_other": "other"})
     joined["difference"] = joined["other"] - joined["one"]
@@ -61,9 +68,8 @@ def compare(one: Audit, other: Audit, *, column: str = CLIPMEM, limit: int) -> C
         regrouped=int(regrouped.sum()),
         spearman=scored["one"].corr(scored["other"], method="spearman"),
         change=paired_difference(values[1], values[0]) if len(scored) else None,
-        changed=largest[:limit].reset_index(drop=True),
+        changed=largest[:CHANGED].reset_index(drop=True),
         points=sample.reset_index(drop=True),
-        warnings=differing_settings(one, other),
     )
 
 
@@ -81,12 +87,3 @@ def changed_settings(one: Audit, other: Audit) -> pd.DataFrame:
     table = pd.DataFrame({"first": first, "second": second}, dtype=object)
     table = table[table["first"] != table["second"]]
     return table.where(table.notna() & (table != ""), "–").astype(str).reset_index(names="setting")
-
-
-def differing_settings(one: Audit, other: Audit) -> tuple[str, ...]:
-    """Return a line for each setting that makes the scores of two audits incomparable."""
-    return tuple(
-        f"{FIELDS[name].alike}: {first} in {one.name}, {second} in {other.name}"
-        for name, first, second in changed_settings(one, other).itertuples(index=False)
-        if FIELDS[name].alike
-    )

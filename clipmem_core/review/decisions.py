@@ -158,18 +158,15 @@ class Review:
         captions: Sequence[str] = (),
         note: str | None = None,
         audit: str = "",
-        neutral: bool = False,
     ) -> Outcome:
-        """Decide on pairs in one event; None makes them undecided, or leaves the notes; `neutral`
-        judges no caption."""
+        """Decide on pairs in one event; None makes them undecided, or leaves the notes."""
         ids = dict.fromkeys(pair_ids)
         if not ids:
             raise InputError("no pair is chosen: choose at least one")
         texts = captions_to_store(decision, captions)
         pairs = self.with_keys(ids)
         with open_to_write(self.path) as log:
-            added = add_decision(log, pairs, audit, decision, texts, note=note, neutral=neutral)
-            return Outcome(*added)
+            return Outcome(*add_decision(log, pairs, audit, decision, texts, note=note))
 
     def decide_each(
         self, choices: Mapping[str, Choice], *, audit: str = "", note: str | None = None
@@ -179,10 +176,10 @@ class Review:
         own = {}
         with open_to_write(self.path) as log:
             current = self.decisions_in(log, keys)
-            for pair_id, (decision, captions, note, entry, neutral) in choices.items():
+            for pair_id, (decision, captions, own_note, entry, neutral) in choices.items():
                 if entry in (None, current[pair_id].entry):
                     texts = captions_to_store(decision, captions)
-                    own[pair_id] = Own(decision, texts, note, neutral)
+                    own[pair_id] = Own(decision, texts, own_note, neutral)
             skipped = len(choices) - len(own)
             if not own:
                 return Outcome(0, 0, skipped)
@@ -192,12 +189,10 @@ class Review:
             pairs = {pair_id: keys[pair_id] for pair_id in own}
             return Outcome(*add_decision(log, pairs, audit, kind, note=note, own=own), skipped)
 
-    def undo(self, event: int) -> Outcome | None:
-        """Restore the decisions before an event of pairs without a newer one; None: it is undone
-        already."""
+    def undo(self, event: int) -> Outcome:
+        """Restore the decisions before an event of the pairs without a newer one."""
         with open_to_write(self.path) as log:
-            outcome = Outcome(*add_undo(log, event))
-            return None if not outcome.event and event in undone_events(log) else outcome
+            return Outcome(*add_undo(log, event))
 
     def current(self, pair_id: str) -> Decision:
         """Return the current decision on a pair."""

@@ -67,7 +67,6 @@ def embed_texts(audit: Audit, texts: Sequence[str], member: str) -> np.ndarray:
     """Embed texts with a member's text encoder, in full precision: unit vectors float32 [n,
     dim]."""
     config = audit.record.config
-    checkpoint_path(audit, member)  # a missing file is named before the slow imports
     import torch
 
     from clipmem_core.training.model import text_embeddings, tokenize

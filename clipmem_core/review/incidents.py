@@ -220,10 +220,9 @@ def decide_incidents(audit: Audit, numbers: Collection[int], action: str) -> Out
         now = current[pair_id]
         note = None if now.note else notes[number]
         left = [text for at, text in enumerate(texts) if (pair_id, at) not in bad]
-        decision = {REPAIR: RECAPTION, KEEP: KEEP, REMOVE: REMOVE}[action]
-        if action == REMOVE and 0 < len(left) < len(texts):
-            decision = RECAPTION
-        new = tuple(left) if decision == RECAPTION else ()
+        has_new = action == REPAIR or 0 < len(left) < len(texts)
+        decision = RECAPTION if has_new else action
+        new = tuple(left) if has_new else ()
         choices[pair_id] = Choice(decision, new, note, now.entry, neutral=True)
     label = "; ".join(notes.values())
     outcome = review.decide_each(choices, audit=audit.name, note=label)

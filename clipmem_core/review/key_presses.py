@@ -105,9 +105,7 @@ def _store_key_press(
         )
     expected = () if event.kind == SWAP else event.expected
     if expected is not None:
-        current = review.decisions_in(log, event.pairs)
-        for pair_id in event.pairs:
-            now = current[pair_id]
+        for pair_id, now in review.decisions_in(log, event.pairs).items():
             state = (now.decision or "", *now.captions)
             if state != (expected or ("",)):
                 raise InputError(

@@ -8,7 +8,7 @@ Tables:
     standing      the current entry of each pair and caption key
     own_captions  a pair's own decision, new captions and note in an event of several kinds or
                   captions; without a decision only its captions or note change
-    apart         the neutral events, which do not say whether captions are right (near-duplicates)
+    apart         neutral events of earlier versions, which do not say whether captions are right
     told          the outcome of each numbered event of a browser: a repeated event is stored once
 
 Each event has a checksum of its row and of its rows in the other tables. A process verifies each
@@ -204,13 +204,12 @@ def add_decision(
     *,
     note: str | None = None,
     own: Mapping[str, Own] | None = None,
-    neutral: bool = False,
 ) -> tuple[int, int]:
     """Add a decision on pairs and their caption keys (0: unknown); return the event's number and
     number of pairs.
 
     `captions` is a JSON list for all pairs; `note` None leaves the notes; with `own`, each pair has
-    its own decision, captions and note instead; `neutral` judges no caption.
+    its own decision, captions and note instead.
     """
     number = last_id(log, "event") + 1
     first = last_id(log, "entry") + 1
@@ -231,8 +230,6 @@ def add_decision(
     if own:
         columns = ":event, :pair_id, :captions, :decision, :note, :neutral"
         log.executemany(f"INSERT INTO own_captions VALUES ({columns})", rows())
-    if neutral:
-        log.execute("INSERT INTO apart VALUES (?)", (number,))
     return _add_event(log, first, (audit, None, decision, captions, note))
 
 

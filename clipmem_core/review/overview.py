@@ -63,6 +63,7 @@ NOISE = 0.05
 PARTS = {"image": CLIPMEM_IMAGE, "text": CLIPMEM_TEXT}
 SSLMEM = {"image": SSLMEM_IMAGE, "text": SSLMEM_TEXT}
 NOT_INJECTED = "not injected"
+_NAMES = 12  # groups, labels or kinds in the means of encoders
 # mean cosine on held-out pairs; below it a mapped embedding is closer to other pairs
 _POOR_FIT = 0.5
 _Z = 1.96
@@ -221,20 +222,17 @@ def map_points(audit: Audit, side: str, column: str) -> pd.DataFrame:
 def member_terms(audit: Audit, row: int) -> pd.DataFrame:
     """Return the terms of one pair by member in cosine units, and the member's side (in, out)."""
     sides = read_sides(audit)
-    membership = sides.membership
     held_out = sides.held_out
     rows = []
-    for name in membership.members:
+    for name, inside in zip(sides.membership.members, sides.inside[:, row], strict=True):
         mean_image, mean_text = _held_out_means(audit, name)
         embeddings = read_embeddings(audit.member(name))
         image, text = (vectors[[row]][0].astype(np.float64) for vectors in embeddings)
         products = [image @ text, image @ mean_text, mean_image @ text, image @ image, text @ text]
         terms = terms_of(np.array(products)[:, None], held_out[[row]], int(held_out.sum()))
-        rows.append({term: float(terms[term][0]) for term in TERMS})
-    table = pd.DataFrame(rows)
-    table.insert(0, MEMBER, membership.members)
-    table.insert(1, "side", np.where(sides.inside[:, row], "in", "out"))
-    return table
+        values = {term: float(terms[term][0]) for term in TERMS}
+        rows.append({MEMBER: name, "side": "in" if inside else "out"} | values)
+    return pd.DataFrame(rows)
 
 
 @cached(
@@ -255,7 +253,6 @@ def encoder_means(
     *,
     by: str = GROUP,
     groups: Sequence[str] = GROUPS,
-    limit: int = 50,
 ) -> pd.DataFrame:
     """Average the scores of encoders, `PARTS` or `SSLMEM`, over groups, labels or injected kinds of
     pairs of `groups`.
@@ -270,7 +267,7 @@ def encoder_means(
     if by == INJECTED:
         scores["name"] = scores["name"].fillna(NOT_INJECTED)
     scores = scores[scores[GROUP].isin(groups)]
-    names = scores["name"].value_counts().index[:limit].tolist()
+    names = scores["name"].value_counts().index[:_NAMES].tolist()
     if by == GROUP:
         names = [group for group in GROUPS if group in names]
     by_name = scores.groupby("name")[list(columns)].agg(["count", "mean", "sem"]).reindex(names)

@@ -115,17 +115,6 @@ def _database() -> duckdb.DuckDBPyConnection:
     )
 
 
-def fetch_all(audit: Audit, scores: Sequence[str], pairs: Sequence[str]) -> pd.DataFrame:
-    """Return columns of scores.parquet and of pairs.parquet side by side, one row a pair."""
-    tables = [
-        fetch(
-            audit.folder / name, f"SELECT {', '.join(columns)} FROM parquet ORDER BY {ROW}"
-        ).to_pandas()
-        for name, columns in ((SCORES, scores), (PAIRS, pairs))
-    ]
-    return pd.concat(tables, axis=1)
-
-
 def fetch_pairs(
     source: Path | pa.Table,
     columns: Sequence[str],

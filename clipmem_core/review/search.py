@@ -194,13 +194,11 @@ def top_k(values: np.ndarray, k: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A caption of another pair, its pair's mean cosine with the picture, and how far its score is
-    above the tenth."""
+    """A caption of another pair, and its pair's mean cosine with the picture."""
 
     row: int
     caption: str
     cosine: float
-    lead: float
 
 
 @dataclass(frozen=True)
@@ -236,11 +234,11 @@ def suggested_captions(audit: Audit, row: int) -> Suggested:
     ranked = _different(audit, {caption for caption, _ in current}, score)
     choices = []
     if len(ranked) == _BEHIND and n_pairs >= LEAST:
-        lead = score - score[ranked[-1][0]]
+        tenth = score[ranked[-1][0]]
         choices = [
-            Suggestion(at, caption, float(text[at]), float(lead[at]))
+            Suggestion(at, caption, float(text[at]))
             for at, caption in ranked[:3]
-            if lead[at] >= LEAD
+            if score[at] - tenth >= LEAD
         ]
     return Suggested(cosines, tuple(choices))
 

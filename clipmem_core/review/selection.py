@@ -110,12 +110,9 @@ def from_parameters(parameters: Mapping[str, str]) -> tuple[Selection, list[str]
 
     The default order is that of the review, of a search match.
     """
-    invalid = []
     values: dict[str, Any] = {name: parameters[name] for name in _TEXTS if parameters.get(name)}
-    if values.get("by", CAPTION) not in (CAPTION, PICTURE):
-        invalid.append("by")
-    if values.get("check", "") not in ("", *CHECKS):
-        invalid.append("check")
+    limited = {"by": (CAPTION, PICTURE), "check": CHECKS}
+    invalid = [name for name in limited if values.get(name) not in (None, *limited[name])]
     for name in invalid:
         del values[name]
     default = MATCH if "meaning" in values or "like" in values else REVIEW_PLACE
@@ -156,19 +153,12 @@ def _outline(text: str) -> Outline | None:
     if not text:
         return None
     x, y, *parts = text.split(":")
-    numbers = [_finite(part) for part in parts]
+    numbers = [float(part) for part in parts]
     if not {x, y} <= set(BY_NAME) and (x, y) != (MAP_X, MAP_Y):
         raise ValueError(x, y)
-    if not 6 <= len(numbers) <= 2 * MAX_CORNERS:
+    if not (6 <= len(numbers) <= 2 * MAX_CORNERS and all(map(math.isfinite, numbers))):
         raise ValueError(len(numbers))
     return Outline(x, y, tuple(zip(numbers[::2], numbers[1::2], strict=True)))
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(text)
-    return value
 
 
 def _views_path(audit: Audit) -> Path:

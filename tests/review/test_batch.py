@@ -119,7 +119,7 @@ def test_decisions_follow_pairs_with_the_same_picture_and_captions(
     rewrite(mine.folder / PAIRS, pairs)
     ids = pairs["pair_id"].tolist()
     expected = decide_in_all_ways(open_audit("mine"))
-    open_review(mine).decide(ids[7:9], "remove", neutral=True)
+    open_review(mine).decide_each(dict.fromkeys(ids[7:9], Choice("remove", neutral=True)))
     other = copy(name="other")
     names = dict(zip(ids[:7] + [ids[8]], [f"new {row}" for row in range(8)], strict=True))
     pairs["pair_id"] = pairs["pair_id"].map(lambda pair_id: names.get(pair_id, pair_id))

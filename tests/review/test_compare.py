@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 from clipmem_core.auditing.store import PAIRS, SCORES, Audit
+from clipmem_core.columns import CLIPMEM
 from clipmem_core.review.compare import compare
 from tests.fixtures import Copy, rewrite
 
@@ -17,23 +18,25 @@ def test_changed_captions_pictures_and_groups_are_counted(
 ) -> None:
     one = copy(name="a")
     other = copy(name="b")
-    same = compare(one, other, limit=5)
+    same = compare(one, other, CLIPMEM)
     assert same.change is not None
-    assert (same.change.mean, same.change.low, same.change.high, same.warnings) == (0, 0, 0, ())
+    assert (same.change.mean, same.change.low, same.change.high) == (0, 0, 0)
     assert (same.edited, same.regrouped) == (0, 0)
     pairs = other.pairs
     pairs.at[2, "captions"] = ["another"]
     pairs.at[3, "sha256"] = "another"
     rewrite(other.folder / PAIRS, pairs)
     monkeypatch.setattr("clipmem_core.review.compare.POINTS", 30)
-    result = compare(one, rescored(other, other.scores.assign(group="candidate")), limit=100)
+    result = compare(one, rescored(other, other.scores.assign(group="candidate")), CLIPMEM)
     assert (result.edited, result.regrouped) == (2, 100)
     assert result.changed.empty
     assert len(result.points) == 30
     assert result.points["row_one"].is_monotonic_increasing
 
 
-def test_it_agrees_with_pandas_on_audits_of_other_order_and_size(copy: Copy) -> None:
+def test_it_agrees_with_pandas_on_audits_of_other_order_and_size(
+    copy: Copy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = copy(name="a")
     other = copy(name="b")
     rng = np.random.default_rng(1)
@@ -43,7 +46,8 @@ def test_it_agrees_with_pandas_on_audits_of_other_order_and_size(copy: Copy) -> 
     scores.loc[0, "pair_id"] = "new'; DROP TABLE theirs; --"
     scores.loc[3, "clipmem"] = np.nan
     rewrite(other.folder / PAIRS, other.pairs.iloc[rows].reset_index(drop=True))
-    result = compare(one, rescored(other, scores), limit=7)
+    monkeypatch.setattr("clipmem_core.review.compare.CHANGED", 7)
+    result = compare(one, rescored(other, scores), CLIPMEM)
 
     joined = one.scores.reset_index(names="row").merge(
         scores.reset_index(names="row"), on="pair_id", suffixes=("_one", "_other")

@@ -117,7 +117,7 @@ class Rounds(RuleBasedStateMachine):
         self.changes.append(change)
         self.undoes.append(undoes)
 
-    def expect(self, chosen: int) -> Outcome | None:
+    def expect(self, chosen: int) -> Outcome:
         change = self.changes[chosen - 1]
         back = {
             p: (after, before)
@@ -127,7 +127,7 @@ class Rounds(RuleBasedStateMachine):
         if back:
             self.apply(back, chosen)
             return Outcome(len(self.changes), len(back), skipped=len(change) - len(back))
-        return None if self.is_undone(chosen) else Outcome(0, 0, skipped=len(change))
+        return Outcome(0, 0, skipped=len(change))
 
     def is_undone(self, event: int) -> bool:
         return any(

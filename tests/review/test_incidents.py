@@ -47,7 +47,9 @@ def test_a_repair_is_one_event_that_spares_decisions_and_is_undone(
     assert review.count_events() == 2
     assert main(["incidents", "made", "--repair", "1", "2"]) == 0
     assert capsys.readouterr().out.startswith("repair: 8 pairs")
-    assert "incident 1: shift" in review.history(page=1, size=1)["note"].item()
+    label = review.history(page=1, size=1)["note"].item()
+    assert "incident 1: shift" in label
+    assert "incident 2: " in label
     made = review.decisions(ids)
     assert made[ids[20]].decision == KEEP
     for row in range(21, 29):

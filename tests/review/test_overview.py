@@ -57,7 +57,7 @@ def test_a_card_holds_the_row_of_both_tables_its_decision_and_its_match(
     monkeypatch.setattr("clipmem_core.review.cards.search", lambda *args, **named: result)
     shown = cards(audit, [7, 0, 99], Selection(order="match", like="x"))
     assert [card.row for card in shown] == [7, 0, 99]
-    assert [(card.match, card.matched) for card in shown] == [(0.5, 0), (0.75, None), (None, None)]
+    assert [(card.match, card.matched) for card in shown] == [(0.5, 0), (0.75, -1), (None, -1)]
     for card in shown:
         pair = audit.pairs.loc[card.row]
         score = audit.scores.loc[card.row].replace([np.nan, np.inf], None)

@@ -11,7 +11,7 @@ import pytest
 from clipmem_core.auditing.store import CAPTION_TABLE, PAIRS, SCORES, VERDICT, Audit, write_json
 from clipmem_core.ragged import Ragged
 from clipmem_core.review.cards import cards, explain_captions, first_captions, marked
-from clipmem_core.review.decisions import open_review
+from clipmem_core.review.decisions import Choice, open_review
 from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import RANDOM, Selection
 from clipmem_core.review.wrong_captions import review_order, review_progress, wrong_lines
@@ -87,13 +87,14 @@ def test_the_certificate_counts_random_checks_alone(audit: Audit) -> None:
     review.decide(checked[10:], "keep")
     result = review_progress(audit)
     assert result.remaining > 100
-    review.decide(in_review_order(audit)[-1:], "remove", neutral=True)
+    review.decide_each({in_review_order(audit)[-1]: Choice("remove", neutral=True)})
     after = review_progress(audit)
     assert (after.repaired, after.remaining < result.remaining) == (1, True)
     found = result.certificate
     assert (len(found.checks), found.wrong, found.kept) == (50, 10, 3990)
     assert 0.2 < found.most_if_right / 3990 < found.share < 0.5
-    review.decide(in_review_order(audit)[:100], "keep", neutral=True)
+    kept = Choice("keep", neutral=True)
+    review.decide_each(dict.fromkeys(in_review_order(audit)[:100], kept))
     assert review_progress(audit).certificate.kept < 3990
 
 

@@ -36,7 +36,6 @@ from clipmem_core.dashboard.plain import format_score, in_one_line
 from clipmem_core.io import InputError
 from clipmem_core.review.cards import (
     LIKELY,
-    Explained,
     cards,
     explain_captions,
     percent,
@@ -222,17 +221,15 @@ def _pairs(request: Request) -> Response:
     ids = [card.pair_id for card in shown]
     first = suspicious_captions(audit, ids)
     explained = explain_captions(audit, ids)
-    spot_checks = set()
-    if selection.order == REVIEW_PLACE:
-        review = review_order(audit)
-        spot_checks = set(review.order[review.at_random].tolist())
+    review = review_order(audit)
+    by_order = {RANDOM: review.drawn, REVIEW_PLACE: review.order[review.at_random]}
+    at_random = by_order.get(selection.order, ())
     order = shown_score(selection.order)
     answer = []
     for card in shown:
         score = card.match if card.match is not None else card.scores.get(order)
-        at_random = selection.order == RANDOM or card.row in spot_checks
-        note = " · random spot check" if at_random else ""
-        about = explained.get(card.pair_id, Explained())
+        note = " · random spot check" if card.row in at_random else ""
+        about = explained[card.pair_id]
         answer.append(
             {
                 "row": card.row,
