@@ -10,11 +10,11 @@ import html
 import sys
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,7 +32,7 @@ from clipmem_core.dataset.duplicates import alike_by_features, join_clusters
 from clipmem_core.dataset.faults import ascending_stretches, caption_reasons, text_faults
 from clipmem_core.dataset.languages import language_shares, mostly_english, spaces_words
 from clipmem_core.draws import draw_keys
-from clipmem_core.io import InputError, spill_to_disk
+from clipmem_core.io import InputError
 from clipmem_core.io import cores as available_cores
 from clipmem_core.ragged import Ragged
 from clipmem_core.scores import detectors
@@ -411,11 +411,43 @@ class _Member(NamedTuple):
     """What a trained head says of all pairs."""
 
     head: LockedModel
-    image: np.ndarray  # [n_pairs, dim]
-    text: np.ndarray
+    image: Callable[[], np.ndarray]  # returns [n_pairs, dim]
+    text: Callable[[], np.ndarray]
+    terms: dict[str, np.ndarray]  # as of `pair_terms`
+    beside: HeldOut
     learned: np.ndarray  # [n_pairs]
     captions: np.ndarray  # `CAPTION_SCORES` [n_captions + n_decoys]; none if pairs have one caption
-    scale: float
+
+
+def _in_memory(values: np.ndarray) -> Callable[[], np.ndarray]:
+    return lambda: values
+
+
+def _on_disk(values: np.ndarray) -> Callable[[], np.ndarray]:
+    """Write an array into a file without a name, which ends with the function that is returned."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115
+    file.write(np.ascontiguousarray(values).data)
+    file.flush()
+    dtype, shape = values.dtype, values.shape
+
+    def opened() -> np.ndarray:
+        return np.asarray(np.memmap(file, dtype, "r", shape=shape))
+
+    weakref.finalize(opened, file.close)
+    return opened
+
+
+class _Arrays(Sequence[np.ndarray]):
+    """Arrays that are opened at each access: only those in use take memory."""
+
+    def __init__(self, openers: Sequence[Callable[[], np.ndarray]]) -> None:
+        self.openers = openers
+
+    def __len__(self) -> int:
+        return len(self.openers)
+
+    def __getitem__(self, at: Any) -> Any:
+        return _Arrays(self.openers[at]) if isinstance(at, slice) else self.openers[at]()
 
 
 @dataclass(frozen=True)
@@ -471,7 +503,7 @@ class _Search:
         by_pair = wrong.parts[1].copy()
         by_pair[likely_displaced(runs)[0]] = 0.0
         found = [*runs, find_swaps(fits, np.nan_to_num(by_pair))]
-        beside = [HeldOut.of(member.image, member.text, self.sides.held_out) for member in members]
+        beside = [member.beside for member in members]
         heads = [member.head for member in members]
         counted = wrong_captions(pd.Series(None, scores.index, object), judged.scores, wrong)
         count = _count(counted)
@@ -523,9 +555,9 @@ class _Search:
         n_pairs, n_captions = len(self.pairs.image), len(self.pairs.text)
         members = self.config.members
         dim = int(model_config(self.config.model)["embed_dim"])
-        keep: Callable[[np.ndarray], np.ndarray] = lambda values: values  # noqa: E731
+        keep = _in_memory
         if 8 * members * n_pairs * dim > _HELD_IN_MEMORY:
-            keep = functools.partial(spill_to_disk, folder=Path(tempfile.gettempdir()))
+            keep = _on_disk
         trained = self.sides.membership.trained
         count = _Counter(self.report, "members", members * self.config.epochs)
 
@@ -533,7 +565,7 @@ class _Search:
             seed = self.config.seed + number // self.config.folds
             data = dataclasses.replace(self.data, rows=np.flatnonzero(trained[number]))
             trajectory = self._train(head, data, seed, count)
-            image = keep(self._embed_images(head))
+            image = self._embed_images(head)
             blocks = caption_blocks(head, data, self.config)
             scores = np.empty(0, detectors.CAPTION_SCORES)
             if n_captions > n_pairs:
@@ -541,12 +573,14 @@ class _Search:
                 scores["learned"][:n_captions] = learned_captions(
                     trajectory, data, seed=seed, first=self.config.train_captions
                 )
-                beside = HeldOut.of(image, image, self.sides.held_out)
+                pictures = HeldOut.of(image, image, self.sides.held_out)
                 owner = self.pairs.of_pairs.owner
-                blocks = score_captions(blocks, image, owner, beside, decoys, scores)
-            text = keep(np.concatenate([part.mean(vectors) for part, vectors in blocks]))
+                blocks = score_captions(blocks, image, owner, pictures, decoys, scores)
+            text = np.concatenate([part.mean(vectors) for part, vectors in blocks])
+            terms = pair_terms(image, text, self.sides.held_out)
+            beside = HeldOut.of(image, text, self.sides.held_out)
             learned = detectors.mean_over_epochs(trajectory)
-            return _Member(head, image, text, learned, scores, _scale_of(head))
+            return _Member(head, keep(image), keep(text), terms, beside, learned, scores)
 
         return self._at_once(train, self._heads(), range(members))
 
@@ -574,15 +608,14 @@ class _Search:
         return np.concatenate(list(blocks))
 
     def _evidence(self, members: Sequence[_Member]) -> Evidence:
-        held_out = self.sides.held_out
         return Evidence(
             pairs=pd.DataFrame({c.PAIR_ID: self.ids, c.INJECTED: None}),
             sides=self.sides,
             views=1,
-            terms=[pair_terms(member.image, member.text, held_out) for member in members],
-            image=[member.image for member in members],
-            text=[member.text for member in members],
-            logit_scales=[member.scale for member in members],
+            terms=[member.terms for member in members],
+            image=_Arrays([member.image for member in members]),
+            text=_Arrays([member.text for member in members]),
+            logit_scales=[_scale_of(member.head) for member in members],
             log_probability=[member.learned for member in members],
             n_captions=self.pairs.of_pairs.counts,
         )
