@@ -39,7 +39,7 @@ from clipmem_core.scores import detectors
 from clipmem_core.scores.alignment import pair_terms, unit
 from clipmem_core.scores.detectors import HeldOut, fit_beside, nan_mean
 from clipmem_core.scores.displaced import Fits, find_runs, find_swaps, likely_displaced
-from clipmem_core.scores.evidence import Fitted, draw_decoys
+from clipmem_core.scores.evidence import Fitted, Probabilities, draw_decoys
 from clipmem_core.scores.membership import (
     MIN_GROUP,
     MemberSides,
@@ -58,7 +58,7 @@ from clipmem_core.scores.score_tables import (
     with_recurring,
     wrong_captions,
 )
-from clipmem_core.scores.words import Words, split_words
+from clipmem_core.scores.words import split_words
 from clipmem_core.training import model as models
 from clipmem_core.training.heads import (
     caption_blocks,
@@ -469,7 +469,7 @@ class _Search:
         seed = self.config.seed
         decoys = self.decoys
         notes = list[str]()
-        words, words_table, word_models = self._words(notes)
+        words, word_models = self._words(notes)
         members = self._train_all(decoys)
         evidence = self._evidence(members)
         scores, split = score_table(evidence)
@@ -488,23 +488,15 @@ class _Search:
         read = np.ones(of_pairs.n_items, bool)
         texts = Texts(of_pairs, read, reasons, self.clusters, self.pairs.text)
         of_members = [member.captions for member in members]
-        on_captions, table = caption_evidence(
-            scores, texts, self.sides, of_members, decoys, words_table
-        )
-        faults = []
+        on_captions, table = caption_evidence(scores, texts, self.sides, of_members, decoys, words)
         if captions is not None:
             reasons = with_recurring(texts, scores, table)
-            shown = pd.DataFrame({c.IMAGE: self.ids, c.CAPTIONS: pd.Series(captions)})
-            no_flags = pd.DataFrame(False, shown.index, ["other_language", "other_script"])
-            faults = text_faults(shown, self.clusters, no_flags, reasons)
-        named = [fault.rows for fault in faults]
-        judged = judge_texts(scores, table, on_captions, reasons, named, runs)
+        faults = self._fault_rows(reasons)
+        judged = judge_texts(scores, table, on_captions, reasons, faults, runs)
         wrong = judged.wrong
         by_pair = wrong.parts[1].copy()
         by_pair[likely_displaced(runs)[0]] = 0.0
         found = [*runs, find_swaps(fits, np.nan_to_num(by_pair))]
-        beside = [member.beside for member in members]
-        heads = [member.head for member in members]
         counted = wrong_captions(pd.Series(None, scores.index, object), judged.scores, wrong)
         count = _count(counted)
         if count.missing:
@@ -512,12 +504,25 @@ class _Search:
         return WrongCaptions(
             pairs=judged.scores,
             captions=self._in_order(judged.captions),
-            words=self._word_rows(words, words_table, wrong),
+            words=self._word_rows(words, wrong),
             count=count,
             runs=_run_rows(found),
             notes=notes,
-            model=CaptionModel(heads, beside, Fitted.of(wrong), word_models),
+            model=CaptionModel(
+                [member.head for member in members],
+                [member.beside for member in members],
+                Fitted.of(wrong),
+                word_models,
+            ),
         )
+
+    def _fault_rows(self, reasons: np.ndarray) -> list[np.ndarray]:
+        """Return the pairs of each fault of the pipeline that captions show."""
+        if self.pairs.captions is None:
+            return []
+        shown = pd.DataFrame({c.IMAGE: self.ids, c.CAPTIONS: pd.Series(self.pairs.captions)})
+        no_flags = pd.DataFrame(False, shown.index, ["other_language", "other_script"])
+        return [fault.rows for fault in text_faults(shown, self.clusters, no_flags, reasons)]
 
     @functools.cached_property
     def data(self) -> TrainingData:
@@ -645,19 +650,19 @@ class _Search:
         second = self._at_once(train, self._heads(), range(len(members)))
         return update_scores(scores, **{c.LOG_PROBABILITY_SECOND: side_means(second, trained)[1]})
 
-    def _words(self, notes: list[str]) -> tuple[Words | None, pd.DataFrame, list[CaptionWords]]:
-        """Train the word models, and return the words, a row for each that was predicted, and the
+    def _words(self, notes: list[str]) -> tuple[pd.DataFrame, list[CaptionWords]]:
+        """Train the word models, and return a row for each word that was predicted, and the
         models."""
         columns = [c.CAPTION_ROW, c.SURPRISE, c.CHANGED, c.WORD_KIND]
         empty = pd.DataFrame(dtype=float, columns=columns).astype({c.CAPTION_ROW: int})
         captions = self.pairs.captions
         if captions is None:
             notes.append("No captions were given: p_word and p_check are 0.")
-            return None, empty, []
+            return empty, []
         shares = language_shares([text for texts in captions for text in texts])
         if not spaces_words(shares):
             notes.append("The captions have no spaces between words: p_word is 0.")
-            return None, empty, []
+            return empty, []
         words = split_words(captions, english=mostly_english(shares))
         half = draw_word_halves(self.sides.membership.group, self.groups, seed=self.config.seed)
         done = [0.0, 0.0]
@@ -684,7 +689,7 @@ class _Search:
         (first, predicted), (second, added) = self._at_once(train, range(2))
         if first is None or second is None:
             notes.append("The captions have too few words in common: p_word is 0.")
-            return None, empty, []
+            return empty, []
         ratios, of_kinds = surprises(words, merge_predictions(predicted, added))
         place = np.flatnonzero(np.isfinite(ratios[:, 0]))
         values = ratios[place].astype(np.float32).T
@@ -693,9 +698,9 @@ class _Search:
         table = pd.DataFrame(dict(zip(columns, rows, strict=True)))
         table[c.POSITION] = words.in_captions.number[place]
         table[c.WORD] = np.array(words.spelled, object)[words.ids[place] - 2]
-        return words, table, [CaptionWords(model, words, of_kinds) for model in (first, second)]
+        return table, [CaptionWords(model, words, of_kinds) for model in (first, second)]
 
-    def _word_rows(self, words: Words | None, table: pd.DataFrame, wrong: Any) -> pd.DataFrame:
+    def _word_rows(self, table: pd.DataFrame, wrong: Probabilities) -> pd.DataFrame:
         """Return a row a predicted word, with its part in the p_word of its caption."""
         listed = [c.CAPTION_ROW, c.POSITION, c.WORD, c.SURPRISE]
         rows = table.reindex(columns=listed)
