@@ -257,7 +257,7 @@ def find_wrong_captions(
         >>> text = image[:, :24] + 0.1 * rng.normal(size=(400, 24))
         >>> text[:40] = np.roll(text[:40], 7, axis=0)
         >>> found = find_wrong_captions(image, text, members=8, progress=False)
-        >>> found.pairs.p_wrong[:40].mean() > 0.8 > 0.1 > found.pairs.p_wrong[40:].mean()
+        >>> bool(found.pairs.p_wrong[:40].mean() > 0.8 > 0.1 > found.pairs.p_wrong[40:].mean())
         True
     """
     pairs = _checked(image_features, text_features, captions, pair)
