@@ -149,7 +149,7 @@ class Single extends Pairs {
         if (!image) return
         this.scale = Math.min(CLOSEST, Math.max(1, scale))
         image.style.scale = this.scale
-        if (this.scale > 1 && image.src.startsWith('blob:')) image.src = this.addressOf(this.shown)
+        if (this.shown && this.scale > 1 && image.src.startsWith('blob:')) image.src = this.addressOf(this.shown)
     }
 
     // Write the pair into the address, for reloads, the back button and links. Some browsers limit how often.
