@@ -6,7 +6,7 @@ from typing import Any
 
 __all__ = ["audit", "find_wrong_captions", "open_audit"]  # noqa: F822
 __version__ = "0.1.0"
-_HOMES = {"audit": "api.run", "find_wrong_captions": "api.arrays", "open_audit": "api.audits"}
+_HOMES = {"audit": "api.run", "find_wrong_captions": "api.arrays", "open_audit": "api.frames"}
 
 
 def __getattr__(name: str) -> Any:

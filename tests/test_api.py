@@ -14,7 +14,7 @@ import pytest
 
 import clipmem_core
 from clipmem_core import open_audit
-from clipmem_core.api import audits
+from clipmem_core.api import frames
 from clipmem_core.cli import main
 from clipmem_core.io import InputError
 from tests.audit.small import ROOT
@@ -25,11 +25,11 @@ def test_the_examples_run(typed: Path, data: Path, monkeypatch: pytest.MonkeyPat
     names = {"audit": open_audit("scenes")}
     undocumented = [
         name
-        for name, value in vars(audits.AuditFrames).items()
+        for name, value in vars(frames.AuditFrames).items()
         if not name.startswith("_") and "Example:" not in (value.__doc__ or "")
     ]
     assert undocumented == []
-    result = doctest.testmod(audits, extraglobs=names)
+    result = doctest.testmod(frames, extraglobs=names)
     assert result.failed == 0
     assert result.attempted > 15
 

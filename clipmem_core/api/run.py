@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from clipmem_core.api.audits import AuditFrames
+from clipmem_core.api.frames import AuditFrames
 from clipmem_core.auditing.console import RichScreen
 from clipmem_core.auditing.pipeline import run_audit
 from clipmem_core.config import (

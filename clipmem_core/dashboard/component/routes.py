@@ -28,7 +28,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
-from clipmem_core.api.audits import AuditFrames
+from clipmem_core.api.frames import AuditFrames
 from clipmem_core.auditing.store import MEMBERSHIP, PAIRS, Audit, audits_folder, is_name
 from clipmem_core.columns import CAPTION, CAPTIONS, IMAGE, P_WRONG, PAIR_ID, REVIEW_PLACE
 from clipmem_core.dashboard.cards import FULL_SIDE, LARGE_SIDE, SIDE, thumbnail
