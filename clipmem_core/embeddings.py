@@ -122,6 +122,15 @@ def read_vectors(path: Path) -> Vectors:
         raise ValueError(f"faiss cannot open it: {str(error).rpartition('Error: ')[2]}") from None
 
 
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Scale rows to unit length; a row of zeros stays.
+
+    Args: [n, dim]. Returns: floating, [n, dim].
+    """
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(lengths > 0, lengths, 1)
+
+
 def nearest_rows(vectors: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the k vectors with the largest inner products with each query, the largest first.
 

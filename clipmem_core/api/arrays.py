@@ -32,14 +32,17 @@ from clipmem_core.dataset.duplicates import alike_by_features, join_clusters
 from clipmem_core.dataset.faults import ascending_stretches, caption_reasons, text_faults
 from clipmem_core.dataset.languages import language_shares, mostly_english, spaces_words
 from clipmem_core.draws import draw_keys
+from clipmem_core.embeddings import unit
+from clipmem_core.errors import misfit
+from clipmem_core.errors.calibration import Fitted, Probabilities
+from clipmem_core.errors.evidence import draw_decoys
+from clipmem_core.errors.misfit import HeldOut, fit_beside, nan_mean
+from clipmem_core.errors.runs import Fits, find_runs, find_swaps, likely_displaced
+from clipmem_core.errors.words import split_words
 from clipmem_core.io import InputError
 from clipmem_core.io import cores as available_cores
 from clipmem_core.ragged import Ragged
-from clipmem_core.scores import detectors
-from clipmem_core.scores.alignment import pair_terms, unit
-from clipmem_core.scores.detectors import HeldOut, fit_beside, nan_mean
-from clipmem_core.scores.displaced import Fits, find_runs, find_swaps, likely_displaced
-from clipmem_core.scores.evidence import Fitted, Probabilities, draw_decoys
+from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.membership import (
     MIN_GROUP,
     MemberSides,
@@ -58,7 +61,6 @@ from clipmem_core.scores.score_tables import (
     with_recurring,
     wrong_captions,
 )
-from clipmem_core.scores.words import split_words
 from clipmem_core.training import model as models
 from clipmem_core.training.heads import (
     caption_blocks,
@@ -301,7 +303,7 @@ def find_wrong_captions(
         held_out=held_out,
     )
     sides = MemberSides(membership, seed)
-    decoys = np.empty(0, detectors.DECOY)
+    decoys = np.empty(0, misfit.DECOY)
     if pairs.of_pairs.counts.max() > 1:  # with BLAS as an audit has it
         decoys = draw_decoys(pairs.text, pairs.of_pairs, groups, seed=seed)
     with _bar(progress) as report, _alone():
@@ -572,9 +574,9 @@ class _Search:
             trajectory = self._train(head, data, seed, count)
             image = self._embed_images(head)
             blocks = caption_blocks(head, data, self.config)
-            scores = np.empty(0, detectors.CAPTION_SCORES)
+            scores = np.empty(0, misfit.CAPTION_SCORES)
             if n_captions > n_pairs:
-                scores = np.full(n_captions + len(decoys), np.nan, detectors.CAPTION_SCORES)
+                scores = np.full(n_captions + len(decoys), np.nan, misfit.CAPTION_SCORES)
                 scores["learned"][:n_captions] = learned_captions(
                     trajectory, data, seed=seed, first=self.config.train_captions
                 )
@@ -584,7 +586,7 @@ class _Search:
             text = np.concatenate([part.mean(vectors) for part, vectors in blocks])
             terms = pair_terms(image, text, self.sides.held_out)
             beside = HeldOut.of(image, text, self.sides.held_out)
-            learned = detectors.mean_over_epochs(trajectory)
+            learned = misfit.mean_over_epochs(trajectory)
             return _Member(head, keep(image), keep(text), terms, beside, learned, scores)
 
         return self._at_once(train, self._heads(), range(members))
@@ -643,7 +645,7 @@ class _Search:
             image = self._embed_images(head)
             scale = _scale_of(head)
             one = trained[number][None]
-            return detectors.fit_out([image], [text], one, self.sides.held_out, [scale])[1].astype(
+            return misfit.fit_out([image], [text], one, self.sides.held_out, [scale])[1].astype(
                 np.float32
             )
 

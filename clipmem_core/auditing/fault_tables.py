@@ -27,8 +27,8 @@ from clipmem_core.dataset.checks import (
 )
 from clipmem_core.dataset.faults import Fault, ascending
 from clipmem_core.dataset.pictures import PictureError
+from clipmem_core.errors.runs import EXCHANGE, LIKELY, REVERSAL, SHIFT, DisplacedRun
 from clipmem_core.io import InputError, write_once
-from clipmem_core.scores.displaced import EXCHANGE, LIKELY, REVERSAL, SHIFT, DisplacedRun
 from clipmem_core.training.names import model_config
 
 NEAR_DUPLICATE_OF = "near_duplicate_of"

@@ -25,8 +25,8 @@ from clipmem_core.auditing.store import (
 from clipmem_core.columns import CAPTIONS, MAP_X, MAP_Y, REGION
 from clipmem_core.config import data_folder, fingerprint
 from clipmem_core.dataset.languages import spaces_words
+from clipmem_core.embeddings import unit
 from clipmem_core.io import InputError, write_once
-from clipmem_core.scores.alignment import unit
 
 SIDES = {"pictures": IMAGE_EMBEDDINGS, "captions": TEXT_EMBEDDINGS}
 LIMIT = 8_000  # pairs on a map

@@ -23,13 +23,13 @@ from clipmem_core.auditing.store import Audit, MemberRecord, Record
 from clipmem_core.config import AuditConfig, data_folder, fingerprint
 from clipmem_core.draws import draw_keys
 from clipmem_core.embeddings import write_vectors
+from clipmem_core.errors import misfit
+from clipmem_core.errors.misfit import HeldOut
 from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.features.towers import Opened, Tower
 from clipmem_core.io import InputError, save_array, write_once
 from clipmem_core.mitigations import Vocabulary, pairs_with
 from clipmem_core.ragged import Ragged
-from clipmem_core.scores import detectors
-from clipmem_core.scores.detectors import HeldOut
 from clipmem_core.scores.metrics import linear_probe, retrieval_recalls, zero_shot
 from clipmem_core.training import model as models
 from clipmem_core.training.heads import (
@@ -333,7 +333,7 @@ def write_embeddings(run: MemberRun, model: Model, folder: Path, *, evaluate: bo
             decoys = store.read_decoys(run.audit)
             trajectory = store.read_array(run.folder / TRAJECTORY)
             n = data.captions.n_items
-            scores = np.full(n + len(decoys), np.nan, detectors.CAPTION_SCORES)
+            scores = np.full(n + len(decoys), np.nan, misfit.CAPTION_SCORES)
             scores["learned"][:n] = learned_captions(
                 trajectory, data, seed=run.member.seed, first=config.train_captions
             )
@@ -440,7 +440,7 @@ def train_second_round(folder: Path, names: Sequence[str]) -> None:
         write_embeddings(run, model, embeddings)
         image, text = store.read_embeddings(embeddings)
         scale = float(model.logit_scale.detach().exp())
-        _, log_probability = detectors.fit_out([image], [text], trained[None], held_out, [scale])
+        _, log_probability = misfit.fit_out([image], [text], trained[None], held_out, [scale])
         save_array(log_probability.astype(np.float32), run.folder / store.SECOND_FIT)
         store.remove_second_model(run.folder)
 

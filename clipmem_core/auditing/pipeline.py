@@ -65,16 +65,18 @@ from clipmem_core.dataset.languages import (
     spaces_words,
 )
 from clipmem_core.dataset.sentences import places_of
-from clipmem_core.io import InputError, is_intact, save_array
-from clipmem_core.ragged import Ragged
-from clipmem_core.scores.displaced import (
+from clipmem_core.errors.calibration import HALF, Fitted, Probabilities
+from clipmem_core.errors.evidence import draw_decoys
+from clipmem_core.errors.runs import (
     DisplacedRun,
     Fits,
     find_runs,
     find_swaps,
     likely_displaced,
 )
-from clipmem_core.scores.evidence import HALF, Fitted, Probabilities, draw_decoys
+from clipmem_core.errors.words import Words, split_words
+from clipmem_core.io import InputError, is_intact, save_array
+from clipmem_core.ragged import Ragged
 from clipmem_core.scores.membership import Membership, MemberSides, side_means
 from clipmem_core.scores.score_tables import (
     Evidence,
@@ -89,7 +91,6 @@ from clipmem_core.scores.score_tables import (
     with_recurring,
     wrong_captions,
 )
-from clipmem_core.scores.words import Words, split_words
 
 
 @dataclass

@@ -15,13 +15,14 @@ from clipmem_core.auditing.prepare import membership_of, sides_of
 from clipmem_core.auditing.store import Audit, Record
 from clipmem_core.auditing.verdict import WRONG
 from clipmem_core.dataset.checks import CHECKS
+from clipmem_core.errors import misfit
+from clipmem_core.errors.posterior import whole_count
 from clipmem_core.io import spill_to_disk
 from clipmem_core.ragged import Ragged
-from clipmem_core.scores import attacks, detectors, memorization
+from clipmem_core.scores import attacks, memorization
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.metrics import detection_table
 from clipmem_core.scores.registry import DETECTION_SCORES, INJECTED_SCORES
-from clipmem_core.scores.remaining import whole_count
 from clipmem_core.scores.score_tables import Evidence
 from clipmem_core.scores.uncertainty import share_above, standard_errors
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
@@ -55,7 +56,7 @@ def gather_evidence(audit: Audit, pairs: pd.DataFrame, of_pairs: Ragged) -> Evid
         terms.append(dict(zip(values, stacked, strict=True)))
         checkpoint = folder / CHECKPOINT
         logit_scales.append(logit_scale_of(checkpoint) if checkpoint.is_file() else np.nan)
-        learned = detectors.mean_over_epochs(store.read_array(folder / TRAJECTORY))
+        learned = misfit.mean_over_epochs(store.read_array(folder / TRAJECTORY))
         log_probability.append(keep(learned))
     most_captions = config.eval_captions or np.iinfo(np.int32).max
     return Evidence(

@@ -26,9 +26,9 @@ from typing_extensions import TypedDict
 from clipmem_core import columns as c
 from clipmem_core.config import SETS, AuditConfig, as_dict, data_folder
 from clipmem_core.embeddings import Vectors, read_vectors
+from clipmem_core.errors.misfit import DECOY
 from clipmem_core.io import DELETE, InputError, file_sha256, read_json, reading, replacing
 from clipmem_core.ragged import Ragged
-from clipmem_core.scores.detectors import DECOY
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
 VERSION = 14  # of an audit's folder; other versions cannot be read

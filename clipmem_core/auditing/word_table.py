@@ -26,18 +26,18 @@ from clipmem_core.auditing.store import Audit
 from clipmem_core.dataset.languages import mostly_english
 from clipmem_core.dataset.sentences import places_of
 from clipmem_core.embeddings import Vectors
-from clipmem_core.features.embed import FeatureExtractor
-from clipmem_core.features.towers import Tower
-from clipmem_core.io import reading, replacing
-from clipmem_core.ragged import Ragged
-from clipmem_core.scores.membership import draw_word_halves
-from clipmem_core.scores.words import (
+from clipmem_core.errors.words import (
     CONSISTENT,
     WORD_PATTERN,
     Words,
     kind_of,
     split_words,
 )
+from clipmem_core.features.embed import FeatureExtractor
+from clipmem_core.features.towers import Tower
+from clipmem_core.io import reading, replacing
+from clipmem_core.ragged import Ragged
+from clipmem_core.scores.membership import draw_word_halves
 from clipmem_core.training.word_model import VECTOR, Predictions, WordModel, word_vectors
 from clipmem_core.training.word_scores import merge_predictions, save_model, surprises, train_words
 

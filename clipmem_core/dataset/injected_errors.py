@@ -14,8 +14,8 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core import draws
 from clipmem_core.dataset.sentences import sentence_spans, sentences_of
+from clipmem_core.errors.words import COLOUR_WORDS, NUMBER_WORDS
 from clipmem_core.io import InputError
-from clipmem_core.scores.words import COLOUR_WORDS, NUMBER_WORDS
 
 # a pair gets one of the nearest usable captions among those considered
 _NEAREST = 10

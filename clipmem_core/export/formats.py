@@ -22,6 +22,7 @@ from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
 from clipmem_core.config import data_folder
 from clipmem_core.dataset.readers.containers import scan_tar, split_reference
 from clipmem_core.dataset.readers.paths import is_picture, normal_reference
+from clipmem_core.errors.posterior import CONFIDENCE
 from clipmem_core.export.cleaned import (
     IMAGES,
     MARK,
@@ -51,7 +52,6 @@ from clipmem_core.review.decisions import (
 from clipmem_core.review.queries import count_pairs_of, fetch_numbered, fetch_pairs, number_sql
 from clipmem_core.review.wrong_captions import review_progress
 from clipmem_core.scores.registry import EXPORT_SCORES
-from clipmem_core.scores.remaining import CONFIDENCE
 from clipmem_core.tables import FORMULA, as_cell
 
 # Notes on data the format cannot hold, and the command that audits the export, if any. The first

@@ -21,7 +21,7 @@ from clipmem_core import columns as c
 from clipmem_core.dataset.pictures import GAP, PictureError, decode, resize
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.dataset.readers.remote import reason_of
-from clipmem_core.embeddings import Vectors
+from clipmem_core.embeddings import Vectors, unit
 from clipmem_core.features import cache
 from clipmem_core.features.cache import FeatureStore, ReportCount, ReportLine
 from clipmem_core.features.towers import Opened, Tower
@@ -35,7 +35,6 @@ from clipmem_core.io import (
     save_array,
     shortage,
 )
-from clipmem_core.scores.alignment import unit
 
 IMAGE_BATCH = {"fp32": 16, "amp_bf16": 8}  # pictures: larger batches leave the processor's caches
 TEXT_BATCH = 64  # captions at most

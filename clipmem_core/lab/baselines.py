@@ -9,9 +9,8 @@ import scipy
 
 from clipmem_core import columns as c
 from clipmem_core import draws
-from clipmem_core.embeddings import nearest_rows
-from clipmem_core.scores.alignment import unit
-from clipmem_core.scores.detectors import LOG_PROBABILITY, nan_mean
+from clipmem_core.embeddings import nearest_rows, unit
+from clipmem_core.errors.misfit import LOG_PROBABILITY, nan_mean
 
 LEMON_NEIGHBOURS = 30  # its authors' untuned number
 LEMON_IN = "lemon_in"

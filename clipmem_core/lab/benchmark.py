@@ -33,10 +33,12 @@ from clipmem_core.dataset.injected_errors import (
     draw_displaced,
 )
 from clipmem_core.dataset.sentences import places_of
+from clipmem_core.errors.misfit import misfit, nan_mean
+from clipmem_core.errors.posterior import Posterior, Remaining, plan_review
+from clipmem_core.errors.words import WORD_PATTERN, mean_ratio
 from clipmem_core.lab import baselines as b
 from clipmem_core.lab.benchmark_results import Injection, oriented
 from clipmem_core.ragged import Ragged
-from clipmem_core.scores.detectors import misfit, nan_mean
 from clipmem_core.scores.membership import side_means
 from clipmem_core.scores.metrics import (
     METRICS,
@@ -44,8 +46,6 @@ from clipmem_core.scores.metrics import (
     numbers_reviewed,
     precision_curve,
 )
-from clipmem_core.scores.remaining import Posterior, Remaining, plan_review
-from clipmem_core.scores.words import WORD_PATTERN, mean_ratio
 from clipmem_core.training.names import TRAJECTORY
 from clipmem_core.training.word_model import Predictions
 from clipmem_core.training.word_scores import surprises

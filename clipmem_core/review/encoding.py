@@ -16,10 +16,10 @@ from clipmem_core.auditing.executor import open_pool
 from clipmem_core.auditing.settings import resolve_device, towers_of
 from clipmem_core.auditing.store import CONFIG, Audit
 from clipmem_core.config import AuditConfig
+from clipmem_core.embeddings import unit
 from clipmem_core.io import InputError
 from clipmem_core.mitigations import Vocabulary
 from clipmem_core.review.queries import cached
-from clipmem_core.scores.alignment import unit
 from clipmem_core.training.names import CHECKPOINT
 
 _TYPED = 2  # texts at most, which a page asks about

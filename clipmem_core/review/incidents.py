@@ -21,6 +21,7 @@ from clipmem_core.auditing.store import (
     Audit,
     read_table,
 )
+from clipmem_core.errors.runs import LIKELY
 from clipmem_core.io import InputError
 from clipmem_core.review.cards import cards, percent
 from clipmem_core.review.decisions import (
@@ -35,7 +36,6 @@ from clipmem_core.review.decisions import (
 )
 from clipmem_core.review.queries import cached, fetch_pairs
 from clipmem_core.review.wrong_captions import review_progress
-from clipmem_core.scores.displaced import LIKELY
 
 REPAIR = "repair"
 ACTIONS = (REPAIR, REMOVE, KEEP)

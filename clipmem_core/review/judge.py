@@ -6,7 +6,7 @@ audit has never seen. Nothing is trained. A candidate for a pair of the audit is
 captions that the pair has, except the one in whose place it is put, and not with other candidates.
 The captions of a new pair are compared with each other.
 
-The audit fitted log-likelihood ratios (`scores/evidence.py`): of csls_out against pictures with
+The audit fitted log-likelihood ratios (`errors/calibration.py`): of csls_out against pictures with
 another caption, of agreement and margin_out against decoys, of words against others in their place.
 How many captions of the batch are wrong is estimated from the batch (`batch_probabilities`), so the
 audit's share does not matter. The captions of a new pair have all three ratios, as in the audit. A
@@ -67,6 +67,10 @@ from clipmem_core.dataset.checks import not_captions
 from clipmem_core.dataset.languages import is_read, languages_read
 from clipmem_core.dataset.readers.paths import as_name
 from clipmem_core.dataset.sentences import sentences_of
+from clipmem_core.embeddings import unit
+from clipmem_core.errors.calibration import HALF, Fitted
+from clipmem_core.errors.misfit import HeldOut, fit_beside, nan_mean
+from clipmem_core.errors.runs import Fits, find_runs
 from clipmem_core.features.cache import ReportCount
 from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.io import InputError, read_json
@@ -75,10 +79,6 @@ from clipmem_core.review import encoding, search
 from clipmem_core.review.cards import WRONG_WORDS
 from clipmem_core.review.judge_input import PICTURE, REPLACES, Candidates, read_candidates
 from clipmem_core.review.queries import ROW, cached, fetch_numbered, fetch_pairs, stamp
-from clipmem_core.scores.alignment import unit
-from clipmem_core.scores.detectors import HeldOut, fit_beside, nan_mean
-from clipmem_core.scores.displaced import Fits, find_runs
-from clipmem_core.scores.evidence import HALF, Fitted
 from clipmem_core.scores.membership import draw_word_halves
 from clipmem_core.scores.score_tables import captions_of_sentences
 from clipmem_core.tables import SUFFIXES, check_suffix, write_frame

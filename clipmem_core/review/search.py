@@ -25,7 +25,7 @@ from clipmem_core.auditing.store import (
 )
 from clipmem_core.columns import GROUP
 from clipmem_core.dataset.languages import NAMES, is_read, languages_read
-from clipmem_core.embeddings import Vectors
+from clipmem_core.embeddings import Vectors, unit
 from clipmem_core.io import InputError
 from clipmem_core.ragged import Ragged
 from clipmem_core.review.encoding import embed_texts, features_of_text, run
@@ -38,7 +38,6 @@ from clipmem_core.review.queries import (
     find_row,
 )
 from clipmem_core.review.selection import CAPTION, PICTURE
-from clipmem_core.scores.alignment import unit
 from clipmem_core.scores.membership import Membership, MemberSides
 
 LIMIT = 1000  # pairs in the result of a search

@@ -8,6 +8,13 @@ import numpy as np
 from clipmem_core import columns as c
 from clipmem_core.auditing.store import CAPTION_TABLE, PAIRS, SCORES, Audit
 from clipmem_core.auditing.verdict import summary_lines
+from clipmem_core.errors.posterior import (
+    CONFIDENCE,
+    Posterior,
+    ReviewOrder,
+    bound_wrong,
+    plan_review,
+)
 from clipmem_core.review.decisions import (
     CODES,
     KEEP,
@@ -18,13 +25,6 @@ from clipmem_core.review.decisions import (
     open_review,
 )
 from clipmem_core.review.queries import cached, fetch_numbered, fetch_pairs
-from clipmem_core.scores.remaining import (
-    CONFIDENCE,
-    Posterior,
-    ReviewOrder,
-    bound_wrong,
-    plan_review,
-)
 
 NEXT = 50  # pairs of a random check, and of a prediction
 _FEWEST_CHECKED = 20  # random checks that a bound is stated from

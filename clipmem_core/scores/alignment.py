@@ -99,12 +99,3 @@ def terms_of(products: np.ndarray, held_out: np.ndarray, n_held_out: int) -> dic
         IMAGE_SQUARE: image_square,
         TEXT_SQUARE: text_square,
     }
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Scale rows to unit length; a row of zeros stays.
-
-    Args: [n, dim]. Returns: floating, [n, dim].
-    """
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(lengths > 0, lengths, 1)

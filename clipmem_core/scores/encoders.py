@@ -19,9 +19,10 @@ import pandas as pd
 
 from clipmem_core import draws
 from clipmem_core.columns import ALIGNMENT, CLIPMEM_IMAGE, CLIPMEM_TEXT, HELD_OUT, SHARED
+from clipmem_core.embeddings import unit
+from clipmem_core.errors.misfit import divide_or_nan, in_threads
 from clipmem_core.io import InputError
-from clipmem_core.scores.alignment import held_out_means, leave_out, pair_terms, unit
-from clipmem_core.scores.detectors import divide_or_nan, in_threads
+from clipmem_core.scores.alignment import held_out_means, leave_out, pair_terms
 from clipmem_core.scores.membership import MemberSides, side_means
 
 # Pairs at a time: of a fit, of the parts

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import draws
-from clipmem_core.scores.alignment import unit
+from clipmem_core.embeddings import unit
 
 ROC_AUC = "auroc"
 AVERAGE_PRECISION = "average_precision"

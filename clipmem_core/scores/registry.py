@@ -13,8 +13,8 @@ import numpy as np
 
 from clipmem_core import columns as c
 from clipmem_core import glossary
-from clipmem_core.scores.detectors import misfit
-from clipmem_core.scores.remaining import review_place
+from clipmem_core.errors.misfit import misfit
+from clipmem_core.errors.posterior import review_place
 
 MISFIT_FORMULA = "−(z(learned) + 2 z(log_probability_out))"
 SECOND_FORMULA = "−(z(learned) + 4 z(log_probability_second))"  # with a second round of training

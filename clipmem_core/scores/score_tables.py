@@ -12,25 +12,25 @@ import pandas as pd
 import scipy
 
 from clipmem_core import columns as c
-from clipmem_core.io import InputError
-from clipmem_core.ragged import Ragged
-from clipmem_core.scores import detectors, memorization
-from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE
-from clipmem_core.scores.displaced import DisplacedRun, likely_displaced
-from clipmem_core.scores.encoders import contributions
-from clipmem_core.scores.evidence import (
+from clipmem_core.errors import misfit
+from clipmem_core.errors.calibration import (
     CaptionEvidence,
     Probabilities,
-    agreement,
     probabilities,
-    recurring_texts,
     with_checks,
     with_displaced,
 )
+from clipmem_core.errors.counts import SECOND_ROUND_FROM, likely_wrong
+from clipmem_core.errors.evidence import agreement, recurring_texts
+from clipmem_core.errors.posterior import Posterior
+from clipmem_core.errors.runs import DisplacedRun, likely_displaced
+from clipmem_core.io import InputError
+from clipmem_core.ragged import Ragged
+from clipmem_core.scores import memorization
+from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE
+from clipmem_core.scores.encoders import contributions
 from clipmem_core.scores.membership import MemberSides
-from clipmem_core.scores.prevalence import SECOND_ROUND_FROM, likely_wrong
 from clipmem_core.scores.registry import BY_NAME, SCORE_COLUMNS
-from clipmem_core.scores.remaining import Posterior
 
 FEWEST_COUNTED = 300  # pairs, below which wrong captions are not counted
 
@@ -84,13 +84,11 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, Any]]:
     )
     for table in (parts, sslmem):
         values |= {str(name): evidence.keep(table[name].to_numpy()) for name in table}
-    csls, log_probability = detectors.fit_out(
+    csls, log_probability = misfit.fit_out(
         evidence.image, evidence.text, trained, held_out, evidence.logit_scales
     )
-    swapped = detectors.swapped_csls(
-        evidence.image, evidence.text, trained, held_out, seed=sides.seed
-    )
-    learned = detectors.nan_mean(evidence.log_probability)
+    swapped = misfit.swapped_csls(evidence.image, evidence.text, trained, held_out, seed=sides.seed)
+    learned = misfit.nan_mean(evidence.log_probability)
     values |= {
         c.CSLS_OUT: evidence.keep(csls),
         c.LOG_PROBABILITY_OUT: evidence.keep(log_probability),
@@ -291,7 +289,7 @@ def _caption_means(
         masks["learned"] = first & second
         return np.stack([np.where(mask, values[name], np.nan) for name, mask in masks.items()])
 
-    return detectors.nan_mean(map(of_member, members, sides.membership.trained))
+    return misfit.nan_mean(map(of_member, members, sides.membership.trained))
 
 
 def captions_of_sentences(sentences: pd.DataFrame) -> pd.DataFrame:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from clipmem_core.config import AuditConfig
+from clipmem_core.errors import misfit
+from clipmem_core.errors.misfit import HeldOut
 from clipmem_core.ragged import Ragged
-from clipmem_core.scores import detectors
-from clipmem_core.scores.detectors import HeldOut
 from clipmem_core.training import model as models
 from clipmem_core.training.model import LockedModel, Model, Standard
 from clipmem_core.training.trainer import chosen_captions
@@ -73,10 +73,10 @@ def score_captions(
     done = 0
     for part, vectors in blocks:
         block = slice(done, done + len(vectors))
-        similarity, margin = detectors.caption_scores(vectors, owner[block], image, beside)
+        similarity, margin = misfit.caption_scores(vectors, owner[block], image, beside)
         scores["similarity"][block] = similarity
         scores["margin"][block] = margin
-        rows, similarity, margin = detectors.decoy_scores(
+        rows, similarity, margin = misfit.decoy_scores(
             vectors, similarity - margin, done, decoys, image, owner
         )
         of_decoys["similarity"][rows] = similarity
@@ -97,5 +97,5 @@ def learned_captions(
         chosen_captions(data, data.rows, seed=seed, epoch=epoch, first=first)
         for epoch in range(len(trajectory))
     ]
-    log_probability = trajectory[:, :, detectors.LOG_PROBABILITY]
-    return detectors.learned_by_caption(log_probability, data.rows, drawn, data.captions.n_items)
+    log_probability = trajectory[:, :, misfit.LOG_PROBABILITY]
+    return misfit.learned_by_caption(log_probability, data.rows, drawn, data.captions.n_items)

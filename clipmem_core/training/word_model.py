@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipmem_core import draws
+from clipmem_core.errors.words import Words
 from clipmem_core.features.towers import autocast
 from clipmem_core.ragged import Ragged
-from clipmem_core.scores.words import Words
 from clipmem_core.training.trainer import save_atomically
 
 _WINDOW = 3  # words to each side that are read in order; of the others only the mean

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clipmem_core.errors.calibration import fit_words, surprise
+from clipmem_core.errors.evidence import word_evidence
+from clipmem_core.errors.words import Words, changed_words, mean_ratio, number_words
 from clipmem_core.ragged import Ragged
-from clipmem_core.scores.evidence import fit_words, surprise, word_evidence
-from clipmem_core.scores.words import Words, changed_words, mean_ratio, number_words
 from clipmem_core.training.trainer import save_atomically
 from clipmem_core.training.word_model import Predictions, WordModel, fit, predict
 

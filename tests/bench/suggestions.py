@@ -25,9 +25,9 @@ from clipmem_core.auditing.pipeline import run_audit
 from clipmem_core.auditing.prepare import load_data_set
 from clipmem_core.auditing.store import Audit
 from clipmem_core.config import AuditConfig, data_folder, preset_config
+from clipmem_core.embeddings import unit
 from clipmem_core.features.towers import minilm
 from clipmem_core.review import search
-from clipmem_core.scores.alignment import unit
 from tests.bench import save_table
 
 INJECTED = 150

@@ -4,8 +4,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch.nn import functional
 
+from clipmem_core.embeddings import unit
 from clipmem_core.lab import baselines
-from clipmem_core.scores.alignment import unit
 from clipmem_core.training.trainer import Contrast
 
 

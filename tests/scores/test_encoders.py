@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy.stats import ortho_group
 
-from clipmem_core.scores.alignment import unit
+from clipmem_core.embeddings import unit
 from clipmem_core.scores.encoders import UnitTally, contributions
 from tests.scores.simulated import ensemble_sides, paper_sides
 

@@ -5,8 +5,8 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from clipmem_core import draws
+from clipmem_core.embeddings import unit
 from clipmem_core.scores import metrics
-from clipmem_core.scores.alignment import unit
 from clipmem_core.scores.metrics import (
     detection_table,
     linear_probe,

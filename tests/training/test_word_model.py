@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from clipmem_core.scores.words import mean_ratio, split_words
+from clipmem_core.errors.words import mean_ratio, split_words
 from clipmem_core.training import word_model
 from clipmem_core.training.word_scores import surprises, train_words
 

@@ -3,9 +3,14 @@ import torch
 from scipy.stats import zscore
 from torch.nn import functional
 
-from clipmem_core.scores import detectors
-from clipmem_core.scores.alignment import unit
-from clipmem_core.scores.detectors import fit_out, misfit, swapped_csls
+from clipmem_core.embeddings import unit
+from clipmem_core.errors.misfit import (
+    HeldOut,
+    caption_scores,
+    fit_out,
+    misfit,
+    swapped_csls,
+)
 
 
 def test_misfit_is_minus_the_weighted_sum_of_z_scores() -> None:
@@ -110,10 +115,10 @@ def test_scores_of_captions_are_those_of_a_slow_loop() -> None:
     rng = np.random.default_rng(0)
     image = rng.normal(size=(30, 5))
     owner = np.repeat(np.arange(30), 2)
-    beside = detectors.HeldOut.of(image, image, np.arange(30) >= 15)
+    beside = HeldOut.of(image, image, np.arange(30) >= 15)
     vectors = unit(rng.normal(size=(60, 5)))
     cosines = vectors @ unit(image).T
-    found = np.transpose(detectors.caption_scores(vectors, owner, image, beside))
+    found = np.transpose(caption_scores(vectors, owner, image, beside))
     for caption, own in enumerate(owner):
         near = sorted(np.delete(cosines[caption], [*range(15), own]))[-10:]
         similarity = cosines[caption, own]

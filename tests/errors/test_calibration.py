@@ -8,16 +8,12 @@ import pandas as pd
 import pytest
 from scipy.special import expit
 
+from clipmem_core.embeddings import unit
+from clipmem_core.errors import calibration, evidence
+from clipmem_core.errors.calibration import CaptionEvidence, probabilities
+from clipmem_core.errors.evidence import agreement, draw_decoys
+from clipmem_core.errors.misfit import DECOY
 from clipmem_core.ragged import Ragged
-from clipmem_core.scores import evidence
-from clipmem_core.scores.alignment import unit
-from clipmem_core.scores.detectors import DECOY
-from clipmem_core.scores.evidence import (
-    CaptionEvidence,
-    agreement,
-    draw_decoys,
-    probabilities,
-)
 
 
 @pytest.mark.parametrize("with_decoys", [False, True])
@@ -148,7 +144,7 @@ def test_texts_that_are_no_captions_exclude_the_other_parts() -> None:
     is_none[[0, 1, 2, 1500]] = True  # all of a wrong pair, and one of a right one
     found = probabilities(dataclasses.replace(given, not_captions=is_none))
     explained = np.arange(600) == 0
-    checked = evidence.with_checks(found, given.of_pairs, is_none, explained)
+    checked = calibration.with_checks(found, given.of_pairs, is_none, explained)
     parts = checked.captions[["p_check", "p_pair", "p_caption", "p_word"]]
     np.testing.assert_allclose(parts.sum(axis=1), checked.captions["p_wrong"], atol=1e-12)
     assert (checked.captions["p_wrong"][is_none] >= 0.98).all()
@@ -198,6 +194,6 @@ def test_the_surprise_of_each_kind_of_word_has_its_own_ratio() -> None:
     kinds = np.arange(3000) % 3
     values = rng.normal(0, 1, (3000, 2, 4))
     values[np.arange(3000), 1, kinds] += 2  # only this one separates the kind
-    found = evidence.surprise(evidence.fit_words(values, kinds), values, kinds)
+    found = calibration.surprise(calibration.fit_words(values, kinds), values, kinds)
     expected = 2 * values[np.arange(3000), :, kinds] - 2
     np.testing.assert_allclose(expit(found), expit(expected), atol=0.2)

@@ -6,14 +6,14 @@ import itertools
 import numpy as np
 from numpy.testing import assert_allclose
 
-from clipmem_core.ragged import Ragged
-from clipmem_core.scores.words import (
+from clipmem_core.errors.words import (
     COMPARED_KINDS,
     changed_words,
     kind_of,
     mean_ratio,
     split_words,
 )
+from clipmem_core.ragged import Ragged
 
 CAPTIONS = [
     ["A red dog, two cats", "a RED dog"],

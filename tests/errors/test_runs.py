@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from clipmem_core.scores.displaced import DisplacedRun, Fits, find_runs, maximal_segments
+from clipmem_core.errors.runs import DisplacedRun, Fits, find_runs, maximal_segments
 
 N = 800
 

@@ -22,9 +22,8 @@ import numpy as np
 import scipy
 
 from clipmem_core import draws
-from clipmem_core.embeddings import nearest_neighbours
-from clipmem_core.scores.alignment import unit
-from clipmem_core.scores.detectors import divide_or_nan
+from clipmem_core.embeddings import nearest_neighbours, unit
+from clipmem_core.errors.misfit import divide_or_nan
 
 SHIFT = "shift"
 EXCHANGE = "exchange"

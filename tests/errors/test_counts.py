@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 
-from clipmem_core.scores.prevalence import batch_share, estimate_wrong, likely_wrong, posterior_at
+from clipmem_core.errors.counts import batch_share, estimate_wrong, likely_wrong, posterior_at
 
 
 def drawn(
