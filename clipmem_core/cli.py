@@ -293,20 +293,32 @@ def _judge(
     options: SourceOptions = SourceOptions(),  # noqa: B008
 ) -> int:
     """Give new pairs, or captions from elsewhere, the probability that they are wrong."""
-    from clipmem_core.review.judge import judge_source
+    from clipmem_core.auditing.console import make_table
+    from clipmem_core.auditing.settings import audit_name
+    from clipmem_core.review import judge
+    from clipmem_core.review.judge_input import read_candidates
+    from clipmem_core.tables import SUFFIXES, check_suffix, write_frame
 
     path, text = (_file_to_write(each) if each else None for each in (out, summary))
     audit = open_audit(name)
+    judge.check_judges(audit)
+    given = Path(source).expanduser()
+    if path is None and given.suffix.lower() in SUFFIXES:
+        path = given.with_stem(f"{given.stem}-judged")
+    path = path or Path(f"{audit_name(source, audit.record.config)}-judged.csv")
+    check_suffix(path)
     with _screen() as screen:
-        wrong, unjudged = judge_source(
-            audit,
-            source,
-            options,
-            path,
-            all_captions=all_captions,
-            screen=screen,
-            summary=text,
-        )
+        candidates = read_candidates(audit, source, options, screen)
+        table = judge.judge_captions(audit, candidates, screen.captions, all_captions=all_captions)
+        write_frame(table, path)
+        found = judge.summarize(audit, candidates, table)
+        shown = make_table(found.title, found.worst.to_dict("records"), [*found.worst])
+        screen.progress.console.print(shown)
+        for line in (*found.causes, found.count, f"{path}: {found.numbers}"):
+            screen.say(line)
+        if text:
+            text.write_text(found.as_markdown(), encoding="utf-8")
+        wrong, unjudged = found.wrong, found.not_judged
         if wrong > fail_above:
             screen.say(f"failed: {wrong:.1%} are wrong, more than --fail-above {fail_above:.1%}")
         has_gate = fail_above < 1

@@ -17,6 +17,7 @@ belong to another picture and say nothing.
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from clipmem_core.auditing.console import RichScreen, make_table
 from clipmem_core.auditing.fault_tables import cause_of
 from clipmem_core.auditing.preflight import faults_without_model
 from clipmem_core.auditing.prepare import DataSet
-from clipmem_core.auditing.settings import audit_name
 from clipmem_core.auditing.store import (
     CAPTION_TABLE,
     CONFIG,
@@ -62,7 +61,6 @@ from clipmem_core.columns import (
     SHA256,
     SIMILARITY_OUT,
 )
-from clipmem_core.config import SourceOptions
 from clipmem_core.dataset.checks import not_captions
 from clipmem_core.dataset.languages import is_read, languages_read
 from clipmem_core.dataset.readers.paths import as_name
@@ -77,11 +75,10 @@ from clipmem_core.io import InputError, read_json
 from clipmem_core.ragged import Ragged
 from clipmem_core.review import encoding, search
 from clipmem_core.review.cards import WRONG_WORDS
-from clipmem_core.review.judge_input import PICTURE, REPLACES, Candidates, read_candidates
+from clipmem_core.review.judge_input import PICTURE, REPLACES, Candidates
 from clipmem_core.review.queries import ROW, cached, fetch_numbered, fetch_pairs, stamp
 from clipmem_core.scores.membership import draw_word_halves
 from clipmem_core.scores.score_tables import captions_of_sentences
-from clipmem_core.tables import SUFFIXES, check_suffix, write_frame
 from clipmem_core.training.word_scores import CaptionWords, load_model, predicts
 
 OWN = "own"  # column: the pair has this caption already
@@ -428,47 +425,40 @@ def new_incidents(audit: Audit, candidates: Candidates) -> list[str]:
     return [*(cause_of(run, pairs[CAPTIONS].tolist()) for run in find_runs(fits)), *causes]
 
 
+@dataclass(frozen=True)
+class Summary:
+    """What a judgement found: the worst captions, sentences, and the shares of captions that are
+    wrong and that were not judged."""
+
+    title: str
+    worst: pd.DataFrame
+    causes: list[str]  # of faults among new pairs, and why captions were not judged
+    count: str
+    numbers: str
+    wrong: float
+    not_judged: float
+
+    def as_markdown(self) -> str:
+        rows = [[_as_markdown(value) for value in row] for row in self.worst.to_numpy()]
+        head = [[*self.worst], ["---"] * self.worst.shape[1]]
+        return "\n".join([self.count, "", *(" | ".join(row) for row in [*head, *rows]), ""])
+
+
 def _as_markdown(value: Any) -> str:
     """Return a value as a cell of a Markdown table, in which nothing is markup."""
     text = f"{value:.2f}" if isinstance(value, float) else " ".join(str(value).split())
     return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text)
 
 
-def judge_source(
-    audit: Audit,
-    source: str,
-    options: SourceOptions,
-    out: Path | None,
-    *,
-    all_captions: bool,
-    screen: RichScreen,
-    summary: Path | None = None,
-) -> tuple[float, float]:
-    """Judge the captions of a source, print a summary, write the result, and return the share of
-    wrong captions and the share of captions not judged. Without `out` it is beside a table, with
-    `-judged` in its name. `summary` is a Markdown file for the summary."""
-    check_judges(audit)
-    path = Path(source).expanduser()
-    if out is None and path.suffix.lower() in SUFFIXES:
-        out = path.with_stem(f"{path.stem}-judged")
-    out = out or Path(f"{audit_name(source, audit.record.config)}-judged.csv")
-    check_suffix(out)
-    candidates = read_candidates(audit, source, options, screen)
-    table = judge_captions(audit, candidates, screen.captions, all_captions=all_captions)
-    write_frame(table, out)
+def summarize(audit: Audit, candidates: Candidates, table: pd.DataFrame) -> Summary:
+    """Summarize a table of `judge_captions`."""
     judged = table[~table[OWN] & table[REASON].isna()]
     expected = judged[[*PARTS]].sum()
     share = expected.sum() / max(judged[P_WRONG].count(), 1)
     worst = judged.nlargest(_SHOWN, P_WRONG)
     worst[CAPTION] = worst[CAPTION].str[:_CUT]
     worst["wrong"] = worst[[*PARTS]].fillna(0.0).idxmax(axis=1).map(WRONG_WORDS)
-    title = f"captions, the likeliest wrong first ({len(worst):,} of {len(judged):,})"
-    columns = [PAIR_ID, CAPTION, P_WRONG, "wrong"]
-    screen.progress.console.print(make_table(title, worst.to_dict("records"), columns))
-    for cause in new_incidents(audit, candidates):
-        screen.say(cause)
-    for reason, count in table[REASON].value_counts().items():
-        screen.say(f"{count:,} not judged: {reason}")
+    reasons = table[REASON].value_counts().items()
     are = "caption is" if round(expected.sum()) == 1 else "captions are"
     kinds = {
         P_CHECK: "no captions at all",
@@ -478,16 +468,17 @@ def judge_source(
     }
     parts = [f"{expected[name]:,.1f} {words}" for name, words in kinds.items() if expected[name]]
     line = f"About {expected.sum():,.0f} of {len(judged):,} {are} wrong ({share:.1%})"
-    line = f"{line}: {', '.join(parts)}."
-    screen.say(line)
-    if summary:
-        rows = [[_as_markdown(value) for value in row] for row in worst[columns].to_numpy()]
-        table_lines = [" | ".join(row) for row in (columns, ["---"] * len(columns), *rows)]
-        summary.write_text("\n".join([line, "", *table_lines, ""]), encoding="utf-8")
-    screen.say(
-        f"{out}: candidates: {len(judged):,}; pairs: {judged[PAIR_ID].nunique():,}, "
+    return Summary(
+        f"captions, the likeliest wrong first ({len(worst):,} of {len(judged):,})",
+        worst[[PAIR_ID, CAPTION, P_WRONG, "wrong"]],
+        [
+            *new_incidents(audit, candidates),
+            *(f"{count:,} not judged: {reason}" for reason, count in reasons),
+        ],
+        f"{line}: {', '.join(parts)}.",
+        f"candidates: {len(judged):,}; pairs: {judged[PAIR_ID].nunique():,}, "
         f"new: {judged[PAIR_ID][judged[NEW]].nunique():,}; "
-        f"with a candidate as the best caption: {judged[BEST].sum():,}"
+        f"with a candidate as the best caption: {judged[BEST].sum():,}",
+        float(share),
+        float(table.loc[~table[OWN], REASON].notna().mean()),
     )
-    candidate = table[~table[OWN]]
-    return float(share), float(candidate[REASON].notna().mean())
