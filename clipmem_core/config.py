@@ -166,6 +166,14 @@ class TrainingConfig:
         "of sentence-transformers; empty: that of --model",
         alike="text tower",
     )
+    unlock: int = option(
+        0,
+        "last blocks of each locked tower that members train, from their pretrained weights; the "
+        "activations before them are computed once",
+        title="Unlocked blocks",
+        ge=0,
+        alike="unlocked blocks",
+    )
     tower_size: int = option(0, "pixels that a locked image tower sees; 0 means its own", ge=0)
     features: str = data_option(
         "",
@@ -303,9 +311,14 @@ def preset_config(name: str) -> AuditConfig:
 
 
 def ineffective_fields(config: AuditConfig) -> dict[str, str]:
-    """Return the fields that have no effect since their encoder is locked, with the encoder."""
+    """Return the fields that have no effect since their encoder is locked, with the encoder. With
+    unlocked blocks these are the fields that change pictures or tokens themselves."""
     locked = {"image": config.lock_image, "text": config.lock_text}
-    return {name: facts.trained for name, facts in FIELDS.items() if locked.get(facts.trained)}
+    return {
+        name: facts.trained
+        for name, facts in FIELDS.items()
+        if locked.get(facts.trained) and (facts.on_input or not config.unlock)
+    }
 
 
 def data_folder() -> Path:

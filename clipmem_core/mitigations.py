@@ -64,7 +64,8 @@ class Mitigation:
         return images
 
     def tokens(self, tokens: np.ndarray, batch: Batch) -> np.ndarray:
-        """Change the captions of a batch, int32 [n, context_length]."""
+        """Change the captions of a batch, int32 [n, context_length], or the activations of their
+        tokens where the tower is cut, [n, positions, width]."""
         return tokens
 
     def weight(self, batch: Batch) -> np.ndarray:
@@ -91,9 +92,11 @@ Registered = TypeVar("Registered", bound=type[Mitigation])
 
 
 @dataclass_transform(frozen_default=True)
-def mitigation(*, group: str, trained: str = "") -> Callable[[Registered], Registered]:
+def mitigation(
+    *, group: str, trained: str = "", on_input: bool = False
+) -> Callable[[Registered], Registered]:
     """Register a mitigation of a group on the Mitigations page, which needs the encoder `trained`
-    (image, text or none) to be trained."""
+    (image, text or none) to be trained, from its input on with `on_input`."""
 
     def register(kind: Registered) -> Registered:
         dataclass(frozen=True, eq=False)(kind)
@@ -104,6 +107,7 @@ def mitigation(*, group: str, trained: str = "") -> Callable[[Registered], Regis
                 trained=plain.trained or trained,
                 group=plain.group or group,
                 mitigates=not plain.modifies,
+                on_input=on_input,
             )
             item.metadata = {**item.metadata, "facts": facts}  # type: ignore[assignment]
         MITIGATIONS[kind] = trained
@@ -289,7 +293,10 @@ class TextMask(Mitigation):
         if not self.text_mask and "text_mask" not in batch.at_least:
             return tokens
         draws = uniforms(batch.keys, tokens.shape[1], batch.seed, "mask", batch.epoch)
-        ends = caption_ends(batch.model, tokens, flags="--text-mask and --adaptive-mask")
+        if tokens.ndim == 3:
+            ends = tokens.any(axis=2).sum(axis=1) - 1
+        else:
+            ends = caption_ends(batch.model, tokens, flags="--text-mask and --adaptive-mask")
         return drop_words(tokens, ends, self.strength("text_mask", batch), draws)
 
 
@@ -315,7 +322,7 @@ def drop_words(
     return drop_tokens(tokens, words & (rank < n_dropped[:, None]))
 
 
-@mitigation(group="Text", trained="text")
+@mitigation(group="Text", trained="text", on_input=True)
 class RareTokens(Mitigation):
     """Drops tokens that few training pairs have, in training and evaluation; see `Vocabulary`.
 
@@ -332,7 +339,7 @@ class RareTokens(Mitigation):
     )
 
 
-@mitigation(group="Pictures", trained="image")
+@mitigation(group="Pictures", trained="image", on_input=True)
 class Colour(Mitigation):
     """Changes brightness, contrast, then saturation, with torchvision's formulas and factors for
     each picture."""
@@ -435,9 +442,12 @@ def between_ends(tokens: np.ndarray, ends: np.ndarray) -> np.ndarray:
 
 
 def drop_tokens(tokens: np.ndarray, dropped: np.ndarray) -> np.ndarray:
-    """Drop tokens, [n, context_length]; later ones move up, and zeros fill the end."""
+    """Drop tokens, [n, context_length] or [n, context_length, width]; later ones move up, and zeros
+    fill the end."""
     order = dropped.argsort(axis=1, kind="stable")
     remaining = np.arange(tokens.shape[1]) < tokens.shape[1] - dropped.sum(axis=1)[:, None]
+    if tokens.ndim == 3:
+        order, remaining = order[:, :, None], remaining[:, :, None]
     return np.where(remaining, np.take_along_axis(tokens, order, axis=1), 0).astype(tokens.dtype)
 
 

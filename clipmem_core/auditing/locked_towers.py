@@ -115,7 +115,7 @@ def open_clip_towers(
             with towers.autocast(tower.precision, tower.device):
                 return model.encode_image((pixels - mean) / deviation).float().cpu().numpy()
 
-        return Opened(embed)
+        return Opened(embed, network=model)
 
     def load_text(tower: Tower) -> Opened:
         tokenizer = open_tokenizer(name)
@@ -126,7 +126,7 @@ def open_clip_towers(
             with towers.autocast(tower.precision, tower.device):
                 return text_outputs(model, tokens, cut=cut).cpu().numpy()
 
-        return Opened(embed, lambda captions: open_clip_lengths(tokenizer, captions))
+        return Opened(embed, lambda captions: open_clip_lengths(tokenizer, captions), network=model)
 
     side = preprocess["size"]
     image = Tower(

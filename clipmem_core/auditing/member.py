@@ -17,7 +17,7 @@ import torch
 from clipmem_core import columns as c
 from clipmem_core.auditing import prepare, store
 from clipmem_core.auditing.executor import Executor, Task
-from clipmem_core.auditing.settings import Towers, towers_of
+from clipmem_core.auditing.settings import Towers, member_towers, towers_of
 from clipmem_core.auditing.status import MemberProgress, Screen, member_progress, second_names
 from clipmem_core.auditing.store import Audit, MemberRecord, Record
 from clipmem_core.config import AuditConfig, data_folder, fingerprint
@@ -58,10 +58,13 @@ class Features:
 
     image: np.ndarray | None  # mapped, float16 [n_pairs, width]
     text: np.ndarray | None  # float16 [n_captions, width]
+    pooled: "Features | None" = None  # the outputs of the towers, where these are activations
 
     @functools.cached_property
     def standards(self) -> dict[str, Standard]:
         """Mean and standard deviation of the features of all pairs, by side."""
+        if self.pooled:
+            return self.pooled.standards
         sides = {"image": self.image, "text": self.text}
         return {side: Standard.of(values) for side, values in sides.items() if values is not None}
 
@@ -105,15 +108,24 @@ def compute_features(
     return truncated
 
 
+def cached_features(towers: Towers, pairs: pd.DataFrame, root: Path) -> Features:
+    """Return the cached features of towers."""
+    return Features(
+        FeatureExtractor(towers.image, root).images(pairs) if towers.image else None,
+        FeatureExtractor(towers.text).captions(caption_texts(pairs)) if towers.text else None,
+    )
+
+
 def open_features(audit: Audit, record: Record, pairs: pd.DataFrame) -> tuple[Towers, Features]:
     """Return the locked towers of an audit, and their cached features or the precomputed ones."""
     path = record.config.features
     if not path:
-        towers = towers_of(record.config)
-        return towers, Features(
-            FeatureExtractor(towers.image, record.pictures).images(pairs) if towers.image else None,
-            FeatureExtractor(towers.text).captions(caption_texts(pairs)) if towers.text else None,
-        )
+        towers = member_towers(record.config)
+        features = cached_features(towers, pairs, record.pictures)
+        if record.config.unlock:
+            pooled = cached_features(towers_of(record.config), pairs, record.pictures)
+            features = dataclasses.replace(features, pooled=pooled)
+        return towers, features
     image, text = prepare.precomputed_features(audit)
 
     def refuse(_: Tower) -> Opened:
@@ -140,13 +152,14 @@ def build_member(config: AuditConfig, towers: Towers, *, seed: int, pretrained: 
         )
         if not (towers.image or towers.text):
             return full_model
+    outputs = towers_of(config) if config.unlock else towers
     model = models.locked_model(
-        towers.image.dim if towers.image else 0,
-        towers.text.dim if towers.text else 0,
+        *(pooled.dim if pooled else 0 for pooled in outputs),
         dim=int(model_config(config.model)["embed_dim"]),
         loss=config.loss,
         seed=seed,
         full_model=full_model,
+        uppers=[tower.upper if tower else None for tower in towers],
     )
     return model.to(config.device)
 
@@ -297,7 +310,11 @@ def trained_model(run: MemberRun) -> Model:
     model = build_member(config, run.towers, seed=seed, pretrained=config.pretrained)
     if isinstance(model, LockedModel):
         set_standards(model, run.features.standards)
-    views = feature_views(model, seed) if run.towers.image else view_maker(model, config, seed)
+    views: Views
+    if run.towers.image:
+        views = feature_views(model, seed, config.crop_scale)
+    else:
+        views = view_maker(model, config, seed)
     trainer = Trainer(model, run.data, config, views, seed=seed, device=config.device)
     train(trainer, run.folder)
     return model
@@ -314,8 +331,9 @@ def write_embeddings(run: MemberRun, model: Model, folder: Path, *, evaluate: bo
     config = run.config
     views: Views
     if run.towers.image:
-        views = feature_views(model, config.seed)
-        n_views = 1
+        scale = config.eval_crop_scale or config.crop_scale
+        views = feature_views(model, config.seed + EVALUATION, scale)
+        n_views = config.views if config.unlock else 1
     else:
         views = evaluation_views(model, config)
         n_views = config.views

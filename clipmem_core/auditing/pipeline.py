@@ -564,8 +564,10 @@ def compute_kind(folder: Path, names: Sequence[str], spelled: Sequence[str]) -> 
     record = audit.record
     towers = settings.checked_towers(record.config, record.towers)
     other = {"image": "text", "text": "image"}[kind]
-    towers = towers._replace(**{other: None})
-    compute_features(towers, audit.pairs, record.pictures, TaskScreen())
+    pairs = audit.pairs
+    for part in dict.fromkeys((towers, settings.member_towers(record.config))):
+        part = part._replace(**{other: None})
+        compute_features(part, pairs, record.pictures, TaskScreen())
     spelled_features(towers.text, spelled)
 
 

@@ -62,7 +62,7 @@ def gather_evidence(audit: Audit, pairs: pd.DataFrame, of_pairs: Ragged) -> Evid
     return Evidence(
         pairs=pairs[[c.PAIR_ID, c.INJECTED]],
         sides=sides,
-        views=1 if config.lock_image else config.views,
+        views=1 if config.lock_image and not config.unlock else config.views,
         terms=terms,
         image=[image for image, _ in embeddings],
         text=[text for _, text in embeddings],

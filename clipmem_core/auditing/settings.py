@@ -105,6 +105,14 @@ def check_config(config: AuditConfig) -> None:
         "--tower-size is the picture size of a locked image tower: add --lock-image",
     )
     _refuse(
+        config.unlock and not (config.lock_image or config.lock_text),
+        "--unlock trains the last blocks of locked towers: add --lock-image or --lock-text",
+    )
+    _refuse(
+        config.unlock and config.features,
+        "--unlock needs the pictures: without them there are no activations, remove --features",
+    )
+    _refuse(
         config.features and config.sentences == "on",
         "--features are those of captions, not of sentences: set --sentences off",
     )
@@ -280,6 +288,18 @@ def towers_of(config: AuditConfig) -> Towers:
         pretrained = "" if config.text_tower else config.pretrained
         text = text_tower(name, pretrained=pretrained, **options)
     return Towers(image, text)
+
+
+@functools.lru_cache(maxsize=2)
+def member_towers(config: AuditConfig) -> Towers:
+    """Return the towers whose features members train on: the locked ones, cut below the blocks that
+    a resolved config unlocks."""
+    towers = towers_of(config)
+    if not config.unlock:
+        return towers
+    from clipmem_core.features.unlocked import unlock
+
+    return Towers(*(tower and unlock(tower, config.unlock) for tower in towers))
 
 
 def load_in_background(config: AuditConfig) -> None:

@@ -71,7 +71,7 @@ def predict_words(
     """
     config = shared.config
     clusters = store.read_prepared(shared.audit.folder).groups
-    spelled = None if config.features else spelled_features(shared.towers.text, words.spelled)
+    spelled = None if config.features else spelled_features(towers_of(config).text, words.spelled)
     screen = TaskScreen()
     return train_words(
         words,
@@ -99,7 +99,7 @@ def run_halves(folder: Path, names: Sequence[str], words: Words) -> None:
     """Train the models of halves in this process and write their predictions."""
     shared = open_shared(folder)
     torch.set_num_threads(shared.record.threads)
-    pictures = shared.features.image
+    pictures = (shared.features.pooled or shared.features).image
     assert pictures is not None
     for name in names:
         half_folder = folder / store.WORD_MODELS / name

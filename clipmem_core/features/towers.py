@@ -38,11 +38,13 @@ class Opened:
         lengths: counts the tokens of n captions before truncation, int32 [n]; 0 for pictures.
         compile: takes an example of a batch, and returns `embed` run by ONNX Runtime on one thread;
             None if the runtime cannot replace torch.
+        network: of torch, in which `unlock` looks for blocks.
     """
 
     embed: Callable[[Any], np.ndarray]
     lengths: Callable[[Sequence[str]], np.ndarray] = lambda inputs: np.zeros(len(inputs), np.int32)
     compile: Callable[[Any], Callable[[Any], np.ndarray]] | None = None
+    network: Any = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,9 @@ class Tower:
     device: str = "cpu"
     seen: str = "unknown data: a pair of yours may be among them"  # what it was trained on
     libraries: tuple[str, ...] = ()
+    unlocked: int = 0  # last blocks that members train: features are the activations before them
     load: Callable[["Tower"], Opened]
+    upper: nn.Module | None = None  # the unlocked blocks, and what follows
 
     @functools.cached_property
     def opened(self) -> Opened:
@@ -106,7 +110,9 @@ class Tower:
     def record(self) -> dict[str, Any]:
         """Return everything that its features depend on, as JSON values."""
         facts = {field.name: getattr(self, field.name) for field in fields(self)}
-        del facts["load"]
+        del facts["load"], facts["upper"]
+        if not self.unlocked:  # the keys of features that are cached already
+            del facts["unlocked"]
         return facts | {"libraries": {name: version(name) for name in self.libraries}}
 
     @property
@@ -381,7 +387,7 @@ def _open_network(tower: Tower, network: nn.Module, mean: Any, deviation: Any) -
     network.to(torch.bfloat16 if tower.precision == "amp_bf16" else torch.float32)
     model = _Pictures(network, mean, deviation).eval().to(tower.device)
     embed, compile_network = _runners(tower, model, lambda squares: {"squares": squares})
-    return Opened(embed, compile=compile_network)
+    return Opened(embed, compile=compile_network, network=network)
 
 
 class _Sentences(nn.Module):
@@ -423,7 +429,7 @@ def _open_sentences(tower: Tower, model: Any) -> Opened:
         return np.array(counts, np.int32)
 
     embed, compile_network = _runners(tower, _Sentences(model).eval(), inputs)
-    return Opened(embed, lengths, compile_network)
+    return Opened(embed, lengths, compile_network, model)
 
 
 def _runners(

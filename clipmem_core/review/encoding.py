@@ -13,7 +13,7 @@ import numpy as np
 from pebble import ProcessExpired, ProcessPool
 
 from clipmem_core.auditing.executor import open_pool
-from clipmem_core.auditing.settings import resolve_device, towers_of
+from clipmem_core.auditing.settings import member_towers, resolve_device, towers_of
 from clipmem_core.auditing.store import CONFIG, Audit
 from clipmem_core.config import AuditConfig
 from clipmem_core.embeddings import unit
@@ -74,7 +74,9 @@ def embed_texts(audit: Audit, texts: Sequence[str], member: str) -> np.ndarray:
     # few texts are too little work to share: threads that wait for a busy core take .5 s
     torch.set_num_threads(1)
     model, vocabulary = _open_member(audit, member)
-    if config.lock_text:
+    if config.lock_text and config.unlock:
+        inputs = activations_of(config, texts)
+    elif config.lock_text:
         inputs = text_features_of(config, texts)
     else:
         inputs = tokenize(config.model, texts)
@@ -113,11 +115,18 @@ def _open_member(audit: Audit, member: str) -> tuple[Any, Vocabulary | None]:
     from clipmem_core.training.model import load_weights
 
     config = dataclasses.replace(audit.record.config, **_ON_CPU)
-    model: Any = build_member(config, towers_of(config), seed=0)
+    model: Any = build_member(config, member_towers(config), seed=0)
     load_weights(model, checkpoint_path(audit, member))
     if not config.lock_image:
         model.visual = None
     return model, vocabulary_of_member(audit, member)
+
+
+def activations_of(config: AuditConfig, texts: Sequence[str]) -> np.ndarray:
+    """Return the activations of texts where the text tower is cut, float32 [n, positions · width],
+    each computed alone: those of a batch have one length."""
+    text = towers_here(config, member_towers).text
+    return np.concatenate([text.opened.embed([each]) for each in texts])
 
 
 def text_features_of(config: AuditConfig, texts: Sequence[str]) -> np.ndarray:
@@ -136,9 +145,9 @@ def features_of_text(config: AuditConfig, text: str) -> np.ndarray:
     return towers_here(config).text.opened.embed([text])
 
 
-def towers_here(config: AuditConfig) -> Any:
+def towers_here(config: AuditConfig, towers: Callable[[AuditConfig], Any] = towers_of) -> Any:
     """Return the locked towers as the audit opened them, whose features are cached; on the
     processor if this machine has no GPU. They stay loaded once they are open."""
     if resolve_device("auto") == "cpu":
         config = dataclasses.replace(config, device="cpu")
-    return towers_of(config)
+    return towers(config)

@@ -145,7 +145,8 @@ def judge_captions(
         raise InputError(f"no caption can be judged; the first: {first}")
     given[NEW] = (given[ROW] < 0) & given[REASON].isna()
     new = given[given[REASON].isna()].rename_axis(_AT).reset_index()
-    if new[NEW].any() and not audit.record.config.lock_image:
+    config = audit.record.config
+    if new[NEW].any() and (config.unlock or not config.lock_image):
         raise InputError(
             f"audit {audit.name!r} trains its image encoders and can judge captions of its own "
             "pairs alone: audit with --preset locked to judge new pairs"

@@ -193,6 +193,8 @@ def points_and_density(audit: Audit, x: str, y: str) -> tuple[pd.DataFrame, pd.D
 def locked_towers(config: AuditConfig) -> dict[str, str]:
     """Return the names of the locked towers, by side: image, text."""
     default = f"{config.model} ({config.pretrained})"
+    if config.unlock:
+        return {}
     locked = [side for side in ("image", "text") if getattr(config, f"lock_{side}")]
     return {side: getattr(config, f"{side}_tower") or default for side in locked}
 

@@ -16,7 +16,12 @@ from clipmem_core.ragged import Ragged
 from clipmem_core.training import model as models
 from clipmem_core.training.model import LockedModel, Model, Standard
 from clipmem_core.training.trainer import chosen_captions
-from clipmem_core.training.views import FeatureViews, TrainingData
+from clipmem_core.training.views import (
+    ActivationViews,
+    FeatureViews,
+    TrainingData,
+    ViewMaker,
+)
 
 
 def set_standards(model: LockedModel, standards: Mapping[str, Standard]) -> None:
@@ -26,10 +31,16 @@ def set_standards(model: LockedModel, standards: Mapping[str, Standard]) -> None
         heads[side].standard.load_state_dict(standard.state_dict())
 
 
-def feature_views(model: LockedModel, seed: int) -> FeatureViews:
-    """Return a member's training views of image features."""
+def feature_views(
+    model: LockedModel, seed: int, crop_scale: float = 1.0
+) -> FeatureViews | ActivationViews:
+    """Return a member's views of image features, or crops of activations."""
     visual: Any = model.visual
-    return FeatureViews(visual.standard.mean, seed)
+    upper = getattr(visual, models.UPPER, None)
+    if upper is None:
+        return FeatureViews(visual.standard.mean, seed)
+    crops = ViewMaker(upper.side, crop_scale, mean=(), std=(), seed=seed)
+    return ActivationViews(upper.width, crops)
 
 
 def caption_blocks(

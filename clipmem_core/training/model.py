@@ -3,6 +3,7 @@
 open_clip takes two seconds to import: functions import it, so that heads do without.
 """
 
+import copy
 import functools
 import math
 import pickle
@@ -30,6 +31,7 @@ Model = Any
 
 # above this length torch's fused attention kernel is faster than plain matrix products on a CPU
 _SHORT = 128
+UPPER = "upper"  # name of the unlocked blocks of a tower
 TEXT_HEAD_WIDTH = 512  # of the hidden layer of a text head
 _FEATURES_AT_ONCE = 65_536
 # Features that mean and scale are computed from; of more, blocks evenly spaced
@@ -294,6 +296,7 @@ def locked_model(
     loss: str,
     seed: int,
     full_model: Model = None,
+    uppers: Sequence[nn.Module | None] = (None, None),
 ) -> LockedModel:
     """Build a model with locked towers.
 
@@ -303,12 +306,15 @@ def locked_model(
         loss: "clip" or "siglip".
         seed: the initial weights of heads are a function of it.
         full_model: an open_clip model, if one tower is trained.
+        uppers: the unlocked blocks of both towers, below the heads; None: all are locked.
     """
+    below = [{} if upper is None else {UPPER: copy.deepcopy(upper)} for upper in uppers]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if image_width:  # one linear map, named as in open_clip's timm towers
             proj = nn.Linear(image_width, dim, bias=False)
-            visual = _on_standard(image_width, head=nn.Sequential(OrderedDict(proj=proj)))
+            head = nn.Sequential(OrderedDict(proj=proj))
+            visual = _on_standard(image_width, below[0], head=head)
         else:
             visual = full_model.visual
         if text_width:  # two linear maps, named as in open_clip's Hugging Face towers
@@ -317,15 +323,15 @@ def locked_model(
                 nn.GELU(),
                 nn.Linear(TEXT_HEAD_WIDTH, dim, bias=False),
             )
-            text: nn.Module = _on_standard(text_width, proj=nn.Sequential(*layers))
+            text: nn.Module = _on_standard(text_width, below[1], proj=nn.Sequential(*layers))
         else:
             text = _TextTower(full_model)
     return LockedModel(visual, text, loss=loss)
 
 
-def _on_standard(width: int, **head: nn.Module) -> nn.Sequential:
-    """Return a head on standardised features, under its name."""
-    return nn.Sequential(OrderedDict(standard=Standard(width), **head))
+def _on_standard(width: int, below: dict[str, nn.Module], **head: nn.Module) -> nn.Sequential:
+    """Return a head on standardised features, under its name, and the unlocked blocks below."""
+    return nn.Sequential(OrderedDict(**below, standard=Standard(width), **head))
 
 
 class _TextTower(nn.Module):

@@ -25,6 +25,7 @@ from clipmem_core.io import InputError, replacing, save_array
 from clipmem_core.mitigations import Batch, can_cut_text, mitigations_of
 from clipmem_core.scores.alignment import held_out_means, pair_terms
 from clipmem_core.training.model import (
+    UPPER,
     Model,
     encode_image,
     encode_text,
@@ -37,6 +38,9 @@ from clipmem_core.training.views import PixelSource, TrainingData, Views
 SECONDS_BETWEEN_SAVES = 20.0
 _TRAINED_TO_SAVED = 20.0  # seconds of training to one of saving, at least
 _SECONDS_BETWEEN_LINES = 1.0
+RATE = "rate"  # of a group of parameters, the share of the learning rate
+# of unlocked blocks, which start with pretrained weights, as in fine-tuning
+PRETRAINED_RATE = 0.1
 # A larger set may not fit into memory: blocks of neighbouring rows are shuffled, and the pairs of
 # some blocks together.
 SHUFFLED_UP_TO = 2_000_000
@@ -112,19 +116,21 @@ def learning_rate(step: int, *, total: int, peak: float, warmup: int) -> float:
 
 
 def make_optimizer(model: Model, config: AuditConfig) -> torch.optim.AdamW:
-    """Build AdamW; gains, biases and the logit scale have no weight decay, as in open_clip."""
-    exempt = list[Tensor]()
-    decayed = list[Tensor]()
+    """Build AdamW; gains, biases and the logit scale have no weight decay, as in open_clip, and
+    unlocked blocks `PRETRAINED_RATE` of the learning rate."""
+    groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         marked = any(mark in name for mark in ("bn", "ln", "bias", "logit_scale"))
+        decay = 0.0 if marked or parameter.ndim < 2 else config.weight_decay
+        factor = PRETRAINED_RATE if f".{UPPER}." in name else 1.0
         if parameter.requires_grad:
-            (exempt if marked or parameter.ndim < 2 else decayed).append(parameter)
-    groups = [
-        {"params": exempt, "weight_decay": 0.0},
-        {"params": decayed, "weight_decay": config.weight_decay},
+            groups.setdefault((decay, factor), []).append(parameter)
+    options = [
+        {"params": parameters, "weight_decay": decay, RATE: factor}
+        for (decay, factor), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
     betas = (config.beta1, config.beta2)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=True)
+    return torch.optim.AdamW(options, lr=config.lr, betas=betas, eps=config.eps, fused=True)
 
 
 class Contrast(torch.autograd.Function):
@@ -190,6 +196,8 @@ class Trainer:
         self.seed = seed
         self.device = device
         self.cut = can_cut_text(model)
+        upper = getattr(getattr(model, "text", None), UPPER, None)
+        self.token_width = upper.width if upper else 0  # of activations; 0: tokens or features
         self.optimizer = make_optimizer(model, config)
         self.batches = math.ceil(len(data.rows) / config.batch_size)  # of an epoch
         self.total = config.trained_epochs * self.batches
@@ -218,6 +226,8 @@ class Trainer:
             self.data, batch.rows, seed=self.seed, epoch=batch.epoch, first=first
         )
         tokens = self.data.tokens[captions]
+        if self.token_width:
+            tokens = tokens.reshape(len(tokens), -1, self.token_width)
         for mitigation in self.mitigations:
             tokens = mitigation.tokens(tokens, batch)
         return images, text_input(tokens).to(self.device)
@@ -230,7 +240,7 @@ class Trainer:
             self.done, total=schedule, peak=self.config.lr, warmup=self.config.warmup
         )
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group[RATE]
         # Dropout inside a tower must not depend on the step a run resumes at.
         torch.manual_seed(draws.whole_number(self.seed, "dropout", self.done))
         loss, cosine, log_probability = self.forward_loss(rows, epoch, pixels)

@@ -76,13 +76,14 @@ class ViewMaker:
         return self.normalise(self.crop(pixels, self.boxes(keys, view), device))
 
     def crop(self, pixels: np.ndarray, boxes: np.ndarray, device: str) -> Tensor:
-        """Cut boxes [n, 4] out of pixels, float32 [n, 3, image_size, image_size], 0 … 255."""
+        """Cut boxes [n, 4] out of pixels [n, size, size, 3], float32 [n, 3, image_size,
+        image_size], 0 … 255; or out of maps of activations."""
         stored = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float()
         theta = np.zeros((len(boxes), 2, 3), dtype=np.float32)
         theta[:, 0, 0] = boxes[:, 2]
         theta[:, 1, 1] = boxes[:, 3]
         theta[:, :, 2] = 2 * (boxes[:, :2] + boxes[:, 2:] / 2) - 1  # the centre
-        size = [len(boxes), 3, self.image_size, self.image_size]
+        size = [len(boxes), stored.shape[1], self.image_size, self.image_size]
         grid = F.affine_grid(torch.from_numpy(theta).to(device), size, align_corners=False)
         return F.grid_sample(
             stored, grid, mode="bilinear", padding_mode="border", align_corners=False
@@ -143,5 +144,32 @@ class FeatureViews:
         return torch.from_numpy(features).to(device).float()
 
 
-Views = ViewMaker | FeatureViews
+@dataclass(frozen=True)
+class ActivationViews:
+    """Views of activations where a tower is cut: crops of their map, resized to its size."""
+
+    width: int
+    crops: ViewMaker  # its size is that of the map
+
+    def training_images(
+        self, values: np.ndarray, batch: Batch, device: str, mitigations: Sequence[Mitigation]
+    ) -> Tensor:
+        """Return a view of the activations of a batch [n, positions · width], float32; `images` of
+        mitigations does not change activations."""
+        return self.evaluation_images(values, batch.keys, batch.epoch, device)
+
+    def evaluation_images(
+        self, values: np.ndarray, keys: np.ndarray, view: int, device: str
+    ) -> Tensor:
+        """Return a view of activations, float32 [n, positions · width]."""
+        tokens = values.reshape(len(values), -1, self.width)
+        side = self.crops.image_size
+        n_class = tokens.shape[1] - side * side
+        maps = tokens[:, n_class:].reshape(-1, side, side, self.width)
+        cut = self.crops.crop(maps, self.crops.boxes(keys, view), device)
+        classes = torch.from_numpy(tokens[:, :n_class]).to(device).float()
+        return torch.cat([classes, cut.flatten(2).transpose(1, 2)], dim=1).flatten(1)
+
+
+Views = ViewMaker | FeatureViews | ActivationViews
 PixelSource = Pixels | FeatureRows
