@@ -226,6 +226,18 @@ def _units(name: AuditName) -> None:
         say_units(audit, screen)
 
 
+def _encoders(
+    name: AuditName,
+    sample: Annotated[int, "pairs of the audit that encoders are trained on; fewer: all"] = 2000,
+) -> None:
+    """Train the last blocks of an audit's locked towers, and compare text and image encoder."""
+    from clipmem_core.lab.encoders import say_encoders, train_encoders
+
+    audit = open_audit(name)
+    with _screen() as screen:
+        say_encoders(audit, train_encoders(audit, sample, screen), screen)
+
+
 def _paradigms(
     name: AuditName,
     seeds: Annotated[int, "runs of each of the three paradigms"] = 3,
@@ -421,6 +433,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
         _mitigate,
         _study,
         _benchmark,
+        _encoders,
         _units,
         _paradigms,
         _judge,

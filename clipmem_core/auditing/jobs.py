@@ -37,7 +37,7 @@ FAILED = 1
 INTERRUPTED = 130
 PROGRAM = (sys.executable, "-m", "clipmem_core", "job")  # folder and arguments follow
 # One of these commands runs at a time.
-TRAINS = ("audit", "reaudit", "mitigate", "study", "units", "paradigms")
+TRAINS = ("audit", "reaudit", "mitigate", "study", "units", "paradigms", "encoders")
 SECONDS_BETWEEN_POLLS = 0.5
 
 

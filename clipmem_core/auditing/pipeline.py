@@ -102,6 +102,7 @@ class Run:
     source: str = ""
     requested: AuditConfig | None = None  # resolved
     reaudit_of: Audit | None = None  # the audit whose membership is repeated
+    pairs_of: Audit | None = None  # the same, for some of its pairs and members
     executor: Executor | None = None
     predicts_words: bool = True  # a study does not use them
 
@@ -171,6 +172,10 @@ def prepare_data(run: Run) -> None:
     data_set = prepare.load_data_set(run.source, config, progress=screen.pictures, say=screen.say)
     if run.reaudit_of:
         membership = prepare.repeat_membership(run.reaudit_of, data_set.pairs)
+    elif run.pairs_of:
+        membership = prepare.repeat_membership(run.pairs_of, data_set.pairs)
+        n = config.members
+        membership = Membership(membership.group, membership.members[:n], membership.trained[:n])
     else:
         membership = prepare.draw_membership(data_set.groups, config)
     pairs = prepare.inject(data_set.pairs, membership, config)
@@ -410,6 +415,7 @@ def run_audit(
     screen: Screen,
     executor: Executor | None = None,
     reaudit_of: Audit | None = None,
+    pairs_of: Audit | None = None,
     parent: Path | None = None,
 ) -> Audit:
     """Run an audit, or resume it, and return it. Its folder is in `parent`, or in that of all
@@ -430,7 +436,7 @@ def run_audit(
                 screen.say(f"adding a second round to audit {name!r}")
             else:
                 screen.say(f"resuming audit {name!r}")
-        run = Run(audit, screen, source, config, reaudit_of, executor)
+        run = Run(audit, screen, source, config, reaudit_of, pairs_of, executor)
         try:
             finish_audit(run, is_new=not audit.begun)
         except FileNotFoundError:

@@ -326,6 +326,12 @@ def draw_membership(clusters: np.ndarray, config: AuditConfig) -> Membership:
 def repeat_membership(audit: Audit, pairs: pd.DataFrame) -> Membership:
     """Return the membership that another audit gives to the pairs of a table."""
     table = audit.membership.set_index(c.PAIR_ID)
+    missing = pairs[c.PAIR_ID][~pairs[c.PAIR_ID].isin(table.index)]
+    if len(missing):
+        raise InputError(
+            f"pair {missing.iloc[0]!r} is not in audit {audit.name!r}: its data set has changed, "
+            "audit it again"
+        )
     return membership_of(table.loc[pairs[c.PAIR_ID]].reset_index())
 
 

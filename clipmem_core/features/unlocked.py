@@ -27,15 +27,19 @@ class Upper(nn.Module):
     """The part of a tower above the cut.
 
     Attributes:
-        width: of the activations at the cut.
+        positions, width: of the activations at the cut, for one sample.
         side: of the square map of a picture; 0 for texts.
         units: the modules whose outputs are activations of hidden units, [n, positions, width] or
             [n, width, side, side], first to last.
     """
 
-    def __init__(self, network: nn.Module, width: int, side: int, units: list[nn.Module]) -> None:
+    def __init__(
+        self, network: nn.Module, shape: tuple[int, int], side: int, units: list[nn.Module]
+    ) -> None:
+        positions, width = shape
         super().__init__()
         self.network = network
+        self.positions = positions
         self.width = width
         self.side = side
         self.units = tuple(units)
@@ -52,6 +56,20 @@ class Upper(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         """Map activations [n, positions, width] to features [n, dim]."""
         return self.network(x)
+
+    @torch.inference_mode()
+    def unit_widths(self) -> tuple[int, ...]:
+        """Return the number of units of each module in `units`."""
+        widths = []
+
+        def note(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            widths.append(output.shape[1 if output.ndim == 4 else -1])
+
+        hooks = [unit.register_forward_hook(note) for unit in self.units]
+        self(torch.ones(1, self.positions, self.width, device=next(self.parameters()).device))
+        for hook in hooks:
+            hook.remove()
+        return tuple(widths)
 
 
 class _Map(Upper):
@@ -190,7 +208,7 @@ def _cut(kind: str, network: Any, blocks: int) -> tuple[nn.Module, Callable[[Any
         def make_sentences(shape: tuple[int, int]) -> Upper:
             upper: Any = copy.deepcopy(nn.ModuleList([nn.ModuleList(chosen), *list(network)[1:]]))
             units = [layer.intermediate for layer in upper[0]]
-            return _finish(_Sentences(upper, shape[1], 0, units))
+            return _finish(_Sentences(upper, shape, 0, units))
 
         return chosen[0], make_sentences
     if kind == "text":  # open_clip's
@@ -207,7 +225,7 @@ def _cut(kind: str, network: Any, blocks: int) -> tuple[nn.Module, Callable[[Any
             own: Any = upper
             own.transformer.resblocks = own.transformer.resblocks[-blocks:]
             units = [block.mlp.gelu for block in own.transformer.resblocks]
-            return _finish(_ClipText(upper, shape[1], 0, units))
+            return _finish(_ClipText(upper, shape, 0, units))
 
         return chosen[0], make_clip_text
     visual = getattr(network, "visual", network)
@@ -220,7 +238,7 @@ def _cut(kind: str, network: Any, blocks: int) -> tuple[nn.Module, Callable[[Any
             own.conv_stem = own.bn1 = nn.Identity()
             own.blocks = nn.Sequential(*list(chain.from_iterable(own.blocks))[-blocks:])
             units = [*(block.bn2 for block in own.blocks), own.bn2]
-            return _finish(_Map(upper, shape[1], round(shape[0] ** 0.5), units))
+            return _finish(_Map(upper, shape, round(shape[0] ** 0.5), units))
 
         return chosen[0], make_map
     is_timm = hasattr(visual, "patch_embed")
@@ -238,7 +256,7 @@ def _cut(kind: str, network: Any, blocks: int) -> tuple[nn.Module, Callable[[Any
             vars(own)["_embeds"] = nn.Identity()
             own.transformer.resblocks = own.transformer.resblocks[-blocks:]
             units = [block.mlp.gelu for block in own.transformer.resblocks]
-        return _finish(Upper(upper, shape[1], int(shape[0] ** 0.5), units))
+        return _finish(Upper(upper, shape, int(shape[0] ** 0.5), units))
 
     return chosen[0], make_tokens
 

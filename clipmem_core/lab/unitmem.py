@@ -32,6 +32,7 @@ from clipmem_core import columns as c
 from clipmem_core import draws
 from clipmem_core.auditing import store
 from clipmem_core.auditing.member import (
+    EVALUATION,
     MemberRun,
     build_member,
     clear_leftovers,
@@ -47,14 +48,18 @@ from clipmem_core.io import InputError
 from clipmem_core.lab import unit_tables as t
 from clipmem_core.mitigations import Batch, can_cut_text
 from clipmem_core.scores.encoders import UnitTally
+from clipmem_core.training.heads import feature_views
 from clipmem_core.training.model import (
+    UPPER,
+    LockedModel,
     Model,
     encode_text,
     evaluation_batches,
+    text_input,
 )
 from clipmem_core.training.names import CHECKPOINT
 from clipmem_core.training.trainer import Trainer, train
-from clipmem_core.training.views import ViewMaker
+from clipmem_core.training.views import Views
 
 PROJECTION = 128  # width of SimCLR's projection, as in its paper
 TEMPERATURE = 0.5  # SimCLR's for small data and batches
@@ -102,10 +107,11 @@ def say_table(table: pd.DataFrame, screen: Screen) -> None:
 def check_units(audit: Audit) -> None:
     """Refuse an audit that is not finished, or whose encoders are not trained."""
     audit.check_finished()
-    if audit.record.config.lock_image or audit.record.config.lock_text:
+    config = audit.record.config
+    if (config.lock_image or config.lock_text) and not config.unlock:
         raise InputError(
             f"audit {audit.name!r} has a locked tower, so it trains no units: run one with "
-            "--preset small"
+            "--preset tuned"
         )
 
 
@@ -137,7 +143,12 @@ def measure_model(
     """Measure encoders of a model on pairs of a run under its evaluation views; returns as
     `unit_table`."""
     pair_ids = run.pairs[c.PAIR_ID].to_numpy()
-    views = evaluation_views(model, run.config)
+    views: Views
+    if isinstance(model, LockedModel):
+        scale = run.config.eval_crop_scale or run.config.crop_scale
+        views = feature_views(model, run.config.seed + EVALUATION, scale)
+    else:
+        views = evaluation_views(model, run.config)
     tables = []
     for tower in towers:
         tally = count_units(run, model, views, tower, rows)
@@ -156,6 +167,10 @@ class Layers(NamedTuple):
 
 def unit_layers(model: Model, tower: str) -> Layers:
     """Return the blocks of an encoder, `image` or `text`."""
+    side: Any = model.visual if tower == t.IMAGE_TOWER else getattr(model, "text", None)
+    upper = getattr(side, UPPER, None)
+    if upper is not None:
+        return Layers(upper.units, upper.unit_widths(), batch_first=True)
     encoder: Any = model.visual if tower == t.IMAGE_TOWER else getattr(model, "text", model)
     transformer: Any = getattr(encoder, "transformer", None)
     blocks = list(getattr(transformer, "resblocks", []))
@@ -175,7 +190,7 @@ def unit_layers(model: Model, tower: str) -> Layers:
 def count_units(
     run: MemberRun,
     model: Model,
-    views: ViewMaker,
+    views: Views,
     tower: str,
     rows: np.ndarray,
 ) -> UnitTally:
@@ -194,6 +209,9 @@ def count_units(
     def note(layer: int, _module: nn.Module, _inputs: Any, activation: Tensor) -> None:
         above = activation if layers.batch_first else activation.transpose(0, 1)
         above = above.float().clamp(min=0)
+        if above.ndim == 4:  # a map of a convolutional network
+            means[layer] = above.mean(dim=(2, 3))
+            return
         length = above.shape[1]
         counted = torch.ones(1, length, device=above.device) if mask is None else mask.float()
         if length > counted.shape[1]:
@@ -222,14 +240,22 @@ def count_units(
         else:
             cut = can_cut_text(model)
             # Pairs with captions of similar length share a batch
-            longest = np.maximum.reduceat((data.tokens != 0).sum(axis=1), data.captions.first)
-            for block in evaluation_batches(rows[np.argsort(longest[rows], kind="stable")]):
+            width = getattr(getattr(model, "text", None), "upper", None)
+            width = width.width if width is not None else 0  # of activations; 0: tokens
+            order = rows
+            if not width:
+                longest = np.maximum.reduceat((data.tokens != 0).sum(axis=1), data.captions.first)
+                order = rows[np.argsort(longest[rows], kind="stable")]
+            for block in evaluation_batches(order):
                 places, captions = data.captions.take(block, first=config.eval_captions)
-                tokens = torch.from_numpy(data.tokens[places].astype(np.int64)).to(config.device)
+                tokens = text_input(data.tokens[places]).to(config.device)
+                positions = tokens != 0
+                if width:
+                    positions = positions.unflatten(1, (-1, width)).any(dim=2)
                 # All up to the end token, the last that is not 0: token 0 is padding, but also a
                 # word ("!")
-                at = torch.arange(tokens.shape[1], device=config.device)
-                mask = at <= torch.where(tokens != 0, at, 0).amax(dim=1)[:, None]
+                at = torch.arange(positions.shape[1], device=config.device)
+                mask = at <= torch.where(positions, at, 0).amax(dim=1)[:, None]
                 with autocast(config.precision, config.device):
                     encode_text(model, tokens, cut=cut)
                 values = torch.cat(means, dim=1).cpu().numpy()

@@ -12,10 +12,12 @@ ours, not the paper's. h is bilinear in the means (μ, ν) of a and of b, so its
 pairs of members is h of the two sides' mean embeddings: linear in members, not quadratic.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm
 
 from clipmem_core import draws
 from clipmem_core.columns import ALIGNMENT, CLIPMEM_IMAGE, CLIPMEM_TEXT, HELD_OUT, SHARED
@@ -82,6 +84,61 @@ def contributions(
         parts += np.stack([clipmem + difference, clipmem - difference]) / (2 * len(comparisons))
     table = pd.DataFrame({CLIPMEM_IMAGE: parts[0], CLIPMEM_TEXT: parts[1]})
     return table, float(np.mean(fits)) if fits else None
+
+
+def compare_parts(
+    image: Sequence[np.ndarray],
+    text: Sequence[np.ndarray],
+    sides: MemberSides,
+    groups: Mapping[str, np.ndarray],
+) -> pd.DataFrame:
+    """Compare the mean part of each encoder over groups of pairs.
+
+    The interval is over members and pairs: the variance of a mean is the sum of the jackknife
+    variance over members (replicates of the paper's protocol), each left out in turn, and of the
+    variance over pairs. Since pairs differ by the same members too, it is rather too wide.
+
+    Args:
+        image, text, sides: as of `contributions`.
+        groups: by name, true for its pairs, [n_pairs] each.
+
+    Returns:
+        group, n, image, text, difference (text − image), low and high of it (95 %); NaN below two
+        pairs.
+    """
+    membership = sides.membership
+    members = np.arange(len(membership.members))
+    drops = sides.replicates if sides.protocol == "paper" else [np.array([at]) for at in members]
+
+    def differences(kept: np.ndarray) -> np.ndarray:
+        part = replace(
+            membership,
+            members=tuple(membership.members[at] for at in kept),
+            trained=membership.trained[kept],
+        )
+        chosen = [image[at] for at in kept], [text[at] for at in kept]
+        table = contributions(*chosen, replace(sides, membership=part))[0]
+        return (table[CLIPMEM_TEXT] - table[CLIPMEM_IMAGE]).to_numpy()
+
+    parts, _ = contributions(image, text, sides)
+    whole = (parts[CLIPMEM_TEXT] - parts[CLIPMEM_IMAGE]).to_numpy()
+    left_out = []
+    if len(drops) > 2:
+        left_out = [differences(np.setdiff1d(members, drop)) for drop in drops]
+    rows = []
+    for name, chosen in groups.items():
+        chosen = chosen & np.isfinite(whole)
+        n = int(chosen.sum())
+        mean = whole[chosen].mean() if n else np.nan
+        variance = whole[chosen].var(ddof=1) / n if n > 1 else np.nan
+        if left_out and n:
+            again = np.array([np.nanmean(each[chosen]) for each in left_out])
+            variance += (len(again) - 1) * again.var()
+        half = norm.ppf(0.975) * np.sqrt(variance)
+        means = parts[chosen].mean()
+        sums = (means[CLIPMEM_IMAGE], means[CLIPMEM_TEXT], mean, mean - half, mean + half)
+        rows.append((name, n, *map(float, sums)))
+    return pd.DataFrame(rows, columns=["group", "n", "image", "text", "difference", "low", "high"])
 
 
 def _fit(source: Embeddings, target: Embeddings, rows: np.ndarray) -> tuple[np.ndarray, float]:
