@@ -8,15 +8,25 @@ import streamlit as st
 from clipmem_core import columns as c
 from clipmem_core.auditing.jobs import JobRequest, jobs_folder
 from clipmem_core.auditing.store import PAIRS, Audit
+from clipmem_core.dashboard.cards import CAPTION_LIMIT, draw_cells
 from clipmem_core.dashboard.maps import CLASSES, draw_scatter
 from clipmem_core.dashboard.page import choose_segment
-from clipmem_core.dashboard.plain import draw_figure, explained_errors, show_strong, show_text
+from clipmem_core.dashboard.plain import (
+    cut,
+    draw_figure,
+    explained_errors,
+    show_strong,
+    show_text,
+)
 from clipmem_core.dashboard.running_audit import draw_job_request
 from clipmem_core.figures import contribution_figure, means_figure
 from clipmem_core.lab import unit_tables as t
 from clipmem_core.lab.lab_figures import paradigm_figure, unitmem_figure
 from clipmem_core.review import overview as o
+from clipmem_core.review.cards import cards
 
+SAMPLED = 2_000  # as of the command `encoders`
+_TOP_UNITS = 4  # of each encoder
 _BARS = "Bars: 95 % interval over pairs. Dotted: mean of held-out pairs, which no model trained on."
 _MIRRORED = "Independent pairs were learned by g, which is subtracted: theirs are negative."
 _SSLMEM = (
@@ -37,6 +47,56 @@ _UNITMEM = (
     "bars go from the lowest to the highest member. Only what lies above the dashed lines (before "
     "training, and for pairs never trained on) can be memorization."
 )
+
+
+def with_encoders(audit: Audit) -> Audit:
+    """Return the audit that trained encoders on pairs of an audit, if it is finished and compared;
+    else the audit itself."""
+    second = Audit.of(t.encoders_name(audit))
+    return audit if t.read_comparison(second) is None else second
+
+
+def draw_answer(audit: Audit) -> None:
+    """Say which encoder memorized more, by what trained; offer to train encoders."""
+    second = with_encoders(audit)
+    config = audit.record.config
+    if config.lock_image and config.lock_text and not (config.unlock or config.features):
+        _draw_offer(audit)
+    compared = [
+        each for each in dict.fromkeys((second, audit)) if t.read_comparison(each) is not None
+    ]
+    for each in compared:
+        table = t.read_comparison(each)
+        assert table is not None
+        show_strong(t.trained_words(each.record.config))
+        for line in t.comparison_lines(table):
+            show_text(line)
+        st.caption(t.paper_line(table))
+    if compared:
+        st.caption(
+            "Parts of clipmem, mean [95 % interval of the difference, over members and pairs]. A "
+            "head is a linear map or two layers on an encoder that did not train."
+        )
+
+
+def _draw_offer(audit: Audit) -> None:
+    """Draw the button that trains encoders on pairs of an audit, until they are compared."""
+    task = JobRequest(
+        jobs_folder() / ".encoders" / audit.name / "encoders", ["encoders", audit.name]
+    )
+    job = task.find()
+    second = Audit.of(t.encoders_name(audit))
+    if t.read_comparison(second) is not None and not (job and job.running):
+        return
+    pairs = min(audit.record.pairs, SAMPLED)
+    minutes = max(2, round(7 * pairs / SAMPLED))
+    draw_job_request(
+        task,
+        lambda: t.read_comparison(second) is not None,
+        reason="Both encoders are pretrained and locked: the figures below are of the small heads "
+        "on them, which cannot tell what an encoder memorizes.",
+        label=f"Train encoders on {pairs:,} of these pairs (about {minutes} minutes)",
+    )
 
 
 def draw_parts(audit: Audit) -> None:
@@ -62,13 +122,11 @@ def _draw_finding(audit: Audit) -> None:
         st.warning("Encoder parts are not available in this audit; all other scores are.")
         show_text(missing, limit=500)
         return
-    show_strong(o.encoder_line(audit.verdict))
-    if locked := list(o.locked_towers(audit.record.config)):
-        which = "Both encoders are" if len(locked) == 2 else f"The {locked[0]} encoder is"
+    if t.read_comparison(audit) is None:
+        show_strong(o.encoder_line(audit.verdict))
+    if len(o.locked_towers(audit.record.config)) == 1:
         st.caption(
-            f"{which} pretrained and did not train here; these figures are of the small heads on "
-            f"{'them' if len(locked) == 2 else 'it'}. To compare whole encoders, audit with the "
-            "preset small."
+            "One encoder is pretrained and did not train here; its part is of the head on it."
         )
     fit = encoders["fit"]
     for doubt in o.encoder_doubts(o.encoder_means(audit), fit):
@@ -123,8 +181,8 @@ def draw_units(audit: Audit) -> None:
     st.subheader("UnitMem by layer")
     if locked := o.locked_towers(audit.record.config):
         st.info(
-            f"Not available: the {' and the '.join(locked)} encoder did not train here. For "
-            "UnitMem, audit the data set with --preset small."
+            f"Not available: the {' and the '.join(locked)} encoder did not train here. Train "
+            "encoders above."
         )
         return
     units = _draw_measured(audit, "units", t.read_units)
@@ -134,6 +192,9 @@ def draw_units(audit: Audit) -> None:
         draw_figure(unitmem_figure(layers), key="units", alt=alt)
         members = f"{units[c.MEMBER].nunique()} of {len(audit.record.members)} members"
         st.caption(f"{_UNITMEM} Measured on {members} and all pairs that each trained on.")
+        _draw_top_units(audit, units)
+    if audit.record.config.unlock:  # paradigms train whole encoders
+        return
     st.subheader("Claim 1: three paradigms")
     table = _draw_measured(audit, "paradigms", t.read_paradigms)
     if table is not None:
@@ -147,6 +208,30 @@ def draw_units(audit: Audit) -> None:
             "paper's first and last layer (digitised), of other models on other data: compare the "
             "order of the paradigms and the rise with depth, not the height."
         )
+
+
+def _draw_top_units(audit: Audit, units: pd.DataFrame) -> None:
+    """Draw the units of the first member with the highest UnitMem, with the pair that each fires
+    for."""
+    references = t.read_units(audit, t.REFERENCES)
+    if references is None:
+        return
+    show_text(t.where_line(references))
+    st.subheader("The most memorizing units")
+    first = t.risen_units(units, references)
+    for tower in t.TOWERS:
+        top = first[first[t.TOWER] == tower].nlargest(_TOP_UNITS, t.RISE)
+        shown = cards(audit, top[t.ROW].tolist())
+        cells = draw_cells(audit, shown, "auto", min_column_width=165, key=f"units-{tower}")
+        for card, unit in zip(cells, top.to_dict("records"), strict=True):
+            name = f"{tower} encoder, layer {unit[t.LAYER]}, unit {unit[t.UNIT]}"
+            after = unit[t.UNITMEM_MEAN]
+            st.caption(f"{name}: UnitMem {after - unit[t.RISE]:.2f} → {after:.2f}")
+            show_text(cut(card.current[0], CAPTION_LIMIT))
+    st.caption(
+        f"Of member {audit.record.members[0]}: the units whose UnitMem rose most in training, and "
+        "the pair that each fires for, which the member trained on."
+    )
 
 
 def _draw_measured(

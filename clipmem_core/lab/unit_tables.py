@@ -35,6 +35,7 @@ IMAGE_TOWER = "image"
 TEXT_TOWER = "text"
 TOWERS = (IMAGE_TOWER, TEXT_TOWER)
 UNITMEM_MEAN = "unitmem_mean"
+RISE = "rise"  # of UnitMem in training
 CLIP = "CLIP"
 SUPERVISED = "supervised"
 SELF_SUPERVISED = "self-supervised"
@@ -129,6 +130,24 @@ def paper_line(table: pd.DataFrame) -> str:
         "The paper found that the text encoder memorizes more (claim 3; ViT-Base from scratch on "
         f"COCO, no interval given). The typical pairs here {word}."
     )
+
+
+def where_line(references: pd.DataFrame) -> str:
+    """Say by how much UnitMem of each layer is higher on pairs that a member trained on."""
+    means = layer_means(references, by=[TOWER, LAYER, REFERENCE])
+    wide = means.pivot_table(UNITMEM_MEAN, [TOWER, LAYER], REFERENCE)
+    above = (wide[SEEN] - wide[UNSEEN]).items()
+    listed = ", ".join(f"{tower} layer {layer} {rise:+.3f}" for (tower, layer), rise in above)
+    return f"UnitMem above that of pairs never trained on: {listed}.".replace("-", "−")
+
+
+def risen_units(units: pd.DataFrame, references: pd.DataFrame) -> pd.DataFrame:
+    """Return the units that fire of the member with references, and how much their UnitMem rose in
+    training."""
+    before = references[references[REFERENCE] == BEFORE].drop(columns=[REFERENCE, ROW, c.PAIR_ID])
+    keys = [c.MEMBER, TOWER, LAYER, UNIT]
+    both = units[units[c.PAIR_ID].notna()].merge(before, on=keys, suffixes=("", "_before"))
+    return both.assign(**{RISE: both[UNITMEM_MEAN] - both[f"{UNITMEM_MEAN}_before"]})
 
 
 def paradigms_folder(audit: Audit) -> Path:
