@@ -135,9 +135,12 @@ def paper_line(table: pd.DataFrame) -> str:
 def where_line(references: pd.DataFrame) -> str:
     """Say by how much UnitMem of each layer is higher on pairs that a member trained on."""
     means = layer_means(references, by=[TOWER, LAYER, REFERENCE])
-    wide = means.pivot_table(UNITMEM_MEAN, [TOWER, LAYER], REFERENCE)
-    above = (wide[SEEN] - wide[UNSEEN]).items()
-    listed = ", ".join(f"{tower} layer {layer} {rise:+.3f}" for (tower, layer), rise in above)
+    by_layer = means.set_index([TOWER, LAYER])
+    seen, unseen = (
+        by_layer.loc[by_layer[REFERENCE] == name, UNITMEM_MEAN] for name in (SEEN, UNSEEN)
+    )
+    above = (seen - unseen).rename(RISE).reset_index().to_dict("records")
+    listed = ", ".join(f"{row[TOWER]} layer {row[LAYER]} {row[RISE]:+.3f}" for row in above)
     return f"UnitMem above that of pairs never trained on: {listed}.".replace("-", "−")
 
 
