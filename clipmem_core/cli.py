@@ -156,7 +156,7 @@ def _mitigate(
 ) -> None:
     """Train an audit's members again with mitigations, and compare memorization and utility."""
     from clipmem_core.lab import mitigated, setting
-    from clipmem_core.lab.study_results import show_differences
+    from clipmem_core.lab.study_results import show_differences, store_effect
     from clipmem_core.review.decisions import open_review
 
     audit = open_audit(name)
@@ -170,15 +170,19 @@ def _mitigate(
     begun = mitigated.begin(audit, setting.Setting(overrides, decided))
     if begun.name == setting.BASELINE:
         raise InputError("no mitigation is set: add one, such as --text-noise 0.15")
+    compared = [begun]
+    if control := setting.control_of(begun):
+        compared.append(mitigated.begin(audit, control))
     from clipmem_core.auditing.pipeline import Run
     from clipmem_core.lab.studies import run_settings  # torch
 
     with _screen() as screen:
         executor = _executor(engine, audit.record.config)
-        run_settings(Run(audit, screen, executor=executor), [begun.name])
-    show_differences(
-        mitigated.lab_table(audit, [begun.name, setting.BASELINE]), {begun.name: begun.title}
-    )
+        run_settings(Run(audit, screen, executor=executor), [each.name for each in compared])
+    titles = {each.name: each.title for each in compared}
+    show_differences(mitigated.lab_table(audit, [*titles, setting.BASELINE]), titles)
+    if control:
+        store_effect(audit, begun)
 
 
 def _benchmark(

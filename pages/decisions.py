@@ -9,7 +9,8 @@ from clipmem_core.dashboard.decisions import (
     draw_history,
     draw_reaudits,
 )
-from clipmem_core.dashboard.page import choose_segment, open_page
+from clipmem_core.dashboard.page import choose_segment, draw_link, open_page
+from clipmem_core.lab.setting import DECISIONS
 
 VIEWS = {
     "decisions": (":material/checklist: Decisions", draw_decisions),
@@ -22,6 +23,8 @@ VIEWS = {
 with open_page("Decisions and export") as audit:
     draw_wrong(audit)
     draw_reviewed(audit)
+    label = "See what your decisions change in training (about 30 s)"
+    draw_link("mitigations", label, audit, setting=DECISIONS)
     names = {view: name for view, (name, _) in VIEWS.items()}
     view = choose_segment("View", names, parameter="view", hidden=True)
     draw_notice(audit)

@@ -12,6 +12,7 @@ from clipmem_core.dashboard.component.pairs import REVIEW_KEYS, draw_key_list, d
 from clipmem_core.dashboard.overview import draw_incidents
 from clipmem_core.dashboard.page import draw_link, link, open_page
 from clipmem_core.dashboard.plain import in_a_row, show_text
+from clipmem_core.lab.setting import DECISIONS
 from clipmem_core.review.rows import count_pairs
 from clipmem_core.review.selection import RANDOM, RANDOM_CHECK, UNDECIDED, Selection
 from clipmem_core.review.wrong_captions import NEXT
@@ -31,6 +32,8 @@ with open_page("Review") as audit:
         for label, path, order in ways:
             pairs = Selection(order=order, decision=UNDECIDED if order else "")
             links.append((label, f"{path}?{urlencode(link(audit, pairs))}"))
+        effect = urlencode(link(audit, setting=DECISIONS))
+        links.append(("See what your decisions change", f"mitigations?{effect}"))
         if listed != RANDOM_CHECK:
             draw_incidents(audit, folded=True)
         draw_single(audit, selection, title=title, links=links)

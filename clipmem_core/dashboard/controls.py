@@ -40,21 +40,21 @@ from clipmem_core.review.queries import cached
 _CAPTIONS = "train_captions"
 _PLACE = "noise_place"
 _PAIRS = {  # label and help of the switches that change which pairs train
+    DECISIONS: (
+        "My decisions",
+        "Training leaves out the pairs you decided to remove, and uses the captions you changed.",
+    ),
     REMOVAL: ("Remove pairs", "Training leaves out the pairs that rank highest."),
     NEAR_DUPLICATES: (
         "Drop near-duplicates",
         "Training keeps only the first of several near-duplicate pictures.",
     ),
-    DECISIONS: (
-        "My decisions",
-        "Training leaves out the pairs you decided to remove, and uses the captions you changed.",
-    ),
 }
 # The switches of each group
-GROUPS = {
+GROUPS = {"Pairs": list(_PAIRS)} | {
     group: [name for name, field in FIELDS.items() if field.group == group and field.toggle]
     for group in ("Text", "Pictures", "Captions", "Training", EARLY_GROUP)
-} | {"Pairs": list(_PAIRS)}
+}
 _USUAL_STYLE = """<style>
 [class*="st-key-usual-"] { margin: -.6rem 0 .2rem; padding-left: 2.5rem }
 [class*="st-key-usual-"] p { font-size: .8rem }

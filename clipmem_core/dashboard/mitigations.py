@@ -39,7 +39,7 @@ from clipmem_core.lab.lab_figures import (
     tradeoff_figure,
 )
 from clipmem_core.lab.lab_pool import LabPool
-from clipmem_core.lab.setting import BASELINE, Setting
+from clipmem_core.lab.setting import BASELINE, Setting, control_of
 from clipmem_core.scores.seeds import interval_text
 
 # Key in the session of the name by which its page is known to the workers
@@ -178,7 +178,14 @@ def draw_lab(audit: Audit) -> None:
                     f"Switch a mitigation on: models train with it{time and f', about {time}'}, "
                     "and its point appears here."
                 )
-            follow(audit, setting)
+            control = control_of(setting)
+            done, total = _members(audit, setting.name)
+            if control and done == total:
+                control = mitigated.begin(audit, control)
+                if control.name in trained:
+                    show_text(r.sentence_of(compared, control.name, trained[control.name]))
+                r.store_effect(audit, setting)
+            follow(audit, control if control and done == total else setting)
         if BASELINE in titles:
             _draw_chart(
                 compared,

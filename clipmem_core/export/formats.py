@@ -50,7 +50,7 @@ from clipmem_core.review.decisions import (
     open_review,
 )
 from clipmem_core.review.queries import count_pairs_of, fetch_numbered, fetch_pairs, number_sql
-from clipmem_core.review.wrong_captions import review_progress
+from clipmem_core.review.wrong_captions import read_effect, review_progress
 from clipmem_core.scores.registry import EXPORT_SCORES
 from clipmem_core.tables import FORMULA, as_cell
 
@@ -452,6 +452,7 @@ def _write_certificate(audit: Audit, path: Path) -> None:
         "most_wrong": certificate.most if certificate.checks else None,
         "share": certificate.share if certificate.checks else None,
         "decisions": count_decisions(audit),
+        "effect_on_training": read_effect(audit),
         "checks": len(certificate.checks),
         "wrong": certificate.wrong,
         "draws": [

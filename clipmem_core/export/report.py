@@ -33,7 +33,7 @@ from clipmem_core.review.incidents import incident_states, incidents_line, state
 from clipmem_core.review.queries import count_pairs_of
 from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import Selection
-from clipmem_core.review.wrong_captions import wrong_lines
+from clipmem_core.review.wrong_captions import read_effect, wrong_lines
 from clipmem_core.scores.registry import EXPORT_SCORES
 
 _SIDE = 160  # pixels of a thumbnail's longer side
@@ -81,7 +81,7 @@ def render_report(audit: Audit) -> str:
             "members": len(record.members),
             "trained": o.model_words(record.config),
         },
-        lines=wrong_lines(audit),
+        lines=[*wrong_lines(audit), *(each["statement"] for each in read_effect(audit).values())],
         faults=incidents_line(audit),
         incidents=[(row.cause, state_words(row)) for row in incident_states(audit).itertuples()],
         sentence=verdict["sentence"],

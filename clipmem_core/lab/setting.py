@@ -35,7 +35,12 @@ AT_RANDOM = "random"
 REMOVAL = "removal"
 NEAR_DUPLICATES = "near_duplicates"
 DECISIONS = "decisions"
-SWITCHES = {NEAR_DUPLICATES: "Without near-duplicates", DECISIONS: "With my decisions"}
+CONTROL = "control"  # beside `decisions`: as many pairs at random in place of those
+SWITCHES = {
+    NEAR_DUPLICATES: "Without near-duplicates",
+    DECISIONS: "With my decisions",
+    CONTROL: "As many pairs removed at random",
+}
 RANKINGS = {c.CLIPMEM: "highest clipmem", c.P_WRONG: "highest p_wrong", AT_RANDOM: "at random"}
 MOST_REMOVED = 50  # percent
 LONGEST_NAME = 70  # without fingerprints
@@ -54,7 +59,8 @@ class Removal(NamedTuple):
 @dataclass(frozen=True)
 class Setting:
     """Overrides of the baseline: config fields, `removal` (a Removal), `near_duplicates` (train on
-    the first of them only) and `decisions` (apply those in `decided`)."""
+    the first of them only), `decisions` (apply those in `decided`) and `control` (remove as many
+    pairs at random instead)."""
 
     overrides: Mapping[str, Any] = field(default_factory=dict)
     decided: Decided = Decided()
@@ -100,14 +106,17 @@ class Setting:
         if self.removal:
             ranking = RANKINGS[self.removal.by]
             parts.append(f"Without {self.removal.percent:g} % of the pairs, {ranking}")
-        parts += [SWITCHES[name] for name in self.switches]
+        switches = self.switches
+        if CONTROL in switches:  # in place of the decisions
+            switches.remove(DECISIONS)
+        parts += [SWITCHES[name] for name in switches]
         title = ", ".join([*parts[:1], *(part[:1].lower() + part[1:] for part in parts[1:])])
         return title or BASELINE
 
     @property
     def flags(self) -> list[str]:
         """The options of `python -m clipmem_core mitigate` that train it."""
-        parts = [part.partition("=") for part in self.text.split()]
+        parts = [part.partition("=") for part in self.text.split() if part != CONTROL]
         return [f"--{name.replace('_', '-')}{equals}{value}" for name, equals, value in parts]
 
 
@@ -144,6 +153,14 @@ def parse_removal(text: str) -> Removal:
         f"removal must be a ranking ({rankings}) and a percentage up to {MOST_REMOVED}, as in "
         f"clipmem:5, not {text[:40]!r}"
     )
+
+
+def control_of(setting: Setting) -> Setting | None:
+    """Return the setting to compare decisions with: as many pairs removed at random; None for other
+    settings, and where no pair is removed."""
+    if setting.switches != [DECISIONS] or len(setting.overrides) > 1 or not setting.decided.removed:
+        return None
+    return replace(setting, overrides={DECISIONS: True, CONTROL: True})
 
 
 def without_idle(setting: Setting, config: AuditConfig) -> Setting:
@@ -188,10 +205,16 @@ def changes_of(audit: Audit, setting: Setting) -> PairChanges:
     removed = scored & ids.isin(setting.decided.removed).to_numpy()
     if NEAR_DUPLICATES in setting.overrides:
         removed |= scored & later_near_duplicates(audit)
+    chance = hashed(draw_keys(ids.tolist()), config.seed, "removal")
+    if CONTROL in setting.overrides:
+        some = np.flatnonzero(scored)
+        count = int(removed.sum())
+        removed = np.zeros(len(table), bool)
+        removed[some[np.argsort(chance[some], kind="stable")[:count]]] = True
+        return PairChanges(removed, {})
     if setting.removal:
         # Those that rank highest; ties are broken at random
         by, percent = setting.removal
-        chance = hashed(draw_keys(ids.tolist()), config.seed, "removal")
         values = np.zeros(len(table)) if by == AT_RANDOM else table[by].to_numpy()
         ranked = np.flatnonzero(scored & np.isfinite(values))
         order = ranked[np.lexsort([chance[ranked], -values[ranked]])]

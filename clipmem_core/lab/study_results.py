@@ -28,7 +28,8 @@ from clipmem_core.dataset.source import DRAWN
 from clipmem_core.io import read_json
 from clipmem_core.lab import mitigated
 from clipmem_core.lab.mitigated import AGAINST, RETRIEVAL, SECONDS, SETTING, lab_table
-from clipmem_core.lab.setting import BASELINE, Setting
+from clipmem_core.lab.setting import BASELINE, Setting, control_of
+from clipmem_core.review.wrong_captions import write_effect
 from clipmem_core.scores.seeds import (
     MIN_REPLICATES,
     holm,
@@ -171,6 +172,24 @@ def sentence_of(compared: pd.DataFrame, setting: str, title: str) -> str:
     if retrieval := rows.get(RETRIEVAL):
         parts.append(f"retrieval {relative(retrieval)}")
     return f"{title}: {', '.join(parts)}."
+
+
+def store_effect(audit: Audit, setting: Setting) -> None:
+    """Write what a setting of decisions and its control change, for report and certificate, if all
+    members are finished."""
+    control = control_of(setting)
+    effects = {}
+    for each in filter(None, (setting, control)):
+        if len(mitigated.compared_members(audit, each.name)) < len(mitigated.paired_members(audit)):
+            return
+        compared = differences(mitigated.lab_table(audit, [each.name, mitigated.BASELINE]))
+        rows = compared[compared[SETTING] == each.name].set_index(MEASURE)
+        measures = rows[["n", "value", "baseline", "difference", "low", "high"]]
+        effects[each.title] = {
+            "statement": sentence_of(compared, each.name, each.title),
+            "measures": measures.loc[[CLIPMEM_NET, c.ATTACK_TPR, RETRIEVAL]].to_dict("index"),
+        }
+    write_effect(audit, setting.decided.fingerprint, effects)
 
 
 def usual_changes(audit: Audit) -> pd.DataFrame:

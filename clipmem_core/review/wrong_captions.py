@@ -2,11 +2,19 @@
 the random checks guarantee."""
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from clipmem_core import columns as c
-from clipmem_core.auditing.store import CAPTION_TABLE, PAIRS, SCORES, Audit
+from clipmem_core.auditing.store import (
+    CAPTION_TABLE,
+    MITIGATIONS,
+    PAIRS,
+    SCORES,
+    Audit,
+    write_json,
+)
 from clipmem_core.auditing.verdict import summary_lines
 from clipmem_core.errors.posterior import (
     CONFIDENCE,
@@ -15,6 +23,7 @@ from clipmem_core.errors.posterior import (
     bound_wrong,
     plan_review,
 )
+from clipmem_core.io import read_json
 from clipmem_core.review.decisions import (
     CODES,
     KEEP,
@@ -30,6 +39,8 @@ NEXT = 50  # pairs of a random check, and of a prediction
 _FEWEST_CHECKED = 20  # random checks that a bound is stated from
 _HARDLY = 0.95  # further checks lower the bound to this share of it, or less
 _MANY = 0.05  # of the random checks
+
+EFFECT = "effect.json"  # of decisions on training, in the folder of mitigations
 
 
 @dataclass(frozen=True)
@@ -206,6 +217,24 @@ def review_progress(audit: Audit) -> ReviewProgress:
         next_50=float(probabilities[upcoming].sum()),
         probabilities=probabilities,
     )
+
+
+def write_effect(audit: Audit, decisions: str, effects: dict[str, Any]) -> None:
+    """Write what decisions, by their fingerprint, change in training: statement and measures of
+    each setting."""
+    path = audit.folder / MITIGATIONS / EFFECT
+    write_json(path, {"decisions": decisions, "effects": effects})
+
+
+def read_effect(audit: Audit) -> dict[str, Any]:
+    """Return what the current decisions change in training, as of `write_effect`; empty if that was
+    not measured."""
+    path = audit.folder / MITIGATIONS / EFFECT
+    if not path.is_file():
+        return {}
+    stored = read_json(path, dict[str, Any], repair="delete it")
+    is_current = stored["decisions"] == open_review(audit).changes().fingerprint
+    return dict(stored["effects"]) if is_current else {}
 
 
 def wrong_lines(audit: Audit) -> list[str]:
