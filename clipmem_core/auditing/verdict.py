@@ -301,8 +301,12 @@ def _notes(
             notes["languages"] += f" Their {UNSPACED}."
     if towers:
         trained = "the heads" if len(towers) > 1 else "the heads and the other encoder"
+        locked = f"the {' and the '.join(towers)} encoder"
+        if config.unlock:
+            locked += " below the last block" + f"s ({config.unlock})" * (config.unlock > 1)
+            trained = f"these blocks and {trained}"
         sentences = [
-            f"Locked and the same in all members: the {' and the '.join(towers)} encoder. clipmem "
+            f"Locked and the same in all members: {locked}. clipmem "
             f"is what {trained} memorized, not what a pretrained encoder knew before."
         ]
         for tower in towers.values():

@@ -262,8 +262,8 @@ def _cut(kind: str, network: Any, blocks: int) -> tuple[nn.Module, Callable[[Any
 
 
 def _last(blocks: list[nn.Module], n: int) -> list[nn.Module]:
-    """Return the last n blocks, at most all but the first."""
-    if not n < len(blocks):
+    """Return the last n blocks."""
+    if n > len(blocks):
         raise ValueError(f"it has {len(blocks)} blocks")
     return blocks[-n:]
 

@@ -201,6 +201,8 @@ def usual_changes(audit: Audit) -> pd.DataFrame:
     """
     config = audit.record.config
     encoders = {2: "locked", 0: "trained"}.get(config.lock_image + config.lock_text)
+    if config.unlock:
+        encoders = "unlocked"  # no study yet
     rows = pd.read_csv(CHANGES, comment="#")
     synthetic = (rows["pictures"] == "synthetic") == (audit.record.format == DRAWN)
     return rows[(rows["encoders"] == encoders) & synthetic]

@@ -201,6 +201,10 @@ def locked_towers(config: AuditConfig) -> dict[str, str]:
 
 def model_words(config: AuditConfig) -> str:
     """Return the kind of the members in words: "model small", "heads on …"."""
+    if config.unlock:
+        names = [config.image_tower, config.text_tower]
+        blocks = "block" if config.unlock == 1 else f"{config.unlock} blocks"
+        return f"the last {blocks} of {' and '.join(filter(None, names)) or config.model}"
     towers = locked_towers(config)
     if len(towers) == 2:
         return f"heads on {' and '.join(towers.values())}"

@@ -165,6 +165,28 @@ def test_a_kill_at_features_heads_and_growth_changes_no_score(
     killed_audit_is_same(finished, runs, tmp_path, forks)
 
 
+def test_unlocked_blocks_train_and_a_killed_audit_ends_with_the_same_scores(
+    start: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, forks: Server
+) -> None:
+    words = flags(start, "--members", "4", "--unlock", "1", "--text-mask", "0.3")
+    finished = uninterrupted(tmp_path_factory, words)
+    models = [
+        torch.load(finished.member(name) / "checkpoint.pt", weights_only=True)
+        for name in finished.record.members[:2]
+    ]
+    for side in ("visual", "text"):
+        upper = [name for name in models[0] if name.startswith(f"{side}.upper.")]
+        assert upper
+        assert any(not torch.equal(models[0][name], models[1][name]) for name in upper)
+    scores = finished.scores
+    np.testing.assert_allclose(
+        scores["clipmem_image"] + scores["clipmem_text"], scores["clipmem"], atol=1e-4
+    )
+    assert scores["sslmem_image"].notna().any()
+    assert "below the last block" in str(finished.verdict["checks"])
+    killed_audit_is_same(finished, [(["os.rename:r0-f1/text.faiss"], words)], tmp_path, forks)
+
+
 def test_a_full_disk_is_named_and_the_same_command_resumes(
     start: str, tmp_path: Path, forks: Server
 ) -> None:

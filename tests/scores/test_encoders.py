@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -6,7 +7,7 @@ import pytest
 from scipy.stats import ortho_group
 
 from clipmem_core.embeddings import unit
-from clipmem_core.scores.encoders import UnitTally, contributions
+from clipmem_core.scores.encoders import UnitTally, compare_parts, contributions
 from tests.scores.simulated import ensemble_sides, paper_sides
 
 N = 220
@@ -75,6 +76,40 @@ def test_the_linear_form_is_the_mean_over_all_pairs_of_in_and_out_members() -> N
             fg, gg, ff, gf = (_h(image[a], text[b], held_out, pair) for a, b in pairs)
             shares.append((fg - gg + ff - gf) / 2)
         assert parts["clipmem_image"][pair] == pytest.approx(np.mean(shares), abs=1e-5)
+
+
+def test_the_interval_of_a_difference_is_that_of_the_jackknife_and_the_pairs() -> None:
+    sides = ensemble_sides(N, folds=3)
+    image, text = _members(6)
+    for member in range(6):  # what a member trains on, its text encoder remembers
+        rows = sides.membership.trained[member]
+        text[member][rows] += 0.3 * image[member][rows]
+    scored = ~sides.held_out
+    rare = np.zeros(N, bool)
+    table = compare_parts(image, text, sides, {"scored": scored, "none": rare})
+    row = table.set_index("group").loc["scored"]
+    parts, _ = contributions(image, text, sides)
+    difference = (parts["clipmem_text"] - parts["clipmem_image"])[scored]
+    assert row["difference"] == pytest.approx(difference.mean())
+    assert row["text"] + row["image"] == pytest.approx(parts[scored].sum(axis=1).mean())
+    without = []
+    for member in range(6):
+        kept = [each for each in range(6) if each != member]
+        membership = replace(
+            sides.membership,
+            members=tuple(sides.membership.members[each] for each in kept),
+            trained=sides.membership.trained[kept],
+        )
+        part, _ = contributions(
+            [image[each] for each in kept],
+            [text[each] for each in kept],
+            replace(sides, membership=membership),
+        )
+        without.append((part["clipmem_text"] - part["clipmem_image"])[scored].mean())
+    over_members = 5 / 6 * ((np.array(without) - np.mean(without)) ** 2).sum()
+    half = 1.959964 * np.sqrt(over_members + difference.sem() ** 2)
+    assert row["high"] - row["difference"] == pytest.approx(half)
+    assert table.set_index("group").loc["none", ["low", "high"]].isna().all()
 
 
 def streamed(values: np.ndarray, order: np.ndarray, *, batch: int) -> pd.DataFrame:
