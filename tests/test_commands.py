@@ -22,7 +22,7 @@ WRONG = [
     ("inspect scenes --epochs 3", "option --epochs is unknown ("),
     ("audit scenes --lr fast", "argument --lr: invalid float value"),
     ("audit --smaple 100 scenes", "option --smaple is unknown; did you mean '--sample'?"),
-    ("audit scenes --preset lokced", "preset 'lokced' is unknown: choose one of locked, tiny"),
+    ("audit scenes --preset lokced", "preset 'lokced' is unknown: choose one of locked, tuned"),
     ("audit scenes --protocol loo", "--protocol must be 'ensemble' or 'paper', not 'loo'"),
     ("audit scenes --name a/b", "name 'a/b' must be"),
     ("audit nowhere.csv", "there is no 'nowhere.csv': give a CSV"),

@@ -67,7 +67,7 @@ def train_encoders(audit: Audit, sample: int, screen: Screen) -> Audit:
 
 def compare_encoders(audit: Audit, screen: Screen) -> None:
     """Write the mean part of each encoder for groups of pairs, unless it is written."""
-    path = t.table_file(audit, audit.record.members[0], t.COMPARISON)
+    path = t.comparison_file(audit)
     if path.is_file():
         return
     screen.say(f"comparing the encoders of audit {audit.name}")

@@ -93,11 +93,17 @@ def trained_words(config: AuditConfig) -> str:
     return ("Trained encoders", "A trained encoder and a head", "Heads on locked towers")[locked]
 
 
+def comparison_file(audit: Audit) -> Path:
+    """Return the path of the comparison of a finished audit's encoders."""
+    key = fingerprint([_VERSION, audit.record.fingerprint, audit.files.get(store.SCORES)])
+    return data_folder() / "cache" / "units" / key / COMPARISON
+
+
 def read_comparison(audit: Audit) -> pd.DataFrame | None:
     """Return the comparison of an audit's encoders, as of `compare_parts`, or None."""
     if not audit.finished:
         return None
-    path = table_file(audit, audit.record.members[0], COMPARISON)
+    path = comparison_file(audit)
     repair = f"delete it and run `python -m clipmem_core encoders {audit.name}`"
     return store.read_table(path, repair=repair) if path.is_file() else None
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
+import scipy  # scipy.stats is loaded when it is used
 
 from clipmem_core import draws
 from clipmem_core.columns import ALIGNMENT, CLIPMEM_IMAGE, CLIPMEM_TEXT, HELD_OUT, SHARED
@@ -134,7 +134,7 @@ def compare_parts(
         if left_out and n:
             again = np.array([np.nanmean(each[chosen]) for each in left_out])
             variance += (len(again) - 1) * again.var()
-        half = norm.ppf(0.975) * np.sqrt(variance)
+        half = scipy.stats.norm.ppf(0.975) * np.sqrt(variance)
         means = parts[chosen].mean()
         sums = (means[CLIPMEM_IMAGE], means[CLIPMEM_TEXT], mean, mean - half, mean + half)
         rows.append((name, n, *map(float, sums)))
