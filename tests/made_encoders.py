@@ -1,8 +1,10 @@
 """Made-up results on an audit's encoders: units of its members, and paradigms. Nothing is
 trained."""
 
+import dataclasses
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +24,14 @@ from clipmem_core.training.names import CHECKPOINT
 
 WIDTHS = {"image": [6, 5], "text": [4]}
 MODEL = {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}
+
+
+def with_config(audit: Audit, **changed: Any) -> Audit:
+    """Change fields of the config of an audit."""
+    record = audit.record
+    config = dataclasses.replace(record.config, **changed)
+    write_json(audit.folder / CONFIG, dataclasses.replace(record, config=config).values)
+    return audit
 
 
 def make_members(audit: Audit) -> None:

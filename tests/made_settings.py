@@ -1,6 +1,5 @@
 """A lab of a made-up audit: settings that look as if the audit's members had trained again."""
 
-import dataclasses
 import json
 from typing import Any
 
@@ -9,7 +8,6 @@ import pandas as pd
 
 from clipmem_core.auditing.settings import machine
 from clipmem_core.auditing.store import (
-    CONFIG,
     Audit,
     Prepared,
     write_json,
@@ -20,6 +18,7 @@ from clipmem_core.config import as_dict, data_folder
 from clipmem_core.lab import mitigated
 from clipmem_core.lab.setting import BASELINE, Setting, parse_setting
 from clipmem_core.lab.study_results import StudyFolder
+from tests.made_encoders import with_config
 
 CHANGED = 17  # the pair whose clipmem a setting changes most
 # of the baseline
@@ -31,14 +30,12 @@ def make_lab(audit: Audit, *, heads: bool = False) -> Audit:
     """Give an audit near-duplicates and a training on one caption, or locked towers, and the
     baseline of its lab."""
     clusters = np.arange(len(audit.pairs))
-    record = audit.record
     towers = {"image_tower": "efficientnet-lite2", "text_tower": "all-MiniLM-L6-v2"}
     changed: dict[str, Any] = {"lock_image": True, "lock_text": True, **towers}
     if not heads:
         clusters[3] = 2
         changed = {"train_captions": 1}
-    config = dataclasses.replace(record.config, **changed)
-    write_json(audit.folder / CONFIG, dataclasses.replace(record, config=config).values)
+    with_config(audit, **changed)
     write_prepared(audit.folder, Prepared(clusters, clusters, clusters))
     measure(audit, BASELINE)
     return audit

@@ -185,9 +185,10 @@ def store_effect(audit: Audit, setting: Setting) -> None:
         compared = differences(mitigated.lab_table(audit, [each.name, mitigated.BASELINE]))
         rows = compared[compared[SETTING] == each.name].set_index(MEASURE)
         measures = rows[["n", "value", "baseline", "difference", "low", "high"]]
+        measured = measures.index.intersection([CLIPMEM_NET, c.ATTACK_TPR, RETRIEVAL])
         effects[each.title] = {
             "statement": sentence_of(compared, each.name, each.title),
-            "measures": measures.loc[[CLIPMEM_NET, c.ATTACK_TPR, RETRIEVAL]].to_dict("index"),
+            "measures": measures.loc[measured].to_dict("index"),
         }
     write_effect(audit, setting.decided.fingerprint, effects)
 
