@@ -123,7 +123,8 @@ def _draw_finding(audit: Audit) -> None:
         show_text(missing, limit=500)
         return
     if t.read_comparison(audit) is None:
-        show_strong(o.encoder_line(audit.verdict))
+        heads = "Heads: " if len(o.locked_towers(audit.record.config)) == 2 else ""
+        show_strong(f"{heads}{o.encoder_line(audit.verdict)}")
     if len(o.locked_towers(audit.record.config)) == 1:
         st.caption(
             "One encoder is pretrained and did not train here; its part is of the head on it."

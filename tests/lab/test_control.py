@@ -12,8 +12,10 @@ from clipmem_core.lab.study_results import store_effect
 from clipmem_core.review.batch import store_table
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.wrong_captions import read_effect
-from tests.fixtures import Copy, copy, data, made  # noqa: F401
+from tests.fixtures import Copy, copy, data, made
 from tests.made_settings import make_lab, measure
+
+__all__ = ["copy", "data", "made"]
 
 
 def decide(audit: Audit, ids: list[str], decision: str) -> None:
