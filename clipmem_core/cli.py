@@ -26,7 +26,7 @@ from clipmem_core.config import (
     flat,
     preset_config,
 )
-from clipmem_core.io import InputError, path_fault, shortage
+from clipmem_core.utils.io import InputError, path_fault, shortage
 
 if TYPE_CHECKING:  # a command imports only what it needs, to start faster
     from clipmem_core.auditing.console import RichScreen
@@ -313,7 +313,7 @@ def _judge(
     from clipmem_core.auditing.settings import audit_name
     from clipmem_core.review import judge
     from clipmem_core.review.judge_input import read_candidates
-    from clipmem_core.tables import SUFFIXES, check_suffix, write_frame
+    from clipmem_core.utils.tables import SUFFIXES, check_suffix, write_frame
 
     path, text = (_file_to_write(each) if each else None for each in (out, summary))
     audit = open_audit(name)

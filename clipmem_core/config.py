@@ -12,9 +12,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
-from clipmem_core.io import InputError
 from clipmem_core.mitigations import MitigationConfig
-from clipmem_core.options import Affected, Option, Part, Slider, control, option
+from clipmem_core.utils.io import InputError
+from clipmem_core.utils.options import Affected, Option, Part, Slider, control, option
 
 DATA_VARIABLE = "CLIPMEM_DATA"
 AUTO = "auto"  # decided by the captions: the text tower, sentences

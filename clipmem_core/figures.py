@@ -11,7 +11,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from clipmem_core.columns import (
+from clipmem_core.review.overview import Corners
+from clipmem_core.scores.registry import words
+from clipmem_core.scores.seeds import interval_text
+from clipmem_core.utils.columns import (
     ALIGNMENT,
     CANDIDATE,
     CLIPMEM,
@@ -38,9 +41,6 @@ from clipmem_core.columns import (
     SIMILARITY_OUT,
     group_words,
 )
-from clipmem_core.review.overview import Corners
-from clipmem_core.scores.registry import words
-from clipmem_core.scores.seeds import interval_text
 
 GROUP_COLOURS = {
     CANDIDATE: "#d55e00",

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 
 import numpy as np
 
-from clipmem_core.draws import normals, uniforms
-from clipmem_core.io import InputError
-from clipmem_core.options import Slider, control, option
-from clipmem_core.ragged import Ragged
+from clipmem_core.utils.draws import normals, uniforms
+from clipmem_core.utils.io import InputError
+from clipmem_core.utils.options import Slider, control, option
+from clipmem_core.utils.ragged import Ragged
 
 if TYPE_CHECKING:  # the config imports this module, and few of its readers need torch
     from torch import Tensor

@@ -3,13 +3,13 @@ memorized."""
 
 import streamlit as st
 
-from clipmem_core.columns import CLIPMEM, SUSPICION
 from clipmem_core.dashboard import overview as o
 from clipmem_core.dashboard.cards import draw_strip
 from clipmem_core.dashboard.deciding import draw_notice, draw_reviewed, draw_wrong
 from clipmem_core.dashboard.page import open_page
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.review.overview import memorization_line
+from clipmem_core.utils.columns import CLIPMEM, SUSPICION
 
 with open_page("Overview") as audit:
     draw_notice(audit)

@@ -6,7 +6,6 @@ from urllib.parse import urlencode
 import streamlit as st
 
 from clipmem_core.auditing.verdict import queues
-from clipmem_core.columns import REVIEW_PLACE, SUSPICION
 from clipmem_core.dashboard.browse import conditions, read_filters
 from clipmem_core.dashboard.component.pairs import REVIEW_KEYS, draw_key_list, draw_single
 from clipmem_core.dashboard.overview import draw_incidents
@@ -16,6 +15,7 @@ from clipmem_core.lab.setting import DECISIONS
 from clipmem_core.review.rows import count_pairs
 from clipmem_core.review.selection import RANDOM, RANDOM_CHECK, UNDECIDED, Selection
 from clipmem_core.review.wrong_captions import NEXT
+from clipmem_core.utils.columns import REVIEW_PLACE, SUSPICION
 
 with open_page("Review") as audit:
     selection = read_filters(REVIEW_PLACE)

@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from clipmem_core.io import cores
+from clipmem_core.utils.io import cores
 
 # Libraries make a million objects, and a search for garbage among them takes seconds.
 gc.set_threshold(50_000, 20, 20)

@@ -15,7 +15,6 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from clipmem_core import columns as c
 from clipmem_core.auditing import store
 from clipmem_core.auditing.jobs import process_start
 from clipmem_core.auditing.prepare import membership_table
@@ -26,8 +25,6 @@ from clipmem_core.auditing.store import Audit, Record, write_json, write_manifes
 from clipmem_core.auditing.verdict import NULL_CHECK, make_verdict
 from clipmem_core.config import AuditConfig, preset_config
 from clipmem_core.dataset.injected_errors import ERROR_KINDS
-from clipmem_core.embeddings import write_vectors
-from clipmem_core.io import file_sha256
 from clipmem_core.lab.baselines import DETECTORS
 from clipmem_core.lab.benchmark_results import Benchmark, Injection
 from clipmem_core.review.decisions import CHOICES, Review
@@ -35,6 +32,9 @@ from clipmem_core.scores.attacks import ATTACK_COLUMNS, BAVARIA
 from clipmem_core.scores.membership import Membership
 from clipmem_core.scores.metrics import METRICS, detection_table, numbers_reviewed
 from clipmem_core.scores.registry import SCORE_COLUMNS
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.embeddings import write_vectors
+from clipmem_core.utils.io import file_sha256
 
 HOSTILE = [
     "<script>document.title = 'taken'</script><b>bold</b><img src=x "

@@ -16,7 +16,7 @@ import clipmem_core
 from clipmem_core import open_audit
 from clipmem_core.api import frames
 from clipmem_core.cli import main
-from clipmem_core.io import InputError
+from clipmem_core.utils.io import InputError
 from tests.audit.small import ROOT
 
 

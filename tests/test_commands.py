@@ -10,7 +10,7 @@ from clipmem_core import cli
 from clipmem_core.auditing.settings import resume_arguments
 from clipmem_core.cli import main, parse_command
 from clipmem_core.config import preset_config
-from clipmem_core.io import InputError
+from clipmem_core.utils.io import InputError
 
 Captured = pytest.CaptureFixture[str]
 

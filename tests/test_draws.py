@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from clipmem_core.draws import draw_keys, hashed, rng, uniforms
+from clipmem_core.utils.draws import draw_keys, hashed, rng, uniforms
 
 MASK = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15

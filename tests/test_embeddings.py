@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.metrics.pairwise import cosine_similarity
 
-from clipmem_core.embeddings import nearest_rows, read_vectors, write_vectors
+from clipmem_core.utils.embeddings import nearest_rows, read_vectors, write_vectors
 
 KINDS = {np.float32: faiss.IndexFlatIP, np.float16: faiss.IndexScalarQuantizer}
 

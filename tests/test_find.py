@@ -14,7 +14,7 @@ import torch
 import clipmem_core
 from clipmem_core.api import arrays
 from clipmem_core.api.arrays import WrongCaptions, find_wrong_captions
-from clipmem_core.io import InputError
+from clipmem_core.utils.io import InputError
 from tests.audit.small import Silent, config_of
 
 PAIRS = 400

@@ -10,7 +10,7 @@ from subprocess import PIPE, Popen
 import numpy as np
 import pytest
 
-from clipmem_core.io import (
+from clipmem_core.utils.io import (
     InputError,
     replacing,
     replacing_folder,
@@ -58,7 +58,7 @@ def test_a_cached_file_is_made_once(tmp_path: Path) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from clipmem_core.io import replacing_folder
+from clipmem_core.utils.io import replacing_folder
 with replacing_folder(Path(sys.argv[1])) as new:
     (new / "first").touch()
     print(flush=True)

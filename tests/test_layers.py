@@ -9,9 +9,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"options", "mitigations", "config", "columns", "io", "embeddings", "glossary"}
-    | {"draws", "ragged", "processes"},
-    {"tables"},
+    {"utils"},
+    {"mitigations"},
+    {"config"},
     {"errors"},  # which captions are wrong, and how many
     {"scores"},
     {"dataset"},

@@ -24,24 +24,18 @@ import torch._dynamo  # which the first step of an optimizer imports, in seconds
 from rich.progress import Progress
 from threadpoolctl import threadpool_limits
 
-from clipmem_core import columns as c
 from clipmem_core.auditing import settings
 from clipmem_core.config import DEFAULT_PRESET, AuditConfig, preset_config
 from clipmem_core.dataset.checks import Captions, not_captions
 from clipmem_core.dataset.duplicates import alike_by_features, join_clusters
 from clipmem_core.dataset.faults import ascending_stretches, caption_reasons, text_faults
 from clipmem_core.dataset.languages import language_shares, mostly_english, spaces_words
-from clipmem_core.draws import draw_keys
-from clipmem_core.embeddings import unit
 from clipmem_core.errors import misfit
 from clipmem_core.errors.calibration import Fitted, Probabilities
 from clipmem_core.errors.evidence import draw_decoys
 from clipmem_core.errors.misfit import HeldOut, fit_beside, nan_mean
 from clipmem_core.errors.runs import Fits, find_runs, find_swaps, likely_displaced
 from clipmem_core.errors.words import split_words
-from clipmem_core.io import InputError
-from clipmem_core.io import cores as available_cores
-from clipmem_core.ragged import Ragged
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.membership import (
     MIN_GROUP,
@@ -80,6 +74,12 @@ from clipmem_core.training.word_scores import (
     surprises,
     train_words,
 )
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.draws import draw_keys
+from clipmem_core.utils.embeddings import unit
+from clipmem_core.utils.io import InputError
+from clipmem_core.utils.io import cores as available_cores
+from clipmem_core.utils.ragged import Ragged
 
 _HELD_IN_MEMORY = 1 << 30  # bytes of embeddings; more are in a file without a name
 _SHOWN = 6  # pairs of a result in a notebook

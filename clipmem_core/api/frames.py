@@ -3,7 +3,7 @@
 >>> import clipmem_core
 >>> audit = clipmem_core.open_audit("scenes")  # that of `make run`
 
-Each example below goes on from there. Wrong input raises `clipmem_core.io.InputError`, a
+Each example below goes on from there. Wrong input raises `clipmem_core.utils.io.InputError`, a
 `ValueError`.
 """
 
@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from clipmem_core import columns as c
 from clipmem_core.auditing.fault_tables import ensure_checks
 from clipmem_core.auditing.store import CAPTION_TABLE, PAIRS, Audit, read_table
 from clipmem_core.export.formats import Summary, export_audit
@@ -25,7 +24,8 @@ from clipmem_core.review.queries import fetch_numbered
 from clipmem_core.review.search import search
 from clipmem_core.review.selection import CAPTION
 from clipmem_core.review.wrong_captions import ReviewProgress, review_progress, wrong_lines
-from clipmem_core.tables import read_frame
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.tables import read_frame
 
 _SHOWN = 6  # pairs of an audit in a notebook
 

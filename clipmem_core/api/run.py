@@ -24,7 +24,7 @@ from clipmem_core.config import (
     did_you_mean,
     preset_config,
 )
-from clipmem_core.io import InputError, write_once
+from clipmem_core.utils.io import InputError, write_once
 
 _COLUMNS = ["image", "caption"]  # of a table that is made from a list
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipmem_core import columns as c
 from clipmem_core.auditing import store
 from clipmem_core.auditing.prepare import audit_pixels
 from clipmem_core.auditing.settings import towers_of
@@ -28,8 +27,9 @@ from clipmem_core.dataset.checks import (
 from clipmem_core.dataset.faults import Fault, ascending
 from clipmem_core.dataset.pictures import PictureError
 from clipmem_core.errors.runs import EXCHANGE, LIKELY, REVERSAL, SHIFT, DisplacedRun
-from clipmem_core.io import InputError, write_once
 from clipmem_core.training.names import model_config
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.io import InputError, write_once
 
 NEAR_DUPLICATE_OF = "near_duplicate_of"
 NUMBER = "number"  # of an incident

@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 
 from clipmem_core.auditing.store import Audit, check_name, write_json
 from clipmem_core.config import data_folder
-from clipmem_core.io import read_json
+from clipmem_core.utils.io import read_json
 
 JOB = "job.json"
 RECORD = "record.json"

@@ -12,7 +12,6 @@ import torch
 from clipmem_core.config import AUTO
 from clipmem_core.features import towers
 from clipmem_core.features.towers import LITE, MINILM, USE, Opened, Precision, Tower
-from clipmem_core.io import InputError
 from clipmem_core.mitigations import can_cut_text
 from clipmem_core.training.model import (
     build_model,
@@ -21,6 +20,7 @@ from clipmem_core.training.model import (
     tokenize,
 )
 from clipmem_core.training.names import model_config, model_names
+from clipmem_core.utils.io import InputError
 
 _LONGEST = 20_000  # characters of a caption, for counting tokens
 

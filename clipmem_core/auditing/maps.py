@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from clipmem_core import draws
 from clipmem_core.auditing.jobs import JobRequest, jobs_folder
 from clipmem_core.auditing.store import (
     IMAGE_EMBEDDINGS,
@@ -22,11 +21,12 @@ from clipmem_core.auditing.store import (
     recorded_sha256,
     write_table,
 )
-from clipmem_core.columns import CAPTIONS, MAP_X, MAP_Y, REGION
 from clipmem_core.config import data_folder, fingerprint
 from clipmem_core.dataset.languages import spaces_words
-from clipmem_core.embeddings import unit
-from clipmem_core.io import InputError, write_once
+from clipmem_core.utils import draws
+from clipmem_core.utils.columns import CAPTIONS, MAP_X, MAP_Y, REGION
+from clipmem_core.utils.embeddings import unit
+from clipmem_core.utils.io import InputError, write_once
 
 SIDES = {"pictures": IMAGE_EMBEDDINGS, "captions": TEXT_EMBEDDINGS}
 LIMIT = 8_000  # pairs on a map

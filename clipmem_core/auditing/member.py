@@ -14,22 +14,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from clipmem_core import columns as c
 from clipmem_core.auditing import prepare, store
 from clipmem_core.auditing.executor import Executor, Task
 from clipmem_core.auditing.settings import Towers, member_towers, towers_of
 from clipmem_core.auditing.status import MemberProgress, Screen, member_progress, second_names
 from clipmem_core.auditing.store import Audit, MemberRecord, Record
 from clipmem_core.config import AuditConfig, data_folder, fingerprint
-from clipmem_core.draws import draw_keys
-from clipmem_core.embeddings import write_vectors
 from clipmem_core.errors import misfit
 from clipmem_core.errors.misfit import HeldOut
 from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.features.towers import Opened, Tower
-from clipmem_core.io import InputError, save_array, write_once
 from clipmem_core.mitigations import Vocabulary, pairs_with
-from clipmem_core.ragged import Ragged
 from clipmem_core.scores.metrics import linear_probe, retrieval_recalls, zero_shot
 from clipmem_core.training import model as models
 from clipmem_core.training.heads import (
@@ -48,6 +43,11 @@ from clipmem_core.training.model import (
 from clipmem_core.training.names import CHECKPOINT, STATE, TRAJECTORY, model_config
 from clipmem_core.training.trainer import Trainer, train
 from clipmem_core.training.views import FeatureRows, TrainingData, ViewMaker, Views
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.draws import draw_keys
+from clipmem_core.utils.embeddings import write_vectors
+from clipmem_core.utils.io import InputError, save_array, write_once
+from clipmem_core.utils.ragged import Ragged
 
 EVALUATION = 1 << 40  # added to the seed of evaluation views: no training seed is as large
 

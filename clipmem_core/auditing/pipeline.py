@@ -21,7 +21,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from threadpoolctl import threadpool_limits
 
-from clipmem_core import columns as c
 from clipmem_core.auditing import (
     fault_tables,
     maps,
@@ -75,8 +74,6 @@ from clipmem_core.errors.runs import (
     likely_displaced,
 )
 from clipmem_core.errors.words import Words, split_words
-from clipmem_core.io import InputError, is_intact, save_array
-from clipmem_core.ragged import Ragged
 from clipmem_core.scores.membership import Membership, MemberSides, side_means
 from clipmem_core.scores.score_tables import (
     Evidence,
@@ -91,6 +88,9 @@ from clipmem_core.scores.score_tables import (
     with_recurring,
     wrong_captions,
 )
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.io import InputError, is_intact, save_array
+from clipmem_core.utils.ragged import Ragged
 
 
 @dataclass

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from clipmem_core import columns as c
 from clipmem_core import config as configs
 from clipmem_core.auditing import prepare
 from clipmem_core.auditing.console import RichScreen, make_table, plain
@@ -36,8 +35,9 @@ from clipmem_core.dataset.languages import (
 )
 from clipmem_core.dataset.pixel_cache import Pixels
 from clipmem_core.dataset.source import check_source, read_source
-from clipmem_core.io import InputError
 from clipmem_core.scores.membership import MIN_PAIRS
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.io import InputError
 
 _SHOWN = 5  # pairs, and reasons of a check
 _LISTED = 1000  # rows in quarantine

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from clipmem_core import columns as c
 from clipmem_core.auditing.settings import towers_of
 from clipmem_core.auditing.store import (
     Audit,
@@ -33,8 +32,6 @@ from clipmem_core.dataset.readers.records import named_folder
 from clipmem_core.dataset.readers.remote import fetch_source
 from clipmem_core.dataset.sentences import are_long, sentences_of
 from clipmem_core.dataset.source import RawPairs, read_source
-from clipmem_core.draws import draw_keys, hashed
-from clipmem_core.embeddings import Vectors
 from clipmem_core.features.cache import (
     FeatureStore,
     ReportCount,
@@ -50,7 +47,6 @@ from clipmem_core.features.precomputed import (
     map_features,
     stored_features,
 )
-from clipmem_core.io import InputError
 from clipmem_core.scores.membership import (
     Membership,
     MemberSides,
@@ -58,6 +54,10 @@ from clipmem_core.scores.membership import (
     ensemble_membership,
     paper_membership,
 )
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.draws import draw_keys, hashed
+from clipmem_core.utils.embeddings import Vectors
+from clipmem_core.utils.io import InputError
 
 
 class FeaturePixels(Pixels):

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipmem_core import columns as c
-from clipmem_core import draws
 from clipmem_core.auditing import store
 from clipmem_core.auditing.prepare import membership_of, sides_of
 from clipmem_core.auditing.store import Audit, Record
@@ -17,8 +15,6 @@ from clipmem_core.auditing.verdict import WRONG
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.errors import misfit
 from clipmem_core.errors.posterior import whole_count
-from clipmem_core.io import spill_to_disk
-from clipmem_core.ragged import Ragged
 from clipmem_core.scores import attacks, memorization
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.metrics import detection_table
@@ -26,6 +22,10 @@ from clipmem_core.scores.registry import DETECTION_SCORES, INJECTED_SCORES
 from clipmem_core.scores.score_tables import Evidence
 from clipmem_core.scores.uncertainty import share_above, standard_errors
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
+from clipmem_core.utils import columns as c
+from clipmem_core.utils import draws
+from clipmem_core.utils.io import spill_to_disk
+from clipmem_core.utils.ragged import Ragged
 
 UNUSABLE = "rows that cannot be used"
 TOP_K = 50  # pairs a person reviews first

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from clipmem_core import columns as c
 from clipmem_core.auditing import settings, store
 from clipmem_core.auditing.prepare import (
     DataSet,
@@ -34,9 +33,10 @@ from clipmem_core.dataset.languages import language_shares, with_text_tower
 from clipmem_core.dataset.readers.containers import split_reference
 from clipmem_core.dataset.readers.paths import is_newer
 from clipmem_core.dataset.source import source_files
-from clipmem_core.io import InputError
 from clipmem_core.scores.membership import Membership
 from clipmem_core.training.names import model_config
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.io import InputError
 
 _BY_CAPTIONS = ("text_tower", "sentences")  # with `auto` fields that the captions decide
 MAY_DIFFER = (*affecting("members"), *affecting())  # fields that may change when an audit resumes

@@ -16,8 +16,8 @@ import pandas as pd
 from clipmem_core.auditing import store
 from clipmem_core.auditing.jobs import JOB, Job, audit_request, jobs_folder, list_job_names, report
 from clipmem_core.auditing.store import Audit, Record
-from clipmem_core.io import InputError, read_json
 from clipmem_core.training.names import CHECKPOINT, LOG
+from clipmem_core.utils.io import InputError, read_json
 
 CHANCE_SHARE = 0.98  # of ln(batch_size), the loss of a random guess within a batch
 _SECONDS_BETWEEN_REPORTS = 0.5

@@ -23,13 +23,13 @@ from filelock import FileLock, Timeout
 from pydantic import AfterValidator
 from typing_extensions import TypedDict
 
-from clipmem_core import columns as c
 from clipmem_core.config import SETS, AuditConfig, as_dict, data_folder
-from clipmem_core.embeddings import Vectors, read_vectors
 from clipmem_core.errors.misfit import DECOY
-from clipmem_core.io import DELETE, InputError, file_sha256, read_json, reading, replacing
-from clipmem_core.ragged import Ragged
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.embeddings import Vectors, read_vectors
+from clipmem_core.utils.io import DELETE, InputError, file_sha256, read_json, reading, replacing
+from clipmem_core.utils.ragged import Ragged
 
 VERSION = 14  # of an audit's folder; other versions cannot be read
 # bytes; file systems allow 255, and the names of locks and temporary files are longer

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipmem_core import columns as c
 from clipmem_core.config import AuditConfig
 from clipmem_core.dataset.languages import describe_languages, spaces_words
 from clipmem_core.scores.registry import QUEUE_SCORES, USE_SCORES, Queue
+from clipmem_core.utils import columns as c
 
 BASIS = (
     "Estimates with 95 % intervals of sampling without replacement (hypergeometric); for wrong "

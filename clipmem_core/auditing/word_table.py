@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from clipmem_core import columns as c
 from clipmem_core.auditing import store
 from clipmem_core.auditing.executor import Executor, Task
 from clipmem_core.auditing.jobs import read_record
@@ -25,7 +24,6 @@ from clipmem_core.auditing.status import TaskScreen
 from clipmem_core.auditing.store import Audit
 from clipmem_core.dataset.languages import mostly_english
 from clipmem_core.dataset.sentences import places_of
-from clipmem_core.embeddings import Vectors
 from clipmem_core.errors.words import (
     CONSISTENT,
     WORD_PATTERN,
@@ -35,11 +33,13 @@ from clipmem_core.errors.words import (
 )
 from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.features.towers import Tower
-from clipmem_core.io import reading, replacing
-from clipmem_core.ragged import Ragged
 from clipmem_core.scores.membership import draw_word_halves
 from clipmem_core.training.word_model import VECTOR, Predictions, WordModel, word_vectors
 from clipmem_core.training.word_scores import merge_predictions, save_model, surprises, train_words
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.embeddings import Vectors
+from clipmem_core.utils.io import reading, replacing
+from clipmem_core.utils.ragged import Ragged
 
 HALVES = ("0", "1")  # names of the models; each has a folder until words.parquet is written
 _STATE = "state.pt"

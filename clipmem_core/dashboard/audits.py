@@ -18,7 +18,6 @@ from clipmem_core.auditing.preflight import Request, check_request, find_check
 from clipmem_core.auditing.settings import REPLICATES, audit_name
 from clipmem_core.auditing.status import DONE, State, delete_audit, folder_bytes, list_states
 from clipmem_core.auditing.store import CONFIG, audits_folder, is_name
-from clipmem_core.columns import group_words
 from clipmem_core.config import (
     DEFAULT_PRESET,
     FIELDS,
@@ -41,10 +40,11 @@ from clipmem_core.dashboard.plain import (
 from clipmem_core.dashboard.running_audit import draw_progress, on_page
 from clipmem_core.dataset.readers.paths import SOURCE_SUFFIXES
 from clipmem_core.dataset.source import DRAWN, lacks_captions
-from clipmem_core.glossary import PROTOCOL, meaning
-from clipmem_core.io import InputError, shortage, write_once
 from clipmem_core.scores.membership import MIN_PAIRS
 from clipmem_core.scores.registry import words
+from clipmem_core.utils.columns import group_words
+from clipmem_core.utils.glossary import PROTOCOL, meaning
+from clipmem_core.utils.io import InputError, shortage, write_once
 
 _TABLE = "audits-table"
 _PATH = "new-path"

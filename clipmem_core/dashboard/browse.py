@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from clipmem_core import columns as c
 from clipmem_core.auditing.store import Audit
 from clipmem_core.auditing.verdict import queues
 from clipmem_core.dashboard.component.pairs import (
@@ -76,6 +75,7 @@ from clipmem_core.review.selection import (
     to_parameters,
 )
 from clipmem_core.scores.registry import BY_NAME, CARD_SCORES, FILTER_SCORES, words
+from clipmem_core.utils import columns as c
 
 _FIELDS = ("group", "label", "injected", "decision", "incident", "words", "check")
 LAYOUTS = {"": ":material/grid_view:", TABLE: ":material/table_rows:"}

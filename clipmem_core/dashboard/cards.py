@@ -24,7 +24,6 @@ from clipmem_core.dashboard.plain import (
     in_a_row,
     show_text,
 )
-from clipmem_core.io import shortage
 from clipmem_core.review.cards import (
     FirstCaption,
     PairCard,
@@ -41,6 +40,7 @@ from clipmem_core.review.cards import (
 from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import UNDECIDED, Selection
 from clipmem_core.scores.registry import words
+from clipmem_core.utils.io import shortage
 
 # pixels: of a card, in review, at full size
 SIDE = 320

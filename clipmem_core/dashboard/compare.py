@@ -10,7 +10,6 @@ import pandas as pd
 import streamlit as st
 
 from clipmem_core.auditing.store import Audit, list_audits
-from clipmem_core.columns import CLIPMEM
 from clipmem_core.config import FIELDS
 from clipmem_core.dashboard.cards import draw_change_cards
 from clipmem_core.dashboard.component.pairs import draw_grid
@@ -28,7 +27,6 @@ from clipmem_core.dashboard.plain import (
 )
 from clipmem_core.dataset.injected_errors import ERROR_KINDS
 from clipmem_core.figures import comparison_figure
-from clipmem_core.io import InputError
 from clipmem_core.lab import benchmark_results as b
 from clipmem_core.lab.baselines import REFERENCE_DETECTOR
 from clipmem_core.lab.lab_figures import precision_figure
@@ -38,6 +36,8 @@ from clipmem_core.review.compare import Comparison, changed_settings, count_comm
 from clipmem_core.review.incidents import read_incidents
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.registry import BY_NAME, words
+from clipmem_core.utils.columns import CLIPMEM
+from clipmem_core.utils.io import InputError
 
 # in the address
 ONE = "one"

@@ -11,14 +11,12 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from clipmem_core import columns as c
 from clipmem_core.auditing.settings import check_config
 from clipmem_core.auditing.store import MEMBERSHIP, PAIRS, Audit, read_captions
 from clipmem_core.config import FIELDS, MODIFIERS, AuditConfig, Slider
 from clipmem_core.dashboard.page import choose_listed, draw_set, write_address
 from clipmem_core.dashboard.plain import explained_errors, in_one_line, show_text
 from clipmem_core.dataset.source import DRAWN
-from clipmem_core.io import InputError
 from clipmem_core.lab.mitigated import RETRIEVAL, obstacles
 from clipmem_core.lab.setting import (
     DECISIONS,
@@ -36,6 +34,8 @@ from clipmem_core.lab.study_results import CLIPMEM_NET, usual_changes
 from clipmem_core.mitigations import EARLY_GROUP
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.queries import cached
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.io import InputError
 
 _CAPTIONS = "train_captions"
 _PLACE = "noise_place"

@@ -15,7 +15,6 @@ from typing import Any
 import streamlit as st
 
 from clipmem_core.auditing.store import Audit
-from clipmem_core.columns import REVIEW_PLACE
 from clipmem_core.dashboard.page import draw_link, link
 from clipmem_core.dashboard.plain import (
     in_a_row,
@@ -24,8 +23,6 @@ from clipmem_core.dashboard.plain import (
     show_strong,
     show_text,
 )
-from clipmem_core.glossary import P_WRONG, meaning
-from clipmem_core.io import InputError
 from clipmem_core.review.decisions import (
     KEEP,
     RECAPTION,
@@ -37,6 +34,9 @@ from clipmem_core.review.decisions import (
 )
 from clipmem_core.review.selection import RANDOM_CHECK, UNDECIDED, Selection
 from clipmem_core.review.wrong_captions import NEXT, review_progress, wrong_lines
+from clipmem_core.utils.columns import REVIEW_PLACE
+from clipmem_core.utils.glossary import P_WRONG, meaning
+from clipmem_core.utils.io import InputError
 
 BADGES: dict[str | None, tuple[str, str, Any]] = {  # decision → label, icon, colour
     KEEP: ("keep", ":material/check_circle:", "green"),

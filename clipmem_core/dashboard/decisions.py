@@ -12,7 +12,6 @@ import streamlit as st
 from clipmem_core.auditing.jobs import export_request
 from clipmem_core.auditing.status import DONE, state_of
 from clipmem_core.auditing.store import PAIRS, Audit, audits_folder
-from clipmem_core.columns import CAPTIONS, PAIR_ID
 from clipmem_core.config import data_folder
 from clipmem_core.dashboard.audits import free_name, is_taken
 from clipmem_core.dashboard.cards import draw_cells, thumbnail
@@ -43,7 +42,6 @@ from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.export import reaudit
 from clipmem_core.export.cleaned import contents_line, count_words
 from clipmem_core.export.formats import FORMATS
-from clipmem_core.io import InputError
 from clipmem_core.review.batch import find_offer, take_over, word_changes
 from clipmem_core.review.cards import PairCard, cards, data_url
 from clipmem_core.review.decisions import (
@@ -59,6 +57,8 @@ from clipmem_core.review.decisions import (
 from clipmem_core.review.queries import ROW, fetch_pairs
 from clipmem_core.review.rows import check_counts, near_duplicate_groups
 from clipmem_core.review.selection import DECIDED, Selection
+from clipmem_core.utils.columns import CAPTIONS, PAIR_ID
+from clipmem_core.utils.io import InputError
 
 # parameters of the address
 _HISTORY_PAGE = "history"

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import pandas as pd
 import streamlit as st
 
-from clipmem_core import columns as c
 from clipmem_core.auditing.jobs import JobRequest, jobs_folder
 from clipmem_core.auditing.store import PAIRS, Audit
 from clipmem_core.dashboard.cards import CAPTION_LIMIT, draw_cells
@@ -24,6 +23,7 @@ from clipmem_core.lab import unit_tables as t
 from clipmem_core.lab.lab_figures import paradigm_figure, unitmem_figure
 from clipmem_core.review import overview as o
 from clipmem_core.review.cards import cards
+from clipmem_core.utils import columns as c
 
 SAMPLED = 2_000  # as of the command `encoders`
 _TOP_UNITS = 4  # of each encoder

@@ -13,16 +13,6 @@ import streamlit as st
 from clipmem_core.auditing.maps import SIDES, map_path, map_request
 from clipmem_core.auditing.store import Audit
 from clipmem_core.auditing.verdict import doubt
-from clipmem_core.columns import (
-    CLIPMEM,
-    DECISION,
-    GROUP,
-    INJECTED,
-    LABEL,
-    MAP_X,
-    MAP_Y,
-    SIMILARITY_OUT,
-)
 from clipmem_core.dashboard.browse import conditions, draw_search
 from clipmem_core.dashboard.component.pairs import draw_grid, draw_pointer
 from clipmem_core.dashboard.deciding import BADGES
@@ -57,6 +47,16 @@ from clipmem_core.review.selection import (
     to_parameters,
 )
 from clipmem_core.scores.registry import COLOUR_SCORES, words
+from clipmem_core.utils.columns import (
+    CLIPMEM,
+    DECISION,
+    GROUP,
+    INJECTED,
+    LABEL,
+    MAP_X,
+    MAP_Y,
+    SIMILARITY_OUT,
+)
 
 # Pairs beside a chart, pixels of the strip and of a picture
 _STRIP = 24

@@ -10,8 +10,6 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from clipmem_core import columns as c
-from clipmem_core import glossary
 from clipmem_core.auditing.jobs import JobRequest, jobs_folder
 from clipmem_core.auditing.settings import shares_process
 from clipmem_core.auditing.store import Audit
@@ -41,6 +39,8 @@ from clipmem_core.lab.lab_figures import (
 from clipmem_core.lab.lab_pool import LabPool
 from clipmem_core.lab.setting import BASELINE, Setting, control_of
 from clipmem_core.scores.seeds import interval_text
+from clipmem_core.utils import columns as c
+from clipmem_core.utils import glossary
 
 # Key in the session of the name by which its page is known to the workers
 _SESSION = "mitigation-session"

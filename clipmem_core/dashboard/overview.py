@@ -6,7 +6,6 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from clipmem_core import columns as c
 from clipmem_core.auditing.store import PAIRS, Audit
 from clipmem_core.auditing.verdict import BASIS, WHOLE_HEAD, whole_rows
 from clipmem_core.dashboard.cards import CAPTION_LIMIT, STRIP_SIZE, draw_card_row
@@ -43,6 +42,7 @@ from clipmem_core.review.incidents import (
 )
 from clipmem_core.review.queries import count_pairs_of, fetch_numbered
 from clipmem_core.review.selection import Selection
+from clipmem_core.utils import columns as c
 
 ICONS = {
     True: ":green[:material/check_circle:]",

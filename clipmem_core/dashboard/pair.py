@@ -5,7 +5,6 @@ from zlib import crc32
 import pandas as pd
 import streamlit as st
 
-from clipmem_core import columns as c
 from clipmem_core.auditing.store import Audit
 from clipmem_core.dashboard.cards import STRIP_SIZE, draw_card_row
 from clipmem_core.dashboard.deciding import Notice, locked_session
@@ -27,7 +26,6 @@ from clipmem_core.dashboard.plain import (
 )
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.figures import GROUP_COLOURS, IN, OUT, TERM_NAMES, term_figure
-from clipmem_core.glossary import P_WRONG, meaning
 from clipmem_core.review.cards import (
     LISTED,
     PARTS,
@@ -44,6 +42,8 @@ from clipmem_core.review.rows import failed_checks, find_rows, misfit_note
 from clipmem_core.review.search import search
 from clipmem_core.review.selection import CAPTION, PICTURE, Selection
 from clipmem_core.scores.registry import BY_NAME, PAGE_SCORES, words
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.glossary import P_WRONG, meaning
 
 _CAPTION_LIMIT = 600
 _SIMILAR = {PICTURE: "Most similar pictures", CAPTION: "Most similar captions"}

@@ -18,8 +18,8 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from clipmem_core.auditing.store import Audit
-from clipmem_core.columns import CLIPMEM, SE
-from clipmem_core.io import InputError
+from clipmem_core.utils.columns import CLIPMEM, SE
+from clipmem_core.utils.io import InputError
 
 LIMIT = 1000  # characters of a message
 # Plotly's settings of a chart to zoom into and to select from

@@ -17,8 +17,8 @@ import pandas as pd
 import scipy
 
 from clipmem_core.dataset.languages import language_of, main_script
-from clipmem_core.io import read_json
-from clipmem_core.ragged import Ragged
+from clipmem_core.utils.io import read_json
+from clipmem_core.utils.ragged import Ragged
 
 VALUES = ("brightness", "contrast", "sharpness")  # measurements of pictures in the table
 

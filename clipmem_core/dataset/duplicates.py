@@ -9,7 +9,7 @@ import numpy as np
 import scipy
 
 from clipmem_core.dataset.pictures import DESCRIPTOR_SIDE
-from clipmem_core.embeddings import BLOCK, close_pairs, similar_pairs
+from clipmem_core.utils.embeddings import BLOCK, close_pairs, similar_pairs
 
 FLAT = 1.0  # contrast in grey levels below which a descriptor shows almost nothing of the picture
 TEXTURED = 25.0  # contrast from which a difference of TEXTURED_RMS can only come from compression

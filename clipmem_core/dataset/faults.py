@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from clipmem_core import columns as c
 from clipmem_core.dataset.checks import CHECKS, Captions, caption_hashes, not_captions
 from clipmem_core.dataset.languages import NAMES
 from clipmem_core.scores.seeds import holm
+from clipmem_core.utils import columns as c
 
 # A caption (of pictures) or picture (of captions) that repeats so often, and so many times as often
 # as the tenth of the most repeated, is a fault: series of up to 13 pictures share a title, and all

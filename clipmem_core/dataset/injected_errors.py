@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from clipmem_core import columns as c
-from clipmem_core import draws
 from clipmem_core.dataset.sentences import sentence_spans, sentences_of
 from clipmem_core.errors.words import COLOUR_WORDS, NUMBER_WORDS
-from clipmem_core.io import InputError
+from clipmem_core.utils import columns as c
+from clipmem_core.utils import draws
+from clipmem_core.utils.io import InputError
 
 # a pair gets one of the nearest usable captions among those considered
 _NEAREST = 10

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clipmem_core import draws
 from clipmem_core.config import AUTO, ENGLISH_TOWER, MULTILINGUAL_TOWER, AuditConfig
-from clipmem_core.io import read_json
+from clipmem_core.utils import draws
+from clipmem_core.utils.io import read_json
 
 _FACTS = read_json(Path(__file__).with_name("languages.json"))
 NAMES: dict[str, str] = _FACTS["names"]

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from clipmem_core.dataset.readers.containers import read_bytes
-from clipmem_core.io import naming, shortage
+from clipmem_core.utils.io import naming, shortage
 
 Image.init()
 # formats of Pillow, none of which runs another program; AVIF needs a newer version

@@ -29,12 +29,12 @@ import PIL
 import pyarrow.parquet as pq
 from pebble import ProcessExpired, ProcessPool
 
-from clipmem_core import columns as c
 from clipmem_core.config import fingerprint
 from clipmem_core.dataset.pictures import Fact, check_chunk, discard_output, read_square
 from clipmem_core.dataset.readers.containers import source_stamp
-from clipmem_core.io import cached_folder, cores, naming
-from clipmem_core.processes import Spawn
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.io import cached_folder, cores, naming
+from clipmem_core.utils.processes import Spawn
 
 VERSION = 3  # of what is stored and how it is computed; a new number leaves old caches behind
 FACTS_FILE = "facts.parquet"

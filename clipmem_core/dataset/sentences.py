@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from clipmem_core import columns as c
+from clipmem_core.utils import columns as c
 
 _FEWEST = 2  # sentences of the median caption, from which captions count as long
 _WITHOUT_SPACES = re.compile(r"[^。！？]*[。！？]+[」』”’）]*|[^。！？]+")  # Chinese, Japanese

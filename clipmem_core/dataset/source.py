@@ -21,7 +21,7 @@ from clipmem_core.dataset.readers.paths import (
 from clipmem_core.dataset.readers.records import Rows, merge_rows
 from clipmem_core.dataset.readers.remote import fetch_from_hub, fetch_source, is_hub_name
 from clipmem_core.dataset.scenes import drawing
-from clipmem_core.io import InputError
+from clipmem_core.utils.io import InputError
 
 DRAWN = "scenes"
 KNOWN_SOURCES = (

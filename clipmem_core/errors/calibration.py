@@ -31,14 +31,14 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from clipmem_core import columns as c
-from clipmem_core import draws
-from clipmem_core.embeddings import unit
 from clipmem_core.errors.counts import WrongCount, batch_share, estimate_wrong, posterior_at
 from clipmem_core.errors.evidence import agreement, specificity
 from clipmem_core.errors.misfit import evenly_spaced
 from clipmem_core.errors.words import COMPARED_KINDS, mean_ratio
-from clipmem_core.ragged import Ragged
+from clipmem_core.utils import columns as c
+from clipmem_core.utils import draws
+from clipmem_core.utils.embeddings import unit
+from clipmem_core.utils.ragged import Ragged
 
 HALF = 0.5  # a caption more likely wrong than right is not among those of the next kind
 _SEEN_FROM = 0.7  # AUROC of a kind of wrong word that an audit can see

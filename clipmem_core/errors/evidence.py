@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from clipmem_core import draws
-from clipmem_core.embeddings import close_pairs, nearest_rows, unit
 from clipmem_core.errors.misfit import DECOY, evenly_spaced
-from clipmem_core.ragged import Ragged
+from clipmem_core.utils import draws
+from clipmem_core.utils.embeddings import close_pairs, nearest_rows, unit
+from clipmem_core.utils.ragged import Ragged
 
 _MOST_DECOYS = 20_000  # captions in whose place a decoy is put, evenly spaced
 _MOST_DONORS = 100_000  # captions that decoys are drawn from, evenly spaced

@@ -15,9 +15,9 @@ import numpy as np
 import scipy  # scipy.stats is loaded when it is used
 from threadpoolctl import threadpool_limits
 
-from clipmem_core import draws
-from clipmem_core.embeddings import unit
-from clipmem_core.ragged import Ragged
+from clipmem_core.utils import draws
+from clipmem_core.utils.embeddings import unit
+from clipmem_core.utils.ragged import Ragged
 
 _NEIGHBOURS = 10  # nearest held-out partners that a cosine is compared with
 _MOST_HELD_OUT = 1_000  # held-out pairs among which they are searched

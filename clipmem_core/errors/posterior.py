@@ -30,7 +30,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy
 
-from clipmem_core import draws
+from clipmem_core.utils import draws
 
 CONFIDENCE = 0.95
 # A check is predicted by the posterior mean of a beta distribution, which expects few errors.

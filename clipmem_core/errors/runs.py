@@ -21,9 +21,9 @@ from typing import NamedTuple
 import numpy as np
 import scipy
 
-from clipmem_core import draws
-from clipmem_core.embeddings import nearest_neighbours, unit
 from clipmem_core.errors.misfit import divide_or_nan
+from clipmem_core.utils import draws
+from clipmem_core.utils.embeddings import nearest_neighbours, unit
 
 SHIFT = "shift"
 EXCHANGE = "exchange"

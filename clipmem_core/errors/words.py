@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from clipmem_core import draws
-from clipmem_core.ragged import Ragged
+from clipmem_core.utils import draws
+from clipmem_core.utils.ragged import Ragged
 
 COLOUR_WORDS = (
     *("red", "orange", "yellow", "green", "blue", "purple", "violet", "pink", "brown"),

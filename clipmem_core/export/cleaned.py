@@ -15,13 +15,13 @@ from PIL import Image
 
 from clipmem_core.auditing.prepare import read_raw
 from clipmem_core.auditing.store import PAIRS, Audit, read_table
-from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, SHA256, WIDTH
 from clipmem_core.dataset.readers.containers import read_bytes, split_reference
 from clipmem_core.dataset.readers.paths import is_newer, picture_fault, tidy
 from clipmem_core.dataset.source import source_files
-from clipmem_core.io import InputError, replacing_folder
 from clipmem_core.review.decisions import REMOVE, Decision, open_review
 from clipmem_core.review.queries import count_pairs_of, fetch_by_id
+from clipmem_core.utils.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, SHA256, WIDTH
+from clipmem_core.utils.io import InputError, replacing_folder
 
 RECAPTIONED = "recaptioned"
 MARK = ".clipmem-export"  # file in a folder that an export may replace

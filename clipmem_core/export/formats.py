@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core.auditing.store import MAX_NAME, PAIRS, SCORES, Audit, write_json, write_table
-from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
 from clipmem_core.config import data_folder
 from clipmem_core.dataset.readers.containers import scan_tar, split_reference
 from clipmem_core.dataset.readers.paths import is_picture, normal_reference
@@ -38,7 +37,6 @@ from clipmem_core.export.cleaned import (
     picture_files,
     suffix_of,
 )
-from clipmem_core.io import InputError, replacing, replacing_folder
 from clipmem_core.review.batch import word_changes
 from clipmem_core.review.cards import OWN_CAPTIONS, listed_scores
 from clipmem_core.review.decisions import (
@@ -52,7 +50,9 @@ from clipmem_core.review.decisions import (
 from clipmem_core.review.queries import count_pairs_of, fetch_numbered, fetch_pairs, number_sql
 from clipmem_core.review.wrong_captions import read_effect, review_progress
 from clipmem_core.scores.registry import EXPORT_SCORES
-from clipmem_core.tables import FORMULA, as_cell
+from clipmem_core.utils.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
+from clipmem_core.utils.io import InputError, replacing, replacing_folder
+from clipmem_core.utils.tables import FORMULA, as_cell
 
 # Notes on data the format cannot hold, and the command that audits the export, if any. The first
 # note of a format without the cleaned data set is the counts.

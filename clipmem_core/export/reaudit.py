@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from clipmem_core import columns as c
 from clipmem_core.auditing.jobs import JobRequest, audit_request, list_job_names
 from clipmem_core.auditing.prepare import membership_of
 from clipmem_core.auditing.status import Screen
@@ -28,11 +27,12 @@ from clipmem_core.auditing.store import (
 from clipmem_core.config import SETS, AuditConfig, SourceOptions, data_folder
 from clipmem_core.export.cleaned import CLEANED, IMAGES, beside, check_root, clean
 from clipmem_core.export.formats import write_open_clip
-from clipmem_core.io import InputError, read_json
 from clipmem_core.review.decisions import open_review
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.membership import Membership, MemberSides, replicate_clipmem, side_means
 from clipmem_core.scores.seeds import crossed_mean, interval_text
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.io import InputError, read_json
 
 MIN_HELD_OUT = 10  # held-out pairs of both audits, below which nothing is measured
 

@@ -14,9 +14,7 @@ from plotly.offline import get_plotlyjs
 from clipmem_core.auditing.store import Audit
 from clipmem_core.auditing.verdict import BASIS, WHOLE_HEAD, whole_rows
 from clipmem_core.auditing.verdict import queues as verdict_queues
-from clipmem_core.columns import CLIPMEM, GROUP, P_WRONG, PAIR_ID, group_words
 from clipmem_core.figures import group_figure
-from clipmem_core.io import shortage
 from clipmem_core.review import overview as o
 from clipmem_core.review.cards import (
     FirstCaption,
@@ -35,6 +33,8 @@ from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import Selection
 from clipmem_core.review.wrong_captions import read_effect, wrong_lines
 from clipmem_core.scores.registry import EXPORT_SCORES
+from clipmem_core.utils.columns import CLIPMEM, GROUP, P_WRONG, PAIR_ID, group_words
+from clipmem_core.utils.io import shortage
 
 _SIDE = 160  # pixels of a thumbnail's longer side
 _SHOWN = 50  # pairs of a gallery

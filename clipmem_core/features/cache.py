@@ -25,8 +25,8 @@ import pyarrow.parquet as pq
 from pyarrow import ArrowException
 
 from clipmem_core.config import data_folder, fingerprint
-from clipmem_core.embeddings import BLOCK, Vectors, read_vectors, write_vectors
-from clipmem_core.io import reading, replacing, shortage
+from clipmem_core.utils.embeddings import BLOCK, Vectors, read_vectors, write_vectors
+from clipmem_core.utils.io import reading, replacing, shortage
 
 SHARD = {"image": 1024, "text": 4096}  # inputs: ten seconds of one core
 KEY = "key"

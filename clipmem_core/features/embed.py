@@ -17,15 +17,15 @@ import torch
 from filelock import FileLock
 from torch.nn import functional
 
-from clipmem_core import columns as c
 from clipmem_core.dataset.pictures import GAP, PictureError, decode, resize
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.dataset.readers.remote import reason_of
-from clipmem_core.embeddings import Vectors, unit
 from clipmem_core.features import cache
 from clipmem_core.features.cache import FeatureStore, ReportCount, ReportLine
 from clipmem_core.features.towers import Opened, Tower
-from clipmem_core.io import (
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.embeddings import Vectors, unit
+from clipmem_core.utils.io import (
     InputError,
     cores,
     keep_memory,

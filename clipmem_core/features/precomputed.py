@@ -20,7 +20,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import feather
 
-from clipmem_core import columns as c
 from clipmem_core.config import SourceOptions, as_dict, data_folder, fingerprint
 from clipmem_core.dataset.readers.paths import (
     TABLE_SUFFIXES,
@@ -30,9 +29,10 @@ from clipmem_core.dataset.readers.paths import (
     tidy,
 )
 from clipmem_core.dataset.source import READERS
-from clipmem_core.embeddings import Vectors, read_vectors, write_vectors
-from clipmem_core.io import InputError, cached_folder, naming, reading
-from clipmem_core.ragged import Ragged
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.embeddings import Vectors, read_vectors, write_vectors
+from clipmem_core.utils.io import InputError, cached_folder, naming, reading
+from clipmem_core.utils.ragged import Ragged
 
 ROWS_AT_ONCE = 65_536  # checked and converted at a time
 SIDES = ("image", "text")

@@ -24,7 +24,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from clipmem_core.config import ENGLISH_TOWER, MULTILINGUAL_TOWER
 from clipmem_core.dataset.readers.remote import hub_answers, reason_of
 from clipmem_core.features.cache import tower_key
-from clipmem_core.io import InputError, file_sha256
+from clipmem_core.utils.io import InputError, file_sha256
 
 Precision = Literal["fp32", "amp_bf16"]
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from clipmem_core.features.towers import Opened, Tower
-from clipmem_core.io import InputError
+from clipmem_core.utils.io import InputError
 
 TOKENS = 64  # of a caption, whose activations are cached
 _LEAST_COSINE = 0.99  # of features that both parts give with those of the tower

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from clipmem_core import columns as c
-from clipmem_core import draws
-from clipmem_core.embeddings import nearest_rows, unit
 from clipmem_core.errors.misfit import LOG_PROBABILITY, nan_mean
+from clipmem_core.utils import columns as c
+from clipmem_core.utils import draws
+from clipmem_core.utils.embeddings import nearest_rows, unit
 
 LEMON_NEIGHBOURS = 30  # its authors' untuned number
 LEMON_IN = "lemon_in"

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipmem_core import columns as c
-from clipmem_core import draws
 from clipmem_core.auditing.fault_tables import NUMBER
 from clipmem_core.auditing.member import Shared
 from clipmem_core.auditing.prepare import membership_of
@@ -38,7 +36,6 @@ from clipmem_core.errors.posterior import Posterior, Remaining, plan_review
 from clipmem_core.errors.words import WORD_PATTERN, mean_ratio
 from clipmem_core.lab import baselines as b
 from clipmem_core.lab.benchmark_results import Injection, oriented
-from clipmem_core.ragged import Ragged
 from clipmem_core.scores.membership import side_means
 from clipmem_core.scores.metrics import (
     METRICS,
@@ -49,6 +46,9 @@ from clipmem_core.scores.metrics import (
 from clipmem_core.training.names import TRAJECTORY
 from clipmem_core.training.word_model import Predictions
 from clipmem_core.training.word_scores import surprises
+from clipmem_core.utils import columns as c
+from clipmem_core.utils import draws
+from clipmem_core.utils.ragged import Ragged
 
 PIPELINE = "pipeline"  # the kind of error that incidents are measured on
 MIXED = "mixed"  # the kind of error that BLIND is measured on

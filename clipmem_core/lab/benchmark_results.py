@@ -13,10 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from clipmem_core import columns as c
 from clipmem_core.auditing.store import PAIRS, SCORES, Audit
 from clipmem_core.dataset.injected_errors import ERROR_KINDS, WORD_KINDS
-from clipmem_core.io import InputError, read_json
 from clipmem_core.lab.baselines import MISFIT_SECOND, REFERENCE_DETECTOR
 from clipmem_core.lab.study_results import (
     MEASURE,
@@ -39,6 +37,8 @@ from clipmem_core.scores.metrics import (
 )
 from clipmem_core.scores.registry import DETECTION_SCORES, MISFIT_FORMULA, SECOND_FORMULA, words
 from clipmem_core.scores.seeds import interval_text, over_seeds
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.io import InputError, read_json
 
 KIND = "kind"
 SHARE = "share"

@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipmem_core import columns as c
-from clipmem_core import draws
 from clipmem_core.auditing import prepare, store
 from clipmem_core.auditing.jobs import report
 from clipmem_core.auditing.pipeline import run_audit
 from clipmem_core.auditing.status import Screen
 from clipmem_core.auditing.store import Audit
 from clipmem_core.config import AuditConfig, affecting, preset_config
-from clipmem_core.io import InputError
 from clipmem_core.lab import unit_tables as t
 from clipmem_core.lab.unitmem import run_units
 from clipmem_core.scores.encoders import compare_parts
+from clipmem_core.utils import columns as c
+from clipmem_core.utils import draws
+from clipmem_core.utils.io import InputError
 
 SAMPLE = 2_000  # pairs that encoders are trained on
 MOST_COMPARED = 4_000  # scored pairs of a comparison, drawn at random

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from clipmem_core import columns as c
 from clipmem_core.figures import (
     CHOSEN_COLOUR,
     DOTTED,
@@ -25,6 +24,7 @@ from clipmem_core.lab.baselines import DETECTORS, RANDOM_DETECTOR, REFERENCE_DET
 from clipmem_core.lab.mitigated import SETTING
 from clipmem_core.lab.setting import BASELINE
 from clipmem_core.scores.registry import words
+from clipmem_core.utils import columns as c
 
 PARADIGM_COLOURS = {t.CLIP: "#c2487a", t.SUPERVISED: "#1479b8", t.SELF_SUPERVISED: "#008f6b"}
 # Mean UnitMem of layers 1 and 12, digitised from a figure of "Captured by Captions" (ICLR 2025).

@@ -22,8 +22,6 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from clipmem_core import columns as c
-from clipmem_core import draws
 from clipmem_core.auditing.prepare import membership_of, sides_of
 from clipmem_core.auditing.settings import check_config
 from clipmem_core.auditing.status import TRAINING, last_line
@@ -41,7 +39,6 @@ from clipmem_core.auditing.store import (
     write_json,
 )
 from clipmem_core.config import ineffective_fields
-from clipmem_core.io import InputError, read_json, save_array
 from clipmem_core.lab.setting import (
     BASELINE,
     DECISIONS,
@@ -60,6 +57,9 @@ from clipmem_core.scores.attacks import BAVARIA, attack, roc
 from clipmem_core.scores.encoders import contributions
 from clipmem_core.scores.membership import MemberSides, side_means
 from clipmem_core.training.names import LOG
+from clipmem_core.utils import columns as c
+from clipmem_core.utils import draws
+from clipmem_core.utils.io import InputError, read_json, save_array
 
 SETTING_FILE = "setting.json"
 PAIR_VALUES = "pairs.npy"

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipmem_core import columns as c
 from clipmem_core.auditing.store import Audit, read_prepared
 from clipmem_core.config import (
     FIELDS,
@@ -25,10 +24,11 @@ from clipmem_core.config import (
     fingerprint,
     switched_on,
 )
-from clipmem_core.draws import draw_keys, hashed
-from clipmem_core.io import InputError
 from clipmem_core.mitigations import ADAPTIVE
 from clipmem_core.review.decisions import Decided
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.draws import draw_keys, hashed
+from clipmem_core.utils.io import InputError
 
 BASELINE = "none"
 AT_RANDOM = "random"

@@ -19,7 +19,6 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-from clipmem_core import columns as c
 from clipmem_core.auditing import prepare, settings
 from clipmem_core.auditing.console import RichScreen
 from clipmem_core.auditing.executor import (
@@ -64,7 +63,6 @@ from clipmem_core.dataset.pixel_cache import Pixels
 from clipmem_core.dataset.sentences import sentences_of
 from clipmem_core.dataset.source import RawPairs
 from clipmem_core.features.embed import FeatureExtractor
-from clipmem_core.io import InputError
 from clipmem_core.lab import mitigated
 from clipmem_core.lab.benchmark import measure_injection
 from clipmem_core.lab.benchmark_results import INJECTED_AUDITS, Benchmark, Injection
@@ -81,9 +79,11 @@ from clipmem_core.lab.setting import (
     without_idle,
 )
 from clipmem_core.lab.study_results import STUDY, StudyFolder
-from clipmem_core.ragged import Ragged
 from clipmem_core.review.decisions import review_of
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.io import InputError
+from clipmem_core.utils.ragged import Ragged
 
 _EMBEDDINGS = ".embeddings"  # of a member until its pair of members is measured
 

@@ -20,12 +20,10 @@ import pandas as pd
 from rich.console import Console
 from typing_extensions import TypedDict
 
-from clipmem_core import columns as c
 from clipmem_core.auditing.console import make_table, plain
 from clipmem_core.auditing.store import Audit, Inner, Named, inside, read_table, write_table
 from clipmem_core.config import AuditConfig
 from clipmem_core.dataset.source import DRAWN
-from clipmem_core.io import read_json
 from clipmem_core.lab import mitigated
 from clipmem_core.lab.mitigated import AGAINST, RETRIEVAL, SECONDS, SETTING, lab_table
 from clipmem_core.lab.setting import BASELINE, Setting, control_of
@@ -37,6 +35,8 @@ from clipmem_core.scores.seeds import (
     paired_difference,
     seed_interval,
 )
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.io import read_json
 
 SPLIT = "split"
 STUDY = "study.json"

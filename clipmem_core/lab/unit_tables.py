@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipmem_core import columns as c
 from clipmem_core.auditing import store
 from clipmem_core.auditing.store import Audit
 from clipmem_core.config import AuditConfig, affecting, as_dict, data_folder, fingerprint
 from clipmem_core.scores.seeds import MIN_REPLICATES, over_seeds, seed_interval
 from clipmem_core.training.names import CHECKPOINT
+from clipmem_core.utils import columns as c
 
 _VERSION = 1  # of the measure: a new number recomputes every table
 UNITS = "units.parquet"

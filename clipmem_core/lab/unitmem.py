@@ -28,8 +28,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import MLP
 
-from clipmem_core import columns as c
-from clipmem_core import draws
 from clipmem_core.auditing import store
 from clipmem_core.auditing.member import (
     EVALUATION,
@@ -44,7 +42,6 @@ from clipmem_core.auditing.member import (
 from clipmem_core.auditing.pipeline import Screen, ensure_pixels
 from clipmem_core.auditing.store import Audit
 from clipmem_core.features.towers import autocast
-from clipmem_core.io import InputError
 from clipmem_core.lab import unit_tables as t
 from clipmem_core.mitigations import Batch, can_cut_text
 from clipmem_core.scores.encoders import UnitTally
@@ -60,6 +57,9 @@ from clipmem_core.training.model import (
 from clipmem_core.training.names import CHECKPOINT
 from clipmem_core.training.trainer import Trainer, train
 from clipmem_core.training.views import Views
+from clipmem_core.utils import columns as c
+from clipmem_core.utils import draws
+from clipmem_core.utils.io import InputError
 
 PROJECTION = 128  # width of SimCLR's projection, as in its paper
 TEMPERATURE = 0.5  # SimCLR's for small data and batches

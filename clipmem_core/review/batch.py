@@ -11,8 +11,6 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from clipmem_core.auditing.store import PAIRS, Audit
-from clipmem_core.columns import CAPTIONS, PAIR_ID, SHA256
-from clipmem_core.io import InputError
 from clipmem_core.review.decisions import (
     CHOICES,
     REMOVE,
@@ -23,7 +21,9 @@ from clipmem_core.review.decisions import (
     open_review,
 )
 from clipmem_core.review.queries import CAPTION_KEY, ROW, fetch_by_id, fetch_pairs
-from clipmem_core.tables import FORMULA
+from clipmem_core.utils.columns import CAPTIONS, PAIR_ID, SHA256
+from clipmem_core.utils.io import InputError
+from clipmem_core.utils.tables import FORMULA
 
 DECISION = "decision"
 _CONTEXT = 4  # words on each side of a change

@@ -22,7 +22,14 @@ from clipmem_core.auditing.store import (
     WORD_TABLE,
     Audit,
 )
-from clipmem_core.columns import (
+from clipmem_core.dataset.pictures import decode
+from clipmem_core.dataset.readers.containers import read_bytes
+from clipmem_core.review.decisions import Decision, open_review
+from clipmem_core.review.queries import CAPTION_KEY, fetch_numbered, fetch_pairs, number_sql
+from clipmem_core.review.search import search
+from clipmem_core.review.selection import RANDOM, Selection
+from clipmem_core.scores.registry import BY_NAME
+from clipmem_core.utils.columns import (
     CAPTION,
     CHECK,
     END,
@@ -42,14 +49,7 @@ from clipmem_core.columns import (
     SUSPICION,
     WORD,
 )
-from clipmem_core.dataset.pictures import decode
-from clipmem_core.dataset.readers.containers import read_bytes
-from clipmem_core.io import InputError
-from clipmem_core.review.decisions import Decision, open_review
-from clipmem_core.review.queries import CAPTION_KEY, fetch_numbered, fetch_pairs, number_sql
-from clipmem_core.review.search import search
-from clipmem_core.review.selection import RANDOM, Selection
-from clipmem_core.scores.registry import BY_NAME
+from clipmem_core.utils.io import InputError
 
 OWN_CAPTIONS = "own_captions"
 Marks: TypeAlias = list[dict[str, Any]]  # surprising words and wrong sentences of a caption

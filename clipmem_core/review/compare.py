@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core.auditing.store import PAIRS, SCORES, Audit
-from clipmem_core.columns import GROUP, PAIR_ID
 from clipmem_core.config import as_dict, flat
 from clipmem_core.review.queries import CAPTION_KEY, ROW, cached, fetch
 from clipmem_core.scores.seeds import Difference, paired_difference
+from clipmem_core.utils.columns import GROUP, PAIR_ID
 
 POINTS = 5_000  # pairs in a scatter plot
 CHANGED = 96  # pairs that changed most

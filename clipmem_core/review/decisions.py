@@ -18,10 +18,8 @@ import pandas as pd
 import pyarrow as pa
 
 from clipmem_core.auditing.store import PAIRS, SCORES, Audit, check_name
-from clipmem_core.columns import CAPTIONS, PAIR_ID
 from clipmem_core.config import data_folder, fingerprint
 from clipmem_core.dataset.readers.paths import without_surrogates
-from clipmem_core.io import InputError
 from clipmem_core.review.log import (
     Own,
     add_decision,
@@ -41,6 +39,8 @@ from clipmem_core.review.queries import (
     fetch_pairs,
 )
 from clipmem_core.review.selection import UNDECIDED
+from clipmem_core.utils.columns import CAPTIONS, PAIR_ID
+from clipmem_core.utils.io import InputError
 
 KEEP = "keep"
 REMOVE = "remove"

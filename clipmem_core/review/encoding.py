@@ -16,11 +16,11 @@ from clipmem_core.auditing.executor import open_pool
 from clipmem_core.auditing.settings import member_towers, resolve_device, towers_of
 from clipmem_core.auditing.store import CONFIG, Audit
 from clipmem_core.config import AuditConfig
-from clipmem_core.embeddings import unit
-from clipmem_core.io import InputError
 from clipmem_core.mitigations import Vocabulary
 from clipmem_core.review.queries import cached
 from clipmem_core.training.names import CHECKPOINT
+from clipmem_core.utils.embeddings import unit
+from clipmem_core.utils.io import InputError
 
 _TYPED = 2  # texts at most, which a page asks about
 _ON_CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}  # of heads and encoders

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipmem_core import columns as c
 from clipmem_core.auditing.store import (
     CAPTION_TABLE,
     INCIDENT_PAIRS,
@@ -22,7 +21,6 @@ from clipmem_core.auditing.store import (
     read_table,
 )
 from clipmem_core.errors.runs import LIKELY
-from clipmem_core.io import InputError
 from clipmem_core.review.cards import cards, percent
 from clipmem_core.review.decisions import (
     KEEP,
@@ -36,6 +34,8 @@ from clipmem_core.review.decisions import (
 )
 from clipmem_core.review.queries import cached, fetch_pairs
 from clipmem_core.review.wrong_captions import review_progress
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.io import InputError
 
 REPAIR = "repair"
 ACTIONS = (REPAIR, REMOVE, KEEP)

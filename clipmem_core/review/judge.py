@@ -42,7 +42,23 @@ from clipmem_core.auditing.store import (
     read_prepared,
 )
 from clipmem_core.auditing.word_table import HALVES, RATIOS
-from clipmem_core.columns import (
+from clipmem_core.dataset.checks import not_captions
+from clipmem_core.dataset.languages import is_read, languages_read
+from clipmem_core.dataset.readers.paths import as_name
+from clipmem_core.dataset.sentences import sentences_of
+from clipmem_core.errors.calibration import HALF, Fitted
+from clipmem_core.errors.misfit import HeldOut, fit_beside, nan_mean
+from clipmem_core.errors.runs import Fits, find_runs
+from clipmem_core.features.cache import ReportCount
+from clipmem_core.features.embed import FeatureExtractor
+from clipmem_core.review import encoding, search
+from clipmem_core.review.cards import WRONG_WORDS
+from clipmem_core.review.judge_input import PICTURE, REPLACES, Candidates
+from clipmem_core.review.queries import ROW, cached, fetch_numbered, fetch_pairs, stamp
+from clipmem_core.scores.membership import draw_word_halves
+from clipmem_core.scores.score_tables import captions_of_sentences
+from clipmem_core.training.word_scores import CaptionWords, load_model, predicts
+from clipmem_core.utils.columns import (
     AGREEMENT,
     CAPTION,
     CAPTIONS,
@@ -61,25 +77,9 @@ from clipmem_core.columns import (
     SHA256,
     SIMILARITY_OUT,
 )
-from clipmem_core.dataset.checks import not_captions
-from clipmem_core.dataset.languages import is_read, languages_read
-from clipmem_core.dataset.readers.paths import as_name
-from clipmem_core.dataset.sentences import sentences_of
-from clipmem_core.embeddings import unit
-from clipmem_core.errors.calibration import HALF, Fitted
-from clipmem_core.errors.misfit import HeldOut, fit_beside, nan_mean
-from clipmem_core.errors.runs import Fits, find_runs
-from clipmem_core.features.cache import ReportCount
-from clipmem_core.features.embed import FeatureExtractor
-from clipmem_core.io import InputError, read_json
-from clipmem_core.ragged import Ragged
-from clipmem_core.review import encoding, search
-from clipmem_core.review.cards import WRONG_WORDS
-from clipmem_core.review.judge_input import PICTURE, REPLACES, Candidates
-from clipmem_core.review.queries import ROW, cached, fetch_numbered, fetch_pairs, stamp
-from clipmem_core.scores.membership import draw_word_halves
-from clipmem_core.scores.score_tables import captions_of_sentences
-from clipmem_core.training.word_scores import CaptionWords, load_model, predicts
+from clipmem_core.utils.embeddings import unit
+from clipmem_core.utils.io import InputError, read_json
+from clipmem_core.utils.ragged import Ragged
 
 OWN = "own"  # column: the pair has this caption already
 NEW = "new"  # column: the audit has never seen the pair

@@ -12,15 +12,24 @@ import pyarrow as pa
 from clipmem_core.auditing.prepare import DataSet, load_pictures
 from clipmem_core.auditing.status import Screen
 from clipmem_core.auditing.store import PAIRS, Audit
-from clipmem_core.columns import CAPTION, CAPTIONS, IMAGE, LABEL, PAIR_ID, REASON, SHA256, SOURCE
 from clipmem_core.config import SourceOptions, data_folder
 from clipmem_core.dataset.readers.paths import as_name, is_missing, normal_reference, tidy
 from clipmem_core.dataset.readers.records import Row, Rows, in_image_folder, merge_rows
 from clipmem_core.dataset.source import RawPairs, read_source
 from clipmem_core.features.cache import ReportCount
-from clipmem_core.io import InputError
 from clipmem_core.review.queries import ROW, fetch
-from clipmem_core.tables import SUFFIXES, read_frame
+from clipmem_core.utils.columns import (
+    CAPTION,
+    CAPTIONS,
+    IMAGE,
+    LABEL,
+    PAIR_ID,
+    REASON,
+    SHA256,
+    SOURCE,
+)
+from clipmem_core.utils.io import InputError
+from clipmem_core.utils.tables import SUFFIXES, read_frame
 
 # The pair of the audit for each candidate: by pair_id or image, unless the picture at hand is
 # another one, else by the bytes of the picture. `same`: so many pairs have this key.

@@ -11,8 +11,6 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from clipmem_core.columns import CAPTIONS
-from clipmem_core.io import InputError
 from clipmem_core.review.decisions import RECAPTION, Review, captions_to_store
 from clipmem_core.review.log import (
     Own,
@@ -24,6 +22,8 @@ from clipmem_core.review.log import (
     stored_outcomes,
 )
 from clipmem_core.review.queries import fetch_by_id
+from clipmem_core.utils.columns import CAPTIONS
+from clipmem_core.utils.io import InputError
 
 # kinds besides the decisions
 UNDO = "undo"

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from clipmem_core.io import InputError, replacing
+from clipmem_core.utils.io import InputError, replacing
 
 VERSION = 6
 APPLICATION = 0x434C4D50  # "CLMP" in the file's header: marks our files

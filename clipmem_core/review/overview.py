@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipmem_core import draws
 from clipmem_core.auditing.maps import require_map
 from clipmem_core.auditing.store import (
     IMAGE_EMBEDDINGS,
@@ -21,7 +20,13 @@ from clipmem_core.auditing.store import (
     read_table,
 )
 from clipmem_core.auditing.verdict import FLAT
-from clipmem_core.columns import (
+from clipmem_core.config import AuditConfig
+from clipmem_core.review.decisions import CODES, decided
+from clipmem_core.review.queries import cached, fetch, number_sql
+from clipmem_core.review.search import read_sides
+from clipmem_core.scores.alignment import held_out_means, terms_of
+from clipmem_core.utils import draws
+from clipmem_core.utils.columns import (
     ATTACK_METRICS,
     CLIPMEM,
     CLIPMEM_IMAGE,
@@ -43,11 +48,6 @@ from clipmem_core.columns import (
     VALUE,
     of_one_split,
 )
-from clipmem_core.config import AuditConfig
-from clipmem_core.review.decisions import CODES, decided
-from clipmem_core.review.queries import cached, fetch, number_sql
-from clipmem_core.review.search import read_sides
-from clipmem_core.scores.alignment import held_out_means, terms_of
 
 ATTACK_MEASURES = {"auroc": "AUROC", "TPR@0.01": "TPR at 1 % FPR", "TPR@0.001": "TPR at .1 % FPR"}
 LIMIT = 6000  # points a browser draws at once, fast enough for a lasso

@@ -22,9 +22,9 @@ from clipmem_core.auditing.store import (
     Named,
     verify,
 )
-from clipmem_core.columns import PAIR_ID
 from clipmem_core.dataset.readers.paths import without_surrogates
-from clipmem_core.io import InputError
+from clipmem_core.utils.columns import PAIR_ID
+from clipmem_core.utils.io import InputError
 
 ROW = "file_row_number"
 Function = TypeVar("Function", bound=Callable[..., Any])

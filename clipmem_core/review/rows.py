@@ -12,7 +12,6 @@ import pyarrow as pa
 from clipmem_core.auditing.fault_tables import NEAR_DUPLICATE_OF, ensure_checks, stored_checks
 from clipmem_core.auditing.maps import require_map
 from clipmem_core.auditing.store import PAIRS, SCORES, Audit
-from clipmem_core.columns import CLIPMEM, LOG_PROBABILITY_SECOND, MAP_X, PAIR_ID
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.review.decisions import CODES, UNDECIDED_CODE, Codes, decided, open_review
 from clipmem_core.review.incidents import read_incidents
@@ -37,6 +36,7 @@ from clipmem_core.review.selection import (
 )
 from clipmem_core.review.wrong_captions import review_order
 from clipmem_core.scores.registry import SECOND_NOTE
+from clipmem_core.utils.columns import CLIPMEM, LOG_PROBABILITY_SECOND, MAP_X, PAIR_ID
 
 _LABELS_SHOWN = 200
 _BINS = 40  # of the distribution of a score

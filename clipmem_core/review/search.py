@@ -23,11 +23,7 @@ from clipmem_core.auditing.store import (
     read_captions,
     read_embeddings,
 )
-from clipmem_core.columns import GROUP
 from clipmem_core.dataset.languages import NAMES, is_read, languages_read
-from clipmem_core.embeddings import Vectors, unit
-from clipmem_core.io import InputError
-from clipmem_core.ragged import Ragged
 from clipmem_core.review.encoding import embed_texts, features_of_text, run
 from clipmem_core.review.queries import (
     ROW,
@@ -39,6 +35,10 @@ from clipmem_core.review.queries import (
 )
 from clipmem_core.review.selection import CAPTION, PICTURE
 from clipmem_core.scores.membership import Membership, MemberSides
+from clipmem_core.utils.columns import GROUP
+from clipmem_core.utils.embeddings import Vectors, unit
+from clipmem_core.utils.io import InputError
+from clipmem_core.utils.ragged import Ragged
 
 LIMIT = 1000  # pairs in the result of a search
 ALL_UP_TO = 100_000  # pairs; in a larger audit the embeddings of the first member are searched

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from clipmem_core.auditing.store import Audit, write_json
-from clipmem_core.columns import CLIPMEM, INDEPENDENT, MAP_X, MAP_Y, REVIEW_PLACE
 from clipmem_core.config import data_folder
 from clipmem_core.dataset.checks import CHECKS
-from clipmem_core.io import read_json
 from clipmem_core.scores.registry import BY_NAME
+from clipmem_core.utils.columns import CLIPMEM, INDEPENDENT, MAP_X, MAP_Y, REVIEW_PLACE
+from clipmem_core.utils.io import read_json
 
 MATCH = "match"  # the order of a search: cosine with the query
 RANDOM = "random"  # the order of a random check

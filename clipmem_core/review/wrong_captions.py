@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from clipmem_core import columns as c
 from clipmem_core.auditing.store import (
     CAPTION_TABLE,
     MITIGATIONS,
@@ -23,7 +22,6 @@ from clipmem_core.errors.posterior import (
     bound_wrong,
     plan_review,
 )
-from clipmem_core.io import read_json
 from clipmem_core.review.decisions import (
     CODES,
     KEEP,
@@ -34,6 +32,8 @@ from clipmem_core.review.decisions import (
     open_review,
 )
 from clipmem_core.review.queries import cached, fetch_numbered, fetch_pairs
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.io import read_json
 
 NEXT = 50  # pairs of a random check, and of a prediction
 _FEWEST_CHECKED = 20  # random checks that a bound is stated from

@@ -11,7 +11,13 @@ Nothing is sampled; the paper draws its negatives.
 
 import numpy as np
 
-from clipmem_core.columns import ALIGNMENT, NEGATIVE_IMAGE, NEGATIVE_TEXT, POSITIVE, SIMILARITY
+from clipmem_core.utils.columns import (
+    ALIGNMENT,
+    NEGATIVE_IMAGE,
+    NEGATIVE_TEXT,
+    POSITIVE,
+    SIMILARITY,
+)
 
 IMAGE_SQUARE = "image_square"
 TEXT_SQUARE = "text_square"

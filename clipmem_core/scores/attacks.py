@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 import scipy  # scipy.stats is loaded when it is used
 
-from clipmem_core import draws
-from clipmem_core.columns import ALIGNMENT
 from clipmem_core.scores.membership import MemberSides
 from clipmem_core.scores.metrics import ROC_AUC, resamples, roc_auc, roc_counts
 from clipmem_core.scores.seeds import seed_interval
+from clipmem_core.utils import draws
+from clipmem_core.utils.columns import ALIGNMENT
 
 BAVARIA = "bavaria"
 LIRA = "lira"

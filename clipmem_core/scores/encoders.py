@@ -19,13 +19,13 @@ import numpy as np
 import pandas as pd
 import scipy  # scipy.stats is loaded when it is used
 
-from clipmem_core import draws
-from clipmem_core.columns import ALIGNMENT, CLIPMEM_IMAGE, CLIPMEM_TEXT, HELD_OUT, SHARED
-from clipmem_core.embeddings import unit
 from clipmem_core.errors.misfit import divide_or_nan, in_threads
-from clipmem_core.io import InputError
 from clipmem_core.scores.alignment import held_out_means, leave_out, pair_terms
 from clipmem_core.scores.membership import MemberSides, side_means
+from clipmem_core.utils import draws
+from clipmem_core.utils.columns import ALIGNMENT, CLIPMEM_IMAGE, CLIPMEM_TEXT, HELD_OUT, SHARED
+from clipmem_core.utils.embeddings import unit
+from clipmem_core.utils.io import InputError
 
 # Pairs at a time: of a fit, of the parts
 _FIT_CHUNK = 8_192

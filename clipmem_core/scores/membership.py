@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clipmem_core import draws
-from clipmem_core.columns import CANDIDATE, HELD_OUT, INDEPENDENT, SCORED, SHARED
-from clipmem_core.io import InputError
+from clipmem_core.utils import draws
+from clipmem_core.utils.columns import CANDIDATE, HELD_OUT, INDEPENDENT, SCORED, SHARED
+from clipmem_core.utils.io import InputError
 
 MIN_PAIRS = 200
 MIN_GROUP = 50

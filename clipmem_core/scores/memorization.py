@@ -11,7 +11,6 @@ import pandas as pd
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from clipmem_core import columns as c
 from clipmem_core.errors.misfit import nan_mean
 from clipmem_core.scores.membership import Membership, MemberSides, replicate_clipmem, side_means
 from clipmem_core.scores.seeds import MIN_REPLICATES, half_width
@@ -23,6 +22,7 @@ from clipmem_core.scores.uncertainty import (
     shrunk_by_group,
     standard_errors,
 )
+from clipmem_core.utils import columns as c
 
 
 def memorization_table(

@@ -8,8 +8,8 @@ from itertools import chain
 import numpy as np
 import pandas as pd
 
-from clipmem_core import draws
-from clipmem_core.embeddings import unit
+from clipmem_core.utils import draws
+from clipmem_core.utils.embeddings import unit
 
 ROC_AUC = "auroc"
 AVERAGE_PRECISION = "average_precision"

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clipmem_core import columns as c
-from clipmem_core import glossary
 from clipmem_core.errors.misfit import misfit
 from clipmem_core.errors.posterior import review_place
+from clipmem_core.utils import columns as c
+from clipmem_core.utils import glossary
 
 MISFIT_FORMULA = "−(z(learned) + 2 z(log_probability_out))"
 SECOND_FORMULA = "−(z(learned) + 4 z(log_probability_second))"  # with a second round of training

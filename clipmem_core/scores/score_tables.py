@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from clipmem_core import columns as c
 from clipmem_core.errors import misfit
 from clipmem_core.errors.calibration import (
     CaptionEvidence,
@@ -24,13 +23,14 @@ from clipmem_core.errors.counts import SECOND_ROUND_FROM, likely_wrong
 from clipmem_core.errors.evidence import agreement, recurring_texts
 from clipmem_core.errors.posterior import Posterior
 from clipmem_core.errors.runs import DisplacedRun, likely_displaced
-from clipmem_core.io import InputError
-from clipmem_core.ragged import Ragged
 from clipmem_core.scores import memorization
 from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE
 from clipmem_core.scores.encoders import contributions
 from clipmem_core.scores.membership import MemberSides
 from clipmem_core.scores.registry import BY_NAME, SCORE_COLUMNS
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.io import InputError
+from clipmem_core.utils.ragged import Ragged
 
 FEWEST_COUNTED = 300  # pairs, below which wrong captions are not counted
 

@@ -28,9 +28,9 @@ from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import SplineTransformer
 
-from clipmem_core import draws
-from clipmem_core.columns import HELD_OUT, INDEPENDENT, SCORED_GROUPS
 from clipmem_core.scores.membership import MemberSides, labellings, side_means
+from clipmem_core.utils import draws
+from clipmem_core.utils.columns import HELD_OUT, INDEPENDENT, SCORED_GROUPS
 
 _MIN_TRENDED = 100  # pairs below which s0² is one number
 _KNOTS = 4

@@ -12,7 +12,6 @@ import numpy as np
 from clipmem_core.config import AuditConfig
 from clipmem_core.errors import misfit
 from clipmem_core.errors.misfit import HeldOut
-from clipmem_core.ragged import Ragged
 from clipmem_core.training import model as models
 from clipmem_core.training.model import LockedModel, Model, Standard
 from clipmem_core.training.trainer import chosen_captions
@@ -22,6 +21,7 @@ from clipmem_core.training.views import (
     TrainingData,
     ViewMaker,
 )
+from clipmem_core.utils.ragged import Ragged
 
 
 def set_standards(model: LockedModel, standards: Mapping[str, Standard]) -> None:

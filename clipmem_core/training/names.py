@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from clipmem_core.config import did_you_mean
-from clipmem_core.io import InputError, read_json
+from clipmem_core.utils.io import InputError, read_json
 
 CHECKPOINT = "checkpoint.pt"  # an open_clip state dict
 TRAJECTORY = "trajectory.npy"

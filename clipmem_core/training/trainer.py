@@ -16,12 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipmem_core import draws
-from clipmem_core.columns import ALIGNMENT
 from clipmem_core.config import AuditConfig
-from clipmem_core.draws import hashed
 from clipmem_core.features.towers import autocast
-from clipmem_core.io import InputError, replacing, save_array
 from clipmem_core.mitigations import Batch, can_cut_text, mitigations_of
 from clipmem_core.scores.alignment import held_out_means, pair_terms
 from clipmem_core.training.model import (
@@ -34,6 +30,10 @@ from clipmem_core.training.model import (
 )
 from clipmem_core.training.names import CHECKPOINT, LOG, STATE, TRAJECTORY, model_config
 from clipmem_core.training.views import PixelSource, TrainingData, Views
+from clipmem_core.utils import draws
+from clipmem_core.utils.columns import ALIGNMENT
+from clipmem_core.utils.draws import hashed
+from clipmem_core.utils.io import InputError, replacing, save_array
 
 SECONDS_BETWEEN_SAVES = 20.0
 _TRAINED_TO_SAVED = 20.0  # seconds of training to one of saving, at least

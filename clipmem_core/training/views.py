@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipmem_core import draws
 from clipmem_core.dataset.pixel_cache import Pixels
-from clipmem_core.draws import hashed, uniforms
 from clipmem_core.mitigations import Batch, Mitigation
-from clipmem_core.ragged import Ragged
+from clipmem_core.utils import draws
+from clipmem_core.utils.draws import hashed, uniforms
+from clipmem_core.utils.ragged import Ragged
 
 ASPECT = (3 / 4, 4 / 3)  # torchvision's default for a random resized crop
 DROPOUT = 0.2  # share of features replaced by their mean in a training view

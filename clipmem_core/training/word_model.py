@@ -16,11 +16,11 @@ from sklearn.decomposition import PCA
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipmem_core import draws
 from clipmem_core.errors.words import Words
 from clipmem_core.features.towers import autocast
-from clipmem_core.ragged import Ragged
 from clipmem_core.training.trainer import save_atomically
+from clipmem_core.utils import draws
+from clipmem_core.utils.ragged import Ragged
 
 _WINDOW = 3  # words to each side that are read in order; of the others only the mean
 _EMBEDDING = 64

@@ -11,9 +11,9 @@ from torch import Tensor
 from clipmem_core.errors.calibration import fit_words, surprise
 from clipmem_core.errors.evidence import word_evidence
 from clipmem_core.errors.words import Words, changed_words, mean_ratio, number_words
-from clipmem_core.ragged import Ragged
 from clipmem_core.training.trainer import save_atomically
 from clipmem_core.training.word_model import Predictions, WordModel, fit, predict
+from clipmem_core.utils.ragged import Ragged
 
 _MOST_FITTED = 1_000_000  # words that log-likelihood ratios are fitted on, evenly spaced
 

@@ -6,7 +6,7 @@ import pytest
 
 from clipmem_core.auditing.executor import Task, local_processes
 from clipmem_core.auditing.store import Audit
-from clipmem_core.io import InputError
+from clipmem_core.utils.io import InputError
 from tests.audit.small import run_script
 
 
@@ -30,7 +30,7 @@ def run(audit: Audit, **scripts: str) -> None:
     ("script", "error", "message"),
     [
         (
-            "from clipmem_core.io import InputError; raise InputError('model is too small')",
+            "from clipmem_core.utils.io import InputError; raise InputError('model is too small')",
             InputError,
             "^model is too small$",
         ),

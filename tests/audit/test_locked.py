@@ -16,9 +16,9 @@ import torch
 from clipmem_core.auditing.pipeline import run_audit
 from clipmem_core.auditing.settings import checked_towers
 from clipmem_core.auditing.store import Audit
-from clipmem_core.io import InputError
 from clipmem_core.lab.unitmem import check_units
 from clipmem_core.training.model import build_model
+from clipmem_core.utils.io import InputError
 from tests.audit.small import Silent, config_of, with_drawn_set
 from tests.audit.test_resume import same
 from tests.forked import Server

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core import columns as c
 from clipmem_core.auditing.pipeline import run_audit
 from clipmem_core.auditing.prepare import precomputed_features, sampled
 from clipmem_core.auditing.scoring import UNUSABLE
@@ -19,8 +18,9 @@ from clipmem_core.cli import main, parse_command
 from clipmem_core.config import AuditConfig
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.dataset.source import RawPairs
-from clipmem_core.io import InputError
 from clipmem_core.review.search import search
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.io import InputError
 from tests.audit.small import Silent
 from tests.features.test_precomputed import clip_retrieval
 

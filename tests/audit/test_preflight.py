@@ -10,7 +10,7 @@ from clipmem_core.auditing.prepare import load_data_set
 from clipmem_core.auditing.settings import resolve
 from clipmem_core.cli import main
 from clipmem_core.config import SourceOptions, preset_config
-from clipmem_core.io import InputError
+from clipmem_core.utils.io import InputError
 from tests.audit.test_jobs import until
 
 TINY = preset_config("tiny")

@@ -6,14 +6,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clipmem_core import columns as c
 from clipmem_core.auditing.prepare import (
     draw_membership,
     inject,
     load_data_set,
 )
 from clipmem_core.config import AuditConfig
-from clipmem_core.io import InputError
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.io import InputError
 
 CONFIG = AuditConfig(cache_size=16, members=4)
 

@@ -16,7 +16,7 @@ from clipmem_core.auditing.settings import resolve
 from clipmem_core.auditing.setup import check_same
 from clipmem_core.auditing.store import Audit, broken_files, file_sha256
 from clipmem_core.config import SourceOptions
-from clipmem_core.io import InputError
+from clipmem_core.utils.io import InputError
 from tests.audit.small import ENSEMBLE, PAPER, Silent, config_of, with_drawn_set
 from tests.shared import Made
 

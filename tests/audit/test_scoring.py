@@ -8,7 +8,7 @@ import pytest
 
 from clipmem_core.auditing.verdict import make_verdict
 from clipmem_core.config import AuditConfig
-from clipmem_core.draws import draw_keys, hashed
+from clipmem_core.utils.draws import draw_keys, hashed
 from tests.audit.small import vectors
 from tests.shared import Made
 

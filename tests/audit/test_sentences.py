@@ -6,12 +6,12 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from clipmem_core import columns as c
 from clipmem_core.auditing.store import CAPTION_TABLE, SENTENCE_TABLE, WORD_TABLE, Audit, read_table
 from clipmem_core.auditing.verdict import summary_lines
 from clipmem_core.dataset.sentences import sentences_of
 from clipmem_core.review.judge import judge_captions
 from clipmem_core.review.judge_input import table_candidates
+from clipmem_core.utils import columns as c
 
 
 def test_each_sentence_is_a_row_with_its_place(long: Audit) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from clipmem_core.auditing.settings import check_config
 from clipmem_core.config import preset_config
-from clipmem_core.io import InputError
+from clipmem_core.utils.io import InputError
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"sample": 50}, "--sample must be at least 200 pairs"),

@@ -11,7 +11,7 @@ from clipmem_core.auditing.console import RichScreen
 from clipmem_core.auditing.jobs import read_record, reporting_in
 from clipmem_core.auditing.status import MemberProgress, delete_audit, list_states, state_of
 from clipmem_core.auditing.store import Audit, acquire_lock
-from clipmem_core.io import InputError
+from clipmem_core.utils.io import InputError
 from tests.fixtures import leave_job, make_audit
 
 

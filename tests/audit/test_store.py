@@ -23,8 +23,8 @@ from clipmem_core.auditing.store import (
     write_json,
     write_table,
 )
-from clipmem_core.io import InputError
 from clipmem_core.review.queries import fetch
+from clipmem_core.utils.io import InputError
 from tests.audit.small import ENSEMBLE, Silent, config_of
 from tests.fixtures import flip
 from tests.shared import Made

@@ -10,10 +10,10 @@ from typing import Annotated
 import pandas as pd
 import tyro
 
-from clipmem_core import columns as c
 from clipmem_core.auditing.store import open_audit
 from clipmem_core.lab.mitigated import RETRIEVAL, SETTING, lab_table
 from clipmem_core.lab.study_results import CLIPMEM_NET, MEASURE_LABELS, StudyFolder, differences
+from clipmem_core.utils import columns as c
 from tests.bench import save_table
 
 COMPARED = (CLIPMEM_NET, c.ATTACK_TPR, RETRIEVAL)

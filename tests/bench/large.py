@@ -30,7 +30,6 @@ import psutil
 import torch
 import tyro
 
-from clipmem_core import columns as c
 from clipmem_core.auditing.settings import resolve, towers_of
 from clipmem_core.auditing.store import Audit
 from clipmem_core.config import DATA_VARIABLE, AuditConfig, SourceOptions, preset_config
@@ -39,7 +38,8 @@ from clipmem_core.dataset.source import read_source
 from clipmem_core.features import embed
 from clipmem_core.features.embed import FeatureExtractor, batch_size
 from clipmem_core.features.towers import Tower
-from clipmem_core.io import cores, keep_memory
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.io import cores, keep_memory
 from tests.bench import Measure, Measures, console, save, scratch
 from tests.large_fixtures import make_features
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from xml.parsers import expat
 
 from clipmem_core.config import SETS, data_folder
-from clipmem_core.io import InputError, read_json, replacing_folder
+from clipmem_core.utils.io import InputError, read_json, replacing_folder
 
 PACKAGES = ["openclipart-png", "openclipart-svg"]
 _CAPTIONS_FILE = "captions.jsonl"

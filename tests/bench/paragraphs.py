@@ -12,7 +12,6 @@ from typing import Annotated
 
 import tyro
 
-from clipmem_core import columns as c
 from clipmem_core.dataset.scenes.contents import (
     NUMBERS,
     PHRASES,
@@ -24,6 +23,7 @@ from clipmem_core.dataset.scenes.contents import (
     stream,
 )
 from clipmem_core.dataset.scenes.drawing import draw_scene
+from clipmem_core.utils import columns as c
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,16 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from clipmem_core import columns as c
 from clipmem_core.auditing import settings
 from clipmem_core.auditing.console import RichScreen
 from clipmem_core.auditing.pipeline import run_audit
 from clipmem_core.auditing.prepare import load_data_set
 from clipmem_core.auditing.store import Audit
 from clipmem_core.config import AuditConfig, data_folder, preset_config
-from clipmem_core.embeddings import unit
 from clipmem_core.features.towers import minilm
 from clipmem_core.review import search
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.embeddings import unit
 from tests.bench import save_table
 
 INJECTED = 150

@@ -24,19 +24,19 @@ import numpy as np
 import pandas as pd
 import torch
 
-from clipmem_core import columns as c
 from clipmem_core.auditing.prepare import load_pictures
 from clipmem_core.auditing.settings import resolve
 from clipmem_core.auditing.store import Audit, write_json
 from clipmem_core.config import AuditConfig, data_folder, preset_config
 from clipmem_core.dataset.source import read_source
-from clipmem_core.ragged import Ragged
 from clipmem_core.scores.membership import group_size
 from clipmem_core.training.heads import feature_views
 from clipmem_core.training.model import TEXT_HEAD_WIDTH, locked_model
 from clipmem_core.training.names import model_config
 from clipmem_core.training.trainer import Trainer
 from clipmem_core.training.views import FeatureRows, TrainingData
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.ragged import Ragged
 from tests.bench import Measure, Measures, Skipped, console, scratch
 
 WORKERS = (1, 2)  # of their data loader; the better one counts

@@ -23,7 +23,6 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from clipmem_core import columns as c
 from clipmem_core.auditing.prepare import caption_features, membership_of, sides_of
 from clipmem_core.auditing.scoring import gather_evidence
 from clipmem_core.auditing.store import (
@@ -40,10 +39,11 @@ from clipmem_core.auditing.word_table import read_words
 from clipmem_core.errors.calibration import CaptionEvidence, probabilities
 from clipmem_core.errors.counts import estimate_wrong, posterior_at
 from clipmem_core.errors.posterior import Posterior, bound_wrong, plan_review
-from clipmem_core.io import InputError
 from clipmem_core.scores.membership import Membership, MemberSides, side_means
 from clipmem_core.scores.score_tables import Texts, caption_evidence
 from clipmem_core.scores.uncertainty import Errors, shrunk_by_group, standard_errors
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.io import InputError
 from tests.bench import save_table
 from tests.scores.simulated import simulate
 

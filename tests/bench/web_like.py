@@ -13,16 +13,17 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
-from clipmem_core import columns as c
-from clipmem_core import draws, open_audit
+from clipmem_core import open_audit
 from clipmem_core.config import SourceOptions, data_folder
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.dataset.source import read_source
-from clipmem_core.io import InputError
 from clipmem_core.review.cards import LIKELY, explain_captions
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
 from clipmem_core.review.incidents import decide_incidents, incident_states
 from clipmem_core.review.wrong_captions import review_order
+from clipmem_core.utils import columns as c
+from clipmem_core.utils import draws
+from clipmem_core.utils.io import InputError
 
 PAIRS = 3_000
 SERVICE = (

@@ -8,10 +8,10 @@ import pytest
 import scipy
 from PIL import Image, ImageDraw
 
-from clipmem_core import embeddings
 from clipmem_core.dataset import duplicates
 from clipmem_core.dataset.duplicates import ALIKE, alike_by_features, near_duplicate_clusters
 from clipmem_core.dataset.pictures import check_chunk
+from clipmem_core.utils import embeddings
 from tests.dataset.samples import drawing
 
 

@@ -14,7 +14,7 @@ from clipmem_core.dataset.injected_errors import (
     inject_miscaptions,
 )
 from clipmem_core.dataset.sentences import sentences_of
-from clipmem_core.io import InputError
+from clipmem_core.utils.io import InputError
 
 ANIMALS = ["cat", "dog", "cow", "horse", "sheep"]
 PLACES = ["garden", "street", "house", "river"]

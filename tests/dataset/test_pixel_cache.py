@@ -15,7 +15,7 @@ from PIL import Image
 
 from clipmem_core.dataset.pictures import read_square
 from clipmem_core.dataset.pixel_cache import Pixels, check_pictures, map_chunks
-from clipmem_core.io import shortage
+from clipmem_core.utils.io import shortage
 from tests.fixtures import flip
 
 IMAGES = ["a.png", "turned.jpg", "broken.png", "sub/clear.png", "a.png", "missing.png"]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.io import InputError
+from clipmem_core.utils.io import InputError
 from tests.dataset.samples import draw, read
 
 TABLE = "image,caption\na.png,x\n"

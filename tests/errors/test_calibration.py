@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 from scipy.special import expit
 
-from clipmem_core.embeddings import unit
 from clipmem_core.errors import calibration, evidence
 from clipmem_core.errors.calibration import CaptionEvidence, probabilities
 from clipmem_core.errors.evidence import agreement, draw_decoys
 from clipmem_core.errors.misfit import DECOY
-from clipmem_core.ragged import Ragged
+from clipmem_core.utils.embeddings import unit
+from clipmem_core.utils.ragged import Ragged
 
 
 @pytest.mark.parametrize("with_decoys", [False, True])

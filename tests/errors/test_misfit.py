@@ -3,7 +3,6 @@ import torch
 from scipy.stats import zscore
 from torch.nn import functional
 
-from clipmem_core.embeddings import unit
 from clipmem_core.errors.misfit import (
     HeldOut,
     caption_scores,
@@ -11,6 +10,7 @@ from clipmem_core.errors.misfit import (
     misfit,
     swapped_csls,
 )
+from clipmem_core.utils.embeddings import unit
 
 
 def test_misfit_is_minus_the_weighted_sum_of_z_scores() -> None:

@@ -13,7 +13,7 @@ from clipmem_core.errors.words import (
     mean_ratio,
     split_words,
 )
-from clipmem_core.ragged import Ragged
+from clipmem_core.utils.ragged import Ragged
 
 CAPTIONS = [
     ["A red dog, two cats", "a RED dog"],

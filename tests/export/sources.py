@@ -24,10 +24,10 @@ from clipmem_core.auditing.store import (
     write_manifest,
     write_table,
 )
-from clipmem_core.columns import QUARANTINE_COLUMNS, UTILITY_COLUMNS
 from clipmem_core.config import AuditConfig, preset_config
 from clipmem_core.dataset.injected_errors import inject_miscaptions
 from clipmem_core.scores.registry import SCORE_COLUMNS
+from clipmem_core.utils.columns import QUARANTINE_COLUMNS, UTILITY_COLUMNS
 from tests.dataset.samples import write_tar
 from tests.fixtures import made_record
 

@@ -19,8 +19,8 @@ from clipmem_core.export.reaudit import (
     read_comparison,
     reaudit,
 )
-from clipmem_core.io import InputError
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
+from clipmem_core.utils.io import InputError
 from tests.audit.small import Silent
 from tests.export.sources import audited, make_source
 

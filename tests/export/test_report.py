@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from clipmem_core.auditing.store import Audit
-from clipmem_core.columns import group_words
 from clipmem_core.export.formats import export_audit
 from clipmem_core.export.report import three_decimals
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, open_review
+from clipmem_core.utils.columns import group_words
 from tests.fixtures import HOSTILE, write_words
 
 VOID = {"meta", "img", "br"}

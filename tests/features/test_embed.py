@@ -17,7 +17,7 @@ from clipmem_core.config import DATA_VARIABLE
 from clipmem_core.features import cache, embed
 from clipmem_core.features.embed import FeatureExtractor, faster_engine
 from clipmem_core.features.towers import Opened, Tower
-from clipmem_core.io import InputError
+from clipmem_core.utils.io import InputError
 from tests.fixtures import flip
 
 

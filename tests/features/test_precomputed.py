@@ -17,7 +17,7 @@ from clipmem_core.features.precomputed import (
     map_features,
     stored_features,
 )
-from clipmem_core.io import InputError
+from clipmem_core.utils.io import InputError
 
 RNG = np.random.default_rng(1)
 IMAGE = RNG.normal(size=(7, 5)).astype(np.float32)

@@ -22,8 +22,8 @@ from clipmem_core.features.towers import (
     minilm,
     multilingual,
 )
-from clipmem_core.io import InputError
 from clipmem_core.training.model import build_model, tokenize
+from clipmem_core.utils.io import InputError
 
 REFERENCE = "what it is compared with is not installed: pip install -r tests/requirements.txt"
 SQUARES = (

@@ -10,8 +10,8 @@ import torch
 from clipmem_core.auditing.locked_towers import image_tower, open_clip_towers, text_tower
 from clipmem_core.features.towers import Tower
 from clipmem_core.features.unlocked import TOKENS, unlock
-from clipmem_core.io import InputError
 from clipmem_core.training.model import build_model
+from clipmem_core.utils.io import InputError
 
 TEXTS = ["a red parrot eats a nut", "the tall blue house on top of a hill"]
 

@@ -4,9 +4,9 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch.nn import functional
 
-from clipmem_core.embeddings import unit
 from clipmem_core.lab import baselines
 from clipmem_core.training.trainer import Contrast
+from clipmem_core.utils.embeddings import unit
 
 
 def test_lemon_is_its_formula_in_slow_loops() -> None:

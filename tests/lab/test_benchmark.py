@@ -16,7 +16,6 @@ from scipy import stats
 from clipmem_core.auditing.executor import in_this_process
 from clipmem_core.auditing.store import write_json
 from clipmem_core.config import AuditConfig
-from clipmem_core.io import InputError
 from clipmem_core.lab import studies
 from clipmem_core.lab.benchmark_results import (
     Benchmark,
@@ -29,6 +28,7 @@ from clipmem_core.lab.benchmark_results import (
 from clipmem_core.lab.studies import Request, run_benchmark
 from clipmem_core.scores.metrics import METRICS
 from clipmem_core.training.model import build_model
+from clipmem_core.utils.io import InputError
 from tests.audit.small import Silent, config_of
 from tests.audit.test_locked import flags
 

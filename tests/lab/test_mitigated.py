@@ -12,16 +12,16 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from clipmem_core import columns as c
 from clipmem_core.auditing.member import open_member, open_shared
 from clipmem_core.auditing.store import Audit
-from clipmem_core.io import InputError
 from clipmem_core.lab import lab_pool, mitigated, studies
 from clipmem_core.lab.setting import BASELINE, Setting, parse_setting
 from clipmem_core.lab.studies import train_members, with_setting
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
 from clipmem_core.scores.attacks import BAVARIA, attack
 from clipmem_core.scores.membership import draw_utility_pairs
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.io import InputError
 from tests.audit.small import aligned, embeddings
 from tests.audit.test_locked import KILLS
 from tests.forked import Server

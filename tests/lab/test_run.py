@@ -7,15 +7,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core import columns as c
 from clipmem_core.auditing.member import MemberRun
 from clipmem_core.cli import main
-from clipmem_core.io import InputError
 from clipmem_core.lab import mitigated, setting, studies
 from clipmem_core.lab.setting import BASELINE, parse_setting
 from clipmem_core.lab.study_results import StudyFolder
 from clipmem_core.review.decisions import REMOVE, open_review
 from clipmem_core.training.model import Model
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.io import InputError
 from tests.lab.conftest import FLAGS, copy_of, run, study_of
 from tests.lab.test_mitigated import check_baseline
 

@@ -6,12 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipmem_core import columns as c
 from clipmem_core.auditing.settings import check_config
 from clipmem_core.auditing.store import Audit, Prepared, is_name, write_prepared
 from clipmem_core.cli import parse_command
 from clipmem_core.config import FIELDS, SETTING_FIELDS, AuditConfig, preset_config
-from clipmem_core.io import InputError
 from clipmem_core.lab.setting import (
     DEFAULTS,
     STUDIES,
@@ -23,6 +21,8 @@ from clipmem_core.lab.setting import (
     parse_setting,
     without_idle,
 )
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.io import InputError
 from tests.fixtures import make_audit, rewrite
 
 

@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 
 from clipmem_core.auditing.store import PAIRS, SCORES, Audit
-from clipmem_core.columns import CLIPMEM
 from clipmem_core.review.compare import compare
+from clipmem_core.utils.columns import CLIPMEM
 from tests.fixtures import Copy, rewrite
 
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from clipmem_core.auditing.store import PAIRS
-from clipmem_core.io import InputError
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import (
     CHOICES,
@@ -23,6 +22,7 @@ from clipmem_core.review.decisions import (
     decided,
     open_review,
 )
+from clipmem_core.utils.io import InputError
 from tests.fixtures import HOSTILE, NO_PAIRS, Copy, decision_counts, rewrite
 
 

@@ -18,8 +18,8 @@ from clipmem_core.cli import main
 from clipmem_core.config import SourceOptions
 from clipmem_core.dataset.source import read_source
 from clipmem_core.features.embed import FeatureExtractor
-from clipmem_core.io import InputError
 from clipmem_core.training.model import build_model
+from clipmem_core.utils.io import InputError
 from tests.audit.test_locked import FLAGS
 
 SCORES = ["similarity_out", "margin_out", "agreement"]

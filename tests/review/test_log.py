@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from clipmem_core.auditing.store import Audit
-from clipmem_core.io import InputError
 from clipmem_core.review import log
 from clipmem_core.review.decisions import CHOICES, KEEP, RECAPTION, REMOVE, Choice, Review
+from clipmem_core.utils.io import InputError
 from tests.fixtures import NO_PAIRS, decision_counts, flip, write_incidents
 from tests.forked import Server
 

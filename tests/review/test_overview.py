@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 
 from clipmem_core.auditing.store import Audit
-from clipmem_core.columns import GROUPS
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.overview import (
@@ -18,6 +17,7 @@ from clipmem_core.review.search import Hits
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.registry import BY_NAME
+from clipmem_core.utils.columns import GROUPS
 from tests.fixtures import Copy, embed, rewrite
 
 

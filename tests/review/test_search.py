@@ -20,7 +20,6 @@ from clipmem_core.auditing import maps
 from clipmem_core.auditing.maps import make_map, name_regions
 from clipmem_core.auditing.store import CONFIG, Audit, write_json, write_manifest
 from clipmem_core.features.towers import minilm
-from clipmem_core.io import InputError
 from clipmem_core.review import encoding
 from clipmem_core.review import search as search_module
 from clipmem_core.review.decisions import open_review
@@ -29,6 +28,7 @@ from clipmem_core.review.overview import map_points
 from clipmem_core.review.search import search
 from clipmem_core.training.model import build_model
 from clipmem_core.training.names import model_config
+from clipmem_core.utils.io import InputError
 from tests.fixtures import DIM, Copy, Embeddings, embed
 
 SIDES = [("picture", 0), ("caption", 1)]

@@ -21,7 +21,6 @@ from clipmem_core.auditing.store import (
     write_prepared,
     write_table,
 )
-from clipmem_core.io import InputError
 from clipmem_core.review import rows
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.rows import (
@@ -41,6 +40,7 @@ from clipmem_core.review.selection import (
     to_parameters,
 )
 from clipmem_core.scores.registry import BY_NAME
+from clipmem_core.utils.io import InputError
 from tests.fixtures import Copy, rewrite
 
 numbers = st.floats(-2, 2).map(lambda value: round(value, 3))

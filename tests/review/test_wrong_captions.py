@@ -11,13 +11,13 @@ import pytest
 from clipmem_core.auditing.store import CAPTION_TABLE, PAIRS, SCORES, VERDICT, Audit, write_json
 from clipmem_core.errors.calibration import CaptionEvidence, probabilities
 from clipmem_core.errors.posterior import review_place
-from clipmem_core.ragged import Ragged
 from clipmem_core.review.cards import cards, explain_captions, first_captions, marked
 from clipmem_core.review.decisions import Choice, open_review
 from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import RANDOM, Selection
 from clipmem_core.review.wrong_captions import review_order, review_progress, wrong_lines
 from clipmem_core.scores.score_tables import wrong_captions
+from clipmem_core.utils.ragged import Ragged
 from tests.fixtures import caption_rows, rewrite, write_words
 
 Copy = Callable[..., Audit]

@@ -3,8 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from clipmem_core.embeddings import unit
 from clipmem_core.scores.alignment import pair_terms
+from clipmem_core.utils.embeddings import unit
 
 NAMES = ("positive", "negative_text", "negative_image", "alignment")
 HELD_OUT = np.array([False, False, False, True, True, True])

@@ -6,10 +6,10 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_t, norm, spearmanr
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from clipmem_core import draws
 from clipmem_core.scores import attacks
 from clipmem_core.scores.attacks import Attacked, Side, attack, attack_table, roc
 from clipmem_core.scores.membership import MemberSides
+from clipmem_core.utils import draws
 from tests.scores.simulated import ensemble_sides, paper_sides
 
 ALIGNMENT, BAVARIA, LIRA, RMIA = ATTACKS = ("alignment", "bavaria", "lira", "rmia")

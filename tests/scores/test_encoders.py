@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from scipy.stats import ortho_group
 
-from clipmem_core.embeddings import unit
 from clipmem_core.scores.encoders import UnitTally, compare_parts, contributions
+from clipmem_core.utils.embeddings import unit
 from tests.scores.simulated import ensemble_sides, paper_sides
 
 N = 220

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipmem_core.io import InputError
 from clipmem_core.scores import membership
 from clipmem_core.scores.membership import ensemble_membership, paper_membership
+from clipmem_core.utils.io import InputError
 from tests.scores.simulated import ensemble_sides, paper_sides
 
 

@@ -3,7 +3,6 @@ import pytest
 from scipy.special import digamma
 from scipy.stats import spearmanr, ttest_1samp
 
-from clipmem_core.columns import TERMS
 from clipmem_core.scores import memorization
 from clipmem_core.scores.membership import (
     Membership,
@@ -12,6 +11,7 @@ from clipmem_core.scores.membership import (
 )
 from clipmem_core.scores.memorization import group_summary, memorization_table
 from clipmem_core.scores.registry import SCORE_COLUMNS
+from clipmem_core.utils.columns import TERMS
 from tests.scores.simulated import ensemble_sides, noisy, paper_sides
 
 

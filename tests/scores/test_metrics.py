@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from clipmem_core import draws
-from clipmem_core.embeddings import unit
 from clipmem_core.scores import metrics
 from clipmem_core.scores.metrics import (
     detection_table,
@@ -15,6 +13,8 @@ from clipmem_core.scores.metrics import (
     retrieval_recalls,
     zero_shot,
 )
+from clipmem_core.utils import draws
+from clipmem_core.utils.embeddings import unit
 
 
 def _case() -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -13,8 +13,6 @@ from scipy import stats
 from torch.nn import functional as F
 from torchvision.transforms import functional as tv
 
-from clipmem_core.draws import draw_keys, uniforms
-from clipmem_core.io import InputError
 from clipmem_core.mitigations import (
     Batch,
     EmbeddingNoise,
@@ -24,10 +22,12 @@ from clipmem_core.mitigations import (
     jitter,
     pairs_with,
 )
-from clipmem_core.ragged import Ragged
 from clipmem_core.training.model import tokenize
 from clipmem_core.training.names import model_config
 from clipmem_core.training.trainer import Trainer, train
+from clipmem_core.utils.draws import draw_keys, uniforms
+from clipmem_core.utils.io import InputError
+from clipmem_core.utils.ragged import Ragged
 from tests.training.toys import END, START, draw_tokens, held_out_data, trainer
 
 

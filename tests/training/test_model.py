@@ -14,7 +14,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from clipmem_core.io import InputError
 from clipmem_core.mitigations import Batch, can_cut_text
 from clipmem_core.training import model as under_test
 from clipmem_core.training.model import (
@@ -28,6 +27,7 @@ from clipmem_core.training.model import (
 )
 from clipmem_core.training.names import model_config, model_names
 from clipmem_core.training.views import FeatureViews
+from clipmem_core.utils.io import InputError
 from tests.training import toys
 from tests.training.toys import draw_data, draw_tokens, view_maker
 

@@ -16,7 +16,6 @@ from scipy import stats
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipmem_core.io import InputError
 from clipmem_core.lab.unitmem import TEMPERATURE
 from clipmem_core.training.model import build_model
 from clipmem_core.training.trainer import (
@@ -26,6 +25,7 @@ from clipmem_core.training.trainer import (
     epoch_batches,
     learning_rate,
 )
+from clipmem_core.utils.io import InputError
 from tests.training.toys import draw_data, tower_trainer, trainer
 
 

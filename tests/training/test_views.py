@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from clipmem_core.draws import draw_keys
+from clipmem_core.utils.draws import draw_keys
 from tests.training.toys import view_maker
 
 KEYS = draw_keys([f"pair-{number}" for number in range(2000)])

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from clipmem_core.config import AuditConfig
-from clipmem_core.draws import draw_keys
 from clipmem_core.lab.unitmem import TowerTrainer
-from clipmem_core.ragged import Ragged
 from clipmem_core.training.model import Model, build_model
 from clipmem_core.training.trainer import Trainer
 from clipmem_core.training.views import FeatureRows, TrainingData, ViewMaker
+from clipmem_core.utils.draws import draw_keys
+from clipmem_core.utils.ragged import Ragged
 
 # END is the largest token, as in CLIP
 CONTEXT = 8

@@ -14,7 +14,6 @@ from urllib.parse import urlencode
 import streamlit as st
 
 from clipmem_core.auditing.store import PAIRS, Audit
-from clipmem_core.columns import CLIPMEM, SE
 from clipmem_core.dashboard.cards import caption_shown
 from clipmem_core.dashboard.component.routes import PREFIX, prepare_judge
 from clipmem_core.dashboard.deciding import BADGES, Notice, locked_session, review_session
@@ -50,6 +49,7 @@ from clipmem_core.review.selection import (
     to_parameters,
 )
 from clipmem_core.scores.registry import BY_NAME, ROW_SCORES, words
+from clipmem_core.utils.columns import CLIPMEM, SE
 
 SCRIPTS = ("outbox.js", "pairs.js", "pairs_grid.js", "pairs_single.js")
 HTML, CSS, *JS = (

@@ -30,10 +30,8 @@ from starlette.websockets import WebSocketClose
 
 from clipmem_core.api.frames import AuditFrames
 from clipmem_core.auditing.store import MEMBERSHIP, PAIRS, Audit, audits_folder, is_name
-from clipmem_core.columns import CAPTION, CAPTIONS, IMAGE, P_WRONG, PAIR_ID, REVIEW_PLACE
 from clipmem_core.dashboard.cards import FULL_SIDE, LARGE_SIDE, SIDE, thumbnail
 from clipmem_core.dashboard.plain import format_score, in_one_line
-from clipmem_core.io import InputError
 from clipmem_core.review.cards import (
     LIKELY,
     cards,
@@ -63,6 +61,8 @@ from clipmem_core.review.search import QUALITY, Suggested, suggested_captions
 from clipmem_core.review.selection import RANDOM, RANDOM_CHECK, Selection, from_parameters
 from clipmem_core.review.wrong_captions import NEXT, review_order, review_progress, wrong_lines
 from clipmem_core.scores.registry import words
+from clipmem_core.utils.columns import CAPTION, CAPTIONS, IMAGE, P_WRONG, PAIR_ID, REVIEW_PLACE
+from clipmem_core.utils.io import InputError
 
 # Streamlit's page writes styles inline, its charts compile functions and draw in workers, and it
 # makes a blob of a component's script.

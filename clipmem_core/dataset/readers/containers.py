@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipmem_core.dataset.readers import paths
-from clipmem_core.io import InputError, read_json, shortage
+from clipmem_core.utils.io import InputError, read_json, shortage
 
 _ROW = re.compile(r"(.+\.(?:parquet|arrow))#(\d+)")
 _TAR = re.compile(r"\.tar/", re.IGNORECASE)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
 from typing import Any, BinaryIO, NamedTuple
 
-from clipmem_core.io import InputError, shortage
+from clipmem_core.utils.io import InputError, shortage
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 DELIMITED_SUFFIXES = (".csv", ".tsv")

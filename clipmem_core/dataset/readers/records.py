@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from clipmem_core import columns as c
 from clipmem_core.config import SourceOptions
 from clipmem_core.dataset.readers import paths
 from clipmem_core.dataset.readers.containers import COLUMN_NAMES
 from clipmem_core.dataset.readers.paths import as_name, is_missing, printable, tidy
-from clipmem_core.io import InputError
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.io import InputError
 
 _INJECTED = (c.MISCAPTION, c.VAGUE, c.DUPLICATE, c.ATYPICAL)
 _SHOWN = 12  # columns an error message lists

@@ -18,7 +18,7 @@ from filelock import FileLock
 from clipmem_core.config import SETS, fingerprint
 from clipmem_core.dataset.readers.paths import SOURCE_SUFFIXES, is_url, normal_reference
 from clipmem_core.dataset.readers.samples import expand_pattern
-from clipmem_core.io import InputError, replacing, shortage
+from clipmem_core.utils.io import InputError, replacing, shortage
 
 AT_ONCE = 8  # files
 # name of each local file, and a key that changes with the file on the server

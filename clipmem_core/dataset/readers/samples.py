@@ -11,12 +11,12 @@ from typing import Any, BinaryIO
 
 from braceexpand import braceexpand
 
-from clipmem_core import columns as c
 from clipmem_core.config import SourceOptions
 from clipmem_core.dataset.readers import paths
 from clipmem_core.dataset.readers.containers import COLUMN_NAMES, TarContent, scan_tar
 from clipmem_core.dataset.readers.records import Row, Rows
-from clipmem_core.io import InputError
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.io import InputError
 
 LABEL = "{label}"
 _NO_CAPTION = (

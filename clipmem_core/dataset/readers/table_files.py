@@ -14,7 +14,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from clipmem_core import columns as c
 from clipmem_core.config import SourceOptions
 from clipmem_core.dataset.readers import paths
 from clipmem_core.dataset.readers.containers import (
@@ -31,7 +30,8 @@ from clipmem_core.dataset.readers.records import (
     find_fields,
     in_image_folder,
 )
-from clipmem_core.io import InputError, read_json, reading
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.io import InputError, read_json, reading
 
 csv.field_size_limit(sys.maxsize)  # a caption of any length
 _RECORD_LINES = 100  # most lines of a quoted cell; a longer one has a stray quote

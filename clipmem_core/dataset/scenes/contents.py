@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.random import Generator
 
-from clipmem_core.columns import ATYPICAL, DUPLICATE, MISCAPTION, VAGUE
-from clipmem_core.io import read_json
+from clipmem_core.utils.columns import ATYPICAL, DUPLICATE, MISCAPTION, VAGUE
+from clipmem_core.utils.io import read_json
 
 _BLOCK = 100  # pairs with 4 miscaption, 4 vague, 3 atypical and 2 duplicate
 PLAN, PICTURE, WORDS, COPY = range(4)  # streams of random numbers of one pair

@@ -15,7 +15,6 @@ from PIL import Image, ImageDraw, ImageOps
 from PIL.ImageColor import getrgb
 from scipy.interpolate import CubicSpline
 
-from clipmem_core import columns as c
 from clipmem_core.dataset.scenes.contents import (
     COLOURS,
     COPY,
@@ -31,7 +30,8 @@ from clipmem_core.dataset.scenes.contents import (
     plan_pairs,
     stream,
 )
-from clipmem_core.io import InputError, cores, replacing
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.io import InputError, cores, replacing
 
 CAPTIONS_FILE = "captions.jsonl"
 SIDE = 128  # pixels of a finished picture

@@ -9,7 +9,7 @@ import pytest
 
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.dataset.readers.paths import normal_reference, picture_fault
-from clipmem_core.io import InputError
+from clipmem_core.utils.io import InputError
 from tests.dataset.samples import draw, write_tar
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.io import InputError
+from clipmem_core.utils.io import InputError
 from tests.dataset.samples import check_reasons, draw, read
 
 

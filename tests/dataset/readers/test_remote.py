@@ -13,7 +13,7 @@ import pytest
 
 from clipmem_core.dataset.readers import remote
 from clipmem_core.dataset.readers.containers import read_bytes
-from clipmem_core.io import InputError
+from clipmem_core.utils.io import InputError
 from tests.dataset.samples import draw, picture_bytes, read, write_tar
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from pyarrow import ArrowException
 
-from clipmem_core.io import InputError, replacing
+from clipmem_core.utils.io import InputError, replacing
 
 # a spreadsheet computes a cell that begins with one of these
 FORMULA = ("=", "+", "-", "@", "\t", "\r")

@@ -12,8 +12,8 @@ from typing import Any
 import faiss as faiss_typed
 import numpy as np
 
-from clipmem_core import draws
-from clipmem_core.io import replacing
+from clipmem_core.utils import draws
+from clipmem_core.utils.io import replacing
 
 BLOCK = 16_384  # rows that are compared or converted at a time
 QUERIES = 1024  # vectors in a search
