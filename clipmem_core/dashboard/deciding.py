@@ -23,6 +23,7 @@ from clipmem_core.dashboard.plain import (
     show_strong,
     show_text,
 )
+from clipmem_core.errors.certificate import NEXT
 from clipmem_core.review.decisions import (
     KEEP,
     RECAPTION,
@@ -33,7 +34,7 @@ from clipmem_core.review.decisions import (
     open_review,
 )
 from clipmem_core.review.selection import RANDOM_CHECK, UNDECIDED, Selection
-from clipmem_core.review.wrong_captions import NEXT, review_progress, wrong_lines
+from clipmem_core.review.wrong_captions import review_progress, wrong_lines
 from clipmem_core.utils.columns import REVIEW_PLACE
 from clipmem_core.utils.glossary import P_WRONG, meaning
 from clipmem_core.utils.io import InputError

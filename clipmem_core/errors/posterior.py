@@ -1,5 +1,5 @@
 """The order of a review, and how many pairs still have a wrong caption: an estimate from the scores
-and all decisions, and a bound from random checks alone.
+and all decisions.
 
 The estimate. A pair with the probability p by its scores has a wrong caption with the probability
 
@@ -11,16 +11,6 @@ see. The priors are a ~ N(a₀, .7²), b ~ N(1, .2²), and a density of log c th
 and a decision counts with the square root of its likelihood (Grünwald & van Ommen, Bayesian
 Analysis 2017), since the model is not exact: so no single decision moves the estimate far. The
 posterior is computed on a grid (Gelman et al., Bayesian Data Analysis, chapter 3).
-
-The bound. No score and no model enters it. It holds whenever a person stops, however often it was
-looked at, and whatever was decided between the checks: a confidence sequence by betting, without
-replacement (Waudby-Smith & Ramdas, NeurIPS 2020).
-
-Before each check, R of the U pairs without a decision have a wrong caption, and the next pair in
-random order is one of them with the probability R / U. For each number W of wrong captions in the
-set, R is W less the number found so far. The likelihood of the checks under predictions made before
-each of them, over their likelihood under W, is a martingale if W is true: with a probability of at
-most 5 % it ever exceeds 20 (Ville's inequality). Each W for which it does is excluded.
 """
 
 from bisect import bisect_left
@@ -32,11 +22,7 @@ import scipy
 
 from clipmem_core.utils import draws
 
-CONFIDENCE = 0.95
-# A check is predicted by the posterior mean of a beta distribution, which expects few errors.
-_PRIOR = (0.5, 30.0)  # wrong, right
 _TAIL = 0.025
-_NUMBERS = 2_000  # numbers of wrong captions that are tested, evenly spaced
 _RANDOM_SHARE = 0.1  # of the places of a review
 # The estimate
 _SLIP = 0.03  # probability that a person errs in a decision
@@ -180,77 +166,6 @@ def _quantile(level: float, weights: np.ndarray, mean: np.ndarray, deviation: np
     low = (mean - 8 * deviation).min() - 1
     high = (mean + 8 * deviation).max() + 1
     return float(scipy.optimize.brentq(beyond, low, high))
-
-
-class Bound(NamedTuple):
-    """What random checks say."""
-
-    checks: list[int]  # pairs that were checked at random, in their order
-    wrong: int  # of these
-    most: int  # pairs without a decision that have a wrong caption, at most
-    most_if_right: int  # the same after `more` further checks that find no error
-
-
-def bound_wrong(drawn: np.ndarray, first: np.ndarray, wrong: np.ndarray, *, more: int = 0) -> Bound:
-    """Bound the number of pairs without a decision that have a wrong caption, with 95 % confidence.
-
-    A decision is a random check if its pair was the next one in random order at that time.
-
-    Args:
-        drawn: all pairs in random order, [n].
-        first: time of each pair's first decision, 0 for a pair without a decision, [n_pairs].
-        wrong: true for pairs that were found wrong, [n_pairs].
-        more: further checks, for `most_if_right`.
-
-    Example:
-        >>> pairs = np.arange(1000)
-        >>> bound_wrong(pairs, np.where(pairs < 250, pairs + 1, 0), pairs < 1, more=50)[1:]
-        (1, 23, 18)
-    """
-    place = np.full(len(first), -1)
-    place[drawn] = np.arange(len(drawn))
-    order = drawn[first[drawn] > 0]
-    order = order[np.lexsort((place[order], first[order]))]
-    decided_at = np.full(len(drawn), len(drawn))
-    decided_at[place[order]] = np.arange(len(order))
-    # The pairs before it in random order were all decided earlier.
-    is_next = np.maximum.accumulate(decided_at)[place[order]] == np.arange(len(order))
-    checks = np.flatnonzero(is_next)
-    left = len(drawn) - len(order)
-    found = np.concatenate([[0], np.cumsum(wrong[order])])
-    # Of each check, also of the further ones: decisions and wrong captions found before it, outcome
-    before = np.concatenate([checks, np.arange(len(order), len(order) + min(more, left))])
-    found_before = found[np.minimum(before, len(order))]
-    outcome = np.zeros(len(before), bool)
-    outcome[: len(checks)] = wrong[order[checks]]
-    n = np.arange(len(before))
-    predicted = (np.cumsum(outcome) - outcome + _PRIOR[0]) / (n + sum(_PRIOR))
-    numbers = np.unique(np.linspace(0, left, _NUMBERS).round())
-    share = (numbers + (found[-1] - found_before)[:, None]) / (len(drawn) - before)[:, None]
-    share = np.minimum(share, 1.0)  # [n_checks, n_numbers]
-    with np.errstate(divide="ignore"):  # all must be wrong, and this one is right
-        log_ratio = np.where(
-            outcome[:, None],
-            np.log(predicted)[:, None] - np.log(share),
-            np.log1p(-predicted)[:, None] - np.log1p(-share),
-        )
-    log_ratio = np.cumsum(log_ratio, axis=0)
-    most = _most(numbers, log_ratio[: len(checks)])
-    n_wrong = int(outcome.sum())
-    return Bound(order[checks].tolist(), n_wrong, most, _most(numbers, log_ratio) if more else most)
-
-
-def _most(numbers: np.ndarray, log_ratio: np.ndarray) -> int:
-    """Return the largest of some ascending numbers that no check excludes, rounded up.
-
-    Args: numbers, [n_numbers]; log-likelihood ratio after each check, [n_checks, n_numbers].
-    """
-    excluded = log_ratio.max(axis=0, initial=0.0) >= -np.log(1 - CONFIDENCE)
-    possible = np.flatnonzero(~excluded)
-    if not len(possible):
-        return 0
-    beyond = numbers[possible[-1] + 1 :]
-    return int(beyond[0]) - 1 if len(beyond) else int(numbers[-1])
 
 
 def whole_count(

@@ -314,18 +314,18 @@ def maximal_segments(values: np.ndarray, least: float) -> list[tuple[float, int,
         >>> maximal_segments(np.array([4.0, -5.0, 3.0, -1.0, 2.0]), 1.0)
         [(4.0, 0, 0), (4.0, 2, 4)]
     """
-    sums = np.append(0, np.cumsum(values))
-    rise = sums - np.minimum.accumulate(sums)
-    end = int(rise.argmax())
-    if rise[end] < least:
-        return []
-    first = end - 1 - int(sums[:end][::-1].argmin())
-    later = maximal_segments(values[end:], least)
-    return [
-        *maximal_segments(values[:first], least),
-        (float(rise[end]), first, end - 1),
-        *((score, end + start, end + last) for score, start, last in later),
-    ]
+    found = []
+    parts = [(0, len(values))]
+    while parts:
+        start, stop = parts.pop()
+        sums = np.append(0, np.cumsum(values[start:stop]))
+        rise = sums - np.minimum.accumulate(sums)
+        end = int(rise.argmax())
+        if rise[end] >= least:
+            first = end - 1 - int(sums[:end][::-1].argmin())
+            found.append((float(rise[end]), start + first, start + end - 1))
+            parts += [(start, start + first), (start + end, stop)]
+    return sorted(found, key=lambda segment: segment[1])
 
 
 def _reordered(

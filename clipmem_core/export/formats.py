@@ -21,7 +21,7 @@ from clipmem_core.auditing.store import MAX_NAME, PAIRS, SCORES, Audit, write_js
 from clipmem_core.config import data_folder
 from clipmem_core.dataset.readers.containers import scan_tar, split_reference
 from clipmem_core.dataset.readers.paths import is_picture, normal_reference
-from clipmem_core.errors.posterior import CONFIDENCE
+from clipmem_core.errors.certificate import CONFIDENCE
 from clipmem_core.export.cleaned import (
     IMAGES,
     MARK,

@@ -15,13 +15,8 @@ from clipmem_core.auditing.store import (
     write_json,
 )
 from clipmem_core.auditing.verdict import summary_lines
-from clipmem_core.errors.posterior import (
-    CONFIDENCE,
-    Posterior,
-    ReviewOrder,
-    bound_wrong,
-    plan_review,
-)
+from clipmem_core.errors.certificate import NEXT, Certificate, bound_wrong
+from clipmem_core.errors.posterior import Posterior, ReviewOrder, plan_review
 from clipmem_core.review.decisions import (
     CODES,
     KEEP,
@@ -35,55 +30,7 @@ from clipmem_core.review.queries import cached, fetch_numbered, fetch_pairs
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.io import read_json
 
-NEXT = 50  # pairs of a random check, and of a prediction
-_FEWEST_CHECKED = 20  # random checks that a bound is stated from
-_HARDLY = 0.95  # further checks lower the bound to this share of it, or less
-_MANY = 0.05  # of the random checks
-
 EFFECT = "effect.json"  # of decisions on training, in the folder of mitigations
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """An upper bound on the kept pairs with a wrong caption, from random checks alone."""
-
-    kept: int  # pairs that are not removed
-    checks: list[int]  # rows of the pairs that were checked at random, in their order
-    wrong: int  # of these
-    most: int  # kept pairs with a wrong caption, at most
-    most_if_right: int  # the same after `NEXT` further checks without an error
-
-    @property
-    def share(self) -> float:
-        """The share of the kept pairs that have a wrong caption, at most; 1 without checks."""
-        return self.most / max(self.kept, 1)
-
-    @property
-    def sentence(self) -> str:
-        """The bound; until there is one, the number of checks, if any."""
-        checked = len(self.checks)
-        if checked >= min(_FEWEST_CHECKED, self.kept):
-            return (
-                f"At most {100 * self.share:.1f} % of the {self.kept:,} kept pairs have a wrong "
-                f"caption ({100 * CONFIDENCE:.0f} % sure): {self.wrong:,} of {checked:,} random "
-                "checks were wrong."
-            )
-        return f"Random checks: {checked:,}, of them wrong: {self.wrong:,}." if checked else ""
-
-    @property
-    def outlook(self) -> str:
-        """What further random checks would show, and what to do where that is little."""
-        share = 100 * self.most_if_right / max(self.kept, 1)
-        many = self.wrong > _MANY * len(self.checks)
-        if many and self.most_if_right > _HARDLY * self.most:
-            return (
-                "Many of the random checks were wrong. Review the ranked pairs first; then check "
-                "again."
-            )
-        return (
-            f"If the next {NEXT} random checks find no error, at most {share:.1f} % of the kept "
-            "pairs have a wrong caption."
-        )
 
 
 @dataclass(frozen=True)

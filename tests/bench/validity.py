@@ -37,8 +37,9 @@ from clipmem_core.auditing.store import (
 )
 from clipmem_core.auditing.word_table import read_words
 from clipmem_core.errors.calibration import CaptionEvidence, probabilities
+from clipmem_core.errors.certificate import bound_wrong
 from clipmem_core.errors.counts import estimate_wrong, posterior_at
-from clipmem_core.errors.posterior import Posterior, bound_wrong, plan_review
+from clipmem_core.errors.posterior import Posterior, plan_review
 from clipmem_core.scores.membership import Membership, MemberSides, side_means
 from clipmem_core.scores.score_tables import Texts, caption_evidence
 from clipmem_core.scores.uncertainty import Errors, shrunk_by_group, standard_errors

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import hypergeom, norm
 
-from clipmem_core.errors.posterior import Posterior, bound_wrong, plan_review, whole_count
+from clipmem_core.errors.certificate import bound_wrong
+from clipmem_core.errors.posterior import Posterior, plan_review, whole_count
 
 
 def flags(n: int, *rows: int) -> np.ndarray:

@@ -32,6 +32,7 @@ from clipmem_core.api.frames import AuditFrames
 from clipmem_core.auditing.store import MEMBERSHIP, PAIRS, Audit, audits_folder, is_name
 from clipmem_core.dashboard.cards import FULL_SIDE, LARGE_SIDE, SIDE, thumbnail
 from clipmem_core.dashboard.plain import format_score, in_one_line
+from clipmem_core.errors.certificate import NEXT
 from clipmem_core.review.cards import (
     LIKELY,
     cards,
@@ -59,7 +60,7 @@ from clipmem_core.review.queries import (
 from clipmem_core.review.rows import changed_rows, count_pairs, find_rows
 from clipmem_core.review.search import QUALITY, Suggested, suggested_captions
 from clipmem_core.review.selection import RANDOM, RANDOM_CHECK, Selection, from_parameters
-from clipmem_core.review.wrong_captions import NEXT, review_order, review_progress, wrong_lines
+from clipmem_core.review.wrong_captions import review_order, review_progress, wrong_lines
 from clipmem_core.scores.registry import words
 from clipmem_core.utils.columns import CAPTION, CAPTIONS, IMAGE, P_WRONG, PAIR_ID, REVIEW_PLACE
 from clipmem_core.utils.io import InputError
