@@ -29,8 +29,8 @@ from clipmem_core.config import (
 from clipmem_core.utils.io import InputError, path_fault, shortage
 
 if TYPE_CHECKING:  # a command imports only what it needs, to start faster
-    from clipmem_core.auditing.console import RichScreen
-    from clipmem_core.auditing.executor import Executor
+    from clipmem_core.auditing.run.console import RichScreen
+    from clipmem_core.auditing.run.executor import Executor
 
 _FAILED = 1
 _WRONG_INPUT = 2
@@ -48,13 +48,13 @@ LOCKED = preset_config(DEFAULT_PRESET)
 
 
 def _screen(batch_size: int = 0) -> "RichScreen":
-    from clipmem_core.auditing.console import RichScreen
+    from clipmem_core.auditing.run.console import RichScreen
 
     return RichScreen(batch_size)
 
 
 def _executor(engine: str, config: AuditConfig) -> "Executor | None":
-    from clipmem_core.auditing.executor import import_ray, processes, ray_tasks
+    from clipmem_core.auditing.run.executor import import_ray, processes, ray_tasks
 
     if engine == "local":
         processes()  # they import libraries while this process does
@@ -76,7 +76,7 @@ def _typed_command() -> str:
 
 def _inspect(source: Source, options: SourceOptions = SourceOptions()) -> None:  # noqa: B008
     """Print the content of a data set and its errors; changes nothing."""
-    from clipmem_core.auditing.preflight import inspect_source
+    from clipmem_core.auditing.run.preflight import inspect_source
 
     inspect_source(source, options)
 
@@ -90,9 +90,9 @@ def _audit(
     """Train members with and without parts of a data set and score how strongly each pair is
     memorized."""
     executor = _executor(engine, config)
-    from clipmem_core.auditing.console import show_verdict
-    from clipmem_core.auditing.pipeline import run_audit
-    from clipmem_core.auditing.settings import audit_name
+    from clipmem_core.auditing.folder.settings import audit_name
+    from clipmem_core.auditing.run.console import show_verdict
+    from clipmem_core.auditing.run.pipeline import run_audit
 
     name = name or audit_name(source, config)
     with _screen(config.batch_size) as screen:
@@ -173,7 +173,7 @@ def _mitigate(
     compared = [begun]
     if control := setting.control_of(begun):
         compared.append(mitigated.begin(audit, control))
-    from clipmem_core.auditing.pipeline import Run
+    from clipmem_core.auditing.run.pipeline import Run
     from clipmem_core.lab.studies import run_settings  # torch
 
     with _screen() as screen:
@@ -205,7 +205,7 @@ def _benchmark(
 ) -> None:
     """Inject errors into a data set, train members on it, and compare how well each score finds
     them."""
-    from clipmem_core.auditing.settings import audit_name
+    from clipmem_core.auditing.folder.settings import audit_name
     from clipmem_core.lab.benchmark_results import show_benchmark, write_benchmark_results
     from clipmem_core.lab.studies import Request, run_benchmark
 
@@ -263,7 +263,7 @@ def _export(
     overwrite: Annotated[bool, "replace an existing file or folder"] = False,
 ) -> None:
     """Write an audit's cleaned data set, decisions or report in a format of other tools."""
-    from clipmem_core.auditing.jobs import report
+    from clipmem_core.auditing.folder.jobs import report
     from clipmem_core.export.formats import export_audit
 
     audit = open_audit(name)
@@ -309,8 +309,8 @@ def _judge(
     options: SourceOptions = SourceOptions(),  # noqa: B008
 ) -> int:
     """Give new pairs, or captions from elsewhere, the probability that they are wrong."""
-    from clipmem_core.auditing.console import make_table
-    from clipmem_core.auditing.settings import audit_name
+    from clipmem_core.auditing.folder.settings import audit_name
+    from clipmem_core.auditing.run.console import make_table
     from clipmem_core.review import judge
     from clipmem_core.review.judge_input import read_candidates
     from clipmem_core.utils.tables import SUFFIXES, check_suffix, write_frame
@@ -411,19 +411,19 @@ def _map(
     side: Annotated[str, "pictures or captions", "SIDE"],
 ) -> None:
     """Draw a map of an audit, which the page Map shows."""
-    from clipmem_core.auditing.maps import make_map
+    from clipmem_core.auditing.tables.maps import make_map
 
     make_map(open_audit(audit), side, say=lambda line: print(line, flush=True))
 
 
 def _job(folder: str, *arguments: str) -> int:
-    from clipmem_core.auditing.jobs import run_job
+    from clipmem_core.auditing.folder.jobs import run_job
 
     return run_job(Path(folder), arguments, main)
 
 
 def _check(*arguments: str) -> None:
-    from clipmem_core.auditing.preflight import check
+    from clipmem_core.auditing.run.preflight import check
 
     requested = parse_command(["audit", *arguments])
     check(requested.source, requested.config)

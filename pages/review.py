@@ -5,7 +5,7 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
-from clipmem_core.auditing.verdict import queues
+from clipmem_core.auditing.tables.verdict import queues
 from clipmem_core.dashboard.browse import conditions, read_filters
 from clipmem_core.dashboard.component.pairs import REVIEW_KEYS, draw_key_list, draw_single
 from clipmem_core.dashboard.overview import draw_incidents

@@ -15,14 +15,20 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from clipmem_core.auditing import store
-from clipmem_core.auditing.jobs import process_start
-from clipmem_core.auditing.prepare import membership_table
-from clipmem_core.auditing.scoring import json_rows
-from clipmem_core.auditing.settings import library_versions, machine
-from clipmem_core.auditing.setup import audit_fingerprint, member_seeds
-from clipmem_core.auditing.store import Audit, Record, write_json, write_manifest, write_table
-from clipmem_core.auditing.verdict import NULL_CHECK, make_verdict
+from clipmem_core.auditing.folder import store
+from clipmem_core.auditing.folder.jobs import process_start
+from clipmem_core.auditing.folder.prepare import membership_table
+from clipmem_core.auditing.folder.settings import library_versions, machine
+from clipmem_core.auditing.folder.setup import audit_fingerprint, member_seeds
+from clipmem_core.auditing.folder.store import (
+    Audit,
+    Record,
+    write_json,
+    write_manifest,
+    write_table,
+)
+from clipmem_core.auditing.tables.scoring import json_rows
+from clipmem_core.auditing.tables.verdict import NULL_CHECK, make_verdict
 from clipmem_core.config import AuditConfig, preset_config
 from clipmem_core.dataset.injected_errors import ERROR_KINDS
 from clipmem_core.lab.baselines import DETECTORS
@@ -412,7 +418,7 @@ SCRIPTS = (
     """
 import sys
 from pathlib import Path
-from clipmem_core.auditing.jobs import run_job
+from clipmem_core.auditing.folder.jobs import run_job
 
 def run(words):
     space = {}

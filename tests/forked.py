@@ -87,7 +87,7 @@ def serve() -> None:
     from open_clip import factory
     from open_clip.tokenizer import SimpleTokenizer
 
-    import clipmem_core.auditing.member
+    import clipmem_core.auditing.run.member
     import clipmem_core.cli
     import clipmem_core.lab.studies  # noqa: F401
     from clipmem_core.training.model import build_model, tokenize
@@ -113,7 +113,7 @@ def serve() -> None:
 def _run_command(request: dict[str, Any]) -> None:
     """Run the command with its output in files and Ctrl-C as in a terminal; never return."""
     from clipmem_core import cli
-    from clipmem_core.auditing import executor, pipeline
+    from clipmem_core.auditing.run import executor, pipeline
 
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)

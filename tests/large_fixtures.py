@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.utils import columns as c
 from tests.fixtures import COLOURS, HOSTILE, SHAPES, made_record, made_scores, write_audit
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipmem_core.auditing.store import (
+from clipmem_core.auditing.folder.store import (
     CONFIG,
     Audit,
     MemberRecord,

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipmem_core.auditing.settings import machine
-from clipmem_core.auditing.store import (
+from clipmem_core.auditing.folder.settings import machine
+from clipmem_core.auditing.folder.store import (
     Audit,
     Prepared,
     write_json,

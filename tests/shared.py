@@ -19,9 +19,9 @@ from open_clip.tokenizer import SimpleTokenizer
 from streamlit.components.v2 import manifest_scanner
 from streamlit.components.v2.manifest_scanner import scan_component_manifests
 
-from clipmem_core.auditing import pipeline
-from clipmem_core.auditing.pipeline import run_audit
-from clipmem_core.auditing.store import Audit, file_sha256
+from clipmem_core.auditing.folder.store import Audit, file_sha256
+from clipmem_core.auditing.run import pipeline
+from clipmem_core.auditing.run.pipeline import run_audit
 from clipmem_core.cli import main
 from clipmem_core.dataset import pixel_cache
 from clipmem_core.dataset.scenes import drawing

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from clipmem_core import cli
-from clipmem_core.auditing.settings import resume_arguments
+from clipmem_core.auditing.folder.settings import resume_arguments
 from clipmem_core.cli import main, parse_command
 from clipmem_core.config import preset_config
 from clipmem_core.utils.io import InputError

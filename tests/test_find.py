@@ -87,7 +87,7 @@ def test_rows_keep_their_place_in_any_order_from_any_library_and_on_disk(
 def test_scores_are_those_of_an_audit_on_the_same_features(
     found: WrongCaptions, data: Path, tmp_path: Path
 ) -> None:
-    from clipmem_core.auditing.pipeline import run_audit
+    from clipmem_core.auditing.run.pipeline import run_audit
 
     image, text, pair, captions = drawn()
     lines = [

@@ -24,7 +24,7 @@ import torch._dynamo  # which the first step of an optimizer imports, in seconds
 from rich.progress import Progress
 from threadpoolctl import threadpool_limits
 
-from clipmem_core.auditing import settings
+from clipmem_core.auditing.folder import settings
 from clipmem_core.config import DEFAULT_PRESET, AuditConfig, preset_config
 from clipmem_core.dataset.checks import Captions, not_captions
 from clipmem_core.dataset.duplicates import alike_by_features, join_clusters

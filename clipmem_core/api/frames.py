@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from clipmem_core.auditing.fault_tables import ensure_checks
-from clipmem_core.auditing.store import CAPTION_TABLE, PAIRS, Audit, read_table
+from clipmem_core.auditing.folder.store import CAPTION_TABLE, PAIRS, Audit, read_table
+from clipmem_core.auditing.tables.fault_tables import ensure_checks
 from clipmem_core.export.formats import Summary, export_audit
 from clipmem_core.export.report import top_pairs
 from clipmem_core.review.batch import StoredTable, store_table

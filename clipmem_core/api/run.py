@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 from clipmem_core.api.frames import AuditFrames
-from clipmem_core.auditing.console import RichScreen
-from clipmem_core.auditing.pipeline import run_audit
+from clipmem_core.auditing.run.console import RichScreen
+from clipmem_core.auditing.run.pipeline import run_audit
 from clipmem_core.config import (
     DEFAULT_PRESET,
     FIELDS,

@@ -13,11 +13,11 @@ import pandas as pd
 import streamlit as st
 from rich.filesize import decimal
 
-from clipmem_core.auditing.jobs import JobRecord, audit_request, cancel, jobs_folder
-from clipmem_core.auditing.preflight import Request, check_request, find_check
-from clipmem_core.auditing.settings import REPLICATES, audit_name
-from clipmem_core.auditing.status import DONE, State, delete_audit, folder_bytes, list_states
-from clipmem_core.auditing.store import CONFIG, audits_folder, is_name
+from clipmem_core.auditing.folder.jobs import JobRecord, audit_request, cancel, jobs_folder
+from clipmem_core.auditing.folder.settings import REPLICATES, audit_name
+from clipmem_core.auditing.folder.status import DONE, State, delete_audit, folder_bytes, list_states
+from clipmem_core.auditing.folder.store import CONFIG, audits_folder, is_name
+from clipmem_core.auditing.run.preflight import Request, check_request, find_check
 from clipmem_core.config import (
     DEFAULT_PRESET,
     FIELDS,

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.auditing.store import Audit
-from clipmem_core.auditing.verdict import queues
+from clipmem_core.auditing.folder.store import Audit
+from clipmem_core.auditing.tables.verdict import queues
 from clipmem_core.dashboard.component.pairs import (
     BROWSE_KEYS,
     REPLACES,

@@ -13,8 +13,8 @@ import pandas as pd
 import streamlit as st
 from PIL import Image
 
-from clipmem_core.auditing.store import Audit
-from clipmem_core.auditing.verdict import queues
+from clipmem_core.auditing.folder.store import Audit
+from clipmem_core.auditing.tables.verdict import queues
 from clipmem_core.dashboard.page import draw_link, read_view
 from clipmem_core.dashboard.plain import (
     cut,

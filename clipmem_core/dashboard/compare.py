@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.auditing.store import Audit, list_audits
+from clipmem_core.auditing.folder.store import Audit, list_audits
 from clipmem_core.config import FIELDS
 from clipmem_core.dashboard.cards import draw_change_cards
 from clipmem_core.dashboard.component.pairs import draw_grid

@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.auditing.settings import check_config
-from clipmem_core.auditing.store import MEMBERSHIP, PAIRS, Audit, read_captions
+from clipmem_core.auditing.folder.settings import check_config
+from clipmem_core.auditing.folder.store import MEMBERSHIP, PAIRS, Audit, read_captions
 from clipmem_core.config import FIELDS, MODIFIERS, AuditConfig, Slider
 from clipmem_core.dashboard.page import choose_listed, draw_set, write_address
 from clipmem_core.dashboard.plain import explained_errors, in_one_line, show_text

@@ -14,7 +14,7 @@ from typing import Any
 
 import streamlit as st
 
-from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.dashboard.page import draw_link, link
 from clipmem_core.dashboard.plain import (
     in_a_row,

@@ -9,9 +9,9 @@ from urllib.parse import urlencode
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.auditing.jobs import export_request
-from clipmem_core.auditing.status import DONE, state_of
-from clipmem_core.auditing.store import PAIRS, Audit, audits_folder
+from clipmem_core.auditing.folder.jobs import export_request
+from clipmem_core.auditing.folder.status import DONE, state_of
+from clipmem_core.auditing.folder.store import PAIRS, Audit, audits_folder
 from clipmem_core.config import data_folder
 from clipmem_core.dashboard.audits import free_name, is_taken
 from clipmem_core.dashboard.cards import draw_cells, thumbnail

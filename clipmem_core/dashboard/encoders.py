@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.auditing.jobs import JobRequest, jobs_folder
-from clipmem_core.auditing.store import PAIRS, Audit
+from clipmem_core.auditing.folder.jobs import JobRequest, jobs_folder
+from clipmem_core.auditing.folder.store import PAIRS, Audit
 from clipmem_core.dashboard.cards import CAPTION_LIMIT, draw_cells
 from clipmem_core.dashboard.maps import CLASSES, draw_scatter
 from clipmem_core.dashboard.page import choose_segment

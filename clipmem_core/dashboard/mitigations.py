@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.auditing.jobs import JobRequest, jobs_folder
-from clipmem_core.auditing.settings import shares_process
-from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.folder.jobs import JobRequest, jobs_folder
+from clipmem_core.auditing.folder.settings import shares_process
+from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.dashboard.cards import draw_change_cards
 from clipmem_core.dashboard.controls import draw_setting
 from clipmem_core.dashboard.page import choose_listed, read_part, write_address

@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.auditing.store import PAIRS, Audit
-from clipmem_core.auditing.verdict import BASIS, WHOLE_HEAD, whole_rows
+from clipmem_core.auditing.folder.store import PAIRS, Audit
+from clipmem_core.auditing.tables.verdict import BASIS, WHOLE_HEAD, whole_rows
 from clipmem_core.dashboard.cards import CAPTION_LIMIT, STRIP_SIZE, draw_card_row
 from clipmem_core.dashboard.deciding import locked_session
 from clipmem_core.dashboard.maps import draw_score_map

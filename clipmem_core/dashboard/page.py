@@ -14,8 +14,8 @@ from urllib.parse import quote
 
 import streamlit as st
 
-from clipmem_core.auditing.jobs import list_job_names
-from clipmem_core.auditing.store import Audit, audits_folder, list_audits
+from clipmem_core.auditing.folder.jobs import list_job_names
+from clipmem_core.auditing.folder.store import Audit, audits_folder, list_audits
 from clipmem_core.dashboard.plain import explained_errors, show_title
 from clipmem_core.dashboard.running_audit import FIRST, draw_empty, draw_progress
 from clipmem_core.figures import ENCODER_COLOURS

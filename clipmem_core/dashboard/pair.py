@@ -5,7 +5,7 @@ from zlib import crc32
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.dashboard.cards import STRIP_SIZE, draw_card_row
 from clipmem_core.dashboard.deciding import Notice, locked_session
 from clipmem_core.dashboard.page import (

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.auditing.jobs import Job, JobRequest, audit_request, cancel
-from clipmem_core.auditing.settings import resume_arguments
-from clipmem_core.auditing.status import (
+from clipmem_core.auditing.folder.jobs import Job, JobRequest, audit_request, cancel
+from clipmem_core.auditing.folder.settings import resume_arguments
+from clipmem_core.auditing.folder.status import (
     BROKEN,
     DONE,
     OUTSIDE,
@@ -20,7 +20,7 @@ from clipmem_core.auditing.status import (
     mean_losses,
     state_of,
 )
-from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.config import FIELDS
 from clipmem_core.dashboard.plain import (
     draw_fault,

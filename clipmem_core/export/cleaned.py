@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from clipmem_core.auditing.prepare import read_raw
-from clipmem_core.auditing.store import PAIRS, Audit, read_table
+from clipmem_core.auditing.folder.prepare import read_raw
+from clipmem_core.auditing.folder.store import PAIRS, Audit, read_table
 from clipmem_core.dataset.readers.containers import read_bytes, split_reference
 from clipmem_core.dataset.readers.paths import is_newer, picture_fault, tidy
 from clipmem_core.dataset.source import source_files

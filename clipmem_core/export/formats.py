@@ -17,7 +17,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from clipmem_core.auditing.store import MAX_NAME, PAIRS, SCORES, Audit, write_json, write_table
+from clipmem_core.auditing.folder.store import (
+    MAX_NAME,
+    PAIRS,
+    SCORES,
+    Audit,
+    write_json,
+    write_table,
+)
 from clipmem_core.config import data_folder
 from clipmem_core.dataset.readers.containers import scan_tar, split_reference
 from clipmem_core.dataset.readers.paths import is_picture, normal_reference

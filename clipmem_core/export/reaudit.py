@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from clipmem_core.auditing.jobs import JobRequest, audit_request, list_job_names
-from clipmem_core.auditing.prepare import membership_of
-from clipmem_core.auditing.status import Screen
-from clipmem_core.auditing.store import (
+from clipmem_core.auditing.folder.jobs import JobRequest, audit_request, list_job_names
+from clipmem_core.auditing.folder.prepare import membership_of
+from clipmem_core.auditing.folder.status import Screen
+from clipmem_core.auditing.folder.store import (
     Audit,
     acquire_lock,
     list_audits,
@@ -121,8 +121,8 @@ def _alignments(audit: Audit, rows: np.ndarray, held_out: np.ndarray) -> np.ndar
 def _hits(audit: Audit, rows: np.ndarray, screen: Screen) -> np.ndarray:
     """Return each member's mean recall of a pair's partner, both ways, at k = 1, 5 and 10,
     [n_members, n]."""
-    from clipmem_core.auditing import member  # torch
-    from clipmem_core.auditing.pipeline import ensure_features, ensure_pixels
+    from clipmem_core.auditing.run import member  # torch
+    from clipmem_core.auditing.run.pipeline import ensure_features, ensure_pixels
     from clipmem_core.scores.metrics import retrieval_ranks
 
     ensure_pixels(audit, screen)
@@ -181,7 +181,7 @@ def reaudit(audit: Audit, name: str, screen: Screen) -> Audit:
     """Audit an audit's cleaned data set with the same settings and members, and compare both; call
     again to resume."""
     # imports scikit-learn, which the page Decisions does without
-    from clipmem_core.auditing.pipeline import run_audit
+    from clipmem_core.auditing.run.pipeline import run_audit
 
     config = check_repeatable(audit)
     second = Audit.of(name)

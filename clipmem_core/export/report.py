@@ -11,9 +11,9 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from clipmem_core.auditing.store import Audit
-from clipmem_core.auditing.verdict import BASIS, WHOLE_HEAD, whole_rows
-from clipmem_core.auditing.verdict import queues as verdict_queues
+from clipmem_core.auditing.folder.store import Audit
+from clipmem_core.auditing.tables.verdict import BASIS, WHOLE_HEAD, whole_rows
+from clipmem_core.auditing.tables.verdict import queues as verdict_queues
 from clipmem_core.figures import group_figure
 from clipmem_core.review import overview as o
 from clipmem_core.review.cards import (

@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipmem_core.auditing.fault_tables import NUMBER
-from clipmem_core.auditing.member import Shared
-from clipmem_core.auditing.prepare import membership_of
-from clipmem_core.auditing.store import (
+from clipmem_core.auditing.folder.prepare import membership_of
+from clipmem_core.auditing.folder.store import (
     CAPTION_TABLE,
     INCIDENT_PAIRS,
     INCIDENTS,
@@ -23,7 +21,9 @@ from clipmem_core.auditing.store import (
     read_embeddings,
     read_table,
 )
-from clipmem_core.auditing.word_table import caption_words, predict_words, read_words
+from clipmem_core.auditing.run.member import Shared
+from clipmem_core.auditing.run.word_table import caption_words, predict_words, read_words
+from clipmem_core.auditing.tables.fault_tables import NUMBER
 from clipmem_core.dataset.injected_errors import (
     WORD_KINDS,
     ChangedCaption,

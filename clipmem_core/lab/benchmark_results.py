@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from clipmem_core.auditing.store import PAIRS, SCORES, Audit
+from clipmem_core.auditing.folder.store import PAIRS, SCORES, Audit
 from clipmem_core.dataset.injected_errors import ERROR_KINDS, WORD_KINDS
 from clipmem_core.lab.baselines import MISFIT_SECOND, REFERENCE_DETECTOR
 from clipmem_core.lab.study_results import (

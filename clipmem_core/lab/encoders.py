@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipmem_core.auditing import prepare, store
-from clipmem_core.auditing.jobs import report
-from clipmem_core.auditing.pipeline import run_audit
-from clipmem_core.auditing.status import Screen
-from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.folder import prepare, store
+from clipmem_core.auditing.folder.jobs import report
+from clipmem_core.auditing.folder.status import Screen
+from clipmem_core.auditing.folder.store import Audit
+from clipmem_core.auditing.run.pipeline import run_audit
 from clipmem_core.config import AuditConfig, affecting, preset_config
 from clipmem_core.lab import unit_tables as t
 from clipmem_core.lab.unitmem import run_units

@@ -14,9 +14,9 @@ from typing import Any
 from pebble import ProcessExpired
 from threadpoolctl import threadpool_limits
 
-from clipmem_core.auditing.executor import open_pool
-from clipmem_core.auditing.settings import side_by_side
-from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.folder.settings import side_by_side
+from clipmem_core.auditing.folder.store import Audit
+from clipmem_core.auditing.run.executor import open_pool
 from clipmem_core.config import DATA_VARIABLE, data_folder
 from clipmem_core.lab import mitigated
 from clipmem_core.lab.mitigated import MemberPair

@@ -22,10 +22,10 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from clipmem_core.auditing.prepare import membership_of, sides_of
-from clipmem_core.auditing.settings import check_config
-from clipmem_core.auditing.status import TRAINING, last_line
-from clipmem_core.auditing.store import (
+from clipmem_core.auditing.folder.prepare import membership_of, sides_of
+from clipmem_core.auditing.folder.settings import check_config
+from clipmem_core.auditing.folder.status import TRAINING, last_line
+from clipmem_core.auditing.folder.store import (
     MEMBERSHIP,
     MITIGATIONS,
     Audit,

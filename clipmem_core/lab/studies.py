@@ -19,9 +19,18 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-from clipmem_core.auditing import prepare, settings
-from clipmem_core.auditing.console import RichScreen
-from clipmem_core.auditing.executor import (
+from clipmem_core.auditing.folder import prepare, settings
+from clipmem_core.auditing.folder.setup import differing_fields, write_audit
+from clipmem_core.auditing.folder.store import (
+    MITIGATIONS,
+    Audit,
+    acquire_lock,
+    read_embeddings,
+    read_prepared,
+    write_json,
+)
+from clipmem_core.auditing.run.console import RichScreen
+from clipmem_core.auditing.run.executor import (
     Executor,
     Task,
     TaskEvents,
@@ -29,7 +38,7 @@ from clipmem_core.auditing.executor import (
     in_this_process,
     local_processes,
 )
-from clipmem_core.auditing.member import (
+from clipmem_core.auditing.run.member import (
     Shared,
     cached_tokens,
     caption_texts,
@@ -40,15 +49,12 @@ from clipmem_core.auditing.member import (
     utility,
     write_embeddings,
 )
-from clipmem_core.auditing.pipeline import Run, Screen, ensure_features, ensure_pixels, finish_audit
-from clipmem_core.auditing.setup import differing_fields, write_audit
-from clipmem_core.auditing.store import (
-    MITIGATIONS,
-    Audit,
-    acquire_lock,
-    read_embeddings,
-    read_prepared,
-    write_json,
+from clipmem_core.auditing.run.pipeline import (
+    Run,
+    Screen,
+    ensure_features,
+    ensure_pixels,
+    finish_audit,
 )
 from clipmem_core.config import (
     FIELDS,

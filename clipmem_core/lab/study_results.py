@@ -20,8 +20,8 @@ import pandas as pd
 from rich.console import Console
 from typing_extensions import TypedDict
 
-from clipmem_core.auditing.console import make_table, plain
-from clipmem_core.auditing.store import Audit, Inner, Named, inside, read_table, write_table
+from clipmem_core.auditing.folder.store import Audit, Inner, Named, inside, read_table, write_table
+from clipmem_core.auditing.run.console import make_table, plain
 from clipmem_core.config import AuditConfig
 from clipmem_core.dataset.source import DRAWN
 from clipmem_core.lab import mitigated

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipmem_core.auditing import store
-from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.folder import store
+from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.config import AuditConfig, affecting, as_dict, data_folder, fingerprint
 from clipmem_core.scores.seeds import MIN_REPLICATES, over_seeds, seed_interval
 from clipmem_core.training.names import CHECKPOINT

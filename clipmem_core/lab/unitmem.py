@@ -28,8 +28,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import MLP
 
-from clipmem_core.auditing import store
-from clipmem_core.auditing.member import (
+from clipmem_core.auditing.folder import store
+from clipmem_core.auditing.folder.store import Audit
+from clipmem_core.auditing.run.member import (
     EVALUATION,
     MemberRun,
     build_member,
@@ -39,8 +40,7 @@ from clipmem_core.auditing.member import (
     trained_model,
     view_maker,
 )
-from clipmem_core.auditing.pipeline import Screen, ensure_pixels
-from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.run.pipeline import Screen, ensure_pixels
 from clipmem_core.features.towers import autocast
 from clipmem_core.lab import unit_tables as t
 from clipmem_core.mitigations import Batch, can_cut_text

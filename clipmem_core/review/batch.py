@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from clipmem_core.auditing.store import PAIRS, Audit
+from clipmem_core.auditing.folder.store import PAIRS, Audit
 from clipmem_core.review.decisions import (
     CHOICES,
     REMOVE,

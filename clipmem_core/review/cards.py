@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from clipmem_core.auditing.store import (
+from clipmem_core.auditing.folder.store import (
     CAPTION_TABLE,
     PAIRS,
     SCORES,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from clipmem_core.auditing.store import PAIRS, SCORES, Audit
+from clipmem_core.auditing.folder.store import PAIRS, SCORES, Audit
 from clipmem_core.config import as_dict, flat
 from clipmem_core.review.queries import CAPTION_KEY, ROW, cached, fetch
 from clipmem_core.scores.seeds import Difference, paired_difference

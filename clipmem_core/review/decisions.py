@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from clipmem_core.auditing.store import PAIRS, SCORES, Audit, check_name
+from clipmem_core.auditing.folder.store import PAIRS, SCORES, Audit, check_name
 from clipmem_core.config import data_folder, fingerprint
 from clipmem_core.dataset.readers.paths import without_surrogates
 from clipmem_core.review.log import (

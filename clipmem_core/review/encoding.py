@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from pebble import ProcessExpired, ProcessPool
 
-from clipmem_core.auditing.executor import open_pool
-from clipmem_core.auditing.settings import member_towers, resolve_device, towers_of
-from clipmem_core.auditing.store import CONFIG, Audit
+from clipmem_core.auditing.folder.settings import member_towers, resolve_device, towers_of
+from clipmem_core.auditing.folder.store import CONFIG, Audit
+from clipmem_core.auditing.run.executor import open_pool
 from clipmem_core.config import AuditConfig
 from clipmem_core.mitigations import Vocabulary
 from clipmem_core.review.queries import cached
@@ -111,7 +111,7 @@ def checkpoint_path(audit: Audit, member: str) -> Path:
 @cached(16, paths=lambda audit, member: [audit.folder / CONFIG, checkpoint_path(audit, member)])
 def _open_member(audit: Audit, member: str) -> tuple[Any, Vocabulary | None]:
     """Return a member's model without a trained image encoder, and its vocabulary."""
-    from clipmem_core.auditing.member import build_member, vocabulary_of_member
+    from clipmem_core.auditing.run.member import build_member, vocabulary_of_member
     from clipmem_core.training.model import load_weights
 
     config = dataclasses.replace(audit.record.config, **_ON_CPU)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipmem_core.auditing.store import (
+from clipmem_core.auditing.folder.store import (
     CAPTION_TABLE,
     INCIDENT_PAIRS,
     INCIDENTS,

@@ -26,10 +26,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from clipmem_core.auditing.fault_tables import cause_of
-from clipmem_core.auditing.preflight import faults_without_model
-from clipmem_core.auditing.prepare import DataSet
-from clipmem_core.auditing.store import (
+from clipmem_core.auditing.folder.prepare import DataSet
+from clipmem_core.auditing.folder.store import (
     CAPTION_TABLE,
     CONFIG,
     FITTED,
@@ -41,7 +39,9 @@ from clipmem_core.auditing.store import (
     read_embeddings,
     read_prepared,
 )
-from clipmem_core.auditing.word_table import HALVES, RATIOS
+from clipmem_core.auditing.run.preflight import faults_without_model
+from clipmem_core.auditing.run.word_table import HALVES, RATIOS
+from clipmem_core.auditing.tables.fault_tables import cause_of
 from clipmem_core.dataset.checks import not_captions
 from clipmem_core.dataset.languages import is_read, languages_read
 from clipmem_core.dataset.readers.paths import as_name

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipmem_core.auditing.maps import require_map
-from clipmem_core.auditing.store import (
+from clipmem_core.auditing.folder.store import (
     IMAGE_EMBEDDINGS,
     MEMBERSHIP,
     PAIRS,
@@ -19,7 +18,8 @@ from clipmem_core.auditing.store import (
     read_embeddings,
     read_table,
 )
-from clipmem_core.auditing.verdict import FLAT
+from clipmem_core.auditing.tables.maps import require_map
+from clipmem_core.auditing.tables.verdict import FLAT
 from clipmem_core.config import AuditConfig
 from clipmem_core.review.decisions import CODES, decided
 from clipmem_core.review.queries import cached, fetch, number_sql

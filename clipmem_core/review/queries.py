@@ -12,7 +12,7 @@ import duckdb
 import pandas as pd
 import pyarrow as pa
 
-from clipmem_core.auditing.store import (
+from clipmem_core.auditing.folder.store import (
     CAPTION_TABLE,
     PAIRS,
     SCORES,

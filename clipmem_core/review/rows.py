@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from clipmem_core.auditing.fault_tables import NEAR_DUPLICATE_OF, ensure_checks, stored_checks
-from clipmem_core.auditing.maps import require_map
-from clipmem_core.auditing.store import PAIRS, SCORES, Audit
+from clipmem_core.auditing.folder.store import PAIRS, SCORES, Audit
+from clipmem_core.auditing.tables.fault_tables import (
+    NEAR_DUPLICATE_OF,
+    ensure_checks,
+    stored_checks,
+)
+from clipmem_core.auditing.tables.maps import require_map
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.review.decisions import CODES, UNDECIDED_CODE, Codes, decided, open_review
 from clipmem_core.review.incidents import read_incidents

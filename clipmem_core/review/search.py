@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clipmem_core.auditing.prepare import caption_features, sides_of
-from clipmem_core.auditing.store import (
+from clipmem_core.auditing.folder.prepare import caption_features, sides_of
+from clipmem_core.auditing.folder.store import (
     CAPTION_TABLE,
     CONFIG,
     IMAGE_EMBEDDINGS,

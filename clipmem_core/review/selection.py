@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from clipmem_core.auditing.store import Audit, write_json
+from clipmem_core.auditing.folder.store import Audit, write_json
 from clipmem_core.config import data_folder
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.scores.registry import BY_NAME

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from clipmem_core.auditing.store import (
+from clipmem_core.auditing.folder.store import (
     CAPTION_TABLE,
     MITIGATIONS,
     PAIRS,
@@ -14,7 +14,7 @@ from clipmem_core.auditing.store import (
     Audit,
     write_json,
 )
-from clipmem_core.auditing.verdict import summary_lines
+from clipmem_core.auditing.tables.verdict import summary_lines
 from clipmem_core.errors.certificate import NEXT, Certificate, bound_wrong
 from clipmem_core.errors.posterior import Posterior, ReviewOrder, plan_review
 from clipmem_core.review.decisions import (

@@ -3,7 +3,7 @@
 A new score that is computed from other scores is one entry in `_SCORES` (its name, its texts,
 `needs` and `compute`), and its name in the list of each place where it is shown, at the end of this
 module. Its column of scores.parquet follows; audits made before have no such column, so `VERSION`
-in audit/store.py changes too.
+in auditing/folder/store.py changes too.
 """
 
 from collections.abc import Callable

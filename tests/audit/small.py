@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.auditing.executor import Task, TaskEvents, in_this_process
-from clipmem_core.auditing.status import MemberProgress
-from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.folder.status import MemberProgress
+from clipmem_core.auditing.folder.store import Audit
+from clipmem_core.auditing.run.executor import Task, TaskEvents, in_this_process
 from clipmem_core.cli import parse_command
 from clipmem_core.config import AuditConfig
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from clipmem_core.auditing.pipeline import run_audit
-from clipmem_core.auditing.store import MEMBERSHIP, write_table
+from clipmem_core.auditing.folder.store import MEMBERSHIP, write_table
+from clipmem_core.auditing.run.pipeline import run_audit
 from clipmem_core.cli import main
 from tests.audit.small import Silent, config_of
 from tests.export.sources import audited, make_source, picture

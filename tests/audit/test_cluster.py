@@ -10,9 +10,9 @@ import psutil
 import pytest
 import torch
 
-from clipmem_core.auditing import executor
-from clipmem_core.auditing.executor import Task, ray_tasks, run_on_worker, versions
-from clipmem_core.auditing.pipeline import run_audit
+from clipmem_core.auditing.run import executor
+from clipmem_core.auditing.run.executor import Task, ray_tasks, run_on_worker, versions
+from clipmem_core.auditing.run.pipeline import run_audit
 from clipmem_core.training.model import build_model
 from tests.audit.small import Silent, config_of, run_script
 from tests.audit.test_jobs import until

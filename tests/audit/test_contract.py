@@ -7,7 +7,7 @@ import shlex
 import faiss
 import pyarrow.parquet as pq
 
-from clipmem_core.auditing.store import VERSION, Audit
+from clipmem_core.auditing.folder.store import VERSION, Audit
 
 MEMBER_FILES = (
     "config.json checkpoint.pt log.jsonl image.faiss text.faiss trajectory.npy utility.json"

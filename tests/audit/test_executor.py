@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.auditing.executor import Task, local_processes
-from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.folder.store import Audit
+from clipmem_core.auditing.run.executor import Task, local_processes
 from clipmem_core.utils.io import InputError
 from tests.audit.small import run_script
 

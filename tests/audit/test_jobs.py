@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.auditing import jobs
-from clipmem_core.auditing.jobs import (
+from clipmem_core.auditing.folder import jobs
+from clipmem_core.auditing.folder.jobs import (
     INTERRUPTED,
     Job,
     JobRequest,
@@ -99,7 +99,7 @@ def test_a_job_outlives_the_process_that_started_it_and_finds_the_package_from_a
     tmp_path: Path, start: Start
 ) -> None:
     starter = (
-        "from clipmem_core.auditing import jobs;jobs.PROGRAM = "
+        "from clipmem_core.auditing.folder import jobs;jobs.PROGRAM = "
         f"{SCRIPTS!r};jobs.JobRequest(jobs.jobs_folder() / 'orphan', ['export', {SLEEP!r}]).start()"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 import torch
 
-from clipmem_core.auditing.pipeline import run_audit
-from clipmem_core.auditing.settings import checked_towers
-from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.folder.settings import checked_towers
+from clipmem_core.auditing.folder.store import Audit
+from clipmem_core.auditing.run.pipeline import run_audit
 from clipmem_core.lab.unitmem import check_units
 from clipmem_core.training.model import build_model
 from clipmem_core.utils.io import InputError

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.auditing.pipeline import run_audit
-from clipmem_core.auditing.prepare import precomputed_features, sampled
-from clipmem_core.auditing.scoring import UNUSABLE
-from clipmem_core.auditing.store import Audit
-from clipmem_core.auditing.verdict import WRONG
+from clipmem_core.auditing.folder.prepare import precomputed_features, sampled
+from clipmem_core.auditing.folder.store import Audit
+from clipmem_core.auditing.run.pipeline import run_audit
+from clipmem_core.auditing.tables.scoring import UNUSABLE
+from clipmem_core.auditing.tables.verdict import WRONG
 from clipmem_core.cli import main, parse_command
 from clipmem_core.config import AuditConfig
 from clipmem_core.dataset.checks import CHECKS

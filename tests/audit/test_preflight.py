@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipmem_core.auditing.preflight import Request, check_request, find_check
-from clipmem_core.auditing.prepare import load_data_set
-from clipmem_core.auditing.settings import resolve
+from clipmem_core.auditing.folder.prepare import load_data_set
+from clipmem_core.auditing.folder.settings import resolve
+from clipmem_core.auditing.run.preflight import Request, check_request, find_check
 from clipmem_core.cli import main
 from clipmem_core.config import SourceOptions, preset_config
 from clipmem_core.utils.io import InputError

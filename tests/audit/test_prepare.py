@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clipmem_core.auditing.prepare import (
+from clipmem_core.auditing.folder.prepare import (
     draw_membership,
     inject,
     load_data_set,

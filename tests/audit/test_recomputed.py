@@ -11,7 +11,7 @@ from scipy.linalg import orthogonal_procrustes
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from clipmem_core.auditing.member import (
+from clipmem_core.auditing.run.member import (
     MemberRun,
     open_member,
 )

@@ -7,9 +7,9 @@ import pandas as pd
 import psutil
 import pytest
 
-from clipmem_core.auditing.jobs import process_start
-from clipmem_core.auditing.pipeline import run_audit
-from clipmem_core.auditing.store import Audit, broken_files, file_sha256
+from clipmem_core.auditing.folder.jobs import process_start
+from clipmem_core.auditing.folder.store import Audit, broken_files, file_sha256
+from clipmem_core.auditing.run.pipeline import run_audit
 from clipmem_core.cli import main
 from tests.audit.small import PAPER, Silent, config_of, with_drawn_set
 from tests.audit.test_jobs import until

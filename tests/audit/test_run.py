@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from clipmem_core.auditing import setup
-from clipmem_core.auditing.pipeline import ensure_pixels, run_audit
-from clipmem_core.auditing.prepare import draw_membership
-from clipmem_core.auditing.settings import resolve
-from clipmem_core.auditing.setup import check_same
-from clipmem_core.auditing.store import Audit, broken_files, file_sha256
+from clipmem_core.auditing.folder import setup
+from clipmem_core.auditing.folder.prepare import draw_membership
+from clipmem_core.auditing.folder.settings import resolve
+from clipmem_core.auditing.folder.setup import check_same
+from clipmem_core.auditing.folder.store import Audit, broken_files, file_sha256
+from clipmem_core.auditing.run.pipeline import ensure_pixels, run_audit
 from clipmem_core.config import SourceOptions
 from clipmem_core.utils.io import InputError
 from tests.audit.small import ENSEMBLE, PAPER, Silent, config_of, with_drawn_set

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.auditing.verdict import make_verdict
+from clipmem_core.auditing.tables.verdict import make_verdict
 from clipmem_core.config import AuditConfig
 from clipmem_core.utils.draws import draw_keys, hashed
 from tests.audit.small import vectors

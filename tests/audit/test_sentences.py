@@ -6,8 +6,14 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from clipmem_core.auditing.store import CAPTION_TABLE, SENTENCE_TABLE, WORD_TABLE, Audit, read_table
-from clipmem_core.auditing.verdict import summary_lines
+from clipmem_core.auditing.folder.store import (
+    CAPTION_TABLE,
+    SENTENCE_TABLE,
+    WORD_TABLE,
+    Audit,
+    read_table,
+)
+from clipmem_core.auditing.tables.verdict import summary_lines
 from clipmem_core.dataset.sentences import sentences_of
 from clipmem_core.review.judge import judge_captions
 from clipmem_core.review.judge_input import table_candidates

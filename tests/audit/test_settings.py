@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from clipmem_core.auditing.settings import check_config
+from clipmem_core.auditing.folder.settings import check_config
 from clipmem_core.config import preset_config
 from clipmem_core.utils.io import InputError
 

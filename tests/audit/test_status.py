@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.auditing import status, store
-from clipmem_core.auditing.console import RichScreen
-from clipmem_core.auditing.jobs import read_record, reporting_in
-from clipmem_core.auditing.status import MemberProgress, delete_audit, list_states, state_of
-from clipmem_core.auditing.store import Audit, acquire_lock
+from clipmem_core.auditing.folder import status, store
+from clipmem_core.auditing.folder.jobs import read_record, reporting_in
+from clipmem_core.auditing.folder.status import MemberProgress, delete_audit, list_states, state_of
+from clipmem_core.auditing.folder.store import Audit, acquire_lock
+from clipmem_core.auditing.run.console import RichScreen
 from clipmem_core.utils.io import InputError
 from tests.fixtures import leave_job, make_audit
 

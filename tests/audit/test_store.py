@@ -11,9 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.auditing.executor import Task, TaskEvents
-from clipmem_core.auditing.pipeline import run_audit
-from clipmem_core.auditing.store import (
+from clipmem_core.auditing.folder.store import (
     VERSION,
     Audit,
     broken_files,
@@ -23,6 +21,8 @@ from clipmem_core.auditing.store import (
     write_json,
     write_table,
 )
+from clipmem_core.auditing.run.executor import Task, TaskEvents
+from clipmem_core.auditing.run.pipeline import run_audit
 from clipmem_core.review.queries import fetch
 from clipmem_core.utils.io import InputError
 from tests.audit.small import ENSEMBLE, Silent, config_of

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from clipmem_core.auditing.settings import machine
+from clipmem_core.auditing.folder.settings import machine
 from clipmem_core.config import data_folder
 from clipmem_core.lab.study_results import write_csv
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import pandas as pd
 import tyro
 
-from clipmem_core.auditing.store import open_audit
+from clipmem_core.auditing.folder.store import open_audit
 from clipmem_core.lab.mitigated import RETRIEVAL, SETTING, lab_table
 from clipmem_core.lab.study_results import CLIPMEM_NET, MEASURE_LABELS, StudyFolder, differences
 from clipmem_core.utils import columns as c

@@ -30,8 +30,8 @@ import psutil
 import torch
 import tyro
 
-from clipmem_core.auditing.settings import resolve, towers_of
-from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.folder.settings import resolve, towers_of
+from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.config import DATA_VARIABLE, AuditConfig, SourceOptions, preset_config
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.dataset.source import read_source

@@ -22,7 +22,7 @@ import duckdb
 import numpy as np
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.config import DATA_VARIABLE
 from clipmem_core.lab.mitigated import seconds_needed
 from clipmem_core.review.decisions import KEEP, open_review

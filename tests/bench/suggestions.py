@@ -18,11 +18,11 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from clipmem_core.auditing import settings
-from clipmem_core.auditing.console import RichScreen
-from clipmem_core.auditing.pipeline import run_audit
-from clipmem_core.auditing.prepare import load_data_set
-from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.folder import settings
+from clipmem_core.auditing.folder.prepare import load_data_set
+from clipmem_core.auditing.folder.store import Audit
+from clipmem_core.auditing.run.console import RichScreen
+from clipmem_core.auditing.run.pipeline import run_audit
 from clipmem_core.config import AuditConfig, data_folder, preset_config
 from clipmem_core.features.towers import minilm
 from clipmem_core.review import search

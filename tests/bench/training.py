@@ -24,9 +24,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from clipmem_core.auditing.prepare import load_pictures
-from clipmem_core.auditing.settings import resolve
-from clipmem_core.auditing.store import Audit, write_json
+from clipmem_core.auditing.folder.prepare import load_pictures
+from clipmem_core.auditing.folder.settings import resolve
+from clipmem_core.auditing.folder.store import Audit, write_json
 from clipmem_core.config import AuditConfig, data_folder, preset_config
 from clipmem_core.dataset.source import read_source
 from clipmem_core.scores.membership import group_size

@@ -23,9 +23,8 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from clipmem_core.auditing.prepare import caption_features, membership_of, sides_of
-from clipmem_core.auditing.scoring import gather_evidence
-from clipmem_core.auditing.store import (
+from clipmem_core.auditing.folder.prepare import caption_features, membership_of, sides_of
+from clipmem_core.auditing.folder.store import (
     CAPTION_SCORES,
     CAPTION_TABLE,
     Audit,
@@ -35,7 +34,8 @@ from clipmem_core.auditing.store import (
     read_decoys,
     read_table,
 )
-from clipmem_core.auditing.word_table import read_words
+from clipmem_core.auditing.run.word_table import read_words
+from clipmem_core.auditing.tables.scoring import gather_evidence
 from clipmem_core.errors.calibration import CaptionEvidence, probabilities
 from clipmem_core.errors.certificate import bound_wrong
 from clipmem_core.errors.counts import estimate_wrong, posterior_at

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from clipmem_core.auditing.store import CAPTION_TABLE, Audit
+from clipmem_core.auditing.folder.store import CAPTION_TABLE, Audit
 from clipmem_core.review.decisions import Review, open_review
 from tests.audit.small import made_once
 from tests.browser.server import serve

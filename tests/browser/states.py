@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from clipmem_core.auditing import store
-from clipmem_core.auditing.store import Audit, write_json
+from clipmem_core.auditing.folder import store
+from clipmem_core.auditing.folder.store import Audit, write_json
 from clipmem_core.dashboard.page import PAGES
 from tests.audit.test_precomputed import FLAGS, two_parts
 from tests.dashboard.test_pages import unfinished

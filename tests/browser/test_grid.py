@@ -7,8 +7,8 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 
-from clipmem_core.auditing.maps import make_map
-from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.folder.store import Audit
+from clipmem_core.auditing.tables.maps import make_map
 from clipmem_core.review.decisions import Review
 from tests.browser.conftest import TRAINED
 from tests.browser.reviewing import STORED, events, press
@@ -127,7 +127,7 @@ def test_the_map_shows_the_pairs_under_the_pointer_and_a_click_keeps_them(
 ) -> None:
     audit = Audit(data / "audits" / TRAINED)
     monkeypatch.setenv("CLIPMEM_DATA", str(data))
-    monkeypatch.setattr("clipmem_core.auditing.maps.lay_out", lambda vectors: vectors[:, :2])
+    monkeypatch.setattr("clipmem_core.auditing.tables.maps.lay_out", lambda vectors: vectors[:, :2])
     make_map(audit, "pictures")
     page.goto(f"{address}/embeddings?audit={TRAINED}")
     wait_idle(page)

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.lab import mitigated
 from tests.audit.test_jobs import until
 from tests.browser.server import serve

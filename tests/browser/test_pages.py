@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.folder.store import Audit
 from tests.audit.small import made_once
 from tests.browser.conftest import TRAINED
 from tests.browser.server import serve

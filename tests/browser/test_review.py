@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 
-from clipmem_core.auditing.store import (
+from clipmem_core.auditing.folder.store import (
     CAPTION_TABLE,
     SENTENCE_TABLE,
     WORD_TABLE,

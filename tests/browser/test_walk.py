@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.folder.store import Audit
 from tests.browser.conftest import TRAINED
 from tests.browser.reviewing import all_stored, next_pair, open_review_page
 from tests.browser.server import serve

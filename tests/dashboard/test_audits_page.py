@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.auditing.jobs import JobRequest
-from clipmem_core.auditing.preflight import Request
-from clipmem_core.auditing.status import TRAINING
-from clipmem_core.auditing.store import STAGE, write_json
+from clipmem_core.auditing.folder.jobs import JobRequest
+from clipmem_core.auditing.folder.status import TRAINING
+from clipmem_core.auditing.folder.store import STAGE, write_json
+from clipmem_core.auditing.run.preflight import Request
 from clipmem_core.cli import main, parse_command
 from clipmem_core.config import preset_config
 from clipmem_core.dashboard import running_audit

@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.dashboard.component.pairs import REPLACES
 from clipmem_core.review.decisions import open_review
 from tests.dashboard.test_pages import address, captions, open_page, press

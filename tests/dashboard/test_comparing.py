@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.auditing.store import CONFIG, PAIRS, SCORES, Audit, write_json
+from clipmem_core.auditing.folder.store import CONFIG, PAIRS, SCORES, Audit, write_json
 from clipmem_core.dashboard import compare as page
 from tests.dashboard.test_pages import metrics, open_page, texts, titles
 from tests.dashboard.test_reviewing import mounted

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.auditing.jobs import JobRequest, export_request
-from clipmem_core.auditing.store import (
+from clipmem_core.auditing.folder.jobs import JobRequest, export_request
+from clipmem_core.auditing.folder.store import (
     CONFIG,
     PAIRS,
     Audit,

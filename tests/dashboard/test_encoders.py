@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.auditing.jobs import JobRequest
-from clipmem_core.auditing.store import write_table
+from clipmem_core.auditing.folder.jobs import JobRequest
+from clipmem_core.auditing.folder.store import write_table
 from clipmem_core.lab import unit_tables as t
 from tests.dashboard.test_every_page import said
 from tests.dashboard.test_pages import address, captions, figures, open_page, texts

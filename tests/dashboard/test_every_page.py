@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.auditing import store
+from clipmem_core.auditing.folder import store
 from clipmem_core.dashboard.page import PAGES
 from clipmem_core.lab.mitigated import RECALLS
 from clipmem_core.review.decisions import open_review

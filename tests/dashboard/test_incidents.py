@@ -1,6 +1,6 @@
 """Faults of the pipeline on the pages Overview and Compare, and in the report."""
 
-from clipmem_core.auditing.store import CAPTION_TABLE
+from clipmem_core.auditing.folder.store import CAPTION_TABLE
 from clipmem_core.export.report import render_report
 from clipmem_core.review.decisions import count_decisions
 from tests.dashboard.test_pages import captions, labels, links, open_page, press, texts, titles

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.auditing import maps
-from clipmem_core.auditing.jobs import JobRequest
-from clipmem_core.auditing.maps import make_map
-from clipmem_core.auditing.store import Audit, write_manifest
+from clipmem_core.auditing.folder.jobs import JobRequest
+from clipmem_core.auditing.folder.store import Audit, write_manifest
+from clipmem_core.auditing.tables import maps
+from clipmem_core.auditing.tables.maps import make_map
 from clipmem_core.dashboard import maps as page
 from clipmem_core.dashboard.maps import drawn_outline
 from clipmem_core.review.selection import Outline, box

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.auditing.jobs import JobRequest
-from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.folder.jobs import JobRequest
+from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.config import FIELDS, SETTING_FIELDS
 from clipmem_core.dashboard import mitigations
 from clipmem_core.dashboard.controls import GROUPS

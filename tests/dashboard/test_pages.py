@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.auditing.jobs import JobRequest
-from clipmem_core.auditing.store import Audit, acquire_lock
+from clipmem_core.auditing.folder.jobs import JobRequest
+from clipmem_core.auditing.folder.store import Audit, acquire_lock
 from clipmem_core.review.decisions import open_review
 from tests.fixtures import HOSTILE, Copy
 

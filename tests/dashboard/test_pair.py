@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from clipmem_core.auditing.store import CAPTION_TABLE, MEMBERSHIP, Audit
+from clipmem_core.auditing.folder.store import CAPTION_TABLE, MEMBERSHIP, Audit
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.rows import check_counts
 from tests.dashboard.test_pages import metrics, open_page, press, texts, toasts

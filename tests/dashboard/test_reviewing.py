@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.auditing.store import VERDICT, Audit, write_json
+from clipmem_core.auditing.folder.store import VERDICT, Audit, write_json
 from clipmem_core.review.decisions import open_review
 from tests.dashboard.test_pages import links, open_page, texts, titles
 from tests.fixtures import HOSTILE

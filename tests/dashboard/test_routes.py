@@ -12,7 +12,7 @@ from PIL import Image
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from clipmem_core.auditing.store import Audit, write_json
+from clipmem_core.auditing.folder.store import Audit, write_json
 from clipmem_core.dashboard.component.routes import PREFIX, routes
 from clipmem_core.review import judge, search
 from clipmem_core.review.decisions import decided, open_review

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from clipmem_core.auditing.prepare import load_data_set
-from clipmem_core.auditing.store import (
+from clipmem_core.auditing.folder.prepare import load_data_set
+from clipmem_core.auditing.folder.store import (
     CONFIG,
     PAIRS,
     QUARANTINE,

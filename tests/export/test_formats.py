@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 
 from clipmem_core import open_audit
-from clipmem_core.auditing.prepare import DataSet, load_data_set
-from clipmem_core.auditing.store import CAPTION_TABLE, MANIFEST, PAIRS
+from clipmem_core.auditing.folder.prepare import DataSet, load_data_set
+from clipmem_core.auditing.folder.store import CAPTION_TABLE, MANIFEST, PAIRS
 from clipmem_core.cli import main, parse_command
 from clipmem_core.export.cleaned import clean
 from clipmem_core.export.formats import CERTIFICATE, FORMATS, Summary, export_audit
@@ -146,7 +146,7 @@ def test_only_what_an_export_wrote_is_replaced(tmp_path: Path, data: Path) -> No
 EXPORT_SCRIPT = """
 import os, signal, sys
 from pathlib import Path
-from clipmem_core.auditing.store import open_audit
+from clipmem_core.auditing.folder.store import open_audit
 from clipmem_core.export.formats import export_audit
 
 def die(done, total):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.export.formats import export_audit
 from clipmem_core.export.report import three_decimals
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, open_review

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.export.formats import Summary, export_audit, uid_of
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
 from tests.dataset.samples import write_tar

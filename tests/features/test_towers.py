@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from clipmem_core.auditing.locked_towers import image_tower, open_clip_towers, text_tower
 from clipmem_core.features import towers
 from clipmem_core.features.towers import (
     LITE,
@@ -22,6 +21,7 @@ from clipmem_core.features.towers import (
     minilm,
     multilingual,
 )
+from clipmem_core.training.locked_towers import image_tower, open_clip_towers, text_tower
 from clipmem_core.training.model import build_model, tokenize
 from clipmem_core.utils.io import InputError
 

@@ -7,9 +7,9 @@ import pytest
 import timm
 import torch
 
-from clipmem_core.auditing.locked_towers import image_tower, open_clip_towers, text_tower
 from clipmem_core.features.towers import Tower
 from clipmem_core.features.unlocked import TOKENS, unlock
+from clipmem_core.training.locked_towers import image_tower, open_clip_towers, text_tower
 from clipmem_core.training.model import build_model
 from clipmem_core.utils.io import InputError
 

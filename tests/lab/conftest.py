@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.auditing.pipeline import Run
-from clipmem_core.auditing.store import Audit, write_json
+from clipmem_core.auditing.folder.store import Audit, write_json
+from clipmem_core.auditing.run.pipeline import Run
 from clipmem_core.cli import parse_command
 from clipmem_core.lab import mitigated, setting
 from clipmem_core.lab.setting import BASELINE, Setting, parse_setting

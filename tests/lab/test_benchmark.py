@@ -13,8 +13,8 @@ import pytest
 import torch
 from scipy import stats
 
-from clipmem_core.auditing.executor import in_this_process
-from clipmem_core.auditing.store import write_json
+from clipmem_core.auditing.folder.store import write_json
+from clipmem_core.auditing.run.executor import in_this_process
 from clipmem_core.config import AuditConfig
 from clipmem_core.lab import studies
 from clipmem_core.lab.benchmark_results import (
@@ -65,7 +65,7 @@ def test_an_injection_of_two_rounds_resumes_after_a_kill(
         killed.setattr(studies, "measure_injection", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(twice, "twice", shares=[0.4])
-    monkeypatch.setattr("clipmem_core.auditing.member.train", Mock(side_effect=AssertionError))
+    monkeypatch.setattr("clipmem_core.auditing.run.member.train", Mock(side_effect=AssertionError))
     resumed = run(twice, "twice", shares=[0.4])
     auroc = resumed.rows.set_index("detector")["auroc"]
     assert 0 < auroc["misfit"] < 1

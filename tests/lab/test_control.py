@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 
-from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.lab import mitigated
 from clipmem_core.lab.setting import DECISIONS, Setting, changes_of, control_of
 from clipmem_core.lab.study_results import store_effect

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from clipmem_core.auditing.member import open_member, open_shared
-from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.folder.store import Audit
+from clipmem_core.auditing.run.member import open_member, open_shared
 from clipmem_core.lab import lab_pool, mitigated, studies
 from clipmem_core.lab.setting import BASELINE, Setting, parse_setting
 from clipmem_core.lab.studies import train_members, with_setting

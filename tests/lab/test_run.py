@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.auditing.member import MemberRun
+from clipmem_core.auditing.run.member import MemberRun
 from clipmem_core.cli import main
 from clipmem_core.lab import mitigated, setting, studies
 from clipmem_core.lab.setting import BASELINE, parse_setting

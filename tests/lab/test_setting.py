@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipmem_core.auditing.settings import check_config
-from clipmem_core.auditing.store import Audit, Prepared, is_name, write_prepared
+from clipmem_core.auditing.folder.settings import check_config
+from clipmem_core.auditing.folder.store import Audit, Prepared, is_name, write_prepared
 from clipmem_core.cli import parse_command
 from clipmem_core.config import FIELDS, SETTING_FIELDS, AuditConfig, preset_config
 from clipmem_core.lab.setting import (

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipmem_core.auditing.store import MANIFEST, Audit
+from clipmem_core.auditing.folder.store import MANIFEST, Audit
 from clipmem_core.lab import unitmem
 from clipmem_core.lab.unit_tables import REFERENCES, paradigms_folder, read_paradigms, read_units
 from clipmem_core.lab.unitmem import run_paradigms, run_units, say_paradigms, say_units

@@ -1,6 +1,6 @@
 import pytest
 
-from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.review.decisions import Review, open_review
 from tests.fixtures import Copy, copy, data, made
 

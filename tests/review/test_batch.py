@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from clipmem_core import open_audit
-from clipmem_core.auditing.store import CONFIG, PAIRS, Audit, write_json
+from clipmem_core.auditing.folder.store import CONFIG, PAIRS, Audit, write_json
 from clipmem_core.cli import main
 from clipmem_core.export.formats import export_audit
 from clipmem_core.review.batch import preview_replacement

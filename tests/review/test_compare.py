@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.auditing.store import PAIRS, SCORES, Audit
+from clipmem_core.auditing.folder.store import PAIRS, SCORES, Audit
 from clipmem_core.review.compare import compare
 from clipmem_core.utils.columns import CLIPMEM
 from tests.fixtures import Copy, rewrite

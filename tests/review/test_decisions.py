@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from clipmem_core.auditing.store import PAIRS
+from clipmem_core.auditing.folder.store import PAIRS
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import (
     CHOICES,

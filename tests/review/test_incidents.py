@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clipmem_core import open_audit
-from clipmem_core.auditing.store import (
+from clipmem_core.auditing.folder.store import (
     CAPTION_TABLE,
     SCORES,
     VERDICT,

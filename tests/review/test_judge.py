@@ -11,9 +11,9 @@ import torch
 from scipy.special import logit
 
 from clipmem_core import open_audit
-from clipmem_core.auditing.member import finished_model, open_member
-from clipmem_core.auditing.settings import towers_of
-from clipmem_core.auditing.store import read_embeddings
+from clipmem_core.auditing.folder.settings import towers_of
+from clipmem_core.auditing.folder.store import read_embeddings
+from clipmem_core.auditing.run.member import finished_model, open_member
 from clipmem_core.cli import main
 from clipmem_core.config import SourceOptions
 from clipmem_core.dataset.source import read_source

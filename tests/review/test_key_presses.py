@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from clipmem_core.auditing.store import PAIRS, Audit
+from clipmem_core.auditing.folder.store import PAIRS, Audit
 from clipmem_core.review.decisions import Review
 from clipmem_core.review.key_presses import KeyPresses, store_key_presses
 from clipmem_core.review.queries import CAPTION_KEY, fetch_by_id

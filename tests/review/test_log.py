@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.review import log
 from clipmem_core.review.decisions import CHOICES, KEEP, RECAPTION, REMOVE, Choice, Review
 from clipmem_core.utils.io import InputError
@@ -134,7 +134,7 @@ def test_flipped_bits_change_no_decision_unnoticed(review: Review) -> None:
 START = """
 import json, os, sqlite3, sys, time
 from pathlib import Path
-from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.review.decisions import CHOICES, KEEP, REMOVE, Review
 from clipmem_core.review.incidents import REPAIR, decide_incidents
 from tests.fixtures import NO_PAIRS

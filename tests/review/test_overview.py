@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.overview import (

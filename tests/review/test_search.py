@@ -16,9 +16,9 @@ import torch
 from sklearn.metrics.pairwise import cosine_similarity
 
 from clipmem_core import open_audit
-from clipmem_core.auditing import maps
-from clipmem_core.auditing.maps import make_map, name_regions
-from clipmem_core.auditing.store import CONFIG, Audit, write_json, write_manifest
+from clipmem_core.auditing.folder.store import CONFIG, Audit, write_json, write_manifest
+from clipmem_core.auditing.tables import maps
+from clipmem_core.auditing.tables.maps import make_map, name_regions
 from clipmem_core.features.towers import minilm
 from clipmem_core.review import encoding
 from clipmem_core.review import search as search_module

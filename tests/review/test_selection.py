@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipmem_core.auditing.store import (
+from clipmem_core.auditing.folder.store import (
     PAIRS,
     Audit,
     Prepared,
@@ -169,7 +169,7 @@ def test_an_outline_on_a_map_holds_pairs_of_the_map(
     write_table(path, table.astype({"map_x": "float32", "map_y": "float32"}))
     absent = tmp_path / "absent.parquet"
     monkeypatch.setattr(
-        "clipmem_core.auditing.maps.map_path",
+        "clipmem_core.auditing.tables.maps.map_path",
         lambda _, side: path if side == "pictures" else absent,
     )
     shape = box("map_x", "map_y", (0, 1), (0, 1))

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics.pairwise import cosine_similarity
 
-from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.review import search
 from clipmem_core.review.overview import member_terms
 from clipmem_core.review.search import suggested_captions

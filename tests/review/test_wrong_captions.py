@@ -8,7 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.auditing.store import CAPTION_TABLE, PAIRS, SCORES, VERDICT, Audit, write_json
+from clipmem_core.auditing.folder.store import (
+    CAPTION_TABLE,
+    PAIRS,
+    SCORES,
+    VERDICT,
+    Audit,
+    write_json,
+)
 from clipmem_core.errors.calibration import CaptionEvidence, probabilities
 from clipmem_core.errors.posterior import review_place
 from clipmem_core.review.cards import cards, explain_captions, first_captions, marked

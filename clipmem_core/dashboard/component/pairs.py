@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
-from clipmem_core.auditing.store import PAIRS, Audit
+from clipmem_core.auditing.folder.store import PAIRS, Audit
 from clipmem_core.dashboard.cards import caption_shown
 from clipmem_core.dashboard.component.routes import PREFIX, prepare_judge
 from clipmem_core.dashboard.deciding import BADGES, Notice, locked_session, review_session

@@ -29,7 +29,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 from clipmem_core.api.frames import AuditFrames
-from clipmem_core.auditing.store import MEMBERSHIP, PAIRS, Audit, audits_folder, is_name
+from clipmem_core.auditing.folder.store import MEMBERSHIP, PAIRS, Audit, audits_folder, is_name
 from clipmem_core.dashboard.cards import FULL_SIDE, LARGE_SIDE, SIDE, thumbnail
 from clipmem_core.dashboard.plain import format_score, in_one_line
 from clipmem_core.errors.certificate import NEXT

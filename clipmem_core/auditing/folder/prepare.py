@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from clipmem_core.auditing.settings import towers_of
-from clipmem_core.auditing.store import (
+from clipmem_core.auditing.folder.settings import towers_of
+from clipmem_core.auditing.folder.store import (
     Audit,
     Prepared,
     pair_blocks,

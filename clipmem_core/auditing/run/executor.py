@@ -27,7 +27,7 @@ from pebble import ProcessExpired, ProcessPool
 from threadpoolctl import threadpool_limits
 
 from clipmem_core import __version__
-from clipmem_core.auditing.jobs import python_path, reporting_in
+from clipmem_core.auditing.folder.jobs import python_path, reporting_in
 from clipmem_core.config import DATA_VARIABLE, data_folder
 from clipmem_core.dataset.readers.remote import reason_of
 from clipmem_core.utils.io import InputError, keep_memory, path_fault, shortage
@@ -37,7 +37,7 @@ SECONDS_BETWEEN_POLLS = 0.1
 # torch's optimizers import torch._dynamo in their first step, which takes seconds
 PRELOADED = [
     "clipmem_core.__main__",
-    "clipmem_core.auditing.word_table",
+    "clipmem_core.auditing.run.word_table",
     "torch._dynamo",
     "timm",
 ]
@@ -174,7 +174,7 @@ def ray_tasks(tasks: Sequence[Task], *, gpus: int = 0) -> TaskEvents:
         _connect(ray)
     variables = {
         DATA_VARIABLE: str(data_folder().absolute()),
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": str(Path(__file__).parents[3]),
         **QUIET,
     }
     remote = ray.remote(
@@ -241,7 +241,7 @@ def _connect(ray: ModuleType) -> None:
 @functools.cache
 def versions() -> dict[str, str]:
     """Return the versions that all machines must share, and a hash of this package's source."""
-    package = Path(__file__).parents[1]
+    package = Path(__file__).parents[2]
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         digest.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())

@@ -15,13 +15,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from clipmem_core.auditing import store
-from clipmem_core.auditing.executor import Executor, Task
-from clipmem_core.auditing.jobs import read_record
-from clipmem_core.auditing.member import Shared, open_shared
-from clipmem_core.auditing.settings import towers_of
-from clipmem_core.auditing.status import TaskScreen
-from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.folder import store
+from clipmem_core.auditing.folder.jobs import read_record
+from clipmem_core.auditing.folder.settings import towers_of
+from clipmem_core.auditing.folder.status import TaskScreen
+from clipmem_core.auditing.folder.store import Audit
+from clipmem_core.auditing.run.executor import Executor, Task
+from clipmem_core.auditing.run.member import Shared, open_shared
 from clipmem_core.dataset.languages import mostly_english
 from clipmem_core.dataset.sentences import places_of
 from clipmem_core.errors.words import (

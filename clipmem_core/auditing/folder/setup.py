@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from clipmem_core.auditing import settings, store
-from clipmem_core.auditing.prepare import (
+from clipmem_core.auditing.folder import settings, store
+from clipmem_core.auditing.folder.prepare import (
     DataSet,
     draw_membership,
     load_data_set,
@@ -17,8 +17,8 @@ from clipmem_core.auditing.prepare import (
     membership_table,
     with_sentences,
 )
-from clipmem_core.auditing.status import Screen
-from clipmem_core.auditing.store import Audit, Record
+from clipmem_core.auditing.folder.status import Screen
+from clipmem_core.auditing.folder.store import Audit, Record
 from clipmem_core.config import (
     AUTO,
     FIELDS,

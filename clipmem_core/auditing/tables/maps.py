@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from clipmem_core.auditing.jobs import JobRequest, jobs_folder
-from clipmem_core.auditing.store import (
+from clipmem_core.auditing.folder.jobs import JobRequest, jobs_folder
+from clipmem_core.auditing.folder.store import (
     IMAGE_EMBEDDINGS,
     PAIRS,
     TEXT_EMBEDDINGS,

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipmem_core.auditing import store
-from clipmem_core.auditing.prepare import membership_of, sides_of
-from clipmem_core.auditing.store import Audit, Record
-from clipmem_core.auditing.verdict import WRONG
+from clipmem_core.auditing.folder import store
+from clipmem_core.auditing.folder.prepare import membership_of, sides_of
+from clipmem_core.auditing.folder.store import Audit, Record
+from clipmem_core.auditing.tables.verdict import WRONG
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.errors import misfit
 from clipmem_core.errors.posterior import whole_count

@@ -12,19 +12,19 @@ import pandas as pd
 from rich.console import Console
 
 from clipmem_core import config as configs
-from clipmem_core.auditing import prepare
-from clipmem_core.auditing.console import RichScreen, make_table, plain
-from clipmem_core.auditing.jobs import (
+from clipmem_core.auditing.folder import prepare
+from clipmem_core.auditing.folder.jobs import (
     Job,
     JobRequest,
     audit_request,
     jobs_folder,
     report,
 )
-from clipmem_core.auditing.prepare import DataSet, FeaturePixels
-from clipmem_core.auditing.settings import check_config, resolve, resume_arguments
-from clipmem_core.auditing.setup import check_same
-from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.folder.prepare import DataSet, FeaturePixels
+from clipmem_core.auditing.folder.settings import check_config, resolve, resume_arguments
+from clipmem_core.auditing.folder.setup import check_same
+from clipmem_core.auditing.folder.store import Audit
+from clipmem_core.auditing.run.console import RichScreen, make_table, plain
 from clipmem_core.config import AuditConfig, as_dict, data_folder
 from clipmem_core.dataset.checks import CHECKS, Captions, caption_flags, not_captions
 from clipmem_core.dataset.faults import Fault, sorted_captions, text_faults

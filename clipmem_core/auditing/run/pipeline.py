@@ -21,23 +21,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from threadpoolctl import threadpool_limits
 
-from clipmem_core.auditing import (
-    fault_tables,
-    maps,
-    prepare,
-    scoring,
-    settings,
-    setup,
-    status,
-    store,
-)
-from clipmem_core.auditing.executor import Executor, Task, local_processes
-from clipmem_core.auditing.fault_tables import ensure_checks
-from clipmem_core.auditing.jobs import JobRecord, read_record
-from clipmem_core.auditing.prepare import DataSet
-from clipmem_core.auditing.status import LOG, Screen, TaskScreen
-from clipmem_core.auditing.store import Audit
-from clipmem_core.auditing.verdict import (
+from clipmem_core.auditing.folder import prepare, settings, setup, status, store
+from clipmem_core.auditing.folder.jobs import JobRecord, read_record
+from clipmem_core.auditing.folder.prepare import DataSet
+from clipmem_core.auditing.folder.status import LOG, Screen, TaskScreen
+from clipmem_core.auditing.folder.store import Audit
+from clipmem_core.auditing.run.executor import Executor, Task, local_processes
+from clipmem_core.auditing.tables import fault_tables, maps, scoring
+from clipmem_core.auditing.tables.fault_tables import ensure_checks
+from clipmem_core.auditing.tables.verdict import (
     LANGUAGES,
     NOT_READ,
     PART,
@@ -210,7 +202,7 @@ def compute_features(run: Run, texts: AuditTexts) -> tuple[np.ndarray | None, in
 
 def predict_words(run: Run, words: Words) -> None:
     """Train the word models; each predicts the words of the pairs that it did not train on."""
-    from clipmem_core.auditing.word_table import ensure_words  # torch
+    from clipmem_core.auditing.run.word_table import ensure_words  # torch
 
     run.screen.say(status.WORDS)
     n = len(words.in_captions)
@@ -224,7 +216,7 @@ def predict_words(run: Run, words: Words) -> None:
 
 def train_members(run: Run, *, again: bool = False) -> None:
     """Train all members that are not finished."""
-    from clipmem_core.auditing.member import run_members  # torch
+    from clipmem_core.auditing.run.member import run_members  # torch
 
     record = run.audit.record
     at_once = settings.side_by_side(record.config)
@@ -284,7 +276,7 @@ def score(
 ) -> tuple[Judged, list[Fault]]:
     """Write the scores of pairs, captions and words; return them, and the faults of the pipeline
     that texts show."""
-    from clipmem_core.auditing.word_table import read_words  # torch
+    from clipmem_core.auditing.run.word_table import read_words  # torch
 
     audit = run.audit
     names = audit.record.members
@@ -562,8 +554,8 @@ def compute_in_processes(run: Run, words: Words | None) -> None:
 
 def compute_kind(folder: Path, names: Sequence[str], spelled: Sequence[str]) -> None:
     """Compute features of pictures, or of captions and of their words. The work of a task."""
-    from clipmem_core.auditing.member import compute_features  # torch
-    from clipmem_core.auditing.word_table import spelled_features
+    from clipmem_core.auditing.run.member import compute_features  # torch
+    from clipmem_core.auditing.run.word_table import spelled_features
 
     (kind,) = names
     audit = Audit(folder)
@@ -583,7 +575,7 @@ def ensure_features(audit: Audit, screen: Screen) -> int:
     record = audit.record
     if not settings.opens_towers(record.config):
         return 0
-    from clipmem_core.auditing.member import compute_features  # torch
+    from clipmem_core.auditing.run.member import compute_features  # torch
 
     towers = settings.checked_towers(record.config, record.towers)
     return compute_features(towers, audit.pairs, record.pictures, screen)

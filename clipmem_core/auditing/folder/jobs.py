@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
-from clipmem_core.auditing.store import Audit, check_name, write_json
+from clipmem_core.auditing.folder.store import Audit, check_name, write_json
 from clipmem_core.config import data_folder
 from clipmem_core.utils.io import read_json
 
@@ -197,7 +197,7 @@ class JobRequest:
 
 def python_path() -> str:
     """Return PYTHONPATH for a process that imports this package from any folder."""
-    package = str(Path(__file__).resolve().parents[2])
+    package = str(Path(__file__).resolve().parents[3])
     return os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
 
 

@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from clipmem_core.auditing.jobs import report
-from clipmem_core.auditing.status import MemberProgress, TaskScreen
-from clipmem_core.auditing.store import Audit
-from clipmem_core.auditing.verdict import WHOLE_HEAD, summary_lines, uses, whole_rows
+from clipmem_core.auditing.folder.jobs import report
+from clipmem_core.auditing.folder.status import MemberProgress, TaskScreen
+from clipmem_core.auditing.folder.store import Audit
+from clipmem_core.auditing.tables.verdict import WHOLE_HEAD, summary_lines, uses, whole_rows
 from clipmem_core.scores.registry import INJECTED_SCORES
 from clipmem_core.utils import columns as c
 

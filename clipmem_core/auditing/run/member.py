@@ -14,11 +14,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from clipmem_core.auditing import prepare, store
-from clipmem_core.auditing.executor import Executor, Task
-from clipmem_core.auditing.settings import Towers, member_towers, towers_of
-from clipmem_core.auditing.status import MemberProgress, Screen, member_progress, second_names
-from clipmem_core.auditing.store import Audit, MemberRecord, Record
+from clipmem_core.auditing.folder import prepare, store
+from clipmem_core.auditing.folder.settings import Towers, member_towers, towers_of
+from clipmem_core.auditing.folder.status import (
+    MemberProgress,
+    Screen,
+    member_progress,
+    second_names,
+)
+from clipmem_core.auditing.folder.store import Audit, MemberRecord, Record
+from clipmem_core.auditing.run.executor import Executor, Task
 from clipmem_core.config import AuditConfig, data_folder, fingerprint
 from clipmem_core.errors import misfit
 from clipmem_core.errors.misfit import HeldOut

@@ -275,7 +275,7 @@ class Towers(NamedTuple):
 @functools.lru_cache(maxsize=4)
 def towers_of(config: AuditConfig) -> Towers:
     """Return the towers that a resolved config locks."""
-    from clipmem_core.auditing.locked_towers import image_tower, text_tower
+    from clipmem_core.training.locked_towers import image_tower, text_tower
 
     options: dict[str, Any] = {"precision": config.precision, "device": config.device}
     image = text = None
@@ -308,7 +308,7 @@ def load_in_background(config: AuditConfig) -> None:
     def load() -> None:
         language_of("")
         if opens_towers(config):
-            import clipmem_core.auditing.locked_towers  # noqa: F401
+            import clipmem_core.training.locked_towers  # noqa: F401
 
     Thread(target=load, daemon=True).start()
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipmem_core.auditing import store
-from clipmem_core.auditing.prepare import audit_pixels
-from clipmem_core.auditing.settings import towers_of
-from clipmem_core.auditing.store import Audit
+from clipmem_core.auditing.folder import store
+from clipmem_core.auditing.folder.prepare import audit_pixels
+from clipmem_core.auditing.folder.settings import towers_of
+from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.config import AuditConfig
 from clipmem_core.dataset.checks import (
     CHECKS,
@@ -104,8 +104,8 @@ def _cut(config: AuditConfig, texts: list[str]) -> np.ndarray | None:
         cut = sizes > context - 2  # a token is at least one byte
         if cut.any():
             # torch, which the other checks do without
-            from clipmem_core.auditing.locked_towers import open_clip_lengths
             from clipmem_core.features.embed import FeatureExtractor
+            from clipmem_core.training.locked_towers import open_clip_lengths
             from clipmem_core.training.model import open_tokenizer
 
             long = [texts[row] for row in np.flatnonzero(cut)]

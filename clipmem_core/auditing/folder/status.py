@@ -13,9 +13,16 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from clipmem_core.auditing import store
-from clipmem_core.auditing.jobs import JOB, Job, audit_request, jobs_folder, list_job_names, report
-from clipmem_core.auditing.store import Audit, Record
+from clipmem_core.auditing.folder import store
+from clipmem_core.auditing.folder.jobs import (
+    JOB,
+    Job,
+    audit_request,
+    jobs_folder,
+    list_job_names,
+    report,
+)
+from clipmem_core.auditing.folder.store import Audit, Record
 from clipmem_core.training.names import CHECKPOINT, LOG
 from clipmem_core.utils.io import InputError, read_json
 
