@@ -357,7 +357,7 @@ def _decisions(
     ] = "",
 ) -> None:
     """Store decisions of a file or of another audit, and count the pairs of each decision."""
-    from clipmem_core.review.batch import take_over, transferable
+    from clipmem_core.review.bulk_edits import take_over, transferable
     from clipmem_core.review.decisions import count_decisions
     from clipmem_core.review.wrong_captions import wrong_lines
 

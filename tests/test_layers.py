@@ -72,6 +72,17 @@ def test_imports_point_one_way_between_packages() -> None:
         assert not against, f"{path} imports {against}"
 
 
+def test_parts_of_an_audit_import_one_way() -> None:
+    parts = ["folder", "tables", "run"]
+    for path, names in sources().items():
+        if path.parent.parent.name == "auditing":
+            later = parts[parts.index(path.parent.name) + 1 :]
+            against = {
+                name for name in names if name.split(".")[2:3] and name.split(".")[2] in later
+            }
+            assert not {name for name in against if name.startswith("clipmem_core.auditing.")}, path
+
+
 def test_modules_import_each_other_in_no_circle() -> None:
     names = {
         path: ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")

@@ -56,6 +56,7 @@ from clipmem_core.scores.score_tables import (
     wrong_captions,
 )
 from clipmem_core.training import model as models
+from clipmem_core.training.augmentation import FeatureRows, TrainingData
 from clipmem_core.training.heads import (
     caption_blocks,
     feature_views,
@@ -66,7 +67,6 @@ from clipmem_core.training.heads import (
 from clipmem_core.training.model import LockedModel, Standard, encode_image
 from clipmem_core.training.names import model_config
 from clipmem_core.training.trainer import Trainer
-from clipmem_core.training.views import FeatureRows, TrainingData
 from clipmem_core.training.word_model import Predictions
 from clipmem_core.training.word_scores import (
     CaptionWords,

@@ -16,7 +16,7 @@ from clipmem_core.auditing.folder.store import CAPTION_TABLE, PAIRS, Audit, read
 from clipmem_core.auditing.tables.fault_tables import ensure_checks
 from clipmem_core.export.formats import Summary, export_audit
 from clipmem_core.export.report import top_pairs
-from clipmem_core.review.batch import StoredTable, store_table
+from clipmem_core.review.bulk_edits import StoredTable, store_table
 from clipmem_core.review.cards import LIKELY, WRONG_WORDS
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.incidents import read_incidents, repairs

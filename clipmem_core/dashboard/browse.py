@@ -46,7 +46,7 @@ from clipmem_core.dashboard.plain import (
 )
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.figures import BAR_COLOUR, OTHER
-from clipmem_core.review.batch import preview_replacement
+from clipmem_core.review.bulk_edits import preview_replacement
 from clipmem_core.review.cards import BY_CAPTION, MARKS, cards
 from clipmem_core.review.decisions import CHOICES, open_review
 from clipmem_core.review.rows import (

@@ -246,7 +246,7 @@ class Fitted:
         pair only if it has no siblings.
 
         Args:
-            of_units: captions that are siblings of each other.
+            of_units: the captions of each new pair, or of each candidate.
             beside: similarity, margin and csls, as of `fit_beside`, [n_captions, 3].
             agree: as of `agreement`, [n_captions, 3].
             words: mean log-likelihood ratio of the words, [n_captions].
@@ -459,8 +459,8 @@ def _suspicion(evidence: CaptionEvidence) -> np.ndarray:
 def _wrong_pairs(evidence: CaptionEvidence) -> tuple[WrongCount, np.ndarray]:
     """Return the number of wrong pairs, and the probability of each.
 
-    `misfit` orders pairs better than `csls_out`, since it knows what was learned in training; but
-    no known positive has it. So the probabilities by csls_out are assigned in the order of misfit.
+    Probabilities are fitted on `csls_out`, since swapped captions have no `misfit`, then permuted
+    so that they increase with `misfit`, which ranks better.
     """
     is_none = np.maximum.reduceat(evidence.not_captions, evidence.of_pairs.first)
     count = estimate_wrong(np.where(is_none, np.nan, evidence.fit), evidence.swapped)

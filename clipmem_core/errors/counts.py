@@ -103,7 +103,8 @@ def estimate_wrong(fit: np.ndarray, *swapped: np.ndarray) -> WrongCount:
     descending = isotonic(weights @ wrong, weights=counts + 1e-6).x
     log_odds = scipy.special.logit(np.clip(descending, 1e-12, 1 - 1e-12)) - _SLOPE * middles
     scores = middle + middles * spread
-    # Other captions may be wrong more often: cells with swapped captions count as much
+    # Real captions may be wrong more often than the swapped ones suggest: each bin gets equal
+    # weight from swapped and from real pairs.
     filled = counts / len(values) + densities.mean(axis=0)
     ratio = isotonic(weights @ ratios, weights=filled).x - _SLOPE * middles
     estimate = float(weights @ wrong @ counts)

@@ -48,9 +48,8 @@ def evenly_spaced(values: np.ndarray, most: int) -> np.ndarray:
 def mean_over_epochs(trajectory: np.ndarray) -> np.ndarray:
     """Average one member's in-batch log-probability of the true partner over epochs.
 
-    `learned` is its mean over the members that train on a pair, how early and how well they learn
-    it: at most 0; near 0 at once, far below late or never. Paper: candidates have it from f,
-    independents from g.
+    `learned` is the mean of this over the members that train on a pair (≤ 0). Higher: learned
+    earlier. With the paper's protocol candidates have it from f, independents from g.
 
     Args:
         trajectory: training cosine and log-probability (≤ 0, both directions averaged), [n_epochs,

@@ -7,10 +7,10 @@ The estimate. A pair with the probability p by its scores has a wrong caption wi
 
 where a and b recalibrate the scores, and c is the share of wrong captions that the scores do not
 see. The priors are a ~ N(a₀, .7²), b ~ N(1, .2²), and a density of log c that falls as c^−.3 from
-10⁻⁴ to .2; a₀ gives the count of all pairs the median Σ p. A person errs in 3 % of the decisions,
-and a decision counts with the square root of its likelihood (Grünwald & van Ommen, Bayesian
-Analysis 2017), since the model is not exact: so no single decision moves the estimate far. The
-posterior is computed on a grid (Gelman et al., Bayesian Data Analysis, chapter 3).
+10⁻⁴ to .2; a₀ gives the count of all pairs the median Σ p. The reviewer's error rate is 3 %. The
+likelihood of each decision is raised to the power 1/2, because the model is misspecified (Grünwald
+& van Ommen, Bayesian Analysis 2017): no single decision moves the estimate far. The posterior is
+computed on a grid (Gelman et al., Bayesian Data Analysis, chapter 3).
 """
 
 from bisect import bisect_left

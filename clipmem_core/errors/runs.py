@@ -173,7 +173,7 @@ def find_runs(fits: Fits, stretches: Sequence[np.ndarray] = ()) -> list[Displace
             part = slice(first, last + 1)
             back = 0.0
             if abs(partners[part] - rows[part]).min() > last - first:
-                # Of two blocks that were exchanged both speak for the same line.
+                # Two exchanged blocks lie on the same diagonal, so their evidence is added.
                 back = max(0.0, fits.evidence(partners[part], rows[part]).sum())
             if back >= _WEAK or is_voted:
                 found.append((score + back, rows[part], partners[part]))

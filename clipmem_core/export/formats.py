@@ -44,7 +44,7 @@ from clipmem_core.export.cleaned import (
     picture_files,
     suffix_of,
 )
-from clipmem_core.review.batch import word_changes
+from clipmem_core.review.bulk_edits import word_changes
 from clipmem_core.review.cards import OWN_CAPTIONS, listed_scores
 from clipmem_core.review.decisions import (
     CODES,

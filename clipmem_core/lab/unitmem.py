@@ -45,6 +45,7 @@ from clipmem_core.features.towers import autocast
 from clipmem_core.lab import unit_tables as t
 from clipmem_core.mitigations import Batch, can_cut_text
 from clipmem_core.scores.encoders import UnitTally
+from clipmem_core.training.augmentation import Views
 from clipmem_core.training.heads import feature_views
 from clipmem_core.training.model import (
     UPPER,
@@ -56,7 +57,6 @@ from clipmem_core.training.model import (
 )
 from clipmem_core.training.names import CHECKPOINT
 from clipmem_core.training.trainer import Trainer, train
-from clipmem_core.training.views import Views
 from clipmem_core.utils import columns as c
 from clipmem_core.utils import draws
 from clipmem_core.utils.io import InputError

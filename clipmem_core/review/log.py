@@ -3,12 +3,12 @@
 Tables:
     event         a row for each decision and each undo
     entry         a row for each pair of an event; `decided`, `captioned` and `noted` are the events
-                  with the pair's current decision, new captions and note, `judged` is the key of
-                  the captions that were decided on
+                  with the pair's current decision, new captions and note, `judged` is the
+                  hash of the captions that the decision was made on
     standing      the current entry of each pair and caption key
     own_captions  a pair's own decision, new captions and note in an event of several kinds or
                   captions; without a decision only its captions or note change
-    apart         neutral events of earlier versions, which do not say whether captions are right
+    apart         neutral events of earlier versions, which have no verdict on the captions
     told          the outcome of each numbered event of a browser: a repeated event is stored once
 
 Each event has a checksum of its row and of its rows in the other tables. A process verifies each

@@ -64,9 +64,10 @@ def design(inside: np.ndarray, blocks: Sequence[np.ndarray]) -> Design:
     """Choose how to estimate the error of clipmem.
 
     Where every pair has as many members in, and out, of each replicate or seed as any other (as
-    every membership that is drawn here), clipmem is the mean over replicates of in minus out, and
-    its error is that of these differences. With as many in as out, members of one side of a
-    replicate estimate the same variance, with more degrees of freedom.
+    every membership that is drawn here), clipmem is the mean over replicates of d = mean in − mean
+    out, and its variance is the sample variance of d over the number of replicates. With as many
+    members in as out, it is pooled with the variance within the sides of each replicate, an
+    estimate of the same quantity: together they have more degrees of freedom.
 
     Args:
         inside: true where the member is in, [n_members, n_pairs].

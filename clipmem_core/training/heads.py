@@ -13,14 +13,14 @@ from clipmem_core.config import AuditConfig
 from clipmem_core.errors import misfit
 from clipmem_core.errors.misfit import HeldOut
 from clipmem_core.training import model as models
-from clipmem_core.training.model import LockedModel, Model, Standard
-from clipmem_core.training.trainer import chosen_captions
-from clipmem_core.training.views import (
+from clipmem_core.training.augmentation import (
     ActivationViews,
     FeatureViews,
     TrainingData,
     ViewMaker,
 )
+from clipmem_core.training.model import LockedModel, Model, Standard
+from clipmem_core.training.trainer import chosen_captions
 from clipmem_core.utils.ragged import Ragged
 
 

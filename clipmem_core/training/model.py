@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from clipmem_core.dataset.readers.remote import hub_answers, reason_of
 from clipmem_core.features.towers import autocast
 from clipmem_core.mitigations import can_cut_text
+from clipmem_core.training.augmentation import TrainingData, Views
 from clipmem_core.training.names import model_config, model_file
-from clipmem_core.training.views import TrainingData, Views
 from clipmem_core.utils.io import InputError
 
 # an open_clip model; torch's Module does not declare the attributes of its towers

@@ -37,8 +37,8 @@ class Option:
     gt: float | None = None
     le: float | None = None
     lt: float | None = None
-    # The pairs and their storage, the number of members, training, evaluation; machine: its value
-    # follows from that
+    # The pairs and their storage, the number of members, training, evaluation; machine: the default
+    # depends on the machine
     affects: tuple[Affected, ...] = ("training",)
     # a mitigation, which its default, or the value of the field `off_at`, turns off
     mitigates: bool = False

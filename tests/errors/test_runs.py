@@ -100,3 +100,5 @@ def test_segments_are_those_of_the_definition() -> None:
         assert [(first, last + 1) for _, first, last in found] == largest
         for total, first, last in found:
             assert total == pytest.approx(values[first : last + 1].sum())
+    equal = np.tile([1.0, -2.0], 3_000)  # no recursion: as many segments as there are ones
+    assert len(maximal_segments(equal, 0.5)) == 3_000

@@ -9,7 +9,7 @@ from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.lab import mitigated
 from clipmem_core.lab.setting import DECISIONS, Setting, changes_of, control_of
 from clipmem_core.lab.study_results import store_effect
-from clipmem_core.review.batch import store_table
+from clipmem_core.review.bulk_edits import store_table
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.wrong_captions import read_effect
 from tests.fixtures import Copy, copy, data, made

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from clipmem_core.lab.unitmem import count_units
 from clipmem_core.training import model as models
+from clipmem_core.training.augmentation import TrainingData
 from clipmem_core.training.model import Model, build_model
-from clipmem_core.training.views import TrainingData
 from tests.training.toys import CONFIG, MODEL, draw_data, view_maker, write_model
 
 VIEWS = view_maker(seed=3)

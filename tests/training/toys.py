@@ -10,9 +10,9 @@ import numpy as np
 
 from clipmem_core.config import AuditConfig
 from clipmem_core.lab.unitmem import TowerTrainer
+from clipmem_core.training.augmentation import FeatureRows, TrainingData, ViewMaker
 from clipmem_core.training.model import Model, build_model
 from clipmem_core.training.trainer import Trainer
-from clipmem_core.training.views import FeatureRows, TrainingData, ViewMaker
 from clipmem_core.utils.draws import draw_keys
 from clipmem_core.utils.ragged import Ragged
 

@@ -32,6 +32,7 @@ from clipmem_core.features.towers import Opened, Tower
 from clipmem_core.mitigations import Vocabulary, pairs_with
 from clipmem_core.scores.metrics import linear_probe, retrieval_recalls, zero_shot
 from clipmem_core.training import model as models
+from clipmem_core.training.augmentation import FeatureRows, TrainingData, ViewMaker, Views
 from clipmem_core.training.heads import (
     caption_blocks,
     embed_texts,
@@ -47,7 +48,6 @@ from clipmem_core.training.model import (
 )
 from clipmem_core.training.names import CHECKPOINT, STATE, TRAJECTORY, model_config
 from clipmem_core.training.trainer import Trainer, train
-from clipmem_core.training.views import FeatureRows, TrainingData, ViewMaker, Views
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.draws import draw_keys
 from clipmem_core.utils.embeddings import write_vectors

@@ -12,7 +12,7 @@ from clipmem_core import open_audit
 from clipmem_core.auditing.folder.store import CONFIG, PAIRS, Audit, write_json
 from clipmem_core.cli import main
 from clipmem_core.export.formats import export_audit
-from clipmem_core.review.batch import preview_replacement
+from clipmem_core.review.bulk_edits import preview_replacement
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import (
     KEEP,
