@@ -26,7 +26,7 @@ from clipmem_core.dashboard.plain import (
     show_strong,
     show_text,
 )
-from clipmem_core.dataset.languages import describe_languages
+from clipmem_core.features.tower_by_language import describe_languages
 from clipmem_core.figures import group_figure, mean_texts
 from clipmem_core.review import overview as o
 from clipmem_core.review.cards import FirstCaption, cards, explain_captions, percent

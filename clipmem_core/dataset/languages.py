@@ -1,7 +1,6 @@
 """Scripts and languages of captions, and which of them a text tower reads. Languages are ISO 639
 codes."""
 
-import dataclasses
 import functools
 import unicodedata
 from collections import Counter
@@ -9,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clipmem_core.config import AUTO, ENGLISH_TOWER, MULTILINGUAL_TOWER, AuditConfig
+from clipmem_core.config import ENGLISH_TOWER
 from clipmem_core.utils import draws
 from clipmem_core.utils.io import read_json
 
@@ -22,7 +21,6 @@ _SURE = 0.8  # probability; none of 12,000 English captions has another language
 _READ = 2_000  # characters of a caption
 _SAMPLE = 5_000  # captions
 _JOINED = 20  # short captions that are looked at as one text
-_NAMED = 0.005  # share of a language that is named
 _ONE_SCRIPT = dict.fromkeys(
     ("HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "BOPOMOFO", "IDEOGRAPHIC"), "CJK"
 )
@@ -85,20 +83,6 @@ def mostly_english(shares: Mapping[str, float]) -> bool:
     return not shares or shares.get("en", 0.0) >= _MOSTLY_ENGLISH
 
 
-def with_text_tower(config: AuditConfig, shares: Mapping[str, float]) -> AuditConfig:
-    """Choose the text tower of a config with `auto` by the languages of the captions."""
-    if config.text_tower != AUTO:
-        return config
-    english = mostly_english(shares) or config.features
-    return dataclasses.replace(config, text_tower=ENGLISH_TOWER if english else MULTILINGUAL_TOWER)
-
-
-def languages_read(config: AuditConfig) -> list[str]:
-    """Return the languages that the locked text tower of an audit reads; empty if unknown."""
-    unknown = config.features or not config.lock_text
-    return [] if unknown else TOWER_LANGUAGES.get(config.text_tower, [])
-
-
 def is_read(text: str, languages: Sequence[str]) -> bool:
     """Tell whether a tower of some languages (none: unknown) may read a text: false for one that is
     clearly in another."""
@@ -107,21 +91,6 @@ def is_read(text: str, languages: Sequence[str]) -> bool:
     if language := language_of(text):
         return language in languages
     return languages != ENGLISH or main_script(text) in ("", "LATIN")
-
-
-def describe_languages(shares: Mapping[str, float], config: AuditConfig) -> str:
-    """Return the languages of captions in words, the text tower, and which it does not read."""
-    named = [name for name, share in shares.items() if share >= _NAMED]
-    listed = ", ".join(f"{NAMES[name]} {100 * shares[name]:.0f} %" for name in named)
-    listed = listed or "in no certain language"
-    read = languages_read(config)
-    if not read:
-        return listed
-    listed += f"; text tower: {config.text_tower}"
-    if unread := [f"{NAMES[name]} is not read" for name in named if name not in read]:
-        unread.append("captions are compared as strings of characters only")
-        listed += f". {': '.join(unread)}"
-    return listed
 
 
 def spaces_words(shares: Mapping[str, float]) -> bool:

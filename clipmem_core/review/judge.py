@@ -43,7 +43,7 @@ from clipmem_core.auditing.run.preflight import faults_without_model
 from clipmem_core.auditing.run.word_table import HALVES, RATIOS
 from clipmem_core.auditing.tables.fault_tables import cause_of
 from clipmem_core.dataset.checks import not_captions
-from clipmem_core.dataset.languages import is_read, languages_read
+from clipmem_core.dataset.languages import is_read
 from clipmem_core.dataset.readers.paths import as_name
 from clipmem_core.dataset.sentences import sentences_of
 from clipmem_core.errors.calibration import HALF, Fitted
@@ -51,6 +51,7 @@ from clipmem_core.errors.misfit import HeldOut, fit_beside, nan_mean
 from clipmem_core.errors.runs import Fits, find_runs
 from clipmem_core.features.cache import ReportCount
 from clipmem_core.features.embed import FeatureExtractor
+from clipmem_core.features.tower_by_language import languages_read
 from clipmem_core.review import encoding, search
 from clipmem_core.review.cards import WRONG_WORDS
 from clipmem_core.review.judge_input import PICTURE, REPLACES, Candidates

@@ -23,7 +23,8 @@ from clipmem_core.auditing.folder.store import (
     read_captions,
     read_embeddings,
 )
-from clipmem_core.dataset.languages import NAMES, is_read, languages_read
+from clipmem_core.dataset.languages import NAMES, is_read
+from clipmem_core.features.tower_by_language import languages_read
 from clipmem_core.review.encoding import embed_texts, features_of_text, run
 from clipmem_core.review.queries import (
     ROW,

@@ -29,10 +29,11 @@ from clipmem_core.config import (
     fingerprint,
     flat,
 )
-from clipmem_core.dataset.languages import language_shares, with_text_tower
+from clipmem_core.dataset.languages import language_shares
 from clipmem_core.dataset.readers.containers import split_reference
 from clipmem_core.dataset.readers.paths import is_newer
 from clipmem_core.dataset.source import source_files
+from clipmem_core.features.tower_by_language import with_text_tower
 from clipmem_core.scores.membership import Membership
 from clipmem_core.training.names import model_config
 from clipmem_core.utils import columns as c

@@ -48,13 +48,7 @@ from clipmem_core.dataset.faults import (
     sorted_captions,
     text_faults,
 )
-from clipmem_core.dataset.languages import (
-    describe_languages,
-    is_read,
-    languages_read,
-    mostly_english,
-    spaces_words,
-)
+from clipmem_core.dataset.languages import is_read, mostly_english, spaces_words
 from clipmem_core.dataset.sentences import places_of
 from clipmem_core.errors.calibration import HALF, Fitted, Probabilities
 from clipmem_core.errors.evidence import draw_decoys
@@ -66,6 +60,7 @@ from clipmem_core.errors.runs import (
     likely_displaced,
 )
 from clipmem_core.errors.words import Words, split_words
+from clipmem_core.features.tower_by_language import describe_languages, languages_read
 from clipmem_core.scores.membership import Membership, MemberSides, side_means
 from clipmem_core.scores.score_tables import (
     Evidence,

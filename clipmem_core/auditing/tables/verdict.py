@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core.config import AuditConfig
-from clipmem_core.dataset.languages import describe_languages, spaces_words
+from clipmem_core.dataset.languages import spaces_words
+from clipmem_core.features.tower_by_language import describe_languages
 from clipmem_core.scores.registry import QUEUE_SCORES, USE_SCORES, Queue
 from clipmem_core.utils import columns as c
 
