@@ -121,7 +121,7 @@ ROOT = Path(__file__).parents[1]
 READMES = [ROOT / name for name in ("README.md", "data/README.md", "clipmem_core/EXTENDING.md")]
 READMES += [
     *(ROOT / "clipmem_core/auditing").glob("*.md"),
-    *(ROOT / "data/results").glob("[!a]*.md"),
+    *(ROOT / "data/results").glob("*.md"),
 ]
 # In a code block a command ends with its line or comment; within a sentence it ends with the quote.
 COMMAND = re.compile(
