@@ -111,7 +111,8 @@ def read_comparison(audit: Audit) -> pd.DataFrame | None:
 def comparison_lines(table: pd.DataFrame) -> list[str]:
     """Say for each group of pairs which encoder holds more of clipmem."""
     lines = []
-    rows: list[dict[str, Any]] = table[table["group"] != c.HELD_OUT].to_dict("records")  # type: ignore[assignment]
+    shown = table[table["group"] != c.HELD_OUT]
+    rows: Any = shown.to_dict("records")
     for row in rows:
         group = f"{row['group'][0].upper()}{row['group'][1:]} ({row['n']:,})"
         if row["n"] < 2:
