@@ -25,7 +25,6 @@ from clipmem_core.review import overview as o
 from clipmem_core.review.cards import cards
 from clipmem_core.utils import columns as c
 
-SAMPLED = 2_000  # as of the command `encoders`
 _TOP_UNITS = 4  # of each encoder
 _BARS = "Bars: 95 % interval over pairs. Dotted: mean of held-out pairs, which no model trained on."
 _MIRRORED = "Independent pairs were learned by g, which is subtracted: theirs are negative."
@@ -88,8 +87,8 @@ def _draw_offer(audit: Audit) -> None:
     second = Audit.of(t.encoders_name(audit))
     if t.read_comparison(second) is not None and not (job and job.running):
         return
-    pairs = min(audit.record.pairs, SAMPLED)
-    minutes = max(2, round(7 * pairs / SAMPLED))
+    pairs = min(audit.record.pairs, t.SAMPLE)
+    minutes = max(2, round(7 * pairs / t.SAMPLE))
     draw_job_request(
         task,
         lambda: t.read_comparison(second) is not None,

@@ -13,6 +13,7 @@ from clipmem_core.auditing.folder.status import Screen
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.auditing.run.pipeline import run_audit
 from clipmem_core.config import AuditConfig, affecting, preset_config
+from clipmem_core.errors.calibration import HALF
 from clipmem_core.lab import unit_tables as t
 from clipmem_core.lab.unitmem import run_units
 from clipmem_core.scores.encoders import compare_parts
@@ -20,9 +21,7 @@ from clipmem_core.utils import columns as c
 from clipmem_core.utils import draws
 from clipmem_core.utils.io import InputError
 
-SAMPLE = 2_000  # pairs that encoders are trained on
 MOST_COMPARED = 4_000  # scored pairs of a comparison, drawn at random
-_TRAINED_HALF = 0.5  # p_wrong from which a pair is probably wrong
 
 
 def encoders_config(audit: Audit, sample: int) -> AuditConfig:
@@ -89,7 +88,7 @@ def compare_encoders(audit: Audit, screen: Screen) -> None:
     image, text = ([vectors[side][rows] for vectors in embeddings] for side in (0, 1))
     of_pairs = scores.iloc[rows].reset_index(drop=True)
     clipmem = of_pairs[c.CLIPMEM]
-    wrong = (of_pairs[c.P_WRONG] > _TRAINED_HALF).to_numpy()
+    wrong = (of_pairs[c.P_WRONG] > HALF).to_numpy()
     scored = of_pairs[c.GROUP].isin(c.TARGET_GROUPS).to_numpy()
     top = (clipmem >= clipmem[scored].quantile(0.9)).to_numpy()
     groups = {

@@ -19,6 +19,7 @@ _VERSION = 1  # of the measure: a new number recomputes every table
 UNITS = "units.parquet"
 REFERENCES = "references.parquet"
 COMPARISON = "comparison.parquet"
+SAMPLE = 2_000  # pairs of an audit that the command `encoders` trains on
 # Groups of a comparison of encoders
 TYPICAL = "typical pairs"
 MOST = "the most memorized tenth"
