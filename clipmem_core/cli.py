@@ -282,14 +282,15 @@ def _reaudit(
     audit: AuditName,
     name: Annotated[str, "the second audit's folder; empty adds -again to the first one's"] = "",
 ) -> None:
-    """Audit an audit's cleaned data set with the same members, and compare retrieval and
-    memorization."""
-    from clipmem_core.export.reaudit import comparison_lines, reaudit
+    """Audit an audit's cleaned data set with the same members."""
+    from clipmem_core.auditing.run.console import show_verdict
+    from clipmem_core.export.reaudit import reaudit
 
     first = open_audit(audit)
     with _screen(first.record.config.batch_size) as screen:
         second = reaudit(first, name or f"{first.name}-again", screen)
-    print(*comparison_lines(second), sep="\n")
+    show_verdict(second)
+    print(f"What your decisions change: python -m clipmem_core mitigate {first.name} --decisions")
 
 
 def _judge(

@@ -34,7 +34,6 @@ from clipmem_core.dashboard.plain import (
     moment,
     pairs_in_words,
     show_command,
-    show_strong,
     show_text,
 )
 from clipmem_core.dashboard.running_audit import draw_job_request, draw_progress
@@ -367,9 +366,8 @@ def draw_reaudits(audit: Audit) -> None:
 def _draw_start(audit: Audit) -> None:
     """Draw the button that starts a re-audit, or why none can start."""
     st.caption(
-        "What did your decisions change? This trains the same models again, without the pairs you "
-        "removed and with the captions you changed, and compares both audits on the pairs they "
-        "share. It takes about as long as the first audit."
+        "This trains the same models on the cleaned set and scores it again, in about the time of "
+        "the first audit. What your decisions change in training: Mitigations, My decisions."
     )
     changed = count_changed(audit)
     obstacle = "" if changed else "No pair is removed and no caption changed yet."
@@ -399,24 +397,13 @@ def _draw_start(audit: Audit) -> None:
 
 @st.fragment(run_every=2)
 def _draw_second(audit: Audit, name: str) -> None:
-    """Draw the progress of a re-audit and of its comparison, or its result."""
+    """Draw the progress of a re-audit, or its result."""
     if state_of(name).word != DONE:
         draw_progress(name)
         return
     second = Audit(audits_folder() / name)
     with explained_errors():
-        sentences = reaudit.comparison_lines(second)
-    if not sentences:
-        draw_job_request(
-            reaudit.reaudit_request(audit, name),
-            lambda: reaudit.comparison_lines(second),
-            reason="The second audit is finished but not compared yet.",
-            label="Compare",
-        )
-        return
-    show_strong(sentences[0])
-    for sentence in sentences[1:]:
-        show_text(sentence)
+        show_text(second.verdict["sentence"])
     with in_a_row():
         draw_link("overview", "Open", second)
         draw_link("compare", "Compare pair by pair", audit, one=audit.name, other=name)

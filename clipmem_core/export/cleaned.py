@@ -1,26 +1,23 @@
 """The cleaned data set: the pairs of an audit that are not removed, with new captions, and their
 picture files."""
 
-import hashlib
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from clipmem_core.auditing.folder.prepare import read_raw
 from clipmem_core.auditing.folder.store import PAIRS, Audit, read_table
 from clipmem_core.dataset.readers.containers import read_bytes, split_reference
 from clipmem_core.dataset.readers.paths import is_newer, picture_fault, tidy
 from clipmem_core.dataset.source import source_files
 from clipmem_core.review.decisions import REMOVE, Decision, open_review
 from clipmem_core.review.queries import count_pairs_of, fetch_by_id
-from clipmem_core.utils.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, SHA256, WIDTH
+from clipmem_core.utils.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
 from clipmem_core.utils.io import InputError, replacing_folder
 
 RECAPTIONED = "recaptioned"
@@ -28,7 +25,6 @@ MARK = ".clipmem-export"  # file in a folder that an export may replace
 IMAGES = "{stem}_images"  # folder of extracted pictures
 CLEANED = "cleaned.json"  # in the folder of a data set that a second audit is of
 PictureProgress = Callable[[int, int], None]  # called with the finished pictures, and all
-_NAMED = 3  # changed pictures in a note
 _IN_ARCHIVE = r"(?i)\.tar/|\.(?:parquet|arrow)#[0-9]+$"
 _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2", "PPM": ".pnm"}
 
@@ -44,27 +40,7 @@ class Cleaned:
     pairs: pd.DataFrame
     removed: pd.DataFrame  # the same
     line: str  # the counts
-    limits: tuple[str, ...]  # the notes on pairs
-    # references of pictures whose bytes differ from the audit's; reading a picture adds to them
-    changed: dict[str, None]
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Notes shown with any format."""
-        count = len(self.changed)
-        first = ", ".join(map(repr, islice(self.changed, _NAMED)))
-        note = (
-            f"{count_words(count, 'picture')} changed since the audit, first {first}: audit the "
-            "set again."
-        )
-        return self.limits + counted((count, note))
-
-    def read(self, image: str, sha256: str | None) -> bytes:
-        """Read a picture, and compare it with the audit's."""
-        data = read_bytes(self.root, image)
-        if sha256 and hashlib.sha256(data).hexdigest() != sha256:
-            self.changed[image] = None
-        return data
+    notes: tuple[str, ...]  # shown with any format
 
     @property
     def recaptioned(self) -> int:
@@ -78,10 +54,8 @@ def clean(audit: Audit) -> Cleaned:
             f"audit {audit.name!r} injected wrong captions: export an audit without "
             "--inject-miscaptions"
         )
-    columns = [PAIR_ID, IMAGE, CAPTIONS, LABEL, WIDTH, HEIGHT, SHA256]
+    columns = [PAIR_ID, IMAGE, CAPTIONS, LABEL, WIDTH, HEIGHT]
     pairs = read_table(audit.folder / PAIRS, columns=columns)
-    if audit.record.config.features:
-        pairs[SHA256] = None  # of the features
     pairs = pairs.astype(object).where(pairs.notna(), None)
     decisions = open_review(audit).decisions()
     current = [decisions.get(pair_id, Decision(pair_id)) for pair_id in pairs[PAIR_ID]]
@@ -97,13 +71,13 @@ def clean(audit: Audit) -> Cleaned:
     quarantined = len(audit.quarantine)
     other = sum(each.for_other_captions is not None for each in current)
     limit = audit.record.config.captions
-    corrected, first = _corrected(audit, dict(zip(pairs[PAIR_ID], stored, strict=True)))
+    newer = _newer_files(audit, pairs[IMAGE])
     notes = counted(
         (
-            corrected,
-            f"{count_words(corrected, 'pair')} with other captions in {audit.record.source} since "
-            f"the audit, first {first!r}. The export has the audit's: to export the new ones, "
-            "audit the set again.",
+            len(newer),
+            f"{count_words(len(newer), 'file')} written after the audit, first "
+            f"{next(iter(newer), '')}. The export has the captions of the audit: to export what "
+            "has changed, audit the set again.",
         ),
         (
             audit.record.repeated_captions,
@@ -125,15 +99,8 @@ def clean(audit: Audit) -> Cleaned:
             "(--captions).",
         ),
     )
-    root = audit.record.pictures
     line = contents_line(audit, decisions)
-    cleaned = Cleaned(audit, root, kept, pairs[is_removed], line, notes, {})
-    time = (audit.folder / PAIRS).stat().st_mtime_ns
-    for image, sha256 in zip(pairs[IMAGE], pairs[SHA256], strict=True):
-        if sha256 and is_newer(split_reference(root, image)[0], time):
-            with suppress(FileNotFoundError, InputError):
-                cleaned.read(image, sha256)
-    return cleaned
+    return Cleaned(audit, audit.record.pictures, kept, pairs[is_removed], line, notes)
 
 
 def contents_line(audit: Audit, decisions: Mapping[str, Decision]) -> str:
@@ -172,25 +139,15 @@ def count_words(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def _corrected(audit: Audit, captions: Mapping[str, Sequence[str]]) -> tuple[int, str]:
-    """Return how many pairs of an audit have other captions in its source now, and the first one.
-    The source is read again only if a file of it is newer than the audit."""
+def _newer_files(audit: Audit, images: Iterable[str]) -> list[Path]:
+    """List the files of the data set that were written after the audit read them."""
     record = audit.record
+    if record.config.features:
+        return []
+    files = {path: None for path in source_files(record.source) if path.is_file()}
+    files |= {split_reference(record.pictures, image)[0]: None for image in images}
     time = (audit.folder / PAIRS).stat().st_mtime_ns
-    if not any(is_newer(file, time) for file in source_files(record.source)):
-        return 0, ""
-    try:
-        raw = read_raw(record.source, record.config)[0]
-    except InputError:  # without it, the pictures below are missing too
-        return 0, ""
-    limit = record.config.captions or None
-    pairs = zip(raw.pairs[PAIR_ID], raw.pairs[CAPTIONS], strict=True)
-    changed = [
-        pair_id
-        for pair_id, texts in pairs
-        if pair_id in captions and sorted(list(texts)[:limit]) != sorted(captions[pair_id])
-    ]
-    return len(changed), changed[0] if changed else ""
+    return [path for path in files if path.is_file() and is_newer(path, time)]
 
 
 def counted(*notes: tuple[int, str]) -> tuple[str, ...]:
@@ -243,11 +200,11 @@ def encoded_pictures(
     cleaned: Cleaned, progress: PictureProgress
 ) -> Iterator[tuple[int, str, bytes]]:
     """Yield row, reference and content of each picture; a missing one is an input error."""
-    images = cleaned.pairs[[IMAGE, SHA256]]
-    for done, (row, image, sha256) in enumerate(images.itertuples(name=None)):
+    images = cleaned.pairs[IMAGE]
+    for done, (row, image) in enumerate(images.items()):
         progress(done, len(images))
         try:
-            yield row, image, cleaned.read(image, sha256)
+            yield row, image, read_bytes(cleaned.root, image)
         except FileNotFoundError as error:
             raise InputError(str(error)) from None
     progress(len(images), len(images))

@@ -1,6 +1,5 @@
 """The formats of an export: a writer for each, and their registry `FORMATS`."""
 
-import hashlib
 import json
 import posixpath
 import re
@@ -74,7 +73,6 @@ METHOD = (
 )
 # of a list of keys: one JSON object a line, `key` and `captions`
 NEW_CAPTIONS = "{name}.captions.jsonl"
-HASHED = "{stem}.uids.csv"  # maps ids to the hashes in a list of uids
 _UID = re.compile("[0-9a-fA-F]{32}")
 _BREAK = re.compile(r"\s*[\r\n]+\s*")
 
@@ -246,36 +244,22 @@ def _sample_keys(root: Path, images: Iterable[str]) -> list[str]:
 
 
 def write_uids(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Written:
-    """Write the sorted uids of the exported pairs, as DataComp's resharder reads them; a CSV has
-    the uids of ids that are hashed."""
-    table = cleaned.pairs[[PAIR_ID]].assign(uid=cleaned.pairs[PAIR_ID].map(uid_of))
-    hashed = int((table["uid"] != table[PAIR_ID].str.lower()).sum())
+    """Write the sorted uids of the exported pairs, as DataComp's resharder reads them."""
+    others = [each for each in cleaned.pairs[PAIR_ID] if not _UID.fullmatch(each)]
+    if others:
+        raise InputError(
+            f"{len(others):,} ids are not a uid of 32 hex digits, first {others[0]!r}: audit the "
+            "pool with --csv-id-key uid"
+        )
     # 128 bits, the high half first
-    uids = np.frombuffer(bytes.fromhex("".join(table["uid"])), dtype=">u8,>u8")
+    uids = np.frombuffer(bytes.fromhex("".join(cleaned.pairs[PAIR_ID])), dtype=">u8,>u8")
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.save(file, np.sort(uids.astype("u8,u8")), allow_pickle=False)
-    second = beside(path, HASHED)
-    second.unlink(missing_ok=True)  # of the replaced export
-    if hashed:
-        with replacing(second) as temporary:
-            table.to_csv(temporary, index=False, quoting=QUOTE_NONNUMERIC)
-    note = (
-        f"{count_words(hashed, 'id')} hashed, without the 32 hex digits of a uid: see "
-        f"{second.name}. To have the uids of a pool, audit it with --csv-id-key uid."
-    )
     lost = (
         f"{count_words(cleaned.recaptioned, 'pair')} with new captions, which are not exported: a "
         "list of uids has no captions."
     )
-    return counted((cleaned.recaptioned, lost), (hashed, note)), ""
-
-
-def uid_of(pair_id: str) -> str:
-    """Return an id of 32 hex digits in lower case, and for any other id the first 128 bits of its
-    SHA-256."""
-    if _UID.fullmatch(pair_id):
-        return pair_id.lower()
-    return hashlib.sha256(pair_id.encode()).hexdigest()[:32]
+    return counted((cleaned.recaptioned, lost)), ""
 
 
 def write_decisions(audit: Audit, path: Path, progress: PictureProgress) -> Written:
@@ -386,7 +370,6 @@ FORMATS = {
         "The sorted uids of the pairs to keep, as DataComp's resharder reads them.",
         "Uids have no captions: new captions are omitted.",
         write_uids,
-        second=HASHED,
     ),
     "html": Format(
         "HTML report",

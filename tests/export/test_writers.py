@@ -1,7 +1,6 @@
 """Each format as its tool reads it: pandas and open_clip, COCO, datasets, webdataset, DataComp,
 Pillow."""
 
-import hashlib
 import json
 import subprocess
 from argparse import Namespace
@@ -14,8 +13,9 @@ from PIL import Image
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from clipmem_core.auditing.folder.store import Audit
-from clipmem_core.export.formats import Summary, export_audit, uid_of
+from clipmem_core.export.formats import Summary, export_audit
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
+from clipmem_core.utils.io import InputError
 from tests.dataset.samples import write_tar
 from tests.export.sources import CAPTIONS, LABELS, audited, make_source, picture
 
@@ -151,14 +151,9 @@ def test_uids_are_two_numbers_each_sorted_by_hand(tmp_path: Path, data: Path) ->
     assert (summary.notes, list(tmp_path.glob("*.csv"))) == ((), [])
 
 
-def test_other_ids_are_hashed_and_listed(tmp_path: Path, data: Path) -> None:
-    audit = audited(uid_source(tmp_path / "set", ["a.jpg", UIDS[0], 'é, "x"']))
-    export_audit(audit, "datacomp", tmp_path / "uids.npy")
-    listed = pd.read_csv(tmp_path / "uids.uids.csv", index_col="pair_id")["uid"]
-    assert set(listed.index) == {"a.jpg", UIDS[0], 'é, "x"'}
-    assert listed[UIDS[0]] == UIDS[0]
-    assert listed["a.jpg"] == "509b0d4641a7c3ba088ffa28559d1f57"  # printf a.jpg | sha256sum
-    result = np.load(tmp_path / "uids.npy", allow_pickle=False)
-    assert (0x509B0D4641A7C3BA, 0x088FFA28559D1F57) in result.tolist()
-    for almost in ("0" * 31, "0" * 33, "g" + "0" * 31, "0" * 31 + "\n", "０" * 32):
-        assert uid_of(almost) == hashlib.sha256(almost.encode()).hexdigest()[:32]
+def test_ids_that_are_no_uids_are_refused(tmp_path: Path, data: Path) -> None:
+    for number, other in enumerate(("0" * 31, "0" * 33, "g" + "0" * 31, "０" * 32)):
+        audit = audited(uid_source(tmp_path / f"set{number}", [other, UIDS[0]]), f"mine{number}")
+        with pytest.raises(InputError, match="--csv-id-key"):
+            export_audit(audit, "datacomp", tmp_path / "uids.npy")
+    assert not list(tmp_path.glob("*.npy"))
