@@ -1,20 +1,18 @@
-"""A browser, and a served data folder: a small audit that was really trained, and made-up hostile
-ones."""
+"""A browser, and a served data folder: small audits that were really trained, and a made-up hostile
+one."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clipmem_core.auditing.folder.store import CAPTION_TABLE, Audit
+from clipmem_core.auditing.folder.store import CAPTION_TABLE, CONFIG, Audit
 from clipmem_core.review.decisions import Review, open_review
-from tests.audit.small import made_once
 from tests.browser.server import serve
 from tests.browser.watched import close_watched, open_watched
 from tests.fixtures import caption_rows, make_audit, rewrite, write_words
-from tests.forked import Server
 
 FLAGS = [
     "--no-sandbox",
@@ -28,6 +26,7 @@ FLAGS = [
 # a page's scripts are compiled once, not for each page that is opened
 ONE_PROCESS = "--process-per-site"
 TRAINED = "scenes"
+PAIRS = 330  # of it
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -52,43 +51,19 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="package")
-def data(browser: Any, tmp_path_factory: pytest.TempPathFactory, run: Callable[..., str]) -> Path:
-    """A data folder with two finished audits; the trained one is the newest."""
-
-    def make(folder: Path) -> None:
-        write_words(make_audit(folder, "hostile"))
-        run(
-            folder,
-            "audit",
-            "scenes",
-            "--name",
-            TRAINED,
-            "--preset",
-            "tiny",
-            "--epochs",
-            "3",
-            "--scenes-pairs",
-            "220",
-        )
-        write_words(trained := Audit(folder / "audits" / TRAINED))
-        wrong = (scores := caption_rows(trained))["caption"].eq(2) * 0.9
-        rewrite(trained.folder / CAPTION_TABLE, scores.assign(p_word=wrong, p_wrong=wrong))
-
-    made = made_once(tmp_path_factory, "served", make)
-    return Path(shutil.copytree(made, tmp_path_factory.mktemp("served") / "data"))
-
-
-@pytest.fixture(scope="package")
-def run(forks: Server) -> Callable[..., str]:
-    """Types a command on a data folder, which must go well, and gives what it prints."""
-
-    def typed(data: Path, *arguments: str) -> str:
-        process = forks.start(*arguments, data=data)
-        out, errors = process.communicate()
-        assert process.returncode == 0, errors or out
-        return out
-
-    return typed
+def data(browser: Any, tmp_path_factory: pytest.TempPathFactory, typed: Path, long: Audit) -> Path:
+    """A data folder with three finished audits; that of `TRAINED` is the newest."""
+    folder = tmp_path_factory.mktemp("served") / "data"
+    write_words(make_audit(folder, "hostile"))
+    for made in (typed, long.folder.parents[1]):
+        shutil.copytree(made, folder, dirs_exist_ok=True)
+    trained = Audit(folder / "audits" / TRAINED)
+    write_words(trained)
+    scores = caption_rows(trained)
+    wrong = scores["caption"].eq(2) * 0.9
+    rewrite(trained.folder / CAPTION_TABLE, scores.assign(p_word=wrong, p_wrong=wrong))
+    (trained.folder / CONFIG).touch()
+    return folder
 
 
 @pytest.fixture(scope="package")

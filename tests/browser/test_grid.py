@@ -10,7 +10,7 @@ import pytest
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.auditing.tables.maps import make_map
 from clipmem_core.review.decisions import Review
-from tests.browser.conftest import TRAINED
+from tests.browser.conftest import PAIRS, TRAINED
 from tests.browser.reviewing import STORED, events, press
 from tests.browser.watched import check_pictures, wait_idle
 from tests.fixtures import decision_counts
@@ -47,9 +47,9 @@ def test_two_clicks_remove_a_page_a_key_takes_it_back_and_shift_selects_a_range(
     page.wait_for_function(STORED)
     assert {each for each in ids if review.current(each).decision == "remove"} == set(ids)
     assert review.history(page=1, size=9)["pairs"].tolist() == [12]
-    page.get_by_text("12 of 220 decided").wait_for()
+    page.get_by_text(f"12 of {PAIRS} decided").wait_for()
     page.keyboard.press("u")
-    page.get_by_text("0 of 220 decided").wait_for()
+    page.get_by_text(f"0 of {PAIRS} decided").wait_for()
     page.wait_for_function(STORED)
     assert decision_counts(review)["remove"] == 0
     page.locator(".card .check").nth(2).click()
@@ -57,12 +57,12 @@ def test_two_clicks_remove_a_page_a_key_takes_it_back_and_shift_selects_a_range(
     page.get_by_text("6 selected").wait_for()
     page.get_by_role("button", name="Unselect").click()
     page.get_by_role("button", name="Select page").click()
-    page.get_by_role("button", name="Select all 220 that match").click()
+    page.get_by_role("button", name=f"Select all {PAIRS} that match").click()
     page.get_by_role("button", name="Remove").click()
-    page.get_by_text("220 of 220 decided").wait_for()
-    assert decision_counts(review)["remove"] == 220
+    page.get_by_text(f"{PAIRS} of {PAIRS} decided").wait_for()
+    assert decision_counts(review)["remove"] == PAIRS
     page.keyboard.press("u")
-    page.get_by_text("0 of 220 decided").wait_for()
+    page.get_by_text(f"0 of {PAIRS} decided").wait_for()
     page.wait_for_function(STORED)
     assert decision_counts(review)["remove"] == 0
 
@@ -112,7 +112,7 @@ def test_a_click_and_enter_open_a_pair_and_keys_rest_below_a_dialog(
     page.wait_for_url(f"**pair={ids[3]}**")
     page.go_back()
     page.locator(".card.current").wait_for()
-    for name in ("Select page", "Select all 220 that match", "Find and replace"):
+    for name in ("Select page", f"Select all {PAIRS} that match", "Find and replace"):
         page.get_by_role("button", name=name).click()
     page.get_by_label("Find", exact=True).wait_for()
     page.keyboard.press("x")

@@ -1,13 +1,10 @@
 """A site whose name resolves to this machine gets neither page nor websocket."""
 
-from collections.abc import Iterator
 from contextlib import closing
 from http.client import HTTPConnection, HTTPResponse
 from urllib.parse import urlsplit
 
 import pytest
-
-from tests.browser.server import serve
 
 HANDSHAKE = {
     "Connection": "Upgrade",
@@ -33,10 +30,9 @@ def statuses(port: int, host: str) -> list[int]:
     return [ask(port, path, host=host).status for path in PATHS]
 
 
-@pytest.fixture(scope="module")
-def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    with serve(tmp_path_factory.mktemp("nothing")) as address:
-        yield urlsplit(address).port or 0
+@pytest.fixture
+def port(address: str) -> int:
+    return urlsplit(address).port or 0
 
 
 @pytest.mark.parametrize("host", ["localhost", "[::1]"])

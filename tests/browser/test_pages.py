@@ -2,7 +2,7 @@
 load, hostile captions do nothing, and it fits the screen."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ import pytest
 
 from clipmem_core.auditing.folder.store import Audit
 from tests.audit.small import made_once
-from tests.browser.conftest import TRAINED
 from tests.browser.server import serve
 from tests.browser.states import FEW, NAMES, STATES, make_states
 from tests.browser.watched import (
@@ -22,7 +21,7 @@ from tests.browser.watched import (
 )
 
 PICTURES = {"overview": 12, "browse": 24, "pair": 1}  # at least so many of a usual audit
-USUAL = ("hostile", "paper", TRAINED)
+USUAL = ("hostile", "paper", "locked")
 FITS = """() => {
     const [main, side] = ['stMain', 'stSidebar'].map(name =>
     document.querySelector(`[data-testid=${name}]`))
@@ -41,10 +40,9 @@ def states(
     browser: Any,
     typed: Path,
     long: Audit,
-    run: Callable[..., str],
 ) -> Iterator[str]:
     """Where a data folder with an audit in each state is served."""
-    made = made_once(tmp_path_factory, "states", lambda data: make_states(data, typed, long, run))
+    made = made_once(tmp_path_factory, "states", lambda data: make_states(data, typed, long))
     data = shutil.copytree(made, tmp_path_factory.mktemp("states") / "data")
     with serve(Path(data)) as served:
         yield served
@@ -89,13 +87,6 @@ def test_pages_are_drawn_to_their_end_in_every_state(context: Any, states: str, 
     for name in STATES[audit]:
         check_page(page, states, name, audit)
     close_watched(page, states)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_pages_of_a_trained_audit_are_drawn_to_their_end(
-    page: Any, address: str, name: str
-) -> None:
-    check_page(page, address, name, TRAINED)
 
 
 def test_pages_without_any_audit(context: Any, tmp_path: Path) -> None:
