@@ -12,9 +12,15 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args, get_origin
+from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 
 from clipmem_core import __version__, open_audit
+from clipmem_core.auditing.folder.jobs import report, run_job
+from clipmem_core.auditing.folder.settings import audit_name
+from clipmem_core.auditing.run.console import RichScreen, make_table, show_verdict
+from clipmem_core.auditing.run.executor import Executor, import_ray, processes, ray_tasks
+from clipmem_core.auditing.run.preflight import check, inspect_source
+from clipmem_core.auditing.tables.maps import make_map
 from clipmem_core.config import (
     DEFAULT_PRESET,
     FIELDS,
@@ -26,11 +32,15 @@ from clipmem_core.config import (
     flat,
     preset_config,
 )
+from clipmem_core.export.formats import FORMATS, export_audit
+from clipmem_core.export.reaudit import reaudit
+from clipmem_core.review import incidents
+from clipmem_core.review.bulk_edits import take_over, transferable
+from clipmem_core.review.decisions import count_decisions
+from clipmem_core.review.judge_input import read_candidates
+from clipmem_core.review.wrong_captions import wrong_lines
 from clipmem_core.utils.io import InputError, path_fault, shortage
-
-if TYPE_CHECKING:  # a command imports only what it needs, to start faster
-    from clipmem_core.auditing.run.console import RichScreen
-    from clipmem_core.auditing.run.executor import Executor
+from clipmem_core.utils.tables import SUFFIXES, check_suffix, write_frame
 
 _FAILED = 1
 _WRONG_INPUT = 2
@@ -47,15 +57,11 @@ Texts = tuple[str, ...]
 LOCKED = preset_config(DEFAULT_PRESET)
 
 
-def _screen(batch_size: int = 0) -> "RichScreen":
-    from clipmem_core.auditing.run.console import RichScreen
-
+def _screen(batch_size: int = 0) -> RichScreen:
     return RichScreen(batch_size)
 
 
-def _executor(engine: str, config: AuditConfig) -> "Executor | None":
-    from clipmem_core.auditing.run.executor import import_ray, processes, ray_tasks
-
+def _executor(engine: str, config: AuditConfig) -> Executor | None:
     if engine == "local":
         processes()  # they import libraries while this process does
         return None
@@ -76,8 +82,6 @@ def _typed_command() -> str:
 
 def _inspect(source: Source, options: SourceOptions = SourceOptions()) -> None:  # noqa: B008
     """Print the content of a data set and its errors; changes nothing."""
-    from clipmem_core.auditing.run.preflight import inspect_source
-
     inspect_source(source, options)
 
 
@@ -90,20 +94,12 @@ def _audit(
     """Train members with and without parts of a data set and score how strongly each pair is
     memorized."""
     executor = _executor(engine, config)
-    from clipmem_core.auditing.folder.settings import audit_name
-    from clipmem_core.auditing.run.console import show_verdict
     from clipmem_core.auditing.run.pipeline import run_audit
 
     name = name or audit_name(source, config)
     with _screen(config.batch_size) as screen:
         finished = run_audit(source, config, name=name, screen=screen, executor=executor)
     show_verdict(finished)
-
-
-def _formats() -> str:
-    from clipmem_core.export.formats import FORMATS
-
-    return " | ".join(FORMATS)
 
 
 def _studies() -> str:
@@ -258,14 +254,11 @@ def _paradigms(
 
 def _export(
     name: AuditName,
-    format: Annotated[str, _formats],
+    format: Annotated[str, " | ".join(FORMATS)],
     out: Annotated[str, "the file or folder to write"],
     overwrite: Annotated[bool, "replace an existing file or folder"] = False,
 ) -> None:
     """Write an audit's cleaned data set, decisions or report in a format of other tools."""
-    from clipmem_core.auditing.folder.jobs import report
-    from clipmem_core.export.formats import export_audit
-
     audit = open_audit(name)
     target = Path(out).expanduser()
     with _screen() as screen:
@@ -283,9 +276,6 @@ def _reaudit(
     name: Annotated[str, "the second audit's folder; empty adds -again to the first one's"] = "",
 ) -> None:
     """Audit an audit's cleaned data set with the same members."""
-    from clipmem_core.auditing.run.console import show_verdict
-    from clipmem_core.export.reaudit import reaudit
-
     first = open_audit(audit)
     with _screen(first.record.config.batch_size) as screen:
         second = reaudit(first, name or f"{first.name}-again", screen)
@@ -310,11 +300,7 @@ def _judge(
     options: SourceOptions = SourceOptions(),  # noqa: B008
 ) -> int:
     """Give new pairs, or captions from elsewhere, the probability that they are wrong."""
-    from clipmem_core.auditing.folder.settings import audit_name
-    from clipmem_core.auditing.run.console import make_table
     from clipmem_core.review import judge
-    from clipmem_core.review.judge_input import read_candidates
-    from clipmem_core.utils.tables import SUFFIXES, check_suffix, write_frame
 
     path, text = (_file_to_write(each) if each else None for each in (out, summary))
     audit = open_audit(name)
@@ -358,10 +344,6 @@ def _decisions(
     ] = "",
 ) -> None:
     """Store decisions of a file or of another audit, and count the pairs of each decision."""
-    from clipmem_core.review.bulk_edits import take_over, transferable
-    from clipmem_core.review.decisions import count_decisions
-    from clipmem_core.review.wrong_captions import wrong_lines
-
     audit = open_audit(name)
     if file:
         result = audit.decide(Path(file).expanduser())
@@ -393,8 +375,6 @@ def _incidents(
     keep: Annotated[tuple[int, ...], "keep the pairs of these incidents: they are no fault"] = (),
 ) -> None:
     """Print the faults of the pipeline that an audit found, and decide on their pairs."""
-    from clipmem_core.review import incidents
-
     audit = open_audit(name)
     for action, numbers in zip(incidents.ACTIONS, (repair, remove, keep), strict=True):
         if numbers:
@@ -412,20 +392,14 @@ def _map(
     side: Annotated[str, "pictures or captions", "SIDE"],
 ) -> None:
     """Draw a map of an audit, which the page Map shows."""
-    from clipmem_core.auditing.tables.maps import make_map
-
     make_map(open_audit(audit), side, say=lambda line: print(line, flush=True))
 
 
 def _job(folder: str, *arguments: str) -> int:
-    from clipmem_core.auditing.folder.jobs import run_job
-
     return run_job(Path(folder), arguments, main)
 
 
 def _check(*arguments: str) -> None:
-    from clipmem_core.auditing.run.preflight import check
-
     requested = parse_command(["audit", *arguments])
     check(requested.source, requested.config)
 
