@@ -12,7 +12,6 @@ import pytest
 import torch
 
 import clipmem_core
-from clipmem_core.api import arrays
 from clipmem_core.api.arrays import WrongCaptions, find_wrong_captions
 from clipmem_core.utils.io import InputError
 from tests.audit.small import Silent, config_of
@@ -64,10 +63,7 @@ def test_wrong_pairs_are_found_and_counted(found: WrongCaptions) -> None:
     assert "<table" in shown
 
 
-def test_rows_keep_their_place_in_any_order_from_any_library_and_on_disk(
-    found: WrongCaptions, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(arrays, "_HELD_IN_MEMORY", 0)
+def test_rows_keep_their_place_in_any_order_from_any_library(found: WrongCaptions) -> None:
     image, text, pair, captions = drawn()
     order = np.random.default_rng(1).permutation(len(text))
     order = order[np.argsort(order % PER_PAIR, kind="stable")]  # captions of a pair keep theirs

@@ -10,7 +10,6 @@ import html
 import sys
 import tempfile
 import threading
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -81,7 +80,6 @@ from clipmem_core.utils.io import InputError
 from clipmem_core.utils.io import cores as available_cores
 from clipmem_core.utils.ragged import Ragged
 
-_HELD_IN_MEMORY = 1 << 30  # bytes of embeddings; more are in a file without a name
 _SHOWN = 6  # pairs of a result in a notebook
 _PARTS = ("no caption", "all captions", "one caption", "one word")
 
@@ -413,43 +411,12 @@ class _Member(NamedTuple):
     """What a trained head says of all pairs."""
 
     head: LockedModel
-    image: Callable[[], np.ndarray]  # returns [n_pairs, dim]
-    text: Callable[[], np.ndarray]
+    image: np.ndarray  # [n_pairs, dim]
+    text: np.ndarray
     terms: dict[str, np.ndarray]  # as of `pair_terms`
     beside: HeldOut
     learned: np.ndarray  # [n_pairs]
     captions: np.ndarray  # `CAPTION_SCORES` [n_captions + n_decoys]; none if pairs have one caption
-
-
-def _in_memory(values: np.ndarray) -> Callable[[], np.ndarray]:
-    return lambda: values
-
-
-def _on_disk(values: np.ndarray) -> Callable[[], np.ndarray]:
-    """Write an array into a file without a name, which ends with the function that is returned."""
-    file = tempfile.TemporaryFile()  # noqa: SIM115
-    file.write(np.ascontiguousarray(values).data)
-    file.flush()
-    dtype, shape = values.dtype, values.shape
-
-    def opened() -> np.ndarray:
-        return np.asarray(np.memmap(file, dtype, "r", shape=shape))
-
-    weakref.finalize(opened, file.close)
-    return opened
-
-
-class _Arrays(Sequence[np.ndarray]):
-    """Arrays that are opened at each access: only those in use take memory."""
-
-    def __init__(self, openers: Sequence[Callable[[], np.ndarray]]) -> None:
-        self.openers = openers
-
-    def __len__(self) -> int:
-        return len(self.openers)
-
-    def __getitem__(self, at: Any) -> Any:
-        return _Arrays(self.openers[at]) if isinstance(at, slice) else self.openers[at]()
 
 
 @dataclass(frozen=True)
@@ -562,9 +529,9 @@ class _Search:
         n_pairs, n_captions = len(self.pairs.image), len(self.pairs.text)
         members = self.config.members
         dim = int(model_config(self.config.model)["embed_dim"])
-        keep = _in_memory
-        if 8 * members * n_pairs * dim > _HELD_IN_MEMORY:
-            keep = _on_disk
+        # in a file without a name: the machine keeps in memory what fits
+        with tempfile.TemporaryFile() as file:
+            embeddings = np.memmap(file, np.float32, "w+", shape=(members, 2, n_pairs, dim))
         trained = self.sides.membership.trained
         count = _Counter(self.report, "members", members * self.config.epochs)
 
@@ -587,7 +554,8 @@ class _Search:
             terms = pair_terms(image, text, self.sides.held_out)
             beside = HeldOut.of(image, text, self.sides.held_out)
             learned = misfit.mean_over_epochs(trajectory)
-            return _Member(head, keep(image), keep(text), terms, beside, learned, scores)
+            embeddings[number] = image, text
+            return _Member(head, *embeddings[number], terms, beside, learned, scores)
 
         return self._at_once(train, self._heads(), range(members))
 
@@ -620,8 +588,8 @@ class _Search:
             sides=self.sides,
             views=1,
             terms=[member.terms for member in members],
-            image=_Arrays([member.image for member in members]),
-            text=_Arrays([member.text for member in members]),
+            image=[member.image for member in members],
+            text=[member.text for member in members],
             logit_scales=[_scale_of(member.head) for member in members],
             log_probability=[member.learned for member in members],
             n_captions=self.pairs.of_pairs.counts,
