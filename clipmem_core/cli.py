@@ -312,7 +312,7 @@ def _judge(
     from clipmem_core.auditing.folder.settings import audit_name
     from clipmem_core.auditing.run.console import make_table
     from clipmem_core.review import judge
-    from clipmem_core.review.judge_input import read_candidates
+    from clipmem_core.review.judge import read_candidates
     from clipmem_core.utils.tables import SUFFIXES, check_suffix, write_frame
 
     path, text = (_file_to_write(each) if each else None for each in (out, summary))

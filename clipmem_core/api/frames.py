@@ -121,10 +121,10 @@ class AuditFrames(Audit):
             >>> bool(judged["p_wrong"].between(0, 1).all())
             True
         """
-        from clipmem_core.review.judge import judge_captions  # slow to import
-        from clipmem_core.review.judge_input import table_candidates
+        from clipmem_core.review import judge  # slow to import
 
-        return judge_captions(self, table_candidates(self, candidates, image_folder))
+        table = judge.table_candidates(self, candidates, image_folder)
+        return judge.judge_captions(self, table)
 
     def decide(self, table: pd.DataFrame | str | Path) -> StoredTable:
         """Store the decisions of a table, or of a CSV, JSON Lines or Parquet file, in one event.

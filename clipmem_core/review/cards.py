@@ -52,6 +52,7 @@ from clipmem_core.utils.columns import (
 from clipmem_core.utils.io import InputError
 
 OWN_CAPTIONS = "own_captions"
+REPLACES = "replaces"  # optional column: the caption of the pair that a candidate would replace
 Marks: TypeAlias = list[dict[str, Any]]  # surprising words and wrong sentences of a caption
 # the caption's place in `current`, its surprising words, and what is wrong with it
 FirstCaption: TypeAlias = tuple[int, Marks, str]

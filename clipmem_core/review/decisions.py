@@ -76,7 +76,7 @@ _HISTORY = """
 """
 _ENTRIES = """
     SELECT entry.pair_id, coalesce(own.decision, event.decision), entry.id, entry.event, judged,
-        ifnull(neutral, decided IN (SELECT event FROM apart))
+        ifnull(neutral, 0)
     FROM entry LEFT JOIN event ON event.id = decided
     LEFT JOIN own_captions AS own ON (own.event, own.pair_id) = (decided, entry.pair_id)
     WHERE entry.id > ? ORDER BY entry.id
