@@ -22,7 +22,7 @@ from clipmem_core.review.decisions import open_review
 from clipmem_core.review.incidents import read_incidents, repairs
 from clipmem_core.review.queries import fetch_numbered
 from clipmem_core.review.search import search
-from clipmem_core.review.selection import CAPTION
+from clipmem_core.review.views import CAPTION
 from clipmem_core.review.wrong_captions import ReviewProgress, review_progress, wrong_lines
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.tables import read_frame

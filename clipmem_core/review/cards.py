@@ -27,7 +27,7 @@ from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.review.decisions import Decision, open_review
 from clipmem_core.review.queries import CAPTION_KEY, fetch_numbered, fetch_pairs, number_sql
 from clipmem_core.review.search import search
-from clipmem_core.review.selection import RANDOM, Selection
+from clipmem_core.review.views import RANDOM, Selection
 from clipmem_core.scores.registry import BY_NAME
 from clipmem_core.utils.columns import (
     CAPTION,

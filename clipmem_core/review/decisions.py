@@ -38,7 +38,7 @@ from clipmem_core.review.queries import (
     fetch_by_id,
     fetch_pairs,
 )
-from clipmem_core.review.selection import UNDECIDED
+from clipmem_core.review.views import UNDECIDED
 from clipmem_core.utils.columns import CAPTIONS, PAIR_ID
 from clipmem_core.utils.io import InputError
 

@@ -14,7 +14,6 @@ candidate for a pair of the audit has the first one only if it has no siblings, 
 probably belong to another picture.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -418,8 +417,18 @@ def _evidence(
     if has_words or is_new.any():
         pictures = _picture_features(audit, audit.record.pictures, pairs)
     agree = np.full((units.n_items, 3), np.nan)
+    flat = [*chain.from_iterable(texts)]
     if fitted.ratio is not None:
-        agree = _agreement(audit, fitted, texts, rows, siblings)
+        stored, captions = search.features_of_captions(audit)
+        features = search.text_features_of(audit.record.config, flat)
+        compared = []
+        of_units = np.split(features, units.start[1:-1])
+        for own, row, numbered in zip(of_units, rows, siblings, strict=True):
+            numbers = np.array([number for number, _ in numbered], int)
+            compared.append(np.vstack([own, stored[captions.start[row] + numbers]]))
+        of_compared = Ragged.of_lists(compared)
+        judged = of_compared.first[units.owner] + units.number
+        agree = fitted.agreement(np.concatenate(compared), of_compared, judged)
     words = [np.full(units.n_items, np.nan)]
     if has_words:
         half = np.where(is_new, 2, _word_halves(audit)[rows])
@@ -438,33 +447,12 @@ def _evidence(
         image = unit(embeddings[0][np.maximum(rows, 0)])
         if is_new.any():
             image[is_new] = search.embed_pictures(audit, pictures[np.flatnonzero(is_new)], name)
-        text = search.embed_texts(audit, [*chain.from_iterable(texts)], name)
+        text = search.embed_texts(audit, flat, name)
         held_out = HeldOut.of(*embeddings, sides.held_out)
         values = fit_beside(text, units, image, rows, held_out)
         values[has_trained[units.owner]] = np.nan
         beside.append(values)
     return np.column_stack([nan_mean(beside), agree, nan_mean(words)])
-
-
-def _agreement(
-    audit: Audit,
-    fitted: Fitted,
-    texts: Sequence[list[str]],
-    rows: np.ndarray,
-    siblings: Sequence[list[tuple[int, str]]],
-) -> np.ndarray:
-    """Return the `agreement` of captions with the others of their unit and with the siblings, and
-    how specific they are if the audit fitted it, [n_captions, 3]."""
-    stored, captions = search.features_of_captions(audit)
-    units = Ragged.of_lists(texts)
-    features = search.text_features_of(audit.record.config, [*chain.from_iterable(texts)])
-    compared = []
-    for own, row, others in zip(np.split(features, units.start[1:-1]), rows, siblings, strict=True):
-        numbers = np.array([number for number, _ in others], int)
-        compared.append(np.vstack([own, stored[captions.start[row] + numbers]]))
-    compared_units = Ragged.of_lists(compared)
-    judged = compared_units.first[units.owner] + units.number
-    return fitted.agreement(np.concatenate(compared), compared_units, judged)
 
 
 @cached(2, MEMBERSHIP, CONFIG)
@@ -523,16 +511,10 @@ class Summary:
     not_judged: float
 
     def as_markdown(self) -> str:
-        """Return the count, and the worst captions as a table."""
-        head = [[*self.worst], ["---"] * self.worst.shape[1]]
-        rows = [*head, *self.worst.map(_as_markdown).to_numpy()]
-        return "\n".join([self.count, "", *map(" | ".join, rows), ""])
-
-
-def _as_markdown(value: Any) -> str:
-    """Return a value as a cell of a Markdown table, in which nothing is markup."""
-    text = f"{value:.2f}" if isinstance(value, float) else " ".join(str(value).split())
-    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text)
+        """Return the count, and the worst captions as a table of HTML, whose text is no markup."""
+        cells = self.worst.replace(r"\s+", " ", regex=True)  # an empty line would end the HTML
+        table = cells.to_html(index=False, float_format="{:.2f}".format)
+        return f"{self.count}\n\n{table}\n"
 
 
 def summarize(audit: Audit, candidates: Candidates, table: pd.DataFrame) -> Summary:

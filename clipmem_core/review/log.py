@@ -268,7 +268,10 @@ def _opened(path: Path, mode: str, *, create: bool = False) -> Iterator[Connecti
     input error."""
     try:
         if create and not path.exists():
-            _create(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(path.parent / f".{path.name}.lock", timeout=LOCK_TIMEOUT):
+                if not path.exists():  # no other process has created it
+                    _create(path)
         if path.exists():
             address = f"{path.absolute().as_uri()}?mode={mode}"
             connection = sqlite3.connect(
@@ -300,14 +303,10 @@ def _opened(path: Path, mode: str, *, create: bool = False) -> Iterator[Connecti
 
 
 def _create(path: Path) -> None:
-    """Create an empty log; safe with several processes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.parent / f".{path.name}.lock", timeout=LOCK_TIMEOUT):
-        if path.exists():
-            return
-        for suffix in ("-wal", "-shm"):  # of a deleted log; SQLite would apply them to the new one
-            Path(f"{path}{suffix}").unlink(missing_ok=True)
-        with replacing(path) as temporary:
-            temporary.unlink(missing_ok=True)  # of a killed process
-            with closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
-                connection.executescript(_TABLES)
+    """Create an empty log."""
+    for suffix in ("-wal", "-shm"):  # of a deleted log; SQLite would apply them to the new one
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        temporary.unlink(missing_ok=True)  # of a killed process
+        with closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
+            connection.executescript(_TABLES)

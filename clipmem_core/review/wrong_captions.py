@@ -89,12 +89,6 @@ def _posterior(audit: Audit) -> tuple[np.ndarray, Posterior]:
 
 
 @cached(2, SCORES)
-def _checked(audit: Audit) -> np.ndarray:
-    """Return the pairs with a text that is no caption, or with a placeholder, bool [n_pairs]."""
-    return audit.read_columns(SCORES, c.P_CHECK)[c.P_CHECK].to_numpy(float) > 0
-
-
-@cached(2, SCORES)
 def _wrong_left(audit: Audit, recaptioned: tuple[int, ...], entry: int) -> float:
     """Return how many pairs that a fault took some captions from are wrong by the others; `entry`:
     the last one of the log.
@@ -146,8 +140,9 @@ def review_progress(audit: Audit) -> ReviewProgress:
     if found["missing"]:
         return progress
     rows, posterior = _posterior(audit)
-    # A person said of a fault that it is none.
-    no_fault = decisions.neutral & (decisions.codes == CODES[KEEP]) & _checked(audit)
+    # A person said of a text that is no caption, or of a placeholder, that it is no fault.
+    has_fault = audit.read_columns(SCORES, c.P_CHECK)[c.P_CHECK].to_numpy(float) > 0
+    no_fault = decisions.neutral & (decisions.codes == CODES[KEEP]) & has_fault
     left = ~(done | repaired | no_fault)
     recaptioned = np.flatnonzero(repaired & (decisions.codes == CODES[RECAPTION])).tolist()
     more = _wrong_left(audit, tuple(recaptioned), decisions.entry) if recaptioned else 0.0
