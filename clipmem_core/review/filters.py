@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from clipmem_core.auditing.folder.store import PAIRS, SCORES, Audit
@@ -130,7 +131,8 @@ def _mask(audit: Audit, selection: Selection) -> np.ndarray:
         found.append(_rows_where(_folded_captions(audit), where, *words))
     if selection.incident:
         of_incidents = read_incidents(audit)[1].astype({"number": str})
-        found.append(of_incidents["row"][of_incidents["number"] == selection.incident])
+        is_in = of_incidents["number"] == selection.incident
+        found.append(of_incidents["row"][is_in].to_numpy())
     if selection.outline:
         found.append(_rows_in(audit, selection.outline, selection.map))
     if selection.searched:
@@ -160,15 +162,17 @@ def _rows_in(audit: Audit, outline: Outline, map_name: str) -> np.ndarray:
     on_map = outline.x == MAP_X
     path = require_map(audit, map_name) if on_map else audit.folder / SCORES
     row = '"row"' if on_map else ROW
-    columns = f"{row} AS point, {number_sql(outline.x)} AS x, {number_sql(outline.y)} AS y"
-    points, x, y = fetch(path, f"SELECT {columns} FROM parquet").to_pandas().to_numpy().T
-    is_inside = np.zeros(len(points), bool)
-    corners = outline.corners
-    for (x0, y0), (x1, y1) in zip(corners, [*corners[1:], corners[0]], strict=True):
-        if y0 != y1:
-            is_crossed = (y0 <= y) != (y1 <= y)
-            is_inside ^= is_crossed & (x < x0 + (x1 - x0) / (y1 - y0) * (y - y0))
-    return points[is_inside].astype(int)
+    corners = np.array(outline.corners)
+    ends = np.hstack([corners, np.roll(corners, -1, axis=0)])
+    edges = pd.DataFrame(ends, columns=["x0", "y0", "x1", "y1"])
+    query = f"""
+        SELECT point FROM edges JOIN (
+            SELECT {row} AS point, {number_sql(outline.x)} AS x, {number_sql(outline.y)} AS y
+            FROM parquet
+        ) ON (y0 <= y) != (y1 <= y) AND x < x0 + (x1 - x0) / (y1 - y0) * (y - y0)
+        GROUP BY point HAVING count(*) % 2 = 1
+    """
+    return fetch(path, query, edges=edges)["point"].to_numpy()
 
 
 @cached(16, PAIRS)

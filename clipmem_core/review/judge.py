@@ -89,9 +89,9 @@ from clipmem_core.utils.ragged import Ragged
 from clipmem_core.utils.tables import SUFFIXES, read_frame
 
 # The pair of the audit for each candidate: by pair_id or image, unless the picture at hand is
-# another one, else by the bytes of the picture. `same`: so many pairs have this key.
+# another one, else by the bytes of the picture; −1: none. `same`: so many pairs have this key.
 _FIND_PAIRS = f"""
-    SELECT number, {ROW} AS "row", count(*) OVER (PARTITION BY number, key) AS same FROM (
+    WITH matches AS (
         SELECT number, at_hand, sha256, {ROW}, 1 AS key
         FROM requested JOIN parquet ON requested.pair_id = parquet.pair_id
         UNION ALL
@@ -100,9 +100,18 @@ _FIND_PAIRS = f"""
         UNION ALL
         SELECT number, at_hand, sha256, {ROW}, 3 AS key
         FROM requested JOIN parquet ON requested.at_hand = parquet.sha256
+    ), found AS (
+        SELECT number, {ROW}, count(*) OVER (PARTITION BY number, key) AS same FROM matches
+        WHERE at_hand IS NULL OR at_hand = sha256
+        QUALIFY row_number() OVER (PARTITION BY number ORDER BY key, {ROW}) = 1
     )
-    WHERE at_hand IS NULL OR at_hand = sha256
-    QUALIFY row_number() OVER (PARTITION BY number ORDER BY key, {ROW}) = 1
+    SELECT if(same = 1 OR at_hand IS NOT NULL, {ROW}, NULL) AS found, CASE
+        WHEN caption IS NULL THEN 'caption is empty'
+        WHEN found IS NOT NULL OR at_hand IS NOT NULL THEN NULL
+        WHEN same > 1 THEN same || ' pairs of the audit have its image'
+        WHEN reason IS NULL OR NOT has_images THEN 'no pair of the audit has its pair_id or image'
+        ELSE reason END AS reason
+    FROM requested LEFT JOIN found USING (number) ORDER BY number
 """
 PICTURE = "_picture"  # column: the picture in `Candidates.data_set`; None if it is not at hand
 OWN = "own"  # column: the pair has this caption already
@@ -190,31 +199,22 @@ def _matched(audit: Audit, table: pd.DataFrame, raw: RawPairs, progress: ReportC
     """Open the pictures, and find the pairs of the audit."""
     data_set = None
     pictures = table[PICTURE].astype(object)
-    at_hand = pictures.map({})
+    at_hand = pd.Series(index=table.index, dtype=object)  # the SHA-256 of pictures
     if len(raw.pairs):
         config = replace(audit.record.config, captions=0, drop_near_duplicates=False)
         data_set = load_pictures(raw, config, progress=progress)
         at_hand = pictures.map(data_set.pairs.set_index(IMAGE)[SHA256].to_dict())
         broken = _reasons(data_set.quarantine[len(raw.quarantine) :])
         table[REASON] = pictures.map(broken).astype(object).fillna(table[REASON])
-    keys = table.reindex(columns=[PAIR_ID, IMAGE]).assign(at_hand=at_hand)
-    texts = {name: pa.array(map(as_name, keys[name]), pa.string()) for name in keys}
-    requested = pa.table({"number": range(len(table))} | texts)
-    is_at_hand = at_hand.notna()
-    rows = np.full(len(table), -1)
-    for pair in fetch(audit.folder / PAIRS, _FIND_PAIRS, requested=requested).to_pylist():
-        number = pair["number"]
-        if pair["same"] == 1 or is_at_hand[number]:
-            rows[number] = pair["row"]
-        else:
-            table.loc[number, REASON] = f"{pair['same']} pairs of the audit have its image"
-    captions = ["" if is_missing(text) else tidy(str(text)) for text in table[CAPTION]]
-    unknown = table[REASON].isna() | (IMAGE not in table)
-    reasons = table[REASON].mask(unknown, "no pair of the audit has its pair_id or image")
-    reasons = reasons.mask(is_at_hand | (rows >= 0), None)
-    reasons = reasons.mask(np.array(captions) == "", "caption is empty")
-    changed = {CAPTION: captions, REASON: reasons, ROW: rows}
-    return Candidates(table.assign(**changed), data_set)
+    table[CAPTION] = ["" if is_missing(text) else tidy(str(text)) for text in table[CAPTION]]
+    columns = table.reindex(columns=[PAIR_ID, IMAGE, CAPTION, REASON]).assign(at_hand=at_hand)
+    texts = {name: pa.array(map(as_name, columns[name]), pa.string()) for name in columns}
+    facts = {"number": range(len(table)), "has_images": [IMAGE in table] * len(table)}
+    requested = pa.table(texts | facts)
+    found = fetch(audit.folder / PAIRS, _FIND_PAIRS, requested=requested).to_pydict()
+    table[REASON] = found["reason"]
+    rows = [-1 if row is None else row for row in found["found"]]
+    return Candidates(table.assign(**{ROW: rows}), data_set)
 
 
 def check_judges(audit: Audit) -> Fitted:

@@ -334,13 +334,12 @@ def compare(one: Audit, other: Audit, column: str) -> Comparison:
     """Compare a score of two audits pair by pair."""
     content = f"SELECT hash({CAPTION_KEY}, sha256) AS content FROM parquet ORDER BY {ROW}"
     tables = []
-    for audit in (one, other):
+    for name, audit in (("one", one), ("other", other)):
         table = audit.read_columns(SCORES, PAIR_ID, GROUP, column)
-        table["score"] = table.pop(column).astype(float)
+        table[name] = table.pop(column).astype(float)
         table["content"] = fetch(audit.folder / PAIRS, content)["content"].to_numpy()
         tables.append(table.reset_index(names="row"))
     joined = tables[0].merge(tables[1], on=PAIR_ID, suffixes=("_one", "_other"))
-    joined = joined.rename(columns={"score_one": "one", "score_other": "other"})
     joined["difference"] = joined["other"] - joined["one"]
     edited = joined.pop("content_one") != joined.pop("content_other")
     same_protocol = one.record.protocol == other.record.protocol

@@ -49,7 +49,6 @@ LIMIT = 1000  # pairs in the result of a search
 ALL_UP_TO = 100_000  # pairs; in a larger audit the embeddings of the first member are searched
 ENCODERS = 4  # members whose trained text encoders are searched
 MATCHED = 48  # closest pairs whose matching caption is looked for if members embed captions
-MOST = 10 * LIMIT  # captions, of which the pairs of a result are the best
 SIDES = {PICTURE: IMAGE_EMBEDDINGS, CAPTION: TEXT_EMBEDDINGS}  # file of a member
 _SHORTLIST = 2000  # pairs that all members score in an audit of more than ALL_UP_TO pairs
 LEAD = 0.55  # required lead over the tenth best pair
@@ -124,11 +123,8 @@ def _by_features(audit: Audit, text: str, row: int | None) -> Hits:
     if row is not None:
         queries.append(unit(features[start[row] : start[row + 1]].astype(np.float32)).mean(axis=0))
     query = np.mean(queries, axis=0)
-    cosines = np.full(features.index.ntotal, np.nan, np.float32)
-    found = features.nearest(query, MOST)[1]
-    cosines[found] = Vectors(features.index).cosines(query, found)
-    by_caption = cosines[features.rows]
-    best = np.fmax.reduceat(by_caption, of_pairs.first)
+    by_caption = Vectors(features.index).cosines(query)[features.rows]
+    best = np.maximum.reduceat(by_caption, of_pairs.first)
     rows = _closest(best, row)
     texts = [np.argmax(by_caption[start[each] : start[each + 1]] == best[each]) for each in rows]
     captions = np.array(texts, np.int64)
@@ -163,18 +159,12 @@ def _by_embeddings(
     rows = _closest(mean, row)
     captions = np.full(len(rows), -1)
     if text and file == TEXT_EMBEDDINGS:
-        captions[:MATCHED] = _matching_captions(audit, text, rows[:MATCHED], members[0])
+        listed = fetch_numbered(audit.folder / PAIRS, ["captions"], rows[:MATCHED].tolist())
+        texts = [listed[row][0] for row in rows[:MATCHED].tolist()]
+        encoded = run(embed_texts, audit, [text, *chain.from_iterable(texts)], members[0])
+        by_pair = np.split(encoded[1:] @ encoded[0], Ragged.of_lists(texts).start[1:-1])
+        captions[:MATCHED] = [cosines.argmax() for cosines in by_pair]
     return Hits(rows, mean[rows], captions)
-
-
-def _matching_captions(audit: Audit, text: str, rows: np.ndarray, member: str) -> list[int]:
-    """Return the number of the caption closest to a text for each of some pairs, by a member's text
-    encoder."""
-    listed = fetch_numbered(audit.folder / PAIRS, ["captions"], rows.tolist())
-    captions = [listed[row][0] for row in rows.tolist()]
-    vectors = run(embed_texts, audit, [text, *chain.from_iterable(captions)], member)
-    ends = np.cumsum([len(texts) for texts in captions])[:-1]
-    return [int(part.argmax()) for part in np.split(vectors[1:] @ vectors[0], ends)]
 
 
 def _closest(cosines: np.ndarray, itself: int | None) -> np.ndarray:
