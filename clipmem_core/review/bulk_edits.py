@@ -1,5 +1,5 @@
-"""Decisions on many pairs at once: of a table from elsewhere, of another audit in which pairs have
-the same picture and captions, and by find and replace; and changes of captions in words."""
+"""Decisions on many pairs at once: from a table, from another audit for pairs with the same picture
+and captions, and by find and replace; and a summary of the words that a new caption changes."""
 
 import json
 import re
@@ -26,7 +26,7 @@ from clipmem_core.utils.io import InputError
 from clipmem_core.utils.tables import FORMULA
 
 DECISION = "decision"
-_CONTEXT = 4  # words on each side of a change
+_CONTEXT = 4  # words before and after a change
 # Pairs of two audits with the same picture and captions: with the same id, or the only ones
 _SAME_PAIRS = f"""
     SELECT there.pair_id AS there, here.pair_id AS here FROM there JOIN
@@ -107,8 +107,8 @@ def transferable(audit: Audit, other: Audit) -> tuple[dict[str, Choice], int]:
     """Return the decisions of another audit that apply to undecided pairs of an audit, and the
     number of all its decisions.
 
-    They apply to a pair with the same picture and captions: the one with the same id, else the only
-    one, if the other audit has only one too.
+    A decision applies to the pair with the same picture, captions and id. It also applies to a pair
+    with another id if no second pair of either audit has this picture and these captions.
     """
     made = {
         pair_id: each

@@ -143,7 +143,7 @@ class Choice(NamedTuple):
     captions: tuple[str, ...] = ()  # the new ones; empty: those of the pair stay
     note: str | None = None  # None: the note stays
     entry: int | None = None  # the pair's when the choice was made; a newer one stays
-    neutral: bool = False  # judges no caption
+    neutral: bool = False  # does not say whether the captions are right
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class Review:
     def decide_each(
         self, choices: Mapping[str, Choice], *, audit: str = "", note: str | None = None
     ) -> Outcome:
-        """Decide on each pair by a choice of its own, all in one event; History shows its note."""
+        """Store one choice for each pair, all in one event; History shows the event's note."""
         keys = self.with_keys(choices)
         own = {}
         with open_to_write(self.path) as log:

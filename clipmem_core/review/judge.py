@@ -7,7 +7,7 @@ new pair. A candidate for a pair of the audit is compared with the pair's other 
 with other candidates; the captions of a new pair are compared with each other.
 
 The audit fitted log-likelihood ratios (`errors/calibration.py`): of csls_out against pictures with
-another caption, of agreement and margin_out against decoys, of words against others in their place.
+another caption, of agreement and margin_out against decoys, of words against replaced ones.
 How many captions of the batch are wrong is estimated from the batch (`batch_probabilities`), so the
 audit's share does not matter. The captions of a new pair have all three ratios, as in the audit. A
 candidate for a pair of the audit has the first one only if it has no siblings, or if the siblings

@@ -1,4 +1,4 @@
-"""Where a key press or a click in a browser becomes a decision.
+"""Stores the key presses and clicks of Review and Browse as decisions.
 
 The browser numbers its events and sends them in batches, again until the server has answered: each
 is stored once. An event names the captions that were on screen; if the pair has other captions by

@@ -3,11 +3,11 @@
 Tables:
     event         a row for each decision and each undo
     entry         a row for each pair of an event; `decided`, `captioned` and `noted` are the events
-                  with the pair's current decision, new captions and note, `judged` is the
-                  hash of the captions that the decision was made on
+                  with the pair's current decision, new captions and note; `judged` is the caption
+                  key, the hash of the captions on screen
     standing      the current entry of each pair and caption key
-    own_captions  a pair's own decision, new captions and note in an event of several kinds or
-                  captions; without a decision only its captions or note change
+    own_captions  the decision, new captions and note of a single pair, in an event whose pairs
+                  differ; a null decision changes only captions or note
     told          the outcome of each numbered event of a browser: a repeated event is stored once
 """
 
@@ -162,7 +162,7 @@ class Own(NamedTuple):
     decision: str | None  # None: the pair's decision stays
     captions: str = "[]"  # a JSON list; empty: the captions stay
     note: str | None = None  # None: the note stays
-    neutral: bool = False  # judges no caption
+    neutral: bool = False  # does not say whether the captions are right
 
 
 def add_decision(

@@ -195,7 +195,7 @@ def points_and_density(audit: Audit, x: str, y: str) -> tuple[pd.DataFrame, pd.D
 
 
 def locked_towers(config: AuditConfig) -> dict[str, str]:
-    """Return the names of the locked towers, by side: image, text."""
+    """Return the names of the locked towers by modality: image, text."""
     default = f"{config.model} ({config.pretrained})"
     if config.unlock:
         return {}
@@ -230,7 +230,8 @@ def map_points(audit: Audit, side: str, column: str) -> pd.DataFrame:
 
 
 def member_terms(audit: Audit, row: int) -> pd.DataFrame:
-    """Return the terms of one pair by member in cosine units, and the member's side (in, out)."""
+    """Return alignment and its parts for one pair by member, in cosine units, and whether the member
+    was trained on the pair (side: in, out)."""
     sides = read_sides(audit)
     held_out = sides.held_out
     rows = []

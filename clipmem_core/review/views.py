@@ -168,7 +168,7 @@ def read_views(audit: Audit) -> dict[str, dict[str, str]]:
 
 
 def store_view(audit: Audit, name: str, parameters: dict[str, str] | None) -> None:
-    """Store a view under its name, in place of one with the same name; None deletes it."""
+    """Store a view under a name, which may replace another view; None deletes it."""
     views = read_views(audit)
     views.pop(name, None)
     if parameters is not None:

@@ -1,5 +1,5 @@
-"""How many pairs of an audit still have a wrong caption, by its scores and the decisions, and what
-the random checks guarantee."""
+"""How many pairs of an audit still have a wrong caption: the posterior of what remains, by scores
+and decisions, and the bound that the random checks guarantee."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -90,8 +90,8 @@ def _posterior(audit: Audit) -> tuple[np.ndarray, Posterior]:
 
 @cached(2, SCORES)
 def _wrong_left(audit: Audit, recaptioned: tuple[int, ...], entry: int) -> float:
-    """Return how many pairs that a fault took some captions from are wrong by the others; `entry`:
-    the last one of the log.
+    """Return the expected number of wrong pairs among those that lost only their faulty captions.
+    `entry`, the last one of the log, is part of the cache's key.
 
     Of a wrong pair all captions are wrong; errors of single captions are independent. With p of the
     pair and p_i of each caption left, all are right with the probability
