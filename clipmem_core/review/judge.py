@@ -91,27 +91,26 @@ from clipmem_core.utils.tables import SUFFIXES, read_frame
 # The pair of the audit for each candidate: by pair_id or image, unless the picture at hand is
 # another one, else by the bytes of the picture; −1: none. `same`: so many pairs have this key.
 _FIND_PAIRS = f"""
-    WITH matches AS (
-        SELECT number, at_hand, sha256, {ROW}, 1 AS key
-        FROM requested JOIN parquet ON requested.pair_id = parquet.pair_id
-        UNION ALL
-        SELECT number, at_hand, sha256, {ROW}, 2 AS key
-        FROM requested JOIN parquet ON requested.image = parquet.image
-        UNION ALL
-        SELECT number, at_hand, sha256, {ROW}, 3 AS key
-        FROM requested JOIN parquet ON requested.at_hand = parquet.sha256
-    ), found AS (
-        SELECT number, {ROW}, count(*) OVER (PARTITION BY number, key) AS same FROM matches
-        WHERE at_hand IS NULL OR at_hand = sha256
-        QUALIFY row_number() OVER (PARTITION BY number ORDER BY key, {ROW}) = 1
-    )
     SELECT if(same = 1 OR at_hand IS NOT NULL, {ROW}, NULL) AS found, CASE
         WHEN caption IS NULL THEN 'caption is empty'
         WHEN found IS NOT NULL OR at_hand IS NOT NULL THEN NULL
         WHEN same > 1 THEN same || ' pairs of the audit have its image'
         WHEN reason IS NULL OR NOT has_images THEN 'no pair of the audit has its pair_id or image'
         ELSE reason END AS reason
-    FROM requested LEFT JOIN found USING (number) ORDER BY number
+    FROM requested LEFT JOIN (
+        SELECT number, {ROW}, count(*) OVER (PARTITION BY number, key) AS same FROM (
+            SELECT number, at_hand, sha256, {ROW}, 1 AS key
+            FROM requested JOIN parquet ON requested.pair_id = parquet.pair_id
+            UNION ALL
+            SELECT number, at_hand, sha256, {ROW}, 2 AS key
+            FROM requested JOIN parquet ON requested.image = parquet.image
+            UNION ALL
+            SELECT number, at_hand, sha256, {ROW}, 3 AS key
+            FROM requested JOIN parquet ON requested.at_hand = parquet.sha256
+        )
+        WHERE at_hand IS NULL OR at_hand = sha256
+        QUALIFY row_number() OVER (PARTITION BY number ORDER BY key, {ROW}) = 1
+    ) USING (number) ORDER BY number
 """
 PICTURE = "_picture"  # column: the picture in `Candidates.data_set`; None if it is not at hand
 OWN = "own"  # column: the pair has this caption already

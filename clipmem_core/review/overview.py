@@ -230,8 +230,8 @@ def map_points(audit: Audit, side: str, column: str) -> pd.DataFrame:
 
 
 def member_terms(audit: Audit, row: int) -> pd.DataFrame:
-    """Return alignment and its parts for one pair by member, in cosine units, and whether the member
-    was trained on the pair (side: in, out)."""
+    """Return alignment and its parts for one pair by member, in cosine units, and `side`: in if the
+    member was trained on the pair, else out."""
     sides = read_sides(audit)
     held_out = sides.held_out
     rows = []

@@ -1,4 +1,4 @@
-"""Search by meaning, against scikit-learn and open_clip, and maps of embeddings."""
+"""Search by meaning, against scikit-learn and open_clip, and names of the regions of a map."""
 
 import os
 import signal
@@ -17,12 +17,9 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from clipmem_core import open_audit
 from clipmem_core.auditing.folder.store import CONFIG, Audit, write_json, write_manifest
-from clipmem_core.auditing.tables import maps
-from clipmem_core.auditing.tables.maps import make_map, name_regions
+from clipmem_core.auditing.tables.maps import name_regions
 from clipmem_core.features.towers import minilm
 from clipmem_core.review import search as search_module
-from clipmem_core.review.decisions import open_review
-from clipmem_core.review.overview import map_points
 from clipmem_core.review.search import embed_texts, search
 from clipmem_core.training.model import build_model
 from clipmem_core.training.names import model_config
@@ -201,22 +198,6 @@ assert "torch" not in sys.modules
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
-SIDE = "pictures"
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """Replace t-SNE; the list has the shape of the vectors of each map drawn."""
-    calls: list[tuple[int, ...]] = []
-
-    def first_two(vectors: np.ndarray) -> np.ndarray:
-        calls.append(vectors.shape)
-        return vectors[:, :2]
-
-    monkeypatch.setattr(maps, "lay_out", first_two)
-    return calls
-
-
 def test_regions_are_named_by_the_words_of_their_captions_alone() -> None:
     places = np.repeat([[0.0, 0.0], [9.0, 9.0]], 10, axis=0)
     texts = pd.Series(["a photo of dogs\na dog, <b>wet</b>"] * 10 + ["a photo of a river"] * 10)
@@ -225,18 +206,3 @@ def test_regions_are_named_by_the_words_of_their_captions_alone() -> None:
     assert set(name_regions(places, unspaced, spaced=False)) == {"一只, 只狗", "汽车, 红汽"}
     for nothing in ("", "dog"):  # nothing, or the same in all regions
         assert set(name_regions(places, pd.Series([nothing] * 20), spaced=True)) == {""}
-
-
-def test_a_map_has_a_place_for_every_pair_and_is_drawn_once(
-    audit: Audit, drawn: list[tuple[int, ...]]
-) -> None:
-    path = make_map(audit, SIDE)
-    assert path == make_map(audit, SIDE)
-    points = map_points(audit, SIDE, "clipmem")
-    assert list(points.columns) == ["row", "map_x", "map_y", "region", "clipmem"]
-    assert points["row"].tolist() == list(range(100))
-    np.testing.assert_allclose(points["clipmem"], audit.scores["clipmem"])
-    open_review(audit).decide([audit.pairs["pair_id"][7]], "keep")
-    decisions = map_points(audit, SIDE, "decision")["decision"]
-    assert decisions[decisions.notna()].to_dict() == {7: "keep"}
-    assert drawn == [(100, 4 * DIM)]
