@@ -6,7 +6,7 @@ import streamlit as st
 
 from clipmem_core.dashboard.component.routes import middleware, routes
 from clipmem_core.dashboard.page import PAGES
-from clipmem_core.review.encoding import use_process
+from clipmem_core.review.search import use_process
 
 
 def open_first() -> None:

@@ -37,7 +37,6 @@ from clipmem_core.export.reaudit import reaudit
 from clipmem_core.review import incidents
 from clipmem_core.review.bulk_edits import take_over, transferable
 from clipmem_core.review.decisions import count_decisions
-from clipmem_core.review.judge_input import read_candidates
 from clipmem_core.review.wrong_captions import wrong_lines
 from clipmem_core.utils.io import InputError, path_fault, shortage
 from clipmem_core.utils.tables import SUFFIXES, check_suffix, write_frame
@@ -311,7 +310,7 @@ def _judge(
     path = path or Path(f"{audit_name(source, audit.record.config)}-judged.csv")
     check_suffix(path)
     with _screen() as screen:
-        candidates = read_candidates(audit, source, options, screen)
+        candidates = judge.read_candidates(audit, source, options, screen)
         table = judge.judge_captions(audit, candidates, screen.captions, all_captions=all_captions)
         write_frame(table, path)
         found = judge.summarize(audit, candidates, table)

@@ -4,7 +4,7 @@ on."""
 from clipmem_core.dashboard import browse as b
 from clipmem_core.dashboard.component.pairs import follow_destination
 from clipmem_core.dashboard.page import open_page
-from clipmem_core.review.encoding import features_of_text, prepare
+from clipmem_core.review.search import features_of_text, prepare
 
 follow_destination()  # before anything is drawn
 with open_page("Browse") as audit:

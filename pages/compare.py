@@ -5,7 +5,7 @@ import streamlit as st
 
 from clipmem_core.dashboard import compare as c
 from clipmem_core.dashboard.page import open_bare_page
-from clipmem_core.review.compare import compare
+from clipmem_core.review.overview import compare
 
 with open_bare_page("Compare", clears=(c.ONE, c.OTHER)):
     one, other, column = c.draw_choice()

@@ -99,8 +99,6 @@ def test_a_gate_writes_a_summary_in_markdown(typed: Path, data: Path, tmp_path: 
     summary = tmp_path / "summary.md"
     words = ["judge", "scenes", str(tmp_path / "new.csv"), "--summary", str(summary)]
     assert main([*words, "--fail-above", "0.02"]) == 1
-    first, _, head, _, *rows = summary.read_text().splitlines()
-    assert first.startswith("About ")
-    assert head == "pair_id | caption | p_wrong | wrong"
-    assert len(rows) == 10
-    assert r"a \| \<b\>bold\<\/b\> \*boat\*" in rows[0]
+    written = summary.read_text()
+    assert written.startswith("About ")
+    assert written.count("<td>a | &lt;b&gt;bold&lt;/b&gt; *boat*</td>") == 10

@@ -22,7 +22,7 @@ from clipmem_core.review.decisions import open_review
 from clipmem_core.review.incidents import read_incidents, repairs
 from clipmem_core.review.queries import fetch_numbered
 from clipmem_core.review.search import search
-from clipmem_core.review.selection import CAPTION
+from clipmem_core.review.views import CAPTION
 from clipmem_core.review.wrong_captions import ReviewProgress, review_progress, wrong_lines
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.tables import read_frame
@@ -121,10 +121,10 @@ class AuditFrames(Audit):
             >>> bool(judged["p_wrong"].between(0, 1).all())
             True
         """
-        from clipmem_core.review.judge import judge_captions  # slow to import
-        from clipmem_core.review.judge_input import table_candidates
+        from clipmem_core.review import judge  # slow to import
 
-        return judge_captions(self, table_candidates(self, candidates, image_folder))
+        table = judge.table_candidates(self, candidates, image_folder)
+        return judge.judge_captions(self, table)
 
     def decide(self, table: pd.DataFrame | str | Path) -> StoredTable:
         """Store the decisions of a table, or of a CSV, JSON Lines or Parquet file, in one event.

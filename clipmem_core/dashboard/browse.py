@@ -49,7 +49,7 @@ from clipmem_core.figures import BAR_COLOUR, OTHER
 from clipmem_core.review.bulk_edits import preview_replacement
 from clipmem_core.review.cards import BY_CAPTION, MARKS, cards
 from clipmem_core.review.decisions import CHOICES, open_review
-from clipmem_core.review.rows import (
+from clipmem_core.review.filters import (
     count_pairs,
     find_rows,
     frequent_values,
@@ -57,7 +57,7 @@ from clipmem_core.review.rows import (
     score_counts,
     score_span,
 )
-from clipmem_core.review.selection import (
+from clipmem_core.review.views import (
     ANY,
     CAPTION,
     DECIDED,

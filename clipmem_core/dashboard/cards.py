@@ -37,8 +37,8 @@ from clipmem_core.review.cards import (
     percent,
     shown_score,
 )
-from clipmem_core.review.rows import find_rows
-from clipmem_core.review.selection import UNDECIDED, Selection
+from clipmem_core.review.filters import find_rows
+from clipmem_core.review.views import UNDECIDED, Selection
 from clipmem_core.scores.registry import words
 from clipmem_core.utils.io import shortage
 

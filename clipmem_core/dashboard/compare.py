@@ -32,9 +32,9 @@ from clipmem_core.lab.baselines import REFERENCE_DETECTOR
 from clipmem_core.lab.lab_figures import precision_figure
 from clipmem_core.lab.study_results import table_of_texts
 from clipmem_core.review.cards import cards
-from clipmem_core.review.compare import Comparison, changed_settings, count_common
 from clipmem_core.review.incidents import read_incidents
-from clipmem_core.review.selection import Selection
+from clipmem_core.review.overview import Comparison, changed_settings, count_common
+from clipmem_core.review.views import Selection
 from clipmem_core.scores.registry import BY_NAME, words
 from clipmem_core.utils.columns import CLIPMEM
 from clipmem_core.utils.io import InputError

@@ -33,7 +33,7 @@ from clipmem_core.review.decisions import (
     count_decisions,
     open_review,
 )
-from clipmem_core.review.selection import RANDOM_CHECK, UNDECIDED, Selection
+from clipmem_core.review.views import RANDOM_CHECK, UNDECIDED, Selection
 from clipmem_core.review.wrong_captions import review_progress, wrong_lines
 from clipmem_core.utils.columns import REVIEW_PLACE
 from clipmem_core.utils.glossary import P_WRONG, meaning

@@ -53,9 +53,9 @@ from clipmem_core.review.decisions import (
     decision_words,
     open_review,
 )
+from clipmem_core.review.filters import check_counts, near_duplicate_groups
 from clipmem_core.review.queries import ROW, fetch_pairs
-from clipmem_core.review.rows import check_counts, near_duplicate_groups
-from clipmem_core.review.selection import DECIDED, Selection
+from clipmem_core.review.views import DECIDED, Selection
 from clipmem_core.utils.columns import CAPTIONS, PAIR_ID
 from clipmem_core.utils.io import InputError
 

@@ -36,10 +36,10 @@ from clipmem_core.figures import (
 )
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import decided
+from clipmem_core.review.filters import count_pairs, find_rows, frequent_values, score_span
 from clipmem_core.review.overview import map_points, points_and_density, score_corners
 from clipmem_core.review.queries import count_pairs_of
-from clipmem_core.review.rows import count_pairs, find_rows, frequent_values, score_span
-from clipmem_core.review.selection import (
+from clipmem_core.review.views import (
     Outline,
     Selection,
     box,

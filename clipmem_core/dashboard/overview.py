@@ -41,7 +41,7 @@ from clipmem_core.review.incidents import (
     state_words,
 )
 from clipmem_core.review.queries import count_pairs_of, fetch_numbered
-from clipmem_core.review.selection import Selection
+from clipmem_core.review.views import Selection
 from clipmem_core.utils import columns as c
 
 ICONS = {

@@ -19,7 +19,7 @@ from clipmem_core.auditing.folder.store import Audit, audits_folder, list_audits
 from clipmem_core.dashboard.plain import explained_errors, show_title
 from clipmem_core.dashboard.running_audit import FIRST, draw_empty, draw_progress
 from clipmem_core.figures import ENCODER_COLOURS
-from clipmem_core.review.selection import Selection, from_parameters, to_parameters
+from clipmem_core.review.views import Selection, from_parameters, to_parameters
 from clipmem_core.utils.glossary import MEANINGS
 
 SELECTION_PARAMETERS = ("range", *(field.name for field in dataclasses.fields(Selection)))

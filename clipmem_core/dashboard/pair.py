@@ -36,11 +36,11 @@ from clipmem_core.review.cards import (
     suspicious_captions,
 )
 from clipmem_core.review.decisions import RECAPTION, open_review
+from clipmem_core.review.filters import failed_checks, find_rows, misfit_note
 from clipmem_core.review.overview import member_terms
 from clipmem_core.review.queries import find_row
-from clipmem_core.review.rows import failed_checks, find_rows, misfit_note
 from clipmem_core.review.search import search
-from clipmem_core.review.selection import CAPTION, PICTURE, Selection
+from clipmem_core.review.views import CAPTION, PICTURE, Selection
 from clipmem_core.scores.registry import BY_NAME, PAGE_SCORES, words
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.glossary import P_WRONG, meaning

@@ -27,10 +27,10 @@ from clipmem_core.review.cards import (
     marks_note,
 )
 from clipmem_core.review.decisions import FOR_OTHER, decision_words, open_review
+from clipmem_core.review.filters import find_rows
 from clipmem_core.review.incidents import incident_states, incidents_line, state_words
 from clipmem_core.review.queries import count_pairs_of
-from clipmem_core.review.rows import find_rows
-from clipmem_core.review.selection import Selection
+from clipmem_core.review.views import Selection
 from clipmem_core.review.wrong_captions import read_effect, wrong_lines
 from clipmem_core.scores.registry import EXPORT_SCORES
 from clipmem_core.utils.columns import CLIPMEM, GROUP, P_WRONG, PAIR_ID, group_words

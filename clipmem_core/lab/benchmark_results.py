@@ -24,8 +24,8 @@ from clipmem_core.lab.study_results import (
     table_of_texts,
     write_csv,
 )
+from clipmem_core.review.filters import misfit_note
 from clipmem_core.review.queries import cached
-from clipmem_core.review.rows import misfit_note
 from clipmem_core.scores.metrics import (
     AVERAGE_PRECISION,
     METRICS,

@@ -1,5 +1,5 @@
-"""Decisions on many pairs at once: of a table from elsewhere, of another audit in which pairs have
-the same picture and captions, and by find and replace; and changes of captions in words."""
+"""Decisions on many pairs at once: from a table, from another audit for pairs with the same picture
+and captions, and by find and replace; and a summary of the words that a new caption changes."""
 
 import json
 import re
@@ -20,14 +20,19 @@ from clipmem_core.review.decisions import (
     decided,
     open_review,
 )
-from clipmem_core.review.queries import CAPTION_KEY, ROW, fetch_by_id, fetch_pairs
-from clipmem_core.utils.columns import CAPTIONS, PAIR_ID, SHA256
+from clipmem_core.review.queries import CAPTION_KEY, fetch, fetch_by_id
+from clipmem_core.utils.columns import CAPTIONS, PAIR_ID
 from clipmem_core.utils.io import InputError
 from clipmem_core.utils.tables import FORMULA
 
 DECISION = "decision"
-_CONTEXT = 4  # words on each side of a change
-_CONTENT = [SHA256, "key"]  # picture and captions of a pair
+_CONTEXT = 4  # words before and after a change
+# Pairs of two audits with the same picture and captions: with the same id, or the only ones
+_SAME_PAIRS = f"""
+    SELECT there.pair_id AS there, here.pair_id AS here FROM there JOIN
+        (SELECT pair_id, sha256, {CAPTION_KEY} AS key FROM parquet) AS here USING (sha256, key)
+    QUALIFY there.pair_id = here.pair_id OR count(*) OVER (PARTITION BY sha256, key) = 1
+"""
 
 
 @dataclass(frozen=True)
@@ -102,38 +107,28 @@ def transferable(audit: Audit, other: Audit) -> tuple[dict[str, Choice], int]:
     """Return the decisions of another audit that apply to undecided pairs of an audit, and the
     number of all its decisions.
 
-    They apply to a pair with the same picture and captions: the one with the same id, else the only
-    one, if the other audit has only one too.
+    A decision applies to the pair with the same picture, captions and id. It also applies to a pair
+    with another id if no second pair of either audit has this picture and these captions.
     """
     made = {
         pair_id: each
         for pair_id, each in open_review(other).decisions().items()
         if each.decision or each.captions or each.note
     }
-    pictures = fetch_pairs(other.folder / PAIRS, [SHA256], made)[SHA256].unique().to_pylist()
-    columns = [ROW, SHA256, f"{CAPTION_KEY} AS key"]
-    there, here = (
-        fetch_pairs(each.folder / PAIRS, columns, pictures, key=SHA256).to_pandas()
-        for each in (other, audit)
-    )
-    there_alone, here_alone = (
-        table.drop_duplicates(_CONTENT, keep=False) for table in (there, here)
-    )
-    moved = there_alone.merge(here_alone, on=_CONTENT, suffixes=("", "_here"))
-    partners = dict(zip(moved[PAIR_ID], moved[f"{PAIR_ID}_here"], strict=True))
-    same = there.merge(here, on=[PAIR_ID, *_CONTENT])[PAIR_ID]
-    partners |= dict(zip(same, same, strict=True))
-    neutral = set(there[PAIR_ID][decided(other).neutral[there[ROW]]])
-    current = open_review(audit).decisions(partners.values())
+    content = f"SELECT pair_id, sha256, {CAPTION_KEY} AS key FROM parquet"
+    there = fetch(other.folder / PAIRS, content)
+    same = fetch(audit.folder / PAIRS, _SAME_PAIRS, there=there).to_pylist()
+    neutral = dict(zip(there[PAIR_ID].to_pylist(), decided(other).neutral.tolist(), strict=True))
+    current = open_review(audit).decisions(pair["here"] for pair in same)
     choices = {}
-    for pair_id in made.keys() & partners:
-        partner = partners[pair_id]
-        now = current[partner]
-        if not (now.decision or now.captions or now.note):
-            _, decision, captions, note, *_ = made[pair_id]
-            is_neutral = pair_id in neutral
-            choices[partner] = Choice(decision, captions, note or None, now.entry, is_neutral)
-    return choices, int(there[PAIR_ID].isin(made).sum())
+    for pair in same:
+        now = current[pair["here"]]
+        applied = made.get(pair["there"])
+        if applied and not (now.decision or now.captions or now.note):
+            _, decision, captions, note, *_ = applied
+            is_neutral = neutral[pair["there"]]
+            choices[pair["here"]] = Choice(decision, captions, note or None, now.entry, is_neutral)
+    return choices, len(made.keys() & neutral)
 
 
 def find_offer(audit: Audit) -> tuple[Audit, int, int] | None:

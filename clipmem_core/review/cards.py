@@ -27,7 +27,7 @@ from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.review.decisions import Decision, open_review
 from clipmem_core.review.queries import CAPTION_KEY, fetch_numbered, fetch_pairs, number_sql
 from clipmem_core.review.search import search
-from clipmem_core.review.selection import RANDOM, Selection
+from clipmem_core.review.views import RANDOM, Selection
 from clipmem_core.scores.registry import BY_NAME
 from clipmem_core.utils.columns import (
     CAPTION,
@@ -52,8 +52,9 @@ from clipmem_core.utils.columns import (
 from clipmem_core.utils.io import InputError
 
 OWN_CAPTIONS = "own_captions"
-Marks: TypeAlias = list[dict[str, Any]]  # surprising words and wrong sentences of a caption
-# the caption's place in `current`, its surprising words, and what is wrong with it
+REPLACES = "replaces"  # optional column: the caption of the pair that a candidate would replace
+Marks: TypeAlias = list[dict[str, Any]]  # unlikely words and wrong sentences of a caption
+# position of the caption in `current`, its unlikely words, and what is wrong with it
 FirstCaption: TypeAlias = tuple[int, Marks, str]
 PARTS = (P_WRONG, P_CHECK, P_PAIR, P_CAPTION, P_WORD)
 # scores of single captions: column of a list of them, by score
@@ -164,8 +165,8 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
 
 
 def shown_score(order: str) -> str:
-    """Return the score that pairs show in an order: p_wrong in the orders of suspicion and of
-    reviews."""
+    """Return the score that pairs show in an order: p_wrong if the most likely wrong ones
+    come first, and in reviews."""
     return P_WRONG if order in (*BY_CAPTION, RANDOM) else order
 
 
@@ -196,7 +197,7 @@ class Explained:
     """What is probably wrong with the captions of a pair."""
 
     reasons: dict[int, str] = field(default_factory=dict)  # by number of the caption
-    # surprising words and wrong sentences, by number of the caption
+    # unlikely words and wrong sentences, by number of the caption
     marks: dict[int, Marks] = field(default_factory=dict)
     wrong: tuple[int, ...] = ()  # numbers of the captions that are probably wrong
     whole: bool = False  # all captions are wrong, or the picture is a placeholder
@@ -205,11 +206,11 @@ class Explained:
 def explain_captions(audit: Audit, pair_ids: Sequence[str]) -> dict[str, Explained]:
     """Return what is probably wrong with the captions of some pairs, by pair_id.
 
-    The reason of a caption names the part of p_wrong that is largest. The caption of another
-    picture has no marked words. start and end of a mark count characters. strength is the number of
-    limits that a word exceeds, rank is 1 for the most surprising word. better has the likeliest
-    word in its place, in its case, and its probability, if the caption is likelier right with it
-    than as it is, and probably right with it.
+    The reason of a caption names the largest part of p_wrong. A caption of another picture has no
+    marked words. A mark has start and end (in characters), strength (how many limits the word
+    exceeds), rank (1: the least likely word of the caption), and better: the likeliest word at this
+    position with its probability. better is empty unless that word makes the caption probably
+    right, and likelier right than it is.
     """
     explained = defaultdict[str, Explained](Explained)
     columns = [f'caption, read, "{CHECK}"', *(f"{number_sql(name)} AS {name}" for name in PARTS)]
@@ -284,7 +285,7 @@ def _sentence_mark(sentence: dict[str, Any]) -> dict[str, Any]:
 
 
 def _word_mark(row: dict[str, Any], right: float) -> dict[str, Any]:
-    """Return the mark of a surprising word; `right`: the probability that its caption is right."""
+    """Return the mark of an unlikely word; `right`: the probability that its caption is right."""
     word = row[WORD]
     likelier = row["better"] or []
     if word[:1].isupper():
@@ -311,9 +312,9 @@ def first_captions(
 ) -> dict[str, FirstCaption]:
     """Return the current caption to show first of each card by pair_id.
 
-    That is the caption that a search matched, else the first with the words of a filter, else the
-    suspicious one. In the orders `BY_CAPTION` it has its surprising words and what is wrong, unless
-    it was changed.
+    A search shows the caption that it matched, a filter by words the first caption with these
+    words, every other order the caption most likely wrong. In the orders `BY_CAPTION` a caption has
+    its unlikely words and the reason, unless it was changed.
     """
     ids = [card.pair_id for card in shown]
     worst = suspicious_captions(audit, ids)
@@ -362,7 +363,7 @@ def _folded(text: str) -> str:
 
 
 def marked(caption: str, words: Sequence[dict[str, Any]]) -> str:
-    """Return a caption as escaped HTML, its surprising words underlined, with likelier words on
+    """Return a caption as escaped HTML, its unlikely words underlined, with likelier words on
     hover."""
     parts = []
     done = 0

@@ -38,7 +38,7 @@ from clipmem_core.review.queries import (
     fetch_by_id,
     fetch_pairs,
 )
-from clipmem_core.review.selection import UNDECIDED
+from clipmem_core.review.views import UNDECIDED
 from clipmem_core.utils.columns import CAPTIONS, PAIR_ID
 from clipmem_core.utils.io import InputError
 
@@ -51,7 +51,7 @@ FOR_OTHER = "for_other_captions"
 _TABLE_COLUMNS = [PAIR_ID, "decision", CAPTIONS, "note", "time", "audit", FOR_OTHER]
 _HISTORY_COLUMNS = ["event", "time", "audit", "decision", "pairs", "first_pair_id", "note"]
 UNDECIDED_CODE = 0
-CODES = {None: UNDECIDED_CODE, KEEP: 1, REMOVE: 2, RECAPTION: 3}
+CODES = {None: UNDECIDED_CODE, KEEP: 1, REMOVE: 2, RECAPTION: 3}  # from 1 as in CHOICES
 # pair_id, decision, number, event, caption key and neutral of an entry of the log
 Entry = tuple[str, str | None, int, int, int, int]
 
@@ -76,10 +76,27 @@ _HISTORY = """
 """
 _ENTRIES = """
     SELECT entry.pair_id, coalesce(own.decision, event.decision), entry.id, entry.event, judged,
-        ifnull(neutral, decided IN (SELECT event FROM apart))
+        ifnull(neutral, 0)
     FROM entry LEFT JOIN event ON event.id = decided
     LEFT JOIN own_captions AS own ON (own.event, own.pair_id) = (decided, entry.pair_id)
     WHERE entry.id > ? ORDER BY entry.id
+"""
+_ENTRY_COLUMNS = ["entry_of", "decision", "entry", "event", "caption_key", "neutral"]
+# The decision on each pair after some entries of the log, without those on pairs or captions that
+# the audit does not have. Of two that apply, on these captions and on any, the newer one wins.
+_CODES_AFTER = f"""
+    SELECT coalesce(after.codes, before.codes)::TINYINT AS codes,
+        coalesce(after.neutral, before.neutral)::BOOLEAN AS neutral,
+        if(before.first = 0, coalesce(after.first, 0), before.first)::BIGINT AS first
+    FROM before LEFT JOIN (
+        SELECT {ROW} AS "row", arg_max(code, entry) AS codes, arg_max(neutral, entry) AS neutral,
+            min(event) FILTER (code != {UNDECIDED_CODE}) AS first
+        FROM parquet JOIN (
+            SELECT *, coalesce(list_position({[*CHOICES]}, decision::VARCHAR), 0) AS code
+            FROM entries
+        ) ON pair_id = entry_of
+        WHERE caption_key = 0 OR caption_key = {CAPTION_KEY} GROUP BY {ROW}
+    ) AS after USING ("row") ORDER BY "row"
 """
 
 
@@ -126,7 +143,7 @@ class Choice(NamedTuple):
     captions: tuple[str, ...] = ()  # the new ones; empty: those of the pair stay
     note: str | None = None  # None: the note stays
     entry: int | None = None  # the pair's when the choice was made; a newer one stays
-    neutral: bool = False  # judges no caption
+    neutral: bool = False  # does not say whether the captions are right
 
 
 @dataclass(frozen=True)
@@ -171,7 +188,7 @@ class Review:
     def decide_each(
         self, choices: Mapping[str, Choice], *, audit: str = "", note: str | None = None
     ) -> Outcome:
-        """Decide on each pair by a choice of its own, all in one event; History shows its note."""
+        """Store one choice for each pair, all in one event; History shows the event's note."""
         keys = self.with_keys(choices)
         own = {}
         with open_to_write(self.path) as log:
@@ -343,10 +360,15 @@ def decided(audit: Audit) -> Codes:
         codes = latest.get(log)
         if codes is None or position < codes.entry:  # the log was replaced
             count = count_pairs_of(audit)
-            kinds = (np.int8, bool, np.int64)
-            codes = Codes(0, *(np.zeros(count, kind) for kind in kinds))
+            codes = Codes(0, *(np.zeros(count, kind) for kind in (np.int8, bool, np.int64)))
         if position > codes.entry:
-            codes = _apply_entries(audit, codes, review.entries_after(codes.entry))
+            entries = pd.DataFrame(review.entries_after(codes.entry), columns=_ENTRY_COLUMNS)
+            columns = {"codes": codes.codes, "neutral": codes.neutral, "first": codes.first}
+            before = pd.DataFrame(columns).reset_index(names="row")
+            path = audit.folder / PAIRS
+            after = fetch(path, _CODES_AFTER, entries=entries, before=before).to_pandas()
+            last = int(entries["entry"].iloc[-1])
+            codes = Codes(last, *(after[name].to_numpy() for name in columns))
         latest[log] = codes
     return codes
 
@@ -355,30 +377,6 @@ def count_decisions(audit: Audit) -> dict[str, int]:
     """Return the number of an audit's pairs of each decision, and of the undecided."""
     counts = np.bincount(decided(audit).codes, minlength=len(CODES))
     return {choice or UNDECIDED: int(counts[code]) for choice, code in CODES.items()}
-
-
-def _apply_entries(audit: Audit, before: Codes, entries: list[Entry]) -> Codes:
-    """Apply entries of the log in order, except those on pairs or captions that this audit does not
-    have."""
-    rows = [(pair_id, CODES[decision], *facts) for pair_id, decision, *facts in entries]
-    names = ["entry_pair_id", "code", "entry", "event", "caption_key", "neutral"]
-    table = pd.DataFrame(rows, columns=names)
-    # Of two entries that apply, on these captions and on any, the newer one wins.
-    query = f"""
-        SELECT {ROW} AS "row", arg_max(code, entry) AS code, arg_max(neutral, entry) AS neutral,
-            coalesce(min(event) FILTER (code != {UNDECIDED_CODE}), 0) AS first
-        FROM parquet JOIN entries ON pair_id = entry_pair_id
-        WHERE caption_key = 0 OR caption_key = {CAPTION_KEY} GROUP BY {ROW}
-    """
-    changed = fetch(audit.folder / PAIRS, query, entries=table).to_pandas()
-    codes = before.codes.copy()
-    neutral = before.neutral.copy()
-    first = before.first.copy()
-    rows = changed["row"]
-    codes[rows] = changed["code"]
-    neutral[rows] = changed["neutral"]
-    first[rows] = np.where(first[rows] == 0, changed["first"], first[rows])
-    return Codes(entries[-1][2], codes, neutral, first)
 
 
 def count_changed(audit: Audit) -> int:

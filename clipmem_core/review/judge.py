@@ -1,32 +1,33 @@
-"""Candidate captions: the probability that each is wrong for its picture, and the best caption of
-each pair.
+"""Judges captions from elsewhere: the probability that each is wrong for its picture, and the best
+caption of each pair.
 
-Only models that did not train on a pair are used: all of them for a new pair, whose picture the
-audit has never seen. Nothing is trained. A candidate for a pair of the audit is compared with the
-captions that the pair has, except the one in whose place it is put, and not with other candidates.
-The captions of a new pair are compared with each other.
+A candidate belongs to a pair of the audit, or to a new pair, whose picture the audit has never
+seen. Nothing is trained, and only models that did not train on a pair are used: all of them for a
+new pair. A candidate for a pair of the audit is compared with the pair's other captions and not
+with other candidates; the captions of a new pair are compared with each other.
 
 The audit fitted log-likelihood ratios (`errors/calibration.py`): of csls_out against pictures with
-another caption, of agreement and margin_out against decoys, of words against others in their place.
+another caption, of agreement and margin_out against decoys, of words against replaced ones.
 How many captions of the batch are wrong is estimated from the batch (`batch_probabilities`), so the
 audit's share does not matter. The captions of a new pair have all three ratios, as in the audit. A
-candidate for a pair of the audit has the first one only if it has no siblings, or if they probably
-belong to another picture and say nothing.
+candidate for a pair of the audit has the first one only if it has no siblings, or if the siblings
+probably belong to another picture.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from scipy.special import expit
 
-from clipmem_core.auditing.folder.prepare import DataSet
+from clipmem_core.auditing.folder.prepare import DataSet, load_pictures
+from clipmem_core.auditing.folder.status import Screen
 from clipmem_core.auditing.folder.store import (
     CAPTION_TABLE,
     CONFIG,
@@ -42,20 +43,22 @@ from clipmem_core.auditing.folder.store import (
 from clipmem_core.auditing.run.preflight import faults_without_model
 from clipmem_core.auditing.run.word_table import HALVES, RATIOS
 from clipmem_core.auditing.tables.fault_tables import cause_of
+from clipmem_core.config import SourceOptions, data_folder
 from clipmem_core.dataset.checks import not_captions
 from clipmem_core.dataset.languages import is_read
-from clipmem_core.dataset.readers.paths import as_name
+from clipmem_core.dataset.readers.paths import as_name, is_missing, normal_reference, tidy
+from clipmem_core.dataset.readers.records import Row, Rows, in_image_folder, merge_rows
 from clipmem_core.dataset.sentences import sentences_of
+from clipmem_core.dataset.source import RawPairs, read_source
 from clipmem_core.errors.calibration import HALF, Fitted
 from clipmem_core.errors.misfit import HeldOut, fit_beside, nan_mean
 from clipmem_core.errors.runs import Fits, find_runs
 from clipmem_core.features.cache import ReportCount
 from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.features.tower_by_language import languages_read
-from clipmem_core.review import encoding, search
-from clipmem_core.review.cards import WRONG_WORDS
-from clipmem_core.review.judge_input import PICTURE, REPLACES, Candidates
-from clipmem_core.review.queries import ROW, cached, fetch_numbered, fetch_pairs, stamp
+from clipmem_core.review import search
+from clipmem_core.review.cards import REPLACES, WRONG_WORDS
+from clipmem_core.review.queries import ROW, cached, fetch, fetch_numbered, fetch_pairs, stamp
 from clipmem_core.scores.membership import draw_word_halves
 from clipmem_core.scores.score_tables import captions_of_sentences
 from clipmem_core.training.word_scores import CaptionWords, load_model, predicts
@@ -65,6 +68,7 @@ from clipmem_core.utils.columns import (
     CAPTIONS,
     CSLS_OUT,
     IMAGE,
+    LABEL,
     MARGIN_OUT,
     P_CAPTION,
     P_CHECK,
@@ -77,26 +81,139 @@ from clipmem_core.utils.columns import (
     SENTENCE,
     SHA256,
     SIMILARITY_OUT,
+    SOURCE,
 )
 from clipmem_core.utils.embeddings import unit
 from clipmem_core.utils.io import InputError, read_json
 from clipmem_core.utils.ragged import Ragged
+from clipmem_core.utils.tables import SUFFIXES, read_frame
 
+# The pair of the audit for each candidate: by pair_id or image, unless the picture at hand is
+# another one, else by the bytes of the picture; −1: none. `same`: so many pairs have this key.
+_FIND_PAIRS = f"""
+    SELECT if(same = 1 OR at_hand IS NOT NULL, {ROW}, NULL) AS found, CASE
+        WHEN caption IS NULL THEN 'caption is empty'
+        WHEN found IS NOT NULL OR at_hand IS NOT NULL THEN NULL
+        WHEN same > 1 THEN same || ' pairs of the audit have its image'
+        WHEN reason IS NULL OR NOT has_images THEN 'no pair of the audit has its pair_id or image'
+        ELSE reason END AS reason
+    FROM requested LEFT JOIN (
+        SELECT number, {ROW}, count(*) OVER (PARTITION BY number, key) AS same FROM (
+            SELECT number, at_hand, sha256, {ROW}, 1 AS key
+            FROM requested JOIN parquet ON requested.pair_id = parquet.pair_id
+            UNION ALL
+            SELECT number, at_hand, sha256, {ROW}, 2 AS key
+            FROM requested JOIN parquet ON requested.image = parquet.image
+            UNION ALL
+            SELECT number, at_hand, sha256, {ROW}, 3 AS key
+            FROM requested JOIN parquet ON requested.at_hand = parquet.sha256
+        )
+        WHERE at_hand IS NULL OR at_hand = sha256
+        QUALIFY row_number() OVER (PARTITION BY number ORDER BY key, {ROW}) = 1
+    ) USING (number) ORDER BY number
+"""
+PICTURE = "_picture"  # column: the picture in `Candidates.data_set`; None if it is not at hand
 OWN = "own"  # column: the pair has this caption already
 NEW = "new"  # column: the audit has never seen the pair
 BEST = "best"  # column: of the pair's captions the least likely to be wrong
-_COLUMNS = (SIMILARITY_OUT, MARGIN_OUT, AGREEMENT, *PARTS, P_WRONG)
+_COLUMNS = [SIMILARITY_OUT, MARGIN_OUT, AGREEMENT, *PARTS, P_WRONG]
 _AT = "_at"  # number of a candidate
-_PLACE = "_place"  # of a pair among those with candidates
+_PAIR = "_pair"  # number of a pair among those with candidates
 _UNIT = "_unit"  # number of the new pair or candidate that a caption belongs to
 _NUMBER = "_number"  # of a caption in its pair
 _REPLACED = "_replaced"  # what a candidate replaces: a list of captions or sentences
 _BLOCK = 2_048  # captions whose evidence is in memory at a time
 _SHOWN = 10  # candidates of the printed table
 _CUT = 60  # characters of a printed caption
-# New pairs among which displaced captions are searched
+# New pairs among which displaced captions are searched: fewer have no run that is sure, and the
+# search compares all with all
 _FEWEST_ORDERED = 100
 _MOST_ORDERED = 20_000
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Captions to judge.
+
+    `table` has caption, pair_id or image, `PICTURE`, the row of the audit's pair (−1: a new pair),
+    and the reason why a caption cannot be judged. `data_set` has the pictures at hand, if any.
+    """
+
+    table: pd.DataFrame
+    data_set: DataSet | None
+
+
+def read_candidates(
+    audit: Audit, source: str, options: SourceOptions, screen: Screen
+) -> Candidates:
+    """Read any source that an audit reads, or a table of captions for pairs of the audit."""
+    path = Path(source).expanduser()
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
+        table = read_frame(path)
+        if _has_candidates(table):
+            return table_candidates(audit, table, options.image_folder, path, screen.pictures)
+    raw = read_source(source, options, data=data_folder(), say=screen.say)
+    table = raw.pairs.explode(CAPTIONS).rename(columns={CAPTIONS: CAPTION})
+    table = table.dropna(axis=1, how="all").assign(**{PICTURE: table[IMAGE]})
+    refused = raw.quarantine[[SOURCE, PAIR_ID, REASON]].rename(columns={SOURCE: IMAGE})
+    return _matched(audit, pd.concat([table, refused], ignore_index=True), raw, screen.pictures)
+
+
+def _has_candidates(table: pd.DataFrame) -> bool:
+    return CAPTION in table and (PAIR_ID in table or IMAGE in table)
+
+
+def table_candidates(
+    audit: Audit,
+    table: pd.DataFrame,
+    folder: str = "",
+    file: Path = Path("candidates"),
+    progress: ReportCount = lambda done, total: None,
+) -> Candidates:
+    """Return the captions of a table; pictures are looked for in a folder, or beside the file."""
+    if not _has_candidates(table):
+        raise InputError(
+            f"the candidates have the columns {', '.join(map(str, table))}: name one caption, "
+            "and one pair_id or image"
+        )
+    table = table.explode(CAPTION, ignore_index=True)
+    listed = table.reindex(columns=[IMAGE, CAPTION, LABEL, PAIR_ID])
+    rows = [Row(str(at), *cells) for at, *cells in listed.itertuples()]
+    found = in_image_folder(Rows(file.parent, "table", rows), folder, file)
+    rows = list(found.rows)
+    raw = RawPairs(found.root.absolute(), "table", *merge_rows(replace(found, rows=rows)))
+    reasons = _reasons(raw.quarantine)
+    table[REASON] = [reasons.get(row.source) for row in rows]
+    table[PICTURE] = [
+        None if row.source in reasons else normal_reference(row.image) for row in rows
+    ]
+    return _matched(audit, table, raw, progress)
+
+
+def _reasons(quarantine: pd.DataFrame) -> dict[str, str]:
+    return dict(zip(quarantine[SOURCE], quarantine[REASON], strict=True))
+
+
+def _matched(audit: Audit, table: pd.DataFrame, raw: RawPairs, progress: ReportCount) -> Candidates:
+    """Open the pictures, and find the pairs of the audit."""
+    data_set = None
+    pictures = table[PICTURE].astype(object)
+    at_hand = pd.Series(index=table.index, dtype=object)  # the SHA-256 of pictures
+    if len(raw.pairs):
+        config = replace(audit.record.config, captions=0, drop_near_duplicates=False)
+        data_set = load_pictures(raw, config, progress=progress)
+        at_hand = pictures.map(data_set.pairs.set_index(IMAGE)[SHA256].to_dict())
+        broken = _reasons(data_set.quarantine[len(raw.quarantine) :])
+        table[REASON] = pictures.map(broken).astype(object).fillna(table[REASON])
+    table[CAPTION] = ["" if is_missing(text) else tidy(str(text)) for text in table[CAPTION]]
+    columns = table.reindex(columns=[PAIR_ID, IMAGE, CAPTION, REASON]).assign(at_hand=at_hand)
+    texts = {name: pa.array(map(as_name, columns[name]), pa.string()) for name in columns}
+    facts = {"number": range(len(table)), "has_images": [IMAGE in table] * len(table)}
+    requested = pa.table(texts | facts)
+    found = fetch(audit.folder / PAIRS, _FIND_PAIRS, requested=requested).to_pydict()
+    table[REASON] = found["reason"]
+    rows = [-1 if row is None else row for row in found["found"]]
+    return Candidates(table.assign(**{ROW: rows}), data_set)
 
 
 def check_judges(audit: Audit) -> Fitted:
@@ -135,28 +252,29 @@ def judge_captions(
         order.
     """
     fitted = check_judges(audit)
-    added = (OWN, NEW, BEST, *_COLUMNS)
-    given = candidates.table.drop(columns=[*added], errors="ignore").assign(**{OWN: False})
-    languages = languages_read(audit.record.config)
-    for at, text in given.loc[given[REASON].isna(), CAPTION].items():
-        if not is_read(text, languages):
-            given.loc[at, REASON] = "the text tower does not read its language"
-    if given[REASON].notna().all():
+    config = audit.record.config
+    added = [OWN, NEW, BEST, *_COLUMNS]
+    given = candidates.table.drop(columns=added, errors="ignore").assign(**{OWN: False})
+    languages = languages_read(config)
+    is_read_by_tower = [is_read(text, languages) for text in given[CAPTION]]
+    unread = given[REASON].isna() & ~np.array(is_read_by_tower, bool)
+    given.loc[unread, REASON] = "the text tower does not read its language"
+    refused = given[REASON].notna()
+    if refused.all():
         first = given[REASON].get(0, "there is none")
         raise InputError(f"no caption can be judged; the first: {first}")
-    given[NEW] = (given[ROW] < 0) & given[REASON].isna()
-    new = given[given[REASON].isna()].rename_axis(_AT).reset_index()
-    config = audit.record.config
+    given[NEW] = (given[ROW] < 0) & ~refused
+    new = given[~refused].rename_axis(_AT).reset_index()
     if new[NEW].any() and (config.unlock or not config.lock_image):
         raise InputError(
             f"audit {audit.name!r} trains its image encoders and can judge captions of its own "
             "pairs alone: audit with --preset locked to judge new pairs"
         )
-    new[_PLACE] = pd.factorize(new[ROW].astype(object).where(~new[NEW], new[PICTURE]))[0]
-    pairs = _pairs(audit, new.drop_duplicates(_PLACE), candidates.data_set)
-    new[[PAIR_ID, IMAGE]] = pairs[[PAIR_ID, IMAGE]].iloc[new[_PLACE]].to_numpy()
+    new[_PAIR] = pd.factorize(new[ROW].astype(object).where(~new[NEW], new[PICTURE]))[0]
+    pairs = _pairs(audit, new.drop_duplicates(_PAIR), candidates.data_set)
+    new[[PAIR_ID, IMAGE]] = pairs[[PAIR_ID, IMAGE]].iloc[new[_PAIR]].to_numpy()
     current = _current_captions(audit, pairs)
-    new[_UNIT] = np.where(new[NEW], -1 - new[_PLACE], np.arange(len(new)))
+    new[_UNIT] = np.where(new[NEW], -1 - new[_PAIR], np.arange(len(new)))
     replaced = new.get(REPLACES, [None] * len(new))
     new[_REPLACED] = [[text] if isinstance(text, str) else [] for text in replaced]
     judged = new.drop_duplicates([_UNIT, CAPTION]).sort_values(_UNIT, kind="stable")
@@ -164,27 +282,26 @@ def judge_captions(
         sentences = _sentences(judged)
         sentences[_REPLACED] = sentences[_REPLACED].map(sentences_of)
         scores = _judge_units(audit, fitted, pairs, _sentences(current), sentences, progress)
-        scored = pd.DataFrame(scores, columns=[*_COLUMNS])
+        scored = pd.DataFrame(scores, columns=_COLUMNS)
         scored[SENTENCE] = sentences[SENTENCE].to_numpy()
-        judged[[*_COLUMNS]] = captions_of_sentences(scored)[[*_COLUMNS]].to_numpy()
+        judged[_COLUMNS] = captions_of_sentences(scored)[_COLUMNS].to_numpy()
     else:
-        judged[[*_COLUMNS]] = _judge_units(audit, fitted, pairs, current, judged, progress)
+        judged[_COLUMNS] = _judge_units(audit, fitted, pairs, current, judged, progress)
     new = new.merge(judged[[_UNIT, CAPTION, *_COLUMNS]], on=[_UNIT, CAPTION])
     table = pd.concat([current, new], ignore_index=True)
     # p_pair counts against a candidate as far as it does not fit the picture. So it does here
     # against the captions that the pair has.
     fit = expit(fitted.ratio_at("pairs", current[CSLS_OUT].to_numpy()))
     wrong = table[P_WRONG].sub(current[P_PAIR] * (1 - fit), fill_value=0.0)
-    table[BEST] = table.index.isin(wrong.dropna().groupby(table[_PLACE]).idxmin())
-    refused = given[given[REASON].notna()].assign(**{BEST: False})
+    table[BEST] = table.index.isin(wrong.dropna().groupby(table[_PAIR]).idxmin())
+    not_judged = given[refused].assign(**{BEST: False})
     if all_captions:
-        table = pd.concat([table.sort_values(_PLACE, kind="stable"), refused])
+        table = pd.concat([table.sort_values(_PAIR, kind="stable"), not_judged])
     else:
-        table = pd.concat([table[len(current) :].set_index(_AT), refused]).sort_index()
-    inner = [_AT, _PLACE, _UNIT, _NUMBER, _REPLACED, CSLS_OUT, PICTURE, ROW]
-    table = table.drop(columns=inner, errors="ignore").reset_index(drop=True)
+        table = pd.concat([table[len(current) :].set_index(_AT), not_judged]).sort_index()
     first = [PAIR_ID, IMAGE, CAPTION, *added, REASON]
-    return table[[*first, *(name for name in table if name not in first)]]
+    others = candidates.table.columns.difference([*first, PICTURE, ROW], sort=False)
+    return table[[*first, *others]].reset_index(drop=True)
 
 
 def _sentences(captions: pd.DataFrame) -> pd.DataFrame:
@@ -194,12 +311,12 @@ def _sentences(captions: pd.DataFrame) -> pd.DataFrame:
     table[CAPTION] = [sentences_of([caption]) for caption in captions[CAPTION]]
     table[SENTENCE] = [range(len(part)) for part in table[CAPTION]]
     table = table.explode([CAPTION, SENTENCE], ignore_index=True)
-    return table.assign(**{_NUMBER: table.groupby(_PLACE).cumcount()})
+    return table.assign(**{_NUMBER: table.groupby(_PAIR).cumcount()})
 
 
 def _pairs(audit: Audit, firsts: pd.DataFrame, data_set: DataSet | None) -> pd.DataFrame:
-    """Return the pairs of candidates, the first of each given: row (−1: new), pair_id, image,
-    captions, sha256."""
+    """Return the pairs of candidates from the first candidate of each: row (−1: new), pair_id,
+    image, captions, sha256."""
     columns = [PAIR_ID, IMAGE, CAPTIONS, SHA256]
     rows = firsts[ROW].tolist()
     stored = fetch_numbered(audit.folder / PAIRS, columns, [row for row in rows if row >= 0])
@@ -210,20 +327,23 @@ def _pairs(audit: Audit, firsts: pd.DataFrame, data_set: DataSet | None) -> pd.D
         for row, name, picture in zip(rows, names, firsts[PICTURE], strict=True)
     ]
     pairs = pd.DataFrame(listed, columns=columns).assign(**{ROW: rows})
-    config = audit.record.config
-    if data_set is not None and (pairs[ROW] < 0).any():  # in their folder, which blocks do not know
-        tower = encoding.towers_here(config).image
-        FeatureExtractor(tower, data_set.raw.root).images(pairs[pairs[ROW] < 0])
+    if data_set is not None and -1 in rows:  # cached here: blocks do not know the new folder
+        _picture_features(audit, data_set.raw.root, pairs[pairs[ROW] < 0])
     return pairs
 
 
+def _picture_features(audit: Audit, folder: Path, pairs: pd.DataFrame) -> Any:
+    tower = search.towers_here(audit.record.config).image
+    return FeatureExtractor(tower, folder).images(pairs)
+
+
 def _current_captions(audit: Audit, pairs: pd.DataFrame) -> pd.DataFrame:
-    """Return the captions that pairs have, their stored scores, and csls_out and the place of their
-    pair."""
-    table = pairs[pairs[ROW] >= 0].rename_axis(_PLACE).reset_index()
-    table = table[[_PLACE, PAIR_ID, IMAGE, CAPTIONS]].rename(columns={CAPTIONS: CAPTION})
+    """Return the captions that pairs have, their stored scores, and csls_out and the number of
+    their pair."""
+    table = pairs[pairs[ROW] >= 0].rename_axis(_PAIR).reset_index()
+    table = table[[_PAIR, PAIR_ID, IMAGE, CAPTIONS]].rename(columns={CAPTIONS: CAPTION})
     table = table.explode(CAPTION)
-    table[_NUMBER] = table.groupby(_PLACE).cumcount()
+    table[_NUMBER] = table.groupby(_PAIR).cumcount()
     stamp(audit.folder / CAPTION_TABLE)  # a missing one has no row for `fetch_pairs`
     columns = [f"caption AS {_NUMBER}", *_COLUMNS]
     for name, selected in ((CAPTION_TABLE, columns), (SCORES, [CSLS_OUT])):
@@ -241,24 +361,24 @@ def _judge_units(
     progress: ReportCount,
 ) -> np.ndarray:
     """Return the scores `_COLUMNS` of captions in the order of their units, [n, n_columns]."""
-    by_place = defaultdict(list)
+    by_pair = defaultdict(list)
     # If all captions of a pair belong to another picture, they say nothing about a candidate.
     usable = current[~(current[P_PAIR] > HALF)]
-    for at, *numbered in usable[[_PLACE, _NUMBER, CAPTION]].itertuples(index=False):
-        by_place[at].append(numbered)
+    for at, *numbered in usable[[_PAIR, _NUMBER, CAPTION]].itertuples(index=False):
+        by_pair[at].append(numbered)
     by_unit = judged.groupby(_UNIT, sort=False)
     texts = by_unit[CAPTION].agg(list).tolist()
-    places = by_unit[_PLACE].first().to_numpy()
+    numbers = by_unit[_PAIR].first().to_numpy()
     siblings = [
-        [(number, text) for number, text in by_place[place] if text not in (*own, *replaced)]
-        for place, own, replaced in zip(places, texts, by_unit[_REPLACED].first(), strict=True)
+        [(number, text) for number, text in by_pair[at] if text not in (*own, *replaced)]
+        for at, own, replaced in zip(numbers, texts, by_unit[_REPLACED].first(), strict=True)
     ]
     units = Ragged.of_lists(texts)
     step = max(1, _BLOCK // int(units.counts.max()))
     blocks = []
     for at in range(0, len(units), step):
         part = slice(at, at + step)
-        block = pairs.iloc[places[part]]
+        block = pairs.iloc[numbers[part]]
         blocks.append(_evidence(audit, fitted, block, texts[part], siblings[part]))
         progress(units.start[at : part.stop + 1][-1].item(), len(judged))
     beside, agree, words = np.split(np.concatenate(blocks), [3, 6], axis=1)
@@ -281,104 +401,57 @@ def _evidence(
     siblings: Sequence[list[tuple[int, str]]],
 ) -> np.ndarray:
     """Return similarity, margin and csls, agreement in two columns and how specific they are, and
-    the mean ratio of the words of captions, [n_captions, 7].
+    the mean ratio of the words of captions, [n_captions, 7]; NaN without evidence.
 
     Args:
-        audit, fitted: an audit and what it fitted.
         pairs: the pair of each unit, [n_units].
         texts: the captions of each unit, to judge.
         siblings: the other captions of each unit's pair, with their numbers there.
     """
     units = Ragged.of_lists(texts)
     rows = pairs[ROW].to_numpy()
-    agree = np.full((units.n_items, 3), np.nan)
-    if fitted.ratio is not None:
-        agree = _agreement(audit, fitted, texts, rows, siblings)
-    words = np.full(units.n_items, np.nan)
+    is_new = rows < 0
     pictures: Any = None
-    if "words" in fitted.curves or (rows < 0).any():
-        tower = encoding.towers_here(audit.record.config).image
-        pictures = FeatureExtractor(tower, audit.record.pictures).images(pairs)
-    if "words" in fitted.curves:
-        words = _word_ratios(audit, texts, rows, siblings, pictures)
-    return np.column_stack([_fit_beside(audit, texts, rows, pictures), agree, words])
-
-
-def _fit_beside(
-    audit: Audit, texts: Sequence[list[str]], rows: np.ndarray, pictures: Any
-) -> np.ndarray:
-    """Return `fit_beside` of captions, [n_captions, 3]: means over the members that were not
-    trained on the pair; NaN if all were. `pictures` has the features of each unit's picture, if any
-    is new."""
+    has_words = "words" in fitted.curves
+    if has_words or is_new.any():
+        pictures = _picture_features(audit, audit.record.pictures, pairs)
+    agree = np.full((units.n_items, 3), np.nan)
+    flat = [*chain.from_iterable(texts)]
+    if fitted.ratio is not None:
+        stored, captions = search.features_of_captions(audit)
+        features = search.text_features_of(audit.record.config, flat)
+        compared = []
+        of_units = np.split(features, units.start[1:-1])
+        for own, row, numbered in zip(of_units, rows, siblings, strict=True):
+            numbers = np.array([number for number, _ in numbered], int)
+            compared.append(np.vstack([own, stored[captions.start[row] + numbers]]))
+        of_compared = Ragged.of_lists(compared)
+        judged = of_compared.first[units.owner] + units.number
+        agree = fitted.agreement(np.concatenate(compared), of_compared, judged)
+    words = [np.full(units.n_items, np.nan)]
+    if has_words:
+        half = np.where(is_new, 2, _word_halves(audit)[rows])
+        others = [[text for _, text in numbered] for numbered in siblings]
+        for number, name in enumerate(HALVES):
+            ratios = _word_model(audit, name).mean_ratios(texts, others, pictures[:])
+            words.append(np.where(predicts(number, half)[units.owner], ratios, np.nan))
     sides = search.read_sides(audit)
     membership = sides.membership
-    owner = Ragged.of_lists(texts).owner
-    by_member = []
+    beside = [np.full((units.n_items, 3), np.nan)]
     for name, trained in zip(membership.members, membership.trained, strict=True):
-        chosen = np.flatnonzero((rows < 0) | ~trained[rows])
-        values = np.full((len(owner), 3), np.nan)
-        if len(chosen):
-            embeddings = read_embeddings(audit.member(name))
-            listed = [texts[at] for at in chosen.tolist()]
-            text = encoding.embed_texts(audit, [*chain.from_iterable(listed)], name)
-            own = rows[chosen]
-            image = unit(embeddings[0][np.maximum(own, 0)])
-            if (own < 0).any():
-                image[own < 0] = encoding.embed_pictures(audit, pictures[chosen[own < 0]], name)
-            beside = HeldOut.of(*embeddings, sides.held_out)
-            units = Ragged.of_lists(listed)
-            values[np.isin(owner, chosen)] = fit_beside(text, units, image, own, beside)
-        by_member.append(values)
-    return nan_mean(by_member)
-
-
-def _agreement(
-    audit: Audit,
-    fitted: Fitted,
-    texts: Sequence[list[str]],
-    rows: np.ndarray,
-    siblings: Sequence[list[tuple[int, str]]],
-) -> np.ndarray:
-    """Return the `agreement` of captions with the others of their unit and with numbered captions
-    of its pair, NaN without any, and how specific they are if the audit fitted it, [n_captions,
-    3]."""
-    stored, captions = search.features_of_captions(audit)
-    units = Ragged.of_lists(texts)
-    features = encoding.text_features_of(audit.record.config, [*chain.from_iterable(texts)])
-    compared = []
-    for own, row, others in zip(np.split(features, units.start[1:-1]), rows, siblings, strict=True):
-        numbers = np.array([number for number, _ in others], int)
-        compared.append(np.vstack([own, stored[captions.start[row] + numbers]]))
-    compared_units = Ragged.of_lists(compared)
-    judged = compared_units.first[units.owner] + units.number
-    return fitted.agreement(np.concatenate(compared), compared_units, judged)
-
-
-def _word_ratios(
-    audit: Audit,
-    texts: Sequence[list[str]],
-    rows: np.ndarray,
-    siblings: Sequence[list[tuple[int, str]]],
-    pictures: Any,
-) -> np.ndarray:
-    """Return the mean log-likelihood ratio that a word is wrong, of each caption, [n_captions].
-
-    By the word model that was not trained on the pair, or the mean of both; NaN without a word that
-    it predicts.
-    """
-    half = np.where(rows < 0, 2, _word_halves(audit)[rows])
-    owner = Ragged.of_lists(texts).owner
-    by_model = []
-    for number, name in enumerate(HALVES):
-        chosen = np.flatnonzero(predicts(number, half))
-        ratios = np.full(len(owner), np.nan)
-        if len(chosen):
-            own = [texts[at] for at in chosen.tolist()]
-            others = [[text for _, text in siblings[at]] for at in chosen.tolist()]
-            model = _word_model(audit, name)
-            ratios[np.isin(owner, chosen)] = model.mean_ratios(own, others, pictures[chosen])
-        by_model.append(ratios)
-    return nan_mean(by_model)
+        has_trained = trained[rows] & ~is_new
+        if has_trained.all():
+            continue
+        embeddings = read_embeddings(audit.member(name))
+        image = unit(embeddings[0][np.maximum(rows, 0)])
+        if is_new.any():
+            image[is_new] = search.embed_pictures(audit, pictures[np.flatnonzero(is_new)], name)
+        text = search.embed_texts(audit, flat, name)
+        held_out = HeldOut.of(*embeddings, sides.held_out)
+        values = fit_beside(text, units, image, rows, held_out)
+        values[has_trained[units.owner]] = np.nan
+        beside.append(values)
+    return np.column_stack([nan_mean(beside), agree, nan_mean(words)])
 
 
 @cached(2, MEMBERSHIP, CONFIG)
@@ -390,15 +463,11 @@ def _word_halves(audit: Audit) -> np.ndarray:
     return draw_word_halves(group, clusters, seed=audit.record.config.seed)
 
 
-def _word_model_files(audit: Audit, name: str) -> list[Path]:
+@cached(4, f"{WORD_MODELS}/{RATIOS}")
+def _word_model(audit: Audit, half: str) -> CaptionWords:
     folder = audit.folder / WORD_MODELS
-    return [folder / f"{name}.pt", folder / RATIOS]
-
-
-@cached(4, paths=_word_model_files)
-def _word_model(audit: Audit, name: str) -> CaptionWords:
-    model, ratios = _word_model_files(audit, name)
-    return CaptionWords(*load_model(model), list(map(np.array, read_json(ratios))))
+    model = load_model(folder / f"{half}.pt")
+    return CaptionWords(*model, list(map(np.array, read_json(folder / RATIOS))))
 
 
 def new_incidents(audit: Audit, candidates: Candidates) -> list[str]:
@@ -416,12 +485,12 @@ def new_incidents(audit: Audit, candidates: Candidates) -> list[str]:
     causes = [fault.cause for fault in faults_without_model(pairs, data_set.clusters[chosen])]
     if not _FEWEST_ORDERED <= len(pairs) <= _MOST_ORDERED:
         return causes
-    features = FeatureExtractor(encoding.towers_here(audit.record.config).image).images(pairs)[:]
-    texts = [text for captions in pairs[CAPTIONS] for text in captions]
+    features = _picture_features(audit, Path(), pairs)[:]
+    texts = [*chain.from_iterable(pairs[CAPTIONS])]
     captions = Ragged.of_lists(pairs[CAPTIONS])
     names = audit.record.members
-    image = [encoding.embed_pictures(audit, features, name) for name in names]
-    text = [captions.mean(encoding.embed_texts(audit, texts, name)) for name in names]
+    image = [search.embed_pictures(audit, features, name) for name in names]
+    text = [captions.mean(search.embed_texts(audit, texts, name)) for name in names]
     never = np.zeros((len(names), len(pairs)), bool)
     fits = Fits.of(image, text, never, seed=audit.record.config.seed)
     return [*(cause_of(run, pairs[CAPTIONS].tolist()) for run in find_runs(fits)), *causes]
@@ -441,25 +510,20 @@ class Summary:
     not_judged: float
 
     def as_markdown(self) -> str:
-        rows = [[_as_markdown(value) for value in row] for row in self.worst.to_numpy()]
-        head = [[*self.worst], ["---"] * self.worst.shape[1]]
-        return "\n".join([self.count, "", *(" | ".join(row) for row in [*head, *rows]), ""])
-
-
-def _as_markdown(value: Any) -> str:
-    """Return a value as a cell of a Markdown table, in which nothing is markup."""
-    text = f"{value:.2f}" if isinstance(value, float) else " ".join(str(value).split())
-    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text)
+        """Return the count, and the worst captions as a table of HTML, whose text is no markup."""
+        cells = self.worst.replace(r"\s+", " ", regex=True)  # an empty line would end the HTML
+        table = cells.to_html(index=False, float_format="{:.2f}".format)
+        return f"{self.count}\n\n{table}\n"
 
 
 def summarize(audit: Audit, candidates: Candidates, table: pd.DataFrame) -> Summary:
     """Summarize a table of `judge_captions`."""
     judged = table[~table[OWN] & table[REASON].isna()]
-    expected = judged[[*PARTS]].sum()
+    expected = judged[PARTS].sum()
     share = expected.sum() / max(judged[P_WRONG].count(), 1)
     worst = judged.nlargest(_SHOWN, P_WRONG)
     worst[CAPTION] = worst[CAPTION].str[:_CUT]
-    worst["wrong"] = worst[[*PARTS]].fillna(0.0).idxmax(axis=1).map(WRONG_WORDS)
+    worst["wrong"] = worst[PARTS].fillna(0.0).idxmax(axis=1).map(WRONG_WORDS)
     reasons = table[REASON].value_counts().items()
     are = "caption is" if round(expected.sum()) == 1 else "captions are"
     kinds = {
@@ -470,13 +534,11 @@ def summarize(audit: Audit, candidates: Candidates, table: pd.DataFrame) -> Summ
     }
     parts = [f"{expected[name]:,.1f} {words}" for name, words in kinds.items() if expected[name]]
     line = f"About {expected.sum():,.0f} of {len(judged):,} {are} wrong ({share:.1%})"
+    not_judged = [f"{count:,} not judged: {reason}" for reason, count in reasons]
     return Summary(
         f"captions, the likeliest wrong first ({len(worst):,} of {len(judged):,})",
         worst[[PAIR_ID, CAPTION, P_WRONG, "wrong"]],
-        [
-            *new_incidents(audit, candidates),
-            *(f"{count:,} not judged: {reason}" for reason, count in reasons),
-        ],
+        [*new_incidents(audit, candidates), *not_judged],
         f"{line}: {', '.join(parts)}.",
         f"candidates: {len(judged):,}; pairs: {judged[PAIR_ID].nunique():,}, "
         f"new: {judged[PAIR_ID][judged[NEW]].nunique():,}; "

@@ -1,4 +1,4 @@
-"""Where a key press or a click in a browser becomes a decision.
+"""Stores the key presses and clicks of Review and Browse as decisions.
 
 The browser numbers its events and sends them in batches, again until the server has answered: each
 is stored once. An event names the captions that were on screen; if the pair has other captions by
@@ -96,7 +96,16 @@ def _store_key_press(
 ) -> int:
     """Add an event to the log and return its number there; an input error is a refusal."""
     if event.kind == UNDO:
-        return _store_undo(log, event)
+        undone = event.undoes or 0
+        if isinstance(undone, tuple):
+            client, number = undone
+            undone, _ = stored_outcomes(log, client, [number]).get(number, (0, ""))
+        if not 1 <= undone <= last_id(log, "event"):
+            raise InputError("the event to undo was not stored")
+        added, *_ = add_undo(log, undone)
+        if not added:
+            raise InputError("there is a newer decision, or it is undone already")
+        return added
     if not all(keys[pair_id] for pair_id in event.pairs):
         raise InputError("the audit has no such pair")
     if any(keys[pair_id] != key for pair_id, key in event.pairs.items()):
@@ -123,16 +132,3 @@ def _store_key_press(
     decision = None if event.kind == UNDECIDE else event.kind
     texts = captions_to_store(decision, event.captions)
     return add_decision(log, event.pairs, audit, decision, texts)[0]
-
-
-def _store_undo(log: Connection, event: KeyPress) -> int:
-    undone = event.undoes or 0
-    if isinstance(undone, tuple):
-        client, number = undone
-        undone, _ = stored_outcomes(log, client, [number]).get(number, (0, ""))
-    if not 1 <= undone <= last_id(log, "event"):
-        raise InputError("the event to undo was not stored")
-    added, *_ = add_undo(log, undone)
-    if not added:
-        raise InputError("there is a newer decision, or it is undone already")
-    return added

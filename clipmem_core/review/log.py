@@ -3,23 +3,17 @@
 Tables:
     event         a row for each decision and each undo
     entry         a row for each pair of an event; `decided`, `captioned` and `noted` are the events
-                  with the pair's current decision, new captions and note, `judged` is the
-                  hash of the captions that the decision was made on
+                  with the pair's current decision, new captions and note; `judged` is the caption
+                  key, the hash of the captions on screen
     standing      the current entry of each pair and caption key
-    own_captions  a pair's own decision, new captions and note in an event of several kinds or
-                  captions; without a decision only its captions or note change
-    apart         neutral events of earlier versions, which have no verdict on the captions
+    own_captions  the decision, new captions and note of a single pair, in an event whose pairs
+                  differ; a null decision changes only captions or note
     told          the outcome of each numbered event of a browser: a repeated event is stored once
-
-Each event has a checksum of its row and of its rows in the other tables. A process verifies each
-event once.
 """
 
 import json
 import os
 import sqlite3
-import threading
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
@@ -39,7 +33,7 @@ _CACHE_KB = 64_000  # of pages, while writing: a million pairs are read in any o
 _APPEND_ONLY = "".join(
     f"CREATE TRIGGER {table}_{name} BEFORE {what} ON {table} BEGIN SELECT RAISE(ABORT, 'the log "
     "only grows'); END;"
-    for table in ("event", "entry", "own_captions", "apart", "checksum")
+    for table in ("event", "entry", "own_captions")
     for name, what in (("kept", "DELETE"), ("unchanged", "UPDATE"))
 )
 _TABLES = f"""
@@ -78,8 +72,6 @@ _TABLES = f"""
         PRIMARY KEY (pair_id, judged)
     ) WITHOUT ROWID;
     CREATE INDEX standing_decided ON standing (decided);
-    CREATE TABLE apart (event INTEGER PRIMARY KEY);
-    CREATE TABLE checksum (event INTEGER PRIMARY KEY, value INTEGER NOT NULL);  -- CRC-32
     CREATE TABLE own_captions (
         event INTEGER NOT NULL,
         pair_id TEXT NOT NULL,
@@ -130,26 +122,6 @@ _UPDATE_CURRENT = """
     SELECT pair_id, judged, id, decided, captioned, noted FROM entry
     WHERE id >= ? ORDER BY pair_id, judged
 """
-# The rows of each event after one, the event's number first
-_ROWS = (
-    "SELECT id, event.*, apart.event FROM event LEFT JOIN apart ON apart.event = id WHERE id > ? "
-    "ORDER BY id",
-    """
-        SELECT entry.*, captions, decision, note, neutral
-        FROM entry LEFT JOIN own_captions USING (event, pair_id)
-        WHERE id > ifnull((SELECT first_entry + pairs - 1 FROM event WHERE id = ?), 0) ORDER BY id
-    """,
-)
-# Differences between the current entries, computed from all entries, and the stored ones
-_CURRENT = "SELECT pair_id, judged, entry, decided, captioned, noted FROM standing"
-_LAST = """
-    SELECT pair_id, judged, max(id), decided, captioned, noted FROM entry GROUP BY pair_id, judged
-"""
-_OUTDATED = f"""
-    SELECT * FROM ({_LAST} EXCEPT {_CURRENT}) UNION ALL SELECT * FROM ({_CURRENT} EXCEPT {_LAST})
-"""
-_verified: dict[tuple[int, int], int] = {}  # the last verified event, by device and inode of a log
-_verify_lock = threading.Lock()
 _OUTCOMES = """
     CREATE TABLE IF NOT EXISTS told (
         client TEXT NOT NULL,
@@ -168,7 +140,6 @@ def open_to_read(path: Path) -> Iterator[Connection]:
     read_only = not os.access(path.parent, os.W_OK) and not Path(f"{path}-wal").exists()
     with _opened(path, "ro&immutable=1" if read_only else "rw") as connection:
         connection.execute("BEGIN")
-        _verify(connection, path)
         yield connection
 
 
@@ -181,7 +152,6 @@ def open_to_write(path: Path) -> Iterator[Connection]:
         connection.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
         # no other process writes between our reads and writes
         connection.execute("BEGIN IMMEDIATE")
-        _verify(connection, path)
         yield connection
         connection.execute("COMMIT")  # after an error, closing the connection rolls back
 
@@ -192,7 +162,7 @@ class Own(NamedTuple):
     decision: str | None  # None: the pair's decision stays
     captions: str = "[]"  # a JSON list; empty: the captions stay
     note: str | None = None  # None: the note stays
-    neutral: bool = False  # judges no caption
+    neutral: bool = False  # does not say whether the captions are right
 
 
 def add_decision(
@@ -249,47 +219,12 @@ def add_undo(log: Connection, undoes: int) -> tuple[int, int, int]:
 
 def _add_event(log: Connection, first: int, values: tuple[Any, ...]) -> tuple[int, int]:
     """Add the event of the entries from `first` on; return its number and number of pairs."""
-    number = last_id(log, "event") + 1
     pairs = last_id(log, "entry") + 1 - first
     time = datetime.now(UTC).isoformat(timespec="seconds")
-    log.execute(
-        "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (number, time, *values, first, pairs),
-    )
+    query = "INSERT INTO event VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)"
+    number = log.execute(query, (time, *values, first, pairs)).lastrowid or 0
     log.execute(_UPDATE_CURRENT, (first,))
-    log.executemany("INSERT INTO checksum VALUES (?, ?)", _checksums(log, number - 1).items())
     return number, pairs
-
-
-def _checksums(log: Connection, after: int) -> dict[int, int]:
-    """Return the checksum of each event after one, computed from its rows."""
-    checksums: dict[int, int] = {}
-    for query, number in zip(_ROWS, (0, 1), strict=True):
-        for row in log.execute(query, (after,)):
-            event = row[number]
-            checksums[event] = zlib.crc32(repr(row).encode(), checksums.get(event, 0))
-    return checksums
-
-
-def _verify(log: Connection, path: Path) -> None:
-    """Refuse a log with damaged events; each process verifies an event once."""
-    if not path.exists():  # an empty log in memory
-        return
-    status = path.stat()
-    key = (status.st_dev, status.st_ino)
-    with _verify_lock:
-        after = _verified.get(key)
-        last = last_id(log, "event")
-        if last == after:
-            return
-        stored = dict(log.execute("SELECT * FROM checksum WHERE event > ?", (after or 0,)))
-        damaged = stored != _checksums(log, after or 0)
-        if after is None:
-            (result,) = log.execute("PRAGMA integrity_check(1)").fetchone()
-            damaged |= result != "ok" or log.execute(_OUTDATED).fetchone() is not None
-        if damaged:
-            raise InputError(f"{path} is damaged: restore a copy of it, or move it away")
-        _verified[key] = last
 
 
 def stored_outcomes(
@@ -333,7 +268,10 @@ def _opened(path: Path, mode: str, *, create: bool = False) -> Iterator[Connecti
     input error."""
     try:
         if create and not path.exists():
-            _create(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(path.parent / f".{path.name}.lock", timeout=LOCK_TIMEOUT):
+                if not path.exists():  # no other process has created it
+                    _create(path)
         if path.exists():
             address = f"{path.absolute().as_uri()}?mode={mode}"
             connection = sqlite3.connect(
@@ -353,8 +291,7 @@ def _opened(path: Path, mode: str, *, create: bool = False) -> Iterator[Connecti
             yield connection
     except UnicodeEncodeError:
         raise InputError("a text has half a character, which cannot be stored: delete it") from None
-    # damaged bytes raise errors of Unicode and JSON, also in an error's text
-    except (sqlite3.Error, Timeout, OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (sqlite3.Error, Timeout, OSError) as error:
         is_busy = isinstance(error, Timeout) or "locked" in str(error)
         advice = (
             "another process is writing: try again"
@@ -366,14 +303,10 @@ def _opened(path: Path, mode: str, *, create: bool = False) -> Iterator[Connecti
 
 
 def _create(path: Path) -> None:
-    """Create an empty log; safe with several processes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.parent / f".{path.name}.lock", timeout=LOCK_TIMEOUT):
-        if path.exists():
-            return
-        for suffix in ("-wal", "-shm"):  # of a deleted log; SQLite would apply them to the new one
-            Path(f"{path}{suffix}").unlink(missing_ok=True)
-        with replacing(path) as temporary:
-            temporary.unlink(missing_ok=True)  # of a killed process
-            with closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
-                connection.executescript(_TABLES)
+    """Create an empty log."""
+    for suffix in ("-wal", "-shm"):  # of a deleted log; SQLite would apply them to the new one
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        temporary.unlink(missing_ok=True)  # of a killed process
+        with closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
+            connection.executescript(_TABLES)

@@ -1,5 +1,5 @@
 """Summaries of a finished audit for pages, the report and the figures: groups, utility, encoders,
-the terms of one pair, and the points of maps."""
+alignment and its parts for one pair, points of maps, and the comparison with another audit."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +20,12 @@ from clipmem_core.auditing.folder.store import (
 )
 from clipmem_core.auditing.tables.maps import require_map
 from clipmem_core.auditing.tables.verdict import FLAT
-from clipmem_core.config import AuditConfig
+from clipmem_core.config import AuditConfig, as_dict, flat
 from clipmem_core.review.decisions import CODES, decided
-from clipmem_core.review.queries import cached, fetch, number_sql
+from clipmem_core.review.queries import CAPTION_KEY, ROW, cached, fetch, number_sql
 from clipmem_core.review.search import read_sides
 from clipmem_core.scores.alignment import held_out_means, terms_of
+from clipmem_core.scores.seeds import Difference, paired_difference
 from clipmem_core.utils import draws
 from clipmem_core.utils.columns import (
     ATTACK_METRICS,
@@ -40,6 +41,7 @@ from clipmem_core.utils.columns import (
     LABEL,
     MEMBER,
     METRIC,
+    PAIR_ID,
     SIMILARITY_OUT,
     SSLMEM_IMAGE,
     SSLMEM_TEXT,
@@ -51,6 +53,8 @@ from clipmem_core.utils.columns import (
 
 ATTACK_MEASURES = {"auroc": "AUROC", "TPR@0.01": "TPR at 1 % FPR", "TPR@0.001": "TPR at .1 % FPR"}
 LIMIT = 6000  # points a browser draws at once, fast enough for a lasso
+POINTS = 5_000  # pairs in the scatter plot of two audits
+CHANGED = 96  # pairs that changed most
 _STRONG = 0.5  # clipmem of a strongly memorized pair
 _HARDLY_ANY = 0.001  # share of the pairs
 _REVEALING = 0.75  # AUROC of an attack: three guesses of four are right
@@ -191,7 +195,7 @@ def points_and_density(audit: Audit, x: str, y: str) -> tuple[pd.DataFrame, pd.D
 
 
 def locked_towers(config: AuditConfig) -> dict[str, str]:
-    """Return the names of the locked towers, by side: image, text."""
+    """Return the names of the locked towers by modality: image, text."""
     default = f"{config.model} ({config.pretrained})"
     if config.unlock:
         return {}
@@ -226,7 +230,8 @@ def map_points(audit: Audit, side: str, column: str) -> pd.DataFrame:
 
 
 def member_terms(audit: Audit, row: int) -> pd.DataFrame:
-    """Return the terms of one pair by member in cosine units, and the member's side (in, out)."""
+    """Return alignment and its parts for one pair by member, in cosine units, and `side`: in if the
+    member was trained on the pair, else out."""
     sides = read_sides(audit)
     held_out = sides.held_out
     rows = []
@@ -302,3 +307,76 @@ def encoder_doubts(groups: pd.DataFrame, fit: float | None) -> list[str]:
                 "on held-out pairs, which no model trained on."
             )
     return sentences
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A score in two audits, over the pairs with the same pair_id. Differences are other − one."""
+
+    column: str
+    n_common: int
+    n_scored: int  # common pairs with a score in both
+    only_one: int
+    only_other: int
+    edited: int  # common pairs with other captions or another picture
+    regrouped: int  # common pairs in another group of the same protocol
+    spearman: float  # NaN for constant scores
+    change: Difference | None  # paired by pair; None without pairs scored in both
+    # pair_id, row_one, row_other, one, other, difference, group_one, group_other of pairs that stay
+    # in their group, the largest change first
+    changed: pd.DataFrame
+    points: pd.DataFrame  # the same of a random sample
+
+
+@cached(
+    4, SCORES, PAIRS, paths=lambda one, other, column: [other.folder / SCORES, other.folder / PAIRS]
+)
+def compare(one: Audit, other: Audit, column: str) -> Comparison:
+    """Compare a score of two audits pair by pair."""
+    content = f"SELECT hash({CAPTION_KEY}, sha256) AS content FROM parquet ORDER BY {ROW}"
+    tables = []
+    for name, audit in (("one", one), ("other", other)):
+        table = audit.read_columns(SCORES, PAIR_ID, GROUP, column)
+        table[name] = table.pop(column).astype(float)
+        table["content"] = fetch(audit.folder / PAIRS, content)["content"].to_numpy()
+        tables.append(table.reset_index(names="row"))
+    joined = tables[0].merge(tables[1], on=PAIR_ID, suffixes=("_one", "_other"))
+    joined["difference"] = joined["other"] - joined["one"]
+    edited = joined.pop("content_one") != joined.pop("content_other")
+    same_protocol = one.record.protocol == other.record.protocol
+    regrouped = (joined["group_one"] != joined["group_other"]) & same_protocol
+    finite = np.isfinite(joined["difference"])
+    scored = joined[finite]
+    stayed = joined[finite & ~regrouped]
+    largest = stayed.sort_values("difference", key=lambda values: -values.abs(), kind="stable")
+    sample = scored.sample(min(len(scored), POINTS), random_state=0).sort_index()
+    values = scored["one"].to_numpy(), scored["other"].to_numpy()
+    return Comparison(
+        column=column,
+        n_common=len(joined),
+        n_scored=len(scored),
+        only_one=len(tables[0]) - len(joined),
+        only_other=len(tables[1]) - len(joined),
+        edited=int(edited.sum()),
+        regrouped=int(regrouped.sum()),
+        spearman=scored["one"].corr(scored["other"], method="spearman"),
+        change=paired_difference(values[1], values[0]) if len(scored) else None,
+        changed=largest[:CHANGED].reset_index(drop=True),
+        points=sample.reset_index(drop=True),
+    )
+
+
+@cached(1000, PAIRS, paths=lambda one, other: [other.folder / PAIRS])
+def count_common(one: Audit, other: Audit) -> int:
+    """Return the number of pairs of an audit that another one has with the same picture."""
+    pictures = fetch(other.folder / PAIRS, "SELECT pair_id, sha256 FROM parquet")
+    query = "SELECT 1 FROM parquet SEMI JOIN pictures USING (pair_id, sha256)"
+    return fetch(one.folder / PAIRS, query, pictures=pictures).num_rows
+
+
+def changed_settings(one: Audit, other: Audit) -> pd.DataFrame:
+    """Return the settings that differ between two audits: setting, first, second, as text."""
+    first, second = (flat(as_dict(audit.record.config)) for audit in (one, other))
+    table = pd.DataFrame({"first": first, "second": second}, dtype=object)
+    table = table[table["first"] != table["second"]]
+    return table.where(table.notna() & (table != ""), "–").astype(str).reset_index(names="setting")

@@ -1,15 +1,23 @@
 """Search by meaning: the pairs closest to a text, or to another pair, by their captions or by their
-pictures; and captions of other pairs that are suggested for a picture."""
+pictures; captions of other pairs that are suggested for a picture; and the embeddings of texts and
+pictures by the towers and members of an audit, in this process or in a second one."""
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
-from typing import NamedTuple
+from pathlib import Path
+from threading import Lock, Thread
+from typing import Any, NamedTuple
 
 import numpy as np
+from pebble import ProcessExpired, ProcessPool
 
 from clipmem_core.auditing.folder.prepare import caption_features, sides_of
+from clipmem_core.auditing.folder.settings import member_towers, resolve_device, towers_of
 from clipmem_core.auditing.folder.store import (
     CAPTION_TABLE,
     CONFIG,
@@ -23,19 +31,15 @@ from clipmem_core.auditing.folder.store import (
     read_captions,
     read_embeddings,
 )
+from clipmem_core.auditing.run.executor import open_pool
+from clipmem_core.config import AuditConfig
 from clipmem_core.dataset.languages import NAMES, is_read
 from clipmem_core.features.tower_by_language import languages_read
-from clipmem_core.review.encoding import embed_texts, features_of_text, run
-from clipmem_core.review.queries import (
-    ROW,
-    cached,
-    fetch,
-    fetch_by_id,
-    fetch_numbered,
-    find_row,
-)
-from clipmem_core.review.selection import CAPTION, PICTURE
+from clipmem_core.mitigations import Vocabulary
+from clipmem_core.review.queries import ROW, cached, fetch, fetch_by_id, fetch_numbered, find_row
+from clipmem_core.review.views import CAPTION, PICTURE
 from clipmem_core.scores.membership import Membership, MemberSides
+from clipmem_core.training.names import CHECKPOINT
 from clipmem_core.utils.columns import GROUP
 from clipmem_core.utils.embeddings import Vectors, unit
 from clipmem_core.utils.io import InputError
@@ -45,7 +49,6 @@ LIMIT = 1000  # pairs in the result of a search
 ALL_UP_TO = 100_000  # pairs; in a larger audit the embeddings of the first member are searched
 ENCODERS = 4  # members whose trained text encoders are searched
 MATCHED = 48  # closest pairs whose matching caption is looked for if members embed captions
-MOST = 10 * LIMIT  # captions, of which the pairs of a result are the best
 SIDES = {PICTURE: IMAGE_EMBEDDINGS, CAPTION: TEXT_EMBEDDINGS}  # file of a member
 _SHORTLIST = 2000  # pairs that all members score in an audit of more than ALL_UP_TO pairs
 LEAD = 0.55  # required lead over the tenth best pair
@@ -56,6 +59,12 @@ QUALITY = (
     "textbook figures."
 )
 _CONSIDERED = 200  # pairs whose captions are read
+_FEW = 2  # texts at most that are embedded one by one, as a page asks about them
+_ON_CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}  # of heads and encoders
+
+_uses_process = False
+_pool: ProcessPool | None = None
+_opening = Lock()  # of the process, by several threads
 
 
 class Hits(NamedTuple):
@@ -110,17 +119,12 @@ def _by_features(audit: Audit, text: str, row: int | None) -> Hits:
     """Search the features of captions."""
     features, of_pairs = features_of_captions(audit)
     start = of_pairs.start
-    queries = []
-    if text:
-        queries.append(unit(run(features_of_text, audit.record.config, text))[0])
+    queries = [unit(run(features_of_text, audit.record.config, text))[0]] if text else []
     if row is not None:
         queries.append(unit(features[start[row] : start[row + 1]].astype(np.float32)).mean(axis=0))
     query = np.mean(queries, axis=0)
-    cosines = np.full(features.index.ntotal, np.nan, np.float32)
-    found = features.nearest(query, MOST)[1]
-    cosines[found] = Vectors(features.index).cosines(query, found)
-    by_caption = cosines[features.rows]
-    best = np.fmax.reduceat(by_caption, of_pairs.first)
+    by_caption = Vectors(features.index).cosines(query)[features.rows]
+    best = np.maximum.reduceat(by_caption, of_pairs.first)
     rows = _closest(best, row)
     texts = [np.argmax(by_caption[start[each] : start[each + 1]] == best[each]) for each in rows]
     captions = np.array(texts, np.int64)
@@ -155,18 +159,12 @@ def _by_embeddings(
     rows = _closest(mean, row)
     captions = np.full(len(rows), -1)
     if text and file == TEXT_EMBEDDINGS:
-        captions[:MATCHED] = _matching_captions(audit, text, rows[:MATCHED], members[0])
+        listed = fetch_numbered(audit.folder / PAIRS, ["captions"], rows[:MATCHED].tolist())
+        texts = [listed[row][0] for row in rows[:MATCHED].tolist()]
+        encoded = run(embed_texts, audit, [text, *chain.from_iterable(texts)], members[0])
+        by_pair = np.split(encoded[1:] @ encoded[0], Ragged.of_lists(texts).start[1:-1])
+        captions[:MATCHED] = [cosines.argmax() for cosines in by_pair]
     return Hits(rows, mean[rows], captions)
-
-
-def _matching_captions(audit: Audit, text: str, rows: np.ndarray, member: str) -> list[int]:
-    """Return the number of the caption closest to a text for each of some pairs, by a member's text
-    encoder."""
-    listed = fetch_numbered(audit.folder / PAIRS, ["captions"], rows.tolist())
-    captions = [listed[row][0] for row in rows.tolist()]
-    vectors = run(embed_texts, audit, [text, *chain.from_iterable(captions)], member)
-    ends = np.cumsum([len(texts) for texts in captions])[:-1]
-    return [int(part.argmax()) for part in np.split(vectors[1:] @ vectors[0], ends)]
 
 
 def _closest(cosines: np.ndarray, itself: int | None) -> np.ndarray:
@@ -288,3 +286,121 @@ def _captions(audit: Audit, rows: Sequence[int]) -> list[list[tuple[str, float |
         pair_id, texts = pairs[row]
         captions.append(list(zip(texts, fits.get(pair_id) or [None] * len(texts), strict=True)))
     return captions
+
+
+def use_process() -> None:
+    """Run what needs torch in a process of its own, which the first call starts, so that the
+    dashboard's server does not load torch and the towers."""
+    global _uses_process
+    _uses_process = True
+
+
+def run(work: Callable[..., Any], *args: Any) -> Any:
+    """Call a function that needs torch."""
+    if not _uses_process:
+        return work(*args)
+    try:
+        return _schedule(work, args).result()
+    except (ProcessExpired, BrokenProcessPool) as error:
+        raise InputError("the process that embeds texts was ended: try again") from error
+
+
+def prepare(work: Callable[..., Any], *args: Any) -> None:
+    """Call a function in the process without waiting, so that later calls find torch and the towers
+    loaded."""
+    if _uses_process:  # a new process has to wait for the import of torch
+        Thread(target=_schedule, args=(work, args), daemon=True).start()
+
+
+def _schedule(work: Callable[..., Any], args: Sequence[Any]) -> Any:
+    """Hand a function to the process; start it first if there is none or it was killed."""
+    global _pool
+    with _opening:
+        if _pool is None or not _pool.active:
+            _pool = open_pool(1)
+        return _pool.schedule(work, args=args)
+
+
+def embed_texts(audit: Audit, texts: Sequence[str], member: str) -> np.ndarray:
+    """Embed texts with a member's text encoder, in full precision: unit vectors float32 [n,
+    dim]."""
+    config = audit.record.config
+    import torch
+
+    from clipmem_core.training.model import text_embeddings, tokenize
+
+    # few texts are too little work to share: threads that wait for a busy core take .5 s
+    torch.set_num_threads(1)
+    model, vocabulary = _open_member(audit, member)
+    if config.lock_text and config.unlock:
+        # Activations where the tower is cut, of each text alone: those of a batch have one length
+        opened = towers_here(config, member_towers).text.opened
+        inputs = np.concatenate([opened.embed([text]) for text in texts])
+    elif config.lock_text:
+        inputs = text_features_of(config, texts)
+    else:
+        inputs = tokenize(config.model, texts)
+        inputs = vocabulary.read(inputs) if vocabulary else inputs
+    return unit(text_embeddings(model, inputs, precision="fp32", device="cpu"))
+
+
+def embed_pictures(audit: Audit, features: np.ndarray, member: str) -> np.ndarray:
+    """Embed features of pictures with a member's head, in full precision: unit vectors float32 [n,
+    dim]."""
+    import torch
+
+    from clipmem_core.training.model import encode_image
+
+    with torch.inference_mode():
+        torch.set_num_threads(1)
+        model, _ = _open_member(audit, member)
+        return encode_image(model, torch.from_numpy(features).float()).numpy()
+
+
+def checkpoint_path(audit: Audit, member: str) -> Path:
+    """Return the file with a member's weights."""
+    path = audit.member(member) / CHECKPOINT
+    if not path.is_file():
+        raise InputError(
+            f"checkpoint {path} of member {member} is missing: run the audit again, or search "
+            "with another member"
+        )
+    return path
+
+
+@cached(16, paths=lambda audit, member: [audit.folder / CONFIG, checkpoint_path(audit, member)])
+def _open_member(audit: Audit, member: str) -> tuple[Any, Vocabulary | None]:
+    """Return a member's model without a trained image encoder, and its vocabulary."""
+    from clipmem_core.auditing.run.member import build_member, vocabulary_of_member
+    from clipmem_core.training.model import load_weights
+
+    config = dataclasses.replace(audit.record.config, **_ON_CPU)
+    model: Any = build_member(config, member_towers(config), seed=0)
+    load_weights(model, checkpoint_path(audit, member))
+    if not config.lock_image:
+        model.visual = None
+    return model, vocabulary_of_member(audit, member)
+
+
+def text_features_of(config: AuditConfig, texts: Sequence[str]) -> np.ndarray:
+    """Return the locked text tower's features of texts, float32 [n, width]; cached on disk if they
+    are more than a few, which a person has just written."""
+    if len(texts) <= _FEW:
+        return np.concatenate([features_of_text(config, text) for text in texts])
+    from clipmem_core.features.embed import FeatureExtractor  # torch
+
+    return FeatureExtractor(towers_here(config).text).captions(texts)[:].astype(np.float32)
+
+
+@lru_cache(1024)
+def features_of_text(config: AuditConfig, text: str) -> np.ndarray:
+    """Return the locked text tower's features of a text, float32 [1, width]."""
+    return towers_here(config).text.opened.embed([text])
+
+
+def towers_here(config: AuditConfig, towers: Callable[[AuditConfig], Any] = towers_of) -> Any:
+    """Return the locked towers as the audit opened them, whose features are cached; on the
+    processor if this machine has no GPU. They stay loaded once they are open."""
+    if resolve_device("auto") == "cpu":
+        config = dataclasses.replace(config, device="cpu")
+    return towers(config)

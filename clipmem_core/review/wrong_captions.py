@@ -1,5 +1,5 @@
-"""How many pairs of an audit still have a wrong caption, by its scores and the decisions, and what
-the random checks guarantee."""
+"""How many pairs of an audit still have a wrong caption: the posterior of what remains, by scores
+and decisions, and the bound that the random checks guarantee."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -89,15 +89,9 @@ def _posterior(audit: Audit) -> tuple[np.ndarray, Posterior]:
 
 
 @cached(2, SCORES)
-def _checked(audit: Audit) -> np.ndarray:
-    """Return the pairs with a text that is no caption, or with a placeholder, bool [n_pairs]."""
-    return audit.read_columns(SCORES, c.P_CHECK)[c.P_CHECK].to_numpy(float) > 0
-
-
-@cached(2, SCORES)
 def _wrong_left(audit: Audit, recaptioned: tuple[int, ...], entry: int) -> float:
-    """Return how many pairs that a fault took some captions from are wrong by the others; `entry`:
-    the last one of the log.
+    """Return the expected number of wrong pairs among those that lost only their faulty captions.
+    `entry`, the last one of the log, is part of the cache's key.
 
     Of a wrong pair all captions are wrong; errors of single captions are independent. With p of the
     pair and p_i of each caption left, all are right with the probability
@@ -146,8 +140,9 @@ def review_progress(audit: Audit) -> ReviewProgress:
     if found["missing"]:
         return progress
     rows, posterior = _posterior(audit)
-    # A person said of a fault that it is none.
-    no_fault = decisions.neutral & (decisions.codes == CODES[KEEP]) & _checked(audit)
+    # A person said of a text that is no caption, or of a placeholder, that it is no fault.
+    has_fault = audit.read_columns(SCORES, c.P_CHECK)[c.P_CHECK].to_numpy(float) > 0
+    no_fault = decisions.neutral & (decisions.codes == CODES[KEEP]) & has_fault
     left = ~(done | repaired | no_fault)
     recaptioned = np.flatnonzero(repaired & (decisions.codes == CODES[RECAPTION])).tolist()
     more = _wrong_left(audit, tuple(recaptioned), decisions.entry) if recaptioned else 0.0

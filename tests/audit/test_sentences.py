@@ -15,8 +15,7 @@ from clipmem_core.auditing.folder.store import (
 )
 from clipmem_core.auditing.tables.verdict import summary_lines
 from clipmem_core.dataset.sentences import sentences_of
-from clipmem_core.review.judge import judge_captions
-from clipmem_core.review.judge_input import table_candidates
+from clipmem_core.review.judge import judge_captions, table_candidates
 from clipmem_core.utils import columns as c
 
 

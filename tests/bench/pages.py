@@ -26,8 +26,8 @@ from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.config import DATA_VARIABLE
 from clipmem_core.lab.mitigated import seconds_needed
 from clipmem_core.review.decisions import KEEP, open_review
-from clipmem_core.review.rows import pair_ids
-from clipmem_core.review.selection import Selection
+from clipmem_core.review.filters import pair_ids
+from clipmem_core.review.views import Selection
 from tests.bench import ROOT, Measure, Measures, Skipped, console
 from tests.browser.conftest import FLAGS
 from tests.browser.server import serve

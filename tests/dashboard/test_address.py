@@ -6,7 +6,7 @@ from typing import Any
 
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.review.selection import MATCH, Range, Selection, box, to_parameters
+from clipmem_core.review.views import MATCH, Range, Selection, box, to_parameters
 
 FULL = Selection(
     order=MATCH,

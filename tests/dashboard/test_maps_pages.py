@@ -13,7 +13,7 @@ from clipmem_core.auditing.tables import maps
 from clipmem_core.auditing.tables.maps import make_map
 from clipmem_core.dashboard import maps as page
 from clipmem_core.dashboard.maps import drawn_outline
-from clipmem_core.review.selection import Outline, box
+from clipmem_core.review.views import Outline, box
 from tests.dashboard.test_pages import ROOT, address, open_page, texts
 from tests.dashboard.test_reviewing import mounted
 from tests.fixtures import HOSTILE, Copy, embed, leave_job

@@ -8,7 +8,7 @@ import pytest
 
 from clipmem_core.auditing.folder.store import CAPTION_TABLE, MEMBERSHIP, Audit
 from clipmem_core.review.decisions import open_review
-from clipmem_core.review.rows import check_counts
+from clipmem_core.review.filters import check_counts
 from tests.dashboard.test_pages import metrics, open_page, press, texts, toasts
 from tests.dashboard.test_reviewing import mounted
 from tests.fixtures import Copy, caption_rows, embed, rewrite

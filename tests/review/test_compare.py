@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from clipmem_core.auditing.folder.store import PAIRS, SCORES, Audit
-from clipmem_core.review.compare import compare
+from clipmem_core.review.overview import compare
 from clipmem_core.utils.columns import CLIPMEM
 from tests.fixtures import Copy, rewrite
 
@@ -26,7 +26,7 @@ def test_changed_captions_pictures_and_groups_are_counted(
     pairs.at[2, "captions"] = ["another"]
     pairs.at[3, "sha256"] = "another"
     rewrite(other.folder / PAIRS, pairs)
-    monkeypatch.setattr("clipmem_core.review.compare.POINTS", 30)
+    monkeypatch.setattr("clipmem_core.review.overview.POINTS", 30)
     result = compare(one, rescored(other, other.scores.assign(group="candidate")), CLIPMEM)
     assert (result.edited, result.regrouped) == (2, 100)
     assert result.changed.empty
@@ -46,7 +46,7 @@ def test_it_agrees_with_pandas_on_audits_of_other_order_and_size(
     scores.loc[0, "pair_id"] = "new'; DROP TABLE theirs; --"
     scores.loc[3, "clipmem"] = np.nan
     rewrite(other.folder / PAIRS, other.pairs.iloc[rows].reset_index(drop=True))
-    monkeypatch.setattr("clipmem_core.review.compare.CHANGED", 7)
+    monkeypatch.setattr("clipmem_core.review.overview.CHANGED", 7)
     result = compare(one, rescored(other, scores), CLIPMEM)
 
     joined = one.scores.reset_index(names="row").merge(

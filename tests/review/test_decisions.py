@@ -161,7 +161,7 @@ class Rounds(RuleBasedStateMachine):
         assert list(history["pairs"]) == [len(change) for change in self.changes]
 
 
-Rounds.TestCase.settings = settings(max_examples=10, stateful_step_count=20, deadline=None)
+Rounds.TestCase.settings = settings(max_examples=6, stateful_step_count=12, deadline=None)
 TestRounds = Rounds.TestCase
 
 

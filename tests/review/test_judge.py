@@ -1,7 +1,6 @@
 """Captions from elsewhere, judged by models that never saw their pair."""
 
 import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
@@ -17,30 +16,27 @@ from clipmem_core.auditing.run.member import finished_model, open_member
 from clipmem_core.cli import main
 from clipmem_core.config import SourceOptions
 from clipmem_core.dataset.source import read_source
+from clipmem_core.errors.calibration import Fitted
 from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.training.model import build_model
 from clipmem_core.utils.io import InputError
+from clipmem_core.utils.ragged import Ragged
 from tests.audit.test_locked import FLAGS
 
 SCORES = ["similarity_out", "margin_out", "agreement"]
 PARTS = ["p_pair", "p_caption", "p_word"]
 
 
-def run(*more: str) -> int:
-    options = ["--pretrained", "start.pt", "--members", "4", "--epochs", "12"]
-    return main(["audit", "scenes", *FLAGS, *options, *more])
-
-
 @pytest.fixture(scope="module")
 def audits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with an audit of five captions a pair, and one of a single caption; both in
-    full precision."""
+    """A data folder with an audit of five captions a pair, in full precision."""
     folder = tmp_path_factory.mktemp("judged")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("CLIPMEM_DATA", str(folder / "data"))
         torch.save(build_model("tiny", loss="clip", seed=5).state_dict(), "start.pt")
-        assert (run("--name", "five"), run("--name", "one", "--captions", "1")) == (0, 0)
+        options = ["--pretrained", "start.pt", "--members", "4", "--epochs", "12"]
+        assert main(["audit", "scenes", *FLAGS, *options, "--name", "five"]) == 0
     return folder
 
 
@@ -71,59 +67,45 @@ def test_a_caption_of_the_pair_has_the_evidence_that_the_audit_has_of_it() -> No
 
 
 def test_a_single_caption_has_the_posterior_of_its_pair_at_the_share_of_the_batch() -> None:
-    audit = open_audit("one")
-    pairs = audit.pairs.assign(caption=audit.pairs["captions"].str[0])
-    table = audit.judge(pairs[["image", "caption"]])
-    found = table[~table["own"]]
-    fit = audit.scores["csls_out"]
-    fitted = json.loads((audit.folder / "p_wrong.json").read_text())
-    scores, ratios = fitted["curves"]["pairs"]
-    odds = np.exp(np.interp(fit, scores, ratios))
-    other = 1 - found["p_check"].to_numpy()
-    share = (found["p_pair"] / other).mean()  # of maximum likelihood: the mean of its posterior
-    np.testing.assert_allclose(
-        found["p_pair"] / other, odds * share / (odds * share + 1 - share), rtol=0.05, atol=1e-3
-    )
-    assert (found["p_caption"] == 0).all()
-    few = audit.judge(pairs[["image", "caption"]][:10])
-    few = few[~few["own"]]
-    share = fitted["shares"][0]  # of the audit
-    odds, other = odds[:10] * share / (1 - share), 1 - few["p_check"]
-    np.testing.assert_allclose(few["p_pair"] / other, odds / (odds + 1), atol=1e-3)
+    fit = np.random.default_rng(0).normal(0.6, 1.0, 400)
+    ends = [-5.0, 5.0]
+    fitted = Fitted(curves={"pairs": (ends, [10.0, -10.0])}, shares=[0.1, 0.1, 0.1])
+
+    def judge(fit: np.ndarray) -> np.ndarray:
+        nothing = np.full((len(fit), 3), np.nan)
+        beside = np.column_stack([fit, fit, fit])
+        each = Ragged.of(np.ones(len(fit)))
+        evidence = (each, beside, nothing, nothing[:, 0])
+        no = np.zeros(len(fit), bool)
+        return fitted.judge(*evidence, is_new=~no, not_captions=no)["p_pair"].to_numpy()
+
+    odds = np.exp(np.clip(-2 * fit, -10, 10))
+    found = judge(fit)
+    share = found.mean()  # of maximum likelihood: the mean of its posterior
+    expected = odds * share / (odds * share + 1 - share)
+    np.testing.assert_allclose(found, expected, rtol=0.02, atol=1e-3)
+    odds = odds[:10] * 0.1 / 0.9  # in a small batch the audit's share
+    np.testing.assert_allclose(judge(fit[:10]), odds / (odds + 1), atol=1e-3)
 
 
-def candidates() -> pd.DataFrame:
-    """One of the captions of some pairs, which nobody trained on, and one of another pair."""
+def test_a_file_of_candidates_is_judged(capsys: pytest.CaptureFixture[str]) -> None:
+    """Candidates are one of the captions of some pairs, and one of another pair."""
     pairs = open_audit("five").pairs.iloc[:60]
     right = pairs["captions"].str[0]
     wrong = pairs["captions"].str[1].to_numpy()[::-1]
     table = pd.concat(
         [pairs.assign(caption=right, true="yes"), pairs.assign(caption=wrong, true="no")]
-    )
-    return table[["image", "caption", "true"]]
-
-
-def test_a_file_of_candidates_is_judged(capsys: pytest.CaptureFixture[str]) -> None:
-    table = candidates()
+    )[["image", "caption", "true"]]
     table.to_csv("new.csv")
-    table.to_json("new.jsonl", orient="records", lines=True)
+    assert main(["judge", "five", "new.csv"]) == 0
+    printed = capsys.readouterr().out
+    assert "new-judged.csv: candidates: 120; pairs: 60" in printed
+    assert printed.count("\n scene-") == 10
+    found = pd.read_csv("new-judged.csv")
+    assert found["caption"].tolist() == table["caption"].tolist()
     table.to_parquet("new.parquet")
-    for ending in ("csv", "jsonl", "parquet"):
-        assert main(["judge", "five", f"new.{ending}"]) == 0
-        printed = capsys.readouterr().out
-        assert f"new-judged.{ending}: candidates: 120; pairs: 60" in printed
-        assert printed.count("\n scene-") == 10
-    results = [
-        pd.read_csv("new-judged.csv"),
-        pd.read_json("new-judged.jsonl", lines=True),
-        pd.read_parquet("new-judged.parquet"),
-    ]
-    for found in results:
-        np.testing.assert_allclose(found["p_wrong"], results[0]["p_wrong"], atol=1e-6)
-        assert set(found["true"].dropna()) == {"yes", "no"}
-        assert found["caption"].tolist() == table["caption"].tolist()
-    assert main(["judge", "five", "new.csv", "--all-captions"]) == 0
-    both = pd.read_csv("new-judged.csv")
+    assert main(["judge", "five", "new.parquet", "--all-captions"]) == 0
+    both = pd.read_parquet("new-judged.parquet")
     new = both[~both["own"]]
     assert (len(both), len(new)) == (420, 120)
     by_pair = new.pivot(index="image", columns="true", values="p_wrong")

@@ -14,7 +14,7 @@ from clipmem_core.review.overview import (
     score_corners,
 )
 from clipmem_core.review.search import Hits
-from clipmem_core.review.selection import Selection
+from clipmem_core.review.views import Selection
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.registry import BY_NAME
 from clipmem_core.utils.columns import GROUPS

@@ -1,4 +1,4 @@
-"""Search by meaning, against scikit-learn and open_clip, and maps of embeddings."""
+"""Search by meaning, against scikit-learn and open_clip, and names of the regions of a map."""
 
 import os
 import signal
@@ -17,15 +17,10 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from clipmem_core import open_audit
 from clipmem_core.auditing.folder.store import CONFIG, Audit, write_json, write_manifest
-from clipmem_core.auditing.tables import maps
-from clipmem_core.auditing.tables.maps import make_map, name_regions
+from clipmem_core.auditing.tables.maps import name_regions
 from clipmem_core.features.towers import minilm
-from clipmem_core.review import encoding
 from clipmem_core.review import search as search_module
-from clipmem_core.review.decisions import open_review
-from clipmem_core.review.encoding import embed_texts
-from clipmem_core.review.overview import map_points
-from clipmem_core.review.search import search
+from clipmem_core.review.search import embed_texts, search
 from clipmem_core.training.model import build_model
 from clipmem_core.training.names import model_config
 from clipmem_core.utils.io import InputError
@@ -154,38 +149,40 @@ def test_a_query_that_an_english_tower_does_not_read_is_one_line(locked_audit: A
 
 
 def test_captions_are_searched_by_the_features_of_a_locked_text_tower(locked_audit: Audit) -> None:
-    captions = locked_audit.pairs.explode("captions", ignore_index=True)
-    cosines = cosine_similarity(minilm().opened.embed(["a red boat", *captions["captions"]]))[0, 1:]
-    captions["similarity"] = cosines
-    best = captions.sort_values("similarity", kind="stable", ascending=False).drop_duplicates(
-        "pair_id"
-    )[:5]
-    found = open_audit(locked_audit.name).search("a red boat", k=5)
+    audit = open_audit(locked_audit.name)
+    found = audit.search("a red boat", k=5)
     assert found.columns.tolist() == ["pair_id", "caption", "similarity"]
-    np.testing.assert_allclose(
-        found["similarity"], best["similarity"], atol=1e-3
-    )  # stored in half precision
-    similarity = captions.set_index(["pair_id", "captions"])["similarity"]
-    shown = [similarity.loc[(row.pair_id, row.caption)].max() for row in found.itertuples()]
-    np.testing.assert_allclose(found["similarity"], shown, atol=1e-3)
+    shown = audit.pairs.set_index("pair_id")["captions"][found["pair_id"]]
+    others = audit.pairs["captions"][~audit.pairs["pair_id"].isin(found["pair_id"])][::20]
+    texts = ["a red boat", *shown.explode(), *others.explode()]
+    query, *vectors = minilm().opened.embed(texts)
+    cosines = pd.Series(cosine_similarity([query], vectors)[0], texts[1:])
+    cosines = cosines.groupby(level=0).max()
+    best = [cosines[captions].max() for captions in shown]
+    assert best == sorted(best, reverse=True)
+    assert cosines[others.explode()].max() <= best[-1]
+    np.testing.assert_allclose(found["similarity"], best, atol=1e-3)  # stored in half precision
+    np.testing.assert_allclose(cosines[found["caption"]], best, atol=1e-3)
     for wrong in ({"text": " "}, {"text": "a", "by": "smell"}, {"like": "absent"}):
         with pytest.raises(InputError):
-            open_audit(locked_audit.name).search(**wrong)
+            audit.search(**wrong)
 
 
 def test_a_killed_process_is_one_line_and_the_next_call_has_a_new_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(encoding, "_uses_process", True)
-    monkeypatch.setattr(encoding, "_pool", None)
-    os.kill(encoding.run(os.getpid), signal.SIGKILL)  # it waits for work, which breaks its pool
-    while encoding._pool.active:  # type: ignore[union-attr]
+    monkeypatch.setattr(search_module, "_uses_process", True)
+    monkeypatch.setattr(search_module, "_pool", None)
+    os.kill(
+        search_module.run(os.getpid), signal.SIGKILL
+    )  # it waits for work, which breaks its pool
+    while search_module._pool.active:  # type: ignore[union-attr]
         time.sleep(0.05)
-    assert encoding.run(os.getpid) != os.getpid()
+    assert search_module.run(os.getpid) != os.getpid()
     with pytest.raises(InputError):
-        encoding.run(os._exit, 1)
-    assert encoding.run(os.getpid) != os.getpid()
-    encoding._pool.stop()  # type: ignore[union-attr]
+        search_module.run(os._exit, 1)
+    assert search_module.run(os.getpid) != os.getpid()
+    search_module._pool.stop()  # type: ignore[union-attr]
 
 
 def test_similar_pairs_need_no_tower(locked_audit: Audit) -> None:
@@ -201,22 +198,6 @@ assert "torch" not in sys.modules
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
-SIDE = "pictures"
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """Replace t-SNE; the list has the shape of the vectors of each map drawn."""
-    calls: list[tuple[int, ...]] = []
-
-    def first_two(vectors: np.ndarray) -> np.ndarray:
-        calls.append(vectors.shape)
-        return vectors[:, :2]
-
-    monkeypatch.setattr(maps, "lay_out", first_two)
-    return calls
-
-
 def test_regions_are_named_by_the_words_of_their_captions_alone() -> None:
     places = np.repeat([[0.0, 0.0], [9.0, 9.0]], 10, axis=0)
     texts = pd.Series(["a photo of dogs\na dog, <b>wet</b>"] * 10 + ["a photo of a river"] * 10)
@@ -225,18 +206,3 @@ def test_regions_are_named_by_the_words_of_their_captions_alone() -> None:
     assert set(name_regions(places, unspaced, spaced=False)) == {"一只, 只狗", "汽车, 红汽"}
     for nothing in ("", "dog"):  # nothing, or the same in all regions
         assert set(name_regions(places, pd.Series([nothing] * 20), spaced=True)) == {""}
-
-
-def test_a_map_has_a_place_for_every_pair_and_is_drawn_once(
-    audit: Audit, drawn: list[tuple[int, ...]]
-) -> None:
-    path = make_map(audit, SIDE)
-    assert path == make_map(audit, SIDE)
-    points = map_points(audit, SIDE, "clipmem")
-    assert list(points.columns) == ["row", "map_x", "map_y", "region", "clipmem"]
-    assert points["row"].tolist() == list(range(100))
-    np.testing.assert_allclose(points["clipmem"], audit.scores["clipmem"])
-    open_review(audit).decide([audit.pairs["pair_id"][7]], "keep")
-    decisions = map_points(audit, SIDE, "decision")["decision"]
-    assert decisions[decisions.notna()].to_dict() == {7: "keep"}
-    assert drawn == [(100, 4 * DIM)]

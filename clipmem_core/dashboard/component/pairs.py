@@ -38,9 +38,9 @@ from clipmem_core.review.cards import (
     shown_score,
 )
 from clipmem_core.review.decisions import KEEP, REMOVE, decided, open_review
+from clipmem_core.review.filters import count_decided, find_rows, pair_ids
 from clipmem_core.review.queries import ROW, fetch_by_id
-from clipmem_core.review.rows import count_decided, find_rows, pair_ids
-from clipmem_core.review.selection import (
+from clipmem_core.review.views import (
     CAPTION,
     MATCH,
     PICTURE,

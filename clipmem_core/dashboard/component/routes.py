@@ -35,6 +35,7 @@ from clipmem_core.dashboard.plain import format_score, in_one_line
 from clipmem_core.errors.certificate import NEXT
 from clipmem_core.review.cards import (
     LIKELY,
+    REPLACES,
     cards,
     explain_captions,
     percent,
@@ -47,9 +48,8 @@ from clipmem_core.review.decisions import (
     decided,
     open_review,
 )
-from clipmem_core.review.encoding import prepare, run
+from clipmem_core.review.filters import changed_rows, count_pairs, find_rows
 from clipmem_core.review.incidents import find_swap, offered_captions
-from clipmem_core.review.judge_input import REPLACES
 from clipmem_core.review.key_presses import KeyPresses, store_key_presses
 from clipmem_core.review.queries import (
     cached,
@@ -57,9 +57,8 @@ from clipmem_core.review.queries import (
     fetch_numbered,
     find_row,
 )
-from clipmem_core.review.rows import changed_rows, count_pairs, find_rows
-from clipmem_core.review.search import QUALITY, Suggested, suggested_captions
-from clipmem_core.review.selection import RANDOM, RANDOM_CHECK, Selection, from_parameters
+from clipmem_core.review.search import QUALITY, Suggested, prepare, run, suggested_captions
+from clipmem_core.review.views import RANDOM, RANDOM_CHECK, Selection, from_parameters
 from clipmem_core.review.wrong_captions import review_order, review_progress, wrong_lines
 from clipmem_core.scores.registry import words
 from clipmem_core.utils.columns import CAPTION, CAPTIONS, IMAGE, P_WRONG, PAIR_ID, REVIEW_PLACE

@@ -1,5 +1,5 @@
-"""The selection of pairs on a page and their order, its parameters in an address, and the views
-that a person has stored: a name, and the parameters of a selection.
+"""A view of an audit's pairs: the selection on a page and its order, its parameters in an address,
+and the views that a person stored under a name.
 
 <data>/views/<audit>.json   name → parameters
 """
@@ -10,9 +10,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from clipmem_core.auditing.folder.store import Audit, write_json
 from clipmem_core.config import data_folder
 from clipmem_core.dataset.checks import CHECKS
+from clipmem_core.errors.misfit import evenly_spaced
 from clipmem_core.scores.registry import BY_NAME
 from clipmem_core.utils.columns import CLIPMEM, INDEPENDENT, MAP_X, MAP_Y, REVIEW_PLACE
 from clipmem_core.utils.io import read_json
@@ -80,13 +83,13 @@ class Selection:
 
 
 RANDOM_CHECK = Selection(order=RANDOM)  # its first 50 pairs are the random check
-_TEXTS = [field.name for field in fields(Selection) if field.type is str and field.name != "order"]
+_TEXTS = [field.name for field in fields(Selection) if field.type is str]
 
 
 def to_parameters(selection: Selection) -> dict[str, str]:
     """Return the parameters of a selection without defaults."""
     default = Selection(order=MATCH if selection.searched else "")
-    values = {name: getattr(selection, name) for name in ("order", *_TEXTS)}
+    values = {name: getattr(selection, name) for name in _TEXTS}
     parameters = {name: value for name, value in values.items() if value != getattr(default, name)}
     if selection.ascending:
         parameters["ascending"] = "1"
@@ -95,12 +98,9 @@ def to_parameters(selection: Selection) -> dict[str, str]:
     if ranges:
         parameters["range"] = ",".join(ranges).replace(":-inf", ":").replace(":inf", ":")
     if selection.outline:
-        corners = selection.outline.corners
-        if len(corners) > MAX_CORNERS:  # a lasso has one for each mouse event
-            corners = tuple(
-                corners[place * len(corners) // MAX_CORNERS] for place in range(MAX_CORNERS)
-            )
-        numbers = [f"{number:.4g}" for corner in corners for number in corner]
+        # A lasso has a corner for each mouse event
+        corners = evenly_spaced(np.array(selection.outline.corners), MAX_CORNERS)
+        numbers = [f"{number:.4g}" for number in corners.flat]
         parameters["outline"] = ":".join([selection.outline.x, selection.outline.y, *numbers])
     return parameters
 
@@ -110,16 +110,12 @@ def from_parameters(parameters: Mapping[str, str]) -> tuple[Selection, list[str]
 
     The default order is that of the review, of a search match.
     """
-    values: dict[str, Any] = {name: parameters[name] for name in _TEXTS if parameters.get(name)}
-    limited = {"by": (CAPTION, PICTURE), "check": CHECKS}
-    invalid = [name for name in limited if values.get(name) not in (None, *limited[name])]
-    for name in invalid:
-        del values[name]
-    default = MATCH if "meaning" in values or "like" in values else REVIEW_PLACE
-    values["order"] = parameters.get("order") or default
-    if values["order"] not in (*BY_NAME, RANDOM, default):
-        invalid.append("order")
-        values["order"] = default
+    given = {name: parameters[name] for name in _TEXTS if parameters.get(name)}
+    default = MATCH if "meaning" in given or "like" in given else REVIEW_PLACE
+    allowed = {"by": (CAPTION, PICTURE), "check": CHECKS, "order": (*BY_NAME, RANDOM, default)}
+    invalid = [name for name in allowed if name in given and given[name] not in allowed[name]]
+    values: dict[str, Any] = {name: given[name] for name in given if name not in invalid}
+    values.setdefault("order", default)
     for parameter, field, read in (("range", "ranges", _ranges), ("outline", "outline", _outline)):
         try:
             values[field] = read(parameters.get(parameter, ""))
@@ -172,7 +168,7 @@ def read_views(audit: Audit) -> dict[str, dict[str, str]]:
 
 
 def store_view(audit: Audit, name: str, parameters: dict[str, str] | None) -> None:
-    """Store a view under its name, in place of one with the same name; None deletes it."""
+    """Store a view under a name, which may replace another view; None deletes it."""
     views = read_views(audit)
     views.pop(name, None)
     if parameters is not None:

@@ -1,12 +1,12 @@
-"""The rows of an audit that match a selection, in its order; cached until a file or a decision
-changes."""
+"""The rows of an audit that pass the filters of a selection, in its order, and what the filters
+show: histograms of scores, frequent labels, checks. Cached until a file or a decision changes."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from clipmem_core.auditing.folder.store import PAIRS, SCORES, Audit
@@ -28,7 +28,7 @@ from clipmem_core.review.queries import (
     number_sql,
 )
 from clipmem_core.review.search import search
-from clipmem_core.review.selection import (
+from clipmem_core.review.views import (
     ANY,
     DECIDED,
     MATCH,
@@ -109,42 +109,39 @@ def _sorted(audit: Audit, column: str) -> np.ndarray:
 def _mask(audit: Audit, selection: Selection) -> np.ndarray:
     """Return which pairs match a selection, except for its condition on decisions, bool
     [n_pairs]."""
-    mask = np.ones(count_pairs_of(audit), bool)
-    for rows in _rows_by_condition(audit, selection):
-        mask &= np.isin(np.arange(len(mask)), rows)
-    return mask
-
-
-def _rows_by_condition(audit: Audit, selection: Selection) -> Iterator[np.ndarray]:
-    """Yield the rows that match each condition of a selection, except that on decisions."""
     scores = audit.folder / SCORES
     pairs = audit.folder / PAIRS
+    found = []  # the rows that match each condition
     if selection.group:
-        yield _rows_where(scores, '"group" = ?', selection.group)
+        found.append(_rows_where(scores, '"group" = ?', selection.group))
     for each in selection.ranges:
         value = number_sql(each.column)
         where = f"isfinite({value}) AND {value} BETWEEN ? AND ?"
-        yield _rows_where(scores, where, each.low, each.high)
+        found.append(_rows_where(scores, where, each.low, each.high))
     if selection.label:
-        yield _rows_where(pairs, "label = ?", selection.label)
+        found.append(_rows_where(pairs, "label = ?", selection.label))
     if selection.injected in (ANY, NONE):
-        yield _rows_where(pairs, f"(injected IS NULL) = {selection.injected == NONE}")
+        found.append(_rows_where(pairs, f"(injected IS NULL) = {selection.injected == NONE}"))
     elif selection.injected:
-        yield _rows_where(pairs, "injected = ?", selection.injected)
+        found.append(_rows_where(pairs, "injected = ?", selection.injected))
     if selection.check:
-        yield _rows_where(ensure_checks(audit), selection.check)
+        found.append(_rows_where(ensure_checks(audit), selection.check))
     if words := selection.words.split():
-        contained = [f"contains(text, {_FOLDED.format('?')})" for _ in words]
-        yield _rows_where(_folded_captions(audit), " AND ".join(contained), *words)
+        where = " AND ".join([f"contains(text, {_FOLDED.format('?')})"] * len(words))
+        found.append(_rows_where(_folded_captions(audit), where, *words))
     if selection.incident:
-        of_incidents = read_incidents(audit)[1]
-        yield of_incidents["row"][
-            of_incidents["number"].astype(str) == selection.incident
-        ].to_numpy()
+        of_incidents = read_incidents(audit)[1].astype({"number": str})
+        is_in = of_incidents["number"] == selection.incident
+        found.append(of_incidents["row"][is_in].to_numpy())
     if selection.outline:
-        yield _rows_in(audit, selection.outline, selection.map)
+        found.append(_rows_in(audit, selection.outline, selection.map))
     if selection.searched:
-        yield search(audit, selection.meaning, like=selection.like, by=selection.by).rows
+        by_meaning = search(audit, selection.meaning, like=selection.like, by=selection.by)
+        found.append(by_meaning.rows)
+    mask = np.ones(count_pairs_of(audit), bool)
+    for rows in found:
+        mask &= np.isin(np.arange(len(mask)), rows)
+    return mask
 
 
 def _rows_where(source: Path | pa.Table, where: str, *values: Any) -> np.ndarray:
@@ -160,24 +157,22 @@ def _folded_captions(audit: Audit) -> pa.Table:
 
 
 def _rows_in(audit: Audit, outline: Outline, map_name: str) -> np.ndarray:
+    """Return the rows of the points in a polygon: a ray to the right crosses its edges an odd
+    number of times."""
     on_map = outline.x == MAP_X
     path = require_map(audit, map_name) if on_map else audit.folder / SCORES
     row = '"row"' if on_map else ROW
-    columns = f"{row} AS place, {number_sql(outline.x)} AS x, {number_sql(outline.y)} AS y"
-    points = fetch(path, f"SELECT {columns} FROM parquet").to_pandas()
-    inside = in_polygon(points["x"].to_numpy(), points["y"].to_numpy(), outline.corners)
-    return points["place"].to_numpy()[inside]
-
-
-def in_polygon(x: np.ndarray, y: np.ndarray, corners: Sequence[tuple[float, float]]) -> np.ndarray:
-    """Return which points [n_points] lie in a polygon: a ray to the right crosses its edges an odd
-    number of times."""
-    odd = np.zeros(len(x), bool)
-    for (x0, y0), (x1, y1) in zip(corners, [*corners[1:], corners[0]], strict=True):
-        if y0 != y1:
-            crossed = (min(y0, y1) <= y) & (y < max(y0, y1))
-            odd ^= crossed & (x < x0 + (x1 - x0) / (y1 - y0) * (y - y0))
-    return odd
+    corners = np.array(outline.corners)
+    ends = np.hstack([corners, np.roll(corners, -1, axis=0)])
+    edges = pd.DataFrame(ends, columns=["x0", "y0", "x1", "y1"])
+    query = f"""
+        SELECT point FROM edges JOIN (
+            SELECT {row} AS point, {number_sql(outline.x)} AS x, {number_sql(outline.y)} AS y
+            FROM parquet
+        ) ON (y0 <= y) != (y1 <= y) AND x < x0 + (x1 - x0) / (y1 - y0) * (y - y0)
+        GROUP BY point HAVING count(*) % 2 = 1
+    """
+    return fetch(path, query, edges=edges)["point"].to_numpy()
 
 
 @cached(16, PAIRS)
