@@ -76,7 +76,7 @@ def _typed_command() -> str:
 
 def _inspect(source: Source, options: SourceOptions = SourceOptions()) -> None:  # noqa: B008
     """Print the content of a data set and its errors; changes nothing."""
-    from clipmem_core.auditing.run.preflight import inspect_source
+    from clipmem_core.auditing.run.console import inspect_source
 
     inspect_source(source, options)
 
@@ -263,7 +263,6 @@ def _export(
     overwrite: Annotated[bool, "replace an existing file or folder"] = False,
 ) -> None:
     """Write an audit's cleaned data set, decisions or report in a format of other tools."""
-    from clipmem_core.auditing.folder.jobs import report
     from clipmem_core.export.formats import export_audit
 
     audit = open_audit(name)
@@ -275,7 +274,7 @@ def _export(
             screen.say(f"note: {note}")
         if summary.command:
             screen.say(f"audit it: {summary.command}")
-        report(result=summary._asdict())
+        screen.result(summary._asdict())
 
 
 def _reaudit(
@@ -423,7 +422,7 @@ def _job(folder: str, *arguments: str) -> int:
 
 
 def _check(*arguments: str) -> None:
-    from clipmem_core.auditing.run.preflight import check
+    from clipmem_core.auditing.run.console import check
 
     requested = parse_command(["audit", *arguments])
     check(requested.source, requested.config)

@@ -14,13 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from clipmem_core.auditing.folder.jobs import JobRequest, audit_request, list_job_names
+from clipmem_core.auditing.folder.jobs import JobRequest, Screen, audit_request, list_job_names
 from clipmem_core.auditing.folder.prepare import membership_of
-from clipmem_core.auditing.folder.status import Screen
 from clipmem_core.auditing.folder.store import (
     Audit,
     acquire_lock,
-    list_audits,
     read_embeddings,
     write_json,
 )
@@ -258,7 +256,7 @@ def reaudit_request(audit: Audit, name: str) -> JobRequest:
 def list_reaudits(audit: Audit) -> list[str]:
     """Return the names of an audit's second audits, with those that wait or run."""
     names = []
-    for second in list_audits():
+    for second in Audit.every():
         with suppress(InputError):  # its page reports the broken file
             if second.record.reaudit_of == audit.name:
                 names.append(second.name)

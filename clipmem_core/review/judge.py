@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from clipmem_core.auditing.folder.prepare import DataSet
+from clipmem_core.auditing.folder.prepare import DataSet, faults_without_model
 from clipmem_core.auditing.folder.store import (
     CAPTION_TABLE,
     CONFIG,
@@ -39,7 +39,6 @@ from clipmem_core.auditing.folder.store import (
     read_embeddings,
     read_prepared,
 )
-from clipmem_core.auditing.run.preflight import faults_without_model
 from clipmem_core.auditing.run.word_table import HALVES, RATIOS
 from clipmem_core.auditing.tables.fault_tables import cause_of
 from clipmem_core.dataset.checks import not_captions

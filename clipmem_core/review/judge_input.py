@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from clipmem_core.auditing.folder.jobs import Screen
 from clipmem_core.auditing.folder.prepare import DataSet, load_pictures
-from clipmem_core.auditing.folder.status import Screen
 from clipmem_core.auditing.folder.store import PAIRS, Audit
 from clipmem_core.config import SourceOptions, data_folder
 from clipmem_core.dataset.readers.paths import as_name, is_missing, normal_reference, tidy

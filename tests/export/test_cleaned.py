@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from clipmem_core.auditing.folder.setup import grow
+from clipmem_core.auditing.folder.prepare import grow
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.export.cleaned import clean
 from clipmem_core.export.formats import FORMATS, export_audit
