@@ -69,7 +69,7 @@ def test_an_audit_that_loses_a_worker_and_a_machine_has_the_scores_of_one_that_r
     machines: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.save(build_model("tiny", loss="clip", seed=5).state_dict(), tmp_path / "tiny.pt")
-    config = config_of(flags(str(tmp_path / "tiny.pt"), "--members", "4", "--epochs", "20"))
+    config = config_of(flags(str(tmp_path / "tiny.pt"), "--members", "2", "--epochs", "12"))
     audits = []
     for name, engine in {"here": None, "there": ray_tasks}.items():
         monkeypatch.setenv("CLIPMEM_DATA", str(tmp_path / name))

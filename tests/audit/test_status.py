@@ -9,6 +9,7 @@ import pytest
 from clipmem_core.auditing.folder import jobs
 from clipmem_core.auditing.folder.jobs import (
     MemberProgress,
+    Screen,
     delete_audit,
     list_states,
     read_record,
