@@ -15,11 +15,16 @@ from types import SimpleNamespace
 from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 
 from clipmem_core import __version__, open_audit
-from clipmem_core.auditing.folder.jobs import report, run_job
+from clipmem_core.auditing.folder.jobs import run_job
 from clipmem_core.auditing.folder.settings import audit_name
-from clipmem_core.auditing.run.console import RichScreen, make_table, show_verdict
+from clipmem_core.auditing.run.console import (
+    RichScreen,
+    check,
+    inspect_source,
+    make_table,
+    show_verdict,
+)
 from clipmem_core.auditing.run.executor import Executor, import_ray, processes, ray_tasks
-from clipmem_core.auditing.run.preflight import check, inspect_source
 from clipmem_core.auditing.tables.maps import make_map
 from clipmem_core.config import (
     DEFAULT_PRESET,
@@ -267,7 +272,7 @@ def _export(
             screen.say(f"note: {note}")
         if summary.command:
             screen.say(f"audit it: {summary.command}")
-        report(result=summary._asdict())
+        screen.result(summary._asdict())
 
 
 def _reaudit(

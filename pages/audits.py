@@ -1,6 +1,6 @@
 """All audits: start one, follow its progress, open or delete it."""
 
-from clipmem_core.auditing.folder.status import list_states
+from clipmem_core.auditing.folder.jobs import list_states
 from clipmem_core.dashboard.audits import draw_check, draw_list, draw_request
 from clipmem_core.dashboard.page import (
     choose_segment,

@@ -17,9 +17,8 @@ from PIL import Image
 
 from clipmem_core.auditing.folder import store
 from clipmem_core.auditing.folder.jobs import process_start
-from clipmem_core.auditing.folder.prepare import membership_table
+from clipmem_core.auditing.folder.prepare import audit_fingerprint, member_seeds, membership_table
 from clipmem_core.auditing.folder.settings import library_versions, machine
-from clipmem_core.auditing.folder.setup import audit_fingerprint, member_seeds
 from clipmem_core.auditing.folder.store import (
     Audit,
     Record,
@@ -169,10 +168,9 @@ def flip(path: Path, *places: int) -> None:
 def rewrite(path: Path, table: pd.DataFrame) -> None:
     """Write a table of an audit, and its hash in the manifest if that lists the table."""
     write_table(path, table)
-    manifest = Audit(path.parent).manifest
-    if path.name in manifest["files"]:
-        manifest["files"][path.name] = file_sha256(path)
-        write_json(path.with_name(store.MANIFEST), manifest)
+    if (files := Audit(path.parent).files).get(path.name):
+        files[path.name] = file_sha256(path)
+        write_json(path.with_name(store.MANIFEST), {"version": store.VERSION, "files": files})
 
 
 def caption_rows(audit: Audit) -> pd.DataFrame:

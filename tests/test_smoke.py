@@ -10,7 +10,7 @@ from clipmem_core.dashboard.page import PAGES
 from tests.audit.small import command
 from tests.dashboard.test_pages import open_page
 
-FLAGS = "--preset tiny --epochs 2 --members 2 --scenes-pairs 220 --threads 1"
+FLAGS = "--preset tiny --epochs 1 --members 2 --scenes-pairs 220 --threads 1"
 AUDIT = ["scenes", "--name", "scenes", *FLAGS.split()]
 
 

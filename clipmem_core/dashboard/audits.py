@@ -13,11 +13,20 @@ import pandas as pd
 import streamlit as st
 from rich.filesize import decimal
 
-from clipmem_core.auditing.folder.jobs import JobRecord, audit_request, cancel, jobs_folder
+from clipmem_core.auditing.folder.jobs import (
+    DONE,
+    JobRecord,
+    State,
+    audit_request,
+    cancel,
+    delete_audit,
+    folder_bytes,
+    jobs_folder,
+    list_states,
+)
 from clipmem_core.auditing.folder.settings import REPLICATES, audit_name
-from clipmem_core.auditing.folder.status import DONE, State, delete_audit, folder_bytes, list_states
-from clipmem_core.auditing.folder.store import CONFIG, audits_folder, is_name
-from clipmem_core.auditing.run.preflight import Request, check_request, find_check
+from clipmem_core.auditing.folder.store import CONFIG, Audit, is_name
+from clipmem_core.auditing.run.console import Request, check_request, find_check
 from clipmem_core.config import (
     DEFAULT_PRESET,
     FIELDS,
@@ -285,7 +294,7 @@ def is_taken(name: str) -> bool:
     """Tell whether an audit or a job has a name."""
     with explained_errors():
         return is_name(name) and (
-            (audits_folder() / name / CONFIG).is_file() or audit_request(name).find() is not None
+            (Audit.parent() / name / CONFIG).is_file() or audit_request(name).find() is not None
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.auditing.folder.store import Audit, list_audits
+from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.config import FIELDS
 from clipmem_core.dashboard.cards import draw_change_cards
 from clipmem_core.dashboard.component.pairs import draw_grid
@@ -54,7 +54,7 @@ _ERRORS = {name: kind.label for name, kind in ERROR_KINDS.items()} | {
 def draw_choice() -> tuple[Audit, Audit, str]:
     """Draw the choice of two audits and a score, and return them; ends the page if there are no two
     to compare. The audit with the most pictures in common with the first one is the second."""
-    audits = {audit.name: audit for audit in list_audits() if audit.finished}
+    audits = {audit.name: audit for audit in Audit.every() if audit.finished}
     usual = read_audit()
     if len(audits) < 2:
         st.info(

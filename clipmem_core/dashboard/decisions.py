@@ -9,9 +9,8 @@ from urllib.parse import urlencode
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.auditing.folder.jobs import export_request
-from clipmem_core.auditing.folder.status import DONE, state_of
-from clipmem_core.auditing.folder.store import PAIRS, Audit, audits_folder
+from clipmem_core.auditing.folder.jobs import DONE, export_request, state_of
+from clipmem_core.auditing.folder.store import PAIRS, Audit
 from clipmem_core.config import data_folder
 from clipmem_core.dashboard.audits import free_name, is_taken
 from clipmem_core.dashboard.cards import draw_cells, thumbnail
@@ -401,7 +400,7 @@ def _draw_second(audit: Audit, name: str) -> None:
     if state_of(name).word != DONE:
         draw_progress(name)
         return
-    second = Audit(audits_folder() / name)
+    second = Audit(Audit.parent() / name)
     with explained_errors():
         show_text(second.verdict["sentence"])
     with in_a_row():

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import streamlit as st
 
 from clipmem_core.auditing.folder.jobs import list_job_names
-from clipmem_core.auditing.folder.store import Audit, audits_folder, list_audits
+from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.dashboard.plain import explained_errors, show_title
 from clipmem_core.dashboard.running_audit import FIRST, draw_empty, draw_progress
 from clipmem_core.figures import ENCODER_COLOURS
@@ -262,9 +262,9 @@ def open_page(title: str) -> Iterator[Audit]:
     if not finished.get(name):
         draw_progress(name)
         st.stop()
-    audit = Audit(audits_folder() / name)
+    audit = Audit(Audit.parent() / name)
     with explained_errors():
-        audit.check_version()
+        audit.record  # noqa: B018  refuses another version
         yield audit
 
 
@@ -282,7 +282,7 @@ def _set_up(title: str) -> dict[str, bool]:
     finished."""
     st.set_page_config(page_title=f"{title} · CLIPMem", page_icon=ICON, layout="wide")
     st.html(_STYLE)
-    return {audit.name: audit.finished for audit in list_audits()}
+    return {audit.name: audit.finished for audit in Audit.every()}
 
 
 def _choose_audit(names: list[str]) -> str | None:

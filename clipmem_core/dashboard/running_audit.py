@@ -7,19 +7,22 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.auditing.folder.jobs import Job, JobRequest, audit_request, cancel
-from clipmem_core.auditing.folder.settings import resume_arguments
-from clipmem_core.auditing.folder.status import (
+from clipmem_core.auditing.folder.jobs import (
     BROKEN,
     DONE,
     OUTSIDE,
     STEPS,
     STOPPED,
+    Job,
+    JobRequest,
     MemberProgress,
     all_progress,
+    audit_request,
+    cancel,
     mean_losses,
     state_of,
 )
+from clipmem_core.auditing.folder.settings import resume_arguments
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.config import FIELDS
 from clipmem_core.dashboard.plain import (

@@ -10,12 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from clipmem_core.auditing.folder.jobs import JobRequest, audit_request, list_job_names
-from clipmem_core.auditing.folder.status import Screen
+from clipmem_core.auditing.folder.jobs import JobRequest, Screen, audit_request, list_job_names
 from clipmem_core.auditing.folder.store import (
     Audit,
     acquire_lock,
-    list_audits,
     write_json,
 )
 from clipmem_core.config import SETS, AuditConfig, SourceOptions, data_folder
@@ -110,7 +108,7 @@ def reaudit_request(audit: Audit, name: str) -> JobRequest:
 def list_reaudits(audit: Audit) -> list[str]:
     """Return the names of an audit's second audits, with those that wait or run."""
     names = []
-    for second in list_audits():
+    for second in Audit.every():
         with suppress(InputError):  # its page reports the broken file
             if second.record.reaudit_of == audit.name:
                 names.append(second.name)

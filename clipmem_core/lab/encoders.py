@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core.auditing.folder import prepare, store
-from clipmem_core.auditing.folder.jobs import report
-from clipmem_core.auditing.folder.status import Screen
+from clipmem_core.auditing.folder.jobs import Screen
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.auditing.run.pipeline import run_audit
 from clipmem_core.config import AuditConfig, affecting, preset_config
@@ -60,7 +59,7 @@ def train_encoders(audit: Audit, sample: int, screen: Screen) -> Audit:
     run_units(second, screen)
     for each in (audit, second):
         compare_encoders(each, screen)
-    report(result={"audit": name})
+    screen.result({"audit": name})
     return second
 
 

@@ -22,9 +22,9 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
+from clipmem_core.auditing.folder.jobs import TRAINING, last_line
 from clipmem_core.auditing.folder.prepare import membership_of, sides_of
 from clipmem_core.auditing.folder.settings import check_config
-from clipmem_core.auditing.folder.status import TRAINING, last_line
 from clipmem_core.auditing.folder.store import (
     MEMBERSHIP,
     MITIGATIONS,

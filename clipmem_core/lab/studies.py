@@ -20,7 +20,8 @@ import pyarrow as pa
 import torch
 
 from clipmem_core.auditing.folder import prepare, settings
-from clipmem_core.auditing.folder.setup import differing_fields, write_audit
+from clipmem_core.auditing.folder.prepare import write_audit
+from clipmem_core.auditing.folder.settings import differing_fields
 from clipmem_core.auditing.folder.store import (
     MITIGATIONS,
     Audit,

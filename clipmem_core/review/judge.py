@@ -26,8 +26,8 @@ import pandas as pd
 import pyarrow as pa
 from scipy.special import expit
 
-from clipmem_core.auditing.folder.prepare import DataSet, load_pictures
-from clipmem_core.auditing.folder.status import Screen
+from clipmem_core.auditing.folder.jobs import Screen
+from clipmem_core.auditing.folder.prepare import DataSet, faults_without_model, load_pictures
 from clipmem_core.auditing.folder.store import (
     CAPTION_TABLE,
     CONFIG,
@@ -40,7 +40,6 @@ from clipmem_core.auditing.folder.store import (
     read_embeddings,
     read_prepared,
 )
-from clipmem_core.auditing.run.preflight import faults_without_model
 from clipmem_core.auditing.run.word_table import HALVES, RATIOS
 from clipmem_core.auditing.tables.fault_tables import cause_of
 from clipmem_core.config import SourceOptions, data_folder

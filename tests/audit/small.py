@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.auditing.folder.status import MemberProgress
+from clipmem_core.auditing.folder.jobs import Screen
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.auditing.run.executor import Task, TaskEvents, in_this_process
 from clipmem_core.cli import parse_command
@@ -32,23 +32,15 @@ LOCKED = shlex.split("--scenes-pairs 330 --folds 4 --members 8 --batch-size 64 -
 ENSEMBLE = shlex.split("--preset tiny --scenes-pairs 400 --epochs 10 --threads 1 --rounds 1")
 
 
-class Silent:
+class Silent(Screen):
     """A screen that records its lines."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.lines: list[str] = []
 
     def say(self, text: str) -> None:
         self.lines.append(text)
-
-    def pictures(self, done: int, total: int) -> None:
-        pass
-
-    def captions(self, done: int, total: int) -> None:
-        pass
-
-    def members(self, progress: list[MemberProgress]) -> None:
-        pass
 
 
 def run_script(folder: Path, names: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ CHINESE = range(100, 140)  # of 330 pairs
 ADJECTIVES = ("", "红色的", "蓝色的", "一只小", "两只大")
 NOUNS = ("狗", "猫", "鸟")
 VERBS = ("在草地上奔跑", "在沙滩上玩耍")
-FLAGS = ["--folds=4", "--members=4", "--epochs=3", "--batch-size=64", "--threads=1"]
+FLAGS = ["--folds=2", "--members=2", "--epochs=1", "--batch-size=64", "--threads=1"]
 
 
 @pytest.fixture

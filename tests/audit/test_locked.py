@@ -34,8 +34,8 @@ FLAGS = shlex.split(
 
 @pytest.fixture(scope="module")
 def finished(start: str, tmp_path_factory: pytest.TempPathFactory) -> Audit:
-    """A finished audit of 6 members."""
-    return uninterrupted(tmp_path_factory, flags(start, "--members", "6"))
+    """A finished audit of 4 members."""
+    return uninterrupted(tmp_path_factory, flags(start, "--members", "4"))
 
 
 def uninterrupted(factory: pytest.TempPathFactory, words: Sequence[str]) -> Audit:
@@ -121,19 +121,11 @@ if "KILL_AT" in os.environ:
     sys.addaudithook(end)
 """
 MOMENTS = (
-    "os.rename:.part/0.npy",  # features are computed, and not saved yet
-    "os.rename:/keys.parquet",  # they are in the index, and their keys are not written yet
-    "os.rename:0/state.pt",  # a word model is trained, and its state not saved yet
-    "os.rename:words/0.pt",  # the model is kept, and its predictions are not saved yet
-    "os.rename:0/predictions.npz",
-    "os.rename:a/words.parquet",
-    "os.rename:r0-f1/trajectory.npy",
+    "os.rename:/keys.parquet",  # features are in the index, and their keys are not written yet
+    "os.rename:words/0.pt",  # a word model is trained, and its predictions are not saved yet
     "os.rename:r0-f1/text.faiss",  # the member is trained, and not embedded yet
 )
-GROWTH = (
-    "os.rename:a/membership.parquet",  # a replicate is about to be added
-    "os.rename:a/manifest.json",
-)
+GROWTH = ("os.rename:a/membership.parquet",)  # a replicate is about to be added
 
 
 def killed_audit_is_same(
@@ -161,14 +153,12 @@ def killed_audit_is_same(
 def test_a_kill_at_features_heads_and_growth_changes_no_score(
     finished: Audit, start: str, tmp_path: Path, forks: Server
 ) -> None:
-    runs = [(MOMENTS, flags(start, "--members", "4")), (GROWTH, flags(start, "--members", "6"))]
+    runs = [(MOMENTS, flags(start, "--members", "2")), (GROWTH, flags(start, "--members", "4"))]
     killed_audit_is_same(finished, runs, tmp_path, forks)
 
 
-def test_unlocked_blocks_train_and_a_killed_audit_ends_with_the_same_scores(
-    start: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, forks: Server
-) -> None:
-    words = flags(start, "--members", "4", "--unlock", "1", "--text-mask", "0.3")
+def test_unlocked_blocks_train(start: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    words = flags(start, "--members", "2", "--unlock", "1", "--text-mask", "0.3", "--epochs", "1")
     finished = uninterrupted(tmp_path_factory, words)
     models = [
         torch.load(finished.member(name) / "checkpoint.pt", weights_only=True)
@@ -184,7 +174,6 @@ def test_unlocked_blocks_train_and_a_killed_audit_ends_with_the_same_scores(
     )
     assert scores["sslmem_image"].notna().any()
     assert "below the last block" in str(finished.verdict["checks"])
-    killed_audit_is_same(finished, [(["os.rename:r0-f1/text.faiss"], words)], tmp_path, forks)
 
 
 def test_a_full_disk_is_named_and_the_same_command_resumes(
@@ -263,11 +252,7 @@ def test_the_most_suspicious_pairs_are_left_out_and_misfit_is_of_the_second_roun
     assert p_pair[second.idxmax()] == p_pair.max() > p_pair[second.idxmin()]
 
 
-SECOND_MOMENTS = (
-    "os.rename:a/second.parquet",  # it is decided what is left out
-    "os.rename:second/log_probability_out.npy",
-    "os.remove:second/trajectory.npy",  # one of them is finished
-)
+SECOND_MOMENTS = ("os.rename:second/log_probability_out.npy",)  # a member is trained again
 
 
 def test_a_kill_in_the_second_round_changes_no_score(

@@ -7,7 +7,7 @@ from PIL import Image
 
 from clipmem_core.auditing.folder.prepare import load_data_set
 from clipmem_core.auditing.folder.settings import resolve
-from clipmem_core.auditing.run.preflight import Request, check_request, find_check
+from clipmem_core.auditing.run.console import Request, check_request, find_check
 from clipmem_core.cli import main
 from clipmem_core.config import SourceOptions, preset_config
 from clipmem_core.utils.io import InputError

@@ -94,13 +94,6 @@ def children(process: Forked) -> list[psutil.Process]:
     return [child for child in found if "resource_tracker" not in " ".join(child.cmdline())]
 
 
-def test_an_audit_that_is_deleted_while_it_runs_is_one_line(runs: Runs) -> None:
-    process = runs.start(DELETE_BEFORE="f-0/checkpoint.pt")
-    (line,) = process.communicate(timeout=300)[1].splitlines()
-    assert process.returncode == 2
-    assert line == f"error: {runs.audit.folder} was deleted while the audit ran: repeat the command"
-
-
 def test_members_end_with_a_killed_run_which_resumes(runs: Runs, whole: Audit) -> None:
     process = runs.start(HOLD="yes")
     until(lambda: len(states(runs)) == 2 or process.poll() is not None, seconds=120)

@@ -6,9 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.auditing.folder import status, store
-from clipmem_core.auditing.folder.jobs import read_record, reporting_in
-from clipmem_core.auditing.folder.status import MemberProgress, delete_audit, list_states, state_of
+from clipmem_core.auditing.folder import jobs
+from clipmem_core.auditing.folder.jobs import (
+    MemberProgress,
+    Screen,
+    delete_audit,
+    list_states,
+    read_record,
+    reporting_in,
+    state_of,
+)
 from clipmem_core.auditing.folder.store import Audit, acquire_lock
 from clipmem_core.auditing.run.console import RichScreen
 from clipmem_core.utils.io import InputError
@@ -56,37 +63,23 @@ def test_deleting_frees_what_it_says_and_leaves_decisions_and_pictures_alone(
     assert (data / "sets" / "old" / "images").is_dir()
 
 
-def unfinished(data: Path) -> Audit:
-    audit = make_audit(data, "made")
-    (audit.folder / "manifest.json").unlink()
-    return audit
-
-
 def test_a_running_job_shows_its_stage_and_counts(data: Path) -> None:
     folder = data / "jobs" / "made"
     leave_job(folder, running=True)
-    assert state_of("made").word == status.PREPARING
+    assert state_of("made").word == jobs.PREPARING
     with reporting_in(folder), RichScreen() as screen:
         screen.say("reading scenes")
         screen.pictures(100, 100)
     record = state_of("made").job.record
     assert (record.stage, record.done, record.total) == ("reading scenes", 100, 100)
     assert record.noun == "pictures"
-    audit = unfinished(data)
-    for name in status.STEPS:
-        store.write_json(audit.folder / store.STAGE, name)
-        assert state_of("made").word == name
-        assert state_of("made").at_work
-
-
-def test_a_resumed_audit_does_not_show_the_stage_at_which_it_was_stopped(data: Path) -> None:
-    audit = unfinished(data)
-    store.write_json(path := audit.folder / store.STAGE, status.SCORING)
-    os.utime(path, (1, 1))
-    leave_job(data / "jobs" / "made", running=True)
-    assert state_of("made").word == status.PREPARING
-    store.write_json(path, status.TRAINING)
-    assert state_of("made").word == status.TRAINING
+    audit = make_audit(data, "made")
+    (audit.folder / "manifest.json").unlink()
+    with reporting_in(folder):
+        for name in jobs.STEPS:
+            Screen().step(name)
+            assert state_of("made").word == name
+            assert state_of("made").at_work
 
 
 def test_a_log_has_a_line_at_the_start_and_each_tenth_of_a_stage(
@@ -118,8 +111,8 @@ def test_audits_are_listed_those_at_work_first(data: Path) -> None:
     leave_job(data / "jobs" / "refused", exit_code=2)
     leave_job(data / "jobs" / "gone", exit_code=0)  # its audit was deleted
     assert [(state.audit.name, state.word) for state in list_states()] == [
-        ("begun", status.PREPARING),
-        ("refused", status.STOPPED),
-        ("new", status.DONE),
-        ("old", status.DONE),
+        ("begun", jobs.PREPARING),
+        ("refused", jobs.STOPPED),
+        ("new", jobs.DONE),
+        ("old", jobs.DONE),
     ]

@@ -10,7 +10,7 @@ from typing import Annotated
 import pandas as pd
 import tyro
 
-from clipmem_core.auditing.folder.store import open_audit
+from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.lab.mitigated import RETRIEVAL, SETTING, lab_table
 from clipmem_core.lab.study_results import CLIPMEM_NET, MEASURE_LABELS, StudyFolder, differences
 from clipmem_core.utils import columns as c
@@ -31,7 +31,7 @@ class Agreement:
 def main(asked: Agreement) -> None:
     """Print, and write, one row per setting and measure; differences are in percent of the
     baseline."""
-    audit = open_audit(asked.audit)
+    audit = Audit.open(asked.audit)
     study = StudyFolder.open(asked.study)
     settings = list(study.request["settings"])
     tables = [differences(rows) for rows in (lab_table(audit, settings), study.rows)]

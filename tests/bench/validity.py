@@ -28,7 +28,6 @@ from clipmem_core.auditing.folder.store import (
     CAPTION_SCORES,
     CAPTION_TABLE,
     Audit,
-    open_audit,
     read_array,
     read_captions,
     read_decoys,
@@ -109,7 +108,7 @@ def _simulate_once(seed: int, **design: Any) -> dict[str, float]:
 
 def of_audit(name: str) -> pd.DataFrame:
     """Return one row a number of members: what blocks of so many say, held against other blocks."""
-    audit = open_audit(name)
+    audit = Audit.open(name)
     evidence = gather_evidence(audit, audit.pairs, read_captions(audit))
     sides = evidence.sides
     values = np.stack(evidence.alignments)
@@ -248,7 +247,7 @@ def counts_of_audit(asked: Planted) -> pd.DataFrame:
     random: the score of a picture with another caption, of a decoy, or of another word takes the
     place of a caption's own. Pairs with injected errors are left out.
     """
-    audit = open_audit(asked.audit)
+    audit = Audit.open(asked.audit)
     evidence = _caption_evidence(audit)
     right = np.flatnonzero(audit.pairs[c.INJECTED].isna())
     kinds = ["pairs", *(["captions"] if evidence.decoys is not None else []), "words"]

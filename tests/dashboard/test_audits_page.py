@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.auditing.folder.jobs import JobRequest
-from clipmem_core.auditing.folder.status import TRAINING
-from clipmem_core.auditing.folder.store import STAGE, write_json
-from clipmem_core.auditing.run.preflight import Request
+from clipmem_core.auditing.folder.jobs import TRAINING, JobRequest
+from clipmem_core.auditing.folder.store import write_json
+from clipmem_core.auditing.run.console import Request
 from clipmem_core.cli import main, parse_command
 from clipmem_core.config import preset_config
 from clipmem_core.dashboard import running_audit
@@ -93,11 +92,10 @@ def test_a_broken_audit_is_named_and_can_be_deleted(copy: Copy) -> None:
 def test_a_running_audit_shows_its_step_and_the_time_left_and_can_be_cancelled(
     copy: Copy, data: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    audit = unfinished(copy())
+    unfinished(copy())
     folder = data / "jobs" / "made"
-    counts = {"stage": "training 4 members", "total": 100, "noun": "% trained"}
+    counts = {"step": TRAINING, "stage": "training", "total": 100, "noun": "% trained"}
     leave_job(folder, running=True, done=30, **counts)
-    write_json(audit.folder / STAGE, TRAINING)
     clock = SimpleNamespace(monotonic=lambda: 0)
     monkeypatch.setattr(running_audit, "time", clock)
     app = open_page(PAGE, audit="made")

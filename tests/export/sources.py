@@ -19,7 +19,6 @@ from clipmem_core.auditing.folder.store import (
     UTILITY,
     VERDICT,
     Audit,
-    audits_folder,
     write_json,
     write_manifest,
     write_table,
@@ -106,7 +105,7 @@ def audited(source: Path | str, name: str = "mine", /, **fields: object) -> Audi
         np.random.default_rng(0).normal(size=(len(pairs), len(SCORE_COLUMNS))),
         columns=SCORE_COLUMNS,
     )
-    audit = Audit(audits_folder() / name)
+    audit = Audit(Audit.parent() / name)
     audit.folder.mkdir(parents=True)
     record = made_record(name, data_set.raw.root, config.protocol, np.repeat("scored", len(pairs)))
     record = replace(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.auditing.folder.setup import grow
+from clipmem_core.auditing.folder.prepare import grow
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.export.cleaned import clean
 from clipmem_core.export.reaudit import is_outdated, list_reaudits, reaudit

@@ -147,13 +147,13 @@ def test_only_what_an_export_wrote_is_replaced(tmp_path: Path, data: Path) -> No
 EXPORT_SCRIPT = """
 import os, signal, sys
 from pathlib import Path
-from clipmem_core.auditing.folder.store import open_audit
+from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.export.formats import export_audit
 
 def die(done, total):
     os.kill(os.getpid(), signal.SIGKILL)
 
-export_audit(open_audit("mine"), sys.argv[2], Path(sys.argv[1]), progress=die)
+export_audit(Audit.open("mine"), sys.argv[2], Path(sys.argv[1]), progress=die)
 """
 
 

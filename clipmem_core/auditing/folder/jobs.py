@@ -1,32 +1,40 @@
-"""Background jobs: detached processes that outlive the page and the server that started them.
+"""Background jobs, the progress that they report, and the state of audits.
 
     <data>/jobs/<name>/          of an audit: job.json (pid, start time, arguments) · record.json
                                  (its progress, result and exit code) · output.log
     <data>/jobs/.<kind>/<key>/   of any other work
 
-Jobs that train run one at a time; a command in a terminal starts at once.
+A job is a detached process that outlives the page and the server that started it. Jobs that train
+run one at a time; a command in a terminal starts at once.
 """
 
 import contextlib
+import json
+import math
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import psutil
 from filelock import FileLock, Timeout
 
-from clipmem_core.auditing.folder.store import Audit, check_name, write_json
+from clipmem_core.auditing.folder import store
+from clipmem_core.auditing.folder.store import Audit, Record, check_name, write_json
 from clipmem_core.config import data_folder
-from clipmem_core.utils.io import read_json
+from clipmem_core.training.names import CHECKPOINT, LOG
+from clipmem_core.utils.io import InputError, read_json
 
 JOB = "job.json"
 RECORD = "record.json"
@@ -38,16 +46,19 @@ INTERRUPTED = 130
 PROGRAM = (sys.executable, "-m", "clipmem_core", "job")  # folder and arguments follow
 # One of these commands runs at a time.
 TRAINS = ("audit", "reaudit", "mitigate", "study", "units", "paradigms", "encoders")
-SECONDS_BETWEEN_POLLS = 0.5
+SECONDS_BETWEEN_POLLS = 0.5  # also between two reports of a count
+CHANCE_SHARE = 0.98  # of ln(batch_size), the loss of a random guess within a batch; set by hand
+_POINTS = 300  # of a loss curve on a page
 
 
 @dataclass(frozen=True)
 class JobRecord:
-    """What a job, or a task of one, does and has found: its process writes it in its folder, and
-    whoever waits for it reads it."""
+    """Progress and result of a job, or of a task of one. Its process writes it in its folder, and
+    pages and the process that started it read it."""
 
     waits: bool = False  # for another job that trains
-    stage: str = ""
+    step: str = ""  # of an audit, one of STEPS
+    stage: str = ""  # the last line about its work
     done: int = 0
     total: int = 0  # 0: not counted
     noun: str = ""  # of what is counted: pictures, captions
@@ -55,29 +66,26 @@ class JobRecord:
     exit_code: int | None = None  # None while it runs, or when it was killed
 
 
-# What this process runs
-_record = JobRecord()
-_folder: Path | None = None
+_folder: Path | None = None  # of the job or task that this process runs
 
 
 @contextmanager
 def reporting_in(folder: Path) -> Iterator[None]:
-    """Write reports of this process into a folder."""
-    global _record, _folder
-    before = _record, _folder
-    _record, _folder = JobRecord(), folder
+    """Write the progress of this process to record.json in a folder."""
+    global _folder
+    before = _folder
+    _folder = folder
+    (folder / RECORD).unlink(missing_ok=True)  # of a killed run
     try:
         yield
     finally:
-        _record, _folder = before
+        _folder = before
 
 
-def report(**changes: Any) -> None:
+def _report(**changes: Any) -> None:
     """Change the record of the job or task that this process runs, if it runs one."""
-    global _record
-    _record = replace(_record, **changes)
     if _folder:
-        write_json(_folder / RECORD, asdict(_record))
+        write_json(_folder / RECORD, asdict(replace(read_record(_folder), **changes)))
 
 
 def read_record(folder: Path) -> JobRecord:
@@ -85,6 +93,124 @@ def read_record(folder: Path) -> JobRecord:
     path = folder / RECORD
     repair = f"delete {folder}"
     return read_json(path, JobRecord, repair=repair) if path.is_file() else JobRecord()
+
+
+@dataclass(frozen=True)
+class MemberProgress:
+    """A member's stage (waiting, training, embedding, finished) and the last line of its log."""
+
+    name: str
+    stage: str
+    step: int = 0
+    steps: int = 0
+    loss: float = math.nan
+    log_probability: float = math.nan
+    samples_per_second: float = math.nan
+    seconds: float = 0.0
+
+    @property
+    def share(self) -> float:
+        """The trained share, from 0 to 1."""
+        if self.stage in ("embedding", "finished"):
+            return 1.0
+        return min(1.0, self.step / self.steps) if self.steps else 0.0
+
+    def at_chance(self, batch_size: int) -> bool:
+        """Tell whether the loss is still at chance after a fifth of the run."""
+        late = batch_size > 1 and self.steps > 0 and self.step >= self.steps / 5
+        return late and self.log_probability <= -CHANCE_SHARE * math.log(batch_size)
+
+
+class Screen:
+    """Shows the progress of a computation, whose stages call its methods. This one shows it in the
+    record of the job or task that this process runs, which pages read; a subclass prints it, too.
+    """
+
+    def __init__(self) -> None:
+        # share, done, total and noun of all that the stage counts
+        self.counts: dict[str, tuple[float, int, int, str]] = {}
+        self.reported = 0.0  # the time of the last count
+
+    def step(self, name: str) -> None:
+        """Show which of STEPS an audit is at."""
+        _report(step=name)
+
+    def say(self, text: str) -> None:
+        """Show a line; counts begin again."""
+        self.counts.clear()
+        _report(stage=text, total=0)
+
+    def pictures(self, done: int, total: int) -> None:
+        self.count("pictures", done, total)
+
+    def captions(self, done: int, total: int) -> None:
+        self.count("captions", done, total)
+
+    def members(self, progress: list[MemberProgress]) -> None:
+        """Show the progress of all members."""
+        trained = sum(member.share for member in progress)
+        self.count("% trained", round(100 * trained / len(progress)), 100)
+
+    def count(self, noun: str, done: int, total: int) -> None:
+        """Show how many are done. Of several nouns, the one that is furthest from its end is
+        reported."""
+        self.counts[noun] = done / max(1, total), done, total, noun
+        share, done, total, noun = min(self.counts.values())
+        now = time.monotonic()
+        if share == 1 or now - self.reported >= SECONDS_BETWEEN_POLLS:
+            self.reported = now
+            _report(done=done, total=total, noun=noun)
+
+    def result(self, values: dict[str, Any]) -> None:
+        """Show the result of a job on its page."""
+        _report(result=values)
+
+
+def mean_losses(audit: Path, names: Sequence[str]) -> "pd.Series[float]":
+    """Return the mean loss of members by epoch, for at most `_POINTS` epochs."""
+    points: list[Any] = []
+    for name in names:
+        lines = _complete_lines(audit / store.MEMBERS / name / LOG)
+        step = math.ceil(len(lines) / _POINTS) or 1
+        points += map(json.loads, lines[::-step])
+    return pd.DataFrame(points, columns=["epoch", "loss"]).groupby("epoch")["loss"].mean()
+
+
+def _complete_lines(path: Path) -> list[str]:
+    """Return the lines of a log that are written to their end."""
+    return path.read_text("utf-8").split("\n")[:-1] if path.is_file() else []
+
+
+def last_line(path: Path) -> dict[str, Any]:
+    """Return the last complete line of a JSON-lines file; empty if there is none."""
+    lines = _complete_lines(path)
+    return json.loads(lines[-1]) if lines else {}
+
+
+def member_progress(audit: Path, name: str) -> MemberProgress:
+    """Read the progress of a member."""
+    folder = audit / store.MEMBERS / name
+    line = last_line(folder / LOG)
+    if (folder / store.TEXT_EMBEDDINGS).is_file() or (folder / store.SECOND_FIT).is_file():
+        stage = "finished"
+    elif (folder / CHECKPOINT).is_file():
+        stage = "embedding"
+    else:
+        stage = "training" if line else "waiting"
+    names = {field.name for field in fields(MemberProgress)}
+    numbers = {key: value for key, value in line.items() if key in names}
+    return MemberProgress(name=name, stage=stage, **numbers)
+
+
+def all_progress(audit: Path, names: Sequence[str]) -> list[MemberProgress]:
+    """Read the progress of members, followed by that of their second training."""
+    second = second_names(names) if (audit / store.SECOND_TABLE).is_file() else []
+    return [member_progress(audit, name) for name in (*names, *second)]
+
+
+def second_names(names: Sequence[str]) -> list[str]:
+    """Return the folder names of members in the second round, such as r0-f0/second."""
+    return [f"{name}/{store.SECOND}" for name in names]
 
 
 @dataclass(frozen=True)
@@ -215,9 +341,9 @@ def run_job(folder: Path, arguments: Sequence[str], run: Callable[[Sequence[str]
                 try:
                     turn.acquire(timeout=0)
                 except Timeout:
-                    report(waits=True)
+                    _report(waits=True)
                     turn.acquire(poll_interval=SECONDS_BETWEEN_POLLS)
-                    report(waits=False)
+                    _report(waits=False)
             code = run(arguments)
         except KeyboardInterrupt:
             code = INTERRUPTED
@@ -226,7 +352,7 @@ def run_job(folder: Path, arguments: Sequence[str], run: Callable[[Sequence[str]
             traceback.print_exc()
         finally:
             turn.release()
-            report(exit_code=code)
+            _report(exit_code=code)
     return code
 
 
@@ -255,3 +381,131 @@ def export_request(audit: Audit, format: str, out: Path) -> JobRequest:
     """Return the request to export an audit; it replaces an older export."""
     arguments = ["export", audit.name, "--format", format, "--out", str(out), "--overwrite"]
     return JobRequest(jobs_folder() / ".exports" / audit.name / out.name, arguments)
+
+
+# Names of stages
+PREPARING = "preparing"
+FEATURES = "computing features"
+WORDS = "predicting words"
+TRAINING = "training"
+SECOND_ROUND = "training a second time"
+SCORING = "scoring"
+CHECKING = "checking the results"
+FINISHING = "finishing"
+MAPPING = "drawing the map"
+# The stages of an unfinished audit, in order
+STEPS = (PREPARING, FEATURES, WORDS, TRAINING, SECOND_ROUND, SCORING, CHECKING, FINISHING)
+# Other states of an audit
+WAITING = "waiting"  # another job trains
+DONE = "finished"
+CANCELLING = "cancelling"
+CANCELLED = "cancelled"
+STOPPED = "stopped"
+OUTSIDE = "running elsewhere"  # its folder is locked and it has no job, perhaps a terminal
+PAUSED = "not finished"
+BROKEN = "broken"
+
+
+@dataclass(frozen=True)
+class State:
+    """The state of an audit in one word, its last job, and the error if it is broken."""
+
+    audit: Audit
+    word: str
+    job: Job | None = None
+    record: Record | None = None  # None before it has begun, or if it is broken
+    fault: str = ""
+
+    @property
+    def at_work(self) -> bool:
+        """Tell whether its job runs or waits."""
+        return self.job is not None and self.job.running
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """Its row in a list of audits."""
+        row: dict[str, Any] = {"name": self.audit.name, "state": self.word}
+        record = self.record
+        if record is None:
+            return row
+        return row | {
+            "data set": record.source,
+            "protocol": record.protocol,
+            "preset": record.config.preset,
+            "pairs": record.pairs,
+            "members": len(record.members),
+        }
+
+
+def state_of(name: str) -> State:
+    """Return the state of an audit."""
+    audit = Audit(Audit.parent() / name)
+    try:
+        job = audit_request(name).find()
+        record = audit.record if audit.begun else None
+        return State(audit, _word(audit, job), job, record)
+    except InputError as error:
+        return State(audit, BROKEN, fault=str(error))
+
+
+def _word(audit: Audit, job: Job | None) -> str:
+    """Return the state of an audit; of a running job the stage."""
+    if job and job.running:
+        if job.cancelling:
+            return CANCELLING
+        if job.record.waits:
+            return WAITING
+        if not audit.finished:
+            return job.record.step or PREPARING
+    if audit.finished:
+        return DONE
+    if store.is_locked(audit.folder):
+        return OUTSIDE
+    if job is None or job.exit_code == 0:
+        return PAUSED
+    return CANCELLED if job.cancelled else STOPPED
+
+
+def list_states() -> list[State]:
+    """Return the state of every audit and of every job without a folder yet: at work first, then
+    the newest."""
+    folders = [audit.name for audit in Audit.every()]
+    jobs = [name for name in list_job_names() if name not in folders]
+    states = [state_of(name) for name in [*jobs, *folders]]
+    listed = [state for state in states if state.audit.begun or state.word != PAUSED]
+    return sorted(listed, key=lambda state: not state.at_work)
+
+
+def delete_audit(name: str) -> int:
+    """Delete an audit and its job, but no decision, and return the number of freed bytes."""
+    audit = Audit.of(name)
+    job = audit_request(name).find()
+    if job is not None and job.running:
+        raise InputError(f"audit {name!r} is at work: cancel it first")
+    with store.acquire_lock(audit.folder, what="audit"):
+        folders = [folder for folder in (audit.folder, jobs_folder() / name) if folder.exists()]
+        if not folders:
+            raise InputError(f"there is no audit {name!r} in {Audit.parent()}")
+        freed = sum(map(folder_bytes, folders))
+        for folder in folders:
+            _remove(folder)
+    return freed
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the size of all files in a folder; 0 if it is missing."""
+    size = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # a temporary file that was just renamed
+                size += (Path(parent) / name).lstat().st_size
+    return size
+
+
+def _remove(folder: Path) -> None:
+    """Hide a folder under another name, then delete it: a kill leaves no partial audit."""
+    hidden = folder.with_name(f".{folder.name}.deleted")
+    for leftover in folder.parent.glob(".*.deleted"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    folder.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)

@@ -1,9 +1,11 @@
-"""Reads a data set for an audit: pairs, quarantine, membership, and small pictures or precomputed
-features."""
+"""Prepares an audit: reads its data set, draws which member trains on which pair, and writes the
+folder that members start from. Adds members or a second round to it."""
 
 import dataclasses
 import functools
 import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,27 +13,41 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from clipmem_core.auditing.folder.settings import towers_of
+from clipmem_core.auditing.folder import store
+from clipmem_core.auditing.folder.jobs import Screen
+from clipmem_core.auditing.folder.settings import (
+    differing_fields,
+    library_versions,
+    machine,
+    opens_towers,
+    towers_of,
+)
 from clipmem_core.auditing.folder.store import (
     Audit,
     Prepared,
+    Record,
     pair_blocks,
     read_prepared,
     text_blocks,
     write_prepared,
 )
-from clipmem_core.config import AUTO, AuditConfig, data_folder, fingerprint
+from clipmem_core.config import AUTO, AuditConfig, affecting, as_dict, data_folder, fingerprint
+from clipmem_core.dataset.checks import Captions, caption_flags, not_captions
 from clipmem_core.dataset.duplicates import (
     alike_by_features,
     join_clusters,
     near_duplicate_clusters,
 )
+from clipmem_core.dataset.faults import Fault, sorted_captions, text_faults
 from clipmem_core.dataset.injected_errors import inject_miscaptions
+from clipmem_core.dataset.languages import language_shares
 from clipmem_core.dataset.pixel_cache import Pixels, check_pictures, open_pixels
+from clipmem_core.dataset.readers.containers import split_reference
+from clipmem_core.dataset.readers.paths import is_newer
 from clipmem_core.dataset.readers.records import named_folder
 from clipmem_core.dataset.readers.remote import fetch_source
 from clipmem_core.dataset.sentences import are_long, sentences_of
-from clipmem_core.dataset.source import RawPairs, read_source
+from clipmem_core.dataset.source import RawPairs, read_source, source_files
 from clipmem_core.features.cache import (
     FeatureStore,
     ReportCount,
@@ -47,6 +63,7 @@ from clipmem_core.features.precomputed import (
     map_features,
     stored_features,
 )
+from clipmem_core.features.tower_by_language import with_text_tower
 from clipmem_core.scores.membership import (
     Membership,
     MemberSides,
@@ -54,6 +71,7 @@ from clipmem_core.scores.membership import (
     ensemble_membership,
     paper_membership,
 )
+from clipmem_core.training.names import model_config
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.draws import draw_keys, hashed
 from clipmem_core.utils.embeddings import Vectors
@@ -335,8 +353,22 @@ def repeat_membership(audit: Audit, pairs: pd.DataFrame) -> Membership:
     return membership_of(table.loc[pairs[c.PAIR_ID]].reset_index())
 
 
+def faults_without_model(pairs: pd.DataFrame, clusters: np.ndarray) -> list[Fault]:
+    """Return the faults of a pipeline that pairs show before any training."""
+    captions = Captions.from_pairs(pairs[c.CAPTIONS].tolist())
+    flags = {
+        name: np.bincount(captions.owner, flagged, minlength=len(pairs)) > 0
+        for name, flagged in caption_flags(captions).items()
+    }
+    reasons = not_captions(captions.texts)
+    return [
+        *text_faults(pairs, clusters, pd.DataFrame(flags), reasons),
+        *sorted_captions(pairs),
+    ]
+
+
 def sides_of(audit: Audit, config: AuditConfig, membership: Membership) -> MemberSides:
-    """Return each pair's side for each member, and the held-out pairs reserved for utility."""
+    """Return which members train on each pair, and the held-out pairs reserved for utility."""
     utility_only = None
     if config.retrieval_apart:
         utility_only = draw_utility_pairs(
@@ -413,3 +445,152 @@ def rebuild_store(audit: Audit, *, progress: ReportCount) -> None:
     folder = data_set.pixels.folder.relative_to(data_folder()).as_posix()
     prepared = Prepared(data_set.pixels.rows, data_set.clusters, data_set.groups, folder)
     write_prepared(audit.folder, prepared)
+
+
+def write_audit(
+    audit: Audit,
+    source: str,
+    config: AuditConfig,
+    data_set: DataSet,
+    pairs: pd.DataFrame,
+    membership: Membership,
+    *,
+    reaudit_of: str = "",
+) -> None:
+    """Write everything the members start from; config.json is written last and makes the folder an
+    audit."""
+    languages = language_shares([text for captions in pairs[c.CAPTIONS] for text in captions])
+    config = with_text_tower(config, languages)
+    audit.folder.mkdir(parents=True, exist_ok=True)
+    pairs = with_sentences(pairs, config)
+    config = dataclasses.replace(config, sentences="on" if c.SENTENCES in pairs else "off")
+    quarantine = data_set.quarantine.reindex(columns=c.QUARANTINE_COLUMNS).astype("string")
+    store.write_table(audit.folder / store.PAIRS, pairs)
+    store.write_table(audit.folder / store.QUARANTINE, quarantine)
+    store.write_table(audit.folder / store.MEMBERSHIP, membership_table(pairs, membership))
+    prepared = Prepared(data_set.pixels.rows, data_set.clusters, data_set.groups)
+    write_prepared(audit.folder, prepared)
+    record = Record(
+        name=audit.name,
+        source=source,
+        root=str(data_set.raw.root.resolve()),
+        format=data_set.raw.format,
+        pixels=data_set.pixels.folder.relative_to(data_folder()).as_posix(),
+        protocol=config.protocol,
+        members=membership.members,
+        seeds=member_seeds(config, membership.members),
+        threads=config.threads,
+        pairs=len(pairs),
+        held_out_pairs=int((membership.group == c.HELD_OUT).sum()),
+        near_duplicates=data_set.near_duplicates,
+        quarantined=len(data_set.quarantine),
+        dataset_fingerprint=data_set.fingerprint,
+        fingerprint=audit_fingerprint(config, data_set.fingerprint),
+        versions=library_versions(),
+        machine=machine(),
+        config=config,
+        towers=towers_of(config).records if opens_towers(config) else {},
+        languages=languages,
+        repeated_captions=data_set.raw.repeated,
+        sampled_of=data_set.raw.drawn_of,
+        reaudit_of=reaudit_of,
+    )
+    _write_members(audit, record, record.members)
+    store.write_json(audit.folder / store.CONFIG, record.values)
+
+
+def _write_members(audit: Audit, record: Record, names: Sequence[str]) -> None:
+    """Write the folder and the config.json of members."""
+    config = record.config
+    architecture = model_config(config.model)
+    for name in names:
+        member = store.MemberRecord(
+            member=name,
+            seed=record.seeds[name],
+            fingerprint=record.fingerprint,
+            model=config.model,
+            image_size=config.image_size,
+            model_config=architecture,
+        )
+        audit.member(name).mkdir(parents=True, exist_ok=True)
+        store.write_json(audit.member(name) / store.CONFIG, vars(member))
+
+
+def audit_fingerprint(config: AuditConfig, data_set: str) -> str:
+    """Return the key of an audit: its config and its data set's content."""
+    free = affecting()
+    values = {key: value for key, value in as_dict(config).items() if key not in free}
+    return fingerprint([values, data_set])
+
+
+def member_seeds(config: AuditConfig, members: Sequence[str]) -> dict[str, int]:
+    """Return each member's seed: the audit's, plus the number of its seed or replicate (`f-2`,
+    `r2-f1`)."""
+    return {name: config.seed + int(re.findall(r"\d+", name)[0]) for name in members}
+
+
+def check_same(audit: Audit, source: str, config: AuditConfig) -> None:
+    """Refuse to resume an audit under another config."""
+    record = audit.record
+    if differ := differing_fields(record.source, record.config, source, config):
+        raise InputError(
+            f"audit {audit.name!r} exists with another config: {'; '.join(differ)}. Use another "
+            "--name"
+        )
+    members = len(record.members)
+    if config.members < members:
+        raise InputError(f"audit {audit.name!r} has {members} members: --members must not be fewer")
+
+
+def has_changed(audit: Audit, source: str, config: AuditConfig, screen: Screen) -> bool:
+    """Tell whether a source has other pairs than when its audit read it. It is read again only if
+    one of its files is newer than the audit's."""
+    time = (audit.folder / store.PAIRS).stat().st_mtime_ns
+    record = audit.record
+    files = source_files(source)
+    if files and not config.features:  # which need no pictures
+        images = audit.read_columns(store.PAIRS, c.IMAGE)[c.IMAGE]
+        files += {split_reference(record.pictures, image)[0] for image in images}
+    if not any(is_newer(file, time) for file in files):
+        return False
+    screen.say(f"reading {source} again: it has newer files than audit {audit.name!r}")
+    data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
+    return data_set.fingerprint != record.dataset_fingerprint
+
+
+def grow(audit: Audit, config: AuditConfig) -> str:
+    """Add replicates, seeds or the second round to an audit until it has those of the config, and
+    describe what was added; empty for nothing.
+
+    The manifest is deleted first and membership.parquet is written last, so that growth resumes
+    after a kill.
+    """
+    record = audit.record
+    drawn = membership_of(audit.membership)
+    more = config.members - len(drawn.members)
+    rounds = "2" if config.rounds == "2" else record.config.rounds
+    if more <= 0 and rounds == record.config.rounds:
+        return ""
+    if more > 0 and record.reaudit_of:
+        raise InputError(
+            f"audit {audit.name!r} has the members of audit {record.reaudit_of!r}: use another "
+            "--name"
+        )
+    config = dataclasses.replace(
+        record.config, members=config.members, seeds=config.seeds, rounds=rounds
+    )
+    membership = draw_membership(read_prepared(audit.folder).groups, config) if more > 0 else drawn
+    record = dataclasses.replace(
+        record,
+        members=membership.members,
+        seeds=member_seeds(config, membership.members),
+        config=config,
+        fingerprint=audit_fingerprint(config, record.dataset_fingerprint),
+    )
+    (audit.folder / store.MANIFEST).unlink(missing_ok=True)
+    _write_members(audit, record, membership.members[len(drawn.members) :])
+    store.write_json(audit.folder / store.CONFIG, record.values)
+    if more <= 0:
+        return "a second round"
+    store.write_table(audit.folder / store.MEMBERSHIP, membership_table(audit.pairs, membership))
+    return f"{more} members"

@@ -1,21 +1,19 @@
-"""Checks a config, fills in its `auto` fields, and opens the locked towers that it names."""
+"""The config of an audit: checks it, fills in its `auto` fields, compares it with another one, and
+opens the locked towers that it names."""
 
 import dataclasses
 import functools
 import platform
 import re
-from collections.abc import Mapping
-from dataclasses import MISSING
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from clipmem_core import config as configs
 from clipmem_core.config import FIELDS, AuditConfig
-from clipmem_core.dataset.languages import language_of
 from clipmem_core.scores.membership import MIN_PAIRS
 from clipmem_core.training.names import model_config
 from clipmem_core.utils.io import InputError
@@ -26,8 +24,10 @@ if TYPE_CHECKING:  # torch, which only embedding needs
 
 # Towers of the default preset, whose weights are installed with this program
 _BUILT_IN = {"efficientnet-lite2", configs.AUTO, configs.MULTILINGUAL_TOWER}
-# of an ensemble without --members
-REPLICATES = 2
+REPLICATES = 2  # of an ensemble without --members
+BY_CAPTIONS = ("text_tower", "sentences")  # the captions decide their `auto`
+# Fields that may change when an audit resumes
+MAY_DIFFER = (*configs.affecting("members"), *configs.affecting())
 LIBRARIES = (
     "torch",
     "open_clip_torch",
@@ -47,35 +47,19 @@ def audit_name(source: str, config: AuditConfig) -> str:
     return stem if config.protocol == "ensemble" else f"{stem}-{config.protocol}"
 
 
-def typed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a stored config that differ from its preset."""
-    preset = configs.flat(
-        configs.as_dict(configs.preset_config(values.get("preset", AuditConfig.preset)))
-    )
-    return {
-        key: value
-        for key, value in configs.flat(values).items()
-        if key != "preset" and value != preset.get(key, MISSING)
-    }
-
-
-def typed_flags(values: Mapping[str, Any]) -> list[str]:
-    """Return the flags that set fields of a config: ['--batch-size=8', '--drop-near-duplicates',
-    '--no-lock-text']."""
+def resume_arguments(name: str, source: str, config: AuditConfig) -> list[str]:
+    """Return the arguments of `audit`: source, name, preset, and the flags of the fields that
+    differ from the preset, such as --batch-size=8 and --no-lock-text."""
+    preset = configs.flat(configs.as_dict(configs.preset_config(config.preset)))
     flags = []
-    for name, value in values.items():
-        flag = FIELDS[name].flag
+    for field, value in configs.flat(configs.as_dict(config)).items():
+        if field == "preset" or value == preset[field]:
+            continue
+        flag = FIELDS[field].flag
         if isinstance(value, bool):
             flags.append(flag if value else flag.replace("--", "--no-", 1))
         else:
             flags.append(f"{flag}={value}")
-    return flags
-
-
-def resume_arguments(name: str, source: str, config: AuditConfig) -> list[str]:
-    """Return the arguments of `audit`: source, name, preset, and the fields that differ from the
-    preset."""
-    flags = typed_flags(typed(configs.as_dict(config)))
     return [source, f"--name={name}", f"--preset={config.preset}", *flags]
 
 
@@ -302,17 +286,6 @@ def member_towers(config: AuditConfig) -> Towers:
     return Towers(*(tower and unlock(tower, config.unlock) for tower in towers))
 
 
-def load_in_background(config: AuditConfig) -> None:
-    """Load the model of languages, and import what describes towers, while pictures are read."""
-
-    def load() -> None:
-        language_of("")
-        if opens_towers(config):
-            import clipmem_core.training.locked_towers  # noqa: F401
-
-    Thread(target=load, daemon=True).start()
-
-
 def checked_towers(config: AuditConfig, recorded: Mapping[str, Mapping[str, Any]]) -> Towers:
     """Return the towers that a resolved config locks after a check that their weights equal the
     recorded ones."""
@@ -325,3 +298,27 @@ def checked_towers(config: AuditConfig, recorded: Mapping[str, Mapping[str, Any]
                 f"not {sha256[:12]}… as the audit began with: restore those, or use another --name"
             )
     return towers
+
+
+def differing_fields(
+    source_then: str,
+    config_then: AuditConfig,
+    source: str,
+    config: AuditConfig,
+    *,
+    may_differ: Sequence[str] = MAY_DIFFER,
+) -> list[str]:
+    """Describe how the source and config of an audit, a study or a benchmark differ from the
+    requested ones."""
+    now = configs.flat(configs.as_dict(config))
+    then = configs.flat(configs.as_dict(config_then))
+    # `threads`: another machine may resume. The captions have decided the `auto` fields.
+    free = {*may_differ, "threads", *(key for key in BY_CAPTIONS if now[key] == configs.AUTO)}
+    differ = [
+        f"{FIELDS[key].flag} is {then[key]!r} there and {now[key]!r} here"
+        for key in now
+        if key not in free and now[key] != then[key]
+    ]
+    if source_then != source and Path(source_then).resolve() != Path(source).resolve():
+        differ.insert(0, f"the source is {source_then!r} there and {source!r} here")
+    return differ

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, ClassVar, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from pydantic import AfterValidator
-from typing_extensions import TypedDict
 
 from clipmem_core.config import SETS, AuditConfig, as_dict, data_folder
 from clipmem_core.errors.misfit import DECOY
@@ -31,7 +30,7 @@ from clipmem_core.utils.embeddings import Vectors, read_vectors
 from clipmem_core.utils.io import DELETE, InputError, file_sha256, read_json, reading, replacing
 from clipmem_core.utils.ragged import Ragged
 
-VERSION = 14  # of an audit's folder; other versions cannot be read
+VERSION: Literal[14] = 14  # of an audit's folder; other versions cannot be read
 # bytes; file systems allow 255, and the names of locks and temporary files are longer
 MAX_NAME = 100
 
@@ -102,6 +101,7 @@ class Record:
     repeated_captions: int = 0  # of the data set: they were merged with an equal one of their pair
     sampled_of: int = 0  # pairs of the data set, if the audit's are a random sample of them
     reaudit_of: str = ""  # the audit whose members this one trains on its cleaned data set
+    version: Literal[14] = VERSION
 
     @property
     def pictures(self) -> Path:
@@ -132,7 +132,7 @@ class Record:
 
     @property
     def values(self) -> dict[str, Any]:
-        return {"version": VERSION} | as_dict(self)
+        return as_dict(self)
 
 
 @dataclass(frozen=True)
@@ -147,11 +147,12 @@ class MemberRecord:
     model_config: dict[str, Any]
 
 
-class ManifestFile(TypedDict):
-    """The fields of manifest.json, by the path of each file in the folder."""
+@dataclass(frozen=True)
+class Manifest:
+    """The content of manifest.json."""
 
     version: int
-    files: dict[Inner, str]  # SHA-256
+    files: dict[Inner, str]  # the SHA-256 of each file, by its path in the folder
 
 
 CONFIG = "config.json"
@@ -173,7 +174,6 @@ UTILITY = "utility.parquet"
 MITIGATIONS = "mitigations"
 VERDICT = "verdict.json"
 SECONDS = "seconds.json"  # not in the manifest: the time of each stage, over all runs
-STAGE = ".stage"  # the stage that runs, or ran last
 MANIFEST = "manifest.json"
 MEMBERS = "members"
 IMAGE_EMBEDDINGS = "image.faiss"
@@ -218,7 +218,6 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
             arrow.cast(pa.schema(fields, metadata=metadata)),
             temporary,
             row_group_size=ROW_GROUP,
-            write_page_checksum=True,
         )
 
 
@@ -228,13 +227,13 @@ def read_table(
     """Read a Parquet table; a missing or broken file is an error that names it."""
     with reading(path, repair=repair):
         verify(path)
-        return pd.read_parquet(path, columns=columns, page_checksum_verification=True)
+        return pd.read_parquet(path, columns=columns)
 
 
 def pair_blocks(audit: "Audit", columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Yield columns of an audit's pairs in blocks of rows."""
     path = audit.folder / PAIRS
-    with reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+    with reading(path), pq.ParquetFile(path) as file:
         verify(path)
         yield from file.iter_batches(PAIR_BLOCK, columns=list(columns))
 
@@ -266,14 +265,14 @@ def read_array(path: Path) -> np.ndarray:
 def add_column(path: Path, name: str, values: np.ndarray) -> None:
     """Add a column to a Parquet table, or replace it, a row group at a time."""
     with reading(path):
-        file = pq.ParquetFile(path, page_checksum_verification=True)
+        file = pq.ParquetFile(path)
     schema = file.schema_arrow
     others = [other for other in schema.names if other != name]
     schema = pa.schema([*map(schema.field, others), pa.field(name, pa.float32())], schema.metadata)
     done = 0
     with (
         replacing(path) as temporary,
-        pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer,
+        pq.ParquetWriter(temporary, schema) as writer,
     ):
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, others)
@@ -422,18 +421,7 @@ class Audit(Named):
 
     @property
     def record(self) -> Record:
-        self.check_version()
         return read_json(self.folder / CONFIG, Record)
-
-    def check_version(self) -> None:
-        """Refuse an audit of another version."""
-        path = self.folder / CONFIG
-        version = read_json(path, dict[str, Any]).get("version", 0)
-        if version != VERSION:
-            raise InputError(
-                f"{path} was made by version {str(version)[:20]!r}: delete the audit and run "
-                "it again"
-            )
 
     @property
     def verdict(self) -> dict[str, Any]:
@@ -448,18 +436,12 @@ class Audit(Named):
         return read_json(path, dict[str, float], repair="delete it") if path.is_file() else {}
 
     @property
-    def manifest(self) -> ManifestFile:
-        """The content of manifest.json; empty for an unfinished audit."""
-        if not self.finished:
-            return {"version": VERSION, "files": {}}
-        return read_json(
-            self.folder / MANIFEST, ManifestFile, repair="delete it and run the audit again"
-        )
-
-    @property
     def files(self) -> dict[str, str]:
-        """The SHA-256 of each file of a finished audit."""
-        return self.manifest["files"]
+        """The SHA-256 of each file of a finished audit; empty for an unfinished one."""
+        if not self.finished:
+            return {}
+        repair = "delete it and run the audit again"
+        return read_json(self.folder / MANIFEST, Manifest, repair=repair).files
 
     def read_columns(self, table: str, *columns: str) -> pd.DataFrame:
         """Read some columns of a table."""
@@ -474,11 +456,6 @@ class Audit(Named):
         return read_json(self.member(name) / CONFIG, MemberRecord)
 
 
-audits_folder = Audit.parent
-open_audit = Audit.open
-list_audits = Audit.every
-
-
 @contextmanager
 def acquire_lock(folder: Path, *, what: str) -> Iterator[None]:
     """Let only this process work in a folder: lock `.<name>.lock` next to it, and write who holds
@@ -487,7 +464,7 @@ def acquire_lock(folder: Path, *, what: str) -> Iterator[None]:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         # `is_locked` acquires the lock for a moment.
-        lock = FileLock(_lock_file(folder)).acquire(timeout=0.5)
+        lock = FileLock(folder.with_name(f".{folder.name}.lock")).acquire(timeout=0.5)
         holder.write_text(
             f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M')}"
         )
@@ -503,24 +480,14 @@ def acquire_lock(folder: Path, *, what: str) -> Iterator[None]:
 
 def is_locked(folder: Path) -> bool:
     """Tell whether a process holds the lock of a folder."""
-    if not _lock_file(folder).is_file():
+    lock = folder.with_name(f".{folder.name}.lock")
+    if not lock.is_file():
         return False
     try:
-        with FileLock(_lock_file(folder)).acquire(timeout=0):
+        with FileLock(lock).acquire(timeout=0):
             return False
     except Timeout:
         return True
-
-
-def _lock_file(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.lock")
-
-
-def recorded_sha256(audit: "Audit", path: Path) -> str:
-    """Return the SHA-256 of one of an audit's files, from its manifest if it is listed."""
-    if not path.is_file():
-        raise InputError(f"{path} is missing: run the audit again to resume it")
-    return audit.files.get(path.relative_to(audit.folder).as_posix()) or file_sha256(path)
 
 
 def verify(path: Path) -> None:
@@ -540,25 +507,21 @@ def write_manifest(folder: Path) -> None:
     """Write the hash of every file. The manifest is written last and marks the audit as
     finished."""
     free = (MANIFEST, SECONDS, CHECK_TABLE, MITIGATIONS)
-    files = {
-        path.relative_to(folder).as_posix(): path
-        for path in sorted(folder.rglob("[!.]*"))
-        if path.is_file()
-        and path.suffix != ".lock"
-        and path.relative_to(folder).parts[0] not in free
+    files = {path.relative_to(folder): path for path in sorted(folder.rglob("[!.]*"))}
+    hashes = {
+        name.as_posix(): file_sha256(path)
+        for name, path in files.items()
+        if path.is_file() and path.suffix != ".lock" and name.parts[0] not in free
     }
-    hashes = {name: file_sha256(path) for name, path in files.items()}
     write_json(folder / MANIFEST, {"version": VERSION, "files": hashes})
 
 
 def broken_files(folder: Path) -> list[str]:
     """Return the files of a finished audit that are missing or differ from the manifest."""
-    hashes = Audit(folder).files
-    paths = {name: inside(folder, name) for name in hashes}
     return [
         name
-        for name, path in paths.items()
-        if not path.is_file() or file_sha256(path) != hashes[name]
+        for name, sha256 in Audit(folder).files.items()
+        if not (path := inside(folder, name)).is_file() or file_sha256(path) != sha256
     ]
 
 

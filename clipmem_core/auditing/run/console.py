@@ -1,25 +1,58 @@
-"""Shows the progress and results of an audit on a terminal."""
+"""What a terminal and the form of a new audit show: progress, results, and the content of a data
+set before its audit."""
 
+import dataclasses
 import functools
 import math
 import re
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+import pandas as pd
 import rich.progress as bars
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from clipmem_core.auditing.folder.jobs import report
-from clipmem_core.auditing.folder.status import MemberProgress, TaskScreen
+from clipmem_core import config as configs
+from clipmem_core.auditing.folder import prepare
+from clipmem_core.auditing.folder.jobs import (
+    Job,
+    JobRequest,
+    MemberProgress,
+    Screen,
+    audit_request,
+    jobs_folder,
+)
+from clipmem_core.auditing.folder.prepare import (
+    DataSet,
+    FeaturePixels,
+    check_same,
+    faults_without_model,
+)
+from clipmem_core.auditing.folder.settings import check_config, resolve, resume_arguments
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.auditing.tables.verdict import WHOLE_HEAD, summary_lines, uses, whole_rows
+from clipmem_core.config import AuditConfig, as_dict, data_folder
+from clipmem_core.dataset.checks import CHECKS, Captions, caption_flags
+from clipmem_core.dataset.languages import language_shares
+from clipmem_core.dataset.pixel_cache import Pixels
+from clipmem_core.dataset.source import check_source, read_source
+from clipmem_core.features.tower_by_language import describe_languages, with_text_tower
+from clipmem_core.scores.membership import MIN_PAIRS
 from clipmem_core.scores.registry import INJECTED_SCORES
 from clipmem_core.utils import columns as c
+from clipmem_core.utils.io import InputError
 
 _PAGE = "http://localhost:8501/overview"
+_SHOWN = 5  # pairs, and reasons of a check
+_LISTED = 1000  # rows in quarantine
+PIXELS = 32  # enough to find near-duplicates
 
 
 def plain(text: str) -> Text:
@@ -27,9 +60,9 @@ def plain(text: str) -> Text:
     return Text(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text))
 
 
-class RichScreen(TaskScreen):
-    """Progress bars and lines; on a pipe, lines only: one for each stage, and one for each tenth of
-    it."""
+class RichScreen(Screen):
+    """Shows progress as bars and lines; on a pipe as lines only: one for each stage, and one for
+    each tenth of it."""
 
     def __init__(self, batch_size: int = 0) -> None:
         super().__init__()
@@ -47,9 +80,7 @@ class RichScreen(TaskScreen):
         )
         self.tasks: dict[str, bars.TaskID] = {}
         self.warned: set[str] = set()
-        # On a pipe: share, done, total and noun of what the stage counts, and its printed tenths
-        self.counts: dict[str, tuple[float, int, int, str]] = {}
-        self.tenths = 0
+        self.tenths = 0  # printed ones of the stage, on a pipe
 
     def __enter__(self) -> Self:
         self.progress.start()
@@ -59,16 +90,14 @@ class RichScreen(TaskScreen):
         self.progress.stop()
 
     def say(self, text: str) -> None:
-        report(stage=text, total=0)
-        self.counts.clear()
+        super().say(text)
         self.tenths = 0
         self.progress.console.print(plain(text), soft_wrap=True)
 
     def members(self, progress: list[MemberProgress]) -> None:
         """Show the progress of each member, and warn once if its loss stays at chance."""
         if not self.console.is_terminal:
-            trained = sum(member.share for member in progress)
-            self._count("% trained", round(100 * trained / len(progress)), 100)
+            super().members(progress)
         for member in progress:
             if member.stage != "waiting":
                 note = member.stage
@@ -82,15 +111,11 @@ class RichScreen(TaskScreen):
                     "try another --lr, a smaller --batch-size or more --epochs"
                 )
 
-    def _count(self, noun: str, done: int, total: int) -> None:
-        """Show a bar; on a pipe, report and print what is furthest from its end."""
-        if self.console.is_terminal:
-            self._bar(noun, done, total)
-            return
-        self.counts[noun] = done / max(1, total), done, total, noun
+    def count(self, noun: str, done: int, total: int) -> None:
+        super().count(noun, done, total)
+        self._bar(noun, done, total)
         share, done, total, noun = min(self.counts.values())
-        super()._count(noun, done, total)
-        if (tenths := int(10 * share)) > self.tenths:
+        if not self.console.is_terminal and (tenths := int(10 * share)) > self.tenths:
             self.tenths = tenths
             self.console.print(f"{done:,} of {total:,} {noun}")
 
@@ -184,3 +209,187 @@ def _cell(value: Any) -> Text:
     if isinstance(value, float):
         return Text(f"{value:.3f}")
     return Text(f"{value:,}") if isinstance(value, int) else plain(str(value))
+
+
+def inspect_source(source: str, options: configs.SourceOptions) -> None:
+    """Print a summary of a data set; nothing is stored."""
+    with tempfile.TemporaryDirectory(prefix="clipmem-") as folder, RichScreen() as screen:
+        data = Path(folder)
+        preset = configs.preset_config(configs.DEFAULT_PRESET)
+        if prepare.holds_features(source):
+            config = dataclasses.replace(preset, source=options, features=source)
+            data_set = prepare.load_data_set(source, config, cache=data)
+        else:
+            raw = read_source(
+                source, options, data=data if source == "scenes" else data_folder(), say=screen.say
+            )
+            config = dataclasses.replace(preset, cache_size=PIXELS)
+            data_set = prepare.load_pictures(
+                raw, config, cache=data / "pixels", progress=screen.pictures
+            )
+        screen.progress.stop()
+        _show(source, data_set, config)
+
+
+def _show(source: str, data_set: DataSet, config: AuditConfig) -> None:
+    """Print the summary, the reasons in quarantine, the flagged captions, and the first pairs."""
+    console = Console(highlight=False)
+    pairs = data_set.pairs
+    raw = data_set.raw
+    counts = pairs[c.CAPTIONS].map(len)
+    labels = pairs[c.LABEL].dropna()
+    too_few = "" if len(pairs) >= MIN_PAIRS else f" (an audit needs {MIN_PAIRS})"
+    facts = {
+        "source": source,
+        "format": raw.format,
+        "folder of pictures": str(raw.root),
+        "rows": f"{raw.rows:,}",
+        "pairs that can be used": f"{len(pairs):,}{too_few}",
+        "captions a pair": f"{counts.min()} to {counts.max()}, {counts.mean():.2f} on average",
+        "labels": f"{labels.nunique():,} on {len(labels):,} pairs" if len(labels) else "none",
+    }
+    captions = Captions.from_pairs([list(captions) for captions in pairs[c.CAPTIONS]])
+    languages = language_shares(captions.texts)
+    facts["languages"] = describe_languages(languages, with_text_tower(config, languages))
+    if isinstance(data_set.pixels, FeaturePixels):
+        facts["features"] = (
+            f"precomputed, {data_set.pixels.values.shape[1]:,} numbers a picture: no picture is "
+            "opened"
+        )
+    else:
+        for name, column in (("picture widths", c.WIDTH), ("picture heights", c.HEIGHT)):
+            facts[name] = f"{pairs[column].min():,} to {pairs[column].max():,} pixels"
+    facts["near-duplicates"] = f"{data_set.near_duplicates:,} of the pictures"
+    facts["in quarantine"] = f"{len(data_set.quarantine):,} rows"
+    for name, fact in facts.items():
+        console.print(plain(f"{name:24} {fact}"), soft_wrap=True)
+    if len(data_set.quarantine):
+        reasons = _reasons(data_set.quarantine)
+        console.print(make_table("in quarantine", reasons, ["rows", "reason", "example"]))
+    checks = []
+    for check, flagged in caption_flags(captions).items():
+        example = captions.texts[int(flagged.argmax())][:80] if flagged.any() else ""
+        count = int(flagged.sum())
+        checks.append({"captions": count, "check": CHECKS[check].label, "example": example})
+    console.print(make_table("flagged captions", checks, ["captions", "check", "example"]))
+    for fault in faults_without_model(pairs, data_set.clusters):
+        console.print(plain(f"{fault.kind}: {fault.cause}"), soft_wrap=True)
+    columns = [c.PAIR_ID, c.IMAGE, c.LABEL, c.CAPTIONS]
+    first = pairs[columns].head(_SHOWN).to_dict("records")
+    for row in first:
+        row[c.LABEL] = None if pd.isna(row[c.LABEL]) else row[c.LABEL]
+        row[c.CAPTIONS] = " | ".join(caption[:200] for caption in row[c.CAPTIONS])
+    console.print(make_table(f"the first {_SHOWN} pairs", first, columns))
+
+
+def _reasons(quarantine: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the reasons in quarantine, the most common first, with an example each; all
+    near-duplicates are one reason."""
+    is_copy = quarantine[c.KIND] == c.NEAR_DUPLICATE
+    reasons = quarantine[c.REASON].mask(is_copy, f"{c.NEAR_DUPLICATE} of another pair")
+    examples = quarantine[c.SOURCE].groupby(reasons).first()
+    counts = reasons.value_counts()
+    return [
+        {"rows": int(counts[reason]), "reason": reason, "example": str(examples[reason])}
+        for reason in map(str, counts.index)
+    ]
+
+
+@dataclass(frozen=True)
+class Request:
+    """The audit that a form describes."""
+
+    source: str
+    name: str
+    config: AuditConfig
+
+    @property
+    def arguments(self) -> list[str]:
+        """The arguments of the command `audit`."""
+        return resume_arguments(self.name, self.source, self.config)
+
+    @property
+    def check(self) -> JobRequest:
+        """The task of its check."""
+        key = configs.fingerprint([self.source, self.name, as_dict(self.config)])
+        return JobRequest(jobs_folder() / ".checks" / key, ["check", *self.arguments])
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check: its job, whose result is the content of the data set, and why the audit cannot
+    start."""
+
+    job: Job
+    error: str
+
+
+def check_request(request: Request) -> None:
+    """Refuse a request that is wrong without reading its data set."""
+    audit = Audit.of(request.name)
+    job = audit_request(request.name).find()
+    if not request.source.strip():
+        raise InputError("no data set is named: type its path")
+    check_source(request.source)
+    check_config(request.config)
+    if job is not None and job.running:
+        raise InputError(
+            f"audit {request.name!r} waits or runs already: use another name, or cancel it first"
+        )
+    if audit.begun:
+        check_same(
+            audit, request.source, resolve(prepare.with_features(request.source, request.config))
+        )
+
+
+def find_check(request: Request) -> Check | None:
+    """Return the progress of a request's check, or None."""
+    job = request.check.find()
+    if job is None:
+        return None
+    error = ""
+    if job.cancelled:
+        error = "The check was stopped. Check again."
+    elif job.failed:
+        error = job.last_line.removeprefix("error: ") or "The check was killed. Check again."
+    return Check(job, error)
+
+
+def check(source: str, config: AuditConfig) -> None:
+    """Report the content of a data set; pictures are opened last and stored as in the
+    audit."""
+    config = resolve(prepare.with_features(source, config))
+    screen = RichScreen()
+    if config.features:
+        data_set = prepare.load_data_set(source, config)
+    else:
+        raw, _ = prepare.sampled(read_source(source, config.source, data=data_folder()), config)
+        rows = np.arange(len(raw.pairs))
+        unread = DataSet(raw, raw.pairs, raw.quarantine, rows, Pixels(Path(), rows, 0))
+        _report_content(screen, unread, config, exact=False)
+        data_set = prepare.load_pictures(raw, config, progress=screen.pictures)
+    _report_content(screen, data_set, config, exact=True)
+
+
+def _report_content(screen: Screen, data_set: DataSet, config: AuditConfig, *, exact: bool) -> None:
+    """Report the content of a data set; drawing the membership and injecting errors refuses what
+    the audit would."""
+    pairs = data_set.pairs
+    quarantine = data_set.quarantine
+    counts = pairs[c.CAPTIONS].map(len)
+    listed = quarantine[[c.SOURCE, c.REASON]].head(_LISTED)
+    content = {
+        "pairs": len(pairs),
+        "captions": int((counts.clip(upper=config.captions) if config.captions else counts).sum()),
+        "quarantined": len(quarantine),
+        "reasons": _reasons(quarantine)[:_SHOWN],
+        "rows_in_quarantine": listed.astype(str).to_numpy().tolist(),
+        "groups": {},
+        "exact": exact,
+        "rows": data_set.raw.rows,
+        "near_duplicates": data_set.near_duplicates,
+    }
+    screen.result(content)  # of a refused data set, too
+    membership = prepare.draw_membership(data_set.groups, config)
+    prepare.inject(pairs, membership, config)
+    screen.result(content | {"groups": pd.Series(membership.group).value_counts().to_dict()})

@@ -7,7 +7,6 @@ a task whose worker or machine is lost resumes on another one.
 
 import contextlib
 import functools
-import hashlib
 import logging
 import math
 import multiprocessing
@@ -15,9 +14,8 @@ import os
 import platform
 import threading
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +24,6 @@ from typing import Any
 from pebble import ProcessExpired, ProcessPool
 from threadpoolctl import threadpool_limits
 
-from clipmem_core import __version__
 from clipmem_core.auditing.folder.jobs import python_path, reporting_in
 from clipmem_core.config import DATA_VARIABLE, data_folder
 from clipmem_core.dataset.readers.remote import reason_of
@@ -125,7 +122,7 @@ def local_processes(tasks: Sequence[Task], *, at_once: int) -> TaskEvents:
             yield None
             for future in ended:
                 task = running.pop(future)
-                _check_end(task, future)
+                _check_end(task, future.exception())
                 yield task
     finally:
         pool.stop()  # a member's files are complete at any moment
@@ -145,8 +142,8 @@ def in_this_process(tasks: Sequence[Task]) -> TaskEvents:
         yield task
 
 
-def _check_end(task: Task, future: "Future[None]") -> None:
-    error = future.exception()
+def _check_end(task: Task, error: BaseException | None) -> None:
+    """Raise the error that ended a task, in words for a person."""
     if error is None:
         return
     if isinstance(error, InputError) or shortage(error) or path_fault(error):
@@ -194,13 +191,10 @@ def ray_tasks(tasks: Sequence[Task], *, gpus: int = 0) -> TaskEvents:
     running = {}
     for task in split:
         # The worker runs in another folder
-        absolute = replace(
-            task,
-            folders=tuple(folder.absolute() for folder in task.folders),
-            folder=task.folder.absolute(),
-        )
+        folders = tuple(folder.absolute() for folder in task.folders)
+        absolute = replace(task, folders=folders, folder=task.folder.absolute())
         options = remote.options(num_cpus=task.threads, name=task.noun)
-        running[options.remote(absolute, versions(), os.getcwd())] = task
+        running[options.remote(absolute, os.getcwd())] = task
     try:
         while running:
             yield None
@@ -238,56 +232,23 @@ def _connect(ray: ModuleType) -> None:
         ) from None
 
 
-@functools.cache
-def versions() -> dict[str, str]:
-    """Return the versions that all machines must share, and a hash of this package's source."""
-    package = Path(__file__).parents[2]
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())
-    return {
-        "clipmem": __version__,
-        "code": digest.hexdigest()[:12],
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "open_clip_torch", "numpy")},
-    }
-
-
-def run_on_worker(task: Task, required: dict[str, str], folder: str = ".") -> str | None:
-    """Run a task on this worker's machine; return the message of an input error, or None."""
-    worker = f"the worker on {platform.node()}"
-    here = versions()
-    differ = [
-        f"{name} {here[name]} and not {required[name]}"
-        for name in here
-        if here[name] != required[name]
-    ]
-    if differ:
-        return f"{worker} has {', '.join(differ)}: install the same on all machines"
-    missing = [folder for folder in task.folders if not folder.is_dir()]
-    if missing:
-        return f"{worker} does not see {missing[0]}: all machines must share the data folder"
-    try:
-        with contextlib.chdir(folder if Path(folder).is_dir() else "."):
-            task.run(data_folder())
-    except InputError as error:
-        return str(error)
-    return None
+def run_on_worker(task: Task, folder: str = ".") -> None:
+    """Run a task on this worker's machine, in the folder of the command if it exists here."""
+    if missing := [folder for folder in task.folders if not folder.is_dir()]:
+        raise InputError(
+            f"the worker on {platform.node()} does not see {missing[0]}: all machines must share "
+            "the data folder"
+        )
+    with contextlib.chdir(folder if Path(folder).is_dir() else "."):
+        task.run(data_folder())
 
 
 def _check_ray_end(ray: ModuleType, task: Task, ended: Any) -> None:
     try:
-        fault = ray.get(ended)
+        ray.get(ended)
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, OSError) and shortage(error.cause):
-            raise OSError(
-                error.cause.errno, f"{error.cause.strerror} on the machine of a task"
-            ) from None
-        cause = f"{type(error.cause).__name__}: {error.cause}"
-        raise RuntimeError(f"{task.title} failed: {cause}; the same command resumes it") from None
+        _check_end(task, error.cause)
     except ray.exceptions.RayError as error:
         raise RuntimeError(
             f"a worker was lost {RETRIES + 1} times: {str(error).splitlines()[0]}"
         ) from None
-    if fault is not None:
-        raise InputError(fault)

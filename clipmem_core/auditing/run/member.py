@@ -15,13 +15,13 @@ import pandas as pd
 import torch
 
 from clipmem_core.auditing.folder import prepare, store
-from clipmem_core.auditing.folder.settings import Towers, member_towers, towers_of
-from clipmem_core.auditing.folder.status import (
+from clipmem_core.auditing.folder.jobs import (
     MemberProgress,
     Screen,
     member_progress,
     second_names,
 )
+from clipmem_core.auditing.folder.settings import Towers, member_towers, towers_of
 from clipmem_core.auditing.folder.store import Audit, MemberRecord, Record
 from clipmem_core.auditing.run.executor import Executor, Task
 from clipmem_core.config import AuditConfig, data_folder, fingerprint

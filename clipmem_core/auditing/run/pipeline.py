@@ -21,10 +21,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from threadpoolctl import threadpool_limits
 
-from clipmem_core.auditing.folder import prepare, settings, setup, status, store
-from clipmem_core.auditing.folder.jobs import JobRecord, read_record
+from clipmem_core.auditing.folder import jobs, prepare, settings, store
+from clipmem_core.auditing.folder.jobs import LOG, Screen, read_record
 from clipmem_core.auditing.folder.prepare import DataSet
-from clipmem_core.auditing.folder.status import LOG, Screen, TaskScreen
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.auditing.run.executor import Executor, Task, local_processes
 from clipmem_core.auditing.tables import fault_tables, maps, scoring
@@ -139,8 +138,7 @@ def stage(run: Run, name: str, *, blas_threads: int | None = 1) -> Iterator[None
     """
     audit = run.audit
     began = time.monotonic()
-    if audit.begun:
-        store.write_json(audit.folder / store.STAGE, name)
+    run.screen.step(name)
     with threadpool_limits(limits=blas_threads, user_api="blas"):
         yield
     if not audit.finished:  # the manifest is written last
@@ -155,12 +153,9 @@ def prepare_data(run: Run) -> None:
     screen = run.screen
     assert config is not None
     screen.say(f"reading {run.source}")
-    settings.load_in_background(config)
     data_set = prepare.load_data_set(run.source, config, progress=screen.pictures, say=screen.say)
-    if run.reaudit_of:
-        membership = prepare.repeat_membership(run.reaudit_of, data_set.pairs)
-    elif run.pairs_of:
-        membership = prepare.repeat_membership(run.pairs_of, data_set.pairs)
+    if original := run.reaudit_of or run.pairs_of:
+        membership = prepare.repeat_membership(original, data_set.pairs)
         n = config.members
         membership = Membership(membership.group, membership.members[:n], membership.trained[:n])
     else:
@@ -168,7 +163,7 @@ def prepare_data(run: Run) -> None:
     pairs = prepare.inject(data_set.pairs, membership, config)
     screen.say(counts(data_set, membership))
     name = run.reaudit_of.name if run.reaudit_of else ""
-    setup.write_audit(run.audit, run.source, config, data_set, pairs, membership, reaudit_of=name)
+    prepare.write_audit(run.audit, run.source, config, data_set, pairs, membership, reaudit_of=name)
     record = run.audit.record
     screen.say(f"captions: {describe_languages(record.languages, record.config)}")
     pa.default_memory_pool().release_unused()  # captions, before members need the memory
@@ -180,10 +175,10 @@ def compute_features(run: Run, texts: AuditTexts) -> tuple[np.ndarray | None, in
     audit = run.audit
     config = audit.record.config
     store.read_table(audit.folder / store.QUARANTINE)  # named before hours of training
-    run.screen.say(status.FEATURES)
+    run.screen.say(jobs.FEATURES)
     ensure_pixels(audit, run.screen)
     compute_in_processes(run, texts.words)
-    truncated = ensure_features(audit, TaskScreen())  # the tasks' lines are shown
+    truncated = ensure_features(audit, Screen())  # the tasks' lines are shown
     if not (config.lock_text or config.features):
         return None, truncated
     features = prepare.caption_features(audit)
@@ -199,7 +194,7 @@ def predict_words(run: Run, words: Words) -> None:
     """Train the word models; each predicts the words of the pairs that it did not train on."""
     from clipmem_core.auditing.run.word_table import ensure_words  # torch
 
-    run.screen.say(status.WORDS)
+    run.screen.say(jobs.WORDS)
     n = len(words.in_captions)
 
     def report(share: float) -> None:
@@ -276,7 +271,7 @@ def score(
     audit = run.audit
     names = audit.record.members
     places = texts.places
-    run.screen.say(status.SCORING)
+    run.screen.say(jobs.SCORING)
     clusters = store.read_prepared(audit.folder).clusters
     listed = Captions.from_pairs(texts.pairs[c.CAPTIONS].tolist())
     reasons = caption_reasons(listed, clusters)
@@ -390,7 +385,7 @@ def draw_map(run: Run) -> None:
     """Draw the map of the pictures of a finished audit, unless that takes long: the page Map then
     starts it. Nobody opens those of studies and benchmarks, which have no source."""
     if run.source and run.audit.record.pairs <= maps.AUDIT_LIMIT:
-        with stage(run, status.MAPPING):
+        with stage(run, jobs.MAPPING):
             maps.make_map(run.audit, next(iter(maps.SIDES)), say=run.screen.say)
 
 
@@ -411,27 +406,16 @@ def run_audit(
     config = settings.resolve(prepare.with_features(source, config))
     with store.acquire_lock(audit.folder, what="audit"):
         if audit.begun:
-            setup.check_same(audit, source, config)
-            if changes := setup.source_changes(audit, source, config, screen):
-                changed = f"{source} has changed since audit {name!r} read it ({changes})"
+            prepare.check_same(audit, source, config)
+            if prepare.has_changed(audit, source, config, screen):
+                changed = f"{source} has changed since audit {name!r} read it"
                 if audit.finished:
                     raise InputError(f"{changed}: use another --name")
                 screen.say(f"note: {changed}: the audit continues with what it read")
-            if more := setup.grow(audit, config):
-                screen.say(f"adding {more} members to audit {name!r}")
-            elif setup.add_round(audit, config):
-                screen.say(f"adding a second round to audit {name!r}")
-            else:
-                screen.say(f"resuming audit {name!r}")
+            more = prepare.grow(audit, config)
+            screen.say(f"adding {more} to audit {name!r}" if more else f"resuming audit {name!r}")
         run = Run(audit, screen, source, config, reaudit_of, pairs_of, executor)
-        try:
-            finish_audit(run, is_new=not audit.begun)
-        except FileNotFoundError:
-            if audit.begun:  # another process may have made its folder again
-                raise
-            raise InputError(
-                f"{audit.folder} was deleted while the audit ran: repeat the command"
-            ) from None
+        finish_audit(run, is_new=not audit.begun)
     return audit
 
 
@@ -462,39 +446,39 @@ def _run_stages(run: Run) -> None:
     """Run each stage on what the stages before it returned."""
     audit = run.audit
     if not audit.begun:
-        with stage(run, status.PREPARING, blas_threads=None):
+        with stage(run, jobs.PREPARING, blas_threads=None):
             prepare_data(run)
     config = audit.record.config
-    with stage(run, status.FEATURES, blas_threads=None):
+    with stage(run, jobs.FEATURES, blas_threads=None):
         texts = read_texts(run)
         features, truncated = compute_features(run, texts)
     if texts.words is not None:
-        with stage(run, status.WORDS):
+        with stage(run, jobs.WORDS):
             predict_words(run, texts.words)
-    with stage(run, status.TRAINING):
+    with stage(run, jobs.TRAINING):
         run.screen.say(f"training {len(audit.record.members)} members")
         train_members(run)
     has_second = config.rounds != "1" and config.protocol != "paper"
-    with stage(run, status.SECOND_ROUND if has_second else status.SCORING):
+    with stage(run, jobs.SECOND_ROUND if has_second else jobs.SCORING):
         evidence = scoring.gather_evidence(audit, texts.pairs, texts.of_pairs)
         scores, split = score_table(evidence)
         if split["missing"]:
             run.screen.say(f"note: {split['missing']}. Every other score is there")
         left_out = train_second_round(run, scores, texts) if has_second else 0
-    with stage(run, status.SCORING):
+    with stage(run, jobs.SCORING):
         if left_out:
             scores = second_scores(audit, scores, evidence.sides)
         trained = evidence.sides.membership.trained
         fits = Fits.of(evidence.image, evidence.text, trained, seed=config.seed)
         runs = find_displaced(fits, texts)
         judged, faults = score(run, evidence, scores, texts, features, runs)
-    with stage(run, status.CHECKING):
+    with stage(run, jobs.CHECKING):
         verdict = check_results(
             audit, evidence, judged, split, texts, truncated=truncated, left_out=left_out
         )
         distrusted = is_distrusted(verdict)
         write_faults(audit, texts, judged.wrong, faults, runs, fits, distrusted=distrusted)
-    with stage(run, status.FINISHING):
+    with stage(run, jobs.FINISHING):
         store.write_manifest(audit.folder)
     draw_map(run)
 
@@ -533,16 +517,16 @@ def compute_in_processes(run: Run, words: Words | None) -> None:
         folder.mkdir(exist_ok=True)
         work = functools.partial(compute_kind, spelled=words.spelled if words else [])
         tasks.append(Task((folder,), work, audit.folder, (kind,), record.threads, "features of"))
-    shown = [JobRecord()] * len(folders)
+    said: dict[Path, str] = {}
     with closing(run.executor_of(len(tasks))(tasks)) as events:
         for _ in events:
-            for number, folder in enumerate(folders):
+            for folder in folders:
                 now = read_record(folder)
-                if now.stage != shown[number].stage:
+                if now.stage != said.get(folder, ""):
                     run.screen.say(now.stage)
-                if now.done > shown[number].done:  # a killed run may have left a record
-                    getattr(run.screen, now.noun)(now.done, now.total)
-                shown[number] = now
+                    said[folder] = now.stage
+                if now.total:
+                    run.screen.count(now.noun, now.done, now.total)
     for folder in folders:
         shutil.rmtree(folder)
 
@@ -560,7 +544,7 @@ def compute_kind(folder: Path, names: Sequence[str], spelled: Sequence[str]) -> 
     pairs = audit.pairs
     for part in dict.fromkeys((towers, settings.member_towers(record.config))):
         part = part._replace(**{other: None})
-        compute_features(part, pairs, record.pictures, TaskScreen())
+        compute_features(part, pairs, record.pictures, Screen())
     spelled_features(towers.text, spelled)
 
 

@@ -16,9 +16,8 @@ import pyarrow.parquet as pq
 import torch
 
 from clipmem_core.auditing.folder import store
-from clipmem_core.auditing.folder.jobs import read_record
+from clipmem_core.auditing.folder.jobs import Screen, read_record
 from clipmem_core.auditing.folder.settings import towers_of
-from clipmem_core.auditing.folder.status import TaskScreen
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.auditing.run.executor import Executor, Task
 from clipmem_core.auditing.run.member import Shared, open_shared
@@ -72,7 +71,7 @@ def predict_words(
     config = shared.config
     clusters = store.read_prepared(shared.audit.folder).groups
     spelled = None if config.features else spelled_features(towers_of(config).text, words.spelled)
-    screen = TaskScreen()
+    screen = Screen()
     return train_words(
         words,
         pictures,
@@ -157,7 +156,7 @@ def read_words(audit: Audit) -> pd.DataFrame:
         empty = pd.DataFrame(dtype=float, columns=[*columns, c.WORD_KIND])
         return empty.astype({c.CAPTION_ROW: int})
     with reading(path):
-        table = pq.read_table(path, columns=[*columns, c.WORD], page_checksum_verification=True)
+        table = pq.read_table(path, columns=[*columns, c.WORD])
     listed = pc.utf8_lower(table[c.WORD]).combine_chunks().dictionary_encode()
     spelled = listed.dictionary.to_pylist()
     english = mostly_english(audit.record.languages)
@@ -181,9 +180,7 @@ def _write_words(audit: Audit, words: Words, predicted: Predictions) -> None:
                 block = batch.slice(at, _PAIRS)
                 table = _word_rows(block, first_pair, words, predicted, values, record.texts)
                 first_pair += len(block)
-                writer = writer or pq.ParquetWriter(
-                    temporary, table.schema, write_page_checksum=True
-                )
+                writer = writer or pq.ParquetWriter(temporary, table.schema)
                 writer.write_table(table)
         assert writer is not None
         writer.close()

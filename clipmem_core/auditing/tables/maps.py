@@ -14,11 +14,11 @@ from threadpoolctl import threadpool_limits
 from clipmem_core.auditing.folder.jobs import JobRequest, jobs_folder
 from clipmem_core.auditing.folder.store import (
     IMAGE_EMBEDDINGS,
+    MEMBERS,
     PAIRS,
     TEXT_EMBEDDINGS,
     Audit,
     open_embeddings,
-    recorded_sha256,
     write_table,
 )
 from clipmem_core.config import data_folder, fingerprint
@@ -45,13 +45,13 @@ def map_path(audit: Audit, side: str) -> Path:
     """Return the path of a map, which depends on the embeddings and the captions."""
     if side not in SIDES:
         raise InputError(f"{audit.name} has no map {side!r}: choose one of {', '.join(SIDES)}")
-    files = [audit.folder / PAIRS, *_embeddings(audit, side)]
-    content = [_VERSION, *(recorded_sha256(audit, path) for path in files)]
+    names = [PAIRS, *(f"{MEMBERS}/{name}/{SIDES[side]}" for name in _members(audit))]
+    content = [_VERSION, *map(audit.files.get, names)]
     return data_folder() / "cache" / "maps" / f"{fingerprint(content)}.parquet"
 
 
-def _embeddings(audit: Audit, side: str) -> list[Path]:
-    return [audit.member(name) / SIDES[side] for name in audit.record.members[:_MEMBERS]]
+def _members(audit: Audit) -> tuple[str, ...]:
+    return audit.record.members[:_MEMBERS]
 
 
 def require_map(audit: Audit, side: str) -> Path:
@@ -67,7 +67,8 @@ def make_map(audit: Audit, side: str, *, say: Callable[[str], None] = lambda lin
     path = map_path(audit, side)
 
     def draw(temporary: Path) -> None:
-        vectors = [open_embeddings(path) for path in _embeddings(audit, side)]
+        folders = map(audit.member, _members(audit))
+        vectors = [open_embeddings(folder / SIDES[side]) for folder in folders]
         rows = np.arange(len(vectors[0]))
         if len(rows) > LIMIT:
             rows = np.sort(draws.rng(_SEED, "map").choice(len(rows), LIMIT, replace=False))

@@ -29,7 +29,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 from clipmem_core.api.frames import AuditFrames
-from clipmem_core.auditing.folder.store import MEMBERSHIP, PAIRS, Audit, audits_folder, is_name
+from clipmem_core.auditing.folder.store import MEMBERSHIP, PAIRS, Audit, is_name
 from clipmem_core.dashboard.cards import FULL_SIDE, LARGE_SIDE, SIDE, thumbnail
 from clipmem_core.dashboard.plain import format_score, in_one_line
 from clipmem_core.errors.certificate import NEXT
@@ -162,7 +162,7 @@ def _json(content: Any, status: int = 200) -> Response:
 
 
 def _audit(name: str) -> Audit:
-    audit = Audit(audits_folder() / name) if is_name(name) else None
+    audit = Audit(Audit.parent() / name) if is_name(name) else None
     if audit is None or not audit.finished:
         raise HTTPException(404, "this audit does not exist any more")
     return audit
