@@ -107,7 +107,7 @@ def _formats() -> str:
 
 
 def _studies() -> str:
-    from clipmem_core.lab.setting import STUDIES  # takes a second
+    from clipmem_core.lab.study import STUDIES
 
     return " | ".join(STUDIES)
 
@@ -126,20 +126,21 @@ def _study(
     config: AuditConfig = AuditConfig(),  # noqa: B008 encoders that are trained
 ) -> None:
     """Compare settings over several splits of the pairs: memorization, utility and price."""
-    from clipmem_core.lab.setting import parse_setting
-    from clipmem_core.lab.studies import Request, run_study
-    from clipmem_core.lab.study_results import show_differences, write_study_results
+    from clipmem_core.lab import experiment
+    from clipmem_core.lab.mitigated import parse_setting
+    from clipmem_core.lab.study import run_study
 
     path = _file_to_write(out) if out else None
     executor = _executor(engine, config)
     settings = [parse_setting(text) for text in also]
     with _screen(config.batch_size) as screen:
-        request = Request(source, config, name, screen, executor)
+        request = experiment.Request(source, config, name, screen, executor)
         finished = run_study(request, study, splits=splits, also=settings)
-    show_differences(finished.rows, finished.request["settings"])
+    rows = finished.rows
+    experiment.show_differences(rows, experiment.titles_of(rows))
     print(finished.folder)
     if path:
-        write_study_results(finished, path, command=_typed_command())
+        experiment.write_study_results(finished, path, command=_typed_command())
 
 
 def _mitigate(
@@ -155,32 +156,32 @@ def _mitigate(
     **overrides: Any,
 ) -> None:
     """Train an audit's members again with mitigations, and compare memorization and utility."""
-    from clipmem_core.lab import mitigated, setting
-    from clipmem_core.lab.study_results import show_differences, store_effect
+    from clipmem_core.lab import mitigated
+    from clipmem_core.lab.experiment import show_differences, store_effect
     from clipmem_core.review.decisions import open_review
 
     audit = open_audit(name)
     if removal:
-        overrides[setting.REMOVAL] = setting.parse_removal(removal)
+        overrides[mitigated.REMOVAL] = mitigated.parse_removal(removal)
     if near_duplicates:
-        overrides[setting.NEAR_DUPLICATES] = True
+        overrides[mitigated.NEAR_DUPLICATES] = True
     if decisions:
-        overrides[setting.DECISIONS] = True
-    decided = open_review(audit).changes() if decisions else setting.Decided()
-    begun = mitigated.begin(audit, setting.Setting(overrides, decided))
-    if begun.name == setting.BASELINE:
+        overrides[mitigated.DECISIONS] = True
+    decided = open_review(audit).changes() if decisions else mitigated.Decided()
+    begun = mitigated.begin(audit, mitigated.Setting(overrides, decided))
+    if begun.name == mitigated.BASELINE:
         raise InputError("no mitigation is set: add one, such as --text-noise 0.15")
     compared = [begun]
-    if control := setting.control_of(begun):
+    if control := mitigated.control_of(begun):
         compared.append(mitigated.begin(audit, control))
     from clipmem_core.auditing.run.pipeline import Run
-    from clipmem_core.lab.studies import run_settings  # torch
+    from clipmem_core.lab.study import run_settings  # torch
 
     with _screen() as screen:
         executor = _executor(engine, audit.record.config)
         run_settings(Run(audit, screen, executor=executor), [each.name for each in compared])
     titles = {each.name: each.title for each in compared}
-    show_differences(mitigated.lab_table(audit, [*titles, setting.BASELINE]), titles)
+    show_differences(mitigated.lab_table(audit, [*titles, mitigated.BASELINE]), titles)
     if control:
         store_effect(audit, begun)
 
@@ -206,8 +207,8 @@ def _benchmark(
     """Inject errors into a data set, train members on it, and compare how well each score finds
     them."""
     from clipmem_core.auditing.folder.settings import audit_name
-    from clipmem_core.lab.benchmark_results import show_benchmark, write_benchmark_results
-    from clipmem_core.lab.studies import Request, run_benchmark
+    from clipmem_core.lab.benchmark import run_benchmark
+    from clipmem_core.lab.experiment import Request, show_benchmark, write_benchmark_results
 
     path = _file_to_write(out) if out else None
     executor = _executor(engine, config)
@@ -501,7 +502,7 @@ def parse_command(arguments: Sequence[str]) -> SimpleNamespace:
         raise InputError(f"command {name!r} is unknown: choose one of {', '.join(COMMANDS)}{hint}")
     changes: dict[str, Any] = {}  # defaults that differ from the preset's
     if name == "study":
-        from clipmem_core.lab.setting import DEFAULTS
+        from clipmem_core.lab.study import DEFAULTS
 
         changes = DEFAULTS
     command = COMMANDS[name]

@@ -14,9 +14,10 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.auditing.run.member import open_member, open_shared
-from clipmem_core.lab import lab_pool, mitigated, studies
-from clipmem_core.lab.setting import BASELINE, Setting, parse_setting
-from clipmem_core.lab.studies import train_members, with_setting
+from clipmem_core.lab import lab_pool, mitigated
+from clipmem_core.lab import study as studies
+from clipmem_core.lab.mitigated import BASELINE, Setting, parse_setting
+from clipmem_core.lab.study import train_members, with_setting
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
 from clipmem_core.scores.attacks import BAVARIA, attack
 from clipmem_core.scores.membership import draw_utility_pairs
@@ -190,7 +191,7 @@ def test_decided_pairs_are_not_compared_and_new_captions_are_embedded(audit: Aud
 TYPED = ["mitigate", "scenes", "--text-noise", "0.15"]
 COUNTS = """
 import os
-from clipmem_core.lab import studies
+from clipmem_core.lab import study as studies
 train = studies.trained_model
 
 def noted(run):
