@@ -236,11 +236,23 @@ def _encoders(
     sample: Annotated[int, "pairs of the audit that encoders are trained on; fewer: all"] = 2000,
 ) -> None:
     """Train the last blocks of an audit's locked towers, and compare text and image encoder."""
-    from clipmem_core.lab.encoders import say_encoders, train_encoders
+    from clipmem_core.auditing.folder.jobs import report
+    from clipmem_core.auditing.run.pipeline import run_audit
+    from clipmem_core.lab import encoders
+    from clipmem_core.lab.unitmem import run_units
 
     audit = open_audit(name)
+    audit.check_finished()
+    config = encoders.encoders_config(audit, sample)
+    second_name = encoders.encoders_name(audit)
     with _screen() as screen:
-        say_encoders(audit, train_encoders(audit, sample, screen), screen)
+        source = audit.record.source
+        second = run_audit(source, config, name=second_name, screen=screen, pairs_of=audit)
+        run_units(second, screen)
+        for each in (audit, second):
+            encoders.compare_encoders(each, screen)
+        report(result={"audit": second_name})
+        encoders.say_encoders(audit, second, screen)
 
 
 def _paradigms(

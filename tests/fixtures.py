@@ -467,8 +467,8 @@ def make_benchmark(
                 level = 0.95 - 0.03 * place
                 values = {metric: float(level + rng.normal() * 0.01) for metric in METRICS}
                 curve = share + (level - share) * np.linspace(1, 0, len(numbers))
-                values |= {"curve": curve, "numbers": numbers, "found_100": 40.0 - place}
-                rows.append(values | {"detector": detector})
+                review = {"precision": curve, "number": numbers, "found_100": 40.0 - place}
+                rows.append({"detector": detector} | values | review)
             table = pd.DataFrame(rows).assign(kind=kind, share=share, seed=seed)
             benchmark.add_rows(f"{kind}-{share}-{seed}", table)
     return benchmark

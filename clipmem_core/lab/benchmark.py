@@ -211,7 +211,7 @@ def measure_injection(
     measured = _rankings(scores, truth)
     for name, values in scores.items():
         curve = precision_curve(values.to_numpy(), truth, numbers)
-        measured[name] |= {"numbers": numbers.tolist(), "curve": curve.round(4).tolist()}
+        measured[name] |= {"number": numbers.tolist(), "precision": curve.round(4).tolist()}
     if changes:
         changed = pd.DataFrame(changes)
         wrong = np.bincount(changed["row"], minlength=len(shared.pairs))[rows]

@@ -141,8 +141,8 @@ class Benchmark(Experiment):
 
     @property
     def rows(self) -> pd.DataFrame:
-        """One row for each finished injection and detector: kind, share, seed, the numbers of pairs
-        reviewed, the precision at them (`curve`), and the other measures. `absent` is why an
+        """One row for each finished injection and detector: kind, share, seed, lists of the numbers
+        of pairs reviewed and of the precision at them, and the other measures. `absent` is why an
         injection had too few suitable pairs."""
         columns = [*_CELL, DETECTOR, ABSENT, *_CURVE, *SHORT]
         rows = super().rows.reindex(columns=columns)
@@ -389,7 +389,7 @@ SHARE = "share"
 DETECTOR = "detector"
 ABSENT = "absent"
 _CELL = [KIND, SHARE, SEED]
-_CURVE = ["numbers", "curve"]
+_CURVE = ["number", "precision"]
 SHORT = {
     ROC_AUC: "AUROC",
     AVERAGE_PRECISION: "AP",
@@ -451,11 +451,10 @@ def benchmark_table(rows: pd.DataFrame) -> pd.DataFrame:
 def mean_curves(rows: pd.DataFrame) -> pd.DataFrame:
     """Average the precision by number of reviewed pairs over injections: kind, share, detector,
     number, precision. Injections differ by a few scored pairs, so numbers are averaged too."""
-    names = dict(zip(_CURVE, ("number", "precision"), strict=True))
-    points = rows.dropna(subset="curve").explode(_CURVE).rename(columns=names)
-    points = points.astype(dict.fromkeys(names.values(), float))
+    points = rows.dropna(subset="precision").explode(_CURVE)
+    points[_CURVE] = points[_CURVE].astype(float)
     by = [KIND, SHARE, DETECTOR, points.groupby(level=0).cumcount()]
-    means = points.groupby(by, sort=False)[list(names.values())].mean()
+    means = points.groupby(by, sort=False)[_CURVE].mean()
     return means.round({"number": 0}).reset_index()
 
 

@@ -19,7 +19,7 @@ from clipmem_core.figures import (
     safe,
     set_layout,
 )
-from clipmem_core.lab import unit_tables as t
+from clipmem_core.lab import encoders as t
 from clipmem_core.lab.experiment import DETECTORS, RANDOM_DETECTOR, REFERENCE_DETECTOR, SECOND_ROUND
 from clipmem_core.lab.mitigated import BASELINE, SETTING
 from clipmem_core.scores.registry import words

@@ -165,7 +165,7 @@ def run_study(request: Request, study: str, *, splits: int, also: Sequence[Setti
             for name, title in (begun | {BASELINE: BASELINE}).items():
                 if not folder.rows_file(f"{split}-{name}").is_file():
                     rows = setting_rows(audit, name)
-                    rows = rows.assign(**{SPLIT: split, SEED: seed, TITLE: title})
+                    rows[[SPLIT, SEED, TITLE]] = split, seed, title
                     folder.add_rows(f"{split}-{name}", rows)
     return folder
 

@@ -143,11 +143,11 @@ def test_intervals_are_scipys_of_the_mean_and_of_the_paired_differences(tmp_path
     benchmark = Benchmark(tmp_path)
     for seed, pair in enumerate(values):
         rows = [
-            dict.fromkeys(METRICS, value) | {"detector": name, "curve": [value, 0.2]}
+            dict.fromkeys(METRICS, value) | {"detector": name, "precision": [value, 0.2]}
             for name, value in zip(names, pair, strict=True)
         ]
         table = pd.DataFrame(rows).assign(kind="random", share=0.2, seed=seed)
-        benchmark.add_rows(str(seed), table.assign(numbers=[[10, 100 + seed]] * 2))
+        benchmark.add_rows(str(seed), table.assign(number=[[10, 100 + seed]] * 2))
     findings = benchmark_findings(benchmark)
     assert findings is not None
     table = findings.table.set_index(["detector", "measure"])
