@@ -52,11 +52,7 @@ class LabPool:
                     del self._asked[name]
             self._collect()
             if not (fault := self._faults.get(setting) or self._faults.get(BASELINE, "")):
-                try:
-                    self._schedule()
-                except RuntimeError:  # all processes have just ended
-                    self._close()
-                    self._schedule()
+                self._schedule()
             if self._stops:
                 self._stops.cancel()
             self._stops = threading.Timer(SECONDS_OPEN, self.stop)

@@ -36,7 +36,7 @@ from clipmem_core.config import AuditConfig, ineffective_fields
 from clipmem_core.dataset.sentences import sentences_of
 from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.lab import mitigated
-from clipmem_core.lab.experiment import SEED, SPLIT, TITLE, Request, Study, run_tasks
+from clipmem_core.lab.experiment import Request, Study, run_tasks
 from clipmem_core.lab.mitigated import (
     BASELINE,
     DECISIONS,
@@ -164,8 +164,7 @@ def run_study(request: Request, study: str, *, splits: int, also: Sequence[Setti
             run_settings(run, list(begun))
             for name, title in (begun | {BASELINE: BASELINE}).items():
                 if not folder.rows_file(f"{split}-{name}").is_file():
-                    rows = setting_rows(audit, name)
-                    rows[[SPLIT, SEED, TITLE]] = split, seed, title
+                    rows = setting_rows(audit, name).assign(split=split, seed=seed, title=title)
                     folder.add_rows(f"{split}-{name}", rows)
     return folder
 
