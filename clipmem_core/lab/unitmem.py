@@ -42,7 +42,7 @@ from clipmem_core.auditing.run.member import (
 from clipmem_core.auditing.run.pipeline import Screen, ensure_pixels
 from clipmem_core.features.towers import autocast
 from clipmem_core.lab import encoders as t
-from clipmem_core.lab.experiment import SEED, Experiment
+from clipmem_core.lab.experiment import Experiment
 from clipmem_core.mitigations import Batch, can_cut_text
 from clipmem_core.scores.encoders import UnitTally
 from clipmem_core.training.augmentation import Views
@@ -414,7 +414,7 @@ def add_paradigm(
         train(trainer, folder)
     units = measure_model(run, trainer.model, [t.IMAGE_TOWER], run.data.rows)
     layers = t.layer_means(units, by=[t.LAYER])
-    paradigms.add_rows(name, layers.assign(**{t.PARADIGM: paradigm, SEED: seed}))
+    paradigms.add_rows(name, layers.assign(paradigm=paradigm, seed=seed))
 
 
 def say_paradigms(audit: Audit, screen: Screen) -> None:
