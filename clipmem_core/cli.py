@@ -39,9 +39,10 @@ from clipmem_core.config import (
 )
 from clipmem_core.export.formats import FORMATS, export_audit
 from clipmem_core.export.reaudit import reaudit
+from clipmem_core.lab import encoders, experiment, mitigated
 from clipmem_core.review import incidents
 from clipmem_core.review.bulk_edits import take_over, transferable
-from clipmem_core.review.decisions import count_decisions
+from clipmem_core.review.decisions import count_decisions, open_review
 from clipmem_core.review.wrong_captions import wrong_lines
 from clipmem_core.utils.io import InputError, path_fault, shortage
 from clipmem_core.utils.tables import SUFFIXES, check_suffix, write_frame
@@ -107,7 +108,7 @@ def _audit(
 
 
 def _studies() -> str:
-    from clipmem_core.lab.setting import STUDIES  # takes a second
+    from clipmem_core.lab.study import STUDIES
 
     return " | ".join(STUDIES)
 
@@ -126,20 +127,19 @@ def _study(
     config: AuditConfig = AuditConfig(),  # noqa: B008 encoders that are trained
 ) -> None:
     """Compare settings over several splits of the pairs: memorization, utility and price."""
-    from clipmem_core.lab.setting import parse_setting
-    from clipmem_core.lab.studies import Request, run_study
-    from clipmem_core.lab.study_results import show_differences, write_study_results
+    from clipmem_core.lab.study import run_study
 
     path = _file_to_write(out) if out else None
     executor = _executor(engine, config)
-    settings = [parse_setting(text) for text in also]
+    settings = [mitigated.parse_setting(text) for text in also]
     with _screen(config.batch_size) as screen:
-        request = Request(source, config, name, screen, executor)
+        request = experiment.Request(source, config, name, screen, executor)
         finished = run_study(request, study, splits=splits, also=settings)
-    show_differences(finished.rows, finished.request["settings"])
+    rows = finished.rows
+    experiment.show_differences(rows, experiment.titles_of(rows))
     print(finished.folder)
     if path:
-        write_study_results(finished, path, command=_typed_command())
+        experiment.write_study_results(finished, path, command=_typed_command())
 
 
 def _mitigate(
@@ -155,34 +155,30 @@ def _mitigate(
     **overrides: Any,
 ) -> None:
     """Train an audit's members again with mitigations, and compare memorization and utility."""
-    from clipmem_core.lab import mitigated, setting
-    from clipmem_core.lab.study_results import show_differences, store_effect
-    from clipmem_core.review.decisions import open_review
-
     audit = open_audit(name)
     if removal:
-        overrides[setting.REMOVAL] = setting.parse_removal(removal)
+        overrides[mitigated.REMOVAL] = mitigated.parse_removal(removal)
     if near_duplicates:
-        overrides[setting.NEAR_DUPLICATES] = True
+        overrides[mitigated.NEAR_DUPLICATES] = True
     if decisions:
-        overrides[setting.DECISIONS] = True
-    decided = open_review(audit).changes() if decisions else setting.Decided()
-    begun = mitigated.begin(audit, setting.Setting(overrides, decided))
-    if begun.name == setting.BASELINE:
+        overrides[mitigated.DECISIONS] = True
+    decided = open_review(audit).changes() if decisions else mitigated.Decided()
+    begun = mitigated.begin(audit, mitigated.Setting(overrides, decided))
+    if begun.name == mitigated.BASELINE:
         raise InputError("no mitigation is set: add one, such as --text-noise 0.15")
     compared = [begun]
-    if control := setting.control_of(begun):
+    if control := mitigated.control_of(begun):
         compared.append(mitigated.begin(audit, control))
     from clipmem_core.auditing.run.pipeline import Run
-    from clipmem_core.lab.studies import run_settings  # torch
+    from clipmem_core.lab.study import run_settings  # torch
 
     with _screen() as screen:
         executor = _executor(engine, audit.record.config)
         run_settings(Run(audit, screen, executor=executor), [each.name for each in compared])
     titles = {each.name: each.title for each in compared}
-    show_differences(mitigated.lab_table(audit, [*titles, setting.BASELINE]), titles)
+    experiment.show_differences(mitigated.lab_table(audit, [*titles, mitigated.BASELINE]), titles)
     if control:
-        store_effect(audit, begun)
+        experiment.store_effect(audit, begun)
 
 
 def _benchmark(
@@ -205,18 +201,17 @@ def _benchmark(
 ) -> None:
     """Inject errors into a data set, train members on it, and compare how well each score finds
     them."""
-    from clipmem_core.auditing.folder.settings import audit_name
-    from clipmem_core.lab.benchmark_results import show_benchmark, write_benchmark_results
-    from clipmem_core.lab.studies import Request, run_benchmark
+    from clipmem_core.lab.benchmark import run_benchmark  # torch
 
     path = _file_to_write(out) if out else None
     executor = _executor(engine, config)
     with _screen() as screen:
-        request = Request(source, config, name or audit_name(source, config), screen, executor)
+        name = name or audit_name(source, config)
+        request = experiment.Request(source, config, name, screen, executor)
         finished = run_benchmark(request, injections=injections, kinds=kinds, shares=shares)
-    show_benchmark(finished)
+    experiment.show_benchmark(finished)
     if path:
-        write_benchmark_results(finished, path, command=_typed_command())
+        experiment.write_benchmark_results(finished, path, command=_typed_command())
 
 
 def _units(name: AuditName) -> None:
@@ -235,11 +230,21 @@ def _encoders(
     sample: Annotated[int, "pairs of the audit that encoders are trained on; fewer: all"] = 2000,
 ) -> None:
     """Train the last blocks of an audit's locked towers, and compare text and image encoder."""
-    from clipmem_core.lab.encoders import say_encoders, train_encoders
+    from clipmem_core.auditing.run.pipeline import run_audit
+    from clipmem_core.lab.unitmem import run_units
 
     audit = open_audit(name)
+    audit.check_finished()
+    config = encoders.encoders_config(audit, sample)
+    second_name = encoders.encoders_name(audit)
     with _screen() as screen:
-        say_encoders(audit, train_encoders(audit, sample, screen), screen)
+        source = audit.record.source
+        second = run_audit(source, config, name=second_name, screen=screen, pairs_of=audit)
+        run_units(second, screen)
+        for each in (audit, second):
+            encoders.compare_encoders(each, screen)
+        screen.result({"audit": second_name})
+        encoders.say_encoders(audit, second, screen)
 
 
 def _paradigms(
@@ -480,7 +485,7 @@ def parse_command(arguments: Sequence[str]) -> SimpleNamespace:
         raise InputError(f"command {name!r} is unknown: choose one of {', '.join(COMMANDS)}{hint}")
     changes: dict[str, Any] = {}  # defaults that differ from the preset's
     if name == "study":
-        from clipmem_core.lab.setting import DEFAULTS
+        from clipmem_core.lab.study import DEFAULTS
 
         changes = DEFAULTS
     command = COMMANDS[name]

@@ -2,7 +2,7 @@
 
 from clipmem_core.dashboard.encoders import draw_answer, draw_parts, draw_units, with_encoders
 from clipmem_core.dashboard.page import choose_segment, open_page
-from clipmem_core.lab.unit_tables import trained_words
+from clipmem_core.lab.encoders import trained_words
 
 VIEWS = {"parts": ":material/call_split: Parts of clipmem", "units": ":material/blur_on: Units"}
 

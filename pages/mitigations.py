@@ -3,12 +3,10 @@ utility."""
 
 from clipmem_core.dashboard.mitigations import draw_lab, draw_study
 from clipmem_core.dashboard.page import choose_listed, open_page
-from clipmem_core.lab.study_results import StudyFolder
+from clipmem_core.lab.experiment import Study
 
 with open_page("Mitigations") as audit:
-    studies = [
-        study.name for study in StudyFolder.every() if (study.folder / "settings.parquet").is_file()
-    ]
+    studies = [study.name for study in Study.every() if study.rows_files]
     shown = ""
     if studies:
         titles = {"": f"this audit: {audit.name}"} | {name: f"study: {name}" for name in studies}

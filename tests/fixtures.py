@@ -2,6 +2,7 @@
 jobs."""
 
 import hashlib
+import itertools
 import os
 import shutil
 import sys
@@ -30,8 +31,7 @@ from clipmem_core.auditing.tables.scoring import json_rows
 from clipmem_core.auditing.tables.verdict import NULL_CHECK, make_verdict
 from clipmem_core.config import AuditConfig, preset_config
 from clipmem_core.dataset.injected_errors import ERROR_KINDS
-from clipmem_core.lab.baselines import DETECTORS
-from clipmem_core.lab.benchmark_results import Benchmark, Injection
+from clipmem_core.lab.experiment import DETECTORS, Benchmark
 from clipmem_core.review.decisions import CHOICES, Review
 from clipmem_core.scores.attacks import ATTACK_COLUMNS, BAVARIA
 from clipmem_core.scores.membership import Membership
@@ -453,27 +453,20 @@ def make_benchmark(
     first."""
     benchmark = Benchmark.of(name)
     rng = np.random.default_rng(0)
-    (benchmark.folder / "injections").mkdir(parents=True)
+    benchmark.folder.mkdir(parents=True)
     record = made_record(name, Path(root), "ensemble", np.array(["scored"]))
     record = replace(record, root=root, dataset_fingerprint=fingerprint)
     write_json(benchmark.folder / store.CONFIG, record.values)
-    for kind, error in ERROR_KINDS.items():
-        for injection in (
-            Injection(kind, share, seed) for share in error.shares for seed in range(injections)
-        ):
-            write_json(benchmark.result_file(injection), _result(injection, rng))
-    return benchmark
-
-
-def _result(injection: Injection, rng: np.random.Generator) -> dict[str, object]:
     numbers = numbers_reviewed(200)
-    detectors = {}
-    for place, name in enumerate(DETECTORS):
-        level = 0.95 - 0.03 * place
-        values = {metric: float(level + rng.normal() * 0.01) for metric in METRICS}
-        curve = (
-            injection.share + (level - injection.share) * np.linspace(1, 0, len(numbers))
-        ).tolist()
-        detectors[name] = values | {"curve": curve, "found_100": 40.0 - place}
-    result = {"judged": 200, "absent": ""}
-    return injection._asdict() | result | {"numbers": numbers.tolist(), "detectors": detectors}
+    for kind, error in ERROR_KINDS.items():
+        for share, seed in itertools.product(error.shares, range(injections)):
+            rows = []
+            for place, detector in enumerate(DETECTORS):
+                level = 0.95 - 0.03 * place
+                values = {metric: float(level + rng.normal() * 0.01) for metric in METRICS}
+                curve = share + (level - share) * np.linspace(1, 0, len(numbers))
+                review = {"precision": curve, "number": numbers, "found_100": 40.0 - place}
+                rows.append({"detector": detector} | values | review)
+            table = pd.DataFrame(rows).assign(kind=kind, share=share, seed=seed)
+            benchmark.add_rows(f"{kind}-{share}-{seed}", table)
+    return benchmark

@@ -89,7 +89,7 @@ def serve() -> None:
 
     import clipmem_core.auditing.run.member
     import clipmem_core.cli
-    import clipmem_core.lab.studies  # noqa: F401
+    import clipmem_core.lab.study  # noqa: F401
     from clipmem_core.training.model import build_model, tokenize
 
     os.fsync = lambda _: None

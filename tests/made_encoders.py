@@ -17,7 +17,7 @@ from clipmem_core.auditing.folder.store import (
     write_manifest,
     write_table,
 )
-from clipmem_core.lab import unit_tables as t
+from clipmem_core.lab import encoders as t
 from clipmem_core.lab.unitmem import unit_table
 from clipmem_core.scores.encoders import UnitTally
 from clipmem_core.training.names import CHECKPOINT
@@ -115,4 +115,4 @@ def make_paradigms(audit: Audit, means: dict[str, float] | None = None, *, seeds
         means or dict(zip(t.PARADIGMS, (0.4, 0.5, 0.3), strict=True)), seeds=seeds
     )
     for (paradigm, seed), rows in table.groupby(["paradigm", "seed"]):
-        _write(t.paradigms_folder(audit) / f"{paradigm}-{seed}" / t.RESULT, rows)
+        t.paradigms_of(audit).add_rows(f"{paradigm}-{seed}", rows)

@@ -4,20 +4,11 @@ import json
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from clipmem_core.auditing.folder.settings import machine
-from clipmem_core.auditing.folder.store import (
-    Audit,
-    Prepared,
-    write_json,
-    write_prepared,
-    write_table,
-)
-from clipmem_core.config import as_dict, data_folder
+from clipmem_core.auditing.folder.store import CONFIG, Audit, Prepared, write_json, write_prepared
 from clipmem_core.lab import mitigated
-from clipmem_core.lab.setting import BASELINE, Setting, parse_setting
-from clipmem_core.lab.study_results import StudyFolder
+from clipmem_core.lab.experiment import Study
+from clipmem_core.lab.mitigated import BASELINE, parse_setting
 from tests.made_encoders import with_config
 
 CHANGED = 17  # the pair whose clipmem a setting changes most
@@ -68,19 +59,16 @@ def measure(
         (folder / mitigated.MEASURES_FILE).write_text(json.dumps(measures))
 
 
-def make_study(audit: Audit, name: str, setting: str) -> StudyFolder:
+def make_study(audit: Audit, name: str, setting: str) -> Study:
     """Write a finished study of three splits: each has the rows of an audit's lab."""
-    study = StudyFolder(data_folder() / "studies" / name)
+    study = Study.of(name)
     study.folder.mkdir(parents=True)
-    values: dict[str, Any] = {"study": "combined", "source": "scenes", "splits": 3}
-    values |= {"config": as_dict(audit.record.config)}
-    titles = {
-        setting: Setting(parse_setting(mitigated.read_setting(audit, setting).text).overrides).title
-    }
-    write_json(study.folder / "study.json", values | {"settings": titles, "machine": machine()})
-    rows = mitigated.lab_table(audit, [setting, BASELINE])
-    splits = [
-        rows.assign(split=split, retrieval=rows["retrieval"] + split / 9) for split in range(3)
-    ]
-    write_table(study.folder / "settings.parquet", pd.concat(splits, ignore_index=True))
+    write_json(study.folder / CONFIG, audit.record.values)
+    title = mitigated.read_setting(audit, setting).title
+    for split in range(3):
+        for each in (setting, BASELINE):
+            rows = mitigated.setting_rows(audit, each)
+            rows = rows.assign(split=split, seed=split, title=title)
+            rows["retrieval"] += split / 9
+            study.add_rows(f"{split}-{each}", rows)
     return study

@@ -26,7 +26,6 @@ from clipmem_core.cli import main
 from clipmem_core.dataset import pixel_cache
 from clipmem_core.dataset.scenes import drawing
 from clipmem_core.dataset.scenes.drawing import draw_scenes
-from clipmem_core.lab import studies
 from tests.audit.small import ENSEMBLE, LOCKED, PAPER, Silent, config_of, in_process, made_once
 from tests.forked import Server
 
@@ -55,7 +54,6 @@ def _few_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr(os, "fsync", lambda _: None)
         patch.setattr(drawing, "draw_scenes", drawn_once)
         patch.setattr(pipeline, "local_processes", in_process)
-        patch.setattr(studies, "local_processes", in_process)
         patch.setattr(factory, "SimpleTokenizer", functools.cache(SimpleTokenizer))
         patch.setattr(
             manifest_scanner, "scan_component_manifests", functools.cache(scan_component_manifests)

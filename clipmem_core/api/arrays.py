@@ -555,7 +555,8 @@ class _Search:
             beside = HeldOut.of(image, text, self.sides.held_out)
             learned = misfit.mean_over_epochs(trajectory)
             embeddings[number] = image, text
-            return _Member(head, *embeddings[number], terms, beside, learned, scores)
+            image, text = embeddings[number]
+            return _Member(head, image, text, terms, beside, learned, scores)
 
         return self._at_once(train, self._heads(), range(members))
 

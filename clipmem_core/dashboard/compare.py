@@ -27,10 +27,8 @@ from clipmem_core.dashboard.plain import (
 )
 from clipmem_core.dataset.injected_errors import ERROR_KINDS
 from clipmem_core.figures import comparison_figure
-from clipmem_core.lab import benchmark_results as b
-from clipmem_core.lab.baselines import REFERENCE_DETECTOR
+from clipmem_core.lab import experiment as b
 from clipmem_core.lab.lab_figures import precision_figure
-from clipmem_core.lab.study_results import table_of_texts
 from clipmem_core.review.cards import cards
 from clipmem_core.review.incidents import read_incidents
 from clipmem_core.review.overview import Comparison, changed_settings, count_common
@@ -224,10 +222,10 @@ def _draw_table(findings: b.Findings) -> None:
         text=[b.cell_text(row) for row in rows.to_dict("records")],
     )
     alt = f"{b.SHORT[measure]} of each detector by kind of error, with intervals"
-    draw_table(table_of_texts(rows, "detector", "error"), alt=alt)
+    draw_table(b.table_of_texts(rows, "detector", "error"), alt=alt)
     note = f"{b.SHORT[measure]}, in brackets {findings.interval}."
     if rows[b.OVER].notna().any():
-        reference = words(REFERENCE_DETECTOR)
+        reference = words(b.REFERENCE_DETECTOR)
         note += f" ▲ ▼: better or worse than {reference}; the paired interval excludes 0."
     st.caption(note)
 

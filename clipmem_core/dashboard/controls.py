@@ -17,20 +17,21 @@ from clipmem_core.config import FIELDS, MODIFIERS, AuditConfig, Slider
 from clipmem_core.dashboard.page import choose_listed, draw_set, write_address
 from clipmem_core.dashboard.plain import explained_errors, in_one_line, show_text
 from clipmem_core.dataset.source import DRAWN
-from clipmem_core.lab.mitigated import RETRIEVAL, obstacles
-from clipmem_core.lab.setting import (
+from clipmem_core.lab.experiment import CLIPMEM_NET, usual_changes
+from clipmem_core.lab.mitigated import (
     DECISIONS,
     MOST_REMOVED,
     NEAR_DUPLICATES,
     RANKINGS,
     REMOVAL,
+    RETRIEVAL,
     Decided,
     Removal,
     Setting,
+    obstacles,
     parse_setting,
     without_idle,
 )
-from clipmem_core.lab.study_results import CLIPMEM_NET, usual_changes
 from clipmem_core.mitigations import EARLY_GROUP
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.queries import cached

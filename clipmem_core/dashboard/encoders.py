@@ -19,7 +19,7 @@ from clipmem_core.dashboard.plain import (
 )
 from clipmem_core.dashboard.running_audit import draw_job_request
 from clipmem_core.figures import contribution_figure, means_figure
-from clipmem_core.lab import unit_tables as t
+from clipmem_core.lab import encoders as t
 from clipmem_core.lab.lab_figures import paradigm_figure, unitmem_figure
 from clipmem_core.review import overview as o
 from clipmem_core.review.cards import cards

@@ -27,8 +27,8 @@ from clipmem_core.dashboard.plain import (
     show_text,
 )
 from clipmem_core.dashboard.running_audit import draw_job_request
+from clipmem_core.lab import experiment as r
 from clipmem_core.lab import mitigated
-from clipmem_core.lab import study_results as r
 from clipmem_core.lab.lab_figures import (
     MEMORIZATION,
     PROVISIONAL,
@@ -37,7 +37,7 @@ from clipmem_core.lab.lab_figures import (
     tradeoff_figure,
 )
 from clipmem_core.lab.lab_pool import LabPool
-from clipmem_core.lab.setting import BASELINE, Setting, control_of
+from clipmem_core.lab.mitigated import BASELINE, Setting, control_of
 from clipmem_core.scores.seeds import interval_text
 from clipmem_core.utils import columns as c
 from clipmem_core.utils import glossary
@@ -131,9 +131,9 @@ def _draw_job(audit: Audit, setting: Setting) -> None:
 
 def draw_study(name: str) -> None:
     """Draw the results of a study."""
-    study = r.StudyFolder.open(name)
-    compared = r.differences(study.rows)
-    titles = study.request["settings"]
+    rows = r.Study.open(name).rows
+    compared = r.differences(rows)
+    titles = r.titles_of(rows)
     for setting, title in titles.items():
         if (compared[mitigated.SETTING] == setting).any():
             st.text(r.sentence_of(compared, setting, title))
@@ -207,7 +207,7 @@ def draw_lab(audit: Audit) -> None:
             )
             _draw_removal(audit, trained)
     if chosen:
-        show_command(r.mitigate_command(audit, setting))
+        show_command(mitigated.mitigate_command(audit, setting))
         with _shown_errors():
             _draw_changed_pairs(audit, chosen)
 

@@ -201,7 +201,7 @@ def encoded_pictures(
 ) -> Iterator[tuple[int, str, bytes]]:
     """Yield row, reference and content of each picture; a missing one is an input error."""
     images = cleaned.pairs[IMAGE]
-    for done, (row, image) in enumerate(images.items()):
+    for done, (row, image) in enumerate(zip(images.index.tolist(), images, strict=True)):
         progress(done, len(images))
         try:
             yield row, image, read_bytes(cleaned.root, image)

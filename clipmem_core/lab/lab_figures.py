@@ -19,10 +19,9 @@ from clipmem_core.figures import (
     safe,
     set_layout,
 )
-from clipmem_core.lab import unit_tables as t
-from clipmem_core.lab.baselines import DETECTORS, RANDOM_DETECTOR, REFERENCE_DETECTOR, SECOND_ROUND
-from clipmem_core.lab.mitigated import SETTING
-from clipmem_core.lab.setting import BASELINE
+from clipmem_core.lab import encoders as t
+from clipmem_core.lab.experiment import DETECTORS, RANDOM_DETECTOR, REFERENCE_DETECTOR, SECOND_ROUND
+from clipmem_core.lab.mitigated import BASELINE, SETTING
 from clipmem_core.scores.registry import words
 from clipmem_core.utils import columns as c
 

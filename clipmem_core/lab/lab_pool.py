@@ -19,8 +19,7 @@ from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.auditing.run.executor import open_pool
 from clipmem_core.config import DATA_VARIABLE, data_folder
 from clipmem_core.lab import mitigated
-from clipmem_core.lab.mitigated import MemberPair
-from clipmem_core.lab.setting import BASELINE
+from clipmem_core.lab.mitigated import BASELINE, MemberPair
 
 NICE = 10  # lowers the priority of a process, so that the page and the browser are not slowed down
 SECONDS_OPEN = 90  # a page asks more often; browsers wake a hidden tab once a minute
@@ -53,11 +52,7 @@ class LabPool:
                     del self._asked[name]
             self._collect()
             if not (fault := self._faults.get(setting) or self._faults.get(BASELINE, "")):
-                try:
-                    self._schedule()
-                except RuntimeError:  # all processes have just ended
-                    self._close()
-                    self._schedule()
+                self._schedule()
             if self._stops:
                 self._stops.cancel()
             self._stops = threading.Timer(SECONDS_OPEN, self.stop)
@@ -134,7 +129,7 @@ def _train(folder: Path, setting: str, member_pair: MemberPair, data: Path) -> N
 
 @functools.cache
 def _open_lab(folder: Path) -> Any:
-    from clipmem_core.lab.studies import Lab  # torch, in a process of the pool
+    from clipmem_core.lab.study import Lab  # torch, in a process of the pool
 
     os.nice(NICE)
     threadpool_limits(Audit(folder).record.threads)  # of BLAS

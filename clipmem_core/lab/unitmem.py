@@ -16,9 +16,8 @@ are the same.
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,7 +41,8 @@ from clipmem_core.auditing.run.member import (
 )
 from clipmem_core.auditing.run.pipeline import Screen, ensure_pixels
 from clipmem_core.features.towers import autocast
-from clipmem_core.lab import unit_tables as t
+from clipmem_core.lab import encoders as t
+from clipmem_core.lab.experiment import Experiment
 from clipmem_core.mitigations import Batch, can_cut_text
 from clipmem_core.scores.encoders import UnitTally
 from clipmem_core.training.augmentation import Views
@@ -352,77 +352,6 @@ class TowerTrainer(Trainer):
         return terms.mean(), cosine, -terms.detach().view(2, -1).mean(dim=0)
 
 
-@dataclass(frozen=True)
-class ParadigmRun:
-    """One paradigm and seed, on the pictures of a member."""
-
-    paradigm: str
-    seed: int
-    run: MemberRun
-    labels: np.ndarray  # int64 [n_pairs], a class or -1
-    folder: Path
-
-
-def plan_runs(audit: Audit, seed: int) -> list[ParadigmRun]:
-    """Return the runs of a seed, of the paradigms that the pictures allow."""
-    record = audit.record
-    config_seed = record.config.seed + seed
-    names = [name for name, value in record.seeds.items() if value == config_seed]
-    run = open_member(audit.folder, (names or record.members)[0])
-    labels = pd.Categorical(run.pairs[c.LABEL].astype("string")).codes.astype(np.int64)
-    rows = run.data.rows
-    labelled = rows[labels[rows] >= 0]
-    possible = [t.CLIP]
-    if len(np.unique(labels[labelled])) >= 2:
-        possible.append(t.SUPERVISED)
-        rows = labelled
-    if run.config.crop_scale < 1:
-        possible.append(t.SELF_SUPERVISED)
-    run = replace(run, data=replace(run.data, rows=rows))
-    folder = t.paradigms_folder(audit)
-    return [
-        ParadigmRun(name, config_seed, run, labels, folder / f"{name}-{config_seed}")
-        for name in possible
-    ]
-
-
-def complete(planned: ParadigmRun) -> None:
-    """Train and measure a run, and write its result."""
-    folder = planned.folder
-    run = planned.run
-    folder.mkdir(parents=True, exist_ok=True)
-    clear_leftovers(folder)
-    model = _trained(planned)
-    units = measure_model(run, model, [t.IMAGE_TOWER], run.data.rows)
-    facts: dict[str, Any] = {t.PARADIGM: planned.paradigm, t.SEED: planned.seed}
-    layers = t.layer_means(units, by=[t.LAYER])
-    store.write_table(folder / t.RESULT, layers.assign(**facts))
-
-
-def _trained(planned: ParadigmRun) -> Model:
-    """Load a run's model from its checkpoint if it has one, else train it."""
-    run = planned.run
-    config = run.config
-    seed = planned.seed
-    folder = planned.folder
-    model = build_member(config, run.towers, seed=seed, pretrained=config.pretrained)
-    unit_layers(model, t.IMAGE_TOWER)  # refuses a model without units before anything is trained
-    views = view_maker(model, config, seed)
-    if planned.paradigm == t.CLIP:
-        trainer = Trainer(model, run.data, config, views, seed=seed, device=config.device)
-    else:
-        labels = planned.labels if planned.paradigm == t.SUPERVISED else None
-        trainer = TowerTrainer(
-            model, run.data, config, views, seed=seed, device=config.device, labels=labels
-        )
-    if (folder / CHECKPOINT).is_file():
-        weights = torch.load(folder / CHECKPOINT, map_location=trainer.device, weights_only=True)
-        trainer.model.load_state_dict(weights)
-        return trainer.model
-    train(trainer, folder)
-    return trainer.model
-
-
 def run_paradigms(audit: Audit, seeds: int, screen: Screen) -> None:
     """Train an image encoder in three ways and measure it, on the pictures of the first member of
     each seed."""
@@ -430,23 +359,66 @@ def run_paradigms(audit: Audit, seeds: int, screen: Screen) -> None:
     if seeds < 1:
         raise InputError(f"--seeds must be at least 1, not {seeds}")
     ensure_pixels(audit, screen)
-    torch.set_num_threads(audit.record.threads)  # as the members had
-    with store.acquire_lock(t.paradigms_folder(audit), what="comparison"):
-        runs = [run for seed in range(seeds) for run in plan_runs(audit, seed)]
-        if missing := set(t.PARADIGMS) - {run.paradigm for run in runs}:
-            screen.say(
-                f"note: no {' and no '.join(missing)} runs: supervised needs labels of two classes "
-                "or more, self-supervised --crop-scale below 1"
-            )
-        remaining = [run for run in runs if not (run.folder / t.RESULT).is_file()]
-        for number, run in enumerate(remaining):
-            screen.say(f"{len(remaining) - number} of {len(runs)} runs to go: {run.folder.name}")
-            complete(run)
+    record = audit.record
+    torch.set_num_threads(record.threads)  # as the members had
+    paradigms = t.paradigms_of(audit)
+    with store.acquire_lock(paradigms.folder, what=paradigms.KIND):
+        for seed in range(record.config.seed, record.config.seed + seeds):
+            names = [name for name, value in record.seeds.items() if value == seed]
+            run = open_member(audit.folder, (names or record.members)[0])
+            labels = pd.Categorical(run.pairs[c.LABEL].astype("string")).codes.astype(np.int64)
+            rows = run.data.rows
+            labelled = rows[labels[rows] >= 0]
+            possible = [t.CLIP]
+            if len(np.unique(labels[labelled])) >= 2:
+                possible.append(t.SUPERVISED)
+                rows = labelled
+            if run.config.crop_scale < 1:
+                possible.append(t.SELF_SUPERVISED)
+            if missing := set(t.PARADIGMS) - set(possible):
+                screen.say(
+                    f"note: no {' and no '.join(missing)} runs: supervised needs labels of two "
+                    "classes or more, self-supervised --crop-scale below 1"
+                )
+            run = replace(run, data=replace(run.data, rows=rows))
+            for paradigm in possible:
+                if not paradigms.rows_file(f"{paradigm}-{seed}").is_file():
+                    screen.say(f"seed {seed}: {paradigm}")
+                    add_paradigm(paradigms, paradigm, run, seed, labels)
+
+
+def add_paradigm(
+    paradigms: Experiment, paradigm: str, run: MemberRun, seed: int, labels: np.ndarray
+) -> None:
+    """Train a paradigm, or load its model if it is trained, and add its UnitMem by layer; labels
+    int64 [n_pairs], -1 for none."""
+    name = f"{paradigm}-{seed}"
+    config = run.config
+    model = build_member(config, run.towers, seed=seed, pretrained=config.pretrained)
+    unit_layers(model, t.IMAGE_TOWER)  # refuses a model without units before anything is trained
+    views = view_maker(model, config, seed)
+    if paradigm == t.CLIP:
+        trainer = Trainer(model, run.data, config, views, seed=seed, device=config.device)
+    else:
+        classes = labels if paradigm == t.SUPERVISED else None
+        trainer = TowerTrainer(
+            model, run.data, config, views, seed=seed, device=config.device, labels=classes
+        )
+    folder = paradigms.folder / name
+    folder.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(folder)
+    if (folder / CHECKPOINT).is_file():
+        weights = torch.load(folder / CHECKPOINT, map_location=trainer.device, weights_only=True)
+        trainer.model.load_state_dict(weights)
+    else:
+        train(trainer, folder)
+    units = measure_model(run, trainer.model, [t.IMAGE_TOWER], run.data.rows)
+    layers = t.layer_means(units, by=[t.LAYER])
+    paradigms.add_rows(name, layers.assign(paradigm=paradigm, seed=seed))
 
 
 def say_paradigms(audit: Audit, screen: Screen) -> None:
     """Print UnitMem by layer of each paradigm, means over seeds."""
-    table = t.read_paradigms(audit)
-    assert table is not None
+    table = t.paradigms_of(audit).rows
     means = table.pivot_table(t.UNITMEM_MEAN, t.LAYER, t.PARADIGM, sort=False)
     say_table(means.reset_index(), screen)

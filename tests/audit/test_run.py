@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from clipmem_core.auditing.folder.prepare import check_same
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from clipmem_core.auditing.folder import setup
-from clipmem_core.auditing.folder.prepare import draw_membership
+from clipmem_core.auditing.folder.prepare import check_same, draw_membership
 from clipmem_core.auditing.folder.settings import resolve
 from clipmem_core.auditing.folder.store import Audit, broken_files, file_sha256
 from clipmem_core.auditing.run.pipeline import ensure_pixels, run_audit

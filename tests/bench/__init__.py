@@ -15,7 +15,7 @@ from rich.console import Console
 
 from clipmem_core.auditing.folder.settings import machine
 from clipmem_core.config import data_folder
-from clipmem_core.lab.study_results import write_csv
+from clipmem_core.lab.experiment import write_csv
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "data" / "results" / "bench.csv"

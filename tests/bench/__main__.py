@@ -1,8 +1,8 @@
 """Measures how fast the program is, each part once, and prints its table.
 
     python -m tests.bench [towers] [heads] [training] [audit] [browse] [lab] [--quick]
-    python -m tests.bench wrong coverage|planted     how many captions are wrong
-    python -m tests.bench coverage [AUDIT…]          standard errors, p and q values
+    python -m tests.bench wrong coverage             how many captions are wrong
+    python -m tests.bench coverage AUDIT…            standard errors
     python -m tests.bench.large FOLDER               audits of up to ten million pairs
     python -m tests.bench.suggestions SOURCE…        how often a suggested caption is right
 

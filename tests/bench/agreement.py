@@ -11,8 +11,8 @@ import pandas as pd
 import tyro
 
 from clipmem_core.auditing.folder.store import Audit
+from clipmem_core.lab.experiment import CLIPMEM_NET, MEASURE_LABELS, Study, differences, titles_of
 from clipmem_core.lab.mitigated import RETRIEVAL, SETTING, lab_table
-from clipmem_core.lab.study_results import CLIPMEM_NET, MEASURE_LABELS, StudyFolder, differences
 from clipmem_core.utils import columns as c
 from tests.bench import save_table
 
@@ -32,9 +32,9 @@ def main(asked: Agreement) -> None:
     """Print, and write, one row per setting and measure; differences are in percent of the
     baseline."""
     audit = Audit.open(asked.audit)
-    study = StudyFolder.open(asked.study)
-    settings = list(study.request["settings"])
-    tables = [differences(rows) for rows in (lab_table(audit, settings), study.rows)]
+    of_study = Study.open(asked.study).rows
+    settings = list(titles_of(of_study))
+    tables = [differences(rows) for rows in (lab_table(audit, settings), of_study)]
     both = tables[0].merge(tables[1], on=[SETTING, "measure"], suffixes=("_lab", "_study"))
     both = both[both["measure"].isin(COMPARED)]
     table = pd.DataFrame({"set": asked.audit, SETTING: both[SETTING]})

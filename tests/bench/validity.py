@@ -1,73 +1,47 @@
-"""Whether counts of wrong captions, standard errors, p and q values hold what they say.
+"""Whether counts of wrong captions and standard errors hold what they say.
 
     python -m tests.bench wrong coverage [--sets 200]       simulated sets and reviews: how often
                                                             intervals cover
-    python -m tests.bench wrong planted AUDIT [--sets 40]   errors planted in the evidence of a
-                                                            finished audit
-    python -m tests.bench coverage [AUDIT…] [--seeds 20] [--out FOLDER]
+    python -m tests.bench coverage AUDIT… [--out FOLDER]
 
-`coverage` takes simulated audits, whose truth is known, and finished audits of many members
-(`audit … --folds 4 --members 64`): these are cut into blocks of members that share none, and what
-one block says of a pair is compared with another, whose error is known as well. All blocks of an
-audit have one split of the pairs.
+`coverage` takes finished audits of many members (`audit … --folds 4 --members 64`). They are cut
+into blocks of members that share none, and the estimates of one block are compared with those of
+another. All blocks of an audit have one split of the pairs.
 """
 
-import dataclasses
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import pandas as pd
 import tyro
 
-from clipmem_core.auditing.folder.prepare import caption_features, membership_of, sides_of
 from clipmem_core.auditing.folder.store import (
-    CAPTION_SCORES,
-    CAPTION_TABLE,
     Audit,
-    read_array,
     read_captions,
-    read_decoys,
-    read_table,
 )
-from clipmem_core.auditing.run.word_table import read_words
 from clipmem_core.auditing.tables.scoring import gather_evidence
-from clipmem_core.errors.calibration import CaptionEvidence, probabilities
 from clipmem_core.errors.certificate import bound_wrong
 from clipmem_core.errors.counts import estimate_wrong, posterior_at
 from clipmem_core.errors.posterior import Posterior, plan_review
 from clipmem_core.scores.membership import Membership, MemberSides, side_means
-from clipmem_core.scores.score_tables import Texts, caption_evidence
 from clipmem_core.scores.uncertainty import Errors, shrunk_by_group, standard_errors
-from clipmem_core.utils import columns as c
 from clipmem_core.utils.io import InputError
 from tests.bench import save_table
-from tests.scores.simulated import simulate
 
-DESIGNS: dict[str, dict[str, Any]] = {
-    "2 folds": {"folds": 2, "halves": False},
-    "halves of 4": {"folds": 4},
-    "halves of 8": {"folds": 8},
-}
 MEMBERS = (4, 8, 16)
 TOP = 50
-LEVEL = 0.1  # of q
-SEEDS = {
-    "simulated": "seeds: 0 to {} of simulated audits, each of 2,000 scored and 200 held-out pairs",
-    "audits": "seeds: 0, one split; the members of an audit are cut into blocks that share none",
-}
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """Measure whether errors, p and q values and shrunken values of clipmem hold what they say."""
+    """Measure whether errors and shrunken values of clipmem hold what they say."""
 
-    audits: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="AUDIT")] = ()
-    seeds: int = 20  # simulated audits of each kind; 0: none
-    out: str = ""  # a folder for the tables
+    audits: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="AUDIT")]
+    out: str = ""  # a folder for the table
 
 
 class Block(NamedTuple):
@@ -77,33 +51,6 @@ class Block(NamedTuple):
     errors: Errors
     shrunk: np.ndarray
     welch: np.ndarray  # variance of clipmem by the members of the pair alone, each side for itself
-
-
-def simulated(seeds: int) -> pd.DataFrame:
-    """Return one row a design and number of members: means over seeds."""
-    lines = []
-    for name, design in DESIGNS.items():
-        for members in (count for count in MEMBERS if count % design["folds"] == 0):
-            rows = [_simulate_once(seed, members=members, **design) for seed in range(seeds)]
-            means = pd.DataFrame(rows).mean().to_dict()
-            lines.append({"design": name, "members": members, "seeds": seeds} | means)
-    return pd.DataFrame(lines)
-
-
-def _simulate_once(seed: int, **design: Any) -> dict[str, float]:
-    null = simulate(seed, memorized=0, **design)
-    significant = (null.p() <= 0.05)[null.scored]
-    tenths = np.array_split(significant[np.argsort(null.noise[null.scored])], 10)
-    audit = simulate(seed, **design)
-    rate, power = audit.false_finds(LEVEL)
-    return {
-        "coverage": audit.covered(),
-        "p_05": significant.mean(),
-        "p_05_quietest_tenth": tenths[0].mean(),
-        "p_05_noisiest_tenth": tenths[-1].mean(),
-        "false_at_q_10": rate,
-        "found_at_q_10": power,
-    }
 
 
 def of_audit(name: str) -> pd.DataFrame:
@@ -186,16 +133,6 @@ class Intervals:
     out: str = ""
 
 
-@dataclass(frozen=True)
-class Planted:
-    """Plant errors in the evidence of a finished audit, and hold the counts against them."""
-
-    audit: Annotated[str, tyro.conf.Positional]
-    sets: int = 40  # of each kind and share
-    shares: tuple[float, ...] = (0.01, 0.05, 0.2)
-    out: str = ""
-
-
 def intervals(asked: Intervals) -> pd.DataFrame:
     """Return one row a setting: how often the interval and the bound hold the number of wrong
     captions that remain, and their means."""
@@ -240,101 +177,24 @@ def _review(n: int, kind: str, share: float, most: int, seed: int) -> tuple[floa
     return float((wrong & ~decided).sum()), round(left.low), round(left.high), bound
 
 
-def counts_of_audit(asked: Planted) -> pd.DataFrame:
-    """Return one row a kind and share: the number of planted errors, and its estimate.
-
-    Errors are planted in the evidence of a finished audit, in four fifths of its pairs drawn at
-    random: the score of a picture with another caption, of a decoy, or of another word takes the
-    place of a caption's own. Pairs with injected errors are left out.
-    """
-    audit = Audit.open(asked.audit)
-    evidence = _caption_evidence(audit)
-    right = np.flatnonzero(audit.pairs[c.INJECTED].isna())
-    kinds = ["pairs", *(["captions"] if evidence.decoys is not None else []), "words"]
-    rows = []
-    for kind, share in itertools.product(kinds, asked.shares):
-        estimates = []
-        for seed in range(asked.sets):
-            rng = np.random.default_rng([seed, round(1000 * share)])
-            pairs = np.sort(rng.choice(right, round(0.8 * len(right)), False))
-            planted, n = plant(evidence, kind, share, pairs, rng)
-            estimates.append(probabilities(planted).counts[kind].estimate)
-        values = np.array(estimates, dtype=float)
-        rows.append((asked.audit, kind, share, n, values.mean(), values.std()))
-    return pd.DataFrame(rows, columns=["audit", "kind", "share", "planted", "estimate", "sd"])
-
-
-def _caption_evidence(audit: Audit) -> CaptionEvidence:
-    of_pairs = read_captions(audit)
-    sides = sides_of(audit, audit.record.config, membership_of(audit.membership))
-    table = read_table(audit.folder / CAPTION_TABLE, columns=[c.READ, c.CHECK])
-    read, reasons = table[c.READ].to_numpy(bool), table[c.CHECK].to_numpy(object)
-    decoys = read_decoys(audit)
-    features = caption_features(audit) if len(decoys) else None
-    texts = Texts(of_pairs, read, reasons, np.arange(len(of_pairs)), features)
-    members = (read_array(audit.member(name) / CAPTION_SCORES) for name in audit.record.members)
-    return caption_evidence(audit.scores, texts, sides, members, decoys, read_words(audit))[0]
-
-
-def plant(
-    evidence: CaptionEvidence, kind: str, share: float, rows: np.ndarray, rng: np.random.Generator
-) -> tuple[CaptionEvidence, int]:
-    """Return the evidence of some pairs with errors of one kind, and their number."""
-    chosen = np.isin(np.arange(len(evidence.of_pairs)), rows)
-    chosen_captions = chosen[evidence.of_pairs.owner]
-    assert evidence.words is not None
-    words = evidence.words[chosen_captions[evidence.words[c.CAPTION_ROW]]].reset_index(drop=True)
-    fit = np.where(chosen, evidence.fit, np.nan)
-    swapped = np.where(chosen, evidence.swapped, np.nan)
-    planted = {"fit": fit, "swapped": swapped, "words": words}
-    if evidence.captions is not None and evidence.decoys is not None:
-        captions = np.where(chosen_captions[:, None], evidence.captions, np.nan)
-        decoys = evidence.decoys.copy()
-        planted |= {"captions": captions, "decoys": decoys}
-    if kind == "pairs":
-        n = round(share * np.isfinite(fit).sum())
-        wrong = rng.choice(np.flatnonzero(np.isfinite(fit + swapped)), n, replace=False)
-        fit[wrong] = swapped[wrong]
-        swapped[wrong] = np.nan
-    elif kind == "captions":
-        scored = np.flatnonzero(np.isfinite(captions).all(axis=1))
-        usable = np.flatnonzero(np.isfinite(decoys).all(axis=1))
-        n = min(round(share * len(scored)), len(usable) // 2)
-        wrong = rng.choice(usable, n, replace=False)
-        captions[rng.choice(scored, n, replace=False)] = decoys[wrong]
-        decoys[wrong] = np.nan
-    else:
-        of_word = words[c.CAPTION_ROW].to_numpy()
-        drawn = rng.permutation(np.flatnonzero(np.isfinite(words[c.CHANGED])))
-        n = round(share * words[c.CAPTION_ROW].nunique())
-        drawn = rng.permutation(drawn[np.unique(of_word[drawn], return_index=True)[1]])[:n]
-        changed = words[c.CHANGED].to_numpy(copy=True)
-        words.loc[drawn, c.SURPRISE] = changed[drawn]
-        words.loc[drawn, c.CHANGED] = rng.permutation(changed)[drawn]
-    return dataclasses.replace(evidence, **planted), n
-
-
-def measure_coverage(asked: Coverage) -> None:
-    tables = {"simulated": simulated(asked.seeds)} if asked.seeds else {}
-    if asked.audits:
-        tables["audits"] = pd.concat([of_audit(name) for name in asked.audits], ignore_index=True)
-    for name, table in tables.items():
-        path = f"{asked.out}/coverage-{name}.csv" if asked.out else ""
-        save_table(table, path, SEEDS[name].format(asked.seeds - 1))
-
-
 def command(words: Sequence[str]) -> int:
-    """Run `wrong` or `coverage` from the command line; return the exit code."""
+    """Run `wrong coverage` or `coverage` from the command line; return the exit code."""
     what, *arguments = words
     prog = f"python -m tests.bench {what}"
     try:
         if what == "coverage":
-            measure_coverage(tyro.cli(Coverage, args=arguments, prog=prog))
+            coverage = tyro.cli(Coverage, args=arguments, prog=prog)
+            table = pd.concat([of_audit(name) for name in coverage.audits], ignore_index=True)
+            path = f"{coverage.out}/coverage-audits.csv" if coverage.out else ""
+            note = (
+                "seeds: 0, one split; the members of an audit are cut into blocks that share none"
+            )
+            save_table(table, path, note)
         else:
-            kinds = {"coverage": Intervals, "planted": Planted}
-            asked = tyro.extras.subcommand_cli_from_dict(kinds, args=arguments, prog=prog)
-            measure = intervals if isinstance(asked, Intervals) else counts_of_audit
-            save_table(measure(asked), asked.out)
+            asked = tyro.extras.subcommand_cli_from_dict(
+                {"coverage": Intervals}, args=arguments, prog=prog
+            )
+            save_table(intervals(asked), asked.out)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -49,7 +49,14 @@ GIBBERISH = (
 )
 MARKUP = ('<div class="alt">{}</div>', "<p>{}</p>", "[[{}]]", '<img alt="{}" src="x.jpg"/>')
 VAGUE = ("Look at this!", "so beautiful", "what a day", "photo of the day", "you will love it")
-# Planted kinds and what the page should say of them
+TEXTS = {
+    "file_name": FILE_NAMES,
+    "service": SERVICE,
+    "gibberish": GIBBERISH,
+    "markup": MARKUP,
+    "vague": VAGUE,
+}
+# Planted kinds and their numbers of pairs
 KINDS = {
     "placeholder": 90,
     "file_name": 60,
@@ -89,23 +96,20 @@ def write(source: str, folder: Path) -> None:
     for kind, size in sizes.items():
         rows, free = free[:size], free[size:]
         truth[rows] = kind
-        donors = np.roll(rows, 1)
-        for number, (row, donor) in enumerate(zip(rows.tolist(), donors.tolist(), strict=True)):
+        sources = np.roll(rows, 1)
+        for number, (row, source_row) in enumerate(
+            zip(rows.tolist(), sources.tolist(), strict=True)
+        ):
             first = captions[row][0]
-            if kind == "file_name":
-                texts = [FILE_NAMES[number % len(FILE_NAMES)].format(int(rng.integers(9_999)))]
-            elif kind == "service":
-                texts = [SERVICE[number % len(SERVICE)]]
-            elif kind == "gibberish":
-                texts = [GIBBERISH[number % len(GIBBERISH)]]
-            elif kind == "markup":
-                texts = [MARKUP[number % len(MARKUP)].format(first)]
-            elif kind == "vague":
-                texts = [VAGUE[number % len(VAGUE)]]
+            if kind in TEXTS:
+                text = TEXTS[kind][number % len(TEXTS[kind])]
+                if kind == "file_name":
+                    text = text.format(int(rng.integers(9_999)))
+                texts = [text.format(first) if kind == "markup" else text]
             elif kind == "all_wrong":
-                texts = list(pairs[c.CAPTIONS][donor])
+                texts = list(pairs[c.CAPTIONS][source_row])
             elif kind == "one_wrong":
-                texts = [pairs[c.CAPTIONS][donor][0], *captions[row][1:]]
+                texts = [pairs[c.CAPTIONS][source_row][0], *captions[row][1:]]
             else:
                 texts = captions[row]
             captions[row] = texts

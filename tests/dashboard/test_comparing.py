@@ -141,7 +141,7 @@ def test_without_known_errors_the_command_is_shown_and_detectors_are_compared(co
 def test_a_broken_result_leaves_the_rest_of_the_page(copy: Copy) -> None:
     audit = copy()
     benchmark = make_benchmark("mine", root=audit.record.root)
-    benchmark.result_files[0].write_text("{")
+    benchmark.rows_files[0].write_text("{")
     app = open_page(DETECTORS, audit="made")
     assert app.error[0].value == "This benchmark cannot be shown."
     assert differences(audit) == ["clipmem", "learned"]

@@ -8,7 +8,7 @@ import pytest
 
 from clipmem_core.auditing.folder.jobs import JobRequest
 from clipmem_core.auditing.folder.store import write_table
-from clipmem_core.lab import unit_tables as t
+from clipmem_core.lab import encoders as t
 from tests.dashboard.test_every_page import said
 from tests.dashboard.test_pages import address, captions, figures, open_page, texts
 from tests.fixtures import Copy, leave_job

@@ -10,10 +10,10 @@ import pytest
 from clipmem_core.auditing.folder.store import Audit, write_json
 from clipmem_core.auditing.run.pipeline import Run
 from clipmem_core.cli import parse_command
-from clipmem_core.lab import mitigated, setting
-from clipmem_core.lab.setting import BASELINE, Setting, parse_setting
-from clipmem_core.lab.studies import Request, run_settings, run_study, train_members
-from clipmem_core.lab.study_results import StudyFolder
+from clipmem_core.lab import mitigated, study
+from clipmem_core.lab.experiment import Request, Study
+from clipmem_core.lab.mitigated import BASELINE, Setting, parse_setting
+from clipmem_core.lab.study import run_settings, run_study, train_members
 from tests.audit.small import Silent, in_process, made_once
 
 UNCHANGED = "unchanged"
@@ -68,11 +68,11 @@ def study_of(*texts: str) -> Callable[..., list[str]]:
     return lambda config, most: list(texts)
 
 
-def run(name: str, *, splits: int = 2, seeds: int = 1) -> StudyFolder:
+def run(name: str, *, splits: int = 2, seeds: int = 1) -> Study:
     """Run the study `one` in this process."""
     typed = ["study", "one", "scenes", "--name", name, *FLAGS, "--seeds", str(seeds)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(setting.STUDIES, "one", study_of("crop_scale=1"))
+        patch.setitem(study.STUDIES, "one", study_of("crop_scale=1"))
         request = Request("scenes", parse_command(typed).config, name, Silent(), in_process)
         return run_study(request, "one", splits=splits)
 
@@ -84,6 +84,6 @@ def study_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def finished_study(study_data: Path) -> StudyFolder:
+def finished_study(study_data: Path) -> Study:
     """The finished study, not to be changed."""
-    return StudyFolder(study_data / "studies" / "finished")
+    return Study(study_data / "studies" / "finished")

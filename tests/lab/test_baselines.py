@@ -4,7 +4,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch.nn import functional
 
-from clipmem_core.lab import baselines
+from clipmem_core.lab import benchmark as baselines
 from clipmem_core.training.trainer import Contrast
 from clipmem_core.utils.embeddings import unit
 

@@ -1,7 +1,6 @@
 """A benchmark from its command to its files, and its table against SciPy and a hand-worked case."""
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,19 @@ import pytest
 import torch
 from scipy import stats
 
-from clipmem_core.auditing.folder.store import write_json
 from clipmem_core.auditing.run.executor import in_this_process
 from clipmem_core.config import AuditConfig
-from clipmem_core.lab import studies
-from clipmem_core.lab.benchmark_results import (
+from clipmem_core.lab import benchmark as benchmarks
+from clipmem_core.lab.benchmark import run_benchmark
+from clipmem_core.lab.experiment import (
     Benchmark,
-    Injection,
+    Request,
+    absent_kinds,
     benchmark_findings,
     benchmark_table,
     show_benchmark,
     write_benchmark_results,
 )
-from clipmem_core.lab.studies import Request, run_benchmark
 from clipmem_core.scores.metrics import METRICS
 from clipmem_core.training.model import build_model
 from clipmem_core.utils.io import InputError
@@ -62,7 +61,7 @@ def test_an_injection_of_two_rounds_resumes_after_a_kill(
 ) -> None:
     twice = dataclasses.replace(locked, rounds="2", epochs=8)
     with monkeypatch.context() as killed:
-        killed.setattr(studies, "measure_injection", Mock(side_effect=KeyboardInterrupt))
+        killed.setattr(benchmarks, "measure_injection", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(twice, "twice", shares=[0.4])
     monkeypatch.setattr("clipmem_core.auditing.run.member.train", Mock(side_effect=AssertionError))
@@ -70,37 +69,39 @@ def test_an_injection_of_two_rounds_resumes_after_a_kill(
     auroc = resumed.rows.set_index("detector")["auroc"]
     assert 0 < auroc["misfit"] < 1
     assert auroc["misfit"] != auroc["misfit_second"]
-    assert not (resumed.folder / "injections" / ".audits").exists()
+    assert not (resumed.folder / "audits").exists()
 
 
 def test_a_finished_injection_stays_and_a_missing_one_comes_back_the_same(
     made: Benchmark, locked: AuditConfig
 ) -> None:
-    shares = (SHARE, SHARE, 0.05)
-    files = [made.result_file(Injection(*each, 0)) for each in zip(KINDS, shares, strict=True)]
-    before = {path: path.stat().st_mtime_ns for path in files}
-    first = json.loads(files[1].read_text())
-    (files[1].parent / f".{files[1].name}.123").write_text("half")
-    files[1].unlink()
+    before = made.rows
+    files = {path: path.stat().st_mtime_ns for path in made.rows_files}
+    assert [path.stem for path in files] == [
+        "one-caption-0.2-0",
+        "one-word-0.2-0",
+        "duplicates-0.05-0",
+    ]
+    removed = made.rows_file("one-word-0.2-0")
+    (removed.parent / f".{removed.name}.123").write_text("half")
+    removed.unlink()
     run(locked, kinds=KINDS)
-    assert json.loads(files[1].read_text()) == first
-    assert [path for path in files if path.stat().st_mtime_ns != before[path]] == [files[1]]
+    pd.testing.assert_frame_equal(made.rows, before)
+    assert [path for path in files if path.stat().st_mtime_ns != files[path]] == [removed]
 
 
 def test_captions_and_words_are_measured_where_one_of_a_pair_is_wrong(made: Benchmark) -> None:
-    words = {"word_first", "word_first_two"}
-    for result in made.stored[:2]:
-        one_word = result["kind"] == "one-word"
-        detectors = result["detectors"]
-        by_caption = {name for name in detectors if "caption_auroc" in detectors[name]}
-        assert by_caption == {"p_wrong", "surprise", "margin_out", "agreement", "misfit"}
-        assert (words <= set(detectors["surprise"])) == one_word
-        assert ("caption_auroc_noun" in detectors["p_wrong"]) == one_word
-        tenths = np.array(detectors["p_wrong"]["tenths"])
-        assert tenths[:, 0].sum() == 5 * result["judged"]
-        n_wrong = round(SHARE * result["judged"])
-        assert (tenths[:, 0] * tenths[:, 2]).sum() == pytest.approx(n_wrong, abs=1)
-        assert detectors["suspicion"]["found_100"] <= n_wrong
+    for kind, rows in made.rows.groupby("kind"):
+        detectors = rows.set_index("detector")
+        by_caption = set(detectors.index[detectors["caption_auroc"].notna()])
+        expected = {"p_wrong", "surprise", "margin_out", "agreement", "misfit"}
+        assert by_caption == (set() if kind == "duplicates" else expected)
+        one_word = kind == "one-word"
+        if by_caption:
+            words = detectors.loc["surprise", ["word_first", "word_first_two"]]
+            assert words.notna().all() == one_word
+            assert np.isfinite(detectors.loc["p_wrong", "caption_auroc_noun"]) == one_word
+            assert 0 < detectors.loc["suspicion", "found_100"] <= SHARE * 200
 
 
 def test_a_benchmark_is_shown_and_written_with_its_command(
@@ -124,7 +125,7 @@ def test_a_kind_without_room_is_left_out_with_its_reason(
 ) -> None:
     single = run(dataclasses.replace(locked, captions=1), "single", kinds=["one-caption"])
     assert benchmark_findings(single) is None
-    assert single.absent[0].startswith("one-caption: only 0 pairs")
+    assert absent_kinds(single.rows)[0].startswith("one-caption: only 0 pairs")
     show_benchmark(single)
     write_benchmark_results(single, tmp_path / "table.csv", command="benchmark")
     assert "only 0 pairs" in (tmp_path / "table.csv").read_text()
@@ -140,15 +141,13 @@ def test_intervals_are_scipys_of_the_mean_and_of_the_paired_differences(tmp_path
     names = ("misfit", "csls_out")
     values = np.random.default_rng(0).uniform(0.5, 1, size=(6, 2))
     benchmark = Benchmark(tmp_path)
-    (tmp_path / "injections").mkdir()
     for seed, pair in enumerate(values):
-        detectors = {
-            name: dict.fromkeys(METRICS, value) | {"curve": [value, 0.2]}
+        rows = [
+            dict.fromkeys(METRICS, value) | {"detector": name, "precision": [value, 0.2]}
             for name, value in zip(names, pair, strict=True)
-        }
-        injection = Injection("random", 0.2, seed)
-        result = {"absent": "", "numbers": [10, 100 + seed], "detectors": detectors}
-        write_json(benchmark.result_file(injection), injection._asdict() | result)
+        ]
+        table = pd.DataFrame(rows).assign(kind="random", share=0.2, seed=seed)
+        benchmark.add_rows(str(seed), table.assign(number=[[10, 100 + seed]] * 2))
     findings = benchmark_findings(benchmark)
     assert findings is not None
     table = findings.table.set_index(["detector", "measure"])

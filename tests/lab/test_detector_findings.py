@@ -3,7 +3,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from clipmem_core.auditing.folder.store import PAIRS
-from clipmem_core.lab.benchmark_results import detector_scores, injected_findings
+from clipmem_core.lab.experiment import detector_scores, injected_findings
 from clipmem_core.scores.registry import BY_NAME, DETECTION_SCORES
 from tests.fixtures import Copy, copy, data, made, rewrite
 

@@ -9,9 +9,10 @@ import pytest
 
 from clipmem_core.auditing.run.member import MemberRun
 from clipmem_core.cli import main
-from clipmem_core.lab import mitigated, setting, studies
-from clipmem_core.lab.setting import BASELINE, parse_setting
-from clipmem_core.lab.study_results import StudyFolder
+from clipmem_core.lab import mitigated
+from clipmem_core.lab import study as studies
+from clipmem_core.lab.experiment import Study, titles_of
+from clipmem_core.lab.mitigated import BASELINE, parse_setting
 from clipmem_core.review.decisions import REMOVE, open_review
 from clipmem_core.training.model import Model
 from clipmem_core.utils import columns as c
@@ -45,82 +46,67 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return members
 
 
-def test_the_rows_are_the_labs_of_its_splits(finished_study: StudyFolder) -> None:
+def test_the_rows_are_the_labs_of_its_splits(finished_study: Study) -> None:
     rows = finished_study.rows
-    assert rows.groupby(["split", "setting", "against"]).size().to_dict() == {
-        (split, *settings): 4
-        for split in (0, 1)
-        for settings in ((SETTING, SETTING), (BASELINE, SETTING), (BASELINE, BASELINE))
-    }
     for split in (0, 1):
-        audit = finished_study.audit(split)
+        audit = finished_study.audit(f"split-{split}")
         table = mitigated.lab_table(audit, [SETTING, BASELINE])
-        expected = rows[rows["split"] == split].drop(columns="split").reset_index(drop=True)
-        pd.testing.assert_frame_equal(table, expected)
+        assert len(table) == 3 * 4
+        expected = rows[rows["split"] == split].drop(columns=["split", "seed", "title"])
+        pd.testing.assert_frame_equal(table, expected.reset_index(drop=True))
         check_baseline(audit, SETTING, np.zeros(220, dtype=bool))
         assert audit.record.seeds == {f"{side}-{n}": 2 * split + n for n in (0, 1) for side in "fg"}
         assert audit.record.config.train_captions == 1
-    groups = [finished_study.audit(split).membership[c.GROUP] for split in (0, 1)]
+    groups = [finished_study.audit(f"split-{split}").membership[c.GROUP] for split in (0, 1)]
     assert (groups[0] != groups[1]).mean() > 0.3
-    assert finished_study.request["settings"] == {SETTING: parse_setting("crop_scale=1").title}
+    assert titles_of(rows) == {SETTING: parse_setting("crop_scale=1").title}
 
 
-def test_an_interrupted_study_trains_nothing_twice(
+def test_an_interrupted_study_trains_nothing_twice_and_gets_more_settings(
     data: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = studies.train_member_pair
     member_pairs = []
 
-    def interrupted(shared: object, setting: str, member_pair: object, *how: object) -> None:
-        if (
-            len(member_pairs) == 3
-        ):  # the baseline and the setting of the first split, the other baseline
+    def interrupted(shared: object, setting: str, member_pair: object) -> None:
+        if len(member_pairs) == 3:  # both of the first split, and the baseline of the second
             raise KeyboardInterrupt
         member_pairs.append(setting)
-        before(shared, setting, member_pair, *how)
+        before(shared, setting, member_pair)
 
     with monkeypatch.context() as patch:
         patch.setattr(studies, "train_member_pair", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run("resumed")
     assert member_pairs == [BASELINE, SETTING, BASELINE]
-    study = StudyFolder(data / "studies" / "resumed")
-    assert set(study.rows["split"]) == {0}
+    study = Study(data / "studies" / "resumed")
     first = study.rows
-    study = run("resumed")
+    assert set(first["split"]) == {0}
+    run("resumed")
     assert sorted(trained) == [
         f"split-{split}/{SETTING}/{side}-0" for split in (0, 1) for side in "fg"
     ]
-    assert set(study.rows["split"]) == {0, 1}
-    pd.testing.assert_frame_equal(study.rows[: len(first)], first)
-    trained.clear()
-    run("resumed", splits=1)
-    assert trained == []
+    rows = study.rows
+    assert set(rows["split"]) == {0, 1}
+    pd.testing.assert_frame_equal(rows[: len(first)], first)
     with pytest.raises(InputError, match="Use another --name"):
         run("resumed", seeds=2)
 
-
-def test_an_setting_of_also_is_added_with_the_decisions(
-    data: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study = run("resumed")
-    groups = [study.audit(split).membership[c.GROUP] for split in (0, 1)]
-    ids = study.audit(0).pairs[c.PAIR_ID]
+    groups = [study.audit(f"split-{split}").membership[c.GROUP] for split in (0, 1)]
+    ids = study.pairs[c.PAIR_ID]
     # The first split trains on one of them alone, the second on the other two.
     held_out = [np.flatnonzero(group == c.HELD_OUT).tolist() for group in groups]
     chosen = sorted({*held_out[0][:4], *held_out[1][:4], *range(4)})
-    open_review(study.audit(0)).decide(ids[chosen].tolist(), REMOVE)
+    open_review(study).decide(ids[chosen].tolist(), REMOVE)
     trained.clear()
-    monkeypatch.setitem(setting.STUDIES, "one", study_of("crop_scale=1"))
+    monkeypatch.setitem(studies.STUDIES, "one", study_of("crop_scale=1"))
     typed = ["study", "one", "scenes", "--name", "resumed", *FLAGS, "--splits", "2", "--seeds", "1"]
     assert main([*typed, "--also", "decisions"]) == 0
-    (name,) = set(study.request["settings"]) - {SETTING}
+    (name,) = set(titles_of(study.rows)) - {SETTING}
     assert trained == [f"split-{split}/{name}/{side}-0" for split in (0, 1) for side in "fg"]
     for split, outside in enumerate(held_out):
-        removed = mitigated.read_changes(study.audit(split), name).removed
+        removed = mitigated.read_changes(study.audit(f"split-{split}"), name).removed
         assert np.flatnonzero(removed).tolist() == [row for row in chosen if row not in outside]
-    rows = study.rows
-    assert set(rows[rows["against"] == name]["split"]) == {0, 1}
 
 
 WRONG = {
@@ -155,7 +141,7 @@ def test_wrong_input_is_one_line_and_nothing_is_written(
 ) -> None:
     copy_of(typed, tmp_path / "data")
     monkeypatch.setenv("CLIPMEM_DATA", str(tmp_path / "data"))
-    monkeypatch.setitem(setting.STUDIES, "bad", study_of("weight_decay=-1"))
+    monkeypatch.setitem(studies.STUDIES, "bad", study_of("weight_decay=-1"))
     words = typed_words.split()
     assert main([*words, *([] if words[0] == "mitigate" else ["--scenes-pairs", "330"])]) == 2
     line = capsys.readouterr().err.splitlines()[-1]

@@ -10,9 +10,7 @@ from clipmem_core.auditing.folder.settings import check_config
 from clipmem_core.auditing.folder.store import Audit, Prepared, is_name, write_prepared
 from clipmem_core.cli import parse_command
 from clipmem_core.config import FIELDS, SETTING_FIELDS, AuditConfig, preset_config
-from clipmem_core.lab.setting import (
-    DEFAULTS,
-    STUDIES,
+from clipmem_core.lab.mitigated import (
     Decided,
     PairChanges,
     Removal,
@@ -21,6 +19,7 @@ from clipmem_core.lab.setting import (
     parse_setting,
     without_idle,
 )
+from clipmem_core.lab.study import DEFAULTS, STUDIES
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.io import InputError
 from tests.fixtures import make_audit, rewrite

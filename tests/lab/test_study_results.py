@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 from scipy.stats import ttest_rel
 
-from clipmem_core.lab.study_results import (
-    StudyFolder,
+from clipmem_core.lab.experiment import (
+    Study,
     differences,
     front,
     relative,
+    titles_of,
     write_study_results,
 )
 from clipmem_core.scores.seeds import holm
@@ -91,13 +92,13 @@ def test_a_difference_is_in_percent_of_the_baseline() -> None:
 
 
 def test_results_of_a_study_are_written_with_its_command(
-    finished_study: StudyFolder, tmp_path: Path
+    finished_study: Study, tmp_path: Path
 ) -> None:
     path = tmp_path / "two.csv"
     write_study_results(finished_study, path, command="study one")
     head = [line for line in path.read_text().splitlines() if line.startswith("# ")]
     assert (head[0], head[2]) == ("# command: study one", "# seeds: 0, 2")
-    ((setting, title),) = finished_study.request["settings"].items()
+    ((setting, title),) = titles_of(finished_study.rows).items()
     assert title in head[4]
     table = pd.read_csv(path, comment="#").set_index(["setting", "measure"])
     values, base = (

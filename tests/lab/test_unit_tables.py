@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from clipmem_core.lab.unit_tables import (
+from clipmem_core.lab.encoders import (
     REFERENCES,
     claim_1,
     paradigm_layers,

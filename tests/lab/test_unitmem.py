@@ -8,7 +8,7 @@ import pytest
 
 from clipmem_core.auditing.folder.store import MANIFEST, Audit
 from clipmem_core.lab import unitmem
-from clipmem_core.lab.unit_tables import REFERENCES, paradigms_folder, read_paradigms, read_units
+from clipmem_core.lab.encoders import REFERENCES, paradigms_of, read_paradigms, read_units
 from clipmem_core.lab.unitmem import run_paradigms, run_units, say_paradigms, say_units
 from clipmem_core.utils.io import InputError
 from tests.audit.small import Silent
@@ -80,7 +80,7 @@ def test_three_paradigms_are_trained_and_a_killed_run_resumes(
         patch.setattr(unitmem, "measure_model", stop)
         with pytest.raises(KeyboardInterrupt):
             run_paradigms(audit, 1, Silent())
-    checkpoint = paradigms_folder(audit) / "CLIP-0" / "checkpoint.pt"
+    checkpoint = paradigms_of(audit).folder / "CLIP-0" / "checkpoint.pt"
     trained = checkpoint.stat().st_mtime_ns
     assert read_paradigms(audit) is None
     run_paradigms(audit, 1, Silent())
@@ -92,7 +92,7 @@ def test_three_paradigms_are_trained_and_a_killed_run_resumes(
         [name, layer] for name in ("CLIP", "supervised", "self-supervised") for layer in (1, 2)
     ]
     assert table["unitmem_mean"].between(0, 1).all()
-    monkeypatch.setattr(unitmem, "complete", stop)
+    monkeypatch.setattr(unitmem, "add_paradigm", stop)
     run_paradigms(audit, 1, Silent())
     screen = Silent()
     say_paradigms(audit, screen)

@@ -1,0 +1,631 @@
+"""What experiments about the method share: their folder, how they resume, and their table of
+results. Without torch, for the dashboard.
+
+For each split of the pairs and each setting, an experiment audits or trains, measures, and adds
+rows to one table. Studies compare settings of the members over splits, benchmarks compare detectors
+over injections of errors, and paradigms (`lab/unitmem.py`) compare UnitMem over ways to train.
+
+    <data>/studies|benchmarks/<name>/
+      config.json, pairs.parquet and more   the data set, as an audit that is not trained
+      audits/<run>/                         the audit of a split; deleted in a benchmark
+      rows/<run>.parquet                    the rows of a finished run
+"""
+
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from clipmem_core.auditing.folder import prepare, settings
+from clipmem_core.auditing.folder.jobs import Screen
+from clipmem_core.auditing.folder.prepare import differing_fields, write_audit
+from clipmem_core.auditing.folder.store import (
+    PAIRS,
+    SCORES,
+    Audit,
+    Record,
+    inside,
+    read_prepared,
+    read_table,
+    write_table,
+)
+from clipmem_core.auditing.run.console import make_table, plain
+from clipmem_core.auditing.run.executor import Executor, Task, TaskEvents, Work
+from clipmem_core.config import AuditConfig, affecting
+from clipmem_core.dataset.injected_errors import ERROR_KINDS, WORD_KINDS
+from clipmem_core.dataset.pixel_cache import Pixels
+from clipmem_core.dataset.source import DRAWN, RawPairs
+from clipmem_core.lab import mitigated
+from clipmem_core.lab.mitigated import AGAINST, BASELINE, RETRIEVAL, SECONDS, SETTING, Setting
+from clipmem_core.review.filters import misfit_note
+from clipmem_core.review.queries import cached
+from clipmem_core.review.wrong_captions import write_effect
+from clipmem_core.scores.metrics import (
+    AVERAGE_PRECISION,
+    METRICS,
+    PRECISION_AT_K,
+    ROC_AUC,
+    detection_table,
+    numbers_reviewed,
+    precision_curve,
+)
+from clipmem_core.scores.registry import DETECTION_SCORES, MISFIT_FORMULA, SECOND_FORMULA, words
+from clipmem_core.scores.seeds import (
+    MIN_REPLICATES,
+    holm,
+    interval_text,
+    over_seeds,
+    paired_difference,
+    seed_interval,
+)
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.io import InputError
+
+if TYPE_CHECKING:  # torch
+    from clipmem_core.auditing.run.pipeline import Run
+
+SEED = "seed"
+SPLIT = "split"
+TITLE = "title"
+MEASURE = "measure"
+CHANGES = Path(__file__).parents[2] / "data" / "results" / "switches.csv"  # in git
+_REPAIR = "delete it and run the experiment again"
+
+
+@dataclass(frozen=True)
+class Experiment(Audit):
+    """The folder of an experiment: its data set as an audit that is not trained, and the rows of
+    finished runs. Files are read on access."""
+
+    KIND = "comparison"
+    PARENT = "studies"
+
+    def audit(self, run: str) -> Audit:
+        """Return the audit of a run."""
+        return Audit(inside(self.folder, f"audits/{run}"))
+
+    def rows_file(self, run: str) -> Path:
+        """Return the file with the rows of a run, which exists if the run is finished."""
+        return inside(self.folder, f"rows/{run}.parquet")
+
+    @property
+    def rows_files(self) -> list[Path]:
+        """The files of all finished runs, in the order in which they finished."""
+        paths = (self.folder / "rows").glob("[!.]*.parquet")
+        return sorted(paths, key=lambda path: path.stat().st_mtime_ns)
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """The rows of all finished runs."""
+        tables = [read_table(path, repair=_REPAIR) for path in self.rows_files]
+        return pd.concat([pd.DataFrame(), *tables], ignore_index=True)
+
+    def add_rows(self, run: str, rows: pd.DataFrame) -> None:
+        """Write the rows of a run, which marks the run as finished."""
+        path = self.rows_file(run)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_table(path, rows)
+
+    @property
+    def data_set(self) -> prepare.DataSet:
+        """The stored data set."""
+        record = self.record
+        pairs = self.pairs
+        quarantine = self.quarantine
+        prepared = read_prepared(self.folder)
+        grouped = pairs.assign(**{c.GROUP_KEY: prepared.groups.astype(str)})
+        counts = record.repeated_captions, record.sampled_of
+        raw = RawPairs(record.pictures, record.format, len(pairs), grouped, quarantine, *counts)
+        folder = prepare.pixels_folder(self)
+        pixels = Pixels(folder, prepared.cache_rows, record.config.cache_size)
+        return prepare.DataSet(raw, pairs, quarantine, prepared.clusters, pixels)
+
+
+class Study(Experiment):
+    """A study: one row for each split, setting and member, as of `setting_rows`, with the title of
+    the setting."""
+
+    KIND = "study"
+
+
+class Benchmark(Experiment):
+    """A benchmark: one row for each injection and detector."""
+
+    KIND = "benchmark"
+    PARENT = "benchmarks"
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """One row for each finished injection and detector: kind, share, seed, lists of the numbers
+        of pairs reviewed and of the precision at them, and the other measures. `absent` is why an
+        injection had too few suitable pairs."""
+        columns = [*_CELL, DETECTOR, ABSENT, *_CURVE, *SHORT]
+        rows = super().rows.reindex(columns=columns)
+        kinds = list(ERROR_KINDS)
+        order = rows.assign(**{KIND: rows[KIND].map(kinds.index)}).sort_values(_CELL, kind="stable")
+        return rows.loc[order.index].reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class Request:
+    """The experiment that a person requests."""
+
+    source: str
+    config: AuditConfig
+    name: str
+    screen: Screen
+    executor: Executor | None = None  # by default processes of this machine
+
+    def load(self, experiment: Experiment) -> prepare.DataSet:
+        """Return the data set of an experiment, from its folder if it was begun."""
+        if experiment.begun:
+            self.screen.say(f"resuming {experiment.KIND} {self.name!r}")
+            return experiment.data_set
+        self.screen.say(f"reading {self.source}")
+        return prepare.load_data_set(
+            self.source, self.config, progress=self.screen.pictures, say=self.screen.say
+        )
+
+    def begin(self, experiment: Experiment, data_set: prepare.DataSet) -> None:
+        """Write the data set of a new experiment. Refuse to resume one with another source or
+        config; unlike an audit, none gets more members."""
+        if not experiment.begun:
+            membership = prepare.draw_membership(data_set.groups, self.config)
+            write_audit(experiment, self.source, self.config, data_set, data_set.pairs, membership)
+        stored = experiment.record
+        differ = differing_fields(
+            stored.source, stored.config, self.source, self.config, may_differ=affecting()
+        )
+        if differ:
+            raise InputError(
+                f"{experiment.KIND} {self.name!r} exists with another config: {'; '.join(differ)}. "
+                "Use another --name"
+            )
+
+
+def run_tasks(
+    run: "Run", work: Work, parent: Path, blocks: Sequence[Sequence[str]], noun: str
+) -> TaskEvents:
+    """Run tasks on an audit, one for each block of names; each name has a folder in the folder
+    `parent`, for the error output of its task."""
+    record = run.audit.record
+    tasks = []
+    for names in blocks:
+        folders = tuple(parent / name for name in names)
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+        tasks.append(Task(folders, work, run.audit.folder, tuple(names), record.threads, noun))
+    execute = run.executor_of(settings.side_by_side(record.config))
+    with closing(execute(tasks)) as events:
+        yield from events
+
+
+# --- Differences of settings from the baseline
+
+CLIPMEM_NET = "clipmem_net"  # clipmem less that of held-out pairs, which no member trains on
+MEMORIZATIONS = {
+    CLIPMEM_NET: "memorization",
+    c.ATTACK_TPR: "attack TPR at 1 % FPR",
+    c.ATTACK_AUROC: "attack AUROC",
+    mitigated.MEMBERSHIP_AUROC: "membership AUROC",
+}
+AUROCS = (c.ATTACK_AUROC, mitigated.MEMBERSHIP_AUROC)
+PARTS = {c.CLIPMEM_IMAGE: "image part", c.CLIPMEM_TEXT: "text part"}
+UTILITIES = {RETRIEVAL: "retrieval", "linear_probe": "linear probe", "zero_shot": "zero-shot"}
+MEASURE_LABELS = MEMORIZATIONS | PARTS | UTILITIES | {SECONDS: "seconds"}
+_PRINTED = (CLIPMEM_NET, c.ATTACK_TPR, *PARTS, RETRIEVAL)
+OF_MEMBERS = "members of this audit"
+OF_SPLITS = c.SPLITS
+_COLUMNS = [SETTING, MEASURE, "n", "value", "baseline", "difference", "low", "high", "p_value"]
+P_OF_ALL = "p_of_all"
+SIGNIFICANCE = 0.05  # of Holm's p
+
+
+def differences(rows: pd.DataFrame) -> pd.DataFrame:
+    """Compare every setting with the baseline by member, or by split if the rows have splits: a row
+    for each setting and measure.
+
+    Columns: `n` members or splits, the means `value` of the setting and `baseline` on the same,
+    their `difference` with its 95 % interval and p value, and the p value corrected for the number
+    of settings by Holm's method. The rows of `none` have the interval of their own mean, less the
+    mean.
+    """
+    if rows.empty:
+        return pd.DataFrame(columns=[*_COLUMNS, P_OF_ALL])
+    over = SPLIT if SPLIT in rows else c.MEMBER
+    rows = rows.assign(**{CLIPMEM_NET: rows[c.CLIPMEM] - rows[mitigated.CLIPMEM_HELD_OUT]})
+    measures = [name for name in MEASURE_LABELS if name in rows]
+    means = [
+        rows[rows[SETTING] == names].groupby([AGAINST, over], sort=False)[measures].mean()
+        for names in (rows[AGAINST], BASELINE)
+    ]
+    both: Any = pd.concat(means, axis=1, join="inner", keys=["value", "baseline"]).astype(float)
+    compared = []
+    for (setting, measure), paired in both.stack().dropna().groupby(level=[0, 2], sort=False):
+        value = paired["value"]
+        difference = paired_difference(value, paired["baseline"])
+        test = [difference.low, difference.high, difference.p_value]
+        if setting == BASELINE:
+            test = [*(np.array(seed_interval(value)) - value.mean()), np.nan]
+        elif difference.n < MIN_REPLICATES:
+            test = [np.nan] * 3
+        compared.append([setting, measure, difference.n, *paired.mean(), difference.mean, *test])
+    table = pd.DataFrame(compared, columns=_COLUMNS)
+    by_measure = table.groupby(MEASURE)["p_value"]
+    return table.assign(**{P_OF_ALL: by_measure.transform(lambda p: holm(p.to_numpy()))})
+
+
+def titles_of(rows: pd.DataFrame) -> dict[str, str]:
+    """Return the titles of the settings in the rows of a study, by their names."""
+    rows = rows[rows[AGAINST] != BASELINE]
+    return dict(zip(rows[AGAINST], rows[TITLE], strict=True))
+
+
+def front(points: pd.DataFrame, x: str, y: str) -> list[str]:
+    """Return the Pareto-optimal settings by ascending x: small x and large y are better."""
+    points = points.dropna(subset=[x, y]).sort_values(x, kind="stable")
+    best = points.groupby(x)[y].max().cummax()
+    gains = best[best.diff() != 0]  # where a larger x has a larger y than any smaller one
+    return points.loc[points[y] == points[x].map(gains), SETTING].tolist()
+
+
+def relative(row: Any) -> str:
+    """Return a difference with its interval in percent of the baseline, −34 % [−36, −33]; in the
+    unit of the measure if the interval is wider than the baseline, which may then be 0."""
+    in_percent = row["baseline"] > max(0.0, np.nan_to_num(row["high"] - row["low"]))
+    scale, unit, spec = (100 / row["baseline"], " %", "+z.1f") if in_percent else (1.0, "", "+z.3f")
+    difference, low, high = (scale * row[name] for name in ("difference", "low", "high"))
+    return interval_text(difference, low, high, spec, unit)
+
+
+def sentence_of(compared: pd.DataFrame, setting: str, title: str) -> str:
+    """Say how a setting changes memorization, an attack and retrieval."""
+    rows = compared[compared[SETTING] == setting].set_index(MEASURE).to_dict("index")
+    parts = []
+    if net := rows.get(CLIPMEM_NET):
+        parts.append(f"memorization {relative(net)}")
+    if attack := rows.get(c.ATTACK_TPR):
+        after, before = (f"{100 * attack[name]:.0f} %" for name in ("value", "baseline"))
+        parts.append(f"an attacker finds {after} of the training pairs instead of {before}")
+    if retrieval := rows.get(RETRIEVAL):
+        parts.append(f"retrieval {relative(retrieval)}")
+    return f"{title}: {', '.join(parts)}."
+
+
+def store_effect(audit: Audit, setting: Setting) -> None:
+    """Write how a setting of decisions and its control change memorization and utility, for report
+    and certificate, if all members are finished."""
+    effects = {}
+    for each in filter(None, (setting, mitigated.control_of(setting))):
+        if mitigated.compared_members(audit, each.name) != mitigated.paired_members(audit):
+            return
+        compared = differences(mitigated.lab_table(audit, [each.name, BASELINE]))
+        rows = compared[compared[SETTING] == each.name].set_index(MEASURE)
+        measures = rows[["n", "value", "baseline", "difference", "low", "high"]]
+        measured = measures.index.intersection([CLIPMEM_NET, c.ATTACK_TPR, RETRIEVAL])
+        effects[each.title] = {
+            "statement": sentence_of(compared, each.name, each.title),
+            "measures": measures.loc[measured].to_dict("index"),
+        }
+    write_effect(audit, setting.decided.fingerprint, effects)
+
+
+def usual_changes(audit: Audit) -> pd.DataFrame:
+    """Return how switches of the page Mitigations changed results in the project's studies, in
+    percent of the baseline, on data and members like those of an audit: locked towers or trained
+    encoders, synthetic or real pictures.
+
+    Columns: encoders (locked or trained), pictures, switch, clipmem_net, retrieval.
+    """
+    config = audit.record.config
+    encoders = {2: "locked", 0: "trained"}.get(config.lock_image + config.lock_text)
+    if config.unlock:
+        encoders = "unlocked"  # no study yet
+    rows = pd.read_csv(CHANGES, comment="#")
+    synthetic = (rows["pictures"] == "synthetic") == (audit.record.format == DRAWN)
+    return rows[(rows["encoders"] == encoders) & synthetic]
+
+
+def show_differences(rows: pd.DataFrame, titles: dict[str, str]) -> None:
+    """Print the table of an audit's lab or of a study, and a sentence for each setting."""
+    compared = differences(rows)
+    over = OF_SPLITS if SPLIT in rows else OF_MEMBERS
+    shown = compared[compared[MEASURE].isin(_PRINTED)]
+    texts = []
+    for row in shown.to_dict("records"):
+        half = "" if np.isnan(row["low"]) else f" ± {(row['high'] - row['low']) / 2:.3f}"
+        star = "*" if row[P_OF_ALL] < SIGNIFICANCE else ""
+        difference = f"{row['difference']:+.3f}{half}{star}"
+        texts.append(f"{row['value']:.3f}" if row[SETTING] == BASELINE else difference)
+    shown = shown.assign(text=texts, measure=shown[MEASURE].map(MEASURE_LABELS))
+    print_table(
+        f"differences from the baseline, with half their 95 % interval over {over}; *: other than "
+        "0, corrected for the number of settings (Holm)",
+        table_of_texts(shown, SETTING, MEASURE),
+    )
+    for setting, name in titles.items():
+        if (compared[SETTING] == setting).any():
+            print_line(sentence_of(compared, setting, name), style="bold")
+
+
+def write_study_results(study: Study, path: Path, *, command: str) -> None:
+    """Write the differences of a study as a CSV file, with a sentence for each setting."""
+    rows = study.rows
+    compared = differences(rows)
+    titles = titles_of(rows)
+    head = [
+        *origin(command, study.record, rows),
+        f"value: mean over splits; low, high: 95 % interval over {OF_SPLITS} of the paired "
+        f"difference to {BASELINE}; n: how many; p_of_all: Holm's p",
+        *(sentence_of(compared, setting, title) for setting, title in titles.items()),
+    ]
+    write_csv(path, head, compared)
+
+
+# --- Detectors of wrong captions, by errors injected in a benchmark or in one audit
+
+LEMON_IN = "lemon_in"
+LEMON_OUT = "lemon_out"
+MARGIN = "area_under_margin"
+CONFIDENT_LEARNING = "confident_learning"
+MISFIT_SECOND = "misfit_second"
+# Detectors by a second round of training, and the corresponding ones of the first round
+SECOND_ROUND = {MISFIT_SECOND: c.MISFIT, c.LOG_PROBABILITY_SECOND: c.LOG_PROBABILITY_OUT}
+RANDOM_DETECTOR = "random"
+REFERENCE_DETECTOR = c.MISFIT  # the one that benchmarks compare the others with
+# Detectors of wrong pairs that benchmarks compare
+DETECTORS = (
+    *(c.SUSPICION, c.MISFIT, MISFIT_SECOND, c.SIMILARITY_IN, c.SIMILARITY_OUT, c.CSLS_OUT),
+    *(c.LOG_PROBABILITY_OUT, c.LOG_PROBABILITY_SECOND, LEMON_IN, LEMON_OUT),
+    *(c.LEARNED, MARGIN, CONFIDENT_LEARNING, c.CLIPMEM, RANDOM_DETECTOR),
+)
+KIND = "kind"
+SHARE = "share"
+DETECTOR = "detector"
+ABSENT = "absent"
+_CELL = [KIND, SHARE, SEED]
+_CURVE = ["number", "precision"]
+SHORT = {
+    ROC_AUC: "AUROC",
+    AVERAGE_PRECISION: "AP",
+    PRECISION_AT_K: "P@50",
+    # changed captions among the pairs reviewed first
+    "found_100": "found in: 100",
+    "found_500": "found in: 500",
+    "found_1000": "found in: 1,000",
+    "caption_auroc": "captions: AUROC",
+    "caption_average_precision": "captions: AP",
+    **{f"caption_auroc_{kind}": f"captions, AUROC: {kind}" for kind in WORD_KINDS},
+    "sum_over_wrong": "captions: Σ p / wrong",
+    # shares of the changed words, by their rank in the caption
+    "word_first": "changed word: first",
+    "word_first_two": "changed word: first two",
+    "incidents_named": "incidents: kind named",
+    "incidents_repaired": "incidents: pairs repaired",
+    "incidents_wrongly": "incidents: repairs that are wrong",
+    "incidents_false": "incidents: not planted",
+    "review_covered": "review: interval holds",
+    "review_one_slip": "review: moved by one slip",
+    "review_six_slips": "review: moved by six slips",
+}
+OVER = "over_reference"
+_INTERVAL = ["mean", "low", "high"]
+_OVER_COLUMNS = [OVER, f"{OVER}_low", f"{OVER}_high"]
+TABLE_COLUMNS = [KIND, SHARE, DETECTOR, MEASURE, "n", *_INTERVAL, *_OVER_COLUMNS]
+OF_INJECTIONS = "95 % over injections (Student's t)"
+_RESAMPLED = 2_000_000  # pairs in all bootstrap resamples of one kind of error
+
+
+def absent_kinds(rows: pd.DataFrame) -> list[str]:
+    """Return the kinds of error with too few suitable pairs in the rows of a benchmark, with the
+    reason."""
+    rows = rows.dropna(subset=ABSENT).drop_duplicates(KIND)
+    return [f"{kind}: {reason}" for kind, reason in zip(rows[KIND], rows[ABSENT], strict=True)]
+
+
+def benchmark_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Average each measure of each detector over injections, and compare it with that of
+    `REFERENCE_DETECTOR` on the same injections.
+
+    Intervals are Student's t over injections; NaN below three. `over_reference` is the mean of the
+    paired differences detector − reference.
+    """
+    rows = rows.dropna(subset=DETECTOR)
+    if rows.empty:
+        return pd.DataFrame(columns=TABLE_COLUMNS)
+    by = [KIND, SHARE, DETECTOR, MEASURE]
+    values = rows.set_index([*_CELL, DETECTOR])[list(SHORT)]
+    values = values.astype(float).rename_axis(columns=MEASURE)
+    over = values - values.xs(REFERENCE_DETECTOR, level=DETECTOR)
+    long = pd.concat([values.stack(), over.stack()], axis=1, keys=["value", OVER]).reset_index()
+    table = over_seeds(long, by=by, measure="value")
+    over = over_seeds(long, by=by, measure=OVER).drop(columns="n")
+    return table.merge(over.set_axis([*by, *_OVER_COLUMNS], axis=1), on=by, how="left")
+
+
+def mean_curves(rows: pd.DataFrame) -> pd.DataFrame:
+    """Average the precision by number of reviewed pairs over injections: kind, share, detector,
+    number, precision. Injections differ by a few scored pairs, so numbers are averaged too."""
+    points = rows.dropna(subset="precision").explode(_CURVE)
+    points[_CURVE] = points[_CURVE].astype(float)
+    by = [KIND, SHARE, DETECTOR, points.groupby(level=0).cumcount()]
+    means = points.groupby(by, sort=False)[_CURVE].mean()
+    return means.round({"number": 0}).reset_index()
+
+
+def cell_text(row: dict[Any, Any]) -> str:
+    """Return a mean with its interval, and ▲ or ▼ where it is above or below that of the reference:
+    the interval of the paired difference excludes 0."""
+    digits = 1 if row[MEASURE].startswith("found") else 3
+    text = interval_text(row["mean"], row["low"], row["high"], f".{digits}f")
+    if row[f"{OVER}_low"] > 0:
+        return f"{text} ▲"
+    return f"{text} ▼" if row[f"{OVER}_high"] < 0 else text
+
+
+def show_benchmark(benchmark: Benchmark) -> None:
+    """Print how well pairs are found, a table for each kind and share, and the skipped kinds with
+    reasons."""
+    results = benchmark.rows
+    table = benchmark_table(results)
+    table = table[table[MEASURE].isin(METRICS)]
+    texts = [cell_text(row) for row in table.to_dict("records")]
+    table = table.assign(text=texts, measure=table[MEASURE].map(SHORT))
+    table[DETECTOR] = table[DETECTOR].map(words)
+    for (kind, share), rows in table.groupby([KIND, SHARE], sort=False):
+        title = f"{ERROR_KINDS[str(kind)].label}, {share:.0%}, {rows['n'].max()} injections"
+        print_table(title, table_of_texts(rows, DETECTOR, MEASURE))
+    for line in absent_kinds(results):
+        print_line(f"skipped: {line}")
+    print_line(
+        f"In brackets: {OF_INJECTIONS}, each with another split, draw and members. ▲ ▼: above or "
+        f"below {words(REFERENCE_DETECTOR)}. --out and the page Detectors have all measures."
+    )
+    print_line(str(benchmark.folder))
+
+
+def write_benchmark_results(benchmark: Benchmark, path: Path, *, command: str) -> None:
+    """Write the table of a benchmark as a CSV file."""
+    record = benchmark.record
+    rows = benchmark.rows
+    pairs = benchmark.pairs
+    head = [
+        *origin(command, record, rows),
+        f"each seed: another split and injection, trained by {record.config.members} members",
+        f"low, high: {OF_INJECTIONS}; over_reference: detector − misfit, paired",
+        f"misfit: {MISFIT_FORMULA}; {words(MISFIT_SECOND)}: {SECOND_FORMULA}",
+        f"pairs: {len(pairs):,} with {pairs[c.CAPTIONS].map(len).sum():,} captions; data set: "
+        f"{record.dataset_fingerprint}",
+        f"skipped: {'; '.join(absent_kinds(rows)) or 'no kind'}",
+    ]
+    write_csv(path, head, benchmark_table(rows))
+
+
+@dataclass(frozen=True)
+class Findings:
+    """How well detectors find injected errors, of each kind and share."""
+
+    table: pd.DataFrame  # kind, share, detector, measure, mean, low, high
+    curves: pd.DataFrame  # kind, share, detector, number of pairs reviewed, precision
+    interval: str  # the kind of interval from low to high
+    note: str = ""  # on misfit of a second round of training
+
+
+def benchmarks_of(audit: Audit) -> list[Benchmark]:
+    """Return the benchmarks on an audit's data set, those with the same pairs first."""
+    record = audit.record
+    has_other_pairs = {}
+    for benchmark in Benchmark.every():
+        with suppress(InputError):  # its command reports the broken file
+            other = benchmark.record
+            if benchmark.rows_files and other.root == record.root:
+                has_other_pairs[benchmark] = other.dataset_fingerprint != record.dataset_fingerprint
+    return sorted(has_other_pairs, key=has_other_pairs.__getitem__)
+
+
+def benchmark_findings(benchmark: Benchmark) -> Findings | None:
+    """Return the results of a benchmark so far, None before the first one."""
+    rows = benchmark.rows.dropna(subset=DETECTOR)
+    return Findings(benchmark_table(rows), mean_curves(rows), OF_INJECTIONS) if len(rows) else None
+
+
+def oriented(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the detectors in a table of scores, larger more suspicious."""
+    directions = [score.direction for score in DETECTION_SCORES.values()]
+    return table[list(DETECTION_SCORES)].astype(float) * directions
+
+
+@cached(4, SCORES)
+def detector_scores(audit: Audit) -> pd.DataFrame:
+    """Return each detector with values (larger: more suspicious), of scored or candidate pairs by
+    their row."""
+    table = audit.read_columns(SCORES, c.GROUP, *DETECTION_SCORES)
+    scores = oriented(table)[table[c.GROUP].isin(c.TARGET_GROUPS)]
+    scores = scores.where(np.isfinite(scores))
+    return scores.loc[:, scores.notna().mean() > 0.5].dropna()
+
+
+@cached(4, SCORES, PAIRS)
+def injected_findings(audit: Audit) -> Findings | None:
+    """Return how well an audit's detectors find each kind of injected error; None without injected
+    errors."""
+    scores = detector_scores(audit)
+    injected = audit.read_columns(PAIRS, c.INJECTED)[c.INJECTED][scores.index]
+    tables = []
+    curves = []
+    for kind in sorted(injected.dropna().unique(), key=lambda kind: (kind != c.MISCAPTION, kind)):
+        subset = injected.isna() | (injected == kind)
+        truth = injected[subset].notna().to_numpy()
+        if scores.empty or truth.sum() < 2 or truth.all():
+            continue
+        error: dict[str, Any] = {KIND: str(kind), SHARE: float(truth.mean())}
+        values = {str(name): column.to_numpy() for name, column in scores[subset].items()}
+        n_boot = int(np.clip(_RESAMPLED // len(truth), 50, 500))
+        detected = detection_table(values, truth, n_boot=n_boot)
+        for metric in METRICS:
+            part = detected[["score", metric, f"{metric}_low", f"{metric}_high"]]
+            part = part.set_axis([DETECTOR, *_INTERVAL], axis=1)
+            tables.append(part.assign(measure=metric, n=1, **error))
+        numbers = numbers_reviewed(len(truth))
+        for name, column in values.items():
+            curve = {"number": numbers, "precision": precision_curve(column, truth, numbers)}
+            curves.append(pd.DataFrame(error | {DETECTOR: name} | curve))
+    if not tables:
+        return None
+    table = pd.concat(tables, ignore_index=True).reindex(columns=TABLE_COLUMNS)
+    interval = "95 % bootstrap over the pairs of this one injection"
+    return Findings(table, pd.concat(curves, ignore_index=True), interval, misfit_note(audit))
+
+
+def differ_most(scores: pd.DataFrame, one: str, other: str, *, limit: int) -> list[int]:
+    """Return the rows of the pairs with a higher rank in `one` than in `other`, the largest
+    difference first."""
+    lead = scores[one].rank() - scores[other].rank()
+    return lead[lead > 0].nlargest(limit).index.tolist()
+
+
+# --- Tables on a terminal and in files
+
+_console = Console(highlight=False)
+
+
+def table_of_texts(rows: pd.DataFrame, index: str, columns: str) -> pd.DataFrame:
+    """Return the column `text` of some rows as a table, in the order of the rows."""
+    table = rows.pivot(index=index, columns=columns, values="text")
+    table = table.reindex(index=rows[index].unique(), columns=rows[columns].unique())
+    return table.fillna("–").reset_index()
+
+
+def print_table(title: str, table: pd.DataFrame) -> None:
+    """Print a table of texts; all columns but the first are aligned right."""
+    columns = table.columns.tolist()
+    _console.print(make_table(title, table.to_dict("records"), columns, right=columns[1:]))
+
+
+def print_line(text: str, *, style: str = "") -> None:
+    """Print a line of foreign text."""
+    _console.print(plain(text), style=style, soft_wrap=True)
+
+
+def origin(command: str, record: Record, rows: pd.DataFrame) -> list[str]:
+    """Return the command that made the rows of an experiment, the machine and how the config uses
+    it, and the seeds."""
+    machine = record.machine
+    config = record.config
+    return [
+        f"command: {command}",
+        f"machine: {machine['processor']}, {machine['cores']} cores; {config.device}, "
+        f"{config.precision}, {config.threads} threads a member",
+        f"seeds: {', '.join(map(str, sorted(rows[SEED].unique())))}",
+    ]
+
+
+def write_csv(path: Path, head: Sequence[str], rows: pd.DataFrame) -> None:
+    """Write a table below comment lines."""
+    body = rows.to_csv(index=False, float_format="%.5g")
+    path.write_text("".join(f"# {line}\n" for line in head) + body, encoding="utf-8")

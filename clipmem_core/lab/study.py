@@ -1,0 +1,329 @@
+"""Trains an audit's members again with settings, two at a time, and runs studies, which do so over
+several splits of the pairs. The same call resumes.
+
+The baseline of a study trains on one caption a pair, as in the paper, except in the study
+`settings`. All settings are evaluated on that caption and on uncropped pictures, which every
+setting trains on.
+"""
+
+import functools
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import torch
+
+from clipmem_core.auditing.folder import prepare, settings
+from clipmem_core.auditing.folder.prepare import write_audit
+from clipmem_core.auditing.folder.store import MITIGATIONS, Audit, acquire_lock, read_embeddings
+from clipmem_core.auditing.run.member import (
+    Shared,
+    cached_tokens,
+    caption_texts,
+    clear_leftovers,
+    open_member,
+    open_shared,
+    trained_model,
+    utility,
+    write_embeddings,
+)
+from clipmem_core.auditing.run.pipeline import Run, ensure_features, ensure_pixels, finish_audit
+from clipmem_core.config import AuditConfig, ineffective_fields
+from clipmem_core.dataset.sentences import sentences_of
+from clipmem_core.features.embed import FeatureExtractor
+from clipmem_core.lab import mitigated
+from clipmem_core.lab.experiment import Request, Study, run_tasks
+from clipmem_core.lab.mitigated import (
+    BASELINE,
+    DECISIONS,
+    RANKINGS,
+    REMOVAL,
+    MemberPair,
+    PairChanges,
+    Setting,
+    begin,
+    parse_setting,
+    setting_rows,
+    without_idle,
+)
+from clipmem_core.review.decisions import review_of
+from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
+from clipmem_core.utils import columns as c
+from clipmem_core.utils.io import InputError
+from clipmem_core.utils.ragged import Ragged
+
+_EMBEDDINGS = ".embeddings"  # of a member until its pair of members is measured
+
+# --- The built-in studies
+
+# The config fields that studies set unless the command does
+DEFAULTS: dict[str, Any] = {
+    "protocol": "paper",
+    # Held-out pairs that control adaptive mitigations are not used for utility.
+    "retrieval_apart": True,
+    # Otherwise a setting is evaluated on crops or captions it did not train on.
+    "eval_crop_scale": 1.0,
+    "eval_captions": 1,
+    "views": 2,
+}
+MOST_CAPTIONS = 5
+# The paper's levels of noise on the text embedding
+TEXT_NOISE = [f"text_noise={level}" for level in (0.01, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)]
+# Growing shares of removed pairs in percent, by each ranking. The paper removes candidates from the
+# training of f. Here all members lose the same pairs, and memorization is compared on the others.
+REMOVALS = [f"removal={by}:{percent}" for percent in (1, 2, 5, 10, 20) for by in RANKINGS]
+# Each mitigation at one setting, and some combinations
+COMBINED = (
+    "text_noise=0.15",
+    "image_noise=0.15",
+    "text_mask=0.15",
+    "text_mask=0.3",
+    "crop_scale=0.2 colour=0.4",
+    "weight_decay=1",  # ten times the presets'
+    "max_logit_scale=10",
+    "min_logit_scale=30",  # open_clip starts at 14.3
+    "text_min_df=5",
+    "text_min_df=10",
+    "adaptive_noise=0.15",
+    "adaptive_mask=0.6",
+    # At the median, half of all pairs that are not memorized would rest, and nothing is learned.
+    "adaptive_rest=1 adaptive_quantile=0.95",
+    "text_min_df=10 min_logit_scale=30",
+    "text_mask=0.15 text_noise=0.05",
+    "text_mask=0.15 crop_scale=0.2 colour=0.4",
+    "adaptive_mask=0.6 crop_scale=0.2 colour=0.4",
+)
+ALL_CAPTIONS = (
+    "train_captions=0",
+    "train_captions=0 text_mask=0.15",
+    "train_captions=0 adaptive_mask=0.6",
+)
+
+
+def captions_settings(config: AuditConfig, most: int) -> list[str]:
+    """Return two captions a pair, three, up to five, and all if there are more."""
+    if most < 2:
+        raise InputError(
+            "study captions needs pairs with several captions, and this source has none"
+        )
+    counts = [*range(2, min(most, MOST_CAPTIONS) + 1), *([0] if most > MOST_CAPTIONS else [])]
+    return [f"train_captions={count}" for count in counts]
+
+
+def combined_settings(config: AuditConfig, most: int) -> list[str]:
+    """Return each mitigation at one setting, and some combinations."""
+    early_stop = max(1, round(config.epochs * 2 / 3))
+    return [*COMBINED, f"stop_epoch={early_stop}", *(ALL_CAPTIONS if most > 1 else ())]
+
+
+OWN = "settings"  # the study of the settings that a person adds
+# The settings of each study, as texts, from the config and the most captions of a pair
+STUDIES: dict[str, Callable[[AuditConfig, int], list[str]]] = {
+    "captions": captions_settings,
+    "text-noise": lambda config, most: TEXT_NOISE,
+    "removal": lambda config, most: REMOVALS,
+    "combined": combined_settings,
+    OWN: lambda config, most: [],
+}
+
+
+def run_study(request: Request, study: str, *, splits: int, also: Sequence[Setting] = ()) -> Study:
+    """Run a study of `STUDIES`, or continue it, until every setting is trained on every split.
+
+    `also` adds settings to the study's.
+    """
+    folder = Study.of(request.name)
+    if study not in STUDIES:
+        raise InputError(f"study {study!r} is unknown: choose one of {', '.join(STUDIES)}")
+    if splits < 1:
+        raise InputError(f"--splits must be at least 1, not {splits}: intervals need 3")
+    config = settings.resolve(prepare.with_features(request.source, request.config))
+    screen = request.screen
+    with acquire_lock(folder.folder, what=folder.KIND):
+        data_set = replace(request, config=config).load(folder)
+        config, chosen = _plan(replace(request, config=config), study, also, data_set)
+        replace(request, config=config).begin(folder, data_set)
+        replicates = config.seeds if config.protocol == "paper" else config.members // config.folds
+        for split in range(splits):
+            screen.say(f"split {split + 1} of {splits}: {len(chosen)} settings")
+            audit = folder.audit(f"split-{split}")
+            seed = config.seed + split * replicates
+            if not audit.begun:
+                seeded = replace(config, seed=seed)
+                membership = prepare.draw_membership(data_set.groups, seeded)
+                pairs = prepare.inject(data_set.pairs, membership, seeded)
+                write_audit(audit, request.source, seeded, data_set, pairs, membership)
+            run = Run(audit, screen, executor=request.executor, predicts_words=False)
+            if not audit.finished:
+                finish_audit(run)
+            begun = {begin(audit, setting).name: setting.title for setting in chosen}
+            run_settings(run, list(begun))
+            for name, title in (begun | {BASELINE: BASELINE}).items():
+                if not folder.rows_file(f"{split}-{name}").is_file():
+                    rows = setting_rows(audit, name).assign(split=split, seed=seed, title=title)
+                    folder.add_rows(f"{split}-{name}", rows)
+    return folder
+
+
+def _plan(
+    request: Request, study: str, also: Sequence[Setting], data_set: prepare.DataSet
+) -> tuple[AuditConfig, list[Setting]]:
+    """Return the config of a study's audits, and its settings and those of `also` that have an
+    effect on such an audit; refuse one that cannot run."""
+    config = request.config
+    pairs = data_set.pairs
+    most = int(pairs[c.CAPTIONS].map(len).max())
+    if study != OWN and most > 1:
+        config = replace(config, train_captions=1)
+    idle = {*ineffective_fields(config), *([REMOVAL] if config.protocol == "paper" else [])}
+    planned = [*map(parse_setting, STUDIES[study](config, most)), *also]
+    if skipped := [setting.text for setting in planned if idle & set(setting.overrides)]:
+        request.screen.say(
+            f"skipped, since they have no effect on this audit: {', '.join(skipped)}"
+        )
+    chosen = {}
+    for setting in planned:
+        if setting.text in skipped:
+            continue
+        setting = without_idle(setting, config)
+        settings.check_config(replace(config, **setting.fields))
+        if DECISIONS in setting.overrides:
+            columns = pa.Table.from_pandas(pairs[[c.PAIR_ID, c.CAPTIONS]], preserve_index=False)
+            decided = review_of(data_set.fingerprint, columns).changes()
+            if not decided:
+                raise InputError(
+                    f"{setting.text}: no pair of this data set is decided: decide first"
+                )
+            setting = replace(setting, decided=decided)
+        chosen[setting.name] = setting
+    if not chosen:
+        raise InputError("no setting of the study has an effect on this config: add --also")
+    return config, list(chosen.values())
+
+
+# --- Members that train again with a setting
+
+
+class Lab:
+    """The data of an audit's members in memory, ready to train them again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.audit = Audit(folder)
+        self.baseline = open_shared(folder)
+        self.changed = functools.lru_cache(maxsize=2)(
+            functools.partial(with_setting, self.baseline)
+        )
+        torch.set_num_threads(self.baseline.record.threads)
+
+    def train(self, setting: str, member_pair: MemberPair) -> None:
+        """Train and measure a pair of members unless it is finished."""
+        folder = mitigated.setting_folder(self.audit, setting)
+        try:
+            with mitigated.member_pair_lock(folder, member_pair):
+                if mitigated.is_measured(folder, member_pair):
+                    return
+                train_member_pair(self.changed(setting), setting, member_pair)
+        except FileNotFoundError:
+            if setting == BASELINE or (folder / mitigated.SETTING_FILE).is_file():
+                raise
+            return  # a person removed the setting
+
+
+def with_setting(shared: Shared, name: str) -> Shared:
+    """Return the data of an audit's members as a setting changes them."""
+    setting = mitigated.read_setting(shared.audit, name)
+    changes = mitigated.read_changes(shared.audit, name)
+    members = list(shared.record.members)
+    membership = shared.membership.copy()
+    membership[members] = membership[members].to_numpy() & ~changes.removed[:, None]
+    config = replace(shared.config, **setting.fields)
+    shared = replace(shared, config=config, membership=membership)
+    return _with_captions(shared, changes) if changes.captions else shared
+
+
+def _with_captions(shared: Shared, changes: PairChanges) -> Shared:
+    """Replace the captions of some pairs, and their tokens or features."""
+    captions = [
+        list(changes.captions.get(row, texts)) for row, texts in enumerate(shared.pairs[c.CAPTIONS])
+    ]
+    pairs = shared.pairs.assign(**{c.CAPTIONS: pd.Series(captions)})
+    if shared.record.sentences:
+        captions = list(map(sentences_of, captions))
+        pairs[c.SENTENCES] = captions
+    features = shared.features
+    if shared.towers.text:
+        tokens: Any = FeatureExtractor(shared.towers.text).captions(caption_texts(pairs))
+        features = replace(features, text=tokens)
+    else:
+        tokens = cached_tokens(shared.config.model, pairs)
+    data = replace(shared.data, tokens=tokens, captions=Ragged.of_lists(captions))
+    return replace(shared, pairs=pairs, features=features, data=data)
+
+
+def train_member_pair(shared: Shared, setting: str, member_pair: MemberPair) -> None:
+    """Train two members of a setting and measure them; those of the baseline are only measured."""
+    audit = shared.audit
+    if setting == BASELINE:
+        mitigated.measure_baseline(audit, member_pair)
+        return
+    folders = [mitigated.setting_folder(audit, setting) / name for name in member_pair]
+    embedded = []
+    measures = []
+    for name, folder in zip(member_pair, folders, strict=True):
+        folder.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(folder)
+        run = open_member(audit.folder, name, shared, folder)
+        model = trained_model(run)
+        write_embeddings(run, model, folder / _EMBEDDINGS)
+        embedded.append(read_embeddings(folder / _EMBEDDINGS))
+        measures.append(utility(run, model, embedded[-1][0]))
+    mitigated.write_measures(audit, setting, member_pair, embedded, measures)
+    for folder in folders:
+        shutil.rmtree(folder / _EMBEDDINGS, ignore_errors=True)
+        for leftover in (CHECKPOINT, TRAJECTORY):
+            (folder / leftover).unlink(missing_ok=True)
+
+
+def train_members(folder: Path, names: Sequence[str]) -> None:
+    """Train pairs of members of settings, each named `setting/member` by its first member. The work
+    of a task."""
+    lab = Lab(folder)
+    partners = dict(mitigated.member_pairs(lab.baseline.record.members))
+    for name in names:
+        setting, _, first = name.partition("/")
+        lab.train(setting, (first, partners[first]))
+
+
+def run_settings(run: Run, names: Sequence[str]) -> None:
+    """Train the members of an audit with settings that were begun, and measure the baseline's."""
+    audit = run.audit
+    config = audit.record.config
+    finished = {name: mitigated.finished_members(audit, name) for name in (BASELINE, *names)}
+    firsts = [first for first, _ in mitigated.member_pairs(audit.record.members)]
+    missing = [
+        f"{name}/{first}" for first in firsts for name in finished if first not in finished[name]
+    ]
+    if not missing:
+        return
+    ensure_pixels(audit, run.screen)
+    ensure_features(audit, run.screen)
+    blocks = len(missing)
+    if settings.shares_process(config):
+        blocks = min(blocks, settings.side_by_side(config))
+    total = 2 * len(firsts) * len(names)
+    shown = -1
+    for _ in run_tasks(
+        run,
+        train_members,
+        audit.folder / MITIGATIONS,
+        [missing[block::blocks] for block in range(blocks)],
+        "training of member",
+    ):
+        done = sum(len(mitigated.finished_members(audit, name)) for name in names)
+        if done != shown:
+            run.screen.say(f"{done} of {total} members finished")
+            shown = done
