@@ -65,7 +65,7 @@ from clipmem_core.config import (
     switched_on,
 )
 from clipmem_core.dataset.injected_errors import ERROR_KINDS, inject_errors, picture_sources
-from clipmem_core.dataset.pixel_cache import Pixels
+from clipmem_core.dataset.pictures import Pixels
 from clipmem_core.dataset.sentences import sentences_of
 from clipmem_core.dataset.source import RawPairs
 from clipmem_core.features.embed import FeatureExtractor

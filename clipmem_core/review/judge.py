@@ -44,7 +44,7 @@ from clipmem_core.auditing.run.word_table import HALVES, RATIOS
 from clipmem_core.auditing.tables.fault_tables import cause_of
 from clipmem_core.dataset.checks import not_captions
 from clipmem_core.dataset.languages import is_read
-from clipmem_core.dataset.readers.paths import as_name
+from clipmem_core.dataset.readers.containers import as_name
 from clipmem_core.dataset.sentences import sentences_of
 from clipmem_core.errors.calibration import HALF, Fitted
 from clipmem_core.errors.misfit import HeldOut, fit_beside, nan_mean

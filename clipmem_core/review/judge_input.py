@@ -13,7 +13,7 @@ from clipmem_core.auditing.folder.prepare import DataSet, load_pictures
 from clipmem_core.auditing.folder.status import Screen
 from clipmem_core.auditing.folder.store import PAIRS, Audit
 from clipmem_core.config import SourceOptions, data_folder
-from clipmem_core.dataset.readers.paths import as_name, is_missing, normal_reference, tidy
+from clipmem_core.dataset.readers.containers import as_name, is_missing, normal_reference, tidy
 from clipmem_core.dataset.readers.records import Row, Rows, in_image_folder, merge_rows
 from clipmem_core.dataset.source import RawPairs, read_source
 from clipmem_core.features.cache import ReportCount

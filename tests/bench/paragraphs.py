@@ -12,17 +12,17 @@ from typing import Annotated
 
 import tyro
 
-from clipmem_core.dataset.scenes.contents import (
+from clipmem_core.dataset.scenes import (
     NUMBERS,
     PHRASES,
     PICTURE,
     SKIES,
     WORDS,
     Scene,
+    draw_scene,
     plan_scene,
     stream,
 )
-from clipmem_core.dataset.scenes.drawing import draw_scene
 from clipmem_core.utils import columns as c
 
 

@@ -21,13 +21,13 @@ from clipmem_core.auditing.folder.store import (
     write_prepared,
 )
 from clipmem_core.config import AUTO, AuditConfig, data_folder, fingerprint
-from clipmem_core.dataset.duplicates import (
+from clipmem_core.dataset.injected_errors import inject_miscaptions
+from clipmem_core.dataset.near_duplicates import (
     alike_by_features,
     join_clusters,
     near_duplicate_clusters,
 )
-from clipmem_core.dataset.injected_errors import inject_miscaptions
-from clipmem_core.dataset.pixel_cache import Pixels, check_pictures, open_pixels
+from clipmem_core.dataset.pictures import Pixels, check_pictures, open_pixels
 from clipmem_core.dataset.readers.records import named_folder
 from clipmem_core.dataset.readers.remote import fetch_source
 from clipmem_core.dataset.sentences import are_long, sentences_of

@@ -30,8 +30,7 @@ from clipmem_core.config import (
     flat,
 )
 from clipmem_core.dataset.languages import language_shares
-from clipmem_core.dataset.readers.containers import split_reference
-from clipmem_core.dataset.readers.paths import is_newer
+from clipmem_core.dataset.readers.containers import is_newer, split_reference
 from clipmem_core.dataset.source import source_files
 from clipmem_core.features.tower_by_language import with_text_tower
 from clipmem_core.scores.membership import Membership
