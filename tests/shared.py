@@ -23,9 +23,8 @@ from clipmem_core.auditing.folder.store import Audit, file_sha256
 from clipmem_core.auditing.run import pipeline
 from clipmem_core.auditing.run.pipeline import run_audit
 from clipmem_core.cli import main
-from clipmem_core.dataset import pixel_cache
-from clipmem_core.dataset.scenes import drawing
-from clipmem_core.dataset.scenes.drawing import draw_scenes
+from clipmem_core.dataset import pictures, scenes
+from clipmem_core.dataset.scenes import draw_scenes
 from tests.audit.small import ENSEMBLE, LOCKED, PAPER, Silent, config_of, in_process, made_once
 from tests.forked import Server
 
@@ -52,13 +51,13 @@ def _few_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
-        patch.setattr(drawing, "draw_scenes", drawn_once)
+        patch.setattr(scenes, "draw_scenes", drawn_once)
         patch.setattr(pipeline, "local_processes", in_process)
         patch.setattr(factory, "SimpleTokenizer", functools.cache(SimpleTokenizer))
         patch.setattr(
             manifest_scanner, "scan_component_manifests", functools.cache(scan_component_manifests)
         )
-        patch.setattr(pixel_cache, "map_chunks", _map_chunks_here)
+        patch.setattr(pictures, "map_chunks", _map_chunks_here)
         yield
 
 
@@ -125,7 +124,7 @@ def make_long(typed: Path, data: Path) -> None:
     """Audit pictures whose captions have two or three sentences; their features are computed."""
     shutil.copytree(typed / "cache", data / "cache")
     folder = data / "sets" / "long"
-    drawing.draw_scenes(folder, pairs=330, seed=0)
+    scenes.draw_scenes(folder, pairs=330, seed=0)
     lines = []
     for line in (folder / "captions.jsonl").read_text().splitlines():
         record = json.loads(line)

@@ -26,9 +26,9 @@ from threadpoolctl import threadpool_limits
 from clipmem_core.auditing.folder import settings
 from clipmem_core.config import DEFAULT_PRESET, AuditConfig, preset_config
 from clipmem_core.dataset.checks import Captions, not_captions
-from clipmem_core.dataset.duplicates import alike_by_features, join_clusters
 from clipmem_core.dataset.faults import ascending_stretches, caption_reasons, text_faults
 from clipmem_core.dataset.languages import language_shares, mostly_english, spaces_words
+from clipmem_core.dataset.near_duplicates import alike_by_features, join_clusters
 from clipmem_core.errors import misfit
 from clipmem_core.errors.calibration import Fitted, Probabilities
 from clipmem_core.errors.evidence import draw_decoys

@@ -47,7 +47,7 @@ from clipmem_core.dashboard.plain import (
     show_strong,
 )
 from clipmem_core.dashboard.running_audit import draw_progress, on_page
-from clipmem_core.dataset.readers.paths import SOURCE_SUFFIXES
+from clipmem_core.dataset.readers.containers import SOURCE_SUFFIXES
 from clipmem_core.dataset.source import DRAWN, lacks_captions
 from clipmem_core.scores.membership import MIN_PAIRS
 from clipmem_core.scores.registry import words

@@ -9,8 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from clipmem_core.config import SETS, SourceOptions
+from clipmem_core.dataset import scenes
 from clipmem_core.dataset.readers import samples, table_files
-from clipmem_core.dataset.readers.paths import (
+from clipmem_core.dataset.readers.containers import (
     DELIMITED_SUFFIXES,
     JSON_LINES_SUFFIXES,
     SOURCE_SUFFIXES,
@@ -20,7 +21,6 @@ from clipmem_core.dataset.readers.paths import (
 )
 from clipmem_core.dataset.readers.records import Rows, merge_rows
 from clipmem_core.dataset.readers.remote import fetch_from_hub, fetch_source, is_hub_name
-from clipmem_core.dataset.scenes import drawing
 from clipmem_core.utils.io import InputError
 
 DRAWN = "scenes"
@@ -111,9 +111,9 @@ def _read(source: str, options: SourceOptions, data: Path) -> Rows:
     check_source(source)
     if source == DRAWN:
         folder = data / SETS / f"{DRAWN}-{options.scenes_pairs}-{options.scenes_seed}"
-        table = folder / drawing.CAPTIONS_FILE
+        table = folder / scenes.CAPTIONS_FILE
         if not table.is_file():
-            drawing.draw_scenes(folder, pairs=options.scenes_pairs, seed=options.scenes_seed)
+            scenes.draw_scenes(folder, pairs=options.scenes_pairs, seed=options.scenes_seed)
         return replace(table_files.read_jsonl(table, SourceOptions()), format=DRAWN)
     path = Path(os.path.expanduser(source))  # an unknown user's home stays as it is
     if not path.exists() and _PATTERN.fullmatch(source):

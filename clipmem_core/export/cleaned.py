@@ -12,8 +12,13 @@ import pandas as pd
 from PIL import Image
 
 from clipmem_core.auditing.folder.store import PAIRS, Audit, read_table
-from clipmem_core.dataset.readers.containers import read_bytes, split_reference
-from clipmem_core.dataset.readers.paths import is_newer, picture_fault, tidy
+from clipmem_core.dataset.readers.containers import (
+    is_newer,
+    picture_fault,
+    read_bytes,
+    split_reference,
+    tidy,
+)
 from clipmem_core.dataset.source import source_files
 from clipmem_core.review.decisions import REMOVE, Decision, open_review
 from clipmem_core.review.queries import count_pairs_of, fetch_by_id

@@ -25,8 +25,12 @@ from clipmem_core.auditing.folder.store import (
     write_table,
 )
 from clipmem_core.config import data_folder
-from clipmem_core.dataset.readers.containers import scan_tar, split_reference
-from clipmem_core.dataset.readers.paths import is_picture, normal_reference
+from clipmem_core.dataset.readers.containers import (
+    is_picture,
+    normal_reference,
+    scan_tar,
+    split_reference,
+)
 from clipmem_core.errors.certificate import CONFIDENCE
 from clipmem_core.export.cleaned import (
     IMAGES,

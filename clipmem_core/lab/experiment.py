@@ -38,7 +38,7 @@ from clipmem_core.auditing.run.console import make_table, plain
 from clipmem_core.auditing.run.executor import Executor, Task, TaskEvents, Work
 from clipmem_core.config import AuditConfig, affecting
 from clipmem_core.dataset.injected_errors import ERROR_KINDS, WORD_KINDS
-from clipmem_core.dataset.pixel_cache import Pixels
+from clipmem_core.dataset.pictures import Pixels
 from clipmem_core.dataset.source import DRAWN, RawPairs
 from clipmem_core.lab import mitigated
 from clipmem_core.lab.mitigated import AGAINST, BASELINE, RETRIEVAL, SECONDS, SETTING, Setting

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipmem_core.dataset.pixel_cache import Pixels
+from clipmem_core.dataset.pictures import Pixels
 from clipmem_core.mitigations import Batch, Mitigation
 from clipmem_core.utils import draws
 from clipmem_core.utils.draws import hashed, uniforms

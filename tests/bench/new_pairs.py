@@ -17,7 +17,7 @@ import tyro
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from clipmem_core.cli import main as command
-from clipmem_core.dataset.scenes.drawing import draw_scenes
+from clipmem_core.dataset.scenes import draw_scenes
 from clipmem_core.utils import columns as c
 
 

@@ -10,7 +10,7 @@ import scipy
 from clipmem_core.cli import main
 from clipmem_core.dataset.checks import Captions, PictureMeasures, check_table, not_captions
 from clipmem_core.dataset.faults import Fault, bad_sources, sorted_captions, text_faults
-from clipmem_core.dataset.scenes.contents import captions_of, plan_pairs, stream
+from clipmem_core.dataset.scenes import captions_of, plan_pairs, stream
 from tests.dataset.samples import drawing
 
 N = 1000

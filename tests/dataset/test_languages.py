@@ -7,7 +7,7 @@ import pytest
 from clipmem_core.config import preset_config
 from clipmem_core.dataset.checks import Captions, caption_flags
 from clipmem_core.dataset.languages import is_read, language_of, language_shares, mostly_english
-from clipmem_core.dataset.scenes.contents import captions_of, plan_pairs, stream
+from clipmem_core.dataset.scenes import captions_of, plan_pairs, stream
 from clipmem_core.features.tower_by_language import describe_languages, with_text_tower
 
 SENTENCES = {

@@ -13,8 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clipmem_core.dataset.pictures import read_square
-from clipmem_core.dataset.pixel_cache import Pixels, check_pictures, map_chunks
+from clipmem_core.dataset.pictures import Pixels, check_pictures, map_chunks, read_square
 from clipmem_core.utils.io import shortage
 from tests.fixtures import flip
 
@@ -124,7 +123,7 @@ def in_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
     """Run a statement in every worker process that opens turned.jpg."""
     (tmp_path / "startup").mkdir()
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "startup"), prepend=os.pathsep)
-    monkeypatch.setattr("clipmem_core.dataset.pixel_cache.map_chunks", map_chunks)
+    monkeypatch.setattr("clipmem_core.dataset.pictures.map_chunks", map_chunks)
 
     def prepare(statement: str) -> None:
         (tmp_path / "startup" / "sitecustomize.py").write_text(STARTUP.replace("SHORT", statement))

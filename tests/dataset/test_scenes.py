@@ -9,18 +9,20 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from clipmem_core.dataset.scenes.contents import (
+from clipmem_core.dataset.scenes import (
     COLOURS,
     NUMBERS,
     OBJECT_KINDS,
     PHRASES,
+    SIDE,
     Scene,
     Thing,
     captions_of,
+    draw_scene,
+    draw_scenes,
     plan_pairs,
     plan_scene,
 )
-from clipmem_core.dataset.scenes.drawing import SIDE, draw_scene, draw_scenes
 
 PAIRS = 110
 

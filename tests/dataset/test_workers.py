@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.dataset import pixel_cache
-from clipmem_core.dataset.pixel_cache import map_chunks
+from clipmem_core.dataset import pictures
+from clipmem_core.dataset.pictures import map_chunks
 from tests.dataset.faulty import killed, misbehave
 
 
 def test_a_crash_or_a_hang_costs_only_its_item(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pixel_cache, "SECONDS", 0.5)
+    monkeypatch.setattr(pictures, "SECONDS", 0.5)
     work = functools.partial(misbehave, crash=5, hang=6)
     results = dict[int, int | None]()
     for chunk, squares in map_chunks(work, range(50), workers=2, chunk=7):

@@ -33,17 +33,16 @@ from clipmem_core.auditing.folder.store import (
 )
 from clipmem_core.config import AUTO, AuditConfig, affecting, as_dict, data_folder, fingerprint
 from clipmem_core.dataset.checks import Captions, caption_flags, not_captions
-from clipmem_core.dataset.duplicates import (
+from clipmem_core.dataset.faults import Fault, sorted_captions, text_faults
+from clipmem_core.dataset.injected_errors import inject_miscaptions
+from clipmem_core.dataset.languages import language_shares
+from clipmem_core.dataset.near_duplicates import (
     alike_by_features,
     join_clusters,
     near_duplicate_clusters,
 )
-from clipmem_core.dataset.faults import Fault, sorted_captions, text_faults
-from clipmem_core.dataset.injected_errors import inject_miscaptions
-from clipmem_core.dataset.languages import language_shares
-from clipmem_core.dataset.pixel_cache import Pixels, check_pictures, open_pixels
-from clipmem_core.dataset.readers.containers import split_reference
-from clipmem_core.dataset.readers.paths import is_newer
+from clipmem_core.dataset.pictures import Pixels, check_pictures, open_pixels
+from clipmem_core.dataset.readers.containers import is_newer, split_reference
 from clipmem_core.dataset.readers.records import named_folder
 from clipmem_core.dataset.readers.remote import fetch_source
 from clipmem_core.dataset.sentences import are_long, sentences_of

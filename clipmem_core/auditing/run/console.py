@@ -41,7 +41,7 @@ from clipmem_core.auditing.tables.verdict import WHOLE_HEAD, summary_lines, uses
 from clipmem_core.config import AuditConfig, as_dict, data_folder
 from clipmem_core.dataset.checks import CHECKS, Captions, caption_flags
 from clipmem_core.dataset.languages import language_shares
-from clipmem_core.dataset.pixel_cache import Pixels
+from clipmem_core.dataset.pictures import Pixels
 from clipmem_core.dataset.source import check_source, read_source
 from clipmem_core.features.tower_by_language import describe_languages, with_text_tower
 from clipmem_core.scores.membership import MIN_PAIRS

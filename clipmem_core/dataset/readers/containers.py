@@ -7,31 +7,205 @@ size and time: a rewritten file is read anew. The processes that decode pictures
 so it is light.
 """
 
+import codecs
 import contextlib
 import hashlib
+import io
+import json
 import os
 import posixpath
 import re
+import stat
 import tarfile
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from pathlib import Path
-from typing import NamedTuple
+from pathlib import Path, PureWindowsPath
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from clipmem_core.dataset.readers import paths
 from clipmem_core.utils.io import InputError, read_json, shortage
 
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+DELIMITED_SUFFIXES = (".csv", ".tsv")
+JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
+TABLE_SUFFIXES = (*DELIMITED_SUFFIXES, *JSON_LINES_SUFFIXES)
+SOURCE_SUFFIXES = (*TABLE_SUFFIXES, ".json", ".parquet", ".tar")  # of files that are a data set
+
+LARGEST = 1 << 30  # bytes that are read at once: twice the largest picture as plain RGB
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _ROW = re.compile(r"(.+\.(?:parquet|arrow))#(\d+)")
 _TAR = re.compile(r"\.tar/", re.IGNORECASE)
 # usual names of columns; the first one in a table is used
 COLUMN_NAMES: dict[str, list[str]] = read_json(Path(__file__).with_name("column_names.json"))
 # what tarfile raises
 _TAR_DAMAGE = (tarfile.TarError, ValueError, LookupError, ArithmeticError, RecursionError)
+
+
+class Stamped(NamedTuple):
+    """A file's path, size and time: the cache key of its contents."""
+
+    path: str
+    size: int
+    mtime_ns: int
+
+
+def stamped(path: Path) -> Stamped:
+    """Return the cache key of a file; OSError if it is no regular file."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError("it is not a regular file")
+    return Stamped(os.fspath(path), status.st_size, status.st_mtime_ns)
+
+
+def is_newer(path: Path, time_ns: int) -> bool:
+    """Tell whether a file or folder was written, moved or deleted since a time."""
+    try:
+        status = path.stat()
+    except OSError:
+        return True
+    # a moved file keeps its modification time
+    return max(status.st_mtime_ns, status.st_ctime_ns) >= time_ns
+
+
+def reading_fault(error: Exception, what: str) -> str:
+    """Return why something cannot be read, in one line; a shortage of the machine is raised."""
+    if shortage(error):
+        raise error
+    reason = getattr(error, "strerror", None) or error
+    return str(error) if isinstance(error, InputError) else f"{what} cannot be read: {reason}"
+
+
+def check_size(size: int) -> None:
+    """Refuse what is larger than `LARGEST` bytes."""
+    if size > LARGEST:
+        raise InputError("larger than 1 GiB, the most that is read")
+
+
+def read_file(path: Path) -> bytes:
+    """Read a regular file (else OSError) of at most `LARGEST` bytes."""
+    check_size(stamped(path).size)
+    return path.read_bytes()
+
+
+def is_url(text: str) -> bool:
+    """Tell whether a text is a URL, such as s3://bucket/pairs.parquet."""
+    return bool(_URL.match(text))
+
+
+def is_picture(name: str) -> bool:
+    """Tell whether a file name ends like a picture's."""
+    return name.lower().endswith(PICTURE_SUFFIXES)
+
+
+def normal_reference(image: str) -> str:
+    """Return the reference with forward slashes and without `.` and `..`; InputError if it leaves
+    the folder."""
+    if "\0" in image or printable(image) != image:
+        raise InputError("image path is not valid text")
+    if is_url(image):
+        raise InputError(
+            "image is a URL: download the pictures first, for example with img2dataset"
+        )
+    path = PureWindowsPath(image)  # separates at both kinds of slashes
+    if path.root:
+        raise InputError(
+            "image path is absolute and not in --image-folder: name that folder, or make it "
+            "relative"
+        )
+    normal = posixpath.normpath(path.as_posix())
+    if normal.split("/")[0] == "..":
+        raise InputError("image path leaves the data set's folder")
+    if not image.strip():
+        raise InputError("image reference is empty")
+    return normal
+
+
+def check_inside(root: Path, path: Path, what: str = "image") -> None:
+    """Refuse a path that lies outside of a folder once links are followed."""
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+        raise InputError(f"{what} is reached by a link that leaves the data set's folder")
+
+
+def picture_fault(root: Path, image: str) -> str:
+    """Return why no picture file can be read from a normal reference; empty if it can."""
+    try:
+        check_inside(root, root / image)
+        stamped(root / image)
+    except (InputError, OSError) as error:
+        return reading_fault(error, "picture")
+    return ""
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Yield the text of a regular file line by line, as `decode_text` reads it."""
+    stamped(path)
+    with path.open("rb") as stream:
+        yield from _text_lines(stream)
+
+
+def decode_text(data: bytes) -> str:
+    """Return a file's text: UTF-16 with a byte order mark, UTF-8, or a line that is not UTF-8 as
+    Windows-1252."""
+    return "".join(_text_lines(io.BytesIO(data)))
+
+
+def _text_lines(stream: BinaryIO) -> Iterator[str]:
+    start = stream.read(2)
+    stream.seek(0)
+    if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        yield from io.StringIO(stream.read().decode("utf-16", errors="replace"), newline="\n")
+        return
+    for line in stream:
+        try:
+            yield line.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            yield line.decode("cp1252", errors="replace")
+
+
+def decode_json(text: str) -> Any:
+    """Return the JSON value in a text; InputError if it is not JSON or nested too deeply."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"not JSON: {error}") from error
+
+
+def is_missing(value: Any) -> bool:
+    """Tell whether a cell is empty: None, a float NaN, or a NaN printed as text."""
+    if isinstance(value, str):
+        return value.strip() in ("nan", "NaN")
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def without_surrogates(value: Any) -> Any:
+    """Replace halves of surrogate pairs in a text, which other libraries refuse."""
+    if not isinstance(value, str) or value.isascii():
+        return value
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def tidy(text: str) -> str:
+    """Return the text without outer whitespace, NUL characters and halves of surrogate pairs."""
+    return without_surrogates(text).replace("\0", "").strip()
+
+
+def printable(text: str) -> str:
+    """Return the text with characters that UTF-8 cannot encode as escapes, for file names that are
+    not text."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def as_name(value: Any) -> str | None:
+    """Return an id or a label as text, None if it is empty; integers lose their decimal point."""
+    if is_missing(value):
+        return None
+    integer = isinstance(value, float) and value.is_integer()
+    return tidy(str(int(value) if integer else value)) or None
 
 
 def split_reference(root: Path, image: str) -> tuple[Path, str | int | None]:
@@ -54,13 +228,13 @@ def read_bytes(root: Path, image: str) -> bytes:
     FileNotFoundError.
     """
     try:
-        path, part = split_reference(root, paths.normal_reference(image))
-        paths.check_inside(root, path)
+        path, part = split_reference(root, normal_reference(image))
+        check_inside(root, path)
         if part is None:
-            return paths.read_file(path)
+            return read_file(path)
         return _table_picture(path, part) if isinstance(part, int) else _tar_picture(path, part)
     except (OSError, LookupError) as error:
-        raise FileNotFoundError(paths.reading_fault(error, f"picture {image!r}")) from error
+        raise FileNotFoundError(reading_fault(error, f"picture {image!r}")) from error
     except InputError as error:
         raise InputError(f"picture {image!r}: {error}") from error
 
@@ -69,7 +243,7 @@ def source_stamp(root: Path, images: Sequence[str]) -> str:
     """Return 32 hex digits that change with the references, their order, and the size or time of
     their files."""
     files = dict.fromkeys(split_reference(root, image)[0] for image in images)
-    stamps = [str(paths.stamped(file)[1:]) if file.is_file() else "" for file in files]
+    stamps = [str(stamped(file)[1:]) if file.is_file() else "" for file in files]
     text = "\n".join([*images, *stamps])
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
@@ -86,7 +260,7 @@ class TarContent(NamedTuple):
 def scan_tar(path: Path) -> TarContent:
     """List a tar's files from its headers; a member that is cut off is left out."""
     content = TarContent({}, [], False, {})
-    size = paths.stamped(path).size
+    size = stamped(path).size
     try:
         tar = tarfile.open(path, mode="r:")  # noqa: SIM115
     except _TAR_DAMAGE as error:
@@ -117,18 +291,18 @@ def scan_tar(path: Path) -> TarContent:
 
 
 @lru_cache(maxsize=256)
-def _tar_pictures(file: paths.Stamped) -> dict[str, tuple[int, int]]:
+def _tar_pictures(file: Stamped) -> dict[str, tuple[int, int]]:
     """Return the offset and size of a tar's pictures by name."""
     members = scan_tar(Path(file.path)).members
-    return {name: place for name, place in members.items() if paths.is_picture(name)}
+    return {name: place for name, place in members.items() if is_picture(name)}
 
 
 def _tar_picture(path: Path, name: str) -> bytes:
-    places = _tar_pictures(paths.stamped(path))
+    places = _tar_pictures(stamped(path))
     if name not in places:
         raise LookupError(f"no such picture in {path.name}")
     offset, size = places[name]
-    paths.check_size(size)
+    check_size(size)
     with path.open("rb") as stream:
         stream.seek(offset)
         return stream.read(size)
@@ -145,7 +319,7 @@ def picture_column(schema: pa.Schema) -> str:
 
 
 def _table_picture(path: Path, row: int) -> bytes:
-    file = paths.stamped(path)
+    file = stamped(path)
     ends = _row_group_ends(file)
     group = int(np.searchsorted(ends, row, side="right"))
     if group == len(ends):
@@ -158,7 +332,7 @@ def _table_picture(path: Path, row: int) -> bytes:
 
 
 @lru_cache(maxsize=1024)
-def _row_group_ends(file: paths.Stamped) -> np.ndarray:
+def _row_group_ends(file: Stamped) -> np.ndarray:
     """Return the end of each row group; an Arrow file is one group."""
     if file.path.endswith(".arrow"):
         return np.array([len(arrow_table(file))])
@@ -167,7 +341,7 @@ def _row_group_ends(file: paths.Stamped) -> np.ndarray:
 
 
 @lru_cache(maxsize=2)
-def _group_pictures(file: paths.Stamped, group: int) -> pa.ChunkedArray:
+def _group_pictures(file: Stamped, group: int) -> pa.ChunkedArray:
     column = picture_column(table_schema(file))
     if not column:
         raise InputError(f"{os.path.basename(file.path)} has no column with pictures")
@@ -179,20 +353,20 @@ def _group_pictures(file: paths.Stamped, group: int) -> pa.ChunkedArray:
         return pc.struct_field(pictures, "bytes") if pa.types.is_struct(pictures.type) else pictures
 
 
-def table_schema(file: paths.Stamped) -> pa.Schema:
+def table_schema(file: Stamped) -> pa.Schema:
     """Return the schema of a Parquet or Arrow file."""
     is_arrow = file.path.endswith(".arrow")
     return arrow_table(file).schema if is_arrow else parquet_file(file).schema_arrow
 
 
-def parquet_file(file: paths.Stamped) -> pq.ParquetFile:
+def parquet_file(file: Stamped) -> pq.ParquetFile:
     """Open a Parquet file."""
     with damage_as_input_error(file):
         return pq.ParquetFile(file.path, pre_buffer=False)  # workers are forked
 
 
 @lru_cache(maxsize=64)
-def arrow_table(file: paths.Stamped) -> pa.Table:
+def arrow_table(file: Stamped) -> pa.Table:
     """Map an Arrow file, in the stream format that `save_to_disk` writes."""
     with damage_as_input_error(file):
         table = pa.ipc.open_stream(pa.memory_map(file.path)).read_all()
@@ -201,7 +375,7 @@ def arrow_table(file: paths.Stamped) -> pa.Table:
 
 
 @contextlib.contextmanager
-def damage_as_input_error(file: paths.Stamped) -> Iterator[None]:
+def damage_as_input_error(file: Stamped) -> Iterator[None]:
     """Turn any error of pyarrow on a damaged file into an InputError of one line."""
     try:
         yield

@@ -14,9 +14,14 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from clipmem_core.config import SourceOptions
-from clipmem_core.dataset.readers import paths
-from clipmem_core.dataset.readers.containers import COLUMN_NAMES
-from clipmem_core.dataset.readers.paths import as_name, is_missing, printable, tidy
+from clipmem_core.dataset.readers import containers
+from clipmem_core.dataset.readers.containers import (
+    COLUMN_NAMES,
+    as_name,
+    is_missing,
+    printable,
+    tidy,
+)
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.io import InputError
 
@@ -98,7 +103,7 @@ def merge_rows(rows: Rows) -> tuple[int, pd.DataFrame, pd.DataFrame, int]:
         total += 1
         kind, reason = row.kind, row.reason
         if not reason and rows.files:
-            kind, reason = c.BAD_PICTURE, paths.picture_fault(rows.root, row.image)
+            kind, reason = c.BAD_PICTURE, containers.picture_fault(rows.root, row.image)
         if not reason:
             pair_id = row.pair_id or row.image.strip()
             owner = owners.setdefault(pair_id, row.image)
@@ -129,7 +134,7 @@ def _clean(row: Row) -> Row:
         return row
     kind = c.BAD_PICTURE
     try:
-        image = paths.normal_reference(_text(row.image, "image reference"))
+        image = containers.normal_reference(_text(row.image, "image reference"))
         kind = c.BAD_CAPTION
         entries = row.captions if isinstance(row.captions, list) else [row.captions]
         texts = [tidy(_text(entry, "caption")) for entry in entries if not is_missing(entry)]

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from braceexpand import braceexpand
 
 from clipmem_core.config import SourceOptions
-from clipmem_core.dataset.readers import paths
+from clipmem_core.dataset.readers import containers
 from clipmem_core.dataset.readers.containers import COLUMN_NAMES, TarContent, scan_tar
 from clipmem_core.dataset.readers.records import Row, Rows
 from clipmem_core.utils import columns as c
@@ -30,13 +30,13 @@ _TEXTS = ("json", "txt", "cls")  # of a sample in a shard
 
 def holds_pictures(root: Path) -> bool:
     """Tell whether a folder has a picture somewhere below."""
-    return any(paths.is_picture(name) for _, files in _walk(root) for name in files)
+    return any(containers.is_picture(name) for _, files in _walk(root) for name in files)
 
 
 def has_class_folders(root: Path) -> bool:
     """Tell whether the first subfolder with pictures has no captions."""
     for folder, files in _walk(root):
-        if folder and any(map(paths.is_picture, files)):
+        if folder and any(map(containers.is_picture, files)):
             return not any(name.lower().endswith(_SUFFIXES) for name in files)
     return False
 
@@ -57,7 +57,9 @@ def read_folder(root: Path, options: SourceOptions) -> Rows:
                 for name in files
                 if name.lower().endswith(_SUFFIXES)
             }
-            pictures = {name: os.path.splitext(name)[0] for name in files if paths.is_picture(name)}
+            pictures = {
+                name: os.path.splitext(name)[0] for name in files if containers.is_picture(name)
+            }
             for name, stem in pictures.items():
                 yield _picture_row(root, os.path.join(folder, name), texts.get(stem), template)
             for stem in sorted(texts.keys() - pictures.values()):
@@ -84,10 +86,10 @@ def _picture_row(root: Path, image: str, text: str | None, template: str) -> Row
         return Row(image, image, kind=c.BAD_CAPTION, reason=_NO_CAPTION)
     path = root / text
     try:
-        paths.check_inside(root, path, "caption file")
-        captions = _LINE_END.split(paths.decode_text(paths.read_file(path)))
+        containers.check_inside(root, path, "caption file")
+        captions = _LINE_END.split(containers.decode_text(containers.read_file(path)))
     except (InputError, OSError) as error:
-        reason = paths.reading_fault(error, "caption file")
+        reason = containers.reading_fault(error, "caption file")
         return Row(image, image, kind=c.BAD_CAPTION, reason=reason)
     return Row(image, image, captions, label)
 
@@ -118,10 +120,10 @@ def read_shards(shards: Sequence[Path], options: SourceOptions) -> Rows:
         for shard in shards:
             name = os.path.relpath(shard.absolute(), root)
             try:
-                paths.check_inside(root, shard, "shard")
+                containers.check_inside(root, shard, "shard")
                 yield from _shard_rows(shard, name, options)
             except (InputError, OSError) as error:
-                yield Row(name, reason=paths.reading_fault(error, "shard"))
+                yield Row(name, reason=containers.reading_fault(error, "shard"))
 
     return Rows(root, "webdataset", rows(), files=False)
 
@@ -132,7 +134,7 @@ def _shard_rows(shard: Path, name: str, options: SourceOptions) -> Iterator[Row]
     samples = dict[str, dict[str, str]]()
     for member in content.members:
         key, suffix = posixpath.splitext(member)
-        kind = "picture" if paths.is_picture(member) else suffix[1:].lower()
+        kind = "picture" if containers.is_picture(member) else suffix[1:].lower()
         if kind in samples.get(key, {}):
             samples[member] = {kind: member}  # a second picture of the same name is another sample
         else:
@@ -156,15 +158,15 @@ def _sample_values(sample: dict[str, str], content: TarContent, stream: BinaryIO
     """Read the texts of a sample and check its picture's name: `..` could leave the tar."""
     if "picture" not in sample:
         raise InputError(f"sample has no picture, only {', '.join(sorted(sample.values()))}")
-    if paths.normal_reference(sample["picture"]) != sample["picture"]:
+    if containers.normal_reference(sample["picture"]) != sample["picture"]:
         raise InputError("member's name cannot be written as a path")
     values = dict[str, Any]()
     for kind in [kind for kind in _TEXTS if kind in sample]:
         offset, size = content.members[sample[kind]]
-        paths.check_size(size)
+        containers.check_size(size)
         stream.seek(offset)
-        text = paths.decode_text(stream.read(size))
-        value = paths.decode_json(text) if kind == "json" else {kind: text}
+        text = containers.decode_text(stream.read(size))
+        value = containers.decode_json(text) if kind == "json" else {kind: text}
         if not isinstance(value, dict):
             raise InputError(f"{sample[kind]} is not a JSON object")
         values |= value

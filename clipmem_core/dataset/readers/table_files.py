@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from clipmem_core.config import SourceOptions
-from clipmem_core.dataset.readers import paths
+from clipmem_core.dataset.readers import containers
 from clipmem_core.dataset.readers.containers import (
     arrow_table,
     damage_as_input_error,
@@ -50,7 +50,7 @@ def read_delimited(path: Path, options: SourceOptions) -> Rows:
     separator = "\t" if options.csv_separator in ("\\t", "tab") else options.csv_separator
     if len(separator) > 1 or separator in ('"', "\n", "\r"):  # which newer Pythons refuse
         raise InputError(f"--csv-separator cannot be {separator!r}: give one character")
-    first = next(filter(str.strip, paths.read_lines(path)), "")
+    first = next(filter(str.strip, containers.read_lines(path)), "")
     separator = separator or max("\t,;|", key=first.count)
     records = _records(path, separator)
     _, header, fault = next(records, (0, [], "it is empty"))
@@ -95,7 +95,7 @@ def _as_rows(
 def _records(path: Path, separator: str) -> Iterator[tuple[int, list[str], str]]:
     """Yield the number of each record's first line, its cells, and its fault, such as unbalanced
     quotes."""
-    lines = paths.read_lines(path)
+    lines = containers.read_lines(path)
     buffer = list[str]()
     number = 1
     while True:
@@ -123,10 +123,10 @@ def _records(path: Path, separator: str) -> Iterator[tuple[int, list[str], str]]
 def read_jsonl(path: Path, options: SourceOptions) -> Rows:
     """Read a JSON Lines file; any line may add a column. Blank lines are no rows."""
     values = list[tuple[int, Any]]()
-    for number, line in enumerate(paths.read_lines(path), start=1):
+    for number, line in enumerate(containers.read_lines(path), start=1):
         if line.strip():
             try:
-                values.append((number, paths.decode_json(line)))
+                values.append((number, containers.decode_json(line)))
             except InputError as error:
                 values.append((number, error))
     return _read_objects(path, values, options, kind="jsonl")
@@ -135,9 +135,9 @@ def read_jsonl(path: Path, options: SourceOptions) -> Rows:
 def read_json_table(path: Path, options: SourceOptions) -> Rows:
     """Read COCO captions, or a list of objects as `read_jsonl` reads lines; its rows are numbered
     from 1."""
-    text = paths.decode_text(paths.read_file(path))
+    text = containers.decode_text(containers.read_file(path))
     try:
-        value = paths.decode_json(text)
+        value = containers.decode_json(text)
     except InputError:  # Hugging Face also calls JSON Lines `.json`
         return read_jsonl(path, options)
     if isinstance(value, list):
@@ -171,14 +171,14 @@ def _read_coco(path: Path, value: Any, options: SourceOptions) -> Rows:
             f"{path}: neither COCO captions (images and annotations) nor a list of objects"
         ) from error
     columns = "file_name", "caption", "label", "pair_id", "injected", options.group_key
-    by_id = {paths.as_name(image.get("id")): image for image in reversed(images)}
+    by_id = {containers.as_name(image.get("id")): image for image in reversed(images)}
     by_id.pop(None, None)
 
     def rows() -> Iterator[Row]:
         used = set[int]()
         for i, annotation in enumerate(annotations):
             source = f"{path.name}: annotations[{i}]"
-            key = paths.as_name(annotation.get("image_id"))
+            key = containers.as_name(annotation.get("image_id"))
             if key not in by_id:
                 reason = f"annotation belongs to no image: image_id {key!r} is unknown"
                 yield Row(source, reason=reason)
@@ -263,8 +263,8 @@ def read_arrow_files(
     inside = False
     for path in files:
         name = path.relative_to(root).as_posix()
-        paths.check_inside(root, path, f"{name}: file")
-        schema = table_schema(paths.stamped(path))
+        containers.check_inside(root, path, f"{name}: file")
+        schema = table_schema(containers.stamped(path))
         pictures = picture_column(schema)
         fields[path] = find_fields(schema.names, options, source=name, picture=pictures)
         inside |= fields[path].image == pictures
@@ -275,7 +275,7 @@ def read_arrow_files(
 
 
 def _file_rows(path: Path, root: Path, fields: FieldColumns) -> Iterator[Row]:
-    file = paths.stamped(path)
+    file = containers.stamped(path)
     schema = table_schema(file)
     inside = fields.image == picture_column(schema)
     names = {name for name in fields[inside:] if name}

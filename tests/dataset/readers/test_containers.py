@@ -7,8 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clipmem_core.dataset.readers.containers import read_bytes
-from clipmem_core.dataset.readers.paths import normal_reference, picture_fault
+from clipmem_core.dataset.readers.containers import normal_reference, picture_fault, read_bytes
 from clipmem_core.utils.io import InputError
 from tests.dataset.samples import draw, write_tar
 

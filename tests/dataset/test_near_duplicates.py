@@ -8,8 +8,8 @@ import pytest
 import scipy
 from PIL import Image, ImageDraw
 
-from clipmem_core.dataset import duplicates
-from clipmem_core.dataset.duplicates import ALIKE, alike_by_features, near_duplicate_clusters
+from clipmem_core.dataset import near_duplicates
+from clipmem_core.dataset.near_duplicates import ALIKE, alike_by_features, near_duplicate_clusters
 from clipmem_core.dataset.pictures import check_chunk
 from clipmem_core.utils import embeddings
 from tests.dataset.samples import drawing
@@ -83,7 +83,7 @@ def noisy_copies(pictures: int, copies: int, *, seed: int) -> np.ndarray:
 
 def test_the_clusters_equal_those_of_a_slow_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embeddings, "QUERIES", 37)
-    monkeypatch.setattr(duplicates, "BLOCK", 50)
+    monkeypatch.setattr(near_duplicates, "BLOCK", 50)
     descriptors = noisy_copies(30, 5, seed=0)
     values = descriptors.astype(float)
     contrasts = descriptors.std(axis=1)
