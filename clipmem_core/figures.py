@@ -1,10 +1,7 @@
-"""Plotly figures of audits, maps of pairs, encoders, mitigations and detectors.
-
-In a map, a box or a lasso selects pairs.
-"""
+"""Plotly figures: clipmem by group, maps of pairs, encoders, mitigations and detectors."""
 
 import html
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -417,3 +414,132 @@ def means_figure(means: pd.DataFrame, null: pd.DataFrame, *, title: str) -> go.F
     )
     height = 110 + 44 * len(counts)
     return set_layout(figure, height, xaxis_title=title, showlegend=True, legend=LEGEND_ABOVE)
+
+
+Line = tuple[str, pd.DataFrame, str, str]  # name, rows (mean, low, high), colour and dash
+
+
+def line_figure(lines: Iterable[Line], x: str, titles: tuple[str, str]) -> go.Figure:
+    """Draw lines of means with their intervals."""
+    figure = go.Figure()
+    for name, rows, colour, dash in lines:
+        rows = rows.sort_values(x)
+        figure.add_scatter(
+            x=rows[x],
+            y=rows["mean"],
+            error_y=error_bar(rows, colour),
+            name=name,
+            mode="lines+markers",
+            line={"color": colour, "width": 2, "dash": dash},
+            customdata=mean_texts(rows),
+            hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",
+        )
+    return set_layout(
+        figure, 370, xaxis_title=titles[0], yaxis_title=titles[1], legend=LEGEND_ABOVE
+    )
+
+
+# Columns of `tradeoff_figure`; an error is half of an interval
+MEMORIZATION = "memorization"
+UTILITY = "utility"
+MEMORIZATION_ERROR = "memorization_error"
+UTILITY_ERROR = "utility_error"
+KIND = "kind"
+TEXT = "text"
+# Kinds of settings
+BASELINE = "baseline"
+PARETO_OPTIMAL = "Pareto-optimal"
+PROVISIONAL = "provisional"
+DOMINATED = "dominated"
+_KINDS = {  # colour and symbol
+    DOMINATED: (OTHER, "circle"),
+    PARETO_OPTIMAL: (FRONT_COLOUR, "circle"),
+    PROVISIONAL: (OTHER, "circle-open"),
+    BASELINE: (OTHER, "diamond"),
+}
+_LABEL_POSITIONS = ("top center", "bottom center", "top right", "bottom right")
+
+
+def tradeoff_figure(
+    points: pd.DataFrame, *, titles: tuple[str, str], chosen: str | None, start: float
+) -> go.Figure:
+    """Draw settings (the index), each with its number, its intervals and lines of text on hover,
+    and a line from the baseline to the chosen one. The axis of memorization includes `start`."""
+    points = points.assign(number=range(1, len(points) + 1))
+    # Labels of consecutive points, which are close in memorization, do not overlap.
+    points["position"] = np.resize(_LABEL_POSITIONS, len(points))
+    figure = go.Figure()
+    for kind, rows in points.groupby(KIND):
+        colour, symbol = _KINDS[str(kind)]
+        figure.add_scatter(
+            x=rows[MEMORIZATION],
+            y=rows[UTILITY],
+            error_x={"array": rows[MEMORIZATION_ERROR], "thickness": 1, "width": 0},
+            error_y={"array": rows[UTILITY_ERROR], "thickness": 1, "width": 0},
+            name=str(kind),
+            mode="markers+text",
+            marker={
+                "size": 11,
+                "color": colour,
+                "symbol": symbol,
+                "line": {"width": 2, "color": colour},
+            },
+            text=rows["number"],
+            textposition=rows["position"],
+            textfont={"size": 13},
+            cliponaxis=False,
+            customdata=["<br>".join(map(safe, lines)) for lines in rows[TEXT]],
+            hovertemplate="%{customdata}<extra></extra>",
+        )
+    if chosen:
+        baseline = points[points[KIND] == BASELINE].iloc[0]
+        figure.add_shape(
+            type="line",
+            x0=baseline[MEMORIZATION],
+            y0=baseline[UTILITY],
+            x1=points.at[chosen, MEMORIZATION],
+            y1=points.at[chosen, UTILITY],
+            line={"color": CHOSEN_COLOUR, "width": 3},
+            layer="below",
+        )
+    memorization, utility = map(safe, titles)
+    # A margin of a tenth of the largest value, so that one point has an axis, too
+    top = points[UTILITY].max()
+    include = {"include": [start, 1.1 * points[MEMORIZATION].max()]}
+    return set_layout(
+        figure,
+        440,
+        xaxis={"title": f"← less memorized · {memorization}", "autorangeoptions": include},
+        yaxis={
+            "title": f"{utility} · more useful →",
+            "autorangeoptions": {"include": [0.9 * top, 1.1 * top]},
+        },
+        legend=LEGEND_ABOVE | {"title": ""},
+        dragmode=False,
+        hoverlabel={"align": "left"},
+    )
+
+
+def precision_figure(
+    curves: pd.DataFrame, *, share: float, styles: Mapping[str, Mapping[str, object]]
+) -> go.Figure:
+    """Draw the precision of each detector, a line in its style, by the number of pairs reviewed,
+    and that of a random order, which is the share of wrong captions."""
+    figure = go.Figure()
+    for detector, rows in curves.groupby("detector", sort=False):
+        name = words(str(detector))
+        figure.add_scatter(
+            x=rows["number"],
+            y=rows["precision"],
+            name=name,
+            mode="lines",
+            line=styles[str(detector)],
+            hovertemplate=f"{name}: %{{y:.3f}} of the first %{{x:,}}<extra></extra>",
+        )
+    figure.add_hline(share, line=DOTTED)
+    ticks = [first * 10**power for power in range(7) for first in (1, 2, 5)]
+    figure.update_xaxes(
+        title="pairs reviewed, the most suspicious first", type="log", tickvals=ticks
+    )
+    figure.update_yaxes(title="share with an injected error", range=[0, 1.03])
+    return set_layout(figure, 380, top=10, dragmode=False)

@@ -1,17 +1,146 @@
 """Two audits of one data set: how well their scores agree, and the pairs whose scores changed
 most."""
 
+from itertools import permutations
+from typing import Any
+
 import streamlit as st
 
-from clipmem_core.dashboard import compare as c
-from clipmem_core.dashboard.page import open_bare_page
-from clipmem_core.review.overview import compare
+from clipmem_core.auditing.folder.store import Audit
+from clipmem_core.config import FIELDS
+from clipmem_core.dashboard.cards import draw_change_cards
+from clipmem_core.dashboard.page import choose_listed, open_bare_page, read_audit, read_part
+from clipmem_core.dashboard.plain import (
+    ZOOMABLE,
+    draw_table,
+    format_difference,
+    format_score,
+    in_a_row,
+    show_command,
+    show_text,
+)
+from clipmem_core.figures import comparison_figure
+from clipmem_core.review.incidents import read_incidents
+from clipmem_core.review.overview import changed_settings, compare, count_common
+from clipmem_core.scores.registry import BY_NAME, words
+from clipmem_core.utils.columns import CLIPMEM
+from clipmem_core.utils.io import InputError
 
-with open_bare_page("Compare", clears=(c.ONE, c.OTHER)):
-    one, other, column = c.draw_choice()
+# in the address
+ONE = "one"
+OTHER = "other"
+PAGE_SIZE = 12
+
+
+def choose(label: str, options: list[str], parameter: str, **style: Any) -> str:
+    """Draw the choice among several options, or the only one as text, and return it."""
+    if len(options) == 1:
+        show_text(f"{label}: {options[0]}")
+        return options[0]
+    return choose_listed(label, options, parameter=parameter, width=215, **style)
+
+
+def likeness(pair: tuple[Audit, Audit]) -> tuple[bool, int]:
+    """Return the sort key of two audits: whether they are of one data set, and how many pictures
+    they have in common."""
+    try:
+        return len({audit.record.dataset_fingerprint for audit in pair}) == 1, count_common(*pair)
+    except InputError:
+        return False, 0
+
+
+with open_bare_page("Compare", clears=(ONE, OTHER)):
+    audits = {audit.name: audit for audit in Audit.every() if audit.finished}
+    if len(audits) < 2:
+        st.info(
+            "A comparison needs two finished audits of one data set. Audit it again with another "
+            "seed or settings, or audit its export: pairs keep their ids."
+        )
+        st.page_link("pages/audits.py", label="Start an audit", query_params={"view": "start"})
+        show_command("python -m clipmem_core audit SOURCE --name SECOND --seed 1")
+        st.stop()
+    pairs = sorted(permutations(audits.values(), 2), key=likeness, reverse=True)
+    usual = read_audit()
+    if usual not in audits:
+        usual = pairs[0][0].name
+    with in_a_row("bottom"):
+        clears = ["page", OTHER]
+        one = audits[choose("First audit", list(audits), ONE, default=usual, clears=clears)]
+        names = [second.name for first, second in pairs if first.name == one.name]
+        other = audits[choose("Second audit", names, OTHER, clears=["page"])]
+        column = choose(
+            "Score", list(BY_NAME), "column", default=CLIPMEM, clears=["page"], format_func=words
+        )
+    if not count_common(one, other):
+        st.info(
+            f"{one.name} and {other.name} have no pictures in common. Choose two audits of the "
+            "same data."
+        )
+        st.stop()
     with st.spinner("Comparing…"):
         comparison = compare(one, other, column)
-    c.draw_numbers(comparison)
-    c.draw_settings(one, other)
-    c.draw_points(one, other, comparison)
-    c.draw_changed(one, other, comparison)
+
+    change = comparison.change
+    with st.grid(3, min_column_width=150) as grid:
+        difference = format_difference(change.mean if change else None)
+        for label, value, about in (
+            ("Common pairs", f"{comparison.n_common:,}", None),
+            ("Spearman", format_score(comparison.spearman), "Rank agreement: 1 is the same order."),
+            ("Mean difference", difference, "Second minus first, over pairs scored in both."),
+        ):
+            grid.metric(label, value, border=True, help=about)
+    notes = [f"{comparison.n_scored:,} pairs have {words(column)} in both."]
+    if change and change.n > 1:
+        ends = f"{change.low:.3f} to {change.high:.3f}".replace("-", "−")
+        notes.append(f"95 % interval of the mean difference, over pairs: {ends}.")
+    notes.append(
+        f"Pairs only in the first audit: {comparison.only_one:,}; only in the second: "
+        f"{comparison.only_other:,}; with another caption or picture in the second: "
+        f"{comparison.edited:,}; in another group in the second, and not listed below: "
+        f"{comparison.regrouped:,}."
+    )
+    st.caption(" ".join(notes))
+
+    # Settings that differ; a warning if scores cannot be compared directly
+    table = changed_settings(one, other)
+    incomparable = table[[bool(FIELDS[name].alike) for name in table["setting"]]]
+    if len(incomparable):
+        st.warning("These settings differ, so compare ranks, not scores:")
+        for name, *values in incomparable.to_numpy():
+            line = f"{FIELDS[name].alike}: {values[0]} in {one.name}, {values[1]} in {other.name}"
+            show_text(line, limit=500)
+    first, second = (len(read_incidents(audit)[0]) for audit in (one, other))
+    if first or second:
+        st.caption(f"Faults of the pipeline: {first} in the first audit, {second} in the second.")
+    if table.empty:
+        st.caption("Both have the same settings.")
+    else:
+        with st.expander(f"Settings that differ: {len(table)}"):
+            draw_table(table, alt="Settings that differ")
+
+    points = comparison.points
+    if points.empty:
+        st.info("No pair has this score in both audits: choose another score.")
+    else:
+        st.caption(
+            f"Shows {len(points):,} of {comparison.n_scored:,} pairs. Colours are the groups in "
+            "the first audit. Click a dot to see its pair."
+        )
+        event: Any = st.plotly_chart(
+            comparison_figure(points, column=column, names=(one.name, other.name)),
+            key=f"comparison-{one.name}-{other.name}-{column}",
+            on_select="rerun",
+            selection_mode="points",
+            config=ZOOMABLE | {"displayModeBar": "hover"},
+            alt=f"{words(column)} of each pair in the first audit against that in the second",
+        )
+        dots = (event.get("selection") or {}).get("points") or []
+        clicked = points["row_one"].isin([dot["customdata"] for dot in dots[-1:]])
+        draw_change_cards(one, other, column, points[clicked], key="clicked")
+
+    if not comparison.changed.empty:
+        shown, draw_page_numbers = read_part(comparison.changed, PAGE_SIZE)
+        with in_a_row("bottom", horizontal_alignment="distribute"):
+            st.header("Changed most", width="content")
+            draw_page_numbers()
+        draw_change_cards(one, other, column, shown, key="changed")

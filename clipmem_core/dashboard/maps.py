@@ -162,39 +162,39 @@ def drawn_outline(event: Mapping[str, Any], x: str, y: str) -> Outline | None:
     return box(x, y, boxes[-1]["x"], boxes[-1]["y"]) if boxes else None
 
 
-def draw_scatter(audit: Audit, x: str, y: str, draw: Callable[..., go.Figure]) -> None:
-    """Draw the pairs with two scores to select from, and the choice of their colours."""
-    points, density, count = points_and_density(audit, x, y)
-    if not count:
-        st.info(f"No pair has both {words(x)} and {words(y)}.")
-        return
-    classes = {name: label for name, label in CLASSES.items() if points[name].notna().any()}
-    colour_by = choose_segment("Colour", classes, parameter="colour")
-    draw_selectable(
-        audit,
-        draw(points, colour_by=colour_by, density=density),
-        selection=Selection(),
-        columns=(x, y),
-        key=f"{y}-{audit.name}",
-        alt=f"{count:,} pairs: {words(y)} against {words(x)}.",
-    )
-    if len(points) < count:
-        st.caption(
-            f"The points are a random sample of {len(points):,} of {count:,} pairs. The grey area "
-            "shows all pairs, and a shape selects among all."
-        )
-
-
 @st.fragment
-def draw_score_map(audit: Audit) -> None:
-    """Draw the map of scores; only this fragment reruns when its colours change or a shape is drawn
-    on it."""
-    st.subheader("Learned and memorized")
+def draw_scatter(audit: Audit, x: str, y: str, draw: Callable[..., go.Figure]) -> None:
+    """Draw the pairs with two scores to select from, and the choice of their colours. Only this
+    fragment reruns when the colours change or a shape is drawn."""
     with explained_errors():
-        corners = score_corners(audit)
-        figure = functools.partial(score_map_figure, corners=corners)
-        draw_scatter(audit, SIMILARITY_OUT, CLIPMEM, figure)
-        notes = [doubt(audit.verdict)]
+        points, density, count = points_and_density(audit, x, y)
+        if not count:
+            st.info(f"No pair has both {words(x)} and {words(y)}.")
+            return
+        classes = {name: label for name, label in CLASSES.items() if points[name].notna().any()}
+        colour_by = choose_segment("Colour", classes, parameter="colour")
+        draw_selectable(
+            audit,
+            draw(points, colour_by=colour_by, density=density),
+            selection=Selection(),
+            columns=(x, y),
+            key=f"{y}-{audit.name}",
+            alt=f"{count:,} pairs: {words(y)} against {words(x)}.",
+        )
+        if len(points) < count:
+            st.caption(
+                f"The points are a random sample of {len(points):,} of {count:,} pairs. The grey "
+                "area shows all pairs, and a shape selects among all."
+            )
+
+
+def draw_score_map(audit: Audit) -> None:
+    """Draw the map of scores, and what its lines mean."""
+    st.subheader("Learned and memorized")
+    corners = score_corners(audit)
+    figure = functools.partial(score_map_figure, corners=corners)
+    draw_scatter(audit, SIMILARITY_OUT, CLIPMEM, figure)
+    notes = [doubt(audit.verdict)]
     if corners:
         notes.insert(0, _LINES if corners.low is None else f"{_LINES} {_MIRRORED}")
     st.caption(" ".join(notes))

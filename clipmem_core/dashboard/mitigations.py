@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from clipmem_core import figures as f
 from clipmem_core.auditing.folder.jobs import JobRequest, jobs_folder
 from clipmem_core.auditing.folder.settings import shares_process
 from clipmem_core.auditing.folder.store import Audit
@@ -29,13 +30,6 @@ from clipmem_core.dashboard.plain import (
 from clipmem_core.dashboard.running_audit import draw_job_request
 from clipmem_core.lab import experiment as r
 from clipmem_core.lab import mitigated
-from clipmem_core.lab.lab_figures import (
-    MEMORIZATION,
-    PROVISIONAL,
-    TEXT,
-    UTILITY,
-    tradeoff_figure,
-)
 from clipmem_core.lab.lab_pool import LabPool
 from clipmem_core.lab.mitigated import BASELINE, Setting, control_of
 from clipmem_core.scores.seeds import interval_text
@@ -248,27 +242,34 @@ def _draw_chart(
     # A row per setting: the baseline, plus the difference with half its interval. Settings without
     # all members, or pairs, are compared with the baseline on the same ones.
     columns = dict[str, pd.Series]()
-    for axis, measure in ((MEMORIZATION, memorized), (UTILITY, useful)):
+    for axis, error, measure in (
+        (f.MEMORIZATION, f.MEMORIZATION_ERROR, memorized),
+        (f.UTILITY, f.UTILITY_ERROR, useful),
+    ):
         rows = table[table["measure"] == measure].set_index(mitigated.SETTING)
         columns[axis] = rows["difference"] + rows["value"][BASELINE]
-        columns[f"{axis}_error"] = rows["high"] - rows["difference"]
+        columns[error] = rows["high"] - rows["difference"]
         columns[measure] = rows.apply(_hover, axis=1)
-    points = pd.DataFrame(columns).dropna(subset=[MEMORIZATION, UTILITY])
-    points = points.rename_axis(mitigated.SETTING).reset_index()
-    points = points.sort_values(MEMORIZATION, ignore_index=True)
-    settings = points[mitigated.SETTING]
-    points["title"] = [titles.get(setting, "baseline") for setting in settings]
-    points[PROVISIONAL] = settings.isin(provisional)
-    points[TEXT] = points[["title", memorized, useful]].to_numpy().tolist()
+    points = pd.DataFrame(columns).dropna(subset=[f.MEMORIZATION, f.UTILITY])
+    points = points.rename_axis(mitigated.SETTING).sort_values(f.MEMORIZATION)
+    points["title"] = [titles.get(setting, "baseline") for setting in points.index]
+    points[f.TEXT] = points[["title", memorized, useful]].to_numpy().tolist()
+    final = points[~points.index.isin(provisional)].reset_index()
+    best = r.front(final, f.MEMORIZATION, f.UTILITY)
+    points[f.KIND] = f.DOMINATED
+    for kind, settings in (
+        (f.PARETO_OPTIMAL, best),
+        (f.PROVISIONAL, provisional),
+        (f.BASELINE, [BASELINE]),
+    ):
+        points.loc[points.index.isin(settings), f.KIND] = kind
     labels = (r.MEASURE_LABELS[memorized], r.MEASURE_LABELS[useful])
-    best = r.front(points[~points[PROVISIONAL]], MEMORIZATION, UTILITY)
     with chart:
         draw_figure(
-            tradeoff_figure(
+            f.tradeoff_figure(
                 points,
                 titles=labels,
-                front=best,
-                chosen=chosen,
+                chosen=chosen if chosen in points.index else None,
                 start=0.5 if memorized in r.AUROCS else 0.0,
             ),
             key=f"mitigation-chart-{key}",

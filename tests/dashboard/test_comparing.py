@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.auditing.folder.store import CONFIG, PAIRS, SCORES, Audit, write_json
-from clipmem_core.dashboard import compare as page
 from tests.dashboard.test_pages import metrics, open_page, texts, titles
 from tests.dashboard.test_reviewing import mounted
 from tests.fixtures import HOSTILE, Copy, make_benchmark, rewrite
@@ -76,7 +76,7 @@ def test_the_page_has_the_numbers_of_pandas_and_the_pairs_that_changed_most(
     cards = changes(app)
     one, other = (audit.scores["clipmem"][20] for audit in two)
     assert f"+{other - one:.2f}" in cards[0]
-    assert len(cards) == page.PAGE_SIZE
+    assert len(cards) == 12
     protos = [link.proto for link in app.get("page_link") if link.proto.label.startswith("In ")]
     assert [(proto.label, proto.query_string) for proto in protos[:2]] == [
         ("In first", "audit=one&pair=images%2F020.png"),
@@ -93,7 +93,7 @@ def test_foreign_captions_are_escaped_and_a_click_shows_its_pair(
     pairs.at[42, "captions"] = [HOSTILE[0]]
     rewrite(other.folder / PAIRS, pairs)
     clicked = {"selection": {"points": [{"customdata": 42}]}}
-    monkeypatch.setattr(page.st, "plotly_chart", lambda *_, **__: clicked)
+    monkeypatch.setattr(st, "plotly_chart", lambda *_, **__: clicked)
     app = open_pair()
     shown = "\n".join(texts(app))
     assert HOSTILE[0][:50] in shown
