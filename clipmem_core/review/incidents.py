@@ -190,7 +190,7 @@ def flagged_captions(
         for pair_id, texts in captions.items():
             found += [(pair_id, number, text.casefold()) for number, text in enumerate(texts)]
     # One reason, or text, is common to the pairs.
-    counts = Counter(key for _, key in {(pair_id, key) for pair_id, _, key in found})
+    counts = Counter(sorted(key for _, key in {(pair_id, key) for pair_id, _, key in found}))
     common = dict(counts.most_common(1))
     found.sort(reverse=True)  # the first caption of a pair counts
     return {pair_id: number for pair_id, number, key in found if key in common}

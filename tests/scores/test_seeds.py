@@ -6,8 +6,6 @@ import pytest
 from scipy.stats import ttest_1samp, ttest_rel
 
 from clipmem_core.scores.seeds import (
-    PAIRS_ALONE,
-    crossed_mean,
     holm,
     over_seeds,
     paired_difference,
@@ -48,26 +46,3 @@ def test_holm_by_hand() -> None:
     found = holm(np.array([0.01, 0.04, np.nan, 0.03, 0.005]))
     np.testing.assert_allclose(found, [0.03, 0.06, np.nan, 0.06, 0.02])
     assert holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]
-
-
-@pytest.mark.parametrize(("by_member", "by_pair"), [(0.0, 0.0), (0.3, 0.3)])
-def test_the_interval_covers_for_other_members_and_other_pairs(
-    by_member: float, by_pair: float
-) -> None:
-    """Nominal .95; of 200 tables at most 19 may miss (P = .003 under .95)."""
-    missed = 0
-    for seed in range(200):
-        rng = np.random.default_rng(seed)
-        effects = by_member * rng.normal(size=(8, 1)) + by_pair * rng.normal(size=(1, 60))
-        found = crossed_mean(0.3 + effects + rng.normal(size=(8, 60)))
-        missed += not found.low <= 0.3 <= found.high
-    assert missed <= 19
-
-
-def test_the_interval_of_two_members_is_over_pairs() -> None:
-    values = np.array([[1.0, 2.0, 4.0], [3.0, 2.0, 6.0]])
-    found = crossed_mean(values)
-    expected = ttest_1samp([2.0, 2.0, 5.0], 0).confidence_interval()
-    assert (found.low, found.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
-    assert found.over == PAIRS_ALONE
-    assert crossed_mean(np.ones((5, 1))).low is None
