@@ -3,6 +3,7 @@ import functools
 import re
 import subprocess
 import sys
+import tomllib
 from graphlib import TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -125,11 +126,10 @@ def test_pages_import_no_library_that_takes_seconds() -> None:
 
 
 def test_imported_packages_are_in_the_requirements() -> None:
-    lines = [
-        *(ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines(),
-        "datasets",
-        "ray",
-    ]  # both optional
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for optional in project["optional-dependencies"].values():
+        lines += optional
     named = {re.split(r"[^\w.-]", line)[0].lower().replace("_", "-") for line in lines}
     own = {path.stem for path in (ROOT / "clipmem_core").iterdir()}
     installed = packages_distributions()
