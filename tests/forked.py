@@ -120,7 +120,8 @@ def _run_command(request: dict[str, Any]) -> None:
     os.environ |= request["environment"]
     _redirect(os.devnull, request["out"], request["err"])
     # Tasks are forks, too.
-    executor.processes = pipeline.processes = lambda: multiprocessing.get_context("fork")
+    for module in (cli, executor, pipeline):
+        module.processes = lambda: multiprocessing.get_context("fork")
     _end(lambda: exec(request["before"], {}) or cli.main(request["arguments"]))
 
 

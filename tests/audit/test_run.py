@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from clipmem_core.auditing.folder import setup
+from clipmem_core.auditing.folder import prepare
 from clipmem_core.auditing.folder.prepare import check_same, draw_membership
 from clipmem_core.auditing.folder.settings import resolve
 from clipmem_core.auditing.folder.store import Audit, broken_files, file_sha256
@@ -104,7 +104,7 @@ def test_a_grown_audit_has_the_first_members_and_the_membership_of_one_made_at_o
     record = made.ensemble.record
     config = resolve(config_of([*ENSEMBLE, "--members", "4", "--sentences", "off"]))
     assert record.seeds == {"r0-f0": 0, "r0-f1": 0, "r1-f0": 1, "r1-f1": 1}
-    assert record.fingerprint == setup.audit_fingerprint(config, record.dataset_fingerprint)
+    assert record.fingerprint == prepare.audit_fingerprint(config, record.dataset_fingerprint)
     drawn = draw_membership(np.load(made.ensemble.folder / ".prepared.npz")["clusters"], config)
     assert np.array_equal(made.ensemble.membership[list(drawn.members)].to_numpy().T, drawn.trained)
 

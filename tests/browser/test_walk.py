@@ -45,7 +45,7 @@ def test_the_app_opens_with_the_newest_audit_and_a_search_by_meaning_leads_to_a_
     wait_idle(page)
     assert TRAINED in page.locator("h1").inner_text()
     assert page.title() == "Overview · CLIPMem"
-    page.get_by_role("link", name="Browse", exact=True).click()
+    page.get_by_test_id("stSidebar").get_by_role("link", name="Browse").click()
     page.wait_for_url("**/browse?**")
     page.locator(".card").nth(23).wait_for()
     wait_idle(page)
