@@ -12,8 +12,6 @@ from numpy.typing import ArrayLike
 
 MIN_REPLICATES = 3  # an interval over fewer seeds or replicates would claim too much
 _LEVEL = 0.95
-_BOTH = "members and pairs"
-PAIRS_ALONE = "pairs, of these members alone"
 
 
 def half_width(values: np.ndarray) -> float:

@@ -75,20 +75,6 @@ class Vectors(_ARRAY):
             cosines[at : at + QUERIES] = np.vecdot(block, unit) / np.maximum(lengths, _TINY)
         return cosines
 
-    def nearest(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the k rows with the largest inner product with a vector: products and rows of the
-        index, [k] each."""
-        params = None
-        if self.rows is not None:
-            chosen = np.zeros(self.index.ntotal, bool)
-            chosen[self.rows] = True
-            bits = np.packbits(chosen, bitorder="little")
-            params = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))
-        vector = query[None].astype(np.float32)
-        products, rows = self.index.search(vector, min(k, len(self)), params=params)
-        found = rows >= 0
-        return products[found], rows[found]
-
 
 def write_vectors(path: Path, blocks: Iterable[np.ndarray]) -> None:
     """Write blocks of vectors [n, dim], float32 or float16, as one index, atomically; one is in
