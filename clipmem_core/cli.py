@@ -62,10 +62,6 @@ Texts = tuple[str, ...]
 LOCKED = preset_config(DEFAULT_PRESET)
 
 
-def _screen(batch_size: int = 0) -> RichScreen:
-    return RichScreen(batch_size)
-
-
 def _executor(engine: str, config: AuditConfig) -> Executor | None:
     if engine == "local":
         processes()  # they import libraries while this process does
@@ -102,7 +98,7 @@ def _audit(
     from clipmem_core.auditing.run.pipeline import run_audit
 
     name = name or audit_name(source, config)
-    with _screen(config.batch_size) as screen:
+    with RichScreen(config.batch_size) as screen:
         finished = run_audit(source, config, name=name, screen=screen, executor=executor)
     show_verdict(finished)
 
@@ -132,7 +128,7 @@ def _study(
     path = _file_to_write(out) if out else None
     executor = _executor(engine, config)
     settings = [mitigated.parse_setting(text) for text in also]
-    with _screen(config.batch_size) as screen:
+    with RichScreen(config.batch_size) as screen:
         request = experiment.Request(source, config, name, screen, executor)
         finished = run_study(request, study, splits=splits, also=settings)
     rows = finished.rows
@@ -172,7 +168,7 @@ def _mitigate(
     from clipmem_core.auditing.run.pipeline import Run
     from clipmem_core.lab.study import run_settings  # torch
 
-    with _screen() as screen:
+    with RichScreen() as screen:
         executor = _executor(engine, audit.record.config)
         run_settings(Run(audit, screen, executor=executor), [each.name for each in compared])
     titles = {each.name: each.title for each in compared}
@@ -205,7 +201,7 @@ def _benchmark(
 
     path = _file_to_write(out) if out else None
     executor = _executor(engine, config)
-    with _screen() as screen:
+    with RichScreen() as screen:
         name = name or audit_name(source, config)
         request = experiment.Request(source, config, name, screen, executor)
         finished = run_benchmark(request, injections=injections, kinds=kinds, shares=shares)
@@ -219,7 +215,7 @@ def _units(name: AuditName) -> None:
     much."""
     from clipmem_core.lab.unitmem import run_units, say_units
 
-    with _screen() as screen:
+    with RichScreen() as screen:
         audit = open_audit(name)
         run_units(audit, screen)
         say_units(audit, screen)
@@ -237,7 +233,7 @@ def _encoders(
     audit.check_finished()
     config = encoders.encoders_config(audit, sample)
     second_name = encoders.encoders_name(audit)
-    with _screen() as screen:
+    with RichScreen() as screen:
         source = audit.record.source
         second = run_audit(source, config, name=second_name, screen=screen, pairs_of=audit)
         run_units(second, screen)
@@ -255,7 +251,7 @@ def _paradigms(
     UnitMem by layer."""
     from clipmem_core.lab.unitmem import run_paradigms, say_paradigms
 
-    with _screen() as screen:
+    with RichScreen() as screen:
         audit = open_audit(name)
         run_paradigms(audit, seeds, screen)
         say_paradigms(audit, screen)
@@ -270,7 +266,7 @@ def _export(
     """Write an audit's cleaned data set, decisions or report in a format of other tools."""
     audit = open_audit(name)
     target = Path(out).expanduser()
-    with _screen() as screen:
+    with RichScreen() as screen:
         summary = export_audit(audit, format, target, overwrite=overwrite, progress=screen.pictures)
         screen.say(f"{target}: {summary.line}")
         for note in summary.notes:
@@ -286,7 +282,7 @@ def _reaudit(
 ) -> None:
     """Audit an audit's cleaned data set with the same members."""
     first = open_audit(audit)
-    with _screen(first.record.config.batch_size) as screen:
+    with RichScreen(first.record.config.batch_size) as screen:
         second = reaudit(first, name or f"{first.name}-again", screen)
     show_verdict(second)
     print(f"What your decisions change: python -m clipmem_core mitigate {first.name} --decisions")
@@ -319,7 +315,7 @@ def _judge(
         path = given.with_stem(f"{given.stem}-judged")
     path = path or Path(f"{audit_name(source, audit.record.config)}-judged.csv")
     check_suffix(path)
-    with _screen() as screen:
+    with RichScreen() as screen:
         candidates = judge.read_candidates(audit, source, options, screen)
         table = judge.judge_captions(audit, candidates, screen.captions, all_captions=all_captions)
         write_frame(table, path)
@@ -331,16 +327,17 @@ def _judge(
         if text:
             text.write_text(found.as_markdown(), encoding="utf-8")
         wrong, unjudged = found.wrong, found.not_judged
+        failures = []
         if wrong > fail_above:
-            screen.say(f"failed: {wrong:.1%} are wrong, more than --fail-above {fail_above:.1%}")
-        has_gate = fail_above < 1
-        if has_gate and unjudged > allow_unjudged:
-            screen.say(
-                f"failed: {unjudged:.1%} of the captions could not be judged, for the reasons "
-                f"above; --allow-unjudged admits {allow_unjudged:.1%}"
+            failures.append(f"{wrong:.1%} are wrong, more than --fail-above {fail_above:.1%}")
+        if fail_above < 1 and unjudged > allow_unjudged:
+            failures.append(
+                f"{unjudged:.1%} of the captions could not be judged, for the reasons above; "
+                f"--allow-unjudged admits {allow_unjudged:.1%}"
             )
-        is_failed = wrong > fail_above or (has_gate and unjudged > allow_unjudged)
-    return _FAILED if is_failed else 0
+        for failure in failures:
+            screen.say(f"failed: {failure}")
+    return _FAILED if failures else 0
 
 
 def _decisions(

@@ -9,7 +9,6 @@ import functools
 import html
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch._dynamo  # which the first step of an optimizer imports, in seconds
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from threadpoolctl import threadpool_limits
 
 from clipmem_core.auditing.folder import settings
@@ -129,7 +128,8 @@ class CaptionModel:
         if self.fitted.missing:
             raise InputError(f"this model cannot judge captions: {self.fitted.missing}")
         pairs = _checked(image_features, text_features, captions, pair)
-        widths = [len(_standard(part).mean) for part in (self.heads[0].visual, self.heads[0].text)]
+        head: Any = self.heads[0]
+        widths = [len(part.standard.mean) for part in (head.visual, head.text)]
         for name, values, width in zip(_SIDES, (pairs.image, pairs.text), widths, strict=True):
             if values.shape[1] != width:
                 raise InputError(
@@ -304,8 +304,10 @@ def find_wrong_captions(
     decoys = np.empty(0, misfit.DECOY)
     if pairs.of_pairs.counts.max() > 1:  # with BLAS as an audit has it
         decoys = draw_decoys(pairs.text, pairs.of_pairs, groups, seed=seed)
-    with _bar(progress) as report, _alone():
-        return _Search(pairs, config, sides, clusters, groups, keys, report, threads, decoys).run()
+    if progress is None:
+        progress = sys.stderr.isatty() or "ipykernel" in sys.modules
+    with Progress(disable=not progress, transient=True) as shown, _alone():
+        return _Search(pairs, config, sides, clusters, groups, keys, shown, threads, decoys).run()
 
 
 def _checked(image: Any, text: Any, captions: Any, pair: Any) -> _Pairs:
@@ -371,22 +373,6 @@ def _check_length(name: str, values: Sequence[Any], n: int) -> None:
 
 
 @contextmanager
-def _bar(progress: bool | None) -> Iterator[Callable[[str, float], None]]:
-    """Yield a function that shows the share of a step that is done."""
-    if progress is None:
-        progress = sys.stderr.isatty() or "ipykernel" in sys.modules
-    with Progress(disable=not progress, transient=True) as shown:
-        steps: dict[str, Any] = {}
-
-        def report(step: str, share: float) -> None:
-            if step not in steps:
-                steps[step] = shown.add_task(step, total=1.0)
-            shown.update(steps[step], completed=share)
-
-        yield report
-
-
-@contextmanager
 def _alone() -> Iterator[None]:
     """Leave torch's random numbers and threads as they are; BLAS has one thread, since members
     share the cores."""
@@ -397,14 +383,6 @@ def _alone() -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(threads)
-
-
-def _standard(head: Any) -> Standard:
-    return head.standard
-
-
-def _scale_of(head: LockedModel) -> float:
-    return float(head.logit_scale.detach().exp())
 
 
 class _Member(NamedTuple):
@@ -429,7 +407,7 @@ class _Search:
     clusters: np.ndarray  # of near-duplicates
     groups: np.ndarray  # of pairs that are split as one
     ids: list[str]
-    report: Callable[[str, float], None]
+    progress: Progress
     threads: int
     decoys: np.ndarray
 
@@ -467,9 +445,12 @@ class _Search:
         by_pair[likely_displaced(runs)[0]] = 0.0
         found = [*runs, find_swaps(fits, np.nan_to_num(by_pair))]
         counted = wrong_captions(pd.Series(None, scores.index, object), judged.scores, wrong)
-        count = _count(counted)
-        if count.missing:
-            notes.append(f"The number of wrong captions is unknown: {count.missing}.")
+        if counted["missing"]:
+            count = Count(np.nan, np.nan, np.nan, 0, {}, counted["missing"])
+            notes.append(str(count))
+        else:
+            parts = dict(zip(_PARTS, counted["parts"], strict=True))
+            count = Count(**counted["all"], of=counted["of"], parts=parts)
         return WrongCaptions(
             pairs=judged.scores,
             captions=self._in_order(judged.captions),
@@ -533,12 +514,12 @@ class _Search:
         with tempfile.TemporaryFile() as file:
             embeddings = np.memmap(file, np.float32, "w+", shape=(members, 2, n_pairs, dim))
         trained = self.sides.membership.trained
-        count = _Counter(self.report, "members", members * self.config.epochs)
+        task = self.progress.add_task("members", total=members * self.config.epochs)
 
         def train(head: LockedModel, number: int) -> _Member:
             seed = self.config.seed + number // self.config.folds
             data = dataclasses.replace(self.data, rows=np.flatnonzero(trained[number]))
-            trajectory = self._train(head, data, seed, count)
+            trajectory = self._train(head, data, seed, task)
             image = self._embed_images(head)
             blocks = caption_blocks(head, data, self.config)
             scores = np.empty(0, misfit.CAPTION_SCORES)
@@ -560,15 +541,13 @@ class _Search:
 
         return self._at_once(train, self._heads(), range(members))
 
-    def _train(
-        self, head: LockedModel, data: TrainingData, seed: int, count: "_Counter"
-    ) -> np.ndarray:
+    def _train(self, head: LockedModel, data: TrainingData, seed: int, task: TaskID) -> np.ndarray:
         """Train a head, and return its trajectory."""
         views = feature_views(head, seed)
         trainer = Trainer(head, data, self.config, views, seed=seed, device=self.config.device)
         for _ in trainer.steps():
             if trainer.done % trainer.batches == 0:
-                count.add()
+                self.progress.advance(task)
         return trainer.trajectory
 
     def _embed_images(self, head: LockedModel) -> np.ndarray:
@@ -591,7 +570,7 @@ class _Search:
             terms=[member.terms for member in members],
             image=[member.image for member in members],
             text=[member.text for member in members],
-            logit_scales=[_scale_of(member.head) for member in members],
+            logit_scales=[float(member.head.logit_scale.detach().exp()) for member in members],
             log_probability=[member.learned for member in members],
             n_captions=self.pairs.of_pairs.counts,
         )
@@ -603,16 +582,17 @@ class _Search:
         if not left_out.any():
             return scores
         trained = self.sides.membership.trained
-        count = _Counter(self.report, "second round", len(members) * self.config.epochs)
+        total = len(members) * self.config.epochs
+        task = self.progress.add_task("second round", total=total)
 
         def train(head: LockedModel, number: int) -> np.ndarray:
             seed = self.config.seed + number // self.config.folds
             rows = np.flatnonzero(trained[number] & ~left_out)
-            self._train(head, dataclasses.replace(self.data, rows=rows), seed, count)
+            self._train(head, dataclasses.replace(self.data, rows=rows), seed, task)
             blocks = caption_blocks(head, self.data, self.config)
             text = np.concatenate([part.mean(vectors) for part, vectors in blocks])
             image = self._embed_images(head)
-            scale = _scale_of(head)
+            scale = float(head.logit_scale.detach().exp())
             one = trained[number][None]
             return misfit.fit_out([image], [text], one, self.sides.held_out, [scale])[1].astype(
                 np.float32
@@ -636,13 +616,9 @@ class _Search:
             return empty, []
         words = split_words(captions, english=mostly_english(shares))
         half = draw_word_halves(self.sides.membership.group, self.groups, seed=self.config.seed)
-        done = [0.0, 0.0]
 
         def train(number: int) -> tuple[Any, Predictions]:
-            def progress(share: float) -> None:
-                done[number] = share
-                self.report("words", sum(done) / len(done))
-
+            task = self.progress.add_task("words", total=1.0)
             into = Predictions.empty(len(words.ids))
             model = train_words(
                 words,
@@ -653,7 +629,7 @@ class _Search:
                 vectors=None,
                 seed=self.config.seed,
                 precision=self.config.precision,
-                progress=progress,
+                progress=lambda share: self.progress.update(task, completed=share),
             )
             return model, into
 
@@ -688,30 +664,6 @@ class _Search:
             listed = [text for texts in self.pairs.captions for text in texts]
             table.insert(3, "text", np.array(listed, object)[self.pairs.place])
         return table
-
-
-class _Counter:
-    """Counts the work of several threads."""
-
-    def __init__(self, report: Callable[[str, float], None], step: str, total: int) -> None:
-        self.report = report
-        self.step = step
-        self.total = total
-        self.done = 0
-        self.lock = threading.Lock()
-
-    def add(self) -> None:
-        with self.lock:
-            self.done += 1
-            self.report(self.step, self.done / self.total)
-
-
-def _count(counted: dict[str, Any]) -> Count:
-    """Return the count of `wrong_captions`."""
-    if counted["missing"]:
-        return Count(np.nan, np.nan, np.nan, 0, {}, counted["missing"])
-    parts = dict(zip(_PARTS, counted["parts"], strict=True))
-    return Count(**counted["all"], of=counted["of"], parts=parts)
 
 
 def _run_rows(runs: Sequence[Any]) -> pd.DataFrame:

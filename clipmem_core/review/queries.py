@@ -121,10 +121,9 @@ def fetch_pairs(
     pair_ids: Iterable[str],
     *,
     end: str = "",
-    key: str = PAIR_ID,
 ) -> pa.Table:
-    """Return pair_id and columns of some pairs of a file or table, or of those with some values in
-    the column `key`; `end` is appended to the query."""
+    """Return pair_id and columns of some pairs of a file or table; `end` is appended to the
+    query."""
     # An audit can have no scores of single captions, words or sentences.
     optional = (CAPTION_TABLE, SENTENCE_TABLE, WORD_TABLE)
     if isinstance(source, Path) and source.name in optional and not source.is_file():
@@ -132,7 +131,7 @@ def fetch_pairs(
     requested = pa.table({"requested": pa.array(map(without_surrogates, pair_ids), pa.string())})
     query = f"""
         SELECT pair_id, {", ".join(columns)} FROM parquet
-        SEMI JOIN requested ON {key} = requested {end}
+        SEMI JOIN requested ON pair_id = requested {end}
     """
     return fetch(source, query, requested=requested)
 
