@@ -29,7 +29,8 @@ from clipmem_core.dataset.faults import ascending_stretches, caption_reasons, te
 from clipmem_core.dataset.languages import language_shares, mostly_english, spaces_words
 from clipmem_core.dataset.near_duplicates import alike_by_features, join_clusters
 from clipmem_core.errors import misfit
-from clipmem_core.errors.calibration import Fitted, Probabilities
+from clipmem_core.errors.batch import Fitted
+from clipmem_core.errors.calibration import Probabilities
 from clipmem_core.errors.evidence import draw_decoys
 from clipmem_core.errors.misfit import HeldOut, fit_beside, nan_mean
 from clipmem_core.errors.runs import Fits, find_runs, find_swaps, likely_displaced

@@ -24,20 +24,19 @@ caption, and a wrong caption has no wrong word.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import scipy
 
-from clipmem_core.errors.counts import WrongCount, batch_share, estimate_wrong, posterior_at
-from clipmem_core.errors.evidence import agreement, specificity
+from clipmem_core.errors.counts import WrongCount, estimate_wrong, posterior_at
+from clipmem_core.errors.evidence import specificity
 from clipmem_core.errors.misfit import evenly_spaced
 from clipmem_core.errors.words import COMPARED_KINDS, mean_ratio
 from clipmem_core.utils import columns as c
 from clipmem_core.utils import draws
-from clipmem_core.utils.embeddings import unit
 from clipmem_core.utils.ragged import Ragged
 
 HALF = 0.5  # a caption more likely wrong than right is not among those of the next kind
@@ -47,7 +46,6 @@ _MOST_FITTED = 200_000  # examples of a class that a log-likelihood ratio is fit
 # The log-likelihood ratio of too few words to fit one
 _MEAN_SURPRISE = np.array([0.5, 0.5, 0.0, 0.0, 0.0])
 _SHARES = (1e-3, 0.5)  # limits of a share that is a prior
-FEWEST_IN_BATCH = 50  # captions, below which their share of wrong ones is not estimated
 _LAST = -np.inf  # in the review: a pair that an incident explains
 _MOST_SURE = 0.98  # probability that it is wrong
 
@@ -179,94 +177,6 @@ class Probabilities:
     specific: np.ndarray | None  # how specific sentences are, as of `specificity`
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """What the captions of a data set taught about wrong ones, for captions of other pairs.
-
-    `curves` are log-likelihood ratios of pairs, captions and words as functions of their evidence;
-    the other fields are as of `Probabilities`. All values fit into JSON.
-    """
-
-    missing: str = ""  # why the number of wrong pairs is unknown
-    curves: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
-    shares: list[float] = field(default_factory=list)
-    ratio: list[float] | None = None
-    specific: list[float] | None = None
-
-    @classmethod
-    def of(cls, wrong: Probabilities) -> "Fitted":
-        """Return what `probabilities` fitted."""
-        curves = {
-            name: tuple(np.array(count.ratio).tolist())
-            for name, count in wrong.counts.items()
-            if not count.missing
-        }
-        ratio, specific = (
-            None if values is None else values.tolist() for values in (wrong.ratio, wrong.specific)
-        )
-        return cls(wrong.counts["pairs"].missing, curves, wrong.shares, ratio, specific)
-
-    def ratio_at(self, kind: str, evidence: np.ndarray) -> np.ndarray:
-        """Return the log-likelihood ratio that captions are wrong; NaN without a fitted curve or
-        without evidence."""
-        curve = self.curves.get(kind)
-        return np.interp(evidence, *curve) if curve else np.full(len(evidence), np.nan)
-
-    def agreement(
-        self, features: np.ndarray, captions: Ragged, judged: np.ndarray | None = None
-    ) -> np.ndarray:
-        """Return the `agreement` of captions, and how specific they are, [n, 3]; NaN if the data
-        set fitted none.
-
-        Args: features of captions, [n_captions, width]; captions of each unit; numbers of those to
-        return, [n].
-        """
-        judged = np.arange(len(features)) if judged is None else judged
-        values = np.full((len(judged), 3), np.nan)
-        if self.ratio is not None:
-            values[:, :2] = agreement(features, captions)[judged]
-        if self.specific is not None:
-            vectors = unit(np.asarray(features[judged], np.float32))
-            values[:, 2] = vectors @ np.array(self.specific[:-1]) + self.specific[-1]
-        return values
-
-    def judge(
-        self,
-        of_units: Ragged,
-        beside: np.ndarray,
-        agree: np.ndarray,
-        words: np.ndarray,
-        *,
-        is_new: np.ndarray,
-        not_captions: np.ndarray,
-    ) -> pd.DataFrame:
-        """Return p_check, p_pair, p_caption, p_word and p_wrong of captions.
-
-        A new pair has evidence of all kinds. A caption in the place of another one has that of the
-        pair only if it has no siblings.
-
-        Args:
-            of_units: the captions of each new pair, or of each candidate.
-            beside: similarity, margin and csls, as of `fit_beside`, [n_captions, 3].
-            agree: as of `agreement`, [n_captions, 3].
-            words: mean log-likelihood ratio of the words, [n_captions].
-            is_new: false for captions in the place of others, [n_captions].
-            not_captions: true for texts that are no captions, [n_captions].
-        """
-        by_pair = self.ratio_at("pairs", beside[:, 2])
-        by_caption = np.full(len(beside), np.nan)
-        if self.ratio is not None:
-            evidence = np.column_stack([agree[:, :2], beside[:, 1]])
-            if self.specific is not None:
-                evidence = by_specificity(evidence, agree[:, 2])
-            ratio = log_ratio(np.array(self.ratio), evidence)
-            by_caption = self.ratio_at("captions", -ratio)
-        by_pair[~is_new & np.isfinite(by_caption)] = np.nan
-        kinds = (by_pair[of_units.first], by_caption, self.ratio_at("words", -words))
-        estimated = batch_probabilities(of_units, *kinds, self.shares)[0]
-        return with_not_captions(estimated, not_captions)
-
-
 def probabilities(evidence: CaptionEvidence) -> Probabilities:
     """Combine the evidence into the probability that each caption is wrong.
 
@@ -290,7 +200,7 @@ def probabilities(evidence: CaptionEvidence) -> Probabilities:
     counts["words"], p_word, by_word, kinds = _wrong_words(evidence.words, fitting)
     p_word[~evidence.read] = 0.0
     shares.append(_share(p_word[fitting]))
-    captions, parts = _combined(of_pairs, by_pair, p_caption, p_word)
+    captions, parts = combined(of_pairs, by_pair, p_caption, p_word)
     captions[~evidence.read] = np.nan
     worst = np.fmax.reduceat(captions[c.P_WRONG].to_numpy(), of_pairs.first)
     return Probabilities(
@@ -313,7 +223,7 @@ def _share(probabilities: np.ndarray) -> float:
     return float(np.clip(known.mean() if len(known) else 0.0, *_SHARES))
 
 
-def _combined(
+def combined(
     of_pairs: Ragged, by_pair: np.ndarray, p_caption: np.ndarray, p_word: np.ndarray
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Return p_pair, p_caption, p_word and p_wrong of each caption, and `Probabilities.parts`.
@@ -345,62 +255,17 @@ def _combined(
     return pd.DataFrame(table), parts
 
 
-def batch_probabilities(
-    of_pairs: Ragged,
-    by_pair: np.ndarray,
-    by_caption: np.ndarray,
-    by_word: np.ndarray,
-    shares: Sequence[float],
-) -> tuple[pd.DataFrame, np.ndarray]:
-    """Return the probability that captions of a batch are wrong, from log-likelihood ratios that
-    were fitted on other captions.
-
-    The share of each kind is estimated from the batch (`batch_share`), among captions that are not
-    wrong in a kind before it. Below 50 captions it is the share of the other captions.
-
-    Args:
-        of_pairs: the captions of each pair.
-        by_pair: that all captions of the pair are wrong, [n_pairs]; NaN where unknown.
-        by_caption: that each caption is, by its siblings, [n_captions].
-        by_word: that one of its words is, [n_captions].
-        shares: of wrong captions of each kind among the other captions, [3].
-
-    Returns:
-        As of `_combined`; NaN for captions without evidence of the first two kinds.
-    """
-    owner = of_pairs.owner
-    ratios = np.stack([by_pair[owner], by_caption, by_word])
-    known = np.isfinite(ratios)
-    ratios[~known] = 0.0
-    weights = known.astype(float)
-    weights[0] /= of_pairs.counts[owner]
-    twins = _twins(of_pairs)
-    weights[1, twins[np.arange(len(twins)), ratios[1, twins].argmin(axis=1)]] = 0.0
-    parts = np.zeros_like(ratios)
-    for kind, part in enumerate(parts):
-        share = np.full(len(owner), shares[kind])
-        if len(owner) >= FEWEST_IN_BATCH:
-            share[:] = batch_share(ratios[kind], weights[kind])
-        if kind == 1:  # one of both is wrong
-            share[twins] /= 2
-        part[:] = known[kind] * scipy.special.expit(ratios[kind] + scipy.special.logit(share))
-        if kind == 1:
-            _exclude_each_other(part, twins)
-        weights *= 1 - part
-    parts[0, ~known[:2].any(axis=0)] = np.nan
-    return _combined(of_pairs, parts[0, of_pairs.first], parts[1], parts[2])
-
-
-def _twins(of_pairs: Ragged) -> np.ndarray:
+def two_captions(of_pairs: Ragged) -> np.ndarray:
     """Return the numbers of the two captions of each pair that has two, [n, 2]: they disagree with
     each other equally if one is wrong."""
     return of_pairs.take(of_pairs.counts == 2)[0].reshape(-1, 2)
 
 
-def _exclude_each_other(p_caption: np.ndarray, twins: np.ndarray) -> None:
-    """Let the errors of twins exclude each other, in place."""
-    odds = p_caption[twins] / (1 - p_caption[twins])
-    p_caption[twins] = odds / (1 + odds.sum(axis=1, keepdims=True))
+def exclude_each_other(p_caption: np.ndarray, of_two: np.ndarray) -> None:
+    """Let the errors of the two captions of a pair exclude each other, in place; `of_two` as of
+    `two_captions`."""
+    odds = p_caption[of_two] / (1 - p_caption[of_two])
+    p_caption[of_two] = odds / (1 + odds.sum(axis=1, keepdims=True))
 
 
 def with_not_captions(captions: pd.DataFrame, not_captions: np.ndarray) -> pd.DataFrame:
@@ -511,7 +376,7 @@ def _wrong_captions(
     """Return the log-likelihood ratio, the number of captions of other pairs, and the probability
     of each caption.
 
-    Twins are counted once, and the errors of both exclude each other.
+    The two captions of a pair that has two are counted once, and their errors exclude each other.
 
     Args:
         evidence: on all captions.
@@ -524,13 +389,13 @@ def _wrong_captions(
     ratio = fit_ratio(*usable)
     fit = -log_ratio(ratio, evidence.captions)
     of_decoys = -log_ratio(ratio, evidence.decoys)
-    twins = _twins(evidence.of_pairs)
+    of_two = two_captions(evidence.of_pairs)
     counted = np.where(fitting, fit, np.nan)
-    counted[twins[np.arange(len(twins)), fit[twins].argmax(axis=1)]] = np.nan
+    counted[of_two[np.arange(len(of_two)), fit[of_two].argmax(axis=1)]] = np.nan
     by_kind = [of_decoys[evidence.similar == similar] for similar in np.unique(evidence.similar)]
     count = estimate_wrong(counted, *by_kind)
     p_caption = np.nan_to_num(posterior_at(count.curve, fit))
-    _exclude_each_other(p_caption, twins)
+    exclude_each_other(p_caption, of_two)
     return ratio, count, p_caption
 
 

@@ -28,7 +28,6 @@ _POWER = 0.5  # of the likelihood
 _KIND_SHARES = np.array([0.5, 0.75, 1.0])
 _DROP = 18.0  # of log-likelihood, beyond which a share is ignored
 _FLOOR = 1e-9
-_STEPS = 1_000  # of expectation maximisation
 _SLOPE = 1e-3  # of the log-odds of the posterior, per standard deviation of the scores
 # Peak, log width left and right, log degrees of freedom
 _LIMITS = ((-4.0, 4.0), (-3.0, 2.0), (-3.0, 2.0), (0.7, 4.6))
@@ -122,30 +121,6 @@ def posterior_at(curve: Curve, fit: np.ndarray) -> np.ndarray:
         [n], in [0, 1].
     """
     return scipy.special.expit(np.interp(fit, *curve))
-
-
-def batch_share(log_ratio: np.ndarray, weight: np.ndarray) -> float:
-    """Estimate the share of wrong captions in a batch, by expectation maximisation.
-
-    share = Σ w p / Σ w with log-odds of p = log ratio + log-odds of share (Saerens, Latinne &
-    Decaestecker, Neural Computation 14, 2002), with Jeffreys' prior on the share.
-
-    Args:
-        log_ratio: log-likelihood ratio that each caption is wrong, [n].
-        weight: of each caption, in [0, 1], [n].
-
-    Returns:
-        In (0, 1); one half of an empty batch.
-
-    Example:
-        >>> round(batch_share(np.repeat([9.0, -9.0], [30, 70]), np.ones(100)), 3)
-        0.302
-    """
-    share = 0.5
-    for _ in range(_STEPS):
-        wrong = weight @ scipy.special.expit(log_ratio + scipy.special.logit(share))
-        share = (wrong + 0.5) / (weight.sum() + 1)
-    return float(share)
 
 
 def _profile(

@@ -12,15 +12,15 @@ from clipmem_core.utils.embeddings import close_pairs, nearest_rows, unit
 from clipmem_core.utils.ragged import Ragged
 
 _MOST_DECOYS = 20_000  # captions in whose place a decoy is put, evenly spaced
-_MOST_DONORS = 100_000  # captions that decoys are drawn from, evenly spaced
+_MOST_SOURCES = 100_000  # captions that decoys are drawn from, evenly spaced
 # A decoy is one of the ten nearest captions of other pictures, among the forty nearest
 _NEAREST = 10
 _SEARCHED = 40
 _SAME = 0.999  # cosine from which two captions count as equal
 _BLOCK = 8_192  # siblings in memory at a time
 _RIDGES = np.logspace(-1, 3, 9)  # penalties that are tried
-_ALIKE = 0.85  # cosine of texts that differ by small changes
-_FEWEST_ALIKE = 5  # pictures of a recurring text
+_SIMILAR_FROM = 0.85  # cosine of texts that differ by small changes
+_FEWEST_PICTURES = 5  # pictures of a recurring text
 _BY_CHANCE = 0.1  # share of captions that are wrong for another reason
 _NATS = 7.0  # log-likelihood ratio of a recurring text: 1,000
 _MOST_COMPARED = 20_000  # captions that fit badly and are compared with each other
@@ -47,25 +47,25 @@ def draw_decoys(
     """
     counts = captions.counts
     cluster = np.repeat(clusters, counts)
-    places = evenly_spaced(np.flatnonzero(np.repeat(counts > 1, counts)), _MOST_DECOYS)
-    donors = evenly_spaced(np.arange(len(cluster)), _MOST_DONORS)
+    positions = evenly_spaced(np.flatnonzero(np.repeat(counts > 1, counts)), _MOST_DECOYS)
+    sources = evenly_spaced(np.arange(len(cluster)), _MOST_SOURCES)
     rng = draws.rng(seed, "decoys")
-    texts = rng.choice(donors, len(places))
-    similar_to = places[1::2]
-    vectors = unit(np.asarray(features[donors], np.float32))
+    texts = rng.choice(sources, len(positions))
+    similar_to = positions[1::2]
+    vectors = unit(np.asarray(features[sources], np.float32))
     queries = unit(np.asarray(features[similar_to], np.float32))
-    cosines, near = nearest_rows(vectors, queries, min(_SEARCHED, len(donors)))
-    near = donors[near]
+    cosines, near = nearest_rows(vectors, queries, min(_SEARCHED, len(sources)))
+    near = sources[near]
     usable = (cluster[near] != cluster[similar_to, None]) & (cosines < _SAME)
     usable &= np.cumsum(usable, axis=1) <= _NEAREST
     drawn = np.where(usable, rng.random(usable.shape), -1.0).argmax(axis=1)
     found = usable.any(axis=1)
     texts[1::2][found] = near[found, drawn[found]]
-    decoys = np.zeros(len(places), DECOY)
-    decoys["place"] = places
+    decoys = np.zeros(len(positions), DECOY)
+    decoys["place"] = positions
     decoys["caption"] = texts
     decoys["similar"][1::2] = True
-    decoys = decoys[cluster[places] != cluster[texts]]
+    decoys = decoys[cluster[positions] != cluster[texts]]
     return decoys[np.argsort(decoys["caption"], kind="stable")]
 
 
@@ -170,9 +170,9 @@ def word_evidence(
     """
     given = np.stack([without_siblings, with_siblings], axis=-1)
     with np.errstate(divide="ignore"):
-        surprise = np.log(frequency)[..., None] - given
-    surprise = surprise.astype(np.float32)  # of ten million words in a large set
-    return np.concatenate([surprise, np.maximum(surprise, 0.0)], axis=-1)
+        unlikely = np.log(frequency)[..., None] - given
+    unlikely = unlikely.astype(np.float32)  # of ten million words in a large set
+    return np.concatenate([unlikely, np.maximum(unlikely, 0.0)], axis=-1)
 
 
 def recurring_texts(
@@ -181,8 +181,8 @@ def recurring_texts(
     """Find texts that recur with small changes and fit no picture better than chance.
 
     Captions that hardly fit are grouped by their features (single linkage). A group of 5 pictures
-    or more counts if the gaps of all captions like it, also of those that fit, are 1,000 times
-    likelier if the text fits no picture than if a tenth of the captions are wrong by chance.
+    or more counts if the gaps of all captions similar to it, those that fit included, are 1,000
+    times likelier if the text fits no picture than if a tenth of the captions are wrong by chance.
 
     Args:
         features: of captions, [n_captions, width].
@@ -203,22 +203,24 @@ def recurring_texts(
     if not len(bad):
         return found
     vectors = unit(np.asarray(features[bad], np.float32))
-    linked = np.concatenate([np.empty((0, 2), int), *(a for a, _ in close_pairs(vectors, _ALIKE))])
+    linked = np.concatenate(
+        [np.empty((0, 2), int), *(a for a, _ in close_pairs(vectors, _SIMILAR_FROM))]
+    )
     graph = scipy.sparse.coo_array((np.ones(len(linked)), linked.T), (len(bad), len(bad)))
     groups = pd.Series(scipy.sparse.csgraph.connected_components(graph, directed=False)[1])
     pictures = pd.Series(clusters[owner[bad]]).groupby(groups).nunique()
-    often = pictures.index[pictures >= _FEWEST_ALIKE]
+    often = pictures.index[pictures >= _FEWEST_PICTURES]
     centres = [vectors[(groups == group).to_numpy()].mean(axis=0) for group in often]
-    alike = np.zeros((len(often), len(gaps)), bool)
+    similar = np.zeros((len(often), len(gaps)), bool)
     for at in range(0, len(gaps) if len(often) else 0, _BLOCK):
         block = unit(np.asarray(features[at : at + _BLOCK], np.float32))
-        alike[:, at : at + _BLOCK] = unit(np.array(centres)) @ block.T >= _ALIKE
+        similar[:, at : at + _BLOCK] = unit(np.array(centres)) @ block.T >= _SIMILAR_FROM
     for number, group in enumerate(often):
-        alike[number, bad[(groups == group).to_numpy()]] = True
-        rows = np.flatnonzero(alike[number] & np.isfinite(gaps))
+        similar[number, bad[(groups == group).to_numpy()]] = True
+        rows = np.flatnonzero(similar[number] & np.isfinite(gaps))
         gap = pd.Series(gaps[rows]).groupby(clusters[owner[rows]]).mean().to_numpy()
         fits = usual * (2 * gap - usual) / (2 * spread**2)  # log ratio of two normal distributions
         evidence = -np.log(_BY_CHANCE + (1 - _BY_CHANCE) * np.exp(np.minimum(fits, 50.0)))
         if evidence.sum() >= _NATS:
-            found |= alike[number]
+            found |= similar[number]
     return found

@@ -6,7 +6,7 @@ seen. Nothing is trained, and only models that did not train on a pair are used:
 new pair. A candidate for a pair of the audit is compared with the pair's other captions and not
 with other candidates; the captions of a new pair are compared with each other.
 
-The audit fitted log-likelihood ratios (`errors/calibration.py`): of csls_out against pictures with
+The audit fitted log-likelihood ratios (`errors/batch.py`): of csls_out against pictures with
 another caption, of agreement and margin_out against decoys, of words against replaced ones.
 How many captions of the batch are wrong is estimated from the batch (`batch_probabilities`), so the
 audit's share does not matter. The captions of a new pair have all three ratios, as in the audit. A
@@ -49,7 +49,8 @@ from clipmem_core.dataset.readers.containers import as_name, is_missing, normal_
 from clipmem_core.dataset.readers.records import Row, Rows, in_image_folder, merge_rows
 from clipmem_core.dataset.sentences import sentences_of
 from clipmem_core.dataset.source import RawPairs, read_source
-from clipmem_core.errors.calibration import HALF, Fitted
+from clipmem_core.errors.batch import Fitted
+from clipmem_core.errors.calibration import HALF
 from clipmem_core.errors.misfit import HeldOut, fit_beside, nan_mean
 from clipmem_core.errors.runs import Fits, find_runs
 from clipmem_core.features.cache import ReportCount

@@ -27,7 +27,7 @@ from clipmem_core.utils.columns import ALIGNMENT, CLIPMEM_IMAGE, CLIPMEM_TEXT, H
 from clipmem_core.utils.embeddings import unit
 from clipmem_core.utils.io import InputError
 
-# Pairs at a time: of a fit, of the parts
+# Pairs in memory at a time: of a fit, of the parts
 _FIT_CHUNK = 8_192
 _CHUNK = 1_024
 _TIE = 1e-10  # relative weight of the identity in the fit of a map

@@ -19,10 +19,10 @@ from clipmem_core.utils import draws
 from clipmem_core.utils.columns import CANDIDATE, HELD_OUT, INDEPENDENT, SCORED, SHARED
 from clipmem_core.utils.io import InputError
 
-MIN_PAIRS = 200
-MIN_GROUP = 50
-_MAX_GROUP = 5_000
-_MAX_LABELLINGS = 256
+MIN_GROUP = 50  # held-out pairs: p values of the paper's protocol reach 1 / 51, below 5 %
+MIN_PAIRS = 4 * MIN_GROUP  # the paper's protocol has four groups
+_MAX_GROUP = 5_000  # of the paper
+_MAX_LABELLINGS = 256  # with 50 held-out pairs p values reach 1 / 12,801
 _ATTEMPTS = 16  # random orders tried for groups of an exact size
 _NAMES = {"ensemble": re.compile(r"r(\d+)-f\d+"), "paper": re.compile(r"[fg]-(\d+)")}
 

@@ -15,7 +15,7 @@ ROC_AUC = "auroc"
 AVERAGE_PRECISION = "average_precision"
 PRECISION_AT_K = "precision_at_k"
 METRICS = [ROC_AUC, AVERAGE_PRECISION, PRECISION_AT_K]
-_PROBE_ROWS = 10_000
+_PROBE_ROWS = 10_000  # for a fit within seconds
 # In memory at a time
 _COSINES = 2_000_000
 _RESAMPLED = 1_000_000  # pairs

@@ -32,7 +32,8 @@ from clipmem_core.utils import columns as c
 from clipmem_core.utils.io import InputError
 from clipmem_core.utils.ragged import Ragged
 
-FEWEST_COUNTED = 300  # pairs, below which wrong captions are not counted
+# Pairs below which wrong captions are not counted: a share of 1 % is three pairs
+FEWEST_COUNTED = 300
 
 
 @dataclass(frozen=True)

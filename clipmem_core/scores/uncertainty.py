@@ -32,8 +32,9 @@ from clipmem_core.scores.membership import MemberSides, labellings, side_means
 from clipmem_core.utils import draws
 from clipmem_core.utils.columns import HELD_OUT, INDEPENDENT, SCORED_GROUPS
 
+# None of these is tuned on a data set
 _MIN_TRENDED = 100  # pairs below which s0² is one number
-_KNOTS = 4
+_KNOTS = 4  # limma's trend has four degrees of freedom
 _TINY = 1e-8  # of the median: smaller variances are raised to it, since logs are taken
 # Values that the true clipmem may have, from the lowest to the highest observed: at least, at most
 _COARSE_GRID = 80
@@ -43,9 +44,9 @@ _STEPS = 30  # of EM from equal weights: at convergence all weight would be on a
 _STRATUM = 250
 _MAX_STRATA = 4
 _MIN_PAIRS = 50  # below, no distribution is fitted
-_FITTED_ON = 2_000  # pairs of a stratum at most, drawn at random
-_RESAMPLED = 40
-_CHUNK = 16_384
+_FITTED_ON = 2_000  # pairs of a stratum at most, drawn at random; they bound the time
+_RESAMPLED = 40  # for a t interval with 39 degrees of freedom
+_CHUNK = 16_384  # pairs in memory at a time
 _INFINITE = 1e9  # degrees of freedom
 
 

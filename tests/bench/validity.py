@@ -139,7 +139,10 @@ def intervals(asked: Intervals) -> pd.DataFrame:
     rows = []
     for kind, share, reviewed in itertools.product(KINDS, asked.shares, asked.reviewed):
         ends = np.array(
-            [_review(asked.pairs, kind, share, reviewed, seed) for seed in range(asked.sets)]
+            [
+                review_simulated(asked.pairs, kind, share, reviewed, seed)
+                for seed in range(asked.sets)
+            ]
         )
         left, low, high, most = ends.T
         covered = ((low <= left) & (left <= high)).mean()
@@ -148,7 +151,7 @@ def intervals(asked: Intervals) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*columns, "left", "low", "high", "bound"])
 
 
-def _review(n: int, kind: str, share: float, most: int, seed: int) -> tuple[float, ...]:
+def review_simulated(n: int, kind: str, share: float, most: int, seed: int) -> tuple[float, ...]:
     """Review a simulated set, and stop where the bound pleases; return the number of wrong captions
     that remain, its interval and its bound.
 

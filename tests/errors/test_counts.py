@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 
-from clipmem_core.errors.counts import batch_share, estimate_wrong, likely_wrong, posterior_at
+from clipmem_core.errors.batch import batch_share
+from clipmem_core.errors.counts import estimate_wrong, likely_wrong, posterior_at
 
 
 def drawn(

@@ -16,7 +16,7 @@ from clipmem_core.auditing.run.member import finished_model, open_member
 from clipmem_core.cli import main
 from clipmem_core.config import SourceOptions
 from clipmem_core.dataset.source import read_source
-from clipmem_core.errors.calibration import Fitted
+from clipmem_core.errors.batch import Fitted
 from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.training.model import build_model
 from clipmem_core.utils.io import InputError

@@ -49,7 +49,8 @@ from clipmem_core.dataset.faults import (
 )
 from clipmem_core.dataset.languages import is_read, mostly_english, spaces_words
 from clipmem_core.dataset.sentences import places_of
-from clipmem_core.errors.calibration import HALF, Fitted, Probabilities
+from clipmem_core.errors.batch import Fitted
+from clipmem_core.errors.calibration import HALF, Probabilities
 from clipmem_core.errors.evidence import draw_decoys
 from clipmem_core.errors.runs import (
     DisplacedRun,
