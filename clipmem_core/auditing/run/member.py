@@ -95,11 +95,11 @@ def compute_features(
     """Compute and cache the features of pairs and of their classes' prompts, and return the number
     of captions that the text tower truncates."""
     if towers.image:
-        FeatureExtractor(towers.image, root, screen.pictures, screen.say).images(pairs)
+        FeatureExtractor(towers.image, root, screen.pictures).images(pairs)
     if not towers.text:
         return 0
     texts = caption_texts(pairs)
-    extractor = FeatureExtractor(towers.text, root, screen.captions, screen.say)
+    extractor = FeatureExtractor(towers.text, root, screen.captions)
     extractor.captions(texts)
     # Members do not open the tower.
     FeatureExtractor(towers.text, root).captions(prompts(pairs))
