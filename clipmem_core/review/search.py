@@ -341,7 +341,7 @@ def embed_texts(audit: Audit, texts: Sequence[str], member: str) -> np.ndarray:
     else:
         inputs = tokenize(config.model, texts)
         inputs = vocabulary.read(inputs) if vocabulary else inputs
-    return unit(text_embeddings(model, inputs, precision="fp32", device="cpu"))
+    return unit(text_embeddings(model, inputs, dataclasses.replace(config, **_ON_CPU)))
 
 
 def embed_pictures(audit: Audit, features: np.ndarray, member: str) -> np.ndarray:

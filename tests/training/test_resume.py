@@ -56,8 +56,8 @@ def run(made: Trainer, folder: Path, clock: Clock, *, stop: int = 1000) -> None:
     folder.mkdir(exist_ok=True)
     step = made.step
 
-    def timed(rows: np.ndarray, pixels: np.ndarray) -> float:
-        loss = step(rows, pixels)
+    def timed(rows: np.ndarray) -> float:
+        loss = step(rows)
         if made.done == stop:
             raise Stopped
         clock.now += 10
