@@ -55,6 +55,7 @@ from clipmem_core.scores.score_tables import (
     wrong_captions,
 )
 from clipmem_core.training import model as models
+from clipmem_core.training import model_config
 from clipmem_core.training.augmentation import FeatureRows, TrainingData
 from clipmem_core.training.model import (
     LockedModel,
@@ -65,7 +66,6 @@ from clipmem_core.training.model import (
     score_captions,
     set_standards,
 )
-from clipmem_core.training.names import model_config
 from clipmem_core.training.trainer import Trainer, learned_captions
 from clipmem_core.training.word_model import (
     CaptionWords,

@@ -2,9 +2,9 @@
 
 <folder>/<key of the tower>/
   features.faiss  float16 [n, dim]
-  keys.parquet    the sha256 of each row's input, and whether the input was truncated
-  .part/          while rows are computed: finished shards, <n>.feather, of key, truncated and
-                  features. The next run adds the shards of a killed one
+  keys.parquet    the sha256 of each row's input
+  .part/          while rows are computed: finished shards, <n>.feather, of key and features.
+                  The next run adds the shards of a killed one
 """
 
 import hashlib
@@ -23,10 +23,8 @@ from clipmem_core.utils.embeddings import BLOCK, Vectors, read_vectors, write_ve
 from clipmem_core.utils.io import reading, replacing
 
 KEY = "key"
-TRUNCATED = "truncated"
 FEATURES = "features"
 DIGEST = pa.binary(32)
-_KEYS = pa.schema([(KEY, DIGEST), (TRUNCATED, pa.bool_())])
 _REPAIR = "delete its folder, and the same command computes it again"
 
 ReportCount = Callable[[int, int], None]  # called with the numbers of finished and of all items
@@ -60,11 +58,11 @@ class FeatureStore:
         self.part = self.folder / ".part"
 
     def keys(self) -> pa.Table:
-        """Return the key of each stored row, and whether its input was truncated."""
+        """Return the key of each stored row."""
         if not self.keys_file.is_file():
-            return _KEYS.empty_table()
+            return pa.table({KEY: pa.array([], DIGEST)})
         with reading(self.keys_file, repair=_REPAIR):
-            return pq.read_table(self.keys_file)
+            return pq.read_table(self.keys_file, columns=[KEY])
 
     def find(self, keys: pa.Array) -> np.ndarray:
         """Return the row of each key, int64 [n]; -1 for a key that is missing."""
@@ -76,13 +74,12 @@ class FeatureStore:
         with reading(self.features_file, repair=_REPAIR):
             return read_vectors(self.features_file)
 
-    def save_shard(self, number: int, inputs: pa.Table, features: np.ndarray) -> None:
+    def save_shard(self, number: int, keys: pa.Array, features: np.ndarray) -> None:
         """Write the features of some inputs, float16 [n, dim], as a finished shard."""
         self.part.mkdir(exist_ok=True)
         vectors = pa.FixedSizeListArray.from_arrays(features.ravel(), features.shape[1])
-        table = inputs.select(_KEYS.names).append_column(FEATURES, vectors)
         with replacing(self.part / f"{number}.feather") as temporary:
-            feather.write_feather(table, temporary)
+            feather.write_feather(pa.table({KEY: keys, FEATURES: vectors}), temporary)
 
     def add_shards(self) -> None:
         """Add the rows of the finished shards to the stored ones, and delete the shards."""
@@ -95,7 +92,7 @@ class FeatureStore:
                 yield self.features()[at : min(at + BLOCK, n_stored)]
             for path in paths:
                 shard = feather.read_table(path, memory_map=False)
-                keys.append(shard.select(_KEYS.names))
+                keys.append(shard.select([KEY]))
                 yield shard[FEATURES].combine_chunks().flatten().to_numpy().reshape(len(shard), -1)
 
         if paths:

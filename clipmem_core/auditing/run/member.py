@@ -31,6 +31,7 @@ from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.features.towers import Opened, Tower
 from clipmem_core.mitigations import Vocabulary, pairs_with
 from clipmem_core.scores.metrics import linear_probe, retrieval_recalls, zero_shot
+from clipmem_core.training import CHECKPOINT, STATE, TRAJECTORY, model_config
 from clipmem_core.training import model as models
 from clipmem_core.training.augmentation import FeatureRows, TrainingData, ViewMaker, Views
 from clipmem_core.training.model import (
@@ -43,7 +44,6 @@ from clipmem_core.training.model import (
     set_standards,
     text_embeddings,
 )
-from clipmem_core.training.names import CHECKPOINT, STATE, TRAJECTORY, model_config
 from clipmem_core.training.trainer import Trainer, learned_captions, train
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.draws import draw_keys
