@@ -55,20 +55,21 @@ from clipmem_core.scores.score_tables import (
     wrong_captions,
 )
 from clipmem_core.training import model as models
+from clipmem_core.training import model_config
 from clipmem_core.training.augmentation import FeatureRows, TrainingData
-from clipmem_core.training.heads import (
+from clipmem_core.training.model import (
+    LockedModel,
+    Standard,
     caption_blocks,
+    encode_image,
     feature_views,
-    learned_captions,
     score_captions,
     set_standards,
 )
-from clipmem_core.training.model import LockedModel, Standard, encode_image
-from clipmem_core.training.names import model_config
-from clipmem_core.training.trainer import Trainer
-from clipmem_core.training.word_model import Predictions
-from clipmem_core.training.word_scores import (
+from clipmem_core.training.trainer import Trainer, learned_captions
+from clipmem_core.training.word_model import (
     CaptionWords,
+    Predictions,
     merge_predictions,
     surprises,
     train_words,
@@ -139,8 +140,9 @@ class CaptionModel:
                 )
         own = np.full(len(pairs.image), -1)
         by_member = []
+        on_cpu = AuditConfig(precision="fp32", device="cpu")
         for head, beside in zip(self.heads, self.beside, strict=True):
-            text = models.text_embeddings(head, pairs.text, precision="fp32", device="cpu")
+            text = models.text_embeddings(head, pairs.text, on_cpu)
             with torch.inference_mode():
                 image = encode_image(head, torch.from_numpy(pairs.image).float()).numpy()
             by_member.append(fit_beside(unit(text), pairs.of_pairs, image, own, beside))
@@ -553,14 +555,7 @@ class _Search:
 
     def _embed_images(self, head: LockedModel) -> np.ndarray:
         views = feature_views(head, self.config.seed)
-        blocks = models.image_blocks(
-            head,
-            self.data,
-            views,
-            n_views=1,
-            precision=self.config.precision,
-            device=self.config.device,
-        )
+        blocks = models.image_blocks(head, self.data, views, self.config, n_views=1)
         return np.concatenate(list(blocks))
 
     def _evidence(self, members: Sequence[_Member]) -> Evidence:

@@ -58,9 +58,8 @@ from clipmem_core.lab import experiment as e
 from clipmem_core.lab.experiment import Benchmark, Request, oriented, run_tasks
 from clipmem_core.scores.membership import side_means
 from clipmem_core.scores.metrics import METRICS, detection_table, numbers_reviewed, precision_curve
-from clipmem_core.training.names import TRAJECTORY
-from clipmem_core.training.word_model import Predictions
-from clipmem_core.training.word_scores import surprises
+from clipmem_core.training import TRAJECTORY
+from clipmem_core.training.word_model import Predictions, surprises
 from clipmem_core.utils import columns as c
 from clipmem_core.utils import draws
 from clipmem_core.utils.embeddings import nearest_rows, unit

@@ -61,7 +61,7 @@ from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.attacks import BAVARIA, attack, roc
 from clipmem_core.scores.encoders import contributions
 from clipmem_core.scores.membership import MemberSides, side_means
-from clipmem_core.training.names import LOG
+from clipmem_core.training import LOG
 from clipmem_core.utils import columns as c
 from clipmem_core.utils import draws
 from clipmem_core.utils.draws import draw_keys, hashed

@@ -51,7 +51,7 @@ from clipmem_core.lab.mitigated import (
     without_idle,
 )
 from clipmem_core.review.decisions import review_of
-from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
+from clipmem_core.training import CHECKPOINT, TRAJECTORY
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.io import InputError
 from clipmem_core.utils.ragged import Ragged

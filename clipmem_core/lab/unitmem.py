@@ -45,17 +45,17 @@ from clipmem_core.lab import encoders as t
 from clipmem_core.lab.experiment import Experiment
 from clipmem_core.mitigations import Batch, can_cut_text
 from clipmem_core.scores.encoders import UnitTally
+from clipmem_core.training import CHECKPOINT
 from clipmem_core.training.augmentation import Views
-from clipmem_core.training.heads import feature_views
 from clipmem_core.training.model import (
     UPPER,
     LockedModel,
     Model,
     encode_text,
     evaluation_batches,
+    feature_views,
     text_input,
 )
-from clipmem_core.training.names import CHECKPOINT
 from clipmem_core.training.trainer import Trainer, train
 from clipmem_core.utils import columns as c
 from clipmem_core.utils import draws
@@ -318,16 +318,15 @@ class TowerTrainer(Trainer):
         super().__init__(HeadedTower(model, *widths, seed=seed), *args, seed=seed, **kwargs)
         self.labels = labels  # int64 [n_pairs]
 
-    def outputs(self, pixels: np.ndarray, rows: np.ndarray, view: int) -> Tensor:
+    def outputs_of_view(self, rows: np.ndarray, view: int) -> Tensor:
         """Return the head's outputs for a view of some pictures, float32 [n, widths[-1]]."""
         batch = Batch(rows, self.data.keys[rows], view, self.seed)
+        pixels = self.data.pixels.gather(rows)
         images = self.views.training_images(pixels, batch, self.device, self.mitigations)
         with autocast(self.config.precision, self.device):
             return self.model(images)
 
-    def forward_loss(
-        self, rows: np.ndarray, epoch: int, pixels: np.ndarray
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward_loss(self, rows: np.ndarray, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return the loss, and two numbers for each picture, [n] each.
 
         With labels these are 1 if the label was predicted, and its log-probability. Without labels
@@ -335,13 +334,13 @@ class TowerTrainer(Trainer):
         among all views of the batch.
         """
         if self.labels is not None:
-            logits = self.outputs(pixels, rows, epoch)
+            logits = self.outputs_of_view(rows, epoch)
             labels = torch.from_numpy(self.labels[rows]).to(self.device)
             terms = F.cross_entropy(logits, labels, reduction="none")
             correct = logits.argmax(dim=1) == labels
             return terms.mean(), correct.float(), -terms.detach()
         first, second = (
-            F.normalize(self.outputs(pixels, rows, view), dim=1)
+            F.normalize(self.outputs_of_view(rows, view), dim=1)
             for view in (epoch, epoch + self.config.epochs)
         )
         both = torch.cat([first, second])

@@ -61,7 +61,7 @@ from clipmem_core.review.cards import REPLACES, WRONG_WORDS
 from clipmem_core.review.queries import ROW, cached, fetch, fetch_numbered, fetch_pairs, stamp
 from clipmem_core.scores.membership import draw_word_halves
 from clipmem_core.scores.score_tables import captions_of_sentences
-from clipmem_core.training.word_scores import CaptionWords, load_model, predicts
+from clipmem_core.training.word_model import CaptionWords, load_model, predicts
 from clipmem_core.utils.columns import (
     AGREEMENT,
     CAPTION,

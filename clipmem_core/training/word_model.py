@@ -1,5 +1,5 @@
-"""The word model: predicts each word of a caption from the picture, the caption's other words and
-the other captions.
+"""Word models: predict each word of a caption from the picture, the caption's other words and the
+other captions; the scores of words that follow; and the files of models.
 
 Two models share the work: each is trained on half of the pairs and predicts the words of the
 others.
@@ -8,7 +8,7 @@ others.
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,9 @@ from sklearn.decomposition import PCA
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipmem_core.errors.words import Words
+from clipmem_core.errors.calibration import fit_words, surprise
+from clipmem_core.errors.evidence import word_evidence
+from clipmem_core.errors.words import Words, changed_words, mean_ratio, number_words
 from clipmem_core.features.towers import autocast
 from clipmem_core.training.trainer import save_atomically
 from clipmem_core.utils import draws
@@ -47,8 +49,10 @@ _RARE = 5e-3  # words more frequent than this are trained less often, as in word
 SAMPLED = 500
 _MULTIPLE = 32  # a step predicts a multiple of 32 words: in bf16, products of new shapes are slow
 _LIKELIEST = 5  # likelier words of each word
+_MOST_FITTED = 1_000_000  # words that log-likelihood ratios are fitted on, evenly spaced
 _SEEDING = Lock()  # of torch's generator, which threads share
-SAVED = 300  # steps between two states on disk
+_VOCABULARY = ("spelled", "vocabulary_size", "english")  # fields of `Words` in a model's file
+_TRAINING = 0.8  # share of the time of a model that its training takes
 
 
 class WordBlock(NamedTuple):
@@ -382,69 +386,85 @@ def trained_share(words: Words) -> np.ndarray:
     return share
 
 
-class Draw(NamedTuple):
-    """What a step of training predicts in a block."""
+def forward_loss(
+    model: WordModel, block: WordBlock, share: np.ndarray, rng: np.random.Generator
+) -> Tensor | None:
+    """Return the cross-entropy of words that are drawn from a block; None if no word is drawn.
 
-    picked: Tensor  # the words to predict, as places in the flattened block, [n_picked]
-    others: bool  # whether the pairs' other captions are read
-    candidates: Tensor  # numbers of the words that compete, in order, [n_candidates]
-    added: Tensor  # to their logits, the log of how many words each stands for, [n_candidates]
-    target: Tensor  # the place of each picked word among the candidates, [n_picked]
-
-
-def draw_words(block: WordBlock, share: np.ndarray, rng: np.random.Generator) -> Draw:
-    """Draw the words to predict, and the words that compete: those of the block and a sample of the
-    others, each with the weight of all that it stands for.
+    They compete with all words of the block and with a sample of the others, each with the weight
+    of all that it stands for.
 
     Args:
+        model: in training.
         block: words with their captions and pictures.
         share: `trained_share`, [vocabulary_size].
         rng: of the step.
     """
-    vocabulary_size = len(share)
-    ids = np.minimum(block.words.numpy(), vocabulary_size)
+    size = len(share)
+    ids = np.minimum(block.words.numpy(), size)
     picked = np.flatnonzero(rng.random(ids.shape) < np.append(share, 0.0)[ids])
     picked = picked[: len(picked) // _MULTIPLE * _MULTIPLE or None]
-    others = rng.random() >= _WITHOUT_CAPTIONS
-    read = np.unique(np.append(ids[ids < vocabulary_size], 0))
-    rest = np.setdiff1d(np.arange(2, vocabulary_size), read, assume_unique=True)
-    n_sampled = min(SAMPLED + -len(read) % _MULTIPLE, len(rest))
+    reads_others = rng.random() >= _WITHOUT_CAPTIONS
+    in_block = np.unique(np.append(ids[ids < size], 0))
+    rest = np.setdiff1d(np.arange(2, size), in_block, assume_unique=True)
+    n_sampled = min(SAMPLED + -len(in_block) % _MULTIPLE, len(rest))
     sampled = rng.choice(rest, n_sampled, replace=False)
-    candidates = np.sort(np.concatenate([read, sampled]))
+    if not len(picked):
+        return None
+    candidates = np.sort(np.concatenate([in_block, sampled]))
     stands_for = np.where(np.isin(candidates, sampled), len(rest) / max(n_sampled, 1), 1.0)
-    target = np.searchsorted(candidates, ids.flat[picked])
-    return Draw(
+    logits = model(
+        block,
         torch.from_numpy(picked),
-        others,
+        [reads_others],
         torch.from_numpy(candidates),
         torch.from_numpy(np.log(stands_for)).float(),
-        torch.from_numpy(target),
-    )
+    )[0]
+    target = np.searchsorted(candidates, ids.flat[picked])
+    return F.cross_entropy(logits, torch.from_numpy(target))
 
 
-def fit(
+def predicts(number: int, half: np.ndarray) -> np.ndarray:
+    """Tell which pairs a model predicts: those that it did not train on; of held-out pairs (−1) the
+    first model is asked, of new ones (2) both.
+
+    Args: number of the model; half of each pair, [n]. Returns: bool [n].
+    """
+    return (half == 1 - number) | (half == 2) | ((half == -1) & (number == 0))
+
+
+def train_words(
     words: Words,
     pictures: np.ndarray,
-    pairs: np.ndarray,
-    vectors: Tensor | None,
+    half: np.ndarray,
+    number: int,
+    into: Predictions,
     *,
+    vectors: Tensor | None,
     seed: int,
-    precision: str = "fp32",
-    state: Path | None = None,
+    precision: str,
     progress: Callable[[float], None] = lambda share: None,
-) -> WordModel:
-    """Train a model on some pairs. A killed training resumes from the file `state`.
+) -> WordModel | None:
+    """Train one of both word models, and write what it predicts into `into`.
 
     Args:
         words: of all captions.
         pictures: features, [n_pairs, width].
-        pairs: rows of the pair table that are trained on, int64 [n].
+        half: of each pair, as of `draw_word_halves`, [n_pairs].
+        number: of the model, which is trained on this half.
+        into: predictions of all words.
         vectors: `word_vectors`, if any.
         seed: of initial weights and draws.
         precision: "fp32" or "amp_bf16".
-        state: the file of the last saved state.
-        progress: called with the share of steps that are done.
+        progress: called with the share of the work that is done.
+
+    Returns:
+        The model; None for hardly any word, or without pairs to train on.
     """
+    pairs = np.flatnonzero(half == number)
+    if words.vocabulary_size < 4 or not len(pairs):
+        return None
+    seed += number
     with _SEEDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(draws.whole_number(seed, "word model weights"))
         model = WordModel(words.vocabulary_size, pictures, vectors, precision)
@@ -452,43 +472,40 @@ def fit(
     bias = np.log(np.maximum(words.frequency * share, 1e-9))
     bias[:2] = -1e4
     model.embedding.out.bias.data = torch.from_numpy(bias).float()
-    n_words = count_words(words, pairs)
     per_epoch = -(-len(pairs) // PAIRS_PER_STEP)
-    steps = max(1, round(per_epoch * np.clip(TRAINED / n_words, _FEWEST_EPOCHS, _MOST_EPOCHS)))
+    epochs = np.clip(TRAINED / count_words(words, pairs), _FEWEST_EPOCHS, _MOST_EPOCHS)
+    steps = max(1, round(per_epoch * epochs))
     optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=_DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, _RATE, total_steps=steps + 1, pct_start=_WARMUP
     )
-    saved: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
-    first = 0
-    if state is not None and state.is_file():
-        values = torch.load(state, weights_only=True)
-        first = values["step"]
-        for name, part in saved.items():
-            part.load_state_dict(values[name])
-    for step in range(first, steps):
-        # A resumed training draws the same.
+    for step in range(steps):
         model.generator.manual_seed(draws.whole_number(seed, "word model dropout", step))
         rng = draws.rng(seed, "word model", step)
         epoch, batch = divmod(step, per_epoch)
-        if step == first or batch == 0:
+        if batch == 0:
             order = draws.rng(seed, "word model order", epoch).permutation(pairs)
         rows = order[batch * PAIRS_PER_STEP :][:PAIRS_PER_STEP]
         for block in word_blocks(words, pictures, rows, size=2 * PAIRS_PER_STEP):
-            draw = draw_words(block, share, rng)
-            if not len(draw.picked):
-                continue
-            logits = model(block, draw.picked, [draw.others], draw.candidates, draw.added)[0]
-            model.zero_grad()
-            F.cross_entropy(logits, draw.target).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+            loss = forward_loss(model, block, share, rng)
+            if loss is not None:
+                model.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
         schedule.step()
-        progress((step + 1) / steps)
-        if state is not None and ((step + 1) % SAVED == 0 or step + 1 == steps):
-            values = {name: part.state_dict() for name, part in saved.items()}
-            save_atomically(values | {"step": step + 1}, state)
-    return model.eval()
+        progress(_TRAINING * (step + 1) / steps)
+    model.eval()
+    predict(
+        model,
+        words,
+        pictures,
+        np.flatnonzero(predicts(number, half)),
+        changed_words(words),
+        into,
+        lambda share: progress(_TRAINING + (1 - _TRAINING) * share),
+    )
+    return model
 
 
 @torch.inference_mode()
@@ -539,3 +556,98 @@ def predict(
             into.better_probability[place, :n_better] = (top.values - all_words).exp().numpy()
         done += int((block.place >= 0).sum())
         progress(done / n_words)
+
+
+def merge_predictions(first: Predictions, second: Predictions) -> Predictions:
+    """Return the predictions of both models, written into the first's arrays."""
+    is_second = np.isfinite(second.alone[:, 0])
+    for values, added in zip(first, second, strict=True):
+        values[is_second] = added[is_second]
+    return first
+
+
+def predicted_evidence(
+    words: Words, predicted: Predictions, changed: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the `word_evidence` of each word and of the word it is compared with, [n_words, 2, 4],
+    and its kind."""
+    frequency = words.frequency[np.column_stack([words.predicted, changed])]
+    frequency = np.where(frequency > 0, frequency, np.nan)
+    evidence = word_evidence(predicted.alone, predicted.together, frequency)
+    return evidence, words.kinds[words.predicted]
+
+
+def surprises(words: Words, predicted: Predictions) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return how surprising each word is, and the word it is compared with, [n_words, 2]:
+    log-likelihood ratios that it is wrong, NaN if not predicted; and the result of `fit_words`."""
+    evidence, kinds = predicted_evidence(words, predicted, changed_words(words))
+    # A word that a caption repeats a thousand times counts once.
+    caption = words.in_captions.owner
+    keys = caption * words.vocabulary_size + np.minimum(words.ids, words.vocabulary_size)
+    different = np.unique(keys, return_index=True)[1]
+    different = different[:: 1 + len(different) // _MOST_FITTED]
+    ratios = fit_words(evidence[different], kinds[different])
+    return surprise(ratios, evidence, kinds), ratios
+
+
+class CaptionWords(NamedTuple):
+    """A word model, for captions of pairs that it was not trained on."""
+
+    model: WordModel
+    vocabulary: Words  # of the captions that it was trained on
+    ratios: Sequence[np.ndarray]  # of `fit_words`
+
+    def mean_ratios(
+        self, texts: Sequence[list[str]], siblings: Sequence[list[str]], pictures: np.ndarray
+    ) -> np.ndarray:
+        """Return the mean log-likelihood ratio that a word is wrong, of each caption, [n_captions];
+        NaN without a word that the model predicts.
+
+        Args: captions of each pair; other captions of each pair, which are read; features of
+        pictures, [n_pairs, width].
+        """
+        captions = [[*own, *others] for own, others in zip(texts, siblings, strict=True)]
+        counts = np.array([len(own) for own in texts])
+        words = number_words(captions, like=self.vocabulary)
+        is_judged = words.captions.number < counts[words.captions.owner]
+        compared = np.where(is_judged[words.in_captions.owner], 0, -1)
+        predicted = Predictions.empty(len(words.ids))
+        predict(self.model, words, pictures, np.arange(len(texts)), compared, predicted)
+        evidence, kinds = predicted_evidence(words, predicted, np.zeros_like(compared))
+        surprises = surprise(self.ratios, evidence[:, 0], kinds)
+        return mean_ratio(surprises, words.in_captions)[is_judged]
+
+
+def save_model(model: WordModel, words: Words, path: Path) -> None:
+    """Write a word model with what it needs to predict the words of other captions."""
+    vectors = model.embedding.vectors
+    stored = {
+        "state": model.state_dict(),
+        "precision": model.precision,
+        "vectors": None if vectors is None else vectors.half(),
+        "frequency": torch.from_numpy(words.frequency),
+    }
+    for name in _VOCABULARY:
+        stored[name] = getattr(words, name)
+    save_atomically(stored, path)
+
+
+def load_model(path: Path) -> tuple[WordModel, Words]:
+    """Read a word model, and the words that it was trained on, without captions."""
+    stored = torch.load(path, weights_only=True)
+    vectors = stored["vectors"]
+    words = Words(
+        ids=np.empty(0, np.int64),
+        in_captions=Ragged.of([]),
+        captions=Ragged.of([]),
+        frequency=stored["frequency"].numpy(),
+        **{name: stored[name] for name in _VOCABULARY},
+    )
+    model = WordModel(
+        words.vocabulary_size,
+        stored["state"]["encoder.centre"][None].numpy(),
+        None if vectors is None else vectors.float(),
+        stored["precision"],
+    )
+    model.load_state_dict(stored["state"])
+    return model.eval(), words

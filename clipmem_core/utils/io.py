@@ -1,8 +1,6 @@
 """Our own files: atomic writes, reads whose errors name the file, input errors, and shortages of
 the machine."""
 
-import contextlib
-import ctypes
 import errno
 import fcntl
 import functools
@@ -80,15 +78,6 @@ def path_fault(error: BaseException) -> str:
 def cores() -> int:
     """Return the number of processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def keep_memory() -> None:
-    """Let this process keep freed memory: glibc returns every large block, and its pages are
-    faulted in again."""
-    with contextlib.suppress(AttributeError, TypeError):  # only glibc has mallopt
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
-        libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
 
 
 @contextmanager

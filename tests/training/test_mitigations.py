@@ -22,8 +22,8 @@ from clipmem_core.mitigations import (
     jitter,
     pairs_with,
 )
+from clipmem_core.training import model_config
 from clipmem_core.training.model import tokenize
-from clipmem_core.training.names import model_config
 from clipmem_core.training.trainer import Trainer, train
 from clipmem_core.utils.draws import draw_keys, uniforms
 from clipmem_core.utils.io import InputError
@@ -34,7 +34,7 @@ from tests.training.toys import END, START, draw_tokens, held_out_data, trainer
 def inputs_of(member: Trainer, rows: np.ndarray) -> list[np.ndarray]:
     """Return views, tokens and noisy embeddings of pairs, by pair."""
     batch = member.batch(rows, 1)
-    images, tokens = member.inputs(batch, member.data.pixels.gather(rows))
+    images, tokens = member.inputs(batch)
     image = text = F.normalize(torch.ones(len(rows), 16), dim=1)
     for each in member.mitigations:
         image, text = each.embeddings(image, text, batch)
@@ -73,7 +73,7 @@ def test_an_early_stop_is_the_beginning_of_the_training(toy: str, tmp_path: Path
 @pytest.mark.parametrize(("name", "end"), [("max_logit_scale", 5.0), ("min_logit_scale", 40.0)])
 def test_the_logit_scale_stays_within_its_bounds(toy: str, name: str, end: float) -> None:
     member = trainer(toy, held_out_data(), **{name: end})
-    member.step(member.data.rows, member.data.pixels.gather(member.data.rows))
+    member.step(member.data.rows)
     assert float(member.model.logit_scale.detach()) == pytest.approx(math.log(end))
 
 
@@ -181,10 +181,10 @@ def test_a_pair_is_early_if_its_alignment_is_above_a_quantile_of_the_held_out_on
     adaptive = member.mitigations[0]
     data = member.data
     for _ in range(3):
-        member.step(data.rows, data.pixels.gather(data.rows))
+        member.step(data.rows)
     adaptive.before_epoch(member, 1)
     with torch.no_grad():
-        views, tokens = member.inputs(member.batch(np.arange(40), 1), data.pixels.gather(...))
+        views, tokens = member.inputs(member.batch(np.arange(40), 1))
         image = member.model.encode_image(views, normalize=True)
         text = member.model.encode_text(tokens, normalize=True)
     cosines = (image @ text.T).numpy()
@@ -193,7 +193,7 @@ def test_a_pair_is_early_if_its_alignment_is_above_a_quantile_of_the_held_out_on
     alignments = np.diag(held_out) - (others.sum(axis=0) + others.sum(axis=1)) / 5
     level = np.quantile(alignments, 0.5)
     assert adaptive.state["level"] == pytest.approx(level, abs=1e-5)
-    member.forward_loss(data.rows, 1, data.pixels.gather(data.rows))
+    member.forward_loss(data.rows, 1)
     mean = cosines[:, data.held_out].mean(axis=1) + cosines[data.held_out].mean(axis=0)
     early = (np.diag(cosines) - mean > level)[data.rows]
     assert 0 < early.sum() < len(early)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from clipmem_core.mitigations import Batch, can_cut_text
 from clipmem_core.training import model as under_test
+from clipmem_core.training import model_config, model_names
 from clipmem_core.training.augmentation import FeatureViews
 from clipmem_core.training.model import (
     build_model,
@@ -26,7 +27,6 @@ from clipmem_core.training.model import (
     short_attention,
     tokenize,
 )
-from clipmem_core.training.names import model_config, model_names
 from clipmem_core.utils.io import InputError
 from tests.training import toys
 from tests.training.toys import draw_data, draw_tokens, view_maker
@@ -144,9 +144,6 @@ def test_code_in_a_checkpoint_does_not_run(toy: str, tmp_path: Path) -> None:
     assert not trace.exists()
 
 
-HOW = {"precision": "fp32", "device": "cpu"}
-
-
 def test_mean_embeddings_of_pictures_equal_the_slow_mean_over_views(
     toy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,7 +151,7 @@ def test_mean_embeddings_of_pictures_equal_the_slow_mean_over_views(
     model = build_model(toy, loss="clip", seed=0)
     data = draw_data(10)
     views = view_maker(seed=5)
-    means = np.concatenate(list(image_blocks(model, data, views, n_views=3, **HOW)))
+    means = np.concatenate(list(image_blocks(model, data, views, toys.CONFIG, n_views=3)))
     for pair in range(10):
         row = np.array([pair])
         pixels = data.pixels.gather(row)

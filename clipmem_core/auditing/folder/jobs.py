@@ -33,7 +33,7 @@ from filelock import FileLock, Timeout
 from clipmem_core.auditing.folder import store
 from clipmem_core.auditing.folder.store import Audit, Record, check_name, write_json
 from clipmem_core.config import data_folder
-from clipmem_core.training.names import CHECKPOINT, LOG
+from clipmem_core.training import CHECKPOINT, LOG
 from clipmem_core.utils.io import InputError, read_json
 
 JOB = "job.json"

@@ -70,7 +70,7 @@ from clipmem_core.scores.membership import (
     ensemble_membership,
     paper_membership,
 )
-from clipmem_core.training.names import model_config
+from clipmem_core.training import model_config
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.draws import draw_keys, hashed
 from clipmem_core.utils.embeddings import Vectors

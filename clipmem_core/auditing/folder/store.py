@@ -24,7 +24,7 @@ from pydantic import AfterValidator
 
 from clipmem_core.config import SETS, AuditConfig, as_dict, data_folder
 from clipmem_core.errors.misfit import DECOY
-from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
+from clipmem_core.training import CHECKPOINT, TRAJECTORY
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.embeddings import Vectors, read_vectors
 from clipmem_core.utils.io import DELETE, InputError, file_sha256, read_json, reading, replacing

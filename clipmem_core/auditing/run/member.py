@@ -31,23 +31,20 @@ from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.features.towers import Opened, Tower
 from clipmem_core.mitigations import Vocabulary, pairs_with
 from clipmem_core.scores.metrics import linear_probe, retrieval_recalls, zero_shot
+from clipmem_core.training import CHECKPOINT, STATE, TRAJECTORY, model_config
 from clipmem_core.training import model as models
 from clipmem_core.training.augmentation import FeatureRows, TrainingData, ViewMaker, Views
-from clipmem_core.training.heads import (
-    caption_blocks,
-    embed_texts,
-    feature_views,
-    learned_captions,
-    score_captions,
-    set_standards,
-)
 from clipmem_core.training.model import (
     LockedModel,
     Model,
     Standard,
+    caption_blocks,
+    feature_views,
+    score_captions,
+    set_standards,
+    text_embeddings,
 )
-from clipmem_core.training.names import CHECKPOINT, STATE, TRAJECTORY, model_config
-from clipmem_core.training.trainer import Trainer, train
+from clipmem_core.training.trainer import Trainer, learned_captions, train
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.draws import draw_keys
 from clipmem_core.utils.embeddings import write_vectors
@@ -95,11 +92,11 @@ def compute_features(
     """Compute and cache the features of pairs and of their classes' prompts, and return the number
     of captions that the text tower truncates."""
     if towers.image:
-        FeatureExtractor(towers.image, root, screen.pictures, screen.say).images(pairs)
+        FeatureExtractor(towers.image, root, screen.pictures).images(pairs)
     if not towers.text:
         return 0
     texts = caption_texts(pairs)
-    extractor = FeatureExtractor(towers.text, root, screen.captions, screen.say)
+    extractor = FeatureExtractor(towers.text, root, screen.captions)
     extractor.captions(texts)
     # Members do not open the tower.
     FeatureExtractor(towers.text, root).captions(prompts(pairs))
@@ -343,9 +340,7 @@ def write_embeddings(run: MemberRun, model: Model, folder: Path, *, evaluate: bo
         views = evaluation_views(model, config)
         n_views = config.views
     folder.mkdir(parents=True, exist_ok=True)
-    blocks = models.image_blocks(
-        model, data, views, n_views=n_views, precision=config.precision, device=config.device
-    )
+    blocks = models.image_blocks(model, data, views, config, n_views=n_views)
     write_vectors(folder / store.IMAGE_EMBEDDINGS, blocks)
     captions = caption_blocks(model, data, config)
     scores = None
@@ -379,7 +374,7 @@ def caption_embeddings(
     """Embed each caption of some pairs, float32 [n, dim]; return also the position of its pair in
     `rows`, [n]."""
     places, captions = run.data.captions.take(rows)
-    return embed_texts(model, run.data.tokens[places], run.config), captions.owner
+    return text_embeddings(model, run.data.tokens[places], run.config), captions.owner
 
 
 def utility(run: MemberRun, model: Model, image: np.ndarray) -> dict[str, float]:
@@ -415,7 +410,7 @@ def utility(run: MemberRun, model: Model, image: np.ndarray) -> dict[str, float]
     if run.vocabulary:
         inputs = run.vocabulary.read(inputs)
     classes = np.unique(names[labelled])
-    text = embed_texts(model, inputs, config)
+    text = text_embeddings(model, inputs, config)
     metrics["zero_shot"] = zero_shot(image[test], text, np.searchsorted(classes, names[test]))
     return metrics
 

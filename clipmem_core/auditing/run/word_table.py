@@ -33,15 +33,22 @@ from clipmem_core.errors.words import (
 from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.features.towers import Tower
 from clipmem_core.scores.membership import draw_word_halves
-from clipmem_core.training.word_model import VECTOR, Predictions, WordModel, word_vectors
-from clipmem_core.training.word_scores import merge_predictions, save_model, surprises, train_words
+from clipmem_core.training.word_model import (
+    VECTOR,
+    Predictions,
+    WordModel,
+    merge_predictions,
+    save_model,
+    surprises,
+    train_words,
+    word_vectors,
+)
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.embeddings import Vectors
 from clipmem_core.utils.io import reading, replacing
 from clipmem_core.utils.ragged import Ragged
 
 HALVES = ("0", "1")  # names of the models; each has a folder until words.parquet is written
-_STATE = "state.pt"
 _PREDICTED = "predictions.npz"
 RATIOS = "ratios.json"  # of `fit_words`
 _SHARES = 1_000  # of a model, that are counted
@@ -60,13 +67,10 @@ def predict_words(
     pictures: np.ndarray,
     number: int,
     into: Predictions,
-    *,
-    folder: Path | None = None,
 ) -> WordModel | None:
     """Train the word model of a half of an audit's pairs, and predict the other half.
 
-    With a folder its state is written there. Word models run on the processor also where members
-    train on a GPU.
+    Word models run on the processor also where members train on a GPU.
     """
     config = shared.config
     clusters = store.read_prepared(shared.audit.folder).groups
@@ -81,7 +85,6 @@ def predict_words(
         vectors=None if spelled is None else word_vectors(spelled),
         seed=config.seed,
         precision=config.precision if config.device == "cpu" else "fp32",
-        state=folder / _STATE if folder else None,
         progress=lambda share: screen.captions(round(share * _SHARES), _SHARES),
     )
 
@@ -103,7 +106,7 @@ def run_halves(folder: Path, names: Sequence[str], words: Words) -> None:
     for name in names:
         half_folder = folder / store.WORD_MODELS / name
         into = Predictions.empty(len(words.ids))
-        model = predict_words(shared, words, pictures, int(name), into, folder=half_folder)
+        model = predict_words(shared, words, pictures, int(name), into)
         if model:
             save_model(model, words, half_folder.with_suffix(".pt"))
         with replacing(half_folder / _PREDICTED) as temporary, temporary.open("wb") as file:
@@ -113,7 +116,7 @@ def run_halves(folder: Path, names: Sequence[str], words: Words) -> None:
 def ensure_words(
     audit: Audit, words: Words, executor: Executor, *, watch: Callable[[float], None]
 ) -> None:
-    """Write words.parquet unless it exists: train both models, or resume them, and merge their
+    """Write words.parquet unless it exists: train the models that are missing, and merge their
     predictions."""
     folder = audit.folder / store.WORD_MODELS
     if (audit.folder / store.WORD_TABLE).is_file():

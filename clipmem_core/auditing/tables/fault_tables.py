@@ -27,7 +27,7 @@ from clipmem_core.dataset.checks import (
 from clipmem_core.dataset.faults import Fault, ascending
 from clipmem_core.dataset.pictures import PictureError
 from clipmem_core.errors.runs import EXCHANGE, LIKELY, REVERSAL, SHIFT, DisplacedRun
-from clipmem_core.training.names import model_config
+from clipmem_core.training import model_config
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.io import InputError, write_once
 

@@ -21,7 +21,7 @@ from clipmem_core.scores.metrics import detection_table
 from clipmem_core.scores.registry import DETECTION_SCORES, INJECTED_SCORES
 from clipmem_core.scores.score_tables import Evidence
 from clipmem_core.scores.uncertainty import share_above, standard_errors
-from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
+from clipmem_core.training import CHECKPOINT, TRAJECTORY
 from clipmem_core.utils import columns as c
 from clipmem_core.utils import draws
 from clipmem_core.utils.io import spill_to_disk
