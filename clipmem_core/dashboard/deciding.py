@@ -118,6 +118,11 @@ def undo(audit: Audit, event: int) -> None:
         session.notice = Notice(f"Undone: {label}, {outcome_words(outcome)}")
 
 
+def draw_undo(audit: Audit, event: int, *, key: str) -> None:
+    """Draw the button that undoes an event."""
+    st.button("Undo", key=key, icon=":material/undo:", on_click=undo, args=(audit, event))
+
+
 def draw_notice(audit: Audit) -> None:
     """Draw the result of the last pressed button, once, with a button that undoes it."""
     session = review_session()
@@ -130,13 +135,7 @@ def draw_notice(audit: Audit) -> None:
         icon = ":green[:material/check:]" if notice.good else ":orange[:material/warning:]"
         st.markdown(f"{icon} {notice.sentence}", width="content")
         if notice.event is not None:
-            st.button(
-                "Undo",
-                type="tertiary",
-                key=f"notice-undo-{notice.event}",
-                on_click=undo,
-                args=(audit, notice.event),
-            )
+            draw_undo(audit, notice.event, key=f"notice-undo-{notice.event}")
         if notice.text:
             show_text(notice.text, limit=300)
 
