@@ -1,7 +1,7 @@
 """A map of pictures or captions by similarity, coloured by scores or decisions, to select pairs
 from."""
 
-from clipmem_core.dashboard.browse import draw_conditions, read_filters
+from clipmem_core.dashboard.histogram_filters import draw_conditions, read_filters
 from clipmem_core.dashboard.maps import draw_choices, draw_map
 from clipmem_core.dashboard.page import open_page
 

@@ -13,9 +13,9 @@ import streamlit as st
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.auditing.tables.maps import SIDES, map_path, map_request
 from clipmem_core.auditing.tables.verdict import doubt
-from clipmem_core.dashboard.browse import conditions, draw_search
 from clipmem_core.dashboard.component.pairs import draw_grid, draw_pointer
 from clipmem_core.dashboard.deciding import BADGES
+from clipmem_core.dashboard.histogram_filters import conditions, draw_search
 from clipmem_core.dashboard.page import (
     choose_listed,
     choose_segment,
