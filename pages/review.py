@@ -8,7 +8,7 @@ import streamlit as st
 from clipmem_core.auditing.tables.verdict import queues
 from clipmem_core.dashboard.component.pairs import REVIEW_KEYS, draw_key_list, draw_single
 from clipmem_core.dashboard.histogram_filters import conditions, read_filters
-from clipmem_core.dashboard.overview import draw_incidents
+from clipmem_core.dashboard.incidents import draw_incidents
 from clipmem_core.dashboard.page import draw_link, link, open_page
 from clipmem_core.dashboard.plain import in_a_row, show_text
 from clipmem_core.errors.certificate import NEXT
