@@ -1,7 +1,7 @@
 """Two audits of one data set: how well their scores agree, and the pairs whose scores changed
 most."""
 
-from itertools import permutations
+from collections import Counter
 from typing import Any
 
 import streamlit as st
@@ -24,7 +24,6 @@ from clipmem_core.review.incidents import read_incidents
 from clipmem_core.review.overview import changed_settings, compare, count_common
 from clipmem_core.scores.registry import BY_NAME, words
 from clipmem_core.utils.columns import CLIPMEM
-from clipmem_core.utils.io import InputError
 
 # in the address
 ONE = "one"
@@ -32,17 +31,11 @@ OTHER = "other"
 PAGE_SIZE = 12
 
 
-def likeness(pair: tuple[Audit, Audit]) -> tuple[bool, int]:
-    """Return the sort key of two audits: whether they are of one data set, and how many pictures
-    they have in common."""
-    try:
-        return len({audit.record.dataset_fingerprint for audit in pair}) == 1, count_common(*pair)
-    except InputError:
-        return False, 0
-
-
 with open_bare_page("Compare", clears=(ONE, OTHER)):
-    audits = {audit.name: audit for audit in Audit.every() if audit.finished}
+    finished = [audit for audit in Audit.every() if audit.finished]
+    counts = Counter(audit.record.dataset_fingerprint for audit in finished)
+    finished.sort(key=lambda audit: -counts[audit.record.dataset_fingerprint])
+    audits = {audit.name: audit for audit in finished}
     if len(audits) < 2:
         st.info(
             "A comparison needs two finished audits of one data set. Audit it again with another "
@@ -51,17 +44,15 @@ with open_bare_page("Compare", clears=(ONE, OTHER)):
         st.page_link("pages/audits.py", label="Start an audit", query_params={"view": "start"})
         show_command("python -m clipmem_core audit SOURCE --name SECOND --seed 1")
         st.stop()
-    pairs = sorted(permutations(audits.values(), 2), key=likeness, reverse=True)
     usual = read_audit()
-    if usual not in audits:
-        usual = pairs[0][0].name
     with in_a_row("bottom"):
         style: dict[str, Any] = {"width": 215, "clears": ["page", OTHER]}
-        one = audits[
-            choose_listed("First audit", list(audits), parameter=ONE, default=usual, **style)
-        ]
+        default = usual if usual in audits else ""
+        name = choose_listed("First audit", list(audits), parameter=ONE, default=default, **style)
+        one = audits.pop(name)
+        data_set = one.record.dataset_fingerprint
+        names = sorted(audits, key=lambda name: audits[name].record.dataset_fingerprint != data_set)
         style["clears"] = ["page"]
-        names = [second.name for first, second in pairs if first == one]
         other = audits[choose_listed("Second audit", names, parameter=OTHER, **style)]
         scores = {name: words(name) for name in BY_NAME}
         column = choose_listed("Score", scores, parameter="column", default=CLIPMEM, **style)

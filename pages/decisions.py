@@ -284,10 +284,8 @@ def draw_exports(audit: Audit) -> None:
         st.caption(about.limits)
         request = export_request(audit, format, path)
         job = request.find()
-        ran = job and job.running
-        # The page shows the result once the job that it saw has ended.
         contents = contents_line(audit, open_review(audit).decisions())
-        draw_job_request(request, lambda: ran, reason=contents, label="Export")
+        draw_job_request(request, reason=contents, label="Export")
         result = job.record.result if job and job.exit_code == 0 else None
         if not (result and path.exists()):
             return

@@ -167,7 +167,6 @@ def draw_training(audit: Audit, setting: Setting, seen: int) -> None:
             folder = jobs_folder() / ".mitigations" / audit.name / setting.name
             draw_job_request(
                 JobRequest(folder, ["mitigate", audit.name, *setting.flags]),
-                lambda: count_members(audit, setting.name)[0] == total,
                 reason=f"{total - done} members train again{time_needed(audit, total - done)}.",
                 label="Train",
             )

@@ -233,7 +233,6 @@ def draw_map(audit: Audit, side: str, colour_by: str, selection: Selection) -> N
                 task.start()
             draw_job_request(
                 task,
-                path.is_file,
                 reason="No map yet. Build it once; it is cached.",
                 label="Try again",
             )

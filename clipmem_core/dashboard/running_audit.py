@@ -3,7 +3,7 @@
 import itertools
 import re
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 import pandas as pd
 import streamlit as st
@@ -131,27 +131,30 @@ def draw_progress(name: str) -> None:
         )
 
 
-@st.fragment(run_every=2)
-def draw_job_request(
-    request: JobRequest, is_done: Callable[[], object], *, reason: str, label: str
-) -> None:
+def draw_job_request(request: JobRequest, *, reason: str, label: str) -> None:
     """Draw the button that starts a job, or every two seconds its progress; rerun the page once it
-    is done."""
+    has ended."""
     with explained_errors():
         job = request.find()
-        if job is not None and job.running:
-            draw_job(job)
-            return
-        if is_done():
-            st.rerun()
-        if job is not None and job.failed:
-            draw_fault("The job failed.", job.last_line)
-        else:
-            st.info(reason)
-        if st.button(label, type="primary", icon=":material/play_arrow:"):
-            request.start()
-            st.rerun()
-        show_command(request.command)
+        was_running = job is not None and job.running
+        st.fragment(_draw_job_request, run_every=2)(request, was_running, reason, label)
+
+
+def _draw_job_request(request: JobRequest, was_running: bool, reason: str, label: str) -> None:
+    job = request.find()
+    if job is not None and job.running:
+        draw_job(job)
+        return
+    if was_running:
+        st.rerun()
+    if job is not None and job.failed:
+        draw_fault("The job failed.", job.last_line)
+    else:
+        st.info(reason)
+    if st.button(label, type="primary", icon=":material/play_arrow:"):
+        request.start()
+        st.rerun()
+    show_command(request.command)
 
 
 def draw_job(job: Job) -> None:
