@@ -15,7 +15,6 @@ from clipmem_core.dashboard.component.pairs import (
     TABLE,
     draw_grid,
     draw_key_list,
-    follow_destination,
 )
 from clipmem_core.dashboard.deciding import Notice, draw_notice, locked_session
 from clipmem_core.dashboard.histogram_filters import (
@@ -190,7 +189,6 @@ def find_and_replace(audit: Audit, ids: Sequence[str]) -> None:
         st.rerun()
 
 
-follow_destination()  # before anything is drawn
 with open_page("Browse") as audit:
     selection = read_filters()
     active = len(conditions(selection))
