@@ -16,7 +16,7 @@ from clipmem_core.dashboard.component.pairs import (
     draw_grid,
     draw_key_list,
 )
-from clipmem_core.dashboard.deciding import Notice, draw_notice, locked_session
+from clipmem_core.dashboard.deciding import Notice, draw_notice, storing_decisions
 from clipmem_core.dashboard.histogram_filters import (
     conditions,
     draw_conditions,
@@ -180,7 +180,7 @@ def find_and_replace(audit: Audit, ids: Sequence[str]) -> None:
     pairs = pairs_in_words(len(changes.edits))
     label = f"Change {len(table):,} caption{'s' * (len(table) != 1)} of {pairs}"
     if st.button(label, type="primary", icon=":material/edit:", key="bulk-edit-store"):
-        with locked_session() as session:
+        with storing_decisions() as session:
             outcome = open_review(audit).decide_each(changes.edits, audit=audit.name)
             if outcome.pairs:
                 session.saved(audit, "Captions changed", outcome)

@@ -19,7 +19,7 @@ from clipmem_core.dashboard.deciding import (
     draw_reviewed,
     draw_undo,
     draw_wrong,
-    locked_session,
+    storing_decisions,
 )
 from clipmem_core.dashboard.page import (
     choose_listed,
@@ -161,7 +161,7 @@ def draw_decisions(audit: Audit) -> None:
 
 def take_all(audit: Audit, other: Audit) -> None:
     """Store the decisions of another audit that apply here. A callback."""
-    with locked_session() as session:
+    with storing_decisions() as session:
         outcome = take_over(audit, other)
         if outcome.pairs:
             session.saved(audit, f"Taken over from {other.name}", outcome)
@@ -256,7 +256,7 @@ def draw_group(audit: Audit, rows: Sequence[int]) -> None:
 def keep_some(audit: Audit, ids: Sequence[str], kept: Sequence[str]) -> None:
     """Keep some pairs of a group and remove the others; estimates of wrong captions ignore this. A
     callback."""
-    with locked_session() as session:
+    with storing_decisions() as session:
         for decision in (KEEP, REMOVE):
             decided = [pair_id for pair_id in ids if (pair_id in kept) == (decision == KEEP)]
             if decided:

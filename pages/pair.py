@@ -9,7 +9,7 @@ import streamlit as st
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.dashboard.cards import STRIP_SIZE, draw_card_row
 from clipmem_core.dashboard.component.pairs import REVIEW_KEYS, draw_followed, draw_key_list
-from clipmem_core.dashboard.deciding import Notice, draw_notice, locked_session
+from clipmem_core.dashboard.deciding import Notice, draw_notice, storing_decisions
 from clipmem_core.dashboard.histogram_filters import read_filters
 from clipmem_core.dashboard.page import (
     draw_link,
@@ -79,7 +79,7 @@ def draw_captions(audit: Audit, card: PairCard) -> None:
 def store_note(audit: Audit, pair_id: str, before: str, key: str) -> None:
     """Store a note, unless another tab has changed it. A callback."""
     typed = st.session_state[key]
-    with locked_session() as session:
+    with storing_decisions() as session:
         review = open_review(audit)
         current = review.current(pair_id)
         if current.note != before:

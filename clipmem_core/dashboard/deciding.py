@@ -2,11 +2,10 @@
 wrong captions.
 
 Buttons store in their callbacks, which run before the page is drawn, and store a notice for
-`draw_notice`. Streamlit may stop a callback at any access to the session's state and start the next
-run in parallel, so a callback only changes its `ReviewSession`, under the lock of `locked_session`.
+`draw_notice`. Streamlit may stop a callback at any access to the session's state, so a callback
+reads its `ReviewSession` once, before it stores a decision, and then changes only that object.
 """
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -63,7 +62,6 @@ class Notice:
 class ReviewSession:
     """The state that callbacks change."""
 
-    lock: threading.RLock = field(default_factory=threading.RLock)
     notice: Notice | None = None
     # Audit and number in the log → whether undone
     events: dict[tuple[str, int], bool] = field(default_factory=dict)
@@ -95,19 +93,18 @@ def review_session() -> ReviewSession:
 
 
 @contextmanager
-def locked_session() -> Iterator[ReviewSession]:
-    """Return the session's state, locked for the block; an `InputError` becomes the next notice."""
+def storing_decisions() -> Iterator[ReviewSession]:
+    """Return the session's state; an `InputError` of the block becomes the next notice."""
     session = review_session()
-    with session.lock:
-        try:
-            yield session
-        except InputError as error:
-            session.notice = Notice("This could not be saved.", in_one_line(error), good=False)
+    try:
+        yield session
+    except InputError as error:
+        session.notice = Notice("This could not be saved.", in_one_line(error), good=False)
 
 
 def undo(audit: Audit, event: int) -> None:
     """Undo an event, which may be an undo itself. A callback."""
-    with locked_session() as session:
+    with storing_decisions() as session:
         review = open_review(audit)
         outcome = review.undo(event)
         if not outcome.pairs:

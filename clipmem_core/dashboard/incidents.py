@@ -7,7 +7,7 @@ import streamlit as st
 
 from clipmem_core.auditing.folder.store import PAIRS, Audit
 from clipmem_core.dashboard.cards import CAPTION_LIMIT, STRIP_SIZE, draw_card_row
-from clipmem_core.dashboard.deciding import locked_session
+from clipmem_core.dashboard.deciding import storing_decisions
 from clipmem_core.dashboard.page import draw_link, read_part
 from clipmem_core.dashboard.plain import cut, in_a_row, pairs_in_words, show_text
 from clipmem_core.review.cards import FirstCaption, cards, explain_captions
@@ -83,7 +83,7 @@ def _draw_action(audit: Audit, numbers: list[int], action: str, label: str) -> N
     icon, done = _ACTIONS[action]
 
     def decide() -> None:
-        with locked_session() as session:
+        with storing_decisions() as session:
             session.saved(audit, done, decide_incidents(audit, numbers, action))
 
     key = f"{action}-{'-'.join(map(str, numbers))}"

@@ -103,11 +103,9 @@ def draw_figure(figure: go.Figure, *, key: str, alt: str) -> None:
 
 
 def draw_table(values: pd.DataFrame, *, alt: str) -> None:
-    """Draw a table: floats with three decimals, names with spaces for underscores."""
-    columns: dict[str, Any] = {name: name.replace("_", " ") for name in map(str, values.columns)}
-    for name in values.select_dtypes("float").columns:
-        columns[name] = st.column_config.NumberColumn(columns[name], format="%.3f")
-    st.dataframe(values, hide_index=True, column_config=columns, alt=alt)
+    """Draw a table: numbers with three decimals, names with spaces for underscores."""
+    shown = values.rename(columns=lambda name: name.replace("_", " ")).round(3)
+    st.dataframe(shown, hide_index=True, alt=alt)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import streamlit as st
 from clipmem_core.auditing.folder.store import PAIRS, Audit
 from clipmem_core.dashboard.cards import caption_shown
 from clipmem_core.dashboard.component.routes import PREFIX
-from clipmem_core.dashboard.deciding import BADGES, Notice, locked_session, review_session
+from clipmem_core.dashboard.deciding import BADGES, Notice, review_session, storing_decisions
 from clipmem_core.dashboard.page import (
     link,
     read_view,
@@ -249,7 +249,7 @@ def _act(audit: Audit, selection: Selection, key: str) -> None:
             found = fetch_by_id(audit.folder / PAIRS, ROW, map(str, ids))
             st.session_state[REPLACES] = list(found) or True
         case {"all": str(act), "total": int(total)} if act in _ALL:
-            with locked_session() as session:
+            with storing_decisions() as session:
                 listed = pair_ids(audit, selection)
                 if len(listed) != total:
                     session.notice = Notice("Not saved: the selection has changed.", good=False)
