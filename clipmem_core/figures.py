@@ -412,7 +412,7 @@ UTILITY = "utility"
 MEMORIZATION_ERROR = "memorization_error"
 UTILITY_ERROR = "utility_error"
 KIND = "kind"
-TEXT = "text"
+TITLE = "title"
 # Kinds of settings
 BASELINE = "baseline"
 PARETO_OPTIMAL = "Pareto-optimal"
@@ -424,14 +424,11 @@ _KIND_SYMBOLS = {PROVISIONAL: "circle-open", BASELINE: "diamond"}
 def tradeoff_figure(
     points: pd.DataFrame, *, titles: tuple[str, str], chosen: str | None, start: float
 ) -> go.Figure:
-    """Draw settings (the index), each with its number, its intervals and lines of text on hover,
-    and a line from the baseline to the chosen one. The axis of memorization includes `start`."""
+    """Draw settings (the index), each with its number, its intervals and its title on hover, and
+    a line from the baseline to the chosen one. The axis of memorization includes `start`."""
     memorization, utility = map(safe, titles)
     figure = px.scatter(
-        points.assign(
-            number=range(1, len(points) + 1),
-            text=["<br>".join(map(safe, lines)) for lines in points[TEXT]],
-        ),
+        points.assign(number=range(1, len(points) + 1), title=points[TITLE].map(safe)),
         x=MEMORIZATION,
         y=UTILITY,
         error_x=MEMORIZATION_ERROR,
@@ -441,7 +438,7 @@ def tradeoff_figure(
         color_discrete_map=dict.fromkeys(points[KIND], OTHER) | {PARETO_OPTIMAL: FRONT_COLOUR},
         symbol_map=dict.fromkeys(points[KIND], "circle") | _KIND_SYMBOLS,
         text="number",
-        custom_data=TEXT,
+        hover_name=TITLE,
         labels={
             MEMORIZATION: f"← less memorized · {memorization}",
             UTILITY: f"{utility} · more useful →",
@@ -451,7 +448,7 @@ def tradeoff_figure(
         marker={"size": 11, "line_width": 2},
         textposition="top center",
         cliponaxis=False,
-        hovertemplate="%{customdata}<extra></extra>",
+        hovertemplate="%{hovertext}: %{x:.3f}, %{y:.3f}<extra></extra>",
     )
     if chosen:
         (baseline,) = points.index[points[KIND] == BASELINE]

@@ -130,11 +130,11 @@ def draw_selected(state: State) -> None:
         show_strong(name)
         if state.word != DONE:
             draw_progress(name)
-        elif st.button("Open", type="primary", icon=":material/dashboard:"):
+        elif st.button("Open", type="primary"):
             st.switch_page("pages/overview.py", query_params=link(state.audit))
         if state.at_work:
             return
-        with st.popover("Delete", icon=":material/delete:", key=f"delete-{name}"):
+        with st.popover("Delete", key=f"delete-{name}"):
             size = folder_bytes(state.audit.folder) + folder_bytes(jobs_folder() / name)
             st.markdown(f"Deletes {decimal(size)}: members, scores, output. Decisions are kept.")
             typed = st.text_input("Type its name to confirm", key=f"confirm-{name}")
@@ -174,7 +174,7 @@ def draw_request() -> Request:
         st.caption("These are folders of pictures without captions.")
         if st.toggle("Use folder names as captions", key="new-folder-names", **PERSIST):
             options = draw_fields({"caption_template": "a photo of a {label}"})
-    with st.expander("Settings", icon=":material/tune:"):
+    with st.expander("Settings"):
         name = st.container()
         with in_a_row(gap="large"):
             preset = draw_choice("preset", list(PRESETS))
@@ -273,20 +273,17 @@ def draw_check(request: Request, running: bool) -> None:
         checked = st.button(
             "Check",
             type="secondary" if starts else "primary",
-            icon=":material/fact_check:",
             disabled=running,
             help="Reads the data set and opens its pictures.",
         )
         started = st.button(
             "Start",
             type="primary" if starts else "secondary",
-            icon=":material/play_arrow:",
             disabled=not starts,
             help="Trains the members, after a check.",
         )
         if check and running:
-            icon = ":material/stop_circle:"
-            st.button("Stop the check", icon=icon, on_click=cancel, args=(check.job,))
+            st.button("Stop the check", on_click=cancel, args=(check.job,))
     if started:
         audit_request(request.name, request.arguments).start()
         write_address(view="list", audit=request.name)

@@ -41,7 +41,6 @@ from clipmem_core.dashboard.plain import (
     explained_errors,
     in_a_row,
     pairs_in_words,
-    read_uncertainty,
 )
 from clipmem_core.review.bulk_edits import preview_replacement
 from clipmem_core.review.cards import BY_CAPTION, MARKS, cards
@@ -145,8 +144,6 @@ def draw_legend(audit: Audit, selection: Selection, count: int) -> None:
         sentences.append(queue.sentence)
     if order in BY_CAPTION:
         sentences.append(MARKS)
-    if order == c.CLIPMEM:
-        sentences.append(read_uncertainty(audit).explain())
     scores = "\n".join(f"- **{words(score)}**: {text}" for score, text in LEGEND.items())
     st.caption(" ".join(sentences), help=scores)
 
@@ -179,7 +176,7 @@ def find_and_replace(audit: Audit, ids: Sequence[str]) -> None:
     draw_table(table, alt="Captions before and after the change")
     pairs = pairs_in_words(len(changes.edits))
     label = f"Change {len(table):,} caption{'s' * (len(table) != 1)} of {pairs}"
-    if st.button(label, type="primary", icon=":material/edit:", key="bulk-edit-store"):
+    if st.button(label, type="primary", key="bulk-edit-store"):
         with storing_decisions() as session:
             outcome = open_review(audit).decide_each(changes.edits, audit=audit.name)
             if outcome.pairs:

@@ -110,8 +110,7 @@ def draw_decisions(audit: Audit) -> None:
                 f"You can take over {count:,} of {total:,} decisions of audit {other.name}: those "
                 "on pairs with the same picture and captions."
             )
-            icon = ":material/content_copy:"
-            st.button("Take them over", icon=icon, on_click=take_all, args=(audit, other))
+            st.button("Take them over", on_click=take_all, args=(audit, other))
     if table.empty:
         st.info("Nothing has been decided yet.")
         draw_link("browse", "Browse", audit)
@@ -300,7 +299,6 @@ def draw_exports(audit: Audit) -> None:
                 data=path.read_bytes,
                 file_name=path.name,
                 on_click="ignore",
-                icon=":material/download:",
             )
 
 
@@ -326,7 +324,6 @@ def draw_reaudits(audit: Audit) -> None:
     if st.button(
         f"Re-audit: {pairs_in_words(changed)} removed or with changed captions",
         type="primary",
-        icon=":material/autorenew:",
         key="start-again",
         disabled=bool(obstacle),
     ):

@@ -131,7 +131,7 @@ def draw_lab(audit: Audit) -> None:
             "rely on a small difference, repeat it on several splits of the pairs: "
             "`python -m clipmem_core study`."
         )
-        with st.popover("Remove this setting", icon=":material/delete:"):
+        with st.popover("Remove this setting"):
             if st.button("Delete its results"):
                 mitigated.remove_setting(audit, chosen)
                 write_address(setting=None, page=None)
@@ -159,7 +159,7 @@ def draw_training(audit: Audit, setting: Setting, seen: int) -> None:
             session = st.session_state.setdefault(SESSION, uuid.uuid4().hex)
             if fault := pool_of(audit.folder).ask(session, setting.name):
                 draw_fault("The training stopped.", fault)
-                if st.button("Try again", icon=":material/play_arrow:"):
+                if st.button("Try again"):
                     pool_of(audit.folder).ask(session, "")
                     st.rerun()
                 return
@@ -205,11 +205,9 @@ def draw_chart(
         rows = table[table["measure"] == measure].set_index(mitigated.SETTING)
         columns[axis] = rows["difference"] + rows["value"][BASELINE]
         columns[error] = rows["high"] - rows["difference"]
-        columns[measure] = rows.apply(hover_text, axis=1)
     points = pd.DataFrame(columns).dropna(subset=[f.MEMORIZATION, f.UTILITY])
     points = points.rename_axis(mitigated.SETTING).sort_values(f.MEMORIZATION)
-    points["title"] = [titles.get(setting, "baseline") for setting in points.index]
-    points[f.TEXT] = points[["title", memorized, useful]].to_numpy().tolist()
+    points[f.TITLE] = [titles.get(setting, "baseline") for setting in points.index]
     final = points.drop(index=provisional, errors="ignore").reset_index()
     best = r.front(final, f.MEMORIZATION, f.UTILITY)
     kinds = dict.fromkeys(best, f.PARETO_OPTIMAL) | dict.fromkeys(provisional, f.PROVISIONAL)
@@ -228,22 +226,11 @@ def draw_chart(
             alt=f"{labels[1]} against {labels[0]} of {len(points)} settings. Pareto-optimal, from "
             f"the least memorized: {', '.join(best)}.",
         )
-        show_text("\n".join(f"{at} {title}" for at, title in enumerate(points["title"], 1)))
+        show_text("\n".join(f"{at} {title}" for at, title in enumerate(points[f.TITLE], 1)))
     st.caption(
         "Bars: 95 % interval; for a setting, of its difference from the baseline. Hollow points "
         "are provisional: some members are still training."
     )
-
-
-def hover_text(row: Mapping[Any, Any]) -> str:
-    """Return a measure of a setting and its difference from the baseline."""
-    label = r.MEASURE_LABELS[row["measure"]]
-    return f"{label} {row['value']:.3f}; against the baseline {difference_text(row)}"
-
-
-def difference_text(row: Mapping[Any, Any]) -> str:
-    """Return a difference from the baseline with its interval."""
-    return interval_text(row["difference"], row["low"], row["high"], "+z.3f")
 
 
 def draw_table(
@@ -286,7 +273,9 @@ def cell_text(row: Mapping[Any, Any]) -> str:
     if row["measure"] == mitigated.SECONDS:
         return f"×{row['value'] / row['baseline']:.2f}"
     star = " *" if row[r.P_OF_ALL] < r.SIGNIFICANCE else ""
-    return f"{r.relative(row) if row['measure'] in PERCENT else difference_text(row)}{star}"
+    if row["measure"] in PERCENT:
+        return f"{r.relative(row)}{star}"
+    return f"{interval_text(row['difference'], row['low'], row['high'], '+z.3f')}{star}"
 
 
 def draw_changed_pairs(audit: Audit, setting: str) -> None:

@@ -25,7 +25,6 @@ from clipmem_core.dashboard.plain import (
     explained_errors,
     format_score,
     in_a_row,
-    read_uncertainty,
     show_text,
 )
 from clipmem_core.dataset.checks import CHECKS
@@ -161,7 +160,7 @@ with open_page("Pair") as audit:
             for name in failed_checks(audit, card.row):
                 check = CHECKS[name]
                 about = f"{check.help} {check.advice}"
-                st.badge(check.label, icon=":material/rule:", color="orange", help=about)
+                st.badge(check.label, color="orange", help=about)
         note = card.decision.note
         # Another note needs another box.
         key = f"note-{audit.name}-{card.row}-{crc32(note.encode())}"
@@ -169,15 +168,18 @@ with open_page("Pair") as audit:
             st.text_area("Note", note, key=key, height=80, max_chars=2000)
             st.form_submit_button(
                 "Save note",
-                icon=":material/edit_note:",
                 on_click=store_note,
                 args=(audit, card.pair_id, note, key),
             )
     with right:
-        uncertainty = read_uncertainty(audit)
-        clipmem = f"{format_score(card.scores.get(c.CLIPMEM))}{uncertainty.around(card.scores)}"
-        st.metric("clipmem", clipmem, help=BY_NAME[c.CLIPMEM].help)
-        st.caption(uncertainty.explain())
+        clipmem, error = card.scores[c.CLIPMEM], card.scores[c.SE]
+        noise = audit.verdict["held_out_sd"]
+        st.metric("clipmem", format_score(clipmem), help=BY_NAME[c.CLIPMEM].help)
+        note = f"Noise {noise:.2f}: SD of clipmem over held-out pairs, which no model saw."
+        if audit.verdict["se_kind"] == "moderated" and clipmem is not None and error is not None:
+            low, high = (format_score(clipmem + sign * 1.96 * error) for sign in (-1, 1))
+            note = f"95 % interval, from errors of similar pairs: {low} to {high}."
+        st.caption(note)
         with st.grid(2, min_column_width=130) as grid:
             for name, score in PAGE_SCORES.items():
                 about = f"{score.help} {misfit_note(audit) if name == c.MISFIT else ''}"

@@ -117,7 +117,7 @@ def undo(audit: Audit, event: int) -> None:
 
 def draw_undo(audit: Audit, event: int, *, key: str) -> None:
     """Draw the button that undoes an event."""
-    st.button("Undo", key=key, icon=":material/undo:", on_click=undo, args=(audit, event))
+    st.button("Undo", key=key, on_click=undo, args=(audit, event))
 
 
 def draw_notice(audit: Audit) -> None:
@@ -146,7 +146,7 @@ def draw_wrong(audit: Audit) -> None:
         st.caption(f"This range is wide. {NEXT} random checks narrow it.")
     with in_a_row():
         about = "The likeliest wrong captions first; one pair in ten is a random spot check."
-        if st.button("Review next", type="primary", icon=":material/rate_review:", help=about):
+        if st.button("Review next", type="primary", help=about):
             suspicious = Selection(order=REVIEW_PLACE, decision=UNDECIDED)
             st.switch_page("pages/review.py", query_params=link(audit, suspicious))
         checks = replace(RANDOM_CHECK, decision=UNDECIDED)

@@ -25,11 +25,7 @@ from clipmem_core.review.queries import fetch_numbered
 from clipmem_core.review.views import Selection
 from clipmem_core.utils.columns import CAPTIONS
 
-_ACTIONS = {  # icon, and what was done
-    REPAIR: (":material/build:", "Repaired"),
-    REMOVE: (":material/delete:", "Removed"),
-    KEEP: (":material/check:", "Kept"),
-}
+_DONE = {REPAIR: "Repaired", REMOVE: "Removed", KEEP: "Kept"}
 _PAGE = "incidents"  # the parameter of a page of incidents
 _SHOWN = 4  # on a page
 
@@ -80,15 +76,14 @@ def _draw_incident(audit: Audit, state: Any) -> None:
 
 def _draw_action(audit: Audit, numbers: list[int], action: str, label: str) -> None:
     """Draw the button of a decision on incidents."""
-    icon, done = _ACTIONS[action]
 
     def decide() -> None:
         with storing_decisions() as session:
-            session.saved(audit, done, decide_incidents(audit, numbers, action))
+            session.saved(audit, _DONE[action], decide_incidents(audit, numbers, action))
 
     key = f"{action}-{'-'.join(map(str, numbers))}"
     kind: Any = "primary" if action == REPAIR else "secondary"
-    st.button(label, icon=icon, key=key, type=kind, on_click=decide)
+    st.button(label, key=key, type=kind, on_click=decide)
 
 
 def _draw_changes(audit: Audit, kind: str, pairs: pd.DataFrame, selection: Selection) -> None:

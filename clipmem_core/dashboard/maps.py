@@ -91,7 +91,7 @@ def draw_selectable(
 
     with right:
         if clicked:
-            st.button("Close", icon=":material/close:", type="tertiary", on_click=keep, args=([],))
+            st.button("Close", type="tertiary", on_click=keep, args=([],))
             _draw_strip(audit, rows, selection, key=key)
         elif outline is not None:
             _draw_shape(audit, replace(selection, outline=outline), key=key)
@@ -116,7 +116,7 @@ def _draw_shape(audit: Audit, selection: Selection, *, key: str) -> None:
         st.caption("No pair inside. Double-click removes the shape.")
         return
     label = f"Open {pairs_in_words(count)} in Browse"
-    if st.button(label, key=f"{key}-open", type="primary", icon=":material/grid_view:"):
+    if st.button(label, key=f"{key}-open", type="primary"):
         st.switch_page("pages/browse.py", query_params=link(audit, selection))
     rows = find_rows(audit, selection, size=_STRIP)
     if count > _STRIP:

@@ -5,7 +5,6 @@ import re
 import time
 from collections.abc import Collection
 
-import pandas as pd
 import streamlit as st
 
 from clipmem_core.auditing.folder.jobs import (
@@ -16,7 +15,6 @@ from clipmem_core.auditing.folder.jobs import (
     STOPPED,
     Job,
     JobRequest,
-    all_progress,
     audit_request,
     cancel,
     list_job_names,
@@ -68,7 +66,6 @@ def draw_empty() -> None:
         if st.button(
             "Run the demo (about a minute)",
             type="primary",
-            icon=":material/play_arrow:",
             help=meaning(DRAWN),
         ):
             audit_request(FIRST, [FIRST, "--name", FIRST]).start()
@@ -79,7 +76,7 @@ def draw_empty() -> None:
             "A CSV, TSV, JSONL, Parquet or COCO file with the paths of the pictures, pictures with "
             "a .txt file each, folders named by class, or WebDataset shards."
         )
-        if st.button("Choose a file or folder", icon=":material/folder_open:"):
+        if st.button("Choose a file or folder"):
             st.switch_page("pages/audits.py", query_params={"view": "start"})
     st.caption(
         "On two cores, 8,000 pictures with five short captions each take about three minutes. You "
@@ -100,7 +97,6 @@ def draw_progress(name: str) -> None:
     if state.word == BROKEN:
         draw_fault("This audit is broken.", state.fault)
         return
-    members = all_progress(audit.folder, record.members) if record else []
     if state.at_work and job is not None:
         draw_job(job)
     elif state.word == OUTSIDE:
@@ -112,23 +108,12 @@ def draw_progress(name: str) -> None:
         else:
             st.info("This audit is not finished and not running.")
         label = "Resume" if audit.begun else "Try again"
-        if st.button(label, type="primary", icon=":material/play_arrow:"):
+        if st.button(label, type="primary"):
             if record:
                 audit_request(name, resume_arguments(name, record.source, record.config)).start()
             elif job is not None:
                 JobRequest(job.folder, job.arguments).start()
             st.rerun()
-    if any(member.stage != "waiting" for member in members):
-        rows = [(each.name, each.stage, each.share, each.loss) for each in members]
-        st.dataframe(
-            pd.DataFrame(rows, columns=["member", "stage", "progress", "loss"]),
-            hide_index=True,
-            column_config={
-                "progress": st.column_config.ProgressColumn(format="percent"),
-                "loss": st.column_config.NumberColumn(format="%.2f"),
-            },
-            alt="Progress of each member",
-        )
 
 
 def draw_job_request(request: JobRequest, *, reason: str, label: str) -> None:
@@ -151,7 +136,7 @@ def _draw_job_request(request: JobRequest, was_running: bool, reason: str, label
         draw_fault("The job failed.", job.last_line)
     else:
         st.info(reason)
-    if st.button(label, type="primary", icon=":material/play_arrow:"):
+    if st.button(label, type="primary"):
         request.start()
         st.rerun()
     show_command(request.command)
@@ -184,4 +169,4 @@ def draw_job(job: Job) -> None:
         st.progress(share, text=" · ".join(parts))
     st.caption("You can close this page; it continues.")
     key = f"cancel-{job.folder.name}"
-    st.button("Cancel", icon=":material/stop_circle:", key=key, on_click=cancel, args=(job,))
+    st.button("Cancel", key=key, on_click=cancel, args=(job,))

@@ -100,7 +100,6 @@ def test_a_running_audit_shows_its_step_and_the_time_left_and_can_be_cancelled(
     monkeypatch.setattr(running_audit, "time", clock)
     app = open_page(PAGE, audit="made")
     assert table(app, "state")["state"].tolist() == ["training"]
-    assert table(app, "member")["stage"].tolist()[:2] == ["training", "embedding"]
     step = "Step 4 of 8: training · 30 of 100 % trained"
     assert app.get("progress")[0].proto.text == step
     clock.monotonic = lambda: 10

@@ -135,8 +135,8 @@ def test_the_chosen_setting_has_its_sentence_line_row_parts_and_pairs(audit: Aud
     assert not app.error, said(app)
     assert address(app)["setting"] == STRONG
     assert "memorization −" in written(app)
-    dots = [trace for trace in figures(app)[0]["data"] if trace.get("customdata")]
-    by_name = {trace["name"]: trace["customdata"][0][0].split("<br>")[0] for trace in dots}
+    dots = [trace for trace in figures(app)[0]["data"] if "hovertext" in trace]
+    by_name = {trace["name"]: trace["hovertext"][0] for trace in dots}
     assert "Masked words" in by_name["Pareto-optimal"]
     assert "Noise" in by_name["dominated"]
     rows = app.dataframe[0].value

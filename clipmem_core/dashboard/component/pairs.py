@@ -24,10 +24,8 @@ from clipmem_core.dashboard.page import (
     write_address,
 )
 from clipmem_core.dashboard.plain import (
-    Uncertainty,
     cut,
     format_score,
-    read_uncertainty,
 )
 from clipmem_core.review.cards import (
     BY_CAPTION,
@@ -47,7 +45,6 @@ from clipmem_core.review.views import (
     to_parameters,
 )
 from clipmem_core.scores.registry import BY_NAME, ROW_SCORES, words
-from clipmem_core.utils.columns import CLIPMEM
 
 SCRIPTS = ("outbox.js", "pairs.js", "pairs_grid.js", "pairs_single.js")
 HTML, CSS, *JS = (
@@ -171,14 +168,13 @@ def draw_grid(
     main = page is not None
     current, pages = page or (1, 1)
     firsts = first_captions(audit, cards, selection)
-    uncertainty = read_uncertainty(audit)
     shown = _shown_scores(cards, selection.order, layout)
     decided_count, total = count_decided(audit, selection) if main else (0, len(cards))
     conditions = to_parameters(replace(selection, order="", ascending=False))
     data = {
         "address": urlencode(link(audit, selection, **read_view())),
         "view": urlencode({"key": key} | conditions),  # the same pairs in another order
-        "cards": [_card_data(card, shown, uncertainty, firsts[card.pair_id]) for card in cards],
+        "cards": [_card_data(card, shown, firsts[card.pair_id]) for card in cards],
         "table": layout == TABLE,
         "order": order,
         "scores": [[name, words(name)] for name in shown],
@@ -211,16 +207,12 @@ def _shown_scores(cards: Sequence[PairCard], order: str, layout: str) -> list[st
     return [*match, *dict.fromkeys(name for name in names if name in BY_NAME)]
 
 
-def _card_data(
-    card: PairCard, shown: Sequence[str], uncertainty: Uncertainty, first: FirstCaption
-) -> dict[str, Any]:
+def _card_data(card: PairCard, shown: Sequence[str], first: FirstCaption) -> dict[str, Any]:
     start, marks, _ = first
     decision = card.decision
     scores = {name: format_score(card.scores.get(name)) for name in shown}
     if MATCH in scores:
         scores[MATCH] = format_score(card.match)
-    if CLIPMEM in scores and uncertainty.pooled:
-        scores[CLIPMEM] += uncertainty.around(card.scores)
     captions = [cut(caption, _FULL_LIMIT) for caption in card.current]
     caption, caption_marks, notes = caption_shown(captions, first)
     return {
