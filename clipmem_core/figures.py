@@ -50,20 +50,7 @@ ENCODER_COLOURS = {"image": "#a87800", "text": "#c2487a"}
 OTHER = "#808080"
 BAR_COLOUR = "#36a17a"
 _FAINT = "rgba(128, 128, 128, 0.25)"
-LABEL_COLOURS = [
-    "#1479b8",
-    "#d55e00",
-    "#008f6b",
-    "#9a5bc4",
-    "#a87800",
-    "#d6498a",
-    "#0f8f9f",
-    "#d93a3a",
-    "#6f8a1f",
-    "#6a6fd8",
-    "#a0674b",
-    "#c04fc0",
-]
+LABEL_COLOURS = px.colors.qualitative.D3
 DECISION_COLOURS = {"keep": "#2e9d5f", "remove": "#d0463a", "change caption": "#1f7fd2"}
 SCALE = ("#3f87b5", "#7b74b8", "#b8608c", "#d5552a")  # low to high
 CHOSEN_COLOUR = "#6a6fd8"
@@ -200,6 +187,7 @@ def term_figure(members: pd.DataFrame, *, colour: str, names: Mapping[str, str])
     figure.add_vline(0, line=DOTTED)
     hover = "%{hovertext}: %{x:.3f}<extra>%{fullData.name}</extra>"
     figure.update_traces(jitter=0, marker_size=10, hovertemplate=hover)
+    figure.update_yaxes(autorange="reversed")
     return set_layout(figure, 330, dragmode=False)
 
 
@@ -263,37 +251,27 @@ def embedding_figure(points: pd.DataFrame, *, colour_by: str) -> go.Figure:
     """Draw a map of pictures or captions coloured by a class or a score, with the names of its
     regions; pairs that are not `listed` are grey. Only neighbourhoods have a meaning: it has no
     axes."""
-    listed = points[points[LISTED]]
-    scored = listed[:0]
-    if colour_by not in CLASSES:
-        scored = listed[np.isfinite(listed[colour_by])].sort_values(colour_by)
-    unscored = points.drop(scored.index)
-    figure = _cloud(unscored, colour_by, (MAP_X, MAP_Y), "%{fullData.name}<extra></extra>")
+    title = words(colour_by)
+    is_scored = points[LISTED] & (colour_by not in CLASSES)
+    if is_scored.any():
+        points = points.sort_values(colour_by)  # the highest scores lie on top
+        is_scored = points[LISTED] & np.isfinite(points[colour_by])
+    figure = _cloud(points, colour_by, (MAP_X, MAP_Y), "%{fullData.name}<extra></extra>")
     figure.update_traces(customdata=None, selector={"name": _UNLISTED})  # not under the pointer
-    if len(scored):  # the highest scores lie on top
-        low, high = np.percentile(scored[colour_by], PERCENTILES)
-        if colour_by == P_WRONG:
-            low, high = 0, 1
-        title = words(colour_by)
-        bar = {"orientation": "h", "y": 0, "yanchor": "top", "len": 0.6, "thickness": 8}
-        figure.add_scattergl(
-            x=scored[MAP_X],
-            y=scored[MAP_Y],
-            name=title,
-            mode="markers",
+    scores = points.loc[is_scored, colour_by]
+    if len(scores) and colour_by not in CLASSES:
+        low, high = (0, 1) if colour_by == P_WRONG else np.percentile(scores, PERCENTILES)
+        figure.update_traces(
             marker={
-                "color": scored[colour_by],
+                "color": scores,
                 "cmin": low,
                 "cmax": high,
                 "colorscale": SCALE,
-                "colorbar": bar,
-                "size": _MARKER_SIZE,
-                "opacity": 0.8,
+                "colorbar": {"orientation": "h", "y": 0, "yanchor": "top", "thickness": 8},
             },
             hovertemplate=title + " %{marker.color:.2f}<extra></extra>",
             showlegend=False,
-            customdata=scored["row"],
-            unselected=_UNSELECTED,
+            selector={"name": title},
         )
     for name, (x, y) in points.groupby(REGION)[[MAP_X, MAP_Y]].median().iterrows():
         text = short_name(name).replace(", ", "<br>")
@@ -325,8 +303,11 @@ def _cloud(
             hoverinfo="skip",
         )
     others = _OTHERS.get(colour_by, f"no {words(colour_by)}")
-    colour_of = _class_colours(points[colour_by], colour_by)
-    classes = points[colour_by].where(points[colour_by].isin(list(colour_of)), others)
+    classes = points[colour_by]
+    if colour_by not in CLASSES:
+        classes = classes.map(lambda score: words(colour_by) if np.isfinite(score) else others)
+    colour_of = _class_colours(classes, colour_by)
+    classes = classes.where(classes.isin(list(colour_of)), others)
     if LISTED in points:
         classes = classes.where(points[LISTED], _UNLISTED)
     for name, colour in {_UNLISTED: _FAINT, others: OTHER, **colour_of}.items():
@@ -349,14 +330,13 @@ def _cloud(
 
 
 def _class_colours(values: pd.Series, column: str) -> Mapping[str, str]:
-    """Return the colour of each group, decision, or frequent injected kind or label; a score has no
-    classes."""
+    """Return the colour of each group, decision, or frequent injected kind or label; all pairs with
+    a score are one class."""
     if column == GROUP:
         return dict(reversed(GROUP_COLOURS.items()))
     if column == DECISION:
         return DECISION_COLOURS
-    colours = LABEL_COLOURS if column in CLASSES else []
-    return dict(zip(values.value_counts().index, colours, strict=False))
+    return dict(zip(values.value_counts().index, LABEL_COLOURS, strict=False))
 
 
 def means_figure(means: pd.DataFrame, null: pd.DataFrame, *, title: str) -> go.Figure:

@@ -33,12 +33,11 @@ from clipmem_core.config import (
     preset_config,
 )
 from clipmem_core.dashboard.page import (
+    choose_listed,
     choose_segment,
     link,
     open_bare_page,
-    read_audit,
     read_choice,
-    store_choice,
     write_address,
 )
 from clipmem_core.dashboard.plain import draw_fault, draw_table, in_a_row, show_strong
@@ -52,7 +51,6 @@ from clipmem_core.utils.io import InputError
 
 VIEWS = {"list": "All audits", "start": "Start an audit"}
 VIEW = "view"  # in the address
-TABLE = "audits-table"
 MESSAGE = "audits-message"  # shown once, after the rerun that follows an action
 COLUMNS = {
     "state": st.column_config.TextColumn(width=170),  # of the longest stage
@@ -85,8 +83,6 @@ def draw_list() -> None:
     if not states:
         st.info("No audit yet. Start one above.")
         return
-    names = [state.audit.name for state in states]
-    selected = [number for number, name in enumerate(names) if name == read_audit()]
     rows = []
     for state in states:
         started = None
@@ -94,26 +90,18 @@ def draw_list() -> None:
             config = state.audit.folder / CONFIG
             started = datetime.fromtimestamp(config.stat().st_mtime)
         rows.append(state.row | {"started": started})
-
-    def select() -> None:
-        chosen = st.session_state[TABLE].selection.rows
-        store_choice(names[chosen[0]] if chosen else None)
-
-    st.session_state[TABLE] = {"selection": {"rows": selected, "columns": [], "cells": []}}
     st.dataframe(
         pd.DataFrame(rows),
-        key=TABLE,
         hide_index=True,
         column_config=COLUMNS,
         placeholder="",
-        on_select=select,
-        selection_mode="single-row",
         alt="All audits: name, state, data set, protocol, sizes",
     )
-    if not selected:
-        st.caption("Select a row to open or delete an audit, or to see its progress.")
-    for number in selected:
-        draw_selected(states[number])
+    names = {"": "–"} | {state.audit.name: state.audit.name for state in states}
+    name = choose_listed("Open, watch or delete", names, parameter="audit", width=320)
+    for state in states:
+        if state.audit.name == name:
+            draw_selected(state)
 
 
 @st.fragment(run_every=2)
@@ -150,7 +138,7 @@ def draw_selected(state: State) -> None:
         except (InputError, OSError) as error:
             draw_fault("The audit was not deleted.", error)
             return
-        store_choice(None)
+        write_address(audit=None)
         st.rerun()
 
 
@@ -272,13 +260,12 @@ def draw_check(request: Request, running: bool) -> None:
     with in_a_row():
         checked = st.button(
             "Check",
-            type="secondary" if starts else "primary",
             disabled=running,
             help="Reads the data set and opens its pictures.",
         )
         started = st.button(
             "Start",
-            type="primary" if starts else "secondary",
+            type="primary",
             disabled=not starts,
             help="Trains the members, after a check.",
         )

@@ -2,7 +2,6 @@
 re-audits."""
 
 from collections.abc import Sequence
-from typing import Any
 from urllib.parse import urlencode
 
 import pandas as pd
@@ -81,19 +80,14 @@ GROUP_SIDE = 150
 ROW_HEIGHT = 68
 # characters
 CAPTION_LIMIT = 60  # three lines; the page Pair shows the full caption
-NOTE_LIMIT = 1000
+LIMIT = 1000
 ID_LIMIT = 60
 GROUP_LIMIT = 120
 DOWNLOAD_BYTES = 200_000_000  # a download is read into memory
-COLUMNS: dict[str, Any] = {
+COLUMNS = {
     "picture": st.column_config.ImageColumn(width=SIDE + 16),
-    "open": st.column_config.LinkColumn(display_text="Open", width=60),
-    "decision": st.column_config.TextColumn(width=85),
+    "open": st.column_config.LinkColumn(display_text="Open"),
     "changed captions": st.column_config.TextColumn(width=330),
-    "caption": None,
-    "note": None,
-    "pair": None,
-    "decided (UTC)": None,
 }
 
 
@@ -132,27 +126,26 @@ def draw_decisions(audit: Audit) -> None:
     lines = []
     for entry in part.to_dict("records"):
         pair_id = entry[PAIR_ID]
-        line = {
-            "decision": decision_words(None, entry[FOR_OTHER]) or BADGES[entry["decision"]][0],
-            "note": in_one_line(entry["note"], NOTE_LIMIT),
-            "pair": pair_id,
-            "decided (UTC)": moment(entry["time"]),
-        }
-        captions: Sequence[str] = ()
-        if card := here.get(pair_id):
-            captions = card.captions
-            line["picture"] = data_url(thumbnail(audit.record.pictures, card.image, side=SIDE)[0])
-            line["open"] = f"pair?{urlencode(link(audit, selection, pair=pair_id))}"
-        line["caption"] = in_one_line(" · ".join(captions), CAPTION_LIMIT)
-        changes = word_changes(captions, entry[CAPTIONS])
-        line["changed captions"] = in_one_line(changes, NOTE_LIMIT)
-        lines.append(line)
+        card = here.get(pair_id)
+        captions = card.captions if card else ()
+        lines.append(
+            {
+                "picture": card and data_url(thumbnail(audit.record.pictures, card.image)[0]),
+                "open": card and f"pair?{urlencode(link(audit, selection, pair=pair_id))}",
+                "decision": decision_words(None, entry[FOR_OTHER]) or BADGES[entry["decision"]][0],
+                "changed captions": in_one_line(word_changes(captions, entry[CAPTIONS]), LIMIT),
+                "caption": in_one_line(" · ".join(captions), CAPTION_LIMIT),
+                "note": in_one_line(entry["note"], LIMIT),
+                "pair": pair_id,
+                "decided (UTC)": moment(entry["time"]),
+            }
+        )
     st.dataframe(
-        pd.DataFrame(lines, columns=list(COLUMNS)),
+        pd.DataFrame(lines),
         hide_index=True,
         row_height=ROW_HEIGHT,
         height="content",
-        column_config={name: column for name, column in COLUMNS.items() if column},
+        column_config=COLUMNS,
         placeholder="",
         alt="The decisions of this page: pair, captions, note, time",
     )

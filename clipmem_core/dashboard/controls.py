@@ -102,11 +102,12 @@ def draw_setting(audit: Audit, finished: Mapping[str, str]) -> Setting:
         )
     off = [name for name in reasons if name in _SWITCHES and name not in setting.overrides]
     for group, switches in GROUPS.items():
+        shown = [name for name in switches if name not in off]
+        if not shown:
+            continue
         with st.container(gap="xsmall"):
             st.markdown(f"**{group}**")
-            for name in switches:
-                if name in off:
-                    continue
+            for name in shown:
                 label, about = _SWITCHES[name]
                 if name == DECISIONS:
                     removed, changed = len(decided.removed), len(decided.recaptioned)

@@ -13,7 +13,7 @@ from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.dashboard.deciding import BADGES
 from clipmem_core.dashboard.page import draw_set, peek_selection, read_selection, write_selection
 from clipmem_core.dataset.checks import CHECKS
-from clipmem_core.figures import BAR_COLOUR, OTHER
+from clipmem_core.figures import BAR_COLOUR
 from clipmem_core.review.decisions import CHOICES
 from clipmem_core.review.filters import frequent_values, score_counts, score_span
 from clipmem_core.review.views import (
@@ -178,12 +178,11 @@ def _draw_range(audit: Audit, selection: Selection, column: str) -> None:
         ranges = [each for each in selection.ranges if each.column != column]
         write_selection(changed(selection, ranges=(*ranges, *[new] * (new != Range(column)))))
 
-    counts, edges = score_counts(audit, column)
+    counts, _ = score_counts(audit, column)
     heights = 100 * np.sqrt(counts / counts.max())  # a bar of few pairs stays visible
-    colours = np.where((edges[1:] >= ends[0]) & (edges[:-1] <= ends[1]), BAR_COLOUR, OTHER)
     bars = [
-        f'<div style="flex:1;height:{height:.0f}%;background:{colour}"></div>'
-        for height, colour in zip(heights, colours, strict=True)
+        f'<div style="flex:1;height:{height:.0f}%;background:{BAR_COLOUR}"></div>'
+        for height in heights
     ]
     style = "display:flex;align-items:end;gap:1px;height:28px;margin-bottom:.6rem"
     with st.container(gap=None):

@@ -292,19 +292,14 @@ def _choose_audit(names: list[str]) -> str | None:
         name = requested
     elif requested and name:
         st.warning("That audit does not exist; showing another one.")
-    store_choice(name)
+    if requested != name:
+        write_address(audit=name)
     return name
 
 
 def read_audit() -> str:
     """Return the name of the audit of the address; empty without one."""
     return st.query_params.get("audit", "")
-
-
-def store_choice(name: str | None) -> None:
-    """Write the chosen audit into the address, or that there is none."""
-    if st.query_params.get("audit") != name:
-        write_address(audit=name)
 
 
 def _draw_sidebar(finished: dict[str, bool], audit: str | None, clears: Sequence[str] = ()) -> None:

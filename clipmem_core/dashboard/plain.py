@@ -120,14 +120,8 @@ def format_difference(value: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in two units at most; empty if it is not finite."""
-    if not math.isfinite(seconds):
-        return ""
-    minutes, remainder = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours:,} h {minutes} min"
-    return f"{minutes} min {remainder} s" if minutes else f"{remainder} s"
+    """Return a time in minutes; empty if it is not finite."""
+    return f"{max(1, round(seconds / 60)):,} min" if math.isfinite(seconds) else ""
 
 
 def pairs_in_words(count: int) -> str:

@@ -106,7 +106,7 @@ def test_a_running_audit_shows_its_step_and_the_time_left_and_can_be_cancelled(
     write_json(folder / "record.json", counts | {"done": 40})
     app.run()
     text = app.get("progress")[0].proto.text
-    assert text == step.replace("30", "40") + " · 1 min 0 s left in this step"
+    assert text == step.replace("30", "40") + " · 1 min left in this step"
     press(app, "Cancel")
     assert calls == [("cancel", "made")]
 
