@@ -27,6 +27,7 @@ from clipmem_core.config import (
 )
 from clipmem_core.errors.calibration import HALF
 from clipmem_core.lab.experiment import SEED, Experiment
+from clipmem_core.review.overview import model_words
 from clipmem_core.scores.encoders import compare_parts
 from clipmem_core.scores.seeds import MIN_REPLICATES, over_seeds, seed_interval
 from clipmem_core.training import CHECKPOINT
@@ -100,15 +101,6 @@ def table_file(audit: Audit, name: str, table: str = UNITS) -> Path:
 def encoders_name(audit: Audit) -> str:
     """Return the name of the audit that trains encoders on pairs of an audit."""
     return f"{audit.name}-encoders"
-
-
-def trained_words(config: AuditConfig) -> str:
-    """Return what the members of a config train, in words."""
-    if config.unlock:
-        blocks = "block" if config.unlock == 1 else f"{config.unlock} blocks"
-        return f"Trained encoders (the last {blocks} of each tower)"
-    locked = config.lock_image + config.lock_text
-    return ("Trained encoders", "A trained encoder and a head", "Heads on locked towers")[locked]
 
 
 def comparison_file(audit: Audit) -> Path:
@@ -307,6 +299,6 @@ def say_encoders(audit: Audit, second: Audit, screen: Screen) -> None:
     for each in (second, audit):
         table = read_comparison(each)
         if isinstance(table, pd.DataFrame):
-            screen.say(f"{trained_words(each.record.config)}:")
+            screen.say(f"{model_words(each.record.config)}:")
             for line in comparison_lines(table):
                 screen.say(f"  {line}")

@@ -1,6 +1,6 @@
 import pytest
 
-from clipmem_core.dashboard import overview, pair
+from clipmem_core.dashboard import page
 from tests.fixtures import copy, data, made
 
 __all__ = ["copy", "data", "made"]
@@ -9,5 +9,4 @@ __all__ = ["copy", "data", "made"]
 @pytest.fixture(autouse=True)
 def scrolled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw pages to their ends; AppTest has no screen."""
-    for module in (overview, pair):
-        monkeypatch.setattr(module, "is_on_screen", lambda key: True)
+    monkeypatch.setattr(page, "is_on_screen", lambda key: True)

@@ -15,7 +15,7 @@ from clipmem_core.auditing.run.console import Request
 from clipmem_core.cli import main, parse_command
 from clipmem_core.config import preset_config
 from clipmem_core.dashboard import running_audit
-from tests.dashboard.test_pages import captions, labels, open_page, press, texts, titles, unfinished
+from tests.dashboard.test_pages import labels, open_page, press, texts, titles, unfinished
 from tests.fixtures import Copy, leave_job
 
 PAGE = "pages/audits.py"
@@ -100,15 +100,13 @@ def test_a_running_audit_shows_its_step_and_the_time_left_and_can_be_cancelled(
     monkeypatch.setattr(running_audit, "time", clock)
     app = open_page(PAGE, audit="made")
     assert table(app, "state")["state"].tolist() == ["training"]
-    assert table(app, "member")["stage"].tolist()[:2] == ["training", "embedding"]
-    assert app.get("vega_lite_chart")
     step = "Step 4 of 8: training · 30 of 100 % trained"
     assert app.get("progress")[0].proto.text == step
     clock.monotonic = lambda: 10
     write_json(folder / "record.json", counts | {"done": 40})
     app.run()
     text = app.get("progress")[0].proto.text
-    assert text == step.replace("30", "40") + " · 1 min 0 s left in this step"
+    assert text == step.replace("30", "40") + " · 1 min left in this step"
     press(app, "Cancel")
     assert calls == [("cancel", "made")]
 
@@ -188,25 +186,10 @@ def test_a_csv_without_captions_names_the_field_in_settings(
     assert "--" not in message
 
 
-def test_a_dropped_file_is_stored_once_and_checked(data: Path, calls: Calls) -> None:
-    app = open_page(PAGE, view="start")
-    files = []
-    for content in (b"filepath,title", b"another", b"filepath,title"):
-        upload = app.get("file_uploader")[0]
-        upload.set_value(("../a b.csv", content, "text/csv")).run()
-        path = Path(app.text_input(key="new-path").value)
-        assert path.read_bytes() == content
-        files.append(path.relative_to(data / "sets" / "uploads"))
-    assert files[0] == files[2] != files[1]
-    assert "Settings → Image folder" in captions(app)
-    press(app, "Check")
-    assert checked(calls).source == str(path)
-
-
 @pytest.mark.parametrize(
     ("key", "value", "field"),
     [
-        ("new-members-4", -1, "Settings → Members"),
+        ("new-members-0", -1, "Settings → Members"),
         ("new-name", "[x](javascript:alert(1))", "name '[x](javascript:alert(1))'"),
         ("new-path", "<b>x</b>.csv", "there is no '<b>x</b>.csv'"),
     ],

@@ -1,8 +1,6 @@
 """The maps of scores and of embeddings: their colours, the pairs selected on them, and how a map is
 built."""
 
-from typing import Any
-
 import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -13,7 +11,7 @@ from clipmem_core.auditing.tables import maps
 from clipmem_core.auditing.tables.maps import make_map
 from clipmem_core.dashboard import maps as page
 from clipmem_core.dashboard.maps import drawn_outline
-from clipmem_core.review.views import Outline, box
+from clipmem_core.review.views import Outline
 from tests.dashboard.test_pages import ROOT, address, open_page, texts
 from tests.dashboard.test_reviewing import mounted
 from tests.fixtures import HOSTILE, Copy, embed, leave_job
@@ -99,13 +97,10 @@ def test_a_missing_map_is_drawn_without_a_click_and_one_that_failed_by_a_button(
     assert started == ["captions", SIDE]
 
 
-def test_the_outline_is_the_last_lasso_or_box() -> None:
-    def drawn(**shapes: Any) -> Outline | None:
-        return drawn_outline({"selection": shapes}, "map_x", "map_y")
-
+def test_the_outline_is_the_last_lasso() -> None:
     triangles = [{"x": [5.0, 6.0, low], "y": [5.0, 5.0, 6.0]} for low in (1.0, 2.0)]
     corners = ((5.0, 5.0), (6.0, 5.0), (2.0, 6.0))
-    assert drawn(lasso=triangles) == Outline("map_x", "map_y", corners)
-    ends = (0.1, 0.5), (0.2, 0.9)
-    assert drawn(box=[{"x": ends[0][::-1], "y": ends[1]}]) == box("map_x", "map_y", *ends)
-    assert drawn() is drawn(lasso=[{"x": [1.0], "y": [1.0]}]) is None
+    drawn = {"selection": {"lasso": triangles}}
+    assert drawn_outline(drawn, "map_x", "map_y") == Outline("map_x", "map_y", corners)
+    for lasso in ([], [{"x": [1.0], "y": [1.0]}]):
+        assert drawn_outline({"selection": {"lasso": lasso}}, "map_x", "map_y") is None

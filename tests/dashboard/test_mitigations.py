@@ -10,9 +10,8 @@ from streamlit.testing.v1 import AppTest
 from clipmem_core.auditing.folder.jobs import JobRequest
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.config import FIELDS, SETTING_FIELDS
-from clipmem_core.dashboard import mitigations
 from clipmem_core.dashboard.controls import GROUPS
-from clipmem_core.lab import mitigated
+from clipmem_core.lab import lab_pool, mitigated
 from clipmem_core.review.decisions import open_review
 from tests.dashboard.test_every_page import said
 from tests.dashboard.test_pages import (
@@ -56,7 +55,7 @@ def heads(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> Audit:
     pool = SimpleNamespace(
         ask=lambda session, setting: asked.append(setting) or faults.get(setting, "")
     )
-    monkeypatch.setattr(mitigations, "pool_of", lambda folder: pool)
+    monkeypatch.setattr(lab_pool, "LabPool", lambda audit: pool)
     return make_lab(copy(), heads=True)
 
 
@@ -112,14 +111,14 @@ def test_a_toggle_writes_its_first_value_and_removes_it(group: str) -> None:
         assert turn(app, name, on=False) == ""
 
 
-def test_switches_that_cannot_act_are_disabled_and_say_why(heads: Audit) -> None:
+def test_switches_that_cannot_act_are_listed_with_the_reason(heads: Audit) -> None:
     app = open_page(PAGE)
-    off = {
-        each.key.removeprefix("mitigation-on-"): each.help for each in app.toggle if each.disabled
-    }
-    expected = {"text_mask", "adaptive_mask", "text_min_df", "crop_scale", "colour"}
-    assert set(off) == expected | {"train_captions", "near_duplicates", "decisions"}
-    assert all(off.values())
+    shown = {each.key.removeprefix("mitigation-on-") for each in app.toggle}
+    off = {"text_mask", "adaptive_mask", "text_min_df", "crop_scale", "colour"}
+    off |= {"train_captions", "near_duplicates", "decisions"}
+    assert {name for names in GROUPS.values() for name in names} - shown == off
+    reasons = next(each for each in app.expander if each.label.startswith("Not available"))
+    assert len(reasons.caption) == len(off)
     app = open_page(PAGE, setting=STRONG)
     assert app.warning
     assert "locked" in said(app)
@@ -136,8 +135,8 @@ def test_the_chosen_setting_has_its_sentence_line_row_parts_and_pairs(audit: Aud
     assert not app.error, said(app)
     assert address(app)["setting"] == STRONG
     assert "memorization −" in written(app)
-    dots = [trace for trace in figures(app)[0]["data"] if trace.get("customdata")]
-    by_name = {trace["name"]: trace["customdata"][0].split("<br>")[0] for trace in dots}
+    dots = [trace for trace in figures(app)[0]["data"] if "hovertext" in trace]
+    by_name = {trace["name"]: trace["hovertext"][0] for trace in dots}
     assert "Masked words" in by_name["Pareto-optimal"]
     assert "Noise" in by_name["dominated"]
     rows = app.dataframe[0].value
@@ -156,7 +155,6 @@ def test_a_setting_is_removed(audit: Audit) -> None:
     add_setting(audit, STRONG)
     add_setting(audit, NOISE)
     app = open_page(PAGE, setting=STRONG)
-    app.selectbox(key="mitigation-removed").select(NAME)
     press(app, "Delete its results")
     assert list(mitigated.list_settings(audit)) == ["text_noise-0.15"]
     assert "setting" not in address(app)
