@@ -41,7 +41,7 @@ from clipmem_core.auditing.folder.store import (
     read_prepared,
 )
 from clipmem_core.auditing.run.word_table import HALVES, RATIOS
-from clipmem_core.auditing.tables.fault_tables import cause_of
+from clipmem_core.auditing.tables.fault_tables import cause_of, fault_cause
 from clipmem_core.config import SourceOptions, data_folder
 from clipmem_core.dataset.checks import not_captions
 from clipmem_core.dataset.languages import is_read
@@ -482,7 +482,7 @@ def new_incidents(audit: Audit, candidates: Candidates) -> list[str]:
     pairs = data_set.pairs[chosen].reset_index(drop=True)
     if not len(pairs):
         return []
-    causes = [fault.cause for fault in faults_without_model(pairs, data_set.clusters[chosen])]
+    causes = list(map(fault_cause, faults_without_model(pairs, data_set.clusters[chosen])))
     if not _FEWEST_ORDERED <= len(pairs) <= _MOST_ORDERED:
         return causes
     features = _picture_features(audit, Path(), pairs)[:]

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from multiprocessing.context import (
     ForkServerContext,
     ForkServerProcess,
-    SpawnContext,
-    SpawnProcess,
 )
 from types import ModuleType
 from typing import Any
@@ -32,20 +30,7 @@ class _Forked(ForkServerProcess):
             return ForkServerProcess._Popen(process_obj)
 
 
-class _Spawned(SpawnProcess):
-    @staticmethod
-    def _Popen(process_obj: Any) -> Any:
-        with _without_main():
-            return SpawnProcess._Popen(process_obj)
-
-
 class ForkServer(ForkServerContext):
     """Forks of a process that has imported some libraries."""
 
     Process = _Forked
-
-
-class Spawn(SpawnContext):
-    """New processes."""
-
-    Process = _Spawned

@@ -37,6 +37,7 @@ from clipmem_core.auditing.folder.prepare import (
 )
 from clipmem_core.auditing.folder.settings import check_config, resolve, resume_arguments
 from clipmem_core.auditing.folder.store import Audit
+from clipmem_core.auditing.tables.fault_tables import fault_cause
 from clipmem_core.auditing.tables.verdict import WHOLE_HEAD, summary_lines, uses, whole_rows
 from clipmem_core.config import AuditConfig, as_dict, data_folder
 from clipmem_core.dataset.checks import CHECKS, Captions, caption_flags
@@ -273,7 +274,7 @@ def _show(source: str, data_set: DataSet, config: AuditConfig) -> None:
         checks.append({"captions": count, "check": CHECKS[check].label, "example": example})
     console.print(make_table("flagged captions", checks, ["captions", "check", "example"]))
     for fault in faults_without_model(pairs, data_set.clusters):
-        console.print(plain(f"{fault.kind}: {fault.cause}"), soft_wrap=True)
+        console.print(plain(f"{fault.kind}: {fault_cause(fault)}"), soft_wrap=True)
     columns = [c.PAIR_ID, c.IMAGE, c.LABEL, c.CAPTIONS]
     first = pairs[columns].head(_SHOWN).to_dict("records")
     for row in first:

@@ -3,6 +3,7 @@ incidents, faults of the pipeline that explain many wrong captions at once."""
 
 import dataclasses
 import functools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +26,7 @@ from clipmem_core.dataset.checks import (
     measure_pictures,
 )
 from clipmem_core.dataset.faults import Fault, ascending
+from clipmem_core.dataset.languages import NAMES
 from clipmem_core.dataset.pictures import PictureError
 from clipmem_core.errors.runs import EXCHANGE, LIKELY, REVERSAL, SHIFT, DisplacedRun
 from clipmem_core.training import model_config
@@ -33,6 +35,33 @@ from clipmem_core.utils.io import InputError, write_once
 
 NEAR_DUPLICATE_OF = "near_duplicate_of"
 NUMBER = "number"  # of an incident
+_REPEATED_CAUSE = "probably a placeholder or boilerplate"
+_MIXED = "captions of another source were mixed in"
+_TEXT_CAUSES = {  # by check
+    "model_output": "placeholders and messages of a captioning service were not filtered",
+    c.RECURRING_TEXT: "an error text or boilerplate: it fits no picture better than chance",
+    "empty_caption": "captions were lost, or read from another column",
+    "markup": "markup was not removed",
+    "gibberish": "text was decoded wrongly, or read from another column",
+    "file_name": "file names were read as captions",
+    "other_language": _MIXED,
+    "other_script": _MIXED,
+}
+_FAULT_CAUSES = {  # by kind, with the facts of a fault
+    "repeated caption": "{count:,} pictures have the caption “{caption:.80}”{where}: {reason}.",
+    "repeated picture": (
+        "{rows:,} pairs with {count:,} captions have the picture {image}{where}: {reason}."
+    ),
+    "text": "{label}: {rows:,} of {pairs:,} pairs{languages}{where}; probably {reason}.",
+    "sorted": (
+        "The captions of all {rows:,} pairs are in alphabetical order: they belong to other "
+        "pictures, unless whole rows were sorted."
+    ),
+    "source": (
+        "{source}: {percent:.0f} % of {pairs:,} pairs are probably wrong, elsewhere "
+        "{elsewhere:.1f} %."
+    ),
+}
 
 
 def ensure_checks(audit: Audit) -> Path:
@@ -128,26 +157,29 @@ def write_incidents(
     """Write incidents.parquet, the largest first, and incident_pairs.parquet; number 0 are single
     swaps, which are no incident."""
     captions = pairs[c.CAPTIONS].tolist()
-    found: list[tuple[Fault, DisplacedRun | None]] = [(fault, None) for fault in faults]
-    for each in runs:
-        found.append((Fault(each.kind, each.rows, cause_of(each, captions), each.score), each))
-    found.sort(key=lambda each: -len(each[0].rows))
+    found: list[Fault | DisplacedRun] = [*faults, *runs]
+    found.sort(key=lambda each: -len(each.rows))
     incidents = []
     rows_of = [_incident_pairs(0, swaps.rows, swaps.partners, swaps.probability)]
-    for number, (fault, run) in enumerate(found, start=1):
-        rows = fault.rows
-        repairs = 0
-        if run is None:
+    for number, each in enumerate(found, start=1):
+        rows = each.rows
+        if isinstance(each, Fault):
             rows_of.append(_incident_pairs(number, rows))
+            repairs = 0
+            cause = fault_cause(each)
+            evidence = each.evidence
         else:
-            rows_of.append(_incident_pairs(number, rows, run.partners, run.probability))
-            repairs = int((run.probability >= LIKELY).sum())
-        if run and run.kind == SHIFT:  # the pairs behind it, whose captions were overwritten
-            step = int(run.partners[0] - run.rows[0])
-            lost = rows.max() + 1 + np.arange(step) if step > 0 else rows.min() + np.arange(step, 0)
-            rows_of.append(_incident_pairs(number, lost))
+            rows_of.append(_incident_pairs(number, rows, each.partners, each.probability))
+            repairs = int((each.probability >= LIKELY).sum())
+            cause = cause_of(each, captions)
+            evidence = each.score
+            if each.kind == SHIFT:  # the pairs behind it, whose captions were overwritten
+                step = int(each.partners[0] - rows[0])
+                behind = rows.max() + 1 + np.arange(step)
+                lost = behind if step > 0 else rows.min() + np.arange(step, 0)
+                rows_of.append(_incident_pairs(number, lost))
         place = (len(rows), int(rows.min()) + 1, int(rows.max()) + 1)
-        incidents.append((number, fault.kind, *place, float(fault.evidence), repairs, fault.cause))
+        incidents.append((number, each.kind, *place, float(evidence), repairs, cause))
     table = pd.DataFrame(incidents, columns=c.INCIDENT_COLUMNS)
     store.write_table(audit.folder / store.INCIDENTS, table)
     store.write_table(audit.folder / store.INCIDENT_PAIRS, pd.concat(rows_of, ignore_index=True))
@@ -158,6 +190,29 @@ def _incident_pairs(
 ) -> pd.DataFrame:
     columns = {NUMBER: number, "row": rows, "from_row": partners, "probability": probability}
     return pd.DataFrame(columns)
+
+
+def fault_cause(fault: Fault) -> str:
+    """Return the probable cause of a fault in a sentence."""
+    facts = dict(fault.facts)
+    facts["where"] = ""
+    facts["reason"] = _REPEATED_CAUSE
+    if fault.stretch:
+        start, end = fault.stretch
+        inside = np.count_nonzero((fault.rows >= start) & (fault.rows < end))
+        is_whole = inside == len(fault.rows)
+        all_of = "all" if is_whole else f"{inside:,} of them"
+        facts["where"] = f" ({all_of} in pairs {start + 1:,} to {end:,})"
+        if inside == len(fault.rows) == end - start:
+            facts["reason"] = "probably one row was read repeatedly"
+    if check := facts.get("check"):
+        label = CHECKS[check].label if check in CHECKS else "Text that recurs"
+        counts = facts.get("languages", Counter()).most_common()
+        listed = " and ".join(f"{count:,} {NAMES[language]}" for language, count in counts)
+        facts["label"] = label
+        facts["languages"] = f", with {listed} captions" if counts else ""
+        facts["reason"] = _TEXT_CAUSES[check]
+    return _FAULT_CAUSES[fault.kind].format(rows=len(fault.rows), **facts)
 
 
 def cause_of(run: DisplacedRun, captions: Sequence[Sequence[str]]) -> str:
