@@ -10,7 +10,7 @@ from clipmem_core.dashboard.decisions import (
     draw_reaudits,
 )
 from clipmem_core.dashboard.page import choose_segment, draw_link, open_page
-from clipmem_core.lab.mitigated import DECISIONS
+from clipmem_core.lab.setting import DECISIONS
 
 VIEWS = {
     "decisions": (":material/checklist: Decisions", draw_decisions),

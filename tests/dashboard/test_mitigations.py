@@ -54,7 +54,7 @@ def heads(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> Audit:
     """An audit with locked towers, for which no process starts."""
     asked.clear()
     pool = SimpleNamespace(
-        ask=lambda session, setting: asked.append(setting) or faults.get(setting, "")
+        ask=lambda setting, again=False: asked.append(setting) or faults.get(setting, "")
     )
     monkeypatch.setattr(mitigations, "pool_of", lambda folder: pool)
     return make_lab(copy(), heads=True)
