@@ -40,6 +40,17 @@ from clipmem_core.config import (
 from clipmem_core.export.formats import FORMATS, export_audit
 from clipmem_core.export.reaudit import reaudit
 from clipmem_core.lab import encoders, experiment, mitigated
+from clipmem_core.lab.setting import (
+    BASELINE,
+    DECISIONS,
+    NEAR_DUPLICATES,
+    REMOVAL,
+    Decided,
+    Setting,
+    control_of,
+    parse_removal,
+    parse_setting,
+)
 from clipmem_core.review import incidents
 from clipmem_core.review.bulk_edits import take_over, transferable
 from clipmem_core.review.decisions import count_decisions, open_review
@@ -123,19 +134,19 @@ def _study(
     config: AuditConfig = AuditConfig(),  # noqa: B008 encoders that are trained
 ) -> None:
     """Compare settings over several splits of the pairs: memorization, utility and price."""
-    from clipmem_core.lab.study import run_study
+    from clipmem_core.lab.study import Request, run_study, show_differences, write_study_results
 
     path = _file_to_write(out) if out else None
     executor = _executor(engine, config)
-    settings = [mitigated.parse_setting(text) for text in also]
+    settings = [parse_setting(text) for text in also]
     with RichScreen(config.batch_size) as screen:
-        request = experiment.Request(source, config, name, screen, executor)
+        request = Request(source, config, name, screen, executor)
         finished = run_study(request, study, splits=splits, also=settings)
     rows = finished.rows
-    experiment.show_differences(rows, experiment.titles_of(rows))
+    show_differences(rows, experiment.titles_of(rows))
     print(finished.folder)
     if path:
-        experiment.write_study_results(finished, path, command=_typed_command())
+        write_study_results(finished, path, command=_typed_command())
 
 
 def _mitigate(
@@ -153,26 +164,26 @@ def _mitigate(
     """Train an audit's members again with mitigations, and compare memorization and utility."""
     audit = open_audit(name)
     if removal:
-        overrides[mitigated.REMOVAL] = mitigated.parse_removal(removal)
+        overrides[REMOVAL] = parse_removal(removal)
     if near_duplicates:
-        overrides[mitigated.NEAR_DUPLICATES] = True
+        overrides[NEAR_DUPLICATES] = True
     if decisions:
-        overrides[mitigated.DECISIONS] = True
-    decided = open_review(audit).changes() if decisions else mitigated.Decided()
-    begun = mitigated.begin(audit, mitigated.Setting(overrides, decided))
-    if begun.name == mitigated.BASELINE:
+        overrides[DECISIONS] = True
+    decided = open_review(audit).changes() if decisions else Decided()
+    begun = mitigated.begin(audit, Setting(overrides, decided))
+    if begun.name == BASELINE:
         raise InputError("no mitigation is set: add one, such as --text-noise 0.15")
     compared = [begun]
-    if control := mitigated.control_of(begun):
+    if control := control_of(begun):
         compared.append(mitigated.begin(audit, control))
     from clipmem_core.auditing.run.pipeline import Run
-    from clipmem_core.lab.study import run_settings  # torch
+    from clipmem_core.lab.study import run_settings, show_differences  # torch
 
     with RichScreen() as screen:
         executor = _executor(engine, audit.record.config)
         run_settings(Run(audit, screen, executor=executor), [each.name for each in compared])
     titles = {each.name: each.title for each in compared}
-    experiment.show_differences(mitigated.lab_table(audit, [*titles, mitigated.BASELINE]), titles)
+    show_differences(mitigated.lab_table(audit, [*titles, BASELINE]), titles)
     if control:
         experiment.store_effect(audit, begun)
 
@@ -197,17 +208,22 @@ def _benchmark(
 ) -> None:
     """Inject errors into a data set, train members on it, and compare how well each score finds
     them."""
-    from clipmem_core.lab.benchmark import run_benchmark  # torch
+    from clipmem_core.lab.benchmark import (  # torch
+        Request,
+        run_benchmark,
+        show_benchmark,
+        write_benchmark_results,
+    )
 
     path = _file_to_write(out) if out else None
     executor = _executor(engine, config)
     with RichScreen() as screen:
         name = name or audit_name(source, config)
-        request = experiment.Request(source, config, name, screen, executor)
+        request = Request(source, config, name, screen, executor)
         finished = run_benchmark(request, injections=injections, kinds=kinds, shares=shares)
-    experiment.show_benchmark(finished)
+    show_benchmark(finished)
     if path:
-        experiment.write_benchmark_results(finished, path, command=_typed_command())
+        write_benchmark_results(finished, path, command=_typed_command())
 
 
 def _units(name: AuditName) -> None:

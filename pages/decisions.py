@@ -46,7 +46,7 @@ from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.export import reaudit
 from clipmem_core.export.cleaned import contents_line, count_words
 from clipmem_core.export.formats import FORMATS
-from clipmem_core.lab.mitigated import DECISIONS
+from clipmem_core.lab.setting import DECISIONS
 from clipmem_core.review.bulk_edits import find_offer, take_over, word_changes
 from clipmem_core.review.cards import cards, data_url
 from clipmem_core.review.decisions import (

@@ -2,7 +2,6 @@
 utility."""
 
 import functools
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,14 +29,12 @@ from clipmem_core.dashboard.plain import (
 from clipmem_core.dashboard.running_audit import draw_job_request
 from clipmem_core.lab import experiment as r
 from clipmem_core.lab import mitigated
-from clipmem_core.lab.lab_pool import LabPool
-from clipmem_core.lab.mitigated import BASELINE, Setting, control_of
+from clipmem_core.lab.mitigated import LabPool
+from clipmem_core.lab.setting import BASELINE, Setting, control_of
 from clipmem_core.scores.seeds import interval_text
 from clipmem_core.utils import columns as c
 from clipmem_core.utils import glossary
 
-# Key in the session of the name by which its page is known to the workers
-SESSION = "mitigation-session"
 # Seconds: while a setting trains, and while nothing does
 POLL = 0.4
 HEARTBEAT = 10.0
@@ -156,11 +153,10 @@ def draw_training(audit: Audit, setting: Setting, seen: int) -> None:
             mitigated.ensure_baseline(audit, measured + 2)
         done, total = count_members(audit, setting.name)
         if shares_process(audit.record.config):
-            session = st.session_state.setdefault(SESSION, uuid.uuid4().hex)
-            if fault := pool_of(audit.folder).ask(session, setting.name):
+            if fault := pool_of(audit.folder).ask(setting.name):
                 draw_fault("The training stopped.", fault)
                 if st.button("Try again"):
-                    pool_of(audit.folder).ask(session, "")
+                    pool_of(audit.folder).ask(setting.name, again=True)
                     st.rerun()
                 return
         elif setting.overrides and done < total:

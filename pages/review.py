@@ -12,7 +12,7 @@ from clipmem_core.dashboard.incidents import draw_incidents
 from clipmem_core.dashboard.page import draw_link, link, open_page
 from clipmem_core.dashboard.plain import in_a_row, show_text
 from clipmem_core.errors.certificate import NEXT
-from clipmem_core.lab.mitigated import DECISIONS
+from clipmem_core.lab.setting import DECISIONS
 from clipmem_core.review.filters import count_pairs
 from clipmem_core.review.views import RANDOM, RANDOM_CHECK, UNDECIDED, Selection
 from clipmem_core.utils.columns import REVIEW_PLACE, SUSPICION

@@ -18,17 +18,16 @@ from clipmem_core.dashboard.page import choose_listed, draw_set, write_address
 from clipmem_core.dashboard.plain import explained_errors, in_one_line, show_text
 from clipmem_core.dataset.source import DRAWN
 from clipmem_core.lab.experiment import CLIPMEM_NET, usual_changes
-from clipmem_core.lab.mitigated import (
+from clipmem_core.lab.mitigated import RETRIEVAL, obstacles
+from clipmem_core.lab.setting import (
     DECISIONS,
     MOST_REMOVED,
     NEAR_DUPLICATES,
     RANKINGS,
     REMOVAL,
-    RETRIEVAL,
     Decided,
     Removal,
     Setting,
-    obstacles,
     parse_setting,
     without_idle,
 )

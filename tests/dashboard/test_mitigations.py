@@ -53,7 +53,7 @@ def heads(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> Audit:
     """An audit with locked towers, for which no process starts."""
     asked.clear()
     pool = SimpleNamespace(
-        ask=lambda session, setting: asked.append(setting) or faults.get(setting, "")
+        ask=lambda setting, again=False: asked.append(setting) or faults.get(setting, "")
     )
     monkeypatch.setattr(lab_pool, "LabPool", lambda audit: pool)
     return make_lab(copy(), heads=True)

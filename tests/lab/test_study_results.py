@@ -13,8 +13,8 @@ from clipmem_core.lab.experiment import (
     front,
     relative,
     titles_of,
-    write_study_results,
 )
+from clipmem_core.lab.study import write_study_results
 from clipmem_core.scores.seeds import holm
 
 SETTINGS = {"a": 8, "b": 4, "c": 8}  # members of each
