@@ -7,7 +7,6 @@ import pandas as pd
 import psutil
 import pytest
 
-from clipmem_core.auditing.folder.jobs import process_start
 from clipmem_core.auditing.folder.store import Audit, broken_files, file_sha256
 from clipmem_core.auditing.run.pipeline import run_audit
 from clipmem_core.cli import main
@@ -94,6 +93,10 @@ def children(process: Forked) -> list[psutil.Process]:
     return [child for child in found if "resource_tracker" not in " ".join(child.cmdline())]
 
 
+def is_alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
 def test_members_end_with_a_killed_run_which_resumes(runs: Runs, whole: Audit) -> None:
     process = runs.start(HOLD="yes")
     until(lambda: len(states(runs)) == 2 or process.poll() is not None, seconds=120)
@@ -101,7 +104,7 @@ def test_members_end_with_a_killed_run_which_resumes(runs: Runs, whole: Audit) -
     members = children(process)
     assert len(members) == 2
     process.kill()
-    until(lambda: not any(process_start(member.pid) for member in members), seconds=10)
+    until(lambda: not any(map(is_alive, members)), seconds=10)
     runs.finish()
     same(runs.audit, whole)
 
