@@ -22,8 +22,8 @@ from clipmem_core.auditing.folder.prepare import write_audit
 from clipmem_core.auditing.folder.store import MITIGATIONS, Audit, acquire_lock, read_embeddings
 from clipmem_core.auditing.run.member import (
     Shared,
-    cached_tokens,
     caption_texts,
+    caption_tokens,
     clear_leftovers,
     open_member,
     open_shared,
@@ -259,7 +259,7 @@ def _with_captions(shared: Shared, changes: PairChanges) -> Shared:
         tokens: Any = FeatureExtractor(shared.towers.text).captions(caption_texts(pairs))
         features = replace(features, text=tokens)
     else:
-        tokens = cached_tokens(shared.config.model, pairs)
+        tokens = caption_tokens(shared.config.model, pairs)
     data = replace(shared.data, tokens=tokens, captions=Ragged.of_lists(captions))
     return replace(shared, pairs=pairs, features=features, data=data)
 

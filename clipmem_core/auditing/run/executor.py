@@ -34,7 +34,7 @@ SECONDS_BETWEEN_POLLS = 0.1
 # torch's optimizers import torch._dynamo in their first step, which takes seconds
 PRELOADED = [
     "clipmem_core.__main__",
-    "clipmem_core.auditing.run.word_table",
+    "clipmem_core.auditing.run.word_models",
     "torch._dynamo",
     "timm",
 ]

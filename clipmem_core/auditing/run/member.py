@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from clipmem_core.auditing.folder.jobs import (
 from clipmem_core.auditing.folder.settings import Towers, member_towers, towers_of
 from clipmem_core.auditing.folder.store import Audit, MemberRecord, Record
 from clipmem_core.auditing.run.executor import Executor, Task
-from clipmem_core.config import AuditConfig, data_folder, fingerprint
+from clipmem_core.config import AuditConfig
 from clipmem_core.errors import misfit
 from clipmem_core.errors.misfit import HeldOut
 from clipmem_core.features.embed import FeatureExtractor
@@ -51,7 +50,7 @@ from clipmem_core.training.trainer import Trainer, train
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.draws import draw_keys
 from clipmem_core.utils.embeddings import write_vectors
-from clipmem_core.utils.io import InputError, save_array, write_once
+from clipmem_core.utils.io import InputError, save_array
 from clipmem_core.utils.ragged import Ragged
 
 EVALUATION = 1 << 40  # added to the seed of evaluation views: no training seed is as large
@@ -87,29 +86,21 @@ def prompts(pairs: pd.DataFrame) -> list[str]:
 
 
 def compute_features(
-    towers: Towers,
-    pairs: pd.DataFrame,
-    root: Path,
-    screen: Screen,
+    towers: Sequence[Tower], pairs: pd.DataFrame, root: Path, screen: Screen
 ) -> int:
     """Compute and cache the features of pairs and of their classes' prompts, and return the number
     of captions that the text tower truncates."""
-    if towers.image:
-        FeatureExtractor(towers.image, root, screen.pictures, screen.say).images(pairs)
-    if not towers.text:
-        return 0
-    texts = caption_texts(pairs)
-    extractor = FeatureExtractor(towers.text, root, screen.captions, screen.say)
-    extractor.captions(texts)
-    # Members do not open the tower.
-    FeatureExtractor(towers.text, root).captions(prompts(pairs))
-    truncated = int(extractor.truncated(texts).sum())
-    noun = "sentences" if c.SENTENCES in pairs else "captions"
-    if truncated:
-        screen.say(
-            f"{truncated:,} of {len(texts):,} {noun} are longer than the {towers.text.context} "
-            f"tokens that {towers.text.name} reads"
-        )
+    truncated = 0
+    for tower in towers:
+        if tower.kind == "image":
+            FeatureExtractor(tower, root, screen.pictures, screen.say).images(pairs)
+            continue
+        texts = caption_texts(pairs)
+        extractor = FeatureExtractor(tower, root, screen.captions, screen.say)
+        extractor.captions(texts)
+        # Members do not open the tower.
+        FeatureExtractor(tower).captions(prompts(pairs))
+        truncated = int(extractor.truncated(texts).sum())
     return truncated
 
 
@@ -219,7 +210,7 @@ def open_shared(folder: Path) -> Shared:
         pixels = FeatureRows(features.image)
     data = TrainingData(
         pixels=pixels,
-        tokens=cached_tokens(config.model, pairs) if features.text is None else features.text,
+        tokens=caption_tokens(config.model, pairs) if features.text is None else features.text,
         captions=store.read_captions(audit),
         keys=keys,
         rows=np.array([], dtype=np.int64),
@@ -246,14 +237,9 @@ def open_member(
     return MemberRun(**values, name=name, member=record, folder=output, vocabulary=vocabulary)
 
 
-def cached_tokens(model: str, pairs: pd.DataFrame) -> np.ndarray:
-    """Return the tokens of all captions, int32 [n_captions, context_length], made once for all
-    members."""
-    captions = caption_texts(pairs)
-    key = fingerprint([model_config(model)["text_cfg"], version("open_clip_torch"), captions])
-    path = data_folder() / "cache" / "tokens" / f"{key}.npy"
-    write_once(path, lambda temporary: save_array(models.tokenize(model, captions), temporary))
-    return np.load(path)
+def caption_tokens(model: str, pairs: pd.DataFrame) -> np.ndarray:
+    """Return the tokens of all captions, int32 [n_captions, context_length]."""
+    return models.tokenize(model, caption_texts(pairs))
 
 
 def _vocabulary(
@@ -273,7 +259,7 @@ def vocabulary_of_member(audit: Audit, name: str) -> Vocabulary | None:
     if not config.text_min_df:
         return None  # without reading every caption
     rows = np.flatnonzero(audit.membership[name])
-    tokens = cached_tokens(config.model, audit.pairs)
+    tokens = caption_tokens(config.model, audit.pairs)
     return _vocabulary(config, tokens, store.read_captions(audit), rows)
 
 

@@ -18,12 +18,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from threadpoolctl import threadpool_limits
 
 from clipmem_core.auditing.folder import jobs, prepare, settings, store
 from clipmem_core.auditing.folder.jobs import LOG, Screen, read_record
-from clipmem_core.auditing.folder.prepare import DataSet
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.auditing.run.executor import Executor, Task, local_processes
 from clipmem_core.auditing.tables import fault_tables, maps, scoring
@@ -86,7 +84,7 @@ class Run:
     audit: Audit
     screen: Screen
     source: str = ""
-    requested: AuditConfig | None = None  # resolved
+    requested: AuditConfig = AuditConfig()  # resolved
     reaudit_of: Audit | None = None  # the audit whose membership is repeated
     pairs_of: Audit | None = None  # the same, for some of its pairs and members
     executor: Executor | None = None
@@ -151,7 +149,6 @@ def prepare_data(run: Run) -> None:
     """Read the data set, draw the membership, inject errors, and write the result."""
     config = run.requested
     screen = run.screen
-    assert config is not None
     screen.say(f"reading {run.source}")
     data_set = prepare.load_data_set(run.source, config, progress=screen.pictures, say=screen.say)
     if original := run.reaudit_of or run.pairs_of:
@@ -161,7 +158,12 @@ def prepare_data(run: Run) -> None:
     else:
         membership = prepare.draw_membership(data_set.groups, config)
     pairs = prepare.inject(data_set.pairs, membership, config)
-    screen.say(counts(data_set, membership))
+    groups = pd.Series(membership.group).value_counts().items()
+    screen.say(
+        f"{len(pairs):,} pairs ({', '.join(f'{count:,} {name}' for name, count in groups)}); "
+        f"near-duplicates: {data_set.near_duplicates:,}; rows in quarantine: "
+        f"{len(data_set.quarantine):,}"
+    )
     name = run.reaudit_of.name if run.reaudit_of else ""
     prepare.write_audit(run.audit, run.source, config, data_set, pairs, membership, reaudit_of=name)
     record = run.audit.record
@@ -178,7 +180,7 @@ def compute_features(run: Run, texts: AuditTexts) -> tuple[np.ndarray | None, in
     run.screen.say(jobs.FEATURES)
     ensure_pixels(audit, run.screen)
     compute_in_processes(run, texts.words)
-    truncated = ensure_features(audit, Screen())  # the tasks' lines are shown
+    truncated = ensure_features(audit, run.screen)
     if not (config.lock_text or config.features):
         return None, truncated
     features = prepare.caption_features(audit)
@@ -192,16 +194,11 @@ def compute_features(run: Run, texts: AuditTexts) -> tuple[np.ndarray | None, in
 
 def predict_words(run: Run, words: Words) -> None:
     """Train the word models; each predicts the words of the pairs that it did not train on."""
-    from clipmem_core.auditing.run.word_table import ensure_words  # torch
+    from clipmem_core.auditing.run.word_models import ensure_words  # torch
 
     run.screen.say(jobs.WORDS)
-    n = len(words.in_captions)
-
-    def report(share: float) -> None:
-        run.screen.captions(round(share * n), n)
-
     at_once = min(2, settings.side_by_side(run.audit.record.config))
-    ensure_words(run.audit, words, run.executor_of(at_once), watch=report)
+    ensure_words(run.audit, words, run.executor_of(at_once), run.screen)
 
 
 def train_members(run: Run, *, again: bool = False) -> None:
@@ -266,7 +263,7 @@ def score(
 ) -> tuple[Judged, list[Fault]]:
     """Write the scores of pairs, captions and words; return them, and the faults of the pipeline
     that texts show."""
-    from clipmem_core.auditing.run.word_table import read_words  # torch
+    from clipmem_core.auditing.run.word_models import read_words  # torch
 
     audit = run.audit
     names = audit.record.members
@@ -483,18 +480,6 @@ def _run_stages(run: Run) -> None:
     draw_map(run)
 
 
-def counts(data_set: DataSet, membership: Membership) -> str:
-    """Return a line with the numbers of pairs, captions, near-duplicates and rows in quarantine."""
-    captions = pc.sum(pc.list_value_length(pa.array(data_set.pairs[c.CAPTIONS]))).as_py()
-    groups = ", ".join(
-        f"{count:,} {name}" for name, count in pd.Series(membership.group).value_counts().items()
-    )
-    return (
-        f"{len(data_set.pairs):,} pairs with {captions:,} captions ({groups}); near-duplicates: "
-        f"{data_set.near_duplicates:,}; rows in quarantine: {len(data_set.quarantine):,}"
-    )
-
-
 def ensure_pixels(audit: Audit, screen: Screen) -> None:
     """Store the small pictures or precomputed features again if they are missing."""
     record = audit.record
@@ -511,50 +496,49 @@ def compute_in_processes(run: Run, words: Words | None) -> None:
     """Compute each tower's features in a process that has imported the libraries of towers."""
     audit = run.audit
     record = audit.record
-    folders = [audit.folder / f".{kind}" for kind in record.towers]
+    work = functools.partial(compute_kind, spelled=words.spelled if words else [])
     tasks = []
-    for kind, folder in zip(record.towers, folders, strict=True):
+    for kind in record.towers:
+        folder = audit.folder / f".{kind}"
         folder.mkdir(exist_ok=True)
-        work = functools.partial(compute_kind, spelled=words.spelled if words else [])
         tasks.append(Task((folder,), work, audit.folder, (kind,), record.threads, "features of"))
-    said: dict[Path, str] = {}
+    said = {""}
     with closing(run.executor_of(len(tasks))(tasks)) as events:
         for _ in events:
-            for folder in folders:
-                now = read_record(folder)
-                if now.stage != said.get(folder, ""):
+            for task in tasks:
+                now = read_record(task.folders[0])
+                if now.stage not in said:
+                    said.add(now.stage)
                     run.screen.say(now.stage)
-                    said[folder] = now.stage
                 if now.total:
                     run.screen.count(now.noun, now.done, now.total)
-    for folder in folders:
-        shutil.rmtree(folder)
+    for task in tasks:
+        shutil.rmtree(task.folders[0])
 
 
 def compute_kind(folder: Path, names: Sequence[str], spelled: Sequence[str]) -> None:
     """Compute features of pictures, or of captions and of their words. The work of a task."""
-    from clipmem_core.auditing.run.member import compute_features  # torch
-    from clipmem_core.auditing.run.word_table import spelled_features
+    from clipmem_core.auditing.run.word_models import spelled_features  # torch
 
-    (kind,) = names
     audit = Audit(folder)
-    record = audit.record
-    towers = settings.checked_towers(record.config, record.towers)
-    other = {"image": "text", "text": "image"}[kind]
-    pairs = audit.pairs
-    for part in dict.fromkeys((towers, settings.member_towers(record.config))):
-        part = part._replace(**{other: None})
-        compute_features(part, pairs, record.pictures, Screen())
-    spelled_features(towers.text, spelled)
+    ensure_features(audit, Screen(), kinds=names)
+    if "text" in names:
+        spelled_features(settings.towers_of(audit.record.config).text, spelled)
 
 
-def ensure_features(audit: Audit, screen: Screen) -> int:
+def ensure_features(
+    audit: Audit, screen: Screen, *, kinds: Sequence[str] = ("image", "text")
+) -> int:
     """Compute missing features of the locked towers in this process, and return the number of
-    captions that the text tower cuts off."""
+    captions that the text tower truncates."""
     record = audit.record
+    truncated = 0
     if not settings.opens_towers(record.config):
-        return 0
+        return truncated
     from clipmem_core.auditing.run.member import compute_features  # torch
 
     towers = settings.checked_towers(record.config, record.towers)
-    return compute_features(towers, audit.pairs, record.pictures, screen)
+    for each in dict.fromkeys((settings.member_towers(record.config), towers)):
+        chosen = [tower for tower in each if tower and tower.kind in kinds]
+        truncated = compute_features(chosen, audit.pairs, record.pictures, screen)
+    return truncated
