@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import os
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,6 @@ import pandas as pd
 import pyarrow as pa
 
 from clipmem_core.auditing.folder import store
-from clipmem_core.auditing.folder.jobs import Screen
 from clipmem_core.auditing.folder.settings import (
     differing_fields,
     library_versions,
@@ -163,26 +163,21 @@ def read_features(
     if not parts:
         raise InputError(f"{features} holds no features: give {FORMS}")
     stored = stored_features(parts, config.source, folder=cache, say=say)
-    root, images = _relative_images(path.absolute(), stored.pairs[c.IMAGE], config)
+    images = stored.pairs[c.IMAGE]
+    are_absolute = all(map(os.path.isabs, images))
+    if config.source.image_folder:
+        root = named_folder(config.source.image_folder, path)
+    elif are_absolute:
+        root = Path(os.path.commonpath({os.path.dirname(image) for image in images}))
+    else:
+        root = (path if path.is_dir() else path.parent).absolute()
+    if are_absolute:
+        images = images.map(functools.partial(os.path.relpath, start=root))
     pairs = stored.pairs.assign(**{c.IMAGE: images, c.INJECTED: None, c.WIDTH: 0, c.HEIGHT: 0})
     rows = len(pairs) + len(stored.quarantine)
     raw = RawPairs(root, "features", rows, pairs, stored.quarantine)
     _check_not_empty(raw)
     return raw, stored
-
-
-def _relative_images(path: Path, images: pd.Series, config: AuditConfig) -> tuple[Path, pd.Series]:
-    """Return the folder of the pictures of a table, and their paths in it."""
-    if config.source.image_folder:
-        root = named_folder(config.source.image_folder, path)
-    else:
-        root = path if path.is_dir() else path.parent
-    if all(map(os.path.isabs, images)):
-        common = Path(os.path.commonpath({os.path.dirname(image) for image in images}))
-        if not common.is_relative_to(root) and not config.source.image_folder:
-            root = common
-        images = pd.Series([os.path.relpath(image, root) for image in images])
-    return root, images
 
 
 def precomputed_features(audit: Audit) -> tuple[Vectors, Vectors]:
@@ -232,19 +227,6 @@ def sampled(
     return dataclasses.replace(raw, pairs=pairs, drawn_of=count), rows
 
 
-def read_raw(
-    source: str,
-    config: AuditConfig,
-    *,
-    cache: Path | None = None,
-    say: ReportLine = lambda line: None,
-) -> tuple[RawPairs, Stored | None]:
-    """Read the rows of a data set, and its precomputed features if the config names them."""
-    if config.features:
-        return read_features(source, config, cache=cache, say=say)
-    return read_source(source, config.source, data=data_folder(), say=say), None
-
-
 def load_data_set(
     source: str,
     config: AuditConfig,
@@ -254,10 +236,12 @@ def load_data_set(
     say: ReportLine = lambda line: None,
 ) -> DataSet:
     """Read a data set, check every picture, and quarantine the rows that cannot be used."""
-    raw, stored = read_raw(source, config, cache=cache, say=say)
-    raw, rows = sampled(raw, config, say=say)
-    if stored is None:
+    if not config.features:
+        raw = read_source(source, config.source, data=data_folder(), say=say)
+        raw, _ = sampled(raw, config, say=say)
         return load_pictures(raw, config, cache=cache, progress=progress, say=say)
+    raw, stored = read_features(source, config, cache=cache, say=say)
+    raw, rows = sampled(raw, config, say=say)
     say(f"looking for near-duplicates among {len(raw.pairs):,} pairs")
     pixels = FeaturePixels(stored.folder, rows)
     return _limited(DataSet(raw, raw.pairs, raw.quarantine, pixels.clusters(), pixels), config)
@@ -541,20 +525,14 @@ def check_same(audit: Audit, source: str, config: AuditConfig) -> None:
         raise InputError(f"audit {audit.name!r} has {members} members: --members must not be fewer")
 
 
-def has_changed(audit: Audit, source: str, config: AuditConfig, screen: Screen) -> bool:
-    """Tell whether a source has other pairs than when its audit read it. It is read again only if
-    one of its files is newer than the audit's."""
-    time = (audit.folder / store.PAIRS).stat().st_mtime_ns
-    record = audit.record
+def is_outdated(audit: Audit, source: str, config: AuditConfig) -> bool:
+    """Tell whether a source has files that are newer than its audit."""
     files = source_files(source)
     if files and not config.features:  # which need no pictures
         images = audit.read_columns(store.PAIRS, c.IMAGE)[c.IMAGE]
-        files += {split_reference(record.pictures, image)[0] for image in images}
-    if not any(is_newer(file, time) for file in files):
-        return False
-    screen.say(f"reading {source} again: it has newer files than audit {audit.name!r}")
-    data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
-    return data_set.fingerprint != record.dataset_fingerprint
+        files += {split_reference(audit.record.pictures, image)[0] for image in images}
+    time = (audit.folder / store.PAIRS).stat().st_mtime_ns
+    return any(is_newer(file, time) for file in files)
 
 
 def grow(audit: Audit, config: AuditConfig) -> str:
@@ -587,6 +565,8 @@ def grow(audit: Audit, config: AuditConfig) -> str:
         fingerprint=audit_fingerprint(config, record.dataset_fingerprint),
     )
     (audit.folder / store.MANIFEST).unlink(missing_ok=True)
+    for name in drawn.members:  # other pairs will be left out
+        shutil.rmtree(audit.member(name) / store.SECOND, ignore_errors=True)
     _write_members(audit, record, membership.members[len(drawn.members) :])
     store.write_json(audit.folder / store.CONFIG, record.values)
     if more <= 0:

@@ -149,7 +149,8 @@ def make_table(
     """Return a table for the terminal, foreign text in it plain; numbers and the columns `right`
     are aligned right."""
     values = pd.DataFrame(rows, columns=list(columns))
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    style: Any = {"title_style": "bold", "box": SIMPLE_HEAD, "pad_edge": False}
+    table = Table(title=title, title_justify="left", padding=(0, 1, 0, 0), **style)
     numbers = {*values.select_dtypes("number"), *right}
     for column in columns:
         justify: Any = "right" if column in numbers else "left"

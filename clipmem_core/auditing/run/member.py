@@ -451,7 +451,6 @@ def train_second_round(folder: Path, names: Sequence[str]) -> None:
         scale = float(model.logit_scale.detach().exp())
         _, log_probability = misfit.fit_out([image], [text], trained[None], held_out, [scale])
         save_array(log_probability.astype(np.float32), run.folder / store.SECOND_FIT)
-        store.remove_second_model(run.folder)
 
 
 def run_members(

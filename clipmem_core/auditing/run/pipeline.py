@@ -222,34 +222,24 @@ def train_second_round(run: Run, scores: pd.DataFrame, texts: AuditTexts) -> int
     """Train each member a second time, without the pairs whose captions are probably wrong, and
     return their number. Only its scores on pairs it did not train on are stored."""
     audit = run.audit
-    config = audit.record.config
+    rounds = audit.record.config.rounds
     read_pairs = np.logical_or.reduceat(texts.read, texts.of_pairs.first)
-    left_out = second_round(scores, config.rounds, read_pairs)
-    path = audit.folder / store.SECOND_TABLE
-    before = np.zeros(len(scores), bool)
-    if path.is_file():
-        before = store.read_table(path)[store.LEFT_OUT].to_numpy()
-    if not np.array_equal(before, left_out):  # discard members trained without others
-        for name in audit.record.members:
-            shutil.rmtree(audit.member(name) / store.SECOND, ignore_errors=True)
-        table = pd.DataFrame({c.PAIR_ID: scores[c.PAIR_ID], store.LEFT_OUT: left_out})
-        store.write_table(path, table)
+    left_out = second_round(scores, rounds, read_pairs)
+    table = pd.DataFrame({c.PAIR_ID: scores[c.PAIR_ID], store.LEFT_OUT: left_out})
+    store.write_table(audit.folder / store.SECOND_TABLE, table)
     count = int(left_out.sum())
-    if not count:
-        if config.rounds == "2":
-            run.screen.say(
-                "note: no second round: hardly any caption is wrong, or the number of wrong ones "
-                "is unknown"
-            )
-        return 0
-    run.screen.say(
-        f"second round: members train again without the {count:,} pairs that are probably wrong"
-    )
-    for name in audit.record.members:
-        folder = audit.member(name) / store.SECOND
-        if (folder / store.SECOND_FIT).is_file():  # a kill may have left its model
-            store.remove_second_model(folder)
-    train_members(run, again=True)
+    if count:
+        run.screen.say(
+            f"second round: members train again without the {count:,} pairs that are probably wrong"
+        )
+        train_members(run, again=True)
+        for name in audit.record.members:
+            store.remove_second_model(audit.member(name) / store.SECOND)
+    elif rounds == "2":
+        run.screen.say(
+            "note: no second round: hardly any caption is wrong, or the number of wrong ones is "
+            "unknown"
+        )
     return count
 
 
@@ -404,11 +394,11 @@ def run_audit(
     with store.acquire_lock(audit.folder, what="audit"):
         if audit.begun:
             prepare.check_same(audit, source, config)
-            if prepare.has_changed(audit, source, config, screen):
-                changed = f"{source} has changed since audit {name!r} read it"
-                if audit.finished:
-                    raise InputError(f"{changed}: use another --name")
-                screen.say(f"note: {changed}: the audit continues with what it read")
+            if prepare.is_outdated(audit, source, config):
+                screen.say(
+                    f"note: {source} has files that are newer than audit {name!r}, which continues "
+                    "with what it read: use another --name to audit them"
+                )
             more = prepare.grow(audit, config)
             screen.say(f"adding {more} to audit {name!r}" if more else f"resuming audit {name!r}")
         run = Run(audit, screen, source, config, reaudit_of, pairs_of, executor)
