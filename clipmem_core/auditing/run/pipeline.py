@@ -58,7 +58,7 @@ from clipmem_core.errors.runs import (
 )
 from clipmem_core.errors.words import Words, split_words
 from clipmem_core.features.tower_by_language import describe_languages, languages_read
-from clipmem_core.scores.membership import Membership, MemberSides, side_means
+from clipmem_core.scores.membership import Membership, side_means
 from clipmem_core.scores.score_tables import (
     Evidence,
     Judged,
@@ -104,6 +104,11 @@ class AuditTexts:
     places: pd.DataFrame | None  # of sentences, as of `places_of`
     read: np.ndarray  # true for texts that the text tower reads, bool [n_texts]
     words: Words | None  # None if no word model predicts them
+
+    @property
+    def read_pairs(self) -> np.ndarray:
+        """Which pairs have a text that is read, bool [n_pairs]."""
+        return np.logical_or.reduceat(self.read, self.of_pairs.first)
 
 
 def read_texts(run: Run) -> AuditTexts:
@@ -223,8 +228,7 @@ def train_second_round(run: Run, scores: pd.DataFrame, texts: AuditTexts) -> int
     return their number. Only its scores on pairs it did not train on are stored."""
     audit = run.audit
     rounds = audit.record.config.rounds
-    read_pairs = np.logical_or.reduceat(texts.read, texts.of_pairs.first)
-    left_out = second_round(scores, rounds, read_pairs)
+    left_out = second_round(scores, rounds, texts.read_pairs)
     table = pd.DataFrame({c.PAIR_ID: scores[c.PAIR_ID], store.LEFT_OUT: left_out})
     store.write_table(audit.folder / store.SECOND_TABLE, table)
     count = int(left_out.sum())
@@ -244,7 +248,7 @@ def train_second_round(run: Run, scores: pd.DataFrame, texts: AuditTexts) -> int
 
 
 def score(
-    run: Run,
+    audit: Audit,
     evidence: Evidence,
     scores: pd.DataFrame,
     texts: AuditTexts,
@@ -255,26 +259,25 @@ def score(
     that texts show."""
     from clipmem_core.auditing.run.word_models import read_words  # torch
 
-    audit = run.audit
-    names = audit.record.members
     places = texts.places
-    run.screen.say(jobs.SCORING)
     clusters = store.read_prepared(audit.folder).clusters
-    listed = Captions.from_pairs(texts.pairs[c.CAPTIONS].tolist())
-    reasons = caption_reasons(listed, clusters)
+    reasons = caption_reasons(Captions.from_pairs(texts.pairs[c.CAPTIONS].tolist()), clusters)
+    is_first = slice(None)
     if places is not None:  # those of the caption
-        reasons = reasons[(places[c.SENTENCE] == 0).cumsum() - 1]
+        is_first = places[c.SENTENCE] == 0
+        reasons = reasons[is_first.cumsum() - 1]
     units = Texts(
         texts.of_pairs, texts.read, reasons, clusters, features, are_sentences=places is not None
     )
     words = read_words(audit)
-    decoys = store.read_decoys(audit)
-    members = (store.read_array(audit.member(name) / store.CAPTION_SCORES) for name in names)
-    on_captions, captions = caption_evidence(scores, units, evidence.sides, members, decoys, words)
+    folders = map(audit.member, audit.record.members)
+    members = (store.read_array(folder / store.CAPTION_SCORES) for folder in folders)
+    on_captions, captions = caption_evidence(
+        scores, units, evidence.sides, members, store.read_decoys(audit), words
+    )
     reasons = with_recurring(units, scores, captions)
-    of_captions = reasons if places is None else reasons[places[c.SENTENCE] == 0]
     checks = store.read_table(ensure_checks(audit))
-    faults = text_faults(texts.pairs, clusters, checks, of_captions)
+    faults = text_faults(texts.pairs, clusters, checks, reasons[is_first])
     named = [fault.rows for fault in faults]
     judged = judge_texts(scores, captions, on_captions, reasons, named, runs)
     wrong = judged.wrong
@@ -293,23 +296,6 @@ def score(
     return judged, faults
 
 
-def second_scores(audit: Audit, scores: pd.DataFrame, sides: MemberSides) -> pd.DataFrame:
-    """Return the scores with those of members trained a second time."""
-    folders = [audit.member(name) / store.SECOND for name in audit.record.members]
-    fits = [store.read_array(folder / store.SECOND_FIT) for folder in folders]
-    second = side_means(fits, sides.membership.trained)[1]
-    return update_scores(scores, **{c.LOG_PROBABILITY_SECOND: second})
-
-
-def find_displaced(fits: Fits, texts: AuditTexts) -> list[DisplacedRun]:
-    """Return the runs of pairs whose captions belong to other pairs in order."""
-    firsts = [captions[0] for captions in texts.pairs[c.CAPTIONS]]
-    read_pairs = np.logical_or.reduceat(texts.read, texts.of_pairs.first)
-    # Captions that are not read fit no picture, whatever their order.
-    runs = find_runs(fits, ascending_stretches(firsts))
-    return [run for run in runs if read_pairs[run.rows].mean() > HALF]
-
-
 def check_results(
     audit: Audit,
     evidence: Evidence,
@@ -322,18 +308,20 @@ def check_results(
 ) -> dict[str, Any]:
     """Write the members' utility and the audit's checks of itself, and return its verdict."""
     record = audit.record
-    scores = judged.scores
     utility = scoring.read_utilities(audit)
     attacked, attacks = scoring.attack_members(evidence)
     # An empty table would decide the column type
     tables = [table for table in (utility, attacked) if len(table)]
     store.write_table(audit.folder / store.UTILITY, pd.concat(tables, ignore_index=True))
-    results = scoring.summary(evidence, scores, split) | {"attacks": attacks}
-    wrong = wrong_captions(texts.pairs[c.INJECTED], scores, judged.wrong)
-    results["wrong_captions"] = wrong
-    results[PART] = "sentence" if record.sentences else "caption"
-    if sample := scoring.whole_set(audit, record, scores, ensure_checks(audit), wrong):
-        results["sample"] = sample
+    wrong = wrong_captions(texts.pairs[c.INJECTED], judged.scores, judged.wrong)
+    results = scoring.summary(evidence, judged.scores, split) | {
+        "attacks": attacks,
+        "wrong_captions": wrong,
+        PART: "sentence" if record.sentences else "caption",
+    }
+    if record.sampled_of:
+        checks = store.read_table(ensure_checks(audit))
+        results["sample"] = scoring.whole_set(audit, judged.scores, checks, wrong)
     if left_out:
         results[SECOND_LEFT_OUT] = left_out
     results[LANGUAGES] = record.languages
@@ -345,7 +333,7 @@ def check_results(
 
 def write_faults(
     audit: Audit,
-    texts: AuditTexts,
+    pairs: pd.DataFrame,
     wrong: Probabilities,
     faults: Sequence[Fault],
     runs: Sequence[DisplacedRun],
@@ -358,22 +346,11 @@ def write_faults(
     by_pair = wrong.parts[1].copy()
     by_pair[explained] = 0.0
     swaps = find_swaps(fits, np.nan_to_num(by_pair))
-    if distrusted:
-        more = sorted_captions(texts.pairs)
-    else:
-        suspected = wrong.pairs > HALF
-        for rows in (explained, *(fault.rows for fault in faults)):
-            suspected[rows] = False
-        more = bad_sources(texts.pairs, suspected)
-    fault_tables.write_incidents(audit, texts.pairs, runs, [*faults, *more], swaps)
-
-
-def draw_map(run: Run) -> None:
-    """Draw the map of the pictures of a finished audit, unless that takes long: the page Map then
-    starts it. Nobody opens those of studies and benchmarks, which have no source."""
-    if run.source and run.audit.record.pairs <= maps.AUDIT_LIMIT:
-        with stage(run, jobs.MAPPING):
-            maps.make_map(run.audit, next(iter(maps.SIDES)), say=run.screen.say)
+    suspected = wrong.pairs > HALF
+    for rows in (explained, *(fault.rows for fault in faults)):
+        suspected[rows] = False
+    more = sorted_captions(pairs) if distrusted else bad_sources(pairs, suspected)
+    fault_tables.write_incidents(audit, pairs, runs, [*faults, *more], swaps)
 
 
 def run_audit(
@@ -453,21 +430,32 @@ def _run_stages(run: Run) -> None:
             run.screen.say(f"note: {split['missing']}. Every other score is there")
         left_out = train_second_round(run, scores, texts) if has_second else 0
     with stage(run, jobs.SCORING):
-        if left_out:
-            scores = second_scores(audit, scores, evidence.sides)
+        run.screen.say(jobs.SCORING)
         trained = evidence.sides.membership.trained
+        if left_out:
+            folders = [audit.member(name) / store.SECOND for name in audit.record.members]
+            second = [store.read_array(folder / store.SECOND_FIT) for folder in folders]
+            out = side_means(second, trained)[1]
+            scores = update_scores(scores, **{c.LOG_PROBABILITY_SECOND: out})
         fits = Fits.of(evidence.image, evidence.text, trained, seed=config.seed)
-        runs = find_displaced(fits, texts)
-        judged, faults = score(run, evidence, scores, texts, features, runs)
+        stretches = ascending_stretches([captions[0] for captions in texts.pairs[c.CAPTIONS]])
+        read = texts.read_pairs
+        # Captions that are not read fit no picture, whatever their order.
+        runs = [each for each in find_runs(fits, stretches) if read[each.rows].mean() > HALF]
+        judged, faults = score(audit, evidence, scores, texts, features, runs)
     with stage(run, jobs.CHECKING):
         verdict = check_results(
             audit, evidence, judged, split, texts, truncated=truncated, left_out=left_out
         )
         distrusted = is_distrusted(verdict)
-        write_faults(audit, texts, judged.wrong, faults, runs, fits, distrusted=distrusted)
+        write_faults(audit, texts.pairs, judged.wrong, faults, runs, fits, distrusted=distrusted)
     with stage(run, jobs.FINISHING):
         store.write_manifest(audit.folder)
-    draw_map(run)
+    # The page Map starts one that takes long. Nobody opens those of studies and benchmarks, which
+    # have no source.
+    if run.source and audit.record.pairs <= maps.AUDIT_LIMIT:
+        with stage(run, jobs.MAPPING):
+            maps.make_map(audit, next(iter(maps.SIDES)), say=run.screen.say)
 
 
 def ensure_pixels(audit: Audit, screen: Screen) -> None:
