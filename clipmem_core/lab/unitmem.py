@@ -30,7 +30,6 @@ from torchvision.ops import MLP
 from clipmem_core.auditing.folder import store
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.auditing.run.member import (
-    EVALUATION,
     MemberRun,
     build_member,
     clear_leftovers,
@@ -46,10 +45,8 @@ from clipmem_core.lab.experiment import Experiment
 from clipmem_core.mitigations import Batch, can_cut_text
 from clipmem_core.scores.encoders import UnitTally
 from clipmem_core.training.augmentation import Views
-from clipmem_core.training.heads import feature_views
 from clipmem_core.training.model import (
     UPPER,
-    LockedModel,
     Model,
     encode_text,
     evaluation_batches,
@@ -143,12 +140,7 @@ def measure_model(
     """Measure encoders of a model on pairs of a run under its evaluation views; returns as
     `unit_table`."""
     pair_ids = run.pairs[c.PAIR_ID].to_numpy()
-    views: Views
-    if isinstance(model, LockedModel):
-        scale = run.config.eval_crop_scale or run.config.crop_scale
-        views = feature_views(model, run.config.seed + EVALUATION, scale)
-    else:
-        views = evaluation_views(model, run.config)
+    views = evaluation_views(run, model)
     tables = []
     for tower in towers:
         tally = count_units(run, model, views, tower, rows)

@@ -49,7 +49,6 @@ PROGRAM = (sys.executable, "-m", "clipmem_core", "job")  # folder and arguments 
 TRAINS = ("audit", "reaudit", "mitigate", "study", "units", "paradigms", "encoders")
 SECONDS_BETWEEN_POLLS = 0.5  # also between two reports of a count
 CHANCE_SHARE = 0.98  # of ln(batch_size), the loss of a random guess within a batch; set by hand
-_POINTS = 300  # of a loss curve on a page
 
 
 @dataclass(frozen=True)
@@ -156,11 +155,11 @@ class Screen:
         """Show how many are done. Of several nouns, the one that is furthest from its end is
         reported."""
         self.counts[noun] = done / max(1, total), noun, done, total
-        share, *furthest = min(self.counts.values())
+        share, noun, done, total = min(self.counts.values())
         now = time.monotonic()
         if share == 1 or now - self.reported >= SECONDS_BETWEEN_POLLS:
             self.reported = now
-            self.report(*furthest)
+            self.report(noun, done, total)
 
     def report(self, noun: str, done: int, total: int) -> None:
         """Show a count."""
@@ -172,12 +171,9 @@ class Screen:
 
 
 def mean_losses(audit: Path, names: Sequence[str]) -> "pd.Series[float]":
-    """Return the mean loss of members by epoch, for at most `_POINTS` epochs."""
-    points: list[Any] = []
-    for name in names:
-        lines = _complete_lines(audit / store.MEMBERS / name / LOG)
-        step = math.ceil(len(lines) / _POINTS) or 1
-        points += map(json.loads, lines[::-step])
+    """Return the mean loss of members by epoch."""
+    logs = (audit / store.MEMBERS / name / LOG for name in names)
+    points = [json.loads(line) for log in logs for line in _complete_lines(log)]
     return pd.DataFrame(points, columns=["epoch", "loss"]).groupby("epoch")["loss"].mean()
 
 

@@ -202,22 +202,14 @@ def write_json(path: Path, values: Any) -> None:
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a Parquet table atomically; a column of nulls becomes text."""
-    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    # Without the metadata of pandas, which would read Arrow lists back as such
+    arrow = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata()
     fields = [
         field.with_type(pa.string()) if pa.types.is_null(field.type) else field
         for field in arrow.schema
     ]
-    # pandas reads Arrow lists back as Python objects
-    lists = b'"list<item: string>[pyarrow]"'
-    metadata = {
-        name: value.replace(lists, b'"object"') for name, value in arrow.schema.metadata.items()
-    }
     with replacing(path) as temporary:
-        pq.write_table(
-            arrow.cast(pa.schema(fields, metadata=metadata)),
-            temporary,
-            row_group_size=ROW_GROUP,
-        )
+        pq.write_table(arrow.cast(pa.schema(fields)), temporary, row_group_size=ROW_GROUP)
 
 
 def read_table(
@@ -316,15 +308,10 @@ def write_prepared(folder: Path, prepared: Prepared) -> None:
 def read_prepared(folder: Path) -> Prepared:
     """Read the near-duplicates and stored pictures of an audit."""
     repair = "delete it and run the audit again with the same --members, which recomputes it"
-    # numpy does not close a broken archive
-    with (
-        reading(folder / PREPARED, repair=repair),
-        (folder / PREPARED).open("rb") as file,
-        np.load(file) as stored,
-    ):
+    with reading(folder / PREPARED, repair=repair), np.load(folder / PREPARED) as stored:
         prepared = Prepared(**stored)
-    pixels = str(prepared.pixels)
-    return prepared._replace(pixels=check_inner(pixels) if pixels else "")
+        pixels = str(prepared.pixels)
+    return prepared._replace(pixels=pixels and check_inner(pixels))
 
 
 @dataclass(frozen=True)

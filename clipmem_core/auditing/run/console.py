@@ -68,11 +68,6 @@ class RichScreen(Screen):
         self.console = Console(highlight=False)
         self.batch_size = batch_size
         self.progress = bars.Progress(
-            bars.TextColumn("{task.description}"),
-            bars.BarColumn(bar_width=28),
-            bars.MofNCompleteColumn(),
-            bars.TimeElapsedColumn(),
-            bars.TimeRemainingColumn(),
             console=self.console,
             disable=not self.console.is_terminal,
         )
@@ -202,7 +197,7 @@ def inspect_source(source: str, options: configs.SourceOptions) -> None:
     for name, fact in facts.items():
         console.print(plain(f"{name:24} {fact}"), soft_wrap=True)
     flagged = [
-        (flags.sum(), CHECKS[check].label, captions.texts[flags.argmax()][:80])
+        (flags.sum(), CHECKS[check].label, captions.texts[int(flags.argmax())][:80])
         for check, flags in caption_flags(captions).items()
         if flags.any()
     ]
@@ -210,14 +205,14 @@ def inspect_source(source: str, options: configs.SourceOptions) -> None:
     for title, rows, columns in (
         ("in quarantine", _reasons(data_set.quarantine), ["rows", "reason", "example"]),
         ("flagged captions", flagged, ["captions", "check", "example"]),
-        (f"the first {_SHOWN} pairs", first.head(_SHOWN), list(first)),
+        (f"the first {_SHOWN} pairs", first.head(_SHOWN), first.columns.tolist()),
     ):
         console.print(make_table(title, rows, columns))
     for fault in faults_without_model(pairs, data_set.clusters):
         console.print(plain(f"{fault.kind}: {fault.cause}"), soft_wrap=True)
 
 
-def _reasons(quarantine: pd.DataFrame) -> list[dict[str, Any]]:
+def _reasons(quarantine: pd.DataFrame) -> list[dict[Any, Any]]:
     """Return the reasons in quarantine, the most common first, with an example each; all
     near-duplicates are one reason."""
     is_copy = quarantine[c.KIND] == c.NEAR_DUPLICATE

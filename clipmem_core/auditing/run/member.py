@@ -3,26 +3,20 @@ utility."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from clipmem_core.auditing.folder import prepare, store
 from clipmem_core.auditing.folder.jobs import (
-    MemberProgress,
     Screen,
-    member_progress,
-    second_names,
 )
 from clipmem_core.auditing.folder.settings import Towers, member_towers, towers_of
 from clipmem_core.auditing.folder.store import Audit, MemberRecord, Record
-from clipmem_core.auditing.run.executor import Executor, Task
 from clipmem_core.config import AuditConfig
 from clipmem_core.errors import misfit
 from clipmem_core.errors.misfit import HeldOut
@@ -279,25 +273,25 @@ def view_maker(
     )
 
 
-def evaluation_views(model: Model, config: AuditConfig) -> ViewMaker:
-    """Return the view maker of a model's evaluation views of pictures."""
+def evaluation_views(run: MemberRun, model: Model) -> Views:
+    """Return the maker of a model's evaluation views of pictures, or of their features."""
+    config = run.config
     seed = config.seed + EVALUATION
+    if run.towers.image:
+        return feature_views(model, seed, config.eval_crop_scale or config.crop_scale)
     return view_maker(model, config, seed, crop_scale=config.eval_crop_scale)
 
 
-def finished_model(run: MemberRun) -> Model:
-    """Load the member's model from its checkpoint."""
-    model = build_member(run.config, run.towers, seed=run.member.seed)
-    models.load_weights(model, run.folder / CHECKPOINT)
-    return model
-
-
 def trained_model(run: MemberRun) -> Model:
-    """Load the member's model from its checkpoint if it has one, else train it."""
+    """Load the member's model from its checkpoint if it has one, else train it, or resume its
+    training after a kill."""
     config = run.config
     seed = run.member.seed
+    clear_leftovers(run.folder)
     if (run.folder / CHECKPOINT).is_file():  # it is written last
-        return finished_model(run)
+        model = build_member(config, run.towers, seed=seed)
+        models.load_weights(model, run.folder / CHECKPOINT)
+        return model
     model = build_member(config, run.towers, seed=seed, pretrained=config.pretrained)
     if isinstance(model, LockedModel):
         set_standards(model, run.features.standards)
@@ -320,17 +314,16 @@ def write_embeddings(run: MemberRun, model: Model, folder: Path, *, evaluate: bo
     """
     data = run.data
     config = run.config
-    views: Views
-    if run.towers.image:
-        scale = config.eval_crop_scale or config.crop_scale
-        views = feature_views(model, config.seed + EVALUATION, scale)
-        n_views = config.views if config.unlock else 1
-    else:
-        views = evaluation_views(model, config)
-        n_views = config.views
+    # Features of a picture have one view, but for the activations of unlocked towers.
+    n_views = config.views if config.unlock or not run.towers.image else 1
     folder.mkdir(parents=True, exist_ok=True)
     blocks = models.image_blocks(
-        model, data, views, n_views=n_views, precision=config.precision, device=config.device
+        model,
+        data,
+        evaluation_views(run, model),
+        n_views=n_views,
+        precision=config.precision,
+        device=config.device,
     )
     write_vectors(folder / store.IMAGE_EMBEDDINGS, blocks)
     captions = caption_blocks(model, data, config)
@@ -359,15 +352,6 @@ def write_embeddings(run: MemberRun, model: Model, folder: Path, *, evaluate: bo
     write_vectors(folder / store.TEXT_EMBEDDINGS, means())
 
 
-def caption_embeddings(
-    run: MemberRun, model: Model, rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Embed each caption of some pairs, float32 [n, dim]; return also the position of its pair in
-    `rows`, [n]."""
-    places, captions = run.data.captions.take(rows)
-    return embed_texts(model, run.data.tokens[places], run.config), captions.owner
-
-
 def utility(run: MemberRun, model: Model, image: np.ndarray) -> dict[str, float]:
     """Measure retrieval both ways on held-out pairs, and with labels a linear probe and
     zero-shot.
@@ -377,7 +361,9 @@ def utility(run: MemberRun, model: Model, image: np.ndarray) -> dict[str, float]
     """
     config = run.config
     test = run.utility_pairs
-    metrics = retrieval_recalls(image[test], *caption_embeddings(run, model, test))
+    places, captions = run.data.captions.take(test)
+    text = embed_texts(model, run.data.tokens[places], config)
+    metrics = retrieval_recalls(image[test], text, captions.owner)
     labels = run.pairs[c.LABEL]
     labelled = labels.notna().to_numpy()
     shared = np.flatnonzero(run.membership[c.GROUP] == c.SHARED)
@@ -420,14 +406,7 @@ def train_first_round(folder: Path, names: Sequence[str]) -> None:
     shared = open_shared(folder)
     for name in names:
         run = open_member(folder, name, shared)
-        write_embeddings(run, _train(run), run.folder, evaluate=True)
-
-
-def _train(run: MemberRun) -> Model:
-    """Train a member, or resume its training after a kill."""
-    clear_leftovers(run.folder)
-    torch.set_num_threads(run.record.threads)
-    return trained_model(run)
+        write_embeddings(run, trained_model(run), run.folder, evaluate=True)
 
 
 def train_second_round(folder: Path, names: Sequence[str]) -> None:
@@ -444,44 +423,10 @@ def train_second_round(folder: Path, names: Sequence[str]) -> None:
         data = dataclasses.replace(run.data, rows=np.flatnonzero(trained & ~left_out))
         run = dataclasses.replace(run, data=data)
         run.folder.mkdir(exist_ok=True)
-        model = _train(run)
+        model = trained_model(run)
         embeddings = run.folder / store.SECOND_EMBEDDINGS
         write_embeddings(run, model, embeddings)
         image, text = store.read_embeddings(embeddings)
         scale = float(model.logit_scale.detach().exp())
         _, log_probability = misfit.fit_out([image], [text], trained[None], held_out, [scale])
         save_array(log_probability.astype(np.float32), run.folder / store.SECOND_FIT)
-
-
-def run_members(
-    audit: Audit,
-    names: Sequence[str],
-    *,
-    threads: int,
-    blocks: int,
-    executor: Executor,
-    watch: Callable[[list[MemberProgress]], None],
-    second_round: bool = False,
-) -> None:
-    """Train, embed and evaluate every member that is not finished, in `blocks` tasks; 0: in one
-    task each."""
-    folders = second_names(names) if second_round else names
-
-    def progress() -> list[MemberProgress]:
-        return [member_progress(audit.folder, name) for name in folders]
-
-    unfinished = [
-        name for name, member in zip(names, progress(), strict=True) if member.stage != "finished"
-    ]
-    work = train_second_round if second_round else train_first_round
-    noun = "second training of member" if second_round else "member"
-    blocks = min(blocks or len(unfinished), len(unfinished))
-    parts = [unfinished[block::blocks] for block in range(blocks)]
-    tasks = [
-        Task(tuple(map(audit.member, part)), work, audit.folder, tuple(part), threads, noun)
-        for part in parts
-    ]
-    with closing(executor(tasks)) as events:
-        for _ in events:
-            watch(progress())
-    watch(progress())

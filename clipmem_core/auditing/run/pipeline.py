@@ -21,7 +21,7 @@ import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
 from clipmem_core.auditing.folder import jobs, prepare, settings, store
-from clipmem_core.auditing.folder.jobs import LOG, Screen, read_record
+from clipmem_core.auditing.folder.jobs import LOG, MemberProgress, Screen, read_record
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.auditing.run.executor import Executor, Task, local_processes
 from clipmem_core.auditing.tables import fault_tables, maps, scoring
@@ -207,20 +207,36 @@ def predict_words(run: Run, words: Words) -> None:
 
 
 def train_members(run: Run, *, again: bool = False) -> None:
-    """Train all members that are not finished."""
-    from clipmem_core.auditing.run.member import run_members  # torch
+    """Train, embed and evaluate every member that is not finished: one in each process, or several
+    heads, which train as fast as Python starts."""
+    from clipmem_core.auditing.run import member  # torch
 
-    record = run.audit.record
+    audit = run.audit
+    record = audit.record
+    folders = jobs.second_names(record.members) if again else record.members
     at_once = settings.side_by_side(record.config)
-    run_members(
-        run.audit,
-        record.members,
-        threads=record.threads,
-        blocks=at_once if settings.shares_process(record.config) else 0,
-        executor=run.executor_of(at_once),
-        watch=run.screen.members,
-        second_round=again,
-    )
+
+    def progress() -> list[MemberProgress]:
+        return [jobs.member_progress(audit.folder, name) for name in folders]
+
+    missing = [
+        name
+        for name, each in zip(record.members, progress(), strict=True)
+        if each.stage != "finished"
+    ]
+    count = len(missing)
+    if settings.shares_process(record.config):
+        count = min(count, at_once)
+    work = member.train_second_round if again else member.train_first_round
+    noun = "second training of member" if again else "member"
+    tasks = []
+    for names in (tuple(missing[number::count]) for number in range(count)):
+        members = tuple(map(audit.member, names))
+        tasks.append(Task(members, work, audit.folder, names, record.threads, noun))
+    with closing(run.executor_of(at_once)(tasks)) as events:
+        for _ in events:
+            run.screen.members(progress())
+    run.screen.members(progress())
 
 
 def train_second_round(run: Run, scores: pd.DataFrame, texts: AuditTexts) -> int:
@@ -262,9 +278,9 @@ def score(
     places = texts.places
     clusters = store.read_prepared(audit.folder).clusters
     reasons = caption_reasons(Captions.from_pairs(texts.pairs[c.CAPTIONS].tolist()), clusters)
-    is_first = slice(None)
+    is_first = np.ones(len(reasons), bool)
     if places is not None:  # those of the caption
-        is_first = places[c.SENTENCE] == 0
+        is_first = (places[c.SENTENCE] == 0).to_numpy()
         reasons = reasons[is_first.cumsum() - 1]
     units = Texts(
         texts.of_pairs, texts.read, reasons, clusters, features, are_sentences=places is not None

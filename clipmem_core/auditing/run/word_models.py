@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from clipmem_core.auditing.folder import store
 from clipmem_core.auditing.folder.jobs import Screen, read_record
@@ -96,7 +95,6 @@ def spelled_features(tower: Tower | None, spelled: Sequence[str]) -> Vectors | N
 def run_halves(folder: Path, names: Sequence[str], words: Words) -> None:
     """Train the models of halves in this process and write their predictions."""
     shared = open_shared(folder)
-    torch.set_num_threads(shared.record.threads)
     pictures = (shared.features.pooled or shared.features).image
     assert pictures is not None
     for name in names:

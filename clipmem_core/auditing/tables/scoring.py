@@ -96,11 +96,10 @@ def _number(value: float) -> float | None:
 def summary(evidence: Evidence, scores: pd.DataFrame, split: dict[str, Any]) -> dict[str, Any]:
     """Return every number that the verdict reports; `split` as of `score_table`."""
     sides = evidence.sides
-    members = sides.membership.members
     alignments = evidence.alignments
     target = scores[c.GROUP].isin(c.TARGET_GROUPS)
     null = scores[scores[c.GROUP] == c.HELD_OUT]
-    aurocs, auroc = memorization.membership_auroc(alignments, sides.membership)
+    _, auroc = memorization.membership_auroc(alignments, sides.membership)
     stability = memorization.ranking_stability(alignments, sides)
     reliability = memorization.ranking_reliability(stability, len(sides.replicates))
     scored = sides.membership.trained[:, sides.membership.group == c.SCORED]
@@ -108,7 +107,6 @@ def summary(evidence: Evidence, scores: pd.DataFrame, split: dict[str, Any]) -> 
         "groups": json_rows(memorization.group_summary(alignments, sides)),
         **_injected_errors(evidence.pairs, scores, target, seed=sides.seed),
         "membership_auroc": auroc,
-        "membership_auroc_by_member": dict(zip(members, map(_number, aurocs), strict=True)),
         "ranking_stability": _number(stability),  # of two halves of the members
         "ranking_reliability": _number(reliability),  # of the scores of all
         "trained_share": _number(scored.mean()) if scored.size else None,
