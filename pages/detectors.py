@@ -68,7 +68,7 @@ with open_page("Detectors") as audit:
 
     # The precision by the number of pairs reviewed
     groups = {
-        error_name(kind, share): curves
+        error_name(str(kind), float(share)): curves
         for (kind, share), curves in findings.curves.groupby([b.KIND, b.SHARE], sort=False)
     }
     error = choose_listed("Error", list(groups), parameter="mistake", width=420)

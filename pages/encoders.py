@@ -131,7 +131,12 @@ def draw_units(audit: Audit) -> None:
         references = t.read_units(audit, t.REFERENCES)
         layers = t.tower_layers(units, references)
         lines: list[Line] = [
-            (f"{tower}: {SOURCES[source][0]}", rows, ENCODER_COLOURS[tower], SOURCES[source][1])
+            (
+                f"{tower}: {SOURCES[str(source)][0]}",
+                rows,
+                ENCODER_COLOURS[str(tower)],
+                SOURCES[str(source)][1],
+            )
             for (tower, source), rows in layers.groupby([t.TOWER, t.SOURCE], sort=False)
         ]
         figure = line_figure(lines, t.LAYER, ("layer", "mean UnitMem"))
@@ -206,8 +211,9 @@ with open_page("Encoders") as audit:
             f"{max(2, round(7 * pairs / t.SAMPLE))} minutes)",
         )
     audits = {each.name: each for each, table in tables.items() if table is not None}
-    for each in audits.values():
-        table = tables[each]
+    for each, table in tables.items():
+        if table is None:
+            continue
         show_strong(o.model_words(each.record.config))
         for line in t.comparison_lines(table):
             show_text(line)

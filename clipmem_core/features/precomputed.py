@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -176,8 +177,8 @@ def _store(folder: Path, parts: Sequence[Part], options: SourceOptions) -> None:
     listed["text_row"] = listed.index
     image_faults, text_faults = map(np.concatenate, faults)
     empty = np.where(listed[c.CAPTIONS] == "", "caption is empty", "")
-    reasons = [listed[c.REASON], image_faults[listed["image_row"]], empty, text_faults]
-    kinds = [listed[c.KIND], c.BAD_FEATURES, c.BAD_CAPTION, c.BAD_FEATURES]
+    reasons: list[Any] = [listed[c.REASON], image_faults[listed["image_row"]], empty, text_faults]
+    kinds: list[Any] = [listed[c.KIND], c.BAD_FEATURES, c.BAD_CAPTION, c.BAD_FEATURES]
     is_faulty = [np.asarray(reason) != "" for reason in reasons]
     listed[c.REASON] = np.select(is_faulty, reasons, "")
     listed[c.KIND] = np.select(is_faulty, kinds, "")

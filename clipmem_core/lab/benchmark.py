@@ -28,7 +28,7 @@ from clipmem_core.auditing.run.console import RichScreen
 from clipmem_core.auditing.run.executor import in_this_process
 from clipmem_core.auditing.run.member import Shared, open_shared
 from clipmem_core.auditing.run.pipeline import Run, ensure_features, ensure_pixels, finish_audit
-from clipmem_core.auditing.run.word_table import read_words
+from clipmem_core.auditing.run.word_models import read_words
 from clipmem_core.auditing.tables.fault_tables import NUMBER
 from clipmem_core.config import FIELDS, AuditConfig, as_dict, switched_on
 from clipmem_core.dataset.injected_errors import (

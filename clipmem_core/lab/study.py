@@ -31,9 +31,9 @@ from clipmem_core.auditing.folder.store import (
 from clipmem_core.auditing.run.executor import Executor, Task, TaskEvents, Work
 from clipmem_core.auditing.run.member import (
     Shared,
-    cached_tokens,
+    caption_texts,
+    caption_tokens,
     clear_leftovers,
-    open_features,
     open_member,
     open_shared,
     trained_model,
@@ -43,6 +43,7 @@ from clipmem_core.auditing.run.member import (
 from clipmem_core.auditing.run.pipeline import Run, ensure_features, ensure_pixels, finish_audit
 from clipmem_core.config import AuditConfig, affecting, ineffective_fields
 from clipmem_core.dataset.sentences import sentences_of
+from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.lab import mitigated
 from clipmem_core.lab.experiment import (
     CLIPMEM_NET,
@@ -321,13 +322,15 @@ def _with_captions(shared: Shared, changes: PairChanges) -> Shared:
     ]
     pairs = shared.pairs.assign(captions=pd.Series(captions))
     if shared.record.sentences:
-        pairs[c.SENTENCES] = list(map(sentences_of, captions))
-    _, features = open_features(shared.audit, shared.record, pairs)
-    tokens = features.text
-    if tokens is None:
-        tokens = cached_tokens(shared.config.model, pairs)
-    texts = Ragged.of_lists(pairs[shared.record.texts])
-    data = replace(shared.data, tokens=tokens, captions=texts)
+        captions = list(map(sentences_of, captions))
+        pairs[c.SENTENCES] = captions
+    features = shared.features
+    if shared.towers.text:
+        tokens: Any = FeatureExtractor(shared.towers.text).captions(caption_texts(pairs))
+        features = replace(features, text=tokens)
+    else:
+        tokens = caption_tokens(shared.config.model, pairs)
+    data = replace(shared.data, tokens=tokens, captions=Ragged.of_lists(captions))
     return replace(shared, pairs=pairs, features=features, data=data)
 
 

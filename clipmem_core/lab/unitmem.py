@@ -30,7 +30,6 @@ from torch.nn import functional as F
 from clipmem_core.auditing.folder import store
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.auditing.run.member import (
-    EVALUATION,
     MemberRun,
     build_member,
     clear_leftovers,
@@ -49,11 +48,9 @@ from clipmem_core.training import CHECKPOINT
 from clipmem_core.training.augmentation import Views
 from clipmem_core.training.model import (
     UPPER,
-    LockedModel,
     Model,
     encode_text,
     evaluation_batches,
-    feature_views,
     load_weights,
     text_input,
 )
@@ -128,14 +125,8 @@ def measure_model(
 ) -> pd.DataFrame:
     """Measure encoders of a model on pairs of a run under its evaluation views; returns as
     `unit_table`."""
-    config = run.config
-    views: Views
-    if isinstance(model, LockedModel):
-        scale = config.eval_crop_scale or config.crop_scale
-        views = feature_views(model, config.seed + EVALUATION, scale)
-    else:
-        views = evaluation_views(model, config)
     ids = run.pairs[c.PAIR_ID].to_numpy()
+    views = evaluation_views(run, model)
     tables = []
     for tower in towers:
         tally = count_units(run, model, views, tower, rows)

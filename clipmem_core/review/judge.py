@@ -40,7 +40,7 @@ from clipmem_core.auditing.folder.store import (
     read_embeddings,
     read_prepared,
 )
-from clipmem_core.auditing.run.word_table import HALVES, RATIOS
+from clipmem_core.auditing.run.word_models import HALVES, RATIOS
 from clipmem_core.auditing.tables.fault_tables import cause_of, fault_cause
 from clipmem_core.config import SourceOptions, data_folder
 from clipmem_core.dataset.checks import not_captions

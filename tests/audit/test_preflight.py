@@ -90,14 +90,9 @@ def test_a_dry_run_shows_what_is_there_and_what_is_broken(
     before = listing(table.parent)
     assert main(["inspect", str(table)]) == 0
     printed = capsys.readouterr().out
-    facts = {
-        line[:24].strip(): line[25:] for line in printed.split("in quarantine  ")[0].splitlines()
-    }
-    assert (facts["format"], facts["rows"]) == ("csv", "8")
-    assert facts["pairs that can be used"] == "4 (an audit needs 200)"
-    assert facts["captions a pair"] == "1 to 2, 1.25 on average"
-    assert facts["labels"] == "2 on 4 pairs"
-    assert facts["picture widths"] == "30 to 33 pixels"
+    facts = {line[:24].strip(): line[25:] for line in printed.splitlines()}
+    assert (facts["rows"], facts["pairs that can be used"], facts["captions"]) == ("8", "4", "5")
+    assert facts["pictures"] == "30 to 33 × 20 to 20 pixels"
     for part in (
         "caption is empty",
         "captions.csv:8",

@@ -124,27 +124,18 @@ def _cut(config: AuditConfig, texts: list[str]) -> np.ndarray | None:
     is unknown."""
     if config.features:
         return None
-    sizes = np.array([len(text.encode("utf-8", "surrogatepass")) for text in texts])
-    try:
-        tower = towers_of(config).text
-        context = model_config(config.model)["text_cfg"].get("context_length", 77)
-        if tower:
-            context = tower.context
-        cut = sizes > context - 2  # a token is at least one byte
-        if cut.any():
-            # torch, which the other checks do without
-            from clipmem_core.features.embed import FeatureExtractor
-            from clipmem_core.training.locked_towers import open_clip_lengths
-            from clipmem_core.training.model import open_tokenizer
+    # torch, which the other checks do without
+    from clipmem_core.features.embed import FeatureExtractor
+    from clipmem_core.training.locked_towers import open_clip_lengths
+    from clipmem_core.training.model import open_tokenizer
 
-            long = [texts[row] for row in np.flatnonzero(cut)]
-            if tower:
-                cut[cut] = FeatureExtractor(tower).truncated(long)
-            else:
-                cut[cut] = open_clip_lengths(open_tokenizer(config.model), long) > context
+    try:
+        if tower := towers_of(config).text:
+            return FeatureExtractor(tower).truncated(texts)
+        context = model_config(config.model)["text_cfg"].get("context_length", 77)
+        return open_clip_lengths(open_tokenizer(config.model), texts) > context
     except InputError:
         return None
-    return cut
 
 
 def write_incidents(
