@@ -41,7 +41,6 @@ from clipmem_core.export.formats import FORMATS, export_audit
 from clipmem_core.export.reaudit import reaudit
 from clipmem_core.lab import encoders, experiment, mitigated
 from clipmem_core.review import incidents
-from clipmem_core.review.bulk_edits import take_over, transferable
 from clipmem_core.review.decisions import count_decisions, open_review
 from clipmem_core.review.wrong_captions import wrong_lines
 from clipmem_core.utils.io import InputError, path_fault, shortage
@@ -345,11 +344,8 @@ def _decisions(
     file: Annotated[
         str, "a CSV, JSON Lines or Parquet file: pair_id, decision, captions, note", "FILE"
     ] = "",
-    from_: Annotated[
-        str, "an audit whose decisions to store where picture and captions are the same"
-    ] = "",
 ) -> None:
-    """Store decisions of a file or of another audit, and count the pairs of each decision."""
+    """Store decisions of a file, and count the pairs of each decision."""
     audit = open_audit(name)
     if file:
         result = audit.decide(Path(file).expanduser())
@@ -358,16 +354,6 @@ def _decisions(
         if not result.stored:
             raise InputError(f"no decision of {file} could be stored")
         print(f"{result.stored:,} decisions stored, {len(result.refused):,} refused")
-    if from_:
-        other = open_audit(from_)
-        total = transferable(audit, other)[1]
-        stored = take_over(audit, other).pairs
-        if not stored:
-            raise InputError(
-                f"none of the {total:,} decisions of audit {from_!r} applies to an undecided pair "
-                f"of audit {name!r} with the same picture and captions"
-            )
-        print(f"{stored:,} of {total:,} decisions of audit {from_!r} stored")
     print(", ".join(f"{count:,} {choice}" for choice, count in count_decisions(audit).items()))
     print(*wrong_lines(audit), sep="\n")
 

@@ -40,7 +40,7 @@ from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.export import reaudit
 from clipmem_core.export.cleaned import contents_line, count_words
 from clipmem_core.export.formats import FORMATS
-from clipmem_core.review.bulk_edits import find_offer, take_over, word_changes
+from clipmem_core.review.bulk_edits import word_changes
 from clipmem_core.review.cards import PairCard, cards, data_url
 from clipmem_core.review.decisions import (
     CHOICES,
@@ -93,7 +93,6 @@ _COLUMNS = {
 
 def draw_decisions(audit: Audit) -> None:
     """Draw the decisions on the data set of an audit, filtered by the address."""
-    _draw_offer(audit)
     with st.spinner("Reading the decisions…"):
         table = open_review(audit).table()
     if table.empty:
@@ -147,35 +146,6 @@ def _draw_page(audit: Audit, part: pd.DataFrame, selection: Selection) -> None:
         placeholder="",
         alt="The decisions of this page: pair, captions, note, time",
     )
-
-
-def _draw_offer(audit: Audit) -> None:
-    """Draw the offer to take over the decisions of another audit."""
-    with st.spinner("Reading the decisions of other audits…"):
-        offer = find_offer(audit)
-    if offer is None:
-        return
-    other, count, total = offer
-    with in_a_row(border=True):
-        show_text(
-            f"You can take over {count:,} of {total:,} decisions of audit {other.name}: those on "
-            "pairs with the same picture and captions."
-        )
-        st.button(
-            "Take them over",
-            icon=":material/content_copy:",
-            key=f"take-over-{other.name}",
-            on_click=_take_over,
-            args=(audit, other),
-        )
-
-
-def _take_over(audit: Audit, other: Audit) -> None:
-    """Store the decisions of another audit that apply here. A callback."""
-    with locked_session() as session:
-        outcome = take_over(audit, other)
-        if outcome.pairs:
-            session.saved(audit, f"Taken over from {other.name}", outcome)
 
 
 def draw_history(audit: Audit) -> None:

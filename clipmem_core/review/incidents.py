@@ -128,33 +128,20 @@ def repairs(audit: Audit, number: int) -> pd.DataFrame:
 
 
 def find_swap(audit: Audit, row: int) -> dict[str, Any] | None:
-    """Return the pair whose captions surely fit the picture of a row that no incident explains;
-    `mutual`: the captions of the row fit the other picture too."""
+    """Return the pair, as JSON, whose captions surely fit the picture of a row that no incident
+    explains; `mutual`: the captions of the row fit the other picture too."""
     pairs = read_incidents(audit)[1]
     swaps = pairs[pairs["number"] == 0].set_index("row")
     if row not in swaps.index:
         return None
-    other = int(swaps["from_row"][row])
-    return offered_captions(
-        audit,
-        other,
-        probability=percent(swaps["probability"][row]),
-        mutual=bool(swaps["from_row"].get(other) == row),
-    )
-
-
-def offered_captions(
-    audit: Audit, row: int, *, probability: str = "", mutual: bool = False
-) -> dict[str, Any]:
-    """Return the captions of a pair that are offered to another one, as JSON."""
-    (card,) = cards(audit, [row])
+    (card,) = cards(audit, [int(swaps["from_row"][row])])
     return {
-        "row": row,
+        "row": card.row,
         "pair_id": card.pair_id,
         "caption_key": str(card.caption_key),
         "captions": card.captions,
-        "probability": probability,
-        "mutual": mutual,
+        "probability": percent(swaps["probability"][row]),
+        "mutual": bool(swaps["from_row"].get(card.row) == row),
     }
 
 

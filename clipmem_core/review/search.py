@@ -1,12 +1,10 @@
 """Search by meaning: the pairs closest to a text, or to another pair, by their captions or by their
-pictures; captions of other pairs that are suggested for a picture; and the embeddings of texts and
-pictures by the towers and members of an audit, in this process or in a second one."""
+pictures; and the embeddings of texts and pictures by the towers and members of an audit, in this
+process or in a second one."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -19,7 +17,6 @@ from pebble import ProcessExpired, ProcessPool
 from clipmem_core.auditing.folder.prepare import caption_features, sides_of
 from clipmem_core.auditing.folder.settings import member_towers, resolve_device, towers_of
 from clipmem_core.auditing.folder.store import (
-    CAPTION_TABLE,
     CONFIG,
     IMAGE_EMBEDDINGS,
     MEMBERSHIP,
@@ -29,14 +26,13 @@ from clipmem_core.auditing.folder.store import (
     Audit,
     open_embeddings,
     read_captions,
-    read_embeddings,
 )
 from clipmem_core.auditing.run.executor import open_pool
 from clipmem_core.config import AuditConfig
 from clipmem_core.dataset.languages import NAMES, is_read
 from clipmem_core.features.tower_by_language import languages_read
 from clipmem_core.mitigations import Vocabulary
-from clipmem_core.review.queries import ROW, cached, fetch, fetch_by_id, fetch_numbered, find_row
+from clipmem_core.review.queries import ROW, cached, fetch, fetch_numbered, find_row
 from clipmem_core.review.views import CAPTION, PICTURE
 from clipmem_core.scores.membership import Membership, MemberSides
 from clipmem_core.training.names import CHECKPOINT
@@ -50,15 +46,6 @@ ALL_UP_TO = 100_000  # pairs; in a larger audit the embeddings of the first memb
 ENCODERS = 4  # members whose trained text encoders are searched
 MATCHED = 48  # closest pairs whose matching caption is looked for if members embed captions
 SIDES = {PICTURE: IMAGE_EMBEDDINGS, CAPTION: TEXT_EMBEDDINGS}  # file of a member
-_SHORTLIST = 2000  # pairs that all members score in an audit of more than ALL_UP_TO pairs
-LEAD = 0.55  # required lead over the tenth best pair
-_BEHIND = 10
-LEAST = 1000  # pairs of an audit with suggestions
-QUALITY = (
-    "With injected errors, 9 of 10 such suggestions matched on photographs, 19 of 22 on "
-    "textbook figures."
-)
-_CONSIDERED = 200  # pairs whose captions are read
 _FEW = 2  # texts at most that are embedded one by one, as a page asks about them
 _ON_CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}  # of heads and encoders
 
@@ -188,104 +175,6 @@ def top_k(values: np.ndarray, k: int) -> np.ndarray:
     index."""
     order = np.argsort(-values, kind="stable")[:k]  # NaN comes last
     return order[~np.isnan(values[order])]
-
-
-@dataclass(frozen=True)
-class Suggestion:
-    """A caption of another pair, and its pair's mean cosine with the picture."""
-
-    row: int
-    caption: str
-    cosine: float
-
-
-@dataclass(frozen=True)
-class Suggested:
-    """The mean cosine of each caption of a pair with its picture, and suggested captions; empty if
-    all members trained on the pair."""
-
-    cosines: tuple[float, ...] = ()
-    choices: tuple[Suggestion, ...] = ()
-
-
-def suggested_captions(audit: Audit, row: int) -> Suggested:
-    """Return captions of other pairs for a picture, by the members that did not train on it, the
-    best first.
-
-    The score of another pair is the mean cosine of this picture with its captions plus that with
-    its picture; of its captions the one with the highest similarity_out is suggested. Only pairs
-    that lead the tenth by `LEAD` are suggested, and none in an audit of fewer than `LEAST` pairs;
-    for these `QUALITY` was measured, see data/results/suggestions.csv.
-    """
-    membership = read_sides(audit).membership
-    n_pairs = len(membership.group)
-    if not 0 <= row < n_pairs:
-        raise InputError(f"audit {audit.name!r} has no row {row}, only {n_pairs:,}")
-    members = np.array(membership.members)[~membership.trained[:, row]].tolist()
-    if not members:
-        return Suggested()
-    text, image = _mean_cosines(audit, members, row, n_pairs)
-    (current,) = _captions(audit, [row])
-    cosines = tuple(float(text[row]) if fit is None else fit for _, fit in current)
-    score = text + image
-    score[row] = np.nan
-    ranked = _different(audit, {caption for caption, _ in current}, score)
-    choices = []
-    if len(ranked) == _BEHIND and n_pairs >= LEAST:
-        tenth = score[ranked[-1][0]]
-        choices = [
-            Suggestion(at, caption, float(text[at]))
-            for at, caption in ranked[:3]
-            if score[at] - tenth >= LEAD
-        ]
-    return Suggested(cosines, tuple(choices))
-
-
-def _mean_cosines(audit: Audit, members: Sequence[str], row: int, n_pairs: int) -> np.ndarray:
-    """Return mean cosines of a picture with captions and pictures, [2, n_pairs]; NaN outside a
-    shortlist."""
-
-    def total(names: Sequence[str], rows: np.ndarray) -> np.ndarray:
-        cosines = []
-        for name in names:
-            image, text = read_embeddings(audit.member(name))
-            picture = image[[row]][0]
-            cosines.append([vectors.cosines(picture, rows) for vectors in (text, image)])
-        return np.asarray(cosines, dtype=np.float64).sum(axis=0)
-
-    rows = np.arange(n_pairs)
-    if n_pairs > ALL_UP_TO:
-        rows = np.union1d(top_k(total(members[:1], rows).sum(axis=0), _SHORTLIST), [row])
-    means = np.full((2, n_pairs), np.nan)
-    means[:, rows] = total(members, rows) / len(members)
-    return means
-
-
-def _different(audit: Audit, excluded: set[str], score: np.ndarray) -> list[tuple[int, str]]:
-    """Return the rows of the `_BEHIND` highest scores with different captions, none of them
-    excluded; fewer if most of the `_CONSIDERED` highest have the same."""
-    rows = top_k(score, _CONSIDERED).tolist()
-    ranked: dict[str, int] = {}
-    for row, captions in zip(rows, _captions(audit, rows), strict=True):
-        best, _ = max(captions, key=lambda each: -math.inf if each[1] is None else each[1])
-        ranked.setdefault(best, row)
-    different = [(row, caption) for caption, row in ranked.items() if caption not in excluded]
-    return different[:_BEHIND]
-
-
-def _captions(audit: Audit, rows: Sequence[int]) -> list[list[tuple[str, float | None]]]:
-    """Return the captions of pairs, each with its similarity_out if single captions have scores."""
-    pairs = fetch_numbered(audit.folder / PAIRS, ["pair_id", "captions"], rows)
-    fit = "CASE WHEN isfinite(similarity_out) THEN similarity_out END"
-    of_pair = f"list({fit} ORDER BY caption) OVER (PARTITION BY pair_id)"
-    path = audit.folder / CAPTION_TABLE
-    ids = [pair_id for pair_id, _ in pairs.values()]
-    fits = fetch_by_id(path, of_pair, ids)
-    captions = []
-    for row in rows:
-        pair_id, texts = pairs[row]
-        captions.append(list(zip(texts, fits.get(pair_id) or [None] * len(texts), strict=True)))
-    return captions
 
 
 def use_process() -> None:

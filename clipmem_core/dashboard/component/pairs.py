@@ -94,7 +94,7 @@ REVIEW_KEYS: Keys = (
     ),
     ("Shift X", "remove", "Remove the pair"),
     ("↑ ↓", "", "Another caption"),
-    ("1 2 3", "", "Use a suggestion: captions of another pair, a likelier word, a caption"),
+    ("1 2 3", "", "Use a suggestion: captions of another pair, a likelier word"),
     ("E", "edit", "Edit the captions"),
     ("Z", "zoom", "Magnify the picture; so do a click and the mouse wheel"),
     ("U", "undo", "Undo"),
