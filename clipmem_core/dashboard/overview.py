@@ -29,12 +29,11 @@ from clipmem_core.dashboard.plain import (
 from clipmem_core.features.tower_by_language import describe_languages
 from clipmem_core.figures import group_figure, mean_texts
 from clipmem_core.review import overview as o
-from clipmem_core.review.cards import FirstCaption, cards, explain_captions, percent
+from clipmem_core.review.cards import FirstCaption, cards, percent, suspicious_captions
 from clipmem_core.review.decisions import KEEP, REMOVE
 from clipmem_core.review.incidents import (
     REPAIR,
     decide_incidents,
-    flagged_captions,
     incident_pairs,
     incident_states,
     incidents_line,
@@ -113,7 +112,7 @@ def _draw_incident(audit: Audit, state: Any) -> None:
     show_text(state.cause)
     if state.is_open:
         first = pairs[pairs["to_repair"] if state.to_repair else pairs["undecided"]]
-        _draw_changes(audit, state.kind, first[:STRIP_SIZE], selection)
+        _draw_changes(audit, first[:STRIP_SIZE], selection)
     show_text(state_words(state))
     with in_a_row():
         if state.to_repair:
@@ -139,19 +138,17 @@ def _draw_action(audit: Audit, numbers: list[int], action: str, label: str, kind
     )
 
 
-def _draw_changes(audit: Audit, kind: str, pairs: pd.DataFrame, selection: Selection) -> None:
-    """Draw pictures, each with the caption that is wrong and below it the one that a repair gives
-    it."""
+def _draw_changes(audit: Audit, pairs: pd.DataFrame, selection: Selection) -> None:
+    """Draw pictures, each with its likeliest wrong caption and the one that a repair gives it."""
     shown = cards(audit, pairs["row"].tolist())
     sources = pairs["from_row"].where(pairs["has_repair"], -1).tolist()
     captions = fetch_numbered(audit.folder / PAIRS, [c.CAPTIONS], sources)
-    explained = explain_captions(audit, [card.pair_id for card in shown])
-    flagged = flagged_captions(audit, kind, {card.pair_id: card.captions for card in shown})
+    worst = suspicious_captions(audit, [card.pair_id for card in shown])
     firsts: dict[str, FirstCaption] = {}
     for card, source in zip(shown, sources, strict=True):
         after = f"→ {cut(captions[source][0][0], CAPTION_LIMIT)}" if source in captions else ""
-        number = flagged.get(card.pair_id, next(iter(explained[card.pair_id].wrong), 0))
-        firsts[card.pair_id] = min(number, len(card.current) - 1), [], after
+        number = min(worst.get(card.pair_id, 0), len(card.current) - 1)
+        firsts[card.pair_id] = number, [], after
     labels = [f"Pair {card.row + 1:,}" for card in shown]
     draw_card_row(audit, shown, labels, selection, firsts, key=f"incident-{selection.incident}")
 

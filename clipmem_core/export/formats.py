@@ -4,8 +4,7 @@ import json
 import posixpath
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from csv import QUOTE_NONNUMERIC  # a lone \r must be quoted too
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +16,6 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core.auditing.folder.store import (
-    MAX_NAME,
     PAIRS,
     SCORES,
     Audit,
@@ -26,26 +24,21 @@ from clipmem_core.auditing.folder.store import (
 )
 from clipmem_core.config import data_folder
 from clipmem_core.dataset.readers.containers import (
-    is_picture,
-    normal_reference,
     scan_tar,
     split_reference,
 )
 from clipmem_core.errors.certificate import CONFIDENCE
 from clipmem_core.export.cleaned import (
     IMAGES,
-    MARK,
     RECAPTIONED,
     Cleaned,
     PictureProgress,
     beside,
-    check_root,
     clean,
     count_words,
     counted,
-    encoded_pictures,
     picture_files,
-    suffix_of,
+    picture_folder,
 )
 from clipmem_core.review.bulk_edits import word_changes
 from clipmem_core.review.cards import OWN_CAPTIONS, listed_scores
@@ -61,7 +54,7 @@ from clipmem_core.review.queries import count_pairs_of, fetch_numbered, fetch_pa
 from clipmem_core.review.wrong_captions import read_effect, review_progress
 from clipmem_core.scores.registry import EXPORT_SCORES
 from clipmem_core.utils.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
-from clipmem_core.utils.io import InputError, replacing, replacing_folder
+from clipmem_core.utils.io import InputError, replacing
 from clipmem_core.utils.tables import FORMULA, as_cell
 
 # Notes on data the format cannot hold, and the command that audits the export, if any. The first
@@ -69,7 +62,6 @@ from clipmem_core.utils.tables import FORMULA, as_cell
 Written = tuple[tuple[str, ...], str]
 
 FOLDER = ""  # the suffix of a folder
-METADATA = "metadata.jsonl"
 CERTIFICATE = "certificate.json"  # in the folder of an export
 METHOD = (
     "confidence sequence by betting on random checks without replacement (Waudby-Smith & Ramdas, "
@@ -135,7 +127,7 @@ def _audit_command(cleaned: Cleaned, path: Path, images: Path | None = None) -> 
 
 def write_texts(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Written:
     """Write a folder of pictures, each with a `.txt` of the same name, one caption a line."""
-    with _picture_folder(cleaned, path, progress, by_label=True) as (folder, names):
+    with picture_folder(cleaned, path, progress, by_label=True) as (folder, names):
         for name, captions in zip(names, cleaned.pairs[CAPTIONS], strict=True):
             lines = [_BREAK.sub(" ", caption) for caption in captions]
             _write_lines((folder / name).with_suffix(".txt"), lines)
@@ -150,52 +142,11 @@ def write_imagefolder(cleaned: Cleaned, path: Path, progress: PictureProgress) -
         table["text"] = table["text"].str[0]
     if table[LABEL].isna().all():
         table = table.drop(columns=LABEL)
-    with _picture_folder(cleaned, path, progress) as (folder, names):
+    with picture_folder(cleaned, path, progress) as (folder, names):
         table.insert(0, "file_name", names)
-        table.to_json(folder / METADATA, orient="records", lines=True, force_ascii=False)
+        table.to_json(folder / "metadata.jsonl", orient="records", lines=True, force_ascii=False)
     reads = f"datasets reads it with load_dataset('imagefolder', data_dir={str(path)!r})"
     return (reads,), _audit_command(cleaned, path)
-
-
-@contextmanager
-def _picture_folder(
-    cleaned: Cleaned, path: Path, progress: PictureProgress, *, by_label: bool = False
-) -> Iterator[tuple[Path, list[str]]]:
-    """Yield a folder with copies of the pictures, which replaces `path`, and their names.
-
-    With `by_label` the top folder of a picture is its label; a picture without label is in no
-    folder.
-    """
-    check_root(cleaned.root)
-    names = []
-    stems = {posixpath.splitext(METADATA)[0]}
-    with replacing_folder(path, mark=MARK) as folder:
-        pictures = zip(encoded_pictures(cleaned, progress), cleaned.pairs[LABEL], strict=True)
-        for (row, image, data), label in pictures:
-            _, part = split_reference(cleaned.root, image)
-            hidden = any(part.startswith(".") for part in image.split("/"))
-            name = f"{row:08d}{suffix_of(data)}"
-            if part is None and is_picture(image) and not hidden:
-                name = image
-            if by_label and posixpath.dirname(name).partition("/")[0] != (label or ""):
-                name = posixpath.join(_as_folder(label or ""), posixpath.basename(name))
-            stem, ending = posixpath.splitext(name)
-            if stem.casefold() in stems:  # two pictures would share a .txt
-                stem = f"{stem}-{row}"
-            stems.add(stem.casefold())
-            names.append(f"{stem}{ending}")
-            (folder / names[-1]).parent.mkdir(parents=True, exist_ok=True)
-            (folder / names[-1]).write_bytes(data)
-        yield folder, names
-
-
-def _as_folder(label: str) -> str:
-    """Return a label if a folder can have this name, else an empty text."""
-    try:
-        fits = normal_reference(label) == label and len(label.encode()) <= MAX_NAME
-    except InputError:
-        fits = False
-    return label if fits and "/" not in label and not label.startswith(".") else ""
 
 
 def write_keys(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Written:

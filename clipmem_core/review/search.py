@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pebble import ProcessExpired, ProcessPool
 
-from clipmem_core.auditing.folder.prepare import caption_features, sides_of
+from clipmem_core.auditing.folder.prepare import caption_features, membership_of, sides_of
 from clipmem_core.auditing.folder.settings import member_towers, resolve_device, towers_of
 from clipmem_core.auditing.folder.store import (
     CONFIG,
@@ -32,11 +32,10 @@ from clipmem_core.config import AuditConfig
 from clipmem_core.dataset.languages import NAMES, is_read
 from clipmem_core.features.tower_by_language import languages_read
 from clipmem_core.mitigations import Vocabulary
-from clipmem_core.review.queries import ROW, cached, fetch, fetch_numbered, find_row
+from clipmem_core.review.queries import cached, fetch_numbered, find_row
 from clipmem_core.review.views import CAPTION, PICTURE
-from clipmem_core.scores.membership import Membership, MemberSides
+from clipmem_core.scores.membership import MemberSides
 from clipmem_core.training.names import CHECKPOINT
-from clipmem_core.utils.columns import GROUP
 from clipmem_core.utils.embeddings import Vectors, unit
 from clipmem_core.utils.io import InputError
 from clipmem_core.utils.ragged import Ragged
@@ -155,26 +154,15 @@ def _by_embeddings(
 
 
 def _closest(cosines: np.ndarray, itself: int | None) -> np.ndarray:
-    """Return the rows of the highest cosines, without a pair itself."""
-    rows = top_k(cosines, LIMIT + 1)
+    """Return the rows of the highest cosines, ties in row order, without a pair itself."""
+    rows = np.argsort(-cosines, kind="stable")[: LIMIT + 1]
     return rows[rows != itself][:LIMIT]
 
 
 @cached(2, MEMBERSHIP)
 def read_sides(audit: Audit) -> MemberSides:
-    """Read the membership, without the pair ids, which are most of the file."""
-    query = f"SELECT * EXCLUDE (pair_id, {ROW}) FROM parquet"
-    table = fetch(audit.folder / MEMBERSHIP, query).to_pandas()
-    group = table.pop(GROUP).to_numpy(object)
-    membership = Membership(group, tuple(table), table.to_numpy(bool).T.copy())
-    return sides_of(audit, audit.record.config, membership)
-
-
-def top_k(values: np.ndarray, k: int) -> np.ndarray:
-    """Return the indices of the k highest of values [n] without NaN, the highest first, ties by
-    index."""
-    order = np.argsort(-values, kind="stable")[:k]  # NaN comes last
-    return order[~np.isnan(values[order])]
+    """Return which members train on each pair."""
+    return sides_of(audit, audit.record.config, membership_of(audit.membership))
 
 
 def use_process() -> None:
@@ -246,18 +234,11 @@ def embed_pictures(audit: Audit, features: np.ndarray, member: str) -> np.ndarra
         return encode_image(model, torch.from_numpy(features).float()).numpy()
 
 
-def checkpoint_path(audit: Audit, member: str) -> Path:
-    """Return the file with a member's weights."""
-    path = audit.member(member) / CHECKPOINT
-    if not path.is_file():
-        raise InputError(
-            f"checkpoint {path} of member {member} is missing: run the audit again, or search "
-            "with another member"
-        )
-    return path
+def _checkpoint(audit: Audit, member: str) -> Path:
+    return audit.member(member) / CHECKPOINT
 
 
-@cached(16, paths=lambda audit, member: [audit.folder / CONFIG, checkpoint_path(audit, member)])
+@cached(16, paths=lambda audit, member: [audit.folder / CONFIG, _checkpoint(audit, member)])
 def _open_member(audit: Audit, member: str) -> tuple[Any, Vocabulary | None]:
     """Return a member's model without a trained image encoder, and its vocabulary."""
     from clipmem_core.auditing.run.member import build_member, vocabulary_of_member
@@ -265,7 +246,7 @@ def _open_member(audit: Audit, member: str) -> tuple[Any, Vocabulary | None]:
 
     config = dataclasses.replace(audit.record.config, **_ON_CPU)
     model: Any = build_member(config, member_towers(config), seed=0)
-    load_weights(model, checkpoint_path(audit, member))
+    load_weights(model, _checkpoint(audit, member))
     if not config.lock_image:
         model.visual = None
     return model, vocabulary_of_member(audit, member)
