@@ -319,7 +319,8 @@ def _judge(
         table = judge.judge_captions(audit, candidates, screen.captions, all_captions=all_captions)
         write_frame(table, path)
         found = judge.summarize(audit, candidates, table)
-        shown = make_table(found.title, found.worst.to_dict("records"), [*found.worst])
+        title = "captions, the likeliest wrong first"
+        shown = make_table(title, found.worst.to_dict("records"), [*found.worst])
         screen.progress.console.print(shown)
         for line in (*found.causes, found.count, f"{path}: {found.numbers}"):
             screen.say(line)

@@ -122,7 +122,7 @@ _PAIR = "_pair"  # number of a pair among those with candidates
 _UNIT = "_unit"  # number of the new pair or candidate that a caption belongs to
 _NUMBER = "_number"  # of a caption in its pair
 _REPLACED = "_replaced"  # what a candidate replaces: a list of captions or sentences
-_BLOCK = 2_048  # captions whose evidence is in memory at a time
+_BLOCK = 512  # new pairs, or candidates, whose evidence is in memory at a time
 _SHOWN = 10  # candidates of the printed table
 _CUT = 60  # characters of a printed caption
 # New pairs among which displaced captions are searched: fewer have no run that is sure, and the
@@ -197,20 +197,19 @@ def _reasons(quarantine: pd.DataFrame) -> dict[str, str]:
 def _matched(audit: Audit, table: pd.DataFrame, raw: RawPairs, progress: ReportCount) -> Candidates:
     """Open the pictures, and find the pairs of the audit."""
     data_set = None
-    pictures = table[PICTURE].astype(object)
-    at_hand = pd.Series(index=table.index, dtype=object)  # the SHA-256 of pictures
+    sha256 = dict[str, str]()
     if len(raw.pairs):
         config = replace(audit.record.config, captions=0, drop_near_duplicates=False)
         data_set = load_pictures(raw, config, progress=progress)
-        at_hand = pictures.map(data_set.pairs.set_index(IMAGE)[SHA256].to_dict())
-        broken = _reasons(data_set.quarantine[len(raw.quarantine) :])
-        table[REASON] = pictures.map(broken).astype(object).fillna(table[REASON])
+        sha256 = data_set.pairs.set_index(IMAGE)[SHA256].to_dict()
+        broken = table[PICTURE].map(_reasons(data_set.quarantine)).astype(object)
+        table[REASON] = broken.fillna(table[REASON])
     table[CAPTION] = ["" if is_missing(text) else tidy(str(text)) for text in table[CAPTION]]
-    columns = table.reindex(columns=[PAIR_ID, IMAGE, CAPTION, REASON]).assign(at_hand=at_hand)
+    columns = table.reindex(columns=[PAIR_ID, IMAGE, CAPTION, REASON])
+    columns["at_hand"] = table[PICTURE].map(sha256)
     texts = {name: pa.array(map(as_name, columns[name]), pa.string()) for name in columns}
     facts = {"number": range(len(table)), "has_images": [IMAGE in table] * len(table)}
-    requested = pa.table(texts | facts)
-    found = fetch(audit.folder / PAIRS, _FIND_PAIRS, requested=requested).to_pydict()
+    found = fetch(audit.folder / PAIRS, _FIND_PAIRS, requested=pa.table(texts | facts)).to_pydict()
     table[REASON] = found["reason"]
     rows = [-1 if row is None else row for row in found["found"]]
     return Candidates(table.assign(**{ROW: rows}), data_set)
@@ -256,9 +255,9 @@ def judge_captions(
     added = [OWN, NEW, BEST, *_COLUMNS]
     given = candidates.table.drop(columns=added, errors="ignore").assign(**{OWN: False})
     languages = languages_read(config)
-    is_read_by_tower = [is_read(text, languages) for text in given[CAPTION]]
-    unread = given[REASON].isna() & ~np.array(is_read_by_tower, bool)
-    given.loc[unread, REASON] = "the text tower does not read its language"
+    is_unread = [not is_read(text, languages) for text in given[CAPTION]]
+    is_unread &= given[REASON].isna()
+    given.loc[is_unread, REASON] = "the text tower does not read its language"
     refused = given[REASON].notna()
     if refused.all():
         first = given[REASON].get(0, "there is none")
@@ -374,13 +373,12 @@ def _judge_units(
         for at, own, replaced in zip(numbers, texts, by_unit[_REPLACED].first(), strict=True)
     ]
     units = Ragged.of_lists(texts)
-    step = max(1, _BLOCK // int(units.counts.max()))
     blocks = []
-    for at in range(0, len(units), step):
-        part = slice(at, at + step)
+    for at in range(0, len(units), _BLOCK):
+        part = slice(at, at + _BLOCK)
         block = pairs.iloc[numbers[part]]
         blocks.append(_evidence(audit, fitted, block, texts[part], siblings[part]))
-        progress(units.start[at : part.stop + 1][-1].item(), len(judged))
+        progress(int(units.start[: part.stop + 1][-1]), len(judged))
     beside, agree, words = np.split(np.concatenate(blocks), [3, 6], axis=1)
     wrong = fitted.judge(
         units,
@@ -501,7 +499,6 @@ class Summary:
     """What a judgement found: the worst captions, sentences, and the shares of captions that are
     wrong and that were not judged."""
 
-    title: str
     worst: pd.DataFrame
     causes: list[str]  # of faults among new pairs, and why captions were not judged
     count: str
@@ -536,7 +533,6 @@ def summarize(audit: Audit, candidates: Candidates, table: pd.DataFrame) -> Summ
     line = f"About {expected.sum():,.0f} of {len(judged):,} {are} wrong ({share:.1%})"
     not_judged = [f"{count:,} not judged: {reason}" for reason, count in reasons]
     return Summary(
-        f"captions, the likeliest wrong first ({len(worst):,} of {len(judged):,})",
         worst[[PAIR_ID, CAPTION, P_WRONG, "wrong"]],
         [*new_incidents(audit, candidates), *not_judged],
         f"{line}: {', '.join(parts)}.",
