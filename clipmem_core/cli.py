@@ -318,7 +318,7 @@ def _judge(
         candidates = judge.read_candidates(audit, source, options, screen)
         table = judge.judge_captions(audit, candidates, screen.captions, all_captions=all_captions)
         write_frame(table, path)
-        found = judge.summarize(audit, candidates, table)
+        found = judge.summarize(candidates, table)
         title = "captions, the likeliest wrong first"
         shown = make_table(title, found.worst.to_dict("records"), [*found.worst])
         screen.progress.console.print(shown)

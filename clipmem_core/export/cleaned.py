@@ -12,10 +12,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from clipmem_core.auditing.folder.store import MAX_NAME, PAIRS, Audit, read_table
+from clipmem_core.auditing.folder.store import PAIRS, Audit, read_table
 from clipmem_core.dataset.readers.containers import (
     is_picture,
-    normal_reference,
     picture_fault,
     read_bytes,
     split_reference,
@@ -28,7 +27,6 @@ from clipmem_core.utils.io import InputError, replacing_folder
 
 RECAPTIONED = "recaptioned"
 MARK = ".clipmem-export"  # file in a folder that an export may replace
-IMAGES = "{stem}_images"  # folder of extracted pictures
 CLEANED = "cleaned.json"  # in the folder of a data set that a second audit is of
 PictureProgress = Callable[[int, int], None]  # called with the finished pictures, and all
 _IN_ARCHIVE = r"(?i)\.tar/|\.(?:parquet|arrow)#[0-9]+$"
@@ -160,7 +158,7 @@ def picture_files(
     """
     images = cleaned.pairs[IMAGE]
     if images.str.contains(_IN_ARCHIVE).any():
-        folder = beside(path, IMAGES).absolute()
+        folder = images_folder(path)
         with picture_folder(cleaned, folder, progress) as (_, names):
             yield folder, names, (f"{count_words(len(names), 'picture')} extracted to {folder}",)
         return
@@ -175,19 +173,18 @@ def picture_files(
 
 @contextmanager
 def picture_folder(
-    cleaned: Cleaned, path: Path, progress: PictureProgress, *, by_label: bool = False
+    cleaned: Cleaned, path: Path, progress: PictureProgress
 ) -> Iterator[tuple[Path, list[str]]]:
     """Yield a folder with copies of the pictures, which replaces `path`, and their names.
 
-    With `by_label` the top folder of a picture is its label; a picture without label is in no
-    folder. Hidden pictures, and those in archives, are named by row.
+    Hidden pictures, and those in archives, are named by row.
     """
     check_root(cleaned.root)
     names = []
     stems = set[str]()
     total = len(cleaned.pairs)
     with replacing_folder(path, mark=MARK) as folder:
-        for row, image, label in cleaned.pairs[[IMAGE, LABEL]].itertuples():
+        for row, image in cleaned.pairs[IMAGE].items():
             progress(len(names), total)
             try:
                 data = read_bytes(cleaned.root, image)
@@ -197,8 +194,6 @@ def picture_folder(
             hidden = any(part.startswith(".") for part in image.split("/"))
             keeps_name = in_file and is_picture(image) and not hidden
             name = image if keeps_name else f"{row:08d}{suffix_of(data)}"
-            if by_label and posixpath.dirname(name).partition("/")[0] != (label or ""):
-                name = posixpath.join(_as_folder(label or ""), posixpath.basename(name))
             stem, ending = posixpath.splitext(name)
             if stem.casefold() in stems:  # two pictures would share a .txt
                 stem = f"{stem}-{row}"
@@ -210,19 +205,9 @@ def picture_folder(
         yield folder, names
 
 
-def _as_folder(label: str) -> str:
-    """Return a label if a folder can have this name, else an empty text."""
-    try:
-        fits = normal_reference(label) == label and len(label.encode()) <= MAX_NAME
-    except InputError:
-        fits = False
-    return label if fits and "/" not in label and not label.startswith(".") else ""
-
-
-def beside(path: Path, pattern: str) -> Path:
-    """Return the second file or folder of an export, next to it; its name may use the export's name
-    and stem."""
-    return path.with_name(pattern.format(name=path.name, stem=path.stem))
+def images_folder(path: Path) -> Path:
+    """Return the folder of the pictures that an export extracts, next to it."""
+    return path.with_name(f"{path.stem}_images").absolute()
 
 
 def suffix_of(data: bytes) -> str:

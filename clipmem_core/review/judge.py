@@ -41,7 +41,6 @@ from clipmem_core.auditing.folder.store import (
     read_prepared,
 )
 from clipmem_core.auditing.run.word_table import HALVES, RATIOS
-from clipmem_core.auditing.tables.fault_tables import cause_of
 from clipmem_core.config import SourceOptions, data_folder
 from clipmem_core.dataset.checks import not_captions
 from clipmem_core.dataset.languages import is_read
@@ -52,7 +51,6 @@ from clipmem_core.dataset.source import RawPairs, read_source
 from clipmem_core.errors.batch import Fitted
 from clipmem_core.errors.calibration import HALF
 from clipmem_core.errors.misfit import HeldOut, fit_beside, nan_mean
-from clipmem_core.errors.runs import Fits, find_runs
 from clipmem_core.features.cache import ReportCount
 from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.features.tower_by_language import languages_read
@@ -125,10 +123,6 @@ _REPLACED = "_replaced"  # what a candidate replaces: a list of captions or sent
 _BLOCK = 512  # new pairs, or candidates, whose evidence is in memory at a time
 _SHOWN = 10  # candidates of the printed table
 _CUT = 60  # characters of a printed caption
-# New pairs among which displaced captions are searched: fewer have no run that is sure, and the
-# search compares all with all
-_FEWEST_ORDERED = 100
-_MOST_ORDERED = 20_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,9 +249,9 @@ def judge_captions(
     added = [OWN, NEW, BEST, *_COLUMNS]
     given = candidates.table.drop(columns=added, errors="ignore").assign(**{OWN: False})
     languages = languages_read(config)
-    is_unread = [not is_read(text, languages) for text in given[CAPTION]]
-    is_unread &= given[REASON].isna()
-    given.loc[is_unread, REASON] = "the text tower does not read its language"
+    can_read = given[CAPTION].map(lambda text: is_read(text, languages)).astype(bool)
+    unread = given[REASON].isna() & ~can_read
+    given.loc[unread, REASON] = "the text tower does not read its language"
     refused = given[REASON].notna()
     if refused.all():
         first = given[REASON].get(0, "there is none")
@@ -468,30 +462,17 @@ def _word_model(audit: Audit, half: str) -> CaptionWords:
     return CaptionWords(*model, list(map(np.array, read_json(folder / RATIOS))))
 
 
-def new_incidents(audit: Audit, candidates: Candidates) -> list[str]:
-    """Return the probable causes of faults among new pairs, in the order of their source: repeated
-    captions and pictures, text that is no caption, and captions of other pairs in order."""
+def _causes(candidates: Candidates) -> list[str]:
+    """Return the probable causes of faults among new pairs: repeated captions and pictures, and
+    text that is no caption."""
     data_set = candidates.data_set
     table = candidates.table
-    if data_set is None:
-        return []
     shown = table[PICTURE][(table[ROW] < 0) & table[REASON].isna()]
+    if data_set is None or shown.empty:
+        return []
     chosen = data_set.pairs[IMAGE].isin(shown).to_numpy()
     pairs = data_set.pairs[chosen].reset_index(drop=True)
-    if not len(pairs):
-        return []
-    causes = [fault.cause for fault in faults_without_model(pairs, data_set.clusters[chosen])]
-    if not _FEWEST_ORDERED <= len(pairs) <= _MOST_ORDERED:
-        return causes
-    features = _picture_features(audit, Path(), pairs)[:]
-    texts = [*chain.from_iterable(pairs[CAPTIONS])]
-    captions = Ragged.of_lists(pairs[CAPTIONS])
-    names = audit.record.members
-    image = [search.embed_pictures(audit, features, name) for name in names]
-    text = [captions.mean(search.embed_texts(audit, texts, name)) for name in names]
-    never = np.zeros((len(names), len(pairs)), bool)
-    fits = Fits.of(image, text, never, seed=audit.record.config.seed)
-    return [*(cause_of(run, pairs[CAPTIONS].tolist()) for run in find_runs(fits)), *causes]
+    return [fault.cause for fault in faults_without_model(pairs, data_set.clusters[chosen])]
 
 
 @dataclass(frozen=True)
@@ -513,7 +494,7 @@ class Summary:
         return f"{self.count}\n\n{table}\n"
 
 
-def summarize(audit: Audit, candidates: Candidates, table: pd.DataFrame) -> Summary:
+def summarize(candidates: Candidates, table: pd.DataFrame) -> Summary:
     """Summarize a table of `judge_captions`."""
     judged = table[~table[OWN] & table[REASON].isna()]
     expected = judged[PARTS].sum()
@@ -534,7 +515,7 @@ def summarize(audit: Audit, candidates: Candidates, table: pd.DataFrame) -> Summ
     not_judged = [f"{count:,} not judged: {reason}" for reason, count in reasons]
     return Summary(
         worst[[PAIR_ID, CAPTION, P_WRONG, "wrong"]],
-        [*new_incidents(audit, candidates), *not_judged],
+        [*_causes(candidates), *not_judged],
         f"{line}: {', '.join(parts)}.",
         f"candidates: {len(judged):,}; pairs: {judged[PAIR_ID].nunique():,}, "
         f"new: {judged[PAIR_ID][judged[NEW]].nunique():,}; "

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
-from itertools import chain
 from pathlib import Path
 from threading import Lock, Thread
 from typing import Any, NamedTuple
@@ -32,7 +31,7 @@ from clipmem_core.config import AuditConfig
 from clipmem_core.dataset.languages import NAMES, is_read
 from clipmem_core.features.tower_by_language import languages_read
 from clipmem_core.mitigations import Vocabulary
-from clipmem_core.review.queries import cached, fetch_numbered, find_row
+from clipmem_core.review.queries import cached, find_row
 from clipmem_core.review.views import CAPTION, PICTURE
 from clipmem_core.scores.membership import MemberSides
 from clipmem_core.training.names import CHECKPOINT
@@ -43,7 +42,6 @@ from clipmem_core.utils.ragged import Ragged
 LIMIT = 1000  # pairs in the result of a search
 ALL_UP_TO = 100_000  # pairs; in a larger audit the embeddings of the first member are searched
 ENCODERS = 4  # members whose trained text encoders are searched
-MATCHED = 48  # closest pairs whose matching caption is looked for if members embed captions
 SIDES = {PICTURE: IMAGE_EMBEDDINGS, CAPTION: TEXT_EMBEDDINGS}  # file of a member
 _FEW = 2  # texts at most that are embedded one by one, as a page asks about them
 _ON_CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}  # of heads and encoders
@@ -143,14 +141,7 @@ def _by_embeddings(
         by_member.append(vectors.cosines(np.mean(queries, axis=0)))
     mean = np.mean(by_member, axis=0)
     rows = _closest(mean, row)
-    captions = np.full(len(rows), -1)
-    if text and file == TEXT_EMBEDDINGS:
-        listed = fetch_numbered(audit.folder / PAIRS, ["captions"], rows[:MATCHED].tolist())
-        texts = [listed[row][0] for row in rows[:MATCHED].tolist()]
-        encoded = run(embed_texts, audit, [text, *chain.from_iterable(texts)], members[0])
-        by_pair = np.split(encoded[1:] @ encoded[0], Ragged.of_lists(texts).start[1:-1])
-        captions[:MATCHED] = [cosines.argmax() for cosines in by_pair]
-    return Hits(rows, mean[rows], captions)
+    return Hits(rows, mean[rows], np.full(len(rows), -1))
 
 
 def _closest(cosines: np.ndarray, itself: int | None) -> np.ndarray:
