@@ -52,7 +52,6 @@ from clipmem_core.lab.setting import (
     parse_setting,
 )
 from clipmem_core.review import incidents
-from clipmem_core.review.bulk_edits import take_over, transferable
 from clipmem_core.review.decisions import count_decisions, open_review
 from clipmem_core.review.wrong_captions import wrong_lines
 from clipmem_core.utils.io import InputError, path_fault, shortage
@@ -335,8 +334,9 @@ def _judge(
         candidates = judge.read_candidates(audit, source, options, screen)
         table = judge.judge_captions(audit, candidates, screen.captions, all_captions=all_captions)
         write_frame(table, path)
-        found = judge.summarize(audit, candidates, table)
-        shown = make_table(found.title, found.worst.to_dict("records"), [*found.worst])
+        found = judge.summarize(candidates, table)
+        title = "captions, the likeliest wrong first"
+        shown = make_table(title, found.worst.to_dict("records"), [*found.worst])
         screen.progress.console.print(shown)
         for line in (*found.causes, found.count, f"{path}: {found.numbers}"):
             screen.say(line)
@@ -361,11 +361,8 @@ def _decisions(
     file: Annotated[
         str, "a CSV, JSON Lines or Parquet file: pair_id, decision, captions, note", "FILE"
     ] = "",
-    from_: Annotated[
-        str, "an audit whose decisions to store where picture and captions are the same"
-    ] = "",
 ) -> None:
-    """Store decisions of a file or of another audit, and count the pairs of each decision."""
+    """Store decisions of a file, and count the pairs of each decision."""
     audit = open_audit(name)
     if file:
         result = audit.decide(Path(file).expanduser())
@@ -374,16 +371,6 @@ def _decisions(
         if not result.stored:
             raise InputError(f"no decision of {file} could be stored")
         print(f"{result.stored:,} decisions stored, {len(result.refused):,} refused")
-    if from_:
-        other = open_audit(from_)
-        total = transferable(audit, other)[1]
-        stored = take_over(audit, other).pairs
-        if not stored:
-            raise InputError(
-                f"none of the {total:,} decisions of audit {from_!r} applies to an undecided pair "
-                f"of audit {name!r} with the same picture and captions"
-            )
-        print(f"{stored:,} of {total:,} decisions of audit {from_!r} stored")
     print(", ".join(f"{count:,} {choice}" for choice, count in count_decisions(audit).items()))
     print(*wrong_lines(audit), sep="\n")
 

@@ -47,7 +47,7 @@ from clipmem_core.export import reaudit
 from clipmem_core.export.cleaned import contents_line, count_words
 from clipmem_core.export.formats import FORMATS
 from clipmem_core.lab.setting import DECISIONS
-from clipmem_core.review.bulk_edits import find_offer, take_over, word_changes
+from clipmem_core.review.bulk_edits import word_changes
 from clipmem_core.review.cards import cards, data_url
 from clipmem_core.review.decisions import (
     CHOICES,
@@ -92,19 +92,9 @@ COLUMNS = {
 
 
 def draw_decisions(audit: Audit) -> None:
-    """Draw the decisions on the data set of an audit, filtered by the address, and the offer to
-    take over those of another audit."""
+    """Draw the decisions on the data set of an audit, filtered by the address."""
     with st.spinner("Reading the decisions…"):
-        offer = find_offer(audit)
         table = open_review(audit).table()
-    if offer is not None:
-        other, count, total = offer
-        with in_a_row(border=True):
-            show_text(
-                f"You can take over {count:,} of {total:,} decisions of audit {other.name}: those "
-                "on pairs with the same picture and captions."
-            )
-            st.button("Take them over", on_click=take_all, args=(audit, other))
     if table.empty:
         st.info("Nothing has been decided yet.")
         draw_link("browse", "Browse", audit)
@@ -149,14 +139,6 @@ def draw_decisions(audit: Audit) -> None:
         placeholder="",
         alt="The decisions of this page: pair, captions, note, time",
     )
-
-
-def take_all(audit: Audit, other: Audit) -> None:
-    """Store the decisions of another audit that apply here. A callback."""
-    with storing_decisions() as session:
-        outcome = take_over(audit, other)
-        if outcome.pairs:
-            session.saved(audit, f"Taken over from {other.name}", outcome)
 
 
 def draw_history(audit: Audit) -> None:

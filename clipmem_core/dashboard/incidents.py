@@ -10,12 +10,11 @@ from clipmem_core.dashboard.cards import CAPTION_LIMIT, STRIP_SIZE, draw_card_ro
 from clipmem_core.dashboard.deciding import storing_decisions
 from clipmem_core.dashboard.page import draw_link, read_part
 from clipmem_core.dashboard.plain import cut, in_a_row, pairs_in_words, show_text
-from clipmem_core.review.cards import FirstCaption, cards, explain_captions
+from clipmem_core.review.cards import FirstCaption, cards, suspicious_captions
 from clipmem_core.review.decisions import KEEP, REMOVE
 from clipmem_core.review.incidents import (
     REPAIR,
     decide_incidents,
-    flagged_captions,
     incident_pairs,
     incident_states,
     incidents_line,
@@ -61,7 +60,7 @@ def _draw_incident(audit: Audit, state: Any) -> None:
     show_text(state.cause)
     if state.is_open:
         first = pairs[pairs["to_repair"] if state.to_repair else pairs["undecided"]]
-        _draw_changes(audit, state.kind, first[:STRIP_SIZE], selection)
+        _draw_changes(audit, first[:STRIP_SIZE], selection)
     show_text(state_words(state))
     with in_a_row():
         if state.to_repair:
@@ -86,18 +85,16 @@ def _draw_action(audit: Audit, numbers: list[int], action: str, label: str) -> N
     st.button(label, key=key, type=kind, on_click=decide)
 
 
-def _draw_changes(audit: Audit, kind: str, pairs: pd.DataFrame, selection: Selection) -> None:
-    """Draw pictures, each with the caption that is wrong and below it the one that a repair gives
-    it."""
+def _draw_changes(audit: Audit, pairs: pd.DataFrame, selection: Selection) -> None:
+    """Draw pictures, each with its likeliest wrong caption and the one that a repair gives it."""
     shown = cards(audit, pairs["row"].tolist())
     sources = pairs["from_row"].where(pairs["has_repair"], -1).tolist()
     captions = fetch_numbered(audit.folder / PAIRS, [CAPTIONS], sources)
-    explained = explain_captions(audit, [card.pair_id for card in shown])
-    flagged = flagged_captions(audit, kind, {card.pair_id: card.captions for card in shown})
+    worst = suspicious_captions(audit, [card.pair_id for card in shown])
     firsts: dict[str, FirstCaption] = {}
     for card, source in zip(shown, sources, strict=True):
         after = f"→ {cut(captions[source][0][0], CAPTION_LIMIT)}" if source in captions else ""
-        number = flagged.get(card.pair_id, next(iter(explained[card.pair_id].wrong), 0))
-        firsts[card.pair_id] = min(number, len(card.current) - 1), [], after
+        number = min(worst.get(card.pair_id, 0), len(card.current) - 1)
+        firsts[card.pair_id] = number, [], after
     labels = [f"Pair {card.row + 1:,}" for card in shown]
     draw_card_row(audit, shown, labels, selection, firsts, key=f"incident-{selection.incident}")

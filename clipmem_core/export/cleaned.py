@@ -2,7 +2,8 @@
 picture files."""
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import posixpath
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,12 @@ from PIL import Image
 
 from clipmem_core.auditing.folder.store import PAIRS, Audit, read_table
 from clipmem_core.dataset.readers.containers import (
-    is_newer,
+    is_picture,
     picture_fault,
     read_bytes,
     split_reference,
     tidy,
 )
-from clipmem_core.dataset.source import source_files
 from clipmem_core.review.decisions import REMOVE, Decision, open_review
 from clipmem_core.review.queries import count_pairs_of, fetch_by_id
 from clipmem_core.utils.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
@@ -27,7 +27,6 @@ from clipmem_core.utils.io import InputError, replacing_folder
 
 RECAPTIONED = "recaptioned"
 MARK = ".clipmem-export"  # file in a folder that an export may replace
-IMAGES = "{stem}_images"  # folder of extracted pictures
 CLEANED = "cleaned.json"  # in the folder of a data set that a second audit is of
 PictureProgress = Callable[[int, int], None]  # called with the finished pictures, and all
 _IN_ARCHIVE = r"(?i)\.tar/|\.(?:parquet|arrow)#[0-9]+$"
@@ -76,14 +75,7 @@ def clean(audit: Audit) -> Cleaned:
     quarantined = len(audit.quarantine)
     other = sum(each.for_other_captions is not None for each in current)
     limit = audit.record.config.captions
-    newer = _newer_files(audit, pairs[IMAGE])
     notes = counted(
-        (
-            len(newer),
-            f"{count_words(len(newer), 'file')} written after the audit, first "
-            f"{next(iter(newer), '')}. The export has the captions of the audit: to export what "
-            "has changed, audit the set again.",
-        ),
         (
             audit.record.repeated_captions,
             f"{count_words(audit.record.repeated_captions, 'caption')} of the data set equal "
@@ -144,17 +136,6 @@ def count_words(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def _newer_files(audit: Audit, images: Iterable[str]) -> list[Path]:
-    """List the files of the data set that were written after the audit read them."""
-    record = audit.record
-    if record.config.features:
-        return []
-    files = {path: None for path in source_files(record.source) if path.is_file()}
-    files |= {split_reference(record.pictures, image)[0]: None for image in images}
-    time = (audit.folder / PAIRS).stat().st_mtime_ns
-    return [path for path in files if path.is_file() and is_newer(path, time)]
-
-
 def counted(*notes: tuple[int, str]) -> tuple[str, ...]:
     """Return the notes whose count is not 0."""
     return tuple(note for count, note in notes if count)
@@ -172,47 +153,61 @@ def picture_files(
 ) -> Iterator[tuple[Path, list[str], tuple[str, ...]]]:
     """Yield an absolute folder, the names of the pictures in it, and notes.
 
-    Pictures of archives or tables are extracted into a new `<stem>_images`, which is complete at
-    the end or missing.
+    If a picture is in an archive or a table, all are copied into a new `<stem>_images`, which is
+    complete at the end or missing.
+    """
+    images = cleaned.pairs[IMAGE]
+    if images.str.contains(_IN_ARCHIVE).any():
+        folder = images_folder(path)
+        with picture_folder(cleaned, folder, progress) as (_, names):
+            yield folder, names, (f"{count_words(len(names), 'picture')} extracted to {folder}",)
+        return
+    check_root(cleaned.root)
+    missing = [image for image in images if picture_fault(cleaned.root, image)]
+    note = (
+        f"{count_words(len(missing), 'picture')} missing on this machine, first "
+        f"{next(iter(missing), '')!r}."
+    )
+    yield cleaned.root, images.tolist(), counted((len(missing), note))
+
+
+@contextmanager
+def picture_folder(
+    cleaned: Cleaned, path: Path, progress: PictureProgress
+) -> Iterator[tuple[Path, list[str]]]:
+    """Yield a folder with copies of the pictures, which replaces `path`, and their names.
+
+    Hidden pictures, and those in archives, are named by row.
     """
     check_root(cleaned.root)
-    images = cleaned.pairs[IMAGE]
-    if not images.str.contains(_IN_ARCHIVE).any():
-        missing = [image for image in images if picture_fault(cleaned.root, image)]
-        note = (
-            f"{count_words(len(missing), 'picture')} missing on this machine, first "
-            f"{next(iter(missing), '')!r}."
-        )
-        yield cleaned.root, images.tolist(), counted((len(missing), note))
-        return
-    folder = beside(path, IMAGES).absolute()
     names = []
-    with replacing_folder(folder, mark=MARK) as temporary:
-        # named by row, as names in archives are not safe as file names
-        for row, _, data in encoded_pictures(cleaned, progress):
-            names.append(f"{row:08d}{suffix_of(data)}")
-            (temporary / names[-1]).write_bytes(data)
-        yield folder, names, (f"{count_words(len(names), 'picture')} extracted to {folder}",)
+    stems = set[str]()
+    total = len(cleaned.pairs)
+    with replacing_folder(path, mark=MARK) as folder:
+        for row, image in cleaned.pairs[IMAGE].items():
+            progress(len(names), total)
+            try:
+                data = read_bytes(cleaned.root, image)
+            except FileNotFoundError as error:
+                raise InputError(str(error)) from None
+            in_file = split_reference(cleaned.root, image)[1] is None
+            hidden = any(part.startswith(".") for part in image.split("/"))
+            keeps_name = in_file and is_picture(image) and not hidden
+            name = image if keeps_name else f"{row:08d}{suffix_of(data)}"
+            stem, ending = posixpath.splitext(name)
+            if stem.casefold() in stems:  # two pictures would share a .txt
+                stem = f"{stem}-{row}"
+            stems.add(stem.casefold())
+            names.append(f"{stem}{ending}")
+            (folder / names[-1]).parent.mkdir(parents=True, exist_ok=True)
+            (folder / names[-1]).write_bytes(data)
+        progress(total, total)
+        yield folder, names
 
 
-def beside(path: Path, pattern: str) -> Path:
-    """Return the second file or folder of an export, next to it; its name may use the export's name
-    and stem."""
-    return path.with_name(pattern.format(name=path.name, stem=path.stem))
-
-
-def encoded_pictures(
-    cleaned: Cleaned, progress: PictureProgress
-) -> Iterator[tuple[int, str, bytes]]:
-    """Yield row, reference and content of each picture; a missing one is an input error."""
-    images = cleaned.pairs[IMAGE]
-    for done, (row, image) in enumerate(zip(images.index.tolist(), images, strict=True)):
-        progress(done, len(images))
-        try:
-            yield row, image, read_bytes(cleaned.root, image)
-        except FileNotFoundError as error:
-            raise InputError(str(error)) from None
-    progress(len(images), len(images))
+def images_folder(path: Path) -> Path:
+    """Return the folder of the pictures that an export extracts, next to it."""
+    return path.with_name(f"{path.stem}_images").absolute()
 
 
 def suffix_of(data: bytes) -> str:

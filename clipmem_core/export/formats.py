@@ -4,8 +4,7 @@ import json
 import posixpath
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from csv import QUOTE_NONNUMERIC  # a lone \r must be quoted too
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,35 +16,26 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core.auditing.folder.store import (
-    MAX_NAME,
     PAIRS,
     SCORES,
     Audit,
     write_json,
-    write_table,
 )
 from clipmem_core.config import data_folder
 from clipmem_core.dataset.readers.containers import (
-    is_picture,
-    normal_reference,
     scan_tar,
     split_reference,
 )
 from clipmem_core.errors.certificate import CONFIDENCE
 from clipmem_core.export.cleaned import (
-    IMAGES,
-    MARK,
-    RECAPTIONED,
     Cleaned,
     PictureProgress,
-    beside,
-    check_root,
     clean,
     count_words,
     counted,
-    encoded_pictures,
+    images_folder,
     picture_files,
-    suffix_of,
+    picture_folder,
 )
 from clipmem_core.review.bulk_edits import word_changes
 from clipmem_core.review.cards import OWN_CAPTIONS, listed_scores
@@ -61,22 +51,19 @@ from clipmem_core.review.queries import count_pairs_of, fetch_numbered, fetch_pa
 from clipmem_core.review.wrong_captions import read_effect, review_progress
 from clipmem_core.scores.registry import EXPORT_SCORES
 from clipmem_core.utils.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
-from clipmem_core.utils.io import InputError, replacing, replacing_folder
-from clipmem_core.utils.tables import FORMULA, as_cell
+from clipmem_core.utils.io import InputError, replacing
+from clipmem_core.utils.tables import FORMULA, write_frame
 
 # Notes on data the format cannot hold, and the command that audits the export, if any. The first
 # note of a format without the cleaned data set is the counts.
 Written = tuple[tuple[str, ...], str]
 
 FOLDER = ""  # the suffix of a folder
-METADATA = "metadata.jsonl"
 CERTIFICATE = "certificate.json"  # in the folder of an export
 METHOD = (
     "confidence sequence by betting on random checks without replacement (Waudby-Smith & Ramdas, "
     "NeurIPS 2020); pairs that a person kept count as right"
 )
-# of a list of keys: one JSON object a line, `key` and `captions`
-NEW_CAPTIONS = "{name}.captions.jsonl"
 _UID = re.compile("[0-9a-fA-F]{32}")
 _BREAK = re.compile(r"\s*[\r\n]+\s*")
 
@@ -135,7 +122,7 @@ def _audit_command(cleaned: Cleaned, path: Path, images: Path | None = None) -> 
 
 def write_texts(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Written:
     """Write a folder of pictures, each with a `.txt` of the same name, one caption a line."""
-    with _picture_folder(cleaned, path, progress, by_label=True) as (folder, names):
+    with picture_folder(cleaned, path, progress) as (folder, names):
         for name, captions in zip(names, cleaned.pairs[CAPTIONS], strict=True):
             lines = [_BREAK.sub(" ", caption) for caption in captions]
             _write_lines((folder / name).with_suffix(".txt"), lines)
@@ -150,82 +137,31 @@ def write_imagefolder(cleaned: Cleaned, path: Path, progress: PictureProgress) -
         table["text"] = table["text"].str[0]
     if table[LABEL].isna().all():
         table = table.drop(columns=LABEL)
-    with _picture_folder(cleaned, path, progress) as (folder, names):
+    with picture_folder(cleaned, path, progress) as (folder, names):
         table.insert(0, "file_name", names)
-        table.to_json(folder / METADATA, orient="records", lines=True, force_ascii=False)
+        table.to_json(folder / "metadata.jsonl", orient="records", lines=True, force_ascii=False)
     reads = f"datasets reads it with load_dataset('imagefolder', data_dir={str(path)!r})"
     return (reads,), _audit_command(cleaned, path)
 
 
-@contextmanager
-def _picture_folder(
-    cleaned: Cleaned, path: Path, progress: PictureProgress, *, by_label: bool = False
-) -> Iterator[tuple[Path, list[str]]]:
-    """Yield a folder with copies of the pictures, which replaces `path`, and their names.
-
-    With `by_label` the top folder of a picture is its label; a picture without label is in no
-    folder.
-    """
-    check_root(cleaned.root)
-    names = []
-    stems = {posixpath.splitext(METADATA)[0]}
-    with replacing_folder(path, mark=MARK) as folder:
-        pictures = zip(encoded_pictures(cleaned, progress), cleaned.pairs[LABEL], strict=True)
-        for (row, image, data), label in pictures:
-            _, part = split_reference(cleaned.root, image)
-            hidden = any(part.startswith(".") for part in image.split("/"))
-            name = f"{row:08d}{suffix_of(data)}"
-            if part is None and is_picture(image) and not hidden:
-                name = image
-            if by_label and posixpath.dirname(name).partition("/")[0] != (label or ""):
-                name = posixpath.join(_as_folder(label or ""), posixpath.basename(name))
-            stem, ending = posixpath.splitext(name)
-            if stem.casefold() in stems:  # two pictures would share a .txt
-                stem = f"{stem}-{row}"
-            stems.add(stem.casefold())
-            names.append(f"{stem}{ending}")
-            (folder / names[-1]).parent.mkdir(parents=True, exist_ok=True)
-            (folder / names[-1]).write_bytes(data)
-        yield folder, names
-
-
-def _as_folder(label: str) -> str:
-    """Return a label if a folder can have this name, else an empty text."""
-    try:
-        fits = normal_reference(label) == label and len(label.encode()) <= MAX_NAME
-    except InputError:
-        fits = False
-    return label if fits and "/" not in label and not label.startswith(".") else ""
-
-
 def write_keys(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Written:
-    """Write the WebDataset `__key__` of each exported sample, one a line; new captions go into a
-    second file."""
-    keys = pd.Series(_sample_keys(cleaned.root, cleaned.pairs[IMAGE]), cleaned.pairs.index)
+    """Write the WebDataset `__key__` of each exported sample, one a line."""
+    keys = pd.Series(_sample_keys(cleaned.root, cleaned.pairs[IMAGE]))
     removed = pd.Series(_sample_keys(cleaned.root, cleaned.removed[IMAGE]))
     shared = int(removed.isin(keys).sum())
-    second = beside(path, NEW_CAPTIONS)
-    second.unlink(missing_ok=True)  # of the replaced export
     with replacing(path) as temporary:
         _write_lines(temporary, keys.unique())
-    if cleaned.recaptioned:
-        captions = pd.DataFrame({"key": keys, CAPTIONS: cleaned.pairs[CAPTIONS]})
-        captions = captions[cleaned.pairs[RECAPTIONED]]
-        with replacing(second) as temporary:
-            captions.to_json(temporary, orient="records", lines=True, force_ascii=False)
-    notes = counted(
-        (
-            cleaned.recaptioned,
-            f"{count_words(cleaned.recaptioned, 'pair')} with new captions, written to "
-            f"{second.name}: a list of keys has no captions.",
-        ),
-        (
-            shared,
-            f"{count_words(shared, 'removed sample')} still in the list, as another sample has the "
-            "same key: export csv to remove all.",
-        ),
+    note = (
+        f"{count_words(shared, 'removed sample')} still in the list, as another sample has the "
+        "same key: export csv to remove all."
     )
-    return notes, ""
+    return (*_lost_captions(cleaned), *counted((shared, note))), ""
+
+
+def _lost_captions(cleaned: Cleaned) -> tuple[str, ...]:
+    """Return the note on new captions that a list cannot hold, if there are any."""
+    count = cleaned.recaptioned
+    return counted((count, f"{count_words(count, 'pair')} with new captions: a list has none."))
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> None:
@@ -259,11 +195,7 @@ def write_uids(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Writt
     uids = np.frombuffer(bytes.fromhex("".join(cleaned.pairs[PAIR_ID])), dtype=">u8,>u8")
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.save(file, np.sort(uids.astype("u8,u8")), allow_pickle=False)
-    lost = (
-        f"{count_words(cleaned.recaptioned, 'pair')} with new captions, which are not exported: a "
-        "list of uids has no captions."
-    )
-    return counted((cleaned.recaptioned, lost)), ""
+    return _lost_captions(cleaned), ""
 
 
 def write_decisions(audit: Audit, path: Path, progress: PictureProgress) -> Written:
@@ -283,11 +215,7 @@ def write_decisions(audit: Audit, path: Path, progress: PictureProgress) -> Writ
     for name, columns in ((PAIRS, [IMAGE, LABEL]), (SCORES, scores)):
         values = fetch_pairs(audit.folder / name, columns, table[PAIR_ID])
         table = table.merge(values.to_pandas(), on=PAIR_ID, how="left")
-    if path.suffix.lower() == ".parquet":
-        write_table(path, table)
-    else:
-        with replacing(path) as temporary:
-            table.map(as_cell).to_csv(temporary, index=False, quoting=QUOTE_NONNUMERIC)
+    write_frame(table, path)
     other = int(for_other.sum())
     note = (
         f"{count_words(other, 'decision')} on other captions, for example injected errors, not "
@@ -317,7 +245,7 @@ class Format:
     limits: str  # shown before the export
     write: Callable[..., Written]  # of a Cleaned or an Audit, a path and progress
     cleaned: bool = True  # whether it contains the cleaned data set
-    second: str = ""  # name of a second file or folder, see `beside`
+    extracts: bool = False  # whether it extracts pictures into a folder next to it
 
     @property
     def is_folder(self) -> bool:
@@ -333,7 +261,7 @@ FORMATS = {
         "The cleaned data set as open_clip reads it, one row a caption.",
         EXTRACTED,
         write_open_clip,
-        second=IMAGES,
+        extracts=True,
     ),
     "coco": Format(
         "COCO captions",
@@ -341,14 +269,14 @@ FORMATS = {
         "The cleaned data set as COCO captions: images and annotations.",
         EXTRACTED,
         write_coco,
-        second=IMAGES,
+        extracts=True,
     ),
     "folder": Format(
         "Pictures with .txt",
         (FOLDER,),
         "The cleaned data set as a folder: pictures, each with its captions in a .txt of the "
         "same name.",
-        f"{COPIES} Line breaks in captions become spaces, labels folders and ids paths: "
+        f"{COPIES} Line breaks in captions become spaces, and ids are paths; labels are omitted: "
         "imagefolder keeps them.",
         write_texts,
     ),
@@ -364,9 +292,8 @@ FORMATS = {
         "WebDataset keys",
         (".txt",),
         "The keys of the samples to keep, one a line; filter your shards by them.",
-        "Keys have no captions: new captions go into a second file.",
+        "Keys have no captions: new captions are omitted.",
         write_keys,
-        second=NEW_CAPTIONS,
     ),
     "datacomp": Format(
         "DataComp uids",
@@ -476,8 +403,7 @@ def _check_target(about: Format, format: str, path: Path, overwrite: bool) -> No
         raise InputError(f"{certificate} is not of an export: choose another folder for --out")
     if overwrite or (path.is_dir() and not any(path.iterdir())):
         return
-    second = beside(path, about.second) if about.second else path
-    for target in (path, second):
+    for target in (path, images_folder(path)) if about.extracts else (path,):
         if target.exists():
             raise InputError(
                 f"{target} exists already: choose another --out, or replace it with --overwrite"

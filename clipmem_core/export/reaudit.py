@@ -17,7 +17,7 @@ from clipmem_core.auditing.folder.store import (
     write_json,
 )
 from clipmem_core.config import SETS, AuditConfig, SourceOptions, data_folder
-from clipmem_core.export.cleaned import CLEANED, IMAGES, beside, check_root, clean
+from clipmem_core.export.cleaned import CLEANED, check_root, clean, images_folder
 from clipmem_core.export.formats import write_open_clip
 from clipmem_core.review.decisions import open_review
 from clipmem_core.utils.io import InputError, read_json
@@ -63,7 +63,7 @@ def reaudit(audit: Audit, name: str, screen: Screen) -> Audit:
             f"note: {name!r} does not include newer decisions: choose another --name to "
             "include them"
         )
-    extracted = beside(table, IMAGES).absolute()
+    extracted = images_folder(table)
     pictures = extracted if extracted.is_dir() else audit.record.pictures
     config = replace(config, source=SourceOptions(image_folder=str(pictures)))
     return run_audit(str(table), config, name=name, screen=screen, reaudit_of=audit)

@@ -1,5 +1,5 @@
-"""Decisions on many pairs at once: from a table, from another audit for pairs with the same picture
-and captions, and by find and replace; and a summary of the words that a new caption changes."""
+"""Decisions on many pairs at once, from a table and by find and replace; and a summary of the words
+that a new caption changes."""
 
 import json
 import re
@@ -11,28 +11,21 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from clipmem_core.auditing.folder.store import PAIRS, Audit
+from clipmem_core.review.cards import OWN_CAPTIONS
 from clipmem_core.review.decisions import (
     CHOICES,
     REMOVE,
     Choice,
-    Outcome,
     captions_to_store,
-    decided,
     open_review,
 )
-from clipmem_core.review.queries import CAPTION_KEY, fetch, fetch_by_id
+from clipmem_core.review.queries import fetch_by_id
 from clipmem_core.utils.columns import CAPTIONS, PAIR_ID
 from clipmem_core.utils.io import InputError
 from clipmem_core.utils.tables import FORMULA
 
 DECISION = "decision"
 _CONTEXT = 4  # words before and after a change
-# Pairs of two audits with the same picture and captions: with the same id, or the only ones
-_SAME_PAIRS = f"""
-    SELECT there.pair_id AS there, here.pair_id AS here FROM there JOIN
-        (SELECT pair_id, sha256, {CAPTION_KEY} AS key FROM parquet) AS here USING (sha256, key)
-    QUALIFY there.pair_id = here.pair_id OR count(*) OVER (PARTITION BY sha256, key) = 1
-"""
 
 
 @dataclass(frozen=True)
@@ -45,11 +38,12 @@ class StoredTable:
 
 
 def store_table(audit: Audit, table: pd.DataFrame) -> StoredTable:
-    """Store the decisions of a table in one event: pair_id, decision, and optionally captions and
-    note.
+    """Store the decisions of a table in one event: pair_id, decision, and optionally captions, note
+    and own_captions.
 
     Captions are a list, a JSON list, or a single caption. A row without a decision changes captions
-    or note only.
+    or note only. A row is refused if its own_captions are not the captions that the pair has in
+    this audit: the decision was on other captions.
     """
     if not {PAIR_ID, DECISION} <= set(table):
         raise InputError(
@@ -57,16 +51,20 @@ def store_table(audit: Audit, table: pd.DataFrame) -> StoredTable:
             "decision, and captions for a recaption"
         )
     review = open_review(audit)
-    rows = table.reindex(columns=[PAIR_ID, DECISION, CAPTIONS, "note"])
+    rows = table.reindex(columns=[PAIR_ID, OWN_CAPTIONS, DECISION, CAPTIONS, "note"])
     rows[PAIR_ID] = rows[PAIR_ID].astype(str)
-    keys = review.with_keys([*rows[PAIR_ID], *map(_text, rows[PAIR_ID])])
+    names = [*rows[PAIR_ID], *map(_text, rows[PAIR_ID])]
+    captions_of = fetch_by_id(audit.folder / PAIRS, CAPTIONS, names)
     choices: dict[str, Choice] = {}
     refused = []
-    for row, (pair_id, *cells) in enumerate(rows.to_numpy().tolist(), start=1):
-        name = pair_id if keys[pair_id] else _text(pair_id)
+    for row, (pair_id, own, *cells) in enumerate(rows.to_numpy().tolist(), start=1):
+        name = pair_id if pair_id in captions_of else _text(pair_id)
+        decided_on = _captions(own)
         try:
-            if not keys[name]:
+            if name not in captions_of:
                 raise InputError("the audit has no such pair")
+            if decided_on and sorted(decided_on) != sorted(captions_of[name]):
+                raise InputError("the pair has other captions than own_captions in this audit")
             if name in choices:
                 raise InputError("the pair is in an earlier row")
             choices[name] = _read_choice(*cells)
@@ -101,54 +99,6 @@ def _captions(cell: Any) -> tuple[str, ...]:
         cell = listed if isinstance(listed, list) else [cell]
     texts = cell if pd.api.types.is_list_like(cell) else ()
     return tuple(text for text in map(str, texts) if text.strip())
-
-
-def transferable(audit: Audit, other: Audit) -> tuple[dict[str, Choice], int]:
-    """Return the decisions of another audit that apply to undecided pairs of an audit, and the
-    number of all its decisions.
-
-    A decision applies to the pair with the same picture, captions and id. It also applies to a pair
-    with another id if no second pair of either audit has this picture and these captions.
-    """
-    made = {
-        pair_id: each
-        for pair_id, each in open_review(other).decisions().items()
-        if each.decision or each.captions or each.note
-    }
-    content = f"SELECT pair_id, sha256, {CAPTION_KEY} AS key FROM parquet"
-    there = fetch(other.folder / PAIRS, content)
-    same = fetch(audit.folder / PAIRS, _SAME_PAIRS, there=there).to_pylist()
-    neutral = dict(zip(there[PAIR_ID].to_pylist(), decided(other).neutral.tolist(), strict=True))
-    current = open_review(audit).decisions(pair["here"] for pair in same)
-    choices = {}
-    for pair in same:
-        now = current[pair["here"]]
-        applied = made.get(pair["there"])
-        if applied and not (now.decision or now.captions or now.note):
-            _, decision, captions, note, *_ = applied
-            is_neutral = neutral[pair["there"]]
-            choices[pair["here"]] = Choice(decision, captions, note or None, now.entry, is_neutral)
-    return choices, len(made.keys() & neutral)
-
-
-def find_offer(audit: Audit) -> tuple[Audit, int, int] | None:
-    """Return the audit of another data set with the most decisions that apply here, how many do,
-    and how many it has; None without any."""
-    offers = []
-    data_set = audit.record.dataset_fingerprint
-    for other in Audit.every():
-        try:
-            if other.record.dataset_fingerprint != data_set and open_review(other).position():
-                choices, total = transferable(audit, other)
-                offers.append((other, len(choices), total))
-        except InputError:  # its own pages report the broken file
-            continue
-    return max((each for each in offers if each[1]), key=lambda each: each[1], default=None)
-
-
-def take_over(audit: Audit, other: Audit) -> Outcome:
-    """Store the decisions of another audit that apply here, in one event."""
-    return open_review(audit).decide_each(transferable(audit, other)[0], audit=audit.name)
 
 
 class Replacement(NamedTuple):

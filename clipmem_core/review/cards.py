@@ -78,8 +78,10 @@ CHECK_WORDS = {
 }
 MARKED = 3  # words of a caption at most
 _LINES = ("none", "dotted", "solid", "double")
-MARKS = "Underlined words are unlikely with the picture and the other words."
-SENTENCE_MARKS = "Underlined sentences are probably of another picture's caption."
+MARKS = (
+    "Underlined words are unlikely with the picture and the other words; an underlined sentence "
+    "probably is of another picture's caption."
+)
 # orders in which the worst caption of a pair says what is wrong
 BY_CAPTION = (SUSPICION, REVIEW_PLACE, P_WRONG)
 LIKELY = 0.5  # probability from which a caption is probably wrong
@@ -353,9 +355,7 @@ def from_sentence(caption: str, marks: Marks) -> tuple[str, Marks]:
 
 def marks_note(firsts: Mapping[str, FirstCaption]) -> str:
     """Return the note on underlined words and sentences; empty if none is underlined."""
-    of_sentences = {SENTENCE in mark for _, marks, _ in firsts.values() for mark in marks}
-    notes = {False: MARKS, True: SENTENCE_MARKS}
-    return " ".join(notes[each] for each in sorted(of_sentences))
+    return MARKS if any(marks for _, marks, _ in firsts.values()) else ""
 
 
 def _folded(text: str) -> str:

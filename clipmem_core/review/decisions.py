@@ -6,7 +6,6 @@ screen: in an audit with other captions, for example injected errors, the pair i
 """
 
 import json
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -340,9 +339,6 @@ class Codes:
     first: np.ndarray  # int64 [n_pairs], the event of the first decision; 0: none yet
 
 
-_codes_lock = threading.Lock()
-
-
 @cached(4, SCORES, PAIRS)
 def _latest_codes(audit: Audit) -> dict[int, Codes]:
     """Return the cache of an audit's latest codes, by the inode of their log."""
@@ -353,23 +349,21 @@ def decided(audit: Audit) -> Codes:
     """Return the decisions on the pairs of an audit; each call reads only the new entries of the
     log."""
     review = open_review(audit)
-    with _codes_lock:
-        latest = _latest_codes(audit)
-        log = review.path.stat().st_ino if review.path.exists() else 0
-        position = review.position()
-        codes = latest.get(log)
-        if codes is None or position < codes.entry:  # the log was replaced
-            count = count_pairs_of(audit)
-            codes = Codes(0, *(np.zeros(count, kind) for kind in (np.int8, bool, np.int64)))
-        if position > codes.entry:
-            entries = pd.DataFrame(review.entries_after(codes.entry), columns=_ENTRY_COLUMNS)
-            columns = {"codes": codes.codes, "neutral": codes.neutral, "first": codes.first}
-            before = pd.DataFrame(columns).reset_index(names="row")
-            path = audit.folder / PAIRS
-            after = fetch(path, _CODES_AFTER, entries=entries, before=before).to_pandas()
-            last = int(entries["entry"].iloc[-1])
-            codes = Codes(last, *(after[name].to_numpy() for name in columns))
-        latest[log] = codes
+    latest = _latest_codes(audit)
+    log = review.path.stat().st_ino if review.path.exists() else 0
+    position = review.position()
+    codes = latest.get(log)
+    if codes is None or position < codes.entry:  # the log was replaced
+        count = count_pairs_of(audit)
+        codes = Codes(0, *(np.zeros(count, kind) for kind in (np.int8, bool, np.int64)))
+    if position > codes.entry:
+        entries = pd.DataFrame(review.entries_after(codes.entry), columns=_ENTRY_COLUMNS)
+        before = pd.DataFrame(vars(codes)).reset_index(names="row")
+        path = audit.folder / PAIRS
+        after = fetch(path, _CODES_AFTER, entries=entries, before=before).to_pandas()
+        last = int(entries["entry"].iloc[-1])
+        codes = Codes(last, *(after[name].to_numpy() for name in after))
+    latest[log] = codes
     return codes
 
 

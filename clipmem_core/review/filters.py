@@ -43,6 +43,15 @@ from clipmem_core.scores.registry import SECOND_NOTE
 from clipmem_core.utils.columns import CLIPMEM, LOG_PROBABILITY_SECOND, MAP_X, PAIR_ID
 
 _LABELS_SHOWN = 200
+# Conditions that a text fulfils: the table and the SQL
+_EQUAL = {
+    "group": (SCORES, '"group" = ?'),
+    "label": (PAIRS, "label = ?"),
+    "injected": (
+        PAIRS,
+        f"? IN (coalesce(injected, '{NONE}'), if(injected IS NULL, '{NONE}', '{ANY}'))",
+    ),
+}
 _BINS = 40  # of the distribution of a score
 _FOLDED = "lower(upper(nfc_normalize({})))"  # both, so that the two forms of a sigma match
 
@@ -109,21 +118,14 @@ def _sorted(audit: Audit, column: str) -> np.ndarray:
 def _mask(audit: Audit, selection: Selection) -> np.ndarray:
     """Return which pairs match a selection, except for its condition on decisions, bool
     [n_pairs]."""
-    scores = audit.folder / SCORES
-    pairs = audit.folder / PAIRS
     found = []  # the rows that match each condition
-    if selection.group:
-        found.append(_rows_where(scores, '"group" = ?', selection.group))
+    for name, (source, where) in _EQUAL.items():
+        if value := getattr(selection, name):
+            found.append(_rows_where(audit.folder / source, where, value))
     for each in selection.ranges:
         value = number_sql(each.column)
         where = f"isfinite({value}) AND {value} BETWEEN ? AND ?"
-        found.append(_rows_where(scores, where, each.low, each.high))
-    if selection.label:
-        found.append(_rows_where(pairs, "label = ?", selection.label))
-    if selection.injected in (ANY, NONE):
-        found.append(_rows_where(pairs, f"(injected IS NULL) = {selection.injected == NONE}"))
-    elif selection.injected:
-        found.append(_rows_where(pairs, "injected = ?", selection.injected))
+        found.append(_rows_where(audit.folder / SCORES, where, each.low, each.high))
     if selection.check:
         found.append(_rows_where(ensure_checks(audit), selection.check))
     if words := selection.words.split():

@@ -4,8 +4,7 @@ Each incident has one decision: repair, remove or keep. A repair gives a pair th
 pair that has its right ones. The decision is neutral: no person has looked at each pair.
 """
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,7 @@ from clipmem_core.utils.io import InputError
 
 REPAIR = "repair"
 ACTIONS = (REPAIR, REMOVE, KEEP)
+_NO_CAPTION = f"WHERE \"{c.CHECK}\" NOT IN ('', '{c.REPEATED_PICTURE}')"
 _COLUMNS = {INCIDENTS: c.INCIDENT_COLUMNS, INCIDENT_PAIRS: c.INCIDENT_PAIR_COLUMNS}
 
 
@@ -128,33 +128,20 @@ def repairs(audit: Audit, number: int) -> pd.DataFrame:
 
 
 def find_swap(audit: Audit, row: int) -> dict[str, Any] | None:
-    """Return the pair whose captions surely fit the picture of a row that no incident explains;
-    `mutual`: the captions of the row fit the other picture too."""
+    """Return the pair, as JSON, whose captions surely fit the picture of a row that no incident
+    explains; `mutual`: the captions of the row fit the other picture too."""
     pairs = read_incidents(audit)[1]
     swaps = pairs[pairs["number"] == 0].set_index("row")
     if row not in swaps.index:
         return None
-    other = int(swaps["from_row"][row])
-    return offered_captions(
-        audit,
-        other,
-        probability=percent(swaps["probability"][row]),
-        mutual=bool(swaps["from_row"].get(other) == row),
-    )
-
-
-def offered_captions(
-    audit: Audit, row: int, *, probability: str = "", mutual: bool = False
-) -> dict[str, Any]:
-    """Return the captions of a pair that are offered to another one, as JSON."""
-    (card,) = cards(audit, [row])
+    (card,) = cards(audit, [int(swaps["from_row"][row])])
     return {
-        "row": row,
+        "row": card.row,
         "pair_id": card.pair_id,
         "caption_key": str(card.caption_key),
         "captions": card.captions,
-        "probability": probability,
-        "mutual": mutual,
+        "probability": percent(swaps["probability"][row]),
+        "mutual": bool(swaps["from_row"].get(card.row) == row),
     }
 
 
@@ -168,32 +155,6 @@ def _pairs_of(audit: Audit, numbers: Collection[int], state: str) -> pd.DataFram
         )
     pairs = incident_pairs(audit)
     return pairs[pairs[state] & pairs["number"].isin(numbers)]
-
-
-def _no_captions(audit: Audit, pair_ids: Iterable[str]) -> list[tuple[str, int, str]]:
-    """Return pair_id, number and reason of the captions of some pairs that are none."""
-    end = f"WHERE \"{c.CHECK}\" NOT IN ('', '{c.REPEATED_PICTURE}')"
-    columns = [c.CAPTION, f'"{c.CHECK}"']
-    found = fetch_pairs(audit.folder / CAPTION_TABLE, columns, pair_ids, end=end)
-    return [tuple(row.values()) for row in found.to_pylist()]
-
-
-def flagged_captions(
-    audit: Audit, kind: str, captions: Mapping[str, Sequence[str]]
-) -> dict[str, int]:
-    """Return the number of the caption that an incident of this kind is about, of each of some of
-    its pairs; empty if it is about pairs."""
-    found = list[tuple[str, int, str]]()
-    if kind == "text":
-        found = _no_captions(audit, captions)
-    elif kind == "repeated caption":
-        for pair_id, texts in captions.items():
-            found += [(pair_id, number, text.casefold()) for number, text in enumerate(texts)]
-    # One reason, or text, is common to the pairs.
-    counts = Counter(sorted(key for _, key in {(pair_id, key) for pair_id, _, key in found}))
-    common = dict(counts.most_common(1))
-    found.sort(reverse=True)  # the first caption of a pair counts
-    return {pair_id: number for pair_id, number, key in found if key in common}
 
 
 def decide_incidents(audit: Audit, numbers: Collection[int], action: str) -> Outcome:
@@ -210,16 +171,17 @@ def decide_incidents(audit: Audit, numbers: Collection[int], action: str) -> Out
     ids = table[c.PAIR_ID].iloc[pairs["row"]].tolist()
     sources = pairs["from_row"] if action == REPAIR else pairs["row"]
     captions = table[c.CAPTIONS].iloc[sources].map(list).tolist()
-    bad = set[tuple[str, int]]()
+    no_captions = set[tuple[str, int]]()
     if action == REMOVE:
-        bad = {(pair_id, number) for pair_id, number, _ in _no_captions(audit, ids)}
+        found = fetch_pairs(audit.folder / CAPTION_TABLE, [c.CAPTION], ids, end=_NO_CAPTION)
+        no_captions = {(row[c.PAIR_ID], row[c.CAPTION]) for row in found.to_pylist()}
     review = open_review(audit)
     current = review.decisions(ids)
     choices = {}
     for pair_id, texts, number in zip(ids, captions, pairs["number"], strict=True):
         now = current[pair_id]
         note = None if now.note else notes[number]
-        left = [text for at, text in enumerate(texts) if (pair_id, at) not in bad]
+        left = [text for at, text in enumerate(texts) if (pair_id, at) not in no_captions]
         has_new = action == REPAIR or 0 < len(left) < len(texts)
         decision = RECAPTION if has_new else action
         new = tuple(left) if has_new else ()

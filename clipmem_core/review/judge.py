@@ -41,7 +41,7 @@ from clipmem_core.auditing.folder.store import (
     read_prepared,
 )
 from clipmem_core.auditing.run.word_models import HALVES, RATIOS
-from clipmem_core.auditing.tables.fault_tables import cause_of, fault_cause
+from clipmem_core.auditing.tables.fault_tables import fault_cause
 from clipmem_core.config import SourceOptions, data_folder
 from clipmem_core.dataset.checks import not_captions
 from clipmem_core.dataset.languages import is_read
@@ -52,7 +52,6 @@ from clipmem_core.dataset.source import RawPairs, read_source
 from clipmem_core.errors.batch import Fitted
 from clipmem_core.errors.calibration import HALF
 from clipmem_core.errors.misfit import HeldOut, fit_beside, nan_mean
-from clipmem_core.errors.runs import Fits, find_runs
 from clipmem_core.features.cache import ReportCount
 from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.features.tower_by_language import languages_read
@@ -122,13 +121,9 @@ _PAIR = "_pair"  # number of a pair among those with candidates
 _UNIT = "_unit"  # number of the new pair or candidate that a caption belongs to
 _NUMBER = "_number"  # of a caption in its pair
 _REPLACED = "_replaced"  # what a candidate replaces: a list of captions or sentences
-_BLOCK = 2_048  # captions whose evidence is in memory at a time
+_BLOCK = 512  # new pairs, or candidates, whose evidence is in memory at a time
 _SHOWN = 10  # candidates of the printed table
 _CUT = 60  # characters of a printed caption
-# New pairs among which displaced captions are searched: fewer have no run that is sure, and the
-# search compares all with all
-_FEWEST_ORDERED = 100
-_MOST_ORDERED = 20_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,20 +192,19 @@ def _reasons(quarantine: pd.DataFrame) -> dict[str, str]:
 def _matched(audit: Audit, table: pd.DataFrame, raw: RawPairs, progress: ReportCount) -> Candidates:
     """Open the pictures, and find the pairs of the audit."""
     data_set = None
-    pictures = table[PICTURE].astype(object)
-    at_hand = pd.Series(index=table.index, dtype=object)  # the SHA-256 of pictures
+    sha256 = dict[str, str]()
     if len(raw.pairs):
         config = replace(audit.record.config, captions=0, drop_near_duplicates=False)
         data_set = load_pictures(raw, config, progress=progress)
-        at_hand = pictures.map(data_set.pairs.set_index(IMAGE)[SHA256].to_dict())
-        broken = _reasons(data_set.quarantine[len(raw.quarantine) :])
-        table[REASON] = pictures.map(broken).astype(object).fillna(table[REASON])
+        sha256 = data_set.pairs.set_index(IMAGE)[SHA256].to_dict()
+        broken = table[PICTURE].map(_reasons(data_set.quarantine)).astype(object)
+        table[REASON] = broken.fillna(table[REASON])
     table[CAPTION] = ["" if is_missing(text) else tidy(str(text)) for text in table[CAPTION]]
-    columns = table.reindex(columns=[PAIR_ID, IMAGE, CAPTION, REASON]).assign(at_hand=at_hand)
+    columns = table.reindex(columns=[PAIR_ID, IMAGE, CAPTION, REASON])
+    columns["at_hand"] = table[PICTURE].map(sha256)
     texts = {name: pa.array(map(as_name, columns[name]), pa.string()) for name in columns}
     facts = {"number": range(len(table)), "has_images": [IMAGE in table] * len(table)}
-    requested = pa.table(texts | facts)
-    found = fetch(audit.folder / PAIRS, _FIND_PAIRS, requested=requested).to_pydict()
+    found = fetch(audit.folder / PAIRS, _FIND_PAIRS, requested=pa.table(texts | facts)).to_pydict()
     table[REASON] = found["reason"]
     rows = [-1 if row is None else row for row in found["found"]]
     return Candidates(table.assign(**{ROW: rows}), data_set)
@@ -256,8 +250,8 @@ def judge_captions(
     added = [OWN, NEW, BEST, *_COLUMNS]
     given = candidates.table.drop(columns=added, errors="ignore").assign(**{OWN: False})
     languages = languages_read(config)
-    is_read_by_tower = [is_read(text, languages) for text in given[CAPTION]]
-    unread = given[REASON].isna() & ~np.array(is_read_by_tower, bool)
+    can_read = given[CAPTION].map(lambda text: is_read(text, languages)).astype(bool)
+    unread = given[REASON].isna() & ~can_read
     given.loc[unread, REASON] = "the text tower does not read its language"
     refused = given[REASON].notna()
     if refused.all():
@@ -374,13 +368,12 @@ def _judge_units(
         for at, own, replaced in zip(numbers, texts, by_unit[_REPLACED].first(), strict=True)
     ]
     units = Ragged.of_lists(texts)
-    step = max(1, _BLOCK // int(units.counts.max()))
     blocks = []
-    for at in range(0, len(units), step):
-        part = slice(at, at + step)
+    for at in range(0, len(units), _BLOCK):
+        part = slice(at, at + _BLOCK)
         block = pairs.iloc[numbers[part]]
         blocks.append(_evidence(audit, fitted, block, texts[part], siblings[part]))
-        progress(units.start[at : part.stop + 1][-1].item(), len(judged))
+        progress(int(units.start[: part.stop + 1][-1]), len(judged))
     beside, agree, words = np.split(np.concatenate(blocks), [3, 6], axis=1)
     wrong = fitted.judge(
         units,
@@ -470,30 +463,17 @@ def _word_model(audit: Audit, half: str) -> CaptionWords:
     return CaptionWords(*model, list(map(np.array, read_json(folder / RATIOS))))
 
 
-def new_incidents(audit: Audit, candidates: Candidates) -> list[str]:
-    """Return the probable causes of faults among new pairs, in the order of their source: repeated
-    captions and pictures, text that is no caption, and captions of other pairs in order."""
+def _causes(candidates: Candidates) -> list[str]:
+    """Return the probable causes of faults among new pairs: repeated captions and pictures, and
+    text that is no caption."""
     data_set = candidates.data_set
     table = candidates.table
-    if data_set is None:
-        return []
     shown = table[PICTURE][(table[ROW] < 0) & table[REASON].isna()]
+    if data_set is None or shown.empty:
+        return []
     chosen = data_set.pairs[IMAGE].isin(shown).to_numpy()
     pairs = data_set.pairs[chosen].reset_index(drop=True)
-    if not len(pairs):
-        return []
-    causes = list(map(fault_cause, faults_without_model(pairs, data_set.clusters[chosen])))
-    if not _FEWEST_ORDERED <= len(pairs) <= _MOST_ORDERED:
-        return causes
-    features = _picture_features(audit, Path(), pairs)[:]
-    texts = [*chain.from_iterable(pairs[CAPTIONS])]
-    captions = Ragged.of_lists(pairs[CAPTIONS])
-    names = audit.record.members
-    image = [search.embed_pictures(audit, features, name) for name in names]
-    text = [captions.mean(search.embed_texts(audit, texts, name)) for name in names]
-    never = np.zeros((len(names), len(pairs)), bool)
-    fits = Fits.of(image, text, never, seed=audit.record.config.seed)
-    return [*(cause_of(run, pairs[CAPTIONS].tolist()) for run in find_runs(fits)), *causes]
+    return list(map(fault_cause, faults_without_model(pairs, data_set.clusters[chosen])))
 
 
 @dataclass(frozen=True)
@@ -501,7 +481,6 @@ class Summary:
     """What a judgement found: the worst captions, sentences, and the shares of captions that are
     wrong and that were not judged."""
 
-    title: str
     worst: pd.DataFrame
     causes: list[str]  # of faults among new pairs, and why captions were not judged
     count: str
@@ -516,7 +495,7 @@ class Summary:
         return f"{self.count}\n\n{table}\n"
 
 
-def summarize(audit: Audit, candidates: Candidates, table: pd.DataFrame) -> Summary:
+def summarize(candidates: Candidates, table: pd.DataFrame) -> Summary:
     """Summarize a table of `judge_captions`."""
     judged = table[~table[OWN] & table[REASON].isna()]
     expected = judged[PARTS].sum()
@@ -536,9 +515,8 @@ def summarize(audit: Audit, candidates: Candidates, table: pd.DataFrame) -> Summ
     line = f"About {expected.sum():,.0f} of {len(judged):,} {are} wrong ({share:.1%})"
     not_judged = [f"{count:,} not judged: {reason}" for reason, count in reasons]
     return Summary(
-        f"captions, the likeliest wrong first ({len(worst):,} of {len(judged):,})",
         worst[[PAIR_ID, CAPTION, P_WRONG, "wrong"]],
-        [*new_incidents(audit, candidates), *not_judged],
+        [*_causes(candidates), *not_judged],
         f"{line}: {', '.join(parts)}.",
         f"candidates: {len(judged):,}; pairs: {judged[PAIR_ID].nunique():,}, "
         f"new: {judged[PAIR_ID][judged[NEW]].nunique():,}; "

@@ -78,7 +78,7 @@ def group_table(audit: Audit) -> pd.DataFrame:
     by group."""
     scores = audit.read_columns(SCORES, GROUP, CLIPMEM).dropna()
     by_group = scores.groupby(GROUP)[CLIPMEM]
-    table = pd.DataFrame({"n": by_group.count(), "mean": by_group.mean(), "sd": by_group.std()})
+    table = by_group.agg(n="count", mean="mean", sd="std")
     groups = table.reindex([group for group in GROUPS if group in table.index]).reset_index()
     ends = pd.DataFrame(audit.verdict["groups"], columns=[GROUP, "low", "high", "kind"])
     groups = groups.merge(ends, on=GROUP, how="left").astype({"low": float, "high": float})

@@ -1,14 +1,11 @@
 """Search by meaning: the pairs closest to a text, or to another pair, by their captions or by their
-pictures; captions of other pairs that are suggested for a picture; and the embeddings of texts and
-pictures by the towers and members of an audit, in this process or in a second one."""
+pictures; and the embeddings of texts and pictures by the towers and members of an audit, in this
+process or in a second one."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
 from pathlib import Path
 from threading import Lock, Thread
 from typing import Any, NamedTuple
@@ -16,10 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from pebble import ProcessExpired, ProcessPool
 
-from clipmem_core.auditing.folder.prepare import caption_features, sides_of
+from clipmem_core.auditing.folder.prepare import caption_features, membership_of, sides_of
 from clipmem_core.auditing.folder.settings import member_towers, resolve_device, towers_of
 from clipmem_core.auditing.folder.store import (
-    CAPTION_TABLE,
     CONFIG,
     IMAGE_EMBEDDINGS,
     MEMBERSHIP,
@@ -29,18 +25,16 @@ from clipmem_core.auditing.folder.store import (
     Audit,
     open_embeddings,
     read_captions,
-    read_embeddings,
 )
 from clipmem_core.auditing.run.executor import open_pool
 from clipmem_core.config import AuditConfig
 from clipmem_core.dataset.languages import NAMES, is_read
 from clipmem_core.features.tower_by_language import languages_read
 from clipmem_core.mitigations import Vocabulary
-from clipmem_core.review.queries import ROW, cached, fetch, fetch_by_id, fetch_numbered, find_row
+from clipmem_core.review.queries import cached, find_row
 from clipmem_core.review.views import CAPTION, PICTURE
-from clipmem_core.scores.membership import Membership, MemberSides
+from clipmem_core.scores.membership import MemberSides
 from clipmem_core.training import CHECKPOINT
-from clipmem_core.utils.columns import GROUP
 from clipmem_core.utils.embeddings import Vectors, unit
 from clipmem_core.utils.io import InputError
 from clipmem_core.utils.ragged import Ragged
@@ -48,17 +42,7 @@ from clipmem_core.utils.ragged import Ragged
 LIMIT = 1000  # pairs in the result of a search
 ALL_UP_TO = 100_000  # pairs; in a larger audit the embeddings of the first member are searched
 ENCODERS = 4  # members whose trained text encoders are searched
-MATCHED = 48  # closest pairs whose matching caption is looked for if members embed captions
 SIDES = {PICTURE: IMAGE_EMBEDDINGS, CAPTION: TEXT_EMBEDDINGS}  # file of a member
-_SHORTLIST = 2000  # pairs that all members score in an audit of more than ALL_UP_TO pairs
-LEAD = 0.55  # required lead over the tenth best pair
-_BEHIND = 10
-LEAST = 1000  # pairs of an audit with suggestions
-QUALITY = (
-    "With injected errors, 9 of 10 such suggestions matched on photographs, 19 of 22 on "
-    "textbook figures."
-)
-_CONSIDERED = 200  # pairs whose captions are read
 _FEW = 2  # texts at most that are embedded one by one, as a page asks about them
 _ON_CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}  # of heads and encoders
 
@@ -157,135 +141,19 @@ def _by_embeddings(
         by_member.append(vectors.cosines(np.mean(queries, axis=0)))
     mean = np.mean(by_member, axis=0)
     rows = _closest(mean, row)
-    captions = np.full(len(rows), -1)
-    if text and file == TEXT_EMBEDDINGS:
-        listed = fetch_numbered(audit.folder / PAIRS, ["captions"], rows[:MATCHED].tolist())
-        texts = [listed[row][0] for row in rows[:MATCHED].tolist()]
-        encoded = run(embed_texts, audit, [text, *chain.from_iterable(texts)], members[0])
-        by_pair = np.split(encoded[1:] @ encoded[0], Ragged.of_lists(texts).start[1:-1])
-        captions[:MATCHED] = [cosines.argmax() for cosines in by_pair]
-    return Hits(rows, mean[rows], captions)
+    return Hits(rows, mean[rows], np.full(len(rows), -1))
 
 
 def _closest(cosines: np.ndarray, itself: int | None) -> np.ndarray:
-    """Return the rows of the highest cosines, without a pair itself."""
-    rows = top_k(cosines, LIMIT + 1)
+    """Return the rows of the highest cosines, ties in row order, without a pair itself."""
+    rows = np.argsort(-cosines, kind="stable")[: LIMIT + 1]
     return rows[rows != itself][:LIMIT]
 
 
 @cached(2, MEMBERSHIP)
 def read_sides(audit: Audit) -> MemberSides:
-    """Read the membership, without the pair ids, which are most of the file."""
-    query = f"SELECT * EXCLUDE (pair_id, {ROW}) FROM parquet"
-    table = fetch(audit.folder / MEMBERSHIP, query).to_pandas()
-    group = table.pop(GROUP).to_numpy(object)
-    membership = Membership(group, tuple(table), table.to_numpy(bool).T.copy())
-    return sides_of(audit, audit.record.config, membership)
-
-
-def top_k(values: np.ndarray, k: int) -> np.ndarray:
-    """Return the indices of the k highest of values [n] without NaN, the highest first, ties by
-    index."""
-    order = np.argsort(-values, kind="stable")[:k]  # NaN comes last
-    return order[~np.isnan(values[order])]
-
-
-@dataclass(frozen=True)
-class Suggestion:
-    """A caption of another pair, and its pair's mean cosine with the picture."""
-
-    row: int
-    caption: str
-    cosine: float
-
-
-@dataclass(frozen=True)
-class Suggested:
-    """The mean cosine of each caption of a pair with its picture, and suggested captions; empty if
-    all members trained on the pair."""
-
-    cosines: tuple[float, ...] = ()
-    choices: tuple[Suggestion, ...] = ()
-
-
-def suggested_captions(audit: Audit, row: int) -> Suggested:
-    """Return captions of other pairs for a picture, by the members that did not train on it, the
-    best first.
-
-    The score of another pair is the mean cosine of this picture with its captions plus that with
-    its picture; of its captions the one with the highest similarity_out is suggested. Only pairs
-    that lead the tenth by `LEAD` are suggested, and none in an audit of fewer than `LEAST` pairs;
-    for these `QUALITY` was measured, see data/results/suggestions.csv.
-    """
-    membership = read_sides(audit).membership
-    n_pairs = len(membership.group)
-    if not 0 <= row < n_pairs:
-        raise InputError(f"audit {audit.name!r} has no row {row}, only {n_pairs:,}")
-    members = np.array(membership.members)[~membership.trained[:, row]].tolist()
-    if not members:
-        return Suggested()
-    text, image = _mean_cosines(audit, members, row, n_pairs)
-    (current,) = _captions(audit, [row])
-    cosines = tuple(float(text[row]) if fit is None else fit for _, fit in current)
-    score = text + image
-    score[row] = np.nan
-    ranked = _different(audit, {caption for caption, _ in current}, score)
-    choices = []
-    if len(ranked) == _BEHIND and n_pairs >= LEAST:
-        tenth = score[ranked[-1][0]]
-        choices = [
-            Suggestion(at, caption, float(text[at]))
-            for at, caption in ranked[:3]
-            if score[at] - tenth >= LEAD
-        ]
-    return Suggested(cosines, tuple(choices))
-
-
-def _mean_cosines(audit: Audit, members: Sequence[str], row: int, n_pairs: int) -> np.ndarray:
-    """Return mean cosines of a picture with captions and pictures, [2, n_pairs]; NaN outside a
-    shortlist."""
-
-    def total(names: Sequence[str], rows: np.ndarray) -> np.ndarray:
-        cosines = []
-        for name in names:
-            image, text = read_embeddings(audit.member(name))
-            picture = image[[row]][0]
-            cosines.append([vectors.cosines(picture, rows) for vectors in (text, image)])
-        return np.asarray(cosines, dtype=np.float64).sum(axis=0)
-
-    rows = np.arange(n_pairs)
-    if n_pairs > ALL_UP_TO:
-        rows = np.union1d(top_k(total(members[:1], rows).sum(axis=0), _SHORTLIST), [row])
-    means = np.full((2, n_pairs), np.nan)
-    means[:, rows] = total(members, rows) / len(members)
-    return means
-
-
-def _different(audit: Audit, excluded: set[str], score: np.ndarray) -> list[tuple[int, str]]:
-    """Return the rows of the `_BEHIND` highest scores with different captions, none of them
-    excluded; fewer if most of the `_CONSIDERED` highest have the same."""
-    rows = top_k(score, _CONSIDERED).tolist()
-    ranked: dict[str, int] = {}
-    for row, captions in zip(rows, _captions(audit, rows), strict=True):
-        best, _ = max(captions, key=lambda each: -math.inf if each[1] is None else each[1])
-        ranked.setdefault(best, row)
-    different = [(row, caption) for caption, row in ranked.items() if caption not in excluded]
-    return different[:_BEHIND]
-
-
-def _captions(audit: Audit, rows: Sequence[int]) -> list[list[tuple[str, float | None]]]:
-    """Return the captions of pairs, each with its similarity_out if single captions have scores."""
-    pairs = fetch_numbered(audit.folder / PAIRS, ["pair_id", "captions"], rows)
-    fit = "CASE WHEN isfinite(similarity_out) THEN similarity_out END"
-    of_pair = f"list({fit} ORDER BY caption) OVER (PARTITION BY pair_id)"
-    path = audit.folder / CAPTION_TABLE
-    ids = [pair_id for pair_id, _ in pairs.values()]
-    fits = fetch_by_id(path, of_pair, ids)
-    captions = []
-    for row in rows:
-        pair_id, texts = pairs[row]
-        captions.append(list(zip(texts, fits.get(pair_id) or [None] * len(texts), strict=True)))
-    return captions
+    """Return which members train on each pair."""
+    return sides_of(audit, audit.record.config, membership_of(audit.membership))
 
 
 def use_process() -> None:
@@ -357,18 +225,11 @@ def embed_pictures(audit: Audit, features: np.ndarray, member: str) -> np.ndarra
         return encode_image(model, torch.from_numpy(features).float()).numpy()
 
 
-def checkpoint_path(audit: Audit, member: str) -> Path:
-    """Return the file with a member's weights."""
-    path = audit.member(member) / CHECKPOINT
-    if not path.is_file():
-        raise InputError(
-            f"checkpoint {path} of member {member} is missing: run the audit again, or search "
-            "with another member"
-        )
-    return path
+def _checkpoint(audit: Audit, member: str) -> Path:
+    return audit.member(member) / CHECKPOINT
 
 
-@cached(16, paths=lambda audit, member: [audit.folder / CONFIG, checkpoint_path(audit, member)])
+@cached(16, paths=lambda audit, member: [audit.folder / CONFIG, _checkpoint(audit, member)])
 def _open_member(audit: Audit, member: str) -> tuple[Any, Vocabulary | None]:
     """Return a member's model without a trained image encoder, and its vocabulary."""
     from clipmem_core.auditing.run.member import build_member, vocabulary_of_member
@@ -376,7 +237,7 @@ def _open_member(audit: Audit, member: str) -> tuple[Any, Vocabulary | None]:
 
     config = dataclasses.replace(audit.record.config, **_ON_CPU)
     model: Any = build_member(config, member_towers(config), seed=0)
-    load_weights(model, checkpoint_path(audit, member))
+    load_weights(model, _checkpoint(audit, member))
     if not config.lock_image:
         model.visual = None
     return model, vocabulary_of_member(audit, member)

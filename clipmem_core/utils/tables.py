@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from csv import QUOTE_NONNUMERIC
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ _READERS: dict[str, Callable[..., Any]] = {
     ".parquet": pd.read_parquet,
 }
 _WRITERS: dict[str, Callable[..., Any]] = {
-    ".csv": partial(pd.DataFrame.to_csv, index=False),
+    # a lone \r in a text must be quoted too
+    ".csv": partial(pd.DataFrame.to_csv, index=False, quoting=QUOTE_NONNUMERIC),
     ".jsonl": partial(pd.DataFrame.to_json, orient="records", lines=True, force_ascii=False),
     ".parquet": partial(pd.DataFrame.to_parquet, index=False),
 }

@@ -4,7 +4,6 @@
     python -m tests.bench wrong coverage             how many captions are wrong
     python -m tests.bench coverage AUDIT…            standard errors
     python -m tests.bench.large FOLDER               audits of up to ten million pairs
-    python -m tests.bench.suggestions SOURCE…        how often a suggested caption is right
 
 Each part replaces its lines in data/results/bench.csv; `--quick` tries the code on small sizes and
 writes nothing. Run it on a machine that does nothing else.

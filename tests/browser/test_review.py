@@ -132,12 +132,11 @@ def test_x_removes_a_pair_whose_captions_are_all_wrong(
         reasons: Object.fromEntries([0, 1, 2, 3, 4].map(number => [number, 'All are wrong.']))}""",
     )
     swap = {"row": 3, "pair_id": "other", "caption_key": "1", "captions": ["a crow"]}
-    answer = {"cosines": [0.1] * 5, "choices": [{"caption": "a heron", "cosine": 0.9}]}
-    answer |= {"quality": "", "swap": swap | {"probability": "", "mutual": False}}
+    answer = {"swap": swap | {"probability": "98 %", "mutual": False}}
     page.route("**/api/review/suggestions?**", lambda route: route.fulfill(json=answer))
     open_review_page(page, address)
     first = shown_pair(page)
-    page.get_by_text("Captions of other fit this picture best").wait_for()
+    page.get_by_text("Captions of other fit this picture (98 %)").wait_for()
     assert page.locator("ol button").count() == 1  # no caption alone is replaced
     assert page.locator(".captions .wrong").count() == 5
     assert page.get_by_text("All are wrong.").count() == 1
@@ -249,15 +248,9 @@ def test_the_picture_on_screen_is_that_of_the_pair(page: Any, address: str, data
     page.wait_for_function("image => image.style.scale === '1'", arg=image.element_handle())
 
 
-def test_the_most_suspicious_caption_comes_first_and_a_key_stores_a_likelier_word_or_a_suggestion(
+def test_the_most_suspicious_caption_comes_first_and_a_key_stores_a_likelier_word(
     page: Any, address: str, data: Path, review: Review
 ) -> None:
-    choices = [
-        {"caption": caption, "cosine": c}
-        for caption, c in (("a heron", 0.4), ("a stork", 0.25), ("no", 0.15))
-    ]
-    suggestions = {"fault": "", "cosines": [0.2] * 5, "choices": choices, "quality": "8 of 10"}
-    page.route("**/api/review/suggestions?**", lambda route: route.fulfill(json=suggestions))
     open_review_page(page, address)
     audit = Audit(data / "audits" / TRAINED)
     pair = shown_pair(page)
@@ -268,28 +261,20 @@ def test_the_most_suspicious_caption_comes_first_and_a_key_stores_a_likelier_wor
     )
     order = [first, *(number for number in range(5) if number != first)]
     assert shown.all_text_contents() == [captions[number] for number in order]
-    page.locator("ol span").nth(2).wait_for()
     start, _, word = captions[first].rpartition(" ")
-    assert page.locator("ol span").all_inner_texts() == [f"{word} → fox<b>", "a heron", "a stork"]
+    page.locator("ol span", has_text=f"{word} → fox<b>").wait_for()
     answer = {"text": "", "right": True}
     page.route("**/api/review/judge?**", lambda route: route.fulfill(json=answer))
-    for number, key, changed in (
-        (first, "1", f"{start} fox<b>".strip()),
-        (order[1], "2", "a stork"),
-    ):
-        before = captions[number]
-        captions[number] = changed
-        page.keyboard.press(key)
-        next_pair(page, pair)
-        all_stored(page)
-        assert list(review.current(pair).captions) == captions
-        while shown_pair(page) != pair:
-            page.keyboard.press("ArrowLeft")
-        page.locator(".captions p", has_text=changed).wait_for()
-        assert page.locator(".captions s").all_text_contents()[-1] == before
-        assert shown.count() == 5
-        page.keyboard.press("ArrowDown")
-    assert [decision for _, decision, _ in events(review)] == ["recaption", "recaption"]
+    before = captions[first]
+    captions[first] = f"{start} fox<b>".strip()
+    page.keyboard.press("1")
+    next_pair(page, pair)
+    all_stored(page)
+    assert list(review.current(pair).captions) == captions
+    page.keyboard.press("ArrowLeft")
+    page.locator(".captions p", has_text=captions[first]).wait_for()
+    assert page.locator(".captions s").all_text_contents() == [before]
+    assert shown.count() == 5
 
 
 def test_a_key_swaps_the_captions_of_two_pairs_and_another_undoes_both(

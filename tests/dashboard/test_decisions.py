@@ -78,20 +78,6 @@ def test_the_list_shows_the_last_decision_first_and_the_address_filters_it(
     assert (app.query_params["decision"], "page" in app.query_params) == ("remove", False)
 
 
-@pytest.mark.usefixtures("review")
-def test_decisions_of_another_audit_are_taken_over_and_undone(copy: Copy) -> None:
-    other = copy(name="other")
-    record = dataclasses.replace(other.record, dataset_fingerprint="0123456789abcdef")
-    write_json(other.folder / CONFIG, record.values)
-    app = open_page(PAGE, audit="other")
-    assert any("7 of 7 decisions of audit made" in text for text in texts(app))
-    app = press(app, "Take them over")
-    counts = {"keep": 2, "remove": 3, "recaption": 1}
-    assert decision_counts(open_review(other)) == counts
-    press(app, "Undo")
-    assert decision_counts(open_review(other)) == dict.fromkeys(counts, 0)
-
-
 def test_hostile_notes_and_captions_are_text(audit: Audit) -> None:
     for text in HOSTILE[:8]:
         open_review(audit).decide([text], "recaption", captions=[text], note=text, audit=text)

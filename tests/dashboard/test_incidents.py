@@ -13,7 +13,7 @@ def test_a_fault_is_shown_repaired_and_undone(copy: Copy) -> None:
     write_incidents(audit)
     rows = caption_rows(audit)
     rows.loc[rows["caption"] == 0, ["p_caption", "p_wrong"]] = 0.9
-    rows.loc[rows["caption"] == 2, "check"] = "file_name"
+    rows.loc[rows["caption"] == 2, ["check", "p_wrong"]] = ["file_name", 0.99]
     rewrite(audit.folder / CAPTION_TABLE, rows)
     report = render_report(audit)
     assert "Captions are one row late." in report
@@ -25,7 +25,7 @@ def test_a_fault_is_shown_repaired_and_undone(copy: Copy) -> None:
     assert [query.split("incident=")[1][0] for query in there] == ["1", "2"]
     own = audit.pairs["captions"]
     assert f"→ {own[21][0]}" in titles(app)
-    assert own[40][2] in titles(app)  # the one of the fault
+    assert own[40][2] in titles(app)
     press(app, "Repair 9 pairs")
     assert count_decisions(audit)["recaption"] == 9
     assert "Repair 9 pairs" not in labels(app)

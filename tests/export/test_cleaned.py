@@ -75,15 +75,3 @@ def test_a_name_of_something_else_is_refused(both: tuple[Audit, Audit]) -> None:
     for name in ("scenes", "scenes-330-0"):
         with pytest.raises(InputError, match=f"'{name}' is another audit or data set already"):
             reaudit(both[0], name, Silent())
-
-
-@pytest.mark.parametrize("changed", ["captions.csv", "images/3.png"])
-def test_files_that_were_written_after_the_audit_are_named(changed: str, tmp_path: Path) -> None:
-    source = make_source("csv", tmp_path / "set")
-    audit = audited(source)
-    assert not any("written after" in note for note in clean(audit).notes)
-    path = source.parent / changed
-    path.write_bytes(path.read_bytes())
-    assert [str(path) in note for note in clean(audit).notes if note.startswith("1 file ")] == [
-        True
-    ]

@@ -4,7 +4,7 @@ const AHEAD = 20 // pairs that are preloaded
 const REST = 300 // milliseconds on a pair, or without a key, until the server is asked about it
 const WAITING = 8 // keys that wait, at most
 const ZOOM = 3, CLOSEST = 8 // by the key, and at most
-const WORDS = 2 // keys of likelier words; the third is of a suggested caption
+const WORDS = 2 // keys of likelier words; one more is of a swap
 
 const asLines = captions => captions.map(text => text.split(/\s+/).join(' ').trim()).join('\n')
 
@@ -244,11 +244,10 @@ class Single extends Pairs {
         this.drawSuggestions()
     }
 
-    // Draw suggestions: all captions of another pair; for the caption in focus likelier words and captions that fit better.
+    // Draw suggestions: all captions of another pair; for the caption in focus likelier words.
     drawSuggestions() {
         const {shown: {row, card, focus, order}, swap} = this, {number, text, after, rest, allWrong} = this.caption()
-        const answer = this.suggestions.get(row)
-        const fit = answer?.cosines?.[number] ?? -Infinity, list = this.find('captions'), lines = [...list.children]
+        const list = this.find('captions'), lines = [...list.children]
         allWrong || !lines[focus] ? list.after(this.suggested) : lines[focus].append(this.suggested)
         allWrong ? list.before(this.find('reason')) : this.suggested.prepend(this.find('reason'))
         const marks = !allWrong && text === after && card.words[number] || []
@@ -256,20 +255,16 @@ class Single extends Pairs {
         const words = surprising.map(({start, end, word, better: [[other, value]]}) => ({value,
             caption: Array.from(text).toSpliced(start, end - start, other).join(''),
             label: make('span', make('bdi', word), ' → ', make('bdi', other))}))
-        const sure = swap?.probability ? `(${swap.probability})` : 'best'
         const swaps = swap ? [{swap, value: '', label: make('span',
             make('img', {src: this.addressOf(swap, 'small'), alt: altOf(swap.captions)}),
-            make('b', 'Captions of ', make('bdi', swap.pair_id), ` fit this picture ${sure}${swap.mutual ? ', and vice versa' : ''}`),
+            make('b', 'Captions of ', make('bdi', swap.pair_id), ` fit this picture (${swap.probability})${swap.mutual ? ', and vice versa' : ''}`),
             foreign('span', swap.captions[0]))}] : []
-        const captions = (!allWrong && answer?.choices || []).filter(({cosine, caption}) => caption !== after && cosine > fit)
-            .map(({caption}) => ({value: '', caption, label: foreign('span', caption)}))
-        this.choices = [...swaps, ...words, ...captions].slice(0, 3)
+        this.choices = [...swaps, ...words]
         const reason = text === after ? card.reasons[allWrong ? order[0] : number] : this.doubts.get(`${row} ${after}`)
         const states = {astray: allWrong, whole: allWrong || order.length < 2 && rest === null} // X removes the pair as a whole
         for (const [name, is] of Object.entries(states)) this.find('review').classList.toggle(name, is)
         this.write({part: rest === null ? 'caption' : 'sentence'})
         this.write({heading: this.choices.length ? 'Suggestion' : '', reason: reason || ''})
-        this.find('heading').title = captions.length ? answer.quality : ''
         lines.forEach((line, place) => line.classList.toggle('focus', place === focus))
         this.find('choices').replaceChildren(...this.choices.map(({label, value}, place) =>
             make('li', button(() => this.act(place + 1), make('kbd', place + 1), label, make('i', value)))))

@@ -6,8 +6,6 @@ middleware checks hosts.
 
 import functools
 import re
-import threading
-from dataclasses import asdict
 from typing import Any
 from urllib.parse import quote
 
@@ -29,7 +27,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 from clipmem_core.api.frames import AuditFrames
-from clipmem_core.auditing.folder.store import MEMBERSHIP, PAIRS, Audit, is_name
+from clipmem_core.auditing.folder.store import PAIRS, Audit, is_name
 from clipmem_core.dashboard.cards import FULL_SIDE, LARGE_SIDE, SIDE, thumbnail
 from clipmem_core.dashboard.plain import format_score, in_one_line
 from clipmem_core.errors.certificate import NEXT
@@ -49,14 +47,13 @@ from clipmem_core.review.decisions import (
     open_review,
 )
 from clipmem_core.review.filters import changed_rows, count_pairs, find_rows
-from clipmem_core.review.incidents import find_swap, offered_captions
+from clipmem_core.review.incidents import find_swap
 from clipmem_core.review.key_presses import KeyPresses, store_key_presses
 from clipmem_core.review.queries import (
-    cached,
     fetch_numbered,
     find_row,
 )
-from clipmem_core.review.search import QUALITY, Suggested, run, suggested_captions
+from clipmem_core.review.search import run
 from clipmem_core.review.views import RANDOM, RANDOM_CHECK, Selection, from_parameters
 from clipmem_core.review.wrong_captions import review_order, review_progress, wrong_lines
 from clipmem_core.scores.registry import words
@@ -83,7 +80,6 @@ _MOST_ROWS = 100  # of one answer
 _MOST_BYTES = 16_000_000  # of one batch; a browser stores 5 million characters of unsent events
 _NOT_CACHED = {"Cache-Control": "no-store"}
 _CACHED = {"Cache-Control": "private, max-age=600"}
-_one_search = threading.Lock()  # a search reads all captions; pictures do not wait for it
 
 
 async def add_headers(request: Request, call_next: RequestResponseEndpoint) -> Response:
@@ -264,24 +260,9 @@ def _picture(request: Request) -> Response:
 
 
 def _suggest(request: Request) -> Response:
-    """Answer with captions of other pairs that fit a row, none where the audit cannot suggest any,
-    and with the pair whose captions surely fit it."""
+    """Answer with the pair whose captions surely fit the picture of a row, null without one."""
     audit, _ = _parse(request)
-    row = _numbers(request, "row")[0]
-    try:
-        with _one_search:
-            suggested = _suggestions(audit, row)
-    except InputError:
-        suggested = Suggested()
-    swap = find_swap(audit, row)
-    if not swap and suggested.choices:
-        pair_id = fetch_numbered(audit.folder / PAIRS, [PAIR_ID], [row])[row][0]
-        if explain_captions(audit, [pair_id])[pair_id].whole:
-            swap = offered_captions(audit, suggested.choices[0].row)
-    return _json(asdict(suggested) | {"quality": QUALITY, "swap": swap})
-
-
-_suggestions = cached(512, PAIRS, MEMBERSHIP)(suggested_captions)
+    return _json({"swap": find_swap(audit, _numbers(request, "row")[0])})
 
 
 def _judge(request: Request) -> Response:
