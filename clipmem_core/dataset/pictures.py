@@ -7,7 +7,6 @@ to a square, collects its facts, and caches both in a folder:
                        at every use
 
 The folder is built under a temporary name and then renamed, so an existing folder is complete.
-A folder whose files do not have their hashes (sha256.json) is built again.
 
 A worker may crash, hang or be killed. It is a fresh Python, not a fork: threads of the caller
 cannot deadlock it, and it ends when the caller is killed.
@@ -291,7 +290,6 @@ def check_pictures(
     cache: Path,
     budget_bytes: int,
     progress: Callable[[int, int], None] | None = None,
-    say: Callable[[str], None] = lambda line: None,
 ) -> tuple[pd.DataFrame, Pixels]:
     """Decode every picture of a data set once, or read the facts and squares (`Pixels`) that an
     earlier run stored.
@@ -326,7 +324,7 @@ def check_pictures(
 
     folder = cache / fingerprint(content)
     with naming(folder):
-        cached_folder(folder, decode, say=say)
+        cached_folder(folder, decode)
     facts_of_pictures = pd.DataFrame(pq.read_table(folder / FACTS_FILE).to_pydict(), dtype=object)
     rows = np.arange(len(images))
     pixels = open_pixels(

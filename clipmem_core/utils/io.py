@@ -7,7 +7,6 @@ import errno
 import fcntl
 import functools
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -24,7 +23,6 @@ from pyarrow import ArrowException
 from pydantic import TypeAdapter, ValidationError
 
 _adapter_of: Callable[[Any], TypeAdapter[Any]] = functools.cache(TypeAdapter)
-SUMS = "sha256.json"  # in a folder of the cache: the hash of each file
 _SPILL_BYTES = 1 << 22  # larger arrays are held in a file instead of memory
 DELETE = "delete the audit's folder and run it again"
 _MEMORY = "memory ran out: close other programs, or raise the limit (ulimit -v)"
@@ -122,9 +120,14 @@ def replacing_folder(folder: Path, *, mark: str = "") -> Iterator[Path]:
             raise InputError(
                 f"{existing} has other files than an export: move it, or choose another --out"
             )
-    descriptor = _lock_folder(temporary)
-    if descriptor is None:
-        raise InputError(f"{folder} is being written by another process: wait for it")
+    temporary.mkdir(parents=True, exist_ok=True)
+    # The lock stays with the folder when it is renamed, until this process closes it or ends.
+    descriptor = os.open(temporary, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise InputError(f"{folder} is being written by another process: wait for it") from None
     try:
         for path in temporary.iterdir():  # of a killed process
             if path.is_dir():
@@ -145,22 +148,6 @@ def replacing_folder(folder: Path, *, mark: str = "") -> Iterator[Path]:
     finally:
         os.close(descriptor)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _lock_folder(folder: Path) -> int | None:
-    """Create a folder and lock it; None if another process holds the lock. The lock stays with the
-    folder when it is renamed, until the descriptor is closed or the process ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Another process may have renamed the folder between `open` and `flock`.
-        if os.path.samestat(os.fstat(descriptor), folder.stat()):
-            return descriptor
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    os.close(descriptor)
-    return None
 
 
 @contextmanager
@@ -207,33 +194,17 @@ def write_once(path: Path, make: Callable[[Path], None]) -> None:
             make(temporary)
 
 
-def cached_folder(
-    folder: Path, make: Callable[[Path], None], *, say: Callable[[str], None] = lambda line: None
-) -> Path:
-    """Return a folder of the cache. It is made if it is missing, and made again if a file has
-    changed since; `say` is called with a line about that."""
+def cached_folder(folder: Path, make: Callable[[Path], None]) -> Path:
+    """Return a folder of the cache, which is made if it is missing."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.parent / f"{folder.name}.lock"):  # two processes make it once
-        if not is_intact(folder):
-            if folder.is_dir():
-                say(f"note: {folder} is damaged and is made again")
+        if not folder.is_dir():
             with replacing_folder(folder) as new:
                 make(new)
-                sums = {path.name: file_sha256(path) for path in new.iterdir()}
-                (new / SUMS).write_text(json.dumps(sums))
                 for path in (*new.iterdir(), new):
                     sync(path)
             sync(folder.parent)
     return folder
-
-
-def is_intact(folder: Path) -> bool:
-    """Tell whether the files of a folder of the cache are as they were written."""
-    try:
-        sums = json.loads((folder / SUMS).read_text())
-        return all(file_sha256(folder / name) == sum for name, sum in sums.items())
-    except (FileNotFoundError, ValueError):
-        return False
 
 
 @contextmanager

@@ -162,7 +162,7 @@ def read_features(
     parts = feature_parts(features, path)
     if not parts:
         raise InputError(f"{features} holds no features: give {FORMS}")
-    stored = stored_features(parts, config.source, folder=cache, say=say)
+    stored = stored_features(parts, config.source, folder=cache)
     root, images = _relative_images(path.absolute(), stored.pairs[c.IMAGE], config)
     pairs = stored.pairs.assign(**{c.IMAGE: images, c.INJECTED: None, c.WIDTH: 0, c.HEIGHT: 0})
     rows = len(pairs) + len(stored.quarantine)
@@ -257,7 +257,7 @@ def load_data_set(
     raw, stored = read_raw(source, config, cache=cache, say=say)
     raw, rows = sampled(raw, config, say=say)
     if stored is None:
-        return load_pictures(raw, config, cache=cache, progress=progress, say=say)
+        return load_pictures(raw, config, cache=cache, progress=progress)
     say(f"looking for near-duplicates among {len(raw.pairs):,} pairs")
     pixels = FeaturePixels(stored.folder, rows)
     return _limited(DataSet(raw, raw.pairs, raw.quarantine, pixels.clusters(), pixels), config)
@@ -269,7 +269,6 @@ def load_pictures(
     *,
     cache: Path | None = None,
     progress: ReportCount | None = None,
-    say: ReportLine = lambda line: None,
 ) -> DataSet:
     """Decode every picture once: store it small, find broken ones and near-duplicates."""
     _check_not_empty(raw)
@@ -281,7 +280,6 @@ def load_pictures(
         cache=cache or data_folder() / "cache" / "pixels",
         budget_bytes=int(config.cache_gb * 2**30),
         progress=progress,
-        say=say,
     )
     usable = facts[c.REASON].isna().to_numpy()
     rows = np.flatnonzero(usable)

@@ -76,7 +76,7 @@ from clipmem_core.scores.score_tables import (
     wrong_captions,
 )
 from clipmem_core.utils import columns as c
-from clipmem_core.utils.io import InputError, is_intact, save_array
+from clipmem_core.utils.io import InputError, save_array
 from clipmem_core.utils.ragged import Ragged
 
 
@@ -502,9 +502,9 @@ def ensure_pixels(audit: Audit, screen: Screen) -> None:
     missing = audit.folder / store.PREPARED
     with contextlib.suppress(InputError):
         missing = prepare.pixels_folder(audit)
-    if not is_intact(missing):
+    if not missing.is_dir():
         action = "reading the features" if record.config.features else "storing the small pictures"
-        screen.say(f"{missing} is missing or damaged: {action} again")
+        screen.say(f"{missing} is missing: {action} again")
         prepare.rebuild_store(audit, progress=screen.pictures)
 
 
