@@ -427,7 +427,7 @@ class _Search:
                 again.image, again.text, trained, self.sides.held_out, again.logit_scales
             )
             scores = update_scores(scores, **{c.LOG_PROBABILITY_SECOND: fit[1]})
-        fits = Fits.of(evidence.image, evidence.text, trained, seed=self.config.seed)
+        fits = Fits(evidence.image, evidence.text, trained, seed=self.config.seed)
         reasons = np.full(of_pairs.n_items, "", object)
         stretches: list[np.ndarray] = []
         if captions is not None:

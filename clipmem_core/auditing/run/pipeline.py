@@ -470,7 +470,7 @@ def _run_stages(run: Run) -> None:
         if left_out:
             scores = second_scores(audit, scores, evidence.sides)
         trained = evidence.sides.membership.trained
-        fits = Fits.of(evidence.image, evidence.text, trained, seed=config.seed)
+        fits = Fits(evidence.image, evidence.text, trained, seed=config.seed)
         runs = find_displaced(fits, texts)
         judged, faults = score(run, evidence, scores, texts, features, runs)
     with stage(run, jobs.CHECKING):
