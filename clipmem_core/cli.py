@@ -45,8 +45,14 @@ from clipmem_core.review import incidents
 from clipmem_core.review.bulk_edits import take_over, transferable
 from clipmem_core.review.decisions import count_decisions, open_review
 from clipmem_core.review.wrong_captions import wrong_lines
-from clipmem_core.utils.io import InputError, path_fault, shortage
-from clipmem_core.utils.tables import SUFFIXES, check_suffix, write_frame
+from clipmem_core.utils.io import (
+    SUFFIXES,
+    InputError,
+    check_suffix,
+    path_fault,
+    shortage,
+    write_frame,
+)
 
 _FAILED = 1
 _WRONG_INPUT = 2

@@ -39,8 +39,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from clipmem_core.config import fingerprint
 from clipmem_core.dataset.readers.containers import read_bytes, source_stamp
 from clipmem_core.utils import columns as c
-from clipmem_core.utils.io import cached_folder, cores, naming, shortage
-from clipmem_core.utils.processes import Spawn
+from clipmem_core.utils.io import Spawn, cached_folder, cores, naming, shortage
 
 Image.init()
 # formats of Pillow, none of which runs another program; AVIF needs a newer version

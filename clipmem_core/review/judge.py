@@ -84,9 +84,8 @@ from clipmem_core.utils.columns import (
     SOURCE,
 )
 from clipmem_core.utils.embeddings import unit
-from clipmem_core.utils.io import InputError, read_json
+from clipmem_core.utils.io import SUFFIXES, InputError, read_frame, read_json
 from clipmem_core.utils.ragged import Ragged
-from clipmem_core.utils.tables import SUFFIXES, read_frame
 
 # The pair of the audit for each candidate: by pair_id or image, unless the picture at hand is
 # another one, else by the bytes of the picture; −1: none. `same`: so many pairs have this key.

@@ -1,5 +1,5 @@
-"""Our own files: atomic writes, reads whose errors name the file, input errors, and shortages of
-the machine."""
+"""Files and the machine: input errors and shortages, processes without the parent's script, atomic
+writes, reads whose errors name the file, and tables that a person names."""
 
 import contextlib
 import ctypes
@@ -7,17 +7,28 @@ import errno
 import fcntl
 import functools
 import hashlib
+import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from multiprocessing.context import (
+    ForkServerContext,
+    ForkServerProcess,
+    SpawnContext,
+    SpawnProcess,
+)
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from filelock import FileLock
 from pyarrow import ArrowException
 from pydantic import TypeAdapter, ValidationError
@@ -51,6 +62,20 @@ _FAULTS = {
     errno.EPERM: _FORBIDDEN,
     errno.EROFS: _FORBIDDEN,
 }
+
+# a spreadsheet computes a cell that begins with one of these
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_READERS: dict[str, Callable[..., Any]] = {
+    ".csv": partial(pd.read_csv, dtype=str, keep_default_na=False),
+    ".jsonl": partial(pd.read_json, lines=True, dtype=False),
+    ".parquet": pd.read_parquet,
+}
+_WRITERS: dict[str, Callable[..., Any]] = {
+    ".csv": partial(pd.DataFrame.to_csv, index=False),
+    ".jsonl": partial(pd.DataFrame.to_json, orient="records", lines=True, force_ascii=False),
+    ".parquet": partial(pd.DataFrame.to_parquet, index=False),
+}
+SUFFIXES = tuple(_READERS)
 
 
 class InputError(ValueError):
@@ -87,6 +112,43 @@ def keep_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
         libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the parent's script, which multiprocessing would run in the process."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+class _Forked(ForkServerProcess):
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:
+        with _without_main():
+            return ForkServerProcess._Popen(process_obj)
+
+
+class _Spawned(SpawnProcess):
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:
+        with _without_main():
+            return SpawnProcess._Popen(process_obj)
+
+
+class ForkServer(ForkServerContext):
+    """Forks of a process that has imported some libraries."""
+
+    Process = _Forked
+
+
+class Spawn(SpawnContext):
+    """New processes."""
+
+    Process = _Spawned
 
 
 @contextmanager
@@ -247,3 +309,33 @@ def spill_to_disk(values: np.ndarray, folder: Path) -> np.ndarray:
         file.write(np.ascontiguousarray(values).data)
         file.flush()
         return np.asarray(np.memmap(file, values.dtype, "c", shape=values.shape))
+
+
+def check_suffix(path: Path) -> None:
+    """Refuse a name that is of no format of a table."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{path} must end with {', '.join(SUFFIXES)}")
+
+
+def read_frame(path: Path) -> pd.DataFrame:
+    """Read a table by its suffix; the cells of a CSV file are text."""
+    check_suffix(path)
+    try:
+        return _READERS[path.suffix.lower()](path)
+    except (ValueError, ArrowException) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+
+
+def write_frame(table: pd.DataFrame, path: Path) -> None:
+    """Write a table by its suffix."""
+    suffix = path.suffix.lower()
+    with replacing(path) as temporary:
+        _WRITERS[suffix](table.map(as_cell) if suffix == ".csv" else table, temporary)
+
+
+def as_cell(value: Any) -> Any:
+    """Return a value as a CSV cell: a list as JSON, and a formula as text, after a single quote."""
+    if isinstance(value, list):
+        return json.dumps(value, ensure_ascii=False)
+    is_formula = isinstance(value, str) and value.startswith(FORMULA)
+    return f"'{value}" if is_formula else value
