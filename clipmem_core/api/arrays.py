@@ -417,9 +417,7 @@ class _Search:
         words, word_models = self._words(notes)
         members = self._train_all("members")
         evidence = self._evidence(members)
-        scores, split = score_table(evidence)
-        if split["missing"]:
-            notes.append(f"{split['missing']}.")
+        scores, _ = score_table(evidence)
         left_out = second_round(scores, self.config.rounds, np.ones(len(scores), bool))
         if left_out.any():
             again = self._evidence(self._train_all("second round", left_out))

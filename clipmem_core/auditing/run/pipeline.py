@@ -328,7 +328,7 @@ def check_results(
     audit: Audit,
     evidence: Evidence,
     judged: Judged,
-    split: dict[str, Any],
+    split: float | None,
     texts: AuditTexts,
     *,
     truncated: int,
@@ -463,8 +463,6 @@ def _run_stages(run: Run) -> None:
     with stage(run, jobs.SECOND_ROUND if has_second else jobs.SCORING):
         evidence = scoring.gather_evidence(audit, texts.pairs, texts.of_pairs)
         scores, split = score_table(evidence)
-        if split["missing"]:
-            run.screen.say(f"note: {split['missing']}. Every other score is there")
         left_out = train_second_round(run, scores, texts) if has_second else 0
     with stage(run, jobs.SCORING):
         if left_out:
