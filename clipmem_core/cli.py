@@ -9,7 +9,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
@@ -33,6 +33,7 @@ from clipmem_core.config import (
     AuditConfig,
     SourceOptions,
     as_dict,
+    configured,
     did_you_mean,
     flat,
     preset_config,
@@ -54,8 +55,14 @@ from clipmem_core.lab.setting import (
 from clipmem_core.review import incidents
 from clipmem_core.review.decisions import count_decisions, open_review
 from clipmem_core.review.wrong_captions import wrong_lines
-from clipmem_core.utils.io import InputError, path_fault, shortage
-from clipmem_core.utils.tables import SUFFIXES, check_suffix, write_frame
+from clipmem_core.utils.io import (
+    SUFFIXES,
+    InputError,
+    check_suffix,
+    path_fault,
+    shortage,
+    write_frame,
+)
 
 _FAILED = 1
 _WRONG_INPUT = 2
@@ -448,6 +455,7 @@ class _Parser(argparse.ArgumentParser):
         required = default is inspect.Parameter.empty
         if metavar:
             self.add_argument(name, help=text, metavar=metavar, nargs=None if required else "?")
+            self.usage = f"{self.usage} {metavar if required else f'[{metavar}]'}"
             return
         options: dict[str, Any] = {"type": kind}
         if kind is bool:
@@ -460,21 +468,6 @@ class _Parser(argparse.ArgumentParser):
             text += f" (default: {default})"
         flag = "--" + name.rstrip("_").replace("_", "-")
         self.add_argument(flag, help=text, required=required, **options)
-
-    def parse_words(self, words: Sequence[str]) -> dict[str, Any]:
-        """Return the arguments that are typed; suggest a flag in place of an unknown one."""
-        namespace, unknown = self.parse_known_args(words)
-        for word in unknown:
-            if word.startswith("-"):  # the words after it may be its value, or right
-                option = word.partition("=")[0]
-                hint = did_you_mean(option, self._option_string_actions)
-                self.error(f"option {option} is unknown{hint}")
-        if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
-        return {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in vars(namespace).items()
-        }
 
 
 def parse_command(arguments: Sequence[str]) -> SimpleNamespace:
@@ -491,47 +484,45 @@ def parse_command(arguments: Sequence[str]) -> SimpleNamespace:
     command = COMMANDS[name]
     parser = _Parser(
         prog=f"python -m clipmem_core {name}",
+        usage="%(prog)s [options]",
         description=command.__doc__,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
-    usage = ["%(prog)s [options]"]
-    parameters = inspect.signature(command).parameters.values()
-    for parameter in parameters:
+    parameters = inspect.signature(command).parameters
+    values: dict[str, Any] = {}
+    fields: dict[str, Any] = {}  # of the config that are flags of the command, with their defaults
+    for parameter in parameters.values():
         default = parameter.default
         if parameter.kind is parameter.VAR_KEYWORD:
-            for field in SETTING_FIELDS:
-                facts = FIELDS[field]
-                parser.add(field, type(facts.default), "", facts.help)
-        elif isinstance(default, (AuditConfig, SourceOptions)):
-            defaults = flat(as_dict(default)) | changes
-            for field, value in defaults.items():
-                parser.add(field, type(value), value, FIELDS[field].help)
+            fields = dict.fromkeys(SETTING_FIELDS, "")
+        elif dataclasses.is_dataclass(default):
+            fields = flat(as_dict(default)) | changes  # type: ignore[arg-type]
         else:
             kind, help, *metavar = get_args(parameter.annotation)
             parser.add(parameter.name, kind, default, help, *metavar)
-            usage += metavar if default is parameter.empty else [f"[{each}]" for each in metavar]
-    parser.usage = " ".join(usage)
-    typed = parser.parse_words(words)
-    values: dict[str, Any] = {}
-    for parameter in parameters:
-        if dataclasses.is_dataclass(parameter.default):
-            values[parameter.name] = _filled(parameter.default, typed, changes)
-        elif parameter.kind is parameter.VAR_KEYWORD:
-            values |= typed
-        else:
-            values[parameter.name] = typed.pop(parameter.name.rstrip("_"), parameter.default)
+            values[parameter.name] = default
+    for field, default in fields.items():
+        parser.add(field, type(FIELDS[field].default), default, FIELDS[field].help)
+    namespace, unknown = parser.parse_known_args(words)
+    for word in unknown:
+        if word.startswith("-"):  # the words after it may be its value, or right
+            flag = word.partition("=")[0]
+            hint = did_you_mean(flag, parser._option_string_actions)
+            parser.error(f"option {flag} is unknown{hint}")
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    typed = vars(namespace)
+    for parameter_name, default in values.items():
+        values[parameter_name] = typed.pop(parameter_name.rstrip("_"), default)
+    if "config" in parameters:
+        preset = typed.pop("preset", parameters["config"].default.preset)
+        values["config"] = configured(preset, changes | typed)
+    elif "options" in parameters:
+        values["options"] = SourceOptions(**typed)
+    else:
+        values |= typed
     return SimpleNamespace(command=command, **values)
-
-
-def _filled(part: Any, typed: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
-    """Return a config with what is typed, on the preset that is typed, or its own."""
-    names = {field.name for field in dataclasses.fields(part)}
-    own = {name: value for name, value in typed.items() if name in names}
-    if isinstance(part, AuditConfig):
-        part = preset_config(typed.get("preset", part.preset))
-        own = {**changes, **own, "source": _filled(part.source, typed, {})}
-    return dataclasses.replace(part, **own)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -7,7 +7,6 @@ square, collects its facts, and caches both in a folder:
                        at every use
 
 The folder is built under a temporary name and then renamed, so an existing folder is complete.
-A folder whose files do not have their hashes (sha256.json) is built again.
 
 Every defect of a picture becomes a `PictureError` with a short reason.
 """
@@ -259,7 +258,6 @@ def check_pictures(
     cache: Path,
     budget_bytes: int,
     progress: Callable[[int, int], None] | None = None,
-    say: Callable[[str], None] = lambda line: None,
 ) -> tuple[pd.DataFrame, Pixels]:
     """Decode every picture of a data set once, or read the facts and squares (`Pixels`) that an
     earlier run stored.
@@ -297,7 +295,7 @@ def check_pictures(
 
     folder = cache / fingerprint(content)
     with naming(folder):
-        cached_folder(folder, decode_all, say=say)
+        cached_folder(folder, decode_all)
     facts_of_pictures = pd.DataFrame(pq.read_table(folder / FACTS_FILE).to_pydict(), dtype=object)
     rows = np.arange(len(images))
     pixels = open_pixels(

@@ -10,7 +10,7 @@ image_rows.npy, text_rows.npy       int64 [n_pairs], [n_captions], rows in image
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,6 @@ def stored_features(
     options: SourceOptions,
     *,
     folder: Path | None,
-    say: Callable[[str], None] = lambda line: None,
 ) -> Stored:
     """Read precomputed features. Rows with the same id are one pair with several captions.
 
@@ -114,14 +113,13 @@ def stored_features(
         parts: as of `feature_parts`.
         options: the table's columns, guessed where they are not named.
         folder: for the copied features, None for the cache in the data folder.
-        say: called with a line if the copy is damaged and made again.
     """
     try:
         stamps = [stamped(path) for part in parts for path in part]
         key = fingerprint([stamps, as_dict(options), c.QUARANTINE_COLUMNS])
         target = (folder or data_folder() / "cache" / "features") / "stored" / key
         with naming(target):
-            cached_folder(target, lambda new: _store(new, parts, options), say=say)
+            cached_folder(target, lambda new: _store(new, parts, options))
     except FileNotFoundError as error:
         raise InputError(f"{error.filename} is missing: give {FORMS}") from None
     table = _open_pairs(target)

@@ -83,9 +83,8 @@ from clipmem_core.utils.columns import (
     SOURCE,
 )
 from clipmem_core.utils.embeddings import unit
-from clipmem_core.utils.io import InputError, read_json
+from clipmem_core.utils.io import SUFFIXES, InputError, read_frame, read_json
 from clipmem_core.utils.ragged import Ragged
-from clipmem_core.utils.tables import SUFFIXES, read_frame
 
 # The pair of the audit for each candidate: by pair_id or image, unless the picture at hand is
 # another one, else by the bytes of the picture; −1: none. `same`: so many pairs have this key.
@@ -192,7 +191,7 @@ def _reasons(quarantine: pd.DataFrame) -> dict[str, str]:
 def _matched(audit: Audit, table: pd.DataFrame, raw: RawPairs, progress: ReportCount) -> Candidates:
     """Open the pictures, and find the pairs of the audit."""
     data_set = None
-    sha256 = dict[str, str]()
+    sha256 = dict[Any, str]()
     if len(raw.pairs):
         config = replace(audit.record.config, captions=0, drop_near_duplicates=False)
         data_set = load_pictures(raw, config, progress=progress)

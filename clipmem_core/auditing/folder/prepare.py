@@ -133,7 +133,7 @@ def read_features(
     parts = feature_parts(features, path)
     if not parts:
         raise InputError(f"{features} holds no features: give {FORMS}")
-    stored = stored_features(parts, config.source, folder=cache, say=say)
+    stored = stored_features(parts, config.source, folder=cache)
     images = stored.pairs[c.IMAGE]
     are_absolute = all(map(os.path.isabs, images))
     if config.source.image_folder:
@@ -200,7 +200,7 @@ def load_data_set(
     if not config.features:
         raw = read_source(source, config.source, data=data_folder(), say=say)
         raw, _ = sampled(raw, config)
-        return load_pictures(raw, config, cache=cache, progress=progress, say=say)
+        return load_pictures(raw, config, cache=cache, progress=progress)
     raw, stored = read_features(source, config, cache=cache, say=say)
     raw, rows = sampled(raw, config)
     say(f"looking for near-duplicates among {len(raw.pairs):,} pairs")
@@ -215,7 +215,6 @@ def load_pictures(
     *,
     cache: Path | None = None,
     progress: ReportCount | None = None,
-    say: ReportLine = lambda line: None,
 ) -> DataSet:
     """Decode every picture once: store it small, find broken ones and near-duplicates."""
     _check_not_empty(raw)
@@ -227,7 +226,6 @@ def load_pictures(
         cache=cache or data_folder() / "cache" / "pixels",
         budget_bytes=int(config.cache_gb * 2**30),
         progress=progress,
-        say=say,
     )
     usable = facts[c.REASON].isna().to_numpy()
     rows = np.flatnonzero(usable)

@@ -27,8 +27,7 @@ from clipmem_core.auditing.folder.jobs import python_path, reporting_in
 from clipmem_core.config import DATA_VARIABLE, data_folder
 from clipmem_core.dataset.readers.remote import reason_of
 from clipmem_core.features.fast_ops import keep_memory
-from clipmem_core.utils.io import InputError, path_fault, shortage
-from clipmem_core.utils.processes import ForkServer
+from clipmem_core.utils.io import ForkServer, InputError, path_fault, shortage
 
 SECONDS_BETWEEN_POLLS = 0.1
 # torch's optimizers import torch._dynamo in their first step, which takes seconds

@@ -74,7 +74,7 @@ from clipmem_core.scores.score_tables import (
     wrong_captions,
 )
 from clipmem_core.utils import columns as c
-from clipmem_core.utils.io import InputError, is_intact, save_array
+from clipmem_core.utils.io import InputError, save_array
 from clipmem_core.utils.ragged import Ragged
 
 
@@ -317,7 +317,7 @@ def check_results(
     audit: Audit,
     evidence: Evidence,
     judged: Judged,
-    split: dict[str, Any],
+    split: float | None,
     texts: AuditTexts,
     *,
     truncated: int,
@@ -443,8 +443,6 @@ def _run_stages(run: Run) -> None:
     with stage(run, jobs.SECOND_ROUND if has_second else jobs.SCORING):
         evidence = scoring.gather_evidence(audit, texts.pairs, texts.of_pairs)
         scores, split = score_table(evidence)
-        if split["missing"]:
-            run.screen.say(f"note: {split['missing']}. Every other score is there")
         left_out = train_second_round(run, scores, texts) if has_second else 0
     with stage(run, jobs.SCORING):
         run.screen.say(jobs.SCORING)
@@ -454,7 +452,7 @@ def _run_stages(run: Run) -> None:
             second = [store.read_array(folder / store.SECOND_FIT) for folder in folders]
             out = side_means(second, trained)[1]
             scores = update_scores(scores, **{c.LOG_PROBABILITY_SECOND: out})
-        fits = Fits.of(evidence.image, evidence.text, trained, seed=config.seed)
+        fits = Fits(evidence.image, evidence.text, trained, seed=config.seed)
         stretches = ascending_stretches([captions[0] for captions in texts.pairs[c.CAPTIONS]])
         read = texts.read_pairs
         # Captions that are not read fit no picture, whatever their order.
@@ -481,9 +479,9 @@ def ensure_pixels(audit: Audit, screen: Screen) -> None:
     missing = audit.folder / store.PREPARED
     with contextlib.suppress(InputError):
         missing = prepare.pixels_folder(audit)
-    if not is_intact(missing):
+    if not missing.is_dir():
         action = "reading the features" if record.config.features else "storing the small pictures"
-        screen.say(f"{missing} is missing or damaged: {action} again")
+        screen.say(f"{missing} is missing: {action} again")
         prepare.rebuild_store(audit, progress=screen.pictures)
 
 

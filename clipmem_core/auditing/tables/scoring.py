@@ -68,7 +68,6 @@ def gather_evidence(audit: Audit, pairs: pd.DataFrame, of_pairs: Ragged) -> Evid
         logit_scales=logit_scales,
         log_probability=log_probability,
         n_captions=np.minimum(of_pairs.counts, most_captions),
-        keep=keep,
     )
 
 
@@ -93,8 +92,9 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def summary(evidence: Evidence, scores: pd.DataFrame, split: dict[str, Any]) -> dict[str, Any]:
-    """Return every number that the verdict reports; `split` as of `score_table`."""
+def summary(evidence: Evidence, scores: pd.DataFrame, split: float | None) -> dict[str, Any]:
+    """Return every number that the verdict reports; `split` as of
+    `score_table`."""
     sides = evidence.sides
     alignments = evidence.alignments
     target = scores[c.GROUP].isin(c.TARGET_GROUPS)
@@ -114,7 +114,8 @@ def summary(evidence: Evidence, scores: pd.DataFrame, split: dict[str, Any]) -> 
         "encoders": {
             "image": _number(scores.loc[target, c.CLIPMEM_IMAGE].mean()),
             "text": _number(scores.loc[target, c.CLIPMEM_TEXT].mean()),
-            **split,
+            "fit": split,
+            "missing": None,
         },
         "held_out_pairs": len(null),
         "held_out_sd": float(null[c.CLIPMEM].std()),
