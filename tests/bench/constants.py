@@ -51,7 +51,7 @@ def simulated(source: np.ndarray, noise: float, alike: float, seed: int) -> runs
     drawn = np.stack([meaning, meaning[source]])[:, None] + noise * rng.normal(size=(2, 4, n, 24))
     image, text = drawn.astype(np.float32)
     text[trained] = image[trained]
-    return runs.Fits.of(list(map(unit, image)), list(map(unit, text)), trained, seed=0)
+    return runs.Fits(list(map(unit, image)), list(map(unit, text)), trained, seed=0)
 
 
 def found_runs(sets: int) -> Measured:
