@@ -100,7 +100,7 @@ class FeatureExtractor:
                 is_first = pc.index_in(keys, value_set=keys).to_numpy() == np.arange(len(keys))
                 missing = np.flatnonzero((store.find(keys) < 0) & is_first)
                 if len(missing):
-                    self._compute([inputs[row] for row in missing], keys.take(missing))
+                    self._compute([inputs[row] for row in missing.tolist()], keys.take(missing))
                     store.add_shards()
             rows = store.find(keys)
         return store.features().take(rows)

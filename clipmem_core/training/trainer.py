@@ -318,13 +318,13 @@ class Trainer:
         parts = np.array_split(rows, math.ceil(len(rows) / self.config.batch_size))
         outputs = [self.outputs(self.batch(part, epoch)) for part in parts]
         self.model.train()
-        vectors = [
+        image, text = (
             F.normalize(torch.cat(part), dim=-1).cpu().numpy()
             for part in zip(*outputs, strict=True)
-        ]
+        )
         held_out = np.ones(len(rows), dtype=bool)
-        means = torch.from_numpy(held_out_means(*vectors, held_out).astype(np.float32))
-        return pair_terms(*vectors, held_out)[ALIGNMENT], means.to(self.device)
+        means = torch.from_numpy(held_out_means(image, text, held_out).astype(np.float32))
+        return pair_terms(image, text, held_out)[ALIGNMENT], means.to(self.device)
 
     def steps(self) -> Iterator[None]:
         """Run all remaining steps, one per iteration."""
