@@ -90,8 +90,8 @@ def feature_parts(features: Path, source: Path) -> list[Part]:
         return [(table, *[table.with_suffix(".npz")] * 2) for table in tables]
     arrays = [folder / f"{tower}.npy" for tower in TOWERS]
     if all(path.is_file() for path in arrays):
-        place = features if features.is_file() else source
-        files = list(place.iterdir()) if place.is_dir() else [place]
+        path = features if features.is_file() else source
+        files = list(path.iterdir()) if path.is_dir() else [path]
         tables = [path for path in files if path.suffix.lower() in (".parquet", *TABLE_SUFFIXES)]
         if len(tables) == 1:
             return [(tables[0], *arrays)]

@@ -26,7 +26,7 @@ from clipmem_core.training.trainer import save_atomically
 from clipmem_core.utils import draws
 from clipmem_core.utils.ragged import Ragged
 
-_WINDOW = 3  # words to each side that are read in order; of the others only the mean
+_WINDOW = 3  # words before and after a word that are read in order; of others only the mean
 _EMBEDDING = 64
 VECTOR = 128
 _HIDDEN = 320
@@ -39,7 +39,7 @@ PAIRS_PER_STEP = 32
 TRAINED = 1_600_000
 _FEWEST_EPOCHS = 0.25
 _MOST_EPOCHS = 10
-_PREDICTED = 3_000  # words that are predicted at a time, in at least 2 * PAIRS_PER_STEP blocks
+_PREDICTED = 3_000  # words that are predicted at a time, or those of 2 * PAIRS_PER_STEP rows
 _RATE = 2e-3
 _DECAY = 0.02
 _WARMUP = 0.1
@@ -64,11 +64,11 @@ class WordBlock:
     words: Tensor  # int64 [n_rows, n], 0 for padding
     caption: Tensor  # the number of each word's caption, from 1; 0 for padding, [n_rows, n]
     picture: Tensor  # features, [n_rows, width]
-    place: np.ndarray  # of each word in `Words.ids`, [n_rows, n]; −1 for padding
+    position: np.ndarray  # of each word in `Words.ids`, [n_rows, n]; −1 for padding
 
     @cached_property
     def group(self) -> Tensor:
-        """A number for each word's caption that no other row has, [n_rows * n]."""
+        """The number of each word's caption, unique in the block, [n_rows * n]."""
         first = torch.arange(len(self.caption)) * (self.caption.max() + 1)
         return (self.caption + first[:, None]).flatten()
 
@@ -91,8 +91,8 @@ class WordBlock:
 class Predictions(NamedTuple):
     """The predictions of both models for each word of a data set.
 
-    The two log-probabilities of a word, float32 [n_words, 2], are its own and that of the word it
-    is compared with (`changed_words`); NaN if not predicted.
+    Each word has two log-probabilities, float32 [n_words, 2]: of the word itself, and of the word
+    that it is compared with (`changed_words`). NaN stands for a word that is not predicted.
     """
 
     alone: np.ndarray  # given picture and caption
@@ -153,7 +153,7 @@ class WordModel(nn.Module):
         super().__init__()
         self.size = vocabulary_size
         self.precision = precision
-        self.register_buffer("vectors", vectors, persistent=False)
+        self.register_buffer("vectors", vectors)
         self.free = nn.Embedding(vocabulary_size, _EMBEDDING, padding_idx=0)
         self.out = nn.Linear(_OUTPUT, vocabulary_size)
         nn.init.normal_(self.free.weight, std=0.1 if vectors is not None else 0.3)
@@ -330,14 +330,14 @@ def word_blocks(
     for at in range(0, len(owner), size):
         rows = slice(at, at + size)
         longest = int((end[rows] - first[rows]).max())
-        place = first[rows, None] + np.arange(-(-longest // 8) * 8)
-        place[place >= end[rows, None]] = -1
-        ids = np.where(place < 0, 0, words.ids[place]).astype(np.int64)
-        number = np.searchsorted(words.in_captions.start, place, side="right")
-        caption = np.where(place < 0, 0, number - number[:, :1] + 1)
+        position = first[rows, None] + np.arange(-(-longest // 8) * 8)
+        position[position >= end[rows, None]] = -1
+        ids = np.where(position < 0, 0, words.ids[position]).astype(np.int64)
+        number = np.searchsorted(words.in_captions.start, position, side="right")
+        caption = np.where(position < 0, 0, number - number[:, :1] + 1)
         picture = np.asarray(pictures[owner[rows]], np.float32)
         yield WordBlock(
-            torch.from_numpy(ids), torch.from_numpy(caption), torch.from_numpy(picture), place
+            torch.from_numpy(ids), torch.from_numpy(caption), torch.from_numpy(picture), position
         )
 
 
@@ -357,10 +357,10 @@ def trained_share(words: Words) -> np.ndarray:
 def forward_loss(
     model: WordModel, block: WordBlock, share: np.ndarray, rng: np.random.Generator
 ) -> Tensor | None:
-    """Return the cross-entropy of words that are drawn from a block; None if no word is drawn.
+    """Return the loss of words that are drawn from a block; None if no word is drawn.
 
-    They compete with all words of the block and with a sample of the others, each with the weight
-    of all that it stands for.
+    It is a sampled softmax: the cross-entropy among the words of the block and a sample of the
+    other words, whose weight is the inverse of their sampling rate.
 
     Args:
         model: in training.
@@ -393,8 +393,8 @@ def forward_loss(
 
 
 def predicts(number: int, half: np.ndarray) -> np.ndarray:
-    """Tell which pairs a model predicts: those that it did not train on; of held-out pairs (−1) the
-    first model is asked, of new ones (2) both.
+    """Tell which pairs a model predicts: the half that it did not train on. The first model reads
+    held-out pairs (−1), and both read new pairs (2).
 
     Args: number of the model; half of each pair, [n]. Returns: bool [n].
     """
@@ -495,7 +495,7 @@ def predict(
         pairs: rows of the pair table, int64 [n].
         changed: a word to compare each with, [n_words]; −1 for a word that is read, but not
             predicted.
-        into: predictions, changed in place.
+        into: predictions, changed in position.
         progress: called with the share of words that are done.
     """
     untrained = torch.from_numpy(-np.log(np.maximum(trained_share(words), 1e-9))).float()
@@ -506,10 +506,10 @@ def predict(
     size = max(2 * PAIRS_PER_STEP, _PREDICTED * len(pairs) // n_words)
     for block in word_blocks(words, pictures, pairs, size=size):
         predicted = (block.words > 1) & (block.words < words.vocabulary_size)
-        predicted &= torch.from_numpy(changed[block.place] >= 0)
-        place = block.place[predicted.numpy()]
-        if len(place):
-            compared = torch.from_numpy(changed[place].astype(np.int64))
+        predicted &= torch.from_numpy(changed[block.position] >= 0)
+        position = block.position[predicted.numpy()]
+        if len(position):
+            compared = torch.from_numpy(changed[position].astype(np.int64))
             ids = torch.stack([block.words[predicted], compared], 1)
             picked = predicted.flatten().nonzero()[:, 0]
             # One caption has no others to read.
@@ -517,12 +517,12 @@ def predict(
             logits = model(block, picked, others, candidates, untrained)
             for values, by_word in ((into.alone, logits[0]), (into.together, logits[-1])):
                 all_words = by_word.logsumexp(-1, keepdim=True)
-                values[place] = (by_word.gather(1, ids) - all_words).numpy()
+                values[position] = (by_word.gather(1, ids) - all_words).numpy()
             top = logits[-1].topk(min(_LIKELIEST, words.vocabulary_size - 2))
             n_better = top.indices.shape[1]
-            into.better[place, :n_better] = top.indices.numpy()
-            into.better_probability[place, :n_better] = (top.values - all_words).exp().numpy()
-        done += int((block.place >= 0).sum())
+            into.better[position, :n_better] = top.indices.numpy()
+            into.better_probability[position, :n_better] = (top.values - all_words).exp().numpy()
+        done += int((block.position >= 0).sum())
         progress(done / n_words)
 
 
@@ -546,10 +546,10 @@ def predicted_evidence(
 
 
 def surprises(words: Words, predicted: Predictions) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Return how surprising each word is, and the word it is compared with, [n_words, 2]:
-    log-likelihood ratios that it is wrong, NaN if not predicted; and the result of `fit_words`."""
+    """Return log-likelihood ratios that each word, and the word it is compared with, is wrong,
+    [n_words, 2], NaN if not predicted; and the result of `fit_words`."""
     evidence, kinds = predicted_evidence(words, predicted, changed_words(words))
-    # A word that a caption repeats a thousand times counts once.
+    # A word counts once in a caption, however often the caption repeats it.
     caption = words.in_captions.owner
     keys = caption * words.vocabulary_size + np.minimum(words.ids, words.vocabulary_size)
     different = np.unique(keys, return_index=True)[1]
@@ -588,22 +588,19 @@ class CaptionWords(NamedTuple):
 
 def save_model(model: WordModel, words: Words, path: Path) -> None:
     """Write a word model with what it needs to predict the words of other captions."""
-    vectors = model.vectors
     stored = {
         "state": model.state_dict(),
         "precision": model.precision,
-        "vectors": None if vectors is None else vectors.half(),
         "frequency": torch.from_numpy(words.frequency),
+        **{name: getattr(words, name) for name in _VOCABULARY},
     }
-    for name in _VOCABULARY:
-        stored[name] = getattr(words, name)
     save_atomically(stored, path)
 
 
 def load_model(path: Path) -> tuple[WordModel, Words]:
     """Read a word model, and the words that it was trained on, without captions."""
     stored = torch.load(path, weights_only=True)
-    vectors = stored["vectors"]
+    state = stored["state"]
     words = Words(
         ids=np.empty(0, np.int64),
         in_captions=Ragged.of([]),
@@ -611,11 +608,8 @@ def load_model(path: Path) -> tuple[WordModel, Words]:
         frequency=stored["frequency"].numpy(),
         **{name: stored[name] for name in _VOCABULARY},
     )
-    model = WordModel(
-        words.vocabulary_size,
-        stored["state"]["centre"][None].numpy(),
-        None if vectors is None else vectors.float(),
-        stored["precision"],
-    )
-    model.load_state_dict(stored["state"])
+    size = words.vocabulary_size
+    pictures = state["centre"][None].numpy()
+    model = WordModel(size, pictures, state.get("vectors"), stored["precision"])
+    model.load_state_dict(state)
     return model.eval(), words
