@@ -197,10 +197,12 @@ def _register(name: str) -> str:
     import open_clip
 
     stem = model_file(name).stem
-    with TemporaryDirectory() as folder:  # a file may have the config in its `model_cfg`
-        path = Path(folder, f"{stem}.json")
-        path.write_text(json.dumps(model_config(name)), encoding="utf-8")
-        open_clip.add_model_config(path)
+    config = model_config(name)
+    if open_clip.get_model_config(stem) != config:
+        with TemporaryDirectory() as folder:  # a file may have the config in its `model_cfg`
+            path = Path(folder, f"{stem}.json")
+            path.write_text(json.dumps(config), encoding="utf-8")
+            open_clip.add_model_config(path)
     return stem
 
 
