@@ -50,6 +50,7 @@ _RARE = 5e-3  # words more frequent than this are trained less often, as in word
 # words beside those of a batch that a step of training compares with, drawn from the vocabulary
 SAMPLED = 500
 _MULTIPLE = 32  # a step predicts a multiple of 32 words: in bf16, products of new shapes are slow
+_STANDARDISED = 10_000  # pictures, evenly spaced, that mean and deviation are computed from
 _LIKELIEST = 5  # likelier words of each word
 _MOST_FITTED = 1_000_000  # words that log-likelihood ratios are fitted on, evenly spaced
 _SEEDING = Lock()  # of torch's generator, which threads share
@@ -162,7 +163,7 @@ class WordModel(nn.Module):
         self.write = nn.Linear(VECTOR, _OUTPUT, bias=False)
         nn.init.normal_(self.read.weight, std=0.3 / VECTOR**0.5)
         nn.init.normal_(self.write.weight, std=0.1 / VECTOR**0.5)
-        sample = np.asarray(pictures[:: max(1, len(pictures) // 10_000)], np.float32)
+        sample = np.asarray(pictures[:: max(1, len(pictures) // _STANDARDISED)], np.float32)
         self.register_buffer("centre", torch.from_numpy(sample.mean(axis=0)))
         self.register_buffer("spread", torch.from_numpy(sample.std(axis=0) + 1e-3))
         self.picture = nn.Linear(pictures.shape[1], _PICTURE)
