@@ -64,11 +64,10 @@ def test_text_cut_to_the_longest_caption_equals_the_full_context(
     tokens = torch.from_numpy(draw_tokens(20).astype(np.int64))
     ends = (tokens == toys.END).int().argmax(dim=1)
     tokens[3, 1:3] = 0  # the token of "!", and of padding
-    for longest in (2, 7):
-        own = tokens[ends <= longest]
-        with torch.no_grad():
-            full = F.normalize(model.encode_text(own), dim=-1)
-            torch.testing.assert_close(encode_text(model, own, cut=cut), full, atol=1e-6, rtol=0)
+    short = tokens[ends <= 4]
+    with torch.no_grad():
+        full = F.normalize(model.encode_text(short), dim=-1)
+        torch.testing.assert_close(encode_text(model, short, cut=cut), full, atol=1e-6, rtol=0)
 
 
 CAPTIONS = [
