@@ -145,8 +145,9 @@ class FeatureExtractor:
                         self.progress(done, len(inputs))
                     shard = np.concatenate(features)
                     unusable = rows[~np.isfinite(shard).all(axis=1)]
-                    for row in unusable:
-                        name = inputs[row] if tower.kind == "text" else inputs[row][0]
+                    if len(unusable):
+                        item = inputs[int(unusable[0])]
+                        name = item if tower.kind == "text" else item[0]
                         raise InputError(
                             f"tower {tower.name} gives NaN or numbers too large for float16 for "
                             f"{tower.kind} {name[:200]!r}: choose another tower"

@@ -12,8 +12,8 @@ image_rows.npy, text_rows.npy       int64 [n_pairs], [n_captions], rows in image
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -90,8 +90,8 @@ def feature_parts(features: Path, source: Path) -> list[Part]:
         return [(table, *[table.with_suffix(".npz")] * 2) for table in tables]
     arrays = [folder / f"{tower}.npy" for tower in TOWERS]
     if all(path.is_file() for path in arrays):
-        place = features if features.is_file() else source
-        files = list(place.iterdir()) if place.is_dir() else [place]
+        path = features if features.is_file() else source
+        files = list(path.iterdir()) if path.is_dir() else [path]
         tables = [path for path in files if path.suffix.lower() in (".parquet", *TABLE_SUFFIXES)]
         if len(tables) == 1:
             return [(tables[0], *arrays)]
@@ -175,11 +175,14 @@ def _store(folder: Path, parts: Sequence[Part], options: SourceOptions) -> None:
     listed["text_row"] = listed.index
     image_faults, text_faults = map(np.concatenate, faults)
     empty = np.where(listed[c.CAPTIONS] == "", "caption is empty", "")
-    reasons: list[Any] = [listed[c.REASON], image_faults[listed["image_row"]], empty, text_faults]
-    kinds: list[Any] = [listed[c.KIND], c.BAD_FEATURES, c.BAD_CAPTION, c.BAD_FEATURES]
-    is_faulty = [np.asarray(reason) != "" for reason in reasons]
-    listed[c.REASON] = np.select(is_faulty, reasons, "")
-    listed[c.KIND] = np.select(is_faulty, kinds, "")
+    for kind, reason in (
+        (c.BAD_FEATURES, image_faults[listed["image_row"]]),
+        (c.BAD_CAPTION, empty),
+        (c.BAD_FEATURES, text_faults),
+    ):
+        is_first = (listed[c.REASON] == "") & (reason != "")
+        listed.loc[is_first, c.KIND] = kind
+        listed.loc[is_first, c.REASON] = reason[is_first]
     is_usable = listed[c.REASON] == ""
     quarantine = listed.loc[~is_usable, c.QUARANTINE_COLUMNS]
     quarantine.to_parquet(folder / QUARANTINE_FILE, index=False)
@@ -262,12 +265,10 @@ def _write_pairs(folder: Path, captions: pd.DataFrame) -> None:
     np.save(folder / "text_rows.npy", texts["text_row"].to_numpy(np.int64))
     image, text = (map_features(folder, tower) for tower in TOWERS)
     starts = Ragged.of(np.bincount(texts["pair"])).start
-    sha256 = []
-    for at in range(0, len(pairs), ROWS_AT_ONCE):
-        ends = starts[at : at + ROWS_AT_ONCE + 1]
-        of_captions = np.split(text[ends[0] : ends[-1]], ends[1:-1] - ends[0])
-        for picture, words in zip(image[at : at + ROWS_AT_ONCE], of_captions, strict=True):
-            sha256.append(hashlib.sha256(picture.tobytes() + words.tobytes()).hexdigest())
+    sha256 = [
+        hashlib.sha256(image[row : row + 1].tobytes() + text[first:end].tobytes()).hexdigest()
+        for row, (first, end) in enumerate(pairwise(starts))
+    ]
     listed = pa.array(texts[c.CAPTIONS].tolist(), pa.string())
     columns = {
         c.PAIR_ID: pairs[c.PAIR_ID],

@@ -348,7 +348,8 @@ def weights_sha256(model: nn.Module) -> str:
 def _open_network(tower: Tower, network: nn.Module, mean: Any, deviation: Any) -> Opened:
     """Load a network for pictures; `mean` and `deviation` as in `open_pictures`."""
     dtype = torch.bfloat16 if tower.precision == "amp_bf16" else torch.float32
-    network.eval().to(tower.device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.eval().to(tower.device, dtype)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     embed = open_pictures(tower, lambda pixels: network(pixels.to(dtype)), mean, deviation)
     return Opened(embed, network=network)
 

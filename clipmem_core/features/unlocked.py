@@ -133,7 +133,7 @@ def unlock(tower: Tower, blocks: int) -> Tower:
         sample[:, : tower.size // 2] = 0
     try:
         first_above, upper = _cut(tower.kind, exact.network, blocks)
-        upper = copy.deepcopy(upper).float().eval().requires_grad_(True)
+        upper = copy.deepcopy(upper).cpu().float().eval().requires_grad_(True)
         activations = _lower(exact, first_above, tower.kind)(sample)
         upper.positions, upper.width = activations.shape[1:]
         upper.side = math.isqrt(upper.positions) if tower.kind == "image" else 0

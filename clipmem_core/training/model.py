@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -192,15 +193,23 @@ def open_tokenizer(name: str) -> Any:
         return open_clip.get_tokenizer(_register(name))
 
 
+_registering = Lock()
+
+
 def _register(name: str) -> str:
     """Let open_clip find a model by the stem of its file, and return the stem."""
     import open_clip
 
     stem = model_file(name).stem
-    with TemporaryDirectory() as folder:  # a file may have the config in its `model_cfg`
-        path = Path(folder, f"{stem}.json")
-        path.write_text(json.dumps(model_config(name)), encoding="utf-8")
-        open_clip.add_model_config(path)
+    config = model_config(name)
+    # open_clip reads all registered files again, also those that another thread deletes
+    with _registering:
+        if open_clip.get_model_config(stem) == config:
+            return stem
+        with TemporaryDirectory() as folder:  # a file may have the config in its `model_cfg`
+            path = Path(folder, f"{stem}.json")
+            path.write_text(json.dumps(config), encoding="utf-8")
+            open_clip.add_model_config(path)
     return stem
 
 

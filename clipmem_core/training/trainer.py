@@ -282,8 +282,8 @@ class Trainer:
         return loss.item()
 
     def forward_loss(self, rows: np.ndarray, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return a batch's loss (which mitigations change), and each pair's own cosine and
-        log-probability, [n]."""
+        """Return the loss of a batch, which mitigations change, and the cosine and in-batch
+        log-probability of each pair without mitigations of embeddings, [n]."""
         batch = self.batch(rows, epoch)
         outputs = self.outputs(batch)
         changed = outputs

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,6 +36,12 @@ TEXTS = ["A cat on a mat.", "two dogs", "A long caption of many words. " * 60, "
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+
+def normalised(squares: np.ndarray, mean: Any, deviation: Any) -> torch.Tensor:
+    """Return (value / 255 - mean) / deviation, channels first, by plain numpy."""
+    values = (squares / 255 - np.array(mean)) / np.array(deviation)
+    return torch.from_numpy(values.transpose(0, 3, 1, 2).astype(np.float32))
 
 
 @pytest.mark.parametrize("name", LITE)
@@ -107,17 +114,11 @@ def test_an_open_clip_model_gives_its_own_embeddings(tmp_path: Path) -> None:
     torch.save(model.state_dict(), tmp_path / "a.pt")
     image, text = open_clip_towers("tiny", pretrained=str(tmp_path / "a.pt"))
     squares = SQUARES[:, : image.size, : image.size]
-    mean, deviation = (
-        np.array(values, np.float32) for values in (model.visual.image_mean, model.visual.image_std)
-    )
+    batch = normalised(squares, model.visual.image_mean, model.visual.image_std)
+    tokens = torch.from_numpy(tokenize("tiny", TEXTS[:2]).astype(np.int64))
     with torch.inference_mode():
-        batch = torch.from_numpy(
-            ((squares / np.float32(255) - mean) / deviation).transpose(0, 3, 1, 2)
-        )
         pictures = model.encode_image(batch).numpy()
-        captions = model.encode_text(
-            torch.from_numpy(tokenize("tiny", TEXTS[:2]).astype(np.int64))
-        ).numpy()
+        captions = model.encode_text(tokens).numpy()
     np.testing.assert_allclose(image.opened.embed(squares), pictures, atol=1e-4)
     opened = text.opened
     np.testing.assert_allclose(opened.embed(TEXTS[:2]), captions, atol=1e-4)
@@ -129,13 +130,8 @@ def test_a_model_of_timm_gives_what_its_classifier_reads(tmp_path: Path) -> None
     model = timm.create_model("resnet10t", pretrained=False).eval()
     torch.save(model.state_dict(), tmp_path / "r.pt")
     tower = image_tower("resnet10t", size=96, pretrained=str(tmp_path / "r.pt"))
-    mean, deviation = (
-        np.array(model.default_cfg[key], np.float32) * 255 for key in ("mean", "std")
-    )
+    batch = normalised(SQUARES, model.default_cfg["mean"], model.default_cfg["std"])
     with torch.inference_mode():
-        batch = torch.from_numpy(
-            ((SQUARES - mean) / deviation).transpose(0, 3, 1, 2).astype(np.float32)
-        )
         expected = model.forward_head(model.forward_features(batch), pre_logits=True).numpy()
     np.testing.assert_allclose(tower.opened.embed(SQUARES), expected, atol=1e-4)
 
