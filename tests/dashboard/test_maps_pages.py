@@ -78,7 +78,7 @@ def test_a_shape_opens_its_pairs_in_browse(
 def test_a_click_keeps_the_pairs_under_the_pointer() -> None:
     app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=300)
     app.switch_page(EMBEDDINGS)
-    app.session_state[f"map-made-{SIDE}-kept"] = ([7, 3], None)
+    app.session_state[f"map-made-{SIDE}-kept"] = [7, 3]
     app.run()
     assert not app.exception
     assert [card["row"] for each in mounted(app) for card in each.get("cards", [])] == [7, 3]
