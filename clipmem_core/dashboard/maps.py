@@ -70,7 +70,7 @@ def draw_selectable(
 ) -> None:
     """Draw a chart, and beside it the pairs under the pointer, those that a click kept, or those
     within the shape drawn on the chart."""
-    kept_key = f"{key}-kept"
+    kept = f"{key}-kept"
     left, right = st.columns([3, 2], gap="medium")
     with left:
         event: Any = st.plotly_chart(
@@ -83,15 +83,10 @@ def draw_selectable(
             alt=alt,
         )
     outline = drawn_outline(event, *columns)
-    rows, outline_at_click = st.session_state.get(kept_key, ([], None))
-    clicked = bool(rows) and outline in (None, outline_at_click)
-
-    def keep(rows: list[int]) -> None:
-        st.session_state[kept_key] = rows, outline
-
+    rows = st.session_state.get(kept)
     with right:
-        if clicked:
-            st.button("Close", type="tertiary", on_click=keep, args=([],))
+        if rows:
+            st.button("Close", type="tertiary", on_click=st.session_state.pop, args=(kept,))
             _draw_strip(audit, rows, selection, key=key)
         elif outline is not None:
             _draw_shape(audit, replace(selection, outline=outline), key=key)
@@ -102,9 +97,8 @@ def draw_selectable(
             # Streamlit derives the class from the key.
             f"st-key-{re.sub('[^a-zA-Z0-9_-]', '-', key)}",
             selection,
-            follows=not clicked and outline is None,
-            key=f"{key}-pointer",
-            on_choose=keep,
+            follows=not rows and outline is None,
+            kept=kept,
         )
 
 

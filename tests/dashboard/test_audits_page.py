@@ -31,17 +31,12 @@ def table(app: AppTest, column: str) -> Any:
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+def calls(started: Calls, monkeypatch: pytest.MonkeyPatch) -> Calls:
     """Every process that the page starts or cancels, instead of doing it."""
-    made: Calls = []
-
     monkeypatch.setattr(
-        JobRequest, "start", lambda task: made.append((task.folder.name, list(task.arguments)))
+        running_audit, "cancel", lambda job: started.append(("cancel", job.folder.name))
     )
-    monkeypatch.setattr(
-        running_audit, "cancel", lambda job: made.append(("cancel", job.folder.name))
-    )
-    return made
+    return started
 
 
 def checked(calls: Calls) -> Any:
@@ -156,18 +151,6 @@ def test_what_is_typed_is_what_is_checked(calls: Calls, tmp_path: Path) -> None:
         *fields,
         "--csv-caption-key=title",
     ]
-
-
-def test_the_form_has_one_field_and_every_other_in_settings(calls: Calls) -> None:
-    app = open_page(PAGE, view="start")
-    (settings,) = app.expander
-    assert not settings.proto.expanded
-    fields = {slot.key for slot in app.text_input} - {slot.key for slot in settings.text_input}
-    assert fields == {"new-path"}
-    assert next(button for button in app.button if button.label == "Start").disabled
-    press(app, "Check")
-    assert app.error
-    assert calls == []
 
 
 def test_a_csv_without_captions_names_the_field_in_settings(

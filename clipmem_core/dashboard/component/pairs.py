@@ -6,7 +6,7 @@ answered. The page's script runs only for another page, order or pair.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,21 +74,17 @@ def draw_key_list(keys: Keys) -> None:
 
 
 def draw_pointer(
-    audit: Audit,
-    chart: str,
-    selection: Selection,
-    *,
-    follows: bool,
-    key: str,
-    on_choose: Callable[[list[int]], None],
+    audit: Audit, chart: str, selection: Selection, *, follows: bool, kept: str
 ) -> None:
     """Draw the first pairs, then those under the pointer on a chart, if it `follows` the pointer,
-    and report clicks: Streamlit does not if a drag draws a shape."""
+    and store the rows at a click as `kept` in the session: Streamlit reports none if a drag draws
+    a shape."""
+    key = f"{kept}-pointer"
 
     def act() -> None:
         match st.session_state[key].get("act"):
             case {"rows": list(rows)}:
-                on_choose([int(row) for row in rows])
+                st.session_state[kept] = [int(row) for row in rows]
 
     data = {
         "layout": "pointer",
