@@ -4,7 +4,7 @@ incidents, faults of the pipeline that explain many wrong captions at once."""
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from clipmem_core.dataset.checks import (
     CHECKS,
     Captions,
     PictureMeasures,
-    caption_frequencies,
     check_table,
     measure_pictures,
 )
@@ -78,18 +77,12 @@ def stored_checks(audit: Audit) -> Path | None:
 
 
 def _write_checks(audit: Audit, path: Path) -> None:
-    pairs = audit.read_columns(store.PAIRS, c.PAIR_ID, c.IMAGE, c.WIDTH, c.HEIGHT)
-    config = audit.record.config
+    columns = c.PAIR_ID, c.IMAGE, c.WIDTH, c.HEIGHT, c.CAPTIONS
+    pairs = audit.read_columns(store.PAIRS, *columns)
+    captions = Captions.from_pairs(pairs[c.CAPTIONS].tolist())
+    captions = dataclasses.replace(captions, cut=_cut(audit.record.config, list(captions.texts)))
     pictures = _pictures(audit, pairs)
-    frequencies = caption_frequencies(captions for captions, _ in _captions(audit))
-    names = [name for name, check in CHECKS.items() if check.of == "captions"]
-    blocks = []
-    for captions, count in _captions(audit):
-        cut = _cut(config, list(captions.texts))
-        captions = dataclasses.replace(captions, cut=cut, frequencies=frequencies)
-        blocks.append(check_table(captions, PictureMeasures(), pairs=count)[names])
-    table = check_table(Captions.from_pairs([]), pictures, pairs=len(pairs))
-    table = table.assign(**pd.concat(blocks, ignore_index=True))
+    table = check_table(captions, pictures, pairs=len(pairs))
     table.insert(0, c.PAIR_ID, pairs[c.PAIR_ID])
     table[NEAR_DUPLICATE_OF] = pd.Series(None, table.index, dtype=object)
     if pictures.clusters is not None:
@@ -97,11 +90,6 @@ def _write_checks(audit: Audit, path: Path) -> None:
         first = pairs[c.PAIR_ID].to_numpy()[pictures.clusters[rows]]
         table.loc[rows, NEAR_DUPLICATE_OF] = first
     table.to_parquet(path, index=False, row_group_size=store.ROW_GROUP)
-
-
-def _captions(audit: Audit) -> Iterator[tuple[Captions, int]]:
-    for block in store.pair_blocks(audit, [c.CAPTIONS]):
-        yield Captions.from_pairs(block[c.CAPTIONS].to_pylist()), len(block)
 
 
 def _pictures(audit: Audit, pairs: pd.DataFrame) -> PictureMeasures:
