@@ -29,7 +29,7 @@ def test_a_repeated_command_says_what_has_changed(
     for newer in (False, True):
         screen = Silent()
         run_audit(str(source), config_of(FLAGS), name="mine", screen=screen)
-        assert any("newer files" in line for line in screen.lines) == newer
+        assert any("newer than audit" in line for line in screen.lines) == newer
         assert screen.lines[-1] == "it is finished: nothing to do"
         os.utime(texts[0])
     texts[1].write_text("corrected")

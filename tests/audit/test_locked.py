@@ -112,7 +112,7 @@ def test_unlocked_blocks_train(start: str, data: Path) -> None:
     parts = scores["clipmem_image"] + scores["clipmem_text"]
     np.testing.assert_allclose(parts, scores["clipmem"], atol=1e-4)
     assert scores["sslmem_image"].notna().any()
-    assert "below the last block" in str(finished.verdict["checks"])
+    assert "below their last blocks (1)" in str(finished.verdict["checks"])
 
 
 @pytest.mark.parametrize(

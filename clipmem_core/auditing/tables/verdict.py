@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from clipmem_core.config import AuditConfig
@@ -96,25 +97,8 @@ def summary_lines(verdict: Mapping[str, Any]) -> list[str]:
     wrong = verdict["wrong_captions"]
     if missing := wrong["missing"]:
         return [f"{missing[:1].upper()}{missing[1:]}.", ""]
-    n, low, high = (round(wrong["all"][name]) for name in ("estimate", "low", "high"))
     part = verdict[PART]
-    kinds = (
-        "without any caption (a file name, an error text or a placeholder picture)",
-        "with captions of other pairs",
-        f"with one wrong {part}",
-        "with a wrong word",
-    )
-    listed = [
-        f"{round(count):,} {kind}"
-        for count, kind in zip(wrong["parts"], kinds, strict=True)
-        if count >= 0.5
-    ]
-    sentences = [
-        f"About {n:,} of {wrong['of']:,} pairs have a wrong caption (95 % sure: {low:,} to "
-        f"{high:,})."
-    ]
-    if listed:
-        sentences.append(f"They are {', '.join(listed)}.")
+    sentences = [_count(wrong, part)]
     for row in whole_rows(verdict):
         if row[0] == WRONG:
             without = ", without the injected errors," if wrong["injected"] else ""
@@ -129,8 +113,37 @@ def summary_lines(verdict: Mapping[str, Any]) -> list[str]:
         unseen.append("wrong words")
     warnings = [doubt(verdict)] if is_distrusted(verdict) else []
     if unseen:
-        warnings.append(f"Hardly seen, so check by eye: {', '.join(unseen)}.")
+        warnings.append(f"Not or hardly seen, so check by eye: {', '.join(unseen)}.")
     return [" ".join(sentences), " ".join(warnings)]
+
+
+def _count(wrong: Mapping[str, Any], part: str) -> str:
+    """Return how many pairs have a wrong caption; the counts of each kind add up."""
+    n, low, high = (round(wrong["all"][name]) for name in ("estimate", "low", "high"))
+    if not n:
+        return (
+            f"No caption looks wrong; at most {high:,} of {wrong['of']:,} pairs have one that is."
+        )
+    # Rounded so that the parts add up
+    checked, *parts = np.diff(np.rint(np.cumsum([0.0, *wrong["parts"]]))).astype(int).tolist()
+    names = ("every caption", f"one {part}", "one word")
+    if not wrong["several"]:
+        names = ("the whole caption", "", "one word")
+    kinds = sorted(zip(parts, names, strict=True), reverse=True)
+    listed = [f"in {count:,} {name}" for count, name in kinds if count]
+    sentences = [
+        f"About {n:,} of {wrong['of']:,} {'pair has' if n == 1 else 'pairs have'} a wrong caption "
+        f"(95 % sure: {low:,} to {high:,})."
+    ]
+    if listed:
+        first, *others = listed
+        sentences.append(f"{', '.join([f'I{first[1:]} is wrong', *others])}.")
+    if checked:
+        sentences.append(
+            f"{checked:,} {'has' if checked == 1 else 'have'} no caption at all: a file name, an "
+            "error text or the like, or a placeholder picture."
+        )
+    return " ".join(sentences)
 
 
 def whole_rows(verdict: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -270,8 +283,8 @@ def _notes(
             )
         notes["locked encoders"] = (
             f"Locked and the same in all members: the {' and the '.join(towers)} encoder{below}. "
-            "clipmem is what the heads and other trained parts memorized, not what a pretrained "
-            f"encoder knew before. {' '.join(dict.fromkeys(trained_on))}"
+            "clipmem is what members learned, not what a pretrained encoder knew before. "
+            f"{' '.join(dict.fromkeys(trained_on))}"
         )
     checks = [_check(name, True, sentence) for name, sentence in notes.items()]
     if count := summary.get(NOT_READ):
