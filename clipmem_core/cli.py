@@ -268,15 +268,20 @@ def _encoders(
 def _paradigms(
     name: AuditName,
     seeds: Annotated[int, "runs of each of the three paradigms"] = 3,
+    out: TableFile = "",
 ) -> None:
     """Train an audit's image encoder on captions, on labels and self-supervised, and compare
     UnitMem by layer."""
     from clipmem_core.lab.unitmem import run_paradigms, say_paradigms
 
+    path = _file_to_write(out) if out else None
     with RichScreen() as screen:
         audit = open_audit(name)
         run_paradigms(audit, seeds, screen)
         say_paradigms(audit, screen)
+    if path:
+        rows = encoders.paradigms_of(audit).rows
+        experiment.write_results(path, _typed_command(), audit.record, rows, rows)
 
 
 def _export(

@@ -1,6 +1,6 @@
-"""Benchmarks of detectors: audits of a data set with injected errors, and how well each detector
-finds the errors: wrong pairs, captions and words, the faults of a pipeline, and how many wrong
-captions a review leaves. With the detectors of the literature. The same call resumes.
+"""Benchmarks of detectors: audits of a data set with injected errors measure how well each detector
+finds wrong pairs, captions and words, whether the faults of a pipeline are named and repaired, and
+how many wrong captions a review leaves. The same call resumes.
 """
 
 import shutil
@@ -448,4 +448,4 @@ def write_benchmark_results(benchmark: Benchmark, path: Path, *, command: str) -
         f"{record.dataset_fingerprint}",
         f"skipped: {'; '.join(e.absent_kinds(rows)) or 'no kind'}",
     ]
-    e.write_results(path, command, benchmark, notes, e.benchmark_table(rows))
+    e.write_results(path, command, record, rows, e.benchmark_table(rows), notes)

@@ -1,8 +1,8 @@
-"""Which encoder memorized what: the comparison of text and image encoder, and the tables of UnitMem
+"""Which encoder memorized more: the comparison of text and image encoder, and the tables of UnitMem
 of members and paradigms. Without torch, for the dashboard.
 
-An audit whose towers are locked says nothing about encoders: the command `encoders` trains the last
-blocks of its towers on a sample of its pairs, and compares both audits.
+In an audit with locked towers only heads train, which says nothing about encoders. The command
+`encoders` trains the last blocks of the towers on a sample of the pairs, and compares both audits.
 """
 
 from collections.abc import Mapping, Sequence

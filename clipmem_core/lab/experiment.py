@@ -1,9 +1,10 @@
-"""What experiments about the method share: their folder, how they resume, and their table of
-results. Without torch, for the dashboard.
+"""The folder of an experiment on the method, and the tables of studies and benchmarks. Without
+torch, for the dashboard.
 
-For each split of the pairs and each setting, an experiment audits or trains, measures, and adds
-rows to one table. Studies compare settings of the members over splits, benchmarks compare detectors
-over injections of errors, and paradigms (`lab/unitmem.py`) compare UnitMem over ways to train.
+An experiment has one run for each split of the pairs and each setting. A run trains or audits,
+measures, and adds rows to one table. Studies compare settings of the members over splits,
+benchmarks compare detectors over injections of errors, and paradigms (`lab/unitmem.py`) compare
+UnitMem over ways to train.
 
     <data>/studies|benchmarks/<name>/
       config.json, pairs.parquet and more   the data set, as an audit that is not trained
@@ -25,6 +26,7 @@ from clipmem_core.auditing.folder.store import (
     PAIRS,
     SCORES,
     Audit,
+    Record,
     inside,
     read_prepared,
     read_table,
@@ -470,19 +472,25 @@ def print_line(text: str) -> None:
 
 
 def write_results(
-    path: Path, command: str, experiment: Experiment, notes: Sequence[str], table: pd.DataFrame
+    path: Path,
+    command: str,
+    record: Record,
+    rows: pd.DataFrame,
+    table: pd.DataFrame,
+    notes: Sequence[str] = (),
 ) -> None:
-    """Write a table of an experiment as CSV, below the command that made it, the machine and how
-    the config uses it, the seeds, and notes."""
-    machine = experiment.record.machine
-    config = experiment.record.config
+    """Write a table from the rows of an experiment as CSV, below the command that made it, the
+    machine and how the config uses it, the seeds, and notes."""
+    machine = record.machine
+    config = record.config
     head = [
         f"command: {command}",
         f"machine: {machine['processor']}, {machine['cores']} cores; {config.device}, "
         f"{config.precision}, {config.threads} threads a member",
-        f"seeds: {', '.join(map(str, sorted(experiment.rows[SEED].unique())))}",
+        f"seeds: {', '.join(map(str, sorted(rows[SEED].unique())))}",
+        *notes,
     ]
-    write_csv(path, [*head, *notes], table)
+    write_csv(path, head, table)
 
 
 def write_csv(path: Path, head: Sequence[str], rows: pd.DataFrame) -> None:

@@ -1,22 +1,18 @@
 """The mitigation lab of an audit: its members train again with settings, and each setting is
-compared with the baseline. The pool at the end trains the settings that open pages show. Without
-torch.
+compared with the baseline. Without torch.
 
     <audit>/mitigations/
       <setting>/setting.json      its text, and the pairs that it changes
       <setting>/<member>/         pairs.npy, measures.json (written last: marks the member as
                                   finished), log.jsonl
 
-The baseline is the setting `none`: the audit's members. Members are measured in pairs of members,
-in the order of the audit: the memorization of a member is its alignment less its partner's, on the
-pairs that it trained on and its partner did not.
+The baseline is the setting `none`: the audit's members as they are. Two neighbouring members form a
+pair of members. The memorization of a member is its alignment less that of its partner, averaged
+over the pairs that the member trained on and its partner did not.
 """
 
-import functools
-import os
 import shlex
 import shutil
-import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -26,11 +22,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from filelock import FileLock
-from threadpoolctl import threadpool_limits
 
 from clipmem_core.auditing.folder.jobs import TRAINING, last_line
 from clipmem_core.auditing.folder.prepare import membership_of, sides_of
-from clipmem_core.auditing.folder.settings import check_config, side_by_side
+from clipmem_core.auditing.folder.settings import check_config
 from clipmem_core.auditing.folder.store import (
     MEMBERSHIP,
     MITIGATIONS,
@@ -43,7 +38,6 @@ from clipmem_core.auditing.folder.store import (
     read_utility,
     write_json,
 )
-from clipmem_core.auditing.run.executor import open_pool
 from clipmem_core.config import (
     ineffective_fields,
 )
@@ -352,87 +346,3 @@ def seconds_needed(audit: Audit, members: int) -> float:
 def mitigate_command(audit: Audit, setting: Setting) -> str:
     """Return the command that trains a setting of an audit."""
     return shlex.join(["python", "-m", "clipmem_core", "mitigate", audit.name, *setting.flags])
-
-
-# --- The pool
-
-NICE = 10  # lowers the priority of a process, so that the page and the browser are not slowed down
-SECONDS_OPEN = 90  # a page asks more often; browsers wake a hidden tab once a minute
-Part = tuple[str, MemberPair]  # a setting, and two members that train with it
-
-
-class LabPool:
-    """The processes that train members of an audit for the pages of this server."""
-
-    def __init__(self, audit: Audit) -> None:
-        self._folder = audit.folder.absolute()
-        self._size = side_by_side(audit.record.config)
-        self._lock = threading.RLock()
-        self._pool: Any = None
-        self._running: dict[Part, Any] = {}
-        self._faults: dict[str, str] = {}  # by setting
-        self._stops: threading.Timer | None = None
-
-    def ask(self, setting: str, *, again: bool = False) -> str:
-        """Give free processes the next members of a setting; return why one failed, if it did and
-        the setting is not to be tried again."""
-        with self._lock:
-            for part, future in list(self._running.items()):
-                if future.done():
-                    del self._running[part]
-                    if error := future.exception():
-                        code = getattr(error, "exitcode", None)  # of a process that was killed
-                        self._faults[part[0]] = f"exit code {code}" if code else str(error)
-            if again:
-                self._faults.pop(setting, None)
-            if setting not in self._faults:
-                self._schedule(setting)
-            if self._stops:
-                self._stops.cancel()
-            self._stops = threading.Timer(SECONDS_OPEN, self.stop)
-            self._stops.daemon = True
-            self._stops.start()
-            return self._faults.get(setting, "")
-
-    def stop(self) -> None:
-        """End the processes."""
-        with self._lock:
-            if self._pool:
-                self._pool.stop()
-                self._pool.join()
-            self._pool = None
-            self._running.clear()
-
-    def _schedule(self, setting: str) -> None:
-        if self._pool and not self._pool.active:  # all processes ended
-            self.stop()
-        if not self._pool:
-            self._pool = open_pool(self._size)
-            for _ in range(self._size):  # each opens the data before it is needed
-                self._pool.schedule(_train, args=(self._folder,))
-        if setting == BASELINE:  # the page measures it
-            return
-        audit = Audit(self._folder)
-        finished = finished_members(audit, setting)
-        for member_pair in member_pairs(audit.record.members):
-            part = (setting, member_pair)
-            if member_pair[0] in finished or part in self._running:
-                continue
-            if len(self._running) < self._size:
-                self._running[part] = self._pool.schedule(_train, args=(self._folder, *part))
-
-
-def _train(folder: Path, *part: Any) -> None:
-    """Open the data of an audit's members, and train a pair of members if one is named."""
-    lab = _open_lab(folder)
-    if part:
-        lab.train(*part)
-
-
-@functools.cache
-def _open_lab(folder: Path) -> Any:
-    from clipmem_core.lab.study import Lab  # torch, in a process of the pool
-
-    os.nice(NICE)
-    threadpool_limits(Audit(folder).record.threads)  # of BLAS
-    return Lab(folder)

@@ -1,9 +1,9 @@
-"""Trains an audit's members again with settings, two at a time, and runs studies, which do so over
-several splits of the pairs. The same call resumes.
+"""Trains an audit's members again with settings, and runs studies, which do so over several splits
+of the pairs. The same call resumes.
 
-The baseline of a study trains on one caption a pair, as in the paper, except in the study
-`settings`. All settings are evaluated on that caption and on uncropped pictures, which every
-setting trains on.
+The baseline of a study trains on one caption a pair, as in the paper; that of the study `settings`
+trains as the config says. All settings are evaluated on one caption a pair and on uncropped
+pictures, because every setting trains on these.
 """
 
 import functools
@@ -425,4 +425,4 @@ def write_study_results(study: Study, path: Path, *, command: str) -> None:
         f"difference to {BASELINE}; n: how many; p_of_all: Holm's p",
         *(sentence_of(compared, setting, title) for setting, title in titles_of(rows).items()),
     ]
-    write_results(path, command, study, notes, compared)
+    write_results(path, command, study.record, rows, compared, notes)

@@ -88,8 +88,13 @@ def say_units(audit: Audit, screen: Screen) -> None:
     for name, by in ((t.UNITS, c.MEMBER), (t.REFERENCES, t.REFERENCE)):
         units = t.read_units(audit, name)
         assert units is not None
-        means = t.layer_means(units, by=[by, t.TOWER, t.LAYER])
-        screen.say(means.round(3).to_string(index=False))
+        say_table(t.layer_means(units, by=[by, t.TOWER, t.LAYER]), screen)
+
+
+def say_table(table: pd.DataFrame, screen: Screen) -> None:
+    """Print a table line by line."""
+    for line in table.round(3).to_string(index=False).splitlines():
+        screen.say(line)
 
 
 def check_units(audit: Audit) -> None:
@@ -358,4 +363,4 @@ def say_paradigms(audit: Audit, screen: Screen) -> None:
     """Print UnitMem by layer of each paradigm, means over seeds."""
     table = t.paradigms_of(audit).rows
     means = table.pivot_table(t.UNITMEM_MEAN, t.LAYER, t.PARADIGM, sort=False)
-    screen.say(means.round(3).to_string())
+    say_table(means.reset_index(), screen)

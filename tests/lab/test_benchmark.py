@@ -62,7 +62,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, locked: AuditConfig) -> Itera
 def test_an_injection_of_two_rounds_resumes_after_a_kill(
     locked: AuditConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    twice = dataclasses.replace(locked, rounds="2", epochs=8)
+    twice = dataclasses.replace(locked, rounds="2", epochs=4)
     with monkeypatch.context() as killed:
         killed.setattr(benchmarks, "measure_injection", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -115,10 +115,8 @@ def test_a_benchmark_is_shown_and_written_with_its_command(
     shown = " ".join(capsys.readouterr().out.split())  # in lines as wide as the table
     assert "one of several captions swapped, 20%, 1 injections" in shown
     write_benchmark_results(made, tmp_path / "table.csv", command="benchmark scenes")
-    lines = (tmp_path / "table.csv").read_text().splitlines()
-    assert lines[0] == "# command: benchmark scenes"
+    assert (tmp_path / "table.csv").read_text().startswith("# command: benchmark scenes\n")
     table = pd.read_csv(tmp_path / "table.csv", comment="#")
-    assert table.columns[:6].tolist() == ["kind", "share", "detector", "measure", "n", "mean"]
     assert sorted(table["kind"].unique()) == sorted(KINDS)
     assert set(table.loc[table["measure"] == "caption_auroc_noun", "kind"]) == {"one-word"}
 
@@ -172,18 +170,12 @@ def test_intervals_are_scipys_of_the_mean_and_of_the_paired_differences(tmp_path
 def test_lemon_is_its_formula_in_slow_loops() -> None:
     rng = np.random.default_rng(0)
     image, text = unit(rng.normal(size=(24, 5))).reshape(2, 12, 5)
-    near_images, near_texts = rng.permuted(np.tile(np.arange(12), (2, 12, 1)), axis=2)[..., :3]
-    score = benchmarks.lemon(image, text, near_images, near_texts)
-    of_images = 1 - image @ image.T
-    of_texts = 1 - text @ text.T
-    of_pairs = 1 - image @ text.T
+    near = rng.integers(12, size=(2, 12, 3))
+    score = benchmarks.lemon(image, text, *near)
+    images, texts, both = (1 - a @ b.T for a, b in ((image, image), (text, text), (image, text)))
     for pair in range(12):
-        expected = of_pairs[pair, pair]
-        for near, here, there in (
-            (near_images, of_images, of_texts),
-            (near_texts, of_texts, of_images),
-        ):
-            for j in near[pair]:
-                fading = np.exp(-0.1 * here[pair, j] - 5 * of_pairs[j, j])
-                expected += 5 * there[pair, j] * fading / 3
+        expected = both[pair, pair]
+        for rows, here, there in zip(near, (images, texts), (texts, images), strict=True):
+            for j in rows[pair]:
+                expected += 5 / 3 * there[pair, j] * np.exp(-0.1 * here[pair, j] - 5 * both[j, j])
         assert score[pair] == pytest.approx(expected)

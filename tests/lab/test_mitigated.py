@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.auditing.run.member import open_member, open_shared
-from clipmem_core.lab import mitigated
+from clipmem_core.lab import lab_pool, mitigated
 from clipmem_core.lab import study as studies
 from clipmem_core.lab.setting import BASELINE, Setting, parse_setting
 from clipmem_core.lab.study import train_members, with_setting
@@ -228,11 +228,11 @@ def test_the_pool_gives_free_processes_the_next_members_and_reports_faults(
         pools.append(SimpleNamespace(schedule=schedule, active=True, **ends))
         return pools[-1]
 
-    monkeypatch.setattr(mitigated, "open_pool", open_pool)
-    monkeypatch.setattr(mitigated, "side_by_side", lambda config: 1)
+    monkeypatch.setattr(lab_pool, "open_pool", open_pool)
+    monkeypatch.setattr(lab_pool, "side_by_side", lambda config: 1)
     for setting in (NOISE, REMOVED):
         shutil.rmtree(mitigated.setting_folder(lab_copy, setting) / "r0-f1")
-    pool = mitigated.LabPool(lab_copy)
+    pool = lab_pool.LabPool(lab_copy)
     assert pool.ask(BASELINE) == pool.ask(NOISE) == pool.ask(REMOVED) == ""
     assert [setting for setting, _ in begun] == [NOISE]  # the process is busy
     begun[0][1].set_exception(InputError("no such thing"))
