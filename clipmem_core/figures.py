@@ -348,7 +348,7 @@ def means_figure(means: pd.DataFrame, null: pd.DataFrame, *, title: str) -> go.F
         rows = means[means["encoder"] == encoder]
         figure.add_scatter(
             x=rows["mean"],
-            y=counts.index.get_indexer(rows["name"]),
+            y=counts.index.get_indexer(pd.Index(rows["name"])),
             error_x=error_bar(rows, colour),
             orientation="h",
             mode="markers",

@@ -2,6 +2,7 @@
 
 import shlex
 from functools import partial
+from typing import Any
 
 import streamlit as st
 
@@ -20,7 +21,7 @@ ERRORS = {name: kind.label for name, kind in ERROR_KINDS.items()} | {
 REFERENCE = words(b.REFERENCE_DETECTOR)
 
 
-def error_name(kind: str, share: float) -> str:
+def error_name(kind: Any, share: Any) -> str:
     """Return the name of a kind of error with its share."""
     return f"{ERRORS.get(kind, kind)}, {share:.0%}"
 

@@ -172,12 +172,13 @@ with open_page("Pair") as audit:
                 args=(audit, card.pair_id, note, key),
             )
     with right:
-        clipmem, error = card.scores[c.CLIPMEM], card.scores[c.SE]
+        clipmem = card.scores[c.CLIPMEM]
+        se = card.scores[c.SE]
         noise = audit.verdict["held_out_sd"]
         st.metric("clipmem", format_score(clipmem), help=BY_NAME[c.CLIPMEM].help)
         note = f"Noise {noise:.2f}: SD of clipmem over held-out pairs, which no model saw."
-        if audit.verdict["se_kind"] == "moderated" and clipmem is not None and error is not None:
-            low, high = (format_score(clipmem + sign * 1.96 * error) for sign in (-1, 1))
+        if audit.verdict["se_kind"] == "moderated" and clipmem is not None and se is not None:
+            low, high = (format_score(clipmem + sign * 1.96 * se) for sign in (-1, 1))
             note = f"95 % interval, from errors of similar pairs: {low} to {high}."
         st.caption(note)
         with st.grid(2, min_column_width=130) as grid:

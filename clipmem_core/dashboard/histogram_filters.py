@@ -63,7 +63,7 @@ def changed(selection: Selection, **changes: Any) -> Selection:
 
 def conditions(selection: Selection) -> list[tuple[str, Selection]]:
     """Return every condition as text, with the selection without it."""
-    chips = [
+    chips: list[tuple[str, dict[str, Any]]] = [
         (f"{field}: {_NAMES.get(field, {}).get(value, value)}", {field: ""})
         for field in _FIELDS
         if (value := getattr(selection, field))
