@@ -130,14 +130,10 @@ def draw_units(audit: Audit) -> None:
     if units is not None:
         references = t.read_units(audit, t.REFERENCES)
         layers = t.tower_layers(units, references)
+        groups: Any = layers.groupby([t.TOWER, t.SOURCE], sort=False)
         lines: list[Line] = [
-            (
-                f"{tower}: {SOURCES[str(source)][0]}",
-                rows,
-                ENCODER_COLOURS[str(tower)],
-                SOURCES[str(source)][1],
-            )
-            for (tower, source), rows in layers.groupby([t.TOWER, t.SOURCE], sort=False)
+            (f"{tower}: {SOURCES[source][0]}", rows, ENCODER_COLOURS[tower], SOURCES[source][1])
+            for (tower, source), rows in groups
         ]
         figure = line_figure(lines, t.LAYER, ("layer", "mean UnitMem"))
         draw_figure(figure, key="units", alt="Mean UnitMem of both encoders by layer")
@@ -197,7 +193,7 @@ def draw_top_units(audit: Audit, units: pd.DataFrame, references: pd.DataFrame) 
 
 with open_page("Encoders") as audit:
     second = Audit.of(t.encoders_name(audit))
-    tables = {each: t.read_comparison(each) for each in (second, audit)}
+    tables: dict[Audit, Any] = {each: t.read_comparison(each) for each in (second, audit)}
     config = audit.record.config
     if config.lock_image and config.lock_text and not (config.unlock or config.features):
         pairs = min(audit.record.pairs, t.SAMPLE)

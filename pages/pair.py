@@ -172,7 +172,8 @@ with open_page("Pair") as audit:
                 args=(audit, card.pair_id, note, key),
             )
     with right:
-        clipmem, se = card.scores[c.CLIPMEM], card.scores[c.SE]
+        clipmem = card.scores[c.CLIPMEM]
+        se = card.scores[c.SE]
         noise = audit.verdict["held_out_sd"]
         st.metric("clipmem", format_score(clipmem), help=BY_NAME[c.CLIPMEM].help)
         note = f"Noise {noise:.2f}: SD of clipmem over held-out pairs, which no model saw."

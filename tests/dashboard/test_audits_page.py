@@ -106,14 +106,6 @@ def test_a_running_audit_shows_its_step_and_the_time_left_and_can_be_cancelled(
     assert calls == [("cancel", "made")]
 
 
-def test_an_audit_opens_as_soon_as_it_is_finished(copy: Copy, data: Path) -> None:
-    copy()
-    leave_job(data / "jobs" / "made", running=True)  # it still draws the map
-    app = press(open_page(PAGE, audit="made"), "Open")
-    assert "Delete for good" not in labels(app)
-    assert app.get("progress")[0].proto.text == "0 of 100 pairs decided"
-
-
 def test_a_stopped_audit_says_why_and_can_be_tried_again(data: Path, calls: Calls) -> None:
     leave_job(data / "jobs" / "refused", exit_code=2, said="error: <b>nothing</b> is left\n")
     app = open_page(PAGE, audit="refused")
@@ -188,16 +180,6 @@ def test_a_wrong_setting_is_one_line_and_nothing_starts(
     assert calls == []
     assert app.error
     assert [text for text in texts(app) if text.startswith(field)]
-
-
-def test_class_folders_without_captions_offer_their_names(calls: Calls, tmp_path: Path) -> None:
-    for name in ("cat", "dog"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "1.jpg").touch()
-    app = form(str(tmp_path))
-    app.toggle(key="new-folder-names").set_value(True).run()
-    press(app, "Check")
-    assert checked(calls).config.source.caption_template == "a photo of a {label}"
 
 
 def test_locked_towers_are_the_default_and_hide_fields_without_effect(calls: Calls) -> None:

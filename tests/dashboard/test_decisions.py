@@ -2,14 +2,12 @@
 
 import dataclasses
 import shlex
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.auditing.folder.jobs import export_request
 from clipmem_core.auditing.folder.store import (
     CONFIG,
     PAIRS,
@@ -19,12 +17,11 @@ from clipmem_core.auditing.folder.store import (
     write_prepared,
 )
 from clipmem_core.cli import parse_command
-from clipmem_core.config import data_folder
 from clipmem_core.export.formats import FORMATS
 from clipmem_core.review.decisions import Review, open_review
 from tests.dashboard.conftest import Started
-from tests.dashboard.test_pages import links, open_page, press, texts, titles, toasts
-from tests.fixtures import HOSTILE, Copy, decision_counts, rewrite
+from tests.dashboard.test_pages import links, open_page, press, texts, toasts
+from tests.fixtures import Copy, decision_counts, rewrite
 
 PAGE = "pages/decisions.py"
 
@@ -72,20 +69,6 @@ def test_the_list_shows_the_last_decision_first_and_the_address_filters_it(
     assert table.iloc[0][["picture", "open"]].isna().all()
     app.segmented_control[1].select("remove").run()
     assert (app.query_params["decision"], "page" in app.query_params) == ("remove", False)
-
-
-def test_hostile_notes_and_captions_are_text(audit: Audit) -> None:
-    for text in HOSTILE[:8]:
-        open_review(audit).decide([text], "recaption", captions=[text], note=text, audit=text)
-    for view in ("decisions", "history"):
-        app = open_view(view)
-        read = [element.value for element in (*app.markdown, *app.caption, *app.info, *app.warning)]
-        assert not [
-            value for value in [*read, titles(app)] for text in HOSTILE[:8] if text in value
-        ]
-    assert open_view().dataframe[0].value["note"].tolist() == [
-        " ".join(text.split()) for text in HOSTILE[7::-1]
-    ]
 
 
 def test_the_history_undoes_an_event_and_redoes_it_unless_there_is_a_newer_decision(
@@ -161,15 +144,3 @@ def test_every_export_is_a_job_with_the_command_that_is_shown(
     command = parse_command(arguments)
     assert (command.name, command.format) == ("made", format)
     assert Path(command.out) == data / "exports" / "made" / f"made-{format}{suffix}"
-
-
-@pytest.mark.usefixtures("edited")
-def test_a_finished_export_is_offered_with_what_it_holds(audit: Audit) -> None:
-    out = data_folder().absolute() / "exports" / "made" / "made-csv.csv"
-    job = export_request(audit, "csv", out).start()
-    while job.running:
-        time.sleep(0.05)
-    app = open_view("export", format="csv")
-    assert [button.label for button in app.get("download_button")] == ["Download"]
-    assert app.info[0].value in texts(app)  # the same counts before and after
-    assert str(out) in [code.value for code in app.code]

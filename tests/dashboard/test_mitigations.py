@@ -145,15 +145,6 @@ def test_a_setting_is_removed(audit: Audit) -> None:
     assert "setting" not in address(app)
 
 
-@pytest.mark.parametrize("file", ["setting.json", "r0-f1/measures.json"])
-def test_a_broken_file_is_named(audit: Audit, file: str) -> None:
-    path = mitigated.setting_folder(audit, add_setting(audit, STRONG)) / file
-    path.write_bytes(b"\x00\xff")
-    app = open_page(PAGE, setting=STRONG)
-    assert app.error
-    assert any(path.name in text for text in texts(app))
-
-
 def test_a_finished_study_can_be_chosen(audit: Audit) -> None:
     make_study(audit, "mine", add_setting(audit, STRONG, times=0.5, retrieval=0.1))
     app = open_page(PAGE, setting=STRONG)
