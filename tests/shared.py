@@ -125,7 +125,7 @@ def make_long(typed: Path, data: Path) -> None:
     (folder / "captions.jsonl").write_text("".join(lines))
     run_audit(
         str(folder / "captions.jsonl"),
-        config_of([*LOCKED, "--sentences", "on"]),
+        config_of([*LOCKED, "--members", "4", "--sentences", "on"]),
         name="long",
         screen=Silent(),
     )

@@ -1,3 +1,4 @@
+import contextlib
 import fcntl
 import os
 import signal
@@ -45,7 +46,8 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     yield begin
     for job in started:
         if job.running:
-            os.killpg(job.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # an earlier job of the folder
+                os.killpg(job.pid, signal.SIGKILL)
     until(lambda: not any(job.running for job in started))
 
 
@@ -60,29 +62,23 @@ def until(done: Callable[[], object], *, seconds: float = 60, pause: float = 0.0
         time.sleep(pause)
 
 
-def test_a_job_leaves_its_exit_code_and_its_last_line(start: Start) -> None:
-    first = start("again", "print('one\\ntwo\\r\\n'); code = 2")
-    until(lambda: not first.running)
-    assert (first.exit_code, first.last_line, first.failed) == (2, "two", True)
-    second = start("again", "print('second')")
-    until(lambda: not second.running)
-    assert (second.exit_code, second.pid != first.pid, second.last_line, second.failed) == (
-        0,
-        True,
-        "second",
-        False,
-    )
-    crashed = start("crashed", "raise KeyError('no such thing')")
-    until(lambda: not crashed.running)
-    assert (crashed.exit_code, crashed.last_line, crashed.failed) == (
-        1,
-        "KeyError: 'no such thing'",
-        True,
-    )
-    killed = start("killed")
-    os.kill(killed.pid, signal.SIGKILL)
-    until(lambda: not killed.running)
-    assert (killed.exit_code, killed.failed, killed.cancelled) == (None, True, False)
+@pytest.mark.parametrize(
+    ("script", "code", "line"),
+    [
+        ("print('one\\ntwo\\r\\n'); code = 2", 2, "two"),
+        ("raise KeyError('no such thing')", 1, "KeyError: 'no such thing'"),
+        ("import os; print('last', flush=True); os.kill(os.getpid(), 9)", None, "last"),
+        ("print('fine')", 0, "fine"),
+    ],
+)
+def test_a_job_leaves_its_exit_code_and_its_last_line(
+    start: Start, script: str, code: int | None, line: str
+) -> None:
+    job = start("once", script)
+    until(lambda: not job.running)
+    assert (job.exit_code, job.last_line, job.failed) == (code, line, code != 0)
+    assert not job.cancelled
+    assert start("once", "print('again')").pid != job.pid
 
 
 def test_a_running_job_is_found_by_its_name_started_once_and_interrupted(start: Start) -> None:

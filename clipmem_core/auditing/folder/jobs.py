@@ -184,8 +184,7 @@ def _complete_lines(path: Path) -> list[str]:
 
 def last_line(path: Path) -> dict[str, Any]:
     """Return the last complete line of a JSON-lines file; empty if there is none."""
-    lines = _complete_lines(path)
-    return json.loads(lines[-1]) if lines else {}
+    return json.loads((_complete_lines(path) or ["{}"])[-1])
 
 
 def member_progress(audit: Path, name: str) -> MemberProgress:

@@ -195,27 +195,16 @@ def fault_cause(fault: Fault) -> str:
 
 
 def cause_of(run: DisplacedRun, captions: Sequence[Sequence[str]]) -> str:
-    """Return the probable cause of a run among pairs with these captions, in one or two
-    sentences."""
-    first, last, n = int(run.rows.min()) + 1, int(run.rows.max()) + 1, len(run.rows)
+    """Return the probable cause of a run among pairs with these captions, in one sentence."""
+    where = f"from pair {run.rows.min() + 1:,} to {run.rows.max() + 1:,}"
+    step = int(run.partners[0] - run.rows[0])
+    size = "one row" if abs(step) == 1 else f"{abs(step):,} rows"
     if run.kind == SHIFT:
-        step = int(run.partners[0] - run.rows[0])
-        late = "late" if step > 0 else "early"
-        where = "above" if step > 0 else "below"
-        size = "one row" if abs(step) == 1 else f"{abs(step):,} rows"
-        return (
-            f"Captions are {size} {late} from pair {first:,} to {last:,}: {n:,} pairs. Each "
-            f"caption fits the picture {size} {where}."
-        )
+        return f"Captions are {size} {'late' if step > 0 else 'early'} {where}."
     if run.kind == EXCHANGE:
-        step = int(abs(run.partners[0] - run.rows[0]))
-        block = run.rows[run.rows < run.partners]
-        ends = f"{int(block.min()) + 1:,} to {int(block.max()) + 1:,}"
-        others = f"{int(block.min()) + step + 1:,} to {int(block.max()) + step + 1:,}"
-        return f"The captions of pairs {ends} and {others} are exchanged: {n:,} pairs."
+        return f"Captions {where} are exchanged with those {size} away."
     if run.kind == REVERSAL:
-        return f"The captions from pair {first:,} to {last:,} are in reverse order: {n:,} pairs."
-    where = f"from pair {first:,} to {last:,}"
+        return f"Captions {where} are in reverse order."
     if ascending([captions[row][0] for row in run.rows]):
-        return f"The captions {where} are in alphabetical order, and belong to other pairs there."
+        return f"Captions {where} are in alphabetical order, and belong to other pairs there."
     return f"Nearly all captions {where} belong to other pairs there."
