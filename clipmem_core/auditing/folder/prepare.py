@@ -49,8 +49,11 @@ from clipmem_core.dataset.readers.remote import fetch_source
 from clipmem_core.dataset.sentences import are_long, sentences_of
 from clipmem_core.dataset.source import RawPairs, read_source, source_files
 from clipmem_core.features.cache import (
+    FeatureStore,
     ReportCount,
     ReportLine,
+    text_keys,
+    tower_key,
 )
 from clipmem_core.features.precomputed import (
     FORMS,
@@ -165,13 +168,17 @@ def precomputed_features(audit: Audit) -> tuple[Vectors, Vectors]:
 def caption_features(audit: Audit) -> Vectors:
     """Return the locked text tower's features of all captions or sentences, or the precomputed
     ones, float16 [n_captions, width]."""
-    config = audit.record.config
-    if config.features:
+    record = audit.record
+    if record.config.features:
         return precomputed_features(audit)[1]
+    captions = [text for block in text_blocks(audit) for texts in block for text in texts]
+    cached = FeatureStore(tower_key(record.towers["text"]))
+    rows = cached.find(text_keys(captions))
+    if (rows >= 0).all():
+        return cached.features().take(rows)
     from clipmem_core.features.embed import FeatureExtractor  # torch
 
-    captions = [text for block in text_blocks(audit) for texts in block for text in texts]
-    tower = towers_of(config).text
+    tower = towers_of(record.config).text
     assert tower is not None
     return FeatureExtractor(tower).captions(captions)
 
