@@ -440,13 +440,6 @@ def injected_findings(audit: Audit) -> Findings | None:
     return Findings(table, mean_curves(rows), interval, misfit_note(audit))
 
 
-def differ_most(scores: pd.DataFrame, one: str, other: str, *, limit: int) -> list[int]:
-    """Return the rows of the pairs with a higher rank in `one` than in `other`, the largest
-    difference first."""
-    lead = scores[one].rank() - scores[other].rank()
-    return lead[lead > 0].nlargest(limit).index.tolist()
-
-
 # --- Tables on a terminal and in files
 
 _console = Console(highlight=False)

@@ -28,7 +28,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from filelock import FileLock, Timeout
 
 from clipmem_core.auditing.folder import store
@@ -170,13 +169,6 @@ class Screen:
         _report(result=values)
 
 
-def mean_losses(audit: Path, names: Sequence[str]) -> "pd.Series[float]":
-    """Return the mean loss of members by epoch."""
-    logs = (audit / store.MEMBERS / name / LOG for name in names)
-    points = [json.loads(line) for log in logs for line in _complete_lines(log)]
-    return pd.DataFrame(points, columns=["epoch", "loss"]).groupby("epoch")["loss"].mean()
-
-
 def _complete_lines(path: Path) -> list[str]:
     """Return the lines of a log that are written to their end."""
     return path.read_text("utf-8").split("\n")[:-1] if path.is_file() else []
@@ -200,12 +192,6 @@ def member_progress(audit: Path, name: str) -> MemberProgress:
     names = {field.name for field in fields(MemberProgress)}
     numbers = {key: value for key, value in line.items() if key in names}
     return MemberProgress(name=name, stage=stage, **numbers)
-
-
-def all_progress(audit: Path, names: Sequence[str]) -> list[MemberProgress]:
-    """Read the progress of members, followed by that of their second training."""
-    second = second_names(names) if (audit / store.SECOND_TABLE).is_file() else []
-    return [member_progress(audit, name) for name in (*names, *second)]
 
 
 def second_names(names: Sequence[str]) -> list[str]:

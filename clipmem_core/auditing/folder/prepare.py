@@ -172,15 +172,15 @@ def caption_features(audit: Audit) -> Vectors:
     if record.config.features:
         return precomputed_features(audit)[1]
     captions = [text for block in text_blocks(audit) for texts in block for text in texts]
-    store = FeatureStore(tower_key(record.towers["text"]))
-    rows = store.find(text_keys(captions))
-    if (rows < 0).any():
-        from clipmem_core.features.embed import FeatureExtractor  # torch
+    cached = FeatureStore(tower_key(record.towers["text"]))
+    rows = cached.find(text_keys(captions))
+    if (rows >= 0).all():
+        return cached.features().take(rows)
+    from clipmem_core.features.embed import FeatureExtractor  # torch
 
-        tower = towers_of(record.config).text
-        assert tower is not None
-        return FeatureExtractor(tower).captions(captions)
-    return store.features().take(rows)
+    tower = towers_of(record.config).text
+    assert tower is not None
+    return FeatureExtractor(tower).captions(captions)
 
 
 def sampled(raw: RawPairs, config: AuditConfig) -> tuple[RawPairs, np.ndarray]:
