@@ -30,6 +30,7 @@ EXCHANGE = "exchange"
 REVERSAL = "reversal"
 REORDERED = "reordered"
 SWAP = "swap"
+# data/results/constants.csv shows what half and double of each constant change.
 # Sum of a run, and of one of 12 rows or more; the highest in sets without such faults: 20 and 10
 THRESHOLD = 25.0
 _LEAST = 16.0

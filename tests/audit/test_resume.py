@@ -86,7 +86,7 @@ def test_a_full_disk_and_kills_at_every_stage_change_no_score(
         else:
             assert process.returncode == 2
             (line,) = errors.splitlines()
-            assert "/state.pt" in line
+            assert "/words/" in line
             assert "raise the limit (ulimit -f), and the same command resumes it" in line
     process = forks.start(*command, *more, data=data)
     assert process.communicate()[1] == ""

@@ -105,6 +105,8 @@ def expand_pattern(pattern: str) -> list[Path]:
     """Return the shards that a brace pattern such as set/{00..02}.tar or set-{a,b}.tar names."""
     found = _BRACES.search(pattern)
     if not found:
+        if "{" in pattern:
+            raise InputError(f"{pattern[:80]}: a brace is not closed: write name-{{000..041}}.tar")
         return [Path(pattern).expanduser()]
     choices = found[1].split(",")
     if ends := _RANGE.fullmatch(found[1]):
