@@ -78,7 +78,7 @@ def time_needed(audit: Audit, members: int) -> str:
 def draw_lab(audit: Audit) -> None:
     """Draw the chart beside the switches of an audit, then what the chosen setting changes."""
     left, right = st.columns([5, 3], gap="medium")
-    with left, shown_errors():
+    with left, shown_errors(), st.spinner("Measuring the audit's members…"):
         mitigated.ensure_baseline(audit, mitigated.FIRST_MEMBERS)
     titles = {}
     provisional = []

@@ -215,8 +215,8 @@ def _complete(fits: Fits, rows: np.ndarray, partners: np.ndarray) -> DisplacedRu
             rows = both
             # A row and its partner say the same, so that both must speak for the outermost ones.
             joint = evidence + evidence[np.searchsorted(rows, partners)]
-            first, last = np.flatnonzero(joint > 0)[[0, -1]]
-            inside = slice(first, last + 1)
+            likely = np.flatnonzero(joint > 0)  # none: the run is empty, and its score 0
+            inside = slice(likely.min(initial=len(joint)), likely.max(initial=-1) + 1)
             rows, partners, evidence = rows[inside], partners[inside], evidence[inside]
     probability = scipy.special.expit(evidence + _PRIOR)
     return DisplacedRun(kind, rows, partners, probability, float(evidence.sum()))
