@@ -201,7 +201,7 @@ def _matched(audit: Audit, table: pd.DataFrame, raw: RawPairs, progress: ReportC
     """Open the pictures, and find the pairs of the audit."""
     pictures = table.pop(_PICTURE)
     data_set = None
-    sha256 = dict[str, str]()
+    sha256 = dict[Any, Any]()
     if len(raw.pairs):
         config = replace(audit.record.config, captions=0, drop_near_duplicates=False)
         data_set = load_pictures(raw, config, progress=progress)
