@@ -130,7 +130,7 @@ _REPLACED = "_replaced"  # what a candidate replaces: a list of captions or sent
 _CURRENT = f"""
     SELECT {_PAIR}, pair_id, image, captions[caption + 1] AS caption, csls_out,
         {", ".join(_COLUMNS)}
-    FROM parquet JOIN pairs USING (pair_id) ORDER BY {_PAIR}, caption
+    FROM parquet JOIN pairs USING (pair_id) ORDER BY {_PAIR}, parquet.caption
 """
 _BLOCK = 512  # new pairs, or candidates, whose evidence is in memory at a time
 _SHOWN = 10  # candidates of the printed table
