@@ -9,7 +9,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
@@ -33,6 +33,7 @@ from clipmem_core.config import (
     AuditConfig,
     SourceOptions,
     as_dict,
+    configured,
     did_you_mean,
     flat,
     preset_config,
@@ -40,11 +41,28 @@ from clipmem_core.config import (
 from clipmem_core.export.formats import FORMATS, export_audit
 from clipmem_core.export.reaudit import reaudit
 from clipmem_core.lab import encoders, experiment, mitigated
+from clipmem_core.lab.setting import (
+    BASELINE,
+    DECISIONS,
+    NEAR_DUPLICATES,
+    REMOVAL,
+    Decided,
+    Setting,
+    control_of,
+    parse_removal,
+    parse_setting,
+)
 from clipmem_core.review import incidents
 from clipmem_core.review.decisions import count_decisions, open_review
 from clipmem_core.review.wrong_captions import wrong_lines
-from clipmem_core.utils.io import InputError, path_fault, shortage
-from clipmem_core.utils.tables import SUFFIXES, check_suffix, write_frame
+from clipmem_core.utils.io import (
+    SUFFIXES,
+    InputError,
+    check_suffix,
+    path_fault,
+    shortage,
+    write_frame,
+)
 
 _FAILED = 1
 _WRONG_INPUT = 2
@@ -122,19 +140,19 @@ def _study(
     config: AuditConfig = AuditConfig(),  # noqa: B008 encoders that are trained
 ) -> None:
     """Compare settings over several splits of the pairs: memorization, utility and price."""
-    from clipmem_core.lab.study import run_study
+    from clipmem_core.lab.study import Request, run_study, show_differences, write_study_results
 
     path = _file_to_write(out) if out else None
     executor = _executor(engine, config)
-    settings = [mitigated.parse_setting(text) for text in also]
+    settings = [parse_setting(text) for text in also]
     with RichScreen(config.batch_size) as screen:
-        request = experiment.Request(source, config, name, screen, executor)
+        request = Request(source, config, name, screen, executor)
         finished = run_study(request, study, splits=splits, also=settings)
     rows = finished.rows
-    experiment.show_differences(rows, experiment.titles_of(rows))
+    show_differences(rows, experiment.titles_of(rows))
     print(finished.folder)
     if path:
-        experiment.write_study_results(finished, path, command=_typed_command())
+        write_study_results(finished, path, command=_typed_command())
 
 
 def _mitigate(
@@ -152,26 +170,26 @@ def _mitigate(
     """Train an audit's members again with mitigations, and compare memorization and utility."""
     audit = open_audit(name)
     if removal:
-        overrides[mitigated.REMOVAL] = mitigated.parse_removal(removal)
+        overrides[REMOVAL] = parse_removal(removal)
     if near_duplicates:
-        overrides[mitigated.NEAR_DUPLICATES] = True
+        overrides[NEAR_DUPLICATES] = True
     if decisions:
-        overrides[mitigated.DECISIONS] = True
-    decided = open_review(audit).changes() if decisions else mitigated.Decided()
-    begun = mitigated.begin(audit, mitigated.Setting(overrides, decided))
-    if begun.name == mitigated.BASELINE:
+        overrides[DECISIONS] = True
+    decided = open_review(audit).changes() if decisions else Decided()
+    begun = mitigated.begin(audit, Setting(overrides, decided))
+    if begun.name == BASELINE:
         raise InputError("no mitigation is set: add one, such as --text-noise 0.15")
     compared = [begun]
-    if control := mitigated.control_of(begun):
+    if control := control_of(begun):
         compared.append(mitigated.begin(audit, control))
     from clipmem_core.auditing.run.pipeline import Run
-    from clipmem_core.lab.study import run_settings  # torch
+    from clipmem_core.lab.study import run_settings, show_differences  # torch
 
     with RichScreen() as screen:
         executor = _executor(engine, audit.record.config)
         run_settings(Run(audit, screen, executor=executor), [each.name for each in compared])
     titles = {each.name: each.title for each in compared}
-    experiment.show_differences(mitigated.lab_table(audit, [*titles, mitigated.BASELINE]), titles)
+    show_differences(mitigated.lab_table(audit, [*titles, BASELINE]), titles)
     if control:
         experiment.store_effect(audit, begun)
 
@@ -196,17 +214,22 @@ def _benchmark(
 ) -> None:
     """Inject errors into a data set, train members on it, and compare how well each score finds
     them."""
-    from clipmem_core.lab.benchmark import run_benchmark  # torch
+    from clipmem_core.lab.benchmark import (  # torch
+        Request,
+        run_benchmark,
+        show_benchmark,
+        write_benchmark_results,
+    )
 
     path = _file_to_write(out) if out else None
     executor = _executor(engine, config)
     with RichScreen() as screen:
         name = name or audit_name(source, config)
-        request = experiment.Request(source, config, name, screen, executor)
+        request = Request(source, config, name, screen, executor)
         finished = run_benchmark(request, injections=injections, kinds=kinds, shares=shares)
-    experiment.show_benchmark(finished)
+    show_benchmark(finished)
     if path:
-        experiment.write_benchmark_results(finished, path, command=_typed_command())
+        write_benchmark_results(finished, path, command=_typed_command())
 
 
 def _units(name: AuditName) -> None:
@@ -245,15 +268,20 @@ def _encoders(
 def _paradigms(
     name: AuditName,
     seeds: Annotated[int, "runs of each of the three paradigms"] = 3,
+    out: TableFile = "",
 ) -> None:
     """Train an audit's image encoder on captions, on labels and self-supervised, and compare
     UnitMem by layer."""
     from clipmem_core.lab.unitmem import run_paradigms, say_paradigms
 
+    path = _file_to_write(out) if out else None
     with RichScreen() as screen:
         audit = open_audit(name)
         run_paradigms(audit, seeds, screen)
         say_paradigms(audit, screen)
+    if path:
+        rows = encoders.paradigms_of(audit).rows
+        experiment.write_results(path, _typed_command(), audit.record, rows, rows)
 
 
 def _export(
@@ -432,6 +460,7 @@ class _Parser(argparse.ArgumentParser):
         required = default is inspect.Parameter.empty
         if metavar:
             self.add_argument(name, help=text, metavar=metavar, nargs=None if required else "?")
+            self.usage = f"{self.usage} {metavar if required else f'[{metavar}]'}"
             return
         options: dict[str, Any] = {"type": kind}
         if kind is bool:
@@ -444,21 +473,6 @@ class _Parser(argparse.ArgumentParser):
             text += f" (default: {default})"
         flag = "--" + name.rstrip("_").replace("_", "-")
         self.add_argument(flag, help=text, required=required, **options)
-
-    def parse_words(self, words: Sequence[str]) -> dict[str, Any]:
-        """Return the arguments that are typed; suggest a flag in place of an unknown one."""
-        namespace, unknown = self.parse_known_args(words)
-        for word in unknown:
-            if word.startswith("-"):  # the words after it may be its value, or right
-                option = word.partition("=")[0]
-                hint = did_you_mean(option, self._option_string_actions)
-                self.error(f"option {option} is unknown{hint}")
-        if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
-        return {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in vars(namespace).items()
-        }
 
 
 def parse_command(arguments: Sequence[str]) -> SimpleNamespace:
@@ -475,47 +489,45 @@ def parse_command(arguments: Sequence[str]) -> SimpleNamespace:
     command = COMMANDS[name]
     parser = _Parser(
         prog=f"python -m clipmem_core {name}",
+        usage="%(prog)s [options]",
         description=command.__doc__,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
-    usage = ["%(prog)s [options]"]
-    parameters = inspect.signature(command).parameters.values()
-    for parameter in parameters:
+    parameters = inspect.signature(command).parameters
+    values: dict[str, Any] = {}
+    fields: dict[str, Any] = {}  # of the config that are flags of the command, with their defaults
+    for parameter in parameters.values():
         default = parameter.default
         if parameter.kind is parameter.VAR_KEYWORD:
-            for field in SETTING_FIELDS:
-                facts = FIELDS[field]
-                parser.add(field, type(facts.default), "", facts.help)
-        elif isinstance(default, (AuditConfig, SourceOptions)):
-            defaults = flat(as_dict(default)) | changes
-            for field, value in defaults.items():
-                parser.add(field, type(value), value, FIELDS[field].help)
+            fields = dict.fromkeys(SETTING_FIELDS, "")
+        elif dataclasses.is_dataclass(default):
+            fields = flat(as_dict(default)) | changes  # type: ignore[arg-type]
         else:
             kind, help, *metavar = get_args(parameter.annotation)
             parser.add(parameter.name, kind, default, help, *metavar)
-            usage += metavar if default is parameter.empty else [f"[{each}]" for each in metavar]
-    parser.usage = " ".join(usage)
-    typed = parser.parse_words(words)
-    values: dict[str, Any] = {}
-    for parameter in parameters:
-        if dataclasses.is_dataclass(parameter.default):
-            values[parameter.name] = _filled(parameter.default, typed, changes)
-        elif parameter.kind is parameter.VAR_KEYWORD:
-            values |= typed
-        else:
-            values[parameter.name] = typed.pop(parameter.name.rstrip("_"), parameter.default)
+            values[parameter.name] = default
+    for field, default in fields.items():
+        parser.add(field, type(FIELDS[field].default), default, FIELDS[field].help)
+    namespace, unknown = parser.parse_known_args(words)
+    for word in unknown:
+        if word.startswith("-"):  # the words after it may be its value, or right
+            flag = word.partition("=")[0]
+            hint = did_you_mean(flag, parser._option_string_actions)
+            parser.error(f"option {flag} is unknown{hint}")
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    typed = vars(namespace)
+    for parameter_name, default in values.items():
+        values[parameter_name] = typed.pop(parameter_name.rstrip("_"), default)
+    if "config" in parameters:
+        preset = typed.pop("preset", parameters["config"].default.preset)
+        values["config"] = configured(preset, changes | typed)
+    elif "options" in parameters:
+        values["options"] = SourceOptions(**typed)
+    else:
+        values |= typed
     return SimpleNamespace(command=command, **values)
-
-
-def _filled(part: Any, typed: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
-    """Return a config with what is typed, on the preset that is typed, or its own."""
-    names = {field.name for field in dataclasses.fields(part)}
-    own = {name: value for name, value in typed.items() if name in names}
-    if isinstance(part, AuditConfig):
-        part = preset_config(typed.get("preset", part.preset))
-        own = {**changes, **own, "source": _filled(part.source, typed, {})}
-    return dataclasses.replace(part, **own)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -310,6 +310,14 @@ def preset_config(name: str) -> AuditConfig:
     return AuditConfig(preset=name, **PRESETS[name])
 
 
+def configured(preset: str, changes: Mapping[str, Any]) -> AuditConfig:
+    """Return the config of a preset with some fields changed, options of its source included."""
+    others = dict(changes)
+    names = {item.name for item in dataclasses.fields(SourceOptions)}
+    source = SourceOptions(**{name: others.pop(name) for name in names & set(others)})
+    return dataclasses.replace(preset_config(preset), source=source, **others)
+
+
 def ineffective_fields(config: AuditConfig) -> dict[str, str]:
     """Return the fields that have no effect since their encoder is locked, with the encoder. With
     unlocked blocks these are the fields that change pictures or tokens themselves."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.express as px
 import plotly.graph_objects as go
 
 from clipmem_core.review.overview import Corners
@@ -19,7 +20,6 @@ from clipmem_core.utils.columns import (
     CLIPMEM_TEXT,
     DECISION,
     GROUP,
-    GROUPS,
     HELD_OUT,
     INDEPENDENT,
     INJECTED,
@@ -50,45 +50,33 @@ ENCODER_COLOURS = {"image": "#a87800", "text": "#c2487a"}
 OTHER = "#808080"
 BAR_COLOUR = "#36a17a"
 _FAINT = "rgba(128, 128, 128, 0.25)"
-LABEL_COLOURS = [
-    "#1479b8",
-    "#d55e00",
-    "#008f6b",
-    "#9a5bc4",
-    "#a87800",
-    "#d6498a",
-    "#0f8f9f",
-    "#d93a3a",
-    "#6f8a1f",
-    "#6a6fd8",
-    "#a0674b",
-    "#c04fc0",
-]
+LABEL_COLOURS = px.colors.qualitative.D3
 DECISION_COLOURS = {"keep": "#2e9d5f", "remove": "#d0463a", "change caption": "#1f7fd2"}
 SCALE = ("#3f87b5", "#7b74b8", "#b8608c", "#d5552a")  # low to high
 CHOSEN_COLOUR = "#6a6fd8"
 FRONT_COLOUR = "#0f8f9f"
 DOTTED = {"color": OTHER, "width": 1, "dash": "dot"}
-LEGEND_ABOVE: dict[str, Any] = {"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0}
+LEGEND_ABOVE: dict[str, Any] = {
+    "orientation": "h",
+    "y": 1,
+    "yanchor": "bottom",
+    "x": 0,
+    "title": "",
+}
 
 
-def set_layout(
-    figure: go.Figure, height: int, *, top: int = 30, right: int = 10, **options: Any
-) -> go.Figure:
+def set_layout(figure: go.Figure, height: int, *, right: int = 10, **options: Any) -> go.Figure:
     """Set the height, the margins and other layout options of a figure, and return it."""
-    margin = {"l": 0, "r": right, "t": top, "b": 0}
-    figure.update_layout(height=height, margin=margin, **options)
+    margin = {"l": 0, "r": right, "t": 30, "b": 0}
+    figure.update_layout(height=height, margin=margin, legend=LEGEND_ABOVE, **options)
     return figure.update_layout(xaxis_zeroline=False, yaxis_zeroline=False)
 
 
 def error_bar(rows: pd.DataFrame, colour: str) -> dict[str, object]:
     """Return Plotly's error bar from the columns mean, low and high; NaN draws no bar."""
-    up, down = ((rows[end] - rows["mean"]).abs().fillna(0) for end in ("high", "low"))
     return {
-        "type": "data",
-        "symmetric": False,
-        "array": up,
-        "arrayminus": down,
+        "array": (rows["high"] - rows["mean"]).fillna(0),
+        "arrayminus": (rows["mean"] - rows["low"]).fillna(0),
         "color": colour,
         "thickness": 2,
     }
@@ -96,10 +84,7 @@ def error_bar(rows: pd.DataFrame, colour: str) -> dict[str, object]:
 
 def mean_texts(rows: pd.DataFrame) -> list[str]:
     """Return each row's mean and interval as text, from the columns mean, low and high."""
-    return [
-        interval_text(mean, low, high, ".3f")
-        for mean, low, high in rows[["mean", "low", "high"]].to_numpy()
-    ]
+    return [interval_text(*ends) for ends in rows[["mean", "low", "high"]].to_numpy()]
 
 
 def short_name(name: object, limit: int = 40) -> str:
@@ -128,7 +113,8 @@ MEMORIZED = "memorized<br>and wrong", "memorized<br>and right"
 NOT_MEMORIZED = "not learned", "typical"
 _NO_DENSITY = pd.DataFrame()
 _UNSELECTED = {"marker": {"color": OTHER, "opacity": 0.15}}
-_OTHERS = {INJECTED: "no error injected", DECISION: "undecided"}
+# The class of a point without a value in a column
+_OTHERS = {INJECTED: "no error injected", DECISION: "undecided", LABEL: "other"}
 LISTED = "listed"  # of a point on a map: the pair fits the conditions of the page
 _UNLISTED = "does not fit"
 CLASSES = (DECISION, GROUP, LABEL, INJECTED)  # colours of a map that are no scores
@@ -138,79 +124,71 @@ def group_figure(groups: pd.DataFrame, bins: pd.DataFrame) -> go.Figure:
     """Draw clipmem by group: a ridge from the histogram (low, width, share), and the mean with its
     interval."""
     figure = go.Figure()
-    heights = range(len(groups))[::-1]
-    for height, (name, rows) in zip(heights, groups.groupby(GROUP, sort=False), strict=True):
-        group = str(name)
-        colour = GROUP_COLOURS[group]
+    for height, group in enumerate(groups[GROUP]):
         histogram = bins[bins[GROUP] == group]
+        rows = groups[groups[GROUP] == group]
+        colour = GROUP_COLOURS[group]
         figure.add_bar(
             x=histogram["low"],
             width=histogram["width"],
             offset=0,
             base=height,
-            y=0.72 * histogram["share"] / histogram["share"].max(),
+            y=-0.72 * histogram["share"] / histogram["share"].max(),
             marker={"color": colour, "line": {"width": 0}},
             opacity=0.45,
             hoverinfo="skip",
         )
         figure.add_scatter(
             x=rows["mean"],
-            y=[height - 0.12],
+            y=[height + 0.12],
             mode="markers",
             marker={"color": colour, "size": 12},
             error_x=error_bar(rows, colour),
             hovertemplate=f"{group_words(group)}: mean {mean_texts(rows)[0]}<extra></extra>",
         )
     figure.add_vline(0, line=DOTTED)
-    labels = [
-        f"{group_words(group)}<br>n = {n:,}"
-        for group, n in zip(groups[GROUP], groups["n"], strict=True)
-    ]
-    figure.update_yaxes(
-        tickvals=list(heights),
-        ticktext=labels,
-        showgrid=False,
-        range=[-0.35, len(groups) - 0.1],
-        fixedrange=True,
-    )
+    _name_rows(figure, groups[GROUP], groups["n"])
     return set_layout(
         figure,
         110 + 85 * len(groups),
-        top=10,
         xaxis_title="clipmem (cosine units)",
         showlegend=False,
         barmode="overlay",
     )
 
 
+def _name_rows(figure: go.Figure, names: Iterable[object], counts: Iterable[int]) -> None:
+    """Write names with their numbers of pairs along the y axis, from the top: at 0, 1, 2…"""
+    labels = [
+        f"{short_name(group_words(str(name)), NAME_LENGTH)}<br>n = {n:,}"
+        for name, n in zip(names, counts, strict=True)
+    ]
+    figure.update_yaxes(
+        tickvals=[*range(len(labels))],
+        ticktext=labels,
+        showgrid=False,
+        fixedrange=True,
+        autorange="reversed",
+    )
+
+
 def term_figure(members: pd.DataFrame, *, colour: str, names: Mapping[str, str]) -> go.Figure:
     """Draw each of `TERM_NAMES` with and without the pair in training: a dot per member."""
-    figure = go.Figure()
-    places = np.arange(len(TERM_NAMES))
-    terms = list(TERM_NAMES)
-    # The axis runs downwards.
-    for side, symbol, shift in ((IN, "circle", -0.17), (OUT, "circle-open", 0.17)):
-        rows = members[members["side"] == side]
-        name = safe(names[side])
-        outline = {"width": 2, "color": colour}
-        figure.add_scatter(
-            x=rows[terms].to_numpy().ravel(),
-            y=np.tile(places + shift, len(rows)),
-            mode="markers",
-            name=name,
-            marker={"symbol": symbol, "size": 10, "color": colour, "line": outline},
-            customdata=rows["member"].map(safe).repeat(len(terms)),
-            hovertemplate=f"%{{customdata}}: %{{x:.3f}}<extra>{name}</extra>",
-        )
-    figure.add_vline(0, line=DOTTED)
-    figure.update_yaxes(
-        tickvals=places,
-        ticktext=list(TERM_NAMES.values()),
-        range=[len(places) - 0.5, -0.5],
-        fixedrange=True,
+    rows = members.rename(columns=TERM_NAMES).melt(["member", "side"], [*TERM_NAMES.values()])
+    figure = px.strip(
+        rows.assign(side=rows["side"].map(names), member=rows["member"].map(safe)),
+        x="value",
+        y="variable",
+        color="side",
+        hover_name="member",
+        color_discrete_map={names[IN]: colour, names[OUT]: OTHER},
+        labels={"value": "cosine units", "variable": ""},
     )
-    figure.update_xaxes(title="cosine units", fixedrange=True)
-    return set_layout(figure, 330, top=10, legend=LEGEND_ABOVE)
+    figure.add_vline(0, line=DOTTED)
+    hover = "%{hovertext}: %{x:.3f}<extra>%{fullData.name}</extra>"
+    figure.update_traces(jitter=0, marker_size=10, hovertemplate=hover)
+    figure.update_yaxes(autorange="reversed")
+    return set_layout(figure, 330, dragmode=False)
 
 
 def comparison_figure(points: pd.DataFrame, *, column: str, names: tuple[str, str]) -> go.Figure:
@@ -222,9 +200,9 @@ def comparison_figure(points: pd.DataFrame, *, column: str, names: tuple[str, st
     values = points[["one", "other"]].to_numpy()
     low, high = values.min(), values.max()
     figure.add_shape(type="line", x0=low, y0=low, x1=high, y1=high, line=DOTTED)
-    x, y = ({"title": f"{words(column)} in {safe(name)}", "showgrid": True} for name in names)
+    x, y = (f"{words(column)} in {safe(name)}" for name in names)
     return figure.update_layout(
-        xaxis=x, yaxis=y, height=480, clickmode="event+select", dragmode="pan"
+        xaxis_title=x, yaxis_title=y, height=480, clickmode="event+select", dragmode="pan"
     )
 
 
@@ -243,10 +221,11 @@ def score_map_figure(
             # Independent pairs are learned by g, which is subtracted.
             figure.add_hline(corners.low, line=DOTTED)
             bottom = MEMORIZED
-        style = {"xref": "paper", "yref": "paper", "font": {"size": 13}, "borderpad": 4}
-        for place, name in enumerate((*bottom, *MEMORIZED)):
-            x, y = place % 2, place // 2
-            figure.add_annotation(text=f"<b>{name}</b>", x=x, y=y, showarrow=False, **style)
+        for y, row in enumerate((bottom, MEMORIZED)):
+            for x, name in enumerate(row):
+                figure.add_annotation(
+                    text=f"<b>{name}</b>", x=x, y=y, xref="paper", yref="paper", showarrow=False
+                )
     return figure.update_layout(
         xaxis_title="similarity out (models that never saw the pair)",
         yaxis_title="clipmem: memorization",
@@ -272,48 +251,35 @@ def embedding_figure(points: pd.DataFrame, *, colour_by: str) -> go.Figure:
     """Draw a map of pictures or captions coloured by a class or a score, with the names of its
     regions; pairs that are not `listed` are grey. Only neighbourhoods have a meaning: it has no
     axes."""
-    listed = points[points[LISTED]]
-    scored = listed[:0]
-    if colour_by not in CLASSES:
-        scored = listed[np.isfinite(listed[colour_by])].sort_values(colour_by)
-    unscored = points.drop(scored.index)
-    figure = _cloud(unscored, colour_by, (MAP_X, MAP_Y), "%{fullData.name}<extra></extra>")
+    title = words(colour_by)
+    is_scored = points[LISTED] & (colour_by not in CLASSES)
+    if is_scored.any():
+        points = points.sort_values(colour_by)  # the highest scores lie on top
+        is_scored = points[LISTED] & np.isfinite(points[colour_by])
+    figure = _cloud(points, colour_by, (MAP_X, MAP_Y), "%{fullData.name}<extra></extra>")
     figure.update_traces(customdata=None, selector={"name": _UNLISTED})  # not under the pointer
-    if len(scored):  # the highest scores lie on top
-        low, high = np.percentile(scored[colour_by], PERCENTILES)
-        if colour_by == P_WRONG:
-            low, high = 0, 1
-        title = words(colour_by)
-        figure.add_scattergl(
-            x=scored[MAP_X],
-            y=scored[MAP_Y],
-            name=title,
-            mode="markers",
+    scores = points.loc[is_scored, colour_by]
+    if len(scores) and colour_by not in CLASSES:
+        low, high = (0, 1) if colour_by == P_WRONG else np.percentile(scores, PERCENTILES)
+        figure.update_traces(
             marker={
-                "color": scored[colour_by],
+                "color": scores,
                 "cmin": low,
                 "cmax": high,
                 "colorscale": SCALE,
-                "colorbar": {
-                    "orientation": "h",
-                    "y": 0,
-                    "yanchor": "top",
-                    "len": 0.6,
-                    "thickness": 8,
-                    "outlinewidth": 0,
-                },
-                "size": _marker_size(len(points)),
-                "opacity": 0.8,
+                "colorbar": {"orientation": "h", "y": 0, "yanchor": "top", "thickness": 8},
             },
             hovertemplate=title + " %{marker.color:.2f}<extra></extra>",
             showlegend=False,
-            customdata=scored["row"],
-            unselected=_UNSELECTED,
+            selector={"name": title},
         )
     for name, (x, y) in points.groupby(REGION)[[MAP_X, MAP_Y]].median().iterrows():
         text = short_name(name).replace(", ", "<br>")
         figure.add_annotation(text=text, x=x, y=y, showarrow=False, captureevents=False)
     return figure.update_layout(xaxis_visible=False, yaxis_visible=False, height=None)
+
+
+_MARKER_SIZE = 5  # pixels: single points of `review.overview.LIMIT` can still be told from others
 
 
 def _cloud(
@@ -336,48 +302,41 @@ def _cloud(
             showscale=False,
             hoverinfo="skip",
         )
-    for name, rows, colour in _classes(points, colour_by):
-        figure.add_scattergl(
-            x=rows[axes[0]],
-            y=rows[axes[1]],
-            name=name,
-            mode="markers",
-            marker={"color": colour, "size": _marker_size(len(points)), "opacity": 0.7},
-            text=rows.get("text"),
-            hovertemplate=hover,
-            customdata=rows["row"],
-            unselected=_UNSELECTED,
-        )
-    legend = LEGEND_ABOVE | {"itemsizing": "constant"}
-    figure.update_layout(xaxis_showgrid=False, yaxis_showgrid=False, uirevision="constant")
-    return set_layout(figure, 560, right=0, dragmode="lasso", legend=legend)
-
-
-def _classes(points: pd.DataFrame, column: str) -> list[tuple[str, pd.DataFrame, str]]:
-    """Return the name, the points and the colour of each group, injected kind, label or decision;
-    the other points come first, before them those that are not listed."""
-    classes = []
+    others = _OTHERS.get(colour_by, f"no {words(colour_by)}")
+    classes = points[colour_by]
+    if colour_by not in CLASSES:
+        classes = classes.map(lambda score: words(colour_by) if np.isfinite(score) else others)
+    colour_of = _class_colours(classes, colour_by)
+    classes = classes.where(classes.isin(list(colour_of)), others)
     if LISTED in points:
-        classes.append((_UNLISTED, points[~points[LISTED]], _FAINT))
-        points = points[points[LISTED]]
-    values = points[column]
+        classes = classes.where(points[LISTED], _UNLISTED)
+    for name, colour in {_UNLISTED: _FAINT, others: OTHER, **colour_of}.items():
+        rows = points[classes == name]
+        if len(rows):
+            figure.add_scattergl(
+                x=rows[axes[0]],
+                y=rows[axes[1]],
+                name=short_name(group_words(name)),
+                mode="markers",
+                marker={"color": colour, "size": _MARKER_SIZE, "opacity": 0.7},
+                text=rows.get("text"),
+                hovertemplate=hover,
+                customdata=rows["row"],
+                unselected=_UNSELECTED,
+            )
+    figure.update_layout(xaxis_showgrid=False, yaxis_showgrid=False, uirevision="constant")
+    set_layout(figure, 560, right=0, dragmode="lasso")
+    return figure.update_layout(legend_itemsizing="constant")
+
+
+def _class_colours(values: pd.Series, column: str) -> Mapping[str, str]:
+    """Return the colour of each group, decision, or frequent injected kind or label; all pairs with
+    a score are one class."""
     if column == GROUP:
-        colour_of = {group: GROUP_COLOURS[group] for group in reversed(GROUPS)}
-    elif column == DECISION:
-        colour_of = DECISION_COLOURS
-    else:  # a score has no classes
-        colours = LABEL_COLOURS if column in (INJECTED, LABEL) else ()
-        colour_of = dict(zip(values.value_counts().index, colours, strict=False))
-    others = _OTHERS.get(column, "other" if colour_of else f"no {words(column)}")
-    classes.append((others, points[~values.isin(list(colour_of))], OTHER))
-    for name, colour in colour_of.items():
-        label = group_words(name) if column == GROUP else short_name(name)
-        classes.append((label, points[values == name], colour))
-    return [each for each in classes if len(each[1])]
-
-
-def _marker_size(points: int) -> int:
-    return 8 if points < 500 else 6 if points < 3000 else 4
+        return dict(reversed(GROUP_COLOURS.items()))
+    if column == DECISION:
+        return DECISION_COLOURS
+    return dict(zip(values.value_counts().index, LABEL_COLOURS, strict=False))
 
 
 def means_figure(means: pd.DataFrame, null: pd.DataFrame, *, title: str) -> go.Figure:
@@ -385,13 +344,13 @@ def means_figure(means: pd.DataFrame, null: pd.DataFrame, *, title: str) -> go.F
     pairs."""
     figure = go.Figure()
     counts = means.groupby("name", sort=False)["n"].max()
-    places = {name: place for place, name in enumerate(counts.index)}
-    for shift, (encoder, colour) in zip((-0.16, 0.16), ENCODER_COLOURS.items(), strict=True):
-        rows = means[(means["encoder"] == encoder) & means["mean"].notna()]
+    for encoder, colour in ENCODER_COLOURS.items():
+        rows = means[means["encoder"] == encoder]
         figure.add_scatter(
             x=rows["mean"],
-            y=[places[name] + shift for name in rows["name"]],
+            y=counts.index.get_indexer(pd.Index(rows["name"])),
             error_x=error_bar(rows, colour),
+            orientation="h",
             mode="markers",
             marker={"color": colour, "size": 9},
             name=f"{encoder} encoder",
@@ -401,19 +360,9 @@ def means_figure(means: pd.DataFrame, null: pd.DataFrame, *, title: str) -> go.F
         for mean in null.loc[null["encoder"] == encoder, "mean"].dropna():
             figure.add_vline(mean, line=DOTTED | {"color": colour})
     figure.add_vline(0, line={"color": OTHER, "width": 1})
-    labels = [
-        f"{short_name(group_words(str(name)), NAME_LENGTH)}<br>n = {n:,}"
-        for name, n in counts.items()
-    ]
-    figure.update_yaxes(
-        tickvals=list(places.values()),
-        ticktext=labels,
-        showgrid=False,
-        range=[len(counts) - 0.4, -0.6],
-        fixedrange=True,
-    )
+    _name_rows(figure, counts.index, counts)
     height = 110 + 44 * len(counts)
-    return set_layout(figure, height, xaxis_title=title, showlegend=True, legend=LEGEND_ABOVE)
+    return set_layout(figure, height, xaxis_title=title, showlegend=True, scattermode="group")
 
 
 Line = tuple[str, pd.DataFrame, str, str]  # name, rows (mean, low, high), colour and dash
@@ -434,9 +383,7 @@ def line_figure(lines: Iterable[Line], x: str, titles: tuple[str, str]) -> go.Fi
             customdata=mean_texts(rows),
             hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",
         )
-    return set_layout(
-        figure, 370, xaxis_title=titles[0], yaxis_title=titles[1], legend=LEGEND_ABOVE
-    )
+    return set_layout(figure, 370, xaxis_title=titles[0], yaxis_title=titles[1])
 
 
 # Columns of `tradeoff_figure`; an error is half of an interval
@@ -445,101 +392,87 @@ UTILITY = "utility"
 MEMORIZATION_ERROR = "memorization_error"
 UTILITY_ERROR = "utility_error"
 KIND = "kind"
-TEXT = "text"
+TITLE = "title"
 # Kinds of settings
 BASELINE = "baseline"
 PARETO_OPTIMAL = "Pareto-optimal"
 PROVISIONAL = "provisional"
 DOMINATED = "dominated"
-_KINDS = {  # colour and symbol
-    DOMINATED: (OTHER, "circle"),
-    PARETO_OPTIMAL: (FRONT_COLOUR, "circle"),
-    PROVISIONAL: (OTHER, "circle-open"),
-    BASELINE: (OTHER, "diamond"),
-}
-_LABEL_POSITIONS = ("top center", "bottom center", "top right", "bottom right")
+_KIND_SYMBOLS = {PROVISIONAL: "circle-open", BASELINE: "diamond"}
 
 
 def tradeoff_figure(
     points: pd.DataFrame, *, titles: tuple[str, str], chosen: str | None, start: float
 ) -> go.Figure:
-    """Draw settings (the index), each with its number, its intervals and lines of text on hover,
-    and a line from the baseline to the chosen one. The axis of memorization includes `start`."""
-    points = points.assign(number=range(1, len(points) + 1))
-    # Labels of consecutive points, which are close in memorization, do not overlap.
-    points["position"] = np.resize(_LABEL_POSITIONS, len(points))
-    figure = go.Figure()
-    for kind, rows in points.groupby(KIND):
-        colour, symbol = _KINDS[str(kind)]
-        figure.add_scatter(
-            x=rows[MEMORIZATION],
-            y=rows[UTILITY],
-            error_x={"array": rows[MEMORIZATION_ERROR], "thickness": 1, "width": 0},
-            error_y={"array": rows[UTILITY_ERROR], "thickness": 1, "width": 0},
-            name=str(kind),
-            mode="markers+text",
-            marker={
-                "size": 11,
-                "color": colour,
-                "symbol": symbol,
-                "line": {"width": 2, "color": colour},
-            },
-            text=rows["number"],
-            textposition=rows["position"],
-            textfont={"size": 13},
-            cliponaxis=False,
-            customdata=["<br>".join(map(safe, lines)) for lines in rows[TEXT]],
-            hovertemplate="%{customdata}<extra></extra>",
-        )
-    if chosen:
-        baseline = points[points[KIND] == BASELINE].iloc[0]
-        figure.add_shape(
-            type="line",
-            x0=baseline[MEMORIZATION],
-            y0=baseline[UTILITY],
-            x1=points.at[chosen, MEMORIZATION],
-            y1=points.at[chosen, UTILITY],
-            line={"color": CHOSEN_COLOUR, "width": 3},
-            layer="below",
-        )
+    """Draw settings (the index), each with its number, its intervals and its title on hover, and
+    a line from the baseline to the chosen one. The axis of memorization includes `start`."""
     memorization, utility = map(safe, titles)
+    figure = px.scatter(
+        points.assign(number=range(1, len(points) + 1), title=points[TITLE].map(safe)),
+        x=MEMORIZATION,
+        y=UTILITY,
+        error_x=MEMORIZATION_ERROR,
+        error_y=UTILITY_ERROR,
+        color=KIND,
+        symbol=KIND,
+        color_discrete_map=dict.fromkeys(points[KIND], OTHER) | {PARETO_OPTIMAL: FRONT_COLOUR},
+        symbol_map=dict.fromkeys(points[KIND], "circle") | _KIND_SYMBOLS,
+        text="number",
+        hover_name=TITLE,
+        labels={
+            MEMORIZATION: f"← less memorized · {memorization}",
+            UTILITY: f"{utility} · more useful →",
+        },
+    )
+    figure.update_traces(
+        marker={"size": 11, "line_width": 2},
+        textposition="top center",
+        cliponaxis=False,
+        hovertemplate="%{hovertext}: %{x:.3f}, %{y:.3f}<extra></extra>",
+    )
+    if chosen:
+        (baseline,) = points.index[points[KIND] == BASELINE]
+        line = points.loc[[baseline, chosen]]
+        style = {"color": CHOSEN_COLOUR, "width": 3}
+        figure.add_scatter(
+            x=line[MEMORIZATION], y=line[UTILITY], mode="lines", line=style, showlegend=False
+        )
     # A margin of a tenth of the largest value, so that one point has an axis, too
-    top = points[UTILITY].max()
-    include = {"include": [start, 1.1 * points[MEMORIZATION].max()]}
+    right, top = points[[MEMORIZATION, UTILITY]].max()
     return set_layout(
         figure,
         440,
-        xaxis={"title": f"← less memorized · {memorization}", "autorangeoptions": include},
-        yaxis={
-            "title": f"{utility} · more useful →",
-            "autorangeoptions": {"include": [0.9 * top, 1.1 * top]},
-        },
-        legend=LEGEND_ABOVE | {"title": ""},
+        xaxis_autorangeoptions_include=[start, 1.1 * right],
+        yaxis_autorangeoptions_include=[0.9 * top, 1.1 * top],
         dragmode=False,
-        hoverlabel={"align": "left"},
+        hoverlabel_align="left",
     )
 
 
 def precision_figure(
-    curves: pd.DataFrame, *, share: float, styles: Mapping[str, Mapping[str, object]]
+    curves: pd.DataFrame, *, share: float, bold: str, dashed: Iterable[str]
 ) -> go.Figure:
-    """Draw the precision of each detector, a line in its style, by the number of pairs reviewed,
-    and that of a random order, which is the share of wrong captions."""
-    figure = go.Figure()
-    for detector, rows in curves.groupby("detector", sort=False):
-        name = words(str(detector))
-        figure.add_scatter(
-            x=rows["number"],
-            y=rows["precision"],
-            name=name,
-            mode="lines",
-            line=styles[str(detector)],
-            hovertemplate=f"{name}: %{{y:.3f}} of the first %{{x:,}}<extra></extra>",
-        )
-    figure.add_hline(share, line=DOTTED)
-    ticks = [first * 10**power for power in range(7) for first in (1, 2, 5)]
-    figure.update_xaxes(
-        title="pairs reviewed, the most suspicious first", type="log", tickvals=ticks
+    """Draw the precision of each detector by the number of pairs reviewed, and that of a random
+    order, which is the share of wrong captions."""
+    figure = px.line(
+        curves.assign(detector=curves["detector"].map(words)),
+        x="number",
+        y="precision",
+        color="detector",
+        line_dash="detector",
+        color_discrete_sequence=LABEL_COLOURS,
+        line_dash_map={words(name): "dash" for name in dashed},
+        line_dash_sequence=["solid"],
+        log_x=True,
+        range_y=[0, 1.03],
+        labels={
+            "number": "pairs reviewed, the most suspicious first",
+            "precision": "share with an injected error",
+        },
     )
-    figure.update_yaxes(title="share with an injected error", range=[0, 1.03])
-    return set_layout(figure, 380, top=10, dragmode=False)
+    hover = "%{fullData.name}: %{y:.3f} of the first %{x:,}<extra></extra>"
+    figure.update_traces(hovertemplate=hover)
+    figure.update_traces(line_width=4, selector={"name": words(bold)})
+    figure.add_hline(share, line=DOTTED)
+    figure.update_xaxes(dtick="D2")  # 1, 2, 5, 10, 20, 50 …
+    return set_layout(figure, 380, dragmode=False)

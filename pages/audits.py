@@ -1,15 +1,313 @@
 """All audits: start one, follow its progress, open or delete it."""
 
-from clipmem_core.auditing.folder.jobs import list_states
-from clipmem_core.dashboard.audits import draw_check, draw_list, draw_request
+from collections.abc import Iterable
+from dataclasses import fields, replace
+from datetime import datetime
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+from rich.filesize import decimal
+
+from clipmem_core.auditing.folder.jobs import (
+    DONE,
+    JobRecord,
+    State,
+    audit_request,
+    cancel,
+    delete_audit,
+    folder_bytes,
+    jobs_folder,
+    list_states,
+)
+from clipmem_core.auditing.folder.settings import audit_name
+from clipmem_core.auditing.folder.store import CONFIG
+from clipmem_core.auditing.run.console import Request, check_request, find_check
+from clipmem_core.config import (
+    DEFAULT_PRESET,
+    FIELDS,
+    PRESETS,
+    AuditConfig,
+    SourceOptions,
+    ineffective_fields,
+    preset_config,
+)
 from clipmem_core.dashboard.page import (
+    choose_listed,
     choose_segment,
+    link,
     open_bare_page,
     read_choice,
+    write_address,
 )
+from clipmem_core.dashboard.plain import draw_fault, draw_table, in_a_row, show_strong
+from clipmem_core.dashboard.running_audit import draw_progress, free_name, on_page
+from clipmem_core.dataset.source import DRAWN, lacks_captions
+from clipmem_core.scores.membership import MIN_PAIRS
+from clipmem_core.scores.registry import words
+from clipmem_core.utils.columns import group_words
+from clipmem_core.utils.glossary import PROTOCOL, meaning
+from clipmem_core.utils.io import InputError
 
 VIEWS = {"list": "All audits", "start": "Start an audit"}
 VIEW = "view"  # in the address
+MESSAGE = "audits-message"  # shown once, after the rerun that follows an action
+COLUMNS = {
+    "state": st.column_config.TextColumn(width=170),  # of the longest stage
+    "pairs": st.column_config.NumberColumn(format="localized"),
+    "started": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm"),
+}
+# Fields that the form draws in another place, or not at all
+DRAWN_ABOVE = ["preset", "protocol", "features", "lock_image", "lock_text", "model"]
+DRAWN_ABOVE += ["image_tower", "text_tower"]
+OF_OTHER_PROTOCOL = {"ensemble": ["seeds"], "paper": ["folds", "members"]}
+PRESET_HELP = {
+    "locked": "Both towers are pretrained and locked, and members train heads on their features: "
+    "minutes on a processor, and the best choice to find wrong captions. clipmem measures what the "
+    "heads memorized.",
+    "tiny": "The smallest encoders, trained from scratch: for a quick test.",
+    "small": "Small encoders, trained from scratch, for thousands of pairs on two cores: what "
+    "encoders memorize.",
+    "base": "ViT-B/32 from scratch, as in the paper; it needs a GPU.",
+}
+PERSIST: dict[str, Any] = {"persist_state": "session"}
+GRID: dict[str, Any] = {"columns": 4, "min_column_width": 150, "vertical_alignment": "bottom"}
+
+
+def draw_list() -> None:
+    """Draw all audits, and the progress and actions of the selected one."""
+    if message := st.session_state.pop(MESSAGE, ""):
+        st.success(message)
+    states = list_states()
+    watch([(state, state.at_work) for state in states])
+    if not states:
+        st.info("No audit yet. Start one above.")
+        return
+    rows = []
+    for state in states:
+        started = None
+        if state.audit.begun:
+            config = state.audit.folder / CONFIG
+            started = datetime.fromtimestamp(config.stat().st_mtime)
+        rows.append(state.row | {"started": started})
+    st.dataframe(
+        pd.DataFrame(rows),
+        hide_index=True,
+        column_config=COLUMNS,
+        placeholder="",
+        alt="All audits: name, state, data set, protocol, sizes",
+    )
+    names = {"": "–"} | {state.audit.name: state.audit.name for state in states}
+    name = choose_listed("Open, watch or delete", names, parameter="audit", width=320)
+    for state in states:
+        if state.audit.name == name:
+            draw_selected(state)
+
+
+@st.fragment(run_every=2)
+def watch(drawn: list[tuple[State, bool]]) -> None:
+    """Rerun the page when an audit starts or ends, or begins another stage."""
+    if [(state, state.at_work) for state in list_states()] != drawn:
+        st.rerun()
+
+
+def draw_selected(state: State) -> None:
+    """Draw the progress of an audit, and the buttons that open and delete it."""
+    name = state.audit.name
+    with st.container(border=True):
+        show_strong(name)
+        if state.word != DONE:
+            draw_progress(name)
+        elif st.button("Open", type="primary"):
+            st.switch_page("pages/overview.py", query_params=link(state.audit))
+        if state.at_work:
+            return
+        with st.popover("Delete", key=f"delete-{name}"):
+            size = folder_bytes(state.audit.folder) + folder_bytes(jobs_folder() / name)
+            st.markdown(f"Deletes {decimal(size)}: members, scores, output. Decisions are kept.")
+            typed = st.text_input("Type its name to confirm", key=f"confirm-{name}")
+            confirmed = st.button(
+                "Delete for good",
+                key=f"delete-now-{name}",
+                type="primary",
+                disabled=typed.strip() != name,
+            )
+    if confirmed:
+        try:
+            st.session_state[MESSAGE] = f"Deleted; {decimal(delete_audit(name))} freed."
+        except (InputError, OSError) as error:
+            draw_fault("The audit was not deleted.", error)
+            return
+        write_address(audit=None)
+        st.rerun()
+
+
+def draw_request() -> Request:
+    """Draw the form, a field for the data set and a closed part for all others, and return its
+    request."""
+    source = st.text_input(
+        "Path, shards or Hugging Face name",
+        key="new-path",
+        help="A CSV, TSV, JSONL, Parquet or COCO file, shards, a folder of pictures with "
+        "captions, or owner/name.",
+        placeholder="/data/pairs.csv",
+        **PERSIST,
+    ).strip()
+    st.caption(
+        f"At least {MIN_PAIRS} pictures with captions. No data at hand? Type {DRAWN}: 1,100 drawn "
+        "pictures, some with wrong captions."
+    )
+    options: dict[str, Any] = {}
+    if source and lacks_captions(source):
+        st.caption("These are folders of pictures without captions.")
+        if st.toggle("Use folder names as captions", key="new-folder-names", **PERSIST):
+            options = draw_fields({"caption_template": "a photo of a {label}"})
+    with st.expander("Settings"):
+        name = st.container()
+        with in_a_row(gap="large"):
+            preset = draw_choice("preset", list(PRESETS))
+            protocol = draw_choice("protocol", FIELDS["protocol"].choices, meaning(PROTOCOL))
+        st.caption(PRESET_HELP[preset])
+        config = draw_towers(replace(preset_config(preset), protocol=protocol))
+        unavailable = ineffective_fields(config)
+        omitted = {*DRAWN_ABOVE, *OF_OTHER_PROTOCOL[protocol], *unavailable, *options}
+        if not config.lock_image:
+            omitted.add("tower_size")
+        if source != DRAWN:
+            omitted.update(["scenes_pairs", "scenes_seed"])
+
+        def draw_further(of: AuditConfig | SourceOptions) -> dict[str, Any]:
+            return draw_fields(
+                {
+                    field.name: getattr(of, field.name)
+                    for field in fields(of)
+                    if field.name not in omitted
+                    and isinstance(field.default, (bool, int, float, str))
+                }
+            )
+
+        options |= draw_further(SourceOptions())
+        config = replace(config, **draw_further(config), source=SourceOptions(**options))
+        if unavailable:
+            labels = ", ".join(FIELDS[name].label for name in unavailable)
+            st.caption(f"Without effect on a locked tower, so not offered: {labels}.")
+        proposed = free_name(audit_name(source, config))
+        typed = name.text_input(
+            "Name", key="new-name", placeholder=proposed, help="The audit's folder.", **PERSIST
+        )
+    return Request(source, typed.strip() or proposed, config)
+
+
+def draw_choice(name: str, options: Iterable[str], about: str | None = None) -> str:
+    """Draw options side by side, the first one chosen, and return the chosen one."""
+    options = list(options)
+    return st.segmented_control(
+        name.capitalize(),
+        options,
+        default=options[0],
+        key=f"new-{name}",
+        help=about,
+        required=True,
+        **PERSIST,
+    )
+
+
+def draw_towers(config: AuditConfig) -> AuditConfig:
+    """Draw which towers are locked and the name of each locked one, and return the config with
+    them."""
+    preset = PRESETS[DEFAULT_PRESET]
+    locks = draw_fields({name: getattr(config, name) for name in ("lock_image", "lock_text")})
+    towers = [f"{side}_tower" for side in ("image", "text") if locks[f"lock_{side}"]]
+    named = {name: getattr(config, name) or preset[name] for name in towers}
+    config = replace(config, image_tower="", text_tower="", **locks)
+    config = replace(config, **draw_fields(named))
+    if config.model == preset["model"] and len(towers) < 2:
+        return replace(config, model=AuditConfig.model)  # that of heads has no encoder to train
+    return config
+
+
+def draw_fields(defaults: dict[str, Any]) -> dict[str, Any]:
+    """Draw a widget for each field and return their values; a key holds the default, so that each
+    preset has its own widgets."""
+    values = dict[str, Any]()
+    with st.grid(**GRID) as grid:
+        for name, default in defaults.items():
+            field = FIELDS[name]
+            key = f"new-{name}-{default}"
+            st.session_state.setdefault(key, default)
+            style: dict[str, Any] = {"key": key, "help": field.help or None} | PERSIST
+            kind = type(default)
+            if field.choices:
+                values[name] = grid.selectbox(field.label, field.choices, **style)
+            elif kind is bool:
+                values[name] = grid.toggle(field.label, **style)
+            elif kind is str:
+                values[name] = grid.text_input(field.label, **style).strip()
+            else:
+                if kind is float:
+                    style |= {"step": default / 10 or 0.1, "format": "%.6g"}
+                values[name] = kind(grid.number_input(field.label, **style) or 0)
+    return values
+
+
+def draw_check(request: Request, running: bool) -> None:
+    """Draw the buttons that check and start an audit, and the progress and result of its check."""
+    check = find_check(request)
+    if check and running and not check.job.running:
+        st.rerun()
+    record = check.job.record if check else JobRecord()
+    starts = record.result is not None and not (check and check.error)
+    with in_a_row():
+        checked = st.button(
+            "Check",
+            disabled=running,
+            help="Reads the data set and opens its pictures.",
+        )
+        started = st.button(
+            "Start",
+            type="primary",
+            disabled=not starts,
+            help="Trains the members, after a check.",
+        )
+        if check and running:
+            st.button("Stop the check", on_click=cancel, args=(check.job,))
+    if started:
+        audit_request(request.name, request.arguments).start()
+        write_address(view="list", audit=request.name)
+        st.rerun()
+    if checked:
+        try:
+            check_request(request)  # without reading the data set
+        except InputError as error:
+            draw_fault("This audit cannot start.", on_page(error))
+            return
+        request.check.start()
+        st.rerun()
+    if check and check.error:
+        draw_fault("This audit cannot start.", on_page(check.error))
+    if running:
+        share = record.done / max(1, record.total)
+        text = f"Opening pictures: {record.done:,} of {record.total:,}. You can start meanwhile."
+        st.progress(share, text=text if starts and record.total else "Reading the data set")
+    if record.result is not None:
+        draw_counts(record.result)
+
+
+def draw_counts(counts: dict[str, Any]) -> None:
+    """Draw how many pairs can be used, and why rows cannot."""
+    with st.grid(4, min_column_width=140) as grid:
+        for name in ("pairs", "captions", "quarantined", "near_duplicates"):
+            is_final = counts["exact"] or name != "near_duplicates"
+            label = words(name).capitalize()
+            grid.metric(label, f"{counts[name]:,}" if is_final else "…", border=True)
+    groups = [f"{count:,} {group_words(name)}" for name, count in counts["groups"].items()]
+    st.caption(f"Groups: {', '.join(groups)}")
+    if counts["reasons"]:
+        reasons = pd.DataFrame(counts["reasons"], columns=["rows", "reason", "example"])
+        draw_table(reasons, alt="The most frequent reasons why rows cannot be used")
+        rows = pd.DataFrame(counts["rows_in_quarantine"], columns=["row", "reason"])
+        with st.expander(f"The first {len(rows):,} rows that cannot be used"):
+            draw_table(rows, alt="Rows that cannot be used, and why")
 
 
 with open_bare_page("Audits"):
@@ -19,6 +317,9 @@ with open_bare_page("Audits"):
     # nothing.
     choose_segment("View", VIEWS, parameter=VIEW, key=f"{VIEW}-{view}", default=usual, hidden=True)
     if view == "start":
-        draw_check(draw_request())
+        request = draw_request()
+        check = find_check(request)
+        running = check is not None and check.job.running
+        st.fragment(draw_check, run_every=1 if running else None)(request, running)
     else:
         draw_list()

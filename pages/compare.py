@@ -1,7 +1,7 @@
 """Two audits of one data set: how well their scores agree, and the pairs whose scores changed
 most."""
 
-from itertools import permutations
+from collections import Counter
 from typing import Any
 
 import streamlit as st
@@ -24,7 +24,6 @@ from clipmem_core.review.incidents import read_incidents
 from clipmem_core.review.overview import changed_settings, compare, count_common
 from clipmem_core.scores.registry import BY_NAME, words
 from clipmem_core.utils.columns import CLIPMEM
-from clipmem_core.utils.io import InputError
 
 # in the address
 ONE = "one"
@@ -32,25 +31,11 @@ OTHER = "other"
 PAGE_SIZE = 12
 
 
-def choose(label: str, options: list[str], parameter: str, **style: Any) -> str:
-    """Draw the choice among several options, or the only one as text, and return it."""
-    if len(options) == 1:
-        show_text(f"{label}: {options[0]}")
-        return options[0]
-    return choose_listed(label, options, parameter=parameter, width=215, **style)
-
-
-def likeness(pair: tuple[Audit, Audit]) -> tuple[bool, int]:
-    """Return the sort key of two audits: whether they are of one data set, and how many pictures
-    they have in common."""
-    try:
-        return len({audit.record.dataset_fingerprint for audit in pair}) == 1, count_common(*pair)
-    except InputError:
-        return False, 0
-
-
 with open_bare_page("Compare", clears=(ONE, OTHER)):
-    audits = {audit.name: audit for audit in Audit.every() if audit.finished}
+    finished = [audit for audit in Audit.every() if audit.finished]
+    counts = Counter(audit.record.dataset_fingerprint for audit in finished)
+    finished.sort(key=lambda audit: -counts[audit.record.dataset_fingerprint])
+    audits = {audit.name: audit for audit in finished}
     if len(audits) < 2:
         st.info(
             "A comparison needs two finished audits of one data set. Audit it again with another "
@@ -59,18 +44,18 @@ with open_bare_page("Compare", clears=(ONE, OTHER)):
         st.page_link("pages/audits.py", label="Start an audit", query_params={"view": "start"})
         show_command("python -m clipmem_core audit SOURCE --name SECOND --seed 1")
         st.stop()
-    pairs = sorted(permutations(audits.values(), 2), key=likeness, reverse=True)
     usual = read_audit()
-    if usual not in audits:
-        usual = pairs[0][0].name
     with in_a_row("bottom"):
-        clears = ["page", OTHER]
-        one = audits[choose("First audit", list(audits), ONE, default=usual, clears=clears)]
-        names = [second.name for first, second in pairs if first.name == one.name]
-        other = audits[choose("Second audit", names, OTHER, clears=["page"])]
-        column = choose(
-            "Score", list(BY_NAME), "column", default=CLIPMEM, clears=["page"], format_func=words
-        )
+        style: dict[str, Any] = {"width": 215, "clears": ["page", OTHER]}
+        default = usual if usual in audits else ""
+        name = choose_listed("First audit", list(audits), parameter=ONE, default=default, **style)
+        one = audits.pop(name)
+        data_set = one.record.dataset_fingerprint
+        names = sorted(audits, key=lambda name: audits[name].record.dataset_fingerprint != data_set)
+        style["clears"] = ["page"]
+        other = audits[choose_listed("Second audit", names, parameter=OTHER, **style)]
+        scores = {name: words(name) for name in BY_NAME}
+        column = choose_listed("Score", scores, parameter="column", default=CLIPMEM, **style)
     if not count_common(one, other):
         st.info(
             f"{one.name} and {other.name} have no pictures in common. Choose two audits of the "
@@ -82,13 +67,12 @@ with open_bare_page("Compare", clears=(ONE, OTHER)):
 
     change = comparison.change
     with st.grid(3, min_column_width=150) as grid:
+        grid.metric("Common pairs", f"{comparison.n_common:,}", border=True)
+        about = "Rank agreement: 1 is the same order."
+        grid.metric("Spearman", format_score(comparison.spearman), border=True, help=about)
+        about = "Second minus first, over pairs scored in both."
         difference = format_difference(change.mean if change else None)
-        for label, value, about in (
-            ("Common pairs", f"{comparison.n_common:,}", None),
-            ("Spearman", format_score(comparison.spearman), "Rank agreement: 1 is the same order."),
-            ("Mean difference", difference, "Second minus first, over pairs scored in both."),
-        ):
-            grid.metric(label, value, border=True, help=about)
+        grid.metric("Mean difference", difference, border=True, help=about)
     notes = [f"{comparison.n_scored:,} pairs have {words(column)} in both."]
     if change and change.n > 1:
         ends = f"{change.low:.3f} to {change.high:.3f}".replace("-", "−")
@@ -112,35 +96,31 @@ with open_bare_page("Compare", clears=(ONE, OTHER)):
     first, second = (len(read_incidents(audit)[0]) for audit in (one, other))
     if first or second:
         st.caption(f"Faults of the pipeline: {first} in the first audit, {second} in the second.")
-    if table.empty:
-        st.caption("Both have the same settings.")
-    else:
-        with st.expander(f"Settings that differ: {len(table)}"):
-            draw_table(table, alt="Settings that differ")
+    with st.expander(f"Settings that differ: {len(table)}"):
+        draw_table(table, alt="Settings that differ")
 
     points = comparison.points
     if points.empty:
         st.info("No pair has this score in both audits: choose another score.")
-    else:
-        st.caption(
-            f"Shows {len(points):,} of {comparison.n_scored:,} pairs. Colours are the groups in "
-            "the first audit. Click a dot to see its pair."
-        )
-        event: Any = st.plotly_chart(
-            comparison_figure(points, column=column, names=(one.name, other.name)),
-            key=f"comparison-{one.name}-{other.name}-{column}",
-            on_select="rerun",
-            selection_mode="points",
-            config=ZOOMABLE | {"displayModeBar": "hover"},
-            alt=f"{words(column)} of each pair in the first audit against that in the second",
-        )
-        dots = (event.get("selection") or {}).get("points") or []
-        clicked = points["row_one"].isin([dot["customdata"] for dot in dots[-1:]])
-        draw_change_cards(one, other, column, points[clicked], key="clicked")
+        st.stop()
+    st.caption(
+        f"Shows {len(points):,} of {comparison.n_scored:,} pairs. Colours are the groups in the "
+        "first audit. Click a dot to see its pair."
+    )
+    event: Any = st.plotly_chart(
+        comparison_figure(points, column=column, names=(one.name, other.name)),
+        key=f"comparison-{one.name}-{other.name}-{column}",
+        on_select="rerun",
+        selection_mode="points",
+        config=ZOOMABLE | {"displayModeBar": "hover"},
+        alt=f"{words(column)} of each pair in the first audit against that in the second",
+    )
+    dots = [dot["customdata"] for dot in event["selection"]["points"]]
+    clicked = points[points["row_one"].isin(dots[-1:])]
+    draw_change_cards(one, other, column, clicked, key="clicked")
 
-    if not comparison.changed.empty:
-        shown, draw_page_numbers = read_part(comparison.changed, PAGE_SIZE)
-        with in_a_row("bottom", horizontal_alignment="distribute"):
-            st.header("Changed most", width="content")
-            draw_page_numbers()
-        draw_change_cards(one, other, column, shown, key="changed")
+    shown, draw_page_numbers = read_part(comparison.changed, PAGE_SIZE)
+    with in_a_row("bottom", horizontal_alignment="distribute"):
+        st.header("Changed most", width="content")
+        draw_page_numbers()
+    draw_change_cards(one, other, column, shown, key="changed")

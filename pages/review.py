@@ -6,13 +6,13 @@ from urllib.parse import urlencode
 import streamlit as st
 
 from clipmem_core.auditing.tables.verdict import queues
-from clipmem_core.dashboard.browse import conditions, read_filters
 from clipmem_core.dashboard.component.pairs import REVIEW_KEYS, draw_key_list, draw_single
-from clipmem_core.dashboard.overview import draw_incidents
+from clipmem_core.dashboard.histogram_filters import conditions, read_filters
+from clipmem_core.dashboard.incidents import draw_incidents
 from clipmem_core.dashboard.page import draw_link, link, open_page
 from clipmem_core.dashboard.plain import in_a_row, show_text
 from clipmem_core.errors.certificate import NEXT
-from clipmem_core.lab.mitigated import DECISIONS
+from clipmem_core.lab.setting import DECISIONS
 from clipmem_core.review.filters import count_pairs
 from clipmem_core.review.views import RANDOM, RANDOM_CHECK, UNDECIDED, Selection
 from clipmem_core.utils.columns import REVIEW_PLACE, SUSPICION
@@ -24,16 +24,18 @@ with open_page("Review") as audit:
         queue_order = SUSPICION if listed.order == REVIEW_PLACE else listed.order
         queue = queues(audit.verdict).get(queue_order)
         title = "random check" if listed == RANDOM_CHECK else queue.name if queue else ""
-        ways = [("Review next", "review", REVIEW_PLACE)]
-        if count_pairs(audit, RANDOM_CHECK) > NEXT:
-            ways.append((f"Check {NEXT} more at random", "review", RANDOM))
-        ways += [("Overview", "overview", ""), ("Export", "decisions", "")]
-        links = []
-        for label, path, order in ways:
-            pairs = Selection(order=order, decision=UNDECIDED if order else "")
-            links.append((label, f"{path}?{urlencode(link(audit, pairs))}"))
-        effect = urlencode(link(audit, setting=DECISIONS))
-        links.append(("See what your decisions change", f"mitigations?{effect}"))
+        suspicious, checks = (
+            f"review?{urlencode(link(audit, Selection(order=order, decision=UNDECIDED)))}"
+            for order in (REVIEW_PLACE, RANDOM)
+        )
+        here = urlencode(link(audit, setting=DECISIONS))
+        links = [
+            ("Review next", suspicious),
+            (f"Check {NEXT} more at random", checks),
+            ("Overview", f"overview?{here}"),
+            ("Export", f"decisions?{here}"),
+            ("See what your decisions change", f"mitigations?{here}"),
+        ]
         if listed != RANDOM_CHECK:
             draw_incidents(audit, folded=True)
         draw_single(audit, selection, title=title, links=links)

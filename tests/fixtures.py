@@ -1,6 +1,7 @@
 """Fixtures and factories of synthetic results: finished audits with hostile captions, benchmarks,
 jobs."""
 
+import fcntl
 import hashlib
 import itertools
 import os
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import pandas as pd
@@ -17,7 +19,6 @@ import pytest
 from PIL import Image
 
 from clipmem_core.auditing.folder import store
-from clipmem_core.auditing.folder.jobs import process_start
 from clipmem_core.auditing.folder.prepare import audit_fingerprint, member_seeds, membership_table
 from clipmem_core.auditing.folder.settings import library_versions, machine
 from clipmem_core.auditing.folder.store import (
@@ -428,22 +429,25 @@ sys.exit(run_job(Path(sys.argv[1]), sys.argv[2:], run))
 )
 
 
+_held: list[TextIO] = []  # the output of jobs that run until the tests end
+
+
 def leave_job(
     folder: Path,
     *,
     running: bool = False,
     exit_code: int | None = None,
     said: str = "",
-    pid: int = 0,
     **reported: object,
 ) -> None:
     """Leave the job of a folder in `jobs`, which has printed and reported something."""
     folder.mkdir(parents=True)
-    pid = pid or os.getppid()
-    started = process_start(pid) if running else 1
-    write_json(folder / "job.json", {"pid": pid, "started": started, "arguments": ["once", "more"]})
-    (folder / "output.log").write_text(said)
+    write_json(folder / "job.json", {"pid": os.getpid(), "arguments": ["once", "more"]})
     write_json(folder / "record.json", reported | {"exit_code": exit_code})
+    (folder / "output.log").write_text(said)
+    if running:
+        _held.append((folder / "output.log").open())
+        fcntl.flock(_held[-1], fcntl.LOCK_EX)
 
 
 def make_benchmark(

@@ -20,7 +20,7 @@ from clipmem_core.auditing.folder.store import (
 from clipmem_core.lab import encoders as t
 from clipmem_core.lab.unitmem import unit_table
 from clipmem_core.scores.encoders import UnitTally
-from clipmem_core.training.names import CHECKPOINT
+from clipmem_core.training import CHECKPOINT
 
 WIDTHS = {"image": [6, 5], "text": [4]}
 MODEL = {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}

@@ -8,7 +8,7 @@ import numpy as np
 from clipmem_core.auditing.folder.store import CONFIG, Audit, Prepared, write_json, write_prepared
 from clipmem_core.lab import mitigated
 from clipmem_core.lab.experiment import Study
-from clipmem_core.lab.mitigated import BASELINE, parse_setting
+from clipmem_core.lab.setting import BASELINE, parse_setting
 from tests.made_encoders import with_config
 
 CHANGED = 17  # the pair whose clipmem a setting changes most

@@ -6,11 +6,10 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -23,7 +22,7 @@ from clipmem_core.auditing.folder.store import Audit, file_sha256
 from clipmem_core.auditing.run import pipeline
 from clipmem_core.auditing.run.pipeline import run_audit
 from clipmem_core.cli import main
-from clipmem_core.dataset import pictures, scenes
+from clipmem_core.dataset import scenes
 from clipmem_core.dataset.scenes import draw_scenes
 from tests.audit.small import ENSEMBLE, LOCKED, PAPER, Silent, config_of, in_process, made_once
 from tests.forked import Server
@@ -57,15 +56,7 @@ def _few_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr(
             manifest_scanner, "scan_component_manifests", functools.cache(scan_component_manifests)
         )
-        patch.setattr(pictures, "map_chunks", _map_chunks_here)
         yield
-
-
-def _map_chunks_here(
-    work: Callable[[list[Any]], Any], items: Sequence[Any], *, workers: int, chunk: int
-) -> Iterator[tuple[list[Any], Any]]:
-    for part in (list(items[at : at + chunk]) for at in range(0, len(items), chunk)):
-        yield part, work(part)
 
 
 @pytest.fixture(scope="session")
@@ -134,7 +125,7 @@ def make_long(typed: Path, data: Path) -> None:
     (folder / "captions.jsonl").write_text("".join(lines))
     run_audit(
         str(folder / "captions.jsonl"),
-        config_of([*LOCKED, "--sentences", "on"]),
+        config_of([*LOCKED, "--members", "4", "--sentences", "on"]),
         name="long",
         screen=Silent(),
     )

@@ -5,21 +5,21 @@ It trains the heads of an audit of precomputed features, and computes the same s
 """
 
 import dataclasses
-import functools
 import html
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 import torch._dynamo  # which the first step of an optimizer imports, in seconds
-from rich.progress import Progress, TaskID
+from rich.progress import Progress
 from threadpoolctl import threadpool_limits
 
 from clipmem_core.auditing.folder import settings
@@ -32,8 +32,8 @@ from clipmem_core.errors import misfit
 from clipmem_core.errors.batch import Fitted
 from clipmem_core.errors.calibration import Probabilities
 from clipmem_core.errors.evidence import draw_decoys
-from clipmem_core.errors.misfit import HeldOut, fit_beside, nan_mean
-from clipmem_core.errors.runs import Fits, find_runs, find_swaps, likely_displaced
+from clipmem_core.errors.misfit import HeldOut
+from clipmem_core.errors.runs import DisplacedRun, Fits, find_runs, find_swaps, likely_displaced
 from clipmem_core.errors.words import split_words
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.membership import (
@@ -41,7 +41,6 @@ from clipmem_core.scores.membership import (
     MemberSides,
     draw_word_halves,
     ensemble_membership,
-    side_means,
 )
 from clipmem_core.scores.score_tables import (
     Evidence,
@@ -55,20 +54,22 @@ from clipmem_core.scores.score_tables import (
     wrong_captions,
 )
 from clipmem_core.training import model as models
+from clipmem_core.training import model_config
 from clipmem_core.training.augmentation import FeatureRows, TrainingData
-from clipmem_core.training.heads import (
+from clipmem_core.training.model import (
+    LockedModel,
+    Standard,
     caption_blocks,
+    encode_image,
     feature_views,
-    learned_captions,
     score_captions,
     set_standards,
 )
-from clipmem_core.training.model import LockedModel, Standard, encode_image
-from clipmem_core.training.names import model_config
-from clipmem_core.training.trainer import Trainer
-from clipmem_core.training.word_model import Predictions
-from clipmem_core.training.word_scores import (
+from clipmem_core.training.trainer import Trainer, learned_captions
+from clipmem_core.training.word_model import (
     CaptionWords,
+    Predictions,
+    WordModel,
     merge_predictions,
     surprises,
     train_words,
@@ -76,7 +77,7 @@ from clipmem_core.training.word_scores import (
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.draws import draw_keys
 from clipmem_core.utils.embeddings import unit
-from clipmem_core.utils.io import InputError
+from clipmem_core.utils.io import InputError, spill_to_disk
 from clipmem_core.utils.io import cores as available_cores
 from clipmem_core.utils.ragged import Ragged
 
@@ -137,28 +138,27 @@ class CaptionModel:
                     f"{name} must have {width} columns as those of the fitted pairs, not "
                     f"{values.shape[1]}"
                 )
-        own = np.full(len(pairs.image), -1)
+        is_new = np.full(len(pairs.image), -1)  # not one of the held-out pairs
         by_member = []
+        on_cpu = AuditConfig(precision="fp32", device="cpu")
         for head, beside in zip(self.heads, self.beside, strict=True):
-            text = models.text_embeddings(head, pairs.text, precision="fp32", device="cpu")
+            text = models.text_embeddings(head, pairs.text, on_cpu)
             with torch.inference_mode():
                 image = encode_image(head, torch.from_numpy(pairs.image).float()).numpy()
-            by_member.append(fit_beside(unit(text), pairs.of_pairs, image, own, beside))
-        beside_held_out = nan_mean(by_member)
+            by_member.append(misfit.fit_beside(unit(text), pairs.of_pairs, image, is_new, beside))
+        beside_held_out = misfit.nan_mean(by_member)
         agree = self.fitted.agreement(pairs.text, pairs.of_pairs)
         ratios = np.full(len(pairs.text), np.nan)
         refused = np.zeros(len(pairs.text), bool)
         if pairs.captions is not None:
             refused = not_captions([text for texts in pairs.captions for text in texts]) != ""
             if self.words and "words" in self.fitted.curves:
-                nothing: list[list[str]] = [[] for _ in pairs.captions]
-                ratios = nan_mean(
-                    [
-                        model.mean_ratios(pairs.captions, nothing, pairs.image)
-                        for model in self.words
-                    ]
+                no_siblings: list[list[str]] = [[] for _ in pairs.captions]
+                ratios = misfit.nan_mean(
+                    model.mean_ratios(pairs.captions, no_siblings, pairs.image)
+                    for model in self.words
                 )
-        table = self.fitted.judge(
+        probabilities = self.fitted.judge(
             pairs.of_pairs,
             beside_held_out,
             agree,
@@ -166,11 +166,14 @@ class CaptionModel:
             is_new=np.ones(len(pairs.text), bool),
             not_captions=refused,
         )
-        table.insert(0, "pair", pairs.of_pairs.owner)
-        table.insert(1, c.CAPTION, pairs.of_pairs.number)
-        table.insert(2, c.SIMILARITY_OUT, beside_held_out[:, 0])
-        table.insert(3, c.MARGIN_OUT, beside_held_out[:, 1])
-        table.insert(4, c.AGREEMENT, agree[:, 0])
+        scores = {
+            "pair": pairs.of_pairs.owner,
+            c.CAPTION: pairs.of_pairs.number,
+            c.SIMILARITY_OUT: beside_held_out[:, 0],
+            c.MARGIN_OUT: beside_held_out[:, 1],
+            c.AGREEMENT: agree[:, 0],
+        }
+        table = pd.DataFrame(scores).join(probabilities)
         return table.iloc[pairs.place].reset_index(drop=True)
 
 
@@ -263,11 +266,8 @@ def find_wrong_captions(
     """
     pairs = _checked(image_features, text_features, captions, pair)
     n = len(pairs.image)
-    for name, value, least in (("members", members, 8), ("epochs", epochs, 1), ("seed", seed, 0)):
-        if value < least:
-            raise InputError(f"{name} must be at least {least}, not {value}")
     preset = preset_config(DEFAULT_PRESET)
-    if members % preset.folds:
+    if members < 1 or members % preset.folds:
         raise InputError(f"members must be a multiple of {preset.folds}, not {members}")
     config = settings.resolve(
         dataclasses.replace(
@@ -387,7 +387,7 @@ def _alone() -> Iterator[None]:
 
 
 class _Member(NamedTuple):
-    """What a trained head says of all pairs."""
+    """The outputs of a trained head for all pairs."""
 
     head: LockedModel
     image: np.ndarray  # [n_pairs, dim]
@@ -414,19 +414,21 @@ class _Search:
 
     def run(self) -> WrongCaptions:
         of_pairs = self.pairs.of_pairs
-        seed = self.config.seed
-        decoys = self.decoys
+        captions = self.pairs.captions
+        trained = self.sides.membership.trained
         notes = list[str]()
         words, word_models = self._words(notes)
-        members = self._train_all(decoys)
+        members = self._train_all("members")
         evidence = self._evidence(members)
-        scores, split = score_table(evidence)
-        if split["missing"]:
-            notes.append(f"{split['missing']}.")
-        scores = self._second_round(members, scores)
-        trained = self.sides.membership.trained
-        fits = Fits.of(evidence.image, evidence.text, trained, seed=seed)
-        captions = self.pairs.captions
+        scores, _ = score_table(evidence)
+        left_out = second_round(scores, self.config.rounds, np.ones(len(scores), bool))
+        if left_out.any():
+            again = self._evidence(self._train_all("second round", left_out))
+            fit = misfit.fit_out(
+                again.image, again.text, trained, self.sides.held_out, again.logit_scales
+            )
+            scores = update_scores(scores, **{c.LOG_PROBABILITY_SECOND: fit[1]})
+        fits = Fits(evidence.image, evidence.text, trained, seed=self.config.seed)
         reasons = np.full(of_pairs.n_items, "", object)
         stretches: list[np.ndarray] = []
         if captions is not None:
@@ -436,15 +438,21 @@ class _Search:
         read = np.ones(of_pairs.n_items, bool)
         texts = Texts(of_pairs, read, reasons, self.clusters, self.pairs.text)
         of_members = [member.captions for member in members]
-        on_captions, table = caption_evidence(scores, texts, self.sides, of_members, decoys, words)
+        on_captions, table = caption_evidence(
+            scores, texts, self.sides, of_members, self.decoys, words
+        )
+        faults = []
         if captions is not None:
             reasons = with_recurring(texts, scores, table)
-        faults = self._fault_rows(reasons)
-        judged = judge_texts(scores, table, on_captions, reasons, faults, runs)
+            shown = pd.DataFrame({c.IMAGE: self.ids, c.CAPTIONS: pd.Series(captions)})
+            no_flags = pd.DataFrame(False, shown.index, ["other_language", "other_script"])
+            faults = text_faults(shown, self.clusters, no_flags, reasons)
+        judged = judge_texts(
+            scores, table, on_captions, reasons, [fault.rows for fault in faults], runs
+        )
         wrong = judged.wrong
-        by_pair = wrong.parts[1].copy()
+        by_pair = np.nan_to_num(wrong.parts[1])
         by_pair[likely_displaced(runs)[0]] = 0.0
-        found = [*runs, find_swaps(fits, np.nan_to_num(by_pair))]
         counted = wrong_captions(pd.Series(None, scores.index, object), judged.scores, wrong)
         if counted["missing"]:
             count = Count(np.nan, np.nan, np.nan, 0, {}, counted["missing"])
@@ -452,116 +460,85 @@ class _Search:
         else:
             parts = dict(zip(_PARTS, counted["parts"], strict=True))
             count = Count(**counted["all"], of=counted["of"], parts=parts)
+        heads = [member.head for member in members]
+        beside = [member.beside for member in members]
         return WrongCaptions(
             pairs=judged.scores,
             captions=self._in_order(judged.captions),
             words=self._word_rows(words, wrong),
             count=count,
-            runs=_run_rows(found),
+            runs=_run_rows([*runs, find_swaps(fits, by_pair)]),
             notes=notes,
-            model=CaptionModel(
-                [member.head for member in members],
-                [member.beside for member in members],
-                Fitted.of(wrong),
-                word_models,
-            ),
+            model=CaptionModel(heads, beside, Fitted.of(wrong), word_models),
         )
 
-    def _fault_rows(self, reasons: np.ndarray) -> list[np.ndarray]:
-        """Return the pairs of each fault of the pipeline that captions show."""
-        if self.pairs.captions is None:
-            return []
-        shown = pd.DataFrame({c.IMAGE: self.ids, c.CAPTIONS: pd.Series(self.pairs.captions)})
-        no_flags = pd.DataFrame(False, shown.index, ["other_language", "other_script"])
-        return [fault.rows for fault in text_faults(shown, self.clusters, no_flags, reasons)]
-
-    @functools.cached_property
-    def data(self) -> TrainingData:
-        return TrainingData(
-            pixels=FeatureRows(self.pairs.image),
-            tokens=self.pairs.text,
-            captions=self.pairs.of_pairs,
-            keys=draw_keys(self.ids),
-            rows=np.array([], np.int64),
-            held_out=np.flatnonzero(self.sides.held_out),
-        )
-
-    def _heads(self) -> list[LockedModel]:
-        """Build a head for each member; its first weights depend on its replicate alone."""
-        config = self.config
-        standards = {"image": Standard.of(self.pairs.image), "text": Standard.of(self.pairs.text)}
-        widths = self.pairs.image.shape[1], self.pairs.text.shape[1]
-        heads = []
-        for number in range(config.members):
-            seed = config.seed + number // config.folds
-            dim = int(model_config(config.model)["embed_dim"])
-            head = models.locked_model(*widths, dim=dim, loss=config.loss, seed=seed)
-            set_standards(head, standards)
-            heads.append(head)
-        return heads
-
-    def _at_once(self, work: Callable[..., Any], *arguments: Sequence[Any]) -> list[Any]:
+    def _at_once(self, work: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
         """Return the results of work in threads, each with one thread of torch."""
         size = self.threads or available_cores()
         with ThreadPoolExecutor(size, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             return list(pool.map(work, *arguments))
 
-    def _train_all(self, decoys: np.ndarray) -> list[_Member]:
-        """Train all members and embed all pairs with each."""
-        n_pairs, n_captions = len(self.pairs.image), len(self.pairs.text)
-        members = self.config.members
-        dim = int(model_config(self.config.model)["embed_dim"])
-        # in a file without a name: the machine keeps in memory what fits
-        with tempfile.TemporaryFile() as file:
-            embeddings = np.memmap(file, np.float32, "w+", shape=(members, 2, n_pairs, dim))
-        trained = self.sides.membership.trained
-        task = self.progress.add_task("members", total=members * self.config.epochs)
-
-        def train(head: LockedModel, number: int) -> _Member:
-            seed = self.config.seed + number // self.config.folds
-            data = dataclasses.replace(self.data, rows=np.flatnonzero(trained[number]))
-            trajectory = self._train(head, data, seed, task)
-            image = self._embed_images(head)
-            blocks = caption_blocks(head, data, self.config)
-            scores = np.empty(0, misfit.CAPTION_SCORES)
-            if n_captions > n_pairs:
-                scores = np.full(n_captions + len(decoys), np.nan, misfit.CAPTION_SCORES)
-                scores["learned"][:n_captions] = learned_captions(
-                    trajectory, data, seed=seed, first=self.config.train_captions
-                )
-                pictures = HeldOut.of(image, image, self.sides.held_out)
-                owner = self.pairs.of_pairs.owner
-                blocks = score_captions(blocks, image, owner, pictures, decoys, scores)
-            text = np.concatenate([part.mean(vectors) for part, vectors in blocks])
-            terms = pair_terms(image, text, self.sides.held_out)
-            beside = HeldOut.of(image, text, self.sides.held_out)
-            learned = misfit.mean_over_epochs(trajectory)
-            embeddings[number] = image, text
-            image, text = embeddings[number]
-            return _Member(head, image, text, terms, beside, learned, scores)
-
-        return self._at_once(train, self._heads(), range(members))
-
-    def _train(self, head: LockedModel, data: TrainingData, seed: int, task: TaskID) -> np.ndarray:
-        """Train a head, and return its trajectory."""
-        views = feature_views(head, seed)
-        trainer = Trainer(head, data, self.config, views, seed=seed, device=self.config.device)
-        for _ in trainer.steps():
-            if trainer.done % trainer.batches == 0:
-                self.progress.advance(task)
-        return trainer.trajectory
-
-    def _embed_images(self, head: LockedModel) -> np.ndarray:
-        views = feature_views(head, self.config.seed)
-        blocks = models.image_blocks(
-            head,
-            self.data,
-            views,
-            n_views=1,
-            precision=self.config.precision,
-            device=self.config.device,
+    def _train_all(self, label: str, left_out: np.ndarray | None = None) -> list[_Member]:
+        """Train all members, without some pairs, and embed all pairs with each."""
+        image_features, text_features, of_pairs, *_ = self.pairs
+        config = self.config
+        held_out = self.sides.held_out
+        n_captions = of_pairs.n_items
+        shared = TrainingData(
+            pixels=FeatureRows(image_features),
+            tokens=text_features,
+            captions=of_pairs,
+            keys=draw_keys(self.ids),
+            rows=np.array([], np.int64),
+            held_out=np.flatnonzero(held_out),
         )
-        return np.concatenate(list(blocks))
+        standards = {"image": Standard.of(image_features), "text": Standard.of(text_features)}
+        widths = image_features.shape[1], text_features.shape[1]
+        dim = int(model_config(config.model)["embed_dim"])
+        # First weights depend on the replicate alone. Torch's generator is not safe in threads.
+        seeds = [config.seed + number // config.folds for number in range(config.members)]
+        heads = [
+            models.locked_model(*widths, dim=dim, loss=config.loss, seed=seed) for seed in seeds
+        ]
+        trained = self.sides.membership.trained
+        if left_out is not None:
+            trained = trained & ~left_out
+        folder = Path(tempfile.gettempdir())
+        task = self.progress.add_task(label, total=config.members * config.epochs)
+
+        def train(head: LockedModel, seed: int, in_training: np.ndarray) -> _Member:
+            set_standards(head, standards)
+            data = dataclasses.replace(shared, rows=np.flatnonzero(in_training))
+            views = feature_views(head, seed)
+            trainer = Trainer(head, data, config, views, seed=seed, device=config.device)
+            for _ in trainer.steps():
+                if trainer.done % trainer.batches == 0:
+                    self.progress.advance(task)
+            views = feature_views(head, config.seed)
+            image = np.concatenate(list(models.image_blocks(head, data, views, config, n_views=1)))
+            blocks = caption_blocks(head, data, config)
+            scores = np.empty(0, misfit.CAPTION_SCORES)
+            if of_pairs.counts.max() > 1:
+                scores = np.full(n_captions + len(self.decoys), np.nan, misfit.CAPTION_SCORES)
+                scores["learned"][:n_captions] = learned_captions(
+                    trainer.trajectory, data, seed=seed, first=config.train_captions
+                )
+                pictures = HeldOut.of(image, image, held_out)
+                blocks = score_captions(
+                    blocks, image, of_pairs.owner, pictures, self.decoys, scores
+                )
+            text = np.concatenate([part.mean(vectors) for part, vectors in blocks])
+            return _Member(
+                head,
+                spill_to_disk(image, folder),
+                spill_to_disk(text, folder),
+                pair_terms(image, text, held_out),
+                HeldOut.of(image, text, held_out),
+                misfit.mean_over_epochs(trainer.trajectory),
+                scores,
+            )
+
+        return self._at_once(train, heads, seeds, trained)
 
     def _evidence(self, members: Sequence[_Member]) -> Evidence:
         return Evidence(
@@ -576,98 +553,72 @@ class _Search:
             n_captions=self.pairs.of_pairs.counts,
         )
 
-    def _second_round(self, members: Sequence[_Member], scores: pd.DataFrame) -> pd.DataFrame:
-        """Train again without the pairs that are probably wrong if these are many, and return the
-        scores with this round."""
-        left_out = second_round(scores, self.config.rounds, np.ones(len(scores), bool))
-        if not left_out.any():
-            return scores
-        trained = self.sides.membership.trained
-        total = len(members) * self.config.epochs
-        task = self.progress.add_task("second round", total=total)
-
-        def train(head: LockedModel, number: int) -> np.ndarray:
-            seed = self.config.seed + number // self.config.folds
-            rows = np.flatnonzero(trained[number] & ~left_out)
-            self._train(head, dataclasses.replace(self.data, rows=rows), seed, task)
-            blocks = caption_blocks(head, self.data, self.config)
-            text = np.concatenate([part.mean(vectors) for part, vectors in blocks])
-            image = self._embed_images(head)
-            scale = float(head.logit_scale.detach().exp())
-            one = trained[number][None]
-            return misfit.fit_out([image], [text], one, self.sides.held_out, [scale])[1].astype(
-                np.float32
-            )
-
-        second = self._at_once(train, self._heads(), range(len(members)))
-        return update_scores(scores, **{c.LOG_PROBABILITY_SECOND: side_means(second, trained)[1]})
-
     def _words(self, notes: list[str]) -> tuple[pd.DataFrame, list[CaptionWords]]:
-        """Train the word models, and return a row for each word that was predicted, and the
-        models."""
+        """Train the word models. Return a row for each word that was predicted, and the models;
+        note why there are none."""
         columns = [c.CAPTION_ROW, c.SURPRISE, c.CHANGED, c.WORD_KIND]
-        empty = pd.DataFrame(dtype=float, columns=columns).astype({c.CAPTION_ROW: int})
+        none = pd.DataFrame(dtype=float, columns=columns).astype({c.CAPTION_ROW: int})
         captions = self.pairs.captions
         if captions is None:
             notes.append("No captions were given: p_word and p_check are 0.")
-            return empty, []
+            return none, []
         shares = language_shares([text for texts in captions for text in texts])
         if not spaces_words(shares):
             notes.append("The captions have no spaces between words: p_word is 0.")
-            return empty, []
+            return none, []
         words = split_words(captions, english=mostly_english(shares))
         half = draw_word_halves(self.sides.membership.group, self.groups, seed=self.config.seed)
+        predicted = [Predictions.empty(len(words.ids)) for _ in range(2)]
 
-        def train(number: int) -> tuple[Any, Predictions]:
+        def train(number: int) -> WordModel | None:
             task = self.progress.add_task("words", total=1.0)
-            into = Predictions.empty(len(words.ids))
-            model = train_words(
+            return train_words(
                 words,
                 self.pairs.image,
                 half,
                 number,
-                into,
+                predicted[number],
                 vectors=None,
                 seed=self.config.seed,
                 precision=self.config.precision,
                 progress=lambda share: self.progress.update(task, completed=share),
             )
-            return model, into
 
-        (first, predicted), (second, added) = self._at_once(train, range(2))
-        if first is None or second is None:
+        word_models = self._at_once(train, range(2))
+        if None in word_models:
             notes.append("The captions have too few words in common: p_word is 0.")
-            return empty, []
-        ratios, of_kinds = surprises(words, merge_predictions(predicted, added))
-        place = np.flatnonzero(np.isfinite(ratios[:, 0]))
-        values = ratios[place].astype(np.float32).T
-        kinds = words.kinds[words.predicted[place]].astype(np.int8)
-        rows = (words.in_captions.owner[place], *values, kinds)
-        table = pd.DataFrame(dict(zip(columns, rows, strict=True)))
-        table[c.POSITION] = words.in_captions.number[place]
-        table[c.WORD] = np.array(words.spelled, object)[words.ids[place] - 2]
-        return table, [CaptionWords(model, words, of_kinds) for model in (first, second)]
+            return none, []
+        ratios, of_kinds = surprises(words, merge_predictions(*predicted))
+        rows = np.flatnonzero(np.isfinite(ratios[:, 0]))
+        table = {
+            c.CAPTION_ROW: words.in_captions.owner[rows],
+            c.SURPRISE: ratios[rows, 0].astype(np.float32),
+            c.CHANGED: ratios[rows, 1].astype(np.float32),
+            c.WORD_KIND: words.kinds[words.predicted[rows]],
+            c.POSITION: words.in_captions.number[rows],
+            c.WORD: np.array(words.spelled, object)[words.ids[rows] - 2],
+        }
+        return pd.DataFrame(table), [CaptionWords(model, words, of_kinds) for model in word_models]
 
     def _word_rows(self, table: pd.DataFrame, wrong: Probabilities) -> pd.DataFrame:
         """Return a row a predicted word, with its part in the p_word of its caption."""
-        listed = [c.CAPTION_ROW, c.POSITION, c.WORD, c.SURPRISE]
-        rows = table.reindex(columns=listed)
-        p_word = wrong.captions[c.P_WORD].to_numpy()[table[c.CAPTION_ROW]]
-        rows[c.P_WRONG] = wrong.word_share * p_word
-        rows[c.CAPTION_ROW] = np.argsort(self.pairs.place)[table[c.CAPTION_ROW]]
+        caption = table[c.CAPTION_ROW]
+        rows = table.reindex(columns=[c.CAPTION_ROW, c.POSITION, c.WORD, c.SURPRISE])
+        rows[c.P_WRONG] = wrong.word_share * wrong.captions[c.P_WORD].to_numpy()[caption]
+        rows[c.CAPTION_ROW] = np.argsort(self.pairs.place)[caption]
         return rows
 
     def _in_order(self, captions: pd.DataFrame) -> pd.DataFrame:
         """Return the table of captions in the order of the input."""
-        table = captions.iloc[self.pairs.place].reset_index(drop=True)
-        table[c.CAPTION_ROW] = np.arange(len(table))
         if self.pairs.captions is not None:
             listed = [text for texts in self.pairs.captions for text in texts]
-            table.insert(3, "text", np.array(listed, object)[self.pairs.place])
+            captions.insert(3, "text", np.array(listed, object))
+        table = captions.iloc[self.pairs.place].reset_index(drop=True)
+        table[c.CAPTION_ROW] = table.index
         return table
 
 
-def _run_rows(runs: Sequence[Any]) -> pd.DataFrame:
+def _run_rows(runs: Sequence[DisplacedRun]) -> pd.DataFrame:
     """Return a row for each pair of a run whose captions probably belong to another one."""
     blocks = [
         pd.DataFrame(

@@ -25,7 +25,7 @@ from clipmem_core.review.search import search
 from clipmem_core.review.views import CAPTION
 from clipmem_core.review.wrong_captions import ReviewProgress, review_progress, wrong_lines
 from clipmem_core.utils import columns as c
-from clipmem_core.utils.tables import read_frame
+from clipmem_core.utils.io import read_frame
 
 _SHOWN = 6  # pairs of an audit in a notebook
 

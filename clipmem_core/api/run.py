@@ -18,11 +18,9 @@ from clipmem_core.config import (
     DEFAULT_PRESET,
     FIELDS,
     SETS,
-    AuditConfig,
-    SourceOptions,
+    configured,
     data_folder,
     did_you_mean,
-    preset_config,
 )
 from clipmem_core.utils.io import InputError, write_once
 
@@ -43,7 +41,10 @@ def audit(
         preset: of the settings.
         settings: flags of the command, such as `image_folder="photos"`, `members=8`.
     """
-    config = _configured(preset, settings)
+    for field in settings:
+        if field not in FIELDS:
+            raise InputError(f"setting {field!r} is unknown{did_you_mean(field, FIELDS)}")
+    config = configured(preset, settings)
     if not isinstance(source, (str, os.PathLike)):
         source, folder = _stored_table(source)
         if not config.source.image_folder:
@@ -56,17 +57,6 @@ def audit(
     with RichScreen(config.batch_size) as screen:
         finished = run_audit(str(source), config, name=name, screen=screen, parent=parent)
     return AuditFrames(finished.folder)
-
-
-def _configured(preset: str, settings: dict[str, Any]) -> AuditConfig:
-    """Return the config of a preset with some settings."""
-    for field in settings:
-        if field not in FIELDS:
-            raise InputError(f"setting {field!r} is unknown{did_you_mean(field, FIELDS)}")
-    of_source = {field.name for field in dataclasses.fields(SourceOptions)}
-    given = {field: value for field, value in settings.items() if field in of_source}
-    others = {field: value for field, value in settings.items() if field not in of_source}
-    return dataclasses.replace(preset_config(preset), source=SourceOptions(**given), **others)
 
 
 def _stored_table(source: Any) -> tuple[Path, str]:

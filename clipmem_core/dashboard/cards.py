@@ -67,7 +67,7 @@ def thumbnail(root: Path, image: str, *, side: int = SIDE) -> tuple[bytes, str]:
         with _few_pictures:
             return (_cached_jpeg if side <= SIDE else make_jpeg)(root, image, side), ""
     except (OSError, ValueError, MemoryError) as error:  # our own errors are ValueErrors
-        return placeholder(side), shortage(error) or str(error)
+        return placeholder(), shortage(error) or str(error)
 
 
 # Failures are not cached: a folder that comes back shows again.
@@ -75,11 +75,10 @@ _cached_jpeg = functools.lru_cache(maxsize=CACHED)(make_jpeg)
 
 
 @functools.cache
-def placeholder(side: int) -> bytes:
+def placeholder() -> bytes:
     """Return a grey square."""
-    side = min(side, LARGE_SIDE)
     file = io.BytesIO()
-    Image.new("RGB", (side, side), GREY).save(file, "JPEG")
+    Image.new("RGB", (SIDE, SIDE), GREY).save(file, "JPEG")
     return file.getvalue()
 
 

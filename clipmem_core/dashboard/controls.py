@@ -4,7 +4,7 @@ back.
 ?setting=text_mask=0.3 removal=clipmem:5   the text form of a setting; empty for the baseline.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,17 +18,16 @@ from clipmem_core.dashboard.page import choose_listed, draw_set, write_address
 from clipmem_core.dashboard.plain import explained_errors, in_one_line, show_text
 from clipmem_core.dataset.source import DRAWN
 from clipmem_core.lab.experiment import CLIPMEM_NET, usual_changes
-from clipmem_core.lab.mitigated import (
+from clipmem_core.lab.mitigated import RETRIEVAL, obstacles
+from clipmem_core.lab.setting import (
     DECISIONS,
     MOST_REMOVED,
     NEAR_DUPLICATES,
     RANKINGS,
     REMOVAL,
-    RETRIEVAL,
     Decided,
     Removal,
     Setting,
-    obstacles,
     parse_setting,
     without_idle,
 )
@@ -38,7 +37,6 @@ from clipmem_core.review.queries import cached
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.io import InputError
 
-_CAPTIONS = "train_captions"
 _PLACE = "noise_place"
 _PAIRS = {  # label and help of the switches that change which pairs train
     DECISIONS: (
@@ -51,7 +49,12 @@ _PAIRS = {  # label and help of the switches that change which pairs train
         "Training keeps only the first of several near-duplicate pictures.",
     ),
 }
-# The switches of each group
+# Label and help of every switch, and the switches of each group
+_SWITCHES = _PAIRS | {
+    name: (field.toggle, f"{field.help[:1].upper()}{field.help[1:]}.")
+    for name, field in FIELDS.items()
+    if field.toggle
+}
 GROUPS = {"Pairs": list(_PAIRS)} | {
     group: [name for name, field in FIELDS.items() if field.group == group and field.toggle]
     for group in ("Text", "Pictures", "Captions", "Training", EARLY_GROUP)
@@ -78,43 +81,49 @@ def draw_setting(audit: Audit, finished: Mapping[str, str]) -> Setting:
 
     `finished` are the texts of settings that are trained, with their titles.
     """
-    setting = _read_setting(audit.record.config)
+    controls = Controls(_read_setting(audit.record.config), audit)
+    setting = controls.setting
     names = {"": "none", setting.text: setting.title, **finished}
     if len(names) > 1:
         choose_listed("Settings", names, parameter="setting", clears=["page"], draw=st.radio)
     decided = Decided()
     with explained_errors("Decisions cannot be shown.", ends=False):
         decided = open_review(audit).changes()
-    obstacles, captions = _facts(audit)
+    reasons = _facts(audit)[0]
     if not decided:
-        obstacles = obstacles | {DECISIONS: "you have not removed or changed any pair yet"}
-    usual = usual_changes(audit)
+        reasons = reasons | {DECISIONS: "you have not removed or changed any pair yet"}
+    usual = usual_changes(audit).groupby("switch")[[CLIPMEM_NET, RETRIEVAL]].agg(_span)
     st.html(_USUAL_STYLE)
     if len(usual):
         pictures = "synthetic" if audit.record.format == DRAWN else "real"
         st.caption(
             f"Under each switch: its usual effect on {pictures} pictures, at the default value."
         )
-    controls = Controls(setting, audit.record.config, decided, obstacles, captions, usual)
-    every = [name for switches in GROUPS.values() for name in switches]
-    off = [name for name in every if name in obstacles and name not in setting.overrides]
+    off = [name for name in reasons if name in _SWITCHES and name not in setting.overrides]
     for group, switches in GROUPS.items():
-        if shown := [name for name in switches if name not in off]:
-            with st.container(gap="xsmall"):
-                st.markdown(f"**{group}**")
-                for name in shown:
-                    controls.draw(name)
-                if group == EARLY_GROUP and not setting.fields.keys().isdisjoint(switches):
-                    for name in _EARLY_SLIDERS:
-                        controls.draw_slider(name)
-    if off:
-        with st.expander(f"Not available for this audit ({len(off)})"):
-            for name in off:
-                controls.draw(name)
-                st.caption(obstacles[name])
-    if DECISIONS in setting.overrides:
-        return replace(setting, decided=decided)
-    return setting
+        shown = [name for name in switches if name not in off]
+        if not shown:
+            continue
+        with st.container(gap="xsmall"):
+            st.markdown(f"**{group}**")
+            for name in shown:
+                label, about = _SWITCHES[name]
+                if name == DECISIONS:
+                    removed, changed = len(decided.removed), len(decided.recaptioned)
+                    label += f": {removed:,} removed, {changed:,} with changed captions"
+                controls.draw_toggle(name, label, about)
+                if name in usual.index:
+                    memorization, retrieval = usual.loc[name]
+                    with st.container(key=f"usual-{name}"):
+                        st.caption(f"{memorization} memorization, {retrieval} retrieval")
+                controls.draw_values(name)
+            if group == EARLY_GROUP and not setting.fields.keys().isdisjoint(switches):
+                for name, label in _EARLY_SLIDERS.items():
+                    controls.draw_slider(name, label=label, label_visibility="visible")
+    with st.expander(f"Not available for this audit ({len(off)})"):
+        for name in off:
+            st.caption(f"{_SWITCHES[name][0]}: {reasons[name]}.")
+    return replace(setting, decided=decided) if DECISIONS in setting.overrides else setting
 
 
 def _span(changes: pd.Series) -> str:
@@ -141,135 +150,111 @@ def _read_setting(baseline: AuditConfig) -> Setting:
 
 @dataclass(frozen=True)
 class Controls:
-    """The controls of a setting."""
+    """The controls of a setting, which write its changes into the address."""
 
     setting: Setting
-    baseline: AuditConfig
-    decided: Decided
-    obstacles: Mapping[str, str]  # why settings cannot act
-    captions: int  # most captions of a pair
-    usual: pd.DataFrame  # see `usual_changes`
+    audit: Audit
 
-    def draw(self, name: str) -> None:
-        """Draw the toggle of a switch, what it usually changes, and its values if it is on."""
+    @property
+    def baseline(self) -> AuditConfig:
+        return self.audit.record.config
+
+    def draw_toggle(self, name: str, label: str, about: str) -> None:
+        """Draw the toggle of a switch."""
+
+        def turn(on: bool) -> None:
+            values: dict[str, Any] = {name: on or None}
+            if on and name == REMOVAL:
+                values = {name: Removal(c.CLIPMEM, 5.0)}
+            elif on and name in FIELDS:
+                slider = self._slider(name)
+                values = {name: slider.usual, **slider.brings}
+            self._write(**values)
+
+        value = name in self.setting.overrides
+        key = f"mitigation-on-{name}"
+        draw_set(st.toggle, label, key=key, value=value, on_choose=turn, help=about)
+
+    def draw_values(self, name: str) -> None:
+        """Draw the values of a switch that is on."""
         fields = self.setting.fields
-        if name in _PAIRS:
-            label, help = _PAIRS[name]
-        else:
-            field = FIELDS[name]
-            label, help = field.toggle, f"{field.help[:1].upper()}{field.help[1:]}."
-        if name == DECISIONS:
-            removed, changed = len(self.decided.removed), len(self.decided.recaptioned)
-            label += f": {removed:,} removed, {changed:,} with changed captions"
-        usual = self.usual[self.usual["switch"] == name]
-        if name in self.obstacles:
-            help += f" Not available: {self.obstacles[name]}."
-        draw_set(
-            st.toggle,
-            label,
-            key=f"mitigation-on-{name}",
-            value=name in self.setting.overrides,
-            on_choose=lambda on: self._write(self._first_values(name) if on else {name: None}),
-            help=help,
-            disabled=name in self.obstacles and name not in self.setting.overrides,
-        )
-        if len(usual):
-            with st.container(key=f"usual-{name}"):
-                st.caption(
-                    f"{_span(usual[CLIPMEM_NET])} memorization, {_span(usual[RETRIEVAL])} retrieval"
-                )
         if name in fields:
-            self.draw_slider(name)
+            self.draw_slider(name, label=FIELDS[name].toggle, label_visibility="collapsed")
         # Where noise is added appears once, below the first field that it has an effect on.
         if name == next((each for each in MODIFIERS[_PLACE] if each in fields), None):
-            self._draw(
+            draw_set(
                 st.segmented_control,
                 "Before or after normalising",
-                _PLACE,
+                key=f"mitigation-{_PLACE}",
+                value=self._value(_PLACE),
+                on_choose=lambda place: self._write(noise_place=place),
                 options=FIELDS[_PLACE].choices,
                 format_func=str.capitalize,
                 required=True,
                 help="After: noise on the unit vector, which is normalised again. Before: noise on "
                 "the output, whatever its length.",
             )
-        if name == REMOVAL and (removal := self.setting.removal):
-            self._draw_removal(removal)
-
-    def _draw_removal(self, removal: Removal) -> None:
-        draw_set(
-            st.number_input,
-            "Percent of the pairs",
-            key="mitigation-removal-percent",
-            value=removal.percent,
-            on_choose=lambda value: self._write({REMOVAL: Removal(removal.by, value)}),
-            min_value=0.5,
-            max_value=float(MOST_REMOVED),
-            step=0.5,
-            format="%g",
-        )
-        draw_set(
-            st.selectbox,
-            "Which first",
-            list(RANKINGS),
-            key="mitigation-removal-by",
-            value=removal.by,
-            on_choose=lambda by: self._write({REMOVAL: Removal(by, removal.percent)}),
-            format_func=RANKINGS.__getitem__,
-        )
-
-    def _value(self, name: str) -> Any:
-        return self.setting.fields.get(name, getattr(self.baseline, name))
+        removal = self.setting.removal
+        if name == REMOVAL and removal:
+            draw_set(
+                st.number_input,
+                "Percent of the pairs",
+                key="mitigation-removal-percent",
+                value=removal.percent,
+                on_choose=lambda value: self._write(removal=Removal(removal.by, value)),
+                min_value=0.5,
+                max_value=float(MOST_REMOVED),
+                step=0.5,
+                format="%g",
+            )
+            draw_set(
+                st.selectbox,
+                "Which first",
+                list(RANKINGS),
+                key="mitigation-removal-by",
+                value=removal.by,
+                on_choose=lambda by: self._write(removal=Removal(by, removal.percent)),
+                format_func=RANKINGS.__getitem__,
+            )
 
     def _slider(self, name: str) -> Slider:
         """Return the range of a field's slider and its first value, which differs from the
         baseline's."""
         slider = FIELDS[name].slider
-        if name == _CAPTIONS:
-            slider = Slider(self.baseline.train_captions, max(2, self.captions), 1, self.captions)
+        baseline = self.baseline
+        if name == "train_captions":
+            captions = _facts(self.audit)[1]
+            slider = Slider(baseline.train_captions, max(2, captions), 1, captions)
         elif slider is None:  # an early stop: at two thirds of the epochs
-            epochs = self.baseline.epochs
+            epochs = baseline.epochs
             slider = Slider(1, max(2, epochs - 1), 1, max(1, round(epochs * 2 / 3)))
-        if slider.usual == getattr(self.baseline, name):
+        if slider.usual == getattr(baseline, name):
             slider = replace(slider, usual=min(slider.high, slider.usual + slider.step))
         return slider
 
-    def draw_slider(self, name: str) -> None:
+    def draw_slider(self, name: str, *, label: str, label_visibility: str) -> None:
         """Draw a field's value; a value beyond the usual range widens the slider."""
         slider = self._slider(name)
-        value = self._value(name)
         kind = type(getattr(self.baseline, name))
-        label = _EARLY_SLIDERS.get(name)
-        self._draw(
+        value = self._value(name)
+        draw_set(
             st.slider,
-            label or FIELDS[name].toggle,
-            name,
+            label,
+            key=f"mitigation-{name}",
+            value=kind(value),
+            on_choose=lambda new: self._write(**{name: round(new, 6)}),
             min_value=kind(min(slider.low, value)),
             max_value=kind(max(slider.high, value)),
             step=kind(slider.step),
-            label_visibility="visible" if label else "collapsed",
+            label_visibility=label_visibility,
         )
 
-    def _draw(self, widget: Callable[..., Any], label: str, name: str, **options: Any) -> None:
-        """Draw a widget that shows the value of a field, and writes its change into the address."""
+    def _value(self, name: str) -> Any:
+        return self.setting.fields.get(name, getattr(self.baseline, name))
 
-        def change(value: Any) -> None:
-            self._write({name: round(value, 6) if isinstance(value, float) else value})
-
-        value = type(getattr(self.baseline, name))(self._value(name))
-        draw_set(widget, label, key=f"mitigation-{name}", value=value, on_choose=change, **options)
-
-    def _write(self, changed: Mapping[str, Any]) -> None:
+    def _write(self, **changed: Any) -> None:
         """Write the setting with some overrides changed, or removed by None, into the address."""
         overrides = {**self.setting.overrides, **changed}
         kept = {name: value for name, value in overrides.items() if value is not None}
         setting = without_idle(Setting(kept), self.baseline)
         write_address(setting=setting.text or None, page=None)
-
-    def _first_values(self, name: str) -> dict[str, Any]:
-        """Return the overrides of a toggle that is switched on."""
-        if name == REMOVAL:
-            return {REMOVAL: Removal(c.CLIPMEM, 5.0)}
-        if name in _PAIRS:
-            return {name: True}
-        slider = self._slider(name)
-        return {name: slider.usual, **slider.brings}

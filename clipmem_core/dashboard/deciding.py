@@ -2,11 +2,10 @@
 wrong captions.
 
 Buttons store in their callbacks, which run before the page is drawn, and store a notice for
-`draw_notice`. Streamlit may stop a callback at any access to the session's state and start the next
-run in parallel, so a callback only changes its `ReviewSession`, under the lock of `locked_session`.
+`draw_notice`. Streamlit may stop a callback at any access to the session's state, so a callback
+reads its `ReviewSession` once, before it stores a decision, and then changes only that object.
 """
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -63,7 +62,6 @@ class Notice:
 class ReviewSession:
     """The state that callbacks change."""
 
-    lock: threading.RLock = field(default_factory=threading.RLock)
     notice: Notice | None = None
     # Audit and number in the log → whether undone
     events: dict[tuple[str, int], bool] = field(default_factory=dict)
@@ -95,19 +93,18 @@ def review_session() -> ReviewSession:
 
 
 @contextmanager
-def locked_session() -> Iterator[ReviewSession]:
-    """Return the session's state, locked for the block; an `InputError` becomes the next notice."""
+def storing_decisions() -> Iterator[ReviewSession]:
+    """Return the session's state; an `InputError` of the block becomes the next notice."""
     session = review_session()
-    with session.lock:
-        try:
-            yield session
-        except InputError as error:
-            session.notice = Notice("This could not be saved.", in_one_line(error), good=False)
+    try:
+        yield session
+    except InputError as error:
+        session.notice = Notice("This could not be saved.", in_one_line(error), good=False)
 
 
 def undo(audit: Audit, event: int) -> None:
     """Undo an event, which may be an undo itself. A callback."""
-    with locked_session() as session:
+    with storing_decisions() as session:
         review = open_review(audit)
         outcome = review.undo(event)
         if not outcome.pairs:
@@ -116,6 +113,11 @@ def undo(audit: Audit, event: int) -> None:
         session.events[audit.name, event] = True
         label = BADGES[review.history(page=1, size=1).iloc[0]["decision"]][0]
         session.notice = Notice(f"Undone: {label}, {outcome_words(outcome)}")
+
+
+def draw_undo(audit: Audit, event: int, *, key: str) -> None:
+    """Draw the button that undoes an event."""
+    st.button("Undo", key=key, on_click=undo, args=(audit, event))
 
 
 def draw_notice(audit: Audit) -> None:
@@ -130,13 +132,7 @@ def draw_notice(audit: Audit) -> None:
         icon = ":green[:material/check:]" if notice.good else ":orange[:material/warning:]"
         st.markdown(f"{icon} {notice.sentence}", width="content")
         if notice.event is not None:
-            st.button(
-                "Undo",
-                type="tertiary",
-                key=f"notice-undo-{notice.event}",
-                on_click=undo,
-                args=(audit, notice.event),
-            )
+            draw_undo(audit, notice.event, key=f"notice-undo-{notice.event}")
         if notice.text:
             show_text(notice.text, limit=300)
 
@@ -150,7 +146,7 @@ def draw_wrong(audit: Audit) -> None:
         st.caption(f"This range is wide. {NEXT} random checks narrow it.")
     with in_a_row():
         about = "The likeliest wrong captions first; one pair in ten is a random spot check."
-        if st.button("Review next", type="primary", icon=":material/rate_review:", help=about):
+        if st.button("Review next", type="primary", help=about):
             suspicious = Selection(order=REVIEW_PLACE, decision=UNDECIDED)
             st.switch_page("pages/review.py", query_params=link(audit, suspicious))
         checks = replace(RANDOM_CHECK, decision=UNDECIDED)

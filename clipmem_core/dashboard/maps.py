@@ -3,7 +3,7 @@ selected ones."""
 
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,50 +11,35 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from clipmem_core.auditing.folder.store import Audit
-from clipmem_core.auditing.tables.maps import SIDES, map_path, map_request
 from clipmem_core.auditing.tables.verdict import doubt
-from clipmem_core.dashboard.browse import conditions, draw_search
 from clipmem_core.dashboard.component.pairs import draw_grid, draw_pointer
-from clipmem_core.dashboard.deciding import BADGES
 from clipmem_core.dashboard.page import (
-    choose_listed,
     choose_segment,
-    draw_link,
     link,
 )
 from clipmem_core.dashboard.plain import (
     ZOOMABLE,
     explained_errors,
-    in_a_row,
     pairs_in_words,
 )
-from clipmem_core.dashboard.running_audit import draw_job_request
 from clipmem_core.figures import (
-    LISTED,
-    embedding_figure,
     score_map_figure,
 )
 from clipmem_core.review.cards import cards
-from clipmem_core.review.decisions import decided
-from clipmem_core.review.filters import count_pairs, find_rows, frequent_values, score_span
-from clipmem_core.review.overview import map_points, points_and_density, score_corners
-from clipmem_core.review.queries import count_pairs_of
+from clipmem_core.review.filters import count_pairs, find_rows
+from clipmem_core.review.overview import points_and_density, score_corners
 from clipmem_core.review.views import (
     Outline,
     Selection,
-    box,
     from_parameters,
     to_parameters,
 )
-from clipmem_core.scores.registry import COLOUR_SCORES, words
+from clipmem_core.scores.registry import words
 from clipmem_core.utils.columns import (
     CLIPMEM,
-    DECISION,
     GROUP,
     INJECTED,
     LABEL,
-    MAP_X,
-    MAP_Y,
     SIMILARITY_OUT,
 )
 
@@ -63,14 +48,6 @@ _STRIP = 24
 _STRIP_HEIGHT = 560
 _STRIP_SIDE = 110
 CLASSES = {GROUP: "Group", LABEL: "Label", INJECTED: "Injected error"}
-# A map is as high as the screen, on a telephone half as high; names stand out from points.
-_STYLE = """<style>
-[class*=st-key-map-]:has(> * > .stPlotlyChart) { height: max(20rem, 100vh - 14rem); }
-@media (max-width: 600px) { [class*=st-key-map-]:has(> * > .stPlotlyChart) { height: 26rem; } }
-.annotation { pointer-events: none; }
-.annotation-text { paint-order: stroke; stroke: Canvas; stroke-width: 3px; font-weight: 600;
-  fill: CanvasText !important; }
-</style>"""
 _LINES = (
     "The lines come from the held-out pairs, which no member trained on: three quarters of them "
     "lie to the right of the vertical line, and one in twenty above the horizontal line."
@@ -93,28 +70,23 @@ def draw_selectable(
 ) -> None:
     """Draw a chart, and beside it the pairs under the pointer, those that a click kept, or those
     within the shape drawn on the chart."""
-    kept_key = f"{key}-kept"
+    kept = f"{key}-kept"
     left, right = st.columns([3, 2], gap="medium")
     with left:
         event: Any = st.plotly_chart(
             figure,
             key=key,
             on_select="rerun",
-            selection_mode=("box", "lasso"),
+            selection_mode="lasso",
             height=height,
             config=ZOOMABLE,
             alt=alt,
         )
     outline = drawn_outline(event, *columns)
-    rows, outline_at_click = st.session_state.get(kept_key, ([], None))
-    clicked = bool(rows) and outline in (None, outline_at_click)
-
-    def keep(rows: list[int]) -> None:
-        st.session_state[kept_key] = rows, outline
-
+    rows = st.session_state.get(kept)
     with right:
-        if clicked:
-            st.button("Close", icon=":material/close:", type="tertiary", on_click=keep, args=([],))
+        if rows:
+            st.button("Close", type="tertiary", on_click=st.session_state.pop, args=(kept,))
             _draw_strip(audit, rows, selection, key=key)
         elif outline is not None:
             _draw_shape(audit, replace(selection, outline=outline), key=key)
@@ -125,9 +97,8 @@ def draw_selectable(
             # Streamlit derives the class from the key.
             f"st-key-{re.sub('[^a-zA-Z0-9_-]', '-', key)}",
             selection,
-            follows=not clicked and outline is None,
-            key=f"{key}-pointer",
-            on_choose=keep,
+            follows=not rows and outline is None,
+            kept=kept,
         )
 
 
@@ -139,11 +110,12 @@ def _draw_shape(audit: Audit, selection: Selection, *, key: str) -> None:
         st.caption("No pair inside. Double-click removes the shape.")
         return
     label = f"Open {pairs_in_words(count)} in Browse"
-    if st.button(label, key=f"{key}-open", type="primary", icon=":material/grid_view:"):
+    if st.button(label, key=f"{key}-open", type="primary"):
         st.switch_page("pages/browse.py", query_params=link(audit, selection))
+    rows = find_rows(audit, selection, size=_STRIP)
     if count > _STRIP:
         st.caption(f"The first {_STRIP}, by {words(selection.order)}:")
-    _draw_strip(audit, find_rows(audit, selection, size=_STRIP), selection, key=key)
+    _draw_strip(audit, rows, selection, key=key)
 
 
 def _draw_strip(audit: Audit, rows: Sequence[int], selection: Selection, *, key: str) -> None:
@@ -152,14 +124,11 @@ def _draw_strip(audit: Audit, rows: Sequence[int], selection: Selection, *, key:
         draw_grid(audit, pairs, selection=selection, key=f"{key}-strip", side=_STRIP_SIDE)
 
 
-def drawn_outline(event: Mapping[str, Any], x: str, y: str) -> Outline | None:
-    """Return the shape that was drawn last on a chart of the columns x and y, or None."""
-    selected = event.get("selection") or {}
-    lassos = [lasso for lasso in selected.get("lasso") or [] if len(lasso["x"]) >= 3]
-    boxes = selected.get("box") or []
-    if lassos:
-        return Outline(x, y, tuple(zip(lassos[-1]["x"], lassos[-1]["y"], strict=True)))
-    return box(x, y, boxes[-1]["x"], boxes[-1]["y"]) if boxes else None
+def drawn_outline(event: Any, x: str, y: str) -> Outline | None:
+    """Return the lasso that was drawn last on a chart of the columns x and y, or None."""
+    lassos = event["selection"]["lasso"]
+    corners = tuple(zip(lassos[-1]["x"], lassos[-1]["y"], strict=True)) if lassos else ()
+    return Outline(x, y, corners) if len(corners) > 2 else None
 
 
 @st.fragment
@@ -197,69 +166,4 @@ def draw_score_map(audit: Audit) -> None:
     notes = [doubt(audit.verdict)]
     if corners:
         notes.insert(0, _LINES if corners.low is None else f"{_LINES} {_MIRRORED}")
-    st.caption(" ".join(notes))
-
-
-def draw_choices(audit: Audit, selection: Selection) -> tuple[str, str]:
-    """Draw the search for words and the choice of map and colour, and return the side of the map
-    and the colour's column."""
-    scores = [name for name in COLOUR_SCORES if score_span(audit, name)]
-    classes = [name for name in (LABEL, INJECTED) if frequent_values(audit, name)]
-    if decided(audit).codes.any():
-        classes.insert(0, DECISION)
-    with in_a_row():
-        draw_search(selection, "words", "Words in the caption", width=200)
-        colours = {name: f"Colour: {words(name)}" for name in [*scores, GROUP, *classes]}
-        colour = choose_listed(
-            "Colour", colours, parameter="colour", width=220, label_visibility="collapsed"
-        )
-        sides = {side: f"Similar {side}" for side in SIDES}
-        side = choose_segment("Similar", sides, parameter="side", hidden=True)
-        st.space("stretch")
-        draw_link("browse", "Browse", audit, selection)
-    return side, colour
-
-
-@st.fragment
-def draw_map(audit: Audit, side: str, colour_by: str, selection: Selection) -> None:
-    """Draw a map, or the progress of the job that draws it, which needs no click to start."""
-    st.html(_STYLE)
-    with explained_errors():
-        path = map_path(audit, side)
-        if not path.is_file():
-            task = map_request(audit, side)
-            job = task.find()
-            if job is None or job.exit_code == 0:
-                task.start()
-            draw_job_request(
-                task,
-                path.is_file,
-                reason="No map yet. Build it once; it is cached.",
-                label="Try again",
-            )
-            return
-        points = map_points(audit, side, colour_by)
-        pairs = count_pairs_of(audit)
-        points[LISTED] = True
-        if conditions(selection):
-            rows = find_rows(audit, selection, size=pairs)
-            points[LISTED] = points["row"].isin(rows)
-            st.caption(f"{len(rows):,} of {pairs_in_words(pairs)} fit; the others are grey.")
-        if colour_by == DECISION:
-            labels = {decision: label for decision, (label, *_) in BADGES.items()}
-            points[DECISION] = points[DECISION].map(labels)
-        draw_selectable(
-            audit,
-            embedding_figure(points, colour_by=colour_by),
-            selection=replace(selection, map=side),
-            columns=(MAP_X, MAP_Y),
-            key=f"map-{audit.name}-{side}",
-            alt=f"Map of {len(points):,} {side}, coloured by {words(colour_by)}.",
-            height="stretch",
-        )
-    notes = [
-        f"Similar {side} lie close together; axes and distances between far groups have no meaning."
-    ]
-    if pairs > len(points):
-        notes.append(f"The map shows a random sample of {len(points):,} of {pairs:,} pairs.")
     st.caption(" ".join(notes))

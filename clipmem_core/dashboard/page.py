@@ -95,10 +95,10 @@ def peek_selection() -> Selection:
     return from_parameters(st.query_params.to_dict())[0]
 
 
-def write_selection(selection: Selection, **others: str | int | None) -> None:
-    """Replace the selection in the address and begin at its first page, unless `page` is passed."""
+def write_selection(selection: Selection) -> None:
+    """Replace the selection in the address and begin at its first page."""
     cleared = dict.fromkeys(("page", *SELECTION_PARAMETERS))
-    write_address(**cleared | to_parameters(selection) | others)
+    write_address(**cleared | to_parameters(selection))
 
 
 def write_address(**parameters: str | int | None) -> None:
@@ -219,10 +219,8 @@ def choose_segment(
 def read_page(count: int, size: int, *, parameter: str = "page") -> tuple[int, int]:
     """Return the page of the address, clipped to the existing pages, and the number of pages."""
     pages = max(1, -(-count // size))
-    try:
-        page = int(st.query_params.get(parameter, 1))
-    except ValueError:
-        page = 1
+    text = st.query_params.get(parameter, "")
+    page = int(text) if text.isdecimal() else 1
     return min(max(page, 1), pages), pages
 
 
@@ -294,19 +292,14 @@ def _choose_audit(names: list[str]) -> str | None:
         name = requested
     elif requested and name:
         st.warning("That audit does not exist; showing another one.")
-    store_choice(name)
+    if requested != name:
+        write_address(audit=name)
     return name
 
 
 def read_audit() -> str:
     """Return the name of the audit of the address; empty without one."""
     return st.query_params.get("audit", "")
-
-
-def store_choice(name: str | None) -> None:
-    """Write the chosen audit into the address, or that there is none."""
-    if st.query_params.get("audit") != name:
-        write_address(audit=name)
 
 
 def _draw_sidebar(finished: dict[str, bool], audit: str | None, clears: Sequence[str] = ()) -> None:
@@ -325,16 +318,15 @@ def _draw_sidebar(finished: dict[str, bool], audit: str | None, clears: Sequence
         with st.popover("Glossary", icon=":material/menu_book:", width="stretch"):
             for term, (definition, decision) in MEANINGS.items():
                 st.markdown(f"**{term}**: {definition} *{decision}*")
-        listed = [audit] if audit and (audit in finished or audit in list_job_names()) else []
-        names = list(dict.fromkeys([*listed, *finished]))
+        names = list(dict.fromkeys([*finished, *list_job_names()]))
         if names:
             draw_set(
                 st.selectbox,
                 "Audit",
                 names,
                 key="audit_picker",
-                index=0 if listed else None,
-                value=audit if listed else None,
+                index=None,
+                value=audit if audit in names else None,
                 on_choose=lambda name: write_address(**dict.fromkeys(clears), audit=name),
                 placeholder="Choose an audit",
                 format_func=lambda name: name if finished.get(name) else f"{name} (not finished)",

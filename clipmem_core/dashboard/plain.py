@@ -7,9 +7,8 @@ through a function that reads Markdown.
 
 import html
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -17,8 +16,6 @@ import plotly.graph_objects as go
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from clipmem_core.auditing.folder.store import Audit
-from clipmem_core.utils.columns import CLIPMEM, SE
 from clipmem_core.utils.io import InputError
 
 LIMIT = 1000  # characters of a message
@@ -103,42 +100,9 @@ def draw_figure(figure: go.Figure, *, key: str, alt: str) -> None:
 
 
 def draw_table(values: pd.DataFrame, *, alt: str) -> None:
-    """Draw a table: floats with three decimals, names with spaces for underscores."""
-    columns: dict[str, Any] = {name: name.replace("_", " ") for name in map(str, values.columns)}
-    for name in values.select_dtypes("float").columns:
-        columns[name] = st.column_config.NumberColumn(columns[name], format="%.3f")
-    st.dataframe(values, hide_index=True, column_config=columns, alt=alt)
-
-
-@dataclass(frozen=True)
-class Uncertainty:
-    """The uncertainty of clipmem in an audit."""
-
-    pooled: bool  # whether single pairs have errors, pooled over similar pairs
-    floor: float  # standard deviation over held-out pairs, which no member trained on
-
-    def around(self, scores: Mapping[str, float | None]) -> str:
-        """Return the uncertainty that follows the clipmem of a pair's scores."""
-        error = scores.get(SE)
-        clipmem = scores.get(CLIPMEM)
-        if clipmem is None:
-            return ""
-        if error is not None and self.pooled:
-            low, high = (clipmem + sign * 1.96 * error for sign in (-1, 1))
-            return f" ({format_score(low)} to {format_score(high)})"
-        return f" (noise {self.floor:.2f})"
-
-    def explain(self) -> str:
-        """Return a sentence that explains `around`."""
-        if self.pooled:
-            return "In brackets after clipmem: 95 % interval, from errors of similar pairs."
-        return f"Noise {self.floor:.2f}: SD of clipmem over held-out pairs, which no model saw."
-
-
-def read_uncertainty(audit: Audit) -> Uncertainty:
-    """Return the uncertainty that an audit's verdict states."""
-    verdict = audit.verdict
-    return Uncertainty(verdict["se_kind"] == "moderated", verdict["held_out_sd"])
+    """Draw a table: numbers with three decimals, names with spaces for underscores."""
+    shown = values.rename(columns=lambda name: name.replace("_", " ")).round(3)
+    st.dataframe(shown, hide_index=True, alt=alt)
 
 
 def format_score(value: float | None) -> str:
@@ -156,14 +120,8 @@ def format_difference(value: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in two units at most; empty if it is not finite."""
-    if not math.isfinite(seconds):
-        return ""
-    minutes, remainder = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours:,} h {minutes} min"
-    return f"{minutes} min {remainder} s" if minutes else f"{remainder} s"
+    """Return a time in minutes; empty if it is not finite."""
+    return f"{max(1, round(seconds / 60)):,} min" if math.isfinite(seconds) else ""
 
 
 def pairs_in_words(count: int) -> str:

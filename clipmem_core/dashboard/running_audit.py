@@ -1,10 +1,10 @@
 """The progress of an unfinished audit or a job, with buttons to start, cancel and resume it."""
 
+import itertools
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Collection
 
-import pandas as pd
 import streamlit as st
 
 from clipmem_core.auditing.folder.jobs import (
@@ -15,11 +15,9 @@ from clipmem_core.auditing.folder.jobs import (
     STOPPED,
     Job,
     JobRequest,
-    MemberProgress,
-    all_progress,
     audit_request,
     cancel,
-    mean_losses,
+    list_job_names,
     state_of,
 )
 from clipmem_core.auditing.folder.settings import resume_arguments
@@ -49,6 +47,14 @@ def on_page(message: object) -> str:
     )
 
 
+def free_name(name: str, sets: Collection[str] = ()) -> str:
+    """Return a name for an audit, with a number behind it if an audit, a job or one of `sets` has
+    it."""
+    taken = {*sets, *list_job_names(), *(audit.name for audit in Audit.every())}
+    numbered = (f"{name}-{number}" for number in itertools.count(2))
+    return next(each for each in itertools.chain([name], numbered) if each not in taken)
+
+
 def draw_empty() -> None:
     """Draw the page without any audit: the ways to start one."""
     show_title("CLIPMem")
@@ -60,7 +66,6 @@ def draw_empty() -> None:
         if st.button(
             "Run the demo (about a minute)",
             type="primary",
-            icon=":material/play_arrow:",
             help=meaning(DRAWN),
         ):
             audit_request(FIRST, [FIRST, "--name", FIRST]).start()
@@ -71,7 +76,7 @@ def draw_empty() -> None:
             "A CSV, TSV, JSONL, Parquet or COCO file with the paths of the pictures, pictures with "
             "a .txt file each, folders named by class, or WebDataset shards."
         )
-        if st.button("Choose a file or folder", icon=":material/folder_open:"):
+        if st.button("Choose a file or folder"):
             st.switch_page("pages/audits.py", query_params={"view": "start"})
     st.caption(
         "On two cores, 8,000 pictures with five short captions each take about three minutes. You "
@@ -92,9 +97,8 @@ def draw_progress(name: str) -> None:
     if state.word == BROKEN:
         draw_fault("This audit is broken.", state.fault)
         return
-    members = all_progress(audit.folder, record.members) if record else []
     if state.at_work and job is not None:
-        draw_job(job, step=state.word)
+        draw_job(job)
     elif state.word == OUTSIDE:
         st.caption("Another process is running it, perhaps in a terminal.")
     else:
@@ -104,108 +108,65 @@ def draw_progress(name: str) -> None:
         else:
             st.info("This audit is not finished and not running.")
         label = "Resume" if audit.begun else "Try again"
-        if st.button(label, type="primary", icon=":material/play_arrow:"):
+        if st.button(label, type="primary"):
             if record:
                 audit_request(name, resume_arguments(name, record.source, record.config)).start()
             elif job is not None:
                 JobRequest(job.folder, job.arguments).start()
             st.rerun()
-    if record and any(member.stage != "waiting" for member in members):
-        _draw_members(audit, members)
 
 
-@st.fragment(run_every=2)
-def draw_job_request(
-    request: JobRequest, is_done: Callable[[], object], *, reason: str, label: str
-) -> None:
+def draw_job_request(request: JobRequest, *, reason: str, label: str) -> None:
     """Draw the button that starts a job, or every two seconds its progress; rerun the page once it
-    is done."""
+    has ended."""
     with explained_errors():
         job = request.find()
-        if job is not None and job.running:
-            draw_job(job)
-            return
-        if is_done():
-            st.rerun()
-        if job is not None and job.failed:
-            draw_fault("The job failed.", job.last_line)
-        else:
-            st.info(reason)
-        if st.button(label, type="primary", icon=":material/play_arrow:"):
-            request.start()
-            st.rerun()
-        show_command(request.command)
+        was_running = job is not None and job.running
+        st.fragment(_draw_job_request, run_every=2)(request, was_running, reason, label)
 
 
-def draw_job(job: Job, *, step: str = "") -> None:
-    """Draw the progress of a running job, of an audit its step, and a button that cancels it."""
+def _draw_job_request(request: JobRequest, was_running: bool, reason: str, label: str) -> None:
+    job = request.find()
+    if job is not None and job.running:
+        draw_job(job)
+        return
+    if was_running:
+        st.rerun()
+    if job is not None and job.failed:
+        draw_fault("The job failed.", job.last_line)
+    else:
+        st.info(reason)
+    if st.button(label, type="primary"):
+        request.start()
+        st.rerun()
+    show_command(request.command)
+
+
+def draw_job(job: Job) -> None:
+    """Draw the progress of a running job with the time left, of an audit over all its steps, and a
+    button that cancels it."""
     if job.cancelling:
         st.info("Cancelling…")
         return
     record = job.record
     if record.waits:
         st.info("Queued: one training job runs at a time.")
-    else:
-        if not step:
-            show_text(record.stage or job.last_line or "Starting…", limit=300)
-        _draw_bar(job, step)
-        st.caption("You can close this page; it continues.")
-    key = f"cancel-{job.folder.name}"
-    st.button("Cancel", icon=":material/stop_circle:", key=key, on_click=cancel, args=(job,))
-
-
-def _draw_bar(job: Job, step: str) -> None:
-    """Draw the finished share of a job, its counts and the time left; of an audit over all
-    steps."""
-    record = job.record
-    share = 0.0
-    parts = []
-    if record.total:
-        share = min(1.0, record.done / record.total)
-        parts.append(f"{record.done:,} of {record.total:,} {record.noun}")
+    share = min(1.0, record.done / max(1, record.total))
+    parts = [f"{record.done:,} of {record.total:,} {record.noun}"] if record.total else []
     # The pace since this page first drew this count
     key = f"pace-{job.pid}-{record.stage}-{record.noun}"
     began, first = st.session_state.setdefault(key, (time.monotonic(), share))
     if share > first:
         left = (time.monotonic() - began) / (share - first) * (1 - share)
-        parts.append(f"{duration(left)} left{' in this step' if step else ''}")
-    if step in STEPS:
-        number = STEPS.index(step)
-        parts.insert(0, f"Step {number + 1} of {len(STEPS)}: {step}")
+        parts.append(f"{duration(left)} left{' in this step' * bool(record.step)}")
+    if record.step in STEPS:
+        number = STEPS.index(record.step)
+        parts.insert(0, f"Step {number + 1} of {len(STEPS)}: {record.step}")
         share = (number + share) / len(STEPS)
+    else:
+        show_text(record.stage or job.last_line or "Starting…", limit=300)
     if parts:
         st.progress(share, text=" · ".join(parts))
-
-
-def _draw_members(audit: Audit, members: Sequence[MemberProgress]) -> None:
-    finished = sum(member.stage == "finished" for member in members)
-    rows = [
-        {
-            "member": member.name,
-            "stage": member.stage,
-            "progress": member.share,
-            "loss": member.loss,
-        }
-        for member in members
-    ]
-    with st.expander(f"{finished} of {len(members)} members finished"):
-        left, right = st.columns([3, 2], gap="medium")
-        left.dataframe(
-            pd.DataFrame(rows),
-            hide_index=True,
-            column_config={
-                "progress": st.column_config.ProgressColumn(
-                    format="percent", min_value=0, max_value=1
-                ),
-                "loss": st.column_config.NumberColumn(format="%.2f", width=60),
-            },
-            alt="Progress of each member",
-        )
-        losses = mean_losses(audit.folder, [member.name for member in members])
-        alt = "Mean loss of the members by epoch"
-        right.line_chart(losses, x_label="epoch", y_label="mean loss", height=260, alt=alt)
-    if any(member.at_chance(audit.record.config.batch_size) for member in members):
-        st.warning(
-            "The loss of a model is still at chance: check that captions fit their pictures, or "
-            "lower the learning rate."
-        )
+    st.caption("You can close this page; it continues.")
+    key = f"cancel-{job.folder.name}"
+    st.button("Cancel", key=key, on_click=cancel, args=(job,))

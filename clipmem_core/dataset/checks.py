@@ -5,8 +5,7 @@ import contextlib
 import functools
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -79,68 +78,41 @@ _CONTROLS = re.compile("[\ufffd\x01-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _WITHOUT_SPACES = ("CJK", "THAI", "LAO", "KHMER", "MYANMAR")
 
 
-@dataclass(frozen=True, eq=False)
-class Frequencies:
-    """Rare scripts and languages, and repeated captions of a data set."""
-
-    rare_scripts: frozenset[str]
-    rare_languages: frozenset[str]
-    repeated: np.ndarray  # int64 [n_repeated], hashes
-
-
 @dataclass(frozen=True)
 class Captions:
-    """The captions of a data set or of a block of its pairs."""
+    """The captions of a data set."""
 
     texts: Sequence[str]
     owner: np.ndarray  # int64 [n_captions], the pair of each
     # bool [n_captions], longer than the text tower reads; None for an unknown tower
     cut: np.ndarray | None = None
-    # of the data set; None computes them from these captions
-    frequencies: Frequencies | None = None
-
-    @functools.cached_property
-    def data_set(self) -> Frequencies:
-        """Return the frequencies of the data set."""
-        return self.frequencies or caption_frequencies([self])
-
-    @functools.cached_property
-    def other_languages(self) -> np.ndarray:
-        """Return the language of each caption that differs from that of its pair or data set, empty
-        for the others, str [n_captions]."""
-        languages = list(map(language_of, self.texts))
-        table = pd.DataFrame({"pair": self.owner, "language": languages}).replace("", None)
-        of_pair = table.groupby("pair")["language"].transform("count")
-        alike = table.groupby(["pair", "language"])["pair"].transform("size")
-        rare = table["language"].isin(self.data_set.rare_languages)
-        return np.where((2 * alike < of_pair) | rare, languages, "")
 
     @classmethod
     def from_pairs(cls, captions: Sequence[Sequence[str]]) -> "Captions":
         """Flatten the lists of captions of pairs."""
         return cls([text for texts in captions for text in texts], Ragged.of_lists(captions).owner)
 
+    @functools.cached_property
+    def other_languages(self) -> np.ndarray:
+        """Return the language of each caption that differs from that of its pair or data set, empty
+        for the others, str [n_captions]."""
+        languages = pd.Series(map(language_of, self.texts), dtype=object).replace("", None)
+        share = languages.map(languages.value_counts(normalize=True))
+        is_rare = (share < OTHER_LANGUAGE) & (share < share.max())
+        in_pair = languages.groupby(self.owner).transform("count")
+        same = languages.groupby([self.owner, languages]).transform("size")
+        return np.where((2 * same < in_pair) | is_rare, languages.fillna(""), "")
 
-def caption_frequencies(blocks: Iterable[Captions]) -> Frequencies:
-    """Count scripts, languages and equal captions over all captions, a block of pairs at a time."""
-    scripts = Counter[str]()
-    languages = Counter[str]()
-    hashes = [np.empty(0, np.int64)]
-    for block in blocks:
-        scripts.update(filter(None, map(main_script, block.texts)))
-        languages.update(filter(None, map(language_of, block.texts)))
-        once_a_pair = np.unique(np.stack([block.owner, caption_hashes(block)]), axis=1)
-        hashes.append(once_a_pair[1])
-    values, counts = np.unique(np.concatenate(hashes), return_counts=True)
-    rare = frozenset(
-        script for script, count in scripts.items() if count < RARE_SCRIPT * scripts.total()
-    )
-    rare_languages = frozenset(
-        language
-        for language, count in languages.most_common()[1:]
-        if count < OTHER_LANGUAGE * languages.total()
-    )
-    return Frequencies(rare, rare_languages, values[counts >= REPEATED])
+
+def _has_rare_script(captions: Captions) -> np.ndarray:
+    scripts = pd.Series(map(main_script, captions.texts), dtype=object).replace("", None)
+    return (scripts.map(scripts.value_counts(normalize=True)) < RARE_SCRIPT).to_numpy()
+
+
+def _is_repeated(captions: Captions) -> np.ndarray:
+    hashes = pd.Series(caption_hashes(captions))
+    pairs = pd.Series(captions.owner)
+    return (pairs.groupby(hashes).transform("nunique") >= REPEATED).to_numpy()
 
 
 def caption_hashes(captions: Captions) -> np.ndarray:
@@ -273,13 +245,9 @@ _TEXT_CHECKS = _NOT_CAPTIONS | {"short_caption": _is_short, "markup": _MARKUP.se
 _FINDERS: dict[str, Callable[[Any], Any]] = {
     **{name: functools.partial(_matches, find) for name, find in _TEXT_CHECKS.items()},
     "long_caption": lambda captions: captions.cut,
-    "other_script": lambda captions: _matches(
-        lambda text: main_script(text) in captions.data_set.rare_scripts, captions
-    ),
+    "other_script": _has_rare_script,
     "other_language": lambda captions: captions.other_languages != "",
-    "repeated_caption": lambda captions: np.isin(
-        caption_hashes(captions), captions.data_set.repeated
-    ),
+    "repeated_caption": _is_repeated,
     "dark": lambda brightness: brightness < _DARK,
     "blurred": lambda sharpness: sharpness < BLURRED,
     "uniform": lambda contrast: contrast < UNIFORM,

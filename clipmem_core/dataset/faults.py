@@ -4,14 +4,14 @@ captions and pictures, text that is no caption, sorted captions, and bad sources
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import scipy
 
-from clipmem_core.dataset.checks import CHECKS, Captions, caption_hashes, not_captions
-from clipmem_core.dataset.languages import NAMES
+from clipmem_core.dataset.checks import Captions, caption_hashes, not_captions
 from clipmem_core.scores.seeds import holm
 from clipmem_core.utils import columns as c
 
@@ -28,17 +28,11 @@ _USUAL = 10
 _FEWEST = 5
 _TEXT_SHARE = 0.02
 _STRETCH = 10
-_MIXED = "captions of another source were mixed in"
-# Reasons of texts that are no captions (`not_captions`), and of other checks of captions
-_NO_CAPTION_CAUSES = {
-    "model_output": "placeholders and messages of a captioning service were not filtered",
-    c.RECURRING_TEXT: "an error text or boilerplate: it fits no picture better than chance",
-    "empty_caption": "captions were lost, or read from another column",
-    "markup": "markup was not removed",
-    "gibberish": "text was decoded wrongly, or read from another column",
-    "file_name": "file names were read as captions",
-}
-_TEXT_CAUSES = {"other_language": _MIXED, "other_script": _MIXED}
+# Checks of texts that are no captions (`not_captions`), and of languages
+_TEXT_CHECKS = (
+    *("model_output", c.RECURRING_TEXT, "empty_caption", "markup", "gibberish", "file_name"),
+    *("other_language", "other_script"),
+)
 _SORTED = 30  # rows
 _ASCENDING = 0.98  # of the neighbours in a sorted list
 _SOURCE_P = 0.01  # after Holm's correction
@@ -48,12 +42,15 @@ _SOURCE_FACTOR = 2  # times the rate of all other pairs
 
 @dataclass(frozen=True, eq=False)
 class Fault:
-    """A fault of a pipeline: the pairs it concerns, and its probable cause."""
+    """A fault of a pipeline: the pairs it concerns, and facts about them."""
 
     kind: str
     rows: np.ndarray  # int64 [n], rows of pairs.parquet, ascending
-    cause: str  # a sentence
     evidence: float  # larger is stronger
+    # numbers and texts by name, which the kind decides
+    facts: dict[str, Any] = field(default_factory=dict)
+    # first row and end of the stretch with most of the rows; None if they are scattered
+    stretch: tuple[int, int] | None = None
 
 
 def caption_reasons(captions: Captions, clusters: np.ndarray) -> np.ndarray:
@@ -96,34 +93,27 @@ def text_faults(
         for places, count in _repeated(keys, others):
             rows = np.unique(owner[places])
             explained[rows] = True
-            subject = f"{count:,} pictures have the caption “{captions.texts[places[0]][:80]}”"
-            if kind == "repeated picture":
-                image = pairs[c.IMAGE].iloc[rows[0]]
-                subject = f"{len(rows):,} pairs with {count:,} captions have the picture {image}"
-            excess, where = _stretch(rows, n)
-            reason = "probably a placeholder or boilerplate"
-            if excess == len(rows):
-                reason = "probably one row was read repeatedly"
-            faults.append(Fault(kind, rows, f"{subject}{where}: {reason}.", len(rows)))
-    for name, reason in (_NO_CAPTION_CAUSES | _TEXT_CAUSES).items():
-        if name in _TEXT_CAUSES:
+            facts = {
+                "count": count,
+                "caption": captions.texts[places[0]],
+                "image": pairs[c.IMAGE].iloc[rows[0]],
+            }
+            faults.append(Fault(kind, rows, len(rows), facts, _stretch(rows, n)[1]))
+    for name in _TEXT_CHECKS:
+        if name in checks:
             flags = checks[name].fillna(False).to_numpy(bool)
         else:
             flags = np.bincount(captions.owner, reasons == name, minlength=n) > 0
         rows = np.flatnonzero(flags & ~explained)
-        excess, where = _stretch(rows, n)
+        excess, stretch = _stretch(rows, n)
         share = _TEXT_SHARE if name == "other_script" else 0
         if len(rows) >= max(_FEWEST, share * n) or excess >= _STRETCH:
             explained[rows] = True
-            label = CHECKS[name].label if name in CHECKS else "Text that recurs"
-            subject = f"{label}: {len(rows):,} of {n:,} pairs"
+            facts = {"check": name, "pairs": n}
             if name == "other_language":
                 others = captions.other_languages[np.isin(captions.owner, rows)]
-                counts = Counter(others[others != ""].tolist()).most_common()
-                listed = [f"{count:,} {NAMES[language]}" for language, count in counts]
-                subject += f", with {' and '.join(listed)} captions"
-            cause = f"{subject}{where}; probably {reason}."
-            faults.append(Fault("text", rows, cause, len(rows)))
+                facts["languages"] = Counter(filter(None, others.tolist()))
+            faults.append(Fault("text", rows, len(rows), facts, stretch))
     return faults
 
 
@@ -136,9 +126,7 @@ def sorted_captions(pairs: pd.DataFrame) -> list[Fault]:
     named = sum(name[:3] == text[:3] for name, text in zip(names, texts, strict=True))
     if not ascending(texts) or 2 * named >= n:
         return []
-    cause = f"The captions of all {n:,} pairs are in alphabetical order: they belong to other "
-    cause += "pictures, unless whole rows were sorted."
-    return [Fault("sorted", np.arange(n), cause, n)]
+    return [Fault("sorted", np.arange(n), n)]
 
 
 def _repeated(keys: np.ndarray, others: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
@@ -156,9 +144,9 @@ def _repeated(keys: np.ndarray, others: np.ndarray) -> Iterator[tuple[np.ndarray
             yield np.flatnonzero(keys == key), int(counts[key])
 
 
-def _stretch(rows: np.ndarray, n: int) -> tuple[int, str]:
+def _stretch(rows: np.ndarray, n: int) -> tuple[int, tuple[int, int] | None]:
     """Return by how much the rows exceed the others in the stretch with the largest excess, and
-    words for that stretch if chance does not explain it."""
+    that stretch if chance does not explain it."""
     score = np.full(n + 1, -1)
     score[rows + 1] = 1
     score[0] = 0
@@ -167,11 +155,8 @@ def _stretch(rows: np.ndarray, n: int) -> tuple[int, str]:
     end = int(excess.argmax())
     largest = int(excess[end])
     if largest < _STRETCH:
-        return largest, ""
-    start = int(np.flatnonzero(score[:end] == score[end] - largest)[-1])
-    inside = np.count_nonzero((rows >= start) & (rows < end))
-    all_of = "all" if inside == len(rows) else f"{inside:,} of them"
-    return largest, f" ({all_of} in pairs {start + 1:,} to {end:,})"
+        return largest, None
+    return largest, (int(np.flatnonzero(score[:end] == score[end] - largest)[-1]), end)
 
 
 def bad_sources(pairs: pd.DataFrame, wrong: np.ndarray) -> list[Fault]:
@@ -205,12 +190,14 @@ def bad_sources(pairs: pd.DataFrame, wrong: np.ndarray) -> list[Fault]:
         worst = int(np.where(bad, p_values, 2).argmin())
         concerned = np.intersect1d(rows[codes == worst], np.flatnonzero(wrong))
         wrong[concerned] = False
-        cause = (
-            f"{names[worst]}: {100 * rate[worst]:.0f} % of {sizes[worst]:,} pairs are probably "
-            f"wrong, elsewhere {100 * elsewhere[worst]:.1f} %."
-        )
+        facts = {
+            "source": names[worst],
+            "pairs": int(sizes[worst]),
+            "percent": 100 * rate[worst],
+            "elsewhere": 100 * elsewhere[worst],  # percent
+        }
         evidence = -float(np.log10(max(p_values[worst], 1e-300)))
-        faults.append(Fault("source", concerned, cause, evidence))
+        faults.append(Fault("source", concerned, evidence, facts))
     return faults
 
 

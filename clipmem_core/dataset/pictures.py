@@ -1,5 +1,5 @@
-"""Decodes each picture of a data set once, in worker processes, to upright RGB on white, resizes it
-to a square, collects its facts, and caches both in a folder:
+"""Decodes each picture of a data set once, in threads, to upright RGB on white, resizes it to a
+square, collects its facts, and caches both in a folder:
 
     facts.parquet      one row a picture: width, height, sha256, reason
     descriptors.npy    uint8 [n_pictures, 768], for `near_duplicates`
@@ -7,10 +7,6 @@ to a square, collects its facts, and caches both in a folder:
                        at every use
 
 The folder is built under a temporary name and then renamed, so an existing folder is complete.
-A folder whose files do not have their hashes (sha256.json) is built again.
-
-A worker may crash, hang or be killed. It is a fresh Python, not a fork: threads of the caller
-cannot deadlock it, and it ends when the caller is killed.
 
 Every defect of a picture becomes a `PictureError` with a short reason.
 """
@@ -19,13 +15,10 @@ import functools
 import hashlib
 import io
 import math
-import os
-import signal
 import warnings
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,14 +27,12 @@ import numpy as np
 import pandas as pd
 import PIL
 import pyarrow.parquet as pq
-from pebble import ProcessExpired, ProcessPool
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from clipmem_core.config import fingerprint
 from clipmem_core.dataset.readers.containers import read_bytes, source_stamp
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.io import cached_folder, cores, naming, shortage
-from clipmem_core.utils.processes import Spawn
 
 Image.init()
 # formats of Pillow, none of which runs another program; AVIF needs a newer version
@@ -58,9 +49,7 @@ FACTS_FILE = "facts.parquet"
 DESCRIPTORS_FILE = "descriptors.npy"
 PIXELS_FILE = "pixels.npy"
 
-_CRASHED = "the process decoding it crashed or hung"
-_CHUNK = 16  # pictures handed to a process at a time
-SECONDS = 300.0  # limit of a chunk; the largest picture takes a few seconds
+_BLOCK = 256  # pictures whose squares are in memory at once
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -177,41 +166,26 @@ class Fact(NamedTuple):
     descriptor: bytes = bytes(3 * DESCRIPTOR_SIDE**2)  # the picture at 16 × 16
 
 
-def check_chunk(
-    chunk: list[tuple[int, str]], *, root: Path, size: int, resize_mode: str, pixels: Path | None
-) -> dict[int, Fact]:
-    """Decode pictures, given by row and reference, and return the fact of each row; a shortage
-    raises.
-
-    Their squares are written to the rows of `pixels`, a .npy file of uint8 [n_pictures, size, size,
-    3].
-    """
-    facts = {}
-    first = 0 if pixels is None else np.load(pixels, mmap_mode="r").offset
-    for row, image in chunk:
-        sha256 = ""
-        try:
-            data = read_bytes(root, image)
-            sha256 = hashlib.sha256(data).hexdigest()
-            picture, (width, height), box = decode(data, least=SPARE * size)
-        except (OSError, ValueError) as error:
-            if shortage(error):
-                raise
-            facts[row] = Fact(sha256=sha256, reason=str(error))
-            continue
-        # The smooth filter is on purpose: plain means of blocks change with the positions of the
-        # blocks.
-        descriptor = picture.resize(
-            (DESCRIPTOR_SIDE, DESCRIPTOR_SIDE), Image.Resampling.BICUBIC, box=box
-        ).tobytes()
-        facts[row] = Fact(width, height, sha256, None, descriptor)
-        if pixels is not None:
-            square = resize(picture, size, resize_mode, box)
-            # Written, not mapped: on a full disk a write to a map ends the process.
-            with naming(pixels), pixels.open("r+b") as file:
-                file.seek(first + row * square.nbytes)
-                file.write(square.tobytes())
-    return facts
+def check_picture(
+    image: str, *, root: Path, size: int, resize_mode: str
+) -> tuple[Fact, np.ndarray]:
+    """Decode the picture of a reference; return its facts and its square, black if it is unusable.
+    A shortage of the machine raises."""
+    sha256 = ""
+    try:
+        data = read_bytes(root, image)
+        sha256 = hashlib.sha256(data).hexdigest()
+        picture, (width, height), box = decode(data, least=SPARE * size)
+    except (OSError, ValueError) as error:
+        if shortage(error):
+            raise
+        return Fact(sha256=sha256, reason=str(error)), np.zeros((size, size, 3), np.uint8)
+    # The smooth filter is on purpose: plain means of blocks change with the positions of the
+    # blocks.
+    descriptor = picture.resize(
+        (DESCRIPTOR_SIDE, DESCRIPTOR_SIDE), Image.Resampling.BICUBIC, box=box
+    ).tobytes()
+    return Fact(width, height, sha256, None, descriptor), resize(picture, size, resize_mode, box)
 
 
 def read_square(root: Path, image: str, *, size: int, resize_mode: str) -> np.ndarray:
@@ -222,13 +196,6 @@ def read_square(root: Path, image: str, *, size: int, resize_mode: str) -> np.nd
         return resize(picture, size, resize_mode, box)
     except PictureError as error:
         raise PictureError(f"{image}: {error}") from error
-
-
-def discard_output() -> None:
-    """Discard the output of the libraries of a worker process."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
 
 
 @dataclass(eq=False)
@@ -291,7 +258,6 @@ def check_pictures(
     cache: Path,
     budget_bytes: int,
     progress: Callable[[int, int], None] | None = None,
-    say: Callable[[str], None] = lambda line: None,
 ) -> tuple[pd.DataFrame, Pixels]:
     """Decode every picture of a data set once, or read the facts and squares (`Pixels`) that an
     earlier run stored.
@@ -305,66 +271,34 @@ def check_pictures(
     fits = 0 < math.prod(shape) <= budget_bytes
     content = [VERSION, PIL.__version__, size, resize_mode, fits, source_stamp(root, images)]
 
-    def decode(folder: Path) -> None:
-        squares = folder / PIXELS_FILE if fits else None
-        if squares:  # zeros, which take no room on the disk yet
-            np.lib.format.open_memmap(squares, mode="w+", dtype=np.uint8, shape=shape)
-        work = functools.partial(
-            check_chunk, root=root, size=size, resize_mode=resize_mode, pixels=squares
-        )
-        facts = dict[int, Fact]()
-        chunks = map_chunks(work, list(enumerate(images)), workers=cores(), chunk=_CHUNK)
-        with closing(chunks):
-            for chunk, result in chunks:
-                facts |= result or {row: Fact(reason=_CRASHED) for row, _ in chunk}
+    def decode_all(folder: Path) -> None:
+        check = functools.partial(check_picture, root=root, size=size, resize_mode=resize_mode)
+        facts = list[Fact]()
+        with ExitStack() as opened:
+            pool = opened.enter_context(ThreadPoolExecutor(cores()))
+            # written, not mapped: on a full disk a write to a map ends the process
+            file = opened.enter_context((folder / PIXELS_FILE).open("wb")) if fits else None
+            if file:
+                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+            for start in range(0, len(images), _BLOCK):
+                for fact, square in pool.map(check, images[start : start + _BLOCK]):
+                    facts.append(fact)
+                    if file:
+                        file.write(square.tobytes())
                 if progress is not None:
                     progress(len(facts), len(images))
-        table = pd.DataFrame([facts[row] for row in sorted(facts)], columns=Fact._fields)
+        table = pd.DataFrame(facts, columns=Fact._fields)
         descriptors = np.frombuffer(b"".join(table.pop("descriptor")), np.uint8)
         np.save(folder / DESCRIPTORS_FILE, descriptors.reshape(len(table), len(Fact().descriptor)))
         table.to_parquet(folder / FACTS_FILE, index=False)
 
     folder = cache / fingerprint(content)
     with naming(folder):
-        cached_folder(folder, decode, say=say)
+        cached_folder(folder, decode_all)
     facts_of_pictures = pd.DataFrame(pq.read_table(folder / FACTS_FILE).to_pydict(), dtype=object)
     rows = np.arange(len(images))
     pixels = open_pixels(
         folder, rows=rows, root=root, images=images, size=size, resize_mode=resize_mode
     )
     return facts_of_pictures.astype({c.WIDTH: np.int64, c.HEIGHT: np.int64}), pixels
-
-
-def map_chunks(
-    work: Callable[[list[Any]], Any], items: Sequence[Any], *, workers: int, chunk: int
-) -> Generator[tuple[list[Any], Any], None, None]:
-    """Yield each chunk of items with the result of `work`, a function of a module or a partial of
-    one.
-
-    The items of a chunk whose process died or hung are retried one by one at the end, in a single
-    process. An item that crashes or hangs its process again has the result None; one whose process
-    is killed again raises MemoryError.
-    """
-    chunks = [list(items[start : start + chunk]) for start in range(0, len(items), chunk)]
-    retries = list[list[Any]]()
-    for parts, processes in ((chunks, workers), (retries, 1)):
-        pool = ProcessPool(processes, initializer=discard_output, context=Spawn())
-        try:
-            futures = deque(pool.schedule(work, (part,), timeout=SECONDS) for part in parts)
-            for part in parts:
-                result = None
-                try:
-                    result = futures.popleft().result()
-                except (ProcessExpired, TimeoutError) as error:
-                    if parts is chunks:
-                        retries += [[item] for item in part]
-                        continue
-                    # by the system, for example when memory ran out
-                    if getattr(error, "exitcode", 0) == -signal.SIGKILL:
-                        raise MemoryError(
-                            f"the process working on {part[0]!r} was killed, alone as well"
-                        ) from error
-                yield part, result
-        finally:
-            pool.stop()
-            pool.join()

@@ -46,7 +46,6 @@ _MOST_FITTED = 200_000  # examples of a class that a log-likelihood ratio is fit
 # The log-likelihood ratio of too few words to fit one
 _MEAN_SURPRISE = np.array([0.5, 0.5, 0.0, 0.0, 0.0])
 _SHARES = (1e-3, 0.5)  # limits of a share that is a prior
-_LAST = -np.inf  # in the review: a pair that an incident explains
 _MOST_SURE = 0.98  # probability that it is wrong
 
 
@@ -161,7 +160,6 @@ class Probabilities:
     """The probability that each caption is wrong, and how many are."""
 
     captions: pd.DataFrame  # p_check, p_pair, p_caption, p_word and p_wrong of each caption
-    pairs: np.ndarray  # that at least one caption of the pair is wrong, [n_pairs]
     # That a text is no caption, that all captions are another picture's, that one is, that one word
     # is wrong, [4, n_pairs]
     parts: np.ndarray
@@ -175,6 +173,11 @@ class Probabilities:
     shares: list[float]
     ratio: np.ndarray | None  # of single captions, as of `fit_ratio`
     specific: np.ndarray | None  # how specific sentences are, as of `specificity`
+
+    @property
+    def pairs(self) -> np.ndarray:
+        """The probability that at least one caption of the pair is wrong, [n_pairs]."""
+        return self.parts.sum(axis=0)
 
 
 def probabilities(evidence: CaptionEvidence) -> Probabilities:
@@ -205,7 +208,6 @@ def probabilities(evidence: CaptionEvidence) -> Probabilities:
     worst = np.fmax.reduceat(captions[c.P_WRONG].to_numpy(), of_pairs.first)
     return Probabilities(
         captions=captions,
-        pairs=parts.sum(axis=0),
         parts=parts,
         worst=worst if np.isfinite(worst).any() else _suspicion(evidence),
         word_share=by_word,
@@ -291,8 +293,8 @@ def with_checks(
     parts = np.where(none < 1, np.nan_to_num(wrong.parts), wrong.parts) * none
     parts[0] = 1 - none
     worst = np.fmax.reduceat(captions[c.P_WRONG].to_numpy(), of_pairs.first)
-    worst = np.where(explained, _LAST, np.where(none < 1, worst, wrong.worst))
-    return replace(wrong, captions=captions, pairs=parts.sum(axis=0), parts=parts, worst=worst)
+    worst = np.where(explained, -np.inf, np.where(none < 1, worst, wrong.worst))
+    return replace(wrong, captions=captions, parts=parts, worst=worst)
 
 
 def with_displaced(
@@ -311,8 +313,8 @@ def with_displaced(
     captions[[c.P_PAIR, c.P_WRONG]] += of_caption[:, None]
     none = np.zeros_like(chosen)
     parts = np.where(chosen > 0, np.stack([none, chosen, none, none]), wrong.parts)
-    worst = np.where(chosen > 0, _LAST, wrong.worst)
-    return replace(wrong, captions=captions, pairs=parts.sum(axis=0), parts=parts, worst=worst)
+    worst = np.where(chosen > 0, -np.inf, wrong.worst)
+    return replace(wrong, captions=captions, parts=parts, worst=worst)
 
 
 def _suspicion(evidence: CaptionEvidence) -> np.ndarray:

@@ -13,7 +13,6 @@ most 5 % it ever exceeds 20 (Ville's inequality). Each W for which it does is ex
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -21,7 +20,7 @@ CONFIDENCE = 0.95
 # A check is predicted by the posterior mean of a beta distribution, which expects few errors.
 _PRIOR = (0.5, 30.0)  # wrong, right
 _NUMBERS = 2_000  # numbers of wrong captions that are tested, evenly spaced
-NEXT = 50  # pairs of a random check, and of a prediction
+NEXT = 50  # further random checks, and pairs of a prediction
 _FEWEST_CHECKED = 20  # random checks that a bound is stated from
 _HARDLY = 0.95  # further checks lower the bound to this share of it, or less
 _MANY = 0.05  # of the random checks
@@ -70,16 +69,9 @@ class Certificate:
         )
 
 
-class Bound(NamedTuple):
-    """What random checks say."""
-
-    checks: list[int]  # pairs that were checked at random, in their order
-    wrong: int  # of these
-    most: int  # pairs without a decision that have a wrong caption, at most
-    most_if_right: int  # the same after `more` further checks that find no error
-
-
-def bound_wrong(drawn: np.ndarray, first: np.ndarray, wrong: np.ndarray, *, more: int = 0) -> Bound:
+def bound_wrong(
+    drawn: np.ndarray, first: np.ndarray, wrong: np.ndarray, *, kept: int = 0
+) -> Certificate:
     """Bound the number of pairs without a decision that have a wrong caption, with 95 % confidence.
 
     A decision is a random check if its pair was the next one in random order at that time.
@@ -88,11 +80,12 @@ def bound_wrong(drawn: np.ndarray, first: np.ndarray, wrong: np.ndarray, *, more
         drawn: all pairs in random order, [n].
         first: time of each pair's first decision, 0 for a pair without a decision, [n_pairs].
         wrong: true for pairs that were found wrong, [n_pairs].
-        more: further checks, for `most_if_right`.
+        kept: pairs that are not removed.
 
     Example:
         >>> pairs = np.arange(1000)
-        >>> bound_wrong(pairs, np.where(pairs < 250, pairs + 1, 0), pairs < 1, more=50)[1:]
+        >>> bound = bound_wrong(pairs, np.where(pairs < 250, pairs + 1, 0), pairs < 1)
+        >>> bound.wrong, bound.most, bound.most_if_right
         (1, 23, 18)
     """
     place = np.full(len(first), -1)
@@ -107,7 +100,7 @@ def bound_wrong(drawn: np.ndarray, first: np.ndarray, wrong: np.ndarray, *, more
     left = len(drawn) - len(order)
     found = np.concatenate([[0], np.cumsum(wrong[order])])
     # Of each check, also of the further ones: decisions and wrong captions found before it, outcome
-    before = np.concatenate([checks, np.arange(len(order), len(order) + min(more, left))])
+    before = np.concatenate([checks, np.arange(len(order), len(order) + min(NEXT, left))])
     found_before = found[np.minimum(before, len(order))]
     outcome = np.zeros(len(before), bool)
     outcome[: len(checks)] = wrong[order[checks]]
@@ -123,9 +116,8 @@ def bound_wrong(drawn: np.ndarray, first: np.ndarray, wrong: np.ndarray, *, more
             np.log1p(-predicted)[:, None] - np.log1p(-share),
         )
     log_ratio = np.cumsum(log_ratio, axis=0)
-    most = _most(numbers, log_ratio[: len(checks)])
-    n_wrong = int(outcome.sum())
-    return Bound(order[checks].tolist(), n_wrong, most, _most(numbers, log_ratio) if more else most)
+    most, most_if_right = (_most(numbers, part) for part in (log_ratio[: len(checks)], log_ratio))
+    return Certificate(kept, order[checks].tolist(), int(outcome.sum()), most, most_if_right)
 
 
 def _most(numbers: np.ndarray, log_ratio: np.ndarray) -> int:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy
 
+# data/results/constants.csv shows what half and double of each constant change.
 _FEWEST_PAIRS = 100  # and swapped pairs, below which there is no count
 # The share of wrong pairs from which a second round leaves them out, by the setting `rounds`.
 # Members hardly improve below a hundredth; a second round finds clearly more from a tenth on.

@@ -22,6 +22,7 @@ import scipy
 
 from clipmem_core.utils import draws
 
+# data/results/constants.csv shows what half and double of each constant change.
 _TAIL = 0.025
 _RANDOM_SHARE = 0.1  # of the places of a review
 # The estimate

@@ -15,10 +15,10 @@ deviation, each clipped at ±6. A run is a segment of maximal sum (Ruzzo & Tompa
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import scipy
 
 from clipmem_core.errors.misfit import divide_or_nan
@@ -30,6 +30,7 @@ EXCHANGE = "exchange"
 REVERSAL = "reversal"
 REORDERED = "reordered"
 SWAP = "swap"
+# data/results/constants.csv shows what half and double of each constant change.
 # Sum of a run, and of one of 12 rows or more; the highest in sets without such faults: 20 and 10
 THRESHOLD = 25.0
 _LEAST = 16.0
@@ -71,74 +72,70 @@ class DisplacedRun(NamedTuple):
     score: float
 
 
-@dataclass(frozen=True)
 class Fits:
-    """How well pictures fit captions, by the members that trained on neither."""
+    """How well pictures fit captions, by the members that trained on neither.
 
-    image: Sequence[np.ndarray]  # embeddings of each member, [n_pairs, dim]
-    text: Sequence[np.ndarray]
-    trained: np.ndarray  # [n_members, n_pairs]
-    lengths: np.ndarray  # of the embeddings, [2, n_members, n_pairs]
-    hubs: np.ndarray  # mean cosine of pictures, and of captions, with their nearest, [2, n_pairs]
-    votes: np.ndarray  # picture and one of its nearest captions, [n, 2]
-    own: np.ndarray  # C[i, i], [n_pairs]; NaN for pairs that every member trained on
-    middle: float  # (m₁ + m₀) / 2
-    gain: float  # g
+    Args:
+        image, text: embeddings of each member, [n_pairs, dim].
+        trained: true where the member trained on the pair, [n_members, n_pairs].
+        seed: of the random pairs.
 
-    @classmethod
-    def of(
-        cls,
+    Attributes:
+        lengths: of the embeddings, [2, n_members, n_pairs].
+        hubs: mean cosine of pictures, and of captions, with their nearest, [2, n_pairs].
+        votes: a picture and one of its nearest captions, [n, 2].
+        own: C[i, i], [n_pairs]; NaN for pairs that every member trained on.
+        middle: (m₁ + m₀) / 2.
+        gain: g.
+    """
+
+    def __init__(
+        self,
         image: Sequence[np.ndarray],
         text: Sequence[np.ndarray],
         trained: np.ndarray,
         *,
         seed: int,
-    ) -> "Fits":
-        """Search the nearest captions of each picture and the reverse, and measure the spread.
-
-        Args: embeddings of each member, [n_pairs, dim]; true where it trained on the pair,
-        [n_members, n_pairs]; the seed of the random pairs.
-        """
+    ) -> None:
         n = trained.shape[1]
-        hubs = np.zeros((2, n))
+        self.image, self.text, self.trained = image, text, trained
+        self.hubs = np.zeros((2, n))
         counts = np.zeros(n)
         keys = []
         searchers = len(trained) if n <= _SEARCHED_BY_ALL else _SEARCHERS
         for a, b, in_training in zip(image[:searchers], text, trained, strict=False):
             rows = np.flatnonzero(~in_training)
             pictures, captions = (unit(np.asarray(part[rows], np.float32)) for part in (a, b))
-            for side, (queries, others) in enumerate(((pictures, captions), (captions, pictures))):
-                cosines, found = nearest_neighbours(others, queries, _NEIGHBOURS)
-                hubs[side, rows] += cosines.mean(axis=1)
-                if side == 0:
-                    keys.append((rows[:, None] * n + rows[found])[found >= 0])
+            cosines, found = nearest_neighbours(captions, pictures, _NEIGHBOURS)
+            self.hubs[0, rows] += cosines.mean(axis=1)
+            keys.append((rows[:, None] * n + rows[found])[found >= 0])
+            cosines, _ = nearest_neighbours(pictures, captions, _NEIGHBOURS)
+            self.hubs[1, rows] += cosines.mean(axis=1)
             counts[rows] += 1
-        hubs /= np.maximum(counts, 1)
+        self.hubs /= np.maximum(counts, 1)
         distinct, times = np.unique(np.concatenate(keys), return_counts=True)
         # The captions that most members name, ten of each picture
-        order = np.lexsort((-times, distinct // n))
-        place = np.arange(len(order)) - np.searchsorted(distinct[order] // n, distinct[order] // n)
-        votes = np.column_stack(np.divmod(distinct[order[place < _NEIGHBOURS]], n))
-        everything = np.arange(n)
+        ordered = distinct[np.lexsort((-times, distinct // n))]
+        rank = np.arange(len(ordered)) - np.searchsorted(ordered // n, ordered // n)
+        self.votes = np.column_stack(np.divmod(ordered[rank < _NEIGHBOURS], n))
         blocks = [slice(at, at + _BLOCK) for at in range(0, n, _BLOCK)]
-        lengths = np.array(
+        self.lengths = np.array(
             [
                 [
-                    np.concatenate([np.linalg.norm(part[at], axis=1) for at in blocks])
-                    for part in side
+                    np.concatenate([np.linalg.norm(each[at], axis=1) for at in blocks])
+                    for each in part
                 ]
-                for side in (image, text)
+                for part in (image, text)
             ]
         )
-        fits = cls(image, text, trained, lengths, hubs, votes, np.empty(0), 0.0, 0.0)
-        own = fits.at(everything, everything)
+        self.own = self.at(np.arange(n), np.arange(n))
         i, j = draws.rng(seed, "displaced").integers(0, n, (2, _RANDOM_PAIRS))
-        at_random = fits.at(i[i != j], j[i != j])
-        right, chance = np.nanmedian(own), np.nanmean(at_random)
-        deviation = 1.4826 * np.nanmedian(np.abs(own - right))
+        at_random = self.at(i[i != j], j[i != j])
+        right, chance = np.nanmedian(self.own), np.nanmean(at_random)
+        deviation = 1.4826 * np.nanmedian(np.abs(self.own - right))
         variance = (deviation**2 + np.nanvar(at_random)) / 2
-        gain = max(right - chance, 0.0) / variance
-        return cls(image, text, trained, lengths, hubs, votes, own, (right + chance) / 2, gain)
+        self.middle = (right + chance) / 2
+        self.gain = max(right - chance, 0.0) / variance
 
     def at(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         """Return C[i, j], [n]; NaN where every member trained on one of both."""
@@ -193,7 +190,8 @@ def find_runs(fits: Fits, stretches: Sequence[np.ndarray] = ()) -> list[Displace
         if run.score >= _LEAST:  # also with the rows that do not fit
             runs.append(run)
     kept = list[DisplacedRun]()
-    for run in sorted(runs, key=lambda run: -run.score):  # of two that are one exchange the better
+    # Of two runs that are one exchange only the better is kept.
+    for run in sorted(runs, key=lambda run: -run.score):
         if not any(np.isin(run.rows, each.rows).mean() > 1 - _OVERLAP for each in kept):
             kept.append(run)
     kept.sort(key=lambda run: int(run.rows[0]))
@@ -270,25 +268,25 @@ def _lines(fits: Fits) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
     """Yield the rows and partners of each span, and whether near rows vote for it; spans of a line
     that overlap are one."""
     n = len(fits.own)
-    spans = [(*span, True) for span in _voted_spans(fits).tolist()]
-    spans += [(*span, False) for span in _stretch_spans(fits).tolist()]
-    merged = list[tuple[int, int, int, bool]]()
-    for number, low, high, is_voted in sorted(spans):
-        if merged and merged[-1][0] == number and low <= merged[-1][2]:
-            _, first, last, was_voted = merged.pop()
-            merged.append((number, first, max(high, last), is_voted or was_voted))
-        else:
-            merged.append((number, low, high, is_voted))
-    for number, low, high, is_voted in merged:
+    parts = {True: _voted_spans(fits), False: _stretch_spans(fits)}
+    columns = ["line", "low", "high"]
+    table = pd.concat(
+        [pd.DataFrame(part, columns=columns).assign(voted=voted) for voted, part in parts.items()]
+    )
+    table = table.sort_values(["line", "low"], ignore_index=True)
+    reached = table.groupby("line")["high"].cummax().groupby(table["line"]).shift(fill_value=-1)
+    span = (table["low"] > reached).cumsum()
+    merged = table.groupby(span).agg({"line": "first", "low": "min", "high": "max", "voted": "any"})
+    for line, low, high, is_voted in merged.itertuples(index=False):
         rows = np.arange(low, high + 1)
-        partners = rows + number - n if number < 2 * n else number - 2 * n - rows
+        partners = rows + line - n if line < 2 * n else line - 2 * n - rows
         inside = (partners >= 0) & (partners < n) & (partners != rows)
         if inside.any():
             yield rows[inside], partners[inside], is_voted
 
 
 def _runs(rows: np.ndarray, evidence: np.ndarray) -> Iterator[tuple[float, int, int]]:
-    """Yield sum, first and last place of the runs of a line; two parts with a short gap are one."""
+    """Yield sum, first and last position of each run of a line; parts with a short gap are one."""
     run = None
     for score, first, last in maximal_segments(evidence, _WEAK):
         if run:
@@ -304,7 +302,7 @@ def _runs(rows: np.ndarray, evidence: np.ndarray) -> Iterator[tuple[float, int, 
 
 
 def maximal_segments(values: np.ndarray, least: float) -> list[tuple[float, int, int]]:
-    """Return sum, first and last place of all maximal segments with a sum of `least` or more, in
+    """Return sum, first and last position of all maximal segments with a sum of `least` or more, in
     order.
 
     Ruzzo & Tompa, ISMB 1999: the segment of highest sum, and those of the values before and after

@@ -180,7 +180,7 @@ def picture_folder(
     Hidden pictures, and those in archives, are named by row.
     """
     check_root(cleaned.root)
-    names: list[str] = []
+    names = list[str]()
     stems = set[str]()
     total = len(cleaned.pairs)
     with replacing_folder(path, mark=MARK) as folder:

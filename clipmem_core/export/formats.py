@@ -51,8 +51,7 @@ from clipmem_core.review.queries import count_pairs_of, fetch_numbered, fetch_pa
 from clipmem_core.review.wrong_captions import read_effect, review_progress
 from clipmem_core.scores.registry import EXPORT_SCORES
 from clipmem_core.utils.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
-from clipmem_core.utils.io import InputError, replacing
-from clipmem_core.utils.tables import FORMULA, write_frame
+from clipmem_core.utils.io import FORMULA, InputError, replacing, write_frame
 
 # Notes on data the format cannot hold, and the command that audits the export, if any. The first
 # note of a format without the cleaned data set is the counts.

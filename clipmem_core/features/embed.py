@@ -1,11 +1,10 @@
 """Features of a data set's pictures and captions; each distinct input is computed once."""
 
 import hashlib
-import json
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -19,34 +18,19 @@ from torch.nn import functional
 
 from clipmem_core.dataset.pictures import GAP, PictureError, decode, resize
 from clipmem_core.dataset.readers.containers import read_bytes
-from clipmem_core.dataset.readers.remote import reason_of
 from clipmem_core.features import cache
-from clipmem_core.features.cache import FeatureStore, ReportCount, ReportLine
-from clipmem_core.features.towers import Opened, Tower
+from clipmem_core.features.cache import FeatureStore, ReportCount
+from clipmem_core.features.fast_ops import keep_memory
+from clipmem_core.features.towers import Tower
 from clipmem_core.utils import columns as c
-from clipmem_core.utils.embeddings import Vectors, unit
-from clipmem_core.utils.io import (
-    InputError,
-    cores,
-    keep_memory,
-    naming,
-    read_json,
-    replacing,
-    save_array,
-    shortage,
-)
+from clipmem_core.utils.embeddings import Vectors
+from clipmem_core.utils.io import InputError, cores, naming, shortage
 
+SHARD = {"image": 1024, "text": 4096}  # inputs: ten seconds of one core
 IMAGE_BATCH = {"fp32": 16, "amp_bf16": 8}  # pictures: larger batches leave the processor's caches
 TEXT_BATCH = 64  # captions at most
+_ENDS = 2  # tokens before and after those of a caption
 TOKENS = 384  # of the captions of a batch, at most
-_TEXT = "text"
-ENGINE = "engine.json"
-TORCH = "torch"
-ONNX = "ONNX Runtime"
-COMPILED_FROM = 64  # batches: fewer are computed by torch in less time than an export takes
-SAME = 1e-3  # 1 − cosine of the features of both engines, at most; measured: 1e-6
-
-Embed = Callable[[Any], np.ndarray]  # as `Opened.embed`
 
 
 def batch_size(tower: Tower, length: int = 0) -> int:
@@ -64,18 +48,16 @@ class FeatureExtractor:
         tower: the locked tower.
         root: the folder of the pictures.
         progress: called with the numbers of finished and of all inputs.
-        say: called with a line about the engine.
     """
 
     tower: Tower
     root: Path = Path()
     progress: ReportCount = lambda done, total: None
-    say: ReportLine = lambda line: None
 
     @property
     def store(self) -> FeatureStore:
         """The cache of the tower's features."""
-        return FeatureStore(self.tower.key, self.say)
+        return FeatureStore(self.tower.key)
 
     def images(self, pairs: pd.DataFrame) -> Vectors:
         """Return the features of each pair's picture.
@@ -86,28 +68,26 @@ class FeatureExtractor:
         Returns:
             float16 [n_pairs, dim], mapped from the file.
         """
-        inputs = {name: pairs[name].tolist() for name in (c.IMAGE, c.SHA256)}
-        keys = pa.array(map(bytes.fromhex, inputs[c.SHA256]), cache.DIGEST)
-        return self._features(inputs, keys)
+        keys = pa.array(map(bytes.fromhex, pairs[c.SHA256]), cache.DIGEST)
+        return self._features(list(zip(pairs[c.IMAGE], pairs[c.SHA256], strict=True)), keys)
 
     def captions(self, texts: Sequence[str]) -> Vectors:
         """Return the features of captions, float16 [n_captions, dim], mapped from the file."""
-        return self._features({_TEXT: texts}, cache.text_keys(texts))
+        return self._features(texts, cache.text_keys(texts))
 
     def truncated(self, texts: Sequence[str]) -> np.ndarray:
         """Tell which captions are longer than the tower reads, bool [n]; the tower is opened only
-        for captions whose features are not cached."""
-        rows = self.store.find(cache.text_keys(texts))
-        missing = np.flatnonzero(rows < 0)
-        truncated = np.zeros(len(texts), bool)
-        truncated[rows >= 0] = self.store.keys()[cache.TRUNCATED].to_numpy()[rows[rows >= 0]]
-        if len(missing):
-            lengths = self.tower.opened.lengths([texts[row] for row in missing.tolist()])
-            truncated[missing] = lengths > self.tower.context
+        for captions that may be."""
+        sizes = np.array([len(text.encode("utf-8", "surrogatepass")) for text in texts])
+        truncated = sizes > self.tower.context - _ENDS  # a token is at least one byte
+        if truncated.any():
+            lengths = self.tower.opened.lengths(list(compress(texts, truncated)))
+            truncated[truncated] = lengths > self.tower.context
         return truncated
 
-    def _features(self, inputs: Mapping[str, Sequence[Any]], keys: pa.Array) -> Vectors:
-        """Return the features of inputs (image and sha256, or text), and compute missing ones."""
+    def _features(self, inputs: Sequence[Any], keys: pa.Array) -> Vectors:
+        """Return the features of inputs (a picture and its sha256, or a text), and compute missing
+        ones."""
         if not len(keys):
             return np.empty((0, self.tower.dim), np.float16)  # type: ignore[return-value]
         store = self.store
@@ -120,105 +100,69 @@ class FeatureExtractor:
                 is_first = pc.index_in(keys, value_set=keys).to_numpy() == np.arange(len(keys))
                 missing = np.flatnonzero((store.find(keys) < 0) & is_first)
                 if len(missing):
-                    self._compute(self._table(inputs, keys, missing))
+                    self._compute([inputs[row] for row in missing.tolist()], keys.take(missing))
                     store.add_shards()
             rows = store.find(keys)
         return store.features().take(rows)
 
-    def _table(
-        self, inputs: Mapping[str, Sequence[Any]], keys: pa.Array, rows: np.ndarray
-    ) -> pa.Table:
-        """Return the inputs to compute with their keys and lengths, the shortest first."""
-        columns = {name: [values[row] for row in rows] for name, values in inputs.items()}
-        lengths = np.zeros(len(rows), np.int32)
-        if self.tower.kind == "text":
-            lengths = self.tower.opened.lengths(columns[_TEXT])
-        facts = {
-            cache.KEY: keys.take(pa.array(rows)),
-            cache.LENGTH: np.minimum(lengths, self.tower.context),
-            cache.TRUNCATED: lengths > self.tower.context,
-        }
-        texts = {name: pa.array(values, pa.large_string()) for name, values in columns.items()}
-        return pa.table(facts | texts).take(pa.array(np.argsort(lengths, kind="stable")))
+    def _compute(self, inputs: Sequence[Any], keys: pa.Array) -> None:
+        """Compute the features of inputs in shards, the shortest texts first.
 
-    def _compute(self, table: pa.Table) -> None:
-        """Compute the features of a table's inputs in shards, which a killed run leaves whole."""
-        tower = self.tower
-        store = self.store
-        total = len(table)
-        store.begin(tower.kind, table)
-        self.progress(0, total)
-        embed = tower.opened.embed
-        if total >= COMPILED_FROM * batch_size(tower):
-            first = table.slice(0, batch_size(tower)).to_pydict()
-            sample = self._load(first, np.arange(len(first[cache.LENGTH])))
-            embed = faster_engine(tower.opened, sample, store.folder, self.say)
-        done = 0
-        for path, inputs in store.missing_shards():
-            features = np.empty((len(inputs[cache.LENGTH]), tower.dim), np.float16)
-            for batch, values in self._embed(embed, inputs):
-                features[batch] = values
-                done += len(batch)
-                self.progress(done, total)
-            save_array(features, path)
-
-    def _embed(
-        self, embed: Embed, inputs: dict[str, list[Any]]
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the rows of a batch and their features, float16 [n, dim].
-
-        One thread reads and computes a batch, so that features do not depend on the number of
-        threads.
+        The shape of a batch depends on the length of its inputs alone, and one thread computes a
+        batch: the last bits of a product depend on its shape, so the features of an input do not
+        depend on the inputs that are computed with it.
         """
-        keep_memory()
-        batches = self._batches(np.asarray(inputs[cache.LENGTH]))
-        threads = torch.get_num_threads()
+        tower = self.tower
+        opened = tower.opened
+        lengths = opened.lengths(inputs)
+        order = np.argsort(lengths, kind="stable")
+        lengths = np.minimum(lengths, tower.context)
 
         def compute(batch: np.ndarray) -> np.ndarray:
+            items = [inputs[row] for row in batch]
+            if tower.kind == "image":
+                items = [self._square(*item) for item in items]
+            size = batch_size(tower, lengths[batch[0]])
+            items = [items[number % len(items)] for number in range(size)]
+            values = opened.embed(np.stack(items) if tower.kind == "image" else items)
             with np.errstate(over="ignore"):
-                return embed(self._load(inputs, batch))[: len(batch)].astype(np.float16)
+                return values[: len(batch)].astype(np.float16)
 
+        keep_memory()
+        threads = torch.get_num_threads()
+        done = 0
+        self.progress(done, len(inputs))
         try:
             with ThreadPoolExecutor(
                 cores(), initializer=torch.set_num_threads, initargs=(1,)
             ) as pool:
-                for batch, features in zip(batches, pool.map(compute, batches), strict=True):
-                    unusable = np.flatnonzero(~np.isfinite(features).all(axis=1))
+                for at in range(0, len(order), SHARD[tower.kind]):
+                    rows = order[at : at + SHARD[tower.kind]]
+                    features = []
+                    for values in pool.map(compute, self._batches(rows, lengths)):
+                        features.append(values)
+                        done += len(values)
+                        self.progress(done, len(inputs))
+                    shard = np.concatenate(features)
+                    unusable = rows[~np.isfinite(shard).all(axis=1)]
                     if len(unusable):
-                        row = batch[unusable[0]]
-                        name = inputs[c.IMAGE if c.IMAGE in inputs else _TEXT][row]
+                        item = inputs[int(unusable[0])]
+                        name = item if tower.kind == "text" else item[0]
                         raise InputError(
-                            f"tower {self.tower.name} gives NaN or numbers too large for float16 "
-                            f"for {self.tower.kind} {name[:200]!r}: choose another tower"
+                            f"tower {tower.name} gives NaN or numbers too large for float16 for "
+                            f"{tower.kind} {name[:200]!r}: choose another tower"
                         )
-                    yield batch, features
+                    self.store.save_shard(at, keys.take(pa.array(rows)), shard)
         finally:
             torch.set_num_threads(threads)
 
-    def _batches(self, lengths: np.ndarray) -> list[np.ndarray]:
-        """Return the inputs of each batch: of one length, and as many as that length allows."""
+    def _batches(self, rows: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+        """Return the inputs of each batch, of one length each, from rows sorted by their length."""
         batches = []
-        for length in np.unique(lengths):
-            places = np.flatnonzero(lengths == length)
-            size = batch_size(self.tower, int(length))
-            batches += [places[at : at + size] for at in range(0, len(places), size)]
+        for same in np.split(rows, np.flatnonzero(np.diff(lengths[rows])) + 1):
+            size = batch_size(self.tower, lengths[same[0]])
+            batches += [same[at : at + size] for at in range(0, len(same), size)]
         return batches
-
-    def _load(self, inputs: dict[str, list[Any]], batch: np.ndarray) -> Any:
-        """Return the decoded pictures, or the captions, of a batch, repeated up to the size of the
-        batch.
-
-        The shape of a batch then depends on the length of its inputs alone. The last bits of a
-        product depend on its shape, so the features of an input do not depend on the inputs that
-        are computed with it.
-        """
-        size = batch_size(self.tower, inputs[cache.LENGTH][batch[0]])
-        if self.tower.kind == "text":
-            return [inputs[_TEXT][row] for row in np.resize(batch, size)]
-        squares = np.stack(
-            [self._square(inputs[c.IMAGE][row], inputs[c.SHA256][row]) for row in batch]
-        )
-        return squares[np.resize(np.arange(len(batch)), size)]
 
     def _square(self, image: str, sha256: str) -> np.ndarray:
         """Decode a picture to a square, uint8 [size, size, 3]."""
@@ -244,46 +188,3 @@ class FeatureExtractor:
             pixels, (tower.size, tower.size), mode="bicubic", antialias=True
         )
         return square[0].permute(1, 2, 0).numpy()
-
-
-def faster_engine(opened: Opened, batch: Any, folder: Path, say: ReportLine) -> Embed:
-    """Return the tower's function run by torch or by ONNX Runtime, whichever is faster on a batch.
-
-    The choice is measured once and stored beside the features, so that a resumed run uses the same
-    engine.
-
-    Args:
-        opened: the tower.
-        batch: an input of `Opened.embed`.
-        folder: where the choice is stored.
-        say: called with a line about the choice.
-    """
-    path = folder / ENGINE
-    stored = read_json(path, str, repair="delete it") if path.is_file() else None
-    if opened.compile is None or stored == TORCH:
-        return opened.embed
-    try:
-        compiled = opened.compile(batch)
-    except Exception as error:  # the exporter and the runtime each raise their own kinds
-        say(f"note: {ONNX} cannot run the tower ({reason_of(error)})")
-        return opened.embed
-    if stored is None:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        features = []
-        seconds = []
-        for embed in (opened.embed, compiled):
-            features.append(unit(embed(batch)))  # the first call prepares the engine
-            began = time.perf_counter()
-            embed(batch)
-            seconds.append((time.perf_counter() - began) / len(batch))
-        torch.set_num_threads(threads)
-        is_same = np.vecdot(*features).min() > 1 - SAME
-        stored = ONNX if is_same and seconds[1] < seconds[0] else TORCH
-        say(
-            f"computing features by {stored} ({TORCH} {1000 * seconds[0]:.1f} ms each on a core, "
-            f"{ONNX} {1000 * seconds[1]:.1f} ms)"
-        )
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(stored), encoding="utf-8")
-    return compiled if stored == ONNX else opened.embed

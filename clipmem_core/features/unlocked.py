@@ -7,20 +7,24 @@ others its map, row by row; those of a text are its tokens, and zeros fill the e
 
 import copy
 import dataclasses
+import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from clipmem_core.features.towers import Opened, Tower
 from clipmem_core.utils.io import InputError
 
 TOKENS = 64  # of a caption, whose activations are cached
-_LEAST_COSINE = 0.99  # of features that both parts give with those of the tower
+# Cosine between the features of both parts together and those of the tower; set by hand, rounding
+# changes it by far less
+_LEAST_COSINE = 0.99
 
 
 class Upper(nn.Module):
@@ -33,15 +37,13 @@ class Upper(nn.Module):
             [n, width, side, side], first to last.
     """
 
-    def __init__(
-        self, network: nn.Module, shape: tuple[int, int], side: int, units: list[nn.Module]
-    ) -> None:
-        positions, width = shape
+    positions = 0
+    width = 0
+    side = 0
+
+    def __init__(self, network: nn.Module, units: Sequence[nn.Module]) -> None:
         super().__init__()
         self.network = network
-        self.positions = positions
-        self.width = width
-        self.side = side
         self.units = tuple(units)
 
     def train(self, mode: bool = True) -> "Upper":
@@ -50,8 +52,7 @@ class Upper(nn.Module):
 
     def forward(self, activations: Tensor) -> Tensor:
         """Map activations at the cut to the tower's features, float32 [n, dim]."""
-        x = activations.flatten(1).unflatten(1, (-1, self.width))
-        return self.features(x).float()
+        return self.features(activations.reshape(len(activations), -1, self.width)).float()
 
     def features(self, x: Tensor) -> Tensor:
         """Map activations [n, positions, width] to features [n, dim]."""
@@ -76,8 +77,7 @@ class _Map(Upper):
     """A convolutional network above the cut."""
 
     def features(self, x: Tensor) -> Tensor:
-        x = x.unflatten(1, (self.side, self.side)).permute(0, 3, 1, 2)
-        return self.network(x)
+        return self.network(x.unflatten(1, (self.side, self.side)).permute(0, 3, 1, 2))
 
 
 class _Sentences(Upper):
@@ -102,7 +102,8 @@ class _ClipText(Upper):
     def features(self, x: Tensor) -> Tensor:
         x, mask = _without_padding(x)
         network: Any = self.network
-        x = network.transformer(x, attn_mask=network.attn_mask[: x.shape[1], : x.shape[1]])
+        causal = nn.Transformer.generate_square_subsequent_mask(x.shape[1], x.device)
+        x = network.transformer(x, attn_mask=causal)
         x = network.ln_final(x)[torch.arange(len(x)), mask.sum(dim=1) - 1]
         projection = network.text_projection
         return projection(x) if isinstance(projection, nn.Linear) else x @ projection
@@ -124,150 +125,96 @@ def unlock(tower: Tower, blocks: int) -> Tower:
             open_clip's CLIP.
         blocks: how many of its last blocks are above the cut.
     """
-    exact = dataclasses.replace(tower, precision="fp32").opened  # of which members train a copy
+    # Members train a copy of its upper part.
+    exact = dataclasses.replace(tower, precision="fp32").opened
     sample: Any = ["a picture"]
     if tower.kind == "image":
         sample = np.full((1, tower.size, tower.size, 3), 127, np.uint8)
         sample[:, : tower.size // 2] = 0
     try:
-        at, make_upper = _cut(tower.kind, exact.network, blocks)
-        lower = _lower(exact, at, tower.kind)
-        activations = lower(sample)
-        upper = make_upper(activations.shape[1:])
+        first_above, upper = _cut(tower.kind, exact.network, blocks)
+        upper = copy.deepcopy(upper).cpu().float().eval().requires_grad_(True)
+        activations = _lower(exact, first_above, tower.kind)(sample)
+        upper.positions, upper.width = activations.shape[1:]
+        upper.side = math.isqrt(upper.positions) if tower.kind == "image" else 0
         with torch.inference_mode():
-            found = upper(_flat(activations, tower)).numpy()[0]
-        expected = exact.embed(sample)[0]
-        cosine = found @ expected / np.linalg.norm(found) / np.linalg.norm(expected)
+            features = [*upper(torch.from_numpy(activations)).numpy(), *exact.embed(sample)]
+        cosine = np.vecdot(*(values / np.linalg.norm(values) for values in features))
+        if not cosine > _LEAST_COSINE:
+            raise ValueError("both parts together do not give its features")
     except (AttributeError, IndexError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{_refusal(tower, blocks)}: {error}") from None
-    if not cosine > _LEAST_COSINE:
-        raise InputError(_refusal(tower, blocks))
-    positions = TOKENS if tower.kind == "text" else activations.shape[1]
+        raise InputError(
+            f"--unlock {blocks}: the {tower.kind} tower {tower.name} cannot be cut there "
+            f"({error}); choose an EfficientNet or vision transformer of timm, a BERT of "
+            "sentence-transformers or a CLIP of open_clip, or fewer blocks"
+        ) from None
 
     def load(cut: Tower) -> Opened:
         opened = exact if tower.precision == "fp32" else tower.opened
-        at = _cut(tower.kind, opened.network, blocks)[0]
-        lower = _lower(opened, at, tower.kind)
-        return Opened(lambda batch: _flat(lower(batch), tower).numpy(), opened.lengths)
+        lower = _lower(opened, _cut(tower.kind, opened.network, blocks)[0], tower.kind)
+        return Opened(lambda batch: lower(batch).reshape(-1, cut.dim), opened.lengths)
 
     return dataclasses.replace(
         tower,
         unlocked=blocks,
         upper=upper,
-        dim=positions * upper.width,
+        dim=upper.positions * upper.width,
         context=min(tower.context, TOKENS),
         load=load,
     )
 
 
-def _refusal(tower: Tower, blocks: int) -> str:
-    return (
-        f"--unlock {blocks}: the {tower.kind} tower {tower.name} cannot be cut there; choose an "
-        "EfficientNet or vision transformer of timm, a BERT of sentence-transformers or a CLIP of "
-        "open_clip, or fewer blocks"
-    )
-
-
-def _flat(activations: np.ndarray, tower: Tower) -> Tensor:
-    """Flatten activations [n, positions, width]; zeros fill those of texts up to `TOKENS`."""
-    if tower.kind == "text":
-        padding = ((0, 0), (0, max(0, TOKENS - activations.shape[1])), (0, 0))
-        activations = np.pad(activations[:, :TOKENS], padding)
-    return torch.from_numpy(activations).flatten(1)
-
-
-def _lower(opened: Opened, at: nn.Module, kind: str) -> Callable[[Any], np.ndarray]:
+def _lower(opened: Opened, first_above: nn.Module, kind: str) -> Callable[[Any], np.ndarray]:
     """Return a function that maps a batch to the input of a module of the network, float32 [n,
-    positions, width]. The texts of a batch have one length in tokens."""
-    seen = threading.local()  # the batches of several threads go through the network at once
+    positions, width]. The texts of a batch have one length in tokens; zeros fill their activations
+    up to `TOKENS`."""
+    inputs = threading.local()  # the batches of several threads go through the network at once
 
     def note(_: nn.Module, args: Any, kwargs: Any) -> None:
-        seen.value = args[0] if args else kwargs["hidden_states"]
+        inputs.value = args[0] if args else kwargs["hidden_states"]
 
-    at.register_forward_pre_hook(note, with_kwargs=True)
+    first_above.register_forward_pre_hook(note, with_kwargs=True)
 
     def embed(batch: Any) -> np.ndarray:
         opened.embed(batch)
-        x = seen.value.float()
+        x = inputs.value.float()
         if x.ndim == 4:
             x = x.permute(0, 2, 3, 1).flatten(1, 2)
         if kind == "text":
-            x = x[:, : int(opened.lengths(batch).max())]
+            x = x[:, : min(TOKENS, int(opened.lengths(batch).max()))]
+            x = F.pad(x, (0, 0, 0, TOKENS - x.shape[1]))
         return x.cpu().numpy()
 
     return embed
 
 
-def _cut(kind: str, network: Any, blocks: int) -> tuple[nn.Module, Callable[[Any], Upper]]:
-    """Return the first module above the cut, and what makes the upper part for a shape
-    (positions, width) of activations."""
+def _cut(kind: str, network: Any, blocks: int) -> tuple[nn.Module, Upper]:
+    """Return the first module above the cut, and the part above it, which may share modules with
+    the network."""
     if kind == "text" and hasattr(network, "tokenizer"):  # of sentence-transformers
-        layers = list(network[0].auto_model.encoder.layer)
-        chosen = _last(layers, blocks)
-
-        def make_sentences(shape: tuple[int, int]) -> Upper:
-            upper: Any = copy.deepcopy(nn.ModuleList([nn.ModuleList(chosen), *list(network)[1:]]))
-            units = [layer.intermediate for layer in upper[0]]
-            return _finish(_Sentences(upper, shape, 0, units))
-
-        return chosen[0], make_sentences
+        layers = network[0].auto_model.encoder.layer
+        top: Any = nn.ModuleList([layers[-blocks:], *list(network)[1:]])
+        return layers[-blocks], _Sentences(top, [layer.intermediate for layer in top[0]])
     if kind == "text":  # open_clip's
-        chosen = _last(list(network.transformer.resblocks), blocks)
-
-        def make_clip_text(shape: tuple[int, int]) -> Upper:
-            upper = nn.Module()
-            for name in ("transformer", "ln_final", "text_projection", "attn_mask"):
-                value = copy.deepcopy(getattr(network, name))
-                if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
-                    upper.register_buffer(name, value, persistent=False)
-                else:
-                    setattr(upper, name, value)
-            own: Any = upper
-            own.transformer.resblocks = own.transformer.resblocks[-blocks:]
-            units = [block.mlp.gelu for block in own.transformer.resblocks]
-            return _finish(_ClipText(upper, shape, 0, units))
-
-        return chosen[0], make_clip_text
+        top = nn.Module()
+        for name in ("transformer", "ln_final", "text_projection"):
+            setattr(top, name, copy.deepcopy(getattr(network, name)))
+        top.transformer.resblocks = top.transformer.resblocks[-blocks:]
+        units = [block.mlp.gelu for block in top.transformer.resblocks]
+        return network.transformer.resblocks[-blocks], _ClipText(top, units)
     visual = getattr(network, "visual", network)
     if hasattr(visual, "conv_head"):  # timm's EfficientNet
-        chosen = _last(list(chain.from_iterable(visual.blocks)), blocks)
-
-        def make_map(shape: tuple[int, int]) -> Upper:
-            upper = copy.deepcopy(visual)
-            own: Any = upper
-            own.conv_stem = own.bn1 = nn.Identity()
-            own.blocks = nn.Sequential(*list(chain.from_iterable(own.blocks))[-blocks:])
-            units = [*(block.bn2 for block in own.blocks), own.bn2]
-            return _finish(_Map(upper, shape, round(shape[0] ** 0.5), units))
-
-        return chosen[0], make_map
-    is_timm = hasattr(visual, "patch_embed")
-    chosen = _last(list(visual.blocks if is_timm else visual.transformer.resblocks), blocks)
-
-    def make_tokens(shape: tuple[int, int]) -> Upper:
-        upper = copy.deepcopy(visual)
-        own: Any = upper
-        if is_timm:
-            own.patch_embed = own.patch_drop = own.norm_pre = nn.Identity()
-            vars(own)["_pos_embed"] = nn.Identity()  # in place of the method
-            own.blocks = own.blocks[-blocks:]
-            units = [block.mlp.act for block in own.blocks]
-        else:
-            vars(own)["_embeds"] = nn.Identity()
-            own.transformer.resblocks = own.transformer.resblocks[-blocks:]
-            units = [block.mlp.gelu for block in own.transformer.resblocks]
-        return _finish(Upper(upper, shape, int(shape[0] ** 0.5), units))
-
-    return chosen[0], make_tokens
-
-
-def _last(blocks: list[nn.Module], n: int) -> list[nn.Module]:
-    """Return the last n blocks."""
-    if n > len(blocks):
-        raise ValueError(f"it has {len(blocks)} blocks")
-    return blocks[-n:]
-
-
-def _finish(upper: Upper) -> Upper:
-    """Return an upper part in full precision, ready for evaluation."""
-    return upper.float().eval().requires_grad_(True)
+        layers = list(chain.from_iterable(visual.blocks))
+        above = layers[-blocks:]
+        top = nn.Sequential(*above, visual.conv_head, visual.bn2, visual.global_pool)
+        return layers[-blocks], _Map(top, [*(block.bn2 for block in above), visual.bn2])
+    top = copy.deepcopy(visual)
+    if hasattr(visual, "patch_embed"):  # timm's vision transformer
+        top.patch_embed = top.patch_drop = top.norm_pre = nn.Identity()
+        vars(top)["_pos_embed"] = nn.Identity()  # in place of the method
+        top.blocks = top.blocks[-blocks:]
+        return visual.blocks[-blocks], Upper(top, [block.mlp.act for block in top.blocks])
+    vars(top)["_embeds"] = nn.Identity()
+    top.transformer.resblocks = top.transformer.resblocks[-blocks:]
+    units = [block.mlp.gelu for block in top.transformer.resblocks]
+    return visual.transformer.resblocks[-blocks], Upper(top, units)

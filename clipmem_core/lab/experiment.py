@@ -1,9 +1,10 @@
-"""What experiments about the method share: their folder, how they resume, and their table of
-results. Without torch, for the dashboard.
+"""The folder of an experiment on the method, and the tables of studies and benchmarks. Without
+torch, for the dashboard.
 
-For each split of the pairs and each setting, an experiment audits or trains, measures, and adds
-rows to one table. Studies compare settings of the members over splits, benchmarks compare detectors
-over injections of errors, and paradigms (`lab/unitmem.py`) compare UnitMem over ways to train.
+An experiment has one run for each split of the pairs and each setting. A run trains or audits,
+measures, and adds rows to one table. Studies compare settings of the members over splits,
+benchmarks compare detectors over injections of errors, and paradigms (`lab/unitmem.py`) compare
+UnitMem over ways to train.
 
     <data>/studies|benchmarks/<name>/
       config.json, pairs.parquet and more   the data set, as an audit that is not trained
@@ -12,18 +13,15 @@ over injections of errors, and paradigms (`lab/unitmem.py`) compare UnitMem over
 """
 
 from collections.abc import Sequence
-from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from clipmem_core.auditing.folder import prepare, settings
-from clipmem_core.auditing.folder.jobs import Screen
-from clipmem_core.auditing.folder.prepare import differing_fields, write_audit
+from clipmem_core.auditing.folder import prepare
 from clipmem_core.auditing.folder.store import (
     PAIRS,
     SCORES,
@@ -35,13 +33,12 @@ from clipmem_core.auditing.folder.store import (
     write_table,
 )
 from clipmem_core.auditing.run.console import make_table, plain
-from clipmem_core.auditing.run.executor import Executor, Task, TaskEvents, Work
-from clipmem_core.config import AuditConfig, affecting
-from clipmem_core.dataset.injected_errors import ERROR_KINDS, WORD_KINDS
+from clipmem_core.dataset.injected_errors import WORD_KINDS
 from clipmem_core.dataset.pictures import Pixels
 from clipmem_core.dataset.source import DRAWN, RawPairs
 from clipmem_core.lab import mitigated
-from clipmem_core.lab.mitigated import AGAINST, BASELINE, RETRIEVAL, SECONDS, SETTING, Setting
+from clipmem_core.lab.mitigated import AGAINST, RETRIEVAL, SECONDS, SETTING
+from clipmem_core.lab.setting import BASELINE, Setting, control_of
 from clipmem_core.review.filters import misfit_note
 from clipmem_core.review.queries import cached
 from clipmem_core.review.wrong_captions import write_effect
@@ -54,7 +51,7 @@ from clipmem_core.scores.metrics import (
     numbers_reviewed,
     precision_curve,
 )
-from clipmem_core.scores.registry import DETECTION_SCORES, MISFIT_FORMULA, SECOND_FORMULA, words
+from clipmem_core.scores.registry import DETECTION_SCORES
 from clipmem_core.scores.seeds import (
     MIN_REPLICATES,
     holm,
@@ -64,10 +61,6 @@ from clipmem_core.scores.seeds import (
     seed_interval,
 )
 from clipmem_core.utils import columns as c
-from clipmem_core.utils.io import InputError
-
-if TYPE_CHECKING:  # torch
-    from clipmem_core.auditing.run.pipeline import Run
 
 SEED = "seed"
 SPLIT = "split"
@@ -145,64 +138,7 @@ class Benchmark(Experiment):
         of pairs reviewed and of the precision at them, and the other measures. `absent` is why an
         injection had too few suitable pairs."""
         columns = [*_CELL, DETECTOR, ABSENT, *_CURVE, *SHORT]
-        rows = super().rows.reindex(columns=columns)
-        kinds = list(ERROR_KINDS)
-        order = rows.assign(**{KIND: rows[KIND].map(kinds.index)}).sort_values(_CELL, kind="stable")
-        return rows.loc[order.index].reset_index(drop=True)
-
-
-@dataclass(frozen=True)
-class Request:
-    """The experiment that a person requests."""
-
-    source: str
-    config: AuditConfig
-    name: str
-    screen: Screen
-    executor: Executor | None = None  # by default processes of this machine
-
-    def load(self, experiment: Experiment) -> prepare.DataSet:
-        """Return the data set of an experiment, from its folder if it was begun."""
-        if experiment.begun:
-            self.screen.say(f"resuming {experiment.KIND} {self.name!r}")
-            return experiment.data_set
-        self.screen.say(f"reading {self.source}")
-        return prepare.load_data_set(
-            self.source, self.config, progress=self.screen.pictures, say=self.screen.say
-        )
-
-    def begin(self, experiment: Experiment, data_set: prepare.DataSet) -> None:
-        """Write the data set of a new experiment. Refuse to resume one with another source or
-        config; unlike an audit, none gets more members."""
-        if not experiment.begun:
-            membership = prepare.draw_membership(data_set.groups, self.config)
-            write_audit(experiment, self.source, self.config, data_set, data_set.pairs, membership)
-        stored = experiment.record
-        differ = differing_fields(
-            stored.source, stored.config, self.source, self.config, may_differ=affecting()
-        )
-        if differ:
-            raise InputError(
-                f"{experiment.KIND} {self.name!r} exists with another config: {'; '.join(differ)}. "
-                "Use another --name"
-            )
-
-
-def run_tasks(
-    run: "Run", work: Work, parent: Path, blocks: Sequence[Sequence[str]], noun: str
-) -> TaskEvents:
-    """Run tasks on an audit, one for each block of names; each name has a folder in the folder
-    `parent`, for the error output of its task."""
-    record = run.audit.record
-    tasks = []
-    for names in blocks:
-        folders = tuple(parent / name for name in names)
-        for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
-        tasks.append(Task(folders, work, run.audit.folder, tuple(names), record.threads, noun))
-    execute = run.executor_of(settings.side_by_side(record.config))
-    with closing(execute(tasks)) as events:
-        yield from events
+        return super().rows.reindex(columns=columns)
 
 
 # --- Differences of settings from the baseline
@@ -218,7 +154,6 @@ AUROCS = (c.ATTACK_AUROC, mitigated.MEMBERSHIP_AUROC)
 PARTS = {c.CLIPMEM_IMAGE: "image part", c.CLIPMEM_TEXT: "text part"}
 UTILITIES = {RETRIEVAL: "retrieval", "linear_probe": "linear probe", "zero_shot": "zero-shot"}
 MEASURE_LABELS = MEMORIZATIONS | PARTS | UTILITIES | {SECONDS: "seconds"}
-_PRINTED = (CLIPMEM_NET, c.ATTACK_TPR, *PARTS, RETRIEVAL)
 OF_MEMBERS = "members of this audit"
 OF_SPLITS = c.SPLITS
 _COLUMNS = [SETTING, MEASURE, "n", "value", "baseline", "difference", "low", "high", "p_value"]
@@ -257,7 +192,7 @@ def differences(rows: pd.DataFrame) -> pd.DataFrame:
         compared.append([setting, measure, difference.n, *paired.mean(), difference.mean, *test])
     table = pd.DataFrame(compared, columns=_COLUMNS)
     by_measure = table.groupby(MEASURE)["p_value"]
-    return table.assign(**{P_OF_ALL: by_measure.transform(lambda p: holm(p.to_numpy()))})
+    return table.assign(p_of_all=by_measure.transform(lambda p: holm(p.to_numpy())))
 
 
 def titles_of(rows: pd.DataFrame) -> dict[str, str]:
@@ -268,10 +203,8 @@ def titles_of(rows: pd.DataFrame) -> dict[str, str]:
 
 def front(points: pd.DataFrame, x: str, y: str) -> list[str]:
     """Return the Pareto-optimal settings by ascending x: small x and large y are better."""
-    points = points.dropna(subset=[x, y]).sort_values(x, kind="stable")
-    best = points.groupby(x)[y].max().cummax()
-    gains = best[best.diff() != 0]  # where a larger x has a larger y than any smaller one
-    return points.loc[points[y] == points[x].map(gains), SETTING].tolist()
+    points = points.dropna(subset=[x, y]).sort_values([x, y], ascending=[True, False])
+    return points.loc[points[y] == points[y].cummax(), SETTING].tolist()
 
 
 def relative(row: Any) -> str:
@@ -301,16 +234,16 @@ def store_effect(audit: Audit, setting: Setting) -> None:
     """Write how a setting of decisions and its control change memorization and utility, for report
     and certificate, if all members are finished."""
     effects = {}
-    for each in filter(None, (setting, mitigated.control_of(setting))):
+    for each in filter(None, (setting, control_of(setting))):
         if mitigated.compared_members(audit, each.name) != mitigated.paired_members(audit):
             return
         compared = differences(mitigated.lab_table(audit, [each.name, BASELINE]))
         rows = compared[compared[SETTING] == each.name].set_index(MEASURE)
-        measures = rows[["n", "value", "baseline", "difference", "low", "high"]]
-        measured = measures.index.intersection([CLIPMEM_NET, c.ATTACK_TPR, RETRIEVAL])
+        measures = rows[rows.index.isin([CLIPMEM_NET, c.ATTACK_TPR, RETRIEVAL])]
+        measures = measures[["n", "value", "baseline", "difference", "low", "high"]]
         effects[each.title] = {
             "statement": sentence_of(compared, each.name, each.title),
-            "measures": measures.loc[measured].to_dict("index"),
+            "measures": measures.dropna(axis=1).to_dict("index"),
         }
     write_effect(audit, setting.decided.fingerprint, effects)
 
@@ -331,48 +264,10 @@ def usual_changes(audit: Audit) -> pd.DataFrame:
     return rows[(rows["encoders"] == encoders) & synthetic]
 
 
-def show_differences(rows: pd.DataFrame, titles: dict[str, str]) -> None:
-    """Print the table of an audit's lab or of a study, and a sentence for each setting."""
-    compared = differences(rows)
-    over = OF_SPLITS if SPLIT in rows else OF_MEMBERS
-    shown = compared[compared[MEASURE].isin(_PRINTED)]
-    texts = []
-    for row in shown.to_dict("records"):
-        half = "" if np.isnan(row["low"]) else f" ± {(row['high'] - row['low']) / 2:.3f}"
-        star = "*" if row[P_OF_ALL] < SIGNIFICANCE else ""
-        difference = f"{row['difference']:+.3f}{half}{star}"
-        texts.append(f"{row['value']:.3f}" if row[SETTING] == BASELINE else difference)
-    shown = shown.assign(text=texts, measure=shown[MEASURE].map(MEASURE_LABELS))
-    print_table(
-        f"differences from the baseline, with half their 95 % interval over {over}; *: other than "
-        "0, corrected for the number of settings (Holm)",
-        table_of_texts(shown, SETTING, MEASURE),
-    )
-    for setting, name in titles.items():
-        if (compared[SETTING] == setting).any():
-            print_line(sentence_of(compared, setting, name), style="bold")
-
-
-def write_study_results(study: Study, path: Path, *, command: str) -> None:
-    """Write the differences of a study as a CSV file, with a sentence for each setting."""
-    rows = study.rows
-    compared = differences(rows)
-    titles = titles_of(rows)
-    head = [
-        *origin(command, study.record, rows),
-        f"value: mean over splits; low, high: 95 % interval over {OF_SPLITS} of the paired "
-        f"difference to {BASELINE}; n: how many; p_of_all: Holm's p",
-        *(sentence_of(compared, setting, title) for setting, title in titles.items()),
-    ]
-    write_csv(path, head, compared)
-
-
 # --- Detectors of wrong captions, by errors injected in a benchmark or in one audit
 
 LEMON_IN = "lemon_in"
 LEMON_OUT = "lemon_out"
-MARGIN = "area_under_margin"
-CONFIDENT_LEARNING = "confident_learning"
 MISFIT_SECOND = "misfit_second"
 # Detectors by a second round of training, and the corresponding ones of the first round
 SECOND_ROUND = {MISFIT_SECOND: c.MISFIT, c.LOG_PROBABILITY_SECOND: c.LOG_PROBABILITY_OUT}
@@ -382,7 +277,7 @@ REFERENCE_DETECTOR = c.MISFIT  # the one that benchmarks compare the others with
 DETECTORS = (
     *(c.SUSPICION, c.MISFIT, MISFIT_SECOND, c.SIMILARITY_IN, c.SIMILARITY_OUT, c.CSLS_OUT),
     *(c.LOG_PROBABILITY_OUT, c.LOG_PROBABILITY_SECOND, LEMON_IN, LEMON_OUT),
-    *(c.LEARNED, MARGIN, CONFIDENT_LEARNING, c.CLIPMEM, RANDOM_DETECTOR),
+    *(c.LEARNED, c.CLIPMEM, RANDOM_DETECTOR),
 )
 KIND = "kind"
 SHARE = "share"
@@ -402,9 +297,6 @@ SHORT = {
     "caption_average_precision": "captions: AP",
     **{f"caption_auroc_{kind}": f"captions, AUROC: {kind}" for kind in WORD_KINDS},
     "sum_over_wrong": "captions: Σ p / wrong",
-    # shares of the changed words, by their rank in the caption
-    "word_first": "changed word: first",
-    "word_first_two": "changed word: first two",
     "incidents_named": "incidents: kind named",
     "incidents_repaired": "incidents: pairs repaired",
     "incidents_wrongly": "incidents: repairs that are wrong",
@@ -424,8 +316,8 @@ _RESAMPLED = 2_000_000  # pairs in all bootstrap resamples of one kind of error
 def absent_kinds(rows: pd.DataFrame) -> list[str]:
     """Return the kinds of error with too few suitable pairs in the rows of a benchmark, with the
     reason."""
-    rows = rows.dropna(subset=ABSENT).drop_duplicates(KIND)
-    return [f"{kind}: {reason}" for kind, reason in zip(rows[KIND], rows[ABSENT], strict=True)]
+    reasons = rows.dropna(subset=ABSENT).groupby(KIND)[ABSENT].first()
+    return [f"{kind}: {reason}" for kind, reason in reasons.items()]
 
 
 def benchmark_table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -468,44 +360,6 @@ def cell_text(row: dict[Any, Any]) -> str:
     return f"{text} ▼" if row[f"{OVER}_high"] < 0 else text
 
 
-def show_benchmark(benchmark: Benchmark) -> None:
-    """Print how well pairs are found, a table for each kind and share, and the skipped kinds with
-    reasons."""
-    results = benchmark.rows
-    table = benchmark_table(results)
-    table = table[table[MEASURE].isin(METRICS)]
-    texts = [cell_text(row) for row in table.to_dict("records")]
-    table = table.assign(text=texts, measure=table[MEASURE].map(SHORT))
-    table[DETECTOR] = table[DETECTOR].map(words)
-    for (kind, share), rows in table.groupby([KIND, SHARE], sort=False):
-        title = f"{ERROR_KINDS[str(kind)].label}, {share:.0%}, {rows['n'].max()} injections"
-        print_table(title, table_of_texts(rows, DETECTOR, MEASURE))
-    for line in absent_kinds(results):
-        print_line(f"skipped: {line}")
-    print_line(
-        f"In brackets: {OF_INJECTIONS}, each with another split, draw and members. ▲ ▼: above or "
-        f"below {words(REFERENCE_DETECTOR)}. --out and the page Detectors have all measures."
-    )
-    print_line(str(benchmark.folder))
-
-
-def write_benchmark_results(benchmark: Benchmark, path: Path, *, command: str) -> None:
-    """Write the table of a benchmark as a CSV file."""
-    record = benchmark.record
-    rows = benchmark.rows
-    pairs = benchmark.pairs
-    head = [
-        *origin(command, record, rows),
-        f"each seed: another split and injection, trained by {record.config.members} members",
-        f"low, high: {OF_INJECTIONS}; over_reference: detector − misfit, paired",
-        f"misfit: {MISFIT_FORMULA}; {words(MISFIT_SECOND)}: {SECOND_FORMULA}",
-        f"pairs: {len(pairs):,} with {pairs[c.CAPTIONS].map(len).sum():,} captions; data set: "
-        f"{record.dataset_fingerprint}",
-        f"skipped: {'; '.join(absent_kinds(rows)) or 'no kind'}",
-    ]
-    write_csv(path, head, benchmark_table(rows))
-
-
 @dataclass(frozen=True)
 class Findings:
     """How well detectors find injected errors, of each kind and share."""
@@ -518,14 +372,12 @@ class Findings:
 
 def benchmarks_of(audit: Audit) -> list[Benchmark]:
     """Return the benchmarks on an audit's data set, those with the same pairs first."""
-    record = audit.record
-    has_other_pairs = {}
-    for benchmark in Benchmark.every():
-        with suppress(InputError):  # its command reports the broken file
-            other = benchmark.record
-            if benchmark.rows_files and other.root == record.root:
-                has_other_pairs[benchmark] = other.dataset_fingerprint != record.dataset_fingerprint
-    return sorted(has_other_pairs, key=has_other_pairs.__getitem__)
+    mine = audit.record
+    on_set = [each for each in Benchmark.every() if each.record.root == mine.root]
+    return sorted(
+        (each for each in on_set if each.rows_files),
+        key=lambda each: each.record.dataset_fingerprint != mine.dataset_fingerprint,
+    )
 
 
 def benchmark_findings(benchmark: Benchmark) -> Findings | None:
@@ -550,6 +402,18 @@ def detector_scores(audit: Audit) -> pd.DataFrame:
     return scores.loc[:, scores.notna().mean() > 0.5].dropna()
 
 
+def detected_errors(scores: pd.DataFrame, truth: np.ndarray, *, n_boot: int = 1) -> pd.DataFrame:
+    """Return how well detectors, the columns of `scores`, find the pairs that are true: a row for
+    each, with the metrics of `detection_table` and the precision by number of reviewed pairs."""
+    values = {str(name): column.to_numpy(float) for name, column in scores.items()}
+    numbers = numbers_reviewed(len(truth))
+    curves = [precision_curve(each, truth, numbers).round(4).tolist() for each in values.values()]
+    detected = detection_table(values, truth, n_boot=n_boot).set_index("score")
+    detected["number"] = [numbers.tolist()] * len(curves)
+    detected["precision"] = curves
+    return detected.rename_axis(DETECTOR)
+
+
 @cached(4, SCORES, PAIRS)
 def injected_findings(audit: Audit) -> Findings | None:
     """Return how well an audit's detectors find each kind of injected error; None without injected
@@ -557,36 +421,23 @@ def injected_findings(audit: Audit) -> Findings | None:
     scores = detector_scores(audit)
     injected = audit.read_columns(PAIRS, c.INJECTED)[c.INJECTED][scores.index]
     tables = []
-    curves = []
-    for kind in sorted(injected.dropna().unique(), key=lambda kind: (kind != c.MISCAPTION, kind)):
+    for kind in injected.value_counts().index:
         subset = injected.isna() | (injected == kind)
         truth = injected[subset].notna().to_numpy()
-        if scores.empty or truth.sum() < 2 or truth.all():
+        if truth.sum() < 2 or truth.all():
             continue
-        error: dict[str, Any] = {KIND: str(kind), SHARE: float(truth.mean())}
-        values = {str(name): column.to_numpy() for name, column in scores[subset].items()}
         n_boot = int(np.clip(_RESAMPLED // len(truth), 50, 500))
-        detected = detection_table(values, truth, n_boot=n_boot)
-        for metric in METRICS:
-            part = detected[["score", metric, f"{metric}_low", f"{metric}_high"]]
-            part = part.set_axis([DETECTOR, *_INTERVAL], axis=1)
-            tables.append(part.assign(measure=metric, n=1, **error))
-        numbers = numbers_reviewed(len(truth))
-        for name, column in values.items():
-            curve = {"number": numbers, "precision": precision_curve(column, truth, numbers)}
-            curves.append(pd.DataFrame(error | {DETECTOR: name} | curve))
+        detected = detected_errors(scores[subset], truth, n_boot=n_boot)
+        tables.append(detected.assign(kind=kind, share=truth.mean()))
     if not tables:
         return None
-    table = pd.concat(tables, ignore_index=True).reindex(columns=TABLE_COLUMNS)
+    rows = pd.concat(tables).reset_index()
+    metrics = rows.set_index([KIND, SHARE, DETECTOR])
+    metrics = metrics[[f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high")]]
+    metrics.columns = pd.MultiIndex.from_product([METRICS, _INTERVAL], names=[MEASURE, None])
+    table = metrics.stack(MEASURE).reset_index().reindex(columns=TABLE_COLUMNS)
     interval = "95 % bootstrap over the pairs of this one injection"
-    return Findings(table, pd.concat(curves, ignore_index=True), interval, misfit_note(audit))
-
-
-def differ_most(scores: pd.DataFrame, one: str, other: str, *, limit: int) -> list[int]:
-    """Return the rows of the pairs with a higher rank in `one` than in `other`, the largest
-    difference first."""
-    lead = scores[one].rank() - scores[other].rank()
-    return lead[lead > 0].nlargest(limit).index.tolist()
+    return Findings(table, mean_curves(rows), interval, misfit_note(audit))
 
 
 # --- Tables on a terminal and in files
@@ -601,28 +452,38 @@ def table_of_texts(rows: pd.DataFrame, index: str, columns: str) -> pd.DataFrame
     return table.fillna("–").reset_index()
 
 
-def print_table(title: str, table: pd.DataFrame) -> None:
-    """Print a table of texts; all columns but the first are aligned right."""
+def print_table(title: str, rows: pd.DataFrame, index: str) -> None:
+    """Print the column `text` of some rows, a column for each measure."""
+    table = table_of_texts(rows, index, MEASURE)
     columns = table.columns.tolist()
     _console.print(make_table(title, table.to_dict("records"), columns, right=columns[1:]))
 
 
-def print_line(text: str, *, style: str = "") -> None:
+def print_line(text: str) -> None:
     """Print a line of foreign text."""
-    _console.print(plain(text), style=style, soft_wrap=True)
+    _console.print(plain(text), soft_wrap=True)
 
 
-def origin(command: str, record: Record, rows: pd.DataFrame) -> list[str]:
-    """Return the command that made the rows of an experiment, the machine and how the config uses
-    it, and the seeds."""
+def write_results(
+    path: Path,
+    command: str,
+    record: Record,
+    rows: pd.DataFrame,
+    table: pd.DataFrame,
+    notes: Sequence[str] = (),
+) -> None:
+    """Write a table from the rows of an experiment as CSV, below the command that made it, the
+    machine and how the config uses it, the seeds, and notes."""
     machine = record.machine
     config = record.config
-    return [
+    head = [
         f"command: {command}",
         f"machine: {machine['processor']}, {machine['cores']} cores; {config.device}, "
         f"{config.precision}, {config.threads} threads a member",
         f"seeds: {', '.join(map(str, sorted(rows[SEED].unique())))}",
+        *notes,
     ]
+    write_csv(path, head, table)
 
 
 def write_csv(path: Path, head: Sequence[str], rows: pd.DataFrame) -> None:

@@ -1,29 +1,38 @@
-"""Trains an audit's members again with settings, two at a time, and runs studies, which do so over
-several splits of the pairs. The same call resumes.
+"""Trains an audit's members again with settings, and runs studies, which do so over several splits
+of the pairs. The same call resumes.
 
-The baseline of a study trains on one caption a pair, as in the paper, except in the study
-`settings`. All settings are evaluated on that caption and on uncropped pictures, which every
-setting trains on.
+The baseline of a study trains on one caption a pair, as in the paper; that of the study `settings`
+trains as the config says. All settings are evaluated on one caption a pair and on uncropped
+pictures, because every setting trains on these.
 """
 
 import functools
-import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
 
 from clipmem_core.auditing.folder import prepare, settings
-from clipmem_core.auditing.folder.prepare import write_audit
-from clipmem_core.auditing.folder.store import MITIGATIONS, Audit, acquire_lock, read_embeddings
+from clipmem_core.auditing.folder.jobs import Screen
+from clipmem_core.auditing.folder.prepare import differing_fields, write_audit
+from clipmem_core.auditing.folder.store import (
+    MITIGATIONS,
+    SECOND_EMBEDDINGS,
+    acquire_lock,
+    read_embeddings,
+    remove_second_model,
+)
+from clipmem_core.auditing.run.executor import Executor, Task, TaskEvents, Work
 from clipmem_core.auditing.run.member import (
     Shared,
-    cached_tokens,
     caption_texts,
+    caption_tokens,
     clear_leftovers,
     open_member,
     open_shared,
@@ -32,31 +41,99 @@ from clipmem_core.auditing.run.member import (
     write_embeddings,
 )
 from clipmem_core.auditing.run.pipeline import Run, ensure_features, ensure_pixels, finish_audit
-from clipmem_core.config import AuditConfig, ineffective_fields
+from clipmem_core.config import AuditConfig, affecting, ineffective_fields
 from clipmem_core.dataset.sentences import sentences_of
 from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.lab import mitigated
-from clipmem_core.lab.experiment import Request, Study, run_tasks
-from clipmem_core.lab.mitigated import (
+from clipmem_core.lab.experiment import (
+    CLIPMEM_NET,
+    MEASURE,
+    MEASURE_LABELS,
+    OF_MEMBERS,
+    OF_SPLITS,
+    P_OF_ALL,
+    PARTS,
+    SIGNIFICANCE,
+    SPLIT,
+    Experiment,
+    Study,
+    differences,
+    print_line,
+    print_table,
+    sentence_of,
+    titles_of,
+    write_results,
+)
+from clipmem_core.lab.mitigated import RETRIEVAL, SETTING, MemberPair, begin, setting_rows
+from clipmem_core.lab.setting import (
     BASELINE,
     DECISIONS,
     RANKINGS,
     REMOVAL,
-    MemberPair,
     PairChanges,
     Setting,
-    begin,
     parse_setting,
-    setting_rows,
     without_idle,
 )
 from clipmem_core.review.decisions import review_of
-from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.io import InputError
 from clipmem_core.utils.ragged import Ragged
 
-_EMBEDDINGS = ".embeddings"  # of a member until its pair of members is measured
+
+@dataclass(frozen=True)
+class Request:
+    """The experiment that a person requests."""
+
+    source: str
+    config: AuditConfig
+    name: str
+    screen: Screen
+    executor: Executor | None = None  # by default processes of this machine
+
+    def load(self, experiment: Experiment) -> prepare.DataSet:
+        """Return the data set of an experiment, from its folder if it was begun."""
+        if experiment.begun:
+            self.screen.say(f"resuming {experiment.KIND} {self.name!r}")
+            return experiment.data_set
+        self.screen.say(f"reading {self.source}")
+        return prepare.load_data_set(
+            self.source, self.config, progress=self.screen.pictures, say=self.screen.say
+        )
+
+    def begin(self, experiment: Experiment, data_set: prepare.DataSet) -> None:
+        """Write the data set of a new experiment. Refuse to resume one with another source or
+        config; unlike an audit, none gets more members."""
+        if not experiment.begun:
+            membership = prepare.draw_membership(data_set.groups, self.config)
+            write_audit(experiment, self.source, self.config, data_set, data_set.pairs, membership)
+        stored = experiment.record
+        differ = differing_fields(
+            stored.source, stored.config, self.source, self.config, may_differ=affecting()
+        )
+        if differ:
+            raise InputError(
+                f"{experiment.KIND} {self.name!r} exists with another config: {'; '.join(differ)}. "
+                "Use another --name"
+            )
+
+
+def run_tasks(
+    run: Run, work: Work, parent: Path, blocks: Sequence[Sequence[str]], noun: str
+) -> TaskEvents:
+    """Run tasks on an audit, one for each block of names; each name has a folder in the folder
+    `parent`, for the error output of its task."""
+    record = run.audit.record
+    tasks = []
+    for names in blocks:
+        folders = tuple(parent / name for name in names)
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+        tasks.append(Task(folders, work, run.audit.folder, tuple(names), record.threads, noun))
+    execute = run.executor_of(settings.side_by_side(record.config))
+    with closing(execute(tasks)) as events:
+        yield from events
+
 
 # --- The built-in studies
 
@@ -142,10 +219,11 @@ def run_study(request: Request, study: str, *, splits: int, also: Sequence[Setti
     if splits < 1:
         raise InputError(f"--splits must be at least 1, not {splits}: intervals need 3")
     config = settings.resolve(prepare.with_features(request.source, request.config))
+    request = replace(request, config=config)
     screen = request.screen
     with acquire_lock(folder.folder, what=folder.KIND):
-        data_set = replace(request, config=config).load(folder)
-        config, chosen = _plan(replace(request, config=config), study, also, data_set)
+        data_set = request.load(folder)
+        config, chosen = _plan(request, study, also, data_set)
         replace(request, config=config).begin(folder, data_set)
         replicates = config.seeds if config.protocol == "paper" else config.members // config.folds
         for split in range(splits):
@@ -180,14 +258,10 @@ def _plan(
     if study != OWN and most > 1:
         config = replace(config, train_captions=1)
     idle = {*ineffective_fields(config), *([REMOVAL] if config.protocol == "paper" else [])}
-    planned = [*map(parse_setting, STUDIES[study](config, most)), *also]
-    if skipped := [setting.text for setting in planned if idle & set(setting.overrides)]:
-        request.screen.say(
-            f"skipped, since they have no effect on this audit: {', '.join(skipped)}"
-        )
     chosen = {}
-    for setting in planned:
-        if setting.text in skipped:
+    for setting in (*map(parse_setting, STUDIES[study](config, most)), *also):
+        if idle & set(setting.overrides):
+            request.screen.say(f"skipped, since it has no effect on this audit: {setting.text}")
             continue
         setting = without_idle(setting, config)
         settings.check_config(replace(config, **setting.fields))
@@ -212,25 +286,21 @@ class Lab:
     """The data of an audit's members in memory, ready to train them again."""
 
     def __init__(self, folder: Path) -> None:
-        self.audit = Audit(folder)
         self.baseline = open_shared(folder)
-        self.changed = functools.lru_cache(maxsize=2)(
-            functools.partial(with_setting, self.baseline)
-        )
+        changed = functools.partial(with_setting, self.baseline)
+        self.changed = functools.lru_cache(maxsize=2)(changed)
         torch.set_num_threads(self.baseline.record.threads)
 
     def train(self, setting: str, member_pair: MemberPair) -> None:
         """Train and measure a pair of members unless it is finished."""
-        folder = mitigated.setting_folder(self.audit, setting)
+        folder = mitigated.setting_folder(self.baseline.audit, setting)
         try:
             with mitigated.member_pair_lock(folder, member_pair):
-                if mitigated.is_measured(folder, member_pair):
-                    return
-                train_member_pair(self.changed(setting), setting, member_pair)
-        except FileNotFoundError:
-            if setting == BASELINE or (folder / mitigated.SETTING_FILE).is_file():
+                if not mitigated.is_measured(folder, member_pair):
+                    train_member_pair(self.changed(setting), setting, member_pair)
+        except FileNotFoundError:  # unless a person removed the setting
+            if (folder / mitigated.SETTING_FILE).is_file():
                 raise
-            return  # a person removed the setting
 
 
 def with_setting(shared: Shared, name: str) -> Shared:
@@ -250,7 +320,7 @@ def _with_captions(shared: Shared, changes: PairChanges) -> Shared:
     captions = [
         list(changes.captions.get(row, texts)) for row, texts in enumerate(shared.pairs[c.CAPTIONS])
     ]
-    pairs = shared.pairs.assign(**{c.CAPTIONS: pd.Series(captions)})
+    pairs = shared.pairs.assign(captions=pd.Series(captions))
     if shared.record.sentences:
         captions = list(map(sentences_of, captions))
         pairs[c.SENTENCES] = captions
@@ -259,33 +329,28 @@ def _with_captions(shared: Shared, changes: PairChanges) -> Shared:
         tokens: Any = FeatureExtractor(shared.towers.text).captions(caption_texts(pairs))
         features = replace(features, text=tokens)
     else:
-        tokens = cached_tokens(shared.config.model, pairs)
+        tokens = caption_tokens(shared.config.model, pairs)
     data = replace(shared.data, tokens=tokens, captions=Ragged.of_lists(captions))
     return replace(shared, pairs=pairs, features=features, data=data)
 
 
 def train_member_pair(shared: Shared, setting: str, member_pair: MemberPair) -> None:
-    """Train two members of a setting and measure them; those of the baseline are only measured."""
+    """Train two members with a setting and measure them."""
     audit = shared.audit
-    if setting == BASELINE:
-        mitigated.measure_baseline(audit, member_pair)
-        return
     folders = [mitigated.setting_folder(audit, setting) / name for name in member_pair]
     embedded = []
     measures = []
-    for name, folder in zip(member_pair, folders, strict=True):
+    for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
         clear_leftovers(folder)
-        run = open_member(audit.folder, name, shared, folder)
+        run = open_member(audit.folder, folder.name, shared, folder)
         model = trained_model(run)
-        write_embeddings(run, model, folder / _EMBEDDINGS)
-        embedded.append(read_embeddings(folder / _EMBEDDINGS))
+        write_embeddings(run, model, folder / SECOND_EMBEDDINGS)
+        embedded.append(read_embeddings(folder / SECOND_EMBEDDINGS))
         measures.append(utility(run, model, embedded[-1][0]))
-    mitigated.write_measures(audit, setting, member_pair, embedded, measures)
+    mitigated.write_measures(audit, setting, folders, embedded, measures)
     for folder in folders:
-        shutil.rmtree(folder / _EMBEDDINGS, ignore_errors=True)
-        for leftover in (CHECKPOINT, TRAJECTORY):
-            (folder / leftover).unlink(missing_ok=True)
+        remove_second_model(folder)
 
 
 def train_members(folder: Path, names: Sequence[str]) -> None:
@@ -299,14 +364,15 @@ def train_members(folder: Path, names: Sequence[str]) -> None:
 
 
 def run_settings(run: Run, names: Sequence[str]) -> None:
-    """Train the members of an audit with settings that were begun, and measure the baseline's."""
+    """Measure the baseline of an audit, and train its members with settings that were begun."""
     audit = run.audit
     config = audit.record.config
-    finished = {name: mitigated.finished_members(audit, name) for name in (BASELINE, *names)}
-    firsts = [first for first, _ in mitigated.member_pairs(audit.record.members)]
+    members = mitigated.paired_members(audit)
+    finished = {name: mitigated.finished_members(audit, name) for name in names}
     missing = [
-        f"{name}/{first}" for first in firsts for name in finished if first not in finished[name]
+        f"{name}/{first}" for first in members[::2] for name in names if first not in finished[name]
     ]
+    mitigated.ensure_baseline(audit, len(members))
     if not missing:
         return
     ensure_pixels(audit, run.screen)
@@ -314,16 +380,49 @@ def run_settings(run: Run, names: Sequence[str]) -> None:
     blocks = len(missing)
     if settings.shares_process(config):
         blocks = min(blocks, settings.side_by_side(config))
-    total = 2 * len(firsts) * len(names)
+    parts = [missing[block::blocks] for block in range(blocks)]
     shown = -1
-    for _ in run_tasks(
-        run,
-        train_members,
-        audit.folder / MITIGATIONS,
-        [missing[block::blocks] for block in range(blocks)],
-        "training of member",
-    ):
+    for _ in run_tasks(run, train_members, audit.folder / MITIGATIONS, parts, "training of member"):
         done = sum(len(mitigated.finished_members(audit, name)) for name in names)
         if done != shown:
-            run.screen.say(f"{done} of {total} members finished")
+            run.screen.say(f"{done} of {len(members) * len(names)} members finished")
             shown = done
+
+
+# --- Results on a terminal and as CSV
+
+_PRINTED = (CLIPMEM_NET, c.ATTACK_TPR, *PARTS, RETRIEVAL)
+
+
+def show_differences(rows: pd.DataFrame, titles: dict[str, str]) -> None:
+    """Print the table of an audit's lab or of a study, and a sentence for each setting."""
+    compared = differences(rows)
+    over = OF_SPLITS if SPLIT in rows else OF_MEMBERS
+    shown = compared[compared[MEASURE].isin(_PRINTED)]
+    texts = []
+    for row in shown.to_dict("records"):
+        half = "" if np.isnan(row["low"]) else f" ± {(row['high'] - row['low']) / 2:.3f}"
+        star = "*" if row[P_OF_ALL] < SIGNIFICANCE else ""
+        difference = f"{row['difference']:+.3f}{half}{star}"
+        texts.append(f"{row['value']:.3f}" if row[SETTING] == BASELINE else difference)
+    print_table(
+        f"differences from the baseline, with half their 95 % interval over {over}; *: other than "
+        "0, corrected for the number of settings (Holm)",
+        shown.assign(text=texts, measure=shown[MEASURE].map(MEASURE_LABELS)),
+        SETTING,
+    )
+    for setting, name in titles.items():
+        if (compared[SETTING] == setting).any():
+            print_line(sentence_of(compared, setting, name))
+
+
+def write_study_results(study: Study, path: Path, *, command: str) -> None:
+    """Write the differences of a study as a CSV file, with a sentence for each setting."""
+    rows = study.rows
+    compared = differences(rows)
+    notes = [
+        f"value: mean over splits; low, high: 95 % interval over {OF_SPLITS} of the paired "
+        f"difference to {BASELINE}; n: how many; p_of_all: Holm's p",
+        *(sentence_of(compared, setting, title) for setting, title in titles_of(rows).items()),
+    ]
+    write_results(path, command, study.record, rows, compared, notes)

@@ -14,6 +14,7 @@ their order, views, optimiser, schedule, the encoder's first weights and the num
 are the same.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -25,12 +26,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import MLP
 
 from clipmem_core.auditing.folder import store
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.auditing.run.member import (
-    EVALUATION,
     MemberRun,
     build_member,
     clear_leftovers,
@@ -45,17 +44,16 @@ from clipmem_core.lab import encoders as t
 from clipmem_core.lab.experiment import Experiment
 from clipmem_core.mitigations import Batch, can_cut_text
 from clipmem_core.scores.encoders import UnitTally
+from clipmem_core.training import CHECKPOINT
 from clipmem_core.training.augmentation import Views
-from clipmem_core.training.heads import feature_views
 from clipmem_core.training.model import (
     UPPER,
-    LockedModel,
     Model,
     encode_text,
     evaluation_batches,
+    load_weights,
     text_input,
 )
-from clipmem_core.training.names import CHECKPOINT
 from clipmem_core.training.trainer import Trainer, train
 from clipmem_core.utils import columns as c
 from clipmem_core.utils import draws
@@ -69,33 +67,28 @@ def run_units(audit: Audit, screen: Screen) -> None:
     """Measure the units of an audit's members, and the references of the first, unless they are
     measured already."""
     check_units(audit)
-    names = audit.record.members
     ensure_pixels(audit, screen)
-    for name, table in [*((name, t.UNITS) for name in names), (names[0], t.REFERENCES)]:
-        path = t.table_file(audit, name, table)
+    for name in audit.record.members:
+        path = t.table_file(audit, name)
         if path.is_file():
             continue
-        screen.say(f"measuring {path.stem} of member {name}")
+        screen.say(f"measuring the units of member {name}")
         path.parent.mkdir(parents=True, exist_ok=True)
         run = open_member(audit.folder, name)
         torch.set_num_threads(run.record.threads)  # as when it was trained
-        if table == t.UNITS:
-            model = trained_model(run)
-            units = measure_model(run, model, t.TOWERS, run.data.rows)
-        else:
-            units = measure_references(run)
-        store.write_table(path, units)
+        model = trained_model(run)
+        if name == audit.record.members[0]:
+            references = t.table_file(audit, name, t.REFERENCES)
+            store.write_table(references, measure_references(run, model))
+        store.write_table(path, measure_model(run, model, t.TOWERS, run.data.rows))
 
 
 def say_units(audit: Audit, screen: Screen) -> None:
     """Print UnitMem by layer, of the members and of the references."""
-    units = t.read_units(audit)
-    references = t.read_units(audit, t.REFERENCES)
-    assert units is not None
-    assert references is not None
-    by = [t.REFERENCE, t.TOWER, t.LAYER]
-    for table in (t.layer_means(units), t.layer_means(references, by=by)):
-        say_table(table, screen)
+    for name, by in ((t.UNITS, c.MEMBER), (t.REFERENCES, t.REFERENCE)):
+        units = t.read_units(audit, name)
+        assert units is not None
+        say_table(t.layer_means(units, by=[by, t.TOWER, t.LAYER]), screen)
 
 
 def say_table(table: pd.DataFrame, screen: Screen) -> None:
@@ -115,22 +108,17 @@ def check_units(audit: Audit) -> None:
         )
 
 
-def measure_references(run: MemberRun) -> pd.DataFrame:
-    """Measure the references of a member, as `unit_table` with a column reference."""
+def measure_references(run: MemberRun, model: Model) -> pd.DataFrame:
+    """Measure the references of a member and its model, as `unit_table` with a column reference."""
     config = run.config
     rows = run.data.rows
-    held_out = run.data.held_out
     untrained = build_member(config, run.towers, seed=run.member.seed, pretrained=config.pretrained)
-    measured = [(t.BEFORE, untrained, rows)]
-    n = min(len(rows), len(held_out))  # as many of both: UnitMem grows with the number of pairs
-    model = trained_model(run)
-    for reference, pairs in ((t.SEEN, rows), (t.UNSEEN, held_out)):
+    tables = [measure_model(run, untrained, t.TOWERS, rows).assign(reference=t.BEFORE)]
+    n = min(len(rows), len(run.data.held_out))  # as many of both: UnitMem grows with the number
+    for reference, pairs in ((t.SEEN, rows), (t.UNSEEN, run.data.held_out)):
         drawn = draws.rng(config.seed, f"unitmem {reference}").choice(pairs, n, replace=False)
-        measured.append((reference, model, np.sort(drawn)))
-    tables = []
-    for reference, model, pairs in measured:
-        table = measure_model(run, model, t.TOWERS, pairs)
-        tables.append(table.assign(**{t.REFERENCE: reference}))
+        units = measure_model(run, model, t.TOWERS, np.sort(drawn))
+        tables.append(units.assign(reference=reference))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -142,18 +130,13 @@ def measure_model(
 ) -> pd.DataFrame:
     """Measure encoders of a model on pairs of a run under its evaluation views; returns as
     `unit_table`."""
-    pair_ids = run.pairs[c.PAIR_ID].to_numpy()
-    views: Views
-    if isinstance(model, LockedModel):
-        scale = run.config.eval_crop_scale or run.config.crop_scale
-        views = feature_views(model, run.config.seed + EVALUATION, scale)
-    else:
-        views = evaluation_views(model, run.config)
+    ids = run.pairs[c.PAIR_ID].to_numpy()
+    views = evaluation_views(run, model)
     tables = []
     for tower in towers:
         tally = count_units(run, model, views, tower, rows)
         widths = unit_layers(model, tower).widths
-        tables.append(unit_table(tally, widths, tower=tower, pair_ids=pair_ids))
+        tables.append(unit_table(tally, widths, tower=tower, pair_ids=ids))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -167,23 +150,19 @@ class Layers(NamedTuple):
 
 def unit_layers(model: Model, tower: str) -> Layers:
     """Return the blocks of an encoder, `image` or `text`."""
-    side: Any = model.visual if tower == t.IMAGE_TOWER else getattr(model, "text", None)
-    upper = getattr(side, UPPER, None)
-    if upper is not None:
-        return Layers(upper.units, upper.unit_widths(), batch_first=True)
     encoder: Any = model.visual if tower == t.IMAGE_TOWER else getattr(model, "text", model)
-    transformer: Any = getattr(encoder, "transformer", None)
-    blocks = list(getattr(transformer, "resblocks", []))
-    if not blocks or not all(hasattr(getattr(block, "mlp", None), "gelu") for block in blocks):
+    if upper := getattr(encoder, UPPER, None):
+        return Layers(upper.units, upper.unit_widths(), batch_first=True)
+    try:
+        perceptrons = [block.mlp for block in encoder.transformer.resblocks]
+        activations = tuple(mlp.gelu for mlp in perceptrons)
+    except AttributeError:
         kind = type(encoder).__name__
         raise InputError(
             f"UnitMem of the {tower} encoder needs a transformer of open_clip's, not a {kind}"
-        )
-    return Layers(
-        tuple(block.mlp.gelu for block in blocks),
-        tuple(block.mlp.c_proj.in_features for block in blocks),
-        transformer.batch_first,
-    )
+        ) from None
+    widths = tuple(mlp.c_proj.in_features for mlp in perceptrons)
+    return Layers(activations, widths, encoder.transformer.batch_first)
 
 
 @torch.inference_mode()
@@ -197,114 +176,79 @@ def count_units(
     """Compute the activation of every unit of an encoder, `image` or `text`, on some pairs, rows
     int64 [n].
 
-    Over the `views` of a picture, or the evaluated captions.
+    The mean over the `views` of a picture, or over the evaluated captions.
     """
     model.eval()
+    config = run.config
+    data = run.data
     layers = unit_layers(model, tower)
     tally = UnitTally(sum(layers.widths))
-    # Of each layer, [n, width]
-    means: list[Tensor] = [torch.empty(0)] * len(layers.widths)
+    means: list[Tensor] = [torch.empty(0)] * len(layers.widths)  # of each layer, [n, width]
     mask: Tensor | None = None  # bool [n, length], the tokens to average; None: all
 
     def note(layer: int, _module: nn.Module, _inputs: Any, activation: Tensor) -> None:
         above = activation if layers.batch_first else activation.transpose(0, 1)
         above = above.float().clamp(min=0)
-        if above.ndim == 4:  # a map of a convolutional network
-            means[layer] = above.mean(dim=(2, 3))
-            return
-        length = above.shape[1]
-        counted = torch.ones(1, length, device=above.device) if mask is None else mask.float()
-        if length > counted.shape[1]:
-            raise InputError(f"UnitMem cannot find the caption's tokens among {length}")
-        weights = counted[:, None, :length] / counted.sum(dim=1)[:, None, None]
-        # A mean over tokens as a product: on a CPU it takes half as long, but never in bfloat16.
-        with torch.autocast(above.device.type, enabled=False):
-            means[layer] = torch.matmul(weights, above).squeeze(1)
+        if above.ndim == 4:  # a map of a convolutional network, whose tokens are its places
+            above = above.flatten(2).transpose(1, 2)
+        if mask is None:
+            means[layer] = above.mean(dim=1)
+        else:
+            counted = mask[:, : above.shape[1], None].float()
+            means[layer] = (above * counted).sum(dim=1) / counted.sum(dim=1)
 
-    config = run.config
-    data = run.data
     with ExitStack() as hooks:
         for layer, module in enumerate(layers.activations):
-            handle = module.register_forward_hook(partial(note, layer))
-            hooks.callback(handle.remove)
-        if tower == t.IMAGE_TOWER:
-            for block in evaluation_batches(rows):
-                pixels = data.pixels.gather(block)
-                total = np.zeros((len(block), sum(layers.widths)), np.float32)
-                for view in range(config.views):
-                    images = views.evaluation_images(pixels, data.keys[block], view, config.device)
-                    with autocast(config.precision, config.device):
-                        model.visual(images)
-                    total += torch.cat(means, dim=1).cpu().numpy()
-                tally.add(block, total / config.views)
-        else:
-            cut = can_cut_text(model)
-            # Pairs with captions of similar length share a batch
-            width = getattr(getattr(model, "text", None), "upper", None)
-            width = width.width if width is not None else 0  # of activations; 0: tokens
-            order = rows
-            if not width:
-                longest = np.maximum.reduceat((data.tokens != 0).sum(axis=1), data.captions.first)
-                order = rows[np.argsort(longest[rows], kind="stable")]
-            for block in evaluation_batches(order):
-                places, captions = data.captions.take(block, first=config.eval_captions)
-                tokens = text_input(data.tokens[places]).to(config.device)
-                positions = tokens != 0
-                if width:
-                    positions = positions.unflatten(1, (-1, width)).any(dim=2)
-                # All up to the end token, the last that is not 0: token 0 is padding, but also a
-                # word ("!")
-                at = torch.arange(positions.shape[1], device=config.device)
-                mask = at <= torch.where(positions, at, 0).amax(dim=1)[:, None]
+            hooks.callback(module.register_forward_hook(partial(note, layer)).remove)
+        for block in evaluation_batches(rows) if tower == t.IMAGE_TOWER else ():
+            pixels = data.pixels.gather(block)
+            total = np.zeros((len(block), sum(layers.widths)), np.float32)
+            for view in range(config.views):
+                images = views.evaluation_images(pixels, data.keys[block], view, config.device)
                 with autocast(config.precision, config.device):
-                    encode_text(model, tokens, cut=cut)
-                values = torch.cat(means, dim=1).cpu().numpy()
-                tally.add(block, captions.mean(values))
+                    model.visual(images)
+                total += torch.cat(means, dim=1).cpu().numpy()
+            tally.add(block, total / config.views)
+        cut = can_cut_text(model)
+        upper = getattr(getattr(model, "text", None), UPPER, None)
+        for block in evaluation_batches(rows) if tower == t.TEXT_TOWER else ():
+            places, captions = data.captions.take(block, first=config.eval_captions)
+            tokens = text_input(data.tokens[places]).to(config.device)
+            positions = tokens != 0
+            if upper:  # its tokens are activations
+                positions = positions.unflatten(1, (-1, upper.width)).any(dim=2)
+            # All up to the end token, the last that is not 0: token 0 is padding, but also a word
+            mask = positions.flip(1).cumsum(dim=1).flip(1) > 0
+            with autocast(config.precision, config.device):
+                encode_text(model, tokens, cut=cut)
+            tally.add(block, captions.mean(torch.cat(means, dim=1).cpu().numpy()))
     return tally
 
 
 def unit_table(
     tally: UnitTally, widths: Sequence[int], *, tower: str, pair_ids: np.ndarray
 ) -> pd.DataFrame:
-    """Return tower, layer (from 1), unit (from 0), scores, and the pair that activates it most
+    """Return scores, tower, layer (from 1), unit (from 0), and the pair that activates it most
     (null: it is silent)."""
     scores = tally.scores()
-    scores.insert(0, t.TOWER, np.repeat(tower, sum(widths)))
-    scores.insert(1, t.LAYER, np.repeat(np.arange(1, len(widths) + 1), widths))
-    scores.insert(2, t.UNIT, np.concatenate([np.arange(width) for width in widths]))
-    owner = pd.Series(pair_ids[np.maximum(scores[t.ROW], 0)], dtype="string")
-    return scores.assign(**{c.PAIR_ID: owner.where(scores[t.ROW] >= 0)})
-
-
-class HeadedTower(nn.Module):
-    """The image encoder of a model with a head on its output; weights of the head are a function of
-    the seed."""
-
-    def __init__(self, model: Model, *widths: int, seed: int) -> None:
-        super().__init__()
-        self.visual = model.visual
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            head = MLP(self.visual.output_dim, list(widths))
-        self.head = head.to(next(model.visual.parameters()).device)
-
-    def encode_image(self, images: Tensor) -> Tensor:
-        """Encode images [n, 3, size, size] without the head, [n, dim]."""
-        return self.visual(images)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Pass images [n, 3, size, size] through encoder and head, float32 [n, widths[-1]]."""
-        return self.head(self.visual(images)).float()
+    return scores.assign(
+        **{
+            t.TOWER: tower,
+            t.LAYER: np.repeat(np.arange(1, len(widths) + 1), widths),
+            t.UNIT: np.concatenate([np.arange(width) for width in widths]),
+            c.PAIR_ID: pd.Series(pair_ids, dtype="string").reindex(scores[t.ROW]).array,
+        }
+    )
 
 
 class TowerTrainer(Trainer):
-    """Trains with the steps of `Trainer` and the same views: on labels with cross-entropy, else as
-    SimCLR.
+    """Trains an image encoder alone with the steps of `Trainer` and the same views: on labels with
+    cross-entropy, else as SimCLR.
 
     In SimCLR (Chen et al., ICML 2020) the two views of a picture are positives within the batch,
     and the loss is NT-Xent. Views are crops, without SimCLR's colours and blur. The head is linear
     for labels, and SimCLR's projection otherwise: a hidden layer as wide as the encoder's output,
-    and 128 numbers.
+    and 128 numbers. The weights of the head are a function of the seed.
     """
 
     encoder = "image"
@@ -312,44 +256,47 @@ class TowerTrainer(Trainer):
     def __init__(
         self, model: Model, *args: Any, seed: int, labels: np.ndarray | None = None, **kwargs: Any
     ) -> None:
-        widths = (
-            (model.visual.output_dim, PROJECTION) if labels is None else (int(labels.max()) + 1,)
-        )
-        super().__init__(HeadedTower(model, *widths, seed=seed), *args, seed=seed, **kwargs)
+        width = model.visual.output_dim
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if labels is None:
+                hidden = nn.Linear(width, width)
+                head = nn.Sequential(hidden, nn.ReLU(), nn.Linear(width, PROJECTION))
+            else:
+                head = nn.Sequential(nn.Linear(width, int(labels.max()) + 1))
+        head = head.to(next(model.visual.parameters()).device)
+        headed = nn.Sequential(OrderedDict(visual=model.visual, head=head))
+        super().__init__(headed, *args, seed=seed, **kwargs)
         self.labels = labels  # int64 [n_pairs]
 
-    def outputs(self, pixels: np.ndarray, rows: np.ndarray, view: int) -> Tensor:
-        """Return the head's outputs for a view of some pictures, float32 [n, widths[-1]]."""
+    def outputs_of_view(self, rows: np.ndarray, view: int) -> Tensor:
+        """Return the head's outputs for a view of some pictures, float32 [n, width]."""
         batch = Batch(rows, self.data.keys[rows], view, self.seed)
+        pixels = self.data.pixels.gather(rows)
         images = self.views.training_images(pixels, batch, self.device, self.mitigations)
         with autocast(self.config.precision, self.device):
-            return self.model(images)
+            return self.model(images).float()
 
-    def forward_loss(
-        self, rows: np.ndarray, epoch: int, pixels: np.ndarray
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward_loss(self, rows: np.ndarray, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return the loss, and two numbers for each picture, [n] each.
 
         With labels these are 1 if the label was predicted, and its log-probability. Without labels
         they are the cosine of both views, and the mean log-probability of one view given the other
         among all views of the batch.
         """
+        outputs = self.outputs_of_view(rows, epoch)
         if self.labels is not None:
-            logits = self.outputs(pixels, rows, epoch)
             labels = torch.from_numpy(self.labels[rows]).to(self.device)
-            terms = F.cross_entropy(logits, labels, reduction="none")
-            correct = logits.argmax(dim=1) == labels
-            return terms.mean(), correct.float(), -terms.detach()
-        first, second = (
-            F.normalize(self.outputs(pixels, rows, view), dim=1)
-            for view in (epoch, epoch + self.config.epochs)
-        )
-        both = torch.cat([first, second])
+            losses = F.cross_entropy(outputs, labels, reduction="none")
+            correct = outputs.argmax(dim=1) == labels
+            return losses.mean(), correct.float(), -losses.detach()
+        second = self.outputs_of_view(rows, epoch + self.config.epochs)
+        both = F.normalize(torch.cat([outputs, second]), dim=1)
         logits = (both @ both.T / TEMPERATURE).fill_diagonal_(-torch.inf)
-        partner = torch.arange(len(both), device=both.device).roll(len(first))
-        terms = F.cross_entropy(logits, partner, reduction="none")
-        cosine = (first * second).sum(dim=1).detach()
-        return terms.mean(), cosine, -terms.detach().view(2, -1).mean(dim=0)
+        partner = torch.arange(len(both), device=both.device).roll(len(rows))
+        losses = F.cross_entropy(logits, partner, reduction="none")
+        cosine = torch.linalg.vecdot(*both.detach().chunk(2))
+        return losses.mean(), cosine, -losses.detach().view(2, -1).mean(dim=0)
 
 
 def run_paradigms(audit: Audit, seeds: int, screen: Screen) -> None:
@@ -366,7 +313,7 @@ def run_paradigms(audit: Audit, seeds: int, screen: Screen) -> None:
         for seed in range(record.config.seed, record.config.seed + seeds):
             names = [name for name, value in record.seeds.items() if value == seed]
             run = open_member(audit.folder, (names or record.members)[0])
-            labels = pd.Categorical(run.pairs[c.LABEL].astype("string")).codes.astype(np.int64)
+            labels, _ = pd.factorize(run.pairs[c.LABEL], sort=True)
             rows = run.data.rows
             labelled = rows[labels[rows] >= 0]
             possible = [t.CLIP]
@@ -375,10 +322,10 @@ def run_paradigms(audit: Audit, seeds: int, screen: Screen) -> None:
                 rows = labelled
             if run.config.crop_scale < 1:
                 possible.append(t.SELF_SUPERVISED)
-            if missing := set(t.PARADIGMS) - set(possible):
+            if len(possible) < len(t.PARADIGMS):
                 screen.say(
-                    f"note: no {' and no '.join(missing)} runs: supervised needs labels of two "
-                    "classes or more, self-supervised --crop-scale below 1"
+                    f"note: only {' and '.join(possible)}: {t.SUPERVISED} needs labels of two "
+                    f"classes or more, {t.SELF_SUPERVISED} --crop-scale below 1"
                 )
             run = replace(run, data=replace(run.data, rows=rows))
             for paradigm in possible:
@@ -397,19 +344,14 @@ def add_paradigm(
     model = build_member(config, run.towers, seed=seed, pretrained=config.pretrained)
     unit_layers(model, t.IMAGE_TOWER)  # refuses a model without units before anything is trained
     views = view_maker(model, config, seed)
-    if paradigm == t.CLIP:
-        trainer = Trainer(model, run.data, config, views, seed=seed, device=config.device)
-    else:
-        classes = labels if paradigm == t.SUPERVISED else None
-        trainer = TowerTrainer(
-            model, run.data, config, views, seed=seed, device=config.device, labels=classes
-        )
+    classes = labels if paradigm == t.SUPERVISED else None
+    make = Trainer if paradigm == t.CLIP else partial(TowerTrainer, labels=classes)
+    trainer = make(model, run.data, config, views, seed=seed, device=config.device)
     folder = paradigms.folder / name
     folder.mkdir(parents=True, exist_ok=True)
     clear_leftovers(folder)
     if (folder / CHECKPOINT).is_file():
-        weights = torch.load(folder / CHECKPOINT, map_location=trainer.device, weights_only=True)
-        trainer.model.load_state_dict(weights)
+        load_weights(trainer.model, folder / CHECKPOINT)
     else:
         train(trainer, folder)
     units = measure_model(run, trainer.model, [t.IMAGE_TOWER], run.data.rows)

@@ -21,8 +21,7 @@ from clipmem_core.review.decisions import (
 )
 from clipmem_core.review.queries import fetch_by_id
 from clipmem_core.utils.columns import CAPTIONS, PAIR_ID
-from clipmem_core.utils.io import InputError
-from clipmem_core.utils.tables import FORMULA
+from clipmem_core.utils.io import FORMULA, InputError
 
 DECISION = "decision"
 _CONTEXT = 4  # words before and after a change

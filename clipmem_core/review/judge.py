@@ -39,7 +39,8 @@ from clipmem_core.auditing.folder.store import (
     read_embeddings,
     read_prepared,
 )
-from clipmem_core.auditing.run.word_table import HALVES, RATIOS
+from clipmem_core.auditing.run.word_models import HALVES, RATIOS
+from clipmem_core.auditing.tables.fault_tables import fault_cause
 from clipmem_core.config import SourceOptions, data_folder
 from clipmem_core.dataset.checks import not_captions
 from clipmem_core.dataset.languages import is_read
@@ -58,7 +59,7 @@ from clipmem_core.review.cards import REPLACES, WRONG_WORDS
 from clipmem_core.review.queries import ROW, cached, fetch, fetch_by_id
 from clipmem_core.scores.membership import draw_word_halves
 from clipmem_core.scores.score_tables import captions_of_sentences
-from clipmem_core.training.word_scores import CaptionWords, load_model, predicts
+from clipmem_core.training.word_model import CaptionWords, load_model, predicts
 from clipmem_core.utils.columns import (
     AGREEMENT,
     CAPTION,
@@ -81,9 +82,8 @@ from clipmem_core.utils.columns import (
     SOURCE,
 )
 from clipmem_core.utils.embeddings import unit
-from clipmem_core.utils.io import InputError, read_json
+from clipmem_core.utils.io import SUFFIXES, InputError, read_frame, read_json
 from clipmem_core.utils.ragged import Ragged
-from clipmem_core.utils.tables import SUFFIXES, read_frame
 
 # The pair of each candidate: of the audit by pair_id or image, unless the picture at hand is
 # another one, else by the bytes of the picture; a new pair has the row −1. `same`: so many pairs
@@ -201,7 +201,7 @@ def _matched(audit: Audit, table: pd.DataFrame, raw: RawPairs, progress: ReportC
     """Open the pictures, and find the pairs of the audit."""
     pictures = table.pop(_PICTURE)
     data_set = None
-    sha256 = dict[Any, Any]()
+    sha256 = dict[Any, str]()
     if len(raw.pairs):
         config = replace(audit.record.config, captions=0, drop_near_duplicates=False)
         data_set = load_pictures(raw, config, progress=progress)
@@ -457,7 +457,7 @@ def _causes(candidates: Candidates) -> list[str]:
         return []
     chosen = data_set.pairs[IMAGE].isin(shown).to_numpy()
     pairs = data_set.pairs[chosen].reset_index(drop=True)
-    return [fault.cause for fault in faults_without_model(pairs, data_set.clusters[chosen])]
+    return list(map(fault_cause, faults_without_model(pairs, data_set.clusters[chosen])))
 
 
 @dataclass(frozen=True)

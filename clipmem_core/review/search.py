@@ -34,7 +34,7 @@ from clipmem_core.mitigations import Vocabulary
 from clipmem_core.review.queries import cached, find_row
 from clipmem_core.review.views import CAPTION, PICTURE
 from clipmem_core.scores.membership import MemberSides
-from clipmem_core.training.names import CHECKPOINT
+from clipmem_core.training import CHECKPOINT
 from clipmem_core.utils.embeddings import Vectors, unit
 from clipmem_core.utils.io import InputError
 from clipmem_core.utils.ragged import Ragged
@@ -209,7 +209,7 @@ def embed_texts(audit: Audit, texts: Sequence[str], member: str) -> np.ndarray:
     else:
         inputs = tokenize(config.model, texts)
         inputs = vocabulary.read(inputs) if vocabulary else inputs
-    return unit(text_embeddings(model, inputs, precision="fp32", device="cpu"))
+    return unit(text_embeddings(model, inputs, dataclasses.replace(config, **_ON_CPU)))
 
 
 def embed_pictures(audit: Audit, features: np.ndarray, member: str) -> np.ndarray:

@@ -5,7 +5,7 @@ and the views that a person stored under a name.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -123,13 +123,6 @@ def from_parameters(parameters: Mapping[str, str]) -> tuple[Selection, list[str]
             invalid.append(parameter)
     ascending = parameters.get("ascending") == "1"
     return Selection(ascending=ascending, **values), invalid
-
-
-def box(x: str, y: str, x_ends: Iterable[float], y_ends: Iterable[float]) -> Outline:
-    """Return a rectangle from two ends of each axis."""
-    left, right = sorted(x_ends)
-    low, high = sorted(y_ends)
-    return Outline(x, y, ((left, low), (right, low), (right, high), (left, high)))
 
 
 def _ranges(text: str) -> tuple[Range, ...]:

@@ -129,8 +129,8 @@ def review_progress(audit: Audit) -> ReviewProgress:
     wrong = done & (decisions.codes != CODES[KEEP])
     drawn = review.drawn[~decisions.neutral[review.drawn]]
     removed = wrong & (decisions.codes == CODES[REMOVE])
-    bound = bound_wrong(drawn, np.where(done, decisions.first, 0), wrong, more=NEXT)
-    certificate = Certificate(len(drawn) - int(removed.sum()), *bound)
+    first = np.where(done, decisions.first, 0)
+    certificate = bound_wrong(drawn, first, wrong, kept=len(drawn) - int(removed.sum()))
     repaired = decisions.neutral & (decisions.codes == CODES[RECAPTION])
     repaired |= ~done & (decisions.codes == CODES[REMOVE])
     progress = ReviewProgress(

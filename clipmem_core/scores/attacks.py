@@ -287,19 +287,18 @@ def attack_table(attacked: Sequence[Attacked], *, n_boot: int, seed: int) -> pd.
     for name in attacked[0].scores:
         values = pd.DataFrame([roc(target, name) for target in attacked])
         measured = [attacked[target] for target in np.flatnonzero(values[ROC_AUC].notna()).tolist()]
-        ends = {}
+        ends: dict[str, list[float]] = {}
         if measured and name in (BAVARIA, ALIGNMENT):
             ends = _pair_intervals(measured, name, n_boot=n_boot, seed=seed)
         for measure in ROC_MEASURES:
             finite = values[measure].dropna()
-            pairs = ends.get(measure, (np.nan, np.nan))
             missing = ""
             if finite.empty:
-                pairs = (np.nan, np.nan)
                 missing = (
                     "needs a shadow on either side of each pair, and pairs that a member was not "
                     f"trained on: at least {round(1 / _RATES.get(measure, 1)):,}"
                 )
+            pairs = (np.nan, np.nan) if missing else ends.get(measure, (np.nan, np.nan))
             members = seed_interval(finite.to_numpy())
             rows.append([name, measure, finite.mean(), *members, *pairs, len(finite), missing])
     return pd.DataFrame(rows, columns=ATTACK_COLUMNS)

@@ -25,7 +25,6 @@ from clipmem_core.scores.membership import MemberSides, side_means
 from clipmem_core.utils import draws
 from clipmem_core.utils.columns import ALIGNMENT, CLIPMEM_IMAGE, CLIPMEM_TEXT, HELD_OUT, SHARED
 from clipmem_core.utils.embeddings import unit
-from clipmem_core.utils.io import InputError
 
 # Pairs in memory at a time: of a fit, of the parts
 _FIT_CHUNK = 8_192
@@ -56,12 +55,7 @@ def contributions(
     """
     membership = sides.membership
     paper = sides.protocol == "paper"
-    group = SHARED if paper else HELD_OUT
-    rows = np.flatnonzero(membership.group == group)
-    if len(rows) < 2:
-        raise InputError(
-            f"the parts of the encoders need at least 2 {group} pairs, found {len(rows)}: add some"
-        )
+    rows = np.flatnonzero(membership.group == (SHARED if paper else HELD_OUT))
     rows = draws.rng(sides.seed, "rotation").permutation(rows)
     embeddings = list(zip(image, text, strict=True))
     # The members that share a space: those of a seed of the paper's, or all

@@ -1,9 +1,10 @@
 """Who trains on what: groups, folds and members of both protocols, and which members count as in
 and out of a pair.
 
-Pairs of one cluster of near-duplicates always share group and fold, since a twin in training hides
-memorization; `clusters` numbers the cluster of each pair, [n_pairs]. A replicate is a replicate of
-the ensemble (`r0-f0`, `r0-f1`, …) or a seed of the paper (`f-0`, `g-0`).
+Pairs of one cluster of near-duplicates always share group and fold, since a near-duplicate in
+training hides memorization; `clusters` numbers the cluster of each pair, [n_pairs]. A replicate of
+the ensemble has members `r0-f0`, `r0-f1`, …, and a seed of the paper, also called a replicate, has
+`f-0` and `g-0`.
 """
 
 import functools
@@ -24,7 +25,6 @@ MIN_PAIRS = 4 * MIN_GROUP  # the paper's protocol has four groups
 _MAX_GROUP = 5_000  # of the paper
 _MAX_LABELLINGS = 256  # with 50 held-out pairs p values reach 1 / 12,801
 _ATTEMPTS = 16  # random orders tried for groups of an exact size
-_NAMES = {"ensemble": re.compile(r"r(\d+)-f\d+"), "paper": re.compile(r"[fg]-(\d+)")}
 
 
 @dataclass(frozen=True)
@@ -246,35 +246,6 @@ def _too_many_near_duplicates(groups: str, size: int) -> str:
     )
 
 
-def protocol_of(members: Sequence[str]) -> str:
-    """Return the protocol that member names belong to: `ensemble` (r0-f0 …) or `paper` (f-0, g-0
-    …).
-
-    Args: names of members, [n_members].
-
-    Example:
-        >>> protocol_of(["f-0", "g-0"])
-        'paper'
-    """
-    for protocol, name in _NAMES.items():
-        if members and all(map(name.fullmatch, members)):
-            return protocol
-    raise InputError(
-        "members must be named r<replicate>-f<fold>, or f-<seed> and g-<seed>, not "
-        f"{', '.join(members)}"
-    )
-
-
-def replicate_rows(members: Sequence[str]) -> list[np.ndarray]:
-    """Return the positions of the members of each replicate or seed, in the order of their numbers.
-
-    Args: names of members, [n_members]. Returns: one int array a replicate or seed.
-    """
-    protocol = protocol_of(members)
-    numbers = np.array([int(_NAMES[protocol].sub(r"\1", member)) for member in members])
-    return [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
-
-
 @dataclass(frozen=True)
 class MemberSides:
     """Who trains on what, and which members count as in and out of each pair."""
@@ -286,8 +257,8 @@ class MemberSides:
 
     @functools.cached_property
     def protocol(self) -> str:
-        """`ensemble` or `paper`."""
-        return protocol_of(self.membership.members)
+        """`ensemble` or `paper`, by the names of members."""
+        return "ensemble" if self.membership.members[0].startswith("r") else "paper"
 
     @functools.cached_property
     def inside(self) -> np.ndarray:
@@ -312,8 +283,9 @@ class MemberSides:
 
     @functools.cached_property
     def replicates(self) -> list[np.ndarray]:
-        """The positions of the members of each replicate or seed."""
-        return replicate_rows(self.membership.members)
+        """The positions of the members of each replicate or seed, in the order of its number."""
+        numbers = [int(re.findall(r"\d+", member)[0]) for member in self.membership.members]
+        return [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
 
     @functools.cached_property
     def held_out(self) -> np.ndarray:

@@ -4,7 +4,7 @@ they are.
 Alignments are one array a member, [n_pairs] each; `sides` says which members count as in and out.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -26,10 +26,7 @@ from clipmem_core.utils import columns as c
 
 
 def memorization_table(
-    terms: Sequence[Mapping[str, np.ndarray]],
-    sides: MemberSides,
-    *,
-    keep: Callable[[np.ndarray], np.ndarray] = lambda values: values,
+    terms: Sequence[Mapping[str, np.ndarray]], sides: MemberSides
 ) -> pd.DataFrame:
     """Score every pair: clipmem = alignment_in − alignment_out (the paper's CLIPMem, A(f) − A(g)).
 
@@ -42,7 +39,6 @@ def memorization_table(
     Args:
         terms: what `pair_terms` returns, one mapping a member in column order, arrays [n_pairs].
         sides: which members count as in and out.
-        keep: stores a finished column, where all of them do not fit in memory.
 
     Returns:
         One row a pair: n_in and n_out (members trained with and without it), clipmem,
@@ -55,8 +51,8 @@ def memorization_table(
     for term in c.TERMS:
         side = membership.trained if term == c.SIMILARITY else sides.inside
         both = side_means([member[term] for member in terms], side)
-        means[f"{term}_in"], means[f"{term}_out"] = map(keep, both)
-    clipmem = keep(means[f"{c.ALIGNMENT}_in"] - means[f"{c.ALIGNMENT}_out"])
+        means[f"{term}_in"], means[f"{term}_out"] = both
+    clipmem = means[f"{c.ALIGNMENT}_in"] - means[f"{c.ALIGNMENT}_out"]
 
     alignments = [member[c.ALIGNMENT] for member in terms]
     errors = standard_errors(alignments, sides)

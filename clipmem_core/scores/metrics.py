@@ -272,9 +272,8 @@ def precision_curve(score: np.ndarray, truth: np.ndarray, numbers: np.ndarray) -
         truth: true for pairs that are wrong, [n_pairs].
         numbers: pairs reviewed, from 1 to n_pairs, [n_numbers].
     """
-    _, tied, counts = np.unique(-score, return_inverse=True, return_counts=True)
-    hits = np.repeat(np.bincount(tied, weights=truth) / counts, counts).cumsum()
-    return hits[numbers - 1] / numbers
+    positives, negatives = roc_counts(score, truth, np.ones((1, len(truth)), int))
+    return np.interp(numbers, (positives + negatives)[0], positives[0]) / numbers
 
 
 def numbers_reviewed(n_pairs: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 Members' outputs are arrays, one a member, and may be memory maps.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,6 @@ from clipmem_core.scores.encoders import contributions
 from clipmem_core.scores.membership import MemberSides
 from clipmem_core.scores.registry import BY_NAME, SCORE_COLUMNS
 from clipmem_core.utils import columns as c
-from clipmem_core.utils.io import InputError
 from clipmem_core.utils.ragged import Ragged
 
 # Pairs below which wrong captions are not counted: a share of 1 % is three pairs
@@ -50,32 +49,20 @@ class Evidence:
     logit_scales: list[float]  # of each member; NaN if its checkpoint is gone
     log_probability: list[np.ndarray]  # in training
     n_captions: np.ndarray  # behind each mean text embedding, [n_pairs]
-    # Stores an array, where all of them do not fit into memory
-    keep: Callable[[np.ndarray], np.ndarray] = lambda values: values
 
     @property
     def alignments(self) -> list[np.ndarray]:
         return [terms[c.ALIGNMENT] for terms in self.terms]
 
 
-def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return every score of every pair (`SCORE_COLUMNS`), and how well clipmem was split between
-    the encoders.
-
-    The split has fit, the mean over the maps between embeddings, and missing, why there is none.
-    """
+def score_table(evidence: Evidence) -> tuple[pd.DataFrame, float | None]:
+    """Return every score of every pair (`SCORE_COLUMNS`), and how well the maps between the
+    embeddings of members fit, which clipmem is split between the encoders by."""
     sides = evidence.sides
     trained = sides.membership.trained
     held_out = sides.held_out
-    nan = np.full(len(held_out), np.nan)
-    scores = memorization.memorization_table(evidence.terms, sides, keep=evidence.keep)
-    values = {name: evidence.keep(scores.pop(name).to_numpy()) for name in map(str, scores.columns)}
-    split: dict[str, Any] = {"fit": None, "missing": None}
-    try:
-        parts, split["fit"] = contributions(evidence.image, evidence.text, sides)
-    except InputError as error:
-        parts = pd.DataFrame({c.CLIPMEM_IMAGE: nan, c.CLIPMEM_TEXT: nan})
-        split["missing"] = str(error)
+    image, text = evidence.image, evidence.text
+    parts, fit = contributions(image, text, sides)
     sslmem = memorization.sslmem(
         [terms[IMAGE_SQUARE] for terms in evidence.terms],
         [terms[TEXT_SQUARE] for terms in evidence.terms],
@@ -83,27 +70,18 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, Any]]:
         n_views=evidence.views,
         n_captions=evidence.n_captions,
     )
-    for table in (parts, sslmem):
-        values |= {str(name): evidence.keep(table[name].to_numpy()) for name in table}
-    csls, log_probability = misfit.fit_out(
-        evidence.image, evidence.text, trained, held_out, evidence.logit_scales
-    )
-    swapped = misfit.swapped_csls(evidence.image, evidence.text, trained, held_out, seed=sides.seed)
-    learned = misfit.nan_mean(evidence.log_probability)
-    values |= {
-        c.CSLS_OUT: evidence.keep(csls),
-        c.LOG_PROBABILITY_OUT: evidence.keep(log_probability),
-        c.LEARNED: evidence.keep(learned),
-        c.CSLS_SWAPPED: evidence.keep(swapped),
+    csls, log_probability = misfit.fit_out(image, text, trained, held_out, evidence.logit_scales)
+    fitted = {
+        c.CSLS_OUT: csls,
+        c.LOG_PROBABILITY_OUT: log_probability,
+        c.LEARNED: misfit.nan_mean(evidence.log_probability),
+        c.CSLS_SWAPPED: misfit.swapped_csls(image, text, trained, held_out, seed=sides.seed),
     }
-    # Added by later steps
-    values |= dict.fromkeys((c.LOG_PROBABILITY_SECOND, c.P_WRONG, *c.PARTS, c.SUSPICION), nan)
-    _compute_derived(values, set(values))
-    columns = values | {
-        c.PAIR_ID: evidence.pairs[c.PAIR_ID],
-        c.GROUP: pd.Series(sides.membership.group),
-    }
-    return pd.DataFrame({name: columns[name] for name in SCORE_COLUMNS}, copy=False), split
+    table = memorization.memorization_table(evidence.terms, sides)
+    ids = evidence.pairs[[c.PAIR_ID]].assign(**{c.GROUP: sides.membership.group})
+    scores = pd.concat([ids, table, parts, sslmem], axis=1)
+    # Later steps fill the columns that are missing here
+    return update_scores(scores.reindex(columns=SCORE_COLUMNS), **fitted), fit
 
 
 def second_round(scores: pd.DataFrame, rounds: str, read: np.ndarray) -> np.ndarray:
@@ -121,18 +99,13 @@ def second_round(scores: pd.DataFrame, rounds: str, read: np.ndarray) -> np.ndar
 def update_scores(scores: pd.DataFrame, **values: np.ndarray) -> pd.DataFrame:
     """Return scores with new values of some columns, [n_pairs] each, and of the columns derived
     from them."""
-    columns = {name: scores[name].to_numpy() for name in BY_NAME} | values
+    scores = scores.assign(**values)
     changed = set(values)
-    _compute_derived(columns, changed)
-    return scores.assign(**{name: columns[name] for name in changed})
-
-
-def _compute_derived(values: dict[str, np.ndarray], changed: set[str]) -> None:
-    """Add to both arguments the scores that are derived from changed ones."""
     for score in BY_NAME.values():
         if score.compute and changed & set(score.needs):
-            values[score.name] = score.compute(*(values[name] for name in score.needs))
+            scores[score.name] = score.compute(*(scores[name].to_numpy() for name in score.needs))
             changed.add(score.name)
+    return scores
 
 
 @dataclass(frozen=True)
@@ -199,16 +172,11 @@ def judge_texts(
     wrong = with_displaced(wrong, of_pairs, *likely_displaced(runs))
     captions = pd.concat([captions, wrong.captions], axis=1).assign(**{c.CHECK: reasons})
     by_part = dict(zip(c.PARTS, wrong.parts, strict=True))
-    values = by_part | {c.P_WRONG: wrong.pairs, c.SUSPICION: _later_share(wrong.worst)}
+    # The share of pairs that are reviewed after each
+    later = scipy.stats.rankdata(wrong.worst, "min", nan_policy="omit") - 1
+    suspicion = later / max(np.count_nonzero(~np.isnan(wrong.worst)), 1)
+    values = by_part | {c.P_WRONG: wrong.pairs, c.SUSPICION: suspicion}
     return Judged(update_scores(scores, **values), captions, wrong)
-
-
-def _later_share(worst: np.ndarray) -> np.ndarray:
-    """Return the share of pairs that are reviewed after each, [n_pairs]; NaN without a score."""
-    known = ~np.isnan(worst)
-    share = np.full(len(worst), np.nan)
-    share[known] = scipy.stats.rankdata(worst[known], "min") - 1
-    return share / max(known.sum(), 1)
 
 
 def caption_evidence(

@@ -117,13 +117,13 @@ def dropout_masks(seed: int, width: int) -> Tensor:
     return torch.from_numpy((drawn >= DROPOUT) / np.float32(1 - DROPOUT))
 
 
+@dataclass(frozen=True, eq=False)
 class FeatureViews:
     """Views of features: dropout to the mean in training views, with one of `MASKS` masks; none in
     evaluation views."""
 
-    def __init__(self, mean: Tensor, seed: int) -> None:
-        self.mean = mean
-        self.seed = seed
+    mean: Tensor
+    seed: int
 
     def training_images(
         self, features: np.ndarray, batch: Batch, device: str, mitigations: Sequence[Mitigation]

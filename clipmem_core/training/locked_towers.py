@@ -13,13 +13,14 @@ from clipmem_core.config import AUTO
 from clipmem_core.features import towers
 from clipmem_core.features.towers import LITE, MINILM, USE, Opened, Precision, Tower
 from clipmem_core.mitigations import can_cut_text
+from clipmem_core.training import model_config, model_names
 from clipmem_core.training.model import (
     build_model,
     open_tokenizer,
+    text_input,
     text_outputs,
     tokenize,
 )
-from clipmem_core.training.names import model_config, model_names
 from clipmem_core.utils.io import InputError
 
 _LONGEST = 20_000  # characters of a caption, for counting tokens
@@ -46,9 +47,7 @@ def image_tower(
     if name in LITE:
         tower = towers.efficientnet_lite(name, size=size)
     elif _is_open_clip(name):
-        return open_clip_towers(
-            name, pretrained=pretrained, size=size, precision=precision, device=device
-        )[0]
+        tower = open_clip_towers(name, pretrained=pretrained, size=size, device=device)[0]
     else:
         tower = towers.timm_tower(name, size=size, checkpoint=pretrained)
     return dataclasses.replace(tower, precision=precision, device=device)
@@ -66,13 +65,15 @@ def text_tower(
         precision: of the matrix products.
         device: cpu or cuda.
     """
-    if name in (AUTO, MINILM.tower):  # until the captions are read
-        return dataclasses.replace(towers.minilm(), precision=precision, device=device)
     if name == USE.tower:
         return towers.multilingual()  # numpy in full precision
-    if _is_open_clip(name):
-        return open_clip_towers(name, pretrained=pretrained, precision=precision, device=device)[1]
-    return towers.sentence_tower(name, precision=precision, device=device)
+    if name in (AUTO, MINILM.tower):  # `auto` until the captions are read
+        tower = towers.minilm()
+    elif _is_open_clip(name):
+        tower = open_clip_towers(name, pretrained=pretrained, device=device)[1]
+    else:
+        tower = towers.sentence_tower(name, precision=precision, device=device)
+    return dataclasses.replace(tower, precision=precision, device=device)
 
 
 def _is_open_clip(name: str) -> bool:
@@ -80,11 +81,11 @@ def _is_open_clip(name: str) -> bool:
 
 
 def open_clip_towers(
-    name: str, *, pretrained: str, size: int = 0, precision: Precision = "fp32", device: str = "cpu"
+    name: str, *, pretrained: str, size: int = 0, device: str = "cpu"
 ) -> tuple[Tower, Tower]:
     """Return both towers of an open_clip model: features are its embeddings before
     normalisation."""
-    import open_clip  # slow to import
+    import open_clip
 
     if not pretrained:
         raise InputError(
@@ -102,33 +103,28 @@ def open_clip_towers(
     except InputError:
         model = build_model(name, loss="siglip", **options).eval()  # its checkpoint has a bias
     preprocess = open_clip.get_model_preprocess_cfg(model)
-    mean, deviation = (
-        torch.tensor(preprocess[key], device=device).reshape(3, 1, 1) for key in ("mean", "std")
-    )
+    mean, deviation = (255 * np.array(preprocess[key]) for key in ("mean", "std"))
     config = model_config(name)
     cut = can_cut_text(model)
+    side = preprocess["size"]
 
     def load_image(tower: Tower) -> Opened:
-        @torch.inference_mode()
-        def embed(squares: np.ndarray) -> np.ndarray:
-            pixels = torch.from_numpy(squares).permute(0, 3, 1, 2).to(device).float() / 255
-            with towers.autocast(tower.precision, tower.device):
-                return model.encode_image((pixels - mean) / deviation).float().cpu().numpy()
-
+        embed = towers.open_pictures(tower, model.encode_image, mean, deviation)
         return Opened(embed, network=model)
 
     def load_text(tower: Tower) -> Opened:
         tokenizer = open_tokenizer(name)
 
-        @torch.inference_mode()
-        def embed(captions: Sequence[str]) -> np.ndarray:
-            tokens = torch.from_numpy(tokenize(name, captions).astype(np.int64)).to(device)
-            with towers.autocast(tower.precision, tower.device):
-                return text_outputs(model, tokens, cut=cut).cpu().numpy()
+        def encode(captions: Sequence[str]) -> torch.Tensor:
+            tokens = text_input(tokenize(name, captions)).to(tower.device)
+            return text_outputs(model, tokens, cut=cut)
 
-        return Opened(embed, lambda captions: open_clip_lengths(tokenizer, captions), network=model)
+        return Opened(
+            towers.in_inference(tower, encode),
+            lambda captions: open_clip_lengths(tokenizer, captions),
+            network=model,
+        )
 
-    side = preprocess["size"]
     image = Tower(
         name=name,
         kind="image",
@@ -138,8 +134,6 @@ def open_clip_towers(
         dim=int(config["embed_dim"]),
         size=side if isinstance(side, int) else side[0],
         resize_mode=preprocess["resize_mode"],
-        precision=precision,
-        device=device,
         libraries=("torch", "open_clip_torch", "pillow"),
         load=load_image,
     )

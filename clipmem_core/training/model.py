@@ -5,26 +5,38 @@ open_clip takes two seconds to import: functions import it, so that heads do wit
 
 import copy
 import functools
+import json
 import math
 import pickle
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipmem_core.config import AuditConfig
 from clipmem_core.dataset.readers.remote import hub_answers, reason_of
+from clipmem_core.errors import misfit
+from clipmem_core.errors.misfit import HeldOut
 from clipmem_core.features.towers import autocast
 from clipmem_core.mitigations import can_cut_text
-from clipmem_core.training.augmentation import TrainingData, Views
-from clipmem_core.training.names import model_config, model_file
+from clipmem_core.training import model_config, model_file
+from clipmem_core.training.augmentation import (
+    ActivationViews,
+    FeatureViews,
+    TrainingData,
+    ViewMaker,
+    Views,
+)
 from clipmem_core.utils.io import InputError
+from clipmem_core.utils.ragged import Ragged
 
 # an open_clip model; torch's Module does not declare the attributes of its towers
 Model = Any
@@ -33,9 +45,9 @@ Model = Any
 _SHORT = 128
 UPPER = "upper"  # name of the unlocked blocks of a tower
 TEXT_HEAD_WIDTH = 512  # of the hidden layer of a text head
-_FEATURES_AT_ONCE = 65_536
-# Features that mean and scale are computed from; of more, blocks evenly spaced
-_MOST_STANDARD = 2_000_000
+# Features that mean and scale are computed from; of more, so many evenly spaced: the error of a
+# mean is then below 1 % of the deviation
+_MOST_STANDARD = 32_768
 EVALUATION_BATCH = 256
 
 
@@ -115,8 +127,7 @@ def load_weights(model: Model, checkpoint: Path) -> None:
 def logit_scale_of(checkpoint: Path) -> float:
     """Return the factor on cosines in the loss, read from a member's checkpoint."""
     with refusing(f"checkpoint {str(checkpoint)!r} does not load"):
-        state = torch.load(checkpoint, "cpu", weights_only=True)
-    return float(state["logit_scale"].float().exp())
+        return float(torch.load(checkpoint, "cpu", weights_only=True)["logit_scale"].exp())
 
 
 def short_attention(
@@ -182,12 +193,23 @@ def open_tokenizer(name: str) -> Any:
         return open_clip.get_tokenizer(_register(name))
 
 
-def _register(name: str) -> str:
-    from open_clip import factory
+_registering = Lock()
 
-    # open_clip.add_model_config ignores a config inside `model_cfg`.
+
+def _register(name: str) -> str:
+    """Let open_clip find a model by the stem of its file, and return the stem."""
+    import open_clip
+
     stem = model_file(name).stem
-    factory._MODEL_CONFIGS[stem] = model_config(name)
+    config = model_config(name)
+    # open_clip reads all registered files again, also those that another thread deletes
+    with _registering:
+        if open_clip.get_model_config(stem) == config:
+            return stem
+        with TemporaryDirectory() as folder:  # a file may have the config in its `model_cfg`
+            path = Path(folder, f"{stem}.json")
+            path.write_text(json.dumps(config), encoding="utf-8")
+            open_clip.add_model_config(path)
     return stem
 
 
@@ -255,14 +277,10 @@ class Standard(nn.Module):
     @torch.no_grad()
     def of(cls, features: np.ndarray) -> "Standard":
         """Fit mean and scale to features [n, width], which may be a memory map."""
-        step = _FEATURES_AT_ONCE * -(-len(features) // _MOST_STANDARD)
-        scaler = StandardScaler()
-        for start in range(0, len(features), step):
-            block = features[start : start + _FEATURES_AT_ONCE]
-            scaler.partial_fit(block.astype(np.float64))
+        sample = features[:: -(-len(features) // _MOST_STANDARD)].astype(np.float64)
         standard = cls(features.shape[1])
-        standard.mean.copy_(torch.from_numpy(scaler.mean_))
-        standard.scale.fill_(scaler.var_.mean() ** 0.5 or 1.0)
+        standard.mean.copy_(torch.from_numpy(sample.mean(axis=0)))
+        standard.scale.fill_(sample.var(axis=0).mean() ** 0.5 or 1.0)
         return standard
 
 
@@ -346,6 +364,25 @@ class _TextTower(nn.Module):
         return self.model.encode_text(tokens)
 
 
+def set_standards(model: LockedModel, standards: Mapping[str, Standard]) -> None:
+    """Let heads standardise features by the mean and deviation over all pairs, by tower."""
+    heads: dict[str, Any] = {"image": model.visual, "text": model.text}
+    for tower, standard in standards.items():
+        heads[tower].standard.load_state_dict(standard.state_dict())
+
+
+def feature_views(
+    model: LockedModel, seed: int, crop_scale: float = 1.0
+) -> FeatureViews | ActivationViews:
+    """Return a member's views of image features, or crops of activations."""
+    visual: Any = model.visual
+    upper = getattr(visual, UPPER, None)
+    if upper is None:
+        return FeatureViews(visual.standard.mean, seed)
+    crops = ViewMaker(upper.side, crop_scale, mean=(), std=(), seed=seed)
+    return ActivationViews(upper.width, crops)
+
+
 def evaluation_batches(rows: np.ndarray) -> Iterator[np.ndarray]:
     """Yield rows in batches of at most `EVALUATION_BATCH`."""
     for start in range(0, len(rows), EVALUATION_BATCH):
@@ -353,7 +390,7 @@ def evaluation_batches(rows: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def image_blocks(
-    model: Model, data: TrainingData, views: Views, *, n_views: int, precision: str, device: str
+    model: Model, data: TrainingData, views: Views, config: AuditConfig, *, n_views: int
 ) -> Iterator[np.ndarray]:
     """Embed views of every picture.
 
@@ -361,9 +398,8 @@ def image_blocks(
         model: encodes pictures.
         data: all pairs.
         views: draws the views.
+        config: precision and device.
         n_views: of a picture.
-        precision: "fp32" or "amp_bf16".
-        device: "cpu" or "cuda".
 
     Yields:
         The mean unit vectors of a batch of pictures, float32 [n, dim].
@@ -374,24 +410,72 @@ def image_blocks(
         encoded = []
         with torch.inference_mode():
             for view in range(n_views):
-                images = views.evaluation_images(pixels, data.keys[rows], view, device)
-                with autocast(precision, device):
+                images = views.evaluation_images(pixels, data.keys[rows], view, config.device)
+                with autocast(config.precision, config.device):
                     encoded.append(encode_image(model, images))
             mean = torch.stack(encoded).mean(dim=0)
         yield mean.cpu().numpy()
 
 
 @torch.inference_mode()
-def text_embeddings(model: Model, tokens: np.ndarray, *, precision: str, device: str) -> np.ndarray:
-    """Embed tokens [n, context_length] into unit vectors, float32 [n, dim]; similar lengths share a
-    batch."""
+def text_embeddings(model: Model, tokens: np.ndarray, config: AuditConfig) -> np.ndarray:
+    """Embed tokens [n, context_length], or features [n, width], into unit vectors, float32 [n,
+    dim]; similar lengths share a batch."""
     model.eval()
     cut = can_cut_text(model)
     lengths = (tokens != 0).sum(axis=1) if tokens.dtype.kind == "i" else np.zeros(len(tokens))
     order = np.argsort(lengths, kind="stable")
     blocks = []
     for rows in evaluation_batches(order):
-        with autocast(precision, device):
-            vectors = encode_text(model, text_input(tokens[rows]).to(device), cut=cut)
+        with autocast(config.precision, config.device):
+            vectors = encode_text(model, text_input(tokens[rows]).to(config.device), cut=cut)
         blocks.append(vectors.cpu().numpy())
     return np.concatenate(blocks)[np.argsort(order)]
+
+
+def caption_blocks(
+    model: Model, data: TrainingData, config: AuditConfig
+) -> Iterator[tuple[Ragged, np.ndarray]]:
+    """Yield the captions of each pair of a block, and their embeddings, float32 [n, dim]: features
+    a batch of pairs at a time, tokens all at once, so that captions of similar length share a
+    batch."""
+    captions = data.captions
+    at_once = len(captions) if data.tokens.dtype.kind == "i" else EVALUATION_BATCH
+    for row in range(0, len(captions), at_once):
+        part, at = captions.part(row, row + at_once)
+        yield part, text_embeddings(model, data.tokens[at : at + part.n_items], config)
+
+
+def score_captions(
+    blocks: Iterable[tuple[Ragged, np.ndarray]],
+    image: np.ndarray,
+    owner: np.ndarray,
+    beside: HeldOut,
+    decoys: np.ndarray,
+    scores: np.ndarray,
+) -> Iterator[tuple[Ragged, np.ndarray]]:
+    """Yield blocks of captions, and write similarity and margin of each, and below them of each
+    decoy, into `scores`.
+
+    Args:
+        blocks: as of `caption_blocks`.
+        image: embeddings of pictures, [n_pairs, dim].
+        owner: each caption's pair, [n_captions].
+        beside: held-out pairs; their texts are not used.
+        decoys: `DECOY` [n_decoys], ascending by caption.
+        scores: `CAPTION_SCORES` [n_captions + n_decoys].
+    """
+    of_decoys = scores[len(owner) :]
+    done = 0
+    for part, vectors in blocks:
+        block = slice(done, done + len(vectors))
+        similarity, margin = misfit.caption_scores(vectors, owner[block], image, beside)
+        scores["similarity"][block] = similarity
+        scores["margin"][block] = margin
+        rows, similarity, margin = misfit.decoy_scores(
+            vectors, similarity - margin, done, decoys, image, owner
+        )
+        of_decoys["similarity"][rows] = similarity
+        of_decoys["margin"][rows] = margin
+        done += len(vectors)
+        yield part, vectors

@@ -5,9 +5,8 @@ import io
 import json
 import math
 import time
+from collections import defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipmem_core.config import AuditConfig
+from clipmem_core.errors import misfit
 from clipmem_core.features.towers import autocast
 from clipmem_core.mitigations import Batch, can_cut_text, mitigations_of
 from clipmem_core.scores.alignment import held_out_means, pair_terms
-from clipmem_core.training.augmentation import PixelSource, TrainingData, Views
-from clipmem_core.training.model import (
-    UPPER,
-    Model,
-    encode_image,
-    encode_text,
-    text_input,
-    text_outputs,
-)
-from clipmem_core.training.names import CHECKPOINT, LOG, STATE, TRAJECTORY, model_config
+from clipmem_core.training import CHECKPOINT, LOG, STATE, TRAJECTORY, model_config
+from clipmem_core.training.augmentation import TrainingData, Views
+from clipmem_core.training.model import UPPER, Model, text_input, text_outputs
 from clipmem_core.utils import draws
 from clipmem_core.utils.columns import ALIGNMENT
 from clipmem_core.utils.draws import hashed
@@ -38,6 +31,10 @@ from clipmem_core.utils.io import InputError, replacing, save_array
 SECONDS_BETWEEN_SAVES = 20.0
 _TRAINED_TO_SAVED = 20.0  # seconds of training to one of saving, at least
 _SECONDS_BETWEEN_LINES = 1.0
+# Attributes of a `Trainer` in its saved state
+_COUNTS = ("done", "seconds", "logged")
+_ARRAYS = ("trajectory", "sums")
+_MODULES = ("model", "optimizer")
 RATE = "rate"  # of a group of parameters, the share of the learning rate
 # of unlocked blocks, which start with pretrained weights, as in fine-tuning
 PRETRAINED_RATE = 0.1
@@ -100,6 +97,22 @@ def chosen_captions(
     return data.captions.start[rows] + drawn.astype(np.int64)
 
 
+def learned_captions(
+    trajectory: np.ndarray, data: TrainingData, *, seed: int, first: int
+) -> np.ndarray:
+    """Return how well a member learned each caption, [n_captions]; NaN where no epoch drew it.
+
+    Args: its trajectory, [n_epochs, n_pairs, 2]; the pairs it trained on; its seed; captions of a
+    pair that it drew from, 0: all.
+    """
+    drawn = [
+        chosen_captions(data, data.rows, seed=seed, epoch=epoch, first=first)
+        for epoch in range(len(trajectory))
+    ]
+    log_probability = trajectory[:, :, misfit.LOG_PROBABILITY]
+    return misfit.learned_by_caption(log_probability, data.rows, drawn, data.captions.n_items)
+
+
 def learning_rate(step: int, *, total: int, peak: float, warmup: int) -> float:
     """Return the learning rate of a step: linear warm-up, then half a cosine down to 0.
 
@@ -118,16 +131,16 @@ def learning_rate(step: int, *, total: int, peak: float, warmup: int) -> float:
 def make_optimizer(model: Model, config: AuditConfig) -> torch.optim.AdamW:
     """Build AdamW; gains, biases and the logit scale have no weight decay, as in open_clip, and
     unlocked blocks `PRETRAINED_RATE` of the learning rate."""
-    groups: dict[tuple[float, float], list[Tensor]] = {}
+    groups = defaultdict[tuple[float, float], list[Tensor]](list)
     for name, parameter in model.named_parameters():
         marked = any(mark in name for mark in ("bn", "ln", "bias", "logit_scale"))
         decay = 0.0 if marked or parameter.ndim < 2 else config.weight_decay
         factor = PRETRAINED_RATE if f".{UPPER}." in name else 1.0
         if parameter.requires_grad:
-            groups.setdefault((decay, factor), []).append(parameter)
+            groups[decay, factor].append(parameter)
     options = [
         {"params": parameters, "weight_decay": decay, RATE: factor}
-        for (decay, factor), parameters in sorted(groups.items(), key=lambda item: item[0])
+        for (decay, factor), parameters in groups.items()
     ]
     betas = (config.beta1, config.beta2)
     return torch.optim.AdamW(options, lr=config.lr, betas=betas, eps=config.eps, fused=True)
@@ -203,6 +216,7 @@ class Trainer:
         self.total = config.trained_epochs * self.batches
         self.done = 0  # steps
         self.seconds = 0.0
+        self.logged = 0  # bytes of the log at the last save
         self.sums = np.zeros(3)  # loss, log-probability and steps since the last line of the log
         self.trajectory = np.full((config.epochs, len(data.keys), 2), np.nan, dtype=np.float16)
         self.model_config = model_config(config.model)
@@ -217,9 +231,10 @@ class Trainer:
             mitigation.before_step(batch)
         return batch
 
-    def inputs(self, batch: Batch, pixels: np.ndarray) -> tuple[Tensor, Tensor]:
+    def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the views of a batch and a caption of each pair: images [n, 3, size, size], tokens
         [n, context_length]."""
+        pixels = self.data.pixels.gather(batch.rows)
         images = self.views.training_images(pixels, batch, self.device, self.mitigations)
         first = self.config.train_captions
         captions = chosen_captions(
@@ -232,7 +247,14 @@ class Trainer:
             tokens = mitigation.tokens(tokens, batch)
         return images, text_input(tokens).to(self.device)
 
-    def step(self, rows: np.ndarray, pixels: np.ndarray) -> float:
+    def outputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Encode a batch without normalisation, float32 [n, dim] each."""
+        images, tokens = self.inputs(batch)
+        with autocast(self.config.precision, self.device):
+            image = self.model.encode_image(images).float()
+            return image, text_outputs(self.model, tokens, cut=self.cut)
+
+    def step(self, rows: np.ndarray) -> float:
         """Train on one batch, write its pairs into the trajectory, and return the loss."""
         epoch = self.done // self.batches
         schedule = self.config.epochs * self.batches  # steps until the learning rate is 0
@@ -243,7 +265,7 @@ class Trainer:
             group["lr"] = rate * group[RATE]
         # Dropout inside a tower must not depend on the step a run resumes at.
         torch.manual_seed(draws.whole_number(self.seed, "dropout", self.done))
-        loss, cosine, log_probability = self.forward_loss(rows, epoch, pixels)
+        loss, cosine, log_probability = self.forward_loss(rows, epoch)
         if not torch.isfinite(loss):
             raise InputError(
                 f"the loss is {loss.item()} at step {self.done}: try a lower --lr or "
@@ -259,39 +281,28 @@ class Trainer:
         self.done += 1
         return loss.item()
 
-    def forward_loss(
-        self, rows: np.ndarray, epoch: int, pixels: np.ndarray
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return a batch's loss (which mitigations change), and each pair's own cosine and
-        log-probability, [n]."""
+    def forward_loss(self, rows: np.ndarray, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the loss of a batch, which mitigations change, and the cosine and in-batch
+        log-probability of each pair without mitigations of embeddings, [n]."""
         batch = self.batch(rows, epoch)
-        images, tokens = self.inputs(batch, pixels)
-        with autocast(self.config.precision, self.device):
-            image_output = self.model.encode_image(images).float()
-            text_output = text_outputs(self.model, tokens, cut=self.cut)
-        image = F.normalize(image_output, dim=-1)
-        text = F.normalize(text_output, dim=-1)
-        scale = self.model.logit_scale.exp()
-        cosine, log_probability = Contrast.apply(image, text, scale, self.config.precision)
-        changed_image = image_output
-        changed_text = text_output
+        outputs = self.outputs(batch)
+        changed = outputs
         weight = np.ones(len(rows))
         for mitigation in self.mitigations:
             weight = weight * mitigation.weight(batch)
-            changed_image, changed_text = mitigation.embeddings(changed_image, changed_text, batch)
-        changed = changed_image is not image_output or changed_text is not text_output
-        if changed:
-            image = F.normalize(changed_image, dim=-1)
-            text = F.normalize(changed_text, dim=-1)
+            changed = mitigation.embeddings(*changed, batch)
+        scale = self.model.logit_scale.exp()
+        image, text = (F.normalize(output, dim=-1) for output in outputs)
+        cosine, log_probability = Contrast.apply(image, text, scale, self.config.precision)
+        terms = log_probability
+        if any(after is not before for after, before in zip(changed, outputs, strict=True)):
+            image, text = (F.normalize(output, dim=-1) for output in changed)
+            terms = Contrast.apply(image, text, scale, self.config.precision)[1]
+        loss = -(terms * torch.from_numpy(weight).to(terms)).mean()
         if self.config.loss == "siglip":
             from open_clip.loss import SigLipLoss  # slow to import
 
             loss = SigLipLoss()(image, text, scale, logit_bias=self.model.logit_bias)
-        else:
-            terms = log_probability
-            if changed:
-                terms = Contrast.apply(image, text, scale, self.config.precision)[1]
-            loss = -(terms * torch.from_numpy(weight).to(terms)).mean()
         return loss, cosine, log_probability.detach()
 
     @torch.no_grad()
@@ -303,19 +314,17 @@ class Trainer:
             embeddings, float32 [2, dim].
         """
         self.model.eval()
-        images = []
-        texts = []
         rows = self.data.held_out
-        for part in np.array_split(rows, math.ceil(len(rows) / self.config.batch_size)):
-            views, tokens = self.inputs(self.batch(part, epoch), self.data.pixels.gather(part))
-            with autocast(self.config.precision, self.device):
-                images.append(encode_image(self.model, views).float().cpu().numpy())
-                texts.append(encode_text(self.model, tokens, cut=self.cut).float().cpu().numpy())
+        parts = np.array_split(rows, math.ceil(len(rows) / self.config.batch_size))
+        outputs = [self.outputs(self.batch(part, epoch)) for part in parts]
         self.model.train()
-        vectors = np.concatenate(images), np.concatenate(texts)
+        image, text = (
+            F.normalize(torch.cat(part), dim=-1).cpu().numpy()
+            for part in zip(*outputs, strict=True)
+        )
         held_out = np.ones(len(rows), dtype=bool)
-        means = torch.from_numpy(held_out_means(*vectors, held_out).astype(np.float32))
-        return pair_terms(*vectors, held_out)[ALIGNMENT], means.to(self.device)
+        means = torch.from_numpy(held_out_means(image, text, held_out).astype(np.float32))
+        return pair_terms(image, text, held_out)[ALIGNMENT], means.to(self.device)
 
     def steps(self) -> Iterator[None]:
         """Run all remaining steps, one per iteration."""
@@ -327,34 +336,32 @@ class Trainer:
             batches = epoch_batches(
                 self.data, seed=self.seed, epoch=epoch, batch_size=self.config.batch_size
             )
-            for rows, pixels in read_ahead(self.data.pixels, batches[first:]):
-                self.step(rows, pixels)
+            for rows in batches[first:]:
+                self.step(rows)
                 yield
 
-    def log_line(self) -> dict[str, float]:
-        """Return the means since the last line of the log."""
+    def log_line(self, seconds: float) -> str:
+        """Return a line of the log, with means over the seconds since the last line."""
         loss, log_probability, count = self.sums
         self.sums = np.zeros(3)
-        return {
+        samples = count * len(self.data.rows) / self.batches
+        values = {
             "step": self.done,
             "steps": self.total,
             "epoch": round(self.done / self.batches, 3),
             "loss": round(loss / count, 5),
             "log_probability": round(log_probability / count, 5),
             "seconds": round(self.seconds, 2),
+            "samples_per_second": round(samples / max(seconds, 1e-9), 1),
         }
+        return json.dumps(values) + "\n"
 
     def save(self, folder: Path) -> None:
         """Save the state that a killed run resumes from."""
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "done": self.done,
-            "seconds": self.seconds,
-            "trajectory": torch.from_numpy(self.trajectory),
-            "sums": self.sums.tolist(),
-            "mitigations": [mitigation.state for mitigation in self.mitigations],
-        }
+        state = {name: getattr(self, name) for name in _COUNTS}
+        state |= {name: torch.from_numpy(getattr(self, name)) for name in _ARRAYS}
+        state |= {name: getattr(self, name).state_dict() for name in _MODULES}
+        state["mitigations"] = [mitigation.state for mitigation in self.mitigations]
         save_atomically(state, folder / STATE)
 
     def resume(self, folder: Path) -> None:
@@ -362,59 +369,38 @@ class Trainer:
         if not (folder / STATE).is_file():
             return
         state = torch.load(folder / STATE, map_location=self.device, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.done = state["done"]
-        self.seconds = state["seconds"]
-        self.sums = np.array(state["sums"])
-        self.trajectory = state["trajectory"].cpu().numpy()
+        for name in _COUNTS:
+            setattr(self, name, state[name])
+        for name in _ARRAYS:
+            setattr(self, name, state[name].cpu().numpy())
+        for name in _MODULES:
+            getattr(self, name).load_state_dict(state[name])
         for mitigation, values in zip(self.mitigations, state["mitigations"], strict=True):
             mitigation.state.update(values)
-
-
-def read_ahead(
-    pixels: PixelSource, batches: list[np.ndarray]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield each batch with its pixels while a thread reads the next."""
-    with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(pixels.gather, batches[0])
-        for rows, following in zip_longest(batches, batches[1:]):
-            ready = ahead.result()
-            if following is not None:
-                ahead = pool.submit(pixels.gather, following)
-            yield rows, ready
 
 
 def train(trainer: Trainer, folder: Path) -> None:
     """Train a member and write checkpoint.pt, trajectory.npy and log.jsonl."""
     trainer.resume(folder)
-    path = folder / LOG
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    # Without an incomplete line, and lines after the saved state
-    complete = [
-        line for line in lines if line[-1] == "\n" and json.loads(line)["step"] <= trainer.done
-    ]
-    with replacing(path) as temporary:
-        temporary.write_text("".join(complete), encoding="utf-8")
-    began = time.monotonic() - trainer.seconds
     last_line = last_save = time.monotonic()
-    last_step = trainer.done
+    began = last_line - trainer.seconds
     pause = SECONDS_BETWEEN_SAVES
     trainer.model.train()
-    for _ in trainer.steps():
-        now = time.monotonic()
-        trainer.seconds = now - began
-        if now - last_line > _SECONDS_BETWEEN_LINES or trainer.done % trainer.batches == 0:
-            samples = (trainer.done - last_step) * len(trainer.data.rows) / trainer.batches
-            rate = {"samples_per_second": round(samples / max(now - last_line, 1e-9), 1)}
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(trainer.log_line() | rate) + "\n")
-            last_line = now
-            last_step = trainer.done
-        if now - last_save > pause and trainer.done < trainer.total:
-            trainer.save(folder)
-            last_save = time.monotonic()
-            pause = max(SECONDS_BETWEEN_SAVES, _TRAINED_TO_SAVED * (last_save - now))
+    with (folder / LOG).open("a", encoding="utf-8") as log:
+        log.truncate(trainer.logged)  # without the lines after the saved state
+        log.seek(trainer.logged)
+        for _ in trainer.steps():
+            now = time.monotonic()
+            trainer.seconds = now - began
+            if now - last_line > _SECONDS_BETWEEN_LINES or trainer.done % trainer.batches == 0:
+                log.write(trainer.log_line(now - last_line))
+                log.flush()
+                last_line = now
+            if now - last_save > pause and trainer.done < trainer.total:
+                trainer.logged = log.tell()
+                trainer.save(folder)
+                last_save = time.monotonic()
+                pause = max(SECONDS_BETWEEN_SAVES, _TRAINED_TO_SAVED * (last_save - now))
     save_array(trainer.trajectory, folder / TRAJECTORY)
     # The checkpoint is written last: it marks the member as trained.
     save_atomically(trainer.model.state_dict(), folder / CHECKPOINT)

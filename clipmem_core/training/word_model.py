@@ -1,14 +1,16 @@
-"""The word model: predicts each word of a caption from the picture, the caption's other words and
-the other captions.
+"""Word models: predict each word of a caption from the picture, the caption's other words and the
+other captions; the scores of words that follow; and the files of models.
 
 Two models share the work: each is trained on half of the pairs and predicts the words of the
 others.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,13 +18,15 @@ from sklearn.decomposition import PCA
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipmem_core.errors.words import Words
+from clipmem_core.errors.calibration import fit_words, surprise
+from clipmem_core.errors.evidence import word_evidence
+from clipmem_core.errors.words import Words, changed_words, mean_ratio, number_words
 from clipmem_core.features.towers import autocast
 from clipmem_core.training.trainer import save_atomically
 from clipmem_core.utils import draws
 from clipmem_core.utils.ragged import Ragged
 
-_WINDOW = 3  # words to each side that are read in order; of the others only the mean
+_WINDOW = 3  # words before and after a word that are read in order; of others only the mean
 _EMBEDDING = 64
 VECTOR = 128
 _HIDDEN = 320
@@ -35,7 +39,7 @@ PAIRS_PER_STEP = 32
 TRAINED = 1_600_000
 _FEWEST_EPOCHS = 0.25
 _MOST_EPOCHS = 10
-_PREDICTED = 3_000  # words that are predicted at a time, in at least 2 * PAIRS_PER_STEP blocks
+_PREDICTED = 3_000  # words that are predicted at a time, or those of 2 * PAIRS_PER_STEP rows
 _RATE = 2e-3
 _DECAY = 0.02
 _WARMUP = 0.1
@@ -46,26 +50,40 @@ _RARE = 5e-3  # words more frequent than this are trained less often, as in word
 # words beside those of a batch that a step of training compares with, drawn from the vocabulary
 SAMPLED = 500
 _MULTIPLE = 32  # a step predicts a multiple of 32 words: in bf16, products of new shapes are slow
+_STANDARDISED = 10_000  # pictures, evenly spaced, that mean and deviation are computed from
 _LIKELIEST = 5  # likelier words of each word
+_MOST_FITTED = 1_000_000  # words that log-likelihood ratios are fitted on, evenly spaced
 _SEEDING = Lock()  # of torch's generator, which threads share
-SAVED = 300  # steps between two states on disk
+_VOCABULARY = ("spelled", "vocabulary_size", "english")  # fields of `Words` in a model's file
+_TRAINING = 0.8  # share of the time of a model that its training takes
 
 
-class WordBlock(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class WordBlock:
     """Words that are read together: a row is the words of a pair, or a part of them."""
 
     words: Tensor  # int64 [n_rows, n], 0 for padding
     caption: Tensor  # the number of each word's caption, from 1; 0 for padding, [n_rows, n]
     picture: Tensor  # features, [n_rows, width]
-    place: np.ndarray  # of each word in `Words.ids`, [n_rows, n]; −1 for padding
+    position: np.ndarray  # of each word in `Words.ids`, [n_rows, n]; −1 for padding
 
-    @property
+    @cached_property
     def group(self) -> Tensor:
-        """A number for each word's caption that no other row has, [n_rows * n]."""
+        """The number of each word's caption, unique in the block, [n_rows * n]."""
         first = torch.arange(len(self.caption)) * (self.caption.max() + 1)
         return (self.caption + first[:, None]).flatten()
 
-    @property
+    @cached_property
+    def around(self) -> Tensor:
+        """The positions in the flattened block of the words around each word in its caption,
+        n_rows * n for no word, [n_rows * n, 6]."""
+        offsets = torch.tensor([*range(-_WINDOW, 0), *range(1, _WINDOW + 1)])
+        around = torch.arange(len(self.group))[:, None] + offsets
+        padded = F.pad(self.group, (_WINDOW, _WINDOW), value=-1)
+        same = padded[around + _WINDOW] == self.group[:, None]
+        return torch.where(same, around, len(self.group))
+
+    @cached_property
     def in_others(self) -> Tensor:
         """Which words belong to other captions than each word, bool [n_rows, n, n]."""
         return (self.words[:, None] > 0) & (self.caption[:, None] != self.caption[:, :, None])
@@ -74,8 +92,8 @@ class WordBlock(NamedTuple):
 class Predictions(NamedTuple):
     """The predictions of both models for each word of a data set.
 
-    The two log-probabilities of a word, float32 [n_words, 2], are its own and that of the word it
-    is compared with (`changed_words`); NaN if not predicted.
+    Each word has two log-probabilities, float32 [n_words, 2]: of the word itself, and of the word
+    that it is compared with (`changed_words`). NaN stands for a word that is not predicted.
     """
 
     alone: np.ndarray  # given picture and caption
@@ -110,144 +128,17 @@ class Dropout(nn.Module):
         return values * (bytes_ >= self.dropped) * (256 / (256 - self.dropped))
 
 
-class WordEmbedding(nn.Module):
-    """Input and output embeddings: free ones of predicted words, and maps of the vectors of all."""
+class WordModel(nn.Module):
+    """Scores of every predicted word at a position of a caption.
 
-    vectors: Tensor | None
-
-    def __init__(self, size: int, vectors: Tensor | None) -> None:
-        super().__init__()
-        self.size = size  # of the vocabulary
-        self.register_buffer("vectors", vectors, persistent=False)
-        self.free = nn.Embedding(size, _EMBEDDING, padding_idx=0)
-        self.out = nn.Linear(_OUTPUT, size)
-        nn.init.normal_(self.free.weight, std=0.1 if vectors is not None else 0.3)
-        nn.init.normal_(self.out.weight, std=0.03)
-        self.read = nn.Linear(VECTOR, _EMBEDDING, bias=False)
-        self.write = nn.Linear(VECTOR, _OUTPUT, bias=False)
-        nn.init.normal_(self.read.weight, std=0.3 / VECTOR**0.5)
-        nn.init.normal_(self.write.weight, std=0.1 / VECTOR**0.5)
-
-    def forward(self, words: Tensor) -> Tensor:
-        """Return the input embeddings of words [...], [..., 64]; 0 for no word."""
-        used, places = words.unique(return_inverse=True)
-        table = self.free(used.clamp(max=self.size - 1)) * (used < self.size)[:, None]
-        if self.vectors is not None:
-            table = table + self.read(self.vectors[used])
-        return table[places] * (words > 0)[..., None]
-
-    def output(self, candidates: Tensor) -> Tensor:
-        """Return the output embeddings of predicted words, [n_candidates, 128]."""
-        weight = self.out.weight.index_select(0, candidates)
-        if self.vectors is not None:
-            weight = weight + self.write(self.vectors[candidates])
-        return weight
-
-
-class ContextEncoder(nn.Module):
-    """Reads the words of a caption around each place, and the picture."""
-
-    centre: Tensor
-    spread: Tensor
-
-    def __init__(self, pictures: np.ndarray, generator: torch.Generator) -> None:
-        super().__init__()
-        sample = np.asarray(pictures[:: max(1, len(pictures) // 10_000)], np.float32)
-        self.register_buffer("centre", torch.from_numpy(sample.mean(axis=0)))
-        self.register_buffer("spread", torch.from_numpy(sample.std(axis=0) + 1e-3))
-        self.picture = nn.Linear(pictures.shape[1], _PICTURE)
-        self.first = nn.Linear((2 * _WINDOW + 1) * _EMBEDDING + _PICTURE, _HIDDEN)
-        self.drop_words = Dropout(_DROPPED_WORDS, generator)
-        self.drop_picture = Dropout(_DROPPED_PICTURE, generator)
-
-    def forward(self, embedded: Tensor, around: Tensor, block: WordBlock, picked: Tensor) -> Tensor:
-        """Return the hidden state of each picked word, [n_picked, 320].
-
-        Args:
-            embedded: input embeddings of the flattened block, and a last row of 0 for no word,
-                [n_rows * n + 1, 64].
-            around: `neighbours` of the block.
-            block: words with their captions and pictures.
-            picked: places in the flattened block, [n_picked].
-        """
-        group = block.group
-        sums = embedded.new_zeros(int(group.max()) + 1, _EMBEDDING)
-        sums = sums.index_add(0, group, embedded[:-1])
-        n_others = group.bincount()[group[picked]] - 1
-        rest = (sums[group[picked]] - embedded[picked]) / n_others.clamp(min=1)[:, None]
-        words = self.drop_words(torch.cat([embedded[around[picked]].flatten(1), rest], 1))
-        picture = F.relu(self.picture((block.picture - self.centre) / self.spread))
-        picture = self.drop_picture(picture)[picked // block.words.shape[1]]
-        return F.relu(self.first(torch.cat([words, picture], 1)))
-
-
-class CaptionAttention(nn.Module):
-    """Attends to the words of the pair's other captions."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.query = nn.Linear(_HIDDEN, _OUTPUT)
-        self.key = nn.Linear(3 * _EMBEDDING, _OUTPUT)
-        self.value = nn.Linear(_EMBEDDING, _OUTPUT)
-
-    def forward(
-        self, hidden: Tensor, embedded: Tensor, around: Tensor, block: WordBlock, picked: Tensor
-    ) -> Tensor:
-        """Return the mean value of the words attended to, [n_picked, 128].
-
-        Args: as of `ContextEncoder`; `hidden` is its output.
-        """
-        before = embedded[around[:, _WINDOW - 1]]
-        own = embedded[:-1]
-        after = embedded[around[:, _WINDOW]]
-        key = self.key(torch.cat([before, own, after], -1))
-        value = self.value(own)
-        query = torch.zeros_like(key).index_copy(0, picked, self.query(hidden))
-        # [n_rows, heads, n, 32] each
-        query, key, value = (
-            part.view(*block.words.shape, _HEADS, -1).transpose(1, 2)
-            for part in (query, key, value)
-        )
-        scores = (query @ key.transpose(2, 3)).float() * key.shape[-1] ** -0.5
-        scores = scores.masked_fill(~block.in_others[:, None], -torch.inf)
-        # The first place stands for no word, where there is no other caption.
-        attended = F.pad(scores, (1, 0)).softmax(-1)[..., 1:] @ value
-        return attended.transpose(1, 2).flatten(0, 1).flatten(1)[picked]
-
-
-class CopyHead(nn.Module):
-    """Raises the logits of words that the pair's other captions have.
-
-    Two parts: for a word that any other caption has, and for the share of captions that has it.
+    A word has a free embedding if it is predicted, and a map of its vector. The encoder reads the
+    words around a position and the picture. Attention reads the words of the pair's other captions,
+    and the copy gate raises the logits of words that they have.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate = nn.Linear(_HIDDEN, 2)
-
-    def forward(self, answer: Tensor, block: WordBlock, picked: Tensor) -> Tensor:
-        """Return what the logit of each word of the row gains at each picked word, [n_picked, n].
-
-        Args:
-            answer: hidden states, [n_picked, 320].
-            block, picked: as of `ContextEncoder`.
-        """
-        words = block.words
-        caption = block.caption
-        others = block.in_others.float()
-        equal = ((words[:, :, None] == words[:, None]) & (words > 0)[:, None]).float()
-        in_caption = (equal * (caption[:, :, None] == caption[:, None])).sum(-1)
-        any_other = others / (others @ equal).clamp(min=1)
-        starts = (caption.diff(dim=1, prepend=torch.zeros_like(caption[:, :1])) > 0).sum(1)
-        n_others = (starts - 1).clamp(min=1)[:, None]
-        share = others / (in_caption * n_others).clamp(min=1)[:, None]
-        gate = self.gate(answer).float()
-        any_other = gate[:, :1] * any_other.flatten(0, 1)[picked]
-        return any_other + gate[:, 1:] * share.flatten(0, 1)[picked]
-
-
-class WordModel(nn.Module):
-    """Scores of every predicted word at a place of a caption."""
+    vectors: Tensor | None
+    centre: Tensor
+    spread: Tensor
 
     def __init__(
         self, vocabulary_size: int, pictures: np.ndarray, vectors: Tensor | None, precision: str
@@ -261,16 +152,32 @@ class WordModel(nn.Module):
             precision: "fp32" or "amp_bf16".
         """
         super().__init__()
+        self.size = vocabulary_size
         self.precision = precision
-        self.embedding = WordEmbedding(vocabulary_size, vectors)
-        self.generator = torch.Generator()  # of dropout
-        self.encoder = ContextEncoder(pictures, self.generator)
-        self.attention = CaptionAttention()
+        self.register_buffer("vectors", vectors)
+        self.free = nn.Embedding(vocabulary_size, _EMBEDDING, padding_idx=0)
+        self.out = nn.Linear(_OUTPUT, vocabulary_size)
+        nn.init.normal_(self.free.weight, std=0.1 if vectors is not None else 0.3)
+        nn.init.normal_(self.out.weight, std=0.03)
+        self.read = nn.Linear(VECTOR, _EMBEDDING, bias=False)
+        self.write = nn.Linear(VECTOR, _OUTPUT, bias=False)
+        nn.init.normal_(self.read.weight, std=0.3 / VECTOR**0.5)
+        nn.init.normal_(self.write.weight, std=0.1 / VECTOR**0.5)
+        sample = np.asarray(pictures[:: max(1, len(pictures) // _STANDARDISED)], np.float32)
+        self.register_buffer("centre", torch.from_numpy(sample.mean(axis=0)))
+        self.register_buffer("spread", torch.from_numpy(sample.std(axis=0) + 1e-3))
+        self.picture = nn.Linear(pictures.shape[1], _PICTURE)
+        self.first = nn.Linear((2 * _WINDOW + 1) * _EMBEDDING + _PICTURE, _HIDDEN)
+        self.query = nn.Linear(_HIDDEN, _OUTPUT)
+        self.key = nn.Linear(3 * _EMBEDDING, _OUTPUT)
+        self.value = nn.Linear(_EMBEDDING, _OUTPUT)
         self.attended = nn.Linear(_OUTPUT, _HIDDEN)
-        self.copy = CopyHead()
+        self.gate = nn.Linear(_HIDDEN, 2)
         self.second = nn.Linear(_HIDDEN, _HIDDEN)
         self.last = nn.Linear(_HIDDEN, _OUTPUT)
+        self.generator = torch.Generator()  # of dropout
         self.dropout = Dropout(_DROPPED_WORDS, self.generator)
+        self.drop_picture = Dropout(_DROPPED_PICTURE, self.generator)
 
     def forward(
         self,
@@ -285,42 +192,108 @@ class WordModel(nn.Module):
 
         Args:
             block: words with their captions and pictures.
-            picked: the words to predict, as places in the flattened block, [n_picked].
+            picked: the words to predict, as positions in the flattened block, [n_picked].
             others: whether the pairs' other captions are read.
             candidates: the words that compete, in order, with 0 and all words of the block among
                 them.
             added: to the logit of each candidate, [n_candidates].
         """
         with autocast(self.precision, "cpu"):
-            embedded = F.pad(self.embedding(block.words).flatten(0, 1), (0, 0, 0, 1))
-            around = neighbours(block)
-            hidden = self.encoder(embedded, around, block, picked)
-            weight = self.embedding.output(candidates)
-            added = added + self.embedding.out.bias[candidates]
+            # A last row of 0 stands for no word.
+            embedded = F.pad(self.embed(block.words).flatten(0, 1), (0, 0, 0, 1))
+            hidden = self.encode(block, embedded, picked)
+            weight = self.out.weight.index_select(0, candidates)
+            if self.vectors is not None:
+                weight = weight + self.write(self.vectors[candidates])
+            added = added + self.out.bias[candidates]
             logits = []
             for others_read in others:
                 attended = torch.zeros(1, _OUTPUT)
                 if others_read:
-                    attended = self.attention(hidden, embedded, around, block, picked)
+                    attended = self.attend(block, embedded, picked, hidden)
                 answer = hidden + self.attended(self.dropout(attended))
                 answer = F.relu(answer + self.second(F.relu(answer)))
                 output = self.last(self.dropout(answer))
                 logits.append(F.linear(output, weight).float() + added)
                 if others_read:
-                    read = block.words * (block.words < self.embedding.size)
+                    read = block.words * (block.words < self.size)
                     column = torch.searchsorted(candidates, read)[picked // read.shape[1]]
-                    logits[-1].scatter_add_(1, column, self.copy(answer, block, picked))
+                    logits[-1].scatter_add_(1, column, self.copied(block, picked, answer))
         return logits
 
+    def embed(self, words: Tensor) -> Tensor:
+        """Return the input embeddings of words [...], [..., 64]; 0 for no word."""
+        used, positions = words.unique(return_inverse=True)
+        table = self.free(used.clamp(max=self.size - 1)) * (used < self.size)[:, None]
+        if self.vectors is not None:
+            table = table + self.read(self.vectors[used])
+        return table[positions] * (words > 0)[..., None]
 
-def neighbours(block: WordBlock) -> Tensor:
-    """Return the places in the flattened block of the words around each word in its caption,
-    n_rows * n for no word, [n_rows * n, 6]."""
-    group = block.group
-    offsets = torch.tensor([*range(-_WINDOW, 0), *range(1, _WINDOW + 1)])
-    around = torch.arange(len(group))[:, None] + offsets
-    padded = F.pad(group, (_WINDOW, _WINDOW), value=-1)
-    return torch.where(padded[around + _WINDOW] == group[:, None], around, len(group))
+    def encode(self, block: WordBlock, embedded: Tensor, picked: Tensor) -> Tensor:
+        """Return the hidden state of each picked word, [n_picked, 320], from the words around it,
+        the mean of the others in its caption, and the picture.
+
+        Args:
+            block, picked: as of `forward`.
+            embedded: input embeddings of the flattened block, and a last row of 0 for no word,
+                [n_rows * n + 1, 64].
+        """
+        group = block.group
+        sums = embedded.new_zeros(int(group.max()) + 1, _EMBEDDING)
+        sums = sums.index_add(0, group, embedded[:-1])
+        n_others = group.bincount()[group[picked]] - 1
+        rest = (sums[group[picked]] - embedded[picked]) / n_others.clamp(min=1)[:, None]
+        around = embedded[block.around[picked]].flatten(1)
+        words = self.dropout(torch.cat([around, rest], 1))
+        picture = F.relu(self.picture((block.picture - self.centre) / self.spread))
+        picture = self.drop_picture(picture)[picked // block.words.shape[1]]
+        return F.relu(self.first(torch.cat([words, picture], 1)))
+
+    def attend(self, block: WordBlock, embedded: Tensor, picked: Tensor, hidden: Tensor) -> Tensor:
+        """Return the mean value of the words of the pair's other captions that a picked word
+        attends to, [n_picked, 128].
+
+        Args: as of `encode`; `hidden` is its output.
+        """
+        own = embedded[:-1]
+        before = embedded[block.around[:, _WINDOW - 1]]
+        after = embedded[block.around[:, _WINDOW]]
+        key = self.key(torch.cat([before, own, after], -1))
+        query = torch.zeros_like(key).index_copy(0, picked, self.query(hidden))
+        # [n_rows, heads, n, 32] each
+        query, key, value = (
+            part.view(*block.words.shape, _HEADS, -1).transpose(1, 2)
+            for part in (query, key, self.value(own))
+        )
+        scores = (query @ key.transpose(2, 3)).float() * key.shape[-1] ** -0.5
+        scores = scores.masked_fill(~block.in_others[:, None], -torch.inf)
+        # The first position stands for no word: a pair may have no other caption.
+        attended = F.pad(scores, (1, 0)).softmax(-1)[..., 1:] @ value
+        return attended.transpose(1, 2).flatten(0, 1).flatten(1)[picked]
+
+    def copied(self, block: WordBlock, picked: Tensor, answer: Tensor) -> Tensor:
+        """Return the increase of the logit of each word of the row at each picked word, [n_picked,
+        n], if other captions of the pair have that word.
+
+        One part is for a word that any other caption has, one for the share of captions that has
+        it.
+
+        Args:
+            block, picked: as of `forward`.
+            answer: hidden states, [n_picked, 320].
+        """
+        words = block.words
+        caption = block.caption
+        others = block.in_others.float()
+        equal = ((words[:, :, None] == words[:, None]) & (words > 0)[:, None]).float()
+        in_caption = (equal * (caption[:, :, None] == caption[:, None])).sum(-1)
+        any_other = others / (others @ equal).clamp(min=1)
+        starts = (caption.diff(dim=1, prepend=torch.zeros_like(caption[:, :1])) > 0).sum(1)
+        n_others = (starts - 1).clamp(min=1)[:, None]
+        share = others / (in_caption * n_others).clamp(min=1)[:, None]
+        gate = self.gate(answer).float()
+        any_other = gate[:, :1] * any_other.flatten(0, 1)[picked]
+        return any_other + gate[:, 1:] * share.flatten(0, 1)[picked]
 
 
 def word_vectors(features: np.ndarray) -> Tensor:
@@ -358,14 +331,14 @@ def word_blocks(
     for at in range(0, len(owner), size):
         rows = slice(at, at + size)
         longest = int((end[rows] - first[rows]).max())
-        place = first[rows, None] + np.arange(-(-longest // 8) * 8)
-        place[place >= end[rows, None]] = -1
-        ids = np.where(place < 0, 0, words.ids[place]).astype(np.int64)
-        number = np.searchsorted(words.in_captions.start, place, side="right")
-        caption = np.where(place < 0, 0, number - number[:, :1] + 1)
+        position = first[rows, None] + np.arange(-(-longest // 8) * 8)
+        position[position >= end[rows, None]] = -1
+        ids = np.where(position < 0, 0, words.ids[position]).astype(np.int64)
+        number = np.searchsorted(words.in_captions.start, position, side="right")
+        caption = np.where(position < 0, 0, number - number[:, :1] + 1)
         picture = np.asarray(pictures[owner[rows]], np.float32)
         yield WordBlock(
-            torch.from_numpy(ids), torch.from_numpy(caption), torch.from_numpy(picture), place
+            torch.from_numpy(ids), torch.from_numpy(caption), torch.from_numpy(picture), position
         )
 
 
@@ -382,113 +355,126 @@ def trained_share(words: Words) -> np.ndarray:
     return share
 
 
-class Draw(NamedTuple):
-    """What a step of training predicts in a block."""
+def forward_loss(
+    model: WordModel, block: WordBlock, share: np.ndarray, rng: np.random.Generator
+) -> Tensor | None:
+    """Return the loss of words that are drawn from a block; None if no word is drawn.
 
-    picked: Tensor  # the words to predict, as places in the flattened block, [n_picked]
-    others: bool  # whether the pairs' other captions are read
-    candidates: Tensor  # numbers of the words that compete, in order, [n_candidates]
-    added: Tensor  # to their logits, the log of how many words each stands for, [n_candidates]
-    target: Tensor  # the place of each picked word among the candidates, [n_picked]
-
-
-def draw_words(block: WordBlock, share: np.ndarray, rng: np.random.Generator) -> Draw:
-    """Draw the words to predict, and the words that compete: those of the block and a sample of the
-    others, each with the weight of all that it stands for.
+    It is a sampled softmax: the cross-entropy among the words of the block and a sample of the
+    other words, whose weight is the inverse of their sampling rate.
 
     Args:
+        model: in training.
         block: words with their captions and pictures.
         share: `trained_share`, [vocabulary_size].
         rng: of the step.
     """
-    vocabulary_size = len(share)
-    ids = np.minimum(block.words.numpy(), vocabulary_size)
+    size = len(share)
+    ids = np.minimum(block.words.numpy(), size)
     picked = np.flatnonzero(rng.random(ids.shape) < np.append(share, 0.0)[ids])
     picked = picked[: len(picked) // _MULTIPLE * _MULTIPLE or None]
-    others = rng.random() >= _WITHOUT_CAPTIONS
-    read = np.unique(np.append(ids[ids < vocabulary_size], 0))
-    rest = np.setdiff1d(np.arange(2, vocabulary_size), read, assume_unique=True)
-    n_sampled = min(SAMPLED + -len(read) % _MULTIPLE, len(rest))
+    reads_others = rng.random() >= _WITHOUT_CAPTIONS
+    in_block = np.unique(np.append(ids[ids < size], 0))
+    rest = np.setdiff1d(np.arange(2, size), in_block, assume_unique=True)
+    n_sampled = min(SAMPLED + -len(in_block) % _MULTIPLE, len(rest))
     sampled = rng.choice(rest, n_sampled, replace=False)
-    candidates = np.sort(np.concatenate([read, sampled]))
+    if not len(picked):
+        return None
+    candidates = np.sort(np.concatenate([in_block, sampled]))
     stands_for = np.where(np.isin(candidates, sampled), len(rest) / max(n_sampled, 1), 1.0)
-    target = np.searchsorted(candidates, ids.flat[picked])
-    return Draw(
+    logits = model(
+        block,
         torch.from_numpy(picked),
-        others,
+        [reads_others],
         torch.from_numpy(candidates),
         torch.from_numpy(np.log(stands_for)).float(),
-        torch.from_numpy(target),
-    )
+    )[0]
+    target = np.searchsorted(candidates, ids.flat[picked])
+    return F.cross_entropy(logits, torch.from_numpy(target))
 
 
-def fit(
+def predicts(number: int, half: np.ndarray) -> np.ndarray:
+    """Tell which pairs a model predicts: the half that it did not train on. The first model reads
+    held-out pairs (−1), and both read new pairs (2).
+
+    Args: number of the model; half of each pair, [n]. Returns: bool [n].
+    """
+    return (half == 1 - number) | (half == 2) | ((half == -1) & (number == 0))
+
+
+def train_words(
     words: Words,
     pictures: np.ndarray,
-    pairs: np.ndarray,
-    vectors: Tensor | None,
+    half: np.ndarray,
+    number: int,
+    into: Predictions,
     *,
+    vectors: Tensor | None,
     seed: int,
-    precision: str = "fp32",
-    state: Path | None = None,
+    precision: str,
     progress: Callable[[float], None] = lambda share: None,
-) -> WordModel:
-    """Train a model on some pairs. A killed training resumes from the file `state`.
+) -> WordModel | None:
+    """Train one of both word models, and write what it predicts into `into`.
 
     Args:
         words: of all captions.
         pictures: features, [n_pairs, width].
-        pairs: rows of the pair table that are trained on, int64 [n].
+        half: of each pair, as of `draw_word_halves`, [n_pairs].
+        number: of the model, which is trained on this half.
+        into: predictions of all words.
         vectors: `word_vectors`, if any.
         seed: of initial weights and draws.
         precision: "fp32" or "amp_bf16".
-        state: the file of the last saved state.
-        progress: called with the share of steps that are done.
+        progress: called with the share of the work that is done.
+
+    Returns:
+        The model; None for hardly any word, or without pairs to train on.
     """
+    pairs = np.flatnonzero(half == number)
+    if words.vocabulary_size < 4 or not len(pairs):
+        return None
+    seed += number
     with _SEEDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(draws.whole_number(seed, "word model weights"))
         model = WordModel(words.vocabulary_size, pictures, vectors, precision)
     share = trained_share(words)
     bias = np.log(np.maximum(words.frequency * share, 1e-9))
     bias[:2] = -1e4
-    model.embedding.out.bias.data = torch.from_numpy(bias).float()
-    n_words = count_words(words, pairs)
+    model.out.bias.data = torch.from_numpy(bias).float()
     per_epoch = -(-len(pairs) // PAIRS_PER_STEP)
-    steps = max(1, round(per_epoch * np.clip(TRAINED / n_words, _FEWEST_EPOCHS, _MOST_EPOCHS)))
+    epochs = np.clip(TRAINED / count_words(words, pairs), _FEWEST_EPOCHS, _MOST_EPOCHS)
+    steps = max(1, round(per_epoch * epochs))
     optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=_DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, _RATE, total_steps=steps + 1, pct_start=_WARMUP
     )
-    saved: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
-    first = 0
-    if state is not None and state.is_file():
-        values = torch.load(state, weights_only=True)
-        first = values["step"]
-        for name, part in saved.items():
-            part.load_state_dict(values[name])
-    for step in range(first, steps):
-        # A resumed training draws the same.
+    for step in range(steps):
         model.generator.manual_seed(draws.whole_number(seed, "word model dropout", step))
         rng = draws.rng(seed, "word model", step)
         epoch, batch = divmod(step, per_epoch)
-        if step == first or batch == 0:
+        if batch == 0:
             order = draws.rng(seed, "word model order", epoch).permutation(pairs)
         rows = order[batch * PAIRS_PER_STEP :][:PAIRS_PER_STEP]
         for block in word_blocks(words, pictures, rows, size=2 * PAIRS_PER_STEP):
-            draw = draw_words(block, share, rng)
-            if not len(draw.picked):
-                continue
-            logits = model(block, draw.picked, [draw.others], draw.candidates, draw.added)[0]
-            model.zero_grad()
-            F.cross_entropy(logits, draw.target).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+            loss = forward_loss(model, block, share, rng)
+            if loss is not None:
+                model.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
         schedule.step()
-        progress((step + 1) / steps)
-        if state is not None and ((step + 1) % SAVED == 0 or step + 1 == steps):
-            values = {name: part.state_dict() for name, part in saved.items()}
-            save_atomically(values | {"step": step + 1}, state)
-    return model.eval()
+        progress(_TRAINING * (step + 1) / steps)
+    model.eval()
+    predict(
+        model,
+        words,
+        pictures,
+        np.flatnonzero(predicts(number, half)),
+        changed_words(words),
+        into,
+        lambda share: progress(_TRAINING + (1 - _TRAINING) * share),
+    )
+    return model
 
 
 @torch.inference_mode()
@@ -510,7 +496,7 @@ def predict(
         pairs: rows of the pair table, int64 [n].
         changed: a word to compare each with, [n_words]; −1 for a word that is read, but not
             predicted.
-        into: predictions, changed in place.
+        into: predictions, changed in position.
         progress: called with the share of words that are done.
     """
     untrained = torch.from_numpy(-np.log(np.maximum(trained_share(words), 1e-9))).float()
@@ -521,10 +507,10 @@ def predict(
     size = max(2 * PAIRS_PER_STEP, _PREDICTED * len(pairs) // n_words)
     for block in word_blocks(words, pictures, pairs, size=size):
         predicted = (block.words > 1) & (block.words < words.vocabulary_size)
-        predicted &= torch.from_numpy(changed[block.place] >= 0)
-        place = block.place[predicted.numpy()]
-        if len(place):
-            compared = torch.from_numpy(changed[place].astype(np.int64))
+        predicted &= torch.from_numpy(changed[block.position] >= 0)
+        position = block.position[predicted.numpy()]
+        if len(position):
+            compared = torch.from_numpy(changed[position].astype(np.int64))
             ids = torch.stack([block.words[predicted], compared], 1)
             picked = predicted.flatten().nonzero()[:, 0]
             # One caption has no others to read.
@@ -532,10 +518,99 @@ def predict(
             logits = model(block, picked, others, candidates, untrained)
             for values, by_word in ((into.alone, logits[0]), (into.together, logits[-1])):
                 all_words = by_word.logsumexp(-1, keepdim=True)
-                values[place] = (by_word.gather(1, ids) - all_words).numpy()
+                values[position] = (by_word.gather(1, ids) - all_words).numpy()
             top = logits[-1].topk(min(_LIKELIEST, words.vocabulary_size - 2))
             n_better = top.indices.shape[1]
-            into.better[place, :n_better] = top.indices.numpy()
-            into.better_probability[place, :n_better] = (top.values - all_words).exp().numpy()
-        done += int((block.place >= 0).sum())
+            into.better[position, :n_better] = top.indices.numpy()
+            into.better_probability[position, :n_better] = (top.values - all_words).exp().numpy()
+        done += int((block.position >= 0).sum())
         progress(done / n_words)
+
+
+def merge_predictions(first: Predictions, second: Predictions) -> Predictions:
+    """Return the predictions of both models, written into the first's arrays."""
+    is_second = np.isfinite(second.alone[:, 0])
+    for values, added in zip(first, second, strict=True):
+        values[is_second] = added[is_second]
+    return first
+
+
+def predicted_evidence(
+    words: Words, predicted: Predictions, changed: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the `word_evidence` of each word and of the word it is compared with, [n_words, 2, 4],
+    and its kind."""
+    frequency = words.frequency[np.column_stack([words.predicted, changed])]
+    frequency = np.where(frequency > 0, frequency, np.nan)
+    evidence = word_evidence(predicted.alone, predicted.together, frequency)
+    return evidence, words.kinds[words.predicted]
+
+
+def surprises(words: Words, predicted: Predictions) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return log-likelihood ratios that each word, and the word it is compared with, is wrong,
+    [n_words, 2], NaN if not predicted; and the result of `fit_words`."""
+    evidence, kinds = predicted_evidence(words, predicted, changed_words(words))
+    # A word counts once in a caption, however often the caption repeats it.
+    caption = words.in_captions.owner
+    keys = caption * words.vocabulary_size + np.minimum(words.ids, words.vocabulary_size)
+    different = np.unique(keys, return_index=True)[1]
+    different = different[:: 1 + len(different) // _MOST_FITTED]
+    ratios = fit_words(evidence[different], kinds[different])
+    return surprise(ratios, evidence, kinds), ratios
+
+
+class CaptionWords(NamedTuple):
+    """A word model, for captions of pairs that it was not trained on."""
+
+    model: WordModel
+    vocabulary: Words  # of the captions that it was trained on
+    ratios: Sequence[np.ndarray]  # of `fit_words`
+
+    def mean_ratios(
+        self, texts: Sequence[list[str]], siblings: Sequence[list[str]], pictures: np.ndarray
+    ) -> np.ndarray:
+        """Return the mean log-likelihood ratio that a word is wrong, of each caption, [n_captions];
+        NaN without a word that the model predicts.
+
+        Args: captions of each pair; other captions of each pair, which are read; features of
+        pictures, [n_pairs, width].
+        """
+        captions = [[*own, *others] for own, others in zip(texts, siblings, strict=True)]
+        counts = np.array([len(own) for own in texts])
+        words = number_words(captions, like=self.vocabulary)
+        is_judged = words.captions.number < counts[words.captions.owner]
+        compared = np.where(is_judged[words.in_captions.owner], 0, -1)
+        predicted = Predictions.empty(len(words.ids))
+        predict(self.model, words, pictures, np.arange(len(texts)), compared, predicted)
+        evidence, kinds = predicted_evidence(words, predicted, np.zeros_like(compared))
+        surprises = surprise(self.ratios, evidence[:, 0], kinds)
+        return mean_ratio(surprises, words.in_captions)[is_judged]
+
+
+def save_model(model: WordModel, words: Words, path: Path) -> None:
+    """Write a word model with what it needs to predict the words of other captions."""
+    stored = {
+        "state": model.state_dict(),
+        "precision": model.precision,
+        "frequency": torch.from_numpy(words.frequency),
+        **{name: getattr(words, name) for name in _VOCABULARY},
+    }
+    save_atomically(stored, path)
+
+
+def load_model(path: Path) -> tuple[WordModel, Words]:
+    """Read a word model, and the words that it was trained on, without captions."""
+    stored = torch.load(path, weights_only=True)
+    state = stored["state"]
+    words = Words(
+        ids=np.empty(0, np.int64),
+        in_captions=Ragged.of([]),
+        captions=Ragged.of([]),
+        frequency=stored["frequency"].numpy(),
+        **{name: stored[name] for name in _VOCABULARY},
+    )
+    size = words.vocabulary_size
+    pictures = state["centre"][None].numpy()
+    model = WordModel(size, pictures, state.get("vectors"), stored["precision"])
+    model.load_state_dict(state)
+    return model.eval(), words

@@ -95,10 +95,7 @@ ATTACK_AUROC = "attack_auroc"
 ATTACK_TPR = "attack_TPR@0.01"
 ATTACK_METRICS = {"auroc": ATTACK_AUROC, "TPR@0.01": ATTACK_TPR, "TPR@0.001": "attack_TPR@0.001"}
 
-# What an interval over seeds covers: with other pairs drawn for each group a result may move
-# further.
-_ONE_SPLIT = "training seeds of one split"
-SPLITS = "splits of the pairs"  # where every replicate draws the groups anew
+SPLITS = "splits of the pairs"  # what an interval covers if every replicate draws groups anew
 
 
 def group_words(group: str) -> str:
@@ -107,5 +104,6 @@ def group_words(group: str) -> str:
 
 
 def of_one_split(kind: str) -> str:
-    """Return the name of an interval, and for one over seeds also what it covers."""
-    return kind.replace("over seeds", f"over {_ONE_SPLIT}")
+    """Return the name of an interval. One over seeds covers the seeds of one split: with other
+    pairs drawn for each group a result may move further."""
+    return kind.replace("over seeds", "over training seeds of one split")

@@ -1,8 +1,6 @@
-"""Our own files: atomic writes, reads whose errors name the file, input errors, and shortages of
-the machine."""
+"""Files and the machine: input errors and shortages, processes without the parent's script, atomic
+writes, reads whose errors name the file, and tables that a person names."""
 
-import contextlib
-import ctypes
 import errno
 import fcntl
 import functools
@@ -11,20 +9,28 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from csv import QUOTE_NONNUMERIC
+from functools import partial
+from multiprocessing.context import (
+    ForkServerContext,
+    ForkServerProcess,
+)
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from filelock import FileLock
 from pyarrow import ArrowException
 from pydantic import TypeAdapter, ValidationError
 
 _adapter_of: Callable[[Any], TypeAdapter[Any]] = functools.cache(TypeAdapter)
-SUMS = "sha256.json"  # in a folder of the cache: the hash of each file
 _SPILL_BYTES = 1 << 22  # larger arrays are held in a file instead of memory
 DELETE = "delete the audit's folder and run it again"
 _MEMORY = "memory ran out: close other programs, or raise the limit (ulimit -v)"
@@ -54,6 +60,21 @@ _FAULTS = {
     errno.EROFS: _FORBIDDEN,
 }
 
+# a spreadsheet computes a cell that begins with one of these
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_READERS: dict[str, Callable[..., Any]] = {
+    ".csv": partial(pd.read_csv, dtype=str, keep_default_na=False),
+    ".jsonl": partial(pd.read_json, lines=True, dtype=False),
+    ".parquet": pd.read_parquet,
+}
+_WRITERS: dict[str, Callable[..., Any]] = {
+    # a lone \r in a text must be quoted too
+    ".csv": partial(pd.DataFrame.to_csv, index=False, quoting=QUOTE_NONNUMERIC),
+    ".jsonl": partial(pd.DataFrame.to_json, orient="records", lines=True, force_ascii=False),
+    ".parquet": partial(pd.DataFrame.to_parquet, index=False),
+}
+SUFFIXES = tuple(_READERS)
+
 
 class InputError(ValueError):
     """A mistake in the input, in one line that says what to do. The command line ends with exit
@@ -82,13 +103,28 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def keep_memory() -> None:
-    """Let this process keep freed memory: glibc returns every large block, and its pages are
-    faulted in again."""
-    with contextlib.suppress(AttributeError, TypeError):  # only glibc has mallopt
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
-        libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the parent's script, which multiprocessing would run in the process."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+class _Forked(ForkServerProcess):
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:
+        with _without_main():
+            return ForkServerProcess._Popen(process_obj)
+
+
+class ForkServer(ForkServerContext):
+    """Forks of a process that has imported some libraries."""
+
+    Process = _Forked
 
 
 @contextmanager
@@ -122,9 +158,14 @@ def replacing_folder(folder: Path, *, mark: str = "") -> Iterator[Path]:
             raise InputError(
                 f"{existing} has other files than an export: move it, or choose another --out"
             )
-    descriptor = _lock_folder(temporary)
-    if descriptor is None:
-        raise InputError(f"{folder} is being written by another process: wait for it")
+    temporary.mkdir(parents=True, exist_ok=True)
+    # The lock stays with the folder when it is renamed, until this process closes it or ends.
+    descriptor = os.open(temporary, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise InputError(f"{folder} is being written by another process: wait for it") from None
     try:
         for path in temporary.iterdir():  # of a killed process
             if path.is_dir():
@@ -145,22 +186,6 @@ def replacing_folder(folder: Path, *, mark: str = "") -> Iterator[Path]:
     finally:
         os.close(descriptor)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _lock_folder(folder: Path) -> int | None:
-    """Create a folder and lock it; None if another process holds the lock. The lock stays with the
-    folder when it is renamed, until the descriptor is closed or the process ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Another process may have renamed the folder between `open` and `flock`.
-        if os.path.samestat(os.fstat(descriptor), folder.stat()):
-            return descriptor
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    os.close(descriptor)
-    return None
 
 
 @contextmanager
@@ -207,33 +232,17 @@ def write_once(path: Path, make: Callable[[Path], None]) -> None:
             make(temporary)
 
 
-def cached_folder(
-    folder: Path, make: Callable[[Path], None], *, say: Callable[[str], None] = lambda line: None
-) -> Path:
-    """Return a folder of the cache. It is made if it is missing, and made again if a file has
-    changed since; `say` is called with a line about that."""
+def cached_folder(folder: Path, make: Callable[[Path], None]) -> Path:
+    """Return a folder of the cache, which is made if it is missing."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.parent / f"{folder.name}.lock"):  # two processes make it once
-        if not is_intact(folder):
-            if folder.is_dir():
-                say(f"note: {folder} is damaged and is made again")
+        if not folder.is_dir():
             with replacing_folder(folder) as new:
                 make(new)
-                sums = {path.name: file_sha256(path) for path in new.iterdir()}
-                (new / SUMS).write_text(json.dumps(sums))
                 for path in (*new.iterdir(), new):
                     sync(path)
             sync(folder.parent)
     return folder
-
-
-def is_intact(folder: Path) -> bool:
-    """Tell whether the files of a folder of the cache are as they were written."""
-    try:
-        sums = json.loads((folder / SUMS).read_text())
-        return all(file_sha256(folder / name) == sum for name, sum in sums.items())
-    except (FileNotFoundError, ValueError):
-        return False
 
 
 @contextmanager
@@ -276,3 +285,33 @@ def spill_to_disk(values: np.ndarray, folder: Path) -> np.ndarray:
         file.write(np.ascontiguousarray(values).data)
         file.flush()
         return np.asarray(np.memmap(file, values.dtype, "c", shape=values.shape))
+
+
+def check_suffix(path: Path) -> None:
+    """Refuse a name that is of no format of a table."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{path} must end with {', '.join(SUFFIXES)}")
+
+
+def read_frame(path: Path) -> pd.DataFrame:
+    """Read a table by its suffix; the cells of a CSV file are text."""
+    check_suffix(path)
+    try:
+        return _READERS[path.suffix.lower()](path)
+    except (ValueError, ArrowException) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+
+
+def write_frame(table: pd.DataFrame, path: Path) -> None:
+    """Write a table by its suffix."""
+    suffix = path.suffix.lower()
+    with replacing(path) as temporary:
+        _WRITERS[suffix](table.map(as_cell) if suffix == ".csv" else table, temporary)
+
+
+def as_cell(value: Any) -> Any:
+    """Return a value as a CSV cell: a list as JSON, and a formula as text, after a single quote."""
+    if isinstance(value, list):
+        return json.dumps(value, ensure_ascii=False)
+    is_formula = isinstance(value, str) and value.startswith(FORMULA)
+    return f"'{value}" if is_formula else value

@@ -22,14 +22,15 @@ from clipmem_core.cli import parse_command
 from clipmem_core.config import AuditConfig
 
 ROOT = Path(__file__).parents[2]
+PAIRS = 320
 # One caption a pair and no crops: few epochs are enough to memorize pairs, and every number can be
 # recomputed.
 PAPER = shlex.split(
-    "--preset tiny --protocol paper --scenes-pairs 400 --captions 1 --crop-scale 1 --epochs 24 "
-    "--batch-size 32 --precision fp32 --threads 1"
+    f"--preset tiny --scenes-pairs {PAIRS} --protocol paper --captions 1 --crop-scale 1 "
+    "--epochs 24 --batch-size 32 --precision fp32 --threads 1"
 )
 LOCKED = shlex.split("--scenes-pairs 330 --folds 4 --members 8 --batch-size 64 --threads 1")
-ENSEMBLE = shlex.split("--preset tiny --scenes-pairs 400 --epochs 10 --threads 1 --rounds 1")
+ENSEMBLE = shlex.split(f"--preset tiny --scenes-pairs {PAIRS} --epochs 10 --threads 1 --rounds 1")
 
 
 class Silent(Screen):

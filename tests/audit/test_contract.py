@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-import shlex
 
 import faiss
-import pyarrow.parquet as pq
+import pandas as pd
 
 from clipmem_core.auditing.folder.store import VERSION, Audit
+from tests.audit.small import PAIRS
 
 MEMBER_FILES = (
     "config.json checkpoint.pt log.jsonl image.faiss text.faiss trajectory.npy utility.json"
@@ -21,9 +21,9 @@ SCORES = (
 )
 CHECKS = (
     "empty_caption short_caption long_caption markup gibberish other_script other_language "
-    "file_name model_output repeated_caption dark blurred uniform tiny near_duplicate"
+    "file_name model_output repeated_caption dark blurred uniform tiny near_duplicate brightness "
+    "contrast sharpness near_duplicate_of"
 )
-RECALLS = {f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)}
 
 
 def files(audit: Audit) -> list[str]:
@@ -34,55 +34,50 @@ def files(audit: Audit) -> list[str]:
 
 
 def test_the_folder_holds_these_files_and_no_others(audit: Audit) -> None:
-    tables = {
-        f"{name}.parquet"
-        for name in ("pairs", "quarantine", "membership", "scores", "captions", "utility")
-    } | {"incidents.parquet", "incident_pairs.parquet"}
-    member_files = set(MEMBER_FILES.split(" "))
+    tables = "pairs quarantine membership scores captions utility incidents incident_pairs checks"
+    names = [f"{name}.parquet" for name in tables.split()]
+    names += [f"{name}.json" for name in ["config", "verdict", "seconds", "p_wrong", "manifest"]]
+    of_member = MEMBER_FILES.split()
     if audit.pairs["captions"].map(len).max() > 1:
-        member_files |= {"captions.npy"}
-    members = {f"members/{name}/{file}" for name in audit.record.members for file in member_files}
-    others = {"config.json", "verdict.json", "seconds.json", "p_wrong.json", "manifest.json"}
-    others |= {"checks.parquet"}
-    assert set(files(audit)) == tables | members | others
+        of_member.append("captions.npy")
+    for member in audit.record.members:
+        names += [f"members/{member}/{file}" for file in of_member]
+    assert files(audit) == sorted(names)
 
 
 def test_the_manifest_is_written_last_with_the_hash_of_every_file(audit: Audit) -> None:
     listed = json.loads((audit.folder / "manifest.json").read_text())
-    contents = {
-        name: (audit.folder / name).read_bytes()
-        for name in files(audit)
-        if name not in ("manifest.json", "seconds.json", "checks.parquet")
+    names = set(files(audit)) - {"manifest.json", "seconds.json", "checks.parquet"}
+    hashes = {
+        name: hashlib.sha256((audit.folder / name).read_bytes()).hexdigest() for name in names
     }
-    assert listed == {
-        "version": VERSION,
-        "files": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
-    }
-    times = {name: (audit.folder / name).stat().st_mtime_ns for name in files(audit)}
-    assert max(times, key=lambda name: times[name]) == "manifest.json"
-
-
-def test_tables_have_these_columns_in_this_order(audit: Audit) -> None:
-    members = list(audit.record.members)
-    assert audit.pairs.columns.tolist() == shlex.split(
-        "pair_id image captions label width height sha256 injected"
+    assert listed == {"version": VERSION, "files": hashes}
+    assert max(files(audit), key=lambda name: (audit.folder / name).stat().st_mtime_ns) == (
+        "manifest.json"
     )
+
+
+def test_tables_have_these_columns_and_one_row_order(audit: Audit) -> None:
+    checks = pd.read_parquet(audit.folder / "checks.parquet")
+    pairs = "pair_id image captions label width height sha256 injected"
+    assert audit.pairs.columns.tolist() == pairs.split()
     assert audit.quarantine.columns.tolist() == ["source", "pair_id", "kind", "reason"]
-    assert audit.membership.columns.tolist() == ["pair_id", "group", *members]
-    assert audit.scores.columns.tolist() == SCORES.split(" ")
+    assert audit.membership.columns.tolist() == ["pair_id", "group", *audit.record.members]
+    assert audit.scores.columns.tolist() == SCORES.split()
     assert audit.utility.columns.tolist() == ["member", "metric", "value"]
-
-
-def test_all_tables_and_embeddings_share_one_row_order(audit: Audit) -> None:
+    assert checks.columns.tolist() == ["pair_id", *CHECKS.split()]
+    near_duplicates = checks.pop("near_duplicate_of")
+    assert checks.notna().all(axis=None)  # everything of this set is known
+    assert (near_duplicates.notna() == checks["near_duplicate"]).all()
     ids = audit.pairs["pair_id"].tolist()
-    assert len(ids) == len(set(ids)) == 400
-    assert audit.membership["pair_id"].tolist() == ids
-    assert audit.scores["pair_id"].tolist() == ids
+    assert len(set(ids)) == PAIRS
+    for table in (audit.membership, audit.scores, checks):
+        assert table["pair_id"].tolist() == ids
     assert audit.scores["group"].tolist() == audit.membership["group"].tolist()
     for name in audit.record.members:
         for file in ("image.faiss", "text.faiss"):
             index = faiss.read_index(str(audit.member(name) / file))
-            assert (type(index), index.ntotal) == (faiss.IndexFlatIP, 400)
+            assert (type(index), index.ntotal) == (faiss.IndexFlatIP, PAIRS)
 
 
 def test_the_config_says_all_that_the_numbers_depend_on(audit: Audit) -> None:
@@ -92,13 +87,3 @@ def test_the_config_says_all_that_the_numbers_depend_on(audit: Audit) -> None:
     assert "auto" not in (stored["config"] | {"rounds": ""}).values()  # decided by the scores
     for name in stored["members"]:
         assert audit.member_record(name).seed == stored["seeds"][name]
-
-
-def test_the_checks_have_a_row_a_pair_in_the_order_of_the_tables(audit: Audit) -> None:
-    table = pq.read_table(audit.folder / "checks.parquet").to_pandas()
-    assert table["pair_id"].tolist() == audit.pairs["pair_id"].tolist()
-    values = ["brightness", "contrast", "sharpness"]
-    assert table.columns.tolist() == ["pair_id", *CHECKS.split(), *values, "near_duplicate_of"]
-    twins = table.pop("near_duplicate_of")
-    assert table.notna().all(axis=None)  # everything of this set is known
-    assert (twins.notna() == table["near_duplicate"]).all()

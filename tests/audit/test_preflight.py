@@ -19,21 +19,18 @@ Captured = pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(
-    ("request_", "message"),
+    ("source", "name", "epochs", "message"),
     [
-        (Request("scenes", "a/b", TINY), "name 'a/b' must be"),
-        (Request("  ", "a", TINY), "no data set is named"),
-        (
-            Request("scenes", "a", dataclasses.replace(TINY, epochs=0)),
-            "--epochs must be greater than or equal to 1",
-        ),
+        ("scenes", "a/b", 1, "name 'a/b' must be"),
+        ("  ", "a", 1, "no data set is named"),
+        ("scenes", "a", 0, "--epochs must be greater than or equal to 1"),
     ],
 )
 def test_what_is_wrong_at_first_sight_is_refused(
-    data: Path, request_: Request, message: str
+    source: str, name: str, epochs: int, message: str, data: Path
 ) -> None:
     with pytest.raises(InputError, match=message):
-        check_request(request_)
+        check_request(Request(source, name, dataclasses.replace(TINY, epochs=epochs)))
 
 
 def test_a_check_finds_what_the_audit_will_have(data: Path) -> None:
@@ -79,33 +76,17 @@ def table(tmp_path: Path) -> Path:
     return path
 
 
-def listing(folder: Path) -> list[tuple[str, int]]:
-    return sorted((str(path), path.stat().st_mtime_ns) for path in folder.rglob("*"))
-
-
-def test_a_dry_run_shows_what_is_there_and_what_is_broken(
+def test_inspect_shows_what_is_there_and_what_is_broken(
     table: Path, data: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    before = listing(table.parent)
+    before = sorted(table.parent.rglob("*"))
     assert main(["inspect", str(table)]) == 0
     printed = capsys.readouterr().out
-    facts = {
-        line[:24].strip(): line[25:] for line in printed.split("in quarantine  ")[0].splitlines()
-    }
-    assert (facts["format"], facts["rows"]) == ("csv", "8")
-    assert facts["pairs that can be used"] == "4 (an audit needs 200)"
-    assert facts["captions a pair"] == "1 to 2, 1.25 on average"
-    assert facts["labels"] == "2 on 4 pairs"
-    assert facts["picture widths"] == "30 to 33 pixels"
-    for part in (
-        "caption is empty",
-        "captions.csv:8",
-        "captions.csv:9",
-        "4[red].png",
-        HOSTILE,
-        "3[red].png",
-    ):
+    facts = {line[:24].strip(): line[25:] for line in printed.splitlines()}
+    assert (facts["rows"], facts["pairs that can be used"], facts["captions"]) == ("8", "4", "5")
+    assert facts["pictures"] == "30 to 33 × 20 to 20 pixels"
+    for part in ("caption is empty", "captions.csv:8", "4[red].png", HOSTILE, "3[red].png"):
         assert part in printed
-    assert listing(table.parent) == before
+    assert sorted(table.parent.rglob("*")) == before
     assert not data.exists()

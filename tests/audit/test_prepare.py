@@ -65,29 +65,18 @@ def test_near_duplicates_share_a_cluster_and_dropped_ones_name_their_twin(folder
     np.testing.assert_array_equal(pixels, found.pixels.gather(rows))
 
 
-def many(n: int) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            c.PAIR_ID: [str(i) for i in range(n)],
-            c.CAPTIONS: [[f"caption {i}", f"other caption {i}"] for i in range(n)],
-            c.INJECTED: pd.Series([None] * n, dtype=object),
-        }
-    )
-
-
 @pytest.mark.parametrize(("protocol", "group"), [("paper", "candidate"), ("ensemble", "scored")])
 def test_wrong_captions_are_injected_where_they_are_scored(protocol: str, group: str) -> None:
     config = AuditConfig(protocol=protocol, members=4, inject_miscaptions=20, seed=5)
-    pairs = many(400)
+    captions = [[f"caption {number}"] for number in range(400)]
+    pairs = pd.DataFrame({c.CAPTIONS: captions}).assign(pair_id=range(400), injected=None)
     membership = draw_membership(np.arange(400), config)
     injected = inject(pairs, membership, config)
-    rows = np.flatnonzero(injected[c.INJECTED] == "miscaption")
-    assert len(rows) == 20
-    assert set(membership.group[rows]) == {group}
-    changed = [
-        list(a) != list(b) for a, b in zip(injected[c.CAPTIONS], pairs[c.CAPTIONS], strict=True)
-    ]
-    assert np.flatnonzero(changed).tolist() == rows.tolist()
+    is_wrong = (injected[c.INJECTED] == "miscaption").to_numpy()
+    assert is_wrong.sum() == 20
+    assert set(membership.group[is_wrong]) == {group}
+    changed = injected[c.CAPTIONS].map(list) != pairs[c.CAPTIONS]
+    np.testing.assert_array_equal(changed, is_wrong)
 
 
 def test_pairs_with_one_group_key_are_split_as_one(folder: Path) -> None:

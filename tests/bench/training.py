@@ -30,10 +30,9 @@ from clipmem_core.auditing.folder.store import Audit, write_json
 from clipmem_core.config import AuditConfig, data_folder, preset_config
 from clipmem_core.dataset.source import read_source
 from clipmem_core.scores.membership import group_size
+from clipmem_core.training import model_config
 from clipmem_core.training.augmentation import FeatureRows, TrainingData
-from clipmem_core.training.heads import feature_views
-from clipmem_core.training.model import TEXT_HEAD_WIDTH, locked_model
-from clipmem_core.training.names import model_config
+from clipmem_core.training.model import TEXT_HEAD_WIDTH, feature_views, locked_model
 from clipmem_core.training.trainer import Trainer
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.ragged import Ragged

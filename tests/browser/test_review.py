@@ -80,7 +80,7 @@ def test_of_100_keys_at_eight_a_second_with_a_suggestion_in_every_fifth_none_is_
     edit_cards(page, "{wrong: [2, 4], all_wrong: false}")
     order = ids(data, open_review_page(page, address))
     keys = "xkxk1" * 20  # x and 1 on the first wrong caption leave the pair on screen
-    press(page, keys, seconds=0.125, ahead=7)
+    press(page, keys, seconds=0.125, ahead=4)
     page.locator(".stored", has_text="saved").wait_for()
     page.wait_for_function(STORED)
     stored = events(review)

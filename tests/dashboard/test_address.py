@@ -1,52 +1,16 @@
-"""The address keeps the view: selections, their conditions, and widgets that read and write it."""
-
-import math
-from collections.abc import Callable
-from typing import Any
+"""The address keeps the view: selections, and widgets that read and write it."""
 
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.review.views import MATCH, Range, Selection, box, to_parameters
-
-FULL = Selection(
-    order=MATCH,
-    group="scored",
-    label="a & b=c#d",
-    injected="any",
-    decision="undecided",
-    check="dark",
-    words="<b> ü",
-    ranges=(Range("clipmem", 0.5), Range("misfit", -math.inf, 1.5)),
-    outline=box("similarity_out", "clipmem", (0.0, 1.0), (0.25, 0.5)),
-    meaning="a frog",
-    like="images/1.png",
-    by="picture",
-)
+from tests.dashboard.test_pages import chips, open_page
+from tests.fixtures import Copy
 
 
-def run(script: Callable[..., None], *args: Any, **parameters: str) -> AppTest:
-    app = AppTest.from_function(script, args=args)
-    app.query_params.update(parameters)
-    app.run()
-    assert not app.exception
-    return app
-
-
-def show() -> None:
-    import streamlit as st
-
-    from clipmem_core.dashboard.page import read_selection
-
-    st.text(repr(read_selection()))
-
-
-def test_a_selection_is_read_as_it_was_written_and_invalid_parts_are_named() -> None:
-    app = run(show, **to_parameters(FULL))
-    assert app.text[0].value == repr(FULL)
-    assert not app.warning
-    app = run(show, order="beauty", range="<b>", group="scored")
-    assert app.text[0].value == repr(Selection(order="review_place", group="scored"))
+def test_invalid_parts_of_a_selection_are_named_and_the_others_count(copy: Copy) -> None:
+    copy()
+    app = open_page("pages/browse.py", order="beauty", range="<b>", group="scored")
     assert app.warning[0].value.endswith("order, range.")
+    assert chips(app) == ["group: scored"]
 
 
 def moved_on() -> None:
@@ -62,8 +26,9 @@ def moved_on() -> None:
 
 
 def test_a_late_message_of_a_widget_that_is_gone_does_not_lead_back() -> None:
-    app = run(moved_on, view="start")
-    late = app._tree.get_widget_states()
+    app = AppTest.from_function(moved_on)
+    app.query_params["view"] = "start"
+    late = app.run()._tree.get_widget_states()
     app.button[0].click().run()
     for _ in range(3):
         app._run(late)

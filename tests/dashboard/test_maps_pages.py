@@ -1,20 +1,19 @@
 """The maps of scores and of embeddings: their colours, the pairs selected on them, and how a map is
 built."""
 
-from typing import Any
-
 import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.auditing.folder.jobs import JobRequest
 from clipmem_core.auditing.folder.store import Audit, write_manifest
 from clipmem_core.auditing.tables import maps
 from clipmem_core.auditing.tables.maps import make_map
 from clipmem_core.dashboard import maps as page
 from clipmem_core.dashboard.maps import drawn_outline
-from clipmem_core.review.views import Outline, box
-from tests.dashboard.test_pages import ROOT, address, open_page, texts
+from clipmem_core.figures import embedding_figure
+from clipmem_core.review.views import Outline
+from tests.dashboard.conftest import Started
+from tests.dashboard.test_pages import ROOT, address, open_page, press, texts
 from tests.dashboard.test_reviewing import mounted
 from tests.fixtures import HOSTILE, Copy, embed, leave_job
 
@@ -36,14 +35,6 @@ def built(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
     """Draw the map of pictures from the first two numbers of their embeddings."""
     monkeypatch.setattr(maps, "lay_out", lambda vectors: vectors[:, :2])
     return pd.read_parquet(make_map(audit, SIDE))
-
-
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The maps that the page starts to build."""
-    names: list[str] = []
-    monkeypatch.setattr(JobRequest, "start", lambda task: names.append(task.arguments[-1]))
-    return names
 
 
 @pytest.fixture
@@ -80,32 +71,42 @@ def test_a_shape_opens_its_pairs_in_browse(
 def test_a_click_keeps_the_pairs_under_the_pointer() -> None:
     app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=300)
     app.switch_page(EMBEDDINGS)
-    app.session_state[f"map-made-{SIDE}-kept"] = ([7, 3], None)
+    app.session_state[f"map-made-{SIDE}-kept"] = [7, 3]
     app.run()
     assert not app.exception
     assert [card["row"] for each in mounted(app) for card in each.get("cards", [])] == [7, 3]
 
 
 def test_a_missing_map_is_drawn_without_a_click_and_one_that_failed_by_a_button(
-    audit: Audit, started: list[str]
+    audit: Audit, started: Started
 ) -> None:
     open_page(EMBEDDINGS, side="captions")
     leave_job(maps.map_request(audit, SIDE).folder, exit_code=2, said=f"{HOSTILE[2]}\n")
     app = open_page(EMBEDDINGS)
     assert app.error
     assert HOSTILE[2] in texts(app)
-    assert started == ["captions"]
-    next(button for button in app.button if button.label == "Try again").click().run()
-    assert started == ["captions", SIDE]
+    press(app, "Try again")
+    assert [arguments[-1] for _, arguments in started] == ["captions", SIDE]
 
 
-def test_the_outline_is_the_last_lasso_or_box() -> None:
-    def drawn(**shapes: Any) -> Outline | None:
-        return drawn_outline({"selection": shapes}, "map_x", "map_y")
-
+def test_the_outline_is_the_last_lasso() -> None:
     triangles = [{"x": [5.0, 6.0, low], "y": [5.0, 5.0, 6.0]} for low in (1.0, 2.0)]
     corners = ((5.0, 5.0), (6.0, 5.0), (2.0, 6.0))
-    assert drawn(lasso=triangles) == Outline("map_x", "map_y", corners)
-    ends = (0.1, 0.5), (0.2, 0.9)
-    assert drawn(box=[{"x": ends[0][::-1], "y": ends[1]}]) == box("map_x", "map_y", *ends)
-    assert drawn() is drawn(lasso=[{"x": [1.0], "y": [1.0]}]) is None
+    drawn = {"selection": {"lasso": triangles}}
+    assert drawn_outline(drawn, "map_x", "map_y") == Outline("map_x", "map_y", corners)
+    for lasso in ([], [{"x": [1.0], "y": [1.0]}]):
+        assert drawn_outline({"selection": {"lasso": lasso}}, "map_x", "map_y") is None
+
+
+def test_foreign_labels_of_a_map_are_escaped_and_cut() -> None:
+    label = '<img src=x> & "%{x}"\n' + "x" * 100
+    points = pd.DataFrame({"map_x": [0.0, 2.0], "map_y": 1.0, "row": [7, 8], "label": label})
+    figure = embedding_figure(
+        points.assign(region="<b>, x", listed=[True, False]), colour_by="label"
+    )
+    assert [each.text for each in figure.layout.annotations] == ["&lt;b&gt;<br>x"]
+    trace = figure.data[1]
+    assert trace.name.startswith('&lt;img src=x&gt; &amp; "%{x}" xxx')
+    assert len(trace.name) < 60
+    assert "img" not in trace.hovertemplate
+    assert (list(trace.x), list(trace.customdata)) == ([0.0], [7])

@@ -68,8 +68,7 @@ def test_planted_captions_are_one_fault_with_their_rows(
         pairs.at[row, "captions"] = [caption.format(row)]
     (fault,) = faults_of(pairs, wrong=wrong)
     assert (fault.kind, fault.rows.tolist()) == (kind, rows.tolist())
-    in_a_run = f"in pairs {rows[0] + 1:,} to {rows[-1] + 1:,}" in fault.cause
-    assert in_a_run == (rows is RUN)
+    assert fault.stretch == ((rows[0], rows[-1] + 1) if rows is RUN else None)
 
 
 def test_a_picture_of_many_captions_is_a_fault_and_a_caption_of_copies_is_none() -> None:

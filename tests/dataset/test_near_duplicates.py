@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from clipmem_core.dataset import near_duplicates
 from clipmem_core.dataset.near_duplicates import ALIKE, alike_by_features, near_duplicate_clusters
-from clipmem_core.dataset.pictures import check_chunk
+from clipmem_core.dataset.pictures import check_picture
 from clipmem_core.utils import embeddings
 from tests.dataset.samples import drawing
 
@@ -26,14 +26,13 @@ def described(
     folder: Path, files: list[tuple[Image.Image, str, dict[str, int]]]
 ) -> tuple[np.ndarray, list[str]]:
     """Write the pictures, read them as an audit does, and return descriptors and hashes."""
-    chunk = []
+    facts = []
     for i, (image, kind, options) in enumerate(files):
         name = f"{i}.{kind.lower()}"
         image.save(folder / name, **options)
-        chunk.append((i, name))
-    checked = check_chunk(chunk, root=folder, size=32, resize_mode="squash", pixels=None)
-    descriptors = [np.frombuffer(fact.descriptor, np.uint8) for fact in checked.values()]
-    return np.array(descriptors), [fact.sha256 for fact in checked.values()]
+        facts.append(check_picture(name, root=folder, size=32, resize_mode="squash")[0])
+    descriptors = [np.frombuffer(fact.descriptor, np.uint8) for fact in facts]
+    return np.array(descriptors), [fact.sha256 for fact in facts]
 
 
 def clusters_of(n: int, alike: Callable[[int, int], bool]) -> list[int]:

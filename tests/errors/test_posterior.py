@@ -158,9 +158,10 @@ def test_checks_are_those_in_random_order() -> None:
     drawn = np.arange(200)
     none = np.zeros(200, bool)
     assert bound_wrong(drawn, np.where(drawn < 40, 1, 0), none).checks == list(range(40))
-    assert bound_wrong(drawn, drawn + 1, drawn < 7, more=50)[1:] == (7, 0, 0)
+    full = bound_wrong(drawn, drawn + 1, drawn < 7)
+    assert (full.wrong, full.most, full.most_if_right) == (7, 0, 0)
     # more checks without an error lower it, as announced
-    few, many = (bound_wrong(drawn, np.where(drawn < n, 1, 0), none, more=50) for n in (50, 100))
+    few, many = (bound_wrong(drawn, np.where(drawn < n, 1, 0), none) for n in (50, 100))
     assert many.most == few.most_if_right < few.most
 
 

@@ -23,7 +23,7 @@ def fits_of(source: np.ndarray, *, noise: float = 0.7, seed: int = 0) -> Fits:
         captions[in_training] = pictures[in_training]
         for vectors, into in ((pictures, image), (captions, text)):
             into.append((vectors / np.linalg.norm(vectors, axis=1)[:, None]).astype(np.float32))
-    return Fits.of(image, text, trained, seed=0)
+    return Fits(image, text, trained, seed=0)
 
 
 def planted() -> tuple[np.ndarray, dict[str, tuple[int, int]]]:

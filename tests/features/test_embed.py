@@ -2,9 +2,8 @@
 
 import hashlib
 import os
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,10 @@ import pytest
 from PIL import Image
 
 from clipmem_core.config import DATA_VARIABLE
-from clipmem_core.features import cache, embed
-from clipmem_core.features.embed import FeatureExtractor, faster_engine
+from clipmem_core.features import embed
+from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.features.towers import Opened, Tower
 from clipmem_core.utils.io import InputError
-from tests.fixtures import flip
-
-
-@dataclass
-class Seen:
-    """The inputs of a fake tower."""
-
-    opened: int = 0
-    inputs: list[int] = field(default_factory=list)  # different ones of each batch
-    shapes: dict[str, set[int]] = field(default_factory=dict)  # of the batches with an input
 
 
 def of_caption(caption: str) -> np.ndarray:
@@ -40,32 +29,40 @@ def of_square(square: np.ndarray) -> np.ndarray:
     return np.concatenate([square.mean(axis=(0, 1)), square[0, 0]]).astype(np.float32)
 
 
-def _fake(seen: Seen, make: Callable[[Any], np.ndarray], **facts: Any) -> Tower:
+def extractor(
+    computed: list[int], make: Callable[[Any], np.ndarray], root: Path = Path(), **facts: Any
+) -> FeatureExtractor:
+    """Return the extractor of a tower whose tokens are words; it adds the number of different
+    inputs of each batch to `computed`."""
+
     def embed(batch: Sequence[Any]) -> np.ndarray:
         features = np.stack([make(each) for each in batch])
-        seen.inputs.append(len(np.unique(features, axis=0)))
-        for each in map(str, batch):
-            seen.shapes.setdefault(each, set()).add(len(batch))
+        computed.append(len(np.unique(features, axis=0)))
         return features
 
-    def count_words(captions: Sequence[str]) -> np.ndarray:
-        return np.array([len(caption.split()) for caption in captions], np.int32)
+    def count_words(captions: Sequence[Any]) -> np.ndarray:
+        is_text = facts["kind"] == "text"
+        return np.array([len(each.split()) if is_text else 0 for each in captions], np.int32)
 
-    def load(_: Tower) -> Opened:
-        seen.opened += 1
-        return Opened(embed, count_words)
+    tower = Tower(
+        name="fake",
+        version="1",
+        licence="",
+        sha256="0" * 64,
+        load=lambda _: Opened(embed, count_words),
+        **facts,
+    )
+    return FeatureExtractor(tower, root)
 
-    return Tower(name="fake", version="1", licence="", sha256="0" * 64, load=load, **facts)
+
+def texts_by(
+    computed: list[int], make: Callable[[str], np.ndarray] = of_caption
+) -> FeatureExtractor:
+    return extractor(computed, make, kind="text", dim=8, context=6)
 
 
-def texts_by(seen: Seen, make: Callable[[str], np.ndarray] = of_caption, **how: Any) -> Any:
-    """Return the extractor of a text tower of eight numbers whose tokens are words."""
-    return FeatureExtractor(_fake(seen, make, kind="text", dim=8, context=6), **how)
-
-
-def images_by(seen: Seen, root: Path, *, size: int = 16, **how: Any) -> Any:
-    """Return the extractor of an image tower of six numbers."""
-    return FeatureExtractor(_fake(seen, of_square, kind="image", dim=6, size=size), root, **how)
+def images_by(computed: list[int], root: Path, *, size: int = 16) -> FeatureExtractor:
+    return extractor(computed, of_square, root, kind="image", dim=6, size=size)
 
 
 TEXTS = [
@@ -85,33 +82,7 @@ def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards of two batches, computed on one core."""
     monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
     monkeypatch.setattr(embed, "cores", lambda: 1)
-    monkeypatch.setattr(cache, "SHARD", {"image": 32, "text": 128})
-
-
-@pytest.mark.parametrize(
-    ("torch_s", "onnx_s", "angle", "engine"),
-    [(0.03, 0, 0, "ONNX Runtime"), (0, 0.03, 0, "torch"), (0.03, 0, 1, "torch")],
-)
-def test_the_faster_engine_computes_features_if_both_agree(
-    tmp_path: Path, torch_s: float, onnx_s: float, angle: float, engine: str
-) -> None:
-    calls = list[str]()
-    said = list[str]()
-
-    def runs(name: str, seconds: float, vector: list[float]) -> Callable[[Any], np.ndarray]:
-        def embed(batch: Sequence[Any]) -> np.ndarray:
-            time.sleep(seconds)
-            calls.append(name)
-            return np.tile(vector, (len(batch), 1))
-
-        return embed
-
-    compiled = runs("ONNX Runtime", onnx_s, [np.cos(angle), np.sin(angle)])
-    opened = Opened(runs("torch", torch_s, [1.0, 0.0]), compile=lambda batch: compiled)
-    for _ in range(2):  # the choice is stored
-        faster_engine(opened, ["a", "b"], tmp_path, said.append)(["a"])
-        assert calls[-1] == engine
-    assert (len(calls), len(said)) == (6, 1)
+    monkeypatch.setattr(embed, "SHARD", {"image": 32, "text": 128})
 
 
 def a_set(folder: Path, colours: list[tuple[int, int, int]]) -> pd.DataFrame:
@@ -124,32 +95,17 @@ def a_set(folder: Path, colours: list[tuple[int, int, int]]) -> pd.DataFrame:
 
 
 def test_each_different_caption_is_embedded_once() -> None:
-    seen = Seen()
-    texts_by(Seen()).captions(["of another set"])
+    computed = list[int]()
+    texts_by([]).captions(["of another set"])
     for captions in (TEXTS[:100], TEXTS[::-1], TEXTS):
-        features = texts_by(seen).captions(captions)
+        features = texts_by(computed).captions(captions)
         assert features.dtype == np.float16
         np.testing.assert_array_equal(features[:], expected(captions))
-    assert seen.opened == 2
-    assert sum(seen.inputs) == len(set(TEXTS))
+    assert sum(computed) == len(set(TEXTS))
     # `caption 3 of very very very many` has seven words.
     truncated = sum(len(text.split()) > 6 for text in TEXTS)
-    assert texts_by(seen).truncated(TEXTS).sum() == truncated > 0
-    assert texts_by(seen).captions([]).shape == (0, 8)
-
-
-def test_the_shape_of_a_batch_depends_on_the_length_of_its_captions_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """So that features do not depend on what is computed with them: the last bits of a product do
-    on its shape."""
-    seen = Seen()
-    few = Seen()
-    texts_by(seen).captions(TEXTS)
-    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / "few"))
-    texts_by(few).captions(["number 3", TEXTS[8], TEXTS[10]])
-    assert all(few.shapes[text] == seen.shapes[text] for text in few.shapes)
-    assert all(len(shapes) == 1 for shapes in seen.shapes.values())
+    assert texts_by(computed).truncated(TEXTS).sum() == truncated > 0
+    assert texts_by(computed).captions([]).shape == (0, 8)
 
 
 @pytest.mark.parametrize("bad", [np.nan, 1e6])
@@ -158,16 +114,16 @@ def test_a_tower_that_gives_no_number_names_the_caption(bad: float) -> None:
         return of_caption(text) if text != "number 7" else np.full(8, bad)
 
     with pytest.raises(InputError, match="'number 7'"):
-        texts_by(Seen(), make).captions(TEXTS)
+        texts_by([], make).captions(TEXTS)
 
 
 def test_each_different_picture_is_embedded_once_at_each_size(tmp_path: Path) -> None:
     pairs = a_set(tmp_path, COLOURS)
-    seen = Seen()
+    computed = list[int]()
     for size in (16, 24, 16):
-        features = images_by(seen, tmp_path, size=size).images(pairs)
+        features = images_by(computed, tmp_path, size=size).images(pairs)
         np.testing.assert_array_equal(features[:], [[*colour, *colour] for colour in COLOURS])
-    assert sum(seen.inputs) == 2 * 40
+    assert sum(computed) == 2 * 40
 
 
 @pytest.mark.parametrize("fault", ["cannot be read", "has changed", "not a picture"])
@@ -179,32 +135,29 @@ def test_a_picture_that_has_changed_is_named(tmp_path: Path, fault: str) -> None
     if fault == "not a picture":
         pairs.loc[3, "sha256"] = hashlib.sha256(b"something else").hexdigest()
     with pytest.raises(InputError, match=r"'3\.png'"):
-        images_by(Seen(), tmp_path).images(pairs)
+        images_by([], tmp_path).images(pairs)
 
 
 def test_shards_of_a_stopped_run_are_kept(tmp_path: Path) -> None:
-    seen = Seen()
-    tower = texts_by(seen).tower
+    computed = list[int]()
+    whole = texts_by(computed)
 
     def stop_in_second(done: int, total: int) -> None:
         if done > 128:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        FeatureExtractor(tower, progress=stop_in_second).captions(TEXTS)
-    computed = sum(seen.inputs)
-    features = FeatureExtractor(tower).captions(TEXTS)
-    np.testing.assert_array_equal(features[:], expected(TEXTS))
-    assert sum(seen.inputs) - computed == 240 - 128
+        replace(whole, progress=stop_in_second).captions(TEXTS)
+    n_before = sum(computed)
+    np.testing.assert_array_equal(whole.captions(TEXTS)[:], expected(TEXTS))
+    assert sum(computed) - n_before == 240 - 128
     assert not list(tmp_path.rglob(".part"))
 
 
 @pytest.mark.parametrize("name", ["features.faiss", "keys.parquet"])
-def test_damaged_features_are_computed_again(tmp_path: Path, name: str) -> None:
-    texts_by(Seen()).captions(TEXTS)
+def test_damaged_features_are_one_line_that_names_them(tmp_path: Path, name: str) -> None:
+    texts_by([]).captions(TEXTS)
     (path,) = tmp_path.rglob(name)
-    os.truncate(path, 1000) if name == "keys.parquet" else flip(path, -1)
-    said = list[str]()
-    features = texts_by(Seen(), say=said.append).captions(TEXTS)
-    np.testing.assert_array_equal(features[:], expected(TEXTS))
-    assert [str(path.parent) in line for line in said] == [True]
+    os.truncate(path, 100)
+    with pytest.raises(InputError, match=f"{name} cannot be read .*: delete its folder"):
+        texts_by([]).captions(TEXTS)

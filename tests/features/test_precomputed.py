@@ -159,7 +159,7 @@ def test_files_that_do_not_fit_are_one_line_that_names_them(tmp_path: Path) -> N
         assert "\n" not in str(error.value)
 
     for features, words in (
-        (IMAGE[4:6], "2 features, but .*metadata_1.parquet 3 rows"),
+        (IMAGE[4:6], "metadata_1.parquet has 3 pictures with 3 captions, but .* of 2 and 3"),
         (IMAGE[4:7, :3], "img_emb_1.npy, 3"),
         (IMAGE[4:7].astype(int), r"img_emb_1.npy must hold numbers .* int64 \[3, 5\]"),
     ):

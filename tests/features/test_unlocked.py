@@ -47,7 +47,7 @@ def test_both_parts_together_are_the_tower(tmp_path: Path) -> None:
         assert cut.key != tower.key
 
 
-def test_a_long_caption_ends_at_the_last_cached_token(tmp_path: Path) -> None:
+def test_a_long_caption_ends_at_the_last_cached_token() -> None:
     cut = unlock(text_tower("auto"), 1)
     assert cut.context == TOKENS
     activations = cut.opened.embed(["word " * 200])
@@ -55,7 +55,7 @@ def test_a_long_caption_ends_at_the_last_cached_token(tmp_path: Path) -> None:
     assert activations.shape == (1, TOKENS * 384)
 
 
-def test_a_tower_that_cannot_be_cut_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_tower_that_cannot_be_cut_is_refused_in_one_line() -> None:
     with pytest.raises(InputError, match="--unlock 99: the image tower efficientnet-lite0 cannot"):
         unlock(image_tower("efficientnet-lite0", size=64), 99)
     with pytest.raises(InputError, match="the text tower universal-sentence-encoder"):

@@ -11,9 +11,9 @@ from clipmem_core.auditing.folder.store import Audit, write_json
 from clipmem_core.auditing.run.pipeline import Run
 from clipmem_core.cli import parse_command
 from clipmem_core.lab import mitigated, study
-from clipmem_core.lab.experiment import Request, Study
-from clipmem_core.lab.mitigated import BASELINE, Setting, parse_setting
-from clipmem_core.lab.study import run_settings, run_study, train_members
+from clipmem_core.lab.experiment import Study
+from clipmem_core.lab.setting import Setting, parse_setting
+from clipmem_core.lab.study import Request, run_settings, run_study, train_members
 from tests.audit.small import Silent, in_process, made_once
 
 UNCHANGED = "unchanged"
@@ -27,9 +27,8 @@ def train(audit: Audit, setting: Setting, *, members: int = 0) -> str:
     name = mitigated.begin(audit, setting).name
     pairs = mitigated.member_pairs(audit.record.members)
     firsts = [first for first, _ in pairs[: members // 2 or len(pairs)]]
-    train_members(
-        audit.folder, [f"{each}/{first}" for each in (BASELINE, name) for first in firsts]
-    )
+    mitigated.ensure_baseline(audit, members or len(audit.record.members))
+    train_members(audit.folder, [f"{name}/{first}" for first in firsts])
     return name
 
 

@@ -15,18 +15,21 @@ from scipy import stats
 from clipmem_core.auditing.run.executor import in_this_process
 from clipmem_core.config import AuditConfig
 from clipmem_core.lab import benchmark as benchmarks
-from clipmem_core.lab.benchmark import run_benchmark
-from clipmem_core.lab.experiment import (
-    Benchmark,
+from clipmem_core.lab.benchmark import (
     Request,
-    absent_kinds,
-    benchmark_findings,
-    benchmark_table,
+    run_benchmark,
     show_benchmark,
     write_benchmark_results,
 )
+from clipmem_core.lab.experiment import (
+    Benchmark,
+    absent_kinds,
+    benchmark_findings,
+    benchmark_table,
+)
 from clipmem_core.scores.metrics import METRICS
 from clipmem_core.training.model import build_model
+from clipmem_core.utils.embeddings import unit
 from clipmem_core.utils.io import InputError
 from tests.audit.small import Silent, config_of
 from tests.audit.test_locked import flags
@@ -59,7 +62,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, locked: AuditConfig) -> Itera
 def test_an_injection_of_two_rounds_resumes_after_a_kill(
     locked: AuditConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    twice = dataclasses.replace(locked, rounds="2", epochs=8)
+    twice = dataclasses.replace(locked, rounds="2", epochs=4)
     with monkeypatch.context() as killed:
         killed.setattr(benchmarks, "measure_injection", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -86,7 +89,10 @@ def test_a_finished_injection_stays_and_a_missing_one_comes_back_the_same(
     (removed.parent / f".{removed.name}.123").write_text("half")
     removed.unlink()
     run(locked, kinds=KINDS)
-    pd.testing.assert_frame_equal(made.rows, before)
+    by = ["kind", "detector"]
+    pd.testing.assert_frame_equal(
+        *(rows.set_index(by).sort_index() for rows in (made.rows, before))
+    )
     assert [path for path in files if path.stat().st_mtime_ns != files[path]] == [removed]
 
 
@@ -98,8 +104,6 @@ def test_captions_and_words_are_measured_where_one_of_a_pair_is_wrong(made: Benc
         assert by_caption == (set() if kind == "duplicates" else expected)
         one_word = kind == "one-word"
         if by_caption:
-            words = detectors.loc["surprise", ["word_first", "word_first_two"]]
-            assert words.notna().all() == one_word
             assert np.isfinite(detectors.loc["p_wrong", "caption_auroc_noun"]) == one_word
             assert 0 < detectors.loc["suspicion", "found_100"] <= SHARE * 200
 
@@ -111,12 +115,10 @@ def test_a_benchmark_is_shown_and_written_with_its_command(
     shown = " ".join(capsys.readouterr().out.split())  # in lines as wide as the table
     assert "one of several captions swapped, 20%, 1 injections" in shown
     write_benchmark_results(made, tmp_path / "table.csv", command="benchmark scenes")
-    lines = (tmp_path / "table.csv").read_text().splitlines()
-    assert lines[0] == "# command: benchmark scenes"
+    assert (tmp_path / "table.csv").read_text().startswith("# command: benchmark scenes\n")
     table = pd.read_csv(tmp_path / "table.csv", comment="#")
-    assert table.columns[:6].tolist() == ["kind", "share", "detector", "measure", "n", "mean"]
-    assert table["kind"].unique().tolist() == KINDS
-    assert set(table.loc[table["measure"] == "word_first", "kind"]) == {"one-word"}
+    assert sorted(table["kind"].unique()) == sorted(KINDS)
+    assert set(table.loc[table["measure"] == "caption_auroc_noun", "kind"]) == {"one-word"}
 
 
 @pytest.mark.usefixtures("made")
@@ -163,3 +165,17 @@ def test_intervals_are_scipys_of_the_mean_and_of_the_paired_differences(tmp_path
     assert row[["over_reference_low", "over_reference_high"]].tolist() == pytest.approx([*paired])
     two = benchmark_table(benchmark.rows[:4])
     assert two[["low", "high", "over_reference_low", "over_reference_high"]].isna().all(axis=None)
+
+
+def test_lemon_is_its_formula_in_slow_loops() -> None:
+    rng = np.random.default_rng(0)
+    image, text = unit(rng.normal(size=(24, 5))).reshape(2, 12, 5)
+    near = rng.integers(12, size=(2, 12, 3))
+    score = benchmarks.lemon(image, text, *near)
+    images, texts, both = (1 - a @ b.T for a, b in ((image, image), (text, text), (image, text)))
+    for pair in range(12):
+        expected = both[pair, pair]
+        for rows, here, there in zip(near, (images, texts), (texts, images), strict=True):
+            for j in rows[pair]:
+                expected += 5 / 3 * there[pair, j] * np.exp(-0.1 * here[pair, j] - 5 * both[j, j])
+        assert score[pair] == pytest.approx(expected)

@@ -8,7 +8,7 @@ import pandas as pd
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.lab import mitigated
 from clipmem_core.lab.experiment import store_effect
-from clipmem_core.lab.mitigated import DECISIONS, Setting, changes_of, control_of
+from clipmem_core.lab.setting import DECISIONS, Setting, changes_of, control_of
 from clipmem_core.review.bulk_edits import store_table
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.wrong_captions import read_effect

@@ -35,7 +35,6 @@ from clipmem_core.review.views import (
     Outline,
     Range,
     Selection,
-    box,
     from_parameters,
     to_parameters,
 )
@@ -172,7 +171,7 @@ def test_an_outline_on_a_map_holds_pairs_of_the_map(
         "clipmem_core.auditing.tables.maps.map_path",
         lambda _, side: path if side == "pictures" else absent,
     )
-    shape = box("map_x", "map_y", (0, 1), (0, 1))
+    shape = Outline("map_x", "map_y", ((0, 0), (1, 0), (1, 1), (0, 1)))
     assert sorted(every(audit, Selection(outline=shape, map="pictures"))) == [7, 70]
     with pytest.raises(InputError, match="there is no map of the captions of made yet"):
         count_pairs(audit, Selection(outline=shape, map="captions"))

@@ -12,7 +12,7 @@ from scipy.special import logit
 from clipmem_core import open_audit
 from clipmem_core.auditing.folder.settings import towers_of
 from clipmem_core.auditing.folder.store import read_embeddings
-from clipmem_core.auditing.run.member import finished_model, open_member
+from clipmem_core.auditing.run.member import open_member, trained_model
 from clipmem_core.cli import main
 from clipmem_core.config import SourceOptions
 from clipmem_core.dataset.source import read_source
@@ -216,7 +216,7 @@ def test_a_new_pair_has_the_evidence_that_a_loop_over_the_members_finds(
     margin = []
     for member in audit.record.members:
         run = open_member(audit.folder, member)
-        model = finished_model(run)
+        model = trained_model(run)
         with torch.inference_mode():
             image = model.encode_image(torch.from_numpy(picture).float()).numpy()
             text = model.encode_text(torch.from_numpy(texts).float()).numpy()

@@ -21,8 +21,8 @@ from clipmem_core.auditing.tables.maps import name_regions
 from clipmem_core.features.towers import minilm
 from clipmem_core.review import search as search_module
 from clipmem_core.review.search import embed_texts, search
+from clipmem_core.training import model_config
 from clipmem_core.training.model import build_model
-from clipmem_core.training.names import model_config
 from clipmem_core.utils.io import InputError
 from tests.fixtures import DIM, Copy, Embeddings, embed
 

@@ -100,8 +100,3 @@ def test_many_labellings_are_sampled_and_few_are_all() -> None:
     inside = np.stack(list(membership.labellings(sides, np.arange(2))))  # of 216: all
     assert len(np.unique(inside[:, :, 0], axis=0)) == len(inside) == 216
     assert (inside.reshape(216, 3, 4, 2).sum(axis=2) == 2).all()
-
-
-def test_names_of_no_protocol_are_an_input_error() -> None:
-    with pytest.raises(InputError, match="not a, b"):
-        membership.protocol_of(("a", "b"))

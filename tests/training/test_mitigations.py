@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import stats
 from torch.nn import functional as F
 from torchvision.transforms import functional as tv
@@ -22,8 +20,8 @@ from clipmem_core.mitigations import (
     jitter,
     pairs_with,
 )
+from clipmem_core.training import model_config
 from clipmem_core.training.model import tokenize
-from clipmem_core.training.names import model_config
 from clipmem_core.training.trainer import Trainer, train
 from clipmem_core.utils.draws import draw_keys, uniforms
 from clipmem_core.utils.io import InputError
@@ -34,7 +32,7 @@ from tests.training.toys import END, START, draw_tokens, held_out_data, trainer
 def inputs_of(member: Trainer, rows: np.ndarray) -> list[np.ndarray]:
     """Return views, tokens and noisy embeddings of pairs, by pair."""
     batch = member.batch(rows, 1)
-    images, tokens = member.inputs(batch, member.data.pixels.gather(rows))
+    images, tokens = member.inputs(batch)
     image = text = F.normalize(torch.ones(len(rows), 16), dim=1)
     for each in member.mitigations:
         image, text = each.embeddings(image, text, batch)
@@ -73,7 +71,7 @@ def test_an_early_stop_is_the_beginning_of_the_training(toy: str, tmp_path: Path
 @pytest.mark.parametrize(("name", "end"), [("max_logit_scale", 5.0), ("min_logit_scale", 40.0)])
 def test_the_logit_scale_stays_within_its_bounds(toy: str, name: str, end: float) -> None:
     member = trainer(toy, held_out_data(), **{name: end})
-    member.step(member.data.rows, member.data.pixels.gather(member.data.rows))
+    member.step(member.data.rows)
     assert float(member.model.logit_scale.detach()) == pytest.approx(math.log(end))
 
 
@@ -141,23 +139,18 @@ def words_in(tokens: np.ndarray) -> list[list[int]]:
     return [row[1 : row.index(END)] for row in tokens.tolist()]
 
 
-@settings(max_examples=10)
-@given(st.floats(0, 0.99), st.integers(0, 50))
-def test_masking_keeps_start_end_and_order(share: float, epoch: int) -> None:
-    left = masked(share, epoch=epoch)
-    assert (left[:, 0] == START).all()
-    assert ((left == END).sum(axis=1) == 1).all()
-    for before, after, row in zip(words_in(TOKENS), words_in(left), left.tolist(), strict=True):
+def test_masking_keeps_start_end_order_and_the_share_of_words_on_average() -> None:
+    counts = ENDS - 1
+    lengths = []
+    for epoch in range(20):
+        left = masked(0.3, epoch=epoch)
+        assert (left[:, 0] == START).all()
+        assert ((left == END).sum(axis=1) == 1).all()
+        lengths.append([len(words) for words in words_in(left)])
+    for before, after in zip(words_in(TOKENS), words_in(left), strict=True):
         words = iter(before)
         assert all(word in words for word in after)  # a subsequence
-        assert len(after) >= 1
-        assert not any(row[len(after) + 2 :])
-
-
-def test_the_share_of_dropped_words_holds_on_average_at_every_length() -> None:
-    counts = ENDS - 1
-    left = [[len(words) for words in words_in(masked(0.3, epoch=epoch))] for epoch in range(20)]
-    dropped = counts - np.mean(left, axis=0)
+    dropped = counts - np.mean(lengths, axis=0)
     for length in range(2, CONTEXT - 1):
         assert dropped[counts == length].mean() == pytest.approx(0.3 * length, abs=0.05)
     assert not dropped[counts == 1].any()  # a caption's only word stays
@@ -181,10 +174,10 @@ def test_a_pair_is_early_if_its_alignment_is_above_a_quantile_of_the_held_out_on
     adaptive = member.mitigations[0]
     data = member.data
     for _ in range(3):
-        member.step(data.rows, data.pixels.gather(data.rows))
+        member.step(data.rows)
     adaptive.before_epoch(member, 1)
     with torch.no_grad():
-        views, tokens = member.inputs(member.batch(np.arange(40), 1), data.pixels.gather(...))
+        views, tokens = member.inputs(member.batch(np.arange(40), 1))
         image = member.model.encode_image(views, normalize=True)
         text = member.model.encode_text(tokens, normalize=True)
     cosines = (image @ text.T).numpy()
@@ -193,7 +186,7 @@ def test_a_pair_is_early_if_its_alignment_is_above_a_quantile_of_the_held_out_on
     alignments = np.diag(held_out) - (others.sum(axis=0) + others.sum(axis=1)) / 5
     level = np.quantile(alignments, 0.5)
     assert adaptive.state["level"] == pytest.approx(level, abs=1e-5)
-    member.forward_loss(data.rows, 1, data.pixels.gather(data.rows))
+    member.forward_loss(data.rows, 1)
     mean = cosines[:, data.held_out].mean(axis=1) + cosines[data.held_out].mean(axis=0)
     early = (np.diag(cosines) - mean > level)[data.rows]
     assert 0 < early.sum() < len(early)

@@ -1,8 +1,6 @@
-"""Models start from their seed alone, load safely, and encode as open_clip's own do; heads on
-locked towers; names."""
+"""Models load safely and encode as open_clip's own do; views of features; names."""
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from torch.nn import functional as F
 
 from clipmem_core.mitigations import Batch, can_cut_text
 from clipmem_core.training import model as under_test
+from clipmem_core.training import model_config, model_names
 from clipmem_core.training.augmentation import FeatureViews
 from clipmem_core.training.model import (
     build_model,
@@ -26,20 +25,18 @@ from clipmem_core.training.model import (
     short_attention,
     tokenize,
 )
-from clipmem_core.training.names import model_config, model_names
 from clipmem_core.utils.io import InputError
 from tests.training import toys
 from tests.training.toys import draw_data, draw_tokens, view_maker
 
 
-@pytest.mark.parametrize(("length", "causal"), [(1, False), (128, True)])
-def test_short_attention_and_its_gradients_equal_torchs(length: int, causal: bool) -> None:
+def test_short_attention_and_its_gradients_equal_torchs() -> None:
     torch.manual_seed(0)
     attn = nn.MultiheadAttention(24, 3, batch_first=True)
     nn.init.normal_(attn.in_proj_bias)
-    x = torch.randn(4, length, 24)
-    weights = torch.randn(4, length, 24) / length
-    mask = torch.full((length, length), -math.inf).triu(1) if causal else None
+    x = torch.randn(4, 50, 24)
+    weights = torch.randn(4, 50, 24) / 50
+    mask = nn.Transformer.generate_square_subsequent_mask(50)
     inputs = [x.requires_grad_(), *attn.parameters()]
     ours = short_attention(attn, lambda *_, **__: pytest.fail("it is short"), x, attn_mask=mask)
     theirs = attn(x, x, x, attn_mask=mask, need_weights=False)[0]
@@ -67,19 +64,10 @@ def test_text_cut_to_the_longest_caption_equals_the_full_context(
     tokens = torch.from_numpy(draw_tokens(20).astype(np.int64))
     ends = (tokens == toys.END).int().argmax(dim=1)
     tokens[3, 1:3] = 0  # the token of "!", and of padding
-    for longest in (2, 7):
-        own = tokens[ends <= longest]
-        with torch.no_grad():
-            full = F.normalize(model.encode_text(own), dim=-1)
-            torch.testing.assert_close(encode_text(model, own, cut=cut), full, atol=1e-6, rtol=0)
-
-
-def test_initial_weights_are_a_function_of_the_seed(toy: str) -> None:
-    first, again, other = (
-        build_model(toy, loss="clip", seed=seed).state_dict() for seed in (3, 3, 4)
-    )
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    assert not torch.equal(first["visual.conv1.weight"], other["visual.conv1.weight"])
+    short = tokens[ends <= 4]
+    with torch.no_grad():
+        full = F.normalize(model.encode_text(short), dim=-1)
+        torch.testing.assert_close(encode_text(model, short, cut=cut), full, atol=1e-6, rtol=0)
 
 
 CAPTIONS = [
@@ -115,20 +103,6 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-@pytest.mark.parametrize(("prefix", "bare"), [("", True), ("module.", False)])
-def test_open_clips_own_forms_load(toy: str, tmp_path: Path, prefix: str, bare: bool) -> None:
-    source = build_model(toy, loss="clip", seed=1)
-    optimizer = torch.optim.AdamW(source.parameters()).state_dict()
-    state = {prefix + name: value for name, value in source.state_dict().items()}
-    path = tmp_path / "epoch_1.pt"
-    torch.save(
-        state if bare else {"epoch": 1, "name": "run", "state_dict": state, "optimizer": optimizer},
-        path,
-    )
-    started = build_model(toy, loss="clip", seed=2, pretrained=str(path))
-    torch.testing.assert_close(started.state_dict(), source.state_dict())
-
-
 def test_code_in_a_checkpoint_does_not_run(toy: str, tmp_path: Path) -> None:
     path = tmp_path / "trap.pt"
     trace = tmp_path / "trace"
@@ -144,9 +118,6 @@ def test_code_in_a_checkpoint_does_not_run(toy: str, tmp_path: Path) -> None:
     assert not trace.exists()
 
 
-HOW = {"precision": "fp32", "device": "cpu"}
-
-
 def test_mean_embeddings_of_pictures_equal_the_slow_mean_over_views(
     toy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,7 +125,7 @@ def test_mean_embeddings_of_pictures_equal_the_slow_mean_over_views(
     model = build_model(toy, loss="clip", seed=0)
     data = draw_data(10)
     views = view_maker(seed=5)
-    means = np.concatenate(list(image_blocks(model, data, views, n_views=3, **HOW)))
+    means = np.concatenate(list(image_blocks(model, data, views, toys.CONFIG, n_views=3)))
     for pair in range(10):
         row = np.array([pair])
         pixels = data.pixels.gather(row)

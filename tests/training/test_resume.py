@@ -13,8 +13,8 @@ import torch
 
 from clipmem_core import mitigations
 from clipmem_core.config import AuditConfig
+from clipmem_core.training import CHECKPOINT, LOG, TRAJECTORY
 from clipmem_core.training import trainer as loop
-from clipmem_core.training.names import CHECKPOINT, LOG, TRAJECTORY
 from clipmem_core.training.trainer import Trainer, train
 from clipmem_core.utils.options import option
 from tests.training.toys import CONFIG, held_out_data, tower_trainer, trainer, write_model
@@ -56,8 +56,8 @@ def run(made: Trainer, folder: Path, clock: Clock, *, stop: int = 1000) -> None:
     folder.mkdir(exist_ok=True)
     step = made.step
 
-    def timed(rows: np.ndarray, pixels: np.ndarray) -> float:
-        loss = step(rows, pixels)
+    def timed(rows: np.ndarray) -> float:
+        loss = step(rows)
         if made.done == stop:
             raise Stopped
         clock.now += 10

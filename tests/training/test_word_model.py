@@ -1,15 +1,11 @@
-"""The word model: it finds words that the picture or the other captions contradict, and a killed
-training goes on."""
-
-from pathlib import Path
+"""The word model finds words that the picture or the other captions contradict."""
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
 
 from clipmem_core.errors.words import mean_ratio, split_words
 from clipmem_core.training import word_model
-from clipmem_core.training.word_scores import surprises, train_words
+from clipmem_core.training.word_model import surprises, train_words
 
 COLOURS = ("red", "green", "blue", "black")
 ODD = [
@@ -65,24 +61,3 @@ def test_changed_words_are_the_most_surprising(
     odd = scores[first[380] : first[380 + len(ODD)]]
     assert np.isnan(odd[[0, 2, 3, 4]]).all()  # no word of theirs is known
     assert np.isfinite(odd[[1, 5]]).all()
-
-
-def test_a_killed_training_ends_with_the_same_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(word_model, "SAVED", 5)
-    monkeypatch.setattr(word_model, "TRAINED", 3_000)
-    captions, features = made_set(200, np.random.default_rng(0))
-    words = split_words(captions)
-    rows = np.arange(200)
-    whole = word_model.fit(words, features, rows, None, seed=1)
-
-    def kill(share: float) -> None:
-        if share > 0.6:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        word_model.fit(words, features, rows, None, seed=1, state=tmp_path / "state", progress=kill)
-    resumed = word_model.fit(words, features, rows, None, seed=1, state=tmp_path / "state")
-    for name, values in whole.state_dict().items():
-        assert_allclose(resumed.state_dict()[name].numpy(), values.numpy(), atol=1e-5)

@@ -1,14 +1,16 @@
 """Background jobs, the progress that they report, and the state of audits.
 
-    <data>/jobs/<name>/          of an audit: job.json (pid, start time, arguments) · record.json
-                                 (its progress, result and exit code) · output.log
+    <data>/jobs/<name>/          of an audit: job.json (pid, arguments) · record.json (its progress,
+                                 result and exit code) · output.log
     <data>/jobs/.<kind>/<key>/   of any other work
 
-A job is a detached process that outlives the page and the server that started it. Jobs that train
+A job is a detached process that outlives the page and the server that started it. It inherits a
+lock on its output file: the lock is free once all processes of the job have ended. Jobs that train
 run one at a time; a command in a terminal starts at once.
 """
 
 import contextlib
+import fcntl
 import json
 import math
 import os
@@ -26,14 +28,12 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import psutil
 from filelock import FileLock, Timeout
 
 from clipmem_core.auditing.folder import store
 from clipmem_core.auditing.folder.store import Audit, Record, check_name, write_json
 from clipmem_core.config import data_folder
-from clipmem_core.training.names import CHECKPOINT, LOG
+from clipmem_core.training import CHECKPOINT, LOG
 from clipmem_core.utils.io import InputError, read_json
 
 JOB = "job.json"
@@ -48,7 +48,6 @@ PROGRAM = (sys.executable, "-m", "clipmem_core", "job")  # folder and arguments 
 TRAINS = ("audit", "reaudit", "mitigate", "study", "units", "paradigms", "encoders")
 SECONDS_BETWEEN_POLLS = 0.5  # also between two reports of a count
 CHANCE_SHARE = 0.98  # of ln(batch_size), the loss of a random guess within a batch; set by hand
-_POINTS = 300  # of a loss curve on a page
 
 
 @dataclass(frozen=True)
@@ -127,8 +126,8 @@ class Screen:
     """
 
     def __init__(self) -> None:
-        # share, done, total and noun of all that the stage counts
-        self.counts: dict[str, tuple[float, int, int, str]] = {}
+        # share, noun, done and total of each count of the stage
+        self.counts: dict[str, tuple[float, str, int, int]] = {}
         self.reported = 0.0  # the time of the last count
 
     def step(self, name: str) -> None:
@@ -154,26 +153,20 @@ class Screen:
     def count(self, noun: str, done: int, total: int) -> None:
         """Show how many are done. Of several nouns, the one that is furthest from its end is
         reported."""
-        self.counts[noun] = done / max(1, total), done, total, noun
-        share, done, total, noun = min(self.counts.values())
+        self.counts[noun] = done / max(1, total), noun, done, total
+        share, noun, done, total = min(self.counts.values())
         now = time.monotonic()
         if share == 1 or now - self.reported >= SECONDS_BETWEEN_POLLS:
             self.reported = now
-            _report(done=done, total=total, noun=noun)
+            self.report(noun, done, total)
+
+    def report(self, noun: str, done: int, total: int) -> None:
+        """Show a count."""
+        _report(noun=noun, done=done, total=total)
 
     def result(self, values: dict[str, Any]) -> None:
         """Show the result of a job on its page."""
         _report(result=values)
-
-
-def mean_losses(audit: Path, names: Sequence[str]) -> "pd.Series[float]":
-    """Return the mean loss of members by epoch, for at most `_POINTS` epochs."""
-    points: list[Any] = []
-    for name in names:
-        lines = _complete_lines(audit / store.MEMBERS / name / LOG)
-        step = math.ceil(len(lines) / _POINTS) or 1
-        points += map(json.loads, lines[::-step])
-    return pd.DataFrame(points, columns=["epoch", "loss"]).groupby("epoch")["loss"].mean()
 
 
 def _complete_lines(path: Path) -> list[str]:
@@ -183,8 +176,7 @@ def _complete_lines(path: Path) -> list[str]:
 
 def last_line(path: Path) -> dict[str, Any]:
     """Return the last complete line of a JSON-lines file; empty if there is none."""
-    lines = _complete_lines(path)
-    return json.loads(lines[-1]) if lines else {}
+    return json.loads((_complete_lines(path) or ["{}"])[-1])
 
 
 def member_progress(audit: Path, name: str) -> MemberProgress:
@@ -202,12 +194,6 @@ def member_progress(audit: Path, name: str) -> MemberProgress:
     return MemberProgress(name=name, stage=stage, **numbers)
 
 
-def all_progress(audit: Path, names: Sequence[str]) -> list[MemberProgress]:
-    """Read the progress of members, followed by that of their second training."""
-    second = second_names(names) if (audit / store.SECOND_TABLE).is_file() else []
-    return [member_progress(audit, name) for name in (*names, *second)]
-
-
 def second_names(names: Sequence[str]) -> list[str]:
     """Return the folder names of members in the second round, such as r0-f0/second."""
     return [f"{name}/{store.SECOND}" for name in names]
@@ -219,7 +205,6 @@ class Job:
 
     folder: Path
     pid: int
-    started: float | None
     arguments: tuple[str, ...]
 
     @property
@@ -233,10 +218,16 @@ class Job:
 
     @property
     def running(self) -> bool:
-        """Tell whether this process runs; another one may have its pid."""
-        if self.started is None or self.exit_code is not None:
+        """Tell whether a process of the job holds the lock on its output."""
+        path = self.folder / OUTPUT
+        if self.exit_code is not None or not path.is_file():
             return False
-        return process_start(self.pid) == self.started
+        with path.open() as output:
+            try:
+                fcntl.flock(output, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     @property
     def cancelling(self) -> bool:
@@ -262,19 +253,6 @@ class Job:
         return lines[-1] if lines else ""
 
 
-def process_start(pid: int) -> float | None:
-    """Return the seconds from the machine's start to that of a running process, or None. They tell
-    processes with the same pid apart."""
-    machine = psutil.boot_time()
-    try:
-        process = psutil.Process(pid)
-        if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
-            return None
-        return round(process.create_time() - machine, 2)
-    except psutil.NoSuchProcess:
-        return None
-
-
 @dataclass(frozen=True)
 class JobRequest:
     """Arguments of `python -m clipmem_core` for a job, and its folder."""
@@ -293,7 +271,7 @@ class JobRequest:
         if not path.is_file():
             return None
         values = read_json(path, dict[str, Any], repair=f"delete {self.folder}")
-        return Job(self.folder, values["pid"], values["started"], tuple(values["arguments"]))
+        return Job(self.folder, values["pid"], tuple(values["arguments"]))
 
     def start(self) -> Job:
         """Start a job, or return the one that runs."""
@@ -302,9 +280,10 @@ class JobRequest:
             job = self.find()
             if job is not None and job.running:
                 return job
-            for name in (JOB, RECORD, CANCEL):
+            for name in (JOB, RECORD, CANCEL, OUTPUT):
                 (self.folder / name).unlink(missing_ok=True)
             with (self.folder / OUTPUT).open("wb") as log:
+                fcntl.flock(log, fcntl.LOCK_EX)  # the process inherits it with its output
                 process = subprocess.Popen(
                     [*PROGRAM, str(self.folder), *self.arguments],
                     stdin=subprocess.DEVNULL,
@@ -313,9 +292,8 @@ class JobRequest:
                     env={**os.environ, "PYTHONPATH": python_path(), "PYTHONUNBUFFERED": "1"},
                     start_new_session=True,
                 )
-            job = Job(self.folder, process.pid, process_start(process.pid), tuple(self.arguments))
-            values = {"pid": job.pid, "started": job.started, "arguments": job.arguments}
-            write_json(self.folder / JOB, values)
+            job = Job(self.folder, process.pid, tuple(self.arguments))
+            write_json(self.folder / JOB, {"pid": job.pid, "arguments": job.arguments})
             # The thread reaps the process, which leaves no zombie while this server runs.
             threading.Thread(target=process.wait, daemon=True).start()
         return job
@@ -494,18 +472,12 @@ def delete_audit(name: str) -> int:
 
 def folder_bytes(folder: Path) -> int:
     """Return the size of all files in a folder; 0 if it is missing."""
-    size = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):  # a temporary file that was just renamed
-                size += (Path(parent) / name).lstat().st_size
-    return size
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _remove(folder: Path) -> None:
     """Hide a folder under another name, then delete it: a kill leaves no partial audit."""
     hidden = folder.with_name(f".{folder.name}.deleted")
-    for leftover in folder.parent.glob(".*.deleted"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.rmtree(hidden, ignore_errors=True)  # of a killed process
     folder.rename(hidden)
     shutil.rmtree(hidden, ignore_errors=True)

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import os
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,6 @@ import pandas as pd
 import pyarrow as pa
 
 from clipmem_core.auditing.folder import store
-from clipmem_core.auditing.folder.jobs import Screen
 from clipmem_core.auditing.folder.settings import (
     differing_fields,
     library_versions,
@@ -24,6 +24,7 @@ from clipmem_core.auditing.folder.settings import (
 )
 from clipmem_core.auditing.folder.store import (
     Audit,
+    MemberRecord,
     Prepared,
     Record,
     pair_blocks,
@@ -70,27 +71,11 @@ from clipmem_core.scores.membership import (
     ensemble_membership,
     paper_membership,
 )
-from clipmem_core.training.names import model_config
+from clipmem_core.training import model_config
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.draws import draw_keys, hashed
 from clipmem_core.utils.embeddings import Vectors
 from clipmem_core.utils.io import InputError
-
-
-class FeaturePixels(Pixels):
-    """Precomputed features of some pictures in place of their pixels: float16 [n, width], mapped
-    from the file."""
-
-    def __init__(self, folder: Path, rows: np.ndarray) -> None:
-        self.values = map_features(folder, "image")
-        super().__init__(folder, rows, size=0, stored=self.values)
-
-    def select(self, rows: np.ndarray) -> "FeaturePixels":
-        return FeaturePixels(self.folder, self.rows[rows])
-
-    def clusters(self) -> np.ndarray:
-        """Return the near-duplicate cluster of each picture by its features, int64 [n]."""
-        return alike_by_features(self.values.take(self.rows))
 
 
 @dataclass(frozen=True)
@@ -123,36 +108,25 @@ class DataSet:
     def fingerprint(self) -> str:
         """A key of its content: ids, pictures and captions."""
         captions = pa.array(self.pairs[c.CAPTIONS]).to_pylist()
-        return fingerprint(
-            list(zip(self.pairs[c.PAIR_ID], self.pairs[c.SHA256], captions, strict=True))
-        )
-
-
-def holds_features(source: str) -> bool:
-    """Tell whether features come with a data set: a clip-retrieval folder, DataComp files, or a
-    table with arrays."""
-    path = Path(os.path.expanduser(source))
-    # False also for text that cannot be a path
-    return os.path.exists(path) and bool(feature_parts(path, path))
+        rows = zip(self.pairs[c.PAIR_ID], self.pairs[c.SHA256], captions, strict=True)
+        return fingerprint(list(rows))
 
 
 def with_features(source: str, config: AuditConfig) -> AuditConfig:
-    """Use the features that come with a source if both towers are locked and --features names no
-    others."""
+    """Use the features that come with a source (a clip-retrieval folder, DataComp files, or a table
+    with arrays) if both towers are locked and --features names no others."""
     locked = config.lock_image and config.lock_text
     if config.features and not locked:
         raise InputError("--features needs both towers locked: use --preset locked")
-    if locked and not config.features and holds_features(source):
+    path = Path(os.path.expanduser(source))
+    # `os.path.exists` is false also for text that cannot be a path
+    if locked and not config.features and os.path.exists(path) and feature_parts(path, path):
         return dataclasses.replace(config, features=source)
     return config
 
 
 def read_features(
-    source: str,
-    config: AuditConfig,
-    *,
-    cache: Path | None,
-    say: ReportLine,
+    source: str, config: AuditConfig, *, cache: Path | None, say: ReportLine
 ) -> tuple[RawPairs, Stored]:
     """Read a table and its precomputed features."""
     path, features = (
@@ -162,27 +136,22 @@ def read_features(
     parts = feature_parts(features, path)
     if not parts:
         raise InputError(f"{features} holds no features: give {FORMS}")
-    stored = stored_features(parts, config.source, folder=cache, say=say)
-    root, images = _relative_images(path.absolute(), stored.pairs[c.IMAGE], config)
+    stored = stored_features(parts, config.source, folder=cache)
+    images = stored.pairs[c.IMAGE]
+    are_absolute = all(map(os.path.isabs, images))
+    if config.source.image_folder:
+        root = named_folder(config.source.image_folder, path)
+    elif are_absolute:
+        root = Path(os.path.commonpath({os.path.dirname(image) for image in images}))
+    else:
+        root = (path if path.is_dir() else path.parent).absolute()
+    if are_absolute:
+        images = images.map(functools.partial(os.path.relpath, start=root))
     pairs = stored.pairs.assign(**{c.IMAGE: images, c.INJECTED: None, c.WIDTH: 0, c.HEIGHT: 0})
     rows = len(pairs) + len(stored.quarantine)
     raw = RawPairs(root, "features", rows, pairs, stored.quarantine)
     _check_not_empty(raw)
     return raw, stored
-
-
-def _relative_images(path: Path, images: pd.Series, config: AuditConfig) -> tuple[Path, pd.Series]:
-    """Return the folder of the pictures of a table, and their paths in it."""
-    if config.source.image_folder:
-        root = named_folder(config.source.image_folder, path)
-    else:
-        root = path if path.is_dir() else path.parent
-    if all(map(os.path.isabs, images)):
-        common = Path(os.path.commonpath({os.path.dirname(image) for image in images}))
-        if not common.is_relative_to(root) and not config.source.image_folder:
-            root = common
-        images = pd.Series([os.path.relpath(image, root) for image in images])
-    return root, images
 
 
 def precomputed_features(audit: Audit) -> tuple[Vectors, Vectors]:
@@ -203,46 +172,27 @@ def caption_features(audit: Audit) -> Vectors:
     if record.config.features:
         return precomputed_features(audit)[1]
     captions = [text for block in text_blocks(audit) for texts in block for text in texts]
-    store = FeatureStore(tower_key(record.towers["text"]))
-    rows = store.find(text_keys(captions))
-    if (rows < 0).any():
-        from clipmem_core.features.embed import FeatureExtractor  # torch
+    cached = FeatureStore(tower_key(record.towers["text"]))
+    rows = cached.find(text_keys(captions))
+    if (rows >= 0).all():
+        return cached.features().take(rows)
+    from clipmem_core.features.embed import FeatureExtractor  # torch
 
-        tower = towers_of(record.config).text
-        assert tower is not None
-        return FeatureExtractor(tower).captions(captions)
-    return store.features().take(rows)
+    tower = towers_of(record.config).text
+    assert tower is not None
+    return FeatureExtractor(tower).captions(captions)
 
 
-def sampled(
-    raw: RawPairs, config: AuditConfig, *, say: ReportLine = lambda line: None
-) -> tuple[RawPairs, np.ndarray]:
-    """Draw the random sample of a data set that a config requests, and return its pairs and rows,
-    int64 ascending."""
+def sampled(raw: RawPairs, config: AuditConfig) -> tuple[RawPairs, np.ndarray]:
+    """Draw the random sample of a data set that a config requests, by ids and seed, and return its
+    pairs and rows, int64 ascending."""
     count = len(raw.pairs)
     if not 0 < config.sample < count:
         return raw, np.arange(count)
     order = hashed(draw_keys(raw.pairs[c.PAIR_ID].tolist()), config.seed, "sample")
     rows = np.sort(np.argsort(order, kind="stable")[: config.sample])
-    say(
-        f"a random sample of {config.sample:,} of {count:,} pairs, by their ids and seed "
-        f"{config.seed}"
-    )
     pairs = raw.pairs.iloc[rows].reset_index(drop=True)
     return dataclasses.replace(raw, pairs=pairs, drawn_of=count), rows
-
-
-def read_raw(
-    source: str,
-    config: AuditConfig,
-    *,
-    cache: Path | None = None,
-    say: ReportLine = lambda line: None,
-) -> tuple[RawPairs, Stored | None]:
-    """Read the rows of a data set, and its precomputed features if the config names them."""
-    if config.features:
-        return read_features(source, config, cache=cache, say=say)
-    return read_source(source, config.source, data=data_folder(), say=say), None
 
 
 def load_data_set(
@@ -254,13 +204,16 @@ def load_data_set(
     say: ReportLine = lambda line: None,
 ) -> DataSet:
     """Read a data set, check every picture, and quarantine the rows that cannot be used."""
-    raw, stored = read_raw(source, config, cache=cache, say=say)
-    raw, rows = sampled(raw, config, say=say)
-    if stored is None:
-        return load_pictures(raw, config, cache=cache, progress=progress, say=say)
+    if not config.features:
+        raw = read_source(source, config.source, data=data_folder(), say=say)
+        raw, _ = sampled(raw, config)
+        return load_pictures(raw, config, cache=cache, progress=progress)
+    raw, stored = read_features(source, config, cache=cache, say=say)
+    raw, rows = sampled(raw, config)
     say(f"looking for near-duplicates among {len(raw.pairs):,} pairs")
-    pixels = FeaturePixels(stored.folder, rows)
-    return _limited(DataSet(raw, raw.pairs, raw.quarantine, pixels.clusters(), pixels), config)
+    pixels = Pixels(stored.folder, rows, 0, raw.pairs[c.IMAGE].tolist())
+    clusters = alike_by_features(map_features(stored.folder, "image").take(rows))
+    return _limited(DataSet(raw, raw.pairs, raw.quarantine, clusters, pixels), config)
 
 
 def load_pictures(
@@ -269,7 +222,6 @@ def load_pictures(
     *,
     cache: Path | None = None,
     progress: ReportCount | None = None,
-    say: ReportLine = lambda line: None,
 ) -> DataSet:
     """Decode every picture once: store it small, find broken ones and near-duplicates."""
     _check_not_empty(raw)
@@ -281,7 +233,6 @@ def load_pictures(
         cache=cache or data_folder() / "cache" / "pixels",
         budget_bytes=int(config.cache_gb * 2**30),
         progress=progress,
-        say=say,
     )
     usable = facts[c.REASON].isna().to_numpy()
     rows = np.flatnonzero(usable)
@@ -326,8 +277,8 @@ def _limited(data_set: DataSet, config: AuditConfig) -> DataSet:
 def _quarantined(
     pairs: pd.DataFrame, kind: str, reasons: pd.Series, mask: np.ndarray
 ) -> pd.DataFrame:
-    columns = (pairs[c.IMAGE], pairs[c.PAIR_ID], kind, reasons.to_numpy())
-    return pd.DataFrame(dict(zip(c.QUARANTINE_COLUMNS, columns, strict=True)))[mask]
+    rows = pairs[[c.IMAGE, c.PAIR_ID]].assign(kind=kind, reason=reasons.to_numpy())[mask]
+    return rows.set_axis(c.QUARANTINE_COLUMNS, axis=1)
 
 
 def draw_membership(clusters: np.ndarray, config: AuditConfig) -> Membership:
@@ -407,10 +358,8 @@ def membership_table(pairs: pd.DataFrame, membership: Membership) -> pd.DataFram
 def membership_of(table: pd.DataFrame) -> Membership:
     """Rebuild a membership from `membership_table`."""
     trained = table.drop(columns=[c.PAIR_ID, c.GROUP], errors="ignore")
-    groups, values = pd.factorize(table[c.GROUP])
-    group = np.asarray(values, dtype=str)[groups]
-    members = tuple(map(str, trained))
-    return Membership(group, members, np.ascontiguousarray(trained.to_numpy(bool).T))
+    members = np.ascontiguousarray(trained.to_numpy(bool).T)
+    return Membership(table[c.GROUP].to_numpy(str), tuple(map(str, trained)), members)
 
 
 def pixels_folder(audit: Audit) -> Path:
@@ -494,25 +443,19 @@ def write_audit(
         sampled_of=data_set.raw.drawn_of,
         reaudit_of=reaudit_of,
     )
-    _write_members(audit, record, record.members)
-    store.write_json(audit.folder / store.CONFIG, record.values)
+    _write_record(audit, record, record.members)
 
 
-def _write_members(audit: Audit, record: Record, names: Sequence[str]) -> None:
-    """Write the folder and the config.json of members."""
+def _write_record(audit: Audit, record: Record, names: Sequence[str]) -> None:
+    """Write the folder and the config.json of some members, then the audit's."""
     config = record.config
     architecture = model_config(config.model)
     for name in names:
-        member = store.MemberRecord(
-            member=name,
-            seed=record.seeds[name],
-            fingerprint=record.fingerprint,
-            model=config.model,
-            image_size=config.image_size,
-            model_config=architecture,
-        )
+        content = (record.fingerprint, config.model, config.image_size, architecture)
+        member = MemberRecord(name, record.seeds[name], *content)
         audit.member(name).mkdir(parents=True, exist_ok=True)
         store.write_json(audit.member(name) / store.CONFIG, vars(member))
+    store.write_json(audit.folder / store.CONFIG, record.values)
 
 
 def audit_fingerprint(config: AuditConfig, data_set: str) -> str:
@@ -541,20 +484,14 @@ def check_same(audit: Audit, source: str, config: AuditConfig) -> None:
         raise InputError(f"audit {audit.name!r} has {members} members: --members must not be fewer")
 
 
-def has_changed(audit: Audit, source: str, config: AuditConfig, screen: Screen) -> bool:
-    """Tell whether a source has other pairs than when its audit read it. It is read again only if
-    one of its files is newer than the audit's."""
-    time = (audit.folder / store.PAIRS).stat().st_mtime_ns
-    record = audit.record
+def is_outdated(audit: Audit, source: str, config: AuditConfig) -> bool:
+    """Tell whether a source has files that are newer than its audit."""
     files = source_files(source)
     if files and not config.features:  # which need no pictures
         images = audit.read_columns(store.PAIRS, c.IMAGE)[c.IMAGE]
-        files += {split_reference(record.pictures, image)[0] for image in images}
-    if not any(is_newer(file, time) for file in files):
-        return False
-    screen.say(f"reading {source} again: it has newer files than audit {audit.name!r}")
-    data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
-    return data_set.fingerprint != record.dataset_fingerprint
+        files += {split_reference(audit.record.pictures, image)[0] for image in images}
+    time = (audit.folder / store.PAIRS).stat().st_mtime_ns
+    return any(is_newer(file, time) for file in files)
 
 
 def grow(audit: Audit, config: AuditConfig) -> str:
@@ -587,8 +524,9 @@ def grow(audit: Audit, config: AuditConfig) -> str:
         fingerprint=audit_fingerprint(config, record.dataset_fingerprint),
     )
     (audit.folder / store.MANIFEST).unlink(missing_ok=True)
-    _write_members(audit, record, membership.members[len(drawn.members) :])
-    store.write_json(audit.folder / store.CONFIG, record.values)
+    for name in drawn.members:  # other pairs will be left out
+        shutil.rmtree(audit.member(name) / store.SECOND, ignore_errors=True)
+    _write_record(audit, record, membership.members[len(drawn.members) :])
     if more <= 0:
         return "a second round"
     store.write_table(audit.folder / store.MEMBERSHIP, membership_table(audit.pairs, membership))

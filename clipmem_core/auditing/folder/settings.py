@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from clipmem_core import config as configs
 from clipmem_core.config import FIELDS, AuditConfig
 from clipmem_core.scores.membership import MIN_PAIRS
-from clipmem_core.training.names import model_config
+from clipmem_core.training import model_config
 from clipmem_core.utils.io import InputError
 from clipmem_core.utils.io import cores as available_cores
 

@@ -8,7 +8,7 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -17,14 +17,13 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from pydantic import AfterValidator
 
 from clipmem_core.config import SETS, AuditConfig, as_dict, data_folder
 from clipmem_core.errors.misfit import DECOY
-from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
+from clipmem_core.training import CHECKPOINT, TRAJECTORY
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.embeddings import Vectors, read_vectors
 from clipmem_core.utils.io import DELETE, InputError, file_sha256, read_json, reading, replacing
@@ -203,22 +202,14 @@ def write_json(path: Path, values: Any) -> None:
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a Parquet table atomically; a column of nulls becomes text."""
-    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    # Without the metadata of pandas, which would read Arrow lists back as such
+    arrow = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata()
     fields = [
         field.with_type(pa.string()) if pa.types.is_null(field.type) else field
         for field in arrow.schema
     ]
-    # pandas reads Arrow lists back as Python objects
-    lists = b'"list<item: string>[pyarrow]"'
-    metadata = {
-        name: value.replace(lists, b'"object"') for name, value in arrow.schema.metadata.items()
-    }
     with replacing(path) as temporary:
-        pq.write_table(
-            arrow.cast(pa.schema(fields, metadata=metadata)),
-            temporary,
-            row_group_size=ROW_GROUP,
-        )
+        pq.write_table(arrow.cast(pa.schema(fields)), temporary, row_group_size=ROW_GROUP)
 
 
 def read_table(
@@ -230,23 +221,19 @@ def read_table(
         return pd.read_parquet(path, columns=columns)
 
 
-def pair_blocks(audit: "Audit", columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def pair_blocks(
+    audit: "Audit", columns: Iterable[str], *, size: int = PAIR_BLOCK
+) -> Iterator[pa.RecordBatch]:
     """Yield columns of an audit's pairs in blocks of rows."""
     path = audit.folder / PAIRS
     with reading(path), pq.ParquetFile(path) as file:
         verify(path)
-        yield from file.iter_batches(PAIR_BLOCK, columns=list(columns))
-
-
-def caption_counts(audit: "Audit", column: str = c.CAPTIONS) -> np.ndarray:
-    """Return the number of captions of each pair, int32 [n_pairs]."""
-    counts = (pc.list_value_length(batch[column]) for batch in pair_blocks(audit, [column]))
-    return np.concatenate([block.to_numpy(zero_copy_only=False) for block in counts])
+        yield from file.iter_batches(size, columns=list(columns))
 
 
 def read_captions(audit: "Audit") -> Ragged:
     """Return the captions of each pair, or their sentences."""
-    return Ragged.of(caption_counts(audit, audit.record.texts))
+    return Ragged.of_lists(texts for block in text_blocks(audit) for texts in block)
 
 
 def text_blocks(audit: "Audit") -> Iterator[list[list[str]]]:
@@ -263,22 +250,13 @@ def read_array(path: Path) -> np.ndarray:
 
 
 def add_column(path: Path, name: str, values: np.ndarray) -> None:
-    """Add a column to a Parquet table, or replace it, a row group at a time."""
+    """Add a column to a Parquet table, or replace it."""
     with reading(path):
-        file = pq.ParquetFile(path)
-    schema = file.schema_arrow
-    others = [other for other in schema.names if other != name]
-    schema = pa.schema([*map(schema.field, others), pa.field(name, pa.float32())], schema.metadata)
-    done = 0
-    with (
-        replacing(path) as temporary,
-        pq.ParquetWriter(temporary, schema) as writer,
-    ):
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group, others)
-            column = pa.array(values[done : done + len(table)], pa.float32())
-            done += len(table)
-            writer.write_table(table.append_column(schema.field(name), column))
+        table = pq.read_table(path)
+    table = table.select([other for other in table.column_names if other != name])
+    table = table.append_column(name, pa.array(values, pa.float32()))
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary, row_group_size=ROW_GROUP)
 
 
 def read_decoys(audit: "Audit") -> np.ndarray:
@@ -330,15 +308,10 @@ def write_prepared(folder: Path, prepared: Prepared) -> None:
 def read_prepared(folder: Path) -> Prepared:
     """Read the near-duplicates and stored pictures of an audit."""
     repair = "delete it and run the audit again with the same --members, which recomputes it"
-    # numpy does not close a broken archive
-    with (
-        reading(folder / PREPARED, repair=repair),
-        (folder / PREPARED).open("rb") as file,
-        np.load(file) as stored,
-    ):
+    with reading(folder / PREPARED, repair=repair), np.load(folder / PREPARED) as stored:
         prepared = Prepared(**stored)
-    pixels = str(prepared.pixels)
-    return prepared._replace(pixels=check_inner(pixels) if pixels else "")
+        pixels = str(prepared.pixels)
+    return prepared._replace(pixels=pixels and check_inner(pixels))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ a task whose worker or machine is lost resumes on another one.
 import contextlib
 import functools
 import logging
-import math
 import multiprocessing
 import os
 import platform
@@ -27,14 +26,14 @@ from threadpoolctl import threadpool_limits
 from clipmem_core.auditing.folder.jobs import python_path, reporting_in
 from clipmem_core.config import DATA_VARIABLE, data_folder
 from clipmem_core.dataset.readers.remote import reason_of
-from clipmem_core.utils.io import InputError, keep_memory, path_fault, shortage
-from clipmem_core.utils.processes import ForkServer
+from clipmem_core.features.fast_ops import keep_memory
+from clipmem_core.utils.io import ForkServer, InputError, path_fault, shortage
 
 SECONDS_BETWEEN_POLLS = 0.1
 # torch's optimizers import torch._dynamo in their first step, which takes seconds
 PRELOADED = [
     "clipmem_core.__main__",
-    "clipmem_core.auditing.run.word_table",
+    "clipmem_core.auditing.run.word_models",
     "torch._dynamo",
     "timm",
 ]
@@ -180,13 +179,11 @@ def ray_tasks(tasks: Sequence[Task], *, gpus: int = 0) -> TaskEvents:
         retry_exceptions=False,
         runtime_env={"env_vars": variables},
     )(run_on_worker)
-    slots = int(ray.cluster_resources().get("CPU", 0)) // tasks[0].threads
-    # Split tasks of several members until there is one for each slot, if possible
-    parts = [min(max(1, math.ceil(slots / len(tasks))), len(task.folders)) for task in tasks]
+    # One task for each member: machines are more than the processors of this one
     split = [
-        replace(task, folders=task.folders[part::count], names=task.names[part::count])
-        for task, count in zip(tasks, parts, strict=True)
-        for part in range(count)
+        replace(task, folders=(folder,), names=(name,))
+        for task in tasks
+        for folder, name in zip(task.folders, task.names, strict=True)
     ]
     running = {}
     for task in split:

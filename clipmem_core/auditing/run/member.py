@@ -3,55 +3,45 @@ utility."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from clipmem_core.auditing.folder import prepare, store
 from clipmem_core.auditing.folder.jobs import (
-    MemberProgress,
     Screen,
-    member_progress,
-    second_names,
 )
 from clipmem_core.auditing.folder.settings import Towers, member_towers, towers_of
 from clipmem_core.auditing.folder.store import Audit, MemberRecord, Record
-from clipmem_core.auditing.run.executor import Executor, Task
-from clipmem_core.config import AuditConfig, data_folder, fingerprint
+from clipmem_core.config import AuditConfig
 from clipmem_core.errors import misfit
 from clipmem_core.errors.misfit import HeldOut
 from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.features.towers import Opened, Tower
 from clipmem_core.mitigations import Vocabulary, pairs_with
 from clipmem_core.scores.metrics import linear_probe, retrieval_recalls, zero_shot
+from clipmem_core.training import CHECKPOINT, STATE, TRAJECTORY, model_config
 from clipmem_core.training import model as models
 from clipmem_core.training.augmentation import FeatureRows, TrainingData, ViewMaker, Views
-from clipmem_core.training.heads import (
-    caption_blocks,
-    embed_texts,
-    feature_views,
-    learned_captions,
-    score_captions,
-    set_standards,
-)
 from clipmem_core.training.model import (
     LockedModel,
     Model,
     Standard,
+    caption_blocks,
+    feature_views,
+    score_captions,
+    set_standards,
+    text_embeddings,
 )
-from clipmem_core.training.names import CHECKPOINT, STATE, TRAJECTORY, model_config
-from clipmem_core.training.trainer import Trainer, train
+from clipmem_core.training.trainer import Trainer, learned_captions, train
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.draws import draw_keys
 from clipmem_core.utils.embeddings import write_vectors
-from clipmem_core.utils.io import InputError, save_array, write_once
+from clipmem_core.utils.io import InputError, save_array
 from clipmem_core.utils.ragged import Ragged
 
 EVALUATION = 1 << 40  # added to the seed of evaluation views: no training seed is as large
@@ -87,29 +77,27 @@ def prompts(pairs: pd.DataFrame) -> list[str]:
 
 
 def compute_features(
-    towers: Towers,
-    pairs: pd.DataFrame,
-    root: Path,
-    screen: Screen,
+    towers: Sequence[Tower], pairs: pd.DataFrame, root: Path, screen: Screen
 ) -> int:
     """Compute and cache the features of pairs and of their classes' prompts, and return the number
     of captions that the text tower truncates."""
-    if towers.image:
-        FeatureExtractor(towers.image, root, screen.pictures, screen.say).images(pairs)
-    if not towers.text:
-        return 0
-    texts = caption_texts(pairs)
-    extractor = FeatureExtractor(towers.text, root, screen.captions, screen.say)
-    extractor.captions(texts)
-    # Members do not open the tower.
-    FeatureExtractor(towers.text, root).captions(prompts(pairs))
-    truncated = int(extractor.truncated(texts).sum())
-    noun = "sentences" if c.SENTENCES in pairs else "captions"
-    if truncated:
-        screen.say(
-            f"{truncated:,} of {len(texts):,} {noun} are longer than the {towers.text.context} "
-            f"tokens that {towers.text.name} reads"
-        )
+    truncated = 0
+    for tower in towers:
+        if tower.kind == "image":
+            FeatureExtractor(tower, root, screen.pictures).images(pairs)
+            continue
+        texts = caption_texts(pairs)
+        extractor = FeatureExtractor(tower, root, screen.captions)
+        extractor.captions(texts)
+        # Members do not open the tower.
+        FeatureExtractor(tower).captions(prompts(pairs))
+        truncated = int(extractor.truncated(texts).sum())
+        if truncated:
+            noun = "sentences" if c.SENTENCES in pairs else "captions"
+            screen.say(
+                f"{truncated:,} of {len(texts):,} {noun} are longer than the {tower.context} "
+                f"tokens that {tower.name} reads"
+            )
     return truncated
 
 
@@ -219,7 +207,7 @@ def open_shared(folder: Path) -> Shared:
         pixels = FeatureRows(features.image)
     data = TrainingData(
         pixels=pixels,
-        tokens=cached_tokens(config.model, pairs) if features.text is None else features.text,
+        tokens=caption_tokens(config.model, pairs) if features.text is None else features.text,
         captions=store.read_captions(audit),
         keys=keys,
         rows=np.array([], dtype=np.int64),
@@ -246,14 +234,9 @@ def open_member(
     return MemberRun(**values, name=name, member=record, folder=output, vocabulary=vocabulary)
 
 
-def cached_tokens(model: str, pairs: pd.DataFrame) -> np.ndarray:
-    """Return the tokens of all captions, int32 [n_captions, context_length], made once for all
-    members."""
-    captions = caption_texts(pairs)
-    key = fingerprint([model_config(model)["text_cfg"], version("open_clip_torch"), captions])
-    path = data_folder() / "cache" / "tokens" / f"{key}.npy"
-    write_once(path, lambda temporary: save_array(models.tokenize(model, captions), temporary))
-    return np.load(path)
+def caption_tokens(model: str, pairs: pd.DataFrame) -> np.ndarray:
+    """Return the tokens of all captions, int32 [n_captions, context_length]."""
+    return models.tokenize(model, caption_texts(pairs))
 
 
 def _vocabulary(
@@ -273,7 +256,7 @@ def vocabulary_of_member(audit: Audit, name: str) -> Vocabulary | None:
     if not config.text_min_df:
         return None  # without reading every caption
     rows = np.flatnonzero(audit.membership[name])
-    tokens = cached_tokens(config.model, audit.pairs)
+    tokens = caption_tokens(config.model, audit.pairs)
     return _vocabulary(config, tokens, store.read_captions(audit), rows)
 
 
@@ -293,25 +276,25 @@ def view_maker(
     )
 
 
-def evaluation_views(model: Model, config: AuditConfig) -> ViewMaker:
-    """Return the view maker of a model's evaluation views of pictures."""
+def evaluation_views(run: MemberRun, model: Model) -> Views:
+    """Return the maker of a model's evaluation views of pictures, or of their features."""
+    config = run.config
     seed = config.seed + EVALUATION
+    if run.towers.image:
+        return feature_views(model, seed, config.eval_crop_scale or config.crop_scale)
     return view_maker(model, config, seed, crop_scale=config.eval_crop_scale)
 
 
-def finished_model(run: MemberRun) -> Model:
-    """Load the member's model from its checkpoint."""
-    model = build_member(run.config, run.towers, seed=run.member.seed)
-    models.load_weights(model, run.folder / CHECKPOINT)
-    return model
-
-
 def trained_model(run: MemberRun) -> Model:
-    """Load the member's model from its checkpoint if it has one, else train it."""
+    """Load the member's model from its checkpoint if it has one, else train it, or resume its
+    training after a kill."""
     config = run.config
     seed = run.member.seed
+    clear_leftovers(run.folder)
     if (run.folder / CHECKPOINT).is_file():  # it is written last
-        return finished_model(run)
+        model = build_member(config, run.towers, seed=seed)
+        models.load_weights(model, run.folder / CHECKPOINT)
+        return model
     model = build_member(config, run.towers, seed=seed, pretrained=config.pretrained)
     if isinstance(model, LockedModel):
         set_standards(model, run.features.standards)
@@ -334,18 +317,10 @@ def write_embeddings(run: MemberRun, model: Model, folder: Path, *, evaluate: bo
     """
     data = run.data
     config = run.config
-    views: Views
-    if run.towers.image:
-        scale = config.eval_crop_scale or config.crop_scale
-        views = feature_views(model, config.seed + EVALUATION, scale)
-        n_views = config.views if config.unlock else 1
-    else:
-        views = evaluation_views(model, config)
-        n_views = config.views
+    # Features of a picture have one view, but for the activations of unlocked towers.
+    n_views = config.views if config.unlock or not run.towers.image else 1
     folder.mkdir(parents=True, exist_ok=True)
-    blocks = models.image_blocks(
-        model, data, views, n_views=n_views, precision=config.precision, device=config.device
-    )
+    blocks = models.image_blocks(model, data, evaluation_views(run, model), config, n_views=n_views)
     write_vectors(folder / store.IMAGE_EMBEDDINGS, blocks)
     captions = caption_blocks(model, data, config)
     scores = None
@@ -373,15 +348,6 @@ def write_embeddings(run: MemberRun, model: Model, folder: Path, *, evaluate: bo
     write_vectors(folder / store.TEXT_EMBEDDINGS, means())
 
 
-def caption_embeddings(
-    run: MemberRun, model: Model, rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Embed each caption of some pairs, float32 [n, dim]; return also the position of its pair in
-    `rows`, [n]."""
-    places, captions = run.data.captions.take(rows)
-    return embed_texts(model, run.data.tokens[places], run.config), captions.owner
-
-
 def utility(run: MemberRun, model: Model, image: np.ndarray) -> dict[str, float]:
     """Measure retrieval both ways on held-out pairs, and with labels a linear probe and
     zero-shot.
@@ -391,7 +357,9 @@ def utility(run: MemberRun, model: Model, image: np.ndarray) -> dict[str, float]
     """
     config = run.config
     test = run.utility_pairs
-    metrics = retrieval_recalls(image[test], *caption_embeddings(run, model, test))
+    places, captions = run.data.captions.take(test)
+    text = text_embeddings(model, run.data.tokens[places], config)
+    metrics = retrieval_recalls(image[test], text, captions.owner)
     labels = run.pairs[c.LABEL]
     labelled = labels.notna().to_numpy()
     shared = np.flatnonzero(run.membership[c.GROUP] == c.SHARED)
@@ -415,7 +383,7 @@ def utility(run: MemberRun, model: Model, image: np.ndarray) -> dict[str, float]
     if run.vocabulary:
         inputs = run.vocabulary.read(inputs)
     classes = np.unique(names[labelled])
-    text = embed_texts(model, inputs, config)
+    text = text_embeddings(model, inputs, config)
     metrics["zero_shot"] = zero_shot(image[test], text, np.searchsorted(classes, names[test]))
     return metrics
 
@@ -434,14 +402,7 @@ def train_first_round(folder: Path, names: Sequence[str]) -> None:
     shared = open_shared(folder)
     for name in names:
         run = open_member(folder, name, shared)
-        write_embeddings(run, _train(run), run.folder, evaluate=True)
-
-
-def _train(run: MemberRun) -> Model:
-    """Train a member, or resume its training after a kill."""
-    clear_leftovers(run.folder)
-    torch.set_num_threads(run.record.threads)
-    return trained_model(run)
+        write_embeddings(run, trained_model(run), run.folder, evaluate=True)
 
 
 def train_second_round(folder: Path, names: Sequence[str]) -> None:
@@ -458,45 +419,10 @@ def train_second_round(folder: Path, names: Sequence[str]) -> None:
         data = dataclasses.replace(run.data, rows=np.flatnonzero(trained & ~left_out))
         run = dataclasses.replace(run, data=data)
         run.folder.mkdir(exist_ok=True)
-        model = _train(run)
+        model = trained_model(run)
         embeddings = run.folder / store.SECOND_EMBEDDINGS
         write_embeddings(run, model, embeddings)
         image, text = store.read_embeddings(embeddings)
         scale = float(model.logit_scale.detach().exp())
         _, log_probability = misfit.fit_out([image], [text], trained[None], held_out, [scale])
         save_array(log_probability.astype(np.float32), run.folder / store.SECOND_FIT)
-        store.remove_second_model(run.folder)
-
-
-def run_members(
-    audit: Audit,
-    names: Sequence[str],
-    *,
-    threads: int,
-    blocks: int,
-    executor: Executor,
-    watch: Callable[[list[MemberProgress]], None],
-    second_round: bool = False,
-) -> None:
-    """Train, embed and evaluate every member that is not finished, in `blocks` tasks; 0: in one
-    task each."""
-    folders = second_names(names) if second_round else names
-
-    def progress() -> list[MemberProgress]:
-        return [member_progress(audit.folder, name) for name in folders]
-
-    unfinished = [
-        name for name, member in zip(names, progress(), strict=True) if member.stage != "finished"
-    ]
-    work = train_second_round if second_round else train_first_round
-    noun = "second training of member" if second_round else "member"
-    blocks = min(blocks or len(unfinished), len(unfinished))
-    parts = [unfinished[block::blocks] for block in range(blocks)]
-    tasks = [
-        Task(tuple(map(audit.member, part)), work, audit.folder, tuple(part), threads, noun)
-        for part in parts
-    ]
-    with closing(executor(tasks)) as events:
-        for _ in events:
-            watch(progress())
-    watch(progress())

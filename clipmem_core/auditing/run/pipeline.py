@@ -18,12 +18,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from threadpoolctl import threadpool_limits
 
 from clipmem_core.auditing.folder import jobs, prepare, settings, store
-from clipmem_core.auditing.folder.jobs import LOG, Screen, read_record
-from clipmem_core.auditing.folder.prepare import DataSet
+from clipmem_core.auditing.folder.jobs import LOG, MemberProgress, Screen, read_record
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.auditing.run.executor import Executor, Task, local_processes
 from clipmem_core.auditing.tables import fault_tables, maps, scoring
@@ -61,7 +59,7 @@ from clipmem_core.errors.runs import (
 )
 from clipmem_core.errors.words import Words, split_words
 from clipmem_core.features.tower_by_language import describe_languages, languages_read
-from clipmem_core.scores.membership import Membership, MemberSides, side_means
+from clipmem_core.scores.membership import Membership, side_means
 from clipmem_core.scores.score_tables import (
     Evidence,
     Judged,
@@ -76,7 +74,7 @@ from clipmem_core.scores.score_tables import (
     wrong_captions,
 )
 from clipmem_core.utils import columns as c
-from clipmem_core.utils.io import InputError, is_intact, save_array
+from clipmem_core.utils.io import InputError, save_array
 from clipmem_core.utils.ragged import Ragged
 
 
@@ -87,7 +85,7 @@ class Run:
     audit: Audit
     screen: Screen
     source: str = ""
-    requested: AuditConfig | None = None  # resolved
+    requested: AuditConfig = AuditConfig()  # resolved
     reaudit_of: Audit | None = None  # the audit whose membership is repeated
     pairs_of: Audit | None = None  # the same, for some of its pairs and members
     executor: Executor | None = None
@@ -107,6 +105,11 @@ class AuditTexts:
     places: pd.DataFrame | None  # of sentences, as of `places_of`
     read: np.ndarray  # true for texts that the text tower reads, bool [n_texts]
     words: Words | None  # None if no word model predicts them
+
+    @property
+    def read_pairs(self) -> np.ndarray:
+        """Which pairs have a text that is read, bool [n_pairs]."""
+        return np.logical_or.reduceat(self.read, self.of_pairs.first)
 
 
 def read_texts(run: Run) -> AuditTexts:
@@ -152,7 +155,6 @@ def prepare_data(run: Run) -> None:
     """Read the data set, draw the membership, inject errors, and write the result."""
     config = run.requested
     screen = run.screen
-    assert config is not None
     screen.say(f"reading {run.source}")
     data_set = prepare.load_data_set(run.source, config, progress=screen.pictures, say=screen.say)
     if original := run.reaudit_of or run.pairs_of:
@@ -162,7 +164,12 @@ def prepare_data(run: Run) -> None:
     else:
         membership = prepare.draw_membership(data_set.groups, config)
     pairs = prepare.inject(data_set.pairs, membership, config)
-    screen.say(counts(data_set, membership))
+    groups = pd.Series(membership.group).value_counts().items()
+    screen.say(
+        f"{len(pairs):,} pairs ({', '.join(f'{count:,} {name}' for name, count in groups)}); "
+        f"near-duplicates: {data_set.near_duplicates:,}; rows in quarantine: "
+        f"{len(data_set.quarantine):,}"
+    )
     name = run.reaudit_of.name if run.reaudit_of else ""
     prepare.write_audit(run.audit, run.source, config, data_set, pairs, membership, reaudit_of=name)
     record = run.audit.record
@@ -179,7 +186,7 @@ def compute_features(run: Run, texts: AuditTexts) -> tuple[np.ndarray | None, in
     run.screen.say(jobs.FEATURES)
     ensure_pixels(audit, run.screen)
     compute_in_processes(run, texts.words)
-    truncated = ensure_features(audit, Screen())  # the tasks' lines are shown
+    truncated = ensure_features(audit, run.screen)
     if not (config.lock_text or config.features):
         return None, truncated
     features = prepare.caption_features(audit)
@@ -193,72 +200,72 @@ def compute_features(run: Run, texts: AuditTexts) -> tuple[np.ndarray | None, in
 
 def predict_words(run: Run, words: Words) -> None:
     """Train the word models; each predicts the words of the pairs that it did not train on."""
-    from clipmem_core.auditing.run.word_table import ensure_words  # torch
+    from clipmem_core.auditing.run.word_models import ensure_words  # torch
 
     run.screen.say(jobs.WORDS)
-    n = len(words.in_captions)
-
-    def report(share: float) -> None:
-        run.screen.captions(round(share * n), n)
-
     at_once = min(2, settings.side_by_side(run.audit.record.config))
-    ensure_words(run.audit, words, run.executor_of(at_once), watch=report)
+    ensure_words(run.audit, words, run.executor_of(at_once), run.screen)
 
 
 def train_members(run: Run, *, again: bool = False) -> None:
-    """Train all members that are not finished."""
-    from clipmem_core.auditing.run.member import run_members  # torch
+    """Train, embed and evaluate every member that is not finished: one in each process, or several
+    heads, which train as fast as Python starts."""
+    from clipmem_core.auditing.run import member  # torch
 
-    record = run.audit.record
+    audit = run.audit
+    record = audit.record
+    folders = jobs.second_names(record.members) if again else record.members
     at_once = settings.side_by_side(record.config)
-    run_members(
-        run.audit,
-        record.members,
-        threads=record.threads,
-        blocks=at_once if settings.shares_process(record.config) else 0,
-        executor=run.executor_of(at_once),
-        watch=run.screen.members,
-        second_round=again,
-    )
+
+    def progress() -> list[MemberProgress]:
+        return [jobs.member_progress(audit.folder, name) for name in folders]
+
+    missing = [
+        name
+        for name, each in zip(record.members, progress(), strict=True)
+        if each.stage != "finished"
+    ]
+    count = len(missing)
+    if settings.shares_process(record.config):
+        count = min(count, at_once)
+    work = member.train_second_round if again else member.train_first_round
+    noun = "second training of member" if again else "member"
+    tasks = []
+    for names in (tuple(missing[number::count]) for number in range(count)):
+        members = tuple(map(audit.member, names))
+        tasks.append(Task(members, work, audit.folder, names, record.threads, noun))
+    with closing(run.executor_of(at_once)(tasks)) as events:
+        for _ in events:
+            run.screen.members(progress())
+    run.screen.members(progress())
 
 
 def train_second_round(run: Run, scores: pd.DataFrame, texts: AuditTexts) -> int:
     """Train each member a second time, without the pairs whose captions are probably wrong, and
     return their number. Only its scores on pairs it did not train on are stored."""
     audit = run.audit
-    config = audit.record.config
-    read_pairs = np.logical_or.reduceat(texts.read, texts.of_pairs.first)
-    left_out = second_round(scores, config.rounds, read_pairs)
-    path = audit.folder / store.SECOND_TABLE
-    before = np.zeros(len(scores), bool)
-    if path.is_file():
-        before = store.read_table(path)[store.LEFT_OUT].to_numpy()
-    if not np.array_equal(before, left_out):  # discard members trained without others
-        for name in audit.record.members:
-            shutil.rmtree(audit.member(name) / store.SECOND, ignore_errors=True)
-        table = pd.DataFrame({c.PAIR_ID: scores[c.PAIR_ID], store.LEFT_OUT: left_out})
-        store.write_table(path, table)
+    rounds = audit.record.config.rounds
+    left_out = second_round(scores, rounds, texts.read_pairs)
+    table = pd.DataFrame({c.PAIR_ID: scores[c.PAIR_ID], store.LEFT_OUT: left_out})
+    store.write_table(audit.folder / store.SECOND_TABLE, table)
     count = int(left_out.sum())
-    if not count:
-        if config.rounds == "2":
-            run.screen.say(
-                "note: no second round: hardly any caption is wrong, or the number of wrong ones "
-                "is unknown"
-            )
-        return 0
-    run.screen.say(
-        f"second round: members train again without the {count:,} pairs that are probably wrong"
-    )
-    for name in audit.record.members:
-        folder = audit.member(name) / store.SECOND
-        if (folder / store.SECOND_FIT).is_file():  # a kill may have left its model
-            store.remove_second_model(folder)
-    train_members(run, again=True)
+    if count:
+        run.screen.say(
+            f"second round: members train again without the {count:,} pairs that are probably wrong"
+        )
+        train_members(run, again=True)
+        for name in audit.record.members:
+            store.remove_second_model(audit.member(name) / store.SECOND)
+    elif rounds == "2":
+        run.screen.say(
+            "note: no second round: hardly any caption is wrong, or the number of wrong ones is "
+            "unknown"
+        )
     return count
 
 
 def score(
-    run: Run,
+    audit: Audit,
     evidence: Evidence,
     scores: pd.DataFrame,
     texts: AuditTexts,
@@ -267,28 +274,27 @@ def score(
 ) -> tuple[Judged, list[Fault]]:
     """Write the scores of pairs, captions and words; return them, and the faults of the pipeline
     that texts show."""
-    from clipmem_core.auditing.run.word_table import read_words  # torch
+    from clipmem_core.auditing.run.word_models import read_words  # torch
 
-    audit = run.audit
-    names = audit.record.members
     places = texts.places
-    run.screen.say(jobs.SCORING)
     clusters = store.read_prepared(audit.folder).clusters
-    listed = Captions.from_pairs(texts.pairs[c.CAPTIONS].tolist())
-    reasons = caption_reasons(listed, clusters)
+    reasons = caption_reasons(Captions.from_pairs(texts.pairs[c.CAPTIONS].tolist()), clusters)
+    is_first = np.ones(len(reasons), bool)
     if places is not None:  # those of the caption
-        reasons = reasons[(places[c.SENTENCE] == 0).cumsum() - 1]
+        is_first = (places[c.SENTENCE] == 0).to_numpy()
+        reasons = reasons[is_first.cumsum() - 1]
     units = Texts(
         texts.of_pairs, texts.read, reasons, clusters, features, are_sentences=places is not None
     )
     words = read_words(audit)
-    decoys = store.read_decoys(audit)
-    members = (store.read_array(audit.member(name) / store.CAPTION_SCORES) for name in names)
-    on_captions, captions = caption_evidence(scores, units, evidence.sides, members, decoys, words)
+    folders = map(audit.member, audit.record.members)
+    members = (store.read_array(folder / store.CAPTION_SCORES) for folder in folders)
+    on_captions, captions = caption_evidence(
+        scores, units, evidence.sides, members, store.read_decoys(audit), words
+    )
     reasons = with_recurring(units, scores, captions)
-    of_captions = reasons if places is None else reasons[places[c.SENTENCE] == 0]
     checks = store.read_table(ensure_checks(audit))
-    faults = text_faults(texts.pairs, clusters, checks, of_captions)
+    faults = text_faults(texts.pairs, clusters, checks, reasons[is_first])
     named = [fault.rows for fault in faults]
     judged = judge_texts(scores, captions, on_captions, reasons, named, runs)
     wrong = judged.wrong
@@ -307,28 +313,11 @@ def score(
     return judged, faults
 
 
-def second_scores(audit: Audit, scores: pd.DataFrame, sides: MemberSides) -> pd.DataFrame:
-    """Return the scores with those of members trained a second time."""
-    folders = [audit.member(name) / store.SECOND for name in audit.record.members]
-    fits = [store.read_array(folder / store.SECOND_FIT) for folder in folders]
-    second = side_means(fits, sides.membership.trained)[1]
-    return update_scores(scores, **{c.LOG_PROBABILITY_SECOND: second})
-
-
-def find_displaced(fits: Fits, texts: AuditTexts) -> list[DisplacedRun]:
-    """Return the runs of pairs whose captions belong to other pairs in order."""
-    firsts = [captions[0] for captions in texts.pairs[c.CAPTIONS]]
-    read_pairs = np.logical_or.reduceat(texts.read, texts.of_pairs.first)
-    # Captions that are not read fit no picture, whatever their order.
-    runs = find_runs(fits, ascending_stretches(firsts))
-    return [run for run in runs if read_pairs[run.rows].mean() > HALF]
-
-
 def check_results(
     audit: Audit,
     evidence: Evidence,
     judged: Judged,
-    split: dict[str, Any],
+    split: float | None,
     texts: AuditTexts,
     *,
     truncated: int,
@@ -336,18 +325,20 @@ def check_results(
 ) -> dict[str, Any]:
     """Write the members' utility and the audit's checks of itself, and return its verdict."""
     record = audit.record
-    scores = judged.scores
     utility = scoring.read_utilities(audit)
     attacked, attacks = scoring.attack_members(evidence)
     # An empty table would decide the column type
     tables = [table for table in (utility, attacked) if len(table)]
     store.write_table(audit.folder / store.UTILITY, pd.concat(tables, ignore_index=True))
-    results = scoring.summary(evidence, scores, split) | {"attacks": attacks}
-    wrong = wrong_captions(texts.pairs[c.INJECTED], scores, judged.wrong)
-    results["wrong_captions"] = wrong
-    results[PART] = "sentence" if record.sentences else "caption"
-    if sample := scoring.whole_set(audit, record, scores, ensure_checks(audit), wrong):
-        results["sample"] = sample
+    wrong = wrong_captions(texts.pairs[c.INJECTED], judged.scores, judged.wrong)
+    results = scoring.summary(evidence, judged.scores, split) | {
+        "attacks": attacks,
+        "wrong_captions": wrong,
+        PART: "sentence" if record.sentences else "caption",
+    }
+    if record.sampled_of:
+        checks = store.read_table(ensure_checks(audit))
+        results["sample"] = scoring.whole_set(audit, judged.scores, checks, wrong)
     if left_out:
         results[SECOND_LEFT_OUT] = left_out
     results[LANGUAGES] = record.languages
@@ -359,7 +350,7 @@ def check_results(
 
 def write_faults(
     audit: Audit,
-    texts: AuditTexts,
+    pairs: pd.DataFrame,
     wrong: Probabilities,
     faults: Sequence[Fault],
     runs: Sequence[DisplacedRun],
@@ -372,22 +363,11 @@ def write_faults(
     by_pair = wrong.parts[1].copy()
     by_pair[explained] = 0.0
     swaps = find_swaps(fits, np.nan_to_num(by_pair))
-    if distrusted:
-        more = sorted_captions(texts.pairs)
-    else:
-        suspected = wrong.pairs > HALF
-        for rows in (explained, *(fault.rows for fault in faults)):
-            suspected[rows] = False
-        more = bad_sources(texts.pairs, suspected)
-    fault_tables.write_incidents(audit, texts.pairs, runs, [*faults, *more], swaps)
-
-
-def draw_map(run: Run) -> None:
-    """Draw the map of the pictures of a finished audit, unless that takes long: the page Map then
-    starts it. Nobody opens those of studies and benchmarks, which have no source."""
-    if run.source and run.audit.record.pairs <= maps.AUDIT_LIMIT:
-        with stage(run, jobs.MAPPING):
-            maps.make_map(run.audit, next(iter(maps.SIDES)), say=run.screen.say)
+    suspected = wrong.pairs > HALF
+    for rows in (explained, *(fault.rows for fault in faults)):
+        suspected[rows] = False
+    more = sorted_captions(pairs) if distrusted else bad_sources(pairs, suspected)
+    fault_tables.write_incidents(audit, pairs, runs, [*faults, *more], swaps)
 
 
 def run_audit(
@@ -408,11 +388,11 @@ def run_audit(
     with store.acquire_lock(audit.folder, what="audit"):
         if audit.begun:
             prepare.check_same(audit, source, config)
-            if prepare.has_changed(audit, source, config, screen):
-                changed = f"{source} has changed since audit {name!r} read it"
-                if audit.finished:
-                    raise InputError(f"{changed}: use another --name")
-                screen.say(f"note: {changed}: the audit continues with what it read")
+            if prepare.is_outdated(audit, source, config):
+                screen.say(
+                    f"note: {source} has files that are newer than audit {name!r}, which continues "
+                    "with what it read: use another --name to audit them"
+                )
             more = prepare.grow(audit, config)
             screen.say(f"adding {more} to audit {name!r}" if more else f"resuming audit {name!r}")
         run = Run(audit, screen, source, config, reaudit_of, pairs_of, executor)
@@ -463,37 +443,34 @@ def _run_stages(run: Run) -> None:
     with stage(run, jobs.SECOND_ROUND if has_second else jobs.SCORING):
         evidence = scoring.gather_evidence(audit, texts.pairs, texts.of_pairs)
         scores, split = score_table(evidence)
-        if split["missing"]:
-            run.screen.say(f"note: {split['missing']}. Every other score is there")
         left_out = train_second_round(run, scores, texts) if has_second else 0
     with stage(run, jobs.SCORING):
-        if left_out:
-            scores = second_scores(audit, scores, evidence.sides)
+        run.screen.say(jobs.SCORING)
         trained = evidence.sides.membership.trained
-        fits = Fits.of(evidence.image, evidence.text, trained, seed=config.seed)
-        runs = find_displaced(fits, texts)
-        judged, faults = score(run, evidence, scores, texts, features, runs)
+        if left_out:
+            folders = [audit.member(name) / store.SECOND for name in audit.record.members]
+            second = [store.read_array(folder / store.SECOND_FIT) for folder in folders]
+            out = side_means(second, trained)[1]
+            scores = update_scores(scores, **{c.LOG_PROBABILITY_SECOND: out})
+        fits = Fits(evidence.image, evidence.text, trained, seed=config.seed)
+        stretches = ascending_stretches([captions[0] for captions in texts.pairs[c.CAPTIONS]])
+        read = texts.read_pairs
+        # Captions that are not read fit no picture, whatever their order.
+        runs = [each for each in find_runs(fits, stretches) if read[each.rows].mean() > HALF]
+        judged, faults = score(audit, evidence, scores, texts, features, runs)
     with stage(run, jobs.CHECKING):
         verdict = check_results(
             audit, evidence, judged, split, texts, truncated=truncated, left_out=left_out
         )
         distrusted = is_distrusted(verdict)
-        write_faults(audit, texts, judged.wrong, faults, runs, fits, distrusted=distrusted)
+        write_faults(audit, texts.pairs, judged.wrong, faults, runs, fits, distrusted=distrusted)
     with stage(run, jobs.FINISHING):
         store.write_manifest(audit.folder)
-    draw_map(run)
-
-
-def counts(data_set: DataSet, membership: Membership) -> str:
-    """Return a line with the numbers of pairs, captions, near-duplicates and rows in quarantine."""
-    captions = pc.sum(pc.list_value_length(pa.array(data_set.pairs[c.CAPTIONS]))).as_py()
-    groups = ", ".join(
-        f"{count:,} {name}" for name, count in pd.Series(membership.group).value_counts().items()
-    )
-    return (
-        f"{len(data_set.pairs):,} pairs with {captions:,} captions ({groups}); near-duplicates: "
-        f"{data_set.near_duplicates:,}; rows in quarantine: {len(data_set.quarantine):,}"
-    )
+    # The page Map starts one that takes long. Nobody opens those of studies and benchmarks, which
+    # have no source.
+    if run.source and audit.record.pairs <= maps.AUDIT_LIMIT:
+        with stage(run, jobs.MAPPING):
+            maps.make_map(audit, next(iter(maps.SIDES)), say=run.screen.say)
 
 
 def ensure_pixels(audit: Audit, screen: Screen) -> None:
@@ -502,9 +479,9 @@ def ensure_pixels(audit: Audit, screen: Screen) -> None:
     missing = audit.folder / store.PREPARED
     with contextlib.suppress(InputError):
         missing = prepare.pixels_folder(audit)
-    if not is_intact(missing):
+    if not missing.is_dir():
         action = "reading the features" if record.config.features else "storing the small pictures"
-        screen.say(f"{missing} is missing or damaged: {action} again")
+        screen.say(f"{missing} is missing: {action} again")
         prepare.rebuild_store(audit, progress=screen.pictures)
 
 
@@ -512,50 +489,49 @@ def compute_in_processes(run: Run, words: Words | None) -> None:
     """Compute each tower's features in a process that has imported the libraries of towers."""
     audit = run.audit
     record = audit.record
-    folders = [audit.folder / f".{kind}" for kind in record.towers]
+    work = functools.partial(compute_kind, spelled=words.spelled if words else [])
     tasks = []
-    for kind, folder in zip(record.towers, folders, strict=True):
+    for kind in record.towers:
+        folder = audit.folder / f".{kind}"
         folder.mkdir(exist_ok=True)
-        work = functools.partial(compute_kind, spelled=words.spelled if words else [])
         tasks.append(Task((folder,), work, audit.folder, (kind,), record.threads, "features of"))
-    said: dict[Path, str] = {}
+    said = {""}
     with closing(run.executor_of(len(tasks))(tasks)) as events:
         for _ in events:
-            for folder in folders:
-                now = read_record(folder)
-                if now.stage != said.get(folder, ""):
+            for task in tasks:
+                now = read_record(task.folders[0])
+                if now.stage not in said:
+                    said.add(now.stage)
                     run.screen.say(now.stage)
-                    said[folder] = now.stage
                 if now.total:
                     run.screen.count(now.noun, now.done, now.total)
-    for folder in folders:
-        shutil.rmtree(folder)
+    for task in tasks:
+        shutil.rmtree(task.folders[0])
 
 
 def compute_kind(folder: Path, names: Sequence[str], spelled: Sequence[str]) -> None:
     """Compute features of pictures, or of captions and of their words. The work of a task."""
-    from clipmem_core.auditing.run.member import compute_features  # torch
-    from clipmem_core.auditing.run.word_table import spelled_features
+    from clipmem_core.auditing.run.word_models import spelled_features  # torch
 
-    (kind,) = names
     audit = Audit(folder)
-    record = audit.record
-    towers = settings.checked_towers(record.config, record.towers)
-    other = {"image": "text", "text": "image"}[kind]
-    pairs = audit.pairs
-    for part in dict.fromkeys((towers, settings.member_towers(record.config))):
-        part = part._replace(**{other: None})
-        compute_features(part, pairs, record.pictures, Screen())
-    spelled_features(towers.text, spelled)
+    ensure_features(audit, Screen(), kinds=names)
+    if "text" in names:
+        spelled_features(settings.towers_of(audit.record.config).text, spelled)
 
 
-def ensure_features(audit: Audit, screen: Screen) -> int:
+def ensure_features(
+    audit: Audit, screen: Screen, *, kinds: Sequence[str] = ("image", "text")
+) -> int:
     """Compute missing features of the locked towers in this process, and return the number of
-    captions that the text tower cuts off."""
+    captions that the text tower truncates."""
     record = audit.record
+    truncated = 0
     if not settings.opens_towers(record.config):
-        return 0
+        return truncated
     from clipmem_core.auditing.run.member import compute_features  # torch
 
     towers = settings.checked_towers(record.config, record.towers)
-    return compute_features(towers, audit.pairs, record.pictures, screen)
+    for each in dict.fromkeys((settings.member_towers(record.config), towers)):
+        chosen = [tower for tower in each if tower and tower.kind in kinds]
+        truncated = compute_features(chosen, audit.pairs, record.pictures, screen)
+    return truncated

@@ -3,7 +3,8 @@ incidents, faults of the pipeline that explain many wrong captions at once."""
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,19 +21,46 @@ from clipmem_core.dataset.checks import (
     CHECKS,
     Captions,
     PictureMeasures,
-    caption_frequencies,
     check_table,
     measure_pictures,
 )
 from clipmem_core.dataset.faults import Fault, ascending
+from clipmem_core.dataset.languages import NAMES
 from clipmem_core.dataset.pictures import PictureError
 from clipmem_core.errors.runs import EXCHANGE, LIKELY, REVERSAL, SHIFT, DisplacedRun
-from clipmem_core.training.names import model_config
+from clipmem_core.training import model_config
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.io import InputError, write_once
 
 NEAR_DUPLICATE_OF = "near_duplicate_of"
 NUMBER = "number"  # of an incident
+_REPEATED_CAUSE = "probably a placeholder or boilerplate"
+_MIXED = "captions of another source were mixed in"
+_TEXT_CAUSES = {  # by check
+    "model_output": "placeholders and messages of a captioning service were not filtered",
+    c.RECURRING_TEXT: "an error text or boilerplate: it fits no picture better than chance",
+    "empty_caption": "captions were lost, or read from another column",
+    "markup": "markup was not removed",
+    "gibberish": "text was decoded wrongly, or read from another column",
+    "file_name": "file names were read as captions",
+    "other_language": _MIXED,
+    "other_script": _MIXED,
+}
+_FAULT_CAUSES = {  # by kind, with the facts of a fault
+    "repeated caption": "{count:,} pictures have the caption “{caption:.80}”{where}: {reason}.",
+    "repeated picture": (
+        "{rows:,} pairs with {count:,} captions have the picture {image}{where}: {reason}."
+    ),
+    "text": "{label}: {rows:,} of {pairs:,} pairs{languages}{where}; probably {reason}.",
+    "sorted": (
+        "The captions of all {rows:,} pairs are in alphabetical order: they belong to other "
+        "pictures, unless whole rows were sorted."
+    ),
+    "source": (
+        "{source}: {percent:.0f} % of {pairs:,} pairs are probably wrong, elsewhere "
+        "{elsewhere:.1f} %."
+    ),
+}
 
 
 def ensure_checks(audit: Audit) -> Path:
@@ -49,18 +77,12 @@ def stored_checks(audit: Audit) -> Path | None:
 
 
 def _write_checks(audit: Audit, path: Path) -> None:
-    pairs = audit.read_columns(store.PAIRS, c.PAIR_ID, c.IMAGE, c.WIDTH, c.HEIGHT)
-    config = audit.record.config
+    columns = c.PAIR_ID, c.IMAGE, c.WIDTH, c.HEIGHT, c.CAPTIONS
+    pairs = audit.read_columns(store.PAIRS, *columns)
+    captions = Captions.from_pairs(pairs[c.CAPTIONS].tolist())
+    captions = dataclasses.replace(captions, cut=_cut(audit.record.config, list(captions.texts)))
     pictures = _pictures(audit, pairs)
-    frequencies = caption_frequencies(captions for captions, _ in _captions(audit))
-    names = [name for name, check in CHECKS.items() if check.of == "captions"]
-    blocks = []
-    for captions, count in _captions(audit):
-        cut = _cut(config, list(captions.texts))
-        captions = dataclasses.replace(captions, cut=cut, frequencies=frequencies)
-        blocks.append(check_table(captions, PictureMeasures(), pairs=count)[names])
-    table = check_table(Captions.from_pairs([]), pictures, pairs=len(pairs))
-    table = table.assign(**pd.concat(blocks, ignore_index=True))
+    table = check_table(captions, pictures, pairs=len(pairs))
     table.insert(0, c.PAIR_ID, pairs[c.PAIR_ID])
     table[NEAR_DUPLICATE_OF] = pd.Series(None, table.index, dtype=object)
     if pictures.clusters is not None:
@@ -68,11 +90,6 @@ def _write_checks(audit: Audit, path: Path) -> None:
         first = pairs[c.PAIR_ID].to_numpy()[pictures.clusters[rows]]
         table.loc[rows, NEAR_DUPLICATE_OF] = first
     table.to_parquet(path, index=False, row_group_size=store.ROW_GROUP)
-
-
-def _captions(audit: Audit) -> Iterator[tuple[Captions, int]]:
-    for block in store.pair_blocks(audit, [c.CAPTIONS]):
-        yield Captions.from_pairs(block[c.CAPTIONS].to_pylist()), len(block)
 
 
 def _pictures(audit: Audit, pairs: pd.DataFrame) -> PictureMeasures:
@@ -95,27 +112,18 @@ def _cut(config: AuditConfig, texts: list[str]) -> np.ndarray | None:
     is unknown."""
     if config.features:
         return None
-    sizes = np.array([len(text.encode("utf-8", "surrogatepass")) for text in texts])
-    try:
-        tower = towers_of(config).text
-        context = model_config(config.model)["text_cfg"].get("context_length", 77)
-        if tower:
-            context = tower.context
-        cut = sizes > context - 2  # a token is at least one byte
-        if cut.any():
-            # torch, which the other checks do without
-            from clipmem_core.features.embed import FeatureExtractor
-            from clipmem_core.training.locked_towers import open_clip_lengths
-            from clipmem_core.training.model import open_tokenizer
+    # torch, which the other checks do without
+    from clipmem_core.features.embed import FeatureExtractor
+    from clipmem_core.training.locked_towers import open_clip_lengths
+    from clipmem_core.training.model import open_tokenizer
 
-            long = [texts[row] for row in np.flatnonzero(cut)]
-            if tower:
-                cut[cut] = FeatureExtractor(tower).truncated(long)
-            else:
-                cut[cut] = open_clip_lengths(open_tokenizer(config.model), long) > context
+    try:
+        if tower := towers_of(config).text:
+            return FeatureExtractor(tower).truncated(texts)
+        context = model_config(config.model)["text_cfg"].get("context_length", 77)
+        return open_clip_lengths(open_tokenizer(config.model), texts) > context
     except InputError:
         return None
-    return cut
 
 
 def write_incidents(
@@ -128,26 +136,29 @@ def write_incidents(
     """Write incidents.parquet, the largest first, and incident_pairs.parquet; number 0 are single
     swaps, which are no incident."""
     captions = pairs[c.CAPTIONS].tolist()
-    found: list[tuple[Fault, DisplacedRun | None]] = [(fault, None) for fault in faults]
-    for each in runs:
-        found.append((Fault(each.kind, each.rows, cause_of(each, captions), each.score), each))
-    found.sort(key=lambda each: -len(each[0].rows))
+    found: list[Fault | DisplacedRun] = [*faults, *runs]
+    found.sort(key=lambda each: -len(each.rows))
     incidents = []
     rows_of = [_incident_pairs(0, swaps.rows, swaps.partners, swaps.probability)]
-    for number, (fault, run) in enumerate(found, start=1):
-        rows = fault.rows
-        repairs = 0
-        if run is None:
+    for number, each in enumerate(found, start=1):
+        rows = each.rows
+        if isinstance(each, Fault):
             rows_of.append(_incident_pairs(number, rows))
+            repairs = 0
+            cause = fault_cause(each)
+            evidence = each.evidence
         else:
-            rows_of.append(_incident_pairs(number, rows, run.partners, run.probability))
-            repairs = int((run.probability >= LIKELY).sum())
-        if run and run.kind == SHIFT:  # the pairs behind it, whose captions were overwritten
-            step = int(run.partners[0] - run.rows[0])
-            lost = rows.max() + 1 + np.arange(step) if step > 0 else rows.min() + np.arange(step, 0)
-            rows_of.append(_incident_pairs(number, lost))
+            rows_of.append(_incident_pairs(number, rows, each.partners, each.probability))
+            repairs = int((each.probability >= LIKELY).sum())
+            cause = cause_of(each, captions)
+            evidence = each.score
+            if each.kind == SHIFT:  # the pairs behind it, whose captions were overwritten
+                step = int(each.partners[0] - rows[0])
+                behind = rows.max() + 1 + np.arange(step)
+                lost = behind if step > 0 else rows.min() + np.arange(step, 0)
+                rows_of.append(_incident_pairs(number, lost))
         place = (len(rows), int(rows.min()) + 1, int(rows.max()) + 1)
-        incidents.append((number, fault.kind, *place, float(fault.evidence), repairs, fault.cause))
+        incidents.append((number, each.kind, *place, float(evidence), repairs, cause))
     table = pd.DataFrame(incidents, columns=c.INCIDENT_COLUMNS)
     store.write_table(audit.folder / store.INCIDENTS, table)
     store.write_table(audit.folder / store.INCIDENT_PAIRS, pd.concat(rows_of, ignore_index=True))
@@ -160,28 +171,40 @@ def _incident_pairs(
     return pd.DataFrame(columns)
 
 
+def fault_cause(fault: Fault) -> str:
+    """Return the probable cause of a fault in a sentence."""
+    facts = dict(fault.facts)
+    facts["where"] = ""
+    facts["reason"] = _REPEATED_CAUSE
+    if fault.stretch:
+        start, end = fault.stretch
+        inside = np.count_nonzero((fault.rows >= start) & (fault.rows < end))
+        is_whole = inside == len(fault.rows)
+        all_of = "all" if is_whole else f"{inside:,} of them"
+        facts["where"] = f" ({all_of} in pairs {start + 1:,} to {end:,})"
+        if inside == len(fault.rows) == end - start:
+            facts["reason"] = "probably one row was read repeatedly"
+    if check := facts.get("check"):
+        label = CHECKS[check].label if check in CHECKS else "Text that recurs"
+        counts = facts.get("languages", Counter()).most_common()
+        listed = " and ".join(f"{count:,} {NAMES[language]}" for language, count in counts)
+        facts["label"] = label
+        facts["languages"] = f", with {listed} captions" if counts else ""
+        facts["reason"] = _TEXT_CAUSES[check]
+    return _FAULT_CAUSES[fault.kind].format(rows=len(fault.rows), **facts)
+
+
 def cause_of(run: DisplacedRun, captions: Sequence[Sequence[str]]) -> str:
-    """Return the probable cause of a run among pairs with these captions, in one or two
-    sentences."""
-    first, last, n = int(run.rows.min()) + 1, int(run.rows.max()) + 1, len(run.rows)
+    """Return the probable cause of a run among pairs with these captions, in one sentence."""
+    where = f"from pair {run.rows.min() + 1:,} to {run.rows.max() + 1:,}"
+    step = int(run.partners[0] - run.rows[0])
+    size = "one row" if abs(step) == 1 else f"{abs(step):,} rows"
     if run.kind == SHIFT:
-        step = int(run.partners[0] - run.rows[0])
-        late = "late" if step > 0 else "early"
-        where = "above" if step > 0 else "below"
-        size = "one row" if abs(step) == 1 else f"{abs(step):,} rows"
-        return (
-            f"Captions are {size} {late} from pair {first:,} to {last:,}: {n:,} pairs. Each "
-            f"caption fits the picture {size} {where}."
-        )
+        return f"Captions are {size} {'late' if step > 0 else 'early'} {where}."
     if run.kind == EXCHANGE:
-        step = int(abs(run.partners[0] - run.rows[0]))
-        block = run.rows[run.rows < run.partners]
-        ends = f"{int(block.min()) + 1:,} to {int(block.max()) + 1:,}"
-        others = f"{int(block.min()) + step + 1:,} to {int(block.max()) + step + 1:,}"
-        return f"The captions of pairs {ends} and {others} are exchanged: {n:,} pairs."
+        return f"Captions {where} are exchanged with those {size} away."
     if run.kind == REVERSAL:
-        return f"The captions from pair {first:,} to {last:,} are in reverse order: {n:,} pairs."
-    where = f"from pair {first:,} to {last:,}"
+        return f"Captions {where} are in reverse order."
     if ascending([captions[row][0] for row in run.rows]):
-        return f"The captions {where} are in alphabetical order, and belong to other pairs there."
+        return f"Captions {where} are in alphabetical order, and belong to other pairs there."
     return f"Nearly all captions {where} belong to other pairs there."

@@ -45,13 +45,10 @@ def map_path(audit: Audit, side: str) -> Path:
     """Return the path of a map, which depends on the embeddings and the captions."""
     if side not in SIDES:
         raise InputError(f"{audit.name} has no map {side!r}: choose one of {', '.join(SIDES)}")
-    names = [PAIRS, *(f"{MEMBERS}/{name}/{SIDES[side]}" for name in _members(audit))]
+    members = audit.record.members[:_MEMBERS]
+    names = [PAIRS, *(f"{MEMBERS}/{name}/{SIDES[side]}" for name in members)]
     content = [_VERSION, *map(audit.files.get, names)]
     return data_folder() / "cache" / "maps" / f"{fingerprint(content)}.parquet"
-
-
-def _members(audit: Audit) -> tuple[str, ...]:
-    return audit.record.members[:_MEMBERS]
 
 
 def require_map(audit: Audit, side: str) -> Path:
@@ -67,7 +64,7 @@ def make_map(audit: Audit, side: str, *, say: Callable[[str], None] = lambda lin
     path = map_path(audit, side)
 
     def draw(temporary: Path) -> None:
-        folders = map(audit.member, _members(audit))
+        folders = map(audit.member, audit.record.members[:_MEMBERS])
         vectors = [open_embeddings(folder / SIDES[side]) for folder in folders]
         rows = np.arange(len(vectors[0]))
         if len(rows) > LIMIT:

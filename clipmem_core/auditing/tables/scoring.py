@@ -2,7 +2,6 @@
 
 import functools
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import pandas as pd
 
 from clipmem_core.auditing.folder import store
 from clipmem_core.auditing.folder.prepare import membership_of, sides_of
-from clipmem_core.auditing.folder.store import Audit, Record
+from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.auditing.tables.verdict import WRONG
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.errors import misfit
@@ -21,7 +20,7 @@ from clipmem_core.scores.metrics import detection_table
 from clipmem_core.scores.registry import DETECTION_SCORES, INJECTED_SCORES
 from clipmem_core.scores.score_tables import Evidence
 from clipmem_core.scores.uncertainty import share_above, standard_errors
-from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
+from clipmem_core.training import CHECKPOINT, TRAJECTORY
 from clipmem_core.utils import columns as c
 from clipmem_core.utils import draws
 from clipmem_core.utils.io import spill_to_disk
@@ -69,7 +68,6 @@ def gather_evidence(audit: Audit, pairs: pd.DataFrame, of_pairs: Ragged) -> Evid
         logit_scales=logit_scales,
         log_probability=log_probability,
         n_captions=np.minimum(of_pairs.counts, most_captions),
-        keep=keep,
     )
 
 
@@ -94,14 +92,14 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def summary(evidence: Evidence, scores: pd.DataFrame, split: dict[str, Any]) -> dict[str, Any]:
-    """Return every number that the verdict reports; `split` as of `score_table`."""
+def summary(evidence: Evidence, scores: pd.DataFrame, split: float | None) -> dict[str, Any]:
+    """Return every number that the verdict reports; `split` as of
+    `score_table`."""
     sides = evidence.sides
-    members = sides.membership.members
     alignments = evidence.alignments
     target = scores[c.GROUP].isin(c.TARGET_GROUPS)
     null = scores[scores[c.GROUP] == c.HELD_OUT]
-    aurocs, auroc = memorization.membership_auroc(alignments, sides.membership)
+    _, auroc = memorization.membership_auroc(alignments, sides.membership)
     stability = memorization.ranking_stability(alignments, sides)
     reliability = memorization.ranking_reliability(stability, len(sides.replicates))
     scored = sides.membership.trained[:, sides.membership.group == c.SCORED]
@@ -109,7 +107,6 @@ def summary(evidence: Evidence, scores: pd.DataFrame, split: dict[str, Any]) -> 
         "groups": json_rows(memorization.group_summary(alignments, sides)),
         **_injected_errors(evidence.pairs, scores, target, seed=sides.seed),
         "membership_auroc": auroc,
-        "membership_auroc_by_member": dict(zip(members, map(_number, aurocs), strict=True)),
         "ranking_stability": _number(stability),  # of two halves of the members
         "ranking_reliability": _number(reliability),  # of the scores of all
         "trained_share": _number(scored.mean()) if scored.size else None,
@@ -117,7 +114,8 @@ def summary(evidence: Evidence, scores: pd.DataFrame, split: dict[str, Any]) -> 
         "encoders": {
             "image": _number(scores.loc[target, c.CLIPMEM_IMAGE].mean()),
             "text": _number(scores.loc[target, c.CLIPMEM_TEXT].mean()),
-            **split,
+            "fit": split,
+            "missing": None,
         },
         "held_out_pairs": len(null),
         "held_out_sd": float(null[c.CLIPMEM].std()),
@@ -202,40 +200,39 @@ def sentence_table(captions: pd.DataFrame, places: pd.DataFrame) -> pd.DataFrame
 
 
 def whole_set(
-    audit: Audit, record: Record, scores: pd.DataFrame, checks: Path, wrong: dict[str, Any]
+    audit: Audit, scores: pd.DataFrame, checks: pd.DataFrame, wrong: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return the estimated counts of the full set that an audit's pairs were sampled from; empty
-    without a sample."""
+    """Return the estimated counts of the full set that an audit's pairs were sampled from."""
+    record = audit.record
     drawn = record.config.sample
     total = record.sampled_of
-    if not total:
-        return {}
-
-    def row(name: str, found: float, among: int, more: int = 0, **limits: float) -> dict[str, Any]:
-        ends = whole_count(min(found, among), among, total, **limits)
-        whole, low, high = (round(end + more, 1) for end in ends)
-        counts = {"whole": whole, "low": low, "high": high}
-        return {"count": name, "found": found, "among": among, **counts}
-
     skipped = int((audit.quarantine[c.KIND] != c.NEAR_DUPLICATE).sum())
     unread = record.quarantined - (drawn - record.pairs)  # rows counted before the sample was drawn
     usable = drawn - (skipped - unread)
-    rows = [row(UNUSABLE, skipped - unread, drawn, more=unread)]
-    table = store.read_table(checks)
-    for name, check in CHECKS.items():
-        # How often a picture or caption repeats depends on the number of pairs, so a sample cannot
-        # estimate it.
-        if name not in table or name in ("near_duplicate", "repeated_caption"):
-            continue
-        flags = table[name].dropna()
-        if len(flags):
-            # Pairs without this check, and the same share of the skipped rows, count as not drawn.
-            rows.append(row(check.label, int(flags.sum()), round(drawn * len(flags) / usable)))
+    # name, count in the sample, among so many, limits of the count
+    counted: list[tuple[str, float, int, dict[str, float]]] = [
+        (UNUSABLE, skipped - unread, drawn, {})
+    ]
+    # How often a picture or caption repeats depends on the number of pairs, so a sample cannot
+    # estimate it.
+    flags = checks.drop(columns=["near_duplicate", "repeated_caption"])
+    for name in flags.columns.intersection(list(CHECKS), sort=False):
+        flagged = flags[name].dropna()
+        # Pairs without this check, and the same share of the skipped rows, count as not drawn.
+        among = round(drawn * len(flagged) / usable)
+        if among:
+            counted.append((CHECKS[name].label, int(flagged.sum()), among, {}))
     if not wrong["missing"]:
         injected = wrong["injected"]
-        ends = (wrong["all"][name] for name in ("estimate", "low", "high"))
-        estimate, low, high = (max(0.0, end - injected) for end in ends)
+        limits = {name: max(0.0, end - injected) for name, end in wrong["all"].items()}
         n_scored = int(np.isfinite(scores[c.CSLS_OUT]).sum())
         among = round(drawn * (n_scored - injected) / usable)
-        rows.append(row(WRONG, estimate, among, low=low, high=high))
+        counted.append((WRONG, limits.pop("estimate"), among, limits))
+    rows = []
+    for name, found, among, limits in counted:
+        more = unread if name == UNUSABLE else 0
+        ends = whole_count(min(found, among), among, total, **limits)
+        whole, low, high = (round(end + more, 1) for end in ends)
+        row = {"count": name, "found": found, "among": among}
+        rows.append(row | {"whole": whole, "low": low, "high": high})
     return {"pairs": record.pairs, "of": total, "counts": rows}

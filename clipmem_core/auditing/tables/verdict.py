@@ -27,6 +27,7 @@ FLAT = 0.10
 STABLE = 2 / 3  # reliability: halves of the members of two replicates agree to .5
 # members that do not generalise and have a membership AUROC below this learned little
 LITTLE_AUROC = 0.65
+MEASURABLE = 0.55  # membership AUROC, which is .5 by chance; set by hand
 DISTRUST = "not to be trusted here"
 RELIABILITY = "ranking_reliability"
 SECOND_LEFT_OUT = "second_round_left_out"
@@ -88,21 +89,32 @@ def _tone(verdict: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def summary_lines(verdict: Mapping[str, Any]) -> list[str]:
-    """Return two lines: how many pairs have a wrong caption and of what kind, and what is not seen.
+    """Return two lines: how many pairs have a wrong caption and of what kind, and which errors are
+    not counted.
 
     Lines are empty if there is nothing to say.
     """
     wrong = verdict["wrong_captions"]
     if missing := wrong["missing"]:
         return [f"{missing[:1].upper()}{missing[1:]}.", ""]
-    sentences = [_count(wrong, verdict[PART])]
-    if row := next((row for row in whole_rows(verdict) if row[0] == WRONG), None):
-        without = ", without the injected errors," if wrong["injected"] else ""
-        sentences.append(f"In the whole set{without} about {row[3]} do ({row[4]}–{row[5]}).")
+    part = verdict[PART]
+    sentences = [_count(wrong, part)]
+    for row in whole_rows(verdict):
+        if row[0] == WRONG:
+            without = ", without the injected errors," if wrong["injected"] else ""
+            sentences.append(f"In the whole set{without} about {row[3]} do ({row[4]}–{row[5]}).")
     if wrong["injected"] or wrong["injected_vague"]:
         counts = f"{wrong['injected']:,} wrong, {wrong['injected_vague']:,} vague"
         sentences.append(f"Injected on purpose: {counts}.")
-    return [" ".join(sentences), _unseen(verdict)]
+    unseen = [f"wrong {kind['kind']}s" for kind in wrong["kinds"] if not kind["seen"]]
+    if wrong["several"] and "captions" not in wrong["counted"]:
+        unseen.append(f"single wrong {part}s")
+    if "words" not in wrong["counted"]:
+        unseen.append("wrong words")
+    warnings = [doubt(verdict)] if is_distrusted(verdict) else []
+    if unseen:
+        warnings.append(f"Not or hardly seen, so check by eye: {', '.join(unseen)}.")
+    return [" ".join(sentences), " ".join(warnings)]
 
 
 def _count(wrong: Mapping[str, Any], part: str) -> str:
@@ -134,25 +146,6 @@ def _count(wrong: Mapping[str, Any], part: str) -> str:
     return " ".join(sentences)
 
 
-def _unseen(verdict: Mapping[str, Any]) -> str:
-    """Return which errors the counts leave out, and whether a failed check makes them useless."""
-    wrong = verdict["wrong_captions"]
-    tone, failed = _tone(verdict)
-    hardly = [f"wrong {kind['kind']}s" for kind in wrong["kinds"] if not kind["seen"]]
-    never = [f"single wrong {verdict[PART]}s"] * (
-        wrong["several"] and "captions" not in wrong["counted"]
-    )
-    never += ["wrong words"] * ("words" not in wrong["counted"])
-    unseen = [
-        f"{' and '.join(names)} are {how} seen"
-        for names, how in ((never, "not"), (hardly, "hardly"))
-        if names
-    ]
-    sentence = f"{'; '.join(unseen)}: check those by eye." if unseen else ""
-    distrust = f"{tone.capitalize()}: {failed}." if tone == DISTRUST else ""
-    return " ".join(filter(None, [distrust, sentence[:1].upper() + sentence[1:]]))
-
-
 def whole_rows(verdict: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Return the estimated counts of the set that an audit's pairs were sampled from, as text under
     `WHOLE_HEAD`."""
@@ -182,8 +175,9 @@ def make_verdict(
         _memorization_is_measurable(summary["membership_auroc"]),
         *_notes(summary, config, towers, cut),
     ]
-    failed = [check["name"] for check in checks if check["good"] is False]
-    unknown = [check["name"] for check in checks if check["good"] is None]
+    failed, unknown = (
+        [check["name"] for check in checks if check["good"] is good] for good in (False, None)
+    )
     sentence = "The scores are stable. This does not say that the captions are right."
     if failed:
         sentence = f"Treat these results with care: {' and '.join(failed)}."
@@ -198,25 +192,15 @@ def _check(name: str, good: bool | None, sentence: str, advice: str = "") -> dic
 
 def _generalises(summary: dict[str, Any], recall: float) -> dict[str, Any]:
     queries = summary.get("utility_pairs", summary["held_out_pairs"])
-    auroc = summary["membership_auroc"]
     chance = min(1.0, 5 / queries)
     measured = f"recall at 5 on {queries:,} held-out pairs is {recall:.3f} (chance {chance:.3f})."
     if recall >= chance + GENERALISES * (1 - chance):
         return _check("members generalise", True, f"Members generalise: {measured}")
-    if auroc < LITTLE_AUROC:
-        advice = (
-            "try more epochs (--epochs), another learning rate (--lr) or a smaller batch "
-            "(--batch-size)"
-        )
+    if summary["membership_auroc"] < LITTLE_AUROC:
+        advice = "try more --epochs, another --lr or a smaller --batch-size"
         return _check(LITTLE, False, f"Members have learned little: {measured}", advice)
-    sentence = (
-        f"Members hardly generalise: {measured} clipmem is high everywhere and says "
-        "little about single pairs."
-    )
-    advice = (
-        "try more captions a pair, a pretrained start (--pretrained), fewer --epochs or a "
-        "smaller --model"
-    )
+    sentence = f"Members hardly generalise: {measured} clipmem says little about single pairs."
+    advice = "try more captions a pair, --pretrained, fewer --epochs or a smaller --model"
     return _check(HARDLY, False, sentence, advice)
 
 
@@ -227,31 +211,23 @@ def _null_is_flat(summary: dict[str, Any]) -> dict[str, Any]:
     listed = " and ".join(
         f"{value:+.3f} for {c.group_words(name)} pairs" for name, value in null.items()
     )
-    sentence = (
-        f"Mean clipmem is {listed}, where it should be 0, and {top:+.3f} for pairs that "
-        "can be memorized."
-    )
     limit = max(FLAT * abs(top), 3 * summary["held_out_sd"] / summary["held_out_pairs"] ** 0.5)
     good = all(abs(value) <= limit for value in null.values())
-    advice = (
-        "train more seeds (--seeds) or more replicates (--members): one member may simply be "
-        "better than another"
+    return _check(
+        NULL_CHECK[good],
+        good,
+        f"Mean clipmem is {listed}, where it should be 0, and {top:+.3f} for pairs that can be "
+        "memorized.",
+        "compare clipmem with that, not with 0, and train more --seeds or --members",
     )
-    sentence += "" if good else " Compare clipmem with that, not with 0."
-    return _check(NULL_CHECK[good], good, sentence, advice)
 
 
 def _ranking_is_stable(summary: dict[str, Any], protocol: str) -> dict[str, Any]:
     reliability = summary[RELIABILITY]
-    replicate, flag = ("seed", "--seeds") if protocol == "paper" else ("replicate", "--members")
+    flag = "--seeds" if protocol == "paper" else "--members"
     if reliability is None:
-        sentence = f"The stability of the ranking cannot be measured with one {replicate}."
-        return _check(
-            "stability of the ranking is unknown",
-            None,
-            sentence,
-            f"train more {replicate}s ({flag})",
-        )
+        sentence = f"The stability of the ranking can only be measured with more {flag}."
+        return _check("stability of the ranking is unknown", None, sentence, f"train more {flag}")
     good = reliability >= STABLE
     return _check(
         "the ranking is stable" if good else "the ranking is not stable",
@@ -259,20 +235,18 @@ def _ranking_is_stable(summary: dict[str, Any], protocol: str) -> dict[str, Any]
         f"The ranking of the pairs has a reliability of {reliability:.2f} (Spearman–Brown): the "
         f"rankings by two halves of the members correlate by {summary['ranking_stability']:.2f} "
         "(Spearman).",
-        f"train more {replicate}s ({flag}), or for more epochs, and trust group means more than "
-        "single pairs",
+        f"train more {flag} or --epochs, and trust group means more than single pairs",
     )
 
 
 def _memorization_is_measurable(auroc: float) -> dict[str, Any]:
-    good = auroc >= 0.55
+    good = auroc >= MEASURABLE
     return _check(
         "memorization is measurable" if good else "hardly any memorization is measurable",
         good,
         "A plain threshold on alignment, without an attacker's shadow models, separates a member's "
         f"training pairs from others with an AUROC of {auroc:.3f} (0.5 is chance).",
-        "the model memorizes little, and scores of single pairs are noise: train longer "
-        "(--epochs) to see more",
+        "scores of single pairs are noise: train longer (--epochs) to see more",
     )
 
 
@@ -297,27 +271,21 @@ def _notes(
             "wrong. misfit uses the second round; all other scores use the first."
         )
     if languages := summary.get(LANGUAGES):
-        notes["languages"] = f"Captions: {describe_languages(languages, config)}."
-        if not spaces_words(languages):
-            notes["languages"] += f" Their {UNSPACED}."
+        unspaced = "" if spaces_words(languages) else f" Their {UNSPACED}."
+        notes["languages"] = f"Captions: {describe_languages(languages, config)}.{unspaced}"
     if towers:
-        trained = "the heads" if len(towers) > 1 else "the heads and the other encoder"
-        locked = f"the {' and the '.join(towers)} encoder"
-        if config.unlock:
-            locked += " below the last block" + f"s ({config.unlock})" * (config.unlock > 1)
-            trained = f"these blocks and {trained}"
-        sentences = [
-            f"Locked and the same in all members: {locked}. clipmem "
-            f"is what {trained} memorized, not what a pretrained encoder knew before."
-        ]
-        for tower in towers.values():
-            sentences.append(f"{tower['name']} was trained on {tower['seen']}.")
+        below = f" below their last blocks ({config.unlock})" if config.unlock else ""
+        trained_on = [f"{each['name']} was trained on {each['seen']}." for each in towers.values()]
         if cut:
-            part = summary[PART]
-            ends = "" if part == "sentence" else ", which --sentences on ends"
-            context = towers["text"]["context"]
-            sentences.append(f"{cut:,} {part}s are cut to the {context} tokens it reads{ends}.")
-        notes["locked encoders"] = " ".join(dict.fromkeys(sentences))
+            trained_on.append(
+                f"{cut:,} {summary[PART]}s are cut to the {towers['text']['context']} tokens it "
+                "reads."
+            )
+        notes["locked encoders"] = (
+            f"Locked and the same in all members: the {' and the '.join(towers)} encoder{below}. "
+            "clipmem is what members learned, not what a pretrained encoder knew before. "
+            f"{' '.join(dict.fromkeys(trained_on))}"
+        )
     checks = [_check(name, True, sentence) for name, sentence in notes.items()]
     if count := summary.get(NOT_READ):
         sentence = f"{count:,} captions are in languages that {config.text_tower} does not read. "
@@ -329,12 +297,6 @@ def _notes(
             f"{config.pretrained!r} may have seen these pairs: clipmem counts only what "
             "members learned since."
         )
-        checks.append(
-            _check(
-                "the start may have seen these pairs",
-                None,
-                sentence,
-                "train from scratch to count all",
-            )
-        )
+        advice = "train from scratch to count all"
+        checks.append(_check("the start may have seen these pairs", None, sentence, advice))
     return checks

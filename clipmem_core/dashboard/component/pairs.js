@@ -203,7 +203,6 @@ class Pairs extends Part {
         setTimeout(() => sign.remove(), sign.matches('.late') ? 2 * SIGN : SIGN)
     }
 
-    // Load pairs in their order, a few at a time.
     loadAll(rows) {
         const slots = PARALLEL - [...this.loaded.values()].filter(each => each === null).length
         for (const row of rows.filter(each => !this.loaded.has(each)).slice(0, Math.max(0, slots))) {
@@ -223,7 +222,6 @@ class Pairs extends Part {
         this.captions.set(row, captions ?? [])
     }
 
-    // Put an event on some pairs into the outbox.
     put(cards, fields) {
         const {prefix, audit, dataset} = this.data, [{pair_id, caption_key}, ...others] = cards
         const pairs = {pair_id, caption_key, others: others.map(card => [card.pair_id, card.caption_key])}
@@ -282,7 +280,6 @@ class Pairs extends Part {
         if (['undo', 'undecide'].includes(kind) && (!rows.length || rows.some(row => this.changed?.has(row)))) this.reload()
     }
 
-    // Show the decisions that are still in the outbox.
     adopt() {
         outbox.adopt(this.data.dataset)
         for (const {rows = [], shows, captions} of this.pending.filter(event => event.shows !== undefined))

@@ -6,6 +6,13 @@ const ARROWS = {arrowleft: -1, arrowright: 1, arrowup: -Infinity, arrowdown: Inf
 const INTERACTIVE = 'button, a, input, [role=slider], [role=radio], [role=tab], [role=option], [role=switch]'
 const selectedIn = {} // conditions of a view → its selected pairs, row → card, across pages
 
+// Go to a page of the app, by default this one with some parameters changed, as the back button does: without loading the app.
+function visit(parameters, page = location.pathname, kept = new URLSearchParams(location.search)) {
+    for (const [name, value] of Object.entries(parameters)) value ? kept.set(name, value) : kept.delete(name)
+    history.pushState(null, '', `${page}?${kept}`)
+    dispatchEvent(new PopStateEvent('popstate'))
+}
+
 class Grid extends Pairs {
     constructor(root, data) {
         super(root, data)
@@ -51,14 +58,11 @@ class Grid extends Pairs {
         this.draw()
     }
 
-    // Run the page's script again.
-    reload() {
-        this.trigger({reload: true})
-    }
+    reload = () => this.trigger({reload: true}) // runs the page's script again
 
     build(turned) {
         const {cards, table, scores, order} = this.data, box = this.find('cards'), inOrder = name => name === order ? 'order' : ''
-        const names = scores.map(([name, label]) => button(() => this.trigger({order: name}), label, {className: inOrder(name)}))
+        const names = scores.map(([name, label]) => button(() => this.sort(name), label, {className: inOrder(name)}))
         const head = make('div.head', make('span'), make('span'), make('span', 'caption'), make('span', 'decision'), ...names)
         box.classList.toggle('table', table)
         box.style.setProperty('--scores', scores.length)
@@ -70,13 +74,14 @@ class Grid extends Pairs {
     }
 
     node(card, place) {
-        const {scores, order, like} = this.data, {caption} = card
+        const {audit, scores, order} = this.data, {caption} = card
         const href = `pair?${this.data.address}&pair=${encodeURIComponent(card.pair_id)}`
-        const link = foreign('a.caption', caption || '(no caption)', {href, tabIndex: -1})
-        const similar = Object.entries(like).map(([by, name]) => button(() => this.trigger({like: card.pair_id, by}), name))
+        const text = caption ? marked(caption, card.caption_marks) : ['(no caption)']
+        const link = make('a.caption', {href, dir: 'auto', tabIndex: -1}, ...text)
+        const similar = ['picture', 'caption'].map(by =>
+            button(() => visit({like: card.pair_id, by}, 'browse', new URLSearchParams({audit})), `Like ${by}`))
         const lines = scores.map(([name, label], at) =>
             make(name === order ? 'div.order' : 'div', make('dt', label), make('dd', card.scores[at])))
-        if (caption) link.replaceChildren(...marked(caption, card.caption_marks))
         const texts = make('div.texts', link, make('p.fault'),
             ...card.notes.map(text => foreign('p.about', text)), make('p.similar', ...similar))
         const node = make('article.card', {tabIndex: -1},
@@ -114,8 +119,8 @@ class Grid extends Pairs {
         const changed = ({row, decision}) => Boolean(this.decisions.get(row)) - Boolean(decision)
         const decidedCount = cards.reduce((sum, card) => sum + changed(card), decided)
         const shown = total > cards.length ? `${inWords(cards.length)} of ${inWords(total)}` : inWords(cards.length)
-        this.write({count: main ? `${inWords(decidedCount)} of ${inWords(total)} decided` : `${shown} pairs`, stored: trouble})
-        this.write({number: `${this.all ? 'All ' : ''}${inWords(this.all ? total : count)} selected`})
+        const head = main ? `${inWords(decidedCount)} of ${inWords(total)} decided` : `${shown} pairs`
+        this.write({count: head, stored: trouble, number: `${this.all ? 'All ' : ''}${inWords(this.all ? total : count)} selected`})
         const buttons = {all: !this.all && main && cards.every(({row}) => this.selected.has(row)), replace: main, page: !count}
         for (const [act, shown] of Object.entries(buttons)) this.root.querySelector(`[data-act=${act}]`).hidden = !shown
         this.root.querySelector('[data-act=all]').textContent = `Select all ${inWords(total)} that match`
@@ -133,7 +138,7 @@ class Grid extends Pairs {
 
     open({pair_id}) {
         tried(() => sessionStorage.setItem(OPENED, pair_id))
-        this.trigger({open: pair_id})
+        visit({pair: pair_id}, 'pair', new URLSearchParams(this.data.address))
     }
 
     // Mark the pair that a person comes back from.
@@ -143,7 +148,6 @@ class Grid extends Pairs {
         if (place >= 0) this.mark(place)
     }
 
-    // Wait until all decisions are stored, for a while.
     async sendAll() {
         const began = Date.now()
         outbox.schedule(0)
@@ -156,7 +160,13 @@ class Grid extends Pairs {
         const target = undecided && by > 0 && cards.some(({row}) => this.decisions.get(row)) ? page : page + by
         if (target < 1 || target > pages) return this.sign(by > 0 ? 'This is the last page.' : 'This is the first page.')
         await this.sendAll()
-        this.trigger({page: target})
+        visit({page: target})
+    }
+
+    // Sort by a score, the other way round if it sorts already.
+    sort(order) {
+        const here = new URLSearchParams(location.search), turns = here.get('order') === order && !here.has('ascending')
+        visit({order, ascending: turns && '1', page: ''})
     }
 
     // With Ctrl the browser opens a link in a new tab.
@@ -235,7 +245,6 @@ class Grid extends Pairs {
         return changed.length > 0 && !changed.includes(shown[0])
     }
 
-    // Decide on the selected pairs, else on the marked one.
     decideShown(kind) {
         const selected = [...this.selected.values()], marked = this.data.cards[this.current]
         const cards = selected.length ? selected : [marked], act = kind === 'drop' ? 'remove' : kind

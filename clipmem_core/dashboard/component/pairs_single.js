@@ -317,7 +317,7 @@ class Single extends Pairs {
         this.drawState()
     }
 
-    // If an act fails, those that wait do too: they were for the pairs after this one.
+    // If an act fails, those that wait do too.
     sign(text, kind, ...parts) {
         const {length} = kind === 'late' ? this.keys.splice(0) : []
         super.sign(length ? `${text} Keys after it were ignored: ${length}.` : text, kind, ...parts)
@@ -361,7 +361,6 @@ class Single extends Pairs {
         this.go(this.at.get(rows[0]) ?? this.place)
     }
 
-    // The current captions of the pair on screen.
     get currentCaptions() {
         const {row, card} = this.shown, changed = this.captions.get(row) ?? []
         return changed.length ? changed : card.captions

@@ -50,11 +50,10 @@ from clipmem_core.review.filters import changed_rows, count_pairs, find_rows
 from clipmem_core.review.incidents import find_swap
 from clipmem_core.review.key_presses import KeyPresses, store_key_presses
 from clipmem_core.review.queries import (
-    count_pairs_of,
     fetch_numbered,
     find_row,
 )
-from clipmem_core.review.search import prepare, run
+from clipmem_core.review.search import run
 from clipmem_core.review.views import RANDOM, RANDOM_CHECK, Selection, from_parameters
 from clipmem_core.review.wrong_captions import review_order, review_progress, wrong_lines
 from clipmem_core.scores.registry import words
@@ -90,16 +89,14 @@ async def add_headers(request: Request, call_next: RequestResponseEndpoint) -> R
     return response
 
 
-class OwnWebsockets:
-    """Refuses the websocket to pages of other origins; Streamlit accepts any port of this
-    machine."""
+def refuse_websockets(app: ASGIApp) -> ASGIApp:
+    """Refuse the websocket to pages of other origins; Streamlit accepts all ports of this host."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        is_refused = scope["type"] == "websocket" and not _is_own(scope)
+        await (WebSocketClose() if is_refused else app)(scope, receive, send)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refused = scope["type"] == "websocket" and not _is_own(scope)
-        await (WebSocketClose() if refused else self._app)(scope, receive, send)
+    return guarded
 
 
 def _is_own(scope: Scope) -> bool:
@@ -122,7 +119,7 @@ def middleware() -> list[Middleware]:
     return [
         Middleware(BaseHTTPMiddleware, dispatch=add_headers),
         Middleware(TrustedHostMiddleware, hosts or ["*"], www_redirect=False),
-        Middleware(OwnWebsockets),
+        Middleware(refuse_websockets),
     ]
 
 
@@ -275,33 +272,21 @@ def _judge(request: Request) -> Response:
     row = _numbers(request, "row")[0]
     texts = (request.query_params.get(name, "") for name in ("caption", "before"))
     caption, before = map(in_one_line, texts)
-    if not caption or row >= count_pairs_of(audit):
+    found = fetch_numbered(audit.folder / PAIRS, [PAIR_ID, CAPTIONS], [row])
+    if not caption or row not in found:
         return _json({"text": ""})
+    pair_id, captions = found[row]
+    replaced = next((text for text in captions if in_one_line(text) == before), before)
+    asked = {PAIR_ID: pair_id, CAPTION: [caption, replaced or caption], REPLACES: replaced}
     try:
-        typed, now = _judged(audit, row, caption, before)
+        table = run(AuditFrames.judge, AuditFrames(audit.folder), pd.DataFrame(asked))
     except InputError as error:
         return _json({"text": in_one_line(error)})
-    parts = [f"{percent(typed)} as typed"] if caption != before else []
+    new, now = table[P_WRONG].iloc[-2:]
+    parts = [f"{percent(new)} as typed"] if caption != before else []
     parts += [f"{percent(now)} now"] if before else []
     text = f"Probability that it is wrong: {', '.join(parts)}"
-    return _json({"text": text, "wrong": percent(typed), "right": not typed > LIKELY})
-
-
-def _judged(audit: Audit, row: int, caption: str, before: str) -> list[float]:
-    """Return the probabilities that a caption, and that the one that it replaces, are wrong."""
-    pair_id, captions = fetch_numbered(audit.folder / PAIRS, [PAIR_ID, CAPTIONS], [row])[row]
-    before = next((text for text in captions if in_one_line(text) == before), before)
-    typed = {PAIR_ID: pair_id, CAPTION: [caption, before or caption], REPLACES: before}
-    table = run(AuditFrames.judge, AuditFrames(audit.folder), pd.DataFrame(typed))
-    return table[P_WRONG].iloc[-2:].tolist()
-
-
-@functools.lru_cache(8)
-def prepare_judge(audit: Audit) -> None:
-    """Load what a judgement needs."""
-    pair_id = fetch_numbered(audit.folder / PAIRS, [PAIR_ID], [0])[0][0]
-    typed = pd.DataFrame({PAIR_ID: [pair_id], CAPTION: "picture"})
-    prepare(AuditFrames.judge, AuditFrames(audit.folder), typed)
+    return _json({"text": text, "wrong": percent(new), "right": not new > LIKELY})
 
 
 async def _take_events(request: Request) -> Response:

@@ -7,10 +7,8 @@ size and time: a rewritten file is read anew. The processes that decode pictures
 so it is light.
 """
 
-import codecs
 import contextlib
 import hashlib
-import io
 import json
 import os
 import posixpath
@@ -20,7 +18,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path, PureWindowsPath
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -34,8 +32,6 @@ DELIMITED_SUFFIXES = (".csv", ".tsv")
 JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
 TABLE_SUFFIXES = (*DELIMITED_SUFFIXES, *JSON_LINES_SUFFIXES)
 SOURCE_SUFFIXES = (*TABLE_SUFFIXES, ".json", ".parquet", ".tar")  # of files that are a data set
-
-LARGEST = 1 << 30  # bytes that are read at once: twice the largest picture as plain RGB
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _ROW = re.compile(r"(.+\.(?:parquet|arrow))#(\d+)")
@@ -80,15 +76,9 @@ def reading_fault(error: Exception, what: str) -> str:
     return str(error) if isinstance(error, InputError) else f"{what} cannot be read: {reason}"
 
 
-def check_size(size: int) -> None:
-    """Refuse what is larger than `LARGEST` bytes."""
-    if size > LARGEST:
-        raise InputError("larger than 1 GiB, the most that is read")
-
-
 def read_file(path: Path) -> bytes:
-    """Read a regular file (else OSError) of at most `LARGEST` bytes."""
-    check_size(stamped(path).size)
+    """Read a regular file; OSError if it is another kind, such as a pipe."""
+    stamped(path)
     return path.read_bytes()
 
 
@@ -142,29 +132,23 @@ def picture_fault(root: Path, image: str) -> str:
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """Yield the text of a regular file line by line, as `decode_text` reads it."""
+    """Yield the text of a regular file line by line."""
     stamped(path)
     with path.open("rb") as stream:
-        yield from _text_lines(stream)
+        yield from map(decode_line, stream)
 
 
 def decode_text(data: bytes) -> str:
-    """Return a file's text: UTF-16 with a byte order mark, UTF-8, or a line that is not UTF-8 as
-    Windows-1252."""
-    return "".join(_text_lines(io.BytesIO(data)))
+    """Return a file's text, as `decode_line` reads each line."""
+    return "".join(map(decode_line, data.splitlines(keepends=True)))
 
 
-def _text_lines(stream: BinaryIO) -> Iterator[str]:
-    start = stream.read(2)
-    stream.seek(0)
-    if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        yield from io.StringIO(stream.read().decode("utf-16", errors="replace"), newline="\n")
-        return
-    for line in stream:
-        try:
-            yield line.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            yield line.decode("cp1252", errors="replace")
+def decode_line(line: bytes) -> str:
+    """Return a line of UTF-8 or, if it is not valid UTF-8, of Windows-1252."""
+    try:
+        return line.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return line.decode("cp1252", errors="replace")
 
 
 def decode_json(text: str) -> Any:
@@ -302,7 +286,6 @@ def _tar_picture(path: Path, name: str) -> bytes:
     if name not in places:
         raise LookupError(f"no such picture in {path.name}")
     offset, size = places[name]
-    check_size(size)
     with path.open("rb") as stream:
         stream.seek(offset)
         return stream.read(size)

@@ -26,7 +26,7 @@ from clipmem_core.utils import columns as c
 from clipmem_core.utils.io import InputError
 
 _INJECTED = (c.MISCAPTION, c.VAGUE, c.DUPLICATE, c.ATYPICAL)
-_SHOWN = 12  # columns an error message lists
+_SHOWN = 12  # columns that an error message lists
 _KEYS = {  # the options that name columns
     "image": "csv_img_key",
     "caption": "csv_caption_key",
@@ -170,8 +170,7 @@ def find_fields(
     columns: Sequence[str], options: SourceOptions, *, source: str, picture: str = ""
 ) -> FieldColumns:
     """Choose the columns of a table; `picture` is the column whose type is a picture."""
-    listed = ", ".join(repr(column[:40]) for column in columns[:_SHOWN])
-    listed += " …" if len(columns) > _SHOWN else ""
+    listed = ", ".join(map(repr, columns[:_SHOWN]))
     names = {kind: getattr(options, key) for kind, key in _KEYS.items()}
     flags = {kind: f"--{key.replace('_', '-')}" for kind, key in _KEYS.items()}
     for kind, name in names.items():
@@ -190,10 +189,4 @@ def find_fields(
             raise InputError(
                 f"found no {kind} column in {source} (it has {listed}): name it with {flags[kind]}"
             )
-    fields = FieldColumns(**names)
-    for name in filter(None, fields):
-        if list(columns).count(name) > 1:
-            raise InputError(
-                f"{source} has the column {name!r} more than once: rename all but the one to read"
-            )
-    return fields
+    return FieldColumns(**names)

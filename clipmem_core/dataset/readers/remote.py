@@ -52,6 +52,8 @@ def fetch_source(url: str, *, data: Path, say: Callable[[str], None]) -> str:
         else:
             names = [path.removeprefix(root).lstrip("/") for path in system.find(root)]
             names = [name for name in names if "/." not in f"/{name}"]
+        if not names:
+            raise InputError(f"there is no data set at {url}")
         if isinstance(system, fsspec.implementations.local.LocalFileSystem):
             return f"{root}/{part}".rstrip("/")
         key = fingerprint([url.partition(":")[0], root])
@@ -73,7 +75,6 @@ def _fetch_files(
 ) -> None:
     """Copy the files of a remote folder that are missing or have changed."""
     present = dict[str, str]()
-    missing = list[str]()
     (target / _FETCHED).touch()
     for line in (target / _FETCHED).read_text(encoding="utf-8", errors="replace").splitlines():
         with contextlib.suppress(ValueError):  # a line that a kill cut short
@@ -84,16 +85,7 @@ def _fetch_files(
         if normal_reference(name) != name:
             raise InputError(f"{name!r} cannot be written as a path")
         path = f"{root}/{name}"
-        try:
-            key = system.ukey(path)
-        except FileNotFoundError as error:  # also raised if a web server does not answer
-            unreachable = isinstance(error.__cause__, OSError) and not isinstance(
-                error.__cause__, FileNotFoundError
-            )
-            if unreachable or getattr(error.__cause__, "status", 404) >= 500:
-                raise
-            missing.append(name)  # a shard of a pattern; its reader lists it
-            return
+        key = system.ukey(path)
         if present.get(name) == key and (target / name).is_file():
             return
         (target / name).parent.mkdir(parents=True, exist_ok=True)
@@ -105,8 +97,6 @@ def _fetch_files(
     say(f"fetching {len(names):,} files into {target}")
     with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(fetch_file, names))
-    if len(missing) == len(names):
-        raise InputError(f"there is no data set at {root}")
 
 
 def is_hub_name(source: str) -> bool:

@@ -9,8 +9,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from braceexpand import braceexpand
-
 from clipmem_core.config import SourceOptions
 from clipmem_core.dataset.readers import containers
 from clipmem_core.dataset.readers.containers import COLUMN_NAMES, TarContent, scan_tar
@@ -24,6 +22,8 @@ _NO_CAPTION = (
     "pictures with --caption-template 'a photo of a {label}'"
 )
 _SUFFIXES = (".caption", ".txt")  # of captions; the last one counts where a picture has both
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _TEXTS = ("json", "txt", "cls")  # of a sample in a shard
 
@@ -102,13 +102,18 @@ def shards_in(path: Path) -> list[Path]:
 
 
 def expand_pattern(pattern: str) -> list[Path]:
-    """Return the shards that a brace pattern such as set/{00..02}.tar names."""
-    try:
-        return [Path(path) for path in braceexpand(os.path.expanduser(pattern))]
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{pattern[:80]}: the braces cannot be expanded: write name-{{000..041}}.tar"
-        ) from error
+    """Return the shards that a brace pattern such as set/{00..02}.tar or set-{a,b}.tar names."""
+    found = _BRACES.search(pattern)
+    if not found:
+        if "{" in pattern:
+            raise InputError(f"{pattern[:80]}: a brace is not closed: write name-{{000..041}}.tar")
+        return [Path(pattern).expanduser()]
+    choices = found[1].split(",")
+    if ends := _RANGE.fullmatch(found[1]):
+        numbers = range(int(ends[1]), int(ends[2]) + 1)
+        choices = [f"{number:0{len(ends[1])}}" for number in numbers]
+    before, after = pattern[: found.start()], pattern[found.end() :]
+    return [path for choice in choices for path in expand_pattern(before + choice + after)]
 
 
 def read_shards(shards: Sequence[Path], options: SourceOptions) -> Rows:
@@ -163,7 +168,6 @@ def _sample_values(sample: dict[str, str], content: TarContent, stream: BinaryIO
     values = dict[str, Any]()
     for kind in [kind for kind in _TEXTS if kind in sample]:
         offset, size = content.members[sample[kind]]
-        containers.check_size(size)
         stream.seek(offset)
         text = containers.decode_text(stream.read(size))
         value = containers.decode_json(text) if kind == "json" else {kind: text}

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ csv.field_size_limit(sys.maxsize)  # a caption of any length
 _RECORD_LINES = 100  # most lines of a quoted cell; a longer one has a stray quote
 # files with these separators are often written without quoting: a stray quote is part of the text
 _UNQUOTED = "\t|"
-_SEARCHED = 50  # pictures looked up in each likely folder
+_SEARCHED = 50  # pictures that are looked up in the folder images/
 _BATCH = 8192  # rows that are Python objects at a time
 _SPLIT = re.compile(r"(.+)-\d{5}-of-\d{5}$|(train|validation|valid|val|dev|test)(?=$|[-_.])")
 _STATE = "state.json"
@@ -48,7 +48,7 @@ def read_delimited(path: Path, options: SourceOptions) -> Rows:
     """Read a CSV or TSV file. The separator is the most frequent one in the header. Blank lines are
     no rows."""
     separator = "\t" if options.csv_separator in ("\\t", "tab") else options.csv_separator
-    if len(separator) > 1 or separator in ('"', "\n", "\r"):  # which newer Pythons refuse
+    if len(separator) > 1:
         raise InputError(f"--csv-separator cannot be {separator!r}: give one character")
     first = next(filter(str.strip, containers.read_lines(path)), "")
     separator = separator or max("\t,;|", key=first.count)
@@ -122,38 +122,37 @@ def _records(path: Path, separator: str) -> Iterator[tuple[int, list[str], str]]
 
 def read_jsonl(path: Path, options: SourceOptions) -> Rows:
     """Read a JSON Lines file; any line may add a column. Blank lines are no rows."""
-    values = list[tuple[int, Any]]()
+    values = dict[int, Any]()
     for number, line in enumerate(containers.read_lines(path), start=1):
         if line.strip():
             try:
-                values.append((number, containers.decode_json(line)))
+                values[number] = containers.decode_json(line)
             except InputError as error:
-                values.append((number, error))
-    return _read_objects(path, values, options, kind="jsonl")
+                values[number] = error
+    return _read_objects(path, "jsonl", values, options)
 
 
 def read_json_table(path: Path, options: SourceOptions) -> Rows:
     """Read COCO captions, or a list of objects as `read_jsonl` reads lines; its rows are numbered
     from 1."""
-    text = containers.decode_text(containers.read_file(path))
     try:
-        value = containers.decode_json(text)
+        value = containers.decode_json("".join(containers.read_lines(path)))
     except InputError:  # Hugging Face also calls JSON Lines `.json`
         return read_jsonl(path, options)
     if isinstance(value, list):
-        return _read_objects(path, list(enumerate(value, start=1)), options, kind="json")
+        return _read_objects(path, "json", dict(enumerate(value, start=1)), options)
     return _read_coco(path, value, options)
 
 
-def _read_objects(
-    path: Path, values: list[tuple[int, Any]], options: SourceOptions, *, kind: str
-) -> Rows:
-    keys = dict.fromkeys(key for _, value in values if isinstance(value, dict) for key in value)
-    if not keys:
+def _read_objects(path: Path, kind: str, values: Mapping[int, Any], options: SourceOptions) -> Rows:
+    columns = dict.fromkeys(
+        key for value in values.values() if isinstance(value, dict) for key in value
+    )
+    if not columns:
         raise InputError(
             f"{path.name} holds no JSON object: write one object a line, or a list of them"
         )
-    return _as_rows(path, kind, list(keys), values, options)
+    return _as_rows(path, kind, list(columns), values.items(), options)
 
 
 def _read_coco(path: Path, value: Any, options: SourceOptions) -> Rows:
@@ -161,7 +160,7 @@ def _read_coco(path: Path, value: Any, options: SourceOptions) -> Rows:
     annotation.
 
     The pair's id is the image's `pair_id`, else its `id`; `label` and `injected` are optional.
-    Pictures are read from `image_folder`, else from the usual folder of COCO that has most of them.
+    Pictures are read from `image_folder`, else from `images` beside the file, else from its folder.
     """
     try:
         images = [dict(image) for image in value["images"]]
@@ -179,30 +178,26 @@ def _read_coco(path: Path, value: Any, options: SourceOptions) -> Rows:
         for i, annotation in enumerate(annotations):
             source = f"{path.name}: annotations[{i}]"
             key = containers.as_name(annotation.get("image_id"))
-            if key not in by_id:
-                reason = f"annotation belongs to no image: image_id {key!r} is unknown"
-                yield Row(source, reason=reason)
+            image = by_id.get(key)
+            if image is None:
+                yield Row(
+                    source, reason=f"annotation belongs to no image: image_id {key!r} is unknown"
+                )
                 continue
-            used.add(id(by_id[key]))
-            values = {"pair_id": key} | by_id[key] | annotation
+            used.add(id(image))
+            values = {"pair_id": key} | image | annotation
             cells: list[Any] = list(map(values.get, columns))
             yield Row(source, *cells)
         for i, image in enumerate(images):
             if id(image) not in used:
-                reason = "image has no annotation"
-                key = image.get("pair_id") or image.get("id")
                 source = f"{path.name}: images[{i}]"
-                yield Row(source, pair_id=key, kind=c.BAD_CAPTION, reason=reason)
+                key = image.get("pair_id") or image.get("id")
+                yield Row(source, pair_id=key, kind=c.BAD_CAPTION, reason="image has no annotation")
 
-    folder = path.parent.resolve()
-    split = path.stem.rpartition("_")[2]
-    likely = [
-        parent / name
-        for parent in (folder, folder.parent)
-        for name in ("", "images", split, f"images/{split}")
-    ]
+    root = path.parent / "images"  # of our own export; others have the pictures beside the file
     names = [str(image.get("file_name")) for image in images[:_SEARCHED]]
-    root = max(likely, key=lambda root: sum(os.path.isfile(root / name) for name in names))
+    if not any(os.path.isfile(root / name) for name in names):
+        root = path.parent
     return in_image_folder(Rows(root, "coco", rows()), options.image_folder, path)
 
 

@@ -45,9 +45,7 @@ def test_a_table_written_by_pandas_is_read_whatever_its_separator(
     assert raw.format == ("tsv" if separator == "\t" else "csv")
 
 
-@pytest.mark.parametrize(
-    ("encoding", "end"), [("utf-16", "\n"), ("cp1252", "\r\n"), ("utf-8-sig", "\n")]
-)
+@pytest.mark.parametrize(("encoding", "end"), [("cp1252", "\r\n"), ("utf-8-sig", "\n")])
 def test_encodings_and_line_ends_are_read(tmp_path: Path, encoding: str, end: str) -> None:
     text = end.join(["image,caption", "a.png,Café à la crème", "b.png,Grüße aus Köln", ""])
     expected = {"a.png": ["Café à la crème"], "b.png": ["Grüße aus Köln"]}
@@ -190,8 +188,8 @@ def read_coco(path: Path, images: Any, annotations: Any, *, image_folder: str = 
 @pytest.mark.parametrize(
     ("file", "pictures", "flag"),
     [
+        ("captions.json", "", ""),
         ("captions.json", "images", ""),
-        ("annotations/captions_val2017.json", "images/val2017", ""),
         ("texts/captions.json", "pictures/train", "../pictures/train"),
     ],
 )

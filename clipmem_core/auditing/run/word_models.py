@@ -3,7 +3,7 @@ predictions."""
 
 import functools
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
 
 from clipmem_core.auditing.folder import store
 from clipmem_core.auditing.folder.jobs import Screen, read_record
@@ -33,15 +31,22 @@ from clipmem_core.errors.words import (
 from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.features.towers import Tower
 from clipmem_core.scores.membership import draw_word_halves
-from clipmem_core.training.word_model import VECTOR, Predictions, WordModel, word_vectors
-from clipmem_core.training.word_scores import merge_predictions, save_model, surprises, train_words
+from clipmem_core.training.word_model import (
+    VECTOR,
+    Predictions,
+    WordModel,
+    merge_predictions,
+    save_model,
+    surprises,
+    train_words,
+    word_vectors,
+)
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.embeddings import Vectors
 from clipmem_core.utils.io import reading, replacing
 from clipmem_core.utils.ragged import Ragged
 
 HALVES = ("0", "1")  # names of the models; each has a folder until words.parquet is written
-_STATE = "state.pt"
 _PREDICTED = "predictions.npz"
 RATIOS = "ratios.json"  # of `fit_words`
 _SHARES = 1_000  # of a model, that are counted
@@ -60,13 +65,10 @@ def predict_words(
     pictures: np.ndarray,
     number: int,
     into: Predictions,
-    *,
-    folder: Path | None = None,
 ) -> WordModel | None:
     """Train the word model of a half of an audit's pairs, and predict the other half.
 
-    With a folder its state is written there. Word models run on the processor also where members
-    train on a GPU.
+    Word models run on the processor also where members train on a GPU.
     """
     config = shared.config
     clusters = store.read_prepared(shared.audit.folder).groups
@@ -81,7 +83,6 @@ def predict_words(
         vectors=None if spelled is None else word_vectors(spelled),
         seed=config.seed,
         precision=config.precision if config.device == "cpu" else "fp32",
-        state=folder / _STATE if folder else None,
         progress=lambda share: screen.captions(round(share * _SHARES), _SHARES),
     )
 
@@ -97,53 +98,39 @@ def spelled_features(tower: Tower | None, spelled: Sequence[str]) -> Vectors | N
 def run_halves(folder: Path, names: Sequence[str], words: Words) -> None:
     """Train the models of halves in this process and write their predictions."""
     shared = open_shared(folder)
-    torch.set_num_threads(shared.record.threads)
     pictures = (shared.features.pooled or shared.features).image
     assert pictures is not None
     for name in names:
         half_folder = folder / store.WORD_MODELS / name
         into = Predictions.empty(len(words.ids))
-        model = predict_words(shared, words, pictures, int(name), into, folder=half_folder)
+        model = predict_words(shared, words, pictures, int(name), into)
         if model:
             save_model(model, words, half_folder.with_suffix(".pt"))
         with replacing(half_folder / _PREDICTED) as temporary, temporary.open("wb") as file:
             np.savez(file, **into._asdict())
 
 
-def ensure_words(
-    audit: Audit, words: Words, executor: Executor, *, watch: Callable[[float], None]
-) -> None:
+def ensure_words(audit: Audit, words: Words, executor: Executor, screen: Screen) -> None:
     """Write words.parquet unless it exists: train both models, or resume them, and merge their
     predictions."""
     folder = audit.folder / store.WORD_MODELS
-    if (audit.folder / store.WORD_TABLE).is_file():
-        _remove_state(folder)
-        return
-    config = audit.record.config
-    if not config.features:  # cached, so that no process opens the tower
-        spelled_features(towers_of(config).text, words.spelled)
-    missing = [name for name in HALVES if not (folder / name / _PREDICTED).is_file()]
-    for name in missing:
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    work = functools.partial(run_halves, words=words)
-    tasks = [
-        Task((folder / name,), work, audit.folder, (name,), audit.record.threads, "word model")
-        for name in missing
-    ]
-    shown = 0.0
-    with closing(executor(tasks)) as events:
-        for _ in events:
-            records = [read_record(folder / name) for name in missing]
-            done = sum(record.done for record in records) / _SHARES / len(HALVES)
-            if done != shown:
-                watch(shown := done)
-    predictions: Any = [store.read_array(folder / name / _PREDICTED) for name in HALVES]
-    merged = merge_predictions(*(Predictions(**arrays) for arrays in predictions))
-    _write_words(audit, words, merged)
-    _remove_state(folder)
-
-
-def _remove_state(folder: Path) -> None:
+    if not (audit.folder / store.WORD_TABLE).is_file():
+        tasks = []
+        for name in HALVES:
+            if not (folder / name / _PREDICTED).is_file():
+                (folder / name).mkdir(parents=True, exist_ok=True)
+                work = functools.partial(run_halves, words=words)
+                threads = audit.record.threads
+                half = folder / name
+                tasks.append(Task((half,), work, audit.folder, (name,), threads, "word model"))
+        n = len(words.in_captions)
+        with closing(executor(tasks)) as events:
+            for _ in events:
+                done = sum(read_record(task.folders[0]).done for task in tasks)
+                screen.captions(done * n // (_SHARES * len(HALVES)), n)
+        predictions: Any = [store.read_array(folder / name / _PREDICTED) for name in HALVES]
+        merged = merge_predictions(*(Predictions(**arrays) for arrays in predictions))
+        _write_words(audit, words, merged)
     for name in HALVES:
         shutil.rmtree(folder / name, ignore_errors=True)
 
@@ -156,34 +143,27 @@ def read_words(audit: Audit) -> pd.DataFrame:
         empty = pd.DataFrame(dtype=float, columns=[*columns, c.WORD_KIND])
         return empty.astype({c.CAPTION_ROW: int})
     with reading(path):
-        table = pq.read_table(path, columns=[*columns, c.WORD])
-    listed = pc.utf8_lower(table[c.WORD]).combine_chunks().dictionary_encode()
-    spelled = listed.dictionary.to_pylist()
+        table = pq.read_table(path, columns=[*columns, c.WORD], read_dictionary=[c.WORD])
+    words = table.to_pandas()
+    listed = words.pop(c.WORD).cat
     english = mostly_english(audit.record.languages)
-    kinds = np.array([kind_of(word, english=english) for word in spelled], np.int8)
-    words = table.drop_columns([c.WORD]).to_pandas()
-    return words.assign(**{c.WORD_KIND: kinds[listed.indices.to_numpy()]})
+    kinds = [kind_of(word.lower(), english=english) for word in listed.categories]
+    return words.assign(**{c.WORD_KIND: np.array(kinds, np.int8)[listed.codes]})
 
 
 def _write_words(audit: Audit, words: Words, predicted: Predictions) -> None:
-    """Write a row for each word that was predicted, in blocks."""
+    """Write a row for each word that was predicted."""
     values, ratios = surprises(words, predicted)
     path = audit.folder / store.WORD_MODELS / RATIOS
     store.write_json(path, [ratio.tolist() for ratio in ratios])
+    column = audit.record.texts
     first_pair = 0
-    writer = None
+    tables = []
+    for block in store.pair_blocks(audit, {c.PAIR_ID, c.CAPTIONS, column}, size=_PAIRS):
+        tables.append(_word_rows(block, first_pair, words, predicted, values, column))
+        first_pair += len(block)
     with replacing(audit.folder / store.WORD_TABLE) as temporary:
-        record = audit.record
-        columns = {c.PAIR_ID, c.CAPTIONS, record.texts}
-        for batch in store.pair_blocks(audit, sorted(columns)):
-            for at in range(0, len(batch), _PAIRS):
-                block = batch.slice(at, _PAIRS)
-                table = _word_rows(block, first_pair, words, predicted, values, record.texts)
-                first_pair += len(block)
-                writer = writer or pq.ParquetWriter(temporary, table.schema)
-                writer.write_table(table)
-        assert writer is not None
-        writer.close()
+        pq.write_table(pa.concat_tables(tables), temporary, row_group_size=store.ROW_GROUP)
 
 
 def _word_rows(
