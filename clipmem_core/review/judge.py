@@ -14,7 +14,6 @@ candidate for a pair of the audit has the first one only if it has no siblings, 
 probably belong to another picture.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -57,7 +56,7 @@ from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.features.tower_by_language import languages_read
 from clipmem_core.review import search
 from clipmem_core.review.cards import REPLACES, WRONG_WORDS
-from clipmem_core.review.queries import ROW, cached, fetch, fetch_numbered, fetch_pairs, stamp
+from clipmem_core.review.queries import ROW, cached, fetch, fetch_by_id
 from clipmem_core.scores.membership import draw_word_halves
 from clipmem_core.scores.score_tables import captions_of_sentences
 from clipmem_core.training.word_model import CaptionWords, load_model, predicts
@@ -86,31 +85,40 @@ from clipmem_core.utils.embeddings import unit
 from clipmem_core.utils.io import SUFFIXES, InputError, read_frame, read_json
 from clipmem_core.utils.ragged import Ragged
 
-# The pair of the audit for each candidate: by pair_id or image, unless the picture at hand is
-# another one, else by the bytes of the picture; −1: none. `same`: so many pairs have this key.
+# The pair of each candidate: of the audit by pair_id or image, unless the picture at hand is
+# another one, else by the bytes of the picture; a new pair has the row −1. `same`: so many pairs
+# have this key.
 _FIND_PAIRS = f"""
-    SELECT if(same = 1 OR at_hand IS NOT NULL, {ROW}, NULL) AS found, CASE
-        WHEN caption IS NULL THEN 'caption is empty'
-        WHEN found IS NOT NULL OR at_hand IS NOT NULL THEN NULL
-        WHEN same > 1 THEN same || ' pairs of the audit have its image'
-        WHEN reason IS NULL OR NOT has_images THEN 'no pair of the audit has its pair_id or image'
-        ELSE reason END AS reason
-    FROM requested LEFT JOIN (
-        SELECT number, {ROW}, count(*) OVER (PARTITION BY number, key) AS same FROM (
-            SELECT number, at_hand, sha256, {ROW}, 1 AS key
-            FROM requested JOIN parquet ON requested.pair_id = parquet.pair_id
-            UNION ALL
-            SELECT number, at_hand, sha256, {ROW}, 2 AS key
-            FROM requested JOIN parquet ON requested.image = parquet.image
-            UNION ALL
-            SELECT number, at_hand, sha256, {ROW}, 3 AS key
-            FROM requested JOIN parquet ON requested.at_hand = parquet.sha256
-        )
-        WHERE at_hand IS NULL OR at_hand = sha256
-        QUALIFY row_number() OVER (PARTITION BY number ORDER BY key, {ROW}) = 1
-    ) USING (number) ORDER BY number
+    SELECT coalesce(found, -1) AS {ROW}, reason,
+        coalesce(pair.pair_id, matched.pair_id, picture) AS pair_id,
+        coalesce(pair.image, picture) AS image, coalesce(pair.captions, []) AS captions,
+        coalesce(pair.sha256, at_hand) AS sha256
+    FROM (
+        SELECT requested.* EXCLUDE (reason),
+            if(same = 1 OR at_hand IS NOT NULL, {ROW}, NULL) AS found, CASE
+            WHEN caption IS NULL THEN 'caption is empty'
+            WHEN found IS NOT NULL OR at_hand IS NOT NULL THEN NULL
+            WHEN same > 1 THEN same || ' pairs of the audit have its image'
+            WHEN requested.reason IS NULL OR NOT has_images
+                THEN 'no pair of the audit has its pair_id or image'
+            ELSE requested.reason END AS reason
+        FROM requested LEFT JOIN (
+            SELECT number, {ROW}, count(*) OVER (PARTITION BY number, key) AS same FROM (
+                SELECT number, at_hand, sha256, {ROW}, 1 AS key
+                FROM requested JOIN parquet ON requested.pair_id = parquet.pair_id
+                UNION ALL
+                SELECT number, at_hand, sha256, {ROW}, 2 AS key
+                FROM requested JOIN parquet ON requested.image = parquet.image
+                UNION ALL
+                SELECT number, at_hand, sha256, {ROW}, 3 AS key
+                FROM requested JOIN parquet ON requested.at_hand = parquet.sha256
+            )
+            WHERE at_hand IS NULL OR at_hand = sha256
+            QUALIFY row_number() OVER (PARTITION BY number ORDER BY key, {ROW}) = 1
+        ) USING (number)
+    ) AS matched LEFT JOIN parquet AS pair ON pair.{ROW} = found ORDER BY number
 """
-PICTURE = "_picture"  # column: the picture in `Candidates.data_set`; None if it is not at hand
+_PICTURE = "_picture"  # the picture of a candidate in its data set; None if it is not at hand
 OWN = "own"  # column: the pair has this caption already
 NEW = "new"  # column: the audit has never seen the pair
 BEST = "best"  # column: of the pair's captions the least likely to be wrong
@@ -118,8 +126,12 @@ _COLUMNS = [SIMILARITY_OUT, MARGIN_OUT, AGREEMENT, *PARTS, P_WRONG]
 _AT = "_at"  # number of a candidate
 _PAIR = "_pair"  # number of a pair among those with candidates
 _UNIT = "_unit"  # number of the new pair or candidate that a caption belongs to
-_NUMBER = "_number"  # of a caption in its pair
 _REPLACED = "_replaced"  # what a candidate replaces: a list of captions or sentences
+_CURRENT = f"""
+    SELECT {_PAIR}, pair_id, image, captions[caption + 1] AS caption, csls_out,
+        {", ".join(_COLUMNS)}
+    FROM parquet JOIN pairs USING (pair_id) ORDER BY {_PAIR}, parquet.caption
+"""
 _BLOCK = 512  # new pairs, or candidates, whose evidence is in memory at a time
 _SHOWN = 10  # candidates of the printed table
 _CUT = 60  # characters of a printed caption
@@ -127,14 +139,11 @@ _CUT = 60  # characters of a printed caption
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """Captions to judge.
+    """Captions to judge."""
 
-    `table` has caption, pair_id or image, `PICTURE`, the row of the audit's pair (−1: a new pair),
-    and the reason why a caption cannot be judged. `data_set` has the pictures at hand, if any.
-    """
-
-    table: pd.DataFrame
-    data_set: DataSet | None
+    table: pd.DataFrame  # caption, pair_id or image, and why a caption cannot be judged
+    pairs: pd.DataFrame  # the pair of each: its row (−1: new), pair_id, image, captions, sha256
+    data_set: DataSet | None  # the pictures at hand, if any
 
 
 def read_candidates(
@@ -148,7 +157,7 @@ def read_candidates(
             return table_candidates(audit, table, options.image_folder, path, screen.pictures)
     raw = read_source(source, options, data=data_folder(), say=screen.say)
     table = raw.pairs.explode(CAPTIONS).rename(columns={CAPTIONS: CAPTION})
-    table = table.dropna(axis=1, how="all").assign(**{PICTURE: table[IMAGE]})
+    table = table.dropna(axis=1, how="all").assign(**{_PICTURE: table[IMAGE]})
     refused = raw.quarantine[[SOURCE, PAIR_ID, REASON]].rename(columns={SOURCE: IMAGE})
     return _matched(audit, pd.concat([table, refused], ignore_index=True), raw, screen.pictures)
 
@@ -178,7 +187,7 @@ def table_candidates(
     raw = RawPairs(found.root.absolute(), "table", *merge_rows(replace(found, rows=rows)))
     reasons = _reasons(raw.quarantine)
     table[REASON] = [reasons.get(row.source) for row in rows]
-    table[PICTURE] = [
+    table[_PICTURE] = [
         None if row.source in reasons else normal_reference(row.image) for row in rows
     ]
     return _matched(audit, table, raw, progress)
@@ -190,23 +199,25 @@ def _reasons(quarantine: pd.DataFrame) -> dict[str, str]:
 
 def _matched(audit: Audit, table: pd.DataFrame, raw: RawPairs, progress: ReportCount) -> Candidates:
     """Open the pictures, and find the pairs of the audit."""
+    pictures = table.pop(_PICTURE)
     data_set = None
     sha256 = dict[Any, str]()
     if len(raw.pairs):
         config = replace(audit.record.config, captions=0, drop_near_duplicates=False)
         data_set = load_pictures(raw, config, progress=progress)
         sha256 = data_set.pairs.set_index(IMAGE)[SHA256].to_dict()
-        broken = table[PICTURE].map(_reasons(data_set.quarantine)).astype(object)
+        broken = pictures.map(_reasons(data_set.quarantine)).astype(object)
         table[REASON] = broken.fillna(table[REASON])
     table[CAPTION] = ["" if is_missing(text) else tidy(str(text)) for text in table[CAPTION]]
     columns = table.reindex(columns=[PAIR_ID, IMAGE, CAPTION, REASON])
-    columns["at_hand"] = table[PICTURE].map(sha256)
     texts = {name: pa.array(map(as_name, columns[name]), pa.string()) for name in columns}
+    for name, values in (("picture", pictures), ("at_hand", pictures.map(sha256))):
+        texts[name] = pa.array(values, pa.string(), from_pandas=True)
     facts = {"number": range(len(table)), "has_images": [IMAGE in table] * len(table)}
-    found = fetch(audit.folder / PAIRS, _FIND_PAIRS, requested=pa.table(texts | facts)).to_pydict()
-    table[REASON] = found["reason"]
-    rows = [-1 if row is None else row for row in found["found"]]
-    return Candidates(table.assign(**{ROW: rows}), data_set)
+    requested = pa.table(texts | facts)
+    pairs = fetch(audit.folder / PAIRS, _FIND_PAIRS, requested=requested).to_pandas()
+    table[REASON] = pairs.pop(REASON)
+    return Candidates(table, pairs, data_set)
 
 
 def check_judges(audit: Audit) -> Fitted:
@@ -256,16 +267,19 @@ def judge_captions(
     if refused.all():
         first = given[REASON].get(0, "there is none")
         raise InputError(f"no caption can be judged; the first: {first}")
-    given[NEW] = (given[ROW] < 0) & ~refused
-    new = given[~refused].rename_axis(_AT).reset_index()
-    if new[NEW].any() and (config.unlock or not config.lock_image):
+    pairs = candidates.pairs[~refused]
+    given[NEW] = (candidates.pairs[ROW] < 0) & ~refused
+    if given[NEW].any() and (config.unlock or not config.lock_image):
         raise InputError(
             f"audit {audit.name!r} trains its image encoders and can judge captions of its own "
             "pairs alone: audit with --preset locked to judge new pairs"
         )
-    new[_PAIR] = pd.factorize(new[ROW].astype(object).where(~new[NEW], new[PICTURE]))[0]
-    pairs = _pairs(audit, new.drop_duplicates(_PAIR), candidates.data_set)
-    new[[PAIR_ID, IMAGE]] = pairs[[PAIR_ID, IMAGE]].iloc[new[_PAIR]].to_numpy()
+    new = given[~refused].assign(**pairs[[PAIR_ID, IMAGE]])
+    new[_PAIR] = pairs.groupby([ROW, IMAGE], sort=False).ngroup()
+    new = new.rename_axis(_AT).reset_index()
+    pairs = pairs.drop_duplicates([ROW, IMAGE], ignore_index=True)
+    if candidates.data_set is not None:  # cached here: blocks do not know the new folder
+        _picture_features(audit, candidates.data_set.raw.root, pairs[pairs[ROW] < 0])
     current = _current_captions(audit, pairs)
     new[_UNIT] = np.where(new[NEW], -1 - new[_PAIR], np.arange(len(new)))
     replaced = new.get(REPLACES, [None] * len(new))
@@ -293,36 +307,16 @@ def judge_captions(
     else:
         table = pd.concat([table[len(current) :].set_index(_AT), not_judged]).sort_index()
     first = [PAIR_ID, IMAGE, CAPTION, *added, REASON]
-    others = candidates.table.columns.difference([*first, PICTURE, ROW], sort=False)
+    others = candidates.table.columns.difference(first, sort=False)
     return table[[*first, *others]].reset_index(drop=True)
 
 
 def _sentences(captions: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each sentence of captions, with its number in the caption; `_NUMBER` is that
-    in the pair."""
+    """Return a row for each sentence of captions, with its number in the caption."""
     table = captions.copy()
     table[CAPTION] = [sentences_of([caption]) for caption in captions[CAPTION]]
     table[SENTENCE] = [range(len(part)) for part in table[CAPTION]]
-    table = table.explode([CAPTION, SENTENCE], ignore_index=True)
-    return table.assign(**{_NUMBER: table.groupby(_PAIR).cumcount()})
-
-
-def _pairs(audit: Audit, firsts: pd.DataFrame, data_set: DataSet | None) -> pd.DataFrame:
-    """Return the pairs of candidates from the first candidate of each: row (−1: new), pair_id,
-    image, captions, sha256."""
-    columns = [PAIR_ID, IMAGE, CAPTIONS, SHA256]
-    rows = firsts[ROW].tolist()
-    stored = fetch_numbered(audit.folder / PAIRS, columns, [row for row in rows if row >= 0])
-    sha256 = {} if data_set is None else data_set.pairs.set_index(IMAGE)[SHA256].to_dict()
-    names = firsts.get(PAIR_ID, firsts[PICTURE]).map(as_name)
-    listed = [
-        stored[row] if row >= 0 else (name or picture, picture, [], sha256[picture])
-        for row, name, picture in zip(rows, names, firsts[PICTURE], strict=True)
-    ]
-    pairs = pd.DataFrame(listed, columns=columns).assign(**{ROW: rows})
-    if data_set is not None and -1 in rows:  # cached here: blocks do not know the new folder
-        _picture_features(audit, data_set.raw.root, pairs[pairs[ROW] < 0])
-    return pairs
+    return table.explode([CAPTION, SENTENCE], ignore_index=True)
 
 
 def _picture_features(audit: Audit, folder: Path, pairs: pd.DataFrame) -> Any:
@@ -333,15 +327,10 @@ def _picture_features(audit: Audit, folder: Path, pairs: pd.DataFrame) -> Any:
 def _current_captions(audit: Audit, pairs: pd.DataFrame) -> pd.DataFrame:
     """Return the captions that pairs have, their stored scores, and csls_out and the number of
     their pair."""
-    table = pairs[pairs[ROW] >= 0].rename_axis(_PAIR).reset_index()
-    table = table[[_PAIR, PAIR_ID, IMAGE, CAPTIONS]].rename(columns={CAPTIONS: CAPTION})
-    table = table.explode(CAPTION)
-    table[_NUMBER] = table.groupby(_PAIR).cumcount()
-    stamp(audit.folder / CAPTION_TABLE)  # a missing one has no row for `fetch_pairs`
-    columns = [f"caption AS {_NUMBER}", *_COLUMNS]
-    for name, selected in ((CAPTION_TABLE, columns), (SCORES, [CSLS_OUT])):
-        scores = fetch_pairs(audit.folder / name, selected, pairs[PAIR_ID]).to_pandas()
-        table = table.merge(scores, how="left")  # on the columns that both have
+    stored = pairs[pairs[ROW] >= 0].drop(columns=ROW).rename_axis(_PAIR).reset_index()
+    csls = fetch_by_id(audit.folder / SCORES, CSLS_OUT, stored[PAIR_ID])
+    stored[CSLS_OUT] = stored[PAIR_ID].map(csls).astype(float)
+    table = fetch(audit.folder / CAPTION_TABLE, _CURRENT, pairs=stored).to_pandas()
     return table.assign(**{OWN: True, NEW: False})
 
 
@@ -354,16 +343,14 @@ def _judge_units(
     progress: ReportCount,
 ) -> np.ndarray:
     """Return the scores `_COLUMNS` of captions in the order of their units, [n, n_columns]."""
-    by_pair = defaultdict(list)
     # If all captions of a pair belong to another picture, they say nothing about a candidate.
     usable = current[~(current[P_PAIR] > HALF)]
-    for at, *numbered in usable[[_PAIR, _NUMBER, CAPTION]].itertuples(index=False):
-        by_pair[at].append(numbered)
+    by_pair = usable.groupby(_PAIR)[CAPTION].agg(list).to_dict()
     by_unit = judged.groupby(_UNIT, sort=False)
     texts = by_unit[CAPTION].agg(list).tolist()
     numbers = by_unit[_PAIR].first().to_numpy()
     siblings = [
-        [(number, text) for number, text in by_pair[at] if text not in (*own, *replaced)]
+        [text for text in by_pair.get(at, []) if text not in (*own, *replaced)]
         for at, own, replaced in zip(numbers, texts, by_unit[_REPLACED].first(), strict=True)
     ]
     units = Ragged.of_lists(texts)
@@ -390,7 +377,7 @@ def _evidence(
     fitted: Fitted,
     pairs: pd.DataFrame,
     texts: Sequence[list[str]],
-    siblings: Sequence[list[tuple[int, str]]],
+    siblings: Sequence[list[str]],
 ) -> np.ndarray:
     """Return similarity, margin and csls, agreement in two columns and how specific they are, and
     the mean ratio of the words of captions, [n_captions, 7]; NaN without evidence.
@@ -398,34 +385,32 @@ def _evidence(
     Args:
         pairs: the pair of each unit, [n_units].
         texts: the captions of each unit, to judge.
-        siblings: the other captions of each unit's pair, with their numbers there.
+        siblings: the other captions of each unit's pair.
     """
     units = Ragged.of_lists(texts)
     rows = pairs[ROW].to_numpy()
     is_new = rows < 0
-    pictures: Any = None
     has_words = "words" in fitted.curves
+    pictures: Any = None
     if has_words or is_new.any():
         pictures = _picture_features(audit, audit.record.pictures, pairs)
     agree = np.full((units.n_items, 3), np.nan)
     flat = [*chain.from_iterable(texts)]
     if fitted.ratio is not None:
-        stored, captions = search.features_of_captions(audit)
-        features = search.text_features_of(audit.record.config, flat)
-        compared = []
-        of_units = np.split(features, units.start[1:-1])
-        for own, row, numbered in zip(of_units, rows, siblings, strict=True):
-            numbers = np.array([number for number, _ in numbered], int)
-            compared.append(np.vstack([own, stored[captions.start[row] + numbers]]))
+        config = audit.record.config
+        own = np.split(search.text_features_of(config, flat), units.start[1:-1])
+        extractor = FeatureExtractor(search.towers_here(config).text)
+        features = extractor.captions([*chain.from_iterable(siblings)])[:]
+        others = np.split(features, Ragged.of_lists(siblings).start[1:-1])
+        compared = [np.vstack(both) for both in zip(own, others, strict=True)]
         of_compared = Ragged.of_lists(compared)
         judged = of_compared.first[units.owner] + units.number
         agree = fitted.agreement(np.concatenate(compared), of_compared, judged)
     words = [np.full(units.n_items, np.nan)]
     if has_words:
         half = np.where(is_new, 2, _word_halves(audit)[rows])
-        others = [[text for _, text in numbered] for numbered in siblings]
         for number, name in enumerate(HALVES):
-            ratios = _word_model(audit, name).mean_ratios(texts, others, pictures[:])
+            ratios = _word_model(audit, name).mean_ratios(texts, siblings, pictures[:])
             words.append(np.where(predicts(number, half)[units.owner], ratios, np.nan))
     sides = search.read_sides(audit)
     membership = sides.membership
@@ -466,8 +451,8 @@ def _causes(candidates: Candidates) -> list[str]:
     """Return the probable causes of faults among new pairs: repeated captions and pictures, and
     text that is no caption."""
     data_set = candidates.data_set
-    table = candidates.table
-    shown = table[PICTURE][(table[ROW] < 0) & table[REASON].isna()]
+    found = candidates.pairs
+    shown = found[IMAGE][(found[ROW] < 0) & candidates.table[REASON].isna()]
     if data_set is None or shown.empty:
         return []
     chosen = data_set.pairs[IMAGE].isin(shown).to_numpy()

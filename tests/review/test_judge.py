@@ -141,8 +141,9 @@ def test_a_candidate_is_not_compared_with_the_caption_that_it_replaces() -> None
     pair = audit.pairs.iloc[0]
     first, second, *others = pair["captions"]
     table = pd.DataFrame({"pair_id": pair["pair_id"], "caption": [first, first + "!"]})
-    found = audit.judge(table.assign(replaces=["", first]))[-2:]
-    itself, beside = found["agreement"]
+    found = audit.judge(table.assign(replaces=["", first]))
+    assert found["caption"].tolist() == [*pair["captions"], *table["caption"]]
+    itself, beside = found["agreement"][-2:]
     own = audit.captions.iloc[0]["agreement"]
     assert itself == pytest.approx(own, abs=1e-3)  # of the other four, although it is there
     assert beside < audit.judge(table[1:])["agreement"].iloc[-1]
