@@ -45,8 +45,7 @@ from clipmem_core.dashboard.running_audit import draw_progress, free_name, on_pa
 from clipmem_core.dataset.source import DRAWN, lacks_captions
 from clipmem_core.scores.membership import MIN_PAIRS
 from clipmem_core.scores.registry import words
-from clipmem_core.utils.columns import group_words
-from clipmem_core.utils.glossary import PROTOCOL, meaning
+from clipmem_core.utils.columns import PROTOCOL, group_words, meaning
 from clipmem_core.utils.io import InputError
 
 VIEWS = {"list": "All audits", "start": "Start an audit"}
