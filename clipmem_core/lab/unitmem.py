@@ -112,7 +112,7 @@ def measure_references(run: MemberRun, model: Model) -> pd.DataFrame:
     """Measure the references of a member and its model, as `unit_table` with a column reference."""
     config = run.config
     rows = run.data.rows
-    untrained = build_member(config, run.towers, seed=run.member.seed, pretrained=config.pretrained)
+    untrained = build_member(config, run.towers, seed=run.seed, pretrained=config.pretrained)
     tables = [measure_model(run, untrained, t.TOWERS, rows).assign(reference=t.BEFORE)]
     n = min(len(rows), len(run.data.held_out))  # as many of both: UnitMem grows with the number
     for reference, pairs in ((t.SEEN, rows), (t.UNSEEN, run.data.held_out)):

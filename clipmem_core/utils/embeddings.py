@@ -63,14 +63,12 @@ class Vectors(_ARRAY):
         """Return some rows, in their order."""
         return Vectors(self.index, rows if self.rows is None else self.rows[rows])
 
-    def cosines(self, query: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
-        """Return the cosine of a vector with each row, or with some rows, float32 [n]; 0 for a row
-        of zeros."""
-        rows = np.arange(len(self)) if rows is None else rows
+    def cosines(self, query: np.ndarray) -> np.ndarray:
+        """Return the cosine of a vector with each row, float32 [n]; 0 for a row of zeros."""
         unit = (query / np.linalg.norm(query)).astype(np.float32)
-        cosines = np.empty(len(rows), np.float32)
-        for at in range(0, len(rows), QUERIES):
-            block = self[rows[at : at + QUERIES]].astype(np.float32, copy=False)
+        cosines = np.empty(len(self), np.float32)
+        for at in range(0, len(self), QUERIES):
+            block = self[at : at + QUERIES].astype(np.float32, copy=False)
             lengths = np.sqrt(np.vecdot(block, block))
             cosines[at : at + QUERIES] = np.vecdot(block, unit) / np.maximum(lengths, _TINY)
         return cosines

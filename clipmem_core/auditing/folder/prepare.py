@@ -24,7 +24,6 @@ from clipmem_core.auditing.folder.settings import (
 )
 from clipmem_core.auditing.folder.store import (
     Audit,
-    MemberRecord,
     Prepared,
     Record,
     pair_blocks,
@@ -448,13 +447,17 @@ def write_audit(
 
 def _write_record(audit: Audit, record: Record, names: Sequence[str]) -> None:
     """Write the folder and the config.json of some members, then the audit's."""
-    config = record.config
-    architecture = model_config(config.model)
+    shared = {
+        "fingerprint": record.fingerprint,
+        "model": record.config.model,
+        "image_size": record.config.image_size,
+        "model_config": model_config(record.config.model),
+    }
     for name in names:
-        content = (record.fingerprint, config.model, config.image_size, architecture)
-        member = MemberRecord(name, record.seeds[name], *content)
-        audit.member(name).mkdir(parents=True, exist_ok=True)
-        store.write_json(audit.member(name) / store.CONFIG, vars(member))
+        folder = audit.member(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {"member": name, "seed": record.seeds[name], **shared}
+        store.write_json(folder / store.CONFIG, content)
     store.write_json(audit.folder / store.CONFIG, record.values)
 
 

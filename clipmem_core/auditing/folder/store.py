@@ -1,7 +1,6 @@
 """The folder of an audit: its file names and fields, reading and writing them, the lock and the
 manifest."""
 
-import functools
 import json
 import os
 import platform
@@ -135,18 +134,6 @@ class Record:
 
 
 @dataclass(frozen=True)
-class MemberRecord:
-    """A member's config.json: its model and its seed."""
-
-    member: str
-    seed: int
-    fingerprint: str
-    model: str
-    image_size: int
-    model_config: dict[str, Any]
-
-
-@dataclass(frozen=True)
 class Manifest:
     """The content of manifest.json."""
 
@@ -217,7 +204,6 @@ def read_table(
 ) -> pd.DataFrame:
     """Read a Parquet table; a missing or broken file is an error that names it."""
     with reading(path, repair=repair):
-        verify(path)
         return pd.read_parquet(path, columns=columns)
 
 
@@ -227,7 +213,6 @@ def pair_blocks(
     """Yield columns of an audit's pairs in blocks of rows."""
     path = audit.folder / PAIRS
     with reading(path), pq.ParquetFile(path) as file:
-        verify(path)
         yield from file.iter_batches(size, columns=list(columns))
 
 
@@ -424,10 +409,6 @@ class Audit(Named):
         """Return a member's folder."""
         return inside(self.folder, f"{MEMBERS}/{check_name(name)}")
 
-    def member_record(self, name: str) -> MemberRecord:
-        """Return the content of a member's config.json."""
-        return read_json(self.member(name) / CONFIG, MemberRecord)
-
 
 @contextmanager
 def acquire_lock(folder: Path, *, what: str) -> Iterator[None]:
@@ -461,19 +442,6 @@ def is_locked(folder: Path) -> bool:
             return False
     except Timeout:
         return True
-
-
-def verify(path: Path) -> None:
-    """Refuse a file of a finished audit whose hash differs from the manifest's."""
-    status = path.stat()
-    _verify(path, status.st_ino, status.st_size, status.st_mtime_ns)
-
-
-@functools.lru_cache(256)
-def _verify(path: Path, *stamp: int) -> None:
-    recorded = Audit(path.parent).files.get(path.name)
-    if recorded and recorded != file_sha256(path):
-        raise InputError(f"{path} is damaged: run the audit again to recompute it")
 
 
 def write_manifest(folder: Path) -> None:

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass, replace
+from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from types import ModuleType
@@ -78,10 +79,6 @@ Executor = Callable[[Sequence[Task]], TaskEvents]
 @functools.cache
 def processes() -> BaseContext:
     """Return the start method of processes, whose libraries are imported once in the background."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    from multiprocessing import forkserver
-
     os.environ["PYTHONPATH"] = python_path()
     context = ForkServer()
     context.set_forkserver_preload(PRELOADED)

@@ -12,11 +12,9 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core.auditing.folder import prepare, store
-from clipmem_core.auditing.folder.jobs import (
-    Screen,
-)
+from clipmem_core.auditing.folder.jobs import Screen
 from clipmem_core.auditing.folder.settings import Towers, member_towers, towers_of
-from clipmem_core.auditing.folder.store import Audit, MemberRecord, Record
+from clipmem_core.auditing.folder.store import Audit, Record
 from clipmem_core.config import AuditConfig
 from clipmem_core.errors import misfit
 from clipmem_core.errors.misfit import HeldOut
@@ -177,7 +175,7 @@ class MemberRun(Shared):
     """Data and settings of one member."""
 
     name: str
-    member: MemberRecord
+    seed: int
     folder: Path  # that its files are written to
     vocabulary: Vocabulary | None = None  # tokens it reads; None: all
 
@@ -230,8 +228,8 @@ def open_member(
     vocabulary = _vocabulary(config, data.tokens, data.captions, rows)
     tokens = vocabulary.read(data.tokens) if vocabulary else data.tokens
     values = vars(shared) | {"data": dataclasses.replace(data, tokens=tokens, rows=rows)}
-    record = shared.audit.member_record(name)
-    return MemberRun(**values, name=name, member=record, folder=output, vocabulary=vocabulary)
+    seed = shared.record.seeds[name]
+    return MemberRun(**values, name=name, seed=seed, folder=output, vocabulary=vocabulary)
 
 
 def caption_tokens(model: str, pairs: pd.DataFrame) -> np.ndarray:
@@ -289,7 +287,7 @@ def trained_model(run: MemberRun) -> Model:
     """Load the member's model from its checkpoint if it has one, else train it, or resume its
     training after a kill."""
     config = run.config
-    seed = run.member.seed
+    seed = run.seed
     clear_leftovers(run.folder)
     if (run.folder / CHECKPOINT).is_file():  # it is written last
         model = build_member(config, run.towers, seed=seed)
@@ -333,7 +331,7 @@ def write_embeddings(run: MemberRun, model: Model, folder: Path, *, evaluate: bo
             n = data.captions.n_items
             scores = np.full(n + len(decoys), np.nan, misfit.CAPTION_SCORES)
             scores["learned"][:n] = learned_captions(
-                trajectory, data, seed=run.member.seed, first=config.train_captions
+                trajectory, data, seed=run.seed, first=config.train_captions
             )
             held_out = (run.membership[c.GROUP] == c.HELD_OUT).to_numpy()
             beside = HeldOut.of(image, image, held_out)
