@@ -115,7 +115,7 @@ def _audit(
     from clipmem_core.auditing.run.pipeline import run_audit
 
     name = name or audit_name(source, config)
-    with RichScreen(config.batch_size) as screen:
+    with RichScreen() as screen:
         finished = run_audit(source, config, name=name, screen=screen, executor=executor)
     show_verdict(finished)
 
@@ -145,7 +145,7 @@ def _study(
     path = _file_to_write(out) if out else None
     executor = _executor(engine, config)
     settings = [parse_setting(text) for text in also]
-    with RichScreen(config.batch_size) as screen:
+    with RichScreen() as screen:
         request = Request(source, config, name, screen, executor)
         finished = run_study(request, study, splits=splits, also=settings)
     rows = finished.rows
@@ -309,7 +309,7 @@ def _reaudit(
 ) -> None:
     """Audit an audit's cleaned data set with the same members."""
     first = open_audit(audit)
-    with RichScreen(first.record.config.batch_size) as screen:
+    with RichScreen() as screen:
         second = reaudit(first, name or f"{first.name}-again", screen)
     show_verdict(second)
     print(f"What your decisions change: python -m clipmem_core mitigate {first.name} --decisions")

@@ -54,7 +54,7 @@ def audit(
     if name is None:
         parent = Path(tempfile.mkdtemp(prefix="clipmem-"))
         name = "audit"
-    with RichScreen(config.batch_size) as screen:
+    with RichScreen() as screen:
         finished = run_audit(str(source), config, name=name, screen=screen, parent=parent)
     return AuditFrames(finished.folder)
 

@@ -90,12 +90,6 @@ def compute_features(
         # Members do not open the tower.
         FeatureExtractor(tower).captions(prompts(pairs))
         truncated = int(extractor.truncated(texts).sum())
-        if truncated:
-            noun = "sentences" if c.SENTENCES in pairs else "captions"
-            screen.say(
-                f"{truncated:,} of {len(texts):,} {noun} are longer than the {tower.context} "
-                f"tokens that {tower.name} reads"
-            )
     return truncated
 
 

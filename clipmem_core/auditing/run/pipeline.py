@@ -7,6 +7,7 @@ returned, and does not compute again what is on disk.
 
 import contextlib
 import functools
+import math
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -21,9 +22,11 @@ import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
 from clipmem_core.auditing.folder import jobs, prepare, settings, store
-from clipmem_core.auditing.folder.jobs import LOG, MemberProgress, Screen, read_record
+from clipmem_core.auditing.folder.jobs import Screen, last_line, read_record
 from clipmem_core.auditing.folder.store import Audit
+from clipmem_core.auditing.run import member
 from clipmem_core.auditing.run.executor import Executor, Task, local_processes
+from clipmem_core.auditing.run.word_models import ensure_words, read_words, spelled_features
 from clipmem_core.auditing.tables import fault_tables, maps, scoring
 from clipmem_core.auditing.tables.fault_tables import ensure_checks
 from clipmem_core.auditing.tables.verdict import (
@@ -73,9 +76,14 @@ from clipmem_core.scores.score_tables import (
     with_recurring,
     wrong_captions,
 )
+from clipmem_core.training import LOG
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.io import InputError, save_array
 from clipmem_core.utils.ragged import Ragged
+
+# A loss at chance is ln(batch_size), that of a random guess within a batch. Both set by hand
+CHANCE_SHARE = 0.98  # of that loss
+WARN_AFTER = 0.2  # of the steps
 
 
 @dataclass
@@ -185,8 +193,13 @@ def compute_features(run: Run, texts: AuditTexts) -> tuple[np.ndarray | None, in
     store.read_table(audit.folder / store.QUARANTINE)  # named before hours of training
     run.screen.say(jobs.FEATURES)
     ensure_pixels(audit, run.screen)
-    compute_in_processes(run, texts.words)
-    truncated = ensure_features(audit, run.screen)
+    truncated = compute_in_processes(run, texts.words)
+    if truncated:
+        tower = audit.record.towers["text"]
+        run.screen.say(
+            f"{truncated:,} of {texts.of_pairs.n_items:,} texts are longer than the "
+            f"{tower['context']} tokens that {tower['name']} reads"
+        )
     if not (config.lock_text or config.features):
         return None, truncated
     features = prepare.caption_features(audit)
@@ -200,8 +213,6 @@ def compute_features(run: Run, texts: AuditTexts) -> tuple[np.ndarray | None, in
 
 def predict_words(run: Run, words: Words) -> None:
     """Train the word models; each predicts the words of the pairs that it did not train on."""
-    from clipmem_core.auditing.run.word_models import ensure_words  # torch
-
     run.screen.say(jobs.WORDS)
     at_once = min(2, settings.side_by_side(run.audit.record.config))
     ensure_words(run.audit, words, run.executor_of(at_once), run.screen)
@@ -210,20 +221,15 @@ def predict_words(run: Run, words: Words) -> None:
 def train_members(run: Run, *, again: bool = False) -> None:
     """Train, embed and evaluate every member that is not finished: one in each process, or several
     heads, which train as fast as Python starts."""
-    from clipmem_core.auditing.run import member  # torch
-
     audit = run.audit
     record = audit.record
-    folders = jobs.second_names(record.members) if again else record.members
     at_once = settings.side_by_side(record.config)
-
-    def progress() -> list[MemberProgress]:
-        return [jobs.member_progress(audit.folder, name) for name in folders]
-
+    last = store.SECOND_FIT if again else store.TEXT_EMBEDDINGS
+    folders = [audit.member(name) / (store.SECOND if again else "") for name in record.members]
     missing = [
         name
-        for name, each in zip(record.members, progress(), strict=True)
-        if each.stage != "finished"
+        for name, folder in zip(record.members, folders, strict=True)
+        if not (folder / last).is_file()
     ]
     count = len(missing)
     if settings.shares_process(record.config):
@@ -234,10 +240,31 @@ def train_members(run: Run, *, again: bool = False) -> None:
     for names in (tuple(missing[number::count]) for number in range(count)):
         members = tuple(map(audit.member, names))
         tasks.append(Task(members, work, audit.folder, names, record.threads, noun))
+    warned: set[Path] = set()
     with closing(run.executor_of(at_once)(tasks)) as events:
         for _ in events:
-            run.screen.members(progress())
-    run.screen.members(progress())
+            show_training(run, folders, warned)
+    show_training(run, folders, warned)
+
+
+def show_training(run: Run, folders: Sequence[Path], warned: set[Path]) -> None:
+    """Show the trained share of all members by their logs, and warn once of a member whose loss is
+    still at chance after a fifth of its steps."""
+    at_chance = CHANCE_SHARE * math.log(run.audit.record.config.batch_size)
+    trained = 0.0
+    for folder in folders:
+        if line := last_line(folder / LOG):
+            share = min(1.0, line["step"] / line["steps"])
+            trained += share
+            is_at_chance = share >= WARN_AFTER and -line["log_probability"] >= at_chance
+            if is_at_chance and folder not in warned:
+                warned.add(folder)
+                run.screen.say(
+                    f"warning: the loss of {folder.relative_to(run.audit.folder)} is at chance "
+                    f"({line['loss']:.2f}): try another --lr, a smaller --batch-size or more "
+                    "--epochs"
+                )
+    run.screen.count("% trained", round(100 * trained / len(folders)), 100)
 
 
 def train_second_round(run: Run, scores: pd.DataFrame, texts: AuditTexts) -> int:
@@ -274,8 +301,6 @@ def score(
 ) -> tuple[Judged, list[Fault]]:
     """Write the scores of pairs, captions and words; return them, and the faults of the pipeline
     that texts show."""
-    from clipmem_core.auditing.run.word_models import read_words  # torch
-
     places = texts.places
     clusters = store.read_prepared(audit.folder).clusters
     reasons = caption_reasons(Captions.from_pairs(texts.pairs[c.CAPTIONS].tolist()), clusters)
@@ -485,8 +510,9 @@ def ensure_pixels(audit: Audit, screen: Screen) -> None:
         prepare.rebuild_store(audit, progress=screen.pictures)
 
 
-def compute_in_processes(run: Run, words: Words | None) -> None:
-    """Compute each tower's features in a process that has imported the libraries of towers."""
+def compute_in_processes(run: Run, words: Words | None) -> int:
+    """Compute each tower's features in a process that has imported the libraries of towers, and
+    return the number of captions that the text tower truncates."""
     audit = run.audit
     record = audit.record
     work = functools.partial(compute_kind, spelled=words.spelled if words else [])
@@ -495,26 +521,24 @@ def compute_in_processes(run: Run, words: Words | None) -> None:
         folder = audit.folder / f".{kind}"
         folder.mkdir(exist_ok=True)
         tasks.append(Task((folder,), work, audit.folder, (kind,), record.threads, "features of"))
-    said = {""}
     with closing(run.executor_of(len(tasks))(tasks)) as events:
         for _ in events:
             for task in tasks:
                 now = read_record(task.folders[0])
-                if now.stage not in said:
-                    said.add(now.stage)
-                    run.screen.say(now.stage)
                 if now.total:
                     run.screen.count(now.noun, now.done, now.total)
+    truncated = 0
     for task in tasks:
+        truncated += (read_record(task.folders[0]).result or {})["truncated"]
         shutil.rmtree(task.folders[0])
+    return truncated
 
 
 def compute_kind(folder: Path, names: Sequence[str], spelled: Sequence[str]) -> None:
     """Compute features of pictures, or of captions and of their words. The work of a task."""
-    from clipmem_core.auditing.run.word_models import spelled_features  # torch
-
     audit = Audit(folder)
-    ensure_features(audit, Screen(), kinds=names)
+    screen = Screen()
+    screen.result({"truncated": ensure_features(audit, screen, kinds=names)})
     if "text" in names:
         spelled_features(settings.towers_of(audit.record.config).text, spelled)
 
@@ -528,10 +552,8 @@ def ensure_features(
     truncated = 0
     if not settings.opens_towers(record.config):
         return truncated
-    from clipmem_core.auditing.run.member import compute_features  # torch
-
     towers = settings.checked_towers(record.config, record.towers)
     for each in dict.fromkeys((settings.member_towers(record.config), towers)):
         chosen = [tower for tower in each if tower and tower.kind in kinds]
-        truncated = compute_features(chosen, audit.pairs, record.pictures, screen)
+        truncated = member.compute_features(chosen, audit.pairs, record.pictures, screen)
     return truncated

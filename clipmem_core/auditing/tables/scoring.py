@@ -21,6 +21,7 @@ from clipmem_core.scores.registry import DETECTION_SCORES, INJECTED_SCORES
 from clipmem_core.scores.score_tables import Evidence
 from clipmem_core.scores.uncertainty import share_above, standard_errors
 from clipmem_core.training import CHECKPOINT, TRAJECTORY
+from clipmem_core.training.model import logit_scale_of
 from clipmem_core.utils import columns as c
 from clipmem_core.utils import draws
 from clipmem_core.utils.io import spill_to_disk
@@ -37,8 +38,6 @@ MAX_ATTACKED = 1_000_000  # pairs; larger sets are sampled
 
 def gather_evidence(audit: Audit, pairs: pd.DataFrame, of_pairs: Ragged) -> Evidence:
     """Read the outputs of every member; embeddings and other large arrays stay on disk."""
-    from clipmem_core.training.model import logit_scale_of  # torch, which nothing else here needs
-
     config = audit.record.config
     names = audit.record.members
     table = audit.read_columns(store.MEMBERSHIP, c.GROUP, *names)
