@@ -413,7 +413,7 @@ def _map(
     side: Annotated[str, "pictures or captions", "SIDE"],
 ) -> None:
     """Draw a map of an audit, which the page Map shows."""
-    make_map(open_audit(audit), side, say=lambda line: print(line, flush=True))
+    print(make_map(open_audit(audit), side))
 
 
 def _job(folder: str, *arguments: str) -> int:
@@ -471,8 +471,8 @@ class _Parser(argparse.ArgumentParser):
             options = {"type": get_args(kind)[0], "nargs": "*", "action": "extend"}
         if not required and default not in ("", ()) and default is not False:
             text += f" (default: {default})"
-        flag = "--" + name.rstrip("_").replace("_", "-")
-        self.add_argument(flag, help=text, required=required, **options)
+        flag = name.replace("_", "-")
+        self.add_argument(f"--{flag}", help=text, required=required, **options)
 
 
 def parse_command(arguments: Sequence[str]) -> SimpleNamespace:
@@ -495,7 +495,6 @@ def parse_command(arguments: Sequence[str]) -> SimpleNamespace:
         argument_default=argparse.SUPPRESS,
     )
     parameters = inspect.signature(command).parameters
-    values: dict[str, Any] = {}
     fields: dict[str, Any] = {}  # of the config that are flags of the command, with their defaults
     for parameter in parameters.values():
         default = parameter.default
@@ -506,7 +505,6 @@ def parse_command(arguments: Sequence[str]) -> SimpleNamespace:
         else:
             kind, help, *metavar = get_args(parameter.annotation)
             parser.add(parameter.name, kind, default, help, *metavar)
-            values[parameter.name] = default
     for field, default in fields.items():
         parser.add(field, type(FIELDS[field].default), default, FIELDS[field].help)
     namespace, unknown = parser.parse_known_args(words)
@@ -518,8 +516,7 @@ def parse_command(arguments: Sequence[str]) -> SimpleNamespace:
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     typed = vars(namespace)
-    for parameter_name, default in values.items():
-        values[parameter_name] = typed.pop(parameter_name.rstrip("_"), default)
+    values: dict[str, Any] = {name: typed.pop(name) for name in parameters if name in typed}
     if "config" in parameters:
         preset = typed.pop("preset", parameters["config"].default.preset)
         values["config"] = configured(preset, changes | typed)

@@ -23,6 +23,7 @@ from rich.progress import Progress
 from threadpoolctl import threadpool_limits
 
 from clipmem_core.auditing.folder import settings
+from clipmem_core.auditing.tables.verdict import PART, summary_lines
 from clipmem_core.config import DEFAULT_PRESET, AuditConfig, preset_config
 from clipmem_core.dataset.checks import Captions, not_captions
 from clipmem_core.dataset.faults import ascending_stretches, caption_reasons, text_faults
@@ -93,18 +94,11 @@ class Count(NamedTuple):
     high: float
     of: int  # pairs that were scored
     parts: dict[str, float]  # the estimate by what is wrong
-    missing: str = ""
+    missing: str
+    sentence: str
 
     def __str__(self) -> str:
-        if self.missing:
-            return f"The number of wrong captions is unknown: {self.missing}."
-        parts = ", ".join(
-            f"{value:,.0f} {name}" for name, value in self.parts.items() if value > 0.5
-        )
-        return (
-            f"About {self.estimate:,.0f} of {self.of:,} pairs have a wrong caption (95 % sure: "
-            f"{self.low:,.0f} to {self.high:,.0f}){': ' if parts else ''}{parts}."
-        )
+        return self.sentence
 
 
 @dataclass(frozen=True)
@@ -454,12 +448,18 @@ class _Search:
         by_pair = np.nan_to_num(wrong.parts[1])
         by_pair[likely_displaced(runs)[0]] = 0.0
         counted = wrong_captions(pd.Series(None, scores.index, object), judged.scores, wrong)
-        if counted["missing"]:
-            count = Count(np.nan, np.nan, np.nan, 0, {}, counted["missing"])
-            notes.append(str(count))
-        else:
-            parts = dict(zip(_PARTS, counted["parts"], strict=True))
-            count = Count(**counted["all"], of=counted["of"], parts=parts)
+        verdict = {"wrong_captions": counted, PART: "caption", "checks": []}
+        sentence, unseen = summary_lines(verdict)
+        if unseen:
+            notes.append(unseen)
+        unknown = dict.fromkeys(("estimate", "low", "high"), np.nan)
+        count = Count(
+            **counted.get("all", unknown),
+            of=counted.get("of", 0),
+            parts=dict(zip(_PARTS, counted.get("parts", []), strict=False)),
+            missing=counted["missing"] or "",
+            sentence=sentence,
+        )
         heads = [member.head for member in members]
         beside = [member.beside for member in members]
         return WrongCaptions(

@@ -31,7 +31,7 @@ from clipmem_core.auditing.folder.prepare import check_same, faults_without_mode
 from clipmem_core.auditing.folder.settings import check_config, resolve, resume_arguments
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.auditing.tables.fault_tables import fault_cause
-from clipmem_core.auditing.tables.verdict import WHOLE_HEAD, summary_lines, uses, whole_rows
+from clipmem_core.auditing.tables.verdict import summary_lines, uses
 from clipmem_core.config import AuditConfig, as_dict
 from clipmem_core.dataset.checks import CHECKS, Captions, caption_flags
 from clipmem_core.dataset.languages import language_shares
@@ -99,7 +99,6 @@ def show_verdict(audit: Audit) -> None:
         ("how well scores find injected errors", verdict["detection"], _DETECTION),
         ("attacks on membership, each member by the others", verdict["attacks"], _ATTACKS),
         ("utility, mean over members", verdict["utility"].items(), ["metric", "value"]),
-        (f"counts of all {audit.record.sampled_of:,} pairs", whole_rows(verdict), WHOLE_HEAD),
     ):
         if rows:
             console.print(make_table(title, rows, columns))

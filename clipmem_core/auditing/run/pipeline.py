@@ -211,13 +211,6 @@ def compute_features(run: Run, texts: AuditTexts) -> tuple[np.ndarray | None, in
     return features, truncated
 
 
-def predict_words(run: Run, words: Words) -> None:
-    """Train the word models; each predicts the words of the pairs that it did not train on."""
-    run.screen.say(jobs.WORDS)
-    at_once = min(2, settings.side_by_side(run.audit.record.config))
-    ensure_words(run.audit, words, run.executor_of(at_once), run.screen)
-
-
 def train_members(run: Run, *, again: bool = False) -> None:
     """Train, embed and evaluate every member that is not finished: one in each process, or several
     heads, which train as fast as Python starts."""
@@ -362,8 +355,7 @@ def check_results(
         PART: "sentence" if record.sentences else "caption",
     }
     if record.sampled_of:
-        checks = store.read_table(ensure_checks(audit))
-        results["sample"] = scoring.whole_set(audit, judged.scores, checks, wrong)
+        results["sample"] = {"pairs": record.pairs, "of": record.sampled_of}
     if left_out:
         results[SECOND_LEFT_OUT] = left_out
     results[LANGUAGES] = record.languages
@@ -460,7 +452,9 @@ def _run_stages(run: Run) -> None:
         features, truncated = compute_features(run, texts)
     if texts.words is not None:
         with stage(run, jobs.WORDS):
-            predict_words(run, texts.words)
+            run.screen.say(jobs.WORDS)
+            executor = run.executor_of(min(2, settings.side_by_side(config)))
+            ensure_words(audit, texts.words, executor, run.screen)
     with stage(run, jobs.TRAINING):
         run.screen.say(f"training {len(audit.record.members)} members")
         train_members(run)
@@ -495,7 +489,8 @@ def _run_stages(run: Run) -> None:
     # have no source.
     if run.source and audit.record.pairs <= maps.AUDIT_LIMIT:
         with stage(run, jobs.MAPPING):
-            maps.make_map(audit, next(iter(maps.SIDES)), say=run.screen.say)
+            run.screen.say(jobs.MAPPING)
+            maps.make_map(audit, next(iter(maps.SIDES)))
 
 
 def ensure_pixels(audit: Audit, screen: Screen) -> None:

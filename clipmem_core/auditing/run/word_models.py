@@ -18,7 +18,7 @@ from clipmem_core.auditing.folder.jobs import Screen, read_record
 from clipmem_core.auditing.folder.settings import towers_of
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.auditing.run.executor import Executor, Task
-from clipmem_core.auditing.run.member import Shared, open_shared
+from clipmem_core.auditing.run.member import open_shared
 from clipmem_core.dataset.languages import mostly_english
 from clipmem_core.dataset.sentences import places_of
 from clipmem_core.errors.words import (
@@ -34,7 +34,6 @@ from clipmem_core.scores.membership import draw_word_halves
 from clipmem_core.training.word_model import (
     VECTOR,
     Predictions,
-    WordModel,
     merge_predictions,
     save_model,
     surprises,
@@ -59,34 +58,6 @@ def caption_words(audit: Audit) -> Words:
     return split_words(texts, english=mostly_english(audit.record.languages))
 
 
-def predict_words(
-    shared: Shared,
-    words: Words,
-    pictures: np.ndarray,
-    number: int,
-    into: Predictions,
-) -> WordModel | None:
-    """Train the word model of a half of an audit's pairs, and predict the other half.
-
-    Word models run on the processor also where members train on a GPU.
-    """
-    config = shared.config
-    clusters = store.read_prepared(shared.audit.folder).groups
-    spelled = None if config.features else spelled_features(towers_of(config).text, words.spelled)
-    screen = Screen()
-    return train_words(
-        words,
-        pictures,
-        draw_word_halves(shared.membership[c.GROUP].to_numpy(), clusters, seed=config.seed),
-        number,
-        into,
-        vectors=None if spelled is None else word_vectors(spelled),
-        seed=config.seed,
-        precision=config.precision if config.device == "cpu" else "fp32",
-        progress=lambda share: screen.captions(round(share * _SHARES), _SHARES),
-    )
-
-
 def spelled_features(tower: Tower | None, spelled: Sequence[str]) -> Vectors | None:
     """Return the text tower's features of the words of a vocabulary; None for few words, or without
     a tower."""
@@ -96,14 +67,30 @@ def spelled_features(tower: Tower | None, spelled: Sequence[str]) -> Vectors | N
 
 
 def run_halves(folder: Path, names: Sequence[str], words: Words) -> None:
-    """Train the models of halves in this process and write their predictions."""
+    """Train the word models of halves of the pairs in this process, and write what each predicts
+    for the other half. They run on the processor also where members train on a GPU."""
     shared = open_shared(folder)
+    config = shared.config
     pictures = (shared.features.pooled or shared.features).image
     assert pictures is not None
+    clusters = store.read_prepared(folder).groups
+    halves = draw_word_halves(shared.membership[c.GROUP].to_numpy(), clusters, seed=config.seed)
+    spelled = None if config.features else spelled_features(towers_of(config).text, words.spelled)
+    screen = Screen()
     for name in names:
         half_folder = folder / store.WORD_MODELS / name
         into = Predictions.empty(len(words.ids))
-        model = predict_words(shared, words, pictures, int(name), into)
+        model = train_words(
+            words,
+            pictures,
+            halves,
+            int(name),
+            into,
+            vectors=None if spelled is None else word_vectors(spelled),
+            seed=config.seed,
+            precision=config.precision if config.device == "cpu" else "fp32",
+            progress=lambda share: screen.captions(round(share * _SHARES), _SHARES),
+        )
         if model:
             save_model(model, words, half_folder.with_suffix(".pt"))
         with replacing(half_folder / _PREDICTED) as temporary, temporary.open("wb") as file:

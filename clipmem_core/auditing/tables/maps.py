@@ -4,7 +4,6 @@ regions with names.
     <data>/cache/maps/<key>.parquet     row int64, map_x and map_y float32, region (its name)
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +58,7 @@ def require_map(audit: Audit, side: str) -> Path:
     return path
 
 
-def make_map(audit: Audit, side: str, *, say: Callable[[str], None] = lambda line: None) -> Path:
+def make_map(audit: Audit, side: str) -> Path:
     """Return the file of a map, which is drawn if it is missing."""
     path = map_path(audit, side)
 
@@ -69,7 +68,6 @@ def make_map(audit: Audit, side: str, *, say: Callable[[str], None] = lambda lin
         rows = np.arange(len(vectors[0]))
         if len(rows) > LIMIT:
             rows = np.sort(draws.rng(_SEED, "map").choice(len(rows), LIMIT, replace=False))
-        say(f"drawing the map of {len(rows):,} {side}")
         # A product of these vectors is the sum of the members' cosines.
         places = lay_out(np.concatenate([unit(each[rows]) for each in vectors], axis=1))
         captions = audit.read_columns(PAIRS, CAPTIONS)[CAPTIONS].iloc[rows].map("\n".join)
