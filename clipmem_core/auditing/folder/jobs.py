@@ -24,6 +24,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -110,12 +111,6 @@ class Screen:
         self.counts.clear()
         _report(stage=text, total=0)
 
-    def pictures(self, done: int, total: int) -> None:
-        self.count("pictures", done, total)
-
-    def captions(self, done: int, total: int) -> None:
-        self.count("captions", done, total)
-
     def count(self, noun: str, done: int, total: int) -> None:
         """Show how many are done. Of several nouns, the one that is furthest from its end is
         reported."""
@@ -125,6 +120,9 @@ class Screen:
         if share == 1 or now - self.reported >= SECONDS_BETWEEN_POLLS:
             self.reported = now
             self.report(noun, done, total)
+
+    pictures = partialmethod(count, "pictures")
+    captions = partialmethod(count, "captions")
 
     def report(self, noun: str, done: int, total: int) -> None:
         """Show a count."""

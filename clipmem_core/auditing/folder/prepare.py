@@ -316,14 +316,18 @@ def faults_without_model(pairs: pd.DataFrame, clusters: np.ndarray) -> list[Faul
     ]
 
 
-def sides_of(audit: Audit, config: AuditConfig, membership: Membership) -> MemberSides:
-    """Return which members train on each pair, and the held-out pairs reserved for utility."""
+def sides_of(audit: Audit, members: Sequence[str] = ()) -> MemberSides:
+    """Return which members, all or some, train on each pair, and the held-out pairs reserved for
+    utility."""
+    record = audit.record
+    columns = [c.GROUP, *(members or record.members)]
+    membership = membership_of(audit.read_columns(store.MEMBERSHIP, *columns))
+    seed = record.config.seed
     utility_only = None
-    if config.retrieval_apart:
-        utility_only = draw_utility_pairs(
-            membership.group, read_prepared(audit.folder).groups, seed=config.seed
-        )
-    return MemberSides(membership, config.seed, utility_only)
+    if record.config.retrieval_apart:
+        groups = read_prepared(audit.folder).groups
+        utility_only = draw_utility_pairs(membership.group, groups, seed=seed)
+    return MemberSides(membership, seed, utility_only)
 
 
 def with_sentences(pairs: pd.DataFrame, config: AuditConfig) -> pd.DataFrame:

@@ -180,7 +180,7 @@ def open_shared(folder: Path) -> Shared:
     record = audit.record
     config = record.config
     membership = audit.read_columns(store.MEMBERSHIP, c.GROUP, *record.members)
-    sides = prepare.sides_of(audit, config, prepare.membership_of(membership))
+    sides = prepare.sides_of(audit)
     held_out = np.flatnonzero(sides.held_out)
     utility_only = sides.held_out if sides.utility_only is None else sides.utility_only
     group = membership[c.GROUP] = membership[c.GROUP].astype("category")

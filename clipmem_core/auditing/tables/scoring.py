@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core.auditing.folder import store
-from clipmem_core.auditing.folder.prepare import membership_of, sides_of
+from clipmem_core.auditing.folder.prepare import sides_of
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.errors import misfit
 from clipmem_core.scores import attacks, memorization
@@ -36,8 +36,7 @@ def gather_evidence(audit: Audit, pairs: pd.DataFrame, of_pairs: Ragged) -> Evid
     """Read the outputs of every member; embeddings and other large arrays stay on disk."""
     config = audit.record.config
     names = audit.record.members
-    table = audit.read_columns(store.MEMBERSHIP, c.GROUP, *names)
-    sides = sides_of(audit, config, membership_of(table))
+    sides = sides_of(audit)
     embeddings = [store.read_embeddings(audit.member(name)) for name in names]
     keep = functools.partial(spill_to_disk, folder=audit.folder)
     terms = []
