@@ -94,7 +94,7 @@ def _file_to_write(out: str) -> Path:
     return path
 
 
-def _typed_command() -> str:
+def _command_line() -> str:
     return shlex.join(["python", "-m", "clipmem_core", *sys.argv[1:]])
 
 
@@ -152,7 +152,7 @@ def _study(
     show_differences(rows, experiment.titles_of(rows))
     print(finished.folder)
     if path:
-        write_study_results(finished, path, command=_typed_command())
+        write_study_results(finished, path, command=_command_line())
 
 
 def _mitigate(
@@ -182,8 +182,7 @@ def _mitigate(
     compared = [begun]
     if control := control_of(begun):
         compared.append(mitigated.begin(audit, control))
-    from clipmem_core.auditing.run.pipeline import Run
-    from clipmem_core.lab.study import run_settings, show_differences  # torch
+    from clipmem_core.lab.study import Run, run_settings, show_differences  # torch
 
     with RichScreen() as screen:
         executor = _executor(engine, audit.record.config)
@@ -229,7 +228,7 @@ def _benchmark(
         finished = run_benchmark(request, injections=injections, kinds=kinds, shares=shares)
     show_benchmark(finished)
     if path:
-        write_benchmark_results(finished, path, command=_typed_command())
+        write_benchmark_results(finished, path, command=_command_line())
 
 
 def _units(name: AuditName) -> None:
@@ -281,7 +280,7 @@ def _paradigms(
         say_paradigms(audit, screen)
     if path:
         rows = encoders.paradigms_of(audit).rows
-        experiment.write_results(path, _typed_command(), audit.record, rows, rows)
+        experiment.write_results(path, _command_line(), audit.record, rows, rows)
 
 
 def _export(
@@ -403,8 +402,8 @@ def _incidents(
             print(f"{action}: {outcome.pairs:,} pairs")
     states = incidents.incident_states(audit)
     for state in states.itertuples():
-        place = f"{state.kind}, {state.pairs:,} pairs, {state.first:,} to {state.last:,}"
-        print(f"{state.Index}  {place}: {state.cause} {incidents.state_words(state)}")
+        described = f"{state.kind}, {state.pairs:,} pairs, {state.first:,} to {state.last:,}"
+        print(f"{state.Index}  {described}: {state.cause} {incidents.state_words(state)}")
     print(incidents.incidents_line(audit) or "No open fault of the pipeline.")
 
 
@@ -515,15 +514,15 @@ def parse_command(arguments: Sequence[str]) -> SimpleNamespace:
             parser.error(f"option {flag} is unknown{hint}")
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    typed = vars(namespace)
-    values: dict[str, Any] = {name: typed.pop(name) for name in parameters if name in typed}
+    flags = vars(namespace)
+    values: dict[str, Any] = {name: flags.pop(name) for name in parameters if name in flags}
     if "config" in parameters:
-        preset = typed.pop("preset", parameters["config"].default.preset)
-        values["config"] = configured(preset, changes | typed)
+        preset = flags.pop("preset", parameters["config"].default.preset)
+        values["config"] = configured(preset, changes | flags)
     elif "options" in parameters:
-        values["options"] = SourceOptions(**typed)
+        values["options"] = SourceOptions(**flags)
     else:
-        values |= typed
+        values |= flags
     return SimpleNamespace(command=command, **values)
 
 

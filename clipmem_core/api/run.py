@@ -77,11 +77,7 @@ def _stored_table(source: Any) -> tuple[Path, str]:
     content = cells.to_parquet(index=False)
     digest = hashlib.sha256(content).hexdigest()[:16]
     path = data_folder() / SETS / "tables" / f"{digest}.parquet"
-
-    def write(temporary: Path) -> None:
-        temporary.write_bytes(content)
-
-    write_once(path, write)
+    write_once(path, lambda temporary: temporary.write_bytes(content))
     return path, folder
 
 

@@ -34,9 +34,9 @@ from clipmem_core.auditing.run.member import (
     build_member,
     clear_leftovers,
     evaluation_views,
+    member_views,
     open_member,
     trained_model,
-    view_maker,
 )
 from clipmem_core.auditing.run.pipeline import Screen, ensure_pixels
 from clipmem_core.features.towers import autocast
@@ -343,7 +343,7 @@ def add_paradigm(
     config = run.config
     model = build_member(config, run.towers, seed=seed, pretrained=config.pretrained)
     unit_layers(model, t.IMAGE_TOWER)  # refuses a model without units before anything is trained
-    views = view_maker(model, config, seed)
+    views = member_views(run, model, seed)
     classes = labels if paradigm == t.SUPERVISED else None
     make = Trainer if paradigm == t.CLIP else partial(TowerTrainer, labels=classes)
     trainer = make(model, run.data, config, views, seed=seed, device=config.device)

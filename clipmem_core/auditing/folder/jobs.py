@@ -93,9 +93,8 @@ def read_record(folder: Path) -> JobRecord:
 
 
 class Screen:
-    """Shows the progress of a computation, whose stages call its methods. This one shows it in the
-    record of the job or task that this process runs, which pages read; a subclass prints it, too.
-    """
+    """Reports the progress of a computation in record.json of the job or task that this process
+    runs, for pages. A subclass also prints it."""
 
     def __init__(self) -> None:
         # share, noun, done and total of each count of the stage
@@ -112,8 +111,8 @@ class Screen:
         _report(stage=text, total=0)
 
     def count(self, noun: str, done: int, total: int) -> None:
-        """Show how many are done. Of several nouns, the one that is furthest from its end is
-        reported."""
+        """Report a count. If several things are counted at once, only the one with the smallest
+        share is reported."""
         self.counts[noun] = done / max(1, total), noun, done, total
         share, noun, done, total = min(self.counts.values())
         now = time.monotonic()

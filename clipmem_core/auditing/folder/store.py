@@ -33,22 +33,19 @@ VERSION: Literal[14] = 14  # of an audit's folder; other versions cannot be read
 MAX_NAME = 100
 
 
+def is_name(name: str) -> bool:
+    """Tell whether a name is safe as the name of a folder."""
+    return bool(re.fullmatch(r"\w[\w.-]*", name)) and len(name.encode()) <= MAX_NAME
+
+
 def check_name(name: str) -> str:
-    """Return a name if it is safe as the name of a folder."""
-    if not re.fullmatch(r"\w[\w.-]*", name) or len(name.encode()) > MAX_NAME:
+    """Return a name if it is valid."""
+    if not is_name(name):
         raise InputError(
             f"name {name!r} must be at most {MAX_NAME} letters, digits, '-', '_' or '.', and not "
             "start with '.' or '-'"
         )
     return name
-
-
-def is_name(name: str) -> bool:
-    """Tell whether a name is valid."""
-    try:
-        return bool(check_name(name))
-    except InputError:
-        return False
 
 
 def check_inner(name: str) -> str:
@@ -149,9 +146,9 @@ SCORES = "scores.parquet"
 CAPTION_TABLE = "captions.parquet"  # optional: one row per caption
 SENTENCE_TABLE = "sentences.parquet"  # optional: one row per sentence of long captions
 WORD_TABLE = "words.parquet"  # optional: one row per word that the word model reads
-# optional: folder of the word models, and of what turns their predictions into `surprise`
+# optional: folder of the word models, and of the ratios of their predictions
 WORD_MODELS = "words"
-FITTED = "p_wrong.json"  # what turns the evidence on a caption into p_wrong
+FITTED = "p_wrong.json"  # likelihood ratios of the evidence on a caption, for new captions
 CHECK_TABLE = "checks.parquet"  # optional, not in the manifest: it is recomputed if missing
 INCIDENTS = "incidents.parquet"  # faults of the pipeline that made the data set
 INCIDENT_PAIRS = "incident_pairs.parquet"  # their pairs, and the pair whose captions fit each

@@ -64,9 +64,13 @@ class Task:
         import torch
 
         os.environ[DATA_VARIABLE] = str(data)
+        threads = torch.get_num_threads()
         torch.set_num_threads(self.threads)
-        with threadpool_limits(self.threads), reporting_in(self.folders[0]):  # of BLAS, too
-            self.work(self.folder, self.names)
+        try:
+            with threadpool_limits(self.threads), reporting_in(self.folders[0]):  # of BLAS, too
+                self.work(self.folder, self.names)
+        finally:
+            torch.set_num_threads(threads)
 
 
 # An executor runs every task and yields each that has ended, and None in between so that its caller
@@ -127,14 +131,8 @@ def local_processes(tasks: Sequence[Task], *, at_once: int) -> TaskEvents:
 
 def in_this_process(tasks: Sequence[Task]) -> TaskEvents:
     """Run tasks in this process; an `Executor` within another task."""
-    import torch
-
-    threads = torch.get_num_threads()
     for task in tasks:
-        try:
-            task.run(data_folder())
-        finally:
-            torch.set_num_threads(threads)
+        task.run(data_folder())
         yield task
 
 
@@ -167,7 +165,7 @@ def ray_tasks(tasks: Sequence[Task], *, gpus: int = 0) -> TaskEvents:
         _connect(ray)
     variables = {
         DATA_VARIABLE: str(data_folder().absolute()),
-        "PYTHONPATH": str(Path(__file__).parents[3]),
+        "PYTHONPATH": python_path(),
         **QUIET,
     }
     remote = ray.remote(

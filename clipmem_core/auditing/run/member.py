@@ -55,11 +55,11 @@ class Features:
 
     @functools.cached_property
     def standards(self) -> dict[str, Standard]:
-        """Mean and standard deviation of the features of all pairs, by side."""
+        """Mean and standard deviation of the features of all pairs, by kind of tower."""
         if self.pooled:
             return self.pooled.standards
-        sides = {"image": self.image, "text": self.text}
-        return {side: Standard.of(values) for side, values in sides.items() if values is not None}
+        towers = {"image": self.image, "text": self.text}
+        return {kind: Standard.of(values) for kind, values in towers.items() if values is not None}
 
 
 def caption_texts(pairs: pd.DataFrame) -> list[str]:
@@ -252,16 +252,17 @@ def vocabulary_of_member(audit: Audit, name: str) -> Vocabulary | None:
     return _vocabulary(config, tokens, store.read_captions(audit), rows)
 
 
-def view_maker(
-    model: Model, config: AuditConfig, seed: int, *, crop_scale: float = 0.0
-) -> ViewMaker:
-    """Return the view maker for a model's input; crops are those of training unless `crop_scale` is
-    set."""
+def member_views(run: MemberRun, model: Model, seed: int, crop_scale: float = 0.0) -> Views:
+    """Return the maker of a model's views of pictures, or of their features; crops are those of
+    training unless `crop_scale` is set."""
+    crop_scale = crop_scale or run.config.crop_scale
+    if run.towers.image:
+        return feature_views(model, seed, crop_scale)
     size = model.visual.image_size
     normal = model.visual.preprocess_cfg
     return ViewMaker(
         image_size=size[0] if isinstance(size, tuple) else size,
-        crop_scale=crop_scale or config.crop_scale,
+        crop_scale=crop_scale,
         mean=tuple(normal["mean"]),
         std=tuple(normal["std"]),
         seed=seed,
@@ -269,12 +270,8 @@ def view_maker(
 
 
 def evaluation_views(run: MemberRun, model: Model) -> Views:
-    """Return the maker of a model's evaluation views of pictures, or of their features."""
-    config = run.config
-    seed = config.seed + EVALUATION
-    if run.towers.image:
-        return feature_views(model, seed, config.eval_crop_scale or config.crop_scale)
-    return view_maker(model, config, seed, crop_scale=config.eval_crop_scale)
+    """Return the maker of a model's evaluation views."""
+    return member_views(run, model, run.config.seed + EVALUATION, run.config.eval_crop_scale)
 
 
 def trained_model(run: MemberRun) -> Model:
@@ -290,11 +287,7 @@ def trained_model(run: MemberRun) -> Model:
     model = build_member(config, run.towers, seed=seed, pretrained=config.pretrained)
     if isinstance(model, LockedModel):
         set_standards(model, run.features.standards)
-    views: Views
-    if run.towers.image:
-        views = feature_views(model, seed, config.crop_scale)
-    else:
-        views = view_maker(model, config, seed)
+    views = member_views(run, model, seed)
     trainer = Trainer(model, run.data, config, views, seed=seed, device=config.device)
     train(trainer, run.folder)
     return model
@@ -349,8 +342,8 @@ def utility(run: MemberRun, model: Model, image: np.ndarray) -> dict[str, float]
     """
     config = run.config
     test = run.utility_pairs
-    places, captions = run.data.captions.take(test)
-    text = text_embeddings(model, run.data.tokens[places], config)
+    rows, captions = run.data.captions.take(test)
+    text = text_embeddings(model, run.data.tokens[rows], config)
     metrics = retrieval_recalls(image[test], text, captions.owner)
     labels = run.pairs[c.LABEL]
     labelled = labels.notna().to_numpy()

@@ -88,7 +88,7 @@ WARN_AFTER = 0.2  # of the steps
 
 @dataclass
 class Run:
-    """An audit to run: where it is, what was requested, and what shows and runs its work."""
+    """An audit to run, the request, and the screen and executor of its work."""
 
     audit: Audit
     screen: Screen
@@ -100,7 +100,7 @@ class Run:
     predicts_words: bool = True  # a study does not use them
 
     def executor_of(self, at_once: int) -> Executor:
-        """Return what runs tasks: the requested executor, else processes of this machine."""
+        """Return the requested executor; by default it runs processes on this machine."""
         return self.executor or functools.partial(local_processes, at_once=at_once)
 
 
@@ -110,7 +110,7 @@ class AuditTexts:
 
     pairs: pd.DataFrame  # pair_id, image, label, captions and injected
     of_pairs: Ragged  # captions, or sentences, of each pair
-    places: pd.DataFrame | None  # of sentences, as of `places_of`
+    spans: pd.DataFrame | None  # of sentences, as of `places_of`
     read: np.ndarray  # true for texts that the text tower reads, bool [n_texts]
     words: Words | None  # None if no word model predicts them
 
@@ -127,7 +127,7 @@ def read_texts(run: Run) -> AuditTexts:
     listed = [c.PAIR_ID, c.IMAGE, c.LABEL, c.CAPTIONS, c.INJECTED]
     pairs = run.audit.read_columns(store.PAIRS, *listed)
     texts = pairs[c.CAPTIONS].tolist()
-    places = places_of(texts) if record.sentences else None
+    spans = places_of(texts) if record.sentences else None
     if record.sentences:
         texts = run.audit.read_columns(store.PAIRS, c.SENTENCES)[c.SENTENCES].tolist()
     languages = languages_read(config)
@@ -138,7 +138,7 @@ def read_texts(run: Run) -> AuditTexts:
             words = split_words(texts, english=mostly_english(record.languages))
         else:
             run.screen.say(f"note: {UNSPACED}")
-    return AuditTexts(pairs, Ragged.of_lists(texts), places, read, words)
+    return AuditTexts(pairs, Ragged.of_lists(texts), spans, read, words)
 
 
 @contextlib.contextmanager
@@ -294,15 +294,15 @@ def score(
 ) -> tuple[Judged, list[Fault]]:
     """Write the scores of pairs, captions and words; return them, and the faults of the pipeline
     that texts show."""
-    places = texts.places
+    spans = texts.spans
     clusters = store.read_prepared(audit.folder).clusters
     reasons = caption_reasons(Captions.from_pairs(texts.pairs[c.CAPTIONS].tolist()), clusters)
     is_first = np.ones(len(reasons), bool)
-    if places is not None:  # those of the caption
-        is_first = (places[c.SENTENCE] == 0).to_numpy()
+    if spans is not None:  # those of the caption
+        is_first = (spans[c.SENTENCE] == 0).to_numpy()
         reasons = reasons[is_first.cumsum() - 1]
     units = Texts(
-        texts.of_pairs, texts.read, reasons, clusters, features, are_sentences=places is not None
+        texts.of_pairs, texts.read, reasons, clusters, features, are_sentences=spans is not None
     )
     words = read_words(audit)
     folders = map(audit.member, audit.record.members)
@@ -318,8 +318,8 @@ def score(
     wrong = judged.wrong
     store.write_json(audit.folder / store.FITTED, vars(Fitted.of(wrong)))
     captions = judged.captions
-    if places is not None:
-        captions = scoring.sentence_table(captions, places)
+    if spans is not None:
+        captions = scoring.sentence_table(captions, spans)
         store.write_table(audit.folder / store.SENTENCE_TABLE, captions)
         captions = captions_of_sentences(captions)
         captions = captions.drop(columns=[c.SENTENCE, c.START, c.END])

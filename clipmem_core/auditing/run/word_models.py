@@ -47,9 +47,12 @@ from clipmem_core.utils.ragged import Ragged
 
 HALVES = ("0", "1")  # names of the models; each has a folder until words.parquet is written
 _PREDICTED = "predictions.npz"
-RATIOS = "ratios.json"  # of `fit_words`
-_SHARES = 1_000  # of a model, that are counted
-_PAIRS = 4_096  # pairs whose words are Python objects at a time
+RATIOS = "ratios.json"  # log-likelihood ratios of words, as of `fit_words`
+# A row for each word that was predicted
+NO_WORDS = pd.DataFrame(dtype=float, columns=[c.CAPTION_ROW, c.SURPRISE, c.CHANGED, c.WORD_KIND])
+NO_WORDS = NO_WORDS.astype({c.CAPTION_ROW: int})
+_SHARES = 1_000  # steps that the progress of a model is counted in
+_PAIRS = 4_096  # pairs in a block: their words are Python objects
 
 
 def caption_words(audit: Audit) -> Words:
@@ -125,12 +128,11 @@ def ensure_words(audit: Audit, words: Words, executor: Executor, screen: Screen)
 def read_words(audit: Audit) -> pd.DataFrame:
     """Return caption_row, surprise, changed and kind of each word that was predicted."""
     path = audit.folder / store.WORD_TABLE
-    columns = [c.CAPTION_ROW, c.SURPRISE, c.CHANGED]
     if not path.is_file():
-        empty = pd.DataFrame(dtype=float, columns=[*columns, c.WORD_KIND])
-        return empty.astype({c.CAPTION_ROW: int})
+        return NO_WORDS
+    columns = [c.CAPTION_ROW, c.SURPRISE, c.CHANGED, c.WORD]
     with reading(path):
-        table = pq.read_table(path, columns=[*columns, c.WORD], read_dictionary=[c.WORD])
+        table = pq.read_table(path, columns=columns, read_dictionary=[c.WORD])
     words = table.to_pandas()
     listed = words.pop(c.WORD).cat
     english = mostly_english(audit.record.languages)
@@ -169,9 +171,9 @@ def _word_rows(
     in_captions, first_word = words.in_captions.part(
         first_caption, first_caption + in_pairs.n_items
     )
-    place = np.flatnonzero(np.isfinite(values[first_word : first_word + in_captions.n_items, 0]))
-    rows = first_word + place
-    caption = in_captions.owner[place]
+    position = np.flatnonzero(np.isfinite(values[first_word : first_word + in_captions.n_items, 0]))
+    rows = first_word + position
+    caption = in_captions.owner[position]
     surprise, changed = values[rows].T
     without_siblings = np.exp(predicted.alone[rows, 0])
     with_siblings = np.exp(predicted.together[rows, 0])
@@ -185,18 +187,18 @@ def _word_rows(
     spelled = np.array(["", "", *words.spelled], dtype=object)[better[is_likelier]]
     likelier_probability = better_probability[is_likelier].astype(np.float32)
     number = in_pairs.number[caption]
-    start = np.array([matches[at].start() for at in place], np.int64)
+    start = np.array([matches[at].start() for at in position], np.int64)
     if column == c.SENTENCES:
-        places = places_of(pairs[c.CAPTIONS].to_pylist()).iloc[caption]
-        number = places[c.CAPTION].to_numpy()
-        start += places[c.START].to_numpy()
+        spans = places_of(pairs[c.CAPTIONS].to_pylist()).iloc[caption]
+        number = spans[c.CAPTION].to_numpy()
+        start += spans[c.START].to_numpy()
     columns = {
         c.PAIR_ID: pairs[c.PAIR_ID].take(pa.array(in_pairs.owner[caption])),
         c.CAPTION_ROW: first_caption + caption,
         c.CAPTION: number.astype(np.int32),
-        c.POSITION: in_captions.number[place].astype(np.int32),
+        c.POSITION: in_captions.number[position].astype(np.int32),
         c.START: start.astype(np.int32),
-        c.WORD: pa.array([matches[at][0] for at in place], pa.string()),
+        c.WORD: pa.array([matches[at][0] for at in position], pa.string()),
         c.PROBABILITY: probability.astype(np.float32),
         c.SURPRISE: surprise.astype(np.float32),
         c.CHANGED: changed.astype(np.float32),

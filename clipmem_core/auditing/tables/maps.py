@@ -69,10 +69,10 @@ def make_map(audit: Audit, side: str) -> Path:
         if len(rows) > LIMIT:
             rows = np.sort(draws.rng(_SEED, "map").choice(len(rows), LIMIT, replace=False))
         # A product of these vectors is the sum of the members' cosines.
-        places = lay_out(np.concatenate([unit(each[rows]) for each in vectors], axis=1))
+        points = lay_out(np.concatenate([unit(each[rows]) for each in vectors], axis=1))
         captions = audit.read_columns(PAIRS, CAPTIONS)[CAPTIONS].iloc[rows].map("\n".join)
-        regions = name_regions(places, captions, spaced=spaces_words(audit.record.languages))
-        table = pd.DataFrame({"row": rows, MAP_X: places[:, 0], MAP_Y: places[:, 1]})
+        regions = name_regions(points, captions, spaced=spaces_words(audit.record.languages))
+        table = pd.DataFrame({"row": rows, MAP_X: points[:, 0], MAP_Y: points[:, 1]})
         write_table(temporary, table.assign(**{REGION: regions}))
 
     write_once(path, draw)
@@ -99,13 +99,13 @@ def lay_out(vectors: np.ndarray) -> np.ndarray:
         ).fit_transform(reduced.astype(np.float32))
 
 
-def name_regions(places: np.ndarray, texts: pd.Series, *, spaced: bool) -> np.ndarray:
+def name_regions(points: np.ndarray, texts: pd.Series, *, spaced: bool) -> np.ndarray:
     """Name the region of each pair by two words that its captions have more often than those of
     other regions: those of the highest tf–idf, with all captions of a region as one document
     (Grootendorst 2022). A word names one region.
 
     Args:
-        places: on a map, [n_pairs, 2].
+        points: on a map, [n_pairs, 2].
         texts: the captions of each pair.
         spaced: whether words have spaces between them; otherwise pairs of letters count.
 
@@ -116,7 +116,7 @@ def name_regions(places: np.ndarray, texts: pd.Series, *, spaced: bool) -> np.nd
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     count = max(1, min(_REGIONS, len(texts) // _PAIRS_OF_REGION))
-    regions = KMeans(count, random_state=_SEED).fit_predict(places)
+    regions = KMeans(count, random_state=_SEED).fit_predict(points)
     documents = texts.groupby(regions).agg("\n".join)
     pattern = r"[^\W\d_]{3,}" if spaced else r"(?=([^\W\d_]{2}))"
     counter = TfidfVectorizer(

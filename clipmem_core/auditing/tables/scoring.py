@@ -185,8 +185,8 @@ def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any
     return pd.DataFrame(metrics, columns=c.UTILITY_COLUMNS), json_rows(table)
 
 
-def sentence_table(captions: pd.DataFrame, places: pd.DataFrame) -> pd.DataFrame:
-    """Return sentences.parquet: captions.parquet by sentence, with the place of each."""
-    table = pd.concat([captions.drop(columns=[c.CAPTION]), places], axis=1)
-    first = [c.CAPTION_ROW, c.PAIR_ID, *places]
+def sentence_table(captions: pd.DataFrame, spans: pd.DataFrame) -> pd.DataFrame:
+    """Return sentences.parquet: as captions.parquet, with the caption and characters of each."""
+    table = pd.concat([captions.drop(columns=[c.CAPTION]), spans], axis=1)
+    first = [c.CAPTION_ROW, c.PAIR_ID, *spans]
     return table[[*first, *table.columns.difference(first, sort=False)]]
