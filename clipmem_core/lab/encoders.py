@@ -93,9 +93,8 @@ def read_units(audit: Audit, table: str = UNITS) -> pd.DataFrame | None:
 
 def table_file(audit: Audit, name: str, table: str = UNITS) -> Path:
     """Return the path of a table of a finished audit's member."""
-    member = audit.member_record(name)
     weights = audit.files[f"{store.MEMBERS}/{name}/{CHECKPOINT}"]
-    content = [_VERSION, vars(member), weights, audit.files[store.MEMBERSHIP]]
+    content = [_VERSION, audit.record.fingerprint, weights, audit.files[store.MEMBERSHIP]]
     return data_folder() / "cache" / "units" / fingerprint(content) / table
 
 

@@ -24,10 +24,9 @@ import pandas as pd
 from filelock import FileLock
 
 from clipmem_core.auditing.folder.jobs import TRAINING, last_line
-from clipmem_core.auditing.folder.prepare import membership_of, sides_of
+from clipmem_core.auditing.folder.prepare import sides_of
 from clipmem_core.auditing.folder.settings import check_config
 from clipmem_core.auditing.folder.store import (
-    MEMBERSHIP,
     MITIGATIONS,
     Audit,
     check_name,
@@ -317,8 +316,7 @@ def write_measures(
 
 def lab_sides(audit: Audit, members: Sequence[str]) -> MemberSides:
     """Return which of some members trained on each pair."""
-    table = audit.read_columns(MEMBERSHIP, c.GROUP, *members)
-    return sides_of(audit, audit.record.config, membership_of(table))
+    return sides_of(audit, members)
 
 
 def read_values(audit: Audit, setting: str, members: Sequence[str]) -> np.ndarray:

@@ -34,9 +34,9 @@ from clipmem_core.auditing.run.member import (
     build_member,
     clear_leftovers,
     evaluation_views,
+    member_views,
     open_member,
     trained_model,
-    view_maker,
 )
 from clipmem_core.auditing.run.pipeline import Screen, ensure_pixels
 from clipmem_core.features.towers import autocast
@@ -112,7 +112,7 @@ def measure_references(run: MemberRun, model: Model) -> pd.DataFrame:
     """Measure the references of a member and its model, as `unit_table` with a column reference."""
     config = run.config
     rows = run.data.rows
-    untrained = build_member(config, run.towers, seed=run.member.seed, pretrained=config.pretrained)
+    untrained = build_member(config, run.towers, seed=run.seed, pretrained=config.pretrained)
     tables = [measure_model(run, untrained, t.TOWERS, rows).assign(reference=t.BEFORE)]
     n = min(len(rows), len(run.data.held_out))  # as many of both: UnitMem grows with the number
     for reference, pairs in ((t.SEEN, rows), (t.UNSEEN, run.data.held_out)):
@@ -343,7 +343,7 @@ def add_paradigm(
     config = run.config
     model = build_member(config, run.towers, seed=seed, pretrained=config.pretrained)
     unit_layers(model, t.IMAGE_TOWER)  # refuses a model without units before anything is trained
-    views = view_maker(model, config, seed)
+    views = member_views(run, model, seed)
     classes = labels if paradigm == t.SUPERVISED else None
     make = Trainer if paradigm == t.CLIP else partial(TowerTrainer, labels=classes)
     trainer = make(model, run.data, config, views, seed=seed, device=config.device)
