@@ -72,14 +72,23 @@ def set_layout(figure: go.Figure, height: int, *, right: int = 10, **options: An
     return figure.update_layout(xaxis_zeroline=False, yaxis_zeroline=False)
 
 
-def error_bar(rows: pd.DataFrame, colour: str) -> dict[str, object]:
-    """Return Plotly's error bar from the columns mean, low and high; NaN draws no bar."""
-    return {
+def _add_means(
+    figure: go.Figure, rows: pd.DataFrame, colour: str, *, axis: str = "x", **options: Any
+) -> None:
+    """Add the means of some rows (mean, low, high) with their intervals along an axis; NaN draws no
+    interval."""
+    interval = {
         "array": (rows["high"] - rows["mean"]).fillna(0),
         "arrayminus": (rows["mean"] - rows["low"]).fillna(0),
-        "color": colour,
-        "thickness": 2,
     }
+    trace = go.Scatter(
+        {axis: rows["mean"], f"error_{axis}": interval},
+        marker={"color": colour, "size": 9},
+        customdata=mean_texts(rows),
+        hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",
+        **options,
+    )
+    figure.add_trace(trace)
 
 
 def mean_texts(rows: pd.DataFrame) -> list[str]:
@@ -138,14 +147,8 @@ def group_figure(groups: pd.DataFrame, bins: pd.DataFrame) -> go.Figure:
             opacity=0.45,
             hoverinfo="skip",
         )
-        figure.add_scatter(
-            x=rows["mean"],
-            y=[height + 0.12],
-            mode="markers",
-            marker={"color": colour, "size": 12},
-            error_x=error_bar(rows, colour),
-            hovertemplate=f"{group_words(group)}: mean {mean_texts(rows)[0]}<extra></extra>",
-        )
+        name = group_words(group)
+        _add_means(figure, rows, colour, y=[height + 0.12], mode="markers", name=name)
     figure.add_vline(0, line=DOTTED)
     _name_rows(figure, groups[GROUP], groups["n"])
     return set_layout(
@@ -206,13 +209,28 @@ def comparison_figure(points: pd.DataFrame, *, column: str, names: tuple[str, st
     )
 
 
-def score_map_figure(
-    points: pd.DataFrame, *, colour_by: str, corners: Corners | None, density: pd.DataFrame
+# Titles of the axes of `pair_map_figure`
+_AXIS_TITLES = {
+    SIMILARITY_OUT: "similarity out (models that never saw the pair)",
+    CLIPMEM: "clipmem: memorization",
+    CLIPMEM_IMAGE: "clipmem image: the image encoder's part",
+    CLIPMEM_TEXT: "clipmem text: the text encoder's part",
+}
+
+
+def pair_map_figure(
+    points: pd.DataFrame,
+    columns: tuple[str, str],
+    *,
+    colour_by: str,
+    density: pd.DataFrame,
+    corners: Corners | None = None,
 ) -> go.Figure:
-    """Draw similarity_out against clipmem and name the corners, above the density (x, y, n) of all
-    pairs."""
-    hover = "similarity out %{x:.2f}<br>clipmem %{y:.2f}<extra>%{fullData.name}</extra>"
-    figure = _cloud(points, colour_by, (SIMILARITY_OUT, CLIPMEM), hover, density)
+    """Draw one score of pairs against another, above the density (x, y, n) of all pairs, and name
+    the corners of the map, if given."""
+    x_name, y_name = map(words, columns)
+    hover = f"{x_name} %{{x:.2f}}<br>{y_name} %{{y:.2f}}<extra>%{{fullData.name}}</extra>"
+    figure = _cloud(points, colour_by, columns, hover, density)
     if corners is not None:
         figure.add_vline(corners.fits, line=DOTTED)
         figure.add_hline(corners.high, line=DOTTED)
@@ -226,40 +244,22 @@ def score_map_figure(
                 figure.add_annotation(
                     text=f"<b>{name}</b>", x=x, y=y, xref="paper", yref="paper", showarrow=False
                 )
-    return figure.update_layout(
-        xaxis_title="similarity out (models that never saw the pair)",
-        yaxis_title="clipmem: memorization",
-    )
-
-
-def contribution_figure(
-    points: pd.DataFrame, *, colour_by: str, density: pd.DataFrame
-) -> go.Figure:
-    """Draw the text encoder's contribution against the image encoder's, above the density (x, y, n)
-    of all pairs."""
-    hover = "image %{x:.2f}<br>text %{y:.2f}<extra>%{fullData.name}</extra>"
-    figure = _cloud(points, colour_by, (CLIPMEM_IMAGE, CLIPMEM_TEXT), hover, density)
-    figure.add_vline(0, line=DOTTED)
-    figure.add_hline(0, line=DOTTED)
-    return figure.update_layout(
-        xaxis_title="clipmem image: the image encoder's part",
-        yaxis_title="clipmem text: the text encoder's part",
-    )
+    x_title, y_title = (_AXIS_TITLES[column] for column in columns)
+    figure.update_xaxes(title=x_title, zeroline=True)
+    return figure.update_yaxes(title=y_title, zeroline=True)
 
 
 def embedding_figure(points: pd.DataFrame, *, colour_by: str) -> go.Figure:
     """Draw a map of pictures or captions coloured by a class or a score, with the names of its
     regions; pairs that are not `listed` are grey. Only neighbourhoods have a meaning: it has no
     axes."""
-    title = words(colour_by)
-    is_scored = points[LISTED] & (colour_by not in CLASSES)
-    if is_scored.any():
+    if colour_by not in CLASSES:
         points = points.sort_values(colour_by)  # the highest scores lie on top
-        is_scored = points[LISTED] & np.isfinite(points[colour_by])
     figure = _cloud(points, colour_by, (MAP_X, MAP_Y), "%{fullData.name}<extra></extra>")
     figure.update_traces(customdata=None, selector={"name": _UNLISTED})  # not under the pointer
-    scores = points.loc[is_scored, colour_by]
+    scores = points.loc[points[LISTED], colour_by].dropna()
     if len(scores) and colour_by not in CLASSES:
+        title = words(colour_by)
         low, high = (0, 1) if colour_by == P_WRONG else np.percentile(scores, PERCENTILES)
         figure.update_traces(
             marker={
@@ -346,16 +346,14 @@ def means_figure(means: pd.DataFrame, null: pd.DataFrame, *, title: str) -> go.F
     counts = means.groupby("name", sort=False)["n"].max()
     for encoder, colour in ENCODER_COLOURS.items():
         rows = means[means["encoder"] == encoder]
-        figure.add_scatter(
-            x=rows["mean"],
+        _add_means(
+            figure,
+            rows,
+            colour,
             y=counts.index.get_indexer(pd.Index(rows["name"])),
-            error_x=error_bar(rows, colour),
             orientation="h",
             mode="markers",
-            marker={"color": colour, "size": 9},
             name=f"{encoder} encoder",
-            customdata=mean_texts(rows),
-            hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",
         )
         for mean in null.loc[null["encoder"] == encoder, "mean"].dropna():
             figure.add_vline(mean, line=DOTTED | {"color": colour})
@@ -373,16 +371,7 @@ def line_figure(lines: Iterable[Line], x: str, titles: tuple[str, str]) -> go.Fi
     figure = go.Figure()
     for name, rows, colour, dash in lines:
         rows = rows.sort_values(x)
-        figure.add_scatter(
-            x=rows[x],
-            y=rows["mean"],
-            error_y=error_bar(rows, colour),
-            name=name,
-            mode="lines+markers",
-            line={"color": colour, "width": 2, "dash": dash},
-            customdata=mean_texts(rows),
-            hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",
-        )
+        _add_means(figure, rows, colour, axis="y", x=rows[x], name=name, line_dash=dash)
     return set_layout(figure, 370, xaxis_title=titles[0], yaxis_title=titles[1])
 
 

@@ -209,7 +209,7 @@ def whole_set(
     skipped = int((audit.quarantine[c.KIND] != c.NEAR_DUPLICATE).sum())
     unread = record.quarantined - (drawn - record.pairs)  # rows counted before the sample was drawn
     usable = drawn - (skipped - unread)
-    # name, count in the sample, among so many, limits of the count
+    # name, count in the sample, among so many, limits of the count where it is an estimate
     counted: list[tuple[str, float, int, dict[str, float]]] = [
         (UNUSABLE, skipped - unread, drawn, {})
     ]
@@ -231,7 +231,8 @@ def whole_set(
     rows = []
     for name, found, among, limits in counted:
         more = unread if name == UNUSABLE else 0
-        ends = whole_count(min(found, among), among, total, **limits)
+        found = min(found, among)
+        ends = whole_count(found, among, total, **{"low": found, "high": found} | limits)
         whole, low, high = (round(end + more, 1) for end in ends)
         row = {"count": name, "found": found, "among": among}
         rows.append(row | {"whole": whole, "low": low, "high": high})
