@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import scipy
 
 from clipmem_core.errors.misfit import divide_or_nan
@@ -81,7 +80,7 @@ class Fits:
         seed: of the random pairs.
 
     Attributes:
-        lengths: of the embeddings, [2, n_members, n_pairs].
+        lengths: of the embeddings, [n_pairs] of each member, of pictures and of captions.
         hubs: mean cosine of pictures, and of captions, with their nearest, [2, n_pairs].
         votes: a picture and one of its nearest captions, [n, 2].
         own: C[i, i], [n_pairs]; NaN for pairs that every member trained on.
@@ -119,15 +118,10 @@ class Fits:
         rank = np.arange(len(ordered)) - np.searchsorted(ordered // n, ordered // n)
         self.votes = np.column_stack(np.divmod(ordered[rank < _NEIGHBOURS], n))
         blocks = [slice(at, at + _BLOCK) for at in range(0, n, _BLOCK)]
-        self.lengths = np.array(
-            [
-                [
-                    np.concatenate([np.linalg.norm(each[at], axis=1) for at in blocks])
-                    for each in part
-                ]
-                for part in (image, text)
-            ]
-        )
+        self.lengths = [
+            [np.concatenate([np.linalg.norm(each[at], axis=1) for at in blocks]) for each in part]
+            for part in (image, text)
+        ]
         self.own = self.at(np.arange(n), np.arange(n))
         i, j = draws.rng(seed, "displaced").integers(0, n, (2, _RANDOM_PAIRS))
         at_random = self.at(i[i != j], j[i != j])
@@ -160,7 +154,7 @@ class Fits:
         return np.nan_to_num(np.clip(ratio, -_CLIP, _CLIP))
 
 
-def find_runs(fits: Fits, stretches: Sequence[np.ndarray] = ()) -> list[DisplacedRun]:
+def find_runs(fits: Fits, stretches: Sequence[np.ndarray]) -> list[DisplacedRun]:
     """Return the shifts, exchanges and reversals in the order of the source, then the reordered
     runs, also without a sure repair where captions are in alphabetical order (`stretches`: the
     rows of each such part)."""
@@ -178,8 +172,8 @@ def find_runs(fits: Fits, stretches: Sequence[np.ndarray] = ()) -> list[Displace
     best = np.zeros((2, len(fits.own)))  # the highest scores that explain a row
     runs = []
     for score, rows, _ in found:
-        rank = np.minimum((best[:, rows] > 0).sum(axis=0), 1)
-        np.maximum.at(best, (rank, rows), score)
+        rank = (best[0, rows] > 0).astype(int)
+        best[rank, rows] = np.maximum(best[rank, rows], score)
     for score, rows, partners in found:
         first, second = best[:, rows]
         is_best = (first <= score).mean() >= 1 - _OVERLAP
@@ -222,12 +216,12 @@ def _complete(fits: Fits, rows: np.ndarray, partners: np.ndarray) -> DisplacedRu
     return DisplacedRun(kind, rows, partners, probability, float(evidence.sum()))
 
 
-def _voted_spans(fits: Fits) -> np.ndarray:
-    """Return the lines that several near rows vote for: number of the line, first and last row,
-    int64 [n, 3]. A line is j − i + n or i + j + 2 n."""
+def _voted_keys(fits: Fits) -> np.ndarray:
+    """Return the rows of lines that several near rows vote for, int64 [n], ascending, as keys: line
+    × (n_pairs + 1) + row. A line is j − i + n_pairs or i + j + 2 n_pairs."""
     n = len(fits.own)
     i, j = fits.votes[fits.votes[:, 0] != fits.votes[:, 1]].T
-    spans = []
+    keys = [np.empty(0, int)]
     for lines in (j - i + n, i + j + 2 * n):
         order = np.lexsort((i, lines))
         row, line = i[order], lines[order]
@@ -235,17 +229,18 @@ def _voted_spans(fits: Fits) -> np.ndarray:
         near = line[last] == line[: len(line) - _VOTES + 1]
         near &= row[last] - row[: len(row) - _VOTES + 1] <= _NEAR
         at = np.flatnonzero(near)
-        low = np.maximum(row[at] - _AROUND, 0)
-        high = np.minimum(row[at + _VOTES - 1] + _AROUND, n - 1)
-        spans.append(np.column_stack([line[at], low, high]))
-    return np.concatenate(spans)
+        start = line[at] * (n + 1)
+        low = start + np.maximum(row[at] - _AROUND, 0)
+        high = start + np.minimum(row[at + _VOTES - 1] + _AROUND, n - 1)
+        keys += map(np.arange, low, high + 1)
+    return np.unique(np.concatenate(keys))
 
 
-def _stretch_spans(fits: Fits) -> np.ndarray:
-    """Return all lines between two stretches of rows if many captions of the first, which do not
-    fit, are near pictures of the second: as `_voted_spans`.
+def _stretch_keys(fits: Fits) -> np.ndarray:
+    """Return the rows of all lines between two stretches of rows if many captions of the first,
+    which do not fit, are near pictures of the second: as `_voted_keys`.
 
-    Among pictures that look alike no single line has several votes.
+    Among pictures that look similar no single line has several votes.
     """
     n = len(fits.own)
     misfits = fits.votes[fits.own[fits.votes[:, 0]] < fits.middle]
@@ -253,52 +248,45 @@ def _stretch_spans(fits: Fits) -> np.ndarray:
     often = np.argsort(-counts, kind="stable")[:_MOST_STRETCHES]
     often = often[counts[often] >= _STRETCH_VOTES]
     offsets = np.arange(1 - _STRETCH, _STRETCH)
-    spans = [np.empty((0, 3), int)]
+    keys = [np.empty(0, int)]
     for first, second in stretches[often].tolist():
         steps = (second - first) * _STRETCH + offsets
         sums = (first + second + 1) * _STRETCH - 1 + offsets
         lines = np.concatenate([steps + n, sums + 2 * n])
         low = max(first * _STRETCH - _AROUND, 0)
-        high = min((first + 1) * _STRETCH + _AROUND, n) - 1
-        spans.append(np.column_stack([lines, np.full_like(lines, low), np.full_like(lines, high)]))
-    return np.concatenate(spans)
+        rows = np.arange(low, min((first + 1) * _STRETCH + _AROUND, n))
+        keys.append(np.add.outer(lines * (n + 1), rows).ravel())
+    return np.unique(np.concatenate(keys))
 
 
 def _lines(fits: Fits) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
-    """Yield the rows and partners of each span, and whether near rows vote for it; spans of a line
-    that overlap are one."""
+    """Yield the rows and partners of each connected part of a line, and whether near rows vote for
+    it."""
     n = len(fits.own)
-    parts = {True: _voted_spans(fits), False: _stretch_spans(fits)}
-    columns = ["line", "low", "high"]
-    table = pd.concat(
-        [pd.DataFrame(part, columns=columns).assign(voted=voted) for voted, part in parts.items()]
-    )
-    table = table.sort_values(["line", "low"], ignore_index=True)
-    reached = table.groupby("line")["high"].cummax().groupby(table["line"]).shift(fill_value=-1)
-    span = (table["low"] > reached).cumsum()
-    merged = table.groupby(span).agg({"line": "first", "low": "min", "high": "max", "voted": "any"})
-    for line, low, high, is_voted in merged.itertuples(index=False):
-        rows = np.arange(low, high + 1)
-        partners = rows + line - n if line < 2 * n else line - 2 * n - rows
+    voted = _voted_keys(fits)
+    keys = np.union1d(voted, _stretch_keys(fits))
+    for part in np.split(keys, np.flatnonzero(np.diff(keys) > 1) + 1):
+        line, rows = np.divmod(part, n + 1)
+        partners = np.where(line < 2 * n, rows + line - n, line - 2 * n - rows)
         inside = (partners >= 0) & (partners < n) & (partners != rows)
         if inside.any():
-            yield rows[inside], partners[inside], is_voted
+            first, end = np.searchsorted(voted, [part[0], part[-1] + 1])
+            yield rows[inside], partners[inside], bool(first < end)
 
 
-def _runs(rows: np.ndarray, evidence: np.ndarray) -> Iterator[tuple[float, int, int]]:
-    """Yield sum, first and last position of each run of a line; parts with a short gap are one."""
-    run = None
+def _runs(rows: np.ndarray, evidence: np.ndarray) -> list[tuple[float, int, int]]:
+    """Return sum, first and last position of each run of a line; parts with a short gap are one."""
+    runs = list[tuple[float, int, int]]()
     for score, first, last in maximal_segments(evidence, _WEAK):
-        if run:
-            gap = evidence[run[2] + 1 : first]
-            most = max(5, _GAP * (run[2] - run[1] + last - first))
-            if rows[first] - rows[run[2]] - 1 == len(gap) <= most and gap.mean() > _BROKEN:
-                run = (run[0] + score, run[1], last)
+        if runs:
+            total, start, end = runs[-1]
+            gap = evidence[end + 1 : first]
+            most = max(5, _GAP * (end - start + last - first))
+            if rows[first] - rows[end] - 1 == len(gap) <= most and gap.mean() > _BROKEN:
+                runs[-1] = (total + score, start, last)
                 continue
-            yield run
-        run = (score, first, last)
-    if run:
-        yield run
+        runs.append((score, first, last))
+    return runs
 
 
 def maximal_segments(values: np.ndarray, least: float) -> list[tuple[float, int, int]]:
