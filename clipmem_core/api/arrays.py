@@ -33,7 +33,13 @@ from clipmem_core.errors.batch import Fitted
 from clipmem_core.errors.calibration import Probabilities
 from clipmem_core.errors.evidence import draw_decoys
 from clipmem_core.errors.misfit import HeldOut
-from clipmem_core.errors.runs import DisplacedRun, Fits, find_runs, find_swaps, likely_displaced
+from clipmem_core.errors.runs import (
+    DisplacedRun,
+    Fits,
+    displaced_probability,
+    find_runs,
+    find_swaps,
+)
 from clipmem_core.errors.words import split_words
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.membership import (
@@ -452,7 +458,7 @@ class _Search:
         )
         wrong = judged.wrong
         by_pair = np.nan_to_num(wrong.parts[1])
-        by_pair[likely_displaced(runs)[0]] = 0.0
+        by_pair[displaced_probability(runs, len(by_pair)) > 0] = 0.0
         counted = wrong_captions(pd.Series(None, scores.index, object), judged.scores, wrong)
         if counted["missing"]:
             count = Count(np.nan, np.nan, np.nan, 0, {}, counted["missing"])

@@ -47,10 +47,8 @@ class Fitted:
             for name, count in wrong.counts.items()
             if not count.missing
         }
-        ratio, specific = (
-            None if values is None else values.tolist() for values in (wrong.ratio, wrong.specific)
-        )
-        return cls(wrong.counts["pairs"].missing, curves, wrong.shares, ratio, specific)
+        missing = wrong.counts["pairs"].missing
+        return cls(missing, curves, wrong.shares, wrong.ratio, wrong.specific)
 
     def ratio_at(self, kind: str, evidence: np.ndarray) -> np.ndarray:
         """Return the log-likelihood ratio that captions are wrong; NaN without a fitted curve or

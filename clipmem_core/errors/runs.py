@@ -197,21 +197,18 @@ def _complete(fits: Fits, rows: np.ndarray, partners: np.ndarray) -> DisplacedRu
     each other, and so do two blocks that were exchanged."""
     step = partners - rows
     is_shift = bool((step == step[0]).all())
-    evidence = fits.evidence(rows, partners)
-    kind = SHIFT if is_shift else REVERSAL
-    if not is_shift or abs(step[0]) >= len(rows):
-        back = fits.evidence(partners, rows)
-        if not is_shift or back.sum() >= _WEAK:
-            kind = EXCHANGE if is_shift else REVERSAL
-            both, at = np.unique(np.concatenate([rows, partners]), return_index=True)
-            partners = np.concatenate([partners, rows])[at]
-            evidence = np.concatenate([evidence, back])[at]
-            rows = both
-            # A row and its partner say the same, so that both must speak for the outermost ones.
-            joint = evidence + evidence[np.searchsorted(rows, partners)]
-            likely = np.flatnonzero(joint > 0)  # none: the run is empty, and its score 0
-            inside = slice(likely.min(initial=len(joint)), likely.max(initial=-1) + 1)
-            rows, partners, evidence = rows[inside], partners[inside], evidence[inside]
+    evidence, back = fits.evidence(rows, partners), fits.evidence(partners, rows)
+    is_exchange = is_shift and abs(step[0]) >= len(rows) and back.sum() >= _WEAK
+    kind = EXCHANGE if is_exchange else SHIFT if is_shift else REVERSAL
+    if kind != SHIFT:
+        both, at = np.unique(np.concatenate([rows, partners]), return_index=True)
+        partners = np.concatenate([partners, rows])[at]
+        evidence = np.concatenate([evidence, back])[at]
+        # A row and its partner say the same, so that both must speak for the outermost ones.
+        joint = evidence + evidence[np.searchsorted(both, partners)]
+        likely = np.flatnonzero(joint > 0)  # none: the run is empty, and its score 0
+        inside = slice(likely.min(initial=len(joint)), likely.max(initial=-1) + 1)
+        rows, partners, evidence = both[inside], partners[inside], evidence[inside]
     probability = scipy.special.expit(evidence + _PRIOR)
     return DisplacedRun(kind, rows, partners, probability, float(evidence.sum()))
 
@@ -353,12 +350,13 @@ def _by_assignment(fits: Fits, rows: np.ndarray, score: float) -> DisplacedRun:
     return DisplacedRun(REORDERED, rows, partners, np.where(moved, probability, 0.0), score)
 
 
-def likely_displaced(runs: Sequence[DisplacedRun]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the pairs that runs explain, and the probability of it, [n] each."""
-    rows = np.concatenate([np.empty(0, int), *(run.rows for run in runs)])
-    probability = np.concatenate([np.empty(0), *(run.probability for run in runs)])
-    likely = probability >= LIKELY
-    return rows[likely], probability[likely]
+def displaced_probability(runs: Sequence[DisplacedRun], n_pairs: int) -> np.ndarray:
+    """Return the probability that runs explain each pair, [n_pairs]; 0 where that is unlikely."""
+    probability = np.zeros(n_pairs)
+    for run in runs:
+        likely = run.probability >= LIKELY
+        probability[run.rows[likely]] = run.probability[likely]
+    return probability
 
 
 def find_swaps(fits: Fits, probability: np.ndarray) -> DisplacedRun:

@@ -43,7 +43,7 @@ def with_counts(audit: Audit, wrong: int, pairs: int) -> None:
     evidence = CaptionEvidence(*found, none, none, none[:, 0], words, read, ~read)
     judged = probabilities(evidence)
     ids = [f"p{row}" for row in range(pairs)]
-    worst = judged.worst
+    worst = judged.pairs
     columns = {"p_wrong": judged.pairs, "misfit": worst, "suspicion": worst}
     columns |= {"review_place": review_place(worst), "p_check": 0.0, "csls_out": 0.0}
     scores = pd.DataFrame({"pair_id": ids, "group": "scored", **columns})
