@@ -10,8 +10,8 @@ import plotly.express as px
 import plotly.graph_objects as go
 
 from clipmem_core.review.overview import Corners
+from clipmem_core.scores.metrics import interval_text
 from clipmem_core.scores.registry import words
-from clipmem_core.scores.seeds import interval_text
 from clipmem_core.utils.columns import (
     ALIGNMENT,
     CANDIDATE,
@@ -62,14 +62,19 @@ LEGEND_ABOVE: dict[str, Any] = {
     "yanchor": "bottom",
     "x": 0,
     "title": "",
+    "itemsizing": "constant",
 }
 
 
-def set_layout(figure: go.Figure, height: int, *, right: int = 10, **options: Any) -> go.Figure:
+def set_layout(figure: go.Figure, height: int, **options: Any) -> go.Figure:
     """Set the height, the margins and other layout options of a figure, and return it."""
-    margin = {"l": 0, "r": right, "t": 30, "b": 0}
-    figure.update_layout(height=height, margin=margin, legend=LEGEND_ABOVE, **options)
-    return figure.update_layout(xaxis_zeroline=False, yaxis_zeroline=False)
+    return figure.update_layout(
+        height=height,
+        margin={"l": 0, "r": 10, "t": 30, "b": 0},
+        legend=LEGEND_ABOVE,
+        xaxis_zerolinecolor=OTHER,
+        **options,
+    )
 
 
 def _add_means(
@@ -109,13 +114,9 @@ def safe(text: object) -> str:
 
 IN = "in"
 OUT = "out"
-TERM_NAMES = {  # in the order in which they are added up
-    POSITIVE: "positive",
-    NEGATIVE_TEXT: "negative text",
-    NEGATIVE_IMAGE: "negative image",
-    ALIGNMENT: "alignment",
-    SIMILARITY: "similarity",
-}
+# In the order in which they are added up
+_SUMMED = (POSITIVE, NEGATIVE_TEXT, NEGATIVE_IMAGE, ALIGNMENT, SIMILARITY)
+TERM_NAMES = {column: words(column) for column in _SUMMED}
 NAME_LENGTH = 20  # leaves space for the dots on a telephone
 PERCENTILES = (2, 98)  # ends of the colour scale
 MEMORIZED = "memorized<br>and wrong", "memorized<br>and right"
@@ -149,7 +150,6 @@ def group_figure(groups: pd.DataFrame, bins: pd.DataFrame) -> go.Figure:
         )
         name = group_words(group)
         _add_means(figure, rows, colour, y=[height + 0.12], mode="markers", name=name)
-    figure.add_vline(0, line=DOTTED)
     _name_rows(figure, groups[GROUP], groups["n"])
     return set_layout(
         figure,
@@ -170,7 +170,6 @@ def _name_rows(figure: go.Figure, names: Iterable[object], counts: Iterable[int]
         tickvals=[*range(len(labels))],
         ticktext=labels,
         showgrid=False,
-        fixedrange=True,
         autorange="reversed",
     )
 
@@ -187,7 +186,6 @@ def term_figure(members: pd.DataFrame, *, colour: str, names: Mapping[str, str])
         color_discrete_map={names[IN]: colour, names[OUT]: OTHER},
         labels={"value": "cosine units", "variable": ""},
     )
-    figure.add_vline(0, line=DOTTED)
     hover = "%{hovertext}: %{x:.3f}<extra>%{fullData.name}</extra>"
     figure.update_traces(jitter=0, marker_size=10, hovertemplate=hover)
     figure.update_yaxes(autorange="reversed")
@@ -245,8 +243,7 @@ def pair_map_figure(
                     text=f"<b>{name}</b>", x=x, y=y, xref="paper", yref="paper", showarrow=False
                 )
     x_title, y_title = (_AXIS_TITLES[column] for column in columns)
-    figure.update_xaxes(title=x_title, zeroline=True)
-    return figure.update_yaxes(title=y_title, zeroline=True)
+    return figure.update_layout(xaxis_title=x_title, yaxis_title=y_title)
 
 
 def embedding_figure(points: pd.DataFrame, *, colour_by: str) -> go.Figure:
@@ -325,8 +322,7 @@ def _cloud(
                 unselected=_UNSELECTED,
             )
     figure.update_layout(xaxis_showgrid=False, yaxis_showgrid=False, uirevision="constant")
-    set_layout(figure, 560, right=0, dragmode="lasso")
-    return figure.update_layout(legend_itemsizing="constant")
+    return set_layout(figure, 560, dragmode="lasso")
 
 
 def _class_colours(values: pd.Series, column: str) -> Mapping[str, str]:
@@ -357,7 +353,6 @@ def means_figure(means: pd.DataFrame, null: pd.DataFrame, *, title: str) -> go.F
         )
         for mean in null.loc[null["encoder"] == encoder, "mean"].dropna():
             figure.add_vline(mean, line=DOTTED | {"color": colour})
-    figure.add_vline(0, line={"color": OTHER, "width": 1})
     _name_rows(figure, counts.index, counts)
     height = 110 + 44 * len(counts)
     return set_layout(figure, height, xaxis_title=title, showlegend=True, scattermode="group")

@@ -107,7 +107,7 @@ class Fitted:
             by_caption = self.ratio_at("captions", -ratio)
         by_pair[~is_new & np.isfinite(by_caption)] = np.nan
         kinds = (by_pair[of_units.first], by_caption, self.ratio_at("words", -words))
-        estimated = batch_probabilities(of_units, *kinds, self.shares)[0]
+        estimated = batch_probabilities(of_units, *kinds, self.shares)
         return with_not_captions(estimated, not_captions)
 
 
@@ -117,7 +117,7 @@ def batch_probabilities(
     by_caption: np.ndarray,
     by_word: np.ndarray,
     shares: Sequence[float],
-) -> tuple[pd.DataFrame, np.ndarray]:
+) -> pd.DataFrame:
     """Return the probability that captions of a batch are wrong, from log-likelihood ratios that
     were fitted on other captions.
 
@@ -132,7 +132,7 @@ def batch_probabilities(
         shares: of wrong captions of each kind among the other captions, [3].
 
     Returns:
-        As of `combined`; NaN for captions without evidence of the first two kinds.
+        The captions of `combined`; NaN for captions without evidence of the first two kinds.
     """
     owner = of_pairs.owner
     ratios = np.stack([by_pair[owner], by_caption, by_word])
@@ -154,7 +154,7 @@ def batch_probabilities(
             exclude_each_other(part, of_two)
         weights *= 1 - part
     parts[0, ~known[:2].any(axis=0)] = np.nan
-    return combined(of_pairs, parts[0, of_pairs.first], parts[1], parts[2])
+    return combined(of_pairs, parts[0, of_pairs.first], parts[1], parts[2])[0]
 
 
 def batch_share(log_ratio: np.ndarray, weight: np.ndarray) -> float:

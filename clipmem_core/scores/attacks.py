@@ -16,8 +16,7 @@ import pandas as pd
 import scipy  # scipy.stats is loaded when it is used
 
 from clipmem_core.scores.membership import MemberSides
-from clipmem_core.scores.metrics import ROC_AUC, resamples, roc_auc, roc_counts
-from clipmem_core.scores.seeds import seed_interval
+from clipmem_core.scores.metrics import ROC_AUC, resamples, roc_auc, roc_counts, seed_interval
 from clipmem_core.utils import draws
 from clipmem_core.utils.columns import ALIGNMENT
 

@@ -60,7 +60,7 @@ def ensemble_membership(
     folds: int,
     replicates: int,
     seed: int,
-    halves: bool = False,
+    halves: bool,
     held_out: np.ndarray | None = None,
 ) -> Membership:
     """Draw repeated cross-validation: in each replicate every scored pair is left out by one

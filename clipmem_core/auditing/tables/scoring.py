@@ -99,7 +99,7 @@ def summary(evidence: Evidence, scores: pd.DataFrame, split: float | None) -> di
     alignments = evidence.alignments
     target = scores[c.GROUP].isin(c.TARGET_GROUPS)
     null = scores[scores[c.GROUP] == c.HELD_OUT]
-    _, auroc = memorization.membership_auroc(alignments, sides.membership)
+    auroc = memorization.membership_auroc(alignments, sides.membership)
     stability = memorization.ranking_stability(alignments, sides)
     reliability = memorization.ranking_reliability(stability, len(sides.replicates))
     scored = sides.membership.trained[:, sides.membership.group == c.SCORED]
