@@ -39,12 +39,12 @@ from clipmem_core.utils.columns import (
     group_words,
 )
 
-GROUP_COLOURS = {
-    CANDIDATE: "#d55e00",
-    INDEPENDENT: "#1479b8",
-    SCORED: "#9a5bc4",
-    SHARED: "#808080",
+GROUP_COLOURS = {  # the last lies on top
     HELD_OUT: "#008f6b",
+    SHARED: "#808080",
+    SCORED: "#9a5bc4",
+    INDEPENDENT: "#1479b8",
+    CANDIDATE: "#d55e00",
 }
 ENCODER_COLOURS = {"image": "#a87800", "text": "#c2487a"}
 OTHER = "#808080"
@@ -72,6 +72,7 @@ def set_layout(figure: go.Figure, height: int, **options: Any) -> go.Figure:
         height=height,
         margin={"l": 0, "r": 10, "t": 30, "b": 0},
         legend=LEGEND_ABOVE,
+        xaxis_zeroline=True,
         xaxis_zerolinecolor=OTHER,
         **options,
     )
@@ -127,6 +128,7 @@ _UNSELECTED = {"marker": {"color": OTHER, "opacity": 0.15}}
 _OTHERS = {INJECTED: "no error injected", DECISION: "undecided", LABEL: "other"}
 LISTED = "listed"  # of a point on a map: the pair fits the conditions of the page
 _UNLISTED = "does not fit"
+_CLASS_COLOURS: dict[str, dict[str, str]] = {GROUP: GROUP_COLOURS, DECISION: DECISION_COLOURS}
 CLASSES = (DECISION, GROUP, LABEL, INJECTED)  # colours of a map that are no scores
 
 
@@ -303,7 +305,9 @@ def _cloud(
     classes = points[colour_by]
     if colour_by not in CLASSES:
         classes = classes.map(lambda score: words(colour_by) if np.isfinite(score) else others)
-    colour_of = _class_colours(classes, colour_by)
+    # Frequent labels or kinds of errors have colours; all pairs with a score are one class
+    by_frequency = dict(zip(classes.value_counts().index, LABEL_COLOURS, strict=False))
+    colour_of = _CLASS_COLOURS.get(colour_by, by_frequency)
     classes = classes.where(classes.isin(list(colour_of)), others)
     if LISTED in points:
         classes = classes.where(points[LISTED], _UNLISTED)
@@ -323,16 +327,6 @@ def _cloud(
             )
     figure.update_layout(xaxis_showgrid=False, yaxis_showgrid=False, uirevision="constant")
     return set_layout(figure, 560, dragmode="lasso")
-
-
-def _class_colours(values: pd.Series, column: str) -> Mapping[str, str]:
-    """Return the colour of each group, decision, or frequent injected kind or label; all pairs with
-    a score are one class."""
-    if column == GROUP:
-        return dict(reversed(GROUP_COLOURS.items()))
-    if column == DECISION:
-        return DECISION_COLOURS
-    return dict(zip(values.value_counts().index, LABEL_COLOURS, strict=False))
 
 
 def means_figure(means: pd.DataFrame, null: pd.DataFrame, *, title: str) -> go.Figure:
@@ -399,8 +393,10 @@ def tradeoff_figure(
         error_y=UTILITY_ERROR,
         color=KIND,
         symbol=KIND,
-        color_discrete_map=dict.fromkeys(points[KIND], OTHER) | {PARETO_OPTIMAL: FRONT_COLOUR},
-        symbol_map=dict.fromkeys(points[KIND], "circle") | _KIND_SYMBOLS,
+        color_discrete_map={PARETO_OPTIMAL: FRONT_COLOUR},
+        color_discrete_sequence=[OTHER],
+        symbol_map=_KIND_SYMBOLS,
+        symbol_sequence=["circle"],
         text="number",
         hover_name=TITLE,
         labels={

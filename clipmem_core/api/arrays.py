@@ -153,7 +153,7 @@ class CaptionModel:
                 image = encode_image(head, torch.from_numpy(pairs.image).float()).numpy()
             by_member.append(misfit.fit_beside(unit(text), pairs.of_pairs, image, is_new, beside))
         beside_held_out = misfit.nan_mean(by_member)
-        agree = self.fitted.agreement(pairs.text, pairs.of_pairs)
+        agree = self.fitted.agreement(pairs.text, pairs.of_pairs, np.arange(len(pairs.text)))
         ratios = np.full(len(pairs.text), np.nan)
         refused = np.zeros(len(pairs.text), bool)
         if pairs.captions is not None:

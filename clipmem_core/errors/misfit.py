@@ -290,8 +290,8 @@ def swapped_csls(
 
     def measure(a: np.ndarray, b: np.ndarray, in_training: np.ndarray) -> np.ndarray:
         beside = HeldOut.of(a, b, held_out)
-        blocks = beside.compared(a, b, beside.rows)
-        of_donors = np.concatenate([mean_of_nearest(by_text) for *_, by_text in blocks])
+        near_donors = mean_of_nearest_pictures(beside.texts, beside.rows, beside)
+        of_donors = near_donors.astype(beside.texts.dtype)
         values = np.full(len(held_out), np.nan)
         rows = pairs[~in_training[pairs]]
         for part, _, by_image, _ in beside.compared(a, b, rows):

@@ -49,10 +49,11 @@ _NEAR = 40  # rows
 _AROUND = 60  # rows beside the votes that are looked at
 _STRETCH = 20  # rows
 _STRETCH_VOTES = 5  # of one stretch for another
+_SPACE = 2 * _AROUND + _STRETCH + 1  # between the keys of two lines
 _MOST_STRETCHES = 200  # pairs of stretches that are compared
 _OVERLAP = 0.2  # share of a run that better runs may explain
 LIKELY = 0.5  # probability from which a pair of a run has the captions of another
-SURE = 0.9  # probability of a repair by assignment
+_SURE = 0.9  # probability of a repair by assignment
 _SUSPECTED = 0.3  # probability of a wrong pair that may be a part of a swap
 _FEWEST_REORDERED = 30
 _MOST_REORDERED = 2_000
@@ -213,23 +214,23 @@ def _complete(fits: Fits, rows: np.ndarray, partners: np.ndarray) -> DisplacedRu
     return DisplacedRun(kind, rows, partners, probability, float(evidence.sum()))
 
 
+def _keys(fits: Fits, line: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """Return a number of each row of a line, int64. A line is j − i + n_pairs or i + j + 2 n_pairs;
+    the numbers of two lines differ by more than rows that are looked at together."""
+    return line * (len(fits.own) + _SPACE) + _AROUND + row
+
+
 def _voted_keys(fits: Fits) -> np.ndarray:
-    """Return the rows of lines that several near rows vote for, int64 [n], ascending, as keys: line
-    × (n_pairs + 1) + row. A line is j − i + n_pairs or i + j + 2 n_pairs."""
+    """Return the keys of the rows about those that vote for a line, where several near rows do,
+    int64 [n], ascending."""
     n = len(fits.own)
     i, j = fits.votes[fits.votes[:, 0] != fits.votes[:, 1]].T
     keys = [np.empty(0, int)]
-    for lines in (j - i + n, i + j + 2 * n):
-        order = np.lexsort((i, lines))
-        row, line = i[order], lines[order]
-        last = slice(_VOTES - 1, None)
-        near = line[last] == line[: len(line) - _VOTES + 1]
-        near &= row[last] - row[: len(row) - _VOTES + 1] <= _NEAR
-        at = np.flatnonzero(near)
-        start = line[at] * (n + 1)
-        low = start + np.maximum(row[at] - _AROUND, 0)
-        high = start + np.minimum(row[at + _VOTES - 1] + _AROUND, n - 1)
-        keys += map(np.arange, low, high + 1)
+    for line in (j - i + n, i + j + 2 * n):
+        voters = np.sort(_keys(fits, line, i))
+        first, last = voters[: len(voters) - _VOTES + 1], voters[_VOTES - 1 :]
+        near = np.flatnonzero(last - first <= _NEAR)
+        keys += map(np.arange, first[near] - _AROUND, last[near] + _AROUND + 1)
     return np.unique(np.concatenate(keys))
 
 
@@ -250,9 +251,8 @@ def _stretch_keys(fits: Fits) -> np.ndarray:
         steps = (second - first) * _STRETCH + offsets
         sums = (first + second + 1) * _STRETCH - 1 + offsets
         lines = np.concatenate([steps + n, sums + 2 * n])
-        low = max(first * _STRETCH - _AROUND, 0)
-        rows = np.arange(low, min((first + 1) * _STRETCH + _AROUND, n))
-        keys.append(np.add.outer(lines * (n + 1), rows).ravel())
+        rows = np.arange(first * _STRETCH - _AROUND, (first + 1) * _STRETCH + _AROUND)
+        keys.append(_keys(fits, lines[:, None], rows).ravel())
     return np.unique(np.concatenate(keys))
 
 
@@ -263,9 +263,10 @@ def _lines(fits: Fits) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
     voted = _voted_keys(fits)
     keys = np.union1d(voted, _stretch_keys(fits))
     for part in np.split(keys, np.flatnonzero(np.diff(keys) > 1) + 1):
-        line, rows = np.divmod(part, n + 1)
+        line, rows = np.divmod(part, n + _SPACE)
+        rows -= _AROUND
         partners = np.where(line < 2 * n, rows + line - n, line - 2 * n - rows)
-        inside = (partners >= 0) & (partners < n) & (partners != rows)
+        inside = (rows >= 0) & (rows < n) & (partners >= 0) & (partners < n) & (partners != rows)
         if inside.any():
             first, end = np.searchsorted(voted, [part[0], part[-1] + 1])
             yield rows[inside], partners[inside], bool(first < end)
@@ -320,34 +321,29 @@ def _reordered(
     for run in runs:
         explained[run.rows] = True
     ratio = np.nan_to_num(np.clip((fits.middle - fits.own) * fits.gain, -_CLIP, _CLIP))
-    share = np.clip((ratio > 0).mean(), 0.01, 0.5)
-    surprise = ratio - np.logaddexp(np.log(share) + ratio, np.log1p(-share))
+    is_misfit = ratio > 0
+    share = np.clip(is_misfit.mean(), 0.01, 0.5)
+    # How much likelier a row of misfits is than one of the data set
+    evidence = ratio - np.logaddexp(np.log(share) + ratio, np.log1p(-share))
     for rows in stretches:
         outside = ~explained
         outside[rows] = False
         if explained[rows].any() or len(rows) > _MOST_REORDERED or not outside.any():
             continue
-        found = np.count_nonzero(ratio[rows] > 0)
-        usual = max((ratio[outside] > 0).mean(), 0.01)
+        found = np.count_nonzero(is_misfit[rows])
+        usual = max(is_misfit[outside].mean(), 0.01)
         score = -float(scipy.stats.binom.logsf(found - 1, len(rows), usual))
         if score >= THRESHOLD:
             explained[rows] = True
-            yield _by_assignment(fits, rows, score)
-    surprise[explained] = -_CLIP
-    for score, first, last in maximal_segments(surprise, THRESHOLD):
+            yield DisplacedRun(REORDERED, rows, *assign(fits, rows), score)
+    evidence[explained] = -_CLIP
+    for score, first, last in maximal_segments(evidence, THRESHOLD):
         rows = np.arange(first, last + 1)
         if not _FEWEST_REORDERED <= len(rows) <= _MOST_REORDERED:
             continue
-        run = _by_assignment(fits, rows, score)
+        run = DisplacedRun(REORDERED, rows, *assign(fits, rows), score)
         if (run.probability > 0).mean() >= _REORDERED_SHARE:
             yield run
-
-
-def _by_assignment(fits: Fits, rows: np.ndarray, score: float) -> DisplacedRun:
-    """Return a run in another order, with the sure repairs alone."""
-    partners, probability = assign(fits, rows)
-    moved = (probability >= SURE) & (partners != rows)
-    return DisplacedRun(REORDERED, rows, partners, np.where(moved, probability, 0.0), score)
 
 
 def displaced_probability(runs: Sequence[DisplacedRun], n_pairs: int) -> np.ndarray:
@@ -367,17 +363,18 @@ def find_swaps(fits: Fits, probability: np.ndarray) -> DisplacedRun:
     """
     likeliest = np.argsort(-probability, kind="stable")[:_MOST_REORDERED]
     suspects = np.sort(likeliest[probability[likeliest] > _SUSPECTED])
-    partners, sure = assign(fits, suspects)
-    chosen = (sure >= SURE) & (partners != suspects)
-    return DisplacedRun(SWAP, suspects[chosen], partners[chosen], sure[chosen], 0.0)
+    partners, probability = assign(fits, suspects)
+    sure = probability > 0
+    return DisplacedRun(SWAP, suspects[sure], partners[sure], probability[sure], 0.0)
 
 
 def assign(fits: Fits, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Give each of some pictures the captions of one of the same pairs, so that the total fit is
     highest (Hungarian method).
 
-    Returns: the pair whose captions belong to each picture, and the probability, [n] each: the
-    smaller of those among all captions and among all pictures.
+    Returns: the pair whose captions belong to each picture, and the probability of the repair, [n]
+    each: the smaller of those among all captions and among all pictures; 0 where it is not sure, or
+    nothing is to be repaired.
     """
     n = len(rows)
     if n < 2:
@@ -388,4 +385,6 @@ def assign(fits: Fits, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     by_picture, by_caption = (
         scipy.special.softmax(logits, axis=axis)[np.arange(n), chosen] for axis in (1, 0)
     )
-    return rows[chosen], np.minimum(by_picture, by_caption)
+    probability = np.minimum(by_picture, by_caption)
+    is_sure = (probability >= _SURE) & (chosen != np.arange(n))
+    return rows[chosen], np.where(is_sure, probability, 0.0)

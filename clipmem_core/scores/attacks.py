@@ -25,20 +25,8 @@ LIRA = "lira"
 RMIA = "rmia"
 _RATES = {"TPR@0.01": 0.01, "TPR@0.001": 0.001}  # true-positive rate by false-positive rate
 ROC_MEASURES = (ROC_AUC, *_RATES)
-ATTACK_COLUMNS = [
-    "attack",
-    "measure",
-    "value",
-    "members_low",
-    "members_high",
-    "pairs_low",
-    "pairs_high",
-    "targets",
-    "missing",
-]
 # Shadows of a pair, from which LiRA uses the variance of the pair alone (its section VI)
 _OWN_VARIANCE = 64
-FEWEST_MEMBERS = 3  # a target, and a shadow on either side
 _MOST_SHAPE = 50.0  # of the prior of the variance: t with 100 degrees of freedom, nearly normal
 # The least variance of the prior of the mean, as a share of that of one alignment: 1,000 shadows
 _FLAT = 1e-3
@@ -294,9 +282,20 @@ def attack_table(attacked: Sequence[Attacked], *, n_boot: int, seed: int) -> pd.
                     "needs a shadow on either side of each pair, and pairs that a member was not "
                     f"trained on: at least {round(1 / _RATES.get(measure, 1)):,}"
                 )
-            members = seed_interval(finite.to_numpy())
-            rows.append([name, measure, finite.mean(), *members, low, high, len(finite), missing])
-    return pd.DataFrame(rows, columns=ATTACK_COLUMNS)
+            members_low, members_high = seed_interval(finite.to_numpy())
+            row = {
+                "attack": name,
+                "measure": measure,
+                "value": finite.mean(),
+                "members_low": members_low,
+                "members_high": members_high,
+                "pairs_low": low,
+                "pairs_high": high,
+                "targets": len(finite),
+                "missing": missing,
+            }
+            rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def _pair_intervals(

@@ -21,7 +21,7 @@ import scipy  # scipy.stats is loaded when it is used
 
 from clipmem_core.errors.misfit import divide_or_nan, in_threads
 from clipmem_core.scores.alignment import held_out_means, leave_out, pair_terms
-from clipmem_core.scores.membership import MemberSides, side_means
+from clipmem_core.scores.membership import MemberSides, in_minus_out
 from clipmem_core.utils import draws
 from clipmem_core.utils.columns import ALIGNMENT, CLIPMEM_IMAGE, CLIPMEM_TEXT, HELD_OUT, SHARED
 from clipmem_core.utils.embeddings import unit
@@ -65,15 +65,14 @@ def contributions(
     for members in comparisons:
         inside = sides.inside[members]
         compared = [embeddings[member] for member in members]
-        reference = int(inside[:, 0].argmin()) if paper else 0  # g, or the first member
+        reference = 1 if paper else 0  # g, or the first member
         rotations = np.stack([np.eye(image[0].shape[1], dtype=np.float32)] * len(members))
         for place, member in enumerate(compared):
             if place != reference:
                 rotations[place], fit = _fit(member, compared[reference], rows)
                 fits.append(fit)
         alignments = [pair_terms(*member, sides.held_out)[ALIGNMENT] for member in compared]
-        mean_in, mean_out = side_means(alignments, inside)
-        clipmem = mean_in - mean_out
+        clipmem = in_minus_out(alignments, inside)
         difference = _hybrid_difference(compared, rotations, inside, sides.held_out)
         parts += np.stack([clipmem + difference, clipmem - difference]) / (2 * len(comparisons))
     table = pd.DataFrame({CLIPMEM_IMAGE: parts[0], CLIPMEM_TEXT: parts[1]})

@@ -11,7 +11,13 @@ import pandas as pd
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from clipmem_core.scores.membership import Membership, MemberSides, replicate_clipmem, side_means
+from clipmem_core.scores.membership import (
+    Membership,
+    MemberSides,
+    in_minus_out,
+    replicate_clipmem,
+    side_means,
+)
 from clipmem_core.scores.metrics import MIN_REPLICATES, half_width
 from clipmem_core.scores.uncertainty import (
     in_errors,
@@ -104,8 +110,7 @@ def sslmem(
         n = np.broadcast_to(count, len(sides.membership.group))
         divisor = np.where(n >= 2, n - 1.0, np.nan)
         cosines = [(n * square - 1) / divisor for square in squares]
-        mean_in, mean_out = side_means(cosines, sides.inside)
-        columns[name] = mean_in - mean_out
+        columns[name] = in_minus_out(cosines, sides.inside)
     return pd.DataFrame(columns)
 
 
@@ -124,8 +129,8 @@ def group_summary(alignments: Sequence[np.ndarray], sides: MemberSides) -> pd.Da
         One row a group: group, n, mean, low, high, and kind of the interval.
     """
     replicates = replicate_clipmem(alignments, sides.replicates, sides.inside)
-    mean_in, mean_out = side_means(alignments, sides.inside)
-    of_pairs = pd.Series(mean_in - mean_out).groupby(sides.membership.group)
+    clipmem = in_minus_out(alignments, sides.inside)
+    of_pairs = pd.Series(clipmem).groupby(sides.membership.group)
     table = of_pairs.agg(n="size", mean="mean", half="std")
     kind = "SD over pairs"
     if len(replicates) >= MIN_REPLICATES:

@@ -295,26 +295,25 @@ def wrong_captions(
 ) -> dict[str, Any]:
     """Return how many pairs have a wrong caption, and the counts of each kind of evidence;
     `missing` says why not."""
-    kinds = {
-        "injected": int((injected == c.MISCAPTION).sum()),
-        "injected_vague": int((injected == c.VAGUE).sum()),
-    }
     missing = wrong.counts["pairs"].missing
     if scores[c.MISFIT].fillna(scores[c.CSLS_OUT]).count() < FEWEST_COUNTED:
         missing = "too few pairs to estimate: review all"
+    found = {
+        "missing": missing or None,
+        "injected": int((injected == c.MISCAPTION).sum()),
+        "injected_vague": int((injected == c.VAGUE).sum()),
+    }
     if missing:
-        return {"missing": missing, **kinds}
+        return found
     parts = np.nansum(wrong.parts, axis=1)
     estimate = float(parts.sum())
     probabilities = wrong.pairs[np.isfinite(wrong.pairs)]
     _, low, high, _ = Posterior.of(probabilities).before_review()
-    return {
-        "missing": None,
+    return found | {
         "all": {"estimate": estimate, "low": min(low, estimate), "high": max(high, estimate)},
         "of": len(probabilities),
         "parts": parts.tolist(),
         "counted": [name for name, count in wrong.counts.items() if not count.missing],
         "kinds": wrong.kinds,
         "several": len(wrong.captions) > len(wrong.pairs),  # captions of a pair
-        **kinds,
     }

@@ -28,7 +28,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import SplineTransformer
 
-from clipmem_core.scores.membership import MemberSides, labellings, side_means
+from clipmem_core.scores.membership import MemberSides, in_minus_out, labellings, side_means
 from clipmem_core.utils import draws
 from clipmem_core.utils.columns import HELD_OUT, INDEPENDENT, SCORED_GROUPS
 
@@ -218,8 +218,7 @@ def standard_errors(alignments: Sequence[np.ndarray], sides: MemberSides) -> Err
     blocks = sides.replicates
     own = {name: degrees_of_freedom(inside[:, group == name], blocks) for name in np.unique(group)}
     if not all(own.values()):
-        mean_in, mean_out = side_means(alignments, inside)
-        spread = (mean_in - mean_out)[sides.held_out].var(ddof=1)
+        spread = in_minus_out(alignments, inside)[sides.held_out].var(ddof=1)
         variance = np.full(len(group), spread)
         return Errors(variance, np.full(len(group), _INFINITE), variance, 0)
     level = sum(alignments, np.zeros(len(group))) / len(alignments)  # mean over all members
@@ -276,12 +275,12 @@ def null_scores(alignments: Sequence[np.ndarray], sides: MemberSides, errors: Er
     own_degrees = errors.own_degrees
     scores = []
     for inside in labellings(sides, rows):
-        mean_in, mean_out = side_means(held_out, inside)
+        clipmem = in_minus_out(held_out, inside)
         if own_degrees and sides.protocol == "ensemble":
             sample_variance = error_variances(held_out, inside, sides.replicates, own_degrees)
             d0 = degrees[0] - own_degrees
             variance = moderate(sample_variance, own_degrees, errors.prior_scale[rows], d0)
-        scores.append(in_errors(mean_in - mean_out, variance, degrees))
+        scores.append(in_errors(clipmem, variance, degrees))
     return np.concatenate(scores)
 
 

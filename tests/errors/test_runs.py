@@ -51,7 +51,7 @@ def test_runs_are_found_with_their_kind_their_ends_and_their_partners() -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.4])
 def test_random_swaps_are_no_run(share: float) -> None:
-    for seed in range(3):
+    for seed in range(2):
         source = np.arange(N)
         swapped = np.random.default_rng(seed).choice(N, int(share * N), replace=False)
         source[swapped] = np.roll(swapped, 1)

@@ -167,14 +167,6 @@ def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any
     the verdict."""
     sides = evidence.sides
     members = sides.membership.members
-    if len(members) < attacks.FEWEST_MEMBERS:
-        missing = (
-            f"needs at least {attacks.FEWEST_MEMBERS} members, a target and a shadow on either "
-            f"side, not {len(members)}"
-        )
-        row = {"attack": attacks.BAVARIA, "measure": attacks.ROC_MEASURES, "missing": missing}
-        table = pd.DataFrame(row | {"targets": 0}, columns=attacks.ATTACK_COLUMNS)
-        return pd.DataFrame(columns=c.UTILITY_COLUMNS), json_rows(table)
     attacked = np.flatnonzero(np.isin(sides.membership.group, c.SCORED_GROUPS))
     if len(attacked) > MAX_ATTACKED:
         attacked = np.sort(
