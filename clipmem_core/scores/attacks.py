@@ -270,7 +270,7 @@ def attack_table(attacked: Sequence[Attacked], *, n_boot: int, seed: int) -> pd.
     rows = []
     for name in attacked[0].scores:
         values = pd.DataFrame([roc(target, name) for target in attacked])
-        measured = [attacked[target] for target in np.flatnonzero(values[ROC_AUC].notna())]
+        measured = [attacked[target] for target in np.flatnonzero(values[ROC_AUC].notna()).tolist()]
         ends = np.full((2, len(ROC_MEASURES)), np.nan)
         if measured and name in (BAVARIA, ALIGNMENT):
             ends = _pair_intervals(measured, name, n_boot=n_boot, seed=seed)

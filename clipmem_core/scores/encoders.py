@@ -107,8 +107,8 @@ def compare_parts(
         kept = np.setdiff1d(members, drop)
         names = tuple(membership.members[at] for at in kept)
         part = replace(membership, members=names, trained=membership.trained[kept])
-        chosen = [image[at] for at in kept], [text[at] for at in kept]
-        tables.append(contributions(*chosen, replace(sides, membership=part))[0])
+        embeddings = [image[at] for at in kept], [text[at] for at in kept]
+        tables.append(contributions(*embeddings, replace(sides, membership=part))[0])
     parts = tables[0]
     difference, *left_out = (table[CLIPMEM_TEXT] - table[CLIPMEM_IMAGE] for table in tables)
     rows = []

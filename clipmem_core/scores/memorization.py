@@ -140,8 +140,8 @@ def group_summary(alignments: Sequence[np.ndarray], sides: MemberSides) -> pd.Da
         kind = f"95% interval over {'seeds' if sides.protocol == 'paper' else 'replicates'}"
     half = table.pop("half")
     table = table.assign(low=table["mean"] - half, high=table["mean"] + half, kind=kind)
-    groups = [name for name in c.GROUPS if name in table.index]
-    return table.loc[groups].rename_axis(c.GROUP).reset_index()
+    names = [name for name in c.GROUPS if name in table.index]
+    return table.loc[names].rename_axis(c.GROUP).reset_index()
 
 
 def membership_auroc(alignments: Sequence[np.ndarray], membership: Membership) -> float:

@@ -58,7 +58,7 @@ def retrieval_recalls(
         "image_to_text": _ranks(image, text, pairs, caption_owner),
         "text_to_image": _ranks(text, image, caption_owner, pairs),
     }
-    recalls = {}
+    recalls = dict[str, float]()
     for way, rank in ranks.items():
         recalls |= {f"{way}_R@{k}": float((rank < k).mean()) for k in (1, 5, 10)}
     return recalls
