@@ -56,14 +56,6 @@ SCALE = ("#3f87b5", "#7b74b8", "#b8608c", "#d5552a")  # low to high
 CHOSEN_COLOUR = "#6a6fd8"
 FRONT_COLOUR = "#0f8f9f"
 DOTTED = {"color": OTHER, "width": 1, "dash": "dot"}
-LEGEND_ABOVE: dict[str, Any] = {
-    "orientation": "h",
-    "y": 1,
-    "yanchor": "bottom",
-    "x": 0,
-    "title": "",
-    "itemsizing": "constant",
-}
 
 
 def set_layout(figure: go.Figure, height: int, **options: Any) -> go.Figure:
@@ -71,7 +63,14 @@ def set_layout(figure: go.Figure, height: int, **options: Any) -> go.Figure:
     return figure.update_layout(
         height=height,
         margin={"l": 0, "r": 10, "t": 30, "b": 0},
-        legend=LEGEND_ABOVE,
+        legend={
+            "orientation": "h",
+            "y": 1,
+            "yanchor": "bottom",
+            "x": 0,
+            "title": "",
+            "itemsizing": "constant",
+        },
         xaxis_zeroline=True,
         xaxis_zerolinecolor=OTHER,
         **options,

@@ -163,7 +163,7 @@ def _quantile(level: float, weights: np.ndarray, mean: np.ndarray, deviation: np
 
 
 def whole_count(
-    found: float, drawn: int, total: int, *, low: float, high: float
+    found: float, drawn: int, total: int, low: float, high: float
 ) -> tuple[float, float, float]:
     """Estimate how many pairs of a set are of a kind, from a random sample without replacement.
 

@@ -30,7 +30,7 @@ from sklearn.preprocessing import SplineTransformer
 
 from clipmem_core.scores.membership import MemberSides, in_minus_out, labellings, side_means
 from clipmem_core.utils import draws
-from clipmem_core.utils.columns import HELD_OUT, INDEPENDENT, SCORED_GROUPS
+from clipmem_core.utils.columns import INDEPENDENT, SCORED_GROUPS
 
 # None of these is tuned on a data set
 _MIN_TRENDED = 100  # pairs below which s0² is one number
@@ -51,28 +51,22 @@ _INFINITE = 1e9  # degrees of freedom
 
 
 def degrees_of_freedom(inside: np.ndarray, blocks: Sequence[np.ndarray]) -> int:
-    """Return the degrees of freedom of the variance of clipmem that a pair's own members show.
+    """Return the degrees of freedom of the variance of clipmem that a pair's own members show; 0
+    where they cannot show it.
 
-    Where every pair has as many members in, and out, of each replicate or seed as any other (as
-    every membership that is drawn here), clipmem is the mean over replicates of d = mean in − mean
-    out, and its variance is the sample variance of d over the number of replicates. With as many
-    members in as out, it is pooled with the variance of the members that are in, and of those that
-    are out, in each replicate, an estimate of the same quantity: together they have more degrees of
-    freedom.
+    Every pair has as many members in, and out, of each replicate or seed as any other. So clipmem
+    is the mean over replicates of d = mean in − mean out, and its variance is the sample variance
+    of d over the number of replicates. With as many members in as out, it is pooled with the
+    variance of the members that are in, and of those that are out, in each replicate, an estimate
+    of the same quantity: together they have more degrees of freedom.
 
     Args:
         inside: true where the member is in, [n_members, n_pairs].
         blocks: positions of the members of each replicate or seed.
-
-    Returns:
-        0 where members cannot estimate the error.
     """
-    counts = np.stack([inside[rows].sum(axis=0) for rows in blocks])  # [n_blocks, n_pairs]
     size = len(blocks[0])
-    n_in = int(counts[0, 0])
-    if (counts != n_in).any() or {*map(len, blocks)} != {size} or not 0 < n_in < size:
-        return 0
-    return len(blocks) - 1 + (len(blocks) * (size - 2) if 2 * n_in == size else 0)
+    is_balanced = 2 * np.count_nonzero(inside[blocks[0], 0]) == size
+    return len(blocks) - 1 + is_balanced * len(blocks) * (size - 2)
 
 
 def error_variances(
@@ -166,8 +160,7 @@ class Errors:
     variance: np.ndarray  # of clipmem, in squared cosine units, [n_pairs]
     degrees: np.ndarray  # of freedom of this variance, [n_pairs]
     prior_scale: np.ndarray  # s0², [n_pairs]
-    # Of freedom of the variance that a held-out pair's own members show; 0: they show none
-    own_degrees: int
+    own_degrees: int  # of freedom of the variance that a pair's own members show; 0: they do not
 
     @property
     def kind(self) -> str:
@@ -216,14 +209,14 @@ def standard_errors(alignments: Sequence[np.ndarray], sides: MemberSides) -> Err
     group = sides.membership.group
     inside = sides.inside
     blocks = sides.replicates
-    own = {name: degrees_of_freedom(inside[:, group == name], blocks) for name in np.unique(group)}
-    if not all(own.values()):
+    own_degrees = degrees_of_freedom(inside, blocks)
+    if own_degrees == 0:
         spread = in_minus_out(alignments, inside)[sides.held_out].var(ddof=1)
         variance = np.full(len(group), spread)
         return Errors(variance, np.full(len(group), _INFINITE), variance, 0)
     level = sum(alignments, np.zeros(len(group))) / len(alignments)  # mean over all members
     variance, degrees, prior_scale = np.empty((3, len(group)))
-    for name, own_degrees in own.items():
+    for name in np.unique(group):
         rows = np.flatnonzero(group == name)
         of_group = [values[rows] for values in alignments]
         sample_variance = error_variances(of_group, inside[:, rows], blocks, own_degrees)
@@ -231,7 +224,7 @@ def standard_errors(alignments: Sequence[np.ndarray], sides: MemberSides) -> Err
         variance[rows] = moderate(sample_variance, own_degrees, scale, d0)
         degrees[rows] = own_degrees + d0
         prior_scale[rows] = scale
-    return Errors(variance, degrees, prior_scale, own[HELD_OUT])
+    return Errors(variance, degrees, prior_scale, own_degrees)
 
 
 def in_errors(clipmem: np.ndarray, variance: np.ndarray, degrees: np.ndarray) -> np.ndarray:

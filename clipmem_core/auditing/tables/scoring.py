@@ -201,10 +201,8 @@ def whole_set(
     skipped = int((audit.quarantine[c.KIND] != c.NEAR_DUPLICATE).sum())
     unread = record.quarantined - (drawn - record.pairs)  # rows counted before the sample was drawn
     usable = drawn - (skipped - unread)
-    # name, count in the sample, among so many, limits of the count where it is an estimate
-    counted: list[tuple[str, float, int, dict[str, float]]] = [
-        (UNUSABLE, skipped - unread, drawn, {})
-    ]
+    # name, count in the sample, among so many, limits of the count if it is an estimate
+    counted: list[tuple[str, float, int, list[float]]] = [(UNUSABLE, skipped - unread, drawn, [])]
     # How often a picture or caption repeats depends on the number of pairs, so a sample cannot
     # estimate it.
     flags = checks.drop(columns=["near_duplicate", "repeated_caption"])
@@ -213,18 +211,20 @@ def whole_set(
         # Pairs without this check, and the same share of the skipped rows, count as not drawn.
         among = round(drawn * len(flagged) / usable)
         if among:
-            counted.append((CHECKS[name].label, int(flagged.sum()), among, {}))
+            counted.append((CHECKS[name].label, int(flagged.sum()), among, []))
     if not wrong["missing"]:
         injected = wrong["injected"]
-        limits = {name: max(0.0, end - injected) for name, end in wrong["all"].items()}
+        estimate, *limits = (
+            max(0.0, wrong["all"][name] - injected) for name in ("estimate", "low", "high")
+        )
         n_scored = int(np.isfinite(scores[c.CSLS_OUT]).sum())
         among = round(drawn * (n_scored - injected) / usable)
-        counted.append((WRONG, limits.pop("estimate"), among, limits))
+        counted.append((WRONG, estimate, among, limits))
     rows = []
     for name, found, among, limits in counted:
         more = unread if name == UNUSABLE else 0
-        found = min(found, among)
-        ends = whole_count(found, among, total, **{"low": found, "high": found} | limits)
+        count = min(found, among)
+        ends = whole_count(count, among, total, *(limits or (count, count)))
         whole, low, high = (round(end + more, 1) for end in ends)
         row = {"count": name, "found": found, "among": among}
         rows.append(row | {"whole": whole, "low": low, "high": high})
