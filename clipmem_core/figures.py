@@ -10,8 +10,8 @@ import plotly.express as px
 import plotly.graph_objects as go
 
 from clipmem_core.review.overview import Corners
+from clipmem_core.scores.metrics import interval_text
 from clipmem_core.scores.registry import words
-from clipmem_core.scores.seeds import interval_text
 from clipmem_core.utils.columns import (
     ALIGNMENT,
     CANDIDATE,
@@ -39,12 +39,12 @@ from clipmem_core.utils.columns import (
     group_words,
 )
 
-GROUP_COLOURS = {
-    CANDIDATE: "#d55e00",
-    INDEPENDENT: "#1479b8",
-    SCORED: "#9a5bc4",
-    SHARED: "#808080",
+GROUP_COLOURS = {  # the last lies on top
     HELD_OUT: "#008f6b",
+    SHARED: "#808080",
+    SCORED: "#9a5bc4",
+    INDEPENDENT: "#1479b8",
+    CANDIDATE: "#d55e00",
 }
 ENCODER_COLOURS = {"image": "#a87800", "text": "#c2487a"}
 OTHER = "#808080"
@@ -56,30 +56,44 @@ SCALE = ("#3f87b5", "#7b74b8", "#b8608c", "#d5552a")  # low to high
 CHOSEN_COLOUR = "#6a6fd8"
 FRONT_COLOUR = "#0f8f9f"
 DOTTED = {"color": OTHER, "width": 1, "dash": "dot"}
-LEGEND_ABOVE: dict[str, Any] = {
-    "orientation": "h",
-    "y": 1,
-    "yanchor": "bottom",
-    "x": 0,
-    "title": "",
-}
 
 
-def set_layout(figure: go.Figure, height: int, *, right: int = 10, **options: Any) -> go.Figure:
+def set_layout(figure: go.Figure, height: int, **options: Any) -> go.Figure:
     """Set the height, the margins and other layout options of a figure, and return it."""
-    margin = {"l": 0, "r": right, "t": 30, "b": 0}
-    figure.update_layout(height=height, margin=margin, legend=LEGEND_ABOVE, **options)
-    return figure.update_layout(xaxis_zeroline=False, yaxis_zeroline=False)
+    return figure.update_layout(
+        height=height,
+        margin={"l": 0, "r": 10, "t": 30, "b": 0},
+        legend={
+            "orientation": "h",
+            "y": 1,
+            "yanchor": "bottom",
+            "x": 0,
+            "title": "",
+            "itemsizing": "constant",
+        },
+        xaxis_zeroline=True,
+        xaxis_zerolinecolor=OTHER,
+        **options,
+    )
 
 
-def error_bar(rows: pd.DataFrame, colour: str) -> dict[str, object]:
-    """Return Plotly's error bar from the columns mean, low and high; NaN draws no bar."""
-    return {
+def _add_means(
+    figure: go.Figure, rows: pd.DataFrame, colour: str, *, axis: str = "x", **options: Any
+) -> None:
+    """Add the means of some rows (mean, low, high) with their intervals along an axis; NaN draws no
+    interval."""
+    interval = {
         "array": (rows["high"] - rows["mean"]).fillna(0),
         "arrayminus": (rows["mean"] - rows["low"]).fillna(0),
-        "color": colour,
-        "thickness": 2,
     }
+    trace = go.Scatter(
+        {axis: rows["mean"], f"error_{axis}": interval},
+        marker={"color": colour, "size": 9},
+        customdata=mean_texts(rows),
+        hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",
+        **options,
+    )
+    figure.add_trace(trace)
 
 
 def mean_texts(rows: pd.DataFrame) -> list[str]:
@@ -100,13 +114,9 @@ def safe(text: object) -> str:
 
 IN = "in"
 OUT = "out"
-TERM_NAMES = {  # in the order in which they are added up
-    POSITIVE: "positive",
-    NEGATIVE_TEXT: "negative text",
-    NEGATIVE_IMAGE: "negative image",
-    ALIGNMENT: "alignment",
-    SIMILARITY: "similarity",
-}
+# In the order in which they are added up
+_SUMMED = (POSITIVE, NEGATIVE_TEXT, NEGATIVE_IMAGE, ALIGNMENT, SIMILARITY)
+TERM_NAMES = {column: words(column) for column in _SUMMED}
 NAME_LENGTH = 20  # leaves space for the dots on a telephone
 PERCENTILES = (2, 98)  # ends of the colour scale
 MEMORIZED = "memorized<br>and wrong", "memorized<br>and right"
@@ -117,6 +127,7 @@ _UNSELECTED = {"marker": {"color": OTHER, "opacity": 0.15}}
 _OTHERS = {INJECTED: "no error injected", DECISION: "undecided", LABEL: "other"}
 LISTED = "listed"  # of a point on a map: the pair fits the conditions of the page
 _UNLISTED = "does not fit"
+_CLASS_COLOURS: dict[str, dict[str, str]] = {GROUP: GROUP_COLOURS, DECISION: DECISION_COLOURS}
 CLASSES = (DECISION, GROUP, LABEL, INJECTED)  # colours of a map that are no scores
 
 
@@ -138,15 +149,8 @@ def group_figure(groups: pd.DataFrame, bins: pd.DataFrame) -> go.Figure:
             opacity=0.45,
             hoverinfo="skip",
         )
-        figure.add_scatter(
-            x=rows["mean"],
-            y=[height + 0.12],
-            mode="markers",
-            marker={"color": colour, "size": 12},
-            error_x=error_bar(rows, colour),
-            hovertemplate=f"{group_words(group)}: mean {mean_texts(rows)[0]}<extra></extra>",
-        )
-    figure.add_vline(0, line=DOTTED)
+        name = group_words(group)
+        _add_means(figure, rows, colour, y=[height + 0.12], mode="markers", name=name)
     _name_rows(figure, groups[GROUP], groups["n"])
     return set_layout(
         figure,
@@ -167,7 +171,6 @@ def _name_rows(figure: go.Figure, names: Iterable[object], counts: Iterable[int]
         tickvals=[*range(len(labels))],
         ticktext=labels,
         showgrid=False,
-        fixedrange=True,
         autorange="reversed",
     )
 
@@ -184,7 +187,6 @@ def term_figure(members: pd.DataFrame, *, colour: str, names: Mapping[str, str])
         color_discrete_map={names[IN]: colour, names[OUT]: OTHER},
         labels={"value": "cosine units", "variable": ""},
     )
-    figure.add_vline(0, line=DOTTED)
     hover = "%{hovertext}: %{x:.3f}<extra>%{fullData.name}</extra>"
     figure.update_traces(jitter=0, marker_size=10, hovertemplate=hover)
     figure.update_yaxes(autorange="reversed")
@@ -206,13 +208,28 @@ def comparison_figure(points: pd.DataFrame, *, column: str, names: tuple[str, st
     )
 
 
-def score_map_figure(
-    points: pd.DataFrame, *, colour_by: str, corners: Corners | None, density: pd.DataFrame
+# Titles of the axes of `pair_map_figure`
+_AXIS_TITLES = {
+    SIMILARITY_OUT: "similarity out (models that never saw the pair)",
+    CLIPMEM: "clipmem: memorization",
+    CLIPMEM_IMAGE: "clipmem image: the image encoder's part",
+    CLIPMEM_TEXT: "clipmem text: the text encoder's part",
+}
+
+
+def pair_map_figure(
+    points: pd.DataFrame,
+    columns: tuple[str, str],
+    *,
+    colour_by: str,
+    density: pd.DataFrame,
+    corners: Corners | None = None,
 ) -> go.Figure:
-    """Draw similarity_out against clipmem and name the corners, above the density (x, y, n) of all
-    pairs."""
-    hover = "similarity out %{x:.2f}<br>clipmem %{y:.2f}<extra>%{fullData.name}</extra>"
-    figure = _cloud(points, colour_by, (SIMILARITY_OUT, CLIPMEM), hover, density)
+    """Draw one score of pairs against another, above the density (x, y, n) of all pairs, and name
+    the corners of the map, if given."""
+    x_name, y_name = map(words, columns)
+    hover = f"{x_name} %{{x:.2f}}<br>{y_name} %{{y:.2f}}<extra>%{{fullData.name}}</extra>"
+    figure = _cloud(points, colour_by, columns, hover, density)
     if corners is not None:
         figure.add_vline(corners.fits, line=DOTTED)
         figure.add_hline(corners.high, line=DOTTED)
@@ -226,40 +243,21 @@ def score_map_figure(
                 figure.add_annotation(
                     text=f"<b>{name}</b>", x=x, y=y, xref="paper", yref="paper", showarrow=False
                 )
-    return figure.update_layout(
-        xaxis_title="similarity out (models that never saw the pair)",
-        yaxis_title="clipmem: memorization",
-    )
-
-
-def contribution_figure(
-    points: pd.DataFrame, *, colour_by: str, density: pd.DataFrame
-) -> go.Figure:
-    """Draw the text encoder's contribution against the image encoder's, above the density (x, y, n)
-    of all pairs."""
-    hover = "image %{x:.2f}<br>text %{y:.2f}<extra>%{fullData.name}</extra>"
-    figure = _cloud(points, colour_by, (CLIPMEM_IMAGE, CLIPMEM_TEXT), hover, density)
-    figure.add_vline(0, line=DOTTED)
-    figure.add_hline(0, line=DOTTED)
-    return figure.update_layout(
-        xaxis_title="clipmem image: the image encoder's part",
-        yaxis_title="clipmem text: the text encoder's part",
-    )
+    x_title, y_title = (_AXIS_TITLES[column] for column in columns)
+    return figure.update_layout(xaxis_title=x_title, yaxis_title=y_title)
 
 
 def embedding_figure(points: pd.DataFrame, *, colour_by: str) -> go.Figure:
     """Draw a map of pictures or captions coloured by a class or a score, with the names of its
     regions; pairs that are not `listed` are grey. Only neighbourhoods have a meaning: it has no
     axes."""
-    title = words(colour_by)
-    is_scored = points[LISTED] & (colour_by not in CLASSES)
-    if is_scored.any():
+    if colour_by not in CLASSES:
         points = points.sort_values(colour_by)  # the highest scores lie on top
-        is_scored = points[LISTED] & np.isfinite(points[colour_by])
     figure = _cloud(points, colour_by, (MAP_X, MAP_Y), "%{fullData.name}<extra></extra>")
     figure.update_traces(customdata=None, selector={"name": _UNLISTED})  # not under the pointer
-    scores = points.loc[is_scored, colour_by]
+    scores = points.loc[points[LISTED], colour_by].dropna()
     if len(scores) and colour_by not in CLASSES:
+        title = words(colour_by)
         low, high = (0, 1) if colour_by == P_WRONG else np.percentile(scores, PERCENTILES)
         figure.update_traces(
             marker={
@@ -306,7 +304,9 @@ def _cloud(
     classes = points[colour_by]
     if colour_by not in CLASSES:
         classes = classes.map(lambda score: words(colour_by) if np.isfinite(score) else others)
-    colour_of = _class_colours(classes, colour_by)
+    # Frequent labels or kinds of errors have colours; all pairs with a score are one class
+    by_frequency = dict(zip(classes.value_counts().index, LABEL_COLOURS, strict=False))
+    colour_of = _CLASS_COLOURS.get(colour_by, by_frequency)
     classes = classes.where(classes.isin(list(colour_of)), others)
     if LISTED in points:
         classes = classes.where(points[LISTED], _UNLISTED)
@@ -325,18 +325,7 @@ def _cloud(
                 unselected=_UNSELECTED,
             )
     figure.update_layout(xaxis_showgrid=False, yaxis_showgrid=False, uirevision="constant")
-    set_layout(figure, 560, right=0, dragmode="lasso")
-    return figure.update_layout(legend_itemsizing="constant")
-
-
-def _class_colours(values: pd.Series, column: str) -> Mapping[str, str]:
-    """Return the colour of each group, decision, or frequent injected kind or label; all pairs with
-    a score are one class."""
-    if column == GROUP:
-        return dict(reversed(GROUP_COLOURS.items()))
-    if column == DECISION:
-        return DECISION_COLOURS
-    return dict(zip(values.value_counts().index, LABEL_COLOURS, strict=False))
+    return set_layout(figure, 560, dragmode="lasso")
 
 
 def means_figure(means: pd.DataFrame, null: pd.DataFrame, *, title: str) -> go.Figure:
@@ -346,20 +335,17 @@ def means_figure(means: pd.DataFrame, null: pd.DataFrame, *, title: str) -> go.F
     counts = means.groupby("name", sort=False)["n"].max()
     for encoder, colour in ENCODER_COLOURS.items():
         rows = means[means["encoder"] == encoder]
-        figure.add_scatter(
-            x=rows["mean"],
+        _add_means(
+            figure,
+            rows,
+            colour,
             y=counts.index.get_indexer(pd.Index(rows["name"])),
-            error_x=error_bar(rows, colour),
             orientation="h",
             mode="markers",
-            marker={"color": colour, "size": 9},
             name=f"{encoder} encoder",
-            customdata=mean_texts(rows),
-            hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",
         )
         for mean in null.loc[null["encoder"] == encoder, "mean"].dropna():
             figure.add_vline(mean, line=DOTTED | {"color": colour})
-    figure.add_vline(0, line={"color": OTHER, "width": 1})
     _name_rows(figure, counts.index, counts)
     height = 110 + 44 * len(counts)
     return set_layout(figure, height, xaxis_title=title, showlegend=True, scattermode="group")
@@ -373,16 +359,7 @@ def line_figure(lines: Iterable[Line], x: str, titles: tuple[str, str]) -> go.Fi
     figure = go.Figure()
     for name, rows, colour, dash in lines:
         rows = rows.sort_values(x)
-        figure.add_scatter(
-            x=rows[x],
-            y=rows["mean"],
-            error_y=error_bar(rows, colour),
-            name=name,
-            mode="lines+markers",
-            line={"color": colour, "width": 2, "dash": dash},
-            customdata=mean_texts(rows),
-            hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",
-        )
+        _add_means(figure, rows, colour, axis="y", x=rows[x], name=name, line_dash=dash)
     return set_layout(figure, 370, xaxis_title=titles[0], yaxis_title=titles[1])
 
 
@@ -415,8 +392,10 @@ def tradeoff_figure(
         error_y=UTILITY_ERROR,
         color=KIND,
         symbol=KIND,
-        color_discrete_map=dict.fromkeys(points[KIND], OTHER) | {PARETO_OPTIMAL: FRONT_COLOUR},
-        symbol_map=dict.fromkeys(points[KIND], "circle") | _KIND_SYMBOLS,
+        color_discrete_map={PARETO_OPTIMAL: FRONT_COLOUR},
+        color_discrete_sequence=[OTHER],
+        symbol_map=_KIND_SYMBOLS,
+        symbol_sequence=["circle"],
         text="number",
         hover_name=TITLE,
         labels={

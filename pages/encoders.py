@@ -15,7 +15,6 @@ from clipmem_core.dashboard.running_audit import draw_job_request
 from clipmem_core.figures import (
     ENCODER_COLOURS,
     Line,
-    contribution_figure,
     line_figure,
     means_figure,
 )
@@ -81,7 +80,7 @@ def draw_parts(audit: Audit) -> None:
             f"{fit:.2f} on pairs it was not fitted on; 1 is perfect)."
         )
     st.subheader("Text against image encoder, pair by pair")
-    draw_scatter(audit, c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT, contribution_figure)
+    draw_scatter(audit, c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT)
 
     st.subheader("Mean parts")
     has_value = audit.read_columns(PAIRS, c.LABEL, c.INJECTED).notna().any()

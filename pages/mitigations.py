@@ -31,7 +31,7 @@ from clipmem_core.lab import experiment as r
 from clipmem_core.lab import mitigated
 from clipmem_core.lab.lab_pool import LabPool
 from clipmem_core.lab.setting import BASELINE, Setting, control_of
-from clipmem_core.scores.seeds import interval_text
+from clipmem_core.scores.metrics import interval_text
 from clipmem_core.utils import columns as c
 
 # Seconds: while a setting trains, and while nothing does

@@ -34,7 +34,7 @@ from clipmem_core.config import AuditConfig, preset_config
 from clipmem_core.dataset.injected_errors import ERROR_KINDS
 from clipmem_core.lab.experiment import DETECTORS, Benchmark
 from clipmem_core.review.decisions import CHOICES, Review
-from clipmem_core.scores.attacks import ATTACK_COLUMNS, BAVARIA
+from clipmem_core.scores.attacks import BAVARIA
 from clipmem_core.scores.membership import Membership
 from clipmem_core.scores.metrics import METRICS, detection_table, numbers_reviewed
 from clipmem_core.scores.registry import SCORE_COLUMNS
@@ -337,7 +337,7 @@ def made_verdict(
             {"size": 0.4, "share": 0.12, "low": 0.08, "high": 0.16},
         ],
         "attacks": [
-            dict.fromkeys(ATTACK_COLUMNS)
+            dict.fromkeys(["value", "members_low", "members_high", "pairs_low", "pairs_high"])
             | {"attack": BAVARIA, "measure": "auroc", "targets": 0, "missing": "too few members"}
         ],
         "encoders": {"image": 0.29, "text": 0.014, "fit": 0.88},

@@ -35,7 +35,13 @@ from clipmem_core.errors.batch import Fitted
 from clipmem_core.errors.calibration import Probabilities
 from clipmem_core.errors.evidence import draw_decoys
 from clipmem_core.errors.misfit import HeldOut
-from clipmem_core.errors.runs import DisplacedRun, Fits, find_runs, find_swaps, likely_displaced
+from clipmem_core.errors.runs import (
+    DisplacedRun,
+    Fits,
+    displaced_probability,
+    find_runs,
+    find_swaps,
+)
 from clipmem_core.errors.words import split_words
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.membership import (
@@ -142,7 +148,7 @@ class CaptionModel:
                 image = encode_image(head, torch.from_numpy(pairs.image).float()).numpy()
             by_member.append(misfit.fit_beside(unit(text), pairs.of_pairs, image, is_new, beside))
         beside_held_out = misfit.nan_mean(by_member)
-        agree = self.fitted.agreement(pairs.text, pairs.of_pairs)
+        agree = self.fitted.agreement(pairs.text, pairs.of_pairs, np.arange(len(pairs.text)))
         ratios = np.full(len(pairs.text), np.nan)
         refused = np.zeros(len(pairs.text), bool)
         if pairs.captions is not None:
@@ -447,7 +453,7 @@ class _Search:
         )
         wrong = judged.wrong
         by_pair = np.nan_to_num(wrong.parts[1])
-        by_pair[likely_displaced(runs)[0]] = 0.0
+        by_pair[displaced_probability(runs, len(by_pair)) > 0] = 0.0
         counted = wrong_captions(pd.Series(None, scores.index, object), judged.scores, wrong)
         verdict = {"wrong_captions": counted, PART: "caption", "checks": []}
         sentence, unseen = summary_lines(verdict)

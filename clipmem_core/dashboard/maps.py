@@ -1,9 +1,8 @@
 """The maps of scores and of similar pairs, and beside each the pairs under the pointer or the
 selected ones."""
 
-import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,12 +21,10 @@ from clipmem_core.dashboard.plain import (
     explained_errors,
     pairs_in_words,
 )
-from clipmem_core.figures import (
-    score_map_figure,
-)
+from clipmem_core.figures import pair_map_figure
 from clipmem_core.review.cards import cards
 from clipmem_core.review.filters import count_pairs, find_rows
-from clipmem_core.review.overview import points_and_density, score_corners
+from clipmem_core.review.overview import Corners, points_and_density, score_corners
 from clipmem_core.review.views import (
     Outline,
     Selection,
@@ -132,7 +129,7 @@ def drawn_outline(event: Any, x: str, y: str) -> Outline | None:
 
 
 @st.fragment
-def draw_scatter(audit: Audit, x: str, y: str, draw: Callable[..., go.Figure]) -> None:
+def draw_scatter(audit: Audit, x: str, y: str, corners: Corners | None = None) -> None:
     """Draw the pairs with two scores to select from, and the choice of their colours. Only this
     fragment reruns when the colours change or a shape is drawn."""
     with explained_errors():
@@ -144,7 +141,7 @@ def draw_scatter(audit: Audit, x: str, y: str, draw: Callable[..., go.Figure]) -
         colour_by = choose_segment("Colour", classes, parameter="colour")
         draw_selectable(
             audit,
-            draw(points, colour_by=colour_by, density=density),
+            pair_map_figure(points, (x, y), colour_by=colour_by, density=density, corners=corners),
             selection=Selection(),
             columns=(x, y),
             key=f"{y}-{audit.name}",
@@ -161,8 +158,7 @@ def draw_score_map(audit: Audit) -> None:
     """Draw the map of scores, and what its lines mean."""
     st.subheader("Learned and memorized")
     corners = score_corners(audit)
-    figure = functools.partial(score_map_figure, corners=corners)
-    draw_scatter(audit, SIMILARITY_OUT, CLIPMEM, figure)
+    draw_scatter(audit, SIMILARITY_OUT, CLIPMEM, corners)
     notes = [doubt(audit.verdict)]
     if corners:
         notes.insert(0, _LINES if corners.low is None else f"{_LINES} {_MIRRORED}")

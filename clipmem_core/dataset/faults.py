@@ -12,7 +12,7 @@ import pandas as pd
 import scipy
 
 from clipmem_core.dataset.checks import Captions, caption_hashes, not_captions
-from clipmem_core.scores.seeds import holm
+from clipmem_core.scores.metrics import holm
 from clipmem_core.utils import columns as c
 
 # A caption (of pictures) or picture (of captions) that repeats so often, and so many times as often

@@ -47,10 +47,8 @@ class Fitted:
             for name, count in wrong.counts.items()
             if not count.missing
         }
-        ratio, specific = (
-            None if values is None else values.tolist() for values in (wrong.ratio, wrong.specific)
-        )
-        return cls(wrong.counts["pairs"].missing, curves, wrong.shares, ratio, specific)
+        missing = wrong.counts["pairs"].missing
+        return cls(missing, curves, wrong.shares, wrong.ratio, wrong.specific)
 
     def ratio_at(self, kind: str, evidence: np.ndarray) -> np.ndarray:
         """Return the log-likelihood ratio that captions are wrong; NaN without a fitted curve or
@@ -58,16 +56,13 @@ class Fitted:
         curve = self.curves.get(kind)
         return np.interp(evidence, *curve) if curve else np.full(len(evidence), np.nan)
 
-    def agreement(
-        self, features: np.ndarray, captions: Ragged, judged: np.ndarray | None = None
-    ) -> np.ndarray:
+    def agreement(self, features: np.ndarray, captions: Ragged, judged: np.ndarray) -> np.ndarray:
         """Return the `agreement` of captions, and how specific they are, [n, 3]; NaN if the data
         set fitted none.
 
         Args: features of captions, [n_captions, width]; captions of each unit; numbers of those to
         return, [n].
         """
-        judged = np.arange(len(features)) if judged is None else judged
         values = np.full((len(judged), 3), np.nan)
         if self.ratio is not None:
             values[:, :2] = agreement(features, captions)[judged]
@@ -108,18 +103,13 @@ class Fitted:
             ratio = log_ratio(np.array(self.ratio), evidence)
             by_caption = self.ratio_at("captions", -ratio)
         by_pair[~is_new & np.isfinite(by_caption)] = np.nan
-        kinds = (by_pair[of_units.first], by_caption, self.ratio_at("words", -words))
-        estimated = batch_probabilities(of_units, *kinds, self.shares)[0]
-        return with_not_captions(estimated, not_captions)
+        ratios = np.stack([by_pair, by_caption, self.ratio_at("words", -words)])
+        return with_not_captions(batch_probabilities(of_units, ratios, self.shares), not_captions)
 
 
 def batch_probabilities(
-    of_pairs: Ragged,
-    by_pair: np.ndarray,
-    by_caption: np.ndarray,
-    by_word: np.ndarray,
-    shares: Sequence[float],
-) -> tuple[pd.DataFrame, np.ndarray]:
+    of_pairs: Ragged, ratios: np.ndarray, shares: Sequence[float]
+) -> pd.DataFrame:
     """Return the probability that captions of a batch are wrong, from log-likelihood ratios that
     were fitted on other captions.
 
@@ -128,26 +118,23 @@ def batch_probabilities(
 
     Args:
         of_pairs: the captions of each pair.
-        by_pair: that all captions of the pair are wrong, [n_pairs]; NaN where unknown.
-        by_caption: that each caption is, by its siblings, [n_captions].
-        by_word: that one of its words is, [n_captions].
+        ratios: that all captions of the pair are wrong, that each caption is, by its siblings, and
+            that one of its words is; NaN where unknown, [3, n_captions].
         shares: of wrong captions of each kind among the other captions, [3].
 
     Returns:
-        As of `combined`; NaN for captions without evidence of the first two kinds.
+        The captions of `combined`; NaN for captions without evidence of the first two kinds.
     """
-    owner = of_pairs.owner
-    ratios = np.stack([by_pair[owner], by_caption, by_word])
     known = np.isfinite(ratios)
-    ratios[~known] = 0.0
+    ratios = np.where(known, ratios, 0.0)
     weights = known.astype(float)
-    weights[0] /= of_pairs.counts[owner]
+    weights[0] /= of_pairs.counts[of_pairs.owner]
     of_two = two_captions(of_pairs)
     weights[1, of_two[np.arange(len(of_two)), ratios[1, of_two].argmin(axis=1)]] = 0.0
     parts = np.zeros_like(ratios)
     for kind, part in enumerate(parts):
-        share = np.full(len(owner), shares[kind])
-        if len(owner) >= FEWEST_IN_BATCH:
+        share = np.full(of_pairs.n_items, shares[kind])
+        if len(share) >= FEWEST_IN_BATCH:
             share[:] = batch_share(ratios[kind], weights[kind])
         if kind == 1:  # one of both is wrong
             share[of_two] /= 2
@@ -156,7 +143,7 @@ def batch_probabilities(
             exclude_each_other(part, of_two)
         weights *= 1 - part
     parts[0, ~known[:2].any(axis=0)] = np.nan
-    return combined(of_pairs, parts[0, of_pairs.first], parts[1], parts[2])
+    return combined(of_pairs, parts[0, of_pairs.first], parts[1], parts[2])[0]
 
 
 def batch_share(log_ratio: np.ndarray, weight: np.ndarray) -> float:

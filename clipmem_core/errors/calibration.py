@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import scipy
+from sklearn.linear_model import LogisticRegression
 
 from clipmem_core.errors.counts import WrongCount, estimate_wrong, posterior_at
 from clipmem_core.errors.evidence import specificity
@@ -61,8 +62,6 @@ def fit_ratio(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
         Coefficients and constant, [n_features + 1], of log p(evidence | wrong) − log p(evidence |
         right).
     """
-    from sklearn.linear_model import LogisticRegression  # slow to import
-
     parts = [evenly_spaced(part, _MOST_FITTED) for part in (right, wrong)]
     values = np.concatenate(parts)
     centre = values.mean(axis=0)
@@ -154,6 +153,12 @@ class CaptionEvidence:
     texts: np.ndarray | None = None
     features: np.ndarray | None = None
 
+    @property
+    def pair_order(self) -> np.ndarray:
+        """The score that pairs are ordered by, the highest first: misfit, or −csls_out where no
+        pair has one, [n_pairs]."""
+        return self.misfit if np.isfinite(self.misfit).any() else -self.fit
+
 
 @dataclass(frozen=True)
 class Probabilities:
@@ -163,16 +168,13 @@ class Probabilities:
     # That a text is no caption, that all captions are another picture's, that one is, that one word
     # is wrong, [4, n_pairs]
     parts: np.ndarray
-    # Larger is reviewed first: the highest p_wrong of the pair's captions, or misfit if there is no
-    # p_wrong, and −∞ if an incident explains the pair, [n_pairs]
-    worst: np.ndarray
     word_share: np.ndarray  # of each predicted word in the p_word of its caption
     counts: dict[str, WrongCount]  # of pairs, captions and words
     kinds: list[dict[str, Any]]  # of words: how well wrong ones are seen
     # Of captions that are wrong in each kind, among those not wrong in a kind before it, [3]
     shares: list[float]
-    ratio: np.ndarray | None  # of single captions, as of `fit_ratio`
-    specific: np.ndarray | None  # how specific sentences are, as of `specificity`
+    ratio: list[float] | None  # of single captions, as of `fit_ratio`
+    specific: list[float] | None  # how specific sentences are, as of `specificity`
 
     @property
     def pairs(self) -> np.ndarray:
@@ -205,17 +207,15 @@ def probabilities(evidence: CaptionEvidence) -> Probabilities:
     shares.append(_share(p_word[fitting]))
     captions, parts = combined(of_pairs, by_pair, p_caption, p_word)
     captions[~evidence.read] = np.nan
-    worst = np.fmax.reduceat(captions[c.P_WRONG].to_numpy(), of_pairs.first)
     return Probabilities(
         captions=captions,
         parts=parts,
-        worst=worst if np.isfinite(worst).any() else _suspicion(evidence),
         word_share=by_word,
         counts=counts,
         kinds=kinds,
         shares=shares,
-        ratio=ratio,
-        specific=specific,
+        ratio=None if ratio is None else ratio.tolist(),
+        specific=None if specific is None else specific.tolist(),
     )
 
 
@@ -236,25 +236,12 @@ def combined(
     p_pair = by_pair[of_pairs.owner]
     # Of a wrong pair all captions are wrong; errors of single captions are independent.
     fits, right_words = (np.multiply.reduceat(1 - p, of_pairs.first) for p in (p_caption, p_word))
-    parts = np.stack(
-        [
-            np.zeros_like(by_pair),
-            by_pair,
-            (1 - by_pair) * (1 - fits),
-            (1 - by_pair) * fits * (1 - right_words),
-        ]
-    )
-    p_caption = (1 - p_pair) * p_caption
-    p_word = (1 - p_pair - p_caption) * p_word
-    p_wrong = p_pair + p_caption + p_word
-    table = {
-        c.P_CHECK: np.zeros_like(p_pair),
-        c.P_PAIR: p_pair,
-        c.P_CAPTION: p_caption,
-        c.P_WORD: p_word,
-        c.P_WRONG: p_wrong,
-    }
-    return pd.DataFrame(table), parts
+    parts = (by_pair, (1 - by_pair) * (1 - fits), (1 - by_pair) * fits * (1 - right_words))
+    captions = pd.DataFrame({c.P_CHECK: 0.0, c.P_PAIR: p_pair})
+    captions[c.P_CAPTION] = (1 - p_pair) * p_caption
+    captions[c.P_WORD] = (1 - p_pair - captions[c.P_CAPTION]) * p_word
+    captions[c.P_WRONG] = p_pair + captions[c.P_CAPTION] + captions[c.P_WORD]
+    return captions, np.stack([np.zeros_like(by_pair), *parts])
 
 
 def two_captions(of_pairs: Ragged) -> np.ndarray:
@@ -279,48 +266,26 @@ def with_not_captions(captions: pd.DataFrame, not_captions: np.ndarray) -> pd.Da
     return captions
 
 
-def with_checks(
-    wrong: Probabilities, of_pairs: Ragged, not_captions: np.ndarray, explained: np.ndarray
+def with_faults(
+    wrong: Probabilities, of_pairs: Ragged, not_captions: np.ndarray, displaced: np.ndarray
 ) -> Probabilities:
-    """Return the probabilities where some texts are no captions of their pictures.
+    """Return the probabilities where some texts are no captions, and where all captions of some
+    pairs belong to other pairs.
 
-    Args: captions of each pair; true for such texts, [n_captions]; true for pairs that a fault of
-    the pipeline explains, which come last in the review, [n_pairs].
+    Args: captions of each pair; true for texts that are no captions, [n_captions]; the probability
+    that a run explains the pair, [n_pairs], as of `displaced_probability`.
     """
     captions = with_not_captions(wrong.captions, not_captions)
-    p_check = captions[c.P_CHECK].to_numpy()
-    none = np.multiply.reduceat(1 - p_check, of_pairs.first)
+    none = np.multiply.reduceat(1 - captions[c.P_CHECK].to_numpy(), of_pairs.first)
     parts = np.where(none < 1, np.nan_to_num(wrong.parts), wrong.parts) * none
     parts[0] = 1 - none
-    worst = np.fmax.reduceat(captions[c.P_WRONG].to_numpy(), of_pairs.first)
-    worst = np.where(explained, -np.inf, np.where(none < 1, worst, wrong.worst))
-    return replace(wrong, captions=captions, parts=parts, worst=worst)
-
-
-def with_displaced(
-    wrong: Probabilities, of_pairs: Ragged, rows: np.ndarray, probability: np.ndarray
-) -> Probabilities:
-    """Return the probabilities where incidents explain some pairs: all captions of these belong to
-    other pairs. They come last in the review, since one repair undoes them all.
-
-    Args: captions of each pair; the pairs and the probability of each, [n].
-    """
-    chosen = np.zeros(len(of_pairs))
-    chosen[rows] = np.minimum(probability, _MOST_SURE)
-    of_caption = chosen[of_pairs.owner]
-    captions = wrong.captions.copy()
+    displaced = np.minimum(displaced, _MOST_SURE)
+    of_caption = displaced[of_pairs.owner]
     captions[of_caption > 0] = 0.0
     captions[[c.P_PAIR, c.P_WRONG]] += of_caption[:, None]
-    none = np.zeros_like(chosen)
-    parts = np.where(chosen > 0, np.stack([none, chosen, none, none]), wrong.parts)
-    worst = np.where(chosen > 0, -np.inf, wrong.worst)
-    return replace(wrong, captions=captions, parts=parts, worst=worst)
-
-
-def _suspicion(evidence: CaptionEvidence) -> np.ndarray:
-    """Return the score that pairs are ordered by, the highest first: misfit, or −csls_out where no
-    pair has one."""
-    return evidence.misfit if np.isfinite(evidence.misfit).any() else -evidence.fit
+    parts[:, displaced > 0] = 0.0
+    parts[1] += displaced
+    return replace(wrong, captions=captions, parts=parts)
 
 
 def _wrong_pairs(evidence: CaptionEvidence) -> tuple[WrongCount, np.ndarray]:
@@ -331,12 +296,12 @@ def _wrong_pairs(evidence: CaptionEvidence) -> tuple[WrongCount, np.ndarray]:
     """
     is_none = np.maximum.reduceat(evidence.not_captions, evidence.of_pairs.first)
     count = estimate_wrong(np.where(is_none, np.nan, evidence.fit), evidence.swapped)
-    suspicion = _suspicion(evidence)
-    both = np.isfinite(evidence.fit) & np.isfinite(suspicion)
+    order = evidence.pair_order
+    both = np.isfinite(evidence.fit) & np.isfinite(order)
     if count.missing:
-        return count, np.full(len(suspicion), np.nan)
+        return count, np.full(len(order), np.nan)
     by_fit = posterior_at(count.curve, evidence.fit[both])
-    return count, np.interp(suspicion, np.sort(suspicion[both]), np.sort(by_fit))
+    return count, np.interp(order, np.sort(order[both]), np.sort(by_fit))
 
 
 def _with_specificity(evidence: CaptionEvidence) -> tuple[CaptionEvidence, np.ndarray | None]:

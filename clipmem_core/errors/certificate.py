@@ -20,10 +20,8 @@ CONFIDENCE = 0.95
 # A check is predicted by the posterior mean of a beta distribution, which expects few errors.
 _PRIOR = (0.5, 30.0)  # wrong, right
 _NUMBERS = 2_000  # numbers of wrong captions that are tested, evenly spaced
-NEXT = 50  # further random checks, and pairs of a prediction
+NEXT = 50  # pairs of a prediction
 _FEWEST_CHECKED = 20  # random checks that a bound is stated from
-_HARDLY = 0.95  # further checks lower the bound to this share of it, or less
-_MANY = 0.05  # of the random checks
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,6 @@ class Certificate:
     checks: list[int]  # rows of the pairs that were checked at random, in their order
     wrong: int  # of these
     most: int  # kept pairs with a wrong caption, at most
-    most_if_right: int  # the same after `NEXT` further checks without an error
 
     @property
     def share(self) -> float:
@@ -53,24 +50,9 @@ class Certificate:
             )
         return f"Random checks: {checked:,}, of them wrong: {self.wrong:,}." if checked else ""
 
-    @property
-    def outlook(self) -> str:
-        """What further random checks would show, and what to do where that is little."""
-        share = 100 * self.most_if_right / max(self.kept, 1)
-        many = self.wrong > _MANY * len(self.checks)
-        if many and self.most_if_right > _HARDLY * self.most:
-            return (
-                "Many of the random checks were wrong. Review the ranked pairs first; then check "
-                "again."
-            )
-        return (
-            f"If the next {NEXT} random checks find no error, at most {share:.1f} % of the kept "
-            "pairs have a wrong caption."
-        )
-
 
 def bound_wrong(
-    drawn: np.ndarray, first: np.ndarray, wrong: np.ndarray, *, kept: int = 0
+    drawn: np.ndarray, first: np.ndarray, wrong: np.ndarray, *, kept: int
 ) -> Certificate:
     """Bound the number of pairs without a decision that have a wrong caption, with 95 % confidence.
 
@@ -84,30 +66,27 @@ def bound_wrong(
 
     Example:
         >>> pairs = np.arange(1000)
-        >>> bound = bound_wrong(pairs, np.where(pairs < 250, pairs + 1, 0), pairs < 1)
-        >>> bound.wrong, bound.most, bound.most_if_right
-        (1, 23, 18)
+        >>> bound = bound_wrong(pairs, np.where(pairs < 250, pairs + 1, 0), pairs < 1, kept=1000)
+        >>> bound.wrong, bound.most
+        (1, 23)
     """
-    place = np.full(len(first), -1)
-    place[drawn] = np.arange(len(drawn))
-    order = drawn[first[drawn] > 0]
-    order = order[np.lexsort((place[order], first[order]))]
-    decided_at = np.full(len(drawn), len(drawn))
-    decided_at[place[order]] = np.arange(len(order))
+    time = first[drawn]
+    # Positions in `drawn` of the pairs with a decision, by its time
+    decided = np.argsort(time, kind="stable")[np.count_nonzero(time == 0) :]
+    left = len(drawn) - len(decided)
+    rank = np.full(len(drawn), len(drawn))
+    rank[decided] = np.arange(len(decided))
     # The pairs before it in random order were all decided earlier.
-    is_next = np.maximum.accumulate(decided_at)[place[order]] == np.arange(len(order))
-    checks = np.flatnonzero(is_next)
-    left = len(drawn) - len(order)
-    found = np.concatenate([[0], np.cumsum(wrong[order])])
-    # Of each check, also of the further ones: decisions and wrong captions found before it, outcome
-    before = np.concatenate([checks, np.arange(len(order), len(order) + min(NEXT, left))])
-    found_before = found[np.minimum(before, len(order))]
-    outcome = np.zeros(len(before), bool)
-    outcome[: len(checks)] = wrong[order[checks]]
+    is_next = np.maximum.accumulate(rank)[decided] == np.arange(len(decided))
+    before = np.flatnonzero(is_next)  # decisions before each check
+    found = wrong[drawn[decided]]
+    outcome = found[before]
     n = np.arange(len(before))
     predicted = (np.cumsum(outcome) - outcome + _PRIOR[0]) / (n + sum(_PRIOR))
+    # Numbers of wrong captions left now, and the share of them before each check
     numbers = np.unique(np.linspace(0, left, _NUMBERS).round())
-    share = (numbers + (found[-1] - found_before)[:, None]) / (len(drawn) - before)[:, None]
+    found_since = found.sum() - np.cumsum(found)[before] + outcome
+    share = (numbers + found_since[:, None]) / (len(drawn) - before)[:, None]
     share = np.minimum(share, 1.0)  # [n_checks, n_numbers]
     with np.errstate(divide="ignore"):  # all must be wrong, and this one is right
         log_ratio = np.where(
@@ -115,19 +94,9 @@ def bound_wrong(
             np.log(predicted)[:, None] - np.log(share),
             np.log1p(-predicted)[:, None] - np.log1p(-share),
         )
-    log_ratio = np.cumsum(log_ratio, axis=0)
-    most, most_if_right = (_most(numbers, part) for part in (log_ratio[: len(checks)], log_ratio))
-    return Certificate(kept, order[checks].tolist(), int(outcome.sum()), most, most_if_right)
-
-
-def _most(numbers: np.ndarray, log_ratio: np.ndarray) -> int:
-    """Return the largest of some ascending numbers that no check excludes, rounded up.
-
-    Args: numbers, [n_numbers]; log-likelihood ratio after each check, [n_checks, n_numbers].
-    """
-    excluded = log_ratio.max(axis=0, initial=0.0) >= -np.log(1 - CONFIDENCE)
-    possible = np.flatnonzero(~excluded)
-    if not len(possible):
-        return 0
-    beyond = numbers[possible[-1] + 1 :]
-    return int(beyond[0]) - 1 if len(beyond) else int(numbers[-1])
+    excluded = np.cumsum(log_ratio, axis=0).max(axis=0, initial=0.0) >= -np.log(1 - CONFIDENCE)
+    # The largest number that no check excludes: one below the next number that is tested
+    beyond = numbers[np.flatnonzero(~excluded).max(initial=-1) + 1 :]
+    most = int(beyond[0]) - 1 if len(beyond) else left
+    checks = drawn[decided[before]].tolist()
+    return Certificate(kept, checks, int(outcome.sum()), max(most, 0))

@@ -192,27 +192,3 @@ def _two_piece_t(values: np.ndarray, shape: np.ndarray) -> tuple[np.ndarray, np.
     total = density.sum()
     chance = density / total
     return chance, (slopes - chance * slopes.sum(axis=1, keepdims=True)) / total
-
-
-def likely_wrong(
-    suspicion: np.ndarray, fit: np.ndarray, swapped: np.ndarray, *, least: float
-) -> np.ndarray:
-    """Return the pairs that a second round of training leaves out: the most suspicious, as many as
-    are likely wrong.
-
-    Sample selection between rounds of training, as by trimmed loss (Shen & Sanghavi, ICML 2019),
-    here by members that never saw the pair.
-
-    Args:
-        suspicion: larger where a pair is reviewed first, [n_pairs].
-        fit, swapped: as for `estimate_wrong`.
-        least: share of the pairs with a score; if fewer are wrong, nothing is left out.
-
-    Returns:
-        True for pairs that are left out, [n_pairs].
-    """
-    count = round(estimate_wrong(fit, swapped).estimate or 0.0)
-    left_out = np.zeros(len(fit), dtype=bool)
-    if count >= least * np.isfinite(fit).sum():
-        left_out[np.argsort(-suspicion, kind="stable")[:count]] = True
-    return left_out

@@ -5,6 +5,7 @@ evidence of words."""
 import numpy as np
 import pandas as pd
 import scipy
+from sklearn.linear_model import RidgeCV
 
 from clipmem_core.errors.misfit import DECOY, evenly_spaced
 from clipmem_core.utils import draws
@@ -135,8 +136,6 @@ def specificity(
         [n_texts], and the mean of both models, for other texts: coefficients and constant, [width +
         1].
     """
-    from sklearn.linear_model import RidgeCV  # slow to import
-
     vectors = unit(np.asarray(features, np.float32))
     predicted = np.empty(len(vectors))
     models = []

@@ -290,8 +290,8 @@ def swapped_csls(
 
     def measure(a: np.ndarray, b: np.ndarray, in_training: np.ndarray) -> np.ndarray:
         beside = HeldOut.of(a, b, held_out)
-        blocks = beside.compared(a, b, beside.rows)
-        of_donors = np.concatenate([mean_of_nearest(by_text) for *_, by_text in blocks])
+        near_donors = mean_of_nearest_pictures(beside.texts, beside.rows, beside)
+        of_donors = near_donors.astype(beside.texts.dtype)
         values = np.full(len(held_out), np.nan)
         rows = pairs[~in_training[pairs]]
         for part, _, by_image, _ in beside.compared(a, b, rows):
@@ -306,38 +306,52 @@ def swapped_csls(
     return nan_mean(map(measure, image, text, trained))
 
 
-def caption_scores(
-    vectors: np.ndarray,
-    owner: np.ndarray,
-    image: np.ndarray,
-    beside: HeldOut,
-    own: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return similarity and margin of captions.
+def mean_of_nearest_pictures(vectors: np.ndarray, own: np.ndarray, beside: HeldOut) -> np.ndarray:
+    """Return the mean cosine of captions with the 10 nearest held-out pictures, [n].
 
-    Similarity, in [−1, 1], is the cosine with the caption's picture. Margin, in [−2, 2], half of
-    `csls`: similarity − mean cosine with the 10 nearest held-out pictures.
-
-    Args:
-        vectors: unit embeddings of the captions, [n, dim].
-        owner: the row of each caption's picture, [n].
-        image: embeddings of pictures of any length, [n_pictures, dim].
-        beside: held-out pairs, at least two; a caption is not compared with its own picture.
-        own: the number of each caption's pair, if it is not the owner, [n].
-
-    Returns:
-        [n], [n].
+    Args: unit embeddings of the captions, [n, dim]; the number of the pair of each, with whose
+    picture it is not compared, [n]; at least two held-out pairs.
     """
-    own = owner if own is None else own
-    similarity = np.empty(len(vectors))
     nearest = np.empty(len(vectors))
     for start in range(0, len(vectors), _CHUNK):
         part = slice(start, start + _CHUNK)
-        similarity[part] = np.vecdot(vectors[part], unit(image[owner[part]]))
         itself = own[part, None] == beside.rows
         cosines = np.where(itself, -np.inf, vectors[part] @ beside.images.T)
         nearest[part] = mean_of_nearest(cosines)
-    return similarity, similarity - nearest
+    return nearest
+
+
+def caption_scores(
+    vectors: np.ndarray,
+    first: int,
+    owner: np.ndarray,
+    decoys: np.ndarray,
+    image: np.ndarray,
+    beside: HeldOut,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return similarity and margin of a block of captions, and of the decoys among them.
+
+    Similarity, in [−1, 1], is the cosine with the caption's picture, or with that in whose place a
+    decoy is. Margin, in [−2, 2], half of `csls`: similarity − mean cosine with the 10 nearest
+    held-out pictures.
+
+    Args:
+        vectors: unit embeddings of the captions from number `first` on, [n, dim].
+        owner: each caption's pair, [n_captions].
+        decoys: `DECOY` [n_decoys], ascending by caption.
+        image: embeddings of pictures of any length, [n_pairs, dim].
+        beside: held-out pairs; a caption is not compared with its own picture.
+
+    Returns:
+        Rows of `CAPTION_SCORES` [n_captions + n_decoys], similarity and margin, [n] each.
+    """
+    block = np.arange(first, first + len(vectors))
+    some = np.arange(*np.searchsorted(decoys["caption"], (first, first + len(vectors))))
+    texts = np.append(block, decoys["caption"][some]) - first
+    pictures = owner[np.append(block, decoys["place"][some])]
+    similarity = np.vecdot(vectors[texts], unit(image[pictures]))
+    nearest = mean_of_nearest_pictures(vectors, owner[block], beside)
+    return np.append(block, len(owner) + some), similarity, similarity - nearest[texts]
 
 
 def fit_beside(
@@ -353,34 +367,11 @@ def fit_beside(
         beside: held-out pairs.
     """
     owner = units.owner
-    similarity, margin = caption_scores(vectors, owner, image, beside, own[owner])
+    similarity = np.vecdot(vectors, unit(image[owner]))
+    nearest = mean_of_nearest_pictures(vectors, own[owner], beside)
     blocks = beside.compared(image, units.mean(vectors), np.arange(len(units)), own)
     fit = np.concatenate([csls(*cosines) for _, *cosines in blocks])
-    return np.column_stack([similarity, margin, fit[owner]])
-
-
-def decoy_scores(
-    vectors: np.ndarray,
-    nearest: np.ndarray,
-    first: int,
-    decoys: np.ndarray,
-    image: np.ndarray,
-    owner: np.ndarray,
-) -> tuple[slice, np.ndarray, np.ndarray]:
-    """Return which decoys are among a block of captions, and the similarity and margin of each in
-    its place, [n] each.
-
-    Args:
-        vectors: unit embeddings of the captions from number `first` on, [n, dim].
-        nearest: mean cosine of each with the nearest held-out pictures, [n].
-        decoys: `DECOY` [n_decoys], ascending by caption.
-        image: embeddings of pictures, [n_pairs, dim].
-        owner: each caption's pair, [n_captions].
-    """
-    part = slice(*np.searchsorted(decoys["caption"], (first, first + len(vectors))))
-    row = decoys["caption"][part] - first
-    similarity = np.vecdot(vectors[row], unit(image[owner[decoys["place"][part]]]))
-    return part, similarity, similarity - nearest[row]
+    return np.column_stack([similarity, similarity - nearest, fit[owner]])
 
 
 def learned_by_caption(

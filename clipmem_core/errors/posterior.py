@@ -42,15 +42,12 @@ _LEVELS = (0.5, 0.025, 0.975)
 class ReviewOrder:
     """The order in which a person reviews pairs."""
 
-    ranked: np.ndarray  # rows of the pairs with a suspicion, the most suspicious first
-    drawn: np.ndarray  # the same rows in random order
+    drawn: np.ndarray  # rows of the pairs with a suspicion, in random order
     order: np.ndarray  # the same rows in the order of the review
     at_random: np.ndarray  # true where the place in the order is one of the random share
 
 
-def plan_review(
-    suspicion: np.ndarray, *, place: np.ndarray | None = None, seed: int = 0
-) -> ReviewOrder:
+def plan_review(suspicion: np.ndarray, *, place: np.ndarray | None = None) -> ReviewOrder:
     """Order pairs for a review: the most suspicious first, mixed with a tenth that is drawn at
     random.
 
@@ -58,25 +55,21 @@ def plan_review(
         suspicion: NaN for pairs that are not reviewed, [n_pairs].
         place: of each pair in the order where it is stored, as `review_place` returns it,
             [n_pairs].
-        seed: start of both draws.
 
     Returns:
         The order of the pairs with a suspicion.
     """
     rows = np.flatnonzero(np.isfinite(suspicion))
-    ranked = rows[np.argsort(-suspicion[rows], kind="stable")]
-    drawn = draws.rng(seed, "review order").permutation(rows)
-    at_random = draws.rng(seed, "spot checks").random(len(rows)) < _RANDOM_SHARE
+    drawn = draws.rng(0, "review order").permutation(rows)
+    at_random = draws.rng(0, "spot checks").random(len(rows)) < _RANDOM_SHARE
     if place is not None:
-        return ReviewOrder(ranked, drawn, rows[np.argsort(place[rows], kind="stable")], at_random)
-    order = list[int]()
-    taken = set[int]()
+        return ReviewOrder(drawn, rows[np.argsort(place[rows], kind="stable")], at_random)
+    ranked = rows[np.argsort(-suspicion[rows], kind="stable")]
     queues = {False: iter(ranked.tolist()), True: iter(drawn.tolist())}
+    order = dict[int, None]()  # a set that keeps its order
     for random in at_random.tolist():
-        row = next(row for row in queues[random] if row not in taken)
-        taken.add(row)
-        order.append(row)
-    return ReviewOrder(ranked, drawn, np.array(order, dtype=np.int64), at_random)
+        order[next(row for row in queues[random] if row not in order)] = None
+    return ReviewOrder(drawn, np.array([*order], dtype=np.int64), at_random)
 
 
 def review_place(suspicion: np.ndarray) -> np.ndarray:

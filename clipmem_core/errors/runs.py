@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import scipy
 
 from clipmem_core.errors.misfit import divide_or_nan
@@ -50,10 +49,11 @@ _NEAR = 40  # rows
 _AROUND = 60  # rows beside the votes that are looked at
 _STRETCH = 20  # rows
 _STRETCH_VOTES = 5  # of one stretch for another
+_SPACE = 2 * _AROUND + _STRETCH + 1  # between the keys of two lines
 _MOST_STRETCHES = 200  # pairs of stretches that are compared
 _OVERLAP = 0.2  # share of a run that better runs may explain
 LIKELY = 0.5  # probability from which a pair of a run has the captions of another
-SURE = 0.9  # probability of a repair by assignment
+_SURE = 0.9  # probability of a repair by assignment
 _SUSPECTED = 0.3  # probability of a wrong pair that may be a part of a swap
 _FEWEST_REORDERED = 30
 _MOST_REORDERED = 2_000
@@ -81,7 +81,7 @@ class Fits:
         seed: of the random pairs.
 
     Attributes:
-        lengths: of the embeddings, [2, n_members, n_pairs].
+        lengths: of the embeddings, [n_pairs] of each member, of pictures and of captions.
         hubs: mean cosine of pictures, and of captions, with their nearest, [2, n_pairs].
         votes: a picture and one of its nearest captions, [n, 2].
         own: C[i, i], [n_pairs]; NaN for pairs that every member trained on.
@@ -119,15 +119,10 @@ class Fits:
         rank = np.arange(len(ordered)) - np.searchsorted(ordered // n, ordered // n)
         self.votes = np.column_stack(np.divmod(ordered[rank < _NEIGHBOURS], n))
         blocks = [slice(at, at + _BLOCK) for at in range(0, n, _BLOCK)]
-        self.lengths = np.array(
-            [
-                [
-                    np.concatenate([np.linalg.norm(each[at], axis=1) for at in blocks])
-                    for each in part
-                ]
-                for part in (image, text)
-            ]
-        )
+        self.lengths = [
+            [np.concatenate([np.linalg.norm(each[at], axis=1) for at in blocks]) for each in part]
+            for part in (image, text)
+        ]
         self.own = self.at(np.arange(n), np.arange(n))
         i, j = draws.rng(seed, "displaced").integers(0, n, (2, _RANDOM_PAIRS))
         at_random = self.at(i[i != j], j[i != j])
@@ -160,7 +155,7 @@ class Fits:
         return np.nan_to_num(np.clip(ratio, -_CLIP, _CLIP))
 
 
-def find_runs(fits: Fits, stretches: Sequence[np.ndarray] = ()) -> list[DisplacedRun]:
+def find_runs(fits: Fits, stretches: Sequence[np.ndarray]) -> list[DisplacedRun]:
     """Return the shifts, exchanges and reversals in the order of the source, then the reordered
     runs, also without a sure repair where captions are in alphabetical order (`stretches`: the
     rows of each such part)."""
@@ -178,8 +173,8 @@ def find_runs(fits: Fits, stretches: Sequence[np.ndarray] = ()) -> list[Displace
     best = np.zeros((2, len(fits.own)))  # the highest scores that explain a row
     runs = []
     for score, rows, _ in found:
-        rank = np.minimum((best[:, rows] > 0).sum(axis=0), 1)
-        np.maximum.at(best, (rank, rows), score)
+        rank = (best[0, rows] > 0).astype(int)
+        best[rank, rows] = np.maximum(best[rank, rows], score)
     for score, rows, partners in found:
         first, second = best[:, rows]
         is_best = (first <= score).mean() >= 1 - _OVERLAP
@@ -203,49 +198,47 @@ def _complete(fits: Fits, rows: np.ndarray, partners: np.ndarray) -> DisplacedRu
     each other, and so do two blocks that were exchanged."""
     step = partners - rows
     is_shift = bool((step == step[0]).all())
-    evidence = fits.evidence(rows, partners)
-    kind = SHIFT if is_shift else REVERSAL
-    if not is_shift or abs(step[0]) >= len(rows):
-        back = fits.evidence(partners, rows)
-        if not is_shift or back.sum() >= _WEAK:
-            kind = EXCHANGE if is_shift else REVERSAL
-            both, at = np.unique(np.concatenate([rows, partners]), return_index=True)
-            partners = np.concatenate([partners, rows])[at]
-            evidence = np.concatenate([evidence, back])[at]
-            rows = both
-            # A row and its partner say the same, so that both must speak for the outermost ones.
-            joint = evidence + evidence[np.searchsorted(rows, partners)]
-            likely = np.flatnonzero(joint > 0)  # none: the run is empty, and its score 0
-            inside = slice(likely.min(initial=len(joint)), likely.max(initial=-1) + 1)
-            rows, partners, evidence = rows[inside], partners[inside], evidence[inside]
+    evidence, back = fits.evidence(rows, partners), fits.evidence(partners, rows)
+    is_exchange = is_shift and abs(step[0]) >= len(rows) and back.sum() >= _WEAK
+    kind = EXCHANGE if is_exchange else SHIFT if is_shift else REVERSAL
+    if kind != SHIFT:
+        both, at = np.unique(np.concatenate([rows, partners]), return_index=True)
+        partners = np.concatenate([partners, rows])[at]
+        evidence = np.concatenate([evidence, back])[at]
+        # A row and its partner say the same, so that both must speak for the outermost ones.
+        joint = evidence + evidence[np.searchsorted(both, partners)]
+        likely = np.flatnonzero(joint > 0)  # none: the run is empty, and its score 0
+        inside = slice(likely.min(initial=len(joint)), likely.max(initial=-1) + 1)
+        rows, partners, evidence = both[inside], partners[inside], evidence[inside]
     probability = scipy.special.expit(evidence + _PRIOR)
     return DisplacedRun(kind, rows, partners, probability, float(evidence.sum()))
 
 
-def _voted_spans(fits: Fits) -> np.ndarray:
-    """Return the lines that several near rows vote for: number of the line, first and last row,
-    int64 [n, 3]. A line is j − i + n or i + j + 2 n."""
+def _keys(fits: Fits, line: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """Return a number of each row of a line, int64. A line is j − i + n_pairs or i + j + 2 n_pairs;
+    the numbers of two lines differ by more than rows that are looked at together."""
+    return line * (len(fits.own) + _SPACE) + _AROUND + row
+
+
+def _voted_keys(fits: Fits) -> np.ndarray:
+    """Return the keys of the rows about those that vote for a line, where several near rows do,
+    int64 [n], ascending."""
     n = len(fits.own)
     i, j = fits.votes[fits.votes[:, 0] != fits.votes[:, 1]].T
-    spans = []
-    for lines in (j - i + n, i + j + 2 * n):
-        order = np.lexsort((i, lines))
-        row, line = i[order], lines[order]
-        last = slice(_VOTES - 1, None)
-        near = line[last] == line[: len(line) - _VOTES + 1]
-        near &= row[last] - row[: len(row) - _VOTES + 1] <= _NEAR
-        at = np.flatnonzero(near)
-        low = np.maximum(row[at] - _AROUND, 0)
-        high = np.minimum(row[at + _VOTES - 1] + _AROUND, n - 1)
-        spans.append(np.column_stack([line[at], low, high]))
-    return np.concatenate(spans)
+    keys = [np.empty(0, int)]
+    for line in (j - i + n, i + j + 2 * n):
+        voters = np.sort(_keys(fits, line, i))
+        first, last = voters[: len(voters) - _VOTES + 1], voters[_VOTES - 1 :]
+        near = np.flatnonzero(last - first <= _NEAR)
+        keys += map(np.arange, first[near] - _AROUND, last[near] + _AROUND + 1)
+    return np.unique(np.concatenate(keys))
 
 
-def _stretch_spans(fits: Fits) -> np.ndarray:
-    """Return all lines between two stretches of rows if many captions of the first, which do not
-    fit, are near pictures of the second: as `_voted_spans`.
+def _stretch_keys(fits: Fits) -> np.ndarray:
+    """Return the rows of all lines between two stretches of rows if many captions of the first,
+    which do not fit, are near pictures of the second: as `_voted_keys`.
 
-    Among pictures that look alike no single line has several votes.
+    Among pictures that look similar no single line has several votes.
     """
     n = len(fits.own)
     misfits = fits.votes[fits.own[fits.votes[:, 0]] < fits.middle]
@@ -253,52 +246,45 @@ def _stretch_spans(fits: Fits) -> np.ndarray:
     often = np.argsort(-counts, kind="stable")[:_MOST_STRETCHES]
     often = often[counts[often] >= _STRETCH_VOTES]
     offsets = np.arange(1 - _STRETCH, _STRETCH)
-    spans = [np.empty((0, 3), int)]
+    keys = [np.empty(0, int)]
     for first, second in stretches[often].tolist():
         steps = (second - first) * _STRETCH + offsets
         sums = (first + second + 1) * _STRETCH - 1 + offsets
         lines = np.concatenate([steps + n, sums + 2 * n])
-        low = max(first * _STRETCH - _AROUND, 0)
-        high = min((first + 1) * _STRETCH + _AROUND, n) - 1
-        spans.append(np.column_stack([lines, np.full_like(lines, low), np.full_like(lines, high)]))
-    return np.concatenate(spans)
+        rows = np.arange(first * _STRETCH - _AROUND, (first + 1) * _STRETCH + _AROUND)
+        keys.append(_keys(fits, lines[:, None], rows).ravel())
+    return np.unique(np.concatenate(keys))
 
 
 def _lines(fits: Fits) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
-    """Yield the rows and partners of each span, and whether near rows vote for it; spans of a line
-    that overlap are one."""
+    """Yield the rows and partners of each connected part of a line, and whether near rows vote for
+    it."""
     n = len(fits.own)
-    parts = {True: _voted_spans(fits), False: _stretch_spans(fits)}
-    columns = ["line", "low", "high"]
-    table = pd.concat(
-        [pd.DataFrame(part, columns=columns).assign(voted=voted) for voted, part in parts.items()]
-    )
-    table = table.sort_values(["line", "low"], ignore_index=True)
-    reached = table.groupby("line")["high"].cummax().groupby(table["line"]).shift(fill_value=-1)
-    span = (table["low"] > reached).cumsum()
-    merged = table.groupby(span).agg({"line": "first", "low": "min", "high": "max", "voted": "any"})
-    for line, low, high, is_voted in merged.itertuples(index=False):
-        rows = np.arange(low, high + 1)
-        partners = rows + line - n if line < 2 * n else line - 2 * n - rows
-        inside = (partners >= 0) & (partners < n) & (partners != rows)
+    voted = _voted_keys(fits)
+    keys = np.union1d(voted, _stretch_keys(fits))
+    for part in np.split(keys, np.flatnonzero(np.diff(keys) > 1) + 1):
+        line, rows = np.divmod(part, n + _SPACE)
+        rows -= _AROUND
+        partners = np.where(line < 2 * n, rows + line - n, line - 2 * n - rows)
+        inside = (rows >= 0) & (rows < n) & (partners >= 0) & (partners < n) & (partners != rows)
         if inside.any():
-            yield rows[inside], partners[inside], is_voted
+            first, end = np.searchsorted(voted, [part[0], part[-1] + 1])
+            yield rows[inside], partners[inside], bool(first < end)
 
 
-def _runs(rows: np.ndarray, evidence: np.ndarray) -> Iterator[tuple[float, int, int]]:
-    """Yield sum, first and last position of each run of a line; parts with a short gap are one."""
-    run = None
+def _runs(rows: np.ndarray, evidence: np.ndarray) -> list[tuple[float, int, int]]:
+    """Return sum, first and last position of each run of a line; parts with a short gap are one."""
+    runs = list[tuple[float, int, int]]()
     for score, first, last in maximal_segments(evidence, _WEAK):
-        if run:
-            gap = evidence[run[2] + 1 : first]
-            most = max(5, _GAP * (run[2] - run[1] + last - first))
-            if rows[first] - rows[run[2]] - 1 == len(gap) <= most and gap.mean() > _BROKEN:
-                run = (run[0] + score, run[1], last)
+        if runs:
+            total, start, end = runs[-1]
+            gap = evidence[end + 1 : first]
+            most = max(5, _GAP * (end - start + last - first))
+            if rows[first] - rows[end] - 1 == len(gap) <= most and gap.mean() > _BROKEN:
+                runs[-1] = (total + score, start, last)
                 continue
-            yield run
-        run = (score, first, last)
-    if run:
-        yield run
+        runs.append((score, first, last))
+    return runs
 
 
 def maximal_segments(values: np.ndarray, least: float) -> list[tuple[float, int, int]]:
@@ -335,42 +321,38 @@ def _reordered(
     for run in runs:
         explained[run.rows] = True
     ratio = np.nan_to_num(np.clip((fits.middle - fits.own) * fits.gain, -_CLIP, _CLIP))
-    share = np.clip((ratio > 0).mean(), 0.01, 0.5)
-    surprise = ratio - np.logaddexp(np.log(share) + ratio, np.log1p(-share))
+    is_misfit = ratio > 0
+    share = np.clip(is_misfit.mean(), 0.01, 0.5)
+    # How much likelier a row of misfits is than one of the data set
+    evidence = ratio - np.logaddexp(np.log(share) + ratio, np.log1p(-share))
     for rows in stretches:
         outside = ~explained
         outside[rows] = False
         if explained[rows].any() or len(rows) > _MOST_REORDERED or not outside.any():
             continue
-        found = np.count_nonzero(ratio[rows] > 0)
-        usual = max((ratio[outside] > 0).mean(), 0.01)
+        found = np.count_nonzero(is_misfit[rows])
+        usual = max(is_misfit[outside].mean(), 0.01)
         score = -float(scipy.stats.binom.logsf(found - 1, len(rows), usual))
         if score >= THRESHOLD:
             explained[rows] = True
-            yield _by_assignment(fits, rows, score)
-    surprise[explained] = -_CLIP
-    for score, first, last in maximal_segments(surprise, THRESHOLD):
+            yield DisplacedRun(REORDERED, rows, *assign(fits, rows), score)
+    evidence[explained] = -_CLIP
+    for score, first, last in maximal_segments(evidence, THRESHOLD):
         rows = np.arange(first, last + 1)
         if not _FEWEST_REORDERED <= len(rows) <= _MOST_REORDERED:
             continue
-        run = _by_assignment(fits, rows, score)
+        run = DisplacedRun(REORDERED, rows, *assign(fits, rows), score)
         if (run.probability > 0).mean() >= _REORDERED_SHARE:
             yield run
 
 
-def _by_assignment(fits: Fits, rows: np.ndarray, score: float) -> DisplacedRun:
-    """Return a run in another order, with the sure repairs alone."""
-    partners, probability = assign(fits, rows)
-    moved = (probability >= SURE) & (partners != rows)
-    return DisplacedRun(REORDERED, rows, partners, np.where(moved, probability, 0.0), score)
-
-
-def likely_displaced(runs: Sequence[DisplacedRun]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the pairs that runs explain, and the probability of it, [n] each."""
-    rows = np.concatenate([np.empty(0, int), *(run.rows for run in runs)])
-    probability = np.concatenate([np.empty(0), *(run.probability for run in runs)])
-    likely = probability >= LIKELY
-    return rows[likely], probability[likely]
+def displaced_probability(runs: Sequence[DisplacedRun], n_pairs: int) -> np.ndarray:
+    """Return the probability that runs explain each pair, [n_pairs]; 0 where that is unlikely."""
+    probability = np.zeros(n_pairs)
+    for run in runs:
+        likely = run.probability >= LIKELY
+        probability[run.rows[likely]] = run.probability[likely]
+    return probability
 
 
 def find_swaps(fits: Fits, probability: np.ndarray) -> DisplacedRun:
@@ -381,17 +363,18 @@ def find_swaps(fits: Fits, probability: np.ndarray) -> DisplacedRun:
     """
     likeliest = np.argsort(-probability, kind="stable")[:_MOST_REORDERED]
     suspects = np.sort(likeliest[probability[likeliest] > _SUSPECTED])
-    partners, sure = assign(fits, suspects)
-    chosen = (sure >= SURE) & (partners != suspects)
-    return DisplacedRun(SWAP, suspects[chosen], partners[chosen], sure[chosen], 0.0)
+    partners, probability = assign(fits, suspects)
+    sure = probability > 0
+    return DisplacedRun(SWAP, suspects[sure], partners[sure], probability[sure], 0.0)
 
 
 def assign(fits: Fits, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Give each of some pictures the captions of one of the same pairs, so that the total fit is
     highest (Hungarian method).
 
-    Returns: the pair whose captions belong to each picture, and the probability, [n] each: the
-    smaller of those among all captions and among all pictures.
+    Returns: the pair whose captions belong to each picture, and the probability of the repair, [n]
+    each: the smaller of those among all captions and among all pictures; 0 where it is not sure, or
+    nothing is to be repaired.
     """
     n = len(rows)
     if n < 2:
@@ -402,4 +385,6 @@ def assign(fits: Fits, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     by_picture, by_caption = (
         scipy.special.softmax(logits, axis=axis)[np.arange(n), chosen] for axis in (1, 0)
     )
-    return rows[chosen], np.minimum(by_picture, by_caption)
+    probability = np.minimum(by_picture, by_caption)
+    is_sure = (probability >= _SURE) & (chosen != np.arange(n))
+    return rows[chosen], np.where(is_sure, probability, 0.0)

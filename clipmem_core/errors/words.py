@@ -48,7 +48,7 @@ class Words:
     captions: Ragged  # of each pair
     # The share of each predicted word among all, [vocabulary_size]; 0 for the first two numbers
     frequency: np.ndarray
-    english: bool = True  # else all words are of one kind
+    english: bool  # else all words are of one kind
 
     @functools.cached_property
     def predicted(self) -> np.ndarray:
@@ -62,14 +62,14 @@ class Words:
         return np.array([-1, -1, *(kind_of(word, english=self.english) for word in spelled)])
 
 
-def split_words(captions: Iterable[Sequence[str]], *, english: bool = True) -> Words:
+def split_words(captions: Iterable[Sequence[str]], *, english: bool) -> Words:
     """Return the words of each pair's captions; case and punctuation do not matter.
 
     Args: the captions of each pair, in the order of pairs; whether they are in English. In other
     languages words of more than a tenth of the captions count as grammar.
 
     Example:
-        >>> split_words([["A dog.", "a DOG!"]]).ids.tolist()
+        >>> split_words([["A dog.", "a DOG!"]], english=True).ids.tolist()
         [2, 3, 2, 3]
     """
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # slow to import
@@ -131,7 +131,7 @@ def number_words(captions: Sequence[Sequence[str]], *, like: Words) -> Words:
     )
 
 
-def kind_of(word: str, *, english: bool = True) -> int:
+def kind_of(word: str, *, english: bool) -> int:
     """Return the kind of a word in lower case, a place in COMPARED_KINDS; all words of another
     language are of one."""
     if not english:

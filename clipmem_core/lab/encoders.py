@@ -29,7 +29,7 @@ from clipmem_core.lab.experiment import SEED, Experiment
 from clipmem_core.review.overview import model_words
 from clipmem_core.scores.encoders import compare_parts
 from clipmem_core.scores.membership import MemberSides
-from clipmem_core.scores.seeds import MIN_REPLICATES, over_seeds, seed_interval
+from clipmem_core.scores.metrics import MIN_REPLICATES, over_seeds, seed_interval
 from clipmem_core.training import CHECKPOINT
 from clipmem_core.utils import columns as c
 from clipmem_core.utils import draws

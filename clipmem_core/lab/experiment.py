@@ -45,21 +45,19 @@ from clipmem_core.review.wrong_captions import write_effect
 from clipmem_core.scores.metrics import (
     AVERAGE_PRECISION,
     METRICS,
+    MIN_REPLICATES,
     PRECISION_AT_K,
     ROC_AUC,
     detection_table,
-    numbers_reviewed,
-    precision_curve,
-)
-from clipmem_core.scores.registry import DETECTION_SCORES
-from clipmem_core.scores.seeds import (
-    MIN_REPLICATES,
     holm,
     interval_text,
+    numbers_reviewed,
     over_seeds,
     paired_difference,
+    precision_curve,
     seed_interval,
 )
+from clipmem_core.scores.registry import DETECTION_SCORES
 from clipmem_core.utils import columns as c
 
 SEED = "seed"

@@ -56,7 +56,7 @@ from clipmem_core.review.queries import cached
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.attacks import BAVARIA, attack, roc
 from clipmem_core.scores.encoders import contributions
-from clipmem_core.scores.membership import MemberSides, side_means
+from clipmem_core.scores.membership import MemberSides, in_minus_out
 from clipmem_core.training import LOG
 from clipmem_core.utils import columns as c
 from clipmem_core.utils import draws
@@ -331,8 +331,8 @@ def clipmem_by_pair(audit: Audit, setting: str, members: Sequence[str]) -> np.nd
     pairs and of those that all or none of the members trained on."""
     membership = lab_sides(audit, members).membership
     alignments = read_values(audit, setting, members)[:, 0]
-    mean_in, mean_out = side_means(list(alignments), membership.trained)
-    return np.where(membership.group != c.HELD_OUT, mean_in - mean_out, np.nan)
+    clipmem = in_minus_out(list(alignments), membership.trained)
+    return np.where(membership.group != c.HELD_OUT, clipmem, np.nan)
 
 
 def seconds_needed(audit: Audit, members: int) -> float:

@@ -9,11 +9,8 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core.auditing.folder.store import (
-    IMAGE_EMBEDDINGS,
-    MEMBERSHIP,
     PAIRS,
     SCORES,
-    TEXT_EMBEDDINGS,
     Audit,
     read_embeddings,
     read_table,
@@ -24,8 +21,8 @@ from clipmem_core.config import AuditConfig, as_dict, flat
 from clipmem_core.review.decisions import CODES, decided
 from clipmem_core.review.queries import CAPTION_KEY, ROW, cached, fetch, number_sql
 from clipmem_core.review.search import read_sides
-from clipmem_core.scores.alignment import held_out_means, terms_of
-from clipmem_core.scores.seeds import Difference, paired_difference
+from clipmem_core.scores.alignment import pair_terms
+from clipmem_core.scores.metrics import Difference, paired_difference
 from clipmem_core.utils import draws
 from clipmem_core.utils.columns import (
     ATTACK_METRICS,
@@ -233,29 +230,15 @@ def member_terms(audit: Audit, row: int) -> pd.DataFrame:
     """Return alignment and its parts for one pair by member, in cosine units, and `side`: in if the
     member was trained on the pair, else out."""
     sides = read_sides(audit)
-    held_out = sides.held_out
+    compared = np.union1d(np.flatnonzero(sides.held_out), row)
+    at = np.searchsorted(compared, row)
     rows = []
     for name, inside in zip(sides.membership.members, sides.inside[:, row], strict=True):
-        mean_image, mean_text = _held_out_means(audit, name)
-        embeddings = read_embeddings(audit.member(name))
-        image, text = (vectors[[row]][0].astype(np.float64) for vectors in embeddings)
-        products = [image @ text, image @ mean_text, mean_image @ text, image @ image, text @ text]
-        terms = terms_of(np.array(products)[:, None], held_out[[row]], int(held_out.sum()))
-        values = {term: float(terms[term][0]) for term in TERMS}
+        image, text = (vectors[compared] for vectors in read_embeddings(audit.member(name)))
+        terms = pair_terms(image, text, sides.held_out[compared])
+        values = {term: float(terms[term][at]) for term in TERMS}
         rows.append({MEMBER: name, "side": "in" if inside else "out"} | values)
     return pd.DataFrame(rows)
-
-
-@cached(
-    64,
-    MEMBERSHIP,
-    paths=lambda audit, member: [
-        audit.member(member) / name for name in (IMAGE_EMBEDDINGS, TEXT_EMBEDDINGS)
-    ],
-)
-def _held_out_means(audit: Audit, member: str) -> np.ndarray:
-    """Return the mean embeddings of the held-out pictures and captions, ν_I and ν_T."""
-    return held_out_means(*read_embeddings(audit.member(member)), read_sides(audit).held_out)
 
 
 def encoder_means(

@@ -56,7 +56,22 @@ def pair_terms(image: np.ndarray, text: np.ndarray, held_out: np.ndarray) -> dic
     nu_image, nu_text = held_out_means(image, text, held_out).astype(image.dtype)
     factors = ((image, text), (image, nu_text), (text, nu_image), (image, image), (text, text))
     products = np.stack([np.vecdot(*both) for both in factors]).astype(np.float32)
-    return terms_of(products, held_out, int(np.sum(held_out)))
+    positive, negative_text, negative_image, image_square, text_square = products
+    n_held_out = int(np.sum(held_out))
+    for negative in (negative_text, negative_image):
+        negative[held_out] = leave_out(
+            negative[held_out].astype(np.float64), positive[held_out], n_held_out
+        )
+    length = np.sqrt(image_square * text_square)
+    return {
+        POSITIVE: positive,
+        NEGATIVE_TEXT: negative_text,
+        NEGATIVE_IMAGE: negative_image,
+        ALIGNMENT: positive - negative_text - negative_image,
+        SIMILARITY: np.divide(positive, length, out=np.zeros_like(positive), where=length > 0),
+        IMAGE_SQUARE: image_square,
+        TEXT_SQUARE: text_square,
+    }
 
 
 def leave_out(with_all: np.ndarray, pair_product: np.ndarray, n_held_out: int) -> np.ndarray:
@@ -76,32 +91,3 @@ def leave_out(with_all: np.ndarray, pair_product: np.ndarray, n_held_out: int) -
         1.0
     """
     return (n_held_out * with_all - pair_product) / (n_held_out - 1)
-
-
-def terms_of(products: np.ndarray, held_out: np.ndarray, n_held_out: int) -> dict[str, np.ndarray]:
-    """Name the products of `pair_terms`, let held-out pairs leave themselves out, derive alignment
-    and similarity.
-
-    Args:
-        products: μ_I·μ_T, μ_I·ν_T, ν_I·μ_T, ‖μ_I‖² and ‖μ_T‖² of n pairs, [5, n]; changed in place.
-        held_out: true for held-out pairs, [n].
-        n_held_out: held-out pairs behind ν.
-
-    Returns:
-        [n] each, as of `pair_terms`.
-    """
-    positive, negative_text, negative_image, image_square, text_square = products
-    for negative in (negative_text, negative_image):
-        negative[held_out] = leave_out(
-            negative[held_out].astype(np.float64), positive[held_out], n_held_out
-        )
-    length = np.sqrt(image_square * text_square)
-    return {
-        POSITIVE: positive,
-        NEGATIVE_TEXT: negative_text,
-        NEGATIVE_IMAGE: negative_image,
-        ALIGNMENT: positive - negative_text - negative_image,
-        SIMILARITY: np.divide(positive, length, out=np.zeros_like(positive), where=length > 0),
-        IMAGE_SQUARE: image_square,
-        TEXT_SQUARE: text_square,
-    }

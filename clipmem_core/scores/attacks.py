@@ -16,8 +16,7 @@ import pandas as pd
 import scipy  # scipy.stats is loaded when it is used
 
 from clipmem_core.scores.membership import MemberSides
-from clipmem_core.scores.metrics import ROC_AUC, resamples, roc_auc, roc_counts
-from clipmem_core.scores.seeds import seed_interval
+from clipmem_core.scores.metrics import ROC_AUC, resamples, roc_auc, roc_counts, seed_interval
 from clipmem_core.utils import draws
 from clipmem_core.utils.columns import ALIGNMENT
 
@@ -26,20 +25,8 @@ LIRA = "lira"
 RMIA = "rmia"
 _RATES = {"TPR@0.01": 0.01, "TPR@0.001": 0.001}  # true-positive rate by false-positive rate
 ROC_MEASURES = (ROC_AUC, *_RATES)
-ATTACK_COLUMNS = [
-    "attack",
-    "measure",
-    "value",
-    "members_low",
-    "members_high",
-    "pairs_low",
-    "pairs_high",
-    "targets",
-    "missing",
-]
 # Shadows of a pair, from which LiRA uses the variance of the pair alone (its section VI)
 _OWN_VARIANCE = 64
-FEWEST_MEMBERS = 3  # a target, and a shadow on either side
 _MOST_SHAPE = 50.0  # of the prior of the variance: t with 100 degrees of freedom, nearly normal
 # The least variance of the prior of the mean, as a share of that of one alignment: 1,000 shadows
 _FLAT = 1e-3
@@ -106,7 +93,7 @@ def attack(
     noise = float((held_out - held_out_mean).var(axis=0, ddof=1).mean())
     centred = np.stack([values[rows] for values in alignments]) - held_out_mean
     key = draws.rng(sides.seed, "shadow models").random(trained.shape, dtype=np.float32)
-    results = {}
+    results = []
     for replicate in sides.replicates:
         for target in replicate.tolist():
             used = _shadows(trained, target, replicate, key)
@@ -114,8 +101,8 @@ def attack(
             scores = {
                 name: score(centred[target], inside, outside) for name, score in _SCORES.items()
             }
-            results[target] = Attacked(trained[target], scores)
-    return [results[target] for target in range(len(trained))]
+            results.append(Attacked(trained[target], scores))
+    return results
 
 
 def bavaria(values: np.ndarray, inside: Side, outside: Side) -> np.ndarray:
@@ -264,10 +251,7 @@ def roc(attacked: Attacked, attack: str) -> dict[str, float]:
     if np.isnan(attacked.scores[attack]).any() or others in (0, len(trained)):
         return dict.fromkeys(ROC_MEASURES, float("nan"))
     rates = _rates(attacked, attack, np.ones((1, len(trained))))[:, 0]
-    return {
-        name: float("nan") if _RATES.get(name, 1) * others < 1 else float(rate)
-        for name, rate in zip(ROC_MEASURES, rates, strict=True)
-    }
+    return dict(zip(ROC_MEASURES, rates.tolist(), strict=True))
 
 
 def attack_table(attacked: Sequence[Attacked], *, n_boot: int, seed: int) -> pd.DataFrame:
@@ -287,10 +271,10 @@ def attack_table(attacked: Sequence[Attacked], *, n_boot: int, seed: int) -> pd.
     for name in attacked[0].scores:
         values = pd.DataFrame([roc(target, name) for target in attacked])
         measured = [attacked[target] for target in np.flatnonzero(values[ROC_AUC].notna()).tolist()]
-        ends: dict[str, list[float]] = {}
+        ends = np.full((2, len(ROC_MEASURES)), np.nan)
         if measured and name in (BAVARIA, ALIGNMENT):
             ends = _pair_intervals(measured, name, n_boot=n_boot, seed=seed)
-        for measure in ROC_MEASURES:
+        for measure, low, high in zip(ROC_MEASURES, *ends, strict=True):
             finite = values[measure].dropna()
             missing = ""
             if finite.empty:
@@ -298,35 +282,46 @@ def attack_table(attacked: Sequence[Attacked], *, n_boot: int, seed: int) -> pd.
                     "needs a shadow on either side of each pair, and pairs that a member was not "
                     f"trained on: at least {round(1 / _RATES.get(measure, 1)):,}"
                 )
-            pairs = (np.nan, np.nan) if missing else ends.get(measure, (np.nan, np.nan))
-            members = seed_interval(finite.to_numpy())
-            rows.append([name, measure, finite.mean(), *members, *pairs, len(finite), missing])
-    return pd.DataFrame(rows, columns=ATTACK_COLUMNS)
+            members_low, members_high = seed_interval(finite.to_numpy())
+            row = {
+                "attack": name,
+                "measure": measure,
+                "value": finite.mean(),
+                "members_low": members_low,
+                "members_high": members_high,
+                "pairs_low": low,
+                "pairs_high": high,
+                "targets": len(finite),
+                "missing": missing,
+            }
+            rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def _pair_intervals(
     attacked: Sequence[Attacked], attack: str, *, n_boot: int, seed: int
-) -> dict[str, list[float]]:
+) -> np.ndarray:
     """Return the 2.5 and 97.5 percentiles of each measure's mean over targets, over resamples of
-    pairs."""
+    pairs, [2, 3]."""
     n_pairs = len(attacked[0].trained)
     rng = draws.rng(seed, "attack resamples")
     means = [
         np.mean([_rates(target, attack, weights) for target in attacked], axis=0)
         for weights in resamples([np.arange(n_pairs)], n_pairs, n_boot, rng)
     ]
-    ends = np.nanpercentile(np.hstack(means), (2.5, 97.5), axis=1)
-    return dict(zip(ROC_MEASURES, ends.T.tolist(), strict=True))
+    return np.percentile(np.hstack(means), (2.5, 97.5), axis=1)
 
 
 def _rates(attacked: Attacked, attack: str, weights: np.ndarray) -> np.ndarray:
-    """Return `ROC_MEASURES` in resamples of the pairs, [3, n_resamples]; weights count how often a
-    pair is drawn, [n_resamples, n]."""
+    """Return `ROC_MEASURES` in resamples of the pairs, [3, n_resamples], NaN where a rate is below
+    one false positive; weights count how often a pair is drawn, [n_resamples, n]."""
     hits, alarms = roc_counts(attacked.scores[attack], attacked.trained, weights)
+    others = np.count_nonzero(~attacked.trained)
     rates = [roc_auc(hits, alarms)]
     for most in _RATES.values():
         # Slightly above, since the number of alarms allowed may fall short of an integer by
         # rounding
         lowest = (alarms <= most * alarms[:, -1:] + 1e-9).sum(axis=1, keepdims=True) - 1
-        rates.append(np.take_along_axis(hits, lowest, axis=1)[:, 0] / hits[:, -1])
+        rate = np.take_along_axis(hits, lowest, axis=1)[:, 0] / hits[:, -1]
+        rates.append(rate if most * others >= 1 else np.full(len(rate), np.nan))
     return np.stack(rates)

@@ -21,7 +21,7 @@ import scipy  # scipy.stats is loaded when it is used
 
 from clipmem_core.errors.misfit import divide_or_nan, in_threads
 from clipmem_core.scores.alignment import held_out_means, leave_out, pair_terms
-from clipmem_core.scores.membership import MemberSides, side_means
+from clipmem_core.scores.membership import MemberSides, in_minus_out
 from clipmem_core.utils import draws
 from clipmem_core.utils.columns import ALIGNMENT, CLIPMEM_IMAGE, CLIPMEM_TEXT, HELD_OUT, SHARED
 from clipmem_core.utils.embeddings import unit
@@ -65,15 +65,14 @@ def contributions(
     for members in comparisons:
         inside = sides.inside[members]
         compared = [embeddings[member] for member in members]
-        reference = int(inside[:, 0].argmin()) if paper else 0  # g, or the first member
+        reference = 1 if paper else 0  # g, or the first member
         rotations = np.stack([np.eye(image[0].shape[1], dtype=np.float32)] * len(members))
         for place, member in enumerate(compared):
             if place != reference:
                 rotations[place], fit = _fit(member, compared[reference], rows)
                 fits.append(fit)
         alignments = [pair_terms(*member, sides.held_out)[ALIGNMENT] for member in compared]
-        mean_in, mean_out = side_means(alignments, inside)
-        clipmem = mean_in - mean_out
+        clipmem = in_minus_out(alignments, inside)
         difference = _hybrid_difference(compared, rotations, inside, sides.held_out)
         parts += np.stack([clipmem + difference, clipmem - difference]) / (2 * len(comparisons))
     table = pd.DataFrame({CLIPMEM_IMAGE: parts[0], CLIPMEM_TEXT: parts[1]})
@@ -102,36 +101,28 @@ def compare_parts(
     """
     membership = sides.membership
     members = np.arange(len(membership.members))
-    drops = sides.replicates if sides.protocol == "paper" else [np.array([at]) for at in members]
-
-    def differences(kept: np.ndarray) -> np.ndarray:
-        part = replace(
-            membership,
-            members=tuple(membership.members[at] for at in kept),
-            trained=membership.trained[kept],
-        )
-        chosen = [image[at] for at in kept], [text[at] for at in kept]
-        table = contributions(*chosen, replace(sides, membership=part))[0]
-        return (table[CLIPMEM_TEXT] - table[CLIPMEM_IMAGE]).to_numpy()
-
-    parts, _ = contributions(image, text, sides)
-    whole = (parts[CLIPMEM_TEXT] - parts[CLIPMEM_IMAGE]).to_numpy()
-    left_out = []
-    if len(drops) > 2:
-        left_out = [differences(np.setdiff1d(members, drop)) for drop in drops]
+    drops = sides.replicates if sides.protocol == "paper" else np.split(members, len(members))
+    tables = []
+    for drop in [members[:0], *(drops if len(drops) > 2 else [])]:
+        kept = np.setdiff1d(members, drop)
+        names = tuple(membership.members[at] for at in kept)
+        part = replace(membership, members=names, trained=membership.trained[kept])
+        embeddings = [image[at] for at in kept], [text[at] for at in kept]
+        tables.append(contributions(*embeddings, replace(sides, membership=part))[0])
+    parts = tables[0]
+    difference, *left_out = (table[CLIPMEM_TEXT] - table[CLIPMEM_IMAGE] for table in tables)
     rows = []
-    for name, chosen in groups.items():
-        chosen = chosen & np.isfinite(whole)
+    for name, in_group in groups.items():
+        chosen = in_group & np.isfinite(difference)
         n = int(chosen.sum())
-        mean = whole[chosen].mean() if n else np.nan
-        variance = whole[chosen].var(ddof=1) / n if n > 1 else np.nan
-        if left_out and n:
-            again = np.array([np.nanmean(each[chosen]) for each in left_out])
-            variance += (len(again) - 1) * again.var()
+        mean = difference[chosen].mean()
+        variance = difference[chosen].var() / n if n else np.nan
+        if left_out:
+            again = pd.Series([each[chosen].mean() for each in left_out])
+            variance += (len(again) - 1) * again.var(ddof=0)
         half = scipy.stats.norm.ppf(0.975) * np.sqrt(variance)
-        means = parts[chosen].mean()
-        sums = (means[CLIPMEM_IMAGE], means[CLIPMEM_TEXT], mean, mean - half, mean + half)
-        rows.append((name, n, *map(float, sums)))
+        means = parts.loc[chosen, [CLIPMEM_IMAGE, CLIPMEM_TEXT]].mean()
+        rows.append((name, n, *map(float, [*means, mean, mean - half, mean + half])))
     return pd.DataFrame(rows, columns=["group", "n", "image", "text", "difference", "low", "high"])
 
 

@@ -60,7 +60,7 @@ def ensemble_membership(
     folds: int,
     replicates: int,
     seed: int,
-    halves: bool = False,
+    halves: bool,
     held_out: np.ndarray | None = None,
 ) -> Membership:
     """Draw repeated cross-validation: in each replicate every scored pair is left out by one
@@ -363,6 +363,13 @@ def side_means(values: Sequence[np.ndarray], inside: np.ndarray) -> tuple[np.nda
         return total_in / n_in, total_out / (len(inside) - n_in)
 
 
+def in_minus_out(values: Sequence[np.ndarray], inside: np.ndarray) -> np.ndarray:
+    """Return the difference of the means of `side_means`, [n_pairs]: clipmem, if the values are
+    alignments."""
+    mean_in, mean_out = side_means(values, inside)
+    return mean_in - mean_out
+
+
 def replicate_clipmem(
     alignments: Sequence[np.ndarray], replicates: Sequence[np.ndarray], inside: np.ndarray
 ) -> np.ndarray:
@@ -376,5 +383,6 @@ def replicate_clipmem(
     Returns:
         float64 [n_replicates, n_pairs]; NaN without a member on a side.
     """
-    sides = (side_means([alignments[row] for row in rows], inside[rows]) for rows in replicates)
-    return np.stack([mean_in - mean_out for mean_in, mean_out in sides])
+    return np.stack(
+        [in_minus_out([alignments[row] for row in rows], inside[rows]) for rows in replicates]
+    )

@@ -11,9 +11,14 @@ import pandas as pd
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from clipmem_core.errors.misfit import nan_mean
-from clipmem_core.scores.membership import Membership, MemberSides, replicate_clipmem, side_means
-from clipmem_core.scores.seeds import MIN_REPLICATES, half_width
+from clipmem_core.scores.membership import (
+    Membership,
+    MemberSides,
+    in_minus_out,
+    replicate_clipmem,
+    side_means,
+)
+from clipmem_core.scores.metrics import MIN_REPLICATES, half_width
 from clipmem_core.scores.uncertainty import (
     in_errors,
     null_scores,
@@ -105,8 +110,7 @@ def sslmem(
         n = np.broadcast_to(count, len(sides.membership.group))
         divisor = np.where(n >= 2, n - 1.0, np.nan)
         cosines = [(n * square - 1) / divisor for square in squares]
-        mean_in, mean_out = side_means(cosines, sides.inside)
-        columns[name] = mean_in - mean_out
+        columns[name] = in_minus_out(cosines, sides.inside)
     return pd.DataFrame(columns)
 
 
@@ -125,25 +129,22 @@ def group_summary(alignments: Sequence[np.ndarray], sides: MemberSides) -> pd.Da
         One row a group: group, n, mean, low, high, and kind of the interval.
     """
     replicates = replicate_clipmem(alignments, sides.replicates, sides.inside)
-    mean_in, mean_out = side_means(alignments, sides.inside)
-    of_pairs = pd.Series(mean_in - mean_out).groupby(sides.membership.group)
-    table = of_pairs.agg(["size", "mean", "std"]).set_axis(["n", "mean", "half"], axis=1)
+    clipmem = in_minus_out(alignments, sides.inside)
+    of_pairs = pd.Series(clipmem).groupby(sides.membership.group)
+    table = of_pairs.agg(n="size", mean="mean", half="std")
     kind = "SD over pairs"
     if len(replicates) >= MIN_REPLICATES:
         groups = of_pairs.indices.items()
         half = {name: half_width(replicates[:, rows].mean(axis=1)) for name, rows in groups}
         table["half"] = pd.Series(half)
         kind = f"95% interval over {'seeds' if sides.protocol == 'paper' else 'replicates'}"
-    table["low"] = table["mean"] - table["half"]
-    table["high"] = table["mean"] + table["half"]
-    table = table.reindex([name for name in c.GROUPS if name in table.index])
-    table = table.rename_axis(c.GROUP).reset_index().assign(kind=kind)
-    return table[[c.GROUP, "n", "mean", "low", "high", "kind"]]
+    half = table.pop("half")
+    table = table.assign(low=table["mean"] - half, high=table["mean"] + half, kind=kind)
+    names = [name for name in c.GROUPS if name in table.index]
+    return table.loc[names].rename_axis(c.GROUP).reset_index()
 
 
-def membership_auroc(
-    alignments: Sequence[np.ndarray], membership: Membership
-) -> tuple[np.ndarray, float]:
+def membership_auroc(alignments: Sequence[np.ndarray], membership: Membership) -> float:
     """Measure how well each member's alignment separates pairs it trained on from pairs it did not.
 
     In [0, 1]: 0.5 nothing memorized, 1 every trained pair above every other. Over candidate,
@@ -154,16 +155,15 @@ def membership_auroc(
         membership: who trained on what.
 
     Returns:
-        One value a member, [n_members], NaN for one that trained on all or none of the pairs; and
-        their mean.
+        The mean over members that trained on some of the pairs, and not on all.
     """
     scored = np.isin(membership.group, c.SCORED_GROUPS)
-    values = np.full(len(membership.members), np.nan)
-    for row, alignment in enumerate(alignments):
-        trained = membership.trained[row, scored]
-        if trained.any() and not trained.all():
-            values[row] = roc_auc_score(trained, np.asarray(alignment)[scored])
-    return values, float(nan_mean(values))
+    values = [
+        roc_auc_score(trained, np.asarray(alignment)[scored])
+        for alignment, trained in zip(alignments, membership.trained[:, scored], strict=True)
+        if trained.any() and not trained.all()
+    ]
+    return float(np.mean(values)) if values else float("nan")
 
 
 def ranking_stability(alignments: Sequence[np.ndarray], sides: MemberSides) -> float:

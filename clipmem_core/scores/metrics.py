@@ -1,12 +1,17 @@
 """Evaluation metrics: retrieval, linear probe and zero-shot accuracy of a member's embeddings; how
-well scores rank positives (wrong pairs, or pairs of a training set) before all others."""
+well scores rank positives (wrong pairs, or pairs of a training set) before all others; and
+statistics over training seeds: intervals of means, paired differences of settings."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy  # scipy.stats is loaded when it is used
+from numpy.typing import ArrayLike
 
 from clipmem_core.utils import draws
 from clipmem_core.utils.embeddings import unit
@@ -20,10 +25,12 @@ _PROBE_ROWS = 10_000  # for a fit within seconds
 _COSINES = 2_000_000
 _RESAMPLED = 1_000_000  # pairs
 _TIE = 1e-6  # equal vectors may differ by this much after a matrix product
+MIN_REPLICATES = 3  # an interval over fewer seeds or replicates would claim too much
+_LEVEL = 0.95
 
 
 def retrieval_recalls(
-    image: np.ndarray, text: np.ndarray, caption_owner: np.ndarray, ks: Sequence[int] = (1, 5, 10)
+    image: np.ndarray, text: np.ndarray, caption_owner: np.ndarray
 ) -> dict[str, float]:
     """Measure how often the right partner is among the k nearest, both ways (the COCO protocol).
 
@@ -36,38 +43,25 @@ def retrieval_recalls(
             [n_captions, dim].
         caption_owner: row of the image that each caption belongs to, [n_captions]; every image has
             one at least.
-        ks: numbers of nearest partners.
 
     Returns:
-        `image_to_text_R@k` and `text_to_image_R@k` for each k.
+        `image_to_text_R@k` and `text_to_image_R@k` for k = 1, 5 and 10.
 
     Example:
-        >>> retrieval_recalls(np.eye(2), np.eye(2)[[0, 0]], np.array([0, 1]), ks=(1,))
-        {'image_to_text_R@1': 0.0, 'text_to_image_R@1': 0.5}
-    """
-    ranks = retrieval_ranks(image, text, caption_owner)
-    return {f"{way}_R@{k}": float((rank < k).mean()) for way, rank in ranks.items() for k in ks}
-
-
-def retrieval_ranks(
-    image: np.ndarray, text: np.ndarray, caption_owner: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Return how many others come before the right partner, query by query; ties count against the
-    member.
-
-    Args:
-        image, text, caption_owner: as for `retrieval_recalls`.
-
-    Returns:
-        `image_to_text`, int [n_images], and `text_to_image`, int [n_captions].
+        >>> retrieval_recalls(np.eye(2), np.eye(2)[[0, 0]], np.array([0, 1]))["text_to_image_R@1"]
+        0.5
     """
     image = unit(image)
     text = unit(text)
     pairs = np.arange(len(image))
-    return {
+    ranks = {
         "image_to_text": _ranks(image, text, pairs, caption_owner),
         "text_to_image": _ranks(text, image, caption_owner, pairs),
     }
+    recalls = dict[str, float]()
+    for way, rank in ranks.items():
+        recalls |= {f"{way}_R@{k}": float((rank < k).mean()) for k in (1, 5, 10)}
+    return recalls
 
 
 def _ranks(
@@ -111,11 +105,10 @@ def linear_probe(
         train_y = train_y[rows]
     if len(np.unique(train_y)) < 2 or len(test_y) == 0:
         return float("nan")
-    from sklearn.linear_model import LogisticRegression  # slow to import, only needed with labels
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    from sklearn import linear_model, pipeline, preprocessing  # slow to import, only for labels
 
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
+    model = linear_model.LogisticRegression(max_iter=300)
+    probe = pipeline.make_pipeline(preprocessing.StandardScaler(), model)
     # Near its optimum the accuracy no longer moves
     with warnings.catch_warnings(action="ignore"):
         probe.fit(train_x, train_y)
@@ -208,7 +201,7 @@ def detection_table(
     truth: np.ndarray,
     *,
     k: int = 50,
-    n_boot: int = 2000,
+    n_boot: int,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Compare how well scores find the pairs that are wrong, each with a bootstrap 95 % interval.
@@ -216,7 +209,7 @@ def detection_table(
     All metrics lie in [0, 1], larger better; a score without information has auroc 0.5 and average
     precision equal to the share of wrong pairs. Ties count as random order would: half in auroc, in
     proportion in precision at k. Wrong and right pairs are resampled separately, with the same
-    resamples for all scores, so differences are paired.
+    resamples for all scores.
 
     Args:
         scores: one array a score, [n_pairs], finite, larger more suspicious.
@@ -227,8 +220,7 @@ def detection_table(
 
     Returns:
         One row a score: score, then auroc, average_precision and precision_at_k with `_low` and
-        `_high`; then auroc_difference and average_precision_difference (first score − this one)
-        with `_low` and `_high`.
+        `_high`.
     """
     rng = draws.rng(seed, "detection resamples")
     strata = np.flatnonzero(truth), np.flatnonzero(~truth)
@@ -239,12 +231,8 @@ def detection_table(
         [[_metrics(score, truth, weights, k) for score in scores.values()] for weights in blocks],
         axis=2,
     )
-    differences = values[0] - values
     columns = {"score": list(scores)}
-    named = dict(zip(METRICS, values.swapaxes(0, 1), strict=True))
-    for place, metric in enumerate(METRICS[:2]):
-        named[f"{metric}_difference"] = differences[:, place]
-    for name, of_scores in named.items():
+    for name, of_scores in zip(METRICS, values.swapaxes(0, 1), strict=True):
         low, high = np.percentile(of_scores[:, 1:], (2.5, 97.5), axis=1)
         columns |= {name: of_scores[:, 0], f"{name}_low": low, f"{name}_high": high}
     return pd.DataFrame(columns)
@@ -287,3 +275,96 @@ def numbers_reviewed(n_pairs: int) -> np.ndarray:
         [10, 12, 1000]
     """
     return np.unique(np.geomspace(min(10, n_pairs), n_pairs, 30).round().astype(np.int64))
+
+
+def half_width(values: np.ndarray) -> float:
+    """Return half the width of Student's t interval of a mean: t₀.₉₇₅(n − 1) s / √n.
+
+    Args: values, [n], at least two.
+    """
+    n = len(values)
+    return float(scipy.stats.t.ppf((1 + _LEVEL) / 2, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
+
+
+def seed_interval(values: np.ndarray) -> tuple[float, float]:
+    """Return Student's t interval of the mean over seeds.
+
+    Args: one value a seed, [n_seeds]. Returns: its ends; NaN with fewer than three seeds.
+    """
+    if len(values) < MIN_REPLICATES:
+        return float("nan"), float("nan")
+    mean = float(np.mean(values))
+    half = half_width(values)
+    return mean - half, mean + half
+
+
+def interval_text(mean: float, low: Any, high: Any, spec: str = ".3f", unit: str = "") -> str:
+    """Return a number, and in brackets its interval if it has one: −0.120 [−0.200, −0.040]."""
+    interval = "" if pd.isna(low) else f" [{low:{spec}}, {high:{spec}}]"
+    return f"{mean:{spec}}{unit}{interval}".replace("-", "−")
+
+
+def over_seeds(table: pd.DataFrame, *, by: Sequence[str], measure: str) -> pd.DataFrame:
+    """Average a measure over seeds, with a t interval; missing values are skipped, groups without a
+    value left out.
+
+    Args:
+        table: a row for each seed and combination of the columns `by`.
+        by: names of columns.
+        measure: name of a numeric column.
+
+    Returns:
+        The columns of `by`, then n (seeds), mean, low and high.
+    """
+    rows = []
+    for key, values in table.dropna(subset=[measure]).groupby(list(by), sort=False)[measure]:
+        numbers = values.to_numpy(dtype=np.float64)
+        rows.append([*key, len(numbers), float(numbers.mean()), *seed_interval(numbers)])
+    return pd.DataFrame(rows, columns=[*by, "n", "mean", "low", "high"])
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean of paired differences with its interval and p value; NaN with fewer than two
+    seeds."""
+
+    n: int  # seeds that both settings have
+    mean: float
+    low: float
+    high: float
+    p_value: float  # two-sided
+
+
+def paired_difference(values: ArrayLike, reference: ArrayLike) -> Difference:
+    """Compare two settings over the seeds they share: the mean difference, with the paired t test.
+
+    Effects that a seed has on both settings (split, initialisation, draws) cancel. In the units of
+    the values; above 0: the setting has more than the reference.
+
+    Args:
+        values, reference: of both settings on the same seeds, [n_seeds] each.
+
+    Returns:
+        The mean of values − reference, its interval and p value.
+    """
+    differences = np.asarray(values, np.float64) - np.asarray(reference, np.float64)
+    n = len(differences)
+    mean = float(differences.mean())
+    if n < 2:
+        return Difference(n, mean, *[float("nan")] * 3)
+    if differences.std() <= 1e-12 * abs(mean):  # constant, for which the test is not defined
+        return Difference(n, mean, mean, mean, float(mean == 0))
+    test = scipy.stats.ttest_1samp(differences, 0)
+    low, high = test.confidence_interval(_LEVEL)
+    return Difference(n, mean, float(low), float(high), float(test.pvalue))
+
+
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """Correct p values for multiple comparisons: Holm's step-down (Scandinavian Journal of
+    Statistics, 1979).
+
+    Args: one p for each comparison, [n]. Returns: [n]; NaN is skipped, and stays.
+    """
+    ascending = pd.Series(p_values).sort_values()  # NaN comes last
+    steps = ascending * (ascending.count() - np.arange(len(ascending)))
+    return steps.cummax().clip(upper=1.0).sort_index().to_numpy()

@@ -16,13 +16,12 @@ from clipmem_core.errors.calibration import (
     CaptionEvidence,
     Probabilities,
     probabilities,
-    with_checks,
-    with_displaced,
+    with_faults,
 )
-from clipmem_core.errors.counts import SECOND_ROUND_FROM, likely_wrong
+from clipmem_core.errors.counts import SECOND_ROUND_FROM, estimate_wrong
 from clipmem_core.errors.evidence import agreement, recurring_texts
 from clipmem_core.errors.posterior import Posterior
-from clipmem_core.errors.runs import DisplacedRun, likely_displaced
+from clipmem_core.errors.runs import DisplacedRun, displaced_probability
 from clipmem_core.scores import memorization
 from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE
 from clipmem_core.scores.encoders import contributions
@@ -85,15 +84,21 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, float | None]:
 
 
 def second_round(scores: pd.DataFrame, rounds: str, read: np.ndarray) -> np.ndarray:
-    """Return the pairs that are probably wrong, which a second round of training leaves out, bool
-    [n_pairs]; none if there are too few for the setting `rounds`.
+    """Return the pairs that a second round of training leaves out, bool [n_pairs]: those of highest
+    misfit, as many as are probably wrong; none if they are too few for the setting `rounds`.
+
+    Sample selection between rounds of training, as by trimmed loss (Shen & Sanghavi, ICML 2019),
+    here by members that never saw the pair.
 
     Args: of `score_table`; "auto" or "2"; false for pairs whose captions are not read, [n_pairs].
     """
     scored = scores[c.GROUP].isin(c.SCORED_GROUPS).to_numpy() & read
     misfit, fit = (np.where(scored, scores[name], np.nan) for name in (c.MISFIT, c.CSLS_OUT))
-    least = SECOND_ROUND_FROM[rounds]
-    return likely_wrong(misfit, fit, scores[c.CSLS_SWAPPED].to_numpy(), least=least)
+    count = round(estimate_wrong(fit, scores[c.CSLS_SWAPPED].to_numpy()).estimate or 0.0)
+    left_out = np.zeros(len(fit), dtype=bool)
+    if count >= SECOND_ROUND_FROM[rounds] * np.isfinite(fit).sum():
+        left_out[np.argsort(-misfit, kind="stable")[:count]] = True
+    return left_out
 
 
 def update_scores(scores: pd.DataFrame, **values: np.ndarray) -> pd.DataFrame:
@@ -163,18 +168,24 @@ def judge_texts(
         runs: pairs whose captions belong to other pairs in order.
     """
     of_pairs = evidence.of_pairs
-    wrong = probabilities(evidence)
+    is_none = reasons != ""
+    displaced = displaced_probability(runs, len(scores))
+    wrong = with_faults(probabilities(evidence), of_pairs, is_none, displaced)
+    captions = pd.concat([captions, wrong.captions], axis=1).assign(**{c.CHECK: reasons})
+    by_part = dict(zip(c.PARTS, wrong.parts, strict=True))
+    # A pair's order in the review, the highest first: its highest p_wrong, or misfit if no pair has
+    # one. What a fault explains comes last, since one repair undoes all of it.
+    order = np.fmax.reduceat(wrong.captions[c.P_WRONG].to_numpy(), of_pairs.first)
+    if wrong.counts["pairs"].missing:
+        order = np.where(np.isnan(order), evidence.pair_order, order)
     explained = np.zeros(len(scores), bool)
     for rows in faults:
         explained[rows] = True
-    explained &= np.maximum.reduceat(reasons != "", of_pairs.first)
-    wrong = with_checks(wrong, of_pairs, reasons != "", explained)
-    wrong = with_displaced(wrong, of_pairs, *likely_displaced(runs))
-    captions = pd.concat([captions, wrong.captions], axis=1).assign(**{c.CHECK: reasons})
-    by_part = dict(zip(c.PARTS, wrong.parts, strict=True))
+    explained &= np.maximum.reduceat(is_none, of_pairs.first)
+    order[explained | (displaced > 0)] = -np.inf
     # The share of pairs that are reviewed after each
-    later = scipy.stats.rankdata(wrong.worst, "min", nan_policy="omit") - 1
-    suspicion = later / max(np.count_nonzero(~np.isnan(wrong.worst)), 1)
+    later = scipy.stats.rankdata(order, "min", nan_policy="omit") - 1
+    suspicion = later / max(np.count_nonzero(~np.isnan(order)), 1)
     values = by_part | {c.P_WRONG: wrong.pairs, c.SUSPICION: suspicion}
     return Judged(update_scores(scores, **values), captions, wrong)
 
@@ -264,7 +275,7 @@ def _caption_means(
 def captions_of_sentences(sentences: pd.DataFrame) -> pd.DataFrame:
     """Return the table of captions: one is wrong if it has a wrong sentence, and errors of its
     sentences are independent. Other scores are those of the sentence most likely wrong."""
-    table = sentences.copy()
+    table = sentences
     same_pair = 1 - table[c.P_CHECK] - table[c.P_PAIR]
     right = ((same_pair - table[c.P_CAPTION]) / same_pair).clip(0, 1)
     right_words = ((1 - table[c.P_WRONG]) / (same_pair - table[c.P_CAPTION])).clip(0, 1)
@@ -284,26 +295,25 @@ def wrong_captions(
 ) -> dict[str, Any]:
     """Return how many pairs have a wrong caption, and the counts of each kind of evidence;
     `missing` says why not."""
-    kinds = {
-        "injected": int((injected == c.MISCAPTION).sum()),
-        "injected_vague": int((injected == c.VAGUE).sum()),
-    }
     missing = wrong.counts["pairs"].missing
     if scores[c.MISFIT].fillna(scores[c.CSLS_OUT]).count() < FEWEST_COUNTED:
         missing = "too few pairs to estimate: review all"
+    found = {
+        "missing": missing or None,
+        "injected": int((injected == c.MISCAPTION).sum()),
+        "injected_vague": int((injected == c.VAGUE).sum()),
+    }
     if missing:
-        return {"missing": missing, **kinds}
+        return found
     parts = np.nansum(wrong.parts, axis=1)
     estimate = float(parts.sum())
     probabilities = wrong.pairs[np.isfinite(wrong.pairs)]
     _, low, high, _ = Posterior.of(probabilities).before_review()
-    return {
-        "missing": None,
+    return found | {
         "all": {"estimate": estimate, "low": min(low, estimate), "high": max(high, estimate)},
         "of": len(probabilities),
         "parts": parts.tolist(),
         "counted": [name for name, count in wrong.counts.items() if not count.missing],
         "kinds": wrong.kinds,
         "several": len(wrong.captions) > len(wrong.pairs),  # captions of a pair
-        **kinds,
     }

@@ -28,9 +28,9 @@ from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import SplineTransformer
 
-from clipmem_core.scores.membership import MemberSides, labellings, side_means
+from clipmem_core.scores.membership import MemberSides, in_minus_out, labellings, side_means
 from clipmem_core.utils import draws
-from clipmem_core.utils.columns import HELD_OUT, INDEPENDENT, SCORED_GROUPS
+from clipmem_core.utils.columns import INDEPENDENT, SCORED_GROUPS
 
 # None of these is tuned on a data set
 _MIN_TRENDED = 100  # pairs below which s0² is one number
@@ -50,71 +50,58 @@ _CHUNK = 16_384  # pairs in memory at a time
 _INFINITE = 1e9  # degrees of freedom
 
 
-@dataclass(frozen=True)
-class Design:
-    """How the error of clipmem is estimated from the members."""
+def degrees_of_freedom(inside: np.ndarray, blocks: Sequence[np.ndarray]) -> int:
+    """Return the degrees of freedom of the variance of clipmem that a pair's own members show; 0
+    where they cannot show it.
 
-    # Members that belong together, balanced over pairs. Differences are first computed inside a
-    # block, so that shared effects of a replicate cancel.
-    blocks: list[np.ndarray]
-    within: bool  # members of one side of a block also contribute to the variance
-    degrees: int  # of freedom of a pair's own variance, 0 where it cannot be estimated
-
-
-def design(inside: np.ndarray, blocks: Sequence[np.ndarray]) -> Design:
-    """Choose how to estimate the error of clipmem.
-
-    Where every pair has as many members in, and out, of each replicate or seed as any other (as
-    every membership that is drawn here), clipmem is the mean over replicates of d = mean in − mean
-    out, and its variance is the sample variance of d over the number of replicates. With as many
-    members in as out, it is pooled with the variance within the sides of each replicate, an
-    estimate of the same quantity: together they have more degrees of freedom.
+    Every pair has as many members in, and out, of each replicate or seed as any other. So clipmem
+    is the mean over replicates of d = mean in − mean out, and its variance is the sample variance
+    of d over the number of replicates. With as many members in as out, it is pooled with the
+    variance of the members that are in, and of those that are out, in each replicate, an estimate
+    of the same quantity: together they have more degrees of freedom.
 
     Args:
         inside: true where the member is in, [n_members, n_pairs].
         blocks: positions of the members of each replicate or seed.
-
-    Returns:
-        The design, with 0 degrees of freedom where members cannot estimate the error.
     """
-    counts = np.stack([inside[rows].sum(axis=0) for rows in blocks])  # [n_blocks, n_pairs]
     size = len(blocks[0])
-    n_in = int(counts[0, 0])
-    if (counts == n_in).all() and {*map(len, blocks)} == {size} and 0 < n_in < size:
-        within = 2 * n_in == size
-        degrees = len(blocks) - 1 + (len(blocks) * (size - 2) if within else 0)
-        return Design(list(blocks), within, degrees)
-    return Design(list(blocks), False, 0)
+    is_balanced = 2 * np.count_nonzero(inside[blocks[0], 0]) == size
+    return len(blocks) - 1 + is_balanced * len(blocks) * (size - 2)
 
 
 def error_variances(
-    alignments: Sequence[np.ndarray], inside: np.ndarray, plan: Design
+    alignments: Sequence[np.ndarray],
+    inside: np.ndarray,
+    blocks: Sequence[np.ndarray],
+    degrees: int,
 ) -> np.ndarray:
     """Estimate the variance of each pair's clipmem from its own members: from the squares of the
-    differences between blocks, and within the sides of blocks.
+    differences between blocks, and of the deviations of members within a block.
 
     Args:
         alignments: one array a member, [n_pairs] each.
         inside: true where the member is in, [n_members, n_pairs].
-        plan: as `design` returns it, with at least one degree of freedom.
+        blocks: positions of the members of each replicate or seed, balanced over pairs. Differences
+            are first computed inside a block, so that shared effects of a replicate cancel.
+        degrees: of freedom, as `degrees_of_freedom` returns them, at least one.
 
     Returns:
         float64 [n_pairs], in squared cosine units.
     """
     differences = []
     squares = np.zeros(inside.shape[1])
-    for rows in plan.blocks:
+    for rows in blocks:
         is_in = inside[rows]
         block = np.stack([alignments[row] for row in rows]).astype(np.float64)
         mean_in, mean_out = side_means(list(block), is_in)
         differences.append(mean_in - mean_out)
-        if plan.within:
+        if degrees >= len(blocks):
             squares += ((block - np.where(is_in, mean_in, mean_out)) ** 2).sum(axis=0)
     n_in = is_in.sum(axis=0)
     # Variance of a block's difference, in units of a member's
     per_member = 1 / n_in + 1 / (len(is_in) - n_in)
     squares += len(differences) * np.var(differences, axis=0) / per_member
-    return squares / plan.degrees * per_member / len(differences)
+    return squares / degrees * per_member / len(differences)
 
 
 def fit_prior(
@@ -173,12 +160,12 @@ class Errors:
     variance: np.ndarray  # of clipmem, in squared cosine units, [n_pairs]
     degrees: np.ndarray  # of freedom of this variance, [n_pairs]
     prior_scale: np.ndarray  # s0², [n_pairs]
-    plan: Design | None  # of held-out pairs; None where members cannot estimate it
+    own_degrees: int  # of freedom of the variance that a pair's own members show; 0: they do not
 
     @property
     def kind(self) -> str:
         """How the error is estimated, see `standard_errors`."""
-        return "moderated" if self.plan else "sd of held-out"
+        return "moderated" if self.own_degrees else "sd of held-out"
 
     @property
     def se(self) -> np.ndarray:
@@ -207,9 +194,10 @@ class Errors:
 def standard_errors(alignments: Sequence[np.ndarray], sides: MemberSides) -> Errors:
     """Estimate the error of each pair's clipmem.
 
-    `moderated`: a pair's own variance (see `design`), pooled with that of pairs of its group that
-    align alike. Where members cannot estimate it (one seed; one replicate of folds), `sd of
-    held-out`: one number for all, the standard deviation of the clipmem of held-out pairs.
+    `moderated`: a pair's own variance (see `degrees_of_freedom`), pooled with that of pairs of its
+    group with a similar alignment. Where members cannot estimate it (one seed; one replicate of
+    folds), `sd of held-out`: one number for all, the standard deviation of the clipmem of held-out
+    pairs.
 
     Args:
         alignments: one array a member, [n_pairs] each.
@@ -220,23 +208,23 @@ def standard_errors(alignments: Sequence[np.ndarray], sides: MemberSides) -> Err
     """
     group = sides.membership.group
     inside = sides.inside
-    plans = {name: design(inside[:, group == name], sides.replicates) for name in np.unique(group)}
-    if min(plan.degrees for plan in plans.values()) == 0:
-        mean_in, mean_out = side_means(alignments, inside)
-        spread = (mean_in - mean_out)[sides.held_out].var(ddof=1)
+    blocks = sides.replicates
+    own_degrees = degrees_of_freedom(inside, blocks)
+    if own_degrees == 0:
+        spread = in_minus_out(alignments, inside)[sides.held_out].var(ddof=1)
         variance = np.full(len(group), spread)
-        return Errors(variance, np.full(len(group), _INFINITE), variance, None)
+        return Errors(variance, np.full(len(group), _INFINITE), variance, 0)
     level = sum(alignments, np.zeros(len(group))) / len(alignments)  # mean over all members
     variance, degrees, prior_scale = np.empty((3, len(group)))
-    for name, plan in plans.items():
+    for name in np.unique(group):
         rows = np.flatnonzero(group == name)
         of_group = [values[rows] for values in alignments]
-        sample_variance = error_variances(of_group, inside[:, rows], plan)
-        scale, d0 = fit_prior(sample_variance, plan.degrees, level[rows])
-        variance[rows] = moderate(sample_variance, plan.degrees, scale, d0)
-        degrees[rows] = plan.degrees + d0
+        sample_variance = error_variances(of_group, inside[:, rows], blocks, own_degrees)
+        scale, d0 = fit_prior(sample_variance, own_degrees, level[rows])
+        variance[rows] = moderate(sample_variance, own_degrees, scale, d0)
+        degrees[rows] = own_degrees + d0
         prior_scale[rows] = scale
-    return Errors(variance, degrees, prior_scale, plans[HELD_OUT])
+    return Errors(variance, degrees, prior_scale, own_degrees)
 
 
 def in_errors(clipmem: np.ndarray, variance: np.ndarray, degrees: np.ndarray) -> np.ndarray:
@@ -277,15 +265,15 @@ def null_scores(alignments: Sequence[np.ndarray], sides: MemberSides, errors: Er
     held_out = [values[rows].astype(np.float64) for values in alignments]
     variance = errors.variance[rows]
     degrees = errors.degrees[rows]
-    plan = errors.plan
+    own_degrees = errors.own_degrees
     scores = []
     for inside in labellings(sides, rows):
-        mean_in, mean_out = side_means(held_out, inside)
-        if plan and sides.protocol == "ensemble":
-            sample_variance = error_variances(held_out, inside, plan)
-            d0 = degrees[0] - plan.degrees
-            variance = moderate(sample_variance, plan.degrees, errors.prior_scale[rows], d0)
-        scores.append(in_errors(mean_in - mean_out, variance, degrees))
+        clipmem = in_minus_out(held_out, inside)
+        if own_degrees and sides.protocol == "ensemble":
+            sample_variance = error_variances(held_out, inside, sides.replicates, own_degrees)
+            d0 = degrees[0] - own_degrees
+            variance = moderate(sample_variance, own_degrees, errors.prior_scale[rows], d0)
+        scores.append(in_errors(clipmem, variance, degrees))
     return np.concatenate(scores)
 
 

@@ -465,17 +465,12 @@ def score_captions(
         decoys: `DECOY` [n_decoys], ascending by caption.
         scores: `CAPTION_SCORES` [n_captions + n_decoys].
     """
-    of_decoys = scores[len(owner) :]
     done = 0
     for part, vectors in blocks:
-        block = slice(done, done + len(vectors))
-        similarity, margin = misfit.caption_scores(vectors, owner[block], image, beside)
-        scores["similarity"][block] = similarity
-        scores["margin"][block] = margin
-        rows, similarity, margin = misfit.decoy_scores(
-            vectors, similarity - margin, done, decoys, image, owner
+        rows, similarity, margin = misfit.caption_scores(
+            vectors, done, owner, decoys, image, beside
         )
-        of_decoys["similarity"][rows] = similarity
-        of_decoys["margin"][rows] = margin
+        scores["similarity"][rows] = similarity
+        scores["margin"][rows] = margin
         done += len(vectors)
         yield part, vectors

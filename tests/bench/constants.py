@@ -65,12 +65,12 @@ def found_runs(sets: int) -> Measured:
         source[250 + rows], source[600 + rows] = 600 + rows, 250 + rows
         source[400 + rows] = 400 + rows[::-1]
         starts = {runs.SHIFT: 101, runs.EXCHANGE: 250, runs.REVERSAL: 400}
-        for run in runs.find_runs(simulated(source, noise, alike, seed)):
+        for run in runs.find_runs(simulated(source, noise, alike, seed), []):
             found += abs(run.rows[0] - starts.get(run.kind, -PAIRS)) <= 4
         swapped = np.random.default_rng(seed).choice(PAIRS, PAIRS // 3, replace=False)
         source = np.arange(PAIRS)
         source[swapped] = np.roll(swapped, 1)
-        named += len(runs.find_runs(simulated(source, noise, alike, seed)))
+        named += len(runs.find_runs(simulated(source, noise, alike, seed), []))
     return found, named
 
 

@@ -165,13 +165,14 @@ def review_simulated(n: int, kind: str, share: float, most: int, seed: int) -> t
     right = np.where(rng.random(n) < 0.8, rng.normal(0, 1, n), rng.normal(-0.5, 1.3, n))
     fit = np.where(wrong, rng.normal(-KINDS[kind], 1, n), right)
     swapped = rng.normal(-KINDS[kind], 1, n)
-    review = plan_review(-fit, seed=seed)
+    review = plan_review(-fit)
+    ranked = np.argsort(fit)
     first = np.zeros(n, int)
     for start in range(0, most, 20):
-        queue = review.drawn if rng.random() < 0.5 else review.ranked
+        queue = review.drawn if rng.random() < 0.5 else ranked
         chosen = queue[first[queue] == 0][:20]
         first[chosen] = start + 1 + np.arange(len(chosen))
-        bound = bound_wrong(review.drawn, first, wrong & (first > 0)).most
+        bound = bound_wrong(review.drawn, first, wrong & (first > 0), kept=n).most
         if bound <= 0.25 * wrong.sum():
             break
     decided = first > 0

@@ -20,7 +20,6 @@ from clipmem_core.dataset.source import read_source
 from clipmem_core.review.cards import LIKELY, explain_captions
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
 from clipmem_core.review.incidents import decide_incidents, incident_states
-from clipmem_core.review.wrong_captions import review_order
 from clipmem_core.utils import columns as c
 from clipmem_core.utils import draws
 from clipmem_core.utils.io import InputError
@@ -157,7 +156,7 @@ def check(name: str, folder: Path) -> None:
     table.insert(0, "pairs", pd.Series(kind).value_counts())
     print(table.to_string())
     print(incident_states(audit)[["kind", "pairs", "to_repair", "undecided", "cause"]].to_string())
-    rows = review_order(audit).ranked[:200]
+    rows = scores[c.SUSPICION].nlargest(200).index
     reasons = explain_captions(audit, truth[c.PAIR_ID].iloc[rows].tolist())
     right = []
     for row in rows.tolist():

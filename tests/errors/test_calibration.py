@@ -101,8 +101,7 @@ def test_each_kind_of_error_is_found_as_what_it_is_and_counted() -> None:
     for name in ("pairs", "captions", "words"):
         assert found.counts[name].estimate == pytest.approx(40, rel=0.2)
     by_pair = found.captions["p_wrong"].to_numpy().reshape(600, 3)
-    np.testing.assert_allclose(found.worst, by_pair.max(axis=1))
-    assert (found.pairs >= found.worst - 1e-9).all()
+    assert (found.pairs >= by_pair.max(axis=1) - 1e-9).all()
     # Of four words, the third one is wrong.
     of_captions = found.captions["p_word"].to_numpy()[:, None]
     words = found.word_share.reshape(1800, 4) * of_captions
@@ -143,16 +142,13 @@ def test_texts_that_are_no_captions_exclude_the_other_parts() -> None:
     is_none = np.zeros(1800, bool)
     is_none[[0, 1, 2, 1500]] = True  # all of a wrong pair, and one of a right one
     found = probabilities(dataclasses.replace(given, not_captions=is_none))
-    explained = np.arange(600) == 0
-    checked = calibration.with_checks(found, given.of_pairs, is_none, explained)
+    checked = calibration.with_faults(found, given.of_pairs, is_none, np.zeros(600))
     parts = checked.captions[["p_check", "p_pair", "p_caption", "p_word"]]
     np.testing.assert_allclose(parts.sum(axis=1), checked.captions["p_wrong"], atol=1e-12)
     assert (checked.captions["p_wrong"][is_none] >= 0.98).all()
     np.testing.assert_allclose(checked.captions[~is_none], found.captions[~is_none])
     np.testing.assert_allclose(checked.parts.sum(axis=0), checked.pairs)
     assert checked.parts[0, [0, 500, 501]] == pytest.approx([1 - 0.02**3, 0.98, 0])
-    assert checked.worst[0] == -np.inf
-    assert checked.worst[500] >= 0.98
 
 
 def test_a_text_that_recurs_and_fits_no_picture_is_found() -> None:

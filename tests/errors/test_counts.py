@@ -1,11 +1,13 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.optimize import minimize_scalar
 
 from clipmem_core.errors.batch import batch_share
-from clipmem_core.errors.counts import estimate_wrong, likely_wrong, posterior_at
+from clipmem_core.errors.counts import estimate_wrong, posterior_at
+from clipmem_core.scores.score_tables import second_round
 
 
 def drawn(
@@ -54,12 +56,15 @@ def test_the_share_of_another_batch_is_that_of_maximum_likelihood(wrong: int) ->
 
 def test_a_second_round_leaves_out_the_most_suspicious() -> None:
     fit, swapped = drawn(0, 50)
-    suspicion = np.random.default_rng(3).permutation(1000).astype(float)
-    out = likely_wrong(suspicion, fit, swapped, least=0.01)
+    misfit = np.random.default_rng(3).permutation(1000).astype(float)
+    scores = pd.DataFrame({"misfit": misfit, "csls_out": fit, "csls_swapped": swapped})
+    scores["group"] = "scored"
+    read = np.ones(1000, bool)
+    out = second_round(scores, "2", read)
     assert out.sum() == round(estimate_wrong(fit, swapped).estimate) > 30
-    assert suspicion[out].min() > suspicion[~out].max()
-    assert not likely_wrong(suspicion, fit, swapped, least=0.1).any()
-    assert not likely_wrong(suspicion[:50], fit[:50], swapped, least=0.01).any()
+    assert misfit[out].min() > misfit[~out].max()
+    assert not second_round(scores, "auto", read).any()
+    assert not second_round(scores[:50], "2", read[:50]).any()
 
 
 def test_wrong_captions_of_two_kinds_are_counted() -> None:

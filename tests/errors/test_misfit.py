@@ -4,6 +4,7 @@ from scipy.stats import zscore
 from torch.nn import functional
 
 from clipmem_core.errors.misfit import (
+    DECOY,
     HeldOut,
     caption_scores,
     fit_out,
@@ -118,7 +119,7 @@ def test_scores_of_captions_are_those_of_a_slow_loop() -> None:
     beside = HeldOut.of(image, image, np.arange(30) >= 15)
     vectors = unit(rng.normal(size=(60, 5)))
     cosines = vectors @ unit(image).T
-    found = np.transpose(caption_scores(vectors, owner, image, beside))
+    found = np.transpose(caption_scores(vectors, 0, owner, np.empty(0, DECOY), image, beside)[1:])
     for caption, own in enumerate(owner):
         near = sorted(np.delete(cosines[caption], [*range(15), own]))[-10:]
         similarity = cosines[caption, own]

@@ -24,13 +24,13 @@ CAPTIONS = [
 
 
 def test_words_are_numbered_by_frequency_without_grammar() -> None:
-    words = split_words(CAPTIONS)
+    words = split_words(CAPTIONS, english=True)
     predicted = words.spelled[: words.vocabulary_size - 2]
     assert set(predicted) == {"red", "dog", "two", "cats", "blue", "three"}  # not a, the, and
     assert words.in_captions.counts[:5].tolist() == [5, 3, 6, 0, 6]
     assert words.captions.counts[:4].tolist() == [2, 1, 1, 1]
     assert_allclose(words.frequency.sum(), 1)
-    rare = split_words([["zebra zebra zebra zebra zebra"], *[["dog"]] * 5])
+    rare = split_words([["zebra zebra zebra zebra zebra"], *[["dog"]] * 5], english=True)
     assert rare.spelled[: rare.vocabulary_size - 2] == ["dog"]
 
 
@@ -54,10 +54,10 @@ def test_a_captions_score_is_log_mean_exp_of_its_words() -> None:
 
 
 def test_words_are_compared_with_another_of_their_kind() -> None:
-    words = split_words(CAPTIONS)
+    words = split_words(CAPTIONS, english=True)
     changed = changed_words(words)
     spelled = np.array(["", "", *words.spelled])
     pairs = {f"{spelled[a]} {spelled[b]}" for a, b in zip(words.ids, changed, strict=True) if b}
     assert pairs == {"red blue", "blue red", "two three", "three two", "dog cats", "cats dog"}
-    kinds = [COMPARED_KINDS[kind_of(word)] for word in ("red", "two", "17", "dog")]
+    kinds = [COMPARED_KINDS[kind_of(word, english=True)] for word in ("red", "two", "17", "dog")]
     assert kinds == ["colour", "number", "number", "other word"]

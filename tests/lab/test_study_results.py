@@ -15,7 +15,7 @@ from clipmem_core.lab.experiment import (
     titles_of,
 )
 from clipmem_core.lab.study import write_study_results
-from clipmem_core.scores.seeds import holm
+from clipmem_core.scores.metrics import holm
 
 SETTINGS = {"a": 8, "b": 4, "c": 8}  # members of each
 

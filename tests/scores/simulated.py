@@ -8,8 +8,8 @@ import numpy as np
 from clipmem_core.scores.membership import (
     MemberSides,
     ensemble_membership,
+    in_minus_out,
     paper_membership,
-    side_means,
 )
 from clipmem_core.scores.uncertainty import (
     Errors,
@@ -39,7 +39,7 @@ class Simulated:
 
     @property
     def clipmem(self) -> np.ndarray:
-        return np.subtract(*side_means(self.alignments, self.sides.inside))
+        return in_minus_out(self.alignments, self.sides.inside)
 
     @property
     def errors(self) -> Errors:
@@ -49,7 +49,7 @@ class Simulated:
 def p_of(alignments: list[np.ndarray], sides: MemberSides) -> np.ndarray:
     """Return the p values of all pairs."""
     errors = standard_errors(alignments, sides)
-    clipmem = np.subtract(*side_means(alignments, sides.inside))
+    clipmem = in_minus_out(alignments, sides.inside)
     score = in_errors(clipmem, errors.variance, errors.degrees)
     return p_values(score, null_scores(alignments, sides, errors), sides.membership.group)
 

@@ -62,7 +62,7 @@ def test_what_cannot_be_drawn_is_an_input_error() -> None:
     ids = np.arange(300)
     for clusters, folds in ((ids, 251), (ids // 60, 2)):
         with pytest.raises(InputError, match="folds|held-out"):
-            ensemble_membership(clusters, folds=folds, replicates=1, seed=0)
+            ensemble_membership(clusters, folds=folds, replicates=1, seed=0, halves=False)
     with pytest.raises(InputError, match="--drop-near-duplicates"):
         paper_membership(ids // 3, seeds=1, seed=0)
 

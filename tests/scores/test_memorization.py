@@ -7,7 +7,7 @@ from clipmem_core.scores import memorization
 from clipmem_core.scores.membership import (
     Membership,
     MemberSides,
-    side_means,
+    in_minus_out,
 )
 from clipmem_core.scores.memorization import group_summary, memorization_table
 from clipmem_core.scores.registry import SCORE_COLUMNS
@@ -98,7 +98,7 @@ def test_reliability_is_the_rank_agreement_with_a_second_audit(
     for seed in (1, 2):
         deviations = np.random.default_rng(seed).normal(size=trained.shape)
         audits.append(list(lasting * trained + noise * deviations))
-    clipmem = [np.subtract(*side_means(audit, trained))[~sides.held_out] for audit in audits]
+    clipmem = [in_minus_out(audit, trained)[~sides.held_out] for audit in audits]
     stability = memorization.ranking_stability(audits[0], sides)
     found = memorization.ranking_reliability(stability, replicates)
     assert found == pytest.approx(spearmanr(*clipmem).statistic, abs=0.02)

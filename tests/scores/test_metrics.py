@@ -1,16 +1,23 @@
+import dataclasses
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
+from scipy.stats import ttest_1samp, ttest_rel
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from clipmem_core.scores import metrics
 from clipmem_core.scores.metrics import (
     detection_table,
+    holm,
     linear_probe,
+    over_seeds,
+    paired_difference,
     precision_curve,
     resamples,
     retrieval_recalls,
+    seed_interval,
     zero_shot,
 )
 from clipmem_core.utils import draws
@@ -50,15 +57,6 @@ def test_ties_count_as_random_order_would() -> None:
         assert table["precision_at_k"][0] == pytest.approx(precision)
 
 
-def test_the_lead_of_the_reference_is_paired() -> None:
-    scores, truth = _case()
-    scores["same"] = 2 * scores["misfit"]
-    table = detection_table(scores, truth, n_boot=200).set_index("score")
-    ends = ["auroc_difference_low", "auroc_difference_high"]
-    assert (table.loc["same", ends] == 0).all()
-    assert (table.loc["weak", ends] > 0).all()
-
-
 def test_recalls_are_those_of_sorting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "_COSINES", 350)
     rng = np.random.default_rng(0)
@@ -69,9 +67,9 @@ def test_recalls_are_those_of_sorting(monkeypatch: pytest.MonkeyPatch) -> None:
     is_partner = np.arange(40)[:, None] == owner
     by_image = np.take_along_axis(is_partner, np.argsort(-cosines, axis=1), axis=1)
     by_text = np.take_along_axis(is_partner, np.argsort(-cosines, axis=0), axis=0)
-    recalls = retrieval_recalls(image, 3 * text, owner, ks=(1, 5))
-    expected = [by_image[:, :k].any(axis=1).mean() for k in (1, 5)]
-    expected += [by_text[:k].any(axis=0).mean() for k in (1, 5)]
+    recalls = retrieval_recalls(image, 3 * text, owner)
+    expected = [by_image[:, :k].any(axis=1).mean() for k in (1, 5, 10)]
+    expected += [by_text[:k].any(axis=0).mean() for k in (1, 5, 10)]
     assert list(recalls.values()) == pytest.approx(expected)
 
 
@@ -93,3 +91,38 @@ def test_zero_shot_counts_images_nearest_to_their_class_name() -> None:
     image = np.array([[0.5, 0.3], [0.1, 0.6], [0.4, 0.2]])
     assert zero_shot(image, np.eye(2), np.array([0, 1, 1])) == pytest.approx(2 / 3)
     assert np.isnan(zero_shot(image[:0], np.eye(2), np.array([], dtype=int)))
+
+
+@pytest.mark.parametrize("values", [[0.1, 0.4, -0.3], [3.0, 5.0, 4.0, 9.0, 1.0]])
+def test_the_interval_is_that_of_a_t_test_from_three_seeds_on(values: list[float]) -> None:
+    expected = ttest_1samp(values, 0.0).confidence_interval(0.95)
+    assert seed_interval(np.array(values)) == pytest.approx((expected.low, expected.high))
+    assert np.isnan(seed_interval(np.array(values[:2]))).all()
+
+
+def test_means_are_over_seeds() -> None:
+    table = pd.DataFrame({"setting": ["a", "a", "a", "b", "c"], "x": [1.0, 2.0, 3.0, 5.0, np.nan]})
+    found = over_seeds(table, by=["setting"], measure="x")
+    assert found[["setting", "n", "mean"]].to_numpy().tolist() == [["a", 3, 2.0], ["b", 1, 5.0]]
+    # SD 1, three seeds, t.975 with two degrees of freedom 4.3027
+    assert found["high"][0] == pytest.approx(2 + 4.3027 / np.sqrt(3), abs=1e-4)
+    assert found["high"][1:].isna().all()
+    assert over_seeds(table[:0], by=["setting"], measure="x").empty
+
+
+def test_paired_differences_are_those_of_a_t_test() -> None:
+    values = np.array([3.0, 5.0, 7.0])
+    reference = np.array([2.0, 3.0, 4.5])
+    test = ttest_rel(values, reference)
+    interval = test.confidence_interval()
+    found = dataclasses.astuple(paired_difference(values, reference))
+    mean = (values - reference).mean()
+    assert found == pytest.approx((3, mean, interval.low, interval.high, test.pvalue))
+
+
+def test_holm_by_hand() -> None:
+    # Sorted .005, .01, .03, .04 times 4, 3, 2, 1: .02, .03, .06, .04, and no smaller than the one
+    # before.
+    found = holm(np.array([0.01, 0.04, np.nan, 0.03, 0.005]))
+    np.testing.assert_allclose(found, [0.03, 0.06, np.nan, 0.06, 0.02])
+    assert holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]

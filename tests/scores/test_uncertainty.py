@@ -20,15 +20,15 @@ def test_the_error_is_that_of_a_regression_on_side_and_repeat(
 ) -> None:
     sides = ensemble_sides(250, folds=folds, replicates=replicates, halves=halves)
     _, alignments = noisy(sides)
-    plan = uncertainty.design(sides.inside, sides.replicates)
-    found = uncertainty.error_variances(alignments, sides.inside, plan)
+    own = uncertainty.degrees_of_freedom(sides.inside, sides.replicates)
+    found = uncertainty.error_variances(alignments, sides.inside, sides.replicates, own)
     replicate = np.kron(np.eye(replicates), np.ones((folds, 1)))
     for pair in range(0, 250, 40):
         regressors = np.column_stack([sides.inside[:, pair], replicate])
         _, squares, rank, _ = np.linalg.lstsq(regressors, np.stack(alignments)[:, pair])
         variance = squares[0] / degrees * np.linalg.inv(regressors.T @ regressors)[0, 0]
         assert found[pair] == pytest.approx(variance)
-        assert folds * replicates - rank == plan.degrees == degrees
+        assert folds * replicates - rank == own == degrees
 
 
 def test_a_prior_is_found_again_with_its_trend() -> None:
@@ -48,7 +48,7 @@ SIZES = np.array([0.2, 0.3, 0.45])
 
 def errors_of(error: np.ndarray) -> Errors:
     """Normal errors."""
-    return Errors(error**2, np.full(len(error), 1e9), error**2, None)
+    return Errors(error**2, np.full(len(error), 1e9), error**2, 0)
 
 
 def test_normal_values_shrink_by_the_formula() -> None:

@@ -48,7 +48,7 @@ def test_changed_words_are_the_most_surprising(
         old = next(colour for colour in COLOURS if colour in captions[row][0])
         captions[row][0] = captions[row][0].replace(old, COLOURS[COLOURS.index(old) - 1])
     captions[380 : 380 + len(ODD)] = [[text] for text in ODD]
-    words = split_words(captions)
+    words = split_words(captions, english=True)
     into = word_model.Predictions.empty(len(words.ids))
     half = rng.integers(0, 2, 400)
     for number in (0, 1):

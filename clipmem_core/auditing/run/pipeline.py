@@ -56,9 +56,9 @@ from clipmem_core.errors.evidence import draw_decoys
 from clipmem_core.errors.runs import (
     DisplacedRun,
     Fits,
+    displaced_probability,
     find_runs,
     find_swaps,
-    likely_displaced,
 )
 from clipmem_core.errors.words import Words, split_words
 from clipmem_core.features.tower_by_language import describe_languages, languages_read
@@ -376,7 +376,7 @@ def write_faults(
     distrusted: bool,
 ) -> None:
     """Write the incidents. Members that learned little do not tell which captions are wrong."""
-    explained = likely_displaced(runs)[0]
+    explained = displaced_probability(runs, len(pairs)) > 0
     by_pair = wrong.parts[1].copy()
     by_pair[explained] = 0.0
     swaps = find_swaps(fits, np.nan_to_num(by_pair))

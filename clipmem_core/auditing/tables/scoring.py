@@ -93,7 +93,7 @@ def summary(evidence: Evidence, scores: pd.DataFrame, split: float | None) -> di
     alignments = evidence.alignments
     target = scores[c.GROUP].isin(c.TARGET_GROUPS)
     null = scores[scores[c.GROUP] == c.HELD_OUT]
-    _, auroc = memorization.membership_auroc(alignments, sides.membership)
+    auroc = memorization.membership_auroc(alignments, sides.membership)
     stability = memorization.ranking_stability(alignments, sides)
     reliability = memorization.ranking_reliability(stability, len(sides.replicates))
     scored = sides.membership.trained[:, sides.membership.group == c.SCORED]
@@ -160,14 +160,6 @@ def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any
     the verdict."""
     sides = evidence.sides
     members = sides.membership.members
-    if len(members) < attacks.FEWEST_MEMBERS:
-        missing = (
-            f"needs at least {attacks.FEWEST_MEMBERS} members, a target and a shadow on either "
-            f"side, not {len(members)}"
-        )
-        row = {"attack": attacks.BAVARIA, "measure": attacks.ROC_MEASURES, "missing": missing}
-        table = pd.DataFrame(row | {"targets": 0}, columns=attacks.ATTACK_COLUMNS)
-        return pd.DataFrame(columns=c.UTILITY_COLUMNS), json_rows(table)
     attacked = np.flatnonzero(np.isin(sides.membership.group, c.SCORED_GROUPS))
     if len(attacked) > MAX_ATTACKED:
         attacked = np.sort(

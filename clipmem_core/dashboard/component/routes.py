@@ -55,7 +55,7 @@ from clipmem_core.review.queries import (
 )
 from clipmem_core.review.search import run
 from clipmem_core.review.views import RANDOM, RANDOM_CHECK, Selection, from_parameters
-from clipmem_core.review.wrong_captions import review_order, review_progress, wrong_lines
+from clipmem_core.review.wrong_captions import review_order, wrong_lines
 from clipmem_core.scores.registry import words
 from clipmem_core.utils.columns import CAPTION, CAPTIONS, IMAGE, P_WRONG, PAIR_ID, REVIEW_PLACE
 from clipmem_core.utils.io import InputError
@@ -176,7 +176,7 @@ def _numbers(request: Request, parameter: str) -> list[int]:
 def _queue(request: Request) -> Response:
     """Answer with the rows in review order, the first one, and all decisions."""
     audit, selection = _parse(request)
-    state = _state(audit, selection)
+    state = _state(audit)
     first = find_row(audit, request.query_params.get("pair", ""))
     rows = find_rows(audit, selection, size=max(1, count_pairs(audit, selection)))
     if selection == RANDOM_CHECK and rows:  # the check that has the first undecided pair
@@ -187,23 +187,20 @@ def _queue(request: Request) -> Response:
 
 def _changes(request: Request) -> Response:
     """Answer with all decisions after an entry of the log."""
-    return _json(_state(*_parse(request), _numbers(request, "entry")[0]))
+    return _json(_state(_parse(request)[0], _numbers(request, "entry")[0]))
 
 
-def _state(audit: Audit, selection: Selection, after: int | None = None) -> dict[str, Any]:
+def _state(audit: Audit, after: int | None = None) -> dict[str, Any]:
     """Return the last entry of the log, the decisions after an entry or all, and the sentence on
     wrong captions."""
     entry, decisions = changed_rows(audit, after)
-    status = _status(audit, decided(audit), selection == RANDOM_CHECK)
-    return {"entry": entry, "decided": decisions, "status": status}
+    return {"entry": entry, "decided": decisions, "status": _status(audit, decided(audit))}
 
 
 @functools.lru_cache(16)
-def _status(audit: Audit, codes: Codes, checks: bool) -> str:
-    """Return the sentences on wrong captions, once for each state of the log, and in a random check
-    what further ones would show."""
-    outlook = [review_progress(audit).certificate.outlook] if checks else []
-    return " ".join([*wrong_lines(audit), *outlook])
+def _status(audit: Audit, codes: Codes) -> str:
+    """Return the sentences on wrong captions, once for each state of the log."""
+    return " ".join(wrong_lines(audit))
 
 
 def _pairs(request: Request) -> Response:
