@@ -208,6 +208,8 @@ class Trainer:
         self.views = views
         self.seed = seed
         self.device = device
+        self.n_pairs = len(data.keys)
+        self.n_held_out = len(data.held_out)
         self.cut = can_cut_text(model)
         upper = getattr(getattr(model, "text", None), UPPER, None)
         self.token_width = upper.width if upper else 0  # of activations; 0: tokens or features
@@ -218,9 +220,9 @@ class Trainer:
         self.seconds = 0.0
         self.logged = 0  # bytes of the log at the last save
         self.sums = np.zeros(3)  # loss, log-probability and steps since the last line of the log
-        self.trajectory = np.full((config.epochs, len(data.keys), 2), np.nan, dtype=np.float16)
+        self.trajectory = np.full((config.epochs, self.n_pairs, 2), np.nan, dtype=np.float16)
         self.model_config = model_config(config.model)
-        self.mitigations = mitigations_of(config, encoder=self.encoder)
+        self.mitigations = mitigations_of(config, self.encoder)
         for mitigation in self.mitigations:
             mitigation.start(self)
 
