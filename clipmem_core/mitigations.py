@@ -197,9 +197,7 @@ class Adaptive(Mitigation):
     def start(self, trainer: Training) -> None:
         import torch
 
-        self.state["early"] = torch.zeros(
-            trainer.n_pairs, dtype=torch.bool, device=trainer.device
-        )
+        self.state["early"] = torch.zeros(trainer.n_pairs, dtype=torch.bool, device=trainer.device)
         self.state["level"] = math.inf  # no pair is above it before the first measurement
 
     def before_epoch(self, trainer: Training, epoch: int) -> None:

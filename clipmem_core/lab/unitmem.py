@@ -41,7 +41,7 @@ from clipmem_core.auditing.run.member import (
 from clipmem_core.auditing.run.pipeline import Screen, ensure_pixels
 from clipmem_core.features.towers import autocast
 from clipmem_core.lab import encoders as t
-from clipmem_core.lab.experiment import Experiment
+from clipmem_core.lab.experiment import Experiment, print_table
 from clipmem_core.mitigations import Batch, can_cut_text
 from clipmem_core.scores.encoders import UnitTally
 from clipmem_core.training import CHECKPOINT
@@ -83,18 +83,12 @@ def run_units(audit: Audit, screen: Screen) -> None:
         store.write_table(path, measure_model(run, model, t.TOWERS, run.data.rows))
 
 
-def say_units(audit: Audit, screen: Screen) -> None:
+def show_units(audit: Audit) -> None:
     """Print UnitMem by layer, of the members and of the references."""
     for name, by in ((t.UNITS, c.MEMBER), (t.REFERENCES, t.REFERENCE)):
         units = t.read_units(audit, name)
         assert units is not None
-        say_table(t.layer_means(units, by=[by, t.TOWER, t.LAYER]), screen)
-
-
-def say_table(table: pd.DataFrame, screen: Screen) -> None:
-    """Print a table line by line."""
-    for line in table.round(3).to_string(index=False).splitlines():
-        screen.say(line)
+        print_table(t.layer_means(units, by=[by, t.TOWER, t.LAYER]))
 
 
 def check_units(audit: Audit) -> None:
@@ -359,8 +353,8 @@ def add_paradigm(
     paradigms.add_rows(name, layers.assign(paradigm=paradigm, seed=seed))
 
 
-def say_paradigms(audit: Audit, screen: Screen) -> None:
+def show_paradigms(audit: Audit) -> None:
     """Print UnitMem by layer of each paradigm, means over seeds."""
     table = t.paradigms_of(audit).rows
     means = table.pivot_table(t.UNITMEM_MEAN, t.LAYER, t.PARADIGM, sort=False)
-    say_table(means.reset_index(), screen)
+    print_table(means.reset_index())
