@@ -301,7 +301,7 @@ class TextMask(Mitigation):
         if tokens.ndim == 3:
             ends = tokens.any(axis=2).sum(axis=1) - 1
         else:
-            ends = caption_ends(batch.model, tokens, flags="--text-mask and --adaptive-mask")
+            ends = caption_ends(batch.model, tokens)
         return drop_words(tokens, ends, self.strength("text_mask", batch), draws)
 
 
@@ -479,7 +479,7 @@ def pairs_with(
     captions: Ragged,
     rows: np.ndarray,
     *,
-    first: int = 0,
+    first: int,
 ) -> np.ndarray:
     """Count the training pairs of each token, int64 [vocab_size].
 
@@ -498,22 +498,20 @@ def pairs_with(
     return np.bincount(pair_and_token % size, minlength=size)
 
 
-def caption_ends(
-    model: Mapping[str, Any], tokens: np.ndarray, *, flags: str = "--text-min-df"
-) -> np.ndarray:
-    """Return the place of each caption's end token, int64 [n_captions].
+def caption_ends(model: Mapping[str, Any], tokens: np.ndarray) -> np.ndarray:
+    """Return the position of each caption's end token, int64 [n_captions].
 
     Args:
         model: an open_clip configuration; its text encoder must pool at the end token.
         tokens: int32 [n_captions, context_length].
-        flags: that need the end token.
     """
     text = model["text_cfg"]
     pool = text.get("pool_type", "argmax")
     other = ("hf_model_name", "no_causal_mask", "embed_cls")
     if model.get("custom_text") or any(map(text.get, other)) or pool not in ("argmax", "eos"):
         raise InputError(
-            f"{flags}: the text encoder must read up to an end token, as that of --model small does"
+            "--text-min-df, --text-mask and --adaptive-mask need a text encoder that reads up to "
+            "an end token, as that of --model small does"
         )
     highest = pool == "argmax"
     return (tokens if highest else tokens == text.get("eos_id", 2)).argmax(axis=1)

@@ -430,10 +430,13 @@ def injected_findings(audit: Audit) -> Findings | None:
     if not tables:
         return None
     rows = pd.concat(tables).reset_index()
-    metrics = rows.set_index([KIND, SHARE, DETECTOR])
-    metrics = metrics[[f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high")]]
-    metrics.columns = pd.MultiIndex.from_product([METRICS, _INTERVAL], names=[MEASURE, None])
-    table = metrics.stack(MEASURE).reset_index().reindex(columns=TABLE_COLUMNS)
+    by_measure = [
+        rows.assign(
+            measure=name, mean=rows[name], low=rows[f"{name}_low"], high=rows[f"{name}_high"]
+        )
+        for name in METRICS
+    ]
+    table = pd.concat(by_measure, ignore_index=True).reindex(columns=TABLE_COLUMNS)
     interval = "95 % bootstrap over the pairs of this one injection"
     return Findings(table, mean_curves(rows), interval, misfit_note(audit))
 

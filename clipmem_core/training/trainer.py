@@ -182,14 +182,13 @@ class Trainer:
         views: Views,
         *,
         seed: int,
-        device: str,
     ) -> None:
         self.model = model
         self.data = data
         self.config = config
         self.views = views
         self.seed = seed
-        self.device = device
+        self.device = config.device
         self.n_pairs = len(data.keys)
         self.n_held_out = len(data.held_out)
         self.cut = can_cut_text(model)
@@ -216,11 +215,13 @@ class Trainer:
             mitigation.before_step(batch)
         return batch
 
-    def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the views of a batch and a caption of each pair: images [n, 3, size, size], tokens
-        [n, context_length]."""
+    def images(self, batch: Batch) -> Tensor:
+        """Return the views of a batch, [n, 3, size, size]."""
         pixels = self.data.pixels.gather(batch.rows)
-        images = self.views.training_images(pixels, batch, self.device, self.mitigations)
+        return self.views.training_images(pixels, batch, self.device, self.mitigations)
+
+    def tokens(self, batch: Batch) -> Tensor:
+        """Return a caption of each pair of a batch, [n, context_length]."""
         first = self.config.train_captions
         captions = chosen_captions(
             self.data, batch.rows, seed=self.seed, epoch=batch.epoch, first=first
@@ -230,11 +231,12 @@ class Trainer:
             tokens = tokens.reshape(len(tokens), -1, self.token_width)
         for mitigation in self.mitigations:
             tokens = mitigation.tokens(tokens, batch)
-        return images, text_input(tokens).to(self.device)
+        return text_input(tokens).to(self.device)
 
     def outputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Encode a batch without normalisation, float32 [n, dim] each."""
-        images, tokens = self.inputs(batch)
+        images = self.images(batch)
+        tokens = self.tokens(batch)
         with autocast(self.config.precision, self.device):
             image = self.model.encode_image(images).float()
             return image, text_outputs(self.model, tokens, cut=self.cut)

@@ -303,7 +303,7 @@ def trained_model(run: MemberRun) -> Model:
         views = feature_views(model, seed, config.crop_scale)
     else:
         views = view_maker(model, config, seed)
-    trainer = Trainer(model, run.data, config, views, seed=seed, device=config.device)
+    trainer = Trainer(model, run.data, config, views, seed=seed)
     train(trainer, run.folder)
     return model
 
