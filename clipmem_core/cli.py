@@ -234,12 +234,12 @@ def _benchmark(
 def _units(name: AuditName) -> None:
     """Measure UnitMem: which pair activates each unit of an audit's members most, and by how
     much."""
-    from clipmem_core.lab.unitmem import run_units, say_units
+    from clipmem_core.lab.unitmem import run_units, show_units
 
     with RichScreen() as screen:
         audit = open_audit(name)
         run_units(audit, screen)
-        say_units(audit, screen)
+        show_units(audit)
 
 
 def _encoders(
@@ -271,13 +271,13 @@ def _paradigms(
 ) -> None:
     """Train an audit's image encoder on captions, on labels and self-supervised, and compare
     UnitMem by layer."""
-    from clipmem_core.lab.unitmem import run_paradigms, say_paradigms
+    from clipmem_core.lab.unitmem import run_paradigms, show_paradigms
 
     path = _file_to_write(out) if out else None
     with RichScreen() as screen:
         audit = open_audit(name)
         run_paradigms(audit, seeds, screen)
-        say_paradigms(audit, screen)
+        show_paradigms(audit)
     if path:
         rows = encoders.paradigms_of(audit).rows
         experiment.write_results(path, _command_line(), audit.record, rows, rows)

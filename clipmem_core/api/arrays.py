@@ -517,7 +517,7 @@ class _Search:
             set_standards(head, standards)
             data = dataclasses.replace(shared, rows=np.flatnonzero(in_training))
             views = feature_views(head, seed)
-            trainer = Trainer(head, data, config, views, seed=seed, device=config.device)
+            trainer = Trainer(head, data, config, views, seed=seed)
             for _ in trainer.steps():
                 if trainer.done % trainer.batches == 0:
                     self.progress.advance(task)

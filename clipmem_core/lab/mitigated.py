@@ -108,6 +108,14 @@ def finished_members(audit: Audit, setting: str) -> list[str]:
     return [*chain(*(pair for pair in pairs if is_measured(folder, pair)))]
 
 
+def missing_pairs(audit: Audit, setting: str) -> list[str]:
+    """Return the pairs of members of a setting that are not measured, each as `setting/member` by
+    its first member."""
+    folder = setting_folder(audit, setting)
+    pairs = member_pairs(audit.record.members)
+    return [f"{setting}/{pair[0]}" for pair in pairs if not is_measured(folder, pair)]
+
+
 def member_pair_lock(folder: Path, member_pair: MemberPair) -> FileLock:
     """Return the lock of a pair of members in the folder of a setting."""
     folder.mkdir(parents=True, exist_ok=True)

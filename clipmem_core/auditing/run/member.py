@@ -288,7 +288,7 @@ def trained_model(run: MemberRun) -> Model:
     if isinstance(model, LockedModel):
         set_standards(model, run.features.standards)
     views = member_views(run, model, seed)
-    trainer = Trainer(model, run.data, config, views, seed=seed, device=config.device)
+    trainer = Trainer(model, run.data, config, views, seed=seed)
     train(trainer, run.folder)
     return model
 
