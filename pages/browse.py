@@ -9,13 +9,6 @@ import streamlit as st
 
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.auditing.tables.verdict import queues
-from clipmem_core.dashboard.component.pairs import (
-    BROWSE_KEYS,
-    REPLACES,
-    TABLE,
-    draw_grid,
-    draw_key_list,
-)
 from clipmem_core.dashboard.deciding import Notice, draw_notice, storing_decisions
 from clipmem_core.dashboard.histogram_filters import (
     conditions,
@@ -35,6 +28,13 @@ from clipmem_core.dashboard.page import (
     read_choice,
     read_page,
     write_selection,
+)
+from clipmem_core.dashboard.pair_component import (
+    BROWSE_KEYS,
+    REPLACES,
+    TABLE,
+    draw_grid,
+    draw_key_list,
 )
 from clipmem_core.dashboard.plain import (
     draw_table,

@@ -12,11 +12,11 @@ import streamlit as st
 
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.auditing.tables.verdict import doubt
-from clipmem_core.dashboard.component.pairs import draw_grid, draw_pointer
 from clipmem_core.dashboard.page import (
     choose_segment,
     link,
 )
+from clipmem_core.dashboard.pair_component import draw_grid, draw_pointer
 from clipmem_core.dashboard.plain import (
     ZOOMABLE,
     explained_errors,

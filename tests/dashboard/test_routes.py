@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from clipmem_core.auditing.folder.store import Audit, write_json
-from clipmem_core.dashboard.component.routes import PREFIX, routes
+from clipmem_core.dashboard.routes import PREFIX, routes
 from clipmem_core.review import judge
 from clipmem_core.review.decisions import decided, open_review
 from clipmem_core.review.key_presses import MOST_EVENTS
