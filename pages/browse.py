@@ -36,12 +36,7 @@ from clipmem_core.dashboard.pair_component import (
     draw_grid,
     draw_key_list,
 )
-from clipmem_core.dashboard.plain import (
-    draw_table,
-    explained_errors,
-    in_a_row,
-    pairs_in_words,
-)
+from clipmem_core.dashboard.plain import draw_table, explained_errors, in_a_row, pairs_in_words
 from clipmem_core.review.bulk_edits import preview_replacement
 from clipmem_core.review.cards import BY_CAPTION, MARKS, cards
 from clipmem_core.review.decisions import open_review

@@ -17,15 +17,8 @@ import streamlit as st
 from clipmem_core.auditing.folder.store import PAIRS, Audit
 from clipmem_core.dashboard.cards import caption_shown
 from clipmem_core.dashboard.deciding import BADGES, Notice, review_session, storing_decisions
-from clipmem_core.dashboard.page import (
-    link,
-    read_view,
-    write_address,
-)
-from clipmem_core.dashboard.plain import (
-    cut,
-    format_score,
-)
+from clipmem_core.dashboard.page import link, read_view, write_address
+from clipmem_core.dashboard.plain import cut, format_score
 from clipmem_core.dashboard.routes import PREFIX
 from clipmem_core.review.cards import (
     BY_CAPTION,
@@ -38,12 +31,7 @@ from clipmem_core.review.decisions import KEEP, REMOVE, decided, open_review
 from clipmem_core.review.filters import count_decided, find_rows, pair_ids
 from clipmem_core.review.queries import ROW, fetch_by_id
 from clipmem_core.review.search import features_of_text, prepare
-from clipmem_core.review.views import (
-    MATCH,
-    UNDECIDED,
-    Selection,
-    to_parameters,
-)
+from clipmem_core.review.views import MATCH, UNDECIDED, Selection, to_parameters
 from clipmem_core.scores.registry import BY_NAME, ROW_SCORES, words
 
 SCRIPTS = ("outbox.js", "pairs.js", "pairs_grid.js", "pairs_single.js")

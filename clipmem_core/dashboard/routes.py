@@ -40,19 +40,11 @@ from clipmem_core.review.cards import (
     shown_score,
     suspicious_captions,
 )
-from clipmem_core.review.decisions import (
-    UNDECIDED_CODE,
-    Codes,
-    decided,
-    open_review,
-)
+from clipmem_core.review.decisions import UNDECIDED_CODE, Codes, decided, open_review
 from clipmem_core.review.filters import changed_rows, count_pairs, find_rows
 from clipmem_core.review.incidents import find_swap
 from clipmem_core.review.key_presses import KeyPresses, store_key_presses
-from clipmem_core.review.queries import (
-    fetch_numbered,
-    find_row,
-)
+from clipmem_core.review.queries import fetch_numbered, find_row
 from clipmem_core.review.search import run
 from clipmem_core.review.views import RANDOM, RANDOM_CHECK, Selection, from_parameters
 from clipmem_core.review.wrong_captions import review_order, review_progress, wrong_lines

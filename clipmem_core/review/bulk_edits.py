@@ -12,13 +12,7 @@ import pandas as pd
 
 from clipmem_core.auditing.folder.store import PAIRS, Audit
 from clipmem_core.review.cards import OWN_CAPTIONS
-from clipmem_core.review.decisions import (
-    CHOICES,
-    REMOVE,
-    Choice,
-    captions_to_store,
-    open_review,
-)
+from clipmem_core.review.decisions import CHOICES, REMOVE, Choice, captions_to_store, open_review
 from clipmem_core.review.queries import fetch_by_id
 from clipmem_core.utils.columns import CAPTIONS, PAIR_ID
 from clipmem_core.utils.io import FORMULA, InputError

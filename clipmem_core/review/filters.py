@@ -19,14 +19,7 @@ from clipmem_core.auditing.tables.maps import require_map
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.review.decisions import CODES, UNDECIDED_CODE, Codes, decided, open_review
 from clipmem_core.review.incidents import read_incidents
-from clipmem_core.review.queries import (
-    ROW,
-    cached,
-    count_pairs_of,
-    fetch,
-    fetch_pairs,
-    number_sql,
-)
+from clipmem_core.review.queries import ROW, cached, count_pairs_of, fetch, fetch_pairs, number_sql
 from clipmem_core.review.search import search
 from clipmem_core.review.views import (
     ANY,
