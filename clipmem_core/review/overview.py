@@ -42,6 +42,7 @@ from clipmem_core.utils.columns import (
     MEMBER,
     METRIC,
     PAIR_ID,
+    SHA256,
     SIMILARITY_OUT,
     SSLMEM_IMAGE,
     SSLMEM_TEXT,
@@ -311,14 +312,15 @@ def encoder_doubts(groups: pd.DataFrame, fit: float | None) -> list[str]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A score in two audits, over the pairs with the same pair_id. Differences are other − one."""
+    """A score in two audits, over the pairs with the same pair_id and picture. Differences are
+    other − one."""
 
     column: str
     n_common: int
     n_scored: int  # common pairs with a score in both
     only_one: int
     only_other: int
-    edited: int  # common pairs with other captions or another picture
+    edited: int  # common pairs with other captions
     regrouped: int  # common pairs in another group of the same protocol
     spearman: float  # NaN for constant scores
     change: Difference | None  # paired by pair; None without pairs scored in both
@@ -333,16 +335,16 @@ class Comparison:
 )
 def compare(one: Audit, other: Audit, column: str) -> Comparison:
     """Compare a score of two audits pair by pair."""
-    content = f"SELECT hash({CAPTION_KEY}, sha256) AS content FROM parquet ORDER BY {ROW}"
+    content = f"SELECT {CAPTION_KEY} AS captions, sha256 FROM parquet ORDER BY {ROW}"
     tables = []
     for name, audit in (("one", one), ("other", other)):
         table = audit.read_columns(SCORES, PAIR_ID, GROUP, column)
         table[name] = table.pop(column).astype(float)
-        table["content"] = fetch(audit.folder / PAIRS, content)["content"].to_numpy()
-        tables.append(table.reset_index(names="row"))
-    joined = tables[0].merge(tables[1], on=PAIR_ID, suffixes=("_one", "_other"))
+        contents = fetch(audit.folder / PAIRS, content).to_pandas()
+        tables.append(table.join(contents).reset_index(names="row"))
+    joined = tables[0].merge(tables[1], on=[PAIR_ID, SHA256], suffixes=("_one", "_other"))
     joined["difference"] = joined["other"] - joined["one"]
-    edited = joined.pop("content_one") != joined.pop("content_other")
+    edited = joined.pop("captions_one") != joined.pop("captions_other")
     same_protocol = one.record.protocol == other.record.protocol
     regrouped = (joined["group_one"] != joined["group_other"]) & same_protocol
     finite = np.isfinite(joined["difference"])
@@ -364,14 +366,6 @@ def compare(one: Audit, other: Audit, column: str) -> Comparison:
         changed=largest[:CHANGED].reset_index(drop=True),
         points=sample.reset_index(drop=True),
     )
-
-
-@cached(1000, PAIRS, paths=lambda one, other: [other.folder / PAIRS])
-def count_common(one: Audit, other: Audit) -> int:
-    """Return the number of pairs of an audit that another one has with the same picture."""
-    pictures = fetch(other.folder / PAIRS, "SELECT pair_id, sha256 FROM parquet")
-    query = "SELECT 1 FROM parquet SEMI JOIN pictures USING (pair_id, sha256)"
-    return fetch(one.folder / PAIRS, query, pictures=pictures).num_rows
 
 
 def changed_settings(one: Audit, other: Audit) -> pd.DataFrame:
