@@ -20,8 +20,8 @@ from clipmem_core.dashboard.plain import (
     show_text,
 )
 from clipmem_core.figures import comparison_figure
-from clipmem_core.review.incidents import read_incidents
 from clipmem_core.review.overview import changed_settings, compare
+from clipmem_core.review.progress_and_repair import read_incidents
 from clipmem_core.scores.registry import BY_NAME, words
 from clipmem_core.utils.columns import CLIPMEM
 

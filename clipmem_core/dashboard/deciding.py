@@ -36,17 +36,18 @@ from clipmem_core.review.decisions import (
     count_decisions,
     open_review,
 )
-from clipmem_core.review.incidents import (
+from clipmem_core.review.progress_and_repair import (
     REPAIR,
     decide_incidents,
     incident_pairs,
     incident_states,
     incidents_line,
+    review_progress,
     state_words,
+    wrong_lines,
 )
 from clipmem_core.review.queries import fetch_numbered
 from clipmem_core.review.views import RANDOM_CHECK, UNDECIDED, Selection
-from clipmem_core.review.wrong_captions import review_progress, wrong_lines
 from clipmem_core.utils.columns import CAPTIONS, REVIEW_PLACE
 from clipmem_core.utils.glossary import P_WRONG, meaning
 from clipmem_core.utils.io import InputError

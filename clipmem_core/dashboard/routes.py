@@ -42,12 +42,16 @@ from clipmem_core.review.cards import (
 )
 from clipmem_core.review.decisions import UNDECIDED_CODE, Codes, decided, open_review
 from clipmem_core.review.filters import changed_rows, count_pairs, find_rows
-from clipmem_core.review.incidents import find_swap
 from clipmem_core.review.key_presses import KeyPresses, store_key_presses
+from clipmem_core.review.progress_and_repair import (
+    find_swap,
+    review_order,
+    review_progress,
+    wrong_lines,
+)
 from clipmem_core.review.queries import fetch_numbered, find_row
 from clipmem_core.review.search import run
 from clipmem_core.review.views import RANDOM, RANDOM_CHECK, Selection, from_parameters
-from clipmem_core.review.wrong_captions import review_order, review_progress, wrong_lines
 from clipmem_core.scores.registry import words
 from clipmem_core.utils.columns import CAPTION, CAPTIONS, IMAGE, P_WRONG, PAIR_ID, REVIEW_PLACE
 from clipmem_core.utils.io import InputError

@@ -47,8 +47,8 @@ from clipmem_core.review.decisions import (
     decided,
     open_review,
 )
+from clipmem_core.review.progress_and_repair import read_effect, review_progress
 from clipmem_core.review.queries import count_pairs_of, fetch_numbered, fetch_pairs, number_sql
-from clipmem_core.review.wrong_captions import read_effect, review_progress
 from clipmem_core.scores.registry import EXPORT_SCORES
 from clipmem_core.utils.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
 from clipmem_core.utils.io import FORMULA, InputError, replacing, write_frame

@@ -28,10 +28,15 @@ from clipmem_core.review.cards import (
 )
 from clipmem_core.review.decisions import FOR_OTHER, decision_words, open_review
 from clipmem_core.review.filters import find_rows
-from clipmem_core.review.incidents import incident_states, incidents_line, state_words
+from clipmem_core.review.progress_and_repair import (
+    incident_states,
+    incidents_line,
+    read_effect,
+    state_words,
+    wrong_lines,
+)
 from clipmem_core.review.queries import count_pairs_of
 from clipmem_core.review.views import Selection
-from clipmem_core.review.wrong_captions import read_effect, wrong_lines
 from clipmem_core.scores.registry import EXPORT_SCORES
 from clipmem_core.utils.columns import CLIPMEM, GROUP, P_WRONG, PAIR_ID, group_words
 from clipmem_core.utils.io import shortage

@@ -18,7 +18,7 @@ from clipmem_core.auditing.tables.fault_tables import (
 from clipmem_core.auditing.tables.maps import require_map
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.review.decisions import CODES, UNDECIDED_CODE, Codes, decided, open_review
-from clipmem_core.review.incidents import read_incidents
+from clipmem_core.review.progress_and_repair import read_incidents, review_order
 from clipmem_core.review.queries import ROW, cached, count_pairs_of, fetch, fetch_pairs, number_sql
 from clipmem_core.review.search import search
 from clipmem_core.review.views import (
@@ -31,7 +31,6 @@ from clipmem_core.review.views import (
     Outline,
     Selection,
 )
-from clipmem_core.review.wrong_captions import review_order
 from clipmem_core.scores.registry import SECOND_NOTE
 from clipmem_core.utils.columns import CLIPMEM, LOG_PROBABILITY_SECOND, MAP_X, PAIR_ID
 

@@ -22,8 +22,12 @@ from clipmem_core.review.decisions import (
     count_decisions,
     open_review,
 )
-from clipmem_core.review.incidents import decide_incidents, incidents_line
-from clipmem_core.review.wrong_captions import review_progress, wrong_lines
+from clipmem_core.review.progress_and_repair import (
+    decide_incidents,
+    incidents_line,
+    review_progress,
+    wrong_lines,
+)
 from tests.fixtures import caption_rows, rewrite, write_incidents
 
 Captured = pytest.CaptureFixture[str]

@@ -21,8 +21,8 @@ from clipmem_core.errors.posterior import review_place
 from clipmem_core.review.cards import cards, explain_captions, first_captions, marked
 from clipmem_core.review.decisions import Choice, open_review
 from clipmem_core.review.filters import find_rows
+from clipmem_core.review.progress_and_repair import review_order, review_progress, wrong_lines
 from clipmem_core.review.views import RANDOM, Selection
-from clipmem_core.review.wrong_captions import review_order, review_progress, wrong_lines
 from clipmem_core.scores.score_tables import wrong_captions
 from clipmem_core.utils.ragged import Ragged
 from tests.fixtures import caption_rows, rewrite, write_words
