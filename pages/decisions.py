@@ -24,10 +24,8 @@ from clipmem_core.dashboard.page import (
     choose_listed,
     choose_segment,
     draw_link,
-    draw_pages,
     link,
     open_page,
-    read_page,
     read_part,
     write_address,
 )
@@ -54,12 +52,12 @@ from clipmem_core.review.decisions import (
     FOR_OTHER,
     KEEP,
     REMOVE,
-    Choice,
     count_changed,
     decision_words,
     open_review,
 )
 from clipmem_core.review.filters import check_counts, near_duplicate_groups
+from clipmem_core.review.log import Choice
 from clipmem_core.review.queries import ROW, fetch_by_id
 from clipmem_core.review.views import DECIDED, Selection
 from clipmem_core.utils.columns import CAPTIONS, PAIR_ID
@@ -143,16 +141,15 @@ def draw_decisions(audit: Audit) -> None:
 
 def draw_history(audit: Audit) -> None:
     """Draw the history's page that the address names."""
-    review = open_review(audit)
-    count = review.count_events()
-    if count == 0:
+    history = open_review(audit).history()
+    if history.empty:
         st.info("Nothing has been decided yet, so there is nothing to undo.")
         return
-    page, pages = read_page(count, EVENTS_SHOWN, parameter=HISTORY_PAGE)
+    shown, draw_numbers = read_part(history, EVENTS_SHOWN, parameter=HISTORY_PAGE)
     st.caption(
         "Everything you decided, newest first. Undoing an entry leaves later decisions untouched."
     )
-    for event in review.history(page=page, size=EVENTS_SHOWN).to_dict("records"):
+    for event in shown.to_dict("records"):
         number = event["event"]
         pair_id = event["first_pair_id"]
         others = f" and {event['pairs'] - 1:,} more" if event["pairs"] > 1 else ""
@@ -172,7 +169,7 @@ def draw_history(audit: Audit) -> None:
             draw_link("pair", "Open", audit, pair=pair_id)
             if not event["undone"]:
                 draw_undo(audit, number, key=f"undo-{number}")
-    draw_pages(page, pages, parameter=HISTORY_PAGE)
+    draw_numbers()
 
 
 def draw_checks(audit: Audit) -> None:

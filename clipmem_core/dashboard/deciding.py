@@ -32,10 +32,10 @@ from clipmem_core.review.decisions import (
     RECAPTION,
     REMOVE,
     SEVERAL,
-    Outcome,
     count_decisions,
     open_review,
 )
+from clipmem_core.review.log import Outcome
 from clipmem_core.review.progress_and_repair import (
     REPAIR,
     decide_incidents,
@@ -128,7 +128,7 @@ def undo(audit: Audit, event: int) -> None:
             session.notice = Notice("Not undone: these pairs have a newer decision.", good=False)
             return
         session.events[audit.name, event] = True
-        label = BADGES[review.history(page=1, size=1).iloc[0]["decision"]][0]
+        label = BADGES[review.history().iloc[0]["decision"]][0]
         session.notice = Notice(f"Undone: {label}, {outcome_words(outcome)}")
 
 

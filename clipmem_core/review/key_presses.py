@@ -11,9 +11,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from clipmem_core.review.decisions import RECAPTION, Review, captions_to_store
+from clipmem_core.review.decisions import RECAPTION, Review, checked
 from clipmem_core.review.log import (
-    Own,
+    Choice,
     add_decision,
     add_outcome,
     add_undo,
@@ -102,7 +102,7 @@ def _store_key_press(
             undone, _ = stored_outcomes(log, client, [number]).get(number, (0, ""))
         if not 1 <= undone <= last_id(log, "event"):
             raise InputError("the event to undo was not stored")
-        added, *_ = add_undo(log, undone)
+        added = add_undo(log, undone).event
         if not added:
             raise InputError("there is a newer decision, or it is undone already")
         return added
@@ -125,10 +125,9 @@ def _store_key_press(
         if len(event.pairs) != 2:
             raise InputError("a swap has two pairs")
         own = {
-            pair_id: Own(RECAPTION, captions_to_store(RECAPTION, captions[other]))
+            pair_id: checked(Choice(RECAPTION, tuple(captions[other])))
             for pair_id, other in zip(event.pairs, reversed(event.pairs), strict=True)
         }
-        return add_decision(log, event.pairs, audit, RECAPTION, own=own)[0]
-    decision = None if event.kind == UNDECIDE else event.kind
-    texts = captions_to_store(decision, event.captions)
-    return add_decision(log, event.pairs, audit, decision, texts)[0]
+        return add_decision(log, event.pairs, audit, Choice(RECAPTION), own).event
+    choice = checked(Choice(None if event.kind == UNDECIDE else event.kind, event.captions))
+    return add_decision(log, event.pairs, audit, choice).event

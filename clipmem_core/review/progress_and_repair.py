@@ -36,11 +36,10 @@ from clipmem_core.review.decisions import (
     RECAPTION,
     REMOVE,
     UNDECIDED_CODE,
-    Choice,
-    Outcome,
     decided,
     open_review,
 )
+from clipmem_core.review.log import Choice, Outcome
 from clipmem_core.review.queries import cached, fetch_numbered, fetch_pairs
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.io import InputError, read_json

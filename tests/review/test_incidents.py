@@ -48,10 +48,10 @@ def test_a_repair_is_one_event_that_spares_decisions_and_is_undone(
     for wrong in ("7", "2"):  # unknown, without a repair
         assert main(["incidents", "made", "--repair", wrong]) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
-    assert review.count_events() == 2
+    assert len(review.history()) == 2
     assert main(["incidents", "made", "--repair", "1", "2"]) == 0
     assert capsys.readouterr().out.startswith("repair: 8 pairs")
-    label = review.history(page=1, size=1)["note"].item()
+    label = review.history()["note"].iloc[0]
     assert "incident 1: shift" in label
     assert "incident 2: " in label
     made = review.decisions(ids)
