@@ -72,12 +72,12 @@ def draw_parts(audit: Audit) -> None:
             "One encoder is pretrained and did not train here; its part is of the head on it."
         )
     fit = audit.verdict["encoders"]["fit"]
-    for doubt in o.encoder_doubts(o.encoder_means(audit), fit):
-        st.warning(doubt)
     if fit is not None:
-        st.caption(
+        draw = st.warning if fit < o.POOR_FIT else st.caption
+        draw(
             "Encoders of two models are compared after a rotation (cosine "
-            f"{fit:.2f} on pairs it was not fitted on; 1 is perfect)."
+            f"{fit:.2f} on pairs it was not fitted on; 1 is perfect). Below {o.POOR_FIT} do not "
+            "rely on the two parts."
         )
     st.subheader("Text against image encoder, pair by pair")
     draw_scatter(audit, c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT, contribution_figure)

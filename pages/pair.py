@@ -31,7 +31,7 @@ from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.figures import GROUP_COLOURS, IN, OUT, TERM_NAMES, term_figure
 from clipmem_core.review.cards import (
     LISTED,
-    PARTS,
+    PROBABILITIES,
     PairCard,
     cards,
     first_captions,
@@ -65,7 +65,7 @@ def draw_captions(audit: Audit, card: PairCard) -> None:
     st.dataframe(
         table.sort_index(key=lambda numbers: numbers != first, kind="stable"),
         hide_index=True,
-        column_config={words(name): percent for name in PARTS},
+        column_config={words(name): percent for name in PROBABILITIES},
         alt="The scores of each caption",
     )
     st.caption(

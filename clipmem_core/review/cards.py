@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
 import pandas as pd
 
 from clipmem_core.auditing.folder.store import (
@@ -40,6 +39,7 @@ from clipmem_core.utils.columns import (
     P_WORD,
     P_WRONG,
     PAIR_ID,
+    PARTS,
     RECURRING_TEXT,
     REPEATED_PICTURE,
     REVIEW_PLACE,
@@ -56,9 +56,9 @@ REPLACES = "replaces"  # optional column: the caption of the pair that a candida
 Marks: TypeAlias = list[dict[str, Any]]  # unlikely words and wrong sentences of a caption
 # position of the caption in `current`, its unlikely words, and what is wrong with it
 FirstCaption: TypeAlias = tuple[int, Marks, str]
-PARTS = (P_WRONG, P_CHECK, P_PAIR, P_CAPTION, P_WORD)
+PROBABILITIES = (P_WRONG, *PARTS)
 # scores of single captions: column of a list of them, by score
-LISTED = {name: f"{name}_by_caption" for name in (*PARTS, SIMILARITY_OUT, MARGIN_OUT)}
+LISTED = {name: f"{name}_by_caption" for name in (*PROBABILITIES, SIMILARITY_OUT, MARGIN_OUT)}
 # The part of p_wrong that is largest, in tables
 WRONG_WORDS = {
     P_CHECK: "no caption",
@@ -129,8 +129,8 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
     """Return the cards of some pairs, in the order of `rows`."""
     columns = ["pair_id", CAPTION_KEY, "image", "captions", "label", "injected"]
     pairs = fetch_numbered(audit.folder / PAIRS, columns, rows)
-    columns = ['"group"', *map(number_sql, BY_NAME)]
-    scores = fetch_numbered(audit.folder / SCORES, columns, rows)
+    values = [f"CASE WHEN isfinite({score}) THEN {score} END" for score in map(number_sql, BY_NAME)]
+    scores = fetch_numbered(audit.folder / SCORES, ['"group"', *values], rows)
     if missing := set(rows) - set(pairs):
         raise InputError(
             f"audit {audit.name!r} has no row {min(missing)}: open the pair from the gallery again"
@@ -143,26 +143,15 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
         matches = dict(zip(found.rows.tolist(), matched_captions, strict=True))
     shown = []
     for row in rows:
-        pair_id, key, image, captions, label, injected = pairs[row]
+        pair_id, key, image, captions, *errors = pairs[row]
         group, *values = scores[row]
-        match, matched = matches.get(row, (None, -1))
-        finite = (value if np.isfinite(value) else None for value in values)
-        shown.append(
-            PairCard(
-                row,
-                pair_id,
-                key,
-                image,
-                tuple(captions),
-                label,
-                injected,
-                group,
-                dict(zip(BY_NAME, finite, strict=True)),
-                match,
-                matched,
-                decisions[pair_id],
-            )
+        of_pair = dict(zip(BY_NAME, values, strict=True))
+        match = matches.get(row, (None, -1))
+        texts = tuple(captions)
+        card = PairCard(
+            row, pair_id, key, image, texts, *errors, group, of_pair, *match, decisions[pair_id]
         )
+        shown.append(card)
     return shown
 
 
@@ -215,7 +204,10 @@ def explain_captions(audit: Audit, pair_ids: Sequence[str]) -> dict[str, Explain
     right, and likelier right than it is.
     """
     explained = defaultdict[str, Explained](Explained)
-    columns = [f'caption, read, "{CHECK}"', *(f"{number_sql(name)} AS {name}" for name in PARTS)]
+    columns = [
+        f'caption, read, "{CHECK}"',
+        *(f"{number_sql(name)} AS {name}" for name in PROBABILITIES),
+    ]
     scores = _by_caption(audit, CAPTION_TABLE, columns, "", pair_ids)
     words = _by_caption(audit, WORD_TABLE, _WORDS, _MOST_SURPRISING, pair_ids)
     for (pair_id, caption), of_caption in words.items():
@@ -253,8 +245,7 @@ def explain_captions(audit: Audit, pair_ids: Sequence[str]) -> dict[str, Explain
 def _reason(row: dict[str, Any], worst: Sequence[str], count: int) -> tuple[str, bool, bool]:
     """Return what is probably wrong with a caption of `count`, whether it is a word, and whether
     all captions of the pair are wrong with it."""
-    parts = {name: row[name] for name in (P_CHECK, P_PAIR, P_CAPTION, P_WORD)}
-    largest = max(parts, key=lambda name: parts[name])
+    largest = max(PARTS, key=row.__getitem__)
     sure = percent(row[P_WRONG])
     if not row[P_WRONG] >= LIKELY:
         return "" if row["read"] else "Not read by the text tower", False, False
@@ -263,7 +254,7 @@ def _reason(row: dict[str, Any], worst: Sequence[str], count: int) -> tuple[str,
     if largest == P_PAIR and count > 1:
         which = "Both" if count == 2 else f"All {count}"
         return f"{which} captions probably belong to another picture ({sure}).", False, True
-    if parts[largest] < LIKELY:
+    if row[largest] < LIKELY:
         return f"Probably wrong ({sure}): another picture's caption, or one word.", True, False
     if largest in (P_PAIR, P_CAPTION):
         return f"This caption probably belongs to another picture ({sure}).", False, False

@@ -19,7 +19,6 @@ from clipmem_core.auditing.folder.store import (
     read_table,
 )
 from clipmem_core.auditing.tables.maps import require_map
-from clipmem_core.auditing.tables.verdict import FLAT
 from clipmem_core.config import AuditConfig, as_dict, flat
 from clipmem_core.review.decisions import CODES, decided
 from clipmem_core.review.queries import CAPTION_KEY, ROW, cached, fetch, number_sql
@@ -46,7 +45,6 @@ from clipmem_core.utils.columns import (
     SIMILARITY_OUT,
     SSLMEM_IMAGE,
     SSLMEM_TEXT,
-    TARGET_GROUPS,
     TERMS,
     VALUE,
     of_one_split,
@@ -70,8 +68,7 @@ SSLMEM = {"image": SSLMEM_IMAGE, "text": SSLMEM_TEXT}
 NOT_INJECTED = "not injected"
 _NAMES = 12  # groups, labels or kinds in the means of encoders
 # mean cosine on held-out pairs; below it a mapped embedding is closer to other pairs
-_POOR_FIT = 0.5
-_Z = 1.96
+POOR_FIT = 0.5
 
 
 def group_table(audit: Audit) -> pd.DataFrame:
@@ -284,30 +281,9 @@ def encoder_means(
         names = [group for group in GROUPS if group in names]
     by_name = scores.groupby("name")[list(columns)].agg(["count", "mean", "sem"]).reindex(names)
     means = by_name.rename_axis(columns=["encoder", ""]).stack(0, future_stack=True).reset_index()
-    half = _Z * means.pop("sem")
+    half = 1.96 * means.pop("sem")
     means = means.rename(columns={"count": "n"})
     return means.assign(low=means["mean"] - half, high=means["mean"] + half)
-
-
-def encoder_doubts(groups: pd.DataFrame, fit: float | None) -> list[str]:
-    """Return a sentence for each reason to doubt the split into two encoders."""
-    sentences = []
-    if fit is not None and fit < _POOR_FIT:
-        sentences.append(
-            f"Do not rely on the two parts: the spaces of two models can hardly be compared "
-            f"(fit {fit:.2f} of 1)."
-        )
-    top = groups[groups["name"].isin(TARGET_GROUPS)]["mean"].sum()
-    for row in groups[groups["name"] == HELD_OUT].to_dict("records"):
-        off = abs(row["mean"])
-        three_errors = 1.5 * (row["high"] - row["low"]) / _Z
-        if off > max(FLAT * abs(top), three_errors):
-            mean = f"{row['mean']:+.3f}".replace("-", "−")
-            sentences.append(
-                f"Compare the {row['encoder']} encoder with {mean}, not with 0: that is its part "
-                "on held-out pairs, which no model trained on."
-            )
-    return sentences
 
 
 @dataclass(frozen=True)
@@ -337,12 +313,12 @@ def compare(one: Audit, other: Audit, column: str) -> Comparison:
     """Compare a score of two audits pair by pair."""
     content = f"SELECT {CAPTION_KEY} AS captions, sha256 FROM parquet ORDER BY {ROW}"
     tables = []
-    for name, audit in (("one", one), ("other", other)):
-        table = audit.read_columns(SCORES, PAIR_ID, GROUP, column)
-        table[name] = table.pop(column).astype(float)
+    for audit in (one, other):
+        table = audit.read_columns(SCORES, PAIR_ID, GROUP, column).rename(columns={column: "score"})
         contents = fetch(audit.folder / PAIRS, content).to_pandas()
-        tables.append(table.join(contents).reset_index(names="row"))
+        tables.append(table.astype({"score": float}).join(contents).reset_index(names="row"))
     joined = tables[0].merge(tables[1], on=[PAIR_ID, SHA256], suffixes=("_one", "_other"))
+    joined = joined.rename(columns={"score_one": "one", "score_other": "other"})
     joined["difference"] = joined["other"] - joined["one"]
     edited = joined.pop("captions_one") != joined.pop("captions_other")
     same_protocol = one.record.protocol == other.record.protocol
