@@ -49,11 +49,9 @@ from clipmem_core.review.bulk_edits import word_changes
 from clipmem_core.review.cards import cards, data_url
 from clipmem_core.review.decisions import (
     CHOICES,
-    FOR_OTHER,
     KEEP,
     REMOVE,
     count_changed,
-    decision_words,
     open_review,
 )
 from clipmem_core.review.filters import check_counts, near_duplicate_groups
@@ -120,7 +118,7 @@ def draw_decisions(audit: Audit) -> None:
             {
                 "picture": card and data_url(thumbnail(audit.record.pictures, card.image)[0]),
                 "open": card and f"pair?{urlencode(link(audit, selection, pair=pair_id))}",
-                "decision": decision_words(None, entry[FOR_OTHER]) or BADGES[entry["decision"]][0],
+                "decision": BADGES[entry["decision"]][0],
                 "changed captions": in_one_line(word_changes(captions, entry[CAPTIONS]), LIMIT),
                 "caption": in_one_line(" · ".join(captions), CAPTION_LIMIT),
                 "note": in_one_line(entry["note"], LIMIT),

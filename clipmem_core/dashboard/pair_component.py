@@ -210,7 +210,6 @@ def _card_data(card: PairCard, shown: Sequence[str], first: FirstCaption) -> dic
         "whole": captions == list(card.current),
         "marks": marks,
         "decision": decision.decision,
-        "other": "" if decision.decision else decision.words,
         "notes": notes + [card.injected] * bool(card.injected),
         "scores": list(scores.values()),
     }

@@ -26,7 +26,7 @@ from clipmem_core.review.cards import (
     marked,
     marks_note,
 )
-from clipmem_core.review.decisions import FOR_OTHER, decision_words, open_review
+from clipmem_core.review.decisions import open_review
 from clipmem_core.review.filters import find_rows
 from clipmem_core.review.progress_and_repair import (
     incident_states,
@@ -126,9 +126,8 @@ def _tables(audit: Audit, groups: pd.DataFrame) -> list[TextTable]:
 def _decision_table(decisions: pd.DataFrame) -> TextTable:
     rows = []
     for row in decisions.head(DECISIONS_SHOWN).to_dict("records"):
-        words = decision_words(row["decision"], row[FOR_OTHER])
         captions = _cut("\n".join(row["captions"]))
-        rows.append((row[PAIR_ID], words, captions, _cut(row["note"]), row["time"]))
+        rows.append((row[PAIR_ID], row["decision"] or "", captions, _cut(row["note"]), row["time"]))
     omitted = len(decisions) - len(rows)
     more = f"Not shown: {omitted:,} more. Export the decisions as CSV for all."
     return TextTable(

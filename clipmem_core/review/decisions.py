@@ -46,8 +46,7 @@ REMOVE = "remove"
 RECAPTION = "recaption"
 CHOICES = (KEEP, REMOVE, RECAPTION)
 SEVERAL = "several"  # of an event, whose pairs have different decisions
-FOR_OTHER = "for_other_captions"
-_TABLE_COLUMNS = [PAIR_ID, "decision", CAPTIONS, "note", "time", "audit", FOR_OTHER]
+_TABLE_COLUMNS = [PAIR_ID, "decision", CAPTIONS, "note", "time", "audit"]
 _HISTORY_COLUMNS = ["event", "time", "audit", "decision", "pairs", "first_pair_id", "note"]
 UNDECIDED_CODE = 0
 CODES = {None: UNDECIDED_CODE, KEEP: 1, REMOVE: 2, RECAPTION: 3}  # from 1 as in CHOICES
@@ -127,12 +126,6 @@ class Decision(NamedTuple):
     audit: str = ""
     entry: int = 0  # of the log; 0: no entry applies to the captions of this audit
     event: int = 0  # of the decision
-    for_other_captions: str | None = None  # the decision on other captions of an undecided pair
-
-    @property
-    def words(self) -> str:
-        """The decision in words; empty for an undecided pair."""
-        return decision_words(self.decision, self.for_other_captions)
 
 
 @dataclass(frozen=True)
@@ -213,12 +206,9 @@ class Review:
         return Decided(removed, recaptioned)
 
     def table(self) -> pd.DataFrame:
-        """Return the pairs with a decision, new captions or a note, the newest first.
-
-        for_other_captions is the decision on other captions of an undecided pair.
-        """
+        """Return the pairs with a decision, new captions or a note, the newest first."""
         decisions = self.decisions().values()
-        rows = [each for each in decisions if each.words or each.captions or each.note]
+        rows = [each for each in decisions if each.decision or each.captions or each.note]
         table = pd.DataFrame(rows, columns=Decision._fields, dtype=object)[_TABLE_COLUMNS]
         return table.assign(**{CAPTIONS: table[CAPTIONS].map(list)})
 
@@ -234,17 +224,10 @@ class Review:
         if keys is None:
             keys = self.with_keys(pair_id for pair_id, *_ in rows)
         current: dict[str, Decision] = {}
-        other: dict[str, Decision] = {}
         for pair_id, key, decision, captions, *facts in rows:
-            applies = not key or keys[pair_id] in (0, key)
-            made = Decision(pair_id, decision, tuple(json.loads(captions)), *facts)
-            (current if applies else other).setdefault(pair_id, made)
-        for pair_id, made in other.items():
-            shown = current.setdefault(pair_id, Decision(pair_id))
-            if shown.decision is None and made.decision:
-                current[pair_id] = shown._replace(
-                    for_other_captions=made.decision, time=made.time, audit=made.audit
-                )
+            if not key or keys[pair_id] in (0, key):
+                made = Decision(pair_id, decision, tuple(json.loads(captions)), *facts)
+                current.setdefault(pair_id, made)
         return {pair_id: current.get(pair_id, Decision(pair_id)) for pair_id in keys}
 
     def with_keys(self, pair_ids: Iterable[str]) -> dict[str, int]:
@@ -284,11 +267,6 @@ def open_review(audit: Audit) -> Review:
 def review_of(dataset_fingerprint: str, pairs: Path | pa.Table) -> Review:
     """Return the decisions on a data set."""
     return Review(data_folder() / "review" / f"{check_name(dataset_fingerprint)}.sqlite", pairs)
-
-
-def decision_words(decision: str | None, for_other: str | None) -> str:
-    """Return a decision in words; empty for an undecided pair."""
-    return decision or (f"{for_other} for other captions" if for_other else "")
 
 
 def checked(choice: Choice) -> Choice:
