@@ -226,12 +226,11 @@ def keep_some(audit: Audit, ids: Sequence[str], kept: Sequence[str]) -> None:
     """Keep some pairs of a group and remove the others; estimates of wrong captions ignore this. A
     callback."""
     with storing_decisions() as session:
-        for decision in (KEEP, REMOVE):
-            decided = [pair_id for pair_id in ids if (pair_id in kept) == (decision == KEEP)]
-            if decided:
-                choices = dict.fromkeys(decided, Choice(decision, neutral=True))
-                outcome = open_review(audit).decide_each(choices, audit=audit.name)
-                session.saved(audit, f"Saved as {BADGES[decision][0]}", outcome)
+        choices = {
+            pair_id: Choice(KEEP if pair_id in kept else REMOVE, neutral=True) for pair_id in ids
+        }
+        outcome = open_review(audit).decide_each(choices, audit=audit.name)
+        session.saved(audit, "Saved", outcome)
 
 
 def draw_exports(audit: Audit) -> None:

@@ -42,7 +42,6 @@ from clipmem_core.review.progress_and_repair import (
     incident_pairs,
     incident_states,
     incidents_line,
-    review_progress,
     state_words,
     wrong_lines,
 )
@@ -122,14 +121,12 @@ def storing_decisions() -> Iterator[ReviewSession]:
 def undo(audit: Audit, event: int) -> None:
     """Undo an event, which may be an undo itself. A callback."""
     with storing_decisions() as session:
-        review = open_review(audit)
-        outcome = review.undo(event)
+        outcome = open_review(audit).undo(event)
         if not outcome.pairs:
             session.notice = Notice("Not undone: these pairs have a newer decision.", good=False)
             return
         session.events[audit.name, event] = True
-        label = BADGES[review.history().iloc[0]["decision"]][0]
-        session.notice = Notice(f"Undone: {label}, {outcome_words(outcome)}")
+        session.notice = Notice(f"Undone: {outcome_words(outcome)}")
 
 
 def draw_undo(audit: Audit, event: int, *, key: str) -> None:
@@ -159,8 +156,6 @@ def draw_wrong(audit: Audit) -> None:
     checks."""
     for line in wrong_lines(audit)[:1]:
         show_strong(line)
-    if review_progress(audit).is_wide:
-        st.caption(f"This range is wide. {NEXT} random checks narrow it.")
     with in_a_row():
         about = "The likeliest wrong captions first; one pair in ten is a random spot check."
         if st.button("Review next", type="primary", help=about):

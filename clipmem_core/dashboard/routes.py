@@ -131,19 +131,13 @@ def routes() -> list[BaseRoute]:
         Route("/judge", _judge),
         Route("/events", _take_events, methods=["POST"]),
     ]
-    app = Starlette(routes=answers, exception_handlers={HTTPException: _refuse, InputError: _fail})
+    handlers: dict[Any, Any] = {
+        HTTPException: lambda _, error: _json({"error": error.detail}, error.status_code),
+        InputError: lambda _, error: _json({"error": in_one_line(error)}, 503),  # tried again
+    }
+    app = Starlette(routes=answers, exception_handlers=handlers)
     base = st.get_option("server.baseUrlPath").strip("/")
     return [Mount(f"/{base}/{PREFIX}" if base else f"/{PREFIX}", app)]
-
-
-def _refuse(request: Request, error: Any) -> Response:
-    """Answer an error of the request, which is final."""
-    return _json({"error": error.detail}, error.status_code)
-
-
-def _fail(request: Request, error: Exception) -> Response:
-    """Answer an error of our files: the client tries again."""
-    return _json({"error": in_one_line(error)}, 503)
 
 
 def _json(content: Any, status: int = 200) -> Response:

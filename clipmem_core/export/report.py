@@ -169,7 +169,7 @@ def _card(card: PairCard, root: Path, first_caption: FirstCaption) -> dict[str, 
         if shortage(error):
             raise
         picture = ""
-    decision = card.decision.words
+    decision = card.decision.decision or ""
     facts = {
         name: three_decimals(card.scores.get(name))
         for name in EXPORT_SCORES

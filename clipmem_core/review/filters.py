@@ -204,8 +204,6 @@ def changed_rows(audit: Audit, entry: int | None) -> tuple[int, dict[int, str | 
     current = decided(audit)
     if entry is None or current.entry < entry:  # the log was replaced
         rows = np.flatnonzero(current.codes != UNDECIDED_CODE)
-    elif current.entry == entry:  # a page asks every second
-        rows = np.empty(0, int)
     else:
         changed = {pair_id for pair_id, *_ in open_review(audit).entries_after(entry)}
         rows = fetch_pairs(audit.folder / PAIRS, [ROW], changed)[ROW].to_numpy()

@@ -5,7 +5,6 @@ is stored once. An event names the captions that were on screen; if the pair has
 now, or another decision than the browser expects, the event is refused with its reason.
 """
 
-from collections.abc import Sequence
 from sqlite3 import Connection
 from typing import Annotated
 
@@ -71,14 +70,13 @@ def store_key_presses(review: Review, batch: KeyPresses) -> tuple[int, dict[int,
     refused events."""
     ids = {pair_id for event in batch.events for pair_id in event.pairs}
     keys = review.with_keys(ids)
-    captions = fetch_by_id(review.pairs, CAPTIONS, ids)
     numbers = [event.number for event in batch.events]
     with open_to_write(review.path) as log:
         outcomes = stored_outcomes(log, batch.client, numbers)
         for event in batch.events:
             if event.number not in outcomes:
                 try:
-                    outcome = _store_key_press(review, log, event, keys, captions, batch.audit), ""
+                    outcome = _store_key_press(review, log, event, keys, batch.audit), ""
                 except InputError as error:
                     outcome = 0, str(error)
                 outcomes[event.number] = outcome
@@ -87,12 +85,7 @@ def store_key_presses(review: Review, batch: KeyPresses) -> tuple[int, dict[int,
 
 
 def _store_key_press(
-    review: Review,
-    log: Connection,
-    event: KeyPress,
-    keys: dict[str, int],
-    captions: dict[str, Sequence[str]],
-    audit: str,
+    review: Review, log: Connection, event: KeyPress, keys: dict[str, int], audit: str
 ) -> int:
     """Add an event to the log and return its number there; an input error is a refusal."""
     if event.kind == UNDO:
@@ -124,6 +117,7 @@ def _store_key_press(
     if event.kind == SWAP:
         if len(event.pairs) != 2:
             raise InputError("a swap has two pairs")
+        captions = fetch_by_id(review.pairs, CAPTIONS, event.pairs)
         own = {
             pair_id: checked(Choice(RECAPTION, tuple(captions[other])))
             for pair_id, other in zip(event.pairs, reversed(event.pairs), strict=True)

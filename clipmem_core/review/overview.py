@@ -89,13 +89,10 @@ def group_bins(audit: Audit) -> pd.DataFrame:
     group."""
     scores = audit.read_columns(SCORES, GROUP, CLIPMEM).dropna()
     edges = np.histogram_bin_edges(scores[CLIPMEM], _BINS)
-    rows = [
-        (group, low, edges[1] - edges[0], share)
-        for group, values in scores.groupby(GROUP)[CLIPMEM]
-        for low, share in zip(edges[:-1], np.histogram(values, edges)[0] / len(values), strict=True)
-        if share > 0
-    ]
-    return pd.DataFrame(rows, columns=[GROUP, "low", "width", "share"])
+    bins = np.searchsorted(edges[1:-1], scores[CLIPMEM], side="right")
+    by_group = scores.assign(low=edges[bins]).groupby(GROUP)["low"]
+    shares = by_group.value_counts(normalize=True).sort_index().rename("share")
+    return shares.reset_index().assign(width=edges[1] - edges[0])
 
 
 def memorization_line(verdict: Mapping[str, Any]) -> str:

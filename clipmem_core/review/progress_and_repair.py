@@ -40,7 +40,7 @@ from clipmem_core.review.decisions import (
     open_review,
 )
 from clipmem_core.review.log import Choice, Outcome
-from clipmem_core.review.queries import cached, fetch_numbered, fetch_pairs
+from clipmem_core.review.queries import cached, fetch, fetch_numbered, fetch_pairs
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.io import InputError, read_json
 
@@ -48,6 +48,18 @@ EFFECT = "effect.json"  # of decisions on training, in the folder of mitigations
 REPAIR = "repair"
 ACTIONS = (REPAIR, REMOVE, KEEP)
 _NO_CAPTION = f"WHERE \"{c.CHECK}\" NOT IN ('', '{c.REPEATED_PICTURE}')"
+# Pairs whose captions are new have none of their own
+_WRONG_LEFT = """
+    SELECT coalesce(sum(1 - all_right), 0)::DOUBLE AS wrong FROM (
+        SELECT any_value(fits) * product((1 - wrong) / fits) AS all_right FROM (
+            SELECT pair_id, 1 - least(coalesce(nullif(p_pair, 'nan'), 0), 0.999) AS fits,
+                coalesce(nullif(p_wrong, 'nan'), 0) AS wrong
+            FROM parquet JOIN recaptioned USING (pair_id)
+            WHERE list_contains(new, own[caption + 1]) AND list_has_all(own, new)
+                AND len(new) < len(own)
+        ) GROUP BY pair_id
+    )
+"""
 _COLUMNS = {INCIDENTS: c.INCIDENT_COLUMNS, INCIDENT_PAIRS: c.INCIDENT_PAIR_COLUMNS}
 
 
@@ -77,17 +89,11 @@ class ReviewProgress:
         found = " ".join(filter(None, [repaired, checked]))
         if not found or self.remaining is None:
             return found
-        have = "pair still has" if round(self.remaining) == 1 else "pairs still have"
         return (
-            f"{found} About {self.remaining:,.0f} {have} a wrong caption (95 % sure: "
+            f"{found} About {self.remaining:,.0f} wrong pairs remain (95 % sure: "
             f"{self.low:,.0f} to {self.high:,.0f}); expect about {self.next_50:,.0f} in the next "
             f"{NEXT}."
         )
-
-    @property
-    def is_wide(self) -> bool:
-        """Whether the ends of the interval differ by more than a factor of four."""
-        return (self.high or 0) > 4 * max(self.low or 0, 1)
 
 
 @cached(2, SCORES)
@@ -115,20 +121,18 @@ def _wrong_left(audit: Audit, recaptioned: tuple[int, ...], entry: int) -> float
     pair and p_i of each caption left, all are right with the probability
     (1 − p) Π (1 − p_i) / (1 − p).
     """
-    pairs = dict(
-        fetch_numbered(audit.folder / PAIRS, [c.PAIR_ID, c.CAPTIONS], recaptioned).values()
-    )
-    made = open_review(audit).decisions(pairs)
-    columns = [c.CAPTION, c.P_PAIR, c.P_WRONG]
-    scores = fetch_pairs(audit.folder / CAPTION_TABLE, columns, pairs).to_pandas()
-    right = dict[str, float]()
-    for pair_id, number, p_pair, p_wrong in scores.fillna(0.0).itertuples(index=False):
-        texts = [text.strip() for text in pairs[pair_id]]  # as decisions store them
-        left = set(made[pair_id].captions)
-        if texts[number] in left and left < set(texts):  # otherwise the captions are new
-            fits = 1 - min(p_pair, 0.999)
-            right[pair_id] = right.get(pair_id, fits) * (1 - p_wrong) / fits
-    return len(right) - sum(right.values())
+    table = audit.folder / CAPTION_TABLE
+    if not table.is_file():
+        return 0.0
+    pairs = fetch_numbered(audit.folder / PAIRS, [c.PAIR_ID, c.CAPTIONS], recaptioned).values()
+    made = open_review(audit).decisions(pair_id for pair_id, _ in pairs)
+    # The texts of both, as decisions store them
+    rows = [
+        (pair_id, [text.strip() for text in captions], list(made[pair_id].captions))
+        for pair_id, captions in pairs
+    ]
+    changes = pd.DataFrame(rows, columns=[c.PAIR_ID, "own", "new"])
+    return fetch(table, _WRONG_LEFT, recaptioned=changes)["wrong"][0].as_py()
 
 
 def review_progress(audit: Audit) -> ReviewProgress:
@@ -268,17 +272,13 @@ def incidents_line(audit: Audit) -> str:
     pairs = incident_pairs(audit)
     rows = pairs["row"][pairs["undecided"] & pairs["number"].isin(numbers)].unique()
     progress = review_progress(audit)
-    faults, cause, which = "1 fault of your pipeline", "causes", "it"
-    if len(numbers) > 1:
-        faults, cause, which = f"{len(numbers):,} faults of your pipeline", "cause", "them"
+    line = f"Faults of your pipeline: {len(numbers):,}, with {len(rows):,} pairs."
     if progress.probabilities is None or progress.remaining is None:
-        return f"{faults}: {len(rows):,} pairs."
+        return line
     wrong = min(progress.probabilities[rows].sum(), progress.remaining)
-    if round(wrong) == 0:
-        return f"{faults}: {len(rows):,} pairs, whose captions look right."
     return (
-        f"{faults} {cause} about {wrong:,.0f} of the {progress.remaining:,.0f} wrong pairs. "
-        f"Decide on {which} first."
+        f"{line} They cause about {wrong:,.0f} of the {progress.remaining:,.0f} wrong pairs: "
+        "decide on them first."
     )
 
 

@@ -77,7 +77,6 @@ def test_one_number_follows_the_decisions(audit: Audit) -> None:
     assert (result.decided, result.wrong) == (200, len(wrong))
     assert round(result.low) <= 30 - len(wrong) <= round(result.high)
     assert result.next_50 < 2
-    assert not result.is_wide
     assert wrong_lines(audit)[:2] == [result.sentence, result.certificate.sentence]
 
 
