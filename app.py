@@ -4,8 +4,8 @@ import gc
 
 import streamlit as st
 
-from clipmem_core.dashboard.component.routes import middleware, routes
 from clipmem_core.dashboard.page import PAGES
+from clipmem_core.dashboard.routes import middleware, routes
 from clipmem_core.review.search import use_process
 
 

@@ -52,9 +52,9 @@ from clipmem_core.lab.setting import (
     parse_removal,
     parse_setting,
 )
-from clipmem_core.review import incidents
+from clipmem_core.review import progress_and_repair as incidents
 from clipmem_core.review.decisions import count_decisions, open_review
-from clipmem_core.review.wrong_captions import wrong_lines
+from clipmem_core.review.progress_and_repair import wrong_lines
 from clipmem_core.utils.io import (
     SUFFIXES,
     InputError,

@@ -1,7 +1,6 @@
 """All audits: start one, follow its progress, open or delete it."""
 
-from collections.abc import Iterable
-from dataclasses import fields, replace
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
@@ -28,7 +27,9 @@ from clipmem_core.config import (
     FIELDS,
     PRESETS,
     AuditConfig,
-    SourceOptions,
+    as_dict,
+    configured,
+    flat,
     ineffective_fields,
     preset_config,
 )
@@ -57,8 +58,7 @@ COLUMNS = {
     "started": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm"),
 }
 # Fields that the form draws in another place, or not at all
-DRAWN_ABOVE = ["preset", "protocol", "features", "lock_image", "lock_text", "model"]
-DRAWN_ABOVE += ["image_tower", "text_tower"]
+DRAWN_ABOVE = ["preset", "features"]
 OF_OTHER_PROTOCOL = {"ensemble": ["seeds"], "paper": ["folds", "members"]}
 PRESET_HELP = {
     "locked": "Both towers are pretrained and locked, and members train heads on their features: "
@@ -156,37 +156,28 @@ def draw_request() -> Request:
         f"At least {MIN_PAIRS} pictures with captions. No data at hand? Type {DRAWN}: 1,100 drawn "
         "pictures, some with wrong captions."
     )
-    options: dict[str, Any] = {}
+    chosen = dict[str, Any]()
     if source and lacks_captions(source):
         st.caption("These are folders of pictures without captions.")
         if st.toggle("Use folder names as captions", key="new-folder-names", **PERSIST):
-            options = draw_fields({"caption_template": "a photo of a {label}"})
+            chosen = draw_fields({"caption_template": "a photo of a {label}"})
     with st.expander("Settings"):
         name = st.container()
         with in_a_row(gap="large"):
-            preset = draw_choice("preset", list(PRESETS))
-            protocol = draw_choice("protocol", FIELDS["protocol"].choices, meaning(PROTOCOL))
+            preset = draw_choice("preset", PRESETS)
+            protocol = draw_choice("protocol", FIELDS["protocol"].choices, help=meaning(PROTOCOL))
         st.caption(PRESET_HELP[preset])
-        config = draw_towers(replace(preset_config(preset), protocol=protocol))
+        chosen |= {"protocol": protocol} | draw_towers(preset_config(preset))
+        config = configured(preset, chosen)
         unavailable = ineffective_fields(config)
-        omitted = {*DRAWN_ABOVE, *OF_OTHER_PROTOCOL[protocol], *unavailable, *options}
+        omitted = {*DRAWN_ABOVE, *OF_OTHER_PROTOCOL[protocol], *unavailable, *chosen}
         if not config.lock_image:
             omitted.add("tower_size")
         if source != DRAWN:
             omitted.update(["scenes_pairs", "scenes_seed"])
-
-        def draw_further(of: AuditConfig | SourceOptions) -> dict[str, Any]:
-            return draw_fields(
-                {
-                    field.name: getattr(of, field.name)
-                    for field in fields(of)
-                    if field.name not in omitted
-                    and isinstance(field.default, (bool, int, float, str))
-                }
-            )
-
-        options |= draw_further(SourceOptions())
-        config = replace(config, **draw_further(config), source=SourceOptions(**options))
+        values = flat(as_dict(config)).items()
+        chosen |= draw_fields({name: value for name, value in values if name not in omitted})
+        config = configured(preset, chosen)
         if unavailable:
             labels = ", ".join(FIELDS[name].label for name in unavailable)
             st.caption(f"Without effect on a locked tower, so not offered: {labels}.")
@@ -197,32 +188,24 @@ def draw_request() -> Request:
     return Request(source, typed.strip() or proposed, config)
 
 
-def draw_choice(name: str, options: Iterable[str], about: str | None = None) -> str:
+def draw_choice(name: str, options: Collection[str], **style: Any) -> str:
     """Draw options side by side, the first one chosen, and return the chosen one."""
-    options = list(options)
-    return st.segmented_control(
-        name.capitalize(),
-        options,
-        default=options[0],
-        key=f"new-{name}",
-        help=about,
-        required=True,
-        **PERSIST,
-    )
+    default = next(iter(options))
+    style |= {"default": default, "key": f"new-{name}", "required": True} | PERSIST
+    return st.segmented_control(name.capitalize(), options, **style)
 
 
-def draw_towers(config: AuditConfig) -> AuditConfig:
-    """Draw which towers are locked and the name of each locked one, and return the config with
-    them."""
+def draw_towers(config: AuditConfig) -> dict[str, Any]:
+    """Draw which towers are locked and the name of each locked one, and return these fields and the
+    model."""
     preset = PRESETS[DEFAULT_PRESET]
-    locks = draw_fields({name: getattr(config, name) for name in ("lock_image", "lock_text")})
-    towers = [f"{side}_tower" for side in ("image", "text") if locks[f"lock_{side}"]]
-    named = {name: getattr(config, name) or preset[name] for name in towers}
-    config = replace(config, image_tower="", text_tower="", **locks)
-    config = replace(config, **draw_fields(named))
+    values = draw_fields({name: getattr(config, name) for name in ("lock_image", "lock_text")})
+    towers = [f"{side}_tower" for side in ("image", "text") if values[f"lock_{side}"]]
+    values |= {"image_tower": "", "text_tower": "", "model": config.model}
+    values |= draw_fields({name: getattr(config, name) or preset[name] for name in towers})
     if config.model == preset["model"] and len(towers) < 2:
-        return replace(config, model=AuditConfig.model)  # that of heads has no encoder to train
-    return config
+        values["model"] = AuditConfig.model  # that of heads has no encoder to train
+    return values
 
 
 def draw_fields(defaults: dict[str, Any]) -> dict[str, Any]:

@@ -9,13 +9,6 @@ import streamlit as st
 
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.auditing.tables.verdict import queues
-from clipmem_core.dashboard.component.pairs import (
-    BROWSE_KEYS,
-    REPLACES,
-    TABLE,
-    draw_grid,
-    draw_key_list,
-)
 from clipmem_core.dashboard.deciding import Notice, draw_notice, storing_decisions
 from clipmem_core.dashboard.histogram_filters import (
     conditions,
@@ -36,12 +29,14 @@ from clipmem_core.dashboard.page import (
     read_page,
     write_selection,
 )
-from clipmem_core.dashboard.plain import (
-    draw_table,
-    explained_errors,
-    in_a_row,
-    pairs_in_words,
+from clipmem_core.dashboard.pair_component import (
+    BROWSE_KEYS,
+    REPLACES,
+    TABLE,
+    draw_grid,
+    draw_key_list,
 )
+from clipmem_core.dashboard.plain import draw_table, explained_errors, in_a_row, pairs_in_words
 from clipmem_core.review.bulk_edits import preview_replacement
 from clipmem_core.review.cards import BY_CAPTION, MARKS, cards
 from clipmem_core.review.decisions import open_review

@@ -20,8 +20,8 @@ from clipmem_core.dashboard.plain import (
     show_text,
 )
 from clipmem_core.figures import comparison_figure
-from clipmem_core.review.incidents import read_incidents
-from clipmem_core.review.overview import changed_settings, compare, count_common
+from clipmem_core.review.overview import changed_settings, compare
+from clipmem_core.review.progress_and_repair import read_incidents
 from clipmem_core.scores.registry import BY_NAME, words
 from clipmem_core.utils.columns import CLIPMEM
 
@@ -56,14 +56,14 @@ with open_bare_page("Compare", clears=(ONE, OTHER)):
         other = audits[choose_listed("Second audit", names, parameter=OTHER, **style)]
         scores = {name: words(name) for name in BY_NAME}
         column = choose_listed("Score", scores, parameter="column", default=CLIPMEM, **style)
-    if not count_common(one, other):
-        st.info(
-            f"{one.name} and {other.name} have no pictures in common. Choose two audits of the "
-            "same data."
-        )
-        st.stop()
     with st.spinner("Comparing…"):
         comparison = compare(one, other, column)
+    if not comparison.n_common:
+        st.info(
+            f"{one.name} and {other.name} have no pair in common. Choose two audits of the same "
+            "data."
+        )
+        st.stop()
 
     change = comparison.change
     with st.grid(3, min_column_width=150) as grid:
@@ -79,7 +79,7 @@ with open_bare_page("Compare", clears=(ONE, OTHER)):
         notes.append(f"95 % interval of the mean difference, over pairs: {ends}.")
     notes.append(
         f"Pairs only in the first audit: {comparison.only_one:,}; only in the second: "
-        f"{comparison.only_other:,}; with another caption or picture in the second: "
+        f"{comparison.only_other:,}; with another caption in the second: "
         f"{comparison.edited:,}; in another group in the second, and not listed below: "
         f"{comparison.regrouped:,}."
     )

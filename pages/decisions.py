@@ -24,10 +24,8 @@ from clipmem_core.dashboard.page import (
     choose_listed,
     choose_segment,
     draw_link,
-    draw_pages,
     link,
     open_page,
-    read_page,
     read_part,
     write_address,
 )
@@ -51,15 +49,13 @@ from clipmem_core.review.bulk_edits import word_changes
 from clipmem_core.review.cards import cards, data_url
 from clipmem_core.review.decisions import (
     CHOICES,
-    FOR_OTHER,
     KEEP,
     REMOVE,
-    Choice,
     count_changed,
-    decision_words,
     open_review,
 )
 from clipmem_core.review.filters import check_counts, near_duplicate_groups
+from clipmem_core.review.log import Choice
 from clipmem_core.review.queries import ROW, fetch_by_id
 from clipmem_core.review.views import DECIDED, Selection
 from clipmem_core.utils.columns import CAPTIONS, PAIR_ID
@@ -122,7 +118,7 @@ def draw_decisions(audit: Audit) -> None:
             {
                 "picture": card and data_url(thumbnail(audit.record.pictures, card.image)[0]),
                 "open": card and f"pair?{urlencode(link(audit, selection, pair=pair_id))}",
-                "decision": decision_words(None, entry[FOR_OTHER]) or BADGES[entry["decision"]][0],
+                "decision": BADGES[entry["decision"]][0],
                 "changed captions": in_one_line(word_changes(captions, entry[CAPTIONS]), LIMIT),
                 "caption": in_one_line(" · ".join(captions), CAPTION_LIMIT),
                 "note": in_one_line(entry["note"], LIMIT),
@@ -143,16 +139,15 @@ def draw_decisions(audit: Audit) -> None:
 
 def draw_history(audit: Audit) -> None:
     """Draw the history's page that the address names."""
-    review = open_review(audit)
-    count = review.count_events()
-    if count == 0:
+    history = open_review(audit).history()
+    if history.empty:
         st.info("Nothing has been decided yet, so there is nothing to undo.")
         return
-    page, pages = read_page(count, EVENTS_SHOWN, parameter=HISTORY_PAGE)
+    shown, draw_numbers = read_part(history, EVENTS_SHOWN, parameter=HISTORY_PAGE)
     st.caption(
         "Everything you decided, newest first. Undoing an entry leaves later decisions untouched."
     )
-    for event in review.history(page=page, size=EVENTS_SHOWN).to_dict("records"):
+    for event in shown.to_dict("records"):
         number = event["event"]
         pair_id = event["first_pair_id"]
         others = f" and {event['pairs'] - 1:,} more" if event["pairs"] > 1 else ""
@@ -172,7 +167,7 @@ def draw_history(audit: Audit) -> None:
             draw_link("pair", "Open", audit, pair=pair_id)
             if not event["undone"]:
                 draw_undo(audit, number, key=f"undo-{number}")
-    draw_pages(page, pages, parameter=HISTORY_PAGE)
+    draw_numbers()
 
 
 def draw_checks(audit: Audit) -> None:
@@ -231,12 +226,11 @@ def keep_some(audit: Audit, ids: Sequence[str], kept: Sequence[str]) -> None:
     """Keep some pairs of a group and remove the others; estimates of wrong captions ignore this. A
     callback."""
     with storing_decisions() as session:
-        for decision in (KEEP, REMOVE):
-            decided = [pair_id for pair_id in ids if (pair_id in kept) == (decision == KEEP)]
-            if decided:
-                choices = dict.fromkeys(decided, Choice(decision, neutral=True))
-                outcome = open_review(audit).decide_each(choices, audit=audit.name)
-                session.saved(audit, f"Saved as {BADGES[decision][0]}", outcome)
+        choices = {
+            pair_id: Choice(KEEP if pair_id in kept else REMOVE, neutral=True) for pair_id in ids
+        }
+        outcome = open_review(audit).decide_each(choices, audit=audit.name)
+        session.saved(audit, "Saved", outcome)
 
 
 def draw_exports(audit: Audit) -> None:

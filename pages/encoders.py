@@ -63,7 +63,6 @@ def draw_missing(audit: Audit, kind: str, table: Any, reason: str, label: str) -
 
 def draw_parts(audit: Audit) -> None:
     """Draw the parts of the encoders in clipmem, by pair and as means, and SSLMem."""
-    encoders = audit.verdict["encoders"]
     towers = o.locked_towers(audit.record.config)
     if t.read_comparison(audit) is None:
         show_strong(f"{'Heads: ' * (len(towers) == 2)}{o.encoder_line(audit.verdict)}")
@@ -71,13 +70,13 @@ def draw_parts(audit: Audit) -> None:
         st.caption(
             "One encoder is pretrained and did not train here; its part is of the head on it."
         )
-    fit = encoders["fit"]
-    for doubt in o.encoder_doubts(o.encoder_means(audit), fit):
-        st.warning(doubt)
+    fit = audit.verdict["encoders"]["fit"]
     if fit is not None:
-        st.caption(
+        draw = st.warning if fit < o.POOR_FIT else st.caption
+        draw(
             "Encoders of two models are compared after a rotation (cosine "
-            f"{fit:.2f} on pairs it was not fitted on; 1 is perfect)."
+            f"{fit:.2f} on pairs it was not fitted on; 1 is perfect). Below {o.POOR_FIT} do not "
+            "rely on the two parts."
         )
     st.subheader("Text against image encoder, pair by pair")
     draw_scatter(audit, c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT)

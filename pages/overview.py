@@ -8,8 +8,7 @@ import streamlit as st
 
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.dashboard.cards import draw_strip
-from clipmem_core.dashboard.deciding import draw_notice, draw_reviewed, draw_wrong
-from clipmem_core.dashboard.incidents import draw_incidents
+from clipmem_core.dashboard.deciding import draw_incidents, draw_notice, draw_reviewed, draw_wrong
 from clipmem_core.dashboard.maps import draw_score_map
 from clipmem_core.dashboard.page import is_on_screen, open_page
 from clipmem_core.dashboard.plain import (

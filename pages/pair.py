@@ -8,7 +8,6 @@ import streamlit as st
 
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.dashboard.cards import STRIP_SIZE, draw_card_row
-from clipmem_core.dashboard.component.pairs import REVIEW_KEYS, draw_followed, draw_key_list
 from clipmem_core.dashboard.deciding import Notice, draw_notice, storing_decisions
 from clipmem_core.dashboard.histogram_filters import read_filters
 from clipmem_core.dashboard.page import (
@@ -18,6 +17,7 @@ from clipmem_core.dashboard.page import (
     peek_selection,
     read_view,
 )
+from clipmem_core.dashboard.pair_component import REVIEW_KEYS, draw_followed, draw_key_list
 from clipmem_core.dashboard.plain import (
     cut,
     draw_figure,
@@ -31,7 +31,7 @@ from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.figures import GROUP_COLOURS, IN, OUT, TERM_NAMES, term_figure
 from clipmem_core.review.cards import (
     LISTED,
-    PARTS,
+    PROBABILITIES,
     PairCard,
     cards,
     first_captions,
@@ -64,7 +64,7 @@ def draw_captions(audit: Audit, card: PairCard) -> None:
     st.dataframe(
         table.sort_index(key=lambda numbers: numbers != first, kind="stable"),
         hide_index=True,
-        column_config={words(name): percent for name in PARTS},
+        column_config={words(name): percent for name in PROBABILITIES},
         alt="The scores of each caption",
     )
     st.caption(

@@ -6,10 +6,10 @@ from urllib.parse import urlencode
 import streamlit as st
 
 from clipmem_core.auditing.tables.verdict import queues
-from clipmem_core.dashboard.component.pairs import REVIEW_KEYS, draw_key_list, draw_single
+from clipmem_core.dashboard.deciding import draw_incidents
 from clipmem_core.dashboard.histogram_filters import conditions, read_filters
-from clipmem_core.dashboard.incidents import draw_incidents
 from clipmem_core.dashboard.page import draw_link, link, open_page
+from clipmem_core.dashboard.pair_component import REVIEW_KEYS, draw_key_list, draw_single
 from clipmem_core.dashboard.plain import in_a_row, show_text
 from clipmem_core.errors.certificate import NEXT
 from clipmem_core.lab.setting import DECISIONS

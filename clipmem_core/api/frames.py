@@ -19,11 +19,16 @@ from clipmem_core.export.report import top_pairs
 from clipmem_core.review.bulk_edits import StoredTable, store_table
 from clipmem_core.review.cards import LIKELY, WRONG_WORDS
 from clipmem_core.review.decisions import open_review
-from clipmem_core.review.incidents import read_incidents, repairs
+from clipmem_core.review.progress_and_repair import (
+    ReviewProgress,
+    read_incidents,
+    repairs,
+    review_progress,
+    wrong_lines,
+)
 from clipmem_core.review.queries import fetch_numbered
 from clipmem_core.review.search import search
 from clipmem_core.review.views import CAPTION
-from clipmem_core.review.wrong_captions import ReviewProgress, review_progress, wrong_lines
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.io import read_frame
 

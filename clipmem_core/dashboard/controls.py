@@ -37,7 +37,6 @@ from clipmem_core.review.queries import cached
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.io import InputError
 
-_PLACE = "noise_place"
 _PAIRS = {  # label and help of the switches that change which pairs train
     DECISIONS: (
         "My decisions",
@@ -59,12 +58,9 @@ GROUPS = {"Pairs": list(_PAIRS)} | {
     group: [name for name, field in FIELDS.items() if field.group == group and field.toggle]
     for group in ("Text", "Pictures", "Captions", "Training", EARLY_GROUP)
 }
-_USUAL_STYLE = """<style>
-[class*="st-key-usual-"] { margin: -.6rem 0 .2rem; padding-left: 2.5rem }
-[class*="st-key-usual-"] p { font-size: .8rem }
-</style>"""
-# Sliders without a toggle below those of the group EARLY_GROUP; the share is of held-out pairs
-_EARLY_SLIDERS = {
+# Labels of the fields without a switch: each appears once, below the first switch that it modifies
+_MODIFIERS = {
+    "noise_place": "Before or after normalising",
     "adaptive_quantile": "Above this share of held-out pairs",
     "adaptive_every": "Epochs between two checks",
 }
@@ -93,7 +89,6 @@ def draw_setting(audit: Audit, finished: Mapping[str, str]) -> Setting:
     if not decided:
         reasons = reasons | {DECISIONS: "you have not removed or changed any pair yet"}
     usual = usual_changes(audit).groupby("switch")[[CLIPMEM_NET, RETRIEVAL]].agg(_span)
-    st.html(_USUAL_STYLE)
     if len(usual):
         pictures = "synthetic" if audit.record.format == DRAWN else "real"
         st.caption(
@@ -114,12 +109,8 @@ def draw_setting(audit: Audit, finished: Mapping[str, str]) -> Setting:
                 controls.draw_toggle(name, label, about)
                 if name in usual.index:
                     memorization, retrieval = usual.loc[name]
-                    with st.container(key=f"usual-{name}"):
-                        st.caption(f"{memorization} memorization, {retrieval} retrieval")
+                    st.caption(f"{memorization} memorization, {retrieval} retrieval")
                 controls.draw_values(name)
-            if group == EARLY_GROUP and not setting.fields.keys().isdisjoint(switches):
-                for name, label in _EARLY_SLIDERS.items():
-                    controls.draw_slider(name, label=label, label_visibility="visible")
     with st.expander(f"Not available for this audit ({len(off)})"):
         for name in off:
             st.caption(f"{_SWITCHES[name][0]}: {reasons[name]}.")
@@ -176,24 +167,13 @@ class Controls:
         draw_set(st.toggle, label, key=key, value=value, on_choose=turn, help=about)
 
     def draw_values(self, name: str) -> None:
-        """Draw the values of a switch that is on."""
+        """Draw the values of a switch that is on, and the fields that modify it."""
         fields = self.setting.fields
         if name in fields:
-            self.draw_slider(name, label=FIELDS[name].toggle, label_visibility="collapsed")
-        # Where noise is added appears once, below the first field that it has an effect on.
-        if name == next((each for each in MODIFIERS[_PLACE] if each in fields), None):
-            draw_set(
-                st.segmented_control,
-                "Before or after normalising",
-                key=f"mitigation-{_PLACE}",
-                value=self._value(_PLACE),
-                on_choose=lambda place: self._write(noise_place=place),
-                options=FIELDS[_PLACE].choices,
-                format_func=str.capitalize,
-                required=True,
-                help="After: noise on the unit vector, which is normalised again. Before: noise on "
-                "the output, whatever its length.",
-            )
+            self.draw_field(name, FIELDS[name].toggle, label_visibility="collapsed")
+        for modifier, label in _MODIFIERS.items():
+            if name == next((each for each in MODIFIERS[modifier] if each in fields), None):
+                self.draw_field(modifier, label, help=FIELDS[modifier].help)
         removal = self.setting.removal
         if name == REMOVAL and removal:
             draw_set(
@@ -232,25 +212,30 @@ class Controls:
             slider = replace(slider, usual=min(slider.high, slider.usual + slider.step))
         return slider
 
-    def draw_slider(self, name: str, *, label: str, label_visibility: str) -> None:
-        """Draw a field's value; a value beyond the usual range widens the slider."""
-        slider = self._slider(name)
-        kind = type(getattr(self.baseline, name))
-        value = self._value(name)
+    def draw_field(self, name: str, label: str, **style: Any) -> None:
+        """Draw a field's value as a choice, or as a slider, which a value beyond its usual range
+        widens."""
+        field = FIELDS[name]
+        draw: Any = st.segmented_control
+        value = self.setting.fields.get(name, getattr(self.baseline, name))
+        if field.choices:
+            style |= {"options": field.choices, "required": True}
+        else:
+            draw = st.slider
+            slider = self._slider(name)
+            kind = type(field.default)
+            value = kind(value)
+            style["min_value"] = min(kind(slider.low), value)
+            style["max_value"] = max(kind(slider.high), value)
+            style["step"] = kind(slider.step)
         draw_set(
-            st.slider,
+            draw,
             label,
             key=f"mitigation-{name}",
-            value=kind(value),
-            on_choose=lambda new: self._write(**{name: round(new, 6)}),
-            min_value=kind(min(slider.low, value)),
-            max_value=kind(max(slider.high, value)),
-            step=kind(slider.step),
-            label_visibility=label_visibility,
+            value=value,
+            on_choose=lambda new: self._write(**{name: new if field.choices else round(new, 6)}),
+            **style,
         )
-
-    def _value(self, name: str) -> Any:
-        return self.setting.fields.get(name, getattr(self.baseline, name))
 
     def _write(self, **changed: Any) -> None:
         """Write the setting with some overrides changed, or removed by None, into the address."""

@@ -61,6 +61,11 @@ def changed(selection: Selection, **changes: Any) -> Selection:
     return new
 
 
+def _write(**changes: Any) -> None:
+    """Change conditions in the address. A callback."""
+    write_selection(changed(peek_selection(), **changes))
+
+
 def conditions(selection: Selection) -> list[tuple[str, Selection]]:
     """Return every condition as text, with the selection without it."""
     chips: list[tuple[str, dict[str, Any]]] = [
@@ -132,7 +137,7 @@ def draw_search(selection: Selection, field: str, label: str, *, width: Any) -> 
         label,
         key=field,
         value=getattr(selection, field),
-        on_choose=lambda text: write_selection(changed(peek_selection(), **{field: text})),
+        on_choose=lambda text: _write(**{field: text}),
         type="search",
         placeholder=label,
         width=width,
@@ -152,7 +157,7 @@ def _choose(selection: Selection, field: str, label: str, names: Mapping[str, st
             list(listed),
             key=field,
             value=current,
-            on_choose=lambda value: write_selection(changed(peek_selection(), **{field: value})),
+            on_choose=lambda value: _write(**{field: value}),
             format_func=listed.__getitem__,
         )
 
@@ -174,9 +179,8 @@ def _draw_range(audit: Audit, selection: Selection, column: str) -> None:
             -math.inf if low < lowest + step / 2 else low,
             math.inf if high > highest - step / 2 else high,
         )
-        selection = peek_selection()
-        ranges = [each for each in selection.ranges if each.column != column]
-        write_selection(changed(selection, ranges=(*ranges, *[new] * (new != Range(column)))))
+        ranges = {each.column: each for each in peek_selection().ranges} | {column: new}
+        _write(ranges=tuple(each for each in ranges.values() if each != Range(each.column)))
 
     counts, _ = score_counts(audit, column)
     heights = 100 * np.sqrt(counts / counts.max())  # a bar of few pairs stays visible

@@ -11,34 +11,16 @@ import streamlit as st
 
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.auditing.tables.verdict import doubt
-from clipmem_core.dashboard.component.pairs import draw_grid, draw_pointer
-from clipmem_core.dashboard.page import (
-    choose_segment,
-    link,
-)
-from clipmem_core.dashboard.plain import (
-    ZOOMABLE,
-    explained_errors,
-    pairs_in_words,
-)
+from clipmem_core.dashboard.page import choose_segment, link
+from clipmem_core.dashboard.pair_component import draw_grid, draw_pointer
+from clipmem_core.dashboard.plain import ZOOMABLE, explained_errors, pairs_in_words
 from clipmem_core.figures import pair_map_figure
 from clipmem_core.review.cards import cards
 from clipmem_core.review.filters import count_pairs, find_rows
 from clipmem_core.review.overview import Corners, points_and_density, score_corners
-from clipmem_core.review.views import (
-    Outline,
-    Selection,
-    from_parameters,
-    to_parameters,
-)
+from clipmem_core.review.views import Outline, Selection, from_parameters, to_parameters
 from clipmem_core.scores.registry import words
-from clipmem_core.utils.columns import (
-    CLIPMEM,
-    GROUP,
-    INJECTED,
-    LABEL,
-    SIMILARITY_OUT,
-)
+from clipmem_core.utils.columns import CLIPMEM, GROUP, INJECTED, LABEL, SIMILARITY_OUT
 
 # Pairs beside a chart, pixels of the strip and of a picture
 _STRIP = 24

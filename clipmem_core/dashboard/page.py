@@ -6,9 +6,11 @@ link into a page runs it without app.py, so each page calls `open_page` first.
 """
 
 import dataclasses
+import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -24,19 +26,9 @@ from clipmem_core.utils.columns import MEANINGS
 
 SELECTION_PARAMETERS = ("range", *(field.name for field in dataclasses.fields(Selection)))
 # file → title, icon and heading, in the order of the sidebar; without an icon: opened by pictures
-PAGES = {
-    "pages/overview.py": ("Overview", ":material/dashboard:", ""),
-    "pages/review.py": ("Review", ":material/rate_review:", ""),
-    "pages/browse.py": ("Browse", ":material/grid_view:", ""),
-    "pages/embeddings.py": ("Map", ":material/bubble_chart:", ""),
-    "pages/pair.py": ("Pair", "", ""),
-    "pages/encoders.py": ("Encoders", ":material/call_split:", "Memorization"),
-    "pages/mitigations.py": ("Mitigations", ":material/tune:", "Memorization"),
-    "pages/detectors.py": ("Detectors", ":material/troubleshoot:", "Memorization"),
-    "pages/audits.py": ("Audits", ":material/science:", "Data"),
-    "pages/compare.py": ("Compare", ":material/compare_arrows:", "Data"),
-    "pages/decisions.py": ("Decisions and export", ":material/checklist:", "Data"),
-}
+PAGES: dict[str, list[str]] = json.loads(
+    Path(__file__).with_name("pages.json").read_text(encoding="utf-8")
+)
 # Icons by name would be fetched from the network.
 ICON = "data:image/svg+xml," + quote(
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64">'
@@ -137,7 +129,7 @@ def read_view() -> dict[str, str]:
     }
 
 
-def read_choice(parameter: str, options: Collection[str], default: str = "") -> str:
+def read_choice(parameter: str, options: Collection[str], default: str) -> str:
     """Return the option that the address names, else the default, else the first."""
     chosen = st.query_params.get(parameter, default)
     return chosen if chosen in options else default or next(iter(options))

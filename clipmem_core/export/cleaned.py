@@ -73,7 +73,6 @@ def clean(audit: Audit) -> Cleaned:
         )
     kept = pairs[~is_removed]
     quarantined = len(audit.quarantine)
-    other = sum(each.for_other_captions is not None for each in current)
     limit = audit.record.config.captions
     notes = counted(
         (
@@ -85,10 +84,6 @@ def clean(audit: Audit) -> Cleaned:
             quarantined,
             f"{count_words(quarantined, 'unusable input row')} not included: see Quarantine on "
             "the page Overview.",
-        ),
-        (
-            other,
-            f"{count_words(other, 'decision')} on other captions of the same picture not applied.",
         ),
         (
             limit,

@@ -41,14 +41,13 @@ from clipmem_core.review.bulk_edits import word_changes
 from clipmem_core.review.cards import OWN_CAPTIONS, listed_scores
 from clipmem_core.review.decisions import (
     CODES,
-    FOR_OTHER,
     KEEP,
     count_decisions,
     decided,
     open_review,
 )
+from clipmem_core.review.progress_and_repair import read_effect, review_progress
 from clipmem_core.review.queries import count_pairs_of, fetch_numbered, fetch_pairs, number_sql
-from clipmem_core.review.wrong_captions import read_effect, review_progress
 from clipmem_core.scores.registry import EXPORT_SCORES
 from clipmem_core.utils.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
 from clipmem_core.utils.io import FORMULA, InputError, replacing, write_frame
@@ -204,8 +203,6 @@ def write_decisions(audit: Audit, path: Path, progress: PictureProgress) -> Writ
     as a formula.
     """
     table = open_review(audit).table()
-    for_other = table.pop(FOR_OTHER).notna()
-    table = table[~for_other | (table["note"] != "")]
     table = table.merge(listed_scores(audit, table[PAIR_ID].tolist()), on=PAIR_ID, how="left")
     captions = zip(table[OWN_CAPTIONS], table[CAPTIONS], strict=True)
     changes = [word_changes(old, new) for old, new in captions]
@@ -215,13 +212,8 @@ def write_decisions(audit: Audit, path: Path, progress: PictureProgress) -> Writ
         values = fetch_pairs(audit.folder / name, columns, table[PAIR_ID])
         table = table.merge(values.to_pandas(), on=PAIR_ID, how="left")
     write_frame(table, path)
-    other = int(for_other.sum())
-    note = (
-        f"{count_words(other, 'decision')} on other captions, for example injected errors, not "
-        "included."
-    )
     line = f"{count_words(len(table), 'pair')} with a decision, new captions or a note."
-    return (line, *counted((other, note))), ""
+    return (line,), ""
 
 
 def write_html(audit: Audit, path: Path, progress: PictureProgress) -> Written:

@@ -25,12 +25,17 @@ from clipmem_core.review.cards import (
     marked,
     marks_note,
 )
-from clipmem_core.review.decisions import FOR_OTHER, decision_words, open_review
+from clipmem_core.review.decisions import open_review
 from clipmem_core.review.filters import find_rows
-from clipmem_core.review.incidents import incident_states, incidents_line, state_words
+from clipmem_core.review.progress_and_repair import (
+    incident_states,
+    incidents_line,
+    read_effect,
+    state_words,
+    wrong_lines,
+)
 from clipmem_core.review.queries import count_pairs_of
 from clipmem_core.review.views import Selection
-from clipmem_core.review.wrong_captions import read_effect, wrong_lines
 from clipmem_core.scores.registry import EXPORT_SCORES
 from clipmem_core.utils.columns import CLIPMEM, GROUP, P_WRONG, PAIR_ID, group_words
 from clipmem_core.utils.io import shortage
@@ -118,9 +123,8 @@ def _tables(audit: Audit, groups: pd.DataFrame) -> list[TextTable]:
 def _decision_table(decisions: pd.DataFrame) -> TextTable:
     rows = []
     for row in decisions.head(DECISIONS_SHOWN).to_dict("records"):
-        words = decision_words(row["decision"], row[FOR_OTHER])
         captions = _cut("\n".join(row["captions"]))
-        rows.append((row[PAIR_ID], words, captions, _cut(row["note"]), row["time"]))
+        rows.append((row[PAIR_ID], row["decision"] or "", captions, _cut(row["note"]), row["time"]))
     omitted = len(decisions) - len(rows)
     more = f"Not shown: {omitted:,} more. Export the decisions as CSV for all."
     return TextTable(
@@ -162,7 +166,7 @@ def _card(card: PairCard, root: Path, first_caption: FirstCaption) -> dict[str, 
         if shortage(error):
             raise
         picture = ""
-    decision = card.decision.words
+    decision = card.decision.decision or ""
     facts = {
         name: three_decimals(card.scores.get(name))
         for name in EXPORT_SCORES

@@ -38,8 +38,8 @@ from clipmem_core.lab import mitigated
 from clipmem_core.lab.mitigated import AGAINST, RETRIEVAL, SECONDS, SETTING
 from clipmem_core.lab.setting import BASELINE, Setting, control_of
 from clipmem_core.review.filters import misfit_note
+from clipmem_core.review.progress_and_repair import write_effect
 from clipmem_core.review.queries import cached
-from clipmem_core.review.wrong_captions import write_effect
 from clipmem_core.scores.metrics import (
     AVERAGE_PRECISION,
     METRICS,

@@ -12,13 +12,8 @@ import pandas as pd
 
 from clipmem_core.auditing.folder.store import PAIRS, Audit
 from clipmem_core.review.cards import OWN_CAPTIONS
-from clipmem_core.review.decisions import (
-    CHOICES,
-    REMOVE,
-    Choice,
-    captions_to_store,
-    open_review,
-)
+from clipmem_core.review.decisions import CHOICES, REMOVE, checked, open_review
+from clipmem_core.review.log import Choice
 from clipmem_core.review.queries import fetch_by_id
 from clipmem_core.utils.columns import CAPTIONS, PAIR_ID
 from clipmem_core.utils.io import FORMULA, InputError
@@ -78,8 +73,7 @@ def _read_choice(decision: Any, captions: Any, note: Any) -> Choice:
     choice = Choice(_text(decision) or None, _captions(captions), _text(note) or None)
     if not any(choice):
         raise InputError(f"it has no decision: choose {', '.join(CHOICES)}")
-    captions_to_store(choice.decision, choice.captions)
-    return choice
+    return checked(choice)
 
 
 def _text(cell: Any) -> str:

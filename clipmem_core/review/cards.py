@@ -5,13 +5,12 @@ import base64
 import html
 import io
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
 import pandas as pd
 
 from clipmem_core.auditing.folder.store import (
@@ -40,6 +39,7 @@ from clipmem_core.utils.columns import (
     P_WORD,
     P_WRONG,
     PAIR_ID,
+    PARTS,
     RECURRING_TEXT,
     REPEATED_PICTURE,
     REVIEW_PLACE,
@@ -56,9 +56,9 @@ REPLACES = "replaces"  # optional column: the caption of the pair that a candida
 Marks: TypeAlias = list[dict[str, Any]]  # unlikely words and wrong sentences of a caption
 # position of the caption in `current`, its unlikely words, and what is wrong with it
 FirstCaption: TypeAlias = tuple[int, Marks, str]
-PARTS = (P_WRONG, P_CHECK, P_PAIR, P_CAPTION, P_WORD)
+PROBABILITIES = (P_WRONG, *PARTS)
 # scores of single captions: column of a list of them, by score
-LISTED = {name: f"{name}_by_caption" for name in (*PARTS, SIMILARITY_OUT, MARGIN_OUT)}
+LISTED = {name: f"{name}_by_caption" for name in (*PROBABILITIES, SIMILARITY_OUT, MARGIN_OUT)}
 # The part of p_wrong that is largest, in tables
 WRONG_WORDS = {
     P_CHECK: "no caption",
@@ -66,15 +66,21 @@ WRONG_WORDS = {
     P_CAPTION: "caption",
     P_WORD: "word",
 }
-# What a reason of `CHECK` means
-CHECK_WORDS = {
-    "file_name": "No caption, but a file name",
-    "model_output": "No caption, but an answer or error of a captioning service, or a placeholder",
-    "markup": "Markup instead of a caption",
-    "gibberish": "Gibberish",
-    "empty_caption": "No caption: no word in it",
-    REPEATED_PICTURE: "Probably a placeholder picture: many different captions have it",
-    RECURRING_TEXT: "Says nothing about the picture: the text recurs and fits no picture",
+# What is probably wrong with a caption, by the largest part of its p_wrong; if that is p_check, by
+# the reason of `CHECK`
+REASONS = {
+    "file_name": "No caption, but a file name.",
+    "model_output": "No caption, but an answer or error of a captioning service, or a placeholder.",
+    "markup": "Markup instead of a caption.",
+    "gibberish": "Gibberish.",
+    "empty_caption": "No caption: no word in it.",
+    REPEATED_PICTURE: "Probably a placeholder picture: many different captions have it.",
+    RECURRING_TEXT: "Says nothing about the picture: the text recurs and fits no picture.",
+    "unread": "Not read by the text tower",
+    "pair": "All captions probably belong to another picture ({sure}).",
+    "unsure": "Probably wrong ({sure}): another picture's caption, or one word.",
+    "caption": "This caption probably belongs to another picture ({sure}).",
+    "word": "One word is probably wrong{word} ({sure}).",
 }
 MARKED = 3  # words of a caption at most
 _LINES = ("none", "dotted", "solid", "double")
@@ -93,6 +99,19 @@ _WORDS = [
     "(surprise > 1)::INT + (surprise > 2.5)::INT + (surprise > 4)::INT AS strength",
     "row_number() OVER (PARTITION BY pair_id, caption ORDER BY surprise DESC) AS rank",
     "p_wrong * better_probability[1] / greatest(1 - probability, 1e-9) AS repaired",
+]
+# One of `REASONS`, or the reason of `CHECK`; null if the caption is probably right
+_FAULTS = [
+    f"caption, {number_sql(P_WRONG)} AS wrong",
+    *(f"nullif({number_sql(name)}, 'nan'::DOUBLE) AS {name}_part" for name in PARTS),
+    "greatest(p_check_part, p_pair_part, p_caption_part, p_word_part) AS largest",
+    f"""
+        CASE WHEN NOT (isfinite(wrong) AND wrong >= {LIKELY}) THEN if(read, NULL, 'unread')
+        WHEN p_check_part = largest THEN "{CHECK}"
+        WHEN p_pair_part = largest AND count(*) OVER (PARTITION BY pair_id) > 1 THEN 'pair'
+        WHEN largest < {LIKELY} THEN 'unsure'
+        WHEN p_word_part = largest THEN 'word' ELSE 'caption' END AS fault
+    """,
 ]
 _MOST_SURPRISING = f"WHERE surprise > 1 QUALIFY rank <= {MARKED} ORDER BY caption, start"
 _WRONG_SENTENCES = f"WHERE p_caption > {LIKELY} ORDER BY caption, start"
@@ -129,8 +148,8 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
     """Return the cards of some pairs, in the order of `rows`."""
     columns = ["pair_id", CAPTION_KEY, "image", "captions", "label", "injected"]
     pairs = fetch_numbered(audit.folder / PAIRS, columns, rows)
-    columns = ['"group"', *map(number_sql, BY_NAME)]
-    scores = fetch_numbered(audit.folder / SCORES, columns, rows)
+    values = [f"CASE WHEN isfinite({score}) THEN {score} END" for score in map(number_sql, BY_NAME)]
+    scores = fetch_numbered(audit.folder / SCORES, ['"group"', *values], rows)
     if missing := set(rows) - set(pairs):
         raise InputError(
             f"audit {audit.name!r} has no row {min(missing)}: open the pair from the gallery again"
@@ -145,24 +164,23 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
     for row in rows:
         pair_id, key, image, captions, label, injected = pairs[row]
         group, *values = scores[row]
-        match, matched = matches.get(row, (None, -1))
-        finite = (value if np.isfinite(value) else None for value in values)
-        shown.append(
-            PairCard(
-                row,
-                pair_id,
-                key,
-                image,
-                tuple(captions),
-                label,
-                injected,
-                group,
-                dict(zip(BY_NAME, finite, strict=True)),
-                match,
-                matched,
-                decisions[pair_id],
-            )
+        of_pair = dict(zip(BY_NAME, values, strict=True))
+        match = matches.get(row, (None, -1))
+        texts = tuple(captions)
+        card = PairCard(
+            row,
+            pair_id,
+            key,
+            image,
+            texts,
+            label,
+            injected,
+            group,
+            of_pair,
+            *match,
+            decisions[pair_id],
         )
+        shown.append(card)
     return shown
 
 
@@ -215,23 +233,23 @@ def explain_captions(audit: Audit, pair_ids: Sequence[str]) -> dict[str, Explain
     right, and likelier right than it is.
     """
     explained = defaultdict[str, Explained](Explained)
-    columns = [f'caption, read, "{CHECK}"', *(f"{number_sql(name)} AS {name}" for name in PARTS)]
-    scores = _by_caption(audit, CAPTION_TABLE, columns, "", pair_ids)
+    scores = _by_caption(audit, CAPTION_TABLE, _FAULTS, "", pair_ids)
     words = _by_caption(audit, WORD_TABLE, _WORDS, _MOST_SURPRISING, pair_ids)
     for (pair_id, caption), of_caption in words.items():
-        right = 1 - scores[pair_id, caption][0][P_WRONG] if scores else 0.0
+        right = 1 - scores[pair_id, caption][0]["wrong"] if scores else 0.0
         explained[pair_id].marks[caption] = [_word_mark(word, right) for word in of_caption]
-    counts = Counter(pair_id for pair_id, _ in scores)
     for (pair_id, caption), (row,) in scores.items():
         pair = explained[pair_id]
-        worst = [word[WORD] for word in words[pair_id, caption] if word["rank"] == 1]
-        reason, by_word, is_whole = _reason(row, worst, counts[pair_id])
-        if reason:
-            pair.reasons[caption] = reason
-        if row[P_WRONG] >= LIKELY:
+        fault = row["fault"]
+        if fault is None:
+            continue
+        worst = [f": {word[WORD]}" for word in words[pair_id, caption] if word["rank"] == 1]
+        sure = percent(row["wrong"])
+        pair.reasons[caption] = REASONS[fault].format(sure=sure, word="".join(worst))
+        if fault != "unread":
             pair.wrong += (caption,)
-            pair.whole |= is_whole
-            if not by_word:
+            pair.whole |= fault in ("pair", REPEATED_PICTURE)
+            if fault not in ("word", "unsure"):
                 pair.marks.pop(caption, None)
     columns = ["caption, sentence, start", '"end"', "p_caption"]
     sentences = _by_caption(audit, SENTENCE_TABLE, columns, _WRONG_SENTENCES, pair_ids)
@@ -248,27 +266,6 @@ def explain_captions(audit: Audit, pair_ids: Sequence[str]) -> dict[str, Explain
         listed = [*outside, *map(_sentence_mark, of_caption)]
         pair.marks[caption] = sorted(listed, key=lambda mark: mark[START])
     return explained
-
-
-def _reason(row: dict[str, Any], worst: Sequence[str], count: int) -> tuple[str, bool, bool]:
-    """Return what is probably wrong with a caption of `count`, whether it is a word, and whether
-    all captions of the pair are wrong with it."""
-    parts = {name: row[name] for name in (P_CHECK, P_PAIR, P_CAPTION, P_WORD)}
-    largest = max(parts, key=lambda name: parts[name])
-    sure = percent(row[P_WRONG])
-    if not row[P_WRONG] >= LIKELY:
-        return "" if row["read"] else "Not read by the text tower", False, False
-    if largest == P_CHECK:
-        return f"{CHECK_WORDS[row[CHECK]]}.", False, row[CHECK] == REPEATED_PICTURE
-    if largest == P_PAIR and count > 1:
-        which = "Both" if count == 2 else f"All {count}"
-        return f"{which} captions probably belong to another picture ({sure}).", False, True
-    if parts[largest] < LIKELY:
-        return f"Probably wrong ({sure}): another picture's caption, or one word.", True, False
-    if largest in (P_PAIR, P_CAPTION):
-        return f"This caption probably belongs to another picture ({sure}).", False, False
-    which = "".join(f": {word}" for word in worst)
-    return f"One word is probably wrong{which} ({sure}).", True, False
 
 
 def _by_caption(

@@ -7,7 +7,7 @@ screen: in an audit with other captions, for example injected errors, the pair i
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from sqlite3 import Connection
 from typing import NamedTuple
@@ -20,13 +20,13 @@ from clipmem_core.auditing.folder.store import PAIRS, SCORES, Audit, check_name
 from clipmem_core.config import data_folder, fingerprint
 from clipmem_core.dataset.readers.containers import without_surrogates
 from clipmem_core.review.log import (
-    Own,
+    Choice,
+    Outcome,
     add_decision,
     add_undo,
     last_id,
     open_to_read,
     open_to_write,
-    undone_events,
 )
 from clipmem_core.review.queries import (
     CAPTION_KEY,
@@ -46,8 +46,7 @@ REMOVE = "remove"
 RECAPTION = "recaption"
 CHOICES = (KEEP, REMOVE, RECAPTION)
 SEVERAL = "several"  # of an event, whose pairs have different decisions
-FOR_OTHER = "for_other_captions"
-_TABLE_COLUMNS = [PAIR_ID, "decision", CAPTIONS, "note", "time", "audit", FOR_OTHER]
+_TABLE_COLUMNS = [PAIR_ID, "decision", CAPTIONS, "note", "time", "audit"]
 _HISTORY_COLUMNS = ["event", "time", "audit", "decision", "pairs", "first_pair_id", "note"]
 UNDECIDED_CODE = 0
 CODES = {None: UNDECIDED_CODE, KEEP: 1, REMOVE: 2, RECAPTION: 3}  # from 1 as in CHOICES
@@ -71,7 +70,7 @@ _DECISIONS = """
 """
 _HISTORY = """
     SELECT event.id, time, audit, decision, pairs, pair_id, event.note, undoes
-    FROM event LEFT JOIN entry ON entry.id = first_entry ORDER BY event.id DESC LIMIT ? OFFSET ?
+    FROM event LEFT JOIN entry ON entry.id = first_entry ORDER BY event.id DESC
 """
 _ENTRIES = """
     SELECT entry.pair_id, coalesce(own.decision, event.decision), entry.id, entry.event, judged,
@@ -127,31 +126,6 @@ class Decision(NamedTuple):
     audit: str = ""
     entry: int = 0  # of the log; 0: no entry applies to the captions of this audit
     event: int = 0  # of the decision
-    for_other_captions: str | None = None  # the decision on other captions of an undecided pair
-
-    @property
-    def words(self) -> str:
-        """The decision in words; empty for an undecided pair."""
-        return decision_words(self.decision, self.for_other_captions)
-
-
-class Choice(NamedTuple):
-    """What to decide on one pair."""
-
-    decision: str | None  # None: the decision stays
-    captions: tuple[str, ...] = ()  # the new ones; empty: those of the pair stay
-    note: str | None = None  # None: the note stays
-    entry: int | None = None  # the pair's when the choice was made; a newer one stays
-    neutral: bool = False  # does not say whether the captions are right
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The result of a decision or an undo."""
-
-    event: int  # its number in the history; 0: nothing was written
-    pairs: int  # number of pairs decided or restored
-    skipped: int = 0  # pairs with a newer decision, which stay as they are
 
 
 @dataclass(frozen=True)
@@ -179,36 +153,36 @@ class Review:
         ids = dict.fromkeys(pair_ids)
         if not ids:
             raise InputError("no pair is chosen: choose at least one")
-        texts = captions_to_store(decision, captions)
+        choice = checked(Choice(decision, tuple(captions), note))
         pairs = self.with_keys(ids)
         with open_to_write(self.path) as log:
-            return Outcome(*add_decision(log, pairs, audit, decision, texts, note=note))
+            return add_decision(log, pairs, audit, choice)
 
     def decide_each(
         self, choices: Mapping[str, Choice], *, audit: str = "", note: str | None = None
     ) -> Outcome:
         """Store one choice for each pair, all in one event; History shows the event's note."""
         keys = self.with_keys(choices)
-        own = {}
         with open_to_write(self.path) as log:
             current = self.decisions_in(log, keys)
-            for pair_id, (decision, captions, own_note, entry, neutral) in choices.items():
-                if entry in (None, current[pair_id].entry):
-                    texts = captions_to_store(decision, captions)
-                    own[pair_id] = Own(decision, texts, own_note, neutral)
+            own = {
+                pair_id: checked(choice)
+                for pair_id, choice in choices.items()
+                if choice.entry in (None, current[pair_id].entry)
+            }
             skipped = len(choices) - len(own)
             if not own:
                 return Outcome(0, 0, skipped)
             # History shows an event of new captions alone as a recaption.
             kinds = {each.decision or RECAPTION for each in own.values()}
-            kind = kinds.pop() if len(kinds) == 1 else SEVERAL
+            shown = Choice(kinds.pop() if len(kinds) == 1 else SEVERAL, note=note)
             pairs = {pair_id: keys[pair_id] for pair_id in own}
-            return Outcome(*add_decision(log, pairs, audit, kind, note=note, own=own), skipped)
+            return replace(add_decision(log, pairs, audit, shown, own), skipped=skipped)
 
     def undo(self, event: int) -> Outcome:
         """Restore the decisions before an event of the pairs without a newer one."""
         with open_to_write(self.path) as log:
-            return Outcome(*add_undo(log, event))
+            return add_undo(log, event)
 
     def current(self, pair_id: str) -> Decision:
         """Return the current decision on a pair."""
@@ -232,12 +206,9 @@ class Review:
         return Decided(removed, recaptioned)
 
     def table(self) -> pd.DataFrame:
-        """Return the pairs with a decision, new captions or a note, the newest first.
-
-        for_other_captions is the decision on other captions of an undecided pair.
-        """
+        """Return the pairs with a decision, new captions or a note, the newest first."""
         decisions = self.decisions().values()
-        rows = [each for each in decisions if each.words or each.captions or each.note]
+        rows = [each for each in decisions if each.decision or each.captions or each.note]
         table = pd.DataFrame(rows, columns=Decision._fields, dtype=object)[_TABLE_COLUMNS]
         return table.assign(**{CAPTIONS: table[CAPTIONS].map(list)})
 
@@ -253,17 +224,10 @@ class Review:
         if keys is None:
             keys = self.with_keys(pair_id for pair_id, *_ in rows)
         current: dict[str, Decision] = {}
-        other: dict[str, Decision] = {}
         for pair_id, key, decision, captions, *facts in rows:
-            applies = not key or keys[pair_id] in (0, key)
-            made = Decision(pair_id, decision, tuple(json.loads(captions)), *facts)
-            (current if applies else other).setdefault(pair_id, made)
-        for pair_id, made in other.items():
-            shown = current.setdefault(pair_id, Decision(pair_id))
-            if shown.decision is None and made.decision:
-                current[pair_id] = shown._replace(
-                    for_other_captions=made.decision, time=made.time, audit=made.audit
-                )
+            if not key or keys[pair_id] in (0, key):
+                made = Decision(pair_id, decision, tuple(json.loads(captions)), *facts)
+                current.setdefault(pair_id, made)
         return {pair_id: current.get(pair_id, Decision(pair_id)) for pair_id in keys}
 
     def with_keys(self, pair_ids: Iterable[str]) -> dict[str, int]:
@@ -271,20 +235,18 @@ class Review:
         ids = dict.fromkeys(pair_ids, 0)
         return ids | fetch_by_id(self.pairs, CAPTION_KEY, ids)
 
-    def history(self, *, page: int, size: int) -> pd.DataFrame:
-        """Return a page of the events, the newest first; `undoes`: the event an undo reverts,
-        `undone`: reverted."""
+    def history(self) -> pd.DataFrame:
+        """Return the events, the newest first; `undoes`: the event an undo reverts, `undone`:
+        reverted."""
         with open_to_read(self.path) as log:
-            rows = log.execute(_HISTORY, (size, (page - 1) * size)).fetchall()
-            undone = undone_events(log)
+            rows = log.execute(_HISTORY).fetchall()
+        undone: set[int | None] = set()
+        for event, *_, undoes in rows:
+            if event not in undone:  # an undo that is not undone itself
+                undone.add(undoes)
         table = pd.DataFrame(rows, columns=[*_HISTORY_COLUMNS, "undoes"], dtype=object)
         table["undone"] = table["event"].isin(undone)
         return table.astype({"event": "int64", "pairs": "int64", "undoes": "Int64"})
-
-    def count_events(self) -> int:
-        """Return the number of events, which is also the number of the last one."""
-        with open_to_read(self.path) as log:
-            return last_id(log, "event")
 
     def position(self) -> int:
         """Return the number of entries of the log, which grows with every event."""
@@ -307,26 +269,21 @@ def review_of(dataset_fingerprint: str, pairs: Path | pa.Table) -> Review:
     return Review(data_folder() / "review" / f"{check_name(dataset_fingerprint)}.sqlite", pairs)
 
 
-def decision_words(decision: str | None, for_other: str | None) -> str:
-    """Return a decision in words; empty for an undecided pair."""
-    return decision or (f"{for_other} for other captions" if for_other else "")
-
-
-def captions_to_store(decision: str | None, captions: Sequence[str]) -> str:
-    """Check a decision and its new captions; return these as a JSON list."""
+def checked(choice: Choice) -> Choice:
+    """Return a choice with its captions as they are stored; refuse one that is not valid."""
+    decision = choice.decision
     if decision is not None and decision not in CHOICES:
         raise InputError(f"decision {decision!r} is unknown: choose {', '.join(CHOICES)} or none")
-    if not captions and decision != RECAPTION:
-        return "[]"
+    captions = choice.captions
     if any("\0" in caption or without_surrogates(caption) != caption for caption in captions):
         raise InputError(
             "a caption has a NUL character or half a character, which not every file can hold: "
             "delete it"
         )
-    texts = [caption.strip() for caption in captions if caption.strip()]
-    if not texts:
+    texts = tuple(caption.strip() for caption in captions if caption.strip())
+    if not texts and (captions or decision == RECAPTION):
         raise InputError(f"a {RECAPTION} needs a caption: write at least one that is not blank")
-    return json.dumps(texts, ensure_ascii=False)
+    return choice._replace(captions=texts)
 
 
 @dataclass(frozen=True, eq=False)

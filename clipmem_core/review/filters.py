@@ -18,15 +18,8 @@ from clipmem_core.auditing.tables.fault_tables import (
 from clipmem_core.auditing.tables.maps import require_map
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.review.decisions import CODES, UNDECIDED_CODE, Codes, decided, open_review
-from clipmem_core.review.incidents import read_incidents
-from clipmem_core.review.queries import (
-    ROW,
-    cached,
-    count_pairs_of,
-    fetch,
-    fetch_pairs,
-    number_sql,
-)
+from clipmem_core.review.progress_and_repair import read_incidents, review_order
+from clipmem_core.review.queries import ROW, cached, count_pairs_of, fetch, fetch_pairs, number_sql
 from clipmem_core.review.search import search
 from clipmem_core.review.views import (
     ANY,
@@ -38,7 +31,6 @@ from clipmem_core.review.views import (
     Outline,
     Selection,
 )
-from clipmem_core.review.wrong_captions import review_order
 from clipmem_core.scores.registry import SECOND_NOTE
 from clipmem_core.utils.columns import CLIPMEM, LOG_PROBABILITY_SECOND, MAP_X, PAIR_ID
 
@@ -212,8 +204,6 @@ def changed_rows(audit: Audit, entry: int | None) -> tuple[int, dict[int, str | 
     current = decided(audit)
     if entry is None or current.entry < entry:  # the log was replaced
         rows = np.flatnonzero(current.codes != UNDECIDED_CODE)
-    elif current.entry == entry:  # a page asks every second
-        rows = np.empty(0, int)
     else:
         changed = {pair_id for pair_id, *_ in open_review(audit).entries_after(entry)}
         rows = fetch_pairs(audit.folder / PAIRS, [ROW], changed)[ROW].to_numpy()

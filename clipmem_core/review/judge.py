@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import torch
 from scipy.special import expit
 
 from clipmem_core.auditing.folder.jobs import Screen
@@ -41,7 +42,7 @@ from clipmem_core.auditing.folder.store import (
 )
 from clipmem_core.auditing.run.word_models import HALVES, RATIOS
 from clipmem_core.auditing.tables.fault_tables import fault_cause
-from clipmem_core.config import SourceOptions, data_folder
+from clipmem_core.config import AuditConfig, SourceOptions, data_folder
 from clipmem_core.dataset.checks import not_captions
 from clipmem_core.dataset.languages import is_read
 from clipmem_core.dataset.readers.containers import as_name, is_missing, normal_reference, tidy
@@ -59,6 +60,7 @@ from clipmem_core.review.cards import REPLACES, WRONG_WORDS
 from clipmem_core.review.queries import ROW, cached, fetch, fetch_by_id
 from clipmem_core.scores.membership import draw_word_halves
 from clipmem_core.scores.score_tables import captions_of_sentences
+from clipmem_core.training.model import encode_image
 from clipmem_core.training.word_model import CaptionWords, load_model, predicts
 from clipmem_core.utils.columns import (
     AGREEMENT,
@@ -68,10 +70,7 @@ from clipmem_core.utils.columns import (
     IMAGE,
     LABEL,
     MARGIN_OUT,
-    P_CAPTION,
-    P_CHECK,
     P_PAIR,
-    P_WORD,
     P_WRONG,
     PAIR_ID,
     PARTS,
@@ -133,6 +132,7 @@ _CURRENT = f"""
     FROM parquet JOIN pairs USING (pair_id) ORDER BY {_PAIR}, parquet.caption
 """
 _BLOCK = 512  # new pairs, or candidates, whose evidence is in memory at a time
+_FEW = 2  # texts at most that are embedded one by one, as a page asks about them
 _SHOWN = 10  # candidates of the printed table
 _CUT = 60  # characters of a printed caption
 
@@ -261,8 +261,8 @@ def judge_captions(
     given = candidates.table.drop(columns=added, errors="ignore").assign(**{OWN: False})
     languages = languages_read(config)
     can_read = given[CAPTION].map(lambda text: is_read(text, languages)).astype(bool)
-    unread = given[REASON].isna() & ~can_read
-    given.loc[unread, REASON] = "the text tower does not read its language"
+    unread = "the text tower does not read its language"
+    given[REASON] = given[REASON].mask(given[REASON].isna() & ~can_read, unread)
     refused = given[REASON].notna()
     if refused.all():
         first = given[REASON].get(0, "there is none")
@@ -322,6 +322,15 @@ def _sentences(captions: pd.DataFrame) -> pd.DataFrame:
 def _picture_features(audit: Audit, folder: Path, pairs: pd.DataFrame) -> Any:
     tower = search.towers_here(audit.record.config).image
     return FeatureExtractor(tower, folder).images(pairs)
+
+
+def _text_features(config: AuditConfig, texts: Sequence[str]) -> Any:
+    """Return the locked text tower's features of texts, float32 [n, width]; cached on disk if they
+    are more than a few, which a person has just written."""
+    if len(texts) <= _FEW:
+        return np.concatenate([search.features_of_text(config, text) for text in texts])
+    extractor = FeatureExtractor(search.towers_here(config).text)
+    return extractor.captions(texts)[:].astype(np.float32)
 
 
 def _current_captions(audit: Audit, pairs: pd.DataFrame) -> pd.DataFrame:
@@ -396,12 +405,15 @@ def _evidence(
         pictures = _picture_features(audit, audit.record.pictures, pairs)
     agree = np.full((units.n_items, 3), np.nan)
     flat = [*chain.from_iterable(texts)]
+    config = audit.record.config
+    features: Any = None
+    if fitted.ratio is not None or config.lock_text:
+        features = _text_features(config, flat)
     if fitted.ratio is not None:
-        config = audit.record.config
-        own = np.split(search.text_features_of(config, flat), units.start[1:-1])
+        own = np.split(features, units.start[1:-1])
         extractor = FeatureExtractor(search.towers_here(config).text)
-        features = extractor.captions([*chain.from_iterable(siblings)])[:]
-        others = np.split(features, Ragged.of_lists(siblings).start[1:-1])
+        of_siblings = extractor.captions([*chain.from_iterable(siblings)])[:]
+        others = np.split(of_siblings, Ragged.of_lists(siblings).start[1:-1])
         compared = [np.vstack(both) for both in zip(own, others, strict=True)]
         of_compared = Ragged.of_lists(compared)
         judged = of_compared.first[units.owner] + units.number
@@ -422,8 +434,11 @@ def _evidence(
         embeddings = read_embeddings(audit.member(name))
         image = unit(embeddings[0][np.maximum(rows, 0)])
         if is_new.any():
-            image[is_new] = search.embed_pictures(audit, pictures[np.flatnonzero(is_new)], name)
-        text = search.embed_texts(audit, flat, name)
+            model, _ = search.open_member(audit, name)
+            with torch.inference_mode():
+                new = torch.from_numpy(pictures[np.flatnonzero(is_new)]).float()
+                image[is_new] = encode_image(model, new).numpy()
+        text = search.embed_texts(audit, flat, name, features)
         held_out = HeldOut.of(*embeddings, sides.held_out)
         values = fit_beside(text, units, image, rows, held_out)
         values[has_trained[units.owner]] = np.nan
@@ -488,15 +503,8 @@ def summarize(candidates: Candidates, table: pd.DataFrame) -> Summary:
     worst[CAPTION] = worst[CAPTION].str[:_CUT]
     worst["wrong"] = worst[PARTS].fillna(0.0).idxmax(axis=1).map(WRONG_WORDS)
     reasons = table[REASON].value_counts().items()
-    are = "caption is" if round(expected.sum()) == 1 else "captions are"
-    kinds = {
-        P_CHECK: "no captions at all",
-        P_PAIR: "with all captions of their pair",
-        P_CAPTION: "alone",
-        P_WORD: "in a word",
-    }
-    parts = [f"{expected[name]:,.1f} {words}" for name, words in kinds.items() if expected[name]]
-    line = f"About {expected.sum():,.0f} of {len(judged):,} {are} wrong ({share:.1%})"
+    parts = [f"{name} {expected[part]:,.1f}" for part, name in WRONG_WORDS.items()]
+    line = f"About {expected.sum():,.0f} of {len(judged):,} captions are wrong ({share:.1%})"
     not_judged = [f"{count:,} not judged: {reason}" for reason, count in reasons]
     return Summary(
         worst[[PAIR_ID, CAPTION, P_WRONG, "wrong"]],

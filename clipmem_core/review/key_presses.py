@@ -5,15 +5,14 @@ is stored once. An event names the captions that were on screen; if the pair has
 now, or another decision than the browser expects, the event is refused with its reason.
 """
 
-from collections.abc import Sequence
 from sqlite3 import Connection
 from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from clipmem_core.review.decisions import RECAPTION, Review, captions_to_store
+from clipmem_core.review.decisions import RECAPTION, Review, checked
 from clipmem_core.review.log import (
-    Own,
+    Choice,
     add_decision,
     add_outcome,
     add_undo,
@@ -71,14 +70,13 @@ def store_key_presses(review: Review, batch: KeyPresses) -> tuple[int, dict[int,
     refused events."""
     ids = {pair_id for event in batch.events for pair_id in event.pairs}
     keys = review.with_keys(ids)
-    captions = fetch_by_id(review.pairs, CAPTIONS, ids)
     numbers = [event.number for event in batch.events]
     with open_to_write(review.path) as log:
         outcomes = stored_outcomes(log, batch.client, numbers)
         for event in batch.events:
             if event.number not in outcomes:
                 try:
-                    outcome = _store_key_press(review, log, event, keys, captions, batch.audit), ""
+                    outcome = _store_key_press(review, log, event, keys, batch.audit), ""
                 except InputError as error:
                     outcome = 0, str(error)
                 outcomes[event.number] = outcome
@@ -87,12 +85,7 @@ def store_key_presses(review: Review, batch: KeyPresses) -> tuple[int, dict[int,
 
 
 def _store_key_press(
-    review: Review,
-    log: Connection,
-    event: KeyPress,
-    keys: dict[str, int],
-    captions: dict[str, Sequence[str]],
-    audit: str,
+    review: Review, log: Connection, event: KeyPress, keys: dict[str, int], audit: str
 ) -> int:
     """Add an event to the log and return its number there; an input error is a refusal."""
     if event.kind == UNDO:
@@ -102,7 +95,7 @@ def _store_key_press(
             undone, _ = stored_outcomes(log, client, [number]).get(number, (0, ""))
         if not 1 <= undone <= last_id(log, "event"):
             raise InputError("the event to undo was not stored")
-        added, *_ = add_undo(log, undone)
+        added = add_undo(log, undone).event
         if not added:
             raise InputError("there is a newer decision, or it is undone already")
         return added
@@ -124,11 +117,11 @@ def _store_key_press(
     if event.kind == SWAP:
         if len(event.pairs) != 2:
             raise InputError("a swap has two pairs")
+        captions = fetch_by_id(review.pairs, CAPTIONS, event.pairs)
         own = {
-            pair_id: Own(RECAPTION, captions_to_store(RECAPTION, captions[other]))
+            pair_id: checked(Choice(RECAPTION, tuple(captions[other])))
             for pair_id, other in zip(event.pairs, reversed(event.pairs), strict=True)
         }
-        return add_decision(log, event.pairs, audit, RECAPTION, own=own)[0]
-    decision = None if event.kind == UNDECIDE else event.kind
-    texts = captions_to_store(decision, event.captions)
-    return add_decision(log, event.pairs, audit, decision, texts)[0]
+        return add_decision(log, event.pairs, audit, Choice(RECAPTION), own).event
+    choice = checked(Choice(None if event.kind == UNDECIDE else event.kind, event.captions))
+    return add_decision(log, event.pairs, audit, choice).event

@@ -14,8 +14,9 @@ Tables:
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from sqlite3 import Connection
@@ -156,75 +157,86 @@ def open_to_write(path: Path) -> Iterator[Connection]:
         connection.execute("COMMIT")  # after an error, closing the connection rolls back
 
 
-class Own(NamedTuple):
-    """The part of one pair in an event of several."""
+class Choice(NamedTuple):
+    """What to decide on one pair."""
 
-    decision: str | None  # None: the pair's decision stays
-    captions: str = "[]"  # a JSON list; empty: the captions stay
+    decision: str | None  # None: the pair becomes undecided; in an event of several: it stays
+    captions: tuple[str, ...] = ()  # the new ones; empty: those of the pair stay
     note: str | None = None  # None: the note stays
+    entry: int | None = None  # the pair's when the choice was made; a newer one stays
     neutral: bool = False  # does not say whether the captions are right
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of a decision or an undo."""
+
+    event: int  # its number in the history; 0: nothing was written
+    pairs: int  # number of pairs decided or restored
+    skipped: int = 0  # pairs with a newer decision, which stay as they are
 
 
 def add_decision(
     log: Connection,
     pairs: Mapping[str, int],
     audit: str,
-    decision: str | None,
-    captions: str = "[]",
-    *,
-    note: str | None = None,
-    own: Mapping[str, Own] | None = None,
-) -> tuple[int, int]:
-    """Add a decision on pairs and their caption keys (0: unknown); return the event's number and
-    number of pairs.
+    choice: Choice,
+    own: Mapping[str, Choice] | None = None,
+) -> Outcome:
+    """Add a decision on pairs and their caption keys (0: unknown).
 
-    `captions` is a JSON list for all pairs; `note` None leaves the notes; with `own`, each pair has
-    its own decision, captions and note instead.
+    With `own`, each pair has its own decision, captions and note, and `choice` is that of the event
+    in the history.
     """
     number = last_id(log, "event") + 1
     first = last_id(log, "entry") + 1
-    shared = Own(decision, captions, note)
 
     def rows() -> Iterator[dict[str, Any]]:
         for pair_id, key in pairs.items():
-            values = own[pair_id] if own else shared
-            decides = not own or values.decision is not None
+            values = own[pair_id] if own else choice
             yield values._asdict() | {
+                "captions": _as_json(values.captions),
                 "event": number,
                 "pair_id": pair_id,
                 "judged": key,
-                "decides": decides,
+                "decides": not own or values.decision is not None,
             }
 
     log.executemany(_DECIDE, rows())
     if own:
         columns = ":event, :pair_id, :captions, :decision, :note, :neutral"
         log.executemany(f"INSERT INTO own_captions VALUES ({columns})", rows())
-    return _add_event(log, first, (audit, None, decision, captions, note))
+    return _add_event(log, first, audit, None, choice)
 
 
-def add_undo(log: Connection, undoes: int) -> tuple[int, int, int]:
-    """Undo an event for pairs without a newer decision; return the new event (0: none), pairs
-    restored and skipped."""
+def add_undo(log: Connection, undoes: int) -> Outcome:
+    """Undo an event for pairs without a newer decision."""
     query = "SELECT audit, decision, first_entry, pairs FROM event WHERE id = ?"
     audit, decision, start, pairs = log.execute(query, (undoes,)).fetchone()
     number = last_id(log, "event") + 1
     first = last_id(log, "entry") + 1
     log.execute(_UNDO, (number, start, start + pairs - 1))
     if last_id(log, "entry") < first:
-        return 0, 0, pairs
-    event, restored = _add_event(log, first, (audit, undoes, decision, "[]", None))
-    return event, restored, pairs - restored
+        return Outcome(0, 0, pairs)
+    done = _add_event(log, first, audit, undoes, Choice(decision))
+    return replace(done, skipped=pairs - done.pairs)
 
 
-def _add_event(log: Connection, first: int, values: tuple[Any, ...]) -> tuple[int, int]:
-    """Add the event of the entries from `first` on; return its number and number of pairs."""
+def _add_event(
+    log: Connection, first: int, audit: str, undoes: int | None, choice: Choice
+) -> Outcome:
+    """Add the event of the entries from `first` on."""
     pairs = last_id(log, "entry") + 1 - first
     time = datetime.now(UTC).isoformat(timespec="seconds")
-    query = "INSERT INTO event VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)"
-    number = log.execute(query, (time, *values, first, pairs)).lastrowid or 0
+    captions = _as_json(choice.captions)
+    values = (time, audit, undoes, choice.decision, captions, choice.note, first, pairs)
+    log.execute("INSERT INTO event VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)", values)
     log.execute(_UPDATE_CURRENT, (first,))
-    return number, pairs
+    return Outcome(last_id(log, "event"), pairs)
+
+
+def _as_json(captions: Sequence[str]) -> str:
+    return json.dumps(captions, ensure_ascii=False)
 
 
 def stored_outcomes(
@@ -249,17 +261,6 @@ def add_outcome(log: Connection, client: str, number: int, outcome: tuple[int, s
 def last_id(log: Connection, table: str) -> int:
     """Return the id of the last row of an append-only table, which is the number of its rows."""
     return log.execute(f"SELECT coalesce(max(id), 0) FROM {table}").fetchone()[0]
-
-
-def undone_events(log: Connection) -> set[int]:
-    """Return the events with an undo that is not undone itself."""
-    undone: set[int] = set()
-    for event, undoes in log.execute(
-        "SELECT id, undoes FROM event WHERE undoes IS NOT NULL ORDER BY id DESC"
-    ):
-        if event not in undone:  # an undo comes after the event it undoes
-            undone.add(undoes)
-    return undone
 
 
 @contextmanager

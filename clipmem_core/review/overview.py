@@ -16,7 +16,6 @@ from clipmem_core.auditing.folder.store import (
     read_table,
 )
 from clipmem_core.auditing.tables.maps import require_map
-from clipmem_core.auditing.tables.verdict import FLAT
 from clipmem_core.config import AuditConfig, as_dict, flat
 from clipmem_core.review.decisions import CODES, decided
 from clipmem_core.review.queries import CAPTION_KEY, ROW, cached, fetch, number_sql
@@ -39,10 +38,10 @@ from clipmem_core.utils.columns import (
     MEMBER,
     METRIC,
     PAIR_ID,
+    SHA256,
     SIMILARITY_OUT,
     SSLMEM_IMAGE,
     SSLMEM_TEXT,
-    TARGET_GROUPS,
     TERMS,
     VALUE,
     of_one_split,
@@ -66,8 +65,7 @@ SSLMEM = {"image": SSLMEM_IMAGE, "text": SSLMEM_TEXT}
 NOT_INJECTED = "not injected"
 _NAMES = 12  # groups, labels or kinds in the means of encoders
 # mean cosine on held-out pairs; below it a mapped embedding is closer to other pairs
-_POOR_FIT = 0.5
-_Z = 1.96
+POOR_FIT = 0.5
 
 
 def group_table(audit: Audit) -> pd.DataFrame:
@@ -88,13 +86,10 @@ def group_bins(audit: Audit) -> pd.DataFrame:
     group."""
     scores = audit.read_columns(SCORES, GROUP, CLIPMEM).dropna()
     edges = np.histogram_bin_edges(scores[CLIPMEM], _BINS)
-    rows = [
-        (group, low, edges[1] - edges[0], share)
-        for group, values in scores.groupby(GROUP)[CLIPMEM]
-        for low, share in zip(edges[:-1], np.histogram(values, edges)[0] / len(values), strict=True)
-        if share > 0
-    ]
-    return pd.DataFrame(rows, columns=[GROUP, "low", "width", "share"])
+    bins = np.searchsorted(edges[1:-1], scores[CLIPMEM], side="right")
+    by_group = scores.assign(low=edges[bins]).groupby(GROUP)["low"]
+    shares = by_group.value_counts(normalize=True).sort_index().rename("share")
+    return shares.reset_index().assign(width=edges[1] - edges[0])
 
 
 def memorization_line(verdict: Mapping[str, Any]) -> str:
@@ -266,42 +261,22 @@ def encoder_means(
         names = [group for group in GROUPS if group in names]
     by_name = scores.groupby("name")[list(columns)].agg(["count", "mean", "sem"]).reindex(names)
     means = by_name.rename_axis(columns=["encoder", ""]).stack(0, future_stack=True).reset_index()
-    half = _Z * means.pop("sem")
+    half = 1.96 * means.pop("sem")
     means = means.rename(columns={"count": "n"})
     return means.assign(low=means["mean"] - half, high=means["mean"] + half)
 
 
-def encoder_doubts(groups: pd.DataFrame, fit: float | None) -> list[str]:
-    """Return a sentence for each reason to doubt the split into two encoders."""
-    sentences = []
-    if fit is not None and fit < _POOR_FIT:
-        sentences.append(
-            f"Do not rely on the two parts: the spaces of two models can hardly be compared "
-            f"(fit {fit:.2f} of 1)."
-        )
-    top = groups[groups["name"].isin(TARGET_GROUPS)]["mean"].sum()
-    for row in groups[groups["name"] == HELD_OUT].to_dict("records"):
-        off = abs(row["mean"])
-        three_errors = 1.5 * (row["high"] - row["low"]) / _Z
-        if off > max(FLAT * abs(top), three_errors):
-            mean = f"{row['mean']:+.3f}".replace("-", "−")
-            sentences.append(
-                f"Compare the {row['encoder']} encoder with {mean}, not with 0: that is its part "
-                "on held-out pairs, which no model trained on."
-            )
-    return sentences
-
-
 @dataclass(frozen=True)
 class Comparison:
-    """A score in two audits, over the pairs with the same pair_id. Differences are other − one."""
+    """A score in two audits, over the pairs with the same pair_id and picture. Differences are
+    other − one."""
 
     column: str
     n_common: int
     n_scored: int  # common pairs with a score in both
     only_one: int
     only_other: int
-    edited: int  # common pairs with other captions or another picture
+    edited: int  # common pairs with other captions
     regrouped: int  # common pairs in another group of the same protocol
     spearman: float  # NaN for constant scores
     change: Difference | None  # paired by pair; None without pairs scored in both
@@ -316,16 +291,16 @@ class Comparison:
 )
 def compare(one: Audit, other: Audit, column: str) -> Comparison:
     """Compare a score of two audits pair by pair."""
-    content = f"SELECT hash({CAPTION_KEY}, sha256) AS content FROM parquet ORDER BY {ROW}"
+    content = f"SELECT {CAPTION_KEY} AS captions, sha256 FROM parquet ORDER BY {ROW}"
     tables = []
-    for name, audit in (("one", one), ("other", other)):
-        table = audit.read_columns(SCORES, PAIR_ID, GROUP, column)
-        table[name] = table.pop(column).astype(float)
-        table["content"] = fetch(audit.folder / PAIRS, content)["content"].to_numpy()
-        tables.append(table.reset_index(names="row"))
-    joined = tables[0].merge(tables[1], on=PAIR_ID, suffixes=("_one", "_other"))
+    for audit in (one, other):
+        table = audit.read_columns(SCORES, PAIR_ID, GROUP, column).rename(columns={column: "score"})
+        contents = fetch(audit.folder / PAIRS, content).to_pandas()
+        tables.append(table.astype({"score": float}).join(contents).reset_index(names="row"))
+    joined = tables[0].merge(tables[1], on=[PAIR_ID, SHA256], suffixes=("_one", "_other"))
+    joined = joined.rename(columns={"score_one": "one", "score_other": "other"})
     joined["difference"] = joined["other"] - joined["one"]
-    edited = joined.pop("content_one") != joined.pop("content_other")
+    edited = joined.pop("captions_one") != joined.pop("captions_other")
     same_protocol = one.record.protocol == other.record.protocol
     regrouped = (joined["group_one"] != joined["group_other"]) & same_protocol
     finite = np.isfinite(joined["difference"])
@@ -347,14 +322,6 @@ def compare(one: Audit, other: Audit, column: str) -> Comparison:
         changed=largest[:CHANGED].reset_index(drop=True),
         points=sample.reset_index(drop=True),
     )
-
-
-@cached(1000, PAIRS, paths=lambda one, other: [other.folder / PAIRS])
-def count_common(one: Audit, other: Audit) -> int:
-    """Return the number of pairs of an audit that another one has with the same picture."""
-    pictures = fetch(other.folder / PAIRS, "SELECT pair_id, sha256 FROM parquet")
-    query = "SELECT 1 FROM parquet SEMI JOIN pictures USING (pair_id, sha256)"
-    return fetch(one.folder / PAIRS, query, pictures=pictures).num_rows
 
 
 def changed_settings(one: Audit, other: Audit) -> pd.DataFrame:

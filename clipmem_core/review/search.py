@@ -43,7 +43,6 @@ LIMIT = 1000  # pairs in the result of a search
 ALL_UP_TO = 100_000  # pairs; in a larger audit the embeddings of the first member are searched
 ENCODERS = 4  # members whose trained text encoders are searched
 SIDES = {PICTURE: IMAGE_EMBEDDINGS, CAPTION: TEXT_EMBEDDINGS}  # file of a member
-_FEW = 2  # texts at most that are embedded one by one, as a page asks about them
 _ON_CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}  # of heads and encoders
 
 _uses_process = False
@@ -110,7 +109,7 @@ def _by_features(audit: Audit, text: str, row: int | None) -> Hits:
     by_caption = Vectors(features.index).cosines(query)[features.rows]
     best = np.maximum.reduceat(by_caption, of_pairs.first)
     rows = _closest(best, row)
-    texts = [np.argmax(by_caption[start[each] : start[each + 1]] == best[each]) for each in rows]
+    texts = [by_caption[start[each] : start[each + 1]].argmax() for each in rows]
     captions = np.array(texts, np.int64)
     if audit.record.sentences:
         numbers = audit.read_columns(SENTENCE_TABLE, "caption")["caption"].to_numpy()
@@ -189,40 +188,29 @@ def _schedule(work: Callable[..., Any], args: Sequence[Any]) -> Any:
         return _pool.schedule(work, args=args)
 
 
-def embed_texts(audit: Audit, texts: Sequence[str], member: str) -> np.ndarray:
-    """Embed texts with a member's text encoder, in full precision: unit vectors float32 [n,
-    dim]."""
-    config = audit.record.config
-    import torch
+def embed_texts(
+    audit: Audit, texts: Sequence[str], member: str, features: np.ndarray | None = None
+) -> np.ndarray:
+    """Embed texts with a member's text encoder, in full precision: unit vectors float32 [n, dim].
 
+    `features`: those of the texts by the locked text tower, if they are computed already.
+    """
     from clipmem_core.training.model import text_embeddings, tokenize
 
-    # few texts are too little work to share: threads that wait for a busy core take .5 s
-    torch.set_num_threads(1)
-    model, vocabulary = _open_member(audit, member)
+    config = audit.record.config
+    model, vocabulary = open_member(audit, member)
     if config.lock_text and config.unlock:
         # Activations where the tower is cut, of each text alone: those of a batch have one length
         opened = towers_here(config, member_towers).text.opened
         inputs = np.concatenate([opened.embed([text]) for text in texts])
     elif config.lock_text:
-        inputs = text_features_of(config, texts)
+        if features is None:
+            features = np.concatenate([features_of_text(config, text) for text in texts])
+        inputs = features
     else:
         inputs = tokenize(config.model, texts)
         inputs = vocabulary.read(inputs) if vocabulary else inputs
     return unit(text_embeddings(model, inputs, dataclasses.replace(config, **_ON_CPU)))
-
-
-def embed_pictures(audit: Audit, features: np.ndarray, member: str) -> np.ndarray:
-    """Embed features of pictures with a member's head, in full precision: unit vectors float32 [n,
-    dim]."""
-    import torch
-
-    from clipmem_core.training.model import encode_image
-
-    with torch.inference_mode():
-        torch.set_num_threads(1)
-        model, _ = _open_member(audit, member)
-        return encode_image(model, torch.from_numpy(features).float()).numpy()
 
 
 def _checkpoint(audit: Audit, member: str) -> Path:
@@ -230,27 +218,21 @@ def _checkpoint(audit: Audit, member: str) -> Path:
 
 
 @cached(16, paths=lambda audit, member: [audit.folder / CONFIG, _checkpoint(audit, member)])
-def _open_member(audit: Audit, member: str) -> tuple[Any, Vocabulary | None]:
+def open_member(audit: Audit, member: str) -> tuple[Any, Vocabulary | None]:
     """Return a member's model without a trained image encoder, and its vocabulary."""
+    import torch
+
     from clipmem_core.auditing.run.member import build_member, vocabulary_of_member
     from clipmem_core.training.model import load_weights
 
+    # few texts are too little work to share: threads that wait for a busy core take .5 s
+    torch.set_num_threads(1)
     config = dataclasses.replace(audit.record.config, **_ON_CPU)
     model: Any = build_member(config, member_towers(config), seed=0)
     load_weights(model, _checkpoint(audit, member))
     if not config.lock_image:
         model.visual = None
     return model, vocabulary_of_member(audit, member)
-
-
-def text_features_of(config: AuditConfig, texts: Sequence[str]) -> np.ndarray:
-    """Return the locked text tower's features of texts, float32 [n, width]; cached on disk if they
-    are more than a few, which a person has just written."""
-    if len(texts) <= _FEW:
-        return np.concatenate([features_of_text(config, text) for text in texts])
-    from clipmem_core.features.embed import FeatureExtractor  # torch
-
-    return FeatureExtractor(towers_here(config).text).captions(texts)[:].astype(np.float32)
 
 
 @lru_cache(1024)

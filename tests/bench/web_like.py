@@ -19,7 +19,7 @@ from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.dataset.source import read_source
 from clipmem_core.review.cards import LIKELY, explain_captions
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
-from clipmem_core.review.incidents import decide_incidents, incident_states
+from clipmem_core.review.progress_and_repair import decide_incidents, incident_states
 from clipmem_core.utils import columns as c
 from clipmem_core.utils import draws
 from clipmem_core.utils.io import InputError

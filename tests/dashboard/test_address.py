@@ -18,7 +18,7 @@ def moved_on() -> None:
 
     from clipmem_core.dashboard.page import choose_segment, read_choice
 
-    view = read_choice("view", {"list": "List", "start": "Start"})
+    view = read_choice("view", {"list": "List", "start": "Start"}, "")
     choose_segment("View", {"list": "List", "start": "Start"}, parameter="view", key=f"view-{view}")
     if view == "start" and st.button("Go"):
         st.query_params["view"] = "list"

@@ -8,7 +8,7 @@ import numpy as np
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.auditing.folder.store import Audit
-from clipmem_core.dashboard.component.pairs import REPLACES
+from clipmem_core.dashboard.pair_component import REPLACES
 from clipmem_core.review.decisions import open_review
 from tests.dashboard.test_pages import address, captions, chips, open_page, press
 from tests.dashboard.test_reviewing import mounted

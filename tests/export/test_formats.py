@@ -18,8 +18,9 @@ from clipmem_core.auditing.folder.store import CAPTION_TABLE, MANIFEST, PAIRS
 from clipmem_core.cli import main, parse_command
 from clipmem_core.export.cleaned import clean
 from clipmem_core.export.formats import CERTIFICATE, FORMATS, Summary, export_audit
-from clipmem_core.review.decisions import RECAPTION, REMOVE, Choice, open_review
-from clipmem_core.review.wrong_captions import review_order
+from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
+from clipmem_core.review.log import Choice
+from clipmem_core.review.progress_and_repair import review_order
 from clipmem_core.scores.registry import EXPORT_SCORES
 from clipmem_core.utils.io import InputError
 from tests.export.sources import audited, make_source

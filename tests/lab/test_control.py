@@ -11,7 +11,7 @@ from clipmem_core.lab.experiment import store_effect
 from clipmem_core.lab.setting import DECISIONS, Setting, changes_of, control_of
 from clipmem_core.review.bulk_edits import store_table
 from clipmem_core.review.decisions import open_review
-from clipmem_core.review.wrong_captions import read_effect
+from clipmem_core.review.progress_and_repair import read_effect
 from tests.fixtures import Copy, copy, data, made
 from tests.made_settings import make_lab, measure
 

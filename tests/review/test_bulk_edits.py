@@ -12,16 +12,9 @@ from clipmem_core.cli import main
 from clipmem_core.export.formats import export_audit
 from clipmem_core.review.bulk_edits import preview_replacement
 from clipmem_core.review.cards import cards
-from clipmem_core.review.decisions import (
-    KEEP,
-    RECAPTION,
-    REMOVE,
-    Choice,
-    Review,
-    decided,
-    open_review,
-)
+from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, Review, decided, open_review
 from clipmem_core.review.filters import find_rows
+from clipmem_core.review.log import Choice
 from clipmem_core.review.views import Selection
 from tests.fixtures import Copy, rewrite
 from tests.review.test_key_presses import event_of, send
@@ -63,7 +56,7 @@ def test_the_good_rows_of_a_table_are_one_event_and_the_others_are_named(
         (ids[1], "recaption", ("[a] frog", "x, y"), "=why"),
         (ids[2], "keep", (), ""),
     ]
-    assert review.history(page=1, size=1)["decision"].item() == "several"
+    assert review.history()["decision"].iloc[0] == "several"
     assert review.undo(2).pairs == 3
     assert stored(review) == [(ids[0], "keep", (), "first")]
     assert main(["decisions", "made", str(path)]) == 0

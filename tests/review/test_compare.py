@@ -28,7 +28,7 @@ def test_changed_captions_pictures_and_groups_are_counted(
     rewrite(other.folder / PAIRS, pairs)
     monkeypatch.setattr("clipmem_core.review.overview.POINTS", 30)
     result = compare(one, rescored(other, other.scores.assign(group="candidate")), CLIPMEM)
-    assert (result.edited, result.regrouped) == (2, 100)
+    assert (result.edited, result.n_common, result.regrouped) == (1, 99, 99)
     assert result.changed.empty
     assert len(result.points) == 30
     assert result.points["row_one"].is_monotonic_increasing

@@ -22,8 +22,12 @@ from clipmem_core.review.decisions import (
     count_decisions,
     open_review,
 )
-from clipmem_core.review.incidents import decide_incidents, incidents_line
-from clipmem_core.review.wrong_captions import review_progress, wrong_lines
+from clipmem_core.review.progress_and_repair import (
+    decide_incidents,
+    incidents_line,
+    review_progress,
+    wrong_lines,
+)
 from tests.fixtures import caption_rows, rewrite, write_incidents
 
 Captured = pytest.CaptureFixture[str]
@@ -44,10 +48,10 @@ def test_a_repair_is_one_event_that_spares_decisions_and_is_undone(
     for wrong in ("7", "2"):  # unknown, without a repair
         assert main(["incidents", "made", "--repair", wrong]) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
-    assert review.count_events() == 2
+    assert len(review.history()) == 2
     assert main(["incidents", "made", "--repair", "1", "2"]) == 0
     assert capsys.readouterr().out.startswith("repair: 8 pairs")
-    label = review.history(page=1, size=1)["note"].item()
+    label = review.history()["note"].iloc[0]
     assert "incident 1: shift" in label
     assert "incident 2: " in label
     made = review.decisions(ids)

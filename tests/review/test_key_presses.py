@@ -32,7 +32,7 @@ def send(review: Review, *events: Event, client: str = CLIENT) -> tuple[int, dic
 
 def history(review: Review) -> list[tuple[str, str]]:
     """Decision and pair of every event, the first one first."""
-    table = review.history(page=1, size=100).iloc[::-1]
+    table = review.history().iloc[::-1]
     return list(zip(table["decision"], table["first_pair_id"], strict=True))
 
 
@@ -98,6 +98,6 @@ def test_an_event_for_many_pairs_is_undone_as_one(audit: Audit, review: Review) 
     keep = event_of(audit, 3, "keep", IDS[1])
     assert send(review, event_of(audit, 1, "remove", others=others), undecide, keep) == (3, {})
     assert decided_now(review) == ["remove", "keep", "remove"]
-    assert review.history(page=1, size=9)["pairs"].tolist() == [1, 1, 3]
+    assert review.history()["pairs"].tolist() == [1, 1, 3]
     assert send(review, undo(4, (CLIENT, 1))) == (4, {})
     assert decided_now(review) == [None, "keep", None]

@@ -95,7 +95,7 @@ def test_an_error_rolls_back_and_a_deleted_log_leaves_nothing_in_the_next_one(
 ) -> None:
     with pytest.raises(InputError, match="half a character"):
         review.decide(["d", "e", "\ud800", "f"], REMOVE)
-    assert (review.position(), review.count_events()) == (3, 1)
+    assert (review.position(), len(review.history())) == (3, 1)
     assert review.decide(["d"], REMOVE).event == 2
     with closing(sqlite3.connect(review.path, isolation_level=None)) as other:
         # while it is open, what is new stays beside the file
@@ -112,7 +112,8 @@ def test_an_error_rolls_back_and_a_deleted_log_leaves_nothing_in_the_next_one(
 START = """
 import json, os, sqlite3, sys, time
 from pathlib import Path
-from clipmem_core.review.decisions import CHOICES, KEEP, RECAPTION, REMOVE, Choice, Review
+from clipmem_core.review.decisions import CHOICES, KEEP, RECAPTION, REMOVE, Review
+from clipmem_core.review.log import Choice
 from tests.fixtures import NO_PAIRS
 review, name = Review(Path(os.environ["LOG"]), NO_PAIRS), os.environ["NAME"]
 gate, rounds = Path(os.environ["CLIPMEM_DATA"]), iter("012")

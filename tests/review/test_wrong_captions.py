@@ -19,10 +19,11 @@ from clipmem_core.auditing.folder.store import (
 from clipmem_core.errors.calibration import CaptionEvidence, probabilities
 from clipmem_core.errors.posterior import review_place
 from clipmem_core.review.cards import cards, explain_captions, first_captions, marked
-from clipmem_core.review.decisions import Choice, open_review
+from clipmem_core.review.decisions import open_review
 from clipmem_core.review.filters import find_rows
+from clipmem_core.review.log import Choice
+from clipmem_core.review.progress_and_repair import review_order, review_progress, wrong_lines
 from clipmem_core.review.views import RANDOM, Selection
-from clipmem_core.review.wrong_captions import review_order, review_progress, wrong_lines
 from clipmem_core.scores.score_tables import wrong_captions
 from clipmem_core.utils.ragged import Ragged
 from tests.fixtures import caption_rows, rewrite, write_words
@@ -71,12 +72,11 @@ def test_one_number_follows_the_decisions(audit: Audit) -> None:
     review.decide(wrong[:5], "recaption", captions=["another"])
     review.decide(wrong[5:], "remove")
     review.decide([f"p{row}" for row in range(390, 400)], "remove")
-    review.undo(review.count_events())
+    review.undo(len(review.history()))
     result = review_progress(audit)
     assert (result.decided, result.wrong) == (200, len(wrong))
     assert round(result.low) <= 30 - len(wrong) <= round(result.high)
     assert result.next_50 < 2
-    assert not result.is_wide
     assert wrong_lines(audit)[:2] == [result.sentence, result.certificate.sentence]
 
 

@@ -16,17 +16,10 @@ import streamlit as st
 
 from clipmem_core.auditing.folder.store import PAIRS, Audit
 from clipmem_core.dashboard.cards import caption_shown
-from clipmem_core.dashboard.component.routes import PREFIX
 from clipmem_core.dashboard.deciding import BADGES, Notice, review_session, storing_decisions
-from clipmem_core.dashboard.page import (
-    link,
-    read_view,
-    write_address,
-)
-from clipmem_core.dashboard.plain import (
-    cut,
-    format_score,
-)
+from clipmem_core.dashboard.page import link, read_view, write_address
+from clipmem_core.dashboard.plain import cut, format_score
+from clipmem_core.dashboard.routes import PREFIX
 from clipmem_core.review.cards import (
     BY_CAPTION,
     FirstCaption,
@@ -38,18 +31,13 @@ from clipmem_core.review.decisions import KEEP, REMOVE, decided, open_review
 from clipmem_core.review.filters import count_decided, find_rows, pair_ids
 from clipmem_core.review.queries import ROW, fetch_by_id
 from clipmem_core.review.search import features_of_text, prepare
-from clipmem_core.review.views import (
-    MATCH,
-    UNDECIDED,
-    Selection,
-    to_parameters,
-)
+from clipmem_core.review.views import MATCH, UNDECIDED, Selection, to_parameters
 from clipmem_core.scores.registry import BY_NAME, ROW_SCORES, words
 
 SCRIPTS = ("outbox.js", "pairs.js", "pairs_grid.js", "pairs_single.js")
+_FILES = Path(__file__).with_name("component")
 HTML, CSS, *JS = (
-    Path(__file__).with_name(name).read_text("utf-8")
-    for name in ("pairs.html", "pairs.css", *SCRIPTS)
+    (_FILES / name).read_text("utf-8") for name in ("pairs.html", "pairs.css", *SCRIPTS)
 )
 _FULL_LIMIT = 5000
 _UNDER_POINTER = 9  # pairs beside a map, also in pairs.js
@@ -61,8 +49,7 @@ _FOLLOWED = "pair_followed"
 # Keys of a page: name, act of the component (empty: the layout handles it), meaning
 Keys = list[tuple[str, str, str]]
 BROWSE_KEYS, REVIEW_KEYS = (
-    json.loads(Path(__file__).with_name(f"{page}_keys.json").read_text("utf-8"))
-    for page in ("browse", "review")
+    json.loads((_FILES / f"{page}_keys.json").read_text("utf-8")) for page in ("browse", "review")
 )
 _component = st.components.v2.component("clipmem_pairs", html=HTML, css=CSS, js="\n".join(JS))
 
@@ -223,7 +210,6 @@ def _card_data(card: PairCard, shown: Sequence[str], first: FirstCaption) -> dic
         "whole": captions == list(card.current),
         "marks": marks,
         "decision": decision.decision,
-        "other": "" if decision.decision else decision.words,
         "notes": notes + [card.injected] * bool(card.injected),
         "scores": list(scores.values()),
     }

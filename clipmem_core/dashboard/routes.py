@@ -40,22 +40,17 @@ from clipmem_core.review.cards import (
     shown_score,
     suspicious_captions,
 )
-from clipmem_core.review.decisions import (
-    UNDECIDED_CODE,
-    Codes,
-    decided,
-    open_review,
-)
+from clipmem_core.review.decisions import UNDECIDED_CODE, Codes, decided, open_review
 from clipmem_core.review.filters import changed_rows, count_pairs, find_rows
-from clipmem_core.review.incidents import find_swap
 from clipmem_core.review.key_presses import KeyPresses, store_key_presses
-from clipmem_core.review.queries import (
-    fetch_numbered,
-    find_row,
+from clipmem_core.review.progress_and_repair import (
+    find_swap,
+    review_order,
+    wrong_lines,
 )
+from clipmem_core.review.queries import fetch_numbered, find_row
 from clipmem_core.review.search import run
 from clipmem_core.review.views import RANDOM, RANDOM_CHECK, Selection, from_parameters
-from clipmem_core.review.wrong_captions import review_order, wrong_lines
 from clipmem_core.scores.registry import words
 from clipmem_core.utils.columns import CAPTION, CAPTIONS, IMAGE, P_WRONG, PAIR_ID, REVIEW_PLACE
 from clipmem_core.utils.io import InputError
@@ -135,19 +130,13 @@ def routes() -> list[BaseRoute]:
         Route("/judge", _judge),
         Route("/events", _take_events, methods=["POST"]),
     ]
-    app = Starlette(routes=answers, exception_handlers={HTTPException: _refuse, InputError: _fail})
+    handlers: dict[Any, Any] = {
+        HTTPException: lambda _, error: _json({"error": error.detail}, error.status_code),
+        InputError: lambda _, error: _json({"error": in_one_line(error)}, 503),  # tried again
+    }
+    app = Starlette(routes=answers, exception_handlers=handlers)
     base = st.get_option("server.baseUrlPath").strip("/")
     return [Mount(f"/{base}/{PREFIX}" if base else f"/{PREFIX}", app)]
-
-
-def _refuse(request: Request, error: Any) -> Response:
-    """Answer an error of the request, which is final."""
-    return _json({"error": error.detail}, error.status_code)
-
-
-def _fail(request: Request, error: Exception) -> Response:
-    """Answer an error of our files: the client tries again."""
-    return _json({"error": in_one_line(error)}, 503)
 
 
 def _json(content: Any, status: int = 200) -> Response:
