@@ -177,12 +177,12 @@ def _name_rows(figure: go.Figure, names: Iterable[object], counts: Iterable[int]
 
 def term_figure(members: pd.DataFrame, *, colour: str, names: Mapping[str, str]) -> go.Figure:
     """Draw each of `TERM_NAMES` with and without the pair in training: a dot per member."""
-    rows = members.rename(columns=TERM_NAMES).melt(["member", "side"], [*TERM_NAMES.values()])
+    rows = members.rename(columns=TERM_NAMES).melt(["member", "in_out"], [*TERM_NAMES.values()])
     figure = px.strip(
-        rows.assign(side=rows["side"].map(names), member=rows["member"].map(safe)),
+        rows.assign(in_out=rows["in_out"].map(names), member=rows["member"].map(safe)),
         x="value",
         y="variable",
-        color="side",
+        color="in_out",
         hover_name="member",
         color_discrete_map={names[IN]: colour, names[OUT]: OTHER},
         labels={"value": "cosine units", "variable": ""},

@@ -44,7 +44,7 @@ from clipmem_core.errors.words import split_words
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.membership import (
     MIN_GROUP,
-    MemberSides,
+    InOut,
     draw_word_halves,
     ensemble_membership,
 )
@@ -307,14 +307,14 @@ def find_wrong_captions(
         halves=config.halves,
         held_out=held_out,
     )
-    sides = MemberSides(membership, seed)
+    in_out = InOut(membership, seed)
     decoys = np.empty(0, misfit.DECOY)
     if pairs.of_pairs.counts.max() > 1:  # with BLAS as an audit has it
         decoys = draw_decoys(pairs.text, pairs.of_pairs, groups, seed=seed)
     if progress is None:
         progress = sys.stderr.isatty() or "ipykernel" in sys.modules
     with Progress(disable=not progress, transient=True) as shown, _alone():
-        return _Search(pairs, config, sides, clusters, groups, keys, shown, threads, decoys).run()
+        return _Search(pairs, config, in_out, clusters, groups, keys, shown, threads, decoys).run()
 
 
 def _checked(image: Any, text: Any, captions: Any, pair: Any) -> _Pairs:
@@ -410,7 +410,7 @@ class _Search:
 
     pairs: _Pairs
     config: AuditConfig
-    sides: MemberSides
+    in_out: InOut
     clusters: np.ndarray  # of near-duplicates
     groups: np.ndarray  # of pairs that are split as one
     ids: list[str]
@@ -421,7 +421,7 @@ class _Search:
     def run(self) -> WrongCaptions:
         of_pairs = self.pairs.of_pairs
         captions = self.pairs.captions
-        trained = self.sides.membership.trained
+        trained = self.in_out.membership.trained
         notes = list[str]()
         words, word_models = self._words(notes)
         members = self._train_all("members")
@@ -431,7 +431,7 @@ class _Search:
         if left_out.any():
             again = self._evidence(self._train_all("second round", left_out))
             fit = misfit.fit_out(
-                again.image, again.text, trained, self.sides.held_out, again.logit_scales
+                again.image, again.text, trained, self.in_out.held_out, again.logit_scales
             )
             scores = update_scores(scores, **{c.LOG_PROBABILITY_SECOND: fit[1]})
         fits = Fits(evidence.image, evidence.text, trained, seed=self.config.seed)
@@ -445,7 +445,7 @@ class _Search:
         texts = Texts(of_pairs, read, reasons, self.clusters, self.pairs.text)
         of_members = [member.captions for member in members]
         on_captions, table = caption_evidence(
-            scores, texts, self.sides, of_members, self.decoys, words
+            scores, texts, self.in_out, of_members, self.decoys, words
         )
         faults = []
         if captions is not None:
@@ -488,7 +488,7 @@ class _Search:
         """Train all members, without some pairs, and embed all pairs with each."""
         image_features, text_features, of_pairs, *_ = self.pairs
         config = self.config
-        held_out = self.sides.held_out
+        held_out = self.in_out.held_out
         n_captions = of_pairs.n_items
         shared = TrainingData(
             pixels=FeatureRows(image_features),
@@ -506,7 +506,7 @@ class _Search:
         heads = [
             models.locked_model(*widths, dim=dim, loss=config.loss, seed=seed) for seed in seeds
         ]
-        trained = self.sides.membership.trained
+        trained = self.in_out.membership.trained
         if left_out is not None:
             trained = trained & ~left_out
         folder = Path(tempfile.gettempdir())
@@ -549,7 +549,7 @@ class _Search:
     def _evidence(self, members: Sequence[_Member]) -> Evidence:
         return Evidence(
             pairs=pd.DataFrame({c.PAIR_ID: self.ids, c.INJECTED: None}),
-            sides=self.sides,
+            in_out=self.in_out,
             views=1,
             terms=[member.terms for member in members],
             image=[member.image for member in members],
@@ -573,7 +573,7 @@ class _Search:
             notes.append("The captions have no spaces between words: p_word is 0.")
             return none, []
         words = split_words(captions, english=mostly_english(shares))
-        half = draw_word_halves(self.sides.membership.group, self.groups, seed=self.config.seed)
+        half = draw_word_halves(self.in_out.membership.group, self.groups, seed=self.config.seed)
         predicted = [Predictions.empty(len(words.ids)) for _ in range(2)]
 
         def train(number: int) -> WordModel | None:

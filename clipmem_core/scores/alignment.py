@@ -35,7 +35,7 @@ def held_out_means(image: np.ndarray, text: np.ndarray, held_out: np.ndarray) ->
         float64 [2, dim].
     """
     rows = np.flatnonzero(held_out)
-    return np.stack([side[rows].mean(axis=0, dtype=np.float64) for side in (image, text)])
+    return np.stack([each[rows].mean(axis=0, dtype=np.float64) for each in (image, text)])
 
 
 def pair_terms(image: np.ndarray, text: np.ndarray, held_out: np.ndarray) -> dict[str, np.ndarray]:

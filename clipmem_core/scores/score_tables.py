@@ -25,7 +25,7 @@ from clipmem_core.errors.runs import DisplacedRun, displaced_probability
 from clipmem_core.scores import memorization
 from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE
 from clipmem_core.scores.encoders import contributions
-from clipmem_core.scores.membership import MemberSides
+from clipmem_core.scores.membership import InOut
 from clipmem_core.scores.registry import BY_NAME, SCORE_COLUMNS
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.ragged import Ragged
@@ -40,7 +40,7 @@ class Evidence:
     memory-mapped."""
 
     pairs: pd.DataFrame  # pair_id, injected
-    sides: MemberSides
+    in_out: InOut
     views: int
     terms: list[dict[str, np.ndarray]]
     image: Sequence[np.ndarray]  # μ_I of each member, [n_pairs, dim]
@@ -57,15 +57,15 @@ class Evidence:
 def score_table(evidence: Evidence) -> tuple[pd.DataFrame, float | None]:
     """Return every score of every pair (`SCORE_COLUMNS`), and how well the maps between the
     embeddings of members fit, which clipmem is split between the encoders by."""
-    sides = evidence.sides
-    trained = sides.membership.trained
-    held_out = sides.held_out
+    in_out = evidence.in_out
+    trained = in_out.membership.trained
+    held_out = in_out.held_out
     image, text = evidence.image, evidence.text
-    parts, fit = contributions(image, text, sides)
+    parts, fit = contributions(image, text, in_out)
     sslmem = memorization.sslmem(
         [terms[IMAGE_SQUARE] for terms in evidence.terms],
         [terms[TEXT_SQUARE] for terms in evidence.terms],
-        sides,
+        in_out,
         n_views=evidence.views,
         n_captions=evidence.n_captions,
     )
@@ -74,10 +74,10 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, float | None]:
         c.CSLS_OUT: csls,
         c.LOG_PROBABILITY_OUT: log_probability,
         c.LEARNED: misfit.nan_mean(evidence.log_probability),
-        c.CSLS_SWAPPED: misfit.swapped_csls(image, text, trained, held_out, seed=sides.seed),
+        c.CSLS_SWAPPED: misfit.swapped_csls(image, text, trained, held_out, seed=in_out.seed),
     }
-    table = memorization.memorization_table(evidence.terms, sides)
-    ids = evidence.pairs[[c.PAIR_ID]].assign(**{c.GROUP: sides.membership.group})
+    table = memorization.memorization_table(evidence.terms, in_out)
+    ids = evidence.pairs[[c.PAIR_ID]].assign(**{c.GROUP: in_out.membership.group})
     scores = pd.concat([ids, table, parts, sslmem], axis=1)
     # Later steps fill the columns that are missing here
     return update_scores(scores.reindex(columns=SCORE_COLUMNS), **fitted), fit
@@ -193,7 +193,7 @@ def judge_texts(
 def caption_evidence(
     scores: pd.DataFrame,
     texts: Texts,
-    sides: MemberSides,
+    in_out: InOut,
     members: Iterable[np.ndarray],
     decoys: np.ndarray,
     words: pd.DataFrame,
@@ -207,7 +207,7 @@ def caption_evidence(
     Args:
         scores: of `score_table`.
         texts: all captions or sentences.
-        sides: who trains on what.
+        in_out: who trains on what.
         members: `CAPTION_SCORES` [n_texts + n_decoys] of each; unused if no pair has two texts.
         decoys: `DECOY` [n_decoys].
         words: caption_row, surprise, changed and kind of the words that were predicted.
@@ -216,7 +216,7 @@ def caption_evidence(
     n = of_pairs.n_items
     owner = of_pairs.owner
     if of_pairs.counts.max(initial=0) > 1:
-        means = _caption_means(members, sides, owner, decoys)
+        means = _caption_means(members, in_out, owner, decoys)
     else:
         names = (c.SIMILARITY_OUT, c.CSLS_OUT, c.LEARNED)
         means = scores[[*names]].to_numpy()[owner].T
@@ -256,7 +256,7 @@ def caption_evidence(
 
 
 def _caption_means(
-    members: Iterable[np.ndarray], sides: MemberSides, owner: np.ndarray, decoys: np.ndarray
+    members: Iterable[np.ndarray], in_out: InOut, owner: np.ndarray, decoys: np.ndarray
 ) -> np.ndarray:
     """Return similarity, margin and learned of each text and of each decoy, [3, n_texts +
     n_decoys]: means over the members that trained on neither, or on both, of its pairs."""
@@ -269,7 +269,7 @@ def _caption_means(
         masks["learned"] = first & second
         return np.stack([np.where(mask, values[name], np.nan) for name, mask in masks.items()])
 
-    return misfit.nan_mean(map(of_member, members, sides.membership.trained))
+    return misfit.nan_mean(map(of_member, members, in_out.membership.trained))
 
 
 def captions_of_sentences(sentences: pd.DataFrame) -> pd.DataFrame:

@@ -65,8 +65,8 @@ from clipmem_core.features.precomputed import (
 )
 from clipmem_core.features.tower_by_language import with_text_tower
 from clipmem_core.scores.membership import (
+    InOut,
     Membership,
-    MemberSides,
     draw_utility_pairs,
     ensemble_membership,
     paper_membership,
@@ -317,14 +317,14 @@ def faults_without_model(pairs: pd.DataFrame, clusters: np.ndarray) -> list[Faul
     ]
 
 
-def sides_of(audit: Audit, config: AuditConfig, membership: Membership) -> MemberSides:
+def in_out_of(audit: Audit, config: AuditConfig, membership: Membership) -> InOut:
     """Return which members train on each pair, and the held-out pairs reserved for utility."""
     utility_only = None
     if config.retrieval_apart:
         utility_only = draw_utility_pairs(
             membership.group, read_prepared(audit.folder).groups, seed=config.seed
         )
-    return MemberSides(membership, config.seed, utility_only)
+    return InOut(membership, config.seed, utility_only)
 
 
 def with_sentences(pairs: pd.DataFrame, config: AuditConfig) -> pd.DataFrame:
