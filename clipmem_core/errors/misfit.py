@@ -286,20 +286,20 @@ def swapped_csls(
     n_partners = min(int(np.count_nonzero(held_out)), _MOST_HELD_OUT)
     pairs = evenly_spaced(np.flatnonzero(~held_out & ~trained.all(axis=0)), _MOST_SWAPPED)
     rng = draws.rng(seed, "swapped rows")
-    donors = rng.integers(n_partners, size=len(held_out))  # places in `HeldOut.rows`
+    sources = rng.integers(n_partners, size=len(held_out))  # places in `HeldOut.rows`
 
     def measure(a: np.ndarray, b: np.ndarray, in_training: np.ndarray) -> np.ndarray:
         beside = HeldOut.of(a, b, held_out)
-        near_donors = mean_of_nearest_pictures(beside.texts, beside.rows, beside)
-        of_donors = near_donors.astype(beside.texts.dtype)
+        near_sources = mean_of_nearest_pictures(beside.texts, beside.rows, beside)
+        of_sources = near_sources.astype(beside.texts.dtype)
         values = np.full(len(held_out), np.nan)
         rows = pairs[~in_training[pairs]]
         for part, _, by_image, _ in beside.compared(a, b, rows):
-            donor = donors[rows[part]]
-            each = np.arange(len(donor))
-            cosine = by_image[each, donor]
-            by_image[each, donor] = -np.inf  # not a neighbour of the picture
-            near = mean_of_nearest(by_image) + of_donors[donor]
+            source = sources[rows[part]]
+            each = np.arange(len(source))
+            cosine = by_image[each, source]
+            by_image[each, source] = -np.inf  # not a neighbour of the picture
+            near = mean_of_nearest(by_image) + of_sources[source]
             values[rows[part]] = 2 * cosine - near
         return values
 
