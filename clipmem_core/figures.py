@@ -116,7 +116,7 @@ IN = "in"
 OUT = "out"
 # In the order in which they are added up
 _SUMMED = (POSITIVE, NEGATIVE_TEXT, NEGATIVE_IMAGE, ALIGNMENT, SIMILARITY)
-TERM_NAMES = {column: words(column) for column in _SUMMED}
+COMPONENT_NAMES = {column: words(column) for column in _SUMMED}
 NAME_LENGTH = 20  # leaves space for the dots on a telephone
 PERCENTILES = (2, 98)  # ends of the colour scale
 MEMORIZED = "memorized<br>and wrong", "memorized<br>and right"
@@ -175,9 +175,11 @@ def _name_rows(figure: go.Figure, names: Iterable[object], counts: Iterable[int]
     )
 
 
-def term_figure(members: pd.DataFrame, *, colour: str, names: Mapping[str, str]) -> go.Figure:
-    """Draw each of `TERM_NAMES` with and without the pair in training: a dot per member."""
-    rows = members.rename(columns=TERM_NAMES).melt(["member", "in_out"], [*TERM_NAMES.values()])
+def component_figure(members: pd.DataFrame, *, colour: str, names: Mapping[str, str]) -> go.Figure:
+    """Draw each of `COMPONENT_NAMES` with and without the pair in training: a dot per member."""
+    rows = members.rename(columns=COMPONENT_NAMES).melt(
+        ["member", "in_out"], [*COMPONENT_NAMES.values()]
+    )
     figure = px.strip(
         rows.assign(in_out=rows["in_out"].map(names), member=rows["member"].map(safe)),
         x="value",

@@ -41,7 +41,7 @@ from clipmem_core.errors.runs import (
     find_swaps,
 )
 from clipmem_core.errors.words import split_words
-from clipmem_core.scores.alignment import pair_terms
+from clipmem_core.scores.alignment import pair_components
 from clipmem_core.scores.membership import (
     MIN_GROUP,
     InOut,
@@ -398,7 +398,7 @@ class _Member(NamedTuple):
     head: LockedModel
     image: np.ndarray  # [n_pairs, dim]
     text: np.ndarray
-    terms: dict[str, np.ndarray]  # as of `pair_terms`
+    components: dict[str, np.ndarray]  # as of `pair_components`
     beside: HeldOut
     learned: np.ndarray  # [n_pairs]
     captions: np.ndarray  # `CAPTION_SCORES` [n_captions + n_decoys]; none if pairs have one caption
@@ -538,7 +538,7 @@ class _Search:
                 head,
                 spill_to_disk(image, folder),
                 spill_to_disk(text, folder),
-                pair_terms(image, text, held_out),
+                pair_components(image, text, held_out),
                 HeldOut.of(image, text, held_out),
                 misfit.mean_over_epochs(trainer.trajectory),
                 scores,
@@ -551,7 +551,7 @@ class _Search:
             pairs=pd.DataFrame({c.PAIR_ID: self.ids, c.INJECTED: None}),
             in_out=self.in_out,
             views=1,
-            terms=[member.terms for member in members],
+            components=[member.components for member in members],
             image=[member.image for member in members],
             text=[member.text for member in members],
             logit_scales=[float(member.head.logit_scale.detach().exp()) for member in members],

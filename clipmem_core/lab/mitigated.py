@@ -54,7 +54,7 @@ from clipmem_core.lab.setting import (
     without_idle,
 )
 from clipmem_core.review.queries import cached
-from clipmem_core.scores.alignment import pair_terms
+from clipmem_core.scores.alignment import pair_components
 from clipmem_core.scores.attacks import BAVARIA, attack, roc
 from clipmem_core.scores.encoders import contributions
 from clipmem_core.scores.membership import InOut, in_minus_out
@@ -302,7 +302,7 @@ def write_measures(
     parts, _ = contributions(image, text, in_out)
     for row, (folder, metrics) in enumerate(zip(folders, utility, strict=True)):
         values = np.full((3, len(parts)), np.nan, dtype=np.float32)
-        values[0] = pair_terms(image[row], text[row], in_out.held_out)[c.ALIGNMENT]
+        values[0] = pair_components(image[row], text[row], in_out.held_out)[c.ALIGNMENT]
         # In the paper's protocol the parts are those of f less g on every pair
         sign = -1 if in_out.protocol == "paper" and row else 1
         only = trained[row] & ~trained[1 - row]

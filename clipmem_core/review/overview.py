@@ -21,7 +21,7 @@ from clipmem_core.config import AuditConfig, as_dict, flat
 from clipmem_core.review.decisions import CODES, decided
 from clipmem_core.review.queries import CAPTION_KEY, ROW, cached, fetch, number_sql
 from clipmem_core.review.search import read_in_out
-from clipmem_core.scores.alignment import pair_terms
+from clipmem_core.scores.alignment import pair_components
 from clipmem_core.scores.metrics import Difference, paired_difference
 from clipmem_core.utils import draws
 from clipmem_core.utils.columns import (
@@ -29,6 +29,7 @@ from clipmem_core.utils.columns import (
     CLIPMEM,
     CLIPMEM_IMAGE,
     CLIPMEM_TEXT,
+    COMPONENTS,
     DECISION,
     GROUP,
     GROUPS,
@@ -43,7 +44,6 @@ from clipmem_core.utils.columns import (
     SSLMEM_IMAGE,
     SSLMEM_TEXT,
     TARGET_GROUPS,
-    TERMS,
     VALUE,
     of_one_split,
 )
@@ -226,7 +226,7 @@ def map_points(audit: Audit, side: str, column: str) -> pd.DataFrame:
     return points
 
 
-def member_terms(audit: Audit, row: int) -> pd.DataFrame:
+def member_components(audit: Audit, row: int) -> pd.DataFrame:
     """Return alignment and its parts for one pair by member, in cosine units, and `in_out`: in if
     the member was trained on the pair, else out."""
     in_out = read_in_out(audit)
@@ -235,8 +235,8 @@ def member_terms(audit: Audit, row: int) -> pd.DataFrame:
     rows = []
     for name, inside in zip(in_out.membership.members, in_out.inside[:, row], strict=True):
         image, text = (vectors[compared] for vectors in read_embeddings(audit.member(name)))
-        terms = pair_terms(image, text, in_out.held_out[compared])
-        values = {term: float(terms[term][at]) for term in TERMS}
+        components = pair_components(image, text, in_out.held_out[compared])
+        values = {component: float(components[component][at]) for component in COMPONENTS}
         rows.append({MEMBER: name, "in_out": "in" if inside else "out"} | values)
     return pd.DataFrame(rows)
 

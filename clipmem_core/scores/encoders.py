@@ -20,7 +20,7 @@ import pandas as pd
 import scipy  # scipy.stats is loaded when it is used
 
 from clipmem_core.errors.misfit import divide_or_nan, in_threads
-from clipmem_core.scores.alignment import held_out_means, leave_out, pair_terms
+from clipmem_core.scores.alignment import held_out_means, leave_out, pair_components
 from clipmem_core.scores.membership import InOut, in_minus_out
 from clipmem_core.utils import draws
 from clipmem_core.utils.columns import ALIGNMENT, CLIPMEM_IMAGE, CLIPMEM_TEXT, HELD_OUT, SHARED
@@ -71,7 +71,7 @@ def contributions(
             if place != reference:
                 rotations[place], fit = _fit(member, compared[reference], rows)
                 fits.append(fit)
-        alignments = [pair_terms(*member, in_out.held_out)[ALIGNMENT] for member in compared]
+        alignments = [pair_components(*member, in_out.held_out)[ALIGNMENT] for member in compared]
         clipmem = in_minus_out(alignments, inside)
         difference = _hybrid_difference(compared, rotations, inside, in_out.held_out)
         parts += np.stack([clipmem + difference, clipmem - difference]) / (2 * len(comparisons))

@@ -30,7 +30,9 @@ from clipmem_core.scores.uncertainty import (
 from clipmem_core.utils import columns as c
 
 
-def memorization_table(terms: Sequence[Mapping[str, np.ndarray]], in_out: InOut) -> pd.DataFrame:
+def memorization_table(
+    components: Sequence[Mapping[str, np.ndarray]], in_out: InOut
+) -> pd.DataFrame:
     """Score every pair: clipmem = alignment_in − alignment_out (the paper's CLIPMem, A(f) − A(g)).
 
     Raw clipmem is in cosine units, [−6, 6]: 0 not memorized, positive memorized by the members that
@@ -40,7 +42,7 @@ def memorization_table(terms: Sequence[Mapping[str, np.ndarray]], in_out: InOut)
     not publish its normaliser.
 
     Args:
-        terms: what `pair_terms` returns, one mapping a member in column order, arrays [n_pairs].
+        components: as of `pair_components`, one mapping a member in column order, arrays [n_pairs].
         in_out: which members count as in and out.
 
     Returns:
@@ -51,20 +53,20 @@ def memorization_table(terms: Sequence[Mapping[str, np.ndarray]], in_out: InOut)
     """
     membership = in_out.membership
     means = {}
-    for term in c.TERMS:
-        inside = membership.trained if term == c.SIMILARITY else in_out.inside
-        both = in_out_means([member[term] for member in terms], inside)
-        means[f"{term}_in"], means[f"{term}_out"] = both
+    for component in c.COMPONENTS:
+        inside = membership.trained if component == c.SIMILARITY else in_out.inside
+        both = in_out_means([member[component] for member in components], inside)
+        means[f"{component}_in"], means[f"{component}_out"] = both
     clipmem = means[f"{c.ALIGNMENT}_in"] - means[f"{c.ALIGNMENT}_out"]
 
-    alignments = [member[c.ALIGNMENT] for member in terms]
+    alignments = [member[c.ALIGNMENT] for member in components]
     errors = standard_errors(alignments, in_out)
     null = null_scores(alignments, in_out, errors)
     p = p_values(in_errors(clipmem, errors.variance, errors.degrees), null, membership.group)
     n_in = membership.trained.sum(axis=0)
     scores = {
         c.N_IN: n_in,
-        c.N_OUT: len(terms) - n_in,
+        c.N_OUT: len(components) - n_in,
         c.CLIPMEM: clipmem,
         c.CLIPMEM_RELATIVE: clipmem / np.nanmax(np.abs(clipmem)),
         c.SE: errors.se,
@@ -92,7 +94,7 @@ def sslmem(
     with fewer than two.
 
     Args:
-        image_square, text_square: ‖μ_I‖² and ‖μ_T‖² of each member, [n_pairs], as `pair_terms`
+        image_square, text_square: ‖μ_I‖² and ‖μ_T‖² of each member, [n_pairs], as `pair_components`
             returns them.
         in_out: which members count as in and out.
         n_views, n_captions: behind each μ_I and μ_T, one number or [n_pairs].

@@ -42,7 +42,7 @@ class Evidence:
     pairs: pd.DataFrame  # pair_id, injected
     in_out: InOut
     views: int
-    terms: list[dict[str, np.ndarray]]
+    components: list[dict[str, np.ndarray]]
     image: Sequence[np.ndarray]  # μ_I of each member, [n_pairs, dim]
     text: Sequence[np.ndarray]
     logit_scales: list[float]  # of each member; NaN if its checkpoint is gone
@@ -51,7 +51,7 @@ class Evidence:
 
     @property
     def alignments(self) -> list[np.ndarray]:
-        return [terms[c.ALIGNMENT] for terms in self.terms]
+        return [components[c.ALIGNMENT] for components in self.components]
 
 
 def score_table(evidence: Evidence) -> tuple[pd.DataFrame, float | None]:
@@ -63,8 +63,8 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, float | None]:
     image, text = evidence.image, evidence.text
     parts, fit = contributions(image, text, in_out)
     sslmem = memorization.sslmem(
-        [terms[IMAGE_SQUARE] for terms in evidence.terms],
-        [terms[TEXT_SQUARE] for terms in evidence.terms],
+        [components[IMAGE_SQUARE] for components in evidence.components],
+        [components[TEXT_SQUARE] for components in evidence.components],
         in_out,
         n_views=evidence.views,
         n_captions=evidence.n_captions,
@@ -76,7 +76,7 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, float | None]:
         c.LEARNED: misfit.nan_mean(evidence.log_probability),
         c.CSLS_SWAPPED: misfit.swapped_csls(image, text, trained, held_out, seed=in_out.seed),
     }
-    table = memorization.memorization_table(evidence.terms, in_out)
+    table = memorization.memorization_table(evidence.components, in_out)
     ids = evidence.pairs[[c.PAIR_ID]].assign(**{c.GROUP: in_out.membership.group})
     scores = pd.concat([ids, table, parts, sslmem], axis=1)
     # Later steps fill the columns that are missing here

@@ -11,7 +11,7 @@ from clipmem_core.scores.membership import (
 )
 from clipmem_core.scores.memorization import group_summary, memorization_table
 from clipmem_core.scores.registry import SCORE_COLUMNS
-from clipmem_core.utils.columns import TERMS
+from clipmem_core.utils.columns import COMPONENTS
 from tests.scores.simulated import ensemble_in_out, noisy, paper_in_out
 
 
@@ -21,8 +21,8 @@ def test_a_two_by_two_ensemble_by_hand() -> None:
     drawn = Membership(groups, members, np.eye(2, 4, dtype=bool)[[0, 1, 0, 1]])
     alignment = np.array([[0.9, 0.1], [0.1, 0.7], [0.7, 0.2], [0.3, 0.5]])
     alignment = np.hstack([alignment, np.tile([0.2, 0.0], (4, 1))])
-    terms = [dict.fromkeys(TERMS, row) for row in alignment]
-    table = memorization_table(terms, InOut(drawn, 0))
+    components = [dict.fromkeys(COMPONENTS, row) for row in alignment]
+    table = memorization_table(components, InOut(drawn, 0))
     assert list(table) == SCORE_COLUMNS[2:20]
     # In minus out is 0.8 and 0.4 in the repeats of one pair, 0.6 and 0.3 in those of the other: two
     # variances of a mean, 0.04 and 0.0225, of one degree of freedom, which differ no more than two
@@ -53,8 +53,8 @@ def test_a_paper_audit_by_hand() -> None:
     drawn = Membership(groups, ("f-0", "g-0"), trained)
     f = np.array([0.5, 0.9, 0.2, 0.1, 0.2])
     g = np.array([0.5, 0.3, 0.7, 0.2, 0.1])
-    terms = [dict.fromkeys(TERMS, f), dict.fromkeys(TERMS, g)]
-    table = memorization_table(terms, InOut(drawn, 0))
+    components = [dict.fromkeys(COMPONENTS, f), dict.fromkeys(COMPONENTS, g)]
+    table = memorization_table(components, InOut(drawn, 0))
     expected = {
         "n_in": [2, 1, 1, 0, 0],
         "n_out": [0, 1, 1, 2, 2],

@@ -15,7 +15,7 @@ from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.errors import misfit
 from clipmem_core.errors.posterior import whole_count
 from clipmem_core.scores import attacks, memorization
-from clipmem_core.scores.alignment import pair_terms
+from clipmem_core.scores.alignment import pair_components
 from clipmem_core.scores.metrics import detection_table
 from clipmem_core.scores.registry import DETECTION_SCORES, INJECTED_SCORES
 from clipmem_core.scores.score_tables import Evidence
@@ -45,14 +45,14 @@ def gather_evidence(audit: Audit, pairs: pd.DataFrame, of_pairs: Ragged) -> Evid
     in_out = in_out_of(audit, config, membership_of(table))
     embeddings = [store.read_embeddings(audit.member(name)) for name in names]
     keep = functools.partial(spill_to_disk, folder=audit.folder)
-    terms = []
+    components = []
     logit_scales = []
     log_probability = []
     for name, vectors in zip(names, embeddings, strict=True):
         folder = audit.member(name)
-        values = pair_terms(*vectors, in_out.held_out)
+        values = pair_components(*vectors, in_out.held_out)
         stacked = keep(np.stack(list(values.values())))
-        terms.append(dict(zip(values, stacked, strict=True)))
+        components.append(dict(zip(values, stacked, strict=True)))
         checkpoint = folder / CHECKPOINT
         logit_scales.append(logit_scale_of(checkpoint) if checkpoint.is_file() else np.nan)
         learned = misfit.mean_over_epochs(store.read_array(folder / TRAJECTORY))
@@ -62,7 +62,7 @@ def gather_evidence(audit: Audit, pairs: pd.DataFrame, of_pairs: Ragged) -> Evid
         pairs=pairs[[c.PAIR_ID, c.INJECTED]],
         in_out=in_out,
         views=1 if config.lock_image and not config.unlock else config.views,
-        terms=terms,
+        components=components,
         image=[image for image, _ in embeddings],
         text=[text for _, text in embeddings],
         logit_scales=logit_scales,
