@@ -185,8 +185,8 @@ def judge_texts(
     order[explained | (displaced > 0)] = -np.inf
     # The share of pairs that are reviewed after each
     later = scipy.stats.rankdata(order, "min", nan_policy="omit") - 1
-    suspicion = later / max(np.count_nonzero(~np.isnan(order)), 1)
-    values = by_part | {c.P_WRONG: wrong.pairs, c.SUSPICION: suspicion}
+    priority = later / max(np.count_nonzero(~np.isnan(order)), 1)
+    values = by_part | {c.P_WRONG: wrong.pairs, c.SUSPICION: priority}
     return Judged(update_scores(scores, **values), captions, wrong)
 
 
