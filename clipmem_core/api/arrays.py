@@ -77,8 +77,8 @@ from clipmem_core.training.word_model import (
     Predictions,
     WordModel,
     merge_predictions,
-    surprises,
     train_words,
+    word_log_ratios,
 )
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.draws import draw_keys
@@ -594,7 +594,7 @@ class _Search:
         if None in word_models:
             notes.append("The captions have too few words in common: p_word is 0.")
             return none, []
-        ratios, of_kinds = surprises(words, merge_predictions(*predicted))
+        ratios, of_kinds = word_log_ratios(words, merge_predictions(*predicted))
         rows = np.flatnonzero(np.isfinite(ratios[:, 0]))
         table = {
             c.CAPTION_ROW: words.in_captions.owner[rows],

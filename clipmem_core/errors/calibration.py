@@ -45,7 +45,7 @@ _SEEN_FROM = 0.7  # AUROC of a kind of wrong word that an audit can see
 _FEWEST_OF_KIND = 200  # words, below which a kind has no log-likelihood ratio of its own
 _MOST_FITTED = 200_000  # examples of a class that a log-likelihood ratio is fitted on
 # The log-likelihood ratio of too few words to fit one
-_MEAN_SURPRISE = np.array([0.5, 0.5, 0.0, 0.0, 0.0])
+_MEAN_RATIO = np.array([0.5, 0.5, 0.0, 0.0, 0.0])
 _SHARES = (1e-3, 0.5)  # limits of a share that is a prior
 _MOST_SURE = 0.98  # probability that it is wrong
 
@@ -106,7 +106,7 @@ def fit_words(evidence: np.ndarray, kinds: np.ndarray) -> list[np.ndarray]:
     """
     predicted = np.isfinite(evidence).all(axis=(1, 2))
     if predicted.sum() < _FEWEST_OF_KIND:
-        return [_MEAN_SURPRISE] * len(COMPARED_KINDS)
+        return [_MEAN_RATIO] * len(COMPARED_KINDS)
     ratios = []
     for kind in range(len(COMPARED_KINDS)):
         rows = predicted & (kinds == kind)
@@ -115,7 +115,9 @@ def fit_words(evidence: np.ndarray, kinds: np.ndarray) -> list[np.ndarray]:
     return ratios
 
 
-def surprise(ratios: Sequence[np.ndarray], evidence: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+def word_log_ratio(
+    ratios: Sequence[np.ndarray], evidence: np.ndarray, kinds: np.ndarray
+) -> np.ndarray:
     """Return the log-likelihood ratio that words are wrong, in nats.
 
     Args:
