@@ -27,7 +27,7 @@ from clipmem_core.config import DEFAULT_PRESET, AuditConfig, preset_config
 from clipmem_core.dataset.checks import Captions, not_captions
 from clipmem_core.dataset.faults import ascending_stretches, caption_reasons, text_faults
 from clipmem_core.dataset.languages import language_shares, mostly_english, spaces_words
-from clipmem_core.dataset.near_duplicates import alike_by_features, join_clusters
+from clipmem_core.dataset.near_duplicates import join_clusters, near_duplicates_by_features
 from clipmem_core.errors import misfit
 from clipmem_core.errors.batch import Fitted
 from clipmem_core.errors.calibration import Probabilities
@@ -284,7 +284,7 @@ def find_wrong_captions(
     _check_length("ids", keys, n)
     if len(set(keys)) < n:
         raise InputError("ids must differ from pair to pair")
-    clusters = groups = alike_by_features(pairs.image)
+    clusters = groups = near_duplicates_by_features(pairs.image)
     if group is not None:
         _check_length("group", group, n)
         groups = join_clusters(clusters, [f"={key}" for key in group])

@@ -7,9 +7,9 @@ two-player Shapley values are exact:
 
     image = ½[h(f,g) − h(g,g) + h(f,f) − h(g,f)]      text = ½[h(g,f) − h(g,g) + h(f,f) − h(f,g)]
 
-Their sum is clipmem, and an error of R that hurts both hybrids alike cancels. The decomposition is
-ours, not the paper's. h is bilinear in the means (μ, ν) of a and of b, so its mean over all in–out
-pairs of members is h of the mean embeddings of both: linear in members, not quadratic.
+Their sum is clipmem, and an error of R that hurts both hybrids equally cancels. The decomposition
+is ours, not the paper's. h is bilinear in the means (μ, ν) of a and of b, so its mean over all
+in–out pairs of members is h of the mean embeddings of both: linear in members, not quadratic.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -215,7 +215,7 @@ class UnitTally:
 
     The definition of "Localizing Memorization in SSL Vision Encoders" (Wang et al., NeurIPS 2024):
     μ_max is the largest of the pairs' mean activations, μ_rest the mean of those of the other
-    pairs. In [0, 1]: 1 is a unit that fires for one pair alone, 0 one that fires alike for all.
+    pairs. In [0, 1]: 1 is a unit that fires for one pair alone, 0 one that fires equally for all.
 
     UnitMem is bounded where activations are not negative, as those of the paper's ReLU networks; a
     transformer's GELU goes down to −0.17. So activations below 0 count as 0, token by token, before

@@ -49,7 +49,7 @@ class Option:
     group: str = ""  # there
     toggle: str = ""  # its label there
     # its name in warnings that clipmem is comparable only between equal values of it
-    alike: str = ""
+    must_match: str = ""
     trained: str = ""  # the encoder, image or text, that must be trained for it to have an effect
     on_input: bool = False  # it changes pictures or tokens: not one block of the encoder is locked
 

@@ -69,7 +69,7 @@ def test_what_cannot_be_drawn_is_an_input_error() -> None:
 
 def test_half_of_the_held_out_pairs_is_for_utility_only() -> None:
     clusters = np.arange(600)
-    clusters[1::5] = clusters[::5]  # a fifth of the pairs has a twin
+    clusters[1::5] = clusters[::5]  # a fifth of the pairs has a near-duplicate
     drawn = paper_membership(clusters, seeds=1, seed=3)
     utility_only = membership.draw_utility_pairs(drawn.group, clusters, seed=3)
     held_out = drawn.group == "held-out"

@@ -38,9 +38,9 @@ from clipmem_core.dataset.faults import Fault, sorted_captions, text_faults
 from clipmem_core.dataset.injected_errors import inject_miscaptions
 from clipmem_core.dataset.languages import language_shares
 from clipmem_core.dataset.near_duplicates import (
-    alike_by_features,
     join_clusters,
     near_duplicate_clusters,
+    near_duplicates_by_features,
 )
 from clipmem_core.dataset.pictures import Pixels, check_pictures, open_pixels
 from clipmem_core.dataset.readers.containers import is_newer, split_reference
@@ -212,7 +212,7 @@ def load_data_set(
     raw, rows = sampled(raw, config)
     say(f"looking for near-duplicates among {len(raw.pairs):,} pairs")
     pixels = Pixels(stored.folder, rows, 0, raw.pairs[c.IMAGE].tolist())
-    clusters = alike_by_features(map_features(stored.folder, "image").take(rows))
+    clusters = near_duplicates_by_features(map_features(stored.folder, "image").take(rows))
     return _limited(DataSet(raw, raw.pairs, raw.quarantine, clusters, pixels), config)
 
 
