@@ -114,9 +114,10 @@ def safe(text: object) -> str:
 
 IN = "in"
 OUT = "out"
-# In the order in which they are added up
-_SUMMED = (POSITIVE, NEGATIVE_TEXT, NEGATIVE_IMAGE, ALIGNMENT, SIMILARITY)
-COMPONENT_NAMES = {column: words(column) for column in _SUMMED}
+COMPONENT_NAMES = {  # in the order in which they are added up
+    column: words(column)
+    for column in (POSITIVE, NEGATIVE_TEXT, NEGATIVE_IMAGE, ALIGNMENT, SIMILARITY)
+}
 NAME_LENGTH = 20  # leaves space for the dots on a telephone
 PERCENTILES = (2, 98)  # ends of the colour scale
 MEMORIZED = "memorized<br>and wrong", "memorized<br>and right"

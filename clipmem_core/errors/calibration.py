@@ -8,7 +8,7 @@ refusal, a text that recurs and fits no picture, or the picture is a placeholder
 Fitted against pictures with the caption of a held-out pair (`swapped_csls`).
 
 `p_caption`: this caption belongs to another pair. Evidence: its agreement with the pair's other
-captions, and `margin_out`. Fitted against decoys: captions of other pairs in its place.
+captions, and `margin_out`. Fitted against decoys, captions of other pairs that replace it.
 
 Sentences of a long caption count like captions of the pair. Some say nothing of the picture ("It is
 red."), so that their log-likelihood ratio depends on how specific they are (`specificity`).
@@ -99,7 +99,7 @@ def fit_words(evidence: np.ndarray, kinds: np.ndarray) -> list[np.ndarray]:
     Args:
         evidence: of each word and of the word it is compared with, [n_words, 2, 4]; NaN if not
             predicted.
-        kinds: place of each word's kind in `COMPARED_KINDS`, [n_words].
+        kinds: index of each word's kind in `COMPARED_KINDS`, [n_words].
 
     Returns:
         One result of `fit_ratio` a kind, [5] each.
@@ -123,7 +123,7 @@ def word_log_ratio(
     Args:
         ratios: the result of `fit_words`.
         evidence: [n_words, ..., 4].
-        kinds: place of each word's kind in `COMPARED_KINDS`, [n_words].
+        kinds: index of each word's kind in `COMPARED_KINDS`, [n_words].
 
     Returns:
         [n_words, ...].
@@ -308,7 +308,7 @@ def _wrong_pairs(evidence: CaptionEvidence) -> tuple[WrongCount, np.ndarray]:
 
 def _with_specificity(evidence: CaptionEvidence) -> tuple[CaptionEvidence, np.ndarray | None]:
     """Return the evidence on sentences with how specific they are, and the model of that; without
-    sentences the evidence as it is.
+    sentences the evidence is unchanged.
 
     The decoys of sentences are those drawn at random: the sentences of one picture differ more
     than similar sentences of two.
@@ -385,9 +385,9 @@ def _wrong_words(
     caption, observed, changed, kind = (words[name].to_numpy() for name in columns)
     in_captions = Ragged.of(np.bincount(caption, minlength=len(fitting)))
     of_caption = mean_ratio(observed, in_captions)
-    places = np.flatnonzero(np.isfinite(changed) & fitting[caption])
-    places = draws.rng(0, "changed word").permutation(places)
-    drawn = places[np.unique(caption[places], return_index=True)[1]]
+    rows = np.flatnonzero(np.isfinite(changed) & fitting[caption])
+    rows = draws.rng(0, "changed word").permutation(rows)
+    drawn = rows[np.unique(caption[rows], return_index=True)[1]]
     with_change = observed.copy()
     with_change[drawn] = changed[drawn]
     wrong = mean_ratio(with_change, in_captions)[caption[drawn]]

@@ -24,7 +24,7 @@ from clipmem_core.utils import draws
 
 # data/results/constants.csv shows what half and double of each constant change.
 _TAIL = 0.025
-_RANDOM_SHARE = 0.1  # of the places of a review
+_RANDOM_SHARE = 0.1  # of the positions in a review
 # The estimate
 _SLIP = 0.03  # probability that a person errs in a decision
 _POWER = 0.5  # of the likelihood of a decision
@@ -46,7 +46,7 @@ class ReviewOrder:
 
     drawn: np.ndarray  # rows of the pairs with a priority, in random order
     order: np.ndarray  # the same rows in the order of the review
-    at_random: np.ndarray  # true where the place in the order is one of the random share
+    at_random: np.ndarray  # true for positions in the order with a pair drawn at random
 
 
 def plan_review(priority: np.ndarray, *, place: np.ndarray | None = None) -> ReviewOrder:

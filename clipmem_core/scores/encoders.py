@@ -65,11 +65,11 @@ def contributions(
     for members in comparisons:
         inside = in_out.inside[members]
         compared = [embeddings[member] for member in members]
-        reference = 1 if paper else 0  # g, or the first member
+        reference = int(paper)  # g, or the first member
         rotations = np.stack([np.eye(image[0].shape[1], dtype=np.float32)] * len(members))
-        for place, member in enumerate(compared):
-            if place != reference:
-                rotations[place], fit = _fit(member, compared[reference], rows)
+        for position, member in enumerate(compared):
+            if position != reference:
+                rotations[position], fit = _fit(member, compared[reference], rows)
                 fits.append(fit)
         alignments = [pair_components(*member, in_out.held_out)[ALIGNMENT] for member in compared]
         clipmem = in_minus_out(alignments, inside)

@@ -1,4 +1,4 @@
-"""The tables of scores of pairs and captions, from what members say of them.
+"""The tables of scores of pairs and captions, computed from the outputs of members.
 
 Members' outputs are arrays, one a member, and may be memory maps.
 """
@@ -55,8 +55,8 @@ class Evidence:
 
 
 def score_table(evidence: Evidence) -> tuple[pd.DataFrame, float | None]:
-    """Return every score of every pair (`SCORE_COLUMNS`), and how well the maps between the
-    embeddings of members fit, which clipmem is split between the encoders by."""
+    """Return every score of every pair (`SCORE_COLUMNS`), and the fit of the maps between members'
+    embeddings, which split clipmem between the encoders."""
     in_out = evidence.in_out
     trained = in_out.membership.trained
     held_out = in_out.held_out
@@ -115,7 +115,7 @@ def update_scores(scores: pd.DataFrame, **values: np.ndarray) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Texts:
-    """The captions of a data set, or their sentences, and what is known without members."""
+    """The captions of a data set, or their sentences, and their properties that need no members."""
 
     of_pairs: Ragged  # the texts of each pair
     # False for texts that the text tower does not read, which have no probability, [n_texts]
@@ -128,7 +128,7 @@ class Texts:
 
 @dataclass(frozen=True)
 class Judged:
-    """What is wrong with a data set."""
+    """The scores of a data set, with the probabilities that its captions are wrong."""
 
     scores: pd.DataFrame  # `SCORE_COLUMNS`
     captions: pd.DataFrame  # a row a caption or sentence
@@ -186,8 +186,8 @@ def judge_texts(
     # The share of pairs that are reviewed after each
     later = scipy.stats.rankdata(order, "min", nan_policy="omit") - 1
     priority = later / max(np.count_nonzero(~np.isnan(order)), 1)
-    values = by_part | {c.P_WRONG: wrong.pairs, c.SUSPICION: priority}
-    return Judged(update_scores(scores, **values), captions, wrong)
+    by_part |= {c.P_WRONG: wrong.pairs, c.SUSPICION: priority}
+    return Judged(update_scores(scores, **by_part), captions, wrong)
 
 
 def caption_evidence(
@@ -218,8 +218,7 @@ def caption_evidence(
     if of_pairs.counts.max(initial=0) > 1:
         means = _caption_means(members, in_out, owner, decoys)
     else:
-        names = (c.SIMILARITY_OUT, c.CSLS_OUT, c.LEARNED)
-        means = scores[[*names]].to_numpy()[owner].T
+        means = scores[[c.SIMILARITY_OUT, c.CSLS_OUT, c.LEARNED]].to_numpy()[owner].T
     similarity, margin, learned = means
     agree = np.full((n, 2), np.nan)
     of_decoys = np.empty((0, 3))

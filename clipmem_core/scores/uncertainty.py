@@ -1,7 +1,7 @@
 """The error of clipmem, p and q values, and clipmem corrected for its noise.
 
 A pair has few members, so its own variance says little: from four members it has one or two degrees
-of freedom. It is pooled with that of like pairs (moderated; Smyth, Statistical Applications in
+of freedom. It is pooled with that of similar pairs (moderated; Smyth, Statistical Applications in
 Genetics and Molecular Biology 3, 2004; the R package limma): true variances are draws from a scaled
 inverse chi-square distribution, s0² d0 / χ²(d0), and each pair gets the mean of its posterior,
 
