@@ -188,7 +188,7 @@ def probabilities(evidence: CaptionEvidence) -> Probabilities:
     """Combine the evidence into the probability that each caption is wrong.
 
     Each part excludes those before it. A part without evidence is 0, and so is p_check until
-    `with_checks`.
+    `with_faults`.
 
     Args:
         evidence: on all captions.
@@ -216,8 +216,8 @@ def probabilities(evidence: CaptionEvidence) -> Probabilities:
         counts=counts,
         kinds=kinds,
         shares=shares,
-        ratio=None if ratio is None else ratio.tolist(),
-        specific=None if specific is None else specific.tolist(),
+        ratio=ratio,
+        specific=specific,
     )
 
 
@@ -306,7 +306,7 @@ def _wrong_pairs(evidence: CaptionEvidence) -> tuple[WrongCount, np.ndarray]:
     return count, np.interp(order, np.sort(order[both]), np.sort(by_fit))
 
 
-def _with_specificity(evidence: CaptionEvidence) -> tuple[CaptionEvidence, np.ndarray | None]:
+def _with_specificity(evidence: CaptionEvidence) -> tuple[CaptionEvidence, list[float] | None]:
     """Return the evidence on sentences with how specific they are, and the model of that; without
     sentences the evidence is unchanged.
 
@@ -336,12 +336,12 @@ def _with_specificity(evidence: CaptionEvidence) -> tuple[CaptionEvidence, np.nd
         similar=evidence.similar[known],
         texts=texts,
     )
-    return changed, model
+    return changed, model.tolist()
 
 
 def _wrong_captions(
     evidence: CaptionEvidence, fitting: np.ndarray
-) -> tuple[np.ndarray | None, WrongCount, np.ndarray]:
+) -> tuple[list[float] | None, WrongCount, np.ndarray]:
     """Return the log-likelihood ratio, the number of captions of other pairs, and the probability
     of each caption.
 
@@ -365,7 +365,7 @@ def _wrong_captions(
     count = estimate_wrong(counted, *by_kind)
     p_caption = np.nan_to_num(posterior_at(count.curve, fit))
     exclude_each_other(p_caption, of_two)
-    return ratio, count, p_caption
+    return ratio.tolist(), count, p_caption
 
 
 def _wrong_words(
