@@ -226,7 +226,7 @@ def pair_map_figure(
     *,
     colour_by: str,
     density: pd.DataFrame,
-    corners: Corners | None = None,
+    corners: Corners | None,
 ) -> go.Figure:
     """Draw one score of pairs against another, above the density (x, y, n) of all pairs, and name
     the corners of the map, if given."""

@@ -72,8 +72,9 @@ def ensemble_membership(
     Args:
         clusters: of near-duplicates, [n_pairs].
         folds: members of a replicate, at least 2; member `r<replicate>-f<fold>` leaves that fold
-        out. replicates: how often the scored pairs are split, at least 1. halves: each pair is left
-        out by a random half of the members of a replicate (`folds` is
+            out.
+        replicates: how often the scored pairs are split, at least 1.
+        halves: each pair is left out by a random half of the members of a replicate (`folds` is
             even), so that the training sets of two members are nearly unrelated.
         seed: start of all draws.
         held_out: true for the held-out pairs; None: they are drawn, [n_pairs].
@@ -264,7 +265,7 @@ class InOut:
     def inside(self) -> np.ndarray:
         """True where the member counts as `in`, [n_members, n_pairs]; all others count as `out`.
 
-        Paper: f is in and g is out in every row. Ensemble: true membership for scored pairs; an
+        Paper: f is in and g is out in every row. Ensemble: true membership for scored pairs; a
         held-out pair gets one random labelling that puts as many members of each replicate out as a
         scored pair has.
         """

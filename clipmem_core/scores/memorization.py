@@ -11,6 +11,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
+from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE
 from clipmem_core.scores.membership import (
     InOut,
     Membership,
@@ -79,8 +80,7 @@ def memorization_table(
 
 
 def sslmem(
-    image_square: Sequence[np.ndarray],
-    text_square: Sequence[np.ndarray],
+    components: Sequence[Mapping[str, np.ndarray]],
     in_out: InOut,
     *,
     n_views: int | np.ndarray,
@@ -94,8 +94,7 @@ def sslmem(
     with fewer than two.
 
     Args:
-        image_square, text_square: ‖μ_I‖² and ‖μ_T‖² of each member, [n_pairs], as `pair_components`
-            returns them.
+        components: as of `pair_components`, with ‖μ_I‖² and ‖μ_T‖², one mapping a member.
         in_out: which members count as in and out.
         n_views, n_captions: behind each μ_I and μ_T, one number or [n_pairs].
 
@@ -103,13 +102,13 @@ def sslmem(
         sslmem_image and sslmem_text, one row a pair.
     """
     columns = {}
-    for name, squares, count in (
-        (c.SSLMEM_IMAGE, image_square, n_views),
-        (c.SSLMEM_TEXT, text_square, n_captions),
+    for name, square, count in (
+        (c.SSLMEM_IMAGE, IMAGE_SQUARE, n_views),
+        (c.SSLMEM_TEXT, TEXT_SQUARE, n_captions),
     ):
         n = np.broadcast_to(count, len(in_out.membership.group))
         divisor = np.where(n >= 2, n - 1.0, np.nan)
-        cosines = [(n * square - 1) / divisor for square in squares]
+        cosines = [(n * member[square] - 1) / divisor for member in components]
         columns[name] = in_minus_out(cosines, in_out.inside)
     return pd.DataFrame(columns)
 

@@ -23,7 +23,6 @@ from clipmem_core.errors.evidence import agreement, recurring_texts
 from clipmem_core.errors.posterior import Posterior
 from clipmem_core.errors.runs import DisplacedRun, displaced_probability
 from clipmem_core.scores import memorization
-from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE
 from clipmem_core.scores.encoders import contributions
 from clipmem_core.scores.membership import InOut
 from clipmem_core.scores.registry import BY_NAME, SCORE_COLUMNS
@@ -63,8 +62,7 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, float | None]:
     image, text = evidence.image, evidence.text
     parts, fit = contributions(image, text, in_out)
     sslmem = memorization.sslmem(
-        [components[IMAGE_SQUARE] for components in evidence.components],
-        [components[TEXT_SQUARE] for components in evidence.components],
+        evidence.components,
         in_out,
         n_views=evidence.views,
         n_captions=evidence.n_captions,

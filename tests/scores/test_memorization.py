@@ -108,10 +108,11 @@ def test_sslmem_is_the_mean_cosine_of_different_views_in_minus_out() -> None:
     rng = np.random.default_rng(0)
     views = rng.normal(size=(4, 220, 4, 5))
     views /= np.linalg.norm(views, axis=-1, keepdims=True)
-    squares = list((views.mean(axis=2) ** 2).sum(axis=-1))
+    squares = (views.mean(axis=2) ** 2).sum(axis=-1)
+    components = [{"image_square": each, "text_square": each} for each in squares]
     captions = np.where(np.arange(220) < 3, 1, 4)
     table = memorization.sslmem(
-        squares, squares, paper_in_out(220, seeds=2), n_views=4, n_captions=captions
+        components, paper_in_out(220, seeds=2), n_views=4, n_captions=captions
     )
     cosine = (views @ views.swapaxes(2, 3))[..., ~np.eye(4, dtype=bool)].mean(axis=-1)
     expected = (cosine[0] + cosine[2] - cosine[1] - cosine[3]) / 2
