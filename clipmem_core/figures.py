@@ -247,7 +247,11 @@ def pair_map_figure(
                     text=f"<b>{name}</b>", x=x, y=y, xref="paper", yref="paper", showarrow=False
                 )
     x_title, y_title = (_AXIS_TITLES[column] for column in columns)
-    return figure.update_layout(xaxis_title=x_title, yaxis_title=y_title)
+    has_zero = corners is None  # a line at 0 is not one of the corners' lines
+    return figure.update_layout(
+        xaxis={"title": x_title, "zeroline": has_zero},
+        yaxis={"title": y_title, "zeroline": has_zero},
+    )
 
 
 def embedding_figure(points: pd.DataFrame, *, colour_by: str) -> go.Figure:
