@@ -94,7 +94,7 @@ def _file_to_write(out: str) -> Path:
     return path
 
 
-def _typed_command() -> str:
+def _command_line() -> str:
     return shlex.join(["python", "-m", "clipmem_core", *sys.argv[1:]])
 
 
@@ -115,7 +115,7 @@ def _audit(
     from clipmem_core.auditing.run.pipeline import run_audit
 
     name = name or audit_name(source, config)
-    with RichScreen(config.batch_size) as screen:
+    with RichScreen() as screen:
         finished = run_audit(source, config, name=name, screen=screen, executor=executor)
     show_verdict(finished)
 
@@ -145,14 +145,14 @@ def _study(
     path = _file_to_write(out) if out else None
     executor = _executor(engine, config)
     settings = [parse_setting(text) for text in also]
-    with RichScreen(config.batch_size) as screen:
+    with RichScreen() as screen:
         request = Request(source, config, name, screen, executor)
         finished = run_study(request, study, splits=splits, also=settings)
     rows = finished.rows
     show_differences(rows, experiment.titles_of(rows))
     print(finished.folder)
     if path:
-        write_study_results(finished, path, command=_typed_command())
+        write_study_results(finished, path, command=_command_line())
 
 
 def _mitigate(
@@ -182,8 +182,7 @@ def _mitigate(
     compared = [begun]
     if control := control_of(begun):
         compared.append(mitigated.begin(audit, control))
-    from clipmem_core.auditing.run.pipeline import Run
-    from clipmem_core.lab.study import run_settings, show_differences  # torch
+    from clipmem_core.lab.study import Run, run_settings, show_differences  # torch
 
     with RichScreen() as screen:
         executor = _executor(engine, audit.record.config)
@@ -229,18 +228,18 @@ def _benchmark(
         finished = run_benchmark(request, injections=injections, kinds=kinds, shares=shares)
     show_benchmark(finished)
     if path:
-        write_benchmark_results(finished, path, command=_typed_command())
+        write_benchmark_results(finished, path, command=_command_line())
 
 
 def _units(name: AuditName) -> None:
     """Measure UnitMem: which pair activates each unit of an audit's members most, and by how
     much."""
-    from clipmem_core.lab.unitmem import run_units, say_units
+    from clipmem_core.lab.unitmem import run_units, show_units
 
     with RichScreen() as screen:
         audit = open_audit(name)
         run_units(audit, screen)
-        say_units(audit, screen)
+        show_units(audit)
 
 
 def _encoders(
@@ -272,16 +271,16 @@ def _paradigms(
 ) -> None:
     """Train an audit's image encoder on captions, on labels and self-supervised, and compare
     UnitMem by layer."""
-    from clipmem_core.lab.unitmem import run_paradigms, say_paradigms
+    from clipmem_core.lab.unitmem import run_paradigms, show_paradigms
 
     path = _file_to_write(out) if out else None
     with RichScreen() as screen:
         audit = open_audit(name)
         run_paradigms(audit, seeds, screen)
-        say_paradigms(audit, screen)
+        show_paradigms(audit)
     if path:
         rows = encoders.paradigms_of(audit).rows
-        experiment.write_results(path, _typed_command(), audit.record, rows, rows)
+        experiment.write_results(path, _command_line(), audit.record, rows, rows)
 
 
 def _export(
@@ -309,7 +308,7 @@ def _reaudit(
 ) -> None:
     """Audit an audit's cleaned data set with the same members."""
     first = open_audit(audit)
-    with RichScreen(first.record.config.batch_size) as screen:
+    with RichScreen() as screen:
         second = reaudit(first, name or f"{first.name}-again", screen)
     show_verdict(second)
     print(f"What your decisions change: python -m clipmem_core mitigate {first.name} --decisions")
@@ -403,8 +402,8 @@ def _incidents(
             print(f"{action}: {outcome.pairs:,} pairs")
     states = incidents.incident_states(audit)
     for state in states.itertuples():
-        place = f"{state.kind}, {state.pairs:,} pairs, {state.first:,} to {state.last:,}"
-        print(f"{state.Index}  {place}: {state.cause} {incidents.state_words(state)}")
+        described = f"{state.kind}, {state.pairs:,} pairs, {state.first:,} to {state.last:,}"
+        print(f"{state.Index}  {described}: {state.cause} {incidents.state_words(state)}")
     print(incidents.incidents_line(audit) or "No open fault of the pipeline.")
 
 
@@ -413,7 +412,7 @@ def _map(
     side: Annotated[str, "pictures or captions", "SIDE"],
 ) -> None:
     """Draw a map of an audit, which the page Map shows."""
-    make_map(open_audit(audit), side, say=lambda line: print(line, flush=True))
+    print(make_map(open_audit(audit), side))
 
 
 def _job(folder: str, *arguments: str) -> int:
@@ -471,8 +470,8 @@ class _Parser(argparse.ArgumentParser):
             options = {"type": get_args(kind)[0], "nargs": "*", "action": "extend"}
         if not required and default not in ("", ()) and default is not False:
             text += f" (default: {default})"
-        flag = "--" + name.rstrip("_").replace("_", "-")
-        self.add_argument(flag, help=text, required=required, **options)
+        flag = name.replace("_", "-")
+        self.add_argument(f"--{flag}", help=text, required=required, **options)
 
 
 def parse_command(arguments: Sequence[str]) -> SimpleNamespace:
@@ -495,7 +494,6 @@ def parse_command(arguments: Sequence[str]) -> SimpleNamespace:
         argument_default=argparse.SUPPRESS,
     )
     parameters = inspect.signature(command).parameters
-    values: dict[str, Any] = {}
     fields: dict[str, Any] = {}  # of the config that are flags of the command, with their defaults
     for parameter in parameters.values():
         default = parameter.default
@@ -506,7 +504,6 @@ def parse_command(arguments: Sequence[str]) -> SimpleNamespace:
         else:
             kind, help, *metavar = get_args(parameter.annotation)
             parser.add(parameter.name, kind, default, help, *metavar)
-            values[parameter.name] = default
     for field, default in fields.items():
         parser.add(field, type(FIELDS[field].default), default, FIELDS[field].help)
     namespace, unknown = parser.parse_known_args(words)
@@ -517,16 +514,15 @@ def parse_command(arguments: Sequence[str]) -> SimpleNamespace:
             parser.error(f"option {flag} is unknown{hint}")
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    typed = vars(namespace)
-    for parameter_name, default in values.items():
-        values[parameter_name] = typed.pop(parameter_name.rstrip("_"), default)
+    flags = vars(namespace)
+    values: dict[str, Any] = {name: flags.pop(name) for name in parameters if name in flags}
     if "config" in parameters:
-        preset = typed.pop("preset", parameters["config"].default.preset)
-        values["config"] = configured(preset, changes | typed)
+        preset = flags.pop("preset", parameters["config"].default.preset)
+        values["config"] = configured(preset, changes | flags)
     elif "options" in parameters:
-        values["options"] = SourceOptions(**typed)
+        values["options"] = SourceOptions(**flags)
     else:
-        values |= typed
+        values |= flags
     return SimpleNamespace(command=command, **values)
 
 

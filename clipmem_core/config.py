@@ -130,9 +130,7 @@ class TrainingConfig:
         title="Sentences of long captions",
         choices=(AUTO, "on", "off"),
     )
-    sample: int = data_option(
-        0, "audit a random sample and estimate counts of all; 0: all pairs", ge=0
-    )
+    sample: int = data_option(0, "audit a random sample of so many pairs; 0: all", ge=0)
     train_captions: int = option(
         0,
         "captions of a pair that training draws from, one at random each epoch; the more, the less "

@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, dataclass_transform
 
 import numpy as np
 
@@ -39,6 +39,17 @@ class Batch:
     at_least: dict[str, np.ndarray] = field(default_factory=dict)
 
 
+class Training(Protocol):
+    """What mitigations read of the training of a member."""
+
+    device: str
+    n_pairs: int
+    n_held_out: int
+
+    def held_out_alignment(self, epoch: int) -> tuple[np.ndarray, "Tensor"]:
+        """Return the alignment of each held-out pair, and the means of their embeddings."""
+
+
 class Mitigation:
     """A mitigation with its settings; a training calls its hooks in the order below.
 
@@ -50,10 +61,10 @@ class Mitigation:
         """Tensors and numbers that hooks remember; a resumed training restores them."""
         return {}
 
-    def start(self, trainer: Any) -> None:
+    def start(self, trainer: Training) -> None:
         """Fill the state before the first step."""
 
-    def before_epoch(self, trainer: Any, epoch: int) -> None:
+    def before_epoch(self, trainer: Training, epoch: int) -> None:
         """Measure the model, or change it, before an epoch."""
 
     def before_step(self, batch: Batch) -> None:
@@ -116,15 +127,14 @@ def mitigation(
     return register
 
 
-def mitigations_of(config: Any, *, encoder: str = "") -> list[Mitigation]:
-    """Return every mitigation, or those that need an encoder (image or text), with the settings of
-    an audit config."""
-    made = []
-    for kind, needed in MITIGATIONS.items():
-        if encoder in ("", needed):
-            names = [item.name for item in fields(kind)]  # type: ignore[arg-type]
-            made.append(kind(**{name: getattr(config, name) for name in names}))
-    return made
+def mitigations_of(config: "MitigationConfig", encoder: str) -> list[Mitigation]:
+    """Return every mitigation with the settings of an audit config; with `encoder` (image or text)
+    only those that need this encoder to be trained."""
+    return [
+        kind(**{item.name: getattr(config, item.name) for item in fields(kind)})  # type: ignore[arg-type]
+        for kind, needed in MITIGATIONS.items()
+        if encoder in ("", needed)
+    ]
 
 
 @mitigation(group=EARLY_GROUP)
@@ -184,18 +194,16 @@ class Adaptive(Mitigation):
         slider=Slider(1, 10, 1, 2),
     )
 
-    def start(self, trainer: Any) -> None:
+    def start(self, trainer: Training) -> None:
         import torch
 
-        self.state["early"] = torch.zeros(
-            len(trainer.data.keys), dtype=torch.bool, device=trainer.device
-        )
+        self.state["early"] = torch.zeros(trainer.n_pairs, dtype=torch.bool, device=trainer.device)
         self.state["level"] = math.inf  # no pair is above it before the first measurement
 
-    def before_epoch(self, trainer: Any, epoch: int) -> None:
+    def before_epoch(self, trainer: Training, epoch: int) -> None:
         is_on = any(getattr(self, name) for name in ADAPTIVE)
-        n_held_out = len(trainer.data.held_out)
-        if is_on and epoch and epoch % self.adaptive_every == 0 and n_held_out > 1:
+        is_due = epoch and epoch % self.adaptive_every == 0
+        if is_on and is_due and trainer.n_held_out > 1:
             alignment, self.state["means"] = trainer.held_out_alignment(epoch)
             self.state["level"] = float(np.quantile(alignment, self.adaptive_quantile))
 
@@ -266,14 +274,11 @@ class EmbeddingNoise(Mitigation):
         strength = self.strength(setting, batch)
         if not strength.any():
             return features
-        import torch
-
         stream = setting.replace("_", " ")
         drawn = normals(batch.keys, features.shape[1], batch.seed, stream, batch.epoch)
-        noise = torch.from_numpy(drawn * strength.astype(np.float32)[:, None]).to(features.device)
         if self.noise_place == "after":
-            features = torch.nn.functional.normalize(features, dim=-1)
-        return features + noise
+            features = features / features.norm(dim=1, keepdim=True)
+        return features + features.new_tensor(drawn * strength.astype(np.float32)[:, None])
 
 
 @mitigation(group="Text", trained="text")
@@ -296,7 +301,7 @@ class TextMask(Mitigation):
         if tokens.ndim == 3:
             ends = tokens.any(axis=2).sum(axis=1) - 1
         else:
-            ends = caption_ends(batch.model, tokens, flags="--text-mask and --adaptive-mask")
+            ends = caption_ends(batch.model, tokens)
         return drop_words(tokens, ends, self.strength("text_mask", batch), draws)
 
 
@@ -363,9 +368,7 @@ class Colour(Mitigation):
 def jitter(images: "Tensor", factors: np.ndarray) -> "Tensor":
     """Multiply brightness, then contrast, then saturation of images [n, 3, size, size], 0 … 255, by
     factors [n, 3]."""
-    import torch
-
-    weights = torch.tensor((0.2989, 0.587, 0.114), device=images.device)  # as in torchvision
+    weights = images.new_tensor((0.2989, 0.587, 0.114))  # as in torchvision
 
     def grey(images: "Tensor") -> "Tensor":
         return (images * weights.view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
@@ -374,8 +377,8 @@ def jitter(images: "Tensor", factors: np.ndarray) -> "Tensor":
         weight = factor.view(-1, 1, 1, 1)
         return (weight * images + (1 - weight) * plain).clamp(0, 255)
 
-    brightness, contrast, saturation = torch.tensor(factors.T, dtype=torch.float32).to(weights)
-    bright = blend(images, torch.zeros_like(images), brightness)
+    brightness, contrast, saturation = images.new_tensor(factors.T)
+    bright = blend(images, 0 * images, brightness)
     contrasted = blend(bright, grey(bright).mean(dim=(1, 2, 3), keepdim=True), contrast)
     return blend(contrasted, grey(contrasted), saturation)
 
@@ -476,7 +479,7 @@ def pairs_with(
     captions: Ragged,
     rows: np.ndarray,
     *,
-    first: int = 0,
+    first: int,
 ) -> np.ndarray:
     """Count the training pairs of each token, int64 [vocab_size].
 
@@ -495,22 +498,20 @@ def pairs_with(
     return np.bincount(pair_and_token % size, minlength=size)
 
 
-def caption_ends(
-    model: Mapping[str, Any], tokens: np.ndarray, *, flags: str = "--text-min-df"
-) -> np.ndarray:
-    """Return the place of each caption's end token, int64 [n_captions].
+def caption_ends(model: Mapping[str, Any], tokens: np.ndarray) -> np.ndarray:
+    """Return the position of each caption's end token, int64 [n_captions].
 
     Args:
         model: an open_clip configuration; its text encoder must pool at the end token.
         tokens: int32 [n_captions, context_length].
-        flags: that need the end token.
     """
     text = model["text_cfg"]
     pool = text.get("pool_type", "argmax")
     other = ("hf_model_name", "no_causal_mask", "embed_cls")
     if model.get("custom_text") or any(map(text.get, other)) or pool not in ("argmax", "eos"):
         raise InputError(
-            f"{flags}: the text encoder must read up to an end token, as that of --model small does"
+            "--text-min-df, --text-mask and --adaptive-mask need a text encoder that reads up to "
+            "an end token, as that of --model small does"
         )
     highest = pool == "argmax"
     return (tokens if highest else tokens == text.get("eos_id", 2)).argmax(axis=1)

@@ -45,8 +45,7 @@ from clipmem_core.dashboard.running_audit import draw_progress, free_name, on_pa
 from clipmem_core.dataset.source import DRAWN, lacks_captions
 from clipmem_core.scores.membership import MIN_PAIRS
 from clipmem_core.scores.registry import words
-from clipmem_core.utils.columns import group_words
-from clipmem_core.utils.glossary import PROTOCOL, meaning
+from clipmem_core.utils.columns import PROTOCOL, group_words, meaning
 from clipmem_core.utils.io import InputError
 
 VIEWS = {"list": "All audits", "start": "Start an audit"}
@@ -287,8 +286,8 @@ def draw_check(request: Request, running: bool) -> None:
         draw_fault("This audit cannot start.", on_page(check.error))
     if running:
         share = record.done / max(1, record.total)
-        text = f"Opening pictures: {record.done:,} of {record.total:,}. You can start meanwhile."
-        st.progress(share, text=text if starts and record.total else "Reading the data set")
+        text = f"Opening pictures: {record.done:,} of {record.total:,}"
+        st.progress(share, text=text if record.total else "Reading the data set")
     if record.result is not None:
         draw_counts(record.result)
 
@@ -297,9 +296,7 @@ def draw_counts(counts: dict[str, Any]) -> None:
     """Draw how many pairs can be used, and why rows cannot."""
     with st.grid(4, min_column_width=140) as grid:
         for name in ("pairs", "captions", "quarantined", "near_duplicates"):
-            is_final = counts["exact"] or name != "near_duplicates"
-            label = words(name).capitalize()
-            grid.metric(label, f"{counts[name]:,}" if is_final else "…", border=True)
+            grid.metric(words(name).capitalize(), f"{counts[name]:,}", border=True)
     groups = [f"{count:,} {group_words(name)}" for name, count in counts["groups"].items()]
     st.caption(f"Groups: {', '.join(groups)}")
     if counts["reasons"]:

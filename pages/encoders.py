@@ -65,24 +65,20 @@ def draw_parts(audit: Audit) -> None:
     """Draw the parts of the encoders in clipmem, by pair and as means, and SSLMem."""
     encoders = audit.verdict["encoders"]
     towers = o.locked_towers(audit.record.config)
-    if missing := encoders["missing"]:
-        st.warning("Encoder parts are not available in this audit; all other scores are.")
-        show_text(missing, limit=500)
-    else:
-        if t.read_comparison(audit) is None:
-            show_strong(f"{'Heads: ' * (len(towers) == 2)}{o.encoder_line(audit.verdict)}")
-        if len(towers) == 1:
-            st.caption(
-                "One encoder is pretrained and did not train here; its part is of the head on it."
-            )
-        fit = encoders["fit"]
-        for doubt in o.encoder_doubts(o.encoder_means(audit), fit):
-            st.warning(doubt)
-        if fit is not None:
-            st.caption(
-                "Encoders of two models are compared after a rotation (cosine "
-                f"{fit:.2f} on pairs it was not fitted on; 1 is perfect)."
-            )
+    if t.read_comparison(audit) is None:
+        show_strong(f"{'Heads: ' * (len(towers) == 2)}{o.encoder_line(audit.verdict)}")
+    if len(towers) == 1:
+        st.caption(
+            "One encoder is pretrained and did not train here; its part is of the head on it."
+        )
+    fit = encoders["fit"]
+    for doubt in o.encoder_doubts(o.encoder_means(audit), fit):
+        st.warning(doubt)
+    if fit is not None:
+        st.caption(
+            "Encoders of two models are compared after a rotation (cosine "
+            f"{fit:.2f} on pairs it was not fitted on; 1 is perfect)."
+        )
     st.subheader("Text against image encoder, pair by pair")
     draw_scatter(audit, c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT)
 

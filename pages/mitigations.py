@@ -33,7 +33,6 @@ from clipmem_core.lab.lab_pool import LabPool
 from clipmem_core.lab.setting import BASELINE, Setting, control_of
 from clipmem_core.scores.metrics import interval_text
 from clipmem_core.utils import columns as c
-from clipmem_core.utils import glossary
 
 # Seconds: while a setting trains, and while nothing does
 POLL = 0.4
@@ -45,7 +44,7 @@ HELP = {
     c.ATTACK_TPR: "Share of its training pairs that an attacker detects at 1 % FPR, who has the "
     "other members.",
     c.ATTACK_AUROC: "The same over all thresholds.",
-    mitigated.MEMBERSHIP_AUROC: glossary.meaning(glossary.AUROC),
+    mitigated.MEMBERSHIP_AUROC: c.meaning(c.AUROC),
     c.CLIPMEM_IMAGE: "The image encoder's part of clipmem.",
     c.CLIPMEM_TEXT: "The text encoder's part of clipmem.",
     mitigated.RETRIEVAL: "Mean of six recalls on held-out pairs, in % of the baseline's.",

@@ -7,7 +7,6 @@ import pandas as pd
 import streamlit as st
 
 from clipmem_core.auditing.folder.store import Audit
-from clipmem_core.auditing.tables.verdict import BASIS, WHOLE_HEAD, whole_rows
 from clipmem_core.dashboard.cards import draw_strip
 from clipmem_core.dashboard.deciding import draw_notice, draw_reviewed, draw_wrong
 from clipmem_core.dashboard.incidents import draw_incidents
@@ -117,11 +116,6 @@ def draw_source(audit: Audit) -> None:
     with st.expander(f"Quarantine: {len(quarantine):,} input rows and why"):
         draw_table(quarantine.head(QUARANTINE_ROWS), alt="Input rows and why they are unusable")
         st.caption("quarantine.parquet in the audit's folder has all.")
-    if estimates := whole_rows(audit.verdict):
-        with st.expander(f"Estimates for all {record.sampled_of:,} pairs"):
-            table = pd.DataFrame(estimates, columns=list(WHOLE_HEAD))
-            draw_table(table, alt="Estimates with their intervals")
-            show_text(BASIS)
     with st.expander("Settings"):
         st.json(record.values | {"seconds": audit.seconds})
 

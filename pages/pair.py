@@ -46,7 +46,6 @@ from clipmem_core.review.search import search
 from clipmem_core.review.views import CAPTION, PICTURE, Selection
 from clipmem_core.scores.registry import BY_NAME, PAGE_SCORES, words
 from clipmem_core.utils import columns as c
-from clipmem_core.utils.glossary import P_WRONG, meaning
 
 LIMIT = 600  # characters of a caption
 SIMILAR = {PICTURE: "Most similar pictures", CAPTION: "Most similar captions"}
@@ -71,7 +70,7 @@ def draw_captions(audit: Audit, card: PairCard) -> None:
     st.caption(
         "p wrong = p check (no caption at all) + p pair (all captions belong elsewhere) + p "
         "caption (this one does) + p word (one word is wrong)",
-        help=meaning(P_WRONG),
+        help=c.meaning(c.P_WRONG),
     )
 
 

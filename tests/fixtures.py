@@ -340,7 +340,7 @@ def made_verdict(
             dict.fromkeys(["value", "members_low", "members_high", "pairs_low", "pairs_high"])
             | {"attack": BAVARIA, "measure": "auroc", "targets": 0, "missing": "too few members"}
         ],
-        "encoders": {"image": 0.29, "text": 0.014, "fit": 0.88, "missing": None},
+        "encoders": {"image": 0.29, "text": 0.014, "fit": 0.88},
         "held_out_pairs": int((scores["group"] == "held-out").sum()),
         "held_out_sd": float(scores["clipmem"][scores["group"] == "held-out"].std()),
         "part": "caption",

@@ -12,7 +12,6 @@ import pandas as pd
 from clipmem_core.auditing.folder.store import (
     CONFIG,
     Audit,
-    MemberRecord,
     write_json,
     write_manifest,
     write_table,
@@ -23,7 +22,6 @@ from clipmem_core.scores.encoders import UnitTally
 from clipmem_core.training import CHECKPOINT
 
 WIDTHS = {"image": [6, 5], "text": [4]}
-MODEL = {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}
 
 
 def with_config(audit: Audit, **changed: Any) -> Audit:
@@ -35,11 +33,9 @@ def with_config(audit: Audit, **changed: Any) -> Audit:
 
 
 def make_members(audit: Audit) -> None:
-    """Write the config and checkpoint of each member, by which its units are cached."""
-    for number, name in enumerate(audit.record.members):
+    """Write the checkpoint of each member, by which its units are cached."""
+    for name in audit.record.members:
         audit.member(name).mkdir(parents=True, exist_ok=True)
-        record = MemberRecord(name, number, audit.record.fingerprint, "tiny", 0, MODEL)
-        write_json(audit.member(name) / CONFIG, vars(record))
         (audit.member(name) / CHECKPOINT).write_text(name)
     write_manifest(audit.folder)
 

@@ -159,11 +159,9 @@ def test_few_pairs_are_refused_in_one_line(pairs: int) -> None:
 
 
 def test_the_package_alone_imports_nothing_slow() -> None:
-    code = (
-        "import sys, clipmem_core as cm; print({'torch', 'numpy', 'pandas'} & set(sys.modules)); "
-        "print(callable(cm.audit), callable(cm.find_wrong_captions))"
-    )
+    code = "import sys, clipmem_core; print({'torch', 'numpy', 'pandas'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split("\n")[:2] == ["set()", "True True"]
+    assert done.stdout == "set()\n"
+    assert clipmem_core.find_wrong_captions is find_wrong_captions
     with pytest.raises(AttributeError):
         _ = clipmem_core.no_such_name

@@ -23,6 +23,8 @@ from rich.progress import Progress
 from threadpoolctl import threadpool_limits
 
 from clipmem_core.auditing.folder import settings
+from clipmem_core.auditing.run.word_models import NO_WORDS
+from clipmem_core.auditing.tables.verdict import PART, summary_lines
 from clipmem_core.config import DEFAULT_PRESET, AuditConfig, preset_config
 from clipmem_core.dataset.checks import Captions, not_captions
 from clipmem_core.dataset.faults import ascending_stretches, caption_reasons, text_faults
@@ -99,18 +101,11 @@ class Count(NamedTuple):
     high: float
     of: int  # pairs that were scored
     parts: dict[str, float]  # the estimate by what is wrong
-    missing: str = ""
+    missing: str
+    sentence: str
 
     def __str__(self) -> str:
-        if self.missing:
-            return f"The number of wrong captions is unknown: {self.missing}."
-        parts = ", ".join(
-            f"{value:,.0f} {name}" for name, value in self.parts.items() if value > 0.5
-        )
-        return (
-            f"About {self.estimate:,.0f} of {self.of:,} pairs have a wrong caption (95 % sure: "
-            f"{self.low:,.0f} to {self.high:,.0f}){': ' if parts else ''}{parts}."
-        )
+        return self.sentence
 
 
 @dataclass(frozen=True)
@@ -180,7 +175,7 @@ class CaptionModel:
             c.AGREEMENT: agree[:, 0],
         }
         table = pd.DataFrame(scores).join(probabilities)
-        return table.iloc[pairs.place].reset_index(drop=True)
+        return table.iloc[pairs.position].reset_index(drop=True)
 
 
 @dataclass(frozen=True)
@@ -222,7 +217,7 @@ class _Pairs(NamedTuple):
     text: np.ndarray  # float16 [n_captions, width]
     of_pairs: Ragged
     captions: list[list[str]] | None
-    place: np.ndarray  # of each caption of the input in `text`, [n_captions]
+    position: np.ndarray  # row in `text` of each caption of the input, [n_captions]
 
 
 _SIDES = ("image_features", "text_features")
@@ -460,12 +455,18 @@ class _Search:
         by_pair = np.nan_to_num(wrong.parts[1])
         by_pair[displaced_probability(runs, len(by_pair)) > 0] = 0.0
         counted = wrong_captions(pd.Series(None, scores.index, object), judged.scores, wrong)
-        if counted["missing"]:
-            count = Count(np.nan, np.nan, np.nan, 0, {}, counted["missing"])
-            notes.append(str(count))
-        else:
-            parts = dict(zip(_PARTS, counted["parts"], strict=True))
-            count = Count(**counted["all"], of=counted["of"], parts=parts)
+        verdict = {"wrong_captions": counted, PART: "caption", "checks": []}
+        sentence, unseen = summary_lines(verdict)
+        if unseen:
+            notes.append(unseen)
+        unknown = dict.fromkeys(("estimate", "low", "high"), np.nan)
+        count = Count(
+            **counted.get("all", unknown),
+            of=counted.get("of", 0),
+            parts=dict(zip(_PARTS, counted.get("parts", []), strict=False)),
+            missing=counted["missing"] or "",
+            sentence=sentence,
+        )
         heads = [member.head for member in members]
         beside = [member.beside for member in members]
         return WrongCaptions(
@@ -516,7 +517,7 @@ class _Search:
             set_standards(head, standards)
             data = dataclasses.replace(shared, rows=np.flatnonzero(in_training))
             views = feature_views(head, seed)
-            trainer = Trainer(head, data, config, views, seed=seed, device=config.device)
+            trainer = Trainer(head, data, config, views, seed=seed)
             for _ in trainer.steps():
                 if trainer.done % trainer.batches == 0:
                     self.progress.advance(task)
@@ -562,16 +563,14 @@ class _Search:
     def _words(self, notes: list[str]) -> tuple[pd.DataFrame, list[CaptionWords]]:
         """Train the word models. Return a row for each word that was predicted, and the models;
         note why there are none."""
-        columns = [c.CAPTION_ROW, c.SURPRISE, c.CHANGED, c.WORD_KIND]
-        none = pd.DataFrame(dtype=float, columns=columns).astype({c.CAPTION_ROW: int})
         captions = self.pairs.captions
         if captions is None:
             notes.append("No captions were given: p_word and p_check are 0.")
-            return none, []
+            return NO_WORDS, []
         shares = language_shares([text for texts in captions for text in texts])
         if not spaces_words(shares):
             notes.append("The captions have no spaces between words: p_word is 0.")
-            return none, []
+            return NO_WORDS, []
         words = split_words(captions, english=mostly_english(shares))
         half = draw_word_halves(self.in_out.membership.group, self.groups, seed=self.config.seed)
         predicted = [Predictions.empty(len(words.ids)) for _ in range(2)]
@@ -593,7 +592,7 @@ class _Search:
         word_models = self._at_once(train, range(2))
         if None in word_models:
             notes.append("The captions have too few words in common: p_word is 0.")
-            return none, []
+            return NO_WORDS, []
         ratios, of_kinds = word_log_ratios(words, merge_predictions(*predicted))
         rows = np.flatnonzero(np.isfinite(ratios[:, 0]))
         table = {
@@ -611,7 +610,7 @@ class _Search:
         caption = table[c.CAPTION_ROW]
         rows = table.reindex(columns=[c.CAPTION_ROW, c.POSITION, c.WORD, c.SURPRISE])
         rows[c.P_WRONG] = wrong.word_share * wrong.captions[c.P_WORD].to_numpy()[caption]
-        rows[c.CAPTION_ROW] = np.argsort(self.pairs.place)[caption]
+        rows[c.CAPTION_ROW] = np.argsort(self.pairs.position)[caption]
         return rows
 
     def _in_order(self, captions: pd.DataFrame) -> pd.DataFrame:
@@ -619,7 +618,7 @@ class _Search:
         if self.pairs.captions is not None:
             listed = [text for texts in self.pairs.captions for text in texts]
             captions.insert(3, "text", np.array(listed, object))
-        table = captions.iloc[self.pairs.place].reset_index(drop=True)
+        table = captions.iloc[self.pairs.position].reset_index(drop=True)
         table[c.CAPTION_ROW] = table.index
         return table
 

@@ -54,7 +54,7 @@ def audit(
     if name is None:
         parent = Path(tempfile.mkdtemp(prefix="clipmem-"))
         name = "audit"
-    with RichScreen(config.batch_size) as screen:
+    with RichScreen() as screen:
         finished = run_audit(str(source), config, name=name, screen=screen, parent=parent)
     return AuditFrames(finished.folder)
 
@@ -77,11 +77,7 @@ def _stored_table(source: Any) -> tuple[Path, str]:
     content = cells.to_parquet(index=False)
     digest = hashlib.sha256(content).hexdigest()[:16]
     path = data_folder() / SETS / "tables" / f"{digest}.parquet"
-
-    def write(temporary: Path) -> None:
-        temporary.write_bytes(content)
-
-    write_once(path, write)
+    write_once(path, lambda temporary: temporary.write_bytes(content))
     return path, folder
 
 

@@ -34,8 +34,7 @@ from clipmem_core.review.decisions import (
 )
 from clipmem_core.review.views import RANDOM_CHECK, UNDECIDED, Selection
 from clipmem_core.review.wrong_captions import review_progress, wrong_lines
-from clipmem_core.utils.columns import REVIEW_PLACE
-from clipmem_core.utils.glossary import P_WRONG, meaning
+from clipmem_core.utils.columns import P_WRONG, REVIEW_PLACE, meaning
 from clipmem_core.utils.io import InputError
 
 BADGES: dict[str | None, tuple[str, str, Any]] = {  # decision → label, icon, colour

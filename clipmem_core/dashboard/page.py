@@ -20,7 +20,7 @@ from clipmem_core.dashboard.plain import explained_errors, show_title
 from clipmem_core.dashboard.running_audit import FIRST, draw_empty, draw_progress
 from clipmem_core.figures import ENCODER_COLOURS
 from clipmem_core.review.views import Selection, from_parameters, to_parameters
-from clipmem_core.utils.glossary import MEANINGS
+from clipmem_core.utils.columns import MEANINGS
 
 SELECTION_PARAMETERS = ("range", *(field.name for field in dataclasses.fields(Selection)))
 # file → title, icon and heading, in the order of the sidebar; without an icon: opened by pictures
@@ -317,7 +317,7 @@ def _draw_sidebar(finished: dict[str, bool], audit: str | None, clears: Sequence
                 st.page_link(path, label=title, icon=icon, query_params=parameters)
         with st.popover("Glossary", icon=":material/menu_book:", width="stretch"):
             for term, (definition, decision) in MEANINGS.items():
-                st.markdown(f"**{term}**: {definition} *{decision}*")
+                st.markdown(f"**{term.replace('_', ' ')}**: {definition} *{decision}*")
         names = list(dict.fromkeys([*finished, *list_job_names()]))
         if names:
             draw_set(

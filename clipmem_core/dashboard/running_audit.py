@@ -32,7 +32,7 @@ from clipmem_core.dashboard.plain import (
     show_text,
     show_title,
 )
-from clipmem_core.utils.glossary import DRAWN, meaning
+from clipmem_core.utils.columns import DRAWN, meaning
 
 FIRST = "scenes"
 _LABELS = {field.flag: field.label for field in FIELDS.values()} | {"--name": "Name"}

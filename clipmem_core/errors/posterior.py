@@ -13,7 +13,6 @@ likelihood of each decision is raised to the power 1/2, because the model is mis
 computed on a grid (Gelman et al., Bayesian Data Analysis, chapter 3).
 """
 
-from bisect import bisect_left
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,7 +22,6 @@ import scipy
 from clipmem_core.utils import draws
 
 # data/results/constants.csv shows what half and double of each constant change.
-_TAIL = 0.025
 _RANDOM_SHARE = 0.1  # of the positions in a review
 # The estimate
 _SLIP = 0.03  # probability that a person errs in a decision
@@ -161,43 +159,3 @@ def _quantile(level: float, weights: np.ndarray, mean: np.ndarray, deviation: np
     low = (mean - 8 * deviation).min() - 1
     high = (mean + 8 * deviation).max() + 1
     return float(scipy.optimize.brentq(beyond, low, high))
-
-
-def whole_count(
-    found: float, drawn: int, total: int, low: float, high: float
-) -> tuple[float, float, float]:
-    """Estimate how many pairs of a set are of a kind, from a random sample without replacement.
-
-    The limits are the numbers under which the count found, or a larger one, and it, or a smaller
-    one, still have a probability of 2.5 % each by the hypergeometric distribution (Cochran,
-    Sampling Techniques, 3rd ed. 1977, chapter 3). Where the count in the sample is an estimate
-    itself, its error and that of sampling are independent: their distances from the estimate are
-    added in quadrature (Zou & Donner, Statistics in Medicine 27, 2008).
-
-    Args:
-        found: pairs of the kind in the sample; a fraction where it was estimated.
-        drawn: pairs in the sample, at least 1.
-        total: pairs in the set, at least as many.
-        low, high: a 95 % interval of the count in the sample; `found` where it was counted.
-
-    Returns:
-        Estimate, and low and high of a 95 % interval.
-    """
-    scale = total / drawn
-    estimate = found * scale
-    below = int(np.floor(found))
-    above = int(np.ceil(found))
-    hypergeom = scipy.stats.hypergeom
-    least = below + bisect_left(
-        range(below, total),
-        True,
-        key=lambda kind: hypergeom.sf(below - 1, total, kind, drawn) > _TAIL,
-    )
-    most = above + bisect_left(
-        range(above, total - (drawn - above)),
-        True,
-        key=lambda kind: hypergeom.cdf(above, total, kind + 1, drawn) <= _TAIL,
-    )
-    down = np.hypot(estimate - least, scale * (found - low))
-    up = np.hypot(most - estimate, scale * (high - found))
-    return float(estimate), float(max(estimate - down, 0.0)), float(min(estimate + up, total))

@@ -12,7 +12,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from clipmem_core.auditing.folder.store import Audit
-from clipmem_core.auditing.tables.verdict import BASIS, WHOLE_HEAD, whole_rows
 from clipmem_core.auditing.tables.verdict import queues as verdict_queues
 from clipmem_core.figures import group_figure
 from clipmem_core.review import overview as o
@@ -110,9 +109,7 @@ def _tables(audit: Audit, groups: pd.DataFrame) -> list[TextTable]:
     ]
     by_member = [(name, *map(three_decimals, values)) for name, *values in utility.to_numpy()]
     note = f"low to high: {kinds}" if kinds else ""
-    counts = f"Counts of all {audit.record.sampled_of:,} pairs"
     return [
-        TextTable(counts, WHOLE_HEAD, whole_rows(audit.verdict), BASIS),
         TextTable("clipmem by group", ("group", "pairs", "mean", "low", "high"), by_group, note),
         TextTable("Utility of the members", list(utility.columns), by_member),
     ]

@@ -424,16 +424,16 @@ def show_benchmark(benchmark: Benchmark) -> None:
         detector=table[e.DETECTOR].map(score_words),
     )
     for (kind, share), rows in table.groupby([e.KIND, e.SHARE], sort=False):
-        title = f"{ERROR_KINDS[str(kind)].label}, {share:.0%}, {rows['n'].max()} injections"
-        e.print_table(title, rows, e.DETECTOR)
+        print(f"{ERROR_KINDS[str(kind)].label}, {share:.0%}, {rows['n'].max()} injections")
+        e.print_table(e.table_of_texts(rows, e.DETECTOR, e.MEASURE))
     for line in e.absent_kinds(results):
-        e.print_line(f"skipped: {line}")
+        print(f"skipped: {line}")
     reference = score_words(e.REFERENCE_DETECTOR)
-    e.print_line(
+    print(
         f"In brackets: {e.OF_INJECTIONS}, each with another split, draw and members. ▲ ▼: above or "
         f"below {reference}. --out and the page Detectors have all measures."
     )
-    e.print_line(str(benchmark.folder))
+    print(benchmark.folder)
 
 
 def write_benchmark_results(benchmark: Benchmark, path: Path, *, command: str) -> None:

@@ -21,7 +21,6 @@ from clipmem_core.config import (
     AuditConfig,
     affecting,
     data_folder,
-    fingerprint,
     preset_config,
 )
 from clipmem_core.errors.calibration import HALF
@@ -30,15 +29,12 @@ from clipmem_core.review.overview import model_words
 from clipmem_core.scores.encoders import compare_parts
 from clipmem_core.scores.membership import InOut
 from clipmem_core.scores.metrics import MIN_REPLICATES, over_seeds, seed_interval
-from clipmem_core.training import CHECKPOINT
 from clipmem_core.utils import columns as c
 from clipmem_core.utils import draws
 from clipmem_core.utils.io import InputError
 
-_VERSION = 1  # of the measure: a new number recomputes every table
 UNITS = "units.parquet"
 REFERENCES = "references.parquet"
-COMPARISON = "comparison.parquet"
 SAMPLE = 2_000  # pairs of an audit that the command `encoders` trains on
 # Groups of a comparison of encoders
 TYPICAL = "typical pairs"
@@ -92,11 +88,14 @@ def read_units(audit: Audit, table: str = UNITS) -> pd.DataFrame | None:
 
 
 def table_file(audit: Audit, name: str, table: str = UNITS) -> Path:
-    """Return the path of a table of a finished audit's member."""
-    member = audit.member_record(name)
-    weights = audit.files[f"{store.MEMBERS}/{name}/{CHECKPOINT}"]
-    content = [_VERSION, vars(member), weights, audit.files[store.MEMBERSHIP]]
-    return data_folder() / "cache" / "units" / fingerprint(content) / table
+    """Return the path of a table of a member."""
+    return _folder(audit) / name / table
+
+
+def _folder(audit: Audit) -> Path:
+    """Return the folder of an audit's tables; an audit of other data or settings with the same name
+    has another one."""
+    return data_folder() / "cache" / "units" / f"{audit.name}-{audit.record.fingerprint}"
 
 
 def encoders_name(audit: Audit) -> str:
@@ -105,9 +104,9 @@ def encoders_name(audit: Audit) -> str:
 
 
 def comparison_file(audit: Audit) -> Path:
-    """Return the path of the comparison of a finished audit's encoders."""
-    key = fingerprint([_VERSION, audit.record.fingerprint, audit.files.get(store.SCORES)])
-    return data_folder() / "cache" / "units" / key / COMPARISON
+    """Return the path of the comparison of a finished audit's encoders, a file for each table of
+    scores: an audit may get more members."""
+    return _folder(audit) / f"{audit.files.get(store.SCORES)}.parquet"
 
 
 def read_comparison(audit: Audit) -> pd.DataFrame | None:
@@ -176,8 +175,8 @@ def risen_units(units: pd.DataFrame, references: pd.DataFrame) -> pd.DataFrame:
 
 def paradigms_of(audit: Audit) -> Experiment:
     """Return the comparison of an audit's paradigms, whose rows are UnitMem by layer, paradigm and
-    seed. It has another folder if other data or settings have the audit's name."""
-    return Experiment.of(f"paradigms-{audit.name}-{audit.record.fingerprint}")
+    seed."""
+    return Experiment(_folder(audit) / "paradigms")
 
 
 def read_paradigms(audit: Audit) -> pd.DataFrame | None:

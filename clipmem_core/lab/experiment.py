@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
 
 from clipmem_core.auditing.folder import prepare
 from clipmem_core.auditing.folder.store import (
@@ -32,7 +31,6 @@ from clipmem_core.auditing.folder.store import (
     read_table,
     write_table,
 )
-from clipmem_core.auditing.run.console import make_table, plain
 from clipmem_core.dataset.injected_errors import WORD_KINDS
 from clipmem_core.dataset.pictures import Pixels
 from clipmem_core.dataset.source import DRAWN, RawPairs
@@ -430,17 +428,18 @@ def injected_findings(audit: Audit) -> Findings | None:
     if not tables:
         return None
     rows = pd.concat(tables).reset_index()
-    metrics = rows.set_index([KIND, SHARE, DETECTOR])
-    metrics = metrics[[f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high")]]
-    metrics.columns = pd.MultiIndex.from_product([METRICS, _INTERVAL], names=[MEASURE, None])
-    table = metrics.stack(MEASURE).reset_index().reindex(columns=TABLE_COLUMNS)
+    by_measure = [
+        rows.assign(
+            measure=name, mean=rows[name], low=rows[f"{name}_low"], high=rows[f"{name}_high"]
+        )
+        for name in METRICS
+    ]
+    table = pd.concat(by_measure, ignore_index=True).reindex(columns=TABLE_COLUMNS)
     interval = "95 % bootstrap over the pairs of this one injection"
     return Findings(table, mean_curves(rows), interval, misfit_note(audit))
 
 
 # --- Tables on a terminal and in files
-
-_console = Console(highlight=False)
 
 
 def table_of_texts(rows: pd.DataFrame, index: str, columns: str) -> pd.DataFrame:
@@ -450,16 +449,9 @@ def table_of_texts(rows: pd.DataFrame, index: str, columns: str) -> pd.DataFrame
     return table.fillna("–").reset_index()
 
 
-def print_table(title: str, rows: pd.DataFrame, index: str) -> None:
-    """Print the column `text` of some rows, a column for each measure."""
-    table = table_of_texts(rows, index, MEASURE)
-    columns = table.columns.tolist()
-    _console.print(make_table(title, table.to_dict("records"), columns, right=columns[1:]))
-
-
-def print_line(text: str) -> None:
-    """Print a line of foreign text."""
-    _console.print(plain(text), soft_wrap=True)
+def print_table(table: pd.DataFrame) -> None:
+    """Print a table, numbers with three decimals, and an empty line."""
+    print(table.round(3).to_string(index=False), end="\n\n")
 
 
 def write_results(

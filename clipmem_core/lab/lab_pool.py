@@ -16,12 +16,10 @@ from clipmem_core.auditing.folder.settings import side_by_side
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.auditing.run.executor import open_pool
 from clipmem_core.lab import mitigated
-from clipmem_core.lab.mitigated import MemberPair
 from clipmem_core.lab.setting import BASELINE
 
 NICE = 10  # lowers the priority of a process, so that the page and the browser are not slowed down
 SECONDS_OPEN = 90  # a page asks more often; browsers wake a hidden tab once a minute
-Part = tuple[str, MemberPair]  # a setting, and two members that train with it
 
 
 class LabPool:
@@ -32,26 +30,24 @@ class LabPool:
         self._size = side_by_side(audit.record.config)
         self._lock = threading.RLock()
         self._pool: Any = None
-        self._running: dict[Part, Any] = {}
+        self._running: dict[str, Any] = {}  # by name, as of `missing_pairs`
         self._faults: dict[str, str] = {}  # by setting
-        self._stops: threading.Timer | None = None
+        self._stops = threading.Timer(SECONDS_OPEN, self.stop)
 
     def ask(self, setting: str, *, again: bool = False) -> str:
         """Give free processes the next members of a setting; return why one failed, if it did and
         the setting is not to be tried again."""
         with self._lock:
-            for part, future in list(self._running.items()):
+            for name, future in list(self._running.items()):
                 if future.done():
-                    del self._running[part]
+                    del self._running[name]
                     if error := future.exception():
-                        code = getattr(error, "exitcode", None)  # of a process that was killed
-                        self._faults[part[0]] = f"exit code {code}" if code else str(error)
+                        self._faults[name.partition("/")[0]] = str(error)
             if again:
                 self._faults.pop(setting, None)
             if setting not in self._faults:
                 self._schedule(setting)
-            if self._stops:
-                self._stops.cancel()
+            self._stops.cancel()
             self._stops = threading.Timer(SECONDS_OPEN, self.stop)
             self._stops.daemon = True
             self._stops.start()
@@ -75,21 +71,16 @@ class LabPool:
                 self._pool.schedule(_train, args=(self._folder,))
         if setting == BASELINE:  # the page measures it
             return
-        audit = Audit(self._folder)
-        finished = mitigated.finished_members(audit, setting)
-        for member_pair in mitigated.member_pairs(audit.record.members):
-            part = (setting, member_pair)
-            if member_pair[0] in finished or part in self._running:
-                continue
-            if len(self._running) < self._size:
-                self._running[part] = self._pool.schedule(_train, args=(self._folder, *part))
+        for name in mitigated.missing_pairs(Audit(self._folder), setting):
+            if name not in self._running and len(self._running) < self._size:
+                self._running[name] = self._pool.schedule(_train, args=(self._folder, name))
 
 
-def _train(folder: Path, *part: Any) -> None:
-    """Open the data of an audit's members, and train a pair of members if one is named."""
+def _train(folder: Path, *names: str) -> None:
+    """Open the data of an audit's members, and train pairs of members, as of `missing_pairs`."""
     lab = _open_lab(folder)
-    if part:
-        lab.train(*part)
+    for name in names:
+        lab.train(name)
 
 
 @functools.cache

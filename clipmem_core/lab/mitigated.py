@@ -24,10 +24,9 @@ import pandas as pd
 from filelock import FileLock
 
 from clipmem_core.auditing.folder.jobs import TRAINING, last_line
-from clipmem_core.auditing.folder.prepare import in_out_of, membership_of
+from clipmem_core.auditing.folder.prepare import in_out_of
 from clipmem_core.auditing.folder.settings import check_config
 from clipmem_core.auditing.folder.store import (
-    MEMBERSHIP,
     MITIGATIONS,
     Audit,
     check_name,
@@ -107,6 +106,14 @@ def finished_members(audit: Audit, setting: str) -> list[str]:
     folder = setting_folder(audit, setting)
     pairs = member_pairs(audit.record.members)
     return [*chain(*(pair for pair in pairs if is_measured(folder, pair)))]
+
+
+def missing_pairs(audit: Audit, setting: str) -> list[str]:
+    """Return the pairs of members of a setting that are not measured, each as `setting/member` by
+    its first member."""
+    folder = setting_folder(audit, setting)
+    pairs = member_pairs(audit.record.members)
+    return [f"{setting}/{pair[0]}" for pair in pairs if not is_measured(folder, pair)]
 
 
 def member_pair_lock(folder: Path, member_pair: MemberPair) -> FileLock:
@@ -317,8 +324,7 @@ def write_measures(
 
 def lab_in_out(audit: Audit, members: Sequence[str]) -> InOut:
     """Return which of some members trained on each pair."""
-    table = audit.read_columns(MEMBERSHIP, c.GROUP, *members)
-    return in_out_of(audit, audit.record.config, membership_of(table))
+    return in_out_of(audit, members)
 
 
 def read_values(audit: Audit, setting: str, members: Sequence[str]) -> np.ndarray:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
@@ -58,9 +57,9 @@ from clipmem_core.lab.experiment import (
     Experiment,
     Study,
     differences,
-    print_line,
     print_table,
     sentence_of,
+    table_of_texts,
     titles_of,
     write_results,
 )
@@ -76,6 +75,7 @@ from clipmem_core.lab.setting import (
     without_idle,
 )
 from clipmem_core.review.decisions import review_of
+from clipmem_core.scores.metrics import interval_text
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.io import InputError
 from clipmem_core.utils.ragged import Ragged
@@ -183,10 +183,6 @@ ALL_CAPTIONS = (
 
 def captions_settings(config: AuditConfig, most: int) -> list[str]:
     """Return two captions a pair, three, up to five, and all if there are more."""
-    if most < 2:
-        raise InputError(
-            "study captions needs pairs with several captions, and this source has none"
-        )
     counts = [*range(2, min(most, MOST_CAPTIONS) + 1), *([0] if most > MOST_CAPTIONS else [])]
     return [f"train_captions={count}" for count in counts]
 
@@ -287,20 +283,19 @@ class Lab:
 
     def __init__(self, folder: Path) -> None:
         self.baseline = open_shared(folder)
+        self.partners = dict(mitigated.member_pairs(self.baseline.record.members))
         changed = functools.partial(with_setting, self.baseline)
         self.changed = functools.lru_cache(maxsize=2)(changed)
         torch.set_num_threads(self.baseline.record.threads)
 
-    def train(self, setting: str, member_pair: MemberPair) -> None:
-        """Train and measure a pair of members unless it is finished."""
+    def train(self, name: str) -> None:
+        """Train and measure a pair of members, as of `missing_pairs`, unless it is finished."""
+        setting, _, first = name.partition("/")
+        member_pair = first, self.partners[first]
         folder = mitigated.setting_folder(self.baseline.audit, setting)
-        try:
-            with mitigated.member_pair_lock(folder, member_pair):
-                if not mitigated.is_measured(folder, member_pair):
-                    train_member_pair(self.changed(setting), setting, member_pair)
-        except FileNotFoundError:  # unless a person removed the setting
-            if (folder / mitigated.SETTING_FILE).is_file():
-                raise
+        with mitigated.member_pair_lock(folder, member_pair):
+            if not mitigated.is_measured(folder, member_pair):
+                train_member_pair(self.changed(setting), setting, member_pair)
 
 
 def with_setting(shared: Shared, name: str) -> Shared:
@@ -354,13 +349,10 @@ def train_member_pair(shared: Shared, setting: str, member_pair: MemberPair) -> 
 
 
 def train_members(folder: Path, names: Sequence[str]) -> None:
-    """Train pairs of members of settings, each named `setting/member` by its first member. The work
-    of a task."""
+    """Train pairs of members, as of `missing_pairs`. The work of a task."""
     lab = Lab(folder)
-    partners = dict(mitigated.member_pairs(lab.baseline.record.members))
     for name in names:
-        setting, _, first = name.partition("/")
-        lab.train(setting, (first, partners[first]))
+        lab.train(name)
 
 
 def run_settings(run: Run, names: Sequence[str]) -> None:
@@ -368,10 +360,7 @@ def run_settings(run: Run, names: Sequence[str]) -> None:
     audit = run.audit
     config = audit.record.config
     members = mitigated.paired_members(audit)
-    finished = {name: mitigated.finished_members(audit, name) for name in names}
-    missing = [
-        f"{name}/{first}" for first in members[::2] for name in names if first not in finished[name]
-    ]
+    missing = [each for name in names for each in mitigated.missing_pairs(audit, name)]
     mitigated.ensure_baseline(audit, len(members))
     if not missing:
         return
@@ -381,12 +370,9 @@ def run_settings(run: Run, names: Sequence[str]) -> None:
     if settings.shares_process(config):
         blocks = min(blocks, settings.side_by_side(config))
     parts = [missing[block::blocks] for block in range(blocks)]
-    shown = -1
     for _ in run_tasks(run, train_members, audit.folder / MITIGATIONS, parts, "training of member"):
         done = sum(len(mitigated.finished_members(audit, name)) for name in names)
-        if done != shown:
-            run.screen.say(f"{done} of {len(members) * len(names)} members finished")
-            shown = done
+        run.screen.count("members", done, len(members) * len(names))
 
 
 # --- Results on a terminal and as CSV
@@ -401,19 +387,17 @@ def show_differences(rows: pd.DataFrame, titles: dict[str, str]) -> None:
     shown = compared[compared[MEASURE].isin(_PRINTED)]
     texts = []
     for row in shown.to_dict("records"):
-        half = "" if np.isnan(row["low"]) else f" ± {(row['high'] - row['low']) / 2:.3f}"
+        text = interval_text(row["difference"], row["low"], row["high"], "+z.3f")
         star = "*" if row[P_OF_ALL] < SIGNIFICANCE else ""
-        difference = f"{row['difference']:+.3f}{half}{star}"
-        texts.append(f"{row['value']:.3f}" if row[SETTING] == BASELINE else difference)
-    print_table(
-        f"differences from the baseline, with half their 95 % interval over {over}; *: other than "
-        "0, corrected for the number of settings (Holm)",
-        shown.assign(text=texts, measure=shown[MEASURE].map(MEASURE_LABELS)),
-        SETTING,
+        texts.append(f"{row['value']:.3f}" if row[SETTING] == BASELINE else f"{text}{star}")
+    shown = shown.assign(text=texts, measure=shown[MEASURE].map(MEASURE_LABELS))
+    print_table(table_of_texts(shown, SETTING, MEASURE))
+    print(
+        f"Differences from the baseline, in brackets their 95 % interval over {over}. *: other "
+        "than 0, corrected for the number of settings (Holm)."
     )
-    for setting, name in titles.items():
-        if (compared[SETTING] == setting).any():
-            print_line(sentence_of(compared, setting, name))
+    for setting, title in titles.items():
+        print(sentence_of(compared, setting, title))
 
 
 def write_study_results(study: Study, path: Path, *, command: str) -> None:

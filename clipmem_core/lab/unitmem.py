@@ -16,7 +16,6 @@ are the same.
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -34,15 +33,15 @@ from clipmem_core.auditing.run.member import (
     build_member,
     clear_leftovers,
     evaluation_views,
+    member_views,
     open_member,
     trained_model,
-    view_maker,
 )
 from clipmem_core.auditing.run.pipeline import Screen, ensure_pixels
 from clipmem_core.features.towers import autocast
 from clipmem_core.lab import encoders as t
-from clipmem_core.lab.experiment import Experiment
-from clipmem_core.mitigations import Batch, can_cut_text
+from clipmem_core.lab.experiment import Experiment, print_table
+from clipmem_core.mitigations import can_cut_text
 from clipmem_core.scores.encoders import UnitTally
 from clipmem_core.training import CHECKPOINT
 from clipmem_core.training.augmentation import Views
@@ -83,18 +82,12 @@ def run_units(audit: Audit, screen: Screen) -> None:
         store.write_table(path, measure_model(run, model, t.TOWERS, run.data.rows))
 
 
-def say_units(audit: Audit, screen: Screen) -> None:
+def show_units(audit: Audit) -> None:
     """Print UnitMem by layer, of the members and of the references."""
     for name, by in ((t.UNITS, c.MEMBER), (t.REFERENCES, t.REFERENCE)):
         units = t.read_units(audit, name)
         assert units is not None
-        say_table(t.layer_means(units, by=[by, t.TOWER, t.LAYER]), screen)
-
-
-def say_table(table: pd.DataFrame, screen: Screen) -> None:
-    """Print a table line by line."""
-    for line in table.round(3).to_string(index=False).splitlines():
-        screen.say(line)
+        print_table(t.layer_means(units, by=[by, t.TOWER, t.LAYER]))
 
 
 def check_units(audit: Audit) -> None:
@@ -112,7 +105,7 @@ def measure_references(run: MemberRun, model: Model) -> pd.DataFrame:
     """Measure the references of a member and its model, as `unit_table` with a column reference."""
     config = run.config
     rows = run.data.rows
-    untrained = build_member(config, run.towers, seed=run.member.seed, pretrained=config.pretrained)
+    untrained = build_member(config, run.towers, seed=run.seed, pretrained=config.pretrained)
     tables = [measure_model(run, untrained, t.TOWERS, rows).assign(reference=t.BEFORE)]
     n = min(len(rows), len(run.data.held_out))  # as many of both: UnitMem grows with the number
     for reference, pairs in ((t.SEEN, rows), (t.UNSEEN, run.data.held_out)):
@@ -197,31 +190,40 @@ def count_units(
             counted = mask[:, : above.shape[1], None].float()
             means[layer] = (above * counted).sum(dim=1) / counted.sum(dim=1)
 
-    with ExitStack() as hooks:
-        for layer, module in enumerate(layers.activations):
-            hooks.callback(module.register_forward_hook(partial(note, layer)).remove)
-        for block in evaluation_batches(rows) if tower == t.IMAGE_TOWER else ():
-            pixels = data.pixels.gather(block)
-            total = np.zeros((len(block), sum(layers.widths)), np.float32)
-            for view in range(config.views):
-                images = views.evaluation_images(pixels, data.keys[block], view, config.device)
-                with autocast(config.precision, config.device):
-                    model.visual(images)
-                total += torch.cat(means, dim=1).cpu().numpy()
-            tally.add(block, total / config.views)
-        cut = can_cut_text(model)
-        upper = getattr(getattr(model, "text", None), UPPER, None)
-        for block in evaluation_batches(rows) if tower == t.TEXT_TOWER else ():
-            places, captions = data.captions.take(block, first=config.eval_captions)
-            tokens = text_input(data.tokens[places]).to(config.device)
-            positions = tokens != 0
-            if upper:  # its tokens are activations
-                positions = positions.unflatten(1, (-1, upper.width)).any(dim=2)
-            # All up to the end token, the last that is not 0: token 0 is padding, but also a word
-            mask = positions.flip(1).cumsum(dim=1).flip(1) > 0
+    def of_images(block: np.ndarray) -> np.ndarray:
+        pixels = data.pixels.gather(block)
+        each = []
+        for view in range(config.views):
+            images = views.evaluation_images(pixels, data.keys[block], view, config.device)
             with autocast(config.precision, config.device):
-                encode_text(model, tokens, cut=cut)
-            tally.add(block, captions.mean(torch.cat(means, dim=1).cpu().numpy()))
+                model.visual(images)
+            each.append(torch.cat(means, dim=1))
+        return torch.stack(each).mean(dim=0).cpu().numpy()
+
+    cut = can_cut_text(model)
+    upper = getattr(getattr(model, "text", None), UPPER, None)
+
+    def of_texts(block: np.ndarray) -> np.ndarray:
+        nonlocal mask
+        places, captions = data.captions.take(block, first=config.eval_captions)
+        tokens = text_input(data.tokens[places]).to(config.device)
+        positions = tokens != 0
+        if upper:  # its tokens are activations
+            positions = positions.unflatten(1, (-1, upper.width)).any(dim=2)
+        # All up to the end token, the last that is not 0: token 0 is padding, but also a word
+        mask = positions.flip(1).cumsum(dim=1).flip(1) > 0
+        with autocast(config.precision, config.device):
+            encode_text(model, tokens, cut=cut)
+        return captions.mean(torch.cat(means, dim=1).cpu().numpy())
+
+    handles = [
+        module.register_forward_hook(partial(note, layer))
+        for layer, module in enumerate(layers.activations)
+    ]
+    for block in evaluation_batches(rows):
+        tally.add(block, of_images(block) if tower == t.IMAGE_TOWER else of_texts(block))
+    for handle in handles:
+        handle.remove()
     return tally
 
 
@@ -259,11 +261,9 @@ class TowerTrainer(Trainer):
         width = model.visual.output_dim
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            if labels is None:
-                hidden = nn.Linear(width, width)
-                head = nn.Sequential(hidden, nn.ReLU(), nn.Linear(width, PROJECTION))
-            else:
-                head = nn.Sequential(nn.Linear(width, int(labels.max()) + 1))
+            hidden = [nn.Linear(width, width), nn.ReLU()] if labels is None else []
+            n_outputs = PROJECTION if labels is None else int(labels.max()) + 1
+            head = nn.Sequential(*hidden, nn.Linear(width, n_outputs))
         head = head.to(next(model.visual.parameters()).device)
         headed = nn.Sequential(OrderedDict(visual=model.visual, head=head))
         super().__init__(headed, *args, seed=seed, **kwargs)
@@ -271,9 +271,7 @@ class TowerTrainer(Trainer):
 
     def outputs_of_view(self, rows: np.ndarray, view: int) -> Tensor:
         """Return the head's outputs for a view of some pictures, float32 [n, width]."""
-        batch = Batch(rows, self.data.keys[rows], view, self.seed)
-        pixels = self.data.pixels.gather(rows)
-        images = self.views.training_images(pixels, batch, self.device, self.mitigations)
+        images = self.images(self.batch(rows, view))
         with autocast(self.config.precision, self.device):
             return self.model(images).float()
 
@@ -307,26 +305,24 @@ def run_paradigms(audit: Audit, seeds: int, screen: Screen) -> None:
         raise InputError(f"--seeds must be at least 1, not {seeds}")
     ensure_pixels(audit, screen)
     record = audit.record
+    config = record.config
     torch.set_num_threads(record.threads)  # as the members had
+    labels = pd.factorize(audit.read_columns(store.PAIRS, c.LABEL)[c.LABEL], sort=True)[0]
+    is_possible = {t.SUPERVISED: labels.max() > 0, t.SELF_SUPERVISED: config.crop_scale < 1}
+    possible = [name for name in t.PARADIGMS if is_possible.get(name, True)]
+    if len(possible) < len(t.PARADIGMS):
+        screen.say(
+            f"note: only {' and '.join(possible)}: {t.SUPERVISED} needs labels of two classes or "
+            f"more, {t.SELF_SUPERVISED} --crop-scale below 1"
+        )
     paradigms = t.paradigms_of(audit)
     with store.acquire_lock(paradigms.folder, what=paradigms.KIND):
-        for seed in range(record.config.seed, record.config.seed + seeds):
+        for seed in range(config.seed, config.seed + seeds):
             names = [name for name, value in record.seeds.items() if value == seed]
             run = open_member(audit.folder, (names or record.members)[0])
-            labels, _ = pd.factorize(run.pairs[c.LABEL], sort=True)
             rows = run.data.rows
-            labelled = rows[labels[rows] >= 0]
-            possible = [t.CLIP]
-            if len(np.unique(labels[labelled])) >= 2:
-                possible.append(t.SUPERVISED)
-                rows = labelled
-            if run.config.crop_scale < 1:
-                possible.append(t.SELF_SUPERVISED)
-            if len(possible) < len(t.PARADIGMS):
-                screen.say(
-                    f"note: only {' and '.join(possible)}: {t.SUPERVISED} needs labels of two "
-                    f"classes or more, {t.SELF_SUPERVISED} --crop-scale below 1"
-                )
+            if t.SUPERVISED in possible:
+                rows = rows[labels[rows] >= 0]
             run = replace(run, data=replace(run.data, rows=rows))
             for paradigm in possible:
                 if not paradigms.rows_file(f"{paradigm}-{seed}").is_file():
@@ -343,10 +339,10 @@ def add_paradigm(
     config = run.config
     model = build_member(config, run.towers, seed=seed, pretrained=config.pretrained)
     unit_layers(model, t.IMAGE_TOWER)  # refuses a model without units before anything is trained
-    views = view_maker(model, config, seed)
+    views = member_views(run, model, seed)
     classes = labels if paradigm == t.SUPERVISED else None
     make = Trainer if paradigm == t.CLIP else partial(TowerTrainer, labels=classes)
-    trainer = make(model, run.data, config, views, seed=seed, device=config.device)
+    trainer = make(model, run.data, config, views, seed=seed)
     folder = paradigms.folder / name
     folder.mkdir(parents=True, exist_ok=True)
     clear_leftovers(folder)
@@ -359,8 +355,8 @@ def add_paradigm(
     paradigms.add_rows(name, layers.assign(paradigm=paradigm, seed=seed))
 
 
-def say_paradigms(audit: Audit, screen: Screen) -> None:
+def show_paradigms(audit: Audit) -> None:
     """Print UnitMem by layer of each paradigm, means over seeds."""
     table = t.paradigms_of(audit).rows
     means = table.pivot_table(t.UNITMEM_MEAN, t.LAYER, t.PARADIGM, sort=False)
-    say_table(means.reset_index(), screen)
+    print_table(means.reset_index())

@@ -20,7 +20,6 @@ from clipmem_core.auditing.folder.store import (
     WORD_TABLE,
     Audit,
     Named,
-    verify,
 )
 from clipmem_core.dataset.readers.containers import without_surrogates
 from clipmem_core.utils.columns import PAIR_ID
@@ -76,7 +75,6 @@ def fetch(
     values = [*map(without_surrogates, values)]
     if isinstance(source, Path):
         stamp(source)  # a missing file has its own message
-        verify(source)  # DuckDB ignores the checksums of pages
         # DuckDB takes patterns.
         glob = "".join(f"[{letter}]" if letter in "*?[" else letter for letter in str(source))
         rows = "SELECT * FROM read_parquet(?, file_row_number = true)"

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pebble import ProcessExpired, ProcessPool
 
-from clipmem_core.auditing.folder.prepare import caption_features, in_out_of, membership_of
+from clipmem_core.auditing.folder.prepare import caption_features, in_out_of
 from clipmem_core.auditing.folder.settings import member_towers, resolve_device, towers_of
 from clipmem_core.auditing.folder.store import (
     CONFIG,
@@ -153,7 +153,7 @@ def _closest(cosines: np.ndarray, itself: int | None) -> np.ndarray:
 @cached(2, MEMBERSHIP)
 def read_in_out(audit: Audit) -> InOut:
     """Return which members train on each pair."""
-    return in_out_of(audit, audit.record.config, membership_of(audit.membership))
+    return in_out_of(audit)
 
 
 def use_process() -> None:

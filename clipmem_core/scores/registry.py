@@ -14,7 +14,6 @@ import numpy as np
 from clipmem_core.errors.misfit import misfit
 from clipmem_core.errors.posterior import review_place
 from clipmem_core.utils import columns as c
-from clipmem_core.utils import glossary
 
 MISFIT_FORMULA = "−(z(learned) + 2 z(log_probability_out))"
 SECOND_FORMULA = "−(z(learned) + 4 z(log_probability_second))"  # with a second round of training
@@ -65,7 +64,7 @@ _SCORES = (
     Score(c.N_OUT),
     Score(
         c.CLIPMEM,
-        help=glossary.meaning(glossary.CLIPMEM),
+        help=c.meaning(c.CLIPMEM),
         legend="alignment of picture and caption under members that were trained on the pair, "
         "minus that under members that were not: high is memorized.",
         use="says what was memorized: high for wrong captions, and for rare and odd pairs that "
@@ -78,7 +77,7 @@ _SCORES = (
     Score(c.CLIPMEM_RELATIVE),
     Score(c.SE),
     Score(c.P_VALUE, direction=-1),
-    Score(c.Q_VALUE, direction=-1, help=glossary.meaning(glossary.Q_VALUE)),
+    Score(c.Q_VALUE, direction=-1, help=c.meaning(c.Q_VALUE)),
     Score(
         c.CLIPMEM_SHRUNK,
         help="What clipmem to expect of the pair under other members: at the top of a list it is "
@@ -96,7 +95,7 @@ _SCORES = (
     Score(
         c.SIMILARITY_OUT,
         direction=-1,
-        help=glossary.meaning(glossary.SIMILARITY_OUT),
+        help=c.meaning(c.SIMILARITY_OUT),
         legend="cosine of picture and caption under members that were not trained on the pair: "
         "low means that the caption does not fit, for models that cannot have memorized it.",
         use="says how well a caption fits, for members that never saw the pair; low with a high "
@@ -109,7 +108,7 @@ _SCORES = (
     Score(c.SSLMEM_TEXT),
     Score(
         c.MISFIT,
-        help=f"{glossary.meaning(glossary.MISFIT)} {MISFIT_FORMULA}.",
+        help=f"{c.meaning(c.MISFIT)} {MISFIT_FORMULA}.",
         needs=(c.LEARNED, c.LOG_PROBABILITY_OUT, c.LOG_PROBABILITY_SECOND),
         compute=misfit,
     ),
@@ -130,7 +129,7 @@ _SCORES = (
     Score(
         c.P_WRONG,
         legend="the probability that at least one caption of the pair is wrong.",
-        help=glossary.meaning(glossary.P_WRONG),
+        help=c.meaning(c.P_WRONG),
         use="finds captions that are probably wrong: start with the highest",
         use_doubted="says which captions fit least",
         absent="needs 100 pairs.",

@@ -2,6 +2,7 @@
 models."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from clipmem_core.mitigations import can_cut_text
 from clipmem_core.training import model_config, model_names
 from clipmem_core.training.model import (
     build_model,
+    is_byte_pair,
     open_tokenizer,
     text_input,
     text_outputs,
@@ -92,16 +94,13 @@ def open_clip_towers(
             f"model {name!r} has random weights: name a tag or a checkpoint with --pretrained to "
             "lock it"
         )
-    options: dict[str, Any] = {
-        "seed": 0,
-        "image_size": size,
-        "pretrained": pretrained,
-        "device": device,
-    }
+    build = functools.partial(
+        build_model, name, seed=0, image_size=size, pretrained=pretrained, device=device
+    )
     try:
-        model = build_model(name, loss="clip", **options).eval()
+        model = build(loss="clip").eval()
     except InputError:
-        model = build_model(name, loss="siglip", **options).eval()  # its checkpoint has a bias
+        model = build(loss="siglip").eval()  # its checkpoint has a bias
     preprocess = open_clip.get_model_preprocess_cfg(model)
     mean, deviation = (255 * np.array(preprocess[key]) for key in ("mean", "std"))
     config = model_config(name)
@@ -146,9 +145,7 @@ def open_clip_towers(
 
 def open_clip_lengths(tokenizer: Any, captions: Sequence[str]) -> np.ndarray:
     """Count the tokens of captions before truncation with a tokenizer of open_clip's, int32 [n]."""
-    from open_clip import SimpleTokenizer
-
-    if isinstance(tokenizer, SimpleTokenizer):  # byte-pair encoding is slow on a very long word
+    if is_byte_pair(tokenizer):  # byte-pair encoding is slow on a very long word
         counts = [len(tokenizer.encode(caption[:_LONGEST])) + 2 for caption in captions]
     else:
         counts = [len(ids) for ids in tokenizer.tokenizer(list(captions))["input_ids"]]

@@ -5,20 +5,18 @@ open_clip takes two seconds to import: functions import it, so that heads do wit
 
 import copy
 import functools
-import json
 import math
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from clipmem_core.config import AuditConfig
@@ -167,11 +165,9 @@ def tokenize(name: str, captions: Sequence[str]) -> np.ndarray:
     Returns:
         int32 [n, context_length].
     """
-    from open_clip.tokenizer import SimpleTokenizer
-
     context = model_config(name)["text_cfg"].get("context_length", 77)
     tokenizer = open_tokenizer(name)
-    if type(tokenizer) is not SimpleTokenizer:
+    if not is_byte_pair(tokenizer):
         return tokenizer(list(captions), context_length=context).numpy().astype(np.int32)
     special = set(tokenizer.all_special_ids)
     tokens = np.zeros((len(captions), context), dtype=np.int32)
@@ -184,6 +180,11 @@ def tokenize(name: str, captions: Sequence[str]) -> np.ndarray:
     return tokens
 
 
+def is_byte_pair(tokenizer: Any) -> bool:
+    """Tell whether a tokenizer of open_clip's is that of CLIP."""
+    return hasattr(tokenizer, "bpe_ranks")
+
+
 def open_tokenizer(name: str) -> Any:
     """Return the tokenizer of a model."""
     import open_clip
@@ -193,23 +194,12 @@ def open_tokenizer(name: str) -> Any:
         return open_clip.get_tokenizer(_register(name))
 
 
-_registering = Lock()
-
-
 def _register(name: str) -> str:
     """Let open_clip find a model by the stem of its file, and return the stem."""
-    import open_clip
+    from open_clip import factory
 
     stem = model_file(name).stem
-    config = model_config(name)
-    # open_clip reads all registered files again, also those that another thread deletes
-    with _registering:
-        if open_clip.get_model_config(stem) == config:
-            return stem
-        with TemporaryDirectory() as folder:  # a file may have the config in its `model_cfg`
-            path = Path(folder, f"{stem}.json")
-            path.write_text(json.dumps(config), encoding="utf-8")
-            open_clip.add_model_config(path)
+    factory._MODEL_CONFIGS[stem] = model_config(name)
     return stem
 
 
@@ -232,20 +222,12 @@ def text_outputs(model: Model, tokens: Tensor, *, cut: bool) -> Tensor:
     """
     if not cut:
         return model.encode_text(tokens).float()
-    from open_clip.transformer import text_global_pool
-
     length = int((tokens != 0).any(dim=0).nonzero().max()) + 1
-    tokens = tokens[:, :length]
-    cast = model.transformer.get_cast_dtype()
-    x = model.token_embedding(tokens).to(cast) + model.positional_embedding[:length].to(cast)
-    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
-    x = text_global_pool(
-        x, tokens, model.text_pool_type, eos_token_id=getattr(model, "text_eos_id", None)
-    )
-    projection = model.text_projection
-    if projection is not None:
-        x = projection(x) if isinstance(projection, nn.Linear) else x @ projection
-    return x.float()
+    context = {
+        "model.positional_embedding": model.positional_embedding[:length],
+        "model.attn_mask": model.attn_mask[:length, :length],
+    }
+    return functional_call(TextTower(model), context, tokens[:, :length]).float()
 
 
 def text_input(tokens: np.ndarray) -> Tensor:
@@ -343,7 +325,8 @@ def locked_model(
             )
             text: nn.Module = _on_standard(text_width, below[1], proj=nn.Sequential(*layers))
         else:
-            text = _TextTower(full_model)
+            full_model.visual = None
+            text = TextTower(full_model)
     return LockedModel(visual, text, loss=loss)
 
 
@@ -352,13 +335,12 @@ def _on_standard(width: int, below: dict[str, nn.Module], **head: nn.Module) -> 
     return nn.Sequential(OrderedDict(**below, standard=Standard(width), **head))
 
 
-class _TextTower(nn.Module):
+class TextTower(nn.Module):
     """The text tower of an open_clip model."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
-        model.visual = None
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.model.encode_text(tokens)

@@ -5,7 +5,6 @@ import io
 import json
 import math
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,12 +27,10 @@ from clipmem_core.utils.columns import ALIGNMENT
 from clipmem_core.utils.draws import hashed
 from clipmem_core.utils.io import InputError, replacing, save_array
 
-SECONDS_BETWEEN_SAVES = 20.0
-_TRAINED_TO_SAVED = 20.0  # seconds of training to one of saving, at least
+SECONDS_BETWEEN_SAVES = 60.0  # a killed run trains at most a minute again
 _SECONDS_BETWEEN_LINES = 1.0
 # Attributes of a `Trainer` in its saved state
-_COUNTS = ("done", "seconds", "logged")
-_ARRAYS = ("trajectory", "sums")
+_COUNTS = ("done", "seconds", "logged", "sums")
 _MODULES = ("model", "optimizer")
 RATE = "rate"  # of a group of parameters, the share of the learning rate
 # of unlocked blocks, which start with pretrained weights, as in fine-tuning
@@ -58,23 +55,13 @@ def epoch_batches(
     Returns:
         The rows of each batch, int64 [n] each.
     """
-
-    def shuffled(values: np.ndarray, keys: np.ndarray) -> np.ndarray:
-        return values[np.argsort(hashed(keys, seed, "order", epoch), kind="stable")]
-
-    parts = [data.rows]
-    if len(data.keys) > SHUFFLED_UP_TO:
-        n_blocks = -(-len(data.keys) // SHUFFLED_ROWS)
-        numbers = np.arange(n_blocks, dtype=np.uint64)
-        starts = np.searchsorted(data.rows, np.arange(1, n_blocks) * SHUFFLED_ROWS)
-        blocks = np.split(data.rows, starts)
-        order = shuffled(np.arange(n_blocks), numbers)
-        parts = [
-            np.concatenate([blocks[block] for block in order[at : at + BLOCKS_AT_ONCE]])
-            for at in range(0, n_blocks, BLOCKS_AT_ONCE)
-        ]
-    order = np.concatenate([shuffled(rows, data.keys[rows]) for rows in parts])
-    return np.array_split(order, math.ceil(len(data.rows) / batch_size))
+    n_pairs = len(data.keys)
+    size = SHUFFLED_ROWS if n_pairs > SHUFFLED_UP_TO else n_pairs
+    blocks = np.arange(math.ceil(n_pairs / size), dtype=np.uint64)
+    rank = hashed(blocks, seed, "order", epoch).argsort().argsort() // BLOCKS_AT_ONCE
+    draw = hashed(data.keys[data.rows], seed, "order", epoch)
+    order = np.lexsort([draw, rank[data.rows // size]])
+    return np.array_split(data.rows[order], math.ceil(len(data.rows) / batch_size))
 
 
 def chosen_captions(
@@ -131,19 +118,14 @@ def learning_rate(step: int, *, total: int, peak: float, warmup: int) -> float:
 def make_optimizer(model: Model, config: AuditConfig) -> torch.optim.AdamW:
     """Build AdamW; gains, biases and the logit scale have no weight decay, as in open_clip, and
     unlocked blocks `PRETRAINED_RATE` of the learning rate."""
-    groups = defaultdict[tuple[float, float], list[Tensor]](list)
+    groups = []
     for name, parameter in model.named_parameters():
         marked = any(mark in name for mark in ("bn", "ln", "bias", "logit_scale"))
         decay = 0.0 if marked or parameter.ndim < 2 else config.weight_decay
-        factor = PRETRAINED_RATE if f".{UPPER}." in name else 1.0
-        if parameter.requires_grad:
-            groups[decay, factor].append(parameter)
-    options = [
-        {"params": parameters, "weight_decay": decay, RATE: factor}
-        for (decay, factor), parameters in groups.items()
-    ]
+        rate = PRETRAINED_RATE if f".{UPPER}." in name else 1.0
+        groups.append({"params": parameter, "weight_decay": decay, RATE: rate})
     betas = (config.beta1, config.beta2)
-    return torch.optim.AdamW(options, lr=config.lr, betas=betas, eps=config.eps, fused=True)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=True)
 
 
 class Contrast(torch.autograd.Function):
@@ -200,14 +182,15 @@ class Trainer:
         views: Views,
         *,
         seed: int,
-        device: str,
     ) -> None:
         self.model = model
         self.data = data
         self.config = config
         self.views = views
         self.seed = seed
-        self.device = device
+        self.device = config.device
+        self.n_pairs = len(data.keys)
+        self.n_held_out = len(data.held_out)
         self.cut = can_cut_text(model)
         upper = getattr(getattr(model, "text", None), UPPER, None)
         self.token_width = upper.width if upper else 0  # of activations; 0: tokens or features
@@ -217,10 +200,11 @@ class Trainer:
         self.done = 0  # steps
         self.seconds = 0.0
         self.logged = 0  # bytes of the log at the last save
-        self.sums = np.zeros(3)  # loss, log-probability and steps since the last line of the log
-        self.trajectory = np.full((config.epochs, len(data.keys), 2), np.nan, dtype=np.float16)
+        # Loss, log-probability and steps since the last line of the log
+        self.sums = [0.0, 0.0, 0.0]
+        self.trajectory = np.full((config.epochs, self.n_pairs, 2), np.nan, dtype=np.float16)
         self.model_config = model_config(config.model)
-        self.mitigations = mitigations_of(config, encoder=self.encoder)
+        self.mitigations = mitigations_of(config, self.encoder)
         for mitigation in self.mitigations:
             mitigation.start(self)
 
@@ -231,11 +215,13 @@ class Trainer:
             mitigation.before_step(batch)
         return batch
 
-    def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the views of a batch and a caption of each pair: images [n, 3, size, size], tokens
-        [n, context_length]."""
+    def images(self, batch: Batch) -> Tensor:
+        """Return the views of a batch, [n, 3, size, size]."""
         pixels = self.data.pixels.gather(batch.rows)
-        images = self.views.training_images(pixels, batch, self.device, self.mitigations)
+        return self.views.training_images(pixels, batch, self.device, self.mitigations)
+
+    def tokens(self, batch: Batch) -> Tensor:
+        """Return a caption of each pair of a batch, [n, context_length]."""
         first = self.config.train_captions
         captions = chosen_captions(
             self.data, batch.rows, seed=self.seed, epoch=batch.epoch, first=first
@@ -245,11 +231,12 @@ class Trainer:
             tokens = tokens.reshape(len(tokens), -1, self.token_width)
         for mitigation in self.mitigations:
             tokens = mitigation.tokens(tokens, batch)
-        return images, text_input(tokens).to(self.device)
+        return text_input(tokens).to(self.device)
 
     def outputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Encode a batch without normalisation, float32 [n, dim] each."""
-        images, tokens = self.inputs(batch)
+        images = self.images(batch)
+        tokens = self.tokens(batch)
         with autocast(self.config.precision, self.device):
             image = self.model.encode_image(images).float()
             return image, text_outputs(self.model, tokens, cut=self.cut)
@@ -277,7 +264,8 @@ class Trainer:
         for mitigation in self.mitigations:
             mitigation.after_step(self.model)
         self.trajectory[epoch, rows] = torch.stack([cosine, log_probability], dim=1).cpu().numpy()
-        self.sums += (loss.item(), log_probability.mean().item(), 1)
+        added = (loss.item(), log_probability.mean().item(), 1.0)
+        self.sums = [sum(pair) for pair in zip(self.sums, added, strict=True)]
         self.done += 1
         return loss.item()
 
@@ -343,7 +331,7 @@ class Trainer:
     def log_line(self, seconds: float) -> str:
         """Return a line of the log, with means over the seconds since the last line."""
         loss, log_probability, count = self.sums
-        self.sums = np.zeros(3)
+        self.sums = [0.0, 0.0, 0.0]
         samples = count * len(self.data.rows) / self.batches
         values = {
             "step": self.done,
@@ -359,7 +347,7 @@ class Trainer:
     def save(self, folder: Path) -> None:
         """Save the state that a killed run resumes from."""
         state = {name: getattr(self, name) for name in _COUNTS}
-        state |= {name: torch.from_numpy(getattr(self, name)) for name in _ARRAYS}
+        state["trajectory"] = torch.from_numpy(self.trajectory)
         state |= {name: getattr(self, name).state_dict() for name in _MODULES}
         state["mitigations"] = [mitigation.state for mitigation in self.mitigations]
         save_atomically(state, folder / STATE)
@@ -371,8 +359,7 @@ class Trainer:
         state = torch.load(folder / STATE, map_location=self.device, weights_only=True)
         for name in _COUNTS:
             setattr(self, name, state[name])
-        for name in _ARRAYS:
-            setattr(self, name, state[name].cpu().numpy())
+        self.trajectory = state["trajectory"].cpu().numpy()
         for name in _MODULES:
             getattr(self, name).load_state_dict(state[name])
         for mitigation, values in zip(self.mitigations, state["mitigations"], strict=True):
@@ -384,7 +371,6 @@ def train(trainer: Trainer, folder: Path) -> None:
     trainer.resume(folder)
     last_line = last_save = time.monotonic()
     began = last_line - trainer.seconds
-    pause = SECONDS_BETWEEN_SAVES
     trainer.model.train()
     with (folder / LOG).open("a", encoding="utf-8") as log:
         log.truncate(trainer.logged)  # without the lines after the saved state
@@ -396,11 +382,10 @@ def train(trainer: Trainer, folder: Path) -> None:
                 log.write(trainer.log_line(now - last_line))
                 log.flush()
                 last_line = now
-            if now - last_save > pause and trainer.done < trainer.total:
+            if now - last_save > SECONDS_BETWEEN_SAVES and trainer.done < trainer.total:
                 trainer.logged = log.tell()
                 trainer.save(folder)
                 last_save = time.monotonic()
-                pause = max(SECONDS_BETWEEN_SAVES, _TRAINED_TO_SAVED * (last_save - now))
     save_array(trainer.trajectory, folder / TRAJECTORY)
     # The checkpoint is written last: it marks the member as trained.
     save_atomically(trainer.model.state_dict(), folder / CHECKPOINT)

@@ -43,7 +43,7 @@ _PREDICTED = 3_000  # words that are predicted at a time, or those of 2 * PAIRS_
 _RATE = 2e-3
 _DECAY = 0.02
 _WARMUP = 0.1
-_DROPPED_WORDS = 0.2
+_DROPPED = 0.2
 _DROPPED_PICTURE = 0.4
 _WITHOUT_CAPTIONS = 0.5  # share of training steps in which the pairs' other captions are hidden
 _RARE = 5e-3  # words more frequent than this are trained less often, as in word2vec
@@ -109,25 +109,6 @@ class Predictions(NamedTuple):
         return cls(missing, missing.copy(), np.zeros(shape, np.uint16), np.zeros(shape, np.float16))
 
 
-class Dropout(nn.Module):
-    """Sets a share of values to 0 in training, rounded to 1/256: torch's own takes several times as
-    long."""
-
-    def __init__(self, share: float, generator: torch.Generator) -> None:
-        super().__init__()
-        self.dropped = round(256 * share)
-        self.generator = generator
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Drop values, [...]."""
-        if not self.training:
-            return values
-        drawn = torch.empty(-(-values.numel() // 8), dtype=torch.int64)
-        drawn.random_(-(2**63), None, generator=self.generator)
-        bytes_ = drawn.view(torch.uint8)[: values.numel()].view(values.shape)
-        return values * (bytes_ >= self.dropped) * (256 / (256 - self.dropped))
-
-
 class WordModel(nn.Module):
     """Scores of every predicted word at a position of a caption.
 
@@ -176,8 +157,6 @@ class WordModel(nn.Module):
         self.second = nn.Linear(_HIDDEN, _HIDDEN)
         self.last = nn.Linear(_HIDDEN, _OUTPUT)
         self.generator = torch.Generator()  # of dropout
-        self.dropout = Dropout(_DROPPED_WORDS, self.generator)
-        self.drop_picture = Dropout(_DROPPED_PICTURE, self.generator)
 
     def forward(
         self,
@@ -211,15 +190,26 @@ class WordModel(nn.Module):
                 attended = torch.zeros(1, _OUTPUT)
                 if others_read:
                     attended = self.attend(block, embedded, picked, hidden)
-                answer = hidden + self.attended(self.dropout(attended))
+                answer = hidden + self.attended(self.drop(attended))
                 answer = F.relu(answer + self.second(F.relu(answer)))
-                output = self.last(self.dropout(answer))
+                output = self.last(self.drop(answer))
                 logits.append(F.linear(output, weight).float() + added)
                 if others_read:
                     read = block.words * (block.words < self.size)
                     column = torch.searchsorted(candidates, read)[picked // read.shape[1]]
                     logits[-1].scatter_add_(1, column, self.copied(block, picked, answer))
         return logits
+
+    def drop(self, values: Tensor, share: float = _DROPPED) -> Tensor:
+        """Set a share of values [...] to 0 in training, rounded to 1/256: torch's own dropout takes
+        several times as long."""
+        if not self.training:
+            return values
+        dropped = round(256 * share)
+        drawn = torch.empty(-(-values.numel() // 8), dtype=torch.int64)
+        drawn.random_(-(2**63), None, generator=self.generator)
+        bytes_ = drawn.view(torch.uint8)[: values.numel()].view(values.shape)
+        return values * (bytes_ >= dropped) * (256 / (256 - dropped))
 
     def embed(self, words: Tensor) -> Tensor:
         """Return the input embeddings of words [...], [..., 64]; 0 for no word."""
@@ -244,9 +234,9 @@ class WordModel(nn.Module):
         n_others = group.bincount()[group[picked]] - 1
         rest = (sums[group[picked]] - embedded[picked]) / n_others.clamp(min=1)[:, None]
         around = embedded[block.around[picked]].flatten(1)
-        words = self.dropout(torch.cat([around, rest], 1))
+        words = self.drop(torch.cat([around, rest], 1))
         picture = F.relu(self.picture((block.picture - self.centre) / self.spread))
-        picture = self.drop_picture(picture)[picked // block.words.shape[1]]
+        picture = self.drop(picture, _DROPPED_PICTURE)[picked // block.words.shape[1]]
         return F.relu(self.first(torch.cat([words, picture], 1)))
 
     def attend(self, block: WordBlock, embedded: Tensor, picked: Tensor, hidden: Tensor) -> Tensor:

@@ -63,14 +63,12 @@ class Vectors(_ARRAY):
         """Return some rows, in their order."""
         return Vectors(self.index, rows if self.rows is None else self.rows[rows])
 
-    def cosines(self, query: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
-        """Return the cosine of a vector with each row, or with some rows, float32 [n]; 0 for a row
-        of zeros."""
-        rows = np.arange(len(self)) if rows is None else rows
+    def cosines(self, query: np.ndarray) -> np.ndarray:
+        """Return the cosine of a vector with each row, float32 [n]; 0 for a row of zeros."""
         unit = (query / np.linalg.norm(query)).astype(np.float32)
-        cosines = np.empty(len(rows), np.float32)
-        for at in range(0, len(rows), QUERIES):
-            block = self[rows[at : at + QUERIES]].astype(np.float32, copy=False)
+        cosines = np.empty(len(self), np.float32)
+        for at in range(0, len(self), QUERIES):
+            block = self[at : at + QUERIES].astype(np.float32, copy=False)
             lengths = np.sqrt(np.vecdot(block, block))
             cosines[at : at + QUERIES] = np.vecdot(block, unit) / np.maximum(lengths, _TINY)
         return cosines
@@ -134,8 +132,8 @@ def nearest_rows(vectors: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.n
 def nearest_neighbours(
     vectors: np.ndarray, queries: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return what `nearest_rows` does; above `EXACT_UP_TO` vectors only the nearest cells are
-    searched, and a row is −1 where too few were found."""
+    """Return the k nearest rows as `nearest_rows` does; approximate above `EXACT_UP_TO` vectors,
+    where only the nearest cells are searched. A row is −1 if these hold fewer than k vectors."""
     if len(vectors) <= EXACT_UP_TO:
         return nearest_rows(vectors, queries, k)
     return _cells_of(vectors).search(queries, k)
@@ -144,8 +142,8 @@ def nearest_neighbours(
 def close_pairs(
     vectors: np.ndarray, limit: float, *, metric: int = faiss.METRIC_INNER_PRODUCT
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield rows a < b of vectors, int64 [n, 2], whose inner product or square distance is within
-    the limit; and it."""
+    """Yield pairs of rows a < b, int64 [n, 2], whose inner product or square distance is within the
+    limit, and their products or distances, [n]."""
     index = faiss.IndexFlat(vectors.shape[1], metric)
     index.add(vectors)
     return _search_pairs(index, vectors, limit)

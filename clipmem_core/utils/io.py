@@ -31,6 +31,8 @@ from pyarrow import ArrowException
 from pydantic import TypeAdapter, ValidationError
 
 _adapter_of: Callable[[Any], TypeAdapter[Any]] = functools.cache(TypeAdapter)
+# Errors of reading a broken file
+_BROKEN = (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, ArrowException)
 _SPILL_BYTES = 1 << 22  # larger arrays are held in a file instead of memory
 DELETE = "delete the audit's folder and run it again"
 _MEMORY = "memory ran out: close other programs, or raise the limit (ulimit -v)"
@@ -224,7 +226,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_once(path: Path, make: Callable[[Path], None]) -> None:
+def write_once(path: Path, make: Callable[[Path], object]) -> None:
     """Make a file and its folder unless the file exists."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -253,9 +255,7 @@ def reading(path: Path, *, repair: str = DELETE) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise InputError(f"{path} is missing: run the audit again to resume it") from None
-    except (
-        *(OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, ArrowException),
-    ) as error:
+    except _BROKEN as error:
         if shortage(error) or isinstance(error, InputError):
             raise
         raise InputError(f"{path} cannot be read ({error}): {repair}") from None

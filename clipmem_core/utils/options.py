@@ -14,8 +14,8 @@ Part = Literal[
 
 @dataclass(frozen=True)
 class Slider:
-    """A field's slider: range, step, usual value once switched on, and other fields that this sets
-    (`brings`)."""
+    """The slider of a field: range, step and usual value. Switching it on also sets the fields
+    `brings`."""
 
     low: float
     high: float
@@ -40,7 +40,7 @@ class Option:
     # The pairs and their storage, the number of members, training, evaluation; machine: the default
     # depends on the machine
     affects: tuple[Affected, ...] = ("training",)
-    # a mitigation, which its default, or the value of the field `off_at`, turns off
+    # The field is a mitigation; its default, or the value of the field `off_at`, turns it off
     mitigates: bool = False
     off_at: str = ""
     modifies: tuple[str, ...] = ()  # the mitigations it has an effect on
@@ -48,10 +48,10 @@ class Option:
     slider: Slider | None = None  # on the Mitigations page
     group: str = ""  # there
     toggle: str = ""  # its label there
-    # its name in warnings that clipmem is comparable only between equal values of it
+    # Its name in warnings: clipmem of two audits is comparable only if their values are equal
     must_match: str = ""
     trained: str = ""  # the encoder, image or text, that must be trained for it to have an effect
-    on_input: bool = False  # it changes pictures or tokens: not one block of the encoder is locked
+    on_input: bool = False  # changes pictures or tokens: no block of the encoder may be locked
 
     @property
     def label(self) -> str:

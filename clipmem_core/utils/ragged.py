@@ -9,10 +9,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Ragged:
-    """Where each list begins in the array.
+    """The bounds of the lists in the array.
 
     Attributes:
-        start: place of the first item of each list, and at the end n_items, int64 [n_lists + 1].
+        start: position of the first item of each list, and at the end n_items, int64 [n_lists + 1].
 
     Example:
         >>> captions = Ragged.of([2, 0, 1])
@@ -42,7 +42,7 @@ class Ragged:
 
     @property
     def first(self) -> np.ndarray:
-        """The place of the first item of each list, int64 [n_lists]."""
+        """The position of the first item of each list, int64 [n_lists]."""
         return self.start[:-1]
 
     @property
@@ -61,14 +61,14 @@ class Ragged:
         return np.arange(self.n_items) - np.repeat(self.first, self.counts)
 
     def take(self, rows: np.ndarray, *, first: int = 0) -> tuple[np.ndarray, "Ragged"]:
-        """Return the places of the items of some lists, or of so many first ones of each, and where
-        each list begins among them."""
+        """Select some lists, or so many first items of each. Return the positions of the selected
+        items, and the lists that they form."""
         counts = self.counts[rows]
         part = Ragged.of(np.minimum(counts, first) if first else counts)
         return self.first[rows][part.owner] + part.number, part
 
     def part(self, begin: int, end: int) -> tuple["Ragged", int]:
-        """Return some lists alone, and the place of their first item among all."""
+        """Return consecutive lists, and the position of their first item among all items."""
         start = self.start[begin : end + 1]
         return Ragged(start - start[0]), int(start[0])
 
@@ -83,7 +83,7 @@ class Ragged:
             float32 [n_lists, dim]; no list may be empty.
         """
         if first:
-            places, part = self.take(np.arange(len(self)), first=first)
-            return part.mean(vectors[places])
+            positions, part = self.take(np.arange(len(self)), first=first)
+            return part.mean(vectors[positions])
         sums = np.add.reduceat(vectors, self.first, axis=0, dtype=np.float32)
         return sums / self.counts[:, None].astype(np.float32)

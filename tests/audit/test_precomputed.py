@@ -12,11 +12,8 @@ import pytest
 from clipmem_core.auditing.folder.prepare import precomputed_features, sampled
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.auditing.run.pipeline import run_audit
-from clipmem_core.auditing.tables.scoring import UNUSABLE
-from clipmem_core.auditing.tables.verdict import WRONG
 from clipmem_core.cli import main, parse_command
 from clipmem_core.config import AuditConfig
-from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.dataset.source import RawPairs
 from clipmem_core.review.search import search
 from clipmem_core.utils import columns as c
@@ -127,33 +124,17 @@ def test_a_sample_follows_ids_and_seed() -> None:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Features of 700 pairs; rows 0 to 19 are of no use, and every seventh caption is a file
-    name."""
+    """Features of 700 pairs; rows 0 to 19 are of no use."""
     image, text = drawn(SOURCE_PAIRS)
     image[:20] = text[:20] = np.nan
-    captions = [
-        f"IMG_{n:04d}.jpg" if n % 7 == 0 else f"a caption about number {n}"
-        for n in range(SOURCE_PAIRS)
-    ]
+    captions = [f"a caption about number {n}" for n in range(SOURCE_PAIRS)]
     return write_table(tmp_path_factory.mktemp("features"), image, text, captions)
 
 
-def test_an_audit_of_a_sample_says_so_and_counts_the_whole_set(source: str, data: Path) -> None:
+def test_an_audit_of_a_sample_says_so(source: str, data: Path) -> None:
     audit = audit_of(source, "--sample", str(SAMPLE))
     record = audit.record
     verdict = audit.verdict
     assert (record.pairs, record.sampled_of) == (SAMPLE, SOURCE_PAIRS - 20)
-    told = verdict["sample"]
-    assert (told["pairs"], told["of"]) == (SAMPLE, SOURCE_PAIRS - 20)
-    counts = {row["count"]: row for row in told["counts"]}
-    unusable = counts[UNUSABLE]  # found while the table was read, which all of it was
-    assert (unusable["found"], unusable["whole"]) == (0, 20)
-    file_names = counts[CHECKS["file_name"].label]
-    assert file_names["low"] <= 97 <= file_names["high"]  # of rows 20 to 699, those divisible by 7
-    assert file_names["whole"] == pytest.approx(
-        file_names["found"] * (SOURCE_PAIRS - 20) / SAMPLE, abs=0.1
-    )
-    wrong = counts[WRONG]
-    estimate = verdict["wrong_captions"]["all"]["estimate"]
-    assert wrong["among"] == SAMPLE
-    assert wrong["whole"] == pytest.approx(estimate * (SOURCE_PAIRS - 20) / SAMPLE, abs=0.1)
+    assert verdict["sample"] == {"pairs": SAMPLE, "of": SOURCE_PAIRS - 20}
+    assert any("a random sample of 680" in check["sentence"] for check in verdict["checks"])

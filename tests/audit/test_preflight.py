@@ -39,7 +39,7 @@ def test_a_check_finds_what_the_audit_will_have(data: Path) -> None:
     until(lambda: not find_check(request).job.running, seconds=300)
     check = find_check(request)
     found = check.job.record.result
-    assert (check.error, found["exact"]) == ("", True)
+    assert check.error == ""
     data_set = load_data_set("scenes", resolve(SMALL))
     assert found["groups"] == {"scored": 170, "held-out": 50}  # ⌊220/11⌋ = 20, at least 50
     assert found["captions"] == 1100
@@ -51,7 +51,7 @@ def test_a_check_finds_what_the_audit_will_have(data: Path) -> None:
 def test_what_is_wrong_is_one_line(data: Path, capsys: Captured) -> None:
     assert main(Request("scenes", "a", dataclasses.replace(SMALL, folds=300)).check.arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "folds must be at most 170" in line
+    assert "folds must be at most 169" in line  # near-duplicates are one cluster
 
 
 HOSTILE = "[bold]shout[/bold] :smile: [/] {x} \\"

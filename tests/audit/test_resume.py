@@ -51,7 +51,7 @@ def wait(event, arguments):
         time.sleep(600 if len(saved) > 2 else 0)
 
 sys.addaudithook(wait)
-trainer.SECONDS_BETWEEN_SAVES = trainer._TRAINED_TO_SAVED = 0
+trainer.SECONDS_BETWEEN_SAVES = 0
 """
 
 

@@ -212,7 +212,7 @@ def measure_heads(quick: bool) -> Measures:
         config = dataclasses.replace(preset, precision=precision)
         model = locked_model(image, text, dim=dim, loss=config.loss, seed=0)
         views = feature_views(model, 0)
-        trainer = Trainer(model.train(), data, config, views, seed=0, device="cpu")
+        trainer = Trainer(model.train(), data, config, views, seed=0)
         steps = trainer.steps()
         square = torch.randn(1024, 1024)
         square = square.bfloat16() if precision == "amp_bf16" else square

@@ -199,7 +199,7 @@ def test_locked_towers_are_the_default_and_hide_fields_without_effect(calls: Cal
 def test_a_finished_check_starts_exactly_what_it_checked(data: Path, calls: Calls) -> None:
     reason = {"rows": 10, "reason": "<b>[x](javascript:alert(1))", "example": "$x$"}
     request = Request("scenes", "scenes", TINY)
-    found = {"exact": True, "reasons": [reason], "rows_in_quarantine": [], **FOUND}
+    found = {"reasons": [reason], "rows_in_quarantine": [], **FOUND}
     leave_job(request.check.folder, exit_code=0, result=found)
     app = form()
     assert [metric.value for metric in app.metric] == ["220", "1,100", "10", "3"]

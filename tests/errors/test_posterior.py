@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import hypergeom, norm
+from scipy.stats import norm
 
 from clipmem_core.errors.certificate import bound_wrong
-from clipmem_core.errors.posterior import Posterior, plan_review, whole_count
+from clipmem_core.errors.posterior import Posterior, plan_review
 
 
 def flags(n: int, *rows: int) -> np.ndarray:
@@ -147,25 +147,3 @@ def test_a_tenth_of_the_places_is_random() -> None:
     assert (np.diff(by_priority) < 0).all()
     at_random = priority[review.order[:200][review.at_random[:200]]]
     assert at_random.mean() == pytest.approx(1050, abs=350)
-
-
-@pytest.mark.parametrize(
-    ("found", "drawn", "total"),
-    [(0, 20, 90), (3, 20, 90), (20, 20, 21), (7, 60, 60)],
-)
-def test_limits_are_those_of_trying_every_number(found: int, drawn: int, total: int) -> None:
-    estimate, low, high = whole_count(found, drawn, total, low=found, high=found)
-    assert estimate == pytest.approx(found * total / drawn)
-    kinds = np.arange(found, total - drawn + found + 1)
-    at_least = hypergeom.sf(found - 1, total, kinds, drawn)
-    at_most = hypergeom.cdf(found, total, kinds, drawn)
-    within = kinds[(at_least > 0.025) & (at_most > 0.025)]
-    assert (low, high) == (within[0], within[-1])
-
-
-def test_a_count_that_is_uncertain_makes_it_wider() -> None:
-    plain = whole_count(20, 100, 1_000, low=20, high=20)
-    uncertain = whole_count(20, 100, 1_000, low=12, high=31)
-    assert uncertain[0] == plain[0]
-    assert plain[0] - uncertain[1] == pytest.approx(np.hypot(plain[0] - plain[1], 80))
-    assert uncertain[2] - plain[0] == pytest.approx(np.hypot(plain[2] - plain[0], 110))

@@ -9,7 +9,7 @@ import pytest
 from clipmem_core.auditing.folder.store import MANIFEST, Audit
 from clipmem_core.lab import unitmem
 from clipmem_core.lab.encoders import REFERENCES, paradigms_of, read_paradigms, read_units
-from clipmem_core.lab.unitmem import run_paradigms, run_units, say_paradigms, say_units
+from clipmem_core.lab.unitmem import run_paradigms, run_units, show_paradigms, show_units
 from clipmem_core.utils.io import InputError
 from tests.audit.small import Silent
 from tests.shared import Made
@@ -33,7 +33,7 @@ def stop(*_: object, **__: object) -> None:
 
 @pytest.mark.parametrize("audit", ["paper"], indirect=True)
 def test_every_unit_is_measured_once_on_pairs_of_its_member_or_reference(
-    audit: Audit, monkeypatch: pytest.MonkeyPatch
+    audit: Audit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (audit.folder / MANIFEST).read_bytes()
     run_units(audit, Silent())
@@ -56,10 +56,9 @@ def test_every_unit_is_measured_once_on_pairs_of_its_member_or_reference(
     assert units["unitmem_mean"].dropna().between(0, 1).all()
     assert (audit.folder / MANIFEST).read_bytes() == before
     monkeypatch.setattr(unitmem, "open_member", stop)
-    screen = Silent()
-    run_units(audit, screen)
-    say_units(audit, screen)
-    assert sum("unitmem_mean" in line for line in screen.lines) == 2
+    run_units(audit, Silent())
+    show_units(audit)
+    assert capsys.readouterr().out.count("unitmem_mean") == 2
 
 
 @pytest.mark.parametrize("audit", ["paper"], indirect=True)
@@ -73,7 +72,7 @@ def test_wrong_input_is_named(audit: Audit) -> None:
 
 @pytest.mark.parametrize("audit", ["ensemble"], indirect=True)
 def test_three_paradigms_are_trained_and_a_killed_run_resumes(
-    audit: Audit, monkeypatch: pytest.MonkeyPatch
+    audit: Audit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(unitmem, "measure_model", stop)
@@ -93,6 +92,5 @@ def test_three_paradigms_are_trained_and_a_killed_run_resumes(
     assert table["unitmem_mean"].between(0, 1).all()
     monkeypatch.setattr(unitmem, "add_paradigm", stop)
     run_paradigms(audit, 1, Silent())
-    screen = Silent()
-    say_paradigms(audit, screen)
-    assert "self-supervised" in screen.lines[0]
+    show_paradigms(audit)
+    assert "self-supervised" in capsys.readouterr().out

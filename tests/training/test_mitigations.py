@@ -32,7 +32,8 @@ from tests.training.toys import END, START, draw_tokens, held_out_data, trainer
 def inputs_of(member: Trainer, rows: np.ndarray) -> list[np.ndarray]:
     """Return views, tokens and noisy embeddings of pairs, by pair."""
     batch = member.batch(rows, 1)
-    images, tokens = member.inputs(batch)
+    images = member.images(batch)
+    tokens = member.tokens(batch)
     image = text = F.normalize(torch.ones(len(rows), 16), dim=1)
     for each in member.mitigations:
         image, text = each.embeddings(image, text, batch)
@@ -163,7 +164,7 @@ def test_the_end_token_is_found_or_refused() -> None:
     eos = {"text_cfg": {"pool_type": "eos", "eos_id": END}}
     assert (caption_ends(eos, TOKENS) == ENDS).all()
     with pytest.raises(InputError, match="--text-mask"):
-        caption_ends({"text_cfg": {"pool_type": "last"}}, TOKENS, flags="--text-mask")
+        caption_ends({"text_cfg": {"pool_type": "last"}}, TOKENS)
 
 
 def test_a_pair_is_early_if_its_alignment_is_above_a_quantile_of_the_held_out_ones(
@@ -177,9 +178,9 @@ def test_a_pair_is_early_if_its_alignment_is_above_a_quantile_of_the_held_out_on
         member.step(data.rows)
     adaptive.before_epoch(member, 1)
     with torch.no_grad():
-        views, tokens = member.inputs(member.batch(np.arange(40), 1))
-        image = member.model.encode_image(views, normalize=True)
-        text = member.model.encode_text(tokens, normalize=True)
+        batch = member.batch(np.arange(40), 1)
+        image = member.model.encode_image(member.images(batch), normalize=True)
+        text = member.model.encode_text(member.tokens(batch), normalize=True)
     cosines = (image @ text.T).numpy()
     held_out = cosines[np.ix_(data.held_out, data.held_out)]
     others = held_out - np.diag(np.diag(held_out))
@@ -205,7 +206,7 @@ def test_rare_tokens_are_dropped_but_for_the_most_common_of_a_caption() -> None:
         ]
     )
     captions = Ragged.of([2, 1, 1])
-    counts = pairs_with(config, tokens, captions, np.arange(3))
+    counts = pairs_with(config, tokens, captions, np.arange(3), first=0)
     assert counts.tolist() == [0, 2, 1, 2, 1, 1, 0, 0, 0, 0, 0, 0]
     first = pairs_with(config, tokens, captions, np.arange(2), first=1)
     assert first.tolist() == [0, 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0]

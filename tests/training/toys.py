@@ -78,7 +78,7 @@ def trainer(
     config = replace(base, model=name, **changes)
     model: Model = build_model(name, loss=config.loss, seed=0)
     views = view_maker(crop_scale=config.crop_scale)
-    return Trainer(model, data, config, views, seed=0, device="cpu")
+    return Trainer(model, data, config, views, seed=0)
 
 
 def tower_trainer(
@@ -86,6 +86,4 @@ def tower_trainer(
 ) -> TowerTrainer:
     """Return a trainer of the image encoder alone, on labels if there are any."""
     clip = trainer(name, data, **changes)
-    return TowerTrainer(
-        clip.model, data, clip.config, clip.views, labels=labels, seed=0, device="cpu"
-    )
+    return TowerTrainer(clip.model, data, clip.config, clip.views, labels=labels, seed=0)

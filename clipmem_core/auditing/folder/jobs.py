@@ -12,7 +12,6 @@ run one at a time; a command in a terminal starts at once.
 import contextlib
 import fcntl
 import json
-import math
 import os
 import shlex
 import shutil
@@ -24,7 +23,8 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,6 @@ from filelock import FileLock, Timeout
 from clipmem_core.auditing.folder import store
 from clipmem_core.auditing.folder.store import Audit, Record, check_name, write_json
 from clipmem_core.config import data_folder
-from clipmem_core.training import CHECKPOINT, LOG
 from clipmem_core.utils.io import InputError, read_json
 
 JOB = "job.json"
@@ -47,7 +46,6 @@ PROGRAM = (sys.executable, "-m", "clipmem_core", "job")  # folder and arguments 
 # One of these commands runs at a time.
 TRAINS = ("audit", "reaudit", "mitigate", "study", "units", "paradigms", "encoders")
 SECONDS_BETWEEN_POLLS = 0.5  # also between two reports of a count
-CHANCE_SHARE = 0.98  # of ln(batch_size), the loss of a random guess within a batch; set by hand
 
 
 @dataclass(frozen=True)
@@ -94,36 +92,9 @@ def read_record(folder: Path) -> JobRecord:
     return read_json(path, JobRecord, repair=repair) if path.is_file() else JobRecord()
 
 
-@dataclass(frozen=True)
-class MemberProgress:
-    """A member's stage (waiting, training, embedding, finished) and the last line of its log."""
-
-    name: str
-    stage: str
-    step: int = 0
-    steps: int = 0
-    loss: float = math.nan
-    log_probability: float = math.nan
-    samples_per_second: float = math.nan
-    seconds: float = 0.0
-
-    @property
-    def share(self) -> float:
-        """The trained share, from 0 to 1."""
-        if self.stage in ("embedding", "finished"):
-            return 1.0
-        return min(1.0, self.step / self.steps) if self.steps else 0.0
-
-    def at_chance(self, batch_size: int) -> bool:
-        """Tell whether the loss is still at chance after a fifth of the run."""
-        late = batch_size > 1 and self.steps > 0 and self.step >= self.steps / 5
-        return late and self.log_probability <= -CHANCE_SHARE * math.log(batch_size)
-
-
 class Screen:
-    """Shows the progress of a computation, whose stages call its methods. This one shows it in the
-    record of the job or task that this process runs, which pages read; a subclass prints it, too.
-    """
+    """Reports the progress of a computation in record.json of the job or task that this process
+    runs, for pages. A subclass also prints it."""
 
     def __init__(self) -> None:
         # share, noun, done and total of each count of the stage
@@ -139,26 +110,18 @@ class Screen:
         self.counts.clear()
         _report(stage=text, total=0)
 
-    def pictures(self, done: int, total: int) -> None:
-        self.count("pictures", done, total)
-
-    def captions(self, done: int, total: int) -> None:
-        self.count("captions", done, total)
-
-    def members(self, progress: list[MemberProgress]) -> None:
-        """Show the progress of all members."""
-        trained = sum(member.share for member in progress)
-        self.count("% trained", round(100 * trained / len(progress)), 100)
-
     def count(self, noun: str, done: int, total: int) -> None:
-        """Show how many are done. Of several nouns, the one that is furthest from its end is
-        reported."""
+        """Report a count. If several things are counted at once, only the one with the smallest
+        share is reported."""
         self.counts[noun] = done / max(1, total), noun, done, total
         share, noun, done, total = min(self.counts.values())
         now = time.monotonic()
         if share == 1 or now - self.reported >= SECONDS_BETWEEN_POLLS:
             self.reported = now
             self.report(noun, done, total)
+
+    pictures = partialmethod(count, "pictures")
+    captions = partialmethod(count, "captions")
 
     def report(self, noun: str, done: int, total: int) -> None:
         """Show a count."""
@@ -169,34 +132,10 @@ class Screen:
         _report(result=values)
 
 
-def _complete_lines(path: Path) -> list[str]:
-    """Return the lines of a log that are written to their end."""
-    return path.read_text("utf-8").split("\n")[:-1] if path.is_file() else []
-
-
 def last_line(path: Path) -> dict[str, Any]:
     """Return the last complete line of a JSON-lines file; empty if there is none."""
-    return json.loads((_complete_lines(path) or ["{}"])[-1])
-
-
-def member_progress(audit: Path, name: str) -> MemberProgress:
-    """Read the progress of a member."""
-    folder = audit / store.MEMBERS / name
-    line = last_line(folder / LOG)
-    if (folder / store.TEXT_EMBEDDINGS).is_file() or (folder / store.SECOND_FIT).is_file():
-        stage = "finished"
-    elif (folder / CHECKPOINT).is_file():
-        stage = "embedding"
-    else:
-        stage = "training" if line else "waiting"
-    names = {field.name for field in fields(MemberProgress)}
-    numbers = {key: value for key, value in line.items() if key in names}
-    return MemberProgress(name=name, stage=stage, **numbers)
-
-
-def second_names(names: Sequence[str]) -> list[str]:
-    """Return the folder names of members in the second round, such as r0-f0/second."""
-    return [f"{name}/{store.SECOND}" for name in names]
+    lines = path.read_text("utf-8").split("\n")[:-1] if path.is_file() else []
+    return json.loads(lines[-1]) if lines else {}
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ from clipmem_core.auditing.folder.settings import (
 )
 from clipmem_core.auditing.folder.store import (
     Audit,
-    MemberRecord,
     Prepared,
     Record,
     pair_blocks,
@@ -317,14 +316,18 @@ def faults_without_model(pairs: pd.DataFrame, clusters: np.ndarray) -> list[Faul
     ]
 
 
-def in_out_of(audit: Audit, config: AuditConfig, membership: Membership) -> InOut:
-    """Return which members train on each pair, and the held-out pairs reserved for utility."""
+def in_out_of(audit: Audit, members: Sequence[str] = ()) -> InOut:
+    """Return which members, all or some, train on each pair, and the held-out pairs reserved for
+    utility."""
+    record = audit.record
+    columns = [c.GROUP, *(members or record.members)]
+    membership = membership_of(audit.read_columns(store.MEMBERSHIP, *columns))
+    seed = record.config.seed
     utility_only = None
-    if config.retrieval_apart:
-        utility_only = draw_utility_pairs(
-            membership.group, read_prepared(audit.folder).groups, seed=config.seed
-        )
-    return InOut(membership, config.seed, utility_only)
+    if record.config.retrieval_apart:
+        groups = read_prepared(audit.folder).groups
+        utility_only = draw_utility_pairs(membership.group, groups, seed=seed)
+    return InOut(membership, seed, utility_only)
 
 
 def with_sentences(pairs: pd.DataFrame, config: AuditConfig) -> pd.DataFrame:
@@ -448,13 +451,17 @@ def write_audit(
 
 def _write_record(audit: Audit, record: Record, names: Sequence[str]) -> None:
     """Write the folder and the config.json of some members, then the audit's."""
-    config = record.config
-    architecture = model_config(config.model)
+    shared = {
+        "fingerprint": record.fingerprint,
+        "model": record.config.model,
+        "image_size": record.config.image_size,
+        "model_config": model_config(record.config.model),
+    }
     for name in names:
-        content = (record.fingerprint, config.model, config.image_size, architecture)
-        member = MemberRecord(name, record.seeds[name], *content)
-        audit.member(name).mkdir(parents=True, exist_ok=True)
-        store.write_json(audit.member(name) / store.CONFIG, vars(member))
+        folder = audit.member(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {"member": name, "seed": record.seeds[name], **shared}
+        store.write_json(folder / store.CONFIG, content)
     store.write_json(audit.folder / store.CONFIG, record.values)
 
 

@@ -210,8 +210,7 @@ def side_by_side(config: AuditConfig) -> int:
 
 def resolve_device(device: str) -> str:
     """Return cpu or cuda; torch is imported only if the machine has a GPU's device file."""
-    has_gpu = Path("/dev/nvidiactl").exists() or platform.system() == "Windows"
-    if device == "cpu" or (device == "auto" and not has_gpu):
+    if device == "cpu" or (device == "auto" and not Path("/dev/nvidiactl").exists()):
         return "cpu"
     import torch
 

@@ -1,7 +1,6 @@
 """The folder of an audit: its file names and fields, reading and writing them, the lock and the
 manifest."""
 
-import functools
 import json
 import os
 import platform
@@ -34,22 +33,19 @@ VERSION: Literal[14] = 14  # of an audit's folder; other versions cannot be read
 MAX_NAME = 100
 
 
+def is_name(name: str) -> bool:
+    """Tell whether a name is safe as the name of a folder."""
+    return bool(re.fullmatch(r"\w[\w.-]*", name)) and len(name.encode()) <= MAX_NAME
+
+
 def check_name(name: str) -> str:
-    """Return a name if it is safe as the name of a folder."""
-    if not re.fullmatch(r"\w[\w.-]*", name) or len(name.encode()) > MAX_NAME:
+    """Return a name if it is valid."""
+    if not is_name(name):
         raise InputError(
             f"name {name!r} must be at most {MAX_NAME} letters, digits, '-', '_' or '.', and not "
             "start with '.' or '-'"
         )
     return name
-
-
-def is_name(name: str) -> bool:
-    """Tell whether a name is valid."""
-    try:
-        return bool(check_name(name))
-    except InputError:
-        return False
 
 
 def check_inner(name: str) -> str:
@@ -135,18 +131,6 @@ class Record:
 
 
 @dataclass(frozen=True)
-class MemberRecord:
-    """A member's config.json: its model and its seed."""
-
-    member: str
-    seed: int
-    fingerprint: str
-    model: str
-    image_size: int
-    model_config: dict[str, Any]
-
-
-@dataclass(frozen=True)
 class Manifest:
     """The content of manifest.json."""
 
@@ -162,9 +146,9 @@ SCORES = "scores.parquet"
 CAPTION_TABLE = "captions.parquet"  # optional: one row per caption
 SENTENCE_TABLE = "sentences.parquet"  # optional: one row per sentence of long captions
 WORD_TABLE = "words.parquet"  # optional: one row per word that the word model reads
-# optional: folder of the word models, and of what turns their predictions into `surprise`
+# optional: folder of the word models, and of the ratios of their predictions
 WORD_MODELS = "words"
-FITTED = "p_wrong.json"  # what turns the evidence on a caption into p_wrong
+FITTED = "p_wrong.json"  # likelihood ratios of the evidence on a caption, for new captions
 CHECK_TABLE = "checks.parquet"  # optional, not in the manifest: it is recomputed if missing
 INCIDENTS = "incidents.parquet"  # faults of the pipeline that made the data set
 INCIDENT_PAIRS = "incident_pairs.parquet"  # their pairs, and the pair whose captions fit each
@@ -217,7 +201,6 @@ def read_table(
 ) -> pd.DataFrame:
     """Read a Parquet table; a missing or broken file is an error that names it."""
     with reading(path, repair=repair):
-        verify(path)
         return pd.read_parquet(path, columns=columns)
 
 
@@ -227,7 +210,6 @@ def pair_blocks(
     """Yield columns of an audit's pairs in blocks of rows."""
     path = audit.folder / PAIRS
     with reading(path), pq.ParquetFile(path) as file:
-        verify(path)
         yield from file.iter_batches(size, columns=list(columns))
 
 
@@ -424,10 +406,6 @@ class Audit(Named):
         """Return a member's folder."""
         return inside(self.folder, f"{MEMBERS}/{check_name(name)}")
 
-    def member_record(self, name: str) -> MemberRecord:
-        """Return the content of a member's config.json."""
-        return read_json(self.member(name) / CONFIG, MemberRecord)
-
 
 @contextmanager
 def acquire_lock(folder: Path, *, what: str) -> Iterator[None]:
@@ -461,19 +439,6 @@ def is_locked(folder: Path) -> bool:
             return False
     except Timeout:
         return True
-
-
-def verify(path: Path) -> None:
-    """Refuse a file of a finished audit whose hash differs from the manifest's."""
-    status = path.stat()
-    _verify(path, status.st_ino, status.st_size, status.st_mtime_ns)
-
-
-@functools.lru_cache(256)
-def _verify(path: Path, *stamp: int) -> None:
-    recorded = Audit(path.parent).files.get(path.name)
-    if recorded and recorded != file_sha256(path):
-        raise InputError(f"{path} is damaged: run the audit again to recompute it")
 
 
 def write_manifest(folder: Path) -> None:

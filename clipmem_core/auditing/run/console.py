@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import pandas as pd
 import rich.progress as bars
 from rich.box import SIMPLE_HEAD
@@ -24,25 +23,19 @@ from clipmem_core.auditing.folder import prepare
 from clipmem_core.auditing.folder.jobs import (
     Job,
     JobRequest,
-    MemberProgress,
     Screen,
     audit_request,
     jobs_folder,
 )
-from clipmem_core.auditing.folder.prepare import (
-    DataSet,
-    check_same,
-    faults_without_model,
-)
+from clipmem_core.auditing.folder.prepare import check_same, faults_without_model
 from clipmem_core.auditing.folder.settings import check_config, resolve, resume_arguments
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.auditing.tables.fault_tables import fault_cause
-from clipmem_core.auditing.tables.verdict import WHOLE_HEAD, summary_lines, uses, whole_rows
-from clipmem_core.config import AuditConfig, as_dict, data_folder
+from clipmem_core.auditing.tables.verdict import summary_lines, uses
+from clipmem_core.config import AuditConfig, as_dict
 from clipmem_core.dataset.checks import CHECKS, Captions, caption_flags
 from clipmem_core.dataset.languages import language_shares
-from clipmem_core.dataset.pictures import Pixels
-from clipmem_core.dataset.source import check_source, read_source
+from clipmem_core.dataset.source import check_source
 from clipmem_core.features.tower_by_language import describe_languages, with_text_tower
 from clipmem_core.scores.registry import INJECTED_SCORES
 from clipmem_core.utils import columns as c
@@ -64,16 +57,14 @@ def plain(text: str) -> Text:
 class RichScreen(Screen):
     """Shows progress as lines and a bar; on a pipe as lines only, one for each tenth of a stage."""
 
-    def __init__(self, batch_size: int = 0) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.console = Console(highlight=False)
-        self.batch_size = batch_size
         self.progress = bars.Progress(
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self.tasks: dict[str, bars.TaskID] = {}
-        self.warned: set[str] = set()
+        self.bar = self.progress.add_task("", visible=False)
         self.tenths = 0  # printed ones of the stage, on a pipe
 
     def __enter__(self) -> Self:
@@ -88,22 +79,9 @@ class RichScreen(Screen):
         self.tenths = 0
         self.progress.console.print(plain(text), soft_wrap=True)
 
-    def members(self, progress: list[MemberProgress]) -> None:
-        """Show the progress of all members, and warn once if the loss of one stays at chance."""
-        super().members(progress)
-        for member in progress:
-            if member.at_chance(self.batch_size) and member.name not in self.warned:
-                self.warned.add(member.name)
-                self.say(
-                    f"warning: the loss of member {member.name} is at chance ({member.loss:.2f}): "
-                    "try another --lr, a smaller --batch-size or more --epochs"
-                )
-
     def report(self, noun: str, done: int, total: int) -> None:
         super().report(noun, done, total)
-        if noun not in self.tasks:
-            self.tasks[noun] = self.progress.add_task(noun)
-        self.progress.update(self.tasks[noun], completed=done, total=total)
+        self.progress.update(self.bar, description=noun, completed=done, total=total, visible=True)
         tenths = 10 * done // max(1, total)
         if not self.console.is_terminal and tenths > self.tenths:
             self.tenths = tenths
@@ -121,7 +99,6 @@ def show_verdict(audit: Audit) -> None:
         ("how well scores find injected errors", verdict["detection"], _DETECTION),
         ("attacks on membership, each member by the others", verdict["attacks"], _ATTACKS),
         ("utility, mean over members", verdict["utility"].items(), ["metric", "value"]),
-        (f"counts of all {audit.record.sampled_of:,} pairs", whole_rows(verdict), WHOLE_HEAD),
     ):
         if rows:
             console.print(make_table(title, rows, columns))
@@ -284,39 +261,24 @@ def find_check(request: Request) -> Check | None:
 
 
 def check(source: str, config: AuditConfig) -> None:
-    """Report the content of a data set; pictures are opened last and stored as in the
-    audit."""
+    """Report the content of a data set; its pictures are stored as in the audit."""
     config = resolve(prepare.with_features(source, config))
     screen = RichScreen()
-    if config.features:
-        data_set = prepare.load_data_set(source, config)
-    else:
-        raw, _ = prepare.sampled(read_source(source, config.source, data=data_folder()), config)
-        rows = np.arange(len(raw.pairs))
-        unread = DataSet(raw, raw.pairs, raw.quarantine, rows, Pixels(Path(), rows, 0))
-        _report_content(screen, unread, config, exact=False)
-        data_set = prepare.load_pictures(raw, config, progress=screen.pictures)
-    _report_content(screen, data_set, config, exact=True)
-
-
-def _report_content(screen: Screen, data_set: DataSet, config: AuditConfig, *, exact: bool) -> None:
-    """Report the content of a data set; drawing the membership and injecting errors refuses what
-    the audit would."""
+    data_set = prepare.load_data_set(source, config, progress=screen.pictures)
     pairs = data_set.pairs
     quarantine = data_set.quarantine
     listed = quarantine[[c.SOURCE, c.REASON]].head(_LISTED)
     content = {
         "pairs": len(pairs),
-        "captions": int(pairs[c.CAPTIONS].map(len).clip(upper=config.captions or None).sum()),
+        "captions": int(pairs[c.CAPTIONS].map(len).sum()),
         "quarantined": len(quarantine),
+        "near_duplicates": data_set.near_duplicates,
         "reasons": _reasons(quarantine)[:_SHOWN],
         "rows_in_quarantine": listed.astype(str).to_numpy().tolist(),
         "groups": {},
-        "exact": exact,
-        "rows": data_set.raw.rows,
-        "near_duplicates": data_set.near_duplicates,
     }
     screen.result(content)  # of a refused data set, too
+    # Refuse what the audit would refuse
     membership = prepare.draw_membership(data_set.groups, config)
     prepare.inject(pairs, membership, config)
     screen.result(content | {"groups": pd.Series(membership.group).value_counts().to_dict()})

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass, replace
+from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from types import ModuleType
@@ -63,9 +64,13 @@ class Task:
         import torch
 
         os.environ[DATA_VARIABLE] = str(data)
+        threads = torch.get_num_threads()
         torch.set_num_threads(self.threads)
-        with threadpool_limits(self.threads), reporting_in(self.folders[0]):  # of BLAS, too
-            self.work(self.folder, self.names)
+        try:
+            with threadpool_limits(self.threads), reporting_in(self.folders[0]):  # of BLAS, too
+                self.work(self.folder, self.names)
+        finally:
+            torch.set_num_threads(threads)
 
 
 # An executor runs every task and yields each that has ended, and None in between so that its caller
@@ -78,10 +83,6 @@ Executor = Callable[[Sequence[Task]], TaskEvents]
 @functools.cache
 def processes() -> BaseContext:
     """Return the start method of processes, whose libraries are imported once in the background."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    from multiprocessing import forkserver
-
     os.environ["PYTHONPATH"] = python_path()
     context = ForkServer()
     context.set_forkserver_preload(PRELOADED)
@@ -130,14 +131,8 @@ def local_processes(tasks: Sequence[Task], *, at_once: int) -> TaskEvents:
 
 def in_this_process(tasks: Sequence[Task]) -> TaskEvents:
     """Run tasks in this process; an `Executor` within another task."""
-    import torch
-
-    threads = torch.get_num_threads()
     for task in tasks:
-        try:
-            task.run(data_folder())
-        finally:
-            torch.set_num_threads(threads)
+        task.run(data_folder())
         yield task
 
 
@@ -170,7 +165,7 @@ def ray_tasks(tasks: Sequence[Task], *, gpus: int = 0) -> TaskEvents:
         _connect(ray)
     variables = {
         DATA_VARIABLE: str(data_folder().absolute()),
-        "PYTHONPATH": str(Path(__file__).parents[3]),
+        "PYTHONPATH": python_path(),
         **QUIET,
     }
     remote = ray.remote(

@@ -12,11 +12,9 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core.auditing.folder import prepare, store
-from clipmem_core.auditing.folder.jobs import (
-    Screen,
-)
+from clipmem_core.auditing.folder.jobs import Screen
 from clipmem_core.auditing.folder.settings import Towers, member_towers, towers_of
-from clipmem_core.auditing.folder.store import Audit, MemberRecord, Record
+from clipmem_core.auditing.folder.store import Audit, Record
 from clipmem_core.config import AuditConfig
 from clipmem_core.errors import misfit
 from clipmem_core.errors.misfit import HeldOut
@@ -57,11 +55,11 @@ class Features:
 
     @functools.cached_property
     def standards(self) -> dict[str, Standard]:
-        """Mean and standard deviation of the features of all pairs, by side."""
+        """Mean and standard deviation of the features of all pairs, by kind of tower."""
         if self.pooled:
             return self.pooled.standards
-        sides = {"image": self.image, "text": self.text}
-        return {side: Standard.of(values) for side, values in sides.items() if values is not None}
+        towers = {"image": self.image, "text": self.text}
+        return {kind: Standard.of(values) for kind, values in towers.items() if values is not None}
 
 
 def caption_texts(pairs: pd.DataFrame) -> list[str]:
@@ -92,12 +90,6 @@ def compute_features(
         # Members do not open the tower.
         FeatureExtractor(tower).captions(prompts(pairs))
         truncated = int(extractor.truncated(texts).sum())
-        if truncated:
-            noun = "sentences" if c.SENTENCES in pairs else "captions"
-            screen.say(
-                f"{truncated:,} of {len(texts):,} {noun} are longer than the {tower.context} "
-                f"tokens that {tower.name} reads"
-            )
     return truncated
 
 
@@ -177,7 +169,7 @@ class MemberRun(Shared):
     """Data and settings of one member."""
 
     name: str
-    member: MemberRecord
+    seed: int
     folder: Path  # that its files are written to
     vocabulary: Vocabulary | None = None  # tokens it reads; None: all
 
@@ -188,7 +180,7 @@ def open_shared(folder: Path) -> Shared:
     record = audit.record
     config = record.config
     membership = audit.read_columns(store.MEMBERSHIP, c.GROUP, *record.members)
-    in_out = prepare.in_out_of(audit, config, prepare.membership_of(membership))
+    in_out = prepare.in_out_of(audit)
     held_out = np.flatnonzero(in_out.held_out)
     utility_only = in_out.held_out if in_out.utility_only is None else in_out.utility_only
     group = membership[c.GROUP] = membership[c.GROUP].astype("category")
@@ -230,8 +222,8 @@ def open_member(
     vocabulary = _vocabulary(config, data.tokens, data.captions, rows)
     tokens = vocabulary.read(data.tokens) if vocabulary else data.tokens
     values = vars(shared) | {"data": dataclasses.replace(data, tokens=tokens, rows=rows)}
-    record = shared.audit.member_record(name)
-    return MemberRun(**values, name=name, member=record, folder=output, vocabulary=vocabulary)
+    seed = shared.record.seeds[name]
+    return MemberRun(**values, name=name, seed=seed, folder=output, vocabulary=vocabulary)
 
 
 def caption_tokens(model: str, pairs: pd.DataFrame) -> np.ndarray:
@@ -260,16 +252,17 @@ def vocabulary_of_member(audit: Audit, name: str) -> Vocabulary | None:
     return _vocabulary(config, tokens, store.read_captions(audit), rows)
 
 
-def view_maker(
-    model: Model, config: AuditConfig, seed: int, *, crop_scale: float = 0.0
-) -> ViewMaker:
-    """Return the view maker for a model's input; crops are those of training unless `crop_scale` is
-    set."""
+def member_views(run: MemberRun, model: Model, seed: int, crop_scale: float = 0.0) -> Views:
+    """Return the maker of a model's views of pictures, or of their features; crops are those of
+    training unless `crop_scale` is set."""
+    crop_scale = crop_scale or run.config.crop_scale
+    if run.towers.image:
+        return feature_views(model, seed, crop_scale)
     size = model.visual.image_size
     normal = model.visual.preprocess_cfg
     return ViewMaker(
         image_size=size[0] if isinstance(size, tuple) else size,
-        crop_scale=crop_scale or config.crop_scale,
+        crop_scale=crop_scale,
         mean=tuple(normal["mean"]),
         std=tuple(normal["std"]),
         seed=seed,
@@ -277,19 +270,15 @@ def view_maker(
 
 
 def evaluation_views(run: MemberRun, model: Model) -> Views:
-    """Return the maker of a model's evaluation views of pictures, or of their features."""
-    config = run.config
-    seed = config.seed + EVALUATION
-    if run.towers.image:
-        return feature_views(model, seed, config.eval_crop_scale or config.crop_scale)
-    return view_maker(model, config, seed, crop_scale=config.eval_crop_scale)
+    """Return the maker of a model's evaluation views."""
+    return member_views(run, model, run.config.seed + EVALUATION, run.config.eval_crop_scale)
 
 
 def trained_model(run: MemberRun) -> Model:
     """Load the member's model from its checkpoint if it has one, else train it, or resume its
     training after a kill."""
     config = run.config
-    seed = run.member.seed
+    seed = run.seed
     clear_leftovers(run.folder)
     if (run.folder / CHECKPOINT).is_file():  # it is written last
         model = build_member(config, run.towers, seed=seed)
@@ -298,12 +287,8 @@ def trained_model(run: MemberRun) -> Model:
     model = build_member(config, run.towers, seed=seed, pretrained=config.pretrained)
     if isinstance(model, LockedModel):
         set_standards(model, run.features.standards)
-    views: Views
-    if run.towers.image:
-        views = feature_views(model, seed, config.crop_scale)
-    else:
-        views = view_maker(model, config, seed)
-    trainer = Trainer(model, run.data, config, views, seed=seed, device=config.device)
+    views = member_views(run, model, seed)
+    trainer = Trainer(model, run.data, config, views, seed=seed)
     train(trainer, run.folder)
     return model
 
@@ -333,7 +318,7 @@ def write_embeddings(run: MemberRun, model: Model, folder: Path, *, evaluate: bo
             n = data.captions.n_items
             scores = np.full(n + len(decoys), np.nan, misfit.CAPTION_SCORES)
             scores["learned"][:n] = learned_captions(
-                trajectory, data, seed=run.member.seed, first=config.train_captions
+                trajectory, data, seed=run.seed, first=config.train_captions
             )
             held_out = (run.membership[c.GROUP] == c.HELD_OUT).to_numpy()
             beside = HeldOut.of(image, image, held_out)
@@ -357,8 +342,8 @@ def utility(run: MemberRun, model: Model, image: np.ndarray) -> dict[str, float]
     """
     config = run.config
     test = run.utility_pairs
-    places, captions = run.data.captions.take(test)
-    text = text_embeddings(model, run.data.tokens[places], config)
+    rows, captions = run.data.captions.take(test)
+    text = text_embeddings(model, run.data.tokens[rows], config)
     metrics = retrieval_recalls(image[test], text, captions.owner)
     labels = run.pairs[c.LABEL]
     labelled = labels.notna().to_numpy()

@@ -7,6 +7,7 @@ returned, and does not compute again what is on disk.
 
 import contextlib
 import functools
+import math
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -21,9 +22,11 @@ import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
 from clipmem_core.auditing.folder import jobs, prepare, settings, store
-from clipmem_core.auditing.folder.jobs import LOG, MemberProgress, Screen, read_record
+from clipmem_core.auditing.folder.jobs import Screen, last_line, read_record
 from clipmem_core.auditing.folder.store import Audit
+from clipmem_core.auditing.run import member
 from clipmem_core.auditing.run.executor import Executor, Task, local_processes
+from clipmem_core.auditing.run.word_models import ensure_words, read_words, spelled_features
 from clipmem_core.auditing.tables import fault_tables, maps, scoring
 from clipmem_core.auditing.tables.fault_tables import ensure_checks
 from clipmem_core.auditing.tables.verdict import (
@@ -73,14 +76,19 @@ from clipmem_core.scores.score_tables import (
     with_recurring,
     wrong_captions,
 )
+from clipmem_core.training import LOG
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.io import InputError, save_array
 from clipmem_core.utils.ragged import Ragged
 
+# A loss at chance is ln(batch_size), that of a random guess within a batch. Both set by hand
+CHANCE_SHARE = 0.98  # of that loss
+WARN_AFTER = 0.2  # of the steps
+
 
 @dataclass
 class Run:
-    """An audit to run: where it is, what was requested, and what shows and runs its work."""
+    """An audit to run, the request, and the screen and executor of its work."""
 
     audit: Audit
     screen: Screen
@@ -92,7 +100,7 @@ class Run:
     predicts_words: bool = True  # a study does not use them
 
     def executor_of(self, at_once: int) -> Executor:
-        """Return what runs tasks: the requested executor, else processes of this machine."""
+        """Return the requested executor; by default it runs processes on this machine."""
         return self.executor or functools.partial(local_processes, at_once=at_once)
 
 
@@ -102,7 +110,7 @@ class AuditTexts:
 
     pairs: pd.DataFrame  # pair_id, image, label, captions and injected
     of_pairs: Ragged  # captions, or sentences, of each pair
-    places: pd.DataFrame | None  # of sentences, as of `places_of`
+    spans: pd.DataFrame | None  # of sentences, as of `places_of`
     read: np.ndarray  # true for texts that the text tower reads, bool [n_texts]
     words: Words | None  # None if no word model predicts them
 
@@ -119,7 +127,7 @@ def read_texts(run: Run) -> AuditTexts:
     listed = [c.PAIR_ID, c.IMAGE, c.LABEL, c.CAPTIONS, c.INJECTED]
     pairs = run.audit.read_columns(store.PAIRS, *listed)
     texts = pairs[c.CAPTIONS].tolist()
-    places = places_of(texts) if record.sentences else None
+    spans = places_of(texts) if record.sentences else None
     if record.sentences:
         texts = run.audit.read_columns(store.PAIRS, c.SENTENCES)[c.SENTENCES].tolist()
     languages = languages_read(config)
@@ -130,7 +138,7 @@ def read_texts(run: Run) -> AuditTexts:
             words = split_words(texts, english=mostly_english(record.languages))
         else:
             run.screen.say(f"note: {UNSPACED}")
-    return AuditTexts(pairs, Ragged.of_lists(texts), places, read, words)
+    return AuditTexts(pairs, Ragged.of_lists(texts), spans, read, words)
 
 
 @contextlib.contextmanager
@@ -185,8 +193,13 @@ def compute_features(run: Run, texts: AuditTexts) -> tuple[np.ndarray | None, in
     store.read_table(audit.folder / store.QUARANTINE)  # named before hours of training
     run.screen.say(jobs.FEATURES)
     ensure_pixels(audit, run.screen)
-    compute_in_processes(run, texts.words)
-    truncated = ensure_features(audit, run.screen)
+    truncated = compute_in_processes(run, texts.words)
+    if truncated:
+        tower = audit.record.towers["text"]
+        run.screen.say(
+            f"{truncated:,} of {texts.of_pairs.n_items:,} texts are longer than the "
+            f"{tower['context']} tokens that {tower['name']} reads"
+        )
     if not (config.lock_text or config.features):
         return None, truncated
     features = prepare.caption_features(audit)
@@ -198,32 +211,18 @@ def compute_features(run: Run, texts: AuditTexts) -> tuple[np.ndarray | None, in
     return features, truncated
 
 
-def predict_words(run: Run, words: Words) -> None:
-    """Train the word models; each predicts the words of the pairs that it did not train on."""
-    from clipmem_core.auditing.run.word_models import ensure_words  # torch
-
-    run.screen.say(jobs.WORDS)
-    at_once = min(2, settings.side_by_side(run.audit.record.config))
-    ensure_words(run.audit, words, run.executor_of(at_once), run.screen)
-
-
 def train_members(run: Run, *, again: bool = False) -> None:
     """Train, embed and evaluate every member that is not finished: one in each process, or several
     heads, which train as fast as Python starts."""
-    from clipmem_core.auditing.run import member  # torch
-
     audit = run.audit
     record = audit.record
-    folders = jobs.second_names(record.members) if again else record.members
     at_once = settings.side_by_side(record.config)
-
-    def progress() -> list[MemberProgress]:
-        return [jobs.member_progress(audit.folder, name) for name in folders]
-
+    last = store.SECOND_FIT if again else store.TEXT_EMBEDDINGS
+    folders = [audit.member(name) / (store.SECOND if again else "") for name in record.members]
     missing = [
         name
-        for name, each in zip(record.members, progress(), strict=True)
-        if each.stage != "finished"
+        for name, folder in zip(record.members, folders, strict=True)
+        if not (folder / last).is_file()
     ]
     count = len(missing)
     if settings.shares_process(record.config):
@@ -234,10 +233,31 @@ def train_members(run: Run, *, again: bool = False) -> None:
     for names in (tuple(missing[number::count]) for number in range(count)):
         members = tuple(map(audit.member, names))
         tasks.append(Task(members, work, audit.folder, names, record.threads, noun))
+    warned: set[Path] = set()
     with closing(run.executor_of(at_once)(tasks)) as events:
         for _ in events:
-            run.screen.members(progress())
-    run.screen.members(progress())
+            show_training(run, folders, warned)
+    show_training(run, folders, warned)
+
+
+def show_training(run: Run, folders: Sequence[Path], warned: set[Path]) -> None:
+    """Show the trained share of all members by their logs, and warn once of a member whose loss is
+    still at chance after a fifth of its steps."""
+    at_chance = CHANCE_SHARE * math.log(run.audit.record.config.batch_size)
+    trained = 0.0
+    for folder in folders:
+        if line := last_line(folder / LOG):
+            share = min(1.0, line["step"] / line["steps"])
+            trained += share
+            is_at_chance = share >= WARN_AFTER and -line["log_probability"] >= at_chance
+            if is_at_chance and folder not in warned:
+                warned.add(folder)
+                run.screen.say(
+                    f"warning: the loss of {folder.relative_to(run.audit.folder)} is at chance "
+                    f"({line['loss']:.2f}): try another --lr, a smaller --batch-size or more "
+                    "--epochs"
+                )
+    run.screen.count("% trained", round(100 * trained / len(folders)), 100)
 
 
 def train_second_round(run: Run, scores: pd.DataFrame, texts: AuditTexts) -> int:
@@ -274,17 +294,15 @@ def score(
 ) -> tuple[Judged, list[Fault]]:
     """Write the scores of pairs, captions and words; return them, and the faults of the pipeline
     that texts show."""
-    from clipmem_core.auditing.run.word_models import read_words  # torch
-
-    places = texts.places
+    spans = texts.spans
     clusters = store.read_prepared(audit.folder).clusters
     reasons = caption_reasons(Captions.from_pairs(texts.pairs[c.CAPTIONS].tolist()), clusters)
     is_first = np.ones(len(reasons), bool)
-    if places is not None:  # those of the caption
-        is_first = (places[c.SENTENCE] == 0).to_numpy()
+    if spans is not None:  # those of the caption
+        is_first = (spans[c.SENTENCE] == 0).to_numpy()
         reasons = reasons[is_first.cumsum() - 1]
     units = Texts(
-        texts.of_pairs, texts.read, reasons, clusters, features, are_sentences=places is not None
+        texts.of_pairs, texts.read, reasons, clusters, features, are_sentences=spans is not None
     )
     words = read_words(audit)
     folders = map(audit.member, audit.record.members)
@@ -300,8 +318,8 @@ def score(
     wrong = judged.wrong
     store.write_json(audit.folder / store.FITTED, vars(Fitted.of(wrong)))
     captions = judged.captions
-    if places is not None:
-        captions = scoring.sentence_table(captions, places)
+    if spans is not None:
+        captions = scoring.sentence_table(captions, spans)
         store.write_table(audit.folder / store.SENTENCE_TABLE, captions)
         captions = captions_of_sentences(captions)
         captions = captions.drop(columns=[c.SENTENCE, c.START, c.END])
@@ -337,8 +355,7 @@ def check_results(
         PART: "sentence" if record.sentences else "caption",
     }
     if record.sampled_of:
-        checks = store.read_table(ensure_checks(audit))
-        results["sample"] = scoring.whole_set(audit, judged.scores, checks, wrong)
+        results["sample"] = {"pairs": record.pairs, "of": record.sampled_of}
     if left_out:
         results[SECOND_LEFT_OUT] = left_out
     results[LANGUAGES] = record.languages
@@ -435,7 +452,9 @@ def _run_stages(run: Run) -> None:
         features, truncated = compute_features(run, texts)
     if texts.words is not None:
         with stage(run, jobs.WORDS):
-            predict_words(run, texts.words)
+            run.screen.say(jobs.WORDS)
+            executor = run.executor_of(min(2, settings.side_by_side(config)))
+            ensure_words(audit, texts.words, executor, run.screen)
     with stage(run, jobs.TRAINING):
         run.screen.say(f"training {len(audit.record.members)} members")
         train_members(run)
@@ -470,7 +489,8 @@ def _run_stages(run: Run) -> None:
     # have no source.
     if run.source and audit.record.pairs <= maps.AUDIT_LIMIT:
         with stage(run, jobs.MAPPING):
-            maps.make_map(audit, next(iter(maps.SIDES)), say=run.screen.say)
+            run.screen.say(jobs.MAPPING)
+            maps.make_map(audit, next(iter(maps.SIDES)))
 
 
 def ensure_pixels(audit: Audit, screen: Screen) -> None:
@@ -485,8 +505,9 @@ def ensure_pixels(audit: Audit, screen: Screen) -> None:
         prepare.rebuild_store(audit, progress=screen.pictures)
 
 
-def compute_in_processes(run: Run, words: Words | None) -> None:
-    """Compute each tower's features in a process that has imported the libraries of towers."""
+def compute_in_processes(run: Run, words: Words | None) -> int:
+    """Compute each tower's features in a process that has imported the libraries of towers, and
+    return the number of captions that the text tower truncates."""
     audit = run.audit
     record = audit.record
     work = functools.partial(compute_kind, spelled=words.spelled if words else [])
@@ -495,26 +516,24 @@ def compute_in_processes(run: Run, words: Words | None) -> None:
         folder = audit.folder / f".{kind}"
         folder.mkdir(exist_ok=True)
         tasks.append(Task((folder,), work, audit.folder, (kind,), record.threads, "features of"))
-    said = {""}
     with closing(run.executor_of(len(tasks))(tasks)) as events:
         for _ in events:
             for task in tasks:
                 now = read_record(task.folders[0])
-                if now.stage not in said:
-                    said.add(now.stage)
-                    run.screen.say(now.stage)
                 if now.total:
                     run.screen.count(now.noun, now.done, now.total)
+    truncated = 0
     for task in tasks:
+        truncated += (read_record(task.folders[0]).result or {})["truncated"]
         shutil.rmtree(task.folders[0])
+    return truncated
 
 
 def compute_kind(folder: Path, names: Sequence[str], spelled: Sequence[str]) -> None:
     """Compute features of pictures, or of captions and of their words. The work of a task."""
-    from clipmem_core.auditing.run.word_models import spelled_features  # torch
-
     audit = Audit(folder)
-    ensure_features(audit, Screen(), kinds=names)
+    screen = Screen()
+    screen.result({"truncated": ensure_features(audit, screen, kinds=names)})
     if "text" in names:
         spelled_features(settings.towers_of(audit.record.config).text, spelled)
 
@@ -528,10 +547,8 @@ def ensure_features(
     truncated = 0
     if not settings.opens_towers(record.config):
         return truncated
-    from clipmem_core.auditing.run.member import compute_features  # torch
-
     towers = settings.checked_towers(record.config, record.towers)
     for each in dict.fromkeys((settings.member_towers(record.config), towers)):
         chosen = [tower for tower in each if tower and tower.kind in kinds]
-        truncated = compute_features(chosen, audit.pairs, record.pictures, screen)
+        truncated = member.compute_features(chosen, audit.pairs, record.pictures, screen)
     return truncated

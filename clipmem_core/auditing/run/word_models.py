@@ -18,7 +18,7 @@ from clipmem_core.auditing.folder.jobs import Screen, read_record
 from clipmem_core.auditing.folder.settings import towers_of
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.auditing.run.executor import Executor, Task
-from clipmem_core.auditing.run.member import Shared, open_shared
+from clipmem_core.auditing.run.member import open_shared
 from clipmem_core.dataset.languages import mostly_english
 from clipmem_core.dataset.sentences import places_of
 from clipmem_core.errors.words import (
@@ -34,7 +34,6 @@ from clipmem_core.scores.membership import draw_word_halves
 from clipmem_core.training.word_model import (
     VECTOR,
     Predictions,
-    WordModel,
     merge_predictions,
     save_model,
     train_words,
@@ -48,43 +47,18 @@ from clipmem_core.utils.ragged import Ragged
 
 HALVES = ("0", "1")  # names of the models; each has a folder until words.parquet is written
 _PREDICTED = "predictions.npz"
-RATIOS = "ratios.json"  # of `fit_words`
-_SHARES = 1_000  # of a model, that are counted
-_PAIRS = 4_096  # pairs whose words are Python objects at a time
+RATIOS = "ratios.json"  # log-likelihood ratios of words, as of `fit_words`
+# A row for each word that was predicted
+NO_WORDS = pd.DataFrame(dtype=float, columns=[c.CAPTION_ROW, c.SURPRISE, c.CHANGED, c.WORD_KIND])
+NO_WORDS = NO_WORDS.astype({c.CAPTION_ROW: int})
+_SHARES = 1_000  # steps that the progress of a model is counted in
+_PAIRS = 4_096  # pairs in a block: their words are Python objects
 
 
 def caption_words(audit: Audit) -> Words:
     """Return the words of the captions, or of their sentences, of an audit."""
     texts = (texts for block in store.text_blocks(audit) for texts in block)
     return split_words(texts, english=mostly_english(audit.record.languages))
-
-
-def predict_words(
-    shared: Shared,
-    words: Words,
-    pictures: np.ndarray,
-    number: int,
-    into: Predictions,
-) -> WordModel | None:
-    """Train the word model of a half of an audit's pairs, and predict the other half.
-
-    Word models run on the processor also where members train on a GPU.
-    """
-    config = shared.config
-    clusters = store.read_prepared(shared.audit.folder).groups
-    spelled = None if config.features else spelled_features(towers_of(config).text, words.spelled)
-    screen = Screen()
-    return train_words(
-        words,
-        pictures,
-        draw_word_halves(shared.membership[c.GROUP].to_numpy(), clusters, seed=config.seed),
-        number,
-        into,
-        vectors=None if spelled is None else word_vectors(spelled),
-        seed=config.seed,
-        precision=config.precision if config.device == "cpu" else "fp32",
-        progress=lambda share: screen.captions(round(share * _SHARES), _SHARES),
-    )
 
 
 def spelled_features(tower: Tower | None, spelled: Sequence[str]) -> Vectors | None:
@@ -96,14 +70,30 @@ def spelled_features(tower: Tower | None, spelled: Sequence[str]) -> Vectors | N
 
 
 def run_halves(folder: Path, names: Sequence[str], words: Words) -> None:
-    """Train the models of halves in this process and write their predictions."""
+    """Train the word models of halves of the pairs in this process, and write what each predicts
+    for the other half. They run on the processor also where members train on a GPU."""
     shared = open_shared(folder)
+    config = shared.config
     pictures = (shared.features.pooled or shared.features).image
     assert pictures is not None
+    clusters = store.read_prepared(folder).groups
+    halves = draw_word_halves(shared.membership[c.GROUP].to_numpy(), clusters, seed=config.seed)
+    spelled = None if config.features else spelled_features(towers_of(config).text, words.spelled)
+    screen = Screen()
     for name in names:
         half_folder = folder / store.WORD_MODELS / name
         into = Predictions.empty(len(words.ids))
-        model = predict_words(shared, words, pictures, int(name), into)
+        model = train_words(
+            words,
+            pictures,
+            halves,
+            int(name),
+            into,
+            vectors=None if spelled is None else word_vectors(spelled),
+            seed=config.seed,
+            precision=config.precision if config.device == "cpu" else "fp32",
+            progress=lambda share: screen.captions(round(share * _SHARES), _SHARES),
+        )
         if model:
             save_model(model, words, half_folder.with_suffix(".pt"))
         with replacing(half_folder / _PREDICTED) as temporary, temporary.open("wb") as file:
@@ -138,12 +128,11 @@ def ensure_words(audit: Audit, words: Words, executor: Executor, screen: Screen)
 def read_words(audit: Audit) -> pd.DataFrame:
     """Return caption_row, surprise, changed and kind of each word that was predicted."""
     path = audit.folder / store.WORD_TABLE
-    columns = [c.CAPTION_ROW, c.SURPRISE, c.CHANGED]
     if not path.is_file():
-        empty = pd.DataFrame(dtype=float, columns=[*columns, c.WORD_KIND])
-        return empty.astype({c.CAPTION_ROW: int})
+        return NO_WORDS
+    columns = [c.CAPTION_ROW, c.SURPRISE, c.CHANGED, c.WORD]
     with reading(path):
-        table = pq.read_table(path, columns=[*columns, c.WORD], read_dictionary=[c.WORD])
+        table = pq.read_table(path, columns=columns, read_dictionary=[c.WORD])
     words = table.to_pandas()
     listed = words.pop(c.WORD).cat
     english = mostly_english(audit.record.languages)
@@ -182,9 +171,9 @@ def _word_rows(
     in_captions, first_word = words.in_captions.part(
         first_caption, first_caption + in_pairs.n_items
     )
-    place = np.flatnonzero(np.isfinite(values[first_word : first_word + in_captions.n_items, 0]))
-    rows = first_word + place
-    caption = in_captions.owner[place]
+    position = np.flatnonzero(np.isfinite(values[first_word : first_word + in_captions.n_items, 0]))
+    rows = first_word + position
+    caption = in_captions.owner[position]
     log_ratio, changed = values[rows].T
     without_siblings = np.exp(predicted.alone[rows, 0])
     with_siblings = np.exp(predicted.together[rows, 0])
@@ -198,18 +187,18 @@ def _word_rows(
     spelled = np.array(["", "", *words.spelled], dtype=object)[better[is_likelier]]
     likelier_probability = better_probability[is_likelier].astype(np.float32)
     number = in_pairs.number[caption]
-    start = np.array([matches[at].start() for at in place], np.int64)
+    start = np.array([matches[at].start() for at in position], np.int64)
     if column == c.SENTENCES:
-        places = places_of(pairs[c.CAPTIONS].to_pylist()).iloc[caption]
-        number = places[c.CAPTION].to_numpy()
-        start += places[c.START].to_numpy()
+        spans = places_of(pairs[c.CAPTIONS].to_pylist()).iloc[caption]
+        number = spans[c.CAPTION].to_numpy()
+        start += spans[c.START].to_numpy()
     columns = {
         c.PAIR_ID: pairs[c.PAIR_ID].take(pa.array(in_pairs.owner[caption])),
         c.CAPTION_ROW: first_caption + caption,
         c.CAPTION: number.astype(np.int32),
-        c.POSITION: in_captions.number[place].astype(np.int32),
+        c.POSITION: in_captions.number[position].astype(np.int32),
         c.START: start.astype(np.int32),
-        c.WORD: pa.array([matches[at][0] for at in place], pa.string()),
+        c.WORD: pa.array([matches[at][0] for at in position], pa.string()),
         c.PROBABILITY: probability.astype(np.float32),
         c.SURPRISE: log_ratio.astype(np.float32),
         c.CHANGED: changed.astype(np.float32),

@@ -114,14 +114,14 @@ def _cut(config: AuditConfig, texts: list[str]) -> np.ndarray | None:
         return None
     # torch, which the other checks do without
     from clipmem_core.features.embed import FeatureExtractor
-    from clipmem_core.training.locked_towers import open_clip_lengths
-    from clipmem_core.training.model import open_tokenizer
+    from clipmem_core.training import locked_towers, model
 
     try:
         if tower := towers_of(config).text:
             return FeatureExtractor(tower).truncated(texts)
         context = model_config(config.model)["text_cfg"].get("context_length", 77)
-        return open_clip_lengths(open_tokenizer(config.model), texts) > context
+        tokenizer = model.open_tokenizer(config.model)
+        return locked_towers.open_clip_lengths(tokenizer, texts) > context
     except InputError:
         return None
 
@@ -157,8 +157,8 @@ def write_incidents(
                 behind = rows.max() + 1 + np.arange(step)
                 lost = behind if step > 0 else rows.min() + np.arange(step, 0)
                 rows_of.append(_incident_pairs(number, lost))
-        place = (len(rows), int(rows.min()) + 1, int(rows.max()) + 1)
-        incidents.append((number, each.kind, *place, float(evidence), repairs, cause))
+        extent = (len(rows), int(rows.min()) + 1, int(rows.max()) + 1)
+        incidents.append((number, each.kind, *extent, float(evidence), repairs, cause))
     table = pd.DataFrame(incidents, columns=c.INCIDENT_COLUMNS)
     store.write_table(audit.folder / store.INCIDENTS, table)
     store.write_table(audit.folder / store.INCIDENT_PAIRS, pd.concat(rows_of, ignore_index=True))

@@ -4,7 +4,6 @@ regions with names.
     <data>/cache/maps/<key>.parquet     row int64, map_x and map_y float32, region (its name)
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +58,7 @@ def require_map(audit: Audit, side: str) -> Path:
     return path
 
 
-def make_map(audit: Audit, side: str, *, say: Callable[[str], None] = lambda line: None) -> Path:
+def make_map(audit: Audit, side: str) -> Path:
     """Return the file of a map, which is drawn if it is missing."""
     path = map_path(audit, side)
 
@@ -69,12 +68,11 @@ def make_map(audit: Audit, side: str, *, say: Callable[[str], None] = lambda lin
         rows = np.arange(len(vectors[0]))
         if len(rows) > LIMIT:
             rows = np.sort(draws.rng(_SEED, "map").choice(len(rows), LIMIT, replace=False))
-        say(f"drawing the map of {len(rows):,} {side}")
         # A product of these vectors is the sum of the members' cosines.
-        places = lay_out(np.concatenate([unit(each[rows]) for each in vectors], axis=1))
+        points = lay_out(np.concatenate([unit(each[rows]) for each in vectors], axis=1))
         captions = audit.read_columns(PAIRS, CAPTIONS)[CAPTIONS].iloc[rows].map("\n".join)
-        regions = name_regions(places, captions, spaced=spaces_words(audit.record.languages))
-        table = pd.DataFrame({"row": rows, MAP_X: places[:, 0], MAP_Y: places[:, 1]})
+        regions = name_regions(points, captions, spaced=spaces_words(audit.record.languages))
+        table = pd.DataFrame({"row": rows, MAP_X: points[:, 0], MAP_Y: points[:, 1]})
         write_table(temporary, table.assign(**{REGION: regions}))
 
     write_once(path, draw)
@@ -101,13 +99,13 @@ def lay_out(vectors: np.ndarray) -> np.ndarray:
         ).fit_transform(reduced.astype(np.float32))
 
 
-def name_regions(places: np.ndarray, texts: pd.Series, *, spaced: bool) -> np.ndarray:
+def name_regions(points: np.ndarray, texts: pd.Series, *, spaced: bool) -> np.ndarray:
     """Name the region of each pair by two words that its captions have more often than those of
     other regions: those of the highest tf–idf, with all captions of a region as one document
     (Grootendorst 2022). A word names one region.
 
     Args:
-        places: on a map, [n_pairs, 2].
+        points: on a map, [n_pairs, 2].
         texts: the captions of each pair.
         spaced: whether words have spaces between them; otherwise pairs of letters count.
 
@@ -118,7 +116,7 @@ def name_regions(places: np.ndarray, texts: pd.Series, *, spaced: bool) -> np.nd
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     count = max(1, min(_REGIONS, len(texts) // _PAIRS_OF_REGION))
-    regions = KMeans(count, random_state=_SEED).fit_predict(places)
+    regions = KMeans(count, random_state=_SEED).fit_predict(points)
     documents = texts.groupby(regions).agg("\n".join)
     pattern = r"[^\W\d_]{3,}" if spaced else r"(?=([^\W\d_]{2}))"
     counter = TfidfVectorizer(

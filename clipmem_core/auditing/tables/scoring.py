@@ -8,12 +8,9 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core.auditing.folder import store
-from clipmem_core.auditing.folder.prepare import in_out_of, membership_of
+from clipmem_core.auditing.folder.prepare import in_out_of
 from clipmem_core.auditing.folder.store import Audit
-from clipmem_core.auditing.tables.verdict import WRONG
-from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.errors import misfit
-from clipmem_core.errors.posterior import whole_count
 from clipmem_core.scores import attacks, memorization
 from clipmem_core.scores.alignment import pair_components
 from clipmem_core.scores.metrics import detection_table
@@ -21,12 +18,12 @@ from clipmem_core.scores.registry import DETECTION_SCORES, INJECTED_SCORES
 from clipmem_core.scores.score_tables import Evidence
 from clipmem_core.scores.uncertainty import share_above, standard_errors
 from clipmem_core.training import CHECKPOINT, TRAJECTORY
+from clipmem_core.training.model import logit_scale_of
 from clipmem_core.utils import columns as c
 from clipmem_core.utils import draws
 from clipmem_core.utils.io import spill_to_disk
 from clipmem_core.utils.ragged import Ragged
 
-UNUSABLE = "rows that cannot be used"
 TOP_K = 50  # pairs a person reviews first
 SIZE_STEP = 0.05  # between the sizes of clipmem whose share of pairs is reported
 # A size must be this many errors: the share above smaller ones depends on the noise model.
@@ -37,12 +34,9 @@ MAX_ATTACKED = 1_000_000  # pairs; larger sets are sampled
 
 def gather_evidence(audit: Audit, pairs: pd.DataFrame, of_pairs: Ragged) -> Evidence:
     """Read the outputs of every member; embeddings and other large arrays stay on disk."""
-    from clipmem_core.training.model import logit_scale_of  # torch, which nothing else here needs
-
     config = audit.record.config
     names = audit.record.members
-    table = audit.read_columns(store.MEMBERSHIP, c.GROUP, *names)
-    in_out = in_out_of(audit, config, membership_of(table))
+    in_out = in_out_of(audit)
     embeddings = [store.read_embeddings(audit.member(name)) for name in names]
     keep = functools.partial(spill_to_disk, folder=audit.folder)
     components = []
@@ -115,7 +109,6 @@ def summary(evidence: Evidence, scores: pd.DataFrame, split: float | None) -> di
             "image": _number(scores.loc[target, c.CLIPMEM_IMAGE].mean()),
             "text": _number(scores.loc[target, c.CLIPMEM_TEXT].mean()),
             "fit": split,
-            "missing": None,
         },
         "held_out_pairs": len(null),
         "held_out_sd": float(null[c.CLIPMEM].std()),
@@ -184,48 +177,8 @@ def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any
     return pd.DataFrame(metrics, columns=c.UTILITY_COLUMNS), json_rows(table)
 
 
-def sentence_table(captions: pd.DataFrame, places: pd.DataFrame) -> pd.DataFrame:
-    """Return sentences.parquet: captions.parquet by sentence, with the place of each."""
-    table = pd.concat([captions.drop(columns=[c.CAPTION]), places], axis=1)
-    first = [c.CAPTION_ROW, c.PAIR_ID, *places]
+def sentence_table(captions: pd.DataFrame, spans: pd.DataFrame) -> pd.DataFrame:
+    """Return sentences.parquet: as captions.parquet, with the caption and characters of each."""
+    table = pd.concat([captions.drop(columns=[c.CAPTION]), spans], axis=1)
+    first = [c.CAPTION_ROW, c.PAIR_ID, *spans]
     return table[[*first, *table.columns.difference(first, sort=False)]]
-
-
-def whole_set(
-    audit: Audit, scores: pd.DataFrame, checks: pd.DataFrame, wrong: dict[str, Any]
-) -> dict[str, Any]:
-    """Return the estimated counts of the full set that an audit's pairs were sampled from."""
-    record = audit.record
-    drawn = record.config.sample
-    total = record.sampled_of
-    skipped = int((audit.quarantine[c.KIND] != c.NEAR_DUPLICATE).sum())
-    unread = record.quarantined - (drawn - record.pairs)  # rows counted before the sample was drawn
-    usable = drawn - (skipped - unread)
-    # name, count in the sample, among so many, limits of the count if it is an estimate
-    counted: list[tuple[str, float, int, list[float]]] = [(UNUSABLE, skipped - unread, drawn, [])]
-    # How often a picture or caption repeats depends on the number of pairs, so a sample cannot
-    # estimate it.
-    flags = checks.drop(columns=["near_duplicate", "repeated_caption"])
-    for name in flags.columns.intersection(list(CHECKS), sort=False):
-        flagged = flags[name].dropna()
-        # Pairs without this check, and the same share of the skipped rows, count as not drawn.
-        among = round(drawn * len(flagged) / usable)
-        if among:
-            counted.append((CHECKS[name].label, int(flagged.sum()), among, []))
-    if not wrong["missing"]:
-        injected = wrong["injected"]
-        estimate, *limits = (
-            max(0.0, wrong["all"][name] - injected) for name in ("estimate", "low", "high")
-        )
-        n_scored = int(np.isfinite(scores[c.CSLS_OUT]).sum())
-        among = round(drawn * (n_scored - injected) / usable)
-        counted.append((WRONG, estimate, among, limits))
-    rows = []
-    for name, found, among, limits in counted:
-        more = unread if name == UNUSABLE else 0
-        count = min(found, among)
-        ends = whole_count(count, among, total, *(limits or (count, count)))
-        whole, low, high = (round(end + more, 1) for end in ends)
-        row = {"count": name, "found": found, "among": among}
-        rows.append(row | {"whole": whole, "low": low, "high": high})
-    return {"pairs": record.pairs, "of": total, "counts": rows}

@@ -12,12 +12,6 @@ from clipmem_core.features.tower_by_language import describe_languages
 from clipmem_core.scores.registry import QUEUE_SCORES, USE_SCORES, Queue
 from clipmem_core.utils import columns as c
 
-BASIS = (
-    "Estimates with 95 % intervals of sampling without replacement (hypergeometric); for wrong "
-    "captions the interval also covers the uncertainty of their count in the sample. "
-    "Near-duplicates and repeated captions cannot be estimated from a sample: there are at least "
-    "as many as in it."
-)
 # Members generalise if recall at 5 on held-out pairs closes this share of the gap between chance
 # and 1.
 GENERALISES = 0.10
@@ -35,8 +29,6 @@ PART = "part"  # of a pair, that is trained on and scored: caption or sentence
 LANGUAGES = "languages"
 NOT_READ = "captions_not_read"
 UNSPACED = "words are not separated by spaces and cannot be split: no evidence on single words"
-WRONG = "wrong captions"  # the count of a sample
-WHOLE_HEAD = ("count", "in the sample", "of", "in the whole set", "low", "high")
 LITTLE = "the members have learned little"
 HARDLY = "the members hardly generalise"
 # Failed, passed.
@@ -99,10 +91,6 @@ def summary_lines(verdict: Mapping[str, Any]) -> list[str]:
         return [f"{missing[:1].upper()}{missing[1:]}.", ""]
     part = verdict[PART]
     sentences = [_count(wrong, part)]
-    for row in whole_rows(verdict):
-        if row[0] == WRONG:
-            without = ", without the injected errors," if wrong["injected"] else ""
-            sentences.append(f"In the whole set{without} about {row[3]} do ({row[4]}–{row[5]}).")
     if wrong["injected"] or wrong["injected_vague"]:
         counts = f"{wrong['injected']:,} wrong, {wrong['injected_vague']:,} vague"
         sentences.append(f"Injected on purpose: {counts}.")
@@ -144,18 +132,6 @@ def _count(wrong: Mapping[str, Any], part: str) -> str:
             "error text or the like, or a placeholder picture."
         )
     return " ".join(sentences)
-
-
-def whole_rows(verdict: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Return the estimated counts of the set that an audit's pairs were sampled from, as text under
-    `WHOLE_HEAD`."""
-    return [
-        (
-            row["count"],
-            *(f"{row[name]:,.0f}" for name in ("found", "among", "whole", "low", "high")),
-        )
-        for row in verdict.get("sample", {}).get("counts", [])
-    ]
 
 
 def make_verdict(

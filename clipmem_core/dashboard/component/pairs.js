@@ -2,7 +2,7 @@
 // on a map. Foreign text reaches the page as text content alone.
 
 const UNDOABLE = 'clipmem-undoable'
-const OPENED = 'clipmem-opened' // the last pair on the page Pair, until Browse has marked it
+const OPENED = 'clipmem-opened' // the last pair on the page Pair, which Browse marks
 const CACHED = 200 // pairs in memory, and decisions that can be undone
 const PARALLEL = 3 // pairs that load at once, with two requests each: a browser sends six at once
 const POLL = 1000, SIGN = 4000, HOVER = 60 // milliseconds

@@ -141,10 +141,9 @@ class Grid extends Pairs {
         visit({pair: pair_id}, 'pair', new URLSearchParams(this.data.address))
     }
 
-    // Mark the pair that a person comes back from.
+    // Mark the pair that a person comes back from. The app may build this grid twice, so the pair stays noted.
     markOpened() {
         const opened = tried(() => sessionStorage.getItem(OPENED)), place = this.data.cards.findIndex(({pair_id}) => pair_id === opened)
-        tried(() => sessionStorage.removeItem(OPENED))
         if (place >= 0) this.mark(place)
     }
 
