@@ -85,7 +85,7 @@ class TrainingConfig:
         "ensemble",
         "ensemble | paper",
         choices=("ensemble", "paper"),
-        alike="protocol",
+        must_match="protocol",
     )
     folds: int = data_option(
         2,
@@ -141,28 +141,33 @@ class TrainingConfig:
     )
 
     model: str = option(
-        "small", "one of ours, a name of open_clip's, or a JSON file", alike="model"
+        "small", "one of ours, a name of open_clip's, or a JSON file", must_match="model"
     )
     pretrained: str = option(
-        "", "start from this checkpoint or tag instead of from scratch", alike="start"
+        "", "start from this checkpoint or tag instead of from scratch", must_match="start"
     )
     lock_image: bool = option(
         False,
         "stays pretrained; members train a head on it",
         title="Lock image tower",
-        alike="locked image tower",
+        must_match="locked image tower",
     )
     lock_text: bool = option(
-        False, "the same for the text tower", title="Lock text tower", alike="locked text tower"
+        False,
+        "the same for the text tower",
+        title="Lock text tower",
+        must_match="locked text tower",
     )
     image_tower: str = option(
-        "", "locked: efficientnet-lite0 to 2, or timm's; empty: of --model", alike="image tower"
+        "",
+        "locked: efficientnet-lite0 to 2, or timm's; empty: of --model",
+        must_match="image tower",
     )
     text_tower: str = option(
         "",
         "locked: auto (by the captions' language) | all-MiniLM-L6-v2 (English) | multilingual, or "
         "of sentence-transformers; empty: that of --model",
-        alike="text tower",
+        must_match="text tower",
     )
     unlock: int = option(
         0,
@@ -170,7 +175,7 @@ class TrainingConfig:
         "activations before them are computed once",
         title="Unlocked blocks",
         ge=0,
-        alike="unlocked blocks",
+        must_match="unlocked blocks",
     )
     tower_size: int = option(0, "pixels that a locked image tower sees; 0 means its own", ge=0)
     features: str = data_option(
@@ -180,7 +185,7 @@ class TrainingConfig:
         "needs both towers locked, and no picture",
         title="Features computed elsewhere",
     )
-    loss: str = option("clip", "clip | siglip", choices=("clip", "siglip"), alike="loss")
+    loss: str = option("clip", "clip | siglip", choices=("clip", "siglip"), must_match="loss")
     image_size: int = option(0, "pixels the model sees; 0 means the model's own", ge=0, le=8192)
     cache_size: int = data_option(
         64, "pixels a picture is stored at; crops are cut from these", ge=8

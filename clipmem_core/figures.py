@@ -114,9 +114,10 @@ def safe(text: object) -> str:
 
 IN = "in"
 OUT = "out"
-# In the order in which they are added up
-_SUMMED = (POSITIVE, NEGATIVE_TEXT, NEGATIVE_IMAGE, ALIGNMENT, SIMILARITY)
-TERM_NAMES = {column: words(column) for column in _SUMMED}
+COMPONENT_NAMES = {  # in the order in which they are added up
+    column: words(column)
+    for column in (POSITIVE, NEGATIVE_TEXT, NEGATIVE_IMAGE, ALIGNMENT, SIMILARITY)
+}
 NAME_LENGTH = 20  # leaves space for the dots on a telephone
 PERCENTILES = (2, 98)  # ends of the colour scale
 MEMORIZED = "memorized<br>and wrong", "memorized<br>and right"
@@ -175,14 +176,16 @@ def _name_rows(figure: go.Figure, names: Iterable[object], counts: Iterable[int]
     )
 
 
-def term_figure(members: pd.DataFrame, *, colour: str, names: Mapping[str, str]) -> go.Figure:
-    """Draw each of `TERM_NAMES` with and without the pair in training: a dot per member."""
-    rows = members.rename(columns=TERM_NAMES).melt(["member", "side"], [*TERM_NAMES.values()])
+def component_figure(members: pd.DataFrame, *, colour: str, names: Mapping[str, str]) -> go.Figure:
+    """Draw each of `COMPONENT_NAMES` with and without the pair in training: a dot per member."""
+    rows = members.rename(columns=COMPONENT_NAMES).melt(
+        ["member", "in_out"], [*COMPONENT_NAMES.values()]
+    )
     figure = px.strip(
-        rows.assign(side=rows["side"].map(names), member=rows["member"].map(safe)),
+        rows.assign(in_out=rows["in_out"].map(names), member=rows["member"].map(safe)),
         x="value",
         y="variable",
-        color="side",
+        color="in_out",
         hover_name="member",
         color_discrete_map={names[IN]: colour, names[OUT]: OTHER},
         labels={"value": "cosine units", "variable": ""},
@@ -223,7 +226,7 @@ def pair_map_figure(
     *,
     colour_by: str,
     density: pd.DataFrame,
-    corners: Corners | None = None,
+    corners: Corners | None,
 ) -> go.Figure:
     """Draw one score of pairs against another, above the density (x, y, n) of all pairs, and name
     the corners of the map, if given."""
@@ -244,7 +247,11 @@ def pair_map_figure(
                     text=f"<b>{name}</b>", x=x, y=y, xref="paper", yref="paper", showarrow=False
                 )
     x_title, y_title = (_AXIS_TITLES[column] for column in columns)
-    return figure.update_layout(xaxis_title=x_title, yaxis_title=y_title)
+    has_zero = corners is None  # a line at 0 is not one of the corners' lines
+    return figure.update_layout(
+        xaxis={"title": x_title, "zeroline": has_zero},
+        yaxis={"title": y_title, "zeroline": has_zero},
+    )
 
 
 def embedding_figure(points: pd.DataFrame, *, colour_by: str) -> go.Figure:

@@ -392,14 +392,14 @@ class LogitScale(Mitigation):
         "smallest logit scale, the factor on similarities in the loss; it starts at 14. A high one "
         "lowers clipmem by its units alone: compare membership AUROC too",
         ge=1,
-        alike="floor of the logit scale",
+        must_match="floor of the logit scale",
         **control("logit scale", "Floor of the logit scale", Slider(1.0, 100.0, 1.0, 30.0)),
     )
     max_logit_scale: float = option(
         100.0,
         "largest logit scale; it starts at 14, and 100 is CLIP's cap",
         ge=1,
-        alike="cap on the logit scale",
+        must_match="cap on the logit scale",
         **control("logit scale", "Cap on the logit scale", Slider(1.0, 100.0, 1.0, 30.0)),
     )
 

@@ -87,11 +87,13 @@ with open_bare_page("Compare", clears=(ONE, OTHER)):
 
     # Settings that differ; a warning if scores cannot be compared directly
     table = changed_settings(one, other)
-    incomparable = table[[bool(FIELDS[name].alike) for name in table["setting"]]]
+    incomparable = table[[bool(FIELDS[name].must_match) for name in table["setting"]]]
     if len(incomparable):
         st.warning("These settings differ, so compare ranks, not scores:")
         for name, *values in incomparable.to_numpy():
-            line = f"{FIELDS[name].alike}: {values[0]} in {one.name}, {values[1]} in {other.name}"
+            line = (
+                f"{FIELDS[name].must_match}: {values[0]} in {one.name}, {values[1]} in {other.name}"
+            )
             show_text(line, limit=500)
     first, second = (len(read_incidents(audit)[0]) for audit in (one, other))
     if first or second:

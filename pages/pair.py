@@ -28,7 +28,7 @@ from clipmem_core.dashboard.plain import (
     show_text,
 )
 from clipmem_core.dataset.checks import CHECKS
-from clipmem_core.figures import GROUP_COLOURS, IN, OUT, TERM_NAMES, term_figure
+from clipmem_core.figures import COMPONENT_NAMES, GROUP_COLOURS, IN, OUT, component_figure
 from clipmem_core.review.cards import (
     LISTED,
     PROBABILITIES,
@@ -40,7 +40,7 @@ from clipmem_core.review.cards import (
 )
 from clipmem_core.review.decisions import RECAPTION, open_review
 from clipmem_core.review.filters import failed_checks, find_rows, misfit_note
-from clipmem_core.review.overview import member_terms
+from clipmem_core.review.overview import member_components
 from clipmem_core.review.queries import find_row
 from clipmem_core.review.search import search
 from clipmem_core.review.views import CAPTION, PICTURE, Selection
@@ -105,13 +105,16 @@ def draw_details(audit: Audit, card: PairCard) -> None:
         if audit.record.protocol == "paper":
             names = {IN: "in: f", OUT: "out: g"}
         colour = GROUP_COLOURS[card.group]
-        figure = term_figure(member_terms(audit, card.row), colour=colour, names=names)
-        draw_figure(figure, key="terms", alt="Parts of the score, a dot for each member")
+        figure = component_figure(member_components(audit, card.row), colour=colour, names=names)
+        draw_figure(figure, key="components", alt="Parts of the score, a dot for each member")
     with right:
         means = {
-            end: [card.scores.get(f"{term}_{end}") for term in TERM_NAMES] for end in (IN, OUT)
+            end: [card.scores.get(f"{component}_{end}") for component in COMPONENT_NAMES]
+            for end in (IN, OUT)
         }
-        table = pd.DataFrame({"term": TERM_NAMES.values()} | means).astype({IN: float, OUT: float})
+        table = pd.DataFrame({"part": COMPONENT_NAMES.values()} | means).astype(
+            {IN: float, OUT: float}
+        )
         table["in − out"] = table[IN] - table[OUT]
         draw_table(table, alt="Each part of the score: both means and their difference")
         st.caption(

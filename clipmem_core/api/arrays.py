@@ -29,7 +29,7 @@ from clipmem_core.config import DEFAULT_PRESET, AuditConfig, preset_config
 from clipmem_core.dataset.checks import Captions, not_captions
 from clipmem_core.dataset.faults import ascending_stretches, caption_reasons, text_faults
 from clipmem_core.dataset.languages import language_shares, mostly_english, spaces_words
-from clipmem_core.dataset.near_duplicates import alike_by_features, join_clusters
+from clipmem_core.dataset.near_duplicates import join_clusters, near_duplicates_by_features
 from clipmem_core.errors import misfit
 from clipmem_core.errors.batch import Fitted
 from clipmem_core.errors.calibration import Probabilities
@@ -43,10 +43,10 @@ from clipmem_core.errors.runs import (
     find_swaps,
 )
 from clipmem_core.errors.words import split_words
-from clipmem_core.scores.alignment import pair_terms
+from clipmem_core.scores.alignment import pair_components
 from clipmem_core.scores.membership import (
     MIN_GROUP,
-    MemberSides,
+    InOut,
     draw_word_halves,
     ensemble_membership,
 )
@@ -79,8 +79,8 @@ from clipmem_core.training.word_model import (
     Predictions,
     WordModel,
     merge_predictions,
-    surprises,
     train_words,
+    word_log_ratios,
 )
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.draws import draw_keys
@@ -279,7 +279,7 @@ def find_wrong_captions(
     _check_length("ids", keys, n)
     if len(set(keys)) < n:
         raise InputError("ids must differ from pair to pair")
-    clusters = groups = alike_by_features(pairs.image)
+    clusters = groups = near_duplicates_by_features(pairs.image)
     if group is not None:
         _check_length("group", group, n)
         groups = join_clusters(clusters, [f"={key}" for key in group])
@@ -302,14 +302,14 @@ def find_wrong_captions(
         halves=config.halves,
         held_out=held_out,
     )
-    sides = MemberSides(membership, seed)
+    in_out = InOut(membership, seed)
     decoys = np.empty(0, misfit.DECOY)
     if pairs.of_pairs.counts.max() > 1:  # with BLAS as an audit has it
         decoys = draw_decoys(pairs.text, pairs.of_pairs, groups, seed=seed)
     if progress is None:
         progress = sys.stderr.isatty() or "ipykernel" in sys.modules
     with Progress(disable=not progress, transient=True) as shown, _alone():
-        return _Search(pairs, config, sides, clusters, groups, keys, shown, threads, decoys).run()
+        return _Search(pairs, config, in_out, clusters, groups, keys, shown, threads, decoys).run()
 
 
 def _checked(image: Any, text: Any, captions: Any, pair: Any) -> _Pairs:
@@ -393,7 +393,7 @@ class _Member(NamedTuple):
     head: LockedModel
     image: np.ndarray  # [n_pairs, dim]
     text: np.ndarray
-    terms: dict[str, np.ndarray]  # as of `pair_terms`
+    components: dict[str, np.ndarray]  # as of `pair_components`
     beside: HeldOut
     learned: np.ndarray  # [n_pairs]
     captions: np.ndarray  # `CAPTION_SCORES` [n_captions + n_decoys]; none if pairs have one caption
@@ -405,7 +405,7 @@ class _Search:
 
     pairs: _Pairs
     config: AuditConfig
-    sides: MemberSides
+    in_out: InOut
     clusters: np.ndarray  # of near-duplicates
     groups: np.ndarray  # of pairs that are split as one
     ids: list[str]
@@ -416,7 +416,7 @@ class _Search:
     def run(self) -> WrongCaptions:
         of_pairs = self.pairs.of_pairs
         captions = self.pairs.captions
-        trained = self.sides.membership.trained
+        trained = self.in_out.membership.trained
         notes = list[str]()
         words, word_models = self._words(notes)
         members = self._train_all("members")
@@ -426,7 +426,7 @@ class _Search:
         if left_out.any():
             again = self._evidence(self._train_all("second round", left_out))
             fit = misfit.fit_out(
-                again.image, again.text, trained, self.sides.held_out, again.logit_scales
+                again.image, again.text, trained, self.in_out.held_out, again.logit_scales
             )
             scores = update_scores(scores, **{c.LOG_PROBABILITY_SECOND: fit[1]})
         fits = Fits(evidence.image, evidence.text, trained, seed=self.config.seed)
@@ -440,7 +440,7 @@ class _Search:
         texts = Texts(of_pairs, read, reasons, self.clusters, self.pairs.text)
         of_members = [member.captions for member in members]
         on_captions, table = caption_evidence(
-            scores, texts, self.sides, of_members, self.decoys, words
+            scores, texts, self.in_out, of_members, self.decoys, words
         )
         faults = []
         if captions is not None:
@@ -489,7 +489,7 @@ class _Search:
         """Train all members, without some pairs, and embed all pairs with each."""
         image_features, text_features, of_pairs, *_ = self.pairs
         config = self.config
-        held_out = self.sides.held_out
+        held_out = self.in_out.held_out
         n_captions = of_pairs.n_items
         shared = TrainingData(
             pixels=FeatureRows(image_features),
@@ -507,7 +507,7 @@ class _Search:
         heads = [
             models.locked_model(*widths, dim=dim, loss=config.loss, seed=seed) for seed in seeds
         ]
-        trained = self.sides.membership.trained
+        trained = self.in_out.membership.trained
         if left_out is not None:
             trained = trained & ~left_out
         folder = Path(tempfile.gettempdir())
@@ -539,7 +539,7 @@ class _Search:
                 head,
                 spill_to_disk(image, folder),
                 spill_to_disk(text, folder),
-                pair_terms(image, text, held_out),
+                pair_components(image, text, held_out),
                 HeldOut.of(image, text, held_out),
                 misfit.mean_over_epochs(trainer.trajectory),
                 scores,
@@ -550,9 +550,9 @@ class _Search:
     def _evidence(self, members: Sequence[_Member]) -> Evidence:
         return Evidence(
             pairs=pd.DataFrame({c.PAIR_ID: self.ids, c.INJECTED: None}),
-            sides=self.sides,
+            in_out=self.in_out,
             views=1,
-            terms=[member.terms for member in members],
+            components=[member.components for member in members],
             image=[member.image for member in members],
             text=[member.text for member in members],
             logit_scales=[float(member.head.logit_scale.detach().exp()) for member in members],
@@ -572,7 +572,7 @@ class _Search:
             notes.append("The captions have no spaces between words: p_word is 0.")
             return NO_WORDS, []
         words = split_words(captions, english=mostly_english(shares))
-        half = draw_word_halves(self.sides.membership.group, self.groups, seed=self.config.seed)
+        half = draw_word_halves(self.in_out.membership.group, self.groups, seed=self.config.seed)
         predicted = [Predictions.empty(len(words.ids)) for _ in range(2)]
 
         def train(number: int) -> WordModel | None:
@@ -593,7 +593,7 @@ class _Search:
         if None in word_models:
             notes.append("The captions have too few words in common: p_word is 0.")
             return NO_WORDS, []
-        ratios, of_kinds = surprises(words, merge_predictions(*predicted))
+        ratios, of_kinds = word_log_ratios(words, merge_predictions(*predicted))
         rows = np.flatnonzero(np.isfinite(ratios[:, 0]))
         table = {
             c.CAPTION_ROW: words.in_captions.owner[rows],

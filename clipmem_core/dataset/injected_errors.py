@@ -144,15 +144,15 @@ def _swap_random(
             if len(drawn) < n and all(used[text] < n // 2 for text in texts_of[i]):
                 used.update(texts_of[i])
                 drawn.append(int(i))
-        if len(drawn) < n or (sources := _derange([texts_of[i] for i in drawn], rng)) is None:
+        if len(drawn) < n or (order := _derange([texts_of[i] for i in drawn], rng)) is None:
             continue
         targets = free[drawn]
-        donors = dict(zip(targets.tolist(), targets[sources].tolist(), strict=True))
-        new = {row: captions[donor] for row, donor in donors.items()}
+        sources = dict(zip(targets.tolist(), targets[order].tolist(), strict=True))
+        new = {row: captions[source] for row, source in sources.items()}
         if single:
-            numbers = {row: int(rng.integers(len(captions[row]))) for row in donors}
-            for row, donor in donors.items():
-                text = captions[donor][numbers[donor]]
+            numbers = {row: int(rng.integers(len(captions[row]))) for row in sources}
+            for row, source in sources.items():
+                text = captions[source][numbers[source]]
                 new[row] = _replaced(captions[row], numbers[row], text)
         return _with_captions(pairs, new)
     raise InputError(
@@ -164,21 +164,21 @@ def _swap_random(
 def _derange(texts_of: list[frozenset[str]], rng: np.random.Generator) -> np.ndarray | None:
     """Return the pair that each pair gets its captions from, or None if none was found."""
     n = len(texts_of)
-    donors = rng.permutation(n)
+    sources = rng.permutation(n)
     for i in range(n):
-        if texts_of[i].isdisjoint(texts_of[donors[i]]):
+        if texts_of[i].isdisjoint(texts_of[sources[i]]):
             continue
         for j in rng.permutation(n):
             # with one text a pair, at most n / 2 of them equal, such a j always exists; a swap
             # leaves valid pairs valid
-            if texts_of[i].isdisjoint(texts_of[donors[j]]) and texts_of[j].isdisjoint(
-                texts_of[donors[i]]
+            if texts_of[i].isdisjoint(texts_of[sources[j]]) and texts_of[j].isdisjoint(
+                texts_of[sources[i]]
             ):
-                donors[[i, j]] = donors[[j, i]]
+                sources[[i, j]] = sources[[j, i]]
                 break
         else:  # captions overlap in part
             return None
-    return donors
+    return sources
 
 
 def _swap_nearest(
@@ -205,7 +205,7 @@ def _swap_nearest(
     index = NearestNeighbors(
         n_neighbors=min(_CONSIDERED, len(free)), metric="cosine", algorithm="brute"
     ).fit(words)
-    donors = dict[int, int]()
+    sources = dict[int, int]()
     order = rng.permutation(len(free))
     nearest = free[index.kneighbors(words[order], return_distance=False)]
     for row, neighbours in zip(free[order].tolist(), nearest.tolist(), strict=True):
@@ -213,17 +213,17 @@ def _swap_nearest(
         others = [
             other
             for other in neighbours
-            if other not in donors and texts_of_row.isdisjoint(captions[other])
+            if other not in sources and texts_of_row.isdisjoint(captions[other])
         ]
-        if others and row not in donors and len(donors) < n:
+        if others and row not in sources and len(sources) < n:
             other = int(rng.choice(others[:_NEAREST]))
-            donors |= {row: other, other: row}
-    _check_count(len(donors), n, "have another pair with similar words")
-    new = {row: captions[donor] for row, donor in donors.items()}
+            sources |= {row: other, other: row}
+    _check_count(len(sources), n, "have another pair with similar words")
+    new = {row: captions[source] for row, source in sources.items()}
     if single:
-        for row, donor in donors.items():
-            number = int(rng.integers(min(len(captions[row]), len(captions[donor]))))
-            new[row] = _replaced(captions[row], number, captions[donor][number])
+        for row, source in sources.items():
+            number = int(rng.integers(min(len(captions[row]), len(captions[source]))))
+            new[row] = _replaced(captions[row], number, captions[source][number])
     return _with_captions(pairs, new)
 
 
@@ -319,7 +319,7 @@ def _replace_sentence(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) 
     longest = {row: int(np.argmax(list(map(len, captions[row])))) for row in long}
     new = dict[int, list[str]]()
     changes = list[ChangedCaption]()
-    for row, donor in zip(long, np.roll(long, 1).tolist(), strict=True):
+    for row, source in zip(long, np.roll(long, 1).tolist(), strict=True):
         if len(new) == n:
             break
         number = longest[row]
@@ -327,7 +327,7 @@ def _replace_sentence(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) 
         spans = sentence_spans(before)
         place = int(rng.integers(len(spans)))
         start, end = spans[place]
-        text = str(rng.choice(sentences_of([captions[donor][longest[donor]]])))
+        text = str(rng.choice(sentences_of([captions[source][longest[source]]])))
         after = before[:start] + text + before[end:]
         sentences = sentences_of([after])
         # The sentences of a caption must stay the same ones.

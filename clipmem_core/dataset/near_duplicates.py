@@ -17,7 +17,7 @@ RMS = 0.03  # largest difference of any two near-duplicates, as a share of their
 TEXTURED_RMS = 0.1  # largest difference of two textured near-duplicates …
 PEAK = 0.35  # … unless it is concentrated in one place, such as a changed mouth or word
 
-ALIKE = 0.95  # minimum cosine of centred features of near-duplicates
+SIMILAR_FROM = 0.95  # minimum cosine of centred features of near-duplicates
 
 
 def near_duplicate_clusters(descriptors: np.ndarray, sha256: Sequence[str]) -> np.ndarray:
@@ -50,13 +50,13 @@ def near_duplicate_clusters(descriptors: np.ndarray, sha256: Sequence[str]) -> n
     return _clusters(n, [_repeats(sha256, range(n)), replicates, *similar])
 
 
-def alike_by_features(features: np.ndarray) -> np.ndarray:
+def near_duplicates_by_features(features: np.ndarray) -> np.ndarray:
     """Return each picture's cluster by features of a locked tower: the row of its first picture,
     int64 [n].
 
     They match cropped or recoloured copies too. Pictures of one cluster are connected by links of
-    cosine ≥ ALIKE. The mean over all pictures is subtracted first, since features after a ReLU
-    all have similar directions. Above 20,000 distinct features the search is approximate.
+    cosine ≥ SIMILAR_FROM. The mean over all pictures is subtracted first, since features after a
+    ReLU all have similar directions. Above 20,000 distinct features the search is approximate.
     `features` [n, dim] may be of any float type and mapped.
     """
     n = len(features)
@@ -73,9 +73,8 @@ def alike_by_features(features: np.ndarray) -> np.ndarray:
         faiss.normalize_L2(vectors)
         return vectors
 
-    return _clusters(
-        n, [replicates, *(rows[pairs] for pairs in similar_pairs(directions, len(rows), ALIKE))]
-    )
+    found = similar_pairs(directions, len(rows), SIMILAR_FROM)
+    return _clusters(n, [replicates, *(rows[pairs] for pairs in found)])
 
 
 def join_clusters(clusters: np.ndarray, keys: Sequence[Hashable]) -> np.ndarray:

@@ -1,5 +1,5 @@
-"""The probability that captions outside the data set are wrong, from what its captions taught: the
-log-likelihood ratios are the data set's, the share of wrong captions is that of the batch."""
+"""The probability that captions of new pairs are wrong. The log-likelihood ratios were fitted on
+the data set; the share of wrong captions is estimated from the new captions (the batch)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ _STEPS = 1_000  # of expectation maximisation
 
 @dataclass(frozen=True)
 class Fitted:
-    """What the captions of a data set taught about wrong ones, for captions of other pairs.
+    """The log-likelihood ratios that were fitted on a data set, to judge captions of other pairs.
 
     `curves` are log-likelihood ratios of pairs, captions and words as functions of their evidence;
     the other fields are as of `Probabilities`. All values fit into JSON.
@@ -83,15 +83,15 @@ class Fitted:
     ) -> pd.DataFrame:
         """Return p_check, p_pair, p_caption, p_word and p_wrong of captions.
 
-        A new pair has evidence of all kinds. A caption in the place of another one has that of the
-        pair only if it has no siblings.
+        A new pair has evidence of all kinds. For a caption that replaces another one, the evidence
+        on its pair counts only if the caption has no siblings.
 
         Args:
             of_units: the captions of each new pair, or of each candidate.
             beside: similarity, margin and csls, as of `fit_beside`, [n_captions, 3].
             agree: as of `agreement`, [n_captions, 3].
             words: mean log-likelihood ratio of the words, [n_captions].
-            is_new: false for captions in the place of others, [n_captions].
+            is_new: false for captions that replace others, [n_captions].
             not_captions: true for texts that are no captions, [n_captions].
         """
         by_pair = self.ratio_at("pairs", beside[:, 2])

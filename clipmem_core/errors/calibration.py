@@ -8,7 +8,7 @@ refusal, a text that recurs and fits no picture, or the picture is a placeholder
 Fitted against pictures with the caption of a held-out pair (`swapped_csls`).
 
 `p_caption`: this caption belongs to another pair. Evidence: its agreement with the pair's other
-captions, and `margin_out`. Fitted against decoys: captions of other pairs in its place.
+captions, and `margin_out`. Fitted against decoys, captions of other pairs that replace it.
 
 Sentences of a long caption count like captions of the pair. Some say nothing of the picture ("It is
 red."), so that their log-likelihood ratio depends on how specific they are (`specificity`).
@@ -45,7 +45,7 @@ _SEEN_FROM = 0.7  # AUROC of a kind of wrong word that an audit can see
 _FEWEST_OF_KIND = 200  # words, below which a kind has no log-likelihood ratio of its own
 _MOST_FITTED = 200_000  # examples of a class that a log-likelihood ratio is fitted on
 # The log-likelihood ratio of too few words to fit one
-_MEAN_SURPRISE = np.array([0.5, 0.5, 0.0, 0.0, 0.0])
+_MEAN_RATIO = np.array([0.5, 0.5, 0.0, 0.0, 0.0])
 _SHARES = (1e-3, 0.5)  # limits of a share that is a prior
 _MOST_SURE = 0.98  # probability that it is wrong
 
@@ -99,14 +99,14 @@ def fit_words(evidence: np.ndarray, kinds: np.ndarray) -> list[np.ndarray]:
     Args:
         evidence: of each word and of the word it is compared with, [n_words, 2, 4]; NaN if not
             predicted.
-        kinds: place of each word's kind in `COMPARED_KINDS`, [n_words].
+        kinds: index of each word's kind in `COMPARED_KINDS`, [n_words].
 
     Returns:
         One result of `fit_ratio` a kind, [5] each.
     """
     predicted = np.isfinite(evidence).all(axis=(1, 2))
     if predicted.sum() < _FEWEST_OF_KIND:
-        return [_MEAN_SURPRISE] * len(COMPARED_KINDS)
+        return [_MEAN_RATIO] * len(COMPARED_KINDS)
     ratios = []
     for kind in range(len(COMPARED_KINDS)):
         rows = predicted & (kinds == kind)
@@ -115,13 +115,15 @@ def fit_words(evidence: np.ndarray, kinds: np.ndarray) -> list[np.ndarray]:
     return ratios
 
 
-def surprise(ratios: Sequence[np.ndarray], evidence: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+def word_log_ratio(
+    ratios: Sequence[np.ndarray], evidence: np.ndarray, kinds: np.ndarray
+) -> np.ndarray:
     """Return the log-likelihood ratio that words are wrong, in nats.
 
     Args:
         ratios: the result of `fit_words`.
         evidence: [n_words, ..., 4].
-        kinds: place of each word's kind in `COMPARED_KINDS`, [n_words].
+        kinds: index of each word's kind in `COMPARED_KINDS`, [n_words].
 
     Returns:
         [n_words, ...].
@@ -186,7 +188,7 @@ def probabilities(evidence: CaptionEvidence) -> Probabilities:
     """Combine the evidence into the probability that each caption is wrong.
 
     Each part excludes those before it. A part without evidence is 0, and so is p_check until
-    `with_checks`.
+    `with_faults`.
 
     Args:
         evidence: on all captions.
@@ -214,8 +216,8 @@ def probabilities(evidence: CaptionEvidence) -> Probabilities:
         counts=counts,
         kinds=kinds,
         shares=shares,
-        ratio=None if ratio is None else ratio.tolist(),
-        specific=None if specific is None else specific.tolist(),
+        ratio=ratio,
+        specific=specific,
     )
 
 
@@ -304,9 +306,9 @@ def _wrong_pairs(evidence: CaptionEvidence) -> tuple[WrongCount, np.ndarray]:
     return count, np.interp(order, np.sort(order[both]), np.sort(by_fit))
 
 
-def _with_specificity(evidence: CaptionEvidence) -> tuple[CaptionEvidence, np.ndarray | None]:
+def _with_specificity(evidence: CaptionEvidence) -> tuple[CaptionEvidence, list[float] | None]:
     """Return the evidence on sentences with how specific they are, and the model of that; without
-    sentences the evidence as it is.
+    sentences the evidence is unchanged.
 
     The decoys of sentences are those drawn at random: the sentences of one picture differ more
     than similar sentences of two.
@@ -334,12 +336,12 @@ def _with_specificity(evidence: CaptionEvidence) -> tuple[CaptionEvidence, np.nd
         similar=evidence.similar[known],
         texts=texts,
     )
-    return changed, model
+    return changed, model.tolist()
 
 
 def _wrong_captions(
     evidence: CaptionEvidence, fitting: np.ndarray
-) -> tuple[np.ndarray | None, WrongCount, np.ndarray]:
+) -> tuple[list[float] | None, WrongCount, np.ndarray]:
     """Return the log-likelihood ratio, the number of captions of other pairs, and the probability
     of each caption.
 
@@ -363,7 +365,7 @@ def _wrong_captions(
     count = estimate_wrong(counted, *by_kind)
     p_caption = np.nan_to_num(posterior_at(count.curve, fit))
     exclude_each_other(p_caption, of_two)
-    return ratio, count, p_caption
+    return ratio.tolist(), count, p_caption
 
 
 def _wrong_words(
@@ -383,9 +385,9 @@ def _wrong_words(
     caption, observed, changed, kind = (words[name].to_numpy() for name in columns)
     in_captions = Ragged.of(np.bincount(caption, minlength=len(fitting)))
     of_caption = mean_ratio(observed, in_captions)
-    places = np.flatnonzero(np.isfinite(changed) & fitting[caption])
-    places = draws.rng(0, "changed word").permutation(places)
-    drawn = places[np.unique(caption[places], return_index=True)[1]]
+    rows = np.flatnonzero(np.isfinite(changed) & fitting[caption])
+    rows = draws.rng(0, "changed word").permutation(rows)
+    drawn = rows[np.unique(caption[rows], return_index=True)[1]]
     with_change = observed.copy()
     with_change[drawn] = changed[drawn]
     wrong = mean_ratio(with_change, in_captions)[caption[drawn]]

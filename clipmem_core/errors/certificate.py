@@ -1,8 +1,8 @@
 """The certificate of a review: an upper bound on the pairs with a wrong caption, from random checks
 alone.
 
-No score and no model enters the bound. It holds whenever a person stops, however often it was
-looked at, and whatever was decided between the checks: a confidence sequence by betting, without
+No score and no model enters the bound. It holds whenever a person stops, no matter how often it
+was read and what was decided between the checks: a confidence sequence by betting, without
 replacement (Waudby-Smith & Ramdas, NeurIPS 2020).
 
 Before each check, R of the U pairs without a decision have a wrong caption, and the next pair in

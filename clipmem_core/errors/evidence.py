@@ -12,7 +12,7 @@ from clipmem_core.utils import draws
 from clipmem_core.utils.embeddings import close_pairs, nearest_rows, unit
 from clipmem_core.utils.ragged import Ragged
 
-_MOST_DECOYS = 20_000  # captions in whose place a decoy is put, evenly spaced
+_MOST_DECOYS = 20_000  # captions that get a decoy, evenly spaced
 _MOST_SOURCES = 100_000  # captions that decoys are drawn from, evenly spaced
 # A decoy is one of the ten nearest captions of other pictures, among the forty nearest
 _NEAREST = 10
@@ -30,8 +30,8 @@ _MOST_COMPARED = 20_000  # captions that fit badly and are compared with each ot
 def draw_decoys(
     features: np.ndarray, captions: Ragged, clusters: np.ndarray, *, seed: int
 ) -> np.ndarray:
-    """Draw a caption of another picture for the place of each caption that has siblings, or of
-    20,000 of them.
+    """Draw a decoy, a caption of another picture, for each caption that has siblings, or for 20,000
+    of them.
 
     Half of the decoys are drawn at random, half from the ten nearest captions by the features of a
     text tower.
@@ -73,7 +73,7 @@ def draw_decoys(
 def agreement(
     features: np.ndarray, captions: Ragged, decoys: np.ndarray | None = None
 ) -> np.ndarray:
-    """Measure how well each caption, or each decoy in its place, agrees with the other captions of
+    """Measure how well each caption, or each decoy instead of it, agrees with the other captions of
     the pair.
 
     Two cosines by the features of a text tower: the highest with a sibling, and the mean with all
@@ -82,7 +82,7 @@ def agreement(
     Args:
         features: of captions, [n_captions, width].
         captions: of each pair.
-        decoys: `DECOY` [n_decoys]; None: each caption in its own place.
+        decoys: `DECOY` [n_decoys]; None: the captions themselves.
 
     Returns:
         [n_captions, 2] or [n_decoys, 2]; NaN without siblings.
@@ -129,7 +129,7 @@ def specificity(
     Args:
         features: of all texts, [n_texts, width].
         texts: number of each text that is a decoy, [n].
-        gaps: its log-likelihood ratio as a decoy, less that in its own place, [n].
+        gaps: its log-likelihood ratio as a decoy, less that as a caption of its own picture, [n].
         half: 0 or 1, the half that the pair of each text is in, [n_texts]; both have decoys.
 
     Returns:

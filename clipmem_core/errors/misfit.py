@@ -22,12 +22,12 @@ from clipmem_core.utils.ragged import Ragged
 _NEIGHBOURS = 10  # nearest held-out partners that a cosine is compared with
 _MOST_HELD_OUT = 1_000  # held-out pairs among which they are searched
 _MOST_SWAPPED = 20_000  # pairs whose caption is swapped, evenly spaced
-# Place in a trajectory's last axis: training cosine, log-probability of the true partner
+# Index in the last axis of a trajectory: training cosine, log-probability of the true partner
 LOG_PROBABILITY = 1
 _CHUNK = 1_024
-# What a member says of a caption, or of a decoy: mean over no epoch is NaN
+# A member's scores of a caption or decoy; learned is NaN for a caption that no epoch drew
 CAPTION_SCORES = np.dtype([(name, np.float32) for name in ("similarity", "margin", "learned")])
-# `caption` is put in the place of caption `place`; `similar`: by its features, else at random
+# Caption number `caption` replaces number `place`; `similar`: drawn by features, else at random
 DECOY = np.dtype([("place", np.int64), ("caption", np.int64), ("similar", np.bool_)])
 
 
@@ -283,23 +283,22 @@ def swapped_csls(
         float64 [n_pairs], NaN for held-out pairs, those that every member trains on, and those not
         among the 20,000 used.
     """
-    n_partners = min(int(np.count_nonzero(held_out)), _MOST_HELD_OUT)
+    n_partners = min(int(held_out.sum()), _MOST_HELD_OUT)
     pairs = evenly_spaced(np.flatnonzero(~held_out & ~trained.all(axis=0)), _MOST_SWAPPED)
     rng = draws.rng(seed, "swapped rows")
-    donors = rng.integers(n_partners, size=len(held_out))  # places in `HeldOut.rows`
+    sources = rng.integers(n_partners, size=len(held_out))  # positions in `HeldOut.rows`
 
     def measure(a: np.ndarray, b: np.ndarray, in_training: np.ndarray) -> np.ndarray:
         beside = HeldOut.of(a, b, held_out)
-        near_donors = mean_of_nearest_pictures(beside.texts, beside.rows, beside)
-        of_donors = near_donors.astype(beside.texts.dtype)
+        of_sources = mean_of_nearest_pictures(beside.texts, beside.rows, beside)
         values = np.full(len(held_out), np.nan)
         rows = pairs[~in_training[pairs]]
         for part, _, by_image, _ in beside.compared(a, b, rows):
-            donor = donors[rows[part]]
-            each = np.arange(len(donor))
-            cosine = by_image[each, donor]
-            by_image[each, donor] = -np.inf  # not a neighbour of the picture
-            near = mean_of_nearest(by_image) + of_donors[donor]
+            source = sources[rows[part]]
+            each = np.arange(len(source))
+            cosine = by_image[each, source]
+            by_image[each, source] = -np.inf  # not a neighbour of the picture
+            near = mean_of_nearest(by_image) + of_sources[source]
             values[rows[part]] = 2 * cosine - near
         return values
 
@@ -312,7 +311,7 @@ def mean_of_nearest_pictures(vectors: np.ndarray, own: np.ndarray, beside: HeldO
     Args: unit embeddings of the captions, [n, dim]; the number of the pair of each, with whose
     picture it is not compared, [n]; at least two held-out pairs.
     """
-    nearest = np.empty(len(vectors))
+    nearest = np.empty(len(vectors), vectors.dtype)
     for start in range(0, len(vectors), _CHUNK):
         part = slice(start, start + _CHUNK)
         itself = own[part, None] == beside.rows
@@ -331,9 +330,9 @@ def caption_scores(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return similarity and margin of a block of captions, and of the decoys among them.
 
-    Similarity, in [−1, 1], is the cosine with the caption's picture, or with that in whose place a
-    decoy is. Margin, in [−2, 2], half of `csls`: similarity − mean cosine with the 10 nearest
-    held-out pictures.
+    Similarity, in [−1, 1], is the cosine with the caption's picture, or of a decoy with the picture
+    of the caption that it replaces. Margin, in [−2, 2], half of `csls`: similarity − mean cosine
+    with the 10 nearest held-out pictures.
 
     Args:
         vectors: unit embeddings of the captions from number `first` on, [n, dim].

@@ -22,7 +22,7 @@ import scipy
 from clipmem_core.utils import draws
 
 # data/results/constants.csv shows what half and double of each constant change.
-_RANDOM_SHARE = 0.1  # of the places of a review
+_RANDOM_SHARE = 0.1  # of the positions in a review
 # The estimate
 _SLIP = 0.03  # probability that a person errs in a decision
 _POWER = 0.5  # of the likelihood of a decision
@@ -42,29 +42,29 @@ _LEVELS = (0.5, 0.025, 0.975)
 class ReviewOrder:
     """The order in which a person reviews pairs."""
 
-    drawn: np.ndarray  # rows of the pairs with a suspicion, in random order
+    drawn: np.ndarray  # rows of the pairs with a priority, in random order
     order: np.ndarray  # the same rows in the order of the review
-    at_random: np.ndarray  # true where the place in the order is one of the random share
+    at_random: np.ndarray  # true for positions in the order with a pair drawn at random
 
 
-def plan_review(suspicion: np.ndarray, *, place: np.ndarray | None = None) -> ReviewOrder:
-    """Order pairs for a review: the most suspicious first, mixed with a tenth that is drawn at
+def plan_review(priority: np.ndarray, *, place: np.ndarray | None = None) -> ReviewOrder:
+    """Order pairs for a review: the highest priority first, mixed with a tenth that is drawn at
     random.
 
     Args:
-        suspicion: NaN for pairs that are not reviewed, [n_pairs].
+        priority: the highest is reviewed first; NaN for pairs that are not reviewed, [n_pairs].
         place: of each pair in the order where it is stored, as `review_place` returns it,
             [n_pairs].
 
     Returns:
-        The order of the pairs with a suspicion.
+        The order of the pairs with a priority.
     """
-    rows = np.flatnonzero(np.isfinite(suspicion))
+    rows = np.flatnonzero(np.isfinite(priority))
     drawn = draws.rng(0, "review order").permutation(rows)
     at_random = draws.rng(0, "spot checks").random(len(rows)) < _RANDOM_SHARE
     if place is not None:
         return ReviewOrder(drawn, rows[np.argsort(place[rows], kind="stable")], at_random)
-    ranked = rows[np.argsort(-suspicion[rows], kind="stable")]
+    ranked = rows[np.argsort(-priority[rows], kind="stable")]
     queues = {False: iter(ranked.tolist()), True: iter(drawn.tolist())}
     order = dict[int, None]()  # a set that keeps its order
     for random in at_random.tolist():
@@ -72,13 +72,14 @@ def plan_review(suspicion: np.ndarray, *, place: np.ndarray | None = None) -> Re
     return ReviewOrder(drawn, np.array([*order], dtype=np.int64), at_random)
 
 
-def review_place(suspicion: np.ndarray) -> np.ndarray:
+def review_place(priority: np.ndarray) -> np.ndarray:
     """Return each pair's place in the review, from 1.
 
-    Args: suspicion, [n_pairs]. Returns: float64 [n_pairs]; NaN for pairs without a suspicion.
+    Args: as `priority` of `plan_review`, [n_pairs].
+    Returns: float64 [n_pairs]; NaN for pairs without a priority.
     """
-    order = plan_review(suspicion).order
-    place = np.full(len(suspicion), np.nan)
+    order = plan_review(priority).order
+    place = np.full(len(priority), np.nan)
     place[order] = np.arange(1, len(order) + 1)
     return place
 

@@ -1,9 +1,9 @@
-"""Faults of a pipeline that explain many wrong captions at once: captions that stand some rows off,
+"""Faults of a pipeline that explain many wrong captions at once: captions that are some rows off,
 blocks that were exchanged, and runs in reverse or another order.
 
 C[i, j] is how well the picture of pair i fits the captions of pair j: the mean cosine under the
 members that trained on neither, less the mean cosines of both with their ten nearest (CSLS). Pairs
-are in the order of the source. If the captions of a run stand d rows lower, C is high where
+are in the order of the source. If the captions of a run are d rows lower, C is high where
 j = i + d; if the run is reversed, where i + j is constant. The evidence of a row is the smaller of
 two log-likelihood ratios,
 

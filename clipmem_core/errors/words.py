@@ -1,5 +1,4 @@
-"""Scores of the words of captions: how surprising a word is, for models that never saw its pair,
-and its caption.
+"""The words of captions as numbers, and the log-likelihood ratio that a caption has a wrong word.
 
 Words are numbered: 0 is no word, 1 a word that no model reads, and from 2 on the words of all
 captions. Words below `Words.vocabulary_size` are predicted: the frequent ones, the most frequent
@@ -97,9 +96,9 @@ def split_words(captions: Iterable[Sequence[str]], *, english: bool) -> Words:
         if in_captions[number] >= _PREDICTED_FROM and words[number] not in grammar
     ][:_MOST_PREDICTED]
     order = list(dict.fromkeys([*predicted, *by_count]))
-    place = np.ones(len(numbers) + 1, np.int32)
-    place[order] = np.arange(2, len(order) + 2)
-    numbered = place[np.concatenate(ids)]
+    number_of = np.ones(len(numbers) + 1, np.int32)
+    number_of[order] = np.arange(2, len(order) + 2)
+    numbered = number_of[np.concatenate(ids)]
     size = 2 + len(predicted)
     occurrences = np.bincount(numbered, minlength=size)[:size].astype(np.float64)
     occurrences[:2] = 0.0
@@ -132,7 +131,7 @@ def number_words(captions: Sequence[Sequence[str]], *, like: Words) -> Words:
 
 
 def kind_of(word: str, *, english: bool) -> int:
-    """Return the kind of a word in lower case, a place in COMPARED_KINDS; all words of another
+    """Return the kind of a word in lower case, an index in COMPARED_KINDS; all words of another
     language are of one."""
     if not english:
         return 2
@@ -157,10 +156,10 @@ def changed_words(words: Words) -> np.ndarray:
         if len(listed) < 2:
             continue
         at = np.flatnonzero(words.kinds[words.predicted] == kind)
-        place = np.searchsorted(listed, words.predicted[at])
+        position = np.searchsorted(listed, words.predicted[at])
         most = min(_SIMILAR_RANKS, (len(listed) - 1) // 2) or 1
         step = rng.integers(1, most + 1, len(at)) * rng.choice([-1, 1], len(at))
-        drawn[at] = listed[(place + step) % len(listed)]
+        drawn[at] = listed[(position + step) % len(listed)]
     return drawn
 
 

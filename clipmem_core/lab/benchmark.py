@@ -47,7 +47,7 @@ from clipmem_core.errors.words import mean_ratio
 from clipmem_core.lab import experiment as e
 from clipmem_core.lab.experiment import Benchmark, oriented
 from clipmem_core.lab.study import Request, run_tasks
-from clipmem_core.scores.membership import side_means
+from clipmem_core.scores.membership import in_out_means
 from clipmem_core.scores.metrics import METRICS, precision_curve
 from clipmem_core.scores.registry import words as score_words
 from clipmem_core.utils import columns as c
@@ -311,7 +311,7 @@ def _pair_scores(shared: Shared) -> pd.DataFrame:
         ]
         by_member.append(lemon(*embeddings, *neighbours))
     trained = prepare.membership_of(shared.membership).trained
-    scores[e.LEMON_IN], scores[e.LEMON_OUT] = side_means(by_member, trained)
+    scores[e.LEMON_IN], scores[e.LEMON_OUT] = in_out_means(by_member, trained)
     return scores[[name for name in e.DETECTORS if name in scores]]
 
 

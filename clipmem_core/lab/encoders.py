@@ -27,7 +27,7 @@ from clipmem_core.errors.calibration import HALF
 from clipmem_core.lab.experiment import SEED, Experiment
 from clipmem_core.review.overview import model_words
 from clipmem_core.scores.encoders import compare_parts
-from clipmem_core.scores.membership import MemberSides
+from clipmem_core.scores.membership import InOut
 from clipmem_core.scores.metrics import MIN_REPLICATES, over_seeds, seed_interval
 from clipmem_core.utils import columns as c
 from clipmem_core.utils import draws
@@ -267,7 +267,7 @@ def compare_encoders(audit: Audit, screen: Screen) -> None:
     if len(rows) > MOST_COMPARED:
         rows = draws.rng(record.config.seed, "encoders").choice(rows, MOST_COMPARED, replace=False)
     rows = np.sort(np.concatenate([rows, np.flatnonzero(is_held_out)]))
-    sides = MemberSides(membership_of(audit.membership.iloc[rows]), record.config.seed)
+    in_out = InOut(membership_of(audit.membership.iloc[rows]), record.config.seed)
     members = [store.read_embeddings(audit.member(name)) for name in record.members]
     image, text = zip(*([part[rows] for part in member] for member in members), strict=True)
     scores = scores.iloc[rows]
@@ -281,7 +281,7 @@ def compare_encoders(audit: Audit, screen: Screen) -> None:
         c.HELD_OUT: scores[c.GROUP] == c.HELD_OUT,
     }
     chosen = {name: group.to_numpy() for name, group in groups.items()}
-    table = compare_parts(image, text, sides, chosen)
+    table = compare_parts(image, text, in_out, chosen)
     path.parent.mkdir(parents=True, exist_ok=True)
     store.write_table(path, table)
 

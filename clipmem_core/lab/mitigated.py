@@ -24,7 +24,7 @@ import pandas as pd
 from filelock import FileLock
 
 from clipmem_core.auditing.folder.jobs import TRAINING, last_line
-from clipmem_core.auditing.folder.prepare import sides_of
+from clipmem_core.auditing.folder.prepare import in_out_of
 from clipmem_core.auditing.folder.settings import check_config
 from clipmem_core.auditing.folder.store import (
     MITIGATIONS,
@@ -53,10 +53,10 @@ from clipmem_core.lab.setting import (
     without_idle,
 )
 from clipmem_core.review.queries import cached
-from clipmem_core.scores.alignment import pair_terms
+from clipmem_core.scores.alignment import pair_components
 from clipmem_core.scores.attacks import BAVARIA, attack, roc
 from clipmem_core.scores.encoders import contributions
-from clipmem_core.scores.membership import MemberSides, in_minus_out
+from clipmem_core.scores.membership import InOut, in_minus_out
 from clipmem_core.training import LOG
 from clipmem_core.utils import columns as c
 from clipmem_core.utils import draws
@@ -238,19 +238,19 @@ def setting_rows(audit: Audit, name: str) -> pd.DataFrame:
     members = compared_members(audit, name)
     if not members:
         return pd.DataFrame()
-    sides = lab_sides(audit, members)
-    trained = sides.membership.trained
+    in_out = lab_in_out(audit, members)
+    trained = in_out.membership.trained
     compared = read_changes(audit, name).compared
-    attacked = np.flatnonzero(np.isin(sides.membership.group, c.SCORED_GROUPS) & compared)
+    attacked = np.flatnonzero(np.isin(in_out.membership.group, c.SCORED_GROUPS) & compared)
     if len(attacked) > MOST_ATTACKED:
-        attacked = draws.rng(sides.seed, "attacked").choice(attacked, MOST_ATTACKED, replace=False)
+        attacked = draws.rng(in_out.seed, "attacked").choice(attacked, MOST_ATTACKED, replace=False)
     partner = np.arange(len(members)) ^ 1
     only = trained & ~trained[partner] & compared  # the pairs that its partner did not train on
     tables = []
     for setting in dict.fromkeys((name, BASELINE)):
         values = read_values(audit, setting, members)
         # Each member is attacked by its alignment alone, and with the others as its shadows
-        results = attack(list(values[:, 0]), sides, np.sort(attacked))
+        results = attack(list(values[:, 0]), in_out, np.sort(attacked))
         by_shadows = pd.DataFrame([roc(result, BAVARIA) for result in results])
         folder = setting_folder(audit, setting)
         paths = [folder / member / MEASURES_FILE for member in members]
@@ -262,7 +262,7 @@ def setting_rows(audit: Audit, name: str) -> pd.DataFrame:
                 SETTING: setting,
                 AGAINST: name,
                 c.MEMBER: members,
-                CLIPMEM_HELD_OUT: values[:, 0, sides.held_out].mean(axis=1, dtype=float),
+                CLIPMEM_HELD_OUT: values[:, 0, in_out.held_out].mean(axis=1, dtype=float),
                 MEMBERSHIP_AUROC: [roc(result, c.ALIGNMENT)["auroc"] for result in results],
                 **{column: by_shadows[name] for name, column in c.ATTACK_METRICS.items()},
             }
@@ -303,15 +303,15 @@ def write_measures(
     one that did not; NaN on other pairs.
     """
     members = [folder.name for folder in folders]
-    sides = lab_sides(audit, members)
-    trained = sides.membership.trained
+    in_out = lab_in_out(audit, members)
+    trained = in_out.membership.trained
     image, text = zip(*embedded, strict=True)
-    parts, _ = contributions(image, text, sides)
+    parts, _ = contributions(image, text, in_out)
     for row, (folder, metrics) in enumerate(zip(folders, utility, strict=True)):
         values = np.full((3, len(parts)), np.nan, dtype=np.float32)
-        values[0] = pair_terms(image[row], text[row], sides.held_out)[c.ALIGNMENT]
+        values[0] = pair_components(image[row], text[row], in_out.held_out)[c.ALIGNMENT]
         # In the paper's protocol the parts are those of f less g on every pair
-        sign = -1 if sides.protocol == "paper" and row else 1
+        sign = -1 if in_out.protocol == "paper" and row else 1
         only = trained[row] & ~trained[1 - row]
         values[1:, only] = sign * parts.to_numpy()[only].T
         output = setting_folder(audit, setting) / folder.name
@@ -322,9 +322,9 @@ def write_measures(
         write_json(output / MEASURES_FILE, {RETRIEVAL: retrieval, **metrics, SECONDS: seconds})
 
 
-def lab_sides(audit: Audit, members: Sequence[str]) -> MemberSides:
+def lab_in_out(audit: Audit, members: Sequence[str]) -> InOut:
     """Return which of some members trained on each pair."""
-    return sides_of(audit, members)
+    return in_out_of(audit, members)
 
 
 def read_values(audit: Audit, setting: str, members: Sequence[str]) -> np.ndarray:
@@ -337,7 +337,7 @@ def read_values(audit: Audit, setting: str, members: Sequence[str]) -> np.ndarra
 def clipmem_by_pair(audit: Audit, setting: str, members: Sequence[str]) -> np.ndarray:
     """Return the clipmem of each pair by some members of a setting, [n_pairs]; NaN of held-out
     pairs and of those that all or none of the members trained on."""
-    membership = lab_sides(audit, members).membership
+    membership = lab_in_out(audit, members).membership
     alignments = read_values(audit, setting, members)[:, 0]
     clipmem = in_minus_out(list(alignments), membership.trained)
     return np.where(membership.group != c.HELD_OUT, clipmem, np.nan)

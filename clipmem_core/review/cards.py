@@ -162,25 +162,12 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
         matches = dict(zip(found.rows.tolist(), matched_captions, strict=True))
     shown = []
     for row in rows:
-        pair_id, key, image, captions, label, injected = pairs[row]
-        group, *values = scores[row]
-        of_pair = dict(zip(BY_NAME, values, strict=True))
+        pair_id, key, image, captions, *errors = pairs[row]
+        group, *of_scores = scores[row]
+        by_name = dict(zip(BY_NAME, of_scores, strict=True))
         match = matches.get(row, (None, -1))
-        texts = tuple(captions)
-        card = PairCard(
-            row,
-            pair_id,
-            key,
-            image,
-            texts,
-            label,
-            injected,
-            group,
-            of_pair,
-            *match,
-            decisions[pair_id],
-        )
-        shown.append(card)
+        facts = [row, pair_id, key, image, tuple(captions), *errors, group, by_name, *match]
+        shown.append(PairCard(*facts, decision=decisions[pair_id]))
     return shown
 
 

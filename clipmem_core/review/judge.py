@@ -424,8 +424,8 @@ def _evidence(
         for number, name in enumerate(HALVES):
             ratios = _word_model(audit, name).mean_ratios(texts, siblings, pictures[:])
             words.append(np.where(predicts(number, half)[units.owner], ratios, np.nan))
-    sides = search.read_sides(audit)
-    membership = sides.membership
+    in_out = search.read_in_out(audit)
+    membership = in_out.membership
     beside = [np.full((units.n_items, 3), np.nan)]
     for name, trained in zip(membership.members, membership.trained, strict=True):
         has_trained = trained[rows] & ~is_new
@@ -439,7 +439,7 @@ def _evidence(
                 new = torch.from_numpy(pictures[np.flatnonzero(is_new)]).float()
                 image[is_new] = encode_image(model, new).numpy()
         text = search.embed_texts(audit, flat, name, features)
-        held_out = HeldOut.of(*embeddings, sides.held_out)
+        held_out = HeldOut.of(*embeddings, in_out.held_out)
         values = fit_beside(text, units, image, rows, held_out)
         values[has_trained[units.owner]] = np.nan
         beside.append(values)
@@ -450,7 +450,7 @@ def _evidence(
 def _word_halves(audit: Audit) -> np.ndarray:
     """Return which word model was trained on each pair, 0 or 1, and −1 for held-out pairs,
     [n_pairs]."""
-    group = search.read_sides(audit).membership.group
+    group = search.read_in_out(audit).membership.group
     clusters = read_prepared(audit.folder).groups
     return draw_word_halves(group, clusters, seed=audit.record.config.seed)
 

@@ -19,8 +19,8 @@ from clipmem_core.auditing.tables.maps import require_map
 from clipmem_core.config import AuditConfig, as_dict, flat
 from clipmem_core.review.decisions import CODES, decided
 from clipmem_core.review.queries import CAPTION_KEY, ROW, cached, fetch, number_sql
-from clipmem_core.review.search import read_sides
-from clipmem_core.scores.alignment import pair_terms
+from clipmem_core.review.search import read_in_out
+from clipmem_core.scores.alignment import pair_components
 from clipmem_core.scores.metrics import Difference, paired_difference
 from clipmem_core.utils import draws
 from clipmem_core.utils.columns import (
@@ -28,6 +28,7 @@ from clipmem_core.utils.columns import (
     CLIPMEM,
     CLIPMEM_IMAGE,
     CLIPMEM_TEXT,
+    COMPONENTS,
     DECISION,
     GROUP,
     GROUPS,
@@ -42,7 +43,6 @@ from clipmem_core.utils.columns import (
     SIMILARITY_OUT,
     SSLMEM_IMAGE,
     SSLMEM_TEXT,
-    TERMS,
     VALUE,
     of_one_split,
 )
@@ -221,18 +221,18 @@ def map_points(audit: Audit, side: str, column: str) -> pd.DataFrame:
     return points
 
 
-def member_terms(audit: Audit, row: int) -> pd.DataFrame:
-    """Return alignment and its parts for one pair by member, in cosine units, and `side`: in if the
-    member was trained on the pair, else out."""
-    sides = read_sides(audit)
-    compared = np.union1d(np.flatnonzero(sides.held_out), row)
+def member_components(audit: Audit, row: int) -> pd.DataFrame:
+    """Return alignment and its parts for one pair by member, in cosine units, and `in_out`: in if
+    the member was trained on the pair, else out."""
+    in_out = read_in_out(audit)
+    compared = np.union1d(np.flatnonzero(in_out.held_out), row)
     at = np.searchsorted(compared, row)
     rows = []
-    for name, inside in zip(sides.membership.members, sides.inside[:, row], strict=True):
+    for name, inside in zip(in_out.membership.members, in_out.inside[:, row], strict=True):
         image, text = (vectors[compared] for vectors in read_embeddings(audit.member(name)))
-        terms = pair_terms(image, text, sides.held_out[compared])
-        values = {term: float(terms[term][at]) for term in TERMS}
-        rows.append({MEMBER: name, "side": "in" if inside else "out"} | values)
+        components = pair_components(image, text, in_out.held_out[compared])
+        values = {component: float(components[component][at]) for component in COMPONENTS}
+        rows.append({MEMBER: name, "in_out": "in" if inside else "out"} | values)
     return pd.DataFrame(rows)
 
 

@@ -100,8 +100,8 @@ class ReviewProgress:
 def review_order(audit: Audit) -> ReviewOrder:
     """Return the order of the review."""
     scores = audit.read_columns(SCORES, c.SUSPICION, c.REVIEW_PLACE)
-    suspicion, place = scores.to_numpy(float).T
-    return plan_review(suspicion, place=place)
+    priority, place = scores.to_numpy(float).T
+    return plan_review(priority, place=place)
 
 
 @cached(2, SCORES)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pebble import ProcessExpired, ProcessPool
 
-from clipmem_core.auditing.folder.prepare import caption_features, sides_of
+from clipmem_core.auditing.folder.prepare import caption_features, in_out_of
 from clipmem_core.auditing.folder.settings import member_towers, resolve_device, towers_of
 from clipmem_core.auditing.folder.store import (
     CONFIG,
@@ -33,7 +33,7 @@ from clipmem_core.features.tower_by_language import languages_read
 from clipmem_core.mitigations import Vocabulary
 from clipmem_core.review.queries import cached, find_row
 from clipmem_core.review.views import CAPTION, PICTURE
-from clipmem_core.scores.membership import MemberSides
+from clipmem_core.scores.membership import InOut
 from clipmem_core.training import CHECKPOINT
 from clipmem_core.utils.embeddings import Vectors, unit
 from clipmem_core.utils.io import InputError
@@ -150,9 +150,9 @@ def _closest(cosines: np.ndarray, itself: int | None) -> np.ndarray:
 
 
 @cached(2, MEMBERSHIP)
-def read_sides(audit: Audit) -> MemberSides:
+def read_in_out(audit: Audit) -> InOut:
     """Return which members train on each pair."""
-    return sides_of(audit)
+    return in_out_of(audit)
 
 
 def use_process() -> None:

@@ -1,4 +1,4 @@
-"""One member's alignment with every pair and its terms, from its mean embeddings.
+"""One member's alignment with every pair, and its components, from its mean embeddings.
 
 Views, captions and negatives are drawn independently and the cosine is bilinear, so the paper's
 expectations over augmentations, test captions and test images are exact inner products of means:
@@ -35,10 +35,12 @@ def held_out_means(image: np.ndarray, text: np.ndarray, held_out: np.ndarray) ->
         float64 [2, dim].
     """
     rows = np.flatnonzero(held_out)
-    return np.stack([side[rows].mean(axis=0, dtype=np.float64) for side in (image, text)])
+    return np.stack([each[rows].mean(axis=0, dtype=np.float64) for each in (image, text)])
 
 
-def pair_terms(image: np.ndarray, text: np.ndarray, held_out: np.ndarray) -> dict[str, np.ndarray]:
+def pair_components(
+    image: np.ndarray, text: np.ndarray, held_out: np.ndarray
+) -> dict[str, np.ndarray]:
     """Measure how one member aligns with every pair.
 
     Alignment lies in [−3, 3]; the higher, the better the member matches the pair beyond what any

@@ -2,10 +2,10 @@
 models.
 
 The pair's alignment under the target is compared with its alignments under shadows that were
-trained on the pair, and under those that were not, each less the mean of the held-out pairs. On
-each side a pair has one shadow fewer than it has members, whichever side the target is on;
-otherwise their number would leak that side. The shadow left out opposite the target is of the
-target's replicate or seed where possible.
+trained on the pair, and under those that were not, each less the mean of the held-out pairs. Of
+both, a pair has one shadow fewer than it has members, whether or not the target was trained on it:
+otherwise their number would give that away. The member left out beside the target, of the other
+kind, is of the target's replicate or seed where possible.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import scipy  # scipy.stats is loaded when it is used
 
-from clipmem_core.scores.membership import MemberSides
+from clipmem_core.scores.membership import InOut
 from clipmem_core.scores.metrics import ROC_AUC, resamples, roc_auc, roc_counts, seed_interval
 from clipmem_core.utils import draws
 from clipmem_core.utils.columns import ALIGNMENT
@@ -33,9 +33,9 @@ _FLAT = 1e-3
 
 
 @dataclass(frozen=True)
-class Side:
-    """The alignments of the shadows on one side: their number, mean (0 without a shadow), and sum
-    of squared deviations, [n] each."""
+class Shadows:
+    """The alignments of the shadows that were trained on each pair, or of the others: their number,
+    mean (0 without a shadow), and sum of squared deviations, [n] each."""
 
     count: np.ndarray
     mean: np.ndarray
@@ -69,11 +69,9 @@ class Attacked:
     scores: dict[str, np.ndarray]
 
 
-def attack(
-    alignments: Sequence[np.ndarray], sides: MemberSides, rows: np.ndarray
-) -> list[Attacked]:
-    """Attack every member with the others; NaN where an attack needs a shadow on either side and a
-    pair has none.
+def attack(alignments: Sequence[np.ndarray], in_out: InOut, rows: np.ndarray) -> list[Attacked]:
+    """Attack every member with the others; NaN where an attack needs shadows with and without the
+    pair and there are none.
 
     A score is high where the attack predicts that the target was trained on the pair: of `bavaria`
     and `lira` the log likelihood ratio, of `rmia` and `alignment` in cosine units. Scores compare
@@ -81,23 +79,25 @@ def attack(
 
     Args:
         alignments: one array a member, [n_pairs] each.
-        sides: who was trained on what.
+        in_out: who was trained on what.
         rows: the pairs that are attacked, int [n], ascending; no held-out ones.
 
     Returns:
         One result a member, arrays [n].
     """
-    trained = sides.membership.trained[:, rows]
-    held_out = np.stack([values[sides.held_out] for values in alignments])
+    trained = in_out.membership.trained[:, rows]
+    held_out = np.stack([values[in_out.held_out] for values in alignments])
     held_out_mean = held_out.mean(axis=1, keepdims=True).astype(np.float64)
     noise = float((held_out - held_out_mean).var(axis=0, ddof=1).mean())
     centred = np.stack([values[rows] for values in alignments]) - held_out_mean
-    key = draws.rng(sides.seed, "shadow models").random(trained.shape, dtype=np.float32)
+    key = draws.rng(in_out.seed, "shadow models").random(trained.shape, dtype=np.float32)
     results = []
-    for replicate in sides.replicates:
+    for replicate in in_out.replicates:
         for target in replicate.tolist():
             used = _shadows(trained, target, replicate, key)
-            inside, outside = (_side(centred, used & side, noise) for side in (trained, ~trained))
+            inside, outside = (
+                _summary(centred, used & chosen, noise) for chosen in (trained, ~trained)
+            )
             scores = {
                 name: score(centred[target], inside, outside) for name, score in _SCORES.items()
             }
@@ -105,15 +105,16 @@ def attack(
     return results
 
 
-def bavaria(values: np.ndarray, inside: Side, outside: Side) -> np.ndarray:
+def bavaria(values: np.ndarray, inside: Shadows, outside: Shadows) -> np.ndarray:
     """Return log p(value | trained on) − log p(value | not) by Student's t predictives (BaVarIA-t),
     [n].
 
     Brännvall, "Exponential-Family Membership Inference: From LiRA and RMIA to BaVarIA", arXiv
-    2603.11799, 2026: the mean and the variance of each side have a normal–inverse-gamma prior.
+    2603.11799, 2026: the mean and the variance of both kinds of shadows have a normal–inverse-gamma
+    prior.
     Where we depart from it: the prior is fitted to the shadows of all pairs, and the prior mean of
-    a side is a straight line of the pair's mean on the other side, as in RMIA's offline attack.
-    Without a shadow on a side only the prior is used; NaN where all pairs lack one. A prior of no
+    one kind is a straight line of the pair's mean of the other kind, as in RMIA's offline attack.
+    Without a shadow of a kind only the prior is used; NaN where all pairs lack one. A prior of no
     weight on the mean and of a known variance gives `lira`.
 
     Args:
@@ -125,22 +126,22 @@ def bavaria(values: np.ndarray, inside: Side, outside: Side) -> np.ndarray:
     return _predictive(values, inside, outside) - _predictive(values, outside, inside)
 
 
-def lira(values: np.ndarray, inside: Side, outside: Side) -> np.ndarray:
+def lira(values: np.ndarray, inside: Shadows, outside: Shadows) -> np.ndarray:
     """Return the log-likelihood ratio of two Gaussians (Carlini et al., "Membership Inference
     Attacks From First Principles", IEEE S&P 2022): the pair's means, and variances pooled over
     pairs where its shadows are few.
 
-    Args: as for `bavaria`. NaN for a pair without a shadow on either side.
+    Args: as for `bavaria`. NaN for a pair that lacks a shadow of either kind.
     """
     ratio = np.zeros(len(values))
-    for sign, side in ((1, inside), (-1, outside)):
-        sample_variance = side.squares / np.maximum(side.count - 1, 1)
-        variance = np.where(side.count >= _OWN_VARIANCE, sample_variance, side.variance)
-        ratio += sign * scipy.stats.norm.logpdf(values, side.mean_or_nan, np.sqrt(variance))
+    for sign, shadows in ((1, inside), (-1, outside)):
+        sample_variance = shadows.squares / np.maximum(shadows.count - 1, 1)
+        variance = np.where(shadows.count >= _OWN_VARIANCE, sample_variance, shadows.variance)
+        ratio += sign * scipy.stats.norm.logpdf(values, shadows.mean_or_nan, np.sqrt(variance))
     return ratio
 
 
-def rmia(values: np.ndarray, inside: Side, outside: Side) -> np.ndarray:
+def rmia(values: np.ndarray, inside: Shadows, outside: Shadows) -> np.ndarray:
     """Return how far a pair lies above its mean under shadows, with equal weight of those with and
     without it.
 
@@ -150,8 +151,7 @@ def rmia(values: np.ndarray, inside: Side, outside: Side) -> np.ndarray:
     for one target the ROC is the same, but for ties. We use alignment as the log-likelihood, in
     units so large that the log of its mean is the mean.
 
-    Args: as for `bavaria`. In cosine units; NaN for a pair without a shadow on
-    either side.
+    Args: as for `bavaria`. In cosine units; NaN for a pair that lacks a shadow of either kind.
     """
     return values - (inside.mean_or_nan + outside.mean_or_nan) / 2
 
@@ -182,54 +182,54 @@ def _shadows(
     return used
 
 
-def _side(values: np.ndarray, used: np.ndarray, noise: float) -> Side:
+def _summary(values: np.ndarray, used: np.ndarray, noise: float) -> Shadows:
     """Summarise the alignments of the members `used`, [n_members, n] each."""
     count = used.sum(axis=0)
     mean = np.sum(values, axis=0, where=used) / np.maximum(count, 1)
-    return Side(count, mean, np.sum((values - mean) ** 2, axis=0, where=used), noise)
+    return Shadows(count, mean, np.sum((values - mean) ** 2, axis=0, where=used), noise)
 
 
-def _shape(side: Side) -> float:
+def _shape(shadows: Shadows) -> float:
     """Return the shape of the inverse-gamma prior of the variance, by its moments, above 2.
 
     With d degrees of freedom s² has E[s⁴] = E[σ⁴] (1 + 2/d), and E[σ⁴] / E[σ²]² = (shape − 1) /
     (shape − 2).
     """
-    several = side.count > 1
-    if not side.squares[several].any():
+    several = shadows.count > 1
+    if not shadows.squares[several].any():
         return _MOST_SHAPE
-    freedom = side.count[several] - 1
-    variance = side.squares[several] / freedom
+    freedom = shadows.count[several] - 1
+    variance = shadows.squares[several] / freedom
     ratio = (variance**2 / (1 + 2 / freedom)).mean() / variance.mean() ** 2
     return float(min(2 + 1 / (ratio - 1), _MOST_SHAPE)) if ratio > 1 else _MOST_SHAPE
 
 
-def _prior_mean(side: Side, other: Side) -> np.ndarray:
-    """Return a side's prior mean of each pair: the mean of all, or a line of the pair's mean on the
-    other side, [n]."""
-    mean_of_all = side.mean[side.present].mean()
-    both = side.present & other.present
+def _prior_mean(shadows: Shadows, other: Shadows) -> np.ndarray:
+    """Return the prior mean of the shadows of each pair: the mean of all, or a line of the pair's
+    mean of the other kind, [n]."""
+    mean_of_all = shadows.mean[shadows.present].mean()
+    both = shadows.present & other.present
     if both.sum() < 3:
         return np.full(len(both), mean_of_all)
-    line = np.polynomial.Polynomial.fit(other.mean[both], side.mean[both], 1)
+    line = np.polynomial.Polynomial.fit(other.mean[both], shadows.mean[both], 1)
     return np.where(other.present, line(other.mean), mean_of_all)
 
 
-def _predictive(values: np.ndarray, side: Side, other: Side) -> np.ndarray:
-    """Return the log density of values under the Student's t predictive of a side's shadows and the
+def _predictive(values: np.ndarray, shadows: Shadows, other: Shadows) -> np.ndarray:
+    """Return the log density of values under the Student's t predictive of some shadows and the
     prior, [n]."""
-    variance = side.variance
-    shape = _shape(side)
-    prior_mean = _prior_mean(side, other)
-    off = (side.mean - prior_mean) ** 2
+    variance = shadows.variance
+    shape = _shape(shadows)
+    prior_mean = _prior_mean(shadows, other)
+    off = (shadows.mean - prior_mean) ** 2
     # Means scatter about the line by the differences between pairs, and by the remaining noise of
     # single members
-    between = off[side.present].mean() - variance * np.mean(1 / side.count[side.present])
+    between = off[shadows.present].mean() - variance * np.mean(1 / shadows.count[shadows.present])
     weight = variance / max(between, _FLAT * variance)  # of the prior mean, in shadows
-    n = weight + side.count
-    mean = (weight * prior_mean + side.count * side.mean) / n
-    a = shape + side.count / 2
-    b = variance * (shape - 1) + side.squares / 2 + weight * side.count * off / (2 * n)
+    n = weight + shadows.count
+    mean = (weight * prior_mean + shadows.count * shadows.mean) / n
+    a = shape + shadows.count / 2
+    b = variance * (shape - 1) + shadows.squares / 2 + weight * shadows.count * off / (2 * n)
     return scipy.stats.t.logpdf(values, 2 * a, mean, np.sqrt(b * (n + 1) / (a * n)))
 
 
@@ -243,8 +243,8 @@ def roc(attacked: Attacked, attack: str) -> dict[str, float]:
 
     Returns:
         `auroc`, in [0, 1], ties counting half, and the true-positive rate at the lowest threshold
-        with a false-positive rate of at most 1 and .1 %. NaN where a side is empty, a score is
-        missing, or the rate is below one false positive.
+        with a false-positive rate of at most 1 and .1 %. NaN where all or no pairs were trained on,
+        a score is missing, or the rate is below one false positive.
     """
     trained = attacked.trained
     others = int((~trained).sum())
@@ -279,7 +279,7 @@ def attack_table(attacked: Sequence[Attacked], *, n_boot: int, seed: int) -> pd.
             missing = ""
             if finite.empty:
                 missing = (
-                    "needs a shadow on either side of each pair, and pairs that a member was not "
+                    "needs shadows with and without each pair, and pairs that a member was not "
                     f"trained on: at least {round(1 / _RATES.get(measure, 1)):,}"
                 )
             members_low, members_high = seed_interval(finite.to_numpy())

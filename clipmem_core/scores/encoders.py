@@ -7,9 +7,9 @@ two-player Shapley values are exact:
 
     image = ½[h(f,g) − h(g,g) + h(f,f) − h(g,f)]      text = ½[h(g,f) − h(g,g) + h(f,f) − h(f,g)]
 
-Their sum is clipmem, and an error of R that hurts both hybrids alike cancels. The decomposition is
-ours, not the paper's. h is bilinear in the means (μ, ν) of a and of b, so its mean over all in–out
-pairs of members is h of the two sides' mean embeddings: linear in members, not quadratic.
+Their sum is clipmem, and an error of R that hurts both hybrids equally cancels. The decomposition
+is ours, not the paper's. h is bilinear in the means (μ, ν) of a and of b, so its mean over all
+in–out pairs of members is h of the mean embeddings of both: linear in members, not quadratic.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +20,8 @@ import pandas as pd
 import scipy  # scipy.stats is loaded when it is used
 
 from clipmem_core.errors.misfit import divide_or_nan, in_threads
-from clipmem_core.scores.alignment import held_out_means, leave_out, pair_terms
-from clipmem_core.scores.membership import MemberSides, in_minus_out
+from clipmem_core.scores.alignment import held_out_means, leave_out, pair_components
+from clipmem_core.scores.membership import InOut, in_minus_out
 from clipmem_core.utils import draws
 from clipmem_core.utils.columns import ALIGNMENT, CLIPMEM_IMAGE, CLIPMEM_TEXT, HELD_OUT, SHARED
 from clipmem_core.utils.embeddings import unit
@@ -35,7 +35,7 @@ Embeddings = tuple[np.ndarray, np.ndarray]  # of images and of texts
 
 
 def contributions(
-    image: Sequence[np.ndarray], text: Sequence[np.ndarray], sides: MemberSides
+    image: Sequence[np.ndarray], text: Sequence[np.ndarray], in_out: InOut
 ) -> tuple[pd.DataFrame, float | None]:
     """Split every pair's clipmem into the part of the image encoder and the part of the text
     encoder.
@@ -47,33 +47,33 @@ def contributions(
 
     Args:
         image, text: μ_I and μ_T of each member, [n_pairs, dim]; may be memory maps.
-        sides: which members count as in and out; its seed also draws the held-out half.
+        in_out: which members count as in and out; its seed also draws the held-out half.
 
     Returns:
         clipmem_image and clipmem_text of each pair, and the fit of the maps: mean cosine over the
         held-out half; None for a single member.
     """
-    membership = sides.membership
-    paper = sides.protocol == "paper"
+    membership = in_out.membership
+    paper = in_out.protocol == "paper"
     rows = np.flatnonzero(membership.group == (SHARED if paper else HELD_OUT))
-    rows = draws.rng(sides.seed, "rotation").permutation(rows)
+    rows = draws.rng(in_out.seed, "rotation").permutation(rows)
     embeddings = list(zip(image, text, strict=True))
     # The members that share a space: those of a seed of the paper's, or all
-    comparisons = sides.replicates if paper else [np.arange(len(membership.members))]
+    comparisons = in_out.replicates if paper else [np.arange(len(membership.members))]
     parts = np.zeros((2, len(membership.group)))
     fits = list[float]()
     for members in comparisons:
-        inside = sides.inside[members]
+        inside = in_out.inside[members]
         compared = [embeddings[member] for member in members]
-        reference = 1 if paper else 0  # g, or the first member
+        reference = int(paper)  # g, or the first member
         rotations = np.stack([np.eye(image[0].shape[1], dtype=np.float32)] * len(members))
-        for place, member in enumerate(compared):
-            if place != reference:
-                rotations[place], fit = _fit(member, compared[reference], rows)
+        for position, member in enumerate(compared):
+            if position != reference:
+                rotations[position], fit = _fit(member, compared[reference], rows)
                 fits.append(fit)
-        alignments = [pair_terms(*member, sides.held_out)[ALIGNMENT] for member in compared]
+        alignments = [pair_components(*member, in_out.held_out)[ALIGNMENT] for member in compared]
         clipmem = in_minus_out(alignments, inside)
-        difference = _hybrid_difference(compared, rotations, inside, sides.held_out)
+        difference = _hybrid_difference(compared, rotations, inside, in_out.held_out)
         parts += np.stack([clipmem + difference, clipmem - difference]) / (2 * len(comparisons))
     table = pd.DataFrame({CLIPMEM_IMAGE: parts[0], CLIPMEM_TEXT: parts[1]})
     return table, float(np.mean(fits)) if fits else None
@@ -82,7 +82,7 @@ def contributions(
 def compare_parts(
     image: Sequence[np.ndarray],
     text: Sequence[np.ndarray],
-    sides: MemberSides,
+    in_out: InOut,
     groups: Mapping[str, np.ndarray],
 ) -> pd.DataFrame:
     """Compare the mean part of each encoder over groups of pairs.
@@ -92,23 +92,23 @@ def compare_parts(
     variance over pairs. Since pairs differ by the same members too, it is rather too wide.
 
     Args:
-        image, text, sides: as of `contributions`.
+        image, text, in_out: as of `contributions`.
         groups: by name, true for its pairs, [n_pairs] each.
 
     Returns:
         group, n, image, text, difference (text − image), low and high of it (95 %); NaN below two
         pairs.
     """
-    membership = sides.membership
+    membership = in_out.membership
     members = np.arange(len(membership.members))
-    drops = sides.replicates if sides.protocol == "paper" else np.split(members, len(members))
+    drops = in_out.replicates if in_out.protocol == "paper" else np.split(members, len(members))
     tables = []
     for drop in [members[:0], *(drops if len(drops) > 2 else [])]:
         kept = np.setdiff1d(members, drop)
         names = tuple(membership.members[at] for at in kept)
         part = replace(membership, members=names, trained=membership.trained[kept])
         embeddings = [image[at] for at in kept], [text[at] for at in kept]
-        tables.append(contributions(*embeddings, replace(sides, membership=part))[0])
+        tables.append(contributions(*embeddings, replace(in_out, membership=part))[0])
     parts = tables[0]
     difference, *left_out = (table[CLIPMEM_TEXT] - table[CLIPMEM_IMAGE] for table in tables)
     rows = []
@@ -172,7 +172,7 @@ def _hybrid_difference(
         held_out: true for held-out pairs, [n_pairs].
 
     Returns:
-        float64 [n_pairs]; NaN without a member on a side.
+        float64 [n_pairs]; NaN where all or no members are in.
     """
     nu = np.array([held_out_means(*member, held_out) for member in members]) @ rotations
     n_held_out = int(held_out.sum())
@@ -181,9 +181,9 @@ def _hybrid_difference(
     def measure(start: int) -> None:
         rows = slice(start, start + _CHUNK)
         is_in = inside[:, rows]
-        # A pair without members on one side has no clipmem: NaN
+        # A pair that all or no members are in has no clipmem: NaN
         with np.errstate(invalid="ignore"):
-            shares = np.stack([side / side.sum(axis=0) for side in (is_in, ~is_in)])
+            shares = np.stack([chosen / chosen.sum(axis=0) for chosen in (is_in, ~is_in)])
         shares = shares.astype(np.float32)  # [in and out, n_members, n]
         mean_image, mean_text = (
             np.einsum(
@@ -196,8 +196,8 @@ def _hybrid_difference(
         nu_image, nu_text = (shares.swapaxes(1, 2) @ nu[:, modality] for modality in (0, 1))
 
         def h(a: int, b: int) -> np.ndarray:
-            """Align the mean image embeddings of side a with the mean text embeddings of side b,
-            [n]."""
+            """Align the mean image embeddings under members a with the mean text embeddings under
+            members b, [n]; 0: in, 1: out."""
             positive = np.vecdot(mean_image[a], mean_text[b]).astype(np.float64)
             negatives = np.vecdot(mean_image[a], nu_text[b]) + np.vecdot(mean_text[b], nu_image[a])
             left_out = leave_out(negatives, 2 * positive, n_held_out)
@@ -215,7 +215,7 @@ class UnitTally:
 
     The definition of "Localizing Memorization in SSL Vision Encoders" (Wang et al., NeurIPS 2024):
     μ_max is the largest of the pairs' mean activations, μ_rest the mean of those of the other
-    pairs. In [0, 1]: 1 is a unit that fires for one pair alone, 0 one that fires alike for all.
+    pairs. In [0, 1]: 1 is a unit that fires for one pair alone, 0 one that fires equally for all.
 
     UnitMem is bounded where activations are not negative, as those of the paper's ReLU networks; a
     transformer's GELU goes down to −0.17. So activations below 0 count as 0, token by token, before

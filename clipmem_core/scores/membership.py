@@ -72,8 +72,9 @@ def ensemble_membership(
     Args:
         clusters: of near-duplicates, [n_pairs].
         folds: members of a replicate, at least 2; member `r<replicate>-f<fold>` leaves that fold
-        out. replicates: how often the scored pairs are split, at least 1. halves: each pair is left
-        out by a random half of the members of a replicate (`folds` is
+            out.
+        replicates: how often the scored pairs are split, at least 1.
+        halves: each pair is left out by a random half of the members of a replicate (`folds` is
             even), so that the training sets of two members are nearly unrelated.
         seed: start of all draws.
         held_out: true for the held-out pairs; None: they are drawn, [n_pairs].
@@ -135,7 +136,7 @@ def paper_membership(clusters: np.ndarray, *, seeds: int, seed: int) -> Membersh
     group = np.array([CANDIDATE, INDEPENDENT, HELD_OUT, SHARED])[drawn]
     shared = group == SHARED
     trained = np.stack([shared | (group == CANDIDATE), shared | (group == INDEPENDENT)] * seeds)
-    members = tuple(f"{side}-{number}" for number in range(seeds) for side in "fg")
+    members = tuple(f"{model}-{number}" for number in range(seeds) for model in "fg")
     return Membership(group, members, trained)
 
 
@@ -247,7 +248,7 @@ def _too_many_near_duplicates(groups: str, size: int) -> str:
 
 
 @dataclass(frozen=True)
-class MemberSides:
+class InOut:
     """Who trains on what, and which members count as in and out of each pair."""
 
     membership: Membership
@@ -264,7 +265,7 @@ class MemberSides:
     def inside(self) -> np.ndarray:
         """True where the member counts as `in`, [n_members, n_pairs]; all others count as `out`.
 
-        Paper: f is in and g is out in every row. Ensemble: true membership for scored pairs; an
+        Paper: f is in and g is out in every row. Ensemble: true membership for scored pairs; a
         held-out pair gets one random labelling that puts as many members of each replicate out as a
         scored pair has.
         """
@@ -311,40 +312,40 @@ def _draw_out(rows: np.ndarray, count: int, n_pairs: int, rng: np.random.Generat
     return rows[rng.random((len(rows), n_pairs)).argsort(axis=0)[:count]]
 
 
-def labellings(sides: MemberSides, rows: np.ndarray) -> Iterator[np.ndarray]:
+def labellings(in_out: InOut, rows: np.ndarray) -> Iterator[np.ndarray]:
     """Yield labellings of held-out pairs: which members count as in for them.
 
     Paper: f is in. Ensemble: as many members of each replicate are out as leave a scored pair out;
     all such labellings up to 256, else 256 drawn for each pair.
 
     Args:
-        sides: who trains on what.
+        in_out: who trains on what.
         rows: the held-out pairs, [n].
 
     Returns:
         bool [n_members, n] each.
     """
-    if sides.protocol == "paper":
-        yield sides.inside[:, rows]
+    if in_out.protocol == "paper":
+        yield in_out.inside[:, rows]
         return
-    parts = [(members, sides.leaving_out(members)) for members in sides.replicates]
+    parts = [(members, in_out.leaving_out(members)) for members in in_out.replicates]
     labels: Iterable[np.ndarray]
     if math.prod(math.comb(len(members), count) for members, count in parts) <= _MAX_LABELLINGS:
         chosen = [itertools.combinations(members, count) for members, count in parts]
         labels = (np.concatenate(label)[:, None] for label in itertools.product(*chosen))
     else:
-        rng = draws.rng(sides.seed, "permutations")
+        rng = draws.rng(in_out.seed, "permutations")
         labels = (
             np.concatenate([_draw_out(*part, len(rows), rng) for part in parts])
             for _ in range(_MAX_LABELLINGS)
         )
     for out in labels:
-        inside = np.ones((len(sides.inside), len(rows)), dtype=bool)
+        inside = np.ones((len(in_out.inside), len(rows)), dtype=bool)
         np.put_along_axis(inside, out, False, axis=0)
         yield inside
 
 
-def side_means(values: Sequence[np.ndarray], inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def in_out_means(values: Sequence[np.ndarray], inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean over the members that are in, and over those that are out, for each pair.
 
     Args:
@@ -352,7 +353,7 @@ def side_means(values: Sequence[np.ndarray], inside: np.ndarray) -> tuple[np.nda
         inside: true where the member is in, [n_members, n_pairs].
 
     Returns:
-        float64 [n_pairs] each; NaN without a member on the side.
+        float64 [n_pairs] each; NaN without such a member.
     """
     total_in, total_out = np.zeros((2, inside.shape[1]))
     for value, is_in in zip(values, inside, strict=True):
@@ -364,9 +365,9 @@ def side_means(values: Sequence[np.ndarray], inside: np.ndarray) -> tuple[np.nda
 
 
 def in_minus_out(values: Sequence[np.ndarray], inside: np.ndarray) -> np.ndarray:
-    """Return the difference of the means of `side_means`, [n_pairs]: clipmem, if the values are
+    """Return the difference of the means of `in_out_means`, [n_pairs]: clipmem, if the values are
     alignments."""
-    mean_in, mean_out = side_means(values, inside)
+    mean_in, mean_out = in_out_means(values, inside)
     return mean_in - mean_out
 
 
@@ -381,7 +382,7 @@ def replicate_clipmem(
         inside: true where the member is in, [n_members, n_pairs].
 
     Returns:
-        float64 [n_replicates, n_pairs]; NaN without a member on a side.
+        float64 [n_replicates, n_pairs]; NaN where all or no members are in.
     """
     return np.stack(
         [in_minus_out([alignments[row] for row in rows], inside[rows]) for rows in replicates]

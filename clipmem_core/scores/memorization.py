@@ -1,7 +1,7 @@
 """The scores that compare members trained with and without a pair (clipmem, SSLMem), and how stable
 they are.
 
-Alignments are one array a member, [n_pairs] each; `sides` says which members count as in and out.
+Alignments are one array a member, [n_pairs] each; `in_out` says which members count as in and out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,13 @@ import pandas as pd
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
+from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE
 from clipmem_core.scores.membership import (
+    InOut,
     Membership,
-    MemberSides,
     in_minus_out,
+    in_out_means,
     replicate_clipmem,
-    side_means,
 )
 from clipmem_core.scores.metrics import MIN_REPLICATES, half_width
 from clipmem_core.scores.uncertainty import (
@@ -31,7 +32,7 @@ from clipmem_core.utils import columns as c
 
 
 def memorization_table(
-    terms: Sequence[Mapping[str, np.ndarray]], sides: MemberSides
+    components: Sequence[Mapping[str, np.ndarray]], in_out: InOut
 ) -> pd.DataFrame:
     """Score every pair: clipmem = alignment_in − alignment_out (the paper's CLIPMem, A(f) − A(g)).
 
@@ -42,8 +43,8 @@ def memorization_table(
     not publish its normaliser.
 
     Args:
-        terms: what `pair_terms` returns, one mapping a member in column order, arrays [n_pairs].
-        sides: which members count as in and out.
+        components: as of `pair_components`, one mapping a member in column order, arrays [n_pairs].
+        in_out: which members count as in and out.
 
     Returns:
         One row a pair: n_in and n_out (members trained with and without it), clipmem,
@@ -51,37 +52,36 @@ def memorization_table(
         positive, negative_text, negative_image and similarity. Similarity follows true membership;
         NaN without such a member.
     """
-    membership = sides.membership
+    membership = in_out.membership
     means = {}
-    for term in c.TERMS:
-        side = membership.trained if term == c.SIMILARITY else sides.inside
-        both = side_means([member[term] for member in terms], side)
-        means[f"{term}_in"], means[f"{term}_out"] = both
+    for component in c.COMPONENTS:
+        inside = membership.trained if component == c.SIMILARITY else in_out.inside
+        both = in_out_means([member[component] for member in components], inside)
+        means[f"{component}_in"], means[f"{component}_out"] = both
     clipmem = means[f"{c.ALIGNMENT}_in"] - means[f"{c.ALIGNMENT}_out"]
 
-    alignments = [member[c.ALIGNMENT] for member in terms]
-    errors = standard_errors(alignments, sides)
-    null = null_scores(alignments, sides, errors)
+    alignments = [member[c.ALIGNMENT] for member in components]
+    errors = standard_errors(alignments, in_out)
+    null = null_scores(alignments, in_out, errors)
     p = p_values(in_errors(clipmem, errors.variance, errors.degrees), null, membership.group)
     n_in = membership.trained.sum(axis=0)
     scores = {
         c.N_IN: n_in,
-        c.N_OUT: len(terms) - n_in,
+        c.N_OUT: len(components) - n_in,
         c.CLIPMEM: clipmem,
         c.CLIPMEM_RELATIVE: clipmem / np.nanmax(np.abs(clipmem)),
         c.SE: errors.se,
         c.P_VALUE: p,
         c.Q_VALUE: q_values(p, membership.group),
-        c.CLIPMEM_SHRUNK: shrunk_by_group(clipmem, errors, membership.group, seed=sides.seed),
+        c.CLIPMEM_SHRUNK: shrunk_by_group(clipmem, errors, membership.group, seed=in_out.seed),
     }
     # A copy of fresh columns costs as much as all the sums
     return pd.DataFrame(scores | means, copy=False)
 
 
 def sslmem(
-    image_square: Sequence[np.ndarray],
-    text_square: Sequence[np.ndarray],
-    sides: MemberSides,
+    components: Sequence[Mapping[str, np.ndarray]],
+    in_out: InOut,
     *,
     n_views: int | np.ndarray,
     n_captions: int | np.ndarray,
@@ -94,27 +94,26 @@ def sslmem(
     with fewer than two.
 
     Args:
-        image_square, text_square: ‖μ_I‖² and ‖μ_T‖² of each member, [n_pairs], as `pair_terms`
-            returns them.
-        sides: which members count as in and out.
+        components: as of `pair_components`, with ‖μ_I‖² and ‖μ_T‖², one mapping a member.
+        in_out: which members count as in and out.
         n_views, n_captions: behind each μ_I and μ_T, one number or [n_pairs].
 
     Returns:
         sslmem_image and sslmem_text, one row a pair.
     """
     columns = {}
-    for name, squares, count in (
-        (c.SSLMEM_IMAGE, image_square, n_views),
-        (c.SSLMEM_TEXT, text_square, n_captions),
+    for name, square, count in (
+        (c.SSLMEM_IMAGE, IMAGE_SQUARE, n_views),
+        (c.SSLMEM_TEXT, TEXT_SQUARE, n_captions),
     ):
-        n = np.broadcast_to(count, len(sides.membership.group))
+        n = np.broadcast_to(count, len(in_out.membership.group))
         divisor = np.where(n >= 2, n - 1.0, np.nan)
-        cosines = [(n * square - 1) / divisor for square in squares]
-        columns[name] = in_minus_out(cosines, sides.inside)
+        cosines = [(n * member[square] - 1) / divisor for member in components]
+        columns[name] = in_minus_out(cosines, in_out.inside)
     return pd.DataFrame(columns)
 
 
-def group_summary(alignments: Sequence[np.ndarray], sides: MemberSides) -> pd.DataFrame:
+def group_summary(alignments: Sequence[np.ndarray], in_out: InOut) -> pd.DataFrame:
     """Summarise clipmem by group, with a t interval over seeds or replicates where there are at
     least three.
 
@@ -123,21 +122,21 @@ def group_summary(alignments: Sequence[np.ndarray], sides: MemberSides) -> pd.Da
 
     Args:
         alignments: one array a member, [n_pairs] each.
-        sides: which members count as in and out.
+        in_out: which members count as in and out.
 
     Returns:
         One row a group: group, n, mean, low, high, and kind of the interval.
     """
-    replicates = replicate_clipmem(alignments, sides.replicates, sides.inside)
-    clipmem = in_minus_out(alignments, sides.inside)
-    of_pairs = pd.Series(clipmem).groupby(sides.membership.group)
+    replicates = replicate_clipmem(alignments, in_out.replicates, in_out.inside)
+    clipmem = in_minus_out(alignments, in_out.inside)
+    of_pairs = pd.Series(clipmem).groupby(in_out.membership.group)
     table = of_pairs.agg(n="size", mean="mean", half="std")
     kind = "SD over pairs"
     if len(replicates) >= MIN_REPLICATES:
         groups = of_pairs.indices.items()
         half = {name: half_width(replicates[:, rows].mean(axis=1)) for name, rows in groups}
         table["half"] = pd.Series(half)
-        kind = f"95% interval over {'seeds' if sides.protocol == 'paper' else 'replicates'}"
+        kind = f"95% interval over {'seeds' if in_out.protocol == 'paper' else 'replicates'}"
     half = table.pop("half")
     table = table.assign(low=table["mean"] - half, high=table["mean"] + half, kind=kind)
     names = [name for name in c.GROUPS if name in table.index]
@@ -166,7 +165,7 @@ def membership_auroc(alignments: Sequence[np.ndarray], membership: Membership) -
     return float(np.mean(values)) if values else float("nan")
 
 
-def ranking_stability(alignments: Sequence[np.ndarray], sides: MemberSides) -> float:
+def ranking_stability(alignments: Sequence[np.ndarray], in_out: InOut) -> float:
     """Correlate the clipmem ranking of two disjoint halves of the replicates (ensemble) or seeds
     (paper), by Spearman.
 
@@ -176,14 +175,14 @@ def ranking_stability(alignments: Sequence[np.ndarray], sides: MemberSides) -> f
 
     Args:
         alignments: one array a member, [n_pairs] each.
-        sides: which members count as in and out.
+        in_out: which members count as in and out.
 
     Returns:
         NaN with only one replicate or seed.
     """
-    scored = np.isin(sides.membership.group, c.SCORED_GROUPS)
-    trained = sides.membership.trained
-    replicates = replicate_clipmem(alignments, sides.replicates, trained)[:, scored]
+    scored = np.isin(in_out.membership.group, c.SCORED_GROUPS)
+    trained = in_out.membership.trained
+    replicates = replicate_clipmem(alignments, in_out.replicates, trained)[:, scored]
     half = len(replicates) // 2
     if half == 0:
         return float("nan")

@@ -86,7 +86,7 @@ _SCORES = (
         "also by luck.",
         absent="needs 50 scored pairs.",
     ),
-    *(Score(f"{term}_{side}") for term in c.TERMS[:-1] for side in ("in", "out")),
+    *(Score(f"{component}_{end}") for component in c.COMPONENTS[:-1] for end in ("in", "out")),
     Score(
         c.SIMILARITY_IN,
         direction=-1,

@@ -1,4 +1,4 @@
-"""The tables of scores of pairs and captions, from what members say of them.
+"""The tables of scores of pairs and captions, computed from the outputs of members.
 
 Members' outputs are arrays, one a member, and may be memory maps.
 """
@@ -23,9 +23,8 @@ from clipmem_core.errors.evidence import agreement, recurring_texts
 from clipmem_core.errors.posterior import Posterior
 from clipmem_core.errors.runs import DisplacedRun, displaced_probability
 from clipmem_core.scores import memorization
-from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE
 from clipmem_core.scores.encoders import contributions
-from clipmem_core.scores.membership import MemberSides
+from clipmem_core.scores.membership import InOut
 from clipmem_core.scores.registry import BY_NAME, SCORE_COLUMNS
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.ragged import Ragged
@@ -40,9 +39,9 @@ class Evidence:
     memory-mapped."""
 
     pairs: pd.DataFrame  # pair_id, injected
-    sides: MemberSides
+    in_out: InOut
     views: int
-    terms: list[dict[str, np.ndarray]]
+    components: list[dict[str, np.ndarray]]
     image: Sequence[np.ndarray]  # μ_I of each member, [n_pairs, dim]
     text: Sequence[np.ndarray]
     logit_scales: list[float]  # of each member; NaN if its checkpoint is gone
@@ -51,21 +50,20 @@ class Evidence:
 
     @property
     def alignments(self) -> list[np.ndarray]:
-        return [terms[c.ALIGNMENT] for terms in self.terms]
+        return [components[c.ALIGNMENT] for components in self.components]
 
 
 def score_table(evidence: Evidence) -> tuple[pd.DataFrame, float | None]:
-    """Return every score of every pair (`SCORE_COLUMNS`), and how well the maps between the
-    embeddings of members fit, which clipmem is split between the encoders by."""
-    sides = evidence.sides
-    trained = sides.membership.trained
-    held_out = sides.held_out
+    """Return every score of every pair (`SCORE_COLUMNS`), and the fit of the maps between members'
+    embeddings, which split clipmem between the encoders."""
+    in_out = evidence.in_out
+    trained = in_out.membership.trained
+    held_out = in_out.held_out
     image, text = evidence.image, evidence.text
-    parts, fit = contributions(image, text, sides)
+    parts, fit = contributions(image, text, in_out)
     sslmem = memorization.sslmem(
-        [terms[IMAGE_SQUARE] for terms in evidence.terms],
-        [terms[TEXT_SQUARE] for terms in evidence.terms],
-        sides,
+        evidence.components,
+        in_out,
         n_views=evidence.views,
         n_captions=evidence.n_captions,
     )
@@ -74,10 +72,10 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, float | None]:
         c.CSLS_OUT: csls,
         c.LOG_PROBABILITY_OUT: log_probability,
         c.LEARNED: misfit.nan_mean(evidence.log_probability),
-        c.CSLS_SWAPPED: misfit.swapped_csls(image, text, trained, held_out, seed=sides.seed),
+        c.CSLS_SWAPPED: misfit.swapped_csls(image, text, trained, held_out, seed=in_out.seed),
     }
-    table = memorization.memorization_table(evidence.terms, sides)
-    ids = evidence.pairs[[c.PAIR_ID]].assign(**{c.GROUP: sides.membership.group})
+    table = memorization.memorization_table(evidence.components, in_out)
+    ids = evidence.pairs[[c.PAIR_ID]].assign(**{c.GROUP: in_out.membership.group})
     scores = pd.concat([ids, table, parts, sslmem], axis=1)
     # Later steps fill the columns that are missing here
     return update_scores(scores.reindex(columns=SCORE_COLUMNS), **fitted), fit
@@ -115,7 +113,7 @@ def update_scores(scores: pd.DataFrame, **values: np.ndarray) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Texts:
-    """The captions of a data set, or their sentences, and what is known without members."""
+    """The captions of a data set, or their sentences, and their properties that need no members."""
 
     of_pairs: Ragged  # the texts of each pair
     # False for texts that the text tower does not read, which have no probability, [n_texts]
@@ -128,7 +126,7 @@ class Texts:
 
 @dataclass(frozen=True)
 class Judged:
-    """What is wrong with a data set."""
+    """The scores of a data set, with the probabilities that its captions are wrong."""
 
     scores: pd.DataFrame  # `SCORE_COLUMNS`
     captions: pd.DataFrame  # a row a caption or sentence
@@ -185,15 +183,15 @@ def judge_texts(
     order[explained | (displaced > 0)] = -np.inf
     # The share of pairs that are reviewed after each
     later = scipy.stats.rankdata(order, "min", nan_policy="omit") - 1
-    suspicion = later / max(np.count_nonzero(~np.isnan(order)), 1)
-    values = by_part | {c.P_WRONG: wrong.pairs, c.SUSPICION: suspicion}
-    return Judged(update_scores(scores, **values), captions, wrong)
+    priority = later / max(np.count_nonzero(~np.isnan(order)), 1)
+    by_part |= {c.P_WRONG: wrong.pairs, c.SUSPICION: priority}
+    return Judged(update_scores(scores, **by_part), captions, wrong)
 
 
 def caption_evidence(
     scores: pd.DataFrame,
     texts: Texts,
-    sides: MemberSides,
+    in_out: InOut,
     members: Iterable[np.ndarray],
     decoys: np.ndarray,
     words: pd.DataFrame,
@@ -207,7 +205,7 @@ def caption_evidence(
     Args:
         scores: of `score_table`.
         texts: all captions or sentences.
-        sides: who trains on what.
+        in_out: who trains on what.
         members: `CAPTION_SCORES` [n_texts + n_decoys] of each; unused if no pair has two texts.
         decoys: `DECOY` [n_decoys].
         words: caption_row, surprise, changed and kind of the words that were predicted.
@@ -216,10 +214,9 @@ def caption_evidence(
     n = of_pairs.n_items
     owner = of_pairs.owner
     if of_pairs.counts.max(initial=0) > 1:
-        means = _caption_means(members, sides, owner, decoys)
+        means = _caption_means(members, in_out, owner, decoys)
     else:
-        names = (c.SIMILARITY_OUT, c.CSLS_OUT, c.LEARNED)
-        means = scores[[*names]].to_numpy()[owner].T
+        means = scores[[c.SIMILARITY_OUT, c.CSLS_OUT, c.LEARNED]].to_numpy()[owner].T
     similarity, margin, learned = means
     agree = np.full((n, 2), np.nan)
     of_decoys = np.empty((0, 3))
@@ -256,7 +253,7 @@ def caption_evidence(
 
 
 def _caption_means(
-    members: Iterable[np.ndarray], sides: MemberSides, owner: np.ndarray, decoys: np.ndarray
+    members: Iterable[np.ndarray], in_out: InOut, owner: np.ndarray, decoys: np.ndarray
 ) -> np.ndarray:
     """Return similarity, margin and learned of each text and of each decoy, [3, n_texts +
     n_decoys]: means over the members that trained on neither, or on both, of its pairs."""
@@ -269,7 +266,7 @@ def _caption_means(
         masks["learned"] = first & second
         return np.stack([np.where(mask, values[name], np.nan) for name, mask in masks.items()])
 
-    return misfit.nan_mean(map(of_member, members, sides.membership.trained))
+    return misfit.nan_mean(map(of_member, members, in_out.membership.trained))
 
 
 def captions_of_sentences(sentences: pd.DataFrame) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """The error of clipmem, p and q values, and clipmem corrected for its noise.
 
 A pair has few members, so its own variance says little: from four members it has one or two degrees
-of freedom. It is pooled with that of like pairs (moderated; Smyth, Statistical Applications in
+of freedom. It is pooled with that of similar pairs (moderated; Smyth, Statistical Applications in
 Genetics and Molecular Biology 3, 2004; the R package limma): true variances are draws from a scaled
 inverse chi-square distribution, s0² d0 / χ²(d0), and each pair gets the mean of its posterior,
 
@@ -28,7 +28,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import SplineTransformer
 
-from clipmem_core.scores.membership import MemberSides, in_minus_out, labellings, side_means
+from clipmem_core.scores.membership import InOut, in_minus_out, in_out_means, labellings
 from clipmem_core.utils import draws
 from clipmem_core.utils.columns import INDEPENDENT, SCORED_GROUPS
 
@@ -93,7 +93,7 @@ def error_variances(
     for rows in blocks:
         is_in = inside[rows]
         block = np.stack([alignments[row] for row in rows]).astype(np.float64)
-        mean_in, mean_out = side_means(list(block), is_in)
+        mean_in, mean_out = in_out_means(list(block), is_in)
         differences.append(mean_in - mean_out)
         if degrees >= len(blocks):
             squares += ((block - np.where(is_in, mean_in, mean_out)) ** 2).sum(axis=0)
@@ -191,7 +191,7 @@ class Errors:
         return np.exp(-(degrees + 1) / 2 * np.log1p(off / degrees))
 
 
-def standard_errors(alignments: Sequence[np.ndarray], sides: MemberSides) -> Errors:
+def standard_errors(alignments: Sequence[np.ndarray], in_out: InOut) -> Errors:
     """Estimate the error of each pair's clipmem.
 
     `moderated`: a pair's own variance (see `degrees_of_freedom`), pooled with that of pairs of its
@@ -201,17 +201,17 @@ def standard_errors(alignments: Sequence[np.ndarray], sides: MemberSides) -> Err
 
     Args:
         alignments: one array a member, [n_pairs] each.
-        sides: which members count as in and out.
+        in_out: which members count as in and out.
 
     Returns:
         The variance of each pair's clipmem, its degrees of freedom, and how it was estimated.
     """
-    group = sides.membership.group
-    inside = sides.inside
-    blocks = sides.replicates
+    group = in_out.membership.group
+    inside = in_out.inside
+    blocks = in_out.replicates
     own_degrees = degrees_of_freedom(inside, blocks)
     if own_degrees == 0:
-        spread = in_minus_out(alignments, inside)[sides.held_out].var(ddof=1)
+        spread = in_minus_out(alignments, inside)[in_out.held_out].var(ddof=1)
         variance = np.full(len(group), spread)
         return Errors(variance, np.full(len(group), _INFINITE), variance, 0)
     level = sum(alignments, np.zeros(len(group))) / len(alignments)  # mean over all members
@@ -244,7 +244,7 @@ def in_errors(clipmem: np.ndarray, variance: np.ndarray, degrees: np.ndarray) ->
     return np.sign(clipmem) * norm.isf(t.sf(ratio, degrees))
 
 
-def null_scores(alignments: Sequence[np.ndarray], sides: MemberSides, errors: Errors) -> np.ndarray:
+def null_scores(alignments: Sequence[np.ndarray], in_out: InOut, errors: Errors) -> np.ndarray:
     """Return clipmem of held-out pairs in units of its error: the distribution where nothing is
     memorized.
 
@@ -255,22 +255,22 @@ def null_scores(alignments: Sequence[np.ndarray], sides: MemberSides, errors: Er
 
     Args:
         alignments: one array a member, [n_pairs] each.
-        sides: which members count as in and out.
+        in_out: which members count as in and out.
         errors: as `standard_errors` returns them.
 
     Returns:
         [n_labellings × n_held_out].
     """
-    rows = np.flatnonzero(sides.held_out)
+    rows = np.flatnonzero(in_out.held_out)
     held_out = [values[rows].astype(np.float64) for values in alignments]
     variance = errors.variance[rows]
     degrees = errors.degrees[rows]
     own_degrees = errors.own_degrees
     scores = []
-    for inside in labellings(sides, rows):
+    for inside in labellings(in_out, rows):
         clipmem = in_minus_out(held_out, inside)
-        if own_degrees and sides.protocol == "ensemble":
-            sample_variance = error_variances(held_out, inside, sides.replicates, own_degrees)
+        if own_degrees and in_out.protocol == "ensemble":
+            sample_variance = error_variances(held_out, inside, in_out.replicates, own_degrees)
             d0 = degrees[0] - own_degrees
             variance = moderate(sample_variance, own_degrees, errors.prior_scale[rows], d0)
         scores.append(in_errors(clipmem, variance, degrees))

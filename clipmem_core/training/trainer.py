@@ -18,7 +18,7 @@ from clipmem_core.config import AuditConfig
 from clipmem_core.errors import misfit
 from clipmem_core.features.towers import autocast
 from clipmem_core.mitigations import Batch, can_cut_text, mitigations_of
-from clipmem_core.scores.alignment import held_out_means, pair_terms
+from clipmem_core.scores.alignment import held_out_means, pair_components
 from clipmem_core.training import CHECKPOINT, LOG, STATE, TRAJECTORY, model_config
 from clipmem_core.training.augmentation import TrainingData, Views
 from clipmem_core.training.model import UPPER, Model, text_input, text_outputs
@@ -312,7 +312,7 @@ class Trainer:
         )
         held_out = np.ones(len(rows), dtype=bool)
         means = torch.from_numpy(held_out_means(image, text, held_out).astype(np.float32))
-        return pair_terms(image, text, held_out)[ALIGNMENT], means.to(self.device)
+        return pair_components(image, text, held_out)[ALIGNMENT], means.to(self.device)
 
     def steps(self) -> Iterator[None]:
         """Run all remaining steps, one per iteration."""

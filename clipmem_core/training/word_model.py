@@ -18,7 +18,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipmem_core.errors.calibration import fit_words, surprise
+from clipmem_core.errors.calibration import fit_words, word_log_ratio
 from clipmem_core.errors.evidence import word_evidence
 from clipmem_core.errors.words import Words, changed_words, mean_ratio, number_words
 from clipmem_core.features.towers import autocast
@@ -536,7 +536,7 @@ def predicted_evidence(
     return evidence, words.kinds[words.predicted]
 
 
-def surprises(words: Words, predicted: Predictions) -> tuple[np.ndarray, list[np.ndarray]]:
+def word_log_ratios(words: Words, predicted: Predictions) -> tuple[np.ndarray, list[np.ndarray]]:
     """Return log-likelihood ratios that each word, and the word it is compared with, is wrong,
     [n_words, 2], NaN if not predicted; and the result of `fit_words`."""
     evidence, kinds = predicted_evidence(words, predicted, changed_words(words))
@@ -546,7 +546,7 @@ def surprises(words: Words, predicted: Predictions) -> tuple[np.ndarray, list[np
     different = np.unique(keys, return_index=True)[1]
     different = different[:: 1 + len(different) // _MOST_FITTED]
     ratios = fit_words(evidence[different], kinds[different])
-    return surprise(ratios, evidence, kinds), ratios
+    return word_log_ratio(ratios, evidence, kinds), ratios
 
 
 class CaptionWords(NamedTuple):
@@ -573,8 +573,8 @@ class CaptionWords(NamedTuple):
         predicted = Predictions.empty(len(words.ids))
         predict(self.model, words, pictures, np.arange(len(texts)), compared, predicted)
         evidence, kinds = predicted_evidence(words, predicted, np.zeros_like(compared))
-        surprises = surprise(self.ratios, evidence[:, 0], kinds)
-        return mean_ratio(surprises, words.in_captions)[is_judged]
+        of_words = word_log_ratio(self.ratios, evidence[:, 0], kinds)
+        return mean_ratio(of_words, words.in_captions)[is_judged]
 
 
 def save_model(model: WordModel, words: Words, path: Path) -> None:

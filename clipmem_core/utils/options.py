@@ -49,7 +49,7 @@ class Option:
     group: str = ""  # there
     toggle: str = ""  # its label there
     # Its name in warnings: clipmem of two audits is comparable only if their values are equal
-    alike: str = ""
+    must_match: str = ""
     trained: str = ""  # the encoder, image or text, that must be trained for it to have an effect
     on_input: bool = False  # changes pictures or tokens: no block of the encoder may be locked
 

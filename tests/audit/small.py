@@ -118,18 +118,20 @@ def embeddings(audit: Audit, member: str) -> tuple[np.ndarray, np.ndarray]:
 def aligned(image: np.ndarray, text: np.ndarray, held_out: np.ndarray) -> dict[str, np.ndarray]:
     """Pair by pair, with the held-out pairs other than itself as negatives."""
     rows = np.flatnonzero(held_out)
-    terms: dict[str, np.ndarray] = {
+    components: dict[str, np.ndarray] = {
         name: np.empty(len(image)) for name in ("positive", "negative_text", "negative_image")
     }
     for i in range(len(image)):
         others = rows[rows != i]
-        terms["positive"][i] = image[i] @ text[i]
-        terms["negative_text"][i] = np.mean(text[others] @ image[i])
-        terms["negative_image"][i] = np.mean(image[others] @ text[i])
+        components["positive"][i] = image[i] @ text[i]
+        components["negative_text"][i] = np.mean(text[others] @ image[i])
+        components["negative_image"][i] = np.mean(image[others] @ text[i])
     lengths = np.linalg.norm(image, axis=1) * np.linalg.norm(text, axis=1)
-    terms["similarity"] = terms["positive"] / lengths
-    terms["alignment"] = terms["positive"] - terms["negative_text"] - terms["negative_image"]
-    return terms
+    components["similarity"] = components["positive"] / lengths
+    components["alignment"] = (
+        components["positive"] - components["negative_text"] - components["negative_image"]
+    )
+    return components
 
 
 class Recomputed:
@@ -143,10 +145,13 @@ class Recomputed:
         self.members = table.columns[2:].tolist()
         self.trained = table[self.members].to_numpy().T
         self.held_out = self.group == "held-out"
-        self.terms = [aligned(*embeddings(audit, name), self.held_out) for name in self.members]
+        self.components = [
+            aligned(*embeddings(audit, name), self.held_out) for name in self.members
+        ]
 
     def over(self, name: str, chosen: np.ndarray) -> np.ndarray:
-        """Mean of a term over the chosen members of each pair, [n_members, n_pairs] → [n_pairs]."""
-        values = np.stack([terms[name] for terms in self.terms])
+        """Mean of a component over the chosen members of each pair, [n_members, n_pairs], as
+        [n_pairs]."""
+        values = np.stack([components[name] for components in self.components])
         with np.errstate(invalid="ignore"):
             return np.where(chosen, values, 0).sum(axis=0) / chosen.sum(axis=0)

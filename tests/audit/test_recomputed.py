@@ -19,7 +19,7 @@ from clipmem_core.scores.metrics import retrieval_recalls
 from tests.audit.small import PAIRS, Recomputed, aligned, embeddings
 from tests.shared import Made
 
-TERMS = ("alignment", "positive", "negative_text", "negative_image")
+COMPONENTS = ("alignment", "positive", "negative_text", "negative_image")
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,8 @@ def close(column: pd.Series, expected: np.ndarray) -> None:
 
 
 def test_the_paper_compares_f_with_g_in_every_row(paper: Recomputed) -> None:
-    f, g = paper.terms
-    for name in TERMS:
+    f, g = paper.components
+    for name in COMPONENTS:
         close(paper.scores[f"{name}_in"], f[name])
         close(paper.scores[f"{name}_out"], g[name])
     mean = paper.scores.groupby("group")["clipmem"].mean()
@@ -53,7 +53,7 @@ def test_the_paper_compares_f_with_g_in_every_row(paper: Recomputed) -> None:
 
 def test_the_ensemble_compares_members_with_and_without_the_pair(ensemble: Recomputed) -> None:
     scored = ~ensemble.held_out
-    for name in TERMS:
+    for name in COMPONENTS:
         close(
             ensemble.scores.loc[scored, f"{name}_in"], ensemble.over(name, ensemble.trained)[scored]
         )

@@ -28,7 +28,7 @@ from tests.bench.validity import KINDS, review_simulated
 Measured = tuple[float, float]
 PAIRS = 800
 LENGTHS = (12, 25, 60)  # of the planted runs
-LOOKS = ((0.7, 0.0), (1.1, 0.0), (0.5, 0.5))  # noise of a member, and how alike pictures are
+LOOKS = ((0.7, 0.0), (1.1, 0.0), (0.5, 0.5))  # noise of a member, and how similar pictures are
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class Constants:
     out: str = ""
 
 
-def simulated(source: np.ndarray, noise: float, alike: float, seed: int) -> runs.Fits:
+def simulated(source: np.ndarray, noise: float, similar: float, seed: int) -> runs.Fits:
     """Return the fits of pairs whose captions are those of `source`, by four members that trained
-    on half of the pairs each. `alike`: share of its look that a picture has in common with the
+    on half of the pairs each. `similar`: share of its look that a picture has in common with the
     nineteen beside it."""
     n = len(source)
     rng = np.random.default_rng(seed)
     scenes = np.repeat(rng.normal(size=(n // 20, 24)), 20, axis=0)
-    meaning = (1 - alike) * rng.normal(size=(n, 24)) + alike * scenes
+    meaning = (1 - similar) * rng.normal(size=(n, 24)) + similar * scenes
     trained = rng.random((4, n)) < 0.5
     drawn = np.stack([meaning, meaning[source]])[:, None] + noise * rng.normal(size=(2, 4, n, 24))
     image, text = drawn.astype(np.float32)
@@ -58,19 +58,19 @@ def found_runs(sets: int) -> Measured:
     """Return the planted runs that are found with their kind and ends, and the runs in sets without
     any."""
     found = named = 0
-    for seed, length, (noise, alike) in itertools.product(range(sets), LENGTHS, LOOKS):
+    for seed, length, (noise, similar) in itertools.product(range(sets), LENGTHS, LOOKS):
         source = np.arange(PAIRS)
         rows = np.arange(length)
         source[101 + rows] = 100 + rows
         source[250 + rows], source[600 + rows] = 600 + rows, 250 + rows
         source[400 + rows] = 400 + rows[::-1]
         starts = {runs.SHIFT: 101, runs.EXCHANGE: 250, runs.REVERSAL: 400}
-        for run in runs.find_runs(simulated(source, noise, alike, seed), []):
+        for run in runs.find_runs(simulated(source, noise, similar, seed), []):
             found += abs(run.rows[0] - starts.get(run.kind, -PAIRS)) <= 4
         swapped = np.random.default_rng(seed).choice(PAIRS, PAIRS // 3, replace=False)
         source = np.arange(PAIRS)
         source[swapped] = np.roll(swapped, 1)
-        named += len(runs.find_runs(simulated(source, noise, alike, seed), []))
+        named += len(runs.find_runs(simulated(source, noise, similar, seed), []))
     return found, named
 
 

@@ -27,7 +27,7 @@ from clipmem_core.auditing.tables.scoring import gather_evidence
 from clipmem_core.errors.certificate import bound_wrong
 from clipmem_core.errors.counts import estimate_wrong, posterior_at
 from clipmem_core.errors.posterior import Posterior, plan_review
-from clipmem_core.scores.membership import Membership, MemberSides, side_means
+from clipmem_core.scores.membership import InOut, Membership, in_out_means
 from clipmem_core.scores.uncertainty import Errors, shrunk_by_group, standard_errors
 from clipmem_core.utils.io import InputError
 from tests.bench import save_table
@@ -57,29 +57,31 @@ def of_audit(name: str) -> pd.DataFrame:
     """Return one row a number of members: what blocks of so many say, held against other blocks."""
     audit = Audit.open(name)
     evidence = gather_evidence(audit, audit.pairs, read_captions(audit))
-    sides = evidence.sides
+    in_out = evidence.in_out
     values = np.stack(evidence.alignments)
-    scored = ~sides.held_out
+    scored = ~in_out.held_out
     lines = []
     for members in MEMBERS:
-        blocks = list(_blocks(values, sides, members))
+        blocks = list(_blocks(values, in_out, members))
         if len(blocks) > 1:
             first = {"audit": name, "scored_pairs": int(scored.sum()), "members": members}
             lines.append(first | _compare(blocks, scored))
     return pd.DataFrame(lines)
 
 
-def _blocks(values: np.ndarray, sides: MemberSides, members: int) -> Iterator[Block]:
+def _blocks(values: np.ndarray, in_out: InOut, members: int) -> Iterator[Block]:
     """Yield what each block of so many members, in whole repeats, says."""
-    names = sides.membership.members
-    trained = sides.membership.trained
-    replicates = members // len(sides.replicates[0])
-    for first in range(0, len(sides.replicates) - replicates + 1, replicates) if replicates else ():
-        rows = np.concatenate(sides.replicates[first : first + replicates])
-        group = sides.membership.group
+    names = in_out.membership.members
+    trained = in_out.membership.trained
+    replicates = members // len(in_out.replicates[0])
+    for first in (
+        range(0, len(in_out.replicates) - replicates + 1, replicates) if replicates else ()
+    ):
+        rows = np.concatenate(in_out.replicates[first : first + replicates])
+        group = in_out.membership.group
         drawn = Membership(group, tuple(names[row] for row in rows.tolist()), trained[rows])
-        block = MemberSides(drawn, sides.seed)
-        mean_in, mean_out = side_means(list(values[rows]), block.inside)
+        block = InOut(drawn, in_out.seed)
+        mean_in, mean_out = in_out_means(list(values[rows]), block.inside)
         errors = standard_errors(list(values[rows]), block)
         shrunk = shrunk_by_group(mean_in - mean_out, errors, group, seed=block.seed)
         welch = np.zeros(len(shrunk))

@@ -1,5 +1,5 @@
-"""The page Pair: which pair it shows, its scores and terms, its note, similar pairs, and gaps in
-its files."""
+"""The page Pair: which pair it shows, its scores and their parts, its note, similar pairs, and gaps
+in its files."""
 
 import pytest
 
@@ -42,7 +42,7 @@ def test_a_link_opens_its_pair_with_scores_terms_and_checks(audit: Audit) -> Non
     # The most suspicious one first, as on the card
     assert captions["audited caption"].tolist() == audit.pairs["captions"][20][[2, 0, 1]].tolist()
     assert captions["p word"].tolist() == [0.5, 0, 0.25]
-    assert means.set_index("term").loc["positive", "in"] == round(score["positive_in"], 3)
+    assert means.set_index("part").loc["positive", "in"] == round(score["positive_in"], 3)
     assert metrics(app)["clipmem"].startswith(f"{score['clipmem']:.2f}")
 
 

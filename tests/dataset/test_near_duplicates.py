@@ -9,7 +9,11 @@ import scipy
 from PIL import Image, ImageDraw
 
 from clipmem_core.dataset import near_duplicates
-from clipmem_core.dataset.near_duplicates import ALIKE, alike_by_features, near_duplicate_clusters
+from clipmem_core.dataset.near_duplicates import (
+    SIMILAR_FROM,
+    near_duplicate_clusters,
+    near_duplicates_by_features,
+)
 from clipmem_core.dataset.pictures import check_picture
 from clipmem_core.utils import embeddings
 from tests.dataset.samples import drawing
@@ -35,9 +39,9 @@ def described(
     return np.array(descriptors), [fact.sha256 for fact in facts]
 
 
-def clusters_of(n: int, alike: Callable[[int, int], bool]) -> list[int]:
+def clusters_of(n: int, similar: Callable[[int, int], bool]) -> list[int]:
     """Compare each row with each, and follow the links: the first row of each cluster."""
-    links = [[i == j or alike(i, j) for j in range(n)] for i in range(n)]
+    links = [[i == j or similar(i, j) for j in range(n)] for i in range(n)]
     _, component = scipy.sparse.csgraph.connected_components(np.array(links), directed=False)
     return [component.tolist().index(number) for number in component]
 
@@ -87,7 +91,7 @@ def test_the_clusters_equal_those_of_a_slow_loop(monkeypatch: pytest.MonkeyPatch
     values = descriptors.astype(float)
     contrasts = descriptors.std(axis=1)
 
-    def alike(i: int, j: int) -> bool:
+    def similar(i: int, j: int) -> bool:
         contrast = min(contrasts[i], contrasts[j])
         gap = np.abs(values[i] - values[j])
         rms = np.sqrt((gap**2).mean()) / contrast
@@ -95,7 +99,7 @@ def test_the_clusters_equal_those_of_a_slow_loop(monkeypatch: pytest.MonkeyPatch
         return bool(rms < 0.03 or (contrast >= 25 and rms < 0.1 and peak < 0.35))
 
     clusters = near_duplicate_clusters(descriptors, [str(row) for row in range(len(descriptors))])
-    assert clusters.tolist() == clusters_of(len(descriptors), alike)
+    assert clusters.tolist() == clusters_of(len(descriptors), similar)
     assert 30 < len(set(clusters.tolist())) < 150
 
 
@@ -107,5 +111,5 @@ def test_clusters_by_features_are_those_of_a_slow_loop() -> None:
     )
     unit = features - features.mean(axis=0)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-    expected = clusters_of(len(features), lambda i, j: bool(unit[i] @ unit[j] >= ALIKE))
-    assert alike_by_features(features).tolist() == expected
+    expected = clusters_of(len(features), lambda i, j: bool(unit[i] @ unit[j] >= SIMILAR_FROM))
+    assert near_duplicates_by_features(features).tolist() == expected

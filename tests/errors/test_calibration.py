@@ -184,12 +184,12 @@ def test_random_decoys_in_one_half_of_the_pairs_tell_nothing_of_specificity() ->
     assert found.captions.notna().all(axis=None)
 
 
-def test_the_surprise_of_each_kind_of_word_has_its_own_ratio() -> None:
+def test_the_log_ratio_of_each_kind_of_word_has_its_own_ratio() -> None:
     """Different evidence separates each kind; the ratio is that of the densities."""
     rng = np.random.default_rng(0)
     kinds = np.arange(3000) % 3
     values = rng.normal(0, 1, (3000, 2, 4))
     values[np.arange(3000), 1, kinds] += 2  # only this one separates the kind
-    found = calibration.surprise(calibration.fit_words(values, kinds), values, kinds)
+    found = calibration.word_log_ratio(calibration.fit_words(values, kinds), values, kinds)
     expected = 2 * values[np.arange(3000), :, kinds] - 2
     np.testing.assert_allclose(expit(found), expit(expected), atol=0.2)

@@ -11,11 +11,11 @@ from clipmem_core.scores.score_tables import second_round
 
 
 def drawn(
-    seed: int, wrong: int, *, pairs: int = 1000, apart: float = 4.0
+    seed: int, wrong: int, *, pairs: int = 1000, distance: float = 4.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores of pairs, the wrong ones first, and of as many swapped pairs."""
     rng = np.random.default_rng(seed)
-    fit = np.concatenate([rng.normal(0, 1, wrong), rng.normal(apart, 1, pairs - wrong)])
+    fit = np.concatenate([rng.normal(0, 1, wrong), rng.normal(distance, 1, pairs - wrong)])
     return fit, rng.normal(0, 1, pairs)
 
 
@@ -26,7 +26,7 @@ def test_the_number_of_swapped_captions_is_estimated() -> None:
 
 def test_the_posterior_is_that_of_two_known_densities() -> None:
     """Bayes' rule with the true normal densities is the independent answer."""
-    fit, swapped = drawn(0, 300, pairs=4000, apart=3.0)
+    fit, swapped = drawn(0, 300, pairs=4000, distance=3.0)
     found = estimate_wrong(fit, swapped)
     wrong = 300 * np.exp(-(fit**2) / 2)
     right = 3700 * np.exp(-((fit - 3) ** 2) / 2)

@@ -47,14 +47,14 @@ def alone(
 
 
 def one_csls(
-    image: np.ndarray, text: np.ndarray, held_out: np.ndarray, row: int, donor: int
+    image: np.ndarray, text: np.ndarray, held_out: np.ndarray, row: int, source: int
 ) -> float:
     """CSLS of a picture with a caption, by sorting."""
     cosines = unit(image) @ unit(text).T
-    others = held_out & (np.arange(len(image)) != donor)
+    others = held_out & (np.arange(len(image)) != source)
     captions = np.sort(cosines[row, others])[-10:]
-    pictures = np.sort(cosines[others, donor])[-10:]
-    return float(2 * cosines[row, donor] - captions.mean() - pictures.mean())
+    pictures = np.sort(cosines[others, source])[-10:]
+    return float(2 * cosines[row, source] - captions.mean() - pictures.mean())
 
 
 def test_csls_is_its_formula() -> None:
@@ -106,8 +106,8 @@ def test_a_swapped_caption_scores_as_csls_with_that_swap() -> None:
     for row in np.flatnonzero(np.isfinite(found))[:8]:
         unseen = np.flatnonzero(~trained[:, row])
         slow = [
-            np.mean([one_csls(image[m], text[m], held_out, row, donor) for m in unseen])
-            for donor in np.flatnonzero(held_out)
+            np.mean([one_csls(image[m], text[m], held_out, row, source) for m in unseen])
+            for source in np.flatnonzero(held_out)
         ]
         assert np.isclose(found[row], slow).any()
 

@@ -138,12 +138,12 @@ def test_it_covers_if_the_reviewer_stops_when_the_number_pleases() -> None:
 
 
 def test_a_tenth_of_the_places_is_random() -> None:
-    suspicion = np.arange(2000.0)
-    suspicion[:100] = np.nan
-    review = plan_review(suspicion)
+    priority = np.arange(2000.0)
+    priority[:100] = np.nan
+    review = plan_review(priority)
     assert sorted(review.order) == list(range(100, 2000))
     assert 0.08 < review.at_random.mean() < 0.12
-    by_suspicion = suspicion[review.order[:100][~review.at_random[:100]]]
-    assert (np.diff(by_suspicion) < 0).all()
-    at_random = suspicion[review.order[:200][review.at_random[:200]]]
+    by_priority = priority[review.order[:100][~review.at_random[:100]]]
+    assert (np.diff(by_priority) < 0).all()
+    at_random = priority[review.order[:200][review.at_random[:200]]]
     assert at_random.mean() == pytest.approx(1050, abs=350)

@@ -80,7 +80,7 @@ def check_baseline(audit: Audit, setting: str, removed: np.ndarray) -> None:
     assert rows[c.MEMBER].tolist() == members
     alignments = [aligned(*embeddings(audit, name), held_out)["alignment"] for name in members]
     attacked = ~removed & np.isin(group, ["scored", "candidate", "independent"])
-    guesses = attack(alignments, mitigated.lab_sides(audit, members), np.flatnonzero(attacked))
+    guesses = attack(alignments, mitigated.lab_in_out(audit, members), np.flatnonzero(attacked))
     for number, row in enumerate(rows.to_dict("records")):
         folder = audit.member(row[c.MEMBER])
         alignment = alignments[number]

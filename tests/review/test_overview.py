@@ -10,12 +10,12 @@ from clipmem_core.review.decisions import open_review
 from clipmem_core.review.overview import (
     encoder_means,
     group_table,
-    member_terms,
+    member_components,
     score_corners,
 )
 from clipmem_core.review.search import Hits
 from clipmem_core.review.views import Selection
-from clipmem_core.scores.alignment import pair_terms
+from clipmem_core.scores.alignment import pair_components
 from clipmem_core.scores.registry import BY_NAME
 from clipmem_core.utils.columns import GROUPS
 from tests.fixtures import Copy, embed, rewrite
@@ -67,7 +67,7 @@ def test_a_card_holds_the_row_of_both_tables_its_decision_and_its_match(
         assert card.decision == review.current(card.pair_id)
 
 
-TERMS = ["positive", "negative_text", "negative_image", "alignment", "similarity"]
+COMPONENTS = ["positive", "negative_text", "negative_image", "alignment", "similarity"]
 
 
 @pytest.mark.parametrize("protocol", ["ensemble", "paper"])
@@ -75,14 +75,17 @@ def test_the_terms_of_one_pair_agree_with_those_of_all_pairs(copy: Copy, protoco
     audit = copy(protocol)
     vectors = embed(audit)
     held_out = (audit.membership["group"] == "held-out").to_numpy()
-    whole = {name: pair_terms(*both, held_out) for name, both in vectors.items()}
+    whole = {name: pair_components(*both, held_out) for name, both in vectors.items()}
     for row in [0, 3, 50, *np.flatnonzero(held_out)[:3]]:
-        result = member_terms(audit, int(row))
+        result = member_components(audit, int(row))
         assert result["member"].tolist() == list(vectors)
         expected = pd.DataFrame(
-            [{term: whole[name][term][row] for term in TERMS} for name in vectors]
+            [
+                {component: whole[name][component][row] for component in COMPONENTS}
+                for name in vectors
+            ]
         )
-        np.testing.assert_allclose(result[TERMS], expected, atol=1e-6)
+        np.testing.assert_allclose(result[COMPONENTS], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("protocol", ["ensemble", "paper"])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clipmem_core.scores.membership import (
-    MemberSides,
+    InOut,
     ensemble_membership,
     in_minus_out,
     paper_membership,
@@ -22,36 +22,36 @@ from clipmem_core.scores.uncertainty import (
 NOISE = 0.1  # of a member's alignment of a typical pair
 
 
-Drawn = tuple[MemberSides, list[np.ndarray]]
+Drawn = tuple[InOut, list[np.ndarray]]
 
 
 @dataclass(frozen=True, eq=False)
 class Simulated:
     """Alignments of members, and what is true of each pair."""
 
-    sides: MemberSides
+    in_out: InOut
     alignments: list[np.ndarray]
     true: np.ndarray  # clipmem without noise, [n_pairs]
 
     @property
     def scored(self) -> np.ndarray:
-        return ~self.sides.held_out
+        return ~self.in_out.held_out
 
     @property
     def clipmem(self) -> np.ndarray:
-        return in_minus_out(self.alignments, self.sides.inside)
+        return in_minus_out(self.alignments, self.in_out.inside)
 
     @property
     def errors(self) -> Errors:
-        return standard_errors(self.alignments, self.sides)
+        return standard_errors(self.alignments, self.in_out)
 
 
-def p_of(alignments: list[np.ndarray], sides: MemberSides) -> np.ndarray:
+def p_of(alignments: list[np.ndarray], in_out: InOut) -> np.ndarray:
     """Return the p values of all pairs."""
-    errors = standard_errors(alignments, sides)
-    clipmem = in_minus_out(alignments, sides.inside)
+    errors = standard_errors(alignments, in_out)
+    clipmem = in_minus_out(alignments, in_out.inside)
     score = in_errors(clipmem, errors.variance, errors.degrees)
-    return p_values(score, null_scores(alignments, sides, errors), sides.membership.group)
+    return p_values(score, null_scores(alignments, in_out, errors), in_out.membership.group)
 
 
 def simulate(
@@ -89,24 +89,24 @@ def simulate(
     offsets = 0.02 * rng.normal(size=(members, 1))
     values = level + offsets + true * drawn.trained + noise * deviations.reshape(members, pairs)
     true = np.where(drawn.group == "scored", true, 0.0)
-    return Simulated(MemberSides(drawn, seed), list(values), true)
+    return Simulated(InOut(drawn, seed), list(values), true)
 
 
-def ensemble_sides(
+def ensemble_in_out(
     n_pairs: int, *, folds: int = 2, replicates: int = 2, halves: bool = False
-) -> MemberSides:
+) -> InOut:
     ids = np.arange(n_pairs)
     drawn = ensemble_membership(ids, folds=folds, replicates=replicates, seed=0, halves=halves)
-    return MemberSides(drawn, 0)
+    return InOut(drawn, 0)
 
 
-def paper_sides(n_pairs: int, *, seeds: int = 1) -> MemberSides:
-    return MemberSides(paper_membership(np.arange(n_pairs), seeds=seeds, seed=0), 0)
+def paper_in_out(n_pairs: int, *, seeds: int = 1) -> InOut:
+    return InOut(paper_membership(np.arange(n_pairs), seeds=seeds, seed=0), 0)
 
 
-def noisy(sides: MemberSides, *, memorized: float = 0.0) -> Drawn:
+def noisy(in_out: InOut, *, memorized: float = 0.0) -> Drawn:
     """Add members whose alignments are noise, a little higher from member to member."""
-    trained = sides.membership.trained
+    trained = in_out.membership.trained
     noise = np.random.default_rng(0).normal(size=trained.shape)
     offsets = np.arange(len(trained))[:, None] / 10
-    return sides, list(noise + offsets + memorized * trained)
+    return in_out, list(noise + offsets + memorized * trained)

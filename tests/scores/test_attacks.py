@@ -7,10 +7,10 @@ from scipy.stats import multivariate_t, norm, spearmanr
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from clipmem_core.scores import attacks
-from clipmem_core.scores.attacks import Attacked, Side, attack, attack_table, roc
-from clipmem_core.scores.membership import MemberSides
+from clipmem_core.scores.attacks import Attacked, Shadows, attack, attack_table, roc
+from clipmem_core.scores.membership import InOut
 from clipmem_core.utils import draws
-from tests.scores.simulated import ensemble_sides, paper_sides
+from tests.scores.simulated import ensemble_in_out, paper_in_out
 
 ALIGNMENT, BAVARIA, LIRA, RMIA = ATTACKS = ("alignment", "bavaria", "lira", "rmia")
 
@@ -28,17 +28,17 @@ def drawn_members(
     )
 
 
-def attacked(sides: MemberSides, **how: float) -> list[Attacked]:
+def attacked(in_out: InOut, **how: float) -> list[Attacked]:
     """The result of attacking drawn members."""
-    alignments = drawn_members(sides.membership.trained, **how)
-    return attack(alignments, sides, np.flatnonzero(~sides.held_out))
+    alignments = drawn_members(in_out.membership.trained, **how)
+    return attack(alignments, in_out, np.flatnonzero(~in_out.held_out))
 
 
 def test_many_shadows_give_the_best_attack() -> None:
     """Gaussian noise of σ 1 about a mean that training moves by 1.5: by Neyman and Pearson nothing
     beats the value itself less the pair's own mean, whose AUROC is Φ(1.5 / √2) and which finds
     Φ(1.5 − z) at a rate of false alarms."""
-    found = attacked(ensemble_sides(5_500, folds=64, replicates=1, halves=True), memorized=1.5)[
+    found = attacked(ensemble_in_out(5_500, folds=64, replicates=1, halves=True), memorized=1.5)[
         ::16
     ]
     table = attack_table(found, n_boot=20, seed=0).set_index(["attack", "measure"])["value"]
@@ -51,19 +51,19 @@ def test_many_shadows_give_the_best_attack() -> None:
 
 
 @pytest.mark.parametrize(
-    "sides",
-    [ensemble_sides(1_100), ensemble_sides(1_100, folds=4), paper_sides(2_200, seeds=3)],
+    "in_out",
+    [ensemble_in_out(1_100), ensemble_in_out(1_100, folds=4), paper_in_out(2_200, seeds=3)],
     ids=["2 folds", "4 folds", "paper"],
 )
-def test_no_attack_finds_anything_without_memorization(sides: MemberSides) -> None:
+def test_no_attack_finds_anything_without_memorization(in_out: InOut) -> None:
     """Neither the number of a pair's shadows nor an offset of a member may show which side the
     target is on."""
-    rows = np.flatnonzero(np.isin(sides.membership.group, ["scored", "candidate", "independent"]))
+    rows = np.flatnonzero(np.isin(in_out.membership.group, ["scored", "candidate", "independent"]))
     runs = []
     for seed in range(12):
-        trained = sides.membership.trained
+        trained = in_out.membership.trained
         alignments = drawn_members(trained, memorized=0.0, uneven=0.5, seed=seed)
-        runs.append(attack(alignments, sides, rows))
+        runs.append(attack(alignments, in_out, rows))
     for name in ATTACKS:
         values = np.array([np.mean([roc(one, name)["auroc"] for one in found]) for found in runs])
         error = values.std(ddof=1) / math.sqrt(len(values))
@@ -90,15 +90,15 @@ def _fitted(observed: list[np.ndarray], other: list[np.ndarray]) -> tuple[float,
 
 def test_bavaria_is_a_ratio_of_marginal_likelihoods() -> None:
     rng = np.random.default_rng(0)
-    sides = [
+    in_out = [
         [rng.normal(pair / 9, 1 + pair % 3, size=4 + pair % 2) for pair in range(30)]
         for _ in range(2)
     ]
     values = rng.normal(size=30)
-    statistics = [np.array([(len(x), x.mean(), len(x) * x.var()) for x in side]) for side in sides]
-    packed = [Side(*columns.T, noise=1.0) for columns in statistics]
+    statistics = [np.array([(len(x), x.mean(), len(x) * x.var()) for x in side]) for side in in_out]
+    packed = [Shadows(*columns.T, noise=1.0) for columns in statistics]
     expected = np.zeros(30)
-    for sign, side, other in ((1, *sides), (-1, *reversed(sides))):
+    for sign, side, other in ((1, *in_out), (-1, *reversed(in_out))):
         variance, shape, line = _fitted(side, other)
         left = np.mean([(x.mean() - at) ** 2 for x, at in zip(side, line, strict=True)])
         between = max(left - variance * np.mean([1 / len(x) for x in side]), 1e-3 * variance)
@@ -112,7 +112,9 @@ def test_bavaria_is_a_ratio_of_marginal_likelihoods() -> None:
 def test_lira_is_a_ratio_of_gaussians_with_the_pooled_variance() -> None:
     count = np.array([2, 2])
     squares = np.array([2.0, 4.0])
-    inside, outside = (Side(count, mean, squares, noise=9.0) for mean in (np.ones(2), np.zeros(2)))
+    inside, outside = (
+        Shadows(count, mean, squares, noise=9.0) for mean in (np.ones(2), np.zeros(2))
+    )
     values = np.array([1.0, 0.25])
     deviation = math.sqrt(3)
     expected = norm.logpdf(values, 1, deviation) - norm.logpdf(values, 0, deviation)
@@ -131,18 +133,18 @@ def test_rmia_ranks_pairs_as_published() -> None:
     # Ten shadows, not five
     beside = population / 1000 - logsumexp(others / 1000, axis=0) + math.log(2)
     share = [(one >= beside).mean() for one in ratio]
-    sides = (Side(np.full(60, 5), side.mean(axis=0), np.zeros(60), 1.0) for side in shadows)
-    assert spearmanr(attacks.rmia(target, *sides), share).statistic > 0.999
+    in_out = (Shadows(np.full(60, 5), side.mean(axis=0), np.zeros(60), 1.0) for side in shadows)
+    assert spearmanr(attacks.rmia(target, *in_out), share).statistic > 0.999
 
 
 def test_no_shadow_is_the_target_or_its_complement() -> None:
     """Alignments of r0-f1, the complement of r0-f0, change nothing for that target."""
-    sides = ensemble_sides(550, replicates=3)
-    rows = np.flatnonzero(~sides.held_out)
-    alignments = drawn_members(sides.membership.trained)
-    before = attack(alignments, sides, rows)
-    alignments[1] = alignments[1] + 5 * ~sides.held_out
-    after = attack(alignments, sides, rows)
+    in_out = ensemble_in_out(550, replicates=3)
+    rows = np.flatnonzero(~in_out.held_out)
+    alignments = drawn_members(in_out.membership.trained)
+    before = attack(alignments, in_out, rows)
+    alignments[1] = alignments[1] + 5 * ~in_out.held_out
+    after = attack(alignments, in_out, rows)
     np.testing.assert_allclose(after[0].scores[RMIA], before[0].scores[RMIA])
     assert not np.allclose(after[2].scores[RMIA], before[2].scores[RMIA])
 
@@ -159,7 +161,7 @@ def test_measures_are_those_of_scikit_learn() -> None:
 
 
 def test_intervals_over_pairs_are_those_of_a_slow_bootstrap() -> None:
-    found = attacked(ensemble_sides(550, folds=4, replicates=1, halves=True))
+    found = attacked(ensemble_in_out(550, folds=4, replicates=1, halves=True))
     row = attack_table(found, n_boot=60, seed=3).set_index(["attack", "measure"])
     row = row.loc[(ALIGNMENT, "auroc")]
     n_pairs = len(found[0].trained)
@@ -175,7 +177,7 @@ def test_intervals_over_pairs_are_those_of_a_slow_bootstrap() -> None:
 
 def test_what_cannot_be_measured_is_missing_with_its_reason() -> None:
     table = attack_table(
-        attacked(ensemble_sides(1_100, folds=4, replicates=1, halves=True)), n_boot=5, seed=0
+        attacked(ensemble_in_out(1_100, folds=4, replicates=1, halves=True)), n_boot=5, seed=0
     )
     rows = table[table["attack"] == BAVARIA].set_index("measure")
     assert np.isfinite(rows.loc["TPR@0.01", "value"])

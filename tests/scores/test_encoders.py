@@ -8,7 +8,7 @@ from scipy.stats import ortho_group
 
 from clipmem_core.scores.encoders import UnitTally, compare_parts, contributions
 from clipmem_core.utils.embeddings import unit
-from tests.scores.simulated import ensemble_sides, paper_sides
+from tests.scores.simulated import ensemble_in_out, paper_in_out
 
 N = 220
 DIM = 6
@@ -34,43 +34,43 @@ def _h(image: np.ndarray, text: np.ndarray, held_out: np.ndarray, pair: int) -> 
 
 
 def test_members_that_differ_in_text_have_a_text_part_alone() -> None:
-    sides = paper_sides(N)
+    in_out = paper_in_out(N)
     (image,), (text,) = _members(1)
-    parts, fit = contributions([image] * 2, [text] * 2, sides)
+    parts, fit = contributions([image] * 2, [text] * 2, in_out)
     np.testing.assert_allclose(parts, 0, atol=1e-6)
     assert fit == pytest.approx(1)
     # Equal on shared pairs: R is the identity
-    candidate = sides.membership.group == "candidate"
+    candidate = in_out.membership.group == "candidate"
     memorizing = np.where(candidate[:, None], image, text)
-    parts, _ = contributions([image] * 2, [memorizing, text], sides)
+    parts, _ = contributions([image] * 2, [memorizing, text], in_out)
     np.testing.assert_allclose(parts["clipmem_image"], 0, atol=1e-6)
     assert parts["clipmem_text"][candidate].mean() > 0.5
 
 
 def test_rotating_a_members_space_changes_nothing() -> None:
-    sides = ensemble_sides(N)
+    in_out = ensemble_in_out(N)
     image, text = _members(4)
-    before, _ = contributions(image, text, sides)
+    before, _ = contributions(image, text, in_out)
     for member in (0, 2):
         rotation = ortho_group.rvs(DIM, random_state=member).astype(np.float32)
         image[member] = image[member] @ rotation
         text[member] = text[member] @ rotation
-    after, _ = contributions(image, text, sides)
+    after, _ = contributions(image, text, in_out)
     np.testing.assert_allclose(after, before, atol=1e-5)
 
 
 def test_the_linear_form_is_the_mean_over_all_pairs_of_in_and_out_members() -> None:
-    sides = ensemble_sides(N, folds=3)
+    in_out = ensemble_in_out(N, folds=3)
     image, text = _members(6, noise=0.0)
-    held_out = sides.held_out
+    held_out = in_out.held_out
     rng = np.random.default_rng(5)
     # Members agree on held-out pairs, so that every map is the identity
     for matrix in (*image, *text):
         matrix[~held_out] += 0.5 * _units(rng, int((~held_out).sum()))
-    parts, _ = contributions(image, text, sides)
+    parts, _ = contributions(image, text, in_out)
     for pair in [*np.flatnonzero(held_out)[:3], *np.flatnonzero(~held_out)[:5]]:
         shares = []
-        inside = sides.inside[:, pair]
+        inside = in_out.inside[:, pair]
         for f, g in itertools.product(np.flatnonzero(inside), np.flatnonzero(~inside)):
             pairs = ((f, g), (g, g), (f, f), (g, f))
             fg, gg, ff, gf = (_h(image[a], text[b], held_out, pair) for a, b in pairs)
@@ -79,16 +79,16 @@ def test_the_linear_form_is_the_mean_over_all_pairs_of_in_and_out_members() -> N
 
 
 def test_the_interval_of_a_difference_is_that_of_the_jackknife_and_the_pairs() -> None:
-    sides = ensemble_sides(N, folds=3)
+    in_out = ensemble_in_out(N, folds=3)
     image, text = _members(6)
     for member in range(6):  # what a member trains on, its text encoder remembers
-        rows = sides.membership.trained[member]
+        rows = in_out.membership.trained[member]
         text[member][rows] += 0.3 * image[member][rows]
-    scored = ~sides.held_out
+    scored = ~in_out.held_out
     rare = np.zeros(N, bool)
-    table = compare_parts(image, text, sides, {"scored": scored, "none": rare})
+    table = compare_parts(image, text, in_out, {"scored": scored, "none": rare})
     row = table.set_index("group").loc["scored"]
-    parts, _ = contributions(image, text, sides)
+    parts, _ = contributions(image, text, in_out)
     difference = (parts["clipmem_text"] - parts["clipmem_image"])[scored]
     assert row["difference"] == pytest.approx(difference.mean())
     assert row["text"] + row["image"] == pytest.approx(parts[scored].sum(axis=1).mean())
@@ -96,14 +96,14 @@ def test_the_interval_of_a_difference_is_that_of_the_jackknife_and_the_pairs() -
     for member in range(6):
         kept = [each for each in range(6) if each != member]
         membership = replace(
-            sides.membership,
-            members=tuple(sides.membership.members[each] for each in kept),
-            trained=sides.membership.trained[kept],
+            in_out.membership,
+            members=tuple(in_out.membership.members[each] for each in kept),
+            trained=in_out.membership.trained[kept],
         )
         part, _ = contributions(
             [image[each] for each in kept],
             [text[each] for each in kept],
-            replace(sides, membership=membership),
+            replace(in_out, membership=membership),
         )
         without.append((part["clipmem_text"] - part["clipmem_image"])[scored].mean())
     over_members = 5 / 6 * ((np.array(without) - np.mean(without)) ** 2).sum()

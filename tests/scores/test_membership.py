@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from clipmem_core.scores import membership
 from clipmem_core.scores.membership import ensemble_membership, paper_membership
 from clipmem_core.utils.io import InputError
-from tests.scores.simulated import ensemble_sides, paper_sides
+from tests.scores.simulated import ensemble_in_out, paper_in_out
 
 
 @st.composite
@@ -69,7 +69,7 @@ def test_what_cannot_be_drawn_is_an_input_error() -> None:
 
 def test_half_of_the_held_out_pairs_is_for_utility_only() -> None:
     clusters = np.arange(600)
-    clusters[1::5] = clusters[::5]  # a fifth of the pairs has a twin
+    clusters[1::5] = clusters[::5]  # a fifth of the pairs has a near-duplicate
     drawn = paper_membership(clusters, seeds=1, seed=3)
     utility_only = membership.draw_utility_pairs(drawn.group, clusters, seed=3)
     held_out = drawn.group == "held-out"
@@ -80,23 +80,25 @@ def test_half_of_the_held_out_pairs_is_for_utility_only() -> None:
 
 
 def test_held_out_pairs_have_random_sides_in_an_ensemble_and_f_in_the_paper() -> None:
-    sides = ensemble_sides(300, folds=3)
-    held_out = sides.held_out
-    assert (sides.inside == sides.membership.trained)[:, ~held_out].all()
-    assert ((~sides.inside).reshape(2, 3, -1).sum(axis=1) == 1).all()
-    assert len(np.unique(sides.inside[:, held_out], axis=1).T) > 5
-    assert (ensemble_sides(300, folds=3, replicates=1).inside == sides.inside[:3]).all()  # it grows
-    inside = paper_sides(300, seeds=2).inside
+    in_out = ensemble_in_out(300, folds=3)
+    held_out = in_out.held_out
+    assert (in_out.inside == in_out.membership.trained)[:, ~held_out].all()
+    assert ((~in_out.inside).reshape(2, 3, -1).sum(axis=1) == 1).all()
+    assert len(np.unique(in_out.inside[:, held_out], axis=1).T) > 5
+    assert (
+        ensemble_in_out(300, folds=3, replicates=1).inside == in_out.inside[:3]
+    ).all()  # it grows
+    inside = paper_in_out(300, seeds=2).inside
     assert (inside == np.array([True, False, True, False])[:, None]).all()
 
 
 def test_many_labellings_are_sampled_and_few_are_all() -> None:
-    sides = ensemble_sides(300, folds=3, replicates=6)
-    inside = np.stack(list(membership.labellings(sides, np.arange(5))))  # of 729 in all
+    in_out = ensemble_in_out(300, folds=3, replicates=6)
+    inside = np.stack(list(membership.labellings(in_out, np.arange(5))))  # of 729 in all
     assert inside.shape == (256, 18, 5)
     assert ((~inside).reshape(256, 6, 3, 5).sum(axis=2) == 1).all()
     assert len(np.unique(inside[:, :, 0], axis=0)) > 150
-    sides = ensemble_sides(300, folds=4, replicates=3, halves=True)
-    inside = np.stack(list(membership.labellings(sides, np.arange(2))))  # of 216: all
+    in_out = ensemble_in_out(300, folds=4, replicates=3, halves=True)
+    inside = np.stack(list(membership.labellings(in_out, np.arange(2))))  # of 216: all
     assert len(np.unique(inside[:, :, 0], axis=0)) == len(inside) == 216
     assert (inside.reshape(216, 3, 4, 2).sum(axis=2) == 2).all()

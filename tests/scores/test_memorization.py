@@ -5,14 +5,14 @@ from scipy.stats import spearmanr, ttest_1samp
 
 from clipmem_core.scores import memorization
 from clipmem_core.scores.membership import (
+    InOut,
     Membership,
-    MemberSides,
     in_minus_out,
 )
 from clipmem_core.scores.memorization import group_summary, memorization_table
 from clipmem_core.scores.registry import SCORE_COLUMNS
-from clipmem_core.utils.columns import TERMS
-from tests.scores.simulated import ensemble_sides, noisy, paper_sides
+from clipmem_core.utils.columns import COMPONENTS
+from tests.scores.simulated import ensemble_in_out, noisy, paper_in_out
 
 
 def test_a_two_by_two_ensemble_by_hand() -> None:
@@ -21,8 +21,8 @@ def test_a_two_by_two_ensemble_by_hand() -> None:
     drawn = Membership(groups, members, np.eye(2, 4, dtype=bool)[[0, 1, 0, 1]])
     alignment = np.array([[0.9, 0.1], [0.1, 0.7], [0.7, 0.2], [0.3, 0.5]])
     alignment = np.hstack([alignment, np.tile([0.2, 0.0], (4, 1))])
-    terms = [dict.fromkeys(TERMS, row) for row in alignment]
-    table = memorization_table(terms, MemberSides(drawn, 0))
+    components = [dict.fromkeys(COMPONENTS, row) for row in alignment]
+    table = memorization_table(components, InOut(drawn, 0))
     assert list(table) == SCORE_COLUMNS[2:20]
     # In minus out is 0.8 and 0.4 in the repeats of one pair, 0.6 and 0.3 in those of the other: two
     # variances of a mean, 0.04 and 0.0225, of one degree of freedom, which differ no more than two
@@ -53,8 +53,8 @@ def test_a_paper_audit_by_hand() -> None:
     drawn = Membership(groups, ("f-0", "g-0"), trained)
     f = np.array([0.5, 0.9, 0.2, 0.1, 0.2])
     g = np.array([0.5, 0.3, 0.7, 0.2, 0.1])
-    terms = [dict.fromkeys(TERMS, f), dict.fromkeys(TERMS, g)]
-    table = memorization_table(terms, MemberSides(drawn, 0))
+    components = [dict.fromkeys(COMPONENTS, f), dict.fromkeys(COMPONENTS, g)]
+    table = memorization_table(components, InOut(drawn, 0))
     expected = {
         "n_in": [2, 1, 1, 0, 0],
         "n_out": [0, 1, 1, 2, 2],
@@ -70,9 +70,9 @@ def test_a_paper_audit_by_hand() -> None:
 
 
 def test_three_seeds_give_a_t_interval_over_the_means_of_each_seed() -> None:
-    sides, alignments = noisy(paper_sides(2_200, seeds=3), memorized=1.0)
-    group = sides.membership.group
-    summary = group_summary(alignments, sides).set_index("group")
+    in_out, alignments = noisy(paper_in_out(2_200, seeds=3), memorized=1.0)
+    group = in_out.membership.group
+    summary = group_summary(alignments, in_out).set_index("group")
     assert list(summary.index) == ["candidate", "independent", "shared", "held-out"]
     assert set(summary["kind"]) == {"95% interval over seeds"}
     candidates = group == "candidate"
@@ -91,15 +91,15 @@ def test_reliability_is_the_rank_agreement_with_a_second_audit(
     """Two audits of 20,000 pairs, whose members see what is lasting in each pair with noise of
     their own."""
     n_pairs = 22_000
-    sides = ensemble_sides(n_pairs, replicates=replicates)
-    trained = sides.membership.trained
+    in_out = ensemble_in_out(n_pairs, replicates=replicates)
+    trained = in_out.membership.trained
     lasting = np.random.default_rng(9).normal(size=n_pairs)
     audits = []
     for seed in (1, 2):
         deviations = np.random.default_rng(seed).normal(size=trained.shape)
         audits.append(list(lasting * trained + noise * deviations))
-    clipmem = [in_minus_out(audit, trained)[~sides.held_out] for audit in audits]
-    stability = memorization.ranking_stability(audits[0], sides)
+    clipmem = [in_minus_out(audit, trained)[~in_out.held_out] for audit in audits]
+    stability = memorization.ranking_stability(audits[0], in_out)
     found = memorization.ranking_reliability(stability, replicates)
     assert found == pytest.approx(spearmanr(*clipmem).statistic, abs=0.02)
 
@@ -108,10 +108,11 @@ def test_sslmem_is_the_mean_cosine_of_different_views_in_minus_out() -> None:
     rng = np.random.default_rng(0)
     views = rng.normal(size=(4, 220, 4, 5))
     views /= np.linalg.norm(views, axis=-1, keepdims=True)
-    squares = list((views.mean(axis=2) ** 2).sum(axis=-1))
+    squares = (views.mean(axis=2) ** 2).sum(axis=-1)
+    components = [{"image_square": each, "text_square": each} for each in squares]
     captions = np.where(np.arange(220) < 3, 1, 4)
     table = memorization.sslmem(
-        squares, squares, paper_sides(220, seeds=2), n_views=4, n_captions=captions
+        components, paper_in_out(220, seeds=2), n_views=4, n_captions=captions
     )
     cosine = (views @ views.swapaxes(2, 3))[..., ~np.eye(4, dtype=bool)].mean(axis=-1)
     expected = (cosine[0] + cosine[2] - cosine[1] - cosine[3]) / 2

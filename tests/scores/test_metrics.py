@@ -76,8 +76,8 @@ def test_recalls_are_those_of_sorting(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_probe_finds_classes_that_differ() -> None:
     rng = np.random.default_rng(0)
     labels = np.array(["cat", "dog", "owl"])[np.arange(300) % 3]
-    apart = rng.normal(size=(300, 5)) + 6 * np.eye(5)[np.arange(300) % 3]
-    assert linear_probe(apart[:200], labels[:200], apart[200:], labels[200:], seed=0) > 0.97
+    separated = rng.normal(size=(300, 5)) + 6 * np.eye(5)[np.arange(300) % 3]
+    assert linear_probe(separated[:200], labels[:200], separated[200:], labels[200:], seed=0) > 0.97
     # A class without training rows is an error, and one class is no probe
     x = np.array([[0.0], [0.1], [5.0], [5.1]])
     y = np.array([0, 0, 1, 1])

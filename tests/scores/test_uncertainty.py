@@ -9,7 +9,7 @@ from clipmem_core.scores.uncertainty import (
     share_above,
     shrunk_by_group,
 )
-from tests.scores.simulated import ensemble_sides, noisy, p_of, paper_sides, simulate
+from tests.scores.simulated import ensemble_in_out, noisy, p_of, paper_in_out, simulate
 
 
 @pytest.mark.parametrize(
@@ -18,13 +18,13 @@ from tests.scores.simulated import ensemble_sides, noisy, p_of, paper_sides, sim
 def test_the_error_is_that_of_a_regression_on_side_and_repeat(
     folds: int, replicates: int, halves: bool, degrees: int
 ) -> None:
-    sides = ensemble_sides(250, folds=folds, replicates=replicates, halves=halves)
-    _, alignments = noisy(sides)
-    own = uncertainty.degrees_of_freedom(sides.inside, sides.replicates)
-    found = uncertainty.error_variances(alignments, sides.inside, sides.replicates, own)
+    in_out = ensemble_in_out(250, folds=folds, replicates=replicates, halves=halves)
+    _, alignments = noisy(in_out)
+    own = uncertainty.degrees_of_freedom(in_out.inside, in_out.replicates)
+    found = uncertainty.error_variances(alignments, in_out.inside, in_out.replicates, own)
     replicate = np.kron(np.eye(replicates), np.ones((folds, 1)))
     for pair in range(0, 250, 40):
-        regressors = np.column_stack([sides.inside[:, pair], replicate])
+        regressors = np.column_stack([in_out.inside[:, pair], replicate])
         _, squares, rank, _ = np.linalg.lstsq(regressors, np.stack(alignments)[:, pair])
         variance = squares[0] / degrees * np.linalg.inv(regressors.T @ regressors)[0, 0]
         assert found[pair] == pytest.approx(variance)
@@ -87,11 +87,11 @@ def test_too_few_pairs_have_no_distribution() -> None:
 def test_p_is_uniform_on_noise_in_the_paper() -> None:
     """One random pair of each audit, since pairs of one audit share its null; g is higher than f by
     an offset."""
-    sides = paper_sides(250)
+    in_out = paper_in_out(250)
     rng = np.random.default_rng(0)
-    rows = np.flatnonzero(sides.membership.group == "candidate")
+    rows = np.flatnonzero(in_out.membership.group == "candidate")
     audits = (list(rng.normal(size=(2, 250)) + [[0], [0.3]]) for _ in range(1_000))
-    p = np.array([p_of(alignments, sides)[rng.choice(rows)] for alignments in audits])
+    p = np.array([p_of(alignments, in_out)[rng.choice(rows)] for alignments in audits])
     # Exactly 1 to 51 with 50 held-out pairs; spread evenly between the steps it is continuous
     steps = p * 51
     np.testing.assert_allclose(steps, steps.round())
@@ -104,7 +104,9 @@ def test_q_is_the_share_of_false_finds_at_most() -> None:
     for seed in range(3):
         drawn = simulate(seed, held_out_noise=0.8, memorized=0.1)
         found = (
-            uncertainty.q_values(p_of(drawn.alignments, drawn.sides), drawn.sides.membership.group)
+            uncertainty.q_values(
+                p_of(drawn.alignments, drawn.in_out), drawn.in_out.membership.group
+            )
             <= 0.1
         )
         real = drawn.true > 0

@@ -5,7 +5,7 @@ import pytest
 
 from clipmem_core.errors.words import mean_ratio, split_words
 from clipmem_core.training import word_model
-from clipmem_core.training.word_model import surprises, train_words
+from clipmem_core.training.word_model import train_words, word_log_ratios
 
 COLOURS = ("red", "green", "blue", "black")
 ODD = [
@@ -53,7 +53,7 @@ def test_changed_words_are_the_most_surprising(
     half = rng.integers(0, 2, 400)
     for number in (0, 1):
         train_words(words, features, half, number, into, vectors=None, seed=0, precision=precision)
-    scores = mean_ratio(surprises(words, into)[0][:, 0], words.in_captions)
+    scores = mean_ratio(word_log_ratios(words, into)[0][:, 0], words.in_captions)
     first = words.captions.start
     wrong = scores[first[changed]]
     right = np.delete(scores[first[:380]], changed)

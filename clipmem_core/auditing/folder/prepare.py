@@ -37,9 +37,9 @@ from clipmem_core.dataset.faults import Fault, sorted_captions, text_faults
 from clipmem_core.dataset.injected_errors import inject_miscaptions
 from clipmem_core.dataset.languages import language_shares
 from clipmem_core.dataset.near_duplicates import (
-    alike_by_features,
     join_clusters,
     near_duplicate_clusters,
+    near_duplicates_by_features,
 )
 from clipmem_core.dataset.pictures import Pixels, check_pictures, open_pixels
 from clipmem_core.dataset.readers.containers import is_newer, split_reference
@@ -64,8 +64,8 @@ from clipmem_core.features.precomputed import (
 )
 from clipmem_core.features.tower_by_language import with_text_tower
 from clipmem_core.scores.membership import (
+    InOut,
     Membership,
-    MemberSides,
     draw_utility_pairs,
     ensemble_membership,
     paper_membership,
@@ -211,7 +211,7 @@ def load_data_set(
     raw, rows = sampled(raw, config)
     say(f"looking for near-duplicates among {len(raw.pairs):,} pairs")
     pixels = Pixels(stored.folder, rows, 0, raw.pairs[c.IMAGE].tolist())
-    clusters = alike_by_features(map_features(stored.folder, "image").take(rows))
+    clusters = near_duplicates_by_features(map_features(stored.folder, "image").take(rows))
     return _limited(DataSet(raw, raw.pairs, raw.quarantine, clusters, pixels), config)
 
 
@@ -316,7 +316,7 @@ def faults_without_model(pairs: pd.DataFrame, clusters: np.ndarray) -> list[Faul
     ]
 
 
-def sides_of(audit: Audit, members: Sequence[str] = ()) -> MemberSides:
+def in_out_of(audit: Audit, members: Sequence[str] = ()) -> InOut:
     """Return which members, all or some, train on each pair, and the held-out pairs reserved for
     utility."""
     record = audit.record
@@ -327,7 +327,7 @@ def sides_of(audit: Audit, members: Sequence[str] = ()) -> MemberSides:
     if record.config.retrieval_apart:
         groups = read_prepared(audit.folder).groups
         utility_only = draw_utility_pairs(membership.group, groups, seed=seed)
-    return MemberSides(membership, seed, utility_only)
+    return InOut(membership, seed, utility_only)
 
 
 def with_sentences(pairs: pd.DataFrame, config: AuditConfig) -> pd.DataFrame:

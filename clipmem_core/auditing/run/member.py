@@ -180,9 +180,9 @@ def open_shared(folder: Path) -> Shared:
     record = audit.record
     config = record.config
     membership = audit.read_columns(store.MEMBERSHIP, c.GROUP, *record.members)
-    sides = prepare.sides_of(audit)
-    held_out = np.flatnonzero(sides.held_out)
-    utility_only = sides.held_out if sides.utility_only is None else sides.utility_only
+    in_out = prepare.in_out_of(audit)
+    held_out = np.flatnonzero(in_out.held_out)
+    utility_only = in_out.held_out if in_out.utility_only is None else in_out.utility_only
     group = membership[c.GROUP] = membership[c.GROUP].astype("category")
     columns = [c.LABEL] if config.features else None
     pairs = store.read_table(folder / store.PAIRS, columns=columns)

@@ -62,7 +62,7 @@ from clipmem_core.errors.runs import (
 )
 from clipmem_core.errors.words import Words, split_words
 from clipmem_core.features.tower_by_language import describe_languages, languages_read
-from clipmem_core.scores.membership import Membership, side_means
+from clipmem_core.scores.membership import Membership, in_out_means
 from clipmem_core.scores.score_tables import (
     Evidence,
     Judged,
@@ -308,7 +308,7 @@ def score(
     folders = map(audit.member, audit.record.members)
     members = (store.read_array(folder / store.CAPTION_SCORES) for folder in folders)
     on_captions, captions = caption_evidence(
-        scores, units, evidence.sides, members, store.read_decoys(audit), words
+        scores, units, evidence.in_out, members, store.read_decoys(audit), words
     )
     reasons = with_recurring(units, scores, captions)
     checks = store.read_table(ensure_checks(audit))
@@ -465,11 +465,11 @@ def _run_stages(run: Run) -> None:
         left_out = train_second_round(run, scores, texts) if has_second else 0
     with stage(run, jobs.SCORING):
         run.screen.say(jobs.SCORING)
-        trained = evidence.sides.membership.trained
+        trained = evidence.in_out.membership.trained
         if left_out:
             folders = [audit.member(name) / store.SECOND for name in audit.record.members]
             second = [store.read_array(folder / store.SECOND_FIT) for folder in folders]
-            out = side_means(second, trained)[1]
+            out = in_out_means(second, trained)[1]
             scores = update_scores(scores, **{c.LOG_PROBABILITY_SECOND: out})
         fits = Fits(evidence.image, evidence.text, trained, seed=config.seed)
         stretches = ascending_stretches([captions[0] for captions in texts.pairs[c.CAPTIONS]])

@@ -36,8 +36,8 @@ from clipmem_core.training.word_model import (
     Predictions,
     merge_predictions,
     save_model,
-    surprises,
     train_words,
+    word_log_ratios,
     word_vectors,
 )
 from clipmem_core.utils import columns as c
@@ -142,7 +142,7 @@ def read_words(audit: Audit) -> pd.DataFrame:
 
 def _write_words(audit: Audit, words: Words, predicted: Predictions) -> None:
     """Write a row for each word that was predicted."""
-    values, ratios = surprises(words, predicted)
+    values, ratios = word_log_ratios(words, predicted)
     path = audit.folder / store.WORD_MODELS / RATIOS
     store.write_json(path, [ratio.tolist() for ratio in ratios])
     column = audit.record.texts
@@ -164,7 +164,7 @@ def _word_rows(
     column: str,
 ) -> pa.Table:
     """Return the rows of words.parquet of a block of pairs, whose texts are in a column; `values`
-    as of `surprises`."""
+    as of `word_log_ratios`."""
     captions = pairs[column].flatten().to_pylist()
     matches = [match for caption in captions for match in WORD_PATTERN.finditer(caption)]
     in_pairs, first_caption = words.captions.part(first_pair, first_pair + len(pairs))
@@ -174,7 +174,7 @@ def _word_rows(
     position = np.flatnonzero(np.isfinite(values[first_word : first_word + in_captions.n_items, 0]))
     rows = first_word + position
     caption = in_captions.owner[position]
-    surprise, changed = values[rows].T
+    log_ratio, changed = values[rows].T
     without_siblings = np.exp(predicted.alone[rows, 0])
     with_siblings = np.exp(predicted.together[rows, 0])
     probability = CONSISTENT * without_siblings + (1 - CONSISTENT) * with_siblings
@@ -182,7 +182,7 @@ def _word_rows(
     better_probability = predicted.better_probability[rows]
     is_likelier = better_probability > probability[:, None]
     is_likelier &= better != words.ids[rows][:, None]
-    is_likelier &= (surprise > 0)[:, None]
+    is_likelier &= (log_ratio > 0)[:, None]
     offsets = Ragged.of(is_likelier.sum(axis=1)).start.astype(np.int32)
     spelled = np.array(["", "", *words.spelled], dtype=object)[better[is_likelier]]
     likelier_probability = better_probability[is_likelier].astype(np.float32)
@@ -200,7 +200,7 @@ def _word_rows(
         c.START: start.astype(np.int32),
         c.WORD: pa.array([matches[at][0] for at in position], pa.string()),
         c.PROBABILITY: probability.astype(np.float32),
-        c.SURPRISE: surprise.astype(np.float32),
+        c.SURPRISE: log_ratio.astype(np.float32),
         c.CHANGED: changed.astype(np.float32),
         c.BETTER: pa.ListArray.from_arrays(offsets, pa.array(spelled, pa.string())),
         c.BETTER_PROBABILITY: pa.ListArray.from_arrays(offsets, likelier_probability),

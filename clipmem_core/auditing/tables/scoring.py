@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core.auditing.folder import store
-from clipmem_core.auditing.folder.prepare import sides_of
+from clipmem_core.auditing.folder.prepare import in_out_of
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.errors import misfit
 from clipmem_core.scores import attacks, memorization
-from clipmem_core.scores.alignment import pair_terms
+from clipmem_core.scores.alignment import pair_components
 from clipmem_core.scores.metrics import detection_table
 from clipmem_core.scores.registry import DETECTION_SCORES, INJECTED_SCORES
 from clipmem_core.scores.score_tables import Evidence
@@ -36,17 +36,17 @@ def gather_evidence(audit: Audit, pairs: pd.DataFrame, of_pairs: Ragged) -> Evid
     """Read the outputs of every member; embeddings and other large arrays stay on disk."""
     config = audit.record.config
     names = audit.record.members
-    sides = sides_of(audit)
+    in_out = in_out_of(audit)
     embeddings = [store.read_embeddings(audit.member(name)) for name in names]
     keep = functools.partial(spill_to_disk, folder=audit.folder)
-    terms = []
+    components = []
     logit_scales = []
     log_probability = []
     for name, vectors in zip(names, embeddings, strict=True):
         folder = audit.member(name)
-        values = pair_terms(*vectors, sides.held_out)
+        values = pair_components(*vectors, in_out.held_out)
         stacked = keep(np.stack(list(values.values())))
-        terms.append(dict(zip(values, stacked, strict=True)))
+        components.append(dict(zip(values, stacked, strict=True)))
         checkpoint = folder / CHECKPOINT
         logit_scales.append(logit_scale_of(checkpoint) if checkpoint.is_file() else np.nan)
         learned = misfit.mean_over_epochs(store.read_array(folder / TRAJECTORY))
@@ -54,9 +54,9 @@ def gather_evidence(audit: Audit, pairs: pd.DataFrame, of_pairs: Ragged) -> Evid
     most_captions = config.eval_captions or np.iinfo(np.int32).max
     return Evidence(
         pairs=pairs[[c.PAIR_ID, c.INJECTED]],
-        sides=sides,
+        in_out=in_out,
         views=1 if config.lock_image and not config.unlock else config.views,
-        terms=terms,
+        components=components,
         image=[image for image, _ in embeddings],
         text=[text for _, text in embeddings],
         logit_scales=logit_scales,
@@ -89,17 +89,17 @@ def _number(value: float) -> float | None:
 def summary(evidence: Evidence, scores: pd.DataFrame, split: float | None) -> dict[str, Any]:
     """Return every number that the verdict reports; `split` as of
     `score_table`."""
-    sides = evidence.sides
+    in_out = evidence.in_out
     alignments = evidence.alignments
     target = scores[c.GROUP].isin(c.TARGET_GROUPS)
     null = scores[scores[c.GROUP] == c.HELD_OUT]
-    auroc = memorization.membership_auroc(alignments, sides.membership)
-    stability = memorization.ranking_stability(alignments, sides)
-    reliability = memorization.ranking_reliability(stability, len(sides.replicates))
-    scored = sides.membership.trained[:, sides.membership.group == c.SCORED]
+    auroc = memorization.membership_auroc(alignments, in_out.membership)
+    stability = memorization.ranking_stability(alignments, in_out)
+    reliability = memorization.ranking_reliability(stability, len(in_out.replicates))
+    scored = in_out.membership.trained[:, in_out.membership.group == c.SCORED]
     values = {
-        "groups": json_rows(memorization.group_summary(alignments, sides)),
-        **_injected_errors(evidence.pairs, scores, target, seed=sides.seed),
+        "groups": json_rows(memorization.group_summary(alignments, in_out)),
+        **_injected_errors(evidence.pairs, scores, target, seed=in_out.seed),
         "membership_auroc": auroc,
         "ranking_stability": _number(stability),  # of two halves of the members
         "ranking_reliability": _number(reliability),  # of the scores of all
@@ -113,8 +113,8 @@ def summary(evidence: Evidence, scores: pd.DataFrame, split: float | None) -> di
         "held_out_pairs": len(null),
         "held_out_sd": float(null[c.CLIPMEM].std()),
     }
-    if sides.utility_only is not None:
-        values["utility_pairs"] = int(sides.utility_only.sum())
+    if in_out.utility_only is not None:
+        values["utility_pairs"] = int(in_out.utility_only.sum())
     return values
 
 
@@ -144,28 +144,28 @@ def _injected_errors(
 
 def _error_summary(evidence: Evidence, scores: pd.DataFrame, target: pd.Series) -> dict[str, Any]:
     """Return how certain clipmem is, and the share of pairs above each size that noise allows."""
-    errors = standard_errors(evidence.alignments, evidence.sides)
+    errors = standard_errors(evidence.alignments, evidence.in_out)
     rows = np.flatnonzero(target & np.isfinite(scores[c.CLIPMEM]))
     if not len(rows):
         return {"se_kind": errors.kind, "exceeding": []}
     clipmem = scores[c.CLIPMEM].to_numpy()
     sizes = np.arange(SIZE_STEP, max(clipmem[rows].max(), SIZE_STEP), SIZE_STEP).round(2)
     sizes = sizes[sizes >= MIN_NOISE_RATIO * np.median(np.sqrt(errors.variance[rows]))]
-    exceeding = share_above(clipmem, errors, rows, sizes, seed=evidence.sides.seed)
+    exceeding = share_above(clipmem, errors, rows, sizes, seed=evidence.in_out.seed)
     return {"se_kind": errors.kind, "exceeding": json_rows(exceeding)}
 
 
 def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     """Attack every member with the others as shadow models; return rows of utility.parquet and of
     the verdict."""
-    sides = evidence.sides
-    members = sides.membership.members
-    attacked = np.flatnonzero(np.isin(sides.membership.group, c.SCORED_GROUPS))
+    in_out = evidence.in_out
+    members = in_out.membership.members
+    attacked = np.flatnonzero(np.isin(in_out.membership.group, c.SCORED_GROUPS))
     if len(attacked) > MAX_ATTACKED:
         attacked = np.sort(
-            draws.rng(sides.seed, "attacked").choice(attacked, MAX_ATTACKED, replace=False)
+            draws.rng(in_out.seed, "attacked").choice(attacked, MAX_ATTACKED, replace=False)
         )
-    results = attacks.attack(evidence.alignments, sides, attacked)
+    results = attacks.attack(evidence.alignments, in_out, attacked)
     n_boot = int(np.clip(_RESAMPLED // (len(attacked) * len(members)), 100, 300))
     metrics = [
         (name, c.ATTACK_METRICS[measure], value)
@@ -173,7 +173,7 @@ def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any
         for measure, value in attacks.roc(result, attacks.BAVARIA).items()
         if not np.isnan(value)
     ]
-    table = attacks.attack_table(results, n_boot=n_boot, seed=sides.seed)
+    table = attacks.attack_table(results, n_boot=n_boot, seed=in_out.seed)
     return pd.DataFrame(metrics, columns=c.UTILITY_COLUMNS), json_rows(table)
 
 
