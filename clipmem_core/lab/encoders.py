@@ -77,12 +77,9 @@ def read_units(audit: Audit, table: str = UNITS) -> pd.DataFrame | None:
     `unseen`, the member on equally many of its training pairs and of the held-out pairs.
     """
     repair = f"delete it and run `python -m clipmem_core units {audit.name}`"
-    names = audit.record.members if audit.finished else ()
-    paths = {name: table_file(audit, name, table) for name in names}
     tables = [
-        store.read_table(path, repair=repair).assign(member=name)
-        for name, path in paths.items()
-        if path.is_file()
+        store.read_table(path, repair=repair).assign(member=path.parent.name)
+        for path in sorted(_folder(audit).glob(f"*/{table}"))
     ]
     return pd.concat(tables, ignore_index=True) if tables else None
 

@@ -112,9 +112,8 @@ def finished_members(audit: Audit, setting: str) -> list[str]:
 def missing_pairs(audit: Audit, setting: str) -> list[str]:
     """Return the pairs of members of a setting that are not measured, each as `setting/member` by
     its first member."""
-    folder = setting_folder(audit, setting)
-    pairs = member_pairs(audit.record.members)
-    return [f"{setting}/{pair[0]}" for pair in pairs if not is_measured(folder, pair)]
+    finished = finished_members(audit, setting)
+    return [f"{setting}/{name}" for name in paired_members(audit)[::2] if name not in finished]
 
 
 def member_pair_lock(folder: Path, member_pair: MemberPair) -> FileLock:
@@ -159,8 +158,6 @@ def begin(audit: Audit, setting: Setting) -> Setting:
     path = setting_folder(audit, setting.name) / SETTING_FILE
     if path.is_file():
         return setting
-    if not paired_members(audit):
-        raise InputError(f"audit {audit.name!r} has one member; mitigations compare two")
     check_config(replace(config, **setting.fields))
     if setting.name == BASELINE:
         return setting
@@ -172,11 +169,6 @@ def begin(audit: Audit, setting: Setting) -> Setting:
         raise InputError(
             f"{setting.text}: no pair that members train on would be removed or get new captions: "
             "decide first, or choose another ranking"
-        )
-    if changes.captions and config.features:
-        raise InputError(
-            f"{DECISIONS}: the features do not come from this audit, so that new captions cannot "
-            "be embedded"
         )
     stored = {
         "setting": setting.text,

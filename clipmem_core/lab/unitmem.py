@@ -276,25 +276,20 @@ class TowerTrainer(Trainer):
             return self.model(images).float()
 
     def forward_loss(self, rows: np.ndarray, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss, and two numbers for each picture, [n] each.
-
-        With labels these are 1 if the label was predicted, and its log-probability. Without labels
-        they are the cosine of both views, and the mean log-probability of one view given the other
-        among all views of the batch.
-        """
+        """Return the loss, and twice the log-probability of each picture, [n]: of its label, or the
+        mean of one view given the other among all views of the batch."""
         outputs = self.outputs_of_view(rows, epoch)
         if self.labels is not None:
             labels = torch.from_numpy(self.labels[rows]).to(self.device)
             losses = F.cross_entropy(outputs, labels, reduction="none")
-            correct = outputs.argmax(dim=1) == labels
-            return losses.mean(), correct.float(), -losses.detach()
+            return losses.mean(), -losses.detach(), -losses.detach()
         second = self.outputs_of_view(rows, epoch + self.config.epochs)
         both = F.normalize(torch.cat([outputs, second]), dim=1)
         logits = (both @ both.T / TEMPERATURE).fill_diagonal_(-torch.inf)
         partner = torch.arange(len(both), device=both.device).roll(len(rows))
         losses = F.cross_entropy(logits, partner, reduction="none")
-        cosine = torch.linalg.vecdot(*both.detach().chunk(2))
-        return losses.mean(), cosine, -losses.detach().view(2, -1).mean(dim=0)
+        log_probability = -losses.detach().view(2, -1).mean(dim=0)
+        return losses.mean(), log_probability, log_probability
 
 
 def run_paradigms(audit: Audit, seeds: int, screen: Screen) -> None:

@@ -112,8 +112,7 @@ def test_a_benchmark_is_shown_and_written_with_its_command(
     made: Benchmark, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     show_benchmark(made)
-    shown = " ".join(capsys.readouterr().out.split())  # in lines as wide as the table
-    assert "one of several captions swapped, 20%, 1 injections" in shown
+    assert "one-caption" in capsys.readouterr().out
     write_benchmark_results(made, tmp_path / "table.csv", command="benchmark scenes")
     assert (tmp_path / "table.csv").read_text().startswith("# command: benchmark scenes\n")
     table = pd.read_csv(tmp_path / "table.csv", comment="#")
