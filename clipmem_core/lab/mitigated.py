@@ -273,12 +273,11 @@ def ensure_baseline(audit: Audit, members: int) -> None:
     """Measure the first members of the baseline as they are, unless they are measured."""
     folder = setting_folder(audit, BASELINE)
     for member_pair in member_pairs(audit.record.members[:members]):
-        folders = [audit.member(name) for name in member_pair]
         with member_pair_lock(folder, member_pair):
             if not is_measured(folder, member_pair):
-                embedded = [read_embeddings(each) for each in folders]
-                utility = [read_utility(each) for each in folders]
-                write_measures(audit, BASELINE, folders, embedded, utility)
+                folders = list(map(audit.member, member_pair))
+                embedded = list(map(read_embeddings, folders))
+                write_measures(audit, BASELINE, folders, embedded, list(map(read_utility, folders)))
 
 
 def write_measures(

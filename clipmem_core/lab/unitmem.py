@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -128,34 +128,26 @@ def measure_model(
     tables = []
     for tower in towers:
         tally = count_units(run, model, views, tower, rows)
-        widths = unit_layers(model, tower).widths
+        widths = unit_layers(model, tower)[1]
         tables.append(unit_table(tally, widths, tower=tower, pair_ids=ids))
     return pd.concat(tables, ignore_index=True)
 
 
-class Layers(NamedTuple):
-    """The blocks of one encoder, first to last."""
-
-    activations: tuple[nn.Module, ...]
-    widths: tuple[int, ...]  # units of each
-    batch_first: bool  # tokens come as [batch, length, width]
-
-
-def unit_layers(model: Model, tower: str) -> Layers:
-    """Return the blocks of an encoder, `image` or `text`."""
+def unit_layers(model: Model, tower: str) -> tuple[Sequence[nn.Module], Sequence[int]]:
+    """Return the activation function of each block of an encoder, `image` or `text`, and its number
+    of units."""
     encoder: Any = model.visual if tower == t.IMAGE_TOWER else getattr(model, "text", model)
     if upper := getattr(encoder, UPPER, None):
-        return Layers(upper.units, upper.unit_widths(), batch_first=True)
+        return upper.units, upper.unit_widths()
     try:
         perceptrons = [block.mlp for block in encoder.transformer.resblocks]
-        activations = tuple(mlp.gelu for mlp in perceptrons)
+        activations = [mlp.gelu for mlp in perceptrons]
     except AttributeError:
         kind = type(encoder).__name__
         raise InputError(
             f"UnitMem of the {tower} encoder needs a transformer of open_clip's, not a {kind}"
         ) from None
-    widths = tuple(mlp.c_proj.in_features for mlp in perceptrons)
-    return Layers(activations, widths, encoder.transformer.batch_first)
+    return activations, [mlp.c_proj.in_features for mlp in perceptrons]
 
 
 @torch.inference_mode()
@@ -174,14 +166,13 @@ def count_units(
     model.eval()
     config = run.config
     data = run.data
-    layers = unit_layers(model, tower)
-    tally = UnitTally(sum(layers.widths))
-    means: list[Tensor] = [torch.empty(0)] * len(layers.widths)  # of each layer, [n, width]
+    activations, widths = unit_layers(model, tower)
+    tally = UnitTally(sum(widths))
+    means: list[Tensor] = [torch.empty(0)] * len(widths)  # of each layer, [n, width]
     mask: Tensor | None = None  # bool [n, length], the tokens to average; None: all
 
     def note(layer: int, _module: nn.Module, _inputs: Any, activation: Tensor) -> None:
-        above = activation if layers.batch_first else activation.transpose(0, 1)
-        above = above.float().clamp(min=0)
+        above = activation.float().clamp(min=0)
         if above.ndim == 4:  # a map of a convolutional network, whose tokens are its places
             above = above.flatten(2).transpose(1, 2)
         if mask is None:
@@ -218,7 +209,7 @@ def count_units(
 
     handles = [
         module.register_forward_hook(partial(note, layer))
-        for layer, module in enumerate(layers.activations)
+        for layer, module in enumerate(activations)
     ]
     for block in evaluation_batches(rows):
         tally.add(block, of_images(block) if tower == t.IMAGE_TOWER else of_texts(block))

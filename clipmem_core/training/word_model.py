@@ -579,28 +579,20 @@ class CaptionWords(NamedTuple):
 
 def save_model(model: WordModel, words: Words, path: Path) -> None:
     """Write a word model with what it needs to predict the words of other captions."""
-    stored = {
-        "state": model.state_dict(),
-        "precision": model.precision,
-        "frequency": torch.from_numpy(words.frequency),
-        **{name: getattr(words, name) for name in _VOCABULARY},
-    }
-    save_atomically(stored, path)
+    vocabulary = {name: getattr(words, name) for name in _VOCABULARY}
+    frequency = torch.from_numpy(words.frequency)
+    save_atomically((model.state_dict(), model.precision, frequency, vocabulary), path)
 
 
 def load_model(path: Path) -> tuple[WordModel, Words]:
     """Read a word model, and the words that it was trained on, without captions."""
-    stored = torch.load(path, weights_only=True)
-    state = stored["state"]
+    state, precision, frequency, vocabulary = torch.load(path, weights_only=True)
+    none = Ragged.of([])
+    ids = np.empty(0, np.int64)
     words = Words(
-        ids=np.empty(0, np.int64),
-        in_captions=Ragged.of([]),
-        captions=Ragged.of([]),
-        frequency=stored["frequency"].numpy(),
-        **{name: stored[name] for name in _VOCABULARY},
+        ids=ids, in_captions=none, captions=none, frequency=frequency.numpy(), **vocabulary
     )
-    size = words.vocabulary_size
     pictures = state["centre"][None].numpy()
-    model = WordModel(size, pictures, state.get("vectors"), stored["precision"])
+    model = WordModel(words.vocabulary_size, pictures, state.get("vectors"), precision)
     model.load_state_dict(state)
     return model.eval(), words
