@@ -85,8 +85,8 @@ def setting_folder(audit: Audit, setting: str) -> Path:
 
 
 def member_pairs(members: Sequence[str]) -> list[MemberPair]:
-    """Return the members two by two, neighbours in the order of an audit; of an odd number the last
-    is left out."""
+    """Return pairs of neighbouring members, in the order of an audit; without the last of an odd
+    number."""
     return list(zip(members[::2], members[1::2], strict=False))
 
 

@@ -2,8 +2,8 @@
 of the pairs. The same call resumes.
 
 The baseline of a study trains on one caption a pair, as in the paper; that of the study `settings`
-trains as the config says. All settings are evaluated on one caption a pair and on uncropped
-pictures, because every setting trains on these.
+trains as the config says. Every setting is evaluated on one caption a pair and on uncropped
+pictures, which it also trains on.
 """
 
 import functools
@@ -134,9 +134,9 @@ def run_tasks(
 # The config fields that studies set unless the command does
 DEFAULTS: dict[str, Any] = {
     "protocol": "paper",
-    # Held-out pairs that control adaptive mitigations are not used for utility.
+    # Adaptive mitigations read some held-out pairs; utility is measured on the others.
     "retrieval_apart": True,
-    # Otherwise a setting is evaluated on crops or captions it did not train on.
+    # A setting is evaluated on whole pictures and one caption, which all settings train on.
     "eval_crop_scale": 1.0,
     "eval_captions": 1,
     "views": 2,

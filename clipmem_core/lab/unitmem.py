@@ -1,17 +1,17 @@
 """Measures UnitMem of a finished audit's members and its references, and of one image encoder
 trained under three paradigms on the same pictures, for claim 1 of the paper.
 
-Units can be selective without memorization: before any training, and for pairs that their member
-never saw. Only UnitMem above these references is memorization.
+Units are selective before any training too, and on pairs that their member did not train on. Only
+UnitMem above these two references is memorization.
 
 A unit is a hidden unit of a transformer block's MLP, after its activation function. Its activation
 on a pair is the mean over tokens and evaluation views of the picture (image encoder: all tokens,
 with the class token) or over the pair's captions (text encoder: tokens up to the end token). Values
 below 0 count as 0; see `UnitTally`.
 
-The paradigms are captions (CLIP), labels, and another view of the same picture (SimCLR). Pictures,
-their order, views, optimiser, schedule, the encoder's first weights and the number of samples seen
-are the same.
+The paradigms learn from captions (CLIP), from labels, and from a second view of the same picture
+(SimCLR). They share the pictures and their order, the views, the optimizer, the schedule, the
+encoder's initial weights and the number of samples.
 """
 
 from collections import OrderedDict
@@ -173,7 +173,7 @@ def count_units(
 
     def note(layer: int, _module: nn.Module, _inputs: Any, activation: Tensor) -> None:
         above = activation.float().clamp(min=0)
-        if above.ndim == 4:  # a map of a convolutional network, whose tokens are its places
+        if above.ndim == 4:  # a map of a convolutional network, whose tokens are its positions
             above = above.flatten(2).transpose(1, 2)
         if mask is None:
             means[layer] = above.mean(dim=1)

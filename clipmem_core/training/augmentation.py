@@ -118,8 +118,8 @@ def dropout_masks(seed: int, width: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class FeatureViews:
-    """Views of features: dropout to the mean in training views, with one of `MASKS` masks; none in
-    evaluation views."""
+    """Views of features. A training view replaces features by their mean, by one of `MASKS` dropout
+    masks; an evaluation view changes nothing."""
 
     mean: Tensor
     seed: int

@@ -371,10 +371,9 @@ def feature_views(
     return ActivationViews(upper.width, crops)
 
 
-def evaluation_batches(rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield rows in batches of at most `EVALUATION_BATCH`."""
-    for start in range(0, len(rows), EVALUATION_BATCH):
-        yield rows[start : start + EVALUATION_BATCH]
+def evaluation_batches(rows: np.ndarray) -> list[np.ndarray]:
+    """Return rows in batches of at most `EVALUATION_BATCH`."""
+    return np.split(rows, range(EVALUATION_BATCH, len(rows), EVALUATION_BATCH))
 
 
 def image_blocks(

@@ -34,8 +34,8 @@ _MODULES = ("model", "optimizer")
 RATE = "rate"  # of a group of parameters, the share of the learning rate
 # of unlocked blocks, which start with pretrained weights, as in fine-tuning
 PRETRAINED_RATE = 0.1
-# A larger set may not fit into memory: blocks of neighbouring rows are shuffled, and the pairs of
-# some blocks together.
+# The features of more pairs may not fit into memory. Then blocks of neighbouring rows are shuffled,
+# and pairs only within a few blocks, so that a batch reads few parts of the file.
 SHUFFLED_UP_TO = 2_000_000
 SHUFFLED_ROWS = 8_192  # of a block
 BLOCKS_AT_ONCE = 32

@@ -1,8 +1,7 @@
 """Word models: predict each word of a caption from the picture, the caption's other words and the
 other captions; the scores of words that follow; and the files of models.
 
-Two models share the work: each is trained on half of the pairs and predicts the words of the
-others.
+There are two models. Each trains on half of the pairs and predicts the words of the other half.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +32,7 @@ _HIDDEN = 320
 _PICTURE = 192
 _OUTPUT = 128
 _HEADS = 4
-_LONGEST = 128  # words that are read together: those of one pair, or a part of them
+_LONGEST = 128  # words of a row: all words of one pair, or a part of them
 PAIRS_PER_STEP = 32
 # Words that a model is trained on, repeats included: more epochs for a smaller set
 TRAINED = 1_600_000
@@ -350,8 +349,8 @@ def forward_loss(
 ) -> Tensor | None:
     """Return the loss of words that are drawn from a block; None if no word is drawn.
 
-    It is a sampled softmax: the cross-entropy among the words of the block and a sample of the
-    other words, whose weight is the inverse of their sampling rate.
+    The loss is a sampled softmax: cross-entropy over the words of the block and a sample of all
+    other words. A sampled word is weighted by the inverse of its sampling rate.
 
     Args:
         model: in training.
@@ -486,7 +485,7 @@ def predict(
         pairs: rows of the pair table, int64 [n].
         changed: a word to compare each with, [n_words]; −1 for a word that is read, but not
             predicted.
-        into: predictions, changed in position.
+        into: predictions of all words; those of these pairs are overwritten.
         progress: called with the share of words that are done.
     """
     untrained = torch.from_numpy(-np.log(np.maximum(trained_share(words), 1e-9))).float()
