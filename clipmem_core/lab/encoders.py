@@ -233,14 +233,12 @@ def encoders_config(audit: Audit, sample: int) -> AuditConfig:
             f"audit {audit.name!r} has no two locked towers with pictures: audit the data set with "
             "--preset tuned"
         )
-    data = {name: getattr(config, name) for name in affecting("data") if hasattr(config, name)}
+    names = {*affecting("data"), "image_tower", "text_tower", "tower_size"}
+    same = {name: value for name, value in vars(config).items() if name in names}
     tuned = preset_config("tuned")
     is_sample = sample < audit.record.pairs
     chosen: dict[str, Any] = {
         "preset": tuned.preset,
-        "image_tower": config.image_tower,
-        "text_tower": config.text_tower,
-        "tower_size": config.tower_size,
         "members": min(config.members, 2 * config.folds),
         "sample": min(sample, config.sample or sample) if is_sample else config.sample,
     }
@@ -248,7 +246,7 @@ def encoders_config(audit: Audit, sample: int) -> AuditConfig:
         chosen["members"] = 0
     if is_sample:  # another number of pairs would get other errors
         chosen["inject_miscaptions"] = 0
-    return replace(tuned, **data | chosen)
+    return replace(tuned, **same | chosen)
 
 
 def compare_encoders(audit: Audit, screen: Screen) -> None:
