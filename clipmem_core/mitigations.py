@@ -1,8 +1,8 @@
 """Mitigations of memorization: each is a class with its settings, its hooks and its state.
 
-A new one is a class here, and its name among the bases of `MitigationConfig`, through which the
-audit config inherits the settings; command line, Mitigations page, study settings and result
-columns follow from these. With its defaults a mitigation changes nothing. All draws are functions
+To add one, write a class here and add it to the bases of `MitigationConfig`. The audit config
+inherits its settings from there, and the command line, the Mitigations page, study settings and
+result columns list them. With its defaults a mitigation changes nothing. All draws are functions
 of seed, epoch and pair, so that a resumed run draws the same.
 """
 

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core.auditing.folder import prepare, settings
-from clipmem_core.auditing.folder.prepare import write_audit
 from clipmem_core.auditing.folder.store import (
     CAPTION_TABLE,
     INCIDENT_PAIRS,
@@ -30,7 +29,7 @@ from clipmem_core.auditing.run.member import Shared, open_shared
 from clipmem_core.auditing.run.pipeline import Run, ensure_features, ensure_pixels, finish_audit
 from clipmem_core.auditing.run.word_models import read_words
 from clipmem_core.auditing.tables.fault_tables import NUMBER
-from clipmem_core.config import FIELDS, AuditConfig, as_dict, switched_on
+from clipmem_core.config import AuditConfig
 from clipmem_core.dataset.injected_errors import (
     ERROR_KINDS,
     WORD_KINDS,
@@ -49,7 +48,6 @@ from clipmem_core.lab.experiment import Benchmark, oriented
 from clipmem_core.lab.study import Request, run_tasks
 from clipmem_core.scores.membership import in_out_means
 from clipmem_core.scores.metrics import METRICS, precision_curve
-from clipmem_core.scores.registry import words as score_words
 from clipmem_core.utils import columns as c
 from clipmem_core.utils import draws
 from clipmem_core.utils.embeddings import nearest_rows, unit
@@ -86,11 +84,11 @@ def run_benchmark(
     request: Request,
     *,
     injections: int,
-    kinds: Sequence[str] = (),
-    shares: Sequence[float] = (),
+    kinds: Sequence[str],
+    shares: Sequence[float],
 ) -> Benchmark:
-    """Run a benchmark, or continue it: a number of injections of each kind of error and share of
-    the scored pairs; by default of all kinds at their usual shares.
+    """Run a benchmark, or continue it: a number of injections of each kind of error (none: all) and
+    share of the scored pairs (none: the usual ones).
 
     The first injection has the config's seed.
     """
@@ -110,7 +108,6 @@ def run_benchmark(
         ]
         pending = [each.name for each in requested if not benchmark.rows_file(each.name).is_file()]
         if pending:
-            screen.say(f"{len(pending)} injections of {config.members} members to run")
             ensure_pixels(benchmark, screen)
             ensure_features(benchmark, screen)
             run = Run(benchmark, screen, executor=request.executor)
@@ -119,7 +116,7 @@ def run_benchmark(
                 run, run_injections, audits, [[name] for name in pending], "injection"
             )
             for finished, _ in enumerate(filter(None, events), start=1):
-                screen.say(f"{finished} of {len(pending)} injections finished")
+                screen.count("injections", finished, len(pending))
             shutil.rmtree(audits)
     return benchmark
 
@@ -135,11 +132,12 @@ def _check_request(
         raise InputError(f"--injections must be at least 1, not {injections}: intervals need 3")
     if wrong := [share for share in shares if not 0 < share < 1]:
         raise InputError(f"--shares must be above 0 and below 1, not {wrong[0]:g}")
-    fields = ["features", "inject_miscaptions", *switched_on(as_dict(config))]
-    refused = [FIELDS[name].flag for name in fields if getattr(config, name)]
-    if config.protocol == "paper":
-        refused.append("--protocol paper")
-    if refused:
+    impossible = {
+        "--features": config.features,
+        "--inject-miscaptions": config.inject_miscaptions,
+        "--protocol paper": config.protocol == "paper",
+    }
+    if refused := [flag for flag, is_set in impossible.items() if is_set]:
         raise InputError(f"a benchmark cannot have {', '.join(refused)}")
 
 
@@ -175,7 +173,7 @@ def run_injections(folder: Path, names: Sequence[str]) -> None:
                 clusters=data_set.clusters[source],
                 pixels=replace(data_set.pixels, rows=data_set.pixels.rows[source]),
             )
-            write_audit(audit, benchmark.record.source, config, injected, pairs, membership)
+            prepare.write_audit(audit, benchmark.record.source, config, injected, pairs, membership)
         finish_audit(Run(audit, RichScreen(), executor=in_this_process))
         before = data_set.pairs[c.CAPTIONS]
         measured = measure_injection(open_shared(audit.folder), before, rows, injection, changes)
@@ -412,26 +410,18 @@ def nearest(vectors: np.ndarray, k: int) -> np.ndarray:
 
 
 def show_benchmark(benchmark: Benchmark) -> None:
-    """Print how well pairs are found, a table for each kind and share, and the skipped kinds with
-    reasons."""
+    """Print how well pairs are found, and the skipped kinds with reasons."""
     results = benchmark.rows
     table = e.benchmark_table(results)
     table = table[table[e.MEASURE].isin(METRICS)]
-    texts = [e.cell_text(row) for row in table.to_dict("records")]
-    table = table.assign(
-        text=texts,
-        measure=table[e.MEASURE].map(e.SHORT),
-        detector=table[e.DETECTOR].map(score_words),
-    )
-    for (kind, share), rows in table.groupby([e.KIND, e.SHARE], sort=False):
-        print(f"{ERROR_KINDS[str(kind)].label}, {share:.0%}, {rows['n'].max()} injections")
-        e.print_table(e.table_of_texts(rows, e.DETECTOR, e.MEASURE))
+    table = table.assign(text=list(map(e.cell_text, table.to_dict("records"))))
+    by = [e.KIND, e.SHARE, "n", e.DETECTOR]
+    e.print_table(table.pivot(index=by, columns=e.MEASURE, values="text").reset_index())
     for line in e.absent_kinds(results):
         print(f"skipped: {line}")
-    reference = score_words(e.REFERENCE_DETECTOR)
     print(
         f"In brackets: {e.OF_INJECTIONS}, each with another split, draw and members. ▲ ▼: above or "
-        f"below {reference}. --out and the page Detectors have all measures."
+        f"below {e.REFERENCE_DETECTOR}. --out and the page Detectors have all measures."
     )
     print(benchmark.folder)
 

@@ -77,12 +77,9 @@ def read_units(audit: Audit, table: str = UNITS) -> pd.DataFrame | None:
     `unseen`, the member on equally many of its training pairs and of the held-out pairs.
     """
     repair = f"delete it and run `python -m clipmem_core units {audit.name}`"
-    names = audit.record.members if audit.finished else ()
-    paths = {name: table_file(audit, name, table) for name in names}
     tables = [
-        store.read_table(path, repair=repair).assign(member=name)
-        for name, path in paths.items()
-        if path.is_file()
+        store.read_table(path, repair=repair).assign(member=path.parent.name)
+        for path in sorted(_folder(audit).glob(f"*/{table}"))
     ]
     return pd.concat(tables, ignore_index=True) if tables else None
 
@@ -236,14 +233,12 @@ def encoders_config(audit: Audit, sample: int) -> AuditConfig:
             f"audit {audit.name!r} has no two locked towers with pictures: audit the data set with "
             "--preset tuned"
         )
-    data = {name: getattr(config, name) for name in affecting("data") if hasattr(config, name)}
+    names = {*affecting("data"), "image_tower", "text_tower", "tower_size"}
+    same = {name: value for name, value in vars(config).items() if name in names}
     tuned = preset_config("tuned")
     is_sample = sample < audit.record.pairs
     chosen: dict[str, Any] = {
         "preset": tuned.preset,
-        "image_tower": config.image_tower,
-        "text_tower": config.text_tower,
-        "tower_size": config.tower_size,
         "members": min(config.members, 2 * config.folds),
         "sample": min(sample, config.sample or sample) if is_sample else config.sample,
     }
@@ -251,7 +246,7 @@ def encoders_config(audit: Audit, sample: int) -> AuditConfig:
         chosen["members"] = 0
     if is_sample:  # another number of pairs would get other errors
         chosen["inject_miscaptions"] = 0
-    return replace(tuned, **data | chosen)
+    return replace(tuned, **same | chosen)
 
 
 def compare_encoders(audit: Audit, screen: Screen) -> None:

@@ -399,8 +399,10 @@ def detector_scores(audit: Audit) -> pd.DataFrame:
 
 
 def detected_errors(scores: pd.DataFrame, truth: np.ndarray, *, n_boot: int = 1) -> pd.DataFrame:
-    """Return how well detectors, the columns of `scores`, find the pairs that are true: a row for
-    each, with the metrics of `detection_table` and the precision by number of reviewed pairs."""
+    """Measure how well each detector, a column of `scores`, ranks the wrong pairs first (`truth`).
+
+    Return a row for each detector: the metrics of `detection_table`, and the precision by the
+    number of reviewed pairs."""
     values = {str(name): column.to_numpy(float) for name, column in scores.items()}
     numbers = numbers_reviewed(len(truth))
     curves = [precision_curve(each, truth, numbers).round(4).tolist() for each in values.values()]

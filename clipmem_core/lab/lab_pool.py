@@ -1,7 +1,8 @@
 """The lab's pool: trains the settings that open pages show, in processes that keep the data of an
 audit. The pool itself needs no torch.
 
-An open page asks again and again. Each time, free processes get the next members.
+An open page calls `LabPool.ask` every second or less. Each call gives free processes the next
+members.
 """
 
 import functools

@@ -84,8 +84,8 @@ def setting_folder(audit: Audit, setting: str) -> Path:
 
 
 def member_pairs(members: Sequence[str]) -> list[MemberPair]:
-    """Return the members two by two, neighbours in the order of an audit; of an odd number the last
-    is left out."""
+    """Return pairs of neighbouring members, in the order of an audit; without the last of an odd
+    number."""
     return list(zip(members[::2], members[1::2], strict=False))
 
 
@@ -111,9 +111,8 @@ def finished_members(audit: Audit, setting: str) -> list[str]:
 def missing_pairs(audit: Audit, setting: str) -> list[str]:
     """Return the pairs of members of a setting that are not measured, each as `setting/member` by
     its first member."""
-    folder = setting_folder(audit, setting)
-    pairs = member_pairs(audit.record.members)
-    return [f"{setting}/{pair[0]}" for pair in pairs if not is_measured(folder, pair)]
+    finished = finished_members(audit, setting)
+    return [f"{setting}/{name}" for name in paired_members(audit)[::2] if name not in finished]
 
 
 def member_pair_lock(folder: Path, member_pair: MemberPair) -> FileLock:
@@ -158,8 +157,6 @@ def begin(audit: Audit, setting: Setting) -> Setting:
     path = setting_folder(audit, setting.name) / SETTING_FILE
     if path.is_file():
         return setting
-    if not paired_members(audit):
-        raise InputError(f"audit {audit.name!r} has one member; mitigations compare two")
     check_config(replace(config, **setting.fields))
     if setting.name == BASELINE:
         return setting
@@ -171,11 +168,6 @@ def begin(audit: Audit, setting: Setting) -> Setting:
         raise InputError(
             f"{setting.text}: no pair that members train on would be removed or get new captions: "
             "decide first, or choose another ranking"
-        )
-    if changes.captions and config.features:
-        raise InputError(
-            f"{DECISIONS}: the features do not come from this audit, so that new captions cannot "
-            "be embedded"
         )
     stored = {
         "setting": setting.text,
@@ -280,12 +272,11 @@ def ensure_baseline(audit: Audit, members: int) -> None:
     """Measure the first members of the baseline as they are, unless they are measured."""
     folder = setting_folder(audit, BASELINE)
     for member_pair in member_pairs(audit.record.members[:members]):
-        folders = [audit.member(name) for name in member_pair]
         with member_pair_lock(folder, member_pair):
             if not is_measured(folder, member_pair):
-                embedded = [read_embeddings(each) for each in folders]
-                utility = [read_utility(each) for each in folders]
-                write_measures(audit, BASELINE, folders, embedded, utility)
+                folders = list(map(audit.member, member_pair))
+                embedded = list(map(read_embeddings, folders))
+                write_measures(audit, BASELINE, folders, embedded, list(map(read_utility, folders)))
 
 
 def write_measures(

@@ -2,12 +2,12 @@
 of the pairs. The same call resumes.
 
 The baseline of a study trains on one caption a pair, as in the paper; that of the study `settings`
-trains as the config says. All settings are evaluated on one caption a pair and on uncropped
-pictures, because every setting trains on these.
+trains as the config says. Every setting is evaluated on one caption a pair and on uncropped
+pictures, which it also trains on.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,6 @@ import torch
 
 from clipmem_core.auditing.folder import prepare, settings
 from clipmem_core.auditing.folder.jobs import Screen
-from clipmem_core.auditing.folder.prepare import differing_fields, write_audit
 from clipmem_core.auditing.folder.store import (
     MITIGATIONS,
     SECOND_EMBEDDINGS,
@@ -41,29 +40,24 @@ from clipmem_core.auditing.run.member import (
 )
 from clipmem_core.auditing.run.pipeline import Run, ensure_features, ensure_pixels, finish_audit
 from clipmem_core.config import AuditConfig, affecting, ineffective_fields
-from clipmem_core.dataset.sentences import sentences_of
 from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.lab import mitigated
 from clipmem_core.lab.experiment import (
     CLIPMEM_NET,
     MEASURE,
-    MEASURE_LABELS,
     OF_MEMBERS,
     OF_SPLITS,
-    P_OF_ALL,
     PARTS,
-    SIGNIFICANCE,
     SPLIT,
     Experiment,
     Study,
     differences,
     print_table,
     sentence_of,
-    table_of_texts,
     titles_of,
     write_results,
 )
-from clipmem_core.lab.mitigated import RETRIEVAL, SETTING, MemberPair, begin, setting_rows
+from clipmem_core.lab.mitigated import RETRIEVAL, MemberPair, begin, setting_rows
 from clipmem_core.lab.setting import (
     BASELINE,
     DECISIONS,
@@ -75,7 +69,6 @@ from clipmem_core.lab.setting import (
     without_idle,
 )
 from clipmem_core.review.decisions import review_of
-from clipmem_core.scores.metrics import interval_text
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.io import InputError
 from clipmem_core.utils.ragged import Ragged
@@ -106,9 +99,10 @@ class Request:
         config; unlike an audit, none gets more members."""
         if not experiment.begun:
             membership = prepare.draw_membership(data_set.groups, self.config)
-            write_audit(experiment, self.source, self.config, data_set, data_set.pairs, membership)
+            pairs = data_set.pairs
+            prepare.write_audit(experiment, self.source, self.config, data_set, pairs, membership)
         stored = experiment.record
-        differ = differing_fields(
+        differ = settings.differing_fields(
             stored.source, stored.config, self.source, self.config, may_differ=affecting()
         )
         if differ:
@@ -140,21 +134,17 @@ def run_tasks(
 # The config fields that studies set unless the command does
 DEFAULTS: dict[str, Any] = {
     "protocol": "paper",
-    # Held-out pairs that control adaptive mitigations are not used for utility.
+    # Adaptive mitigations read some held-out pairs; utility is measured on the others.
     "retrieval_apart": True,
-    # Otherwise a setting is evaluated on crops or captions it did not train on.
+    # A setting is evaluated on whole pictures and one caption, which all settings train on.
     "eval_crop_scale": 1.0,
     "eval_captions": 1,
     "views": 2,
 }
-MOST_CAPTIONS = 5
 # The paper's levels of noise on the text embedding
 TEXT_NOISE = [f"text_noise={level}" for level in (0.01, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)]
-# Growing shares of removed pairs in percent, by each ranking. The paper removes candidates from the
-# training of f. Here all members lose the same pairs, and memorization is compared on the others.
-REMOVALS = [f"removal={by}:{percent}" for percent in (1, 2, 5, 10, 20) for by in RANKINGS]
-# Each mitigation at one setting, and some combinations
-COMBINED = (
+# Each mitigation at one setting, and some combinations; {early} stands for two thirds of the epochs
+COMBINED = [
     "text_noise=0.15",
     "image_noise=0.15",
     "text_mask=0.15",
@@ -173,38 +163,26 @@ COMBINED = (
     "text_mask=0.15 text_noise=0.05",
     "text_mask=0.15 crop_scale=0.2 colour=0.4",
     "adaptive_mask=0.6 crop_scale=0.2 colour=0.4",
-)
-ALL_CAPTIONS = (
+    "stop_epoch={early}",
     "train_captions=0",
     "train_captions=0 text_mask=0.15",
     "train_captions=0 adaptive_mask=0.6",
-)
-
-
-def captions_settings(config: AuditConfig, most: int) -> list[str]:
-    """Return two captions a pair, three, up to five, and all if there are more."""
-    counts = [*range(2, min(most, MOST_CAPTIONS) + 1), *([0] if most > MOST_CAPTIONS else [])]
-    return [f"train_captions={count}" for count in counts]
-
-
-def combined_settings(config: AuditConfig, most: int) -> list[str]:
-    """Return each mitigation at one setting, and some combinations."""
-    early_stop = max(1, round(config.epochs * 2 / 3))
-    return [*COMBINED, f"stop_epoch={early_stop}", *(ALL_CAPTIONS if most > 1 else ())]
-
-
+]
 OWN = "settings"  # the study of the settings that a person adds
-# The settings of each study, as texts, from the config and the most captions of a pair
-STUDIES: dict[str, Callable[[AuditConfig, int], list[str]]] = {
-    "captions": captions_settings,
-    "text-noise": lambda config, most: TEXT_NOISE,
-    "removal": lambda config, most: REMOVALS,
-    "combined": combined_settings,
-    OWN: lambda config, most: [],
+# The settings of each study, as texts
+STUDIES = {
+    "captions": [f"train_captions={count}" for count in (2, 3, 4, 5, 0)],
+    "text-noise": TEXT_NOISE,
+    # Growing shares of removed pairs in percent, by each ranking. The paper removes candidates from
+    # the training of f. Here all members lose the same pairs, and memorization is compared on the
+    # others.
+    "removal": [f"removal={by}:{percent}" for percent in (1, 2, 5, 10, 20) for by in RANKINGS],
+    "combined": COMBINED,
+    OWN: [],
 }
 
 
-def run_study(request: Request, study: str, *, splits: int, also: Sequence[Setting] = ()) -> Study:
+def run_study(request: Request, study: str, *, splits: int, also: Sequence[Setting]) -> Study:
     """Run a study of `STUDIES`, or continue it, until every setting is trained on every split.
 
     `also` adds settings to the study's.
@@ -230,7 +208,7 @@ def run_study(request: Request, study: str, *, splits: int, also: Sequence[Setti
                 seeded = replace(config, seed=seed)
                 membership = prepare.draw_membership(data_set.groups, seeded)
                 pairs = prepare.inject(data_set.pairs, membership, seeded)
-                write_audit(audit, request.source, seeded, data_set, pairs, membership)
+                prepare.write_audit(audit, request.source, seeded, data_set, pairs, membership)
             run = Run(audit, screen, executor=request.executor, predicts_words=False)
             if not audit.finished:
                 finish_audit(run)
@@ -255,11 +233,17 @@ def _plan(
         config = replace(config, train_captions=1)
     idle = {*ineffective_fields(config), *([REMOVAL] if config.protocol == "paper" else [])}
     chosen = {}
-    for setting in (*map(parse_setting, STUDIES[study](config, most)), *also):
-        if idle & set(setting.overrides):
+    early = max(1, round(config.epochs * 2 / 3))
+    built_in = [parse_setting(text.format(early=early)) for text in STUDIES[study]]
+    for setting in (*built_in, *also):
+        # As many captions as a pair has are all of them
+        all_captions = 0 < most <= setting.overrides.get("train_captions", 0)
+        if all_captions or idle & set(setting.overrides):
             request.screen.say(f"skipped, since it has no effect on this audit: {setting.text}")
             continue
         setting = without_idle(setting, config)
+        if not setting.overrides:
+            continue
         settings.check_config(replace(config, **setting.fields))
         if DECISIONS in setting.overrides:
             columns = pa.Table.from_pandas(pairs[[c.PAIR_ID, c.CAPTIONS]], preserve_index=False)
@@ -316,16 +300,14 @@ def _with_captions(shared: Shared, changes: PairChanges) -> Shared:
         list(changes.captions.get(row, texts)) for row, texts in enumerate(shared.pairs[c.CAPTIONS])
     ]
     pairs = shared.pairs.assign(captions=pd.Series(captions))
-    if shared.record.sentences:
-        captions = list(map(sentences_of, captions))
-        pairs[c.SENTENCES] = captions
+    pairs = prepare.with_sentences(pairs, shared.config)
     features = shared.features
     if shared.towers.text:
         tokens: Any = FeatureExtractor(shared.towers.text).captions(caption_texts(pairs))
         features = replace(features, text=tokens)
     else:
         tokens = caption_tokens(shared.config.model, pairs)
-    data = replace(shared.data, tokens=tokens, captions=Ragged.of_lists(captions))
+    data = replace(shared.data, tokens=tokens, captions=Ragged.of_lists(pairs[shared.record.texts]))
     return replace(shared, pairs=pairs, features=features, data=data)
 
 
@@ -384,17 +366,10 @@ def show_differences(rows: pd.DataFrame, titles: dict[str, str]) -> None:
     """Print the table of an audit's lab or of a study, and a sentence for each setting."""
     compared = differences(rows)
     over = OF_SPLITS if SPLIT in rows else OF_MEMBERS
-    shown = compared[compared[MEASURE].isin(_PRINTED)]
-    texts = []
-    for row in shown.to_dict("records"):
-        text = interval_text(row["difference"], row["low"], row["high"], "+z.3f")
-        star = "*" if row[P_OF_ALL] < SIGNIFICANCE else ""
-        texts.append(f"{row['value']:.3f}" if row[SETTING] == BASELINE else f"{text}{star}")
-    shown = shown.assign(text=texts, measure=shown[MEASURE].map(MEASURE_LABELS))
-    print_table(table_of_texts(shown, SETTING, MEASURE))
+    print_table(compared[compared[MEASURE].isin(_PRINTED)])
     print(
-        f"Differences from the baseline, in brackets their 95 % interval over {over}. *: other "
-        "than 0, corrected for the number of settings (Holm)."
+        f"low, high: 95 % interval over {over} of the difference from the baseline; p_of_all: "
+        "corrected for the number of settings (Holm)"
     )
     for setting, title in titles.items():
         print(sentence_of(compared, setting, title))

@@ -1,24 +1,24 @@
 """Measures UnitMem of a finished audit's members and its references, and of one image encoder
 trained under three paradigms on the same pictures, for claim 1 of the paper.
 
-Units can be selective without memorization: before any training, and for pairs that their member
-never saw. Only UnitMem above these references is memorization.
+Units are selective before any training too, and on pairs that their member did not train on. Only
+UnitMem above these two references is memorization.
 
 A unit is a hidden unit of a transformer block's MLP, after its activation function. Its activation
 on a pair is the mean over tokens and evaluation views of the picture (image encoder: all tokens,
 with the class token) or over the pair's captions (text encoder: tokens up to the end token). Values
 below 0 count as 0; see `UnitTally`.
 
-The paradigms are captions (CLIP), labels, and another view of the same picture (SimCLR). Pictures,
-their order, views, optimiser, schedule, the encoder's first weights and the number of samples seen
-are the same.
+The paradigms learn from captions (CLIP), from labels, and from a second view of the same picture
+(SimCLR). They share the pictures and their order, the views, the optimizer, the schedule, the
+encoder's initial weights and the number of samples.
 """
 
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -128,34 +128,26 @@ def measure_model(
     tables = []
     for tower in towers:
         tally = count_units(run, model, views, tower, rows)
-        widths = unit_layers(model, tower).widths
+        widths = unit_layers(model, tower)[1]
         tables.append(unit_table(tally, widths, tower=tower, pair_ids=ids))
     return pd.concat(tables, ignore_index=True)
 
 
-class Layers(NamedTuple):
-    """The blocks of one encoder, first to last."""
-
-    activations: tuple[nn.Module, ...]
-    widths: tuple[int, ...]  # units of each
-    batch_first: bool  # tokens come as [batch, length, width]
-
-
-def unit_layers(model: Model, tower: str) -> Layers:
-    """Return the blocks of an encoder, `image` or `text`."""
+def unit_layers(model: Model, tower: str) -> tuple[Sequence[nn.Module], Sequence[int]]:
+    """Return the activation function of each block of an encoder, `image` or `text`, and its number
+    of units."""
     encoder: Any = model.visual if tower == t.IMAGE_TOWER else getattr(model, "text", model)
     if upper := getattr(encoder, UPPER, None):
-        return Layers(upper.units, upper.unit_widths(), batch_first=True)
+        return upper.units, upper.unit_widths()
     try:
         perceptrons = [block.mlp for block in encoder.transformer.resblocks]
-        activations = tuple(mlp.gelu for mlp in perceptrons)
+        activations = [mlp.gelu for mlp in perceptrons]
     except AttributeError:
         kind = type(encoder).__name__
         raise InputError(
             f"UnitMem of the {tower} encoder needs a transformer of open_clip's, not a {kind}"
         ) from None
-    widths = tuple(mlp.c_proj.in_features for mlp in perceptrons)
-    return Layers(activations, widths, encoder.transformer.batch_first)
+    return activations, [mlp.c_proj.in_features for mlp in perceptrons]
 
 
 @torch.inference_mode()
@@ -174,15 +166,14 @@ def count_units(
     model.eval()
     config = run.config
     data = run.data
-    layers = unit_layers(model, tower)
-    tally = UnitTally(sum(layers.widths))
-    means: list[Tensor] = [torch.empty(0)] * len(layers.widths)  # of each layer, [n, width]
+    activations, widths = unit_layers(model, tower)
+    tally = UnitTally(sum(widths))
+    means: list[Tensor] = [torch.empty(0)] * len(widths)  # of each layer, [n, width]
     mask: Tensor | None = None  # bool [n, length], the tokens to average; None: all
 
     def note(layer: int, _module: nn.Module, _inputs: Any, activation: Tensor) -> None:
-        above = activation if layers.batch_first else activation.transpose(0, 1)
-        above = above.float().clamp(min=0)
-        if above.ndim == 4:  # a map of a convolutional network, whose tokens are its places
+        above = activation.float().clamp(min=0)
+        if above.ndim == 4:  # a map of a convolutional network, whose tokens are its positions
             above = above.flatten(2).transpose(1, 2)
         if mask is None:
             means[layer] = above.mean(dim=1)
@@ -218,7 +209,7 @@ def count_units(
 
     handles = [
         module.register_forward_hook(partial(note, layer))
-        for layer, module in enumerate(layers.activations)
+        for layer, module in enumerate(activations)
     ]
     for block in evaluation_batches(rows):
         tally.add(block, of_images(block) if tower == t.IMAGE_TOWER else of_texts(block))
@@ -276,25 +267,20 @@ class TowerTrainer(Trainer):
             return self.model(images).float()
 
     def forward_loss(self, rows: np.ndarray, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss, and two numbers for each picture, [n] each.
-
-        With labels these are 1 if the label was predicted, and its log-probability. Without labels
-        they are the cosine of both views, and the mean log-probability of one view given the other
-        among all views of the batch.
-        """
+        """Return the loss, and twice the log-probability of each picture, [n]: of its label, or the
+        mean of one view given the other among all views of the batch."""
         outputs = self.outputs_of_view(rows, epoch)
         if self.labels is not None:
             labels = torch.from_numpy(self.labels[rows]).to(self.device)
             losses = F.cross_entropy(outputs, labels, reduction="none")
-            correct = outputs.argmax(dim=1) == labels
-            return losses.mean(), correct.float(), -losses.detach()
+            return losses.mean(), -losses.detach(), -losses.detach()
         second = self.outputs_of_view(rows, epoch + self.config.epochs)
         both = F.normalize(torch.cat([outputs, second]), dim=1)
         logits = (both @ both.T / TEMPERATURE).fill_diagonal_(-torch.inf)
         partner = torch.arange(len(both), device=both.device).roll(len(rows))
         losses = F.cross_entropy(logits, partner, reduction="none")
-        cosine = torch.linalg.vecdot(*both.detach().chunk(2))
-        return losses.mean(), cosine, -losses.detach().view(2, -1).mean(dim=0)
+        log_probability = -losses.detach().view(2, -1).mean(dim=0)
+        return losses.mean(), log_probability, log_probability
 
 
 def run_paradigms(audit: Audit, seeds: int, screen: Screen) -> None:

@@ -162,12 +162,16 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
         matches = dict(zip(found.rows.tolist(), matched_captions, strict=True))
     shown = []
     for row in rows:
-        pair_id, key, image, captions, *errors = pairs[row]
+        pair_id, key, image, captions, label, injected = pairs[row]
         group, *of_scores = scores[row]
         by_name = dict(zip(BY_NAME, of_scores, strict=True))
-        match = matches.get(row, (None, -1))
-        facts = [row, pair_id, key, image, tuple(captions), *errors, group, by_name, *match]
-        shown.append(PairCard(*facts, decision=decisions[pair_id]))
+        texts = tuple(captions)
+        match, matched = matches.get(row, (None, -1))
+        card = PairCard(
+            *(row, pair_id, key, image, texts, label, injected),
+            *(group, by_name, match, matched, decisions[pair_id]),
+        )
+        shown.append(card)
     return shown
 
 

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from clipmem_core.dataset.pictures import Pixels
 from clipmem_core.mitigations import Batch, Mitigation
 from clipmem_core.utils import draws
-from clipmem_core.utils.draws import hashed, uniforms
 from clipmem_core.utils.ragged import Ragged
 
 ASPECT = (3 / 4, 4 / 3)  # torchvision's default for a random resized crop
@@ -50,7 +49,7 @@ class ViewMaker:
         picture, [n, 4]."""
         if self.crop_scale >= 1:
             return np.tile([0.0, 0.0, 1.0, 1.0], (len(keys), 1))
-        shares = uniforms(keys, 4, self.seed, "view", turn)
+        shares = draws.uniforms(keys, 4, self.seed, "view", turn)
         area = self.crop_scale + (1 - self.crop_scale) * shares[:, 0]
         aspect = np.exp(np.log(ASPECT[0]) + np.log(ASPECT[1] / ASPECT[0]) * shares[:, 1])
         width = np.minimum(np.sqrt(area * aspect), 1)
@@ -119,8 +118,8 @@ def dropout_masks(seed: int, width: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class FeatureViews:
-    """Views of features: dropout to the mean in training views, with one of `MASKS` masks; none in
-    evaluation views."""
+    """Views of features. A training view replaces features by their mean, by one of `MASKS` dropout
+    masks; an evaluation view changes nothing."""
 
     mean: Tensor
     seed: int
@@ -130,7 +129,7 @@ class FeatureViews:
     ) -> Tensor:
         """Return a view of the features of a batch [n, width], float32 [n, width]; `images` of
         mitigations does not change features."""
-        chosen = hashed(batch.keys, self.seed, "view", batch.epoch) % np.uint64(MASKS)
+        chosen = draws.hashed(batch.keys, self.seed, "view", batch.epoch) % np.uint64(MASKS)
         masks = dropout_masks(self.seed, len(self.mean))
         masks = masks[torch.from_numpy(chosen.astype(np.int64))].to(device)
         return torch.addcmul(

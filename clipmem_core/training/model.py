@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from clipmem_core.config import AuditConfig
@@ -222,12 +221,20 @@ def text_outputs(model: Model, tokens: Tensor, *, cut: bool) -> Tensor:
     """
     if not cut:
         return model.encode_text(tokens).float()
+    from open_clip.transformer import text_global_pool
+
     length = int((tokens != 0).any(dim=0).nonzero().max()) + 1
-    context = {
-        "model.positional_embedding": model.positional_embedding[:length],
-        "model.attn_mask": model.attn_mask[:length, :length],
-    }
-    return functional_call(TextTower(model), context, tokens[:, :length]).float()
+    tokens = tokens[:, :length]
+    cast = model.transformer.get_cast_dtype()
+    x = model.token_embedding(tokens).to(cast) + model.positional_embedding[:length].to(cast)
+    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+    x = text_global_pool(
+        x, tokens, model.text_pool_type, eos_token_id=getattr(model, "text_eos_id", None)
+    )
+    projection = model.text_projection
+    if projection is not None:
+        x = projection(x) if isinstance(projection, nn.Linear) else x @ projection
+    return x.float()
 
 
 def text_input(tokens: np.ndarray) -> Tensor:
@@ -308,13 +315,12 @@ def locked_model(
         full_model: an open_clip model, if one tower is trained.
         uppers: the unlocked blocks of both towers, below the heads; None: all are locked.
     """
-    below = [{} if upper is None else {UPPER: copy.deepcopy(upper)} for upper in uppers]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if image_width:  # one linear map, named as in open_clip's timm towers
             proj = nn.Linear(image_width, dim, bias=False)
             head = nn.Sequential(OrderedDict(proj=proj))
-            visual = _on_standard(image_width, below[0], head=head)
+            visual = _on_standard(image_width, uppers[0], head=head)
         else:
             visual = full_model.visual
         if text_width:  # two linear maps, named as in open_clip's Hugging Face towers
@@ -323,52 +329,51 @@ def locked_model(
                 nn.GELU(),
                 nn.Linear(TEXT_HEAD_WIDTH, dim, bias=False),
             )
-            text: nn.Module = _on_standard(text_width, below[1], proj=nn.Sequential(*layers))
+            text: nn.Module = _on_standard(text_width, uppers[1], proj=nn.Sequential(*layers))
         else:
-            full_model.visual = None
-            text = TextTower(full_model)
+            text = _TextTower(full_model)
     return LockedModel(visual, text, loss=loss)
 
 
-def _on_standard(width: int, below: dict[str, nn.Module], **head: nn.Module) -> nn.Sequential:
+def _on_standard(width: int, upper: nn.Module | None, **head: nn.Module) -> nn.Sequential:
     """Return a head on standardised features, under its name, and the unlocked blocks below."""
+    below = {} if upper is None else {UPPER: copy.deepcopy(upper)}
     return nn.Sequential(OrderedDict(**below, standard=Standard(width), **head))
 
 
-class TextTower(nn.Module):
+class _TextTower(nn.Module):
     """The text tower of an open_clip model."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
+        model.visual = None
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.model.encode_text(tokens)
 
 
-def set_standards(model: LockedModel, standards: Mapping[str, Standard]) -> None:
+def set_standards(model: Model, standards: Mapping[str, Standard]) -> None:
     """Let heads standardise features by the mean and deviation over all pairs, by tower."""
-    heads: dict[str, Any] = {"image": model.visual, "text": model.text}
     for tower, standard in standards.items():
-        heads[tower].standard.load_state_dict(standard.state_dict())
+        head = model.visual if tower == "image" else model.text
+        head.standard.load_state_dict(standard.state_dict())
 
 
 def feature_views(
-    model: LockedModel, seed: int, crop_scale: float = 1.0
+    model: Model, seed: int, crop_scale: float = 1.0
 ) -> FeatureViews | ActivationViews:
     """Return a member's views of image features, or crops of activations."""
-    visual: Any = model.visual
-    upper = getattr(visual, UPPER, None)
+    upper = getattr(model.visual, UPPER, None)
     if upper is None:
-        return FeatureViews(visual.standard.mean, seed)
+        return FeatureViews(model.visual.standard.mean, seed)
     crops = ViewMaker(upper.side, crop_scale, mean=(), std=(), seed=seed)
     return ActivationViews(upper.width, crops)
 
 
-def evaluation_batches(rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield rows in batches of at most `EVALUATION_BATCH`."""
-    for start in range(0, len(rows), EVALUATION_BATCH):
-        yield rows[start : start + EVALUATION_BATCH]
+def evaluation_batches(rows: np.ndarray) -> list[np.ndarray]:
+    """Return rows in batches of at most `EVALUATION_BATCH`."""
+    return np.split(rows, range(EVALUATION_BATCH, len(rows), EVALUATION_BATCH))
 
 
 def image_blocks(

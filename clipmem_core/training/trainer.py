@@ -24,19 +24,18 @@ from clipmem_core.training.augmentation import TrainingData, Views
 from clipmem_core.training.model import UPPER, Model, text_input, text_outputs
 from clipmem_core.utils import draws
 from clipmem_core.utils.columns import ALIGNMENT
-from clipmem_core.utils.draws import hashed
 from clipmem_core.utils.io import InputError, replacing, save_array
 
 SECONDS_BETWEEN_SAVES = 60.0  # a killed run trains at most a minute again
 _SECONDS_BETWEEN_LINES = 1.0
 # Attributes of a `Trainer` in its saved state
-_COUNTS = ("done", "seconds", "logged", "sums")
+_COUNTS = ("done", "seconds", "logged")
 _MODULES = ("model", "optimizer")
 RATE = "rate"  # of a group of parameters, the share of the learning rate
 # of unlocked blocks, which start with pretrained weights, as in fine-tuning
 PRETRAINED_RATE = 0.1
-# A larger set may not fit into memory: blocks of neighbouring rows are shuffled, and the pairs of
-# some blocks together.
+# The features of more pairs may not fit into memory. Then blocks of neighbouring rows are shuffled,
+# and pairs only within a few blocks, so that a batch reads few parts of the file.
 SHUFFLED_UP_TO = 2_000_000
 SHUFFLED_ROWS = 8_192  # of a block
 BLOCKS_AT_ONCE = 32
@@ -58,8 +57,8 @@ def epoch_batches(
     n_pairs = len(data.keys)
     size = SHUFFLED_ROWS if n_pairs > SHUFFLED_UP_TO else n_pairs
     blocks = np.arange(math.ceil(n_pairs / size), dtype=np.uint64)
-    rank = hashed(blocks, seed, "order", epoch).argsort().argsort() // BLOCKS_AT_ONCE
-    draw = hashed(data.keys[data.rows], seed, "order", epoch)
+    rank = draws.hashed(blocks, seed, "order", epoch).argsort().argsort() // BLOCKS_AT_ONCE
+    draw = draws.hashed(data.keys[data.rows], seed, "order", epoch)
     order = np.lexsort([draw, rank[data.rows // size]])
     return np.array_split(data.rows[order], math.ceil(len(data.rows) / batch_size))
 
@@ -80,7 +79,7 @@ def chosen_captions(
     """
     counts = data.captions.counts[rows]
     counts = np.minimum(counts, first or counts.max(initial=1))
-    drawn = hashed(data.keys[rows], seed, "caption", epoch) % counts.astype(np.uint64)
+    drawn = draws.hashed(data.keys[rows], seed, "caption", epoch) % counts.astype(np.uint64)
     return data.captions.start[rows] + drawn.astype(np.int64)
 
 
@@ -200,8 +199,7 @@ class Trainer:
         self.done = 0  # steps
         self.seconds = 0.0
         self.logged = 0  # bytes of the log at the last save
-        # Loss, log-probability and steps since the last line of the log
-        self.sums = [0.0, 0.0, 0.0]
+        self.means = (math.nan, math.nan)  # loss and log-probability of the last step
         self.trajectory = np.full((config.epochs, self.n_pairs, 2), np.nan, dtype=np.float16)
         self.model_config = model_config(config.model)
         self.mitigations = mitigations_of(config, self.encoder)
@@ -264,8 +262,7 @@ class Trainer:
         for mitigation in self.mitigations:
             mitigation.after_step(self.model)
         self.trajectory[epoch, rows] = torch.stack([cosine, log_probability], dim=1).cpu().numpy()
-        added = (loss.item(), log_probability.mean().item(), 1.0)
-        self.sums = [sum(pair) for pair in zip(self.sums, added, strict=True)]
+        self.means = loss.item(), log_probability.mean().item()
         self.done += 1
         return loss.item()
 
@@ -328,19 +325,19 @@ class Trainer:
                 self.step(rows)
                 yield
 
-    def log_line(self, seconds: float) -> str:
-        """Return a line of the log, with means over the seconds since the last line."""
-        loss, log_probability, count = self.sums
-        self.sums = [0.0, 0.0, 0.0]
-        samples = count * len(self.data.rows) / self.batches
+    def log_line(self) -> str:
+        """Return a line of the log: loss and log-probability of the last step, and the rate so
+        far."""
+        loss, log_probability = self.means
+        epoch = self.done / self.batches
         values = {
             "step": self.done,
             "steps": self.total,
-            "epoch": round(self.done / self.batches, 3),
-            "loss": round(loss / count, 5),
-            "log_probability": round(log_probability / count, 5),
+            "epoch": round(epoch, 3),
+            "loss": round(loss, 5),
+            "log_probability": round(log_probability, 5),
             "seconds": round(self.seconds, 2),
-            "samples_per_second": round(samples / max(seconds, 1e-9), 1),
+            "samples_per_second": round(epoch * len(self.data.rows) / max(self.seconds, 1e-9), 1),
         }
         return json.dumps(values) + "\n"
 
@@ -379,7 +376,7 @@ def train(trainer: Trainer, folder: Path) -> None:
             now = time.monotonic()
             trainer.seconds = now - began
             if now - last_line > _SECONDS_BETWEEN_LINES or trainer.done % trainer.batches == 0:
-                log.write(trainer.log_line(now - last_line))
+                log.write(trainer.log_line())
                 log.flush()
                 last_line = now
             if now - last_save > SECONDS_BETWEEN_SAVES and trainer.done < trainer.total:

@@ -1,8 +1,7 @@
 """Word models: predict each word of a caption from the picture, the caption's other words and the
 other captions; the scores of words that follow; and the files of models.
 
-Two models share the work: each is trained on half of the pairs and predicts the words of the
-others.
+There are two models. Each trains on half of the pairs and predicts the words of the other half.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +32,7 @@ _HIDDEN = 320
 _PICTURE = 192
 _OUTPUT = 128
 _HEADS = 4
-_LONGEST = 128  # words that are read together: those of one pair, or a part of them
+_LONGEST = 128  # words of a row: all words of one pair, or a part of them
 PAIRS_PER_STEP = 32
 # Words that a model is trained on, repeats included: more epochs for a smaller set
 TRAINED = 1_600_000
@@ -350,8 +349,8 @@ def forward_loss(
 ) -> Tensor | None:
     """Return the loss of words that are drawn from a block; None if no word is drawn.
 
-    It is a sampled softmax: the cross-entropy among the words of the block and a sample of the
-    other words, whose weight is the inverse of their sampling rate.
+    The loss is a sampled softmax: cross-entropy over the words of the block and a sample of all
+    other words. A sampled word is weighted by the inverse of its sampling rate.
 
     Args:
         model: in training.
@@ -486,7 +485,7 @@ def predict(
         pairs: rows of the pair table, int64 [n].
         changed: a word to compare each with, [n_words]; −1 for a word that is read, but not
             predicted.
-        into: predictions, changed in position.
+        into: predictions of all words; those of these pairs are overwritten.
         progress: called with the share of words that are done.
     """
     untrained = torch.from_numpy(-np.log(np.maximum(trained_share(words), 1e-9))).float()
@@ -579,28 +578,20 @@ class CaptionWords(NamedTuple):
 
 def save_model(model: WordModel, words: Words, path: Path) -> None:
     """Write a word model with what it needs to predict the words of other captions."""
-    stored = {
-        "state": model.state_dict(),
-        "precision": model.precision,
-        "frequency": torch.from_numpy(words.frequency),
-        **{name: getattr(words, name) for name in _VOCABULARY},
-    }
-    save_atomically(stored, path)
+    vocabulary = {name: getattr(words, name) for name in _VOCABULARY}
+    frequency = torch.from_numpy(words.frequency)
+    save_atomically((model.state_dict(), model.precision, frequency, vocabulary), path)
 
 
 def load_model(path: Path) -> tuple[WordModel, Words]:
     """Read a word model, and the words that it was trained on, without captions."""
-    stored = torch.load(path, weights_only=True)
-    state = stored["state"]
+    state, precision, frequency, vocabulary = torch.load(path, weights_only=True)
+    none = Ragged.of([])
+    ids = np.empty(0, np.int64)
     words = Words(
-        ids=np.empty(0, np.int64),
-        in_captions=Ragged.of([]),
-        captions=Ragged.of([]),
-        frequency=stored["frequency"].numpy(),
-        **{name: stored[name] for name in _VOCABULARY},
+        ids=ids, in_captions=none, captions=none, frequency=frequency.numpy(), **vocabulary
     )
-    size = words.vocabulary_size
     pictures = state["centre"][None].numpy()
-    model = WordModel(size, pictures, state.get("vectors"), stored["precision"])
+    model = WordModel(words.vocabulary_size, pictures, state.get("vectors"), precision)
     model.load_state_dict(state)
     return model.eval(), words

@@ -2,7 +2,6 @@
 
 import functools
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -62,18 +61,13 @@ def measured(lab_data: Path) -> Audit:
     return Audit(lab_data / "audits" / "scenes")
 
 
-def study_of(*texts: str) -> Callable[..., list[str]]:
-    """A study with these settings."""
-    return lambda config, most: list(texts)
-
-
 def run(name: str, *, splits: int = 2, seeds: int = 1) -> Study:
     """Run the study `one` in this process."""
     typed = ["study", "one", "scenes", "--name", name, *FLAGS, "--seeds", str(seeds)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(study.STUDIES, "one", study_of("crop_scale=1"))
+        patch.setitem(study.STUDIES, "one", ["crop_scale=1"])
         request = Request("scenes", parse_command(typed).config, name, Silent(), in_process)
-        return run_study(request, "one", splits=splits)
+        return run_study(request, "one", splits=splits, also=())
 
 
 @pytest.fixture(scope="session")

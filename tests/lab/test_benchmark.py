@@ -30,7 +30,6 @@ from clipmem_core.lab.experiment import (
 from clipmem_core.scores.metrics import METRICS
 from clipmem_core.training.model import build_model
 from clipmem_core.utils.embeddings import unit
-from clipmem_core.utils.io import InputError
 from tests.audit.small import Silent, config_of
 from tests.audit.test_locked import flags
 
@@ -112,8 +111,7 @@ def test_a_benchmark_is_shown_and_written_with_its_command(
     made: Benchmark, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     show_benchmark(made)
-    shown = " ".join(capsys.readouterr().out.split())  # in lines as wide as the table
-    assert "one of several captions swapped, 20%, 1 injections" in shown
+    assert "one-caption" in capsys.readouterr().out
     write_benchmark_results(made, tmp_path / "table.csv", command="benchmark scenes")
     assert (tmp_path / "table.csv").read_text().startswith("# command: benchmark scenes\n")
     table = pd.read_csv(tmp_path / "table.csv", comment="#")
@@ -131,12 +129,6 @@ def test_a_kind_without_room_is_left_out_with_its_reason(
     show_benchmark(single)
     write_benchmark_results(single, tmp_path / "table.csv", command="benchmark")
     assert "only 0 pairs" in (tmp_path / "table.csv").read_text()
-
-
-@pytest.mark.usefixtures("made")
-def test_another_config_is_refused(locked: AuditConfig) -> None:
-    with pytest.raises(InputError, match="'b' exists .*: --members is 4 there and 12 here"):
-        run(dataclasses.replace(locked, members=12))
 
 
 def test_intervals_are_scipys_of_the_mean_and_of_the_paired_differences(tmp_path: Path) -> None:

@@ -126,15 +126,10 @@ def test_an_setting_changes_near_duplicates_decided_pairs_and_no_held_out_pair(
     assert np.flatnonzero(~changes.compared).tolist() == [1, 3, 4, 9, 20]
 
 
-@pytest.mark.parametrize("name", list(STUDIES))
-@pytest.mark.parametrize("captions", [1, 2, 7])
-def test_the_settings_of_a_study_can_run_and_differ(name: str, captions: int) -> None:
-    config = dataclasses.replace(preset_config("small"), **DEFAULTS)
-    settings = [parse_setting(text) for text in STUDIES[name](config, captions)]
-    baseline = dataclasses.replace(config, train_captions=int(captions > 1))
-    texts = {without_idle(setting, baseline).text for setting in settings}
-    assert len(texts - {""}) == len(settings)
-    none = name == "settings" or (name, captions) == ("captions", 1)
-    assert bool(settings) != none
+@pytest.mark.parametrize("name", set(STUDIES) - {"settings"})
+def test_the_settings_of_a_study_can_run_and_differ(name: str) -> None:
+    config = dataclasses.replace(preset_config("small"), train_captions=1, **DEFAULTS)
+    settings = [parse_setting(text.format(early=9)) for text in STUDIES[name]]
+    assert len({without_idle(setting, config).text for setting in settings} - {""}) == len(settings)
     for setting in settings:
-        check_config(dataclasses.replace(baseline, **setting.fields))
+        check_config(dataclasses.replace(config, **setting.fields))
