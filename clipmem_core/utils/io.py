@@ -105,22 +105,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@contextmanager
-def _without_main() -> Iterator[None]:
-    """Hide the parent's script, which multiprocessing would run in the process."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
 class _Forked(ForkServerProcess):
     @staticmethod
     def _Popen(process_obj: Any) -> Any:
-        with _without_main():
+        """Start a process without the parent's script, which multiprocessing would run in it."""
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
             return ForkServerProcess._Popen(process_obj)
+        finally:
+            sys.modules["__main__"] = main
 
 
 class ForkServer(ForkServerContext):

@@ -11,9 +11,8 @@ import pandas as pd
 import pytest
 import torch
 
-from clipmem_core.auditing.folder.settings import checked_towers
-from clipmem_core.auditing.folder.store import Audit
-from clipmem_core.auditing.run.pipeline import run_audit
+from clipmem_core.auditing.folder.store import Audit, write_json
+from clipmem_core.auditing.run.pipeline import ensure_features, run_audit
 from clipmem_core.lab.unitmem import check_units
 from clipmem_core.training.model import build_model
 from clipmem_core.utils.io import InputError
@@ -46,11 +45,14 @@ def flags(start: str, *more: str) -> list[str]:
     return [*FLAGS, "--pretrained", start, *more]
 
 
-def test_an_audit_records_its_towers(two_rounds: Audit) -> None:
-    towers = two_rounds.record.towers
+def test_an_audit_records_its_towers(two_rounds: Audit, tmp_path: Path) -> None:
+    record = two_rounds.record
+    towers = record.towers
     assert (list(towers), towers["image"]["name"]) == (["image", "text"], "tiny")
+    changed = towers | {"text": towers["text"] | {"sha256": "0" * 64}}
+    write_json(tmp_path / "config.json", dataclasses.replace(record, towers=changed).values)
     with pytest.raises(InputError, match="text tower tiny has weights of sha256"):
-        checked_towers(two_rounds.record.config, {"text": {"sha256": "0" * 64}})
+        ensure_features(Audit(tmp_path), Silent())
     with pytest.raises(InputError, match="has a locked tower"):
         check_units(two_rounds)
 

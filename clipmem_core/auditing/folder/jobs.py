@@ -405,18 +405,14 @@ def delete_audit(name: str) -> int:
             raise InputError(f"there is no audit {name!r} in {Audit.parent()}")
         freed = sum(map(folder_bytes, folders))
         for folder in folders:
-            _remove(folder)
+            # Hidden first: a kill leaves no partial audit
+            hidden = folder.with_name(f".{folder.name}.deleted")
+            shutil.rmtree(hidden, ignore_errors=True)
+            folder.replace(hidden)
+            shutil.rmtree(hidden, ignore_errors=True)
     return freed
 
 
 def folder_bytes(folder: Path) -> int:
     """Return the size of all files in a folder; 0 if it is missing."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def _remove(folder: Path) -> None:
-    """Hide a folder under another name, then delete it: a kill leaves no partial audit."""
-    hidden = folder.with_name(f".{folder.name}.deleted")
-    shutil.rmtree(hidden, ignore_errors=True)  # of a killed process
-    folder.rename(hidden)
-    shutil.rmtree(hidden, ignore_errors=True)

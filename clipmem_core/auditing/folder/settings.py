@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -65,7 +65,28 @@ def resume_arguments(name: str, source: str, config: AuditConfig) -> list[str]:
 
 def check_config(config: AuditConfig) -> None:
     """Refuse a config that cannot run."""
-    _check_fields(config)
+    try:
+        _bounds().model_validate(vars(config))
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        flag = FIELDS[str(fault["loc"][0])].flag
+        valid = fault["msg"].removeprefix("Input should be ")
+        raise InputError(f"{flag} must be {valid}, not {fault['input']!r}") from None
+    low = config.min_logit_scale
+    high = config.max_logit_scale
+    _refuse(low > high, f"--min-logit-scale must be at most the cap of {high}, not {low}")
+    _refuse(
+        0 < config.sample < MIN_PAIRS,
+        f"--sample must be at least {MIN_PAIRS} pairs, or 0 for all",
+    )
+    _refuse(
+        config.stop_epoch > config.epochs,
+        f"--stop-epoch must be one of the {config.epochs} epochs, or 0 for none",
+    )
+    _refuse(
+        config.adaptive_rest and config.loss != "clip",
+        f"--adaptive-rest works on --loss clip alone, not {config.loss}",
+    )
     preset = configs.PRESETS.get(config.preset, {})
     if config.protocol == "ensemble":
         _refuse(
@@ -122,32 +143,6 @@ def check_config(config: AuditConfig) -> None:
             raise InputError(
                 f"{facts.flag} has no effect on a locked {kind} tower: remove it or --lock-{kind}"
             )
-
-
-def _check_fields(config: AuditConfig) -> None:
-    """Refuse a config with a field out of its bounds."""
-    try:
-        _bounds().model_validate(vars(config))
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        flag = FIELDS[str(fault["loc"][0])].flag
-        valid = fault["msg"].removeprefix("Input should be ")
-        raise InputError(f"{flag} must be {valid}, not {fault['input']!r}") from None
-    low = config.min_logit_scale
-    high = config.max_logit_scale
-    _refuse(low > high, f"--min-logit-scale must be at most the cap of {high}, not {low}")
-    _refuse(
-        0 < config.sample < MIN_PAIRS,
-        f"--sample must be at least {MIN_PAIRS} pairs, or 0 for all",
-    )
-    _refuse(
-        config.stop_epoch > config.epochs,
-        f"--stop-epoch must be one of the {config.epochs} epochs, or 0 for none",
-    )
-    _refuse(
-        config.adaptive_rest and config.loss != "clip",
-        f"--adaptive-rest works on --loss clip alone, not {config.loss}",
-    )
 
 
 def _refuse(is_wrong: object, message: str) -> None:
@@ -283,20 +278,6 @@ def member_towers(config: AuditConfig) -> Towers:
     from clipmem_core.features.unlocked import unlock
 
     return Towers(*(tower and unlock(tower, config.unlock) for tower in towers))
-
-
-def checked_towers(config: AuditConfig, recorded: Mapping[str, Mapping[str, Any]]) -> Towers:
-    """Return the towers that a resolved config locks after a check that their weights equal the
-    recorded ones."""
-    towers = towers_of(config)
-    for tower in filter(None, towers):
-        sha256 = recorded.get(tower.kind, {}).get("sha256", tower.sha256)
-        if sha256 != tower.sha256:
-            raise InputError(
-                f"the {tower.kind} tower {tower.name} has weights of sha256 {tower.sha256[:12]}…, "
-                f"not {sha256[:12]}… as the audit began with: restore those, or use another --name"
-            )
-    return towers
 
 
 def differing_fields(

@@ -547,7 +547,14 @@ def ensure_features(
     truncated = 0
     if not settings.opens_towers(record.config):
         return truncated
-    towers = settings.checked_towers(record.config, record.towers)
+    towers = settings.towers_of(record.config)
+    for tower in filter(None, towers):
+        sha256 = record.towers[tower.kind]["sha256"]
+        if sha256 != tower.sha256:
+            raise InputError(
+                f"the {tower.kind} tower {tower.name} has weights of sha256 {tower.sha256[:12]}…, "
+                f"not {sha256[:12]}… as the audit began with: restore those, or use another --name"
+            )
     for each in dict.fromkeys((settings.member_towers(record.config), towers)):
         chosen = [tower for tower in each if tower and tower.kind in kinds]
         truncated = member.compute_features(chosen, audit.pairs, record.pictures, screen)

@@ -26,7 +26,6 @@ from clipmem_core.errors.words import (
     WORD_PATTERN,
     Words,
     kind_of,
-    split_words,
 )
 from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.features.towers import Tower
@@ -53,12 +52,6 @@ NO_WORDS = pd.DataFrame(dtype=float, columns=[c.CAPTION_ROW, c.SURPRISE, c.CHANG
 NO_WORDS = NO_WORDS.astype({c.CAPTION_ROW: int})
 _SHARES = 1_000  # steps that the progress of a model is counted in
 _PAIRS = 4_096  # pairs in a block: their words are Python objects
-
-
-def caption_words(audit: Audit) -> Words:
-    """Return the words of the captions, or of their sentences, of an audit."""
-    texts = (texts for block in store.text_blocks(audit) for texts in block)
-    return split_words(texts, english=mostly_english(audit.record.languages))
 
 
 def spelled_features(tower: Tower | None, spelled: Sequence[str]) -> Vectors | None:
