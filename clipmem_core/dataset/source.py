@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from clipmem_core.config import SETS, SourceOptions
+from clipmem_core.config import SETS, SourceOptions, fingerprint
 from clipmem_core.dataset import scenes
 from clipmem_core.dataset.readers import samples, table_files
 from clipmem_core.dataset.readers.containers import (
@@ -18,9 +18,10 @@ from clipmem_core.dataset.readers.containers import (
     TABLE_SUFFIXES,
     is_url,
     reading_fault,
+    stamped,
 )
 from clipmem_core.dataset.readers.records import Rows, merge_rows
-from clipmem_core.dataset.readers.remote import fetch_from_hub, fetch_source, is_hub_name
+from clipmem_core.dataset.readers.remote import fetch_source, fetch_split, is_hub_name
 from clipmem_core.utils.io import InputError
 
 DRAWN = "scenes"
@@ -30,6 +31,7 @@ KNOWN_SOURCES = (
     "a folder of pictures with .txt or .caption files, or scenes"
 )
 _PATTERN = re.compile(r".*\{.*\.tar", re.DOTALL)  # of shards
+_SAVED = ("dataset_dict.json", "state.json")  # of a folder that `save_to_disk` made
 _USUAL = ("captions", "metadata", "annotations")  # names that win if a folder has several tables
 
 
@@ -118,11 +120,13 @@ def _read(source: str, options: SourceOptions, data: Path) -> Rows:
     path = Path(os.path.expanduser(source))  # an unknown user's home stays as it is
     if not path.exists() and _PATTERN.fullmatch(source):
         return samples.read_shards(samples.expand_pattern(source), options)
-    if not path.exists():
-        file = fetch_from_hub(source, split=options.split, data=data)
-        return table_files.read_arrow_files([file], file.parent, options, kind="huggingface")
-    if table_files.is_saved_folder(path):
-        return table_files.read_saved_folder(path, options)
+    saved = [path / name for name in _SAVED if (path / name).is_file()]
+    if saved or not path.exists():
+        key = (
+            f"{path.name}-{fingerprint(stamped(saved[0]))}" if saved else source.replace("/", "--")
+        )
+        file = fetch_split(str(path), split=options.split, folder=data / SETS / key)
+        return table_files.read_parquet_files([file], file.parent, options, kind="huggingface")
     if shards := samples.shards_in(path):
         return samples.read_shards(shards, options)
     if path.is_dir():
