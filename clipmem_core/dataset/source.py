@@ -14,7 +14,6 @@ from clipmem_core.dataset.readers import samples, table_files
 from clipmem_core.dataset.readers.containers import (
     DELIMITED_SUFFIXES,
     JSON_LINES_SUFFIXES,
-    SOURCE_SUFFIXES,
     TABLE_SUFFIXES,
     is_url,
     reading_fault,
@@ -96,17 +95,6 @@ def source_files(source: str) -> list[Path]:
     if path.exists():
         return [path, *path.rglob("*")]
     return samples.expand_pattern(source) if _PATTERN.fullmatch(source) else []
-
-
-def lacks_captions(source: str) -> bool:
-    """Tell whether a source is class folders of pictures without captions, which need a
-    `--caption-template`."""
-    folder = Path(os.path.expanduser(source))
-    return (
-        folder.is_dir()
-        and not any(path.suffix.lower() in SOURCE_SUFFIXES for path in folder.iterdir())
-        and samples.has_class_folders(folder)
-    )
 
 
 def _read(source: str, options: SourceOptions, data: Path) -> Rows:

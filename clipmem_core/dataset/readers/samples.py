@@ -33,14 +33,6 @@ def holds_pictures(root: Path) -> bool:
     return any(containers.is_picture(name) for _, files in _walk(root) for name in files)
 
 
-def has_class_folders(root: Path) -> bool:
-    """Tell whether the first subfolder with pictures has no captions."""
-    for folder, files in _walk(root):
-        if folder and any(map(containers.is_picture, files)):
-            return not any(name.lower().endswith(_SUFFIXES) for name in files)
-    return False
-
-
 def read_folder(root: Path, options: SourceOptions) -> Rows:
     """Read a folder; a picture without captions is captioned by the template or quarantined, as is
     the reverse. The top folders are the labels."""
