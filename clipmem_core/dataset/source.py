@@ -81,8 +81,13 @@ def read_source(
 
 def check_source(source: str) -> None:
     """Refuse a source that is no path, URL, pattern, synthetic set or name on the hub."""
-    named = source == DRAWN or is_url(source) or _PATTERN.fullmatch(source) or is_hub_name(source)
-    if not named and not Path(os.path.expanduser(source)).exists():
+    if not (
+        source == DRAWN
+        or is_url(source)
+        or _PATTERN.fullmatch(source)
+        or is_hub_name(source)
+        or Path(os.path.expanduser(source)).exists()
+    ):
         raise InputError(f"there is no {source!r}: give {KNOWN_SOURCES}")
 
 
@@ -131,12 +136,11 @@ def _read(source: str, options: SourceOptions, data: Path) -> Rows:
 def _captions_file(folder: Path) -> Path | None:
     """Return the only table of a folder, or the only one with a usual name; a JSON file needs a
     usual name."""
-    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
-    files = [path for path in files if not path.name.startswith(".")]
-    candidates = [path for path in files if path.suffix.lower() in TABLE_SUFFIXES]
-    named = [path for path in files if path.suffix.lower() == ".json"] + candidates
-    usual = [path for path in named if path.stem.lower().startswith(_USUAL)]
-    candidates = usual if len(usual) == 1 else candidates or usual
+    files = [path for path in sorted(folder.glob("[!.]*")) if path.is_file()]
+    tables = [path for path in files if path.suffix.lower() in (*TABLE_SUFFIXES, ".json")]
+    candidates = [path for path in tables if path.stem.lower().startswith(_USUAL)]
+    if len(candidates) != 1:
+        candidates = [path for path in tables if path.suffix.lower() != ".json"] or candidates
     if len(candidates) > 1:
         listed = ", ".join(path.name for path in candidates[:5])
         raise InputError(f"{folder} holds several tables ({listed}): give the one to read itself")

@@ -23,7 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from clipmem_core.config import ENGLISH_TOWER, MULTILINGUAL_TOWER
 from clipmem_core.dataset.readers.remote import hub_answers, reason_of
 from clipmem_core.features.cache import tower_key
-from clipmem_core.features.fast_ops import convolution_relu6
+from clipmem_core.features.fast_ops import convolution_relu6, has_fused_convolution
 from clipmem_core.utils.io import InputError, read_json
 
 Precision = Literal["fp32", "amp_bf16"]
@@ -60,7 +60,7 @@ class Tower:
     precision: Precision = "fp32"
     device: str = "cpu"
     seen: str = "unknown data: a pair of yours may be among them"  # what it was trained on
-    libraries: Sequence[str] = ()
+    libraries: tuple[str, ...] = ()
     unlocked: int = 0  # last blocks that members train: features are the activations before them
     load: Callable[["Tower"], Opened]
     upper: nn.Module | None = None  # the unlocked blocks, and what follows
@@ -125,7 +125,7 @@ def built_in_tower(name: str, *, size: int = 0) -> Tower:
     )
     facts = BUILT_IN[name]["facts"]
     tower = Tower(name=name, version=package_version, load=load, **facts)
-    return replace(tower, size=size or tower.size)
+    return replace(tower, size=size or tower.size, libraries=tuple(tower.libraries))
 
 
 def _load_lite(tower: Tower) -> Opened:
@@ -137,7 +137,8 @@ def _load_lite(tower: Tower) -> Opened:
     state = torch.load(weights_file(tower.name), weights_only=True)
     tensors = (tensor for key, tensor in state.items() if not key.startswith("_fc."))
     model.load_state_dict(dict(zip(model.state_dict(), tensors, strict=True)))
-    _fold_batch_norm(model.eval(), one_pass=tower.precision == "amp_bf16" and tower.device == "cpu")
+    on_cpu = tower.precision == "amp_bf16" and tower.device == "cpu"
+    _fold_batch_norm(model.eval(), one_pass=on_cpu and has_fused_convolution())
     return _open_network(tower, model, LITE_MEAN, LITE_DEVIATION)
 
 
@@ -185,7 +186,7 @@ def _load_minilm(tower: Tower) -> Opened:
     with tempfile.TemporaryDirectory() as folder:
         with zipfile.ZipFile(weights_file(tower.name)) as archive:
             archive.extractall(folder)
-        return _open_sentences(tower, _sentence_model(folder, tower.precision, tower.device))
+        return _open_sentences(tower, _sentence_model(folder, tower.device))
 
 
 def _load_multilingual(tower: Tower) -> Opened:
@@ -208,12 +209,11 @@ def _load_multilingual(tower: Tower) -> Opened:
     )
 
 
-def sentence_tower(name: str, *, precision: Precision, device: str) -> Tower:
+def sentence_tower(name: str, *, device: str) -> Tower:
     """Return a sentence-transformers or transformers model: features are sentence embeddings.
 
     Args:
         name: a folder, or the model's name on the hub.
-        precision: of the matrix products.
         device: cpu or cuda.
     """
     if not Path(name).is_dir() and not hub_answers():
@@ -221,7 +221,7 @@ def sentence_tower(name: str, *, precision: Precision, device: str) -> Tower:
             f"text tower {name!r} is no folder, and the hub does not answer: choose {ENGLISH_TOWER}"
         )
     try:
-        model = _sentence_model(name, precision, device)
+        model = _sentence_model(name, device)
     except Exception as error:  # transformers and the hub's client each raise their own kinds
         raise InputError(f"text tower {name!r} cannot be loaded: {reason_of(error)}") from None
     return Tower(
@@ -232,31 +232,25 @@ def sentence_tower(name: str, *, precision: Precision, device: str) -> Tower:
         sha256=weights_sha256(model),
         dim=model.encode(["a"]).shape[1],
         context=int(model.max_seq_length),
-        precision=precision,
         device=device,
         libraries=("torch", "sentence-transformers", "transformers", "tokenizers"),
         load=lambda tower: _open_sentences(tower, model),
     )
 
 
-def _sentence_model(folder: str, precision: Precision, device: str) -> Any:
+def _sentence_model(folder: str, device: str) -> Any:
     """Load a sentence-transformers model from a folder or the hub."""
     from sentence_transformers import SentenceTransformer  # slow to import
 
     # It prints a progress bar that no setting of transformers turns off. At the length of captions,
     # plain matrix products take less time than torch's attention.
     with contextlib.redirect_stderr(io.StringIO()):
-        model: Any = SentenceTransformer(
+        return SentenceTransformer(
             folder,
             device=device,
             local_files_only=Path(folder).is_dir(),
             model_kwargs={"attn_implementation": "eager"},
         )
-    if precision == "amp_bf16":  # autocast would convert these weights for every batch
-        for layer in model.modules():
-            if isinstance(layer, nn.Linear):
-                layer.to(torch.bfloat16)
-    return model
 
 
 def weights_sha256(model: nn.Module) -> str:
@@ -336,17 +330,6 @@ def _open_sentences(tower: Tower, model: Any) -> Opened:
     return Opened(in_inference(tower, encode), lengths, model)
 
 
-class _ConvolutionReLU6(nn.Module):
-    """A convolution and ReLU6, as one module."""
-
-    def __init__(self, convolution: nn.Conv2d) -> None:
-        super().__init__()
-        self.convolution = convolution
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return convolution_relu6(x, self.convolution)
-
-
 def _fold_batch_norm(model: nn.Module, *, one_pass: bool) -> None:
     """Fold each batch norm into its convolution: equal up to rounding, and a quarter faster.
 
@@ -361,5 +344,7 @@ def _fold_batch_norm(model: nn.Module, *, one_pass: bool) -> None:
         elif isinstance(module, BatchNormAct2d):
             folded: Any = fuse_conv_bn_eval(cast(Any, model.get_submodule(convolution)), module)
             fused = one_pass and isinstance(module.act, nn.ReLU6) and type(folded) is nn.Conv2d
-            model.set_submodule(convolution, _ConvolutionReLU6(folded) if fused else folded)
+            if fused:
+                folded.forward = functools.partial(convolution_relu6, folded)
+            model.set_submodule(convolution, folded)
             model.set_submodule(name, nn.Identity() if fused else module.act)

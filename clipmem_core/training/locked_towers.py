@@ -72,7 +72,7 @@ def text_tower(
     elif _is_open_clip(name):
         tower = open_clip_towers(name, pretrained=pretrained, device=device)[1]
     else:
-        tower = towers.sentence_tower(name, precision=precision, device=device)
+        tower = towers.sentence_tower(name, device=device)
     return dataclasses.replace(tower, precision=precision, device=device)
 
 
