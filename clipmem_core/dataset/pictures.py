@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from clipmem_core.config import fingerprint
-from clipmem_core.dataset.readers.containers import read_bytes, source_stamp
+from clipmem_core.dataset.containers import read_bytes, source_stamp
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.io import cached_folder, cores, naming, shortage
 

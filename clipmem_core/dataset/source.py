@@ -9,9 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from clipmem_core.config import SETS, SourceOptions, fingerprint
-from clipmem_core.dataset import scenes
-from clipmem_core.dataset.readers import samples, table_files
-from clipmem_core.dataset.readers.containers import (
+from clipmem_core.dataset import samples, scenes, table_files
+from clipmem_core.dataset.containers import (
     DELIMITED_SUFFIXES,
     JSON_LINES_SUFFIXES,
     TABLE_SUFFIXES,
@@ -19,8 +18,8 @@ from clipmem_core.dataset.readers.containers import (
     reading_fault,
     stamped,
 )
-from clipmem_core.dataset.readers.records import Rows, merge_rows
-from clipmem_core.dataset.readers.remote import fetch_source, fetch_split, is_hub_name
+from clipmem_core.dataset.records import Rows, merge_rows
+from clipmem_core.dataset.remote import fetch_source, fetch_split, is_hub_name
 from clipmem_core.utils.io import InputError
 
 DRAWN = "scenes"

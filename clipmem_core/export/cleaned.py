@@ -13,7 +13,7 @@ import pandas as pd
 from PIL import Image
 
 from clipmem_core.auditing.folder.store import PAIRS, Audit, read_table
-from clipmem_core.dataset.readers.containers import (
+from clipmem_core.dataset.containers import (
     is_picture,
     picture_fault,
     read_bytes,

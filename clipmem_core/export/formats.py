@@ -23,7 +23,7 @@ from clipmem_core.auditing.folder.store import (
     write_json,
 )
 from clipmem_core.config import data_folder
-from clipmem_core.dataset.readers.containers import (
+from clipmem_core.dataset.containers import (
     scan_tar,
     split_reference,
 )

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from clipmem_core.config import ENGLISH_TOWER, MULTILINGUAL_TOWER
-from clipmem_core.dataset.readers.remote import hub_answers, reason_of
+from clipmem_core.dataset.remote import hub_answers, reason_of
 from clipmem_core.features.cache import tower_key
 from clipmem_core.features.fast_ops import convolution_relu6, has_fused_convolution
 from clipmem_core.utils.io import InputError, read_json

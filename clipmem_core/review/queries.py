@@ -22,7 +22,7 @@ from clipmem_core.auditing.folder.store import (
     Named,
     verify,
 )
-from clipmem_core.dataset.readers.containers import without_surrogates
+from clipmem_core.dataset.containers import without_surrogates
 from clipmem_core.utils.columns import PAIR_ID
 from clipmem_core.utils.io import InputError
 

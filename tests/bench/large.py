@@ -33,7 +33,7 @@ import tyro
 from clipmem_core.auditing.folder.settings import resolve, towers_of
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.config import DATA_VARIABLE, AuditConfig, SourceOptions, preset_config
-from clipmem_core.dataset.readers.containers import read_bytes
+from clipmem_core.dataset.containers import read_bytes
 from clipmem_core.dataset.source import read_source
 from clipmem_core.features.embed import FeatureExtractor, batch_size
 from clipmem_core.features.fast_ops import keep_memory

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clipmem_core.dataset.readers.containers import normal_reference, picture_fault, read_bytes
+from clipmem_core.dataset.containers import normal_reference, picture_fault, read_bytes
 from clipmem_core.utils.io import InputError
 from tests.dataset.samples import draw, write_tar
 

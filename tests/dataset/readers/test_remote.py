@@ -11,8 +11,8 @@ import datasets
 import fsspec
 import pytest
 
-from clipmem_core.dataset.readers import remote
-from clipmem_core.dataset.readers.containers import read_bytes
+from clipmem_core.dataset import remote
+from clipmem_core.dataset.containers import read_bytes
 from clipmem_core.utils.io import InputError
 from tests.dataset.samples import draw, picture_bytes, read, write_tar
 

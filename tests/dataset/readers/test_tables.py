@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipmem_core.dataset.readers.containers import read_bytes
+from clipmem_core.dataset.containers import read_bytes
 from clipmem_core.dataset.source import RawPairs
 from tests.dataset.samples import check_reasons, draw, picture_bytes, read
 

@@ -14,8 +14,8 @@ from typing import Any
 from filelock import FileLock
 
 from clipmem_core.config import SETS, fingerprint
-from clipmem_core.dataset.readers.containers import SOURCE_SUFFIXES, is_url, normal_reference
-from clipmem_core.dataset.readers.samples import expand_pattern
+from clipmem_core.dataset.containers import SOURCE_SUFFIXES, is_url, normal_reference
+from clipmem_core.dataset.samples import expand_pattern
 from clipmem_core.utils.io import InputError, replacing, shortage
 
 AT_ONCE = 8  # files

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from clipmem_core.config import SourceOptions
-from clipmem_core.dataset.readers import containers
-from clipmem_core.dataset.readers.containers import COLUMN_NAMES, TarContent, scan_tar
-from clipmem_core.dataset.readers.records import Row, Rows
+from clipmem_core.dataset import containers
+from clipmem_core.dataset.containers import COLUMN_NAMES, TarContent, scan_tar
+from clipmem_core.dataset.records import Row, Rows
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.io import InputError
 

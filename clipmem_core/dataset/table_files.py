@@ -15,13 +15,13 @@ from typing import Any
 import pyarrow as pa
 
 from clipmem_core.config import SourceOptions
-from clipmem_core.dataset.readers import containers
-from clipmem_core.dataset.readers.containers import (
+from clipmem_core.dataset import containers
+from clipmem_core.dataset.containers import (
     damage_as_input_error,
     parquet_file,
     picture_column,
 )
-from clipmem_core.dataset.readers.records import (
+from clipmem_core.dataset.records import (
     FieldColumns,
     Row,
     Rows,
