@@ -1,5 +1,6 @@
 """All audits: start one, follow its progress, open or delete it."""
 
+import os
 from collections.abc import Collection
 from datetime import datetime
 from typing import Any
@@ -43,7 +44,7 @@ from clipmem_core.dashboard.page import (
 )
 from clipmem_core.dashboard.plain import draw_fault, draw_table, in_a_row, show_strong
 from clipmem_core.dashboard.running_audit import draw_progress, free_name, on_page
-from clipmem_core.dataset.source import DRAWN, lacks_captions
+from clipmem_core.dataset.source import DRAWN
 from clipmem_core.scores.membership import MIN_PAIRS
 from clipmem_core.scores.registry import words
 from clipmem_core.utils.columns import PROTOCOL, group_words, meaning
@@ -157,10 +158,10 @@ def draw_request() -> Request:
         "pictures, some with wrong captions."
     )
     chosen = dict[str, Any]()
-    if source and lacks_captions(source):
-        st.caption("These are folders of pictures without captions.")
-        if st.toggle("Use folder names as captions", key="new-folder-names", **PERSIST):
-            chosen = draw_fields({"caption_template": "a photo of a {label}"})
+    if os.path.isdir(os.path.expanduser(source)) and st.toggle(
+        "Use folder names as captions", key="new-folder-names", **PERSIST
+    ):
+        chosen = draw_fields({"caption_template": "a photo of a {label}"})
     with st.expander("Settings"):
         name = st.container()
         with in_a_row(gap="large"):

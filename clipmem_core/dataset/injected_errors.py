@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -34,13 +35,11 @@ _VAGUE_CAPTIONS = (
 
 
 class ChangedCaption(NamedTuple):
-    """A caption that was changed, and the one word or sentence of it that was, if not all of it."""
+    """A caption that was changed."""
 
     row: int
     caption: int  # its number in the pair
-    position: int = -1  # the number of the word in the caption
-    word_kind: str = ""  # of `WORD_KINDS`
-    sentence: int = -1  # the number of the sentence in the caption
+    word_kind: str = ""  # of `WORD_KINDS`, if only one word was changed
 
 
 Injected = tuple[pd.DataFrame, list[ChangedCaption]]  # pairs, and their captions that were changed
@@ -148,13 +147,14 @@ def _swap_random(
             continue
         targets = free[drawn]
         sources = dict(zip(targets.tolist(), targets[order].tolist(), strict=True))
-        new = {row: captions[source] for row, source in sources.items()}
-        if single:
-            numbers = {row: int(rng.integers(len(captions[row]))) for row in sources}
-            for row, source in sources.items():
-                text = captions[source][numbers[source]]
-                new[row] = _replaced(captions[row], numbers[row], text)
-        return _with_captions(pairs, new)
+        if not single:
+            return _with_captions(pairs, {row: captions[sources[row]] for row in sources})
+        numbers = {row: int(rng.integers(len(captions[row]))) for row in sources}
+        texts = {row: captions[row][number] for row, number in numbers.items()}
+        return _with_captions(
+            pairs,
+            {row: _replaced(captions[row], numbers[row], texts[sources[row]]) for row in sources},
+        )
     raise InputError(
         f"{n} pairs cannot swap captions so that each gets another: too many share a text, "
         "inject fewer"
@@ -255,11 +255,9 @@ def _replace_word(
             return "noun", nouns[first : rank[word] + _SIMILAR_RANKS + 1]
         return "", ()
 
-    def change_one_word(
-        row: int, texts: list[str], number: int, replaced: dict[str, str]
-    ) -> ChangedCaption | None:
-        """Replace a word of a caption in `texts` if one of its words can be replaced."""
-        matches = list(_WORD.finditer(texts[number]))
+    def change_one_word(text: str, replaced: dict[str, str]) -> tuple[str, str]:
+        """Return a text with another word, and the word's kind; both empty if none can change."""
+        matches = list(_WORD.finditer(text))
         words = [match[0].lower() for match in matches]
         # the same word again, so that a pair's captions agree
         choices = [i for i, word in enumerate(words) if word in replaced]
@@ -267,7 +265,7 @@ def _replace_word(
         for kind in () if choices else rng.permutation(WORD_KINDS):
             choices = choices or [i for i, of in enumerate(kinds) if of == kind]
         if not choices:
-            return None
+            return "", ""
         position = choices[rng.integers(len(choices))]
         match = matches[position]
         word = words[position]
@@ -275,8 +273,7 @@ def _replace_word(
         if word not in replaced:
             replaced[word] = str(rng.choice([other for other in others if other != word]))
         new = replaced[word].capitalize() if match[0][0].isupper() else replaced[word]
-        texts[number] = match.string[: match.start()] + new + match.string[match.end() :]
-        return ChangedCaption(row, number, position, word_kind)
+        return text[: match.start()] + new + text[match.end() :], word_kind
 
     new = dict[int, list[str]]()
     changes = list[ChangedCaption]()
@@ -286,9 +283,12 @@ def _replace_word(
         replaced = dict[str, str]()
         texts = list(captions[row])
         numbers = range(len(texts)) if every else [int(rng.integers(len(texts)))]
-        changed = [change_one_word(row, texts, number, replaced) for number in numbers]
-        if all(changed):
-            changes += filter(None, changed)
+        word_kinds = []
+        for number in numbers:
+            texts[number], word_kind = change_one_word(texts[number], replaced)
+            word_kinds.append(word_kind)
+        if all(word_kinds):
+            changes += map(ChangedCaption, repeat(row), numbers, word_kinds)
             new[row] = texts
     _check_count(len(new), n, "have a word in their captions to change")
     return _with_captions(pairs, new)[0], changes
@@ -316,26 +316,22 @@ def _replace_sentence(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) 
     rng = draws.rng(seed, "replaced sentences")
     captions = pairs[c.CAPTIONS].tolist()
     long = [row for row in rng.permutation(free).tolist() if len(sentences_of(captions[row])) > 1]
-    longest = {row: int(np.argmax(list(map(len, captions[row])))) for row in long}
     new = dict[int, list[str]]()
-    changes = list[ChangedCaption]()
     for row, source in zip(long, np.roll(long, 1).tolist(), strict=True):
         if len(new) == n:
             break
-        number = longest[row]
-        before = captions[row][number]
+        before, other = (max(captions[each], key=len) for each in (row, source))
         spans = sentence_spans(before)
-        place = int(rng.integers(len(spans)))
-        start, end = spans[place]
-        text = str(rng.choice(sentences_of([captions[source][longest[source]]])))
+        position = int(rng.integers(len(spans)))
+        start, end = spans[position]
+        text = str(rng.choice(sentences_of([other])))
         after = before[:start] + text + before[end:]
         sentences = sentences_of([after])
         # The sentences of a caption must stay the same ones.
-        if len(spans) == len(sentences) > 1 and sentences[place] == text not in before:
-            new[row] = _replaced(captions[row], number, after)
-            changes.append(ChangedCaption(row, number, sentence=place))
+        if len(spans) == len(sentences) > 1 and sentences[position] == text not in before:
+            new[row] = _replaced(captions[row], captions[row].index(before), after)
     _check_count(len(new), n, "have a caption of several sentences")
-    return _with_captions(pairs, new)[0], changes
+    return _with_captions(pairs, new)
 
 
 def _mix(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> Injected:

@@ -15,10 +15,10 @@ import functools
 import hashlib
 import io
 import math
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from clipmem_core.config import fingerprint
-from clipmem_core.dataset.readers.containers import read_bytes, source_stamp
+from clipmem_core.dataset.containers import read_bytes, source_stamp
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.io import cached_folder, cores, naming, shortage
 
@@ -81,7 +81,7 @@ def decode(data: bytes, *, least: int | None = None) -> tuple[Image.Image, tuple
         # is another side.
         right = image.width - filled[0]
         below = image.height - filled[1]
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
         ImageOps.exif_transpose(image, in_place=True)
         if orientation in (5, 6, 7, 8):
             full, right, below = full[::-1], below, right
@@ -131,28 +131,24 @@ def resize(image: Image.Image, size: int, mode: str, box: Box | None = None) -> 
 
     `shortest` crops the middle, `longest` pads with white, `squash` ignores the aspect ratio.
     """
-    left, top, right, bottom = box or (0, 0, *image.size)
-    width = right - left
-    height = bottom - top
+    box = box or (0, 0, *image.size)
+    width = box[2] - box[0]
+    height = box[3] - box[1]
     shape = (size, size)
     if mode == "shortest":
         side = min(width, height)
-        left = left + (width - side) / 2
-        top = top + (height - side) / 2
-        right = left + side
-        bottom = top + side
+        left = box[0] + (width - side) / 2
+        top = box[1] + (height - side) / 2
+        box = left, top, left + side, top + side
     if mode == "longest":
         longer = max(width, height)
         shape = (max(1, round(width * size / longer)), max(1, round(height * size / longer)))
-    box = left, top, right, bottom
-    inner = np.asarray(image.resize(shape, Image.Resampling.BICUBIC, box=box, reducing_gap=GAP))
+    inner = image.resize(shape, Image.Resampling.BICUBIC, box=box, reducing_gap=GAP)
     if mode != "longest":
-        return inner
-    square = np.full((size, size, 3), 255, np.uint8)
-    top = (size - inner.shape[0]) // 2
-    left = (size - inner.shape[1]) // 2
-    square[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
-    return square
+        return np.asarray(inner)
+    square = Image.new("RGB", (size, size), "white")
+    square.paste(inner, ((size - inner.width) // 2, (size - inner.height) // 2))
+    return np.asarray(square)
 
 
 class Fact(NamedTuple):
@@ -274,18 +270,15 @@ def check_pictures(
     def decode_all(folder: Path) -> None:
         check = functools.partial(check_picture, root=root, size=size, resize_mode=resize_mode)
         facts = list[Fact]()
-        with ExitStack() as opened:
-            pool = opened.enter_context(ThreadPoolExecutor(cores()))
-            # written, not mapped: on a full disk a write to a map ends the process
-            file = opened.enter_context((folder / PIXELS_FILE).open("wb")) if fits else None
-            if file:
-                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, header)
+        # written, not mapped: on a full disk a write to a map ends the process
+        path = folder / PIXELS_FILE if fits else Path(os.devnull)
+        with ThreadPoolExecutor(cores()) as pool, path.open("wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
             for start in range(0, len(images), _BLOCK):
                 for fact, square in pool.map(check, images[start : start + _BLOCK]):
                     facts.append(fact)
-                    if file:
-                        file.write(square.tobytes())
+                    file.write(square.tobytes())
                 if progress is not None:
                     progress(len(facts), len(images))
         table = pd.DataFrame(facts, columns=Fact._fields)

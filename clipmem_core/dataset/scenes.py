@@ -49,9 +49,8 @@ OBJECT_KINDS = {name: ObjectKind(**facts) for name, facts in OBJECT_DATA["kinds"
 PLACE_DATA = read_json(_FOLDER / "scenes_places.json")
 PLACES = PLACE_DATA["places"]  # with the lights of each, most common first
 SKIES = PLACE_DATA["skies"]  # of the lights outdoors
-PHRASES = read_json(
-    _FOLDER / "scenes_phrases.json"
-)  # of captions, the plainest first; see `captions_of`
+# of captions, the plainest first; see `captions_of`
+PHRASES = read_json(_FOLDER / "scenes_phrases.json")
 NUMBERS = PHRASES["numbers"]
 
 
@@ -97,7 +96,7 @@ class PlannedPair:
     number: int
     scene: Scene
     injected: str | None = None
-    partner: int | None = None  # the pair whose captions (miscaption) or picture (duplicate) it has
+    partner: int = 0  # the pair whose captions (miscaption) or picture (duplicate) it has
 
 
 def stream(seed: int, number: int, which: int) -> Generator:
@@ -109,8 +108,8 @@ def plan_pairs(pairs: int, *, seed: int) -> Iterator[PlannedPair]:
     """Yield the plans of a set's pairs in order."""
     for start in range(0, pairs, _BLOCK):
         for plan in _plan_block(start, seed)[: pairs - start]:
-            if (plan.partner or 0) >= pairs:  # of swapped captions
-                plan = replace(plan, injected=None, partner=None)
+            if plan.partner >= pairs:  # of swapped captions
+                plan = replace(plan, injected=None)
             yield plan
 
 
@@ -134,8 +133,8 @@ def _plan_block(start: int, seed: int) -> list[PlannedPair]:
         effect = _choose(list(PHRASES["effect_captions"]), rng)
         scene = replace(_plan_single(rng), effect=effect)
         plans[i] = replace(plans[i], injected=c.ATYPICAL, scene=scene)
-    early, late, copy, second_copy = sorted(order[11:15])
-    for i, original in ((copy, early), (second_copy, late)):
+    early, late, *copies = sorted(order[11:15])
+    for i, original in zip(copies, (early, late), strict=True):
         scene = plans[original].scene
         plans[i] = PlannedPair(start + i, scene, c.DUPLICATE, start + original)
     return plans
@@ -262,13 +261,15 @@ def draw_scenes(folder: Path, *, pairs: int, seed: int) -> None:
     def add(plan: PlannedPair) -> str:
         """Draw a pair's picture, and return its line of captions.jsonl."""
         image = f"images/{plan.number:05d}.png"
-        partner = plan if plan.partner is None else plans[plan.partner]
-        drawn = partner if plan.injected == c.DUPLICATE else plan
-        picture = draw_scene(drawn.scene, stream(seed, drawn.number, PICTURE))
+        drawn = described = plan
         if plan.injected == c.DUPLICATE:
+            drawn = plans[plan.partner]
+        if plan.injected == c.MISCAPTION:
+            described = plans[plan.partner]
+        picture = draw_scene(drawn.scene, stream(seed, drawn.number, PICTURE))
+        if drawn is not plan:
             picture = _near_duplicate(picture, stream(seed, plan.number, COPY))
         picture.save(folder / image, compress_level=4)
-        described = partner if plan.injected == c.MISCAPTION else plan
         scene = None if plan.injected == c.VAGUE else described.scene
         record = {
             c.IMAGE: image,
@@ -311,10 +312,9 @@ def draw_scene(scene: Scene, rng: Generator) -> Image.Image:
         rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
         y = ground - kind.feet * size if kind.stands else air
         own = COLOURS[thing.colour]
+        shades = {"own": 0, "dark own": 0.15, "outline": 0.65}
         colours = OBJECT_DATA["details"] | {
-            "own": own,
-            "dark own": blend(own, "#261a2e", 0.15),
-            "outline": blend(own, "#261a2e", 0.65),
+            name: blend(own, "#261a2e", share) for name, share in shades.items()
         }
         pen = Pen(image, rng, colours, matrix=rotation * (rng.choice((-1, 1)), 1) * size)
         pen.draw(kind.steps, (rng.uniform(left, right), y + rng.uniform(-0.015, 0.015)))
@@ -340,14 +340,12 @@ def _path(shape: str, points: tuple[float, ...]) -> np.ndarray:
         angles = np.linspace(0, 2 * np.pi, 36)
         circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
         return corners.mean(axis=0) + circle * np.diff(corners, axis=0) / 2
+    ends = "not-a-knot"
     if shape == "blob":
-        return _spline(np.vstack([corners, corners[:1]]), "periodic")
-    if shape == "line" and len(corners) > 2:
-        return _spline(corners, "not-a-knot")
-    return corners
-
-
-def _spline(corners: np.ndarray, ends: str) -> np.ndarray:
+        corners = np.vstack([corners, corners[:1]])
+        ends = "periodic"
+    elif shape != "line" or len(corners) == 2:
+        return corners
     segments = len(corners) - 1
     curve = CubicSpline(range(segments + 1), corners, bc_type=ends)
     return curve(np.linspace(0, segments, 6 * segments + 1))
@@ -388,15 +386,14 @@ class Pen:
                         self.draw(copied, offset)
                 case ["gradient", top, bottom, *colours]:
                     first, *rest = map(self._colour, colours)
-                    column = Image.linear_gradient("L").crop((0, 0, 1, 256))
-                    column = ImageOps.colorize(
-                        column, first, rest[-1], rest[0] if rest[1:] else None
+                    start = round(top * _CANVAS)
+                    strip = ImageOps.colorize(
+                        Image.linear_gradient("L"), first, rest[-1], rest[0] if rest[1:] else None
                     )
-                    height = round((bottom - top) * _CANVAS)
-                    column = column.resize((1, height))
-                    strip = column.resize((_CANVAS, height), Image.Resampling.NEAREST)
-                    self.image.paste(rest[-1], (0, round(top * _CANVAS), _CANVAS, _CANVAS))
-                    self.image.paste(strip, (0, round(top * _CANVAS)))
+                    self.image.paste(rest[-1], (0, start, _CANVAS, _CANVAS))
+                    self.image.paste(
+                        strip.resize((_CANVAS, round((bottom - top) * _CANVAS))), (0, start)
+                    )
                 case ["line", points, colour, width]:
                     pixels = self._pixels("line", points, origin)
                     scale = np.sqrt(abs(np.linalg.det(self.matrix))) * _CANVAS

@@ -8,19 +8,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from clipmem_core.config import SETS, SourceOptions
-from clipmem_core.dataset import scenes
-from clipmem_core.dataset.readers import samples, table_files
-from clipmem_core.dataset.readers.containers import (
+from clipmem_core.config import SETS, SourceOptions, fingerprint
+from clipmem_core.dataset import samples, scenes, table_files
+from clipmem_core.dataset.containers import (
     DELIMITED_SUFFIXES,
     JSON_LINES_SUFFIXES,
-    SOURCE_SUFFIXES,
     TABLE_SUFFIXES,
     is_url,
     reading_fault,
+    stamped,
 )
-from clipmem_core.dataset.readers.records import Rows, merge_rows
-from clipmem_core.dataset.readers.remote import fetch_from_hub, fetch_source, is_hub_name
+from clipmem_core.dataset.records import Rows, merge_rows
+from clipmem_core.dataset.remote import fetch_source, fetch_split, is_hub_name
 from clipmem_core.utils.io import InputError
 
 DRAWN = "scenes"
@@ -30,6 +29,7 @@ KNOWN_SOURCES = (
     "a folder of pictures with .txt or .caption files, or scenes"
 )
 _PATTERN = re.compile(r".*\{.*\.tar", re.DOTALL)  # of shards
+_SAVED = ("dataset_dict.json", "state.json")  # of a folder that `save_to_disk` made
 _USUAL = ("captions", "metadata", "annotations")  # names that win if a folder has several tables
 
 
@@ -80,8 +80,13 @@ def read_source(
 
 def check_source(source: str) -> None:
     """Refuse a source that is no path, URL, pattern, synthetic set or name on the hub."""
-    named = source == DRAWN or is_url(source) or _PATTERN.fullmatch(source) or is_hub_name(source)
-    if not named and not Path(os.path.expanduser(source)).exists():
+    if not (
+        source == DRAWN
+        or is_url(source)
+        or _PATTERN.fullmatch(source)
+        or is_hub_name(source)
+        or Path(os.path.expanduser(source)).exists()
+    ):
         raise InputError(f"there is no {source!r}: give {KNOWN_SOURCES}")
 
 
@@ -96,17 +101,6 @@ def source_files(source: str) -> list[Path]:
     return samples.expand_pattern(source) if _PATTERN.fullmatch(source) else []
 
 
-def lacks_captions(source: str) -> bool:
-    """Tell whether a source is class folders of pictures without captions, which need a
-    `--caption-template`."""
-    folder = Path(os.path.expanduser(source))
-    return (
-        folder.is_dir()
-        and not any(path.suffix.lower() in SOURCE_SUFFIXES for path in folder.iterdir())
-        and samples.has_class_folders(folder)
-    )
-
-
 def _read(source: str, options: SourceOptions, data: Path) -> Rows:
     check_source(source)
     if source == DRAWN:
@@ -118,11 +112,13 @@ def _read(source: str, options: SourceOptions, data: Path) -> Rows:
     path = Path(os.path.expanduser(source))  # an unknown user's home stays as it is
     if not path.exists() and _PATTERN.fullmatch(source):
         return samples.read_shards(samples.expand_pattern(source), options)
-    if not path.exists():
-        file = fetch_from_hub(source, split=options.split, data=data)
-        return table_files.read_arrow_files([file], file.parent, options, kind="huggingface")
-    if table_files.is_saved_folder(path):
-        return table_files.read_saved_folder(path, options)
+    saved = [path / name for name in _SAVED if (path / name).is_file()]
+    if saved or not path.exists():
+        key = (
+            f"{path.name}-{fingerprint(stamped(saved[0]))}" if saved else source.replace("/", "--")
+        )
+        file = fetch_split(str(path), split=options.split, folder=data / SETS / key)
+        return table_files.read_parquet_files([file], file.parent, options, kind="huggingface")
     if shards := samples.shards_in(path):
         return samples.read_shards(shards, options)
     if path.is_dir():
@@ -139,12 +135,11 @@ def _read(source: str, options: SourceOptions, data: Path) -> Rows:
 def _captions_file(folder: Path) -> Path | None:
     """Return the only table of a folder, or the only one with a usual name; a JSON file needs a
     usual name."""
-    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
-    files = [path for path in files if not path.name.startswith(".")]
-    candidates = [path for path in files if path.suffix.lower() in TABLE_SUFFIXES]
-    named = [path for path in files if path.suffix.lower() == ".json"] + candidates
-    usual = [path for path in named if path.stem.lower().startswith(_USUAL)]
-    candidates = usual if len(usual) == 1 else candidates or usual
+    files = [path for path in sorted(folder.glob("[!.]*")) if path.is_file()]
+    tables = [path for path in files if path.suffix.lower() in (*TABLE_SUFFIXES, ".json")]
+    candidates = [path for path in tables if path.stem.lower().startswith(_USUAL)]
+    if len(candidates) != 1:
+        candidates = [path for path in tables if path.suffix.lower() != ".json"] or candidates
     if len(candidates) > 1:
         listed = ", ".join(path.name for path in candidates[:5])
         raise InputError(f"{folder} holds several tables ({listed}): give the one to read itself")

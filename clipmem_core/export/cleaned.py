@@ -13,7 +13,7 @@ import pandas as pd
 from PIL import Image
 
 from clipmem_core.auditing.folder.store import PAIRS, Audit, read_table
-from clipmem_core.dataset.readers.containers import (
+from clipmem_core.dataset.containers import (
     is_picture,
     picture_fault,
     read_bytes,
@@ -29,7 +29,7 @@ RECAPTIONED = "recaptioned"
 MARK = ".clipmem-export"  # file in a folder that an export may replace
 CLEANED = "cleaned.json"  # in the folder of a data set that a second audit is of
 PictureProgress = Callable[[int, int], None]  # called with the finished pictures, and all
-_IN_ARCHIVE = r"(?i)\.tar/|\.(?:parquet|arrow)#[0-9]+$"
+_IN_ARCHIVE = r"(?i)\.tar/|\.parquet#[0-9]+$"
 _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2", "PPM": ".pnm"}
 
 

@@ -1,4 +1,5 @@
-"""The formats of an export: a writer for each, and their registry `FORMATS`."""
+"""The formats of an export: a writer for each, and their registry `FORMATS`, whose texts are in
+formats.json."""
 
 import json
 import posixpath
@@ -22,7 +23,7 @@ from clipmem_core.auditing.folder.store import (
     write_json,
 )
 from clipmem_core.config import data_folder
-from clipmem_core.dataset.readers.containers import (
+from clipmem_core.dataset.containers import (
     scan_tar,
     split_reference,
 )
@@ -50,13 +51,12 @@ from clipmem_core.review.progress_and_repair import read_effect, review_progress
 from clipmem_core.review.queries import count_pairs_of, fetch_numbered, fetch_pairs, number_sql
 from clipmem_core.scores.registry import EXPORT_SCORES
 from clipmem_core.utils.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
-from clipmem_core.utils.io import FORMULA, InputError, replacing, write_frame
+from clipmem_core.utils.io import FORMULA, InputError, read_json, replacing, write_frame
 
 # Notes on data the format cannot hold, and the command that audits the export, if any. The first
 # note of a format without the cleaned data set is the counts.
 Written = tuple[tuple[str, ...], str]
 
-FOLDER = ""  # the suffix of a folder
 CERTIFICATE = "certificate.json"  # in the folder of an export
 METHOD = (
     "confidence sequence by betting on random checks without replacement (Waudby-Smith & Ramdas, "
@@ -231,7 +231,7 @@ class Format:
     """A format of an export."""
 
     title: str
-    suffixes: tuple[str, ...]  # the default first; FOLDER for a folder of files
+    suffixes: list[str]  # the default first; an empty one for a folder of files
     help: str
     limits: str  # shown before the export
     write: Callable[..., Written]  # of a Cleaned or an Audit, a path and progress
@@ -240,76 +240,21 @@ class Format:
 
     @property
     def is_folder(self) -> bool:
-        return FOLDER in self.suffixes
+        return "" in self.suffixes
 
 
-EXTRACTED = "Pictures in archives or tables are extracted into a folder next to it."
-COPIES = "Pictures are copies: you can edit them."
-FORMATS = {
-    "csv": Format(
-        "open_clip CSV",
-        (".csv",),
-        "The cleaned data set as open_clip reads it, one row a caption.",
-        EXTRACTED,
-        write_open_clip,
-        extracts=True,
-    ),
-    "coco": Format(
-        "COCO captions",
-        (".json",),
-        "The cleaned data set as COCO captions: images and annotations.",
-        EXTRACTED,
-        write_coco,
-        extracts=True,
-    ),
-    "folder": Format(
-        "Pictures with .txt",
-        (FOLDER,),
-        "The cleaned data set as a folder: pictures, each with its captions in a .txt of the "
-        "same name.",
-        f"{COPIES} Line breaks in captions become spaces, and ids are paths; labels are omitted: "
-        "imagefolder keeps them.",
-        write_texts,
-    ),
-    "imagefolder": Format(
-        "Hugging Face imagefolder",
-        (FOLDER,),
-        "The cleaned data set as a folder: pictures and a metadata.jsonl, as the datasets "
-        "library reads it.",
-        COPIES,
-        write_imagefolder,
-    ),
-    "wds": Format(
-        "WebDataset keys",
-        (".txt",),
-        "The keys of the samples to keep, one a line; filter your shards by them.",
-        "Keys have no captions: new captions are omitted.",
-        write_keys,
-    ),
-    "datacomp": Format(
-        "DataComp uids",
-        (".npy",),
-        "The sorted uids of the pairs to keep, as DataComp's resharder reads them.",
-        "Uids have no captions: new captions are omitted.",
-        write_uids,
-    ),
-    "html": Format(
-        "HTML report",
-        (".html",),
-        "The audit on one page that works offline, pictures included.",
-        "For reading, not for training.",
-        write_html,
-        cleaned=False,
-    ),
-    "decisions": Format(
-        "Decisions",
-        (".csv", ".parquet"),
-        "Every decision and note with the scores of the pair.",
-        "It includes decisions on pairs of other audits of the data set.",
-        write_decisions,
-        cleaned=False,
-    ),
+_WRITERS: dict[str, Callable[..., Written]] = {
+    "csv": write_open_clip,
+    "coco": write_coco,
+    "folder": write_texts,
+    "imagefolder": write_imagefolder,
+    "wds": write_keys,
+    "datacomp": write_uids,
+    "html": write_html,
+    "decisions": write_decisions,
 }
+_FACTS = read_json(Path(__file__).with_name("formats.json"))
+FORMATS = {name: Format(write=write, **_FACTS[name]) for name, write in _WRITERS.items()}
 
 
 class Summary(NamedTuple):

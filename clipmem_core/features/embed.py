@@ -16,8 +16,8 @@ import torch
 from filelock import FileLock
 from torch.nn import functional
 
+from clipmem_core.dataset.containers import read_bytes
 from clipmem_core.dataset.pictures import GAP, PictureError, decode, resize
-from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.features import cache
 from clipmem_core.features.cache import FeatureStore, ReportCount
 from clipmem_core.features.fast_ops import keep_memory

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from pyarrow import feather
 
 from clipmem_core.config import SourceOptions, as_dict, data_folder, fingerprint
-from clipmem_core.dataset.readers.containers import (
+from clipmem_core.dataset.containers import (
     TABLE_SUFFIXES,
     as_name,
     is_missing,

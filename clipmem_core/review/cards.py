@@ -21,8 +21,8 @@ from clipmem_core.auditing.folder.store import (
     WORD_TABLE,
     Audit,
 )
+from clipmem_core.dataset.containers import read_bytes
 from clipmem_core.dataset.pictures import decode
-from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.review.decisions import Decision, open_review
 from clipmem_core.review.queries import CAPTION_KEY, fetch_numbered, fetch_pairs, number_sql
 from clipmem_core.review.search import search

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from clipmem_core.auditing.folder.store import PAIRS, SCORES, Audit, check_name
 from clipmem_core.config import data_folder, fingerprint
-from clipmem_core.dataset.readers.containers import without_surrogates
+from clipmem_core.dataset.containers import without_surrogates
 from clipmem_core.review.log import (
     Choice,
     Outcome,

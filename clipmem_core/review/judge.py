@@ -44,9 +44,9 @@ from clipmem_core.auditing.run.word_models import HALVES, RATIOS
 from clipmem_core.auditing.tables.fault_tables import fault_cause
 from clipmem_core.config import AuditConfig, SourceOptions, data_folder
 from clipmem_core.dataset.checks import not_captions
+from clipmem_core.dataset.containers import as_name, is_missing, normal_reference, tidy
 from clipmem_core.dataset.languages import is_read
-from clipmem_core.dataset.readers.containers import as_name, is_missing, normal_reference, tidy
-from clipmem_core.dataset.readers.records import Row, Rows, in_image_folder, merge_rows
+from clipmem_core.dataset.records import Row, Rows, in_image_folder, merge_rows
 from clipmem_core.dataset.sentences import sentences_of
 from clipmem_core.dataset.source import RawPairs, read_source
 from clipmem_core.errors.batch import Fitted

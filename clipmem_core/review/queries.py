@@ -21,7 +21,7 @@ from clipmem_core.auditing.folder.store import (
     Audit,
     Named,
 )
-from clipmem_core.dataset.readers.containers import without_surrogates
+from clipmem_core.dataset.containers import without_surrogates
 from clipmem_core.utils.columns import PAIR_ID
 from clipmem_core.utils.io import InputError
 

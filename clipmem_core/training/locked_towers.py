@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from clipmem_core.config import AUTO
+from clipmem_core.config import AUTO, ENGLISH_TOWER, MULTILINGUAL_TOWER
 from clipmem_core.features import towers
-from clipmem_core.features.towers import LITE, MINILM, USE, Opened, Precision, Tower
+from clipmem_core.features.towers import LITE, Opened, Precision, Tower
 from clipmem_core.mitigations import can_cut_text
 from clipmem_core.training import model_config, model_names
 from clipmem_core.training.model import (
@@ -47,7 +47,7 @@ def image_tower(
         device: cpu or cuda.
     """
     if name in LITE:
-        tower = towers.efficientnet_lite(name, size=size)
+        tower = towers.built_in_tower(name, size=size)
     elif _is_open_clip(name):
         tower = open_clip_towers(name, pretrained=pretrained, size=size, device=device)[0]
     else:
@@ -67,14 +67,14 @@ def text_tower(
         precision: of the matrix products.
         device: cpu or cuda.
     """
-    if name == USE.tower:
-        return towers.multilingual()  # numpy in full precision
-    if name in (AUTO, MINILM.tower):  # `auto` until the captions are read
-        tower = towers.minilm()
+    if name == MULTILINGUAL_TOWER:
+        return towers.built_in_tower(name)  # numpy in full precision
+    if name in (AUTO, ENGLISH_TOWER):  # `auto` until the captions are read
+        tower = towers.built_in_tower(ENGLISH_TOWER)
     elif _is_open_clip(name):
         tower = open_clip_towers(name, pretrained=pretrained, device=device)[1]
     else:
-        tower = towers.sentence_tower(name, precision=precision, device=device)
+        tower = towers.sentence_tower(name, device=device)
     return dataclasses.replace(tower, precision=precision, device=device)
 
 

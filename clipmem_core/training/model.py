@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipmem_core.config import AuditConfig
-from clipmem_core.dataset.readers.remote import hub_answers, reason_of
+from clipmem_core.dataset.remote import hub_answers, reason_of
 from clipmem_core.errors import misfit
 from clipmem_core.errors.misfit import HeldOut
 from clipmem_core.features.towers import autocast

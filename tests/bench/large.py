@@ -18,6 +18,7 @@ import os
 import subprocess
 import sys
 import time
+import timeit
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -33,11 +34,12 @@ import tyro
 from clipmem_core.auditing.folder.settings import resolve, towers_of
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.config import DATA_VARIABLE, AuditConfig, SourceOptions, preset_config
-from clipmem_core.dataset.readers.containers import read_bytes
+from clipmem_core.dataset.containers import read_bytes
 from clipmem_core.dataset.source import read_source
+from clipmem_core.features import towers
 from clipmem_core.features.embed import FeatureExtractor, batch_size
 from clipmem_core.features.fast_ops import keep_memory
-from clipmem_core.features.towers import Tower
+from clipmem_core.features.towers import Tower, built_in_tower
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.io import cores
 from tests.bench import Measure, Measures, console, save, scratch
@@ -111,13 +113,32 @@ def _anonymous(pid: int) -> int:
 
 
 def measure_towers(quick: bool) -> Measures:
-    """Compute the features of each side once in each precision."""
-    keep_memory()
+    """Compute the features of each tower once in each precision."""
+    gains = _gains()
     config = resolve(preset_config("locked"))
-    return [
+    return gains + [
         line
         for precision in dict.fromkeys(("fp32", config.precision))
         for line in _towers(quick, dataclasses.replace(config, precision=precision))
+    ]
+
+
+def _gains() -> Measures:
+    """Measure how many times as long a tower takes without each call of fast_ops.py."""
+    tower = dataclasses.replace(built_in_tower("efficientnet-lite2"), precision="amp_bf16")
+    squares = np.zeros((8, 192, 192, 3), np.uint8)
+
+    def seconds() -> float:
+        embed = dataclasses.replace(tower).opened.embed
+        return min(timeit.repeat(lambda: embed(squares), number=1, repeat=40))
+
+    with mock.patch.object(towers, "has_fused_convolution", bool):
+        slow = seconds()
+        keep_memory()
+        fast = seconds()
+    return [
+        Measure("pictures, without keep_memory", slow / fast, "×"),
+        Measure("pictures, in two passes", fast / seconds(), "×"),
     ]
 
 
@@ -130,9 +151,9 @@ def _towers(quick: bool, config: AuditConfig) -> Measures:
         pairs = raw.pairs.assign(**{c.SHA256: hashes})
         captions = [text for texts in pairs[c.CAPTIONS] for text in texts]
         different = set(captions)  # equal ones are computed once
-        towers = towers_of(config)
-        images = towers.image
-        texts = towers.text
+        chosen = towers_of(config)
+        images = chosen.image
+        texts = chosen.text
         assert images
         assert texts
         shape = (images.size, images.size, 3)

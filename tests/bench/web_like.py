@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from clipmem_core import open_audit
 from clipmem_core.config import SourceOptions, data_folder
-from clipmem_core.dataset.readers.containers import read_bytes
+from clipmem_core.dataset.containers import read_bytes
 from clipmem_core.dataset.source import read_source
 from clipmem_core.review.cards import LIKELY, explain_captions
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review

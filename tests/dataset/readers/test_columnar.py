@@ -1,4 +1,4 @@
-"""Parquet and Arrow files, with pictures inside or paths to them."""
+"""Parquet files and folders of `save_to_disk`, with pictures inside or paths to them."""
 
 import io
 from pathlib import Path
@@ -10,7 +10,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as Pillow
 
-from clipmem_core.dataset.readers.containers import read_bytes
+from clipmem_core.dataset.containers import read_bytes
 from clipmem_core.dataset.source import RawPairs
 from clipmem_core.utils.io import InputError
 from tests.dataset.samples import check_reasons, draw, picture_bytes, read
@@ -42,16 +42,15 @@ def test_a_folder_of_save_to_disk_and_the_split_of_a_saved_dictionary_are_read(
     tmp_path: Path,
 ) -> None:
     saved().save_to_disk(tmp_path / "set", num_shards=2)
-    raw = read(tmp_path / "set")
-    places = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
-    check(raw, [f"data-{shard:05d}-of-00002.arrow#{row}" for shard, row in places])
-    assert raw.format == "huggingface"
     DatasetDict({"train": saved(), "test": saved(2)}).save_to_disk(tmp_path / "sets")
-    for split, n in {"train": 5, "test": 2}.items():
-        raw = read(tmp_path / "sets", split=split)
-        check(raw, [f"{split}/data-00000-of-00001.arrow#{row}" for row in range(n)])
-    with pytest.raises(InputError, match="no split 'val': choose one of train, test with --split"):
-        read(tmp_path / "sets", split="val")
+    for folder, split, n in (("set", "train", 5), ("sets", "train", 5), ("sets", "test", 2)):
+        raw = read(tmp_path / folder, data=tmp_path / "data", split=split)
+        check(raw, [f"{split}-00000-of-00001.parquet#{row}" for row in range(n)])
+        assert raw.format == "huggingface"
+    saved(3).save_to_disk(tmp_path / "set")  # over the other
+    assert read(tmp_path / "set", data=tmp_path / "data").rows == 3
+    with pytest.raises(InputError, match="no split 'val'.*--split"):
+        read(tmp_path / "sets", data=tmp_path / "data", split="val")
 
 
 def test_parquet_files_written_by_datasets_are_read_alone_or_as_the_split_of_a_folder(
@@ -117,9 +116,8 @@ def test_a_file_that_a_link_puts_into_the_folder_is_refused(tmp_path: Path) -> N
 
 def test_a_damaged_saved_folder_is_one_line(tmp_path: Path) -> None:
     saved().save_to_disk(tmp_path / "set")
-    (tmp_path / "set/data-00000-of-00001.arrow").write_bytes(b"cut")
-    with pytest.raises(InputError, match="not a readable Arrow file"):
-        read(tmp_path / "set")
-    (tmp_path / "set/state.json").write_text("{}")
-    with pytest.raises(InputError, match="cannot be read"):
-        read(tmp_path / "set")
+    for name, text in (("data-00000-of-00001.arrow", "cut"), ("state.json", "{}")):
+        (tmp_path / "set" / name).write_text(text)
+        with pytest.raises(InputError, match="can be read") as caught:
+            read(tmp_path / "set", data=tmp_path)
+        assert "\n" not in str(caught.value)

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clipmem_core.dataset.readers.containers import normal_reference, picture_fault, read_bytes
+from clipmem_core.dataset.containers import normal_reference, picture_fault, read_bytes
 from clipmem_core.utils.io import InputError
 from tests.dataset.samples import draw, write_tar
 
@@ -61,9 +61,9 @@ def test_a_missing_or_damaged_picture_is_named(tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError) as caught:
             read_bytes(tmp_path, image)
         assert repr(image) in str(caught.value)
-    for name in ("a.tar", "a.parquet", "a.arrow"):
+    for name in ("a.tar", "a.parquet"):
         (tmp_path / name).write_bytes(b"nothing of the kind")
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "b.parquet")
-    for image in ("a.tar/b.jpg", "a.parquet#0", "a.arrow#0", "b.parquet#0"):
+    for image in ("a.tar/b.jpg", "a.parquet#0", "b.parquet#0"):
         with pytest.raises(InputError, match="is not a|has no column"):
             read_bytes(tmp_path, image)

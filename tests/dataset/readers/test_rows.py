@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from clipmem_core.config import SourceOptions
-from clipmem_core.dataset.readers.containers import read_bytes
-from clipmem_core.dataset.readers.records import find_fields
+from clipmem_core.dataset.containers import read_bytes
+from clipmem_core.dataset.records import find_fields
 from clipmem_core.utils.io import InputError
 from tests.dataset.samples import draw, picture_bytes, read
 

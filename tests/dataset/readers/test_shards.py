@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import webdataset
 
-from clipmem_core.dataset.readers.containers import read_bytes
+from clipmem_core.dataset.containers import read_bytes
 from tests.dataset.samples import check_reasons, picture_bytes, read, write_tar
 
 

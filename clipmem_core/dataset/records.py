@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from clipmem_core.config import SourceOptions
-from clipmem_core.dataset.readers import containers
-from clipmem_core.dataset.readers.containers import (
+from clipmem_core.dataset import containers
+from clipmem_core.dataset.containers import (
     COLUMN_NAMES,
     as_name,
     is_missing,

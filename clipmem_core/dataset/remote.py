@@ -1,12 +1,10 @@
 """Fetches a data set from a URL (s3://, gs://, https:// … of fsspec) or the Hugging Face hub into
 the data folder.
 
-Many processes read the pictures many times, so a local copy costs less than requests. A file that
-changed on the server, or whose download was killed, is fetched again.
+Many processes read the pictures many times, so a local copy costs less than requests. The name of
+its folder changes with the files on the server: a data set that changed is fetched into a new one.
 """
 
-import contextlib
-import json
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,13 +14,11 @@ from typing import Any
 from filelock import FileLock
 
 from clipmem_core.config import SETS, fingerprint
-from clipmem_core.dataset.readers.containers import SOURCE_SUFFIXES, is_url, normal_reference
-from clipmem_core.dataset.readers.samples import expand_pattern
+from clipmem_core.dataset.containers import SOURCE_SUFFIXES, is_url, normal_reference
+from clipmem_core.dataset.samples import expand_pattern
 from clipmem_core.utils.io import InputError, replacing, shortage
 
 AT_ONCE = 8  # files
-# name of each local file, and a key that changes with the file on the server
-_FETCHED = ".fetched.jsonl"
 _PATIENCE = 3.0  # seconds in which the hub must answer
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -56,47 +52,38 @@ def fetch_source(url: str, *, data: Path, say: Callable[[str], None]) -> str:
             raise InputError(f"there is no data set at {url}")
         if isinstance(system, fsspec.implementations.local.LocalFileSystem):
             return f"{root}/{part}".rstrip("/")
-        key = fingerprint([url.partition(":")[0], root])
-        target = data / SETS / f"{Path(root).name or 'set'}-{key}"
-        target.mkdir(parents=True, exist_ok=True)
-        with FileLock(target / f"{_FETCHED}.lock"):
-            _fetch_files(system, root, names, target, say)
+        return str(_fetch_files(system, root, names, data / SETS, say) / part)
     except InputError:
         raise
     except Exception as error:  # each file system raises different classes
         if shortage(error):
             raise
         raise InputError(f"{url} cannot be reached: {reason_of(error)}") from error
-    return str(target / part).rstrip("/")
 
 
 def _fetch_files(
-    system: Any, root: str, names: list[str], target: Path, say: Callable[[str], None]
-) -> None:
-    """Copy the files of a remote folder that are missing or have changed."""
-    present = dict[str, str]()
-    (target / _FETCHED).touch()
-    for line in (target / _FETCHED).read_text(encoding="utf-8", errors="replace").splitlines():
-        with contextlib.suppress(ValueError):  # a line that a kill cut short
-            name, key = json.loads(line)
-            present[name] = key
-
-    def fetch_file(name: str) -> None:
+    system: Any, root: str, names: list[str], sets: Path, say: Callable[[str], None]
+) -> Path:
+    """Copy files of a remote folder, without those that a killed run has copied."""
+    for name in names:
         if normal_reference(name) != name:
             raise InputError(f"{name!r} cannot be written as a path")
-        path = f"{root}/{name}"
-        key = system.ukey(path)
-        if present.get(name) == key and (target / name).is_file():
-            return
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target / name) as temporary:
-            system.get_file(path, str(temporary))
-        with (target / _FETCHED).open("a", encoding="utf-8") as file:  # one write a line
-            file.write(json.dumps([name, key]) + "\n")
-
-    say(f"fetching {len(names):,} files into {target}")
+    paths = [f"{root}/{name}" for name in names]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        list(pool.map(fetch_file, names))
+        key = fingerprint([system.protocol, paths, *pool.map(system.ukey, paths)])
+        target = sets / f"{Path(root).name or 'set'}-{key}"
+
+        def fetch_file(path: str, name: str) -> None:
+            if not (target / name).is_file():
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                with replacing(target / name) as temporary:
+                    system.get_file(path, str(temporary))
+
+        sets.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            say(f"fetching {len(names):,} files into {target}")
+            list(pool.map(fetch_file, paths, names))
+    return target
 
 
 def is_hub_name(source: str) -> bool:
@@ -110,29 +97,36 @@ def is_hub_name(source: str) -> bool:
     )
 
 
-def fetch_from_hub(name: str, *, split: str, data: Path) -> Path:
-    """Download one split of the data set `owner/name` as a Parquet file in `sets/<owner>--<name>/`,
-    once."""
-    file = f"{re.sub(r'[^A-Za-z0-9_.]+', '-', split)}-00000-of-00001.parquet"
-    target = data / SETS / name.replace("/", "--") / file
-    if target.is_file():
-        return target
-    online = hub_answers()
+def fetch_split(source: str, *, split: str, folder: Path) -> Path:
+    """Write one split of `owner/name` on the hub, or of a folder that `save_to_disk` made, as a
+    Parquet file in a folder, once."""
+    file = folder / f"{re.sub(r'[^A-Za-z0-9_.]+', '-', split)}-00000-of-00001.parquet"
+    if file.is_file():
+        return file
+    is_saved = Path(source).exists()
+    answers = is_saved or hub_answers()
     try:
         import datasets  # slow to import, and most data sets are files
     except ImportError:
-        raise InputError(f"{name!r} on the hub needs a package: pip install datasets") from None
+        raise InputError(f"{source!r} needs a package: pip install datasets") from None
     try:
-        pairs = datasets.load_dataset(name, split=split)
-    except Exception as error:  # the hub's client has a dozen unrelated kinds
-        first = reason_of(error) if online else "it does not answer"
+        if is_saved:
+            saved = datasets.load_from_disk(source)
+            pairs = saved[split] if isinstance(saved, dict) else saved
+        else:
+            pairs = datasets.load_dataset(source, split=split)
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(file) as partial:
+            pairs.to_parquet(partial)
+    except Exception as error:  # the library and the hub's client have a dozen unrelated kinds
+        if shortage(error):
+            raise
+        reason = reason_of(error) if answers else "the hub does not answer"
         raise InputError(
-            f"{name!r} is no path, and the hub has no split {split!r} of it ({first})"
+            f"{source!r} has no split {split!r} that can be read ({reason}): check the path or "
+            "the name on the hub, or choose another --split"
         ) from error
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(target) as partial:
-        pairs.to_parquet(partial)
-    return target
+    return file
 
 
 def hub_answers() -> bool:

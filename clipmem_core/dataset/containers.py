@@ -1,7 +1,7 @@
-"""Reads the pictures that references point to, as files or inside tar, Parquet and Arrow files.
+"""Reads the pictures that references point to, as files or inside tar and Parquet files.
 
-A reference is a path relative to the data set's root: `a/b.jpg`, `shard.tar/member.jpg`,
-`file.parquet#12` or `file.arrow#12`. Nothing outside the root is read, whatever dots, links or
+A reference is a path relative to the data set's root: `a/b.jpg`, `shard.tar/member.jpg` or
+`file.parquet#12`. Nothing outside the root is read, whatever dots, links or
 escapes a reference has. Nothing is unpacked and no file stays open. Caches are keyed by the file's
 size and time: a rewritten file is read anew. The processes that decode pictures import this module,
 so it is light.
@@ -34,7 +34,7 @@ TABLE_SUFFIXES = (*DELIMITED_SUFFIXES, *JSON_LINES_SUFFIXES)
 SOURCE_SUFFIXES = (*TABLE_SUFFIXES, ".json", ".parquet", ".tar")  # of files that are a data set
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_ROW = re.compile(r"(.+\.(?:parquet|arrow))#(\d+)")
+_ROW = re.compile(r"(.+\.parquet)#(\d+)")
 _TAR = re.compile(r"\.tar/", re.IGNORECASE)
 # usual names of columns; the first one in a table is used
 COLUMN_NAMES: dict[str, list[str]] = read_json(Path(__file__).with_name("column_names.json"))
@@ -316,45 +316,26 @@ def _table_picture(path: Path, row: int) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _row_group_ends(file: Stamped) -> np.ndarray:
-    """Return the end of each row group; an Arrow file is one group."""
-    if file.path.endswith(".arrow"):
-        return np.array([len(arrow_table(file))])
+    """Return the end of each row group."""
     groups = parquet_file(file).metadata
     return np.cumsum([groups.row_group(i).num_rows for i in range(groups.num_row_groups)])
 
 
 @lru_cache(maxsize=2)
 def _group_pictures(file: Stamped, group: int) -> pa.ChunkedArray:
-    column = picture_column(table_schema(file))
+    parquet = parquet_file(file)
+    column = picture_column(parquet.schema_arrow)
     if not column:
         raise InputError(f"{os.path.basename(file.path)} has no column with pictures")
     with damage_as_input_error(file):
-        if file.path.endswith(".arrow"):
-            pictures = arrow_table(file)[column]
-        else:
-            pictures = parquet_file(file).read_row_group(group, [column], use_threads=False)[column]
+        pictures = parquet.read_row_group(group, [column], use_threads=False)[column]
         return pc.struct_field(pictures, "bytes") if pa.types.is_struct(pictures.type) else pictures
-
-
-def table_schema(file: Stamped) -> pa.Schema:
-    """Return the schema of a Parquet or Arrow file."""
-    is_arrow = file.path.endswith(".arrow")
-    return arrow_table(file).schema if is_arrow else parquet_file(file).schema_arrow
 
 
 def parquet_file(file: Stamped) -> pq.ParquetFile:
     """Open a Parquet file."""
     with damage_as_input_error(file):
         return pq.ParquetFile(file.path, pre_buffer=False)  # workers are forked
-
-
-@lru_cache(maxsize=64)
-def arrow_table(file: Stamped) -> pa.Table:
-    """Map an Arrow file, in the stream format that `save_to_disk` writes."""
-    with damage_as_input_error(file):
-        table = pa.ipc.open_stream(pa.memory_map(file.path)).read_all()
-        table.validate(full=True)  # offsets out of range would end the process, not raise
-        return table
 
 
 @contextlib.contextmanager
@@ -365,8 +346,7 @@ def damage_as_input_error(file: Stamped) -> Iterator[None]:
     except (pa.ArrowException, OSError, UnicodeError, LookupError) as error:
         if shortage(error):
             raise
-        kind = "Arrow" if file.path.endswith(".arrow") else "Parquet"
         first = str(error).partition("\n")[0]
         raise InputError(
-            f"{os.path.basename(file.path)} is not a readable {kind} file ({first})"
+            f"{os.path.basename(file.path)} is not a readable Parquet file ({first})"
         ) from error

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from clipmem_core.config import SourceOptions
-from clipmem_core.dataset.readers import containers
-from clipmem_core.dataset.readers.containers import COLUMN_NAMES, TarContent, scan_tar
-from clipmem_core.dataset.readers.records import Row, Rows
+from clipmem_core.dataset import containers
+from clipmem_core.dataset.containers import COLUMN_NAMES, TarContent, scan_tar
+from clipmem_core.dataset.records import Row, Rows
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.io import InputError
 
@@ -30,15 +30,7 @@ _TEXTS = ("json", "txt", "cls")  # of a sample in a shard
 
 def holds_pictures(root: Path) -> bool:
     """Tell whether a folder has a picture somewhere below."""
-    return any(containers.is_picture(name) for _, files in _walk(root) for name in files)
-
-
-def has_class_folders(root: Path) -> bool:
-    """Tell whether the first subfolder with pictures has no captions."""
-    for folder, files in _walk(root):
-        if folder and any(map(containers.is_picture, files)):
-            return not any(name.lower().endswith(_SUFFIXES) for name in files)
-    return False
+    return any(map(containers.is_picture, _visible_files(root)))
 
 
 def read_folder(root: Path, options: SourceOptions) -> Rows:
@@ -51,31 +43,26 @@ def read_folder(root: Path, options: SourceOptions) -> Rows:
         )
 
     def rows() -> Iterator[Row]:
-        for folder, files in _walk(root):
-            texts = {
-                os.path.splitext(name)[0]: os.path.join(folder, name)
-                for name in files
-                if name.lower().endswith(_SUFFIXES)
-            }
-            pictures = {
-                name: os.path.splitext(name)[0] for name in files if containers.is_picture(name)
-            }
-            for name, stem in pictures.items():
-                yield _picture_row(root, os.path.join(folder, name), texts.get(stem), template)
-            for stem in sorted(texts.keys() - pictures.values()):
-                yield Row(texts[stem], kind=c.BAD_PICTURE, reason="no picture of the same name")
+        files = _visible_files(root)
+        stems = {name: os.path.splitext(name)[0] for name in files}
+        texts = {stems[name]: name for name in files if name.lower().endswith(_SUFFIXES)}
+        pictures = list(filter(containers.is_picture, files))
+        for name in pictures:
+            yield _picture_row(root, name, texts.get(stems[name]), template)
+        for stem in sorted(texts.keys() - {stems[name] for name in pictures}):
+            yield Row(texts[stem], kind=c.BAD_PICTURE, reason="no picture of the same name")
 
     return Rows(root, "folder", rows())
 
 
-def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield each folder, relative to the root, with its files, in sorted order; links to folders
-    are not followed."""
-    for path, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        relative = os.path.relpath(path, root)
-        shown = sorted(name for name in files if not name.startswith("."))
-        yield "" if relative == "." else relative, shown
+def _visible_files(root: Path) -> list[str]:
+    """List the files below a folder that are not hidden, relative to it, each folder before its
+    subfolders; links to folders are not followed."""
+    paths = [path.relative_to(root) for path in root.rglob("*") if not path.is_dir()]
+    paths.sort(key=lambda path: (path.parent.parts, path.name))
+    return [
+        path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts)
+    ]
 
 
 def _picture_row(root: Path, image: str, text: str | None, template: str) -> Row:

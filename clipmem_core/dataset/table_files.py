@@ -1,5 +1,5 @@
 """Reads tables of rows: CSV and TSV files, JSON Lines, a JSON list of objects, COCO captions,
-Parquet files, and folders that Hugging Face's `save_to_disk` made."""
+and Parquet files."""
 
 import contextlib
 import csv
@@ -8,30 +8,27 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from clipmem_core.config import SourceOptions
-from clipmem_core.dataset.readers import containers
-from clipmem_core.dataset.readers.containers import (
-    arrow_table,
+from clipmem_core.dataset import containers
+from clipmem_core.dataset.containers import (
     damage_as_input_error,
     parquet_file,
     picture_column,
-    table_schema,
 )
-from clipmem_core.dataset.readers.records import (
+from clipmem_core.dataset.records import (
     FieldColumns,
     Row,
     Rows,
     find_fields,
     in_image_folder,
 )
-from clipmem_core.utils import columns as c
-from clipmem_core.utils.io import InputError, read_json, reading
+from clipmem_core.utils.io import InputError
 
 csv.field_size_limit(sys.maxsize)  # a caption of any length
 _RECORD_LINES = 100  # most lines of a quoted cell; a longer one has a stray quote
@@ -40,8 +37,6 @@ _UNQUOTED = "\t|"
 _SEARCHED = 50  # pictures that are looked up in the folder images/
 _BATCH = 8192  # rows that are Python objects at a time
 _SPLIT = re.compile(r"(.+)-\d{5}-of-\d{5}$|(train|validation|valid|val|dev|test)(?=$|[-_.])")
-_STATE = "state.json"
-_SPLITS = "dataset_dict.json"
 
 
 def read_delimited(path: Path, options: SourceOptions) -> Rows:
@@ -72,8 +67,10 @@ def _as_rows(
     path: Path,
     kind: str,
     header: Sequence[str],
-    values: Iterable[tuple[int, Any]],
+    values: Iterable[tuple[int | str, Any]],
     options: SourceOptions,
+    *,
+    root: Path | None = None,
 ) -> Rows:
     """Return the rows of a table: the number of each and its cells by column, or its fault."""
     fields = find_fields(header, options, source=path.name)
@@ -89,7 +86,7 @@ def _as_rows(
             else:
                 yield Row(source, reason=f"row is not a JSON object but {type(value).__name__}")
 
-    return in_image_folder(Rows(path.parent, kind, rows()), options.image_folder, path)
+    return in_image_folder(Rows(root or path.parent, kind, rows()), options.image_folder, path)
 
 
 def _records(path: Path, separator: str) -> Iterator[tuple[int, list[str], str]]:
@@ -156,11 +153,11 @@ def _read_objects(path: Path, kind: str, values: Mapping[int, Any], options: Sou
 
 
 def _read_coco(path: Path, value: Any, options: SourceOptions) -> Rows:
-    """Read COCO captions: one row for each annotation, and a quarantined row for each image without
-    annotation.
+    """Read COCO captions: one row for each annotation, and one without caption for each image
+    without annotation.
 
-    The pair's id is the image's `pair_id`, else its `id`; `label` and `injected` are optional.
-    Pictures are read from `image_folder`, else from `images` beside the file, else from its folder.
+    A pair has the `pair_id` of its image, else its `id`. Pictures are read from `image_folder`,
+    else from `images` beside the file, else from its folder.
     """
     try:
         images = [dict(image) for image in value["images"]]
@@ -169,36 +166,27 @@ def _read_coco(path: Path, value: Any, options: SourceOptions) -> Rows:
         raise InputError(
             f"{path}: neither COCO captions (images and annotations) nor a list of objects"
         ) from error
-    columns = "file_name", "caption", "label", "pair_id", "injected", options.group_key
     by_id = {containers.as_name(image.get("id")): image for image in reversed(images)}
     by_id.pop(None, None)
 
-    def rows() -> Iterator[Row]:
-        used = set[int]()
+    def values() -> Iterator[tuple[str, dict[str, Any] | InputError]]:
+        unused = {id(image): i for i, image in enumerate(images)}
         for i, annotation in enumerate(annotations):
-            source = f"{path.name}: annotations[{i}]"
             key = containers.as_name(annotation.get("image_id"))
             image = by_id.get(key)
-            if image is None:
-                yield Row(
-                    source, reason=f"annotation belongs to no image: image_id {key!r} is unknown"
-                )
-                continue
-            used.add(id(image))
-            values = {"pair_id": key} | image | annotation
-            cells: list[Any] = list(map(values.get, columns))
-            yield Row(source, *cells)
-        for i, image in enumerate(images):
-            if id(image) not in used:
-                source = f"{path.name}: images[{i}]"
-                key = image.get("pair_id") or image.get("id")
-                yield Row(source, pair_id=key, kind=c.BAD_CAPTION, reason="image has no annotation")
+            unused.pop(id(image), None)
+            unknown = InputError(f"annotation belongs to no image: image_id {key!r} is unknown")
+            row = unknown if image is None else {"pair_id": key} | image | annotation
+            yield f" annotations[{i}]", row
+        for i in unused.values():  # which the missing caption puts in quarantine
+            yield f" images[{i}]", {"pair_id": images[i].get("id")} | images[i]
 
     root = path.parent / "images"  # of our own export; others have the pictures beside the file
     names = [str(image.get("file_name")) for image in images[:_SEARCHED]]
     if not any(os.path.isfile(root / name) for name in names):
         root = path.parent
-    return in_image_folder(Rows(root, "coco", rows()), options.image_folder, path)
+    header = dict.fromkeys(chain(["pair_id"], *images, *annotations))
+    return _as_rows(path, "coco", list(header), values(), options, root=root)
 
 
 def parquet_files(folder: Path) -> list[Path]:
@@ -213,7 +201,7 @@ def parquet_files(folder: Path) -> list[Path]:
 def read_parquet(path: Path, options: SourceOptions) -> Rows:
     """Read a Parquet file, or those of a folder: of one split if their names contain splits."""
     if not path.is_dir():
-        return read_arrow_files([path.resolve()], path.resolve().parent, options, kind="parquet")
+        return read_parquet_files([path.resolve()], path.resolve().parent, options, kind="parquet")
     files = parquet_files(path)
     splits = {
         file: match[1] or match[2]
@@ -221,45 +209,25 @@ def read_parquet(path: Path, options: SourceOptions) -> Rows:
         if (match := _SPLIT.match(file.stem) or _SPLIT.fullmatch(file.parent.name))
     }
     if splits:
-        _check_split(options.split, sorted(set(splits.values())), path)
+        if options.split not in splits.values():
+            choices = ", ".join(sorted(set(splits.values())))
+            raise InputError(
+                f"{path} has no split {options.split!r}: choose one of {choices} with --split"
+            )
         files = [file for file in files if splits.get(file) == options.split]
-    return read_arrow_files(files, path, options, kind="parquet")
+    return read_parquet_files(files, path, options, kind="parquet")
 
 
-def _check_split(split: str, splits: Sequence[str], path: Path) -> None:
-    if split not in splits:
-        raise InputError(
-            f"{path} has no split {split!r}: choose one of {', '.join(splits)} with --split"
-        )
-
-
-def is_saved_folder(folder: Path) -> bool:
-    """Tell whether `save_to_disk` wrote this folder."""
-    return (folder / _STATE).is_file() or (folder / _SPLITS).is_file()
-
-
-def read_saved_folder(folder: Path, options: SourceOptions) -> Rows:
-    """Read a data set saved by `save_to_disk`, or one split of a saved dictionary of data sets."""
-    home = folder
-    with reading(folder, repair="save the data set again with save_to_disk"):
-        if (folder / _SPLITS).is_file():
-            _check_split(options.split, read_json(folder / _SPLITS)["splits"], folder)
-            home = folder / options.split
-        entries = read_json(home / _STATE)["_data_files"]
-        files = [home / Path(entry["filename"]).name for entry in entries]
-    return read_arrow_files(files, folder, options, kind="huggingface")
-
-
-def read_arrow_files(
+def read_parquet_files(
     files: Sequence[Path], root: Path, options: SourceOptions, *, kind: str
 ) -> Rows:
-    """Read Parquet or Arrow files that make one data set, with pictures inside or paths to them."""
+    """Read Parquet files that make one data set, with pictures inside or paths to them."""
     fields = dict[Path, FieldColumns]()
     inside = False
     for path in files:
         name = path.relative_to(root).as_posix()
         containers.check_inside(root, path, f"{name}: file")
-        schema = table_schema(containers.stamped(path))
+        schema = parquet_file(containers.stamped(path)).schema_arrow
         pictures = picture_column(schema)
         fields[path] = find_fields(schema.names, options, source=name, picture=pictures)
         inside |= fields[path].image == pictures
@@ -271,16 +239,13 @@ def read_arrow_files(
 
 def _file_rows(path: Path, root: Path, fields: FieldColumns) -> Iterator[Row]:
     file = containers.stamped(path)
-    schema = table_schema(file)
+    parquet = parquet_file(file)
+    schema = parquet.schema_arrow
     inside = fields.image == picture_column(schema)
     names = {name for name in fields[inside:] if name}
     row = 0
     with damage_as_input_error(file):
-        if path.suffix == ".arrow":
-            batches = arrow_table(file).select(list(names)).to_batches(_BATCH)
-        else:
-            batches = parquet_file(file).iter_batches(_BATCH, columns=list(names))
-        for batch in batches:
+        for batch in parquet.iter_batches(_BATCH, columns=list(names)):
             batch.validate(full=True)
             values = {name: _values(batch[name], schema, name) for name in names}
             for i in range(len(batch)):
