@@ -36,13 +36,15 @@ from clipmem_core.config import (
 from clipmem_core.dashboard.page import (
     choose_listed,
     choose_segment,
+    draw_progress,
+    free_name,
     link,
+    on_page,
     open_bare_page,
     read_choice,
     write_address,
 )
 from clipmem_core.dashboard.plain import draw_fault, draw_table, in_a_row, show_strong
-from clipmem_core.dashboard.running_audit import draw_progress, free_name, on_page
 from clipmem_core.dataset.source import DRAWN, lacks_captions
 from clipmem_core.scores.membership import MIN_PAIRS
 from clipmem_core.scores.registry import words
