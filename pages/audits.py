@@ -244,15 +244,10 @@ def draw_check(request: Request, running: bool) -> None:
     starts = record.result is not None and not (check and check.error)
     with in_a_row():
         checked = st.button(
-            "Check",
-            disabled=running,
-            help="Reads the data set and opens its pictures.",
+            "Check", disabled=running, help="Reads the data set and opens its pictures."
         )
         started = st.button(
-            "Start",
-            type="primary",
-            disabled=not starts,
-            help="Trains the members, after a check.",
+            "Start", type="primary", disabled=not starts, help="Trains the members, after a check."
         )
         if check and running:
             st.button("Stop the check", on_click=cancel, args=(check.job,))

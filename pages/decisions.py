@@ -260,10 +260,7 @@ def draw_exports(audit: Audit) -> None:
             show_command(result["command"], "Audit the result:")
         if path.is_file() and path.stat().st_size <= DOWNLOAD_BYTES:
             st.download_button(
-                "Download",
-                data=path.read_bytes,
-                file_name=path.name,
-                on_click="ignore",
+                "Download", data=path.read_bytes, file_name=path.name, on_click="ignore"
             )
 
 

@@ -164,9 +164,7 @@ with open_page("Pair") as audit:
         with st.form(f"{key}-form", border=False):
             st.text_area("Note", note, key=key, height=80, max_chars=2000)
             st.form_submit_button(
-                "Save note",
-                on_click=store_note,
-                args=(audit, card.pair_id, note, key),
+                "Save note", on_click=store_note, args=(audit, card.pair_id, note, key)
             )
     with right:
         clipmem = card.scores[c.CLIPMEM]

@@ -377,11 +377,7 @@ def draw_empty() -> None:
     with demo:
         show_strong("Demo")
         st.markdown("1,100 drawn scenes; 44 have the captions of another one.")
-        if st.button(
-            "Run the demo (about a minute)",
-            type="primary",
-            help=meaning(DRAWN),
-        ):
+        if st.button("Run the demo (about a minute)", type="primary", help=meaning(DRAWN)):
             audit_request(FIRST, [FIRST, "--name", FIRST]).start()
             st.rerun()
     with own:

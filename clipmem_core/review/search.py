@@ -124,8 +124,7 @@ def features_of_captions(audit: Audit) -> tuple[Vectors, Ragged]:
 
 
 @cached(
-    64,
-    paths=lambda audit, _, __, file, members: [audit.member(name) / file for name in members],
+    64, paths=lambda audit, _, __, file, members: [audit.member(name) / file for name in members]
 )
 def _by_embeddings(
     audit: Audit, text: str, row: int | None, file: str, members: tuple[str, ...]
