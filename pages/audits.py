@@ -222,16 +222,14 @@ def draw_fields(defaults: dict[str, Any]) -> dict[str, Any]:
             st.session_state.setdefault(key, default)
             style: dict[str, Any] = {"key": key, "help": field.help or None} | PERSIST
             kind = type(default)
+            draw: Any = {bool: grid.toggle, str: grid.text_input}.get(kind, grid.number_input)
             if field.choices:
-                values[name] = grid.selectbox(field.label, field.choices, **style)
-            elif kind is bool:
-                values[name] = grid.toggle(field.label, **style)
-            elif kind is str:
-                values[name] = grid.text_input(field.label, **style).strip()
-            else:
-                if kind is float:
-                    style |= {"step": default / 10 or 0.1, "format": "%.6g"}
-                values[name] = kind(grid.number_input(field.label, **style) or 0)
+                draw = grid.selectbox
+                style["options"] = field.choices
+            elif kind is float:
+                style |= {"step": default / 10 or 0.1, "format": "%.6g"}
+            value = draw(field.label, **style)
+            values[name] = value.strip() if kind is str else kind(value or 0)
     return values
 
 
