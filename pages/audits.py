@@ -37,13 +37,15 @@ from clipmem_core.config import (
 from clipmem_core.dashboard.page import (
     choose_listed,
     choose_segment,
+    draw_progress,
+    free_name,
     link,
+    on_page,
     open_bare_page,
     read_choice,
     write_address,
 )
 from clipmem_core.dashboard.plain import draw_fault, draw_table, in_a_row, show_strong
-from clipmem_core.dashboard.running_audit import draw_progress, free_name, on_page
 from clipmem_core.dataset.source import DRAWN
 from clipmem_core.scores.membership import MIN_PAIRS
 from clipmem_core.scores.registry import words
@@ -220,16 +222,14 @@ def draw_fields(defaults: dict[str, Any]) -> dict[str, Any]:
             st.session_state.setdefault(key, default)
             style: dict[str, Any] = {"key": key, "help": field.help or None} | PERSIST
             kind = type(default)
+            draw: Any = {bool: grid.toggle, str: grid.text_input}.get(kind, grid.number_input)
             if field.choices:
-                values[name] = grid.selectbox(field.label, field.choices, **style)
-            elif kind is bool:
-                values[name] = grid.toggle(field.label, **style)
-            elif kind is str:
-                values[name] = grid.text_input(field.label, **style).strip()
-            else:
-                if kind is float:
-                    style |= {"step": default / 10 or 0.1, "format": "%.6g"}
-                values[name] = kind(grid.number_input(field.label, **style) or 0)
+                draw = grid.selectbox
+                style["options"] = field.choices
+            elif kind is float:
+                style |= {"step": default / 10 or 0.1, "format": "%.6g"}
+            value = draw(field.label, **style)
+            values[name] = value.strip() if kind is str else kind(value or 0)
     return values
 
 
@@ -242,15 +242,10 @@ def draw_check(request: Request, running: bool) -> None:
     starts = record.result is not None and not (check and check.error)
     with in_a_row():
         checked = st.button(
-            "Check",
-            disabled=running,
-            help="Reads the data set and opens its pictures.",
+            "Check", disabled=running, help="Reads the data set and opens its pictures."
         )
         started = st.button(
-            "Start",
-            type="primary",
-            disabled=not starts,
-            help="Trains the members, after a check.",
+            "Start", type="primary", disabled=not starts, help="Trains the members, after a check."
         )
         if check and running:
             st.button("Stop the check", on_click=cancel, args=(check.job,))

@@ -23,7 +23,10 @@ from clipmem_core.dashboard.deciding import (
 from clipmem_core.dashboard.page import (
     choose_listed,
     choose_segment,
+    draw_job_request,
     draw_link,
+    draw_progress,
+    free_name,
     link,
     open_page,
     read_part,
@@ -39,7 +42,6 @@ from clipmem_core.dashboard.plain import (
     show_command,
     show_text,
 )
-from clipmem_core.dashboard.running_audit import draw_job_request, draw_progress, free_name
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.export import reaudit
 from clipmem_core.export.cleaned import contents_line, count_words
@@ -47,13 +49,7 @@ from clipmem_core.export.formats import FORMATS
 from clipmem_core.lab.setting import DECISIONS
 from clipmem_core.review.bulk_edits import word_changes
 from clipmem_core.review.cards import cards, data_url
-from clipmem_core.review.decisions import (
-    CHOICES,
-    KEEP,
-    REMOVE,
-    count_changed,
-    open_review,
-)
+from clipmem_core.review.decisions import CHOICES, KEEP, REMOVE, count_changed, open_review
 from clipmem_core.review.filters import check_counts, near_duplicate_groups
 from clipmem_core.review.log import Choice
 from clipmem_core.review.queries import ROW, fetch_by_id
@@ -264,10 +260,7 @@ def draw_exports(audit: Audit) -> None:
             show_command(result["command"], "Audit the result:")
         if path.is_file() and path.stat().st_size <= DOWNLOAD_BYTES:
             st.download_button(
-                "Download",
-                data=path.read_bytes,
-                file_name=path.name,
-                on_click="ignore",
+                "Download", data=path.read_bytes, file_name=path.name, on_click="ignore"
             )
 
 

@@ -15,9 +15,14 @@ from clipmem_core.dashboard.histogram_filters import (
     read_filters,
 )
 from clipmem_core.dashboard.maps import draw_selectable
-from clipmem_core.dashboard.page import choose_listed, choose_segment, draw_link, open_page
+from clipmem_core.dashboard.page import (
+    choose_listed,
+    choose_segment,
+    draw_job_request,
+    draw_link,
+    open_page,
+)
 from clipmem_core.dashboard.plain import explained_errors, in_a_row, pairs_in_words
-from clipmem_core.dashboard.running_audit import draw_job_request
 from clipmem_core.figures import LISTED, embedding_figure
 from clipmem_core.review.decisions import decided
 from clipmem_core.review.filters import find_rows, frequent_values, score_span

@@ -9,9 +9,8 @@ from clipmem_core.auditing.folder.jobs import JobRequest, jobs_folder
 from clipmem_core.auditing.folder.store import PAIRS, Audit
 from clipmem_core.dashboard.cards import CAPTION_LIMIT, draw_cells
 from clipmem_core.dashboard.maps import CLASSES, draw_scatter
-from clipmem_core.dashboard.page import choose_segment, open_page
+from clipmem_core.dashboard.page import choose_segment, draw_job_request, open_page
 from clipmem_core.dashboard.plain import cut, draw_figure, show_strong, show_text
-from clipmem_core.dashboard.running_audit import draw_job_request
 from clipmem_core.figures import (
     ENCODER_COLOURS,
     Line,

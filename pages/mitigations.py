@@ -15,7 +15,13 @@ from clipmem_core.auditing.folder.settings import shares_process
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.dashboard.cards import draw_change_cards
 from clipmem_core.dashboard.controls import draw_setting
-from clipmem_core.dashboard.page import choose_listed, open_page, read_part, write_address
+from clipmem_core.dashboard.page import (
+    choose_listed,
+    draw_job_request,
+    open_page,
+    read_part,
+    write_address,
+)
 from clipmem_core.dashboard.plain import (
     draw_fault,
     draw_figure,
@@ -26,7 +32,6 @@ from clipmem_core.dashboard.plain import (
     show_strong,
     show_text,
 )
-from clipmem_core.dashboard.running_audit import draw_job_request
 from clipmem_core.lab import experiment as r
 from clipmem_core.lab import mitigated
 from clipmem_core.lab.lab_pool import LabPool

@@ -1,8 +1,6 @@
 """One pair: picture, captions and decision as in review, the parts of its score, and similar
 pairs."""
 
-from zlib import crc32
-
 import pandas as pd
 import streamlit as st
 
@@ -164,14 +162,11 @@ with open_page("Pair") as audit:
                 about = f"{check.help} {check.advice}"
                 st.badge(check.label, color="orange", help=about)
         note = card.decision.note
-        # Another note needs another box.
-        key = f"note-{audit.name}-{card.row}-{crc32(note.encode())}"
+        key = f"note-{audit.name}-{card.row}-{note}"  # another note needs another box
         with st.form(f"{key}-form", border=False):
             st.text_area("Note", note, key=key, height=80, max_chars=2000)
             st.form_submit_button(
-                "Save note",
-                on_click=store_note,
-                args=(audit, card.pair_id, note, key),
+                "Save note", on_click=store_note, args=(audit, card.pair_id, note, key)
             )
     with right:
         clipmem = card.scores[c.CLIPMEM]

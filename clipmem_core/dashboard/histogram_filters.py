@@ -188,9 +188,8 @@ def _draw_range(audit: Audit, selection: Selection, column: str) -> None:
         f'<div style="flex:1;height:{height:.0f}%;background:{BAR_COLOUR}"></div>'
         for height in heights
     ]
-    style = "display:flex;align-items:end;gap:1px;height:28px;margin-bottom:.6rem"
+    style = "display:flex;align-items:end;gap:1px;height:28px"
     with st.container(gap=None):
-        st.caption(words(column), help=BY_NAME[column].help or None)
         st.html(f'<div style="{style}">{"".join(bars)}</div>')
         draw_set(
             st.slider,
@@ -202,5 +201,5 @@ def _draw_range(audit: Audit, selection: Selection, column: str) -> None:
             on_choose=choose_range,
             step=step,
             format="%.3g",
-            label_visibility="collapsed",
+            help=BY_NAME[column].help or None,
         )

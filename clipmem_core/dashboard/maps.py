@@ -47,8 +47,8 @@ def draw_selectable(
     alt: str,
     height: Any = "content",
 ) -> None:
-    """Draw a chart, and beside it the pairs under the pointer, those that a click kept, or those
-    within the shape drawn on the chart."""
+    """Draw a chart to select from. Beside it are the pairs within the shape that a person drew, the
+    pairs that a click kept, or else the pairs under the pointer."""
     kept = f"{key}-kept"
     left, right = st.columns([3, 2], gap="medium")
     with left:

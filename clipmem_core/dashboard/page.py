@@ -1,4 +1,5 @@
-"""The frame of every page: sidebar, audit picker, and the address that keeps the view.
+"""The frame of every page: sidebar, audit picker, the address that keeps the view, and the progress
+of an unfinished audit or a job.
 
 Only the address stores a view: each run sets the widgets from it, and a widget's callback writes
 the change back. Streamlit's own binding would write labels in place of values. On a cold server a
@@ -6,7 +7,10 @@ link into a page runs it without app.py, so each page calls `open_page` first.
 """
 
 import dataclasses
+import itertools
 import json
+import re
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,19 +20,42 @@ from urllib.parse import quote
 
 import streamlit as st
 
-from clipmem_core.auditing.folder.jobs import list_job_names
+from clipmem_core.auditing.folder.jobs import (
+    BROKEN,
+    DONE,
+    OUTSIDE,
+    STEPS,
+    STOPPED,
+    Job,
+    JobRequest,
+    audit_request,
+    cancel,
+    list_job_names,
+    state_of,
+)
+from clipmem_core.auditing.folder.settings import resume_arguments
 from clipmem_core.auditing.folder.store import Audit
-from clipmem_core.dashboard.plain import explained_errors, show_title
-from clipmem_core.dashboard.running_audit import FIRST, draw_empty, draw_progress
+from clipmem_core.config import FIELDS
+from clipmem_core.dashboard.plain import (
+    draw_fault,
+    duration,
+    explained_errors,
+    show_command,
+    show_strong,
+    show_text,
+    show_title,
+)
 from clipmem_core.figures import ENCODER_COLOURS
 from clipmem_core.review.views import Selection, from_parameters, to_parameters
-from clipmem_core.utils.columns import MEANINGS
+from clipmem_core.utils.columns import DRAWN, MEANINGS, meaning
 
 SELECTION_PARAMETERS = ("range", *(field.name for field in dataclasses.fields(Selection)))
 # file → title, icon and heading, in the order of the sidebar; without an icon: opened by pictures
 PAGES: dict[str, list[str]] = json.loads(
     Path(__file__).with_name("pages.json").read_text(encoding="utf-8")
 )
+FIRST = "scenes"
+_LABELS = {field.flag: field.label for field in FIELDS.values()} | {"--name": "Name"}
 # Icons by name would be fetched from the network.
 ICON = "data:image/svg+xml," + quote(
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64">'
@@ -323,3 +350,134 @@ def _draw_sidebar(finished: dict[str, bool], audit: str | None, clears: Sequence
                 placeholder="Choose an audit",
                 format_func=lambda name: name if finished.get(name) else f"{name} (not finished)",
             )
+
+
+def on_page(message: object) -> str:
+    """Return a message with the fields of the form in place of flags."""
+    return re.sub(
+        "(with )?(--[a-z0-9-]+)",
+        lambda found: f"{'under ' * bool(found[1])}Settings → {_LABELS.get(found[2], found[2])}",
+        str(message),
+    )
+
+
+def free_name(name: str, sets: Collection[str] = ()) -> str:
+    """Return a name for an audit, with a number behind it if an audit, a job or one of `sets` has
+    it."""
+    taken = {*sets, *list_job_names(), *(audit.name for audit in Audit.every())}
+    numbered = (f"{name}-{number}" for number in itertools.count(2))
+    return next(each for each in itertools.chain([name], numbered) if each not in taken)
+
+
+def draw_empty() -> None:
+    """Draw the page without any audit: the ways to start one."""
+    show_title("CLIPMem")
+    show_text("Find captions that are probably wrong, and pairs that CLIP models memorize.")
+    demo, own = st.columns(2, border=True)
+    with demo:
+        show_strong("Demo")
+        st.markdown("1,100 drawn scenes; 44 have the captions of another one.")
+        if st.button("Run the demo (about a minute)", type="primary", help=meaning(DRAWN)):
+            audit_request(FIRST, [FIRST, "--name", FIRST]).start()
+            st.rerun()
+    with own:
+        show_strong("Your own file or folder")
+        st.markdown(
+            "A CSV, TSV, JSONL, Parquet or COCO file with the paths of the pictures, pictures with "
+            "a .txt file each, folders named by class, or WebDataset shards."
+        )
+        if st.button("Choose a file or folder"):
+            st.switch_page("pages/audits.py", query_params={"view": "start"})
+    st.caption(
+        "On two cores, 8,000 pictures with five short captions each take about three minutes. You "
+        "can close the page meanwhile."
+    )
+
+
+@st.fragment(run_every=2)
+def draw_progress(name: str) -> None:
+    """Draw the progress of an audit every two seconds; rerun the page once it is finished or
+    gone."""
+    state = state_of(name)
+    audit = state.audit
+    job = state.job
+    record = state.record
+    if state.word == DONE or not (audit.begun or job):
+        st.rerun()
+    if state.word == BROKEN:
+        draw_fault("This audit is broken.", state.fault)
+        return
+    if state.at_work and job is not None:
+        draw_job(job)
+    elif state.word == OUTSIDE:
+        st.caption("Another process is running it, perhaps in a terminal.")
+    else:
+        if state.word == STOPPED and job is not None:
+            reason = "it was killed" if job.exit_code is None else f"exit code {job.exit_code}"
+            draw_fault(f"The audit stopped: {reason}.", on_page(job.last_line))
+        else:
+            st.info("This audit is not finished and not running.")
+        label = "Resume" if audit.begun else "Try again"
+        if st.button(label, type="primary"):
+            if record:
+                audit_request(name, resume_arguments(name, record.source, record.config)).start()
+            elif job is not None:
+                JobRequest(job.folder, job.arguments).start()
+            st.rerun()
+
+
+def draw_job_request(request: JobRequest, *, reason: str, label: str) -> None:
+    """Draw the button that starts a job, or every two seconds its progress; rerun the page once it
+    has ended."""
+    with explained_errors():
+        job = request.find()
+        was_running = job is not None and job.running
+
+        @st.fragment(run_every=2)
+        def draw() -> None:
+            job = request.find()
+            if job is not None and job.running:
+                draw_job(job)
+                return
+            if was_running:
+                st.rerun()
+            if job is not None and job.failed:
+                draw_fault("The job failed.", job.last_line)
+            else:
+                st.info(reason)
+            if st.button(label, type="primary"):
+                request.start()
+                st.rerun()
+            show_command(request.command)
+
+        draw()
+
+
+def draw_job(job: Job) -> None:
+    """Draw the progress of a running job with the time left, of an audit over all its steps, and a
+    button that cancels it."""
+    if job.cancelling:
+        st.info("Cancelling…")
+        return
+    record = job.record
+    if record.waits:
+        st.info("Queued: one training job runs at a time.")
+    share = min(1.0, record.done / max(1, record.total))
+    parts = [f"{record.done:,} of {record.total:,} {record.noun}"] if record.total else []
+    # The pace since this page first drew this count
+    key = f"pace-{job.pid}-{record.stage}-{record.noun}"
+    began, first = st.session_state.setdefault(key, (time.monotonic(), share))
+    if share > first:
+        left = (time.monotonic() - began) / (share - first) * (1 - share)
+        parts.append(f"{duration(left)} left{' in this step' * bool(record.step)}")
+    if record.step in STEPS:
+        number = STEPS.index(record.step)
+        parts.insert(0, f"Step {number + 1} of {len(STEPS)}: {record.step}")
+        share = (number + share) / len(STEPS)
+    else:
+        show_text(record.stage or job.last_line or "Starting…", limit=300)
+    if parts:
+        st.progress(share, text=" · ".join(parts))
+    st.caption("You can close this page; it continues.")
+    key = f"cancel-{job.folder.name}"
+    st.button("Cancel", key=key, on_click=cancel, args=(job,))

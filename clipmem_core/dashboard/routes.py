@@ -72,7 +72,6 @@ HEADERS = {
 }
 PREFIX = "api/review"  # below the address of the app; no path of Streamlit begins like this
 _MOST_ROWS = 100  # of one answer
-_MOST_BYTES = 16_000_000  # of one batch; a browser stores 5 million characters of unsent events
 _NOT_CACHED = {"Cache-Control": "no-store"}
 _CACHED = {"Cache-Control": "private, max-age=600"}
 
@@ -280,15 +279,10 @@ async def _take_events(request: Request) -> Response:
     number."""
     if not _is_own(request.scope):
         raise HTTPException(403, "only pages of this dashboard may send decisions")
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > _MOST_BYTES:
-            raise HTTPException(413, f"a batch has at most {_MOST_BYTES:,} bytes")
-    return await run_in_threadpool(_store, body)
+    return await run_in_threadpool(_store, await request.body())
 
 
-def _store(body: bytearray) -> Response:
+def _store(body: bytes) -> Response:
     try:
         batch = KeyPresses.model_validate_json(body)
     except ValidationError as error:

@@ -51,7 +51,9 @@ def store_table(audit: Audit, table: pd.DataFrame) -> StoredTable:
     captions_of = fetch_by_id(audit.folder / PAIRS, CAPTIONS, names)
     choices: dict[str, Choice] = {}
     refused = []
-    for row, (pair_id, own, *cells) in enumerate(rows.to_numpy().tolist(), start=1):
+    for row, (pair_id, own, decision, captions, note) in enumerate(
+        rows.to_numpy().tolist(), start=1
+    ):
         name = pair_id if pair_id in captions_of else _text(pair_id)
         decided_on = _captions(own)
         try:
@@ -61,19 +63,15 @@ def store_table(audit: Audit, table: pd.DataFrame) -> StoredTable:
                 raise InputError("the pair has other captions than own_captions in this audit")
             if name in choices:
                 raise InputError("the pair is in an earlier row")
-            choices[name] = _read_choice(*cells)
+            choice = Choice(_text(decision) or None, _captions(captions), _text(note) or None)
+            if not any(choice):
+                raise InputError(f"it has no decision: choose {', '.join(CHOICES)}")
+            choices[name] = checked(choice)
         except InputError as error:
             refused.append((row, pair_id, str(error)))
     outcome = review.decide_each(choices, audit=audit.name)
     reasons = pd.DataFrame(refused, columns=["row", PAIR_ID, "reason"])
     return StoredTable(outcome.pairs, reasons, outcome.event)
-
-
-def _read_choice(decision: Any, captions: Any, note: Any) -> Choice:
-    choice = Choice(_text(decision) or None, _captions(captions), _text(note) or None)
-    if not any(choice):
-        raise InputError(f"it has no decision: choose {', '.join(CHOICES)}")
-    return checked(choice)
 
 
 def _text(cell: Any) -> str:

@@ -95,7 +95,12 @@ _UNSEARCHED = Selection()
 # Limits of a weak to a strong mark, in nats: 1, 2.5 and 4. `repaired` is the probability that the
 # caption is right with the likeliest word, if it is wrong as it is with probability `p_wrong`.
 _WORDS = [
-    "caption, start, word, probability, better, better_probability",
+    'caption, start, start + length(word) AS "end", word, probability, better_probability',
+    # likelier words begin as the word does
+    """
+        if(word[1] != lower(word[1]), [upper(other[1]) || other[2:] for other in better], better)
+        AS better
+    """,
     "(surprise > 1)::INT + (surprise > 2.5)::INT + (surprise > 4)::INT AS strength",
     "row_number() OVER (PARTITION BY pair_id, caption ORDER BY surprise DESC) AS rank",
     "p_wrong * better_probability[1] / greatest(1 - probability, 1e-9) AS repaired",
@@ -114,6 +119,13 @@ _FAULTS = [
     """,
 ]
 _MOST_SURPRISING = f"WHERE surprise > 1 QUALIFY rank <= {MARKED} ORDER BY caption, start"
+# A wrong sentence has the strongest mark
+_SENTENCES = [
+    f"""
+    caption, sentence, start, "end", p_caption, {len(_LINES) - 1} AS strength, 0 AS rank,
+    [] AS better, '' AS word
+"""
+]
 _WRONG_SENTENCES = f"WHERE p_caption > {LIKELY} ORDER BY caption, start"
 _MOST_SUSPICIOUS = (
     "first(caption ORDER BY p_wrong DESC NULLS LAST, similarity_out NULLS LAST, caption) AS number"
@@ -242,20 +254,19 @@ def explain_captions(audit: Audit, pair_ids: Sequence[str]) -> dict[str, Explain
             pair.whole |= fault in ("pair", REPEATED_PICTURE)
             if fault not in ("word", "unsure"):
                 pair.marks.pop(caption, None)
-    columns = ["caption, sentence, start", '"end"', "p_caption"]
-    sentences = _by_caption(audit, SENTENCE_TABLE, columns, _WRONG_SENTENCES, pair_ids)
+    sentences = _by_caption(audit, SENTENCE_TABLE, _SENTENCES, _WRONG_SENTENCES, pair_ids)
     for (pair_id, caption), of_caption in sentences.items():
         numbers = " and ".join(f"{mark[SENTENCE] + 1:,}" for mark in of_caption)
-        which = f"Sentence {numbers} is" if len(of_caption) == 1 else f"Sentences {numbers} are"
         pair = explained[pair_id]
-        pair.reasons[caption] = f"{which} probably of another picture's caption"
+        pair.reasons[caption] = f"Probably of another picture's caption: sentence {numbers}"
         outside = [
             word
             for word in pair.marks.get(caption, [])
             if all(word[END] <= mark[START] or mark[END] <= word[START] for mark in of_caption)
         ]
-        listed = [*outside, *map(_sentence_mark, of_caption)]
-        pair.marks[caption] = sorted(listed, key=lambda mark: mark[START])
+        for mark in of_caption:
+            mark["hint"] = f"probably of another picture's caption ({percent(mark[P_CAPTION])})"
+        pair.marks[caption] = sorted([*outside, *of_caption], key=lambda mark: mark[START])
     return explained
 
 
@@ -269,22 +280,13 @@ def _by_caption(
     return rows
 
 
-def _sentence_mark(sentence: dict[str, Any]) -> dict[str, Any]:
-    hint = f"probably of another picture's caption ({percent(sentence[P_CAPTION])})"
-    return sentence | {"strength": len(_LINES) - 1, "hint": hint, "rank": 0, "better": [], WORD: ""}
-
-
 def _word_mark(row: dict[str, Any], right: float) -> dict[str, Any]:
     """Return the mark of an unlikely word; `right`: the probability that its caption is right."""
-    word = row[WORD]
-    likelier = row["better"] or []
-    if word[:1].isupper():
-        likelier = [other[:1].upper() + other[1:] for other in likelier]
-    better = list(zip(likelier, map(percent, row["better_probability"] or []), strict=True))
+    likelier = zip(row["better"] or [], row["better_probability"] or [], strict=True)
+    better = [(word, percent(probability)) for word, probability in likelier]
     listed = f"; likelier: {', '.join(map(' '.join, better[:MARKED]))}" if better else ""
     is_repaired = (row["repaired"] or 0) > max(right, LIKELY)
     return row | {
-        END: row[START] + len(word),
         "hint": f"unlikely: {percent(row['probability'])}{listed}",
         "better": better[:1] if is_repaired else [],
     }

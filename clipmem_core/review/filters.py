@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from clipmem_core.auditing.folder.store import PAIRS, SCORES, Audit
 from clipmem_core.auditing.tables.fault_tables import (
@@ -121,8 +120,9 @@ def _mask(audit: Audit, selection: Selection) -> np.ndarray:
     if selection.check:
         found.append(_rows_where(ensure_checks(audit), selection.check))
     if words := selection.words.split():
-        where = " AND ".join([f"contains(text, {_FOLDED.format('?')})"] * len(words))
-        found.append(_rows_where(_folded_captions(audit), where, *words))
+        text = _FOLDED.format("array_to_string(captions, chr(10))")
+        where = " AND ".join([f"contains({text}, {_FOLDED.format('?')})"] * len(words))
+        found.append(_rows_where(audit.folder / PAIRS, where, *words))
     if selection.incident:
         of_incidents = read_incidents(audit)[1].astype({"number": str})
         is_in = of_incidents["number"] == selection.incident
@@ -138,16 +138,8 @@ def _mask(audit: Audit, selection: Selection) -> np.ndarray:
     return mask
 
 
-def _rows_where(source: Path | pa.Table, where: str, *values: Any) -> np.ndarray:
+def _rows_where(source: Path, where: str, *values: Any) -> np.ndarray:
     return fetch(source, f"SELECT {ROW} FROM parquet WHERE {where}", values)[ROW].to_numpy()
-
-
-@cached(1, PAIRS)
-def _folded_captions(audit: Audit) -> pa.Table:
-    """Return row and folded captions of each pair: 120 MB for a million pairs, and a filter by
-    words reads nothing else."""
-    text = _FOLDED.format("array_to_string(captions, chr(10))")
-    return fetch(audit.folder / PAIRS, f"SELECT {ROW}, {text} AS text FROM parquet")
 
 
 def _rows_in(audit: Audit, outline: Outline, map_name: str) -> np.ndarray:

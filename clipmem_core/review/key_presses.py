@@ -1,8 +1,9 @@
 """Stores the key presses and clicks of Review and Browse as decisions.
 
-The browser numbers its events and sends them in batches, again until the server has answered: each
-is stored once. An event names the captions that were on screen; if the pair has other captions by
-now, or another decision than the browser expects, the event is refused with its reason.
+The browser numbers its events and sends them in batches. It repeats a batch until the server has
+answered, so each event is stored once by its number. An event names the captions that were on
+screen. It is refused with a reason if the pair has other captions by now, or another decision than
+the browser expects.
 """
 
 from sqlite3 import Connection

@@ -272,7 +272,12 @@ def _opened(path: Path, mode: str, *, create: bool = False) -> Iterator[Connecti
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(path.parent / f".{path.name}.lock", timeout=LOCK_TIMEOUT):
                 if not path.exists():  # no other process has created it
-                    _create(path)
+                    for suffix in ("-wal", "-shm"):  # of a deleted log: SQLite would apply them
+                        Path(f"{path}{suffix}").unlink(missing_ok=True)
+                    with replacing(path) as temporary:
+                        temporary.unlink(missing_ok=True)  # of a killed process
+                        with closing(sqlite3.connect(temporary)) as connection:
+                            connection.executescript(_TABLES)
         if path.exists():
             address = f"{path.absolute().as_uri()}?mode={mode}"
             connection = sqlite3.connect(
@@ -301,13 +306,3 @@ def _opened(path: Path, mode: str, *, create: bool = False) -> Iterator[Connecti
         )
         fault = " ".join(str(error).split())
         raise InputError(f"{path} cannot be used ({fault}): {advice}") from None
-
-
-def _create(path: Path) -> None:
-    """Create an empty log."""
-    for suffix in ("-wal", "-shm"):  # of a deleted log; SQLite would apply them to the new one
-        Path(f"{path}{suffix}").unlink(missing_ok=True)
-    with replacing(path) as temporary:
-        temporary.unlink(missing_ok=True)  # of a killed process
-        with closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
-            connection.executescript(_TABLES)

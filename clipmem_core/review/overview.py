@@ -69,16 +69,11 @@ POOR_FIT = 0.5
 
 
 def group_table(audit: Audit) -> pd.DataFrame:
-    """Return group, n, mean and sd of clipmem, and low, high and kind of the verdict's intervals,
-    by group."""
-    scores = audit.read_columns(SCORES, GROUP, CLIPMEM).dropna()
-    by_group = scores.groupby(GROUP)[CLIPMEM]
-    table = by_group.agg(n="count", mean="mean", sd="std")
-    groups = table.reindex([group for group in GROUPS if group in table.index]).reset_index()
-    ends = pd.DataFrame(audit.verdict["groups"], columns=[GROUP, "low", "high", "kind"])
-    groups = groups.merge(ends, on=GROUP, how="left").astype({"low": float, "high": float})
-    groups["kind"] = groups["kind"].fillna("").astype(str).map(of_one_split)
-    return groups
+    """Return group, n and mean of clipmem, and low, high and kind of its interval, by group."""
+    columns = [GROUP, "n", "mean", "low", "high", "kind"]
+    groups = pd.DataFrame(audit.verdict["groups"], columns=columns)
+    ends = groups[["low", "high"]].astype(float)
+    return groups.assign(kind=groups["kind"].map(of_one_split), **ends)
 
 
 def group_bins(audit: Audit) -> pd.DataFrame:

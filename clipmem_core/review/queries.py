@@ -114,11 +114,7 @@ def _database() -> duckdb.DuckDBPyConnection:
 
 
 def fetch_pairs(
-    source: Path | pa.Table,
-    columns: Sequence[str],
-    pair_ids: Iterable[str],
-    *,
-    end: str = "",
+    source: Path | pa.Table, columns: Sequence[str], pair_ids: Iterable[str], *, end: str = ""
 ) -> pa.Table:
     """Return pair_id and columns of some pairs of a file or table; `end` is appended to the
     query."""

@@ -1,6 +1,8 @@
-"""Search by meaning: the pairs closest to a text, or to another pair, by their captions or by their
-pictures; and the embeddings of texts and pictures by the towers and members of an audit, in this
-process or in a second one."""
+"""Search by meaning: the pairs closest to a text or to another pair, by captions or pictures.
+
+A text is embedded by the locked tower or by the members of the audit. The dashboard does this in a
+second process, so that its server does not load torch.
+"""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -124,8 +126,7 @@ def features_of_captions(audit: Audit) -> tuple[Vectors, Ragged]:
 
 
 @cached(
-    64,
-    paths=lambda audit, _, __, file, members: [audit.member(name) / file for name in members],
+    64, paths=lambda audit, _, __, file, members: [audit.member(name) / file for name in members]
 )
 def _by_embeddings(
     audit: Audit, text: str, row: int | None, file: str, members: tuple[str, ...]

@@ -14,7 +14,7 @@ from clipmem_core.auditing.folder.store import write_json
 from clipmem_core.auditing.run.console import Request
 from clipmem_core.cli import main, parse_command
 from clipmem_core.config import preset_config
-from clipmem_core.dashboard import running_audit
+from clipmem_core.dashboard import page
 from tests.dashboard.test_pages import labels, open_page, press, texts, titles, unfinished
 from tests.fixtures import Copy, leave_job
 
@@ -33,9 +33,7 @@ def table(app: AppTest, column: str) -> Any:
 @pytest.fixture
 def calls(started: Calls, monkeypatch: pytest.MonkeyPatch) -> Calls:
     """Every process that the page starts or cancels, instead of doing it."""
-    monkeypatch.setattr(
-        running_audit, "cancel", lambda job: started.append(("cancel", job.folder.name))
-    )
+    monkeypatch.setattr(page, "cancel", lambda job: started.append(("cancel", job.folder.name)))
     return started
 
 
@@ -92,7 +90,7 @@ def test_a_running_audit_shows_its_step_and_the_time_left_and_can_be_cancelled(
     counts = {"step": TRAINING, "stage": "training", "total": 100, "noun": "% trained"}
     leave_job(folder, running=True, done=30, **counts)
     clock = SimpleNamespace(monotonic=lambda: 0)
-    monkeypatch.setattr(running_audit, "time", clock)
+    monkeypatch.setattr(page, "time", clock)
     app = open_page(PAGE, audit="made")
     assert table(app, "state")["state"].tolist() == ["training"]
     step = "Step 4 of 8: training · 30 of 100 % trained"
