@@ -253,7 +253,7 @@ def check_pictures(
     resize_mode: str,
     cache: Path,
     budget_bytes: int,
-    progress: Callable[[int, int], None],
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[pd.DataFrame, Pixels]:
     """Decode every picture of a data set once, or read the facts and squares (`Pixels`) that an
     earlier run stored.
@@ -279,7 +279,8 @@ def check_pictures(
                 for fact, square in pool.map(check, images[start : start + _BLOCK]):
                     facts.append(fact)
                     file.write(square.tobytes())
-                progress(len(facts), len(images))
+                if progress is not None:
+                    progress(len(facts), len(images))
         table = pd.DataFrame(facts, columns=Fact._fields)
         descriptors = np.frombuffer(b"".join(table.pop("descriptor")), np.uint8)
         np.save(folder / DESCRIPTORS_FILE, descriptors.reshape(len(table), len(Fact().descriptor)))
