@@ -269,7 +269,7 @@ def caption_flags(captions: Captions) -> dict[str, np.ndarray]:
 
 
 def not_captions(texts: Sequence[str]) -> np.ndarray:
-    """Return the check that each text fails if it is no caption of any picture, empty for captions,
+    """Return the name of the check that each text fails, empty for a text that may be a caption,
     object [n_texts].
 
     Of markup only tags count. A check other than `model_output` that more than half of the texts

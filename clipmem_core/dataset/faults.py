@@ -15,9 +15,9 @@ from clipmem_core.dataset.checks import Captions, caption_hashes, not_captions
 from clipmem_core.scores.metrics import holm
 from clipmem_core.utils import columns as c
 
-# A caption (of pictures) or picture (of captions) that repeats so often, and so many times as often
-# as the tenth of the most repeated, is a fault: series of up to 13 pictures share a title, and all
-# generic captions are about equally common.
+# A caption of so many pictures, or a picture with so many captions, is a fault if it also repeats
+# _REPEATED_FACTOR times as often as the tenth most repeated one: series of up to 13 pictures share
+# a title, and all generic captions are about equally common.
 _REPEATED = 20
 _REPEATED_SHARE = 0.001  # of all
 _REPEATED_FACTOR = 3
@@ -90,12 +90,12 @@ def text_faults(
         ("repeated caption", hashes, clusters[captions.owner], captions.owner),
         ("repeated picture", clusters, hashes[firsts], np.arange(n)),
     ):
-        for places, count in _repeated(keys, others):
-            rows = np.unique(owner[places])
+        for positions, count in _repeated(keys, others):
+            rows = np.unique(owner[positions])
             explained[rows] = True
             facts = {
                 "count": count,
-                "caption": captions.texts[places[0]],
+                "caption": captions.texts[positions[0]],
                 "image": pairs[c.IMAGE].iloc[rows[0]],
             }
             faults.append(Fault(kind, rows, len(rows), facts, _stretch(rows, n)[1]))
@@ -130,8 +130,8 @@ def sorted_captions(pairs: pd.DataFrame) -> list[Fault]:
 
 
 def _repeated(keys: np.ndarray, others: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
-    """Yield the places of each key that has far more distinct others than usual, and their
-    number."""
+    """Yield the positions of each key with unusually many distinct values of `others`, and the
+    number of these values."""
     n = len(np.unique(others))
     counts = pd.Series(others).groupby(keys).nunique().sort_values(ascending=False)
     # of few captions each is a class name, unless it is the only one
@@ -145,8 +145,8 @@ def _repeated(keys: np.ndarray, others: np.ndarray) -> Iterator[tuple[np.ndarray
 
 
 def _stretch(rows: np.ndarray, n: int) -> tuple[int, tuple[int, int] | None]:
-    """Return by how much the rows exceed the others in the stretch with the largest excess, and
-    that stretch if chance does not explain it."""
+    """Find the stretch in which the rows outnumber the others by most. Return by how many, and the
+    stretch unless chance explains it."""
     score = np.full(n + 1, -1)
     score[rows + 1] = 1
     score[0] = 0

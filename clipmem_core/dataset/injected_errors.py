@@ -74,8 +74,7 @@ def inject_errors(
 
 
 def inject_miscaptions(pairs: pd.DataFrame, rows: np.ndarray, *, n: int, seed: int) -> pd.DataFrame:
-    """Swap the captions of n of the rows without an error among themselves, so that no pair gets a
-    text that it had."""
+    """Swap captions among n of the rows without an error. No pair gets a caption that it had."""
     return _swap_random(pairs, _not_injected(pairs, rows), n, seed)[0] if n else pairs
 
 
@@ -240,7 +239,7 @@ def _replace_word(
     rng = draws.rng(seed, "changed words")
     captions = pairs[c.CAPTIONS].tolist()
     nouns = _nouns(text for row in free for text in captions[row])
-    rank = {noun: place for place, noun in enumerate(nouns)}
+    rank = {noun: i for i, noun in enumerate(nouns)}
 
     def alternatives(word: str) -> tuple[str, Sequence[str]]:
         """Return the kind of a word, empty if it is not replaced, and the words of its kind."""

@@ -63,9 +63,9 @@ class PictureError(ValueError):
 def decode(data: bytes, *, least: int | None = None) -> tuple[Image.Image, tuple[int, int], Box]:
     """Decode the first frame to upright RGB on white, or raise PictureError.
 
-    Return it with its width and height at full size, and the box that it fills. With `least`, a
-    large picture is decoded smaller, with sides of at least so many pixels; its last column and row
-    may then be filled in part.
+    Return the picture, its width and height at full size, and the box of its filled pixels. With
+    `least`, a large picture is decoded at a smaller scale, to sides of at least `least` pixels; its
+    last column and row may then be partly empty.
     """
     if not data:
         raise PictureError("empty file")

@@ -40,7 +40,7 @@ class Row(NamedTuple):
     """One input row with raw values, which merging cleans; `reason` says why a row cannot be used,
     and `kind` what is wrong with it."""
 
-    source: str  # its place, such as `captions.csv:17`
+    source: str  # file and line, such as `captions.csv:17`
     image: Any = None  # the reference, relative to the root
     captions: Any = None  # a text or a list of texts
     label: Any = None

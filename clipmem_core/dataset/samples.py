@@ -34,8 +34,8 @@ def holds_pictures(root: Path) -> bool:
 
 
 def read_folder(root: Path, options: SourceOptions) -> Rows:
-    """Read a folder; a picture without captions is captioned by the template or quarantined, as is
-    the reverse. The top folders are the labels."""
+    """Read a folder. A picture without a caption file gets the caption of the template, or is
+    quarantined; so is a caption file without a picture. The top folders are the labels."""
     template = options.caption_template
     if template and LABEL not in template:
         raise InputError(
@@ -104,8 +104,8 @@ def expand_pattern(pattern: str) -> list[Path]:
 
 
 def read_shards(shards: Sequence[Path], options: SourceOptions) -> Rows:
-    """Read shards in order; of one that is cut off the samples before the cut. A fault is a row in
-    quarantine."""
+    """Read shards in order. From a shard that is cut off, read the samples before the cut. A fault
+    becomes a row in quarantine."""
     root = Path(os.path.commonpath([path.absolute().parent for path in shards]))
 
     def rows() -> Iterator[Row]:
@@ -133,13 +133,13 @@ def _shard_rows(shard: Path, name: str, options: SourceOptions) -> Iterator[Row]
             samples.setdefault(key, {})[kind] = member
     with shard.open("rb") as stream:
         for key, sample in samples.items():
-            place = f"{name}/{sample.get('picture', key)}"
+            source = f"{name}/{sample.get('picture', key)}"
             try:
                 values = _sample_values(sample, content, stream)
-                yield _sample_row(place, values, options)
+                yield _sample_row(source, values, options)
             except InputError as error:
                 kind = c.BAD_CAPTION if "picture" in sample else c.BAD_PICTURE
-                yield Row(place, place, kind=kind, reason=str(error))
+                yield Row(source, source, kind=kind, reason=str(error))
     for member, reason in content.refused:
         yield Row(f"{name}/{member}", reason=reason)
     if not content.complete:

@@ -49,7 +49,7 @@ def check(
     root: Path, *, budget: int = 1 << 20, images: list[str] = IMAGES, **options: Any
 ) -> tuple[pd.DataFrame, Pixels]:
     """Check the pictures into a cache beside them."""
-    settings = {"size": 24, "resize_mode": "shortest", "progress": lambda *_: None, **options}
+    settings = {"size": 24, "resize_mode": "shortest", **options}
     cache = root.parent / ("cache" if budget else "streamed")
     return check_pictures(root, images, cache=cache, budget_bytes=budget, **settings)
 
