@@ -174,15 +174,25 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
         matches = dict(zip(found.rows.tolist(), matched_captions, strict=True))
     shown = []
     for row in rows:
-        pair_id, key, image, captions, *errors = pairs[row]
-        group, *values = scores[row]
-        of_pair = dict(zip(BY_NAME, values, strict=True))
-        match = matches.get(row, (None, -1))
-        texts = tuple(captions)
-        card = PairCard(
-            row, pair_id, key, image, texts, *errors, group, of_pair, *match, decisions[pair_id]
+        pair_id, key, image, captions, label, injected = pairs[row]
+        group, *finite = scores[row]
+        match, number = matches.get(row, (None, -1))
+        shown.append(
+            PairCard(
+                row,
+                pair_id,
+                key,
+                image,
+                tuple(captions),
+                label,
+                injected,
+                group,
+                dict(zip(BY_NAME, finite, strict=True)),
+                match,
+                number,
+                decisions[pair_id],
+            )
         )
-        shown.append(card)
     return shown
 
 

@@ -406,7 +406,7 @@ def _evidence(
     agree = np.full((units.n_items, 3), np.nan)
     flat = [*chain.from_iterable(texts)]
     config = audit.record.config
-    features = None
+    features: Any = None
     if fitted.ratio is not None or config.lock_text:
         features = _text_features(config, flat)
     if fitted.ratio is not None:

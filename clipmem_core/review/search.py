@@ -205,9 +205,8 @@ def embed_texts(
         opened = towers_here(config, member_towers).text.opened
         inputs = np.concatenate([opened.embed([text]) for text in texts])
     elif config.lock_text:
-        inputs = features
-        if inputs is None:
-            inputs = np.concatenate([features_of_text(config, text) for text in texts])
+        each = (features_of_text(config, text) for text in texts)
+        inputs = np.concatenate([*each]) if features is None else features
     else:
         inputs = tokenize(config.model, texts)
         inputs = vocabulary.read(inputs) if vocabulary else inputs
