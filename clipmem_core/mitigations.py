@@ -130,11 +130,12 @@ def mitigation(
 def mitigations_of(config: "MitigationConfig", encoder: str) -> list[Mitigation]:
     """Return every mitigation with the settings of an audit config; with `encoder` (image or text)
     only those that need this encoder to be trained."""
-    return [
-        kind(**{item.name: getattr(config, item.name) for item in fields(kind)})  # type: ignore[arg-type]
-        for kind, needed in MITIGATIONS.items()
-        if encoder in ("", needed)
-    ]
+    made = []
+    for kind, needed in MITIGATIONS.items():
+        if encoder in ("", needed):
+            names = [item.name for item in fields(kind)]  # type: ignore[arg-type]
+            made.append(kind(**{name: getattr(config, name) for name in names}))
+    return made
 
 
 @mitigation(group=EARLY_GROUP)

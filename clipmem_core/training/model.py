@@ -5,12 +5,15 @@ open_clip takes two seconds to import: functions import it, so that heads do wit
 
 import copy
 import functools
+import json
 import math
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -193,12 +196,23 @@ def open_tokenizer(name: str) -> Any:
         return open_clip.get_tokenizer(_register(name))
 
 
+_registering = Lock()
+
+
 def _register(name: str) -> str:
     """Let open_clip find a model by the stem of its file, and return the stem."""
-    from open_clip import factory
+    import open_clip
 
     stem = model_file(name).stem
-    factory._MODEL_CONFIGS[stem] = model_config(name)
+    config = model_config(name)
+    # open_clip reads all registered files again, also those that another thread deletes
+    with _registering:
+        if open_clip.get_model_config(stem) == config:
+            return stem
+        with TemporaryDirectory() as folder:  # a file may have the config in its `model_cfg`
+            path = Path(folder, f"{stem}.json")
+            path.write_text(json.dumps(config), encoding="utf-8")
+            open_clip.add_model_config(path)
     return stem
 
 

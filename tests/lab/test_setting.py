@@ -126,7 +126,7 @@ def test_an_setting_changes_near_duplicates_decided_pairs_and_no_held_out_pair(
     assert np.flatnonzero(~changes.compared).tolist() == [1, 3, 4, 9, 20]
 
 
-@pytest.mark.parametrize("name", set(STUDIES) - {"settings"})
+@pytest.mark.parametrize("name", sorted({*STUDIES} - {"settings"}))
 def test_the_settings_of_a_study_can_run_and_differ(name: str) -> None:
     config = dataclasses.replace(preset_config("small"), train_captions=1, **DEFAULTS)
     settings = [parse_setting(text.format(early=9)) for text in STUDIES[name]]

@@ -11,24 +11,26 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from clipmem_core.config import SETS, AuditConfig, as_dict, data_folder
 from clipmem_core.errors.misfit import DECOY
+from clipmem_core.scores.registry import BY_NAME
 from clipmem_core.training import CHECKPOINT, TRAJECTORY
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.embeddings import Vectors, read_vectors
 from clipmem_core.utils.io import DELETE, InputError, file_sha256, read_json, reading, replacing
 from clipmem_core.utils.ragged import Ragged
 
-VERSION: Literal[14] = 14  # of an audit's folder; other versions cannot be read
+# of an audit's folder: other versions cannot be read, nor audits made without one of the scores
+VERSION = 1400 + len(BY_NAME)
 # bytes; file systems allow 255, and the names of locks and temporary files are longer
 MAX_NAME = 100
 
@@ -96,7 +98,7 @@ class Record:
     repeated_captions: int = 0  # of the data set: they were merged with an equal one of their pair
     sampled_of: int = 0  # pairs of the data set, if the audit's are a random sample of them
     reaudit_of: str = ""  # the audit whose members this one trains on its cleaned data set
-    version: Literal[14] = VERSION
+    version: Annotated[int, Field(ge=VERSION, le=VERSION)] = VERSION
 
     @property
     def pictures(self) -> Path:

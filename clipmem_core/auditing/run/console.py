@@ -116,15 +116,12 @@ def show_verdict(audit: Audit) -> None:
     say(plain(f"browse it: `streamlit run app.py`, then {_PAGE}?audit={audit.name}"))
 
 
-def make_table(
-    title: str, rows: Iterable[Any], columns: Sequence[str], *, right: Sequence[str] = ()
-) -> Table:
-    """Return a table for the terminal, foreign text in it plain; numbers and the columns `right`
-    are aligned right."""
+def make_table(title: str, rows: Iterable[Any], columns: Sequence[str]) -> Table:
+    """Return a table for the terminal, foreign text in it plain; numbers are aligned right."""
     values = pd.DataFrame(rows, columns=list(columns))
     style: Any = {"title_style": "bold", "box": SIMPLE_HEAD, "pad_edge": False}
     table = Table(title=title, title_justify="left", padding=(0, 1, 0, 0), **style)
-    numbers = {*values.select_dtypes("number"), *right}
+    numbers = values.select_dtypes("number")
     for column in columns:
         justify: Any = "right" if column in numbers else "left"
         table.add_column(column, justify=justify, overflow="fold")

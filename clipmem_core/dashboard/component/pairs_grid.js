@@ -107,7 +107,7 @@ class Grid extends Pairs {
             const current = card === cards[this.current]
             const states = {selected, current, dropped: this.isDropped(card)}
             node.className = ['card', decision, ...Object.keys(states).filter(state => states[state])].join(' ')
-            const badge = {className: `badge ${decision ?? ''}`, textContent: labelOf(decision) ?? card.other}
+            const badge = {className: `badge ${decision ?? ''}`, textContent: labelOf(decision) ?? ''}
             Object.assign(node.querySelector('.badge'), badge)
         }
         this.drawState()
