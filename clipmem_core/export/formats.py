@@ -1,17 +1,16 @@
-"""The formats of an export: a writer for each, and their registry `FORMATS`, whose texts are in
-formats.json."""
+"""The formats of an export: a writer for each, and their registry `FORMATS`."""
 
 import json
 import posixpath
 import re
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from csv import QUOTE_NONNUMERIC  # a lone \r must be quoted too
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -51,7 +50,7 @@ from clipmem_core.review.progress_and_repair import read_effect, review_progress
 from clipmem_core.review.queries import count_pairs_of, fetch_numbered, fetch_pairs, number_sql
 from clipmem_core.scores.registry import EXPORT_SCORES
 from clipmem_core.utils.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
-from clipmem_core.utils.io import FORMULA, InputError, read_json, replacing, write_frame
+from clipmem_core.utils.io import FORMULA, InputError, replacing, write_frame
 
 # Notes on data the format cannot hold, and the command that audits the export, if any. The first
 # note of a format without the cleaned data set is the counts.
@@ -66,8 +65,48 @@ _UID = re.compile("[0-9a-fA-F]{32}")
 _BREAK = re.compile(r"\s*[\r\n]+\s*")
 
 
+@dataclass(frozen=True)
+class Format:
+    """A format of an export."""
+
+    title: str
+    suffixes: Sequence[str]  # the default first; an empty one for a folder of files
+    limits: str  # shown before the export
+    write: Callable[..., Written]  # of a Cleaned or an Audit, a path and progress
+    cleaned: bool = True  # whether it contains the cleaned data set
+    extracts: bool = False  # whether it extracts pictures into a folder next to it
+
+    @property
+    def help(self) -> str:
+        """The first paragraph of the writer's docstring."""
+        return " ".join((self.write.__doc__ or "").partition("\n\n")[0].split())
+
+    @property
+    def is_folder(self) -> bool:
+        return "" in self.suffixes
+
+
+FORMATS: dict[str, Format] = {}
+Writer = TypeVar("Writer", bound=Callable[..., Written])
+EXTRACTED = "Pictures in archives or tables are extracted into a folder next to it."
+COPIES = "Pictures are copies: you can edit them."
+
+
+def export_format(
+    name: str, title: str, *suffixes: str, limits: str, **style: bool
+) -> Callable[[Writer], Writer]:
+    """Register a writer as a format; pages show the first paragraph of its docstring."""
+
+    def register(write: Writer) -> Writer:
+        FORMATS[name] = Format(title, suffixes, limits, write, **style)
+        return write
+
+    return register
+
+
+@export_format("csv", "open_clip CSV", ".csv", limits=EXTRACTED, extracts=True)
 def write_open_clip(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Written:
-    """Write a CSV for open_clip, one row a caption."""
+    """The cleaned data set as open_clip reads it, one row a caption."""
     # filepath and title are the columns that open_clip reads by default
     table = cleaned.pairs[[CAPTIONS, PAIR_ID, LABEL]].rename(columns={CAPTIONS: "title"})
     with (
@@ -86,8 +125,9 @@ def write_open_clip(cleaned: Cleaned, path: Path, progress: PictureProgress) -> 
     return (*notes, *counted((formulas, note)), reads), _audit_command(cleaned, path, folder)
 
 
+@export_format("coco", "COCO captions", ".json", limits=EXTRACTED, extracts=True)
 def write_coco(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Written:
-    """Write COCO captions: images, with pair_id and label, and annotations; ids count from 1."""
+    """The cleaned data set as COCO captions: images and annotations."""
     images = cleaned.pairs[[WIDTH, HEIGHT, PAIR_ID, LABEL]].reset_index(drop=True)
     images.insert(0, "id", images.index + 1)
     captions = pd.DataFrame({"image_id": images["id"], "caption": list(cleaned.pairs[CAPTIONS])})
@@ -118,8 +158,16 @@ def _audit_command(cleaned: Cleaned, path: Path, images: Path | None = None) -> 
     return f"python -m clipmem_core {shlex.join(words)}"
 
 
+@export_format(
+    "folder",
+    "Pictures with .txt",
+    "",
+    limits=f"{COPIES} Line breaks in captions become spaces, and ids are paths; labels are "
+    "omitted: imagefolder keeps them.",
+)
 def write_texts(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Written:
-    """Write a folder of pictures, each with a `.txt` of the same name, one caption a line."""
+    """The cleaned data set as a folder: pictures, each with its captions in a .txt of the same
+    name."""
     with picture_folder(cleaned, path, progress) as (folder, names):
         for name, captions in zip(names, cleaned.pairs[CAPTIONS], strict=True):
             lines = [_BREAK.sub(" ", caption) for caption in captions]
@@ -127,9 +175,10 @@ def write_texts(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Writ
     return (), _audit_command(cleaned, path)
 
 
+@export_format("imagefolder", "Hugging Face imagefolder", "", limits=COPIES)
 def write_imagefolder(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Written:
-    """Write pictures and a `metadata.jsonl`: file_name, text (lists if a pair has several),
-    pair_id, label if any."""
+    """The cleaned data set as a folder: pictures and a metadata.jsonl, as the datasets library
+    reads it."""
     table = cleaned.pairs[[CAPTIONS, PAIR_ID, LABEL]].rename(columns={CAPTIONS: "text"})
     if table["text"].map(len).max() == 1:
         table["text"] = table["text"].str[0]
@@ -142,8 +191,11 @@ def write_imagefolder(cleaned: Cleaned, path: Path, progress: PictureProgress) -
     return (reads,), _audit_command(cleaned, path)
 
 
+@export_format(
+    "wds", "WebDataset keys", ".txt", limits="Keys have no captions: new captions are omitted."
+)
 def write_keys(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Written:
-    """Write the WebDataset `__key__` of each exported sample, one a line."""
+    """The keys of the samples to keep, one a line; filter your shards by them."""
     keys = pd.Series(_sample_keys(cleaned.root, cleaned.pairs[IMAGE]))
     removed = pd.Series(_sample_keys(cleaned.root, cleaned.removed[IMAGE]))
     shared = int(removed.isin(keys).sum())
@@ -181,8 +233,11 @@ def _sample_keys(root: Path, images: Iterable[str]) -> list[str]:
     return keys
 
 
+@export_format(
+    "datacomp", "DataComp uids", ".npy", limits="Uids have no captions: new captions are omitted."
+)
 def write_uids(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Written:
-    """Write the sorted uids of the exported pairs, as DataComp's resharder reads them."""
+    """The sorted uids of the pairs to keep, as DataComp's resharder reads them."""
     others = [each for each in cleaned.pairs[PAIR_ID] if not _UID.fullmatch(each)]
     if others:
         raise InputError(
@@ -196,8 +251,16 @@ def write_uids(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Writt
     return _lost_captions(cleaned), ""
 
 
+@export_format(
+    "decisions",
+    "Decisions",
+    ".csv",
+    ".parquet",
+    limits="It includes decisions on pairs of other audits of the data set.",
+    cleaned=False,
+)
 def write_decisions(audit: Audit, path: Path, progress: PictureProgress) -> Written:
-    """Write the pairs with a decision, new captions or a note, with their captions and scores.
+    """Every decision and note with the scores of the pair.
 
     In CSV, lists are JSON, and a single quote is put before a text that a spreadsheet would compute
     as a formula.
@@ -216,45 +279,17 @@ def write_decisions(audit: Audit, path: Path, progress: PictureProgress) -> Writ
     return (line,), ""
 
 
+@export_format(
+    "html", "HTML report", ".html", limits="For reading, not for training.", cleaned=False
+)
 def write_html(audit: Audit, path: Path, progress: PictureProgress) -> Written:
-    """Write the report of an audit on one page."""
+    """The audit on one page that works offline, pictures included."""
     from clipmem_core.export.report import render_report  # imports Plotly
 
     page = render_report(audit)
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return (f"Report of {count_words(count_pairs_of(audit), 'pair')}.",), ""
-
-
-@dataclass(frozen=True)
-class Format:
-    """A format of an export."""
-
-    title: str
-    suffixes: list[str]  # the default first; an empty one for a folder of files
-    help: str
-    limits: str  # shown before the export
-    write: Callable[..., Written]  # of a Cleaned or an Audit, a path and progress
-    cleaned: bool = True  # whether it contains the cleaned data set
-    extracts: bool = False  # whether it extracts pictures into a folder next to it
-
-    @property
-    def is_folder(self) -> bool:
-        return "" in self.suffixes
-
-
-_WRITERS: dict[str, Callable[..., Written]] = {
-    "csv": write_open_clip,
-    "coco": write_coco,
-    "folder": write_texts,
-    "imagefolder": write_imagefolder,
-    "wds": write_keys,
-    "datacomp": write_uids,
-    "html": write_html,
-    "decisions": write_decisions,
-}
-_FACTS = read_json(Path(__file__).with_name("formats.json"))
-FORMATS = {name: Format(write=write, **_FACTS[name]) for name, write in _WRITERS.items()}
 
 
 class Summary(NamedTuple):

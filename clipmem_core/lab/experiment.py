@@ -22,8 +22,6 @@ import pandas as pd
 
 from clipmem_core.auditing.folder import prepare
 from clipmem_core.auditing.folder.store import (
-    PAIRS,
-    SCORES,
     Audit,
     Record,
     inside,
@@ -37,12 +35,9 @@ from clipmem_core.dataset.source import DRAWN, RawPairs
 from clipmem_core.lab import mitigated
 from clipmem_core.lab.mitigated import AGAINST, RETRIEVAL, SECONDS, SETTING
 from clipmem_core.lab.setting import BASELINE, Setting, control_of
-from clipmem_core.review.filters import misfit_note
 from clipmem_core.review.progress_and_repair import write_effect
-from clipmem_core.review.queries import cached
 from clipmem_core.scores.metrics import (
     AVERAGE_PRECISION,
-    METRICS,
     MIN_REPLICATES,
     PRECISION_AT_K,
     ROC_AUC,
@@ -306,7 +301,6 @@ _INTERVAL = ["mean", "low", "high"]
 _OVER_COLUMNS = [OVER, f"{OVER}_low", f"{OVER}_high"]
 TABLE_COLUMNS = [KIND, SHARE, DETECTOR, MEASURE, "n", *_INTERVAL, *_OVER_COLUMNS]
 OF_INJECTIONS = "95 % over injections (Student's t)"
-_RESAMPLED = 2_000_000  # pairs in all bootstrap resamples of one kind of error
 
 
 def absent_kinds(rows: pd.DataFrame) -> list[str]:
@@ -356,16 +350,6 @@ def cell_text(row: dict[Any, Any]) -> str:
     return f"{text} ▼" if row[f"{OVER}_high"] < 0 else text
 
 
-@dataclass(frozen=True)
-class Findings:
-    """How well detectors find injected errors, of each kind and share."""
-
-    table: pd.DataFrame  # kind, share, detector, measure, mean, low, high
-    curves: pd.DataFrame  # kind, share, detector, number of pairs reviewed, precision
-    interval: str  # the kind of interval from low to high
-    note: str = ""  # on misfit of a second round of training
-
-
 def benchmarks_of(audit: Audit) -> list[Benchmark]:
     """Return the benchmarks on an audit's data set, those with the same pairs first."""
     mine = audit.record
@@ -376,29 +360,13 @@ def benchmarks_of(audit: Audit) -> list[Benchmark]:
     )
 
 
-def benchmark_findings(benchmark: Benchmark) -> Findings | None:
-    """Return the results of a benchmark so far, None before the first one."""
-    rows = benchmark.rows.dropna(subset=DETECTOR)
-    return Findings(benchmark_table(rows), mean_curves(rows), OF_INJECTIONS) if len(rows) else None
-
-
 def oriented(table: pd.DataFrame) -> pd.DataFrame:
     """Return the detectors in a table of scores, larger more suspicious."""
     directions = [score.direction for score in DETECTION_SCORES.values()]
     return table[list(DETECTION_SCORES)].astype(float) * directions
 
 
-@cached(4, SCORES)
-def detector_scores(audit: Audit) -> pd.DataFrame:
-    """Return each detector with values (larger: more suspicious), of scored or candidate pairs by
-    their row."""
-    table = audit.read_columns(SCORES, c.GROUP, *DETECTION_SCORES)
-    scores = oriented(table)[table[c.GROUP].isin(c.TARGET_GROUPS)]
-    scores = scores.where(np.isfinite(scores))
-    return scores.loc[:, scores.notna().mean() > 0.5].dropna()
-
-
-def detected_errors(scores: pd.DataFrame, truth: np.ndarray, *, n_boot: int = 1) -> pd.DataFrame:
+def detected_errors(scores: pd.DataFrame, truth: np.ndarray) -> pd.DataFrame:
     """Measure how well each detector, a column of `scores`, ranks the wrong pairs first (`truth`).
 
     Return a row for each detector: the metrics of `detection_table`, and the precision by the
@@ -406,39 +374,10 @@ def detected_errors(scores: pd.DataFrame, truth: np.ndarray, *, n_boot: int = 1)
     values = {str(name): column.to_numpy(float) for name, column in scores.items()}
     numbers = numbers_reviewed(len(truth))
     curves = [precision_curve(each, truth, numbers).round(4).tolist() for each in values.values()]
-    detected = detection_table(values, truth, n_boot=n_boot).set_index("score")
+    detected = detection_table(values, truth, n_boot=1).set_index("score")
     detected["number"] = [numbers.tolist()] * len(curves)
     detected["precision"] = curves
     return detected.rename_axis(DETECTOR)
-
-
-@cached(4, SCORES, PAIRS)
-def injected_findings(audit: Audit) -> Findings | None:
-    """Return how well an audit's detectors find each kind of injected error; None without injected
-    errors."""
-    scores = detector_scores(audit)
-    injected = audit.read_columns(PAIRS, c.INJECTED)[c.INJECTED][scores.index]
-    tables = []
-    for kind in injected.value_counts().index:
-        subset = injected.isna() | (injected == kind)
-        truth = injected[subset].notna().to_numpy()
-        if truth.sum() < 2 or truth.all():
-            continue
-        n_boot = int(np.clip(_RESAMPLED // len(truth), 50, 500))
-        detected = detected_errors(scores[subset], truth, n_boot=n_boot)
-        tables.append(detected.assign(kind=kind, share=truth.mean()))
-    if not tables:
-        return None
-    rows = pd.concat(tables).reset_index()
-    by_measure = [
-        rows.assign(
-            measure=name, mean=rows[name], low=rows[f"{name}_low"], high=rows[f"{name}_high"]
-        )
-        for name in METRICS
-    ]
-    table = pd.concat(by_measure, ignore_index=True).reindex(columns=TABLE_COLUMNS)
-    interval = "95 % bootstrap over the pairs of this one injection"
-    return Findings(table, mean_curves(rows), interval, misfit_note(audit))
 
 
 # --- Tables on a terminal and in files

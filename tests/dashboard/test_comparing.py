@@ -8,7 +8,7 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.auditing.folder.store import CONFIG, PAIRS, SCORES, Audit, write_json
+from clipmem_core.auditing.folder.store import CONFIG, PAIRS, SCORES, VERDICT, Audit, write_json
 from tests.dashboard.test_pages import metrics, open_page, texts, titles
 from tests.fixtures import HOSTILE, Copy, make_benchmark, rewrite
 
@@ -98,26 +98,25 @@ def test_foreign_captions_are_escaped_and_a_click_shows_its_pair(
     assert "<script>" not in titles(app)
 
 
-def test_a_benchmark_of_the_data_set_is_shown_first_and_injected_errors_can_be_chosen(
+def test_detectors_are_measured_on_injected_errors_and_on_a_benchmark_of_the_data_set(
     copy: Copy,
 ) -> None:
-    benchmark = make_benchmark("mine", root=copy().record.root)
+    audit = copy()
+    benchmark = make_benchmark("mine", root=audit.record.root)
     app = open_page(DETECTORS)
-    (table,) = app.dataframe
+    verdict, table = app.dataframe
+    assert len(verdict.value) == len(audit.verdict["detection"])
     assert [name.split(",")[0] for name in table.value.columns[1:4]] == [
         "captions swapped at random"
     ] * 3
     assert "▼" in " ".join(table.value.iloc[-1])  # a random order is worse than the reference
-    app.selectbox(key="from").select("this audit").run()
-    assert app.query_params["from"] == "this audit"
-    assert "another pair's captions" in " ".join(app.dataframe[0].value.columns)
     benchmark.rows_files[0].write_text("{")
     assert open_page(DETECTORS).error
 
 
 def test_without_known_errors_the_command_is_shown(copy: Copy) -> None:
     audit = copy()
-    rewrite(audit.folder / PAIRS, audit.pairs.assign(injected=None))
+    write_json(audit.folder / VERDICT, audit.verdict | {"detection": []})
     with_config(audit, source="my set; rm -rf $HOME")
     app = open_page(DETECTORS)
     assert [code.value for code in app.code] == [
