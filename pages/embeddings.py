@@ -27,7 +27,6 @@ from clipmem_core.figures import LISTED, embedding_figure
 from clipmem_core.review.decisions import decided
 from clipmem_core.review.filters import find_rows, frequent_values, score_span
 from clipmem_core.review.overview import map_points
-from clipmem_core.review.queries import count_pairs_of
 from clipmem_core.review.views import Selection
 from clipmem_core.scores.registry import COLOUR_SCORES, words
 from clipmem_core.utils.columns import DECISION, GROUP, INJECTED, LABEL, MAP_X, MAP_Y
@@ -56,7 +55,7 @@ def draw_map(audit: Audit, side: str, colour_by: str, selection: Selection) -> N
             draw_job_request(request, reason=reason, label="Try again")
             return
         points = map_points(audit, side, colour_by)
-        pairs = count_pairs_of(audit)
+        pairs = audit.record.pairs
         points[LISTED] = True
         if conditions(selection):
             rows = find_rows(audit, selection, size=pairs)

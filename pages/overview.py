@@ -23,7 +23,6 @@ from clipmem_core.features.tower_by_language import describe_languages
 from clipmem_core.figures import group_figure, mean_texts
 from clipmem_core.review import overview as o
 from clipmem_core.review.cards import percent
-from clipmem_core.review.queries import count_pairs_of
 from clipmem_core.utils import columns as c
 
 ICONS = {
@@ -107,7 +106,7 @@ def draw_source(audit: Audit) -> None:
     record = audit.record
     st.header("This audit")
     sample = f", a random sample of {record.sampled_of:,}" if record.sampled_of else ""
-    sizes = f"{count_pairs_of(audit):,} pairs{sample} · {len(record.members)} members"
+    sizes = f"{audit.record.pairs:,} pairs{sample} · {len(record.members)} members"
     languages = describe_languages(record.languages, record.config)
     models = f"{o.model_words(record.config)} · captions: {languages}"
     show_text(f"{record.source} · {sizes} · {models} · protocol {record.protocol}")

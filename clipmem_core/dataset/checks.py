@@ -1,5 +1,5 @@
 """Checks of captions and pictures (small squares of them) that need no model, each with its help
-and advice in checks.json."""
+and advice in checks.json: a pattern there is a check of captions."""
 
 import contextlib
 import functools
@@ -39,11 +39,6 @@ TINY = 64
 _BLOCK = 256  # squares in memory
 # weights of squared RGB in perceived brightness (HSP)
 _BRIGHTNESS = np.array([0.241, 0.691, 0.068], np.float32)
-_MARKUP = re.compile(
-    r"</?[a-z][a-z0-9]*(?:\s[^<>]*|/)?>|<!--|&(?:#\d+|#x[0-9a-f]+|[a-z][a-z0-9]+);"
-    r"|https?://|\bwww\.|\[\[|\]\(",
-    re.I,
-)
 _FILE_NAME = re.compile(
     r"""\S.*\.(?:jpe?g|png|gif|webp|bmp|tiff?|svg|heic|avif)
     | (?:img|dsc[nf]?|pict?|mvi|gopr|dji|pxl|wp|scan|screenshot|image|photo|picture|untitled
@@ -241,7 +236,7 @@ _NOT_CAPTIONS: dict[str, Callable[[str], object]] = {
     "gibberish": _is_gibberish,
     "empty_caption": _is_empty,
 }
-_TEXT_CHECKS = _NOT_CAPTIONS | {"short_caption": _is_short, "markup": _MARKUP.search}
+_TEXT_CHECKS = _NOT_CAPTIONS | {"short_caption": _is_short}
 _FINDERS: dict[str, Callable[[Any], Any]] = {
     **{name: functools.partial(_matches, find) for name, find in _TEXT_CHECKS.items()},
     "long_caption": lambda captions: captions.cut,
@@ -254,8 +249,11 @@ _FINDERS: dict[str, Callable[[Any], Any]] = {
     "tiny": lambda shorter: shorter < TINY,
     "near_duplicate": lambda clusters: np.bincount(clusters)[clusters] > 1,
 }
-_FACTS = read_json(Path(__file__).with_name("checks.json"))
-CHECKS = {name: DataCheck(name, _FINDERS[name], **facts) for name, facts in _FACTS.items()}
+CHECKS = dict[str, DataCheck]()
+for name, facts in read_json(Path(__file__).with_name("checks.json")).items():
+    if pattern := facts.pop("pattern", ""):  # a caption has the check if the pattern occurs in it
+        _FINDERS[name] = functools.partial(_matches, re.compile(pattern, re.I).search)
+    CHECKS[name] = DataCheck(name, _FINDERS[name], **facts)
 
 
 def caption_flags(captions: Captions) -> dict[str, np.ndarray]:

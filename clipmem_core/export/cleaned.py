@@ -21,7 +21,7 @@ from clipmem_core.dataset.containers import (
     tidy,
 )
 from clipmem_core.review.decisions import REMOVE, Decision, open_review
-from clipmem_core.review.queries import count_pairs_of, fetch_by_id
+from clipmem_core.review.queries import fetch_by_id
 from clipmem_core.utils.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
 from clipmem_core.utils.io import InputError, replacing_folder
 
@@ -108,7 +108,7 @@ def contents_line(audit: Audit, decisions: Mapping[str, Decision]) -> str:
     removed = len(stored) - len(kept)
     fewer = [len(old) - len(new) for new, old in kept if set(new) < set(old)]
     changed = sum(new != old for new, old in kept) - len(fewer)
-    total = count_pairs_of(audit)
+    total = audit.record.pairs
     return (
         f"{count_words(total - removed, 'pair')} in the export, {total - reviewed:,} of them not "
         f"reviewed. Removed: {count_words(removed, 'pair')} and "

@@ -47,7 +47,7 @@ from clipmem_core.review.decisions import (
     open_review,
 )
 from clipmem_core.review.progress_and_repair import read_effect, review_progress
-from clipmem_core.review.queries import count_pairs_of, fetch_numbered, fetch_pairs, number_sql
+from clipmem_core.review.queries import fetch_numbered, fetch_pairs, number_sql
 from clipmem_core.scores.registry import EXPORT_SCORES
 from clipmem_core.utils.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
 from clipmem_core.utils.io import FORMULA, InputError, replacing, write_frame
@@ -289,7 +289,7 @@ def write_html(audit: Audit, path: Path, progress: PictureProgress) -> Written:
     page = render_report(audit)
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    return (f"Report of {count_words(count_pairs_of(audit), 'pair')}.",), ""
+    return (f"Report of {count_words(audit.record.pairs, 'pair')}.",), ""
 
 
 class Summary(NamedTuple):

@@ -34,7 +34,6 @@ from clipmem_core.review.progress_and_repair import (
     state_words,
     wrong_lines,
 )
-from clipmem_core.review.queries import count_pairs_of
 from clipmem_core.review.views import Selection
 from clipmem_core.scores.registry import EXPORT_SCORES
 from clipmem_core.utils.columns import CLIPMEM, GROUP, P_WRONG, PAIR_ID, group_words
@@ -79,7 +78,7 @@ def render_report(audit: Audit) -> str:
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         facts={
             "data set": record.source,
-            "pairs": f"{count_pairs_of(audit):,}{sample}",
+            "pairs": f"{audit.record.pairs:,}{sample}",
             "quarantined rows": f"{len(audit.quarantine):,}",
             "protocol": record.protocol,
             "members": len(record.members),

@@ -32,7 +32,6 @@ from clipmem_core.review.queries import (
     CAPTION_KEY,
     ROW,
     cached,
-    count_pairs_of,
     fetch,
     fetch_by_id,
     fetch_pairs,
@@ -311,7 +310,7 @@ def decided(audit: Audit) -> Codes:
     position = review.position()
     codes = latest.get(log)
     if codes is None or position < codes.entry:  # the log was replaced
-        count = count_pairs_of(audit)
+        count = audit.record.pairs
         codes = Codes(0, *(np.zeros(count, kind) for kind in (np.int8, bool, np.int64)))
     if position > codes.entry:
         entries = pd.DataFrame(review.entries_after(codes.entry), columns=_ENTRY_COLUMNS)

@@ -18,7 +18,7 @@ from clipmem_core.auditing.tables.maps import require_map
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.review.decisions import CODES, UNDECIDED_CODE, Codes, decided, open_review
 from clipmem_core.review.progress_and_repair import read_incidents, review_order
-from clipmem_core.review.queries import ROW, cached, count_pairs_of, fetch, fetch_pairs, number_sql
+from clipmem_core.review.queries import ROW, cached, fetch, fetch_pairs, number_sql
 from clipmem_core.review.search import search
 from clipmem_core.review.views import (
     ANY,
@@ -132,7 +132,7 @@ def _mask(audit: Audit, selection: Selection) -> np.ndarray:
     if selection.searched:
         by_meaning = search(audit, selection.meaning, like=selection.like, by=selection.by)
         found.append(by_meaning.rows)
-    mask = np.ones(count_pairs_of(audit), bool)
+    mask = np.ones(audit.record.pairs, bool)
     for rows in found:
         mask &= np.isin(np.arange(len(mask)), rows)
     return mask

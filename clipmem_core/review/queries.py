@@ -15,7 +15,6 @@ import pyarrow as pa
 from clipmem_core.auditing.folder.store import (
     CAPTION_TABLE,
     PAIRS,
-    SCORES,
     SENTENCE_TABLE,
     WORD_TABLE,
     Audit,
@@ -148,12 +147,6 @@ def fetch_numbered(path: Path, columns: Sequence[str], rows: Sequence[int]) -> d
 def find_row(audit: Audit, pair_id: str) -> int | None:
     """Return the row of a pair, None if the audit has no such pair."""
     return fetch_by_id(audit.folder / PAIRS, ROW, [pair_id]).get(pair_id)
-
-
-@cached(64, SCORES)
-def count_pairs_of(audit: Audit) -> int:
-    """Return the number of pairs of an audit."""
-    return fetch(audit.folder / SCORES, "SELECT count(*) AS n FROM parquet")["n"][0].as_py()
 
 
 def number_sql(column: str) -> str:

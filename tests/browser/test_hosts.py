@@ -1,6 +1,5 @@
 """A site whose name resolves to this machine gets neither page nor websocket."""
 
-from contextlib import closing
 from http.client import HTTPConnection, HTTPResponse
 from urllib.parse import urlsplit
 
@@ -56,15 +55,6 @@ def test_only_this_servers_pages_open_the_websocket_and_those_of_a_proxy_that_ke
     for origin in others:
         assert ask(port, "/_stcore/stream", host=own, origin=origin).status == 403
     assert ask(port, "/_stcore/stream", host="localhost", origin="https://localhost").status == 101
-
-
-def test_a_batch_beyond_all_measure_is_refused_before_it_is_read(port: int) -> None:
-    with closing(HTTPConnection("localhost", port, timeout=20)) as connection:
-        connection.putrequest("POST", "/api/review/events")
-        connection.putheader("Origin", f"http://localhost:{port}")
-        connection.putheader("Content-Length", str(10**9))
-        connection.endheaders(b" " * 17_000_000)
-        assert connection.getresponse().status == 413
 
 
 def test_no_other_site_frames_a_page_or_gives_it_scripts(port: int) -> None:

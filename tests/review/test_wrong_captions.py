@@ -10,6 +10,7 @@ import pytest
 
 from clipmem_core.auditing.folder.store import (
     CAPTION_TABLE,
+    CONFIG,
     PAIRS,
     SCORES,
     VERDICT,
@@ -51,6 +52,7 @@ def with_counts(audit: Audit, wrong: int, pairs: int) -> None:
     rewrite(audit.folder / SCORES, scores)
     table = pd.DataFrame({"pair_id": ids, "captions": [[name] for name in ids], "injected": None})
     rewrite(audit.folder / PAIRS, table)
+    write_json(audit.folder / CONFIG, audit.record.values | {"pairs": pairs})
     counted = wrong_captions(table["injected"], scores, judged)
     write_json(audit.folder / VERDICT, audit.verdict | {"wrong_captions": counted})
 

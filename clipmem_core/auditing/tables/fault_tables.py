@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from clipmem_core.auditing.folder import store
 from clipmem_core.auditing.folder.prepare import audit_pixels
@@ -30,7 +31,7 @@ from clipmem_core.dataset.pictures import PictureError
 from clipmem_core.errors.runs import EXCHANGE, LIKELY, REVERSAL, SHIFT, DisplacedRun
 from clipmem_core.training import model_config
 from clipmem_core.utils import columns as c
-from clipmem_core.utils.io import InputError, write_once
+from clipmem_core.utils.io import InputError, reading, write_once
 
 NEAR_DUPLICATE_OF = "near_duplicate_of"
 NUMBER = "number"  # of an incident
@@ -64,16 +65,21 @@ _FAULT_CAUSES = {  # by kind, with the facts of a fault
 
 
 def ensure_checks(audit: Audit) -> Path:
-    """Return the file of an audit's checks; compute it if it is missing."""
+    """Return the file of an audit's checks; compute it if it is missing, or lacks a check."""
     path = audit.folder / store.CHECK_TABLE
-    write_once(path, functools.partial(_write_checks, audit))
+    if stored_checks(audit) is None:
+        path.unlink(missing_ok=True)
+        write_once(path, functools.partial(_write_checks, audit))
     return path
 
 
 def stored_checks(audit: Audit) -> Path | None:
-    """Return the file of an audit's checks if it exists."""
+    """Return the file of an audit's checks if it exists and has every check."""
     path = audit.folder / store.CHECK_TABLE
-    return path if path.is_file() else None
+    if not path.is_file():
+        return None
+    with reading(path):
+        return path if CHECKS.keys() <= {*pq.read_schema(path).names} else None
 
 
 def _write_checks(audit: Audit, path: Path) -> None:
