@@ -157,6 +157,8 @@ def begin(audit: Audit, setting: Setting) -> Setting:
     path = setting_folder(audit, setting.name) / SETTING_FILE
     if path.is_file():
         return setting
+    if not paired_members(audit):
+        raise InputError(f"audit {audit.name!r} has one member; mitigations compare two")
     check_config(replace(config, **setting.fields))
     if setting.name == BASELINE:
         return setting
