@@ -407,10 +407,7 @@ def _incidents(
     print(incidents.incidents_line(audit) or "No open fault of the pipeline.")
 
 
-def _map(
-    audit: AuditName,
-    side: Annotated[str, "pictures or captions", "SIDE"],
-) -> None:
+def _map(audit: AuditName, side: Annotated[str, "pictures or captions", "SIDE"]) -> None:
     """Draw a map of an audit, which the page Map shows."""
     print(make_map(open_audit(audit), side))
 

@@ -82,15 +82,10 @@ class TrainingConfig:
     )
 
     protocol: str = data_option(
-        "ensemble",
-        "ensemble | paper",
-        choices=("ensemble", "paper"),
-        must_match="protocol",
+        "ensemble", "ensemble | paper", choices=("ensemble", "paper"), must_match="protocol"
     )
     folds: int = data_option(
-        2,
-        "ensemble: parts a replicate is cut into; each member leaves one out",
-        ge=2,
+        2, "ensemble: parts a replicate is cut into; each member leaves one out", ge=2
     )
     halves: bool = data_option(
         False, "ensemble: half of a replicate's members leave a pair out, not one"
@@ -111,15 +106,10 @@ class TrainingConfig:
         0, "of splits, initialisation and draws", ge=0, affects=("data", "training", "evaluation")
     )
     inject_miscaptions: int = data_option(
-        0,
-        "this many pairs get another pair's captions",
-        title="Injected wrong captions",
-        ge=0,
+        0, "this many pairs get another pair's captions", title="Injected wrong captions", ge=0
     )
     drop_near_duplicates: bool = data_option(
-        False,
-        "keep only the first of near-duplicate pictures",
-        title="Drop near-duplicates",
+        False, "keep only the first of near-duplicate pictures", title="Drop near-duplicates"
     )
     captions: int = data_option(
         0, "used per pair; 0: all", title="Captions per pair (0: all)", ge=0
@@ -218,9 +208,7 @@ class TrainingConfig:
     eps: float = option(1e-6, "", title="Adam's epsilon", gt=0)
     warmup: int = option(50, "steps", ge=0)
     precision: str = machine_option(
-        "auto",
-        "auto (bf16 if fast) | fp32 | amp_bf16",
-        choices=("auto", "fp32", "amp_bf16"),
+        "auto", "auto (bf16 if fast) | fp32 | amp_bf16", choices=("auto", "fp32", "amp_bf16")
     )
     device: str = machine_option("auto", "auto | cpu | cuda", choices=("auto", "cpu", "cuda"))
     threads: int = machine_option(0, "processor threads of one member; 0 divides the cores", ge=0)
@@ -234,11 +222,7 @@ class AuditConfig(MitigationConfig, TrainingConfig):
         4, "augmented views a picture in evaluation", trained="image", ge=2
     )
     eval_crop_scale: float = evaluation_option(
-        0.0,
-        "crop scale of evaluation views; 0: as in training",
-        trained="image",
-        ge=0,
-        le=1,
+        0.0, "crop scale of evaluation views; 0: as in training", trained="image", ge=0, le=1
     )
     eval_captions: int = evaluation_option(0, "captions of a pair in evaluation; 0: all used", ge=0)
     retrieval_apart: bool = option(

@@ -169,10 +169,7 @@ def _name_rows(figure: go.Figure, names: Iterable[object], counts: Iterable[int]
         for name, n in zip(names, counts, strict=True)
     ]
     figure.update_yaxes(
-        tickvals=[*range(len(labels))],
-        ticktext=labels,
-        showgrid=False,
-        autorange="reversed",
+        tickvals=[*range(len(labels))], ticktext=labels, showgrid=False, autorange="reversed"
     )
 
 

@@ -475,12 +475,7 @@ class Vocabulary:
 
 
 def pairs_with(
-    model: Mapping[str, Any],
-    tokens: np.ndarray,
-    captions: Ragged,
-    rows: np.ndarray,
-    *,
-    first: int,
+    model: Mapping[str, Any], tokens: np.ndarray, captions: Ragged, rows: np.ndarray, *, first: int
 ) -> np.ndarray:
     """Count the training pairs of each token, int64 [vocab_size].
 

@@ -11,12 +11,7 @@ from clipmem_core.dashboard.cards import CAPTION_LIMIT, draw_cells
 from clipmem_core.dashboard.maps import CLASSES, draw_scatter
 from clipmem_core.dashboard.page import choose_segment, draw_job_request, open_page
 from clipmem_core.dashboard.plain import cut, draw_figure, show_strong, show_text
-from clipmem_core.figures import (
-    ENCODER_COLOURS,
-    Line,
-    line_figure,
-    means_figure,
-)
+from clipmem_core.figures import ENCODER_COLOURS, Line, line_figure, means_figure
 from clipmem_core.lab import encoders as t
 from clipmem_core.review import overview as o
 from clipmem_core.review.cards import cards

@@ -93,14 +93,7 @@ def paradigm_rows(
         means.items(), range(seeds), range(1, layers + 1)
     ):
         value = mean + 0.01 * (layer - 1) + spread * (seed - (seeds - 1) / 2)
-        rows.append(
-            {
-                "paradigm": paradigm,
-                "seed": seed,
-                "layer": layer,
-                "unitmem_mean": value,
-            }
-        )
+        rows.append({"paradigm": paradigm, "seed": seed, "layer": layer, "unitmem_mean": value})
     return pd.DataFrame(rows)
 
 

@@ -119,10 +119,7 @@ def test_exit_codes(
 
 ROOT = Path(__file__).parents[1]
 READMES = [ROOT / name for name in ("README.md", "data/README.md", "clipmem_core/EXTENDING.md")]
-READMES += [
-    *(ROOT / "clipmem_core/auditing").glob("*.md"),
-    *(ROOT / "data/results").glob("*.md"),
-]
+READMES += [*(ROOT / "clipmem_core/auditing").glob("*.md"), *(ROOT / "data/results").glob("*.md")]
 # In a code block a command ends with its line or comment; within a sentence it ends with the quote.
 COMMAND = re.compile(
     r"`python -m clipmem_core ([^`]+)`|^    python -m clipmem_core ([^#\n]+)", re.MULTILINE

@@ -44,12 +44,7 @@ from clipmem_core.errors.runs import (
 )
 from clipmem_core.errors.words import split_words
 from clipmem_core.scores.alignment import pair_components
-from clipmem_core.scores.membership import (
-    MIN_GROUP,
-    InOut,
-    draw_word_halves,
-    ensemble_membership,
-)
+from clipmem_core.scores.membership import MIN_GROUP, InOut, draw_word_halves, ensemble_membership
 from clipmem_core.scores.score_tables import (
     Evidence,
     Texts,

@@ -14,14 +14,7 @@ import pandas as pd
 from clipmem_core.api.frames import AuditFrames
 from clipmem_core.auditing.run.console import RichScreen
 from clipmem_core.auditing.run.pipeline import run_audit
-from clipmem_core.config import (
-    DEFAULT_PRESET,
-    FIELDS,
-    SETS,
-    configured,
-    data_folder,
-    did_you_mean,
-)
+from clipmem_core.config import DEFAULT_PRESET, FIELDS, SETS, configured, data_folder, did_you_mean
 from clipmem_core.utils.io import InputError, write_once
 
 _COLUMNS = ["image", "caption"]  # of a table that is made from a list

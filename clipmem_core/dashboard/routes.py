@@ -43,11 +43,7 @@ from clipmem_core.review.cards import (
 from clipmem_core.review.decisions import UNDECIDED_CODE, Codes, decided, open_review
 from clipmem_core.review.filters import changed_rows, count_pairs, find_rows
 from clipmem_core.review.key_presses import KeyPresses, store_key_presses
-from clipmem_core.review.progress_and_repair import (
-    find_swap,
-    review_order,
-    wrong_lines,
-)
+from clipmem_core.review.progress_and_repair import find_swap, review_order, wrong_lines
 from clipmem_core.review.queries import fetch_numbered, find_row
 from clipmem_core.review.search import run
 from clipmem_core.review.views import RANDOM, RANDOM_CHECK, Selection, from_parameters

@@ -375,11 +375,9 @@ def draw_displaced(n_pairs: int, n: int, seed: int) -> list[Displaced]:
         for span in spans:
             free[span] = False
         rows = np.concatenate([np.arange(start, start + length) for start in starts])
-        sources = {
-            "shift": rows - 1,
-            "exchange": np.roll(rows, length),
-            "reversal": rows[::-1],
-        }[kind]
+        sources = {"shift": rows - 1, "exchange": np.roll(rows, length), "reversal": rows[::-1]}[
+            kind
+        ]
         runs.append(Displaced(kind, rows, sources))
         n -= len(rows)
     return runs

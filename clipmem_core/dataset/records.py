@@ -15,13 +15,7 @@ import pandas as pd
 
 from clipmem_core.config import SourceOptions
 from clipmem_core.dataset import containers
-from clipmem_core.dataset.containers import (
-    COLUMN_NAMES,
-    as_name,
-    is_missing,
-    printable,
-    tidy,
-)
+from clipmem_core.dataset.containers import COLUMN_NAMES, as_name, is_missing, printable, tidy
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.io import InputError
 

@@ -16,18 +16,8 @@ import pyarrow as pa
 
 from clipmem_core.config import SourceOptions
 from clipmem_core.dataset import containers
-from clipmem_core.dataset.containers import (
-    damage_as_input_error,
-    parquet_file,
-    picture_column,
-)
-from clipmem_core.dataset.records import (
-    FieldColumns,
-    Row,
-    Rows,
-    find_fields,
-    in_image_folder,
-)
+from clipmem_core.dataset.containers import damage_as_input_error, parquet_file, picture_column
+from clipmem_core.dataset.records import FieldColumns, Row, Rows, find_fields, in_image_folder
 from clipmem_core.utils.io import InputError
 
 csv.field_size_limit(sys.maxsize)  # a caption of any length

@@ -15,17 +15,9 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import pandas as pd
 
-from clipmem_core.auditing.folder.store import (
-    PAIRS,
-    SCORES,
-    Audit,
-    write_json,
-)
+from clipmem_core.auditing.folder.store import PAIRS, SCORES, Audit, write_json
 from clipmem_core.config import data_folder
-from clipmem_core.dataset.containers import (
-    scan_tar,
-    split_reference,
-)
+from clipmem_core.dataset.containers import scan_tar, split_reference
 from clipmem_core.errors.certificate import CONFIDENCE
 from clipmem_core.export.cleaned import (
     Cleaned,
@@ -39,13 +31,7 @@ from clipmem_core.export.cleaned import (
 )
 from clipmem_core.review.bulk_edits import word_changes
 from clipmem_core.review.cards import OWN_CAPTIONS, listed_scores
-from clipmem_core.review.decisions import (
-    CODES,
-    KEEP,
-    count_decisions,
-    decided,
-    open_review,
-)
+from clipmem_core.review.decisions import CODES, KEEP, count_decisions, decided, open_review
 from clipmem_core.review.progress_and_repair import read_effect, review_progress
 from clipmem_core.review.queries import fetch_numbered, fetch_pairs, number_sql
 from clipmem_core.scores.registry import EXPORT_SCORES

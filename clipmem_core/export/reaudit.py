@@ -11,11 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clipmem_core.auditing.folder.jobs import JobRequest, Screen, audit_request, list_job_names
-from clipmem_core.auditing.folder.store import (
-    Audit,
-    acquire_lock,
-    write_json,
-)
+from clipmem_core.auditing.folder.store import Audit, acquire_lock, write_json
 from clipmem_core.config import SETS, AuditConfig, SourceOptions, data_folder
 from clipmem_core.export.cleaned import CLEANED, check_root, clean, images_folder
 from clipmem_core.export.formats import write_open_clip

@@ -22,13 +22,7 @@ import pyarrow.compute as pc
 from pyarrow import feather
 
 from clipmem_core.config import SourceOptions, as_dict, data_folder, fingerprint
-from clipmem_core.dataset.containers import (
-    TABLE_SUFFIXES,
-    as_name,
-    is_missing,
-    stamped,
-    tidy,
-)
+from clipmem_core.dataset.containers import TABLE_SUFFIXES, as_name, is_missing, stamped, tidy
 from clipmem_core.dataset.source import READERS
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.embeddings import Vectors, read_vectors, write_vectors
@@ -99,10 +93,7 @@ def feature_parts(features: Path, source: Path) -> list[Part]:
 
 
 def stored_features(
-    parts: Sequence[Part],
-    options: SourceOptions,
-    *,
-    folder: Path | None,
+    parts: Sequence[Part], options: SourceOptions, *, folder: Path | None
 ) -> Stored:
     """Read precomputed features. Rows with the same id are one pair with several captions.
 

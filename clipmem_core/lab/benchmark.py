@@ -81,11 +81,7 @@ class Injection(NamedTuple):
 
 
 def run_benchmark(
-    request: Request,
-    *,
-    injections: int,
-    kinds: Sequence[str],
-    shares: Sequence[float],
+    request: Request, *, injections: int, kinds: Sequence[str], shares: Sequence[float]
 ) -> Benchmark:
     """Run a benchmark, or continue it: a number of injections of each kind of error (none: all) and
     share of the scored pairs (none: the usual ones).

@@ -17,12 +17,7 @@ from clipmem_core.auditing.folder import store
 from clipmem_core.auditing.folder.jobs import Screen
 from clipmem_core.auditing.folder.prepare import membership_of
 from clipmem_core.auditing.folder.store import Audit
-from clipmem_core.config import (
-    AuditConfig,
-    affecting,
-    data_folder,
-    preset_config,
-)
+from clipmem_core.config import AuditConfig, affecting, data_folder, preset_config
 from clipmem_core.errors.calibration import HALF
 from clipmem_core.lab.experiment import SEED, Experiment
 from clipmem_core.review.overview import model_words

@@ -37,9 +37,7 @@ from clipmem_core.auditing.folder.store import (
     read_utility,
     write_json,
 )
-from clipmem_core.config import (
-    ineffective_fields,
-)
+from clipmem_core.config import ineffective_fields
 from clipmem_core.lab.setting import (
     BASELINE,
     DECISIONS,

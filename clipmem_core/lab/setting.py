@@ -12,11 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipmem_core.auditing.folder.store import (
-    PAIRS,
-    Audit,
-    read_prepared,
-)
+from clipmem_core.auditing.folder.store import PAIRS, Audit, read_prepared
 from clipmem_core.config import (
     FIELDS,
     MODIFIERS,

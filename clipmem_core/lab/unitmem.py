@@ -116,10 +116,7 @@ def measure_references(run: MemberRun, model: Model) -> pd.DataFrame:
 
 
 def measure_model(
-    run: MemberRun,
-    model: Model,
-    towers: Sequence[str],
-    rows: np.ndarray,
+    run: MemberRun, model: Model, towers: Sequence[str], rows: np.ndarray
 ) -> pd.DataFrame:
     """Measure encoders of a model on pairs of a run under its evaluation views; returns as
     `unit_table`."""
@@ -152,11 +149,7 @@ def unit_layers(model: Model, tower: str) -> tuple[Sequence[nn.Module], Sequence
 
 @torch.inference_mode()
 def count_units(
-    run: MemberRun,
-    model: Model,
-    views: Views,
-    tower: str,
-    rows: np.ndarray,
+    run: MemberRun, model: Model, views: Views, tower: str, rows: np.ndarray
 ) -> UnitTally:
     """Compute the activation of every unit of an encoder, `image` or `text`, on some pairs, rows
     int64 [n].

@@ -60,12 +60,7 @@ PROBABILITIES = (P_WRONG, *PARTS)
 # scores of single captions: column of a list of them, by score
 LISTED = {name: f"{name}_by_caption" for name in (*PROBABILITIES, SIMILARITY_OUT, MARGIN_OUT)}
 # The part of p_wrong that is largest, in tables
-WRONG_WORDS = {
-    P_CHECK: "no caption",
-    P_PAIR: "all captions",
-    P_CAPTION: "caption",
-    P_WORD: "word",
-}
+WRONG_WORDS = {P_CHECK: "no caption", P_PAIR: "all captions", P_CAPTION: "caption", P_WORD: "word"}
 # What is probably wrong with a caption, by the largest part of its p_wrong; if that is p_check, by
 # the reason of `CHECK`
 REASONS = {

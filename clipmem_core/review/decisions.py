@@ -28,14 +28,7 @@ from clipmem_core.review.log import (
     open_to_read,
     open_to_write,
 )
-from clipmem_core.review.queries import (
-    CAPTION_KEY,
-    ROW,
-    cached,
-    fetch,
-    fetch_by_id,
-    fetch_pairs,
-)
+from clipmem_core.review.queries import CAPTION_KEY, ROW, cached, fetch, fetch_by_id, fetch_pairs
 from clipmem_core.review.views import UNDECIDED
 from clipmem_core.utils.columns import CAPTIONS, PAIR_ID
 from clipmem_core.utils.io import InputError

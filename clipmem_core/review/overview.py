@@ -8,13 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipmem_core.auditing.folder.store import (
-    PAIRS,
-    SCORES,
-    Audit,
-    read_embeddings,
-    read_table,
-)
+from clipmem_core.auditing.folder.store import PAIRS, SCORES, Audit, read_embeddings, read_table
 from clipmem_core.auditing.tables.maps import require_map
 from clipmem_core.config import AuditConfig, as_dict, flat
 from clipmem_core.review.decisions import CODES, decided

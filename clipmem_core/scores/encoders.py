@@ -157,10 +157,7 @@ def _procrustes(crossed: np.ndarray) -> np.ndarray:
 
 
 def _hybrid_difference(
-    members: Sequence[Embeddings],
-    rotations: np.ndarray,
-    inside: np.ndarray,
-    held_out: np.ndarray,
+    members: Sequence[Embeddings], rotations: np.ndarray, inside: np.ndarray, held_out: np.ndarray
 ) -> np.ndarray:
     """Return h(f, g) − h(g, f), averaged over all pairs of a member f that is in and a member g
     that is out.

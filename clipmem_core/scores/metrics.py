@@ -197,12 +197,7 @@ def roc_auc(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
 
 
 def detection_table(
-    scores: Mapping[str, np.ndarray],
-    truth: np.ndarray,
-    *,
-    k: int = 50,
-    n_boot: int,
-    seed: int = 0,
+    scores: Mapping[str, np.ndarray], truth: np.ndarray, *, k: int = 50, n_boot: int, seed: int = 0
 ) -> pd.DataFrame:
     """Compare how well scores find the pairs that are wrong, each with a bootstrap 95 % interval.
 

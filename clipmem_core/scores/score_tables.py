@@ -62,10 +62,7 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, float | None]:
     image, text = evidence.image, evidence.text
     parts, fit = contributions(image, text, in_out)
     sslmem = memorization.sslmem(
-        evidence.components,
-        in_out,
-        n_views=evidence.views,
-        n_captions=evidence.n_captions,
+        evidence.components, in_out, n_views=evidence.views, n_captions=evidence.n_captions
     )
     csls, log_probability = misfit.fit_out(image, text, trained, held_out, evidence.logit_scales)
     fitted = {

@@ -70,10 +70,7 @@ def degrees_of_freedom(inside: np.ndarray, blocks: Sequence[np.ndarray]) -> int:
 
 
 def error_variances(
-    alignments: Sequence[np.ndarray],
-    inside: np.ndarray,
-    blocks: Sequence[np.ndarray],
-    degrees: int,
+    alignments: Sequence[np.ndarray], inside: np.ndarray, blocks: Sequence[np.ndarray], degrees: int
 ) -> np.ndarray:
     """Estimate the variance of each pair's clipmem from its own members: from the squares of the
     differences between blocks, and of the deviations of members within a block.

@@ -174,13 +174,7 @@ class Trainer:
     encoder = ""  # image, if it is trained alone: only mitigations that need it act
 
     def __init__(
-        self,
-        model: Model,
-        data: TrainingData,
-        config: AuditConfig,
-        views: Views,
-        *,
-        seed: int,
+        self, model: Model, data: TrainingData, config: AuditConfig, views: Views, *, seed: int
     ) -> None:
         self.model = model
         self.data = data

@@ -16,10 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from csv import QUOTE_NONNUMERIC
 from functools import partial
-from multiprocessing.context import (
-    ForkServerContext,
-    ForkServerProcess,
-)
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from types import ModuleType
 from typing import Any

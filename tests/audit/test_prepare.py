@@ -6,11 +6,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clipmem_core.auditing.folder.prepare import (
-    draw_membership,
-    inject,
-    load_data_set,
-)
+from clipmem_core.auditing.folder.prepare import draw_membership, inject, load_data_set
 from clipmem_core.config import AuditConfig
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.io import InputError

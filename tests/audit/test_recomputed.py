@@ -11,10 +11,7 @@ from scipy.linalg import orthogonal_procrustes
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from clipmem_core.auditing.run.member import (
-    MemberRun,
-    open_member,
-)
+from clipmem_core.auditing.run.member import MemberRun, open_member
 from clipmem_core.scores.metrics import retrieval_recalls
 from tests.audit.small import PAIRS, Recomputed, aligned, embeddings
 from tests.shared import Made

@@ -9,13 +9,7 @@ from typing import Any
 
 import pytest
 
-from clipmem_core.auditing.folder.store import (
-    VERSION,
-    Audit,
-    broken_files,
-    check_name,
-    write_json,
-)
+from clipmem_core.auditing.folder.store import VERSION, Audit, broken_files, check_name, write_json
 from clipmem_core.auditing.run.executor import Task, TaskEvents
 from clipmem_core.auditing.run.pipeline import run_audit
 from clipmem_core.utils.io import InputError

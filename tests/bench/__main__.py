@@ -16,16 +16,7 @@ from typing import Annotated
 
 import tyro
 
-from tests.bench import (
-    Measures,
-    Skipped,
-    console,
-    large,
-    pages,
-    save,
-    training,
-    validity,
-)
+from tests.bench import Measures, Skipped, console, large, pages, save, training, validity
 
 PARTS: dict[str, Callable[[bool], Measures]] = {
     "towers": large.measure_towers,

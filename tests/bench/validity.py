@@ -19,10 +19,7 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from clipmem_core.auditing.folder.store import (
-    Audit,
-    read_captions,
-)
+from clipmem_core.auditing.folder.store import Audit, read_captions
 from clipmem_core.auditing.tables.scoring import gather_evidence
 from clipmem_core.errors.certificate import bound_wrong
 from clipmem_core.errors.counts import estimate_wrong, posterior_at

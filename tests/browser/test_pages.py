@@ -36,10 +36,7 @@ ACTIVE = (
 
 @pytest.fixture(scope="module")
 def states(
-    tmp_path_factory: pytest.TempPathFactory,
-    browser: Any,
-    typed: Path,
-    long: Audit,
+    tmp_path_factory: pytest.TempPathFactory, browser: Any, typed: Path, long: Audit
 ) -> Iterator[str]:
     """Where a data folder with an audit in each state is served."""
     made = made_once(tmp_path_factory, "states", lambda data: make_states(data, typed, long))

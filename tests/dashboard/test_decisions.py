@@ -132,8 +132,7 @@ def edited(audit: Audit, review: Review) -> None:
 
 @pytest.mark.usefixtures("edited")
 @pytest.mark.parametrize(
-    ("format", "suffix"),
-    [(name, about.suffixes[0]) for name, about in FORMATS.items()],
+    ("format", "suffix"), [(name, about.suffixes[0]) for name, about in FORMATS.items()]
 )
 def test_every_export_is_a_job_with_the_command_that_is_shown(
     data: Path, started: Started, format: str, suffix: str

@@ -14,14 +14,7 @@ from clipmem_core.lab import lab_pool, mitigated
 from clipmem_core.review.decisions import open_review
 from tests.dashboard.conftest import Started
 from tests.dashboard.test_every_page import said
-from tests.dashboard.test_pages import (
-    address,
-    figures,
-    labels,
-    open_page,
-    press,
-    texts,
-)
+from tests.dashboard.test_pages import address, figures, labels, open_page, press, texts
 from tests.dashboard.test_pages import titles as written
 from tests.fixtures import Copy, leave_job
 from tests.made_settings import MEMORIZED, add_setting, make_lab, make_study

@@ -3,14 +3,7 @@ import torch
 from scipy.stats import zscore
 from torch.nn import functional
 
-from clipmem_core.errors.misfit import (
-    DECOY,
-    HeldOut,
-    caption_scores,
-    fit_out,
-    misfit,
-    swapped_csls,
-)
+from clipmem_core.errors.misfit import DECOY, HeldOut, caption_scores, fit_out, misfit, swapped_csls
 from clipmem_core.utils.embeddings import unit
 
 

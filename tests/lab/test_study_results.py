@@ -7,13 +7,7 @@ import pandas as pd
 import pytest
 from scipy.stats import ttest_rel
 
-from clipmem_core.lab.experiment import (
-    Study,
-    differences,
-    front,
-    relative,
-    titles_of,
-)
+from clipmem_core.lab.experiment import Study, differences, front, relative, titles_of
 from clipmem_core.lab.study import write_study_results
 from clipmem_core.scores.metrics import holm
 

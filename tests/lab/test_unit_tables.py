@@ -1,13 +1,7 @@
 import numpy as np
 import pytest
 
-from clipmem_core.lab.encoders import (
-    REFERENCES,
-    claim_1,
-    paradigm_layers,
-    read_units,
-    tower_layers,
-)
+from clipmem_core.lab.encoders import REFERENCES, claim_1, paradigm_layers, read_units, tower_layers
 from tests.fixtures import Copy, copy, data, made
 from tests.made_encoders import make_units, paradigm_rows
 

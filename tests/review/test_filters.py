@@ -14,13 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipmem_core.auditing.folder.store import (
-    PAIRS,
-    Audit,
-    Prepared,
-    write_prepared,
-    write_table,
-)
+from clipmem_core.auditing.folder.store import PAIRS, Audit, Prepared, write_prepared, write_table
 from clipmem_core.review import filters
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.filters import (
@@ -31,13 +25,7 @@ from clipmem_core.review.filters import (
     pair_ids,
 )
 from clipmem_core.review.search import Hits
-from clipmem_core.review.views import (
-    Outline,
-    Range,
-    Selection,
-    from_parameters,
-    to_parameters,
-)
+from clipmem_core.review.views import Outline, Range, Selection, from_parameters, to_parameters
 from clipmem_core.scores.registry import BY_NAME
 from clipmem_core.utils.io import InputError
 from tests.fixtures import Copy, rewrite
@@ -222,9 +210,7 @@ def checked(copy: Copy) -> Audit:
     return made
 
 
-def test_checks_as_conditions_and_groups_of_near_duplicates(
-    checked: Audit,
-) -> None:
+def test_checks_as_conditions_and_groups_of_near_duplicates(checked: Audit) -> None:
     assert failed_checks(checked, 3) == []  # before the checks are made
     assert sorted(every(checked, Selection(check="near_duplicate"))) == [5, 7, 9, 12, 19, 20]
     assert count_pairs(checked, Selection(check="markup", words="frog")) == 1

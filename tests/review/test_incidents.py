@@ -6,13 +6,7 @@ import numpy as np
 import pytest
 
 from clipmem_core import open_audit
-from clipmem_core.auditing.folder.store import (
-    CAPTION_TABLE,
-    SCORES,
-    VERDICT,
-    Audit,
-    write_json,
-)
+from clipmem_core.auditing.folder.store import CAPTION_TABLE, SCORES, VERDICT, Audit, write_json
 from clipmem_core.cli import main
 from clipmem_core.review.decisions import (
     KEEP,

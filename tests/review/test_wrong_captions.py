@@ -132,9 +132,7 @@ def test_unlikely_words_are_marked_in_escaped_text(copy: Copy) -> None:
         assert set(re.findall("<([a-z]+)", html)) == {"u"}
 
 
-def test_a_word_is_suggested_if_it_makes_the_caption_likelier_right(
-    audit: Audit,
-) -> None:
+def test_a_word_is_suggested_if_it_makes_the_caption_likelier_right(audit: Audit) -> None:
     rows = caption_rows(audit)
     words = write_words(audit)
     parts = [[0.6, 0.3, 0.05, 0.95], [0.0, 0.1, 0.8, 0.9], [0.0, 0.3, 0.3, 0.6]]

@@ -4,11 +4,7 @@ from scipy.special import digamma
 from scipy.stats import spearmanr, ttest_1samp
 
 from clipmem_core.scores import memorization
-from clipmem_core.scores.membership import (
-    InOut,
-    Membership,
-    in_minus_out,
-)
+from clipmem_core.scores.membership import InOut, Membership, in_minus_out
 from clipmem_core.scores.memorization import group_summary, memorization_table
 from clipmem_core.scores.registry import SCORE_COLUMNS
 from clipmem_core.utils.columns import COMPONENTS

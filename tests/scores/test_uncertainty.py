@@ -3,12 +3,7 @@ import pytest
 from scipy.stats import f, kstest
 
 from clipmem_core.scores import uncertainty
-from clipmem_core.scores.uncertainty import (
-    Errors,
-    fit_prior,
-    share_above,
-    shrunk_by_group,
-)
+from clipmem_core.scores.uncertainty import Errors, fit_prior, share_above, shrunk_by_group
 from tests.scores.simulated import ensemble_in_out, noisy, p_of, paper_in_out, simulate
 
 

@@ -198,12 +198,7 @@ def test_rare_tokens_are_dropped_but_for_the_most_common_of_a_caption() -> None:
     config = {"text_cfg": {"vocab_size": 12, "context_length": 6}}
     # Start 10, end 11; the first pair has two captions.
     tokens = np.array(
-        [
-            [10, 1, 2, 2, 11, 0],
-            [10, 3, 11, 0, 0, 0],
-            [10, 1, 3, 11, 0, 0],
-            [10, 4, 5, 11, 0, 0],
-        ]
+        [[10, 1, 2, 2, 11, 0], [10, 3, 11, 0, 0, 0], [10, 1, 3, 11, 0, 0], [10, 4, 5, 11, 0, 0]]
     )
     captions = Ragged.of([2, 1, 1])
     counts = pairs_with(config, tokens, captions, np.arange(3), first=0)

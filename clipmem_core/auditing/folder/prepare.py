@@ -47,13 +47,7 @@ from clipmem_core.dataset.records import named_folder
 from clipmem_core.dataset.remote import fetch_source
 from clipmem_core.dataset.sentences import are_long, sentences_of
 from clipmem_core.dataset.source import RawPairs, read_source, source_files
-from clipmem_core.features.cache import (
-    FeatureStore,
-    ReportCount,
-    ReportLine,
-    text_keys,
-    tower_key,
-)
+from clipmem_core.features.cache import FeatureStore, ReportCount, ReportLine, text_keys, tower_key
 from clipmem_core.features.precomputed import (
     FORMS,
     Stored,
@@ -310,10 +304,7 @@ def faults_without_model(pairs: pd.DataFrame, clusters: np.ndarray) -> list[Faul
         for name, flagged in caption_flags(captions).items()
     }
     reasons = not_captions(captions.texts)
-    return [
-        *text_faults(pairs, clusters, pd.DataFrame(flags), reasons),
-        *sorted_captions(pairs),
-    ]
+    return [*text_faults(pairs, clusters, pd.DataFrame(flags), reasons), *sorted_captions(pairs)]
 
 
 def in_out_of(audit: Audit, members: Sequence[str] = ()) -> InOut:

@@ -76,8 +76,7 @@ def check_config(config: AuditConfig) -> None:
     high = config.max_logit_scale
     _refuse(low > high, f"--min-logit-scale must be at most the cap of {high}, not {low}")
     _refuse(
-        0 < config.sample < MIN_PAIRS,
-        f"--sample must be at least {MIN_PAIRS} pairs, or 0 for all",
+        0 < config.sample < MIN_PAIRS, f"--sample must be at least {MIN_PAIRS} pairs, or 0 for all"
     )
     _refuse(
         config.stop_epoch > config.epochs,

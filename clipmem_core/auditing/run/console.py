@@ -20,13 +20,7 @@ from rich.text import Text
 
 from clipmem_core import config as configs
 from clipmem_core.auditing.folder import prepare
-from clipmem_core.auditing.folder.jobs import (
-    Job,
-    JobRequest,
-    Screen,
-    audit_request,
-    jobs_folder,
-)
+from clipmem_core.auditing.folder.jobs import Job, JobRequest, Screen, audit_request, jobs_folder
 from clipmem_core.auditing.folder.prepare import check_same, faults_without_model
 from clipmem_core.auditing.folder.settings import check_config, resolve, resume_arguments
 from clipmem_core.auditing.folder.store import Audit
@@ -60,10 +54,7 @@ class RichScreen(Screen):
     def __init__(self) -> None:
         super().__init__()
         self.console = Console(highlight=False)
-        self.progress = bars.Progress(
-            console=self.console,
-            disable=not self.console.is_terminal,
-        )
+        self.progress = bars.Progress(console=self.console, disable=not self.console.is_terminal)
         self.bar = self.progress.add_task("", visible=False)
         self.tenths = 0  # printed ones of the stage, on a pipe
 
@@ -145,11 +136,7 @@ def inspect_source(source: str, options: configs.SourceOptions) -> None:
     config = prepare.with_features(source, config)
     with tempfile.TemporaryDirectory(prefix="clipmem-") as folder, RichScreen() as screen:
         data_set = prepare.load_data_set(
-            source,
-            config,
-            cache=Path(folder) / "cache",
-            progress=screen.pictures,
-            say=screen.say,
+            source, config, cache=Path(folder) / "cache", progress=screen.pictures, say=screen.say
         )
     console = Console(highlight=False)
     pairs = data_set.pairs

@@ -163,11 +163,7 @@ def ray_tasks(tasks: Sequence[Task], *, gpus: int = 0) -> TaskEvents:
     ray = import_ray()
     if not ray.is_initialized():
         _connect(ray)
-    variables = {
-        DATA_VARIABLE: str(data_folder().absolute()),
-        "PYTHONPATH": python_path(),
-        **QUIET,
-    }
+    variables = {DATA_VARIABLE: str(data_folder().absolute()), "PYTHONPATH": python_path(), **QUIET}
     remote = ray.remote(
         num_gpus=gpus,
         max_retries=RETRIES,

@@ -21,12 +21,7 @@ from clipmem_core.auditing.run.executor import Executor, Task
 from clipmem_core.auditing.run.member import open_shared
 from clipmem_core.dataset.languages import mostly_english
 from clipmem_core.dataset.sentences import places_of
-from clipmem_core.errors.words import (
-    CONSISTENT,
-    WORD_PATTERN,
-    Words,
-    kind_of,
-)
+from clipmem_core.errors.words import CONSISTENT, WORD_PATTERN, Words, kind_of
 from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.features.towers import Tower
 from clipmem_core.scores.membership import draw_word_halves
