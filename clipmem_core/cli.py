@@ -44,8 +44,10 @@ from clipmem_core.lab import encoders, experiment, mitigated
 from clipmem_core.lab.setting import (
     BASELINE,
     DECISIONS,
+    DEFAULTS,
     NEAR_DUPLICATES,
     REMOVAL,
+    STUDIES,
     Decided,
     Setting,
     control_of,
@@ -120,14 +122,8 @@ def _audit(
     show_verdict(finished)
 
 
-def _studies() -> str:
-    from clipmem_core.lab.study import STUDIES
-
-    return " | ".join(STUDIES)
-
-
 def _study(
-    study: Annotated[str, _studies, "STUDY"],
+    study: Annotated[str, " | ".join(STUDIES), "STUDY"],
     source: Source,
     name: Annotated[str, "the study's folder"],
     splits: Annotated[
@@ -452,7 +448,7 @@ class _Parser(argparse.ArgumentParser):
 
     def add(self, name: str, kind: Any, default: Any, help: Any, metavar: str = "") -> None:
         """Add a positional argument if it has a metavar, else a flag."""
-        text = (help() if callable(help) else help).replace("%", "%%")
+        text = help.replace("%", "%%")
         required = default is inspect.Parameter.empty
         if metavar:
             self.add_argument(name, help=text, metavar=metavar, nargs=None if required else "?")
@@ -477,11 +473,7 @@ def parse_command(arguments: Sequence[str]) -> SimpleNamespace:
     if name not in COMMANDS:
         hint = did_you_mean(name, COMMANDS)
         raise InputError(f"command {name!r} is unknown: choose one of {', '.join(COMMANDS)}{hint}")
-    changes: dict[str, Any] = {}  # defaults that differ from the preset's
-    if name == "study":
-        from clipmem_core.lab.study import DEFAULTS
-
-        changes = DEFAULTS
+    changes = DEFAULTS if name == "study" else {}  # defaults that differ from the preset's
     command = COMMANDS[name]
     parser = _Parser(
         prog=f"python -m clipmem_core {name}",

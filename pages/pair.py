@@ -4,7 +4,7 @@ pairs."""
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.auditing.folder.store import Audit
+from clipmem_core.auditing.folder.store import SECOND_TABLE, Audit
 from clipmem_core.dashboard.cards import STRIP_SIZE, draw_card_row
 from clipmem_core.dashboard.deciding import Notice, draw_notice, storing_decisions
 from clipmem_core.dashboard.histogram_filters import read_filters
@@ -37,12 +37,12 @@ from clipmem_core.review.cards import (
     suspicious_captions,
 )
 from clipmem_core.review.decisions import RECAPTION, open_review
-from clipmem_core.review.filters import failed_checks, find_rows, misfit_note
+from clipmem_core.review.filters import failed_checks, find_rows
 from clipmem_core.review.overview import member_components
 from clipmem_core.review.queries import find_row
 from clipmem_core.review.search import search
 from clipmem_core.review.views import CAPTION, PICTURE, Selection
-from clipmem_core.scores.registry import BY_NAME, PAGE_SCORES, words
+from clipmem_core.scores.registry import BY_NAME, PAGE_SCORES, SECOND_NOTE, words
 from clipmem_core.utils import columns as c
 
 LIMIT = 600  # characters of a caption
@@ -180,6 +180,8 @@ with open_page("Pair") as audit:
         st.caption(note)
         with st.grid(2, min_column_width=130) as grid:
             for name, score in PAGE_SCORES.items():
-                about = f"{score.help} {misfit_note(audit) if name == c.MISFIT else ''}"
+                about = score.help
+                if name == c.MISFIT and SECOND_TABLE in audit.files:
+                    about = f"{about} {SECOND_NOTE}"
                 grid.metric(words(name), format_score(card.scores.get(name)), help=about)
     draw_details(audit, card)

@@ -8,7 +8,6 @@ link into a page runs it without app.py, so each page calls `open_page` first.
 
 import dataclasses
 import itertools
-import json
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -48,12 +47,11 @@ from clipmem_core.dashboard.plain import (
 from clipmem_core.figures import ENCODER_COLOURS
 from clipmem_core.review.views import Selection, from_parameters, to_parameters
 from clipmem_core.utils.columns import DRAWN, MEANINGS, meaning
+from clipmem_core.utils.io import read_json
 
 SELECTION_PARAMETERS = ("range", *(field.name for field in dataclasses.fields(Selection)))
 # file → title, icon and heading, in the order of the sidebar; without an icon: opened by pictures
-PAGES: dict[str, list[str]] = json.loads(
-    Path(__file__).with_name("pages.json").read_text(encoding="utf-8")
-)
+PAGES: dict[str, list[str]] = read_json(Path(__file__).with_name("pages.json"))
 FIRST = "scenes"
 _LABELS = {field.flag: field.label for field in FIELDS.values()} | {"--name": "Name"}
 # Icons by name would be fetched from the network.

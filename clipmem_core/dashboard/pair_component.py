@@ -5,7 +5,6 @@ CSS and JavaScript.
 answered. The page's script runs only for another page, order or pair.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +32,7 @@ from clipmem_core.review.queries import ROW, fetch_by_id
 from clipmem_core.review.search import features_of_text, prepare
 from clipmem_core.review.views import MATCH, UNDECIDED, Selection, to_parameters
 from clipmem_core.scores.registry import BY_NAME, ROW_SCORES, words
+from clipmem_core.utils.io import read_json
 
 SCRIPTS = ("outbox.js", "pairs.js", "pairs_grid.js", "pairs_single.js")
 _FILES = Path(__file__).with_name("component")
@@ -49,7 +49,7 @@ _FOLLOWED = "pair_followed"
 # Keys of a page: name, act of the component (empty: the layout handles it), meaning
 Keys = list[tuple[str, str, str]]
 BROWSE_KEYS, REVIEW_KEYS = (
-    json.loads((_FILES / f"{page}_keys.json").read_text("utf-8")) for page in ("browse", "review")
+    read_json(_FILES / f"{page}_keys.json") for page in ("browse", "review")
 )
 _component = st.components.v2.component("clipmem_pairs", html=HTML, css=CSS, js="\n".join(JS))
 

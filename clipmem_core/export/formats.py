@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -51,6 +51,9 @@ _UID = re.compile("[0-9a-fA-F]{32}")
 _BREAK = re.compile(r"\s*[\r\n]+\s*")
 
 
+Writer = Callable[..., Written]  # of a Cleaned or an Audit, a path and progress
+
+
 @dataclass(frozen=True)
 class Format:
     """A format of an export."""
@@ -58,7 +61,7 @@ class Format:
     title: str
     suffixes: Sequence[str]  # the default first; an empty one for a folder of files
     limits: str  # shown before the export
-    write: Callable[..., Written]  # of a Cleaned or an Audit, a path and progress
+    write: Writer
     cleaned: bool = True  # whether it contains the cleaned data set
     extracts: bool = False  # whether it extracts pictures into a folder next to it
 
@@ -73,13 +76,12 @@ class Format:
 
 
 FORMATS: dict[str, Format] = {}
-Writer = TypeVar("Writer", bound=Callable[..., Written])
 EXTRACTED = "Pictures in archives or tables are extracted into a folder next to it."
 COPIES = "Pictures are copies: you can edit them."
 
 
 def export_format(
-    name: str, title: str, *suffixes: str, limits: str, **style: bool
+    name: str, title: str, limits: str, *suffixes: str, **style: bool
 ) -> Callable[[Writer], Writer]:
     """Register a writer as a format; pages show the first paragraph of its docstring."""
 
@@ -90,7 +92,7 @@ def export_format(
     return register
 
 
-@export_format("csv", "open_clip CSV", ".csv", limits=EXTRACTED, extracts=True)
+@export_format("csv", "open_clip CSV", EXTRACTED, ".csv", extracts=True)
 def write_open_clip(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Written:
     """The cleaned data set as open_clip reads it, one row a caption."""
     # filepath and title are the columns that open_clip reads by default
@@ -111,7 +113,7 @@ def write_open_clip(cleaned: Cleaned, path: Path, progress: PictureProgress) -> 
     return (*notes, *counted((formulas, note)), reads), _audit_command(cleaned, path, folder)
 
 
-@export_format("coco", "COCO captions", ".json", limits=EXTRACTED, extracts=True)
+@export_format("coco", "COCO captions", EXTRACTED, ".json", extracts=True)
 def write_coco(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Written:
     """The cleaned data set as COCO captions: images and annotations."""
     images = cleaned.pairs[[WIDTH, HEIGHT, PAIR_ID, LABEL]].reset_index(drop=True)
@@ -147,9 +149,9 @@ def _audit_command(cleaned: Cleaned, path: Path, images: Path | None = None) -> 
 @export_format(
     "folder",
     "Pictures with .txt",
-    "",
-    limits=f"{COPIES} Line breaks in captions become spaces, and ids are paths; labels are "
+    f"{COPIES} Line breaks in captions become spaces, and ids are paths; labels are "
     "omitted: imagefolder keeps them.",
+    "",
 )
 def write_texts(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Written:
     """The cleaned data set as a folder: pictures, each with its captions in a .txt of the same
@@ -161,7 +163,7 @@ def write_texts(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Writ
     return (), _audit_command(cleaned, path)
 
 
-@export_format("imagefolder", "Hugging Face imagefolder", "", limits=COPIES)
+@export_format("imagefolder", "Hugging Face imagefolder", COPIES, "")
 def write_imagefolder(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Written:
     """The cleaned data set as a folder: pictures and a metadata.jsonl, as the datasets library
     reads it."""
@@ -177,9 +179,7 @@ def write_imagefolder(cleaned: Cleaned, path: Path, progress: PictureProgress) -
     return (reads,), _audit_command(cleaned, path)
 
 
-@export_format(
-    "wds", "WebDataset keys", ".txt", limits="Keys have no captions: new captions are omitted."
-)
+@export_format("wds", "WebDataset keys", "Keys have no captions: new captions are omitted.", ".txt")
 def write_keys(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Written:
     """The keys of the samples to keep, one a line; filter your shards by them."""
     keys = pd.Series(_sample_keys(cleaned.root, cleaned.pairs[IMAGE]))
@@ -220,7 +220,7 @@ def _sample_keys(root: Path, images: Iterable[str]) -> list[str]:
 
 
 @export_format(
-    "datacomp", "DataComp uids", ".npy", limits="Uids have no captions: new captions are omitted."
+    "datacomp", "DataComp uids", "Uids have no captions: new captions are omitted.", ".npy"
 )
 def write_uids(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Written:
     """The sorted uids of the pairs to keep, as DataComp's resharder reads them."""
@@ -240,9 +240,9 @@ def write_uids(cleaned: Cleaned, path: Path, progress: PictureProgress) -> Writt
 @export_format(
     "decisions",
     "Decisions",
+    "It includes decisions on pairs of other audits of the data set.",
     ".csv",
     ".parquet",
-    limits="It includes decisions on pairs of other audits of the data set.",
     cleaned=False,
 )
 def write_decisions(audit: Audit, path: Path, progress: PictureProgress) -> Written:
@@ -265,9 +265,7 @@ def write_decisions(audit: Audit, path: Path, progress: PictureProgress) -> Writ
     return (line,), ""
 
 
-@export_format(
-    "html", "HTML report", ".html", limits="For reading, not for training.", cleaned=False
-)
+@export_format("html", "HTML report", "For reading, not for training.", ".html", cleaned=False)
 def write_html(audit: Audit, path: Path, progress: PictureProgress) -> Written:
     """The audit on one page that works offline, pictures included."""
     from clipmem_core.export.report import render_report  # imports Plotly

@@ -223,3 +223,56 @@ def later_near_duplicates(audit: Audit) -> np.ndarray:
     """Return the pairs that are near-duplicates of an earlier pair, bool [n_pairs]."""
     clusters = read_prepared(audit.folder).clusters
     return clusters != np.arange(len(clusters))
+
+
+# --- The built-in studies
+
+# The config fields that studies set unless the command does
+DEFAULTS: dict[str, Any] = {
+    "protocol": "paper",
+    # Adaptive mitigations read some held-out pairs; utility is measured on the others.
+    "retrieval_apart": True,
+    # A setting is evaluated on whole pictures and one caption, which all settings train on.
+    "eval_crop_scale": 1.0,
+    "eval_captions": 1,
+    "views": 2,
+}
+# The paper's levels of noise on the text embedding
+TEXT_NOISE = [f"text_noise={level}" for level in (0.01, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)]
+# Each mitigation at one setting, and some combinations; {early} stands for two thirds of the epochs
+COMBINED = [
+    "text_noise=0.15",
+    "image_noise=0.15",
+    "text_mask=0.15",
+    "text_mask=0.3",
+    "crop_scale=0.2 colour=0.4",
+    "weight_decay=1",  # ten times the presets'
+    "max_logit_scale=10",
+    "min_logit_scale=30",  # open_clip starts at 14.3
+    "text_min_df=5",
+    "text_min_df=10",
+    "adaptive_noise=0.15",
+    "adaptive_mask=0.6",
+    # At the median, half of all pairs that are not memorized would rest, and nothing is learned.
+    "adaptive_rest=1 adaptive_quantile=0.95",
+    "text_min_df=10 min_logit_scale=30",
+    "text_mask=0.15 text_noise=0.05",
+    "text_mask=0.15 crop_scale=0.2 colour=0.4",
+    "adaptive_mask=0.6 crop_scale=0.2 colour=0.4",
+    "stop_epoch={early}",
+    "train_captions=0",
+    "train_captions=0 text_mask=0.15",
+    "train_captions=0 adaptive_mask=0.6",
+]
+OWN = "settings"  # the study of the settings that a person adds
+# The settings of each study, as texts
+STUDIES = {
+    "captions": [f"train_captions={count}" for count in (2, 3, 4, 5, 0)],
+    "text-noise": TEXT_NOISE,
+    # Growing shares of removed pairs in percent, by each ranking. The paper removes candidates from
+    # the training of f. Here all members lose the same pairs, and memorization is compared on the
+    # others.
+    "removal": [f"removal={by}:{percent}" for percent in (1, 2, 5, 10, 20) for by in RANKINGS],
+    "combined": COMBINED,
+    OWN: [],
+}

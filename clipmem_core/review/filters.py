@@ -30,8 +30,7 @@ from clipmem_core.review.views import (
     Outline,
     Selection,
 )
-from clipmem_core.scores.registry import SECOND_NOTE
-from clipmem_core.utils.columns import CLIPMEM, LOG_PROBABILITY_SECOND, MAP_X, PAIR_ID
+from clipmem_core.utils.columns import CLIPMEM, MAP_X, PAIR_ID
 
 _LABELS_SHOWN = 200
 # Conditions that a text fulfils: the table and the SQL
@@ -183,11 +182,6 @@ def score_span(audit: Audit, column: str) -> tuple[float, float] | None:
     """Return the lowest and the highest value of a score, None if no pair has it."""
     counts, edges = score_counts(audit, column)
     return (float(edges[0]), float(edges[-1])) if counts.any() else None
-
-
-def misfit_note(audit: Audit) -> str:
-    """Say that misfit is from a second round of training; empty for an audit with one round."""
-    return SECOND_NOTE if score_span(audit, LOG_PROBABILITY_SECOND) else ""
 
 
 def changed_rows(audit: Audit, entry: int | None) -> tuple[int, dict[int, str | None]]:
