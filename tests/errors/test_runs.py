@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from clipmem_core.errors.runs import DisplacedRun, Fits, find_runs, maximal_segments
+from clipmem_core.errors.runs import DisplacedRun, Fits, _complete, find_runs, maximal_segments
 
 N = 800
 
@@ -47,6 +47,12 @@ def test_runs_are_found_with_their_kind_their_ends_and_their_partners() -> None:
         assert (source[run.partners[sure]] == run.rows[sure]).mean() > 0.97
     (shift,) = (run for run in runs if run.kind == "shift")
     assert set(shift.partners - shift.rows) == {1}
+
+
+def test_a_reversal_without_evidence_is_an_empty_run() -> None:
+    rows = np.arange(100, 130)
+    run = _complete(fits_of(np.arange(N)), rows, rows[::-1])
+    assert (len(run.rows), run.score) == (0, 0)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.4])
