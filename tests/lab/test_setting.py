@@ -11,6 +11,8 @@ from clipmem_core.auditing.folder.store import Audit, Prepared, is_name, write_p
 from clipmem_core.cli import parse_command
 from clipmem_core.config import FIELDS, SETTING_FIELDS, AuditConfig, preset_config
 from clipmem_core.lab.setting import (
+    DEFAULTS,
+    STUDIES,
     Decided,
     PairChanges,
     Removal,
@@ -19,7 +21,6 @@ from clipmem_core.lab.setting import (
     parse_setting,
     without_idle,
 )
-from clipmem_core.lab.study import DEFAULTS, STUDIES
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.io import InputError
 from tests.fixtures import make_audit, rewrite
