@@ -2,8 +2,8 @@
 
 A new score that is computed from other scores is one entry in `_SCORES` (its name, its texts,
 `needs` and `compute`), and its name in the list of each place where it is shown, at the end of this
-module. Its column of scores.parquet follows. Audits made before have no such column: their version
-differs, and they run again.
+module. Its column of scores.parquet follows. Audits made before have no such column: they
+are refused as of another version.
 """
 
 from collections.abc import Callable

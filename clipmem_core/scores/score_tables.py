@@ -73,9 +73,9 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, float | None]:
     }
     table = memorization.memorization_table(evidence.components, in_out)
     ids = evidence.pairs[[c.PAIR_ID]].assign(**{c.GROUP: in_out.membership.group})
-    scores = pd.concat([ids, table, parts, sslmem], axis=1)
+    scores = pd.concat([ids, table, parts, sslmem], axis=1).assign(**fitted)
     # Later steps fill the columns that are missing here
-    return update_scores(scores.reindex(columns=SCORE_COLUMNS), **fitted), fit
+    return update_scores(scores.reindex(columns=SCORE_COLUMNS), **scores), fit
 
 
 def second_round(scores: pd.DataFrame, rounds: str, read: np.ndarray) -> np.ndarray:

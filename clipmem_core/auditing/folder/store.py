@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from pydantic import AfterValidator, Field
 
-from clipmem_core.config import SETS, AuditConfig, as_dict, data_folder
+from clipmem_core.config import SETS, AuditConfig, as_dict, data_folder, fingerprint
 from clipmem_core.errors.misfit import DECOY
 from clipmem_core.scores.registry import BY_NAME
 from clipmem_core.training import CHECKPOINT, TRAJECTORY
@@ -29,8 +29,8 @@ from clipmem_core.utils.embeddings import Vectors, read_vectors
 from clipmem_core.utils.io import DELETE, InputError, file_sha256, read_json, reading, replacing
 from clipmem_core.utils.ragged import Ragged
 
-# of an audit's folder: other versions cannot be read, nor audits made without one of the scores
-VERSION = 1400 + len(BY_NAME)
+# of an audit's folder: other versions cannot be read, nor audits with other scores
+VERSION = int(fingerprint([14, *BY_NAME])[:8], 16)
 # bytes; file systems allow 255, and the names of locks and temporary files are longer
 MAX_NAME = 100
 
