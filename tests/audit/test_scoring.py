@@ -6,9 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from clipmem_core.auditing.tables.scoring import gather_evidence
 from clipmem_core.auditing.tables.verdict import make_verdict
 from clipmem_core.config import AuditConfig
+from clipmem_core.scores import score_tables
+from clipmem_core.scores.registry import Score
 from clipmem_core.utils.draws import draw_keys, hashed
+from clipmem_core.utils.ragged import Ragged
 from tests.audit.small import PAIRS, embeddings
 from tests.shared import Made
 
@@ -52,6 +56,19 @@ def test_learned_is_that_of_the_epochs_that_drew_the_caption(made: Made) -> None
             by_caption[drawn % n_captions].append(values[row] - values[trained].mean())
         expected = [np.mean(values or np.nan) for values in by_caption]
         np.testing.assert_allclose(stored[start[row] : start[row + 1]], expected, atol=1e-4)
+
+
+def test_an_added_score_is_computed_from_those_it_needs(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gap = Score("gap", needs=("similarity_in", "similarity_out"), compute=np.subtract)
+    monkeypatch.setitem(score_tables.BY_NAME, "gap", gap)
+    monkeypatch.setattr(score_tables, "SCORE_COLUMNS", [*score_tables.SCORE_COLUMNS, "gap"])
+    pairs = made.ensemble.pairs
+    of_pairs = Ragged.of_lists(pairs["captions"].tolist())
+    scores, _ = score_tables.score_table(gather_evidence(made.ensemble, pairs, of_pairs))
+    assert scores["gap"].notna().sum() == scores["similarity_in"].notna().sum() > 0
+    np.testing.assert_array_equal(scores["gap"], scores["similarity_in"] - scores["similarity_out"])
 
 
 GOOD = {
