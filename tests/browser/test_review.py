@@ -240,7 +240,8 @@ def test_the_picture_on_screen_is_that_of_the_pair(page: Any, address: str, data
         seen = np.array(page.locator(".picture img").evaluate(SHRINK)).reshape(8, 8, 4)[..., :3]
         assert np.argmin([np.abs(seen - picture).mean() for picture in small]) == place
         page.keyboard.press("ArrowRight")
-    image = page.locator(".picture img")
+    image = page.locator(f".pair[data-pair='{audit.pairs.loc[order[-1], 'pair_id']}'] .picture img")
+    image.wait_for()
     page.keyboard.press("z")
     page.wait_for_function("image => image.style.scale === '3'", arg=image.element_handle())
     page.locator(".picture img[src*='full=1']").wait_for()

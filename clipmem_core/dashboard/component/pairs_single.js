@@ -146,10 +146,10 @@ class Single extends Pairs {
     // Magnify the picture, in the resolution of its file.
     zoom(scale) {
         const image = this.find('picture').firstChild
-        if (!image) return
+        if (!image || !this.shown) return
         this.scale = Math.min(CLOSEST, Math.max(1, scale))
         image.style.scale = this.scale
-        if (this.shown && this.scale > 1 && image.src.startsWith('blob:')) image.src = this.addressOf(this.shown)
+        if (this.scale > 1 && image.src.startsWith('blob:')) image.src = this.addressOf(this.shown)
     }
 
     // Write the pair into the address, for reloads, the back button and links. Some browsers limit how often.
