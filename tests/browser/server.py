@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,7 +43,9 @@ def serve(data: Path, *flags: str) -> Iterator[str]:
             yield f"http://localhost:{port}"
         finally:
             os.killpg(server.pid, signal.SIGTERM)
-            server.wait(timeout=120)  # for a search that loads its libraries
+            with suppress(subprocess.TimeoutExpired):
+                server.wait(timeout=60)  # for a search that loads its libraries
+            server.kill()
 
 
 def _await(url: str) -> None:
