@@ -174,11 +174,8 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
         by_name = dict(zip(BY_NAME, of_scores, strict=True))
         texts = tuple(captions)
         match, matched = matches.get(row, (None, -1))
-        card = PairCard(
-            *(row, pair_id, key, image, texts, label, injected),
-            *(group, by_name, match, matched, decisions[pair_id]),
-        )
-        shown.append(card)
+        facts = row, pair_id, key, image, texts, label, injected
+        shown.append(PairCard(*facts, group, by_name, match, matched, decisions[pair_id]))
     return shown
 
 
