@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,10 +42,8 @@ def serve(data: Path, *flags: str) -> Iterator[str]:
             _await(f"http://localhost:{port}/_stcore/health")
             yield f"http://localhost:{port}"
         finally:
-            os.killpg(server.pid, signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                server.wait(timeout=60)  # for a search that loads its libraries
-            server.kill()
+            os.killpg(server.pid, signal.SIGINT)  # as Ctrl-C in a terminal
+            server.wait(timeout=60)
 
 
 def _await(url: str) -> None:

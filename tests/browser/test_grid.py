@@ -110,6 +110,7 @@ def test_a_click_and_enter_open_a_pair_and_keys_rest_below_a_dialog(
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
     page.wait_for_url(f"**pair={ids[3]}**")
+    page.locator(".pair[data-pair]").wait_for()  # the address changes before the page does
     page.go_back()
     page.locator(".card.current").wait_for()
     for name in ("Select page", f"Select all {PAIRS} that match", "Find and replace"):
