@@ -50,11 +50,7 @@ HELP = {
     "other members.",
     c.ATTACK_AUROC: "The same over all thresholds.",
     mitigated.MEMBERSHIP_AUROC: c.meaning(c.AUROC),
-    c.CLIPMEM_IMAGE: "The image encoder's part of clipmem.",
-    c.CLIPMEM_TEXT: "The text encoder's part of clipmem.",
     mitigated.RETRIEVAL: "Mean of six recalls on held-out pairs, in % of the baseline's.",
-    "linear_probe": "Accuracy of a linear probe.",
-    "zero_shot": "Accuracy without any training on labels.",
     mitigated.SECONDS: "Seconds of training, relative to the baseline.",
 }
 shown_errors = functools.partial(
@@ -251,7 +247,7 @@ def draw_table(
     cells.insert(1, "n", rows.groupby(mitigated.SETTING)["n"].max())
     cells = cells.sort_index(key=lambda settings: settings != chosen, kind="stable")
     columns: dict[str, Any] = {
-        name: st.column_config.TextColumn(head, help=HELP[name])
+        name: st.column_config.TextColumn(head, help=HELP.get(name))
         for name, head in r.MEASURE_LABELS.items()
     }
     columns["setting"] = st.column_config.TextColumn(pinned=True)

@@ -6,10 +6,12 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -22,7 +24,7 @@ from clipmem_core.auditing.folder.store import Audit, file_sha256
 from clipmem_core.auditing.run import pipeline
 from clipmem_core.auditing.run.pipeline import run_audit
 from clipmem_core.cli import main
-from clipmem_core.dataset import scenes
+from clipmem_core.dataset import pictures, scenes
 from clipmem_core.dataset.scenes import draw_scenes
 from tests.audit.small import ENSEMBLE, LOCKED, PAPER, Silent, config_of, in_process, made_once
 from tests.forked import Server
@@ -32,13 +34,23 @@ settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
 
+class Threads(ThreadPoolExecutor):
+    """Threads in place of a pool of processes."""
+
+    def __init__(self, size: int, **_: Any) -> None:
+        super().__init__(size)
+
+    def schedule(self, function: Callable[..., Any], args: list[Any]) -> Future[Any]:
+        return self.submit(function, *args)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _few_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Make tests fast: members train and pictures are decoded in the test's process; sets,
     tokenizer and Streamlit's list of components are cached; and no test waits for the disk.
 
-    Processes have tests of their own: dataset/test_workers, dataset/test_pixel_cache,
-    audit/test_executor, audit/test_preflight, test_smoke.
+    Processes have tests of their own: dataset/test_pixel_cache, audit/test_executor,
+    audit/test_preflight, test_smoke.
     """
 
     def drawn_once(folder: Path, *, pairs: int, seed: int) -> None:
@@ -52,6 +64,7 @@ def _few_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr(os, "fsync", lambda _: None)
         patch.setattr(scenes, "draw_scenes", drawn_once)
         patch.setattr(pipeline, "local_processes", in_process)
+        patch.setattr(pictures, "ProcessPool", Threads)
         patch.setattr(factory, "SimpleTokenizer", functools.cache(SimpleTokenizer))
         patch.setattr(
             manifest_scanner, "scan_component_manifests", functools.cache(scan_component_manifests)

@@ -27,10 +27,10 @@ from clipmem_core.dashboard.plain import (
 from clipmem_core.review.cards import (
     FirstCaption,
     PairCard,
+    caption_shown,
     cards,
     data_url,
     first_captions,
-    from_sentence,
     make_jpeg,
     marked,
     marks_note,
@@ -172,13 +172,3 @@ def draw_card_row(
         lines = [f'<div class="name"><bdi>{html.escape(note)}</bdi></div>' for note in notes]
         text = f"<bdi>{marked(shortened, marks)}</bdi>{''.join(lines)}"
         st.html(f'<div class="pair-card" dir="auto">{text}</div>')
-
-
-def caption_shown(
-    captions: Sequence[str], first: FirstCaption
-) -> tuple[str, list[dict[str, Any]], list[str]]:
-    """Return the most suspicious caption, its marks, and what is wrong with likelier words."""
-    start, marks, reason = first
-    caption, shown = from_sentence(captions[start], marks)
-    better = [f"{mark['word']} → {mark['better'][0][0]}" for mark in shown if mark["better"]]
-    return caption, shown, [reason, *better] if reason else better

@@ -14,7 +14,6 @@ from urllib.parse import urlencode
 import streamlit as st
 
 from clipmem_core.auditing.folder.store import PAIRS, Audit
-from clipmem_core.dashboard.cards import caption_shown
 from clipmem_core.dashboard.deciding import BADGES, Notice, review_session, storing_decisions
 from clipmem_core.dashboard.page import link, read_view, write_address
 from clipmem_core.dashboard.plain import cut, format_score
@@ -23,6 +22,7 @@ from clipmem_core.review.cards import (
     BY_CAPTION,
     FirstCaption,
     PairCard,
+    caption_shown,
     first_captions,
     shown_score,
 )

@@ -1,14 +1,10 @@
-"""Decodes each picture of a data set once, in threads, to upright RGB on white, resizes it to a
-square, collects its facts, and caches both in a folder:
+"""Decodes each picture of a data set once, in processes that may crash, to upright RGB on white,
+resizes it to a square, collects its facts, and caches both in a folder:
 
     facts.parquet      one row a picture: width, height, sha256, reason
     descriptors.npy    uint8 [n_pictures, 768], for `near_duplicates`
     pixels.npy         uint8 [n_pictures, size, size, 3]; only if it fits the budget, else decoded
                        at every use
-
-The folder is built under a temporary name and then renamed, so an existing folder is complete.
-
-Every defect of a picture becomes a `PictureError` with a short reason.
 """
 
 import functools
@@ -16,6 +12,7 @@ import hashlib
 import io
 import math
 import os
+import signal
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,13 +23,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import PIL
-import pyarrow.parquet as pq
+from pebble import ProcessExpired, ProcessPool
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from clipmem_core.config import fingerprint
 from clipmem_core.dataset.containers import read_bytes, source_stamp
-from clipmem_core.utils import columns as c
-from clipmem_core.utils.io import cached_folder, cores, naming, shortage
+from clipmem_core.utils.io import Spawn, cached_folder, cores, naming, shortage
 
 Image.init()
 # formats of Pillow, none of which runs another program; AVIF needs a newer version
@@ -162,10 +158,8 @@ class Fact(NamedTuple):
     descriptor: bytes = bytes(3 * DESCRIPTOR_SIDE**2)  # the picture at 16 × 16
 
 
-def check_picture(
-    image: str, *, root: Path, size: int, resize_mode: str
-) -> tuple[Fact, np.ndarray]:
-    """Decode the picture of a reference; return its facts and its square, black if it is unusable.
+def check_picture(image: str, *, root: Path, size: int, resize_mode: str) -> tuple[Fact, bytes]:
+    """Decode the picture of a reference; return its facts and its square, empty if it is unusable.
     A shortage of the machine raises."""
     sha256 = ""
     try:
@@ -175,13 +169,14 @@ def check_picture(
     except (OSError, ValueError) as error:
         if shortage(error):
             raise
-        return Fact(sha256=sha256, reason=str(error)), np.zeros((size, size, 3), np.uint8)
+        return Fact(sha256=sha256, reason=str(error)), b""
     # The smooth filter is on purpose: plain means of blocks change with the positions of the
     # blocks.
     descriptor = picture.resize(
         (DESCRIPTOR_SIDE, DESCRIPTOR_SIDE), Image.Resampling.BICUBIC, box=box
     ).tobytes()
-    return Fact(width, height, sha256, None, descriptor), resize(picture, size, resize_mode, box)
+    square = resize(picture, size, resize_mode, box).tobytes()
+    return Fact(width, height, sha256, None, descriptor), square
 
 
 def read_square(root: Path, image: str, *, size: int, resize_mode: str) -> np.ndarray:
@@ -255,13 +250,11 @@ def check_pictures(
     budget_bytes: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[pd.DataFrame, Pixels]:
-    """Decode every picture of a data set once, or read the facts and squares (`Pixels`) that an
-    earlier run stored.
+    """Decode every picture of a data set once, or read what an earlier run stored; return a `Fact`
+    of each, without its descriptor, and their squares.
 
     Above `budget_bytes`, no squares are stored. A full disk or a lack of memory raises OSError or
-    MemoryError, stores nothing, and marks no picture as unusable. The facts are, in order, width
-    and height of the upright original (0 if unusable), sha256 of the file's bytes (empty if they
-    cannot be read), and reason (None, or why it is unusable).
+    MemoryError, stores nothing, and marks no picture as unusable.
     """
     shape = (len(images), size, size, 3)
     fits = 0 < math.prod(shape) <= budget_bytes
@@ -272,13 +265,20 @@ def check_pictures(
         facts = list[Fact]()
         # written, not mapped: on a full disk a write to a map ends the process
         path = folder / PIXELS_FILE if fits else Path(os.devnull)
-        with ThreadPoolExecutor(cores()) as pool, path.open("wb") as file:
+        with ProcessPool(cores(), context=Spawn()) as pool, path.open("wb") as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
             for start in range(0, len(images), _BLOCK):
-                for fact, square in pool.map(check, images[start : start + _BLOCK]):
+                block = images[start : start + _BLOCK]
+                for checked in [pool.schedule(check, [image]) for image in block]:
+                    try:
+                        fact, square = checked.result()
+                    except ProcessExpired as error:
+                        if error.exitcode == -signal.SIGKILL:
+                            raise MemoryError from error
+                        fact, square = Fact(reason="its decoder crashed"), b""
                     facts.append(fact)
-                    file.write(square.tobytes())
+                    file.write(square or bytes(math.prod(shape[1:])))
                 if progress is not None:
                     progress(len(facts), len(images))
         table = pd.DataFrame(facts, columns=Fact._fields)
@@ -289,9 +289,8 @@ def check_pictures(
     folder = cache / fingerprint(content)
     with naming(folder):
         cached_folder(folder, decode_all)
-    facts_of_pictures = pd.DataFrame(pq.read_table(folder / FACTS_FILE).to_pydict(), dtype=object)
     rows = np.arange(len(images))
     pixels = open_pixels(
         folder, rows=rows, root=root, images=images, size=size, resize_mode=resize_mode
     )
-    return facts_of_pictures.astype({c.WIDTH: np.int64, c.HEIGHT: np.int64}), pixels
+    return pd.read_parquet(folder / FACTS_FILE), pixels

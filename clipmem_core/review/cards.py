@@ -324,15 +324,17 @@ def first_captions(
     return firsts
 
 
-def from_sentence(caption: str, marks: Marks) -> tuple[str, Marks]:
-    """Return the part of a caption from its first marked sentence on, and the marks in it."""
-    first = next((mark[START] for mark in marks if SENTENCE in mark), 0)
-    if not first:
-        return caption, marks
-    moved = 2 - first
-    later = [mark for mark in marks if mark[START] >= first]
-    moved_marks = [mark | {name: mark[name] + moved for name in (START, END)} for mark in later]
-    return f"… {caption[first:]}", moved_marks
+def caption_shown(captions: Sequence[str], first: FirstCaption) -> tuple[str, Marks, list[str]]:
+    """Return the most suspicious caption, from its first marked sentence on, its marks, and what is
+    wrong with likelier words."""
+    number, marks, reason = first
+    caption = captions[number]
+    if start := next((mark[START] for mark in marks if SENTENCE in mark), 0):
+        caption = f"… {caption[start:]}"
+        later = [mark for mark in marks if mark[START] >= start]
+        marks = [mark | {end: mark[end] + 2 - start for end in (START, END)} for mark in later]
+    better = [f"{mark['word']} → {mark['better'][0][0]}" for mark in marks if mark["better"]]
+    return caption, marks, [reason, *better] if reason else better
 
 
 def marks_note(firsts: Mapping[str, FirstCaption]) -> str:

@@ -16,7 +16,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from csv import QUOTE_NONNUMERIC
 from functools import partial
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import (
+    ForkServerContext,
+    ForkServerProcess,
+    SpawnContext,
+    SpawnProcess,
+)
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -102,22 +107,33 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class _Forked(ForkServerProcess):
-    @staticmethod
-    def _Popen(process_obj: Any) -> Any:
-        """Start a process without the parent's script, which multiprocessing would run in it."""
+def _without_script(start: Any) -> Any:
+    """Return how to start a process without the parent's script, which multiprocessing would run in
+    it."""
+
+    def start_without(process_obj: Any) -> Any:
         main = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")
         try:
-            return ForkServerProcess._Popen(process_obj)
+            return start(process_obj)
         finally:
             sys.modules["__main__"] = main
+
+    return staticmethod(start_without)
 
 
 class ForkServer(ForkServerContext):
     """Forks of a process that has imported some libraries."""
 
-    Process = _Forked
+    class Process(ForkServerProcess):
+        _Popen = _without_script(ForkServerProcess._Popen)
+
+
+class Spawn(SpawnContext):
+    """Fresh processes."""
+
+    class Process(SpawnProcess):
+        _Popen = _without_script(SpawnProcess._Popen)
 
 
 @contextmanager

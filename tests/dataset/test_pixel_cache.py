@@ -3,17 +3,26 @@ files."""
 
 import errno
 import hashlib
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from pebble import ProcessPool
 from PIL import Image
 
 from clipmem_core.dataset import pictures
-from clipmem_core.dataset.pictures import Pixels, check_pictures, read_square
+from clipmem_core.dataset.pictures import (
+    Fact,
+    Pixels,
+    check_picture,
+    check_pictures,
+    read_square,
+)
 from clipmem_core.utils.io import shortage
 
 IMAGES = ["a.png", "turned.jpg", "broken.png", "sub/clear.png", "a.png", "missing.png"]
@@ -67,7 +76,7 @@ def test_facts_and_squares_match_the_files(shared: Path) -> None:
     assert facts["height"].tolist()[:3] == [200, 300, 0]
     expected = [hashlib.sha256((shared / image).read_bytes()).hexdigest() for image in IMAGES[:5]]
     assert facts["sha256"].tolist() == [*expected, ""]
-    assert [facts["reason"][row] for row in GOOD] == [None] * 4
+    assert facts["reason"][GOOD].isna().all()
     assert "truncated" in facts["reason"][2]
     assert "missing.png" in facts["reason"][5]
     squares = pixels.gather(np.array([3, 0]))
@@ -83,6 +92,28 @@ def test_a_cache_is_reused_unless_an_input_changes(root: Path) -> None:
     Image.new("RGB", (7, 7)).save(root / "broken.png")
     assert calls(root) > 0
     assert check(root)[0]["width"][2] == 7
+
+
+def crash(image: str, **settings: Any) -> tuple[Fact, bytes]:
+    """Check a picture, but crash as a decoder in C would on one of them."""
+    if image == "turned.jpg":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return check_picture(image, **settings)
+
+
+def test_a_picture_whose_decoder_crashes_is_listed(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(shutil.copytree(shared, tmp_path / "set"))
+    monkeypatch.setattr(pictures, "ProcessPool", ProcessPool)
+    monkeypatch.setattr(pictures, "check_picture", crash)
+    facts, pixels = check(root)
+    assert facts["reason"][1] == "its decoder crashed"
+    assert not pixels.gather(np.array([1])).any()
+    expected, squares = check(shared)
+    pd.testing.assert_frame_equal(facts.drop(index=1), expected.drop(index=1))
+    others = np.array([0, 3, 4])
+    assert np.array_equal(pixels.gather(others), squares.gather(others))
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), MemoryError()])
