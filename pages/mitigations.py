@@ -2,6 +2,7 @@
 utility."""
 
 import functools
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,8 @@ def draw_lab(audit: Audit) -> None:
                 mitigated.remove_setting(audit, chosen)
                 write_address(setting=None, page=None)
                 st.rerun()
-        show_command(mitigated.mitigate_command(audit, setting))
+        words = ["python", "-m", "clipmem_core", "mitigate", audit.name, *setting.flags]
+        show_command(shlex.join(words))
         with shown_errors():
             draw_changed_pairs(audit, chosen)
 

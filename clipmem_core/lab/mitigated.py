@@ -11,7 +11,6 @@ pair of members. The memorization of a member is its alignment less that of its 
 over the pairs that the member trained on and its partner did not.
 """
 
-import shlex
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -338,8 +337,3 @@ def seconds_needed(audit: Audit, members: int) -> float:
     """Return how long members of a setting train and are measured: as long as those of the audit
     did; NaN if that is not known."""
     return audit.seconds.get(TRAINING, np.nan) * members / len(audit.record.members)
-
-
-def mitigate_command(audit: Audit, setting: Setting) -> str:
-    """Return the command that trains a setting of an audit."""
-    return shlex.join(["python", "-m", "clipmem_core", "mitigate", audit.name, *setting.flags])

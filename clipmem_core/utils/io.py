@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import zipfile
@@ -109,14 +110,16 @@ def cores() -> int:
 
 def _without_script(start: Any) -> Any:
     """Return how to start a process without the parent's script, which multiprocessing would run in
-    it."""
+    it, and deaf to Ctrl-C."""
 
     def start_without(process_obj: Any) -> Any:
         main = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
             return start(process_obj)
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             sys.modules["__main__"] = main
 
     return staticmethod(start_without)
