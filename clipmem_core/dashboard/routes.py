@@ -43,7 +43,7 @@ from clipmem_core.review.cards import (
 from clipmem_core.review.decisions import UNDECIDED_CODE, Codes, decided, open_review
 from clipmem_core.review.filters import changed_rows, count_pairs, find_rows
 from clipmem_core.review.key_presses import KeyPresses, store_key_presses
-from clipmem_core.review.progress_and_repair import find_swap, review_order, wrong_lines
+from clipmem_core.review.progress_and_repair import find_swaps, review_order, wrong_lines
 from clipmem_core.review.queries import fetch_numbered, find_row
 from clipmem_core.review.search import run
 from clipmem_core.review.views import RANDOM, RANDOM_CHECK, Selection, from_parameters
@@ -121,7 +121,6 @@ def routes() -> list[BaseRoute]:
         Route("/changes", _changes),
         Route("/pairs", _pairs),
         Route("/picture", _picture),
-        Route("/suggestions", _suggest),
         Route("/judge", _judge),
         Route("/events", _take_events, methods=["POST"]),
     ]
@@ -195,6 +194,7 @@ def _pairs(request: Request) -> Response:
     ids = [card.pair_id for card in shown]
     first = suspicious_captions(audit, ids)
     explained = explain_captions(audit, ids)
+    swaps = find_swaps(audit, [card.row for card in shown])
     review = review_order(audit)
     by_order = {RANDOM: review.drawn, REVIEW_PLACE: review.order[review.at_random]}
     at_random = by_order.get(selection.order, ())
@@ -215,6 +215,7 @@ def _pairs(request: Request) -> Response:
                 "reasons": about.reasons,
                 "wrong": about.wrong,
                 "all_wrong": about.whole,
+                "swap": swaps.get(card.row),
                 "label": card.label or "",
                 "score": f"{words(order)} {format_score(score)}{note}",
                 "decision": card.decision.decision,
@@ -238,12 +239,6 @@ def _picture(request: Request) -> Response:
     jpeg, fault = thumbnail(audit.record.pictures, images[row][0], side=side)
     headers = _NOT_CACHED | {"X-Fault": quote(in_one_line(fault))} if fault else _CACHED
     return Response(jpeg, media_type="image/jpeg", headers=headers)
-
-
-def _suggest(request: Request) -> Response:
-    """Answer with the pair whose captions surely fit the picture of a row, null without one."""
-    audit, _ = _parse(request)
-    return _json({"swap": find_swap(audit, _numbers(request, "row")[0])})
 
 
 def _judge(request: Request) -> Response:

@@ -290,21 +290,22 @@ def repairs(audit: Audit, number: int) -> pd.DataFrame:
     return table[[c.PAIR_ID, "from_pair_id", "probability"]].reset_index(drop=True)
 
 
-def find_swap(audit: Audit, row: int) -> dict[str, Any] | None:
-    """Return the pair, as JSON, whose captions surely fit the picture of a row that no incident
-    explains; `mutual`: the captions of the row fit the other picture too."""
+def find_swaps(audit: Audit, rows: Collection[int]) -> dict[int, dict[str, Any]]:
+    """Return, by row, the pairs, as JSON, whose captions surely fit the pictures of rows that no
+    incident explains; `mutual`: the captions of the row fit the other picture too."""
     pairs = read_incidents(audit)[1]
     swaps = pairs[pairs["number"] == 0].set_index("row")
-    if row not in swaps.index:
-        return None
-    (card,) = cards(audit, [int(swaps["from_row"][row])])
+    others = swaps["from_row"][swaps.index.isin(rows)].astype(int)
     return {
-        "row": card.row,
-        "pair_id": card.pair_id,
-        "caption_key": str(card.caption_key),
-        "captions": card.captions,
-        "probability": percent(swaps["probability"][row]),
-        "mutual": bool(swaps["from_row"].get(card.row) == row),
+        row: {
+            "row": card.row,
+            "pair_id": card.pair_id,
+            "caption_key": str(card.caption_key),
+            "captions": card.captions,
+            "probability": percent(swaps["probability"][row]),
+            "mutual": bool(swaps["from_row"].get(card.row) == row),
+        }
+        for row, card in zip(others.index, cards(audit, others.tolist()), strict=True)
     }
 
 

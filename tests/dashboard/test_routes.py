@@ -135,8 +135,8 @@ def test_a_swap_is_stored_and_undone_as_one_and_refused_after_a_decision(
     server: TestClient, audit: Audit
 ) -> None:
     write_swaps(audit, {20: 21, 21: 20, 22: 20})
-    one, other = ask(server, "pairs", rows="20,21")
-    swap, single, none = (ask(server, "suggestions", row=row)["swap"] for row in (20, 22, 23))
+    one, other, third, fourth = ask(server, "pairs", rows="20,21,22,23")
+    swap, single, none = one["swap"], third["swap"], fourth["swap"]
     assert (swap["row"], swap["mutual"], swap["captions"]) == (21, True, other["captions"])
     assert (single["pair_id"], single["mutual"], none) == (one["pair_id"], False, None)
     others = [[swap["pair_id"], swap["caption_key"]]]

@@ -11,7 +11,7 @@ const asLines = captions => captions.map(text => text.split(/\s+/).join(' ').tri
 class Single extends Pairs {
     constructor(root, data) {
         super(root, data)
-        Object.assign(this, {rows: [], place: 0, editing: false, at: new Map(), suggestions: new Map(), path: location.pathname})
+        Object.assign(this, {rows: [], place: 0, editing: false, at: new Map(), path: location.pathname})
         Object.assign(this, {keys: [], doubts: new Map(), judged: Promise.resolve()}) // `doubts`: row and new caption → reason
         this.visited = new Set() // rows that were decided here: "Undecided only" does not hide them from the arrows
         Object.assign(this, {box: root.querySelector('textarea'), only: this.find('undecided'), suggested: this.find('suggested')})
@@ -98,18 +98,6 @@ class Single extends Pairs {
         this.draw()
     }
 
-    async suggest() {
-        const row = this.upcoming(3).find(each => !this.suggestions.has(each))
-        if (this.isStopped || this.searching || row === undefined) return
-        this.searching = true
-        const answer = await this.ask('suggestions', {row}).then(response => response.json()).catch(() => null)
-        this.searching = false
-        if (this.isStopped) return
-        if (answer) this.suggestions.set(row, answer)
-        if (row === this.shown?.row) this.drawSuggestions()
-        this.later('rest', answer ? 0 : POLL, () => this.suggest())
-    }
-
     showChanges(changed, status) {
         const [, decision] = changed.find(([row]) => row === this.shown?.row) ?? [], label = labelOf(decision) ?? 'undecided'
         if (decision !== undefined) {
@@ -179,7 +167,6 @@ class Single extends Pairs {
             this.painted = true
             this.actAll()
         }))
-        this.later('rest', REST, () => this.suggest())
         if (!this.data.follows) return
         tried(() => sessionStorage.setItem(OPENED, pair_id))
         // The page shows its scores; another page must not get its address
@@ -234,7 +221,7 @@ class Single extends Pairs {
 
     // The pair whose captions fit the picture on screen, while its suggestion can be accepted.
     get swap() {
-        const {row} = this.shown, swap = this.suggestions.get(row)?.swap, other = this.decisions.get(swap?.row)
+        const {row, card: {swap}} = this.shown, other = this.decisions.get(swap?.row)
         return !this.expected(row).length && (swap?.mutual ? !other : other !== 'keep') && swap
     }
 
@@ -369,8 +356,7 @@ class Single extends Pairs {
     // Replace the caption in focus by others: by none to remove it, and the pair if it has no other caption.
     change(texts, label) {
         const {place} = this.caption(), captions = this.currentCaptions.toSpliced(place, 1, ...texts)
-        const none = this.suggestions.has(this.shown.row) ? 'There is no such suggestion.' : 'The suggestions are not loaded yet.'
-        if (texts.includes(undefined)) this.sign(none, 'late')
+        if (texts.includes(undefined)) this.sign('There is no such suggestion.', 'late')
         else if (place < 0) this.sign('This caption was changed or removed before.', 'late')
         else if (captions.length) return this.decideShown('recaption', captions, label)
         else return this.decideShown('remove')
