@@ -5,6 +5,7 @@ It trains the heads of an audit of precomputed features, and computes the same s
 """
 
 import dataclasses
+import functools
 import html
 import sys
 import tempfile
@@ -42,9 +43,10 @@ from clipmem_core.errors.runs import (
     find_runs,
     find_swaps,
 )
+from clipmem_core.errors.tower_fit import Bridge, TowerModel, draw_swaps, tower_values
 from clipmem_core.errors.words import split_words
 from clipmem_core.scores.alignment import pair_components
-from clipmem_core.scores.membership import MIN_GROUP, InOut, draw_word_halves, ensemble_membership
+from clipmem_core.scores.membership import InOut, draw_word_halves, ensemble_membership, group_size
 from clipmem_core.scores.score_tables import (
     Evidence,
     Texts,
@@ -109,11 +111,18 @@ class CaptionModel:
 
     heads: Sequence[LockedModel]
     beside: Sequence[HeldOut]  # under each head
+    towers: TowerModel
     fitted: Fitted
     words: Sequence[CaptionWords]
 
     def judge(
-        self, image_features: Any, text_features: Any, *, captions: Any = None, pair: Any = None
+        self,
+        image_features: Any,
+        text_features: Any,
+        *,
+        captions: Any = None,
+        pair: Any = None,
+        bridge: tuple[Any, Any] | None = None,
     ) -> pd.DataFrame:
         """Return the probability that captions of new pairs are wrong.
 
@@ -125,7 +134,9 @@ class CaptionModel:
         """
         if self.fitted.missing:
             raise InputError(f"this model cannot judge captions: {self.fitted.missing}")
-        pairs = _checked(image_features, text_features, captions, pair)
+        pairs = _checked(image_features, text_features, captions, pair, bridge)
+        if (pairs.bridge is None) != (self.towers.centres is None):
+            raise InputError("bridge must be given if it was for the fitted pairs, and only then")
         head: Any = self.heads[0]
         widths = [len(part.standard.mean) for part in (head.visual, head.text)]
         for name, values, width in zip(_SIDES, (pairs.image, pairs.text), widths, strict=True):
@@ -143,6 +154,8 @@ class CaptionModel:
                 image = encode_image(head, torch.from_numpy(pairs.image).float()).numpy()
             by_member.append(misfit.fit_beside(unit(text), pairs.of_pairs, image, is_new, beside))
         beside_held_out = misfit.nan_mean(by_member)
+        text = pairs.of_pairs.mean(unit(pairs.text.astype(np.float32)))
+        towers = self.towers.values(pairs.image, text, pairs.bridge, (is_new, is_new))
         agree = self.fitted.agreement(pairs.text, pairs.of_pairs, np.arange(len(pairs.text)))
         ratios = np.full(len(pairs.text), np.nan)
         refused = np.zeros(len(pairs.text), bool)
@@ -157,6 +170,7 @@ class CaptionModel:
         probabilities = self.fitted.judge(
             pairs.of_pairs,
             beside_held_out,
+            towers[pairs.of_pairs.owner],
             agree,
             ratios,
             is_new=np.ones(len(pairs.text), bool),
@@ -213,6 +227,7 @@ class _Pairs(NamedTuple):
     of_pairs: Ragged
     captions: list[list[str]] | None
     position: np.ndarray  # row in `text` of each caption of the input, [n_captions]
+    bridge: Bridge | None  # of pictures and of the mean captions of pairs, [n_pairs, width] each
 
 
 _SIDES = ("image_features", "text_features")
@@ -227,6 +242,7 @@ def find_wrong_captions(
     ids: Sequence[str] | None = None,
     group: Any = None,
     held_out: Any = None,
+    bridge: tuple[Any, Any] | None = None,
     members: int = 16,
     epochs: int = 12,
     seed: int = 0,
@@ -245,6 +261,9 @@ def find_wrong_captions(
         group: a key of each pair, such as a product: pairs with the same key, and near-duplicate
             pictures, are trained on or left out together.
         held_out: true for pairs that no member trains on, [n_pairs]; one in eleven by default.
+        bridge: vectors of pictures and of captions in one space, [n_pairs, width] and [n_captions,
+            width], such as the embeddings of a CLIP: what is known before training, which helps
+            small sets.
         members: trained heads, a multiple of 8.
         epochs: of their training.
         seed: of all draws.
@@ -260,7 +279,7 @@ def find_wrong_captions(
         >>> bool(found.pairs.p_wrong[:40].mean() > 0.8 > 0.1 > found.pairs.p_wrong[40:].mean())
         True
     """
-    pairs = _checked(image_features, text_features, captions, pair)
+    pairs = _checked(image_features, text_features, captions, pair, bridge)
     n = len(pairs.image)
     preset = preset_config(DEFAULT_PRESET)
     if members < 1 or members % preset.folds:
@@ -284,9 +303,10 @@ def find_wrong_captions(
             raise InputError(
                 f"held_out must be bool [{n}], not {held_out.dtype} {list(held_out.shape)}"
             )
-        if not MIN_GROUP <= held_out.sum() <= n - MIN_GROUP:
+        least = group_size(n)
+        if not least <= held_out.sum() <= n - least:
             raise InputError(
-                f"held_out must name at least {MIN_GROUP} pairs and leave as many, not "
+                f"held_out must name at least {least} pairs and leave as many, not "
                 f"{held_out.sum()} of {n}"
             )
     membership = ensemble_membership(
@@ -307,7 +327,9 @@ def find_wrong_captions(
         return _Search(pairs, config, in_out, clusters, groups, keys, shown, threads, decoys).run()
 
 
-def _checked(image: Any, text: Any, captions: Any, pair: Any) -> _Pairs:
+def _checked(
+    image: Any, text: Any, captions: Any, pair: Any, bridge: tuple[Any, Any] | None
+) -> _Pairs:
     """Check the input, and order captions by pair."""
     features = [_features(name, values) for name, values in zip(_SIDES, (image, text), strict=True)]
     n, n_captions = map(len, features)
@@ -338,7 +360,17 @@ def _checked(image: Any, text: Any, captions: Any, pair: Any) -> _Pairs:
         texts = [listed[at:end] for at, end in zip(ends, ends[1:], strict=False)]
     if (order != np.arange(n_captions)).any():
         features[1] = features[1][order]
-    return _Pairs(features[0], features[1], of_pairs, texts, order.argsort())
+    both = None
+    if bridge is not None:
+        names = [f"the bridge of {name}" for name in _SIDES]
+        vectors = [_features(name, part) for name, part in zip(names, bridge, strict=True)]
+        if [len(part) for part in vectors] != [n, n_captions]:
+            raise InputError(f"bridge must have {n:,} and {n_captions:,} rows, as the features")
+        if vectors[0].shape[1] != vectors[1].shape[1]:
+            raise InputError("the two parts of bridge must have as many columns as each other")
+        first, second = (unit(part.astype(np.float32)) for part in vectors)
+        both = first, of_pairs.mean(second[order])
+    return _Pairs(features[0], features[1], of_pairs, texts, order.argsort(), both)
 
 
 def _features(name: str, values: Any) -> np.ndarray:
@@ -408,6 +440,26 @@ class _Search:
     threads: int
     decoys: np.ndarray
 
+    @functools.cached_property
+    def tower_model(self) -> TowerModel:
+        """The fit of the features themselves."""
+        pairs = self.pairs
+        return TowerModel.of(
+            pairs.image, self._mean_text, pairs.bridge, self.groups, seed=self.config.seed
+        )
+
+    @functools.cached_property
+    def _mean_text(self) -> np.ndarray:
+        return self.pairs.of_pairs.mean(unit(self.pairs.text.astype(np.float32)))
+
+    @functools.cached_property
+    def towers(self) -> tuple[np.ndarray, np.ndarray]:
+        """How well captions fit by the features alone, as of `tower_values`."""
+        swaps = draw_swaps(self.in_out.held_out, seed=self.config.seed)
+        return tower_values(
+            self.tower_model, self.pairs.image, self._mean_text, self.pairs.bridge, swaps
+        )
+
     def run(self) -> WrongCaptions:
         of_pairs = self.pairs.of_pairs
         captions = self.pairs.captions
@@ -416,14 +468,14 @@ class _Search:
         words, word_models = self._words(notes)
         members = self._train_all("members")
         evidence = self._evidence(members)
-        scores, _ = score_table(evidence)
-        left_out = second_round(scores, self.config.rounds, np.ones(len(scores), bool))
+        scores, _, fit = score_table(evidence)
+        all_read = np.ones(len(scores), bool)
+        left_out = second_round(scores, fit.swapped, self.config.rounds, all_read)
         if left_out.any():
-            again = self._evidence(self._train_all("second round", left_out))
-            fit = misfit.fit_out(
-                again.image, again.text, trained, self.in_out.held_out, again.logit_scales
-            )
-            scores = update_scores(scores, **{c.LOG_PROBABILITY_SECOND: fit[1]})
+            again = self._train_all("second round", left_out)
+            embeddings = [member.image for member in again], [member.text for member in again]
+            csls = misfit.csls_out(*embeddings, trained, self.in_out.held_out)
+            scores = update_scores(scores, **{c.FIT_SECOND: fit.fit_out(csls)})
         fits = Fits(evidence.image, evidence.text, trained, seed=self.config.seed)
         reasons = np.full(of_pairs.n_items, "", object)
         stretches: list[np.ndarray] = []
@@ -435,7 +487,7 @@ class _Search:
         texts = Texts(of_pairs, read, reasons, self.clusters, self.pairs.text)
         of_members = [member.captions for member in members]
         on_captions, table = caption_evidence(
-            scores, texts, self.in_out, of_members, self.decoys, words
+            scores, fit.swapped, texts, self.in_out, of_members, self.decoys, words
         )
         faults = []
         if captions is not None:
@@ -471,7 +523,9 @@ class _Search:
             count=count,
             runs=_run_rows([*runs, find_swaps(fits, by_pair)]),
             notes=notes,
-            model=CaptionModel(heads, beside, Fitted.of(wrong), word_models),
+            model=CaptionModel(
+                heads, beside, self.tower_model, Fitted.of(wrong, fit.weights), word_models
+            ),
         )
 
     def _at_once(self, work: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
@@ -550,9 +604,9 @@ class _Search:
             components=[member.components for member in members],
             image=[member.image for member in members],
             text=[member.text for member in members],
-            logit_scales=[float(member.head.logit_scale.detach().exp()) for member in members],
             log_probability=[member.learned for member in members],
             n_captions=self.pairs.of_pairs.counts,
+            towers=self.towers,
         )
 
     def _words(self, notes: list[str]) -> tuple[pd.DataFrame, list[CaptionWords]]:

@@ -38,17 +38,18 @@ class Fitted:
     shares: list[float] = field(default_factory=list)
     ratio: list[float] | None = None
     specific: list[float] | None = None
+    fit: list[float] = field(default_factory=list)  # as of `OutFit.weights`
 
     @classmethod
-    def of(cls, wrong: Probabilities) -> "Fitted":
-        """Return what `probabilities` fitted."""
+    def of(cls, wrong: Probabilities, fit: np.ndarray) -> "Fitted":
+        """Return what `probabilities` fitted, with the weights of fit_out."""
         curves = {
             name: tuple(np.array(count.ratio).tolist())
             for name, count in wrong.counts.items()
             if not count.missing
         }
         missing = wrong.counts["pairs"].missing
-        return cls(missing, curves, wrong.shares, wrong.ratio, wrong.specific)
+        return cls(missing, curves, wrong.shares, wrong.ratio, wrong.specific, fit.tolist())
 
     def ratio_at(self, kind: str, evidence: np.ndarray) -> np.ndarray:
         """Return the log-likelihood ratio that captions are wrong; NaN without a fitted curve or
@@ -75,6 +76,7 @@ class Fitted:
         self,
         of_units: Ragged,
         beside: np.ndarray,
+        towers: np.ndarray,
         agree: np.ndarray,
         words: np.ndarray,
         *,
@@ -89,12 +91,14 @@ class Fitted:
         Args:
             of_units: the captions of each new pair, or of each candidate.
             beside: similarity, margin and csls, as of `fit_beside`, [n_captions, 3].
+            towers: of `TowerModel.values`, [n_captions, n_similarities].
             agree: as of `agreement`, [n_captions, 3].
             words: mean log-likelihood ratio of the words, [n_captions].
             is_new: false for captions that replace others, [n_captions].
             not_captions: true for texts that are no captions, [n_captions].
         """
-        by_pair = self.ratio_at("pairs", beside[:, 2])
+        evidence = np.column_stack([beside[:, 2], towers])
+        by_pair = self.ratio_at("pairs", -log_ratio(np.array(self.fit), evidence))
         by_caption = np.full(len(beside), np.nan)
         if self.ratio is not None:
             evidence = np.column_stack([agree[:, :2], beside[:, 1]])

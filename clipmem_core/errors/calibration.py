@@ -4,8 +4,8 @@ against captions that are wrong by construction.
 `p_check`: the text is no caption of its picture, whatever the picture shows: a file name, a
 refusal, a text that recurs and fits no picture, or the picture is a placeholder. No model is asked.
 
-`p_pair`: all captions of the pair belong to other pairs. Evidence: `csls_out`, ordered by `misfit`.
-Fitted against pictures with the caption of a held-out pair (`swapped_csls`).
+`p_pair`: all captions of the pair belong to other pairs. Evidence: `fit_out`, ordered by `misfit`.
+Fitted against pictures with the caption of a held-out pair.
 
 `p_caption`: this caption belongs to another pair. Evidence: its agreement with the pair's other
 captions, and `margin_out`. Fitted against decoys, captions of other pairs that replace it.
@@ -139,8 +139,8 @@ class CaptionEvidence:
     """The evidence on the captions of a data set."""
 
     of_pairs: Ragged  # the captions of each pair
-    fit: np.ndarray  # csls_out of each pair
-    swapped: np.ndarray  # csls_swapped of each pair
+    fit: np.ndarray  # fit_out of each pair
+    swapped: np.ndarray  # the same of swapped captions, [n_swapped]
     misfit: np.ndarray  # of each pair
     captions: np.ndarray  # agreement and margin_out of each caption, [n_captions, 3]
     decoys: np.ndarray  # the same of decoys, [n_decoys, 3]
@@ -157,7 +157,7 @@ class CaptionEvidence:
 
     @property
     def pair_order(self) -> np.ndarray:
-        """The score that pairs are ordered by, the highest first: misfit, or −csls_out where no
+        """The score that pairs are ordered by, the highest first: misfit, or −fit_out where no
         pair has one, [n_pairs]."""
         return self.misfit if np.isfinite(self.misfit).any() else -self.fit
 
@@ -293,7 +293,7 @@ def with_faults(
 def _wrong_pairs(evidence: CaptionEvidence) -> tuple[WrongCount, np.ndarray]:
     """Return the number of wrong pairs, and the probability of each.
 
-    Probabilities are fitted on `csls_out`, since swapped captions have no `misfit`, then permuted
+    Probabilities are fitted on `fit_out`, since swapped captions have no `misfit`, then permuted
     so that they increase with `misfit`, which ranks better.
     """
     is_none = np.maximum.reduceat(evidence.not_captions, evidence.of_pairs.first)

@@ -1,6 +1,6 @@
 """How many captions are wrong, from the scores alone.
 
-A mixture of captions that fit and of captions swapped at random (`swapped_csls`), the
+A mixture of captions that fit and of captions swapped at random (`OutFit`), the
 known positives of positive-unlabelled learning (Elkan & Noto, KDD 2008). In general only an upper
 bound of their share is identified (Blanchard, Lee & Scott, JMLR 2010; Scott, AISTATS 2015). Here
 the assumed shape of the others identifies it: a two-piece Student t with one peak (Fernández &
@@ -18,7 +18,7 @@ import numpy as np
 import scipy
 
 # data/results/constants.csv shows what half and double of each constant change.
-_FEWEST_PAIRS = 100  # and swapped pairs, below which there is no count
+_FEWEST_PAIRS = 5  # and swapped pairs, below which there is no count
 # The share of wrong pairs from which a second round leaves them out, by the setting `rounds`.
 # Members hardly improve below a hundredth; a second round finds clearly more from a tenth on.
 SECOND_ROUND_FROM = {"2": 0.01, "auto": 0.1}

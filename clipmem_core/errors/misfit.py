@@ -15,13 +15,12 @@ import numpy as np
 import scipy  # scipy.stats is loaded when it is used
 from threadpoolctl import threadpool_limits
 
-from clipmem_core.utils import draws
 from clipmem_core.utils.embeddings import unit
 from clipmem_core.utils.ragged import Ragged
 
 _NEIGHBOURS = 10  # nearest held-out partners that a cosine is compared with
 _MOST_HELD_OUT = 1_000  # held-out pairs among which they are searched
-_MOST_SWAPPED = 20_000  # pairs whose caption is swapped, evenly spaced
+_OUT_WEIGHT = 6.0  # of fit_out against learned
 # Index in the last axis of a trajectory: training cosine, log-probability of the true partner
 LOG_PROBABILITY = 1
 _CHUNK = 1_024
@@ -62,41 +61,36 @@ def mean_over_epochs(trajectory: np.ndarray) -> np.ndarray:
 
 
 def misfit(
-    learned: np.ndarray,
-    log_probability_out: np.ndarray,
-    log_probability_second: np.ndarray | None = None,
+    learned: np.ndarray, fit_out: np.ndarray, fit_second: np.ndarray | None = None
 ) -> np.ndarray:
-    """Score how badly a pair's captions fit its image: misfit = −(z(learned) + 2
-    z(log_probability_out)).
+    """Score how badly a pair's captions fit its image: misfit = −(z(learned) + 6 z(fit_out)).
 
     Larger is more suspicious; 0 is average. Needs no labels and no further training. The weights
     were chosen on other injected errors than those they were evaluated on (data/results/README.md).
 
     A pair with one part (a held-out pair has no `learned`, a pair that every member trains on has
-    no `log_probability_out`) gets the misfit at the same quantile among the pairs with both; one
-    with none is NaN.
+    no `fit_out`) gets the misfit at the same quantile among the pairs with both; one with none is
+    NaN.
 
     Args:
         learned: mean log-probability in training, [n_pairs]; NaN for held-out pairs.
-        log_probability_out: of the true partner among held-out ones, under members that never saw
-            the pair, [n_pairs].
-        log_probability_second: the same after a second round of training, [n_pairs]; where any pair
-            has it, it takes the place of log_probability_out and weighs 4.
+        fit_out: how well the caption fits, by members that never saw the pair and by the towers,
+            [n_pairs].
+        fit_second: the same after a second round of training, [n_pairs]; where any pair has it, it
+            takes the place of fit_out.
 
     Returns:
         float64 [n_pairs].
     """
-    out = log_probability_out
-    weight = 2.0
-    if log_probability_second is not None and np.isfinite(log_probability_second).any():
-        out = log_probability_second
-        weight = 4.0
+    out = fit_out
+    if fit_second is not None and np.isfinite(fit_second).any():
+        out = fit_second
     score = np.full(len(learned), np.nan)
     both = np.isfinite(learned) & np.isfinite(out)
     if not both.any():
         return score
     z = scipy.stats.zscore
-    score[both] = -(z(learned[both]) + weight * z(out[both]))
+    score[both] = -(z(learned[both]) + _OUT_WEIGHT * z(out[both]))
     for part in (learned, out):
         single = np.isnan(score) & np.isfinite(part)
         score[single] = np.interp(-part[single], np.sort(-part[both]), np.sort(score[both]))
@@ -135,40 +129,13 @@ def mean_of_nearest(cosines: np.ndarray) -> np.ndarray:
     return np.partition(cosines, -k, axis=1)[:, -k:].mean(axis=1)
 
 
-def log_probability(
-    cosine: np.ndarray, by_image: np.ndarray, by_text: np.ndarray, *, logit_scale: float
-) -> np.ndarray:
-    """Return a member's log-probability of a pair's true partner among the held-out partners.
-
-    Mean over both directions of the log of the softmax of logit_scale × cosine. At most 0. SigLIP's
-    loss has no softmax: this is then that of its scaled cosines, as in the trajectory; a bias would
-    cancel.
-
-    Args:
-        cosine, by_image, by_text: as for `csls`.
-        logit_scale: of the member; NaN where unknown, as is the result then.
-
-    Returns:
-        [n].
-    """
-    total = np.zeros_like(cosine)
-    for cosines in (by_image, by_text):  # scipy's logsumexp takes seven times as long
-        top = np.maximum(cosine, cosines.max(axis=1))
-        others = np.exp((cosines - top[:, None]) * logit_scale).sum(axis=1)
-        beyond = (cosine - top) * logit_scale
-        total += beyond - np.log(np.exp(beyond) + others)
-    return total / 2
-
-
-def fit_out(
+def csls_out(
     image: Sequence[np.ndarray],
     text: Sequence[np.ndarray],
     trained: np.ndarray,
     held_out: np.ndarray,
-    logit_scales: Sequence[float],
 ) -> np.ndarray:
-    """Average `csls` and `log_probability` over the members that were not trained on a pair, in one
-    pass.
+    """Average `csls` over the members that were not trained on a pair.
 
     A held-out pair is not compared with itself. Of more than 1,000 held-out pairs 1,000 are used,
     evenly spaced.
@@ -177,21 +144,19 @@ def fit_out(
         image, text: embeddings of each member, [n_pairs, dim].
         trained: true where the member trains on the pair, [n_members, n_pairs].
         held_out: true for held-out pairs, at least two, [n_pairs].
-        logit_scales: of each member; NaN where unknown.
 
     Returns:
-        csls_out and log_probability_out, float64 [2, n_pairs]; NaN for pairs that every member
-        trains on.
+        float64 [n_pairs]; NaN for pairs that every member trains on.
     """
 
-    def measure(a: np.ndarray, b: np.ndarray, in_training: np.ndarray, scale: float) -> np.ndarray:
+    def measure(a: np.ndarray, b: np.ndarray, in_training: np.ndarray) -> np.ndarray:
         rows = np.flatnonzero(~in_training)
-        values = np.full((2, len(held_out)), np.nan, dtype=np.float32)
+        values = np.full(len(held_out), np.nan, dtype=np.float32)
         for part, *cosines in HeldOut.of(a, b, held_out).compared(a, b, rows):
-            values[:, rows[part]] = csls(*cosines), log_probability(*cosines, logit_scale=scale)
+            values[rows[part]] = csls(*cosines)
         return values
 
-    return nan_mean(in_threads(measure, image, text, trained, logit_scales))
+    return nan_mean(in_threads(measure, image, text, trained))
 
 
 def in_threads(measure: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
@@ -266,43 +231,38 @@ def swapped_csls(
     text: Sequence[np.ndarray],
     trained: np.ndarray,
     held_out: np.ndarray,
-    *,
-    seed: int,
+    swaps: np.ndarray,
 ) -> np.ndarray:
-    """Return the `csls_out` that each picture would have with the caption of a held-out pair,
-    drawn at random.
+    """Return the `csls_out` that each picture would have with the caption of a held-out pair.
 
     No member was trained on a held-out pair, so the members that leave a picture out have seen
     neither: these are positives of a set whose other pairs are unlabelled.
 
     Args:
-        image, text, trained, held_out: as for `fit_out`.
-        seed: of the draw.
+        image, text, trained, held_out: as for `csls_out`.
+        swaps: the held-out pairs whose captions each pair gets, [n_pairs, n_swaps].
 
     Returns:
-        float64 [n_pairs], NaN for held-out pairs, those that every member trains on, and those not
-        among the 20,000 used.
+        float64 [n_pairs, n_swaps]; NaN for held-out pairs, those that every member trains on, and
+        those without swaps.
     """
-    n_partners = min(int(held_out.sum()), _MOST_HELD_OUT)
-    pairs = evenly_spaced(np.flatnonzero(~held_out & ~trained.all(axis=0)), _MOST_SWAPPED)
-    rng = draws.rng(seed, "swapped rows")
-    sources = rng.integers(n_partners, size=len(held_out))  # positions in `HeldOut.rows`
+    pairs = np.flatnonzero(~held_out & ~trained.all(axis=0) & (swaps[:, 0] >= 0))
 
     def measure(a: np.ndarray, b: np.ndarray, in_training: np.ndarray) -> np.ndarray:
         beside = HeldOut.of(a, b, held_out)
-        of_sources = mean_of_nearest_pictures(beside.texts, beside.rows, beside)
-        values = np.full(len(held_out), np.nan)
+        values = np.full(swaps.shape, np.nan)
         rows = pairs[~in_training[pairs]]
-        for part, _, by_image, _ in beside.compared(a, b, rows):
-            source = sources[rows[part]]
-            each = np.arange(len(source))
-            cosine = by_image[each, source]
-            by_image[each, source] = -np.inf  # not a neighbour of the picture
-            near = mean_of_nearest(by_image) + of_sources[source]
-            values[rows[part]] = 2 * cosine - near
+        for column, sources in enumerate(swaps.T):
+            captions = unit(b[sources[rows]])
+            near = mean_of_nearest_pictures(captions, sources[rows], beside)
+            for part, _, by_image, _ in beside.compared(a, b, rows):
+                cosine = np.vecdot(unit(a[rows[part]]), captions[part])
+                same = sources[rows[part], None] == beside.rows
+                others = np.where(same, -np.inf, by_image)  # not a neighbour of the picture
+                values[rows[part], column] = 2 * cosine - mean_of_nearest(others) - near[part]
         return values
 
-    return nan_mean(map(measure, image, text, trained))
+    return nan_mean(in_threads(measure, image, text, trained))
 
 
 def mean_of_nearest_pictures(vectors: np.ndarray, own: np.ndarray, beside: HeldOut) -> np.ndarray:

@@ -105,11 +105,12 @@ class Fits:
         searchers = len(trained) if n <= _SEARCHED_BY_ALL else _SEARCHERS
         for a, b, in_training in zip(image[:searchers], text, trained, strict=False):
             rows = np.flatnonzero(~in_training)
+            count = min(_NEIGHBOURS, len(rows))
             pictures, captions = (unit(np.asarray(part[rows], np.float32)) for part in (a, b))
-            cosines, found = nearest_neighbours(captions, pictures, _NEIGHBOURS)
+            cosines, found = nearest_neighbours(captions, pictures, count)
             self.hubs[0, rows] += cosines.mean(axis=1)
             keys.append((rows[:, None] * n + rows[found])[found >= 0])
-            cosines, _ = nearest_neighbours(pictures, captions, _NEIGHBOURS)
+            cosines, _ = nearest_neighbours(pictures, captions, count)
             self.hubs[1, rows] += cosines.mean(axis=1)
             counts[rows] += 1
         self.hubs /= np.maximum(counts, 1)

@@ -279,10 +279,10 @@ def _pair_scores(shared: Shared) -> pd.DataFrame:
     """Return the detectors of pairs, larger more suspicious, a column each."""
     table = shared.audit.scores
     scores = oriented(table)
-    first = table[c.LOG_PROBABILITY_OUT]
+    first = table[c.FIT_OUT]
     if shared.config.rounds != "1":
         scores[e.MISFIT_SECOND] = scores[c.MISFIT]
-        scores[c.LOG_PROBABILITY_SECOND] = -table[c.LOG_PROBABILITY_SECOND].fillna(first)
+        scores[c.FIT_SECOND] = -table[c.FIT_SECOND].fillna(first)
     scores[c.MISFIT] = misfit(table[c.LEARNED].to_numpy(), first.to_numpy())
     # A person decides on incidents first, which are last in `suspicion`
     by_caption = read_table(shared.audit.folder / CAPTION_TABLE).groupby(c.PAIR_ID)[c.P_WRONG]

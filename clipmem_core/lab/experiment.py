@@ -261,13 +261,13 @@ LEMON_IN = "lemon_in"
 LEMON_OUT = "lemon_out"
 MISFIT_SECOND = "misfit_second"
 # Detectors by a second round of training, and the corresponding ones of the first round
-SECOND_ROUND = {MISFIT_SECOND: c.MISFIT, c.LOG_PROBABILITY_SECOND: c.LOG_PROBABILITY_OUT}
+SECOND_ROUND = {MISFIT_SECOND: c.MISFIT, c.FIT_SECOND: c.FIT_OUT}
 RANDOM_DETECTOR = "random"
 REFERENCE_DETECTOR = c.MISFIT  # the one that benchmarks compare the others with
 # Detectors of wrong pairs that benchmarks compare
 DETECTORS = (
-    *(c.SUSPICION, c.MISFIT, MISFIT_SECOND, c.SIMILARITY_IN, c.SIMILARITY_OUT, c.CSLS_OUT),
-    *(c.LOG_PROBABILITY_OUT, c.LOG_PROBABILITY_SECOND, LEMON_IN, LEMON_OUT),
+    *(c.SUSPICION, c.MISFIT, MISFIT_SECOND, c.SIMILARITY_IN, c.SIMILARITY_OUT, c.FIT_OUT),
+    *(c.FIT_SECOND, LEMON_IN, LEMON_OUT),
     *(c.LEARNED, c.CLIPMEM, RANDOM_DETECTOR),
 )
 KIND = "kind"

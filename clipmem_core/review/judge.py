@@ -6,7 +6,7 @@ seen. Nothing is trained, and only models that did not train on a pair are used:
 new pair. A candidate for a pair of the audit is compared with the pair's other captions and not
 with other candidates; the captions of a new pair are compared with each other.
 
-The audit fitted log-likelihood ratios (`errors/batch.py`): of csls_out against pictures with
+The audit fitted log-likelihood ratios (`errors/batch.py`): of fit_out against pictures with
 another caption, of agreement and margin_out against decoys, of words against replaced ones.
 How many captions of the batch are wrong is estimated from the batch (`batch_probabilities`), so the
 audit's share does not matter. The captions of a new pair have all three ratios, as in the audit. A
@@ -39,9 +39,11 @@ from clipmem_core.auditing.folder.store import (
     Audit,
     read_embeddings,
     read_prepared,
+    text_blocks,
 )
 from clipmem_core.auditing.run.word_models import HALVES, RATIOS
 from clipmem_core.auditing.tables.fault_tables import fault_cause
+from clipmem_core.auditing.tables.scoring import TowerFit, fit_towers, open_audit_bridge
 from clipmem_core.config import AuditConfig, SourceOptions, data_folder
 from clipmem_core.dataset.checks import not_captions
 from clipmem_core.dataset.containers import as_name, is_missing, normal_reference, tidy
@@ -66,7 +68,7 @@ from clipmem_core.utils.columns import (
     AGREEMENT,
     CAPTION,
     CAPTIONS,
-    CSLS_OUT,
+    FIT_OUT,
     IMAGE,
     LABEL,
     MARGIN_OUT,
@@ -127,7 +129,7 @@ _PAIR = "_pair"  # number of a pair among those with candidates
 _UNIT = "_unit"  # number of the new pair or candidate that a caption belongs to
 _REPLACED = "_replaced"  # what a candidate replaces: a list of captions or sentences
 _CURRENT = f"""
-    SELECT {_PAIR}, pair_id, image, captions[caption + 1] AS caption, csls_out,
+    SELECT {_PAIR}, pair_id, image, captions[caption + 1] AS caption, fit_out,
         {", ".join(_COLUMNS)}
     FROM parquet JOIN pairs USING (pair_id) ORDER BY {_PAIR}, parquet.caption
 """
@@ -298,7 +300,7 @@ def judge_captions(
     table = pd.concat([current, new], ignore_index=True)
     # p_pair counts against a candidate as far as it does not fit the picture. So it does here
     # against the captions that the pair has.
-    fit = expit(fitted.ratio_at("pairs", current[CSLS_OUT].to_numpy()))
+    fit = expit(fitted.ratio_at("pairs", current[FIT_OUT].to_numpy()))
     wrong = table[P_WRONG].sub(current[P_PAIR] * (1 - fit), fill_value=0.0)
     table[BEST] = table.index.isin(wrong.dropna().groupby(table[_PAIR]).idxmin())
     not_judged = given[refused].assign(**{BEST: False})
@@ -334,11 +336,11 @@ def _text_features(config: AuditConfig, texts: Sequence[str]) -> Any:
 
 
 def _current_captions(audit: Audit, pairs: pd.DataFrame) -> pd.DataFrame:
-    """Return the captions that pairs have, their stored scores, and csls_out and the number of
+    """Return the captions that pairs have, their stored scores, and fit_out and the number of
     their pair."""
     stored = pairs[pairs[ROW] >= 0].drop(columns=ROW).rename_axis(_PAIR).reset_index()
-    csls = fetch_by_id(audit.folder / SCORES, CSLS_OUT, stored[PAIR_ID])
-    stored[CSLS_OUT] = stored[PAIR_ID].map(csls).astype(float)
+    fit = fetch_by_id(audit.folder / SCORES, FIT_OUT, stored[PAIR_ID])
+    stored[FIT_OUT] = stored[PAIR_ID].map(fit).astype(float)
     table = fetch(audit.folder / CAPTION_TABLE, _CURRENT, pairs=stored).to_pandas()
     return table.assign(**{OWN: True, NEW: False})
 
@@ -369,10 +371,11 @@ def _judge_units(
         block = pairs.iloc[numbers[part]]
         blocks.append(_evidence(audit, fitted, block, texts[part], siblings[part]))
         progress(int(units.start[: part.stop + 1][-1]), len(judged))
-    beside, agree, words = np.split(np.concatenate(blocks), [3, 6], axis=1)
+    beside, agree, words, towers = np.split(np.concatenate(blocks), [3, 6, 7], axis=1)
     wrong = fitted.judge(
         units,
         beside,
+        towers,
         agree,
         words[:, 0],
         is_new=judged[NEW].to_numpy(),
@@ -388,8 +391,9 @@ def _evidence(
     texts: Sequence[list[str]],
     siblings: Sequence[list[str]],
 ) -> np.ndarray:
-    """Return similarity, margin and csls, agreement in two columns and how specific they are, and
-    the mean ratio of the words of captions, [n_captions, 7]; NaN without evidence.
+    """Return similarity, margin and csls, agreement in two columns and how specific they are, the
+    mean ratio of the words of captions, and how well captions fit by the towers, [n_captions, 7 +
+    n_similarities]; NaN without evidence.
 
     Args:
         pairs: the pair of each unit, [n_units].
@@ -401,7 +405,8 @@ def _evidence(
     is_new = rows < 0
     has_words = "words" in fitted.curves
     pictures: Any = None
-    if has_words or is_new.any():
+    towers = _towers(audit)
+    if has_words or is_new.any() or towers:
         pictures = _picture_features(audit, audit.record.pictures, pairs)
     agree = np.full((units.n_items, 3), np.nan)
     flat = [*chain.from_iterable(texts)]
@@ -443,7 +448,21 @@ def _evidence(
         values = fit_beside(text, units, image, rows, held_out)
         values[has_trained[units.owner]] = np.nan
         beside.append(values)
-    return np.column_stack([nan_mean(beside), agree, nan_mean(words)])
+    columns = [nan_mean(beside), agree, nan_mean(words)]
+    if towers:
+        text = units.mean(unit(features))
+        bridge = open_audit_bridge(config)
+        both = bridge and bridge(pictures[:], text)
+        own = np.maximum(rows, -1)
+        values = towers.model.values(pictures[:], text, both, (own, own))
+        columns.append(values[units.owner])
+    return np.column_stack(columns)
+
+
+@cached(2, SCORES)
+def _towers(audit: Audit) -> TowerFit | None:
+    texts = [part for block in text_blocks(audit) for part in block]
+    return fit_towers(audit, Ragged.of_lists(texts))
 
 
 @cached(2, MEMBERSHIP, CONFIG)

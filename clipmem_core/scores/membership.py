@@ -20,8 +20,9 @@ from clipmem_core.utils import draws
 from clipmem_core.utils.columns import CANDIDATE, HELD_OUT, INDEPENDENT, SCORED, SHARED
 from clipmem_core.utils.io import InputError
 
-MIN_GROUP = 50  # held-out pairs: p values of the paper's protocol reach 1 / 51, below 5 %
-MIN_PAIRS = 4 * MIN_GROUP  # the paper's protocol has four groups
+MIN_PAIRS = 10
+FULL_GROUP = 50  # held-out pairs: p values of the paper's protocol reach 1 / 51, below 5 %
+_MIN_GROUP = 3  # held-out pairs: utility has one, alignments are centred on two
 _MAX_GROUP = 5_000  # of the paper
 _MAX_LABELLINGS = 256  # with 50 held-out pairs p values reach 1 / 12,801
 _ATTEMPTS = 16  # random orders tried for groups of an exact size
@@ -38,20 +39,20 @@ class Membership:
 
 def group_size(n_pairs: int) -> int:
     """Return how many pairs held-out, candidate and independent have: the paper's part in 11, from
-    50 to 5,000.
+    50 to 5,000, or a quarter of fewer than 200 pairs.
 
-    Args: the number of pairs, at least 200.
+    Args: the number of pairs, at least 10.
 
     Example:
-        >>> group_size(5_500), group_size(300), group_size(1_000_000)
-        (500, 50, 5000)
+        >>> group_size(5_500), group_size(300), group_size(30), group_size(1_000_000)
+        (500, 50, 7, 5000)
     """
     if n_pairs < MIN_PAIRS:
         raise InputError(
             f"an audit needs at least {MIN_PAIRS} usable pairs, found {n_pairs}: add pairs, or "
             "repair the rows that `inspect` lists"
         )
-    return min(_MAX_GROUP, max(MIN_GROUP, n_pairs // 11))
+    return min(_MAX_GROUP, max(n_pairs // 11, min(FULL_GROUP, n_pairs // 4), _MIN_GROUP))
 
 
 def ensemble_membership(
@@ -85,11 +86,11 @@ def ensemble_membership(
     size = group_size(len(clusters))
     if held_out is None:
         held_out = _draw_groups(clusters, size, 1, draws.rng(seed, "groups")) == 0
-    if held_out.sum() < MIN_GROUP:
+    if held_out.sum() < min(size, FULL_GROUP):
         raise InputError(_too_many_near_duplicates("held-out", size))
     scored = np.flatnonzero(~held_out)
     n_clusters = len(np.unique(clusters[scored]))
-    if n_clusters < folds:
+    if n_clusters < (2 if halves else folds):
         raise InputError(
             f"folds must be at most {n_clusters}, the clusters of near-duplicates to score, not "
             f"{folds}"

@@ -15,11 +15,10 @@ from clipmem_core.errors.misfit import misfit
 from clipmem_core.errors.posterior import review_place
 from clipmem_core.utils import columns as c
 
-MISFIT_FORMULA = "−(z(learned) + 2 z(log_probability_out))"
-SECOND_FORMULA = "−(z(learned) + 4 z(log_probability_second))"  # with a second round of training
+MISFIT_FORMULA = "−(z(learned) + 6 z(fit_out))"
 SECOND_NOTE = (
-    f"misfit is {SECOND_FORMULA} here. Members were trained a second time without the "
-    "captions that are probably wrong."
+    "fit_out is fit_second here. Members were trained a second time without the captions that "
+    "are probably wrong."
 )
 
 
@@ -109,30 +108,22 @@ _SCORES = (
     Score(
         c.MISFIT,
         help=f"{c.meaning(c.MISFIT)} {MISFIT_FORMULA}.",
-        needs=(c.LEARNED, c.LOG_PROBABILITY_OUT, c.LOG_PROBABILITY_SECOND),
+        needs=(c.LEARNED, c.FIT_OUT, c.FIT_SECOND),
         compute=misfit,
     ),
     Score(c.LEARNED, direction=-1),
     Score(
-        c.LOG_PROBABILITY_OUT,
+        c.FIT_OUT,
         direction=-1,
-        help="How sure members that never saw the pair are of its partner among those of "
-        "held-out pairs: at most 0, near 0 is sure.",
+        help="How well the caption fits, by members that never saw the pair and by the towers "
+        "alone, against captions of other pairs: log-odds, 0 is even.",
     ),
-    Score(
-        c.CSLS_OUT,
-        direction=-1,
-        help="How much closer picture and caption are than the nearest of other pairs, for "
-        "members that never saw the pair.",
-    ),
-    Score(c.CSLS_SWAPPED, direction=-1),
     Score(
         c.P_WRONG,
         legend="the probability that at least one caption of the pair is wrong.",
         help=c.meaning(c.P_WRONG),
         use="finds captions that are probably wrong: start with the highest",
         use_doubted="says which captions fit least",
-        absent="needs 100 pairs.",
     ),
     *map(Score, (c.P_CHECK, c.P_PAIR, c.P_CAPTION, c.P_WORD)),
     Score(
@@ -141,9 +132,9 @@ _SCORES = (
     ),
     Score(c.REVIEW_PLACE, direction=-1, needs=(c.SUSPICION,), compute=review_place),
     Score(
-        c.LOG_PROBABILITY_SECOND,
+        c.FIT_SECOND,
         direction=-1,
-        help="Log probability out under members trained a second time, without the captions that "
+        help="Fit out under members trained a second time, without the captions that "
         "are probably wrong.",
         absent="is in audits with a second round of training (--rounds 2).",
     ),
@@ -170,8 +161,7 @@ DETECTION_SCORES = _scores(
     c.SIMILARITY_IN,
     c.LEARNED,
     c.CLIPMEM,
-    c.CSLS_OUT,
-    c.LOG_PROBABILITY_OUT,
+    c.FIT_OUT,
 )
 # The means of injected errors by kind
 INJECTED_SCORES = _scores(
@@ -190,8 +180,7 @@ PAGE_SCORES = _scores(
     c.P_WRONG,
     c.Q_VALUE,
     c.MISFIT,
-    c.LOG_PROBABILITY_OUT,
-    c.CSLS_OUT,
+    c.FIT_OUT,
     c.CLIPMEM_SHRUNK,
 )
 # The colours of a map

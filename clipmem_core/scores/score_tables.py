@@ -15,6 +15,8 @@ from clipmem_core.errors import misfit
 from clipmem_core.errors.calibration import (
     CaptionEvidence,
     Probabilities,
+    fit_ratio,
+    log_ratio,
     probabilities,
     with_faults,
 )
@@ -22,15 +24,13 @@ from clipmem_core.errors.counts import SECOND_ROUND_FROM, estimate_wrong
 from clipmem_core.errors.evidence import agreement, recurring_texts
 from clipmem_core.errors.posterior import Posterior
 from clipmem_core.errors.runs import DisplacedRun, displaced_probability
+from clipmem_core.errors.tower_fit import draw_swaps
 from clipmem_core.scores import memorization
 from clipmem_core.scores.encoders import contributions
 from clipmem_core.scores.membership import InOut
 from clipmem_core.scores.registry import BY_NAME, SCORE_COLUMNS
 from clipmem_core.utils import columns as c
 from clipmem_core.utils.ragged import Ragged
-
-# Pairs below which wrong captions are not counted: a share of 1 % is three pairs
-FEWEST_COUNTED = 300
 
 
 @dataclass(frozen=True)
@@ -44,52 +44,92 @@ class Evidence:
     components: list[dict[str, np.ndarray]]
     image: Sequence[np.ndarray]  # μ_I of each member, [n_pairs, dim]
     text: Sequence[np.ndarray]
-    logit_scales: list[float]  # of each member; NaN if its checkpoint is gone
     log_probability: list[np.ndarray]  # in training
     n_captions: np.ndarray  # behind each mean text embedding, [n_pairs]
+    # By the locked towers alone, of each pair and with swapped captions; None without two towers
+    towers: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
     def alignments(self) -> list[np.ndarray]:
         return [components[c.ALIGNMENT] for components in self.components]
 
 
-def score_table(evidence: Evidence) -> tuple[pd.DataFrame, float | None]:
-    """Return every score of every pair (`SCORE_COLUMNS`), and the fit of the maps between members'
-    embeddings, which split clipmem between the encoders."""
+@dataclass(frozen=True)
+class OutFit:
+    """How well captions fit, by members that never saw the pair and by the towers alone.
+
+    `fit_out` is minus the log-likelihood ratio, linear in both, of captions swapped at random to
+    the captions of the set.
+    """
+
+    weights: np.ndarray  # of csls_out, of the similarities by the towers, and 1
+    towers: np.ndarray  # [n_pairs, n_similarities]
+    swapped: np.ndarray  # fit_out of swapped captions, [n_swapped]
+
+    @classmethod
+    def of(
+        cls, csls: np.ndarray, swapped: np.ndarray, towers: tuple[np.ndarray, np.ndarray] | None
+    ) -> "OutFit":
+        """Fit the weights.
+
+        Args: csls_out of pairs, [n_pairs], and with swapped captions, [n_pairs, n_swaps]; as in
+        `Evidence`.
+        """
+        of_pairs, of_swapped = towers or (np.empty((len(csls), 0)), np.empty((swapped.size, 0)))
+        right = np.column_stack([csls, of_pairs])
+        wrong = np.column_stack([swapped.ravel(), of_swapped])
+        usable = [part[np.isfinite(part).all(axis=1)] for part in (right, wrong)]
+        weights = -np.eye(right.shape[1] + 1)[0]
+        if all(map(len, usable)):
+            weights = fit_ratio(*usable)
+        return cls(weights, of_pairs, -log_ratio(weights, usable[1]))
+
+    def fit_out(self, csls: np.ndarray) -> np.ndarray:
+        """Return fit_out of pairs by the csls_out of their members, [n_pairs]."""
+        return -log_ratio(self.weights, np.column_stack([csls, self.towers]))
+
+
+def score_table(evidence: Evidence) -> tuple[pd.DataFrame, float | None, OutFit]:
+    """Return every score of every pair (`SCORE_COLUMNS`), the fit of the maps between members'
+    embeddings, which split clipmem between the encoders, and how well captions fit."""
     in_out = evidence.in_out
     trained = in_out.membership.trained
     held_out = in_out.held_out
     image, text = evidence.image, evidence.text
-    parts, fit = contributions(image, text, in_out)
+    parts, split = contributions(image, text, in_out)
     sslmem = memorization.sslmem(
         evidence.components, in_out, n_views=evidence.views, n_captions=evidence.n_captions
     )
-    csls, log_probability = misfit.fit_out(image, text, trained, held_out, evidence.logit_scales)
+    swaps = draw_swaps(held_out, seed=in_out.seed)
+    csls = misfit.csls_out(image, text, trained, held_out)
+    swapped = misfit.swapped_csls(image, text, trained, held_out, swaps)
+    fit = OutFit.of(csls, swapped, evidence.towers)
     fitted = {
-        c.CSLS_OUT: csls,
-        c.LOG_PROBABILITY_OUT: log_probability,
+        c.FIT_OUT: fit.fit_out(csls),
         c.LEARNED: misfit.nan_mean(evidence.log_probability),
-        c.CSLS_SWAPPED: misfit.swapped_csls(image, text, trained, held_out, seed=in_out.seed),
     }
     table = memorization.memorization_table(evidence.components, in_out)
     ids = evidence.pairs[[c.PAIR_ID]].assign(**{c.GROUP: in_out.membership.group})
     scores = pd.concat([ids, table, parts, sslmem], axis=1).assign(**fitted)
     # Later steps fill the columns that are missing here
-    return update_scores(scores.reindex(columns=SCORE_COLUMNS), **scores), fit
+    return update_scores(scores.reindex(columns=SCORE_COLUMNS), **scores), split, fit
 
 
-def second_round(scores: pd.DataFrame, rounds: str, read: np.ndarray) -> np.ndarray:
+def second_round(
+    scores: pd.DataFrame, swapped: np.ndarray, rounds: str, read: np.ndarray
+) -> np.ndarray:
     """Return the pairs that a second round of training leaves out, bool [n_pairs]: those of highest
     misfit, as many as are probably wrong; none if they are too few for the setting `rounds`.
 
     Sample selection between rounds of training, as by trimmed loss (Shen & Sanghavi, ICML 2019),
     here by members that never saw the pair.
 
-    Args: of `score_table`; "auto" or "2"; false for pairs whose captions are not read, [n_pairs].
+    Args: of `score_table`; of `OutFit`; "auto" or "2"; false for pairs whose captions are not read,
+    [n_pairs].
     """
     scored = scores[c.GROUP].isin(c.SCORED_GROUPS).to_numpy() & read
-    misfit, fit = (np.where(scored, scores[name], np.nan) for name in (c.MISFIT, c.CSLS_OUT))
-    count = round(estimate_wrong(fit, scores[c.CSLS_SWAPPED].to_numpy()).estimate or 0.0)
+    misfit, fit = (np.where(scored, scores[name], np.nan) for name in (c.MISFIT, c.FIT_OUT))
+    count = round(estimate_wrong(fit, swapped).estimate or 0.0)
     left_out = np.zeros(len(fit), dtype=bool)
     if count >= SECOND_ROUND_FROM[rounds] * np.isfinite(fit).sum():
         left_out[np.argsort(-misfit, kind="stable")[:count]] = True
@@ -187,6 +227,7 @@ def judge_texts(
 
 def caption_evidence(
     scores: pd.DataFrame,
+    swapped: np.ndarray,
     texts: Texts,
     in_out: InOut,
     members: Iterable[np.ndarray],
@@ -196,11 +237,12 @@ def caption_evidence(
     """Return the evidence that texts are wrong, and their table without probabilities.
 
     similarity_out and margin_out are means over the members not trained on the pair, learned over
-    those trained on it. Where no pair has several texts they are the pair's, csls_out for
+    those trained on it. Where no pair has several texts they are the pair's, fit_out for
     margin_out.
 
     Args:
         scores: of `score_table`.
+        swapped: of `OutFit`.
         texts: all captions or sentences.
         in_out: who trains on what.
         members: `CAPTION_SCORES` [n_texts + n_decoys] of each; unused if no pair has two texts.
@@ -213,7 +255,7 @@ def caption_evidence(
     if of_pairs.counts.max(initial=0) > 1:
         means = _caption_means(members, in_out, owner, decoys)
     else:
-        means = scores[[c.SIMILARITY_OUT, c.CSLS_OUT, c.LEARNED]].to_numpy()[owner].T
+        means = scores[[c.SIMILARITY_OUT, c.FIT_OUT, c.LEARNED]].to_numpy()[owner].T
     similarity, margin, learned = means
     agree = np.full((n, 2), np.nan)
     of_decoys = np.empty((0, 3))
@@ -224,8 +266,8 @@ def caption_evidence(
     some_read = np.logical_or.reduceat(texts.read, of_pairs.first)
     evidence = CaptionEvidence(
         of_pairs,
-        fit=np.where(some_read, scores[c.CSLS_OUT], np.nan),
-        swapped=scores[c.CSLS_SWAPPED].to_numpy(),
+        fit=np.where(some_read, scores[c.FIT_OUT], np.nan),
+        swapped=swapped,
         misfit=np.where(some_read, scores[c.MISFIT], np.nan),
         captions=np.where(texts.read, np.column_stack([agree, margin[:n]]).T, np.nan).T,
         decoys=of_decoys,
@@ -290,8 +332,6 @@ def wrong_captions(
     """Return how many pairs have a wrong caption, and the counts of each kind of evidence;
     `missing` says why not."""
     missing = wrong.counts["pairs"].missing
-    if scores[c.MISFIT].fillna(scores[c.CSLS_OUT]).count() < FEWEST_COUNTED:
-        missing = "too few pairs to estimate: review all"
     found = {
         "missing": missing or None,
         "injected": int((injected == c.MISCAPTION).sum()),

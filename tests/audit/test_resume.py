@@ -36,7 +36,7 @@ MOMENTS = (
     "os.rename:words/0.pt",  # a word model is trained, and its predictions are not saved yet
     "os.rename:r0-f1/text.faiss",  # the member is trained, and not embedded yet
     "os.rename:a/membership.parquet",  # a replicate is about to be added
-    "os.rename:second/log_probability_out.npy",  # a member is trained again
+    "os.rename:second/csls_out.npy",  # a member is trained again
 )
 GROWTH = 4  # the first moment of a run with more members and a second round
 # Members save their state at every step; one that is about to save a third state waits.

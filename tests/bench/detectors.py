@@ -20,7 +20,7 @@ ROWS = [(kind, share) for kind in ("random", "nearest") for share in (0.05, 0.2,
 DETECTORS = {
     "misfit": ("misfit", "o", "black"),
     "misfit_second": ("misfit, two rounds", "D", "tab:green"),
-    "csls_out": ("csls_out", "^", "tab:blue"),
+    "fit_out": ("fit_out", "^", "tab:blue"),
     "similarity_out": ("similarity_out", "s", "tab:cyan"),
     "lemon_out": ("lemon_out", "v", "tab:purple"),
     "learned": ("learned", "P", "tab:orange"),

@@ -167,7 +167,7 @@ MEMBER_UTILITY = "utility.json"
 SECOND_TABLE = "second.parquet"  # optional: the pairs that the second round excludes
 LEFT_OUT = "left_out"  # its column
 SECOND = "second"  # folder of a member's second training
-SECOND_FIT = "log_probability_out.npy"  # its result, written last
+SECOND_FIT = "csls_out.npy"  # its result, written last
 SECOND_EMBEDDINGS = ".embeddings"  # deleted once the result is written
 # of a member, if pairs have several captions; below them those of the decoys
 CAPTION_SCORES = "captions.npy"

@@ -408,6 +408,5 @@ def train_second_round(folder: Path, names: Sequence[str]) -> None:
         embeddings = run.folder / store.SECOND_EMBEDDINGS
         write_embeddings(run, model, embeddings)
         image, text = store.read_embeddings(embeddings)
-        scale = float(model.logit_scale.detach().exp())
-        _, log_probability = misfit.fit_out([image], [text], trained[None], held_out, [scale])
-        save_array(log_probability.astype(np.float32), run.folder / store.SECOND_FIT)
+        csls = misfit.csls_out([image], [text], trained[None], held_out)
+        save_array(csls.astype(np.float32), run.folder / store.SECOND_FIT)

@@ -66,6 +66,7 @@ from clipmem_core.scores.membership import Membership, in_out_means
 from clipmem_core.scores.score_tables import (
     Evidence,
     Judged,
+    OutFit,
     Texts,
     caption_evidence,
     captions_of_sentences,
@@ -260,12 +261,12 @@ def show_training(run: Run, folders: Sequence[Path], warned: set[Path]) -> None:
     run.screen.count("% trained", round(100 * trained / len(folders)), 100)
 
 
-def train_second_round(run: Run, scores: pd.DataFrame, texts: AuditTexts) -> int:
+def train_second_round(run: Run, scores: pd.DataFrame, fit: OutFit, texts: AuditTexts) -> int:
     """Train each member a second time, without the pairs whose captions are probably wrong, and
     return their number. Only its scores on pairs it did not train on are stored."""
     audit = run.audit
     rounds = audit.record.config.rounds
-    left_out = second_round(scores, rounds, texts.read_pairs)
+    left_out = second_round(scores, fit.swapped, rounds, texts.read_pairs)
     table = pd.DataFrame({c.PAIR_ID: scores[c.PAIR_ID], store.LEFT_OUT: left_out})
     store.write_table(audit.folder / store.SECOND_TABLE, table)
     count = int(left_out.sum())
@@ -288,6 +289,7 @@ def score(
     audit: Audit,
     evidence: Evidence,
     scores: pd.DataFrame,
+    fit: OutFit,
     texts: AuditTexts,
     features: np.ndarray | None,
     runs: Sequence[DisplacedRun],
@@ -308,7 +310,7 @@ def score(
     folders = map(audit.member, audit.record.members)
     members = (store.read_array(folder / store.CAPTION_SCORES) for folder in folders)
     on_captions, captions = caption_evidence(
-        scores, units, evidence.in_out, members, store.read_decoys(audit), words
+        scores, fit.swapped, units, evidence.in_out, members, store.read_decoys(audit), words
     )
     reasons = with_recurring(units, scores, captions)
     checks = store.read_table(ensure_checks(audit))
@@ -316,7 +318,7 @@ def score(
     named = [fault.rows for fault in faults]
     judged = judge_texts(scores, captions, on_captions, reasons, named, runs)
     wrong = judged.wrong
-    store.write_json(audit.folder / store.FITTED, vars(Fitted.of(wrong)))
+    store.write_json(audit.folder / store.FITTED, vars(Fitted.of(wrong, fit.weights)))
     captions = judged.captions
     if spans is not None:
         captions = scoring.sentence_table(captions, spans)
@@ -461,8 +463,8 @@ def _run_stages(run: Run) -> None:
     has_second = config.rounds != "1" and config.protocol != "paper"
     with stage(run, jobs.SECOND_ROUND if has_second else jobs.SCORING):
         evidence = scoring.gather_evidence(audit, texts.pairs, texts.of_pairs)
-        scores, split = score_table(evidence)
-        left_out = train_second_round(run, scores, texts) if has_second else 0
+        scores, split, fit = score_table(evidence)
+        left_out = train_second_round(run, scores, fit, texts) if has_second else 0
     with stage(run, jobs.SCORING):
         run.screen.say(jobs.SCORING)
         trained = evidence.in_out.membership.trained
@@ -470,13 +472,13 @@ def _run_stages(run: Run) -> None:
             folders = [audit.member(name) / store.SECOND for name in audit.record.members]
             second = [store.read_array(folder / store.SECOND_FIT) for folder in folders]
             out = in_out_means(second, trained)[1]
-            scores = update_scores(scores, **{c.LOG_PROBABILITY_SECOND: out})
+            scores = update_scores(scores, **{c.FIT_SECOND: fit.fit_out(out)})
         fits = Fits(evidence.image, evidence.text, trained, seed=config.seed)
         stretches = ascending_stretches([captions[0] for captions in texts.pairs[c.CAPTIONS]])
         read = texts.read_pairs
         # Captions that are not read fit no picture, whatever their order.
         runs = [each for each in find_runs(fits, stretches) if read[each.rows].mean() > HALF]
-        judged, faults = score(audit, evidence, scores, texts, features, runs)
+        judged, faults = score(audit, evidence, scores, fit, texts, features, runs)
     with stage(run, jobs.CHECKING):
         verdict = check_results(
             audit, evidence, judged, split, texts, truncated=truncated, left_out=left_out
@@ -536,6 +538,7 @@ def compute_kind(folder: Path, names: Sequence[str], spelled: Sequence[str]) -> 
     screen.result({"truncated": ensure_features(audit, screen, kinds=names)})
     if "text" in names:
         spelled_features(settings.towers_of(audit.record.config).text, spelled)
+        scoring.open_audit_bridge(audit.record.config)  # embeds the names of classes
 
 
 def ensure_features(

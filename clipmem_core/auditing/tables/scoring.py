@@ -2,25 +2,29 @@
 
 import functools
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from clipmem_core.auditing.folder import store
-from clipmem_core.auditing.folder.prepare import in_out_of
+from clipmem_core.auditing.folder import prepare, settings, store
 from clipmem_core.auditing.folder.store import Audit
+from clipmem_core.config import AuditConfig
 from clipmem_core.errors import misfit
+from clipmem_core.errors.tower_fit import Bridge, TowerModel, draw_swaps, tower_values
+from clipmem_core.features.bridge import open_bridge
+from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.scores import attacks, memorization
 from clipmem_core.scores.alignment import pair_components
 from clipmem_core.scores.metrics import detection_table
 from clipmem_core.scores.registry import DETECTION_SCORES, INJECTED_SCORES
 from clipmem_core.scores.score_tables import Evidence
 from clipmem_core.scores.uncertainty import share_above, standard_errors
-from clipmem_core.training import CHECKPOINT, TRAJECTORY
-from clipmem_core.training.model import logit_scale_of
+from clipmem_core.training import TRAJECTORY
 from clipmem_core.utils import columns as c
 from clipmem_core.utils import draws
+from clipmem_core.utils.embeddings import unit
 from clipmem_core.utils.io import spill_to_disk
 from clipmem_core.utils.ragged import Ragged
 
@@ -36,19 +40,17 @@ def gather_evidence(audit: Audit, pairs: pd.DataFrame, of_pairs: Ragged) -> Evid
     """Read the outputs of every member; embeddings and other large arrays stay on disk."""
     config = audit.record.config
     names = audit.record.members
-    in_out = in_out_of(audit)
+    in_out = prepare.in_out_of(audit)
+    towers = fit_towers(audit, of_pairs)
     embeddings = [store.read_embeddings(audit.member(name)) for name in names]
     keep = functools.partial(spill_to_disk, folder=audit.folder)
     components = []
-    logit_scales = []
     log_probability = []
     for name, vectors in zip(names, embeddings, strict=True):
         folder = audit.member(name)
         values = pair_components(*vectors, in_out.held_out)
         stacked = keep(np.stack(list(values.values())))
         components.append(dict(zip(values, stacked, strict=True)))
-        checkpoint = folder / CHECKPOINT
-        logit_scales.append(logit_scale_of(checkpoint) if checkpoint.is_file() else np.nan)
         learned = misfit.mean_over_epochs(store.read_array(folder / TRAJECTORY))
         log_probability.append(keep(learned))
     most_captions = config.eval_captions or np.iinfo(np.int32).max
@@ -59,10 +61,52 @@ def gather_evidence(audit: Audit, pairs: pd.DataFrame, of_pairs: Ragged) -> Evid
         components=components,
         image=[image for image, _ in embeddings],
         text=[text for _, text in embeddings],
-        logit_scales=logit_scales,
         log_probability=log_probability,
         n_captions=np.minimum(of_pairs.counts, most_captions),
+        towers=towers and tower_values(*towers, draw_swaps(in_out.held_out, seed=config.seed)),
     )
+
+
+class TowerFit(NamedTuple):
+    """The similarities of an audit's locked towers, and the features that they are fitted on."""
+
+    model: TowerModel
+    image: np.ndarray  # [n_pairs, width]
+    text: np.ndarray  # mean of each pair, [n_pairs, width]
+    bridge: Bridge | None
+
+
+def fit_towers(audit: Audit, of_pairs: Ragged) -> TowerFit | None:
+    """Fit the similarities of an audit's towers; None if members train one of both encoders."""
+    config = audit.record.config
+    bridge = open_audit_bridge(config)
+    if config.features:
+        image, text = prepare.precomputed_features(audit)
+    elif config.lock_image and config.lock_text:
+        tower = settings.towers_of(config).image
+        assert tower is not None
+        pairs = audit.read_columns(store.PAIRS, c.IMAGE, c.SHA256)
+        image = FeatureExtractor(tower, audit.record.pictures).images(pairs)
+        text = prepare.caption_features(audit)
+    else:
+        return None
+    mean = of_pairs.mean(unit(text[:].astype(np.float32)))
+    both = bridge and bridge(image[:], mean)
+    clusters = store.read_prepared(audit.folder).groups
+    model = TowerModel.of(image[:], mean, both, clusters, seed=config.seed)
+    return TowerFit(model, image[:], mean, both)
+
+
+def open_audit_bridge(
+    config: AuditConfig,
+) -> Callable[[np.ndarray, np.ndarray], Bridge] | None:
+    """Return the bridge of an audit's towers, as of `open_bridge`; a CLIP is its own."""
+    towers = settings.towers_of(config)
+    if not (towers.image and towers.text):
+        return None
+    if config.pretrained and not (config.image_tower or config.text_tower):
+        return lambda image, text: (image, text)
+    return open_bridge(towers.image, towers.text)
 
 
 def read_utilities(audit: Audit) -> pd.DataFrame:
