@@ -260,25 +260,6 @@ def _encoders(
         encoders.say_encoders(audit, second, screen)
 
 
-def _paradigms(
-    name: AuditName,
-    seeds: Annotated[int, "runs of each of the three paradigms"] = 3,
-    out: TableFile = "",
-) -> None:
-    """Train an audit's image encoder on captions, on labels and self-supervised, and compare
-    UnitMem by layer."""
-    from clipmem_core.lab.unitmem import run_paradigms, show_paradigms
-
-    path = _file_to_write(out) if out else None
-    with RichScreen() as screen:
-        audit = open_audit(name)
-        run_paradigms(audit, seeds, screen)
-        show_paradigms(audit)
-    if path:
-        rows = encoders.paradigms_of(audit).rows
-        experiment.write_results(path, _command_line(), audit.record, rows, rows)
-
-
 def _export(
     name: AuditName,
     format: Annotated[str, " | ".join(FORMATS)],
@@ -427,7 +408,6 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
         _benchmark,
         _encoders,
         _units,
-        _paradigms,
         _judge,
         _decisions,
         _incidents,

@@ -171,8 +171,6 @@ class Contrast(torch.autograd.Function):
 class Trainer:
     """Runs the steps of one member."""
 
-    encoder = ""  # image, if it is trained alone: only mitigations that need it act
-
     def __init__(
         self, model: Model, data: TrainingData, config: AuditConfig, views: Views, *, seed: int
     ) -> None:
@@ -196,7 +194,7 @@ class Trainer:
         self.means = (math.nan, math.nan)  # loss and log-probability of the last step
         self.trajectory = np.full((config.epochs, self.n_pairs, 2), np.nan, dtype=np.float16)
         self.model_config = model_config(config.model)
-        self.mitigations = mitigations_of(config, self.encoder)
+        self.mitigations = mitigations_of(config)
         for mitigation in self.mitigations:
             mitigation.start(self)
 
