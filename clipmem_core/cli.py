@@ -19,7 +19,6 @@ from clipmem_core.auditing.folder.jobs import run_job
 from clipmem_core.auditing.folder.settings import audit_name
 from clipmem_core.auditing.run.console import (
     RichScreen,
-    check,
     inspect_source,
     make_table,
     show_verdict,
@@ -393,11 +392,6 @@ def _job(folder: str, *arguments: str) -> int:
     return run_job(Path(folder), arguments, main)
 
 
-def _check(*arguments: str) -> None:
-    requested = parse_command(["audit", *arguments])
-    check(requested.source, requested.config)
-
-
 COMMANDS: dict[str, Callable[..., int | None]] = {
     command.__name__.removeprefix("_"): command
     for command in (
@@ -416,8 +410,6 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
         _reaudit,
     )
 }
-# Run in detached processes, not in a terminal
-PROCESSES: dict[str, Callable[..., int | None]] = {"job": _job, "check": _check}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -499,8 +491,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run a command, or the work of a detached process, and return its exit code."""
     logging.getLogger().setLevel(logging.ERROR)
     try:
-        if arguments and arguments[0] in PROCESSES:
-            return PROCESSES[arguments[0]](*arguments[1:]) or 0
+        if arguments and arguments[0] == "job":  # of a detached process, not typed
+            return _job(*arguments[1:])
         if not arguments or arguments[0] in ("-h", "--help"):
             print("usage: python -m clipmem_core COMMAND …\n")
             for name, command in COMMANDS.items():
