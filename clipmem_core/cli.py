@@ -19,7 +19,6 @@ from clipmem_core.auditing.folder.jobs import run_job
 from clipmem_core.auditing.folder.settings import audit_name
 from clipmem_core.auditing.run.console import (
     RichScreen,
-    check,
     inspect_source,
     make_table,
     show_verdict,
@@ -260,25 +259,6 @@ def _encoders(
         encoders.say_encoders(audit, second, screen)
 
 
-def _paradigms(
-    name: AuditName,
-    seeds: Annotated[int, "runs of each of the three paradigms"] = 3,
-    out: TableFile = "",
-) -> None:
-    """Train an audit's image encoder on captions, on labels and self-supervised, and compare
-    UnitMem by layer."""
-    from clipmem_core.lab.unitmem import run_paradigms, show_paradigms
-
-    path = _file_to_write(out) if out else None
-    with RichScreen() as screen:
-        audit = open_audit(name)
-        run_paradigms(audit, seeds, screen)
-        show_paradigms(audit)
-    if path:
-        rows = encoders.paradigms_of(audit).rows
-        experiment.write_results(path, _command_line(), audit.record, rows, rows)
-
-
 def _export(
     name: AuditName,
     format: Annotated[str, " | ".join(FORMATS)],
@@ -412,11 +392,6 @@ def _job(folder: str, *arguments: str) -> int:
     return run_job(Path(folder), arguments, main)
 
 
-def _check(*arguments: str) -> None:
-    requested = parse_command(["audit", *arguments])
-    check(requested.source, requested.config)
-
-
 COMMANDS: dict[str, Callable[..., int | None]] = {
     command.__name__.removeprefix("_"): command
     for command in (
@@ -427,7 +402,6 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
         _benchmark,
         _encoders,
         _units,
-        _paradigms,
         _judge,
         _decisions,
         _incidents,
@@ -436,8 +410,6 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
         _reaudit,
     )
 }
-# Run in detached processes, not in a terminal
-PROCESSES: dict[str, Callable[..., int | None]] = {"job": _job, "check": _check}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -519,8 +491,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run a command, or the work of a detached process, and return its exit code."""
     logging.getLogger().setLevel(logging.ERROR)
     try:
-        if arguments and arguments[0] in PROCESSES:
-            return PROCESSES[arguments[0]](*arguments[1:]) or 0
+        if arguments and arguments[0] == "job":  # of a detached process, not typed
+            return _job(*arguments[1:])
         if not arguments or arguments[0] in ("-h", "--help"):
             print("usage: python -m clipmem_core COMMAND …\n")
             for name, command in COMMANDS.items():

@@ -97,8 +97,7 @@ class Mitigation:
         return np.maximum(getattr(self, name), batch.at_least.get(name, np.zeros(len(batch.keys))))
 
 
-# In the order in which they act, with the encoder that each needs
-MITIGATIONS: dict[type[Mitigation], str] = {}
+MITIGATIONS: list[type[Mitigation]] = []  # in the order in which they act
 Registered = TypeVar("Registered", bound=type[Mitigation])
 
 
@@ -121,20 +120,18 @@ def mitigation(
                 on_input=on_input,
             )
             item.metadata = {**item.metadata, "facts": facts}  # type: ignore[assignment]
-        MITIGATIONS[kind] = trained
+        MITIGATIONS.append(kind)
         return kind
 
     return register
 
 
-def mitigations_of(config: "MitigationConfig", encoder: str) -> list[Mitigation]:
-    """Return every mitigation with the settings of an audit config; with `encoder` (image or text)
-    only those that need this encoder to be trained."""
+def mitigations_of(config: "MitigationConfig") -> list[Mitigation]:
+    """Return every mitigation with the settings of an audit config."""
     made = []
-    for kind, needed in MITIGATIONS.items():
-        if encoder in ("", needed):
-            names = [item.name for item in fields(kind)]  # type: ignore[arg-type]
-            made.append(kind(**{name: getattr(config, name) for name in names}))
+    for kind in MITIGATIONS:
+        names = [item.name for item in fields(kind)]  # type: ignore[arg-type]
+        made.append(kind(**{name: getattr(config, name) for name in names}))
     return made
 
 

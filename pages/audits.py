@@ -1,6 +1,7 @@
 """All audits: start one, follow its progress, open or delete it."""
 
 import os
+import shlex
 from collections.abc import Collection
 from datetime import datetime
 from typing import Any
@@ -11,18 +12,16 @@ from rich.filesize import decimal
 
 from clipmem_core.auditing.folder.jobs import (
     DONE,
-    JobRecord,
     State,
     audit_request,
-    cancel,
     delete_audit,
     folder_bytes,
     jobs_folder,
     list_states,
 )
-from clipmem_core.auditing.folder.settings import audit_name
+from clipmem_core.auditing.folder.settings import audit_name, resume_arguments
 from clipmem_core.auditing.folder.store import CONFIG
-from clipmem_core.auditing.run.console import Request, check_request, find_check
+from clipmem_core.auditing.run.console import check_request
 from clipmem_core.config import (
     DEFAULT_PRESET,
     FIELDS,
@@ -45,11 +44,10 @@ from clipmem_core.dashboard.page import (
     read_choice,
     write_address,
 )
-from clipmem_core.dashboard.plain import draw_fault, draw_table, in_a_row, show_strong
+from clipmem_core.dashboard.plain import draw_fault, in_a_row, show_command, show_strong
 from clipmem_core.dataset.source import DRAWN
 from clipmem_core.scores.membership import MIN_PAIRS
-from clipmem_core.scores.registry import words
-from clipmem_core.utils.columns import PROTOCOL, group_words, meaning
+from clipmem_core.utils.columns import PROTOCOL, meaning
 from clipmem_core.utils.io import InputError
 
 VIEWS = {"list": "All audits", "start": "Start an audit"}
@@ -144,9 +142,9 @@ def draw_selected(state: State) -> None:
         st.rerun()
 
 
-def draw_request() -> Request:
-    """Draw the form, a field for the data set and a closed part for all others, and return its
-    request."""
+def draw_form() -> None:
+    """Draw a field for the data set, a closed part for all others, and the button that starts the
+    audit."""
     source = st.text_input(
         "Path, shards or Hugging Face name",
         key="new-path",
@@ -188,7 +186,24 @@ def draw_request() -> Request:
         typed = name.text_input(
             "Name", key="new-name", placeholder=proposed, help="The audit's folder.", **PERSIST
         )
-    return Request(source, typed.strip() or proposed, config)
+    if st.button("Start", type="primary", help="Reads the data set, and trains the members."):
+        start(source, typed.strip() or proposed, config)
+    show_command(
+        f"python -m clipmem_core inspect {shlex.quote(source or 'PATH')}",
+        "What is in it and what is broken:",
+    )
+
+
+def start(source: str, name: str, config: AuditConfig) -> None:
+    """Start an audit, and open the list of all; or draw why it cannot start."""
+    try:
+        check_request(source, name, config)
+    except InputError as error:
+        draw_fault("This audit cannot start.", on_page(error))
+        return
+    audit_request(name, resume_arguments(name, source, config)).start()
+    write_address(view="list", audit=name)
+    st.rerun()
 
 
 def draw_choice(name: str, options: Collection[str], **style: Any) -> str:
@@ -233,59 +248,6 @@ def draw_fields(defaults: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def draw_check(request: Request, running: bool) -> None:
-    """Draw the buttons that check and start an audit, and the progress and result of its check."""
-    check = find_check(request)
-    if check and running and not check.job.running:
-        st.rerun()
-    record = check.job.record if check else JobRecord()
-    starts = record.result is not None and not (check and check.error)
-    with in_a_row():
-        checked = st.button(
-            "Check", disabled=running, help="Reads the data set and opens its pictures."
-        )
-        started = st.button(
-            "Start", type="primary", disabled=not starts, help="Trains the members, after a check."
-        )
-        if check and running:
-            st.button("Stop the check", on_click=cancel, args=(check.job,))
-    if started:
-        audit_request(request.name, request.arguments).start()
-        write_address(view="list", audit=request.name)
-        st.rerun()
-    if checked:
-        try:
-            check_request(request)  # without reading the data set
-        except InputError as error:
-            draw_fault("This audit cannot start.", on_page(error))
-            return
-        request.check.start()
-        st.rerun()
-    if check and check.error:
-        draw_fault("This audit cannot start.", on_page(check.error))
-    if running:
-        share = record.done / max(1, record.total)
-        text = f"Opening pictures: {record.done:,} of {record.total:,}"
-        st.progress(share, text=text if record.total else "Reading the data set")
-    if record.result is not None:
-        draw_counts(record.result)
-
-
-def draw_counts(counts: dict[str, Any]) -> None:
-    """Draw how many pairs can be used, and why rows cannot."""
-    with st.grid(4, min_column_width=140) as grid:
-        for name in ("pairs", "captions", "quarantined", "near_duplicates"):
-            grid.metric(words(name).capitalize(), f"{counts[name]:,}", border=True)
-    groups = [f"{count:,} {group_words(name)}" for name, count in counts["groups"].items()]
-    st.caption(f"Groups: {', '.join(groups)}")
-    if counts["reasons"]:
-        reasons = pd.DataFrame(counts["reasons"], columns=["rows", "reason", "example"])
-        draw_table(reasons, alt="The most frequent reasons why rows cannot be used")
-        rows = pd.DataFrame(counts["rows_in_quarantine"], columns=["row", "reason"])
-        with st.expander(f"The first {len(rows):,} rows that cannot be used"):
-            draw_table(rows, alt="Rows that cannot be used, and why")
-
-
 with open_bare_page("Audits"):
     usual = "list" if list_states() else "start"
     view = read_choice(VIEW, VIEWS, usual)
@@ -293,9 +255,6 @@ with open_bare_page("Audits"):
     # nothing.
     choose_segment("View", VIEWS, parameter=VIEW, key=f"{VIEW}-{view}", default=usual, hidden=True)
     if view == "start":
-        request = draw_request()
-        check = find_check(request)
-        running = check is not None and check.job.running
-        st.fragment(draw_check, run_every=1 if running else None)(request, running)
+        draw_form()
     else:
         draw_list()

@@ -44,13 +44,9 @@ from clipmem_core.review.filters import count_pairs, find_rows, pair_ids, score_
 from clipmem_core.review.search import features_of_text, prepare
 from clipmem_core.review.views import (
     MATCH,
-    MAX_NAME,
     PICTURE,
     RANDOM,
     Selection,
-    read_views,
-    store_view,
-    to_parameters,
 )
 from clipmem_core.scores.registry import BY_NAME, CARD_SCORES, words
 from clipmem_core.utils import columns as c
@@ -64,7 +60,6 @@ SORTS = {  # (order, ascending) → name
     (c.SIMILARITY_OUT, False): "Best fitting caption first",
     (RANDOM, False): "Random order",
 }
-MARKDOWN = str.maketrans({sign: f"\\{sign}" for sign in r"\`*_{}[]()#+-.!|$:~<>"})
 PAGE_SIZES = ("12", "24", "48", "96")
 DEFAULT_SIZE = "24"
 LEGEND = {name: score.legend for name, score in CARD_SCORES.items()} | {
@@ -98,29 +93,6 @@ def draw_order(audit: Audit, selection: Selection) -> None:
         width=200,
         label_visibility="collapsed",
     )
-
-
-def draw_views(audit: Audit) -> None:
-    """Draw the stored views, each a link with a button that deletes it, and a field that stores
-    this one."""
-    for number, (name, parameters) in enumerate(read_views(audit).items()):
-        with in_a_row(horizontal_alignment="distribute"):
-            draw_link("browse", name.translate(MARKDOWN), audit, None, **parameters)
-            st.button(
-                "",
-                key=f"view-{number}",
-                icon=":material/delete:",
-                help="Delete this view",
-                on_click=store_view,
-                args=(audit, name, None),
-            )
-
-    def store() -> None:
-        if name := st.session_state["view-name"].strip():
-            store_view(audit, name, to_parameters(peek_selection()))
-        st.session_state["view-name"] = ""
-
-    st.text_input("Save this view as", key="view-name", max_chars=MAX_NAME, on_change=store)
 
 
 def draw_legend(audit: Audit, selection: Selection, count: int) -> None:
@@ -190,7 +162,6 @@ with open_page("Browse") as audit:
         label = f"Filter ({active})" if active else "Filter"
         with st.popover(label, icon=":material/filter_list:", key="filters"):
             draw_filters(audit, selection)
-            draw_views(audit)
         choose_segment("Layout", LAYOUTS, parameter="layout", hidden=True)
         st.space("stretch")
         with in_a_row(width="content"):

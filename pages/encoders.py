@@ -1,4 +1,4 @@
-"""Which encoder memorized what: their parts of clipmem, and UnitMem by layer and paradigm."""
+"""Which encoder memorized what: their parts of clipmem, and UnitMem by layer."""
 
 from typing import Any
 
@@ -18,13 +18,6 @@ from clipmem_core.review.cards import cards
 from clipmem_core.utils import columns as c
 
 VIEWS = {"parts": ":material/call_split: Parts of clipmem", "units": ":material/blur_on: Units"}
-# Colour, and the mean UnitMem of layers 1 and 12 in the paper: digitised from a figure of "Captured
-# by Captions" (ICLR 2025).
-PARADIGMS = {
-    t.CLIP: ("#c2487a", (0.272, 0.411)),
-    t.SUPERVISED: ("#1479b8", (0.265, 0.477)),
-    t.SELF_SUPERVISED: ("#008f6b", (0.339, 0.376)),
-}
 SOURCES = {  # name and dash
     t.MEMBERS: ("trained members", "solid"),
     t.BEFORE: ("before training", "dash"),
@@ -104,7 +97,7 @@ def draw_bars(means: pd.DataFrame, null: pd.DataFrame, score: str, note: str, ab
 
 
 def draw_units(audit: Audit) -> None:
-    """Draw UnitMem by layer and under the three paradigms, or the buttons that measure them."""
+    """Draw UnitMem by layer, or the button that measures it."""
     st.subheader("UnitMem by layer")
     if locked := o.locked_towers(audit.record.config):
         st.info(
@@ -129,33 +122,6 @@ def draw_units(audit: Audit) -> None:
         st.caption(f"{UNITMEM} Measured on {members} and all pairs that each trained on.")
         if references is not None:
             draw_top_units(audit, units, references)
-    if audit.record.config.unlock:  # paradigms train whole encoders
-        return
-    st.subheader("Claim 1: three paradigms")
-    table = t.read_paradigms(audit)
-    reason = (
-        "The image encoder has not been trained with captions, labels and self-supervision yet. "
-        "This trains up to nine models of the audit's size."
-    )
-    draw_missing(audit, "paradigms", table, reason, "Train three ways")
-    if table is not None:
-        sentence = t.claim_1(table)
-        layers = t.paradigm_layers(table)
-        lines = []
-        for name, (colour, ends) in PARADIGMS.items():
-            paper = pd.DataFrame({t.DEPTH: (0.0, 1.0), "mean": ends, "low": None, "high": None})
-            lines.append((name, layers[layers[t.PARADIGM] == name], colour, "solid"))
-            lines.append((f"{name}, paper (digitised)", paper.astype(float), colour, "dash"))
-        titles = ("relative depth: 0 first layer, 1 last layer", "mean UnitMem")
-        figure = line_figure(lines, t.DEPTH, titles)
-        draw_figure(figure, key="paradigms", alt=f"Mean UnitMem by depth. {sentence}")
-        st.markdown(sentence)
-        st.caption(
-            "The same image encoder on the same pictures, trained with captions (CLIP), labels and "
-            "self-supervision (SimCLR); bars are 95 % intervals from three seeds on. Dashed: the "
-            "paper's first and last layer (digitised), of other models on other data: compare the "
-            "order of the paradigms and the rise with depth, not the height."
-        )
 
 
 def draw_top_units(audit: Audit, units: pd.DataFrame, references: pd.DataFrame) -> None:

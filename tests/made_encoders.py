@@ -1,8 +1,6 @@
-"""Made-up results on an audit's encoders: units of its members, and paradigms. Nothing is
-trained."""
+"""Made-up results on an audit's encoders: units of its members. Nothing is trained."""
 
 import dataclasses
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -81,27 +79,3 @@ def _units(rng: np.random.Generator, rows: np.ndarray, ids: np.ndarray) -> pd.Da
 def _write(path: Path, table: pd.DataFrame) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_table(path, table)
-
-
-def paradigm_rows(
-    means: dict[str, float], *, seeds: int = 3, layers: int = 4, spread: float = 0.001
-) -> pd.DataFrame:
-    """Return a table as `read_paradigms` does: UnitMem rises by .01 a layer from a paradigm's mean
-    at the first."""
-    rows = []
-    for (paradigm, mean), seed, layer in itertools.product(
-        means.items(), range(seeds), range(1, layers + 1)
-    ):
-        value = mean + 0.01 * (layer - 1) + spread * (seed - (seeds - 1) / 2)
-        rows.append({"paradigm": paradigm, "seed": seed, "layer": layer, "unitmem_mean": value})
-    return pd.DataFrame(rows)
-
-
-def make_paradigms(audit: Audit, means: dict[str, float] | None = None, *, seeds: int = 3) -> None:
-    """Write the results of an audit's paradigms; CLIP lies between the others unless the means say
-    otherwise."""
-    table = paradigm_rows(
-        means or dict(zip(t.PARADIGMS, (0.4, 0.5, 0.3), strict=True)), seeds=seeds
-    )
-    for (paradigm, seed), rows in table.groupby(["paradigm", "seed"]):
-        t.paradigms_of(audit).add_rows(f"{paradigm}-{seed}", rows)

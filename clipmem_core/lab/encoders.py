@@ -1,5 +1,5 @@
 """Which encoder memorized more: the comparison of text and image encoder, and the tables of UnitMem
-of members and paradigms. Without torch, for the dashboard.
+of members. Without torch, for the dashboard.
 
 In an audit with locked towers only heads train, which says nothing about encoders. The command
 `encoders` trains the last blocks of the towers on a sample of the pairs, and compares both audits.
@@ -19,11 +19,9 @@ from clipmem_core.auditing.folder.prepare import membership_of
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.config import AuditConfig, affecting, data_folder, preset_config
 from clipmem_core.errors.calibration import HALF
-from clipmem_core.lab.experiment import SEED, Experiment
 from clipmem_core.review.overview import model_words
 from clipmem_core.scores.encoders import compare_parts
 from clipmem_core.scores.membership import InOut
-from clipmem_core.scores.metrics import MIN_REPLICATES, over_seeds, seed_interval
 from clipmem_core.utils import columns as c
 from clipmem_core.utils import draws
 from clipmem_core.utils.io import InputError
@@ -48,14 +46,8 @@ TEXT_TOWER = "text"
 TOWERS = (IMAGE_TOWER, TEXT_TOWER)
 UNITMEM_MEAN = "unitmem_mean"
 RISE = "rise"  # of UnitMem in training
-CLIP = "CLIP"
-SUPERVISED = "supervised"
-SELF_SUPERVISED = "self-supervised"
-PARADIGMS = (CLIP, SUPERVISED, SELF_SUPERVISED)
-PARADIGM = "paradigm"
 MEMBERS = "members"
 SOURCE = "source"
-DEPTH = "depth"
 
 
 def layer_means(
@@ -165,18 +157,6 @@ def risen_units(units: pd.DataFrame, references: pd.DataFrame) -> pd.DataFrame:
     return both.assign(rise=both[UNITMEM_MEAN] - both[f"{UNITMEM_MEAN}_before"])
 
 
-def paradigms_of(audit: Audit) -> Experiment:
-    """Return the comparison of an audit's paradigms, whose rows are UnitMem by layer, paradigm and
-    seed."""
-    return Experiment(_folder(audit) / "paradigms")
-
-
-def read_paradigms(audit: Audit) -> pd.DataFrame | None:
-    """Return the rows of an audit's paradigms; None before the first run is finished."""
-    paradigms = paradigms_of(audit)
-    return paradigms.rows if paradigms.rows_files else None
-
-
 def tower_layers(units: pd.DataFrame, references: pd.DataFrame | None) -> pd.DataFrame:
     """Return tower, layer, source (`members` or a reference), mean, and the lowest and highest
     member's UnitMem."""
@@ -187,32 +167,6 @@ def tower_layers(units: pd.DataFrame, references: pd.DataFrame | None) -> pd.Dat
         means = layer_means(references, by=[REFERENCE, TOWER, LAYER])
         tables.append(means.set_axis([SOURCE, TOWER, LAYER, "mean"], axis=1))
     return pd.concat(tables, ignore_index=True)
-
-
-def paradigm_layers(table: pd.DataFrame) -> pd.DataFrame:
-    """Return paradigm, layer, depth (0 the first layer, 1 the last), n (seeds), mean, low and high
-    of UnitMem."""
-    means = over_seeds(table, by=[PARADIGM, LAYER], measure=UNITMEM_MEAN)
-    last = means[LAYER].max()
-    return means.assign(depth=(means[LAYER] - 1) / (last - 1) if last > 1 else 0.5)
-
-
-def claim_1(table: pd.DataFrame) -> str:
-    """Say whether CLIP's UnitMem lies between that of the two other paradigms, as far as the seeds
-    allow."""
-    by_seed = table.pivot_table(UNITMEM_MEAN, SEED, PARADIGM).reindex(columns=PARADIGMS)
-    means = by_seed.mean().dropna()
-    listed = ", ".join(f"{name} {mean:.3f}" for name, mean in means.items())
-    start = f"Mean UnitMem over the layers: {listed}. Claim 1 (CLIP lies between the other two):"
-    complete = by_seed.dropna()
-    if len(complete) < MIN_REPLICATES:
-        return f"{start} it needs three seeds of all three."
-    above = complete[[SUPERVISED, SELF_SUPERVISED]].sub(complete[CLIP], axis=0)
-    low, high = np.transpose([seed_interval(values) for values in above.to_numpy().T])
-    if ((low <= 0) & (high >= 0)).any():
-        return f"{start} the seeds leave it open."
-    place = ("above both", "between them", "below both")[sum(low > 0)]
-    return f"{start} here it lies {place}."
 
 
 # --- Comparison of text and image encoder

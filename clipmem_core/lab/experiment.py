@@ -3,8 +3,7 @@ torch, for the dashboard.
 
 An experiment has one run for each split of the pairs and each setting. A run trains or audits,
 measures, and adds rows to one table. Studies compare settings of the members over splits,
-benchmarks compare detectors over injections of errors, and paradigms (`lab/unitmem.py`) compare
-UnitMem over ways to train.
+benchmarks compare detectors over injections of errors.
 
     <data>/studies|benchmarks/<name>/
       config.json, pairs.parquet and more   the data set, as an audit that is not trained

@@ -1,24 +1,17 @@
-"""A view of an audit's pairs: the selection on a page and its order, its parameters in an address,
-and the views that a person stored under a name.
-
-<data>/views/<audit>.json   name → parameters
-"""
+"""A view of an audit's pairs: the selection on a page and its order, and its parameters in an
+address, which a browser can bookmark."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from clipmem_core.auditing.folder.store import Audit, write_json
-from clipmem_core.config import data_folder
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.errors.misfit import evenly_spaced
 from clipmem_core.scores.registry import BY_NAME
 from clipmem_core.utils.columns import CLIPMEM, INDEPENDENT, MAP_X, MAP_Y, REVIEW_PLACE
-from clipmem_core.utils.io import read_json
 
 MATCH = "match"  # the order of a search: cosine with the query
 RANDOM = "random"  # the order of a random check
@@ -28,7 +21,6 @@ NONE = "none"  # pairs without injected errors
 ANY = "any"  # pairs with any kind of injected error
 CAPTION = "caption"
 PICTURE = "picture"
-MAX_NAME = 60  # characters of the name of a stored view
 MAX_CORNERS = 60  # of an outline in an address
 
 
@@ -148,24 +140,3 @@ def _outline(text: str) -> Outline | None:
     if not (6 <= len(numbers) <= 2 * MAX_CORNERS and all(map(math.isfinite, numbers))):
         raise ValueError(len(numbers))
     return Outline(x, y, tuple(zip(numbers[::2], numbers[1::2], strict=True)))
-
-
-def _views_path(audit: Audit) -> Path:
-    return data_folder() / "views" / f"{audit.name}.json"
-
-
-def read_views(audit: Audit) -> dict[str, dict[str, str]]:
-    """Return the parameters of each stored view, by name."""
-    path = _views_path(audit)
-    return read_json(path, dict[str, dict[str, str]]) if path.is_file() else {}
-
-
-def store_view(audit: Audit, name: str, parameters: dict[str, str] | None) -> None:
-    """Store a view under a name, which may replace another view; None deletes it."""
-    views = read_views(audit)
-    views.pop(name, None)
-    if parameters is not None:
-        views[name] = parameters
-    path = _views_path(audit)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, views)

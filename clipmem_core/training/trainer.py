@@ -127,51 +127,21 @@ def make_optimizer(model: Model, config: AuditConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=True)
 
 
-class Contrast(torch.autograd.Function):
-    """Cosine and in-batch log-probability of each true partner, both directions averaged, [n] each.
+def contrast(image: Tensor, text: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the cosine of each true partner, without a gradient, and its in-batch log-probability,
+    both directions averaged, [n] each.
 
     Minus the mean of the log-probabilities is open_clip's ClipLoss, with one matrix product in
-    place of two. Both `image` and `text` are unit vectors [n, dim]; the cosine has no gradient.
-    With amp_bf16 the matrix products of the gradient are in bfloat16.
+    place of two. Both `image` and `text` are unit vectors [n, dim].
     """
-
-    @staticmethod
-    def forward(
-        ctx: Any, image: Tensor, text: Tensor, scale: Tensor, precision: str
-    ) -> tuple[Tensor, Tensor]:
-        cosines = image @ text.T
-        logits = scale * cosines
-        log_probability = logits.diagonal().clone()
-        shares = []
-        for dim in (1, 0):
-            top = logits.amax(dim, keepdim=True)
-            exp = (logits - top).exp_()
-            total = exp.sum(dim, keepdim=True)
-            log_probability -= (top + total.log()).flatten() / 2
-            shares += [exp, total]
-        ctx.save_for_backward(image, text, scale, logits, *shares)
-        ctx.dtype = torch.bfloat16 if precision == "amp_bf16" else torch.float32
-        cosine = cosines.diagonal().clone()
-        ctx.mark_non_differentiable(cosine)
-        return cosine, log_probability
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        image, text, scale, logits, rows, row_total, columns, column_total = ctx.saved_tensors
-        half = -gradients[1] / 2
-        by_logit = torch.addcmul(rows * (half[:, None] / row_total), columns, half / column_total)
-        by_logit.diagonal().add_(gradients[1])
-        by_scale = torch.dot(by_logit.flatten(), logits.flatten()) / scale
-        products, image, text = (
-            values.to(ctx.dtype) for values in (by_logit.mul_(scale), image, text)
-        )
-        return (products @ text).float(), (products.T @ image).float(), by_scale, None
+    cosines = image @ text.T
+    logits = scale * cosines
+    by_image, by_text = (logits.log_softmax(dim).diagonal() for dim in (1, 0))
+    return cosines.diagonal().detach(), (by_image + by_text) / 2
 
 
 class Trainer:
     """Runs the steps of one member."""
-
-    encoder = ""  # image, if it is trained alone: only mitigations that need it act
 
     def __init__(
         self, model: Model, data: TrainingData, config: AuditConfig, views: Views, *, seed: int
@@ -196,7 +166,7 @@ class Trainer:
         self.means = (math.nan, math.nan)  # loss and log-probability of the last step
         self.trajectory = np.full((config.epochs, self.n_pairs, 2), np.nan, dtype=np.float16)
         self.model_config = model_config(config.model)
-        self.mitigations = mitigations_of(config, self.encoder)
+        self.mitigations = mitigations_of(config)
         for mitigation in self.mitigations:
             mitigation.start(self)
 
@@ -272,11 +242,11 @@ class Trainer:
             changed = mitigation.embeddings(*changed, batch)
         scale = self.model.logit_scale.exp()
         image, text = (F.normalize(output, dim=-1) for output in outputs)
-        cosine, log_probability = Contrast.apply(image, text, scale, self.config.precision)
+        cosine, log_probability = contrast(image, text, scale)
         terms = log_probability
         if any(after is not before for after, before in zip(changed, outputs, strict=True)):
             image, text = (F.normalize(output, dim=-1) for output in changed)
-            terms = Contrast.apply(image, text, scale, self.config.precision)[1]
+            terms = contrast(image, text, scale)[1]
         loss = -(terms * torch.from_numpy(weight).to(terms)).mean()
         if self.config.loss == "siglip":
             from open_clip.loss import SigLipLoss  # slow to import

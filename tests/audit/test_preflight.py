@@ -5,16 +5,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipmem_core.auditing.folder.prepare import load_data_set
-from clipmem_core.auditing.folder.settings import resolve
-from clipmem_core.auditing.run.console import Request, check_request, find_check
+from clipmem_core.auditing.run.console import check_request
 from clipmem_core.cli import main
-from clipmem_core.config import SourceOptions, preset_config
+from clipmem_core.config import preset_config
 from clipmem_core.utils.io import InputError
-from tests.audit.test_jobs import until
 
 TINY = preset_config("tiny")
-SMALL = dataclasses.replace(TINY, source=SourceOptions(scenes_pairs=220), threads=1, epochs=2)
 Captured = pytest.CaptureFixture[str]
 
 
@@ -30,28 +26,7 @@ def test_what_is_wrong_at_first_sight_is_refused(
     source: str, name: str, epochs: int, message: str, data: Path
 ) -> None:
     with pytest.raises(InputError, match=message):
-        check_request(Request(source, name, dataclasses.replace(TINY, epochs=epochs)))
-
-
-def test_a_check_finds_what_the_audit_will_have(data: Path) -> None:
-    request = Request("scenes", "a", SMALL)
-    request.check.start()
-    until(lambda: not find_check(request).job.running, seconds=300)
-    check = find_check(request)
-    found = check.job.record.result
-    assert check.error == ""
-    data_set = load_data_set("scenes", resolve(SMALL))
-    assert found["groups"] == {"scored": 170, "held-out": 50}  # ⌊220/11⌋ = 20, at least 50
-    assert found["captions"] == 1100
-    assert found["pairs"] == len(data_set.pairs) == 220
-    assert found["near_duplicates"] == data_set.near_duplicates
-    assert not (data / "audits").exists()
-
-
-def test_what_is_wrong_is_one_line(data: Path, capsys: Captured) -> None:
-    assert main(Request("scenes", "a", dataclasses.replace(SMALL, folds=300)).check.arguments) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "folds must be at most 169" in line  # near-duplicates are one cluster
+        check_request(source, name, dataclasses.replace(TINY, epochs=epochs))
 
 
 HOSTILE = "[bold]shout[/bold] :smile: [/] {x} \\"

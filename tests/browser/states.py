@@ -13,7 +13,7 @@ from clipmem_core.dashboard.page import PAGES
 from tests.audit.test_precomputed import FLAGS, two_parts
 from tests.dashboard.test_pages import unfinished
 from tests.fixtures import embed, make_audit, make_benchmark, rewrite, write_incidents, write_words
-from tests.made_encoders import make_paradigms, make_units
+from tests.made_encoders import make_units
 from tests.made_settings import add_setting, make_lab
 
 NAMES = {Path(path).stem: title for path, (title, *_) in PAGES.items()}
@@ -42,7 +42,6 @@ def make_states(data: Path, typed: Path, long: Audit) -> None:
     for text, members in (("text_noise=0.15", 2), ("crop_scale=0.3", 4)):
         add_setting(hostile, text, times=0.5, members=members)
     make_units(paper)
-    make_paradigms(paper)
     make_benchmark("made", root=paper.record.root, fingerprint=paper.record.dataset_fingerprint)
     for folder in ("audits", "cache", "sets"):
         shutil.copytree(typed / folder, data / folder, dirs_exist_ok=True)

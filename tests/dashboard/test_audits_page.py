@@ -1,5 +1,5 @@
-"""The page Audits: the list with its actions, running and stopped audits, and the form that checks
-and starts one."""
+"""The page Audits: the list with its actions, running and stopped audits, and the form that starts
+one."""
 
 import dataclasses
 from pathlib import Path
@@ -11,7 +11,6 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.auditing.folder.jobs import TRAINING, JobRequest
 from clipmem_core.auditing.folder.store import write_json
-from clipmem_core.auditing.run.console import Request
 from clipmem_core.cli import main, parse_command
 from clipmem_core.config import preset_config
 from clipmem_core.dashboard import page
@@ -19,8 +18,6 @@ from tests.dashboard.test_pages import labels, open_page, press, texts, titles, 
 from tests.fixtures import Copy, leave_job
 
 PAGE = "pages/audits.py"
-FOUND = {"rows": 230, "near_duplicates": 3, "pairs": 220, "captions": 1100, "quarantined": 10}
-FOUND |= {"groups": {"scored": 170, "held-out": 50}}
 TINY = preset_config("tiny")
 Calls = list[tuple[str, Any]]
 
@@ -37,8 +34,8 @@ def calls(started: Calls, monkeypatch: pytest.MonkeyPatch) -> Calls:
     return started
 
 
-def checked(calls: Calls) -> Any:
-    """The audit that the last check is of, as the command line parses it."""
+def requested(calls: Calls) -> Any:
+    """The audit that was started last, as the command line parses it."""
     return parse_command(["audit", *calls[-1][1][1:]])
 
 
@@ -114,7 +111,7 @@ def test_a_stopped_audit_says_why_and_can_be_tried_again(data: Path, calls: Call
     assert calls == [("refused", ["once", "more"])]
 
 
-def test_what_is_typed_is_what_is_checked(calls: Calls, tmp_path: Path) -> None:
+def test_what_is_typed_is_what_is_started(calls: Calls, tmp_path: Path) -> None:
     path = tmp_path / "my pairs.csv"
     path.touch()
     app = form(f" {path} ")
@@ -126,7 +123,7 @@ def test_what_is_typed_is_what_is_checked(calls: Calls, tmp_path: Path) -> None:
     app.selectbox(key=f"new-loss-{TINY.loss}").set_value("siglip")
     app.text_input(key="new-csv_caption_key-").set_value("title")
     app.text_input(key="new-name").set_value("mine").run()
-    press(app, "Check")
+    press(app, "Start")
     fields = [
         "--protocol=paper",
         "--seeds=3",
@@ -153,7 +150,7 @@ def test_a_csv_without_captions_names_the_field_in_settings(
         leave_job(task.folder, exit_code=code, said=capsys.readouterr().err)
 
     monkeypatch.setattr(JobRequest, "start", check)
-    app = press(form(str(path)), "Check")
+    app = press(form(str(path)), "Start")
     (message,) = [text for text in texts(app) if "bad.csv" in text]
     assert "Settings → Caption column" in message
     assert "--" not in message
@@ -174,7 +171,7 @@ def test_a_wrong_setting_is_one_line_and_nothing_starts(
     getattr(app, "text_input" if isinstance(value, str) else "number_input")(key=key).set_value(
         value
     ).run()
-    press(app, "Check")
+    press(app, "Start")
     assert calls == []
     assert app.error
     assert [text for text in texts(app) if text.startswith(field)]
@@ -184,24 +181,13 @@ def test_locked_towers_are_the_default_and_hide_fields_without_effect(calls: Cal
     app = open_page(PAGE, view="start")
     app.text_input(key="new-path").set_value("scenes").run()
     assert "new-text_mask-0.0" not in {slot.key for slot in app.number_input}
-    press(app, "Check")
-    assert checked(calls).config == preset_config("locked")
+    press(app, "Start")
+    assert requested(calls).config == preset_config("locked")
+    app = open_page(PAGE, view="start")
+    app.text_input(key="new-path").set_value("scenes").run()
     app.toggle(key="new-lock_text-True").set_value(False).run()
     assert "new-text_mask-0.0" in {slot.key for slot in app.number_input}
-    press(app, "Check")
-    assert checked(calls).config == dataclasses.replace(
+    press(app, "Start")
+    assert requested(calls).config == dataclasses.replace(
         preset_config("locked"), model="small", lock_text=False, text_tower=""
     )
-
-
-def test_a_finished_check_starts_exactly_what_it_checked(data: Path, calls: Calls) -> None:
-    reason = {"rows": 10, "reason": "<b>[x](javascript:alert(1))", "example": "$x$"}
-    request = Request("scenes", "scenes", TINY)
-    found = {"reasons": [reason], "rows_in_quarantine": [], **FOUND}
-    leave_job(request.check.folder, exit_code=0, result=found)
-    app = form()
-    assert [metric.value for metric in app.metric] == ["220", "1,100", "10", "3"]
-    assert table(app, "reason")["reason"].tolist() == ["<b>[x](javascript:alert(1))"]
-    press(app, "Start")
-    assert calls == [("scenes", ["audit", "scenes", "--name=scenes", "--preset=tiny"])]
-    assert (app.query_params["view"], app.query_params["audit"]) == ("list", "scenes")

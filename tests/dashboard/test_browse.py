@@ -2,7 +2,6 @@
 selection."""
 
 from typing import Any
-from urllib.parse import parse_qsl
 
 import numpy as np
 from streamlit.testing.v1 import AppTest
@@ -105,17 +104,6 @@ def test_foreign_text_is_never_parsed(copy: Copy) -> None:
     ]
     for word in ("script>document", "latex", "javascript:", "material/delete"):
         assert not [value for value in parsed if word in value]
-
-
-def test_a_view_is_stored_under_a_name_listed_with_its_link_and_deleted(copy: Copy) -> None:
-    copy()
-    app = open_page(BROWSE, order="clipmem", label="circle")
-    app.text_input(key="view-name").set_value("odd [circles](x)").run()
-    (app := open_page(BROWSE)).run()
-    (link,) = [each.proto for each in app.get("page_link") if "circles" in each.proto.label]
-    assert dict(parse_qsl(link.query_string))["label"] == "circle"
-    app.button(key="view-0").click().run()
-    assert "view-0" not in [each.key for each in app.button]
 
 
 def dialog(find: str, replacement: str, **parameters: str) -> AppTest:

@@ -1,4 +1,4 @@
-"""The page Encoders: parts of clipmem, units and paradigms, and how to get each."""
+"""The page Encoders: parts of clipmem and units, and how to get each."""
 
 from pathlib import Path
 
@@ -34,20 +34,16 @@ def test_the_parts_are_drawn_pair_by_pair_and_as_means(copy: Copy, protocol: str
     assert (address(app)["colour"], address(app)["by"]) == ("label", "injected")
 
 
-def test_without_units_and_paradigms_buttons_start_them(
-    copy: Copy, data: Path, started: Started
-) -> None:
+def test_without_units_a_button_measures_them(copy: Copy, data: Path, started: Started) -> None:
     make_members(copy())
     leave_job(
-        data / "jobs" / ".encoders" / "made" / "paradigms", exit_code=2, said="error: *no* labels\n"
+        data / "jobs" / ".encoders" / "made" / "units", exit_code=2, said="error: *no* units\n"
     )
     app = open_page(PAGE, view="units")
     assert app.error
-    assert "error: *no* labels" in texts(app)
-    for label in ("Measure units", "Train three ways"):
-        press(app, label)
-    kinds = ["units", "paradigms"]
-    assert started == [(kind, [kind, "made"]) for kind in kinds]
+    assert "error: *no* units" in texts(app)
+    press(app, "Measure units")
+    assert started == [("units", ["units", "made"])]
 
 
 def test_the_page_offers_to_train_encoders_and_then_says_which_holds_more(

@@ -1,4 +1,4 @@
-"""UnitMem and the three paradigms over finished audits: content of their tables, and resuming."""
+"""UnitMem of finished audits: content of its tables, and resuming."""
 
 import shutil
 from pathlib import Path
@@ -8,8 +8,8 @@ import pytest
 
 from clipmem_core.auditing.folder.store import MANIFEST, Audit
 from clipmem_core.lab import unitmem
-from clipmem_core.lab.encoders import REFERENCES, paradigms_of, read_paradigms, read_units
-from clipmem_core.lab.unitmem import run_paradigms, run_units, show_paradigms, show_units
+from clipmem_core.lab.encoders import REFERENCES, read_units
+from clipmem_core.lab.unitmem import run_units, show_units
 from clipmem_core.utils.io import InputError
 from tests.audit.small import Silent
 from tests.shared import Made
@@ -63,34 +63,6 @@ def test_every_unit_is_measured_once_on_pairs_of_its_member_or_reference(
 
 @pytest.mark.parametrize("audit", ["paper"], indirect=True)
 def test_wrong_input_is_named(audit: Audit) -> None:
-    with pytest.raises(InputError, match="--seeds"):
-        run_paradigms(audit, 0, Silent())
     (audit.folder / MANIFEST).unlink()
     with pytest.raises(InputError, match="audit 'paper' is not finished"):
         run_units(audit, Silent())
-
-
-@pytest.mark.parametrize("audit", ["ensemble"], indirect=True)
-def test_three_paradigms_are_trained_and_a_killed_run_resumes(
-    audit: Audit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(unitmem, "measure_model", stop)
-        with pytest.raises(KeyboardInterrupt):
-            run_paradigms(audit, 1, Silent())
-    checkpoint = paradigms_of(audit).folder / "CLIP-0" / "checkpoint.pt"
-    trained = checkpoint.stat().st_mtime_ns
-    assert read_paradigms(audit) is None
-    run_paradigms(audit, 1, Silent())
-    table = read_paradigms(audit)
-    assert table is not None
-    assert checkpoint.stat().st_mtime_ns == trained
-    # three runs, two layers each
-    assert table[["paradigm", "layer"]].to_numpy().tolist() == [
-        [name, layer] for name in ("CLIP", "supervised", "self-supervised") for layer in (1, 2)
-    ]
-    assert table["unitmem_mean"].between(0, 1).all()
-    monkeypatch.setattr(unitmem, "add_paradigm", stop)
-    run_paradigms(audit, 1, Silent())
-    show_paradigms(audit)
-    assert "self-supervised" in capsys.readouterr().out

@@ -14,17 +14,15 @@ from scipy import stats
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipmem_core.lab.unitmem import TEMPERATURE
-from clipmem_core.training.model import build_model
 from clipmem_core.training.trainer import (
-    Contrast,
     Trainer,
     chosen_captions,
+    contrast,
     epoch_batches,
     learning_rate,
 )
 from clipmem_core.utils.io import InputError
-from tests.training.toys import draw_data, tower_trainer, trainer
+from tests.training.toys import draw_data, trainer
 
 
 def unit_vectors(member: Trainer, rows: np.ndarray, epoch: int) -> tuple[Tensor, Tensor]:
@@ -54,18 +52,17 @@ def test_the_trajectory_is_what_the_model_computes_before_each_step(toy: str) ->
     assert np.isfinite(member.trajectory).all()
 
 
-@pytest.mark.parametrize(("precision", "atol"), [("fp32", 1e-6), ("amp_bf16", 1e-2)])
-def test_the_loss_and_its_gradient_are_those_of_open_clip(precision: str, atol: float) -> None:
+def test_the_loss_and_its_gradient_are_those_of_open_clip() -> None:
     draws = torch.Generator().manual_seed(0)
     vectors = [torch.randn(9, 5, generator=draws) for _ in range(2)]
     leaves = [each.requires_grad_() for each in (*vectors, torch.tensor(14.0))]
     image, text = (F.normalize(each, dim=1) for each in vectors)
-    cosine, log_probability = Contrast.apply(image, text, leaves[2], precision)
+    cosine, log_probability = contrast(image, text, leaves[2])
     np.testing.assert_allclose(cosine, (image * text).sum(1).detach(), atol=1e-6)
     losses = [-log_probability.mean(), ClipLoss()(image, text, leaves[2])]
-    torch.testing.assert_close(*losses, atol=atol, rtol=1e-5)
+    torch.testing.assert_close(*losses)
     ours, theirs = (torch.autograd.grad(loss, leaves, retain_graph=True) for loss in losses)
-    torch.testing.assert_close(ours, theirs, atol=atol, rtol=1e-5)
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
 
 
 def test_the_first_siglip_loss_is_its_formula(toy: str) -> None:
@@ -123,34 +120,3 @@ def test_the_learning_rate_is_open_clips_schedule(total: int, warmup: int) -> No
         assert learning_rate(step, total=total, peak=3e-4, warmup=warmup) == pytest.approx(
             theirs(step)
         )
-
-
-def test_the_supervised_loss_is_cross_entropy_on_the_view_of_the_epoch(toy: str) -> None:
-    data = draw_data(9)
-    member = tower_trainer(toy, data, labels=np.arange(9) % 3)
-    rows = np.array([0, 4, 5, 8])
-    loss, _, log_probability = member.forward_loss(rows, 2)
-    pixels = data.pixels.gather(rows)
-    images = member.views.evaluation_images(pixels, data.keys[rows], 2, "cpu")
-    with torch.no_grad():
-        features = build_model(toy, loss="clip", seed=0).visual(images)
-        logits = features @ member.model.head[0].weight.T + member.model.head[0].bias
-    labels = torch.tensor([0, 1, 2, 2])
-    assert loss.item() == pytest.approx(F.cross_entropy(logits, labels).item(), abs=1e-5)
-    np.testing.assert_allclose(
-        log_probability, -F.cross_entropy(logits, labels, reduction="none"), atol=1e-5
-    )
-
-
-def test_the_self_supervised_loss_is_nt_xent(toy: str) -> None:
-    data = draw_data(6)
-    member = tower_trainer(toy, data, epochs=3)
-    rows = data.rows
-    loss, _, log_probability = member.forward_loss(rows, 1)
-    with torch.no_grad():
-        outputs = torch.cat([member.outputs_of_view(rows, turn) for turn in (1, 1 + 3)])
-    both = F.normalize(outputs, dim=1)
-    logits = (both @ both.T / TEMPERATURE).fill_diagonal_(-torch.inf)
-    terms = F.cross_entropy(logits, torch.arange(12).roll(6), reduction="none")
-    assert loss.item() == pytest.approx(terms.mean().item(), abs=1e-5)
-    np.testing.assert_allclose(log_probability, -(terms[:6] + terms[6:]) / 2, atol=1e-5)

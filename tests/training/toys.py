@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from clipmem_core.config import AuditConfig
-from clipmem_core.lab.unitmem import TowerTrainer
 from clipmem_core.training.augmentation import FeatureRows, TrainingData, ViewMaker
 from clipmem_core.training.model import Model, build_model
 from clipmem_core.training.trainer import Trainer
@@ -79,11 +78,3 @@ def trainer(
     model: Model = build_model(name, loss=config.loss, seed=0)
     views = view_maker(crop_scale=config.crop_scale)
     return Trainer(model, data, config, views, seed=0)
-
-
-def tower_trainer(
-    name: str, data: TrainingData, *, labels: np.ndarray | None = None, **changes: Any
-) -> TowerTrainer:
-    """Return a trainer of the image encoder alone, on labels if there are any."""
-    clip = trainer(name, data, **changes)
-    return TowerTrainer(clip.model, data, clip.config, clip.views, labels=labels, seed=0)

@@ -44,7 +44,7 @@ FAILED = 1
 INTERRUPTED = 130
 PROGRAM = (sys.executable, "-m", "clipmem_core", "job")  # folder and arguments follow
 # One of these commands runs at a time.
-TRAINS = ("audit", "reaudit", "mitigate", "study", "units", "paradigms", "encoders")
+TRAINS = ("audit", "reaudit", "mitigate", "study", "units", "encoders")
 SECONDS_BETWEEN_POLLS = 0.5  # also between two reports of a count
 
 

@@ -7,7 +7,6 @@ import math
 import re
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,13 +19,13 @@ from rich.text import Text
 
 from clipmem_core import config as configs
 from clipmem_core.auditing.folder import prepare
-from clipmem_core.auditing.folder.jobs import Job, JobRequest, Screen, audit_request, jobs_folder
+from clipmem_core.auditing.folder.jobs import Screen, audit_request
 from clipmem_core.auditing.folder.prepare import check_same, faults_without_model
-from clipmem_core.auditing.folder.settings import check_config, resolve, resume_arguments
+from clipmem_core.auditing.folder.settings import check_config, resolve
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.auditing.tables.fault_tables import fault_cause
 from clipmem_core.auditing.tables.verdict import summary_lines, uses
-from clipmem_core.config import AuditConfig, as_dict
+from clipmem_core.config import AuditConfig
 from clipmem_core.dataset.checks import CHECKS, Captions, caption_flags
 from clipmem_core.dataset.languages import language_shares
 from clipmem_core.dataset.source import check_source
@@ -37,7 +36,6 @@ from clipmem_core.utils.io import InputError
 
 _PAGE = "http://localhost:8501/overview"
 _SHOWN = 5  # pairs, and reasons of a check
-_LISTED = 1000  # rows in quarantine
 PIXELS = 32  # enough to find near-duplicates
 _DETECTION = ["score", "precision_at_k", "auroc", "auroc_low", "auroc_high", "average_precision"]
 _ATTACKS = ["attack", "measure", "value", "members_low", "members_high", "pairs_low", "pairs_high"]
@@ -184,85 +182,17 @@ def _reasons(quarantine: pd.DataFrame) -> list[dict[Any, Any]]:
     return counts.sort_values("rows", ascending=False, kind="stable").to_dict("records")
 
 
-@dataclass(frozen=True)
-class Request:
-    """The audit that a form describes."""
-
-    source: str
-    name: str
-    config: AuditConfig
-
-    @property
-    def arguments(self) -> list[str]:
-        """The arguments of the command `audit`."""
-        return resume_arguments(self.name, self.source, self.config)
-
-    @property
-    def check(self) -> JobRequest:
-        """The task of its check."""
-        key = configs.fingerprint([self.source, self.name, as_dict(self.config)])
-        return JobRequest(jobs_folder() / ".checks" / key, ["check", *self.arguments])
-
-
-@dataclass(frozen=True)
-class Check:
-    """A check: its job, whose result is the content of the data set, and why the audit cannot
-    start."""
-
-    job: Job
-    error: str
-
-
-def check_request(request: Request) -> None:
-    """Refuse a request that is wrong without reading its data set."""
-    audit = Audit.of(request.name)
-    job = audit_request(request.name).find()
-    if not request.source.strip():
+def check_request(source: str, name: str, config: AuditConfig) -> None:
+    """Refuse an audit that is wrong without reading its data set."""
+    audit = Audit.of(name)
+    job = audit_request(name).find()
+    if not source.strip():
         raise InputError("no data set is named: type its path")
-    check_source(request.source)
-    check_config(request.config)
+    check_source(source)
+    check_config(config)
     if job is not None and job.running:
         raise InputError(
-            f"audit {request.name!r} waits or runs already: use another name, or cancel it first"
+            f"audit {name!r} waits or runs already: use another name, or cancel it first"
         )
     if audit.begun:
-        check_same(
-            audit, request.source, resolve(prepare.with_features(request.source, request.config))
-        )
-
-
-def find_check(request: Request) -> Check | None:
-    """Return the progress of a request's check, or None."""
-    job = request.check.find()
-    if job is None:
-        return None
-    error = ""
-    if job.cancelled:
-        error = "The check was stopped. Check again."
-    elif job.failed:
-        error = job.last_line.removeprefix("error: ") or "The check was killed. Check again."
-    return Check(job, error)
-
-
-def check(source: str, config: AuditConfig) -> None:
-    """Report the content of a data set; its pictures are stored as in the audit."""
-    config = resolve(prepare.with_features(source, config))
-    screen = RichScreen()
-    data_set = prepare.load_data_set(source, config, progress=screen.pictures)
-    pairs = data_set.pairs
-    quarantine = data_set.quarantine
-    listed = quarantine[[c.SOURCE, c.REASON]].head(_LISTED)
-    content = {
-        "pairs": len(pairs),
-        "captions": int(pairs[c.CAPTIONS].map(len).sum()),
-        "quarantined": len(quarantine),
-        "near_duplicates": data_set.near_duplicates,
-        "reasons": _reasons(quarantine)[:_SHOWN],
-        "rows_in_quarantine": listed.astype(str).to_numpy().tolist(),
-        "groups": {},
-    }
-    screen.result(content)  # of a refused data set, too
-    # Refuse what the audit would refuse
-    membership = prepare.draw_membership(data_set.groups, config)
-    prepare.inject(pairs, membership, config)
-    screen.result(content | {"groups": pd.Series(membership.group).value_counts().to_dict()})
+        check_same(audit, source, resolve(prepare.with_features(source, config)))
