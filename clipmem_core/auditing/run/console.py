@@ -201,7 +201,7 @@ class Request:
     def check(self) -> JobRequest:
         """The task of its check."""
         key = configs.fingerprint([self.source, self.name, as_dict(self.config)])
-        return JobRequest(jobs_folder() / ".checks" / key, ["check", *self.arguments])
+        return JobRequest(jobs_folder() / ".checks" / key, ["preflight", *self.arguments])
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,7 @@ def find_check(request: Request) -> Check | None:
     return Check(job, error)
 
 
-def check(source: str, config: AuditConfig) -> None:
+def preflight(source: str, config: AuditConfig) -> None:
     """Report the content of a data set; its pictures are stored as in the audit."""
     config = resolve(prepare.with_features(source, config))
     screen = RichScreen()
