@@ -96,7 +96,7 @@ def write_check(audit: Audit, path: Path, progress: PictureProgress) -> Found:
         others=[row for row in rows if not row["likely"]],
         findings=findings,
         pairs=len(errors),
-        marks=MARKS,
+        marks=MARKS if any(shown[c.WORD]) else "",
     )
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
