@@ -121,6 +121,38 @@ def _audit(
     show_verdict(finished)
 
 
+def _check(
+    source: Source,
+    name: Annotated[str, "the audit's folder; empty names it after the source"] = "",
+    out: Annotated[
+        str, "the HTML file to write, and a CSV file beside it; empty: NAME-check.html here"
+    ] = "",
+    fail_above: Annotated[
+        float, "end with exit code 1 if a larger share of the pairs has a wrong caption"
+    ] = 1.0,
+    config: AuditConfig = LOCKED,
+) -> int:
+    """Find the wrong captions of a data set, and write a report with every pair."""
+    executor = _executor("local", config)
+    from clipmem_core.auditing.run.pipeline import run_audit
+    from clipmem_core.export import check_report
+
+    name = name or audit_name(source, config)
+    path = _file_to_write(out or f"{name}-check.html")
+    check_report.check_target(path, source)
+    with RichScreen() as screen:
+        audit = run_audit(source, config, name=name, screen=screen, executor=executor)
+        found = check_report.write_check(audit, path, screen.pictures)
+        screen.progress.console.print(make_table("the worst captions", found.worst, found.head))
+        for line in found.lines:
+            screen.say(line)
+        screen.say(f"{path}: every pair; {path.with_suffix('.csv')}: the same as a table")
+        failed = fail_above < 1 and not found.wrong <= fail_above
+        if failed:
+            screen.say(f"failed: {found.share} wrong, more than --fail-above {fail_above:.1%}")
+    return _FAILED if failed else 0
+
+
 def _study(
     study: Annotated[str, " | ".join(STUDIES), "STUDY"],
     source: Source,
@@ -395,6 +427,7 @@ def _job(folder: str, *arguments: str) -> int:
 COMMANDS: dict[str, Callable[..., int | None]] = {
     command.__name__.removeprefix("_"): command
     for command in (
+        _check,
         _inspect,
         _audit,
         _mitigate,

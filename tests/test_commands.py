@@ -16,7 +16,7 @@ Captured = pytest.CaptureFixture[str]
 
 LONG = "a" * 300
 WRONG = [
-    ("nosuch", "command 'nosuch' is unknown: choose one of inspect, audit, mitigate, study"),
+    ("nosuch", "command 'nosuch' is unknown: choose one of check, inspect, audit"),
     ("audit", "the following arguments are required: SOURCE"),
     ("audit scenes extra", "unrecognized arguments: extra"),
     ("inspect scenes --epochs 3", "option --epochs is unknown ("),

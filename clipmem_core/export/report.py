@@ -70,9 +70,8 @@ def render_report(audit: Audit) -> str:
     figure.update_layout(template="none", paper_bgcolor=clear, plot_bgcolor=clear, autosize=True)
     figure.update_xaxes(gridcolor="rgba(128, 128, 128, 0.3)", automargin=True)
     figure.update_yaxes(automargin=True)
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
-    return environment.get_template("report.html.j2").render(
+    return render_page(
+        "report.html.j2",
         plotly=get_plotlyjs(),
         name=audit.name,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -95,9 +94,15 @@ def render_report(audit: Audit) -> str:
         counts=decisions["decision"].value_counts().to_dict(),
         decisions=_decision_table(decisions),
         settings=TextTable("How this audit was made", ("setting", "value"), settings),
-        side=_SIDE,
         first=_FIRST,
     )
+
+
+def render_page(template: str, **values: Any) -> str:
+    """Return a page: a template of this folder with values, which are text."""
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    return environment.get_template(template).render(side=_SIDE, **values)
 
 
 def _tables(audit: Audit, groups: pd.DataFrame) -> list[TextTable]:
@@ -156,15 +161,8 @@ def top_pairs(audit: Audit, order: str, size: int) -> tuple[list[dict[str, Any]]
 
 
 def _card(card: PairCard, root: Path, first_caption: FirstCaption) -> dict[str, Any]:
-    """Return a pair's texts, one caption first and its words marked, and its picture, empty if it
-    cannot be read."""
+    """Return a pair's texts, one caption first and its words marked, and its picture."""
     first, marks, reason = first_caption
-    try:
-        picture = data_url(make_jpeg(root, card.image, _SIDE))
-    except (OSError, ValueError) as error:  # missing or damaged
-        if shortage(error):
-            raise
-        picture = ""
     decision = card.decision.decision or ""
     facts = {
         name: three_decimals(card.scores.get(name))
@@ -179,7 +177,7 @@ def _card(card: PairCard, root: Path, first_caption: FirstCaption) -> dict[str, 
     facts |= {f"{mark['word']} →": " ".join(mark["better"][0]) for mark in marks if mark["better"]}
     captions = [_cut(caption) for caption in (*card.current[first:], *card.current[:first])]
     return {
-        "picture": picture,
+        "picture": picture_url(root, card.image),
         "captions": captions,
         "marked": marked(captions[0], marks) if captions else "",
         "reason": reason,
@@ -187,6 +185,16 @@ def _card(card: PairCard, root: Path, first_caption: FirstCaption) -> dict[str, 
         "facts": {name: _cut(value) for name, value in facts.items() if value},
         "decision": decision,
     }
+
+
+def picture_url(root: Path, image: str) -> str:
+    """Return a small picture as a URL that holds it, empty if it cannot be read."""
+    try:
+        return data_url(make_jpeg(root, image, _SIDE))
+    except (OSError, ValueError) as error:  # missing or damaged
+        if shortage(error):
+            raise
+        return ""
 
 
 def _cut(text: str) -> str:
