@@ -7,8 +7,10 @@ size and time: a rewritten file is read anew. The processes that decode pictures
 so it is light.
 """
 
+import codecs
 import contextlib
 import hashlib
+import io
 import json
 import os
 import posixpath
@@ -33,6 +35,7 @@ JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
 TABLE_SUFFIXES = (*DELIMITED_SUFFIXES, *JSON_LINES_SUFFIXES)
 SOURCE_SUFFIXES = (*TABLE_SUFFIXES, ".json", ".parquet", ".tar")  # of files that are a data set
 
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _ROW = re.compile(r"(.+\.parquet)#(\d+)")
 _TAR = re.compile(r"\.tar/", re.IGNORECASE)
@@ -135,11 +138,33 @@ def read_lines(path: Path) -> Iterator[str]:
     """Yield the text of a regular file line by line."""
     stamped(path)
     with path.open("rb") as stream:
-        yield from map(decode_line, stream)
+        if stream.peek(2).startswith(_UTF16):
+            with io.TextIOWrapper(stream, "utf-16", errors="replace", newline="\n") as text:
+                yield from text
+        else:
+            yield from map(decode_line, stream)
+
+
+def is_utf8(data: bytes) -> bool:
+    """Tell whether a text is encoded in UTF-8."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def is_western(text: str) -> bool:
+    """Tell whether a decoded text is plausible: it has no invalid character, and most letters are
+    ASCII or not Latin, unlike those of Cyrillic read as Windows-1252."""
+    latin = [letter for letter in text if letter.isalpha() and letter < "\u0250"]
+    return "\ufffd" not in text and 2 * sum(map(str.isascii, latin)) >= len(latin)
 
 
 def decode_text(data: bytes) -> str:
-    """Return a file's text, as `decode_line` reads each line."""
+    """Return a file's text, as `decode_line` reads each line; UTF-16 with its byte order mark."""
+    if data.startswith(_UTF16):
+        return data.decode("utf-16", errors="replace")
     return "".join(map(decode_line, data.splitlines(keepends=True)))
 
 

@@ -6,6 +6,7 @@ of the two tables. Empty entries in a list of captions are left out.
 
 import os
 import posixpath
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,12 +49,13 @@ class Row(NamedTuple):
 @dataclass(frozen=True)
 class Rows:
     """The rows of one data set, to be iterated once. `files`: images are plain files, which merging
-    looks up."""
+    looks up. `notes`: caption files that are not UTF-8, known after the rows."""
 
     root: Path
     format: str
     rows: Iterable[Row]
     files: bool = True
+    notes: Sequence[str] = ()
 
 
 def named_folder(flag: str, file: Path) -> Path:
@@ -173,7 +175,11 @@ def find_fields(
                 f"{flags[kind]} names column {name!r}: {source} has none (it has {listed})"
             )
     used = {*names.values(), picture}
-    usual = {column.strip().lower(): column for column in reversed(columns) if column not in used}
+    usual = {
+        re.sub(r"[\s-]+", "_", column.strip().lower()): column
+        for column in reversed(columns)
+        if column not in used
+    }
     names["image"] = names["image"] or picture
     for kind in ("caption", "image", "label", "pair_id", "injected"):
         if not names.get(kind):

@@ -1,6 +1,6 @@
 """Reads pictures with texts of the same name: in folders, with a `.txt` or `.caption` of one
-caption a line, and in WebDataset shards, tar files where `000.jpg`, `000.txt` and `000.json` make a
-sample, as img2dataset writes."""
+caption a line or a `.json` with a caption, and in WebDataset shards, tar files where `000.jpg`,
+`000.txt` and `000.json` make a sample, as img2dataset writes."""
 
 import os
 import posixpath
@@ -18,10 +18,11 @@ from clipmem_core.utils.io import InputError
 
 LABEL = "{label}"
 _NO_CAPTION = (
-    "no caption file: put a .txt or .caption of the same name beside it, or let class folders name "
-    "pictures with --caption-template 'a photo of a {label}'"
+    "no caption file: put a .txt, .caption or .json of the same name beside it, or let class "
+    "folders name pictures with --caption-template 'a photo of a {label}'"
 )
-_SUFFIXES = (".caption", ".txt")  # of captions; the last one counts where a picture has both
+_SUFFIXES = (".txt", ".caption", ".json")  # of captions; the first one counts
+_REPEATS = re.compile(r"\d+_.")  # folders of kohya: 10_sks dog is repeated 10 times, no class
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -30,7 +31,14 @@ _TEXTS = ("json", "txt", "cls")  # of a sample in a shard
 
 def holds_pictures(root: Path) -> bool:
     """Tell whether a folder has a picture somewhere below."""
-    return any(map(containers.is_picture, _visible_files(root)))
+    return any(map(containers.is_picture, visible_files(root)))
+
+
+def holds_captions(root: Path) -> bool:
+    """Tell whether a picture of a folder has a text of the same name."""
+    files = visible_files(root)
+    pictures = {os.path.splitext(name)[0] for name in filter(containers.is_picture, files)}
+    return not pictures.isdisjoint(_text_files(files))
 
 
 def read_folder(root: Path, options: SourceOptions) -> Rows:
@@ -41,21 +49,34 @@ def read_folder(root: Path, options: SourceOptions) -> Rows:
         raise InputError(
             f"--caption-template {template!r} must hold {LABEL}: 'a photo of a {LABEL}'"
         )
+    notes = list[str]()
 
     def rows() -> Iterator[Row]:
-        files = _visible_files(root)
-        stems = {name: os.path.splitext(name)[0] for name in files}
-        texts = {stems[name]: name for name in files if name.lower().endswith(_SUFFIXES)}
-        pictures = list(filter(containers.is_picture, files))
-        for name in pictures:
-            yield _picture_row(root, name, texts.get(stems[name]), template)
-        for stem in sorted(texts.keys() - {stems[name] for name in pictures}):
-            yield Row(texts[stem], kind=c.BAD_PICTURE, reason="no picture of the same name")
+        files = visible_files(root)
+        texts = _text_files(files)
+        used = set[str]()
+        for name in filter(containers.is_picture, files):
+            stem = os.path.splitext(name)[0]
+            used.add(stem)
+            yield from _picture_rows(root, name, texts.get(stem, []), options, notes)
+        for stem in sorted(texts.keys() - used):
+            for text in texts[stem]:
+                yield Row(text, kind=c.BAD_PICTURE, reason="no picture of the same name")
 
-    return Rows(root, "folder", rows())
+    return Rows(root, "folder", rows(), notes=notes)
 
 
-def _visible_files(root: Path) -> list[str]:
+def _text_files(files: Sequence[str]) -> dict[str, list[str]]:
+    """Return the caption files of each path without suffix, the one that counts first."""
+    texts = dict[str, list[str]]()
+    for suffix in _SUFFIXES:
+        for name in files:
+            if name.lower().endswith(suffix):
+                texts.setdefault(name[: -len(suffix)], []).append(name)
+    return texts
+
+
+def visible_files(root: Path) -> list[str]:
     """List the files below a folder that are not hidden, relative to it, each folder before its
     subfolders; links to folders are not followed."""
     paths = [path.relative_to(root) for path in root.rglob("*") if not path.is_dir()]
@@ -65,20 +86,63 @@ def _visible_files(root: Path) -> list[str]:
     ]
 
 
-def _picture_row(root: Path, image: str, text: str | None, template: str) -> Row:
-    label = os.path.dirname(image).partition("/")[0] or None
-    if text is None and template and label:
-        return Row(image, image, template.replace(LABEL, label.replace("_", " ")), label)
-    if text is None:
-        return Row(image, image, kind=c.BAD_CAPTION, reason=_NO_CAPTION)
-    path = root / text
-    try:
-        containers.check_inside(root, path, "caption file")
-        captions = _LINE_END.split(containers.decode_text(containers.read_file(path)))
-    except (InputError, OSError) as error:
-        reason = containers.reading_fault(error, "caption file")
-        return Row(image, image, kind=c.BAD_CAPTION, reason=reason)
-    return Row(image, image, captions, label)
+def _picture_rows(
+    root: Path, image: str, texts: Sequence[str], options: SourceOptions, notes: list[str]
+) -> Iterator[Row]:
+    """Yield the row of a picture, and one for each further text that differs from its first."""
+    folders = os.path.dirname(image).split("/")
+    label = None if any(map(_REPEATS.match, folders)) else folders[0] or None
+    template = options.caption_template
+    if not texts and template and label:
+        yield Row(image, image, template.replace(LABEL, label.replace("_", " ")), label)
+    elif not texts:
+        yield Row(image, image, kind=c.BAD_CAPTION, reason=_NO_CAPTION)
+    captions = dict[str, list[Any]]()
+    faults = dict[str, str]()
+    for text in texts:
+        try:
+            captions[text] = _read_captions(root, text, options, notes)
+        except (InputError, OSError) as error:
+            faults[text] = containers.reading_fault(error, "caption file")
+    used = next(filter(captions.get, captions), None)
+    if used:
+        yield Row(image, image, captions[used], label)
+        for text in filter(captions.get, captions):
+            if captions[text] != captions[used]:
+                faults[text] = f"differs from {used}, which is used: delete one of the two"
+    elif texts:
+        reason = faults.pop(texts[0], "caption is empty")
+        yield Row(image, image, kind=c.BAD_CAPTION, reason=reason)
+    for text, reason in faults.items():
+        yield Row(text, image, kind=c.BAD_CAPTION, reason=reason)
+
+
+def _read_captions(root: Path, text: str, options: SourceOptions, notes: list[str]) -> list[Any]:
+    """Return the captions of a file: its lines, or the first caption field of a JSON object. Add
+    the file to `notes` if it is not UTF-8."""
+    containers.check_inside(root, root / text, "caption file")
+    data = containers.read_file(root / text)
+    content = containers.decode_text(data)
+    if not containers.is_utf8(data):
+        if not containers.is_western(content):
+            raise InputError(f"{text} is neither UTF-8 nor Windows-1252: save it as UTF-8")
+        notes.append(text)
+    if not text.lower().endswith(".json"):
+        return list(filter(None, map(containers.tidy, _LINE_END.split(content))))
+    values = containers.decode_json(content)
+    if not isinstance(values, dict):
+        raise InputError(f"{text} is not a JSON object")
+    values = {name.strip().lower(): value for name, value in values.items()}
+    key = options.csv_caption_key.lower()
+    found = _first(values, *([key] if key else COLUMN_NAMES["caption"]))
+    listed = found if isinstance(found, list) else [found] if found else []
+    return [containers.tidy(text) if isinstance(text, str) else text for text in listed]
+
+
+def _first(values: dict[str, Any], *names: str) -> Any:
+    """Return the first value that is not empty."""
+    found = map(values.get, names)
+    return next((value for value in found if value not in (None, "", [])), None)
 
 
 def shards_in(path: Path) -> list[Path]:
@@ -166,8 +230,7 @@ def _sample_values(sample: dict[str, str], content: TarContent, stream: BinaryIO
 
 def _sample_row(image: str, values: dict[str, Any], options: SourceOptions) -> Row:
     def first(flag: str, *names: str) -> Any:
-        found = (values.get(name) for name in ([flag] if flag else names))
-        return next((value for value in found if value not in (None, "", [])), None)
+        return _first(values, *([flag] if flag else names))
 
     captions = first(options.csv_caption_key, "caption", c.CAPTIONS) or values.get("txt")
     if captions is None:

@@ -2,31 +2,34 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
 from clipmem_core.config import SETS, SourceOptions, fingerprint
-from clipmem_core.dataset import samples, scenes, table_files
+from clipmem_core.dataset import samples, scenes, table_files, web_pages
 from clipmem_core.dataset.containers import (
     DELIMITED_SUFFIXES,
     JSON_LINES_SUFFIXES,
     TABLE_SUFFIXES,
+    is_picture,
     is_url,
     reading_fault,
     stamped,
 )
-from clipmem_core.dataset.records import Rows, merge_rows
+from clipmem_core.dataset.records import Row, Rows, merge_rows
 from clipmem_core.dataset.remote import fetch_source, fetch_split, is_hub_name
+from clipmem_core.utils import columns as c
 from clipmem_core.utils.io import InputError
 
 DRAWN = "scenes"
 KNOWN_SOURCES = (
     "a CSV, TSV, JSONL or Parquet file, COCO captions JSON, WebDataset shards "
     "(name-{000..041}.tar), a Hugging Face data set (saved folder, Parquet or owner/name), "
-    "a folder of pictures with .txt or .caption files, or scenes"
+    "a folder of pictures with .txt, .caption or .json files, HTML pages with their pictures, "
+    "or scenes"
 )
 _PATTERN = re.compile(r".*\{.*\.tar", re.DOTALL)  # of shards
 _SAVED = ("dataset_dict.json", "state.json")  # of a folder that `save_to_disk` made
@@ -39,6 +42,7 @@ READERS: dict[str, Callable[[Path, SourceOptions], Rows]] = {
     **dict.fromkeys(JSON_LINES_SUFFIXES, table_files.read_jsonl),
     ".json": table_files.read_json_table,
     ".parquet": table_files.read_parquet,
+    **dict.fromkeys(web_pages.HTML_SUFFIXES, web_pages.read_page),
 }
 
 
@@ -75,6 +79,11 @@ def read_source(
         merged = merge_rows(rows)
     except OSError as error:
         raise InputError(reading_fault(error, source)) from error
+    if rows.notes:
+        say(
+            f"note: {len(rows.notes):,} caption files are not UTF-8: they were read as "
+            f"Windows-1252 or UTF-16, such as {rows.notes[0]}"
+        )
     return RawPairs(rows.root.absolute(), rows.format, *merged)
 
 
@@ -121,15 +130,36 @@ def _read(source: str, options: SourceOptions, data: Path) -> Rows:
         return table_files.read_parquet_files([file], file.parent, options, kind="huggingface")
     if shards := samples.shards_in(path):
         return samples.read_shards(shards, options)
-    if path.is_dir():
-        path = _captions_file(path) or path
+    listing = _captions_file(path)
+    if listing:
+        return _with_unlisted(READERS[listing.suffix.lower()](listing, options), listing)
     if path.is_file() and path.suffix.lower() in READERS:
         return READERS[path.suffix.lower()](path, options)
     if path.is_dir() and table_files.parquet_files(path):
         return table_files.read_parquet(path, options)
+    pages = web_pages.html_files(path)
+    if pages and not samples.holds_captions(path):
+        return web_pages.read_pages(path, pages, options)
     if samples.holds_pictures(path):
         return samples.read_folder(path, options)
     raise InputError(f"{path} holds no data set of a known format: give {KNOWN_SOURCES}")
+
+
+def _with_unlisted(rows: Rows, table: Path) -> Rows:
+    """Add a row for each picture below the table's folder that it does not list."""
+    if not rows.files or not rows.root.resolve().is_relative_to(table.parent.resolve()):
+        return rows
+
+    def listed() -> Iterator[Row]:
+        images = set[str]()
+        for row in rows.rows:
+            images.add(os.path.normpath(str(row.image).strip()))
+            yield row
+        for name in samples.visible_files(rows.root):
+            if is_picture(name) and name not in images:
+                yield Row(name, name, kind=c.BAD_CAPTION, reason=f"{table.name} does not list it")
+
+    return replace(rows, rows=listed())
 
 
 def _captions_file(folder: Path) -> Path | None:

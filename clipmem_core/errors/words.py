@@ -25,6 +25,7 @@ NUMBER_WORDS = (
     *("seven", "eight", "nine", "ten", "eleven", "twelve"),
 )
 WORD_PATTERN = re.compile(r"\w+")
+TAG_PATTERN = re.compile(r"[^\s,](?:[^,]*[^\s,])?")  # of lists: 1girl, red hair
 _GRAMMAR_SHARE = 0.1  # of the captions
 _PREDICTED_FROM = 5  # captions that a predicted word occurs in
 # Distinct words
@@ -48,6 +49,12 @@ class Words:
     # The share of each predicted word among all, [vocabulary_size]; 0 for the first two numbers
     frequency: np.ndarray
     english: bool  # else all words are of one kind
+    tags: bool = False  # captions are lists of tags, and each tag counts as a word
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """The pattern of a word."""
+        return TAG_PATTERN if self.tags else WORD_PATTERN
 
     @functools.cached_property
     def predicted(self) -> np.ndarray:
@@ -61,11 +68,18 @@ class Words:
         return np.array([-1, -1, *(kind_of(word, english=self.english) for word in spelled)])
 
 
-def split_words(captions: Iterable[Sequence[str]], *, english: bool) -> Words:
+def split_words(
+    captions: Iterable[Sequence[str]],
+    *,
+    english: bool,
+    triggers: Collection[str] = (),
+    tags: bool = False,
+) -> Words:
     """Return the words of each pair's captions; case and punctuation do not matter.
 
     Args: the captions of each pair, in the order of pairs; whether they are in English. In other
-    languages words of more than a tenth of the captions count as grammar.
+    languages words of more than a tenth of the captions count as grammar. `triggers`: words that
+    are not predicted. `tags`: captions are lists of tags.
 
     Example:
         >>> split_words([["A dog.", "a DOG!"]], english=True).ids.tolist()
@@ -73,6 +87,7 @@ def split_words(captions: Iterable[Sequence[str]], *, english: bool) -> Words:
     """
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # slow to import
 
+    pattern = TAG_PATTERN if tags else WORD_PATTERN
     numbers: dict[str, int] = {}
     ids = [np.empty(0, np.int32)]  # of each caption's words
     counts = []
@@ -80,15 +95,16 @@ def split_words(captions: Iterable[Sequence[str]], *, english: bool) -> Words:
     for pair in captions:
         counts.append(len(pair))
         for caption in pair:
-            found = WORD_PATTERN.findall(caption)
+            found = pattern.findall(caption)
             listed = [numbers.setdefault(word.lower(), len(numbers)) for word in found]
             in_captions.update(set(listed))
             ids.append(np.array(listed, np.int32))
     words = list(numbers)
     grammar: Collection[str] = ENGLISH_STOP_WORDS.difference(NUMBER_WORDS)
-    if not english:
+    if not english and not tags:
         most = _GRAMMAR_SHARE * sum(counts)
         grammar = {words[number] for number, count in in_captions.items() if count > most}
+    grammar = {*grammar, *triggers}
     by_count = [number for number, _ in in_captions.most_common(_MOST_READ)]
     predicted = [
         number
@@ -110,6 +126,7 @@ def split_words(captions: Iterable[Sequence[str]], *, english: bool) -> Words:
         captions=Ragged.of(counts),
         frequency=occurrences / max(occurrences.sum(), 1.0),
         english=english,
+        tags=tags,
     )
 
 
@@ -119,7 +136,7 @@ def number_words(captions: Sequence[Sequence[str]], *, like: Words) -> Words:
     Args: the captions of each pair; the words of the data set.
     """
     numbers = {word: number for number, word in enumerate(like.spelled, start=2)}
-    listed = [WORD_PATTERN.findall(caption) for pair in captions for caption in pair]
+    listed = [like.pattern.findall(caption) for pair in captions for caption in pair]
     return replace(
         like,
         ids=np.array(

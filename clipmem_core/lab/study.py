@@ -254,10 +254,12 @@ def _with_captions(shared: Shared, changes: PairChanges) -> Shared:
     pairs = prepare.with_sentences(pairs, shared.config)
     features = shared.features
     if shared.towers.text:
-        tokens: Any = FeatureExtractor(shared.towers.text).captions(caption_texts(pairs))
+        tokens: Any = FeatureExtractor(shared.towers.text).captions(
+            caption_texts(shared.record, pairs)
+        )
         features = replace(features, text=tokens)
     else:
-        tokens = caption_tokens(shared.config.model, pairs)
+        tokens = caption_tokens(shared.record, pairs)
     data = replace(shared.data, tokens=tokens, captions=Ragged.of_lists(pairs[shared.record.texts]))
     return replace(shared, pairs=pairs, features=features, data=data)
 

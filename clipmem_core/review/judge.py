@@ -409,15 +409,16 @@ def _evidence(
     if has_words or is_new.any() or towers:
         pictures = _picture_features(audit, audit.record.pictures, pairs)
     agree = np.full((units.n_items, 3), np.nan)
-    flat = [*chain.from_iterable(texts)]
-    config = audit.record.config
+    record = audit.record
+    flat = record.embedded(chain.from_iterable(texts))
+    config = record.config
     features: Any = None
     if fitted.ratio is not None or config.lock_text:
         features = _text_features(config, flat)
     if fitted.ratio is not None:
         own = np.split(features, units.start[1:-1])
         extractor = FeatureExtractor(search.towers_here(config).text)
-        of_siblings = extractor.captions([*chain.from_iterable(siblings)])[:]
+        of_siblings = extractor.captions(record.embedded(chain.from_iterable(siblings)))[:]
         others = np.split(of_siblings, Ragged.of_lists(siblings).start[1:-1])
         compared = [np.vstack(both) for both in zip(own, others, strict=True)]
         of_compared = Ragged.of_lists(compared)

@@ -53,7 +53,12 @@ _STANDARDISED = 10_000  # pictures, evenly spaced, that mean and deviation are c
 _LIKELIEST = 5  # likelier words of each word
 _MOST_FITTED = 1_000_000  # words that log-likelihood ratios are fitted on, evenly spaced
 _SEEDING = Lock()  # of torch's generator, which threads share
-_VOCABULARY = ("spelled", "vocabulary_size", "english")  # fields of `Words` in a model's file
+_VOCABULARY = (
+    "spelled",
+    "vocabulary_size",
+    "english",
+    "tags",
+)  # fields of `Words` in a model's file
 _TRAINING = 0.8  # share of the time of a model that its training takes
 
 

@@ -11,6 +11,7 @@ from clipmem_core.errors.words import (
     changed_words,
     kind_of,
     mean_ratio,
+    number_words,
     split_words,
 )
 from clipmem_core.utils.ragged import Ragged
@@ -41,6 +42,17 @@ def test_words_of_another_language_are_of_one_kind_without_the_most_frequent() -
     # "der", "im" and "garten" are in 15 of 60 captions, "bild" in 45, the others in 5
     assert set(words.spelled[: words.vocabulary_size - 2]) == {"hund", "red", "zwei"}
     assert set(words.kinds[2:]) == {COMPARED_KINDS.index("other word")}
+
+
+def test_trigger_words_are_read_but_not_predicted_and_a_tag_is_one_word() -> None:
+    words = split_words(CAPTIONS, english=True, triggers=["dog"])
+    assert "dog" not in words.spelled[: words.vocabulary_size - 2]
+    assert "dog" in words.spelled
+    tags = split_words([["Red hair,  solo,"], ["red hair, a hat"]] * 5, english=True, tags=True)
+    assert set(tags.spelled) == {"red hair", "solo", "a hat"}
+    other = number_words([["solo, red hair, red"]], like=tags)
+    assert [tags.spelled[number - 2] for number in other.ids[:2]] == ["solo", "red hair"]
+    assert other.ids[2] == 1
 
 
 def test_a_captions_score_is_log_mean_exp_of_its_words() -> None:

@@ -36,7 +36,7 @@ from clipmem_core.dataset.checks import Captions, caption_flags, not_captions
 from clipmem_core.dataset.containers import is_newer, split_reference
 from clipmem_core.dataset.faults import Fault, sorted_captions, text_faults
 from clipmem_core.dataset.injected_errors import inject_miscaptions
-from clipmem_core.dataset.languages import language_shares
+from clipmem_core.dataset.languages import language_shares, mostly_english
 from clipmem_core.dataset.near_duplicates import (
     join_clusters,
     near_duplicate_clusters,
@@ -47,6 +47,7 @@ from clipmem_core.dataset.records import named_folder
 from clipmem_core.dataset.remote import fetch_source
 from clipmem_core.dataset.sentences import are_long, sentences_of
 from clipmem_core.dataset.source import RawPairs, read_source, source_files
+from clipmem_core.dataset.trigger_words import is_tag_list, trigger_words
 from clipmem_core.features.cache import FeatureStore, ReportCount, ReportLine, text_keys, tower_key
 from clipmem_core.features.precomputed import (
     FORMS,
@@ -164,7 +165,9 @@ def caption_features(audit: Audit) -> Vectors:
     record = audit.record
     if record.config.features:
         return precomputed_features(audit)[1]
-    captions = [text for block in text_blocks(audit) for texts in block for text in texts]
+    captions = record.embedded(
+        text for block in text_blocks(audit) for texts in block for text in texts
+    )
     cached = FeatureStore(tower_key(record.towers["text"]))
     rows = cached.find(text_keys(captions))
     if (rows >= 0).all():
@@ -401,7 +404,11 @@ def write_audit(
 ) -> None:
     """Write everything the members start from; config.json is written last and makes the folder an
     audit."""
-    languages = language_shares([text for captions in pairs[c.CAPTIONS] for text in captions])
+    captions = pairs[c.CAPTIONS].tolist()
+    languages = language_shares([text for texts in captions for text in texts])
+    tag_lists = is_tag_list(captions)
+    # Function words of other languages are not listed.
+    has_triggers = tag_lists or mostly_english(languages)
     config = with_text_tower(config, languages)
     audit.folder.mkdir(parents=True, exist_ok=True)
     pairs = with_sentences(pairs, config)
@@ -433,6 +440,8 @@ def write_audit(
         config=config,
         towers=towers_of(config).records if opens_towers(config) else {},
         languages=languages,
+        trigger_words=tuple(trigger_words(captions)) if has_triggers else (),
+        tag_lists=tag_lists,
         repeated_captions=data_set.raw.repeated,
         sampled_of=data_set.raw.drawn_of,
         reaudit_of=reaudit_of,

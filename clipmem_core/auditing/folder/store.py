@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from pydantic import AfterValidator, Field
 
 from clipmem_core.config import SETS, AuditConfig, as_dict, data_folder, fingerprint
+from clipmem_core.dataset.trigger_words import without_triggers
 from clipmem_core.errors.misfit import DECOY
 from clipmem_core.scores.registry import BY_NAME
 from clipmem_core.training import CHECKPOINT, TRAJECTORY
@@ -95,6 +96,8 @@ class Record:
     towers: dict[str, dict[str, Any]] = field(default_factory=dict)  # the locked towers, by kind
     # The share of each language among the captions, the largest first
     languages: dict[str, float] = field(default_factory=dict)
+    trigger_words: tuple[str, ...] = ()  # of most captions: neither embedded nor predicted
+    tag_lists: bool = False  # captions are lists of tags
     repeated_captions: int = 0  # of the data set: they were merged with an equal one of their pair
     sampled_of: int = 0  # pairs of the data set, if the audit's are a random sample of them
     reaudit_of: str = ""  # the audit whose members this one trains on its cleaned data set
@@ -126,6 +129,11 @@ class Record:
         """The column of pairs.parquet whose texts are trained on and scored: captions, or their
         sentences."""
         return c.SENTENCES if self.sentences else c.CAPTIONS
+
+    def embedded(self, texts: Iterable[str]) -> list[str]:
+        """Return captions as the text encoder reads them, without trigger words."""
+        triggers = self.trigger_words
+        return [without_triggers(text, triggers, tags=self.tag_lists) for text in texts]
 
     @property
     def values(self) -> dict[str, Any]:

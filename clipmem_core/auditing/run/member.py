@@ -62,10 +62,10 @@ class Features:
         return {kind: Standard.of(values) for kind, values in towers.items() if values is not None}
 
 
-def caption_texts(pairs: pd.DataFrame) -> list[str]:
-    """Return the captions of all pairs, or their sentences, in order."""
+def caption_texts(record: Record, pairs: pd.DataFrame) -> list[str]:
+    """Return the captions of all pairs, or their sentences, without trigger words, in order."""
     column = c.SENTENCES if c.SENTENCES in pairs else c.CAPTIONS
-    return [text for texts in pairs[column] for text in texts]
+    return record.embedded(text for texts in pairs[column] for text in texts)
 
 
 def prompts(pairs: pd.DataFrame) -> list[str]:
@@ -75,17 +75,17 @@ def prompts(pairs: pd.DataFrame) -> list[str]:
 
 
 def compute_features(
-    towers: Sequence[Tower], pairs: pd.DataFrame, root: Path, screen: Screen
+    towers: Sequence[Tower], record: Record, pairs: pd.DataFrame, screen: Screen
 ) -> int:
     """Compute and cache the features of pairs and of their classes' prompts, and return the number
     of captions that the text tower truncates."""
     truncated = 0
     for tower in towers:
         if tower.kind == "image":
-            FeatureExtractor(tower, root, screen.pictures).images(pairs)
+            FeatureExtractor(tower, record.pictures, screen.pictures).images(pairs)
             continue
-        texts = caption_texts(pairs)
-        extractor = FeatureExtractor(tower, root, screen.captions)
+        texts = caption_texts(record, pairs)
+        extractor = FeatureExtractor(tower, record.pictures, screen.captions)
         extractor.captions(texts)
         # Members do not open the tower.
         FeatureExtractor(tower).captions(prompts(pairs))
@@ -93,11 +93,13 @@ def compute_features(
     return truncated
 
 
-def cached_features(towers: Towers, pairs: pd.DataFrame, root: Path) -> Features:
+def cached_features(towers: Towers, record: Record, pairs: pd.DataFrame) -> Features:
     """Return the cached features of towers."""
     return Features(
-        FeatureExtractor(towers.image, root).images(pairs) if towers.image else None,
-        FeatureExtractor(towers.text).captions(caption_texts(pairs)) if towers.text else None,
+        FeatureExtractor(towers.image, record.pictures).images(pairs) if towers.image else None,
+        FeatureExtractor(towers.text).captions(caption_texts(record, pairs))
+        if towers.text
+        else None,
     )
 
 
@@ -106,9 +108,9 @@ def open_features(audit: Audit, record: Record, pairs: pd.DataFrame) -> tuple[To
     path = record.config.features
     if not path:
         towers = member_towers(record.config)
-        features = cached_features(towers, pairs, record.pictures)
+        features = cached_features(towers, record, pairs)
         if record.config.unlock:
-            pooled = cached_features(towers_of(record.config), pairs, record.pictures)
+            pooled = cached_features(towers_of(record.config), record, pairs)
             features = dataclasses.replace(features, pooled=pooled)
         return towers, features
     image, text = prepare.precomputed_features(audit)
@@ -199,7 +201,7 @@ def open_shared(folder: Path) -> Shared:
         pixels = FeatureRows(features.image)
     data = TrainingData(
         pixels=pixels,
-        tokens=caption_tokens(config.model, pairs) if features.text is None else features.text,
+        tokens=caption_tokens(record, pairs) if features.text is None else features.text,
         captions=store.read_captions(audit),
         keys=keys,
         rows=np.array([], dtype=np.int64),
@@ -226,9 +228,9 @@ def open_member(
     return MemberRun(**values, name=name, seed=seed, folder=output, vocabulary=vocabulary)
 
 
-def caption_tokens(model: str, pairs: pd.DataFrame) -> np.ndarray:
+def caption_tokens(record: Record, pairs: pd.DataFrame) -> np.ndarray:
     """Return the tokens of all captions, int32 [n_captions, context_length]."""
-    return models.tokenize(model, caption_texts(pairs))
+    return models.tokenize(record.config.model, caption_texts(record, pairs))
 
 
 def _vocabulary(
@@ -248,7 +250,7 @@ def vocabulary_of_member(audit: Audit, name: str) -> Vocabulary | None:
     if not config.text_min_df:
         return None  # without reading every caption
     rows = np.flatnonzero(audit.membership[name])
-    tokens = caption_tokens(config.model, audit.pairs)
+    tokens = caption_tokens(audit.record, audit.pairs)
     return _vocabulary(config, tokens, store.read_captions(audit), rows)
 
 

@@ -136,7 +136,12 @@ def read_texts(run: Run) -> AuditTexts:
     words = None
     if run.predicts_words and (config.lock_image or config.features):
         if spaces_words(record.languages):
-            words = split_words(texts, english=mostly_english(record.languages))
+            words = split_words(
+                texts,
+                english=mostly_english(record.languages),
+                triggers=record.trigger_words,
+                tags=record.tag_lists,
+            )
         else:
             run.screen.say(f"note: {UNSPACED}")
     return AuditTexts(pairs, Ragged.of_lists(texts), spans, read, words)
@@ -560,5 +565,5 @@ def ensure_features(
             )
     for each in dict.fromkeys((settings.member_towers(record.config), towers)):
         chosen = [tower for tower in each if tower and tower.kind in kinds]
-        truncated = member.compute_features(chosen, audit.pairs, record.pictures, screen)
+        truncated = member.compute_features(chosen, record, audit.pairs, screen)
     return truncated

@@ -21,7 +21,7 @@ from clipmem_core.auditing.run.executor import Executor, Task
 from clipmem_core.auditing.run.member import open_shared
 from clipmem_core.dataset.languages import mostly_english
 from clipmem_core.dataset.sentences import places_of
-from clipmem_core.errors.words import CONSISTENT, WORD_PATTERN, Words, kind_of
+from clipmem_core.errors.words import CONSISTENT, Words, kind_of
 from clipmem_core.features.embed import FeatureExtractor
 from clipmem_core.features.towers import Tower
 from clipmem_core.scores.membership import draw_word_halves
@@ -154,7 +154,7 @@ def _word_rows(
     """Return the rows of words.parquet of a block of pairs, whose texts are in a column; `values`
     as of `word_log_ratios`."""
     captions = pairs[column].flatten().to_pylist()
-    matches = [match for caption in captions for match in WORD_PATTERN.finditer(caption)]
+    matches = [match for caption in captions for match in words.pattern.finditer(caption)]
     in_pairs, first_caption = words.captions.part(first_pair, first_pair + len(pairs))
     in_captions, first_word = words.in_captions.part(
         first_caption, first_caption + in_pairs.n_items
