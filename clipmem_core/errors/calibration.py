@@ -41,7 +41,7 @@ from clipmem_core.utils import draws
 from clipmem_core.utils.ragged import Ragged
 
 HALF = 0.5  # a caption more likely wrong than right is not among those of the next kind
-_SEEN_FROM = 0.7  # AUROC of a kind of wrong word that an audit can see
+_SEEN_FROM = 0.7  # AUROC of wrong words, and of a kind of them, that an audit can see
 _FEWEST_OF_KIND = 200  # words, below which a kind has no log-likelihood ratio of its own
 _MOST_FITTED = 200_000  # examples of a class that a log-likelihood ratio is fitted on
 # The log-likelihood ratio of too few words to fit one
@@ -391,14 +391,24 @@ def _wrong_words(
     with_change = observed.copy()
     with_change[drawn] = changed[drawn]
     wrong = mean_ratio(with_change, in_captions)[caption[drawn]]
-    count = estimate_wrong(np.where(fitting, -of_caption, np.nan), -wrong)
-    kinds = list[dict[str, Any]]()
     right = of_caption[fitting & np.isfinite(of_caption)]
+    count = WrongCount(missing="wrong words can hardly be told from right ones in these captions")
+    is_seen = _auroc(wrong, right) >= _SEEN_FROM
+    if is_seen:
+        count = estimate_wrong(np.where(fitting, -of_caption, np.nan), -wrong)
+    kinds = list[dict[str, Any]]()
     for number, name in enumerate(COMPARED_KINDS):
         of_kind = wrong[kind[drawn] == number]
         if len(of_kind) and len(right):
-            above = scipy.stats.mannwhitneyu(of_kind, right, method="asymptotic").statistic
-            auroc = float(above / len(of_kind) / len(right))
-            kinds.append({"kind": name, "auroc": auroc, "seen": auroc >= _SEEN_FROM})
+            auroc = _auroc(of_kind, right)
+            kinds.append({"kind": name, "auroc": auroc, "seen": is_seen and auroc >= _SEEN_FROM})
     share = np.exp(observed - of_caption[caption]) / in_captions.counts[caption]
     return count, np.nan_to_num(posterior_at(count.curve, -of_caption)), share, kinds
+
+
+def _auroc(wrong: np.ndarray, right: np.ndarray) -> float:
+    """Return the probability that a wrong caption scores above a right one; one half of none."""
+    if not (len(wrong) and len(right)):
+        return 0.5
+    above = scipy.stats.mannwhitneyu(wrong, right, method="asymptotic").statistic
+    return float(above / len(wrong) / len(right))
