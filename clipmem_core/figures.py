@@ -9,7 +9,6 @@ import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 
-from clipmem_core.review.overview import Corners
 from clipmem_core.scores.metrics import interval_text
 from clipmem_core.scores.registry import words
 from clipmem_core.utils.columns import (
@@ -120,8 +119,6 @@ COMPONENT_NAMES = {  # in the order in which they are added up
 }
 NAME_LENGTH = 20  # leaves space for the dots on a telephone
 PERCENTILES = (2, 98)  # ends of the colour scale
-MEMORIZED = "memorized<br>and wrong", "memorized<br>and right"
-NOT_MEMORIZED = "not learned", "typical"
 _NO_DENSITY = pd.DataFrame()
 _UNSELECTED = {"marker": {"color": OTHER, "opacity": 0.15}}
 # The class of a point without a value in a column
@@ -223,32 +220,13 @@ def pair_map_figure(
     *,
     colour_by: str,
     density: pd.DataFrame,
-    corners: Corners | None,
 ) -> go.Figure:
-    """Draw one score of pairs against another, above the density (x, y, n) of all pairs, and name
-    the corners of the map, if given."""
+    """Draw one score of pairs against another, above the density (x, y, n) of all pairs."""
     x_name, y_name = map(words, columns)
     hover = f"{x_name} %{{x:.2f}}<br>{y_name} %{{y:.2f}}<extra>%{{fullData.name}}</extra>"
     figure = _cloud(points, colour_by, columns, hover, density)
-    if corners is not None:
-        figure.add_vline(corners.fits, line=DOTTED)
-        figure.add_hline(corners.high, line=DOTTED)
-        bottom = NOT_MEMORIZED
-        if corners.low is not None:
-            # Independent pairs are learned by g, which is subtracted.
-            figure.add_hline(corners.low, line=DOTTED)
-            bottom = MEMORIZED
-        for y, row in enumerate((bottom, MEMORIZED)):
-            for x, name in enumerate(row):
-                figure.add_annotation(
-                    text=f"<b>{name}</b>", x=x, y=y, xref="paper", yref="paper", showarrow=False
-                )
     x_title, y_title = (_AXIS_TITLES[column] for column in columns)
-    has_zero = corners is None  # a line at 0 is not one of the corners' lines
-    return figure.update_layout(
-        xaxis={"title": x_title, "zeroline": has_zero},
-        yaxis={"title": y_title, "zeroline": has_zero},
-    )
+    return figure.update_layout(xaxis={"title": x_title}, yaxis={"title": y_title})
 
 
 def embedding_figure(points: pd.DataFrame, *, colour_by: str) -> go.Figure:

@@ -9,7 +9,7 @@ import streamlit as st
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.dashboard.cards import draw_strip
 from clipmem_core.dashboard.deciding import draw_incidents, draw_notice, draw_reviewed, draw_wrong
-from clipmem_core.dashboard.maps import draw_score_map
+from clipmem_core.dashboard.maps import draw_scatter
 from clipmem_core.dashboard.page import is_on_screen, open_page
 from clipmem_core.dashboard.plain import (
     draw_figure,
@@ -73,7 +73,8 @@ def draw_details(audit: Audit) -> None:
             alt = "Success of each membership attack, with intervals"
             draw_table(attacks.drop(columns="targets"), alt=alt)
         draw_exceeding(verdict["exceeding"])
-        draw_score_map(audit)
+        st.subheader("Learned and memorized")
+        draw_scatter(audit, c.SIMILARITY_OUT, c.CLIPMEM)
         st.subheader("Utility")
         draw_table(o.member_utility(audit.utility), alt="Utility of the members, by metric")
         draw_source(audit)

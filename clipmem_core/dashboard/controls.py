@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pandas as pd
 import streamlit as st
 
 from clipmem_core.auditing.folder.settings import check_config
@@ -16,9 +15,7 @@ from clipmem_core.auditing.folder.store import MEMBERSHIP, PAIRS, Audit, read_ca
 from clipmem_core.config import FIELDS, MODIFIERS, AuditConfig, Slider
 from clipmem_core.dashboard.page import choose_listed, draw_set, write_address
 from clipmem_core.dashboard.plain import explained_errors, in_one_line, show_text
-from clipmem_core.dataset.source import DRAWN
-from clipmem_core.lab.experiment import CLIPMEM_NET, usual_changes
-from clipmem_core.lab.mitigated import RETRIEVAL, obstacles
+from clipmem_core.lab.mitigated import obstacles
 from clipmem_core.lab.setting import (
     DECISIONS,
     MOST_REMOVED,
@@ -88,12 +85,6 @@ def draw_setting(audit: Audit, finished: Mapping[str, str]) -> Setting:
     reasons = _facts(audit)[0]
     if not decided:
         reasons = reasons | {DECISIONS: "you have not removed or changed any pair yet"}
-    usual = usual_changes(audit).groupby("switch")[[CLIPMEM_NET, RETRIEVAL]].agg(_span)
-    if len(usual):
-        pictures = "synthetic" if audit.record.format == DRAWN else "real"
-        st.caption(
-            f"Under each switch: its usual effect on {pictures} pictures, at the default value."
-        )
     off = [name for name in reasons if name in _SWITCHES and name not in setting.overrides]
     for group, switches in GROUPS.items():
         shown = [name for name in switches if name not in off]
@@ -107,20 +98,11 @@ def draw_setting(audit: Audit, finished: Mapping[str, str]) -> Setting:
                     removed, changed = len(decided.removed), len(decided.recaptioned)
                     label += f": {removed:,} removed, {changed:,} with changed captions"
                 controls.draw_toggle(name, label, about)
-                if name in usual.index:
-                    memorization, retrieval = usual.loc[name]
-                    st.caption(f"{memorization} memorization, {retrieval} retrieval")
                 controls.draw_values(name)
     with st.expander(f"Not available for this audit ({len(off)})"):
         for name in off:
             st.caption(f"{_SWITCHES[name][0]}: {reasons[name]}.")
     return replace(setting, decided=decided) if DECISIONS in setting.overrides else setting
-
-
-def _span(changes: pd.Series) -> str:
-    """Return the range of changes in percent: −45…−33 %."""
-    ends = [f"{end:+z.0f}".replace("+0", "0") for end in (changes.min(), changes.max())]
-    return f"{'…'.join(dict.fromkeys(ends))} %".replace("-", "−")
 
 
 def _read_setting(baseline: AuditConfig) -> Setting:

@@ -10,31 +10,22 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from clipmem_core.auditing.folder.store import Audit
-from clipmem_core.auditing.tables.verdict import doubt
 from clipmem_core.dashboard.page import choose_segment, link
 from clipmem_core.dashboard.pair_component import draw_grid, draw_pointer
 from clipmem_core.dashboard.plain import ZOOMABLE, explained_errors, pairs_in_words
 from clipmem_core.figures import pair_map_figure
 from clipmem_core.review.cards import cards
 from clipmem_core.review.filters import count_pairs, find_rows
-from clipmem_core.review.overview import Corners, points_and_density, score_corners
+from clipmem_core.review.overview import points_and_density
 from clipmem_core.review.views import Outline, Selection, from_parameters, to_parameters
 from clipmem_core.scores.registry import words
-from clipmem_core.utils.columns import CLIPMEM, GROUP, INJECTED, LABEL, SIMILARITY_OUT
+from clipmem_core.utils.columns import GROUP, INJECTED, LABEL
 
 # Pairs beside a chart, pixels of the strip and of a picture
 _STRIP = 24
 _STRIP_HEIGHT = 560
 _STRIP_SIDE = 110
 CLASSES = {GROUP: "Group", LABEL: "Label", INJECTED: "Injected error"}
-_LINES = (
-    "The lines come from the held-out pairs, which no member trained on: three quarters of them "
-    "lie to the right of the vertical line, and one in twenty above the horizontal line."
-)
-_MIRRORED = (
-    "Independent pairs were learned by g, which is subtracted: their memorized pairs lie below the "
-    "lower line."
-)
 
 
 def draw_selectable(
@@ -111,7 +102,7 @@ def drawn_outline(event: Any, x: str, y: str) -> Outline | None:
 
 
 @st.fragment
-def draw_scatter(audit: Audit, x: str, y: str, corners: Corners | None = None) -> None:
+def draw_scatter(audit: Audit, x: str, y: str) -> None:
     """Draw the pairs with two scores to select from, and the choice of their colours. Only this
     fragment reruns when the colours change or a shape is drawn."""
     with explained_errors():
@@ -123,7 +114,7 @@ def draw_scatter(audit: Audit, x: str, y: str, corners: Corners | None = None) -
         colour_by = choose_segment("Colour", classes, parameter="colour")
         draw_selectable(
             audit,
-            pair_map_figure(points, (x, y), colour_by=colour_by, density=density, corners=corners),
+            pair_map_figure(points, (x, y), colour_by=colour_by, density=density),
             selection=Selection(),
             columns=(x, y),
             key=f"{y}-{audit.name}",
@@ -134,14 +125,3 @@ def draw_scatter(audit: Audit, x: str, y: str, corners: Corners | None = None) -
                 f"The points are a random sample of {len(points):,} of {count:,} pairs. The grey "
                 "area shows all pairs, and a shape selects among all."
             )
-
-
-def draw_score_map(audit: Audit) -> None:
-    """Draw the map of scores, and what its lines mean."""
-    st.subheader("Learned and memorized")
-    corners = score_corners(audit)
-    draw_scatter(audit, SIMILARITY_OUT, CLIPMEM, corners)
-    notes = [doubt(audit.verdict)]
-    if corners:
-        notes.insert(0, _LINES if corners.low is None else f"{_LINES} {_MIRRORED}")
-    st.caption(" ".join(notes))

@@ -20,7 +20,6 @@ from clipmem_core.auditing.folder.store import (
     SENTENCE_TABLE,
     Audit,
     acquire_lock,
-    read_embeddings,
     read_table,
 )
 from clipmem_core.auditing.run.console import RichScreen
@@ -46,11 +45,9 @@ from clipmem_core.errors.words import mean_ratio
 from clipmem_core.lab import experiment as e
 from clipmem_core.lab.experiment import Benchmark, oriented
 from clipmem_core.lab.study import Request, run_tasks
-from clipmem_core.scores.membership import in_out_means
 from clipmem_core.scores.metrics import METRICS, precision_curve
 from clipmem_core.utils import columns as c
 from clipmem_core.utils import draws
-from clipmem_core.utils.embeddings import nearest_rows, unit
 from clipmem_core.utils.io import InputError
 from clipmem_core.utils.ragged import Ragged
 
@@ -58,7 +55,6 @@ PIPELINE = "pipeline"  # the kind of error that incidents are measured on
 REVIEWED = (100, 500, 1_000)  # pairs after which the wrong captions found are counted
 # Decisions after which the number that remains is compared with the truth
 STOPS = (1, 6, 20, 60, 120, 250, 500)
-LEMON_NEIGHBOURS = 30  # its authors' untuned number
 # probabilities are clipped this far from 0 and 1: float16 rounds those of a trajectory to them
 _SURE = 1e-6
 
@@ -290,22 +286,6 @@ def _pair_scores(shared: Shared) -> pd.DataFrame:
     scores[c.SUSPICION] = worst if np.isfinite(worst).any() else table[c.SUSPICION]
     chance = draws.rng(shared.config.seed, "random detector")
     scores[e.RANDOM_DETECTOR] = chance.random(len(table))
-    folders = [shared.audit.member(name) for name in shared.record.members]
-    features = [shared.features.image, shared.features.text]
-    if features[1] is not None:
-        features[1] = shared.data.captions.mean(np.asarray(features[1], np.float32))
-    # Neighbours by the features of a locked tower, else by the embeddings of each member
-    locked = [None if each is None else nearest(each, LEMON_NEIGHBOURS) for each in features]
-    by_member = []
-    for folder in folders:
-        embeddings = [vectors[:] for vectors in read_embeddings(folder)]
-        neighbours = [
-            nearest(vectors, LEMON_NEIGHBOURS) if rows is None else rows
-            for rows, vectors in zip(locked, embeddings, strict=True)
-        ]
-        by_member.append(lemon(*embeddings, *neighbours))
-    trained = prepare.membership_of(shared.membership).trained
-    scores[e.LEMON_IN], scores[e.LEMON_OUT] = in_out_means(by_member, trained)
     return scores[[name for name in e.DETECTORS if name in scores]]
 
 
@@ -342,67 +322,6 @@ def _measure_captions(shared: Shared, rows: np.ndarray, changed: pd.Series) -> p
     if c.P_WRONG in table:
         measured.loc[c.P_WRONG, "sum_over_wrong"] = table[c.P_WRONG].sum() / kind.notna().sum()
     return measured
-
-
-# --- Detectors of the literature
-
-
-def lemon(
-    image: np.ndarray, text: np.ndarray, image_neighbours: np.ndarray, text_neighbours: np.ndarray
-) -> np.ndarray:
-    """Score captions by multimodal neighbours (LEMoN, ICML 2025), with its authors' untuned
-    setting; larger is worse.
-
-    s = d_mm(x, y) + β · mean over the nearest images x_j of d_txt(y, y_j) e^{−τ₁ d_img(x, x_j)}
-    e^{−τ₂ d_mm(x_j, y_j)} + γ · the same over the nearest captions y_j with d_txt and d_img
-    exchanged; cosine distances, β = γ = 5, τ₁ = 0.1, τ₂ = 5.
-
-    Args:
-        image: image embeddings of any length, [n_pairs, dim].
-        text: text embeddings, [n_pairs, dim].
-        image_neighbours: rows of each image's nearest images, itself left out, [n_pairs, k].
-        text_neighbours: rows of each caption's nearest captions, itself left out, [n_pairs, k].
-
-    Returns:
-        float64 [n_pairs].
-    """
-    image = unit(image)
-    text = unit(text)
-    distance = 1 - np.vecdot(image, text)
-    score = distance.astype(np.float64)
-    for searched, other, neighbours in (
-        (image, text, image_neighbours),
-        (text, image, text_neighbours),
-    ):
-        for near in neighbours.T:
-            fading = np.exp(-0.1 * (1 - np.vecdot(searched, searched[near])) - 5 * distance[near])
-            score += 5 * (1 - np.vecdot(other, other[near])) * fading / neighbours.shape[1]
-    return score
-
-
-def nearest(vectors: np.ndarray, k: int) -> np.ndarray:
-    """Return the rows nearest to each by the cosine of centred vectors, itself left out.
-
-    Args:
-        vectors: [n, dim], of any length.
-        k: how many, fewer than n.
-
-    Returns:
-        int64 [n, k], the nearest first.
-
-    Example:
-        >>> nearest(np.array([[0.0, 1.0], [0.1, 1.0], [1.0, -2.0]]), 1).ravel().tolist()
-        [1, 0, 1]
-    """
-    vectors = np.asarray(vectors, np.float32)
-    centred = unit(vectors - vectors.mean(axis=0, dtype=np.float32))
-    rows = nearest_rows(centred, centred, k + 1)[1]
-    itself = rows == np.arange(len(rows))[:, None]
-    itself[~itself.any(axis=1), -1] = True  # an equal row is in its place
-    return rows[~itself].reshape(len(rows), k)
-
-
-# --- Results on a terminal and as CSV
 
 
 def show_benchmark(benchmark: Benchmark) -> None:

@@ -30,7 +30,7 @@ from clipmem_core.auditing.folder.store import (
 )
 from clipmem_core.dataset.injected_errors import WORD_KINDS
 from clipmem_core.dataset.pictures import Pixels
-from clipmem_core.dataset.source import DRAWN, RawPairs
+from clipmem_core.dataset.source import RawPairs
 from clipmem_core.lab import mitigated
 from clipmem_core.lab.mitigated import AGAINST, RETRIEVAL, SECONDS, SETTING
 from clipmem_core.lab.setting import BASELINE, Setting, control_of
@@ -56,7 +56,6 @@ SEED = "seed"
 SPLIT = "split"
 TITLE = "title"
 MEASURE = "measure"
-CHANGES = Path(__file__).parents[2] / "data" / "results" / "switches.csv"  # in git
 _REPAIR = "delete it and run the experiment again"
 
 
@@ -238,26 +237,8 @@ def store_effect(audit: Audit, setting: Setting) -> None:
     write_effect(audit, setting.decided.fingerprint, effects)
 
 
-def usual_changes(audit: Audit) -> pd.DataFrame:
-    """Return how switches of the page Mitigations changed results in the project's studies, in
-    percent of the baseline, on data and members like those of an audit: locked towers or trained
-    encoders, synthetic or real pictures.
-
-    Columns: encoders (locked or trained), pictures, switch, clipmem_net, retrieval.
-    """
-    config = audit.record.config
-    encoders = {2: "locked", 0: "trained"}.get(config.lock_image + config.lock_text)
-    if config.unlock:
-        encoders = "unlocked"  # no study yet
-    rows = pd.read_csv(CHANGES, comment="#")
-    synthetic = (rows["pictures"] == "synthetic") == (audit.record.format == DRAWN)
-    return rows[(rows["encoders"] == encoders) & synthetic]
-
-
 # --- Detectors of wrong captions, by errors injected in a benchmark or in one audit
 
-LEMON_IN = "lemon_in"
-LEMON_OUT = "lemon_out"
 MISFIT_SECOND = "misfit_second"
 # Detectors by a second round of training, and the corresponding ones of the first round
 SECOND_ROUND = {MISFIT_SECOND: c.MISFIT, c.FIT_SECOND: c.FIT_OUT}
@@ -266,7 +247,7 @@ REFERENCE_DETECTOR = c.MISFIT  # the one that benchmarks compare the others with
 # Detectors of wrong pairs that benchmarks compare
 DETECTORS = (
     *(c.SUSPICION, c.MISFIT, MISFIT_SECOND, c.SIMILARITY_IN, c.SIMILARITY_OUT, c.FIT_OUT),
-    *(c.FIT_SECOND, LEMON_IN, LEMON_OUT),
+    *(c.FIT_SECOND),
     *(c.LEARNED, c.CLIPMEM, RANDOM_DETECTOR),
 )
 KIND = "kind"

@@ -12,7 +12,7 @@ from clipmem_core.auditing.folder.store import PAIRS, SCORES, Audit, read_embedd
 from clipmem_core.auditing.tables.maps import require_map
 from clipmem_core.config import AuditConfig, as_dict, flat
 from clipmem_core.review.decisions import CODES, decided
-from clipmem_core.review.queries import CAPTION_KEY, ROW, cached, fetch, number_sql
+from clipmem_core.review.queries import CAPTION_KEY, ROW, cached, fetch
 from clipmem_core.review.search import read_in_out
 from clipmem_core.scores.alignment import pair_components
 from clipmem_core.scores.metrics import Difference, paired_difference
@@ -26,15 +26,12 @@ from clipmem_core.utils.columns import (
     DECISION,
     GROUP,
     GROUPS,
-    HELD_OUT,
-    INDEPENDENT,
     INJECTED,
     LABEL,
     MEMBER,
     METRIC,
     PAIR_ID,
     SHA256,
-    SIMILARITY_OUT,
     SSLMEM_IMAGE,
     SSLMEM_TEXT,
     VALUE,
@@ -52,8 +49,6 @@ _ABOUT_THE_SAME = 1.2  # one encoder's part over the other's
 _BINS = 60  # of the histogram of clipmem
 _CELLS = (96, 64)  # of the density, along x and y
 # shares of the held-out pairs
-FITTING = 0.25
-NOISE = 0.05
 PARTS = {"image": CLIPMEM_IMAGE, "text": CLIPMEM_TEXT}
 SSLMEM = {"image": SSLMEM_IMAGE, "text": SSLMEM_TEXT}
 NOT_INJECTED = "not injected"
@@ -124,34 +119,6 @@ def member_utility(utility: pd.DataFrame) -> pd.DataFrame:
     utility = utility[~utility[METRIC].isin(ATTACK_METRICS.values())]
     by_metric = utility.groupby(METRIC, sort=False, observed=True)[VALUE]
     return by_metric.agg(["mean", "min", "max"]).reset_index()
-
-
-@dataclass(frozen=True)
-class Corners:
-    """Limits of the corners of the map: quantiles of the held-out pairs, which no member trained
-    on."""
-
-    fits: float  # lower quartile of similarity_out
-    high: float  # 95th percentile of clipmem
-    low: float | None  # 5th percentile of clipmem; None without independent pairs, which g learned
-
-
-@cached(4, SCORES)
-def score_corners(audit: Audit) -> Corners | None:
-    """Return the corners of the map of scores; None if no held-out pair has both scores."""
-    query = f"""
-        SELECT quantile_cont(x, {FITTING}) AS fits, quantile_cont(y, {1 - NOISE}) AS high,
-            quantile_cont(y, {NOISE}) AS low
-        FROM (
-            SELECT {number_sql(SIMILARITY_OUT)} AS x, {number_sql(CLIPMEM)} AS y, "group"
-            FROM parquet
-        )
-        WHERE "group" = '{HELD_OUT}' AND isfinite(x) AND isfinite(y)
-    """
-    fits, high, low = fetch(audit.folder / SCORES, query).to_pylist()[0].values()
-    if fits is None:
-        return None
-    return Corners(fits, high, low if INDEPENDENT in audit.record.groups else None)
 
 
 @cached(4, SCORES, PAIRS)

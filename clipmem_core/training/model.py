@@ -124,12 +124,6 @@ def load_weights(model: Model, checkpoint: Path) -> None:
         model.load_state_dict(torch.load(checkpoint, "cpu", weights_only=True))
 
 
-def logit_scale_of(checkpoint: Path) -> float:
-    """Return the factor on cosines in the loss, read from a member's checkpoint."""
-    with refusing(f"checkpoint {str(checkpoint)!r} does not load"):
-        return float(torch.load(checkpoint, "cpu", weights_only=True)["logit_scale"].exp())
-
-
 def short_attention(
     attn: nn.MultiheadAttention,
     fallback: Callable[..., Tensor],

@@ -22,7 +22,6 @@ DETECTORS = {
     "misfit_second": ("misfit, two rounds", "D", "tab:green"),
     "fit_out": ("fit_out", "^", "tab:blue"),
     "similarity_out": ("similarity_out", "s", "tab:cyan"),
-    "lemon_out": ("lemon_out", "v", "tab:purple"),
     "learned": ("learned", "P", "tab:orange"),
     "similarity_in": ("similarity_in", "X", "tab:red"),
 }

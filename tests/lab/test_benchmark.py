@@ -24,7 +24,6 @@ from clipmem_core.lab.benchmark import (
 from clipmem_core.lab.experiment import Benchmark, absent_kinds, benchmark_table, mean_curves
 from clipmem_core.scores.metrics import METRICS
 from clipmem_core.training.model import build_model
-from clipmem_core.utils.embeddings import unit
 from tests.audit.small import Silent, config_of
 from tests.audit.test_locked import flags
 
@@ -127,7 +126,7 @@ def test_a_kind_without_room_is_left_out_with_its_reason(
 
 
 def test_intervals_are_scipys_of_the_mean_and_of_the_paired_differences(tmp_path: Path) -> None:
-    names = ("misfit", "csls_out")
+    names = ("misfit", "fit_out")
     values = np.random.default_rng(0).uniform(0.5, 1, size=(6, 2))
     benchmark = Benchmark(tmp_path)
     for seed, pair in enumerate(values):
@@ -147,21 +146,7 @@ def test_intervals_are_scipys_of_the_mean_and_of_the_paired_differences(tmp_path
         assert curve["number"].tolist() == [10, 102]
         assert curve["precision"].tolist() == pytest.approx([sample.mean(), 0.2])
     paired = stats.ttest_rel(values[:, 1], values[:, 0]).confidence_interval(0.95)
-    row = table.loc["csls_out", "auroc"]
+    row = table.loc["fit_out", "auroc"]
     assert row[["over_reference_low", "over_reference_high"]].tolist() == pytest.approx([*paired])
     two = benchmark_table(benchmark.rows[:4])
     assert two[["low", "high", "over_reference_low", "over_reference_high"]].isna().all(axis=None)
-
-
-def test_lemon_is_its_formula_in_slow_loops() -> None:
-    rng = np.random.default_rng(0)
-    image, text = unit(rng.normal(size=(24, 5))).reshape(2, 12, 5)
-    near = rng.integers(12, size=(2, 12, 3))
-    score = benchmarks.lemon(image, text, *near)
-    images, texts, both = (1 - a @ b.T for a, b in ((image, image), (text, text), (image, text)))
-    for pair in range(12):
-        expected = both[pair, pair]
-        for rows, here, there in zip(near, (images, texts), (texts, images), strict=True):
-            for j in rows[pair]:
-                expected += 5 / 3 * there[pair, j] * np.exp(-0.1 * here[pair, j] - 5 * both[j, j])
-        assert score[pair] == pytest.approx(expected)

@@ -7,26 +7,13 @@ import pytest
 from clipmem_core.auditing.folder.store import Audit
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import open_review
-from clipmem_core.review.overview import encoder_means, member_components, score_corners
+from clipmem_core.review.overview import encoder_means, member_components
 from clipmem_core.review.search import Hits
 from clipmem_core.review.views import Selection
 from clipmem_core.scores.alignment import pair_components
 from clipmem_core.scores.registry import BY_NAME
 from clipmem_core.utils.columns import GROUPS
 from tests.fixtures import Copy, embed, rewrite
-
-
-@pytest.mark.parametrize("protocol", ["ensemble", "paper"])
-def test_corners_are_quantiles_of_the_held_out_pairs(made: dict[str, Audit], protocol: str) -> None:
-    held_out = made[protocol].scores.query("group == 'held-out'")
-    corners = score_corners(made[protocol])
-    assert corners is not None
-    assert corners.fits == pytest.approx(np.quantile(held_out["similarity_out"], 0.25))
-    assert corners.high == pytest.approx(np.quantile(held_out["clipmem"], 0.95))
-    assert (corners.low is None) == (protocol == "ensemble")
-    assert corners.low is None or corners.low == pytest.approx(
-        np.quantile(held_out["clipmem"], 0.05)
-    )
 
 
 def test_a_card_holds_the_row_of_both_tables_its_decision_and_its_match(
