@@ -244,7 +244,7 @@ def made_scores(pairs: pd.DataFrame, groups: np.ndarray, rng: np.random.Generato
     scores["se"] = rng.uniform(0.01, 0.05, size=len(pairs))
     null = ~np.isin(groups, ["candidate", "independent", "scored"])
     scores.loc[null, ["misfit", "learned", "q_value"]] = np.nan
-    scores["log_probability_second"] = np.nan  # one round of training
+    scores["fit_second"] = np.nan  # one round of training
     scores["suspicion"] = scores["misfit"]
     scores["review_place"] = scores["misfit"].rank(ascending=False)
     scores["p_wrong"] = pd.Series(rng.uniform(size=len(pairs))).where(

@@ -51,7 +51,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(
     ("content", "message"),
     [
         (b"\x89PNG\r\n\x1a\n and no more", "no usable pair among 3 rows"),
-        (b"", "an audit needs at least 200 usable pairs, found 3"),
+        (b"", "an audit needs at least 10 usable pairs, found 3"),
     ],
 )
 def test_an_audit_that_cannot_start_leaves_no_folder(

@@ -31,6 +31,7 @@ from clipmem_core.dataset.checks import Captions, not_captions
 from clipmem_core.dataset.faults import ascending_stretches, caption_reasons, text_faults
 from clipmem_core.dataset.languages import language_shares, mostly_english, spaces_words
 from clipmem_core.dataset.near_duplicates import join_clusters, near_duplicates_by_features
+from clipmem_core.dataset.trigger_words import is_tag_list, trigger_words
 from clipmem_core.errors import misfit
 from clipmem_core.errors.batch import Fitted
 from clipmem_core.errors.calibration import Probabilities
@@ -620,7 +621,10 @@ class _Search:
         if not spaces_words(shares):
             notes.append("The captions have no spaces between words: p_word is 0.")
             return NO_WORDS, []
-        words = split_words(captions, english=mostly_english(shares))
+        tags = is_tag_list(captions)
+        english = mostly_english(shares)
+        triggers = trigger_words(captions) if tags or english else ()
+        words = split_words(captions, english=english, triggers=triggers, tags=tags)
         half = draw_word_halves(self.in_out.membership.group, self.groups, seed=self.config.seed)
         predicted = [Predictions.empty(len(words.ids)) for _ in range(2)]
 

@@ -29,7 +29,7 @@ from clipmem_core.utils.embeddings import unit
 # Pairs in memory at a time: of a fit, of the parts
 _FIT_CHUNK = 8_192
 _CHUNK = 1_024
-_TIE = 1e-6  # relative weight of the identity in the fit of a map
+_TIE = 1e-8  # relative weight of the identity in the fit of a map
 
 Embeddings = tuple[np.ndarray, np.ndarray]  # of images and of texts
 

@@ -16,8 +16,8 @@ SCORES = (
     "pair_id group n_in n_out clipmem clipmem_relative se p_value q_value clipmem_shrunk "
     "alignment_in alignment_out positive_in positive_out negative_text_in negative_text_out "
     "negative_image_in negative_image_out similarity_in similarity_out clipmem_image clipmem_text "
-    "sslmem_image sslmem_text misfit learned log_probability_out csls_out csls_swapped p_wrong "
-    "p_check p_pair p_caption p_word suspicion review_place log_probability_second"
+    "sslmem_image sslmem_text misfit learned fit_out p_wrong "
+    "p_check p_pair p_caption p_word suspicion review_place fit_second"
 )
 CHECKS = (
     "empty_caption short_caption long_caption markup gibberish other_script other_language "

@@ -137,20 +137,18 @@ def test_one_locked_tower_works_in_any_protocol_and_loss(
     ]
 
 
-def misfit(scores: pd.DataFrame, log_probability: str, weight: int) -> pd.Series:
+def misfit(scores: pd.DataFrame, fit: str) -> pd.Series:
     z = (scores - scores.mean()) / scores.std(ddof=0)
-    return -(z["learned"] + weight * z[log_probability])
+    return -(z["learned"] + 6 * z[fit])
 
 
 def test_the_most_suspicious_pairs_are_left_out_and_misfit_is_of_the_second_round(
     two_rounds: Audit,
 ) -> None:
     scores = two_rounds.scores
-    scored = scores.loc[
-        scores["group"] == "scored", ["learned", "log_probability_out", "log_probability_second"]
-    ]
-    first = misfit(scored, "log_probability_out", 2)
-    second = misfit(scored, "log_probability_second", 4)
+    scored = scores.loc[scores["group"] == "scored", ["learned", "fit_out", "fit_second"]]
+    first = misfit(scored, "fit_out")
+    second = misfit(scored, "fit_second")
     count = two_rounds.verdict["second_round_left_out"]
     assert 20 < count < 200
     table = pd.read_parquet(two_rounds.folder / "second.parquet")

@@ -66,7 +66,7 @@ def test_an_added_score_is_computed_from_those_it_needs(
     monkeypatch.setattr(score_tables, "SCORE_COLUMNS", [*score_tables.SCORE_COLUMNS, "gap"])
     pairs = made.ensemble.pairs
     of_pairs = Ragged.of_lists(pairs["captions"].tolist())
-    scores, _ = score_tables.score_table(gather_evidence(made.ensemble, pairs, of_pairs))
+    scores, *_ = score_tables.score_table(gather_evidence(made.ensemble, pairs, of_pairs))
     assert scores["gap"].notna().sum() == scores["similarity_in"].notna().sum() > 0
     np.testing.assert_array_equal(scores["gap"], scores["similarity_in"] - scores["similarity_out"])
 

@@ -8,7 +8,7 @@ from clipmem_core.config import preset_config
 from clipmem_core.utils.io import InputError
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"sample": 50}, "--sample must be at least 200 pairs"),
+    ({"sample": 5}, "--sample must be at least 10 pairs"),
     ({"lr": 0.0}, "--lr must be greater than 0, not 0.0"),
     ({"model": "ViT-B-33"}, "model 'ViT-B-33' is unknown"),
     ({"seeds": 2}, "--seeds belongs to --protocol paper"),

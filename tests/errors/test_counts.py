@@ -57,14 +57,14 @@ def test_the_share_of_another_batch_is_that_of_maximum_likelihood(wrong: int) ->
 def test_a_second_round_leaves_out_the_most_suspicious() -> None:
     fit, swapped = drawn(0, 50)
     misfit = np.random.default_rng(3).permutation(1000).astype(float)
-    scores = pd.DataFrame({"misfit": misfit, "csls_out": fit, "csls_swapped": swapped})
+    scores = pd.DataFrame({"misfit": misfit, "fit_out": fit})
     scores["group"] = "scored"
     read = np.ones(1000, bool)
-    out = second_round(scores, "2", read)
+    out = second_round(scores, swapped, "2", read)
     assert out.sum() == round(estimate_wrong(fit, swapped).estimate) > 30
     assert misfit[out].min() > misfit[~out].max()
-    assert not second_round(scores, "auto", read).any()
-    assert not second_round(scores[:50], "2", read[:50]).any()
+    assert not second_round(scores, swapped, "auto", read).any()
+    assert not second_round(scores[:3], swapped, "2", read[:3]).any()
 
 
 def test_wrong_captions_of_two_kinds_are_counted() -> None:

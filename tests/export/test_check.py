@@ -78,7 +78,8 @@ def test_the_table_has_a_row_a_pair_and_the_worst_first(audit: Audit, tmp_path: 
 def test_new_records_name_trigger_words(
     audit: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(type(audit.record), "trigger_words", ["sks"], raising=False)
+    named = property(lambda record: ["sks"], lambda record, words: None)
+    monkeypatch.setattr(type(audit.record), "trigger_words", named, raising=False)
     write_check(audit, tmp_path / "report.html", silent)
     assert "Trigger words: sks." in (tmp_path / "report.html").read_text(encoding="utf-8")
 

@@ -69,13 +69,15 @@ def test_a_caption_of_the_pair_has_the_evidence_that_the_audit_has_of_it() -> No
 def test_a_single_caption_has_the_posterior_of_its_pair_at_the_share_of_the_batch() -> None:
     fit = np.random.default_rng(0).normal(0.6, 1.0, 400)
     ends = [-5.0, 5.0]
-    fitted = Fitted(curves={"pairs": (ends, [10.0, -10.0])}, shares=[0.1, 0.1, 0.1])
+    fitted = Fitted(
+        curves={"pairs": (ends, [10.0, -10.0])}, shares=[0.1, 0.1, 0.1], fit=[-1.0, 0.0]
+    )
 
     def judge(fit: np.ndarray) -> np.ndarray:
         nothing = np.full((len(fit), 3), np.nan)
         beside = np.column_stack([fit, fit, fit])
         each = Ragged.of(np.ones(len(fit)))
-        evidence = (each, beside, nothing, nothing[:, 0])
+        evidence = (each, beside, nothing[:, :0], nothing, nothing[:, 0])
         no = np.zeros(len(fit), bool)
         return fitted.judge(*evidence, is_new=~no, not_captions=no)["p_pair"].to_numpy()
 

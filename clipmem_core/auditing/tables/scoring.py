@@ -102,7 +102,7 @@ def open_audit_bridge(
 ) -> Callable[[np.ndarray, np.ndarray], Bridge] | None:
     """Return the bridge of an audit's towers, as of `open_bridge`; a CLIP is its own."""
     towers = settings.towers_of(config)
-    if not (towers.image and towers.text):
+    if config.features or not (towers.image and towers.text):
         return None
     if config.pretrained and not (config.image_tower or config.text_tower):
         return lambda image, text: (image, text)
