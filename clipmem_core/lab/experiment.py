@@ -247,7 +247,7 @@ REFERENCE_DETECTOR = c.MISFIT  # the one that benchmarks compare the others with
 # Detectors of wrong pairs that benchmarks compare
 DETECTORS = (
     *(c.SUSPICION, c.MISFIT, MISFIT_SECOND, c.SIMILARITY_IN, c.SIMILARITY_OUT, c.FIT_OUT),
-    *(c.FIT_SECOND),
+    c.FIT_SECOND,
     *(c.LEARNED, c.CLIPMEM, RANDOM_DETECTOR),
 )
 KIND = "kind"

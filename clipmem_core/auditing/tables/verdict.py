@@ -94,11 +94,11 @@ def summary_lines(verdict: Mapping[str, Any]) -> list[str]:
     if wrong["injected"] or wrong["injected_vague"]:
         counts = f"{wrong['injected']:,} wrong, {wrong['injected_vague']:,} vague"
         sentences.append(f"Injected on purpose: {counts}.")
-    unseen = [f"wrong {kind['kind']}s" for kind in wrong["kinds"] if not kind["seen"]]
+    unseen = ["wrong words"]
+    if "words" in wrong["counted"]:
+        unseen = [f"wrong {kind['kind']}s" for kind in wrong["kinds"] if not kind["seen"]]
     if wrong["several"] and "captions" not in wrong["counted"]:
         unseen.append(f"single wrong {part}s")
-    if "words" not in wrong["counted"]:
-        unseen.append("wrong words")
     warnings = [doubt(verdict)] if is_distrusted(verdict) else []
     if unseen:
         warnings.append(f"Not or hardly seen, so check by eye: {', '.join(unseen)}.")
